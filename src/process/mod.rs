@@ -1,0 +1,13 @@
+//! Processes: starting them behind the gate, watching them, stopping them, telling them apart.
+
+pub mod caller;
+pub mod capture;
+pub mod environment;
+pub mod forward;
+pub mod gate;
+pub mod identity;
+pub mod leftovers;
+pub mod stop;
+pub mod terminal;
+pub mod watch;
+mod witness;
