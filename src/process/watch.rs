@@ -136,9 +136,12 @@ impl Watch {
 
 fn wanted(source: Source) -> PollFlags {
     match source {
-        Source::Report | Source::Output | Source::HelperReport | Source::HelperOutput | Source::Holder => {
-            PollFlags::POLLIN
-        }
+        Source::Report
+        | Source::Output
+        | Source::HelperReport
+        | Source::HelperOutput
+        | Source::Holder
+        | Source::Leftover => PollFlags::POLLIN,
         Source::Downstream => PollFlags::POLLOUT,
     }
 }
