@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use crate::clock;
 use crate::error::Error;
 use crate::ledger::{Claim, Ledger, LiveEvidence};
 use crate::process::identity::{self, Stat};
 use crate::process::leftovers::{self, Hunt, Seat, Summary};
-use crate::task::{Counts, EndSource, Ended, Ending, Identity, Interrupt, Place, Task, Verdict};
+use crate::task::{Ended, Ending, Identity, Interrupt, Place, Task, Verdict};
 
 /// Judges a running row: the live lock where it can be asked, else the identity. DESIGN section 6.
 ///
@@ -25,7 +24,7 @@ pub fn judge(ledger: &Ledger, task: &Task) -> Result<Verdict, Error> {
 fn verdict(lock: LiveEvidence, identity: impl Fn() -> Verdict, same_host: bool) -> Verdict {
     match lock {
         LiveEvidence::Held => Verdict::Alive,
-        LiveEvidence::OtherFile => Verdict::Unverifiable,
+        LiveEvidence::OtherFile | LiveEvidence::Unreadable => Verdict::Unverifiable,
         LiveEvidence::NoSlot => identity(),
         // The file may be shared with another machine, whose locks are not seen here.
         LiveEvidence::Free if !same_host => Verdict::Unverifiable,
@@ -122,27 +121,14 @@ impl Dead {
     /// When the ledger does not take it.
     pub fn mark(self, claim: &Claim<'_>) -> Result<(), Error> {
         let leftovers = self.leftovers.as_ref().filter(|l| l.found > 0);
-        let ended = Ended {
-            ending: Ending::Interrupted(self.reason()),
-            error: None,
-            source: EndSource::Recovery,
-            // Nobody saw it: the row keeps `last_seen_at`, until when it surely lived.
-            finished_at: None,
-            duration_ms: None,
-            exit: None,
-            stop_signal: None,
-            stop_sender: None,
-            counts: Counts::default(),
-            session_cost_usd: None,
-            model: None,
-            session_id: None,
-            oom_killed: None,
-            cpu_ms: None,
-            max_rss_kib: None,
+        // An ending that waits in the spool was seen, and wins over what is inferred here. Otherwise
+        // nobody saw it: `last_seen_at` says until when it surely lived.
+        let ended = claim.spooled(&self.task.id)?.unwrap_or_else(|| Ended {
             leftovers: leftovers.and_then(|l| serde_json::to_string(l).ok()),
             executed: true,
-        };
-        claim.end(&self.task.id, &ended, "run", &clock::now())?;
+            ..Ended::unknown(Ending::Interrupted(self.reason()))
+        });
+        claim.end(&self.task.id, &ended, "run")?;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
-use crate::agent::{LineSplitter, Mode, Observed, Reader};
+use crate::agent::{self, Mode, Observed, Reader};
 use crate::clock;
 use crate::error::Error;
 use crate::ledger::{Finished, Ledger, SpoolSlot};
@@ -21,7 +21,7 @@ use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
 use crate::recovery;
 use crate::sys::{self, Change, Received, Usage};
-use crate::task::{Cause, Counts, EndSource, Ended, Ending, Exit, Failure, Interrupt, Sender, Stop};
+use crate::task::{Cause, Counts, EndSource, Ended, Ending, Exit, Failure, Identity, Interrupt, Outcome, Sender, Stop};
 
 /// How often partial counts are written while the agent runs, at most.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -84,22 +84,14 @@ impl Helper {
 /// What is read from the agent's captured output.
 pub struct Listening {
     pub capture: Capture,
-    pub lines: LineSplitter,
     pub reader: Box<dyn Reader>,
 }
 
 impl Listening {
     /// Takes one chunk from the agent; says whether there was any.
     fn read(&mut self) -> bool {
-        let Listening { capture, lines, reader } = self;
-        capture.read(&mut |bytes| lines.push(bytes, &mut |line| reader.line(line)))
-    }
-
-    /// What stood after the last newline is a line too.
-    fn finish(&mut self) {
-        let Listening { lines, reader, .. } = self;
-        lines.finish(&mut |line| reader.line(line));
-        reader.finish();
+        let Listening { capture, reader } = self;
+        capture.read(&mut |bytes| reader.feed(bytes))
     }
 }
 
@@ -266,36 +258,62 @@ impl<'a> Supervisor<'a> {
             while listening.read() {}
             if listening.capture.ended() || Instant::now() >= until {
                 listening.capture.hang_up();
-                listening.finish();
+                listening.reader.finish();
                 return self.take_note();
             }
             self.turn(Some(until))?;
         }
     }
 
-    /// Ends what the agent left behind, if it is to be ended; the loop goes on beside it.
-    pub fn hunt(&mut self, mut hunt: Hunt) -> Result<Summary, Error> {
+    /// What the agent's output says of success; an output that was not read along says nothing.
+    pub fn outcome(&self) -> Outcome {
+        self.listening
+            .as_ref()
+            .map_or(Outcome::NotDue, |l| agent::outcome_of(self.agent.mode, l.reader.observed()))
+    }
+
+    /// Looks what the agent left behind; signals nothing yet.
+    pub fn look_for_leftovers(&self, hunt: &mut Hunt) {
+        if let Err(e) = hunt.scan(&|stat| recovery::holds_live_lock(self.ledger, stat.identity())) {
+            warn!("{e}");
+        }
+    }
+
+    /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
+    pub fn end_leftovers(&mut self, mut hunt: Hunt, ends: bool) -> Result<(), Error> {
+        if !ends || hunt.summary().found == 0 {
+            return Ok(());
+        }
         loop {
-            let step = {
-                let ledger = &*self.ledger;
-                let is_supervisor = |stat: &identity::Stat| recovery::holds_live_lock(ledger, stat.identity());
-                hunt.step(Instant::now(), &is_supervisor)
-            };
+            let ledger = &*self.ledger;
+            let step =
+                hunt.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
             match step {
-                Ok(Step::Done) => return Ok(hunt.summary()),
+                Ok(Step::Done) => break,
                 Ok(Step::Wait(until)) => {
                     self.hunt = Some(hunt);
                     let turned = self.turn(Some(until));
-                    let Some(back) = self.hunt.take() else { unreachable!("the hunt was put there above") };
+                    let Some(back) = self.hunt.take() else { return turned };
                     hunt = back;
                     turned?;
                 }
                 Err(e) => {
                     warn!("{e}");
-                    return Ok(hunt.summary());
+                    break;
                 }
             }
         }
+        let summary = serde_json::to_string(&hunt.summary()).unwrap_or_default();
+        if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
+            warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
+        }
+        Ok(())
+    }
+
+    /// Children of ours that are not the task's: those we had before it, and the witness.
+    pub fn ours(&self, mut before: Vec<Identity>) -> Vec<Identity> {
+        before.extend(self.forward.witness().and_then(|pid| identity::of(pid).ok().flatten()));
+        before
     }
 
     /// Waits until the helper has ended, for `bound` at most; says whether it did.
@@ -354,7 +372,7 @@ impl<'a> Supervisor<'a> {
             error: end.error,
             source: EndSource::Wait,
             finished_at: Some(clock::now()),
-            duration_ms: i64::try_from(self.row.started.elapsed().as_millis()).ok(),
+            duration_ms: Some(elapsed_ms(self.row.started)),
             exit: end.exit.map(|(exit, _)| exit),
             stop_signal,
             stop_sender,
@@ -370,7 +388,7 @@ impl<'a> Supervisor<'a> {
         };
         self.row.settled = true;
         let id = &self.task.id;
-        match self.ledger.finish(id, &ended, "run", &clock::now()) {
+        match self.ledger.finish(id, &ended, "run") {
             Ok(finished) => {
                 self.report(&ended.ending, finished);
                 if let Some(slot) = self.row.spool.take() {
@@ -379,7 +397,7 @@ impl<'a> Supervisor<'a> {
                 true
             }
             Err(refused) => {
-                match self.row.spool.take().map(|slot| slot.write(&ended)) {
+                match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
                     Some(Ok(file)) => warn!(
                         "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next \
                          command that opens the ledger merges it",
@@ -396,6 +414,7 @@ impl<'a> Supervisor<'a> {
     fn report(&self, ending: &Ending, finished: Finished) {
         let id = &self.task.id;
         match finished {
+            Finished::NoRow => error!("the row of task {id} is gone from the ledger"),
             Finished::AlreadyTerminal(status) => {
                 warn!("task {id} was ended as {status} by somebody else; its own end, {}, is not recorded", ending.status());
             }
@@ -708,5 +727,21 @@ fn stopped_by(stop: Stop) -> (Option<i32>, Option<Sender>) {
         Stop::Signal { signal, sender } => (Some(signal), Some(sender)),
         Stop::Cancel { sender } => (Some(libc::SIGTERM), Some(sender)),
         Stop::Timeout | Stop::IdleTimeout => (None, None),
+    }
+}
+
+fn elapsed_ms(since: Instant) -> i64 {
+    i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The end of a task whose agent never had a process.
+pub fn never_ran(reason: Failure, error: &str, started: Instant) -> Ended {
+    Ended {
+        ending: Ending::Failure(reason),
+        error: Some(error.to_owned()),
+        source: EndSource::Wait,
+        finished_at: Some(clock::now()),
+        duration_ms: Some(elapsed_ms(started)),
+        ..Ended::unknown(Ending::Failure(reason))
     }
 }

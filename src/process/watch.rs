@@ -37,6 +37,8 @@ pub enum Source {
     HelperOutput,
     /// The supervisor of another task, whose end is waited for.
     Holder,
+    /// A process that the agent left behind and that is to end.
+    Leftover,
     /// Our stdout, while there is something to be written.
     Downstream,
 }
