@@ -243,9 +243,14 @@ pub struct Sender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// A stop signal to the supervisor.
-    Signal { signal: i32, sender: Sender },
+    Signal {
+        signal: i32,
+        sender: Sender,
+    },
     /// `bookend cancel`, or `--replace` by another run.
-    Cancel { sender: Sender },
+    Cancel {
+        sender: Sender,
+    },
     Timeout,
     IdleTimeout,
 }
