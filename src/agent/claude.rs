@@ -485,7 +485,7 @@ mod tests {
     #[test]
     fn folder_names_are_claudes() {
         assert_eq!(folder_name(Path::new("/home/a.b/x_1")), "-home-a-b-x-1");
-        assert_eq!(folder_name(Path::new("/é/😀")), "----");
+        assert_eq!(folder_name(Path::new("/é/😀")), "-----");
     }
 
     #[test]
