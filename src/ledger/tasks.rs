@@ -433,3 +433,43 @@ fn json(text: Option<String>) -> Option<Value> {
 fn words(text: Option<String>) -> Option<Vec<String>> {
     text.map(|t| serde_json::from_str(&t).unwrap_or_else(|_| vec![t]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_query_grows_with_history_but_by_what_it_returns() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("migrations/001.sql")).unwrap();
+        for sql in [
+            SELECT_BY_ID,
+            SELECT_RUNNING,
+            SELECT_ENDED,
+            SELECT_ENDED_BY_KEY,
+            SELECT_ENDED_BY_STATUS,
+            SELECT_ENDED_BY_BOTH,
+            SELECT_HOLDER,
+            SELECT_RUNNING_WITH_SESSION,
+            SELECT_LAST_OF_SESSION,
+            SELECT_IDS_BY_PREFIX,
+            SELECT_LAST_SESSION_COST,
+            SELECT_TRANSITIONS,
+        ] {
+            let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let params = explain.parameter_count();
+            let steps: Vec<String> = explain
+                .query_map(rusqlite::params_from_iter(vec!["x"; params]), |row| row.get(3))
+                .unwrap()
+                .collect::<rusqlite::Result<_>>()
+                .unwrap();
+            let plan = steps.join("; ");
+            assert!(
+                plan.contains("USING INDEX") || plan.contains("USING COVERING INDEX"),
+                "{sql}: {plan}"
+            );
+            assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+            eprintln!("{plan}");
+        }
+    }
+}
