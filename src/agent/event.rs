@@ -105,6 +105,7 @@ pub struct Event<'a> {
 
 impl<'a> Event<'a> {
     /// Reads one whole event.
+    #[inline]
     pub fn read(text: &'a [u8]) -> Parsed<Event<'a>> {
         let mut c = Cursor::new(text);
         let mut e = Event::default();
