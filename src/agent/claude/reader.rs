@@ -511,9 +511,9 @@ mod tests {
         let mut reader = ClaudeReader::new(Mode::StreamJson);
         for n in 0..1000 {
             for _ in 0..2 {
-                let line = format!(
-                    r#"{{"type":"assistant","message":{{"id":"m{n}","usage":{{"input_tokens":2,"output_tokens":1}}}}}}"#
-                );
+                let usage = r#"{"input_tokens":2,"output_tokens":1}"#;
+                let line =
+                    format!(r#"{{"type":"assistant","message":{{"id":"m{n}","usage":{usage}}}}}"#);
                 reader.feed(line.as_bytes());
                 reader.feed(b"\n");
             }
