@@ -111,14 +111,10 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
     hit("adopt.begun", file)?;
     let backup = back_up(file)?;
     hit("adopt.backed_up", file)?;
-    let violations = violations(&tx);
-    transform(&tx, file)?;
-    if self::violations(&tx) != violations {
-        return Err(refusal(file, "its foreign keys would not hold any more"));
-    }
-    let (tasks, sessions, linked) = tx
-        .query_row(SELECT_COUNTS, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .map_err(failed("counting what was adopted"))?;
+    let (tasks, sessions, linked) = transform_soundly(&tx, file).inspect_err(|_| {
+        // Nothing has changed, so it is a copy of nothing in particular; if it stays, no harm is done.
+        let _ = fs::remove_file(&backup);
+    })?;
     hit("adopt.before_commit", file)?;
     tx.commit().map_err(failed("committing the adoption"))?;
     hit("adopt.committed", file)?;
@@ -214,6 +210,17 @@ fn copy(file: &Path, to: &Path) -> rusqlite::Result<()> {
         }
     }
     target.close().map_err(|(_, e)| e)
+}
+
+/// How many tasks and sessions there are then, and how many of the sessions are linked.
+fn transform_soundly(tx: &Connection, file: &Path) -> Result<(i64, i64, i64)> {
+    let before = violations(tx);
+    transform(tx, file)?;
+    if violations(tx) != before {
+        return Err(refusal(file, "its foreign keys would not hold any more"));
+    }
+    tx.query_row(SELECT_COUNTS, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .map_err(|e| LedgerError::sql("counting what was adopted", file, e))
 }
 
 /// All that changes, inside the caller's transaction.

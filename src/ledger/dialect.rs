@@ -181,7 +181,8 @@ pub fn register(conn: &Connection, dialect: Option<Dialect>) -> rusqlite::Result
     })?;
     conn.create_scalar_function("kept_session", 2, flags, move |ctx| {
         let provider: Option<String> = ctx.get(0)?;
-        Ok(dialect.session(provider.as_deref(), ctx.get(1)?))
+        let id: Option<String> = ctx.get(1)?;
+        Ok(id.map(|id| dialect.session(provider.as_deref(), id)))
     })
 }
 

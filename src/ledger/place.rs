@@ -123,7 +123,7 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 /// Checks that a file is the caller's own. Root becomes its owner, for good: whatever is made from here on is
 /// the owner's too, and nothing that the owner laid there as a trap is followed with root's power.
 pub fn act_as_owner(path: &Path) -> Result<Metadata> {
-    let missing = || LedgerError::io("looking at", path, ErrorKind::NotFound.into());
+    let missing = || LedgerError::io("looking at", path, io::Error::from_raw_os_error(libc::ENOENT));
     let meta = check_type(path)?.ok_or_else(missing)?;
     if geteuid().is_root() && meta.uid() != 0 {
         let (user, group) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));

@@ -56,8 +56,8 @@ impl Theirs {
     /// `bookend --ledger FILE run OPTIONS -- AGENT`
     fn run(&self, options: &[&str], agent: &[&str]) -> Output {
         let name = self.name();
-        let words = ["bookend", "--ledger", &name, "run"].iter().chain(options).chain(&["--"]).chain(agent);
-        self.world.bare(words.copied()).run()
+        let words = [&["bookend", "--ledger", &name, "run"], options, &["--"], agent].concat();
+        self.world.bare(words).run()
     }
 }
 
@@ -69,7 +69,7 @@ impl Contents {
     fn queries(conn: &Connection) -> Vec<(String, String)> {
         let tables = strings(
             conn,
-            "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_stat%'
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_stat%'
              ORDER BY name",
         );
         let query = |table: &String| {
@@ -77,7 +77,8 @@ impl Contents {
                 conn,
                 &format!("SELECT '\"' || replace(name, '\"', '\"\"') || '\"' FROM pragma_table_xinfo('{table}')"),
             );
-            format!("SELECT {} FROM \"{table}\" ORDER BY 1, 2", columns.join(", "))
+            let columns = columns.join(", ");
+            format!("SELECT {columns} FROM \"{table}\" ORDER BY {columns}")
         };
         tables.iter().map(|t| (t.clone(), query(t))).collect()
     }

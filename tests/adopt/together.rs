@@ -91,7 +91,7 @@ fn foreign_keys_go_on_to_cascade_and_triggers_to_fire() {
         strings(&conn, "SELECT ifnull(task_id, '') || ' ' || what FROM audit WHERE n > 4 ORDER BY n"),
         ["t2 out", " by the view"]
     );
-    assert_eq!(strings(&conn, "SELECT turns FROM task_history WHERE id = 't4'"), ["1"]);
+    assert_eq!(strings(&conn, "SELECT turns FROM task_history WHERE id = 't4'"), ["2"], "one of them before");
     assert_eq!(strings(&conn, "SELECT max(id) FROM comments"), ["5"], "no number is drawn twice");
     theirs.run(&[], &["true"]).ended(End::Code(0)).silent();
     assert_eq!(strings(&conn, "SELECT count(*) FROM audit WHERE what = 'in' AND n > 4"), ["1"]);
