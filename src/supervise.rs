@@ -628,7 +628,7 @@ impl<'a> Supervisor<'a> {
         let observed = listening.reader.observed();
         let now = Instant::now();
         if self.phase == Phase::Running && !self.limits.awaits_input {
-            let done = observed.result.is_some() && !observed.background;
+            let done = observed.result.is_some() && !observed.background && !observed.open_turn;
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);
