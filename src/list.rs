@@ -31,11 +31,11 @@ pub enum Output {
 /// # Errors
 /// When the ledger cannot be chosen or read.
 pub fn list(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
-    let at = ledger::locate(ledger).map_err(Error::failed)?;
-    let opened = Ledger::open_read_only(&at).map_err(Error::failed)?;
+    let at = ledger::locate(ledger)?;
+    let opened = Ledger::open_read_only(&at)?;
     let filter = Filter { status: request.status, key: request.key.clone(), limit: Some(request.limit) };
     let tasks = match &opened {
-        Some(ledger) => ledger.tasks(&filter).map_err(Error::failed)?,
+        Some(ledger) => ledger.tasks(&filter)?,
         None => Vec::new(),
     };
     let path = at.file.to_string_lossy();

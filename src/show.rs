@@ -22,13 +22,13 @@ pub struct Request {
 /// # Errors
 /// When the ledger cannot be read, no task has such an id, or several have.
 pub fn show(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
-    let at = ledger::locate(ledger).map_err(Error::failed)?;
+    let at = ledger::locate(ledger)?;
     let path = at.file.display();
-    let Some(ledger) = Ledger::open_read_only(&at).map_err(Error::failed)? else {
+    let Some(ledger) = Ledger::open_read_only(&at)? else {
         let message = format!("no task {}: there is no ledger yet at {path}", request.id);
         return Err(Error::new(Kind::Nothing, message));
     };
-    let task = match ledger.task(&request.id).map_err(Error::failed)? {
+    let task = match ledger.task(&request.id)? {
         Found::One(task) => task,
         Found::None => {
             let message = format!("no task {} in the ledger {path}", request.id);
@@ -39,7 +39,7 @@ pub fn show(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
             return Err(Error::usage(message).hint("give more of the id"));
         }
     };
-    let history = history(&ledger, &task).map_err(Error::failed)?;
+    let history = history(&ledger, &task)?;
     Ok(if request.json {
         view::detail_json(&task, &history)
     } else {

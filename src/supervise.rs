@@ -5,21 +5,23 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::agent::{LineSplitter, Mode, Observed, Reader};
+use crate::agent::{self, Mode, Observed, Reader};
 use crate::clock;
 use crate::error::Error;
-use crate::ledger::Ledger;
+use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::process::capture::Capture;
 use crate::process::forward::{self, CANCEL, Fate, Forward};
 use crate::process::gate::{Gated, StartError};
 use crate::process::identity;
+use crate::process::leftovers::{Hunt, Step, Summary};
 use crate::process::stop::Ladder;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
+use crate::recovery;
 use crate::sys::{self, Change, Received, Usage};
-use crate::task::{Cause, Counts, Exit, Sender, Stop};
+use crate::task::{Cause, Counts, EndSource, Ended, Ending, Exit, Failure, Identity, Interrupt, Outcome, Sender, Stop};
 
 /// How often partial counts are written while the agent runs, at most.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -82,22 +84,14 @@ impl Helper {
 /// What is read from the agent's captured output.
 pub struct Listening {
     pub capture: Capture,
-    pub lines: LineSplitter,
     pub reader: Box<dyn Reader>,
 }
 
 impl Listening {
     /// Takes one chunk from the agent; says whether there was any.
     fn read(&mut self) -> bool {
-        let Listening { capture, lines, reader } = self;
-        capture.read(&mut |bytes| lines.push(bytes, &mut |line| reader.line(line)))
-    }
-
-    /// What stood after the last newline is a line too.
-    fn finish(&mut self) {
-        let Listening { lines, reader, .. } = self;
-        lines.finish(&mut |line| reader.line(line));
-        reader.finish();
+        let Listening { capture, reader } = self;
+        capture.read(&mut |bytes| reader.feed(bytes))
     }
 }
 
@@ -140,6 +134,7 @@ pub struct Supervisor<'a> {
     /// A stop came after the agent's end: nothing more is waited for.
     pub hurried: bool,
     pub limits: Limits,
+    row: Row,
     phase: Phase,
     forward: Forward,
     early: VecDeque<Received>,
@@ -147,6 +142,7 @@ pub struct Supervisor<'a> {
     ladder: Ladder,
     timers: Timers,
     written: Written,
+    hunt: Option<Hunt>,
 }
 
 /// What names the task in the ledger.
@@ -154,6 +150,25 @@ pub struct TaskRef {
     pub id: String,
     pub key: Option<String>,
     pub provider: Option<String>,
+}
+
+/// What the row's end needs besides what was seen.
+pub struct Row {
+    /// When the task was claimed.
+    pub started: Instant,
+    /// Where the ending goes if the ledger does not take it.
+    pub spool: Option<SpoolSlot>,
+    /// What the session had cost before, as the agent counts, US dollars.
+    pub cost_before: Option<f64>,
+    pub settled: bool,
+}
+
+/// How a run ended, as far as its ending is judged.
+pub struct End {
+    pub ending: Ending,
+    pub error: Option<String>,
+    pub exit: Option<(Exit, Usage)>,
+    pub leftovers: Option<Summary>,
 }
 
 /// What the ledger has been told of the agent's output.
@@ -169,8 +184,8 @@ impl<'a> Supervisor<'a> {
     pub fn new(
         watch: Watch,
         ledger: &'a mut Ledger,
-        task: TaskRef,
-        agent: Agent,
+        (task, row): (TaskRef, Row),
+        (agent, forward): (Agent, Forward),
         listening: Option<Listening>,
         limits: Limits,
         session: Option<String>,
@@ -186,13 +201,15 @@ impl<'a> Supervisor<'a> {
             lingered: false,
             hurried: false,
             limits,
+            row,
             phase: Phase::Before,
-            forward: Forward::start(),
+            forward,
             early: VecDeque::new(),
             asked: None,
             ladder,
             timers: Timers::default(),
             written: Written { session, ..Written::default() },
+            hunt: None,
         }
     }
 
@@ -241,11 +258,62 @@ impl<'a> Supervisor<'a> {
             while listening.read() {}
             if listening.capture.ended() || Instant::now() >= until {
                 listening.capture.hang_up();
-                listening.finish();
+                listening.reader.finish();
                 return self.take_note();
             }
             self.turn(Some(until))?;
         }
+    }
+
+    /// What the agent's output says of success; an output that was not read along says nothing.
+    pub fn outcome(&self) -> Outcome {
+        self.listening
+            .as_ref()
+            .map_or(Outcome::NotDue, |l| agent::outcome_of(self.agent.mode, l.reader.observed()))
+    }
+
+    /// Looks what the agent left behind; signals nothing yet.
+    pub fn look_for_leftovers(&self, hunt: &mut Hunt) {
+        if let Err(e) = hunt.scan(&|stat| recovery::holds_live_lock(self.ledger, stat.identity())) {
+            warn!("{e}");
+        }
+    }
+
+    /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
+    pub fn end_leftovers(&mut self, mut hunt: Hunt, ends: bool) -> Result<(), Error> {
+        if !ends || hunt.summary().found == 0 {
+            return Ok(());
+        }
+        loop {
+            let ledger = &*self.ledger;
+            let step =
+                hunt.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
+            match step {
+                Ok(Step::Done) => break,
+                Ok(Step::Wait(until)) => {
+                    self.hunt = Some(hunt);
+                    let turned = self.turn(Some(until));
+                    let Some(back) = self.hunt.take() else { return turned };
+                    hunt = back;
+                    turned?;
+                }
+                Err(e) => {
+                    warn!("{e}");
+                    break;
+                }
+            }
+        }
+        let summary = serde_json::to_string(&hunt.summary()).unwrap_or_default();
+        if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
+            warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
+        }
+        Ok(())
+    }
+
+    /// Children of ours that are not the task's: those we had before it, and the witness.
+    pub fn ours(&self, mut before: Vec<Identity>) -> Vec<Identity> {
+        before.extend(self.forward.witness().and_then(|pid| identity::of(pid).ok().flatten()));
+        before
     }
 
     /// Waits until the helper has ended, for `bound` at most; says whether it did.
@@ -293,6 +361,83 @@ impl<'a> Supervisor<'a> {
         })
     }
 
+    /// Writes the terminal row, or the spool if the ledger does not take it. Says whether the ledger did.
+    pub fn settle(&mut self, end: End) -> bool {
+        let observed = self.observed();
+        let (stop_signal, stop_sender) = self.asked.as_ref().map_or((None, None), |a| stopped_by(a.stop));
+        let usage = end.exit.map(|(_, usage)| usage);
+        let leftovers = end.leftovers.filter(|l| l.found > 0);
+        let ended = Ended {
+            ending: end.ending,
+            error: end.error,
+            source: EndSource::Wait,
+            finished_at: Some(clock::now()),
+            duration_ms: Some(elapsed_ms(self.row.started)),
+            exit: end.exit.map(|(exit, _)| exit),
+            stop_signal,
+            stop_sender,
+            counts: self.counts(&observed),
+            session_cost_usd: observed.reported_cost_usd,
+            model: observed.model,
+            session_id: observed.session_id,
+            oom_killed: None,
+            cpu_ms: usage.and_then(|u| i64::try_from(u.cpu.as_millis()).ok()),
+            max_rss_kib: usage.map(|u| u.max_rss_kib),
+            leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
+            executed: self.agent.executed,
+        };
+        self.row.settled = true;
+        let id = &self.task.id;
+        match self.ledger.finish(id, &ended, "run") {
+            Ok(finished) => {
+                self.report(&ended.ending, finished);
+                if let Some(slot) = self.row.spool.take() {
+                    slot.discard();
+                }
+                true
+            }
+            Err(refused) => {
+                match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
+                    Some(Ok(file)) => warn!(
+                        "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next \
+                         command that opens the ledger merges it",
+                        file.display()
+                    ),
+                    Some(Err(e)) => error!("the end of task {id} ({}) is not recorded: {refused}; {e}", ended.ending.status()),
+                    None => error!("the end of task {id} ({}) is not recorded: {refused}", ended.ending.status()),
+                }
+                false
+            }
+        }
+    }
+
+    fn report(&self, ending: &Ending, finished: Finished) {
+        let id = &self.task.id;
+        match finished {
+            Finished::NoRow => error!("the row of task {id} is gone from the ledger"),
+            Finished::AlreadyTerminal(status) => {
+                warn!("task {id} was ended as {status} by somebody else; its own end, {}, is not recorded", ending.status());
+            }
+            Finished::Done { invalidated } => {
+                let reason = ending.reason().map(|r| format!(" ({r})")).unwrap_or_default();
+                info!("task {id} ended as {}{reason}", ending.status());
+                if let Some(session) = invalidated {
+                    warn!("session {session} is not to be resumed: task {id} ended as {}{reason}", ending.status());
+                }
+            }
+        }
+    }
+
+    /// The counts of this run alone.
+    fn counts(&self, observed: &Observed) -> Counts {
+        let cost_usd = match (observed.reported_cost_usd, self.row.cost_before) {
+            // A figure that dropped is per run, whatever the agent did before.
+            (Some(now), Some(before)) if now >= before => Some(((now - before) * 1e9).round() / 1e9),
+            (now, _) => now,
+        };
+        Counts { cost_usd, ..observed.counts }
+    }
+
     /// One event, or the deadline.
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
         let deadline = self.deadline().into_iter().chain(until).min();
@@ -310,6 +455,9 @@ impl<'a> Supervisor<'a> {
         if let Some(helper) = &self.helper {
             look(Source::HelperReport, helper.child.report());
             look(Source::HelperOutput, helper.output.as_ref().map(AsFd::as_fd));
+        }
+        for fd in self.hunt.iter().flat_map(Hunt::fds) {
+            look(Source::Leftover, Some(fd));
         }
         match self.watch.next(&interests, deadline).map_err(watching)? {
             Event::Signal(received) => self.on_signal(received),
@@ -460,7 +608,7 @@ impl<'a> Supervisor<'a> {
                     helper.read_output();
                 }
             }
-            Source::Holder => {}
+            Source::Holder | Source::Leftover => {}
         }
         Ok(())
     }
@@ -483,7 +631,8 @@ impl<'a> Supervisor<'a> {
             let done = observed.result.is_some() && !observed.background;
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
-        if observed.counts != self.written.counts && self.timers.progress.is_none() {
+        let counts = self.counts(observed);
+        if counts != self.written.counts && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
         }
         Ok(())
@@ -502,10 +651,10 @@ impl<'a> Supervisor<'a> {
     fn write_progress(&mut self, now: Instant) {
         self.timers.progress = None;
         let observed = self.observed();
-        self.written.counts = observed.counts;
+        self.written.counts = self.counts(&observed);
         self.written.at = Some(now);
         let model = observed.model.as_deref();
-        let wrote = self.ledger.progress(&self.task.id, &observed.counts, model, &clock::now());
+        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, model, &clock::now());
         if let Err(e) = wrote {
             debug!("partial counts not recorded: {e}");
         }
@@ -539,8 +688,23 @@ impl<'a> Supervisor<'a> {
     }
 }
 
+/// One guard owns the claim: whatever way is taken out of a run, a panic too, the row gets its end.
+impl Drop for Supervisor<'_> {
+    fn drop(&mut self) {
+        if self.row.settled {
+            return;
+        }
+        let ending = match self.agent.executed {
+            true => Ending::Interrupted(Interrupt::SupervisorLost),
+            false => Ending::Failure(Failure::Spawn),
+        };
+        let error = Some("bookend itself failed while it had the task in charge".to_owned());
+        self.settle(End { ending, error, exit: self.agent.ended, leftovers: None });
+    }
+}
+
 /// What a signal asks for, if it asks us to stop. One that we inherited as ignored asks for nothing.
-fn stop_of(received: &Received) -> Option<Stop> {
+pub fn stop_of(received: &Received) -> Option<Stop> {
     let Received { signal, sender, .. } = *received;
     match signal {
         libc::SIGTERM if received.code == libc::SI_QUEUE && received.value == CANCEL => {
@@ -553,15 +717,31 @@ fn stop_of(received: &Received) -> Option<Stop> {
     }
 }
 
-fn watching(e: std::io::Error) -> Error {
+pub fn watching(e: std::io::Error) -> Error {
     Error::failed(format!("watching the agent: {e}"))
 }
 
 /// The sender and the number of the signal that stopped a run, for its row.
-pub fn stopped_by(stop: Stop) -> (Option<i32>, Option<Sender>) {
+fn stopped_by(stop: Stop) -> (Option<i32>, Option<Sender>) {
     match stop {
         Stop::Signal { signal, sender } => (Some(signal), Some(sender)),
         Stop::Cancel { sender } => (Some(libc::SIGTERM), Some(sender)),
         Stop::Timeout | Stop::IdleTimeout => (None, None),
+    }
+}
+
+fn elapsed_ms(since: Instant) -> i64 {
+    i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The end of a task whose agent never had a process.
+pub fn never_ran(reason: Failure, error: &str, started: Instant) -> Ended {
+    Ended {
+        ending: Ending::Failure(reason),
+        error: Some(error.to_owned()),
+        source: EndSource::Wait,
+        finished_at: Some(clock::now()),
+        duration_ms: Some(elapsed_ms(started)),
+        ..Ended::unknown(Ending::Failure(reason))
     }
 }

@@ -381,3 +381,16 @@ pub fn environment() -> Vec<std::ffi::CString> {
     }
     entries
 }
+
+/// What stdin is, in a word: a prompt that came through a pipe cannot be given again.
+pub fn kind_of_stdin() -> &'static str {
+    use nix::sys::stat::{SFlag, fstat};
+    let Ok(stat) = fstat(stdio(0)) else { return "closed" };
+    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFIFO => "pipe",
+        SFlag::S_IFSOCK => "socket",
+        SFlag::S_IFREG => "file",
+        SFlag::S_IFCHR => "device",
+        _ => "other",
+    }
+}

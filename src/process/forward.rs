@@ -29,6 +29,10 @@ impl Forward {
         Forward { witness: Witness::start() }
     }
 
+    pub fn witness(&self) -> Option<i32> {
+        self.witness.pid()
+    }
+
     pub fn fate(&mut self, received: &Received, agent: i32) -> Fate {
         let reached = self.witness.saw(received);
         let from = received.sender.pid;

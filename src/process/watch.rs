@@ -37,6 +37,8 @@ pub enum Source {
     HelperOutput,
     /// The supervisor of another task, whose end is waited for.
     Holder,
+    /// A process that the agent left behind and that is to end.
+    Leftover,
     /// Our stdout, while there is something to be written.
     Downstream,
 }
@@ -136,9 +138,12 @@ impl Watch {
 
 fn wanted(source: Source) -> PollFlags {
     match source {
-        Source::Report | Source::Output | Source::HelperReport | Source::HelperOutput | Source::Holder => {
-            PollFlags::POLLIN
-        }
+        Source::Report
+        | Source::Output
+        | Source::HelperReport
+        | Source::HelperOutput
+        | Source::Holder
+        | Source::Leftover => PollFlags::POLLIN,
         Source::Downstream => PollFlags::POLLOUT,
     }
 }
