@@ -1,0 +1,50 @@
+//! A stand-in for agents, callers and senders that sees and shapes the world raw: it has a C `main`, since
+//! Rust's own start-up would ignore SIGPIPE and open /dev/null on closed descriptors before we could look.
+#![no_main]
+
+mod count;
+mod family;
+mod raw;
+mod report;
+mod with;
+
+use std::ffi::{OsString, c_char, c_int};
+use std::io;
+
+/// What a command of the probe gives back: its exit code.
+type Outcome = io::Result<i32>;
+
+#[unsafe(no_mangle)]
+pub extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
+    let args = raw::args(argc, argv);
+    match run(&args) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("probe: {args:?}: {e}");
+            99
+        }
+    }
+}
+
+fn run(args: &[OsString]) -> Outcome {
+    let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or("");
+    let number = |i: usize| {
+        word(i)
+            .parse::<i32>()
+            .map_err(|e| io::Error::other(format!("argument {i}: {e}")))
+    };
+    match word(1) {
+        "report" => report::report(args, word(2)),
+        "with" => with::with(&args[2..]),
+        "count" => count::count(word(2)),
+        "stay" => count::stay(word(2)),
+        "send" => count::send(&args[2..]),
+        "exit" => number(2),
+        "die" => raw::die(number(2)?),
+        "stop-self" => count::stop_self(number(2)?, word(3)),
+        "close" => family::close(word(2), word(3)),
+        "orphans" => family::orphans(number(2)?, word(3)),
+        "daemon" => family::daemon(&args[2..]),
+        other => Err(io::Error::other(format!("no command {other:?}"))),
+    }
+}

@@ -1,0 +1,98 @@
+//! bookend holds none of the agent's descriptors: when the agent closes its end, the other side sees it at once,
+//! although the agent, and bookend, live on.
+
+use std::io::{ErrorKind, Write};
+
+use crate::harness::{End, World, eventually, state};
+
+#[test]
+fn a_closed_stdout_gives_its_reader_the_end() {
+    let world = World::new();
+    let mut out = world.fifo("out");
+    let mut agent = world.run(["probe", "close", "1", &out.path()]).start();
+    out.pid("closed");
+    assert_eq!(agent.stdout_end(), "");
+    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
+}
+
+#[test]
+fn a_closed_stderr_gives_its_reader_the_end() {
+    let world = World::new();
+    let mut out = world.fifo("out");
+    let mut agent = world.run(["probe", "close", "2", &out.path()]).start();
+    out.pid("closed");
+    assert_eq!(agent.stderr_end(), "");
+    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
+}
+
+#[test]
+fn a_closed_stdin_gives_its_writer_a_broken_pipe() {
+    let world = World::new();
+    let mut out = world.fifo("out");
+    let mut agent = world
+        .run(["probe", "close", "0", &out.path()])
+        .piped_input()
+        .start();
+    out.pid("closed");
+    let mut stdin = agent.stdin.take().expect("a pipe");
+    eventually(world.deadline(), "a broken pipe", || {
+        stdin
+            .write(b"x")
+            .is_err_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    });
+    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
+}
+
+#[test]
+fn a_closed_further_descriptor_gives_its_reader_the_end() {
+    let world = World::new();
+    let mut out = world.fifo("out");
+    let mut five = world.fifo("five");
+    let open = format!("open=5:w:{}", five.path());
+    let agent = world
+        .run(["probe", "close", "5", &out.path()])
+        .with([open])
+        .start();
+    out.pid("closed");
+    assert!(five.rest().is_empty());
+    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
+}
+
+/// A pipe with both ends inherited: were one of them held, neither side would ever see the end.
+#[test]
+fn inherited_pipes_of_the_agents_own_job_end_too() {
+    let world = World::new();
+    let output = world
+        .run_sh("exec 4>&-; cat <&3; echo done")
+        .with(["pipe=3:4"])
+        .run();
+    assert_eq!(output.ended(End::Code(0)).stdout, "done\n");
+}
+
+#[test]
+fn standard_input_is_the_agents_alone() {
+    let world = World::new();
+    let mut agent = world.run(["cat"]).piped_input().start();
+    let mut stdin = agent.stdin.take().expect("a pipe");
+    stdin.write_all(b"one\n").expect("a line");
+    assert_eq!(agent.line(), "one");
+    stdin.write_all(b"two\n").expect("a line");
+    assert_eq!(agent.line(), "two");
+    drop(stdin);
+    agent.wait().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn descriptors_are_not_made_non_blocking() {
+    let world = World::new();
+    let mut agent = world.run_sh("cat /proc/self/fdinfo/0").piped_input().start();
+    agent.stdin = None;
+    let output = agent.wait().ended(End::Code(0));
+    let flags = output
+        .stdout
+        .lines()
+        .find_map(|l| l.strip_prefix("flags:"))
+        .expect("flags");
+    let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
+    assert_eq!(flags & 0o4000, 0, "O_NONBLOCK is not set");
+}

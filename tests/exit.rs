@@ -1,0 +1,223 @@
+//! bookend leaves as the agent left: same code, death by the same signal, and not a word.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::{End, Under, World, is_root, possible};
+
+const CODES: [i32; 24] = [
+    0, 1, 2, 3, 7, 63, 64, 75, 77, 78, 99, 100, 124, 125, 126, 127, 128, 129, 130, 137, 143, 192, 254, 255,
+];
+
+/// Signals whose default action is to end the process.
+fn deadly() -> impl Iterator<Item = i32> {
+    const HARMLESS: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
+    (1..=64).filter(|s| !HARMLESS.contains(s))
+}
+
+#[test]
+fn every_exit_code_is_passed_on_in_silence() {
+    let world = World::new();
+    for code in CODES {
+        let output = world.run(["probe", "exit", &code.to_string()]).run();
+        let output = output.ended(End::Code(code)).silent();
+        assert_eq!(output.stdout, "");
+    }
+}
+
+#[test]
+fn death_by_each_signal_is_passed_on_as_death_by_it() {
+    let world = World::new();
+    for signal in deadly() {
+        let output = world
+            .run(["probe", "die", &signal.to_string()])
+            // A caller made by glibc's posix_spawn ignores the two signals that glibc keeps for itself.
+            .with(["rlimit=4:0:0", "default=32,33"])
+            .run();
+        output.ended(End::Signal(signal)).silent();
+    }
+}
+
+#[test]
+fn death_with_a_core_leaves_one_core_file() {
+    let world = World::new();
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    let test = "death_with_a_core_leaves_one_core_file";
+    let here = !pattern.contains(['|', '/']) && is_root();
+    if !possible(test, here, "root, and core files written to the cwd") {
+        return;
+    }
+    let megabyte = 1 << 20;
+    let output = world
+        .run(["probe", "die", "6"])
+        .with([format!("rlimit=4:{megabyte}:{megabyte}")])
+        .run();
+    output.ended(End::Signal(6));
+    let cores = fs::read_dir(world.path("home"))
+        .expect("home")
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_file()))
+        .count();
+    assert_eq!(cores, 1, "the agent's core file and no second one");
+}
+
+#[test]
+fn output_passes_through_byte_for_byte() {
+    let world = World::new();
+    let output = world
+        .run_sh("printf 'a\\0b\\r\\n'; printf 'c\\033[1m' >&2; exit 5")
+        .run();
+    assert_eq!(output.end, End::Code(5));
+    assert_eq!(output.stdout, "a\0b\r\n");
+    assert_eq!(output.stderr, "c\x1b[1m");
+}
+
+#[test]
+fn a_program_that_is_not_there_is_127_and_its_row_says_so() {
+    let Some(world) = World::of_bookend("a_program_that_is_not_there") else {
+        return;
+    };
+    let output = world.run(["no-such-agent"]).run().ended(End::Code(127));
+    assert!(
+        output.stderr.contains("no-such-agent"),
+        "it is named: {}",
+        output.stderr
+    );
+    assert_eq!(output.stdout, "");
+    let row = world.row();
+    assert_eq!(row.ending(), "failure/spawn");
+    assert!(
+        row.text("error").contains("no-such-agent"),
+        "{}",
+        row.text("error")
+    );
+}
+
+#[test]
+fn what_cannot_be_executed_is_126_and_its_row_says_so() {
+    let Some(world) = World::of_bookend("what_cannot_be_executed") else {
+        return;
+    };
+    fs::write(world.path("plain"), "text").expect("a file");
+    fs::create_dir(world.path("folder")).expect("a directory");
+    world.program("garbage", "\u{7f}no format\n");
+    for program in [world.name("plain"), world.name("folder"), "garbage".into()] {
+        let output = world.run([program.as_str()]).run().ended(End::Code(126));
+        assert!(output.stderr.contains(&program), "it is named: {}", output.stderr);
+    }
+    for row in world.rows() {
+        assert_eq!(row.ending(), "failure/spawn", "{row:#?}");
+    }
+    assert_eq!(world.rows().len(), 3);
+}
+
+#[test]
+fn an_interpreter_that_is_not_there_is_not_taken_for_success() {
+    let Some(world) = World::of_bookend("an_interpreter_that_is_not_there") else {
+        return;
+    };
+    world.program("lost", "#!/no/such/interpreter\n");
+    let output = world.run(["lost"]).run();
+    assert!(matches!(output.end, End::Code(126 | 127)), "{output:?}");
+    assert_eq!(world.row().ending(), "failure/spawn");
+}
+
+/// bookend itself could be executed, but the agent, with two variables more, cannot.
+#[test]
+fn an_argument_list_that_is_too_long_is_126_and_its_row_says_so() {
+    let Some(world) = World::of_bookend("an_argument_list_that_is_too_long") else {
+        return;
+    };
+    let stack: usize = 2 << 20;
+    let limit = stack / 4;
+    let attempt = |padding: usize| {
+        let mut argv = vec!["true".to_owned()];
+        argv.extend((0..padding / 100_000).map(|_| "x".repeat(99_991)));
+        argv.push("x".repeat(padding % 100_000));
+        world.run(argv).with([format!("rlimit=3:{stack}:{stack}")]).run()
+    };
+    // 99 is the probe's word for "exec failed": then it was bookend that could not be started.
+    let (mut fits, mut too_long) = (limit - 20_000, limit);
+    assert_eq!(attempt(fits).end, End::Code(0));
+    while too_long - fits > 1 {
+        let middle = fits.midpoint(too_long);
+        if attempt(middle).end == End::Code(99) {
+            too_long = middle;
+        } else {
+            fits = middle;
+        }
+    }
+    let output = attempt(fits).ended(End::Code(126));
+    assert!(output.stderr.contains("true"), "it is named: {}", output.stderr);
+    let last = world.rows().pop().expect("a row");
+    assert_eq!(last.ending(), "failure/spawn");
+}
+
+#[test]
+fn a_reader_that_goes_ends_the_writer_by_sigpipe() {
+    let world = World::new();
+    let mut yes = world.run(["yes"]).start();
+    assert_eq!(yes.line(), "y");
+    yes.drop_stdout();
+    yes.wait().ended(End::Signal(13)).silent();
+}
+
+#[test]
+fn an_ignored_sigpipe_stays_ignored() {
+    let world = World::new();
+    let mut agent = world
+        .run_sh("read x; echo a; echo b || exit 9")
+        .with(["ignore=13"])
+        .piped_input()
+        .start();
+    agent.drop_stdout();
+    agent.stdin = None;
+    let output = agent.wait();
+    assert_eq!(output.end, End::Code(9), "{output:?}");
+}
+
+#[test]
+fn the_row_tells_how_the_agent_left() {
+    let Some(world) = World::of_bookend("the_row_tells_how_the_agent_left") else {
+        return;
+    };
+    world.run(["probe", "exit", "0"]).run().ended(End::Code(0));
+    world.run(["probe", "exit", "7"]).run().ended(End::Code(7));
+    world.run(["probe", "die", "11"]).run().ended(End::Signal(11));
+    world.run(["probe", "die", "40"]).run().ended(End::Signal(40));
+    let told: Vec<_> = world
+        .rows()
+        .iter()
+        .map(|r| (r.ending(), r.number("exit_code"), r.number("term_signal")))
+        .collect();
+    let expected = [
+        ("success/".to_owned(), Some(0), None),
+        ("failure/exit".to_owned(), Some(7), None),
+        ("failure/signal".to_owned(), None, Some(11)),
+        ("failure/signal".to_owned(), None, Some(40)),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn nothing_but_the_ledger_is_written_and_all_of_it_is_private() {
+    let Some(world) = World::of_bookend("nothing_but_the_ledger_is_written") else {
+        return;
+    };
+    assert_eq!(world.under, Under::Bookend);
+    world.run(["true"]).with(["umask=000"]).run().ended(End::Code(0));
+    for name in ["home", "tmp"] {
+        let found: Vec<_> = fs::read_dir(world.path(name))
+            .expect("a directory")
+            .flatten()
+            .collect();
+        assert!(found.is_empty(), "in {name}: {found:?}");
+    }
+    let folder = world.path("state/bookend");
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+    assert_eq!(mode(&folder), 0o700);
+    for entry in fs::read_dir(&folder).expect("the state directory").flatten() {
+        let wanted = if entry.path().is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(&entry.path()), wanted, "{entry:?}");
+    }
+}

@@ -1,0 +1,80 @@
+//! What /proc says of processes, and the end of those that a test left.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// A field of `/proc/PID/stat`, numbered as in proc(5) from 3 on; `None`: no such process.
+pub fn stat_field(pid: i32, number: usize) -> Option<String> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let after_name = &text[text.rfind(')')? + 2..];
+    after_name.split_whitespace().nth(number - 3).map(str::to_owned)
+}
+
+/// `R`, `S`, `T`, `Z`, …; `None`: no such process.
+pub fn state(pid: i32) -> Option<char> {
+    stat_field(pid, 3)?.chars().next()
+}
+
+/// The foreground group of the process's terminal.
+pub fn foreground(pid: i32) -> Option<i32> {
+    stat_field(pid, 8)?.parse().ok()
+}
+
+/// The children, zombies too.
+pub fn children(pid: i32) -> Vec<i32> {
+    all()
+        .filter(|p| stat_field(*p, 4) == Some(pid.to_string()))
+        .collect()
+}
+
+/// How often the process went to sleep of its own will, all threads together.
+pub fn switches(pid: i32) -> u64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    tasks
+        .flatten()
+        .filter_map(|t| fs::read_to_string(t.path().join("status")).ok())
+        .filter_map(|s| {
+            s.lines()
+                .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))
+                .and_then(|n| n.trim().parse::<u64>().ok())
+        })
+        .sum()
+}
+
+fn all() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// Kills every process whose environment names `dir`, until there is none.
+pub(super) fn kill_marked(dir: &Path) {
+    let mark = dir.as_os_str().as_bytes();
+    let is_marked = |pid: i32| {
+        fs::read(format!("/proc/{pid}/environ"))
+            .is_ok_and(|env| env.windows(mark.len()).any(|part| part == mark))
+    };
+    for _ in 0..1000 {
+        let mut found = false;
+        for pid in all().filter(|p| is_marked(*p)) {
+            let Some(Ok(handle)) = Pid::from_raw(pid).map(|p| pidfd_open(p, PidfdFlags::empty())) else {
+                continue;
+            };
+            // Asked again behind the handle: the number could have become somebody else's.
+            if is_marked(pid) && pidfd_send_signal(&handle, Signal::KILL).is_ok() {
+                found = true;
+                super::wait::ready(&[&handle], std::time::Duration::from_secs(1));
+            }
+        }
+        if !found {
+            return;
+        }
+    }
+}

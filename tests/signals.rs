@@ -1,0 +1,315 @@
+//! Every signal that can be caught reaches the agent exactly once, whoever sends it to whom.
+
+use rustix::process::Signal;
+
+use crate::harness::{End, Fifo, Proc, World, children, eventually};
+
+/// SIGKILL and SIGSTOP cannot be caught, SIGCHLD is the supervisor's own, and SIGCONT speaks of stopping.
+fn catchable() -> impl Iterator<Item = i32> {
+    (1..=64).filter(|s| ![9, 17, 18, 19].contains(s))
+}
+
+/// An agent that counts signals, in a process group of its caller's own.
+struct Counting {
+    out: Fifo,
+    process: Proc,
+    agent: i32,
+}
+
+impl Counting {
+    fn start(world: &World) -> Counting {
+        let mut out = world.fifo("count");
+        let process = world.run(["probe", "count", &out.path()]).own_group().start();
+        let agent = out.pid("ready");
+        Counting { out, process, agent }
+    }
+
+    /// The number of the next signal, and its value.
+    fn next(&mut self) -> (i32, i32) {
+        let line = self.out.line();
+        let mut words = line.split(' ').map(|w| w.parse().expect("a number"));
+        (words.next().expect("a signal"), words.next().expect("a value"))
+    }
+
+    /// Everything that was sent before through the supervisor has arrived when this has: signal 64 is the last
+    /// one that any queue gives out.
+    fn fence(&mut self, world: &World) {
+        world.send(self.process.pid(), ["64:77"]);
+        assert_eq!(self.next(), (64, 77), "nothing else was on its way");
+    }
+
+    fn end(self, world: &World) {
+        world.send(self.agent, ["64:1005"]);
+        self.process.wait().ended(End::Code(5)).silent();
+    }
+}
+
+#[test]
+fn each_signal_to_the_supervisor_arrives_once() {
+    let world = World::new();
+    let mut agent = Counting::start(&world);
+    for signal in catchable() {
+        world.send(agent.process.pid(), [signal]);
+        assert_eq!(agent.next().0, signal);
+    }
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+#[test]
+fn each_queued_signal_arrives_once_with_its_value() {
+    let world = World::new();
+    let mut agent = Counting::start(&world);
+    for signal in catchable() {
+        world.send(agent.process.pid(), [format!("{signal}:{}", signal + 500)]);
+        assert_eq!(agent.next(), (signal, signal + 500));
+    }
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+#[test]
+fn real_time_signals_arrive_all_and_in_order() {
+    let world = World::new();
+    let mut agent = Counting::start(&world);
+    let sent: Vec<(i32, i32)> = (1..=100).map(|n| (40, n)).collect();
+    world.send(agent.process.pid(), sent.iter().map(|(s, v)| format!("{s}:{v}")));
+    let seen: Vec<(i32, i32)> = sent.iter().map(|_| agent.next()).collect();
+    assert_eq!(seen, sent);
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+#[test]
+fn each_signal_to_the_whole_group_arrives_once() {
+    let world = World::new();
+    let mut agent = Counting::start(&world);
+    for signal in catchable() {
+        world.send(-agent.process.pid(), [signal]);
+        assert_eq!(agent.next().0, signal);
+    }
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+/// Nothing is merged here, so that each one too many would be seen.
+#[test]
+fn real_time_signals_to_the_whole_group_arrive_once_each() {
+    let world = World::new();
+    let mut agent = Counting::start(&world);
+    for _ in 1..=20 {
+        world.send(-agent.process.pid(), ["41"]);
+        assert_eq!(agent.next().0, 41);
+    }
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+#[test]
+fn each_signal_to_the_agent_itself_arrives_once() {
+    let world = World::new();
+    let mut agent = Counting::start(&world);
+    for signal in catchable() {
+        world.send(agent.agent, [signal]);
+        assert_eq!(agent.next().0, signal);
+    }
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+#[test]
+fn a_death_that_follows_a_signal_is_passed_on() {
+    let world = World::new();
+    for signal in [1, 2, 3, 10, 15, 34] {
+        let mut out = world.fifo(&format!("stay{signal}"));
+        let agent = world.run(["probe", "stay", &out.path()]).own_group().start();
+        out.pid("stay");
+        world.send(agent.pid(), [signal]);
+        agent.wait().ended(End::Signal(signal)).silent();
+    }
+}
+
+/// `kill $!` in a script: sender and supervisor are in one group.
+#[test]
+fn a_script_can_signal_the_job_that_it_started() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let script = format!("$W probe stay {} & read x; kill -USR1 $!; wait $!", out.path());
+    let mut shell = world
+        .bare(["sh", "-c", &script])
+        .own_group()
+        .piped_input()
+        .start();
+    out.pid("stay");
+    shell.stdin = None;
+    shell.wait().ended(End::Code(128 + 10));
+}
+
+/// The agent signals its own parent or its own group, as `kill 0` in a script does: it has had that itself.
+#[test]
+fn what_the_agent_sends_to_its_own_group_comes_back_once() {
+    let world = World::new();
+    let script = "n=0; trap 'n=$((n+1))' USR1; kill -USR1 0; kill -USR1 0; \
+                  n=0; kill -USR1 0; probe exit 0; probe exit 0; exit $n";
+    world.run_sh(script).own_group().run().ended(End::Code(1));
+}
+
+#[test]
+fn sighup_under_nohup_stays_ignored_and_is_no_cause() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let agent = world
+        .run(["probe", "stay", &out.path()])
+        .with(["ignore=1"])
+        .own_group()
+        .start();
+    out.pid("stay");
+    world.send(agent.pid(), ["1"]);
+    world.send(-agent.pid(), ["1"]);
+    world.send(agent.pid(), ["12"]);
+    let supervised = agent.supervised();
+    agent.wait().ended(End::Signal(12));
+    if supervised && world.under == crate::harness::Under::Bookend {
+        assert_eq!(world.row().ending(), "failure/signal");
+    }
+}
+
+#[test]
+fn a_signal_while_it_starts_reaches_the_agent() {
+    let Some(world) = World::of_bookend("a_signal_while_it_starts") else {
+        return;
+    };
+    let (mut begun, mut go) = (world.fifo("begun"), world.fifo("go"));
+    let mut out = world.fifo("count");
+    let prepare = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+    let process = world
+        .run(["probe", "count", &out.path()])
+        .options(["--prepare", &prepare])
+        // Blocked in the agent too, so that it has them when it begins to listen.
+        .with(["mask=10,12,28,32,33,40,64"])
+        .own_group()
+        .start();
+    begun.pid("begun");
+    world.send(process.pid(), ["10", "12:5", "28", "32", "33", "40:1", "40:2"]);
+    go.tell("now");
+    let agent = out.pid("ready");
+    let seen: Vec<String> = (0..7)
+        .map(|_| out.line())
+        .map(|l| l.split(' ').take(2).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(seen, ["10 0", "12 5", "28 0", "32 0", "33 0", "40 1", "40 2"]);
+    world.send(agent, ["64:1000"]);
+    process.wait().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn a_stop_signal_before_exec_ends_the_task_and_the_agent_never_runs() {
+    let Some(world) = World::of_bookend("a_stop_signal_before_exec") else {
+        return;
+    };
+    for (signal, ending) in [
+        (15, "interrupted/signal"),
+        (1, "interrupted/signal"),
+        (2, "cancelled/operator"),
+        (3, "cancelled/operator"),
+    ] {
+        let mut begun = world.fifo(&format!("begun{signal}"));
+        let go = world.fifo(&format!("go{signal}"));
+        let prepare = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+        let effect = world.name("effect");
+        let process = world
+            .run(["touch", &effect])
+            .options(["--prepare", &prepare])
+            .own_group()
+            .start();
+        begun.pid("begun");
+        world.send(process.pid(), [signal]);
+        process.wait().ended(End::Signal(signal));
+        assert!(!world.path("effect").exists(), "the agent ran");
+        let row = world.rows().pop().expect("a row");
+        assert_eq!(row.ending(), ending);
+        assert_eq!(row.number("stop_signal"), Some(signal.into()));
+    }
+}
+
+#[test]
+fn the_row_names_the_signal_and_its_sender() {
+    let Some(world) = World::of_bookend("the_row_names_the_signal_and_its_sender") else {
+        return;
+    };
+    for (n, (signal, ending)) in [
+        (Signal::TERM, "interrupted/signal"),
+        (Signal::HUP, "interrupted/signal"),
+        (Signal::INT, "cancelled/operator"),
+        (Signal::QUIT, "cancelled/operator"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut out = world.fifo(&format!("stay{n}"));
+        let agent = world.run(["probe", "stay", &out.path()]).own_group().start();
+        out.pid("stay");
+        agent.signal(signal);
+        agent.wait().ended(End::Signal(signal.as_raw()));
+        let row = &world.rows()[n];
+        assert_eq!(row.ending(), ending);
+        assert_eq!(row.number("stop_signal"), Some(signal.as_raw().into()));
+        assert_eq!(row.number("term_signal"), Some(signal.as_raw().into()));
+        assert_eq!(row.pid("stop_sender_pid"), std::process::id() as i32);
+        let uid = rustix::process::geteuid().as_raw();
+        assert_eq!(row.number("stop_sender_uid"), Some(uid.into()));
+    }
+}
+
+#[test]
+fn a_supervisor_that_is_killed_takes_its_agent_along_by_sigterm() {
+    let Some(world) = World::of_bookend("a_supervisor_that_is_killed") else {
+        return;
+    };
+    let mut out = world.fifo("out");
+    let script = format!(
+        "trap 'echo term >{out}; exit' TERM; echo ready 1 >{out}; while :; do read x <{never}; done",
+        out = out.path(),
+        never = world.fifo("never").path()
+    );
+    let supervisor = world.run_sh(&script).own_group().start();
+    out.pid("ready");
+    supervisor.signal(Signal::KILL);
+    assert_eq!(out.line(), "term");
+    supervisor.wait().ended(End::Signal(9));
+    assert_eq!(
+        world.row().text("status"),
+        "running",
+        "nobody is left to say more, until recovery"
+    );
+}
+
+#[test]
+fn the_parent_death_signal_follows_from_the_supervisor_alone() {
+    let Some(world) = World::of_bookend("the_parent_death_signal") else {
+        return;
+    };
+    // The caller goes, the supervisor stays: nothing happens to the agent.
+    let mut out = world.fifo("count");
+    let script = format!("$W probe count {} & exit 0", out.path());
+    world
+        .bare(["sh", "-c", &script])
+        .own_group()
+        .run()
+        .ended(End::Code(0));
+    let agent = out.pid("ready");
+    let supervisor: i32 = crate::harness::stat_field(agent, 4)
+        .and_then(|p| p.parse().ok())
+        .expect("a parent");
+    world.send(supervisor, ["64:5"]);
+    assert!(out.line().starts_with("64 5"), "no SIGTERM came before it");
+    world.send(agent, ["64:1000"]);
+    eventually(world.deadline(), "the end", || children(supervisor).is_empty());
+}
+
+#[test]
+fn timeout_ends_it_as_it_ends_the_bare_command() {
+    let world = World::new();
+    let output = world.bare(["sh", "-c", "exec timeout 0.1 $W sleep 60"]).run();
+    output.ended(End::Code(124)).silent();
+}
