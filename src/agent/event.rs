@@ -105,6 +105,7 @@ pub struct Event<'a> {
 
 impl<'a> Event<'a> {
     /// Reads one whole event.
+    #[inline]
     pub fn read(text: &'a [u8]) -> Parsed<Event<'a>> {
         let mut c = Cursor::new(text);
         let mut e = Event::default();
@@ -304,7 +305,8 @@ mod tests {
     fn a_key_of_the_wrong_type_loses_no_other_key() {
         let e = Event::read(
             br#"{"session_id":7,"num_turns":"x","usage":{"input_tokens":"9","output_tokens":3},
-            "message":"hm","tasks":{},"total_cost_usd":[],"is_error":"yes","type":"result","subtype":"error_x"}"#,
+            "message":"hm","tasks":{},"total_cost_usd":[],"is_error":"yes",
+            "type":"result","subtype":"error_x"}"#,
         )
         .unwrap();
         assert_eq!(e.kind.as_deref(), Some("result"));

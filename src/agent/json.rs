@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
 /// The text ended too early, or is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,8 +99,28 @@ impl<'a> Cursor<'a> {
 
     /// The count here, never below 0; any other value is skipped.
     pub fn count(&mut self) -> Parsed<Option<i64>> {
+        let start = self.at;
+        if let Some(n) = self.digits() {
+            return Ok(Some(n));
+        }
+        self.at = start;
         let n = self.number()?;
         Ok(n.filter(|n| (0.0..9e15).contains(n)).map(|n| n as i64))
+    }
+
+    /// A plain run of up to 15 digits, as nearly all counts are.
+    fn digits(&mut self) -> Option<i64> {
+        self.blank();
+        let start = self.at;
+        let mut n = 0;
+        loop {
+            match self.text.get(self.at)? {
+                digit @ b'0'..=b'9' if self.at < start + 15 => n = n * 10 + i64::from(digit - b'0'),
+                b',' | b'}' | b']' if self.at > start => return Some(n),
+                _ => return None,
+            }
+            self.at += 1;
+        }
     }
 
     /// The truth value here; any other value is skipped.
@@ -166,27 +186,30 @@ impl<'a> Cursor<'a> {
         }
         let start = self.at + 1;
         let mut at = start;
-        // Keys and short values end before a vector search has begun.
-        let near = self.text.len().min(start + 16);
-        while at < near {
-            match self.text[at] {
-                b'"' => {
-                    self.at = at + 1;
-                    return Ok(&self.text[start..at]);
-                }
-                b'\\' => break,
-                _ => at += 1,
-            }
-        }
         loop {
-            let rest = self.text.get(at..).ok_or(Malformed)?;
-            at += memchr2(b'"', b'\\', rest).ok_or(Malformed)?;
+            at = self.quote_or_escape(at)?;
             if self.text[at] == b'"' {
                 self.at = at + 1;
                 return Ok(&self.text[start..at]);
             }
             at += 2;
         }
+    }
+
+    /// The next quote or backslash from `at` on. Keys and short values end within a few words, before a
+    /// vector search has begun.
+    fn quote_or_escape(&self, mut at: usize) -> Parsed<usize> {
+        let rest = self.text.get(at..).ok_or(Malformed)?;
+        for word in rest.chunks_exact(8).take(5) {
+            let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+            let found = holds(word, b'"') | holds(word, b'\\');
+            if found != 0 {
+                return Ok(at + found.trailing_zeros() as usize / 8);
+            }
+            at += 8;
+        }
+        let rest = &self.text[at..];
+        memchr2(b'"', b'\\', rest).map(|i| at + i).ok_or(Malformed)
     }
 
     /// Past a comma, or past the `close` that ends the object or array here.
@@ -220,9 +243,17 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Sets the high bit of the bytes of `word` that are `byte`; above the lowest one set, others may be too.
+fn holds(word: u64, byte: u8) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let same_is_zero = word ^ (ONES * u64::from(byte));
+    same_is_zero.wrapping_sub(ONES) & !same_is_zero & (ONES << 7)
+}
+
 fn unescaped(inner: &[u8]) -> Cow<'_, str> {
-    if !inner.contains(&b'\\') {
-        return String::from_utf8_lossy(inner);
+    if memchr(b'\\', inner).is_none() {
+        return std::str::from_utf8(inner)
+            .map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed);
     }
     let quoted = [b"\"", inner, b"\""].concat();
     match serde_json::from_slice(&quoted) {

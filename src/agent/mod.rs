@@ -154,8 +154,8 @@ pub const AGENT_TYPES: [&str; 3] = ["claude", "cursor", "command"];
 /// `--agent-type` names no adapter.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "choosing the adapter for {}: there is no agent type `{named}`; use one of claude, cursor, command, or leave \
-     --agent-type out to go by the program's name",
+    "choosing the adapter for {}: there is no agent type `{named}`; use claude, cursor or command, \
+     or leave --agent-type out to go by the program's name",
     program.display()
 )]
 pub struct UnknownAgentType {
@@ -271,7 +271,7 @@ mod tests {
             .unwrap()
             .to_string();
         assert!(
-            error.contains("`codex`") && error.contains("claude, cursor, command"),
+            error.contains("`codex`") && error.contains("claude, cursor or command"),
             "{error}"
         );
     }

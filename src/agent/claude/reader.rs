@@ -16,10 +16,13 @@ const RECENT: usize = 16;
 /// Tools or tasks that are remembered at once.
 const REMEMBERED: usize = 64;
 
-/// How most events of these kinds begin. With nothing in flight they say nothing new, and they are the
-/// long ones and the many ones; written in another way they are read in full like any other.
+/// How events begin that say nothing new: what the agent reads, with no tool in flight, and what it is
+/// writing. They are the long ones and the many; written in another way they are read in full.
 const ECHO: &[u8] = br#"{"type":"user","#;
 const PIECE: &[u8] = br#"{"type":"stream_event","event":{"type":"content_block_"#;
+/// How events of the system begin, and which of them say something.
+const SYSTEM: &[u8] = br#"{"type":"system","subtype":""#;
+const TELLING: [&[u8]; 3] = [b"init\"", b"background_tasks_changed\"", b"task_"];
 
 #[derive(Debug)]
 enum Splitter {
@@ -100,8 +103,13 @@ impl Tally {
     }
 
     fn says_nothing_new(&self, line: &[u8]) -> bool {
-        self.observed.session_id.is_some()
-            && (line.starts_with(PIECE) || (self.calls.is_empty() && line.starts_with(ECHO)))
+        if self.observed.session_id.is_none() {
+            return false;
+        }
+        if let Some(subtype) = line.strip_prefix(SYSTEM) {
+            return !TELLING.iter().any(|t| subtype.starts_with(t));
+        }
+        line.starts_with(PIECE) || (self.calls.is_empty() && line.starts_with(ECHO))
     }
 
     fn take(&mut self, e: &Event<'_>) {
@@ -504,9 +512,9 @@ mod tests {
         let mut reader = ClaudeReader::new(Mode::StreamJson);
         for n in 0..1000 {
             for _ in 0..2 {
-                let line = format!(
-                    r#"{{"type":"assistant","message":{{"id":"m{n}","usage":{{"input_tokens":2,"output_tokens":1}}}}}}"#
-                );
+                let usage = r#"{"input_tokens":2,"output_tokens":1}"#;
+                let line =
+                    format!(r#"{{"type":"assistant","message":{{"id":"m{n}","usage":{usage}}}}}"#);
                 reader.feed(line.as_bytes());
                 reader.feed(b"\n");
             }
