@@ -279,7 +279,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         id: run.task.id.clone(),
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
-        seat: Seat::Supervisor { inherited: run.ours(had) },
+        seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
     };
     let ends = request.leftovers.ends(ending == Ending::Success);
     let mut hunt = Hunt::new(whose, ends, request.grace);

@@ -310,10 +310,9 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Children of ours that are not the task's: those we had before it, and the witness.
-    pub fn ours(&self, mut before: Vec<Identity>) -> Vec<Identity> {
-        before.extend(self.forward.witness().and_then(|pid| identity::of(pid).ok().flatten()));
-        before
+    /// Children of ours that are not the task's: the witness.
+    pub fn helpers(&self) -> Vec<Identity> {
+        self.forward.witness().and_then(|pid| identity::of(pid).ok().flatten()).into_iter().collect()
     }
 
     /// Waits until the helper has ended, for `bound` at most; says whether it did.
@@ -628,7 +627,7 @@ impl<'a> Supervisor<'a> {
         let observed = listening.reader.observed();
         let now = Instant::now();
         if self.phase == Phase::Running && !self.limits.awaits_input {
-            let done = observed.result.is_some() && !observed.background;
+            let done = observed.result.is_some() && !observed.background && !observed.open_turn;
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);

@@ -288,7 +288,8 @@ pub fn start_witness() -> io::Result<i32> {
         libc::clone(
             witness,
             top,
-            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::SIGCHLD,
+            // No exit signal: a wait for our children does not see it unless it asks for `__WALL`.
+            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS,
             std::ptr::without_provenance_mut(nix::unistd::getpid().as_raw() as usize),
         )
     };
@@ -320,6 +321,15 @@ extern "C" fn witness(supervisor: *mut c_void) -> libc::c_int {
         {
             count.fetch_add(1, Ordering::SeqCst);
         }
+    }
+}
+
+/// Ends the witness and reaps it.
+pub fn end_witness(pid: i32) {
+    // SAFETY: it is our own child and not reaped, so the pid means it; the calls touch no memory.
+    unsafe {
+        libc::kill(pid, libc::SIGKILL);
+        libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL);
     }
 }
 
@@ -392,5 +402,14 @@ pub fn kind_of_stdin() -> &'static str {
         SFlag::S_IFREG => "file",
         SFlag::S_IFCHR => "device",
         _ => "other",
+    }
+}
+
+/// Gives the memory that is free in the allocator back to the kernel, before a long wait. malloc_trim(3).
+pub fn trim_memory() {
+    // SAFETY: it changes the allocator's own books only; one thread runs.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -47,8 +47,8 @@ pub enum LedgerError {
     WorldWritable { path: PathBuf, mode: u32 },
 
     #[error(
-        "{path} is a symbolic link, which bookend does not follow there; remove it, or name the file that it \
-         points to with --ledger FILE",
+        "{path} is a symbolic link, which bookend does not follow there; remove it, or name the file that \
+         it points to with --ledger FILE",
         path = .path.display()
     )]
     Symlink { path: PathBuf },
@@ -111,7 +111,10 @@ pub enum LedgerError {
         waited_secs: u64,
     },
 
-    #[error("a task {id} is in the ledger {path} already; give another --id, or none", path = .path.display())]
+    #[error(
+        "a task {id} is in the ledger {path} already; give another --id, or none",
+        path = .path.display()
+    )]
     TaskExists { id: String, path: PathBuf },
 
     #[error("another task is running under the key {key} in the ledger {path}", path = .path.display())]
@@ -173,7 +176,8 @@ impl LedgerError {
             }
             Some(ErrorCode::DiskFull) => "free some space there",
             Some(ErrorCode::ReadOnly) => {
-                "check the mode of the file and of its directory, or name a ledger elsewhere with --ledger FILE"
+                "check the mode of the file and of its directory, or name a ledger elsewhere with \
+                 --ledger FILE"
             }
             Some(ErrorCode::DatabaseCorrupt) => {
                 "move it away and keep it; sqlite3 FILE .recover reads what can still be read"

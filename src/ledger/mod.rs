@@ -305,62 +305,60 @@ impl Ledger {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        spool::read_all(paths)
+        Ok(spool::read_all(paths)
             .into_iter()
             .map(|record| self.merge(record))
-            .collect()
+            .collect())
     }
 
-    fn merge(&mut self, waiting: spool::Waiting) -> Result<Merged> {
+    fn merge(&mut self, waiting: spool::Waiting) -> Merged {
         let path = waiting.path;
-        let (task, by_pid, by_command, ended) = match waiting.content {
-            Content::Record {
-                task,
-                by_pid,
-                by_command,
-                ended,
-            } => (task, by_pid, by_command, ended),
+        let (task, outcome) = match waiting.content {
+            Content::Record(record) => {
+                let outcome = self.merge_record(&path, &record);
+                (Some(record.task), outcome)
+            }
             Content::Unreadable(why) => {
-                let kept = spool::keep(&path)?;
-                return Ok(Merged {
-                    task: None,
-                    outcome: MergeOutcome::Unreadable { why, kept },
-                });
+                let outcome = spool::keep(&path).map(|kept| MergeOutcome::Unreadable { why, kept });
+                (None, outcome)
             }
         };
+        Merged {
+            task,
+            outcome: outcome.unwrap_or_else(MergeOutcome::Waits),
+        }
+    }
+
+    fn merge_record(&mut self, path: &Path, record: &spool::Spooled) -> Result<MergeOutcome> {
         let by = By {
-            pid: by_pid,
-            command: &by_command,
+            pid: record.by_pid,
+            command: &record.by_command,
         };
+        let (task, ended) = (&record.task, &record.ended);
         let finished = self.in_transaction("merging a spooled record", |conn| {
-            match ending::end(conn, &task, &ended, by)? {
+            match ending::end(conn, task, ended, by)? {
                 // Merged before, and its file was not removed: a crash in between, or another merger.
-                Finished::AlreadyTerminal(_) if ending::is_merged(conn, &task, &ended)? => {
+                Finished::AlreadyTerminal(_) if ending::is_merged(conn, task, ended)? => {
                     Ok(Finished::Done { invalidated: None })
                 }
                 other => Ok(other),
             }
-        });
-        let outcome = match finished {
-            Ok(Finished::Done { invalidated }) => {
-                spool::remove(&path)?;
+        })?;
+        Ok(match finished {
+            Finished::Done { invalidated } => {
+                spool::remove(path)?;
                 MergeOutcome::Applied {
                     status: ended.ending.status(),
                     invalidated,
                 }
             }
-            Ok(Finished::AlreadyTerminal(status)) => MergeOutcome::AlreadyTerminal {
+            Finished::AlreadyTerminal(status) => MergeOutcome::AlreadyTerminal {
                 status,
-                kept: spool::keep(&path)?,
+                kept: spool::keep(path)?,
             },
-            Ok(Finished::NoRow) => MergeOutcome::NoRow {
-                kept: spool::keep(&path)?,
+            Finished::NoRow => MergeOutcome::NoRow {
+                kept: spool::keep(path)?,
             },
-            Err(e) => MergeOutcome::Waits(e),
-        };
-        Ok(Merged {
-            task: Some(task),
-            outcome,
         })
     }
 }

@@ -16,6 +16,8 @@ use super::place::{self, Location, with_suffix};
 
 /// How long a command waits for other writers before it gives up.
 pub const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+const SHORTEST_NAP: Duration = Duration::from_micros(100);
+const LONGEST_NAP: Duration = Duration::from_millis(20);
 
 /// Before this version the WAL-reset bug can corrupt a ledger (<https://www.sqlite.org/wal.html>).
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -149,27 +151,31 @@ fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
     set_up().map_err(|e| LedgerError::sql("opening the file", file, e))
 }
 
-/// SQLite's own busy handler sleeps up to 100 ms at a time, and all sleepers alike: too long among a
-/// hundred writers whose turns take well under a millisecond each.
+/// SQLite's own busy handler sleeps up to 100 ms at a time, all sleepers alike: too long among a hundred
+/// writers whose turns take well under a millisecond each. Sleeps grow with what was waited already,
+/// since polls of a hundred that only just missed each other cost more than the gaps between turns.
 fn patience() -> impl FnMut(i32) -> bool + Send + 'static {
     let mut since = Instant::now();
     move |count| {
         if count == 0 {
             since = Instant::now();
-        } else if since.elapsed() > BUSY_PATIENCE {
+        }
+        let waited = since.elapsed();
+        if waited > BUSY_PATIENCE {
             return false;
         }
-        let longest = 5_000u64.min(100 << count.clamp(0, 6));
-        std::thread::sleep(Duration::from_micros(longest / 4 + jitter() % (longest * 3 / 4)));
+        let sleep = (waited / 3).clamp(SHORTEST_NAP, LONGEST_NAP);
+        std::thread::sleep(sleep / 2 + sleep.mul_f64(jitter()));
         true
     }
 }
 
-fn jitter() -> u64 {
+/// A number from 0 to 1 that differs between those who wake up together.
+fn jitter() -> f64 {
     let nanos = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |t| t.subsec_nanos());
-    u64::from(nanos).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40
+    f64::from(nanos % 1_000_000) / 1e6
 }
 
 fn look(conn: &Connection, file: &Path) -> Result<Found> {

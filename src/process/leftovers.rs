@@ -12,9 +12,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use serde::Serialize;
 
-use super::identity::{self, Handle, Mark, Stat};
-pub use super::sorting::Why;
+use super::identity::{self, Handle, Stat};
+use super::mark::{self, Mark};
 use super::sorting::{self, Kind, Scene, Sight};
+pub use super::sorting::{IsSupervisor, Seat, Task, Why};
 use super::table::{Proc, Table};
 use crate::task::Identity;
 
@@ -54,28 +55,6 @@ impl Policy {
     }
 }
 
-/// Who hunts.
-#[derive(Debug, Clone)]
-pub enum Seat {
-    /// The task's own supervisor, its subreaper since before the agent was forked: what is below it is the
-    /// task's, but for the children that it had before ([`children`]).
-    Supervisor { inherited: Vec<Identity> },
-    /// Anybody else: only the mark tells.
-    Stranger,
-}
-
-/// Whose left-overs.
-#[derive(Debug, Clone)]
-pub struct Task {
-    pub id: String,
-    /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
-    /// one there is nothing to hunt.
-    pub agent: Identity,
-    /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
-    pub agent_tty: i32,
-    pub seat: Seat,
-}
-
 /// Looking for left-overs failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -88,9 +67,6 @@ pub enum Error {
     )]
     Wait(#[source] io::Error),
 }
-
-/// Says of a process whether it is a supervisor that holds its live lock: only the ledger's side knows.
-pub type IsSupervisor<'a> = &'a dyn Fn(&Stat) -> bool;
 
 /// What has to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +156,7 @@ impl Hunt {
     /// otherwise it is only counted.
     pub fn new(task: Task, ends: bool, grace: Duration) -> Hunt {
         Hunt {
-            mark: identity::mark_of(&task.id),
+            mark: mark::mark_of(&task.id),
             task,
             me: std::process::id() as i32,
             user: rustix::process::geteuid().as_raw(),
@@ -306,11 +282,13 @@ impl Hunt {
     }
 
     fn look_until_empty(&mut self, is_supervisor: IsSupervisor<'_>) -> io::Result<()> {
+        // What is only counted is not worth reading all of /proc for at the end of each good run: the mark
+        // alone could still be on what somebody else's daemon started, and `audit` shows that.
+        if !self.ends && self.is_childless() {
+            return Ok(());
+        }
         if self.proc.is_none() {
             self.proc = Some(Proc::open()?);
-        }
-        if !self.ends && self.is_childless() && self.glance(is_supervisor)? {
-            return Ok(());
         }
         let mut empty = 0;
         for _ in 0..LOOKS {
@@ -329,20 +307,8 @@ impl Hunt {
         Ok(())
     }
 
-    /// With no child left nothing is below the subreaper, so all that the agent forked is gone. Then only
-    /// what somebody else's daemon started with a copy of the environment can carry the mark: one look at the
-    /// pids given out since is enough to count it.
-    fn glance(&mut self, is_supervisor: IsSupervisor<'_>) -> io::Result<bool> {
-        let Some(proc) = &mut self.proc else {
-            return Ok(false);
-        };
-        if self.task.agent.pid < self.me || !proc.later(self.me, &mut self.table)? {
-            return Ok(false);
-        }
-        self.take_in(is_supervisor);
-        Ok(true)
-    }
-
+    /// With no child left nothing is below the subreaper: all that the agent ever forked is gone, and one
+    /// system call has said so.
     fn is_childless(&self) -> bool {
         matches!(self.task.seat, Seat::Supervisor { .. }) && !any_child()
     }
@@ -467,7 +433,7 @@ fn may_signal(task: &Task, handle: &Handle, me: i32) -> Option<Stat> {
         .ok()?
         .filter(|s| s.identity() == id)?;
     let child = matches!(task.seat, Seat::Supervisor { .. }) && now.ppid == me;
-    (child || identity::carries_mark(id.pid, &task.id) == Mark::Carried).then_some(now)
+    (child || mark::carries_mark(id.pid, &task.id) == Mark::Carried).then_some(now)
 }
 
 fn send(handle: &Handle, signal: Signal, now: &Stat) -> io::Result<bool> {

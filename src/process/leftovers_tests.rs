@@ -27,6 +27,11 @@ fn alone(name: &str, body: impl FnOnce()) {
     assert!(out.status.success() && text.contains("1 passed"), "{text}");
 }
 
+/// Tests run side by side, and a mark is seen by all of them: each has its own.
+fn id() -> String {
+    format!("test-{}", std::process::id())
+}
+
 fn become_subreaper() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
 }
@@ -57,6 +62,7 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
         .env("BOOKEND_TASK_ID", id)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let identity = identity::stat(child.id() as i32)
@@ -69,7 +75,7 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
 
 fn hunt(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> Hunt {
     let task = Task {
-        id: "t1".to_owned(),
+        id: id(),
         agent,
         agent_tty: 0,
         seat,
@@ -80,6 +86,7 @@ fn hunt(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> Hunt {
 fn supervisor() -> Seat {
     Seat::Supervisor {
         inherited: Vec::new(),
+        helpers: Vec::new(),
     }
 }
 
@@ -116,12 +123,12 @@ fn all_that_the_agent_forked_is_ended() {
             sh -c 'env -i sh -c "echo \$\$; exec sleep 1000" & echo $$; wait' &
             sh -c 'trap "" TERM; echo $$; exec sleep 1000' &
             exit 1"#;
-        let (mut child, mut said, agent) = agent(script, "t1");
+        let (mut child, mut said, agent) = agent(script, &id());
         let pids = said.pids(6);
         child.wait().unwrap();
         let mut hunt = hunt(agent, supervisor(), true, 300);
         let summary = end_blocking(&mut hunt, NOBODY).unwrap();
-        assert_eq!(summary.survivors, []);
+        assert!(summary.survivors.is_empty());
         assert!(summary.found >= 6, "{summary:?}");
         assert_eq!((summary.ended, summary.left), (summary.found, 0));
         for pid in pids {
@@ -142,7 +149,7 @@ fn what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over() {
         || {
             become_subreaper();
             let (mut child, mut said, agent) =
-                agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", "t1");
+                agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
             said.pids(1);
             child.wait().unwrap();
             let begun = Instant::now();
@@ -161,7 +168,7 @@ fn a_stopped_process_hears_sigterm() {
         become_subreaper();
         let script =
             r#"setsid sh -c 'trap "echo term; exit" TERM; echo $$; kill -STOP $$; wait' & exit 1"#;
-        let (mut child, mut said, agent) = agent(script, "t1");
+        let (mut child, mut said, agent) = agent(script, &id());
         let pid = said.pids(1)[0];
         child.wait().unwrap();
         let stopped = WaitId::Pid(Pid::from_raw(pid).unwrap());
@@ -177,7 +184,7 @@ fn after_a_success_they_are_only_counted() {
     alone("after_a_success_they_are_only_counted", || {
         become_subreaper();
         let (mut child, mut said, agent) =
-            agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 0", "t1");
+            agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 0", &id());
         let pid = said.pids(1)[0];
         child.wait().unwrap();
         let mut hunt = hunt(agent, supervisor(), false, 0);
@@ -203,8 +210,8 @@ fn the_mark_finds_what_outlived_the_supervisor_and_nobody_elses() {
         "the_mark_finds_what_outlived_the_supervisor_and_nobody_elses",
         || {
             let orphan = "(setsid sh -c 'echo $$; exec sleep 1000' &) ; exit 1";
-            let (mut child, mut said, agent_of_ours) = agent(orphan, "t1");
-            let (mut other, mut other_said, _) = agent(orphan, "t11");
+            let (mut child, mut said, agent_of_ours) = agent(orphan, &id());
+            let (mut other, mut other_said, _) = agent(orphan, &(id() + "1"));
             let (ours, theirs) = (said.pids(1)[0], other_said.pids(1)[0]);
             child.wait().unwrap();
             other.wait().unwrap();
@@ -239,7 +246,7 @@ fn a_terminal_that_is_not_the_agents_spares_the_server_behind_it() {
                 if subreaper {
                     become_subreaper();
                 }
-                let (mut child, mut said, agent) = agent(&script, "t1");
+                let (mut child, mut said, agent) = agent(&script, &id());
                 let pids = said.pids(2);
                 child.wait().unwrap();
                 let summary = end_blocking(&mut hunt(agent, seat, true, 60_000), NOBODY).unwrap();
@@ -270,7 +277,7 @@ fn a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own() {
             trap "echo term" TERM
             sh -c "trap \"\" TERM; echo \$\$; exec sleep 1000" & echo $$
             wait; wait' & exit 1"#;
-            let (mut child, mut said, agent) = agent(script, "t1");
+            let (mut child, mut said, agent) = agent(script, &id());
             let pids = said.pids(2);
             child.wait().unwrap();
             let is_leader = |s: &Stat| pids.contains(&s.pid) && s.session == s.pid;
@@ -311,13 +318,21 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
                 [before.id() as i32]
             );
             let (mut child, mut said, agent) =
-                agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", "t1");
+                agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
             let ours = said.pids(1);
             child.wait().unwrap();
             drop(before.stdin.take());
             let strangers = Said(BufReader::new(before.stdout.take().unwrap())).pids(2);
             let summary = end_blocking(
-                &mut hunt(agent, Seat::Supervisor { inherited }, true, 60_000),
+                &mut hunt(
+                    agent,
+                    Seat::Supervisor {
+                        inherited,
+                        helpers: Vec::new(),
+                    },
+                    true,
+                    60_000,
+                ),
                 NOBODY,
             )
             .unwrap();
@@ -326,6 +341,7 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
                 assert!(is_alive(pid));
                 kill(pid);
             }
+            before.wait().unwrap();
             reap_all();
         },
     );

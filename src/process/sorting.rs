@@ -1,10 +1,40 @@
-//! Whose is each process of a picture: the task's, a nested supervisor's, a person's. Decides, touches nothing.
+//! Whose is each process of a picture: the task's, a nested supervisor's, a person's. It only decides.
 
 use serde::Serialize;
 
 use super::identity::Stat;
-use super::leftovers::{IsSupervisor, Seat, Task};
 use super::table::Table;
+use crate::task::Identity;
+
+/// Who hunts.
+#[derive(Debug, Clone)]
+pub enum Seat {
+    /// The task's own supervisor, its subreaper since before the agent was forked: what is below it is the
+    /// task's, but for its own helpers, and for the children that it had before
+    /// ([`super::leftovers::children`]). With such children about, an orphan without the mark may be theirs
+    /// and is left alone; helpers fork nothing and raise no such doubt.
+    Supervisor {
+        inherited: Vec<Identity>,
+        helpers: Vec<Identity>,
+    },
+    /// Anybody else: only the mark tells.
+    Stranger,
+}
+
+/// Whose left-overs.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub id: String,
+    /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
+    /// one there is nothing to hunt.
+    pub agent: Identity,
+    /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
+    pub agent_tty: i32,
+    pub seat: Seat,
+}
+
+/// Says of a process whether it is a supervisor that holds its live lock: only the ledger's side knows.
+pub type IsSupervisor<'a> = &'a dyn Fn(&Stat) -> bool;
 
 /// What a process's environment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +86,10 @@ pub fn sort(
         Some(me) => scene.table.above(me).collect(),
         None => Vec::new(),
     };
+    let helpers: &[Identity] = match &scene.task.seat {
+        Seat::Supervisor { helpers, .. } => helpers,
+        Seat::Stranger => &[],
+    };
     let sights: Vec<Option<Sight>> = rows
         .iter()
         .enumerate()
@@ -64,7 +98,8 @@ pub fn sort(
                 && !s.is_kernel_thread()
                 && !s.is_dead()
                 && s.pid != scene.me
-                && !ancestors.contains(&i);
+                && !ancestors.contains(&i)
+                && !helpers.contains(&s.identity());
             may_be.then(|| see(s))
         })
         .collect();
@@ -164,7 +199,7 @@ impl Judge<'_> {
     /// Whether it is below us and the task's. Where we were given children before the task began, what is
     /// below those is not, and what came to us as an orphan may be either's: only a mark decides then.
     fn is_below_us(&self, i: usize, above: &[usize]) -> bool {
-        let Seat::Supervisor { inherited } = &self.scene.task.seat else {
+        let Seat::Supervisor { inherited, .. } = &self.scene.task.seat else {
             return false;
         };
         let rows = self.scene.table.rows();
@@ -208,7 +243,6 @@ impl Judge<'_> {
 mod tests {
     use super::super::identity::{Comm, Stat};
     use super::*;
-    use crate::task::Identity;
 
     const ME: i32 = 100;
     const AGENT_TTY: i32 = 7;
@@ -280,6 +314,7 @@ mod tests {
             World::of(
                 Seat::Supervisor {
                     inherited: Vec::new(),
+                    helpers: Vec::new(),
                 },
                 rows,
                 marked,
@@ -333,6 +368,7 @@ mod tests {
     fn inherited_children_and_what_is_below_them_are_strangers() {
         let inherited = Seat::Supervisor {
             inherited: vec![row(98, ME).identity()],
+            helpers: Vec::new(),
         };
         let rows = [
             row(98, ME),
@@ -343,6 +379,17 @@ mod tests {
         ];
         let world = World::of(inherited, &rows, &[203]);
         assert_eq!(world.kinds(), [(203, Kind::Ours), (204, Kind::Ours)]);
+    }
+
+    #[test]
+    fn a_helper_is_not_the_tasks_and_takes_nothing_from_it() {
+        let helpers = vec![row(201, ME).identity()];
+        let seat = Seat::Supervisor {
+            inherited: Vec::new(),
+            helpers,
+        };
+        let world = World::of(seat, &[row(201, ME), row(202, ME)], &[]);
+        assert_eq!(world.kinds(), [(202, Kind::Ours)]);
     }
 
     #[test]

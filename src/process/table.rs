@@ -5,11 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
-use super::identity::{self, Mark, Stat};
-
-/// Where `/proc`'s directory entries of processes begin, in its offsets: pid plus this (`TGID_OFFSET` of the
-/// kernel's `fs/proc/base.c`). Never trusted: see [`Proc::later`].
-const FIRST_PROCESS: u64 = 258;
+use super::identity::{self, Stat};
+use super::mark::{self, Mark};
 
 /// The way to `/proc`, with the buffers that every picture reuses.
 pub struct Proc {
@@ -44,41 +41,15 @@ impl Proc {
         let dir = self.dir.as_fd();
         let mut rows = std::mem::take(&mut table.rows);
         rows.clear();
-        each_pid(dir, &mut self.entries, |pid| {
-            rows.extend(stat_of(dir, pid));
-            true
-        })?;
+        each_pid(dir, &mut self.entries, |pid| rows.extend(stat_of(dir, pid)))?;
         *table = Table::of(rows);
         Ok(())
-    }
-
-    /// Takes a picture of the processes whose pids are above `me`'s, which is the caller's own pid, without
-    /// walking through all the others. `false`: this `/proc` cannot be entered in the middle.
-    ///
-    /// # Errors
-    /// As [`Proc::read`].
-    pub fn later(&mut self, me: i32, table: &mut Table) -> io::Result<bool> {
-        rustix::fs::seek(&self.dir, SeekFrom::Start(me as u64 + FIRST_PROCESS))?;
-        let dir = self.dir.as_fd();
-        let mut rows = std::mem::take(&mut table.rows);
-        rows.clear();
-        // The place is right if the first that stands there is the caller itself.
-        let mut met = false;
-        each_pid(dir, &mut self.entries, |pid| {
-            if met {
-                rows.extend(stat_of(dir, pid));
-            }
-            met |= pid == me;
-            met
-        })?;
-        *table = Table::of(rows);
-        Ok(met)
     }
 
     /// Whether `pid` carries `mark` in its environment, and whose process it is where that could be told.
     pub fn mark(&mut self, pid: i32, mark: &[u8]) -> (Mark, Option<u32>) {
         let mut path = [0; 24];
-        let found = identity::read_mark(
+        let found = mark::read_mark(
             self.dir.as_fd(),
             name(pid, "environ", &mut path),
             mark,
@@ -90,7 +61,7 @@ impl Proc {
         }
     }
 
-    /// The effective user of a process whose directory in `/proc` belongs to root because it may not be dumped.
+    /// The effective user of a process whose directory belongs to root because it may not be dumped.
     fn user(&self, pid: i32) -> Option<u32> {
         let mut path = [0; 24];
         let mut buf = [0; 1024];
@@ -123,19 +94,14 @@ fn name<'a>(pid: i32, file: &str, buf: &'a mut [u8; 24]) -> &'a [u8] {
     &buf[..24 - left]
 }
 
-/// Calls `visit` with each pid that `/proc` lists from here on, until it says `false`.
-fn each_pid(
-    dir: BorrowedFd<'_>,
-    buf: &mut Vec<u8>,
-    mut visit: impl FnMut(i32) -> bool,
-) -> io::Result<()> {
+/// Calls `visit` with each pid that `/proc` lists from here on.
+fn each_pid(dir: BorrowedFd<'_>, buf: &mut Vec<u8>, mut visit: impl FnMut(i32)) -> io::Result<()> {
     let mut entries = RawDir::new(dir, buf.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let digits = entry.file_name().to_str().ok();
-        let pid = digits.and_then(|d| d.parse::<i32>().ok());
-        if pid.is_some_and(|pid| !visit(pid)) {
-            break;
+        if let Some(pid) = digits.and_then(|d| d.parse().ok()) {
+            visit(pid);
         }
     }
     Ok(())
@@ -195,16 +161,5 @@ mod tests {
         };
         let table = Table::of(vec![line(3, 2), line(2, 3)]);
         assert!(table.above(0).count() <= 2);
-    }
-
-    #[test]
-    fn the_short_way_meets_us_or_says_so() {
-        let mut proc = Proc::open().unwrap();
-        let mut table = Table::default();
-        let me = std::process::id() as i32;
-        if proc.later(me, &mut table).unwrap() {
-            assert!(table.rows().iter().all(|s| s.pid > me));
-        }
-        assert!(!proc.later(i32::MAX - 1000, &mut table).unwrap());
     }
 }

@@ -78,7 +78,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
             cgroup: None,
         },
         supervisor: Identity { pid: 100, start: 7 },
-        agent_process: Identity { pid: 101, start: 8 },
+        agent_process: Some(Identity { pid: 101, start: 8 }),
         on_finish: None,
         retention_secs: 3600,
         parent_id: None,

@@ -28,7 +28,7 @@ fn a_running_row_says_what_was_claimed() {
     assert_eq!(row.status, Status::Running);
     assert_eq!(row.argv, Some(task.argv));
     assert_eq!(row.supervisor(), Some(task.supervisor));
-    assert_eq!(row.agent_process(), Some(task.agent_process));
+    assert_eq!(row.agent_process(), task.agent_process);
     assert_eq!(row.pid_ns, Some(task.place.pid_ns));
     assert_eq!(row.on_finish, Some(json!({"argv": ["notify"], "cwd": "/"})));
     assert_eq!(row.run_options, Some(json!({"grace": 10})));
