@@ -45,9 +45,11 @@ enum Command {
 /// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
 /// warns. `</dev/null` costs nothing.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
+#[command(
+    after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
     bookend run --repo charles/claude-hooks --issue 1104 --agent dev -- claude -p 'go on'\n  \
-    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'")]
+    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'"
+)]
 struct RunArgs {
     /// The task's id [default: a new UUIDv7]
     #[arg(long)]
@@ -275,9 +277,8 @@ fn issue(text: &str) -> Result<i64, String> {
 }
 
 fn status(word: &str) -> Result<Status, String> {
-    Status::parse(word).ok_or_else(|| {
-        format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", "))
-    })
+    Status::parse(word)
+        .ok_or_else(|| format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", ")))
 }
 
 #[cfg(test)]
@@ -308,8 +309,10 @@ mod tests {
 
     #[test]
     fn what_follows_the_program_is_the_agents() {
-        for line in [&["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
-                     &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"]] {
+        for line in [
+            &["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
+            &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"],
+        ] {
             let parsed = parse(line.iter().map(OsString::from).collect()).expect("parses");
             let Request::Run(run) = parsed.request else { panic!("not a run") };
             assert_eq!(run.argv, ["claude", "-p", "x", "--key", "k"]);

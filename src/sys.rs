@@ -31,11 +31,7 @@ impl SignalSet {
 const SET_BYTES: usize = size_of::<u64>();
 
 fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
-    if ret < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(ret)
-    }
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
 }
 
 /// Replaces the mask of the calling thread; returns the former one. sigprocmask(2), the raw call,
@@ -44,13 +40,7 @@ pub fn set_mask(set: SignalSet) -> SignalSet {
     let mut old = 0u64;
     // SAFETY: both pointers are to u64s that outlive the call, and the size passed is theirs.
     unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const set.0,
-            &raw mut old,
-            SET_BYTES,
-        );
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, &raw mut old, SET_BYTES);
     }
     SignalSet(old)
 }

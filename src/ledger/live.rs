@@ -76,10 +76,8 @@ impl LiveFile {
 
     /// Opens the file for asking only. `None`: it is missing.
     pub fn open_to_ask(path: &Path) -> Result<Option<LiveFile>> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path);
+        let opened =
+            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         if matches!(&opened, Err(e) if e.kind() == ErrorKind::NotFound) {
             return Ok(None);
         }
@@ -88,25 +86,14 @@ impl LiveFile {
 
     fn checked(path: &Path, opened: io::Result<File>) -> Result<(LiveFile, Metadata)> {
         let file = opened.map_err(|e| match e.raw_os_error() {
-            Some(libc::ELOOP) => LedgerError::Symlink {
-                path: path.to_owned(),
-            },
+            Some(libc::ELOOP) => LedgerError::Symlink { path: path.to_owned() },
             _ => LedgerError::io("opening the live locks", path, e),
         })?;
-        let meta = file
-            .metadata()
-            .map_err(|e| LedgerError::io("looking at the live locks", path, e))?;
+        let meta = file.metadata().map_err(|e| LedgerError::io("looking at the live locks", path, e))?;
         if !meta.is_file() {
-            return Err(LedgerError::WrongType {
-                path: path.to_owned(),
-                wanted: "a regular file",
-            });
+            return Err(LedgerError::WrongType { path: path.to_owned(), wanted: "a regular file" });
         }
-        let live = LiveFile {
-            file,
-            dev: meta.dev(),
-            ino: meta.ino(),
-        };
+        let live = LiveFile { file, dev: meta.dev(), ino: meta.ino() };
         Ok((live, meta))
     }
 
@@ -116,16 +103,8 @@ impl LiveFile {
     pub fn hold(self, path: &Path) -> Result<LiveLock> {
         loop {
             let slot = random_slot();
-            if self
-                .try_lock(slot)
-                .map_err(|e| LedgerError::io("taking a live lock in", path, e))?
-            {
-                return Ok(LiveLock {
-                    slot,
-                    dev: self.dev,
-                    ino: self.ino,
-                    _file: self.file,
-                });
+            if self.try_lock(slot).map_err(|e| LedgerError::io("taking a live lock in", path, e))? {
+                return Ok(LiveLock { slot, dev: self.dev, ino: self.ino, _file: self.file });
             }
         }
     }
@@ -216,15 +195,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).unwrap();
-        assert!(matches!(
-            LiveFile::open(&link).unwrap_err(),
-            LedgerError::Symlink { .. }
-        ));
+        assert!(matches!(LiveFile::open(&link).unwrap_err(), LedgerError::Symlink { .. }));
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(matches!(
-            LiveFile::open(&fifo).unwrap_err(),
-            LedgerError::WrongType { .. }
-        ));
+        assert!(matches!(LiveFile::open(&fifo).unwrap_err(), LedgerError::WrongType { .. }));
     }
 }

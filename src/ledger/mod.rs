@@ -110,9 +110,7 @@ impl Ledger {
     /// Gives back the memory of cached pages, before a long wait.
     pub fn rest(&self) -> Result<()> {
         self.conn.flush_prepared_statement_cache();
-        self.conn
-            .execute_batch("PRAGMA shrink_memory")
-            .map_err(self.failed("giving back memory"))
+        self.conn.execute_batch("PRAGMA shrink_memory").map_err(self.failed("giving back memory"))
     }
 
     // Writing.
@@ -149,12 +147,7 @@ impl Ledger {
         session_id: &str,
         at: &str,
     ) -> Result<()> {
-        let used = sessions::Used {
-            task,
-            key,
-            provider,
-            at,
-        };
+        let used = sessions::Used { task, key, provider, at };
         self.in_transaction("writing a task's session", |conn| {
             sessions::seen(conn, &used, session_id).map(|_| ())
         })
@@ -163,10 +156,7 @@ impl Ledger {
     /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
     /// ever updates a running row. `by` is the command that ends it.
     pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
-        let by = By {
-            pid: std::process::id(),
-            command: by,
-        };
+        let by = By { pid: std::process::id(), command: by };
         self.in_transaction("ending a task", |conn| ending::end(conn, id, ended, by))
     }
 
@@ -174,10 +164,7 @@ impl Ledger {
     pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
         match tasks::delivery(&self.conn, id, state, at) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(LedgerError::NoSuchTask {
-                id: id.to_owned(),
-                path: self.at.file.clone(),
-            }),
+            Ok(false) => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() }),
             Err(e) => Err(self.failed("recording a delivery")(e)),
         }
     }
@@ -188,9 +175,7 @@ impl Ledger {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let apply = || {
-            let tx = self
-                .conn
-                .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = work(&tx)?;
             tx.commit()?;
             Ok(done)
@@ -305,10 +290,7 @@ impl Ledger {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(spool::read_all(paths)
-            .into_iter()
-            .map(|record| self.merge(record))
-            .collect())
+        Ok(spool::read_all(paths).into_iter().map(|record| self.merge(record)).collect())
     }
 
     fn merge(&mut self, waiting: spool::Waiting) -> Merged {
@@ -323,17 +305,11 @@ impl Ledger {
                 (None, outcome)
             }
         };
-        Merged {
-            task,
-            outcome: outcome.unwrap_or_else(MergeOutcome::Waits),
-        }
+        Merged { task, outcome: outcome.unwrap_or_else(MergeOutcome::Waits) }
     }
 
     fn merge_record(&mut self, path: &Path, record: &spool::Spooled) -> Result<MergeOutcome> {
-        let by = By {
-            pid: record.by_pid,
-            command: &record.by_command,
-        };
+        let by = By { pid: record.by_pid, command: &record.by_command };
         let (task, ended) = (&record.task, &record.ended);
         let finished = self.in_transaction("merging a spooled record", |conn| {
             match ending::end(conn, task, ended, by)? {
@@ -347,18 +323,12 @@ impl Ledger {
         Ok(match finished {
             Finished::Done { invalidated } => {
                 spool::remove(path)?;
-                MergeOutcome::Applied {
-                    status: ended.ending.status(),
-                    invalidated,
-                }
+                MergeOutcome::Applied { status: ended.ending.status(), invalidated }
             }
-            Finished::AlreadyTerminal(status) => MergeOutcome::AlreadyTerminal {
-                status,
-                kept: spool::keep(path)?,
-            },
-            Finished::NoRow => MergeOutcome::NoRow {
-                kept: spool::keep(path)?,
-            },
+            Finished::AlreadyTerminal(status) => {
+                MergeOutcome::AlreadyTerminal { status, kept: spool::keep(path)? }
+            }
+            Finished::NoRow => MergeOutcome::NoRow { kept: spool::keep(path)? },
         })
     }
 }

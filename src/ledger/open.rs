@@ -74,8 +74,7 @@ pub fn read_write(at: &Location) -> Result<Connection> {
         }
         Found::Empty | Found::Foreign => return Err(foreign(file)),
     };
-    conn.execute_batch(SETTINGS)
-        .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
+    conn.execute_batch(SETTINGS).map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     if !adopted {
         for (path, meta) in [(file, &meta), (&log, &log_meta), (&index, &index_meta)] {
             if let Some(meta) = meta {
@@ -99,11 +98,7 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
         Found::Ledger { version, .. } => {
             refuse_newer(file, version)?;
             if version < VERSION {
-                return Err(LedgerError::Older {
-                    path: file.to_owned(),
-                    ledger: version,
-                    program: VERSION,
-                });
+                return Err(LedgerError::Older { path: file.to_owned(), ledger: version, program: VERSION });
             }
             Ok(Some(conn))
         }
@@ -114,29 +109,20 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
 
 fn check_sqlite() -> Result<()> {
     if rusqlite::version_number() < OLDEST_SQLITE {
-        return Err(LedgerError::SqliteTooOld {
-            found: rusqlite::version(),
-        });
+        return Err(LedgerError::SqliteTooOld { found: rusqlite::version() });
     }
     Ok(())
 }
 
 fn refuse_newer(file: &Path, version: i64) -> Result<()> {
     if version > VERSION {
-        return Err(LedgerError::Newer {
-            path: file.to_owned(),
-            ledger: version,
-            program: VERSION,
-        });
+        return Err(LedgerError::Newer { path: file.to_owned(), ledger: version, program: VERSION });
     }
     Ok(())
 }
 
 fn foreign(file: &Path) -> LedgerError {
-    LedgerError::NotALedger {
-        path: file.to_owned(),
-        why: "it is the database of another program",
-    }
+    LedgerError::NotALedger { path: file.to_owned(), why: "it is the database of another program" }
 }
 
 fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
@@ -172,9 +158,7 @@ fn patience() -> impl FnMut(i32) -> bool + Send + 'static {
 
 /// A number from 0 to 1 that differs between those who wake up together.
 fn jitter() -> f64 {
-    let nanos = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |t| t.subsec_nanos());
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.subsec_nanos());
     f64::from(nanos % 1_000_000) / 1e6
 }
 
@@ -184,23 +168,17 @@ fn look(conn: &Connection, file: &Path) -> Result<Found> {
         Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?))
     });
     match found {
-        Ok((version, adopted)) => Ok(Found::Ledger {
-            version: version.unwrap_or(0),
-            adopted: adopted.is_some(),
-        }),
+        Ok((version, adopted)) => {
+            Ok(Found::Ledger { version: version.unwrap_or(0), adopted: adopted.is_some() })
+        }
         Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::Unknown) => Err(failed(e)),
         // No such table, or the tables are there by now.
         Err(e) => {
-            let is_ledger = conn
-                .query_row(SELECT_IS_LEDGER, [], |_| Ok(()))
-                .optional()
-                .map_err(failed)?;
+            let is_ledger = conn.query_row(SELECT_IS_LEDGER, [], |_| Ok(())).optional().map_err(failed)?;
             if is_ledger.is_some() {
                 return Err(failed(e));
             }
-            let is_empty: bool = conn
-                .query_row(SELECT_IS_EMPTY, [], |row| row.get(0))
-                .map_err(failed)?;
+            let is_empty: bool = conn.query_row(SELECT_IS_EMPTY, [], |row| row.get(0)).map_err(failed)?;
             Ok(if is_empty { Found::Empty } else { Found::Foreign })
         }
     }
@@ -238,8 +216,7 @@ fn fill(draft: &Path) -> Result<()> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(failed)?;
-    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
-        .map_err(failed)?;
+    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(failed)?;
     migrate(&mut conn, draft)?;
     conn.close().map_err(|(_, e)| failed(e))
 }
@@ -248,14 +225,9 @@ fn migrate(conn: &mut Connection, file: &Path) -> Result<()> {
     for (version, sql) in (1..).zip(MIGRATIONS) {
         let mut apply = || {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let is_ledger = tx
-                .query_row(SELECT_IS_LEDGER, [], |_| Ok(()))
-                .optional()?
-                .is_some();
+            let is_ledger = tx.query_row(SELECT_IS_LEDGER, [], |_| Ok(())).optional()?.is_some();
             let current = match is_ledger {
-                true => tx
-                    .query_row(SELECT_VERSION, [], |row| row.get::<_, Option<i64>>(0))?
-                    .unwrap_or(0),
+                true => tx.query_row(SELECT_VERSION, [], |row| row.get::<_, Option<i64>>(0))?.unwrap_or(0),
                 false => 0,
             };
             if current < version {

@@ -104,10 +104,7 @@ impl Record {
             source: EndSource::Spool,
             finished_at: self.finished_at,
             duration_ms: self.duration_ms,
-            exit: self
-                .exit_code
-                .map(Exit::Code)
-                .or(self.term_signal.map(Exit::Signal)),
+            exit: self.exit_code.map(Exit::Code).or(self.term_signal.map(Exit::Signal)),
             stop_signal: self.stop_signal,
             stop_sender: match (self.stop_sender_pid, self.stop_sender_uid) {
                 (Some(pid), Some(uid)) => Some(Sender { pid, uid }),
@@ -167,12 +164,7 @@ impl SpoolSlot {
             let _ = fs::remove_file(&slot);
             return Err(failed(e));
         }
-        Ok(SpoolSlot {
-            file,
-            record: record_path(dir, id)?,
-            slot,
-            task: id.to_owned(),
-        })
+        Ok(SpoolSlot { file, record: record_path(dir, id)?, slot, task: id.to_owned() })
     }
 
     /// Writes the record durably; the path under which it waits. `by` is the command that ends the task.

@@ -28,13 +28,7 @@ pub(super) fn has_entry(environ: &[u8], mark: &[u8]) -> bool {
 
 /// Whether the process `pid` carries the mark of the task `task_id`.
 pub fn carries_mark(pid: i32, task_id: &str) -> Mark {
-    read_mark(
-        CWD,
-        format!("/proc/{pid}/environ").as_bytes(),
-        &mark_of(task_id),
-        &mut Vec::new(),
-    )
-    .0
+    read_mark(CWD, format!("/proc/{pid}/environ").as_bytes(), &mark_of(task_id), &mut Vec::new()).0
 }
 
 /// As [`carries_mark`], of the environment at `path` under `dir`, with the user it belongs to (the
@@ -45,8 +39,7 @@ pub(super) fn read_mark(
     mark: &[u8],
     buf: &mut Vec<u8>,
 ) -> (Mark, Option<u32>) {
-    let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-    {
+    let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::SRCH) => return (Mark::Absent, None),
         Err(_) => return (Mark::Unreadable, None),
@@ -65,11 +58,7 @@ pub(super) fn read_mark(
             Err(_) => return (Mark::Unreadable, owner),
         }
     }
-    let mark = if has_entry(&buf[..len], mark) {
-        Mark::Carried
-    } else {
-        Mark::Absent
-    };
+    let mark = if has_entry(&buf[..len], mark) { Mark::Carried } else { Mark::Absent };
     (mark, owner)
 }
 

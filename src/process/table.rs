@@ -25,11 +25,7 @@ impl Proc {
             let text = "it does not show this process under its own pid";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        Ok(Proc {
-            dir,
-            entries: Vec::with_capacity(32 * 1024),
-            environ: Vec::new(),
-        })
+        Ok(Proc { dir, entries: Vec::with_capacity(32 * 1024), environ: Vec::new() })
     }
 
     /// Takes a picture of all processes.
@@ -49,12 +45,8 @@ impl Proc {
     /// Whether `pid` carries `mark` in its environment, and whose process it is where that could be told.
     pub fn mark(&mut self, pid: i32, mark: &[u8]) -> (Mark, Option<u32>) {
         let mut path = [0; 24];
-        let found = mark::read_mark(
-            self.dir.as_fd(),
-            name(pid, "environ", &mut path),
-            mark,
-            &mut self.environ,
-        );
+        let found =
+            mark::read_mark(self.dir.as_fd(), name(pid, "environ", &mut path), mark, &mut self.environ);
         match found {
             (Mark::Unreadable, None) => (Mark::Unreadable, self.user(pid)),
             found => found,
@@ -65,15 +57,9 @@ impl Proc {
     fn user(&self, pid: i32) -> Option<u32> {
         let mut path = [0; 24];
         let mut buf = [0; 1024];
-        let len =
-            identity::read_at(self.dir.as_fd(), name(pid, "status", &mut path), &mut buf).ok()?;
+        let len = identity::read_at(self.dir.as_fd(), name(pid, "status", &mut path), &mut buf).ok()?;
         let text = String::from_utf8_lossy(&buf[..len]);
-        text.lines()
-            .find_map(|l| l.strip_prefix("Uid:"))?
-            .split_ascii_whitespace()
-            .nth(1)?
-            .parse()
-            .ok()
+        text.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
     }
 }
 
@@ -145,10 +131,7 @@ mod tests {
         let mut table = Table::default();
         proc.read(&mut table).unwrap();
         let me = table.index(std::process::id() as i32).unwrap();
-        assert_eq!(
-            table.above(me).next().map(|i| table.rows()[i].pid),
-            Some(table.rows()[me].ppid)
-        );
+        assert_eq!(table.above(me).next().map(|i| table.rows()[i].pid), Some(table.rows()[me].ppid));
     }
 
     #[test]
