@@ -16,16 +16,6 @@ fn a_closed_stdout_gives_its_reader_the_end() {
 }
 
 #[test]
-fn a_closed_stderr_gives_its_reader_the_end() {
-    let world = World::new();
-    let mut out = world.fifo("out");
-    let mut agent = world.run(["probe", "close", "2", &out.path()]).start();
-    out.pid("closed");
-    assert_eq!(agent.stderr_end(), "");
-    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
-}
-
-#[test]
 fn a_closed_stdin_gives_its_writer_a_broken_pipe() {
     let world = World::new();
     let mut out = world.fifo("out");
