@@ -1,1 +1,83 @@
-fn main(){}
+//! Parses, dispatches, and turns what came of it into an exit code: the only place that exits.
+
+#![cfg_attr(not(test), no_main)]
+
+mod agent;
+mod claim;
+mod cli;
+mod clock;
+mod error;
+mod ledger;
+mod list;
+mod log;
+mod process;
+mod recovery;
+mod run;
+mod session;
+mod show;
+mod supervise;
+mod sys;
+mod task;
+mod view;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::cli::Request;
+use crate::error::{Error, Kind, exit_code};
+use crate::process::caller::Caller;
+use crate::run::Leave;
+
+/// The program's entry. Not Rust's own: that would ignore SIGPIPE and open closed descriptors before the
+/// first line of ours, and the agent would inherit both.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
+    // A panic has told its message by now, and the guard of the run has settled the row.
+    let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Leave::Code(exit_code::FAILED));
+    match leave {
+        Leave::Code(code) => sys::exit_now(code),
+        Leave::Signal(signal) => {
+            sys::forbid_core();
+            sys::set_disposition(signal, false);
+            sys::raise_unblocked(signal);
+            // A process that cannot die by it (PID 1) says it as a shell would.
+            sys::exit_now(128 + signal)
+        }
+    }
+}
+
+fn start() -> Leave {
+    let invocation = match cli::parse(std::env::args_os().collect::<Vec<OsString>>()) {
+        Ok(invocation) => invocation,
+        Err(message) => {
+            // Nobody left to tell if this fails.
+            let _ = message.print();
+            return Leave::Code(message.exit_code());
+        }
+    };
+    let ledger = invocation.ledger.as_deref();
+    let done = match &invocation.request {
+        Request::Run(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level);
+            run::run(request, ledger, caller)
+        }
+        Request::List(request) => list::list(request, ledger).and_then(print),
+        Request::Show(request) => show::show(request, ledger).and_then(print),
+    };
+    done.unwrap_or_else(|e| {
+        log::say(&format!("bookend: {}\n", log::Escaped(&e.to_string())));
+        Leave::Code(e.code())
+    })
+}
+
+/// A reader that has gone is no error of ours, and ends us as it ends any filter.
+fn print(text: String) -> Result<Leave, Error> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(Leave::Code(0)),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(Leave::Signal(libc::SIGPIPE)),
+        Err(e) => Err(Error::new(Kind::Failed, format!("writing to stdout: {e}"))),
+    }
+}

@@ -1,10 +1,14 @@
 //! A task's words: its status, how it ended and why, and which moves are legal. Imports nothing of ours.
 
+mod record;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+
+pub use record::{Invalidation, Session, Task, Transition};
 
 /// Where a task stands. `Running` is the only status that is not terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -159,6 +163,37 @@ impl Ending {
             Ending::AbortedNoSkill(name) => name,
         })
     }
+
+    /// The ending that has these words, for what reads a kept record back. `None`: no ending has them.
+    pub fn from_words(status: Status, reason: Option<&str>) -> Option<Ending> {
+        Some(match (status, reason) {
+            (Status::Success, None) => Ending::Success,
+            (Status::Failure, Some(word)) => Ending::Failure(match word {
+                "agent_error" => Failure::AgentError,
+                "exit" => Failure::Exit,
+                "signal" => Failure::Signal,
+                "no_result" => Failure::NoResult,
+                "prepare" => Failure::Prepare,
+                "spawn" => Failure::Spawn,
+                _ => return None,
+            }),
+            (Status::Cancelled, Some(word)) => Ending::Cancelled(match word {
+                "operator" => Cancel::Operator,
+                "timeout" => Cancel::Timeout,
+                "idle_timeout" => Cancel::IdleTimeout,
+                _ => return None,
+            }),
+            (Status::Interrupted, Some(word)) => Ending::Interrupted(match word {
+                "signal" => Interrupt::Signal,
+                "supervisor_lost" => Interrupt::SupervisorLost,
+                "rebooted" => Interrupt::Rebooted,
+                "ttl" => Interrupt::Ttl,
+                _ => return None,
+            }),
+            (Status::AbortedNoSkill, Some(name)) => Ending::AbortedNoSkill(name.to_owned()),
+            _ => return None,
+        })
+    }
 }
 
 /// Who says how a task ended.
@@ -243,9 +278,14 @@ pub struct Sender {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// A stop signal to the supervisor.
-    Signal { signal: i32, sender: Sender },
+    Signal {
+        signal: i32,
+        sender: Sender,
+    },
     /// `bookend cancel`, or `--replace` by another run.
-    Cancel { sender: Sender },
+    Cancel {
+        sender: Sender,
+    },
     Timeout,
     IdleTimeout,
 }
@@ -362,7 +402,8 @@ pub struct NewTask {
     pub cwd: PathBuf,
     pub place: Place,
     pub supervisor: Identity,
-    pub agent_process: Identity,
+    /// `None`: there was no room for a process.
+    pub agent_process: Option<Identity>,
     /// JSON of `{argv, cwd}` of `--on-finish`.
     pub on_finish: Option<String>,
     /// How long after its end the row is kept, in seconds.
@@ -395,4 +436,29 @@ pub struct Ended {
     pub leftovers: Option<String>,
     /// Whether anything was ever said to the agent: exec happened.
     pub executed: bool,
+}
+
+impl Ended {
+    /// An ending of which nothing else is known.
+    pub fn unknown(ending: Ending) -> Ended {
+        Ended {
+            ending,
+            error: None,
+            source: EndSource::Recovery,
+            finished_at: None,
+            duration_ms: None,
+            exit: None,
+            stop_signal: None,
+            stop_sender: None,
+            counts: Counts::default(),
+            session_cost_usd: None,
+            model: None,
+            session_id: None,
+            oom_killed: None,
+            cpu_ms: None,
+            max_rss_kib: None,
+            leftovers: None,
+            executed: false,
+        }
+    }
 }

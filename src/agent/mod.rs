@@ -6,19 +6,24 @@
 mod claude;
 mod command;
 mod cursor;
+mod event;
+mod json;
 mod lines;
+mod options;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::task::{Counts, Outcome};
 
-pub use lines::LineSplitter;
+use claude::Claude;
+use command::Command;
+use cursor::Cursor;
 
 /// What kind of output the user's argv asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// A person at a terminal, or an agent without an adapter.
+    /// A person at a terminal, an agent without an adapter, or no conversation at all.
     Interactive,
     /// Print mode, the final text only: nothing to read, silent until its end.
     Text,
@@ -41,10 +46,14 @@ pub enum AskedSession {
     Continue,
     /// A new conversation under this id.
     Assign(String),
-    /// Resume the first, as a branch of its own under a new id (which the second names, if given).
+    /// Resume the first (`None`: the most recent, or one that is picked), as a branch of its own under a
+    /// new id (which the second names, if given).
     Fork(Option<String>, Option<String>),
     /// Nothing of this conversation is kept: it can never be resumed.
     NotKept,
+    /// No conversation is held by this process (a subcommand, `--version`, a cloud session): there is
+    /// nothing to inject into and nothing to resume.
+    NoConversation,
 }
 
 /// What an adapter reads from the user's argv before anything is started.
@@ -55,6 +64,9 @@ pub struct Asked {
     pub model: Option<String>,
     /// Folders beside the cwd whose skills count (`--add-dir`).
     pub extra_dirs: Vec<PathBuf>,
+    /// Further prompts come on stdin (`--input-format stream-json`), each with a result of its own: the
+    /// agent does not linger when it stays after one.
+    pub conversing: bool,
 }
 
 /// What bookend decided about the session, to be put into the argv.
@@ -74,14 +86,19 @@ pub struct Observed {
     /// The session id named last.
     pub session_id: Option<String>,
     pub model: Option<String>,
-    /// Of this run alone but for `cost_usd`, which is as the agent reports it: see `session_cost_usd`.
+    /// Of this run alone but for `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
+    /// while the agent works; its results then set them right.
     pub counts: Counts,
-    /// The cost figure of the last result as the agent reported it: cumulative over the session for
-    /// Claude after `--resume`, US dollars.
+    /// The cost figure of the last result as the agent reported it: cumulative over the session where
+    /// `Adapter::cost_is_cumulative`, US dollars.
     pub reported_cost_usd: Option<f64>,
     pub result: Option<RunResult>,
-    /// Background tasks of the agent that still run: a further result is due.
+    /// How many results have come.
+    pub results: u32,
+    /// Background tasks of the agent still run, and may begin a further turn when they end.
     pub background: bool,
+    /// A turn began after the last result: a further one is due.
+    pub open_turn: bool,
     /// The name of the tool that was called and has not answered.
     pub tool_in_flight: Option<String>,
 }
@@ -93,15 +110,17 @@ pub struct RunResult {
     pub error: Option<String>,
 }
 
-/// Reads an agent's output, a line at a time.
+/// Reads an agent's output along, cut anywhere.
 pub trait Reader {
-    /// One line without its newline. A line that is not understood changes nothing.
-    fn line(&mut self, line: &[u8]);
+    /// The next bytes. What is not understood changes nothing.
+    fn feed(&mut self, bytes: &[u8]);
+    /// No more will come: a last line without a newline counts too.
+    fn finish(&mut self);
     fn observed(&self) -> &Observed;
 }
 
 /// One agent program.
-pub trait Adapter {
+pub trait Adapter: Sync {
     /// The word for `agent_type`: `claude`, `cursor`, `command`.
     fn agent_type(&self) -> &'static str;
     /// Who serves the model, where the adapter knows it.
@@ -110,15 +129,18 @@ pub trait Adapter {
     fn tracks_sessions(&self) -> bool;
     /// Whether the id of a new session can be chosen (`claude --session-id`).
     fn can_assign(&self) -> bool;
+    /// Whether it notices that nobody reads its stdout any more, and ends by it.
+    fn notices_closed_stdout(&self) -> bool;
     /// Whether the cost figure goes on counting in a resumed session.
     fn cost_is_cumulative(&self) -> bool;
-    /// `args` is the argv without the program.
-    fn asked(&self, args: &[OsString]) -> Asked;
+    /// `args` is the argv without the program. Whether stdout is a `terminal` decides if an agent that is
+    /// not told to print will do so.
+    fn asked(&self, args: &[OsString], terminal: bool) -> Asked;
     /// The argv (without the program) with the plan put in where the agent looks for it.
     fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString>;
     /// A reader for a captured mode (`Json`, `StreamJson`).
     fn reader(&self, mode: Mode) -> Box<dyn Reader>;
-    /// Where the agent keeps the conversation `id` when run in `cwd`; `None`: it cannot be told.
+    /// Where the agent keeps the conversation `id` when run in `cwd`, or would; `None`: it cannot be told.
     fn transcript(&self, cwd: &Path, id: &str) -> Option<PathBuf>;
     /// The id that "the most recent conversation of this folder" means now, where it can be told.
     fn most_recent(&self, cwd: &Path) -> Option<String>;
@@ -128,3 +150,166 @@ pub trait Adapter {
 
 /// The adapters that can be named with `--agent-type`.
 pub const AGENT_TYPES: [&str; 3] = ["claude", "cursor", "command"];
+
+/// `--agent-type` names no adapter.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "choosing the adapter for {}: there is no agent type `{named}`; use claude, cursor or command, \
+     or leave --agent-type out to go by the program's name",
+    program.display()
+)]
+pub struct UnknownAgentType {
+    pub program: PathBuf,
+    pub named: String,
+}
+
+/// The adapter for `program`, by its base name unless `agent_type` says which.
+///
+/// # Errors
+/// `agent_type` is none of [`AGENT_TYPES`].
+pub fn adapter(
+    program: &OsStr,
+    agent_type: Option<&str>,
+) -> Result<&'static dyn Adapter, UnknownAgentType> {
+    let base = Path::new(program).file_name().and_then(OsStr::to_str);
+    Ok(match (agent_type, base) {
+        (None | Some("claude"), Some("claude")) => &Claude { wrapped: false },
+        (Some("claude"), _) => &Claude { wrapped: true },
+        (None | Some("cursor"), Some("cursor-agent")) | (Some("cursor"), Some("agent")) => {
+            &Cursor { wrapped: false }
+        }
+        (Some("cursor"), _) => &Cursor { wrapped: true },
+        (None | Some("command"), _) => &Command,
+        (Some(other), _) => {
+            return Err(UnknownAgentType {
+                program: program.into(),
+                named: other.to_owned(),
+            });
+        }
+    })
+}
+
+/// What the output says of success, once the agent has ended.
+pub fn outcome_of(mode: Mode, observed: &Observed) -> Outcome {
+    match (mode, &observed.result) {
+        (Mode::Interactive | Mode::Text, _) => Outcome::NotDue,
+        (Mode::Json | Mode::StreamJson, None) => Outcome::Missing,
+        (Mode::Json | Mode::StreamJson, Some(_)) if observed.open_turn => Outcome::Missing,
+        (Mode::Json | Mode::StreamJson, Some(RunResult { error: None })) => Outcome::Ok,
+        (Mode::Json | Mode::StreamJson, Some(RunResult { error: Some(_) })) => Outcome::Error,
+    }
+}
+
+/// Whether the agent still has the conversation `id`; `None`: it cannot be told. An empty transcript
+/// cannot be resumed.
+pub fn has_conversation(adapter: &dyn Adapter, cwd: &Path, id: &str) -> Option<bool> {
+    let transcript = adapter.transcript(cwd, id)?;
+    Some(std::fs::metadata(transcript).is_ok_and(|m| m.is_file() && m.len() > 0))
+}
+
+/// Whether the skill `name` (or `plugin:name`) lies in one of the agent's skill folders.
+pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, asked: &Asked) -> bool {
+    let name = name.rsplit(':').next().unwrap_or_default();
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return false;
+    }
+    let folders = adapter.skill_folders(cwd, asked);
+    folders
+        .iter()
+        .any(|f| f.join(name).join("SKILL.md").is_file())
+}
+
+/// Whether `id` may be put into an argv and a path: it comes from an agent's output.
+fn is_session_id(id: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=128).contains(&id.len()) && !id.starts_with(['-', '.']) && id.bytes().all(plain)
+}
+
+/// `args` with an option and its value put in at `at`, glued where the value could be taken for an option.
+fn injected(args: &[OsString], at: usize, option: &str, value: &str) -> Vec<OsString> {
+    let mut argv = args[..at].to_vec();
+    if value.starts_with('-') {
+        argv.push(format!("{option}={value}").into());
+    } else {
+        argv.extend([option.into(), value.into()]);
+    }
+    argv.extend_from_slice(&args[at..]);
+    argv
+}
+
+/// `places` in `cwd` and each of its parents, the nearest first.
+fn skills_above(cwd: &Path, places: &[&str]) -> Vec<PathBuf> {
+    let dirs = cwd.ancestors();
+    dirs.flat_map(|dir| places.iter().map(|p| dir.join(p)))
+        .collect()
+}
+
+fn home() -> Option<PathBuf> {
+    std::env::home_dir().filter(|h| !h.as_os_str().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(program: &str, named: Option<&str>) -> &'static str {
+        adapter(program.as_ref(), named).ok().unwrap().agent_type()
+    }
+
+    #[test]
+    fn the_adapter_goes_by_the_base_name_unless_it_is_named() {
+        assert_eq!(kind("claude", None), "claude");
+        assert_eq!(kind("/opt/x/claude", None), "claude");
+        assert_eq!(kind("cursor-agent", None), "cursor");
+        assert_eq!(kind("agent", None), "command");
+        assert_eq!(kind("agent", Some("cursor")), "cursor");
+        assert_eq!(kind("npx", None), "command");
+        assert_eq!(kind("npx", Some("claude")), "claude");
+        assert_eq!(kind("claude", Some("command")), "command");
+        let error = adapter("x".as_ref(), Some("codex"))
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("`codex`") && error.contains("claude, cursor or command"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_skill_is_found_by_its_exact_name_and_nothing_else() {
+        let tmp = tempfile::tempdir().unwrap();
+        let below = tmp.path().join("a/b");
+        let skill = tmp.path().join(".claude/skills/deploy");
+        std::fs::create_dir_all(&skill).unwrap();
+        std::fs::create_dir_all(&below).unwrap();
+        std::fs::write(skill.join("SKILL.md"), "x").unwrap();
+        let claude = adapter("claude".as_ref(), None).ok().unwrap();
+        let asked = claude.asked(&[], false);
+        let has = |name: &str| has_skill(claude, name, &below, &asked);
+        assert!(has("deploy"));
+        for name in [
+            "Deploy",
+            "deploy/",
+            "../skills/deploy",
+            "",
+            ".",
+            "..",
+            "other",
+        ] {
+            assert!(!has(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_is_due_only_where_a_result_is_printed() {
+        let mut o = Observed::default();
+        assert_eq!(outcome_of(Mode::Text, &o), Outcome::NotDue);
+        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Missing);
+        o.result = Some(RunResult { error: None });
+        o.background = true;
+        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Ok);
+        o.open_turn = true;
+        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Missing);
+    }
+}

@@ -1,0 +1,181 @@
+//! Where Claude Code keeps conversations and plugins, and under which names.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::agent::{home, is_session_id};
+
+/// Longer folder names are cut here by Claude, and a hash of the whole is added.
+const FOLDER_NAME: usize = 200;
+
+/// Where Claude keeps everything of a person.
+pub fn config_dir() -> Option<PathBuf> {
+    let own = std::env::var_os("CLAUDE_CONFIG_DIR").filter(|d| !d.is_empty());
+    own.map(PathBuf::from)
+        .or_else(|| home().map(|h| h.join(".claude")))
+}
+
+/// In the project folder of `cwd`, or wherever that id has a conversation: Claude looks there too.
+pub fn transcript_in(projects: &Path, cwd: &Path, id: &str) -> Option<PathBuf> {
+    if !is_session_id(id) {
+        return None;
+    }
+    let file = format!("{id}.jsonl");
+    let here = project_folders(projects, cwd);
+    let everywhere = fs::read_dir(projects)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path());
+    let mut places = here
+        .iter()
+        .cloned()
+        .chain(everywhere)
+        .map(|dir| dir.join(&file));
+    places
+        .find(|f| holds_something(f))
+        .or_else(|| here.first().map(|dir| dir.join(&file)))
+}
+
+/// The id of the conversation of `cwd` that was written last.
+pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<String> {
+    let folders = project_folders(projects, cwd).into_iter();
+    let files = folders
+        .filter_map(|d| fs::read_dir(d).ok())
+        .flatten()
+        .flatten();
+    let conversations = files.filter_map(|entry| {
+        let path = entry.path();
+        let id = path.file_stem()?.to_str()?;
+        let counts = path.extension() == Some(OsStr::new("jsonl"))
+            && uuid::Uuid::try_parse(id).is_ok()
+            && holds_something(&path);
+        let changed = entry.metadata().and_then(|m| m.modified());
+        counts.then(|| (changed.unwrap_or(SystemTime::UNIX_EPOCH), id.to_owned()))
+    });
+    conversations.max().map(|(_, id)| id)
+}
+
+/// The folders in which conversations of `cwd` may lie.
+fn project_folders(projects: &Path, cwd: &Path) -> Vec<PathBuf> {
+    let name = folder_name(&cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned()));
+    let Some(cut) = name.get(..FOLDER_NAME).filter(|_| name.len() > FOLDER_NAME) else {
+        return vec![projects.join(name)];
+    };
+    let begins = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        name.as_bytes()
+            .strip_prefix(cut.as_bytes())
+            .is_some_and(|rest| rest.first() == Some(&b'-'))
+    };
+    let all = fs::read_dir(projects).into_iter().flatten().flatten();
+    all.filter(begins).map(|e| e.path()).collect()
+}
+
+/// Every unit of UTF-16 that is no letter or digit of ASCII becomes a dash.
+fn folder_name(cwd: &Path) -> String {
+    let mut name = String::new();
+    for c in cwd.to_string_lossy().chars() {
+        if c.is_ascii_alphanumeric() {
+            name.push(c);
+        } else {
+            name.extend(std::iter::repeat_n('-', c.len_utf16()));
+        }
+    }
+    name
+}
+
+fn holds_something(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|m| m.is_file() && m.len() > 0)
+}
+
+/// The skill folders of the installed plugins, as Claude lists them.
+pub fn plugin_folders(config: &Path) -> Vec<PathBuf> {
+    let list = fs::read(config.join("plugins/installed_plugins.json")).unwrap_or_default();
+    let list: serde_json::Value = serde_json::from_slice(&list).unwrap_or_default();
+    let plugins = list["plugins"]
+        .as_object()
+        .into_iter()
+        .flat_map(|p| p.values());
+    let installs = plugins.filter_map(|p| p.as_array()).flatten();
+    let places = installs.filter_map(|i| i["installPath"].as_str());
+    places.map(|p| Path::new(p).join("skills")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_names_are_claudes() {
+        assert_eq!(folder_name(Path::new("/home/a.b/x_1")), "-home-a-b-x-1");
+        assert_eq!(folder_name(Path::new("/é/😀")), "-----");
+    }
+
+    #[test]
+    fn transcripts_are_found_here_first_then_elsewhere_and_never_empty() {
+        let tmp = tempfile::tempdir().unwrap();
+        let cwd = tmp.path().canonicalize().unwrap();
+        let projects = cwd.join("projects");
+        let here = projects.join(folder_name(&cwd));
+        let there = projects.join("-elsewhere");
+        fs::create_dir_all(&here).unwrap();
+        fs::create_dir_all(&there).unwrap();
+        fs::write(here.join("a.jsonl"), "{}").unwrap();
+        fs::write(here.join("b.jsonl"), "").unwrap();
+        fs::write(there.join("b.jsonl"), "{}").unwrap();
+        let find = |id| transcript_in(&projects, &cwd, id);
+        assert_eq!(find("a"), Some(here.join("a.jsonl")));
+        assert_eq!(find("b"), Some(there.join("b.jsonl")));
+        assert_eq!(find("c"), Some(here.join("c.jsonl")));
+        assert_eq!(find("../a"), None);
+    }
+
+    #[test]
+    fn the_most_recent_conversation_is_the_last_one_written() {
+        let tmp = tempfile::tempdir().unwrap();
+        let cwd = tmp.path().canonicalize().unwrap();
+        let here = cwd.join(folder_name(&cwd));
+        assert_eq!(most_recent_in(&cwd, &cwd), None);
+        fs::create_dir_all(&here).unwrap();
+        let ids = [
+            "0e6ae530-5ac4-4335-804a-690dc6d85ef4",
+            "5541d2d0-fb59-4b6a-b22d-3430589b3083",
+        ];
+        for (age, name, text) in [(9, ids[0], "{}"), (5, ids[1], "{}"), (1, "agent-1", "{}")] {
+            let file = fs::File::create(here.join(format!("{name}.jsonl"))).unwrap();
+            std::io::Write::write_all(&mut &file, text.as_bytes()).unwrap();
+            let when = SystemTime::now() - std::time::Duration::from_secs(age);
+            file.set_modified(when).unwrap();
+        }
+        assert_eq!(most_recent_in(&cwd, &cwd).as_deref(), Some(ids[1]));
+    }
+
+    #[test]
+    fn long_folder_names_are_found_by_what_claude_keeps_of_them() {
+        let tmp = tempfile::tempdir().unwrap();
+        let cwd = tmp
+            .path()
+            .canonicalize()
+            .unwrap()
+            .join("x".repeat(120))
+            .join("y".repeat(120));
+        let cut = folder_name(&cwd)[..FOLDER_NAME].to_owned();
+        let here = tmp.path().join(cut + "-k3j2");
+        fs::create_dir_all(&here).unwrap();
+        assert_eq!(project_folders(tmp.path(), &cwd), [here]);
+    }
+
+    #[test]
+    fn skills_of_plugins_are_known() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::create_dir(tmp.path().join("plugins")).unwrap();
+        let list =
+            r#"{"version":2,"plugins":{"p@m":[{"scope":"user","installPath":"/opt/p"}],"odd":1}}"#;
+        fs::write(tmp.path().join("plugins/installed_plugins.json"), list).unwrap();
+        assert_eq!(plugin_folders(tmp.path()), [Path::new("/opt/p/skills")]);
+    }
+}

@@ -1,0 +1,548 @@
+//! Reads Claude Code's output: session, model, tokens, cost, turns, tools and the result, while it runs.
+//!
+//! Tokens and turns of a `result` are its own and are summed over a run that has several (background
+//! tasks, input by stream); its cost is the session's so far. Tokens of subagents are in the cost only.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::agent::event::{Block, Event, Message, Usage};
+use crate::agent::lines::{LineSplitter, ObjectSplitter};
+use crate::agent::{Mode, Observed, Reader, is_session_id};
+
+/// Messages that may still be streaming at once; counts of older ones are final.
+const RECENT: usize = 16;
+/// Tools or tasks that are remembered at once.
+const REMEMBERED: usize = 64;
+
+/// How events begin that say nothing new: what the agent reads, with no tool in flight, and what it is
+/// writing. They are the long ones and the many; written in another way they are read in full.
+const ECHO: &[u8] = br#"{"type":"user","#;
+const PIECE: &[u8] = br#"{"type":"stream_event","event":{"type":"content_block_"#;
+/// How events of the system begin, and which of them say something.
+const SYSTEM: &[u8] = br#"{"type":"system","subtype":""#;
+const TELLING: [&[u8]; 3] = [b"init\"", b"background_tasks_changed\"", b"task_"];
+
+#[derive(Debug)]
+enum Splitter {
+    Lines(LineSplitter),
+    Objects(ObjectSplitter),
+}
+
+#[derive(Debug)]
+pub struct ClaudeReader {
+    splitter: Splitter,
+    tally: Tally,
+}
+
+impl ClaudeReader {
+    pub fn new(mode: Mode) -> ClaudeReader {
+        ClaudeReader {
+            splitter: match mode {
+                Mode::Json => Splitter::Objects(ObjectSplitter::new()),
+                Mode::StreamJson | Mode::Text | Mode::Interactive => {
+                    Splitter::Lines(LineSplitter::new())
+                }
+            },
+            tally: Tally::default(),
+        }
+    }
+}
+
+impl Reader for ClaudeReader {
+    fn feed(&mut self, bytes: &[u8]) {
+        let tally = &mut self.tally;
+        match &mut self.splitter {
+            Splitter::Lines(lines) => lines.push(bytes, |l| tally.line(l)),
+            Splitter::Objects(objects) => objects.push(bytes, |o| tally.line(o)),
+        }
+    }
+
+    fn finish(&mut self) {
+        let tally = &mut self.tally;
+        if let Splitter::Lines(lines) = &mut self.splitter {
+            lines.finish(|l| tally.line(l));
+        }
+    }
+
+    fn observed(&self) -> &Observed {
+        &self.tally.observed
+    }
+}
+
+/// All that was read, and what is needed to count no message twice.
+#[derive(Debug, Default)]
+struct Tally {
+    observed: Observed,
+    /// The sum of all results.
+    settled: Usage,
+    settled_turns: Option<i64>,
+    /// Since the last result: messages that are surely over, and those that may still grow, by the hash
+    /// of their ids.
+    over: Usage,
+    recent: VecDeque<(u64, Usage)>,
+    turns: i64,
+    /// The message that streams.
+    streaming: Option<u64>,
+    /// Calls without an answer: id and tool.
+    calls: Vec<(String, String)>,
+    tasks: Vec<String>,
+    /// Claude lists its tasks by itself, which is surer than counting them.
+    lists_tasks: bool,
+}
+
+impl Tally {
+    fn line(&mut self, line: &[u8]) {
+        if self.says_nothing_new(line) {
+            return;
+        }
+        if let Ok(event) = Event::read(line) {
+            self.take(&event);
+        }
+    }
+
+    fn says_nothing_new(&self, line: &[u8]) -> bool {
+        if self.observed.session_id.is_none() {
+            return false;
+        }
+        if let Some(subtype) = line.strip_prefix(SYSTEM) {
+            return !TELLING.iter().any(|t| subtype.starts_with(t));
+        }
+        line.starts_with(PIECE) || (self.calls.is_empty() && line.starts_with(ECHO))
+    }
+
+    fn take(&mut self, e: &Event<'_>) {
+        if let Some(id) = e.session_id.as_deref().filter(|id| is_session_id(id)) {
+            keep(&mut self.observed.session_id, id);
+        }
+        match e.kind.as_deref() {
+            Some("system") => self.system(e),
+            Some("assistant") => self.assistant(e),
+            Some("user") => self.answers(e.message.as_ref()),
+            Some("stream_event") => self.streamed(e),
+            Some("result") => self.result(e),
+            _ => {}
+        }
+    }
+
+    fn system(&mut self, e: &Event<'_>) {
+        match e.subtype.as_deref() {
+            Some("init") => {
+                if let Some(model) = &e.model {
+                    keep(&mut self.observed.model, model);
+                }
+                self.observed.open_turn = self.observed.result.is_some();
+            }
+            Some("background_tasks_changed") => {
+                if let Some(n) = e.tasks {
+                    self.lists_tasks = true;
+                    self.observed.background = n > 0;
+                }
+            }
+            Some("task_started") if e.backgrounded == Some(true) && !self.lists_tasks => {
+                let new = e
+                    .task_id
+                    .as_deref()
+                    .filter(|id| !self.tasks.iter().any(|t| t == id));
+                if let Some(id) = new.filter(|_| self.tasks.len() < REMEMBERED) {
+                    self.tasks.push(id.to_owned());
+                }
+                self.observed.background = !self.tasks.is_empty();
+            }
+            Some("task_notification") if !self.lists_tasks => {
+                self.tasks
+                    .retain(|t| Some(t.as_str()) != e.task_id.as_deref());
+                self.observed.background = !self.tasks.is_empty();
+            }
+            _ => {}
+        }
+    }
+
+    fn assistant(&mut self, e: &Event<'_>) {
+        let Some(m) = &e.message else { return };
+        self.calls(&m.blocks);
+        if e.parent.is_some() {
+            return;
+        }
+        self.observed.open_turn = self.observed.result.is_some();
+        let model = m.model.as_deref().filter(|name| !name.starts_with('<'));
+        if let (None, Some(model)) = (&self.observed.model, model) {
+            keep(&mut self.observed.model, model);
+        }
+        if let Some(id) = &m.id {
+            self.message(hash(id), m.usage.unwrap_or_default());
+        }
+    }
+
+    fn streamed(&mut self, e: &Event<'_>) {
+        let Some(s) = &e.stream else { return };
+        if e.parent.is_some() {
+            return;
+        }
+        match s.kind.as_deref() {
+            Some("message_start") => {
+                let Some(m) = &s.message else { return };
+                self.streaming = m.id.as_deref().map(hash);
+                if let Some(id) = self.streaming {
+                    self.message(id, m.usage.unwrap_or_default());
+                }
+            }
+            Some("message_delta") => {
+                let id = e.message_id.as_deref().map(hash).or(self.streaming);
+                if let (Some(id), Some(usage)) = (id, s.usage) {
+                    self.message(id, usage);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts a message that is new, or what is new of one that is known.
+    fn message(&mut self, id: u64, usage: Usage) {
+        match self.recent.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, so_far)) => *so_far = so_far.most(usage),
+            None => {
+                if self.recent.len() == RECENT
+                    && let Some((_, oldest)) = self.recent.pop_front()
+                {
+                    self.over = self.over.plus(oldest);
+                }
+                self.recent.push_back((id, usage));
+                self.turns += 1;
+            }
+        }
+        self.count();
+    }
+
+    fn calls(&mut self, blocks: &[Block<'_>]) {
+        for block in blocks {
+            if let Block::Call { id, name } = block
+                && self.calls.len() < REMEMBERED
+                && !self.calls.iter().any(|(known, _)| known == id)
+            {
+                self.calls.push((id.to_string(), name.to_string()));
+            }
+        }
+        self.show_tool();
+    }
+
+    fn answers(&mut self, message: Option<&Message<'_>>) {
+        for block in message.map_or(&[][..], |m| &m.blocks) {
+            if let Block::Answer { id } = block {
+                self.calls.retain(|(known, _)| known != id);
+            }
+        }
+        self.show_tool();
+    }
+
+    fn show_tool(&mut self) {
+        self.observed.tool_in_flight = self.calls.last().map(|(_, tool)| tool.clone());
+    }
+
+    fn result(&mut self, e: &Event<'_>) {
+        self.settled = self
+            .settled
+            .plus(e.usage.unwrap_or_else(|| self.unsettled()));
+        let turns = e.turns.or((self.turns > 0).then_some(self.turns));
+        if let Some(n) = turns {
+            self.settled_turns = Some(self.settled_turns.unwrap_or(0).saturating_add(n));
+        }
+        self.over = Usage::default();
+        self.recent.clear();
+        self.turns = 0;
+        self.streaming = None;
+        self.calls.clear();
+        self.show_tool();
+        if e.cost.is_some() {
+            self.observed.reported_cost_usd = e.cost;
+            self.observed.counts.cost_usd = e.cost;
+        }
+        if let (None, Some(model)) = (&self.observed.model, &e.costliest) {
+            keep(&mut self.observed.model, model);
+        }
+        self.observed.result = Some(e.verdict());
+        self.observed.results += 1;
+        self.observed.open_turn = false;
+        self.count();
+    }
+
+    fn unsettled(&self) -> Usage {
+        self.recent
+            .iter()
+            .fold(self.over, |sum, (_, u)| sum.plus(*u))
+    }
+
+    fn count(&mut self) {
+        let usage = self.settled.plus(self.unsettled());
+        let counts = &mut self.observed.counts;
+        counts.input_tokens = usage.input;
+        counts.output_tokens = usage.output;
+        counts.cache_read_tokens = usage.cache_read;
+        counts.cache_creation_tokens = usage.cache_creation;
+        counts.turns = match (self.settled_turns, self.turns) {
+            (None, 0) => None,
+            (settled, since) => Some(settled.unwrap_or(0).saturating_add(since)),
+        };
+    }
+}
+
+/// Sets a word that seldom changes without allocating when it does not.
+fn keep(place: &mut Option<String>, word: impl AsRef<str>) {
+    let word = Cow::from(word.as_ref());
+    if place.as_deref() != Some(&*word) {
+        *place = Some(word.into_owned());
+    }
+}
+
+fn hash(id: &str) -> u64 {
+    let mut h = DefaultHasher::new();
+    id.hash(&mut h);
+    h.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::outcome_of;
+    use crate::task::Outcome;
+    use proptest::prelude::*;
+
+    macro_rules! sample {
+        ($name:literal) => {
+            include_bytes!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/samples/",
+                $name
+            ))
+        };
+    }
+
+    fn read(mode: Mode, bytes: &[u8]) -> Observed {
+        let mut reader = ClaudeReader::new(mode);
+        reader.feed(bytes);
+        reader.finish();
+        reader.observed().clone()
+    }
+
+    /// Input, output tokens and turns, cost.
+    fn numbers(o: &Observed) -> (Option<i64>, Option<i64>, Option<i64>, Option<f64>) {
+        (
+            o.counts.input_tokens,
+            o.counts.output_tokens,
+            o.counts.turns,
+            o.reported_cost_usd,
+        )
+    }
+
+    fn error(o: &Observed) -> &str {
+        o.result.as_ref().unwrap().error.as_deref().unwrap()
+    }
+
+    #[test]
+    fn one_json_object() {
+        let o = read(Mode::Json, sample!("02-json.stdout.json"));
+        assert_eq!(
+            o.session_id.as_deref(),
+            Some("70c58839-7df2-4fac-a8ca-566378ded2b5")
+        );
+        assert_eq!(o.model.as_deref(), Some("claude-opus-5-5"));
+        assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
+        assert_eq!(
+            (o.counts.cache_read_tokens, o.counts.cache_creation_tokens),
+            (Some(0), Some(0))
+        );
+        assert_eq!(outcome_of(Mode::Json, &o), Outcome::Ok);
+    }
+
+    #[test]
+    fn an_array_of_events_on_one_line_or_many() {
+        let line = sample!("05-json-verbose.stdout.json");
+        let o = read(Mode::Json, line);
+        assert_eq!(
+            o.session_id.as_deref(),
+            Some("11346155-51a7-40ee-8c65-8dec3f58e505")
+        );
+        assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
+        let value: serde_json::Value = serde_json::from_slice(line).unwrap();
+        let pretty = serde_json::to_vec_pretty(&value).unwrap();
+        assert_eq!(read(Mode::Json, &pretty), o);
+    }
+
+    #[test]
+    fn a_resumed_session_goes_on_counting_its_cost() {
+        let o = read(Mode::Json, sample!("12-resume.stdout.json"));
+        assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0016)));
+    }
+
+    #[test]
+    fn a_failed_call_to_the_api_is_an_error_though_its_subtype_is_success() {
+        let o = read(Mode::Json, sample!("30-error-500-json.stdout.json"));
+        assert!(error(&o).starts_with("API Error: 500 fake api_error (500)."));
+        assert_eq!(numbers(&o), (Some(0), Some(0), Some(1), Some(0.0)));
+        assert_eq!(outcome_of(Mode::Json, &o), Outcome::Error);
+    }
+
+    #[test]
+    fn errors_come_as_a_list_too() {
+        let o = read(Mode::StreamJson, sample!("45-maxturns-sj.stdout.jsonl"));
+        assert_eq!(error(&o), "Reached maximum number of turns (2)");
+        assert_eq!(numbers(&o), (Some(200), Some(40), Some(3), Some(0.0016)));
+        let o = read(
+            Mode::StreamJson,
+            sample!("64-sj-badresume-garbage.stdout.jsonl"),
+        );
+        assert!(error(&o).contains("Provided value \"zzz\" is not a UUID"));
+        assert_eq!(
+            o.session_id.as_deref(),
+            Some("1ea75816-e050-45e5-8033-85cc4c5005d8")
+        );
+    }
+
+    #[test]
+    fn a_stream_with_a_tool_and_hooks() {
+        let o = read(Mode::StreamJson, sample!("101-hook-events-sj.stdout.jsonl"));
+        assert_eq!(numbers(&o), (Some(200), Some(40), Some(2), Some(0.0016)));
+        assert_eq!((o.tool_in_flight.as_deref(), o.open_turn), (None, false));
+        let first = sample!("101-hook-events-sj.stdout.jsonl")
+            .split(|b| *b == b'\n')
+            .next()
+            .unwrap();
+        let id = read(Mode::StreamJson, first).session_id;
+        assert!(id.unwrap().starts_with("1a9f8b69-"));
+    }
+
+    #[test]
+    fn partial_messages_count_once_and_as_they_grow() {
+        let all = sample!("06-stream-json-partial.stdout.jsonl");
+        let o = read(Mode::StreamJson, all);
+        assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
+        let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
+        let until = |n: usize| numbers(&read(Mode::StreamJson, &lines[..n].concat()));
+        assert_eq!(until(2), (None, None, None, None));
+        assert_eq!(until(3), (Some(100), Some(1), Some(1), None));
+        assert_eq!(until(6), (Some(100), Some(1), Some(1), None));
+        assert_eq!(until(8), (Some(100), Some(20), Some(1), None));
+    }
+
+    #[test]
+    fn a_killed_run_shows_what_it_had_used_and_the_tool_in_flight() {
+        let o = read(Mode::StreamJson, sample!("72-tool-SIGKILL-sj.stdout.txt"));
+        assert_eq!(numbers(&o), (Some(100), Some(1), Some(1), None));
+        assert_eq!(o.tool_in_flight.as_deref(), Some("Bash"));
+        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Missing);
+    }
+
+    #[test]
+    fn a_background_task_brings_a_second_result_and_both_count() {
+        let all = sample!("110-bg-task-8s-sj.stdout.jsonl");
+        let o = read(Mode::StreamJson, all);
+        assert_eq!(
+            numbers(&o),
+            (Some(300), Some(60), Some(3), Some(0.0024000000000000002))
+        );
+        assert_eq!((o.background, o.open_turn), (false, false));
+        let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
+        let until = |n: usize| read(Mode::StreamJson, &lines[..n].concat());
+        assert!(!until(2).background && until(3).background);
+        let first = until(7);
+        assert_eq!(
+            numbers(&first),
+            (Some(200), Some(40), Some(2), Some(0.0016))
+        );
+        assert!(first.background);
+        assert_eq!(outcome_of(Mode::StreamJson, &first), Outcome::Ok);
+        let second_begun = until(11);
+        assert!(!second_begun.background && second_begun.open_turn);
+        assert_eq!(
+            outcome_of(Mode::StreamJson, &second_begun),
+            Outcome::Missing
+        );
+        assert_eq!(
+            numbers(&until(12)),
+            (Some(300), Some(41), Some(3), Some(0.0016))
+        );
+    }
+
+    #[test]
+    fn of_many_prompts_on_stdin_the_last_result_decides() {
+        let o = read(Mode::StreamJson, sample!("111-stream-json-input.jsonl"));
+        assert_eq!(
+            numbers(&o),
+            (Some(300), Some(60), Some(5), Some(0.0024000000000000002))
+        );
+        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Ok);
+    }
+
+    #[test]
+    fn tasks_are_counted_where_they_are_not_listed() {
+        let start =
+            br#"{"type":"system","subtype":"task_started","task_id":"a","is_backgrounded":true}
+"#;
+        let stop = br#"{"type":"system","subtype":"task_notification","task_id":"a"}"#;
+        assert!(read(Mode::StreamJson, start).background);
+        assert!(!read(Mode::StreamJson, &[&start[..], stop].concat()).background);
+    }
+
+    #[test]
+    fn noise_between_the_lines_changes_nothing() {
+        let all = sample!("62-tool-ok-sj.stdout.jsonl");
+        let mut noisy = Vec::new();
+        for line in all.split_inclusive(|b| *b == b'\n') {
+            noisy.extend_from_slice(b"not json\n{\"type\":\"result\",\n\xff\xfe\n[[[[\n\n");
+            noisy.extend_from_slice(line);
+        }
+        assert_eq!(read(Mode::StreamJson, &noisy), read(Mode::StreamJson, all));
+    }
+
+    #[test]
+    fn an_id_that_could_be_a_flag_or_a_path_is_not_taken() {
+        for id in ["--dangerous", "../../x", "a b", "", "a/b", &"x".repeat(200)] {
+            let line = format!(r#"{{"type":"system","session_id":"{id}"}}"#);
+            assert_eq!(
+                read(Mode::StreamJson, line.as_bytes()).session_id,
+                None,
+                "{id}"
+            );
+        }
+    }
+
+    #[test]
+    fn many_messages_are_all_counted_in_bounded_memory() {
+        let mut reader = ClaudeReader::new(Mode::StreamJson);
+        for n in 0..1000 {
+            for _ in 0..2 {
+                let usage = r#"{"input_tokens":2,"output_tokens":1}"#;
+                let line =
+                    format!(r#"{{"type":"assistant","message":{{"id":"m{n}","usage":{usage}}}}}"#);
+                reader.feed(line.as_bytes());
+                reader.feed(b"\n");
+            }
+        }
+        assert_eq!(
+            numbers(reader.observed()),
+            (Some(2000), Some(1000), Some(1000), None)
+        );
+        assert!(reader.tally.recent.len() <= RECENT);
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_reads_the_same(size in 1usize..5000) {
+            let all = sample!("110-bg-task-8s-sj.stdout.jsonl");
+            let mut reader = ClaudeReader::new(Mode::StreamJson);
+            all.chunks(size).for_each(|c| reader.feed(c));
+            reader.finish();
+            prop_assert_eq!(reader.observed(), &read(Mode::StreamJson, all));
+        }
+
+        #[test]
+        fn a_cut_or_damaged_stream_never_panics(at in any::<prop::sample::Index>(), byte: u8) {
+            let mut all = sample!("06-stream-json-partial.stdout.jsonl").to_vec();
+            let at = at.index(all.len());
+            all[at] = byte;
+            read(Mode::StreamJson, &all);
+            read(Mode::Json, &all[..at]);
+        }
+    }
+}

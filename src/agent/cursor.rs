@@ -1,0 +1,409 @@
+//! The adapter for Cursor's CLI (`cursor-agent`, also called `agent`), after its documents and captures
+//! of 2026. It cannot be told an id for a new chat, and resumes an unknown one by starting afresh.
+
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use super::event::Event;
+use super::lines::{LineSplitter, ObjectSplitter};
+use super::options::{Options, Words};
+use super::{Adapter, Asked, AskedSession, Mode, Observed, Plan, Reader};
+use super::{home, injected, is_session_id, skills_above};
+
+static OPTIONS: Options = Options {
+    one: "
+        --add-dir --api-key --endpoint --header --mode --model --name --output-format --plugin-dir
+        --sandbox --workspace --worktree-base",
+    maybe: "--resume --worktree",
+    many: "",
+    alias: &[
+        ("-H", "--header"),
+        ("-a", "--api-key"),
+        ("-b", "--cloud"),
+        ("-c", "--cloud"),
+        ("-e", "--endpoint"),
+        ("-f", "--force"),
+        ("-h", "--help"),
+        ("-n", "--name"),
+        ("-p", "--print"),
+        ("-v", "--version"),
+        ("-w", "--worktree"),
+        ("--background", "--cloud"),
+    ],
+};
+
+/// First words that are commands and hold no conversation.
+const COMMANDS: &str = "
+    about acp bedrock create-chat feedback generate-rule help install-shell-integration login logout
+    mcp models plugin rule sandbox status uninstall-shell-integration update whoami worker
+";
+
+/// Options with which no conversation is held by this process.
+const ELSEWHERE: [&str; 4] = ["--cloud", "--help", "--list-models", "--version"];
+
+/// Tool calls that are remembered at once.
+const REMEMBERED: usize = 64;
+
+#[derive(Debug)]
+pub struct Cursor {
+    /// Another program starts the agent: its own words come first in the argv.
+    pub wrapped: bool,
+}
+
+impl Cursor {
+    /// Where in `args` the agent's own begin: behind its name, or the command `agent`.
+    fn start(&self, args: &[OsString]) -> usize {
+        let named = |arg: &OsString| {
+            let name = Path::new(arg).file_name();
+            name == Some(OsStr::new("cursor-agent")) || name == Some(OsStr::new("agent"))
+        };
+        let own = if self.wrapped {
+            args.iter().position(named).map_or(0, |i| i + 1)
+        } else {
+            0
+        };
+        own + usize::from(args.get(own).is_some_and(|a| a == "agent"))
+    }
+}
+
+impl Adapter for Cursor {
+    fn agent_type(&self) -> &'static str {
+        "cursor"
+    }
+
+    fn provider(&self) -> Option<&'static str> {
+        Some("cursor")
+    }
+
+    fn tracks_sessions(&self) -> bool {
+        true
+    }
+
+    fn can_assign(&self) -> bool {
+        false
+    }
+
+    fn notices_closed_stdout(&self) -> bool {
+        true
+    }
+
+    fn cost_is_cumulative(&self) -> bool {
+        false
+    }
+
+    fn asked(&self, args: &[OsString], terminal: bool) -> Asked {
+        let words = Words(OPTIONS.read(&args[self.start(args)..]));
+        let session = session(&words);
+        let print = words.has("--print") || !terminal;
+        let mode = match words.text("--output-format").as_deref() {
+            _ if !print || session == AskedSession::NoConversation => Mode::Interactive,
+            Some("json") => Mode::Json,
+            Some("stream-json") => Mode::StreamJson,
+            _ => Mode::Text,
+        };
+        Asked {
+            mode,
+            session,
+            model: words.text("--model"),
+            extra_dirs: words
+                .all("--workspace")
+                .flatten()
+                .map(PathBuf::from)
+                .collect(),
+            conversing: false,
+        }
+    }
+
+    fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString> {
+        let at = self.start(args);
+        if session(&Words(OPTIONS.read(&args[at..]))) == AskedSession::NoConversation {
+            return args.to_vec();
+        }
+        match plan {
+            Plan::AsGiven | Plan::Assign(_) => args.to_vec(),
+            Plan::Resume(id) => injected(args, at, "--resume", id),
+        }
+    }
+
+    fn reader(&self, mode: Mode) -> Box<dyn Reader> {
+        Box::new(CursorReader {
+            lines: (mode != Mode::Json).then(LineSplitter::new),
+            objects: ObjectSplitter::new(),
+            tally: Tally::default(),
+        })
+    }
+
+    fn transcript(&self, _: &Path, _: &str) -> Option<PathBuf> {
+        None
+    }
+
+    fn most_recent(&self, _: &Path) -> Option<String> {
+        None
+    }
+
+    fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf> {
+        const PLACES: [&str; 4] = [
+            ".agents/skills",
+            ".cursor/skills",
+            ".claude/skills",
+            ".codex/skills",
+        ];
+        let mut folders = skills_above(cwd, &PLACES);
+        let beside = home()
+            .into_iter()
+            .chain(asked.extra_dirs.iter().map(|d| cwd.join(d)));
+        for dir in beside {
+            folders.extend(PLACES.iter().map(|p| dir.join(p)));
+        }
+        folders
+    }
+}
+
+fn session(words: &Words) -> AskedSession {
+    match words.first_operand().and_then(OsStr::to_str) {
+        Some("resume") => return AskedSession::Continue,
+        Some("ls") => return AskedSession::ResumePicker,
+        Some(c) if is_command(c) => return AskedSession::NoConversation,
+        _ => {}
+    }
+    if words.has("--resume") {
+        return match words.text("--resume").as_deref() {
+            // What `--continue` is short for.
+            Some("-1") => AskedSession::Continue,
+            Some(id) => AskedSession::Resume(id.to_owned()),
+            None => AskedSession::ResumePicker,
+        };
+    }
+    if words.has("--continue") {
+        return AskedSession::Continue;
+    }
+    if ELSEWHERE.iter().any(|o| words.has(o)) {
+        return AskedSession::NoConversation;
+    }
+    AskedSession::Unsaid
+}
+
+#[derive(Debug)]
+struct CursorReader {
+    /// None where the output is one object.
+    lines: Option<LineSplitter>,
+    objects: ObjectSplitter,
+    tally: Tally,
+}
+
+impl Reader for CursorReader {
+    fn feed(&mut self, bytes: &[u8]) {
+        let tally = &mut self.tally;
+        match &mut self.lines {
+            Some(lines) => lines.push(bytes, |l| tally.line(l)),
+            None => self.objects.push(bytes, |o| tally.line(o)),
+        }
+    }
+
+    fn finish(&mut self) {
+        let tally = &mut self.tally;
+        if let Some(lines) = &mut self.lines {
+            lines.finish(|l| tally.line(l));
+        }
+    }
+
+    fn observed(&self) -> &Observed {
+        &self.tally.observed
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    observed: Observed,
+    /// Calls without an answer: id and tool.
+    calls: Vec<(String, String)>,
+}
+
+impl Tally {
+    fn line(&mut self, line: &[u8]) {
+        let Ok(e) = Event::read(line) else { return };
+        if let Some(id) = e.session_id.as_deref().filter(|id| is_session_id(id))
+            && self.observed.session_id.as_deref() != Some(id)
+        {
+            self.observed.session_id = Some(id.to_owned());
+        }
+        match (e.kind.as_deref(), e.subtype.as_deref()) {
+            (Some("system"), Some("init")) => {
+                if let Some(model) = e.model {
+                    self.observed.model = Some(model.into_owned());
+                }
+            }
+            (Some("tool_call"), Some(step)) => self.tool(step, e.call_id, e.tool),
+            (Some("result"), _) => self.result(&e),
+            _ => {}
+        }
+    }
+
+    fn tool(&mut self, step: &str, call: Option<Cow<'_, str>>, tool: Option<Cow<'_, str>>) {
+        let Some(call) = call else { return };
+        self.calls.retain(|(known, _)| *known != call);
+        if step == "started" && self.calls.len() < REMEMBERED {
+            let tool = tool.map_or_else(|| "a tool".to_owned(), Cow::into_owned);
+            self.calls.push((call.into_owned(), tool));
+        }
+        self.observed.tool_in_flight = self.calls.last().map(|(_, tool)| tool.clone());
+    }
+
+    fn result(&mut self, e: &Event<'_>) {
+        if let Some(usage) = e.usage {
+            let counts = &mut self.observed.counts;
+            counts.input_tokens = usage.input;
+            counts.output_tokens = usage.output;
+            counts.cache_read_tokens = usage.cache_read;
+            counts.cache_creation_tokens = usage.cache_creation;
+        }
+        self.calls.clear();
+        self.observed.tool_in_flight = None;
+        self.observed.result = Some(e.verdict());
+        self.observed.results += 1;
+    }
+}
+
+fn is_command(word: &str) -> bool {
+    COMMANDS.split_whitespace().any(|c| c == word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::outcome_of;
+    use crate::task::{Counts, Outcome};
+    use proptest::prelude::*;
+
+    const DIRECT: Cursor = Cursor { wrapped: false };
+    const STREAM: &[u8] = include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/samples/cursor-stream-json.jsonl"
+    ));
+    const OBJECT: &[u8] = include_bytes!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/samples/cursor-json.json"
+    ));
+    const CHAT: &str = "6ce4a1f2-0b3d-4c5e-9f60-718293a4b5c6";
+
+    fn args(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn read(mode: Mode, bytes: &[u8]) -> Observed {
+        let mut reader = DIRECT.reader(mode);
+        reader.feed(bytes);
+        reader.finish();
+        reader.observed().clone()
+    }
+
+    #[test]
+    fn a_stream_is_read_to_its_result() {
+        let o = read(Mode::StreamJson, STREAM);
+        assert_eq!(o.session_id.as_deref(), Some(CHAT));
+        assert_eq!(o.model.as_deref(), Some("Composer 2"));
+        assert_eq!(
+            o.counts,
+            Counts {
+                cost_usd: None,
+                turns: None,
+                input_tokens: Some(1523),
+                output_tokens: Some(87),
+                cache_read_tokens: Some(4096),
+                cache_creation_tokens: Some(12),
+            }
+        );
+        assert_eq!(o.tool_in_flight, None);
+        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Ok);
+    }
+
+    #[test]
+    fn the_tool_in_flight_is_one_that_has_not_answered() {
+        let lines: Vec<&[u8]> = STREAM.split_inclusive(|b| *b == b'\n').collect();
+        let until = |n: usize| read(Mode::StreamJson, &lines[..n].concat());
+        let tool = |n: usize| until(n).tool_in_flight;
+        assert_eq!(tool(4), None);
+        assert_eq!(tool(5).as_deref(), Some("read"));
+        assert_eq!(tool(6).as_deref(), Some("shell"));
+        assert_eq!(tool(7).as_deref(), Some("shell"));
+        assert_eq!(tool(8), None);
+        assert_eq!(outcome_of(Mode::StreamJson, &until(9)), Outcome::Missing);
+    }
+
+    #[test]
+    fn one_object_says_it_all() {
+        let o = read(Mode::Json, OBJECT);
+        assert_eq!(o.session_id.as_deref(), Some(CHAT));
+        assert_eq!(
+            (o.counts.input_tokens, o.counts.output_tokens),
+            (Some(1523), Some(87))
+        );
+        assert_eq!(o.counts.cache_read_tokens, None);
+        assert_eq!(outcome_of(Mode::Json, &o), Outcome::Ok);
+    }
+
+    #[test]
+    fn what_the_argv_says_is_seen() {
+        use AskedSession::{Continue, NoConversation, Resume, ResumePicker, Unsaid};
+        for (line, session) in [
+            ("-p hi --output-format json", Unsaid),
+            ("--resume abc -p hi", Resume("abc".into())),
+            ("--resume=abc", Resume("abc".into())),
+            ("--resume", ResumePicker),
+            ("ls", ResumePicker),
+            ("--continue", Continue),
+            ("--resume=-1", Continue),
+            ("resume -p hi", Continue),
+            ("-p -- --resume x", Unsaid),
+            ("--model --resume hi", Unsaid),
+            ("agent --resume abc", Resume("abc".into())),
+            ("login", NoConversation),
+            ("status", NoConversation),
+            ("-c hi", NoConversation),
+            ("--version", NoConversation),
+        ] {
+            assert_eq!(DIRECT.asked(&args(line), false).session, session, "{line}");
+        }
+        let asked = DIRECT.asked(
+            &args("-p --model gpt-5 --output-format=stream-json hi"),
+            true,
+        );
+        assert_eq!(
+            (asked.mode, asked.model.as_deref()),
+            (Mode::StreamJson, Some("gpt-5"))
+        );
+    }
+
+    #[test]
+    fn a_chat_is_resumed_where_one_is_held() {
+        let resumed = |line: &str| DIRECT.argv(&args(line), &Plan::Resume("ID".into()));
+        assert_eq!(resumed("-p hi"), args("--resume ID -p hi"));
+        assert_eq!(resumed("agent -p hi"), args("agent --resume ID -p hi"));
+        assert_eq!(resumed("login"), args("login"));
+        let wrapped =
+            Cursor { wrapped: true }.argv(&args("-n 5 agent -p"), &Plan::Resume("ID".into()));
+        assert_eq!(wrapped, args("-n 5 agent --resume ID -p"));
+        assert_eq!(
+            DIRECT.argv(&args("-p"), &Plan::Assign("ID".into())),
+            args("-p")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_users_words_survive_in_order(
+            line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|agent|ls)", 0..8),
+            wrapped: bool,
+        ) {
+            let args: Vec<OsString> = line.iter().map(OsString::from).collect();
+            let cursor = Cursor { wrapped };
+            let mut argv = cursor.argv(&args, &Plan::Resume("a".into()));
+            if argv.len() > args.len() {
+                let at = cursor.start(&args);
+                argv.drain(at..at + 2);
+            }
+            prop_assert_eq!(argv, args);
+        }
+    }
+}

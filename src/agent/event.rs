@@ -1,0 +1,359 @@
+//! One event of an agent's JSON output: the keys that bookend looks at, whichever agent wrote them.
+//!
+//! Keys are read by name and in any order. An event that is cut or no JSON is no event at all.
+
+use std::borrow::Cow;
+
+use super::RunResult;
+use super::json::{Cursor, Malformed, Parsed};
+
+/// Characters of an error's text that are kept.
+const ERROR_TEXT: usize = 8 << 10;
+
+pub type Text<'a> = Option<Cow<'a, str>>;
+
+/// Tokens as an event counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub input: Option<i64>,
+    pub output: Option<i64>,
+    pub cache_read: Option<i64>,
+    pub cache_creation: Option<i64>,
+}
+
+impl Usage {
+    pub fn plus(self, other: Usage) -> Usage {
+        self.with(other, i64::saturating_add)
+    }
+
+    /// The larger of each: counts of one message only grow while it streams.
+    pub fn most(self, other: Usage) -> Usage {
+        self.with(other, i64::max)
+    }
+
+    fn with(self, other: Usage, join: fn(i64, i64) -> i64) -> Usage {
+        let one = |a: Option<i64>, b: Option<i64>| match (a, b) {
+            (Some(a), Some(b)) => Some(join(a, b)),
+            (a, b) => a.or(b),
+        };
+        Usage {
+            input: one(self.input, other.input),
+            output: one(self.output, other.output),
+            cache_read: one(self.cache_read, other.cache_read),
+            cache_creation: one(self.cache_creation, other.cache_creation),
+        }
+    }
+}
+
+/// What one block of a message's content says of tools.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Block<'a> {
+    Call {
+        id: Cow<'a, str>,
+        name: Cow<'a, str>,
+    },
+    Answer {
+        id: Cow<'a, str>,
+    },
+}
+
+#[derive(Debug, Default)]
+pub struct Message<'a> {
+    pub id: Text<'a>,
+    pub model: Text<'a>,
+    pub usage: Option<Usage>,
+    pub blocks: Vec<Block<'a>>,
+}
+
+/// The event inside a `stream_event`: what the API sent, as it came.
+#[derive(Debug, Default)]
+pub struct Stream<'a> {
+    pub kind: Text<'a>,
+    pub message: Option<Message<'a>>,
+    pub usage: Option<Usage>,
+}
+
+#[derive(Debug, Default)]
+pub struct Event<'a> {
+    pub kind: Text<'a>,
+    pub subtype: Text<'a>,
+    pub session_id: Text<'a>,
+    pub model: Text<'a>,
+    pub usage: Option<Usage>,
+    pub message: Option<Message<'a>>,
+    pub stream: Option<Stream<'a>>,
+    /// The message that a `stream_event` belongs to.
+    pub message_id: Text<'a>,
+    /// The call of the subagent that speaks.
+    pub parent: Text<'a>,
+    /// How many background tasks run, where the event lists them.
+    pub tasks: Option<usize>,
+    pub task_id: Text<'a>,
+    pub backgrounded: Option<bool>,
+    /// The tool call of a `tool_call` event.
+    pub call_id: Text<'a>,
+    pub tool: Text<'a>,
+    pub turns: Option<i64>,
+    /// US dollars.
+    pub cost: Option<f64>,
+    /// The model that cost most, of those that `modelUsage` lists.
+    pub costliest: Text<'a>,
+    is_error: Option<bool>,
+    result: Option<&'a [u8]>,
+    errors: Option<&'a [u8]>,
+}
+
+impl<'a> Event<'a> {
+    /// Reads one whole event.
+    #[inline]
+    pub fn read(text: &'a [u8]) -> Parsed<Event<'a>> {
+        let mut c = Cursor::new(text);
+        let mut e = Event::default();
+        let mut any = false;
+        c.object(|c, key| {
+            any = true;
+            match key {
+                b"type" => e.kind = c.string()?,
+                b"subtype" => e.subtype = c.string()?,
+                b"session_id" => e.session_id = c.string()?,
+                b"model" => e.model = c.string()?,
+                b"usage" => e.usage = usage(c)?,
+                b"message" => e.message = message(c)?,
+                b"event" => e.stream = stream(c)?,
+                b"api_message_id" => e.message_id = c.string()?,
+                b"parent_tool_use_id" => e.parent = c.string()?,
+                b"tasks" => e.tasks = length(c)?,
+                b"task_id" => e.task_id = c.string()?,
+                b"is_backgrounded" => e.backgrounded = c.boolean()?,
+                b"call_id" => e.call_id = c.string()?,
+                b"tool_call" => e.tool = tool(c)?,
+                b"num_turns" => e.turns = c.count()?,
+                b"total_cost_usd" => e.cost = c.number()?.filter(|n| *n >= 0.0),
+                b"modelUsage" => e.costliest = costliest(c)?,
+                b"is_error" => e.is_error = c.boolean()?,
+                b"result" => e.result = Some(c.raw()?),
+                b"errors" => e.errors = Some(c.raw()?),
+                _ => c.skip()?,
+            }
+            Ok(())
+        })?;
+        if any && c.at_end() {
+            Ok(e)
+        } else {
+            Err(Malformed)
+        }
+    }
+
+    /// What a `result` event says of success: `is_error` decides, since a failed call to the API has the
+    /// subtype `success` too; where it is missing, the subtype.
+    pub fn verdict(&self) -> RunResult {
+        let subtype = self.subtype.as_deref().unwrap_or("");
+        if !self.is_error.unwrap_or(subtype.starts_with("error")) {
+            return RunResult { error: None };
+        }
+        let mut text = self
+            .result
+            .and_then(|raw| Cursor::new(raw).string().ok().flatten())
+            .unwrap_or_default()
+            .into_owned();
+        if text.trim().is_empty() {
+            text = self.errors.map(joined).unwrap_or_default();
+        }
+        if text.trim().is_empty() {
+            text = format!("the agent's result says error ({subtype})");
+        }
+        if let Some((end, _)) = text.char_indices().nth(ERROR_TEXT) {
+            text.truncate(end);
+        }
+        RunResult { error: Some(text) }
+    }
+}
+
+fn joined(errors: &[u8]) -> String {
+    let mut all = Vec::new();
+    let read = Cursor::new(errors).array(|c| {
+        all.extend(c.string()?);
+        Ok(())
+    });
+    if read.is_ok() {
+        all.join("; ")
+    } else {
+        String::new()
+    }
+}
+
+/// Claude counts in `snake_case`, Cursor in `camelCase`.
+fn usage(c: &mut Cursor<'_>) -> Parsed<Option<Usage>> {
+    let mut u = Usage::default();
+    c.object(|c, key| {
+        match key {
+            b"input_tokens" | b"inputTokens" => u.input = c.count()?,
+            b"output_tokens" | b"outputTokens" => u.output = c.count()?,
+            b"cache_read_input_tokens" | b"cacheReadTokens" | b"cacheReadInputTokens" => {
+                u.cache_read = c.count()?;
+            }
+            b"cache_creation_input_tokens" | b"cacheWriteTokens" | b"cacheCreationInputTokens" => {
+                u.cache_creation = c.count()?;
+            }
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok((u != Usage::default()).then_some(u))
+}
+
+fn message<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Message<'a>>> {
+    let mut m = Message::default();
+    c.object(|c, key| {
+        match key {
+            b"id" => m.id = c.string()?,
+            b"model" => m.model = c.string()?,
+            b"usage" => m.usage = usage(c)?,
+            b"content" => c.array(|c| {
+                m.blocks.extend(block(c)?);
+                Ok(())
+            })?,
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(Some(m))
+}
+
+fn block<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Block<'a>>> {
+    let (mut kind, mut id, mut name, mut call) = (None, None, None, None);
+    c.object(|c, key| {
+        match key {
+            b"type" => kind = c.string()?,
+            b"id" => id = c.string()?,
+            b"name" => name = c.string()?,
+            b"tool_use_id" => call = c.string()?,
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(match (kind.as_deref(), id, name, call) {
+        (Some("tool_use"), Some(id), Some(name), _) => Some(Block::Call { id, name }),
+        (Some("tool_result"), _, _, Some(id)) => Some(Block::Answer { id }),
+        _ => None,
+    })
+}
+
+fn stream<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Stream<'a>>> {
+    let mut s = Stream::default();
+    c.object(|c, key| {
+        match key {
+            b"type" => s.kind = c.string()?,
+            b"message" => s.message = message(c)?,
+            b"usage" => s.usage = usage(c)?,
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(Some(s))
+}
+
+fn length(c: &mut Cursor<'_>) -> Parsed<Option<usize>> {
+    if !c.begins_with(b'[')? {
+        c.skip()?;
+        return Ok(None);
+    }
+    let mut n = 0;
+    c.array(|c| {
+        n += 1;
+        c.skip()
+    })?;
+    Ok(Some(n))
+}
+
+/// The tool of a Cursor event is the one key of its object, e.g. `shellToolCall`.
+fn tool<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
+    let mut name = None;
+    c.object(|c, key| {
+        if let Some(tool) = key.strip_suffix(b"ToolCall") {
+            name.get_or_insert(String::from_utf8_lossy(tool));
+        }
+        c.skip()
+    })?;
+    Ok(name)
+}
+
+fn costliest<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
+    let mut best: Option<(f64, Cow<'a, str>)> = None;
+    c.object(|c, key| {
+        let mut cost = 0.0;
+        c.object(|c, key| {
+            match key {
+                b"costUSD" => cost = c.number()?.unwrap_or(0.0),
+                _ => c.skip()?,
+            }
+            Ok(())
+        })?;
+        if best.as_ref().is_none_or(|(most, _)| cost > *most) {
+            best = Some((cost, String::from_utf8_lossy(key)));
+        }
+        Ok(())
+    })?;
+    Ok(best.map(|(_, model)| model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_the_wrong_type_loses_no_other_key() {
+        let e = Event::read(
+            br#"{"session_id":7,"num_turns":"x","usage":{"input_tokens":"9","output_tokens":3},
+            "message":"hm","tasks":{},"total_cost_usd":[],"is_error":"yes",
+            "type":"result","subtype":"error_x"}"#,
+        )
+        .unwrap();
+        assert_eq!(e.kind.as_deref(), Some("result"));
+        assert_eq!(
+            (e.session_id.as_deref(), e.turns, e.cost, e.tasks),
+            (None, None, None, None)
+        );
+        assert_eq!(e.usage.unwrap().output, Some(3));
+        assert!(e.verdict().error.is_some());
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts() {
+        let e = Event::read(br#"{"num_turns":1,"num_turns":2}"#).unwrap();
+        assert_eq!(e.turns, Some(2));
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_event() {
+        for text in [
+            "",
+            "[]",
+            "1",
+            "\"type\"",
+            "null",
+            "{}",
+            "{\"type\":\"result\"",
+            "hello",
+        ] {
+            assert!(Event::read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_text_still_has_one() {
+        let e = Event::read(br#"{"type":"result","subtype":"odd","is_error":true,"result":""}"#);
+        assert_eq!(
+            e.unwrap().verdict().error.as_deref(),
+            Some("the agent's result says error (odd)")
+        );
+    }
+
+    #[test]
+    fn the_model_is_the_one_that_cost_most() {
+        let e = Event::read(
+            br#"{"modelUsage":{"small":{"costUSD":0.1},"large":{"costUSD":0.9},"odd":7}}"#,
+        );
+        assert_eq!(e.unwrap().costliest.as_deref(), Some("large"));
+    }
+}

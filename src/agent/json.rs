@@ -1,0 +1,374 @@
+//! Reads what is wanted from a JSON text and steps over the rest, in one pass, without a copy and without
+//! recursion: tool results of a megabyte pass through here while the agent waits for nobody.
+//!
+//! It is lenient where that loses nothing (a value of another type than the one due is no value, the last
+//! of two equal keys counts), and strict where a line is cut: then nothing of it is believed.
+
+use std::borrow::Cow;
+
+use memchr::{memchr, memchr2};
+
+/// The text ended too early, or is not JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed;
+
+pub type Parsed<T> = Result<T, Malformed>;
+
+/// A place in a JSON text.
+#[derive(Debug)]
+pub struct Cursor<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub fn new(text: &'a [u8]) -> Cursor<'a> {
+        Cursor { text, at: 0 }
+    }
+
+    /// Nothing but white space is left.
+    pub fn at_end(&mut self) -> bool {
+        self.blank();
+        self.at == self.text.len()
+    }
+
+    /// Calls `member` for each key of the object here, with the cursor before its value, which `member`
+    /// must read or skip. Any other value is skipped.
+    pub fn object(
+        &mut self,
+        mut member: impl FnMut(&mut Self, &'a [u8]) -> Parsed<()>,
+    ) -> Parsed<()> {
+        if self.peek()? != b'{' {
+            return self.skip();
+        }
+        self.at += 1;
+        if self.peek()? == b'}' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            let key = self.quoted()?;
+            self.expect(b':')?;
+            member(self, key)?;
+            if self.last_of(b'}')? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Calls `element` before each element of the array here, which it must read or skip. Any other
+    /// value is skipped.
+    pub fn array(&mut self, mut element: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
+        if self.peek()? != b'[' {
+            return self.skip();
+        }
+        self.at += 1;
+        if self.peek()? == b']' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            element(self)?;
+            if self.last_of(b']')? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The string here; any other value is skipped.
+    pub fn string(&mut self) -> Parsed<Option<Cow<'a, str>>> {
+        if self.peek()? != b'"' {
+            self.skip()?;
+            return Ok(None);
+        }
+        Ok(Some(unescaped(self.quoted()?)))
+    }
+
+    /// The number here; any other value is skipped.
+    pub fn number(&mut self) -> Parsed<Option<f64>> {
+        let word = self.raw()?;
+        let digits = word
+            .first()
+            .is_some_and(|b| b.is_ascii_digit() || *b == b'-');
+        Ok(std::str::from_utf8(word)
+            .ok()
+            .filter(|_| digits)
+            .and_then(|w| w.parse().ok())
+            .filter(|n: &f64| n.is_finite()))
+    }
+
+    /// The count here, never below 0; any other value is skipped.
+    pub fn count(&mut self) -> Parsed<Option<i64>> {
+        let start = self.at;
+        if let Some(n) = self.digits() {
+            return Ok(Some(n));
+        }
+        self.at = start;
+        let n = self.number()?;
+        Ok(n.filter(|n| (0.0..9e15).contains(n)).map(|n| n as i64))
+    }
+
+    /// A plain run of up to 15 digits, as nearly all counts are.
+    fn digits(&mut self) -> Option<i64> {
+        self.blank();
+        let start = self.at;
+        let mut n = 0;
+        loop {
+            match self.text.get(self.at)? {
+                digit @ b'0'..=b'9' if self.at < start + 15 => n = n * 10 + i64::from(digit - b'0'),
+                b',' | b'}' | b']' if self.at > start => return Some(n),
+                _ => return None,
+            }
+            self.at += 1;
+        }
+    }
+
+    /// The truth value here; any other value is skipped.
+    pub fn boolean(&mut self) -> Parsed<Option<bool>> {
+        Ok(match self.raw()? {
+            b"true" => Some(true),
+            b"false" => Some(false),
+            _ => None,
+        })
+    }
+
+    /// The value here as it is written.
+    pub fn raw(&mut self) -> Parsed<&'a [u8]> {
+        self.peek()?;
+        let start = self.at;
+        self.skip()?;
+        Ok(&self.text[start..self.at])
+    }
+
+    /// Whether the value here begins with `byte`.
+    pub fn begins_with(&mut self, byte: u8) -> Parsed<bool> {
+        Ok(self.peek()? == byte)
+    }
+
+    /// Past the value here, whatever it is.
+    pub fn skip(&mut self) -> Parsed<()> {
+        match self.peek()? {
+            b'"' => self.quoted().map(drop),
+            b'{' | b'[' => self.skip_nested(),
+            b',' | b':' | b'}' | b']' => Err(Malformed),
+            _ => {
+                let rest = &self.text[self.at..];
+                let end = |b: &u8| matches!(b, b',' | b'}' | b']') || b.is_ascii_whitespace();
+                self.at += rest.iter().position(end).unwrap_or(rest.len());
+                Ok(())
+            }
+        }
+    }
+
+    fn skip_nested(&mut self) -> Parsed<()> {
+        let mut depth = 0usize;
+        loop {
+            match self.text.get(self.at).ok_or(Malformed)? {
+                b'"' => {
+                    self.quoted()?;
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What stands between the quotes here, escapes as they are.
+    fn quoted(&mut self) -> Parsed<&'a [u8]> {
+        if self.peek()? != b'"' {
+            return Err(Malformed);
+        }
+        let start = self.at + 1;
+        let mut at = start;
+        loop {
+            at = self.quote_or_escape(at)?;
+            if self.text[at] == b'"' {
+                self.at = at + 1;
+                return Ok(&self.text[start..at]);
+            }
+            at += 2;
+        }
+    }
+
+    /// The next quote or backslash from `at` on. Keys and short values end within a few words, before a
+    /// vector search has begun.
+    fn quote_or_escape(&self, mut at: usize) -> Parsed<usize> {
+        let rest = self.text.get(at..).ok_or(Malformed)?;
+        for word in rest.chunks_exact(8).take(5) {
+            let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+            let found = holds(word, b'"') | holds(word, b'\\');
+            if found != 0 {
+                return Ok(at + found.trailing_zeros() as usize / 8);
+            }
+            at += 8;
+        }
+        let rest = &self.text[at..];
+        memchr2(b'"', b'\\', rest).map(|i| at + i).ok_or(Malformed)
+    }
+
+    /// Past a comma, or past the `close` that ends the object or array here.
+    fn last_of(&mut self, close: u8) -> Parsed<bool> {
+        let next = self.peek()?;
+        self.at += 1;
+        match next {
+            b',' => Ok(false),
+            b if b == close => Ok(true),
+            _ => Err(Malformed),
+        }
+    }
+
+    fn expect(&mut self, byte: u8) -> Parsed<()> {
+        if self.peek()? != byte {
+            return Err(Malformed);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn peek(&mut self) -> Parsed<u8> {
+        self.blank();
+        self.text.get(self.at).copied().ok_or(Malformed)
+    }
+
+    fn blank(&mut self) {
+        while self.text.get(self.at).is_some_and(u8::is_ascii_whitespace) {
+            self.at += 1;
+        }
+    }
+}
+
+/// Sets the high bit of the bytes of `word` that are `byte`; above the lowest one set, others may be too.
+fn holds(word: u64, byte: u8) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let same_is_zero = word ^ (ONES * u64::from(byte));
+    same_is_zero.wrapping_sub(ONES) & !same_is_zero & (ONES << 7)
+}
+
+fn unescaped(inner: &[u8]) -> Cow<'_, str> {
+    if memchr(b'\\', inner).is_none() {
+        return std::str::from_utf8(inner)
+            .map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed);
+    }
+    let quoted = [b"\"", inner, b"\""].concat();
+    match serde_json::from_slice(&quoted) {
+        Ok(text) => Cow::Owned(text),
+        Err(_) => Cow::Owned(String::from_utf8_lossy(inner).into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn keys(text: &str) -> Parsed<Vec<(String, String)>> {
+        let mut out = Vec::new();
+        let mut cursor = Cursor::new(text.as_bytes());
+        cursor.object(|c, key| {
+            let value = c.raw()?;
+            out.push((
+                String::from_utf8_lossy(key).into_owned(),
+                String::from_utf8_lossy(value).into_owned(),
+            ));
+            Ok(())
+        })?;
+        if cursor.at_end() {
+            Ok(out)
+        } else {
+            Err(Malformed)
+        }
+    }
+
+    #[test]
+    fn members_are_read_whatever_their_values() {
+        let found = keys(r#" { "a" : [1,{"}":"]"}] , "b":"x\"y", "c":-1.5e3,"d":null } "#).unwrap();
+        let values: Vec<_> = found.iter().map(|(_, v)| v.as_str()).collect();
+        assert_eq!(values, [r#"[1,{"}":"]"}]"#, r#""x\"y""#, "-1.5e3", "null"]);
+    }
+
+    #[test]
+    fn what_is_cut_or_not_json_is_malformed() {
+        for text in [
+            "",
+            "{",
+            r#"{"a"#,
+            r#"{"a""#,
+            r#"{"a":"#,
+            r#"{"a":1"#,
+            r#"{"a":1,"#,
+            r#"{"a":"\"#,
+            r#"{"a":[}"#,
+            r#"{"a":{"b":1}"#,
+            r#"{"a" 1}"#,
+            r#"{a:1}"#,
+            r#"{"a":1} x"#,
+            r#"{"a":1 "b":2}"#,
+            r#"{"a":,}"#,
+        ] {
+            assert_eq!(keys(text), Err(Malformed), "{text}");
+        }
+    }
+
+    #[test]
+    fn deep_nesting_takes_no_stack() {
+        let deep = format!(
+            r#"{{"a":{}{},"b":1}}"#,
+            "[".repeat(1 << 20),
+            "]".repeat(1 << 20)
+        );
+        assert_eq!(keys(&deep).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn numbers_beyond_reason_are_no_numbers() {
+        let n = |text: &str| Cursor::new(text.as_bytes()).count().unwrap();
+        assert_eq!(n("12"), Some(12));
+        assert_eq!(n("1e3"), Some(1000));
+        for text in [
+            "1e400",
+            "-3",
+            "99999999999999999999999",
+            "\"7\"",
+            "null",
+            "nan",
+            "inf",
+            "[1]",
+        ] {
+            assert_eq!(n(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_are_unescaped_and_broken_ones_kept_as_they_are() {
+        let s = |text: &str| {
+            Cursor::new(text.as_bytes())
+                .string()
+                .unwrap()
+                .unwrap()
+                .into_owned()
+        };
+        assert_eq!(s(r#""a\n\u00e9\ud83d\ude00""#), "a\né😀");
+        assert_eq!(s(r#""\ud83d""#), r"\ud83d");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_can_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let mut c = Cursor::new(&bytes);
+            let _ = c.object(|c, _| c.array(|c| c.string().map(drop)));
+            let _ = Cursor::new(&bytes).number();
+            let _ = Cursor::new(&bytes).string();
+        }
+
+        #[test]
+        fn nor_can_anything_like_json(text in "[\\[\\]{}\":,\\\\ 1a]{0,40}") {
+            let _ = keys(&text);
+        }
+    }
+}

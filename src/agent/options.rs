@@ -1,0 +1,161 @@
+//! Reads an agent's argv the way the agent itself does (both are built on commander.js): which words are
+//! options, which are values, and which are the person's own, so that a prompt is never taken for a flag.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// The options of a program, in lists parted by white space. One that stands in no list takes no value.
+#[derive(Debug)]
+pub struct Options {
+    /// Always take the next word as their value.
+    pub one: &'static str,
+    /// Take the next word unless it looks like an option.
+    pub maybe: &'static str,
+    /// Take all words up to the next option.
+    pub many: &'static str,
+    /// The other names of options, short ones above all.
+    pub alias: &'static [(&'static str, &'static str)],
+}
+
+/// A word of the argv, with its value if it takes one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Word {
+    Option {
+        name: String,
+        value: Option<OsString>,
+    },
+    /// One that no option took: a prompt, a subcommand.
+    Operand(OsString),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Nothing,
+    One,
+    Maybe,
+    Many,
+}
+
+impl Options {
+    pub fn read(&self, args: &[OsString]) -> Vec<Word> {
+        let mut words = Vec::new();
+        let mut swallowing: Option<String> = None;
+        let mut rest: Vec<OsString> = args.iter().rev().cloned().collect();
+        while let Some(arg) = rest.pop() {
+            if arg == "--" {
+                words.extend(rest.drain(..).rev().map(Word::Operand));
+                break;
+            }
+            if !looks_like_option(&arg) {
+                words.push(match &swallowing {
+                    Some(name) => option(name, Some(arg)),
+                    None => Word::Operand(arg),
+                });
+                continue;
+            }
+            swallowing = None;
+            let bytes = arg.as_bytes();
+            if !bytes.starts_with(b"--") && bytes.len() > 2 {
+                self.short_cluster(bytes, &mut rest, &mut words);
+                continue;
+            }
+            let (name, glued) = match bytes.iter().position(|b| *b == b'=') {
+                Some(i) => (
+                    &bytes[..i],
+                    Some(OsStr::from_bytes(&bytes[i + 1..]).to_owned()),
+                ),
+                None => (bytes, None),
+            };
+            let name = self.long_name(&String::from_utf8_lossy(name));
+            if glued.is_some() {
+                words.push(option(&name, glued));
+                continue;
+            }
+            let takes = self.takes(&name);
+            let value = match takes {
+                Takes::One | Takes::Many => rest.pop(),
+                Takes::Maybe => rest.pop_if(|next| !looks_like_option(next)),
+                Takes::Nothing => None,
+            };
+            words.push(option(&name, value));
+            swallowing = (takes == Takes::Many).then_some(name);
+        }
+        words
+    }
+
+    /// `-pc` is `-p -c`, and `-rID` is `-r ID`.
+    fn short_cluster(&self, bytes: &[u8], rest: &mut Vec<OsString>, words: &mut Vec<Word>) {
+        let name = self.long_name(&String::from_utf8_lossy(&bytes[..2]));
+        let tail = &bytes[2..];
+        if self.takes(&name) == Takes::Nothing {
+            words.push(option(&name, None));
+            rest.push(OsString::from_vec([b"-", tail].concat()));
+        } else {
+            words.push(option(&name, Some(OsStr::from_bytes(tail).to_owned())));
+        }
+    }
+
+    fn long_name(&self, name: &str) -> String {
+        let alias = self.alias.iter().find(|(other, _)| *other == name);
+        alias.map_or(name, |(_, long)| long).to_owned()
+    }
+
+    fn takes(&self, name: &str) -> Takes {
+        let listed = |list: &str| list.split_whitespace().any(|o| o == name);
+        if listed(self.one) {
+            Takes::One
+        } else if listed(self.maybe) {
+            Takes::Maybe
+        } else if listed(self.many) {
+            Takes::Many
+        } else {
+            Takes::Nothing
+        }
+    }
+}
+
+fn option(name: &str, value: Option<OsString>) -> Word {
+    Word::Option {
+        name: name.to_owned(),
+        value,
+    }
+}
+
+fn looks_like_option(arg: &OsStr) -> bool {
+    arg.len() > 1 && arg.as_bytes()[0] == b'-'
+}
+
+/// What was read from an argv, to be asked for by name.
+#[derive(Debug)]
+pub struct Words(pub Vec<Word>);
+
+impl Words {
+    pub fn has(&self, name: &str) -> bool {
+        self.last(name).is_some()
+    }
+
+    /// The last mention of an option and its value: the one that counts.
+    pub fn last(&self, name: &str) -> Option<Option<&OsStr>> {
+        self.all(name).last()
+    }
+
+    /// The value of the last mention, where it is not empty.
+    pub fn text(&self, name: &str) -> Option<String> {
+        let value = self.last(name)??.to_string_lossy().into_owned();
+        (!value.is_empty()).then_some(value)
+    }
+
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = Option<&'a OsStr>> {
+        self.0.iter().filter_map(move |w| match w {
+            Word::Option { name: n, value } if n == name => Some(value.as_deref()),
+            Word::Option { .. } | Word::Operand(_) => None,
+        })
+    }
+
+    pub fn first_operand(&self) -> Option<&OsStr> {
+        self.0.iter().find_map(|w| match w {
+            Word::Operand(o) => Some(o.as_os_str()),
+            Word::Option { .. } => None,
+        })
+    }
+}

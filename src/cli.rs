@@ -1,0 +1,360 @@
+//! The command line, turned into plain requests. No logic; nobody below sees clap.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::list;
+use crate::process::leftovers::Policy;
+use crate::run;
+use crate::show;
+use crate::task::{OnTerm, Status};
+
+/// Puts one durable row at each end of a coding agent's run.
+#[derive(Debug, Parser)]
+#[command(name = "bookend", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    /// The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else
+    /// $XDG_STATE_HOME/bookend/bookend.db]
+    #[arg(long, global = true, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<RunArgs>),
+    List(ListArgs),
+    Show(ShowArgs),
+}
+
+/// Run an agent, with one row at each end of it
+///
+/// The `running` row is committed before the agent executes; the terminal one when it ends. bookend then
+/// leaves as the agent left: by the same exit code or the same signal.
+///
+/// Exit codes of bookend itself: 2 usage, 75 the key is busy, 78 unsafe resume refused, 124 timed out,
+/// 125 bookend failed before the agent ran, 126 and 127 as the shell's.
+///
+/// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
+/// warns. `</dev/null` costs nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
+    bookend run --repo charles/claude-hooks --issue 1104 --agent dev -- claude -p 'go on'\n  \
+    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'")]
+struct RunArgs {
+    /// The task's id [default: a new UUIDv7]
+    #[arg(long)]
+    id: Option<String>,
+    /// What must not run twice at once and whose conversation continues [default: from --repo and --issue]
+    #[arg(long, env = "BOOKEND_KEY")]
+    key: Option<String>,
+    /// The repository the task is about, e.g. charles/claude-hooks
+    #[arg(long, env = "BOOKEND_REPO")]
+    repo: Option<String>,
+    /// The number of the issue the task is about
+    #[arg(long, env = "BOOKEND_ISSUE", value_name = "NUMBER", value_parser = issue)]
+    issue: Option<i64>,
+    /// On whose behalf the task runs
+    #[arg(long, env = "BOOKEND_USER")]
+    user: Option<String>,
+    /// The persona, e.g. dev [default: the program's base name]
+    #[arg(long, env = "BOOKEND_AGENT")]
+    agent: Option<String>,
+    /// The adapter: claude, cursor, command [default: by the program's base name]
+    #[arg(long, env = "BOOKEND_AGENT_TYPE", value_name = "TYPE")]
+    agent_type: Option<String>,
+    /// The model, for the row, where neither argv nor output name it
+    #[arg(long, env = "BOOKEND_MODEL")]
+    model: Option<String>,
+    /// Who serves the model [default: by the adapter]
+    #[arg(long, env = "BOOKEND_PROVIDER")]
+    provider: Option<String>,
+    /// Where the agent runs; it may be made by --prepare
+    #[arg(long, env = "BOOKEND_CWD", value_name = "DIR")]
+    cwd: Option<PathBuf>,
+    /// A shell command to run first, e.g. one that makes the worktree; if it fails the task ends as failure
+    #[arg(long, env = "BOOKEND_PREPARE", value_name = "CMD")]
+    prepare: Option<OsString>,
+    /// The forge, first part of a key that is made from --repo and --issue
+    #[arg(long, env = "BOOKEND_FORGE", default_value = "forgejo")]
+    forge: String,
+    /// Do not execute the agent unless it has this skill
+    #[arg(long, env = "BOOKEND_REQUIRE_SKILL", value_name = "NAME")]
+    require_skill: Option<String>,
+    /// End the agent after this long (30s, 10m, 2h; a bare number is seconds)
+    #[arg(long, env = "BOOKEND_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// End the agent after this long without output; only where its output is captured as it comes
+    #[arg(long, env = "BOOKEND_IDLE_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    idle_timeout: Option<Duration>,
+    /// How long each rung of the stopping ladder is given: the signal that came, SIGTERM, SIGKILL
+    #[arg(long, env = "BOOKEND_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    grace: Duration,
+    /// Wait for the task that holds the key, instead of leaving with 75
+    #[arg(long, env = "BOOKEND_WAIT", value_parser = FalseyValueParser::new())]
+    wait: bool,
+    /// Cancel the task that holds the key, then run
+    #[arg(long, env = "BOOKEND_REPLACE", value_parser = FalseyValueParser::new(), conflicts_with = "wait")]
+    replace: bool,
+    /// What SIGTERM and SIGHUP mean to the task
+    #[arg(long, env = "BOOKEND_ON_TERM", value_name = "STATUS", default_value = "interrupted")]
+    on_term: OnTermArg,
+    /// Start a fresh conversation, whatever the key's session is
+    #[arg(long, env = "BOOKEND_FRESH", value_parser = FalseyValueParser::new())]
+    fresh: bool,
+    /// Resume a session although the ledger knows it to be unsafe
+    #[arg(long, env = "BOOKEND_ALLOW_UNSAFE_RESUME", value_parser = FalseyValueParser::new())]
+    allow_unsafe_resume: bool,
+    /// What to do with processes that the agent leaves behind; auto: end them unless it succeeded
+    #[arg(long, env = "BOOKEND_LEFTOVERS", value_name = "POLICY", default_value = "auto")]
+    leftovers: LeftoversArg,
+    /// A shell command to run at the end, with the row as JSON on its stdin
+    #[arg(long, env = "BOOKEND_ON_FINISH", value_name = "CMD")]
+    on_finish: Option<OsString>,
+    /// How long after its end the row is kept
+    #[arg(long, env = "BOOKEND_RETENTION", value_name = "DURATION", value_parser = duration, default_value = "365d")]
+    retention: Duration,
+    /// Say nothing but errors
+    #[arg(short, long, env = "BOOKEND_QUIET", value_parser = FalseyValueParser::new(), conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say what bookend does; twice: in detail
+    #[arg(short, long, env = "BOOKEND_VERBOSE", action = ArgAction::Count)]
+    verbose: u8,
+    /// The agent's command line
+    #[arg(trailing_var_arg = true, required = true, value_name = "AGENT [ARGS]...")]
+    argv: Vec<OsString>,
+}
+
+/// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
+/// not take the outer one's key.
+pub const OPTION_VARIABLES: [&str; 25] = [
+    "BOOKEND_KEY",
+    "BOOKEND_REPO",
+    "BOOKEND_ISSUE",
+    "BOOKEND_USER",
+    "BOOKEND_AGENT",
+    "BOOKEND_AGENT_TYPE",
+    "BOOKEND_MODEL",
+    "BOOKEND_PROVIDER",
+    "BOOKEND_CWD",
+    "BOOKEND_PREPARE",
+    "BOOKEND_FORGE",
+    "BOOKEND_REQUIRE_SKILL",
+    "BOOKEND_TIMEOUT",
+    "BOOKEND_IDLE_TIMEOUT",
+    "BOOKEND_GRACE",
+    "BOOKEND_WAIT",
+    "BOOKEND_REPLACE",
+    "BOOKEND_ON_TERM",
+    "BOOKEND_FRESH",
+    "BOOKEND_ALLOW_UNSAFE_RESUME",
+    "BOOKEND_LEFTOVERS",
+    "BOOKEND_ON_FINISH",
+    "BOOKEND_RETENTION",
+    "BOOKEND_QUIET",
+    "BOOKEND_VERBOSE",
+];
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnTermArg {
+    Interrupted,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LeftoversArg {
+    Auto,
+    End,
+    Leave,
+}
+
+/// Show tasks, what runs first, then the newest
+#[derive(Debug, Args)]
+#[command(visible_alias = "ls")]
+struct ListArgs {
+    /// Only tasks of this status
+    #[arg(long, value_name = "STATUS", value_parser = status)]
+    status: Option<Status>,
+    /// Only tasks under this key
+    #[arg(long)]
+    key: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    limit: usize,
+    /// As one JSON object: {"ledger", "tasks": [...]}
+    #[arg(long, conflicts_with = "jsonl")]
+    json: bool,
+    /// As JSON, one task a line
+    #[arg(long)]
+    jsonl: bool,
+}
+
+/// Show all that is known of one task
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// The task's id, or enough of its beginning
+    id: String,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the user asked for.
+pub struct Invocation {
+    pub ledger: Option<PathBuf>,
+    pub request: Request,
+}
+
+pub enum Request {
+    Run(Box<run::Request>),
+    List(list::Request),
+    Show(show::Request),
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// clap's own message with its exit code; help and version come this way too.
+pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
+    let cli = Cli::try_parse_from(args)?;
+    let request = match cli.command {
+        Command::Run(args) => Request::Run(Box::new(run_request(*args))),
+        Command::List(a) => Request::List(list::Request {
+            status: a.status,
+            key: a.key,
+            limit: a.limit,
+            output: match (a.json, a.jsonl) {
+                (true, _) => list::Output::Json,
+                (_, true) => list::Output::JsonLines,
+                _ => list::Output::Table,
+            },
+        }),
+        Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
+    };
+    Ok(Invocation { ledger: cli.ledger, request })
+}
+
+fn run_request(a: RunArgs) -> run::Request {
+    run::Request {
+        id: a.id,
+        key: given(a.key),
+        repo: given(a.repo),
+        issue: a.issue,
+        user: given(a.user),
+        agent: given(a.agent),
+        agent_type: given(a.agent_type),
+        model: given(a.model),
+        provider: given(a.provider),
+        cwd: a.cwd.filter(|c| !c.as_os_str().is_empty()),
+        prepare: a.prepare.filter(|c| !c.is_empty()),
+        forge: a.forge,
+        require_skill: given(a.require_skill),
+        timeout: a.timeout,
+        idle_timeout: a.idle_timeout,
+        grace: a.grace,
+        when_busy: match (a.wait, a.replace) {
+            (true, _) => run::WhenBusy::Wait,
+            (_, true) => run::WhenBusy::Replace,
+            _ => run::WhenBusy::Refuse,
+        },
+        on_term: match a.on_term {
+            OnTermArg::Interrupted => OnTerm::Interrupted,
+            OnTermArg::Cancelled => OnTerm::Cancelled,
+        },
+        fresh: a.fresh,
+        allow_unsafe_resume: a.allow_unsafe_resume,
+        leftovers: match a.leftovers {
+            LeftoversArg::Auto => Policy::Auto,
+            LeftoversArg::End => Policy::End,
+            LeftoversArg::Leave => Policy::Leave,
+        },
+        on_finish: a.on_finish.filter(|c| !c.is_empty()),
+        retention: a.retention,
+        level: match (a.quiet, a.verbose) {
+            (true, _) => LevelFilter::ERROR,
+            (_, 0) => LevelFilter::WARN,
+            (_, 1) => LevelFilter::INFO,
+            _ => LevelFilter::DEBUG,
+        },
+        argv: a.argv,
+    }
+}
+
+/// An option variable that is set to nothing counts as not set.
+fn given(value: Option<String>) -> Option<String> {
+    value.filter(|v| !v.is_empty())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
+}
+
+fn issue(text: &str) -> Result<i64, String> {
+    let number = text.strip_prefix('#').unwrap_or(text);
+    number.parse().map_err(|_| "an issue is a number, like 1104".to_owned())
+}
+
+fn status(word: &str) -> Result<Status, String> {
+    Status::parse(word).ok_or_else(|| {
+        format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_run_but_id_has_a_variable_that_the_agent_does_not_inherit() {
+        let cli = Cli::command();
+        let run = cli.find_subcommand("run").expect("run is a command");
+        let variables: Vec<_> = run
+            .get_opts()
+            .chain(run.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values()))
+            .filter(|a| !["id", "ledger", "help", "version"].contains(&a.get_id().as_str()))
+            .map(|a| a.get_env().unwrap_or_else(|| panic!("{} has no variable", a.get_id())))
+            .collect();
+        assert!(variables.len() > 20);
+        for variable in variables {
+            assert!(OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_program_is_the_agents() {
+        for line in [&["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
+                     &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"]] {
+            let parsed = parse(line.iter().map(OsString::from).collect()).expect("parses");
+            let Request::Run(run) = parsed.request else { panic!("not a run") };
+            assert_eq!(run.argv, ["claude", "-p", "x", "--key", "k"]);
+        }
+    }
+
+    #[test]
+    fn an_option_that_does_not_exist_is_not_taken_for_the_program() {
+        assert!(parse(["bookend", "run", "--tmeout", "5", "--", "x"].map(OsString::from).to_vec()).is_err());
+    }
+
+    #[test]
+    fn a_bare_number_is_seconds() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert!(duration("soon").is_err());
+    }
+}

@@ -1,0 +1,101 @@
+//! What can go wrong with bookend itself, and the exit code that each thing leaves with.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// The exit codes of bookend itself. Otherwise it leaves as the agent left.
+pub mod exit_code {
+    /// Nothing matched, or findings with `--fail-on`.
+    pub const NOTHING: i32 = 1;
+    /// The command line was wrong.
+    pub const USAGE: i32 = 2;
+    /// The key is held by a live task. `EX_TEMPFAIL` of sysexits(3).
+    pub const BUSY: i32 = 75;
+    /// Resuming that session is unsafe. `EX_CONFIG` of sysexits(3).
+    pub const UNSAFE_RESUME: i32 = 78;
+    /// A time-out of ours ended the agent; as timeout(1).
+    pub const TIMED_OUT: i32 = 124;
+    /// bookend failed before the agent ran; as env(1).
+    pub const FAILED: i32 = 125;
+    /// The program is not executable; as the shell's.
+    pub const NOT_EXECUTABLE: i32 = 126;
+    /// The program was not found; as the shell's.
+    pub const NOT_FOUND: i32 = 127;
+}
+
+/// An error of bookend, with what the user can do about it.
+#[derive(Debug)]
+pub struct Error {
+    pub kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Usage,
+    Nothing,
+    Busy,
+    UnsafeResume,
+    /// bookend could not do its work; before the agent ran, nothing was executed.
+    Failed,
+    NotExecutable,
+    NotFound,
+}
+
+impl Error {
+    pub fn new(kind: Kind, message: impl fmt::Display) -> Error {
+        Error { kind, message: message.to_string(), hint: None }
+    }
+
+    pub fn usage(message: impl fmt::Display) -> Error {
+        Error::new(Kind::Usage, message)
+    }
+
+    pub fn failed(message: impl fmt::Display) -> Error {
+        Error::new(Kind::Failed, message)
+    }
+
+    /// Adds what the user can do.
+    pub fn hint(mut self, hint: impl fmt::Display) -> Error {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// The one place that maps an error to its exit code.
+    pub fn code(&self) -> i32 {
+        match self.kind {
+            Kind::Usage => exit_code::USAGE,
+            Kind::Nothing => exit_code::NOTHING,
+            Kind::Busy => exit_code::BUSY,
+            Kind::UnsafeResume => exit_code::UNSAFE_RESUME,
+            Kind::Failed => exit_code::FAILED,
+            Kind::NotExecutable => exit_code::NOT_EXECUTABLE,
+            Kind::NotFound => exit_code::NOT_FOUND,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Names `path` in an I/O error, with what was being done to it.
+pub fn at(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.into();
+    move |e| Error::failed(format!("{doing} {}: {e}", path.display()))
+}
+
+impl From<crate::ledger::LedgerError> for Error {
+    fn from(e: crate::ledger::LedgerError) -> Error {
+        Error::failed(e)
+    }
+}

@@ -1,0 +1,136 @@
+//! A claim: one transaction in which a key is judged, its dead holder ended, and the new row written.
+
+use std::path::Path;
+
+use rusqlite::{ErrorCode, Transaction};
+
+use super::ending::{self, By, Finished};
+use super::error::{LedgerError, Result};
+use super::live::LiveLock;
+use super::sessions::{self, Used};
+use super::spool::{self, SpoolSlot};
+use super::tasks;
+use crate::task::{Ended, NewTask, Session, Task};
+
+/// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
+/// the ledger as it was.
+pub struct Claim<'a> {
+    tx: Transaction<'a>,
+    file: &'a Path,
+    spool_dir: &'a Path,
+}
+
+impl<'a> Claim<'a> {
+    pub(super) fn new(tx: Transaction<'a>, file: &'a Path, spool_dir: &'a Path) -> Claim<'a> {
+        Claim { tx, file, spool_dir }
+    }
+
+    fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
+        let file = self.file.to_owned();
+        move |e| LedgerError::sql(doing, &file, e)
+    }
+
+    /// The running task under a key.
+    pub fn holder(&self, key: &str) -> Result<Option<Task>> {
+        tasks::holder(&self.tx, key).map_err(self.failed("looking for the holder of the key"))
+    }
+
+    /// A running task, under whatever key, that uses this session.
+    pub fn running_with_session(&self, provider: Option<&str>, session_id: &str) -> Result<Option<Task>> {
+        tasks::running_with_session(&self.tx, provider, session_id)
+            .map_err(self.failed("looking for running users of the session"))
+    }
+
+    /// The newest task that used this session.
+    pub fn last_user_of_session(&self, provider: Option<&str>, session_id: &str) -> Result<Option<Task>> {
+        tasks::last_user_of_session(&self.tx, provider, session_id)
+            .map_err(self.failed("looking for the last user of the session"))
+    }
+
+    /// What the agent had reported for this session so far, US dollars.
+    pub fn last_session_cost(&self, provider: Option<&str>, session_id: &str) -> Result<Option<f64>> {
+        tasks::last_session_cost(&self.tx, provider, session_id)
+            .map_err(self.failed("reading the cost of the session"))
+    }
+
+    pub fn session(&self, key: &str) -> Result<Option<Session>> {
+        sessions::of_key(&self.tx, key).map_err(self.failed("reading the session of the key"))
+    }
+
+    pub fn task(&self, id: &str) -> Result<Option<Task>> {
+        tasks::by_id(&self.tx, id).map_err(self.failed("reading a task"))
+    }
+
+    /// Takes the session of a key out of use; `session restore` can bring it back. Whether there was one.
+    pub fn invalidate_session(&self, key: &str, reason: &str, task: Option<&str>, at: &str) -> Result<bool> {
+        sessions::invalidate(&self.tx, key, reason, task, at)
+            .map_err(self.failed("invalidating the session of the key"))
+    }
+
+    /// The ending that waits in the spool for this task.
+    pub fn spooled(&self, id: &str) -> Result<Option<Ended>> {
+        spool::waiting_for(self.spool_dir, id)
+    }
+
+    /// As [`super::Ledger::finish`], as part of this claim.
+    pub fn end(&self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
+        let by = By {
+            pid: std::process::id(),
+            command: by,
+        };
+        ending::end(&self.tx, id, ended, by).map_err(self.failed("ending a task"))
+    }
+
+    /// Writes the `running` row.
+    pub fn insert(&self, task: &NewTask, live: &LiveLock, by: &str) -> Result<()> {
+        let clash = |e: &rusqlite::Error| e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
+        match tasks::insert(&self.tx, task, live, by) {
+            Err(e) if clash(&e) => Err(if self.task(&task.id)?.is_some() {
+                LedgerError::TaskExists {
+                    id: task.id.clone(),
+                    path: self.file.to_owned(),
+                }
+            } else if let Some(key) = task.key.clone() {
+                LedgerError::KeyBusy {
+                    key,
+                    path: self.file.to_owned(),
+                }
+            } else {
+                self.failed("writing the running row")(e)
+            }),
+            other => other.map_err(self.failed("writing the running row")),
+        }
+    }
+
+    /// Gives the key's session to a task that has been inserted. What it displaces is remembered with the
+    /// task, and comes back if its agent never executes.
+    pub fn link_session(
+        &self,
+        key: &str,
+        provider: Option<&str>,
+        session_id: &str,
+        task: &str,
+        at: &str,
+    ) -> Result<()> {
+        let used = Used {
+            task,
+            key: Some(key),
+            provider,
+            at,
+        };
+        sessions::link(&self.tx, &used, key, session_id).map_err(self.failed("linking the session"))
+    }
+
+    /// Makes all of it durable.
+    /// Room for the ending of a task, kept free before its row is committed.
+    pub fn spool_slot(&self, id: &str) -> Result<SpoolSlot> {
+        SpoolSlot::reserve(self.spool_dir, id)
+    }
+
+    pub fn commit(self) -> Result<()> {
+        let file = self.file;
+        self.tx
+            .commit()
+            .map_err(|e| LedgerError::sql("committing the claim", file, e))
+    }
+}

@@ -1,0 +1,216 @@
+//! The one ending of a task: terminal row, verdict on its session, its transition, all in one transaction.
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Connection, OptionalExtension, named_params};
+
+use super::sessions::{self, Used};
+use super::tasks::{self, Move};
+use crate::task::{EndSource, Ended, Ending, Exit, Status};
+
+const SELECT_OPEN: &str = "
+    SELECT status, key, provider, session_id, former_session, started_at, retention_secs
+    FROM task_history WHERE id = ?1";
+const SELECT_ENDED: &str = "
+    SELECT status, reason, finished_at, end_source FROM task_history WHERE id = ?1";
+const UPDATE_ENDED: &str = "
+    UPDATE task_history SET
+        status = :status,
+        reason = :reason,
+        error = :error,
+        finished_at = :finished_at,
+        last_seen_at = coalesce(:finished_at, last_seen_at),
+        duration_ms = :duration_ms,
+        cost_usd = coalesce(:cost_usd, cost_usd),
+        session_cost_usd = coalesce(:session_cost_usd, session_cost_usd),
+        turns = coalesce(:turns, turns),
+        input_tokens = coalesce(:input_tokens, input_tokens),
+        output_tokens = coalesce(:output_tokens, output_tokens),
+        cache_read_tokens = coalesce(:cache_read_tokens, cache_read_tokens),
+        cache_creation_tokens = coalesce(:cache_creation_tokens, cache_creation_tokens),
+        model = coalesce(:model, model),
+        session_id = :session_id,
+        exit_code = :exit_code,
+        term_signal = :term_signal,
+        stop_signal = :stop_signal,
+        stop_sender_pid = :stop_sender_pid,
+        stop_sender_uid = :stop_sender_uid,
+        end_source = :end_source,
+        oom_killed = :oom_killed,
+        cpu_ms = :cpu_ms,
+        max_rss_kib = :max_rss_kib,
+        leftovers = :leftovers,
+        delivery_status = CASE WHEN on_finish IS NOT NULL THEN 'pending' END,
+        cleanup_after = :cleanup_after
+    WHERE id = :id AND status = 'running'";
+
+/// What came of ending a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finished {
+    Done {
+        /// The session that is not to be resumed any more.
+        invalidated: Option<String>,
+    },
+    /// Somebody was first; nothing was changed.
+    AlreadyTerminal(Status),
+    /// There is no such row; none was made.
+    NoRow,
+}
+
+/// Who ends it, for `task_transition`.
+#[derive(Debug, Clone, Copy)]
+pub struct By<'a> {
+    pub pid: u32,
+    pub command: &'a str,
+}
+
+struct Open {
+    status: Status,
+    key: Option<String>,
+    provider: Option<String>,
+    session_id: Option<String>,
+    former_session: Option<String>,
+    started_at: String,
+    retention_secs: Option<i64>,
+}
+
+/// Ends a task, inside the caller's transaction.
+pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::Result<Finished> {
+    let open = conn
+        .query_row(SELECT_OPEN, [id], |row| {
+            Ok(Open {
+                status: tasks::status_of(0, &row.get::<_, String>(0)?)?,
+                key: row.get(1)?,
+                provider: row.get(2)?,
+                session_id: row.get(3)?,
+                former_session: row.get(4)?,
+                started_at: row.get(5)?,
+                retention_secs: row.get(6)?,
+            })
+        })
+        .optional()?;
+    let Some(open) = open else {
+        return Ok(Finished::NoRow);
+    };
+    if !open.status.may_become(ended.ending.status()) {
+        return Ok(Finished::AlreadyTerminal(open.status));
+    }
+    let at = ended.finished_at.clone().unwrap_or_else(super::now);
+    let session_id = ended.session_id.as_deref().or(open.session_id.as_deref());
+    update(conn, id, ended, &open, session_id, &at)?;
+    let used = Used {
+        task: id,
+        key: open.key.as_deref(),
+        provider: open.provider.as_deref(),
+        at: &at,
+    };
+    let mut invalidated = None;
+    if !ended.executed {
+        sessions::unlink(conn, &used, open.former_session.as_deref())?;
+    } else if ended.ending == Ending::Success {
+        sessions::keep(conn, &used, session_id, &open.started_at)?;
+    } else {
+        invalidated = sessions::end_badly(conn, &used, session_id, &why(&ended.ending))?;
+    }
+    let change = Move {
+        from: Some(open.status),
+        to: ended.ending.status(),
+        reason: ended.ending.reason(),
+    };
+    tasks::record_move(conn, id, &at, &change, by.pid, by.command)?;
+    Ok(Finished::Done { invalidated })
+}
+
+fn update(
+    conn: &Connection,
+    id: &str,
+    ended: &Ended,
+    open: &Open,
+    session_id: Option<&str>,
+    at: &str,
+) -> rusqlite::Result<()> {
+    let (exit_code, term_signal) = match ended.exit {
+        Some(Exit::Code(code)) => (Some(code), None),
+        Some(Exit::Signal(signal)) => (None, Some(signal)),
+        None => (None, None),
+    };
+    conn.execute(
+        UPDATE_ENDED,
+        named_params! {
+            ":id": id,
+            ":status": ended.ending.status().as_str(),
+            ":reason": ended.ending.reason(),
+            ":error": ended.error,
+            ":finished_at": ended.finished_at,
+            ":duration_ms": ended.duration_ms,
+            ":cost_usd": ended.counts.cost_usd,
+            ":session_cost_usd": ended.session_cost_usd,
+            ":turns": ended.counts.turns,
+            ":input_tokens": ended.counts.input_tokens,
+            ":output_tokens": ended.counts.output_tokens,
+            ":cache_read_tokens": ended.counts.cache_read_tokens,
+            ":cache_creation_tokens": ended.counts.cache_creation_tokens,
+            ":model": ended.model,
+            // A task whose agent never executed used no session: its failure says nothing against it.
+            ":session_id": session_id.filter(|_| ended.executed),
+            ":exit_code": exit_code,
+            ":term_signal": term_signal,
+            ":stop_signal": ended.stop_signal,
+            ":stop_sender_pid": ended.stop_sender.map(|s| s.pid),
+            ":stop_sender_uid": ended.stop_sender.map(|s| s.uid),
+            ":end_source": ended.source.as_str(),
+            ":oom_killed": ended.oom_killed,
+            ":cpu_ms": ended.cpu_ms,
+            ":max_rss_kib": ended.max_rss_kib,
+            ":leftovers": ended.leftovers,
+            ":cleanup_after": open.retention_secs.map(|secs| later(at, secs)),
+        },
+    )?;
+    Ok(())
+}
+
+/// Whether the row of a task has just this ending from the spool already.
+pub fn is_merged(conn: &Connection, id: &str, ended: &Ended) -> rusqlite::Result<bool> {
+    type Words = (String, Option<String>, Option<String>, Option<String>);
+    let row: Option<Words> = conn
+        .query_row(SELECT_ENDED, [id], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
+        .optional()?;
+    Ok(row.is_some_and(|(status, reason, finished_at, source)| {
+        status == ended.ending.status().as_str()
+            && reason.as_deref() == ended.ending.reason()
+            && finished_at == ended.finished_at
+            && source.as_deref() == Some(EndSource::Spool.as_str())
+    }))
+}
+
+/// The reason that stands with an invalidated session.
+fn why(ending: &Ending) -> String {
+    match ending.reason() {
+        Some(reason) => format!("{}: {reason}", ending.status()),
+        None => ending.status().to_string(),
+    }
+}
+
+/// `secs` after the time `at`; beyond the calendar it is its end.
+fn later(at: &str, secs: i64) -> String {
+    let from = at.parse().unwrap_or_else(|_| Timestamp::now());
+    let until = from
+        .checked_add(SignedDuration::from_secs(secs))
+        .unwrap_or(Timestamp::MAX);
+    super::text(until)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleanup_is_due_the_retention_after_the_end() {
+        assert_eq!(
+            later("2026-11-21T12:00:00.250Z", 3600),
+            "2026-11-21T13:00:00.250Z"
+        );
+        assert!(later("2026-11-21T12:00:00.250Z", i64::MAX).starts_with("9999-12-30"));
+    }
+}

@@ -1,0 +1,188 @@
+//! What can go wrong with the ledger, said so that the user knows what to do next.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+use thiserror::Error;
+
+pub type Result<T> = std::result::Result<T, LedgerError>;
+
+/// A failure of the ledger or of the files beside it.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    #[error(
+        "choosing the ledger: uid {uid} has no home directory; name the file with --ledger FILE or \
+         $BOOKEND_LEDGER"
+    )]
+    NoHome { uid: u32 },
+
+    #[error(
+        "{path} is a directory, and the ledger is a file; name a file in it, e.g. {path}/bookend.db",
+        path = .path.display()
+    )]
+    IsDirectory { path: PathBuf },
+
+    #[error("{doing} {path}: {source}; {remedy}", path = .path.display())]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        remedy: &'static str,
+        source: io::Error,
+    },
+
+    #[error(
+        "the directory {path} belongs to uid {owner}, not to you (uid {uid}): whoever owns it could \
+         replace the ledger; run as its owner, or name a ledger elsewhere with --ledger FILE",
+        path = .path.display()
+    )]
+    ForeignDirectory { path: PathBuf, owner: u32, uid: u32 },
+
+    #[error(
+        "the directory {path} can be written by everybody (mode {mode:04o}): anybody could replace the \
+         ledger; chmod 700 it, or name a ledger elsewhere with --ledger FILE",
+        path = .path.display()
+    )]
+    WorldWritable { path: PathBuf, mode: u32 },
+
+    #[error(
+        "{path} is a symbolic link, which bookend does not follow there; remove it, or name the file that it \
+         points to with --ledger FILE",
+        path = .path.display()
+    )]
+    Symlink { path: PathBuf },
+
+    #[error(
+        "{path} is not {wanted}; move it away, or name a ledger elsewhere with --ledger FILE",
+        path = .path.display()
+    )]
+    WrongType { path: PathBuf, wanted: &'static str },
+
+    #[error(
+        "{path} belongs to uid {owner}, not to you (uid {uid}); run as its owner, or name a ledger of your \
+         own with --ledger FILE",
+        path = .path.display()
+    )]
+    ForeignFile { path: PathBuf, owner: u32, uid: u32 },
+
+    #[error(
+        "SQLite {found} is linked, and before 3.51.3 it can corrupt a ledger; build bookend with its bundled \
+         SQLite"
+    )]
+    SqliteTooOld { found: &'static str },
+
+    #[error(
+        "the ledger {path} has version {ledger}, and this bookend knows versions up to {program}; use the \
+         newer bookend",
+        path = .path.display()
+    )]
+    Newer {
+        path: PathBuf,
+        ledger: i64,
+        program: i64,
+    },
+
+    #[error(
+        "the ledger {path} has version {ledger}, and this bookend reads version {program}; any writing \
+         command, e.g. bookend recover, brings it up to date",
+        path = .path.display()
+    )]
+    Older {
+        path: PathBuf,
+        ledger: i64,
+        program: i64,
+    },
+
+    #[error(
+        "{path} is no ledger of bookend's: {why}; name another file with --ledger FILE or $BOOKEND_LEDGER",
+        path = .path.display()
+    )]
+    NotALedger { path: PathBuf, why: &'static str },
+
+    #[error(
+        "{doing} in the ledger {path}: others kept it locked for {waited_secs} s; look for a program that \
+         holds it open in a transaction (fuser {path}), and try again",
+        path = .path.display()
+    )]
+    Busy {
+        doing: &'static str,
+        path: PathBuf,
+        waited_secs: u64,
+    },
+
+    #[error("a task {id} is in the ledger {path} already; give another --id, or none", path = .path.display())]
+    TaskExists { id: String, path: PathBuf },
+
+    #[error("another task is running under the key {key} in the ledger {path}", path = .path.display())]
+    KeyBusy { key: String, path: PathBuf },
+
+    #[error("there is no task {id} in the ledger {path}", path = .path.display())]
+    NoSuchTask { id: String, path: PathBuf },
+
+    #[error("the task id {id:?} is too long to name a file; give a shorter --id, or none")]
+    IdTooLong { id: String },
+
+    #[error("{doing} in the ledger {path}: {source}; {remedy}", path = .path.display())]
+    Database {
+        doing: &'static str,
+        path: PathBuf,
+        remedy: &'static str,
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl LedgerError {
+    pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> LedgerError {
+        let remedy = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there",
+            io::ErrorKind::PermissionDenied => {
+                "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
+            }
+            io::ErrorKind::ReadOnlyFilesystem => "name a ledger elsewhere with --ledger FILE",
+            _ => "check the path, or name a ledger elsewhere with --ledger FILE",
+        };
+        LedgerError::Io {
+            doing,
+            path: path.to_owned(),
+            remedy,
+            source,
+        }
+    }
+
+    pub(super) fn sql(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
+        let remedy = match source.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                return LedgerError::Busy {
+                    doing,
+                    path: path.to_owned(),
+                    waited_secs: super::open::BUSY_PATIENCE.as_secs(),
+                };
+            }
+            Some(ErrorCode::NotADatabase) => {
+                return LedgerError::NotALedger {
+                    path: path.to_owned(),
+                    why: "it is no SQLite database",
+                };
+            }
+            Some(ErrorCode::DiskFull) => "free some space there",
+            Some(ErrorCode::ReadOnly) => {
+                "check the mode of the file and of its directory, or name a ledger elsewhere with --ledger FILE"
+            }
+            Some(ErrorCode::DatabaseCorrupt) => {
+                "move it away and keep it; sqlite3 FILE .recover reads what can still be read"
+            }
+            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+                "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
+            }
+            Some(ErrorCode::SystemIoFailure) => "look at the kernel's log (dmesg) for a failing disk",
+            _ => "bookend doctor shows which file this is and what is wrong with it",
+        };
+        LedgerError::Database {
+            doing,
+            path: path.to_owned(),
+            remedy,
+            source: Box::new(source),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! The live lock: one locked byte says that a supervisor lives.
+//!
+//! Open-file-description locks (fcntl_locking(2)): the kernel drops them however the holder dies, and they
+//! know neither pids nor pid namespaces. The file `live` is never removed, so its inode names it for good.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use uuid::Uuid;
+
+use super::error::{LedgerError, Result};
+use super::place;
+
+/// Slots lie below this offset; above it is room for locks of the ledger's own.
+const SLOTS: i64 = 1 << 62;
+/// The byte that is held while the ledger is created or migrated.
+const MIGRATION: i64 = SLOTS;
+const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the kernel says of the byte of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LiveEvidence {
+    /// Its supervisor lives.
+    Held,
+    Free,
+    /// The row names no slot: another program wrote it.
+    NoSlot,
+    /// The row's slot is in another file than the one beside this ledger (a copied ledger, a lost file).
+    OtherFile,
+    /// The file cannot be opened from here.
+    Unreadable,
+}
+
+/// The file `live`, opened.
+#[derive(Debug)]
+pub struct LiveFile {
+    file: File,
+    pub dev: u64,
+    pub ino: u64,
+}
+
+/// A held byte: it is free again when this is dropped, or its process dies.
+#[derive(Debug)]
+pub struct LiveLock {
+    pub slot: i64,
+    pub dev: u64,
+    pub ino: u64,
+    _file: File,
+}
+
+impl LiveFile {
+    /// Opens the file for holding bytes of it; makes it if it is missing.
+    pub fn open(path: &Path) -> Result<LiveFile> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path);
+        let live = LiveFile::checked(path, opened)?;
+        let meta = live.metadata(path)?;
+        place::check_opened(path, &meta)?;
+        if meta.mode() & 0o777 != 0o600 {
+            live.file
+                .set_permissions(Permissions::from_mode(0o600))
+                .map_err(|e| LedgerError::io("making private", path, e))?;
+        }
+        Ok(live)
+    }
+
+    /// Opens the file for asking only. `None`: it is missing.
+    pub fn open_to_ask(path: &Path) -> Result<Option<LiveFile>> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path);
+        if matches!(&opened, Err(e) if e.kind() == ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        LiveFile::checked(path, opened).map(Some)
+    }
+
+    fn checked(path: &Path, opened: io::Result<File>) -> Result<LiveFile> {
+        let file = opened.map_err(|e| match e.raw_os_error() {
+            Some(libc::ELOOP) => LedgerError::Symlink {
+                path: path.to_owned(),
+            },
+            _ => LedgerError::io("opening the live locks", path, e),
+        })?;
+        let mut live = LiveFile { file, dev: 0, ino: 0 };
+        let meta = live.metadata(path)?;
+        if !meta.is_file() {
+            return Err(LedgerError::WrongType {
+                path: path.to_owned(),
+                wanted: "a regular file",
+            });
+        }
+        (live.dev, live.ino) = (meta.dev(), meta.ino());
+        Ok(live)
+    }
+
+    fn metadata(&self, path: &Path) -> Result<std::fs::Metadata> {
+        self.file
+            .metadata()
+            .map_err(|e| LedgerError::io("looking at the live locks", path, e))
+    }
+
+    /// Locks a byte that nobody holds, for as long as the returned lock lives.
+    ///
+    /// A slot drawn at random is taken at the first try but once in 2⁶² times the number of the living.
+    pub fn hold(self, path: &Path) -> Result<LiveLock> {
+        loop {
+            let slot = random_slot();
+            if self
+                .try_lock(slot)
+                .map_err(|e| LedgerError::io("taking a live lock in", path, e))?
+            {
+                return Ok(LiveLock {
+                    slot,
+                    dev: self.dev,
+                    ino: self.ino,
+                    _file: self.file,
+                });
+            }
+        }
+    }
+
+    /// Waits until the ledger may be created or migrated by this process alone.
+    pub fn hold_for_migration(self, path: &Path, ledger: &Path) -> Result<MigrationLock> {
+        let start = Instant::now();
+        while !self
+            .try_lock(MIGRATION)
+            .map_err(|e| LedgerError::io("taking the migration lock in", path, e))?
+        {
+            if start.elapsed() > MIGRATION_PATIENCE {
+                return Err(LedgerError::Busy {
+                    doing: "waiting to create or migrate tables",
+                    path: ledger.to_owned(),
+                    waited_secs: MIGRATION_PATIENCE.as_secs(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(MigrationLock { _file: self.file })
+    }
+
+    /// Whether somebody else holds the byte. The asker's own open file must not be the holder's.
+    pub fn is_held(&self, slot: i64) -> io::Result<bool> {
+        let mut lock = byte(slot);
+        fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+        Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+    }
+
+    fn try_lock(&self, offset: i64) -> io::Result<bool> {
+        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&byte(offset))) {
+            Ok(_) => Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+/// Held while the ledger is created or migrated.
+#[derive(Debug)]
+pub struct MigrationLock {
+    _file: File,
+}
+
+fn byte(offset: i64) -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: offset,
+        l_len: 1,
+        l_pid: 0,
+    }
+}
+
+/// 62 random bits: what a version 4 UUID has in its lower half besides two bits of variant.
+fn random_slot() -> i64 {
+    (Uuid::new_v4().as_u64_pair().1 & (SLOTS as u64 - 1)).cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_byte_is_seen_from_another_description_and_free_after_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("live");
+        let lock = LiveFile::open(&path).unwrap().hold(&path).unwrap();
+        let asker = LiveFile::open_to_ask(&path).unwrap().unwrap();
+        assert_eq!((asker.dev, asker.ino), (lock.dev, lock.ino));
+        assert!(asker.is_held(lock.slot).unwrap());
+        assert!(!asker.is_held(lock.slot ^ 1).unwrap());
+        let slot = lock.slot;
+        drop(lock);
+        assert!(!asker.is_held(slot).unwrap());
+    }
+
+    #[test]
+    fn slots_stay_below_the_reserved_bytes() {
+        for _ in 0..1000 {
+            assert!((0..SLOTS).contains(&random_slot()));
+        }
+    }
+
+    #[test]
+    fn a_live_file_that_is_a_link_or_a_fifo_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).unwrap();
+        assert!(matches!(
+            LiveFile::open(&link).unwrap_err(),
+            LedgerError::Symlink { .. }
+        ));
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(
+            LiveFile::open(&fifo).unwrap_err(),
+            LedgerError::WrongType { .. }
+        ));
+    }
+}

@@ -1,0 +1,375 @@
+//! The ledger: one SQLite file that says what ran, how it ended, and which conversation may go on.
+//!
+//! Nothing above this module sees SQL or a type of the database: it speaks of tasks, sessions, claims and
+//! endings.
+
+mod claim;
+mod ending;
+mod error;
+mod live;
+mod open;
+mod place;
+mod sessions;
+mod spool;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
+use ending::By;
+use live::LiveFile;
+use spool::Content;
+
+pub use claim::Claim;
+pub use ending::Finished;
+pub use error::{LedgerError, Result};
+pub use live::{LiveEvidence, LiveLock};
+pub use place::{ChosenBy, Location, locate};
+pub use spool::SpoolSlot;
+pub use tasks::{Delivery, Filter, Found};
+
+/// An opened ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    conn: Connection,
+    at: Location,
+    live_path: PathBuf,
+    spool_dir: PathBuf,
+    /// For asking only: what is held is held through descriptions of its own.
+    asker: OnceCell<Option<LiveFile>>,
+    merged: Vec<Merged>,
+}
+
+/// A record that waited in the spool, and what became of it.
+#[derive(Debug)]
+pub struct Merged {
+    /// `None`: the record cannot be read.
+    pub task: Option<String>,
+    pub outcome: MergeOutcome,
+}
+
+/// What became of a spooled record.
+#[derive(Debug)]
+pub enum MergeOutcome {
+    Applied {
+        status: Status,
+        /// The session that is not to be resumed any more.
+        invalidated: Option<String>,
+    },
+    /// Its row had another ending already: the record is kept beside.
+    AlreadyTerminal { status: Status, kept: PathBuf },
+    /// The ledger has no such row: the record is kept beside.
+    NoRow { kept: PathBuf },
+    /// No record, or none of a known version: kept beside.
+    Unreadable { why: String, kept: PathBuf },
+    /// The ledger cannot take it now either: it goes on waiting.
+    Waits(LedgerError),
+}
+
+impl Ledger {
+    /// Opens the ledger for writing; makes it, or brings its tables up to date, if need be. What waits in
+    /// the spool is merged, see [`Ledger::merged`].
+    pub fn open(at: &Location) -> Result<Ledger> {
+        let mut ledger = Ledger::over(open::read_write(at)?, at);
+        ledger.merged = ledger.merge_spool()?;
+        Ok(ledger)
+    }
+
+    /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
+    pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
+        Ok(open::read_only(at)?.map(|conn| Ledger::over(conn, at)))
+    }
+
+    fn over(conn: Connection, at: &Location) -> Ledger {
+        let private = at.private_dir();
+        Ledger {
+            conn,
+            at: at.clone(),
+            live_path: private.join("live"),
+            spool_dir: private.join("spool"),
+            asker: OnceCell::new(),
+            merged: Vec::new(),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.at.file
+    }
+
+    fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
+        let file = self.at.file.clone();
+        move |e| LedgerError::sql(doing, &file, e)
+    }
+
+    /// Gives back the memory of cached pages, before a long wait.
+    pub fn rest(&self) -> Result<()> {
+        self.conn.flush_prepared_statement_cache();
+        self.conn
+            .execute_batch("PRAGMA shrink_memory")
+            .map_err(self.failed("giving back memory"))
+    }
+
+    // Writing.
+
+    /// Takes the write lock: nobody else changes the ledger until the claim is committed or dropped.
+    pub fn claim(&mut self) -> Result<Claim<'_>> {
+        let file = self.at.file.as_path();
+        let tx = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|e| LedgerError::sql("claiming", file, e))?;
+        Ok(Claim::new(tx, file, &self.spool_dir))
+    }
+
+    /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
+    pub fn progress(
+        &mut self,
+        id: &str,
+        counts: &Counts,
+        model: Option<&str>,
+        last_seen_at: &str,
+    ) -> Result<()> {
+        tasks::progress(&self.conn, id, counts, model, last_seen_at)
+            .map_err(self.failed("writing a task's progress"))
+    }
+
+    /// The agent has named its session: durable in the task's row, and under the key, when this returns.
+    /// Another session that the key named gives way. A task that has ended is left alone.
+    pub fn session_seen(
+        &mut self,
+        task: &str,
+        key: Option<&str>,
+        provider: Option<&str>,
+        session_id: &str,
+        at: &str,
+    ) -> Result<()> {
+        let used = sessions::Used {
+            task,
+            key,
+            provider,
+            at,
+        };
+        self.in_transaction("writing a task's session", |conn| {
+            sessions::seen(conn, &used, session_id).map(|_| ())
+        })
+    }
+
+    /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
+    /// ever updates a running row. `by` is the command that ends it.
+    pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
+        let by = By {
+            pid: std::process::id(),
+            command: by,
+        };
+        self.in_transaction("ending a task", |conn| ending::end(conn, id, ended, by))
+    }
+
+    /// Records how an attempt to deliver `--on-finish` ended.
+    pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
+        match tasks::delivery(&self.conn, id, state, at) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(LedgerError::NoSuchTask {
+                id: id.to_owned(),
+                path: self.at.file.clone(),
+            }),
+            Err(e) => Err(self.failed("recording a delivery")(e)),
+        }
+    }
+
+    fn in_transaction<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        let apply = || {
+            let tx = self
+                .conn
+                .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = work(&tx)?;
+            tx.commit()?;
+            Ok(done)
+        };
+        apply().map_err(|e| LedgerError::sql(doing, &self.at.file, e))
+    }
+
+    // Reading.
+
+    /// The running tasks first, then those that ended, each newest first.
+    pub fn tasks(&self, filter: &Filter) -> Result<Vec<Task>> {
+        tasks::list(&self.conn, filter).map_err(self.failed("reading tasks"))
+    }
+
+    /// The task of an id, or of the beginning of one.
+    pub fn task(&self, id_or_prefix: &str) -> Result<Found> {
+        tasks::find(&self.conn, id_or_prefix).map_err(self.failed("reading a task"))
+    }
+
+    /// A task's changes of status, in order.
+    pub fn transitions(&self, id: &str) -> Result<Vec<Transition>> {
+        tasks::transitions(&self.conn, id).map_err(self.failed("reading a task's transitions"))
+    }
+
+    pub fn session_of_key(&self, key: &str) -> Result<Option<Session>> {
+        sessions::of_key(&self.conn, key).map_err(self.failed("reading the session of the key"))
+    }
+
+    /// The sessions that a task's end, or its start, took out of use.
+    pub fn invalidations_of_task(&self, id: &str) -> Result<Vec<Invalidation>> {
+        sessions::invalidations_of_task(&self.conn, id)
+            .map_err(self.failed("reading the invalidated sessions of a task"))
+    }
+
+    // The live lock.
+
+    /// Takes a live lock in a slot of its own, for a task that is about to be inserted.
+    pub fn hold_live(&self) -> Result<LiveLock> {
+        LiveFile::open(&self.live_path)?.hold(&self.live_path)
+    }
+
+    /// What the kernel says of a task's live lock now.
+    pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
+        let Some(slot) = task.live_slot else {
+            return Ok(LiveEvidence::NoSlot);
+        };
+        let asker = match self.asker.get() {
+            Some(asker) => asker,
+            None => match LiveFile::open_to_ask(&self.live_path) {
+                Ok(opened) => self.asker.get_or_init(|| opened),
+                Err(LedgerError::Io { .. }) => return Ok(LiveEvidence::Unreadable),
+                Err(e) => return Err(e),
+            },
+        };
+        let Some(live) = asker else {
+            return Ok(LiveEvidence::OtherFile);
+        };
+        if (task.live_dev, task.live_ino) != (Some(live.dev), Some(live.ino)) {
+            return Ok(LiveEvidence::OtherFile);
+        }
+        match live.is_held(slot) {
+            Ok(true) => Ok(LiveEvidence::Held),
+            Ok(false) => Ok(LiveEvidence::Free),
+            Err(e) => Err(LedgerError::io("asking for a live lock in", &self.live_path, e)),
+        }
+    }
+
+    // The spool.
+
+    /// Takes room on the disk for a task's terminal record, before the task is committed.
+    pub fn spool_slot(&self, id: &str) -> Result<SpoolSlot> {
+        SpoolSlot::reserve(&self.spool_dir, id)
+    }
+
+    /// Whether this process supervises a running task of this ledger and holds its live lock.
+    pub fn supervised_by(&self, supervisor: Identity) -> Result<bool> {
+        let tasks = tasks::supervised_by(&self.conn, supervisor)
+            .map_err(self.failed("looking for the task of a supervisor"))?;
+        for task in &tasks {
+            if self.evidence(task)? == LiveEvidence::Held {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Records what became of a task's left-overs after its end.
+    pub fn leftovers(&mut self, id: &str, leftovers: &str) -> Result<()> {
+        tasks::leftovers(&self.conn, id, leftovers).map_err(self.failed("recording left-overs"))?;
+        Ok(())
+    }
+
+    /// The records that wait in the spool.
+    pub fn spooled(&self) -> Result<Vec<PathBuf>> {
+        spool::waiting(&self.spool_dir)
+    }
+
+    /// What became of the records that waited when this ledger was opened.
+    pub fn merged(&self) -> &[Merged] {
+        &self.merged
+    }
+
+    /// Removes what an ended task has in the spool: its slot, and its record once that is in the row.
+    pub fn clear_spool(&self, id: &str) -> Result<()> {
+        spool::clear(&self.spool_dir, id)
+    }
+
+    /// Brings the waiting records into their rows, in the order in which the tasks ended. One that cannot
+    /// be merged is kept beside and reported.
+    pub fn merge_spool(&mut self) -> Result<Vec<Merged>> {
+        let paths = spool::waiting(&self.spool_dir)?;
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        spool::read_all(paths)
+            .into_iter()
+            .map(|record| self.merge(record))
+            .collect()
+    }
+
+    fn merge(&mut self, waiting: spool::Waiting) -> Result<Merged> {
+        let path = waiting.path;
+        let (task, by_pid, by_command, ended) = match waiting.content {
+            Content::Record {
+                task,
+                by_pid,
+                by_command,
+                ended,
+            } => (task, by_pid, by_command, ended),
+            Content::Unreadable(why) => {
+                let kept = spool::keep(&path)?;
+                return Ok(Merged {
+                    task: None,
+                    outcome: MergeOutcome::Unreadable { why, kept },
+                });
+            }
+        };
+        let by = By {
+            pid: by_pid,
+            command: &by_command,
+        };
+        let finished = self.in_transaction("merging a spooled record", |conn| {
+            match ending::end(conn, &task, &ended, by)? {
+                // Merged before, and its file was not removed: a crash in between, or another merger.
+                Finished::AlreadyTerminal(_) if ending::is_merged(conn, &task, &ended)? => {
+                    Ok(Finished::Done { invalidated: None })
+                }
+                other => Ok(other),
+            }
+        });
+        let outcome = match finished {
+            Ok(Finished::Done { invalidated }) => {
+                spool::remove(&path)?;
+                MergeOutcome::Applied {
+                    status: ended.ending.status(),
+                    invalidated,
+                }
+            }
+            Ok(Finished::AlreadyTerminal(status)) => MergeOutcome::AlreadyTerminal {
+                status,
+                kept: spool::keep(&path)?,
+            },
+            Ok(Finished::NoRow) => MergeOutcome::NoRow {
+                kept: spool::keep(&path)?,
+            },
+            Err(e) => MergeOutcome::Waits(e),
+        };
+        Ok(Merged {
+            task: Some(task),
+            outcome,
+        })
+    }
+}
+
+/// Now, RFC 3339, UTC, milliseconds.
+fn now() -> String {
+    text(Timestamp::now())
+}
+
+fn text(time: Timestamp) -> String {
+    format!("{time:.3}")
+}

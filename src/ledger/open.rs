@@ -1,0 +1,297 @@
+//! Opening the ledger file: made whole before anybody sees it, brought up to date, set up for many writers.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use uuid::Uuid;
+
+use super::error::{LedgerError, Result};
+use super::live::LiveFile;
+use super::place::{self, Location, with_suffix};
+
+/// How long a command waits for other writers before it gives up.
+pub const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Before this version the WAL-reset bug can corrupt a ledger (<https://www.sqlite.org/wal.html>).
+const OLDEST_SQLITE: i32 = 3_051_003;
+
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/001.sql")];
+const VERSION: i64 = MIGRATIONS.len() as i64;
+
+const SELECT_VERSION: &str = "
+    SELECT (SELECT max(version) FROM bookend_migration),
+           (SELECT value FROM bookend_setting WHERE name = 'adopted')";
+const SELECT_IS_LEDGER: &str = "SELECT 1 FROM sqlite_schema WHERE name = 'bookend_migration'";
+const SELECT_IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
+const INSERT_VERSION: &str = "INSERT INTO bookend_migration (version, applied_at) VALUES (?1, ?2)";
+
+/// The log is emptied into the file every so many pages. Whoever opens a ledger that nobody else has
+/// open reads what the log still holds, so a long log would be paid for by every lone run.
+const SETTINGS: &str = "
+    PRAGMA synchronous = FULL;
+    PRAGMA cache_size = -256;
+    PRAGMA wal_autocheckpoint = 64";
+
+/// What an opened ledger file turned out to be.
+enum Found {
+    Ledger { version: i64, adopted: bool },
+    Empty,
+    Foreign,
+}
+
+/// Opens the ledger for writing; makes it, or brings it up to date, if need be.
+pub fn read_write(at: &Location) -> Result<Connection> {
+    check_sqlite()?;
+    place::prepare_directories(at)?;
+    let file = at.file.as_path();
+    let mut meta = place::check_file(file)?;
+    if meta.as_ref().is_none_or(|m| m.len() == 0) {
+        create(at)?;
+        meta = place::check_file(file)?;
+    }
+    let log = with_suffix(file, "-wal");
+    let index = with_suffix(file, "-shm");
+    let log_meta = place::check_file(&log)?;
+    let index_meta = place::check_file(&index)?;
+
+    let mut conn = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let adopted = match look(&conn, file)? {
+        Found::Ledger { version, adopted } => {
+            refuse_newer(file, version)?;
+            if version < VERSION {
+                let lock_path = at.private_dir().join("live");
+                let _lock = LiveFile::open(&lock_path)?.hold_for_migration(&lock_path, file)?;
+                migrate(&mut conn, file)?;
+            }
+            adopted
+        }
+        Found::Empty | Found::Foreign => return Err(foreign(file)),
+    };
+    conn.execute_batch(SETTINGS)
+        .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
+    if !adopted {
+        for (path, meta) in [(file, &meta), (&log, &log_meta), (&index, &index_meta)] {
+            if let Some(meta) = meta {
+                place::tighten(path, meta)?;
+            }
+        }
+    }
+    Ok(conn)
+}
+
+/// Opens the ledger for reading; makes and changes nothing. `None`: there is none.
+pub fn read_only(at: &Location) -> Result<Option<Connection>> {
+    check_sqlite()?;
+    let file = at.file.as_path();
+    let meta = place::check_type(file)?;
+    if meta.is_none_or(|m| m.len() == 0) {
+        return Ok(None);
+    }
+    let conn = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    match look(&conn, file)? {
+        Found::Ledger { version, .. } => {
+            refuse_newer(file, version)?;
+            if version < VERSION {
+                return Err(LedgerError::Older {
+                    path: file.to_owned(),
+                    ledger: version,
+                    program: VERSION,
+                });
+            }
+            Ok(Some(conn))
+        }
+        Found::Empty => Ok(None),
+        Found::Foreign => Err(foreign(file)),
+    }
+}
+
+fn check_sqlite() -> Result<()> {
+    if rusqlite::version_number() < OLDEST_SQLITE {
+        return Err(LedgerError::SqliteTooOld {
+            found: rusqlite::version(),
+        });
+    }
+    Ok(())
+}
+
+fn refuse_newer(file: &Path, version: i64) -> Result<()> {
+    if version > VERSION {
+        return Err(LedgerError::Newer {
+            path: file.to_owned(),
+            ledger: version,
+            program: VERSION,
+        });
+    }
+    Ok(())
+}
+
+fn foreign(file: &Path) -> LedgerError {
+    LedgerError::NotALedger {
+        path: file.to_owned(),
+        why: "it is the database of another program",
+    }
+}
+
+fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
+    let set_up = || {
+        let mut conn = Connection::open_with_flags(file, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        // The last one to close would else empty the log, two more fsyncs for every lone run, and remove
+        // it: but a reader that may not write there needs it (DESIGN: persistent WAL).
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.busy_handler(Some(patience()))?;
+        Ok(conn)
+    };
+    set_up().map_err(|e| LedgerError::sql("opening the file", file, e))
+}
+
+/// SQLite's own busy handler sleeps up to 100 ms at a time, and all sleepers alike: too long among a
+/// hundred writers whose turns take well under a millisecond each.
+fn patience() -> impl FnMut(i32) -> bool + Send + 'static {
+    let mut since = Instant::now();
+    move |count| {
+        if count == 0 {
+            since = Instant::now();
+        } else if since.elapsed() > BUSY_PATIENCE {
+            return false;
+        }
+        let longest = 5_000u64.min(100 << count.clamp(0, 6));
+        std::thread::sleep(Duration::from_micros(longest / 4 + jitter() % (longest * 3 / 4)));
+        true
+    }
+}
+
+fn jitter() -> u64 {
+    let nanos = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |t| t.subsec_nanos());
+    u64::from(nanos).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40
+}
+
+fn look(conn: &Connection, file: &Path) -> Result<Found> {
+    let failed = |e| LedgerError::sql("reading the version", file, e);
+    let found = conn.query_row(SELECT_VERSION, [], |row| {
+        Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?))
+    });
+    match found {
+        Ok((version, adopted)) => Ok(Found::Ledger {
+            version: version.unwrap_or(0),
+            adopted: adopted.is_some(),
+        }),
+        Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::Unknown) => Err(failed(e)),
+        // No such table, or the tables are there by now.
+        Err(e) => {
+            let is_ledger = conn
+                .query_row(SELECT_IS_LEDGER, [], |_| Ok(()))
+                .optional()
+                .map_err(failed)?;
+            if is_ledger.is_some() {
+                return Err(failed(e));
+            }
+            let is_empty: bool = conn
+                .query_row(SELECT_IS_EMPTY, [], |row| row.get(0))
+                .map_err(failed)?;
+            Ok(if is_empty { Found::Empty } else { Found::Foreign })
+        }
+    }
+}
+
+/// Makes a whole ledger under another name and then gives it its own, so that nobody ever opens half a
+/// one, and the switch to WAL, which no busy handler covers, happens where nobody else is.
+fn create(at: &Location) -> Result<()> {
+    let file = at.file.as_path();
+    let private = at.private_dir();
+    let lock_path = private.join("live");
+    let _lock = LiveFile::open(&lock_path)?.hold_for_migration(&lock_path, file)?;
+    if place::check_file(file)?.is_some_and(|m| m.len() > 0) {
+        return Ok(());
+    }
+    let draft = private.join("new.db");
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        let path = with_suffix(&draft, suffix);
+        remove_if_there(&path)
+            .map_err(|e| LedgerError::io("removing what an interrupted creation left:", &path, e))?;
+    }
+    create_private(&draft).map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
+    fill(&draft)?;
+    set_strays_aside(file, &private)?;
+    fs::rename(&draft, file)
+        .and_then(|()| place::sync_directory(&private))
+        .and_then(|()| file.parent().map_or(Ok(()), place::sync_directory))
+        .map_err(|e| LedgerError::io("creating the ledger", file, e))
+}
+
+fn fill(draft: &Path) -> Result<()> {
+    let failed = |e| LedgerError::sql("creating the tables", draft, e);
+    let mut conn = Connection::open_with_flags(
+        draft,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(failed)?;
+    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+        .map_err(failed)?;
+    migrate(&mut conn, draft)?;
+    conn.close().map_err(|(_, e)| failed(e))
+}
+
+fn migrate(conn: &mut Connection, file: &Path) -> Result<()> {
+    for (version, sql) in (1..).zip(MIGRATIONS) {
+        let mut apply = || {
+            let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let is_ledger = tx
+                .query_row(SELECT_IS_LEDGER, [], |_| Ok(()))
+                .optional()?
+                .is_some();
+            let current = match is_ledger {
+                true => tx
+                    .query_row(SELECT_VERSION, [], |row| row.get::<_, Option<i64>>(0))?
+                    .unwrap_or(0),
+                false => 0,
+            };
+            if current < version {
+                tx.execute_batch(sql)?;
+                tx.execute(INSERT_VERSION, (version, super::now()))?;
+            }
+            tx.commit()
+        };
+        apply().map_err(|e| LedgerError::sql("bringing the tables up to date", file, e))?;
+    }
+    Ok(())
+}
+
+/// A log whose ledger is gone would be taken for the log of the new one.
+fn set_strays_aside(file: &Path, private: &Path) -> Result<()> {
+    for suffix in ["-wal", "-shm", "-journal"] {
+        let stray = with_suffix(file, suffix);
+        let aside = private.join(format!("stray{suffix}.{}", Uuid::now_v7()));
+        match fs::rename(&stray, aside) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(LedgerError::io("setting aside the stray log", &stray, e));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// An empty file, 0600 whatever the umask; it must not exist, not even as a link.
+fn create_private(path: &Path) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?
+        .set_permissions(Permissions::from_mode(0o600))
+}
+
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,417 @@
+//! The spool: where a terminal record waits that the ledger could not take.
+//!
+//! Its room on the disk is taken before the task starts, so that a full disk cannot swallow the end.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::posix_fallocate;
+use serde::{Deserialize, Serialize};
+
+use super::error::{LedgerError, Result};
+use super::{open, place};
+use crate::task::{Counts, EndSource, Ended, Ending, Exit, Sender, Status};
+
+const SLOT_BYTES: i64 = 16 * 1024;
+/// What of an error's text is kept if the record else does not fit into its slot.
+const SHORT_ERROR_CHARS: usize = 2000;
+const RECORD_VERSION: u32 = 1;
+/// What most file systems allow for a name, less our suffixes.
+const LONGEST_NAME: usize = 200;
+
+/// A record as it lies in the spool: flat, of its own version, independent of the tables.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    task: String,
+    by_pid: u32,
+    by_command: String,
+    status: String,
+    reason: Option<String>,
+    error: Option<String>,
+    finished_at: Option<String>,
+    duration_ms: Option<i64>,
+    exit_code: Option<i32>,
+    term_signal: Option<i32>,
+    stop_signal: Option<i32>,
+    stop_sender_pid: Option<i32>,
+    stop_sender_uid: Option<u32>,
+    cost_usd: Option<f64>,
+    turns: Option<i64>,
+    input_tokens: Option<i64>,
+    output_tokens: Option<i64>,
+    cache_read_tokens: Option<i64>,
+    cache_creation_tokens: Option<i64>,
+    session_cost_usd: Option<f64>,
+    model: Option<String>,
+    session_id: Option<String>,
+    oom_killed: Option<bool>,
+    cpu_ms: Option<i64>,
+    max_rss_kib: Option<i64>,
+    leftovers: Option<String>,
+    executed: bool,
+}
+
+impl Record {
+    fn new(task: &str, ended: &Ended, by: &str) -> Record {
+        let (exit_code, term_signal) = match ended.exit {
+            Some(Exit::Code(code)) => (Some(code), None),
+            Some(Exit::Signal(signal)) => (None, Some(signal)),
+            None => (None, None),
+        };
+        Record {
+            version: RECORD_VERSION,
+            task: task.to_owned(),
+            by_pid: std::process::id(),
+            by_command: by.to_owned(),
+            status: ended.ending.status().as_str().to_owned(),
+            reason: ended.ending.reason().map(str::to_owned),
+            error: ended.error.clone(),
+            finished_at: ended.finished_at.clone(),
+            duration_ms: ended.duration_ms,
+            exit_code,
+            term_signal,
+            stop_signal: ended.stop_signal,
+            stop_sender_pid: ended.stop_sender.map(|s| s.pid),
+            stop_sender_uid: ended.stop_sender.map(|s| s.uid),
+            cost_usd: ended.counts.cost_usd,
+            turns: ended.counts.turns,
+            input_tokens: ended.counts.input_tokens,
+            output_tokens: ended.counts.output_tokens,
+            cache_read_tokens: ended.counts.cache_read_tokens,
+            cache_creation_tokens: ended.counts.cache_creation_tokens,
+            session_cost_usd: ended.session_cost_usd,
+            model: ended.model.clone(),
+            session_id: ended.session_id.clone(),
+            oom_killed: ended.oom_killed,
+            cpu_ms: ended.cpu_ms,
+            max_rss_kib: ended.max_rss_kib,
+            leftovers: ended.leftovers.clone(),
+            executed: ended.executed,
+        }
+    }
+
+    fn ended(self) -> std::result::Result<Ended, String> {
+        let ending = Status::parse(&self.status)
+            .and_then(|status| Ending::from_words(status, self.reason.as_deref()))
+            .ok_or_else(|| format!("no ending is called {:?}, {:?}", self.status, self.reason))?;
+        Ok(Ended {
+            ending,
+            error: self.error,
+            source: EndSource::Spool,
+            finished_at: self.finished_at,
+            duration_ms: self.duration_ms,
+            exit: self
+                .exit_code
+                .map(Exit::Code)
+                .or(self.term_signal.map(Exit::Signal)),
+            stop_signal: self.stop_signal,
+            stop_sender: match (self.stop_sender_pid, self.stop_sender_uid) {
+                (Some(pid), Some(uid)) => Some(Sender { pid, uid }),
+                _ => None,
+            },
+            counts: Counts {
+                cost_usd: self.cost_usd,
+                turns: self.turns,
+                input_tokens: self.input_tokens,
+                output_tokens: self.output_tokens,
+                cache_read_tokens: self.cache_read_tokens,
+                cache_creation_tokens: self.cache_creation_tokens,
+            },
+            session_cost_usd: self.session_cost_usd,
+            model: self.model,
+            session_id: self.session_id,
+            oom_killed: self.oom_killed,
+            cpu_ms: self.cpu_ms,
+            max_rss_kib: self.max_rss_kib,
+            leftovers: self.leftovers,
+            executed: self.executed,
+        })
+    }
+}
+
+/// The room kept for one task's record. It stays behind if its supervisor dies; recovery removes it.
+#[derive(Debug)]
+pub struct SpoolSlot {
+    file: File,
+    slot: PathBuf,
+    record: PathBuf,
+    task: String,
+}
+
+impl SpoolSlot {
+    /// Takes the room, 16 KiB.
+    pub(super) fn reserve(dir: &Path, id: &str) -> Result<SpoolSlot> {
+        let slot = slot_path(dir, id)?;
+        let failed = |e| LedgerError::io("keeping room for the terminal record:", &slot, e);
+        // A slot of the same id can only be a dead task's: ids are unique in the ledger.
+        open::remove_if_there(&slot).map_err(failed)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&slot)
+            .map_err(failed)?;
+        if let Err(e) = allocate(&file) {
+            let _ = fs::remove_file(&slot);
+            return Err(failed(e));
+        }
+        Ok(SpoolSlot {
+            file,
+            record: record_path(dir, id)?,
+            slot,
+            task: id.to_owned(),
+        })
+    }
+
+    /// Writes the record durably; the path under which it waits. `by` is the command that ends the task.
+    pub fn write(mut self, ended: &Ended, by: &str) -> Result<PathBuf> {
+        self.put(ended, by)
+            .map_err(|e| LedgerError::io("writing the terminal record to the spool:", &self.record, e))?;
+        Ok(self.record)
+    }
+
+    fn put(&mut self, ended: &Ended, by: &str) -> io::Result<()> {
+        let mut record = Record::new(&self.task, ended, by);
+        let mut bytes = serde_json::to_vec(&record)?;
+        if bytes.len() as i64 > SLOT_BYTES && self.fill(&bytes).is_err() {
+            record.error = record.error.map(|e| e.chars().take(SHORT_ERROR_CHARS).collect());
+            record.leftovers = None;
+            bytes = serde_json::to_vec(&record)?;
+        }
+        self.fill(&bytes)?;
+        self.file.set_permissions(Permissions::from_mode(0o600))?;
+        self.file.sync_all()?;
+        fs::rename(&self.slot, &self.record)?;
+        place::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
+    }
+
+    fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
+        io::Seek::rewind(&mut self.file)?;
+        self.file.write_all(bytes)?;
+        self.file.set_len(bytes.len() as u64)
+    }
+
+    /// Gives the room back: the ledger took the record.
+    pub fn discard(self) -> Result<()> {
+        open::remove_if_there(&self.slot)
+            .map_err(|e| LedgerError::io("removing the unused spool slot", &self.slot, e))
+    }
+}
+
+/// posix_fallocate(3), or zeros where the file system has no such call.
+fn allocate(file: &File) -> io::Result<()> {
+    match posix_fallocate(file, 0, SLOT_BYTES) {
+        Ok(()) => Ok(()),
+        Err(Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOSYS) => {
+            (&*file).write_all(&[0; SLOT_BYTES as usize])
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// A file that waits in the spool.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub path: PathBuf,
+    pub content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Record {
+        task: String,
+        by_pid: u32,
+        by_command: String,
+        ended: Box<Ended>,
+    },
+    Unreadable(String),
+}
+
+impl Waiting {
+    fn read(path: PathBuf) -> Option<Waiting> {
+        let content = match fs::read(&path) {
+            // Another command has merged it meanwhile.
+            Err(e) if e.kind() == ErrorKind::NotFound => return None,
+            Err(e) => Content::Unreadable(e.to_string()),
+            Ok(bytes) => parse(&bytes).unwrap_or_else(Content::Unreadable),
+        };
+        Some(Waiting { path, content })
+    }
+
+    fn finished_at(&self) -> Option<&str> {
+        match &self.content {
+            Content::Record { ended, .. } => ended.finished_at.as_deref(),
+            Content::Unreadable(_) => None,
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> std::result::Result<Content, String> {
+    let record: Record = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if record.version != RECORD_VERSION {
+        return Err(format!("it has version {}, not {RECORD_VERSION}", record.version));
+    }
+    Ok(Content::Record {
+        task: record.task.clone(),
+        by_pid: record.by_pid,
+        by_command: record.by_command.clone(),
+        ended: Box::new(record.ended()?),
+    })
+}
+
+/// The files that wait, by name. Kept ones and the slots of tasks that still run are none of them.
+pub(super) fn waiting(dir: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e| LedgerError::io("reading the spool", dir, e);
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        if name.ends_with(b".json") && !name.starts_with(b".") && !name.ends_with(b".kept.json") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The waiting records in the order in which their tasks ended; what cannot be read comes first.
+pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<Waiting> {
+    let mut all: Vec<Waiting> = paths.into_iter().filter_map(Waiting::read).collect();
+    all.sort_by(|a, b| a.finished_at().cmp(&b.finished_at()));
+    all
+}
+
+/// The readable record of one task.
+pub(super) fn waiting_for(dir: &Path, id: &str) -> Result<Option<Ended>> {
+    Ok(match Waiting::read(record_path(dir, id)?).map(|w| w.content) {
+        Some(Content::Record { task, ended, .. }) if task == id => Some(*ended),
+        _ => None,
+    })
+}
+
+/// Removes a merged record, durably: else a power cut would bring it back as one to report.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    open::remove_if_there(path)
+        .and_then(|()| place::sync_directory(path.parent().unwrap_or(Path::new("/"))))
+        .map_err(|e| LedgerError::io("removing the merged record", path, e))
+}
+
+/// Puts aside a record that cannot be merged, never over another one; its new path.
+pub(super) fn keep(path: &Path) -> Result<PathBuf> {
+    let stem = path.with_extension("");
+    let kept = (0u32..)
+        .map(|n| match n {
+            0 => place::with_suffix(&stem, ".kept.json"),
+            n => place::with_suffix(&stem, &format!(".{n}.kept.json")),
+        })
+        .find(|p| !p.exists())
+        .unwrap_or_else(|| path.to_owned());
+    match fs::rename(path, &kept) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(LedgerError::io("putting the spooled record aside:", path, e))
+        }
+        _ => Ok(kept),
+    }
+}
+
+/// Removes what a task has in the spool: the slot of a dead one, the record that was just merged.
+pub(super) fn clear(dir: &Path, id: &str) -> Result<()> {
+    for path in [slot_path(dir, id)?, record_path(dir, id)?] {
+        open::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
+    }
+    Ok(())
+}
+
+fn slot_path(dir: &Path, id: &str) -> Result<PathBuf> {
+    Ok(dir.join(format!(".{}.slot", file_name(id)?)))
+}
+
+fn record_path(dir: &Path, id: &str) -> Result<PathBuf> {
+    Ok(dir.join(format!("{}.json", file_name(id)?)))
+}
+
+/// An id, which the user may have chosen, as a name that stays in its directory and is no other id's.
+fn file_name(id: &str) -> Result<String> {
+    let mut name = String::new();
+    for byte in id.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(byte.into()),
+            _ => name.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    if name.is_empty() || name.len() > LONGEST_NAME {
+        return Err(LedgerError::IdTooLong { id: id.to_owned() });
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Cancel, Failure, Interrupt};
+
+    fn every_ending() -> Vec<Ending> {
+        vec![
+            Ending::Success,
+            Ending::Failure(Failure::AgentError),
+            Ending::Failure(Failure::Exit),
+            Ending::Failure(Failure::Signal),
+            Ending::Failure(Failure::NoResult),
+            Ending::Failure(Failure::Prepare),
+            Ending::Failure(Failure::Spawn),
+            Ending::Cancelled(Cancel::Operator),
+            Ending::Cancelled(Cancel::Timeout),
+            Ending::Cancelled(Cancel::IdleTimeout),
+            Ending::Interrupted(Interrupt::Signal),
+            Ending::Interrupted(Interrupt::SupervisorLost),
+            Ending::Interrupted(Interrupt::Rebooted),
+            Ending::Interrupted(Interrupt::Ttl),
+            Ending::AbortedNoSkill("review".into()),
+        ]
+    }
+
+    #[test]
+    fn every_ending_is_read_back_from_its_words() {
+        for ending in every_ending() {
+            assert_eq!(Ending::from_words(ending.status(), ending.reason()), Some(ending));
+        }
+    }
+
+    #[test]
+    fn an_id_cannot_leave_the_spool_nor_meet_another() {
+        assert_eq!(file_name("../a").unwrap(), "%2E%2E%2Fa");
+        assert_ne!(file_name("a/b").unwrap(), file_name("a%2Fb").unwrap());
+        assert!(file_name("").is_err());
+        assert!(file_name(&"x".repeat(300)).is_err());
+    }
+
+    #[test]
+    fn unfinished_slots_and_kept_records_do_not_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".a.slot", "b.kept.json", ".c.json", "d.json", "e.txt"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(waiting(dir.path()).unwrap(), [dir.path().join("d.json")]);
+    }
+
+    #[test]
+    fn putting_aside_never_overwrites() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.json");
+        fs::write(&path, "1").unwrap();
+        let first = keep(&path).unwrap();
+        fs::write(&path, "2").unwrap();
+        let second = keep(&path).unwrap();
+        assert_eq!(fs::read(first).unwrap(), b"1");
+        assert_eq!(fs::read(second).unwrap(), b"2");
+    }
+}

@@ -1,0 +1,257 @@
+//! Sessions: the verdict at each end, and what a link displaces.
+
+use super::{END, START, World, ended, new_task, start};
+use crate::ledger::{Finished, Found, Ledger};
+use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask};
+
+const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
+
+fn with_session(id: &str, session: &str) -> NewTask {
+    let mut task = new_task(id, Some(KEY));
+    task.session_id = Some(session.to_owned());
+    task
+}
+
+/// One run that succeeded and left its session to the key.
+fn first_run(ledger: &mut Ledger) {
+    drop(start(ledger, &with_session("first", "s1")));
+    ledger.finish("first", &ended(Ending::Success), "run").unwrap();
+}
+
+fn linked(ledger: &Ledger) -> Option<(String, Option<String>)> {
+    ledger
+        .session_of_key(KEY)
+        .unwrap()
+        .map(|s| (s.session_id, s.task_id))
+}
+
+fn link(session: &str, task: &str) -> Option<(String, Option<String>)> {
+    Some((session.to_owned(), Some(task.to_owned())))
+}
+
+fn reasons(ledger: &Ledger, task: &str) -> Vec<(String, String)> {
+    ledger
+        .invalidations_of_task(task)
+        .unwrap()
+        .into_iter()
+        .filter(|i| i.restored_at.is_none())
+        .map(|i| (i.session_id, i.reason))
+        .collect()
+}
+
+#[test]
+fn a_session_survives_success_and_nothing_else() {
+    let endings = [
+        (Ending::Success, None),
+        (Ending::Failure(Failure::Exit), Some("failure: exit")),
+        (Ending::Failure(Failure::AgentError), Some("failure: agent_error")),
+        (Ending::Cancelled(Cancel::Timeout), Some("cancelled: timeout")),
+        (
+            Ending::Interrupted(Interrupt::SupervisorLost),
+            Some("interrupted: supervisor_lost"),
+        ),
+    ];
+    for (ending, reason) in endings {
+        let world = World::new();
+        let mut ledger = world.open();
+        first_run(&mut ledger);
+        drop(start(&mut ledger, &with_session("second", "s1")));
+        assert_eq!(linked(&ledger), link("s1", "second"));
+        let finished = ledger.finish("second", &ended(ending), "run").unwrap();
+        let Finished::Done { invalidated } = finished else {
+            panic!("{finished:?}");
+        };
+        match reason {
+            None => {
+                assert_eq!(invalidated, None);
+                let session = ledger.session_of_key(KEY).unwrap().unwrap();
+                assert_eq!(session.session_id, "s1");
+                assert_eq!(session.last_used_at.as_deref(), Some(END));
+                assert!(reasons(&ledger, "second").is_empty());
+            }
+            Some(reason) => {
+                assert_eq!(invalidated.as_deref(), Some("s1"));
+                assert_eq!(linked(&ledger), None);
+                assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), reason.to_owned())]);
+            }
+        }
+    }
+}
+
+fn never_executed() -> Ended {
+    let mut end = ended(Ending::Failure(Failure::Spawn));
+    end.executed = false;
+    end.exit = None;
+    end
+}
+
+#[test]
+fn an_agent_that_never_executed_leaves_the_former_link() {
+    for session in ["s1", "s2"] {
+        let world = World::new();
+        let mut ledger = world.open();
+        first_run(&mut ledger);
+        let before = ledger.session_of_key(KEY).unwrap();
+        drop(start(&mut ledger, &with_session("second", session)));
+        let finished = ledger.finish("second", &never_executed(), "run").unwrap();
+        assert_eq!(finished, Finished::Done { invalidated: None });
+        assert_eq!(ledger.session_of_key(KEY).unwrap(), before);
+        assert!(reasons(&ledger, "second").is_empty());
+        let claim = ledger.claim().unwrap();
+        let user = claim.last_user_of_session(Some("anthropic"), "s1").unwrap();
+        assert_eq!(
+            user.unwrap().id,
+            "first",
+            "its failure says nothing against the session"
+        );
+    }
+}
+
+#[test]
+fn an_agent_that_never_executed_leaves_no_link_where_there_was_none() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &with_session("only", "s1")));
+    ledger.finish("only", &never_executed(), "run").unwrap();
+    assert_eq!(linked(&ledger), None);
+    assert!(ledger.invalidations_of_task("only").unwrap().is_empty());
+}
+
+#[test]
+fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
+    let world = World::new();
+    let mut ledger = world.open();
+    first_run(&mut ledger);
+    drop(start(&mut ledger, &with_session("second", "s1")));
+    ledger
+        .session_seen("second", Some(KEY), Some("anthropic"), "s2", END)
+        .unwrap();
+    let Found::One(row) = ledger.task("second").unwrap() else {
+        panic!("no row")
+    };
+    assert_eq!(row.session_id.as_deref(), Some("s2"));
+    assert_eq!(linked(&ledger), link("s2", "second"));
+    assert_eq!(
+        reasons(&ledger, "second"),
+        [("s1".to_owned(), "replaced".to_owned())]
+    );
+    ledger.finish("second", &ended(Ending::Success), "run").unwrap();
+    assert_eq!(linked(&ledger), link("s2", "second"));
+    ledger
+        .session_seen("second", Some(KEY), Some("anthropic"), "s3", END)
+        .unwrap();
+    assert_eq!(
+        linked(&ledger),
+        link("s2", "second"),
+        "a task that has ended says no more"
+    );
+}
+
+#[test]
+fn a_session_that_only_the_result_names_is_linked_at_the_end() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &new_task("t", Some(KEY))));
+    let mut end = ended(Ending::Success);
+    end.session_id = Some("late".to_owned());
+    ledger.finish("t", &end, "run").unwrap();
+    assert_eq!(linked(&ledger), link("late", "t"));
+}
+
+#[test]
+fn a_bad_end_withdraws_the_session_from_every_key() {
+    let world = World::new();
+    let mut ledger = world.open();
+    first_run(&mut ledger);
+    let mut keyless = new_task("keyless", None);
+    keyless.session_id = Some("s1".to_owned());
+    drop(start(&mut ledger, &keyless));
+    ledger
+        .finish("keyless", &ended(Ending::Failure(Failure::Signal)), "run")
+        .unwrap();
+    assert_eq!(linked(&ledger), None);
+    let invalidated = ledger.invalidations_of_task("keyless").unwrap();
+    assert_eq!(invalidated.len(), 1);
+    assert_eq!(invalidated[0].key.as_deref(), Some(KEY));
+    assert_eq!(invalidated[0].last_used_at.as_deref(), Some(END));
+}
+
+#[test]
+fn the_same_id_at_another_provider_is_another_session() {
+    let world = World::new();
+    let mut ledger = world.open();
+    first_run(&mut ledger);
+    let mut other = new_task("other", None);
+    other.provider = Some("cursor".to_owned());
+    other.session_id = Some("s1".to_owned());
+    drop(start(&mut ledger, &other));
+    ledger
+        .finish("other", &ended(Ending::Failure(Failure::Exit)), "run")
+        .unwrap();
+    assert_eq!(linked(&ledger), link("s1", "first"));
+    let claim = ledger.claim().unwrap();
+    let user = claim.last_user_of_session(Some("anthropic"), "s1").unwrap();
+    assert_eq!(user.unwrap().id, "first");
+}
+
+#[test]
+fn a_success_does_not_bring_back_what_an_operator_withdrew_meanwhile() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &with_session("t", "s1")));
+    let claim = ledger.claim().unwrap();
+    assert!(claim.invalidate_session(KEY, "operator", None, END).unwrap());
+    assert!(!claim.invalidate_session(KEY, "operator", None, END).unwrap());
+    claim.commit().unwrap();
+    ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    assert_eq!(linked(&ledger), None);
+}
+
+#[test]
+fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &with_session("first", "s1")));
+    let mut end = ended(Ending::Success);
+    end.session_cost_usd = Some(1.5);
+    ledger.finish("first", &end, "run").unwrap();
+    let mut second = with_session("second", "s1");
+    second.key = Some("another key".to_owned());
+    second.started_at = END.to_owned();
+    drop(start(&mut ledger, &second));
+    let claim = ledger.claim().unwrap();
+    let provider = Some("anthropic");
+    assert_eq!(claim.last_session_cost(provider, "s1").unwrap(), Some(1.5));
+    assert_eq!(claim.last_session_cost(provider, "s2").unwrap(), None);
+    let running = claim.running_with_session(provider, "s1").unwrap();
+    assert_eq!(running.unwrap().id, "second");
+    assert_eq!(
+        claim.last_user_of_session(provider, "s1").unwrap().unwrap().id,
+        "second"
+    );
+    assert!(claim.running_with_session(provider, "s2").unwrap().is_none());
+}
+
+#[test]
+fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &with_session("dead", "s1")));
+    let live = ledger.hold_live().unwrap();
+    let claim = ledger.claim().unwrap();
+    let lost = ended(Ending::Interrupted(Interrupt::SupervisorLost));
+    claim.end("dead", &lost, "run").unwrap();
+    assert!(claim.session(KEY).unwrap().is_none());
+    let mut next = with_session("next", "s2");
+    next.started_at = START.to_owned();
+    claim.insert(&next, &live, "run").unwrap();
+    claim
+        .link_session(KEY, Some("anthropic"), "s2", "next", START)
+        .unwrap();
+    claim.commit().unwrap();
+    assert_eq!(linked(&ledger), link("s2", "next"));
+    assert_eq!(
+        reasons(&ledger, "dead"),
+        [("s1".to_owned(), "interrupted: supervisor_lost".to_owned())]
+    );
+}

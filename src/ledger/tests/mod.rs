@@ -1,0 +1,122 @@
+//! The ledger on real files, each test in a directory of its own.
+
+mod endings;
+mod opening;
+mod rows;
+mod spooling;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::{ChosenBy, Ledger, LiveLock, Location};
+use crate::task::{Counts, EndSource, Ended, Ending, Exit, Identity, NewTask, Place};
+
+pub const START: &str = "2026-11-21T12:00:00.000Z";
+pub const END: &str = "2026-11-21T12:00:05.000Z";
+
+/// A directory with room for a ledger.
+pub struct World {
+    pub dir: TempDir,
+}
+
+impl World {
+    pub fn new() -> World {
+        World {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.dir.path().join("bookend.db")
+    }
+
+    pub fn at(&self) -> Location {
+        location(&self.file())
+    }
+
+    pub fn open(&self) -> Ledger {
+        Ledger::open(&self.at()).unwrap()
+    }
+
+    /// The file as another program sees it.
+    pub fn raw(&self) -> Connection {
+        Connection::open(self.file()).unwrap()
+    }
+}
+
+pub fn location(file: &Path) -> Location {
+    Location {
+        file: file.to_owned(),
+        chosen_by: ChosenBy::Option,
+    }
+}
+
+pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
+    NewTask {
+        id: id.to_owned(),
+        key: key.map(str::to_owned),
+        repo: Some("charles/claude-hooks".to_owned()),
+        issue_number: Some(1104),
+        user: None,
+        agent: "dev".to_owned(),
+        agent_type: "claude",
+        model: None,
+        provider: Some("anthropic".to_owned()),
+        started_at: START.to_owned(),
+        session_id: None,
+        resumed_from: None,
+        argv: vec!["claude".to_owned(), "-p".to_owned(), "say \"hi\"\n".to_owned()],
+        user_argv: vec!["claude".to_owned()],
+        run_options: "{\"grace\":10}".to_owned(),
+        cwd: PathBuf::from("/tmp"),
+        place: Place {
+            host: "host".to_owned(),
+            boot_id: "boot".to_owned(),
+            pid_ns: u64::MAX - 1,
+            cgroup: None,
+        },
+        supervisor: Identity { pid: 100, start: 7 },
+        agent_process: Identity { pid: 101, start: 8 },
+        on_finish: None,
+        retention_secs: 3600,
+        parent_id: None,
+    }
+}
+
+pub fn ended(ending: Ending) -> Ended {
+    Ended {
+        ending,
+        error: None,
+        source: EndSource::Wait,
+        finished_at: Some(END.to_owned()),
+        duration_ms: Some(5000),
+        exit: Some(Exit::Code(0)),
+        stop_signal: None,
+        stop_sender: None,
+        counts: Counts::default(),
+        session_cost_usd: None,
+        model: None,
+        session_id: None,
+        oom_killed: None,
+        cpu_ms: Some(12),
+        max_rss_kib: Some(2048),
+        leftovers: None,
+        executed: true,
+    }
+}
+
+/// Starts a task as `run` does; with a session, it is linked to the key.
+pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
+    let live = ledger.hold_live().unwrap();
+    let claim = ledger.claim().unwrap();
+    claim.insert(task, &live, "run").unwrap();
+    if let (Some(key), Some(session)) = (&task.key, &task.session_id) {
+        claim
+            .link_session(key, task.provider.as_deref(), session, &task.id, &task.started_at)
+            .unwrap();
+    }
+    claim.commit().unwrap();
+    live
+}

@@ -1,0 +1,472 @@
+//! Opening: creation among many, privacy, refusals, versions, readers.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, chown, geteuid};
+use rusqlite::Connection;
+
+use super::{World, ended, location, new_task, start};
+use crate::ledger::{ChosenBy, Filter, Finished, Ledger, LedgerError, Location};
+use crate::task::Ending;
+
+const CHILD_FILE: &str = "BOOKEND_TEST_CHILD_FILE";
+const CHILD_ID: &str = "BOOKEND_TEST_CHILD_ID";
+const NOBODY: u32 = 65534;
+
+fn mode(path: impl AsRef<Path>) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+fn chmod(path: impl AsRef<Path>, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// Another process that does what one of the ignored tests of this file says.
+fn this_program(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "--ignored", &format!("ledger::tests::opening::{test}")])
+        .stdout(Stdio::null());
+    command
+}
+
+fn one_life(file: &Path, id: &str) {
+    let mut ledger = Ledger::open(&location(file)).unwrap();
+    let slot = ledger.spool_slot(id).unwrap();
+    let _live = start(&mut ledger, &new_task(id, Some(id)));
+    let finished = ledger.finish(id, &ended(Ending::Success), "run").unwrap();
+    assert_eq!(finished, Finished::Done { invalidated: None });
+    slot.discard().unwrap();
+}
+
+fn assert_all_lived(world: &World, n: usize) {
+    let ledger = world.open();
+    let done = Filter {
+        status: Some(crate::task::Status::Success),
+        ..Filter::default()
+    };
+    assert_eq!(ledger.tasks(&done).unwrap().len(), n);
+    let check: String = world
+        .raw()
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(check, "ok");
+}
+
+#[test]
+fn sixty_four_threads_create_the_ledger_at_once() {
+    let world = World::new();
+    std::thread::scope(|scope| {
+        for n in 0..64 {
+            let file = world.file();
+            scope.spawn(move || one_life(&file, &format!("task-{n}")));
+        }
+    });
+    assert_all_lived(&world, 64);
+}
+
+#[test]
+fn sixty_four_processes_create_the_ledger_at_once() {
+    let world = World::new();
+    let children: Vec<_> = (0..64)
+        .map(|n| {
+            this_program("child_lives")
+                .env(CHILD_FILE, world.file())
+                .env(CHILD_ID, format!("task-{n}"))
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_all_lived(&world, 64);
+}
+
+#[test]
+#[ignore = "one of the processes of another test"]
+fn child_lives() {
+    if let (Some(file), Ok(id)) = (std::env::var_os(CHILD_FILE), std::env::var(CHILD_ID)) {
+        one_life(Path::new(&file), &id);
+    }
+}
+
+#[test]
+fn everything_made_is_private_whatever_the_umask() {
+    for mask in ["0", "777"] {
+        let world = World::new();
+        let dir = world.dir.path().join("a/b");
+        let file = dir.join("bookend.db");
+        let status = this_program("child_makes_everything")
+            .env(CHILD_FILE, &file)
+            .env(CHILD_ID, mask)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let private = dir.join("bookend.db.d");
+        let spool = private.join("spool");
+        for made in [&world.dir.path().join("a"), &dir, &private, &spool] {
+            assert_eq!(mode(made), 0o700, "{}", made.display());
+        }
+        for made in [
+            &file,
+            &dir.join("bookend.db-wal"),
+            &dir.join("bookend.db-shm"),
+            &private.join("live"),
+            &spool.join("t.json"),
+        ] {
+            assert_eq!(mode(made), 0o600, "{}", made.display());
+        }
+        assert_eq!(mode(spool.join(".u.slot")) & 0o077, 0);
+    }
+}
+
+#[test]
+#[ignore = "the process of another test that needs a umask of its own"]
+fn child_makes_everything() {
+    if let (Some(file), Ok(mask)) = (std::env::var_os(CHILD_FILE), std::env::var(CHILD_ID)) {
+        umask(Mode::from_bits_truncate(u32::from_str_radix(&mask, 8).unwrap()));
+        let mut ledger = Ledger::open(&location(Path::new(&file))).unwrap();
+        let _live = start(&mut ledger, &new_task("t", None));
+        let slot = ledger.spool_slot("t").unwrap();
+        slot.write(&ended(Ending::Success), "run").unwrap();
+        drop(ledger.spool_slot("u").unwrap());
+    }
+}
+
+#[test]
+fn what_existed_with_wider_modes_is_tightened() {
+    let world = World::new();
+    let dir = world.dir.path().join("bookend");
+    let at = Location {
+        file: dir.join("bookend.db"),
+        chosen_by: ChosenBy::Default,
+    };
+    let ledger = Ledger::open(&at).unwrap();
+    drop(ledger.hold_live().unwrap());
+    drop(ledger);
+    let private = dir.join("bookend.db.d");
+    let files = [
+        dir.join("bookend.db"),
+        dir.join("bookend.db-wal"),
+        dir.join("bookend.db-shm"),
+        private.join("live"),
+    ];
+    let dirs = [dir.clone(), private.clone(), private.join("spool")];
+    files.iter().for_each(|f| chmod(f, 0o666));
+    dirs.iter().for_each(|d| chmod(d, 0o755));
+    let ledger = Ledger::open(&at).unwrap();
+    drop(ledger.hold_live().unwrap());
+    for file in &files {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
+    for dir in &dirs {
+        assert_eq!(mode(dir), 0o700, "{}", dir.display());
+    }
+}
+
+#[test]
+fn a_directory_that_the_user_named_keeps_its_mode() {
+    let world = World::new();
+    chmod(world.dir.path(), 0o755);
+    drop(world.open());
+    assert_eq!(mode(world.dir.path()), 0o755);
+    assert_eq!(mode(world.file()), 0o600);
+}
+
+#[test]
+fn an_adopted_file_keeps_its_mode() {
+    let world = World::new();
+    drop(world.open());
+    world
+        .raw()
+        .execute("INSERT INTO bookend_setting VALUES ('adopted', '1')", [])
+        .unwrap();
+    chmod(world.file(), 0o640);
+    drop(world.open());
+    assert_eq!(mode(world.file()), 0o640);
+}
+
+#[test]
+fn a_world_writable_directory_is_refused_by_name_unless_sticky() {
+    let world = World::new();
+    chmod(world.dir.path(), 0o777);
+    let refusal = Ledger::open(&world.at()).unwrap_err();
+    assert!(matches!(refusal, LedgerError::WorldWritable { .. }));
+    let said = refusal.to_string();
+    assert!(said.contains(world.dir.path().to_str().unwrap()) && said.contains("chmod 700"));
+    assert!(!world.file().exists());
+    chmod(world.dir.path(), 0o1777);
+    drop(world.open());
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_refused_by_name() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can give a directory away");
+        return;
+    }
+    let give = |path: &Path| {
+        chown(path, Some(Uid::from_raw(NOBODY)), Some(Gid::from_raw(NOBODY))).unwrap();
+    };
+    let world = World::new();
+    give(world.dir.path());
+    let refusal = Ledger::open(&world.at()).unwrap_err();
+    assert!(matches!(
+        refusal,
+        LedgerError::ForeignDirectory { owner: NOBODY, .. }
+    ));
+
+    let world = World::new();
+    drop(world.open());
+    for path in [world.file(), world.at().private_dir()] {
+        give(&path);
+        let refusal = Ledger::open(&world.at()).unwrap_err();
+        assert!(matches!(refusal, LedgerError::ForeignFile { owner: NOBODY, .. }));
+        chown(&path, Some(geteuid()), None).unwrap();
+    }
+}
+
+#[test]
+fn a_link_in_the_place_of_any_file_is_refused() {
+    let world = World::new();
+    drop(world.open());
+    let private = world.at().private_dir();
+    let aside = world.dir.path().join("aside");
+    for path in [world.file(), private.clone(), private.join("spool")] {
+        fs::rename(&path, &aside).unwrap();
+        symlink(&aside, &path).unwrap();
+        let refusal = Ledger::open(&world.at()).unwrap_err();
+        assert!(matches!(refusal, LedgerError::Symlink { .. }), "{refusal}");
+        fs::remove_file(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+    }
+    let log = world.dir.path().join("bookend.db-wal");
+    fs::remove_file(&log).unwrap();
+    symlink(world.file(), &log).unwrap();
+    let refusal = Ledger::open(&world.at()).unwrap_err();
+    assert!(matches!(refusal, LedgerError::Symlink { .. }));
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused() {
+    let world = World::new();
+    fs::create_dir(world.file()).unwrap();
+    let refusal = Ledger::open(&world.at()).unwrap_err();
+    assert!(matches!(refusal, LedgerError::IsDirectory { .. }));
+    fs::remove_dir(world.file()).unwrap();
+    nix::unistd::mkfifo(&world.file(), Mode::S_IRWXU).unwrap();
+    for refusal in [
+        Ledger::open(&world.at()).unwrap_err(),
+        Ledger::open_read_only(&world.at()).unwrap_err(),
+    ] {
+        assert!(matches!(refusal, LedgerError::WrongType { .. }));
+    }
+}
+
+#[test]
+fn a_newer_ledger_is_refused_with_both_versions() {
+    let world = World::new();
+    drop(world.open());
+    world
+        .raw()
+        .execute("INSERT INTO bookend_migration VALUES (99, '')", [])
+        .unwrap();
+    for refusal in [
+        Ledger::open(&world.at()).unwrap_err(),
+        Ledger::open_read_only(&world.at()).unwrap_err(),
+    ] {
+        assert!(matches!(
+            refusal,
+            LedgerError::Newer {
+                ledger: 99,
+                program: 1,
+                ..
+            }
+        ));
+        let said = refusal.to_string();
+        assert!(said.contains("version 99") && said.contains("up to 1"), "{said}");
+    }
+}
+
+#[test]
+fn another_programs_file_is_refused_and_left_as_it_was() {
+    let world = World::new();
+    world
+        .raw()
+        .execute_batch("CREATE TABLE task_history (id TEXT)")
+        .unwrap();
+    let before = fs::read(world.file()).unwrap();
+    let refusal = Ledger::open(&world.at()).unwrap_err();
+    assert!(matches!(refusal, LedgerError::NotALedger { .. }), "{refusal}");
+    assert_eq!(fs::read(world.file()).unwrap(), before);
+
+    fs::write(world.file(), "notes of mine, no database at all\n".repeat(40)).unwrap();
+    let refusal = Ledger::open(&world.at()).unwrap_err();
+    assert!(matches!(refusal, LedgerError::NotALedger { .. }), "{refusal}");
+}
+
+#[test]
+fn an_empty_file_becomes_a_ledger() {
+    let world = World::new();
+    fs::write(world.file(), "").unwrap();
+    assert!(Ledger::open_read_only(&world.at()).unwrap().is_none());
+    drop(world.open());
+    assert!(Ledger::open_read_only(&world.at()).unwrap().is_some());
+}
+
+#[test]
+fn the_log_of_a_lost_ledger_is_not_taken_for_the_new_ones() {
+    let world = World::new();
+    one_life(&world.file(), "old");
+    fs::remove_file(world.file()).unwrap();
+    let ledger = world.open();
+    assert!(ledger.tasks(&Filter::default()).unwrap().is_empty());
+    let kept = fs::read_dir(world.at().private_dir())
+        .unwrap()
+        .filter(|e| {
+            let name = e.as_ref().unwrap().file_name();
+            name.to_str().unwrap().starts_with("stray-wal.")
+        })
+        .count();
+    assert_eq!(kept, 1);
+}
+
+#[test]
+fn an_interrupted_creation_leaves_nothing_in_the_way() {
+    let world = World::new();
+    drop(world.open());
+    let draft = world.at().private_dir().join("new.db");
+    fs::remove_file(world.file()).unwrap();
+    fs::write(&draft, "half a ledger").unwrap();
+    fs::write(draft.with_extension("db-wal"), "and its log").unwrap();
+    one_life(&world.file(), "t");
+    assert!(!draft.exists());
+}
+
+#[test]
+fn a_ledger_is_durable_and_keeps_its_log() {
+    let world = World::new();
+    let ledger = world.open();
+    let pragma = |name: &str| -> String {
+        ledger
+            .conn
+            .pragma_query_value(None, name, |row| {
+                row.get::<_, String>(0)
+                    .or_else(|_| row.get::<_, i64>(0).map(|n| n.to_string()))
+            })
+            .unwrap()
+    };
+    assert_eq!(pragma("journal_mode"), "wal");
+    assert_eq!(pragma("synchronous"), "2");
+    assert_eq!(pragma("mmap_size"), "0");
+    drop(ledger);
+    one_life(&world.file(), "t");
+    let log = world.dir.path().join("bookend.db-wal");
+    assert!(fs::metadata(log).unwrap().len() > 0);
+    assert!(world.dir.path().join("bookend.db-shm").exists());
+}
+
+#[test]
+fn the_log_does_not_grow_with_lone_runs() {
+    let world = World::new();
+    for n in 0..100 {
+        one_life(&world.file(), &format!("task-{n}"));
+    }
+    let log = fs::metadata(world.dir.path().join("bookend.db-wal")).unwrap();
+    assert!(log.len() < 1024 * 1024, "{}", log.len());
+    assert_all_lived(&world, 100);
+}
+
+#[test]
+fn reading_makes_nothing() {
+    let world = World::new();
+    assert!(Ledger::open_read_only(&world.at()).unwrap().is_none());
+    assert_eq!(fs::read_dir(world.dir.path()).unwrap().count(), 0);
+    let nowhere = location(&world.dir.path().join("no/such/dir/l.db"));
+    assert!(Ledger::open_read_only(&nowhere).unwrap().is_none());
+}
+
+#[test]
+fn a_reader_sees_what_writers_commit_meanwhile() {
+    let world = World::new();
+    let mut writer = world.open();
+    let reader = Ledger::open_read_only(&world.at()).unwrap().unwrap();
+    let _live = start(&mut writer, &new_task("t", None));
+    let claim = writer.claim().unwrap();
+    assert_eq!(reader.tasks(&Filter::default()).unwrap().len(), 1);
+    drop(claim);
+}
+
+#[test]
+fn a_reader_without_write_permission_sees_the_last_commit() {
+    let world = World::new();
+    one_life(&world.file(), "seen");
+    chmod(world.dir.path(), 0o755);
+    for name in ["bookend.db", "bookend.db-wal", "bookend.db-shm"] {
+        chmod(world.dir.path().join(name), 0o644);
+    }
+    let mut child = this_program("child_reads");
+    child.env(CHILD_FILE, world.file());
+    if geteuid().is_root() {
+        child.uid(NOBODY).gid(NOBODY);
+    } else {
+        chmod(world.dir.path(), 0o555);
+        for name in ["bookend.db", "bookend.db-wal", "bookend.db-shm"] {
+            chmod(world.dir.path().join(name), 0o444);
+        }
+    }
+    match child.status() {
+        Ok(status) => assert!(status.success()),
+        Err(e) => eprintln!("skipped: another user cannot execute the test program: {e}"),
+    }
+    chmod(world.dir.path(), 0o700);
+}
+
+#[test]
+#[ignore = "the reader of another test"]
+fn child_reads() {
+    if let Some(file) = std::env::var_os(CHILD_FILE) {
+        assert!(fs::OpenOptions::new().write(true).open(&file).is_err());
+        let ledger = Ledger::open_read_only(&location(Path::new(&file)))
+            .unwrap()
+            .unwrap();
+        assert_eq!(ledger.tasks(&Filter::default()).unwrap()[0].id, "seen");
+    }
+}
+
+#[test]
+fn an_older_ledger_is_not_migrated_by_a_reader() {
+    let world = World::new();
+    drop(world.open());
+    world.raw().execute("DELETE FROM bookend_migration", []).unwrap();
+    let refusal = Ledger::open_read_only(&world.at()).unwrap_err();
+    assert!(matches!(
+        refusal,
+        LedgerError::Older {
+            ledger: 0,
+            program: 1,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn a_ledger_in_use_by_another_program_in_wal_mode_is_waited_for() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let other = Connection::open(world.file()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            other.execute_batch("COMMIT").unwrap();
+        });
+        drop(start(&mut ledger, &new_task("t", None)));
+    });
+}

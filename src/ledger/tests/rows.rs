@@ -1,0 +1,294 @@
+//! Rows: what is written is what is read, in the promised order, guarded by the tables themselves.
+
+use serde_json::json;
+
+use super::{END, START, World, ended, new_task, start};
+use crate::ledger::{Delivery, Filter, Finished, Found, Ledger, LedgerError, LiveEvidence};
+use crate::task::{Cancel, Counts, Ending, Failure, Interrupt, Status, Task};
+
+fn read(ledger: &Ledger, id: &str) -> Task {
+    match ledger.task(id).unwrap() {
+        Found::One(task) => *task,
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+fn ids(ledger: &Ledger, filter: Filter) -> Vec<String> {
+    ledger.tasks(&filter).unwrap().into_iter().map(|t| t.id).collect()
+}
+
+#[test]
+fn a_running_row_says_what_was_claimed() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let mut task = new_task("t", Some("k"));
+    task.on_finish = Some("{\"argv\":[\"notify\"],\"cwd\":\"/\"}".to_owned());
+    let live = start(&mut ledger, &task);
+    let row = read(&ledger, "t");
+    assert_eq!(row.status, Status::Running);
+    assert_eq!(row.argv, Some(task.argv));
+    assert_eq!(row.supervisor(), Some(task.supervisor));
+    assert_eq!(row.agent_process(), Some(task.agent_process));
+    assert_eq!(row.pid_ns, Some(task.place.pid_ns));
+    assert_eq!(row.on_finish, Some(json!({"argv": ["notify"], "cwd": "/"})));
+    assert_eq!(row.run_options, Some(json!({"grace": 10})));
+    assert_eq!(
+        (row.live_slot, row.live_dev, row.live_ino),
+        (Some(live.slot), Some(live.dev), Some(live.ino))
+    );
+    assert_eq!((row.cost_usd, row.turns, row.finished_at), (None, None, None));
+    assert_eq!(row.last_seen_at.as_deref(), Some(START));
+    let value = serde_json::to_value(read(&ledger, "t")).unwrap();
+    assert_eq!(value["argv"][1], "-p");
+    assert_eq!(value["status"], "running");
+}
+
+#[test]
+fn two_running_tasks_under_a_key_are_impossible_whoever_writes() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let live = start(&mut ledger, &new_task("a", Some("k")));
+    let claim = ledger.claim().unwrap();
+    assert_eq!(claim.holder("k").unwrap().unwrap().id, "a");
+    let clash = claim.insert(&new_task("b", Some("k")), &live, "run").unwrap_err();
+    assert!(matches!(clash, LedgerError::KeyBusy { .. }));
+    let same = claim.insert(&new_task("a", None), &live, "run").unwrap_err();
+    assert!(matches!(same, LedgerError::TaskExists { .. }));
+    drop(claim);
+    let foreign = "INSERT INTO task_history (id, key, status, started_at) VALUES ('c', 'k', 'running', '')";
+    assert!(world.raw().execute(foreign, []).is_err());
+    ledger.finish("a", &ended(Ending::Success), "run").unwrap();
+    drop(start(&mut ledger, &new_task("b", Some("k"))));
+}
+
+#[test]
+fn a_dropped_claim_leaves_the_ledger_as_it_was() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let live = ledger.hold_live().unwrap();
+    let claim = ledger.claim().unwrap();
+    claim.insert(&new_task("a", Some("k")), &live, "run").unwrap();
+    drop(claim);
+    assert!(matches!(ledger.task("a").unwrap(), Found::None));
+    assert!(ledger.transitions("a").unwrap().is_empty());
+}
+
+#[test]
+fn a_task_ends_once_and_never_comes_into_being_by_ending() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let mut task = new_task("t", None);
+    task.on_finish = Some("{}".to_owned());
+    drop(start(&mut ledger, &task));
+    let mut first = ended(Ending::Failure(Failure::Exit));
+    first.error = Some("it broke".to_owned());
+    ledger.finish("t", &first, "run").unwrap();
+    let again = ledger.finish("t", &ended(Ending::Success), "recover").unwrap();
+    assert_eq!(again, Finished::AlreadyTerminal(Status::Failure));
+    let row = read(&ledger, "t");
+    assert_eq!(
+        (row.status, row.reason.as_deref(), row.error.as_deref()),
+        (Status::Failure, Some("exit"), Some("it broke"))
+    );
+    assert_eq!(row.cleanup_after.as_deref(), Some("2026-11-21T13:00:05.000Z"));
+    assert_eq!(row.delivery_status.as_deref(), Some("pending"));
+    assert_eq!(row.end_source.as_deref(), Some("wait"));
+    assert_eq!(row.last_seen_at.as_deref(), Some(END));
+    let moves: Vec<_> = ledger
+        .transitions("t")
+        .unwrap()
+        .into_iter()
+        .map(|m| (m.from_status, m.to_status, m.by_command.unwrap()))
+        .collect();
+    assert_eq!(
+        moves,
+        [
+            (None, Status::Running, "run".to_owned()),
+            (Some(Status::Running), Status::Failure, "run".to_owned()),
+        ]
+    );
+    let nothing = ledger.finish("no-such", &ended(Ending::Success), "run").unwrap();
+    assert_eq!(nothing, Finished::NoRow);
+    assert_eq!(ledger.tasks(&Filter::default()).unwrap().len(), 1);
+}
+
+#[test]
+fn the_tables_refuse_each_move_that_the_program_refuses() {
+    let world = World::new();
+    drop(world.open());
+    let raw = world.raw();
+    for from in Status::ALL {
+        for to in Status::ALL {
+            let id = format!("{from}-{to}");
+            raw.execute(
+                "INSERT INTO task_history (id, status, started_at) VALUES (?1, ?2, '')",
+                (&id, from.as_str()),
+            )
+            .unwrap();
+            let moved = raw.execute(
+                "UPDATE task_history SET status = ?2 WHERE id = ?1",
+                (&id, to.as_str()),
+            );
+            assert_eq!(moved.is_ok(), from == to || from.may_become(to), "{id}");
+        }
+    }
+    let unknown = raw.execute(
+        "INSERT INTO task_history (id, status, started_at) VALUES ('x', 'done', '')",
+        [],
+    );
+    assert!(unknown.is_err());
+}
+
+#[test]
+fn what_is_not_known_never_overwrites_what_had_been_counted() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &new_task("t", None)));
+    let counts = Counts {
+        cost_usd: Some(0.25),
+        output_tokens: Some(7),
+        ..Counts::default()
+    };
+    ledger.progress("t", &counts, Some("opus"), END).unwrap();
+    ledger.progress("t", &Counts::default(), None, END).unwrap();
+    let mut inferred = ended(Ending::Interrupted(Interrupt::SupervisorLost));
+    inferred.source = crate::task::EndSource::Recovery;
+    inferred.finished_at = None;
+    inferred.exit = None;
+    ledger.finish("t", &inferred, "recover").unwrap();
+    let more = Counts {
+        cost_usd: Some(9.0),
+        ..Counts::default()
+    };
+    ledger.progress("t", &more, None, "later").unwrap();
+    let row = read(&ledger, "t");
+    assert_eq!(
+        (row.cost_usd, row.output_tokens, row.turns),
+        (Some(0.25), Some(7), None)
+    );
+    assert_eq!(row.model.as_deref(), Some("opus"));
+    assert_eq!((row.finished_at, row.exit_code), (None, None));
+    assert_eq!(row.last_seen_at.as_deref(), Some(END));
+    assert!(row.cleanup_after.is_some());
+}
+
+#[test]
+fn running_tasks_come_first_and_each_group_newest_first() {
+    let world = World::new();
+    let mut ledger = world.open();
+    for (n, id) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        let key = match id {
+            "b" => "own",
+            _ if n % 2 == 0 => "even",
+            _ => "odd",
+        };
+        let mut task = new_task(id, Some(key));
+        task.started_at = format!("2026-11-21T12:00:0{n}.000Z");
+        drop(start(&mut ledger, &task));
+        let ending = match id {
+            "b" => continue,
+            "c" => Ending::Cancelled(Cancel::Operator),
+            _ => Ending::Success,
+        };
+        ledger.finish(id, &ended(ending), "run").unwrap();
+    }
+    let all = Filter::default();
+    assert_eq!(ids(&ledger, all.clone()), ["b", "e", "d", "c", "a"]);
+    let limited = |limit| Filter {
+        limit: Some(limit),
+        ..Filter::default()
+    };
+    assert_eq!(ids(&ledger, limited(3)), ["b", "e", "d"]);
+    assert_eq!(ids(&ledger, limited(1)), ["b"]);
+    assert!(ids(&ledger, limited(0)).is_empty());
+    let of = |status, key: Option<&str>| Filter {
+        status,
+        key: key.map(str::to_owned),
+        limit: None,
+    };
+    assert_eq!(ids(&ledger, of(None, Some("even"))), ["e", "c", "a"]);
+    assert_eq!(ids(&ledger, of(Some(Status::Success), None)), ["e", "d", "a"]);
+    assert_eq!(ids(&ledger, of(Some(Status::Success), Some("even"))), ["e", "a"]);
+    assert_eq!(ids(&ledger, of(Some(Status::Running), Some("own"))), ["b"]);
+    assert!(ids(&ledger, of(Some(Status::Running), Some("even"))).is_empty());
+}
+
+#[test]
+fn an_id_may_be_shortened_while_unique() {
+    let world = World::new();
+    let mut ledger = world.open();
+    for id in ["0193a", "0193b", "0193bc", "x%_"] {
+        drop(start(&mut ledger, &new_task(id, None)));
+    }
+    assert_eq!(read(&ledger, "0193a").id, "0193a");
+    assert_eq!(read(&ledger, "0193b").id, "0193b", "a whole id is no prefix");
+    assert_eq!(read(&ledger, "0193bc").id, "0193bc");
+    assert_eq!(read(&ledger, "x").id, "x%_");
+    match ledger.task("0193").unwrap() {
+        Found::Ambiguous(ids) => assert_eq!(ids, ["0193a", "0193b", "0193bc"]),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(ledger.task("%").unwrap(), Found::None));
+    assert!(matches!(ledger.task("").unwrap(), Found::Ambiguous(_)));
+}
+
+#[test]
+fn deliveries_are_counted() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let mut task = new_task("t", None);
+    task.on_finish = Some("{}".to_owned());
+    drop(start(&mut ledger, &task));
+    ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    ledger.delivery("t", Delivery::Failed, END).unwrap();
+    let row = read(&ledger, "t");
+    assert_eq!(
+        (
+            row.delivery_status.as_deref(),
+            row.delivery_attempts,
+            row.delivered_at
+        ),
+        (Some("failed"), 1, None)
+    );
+    ledger.delivery("t", Delivery::Delivered, END).unwrap();
+    let row = read(&ledger, "t");
+    assert_eq!(
+        (
+            row.delivery_status.as_deref(),
+            row.delivery_attempts,
+            row.delivered_at.as_deref()
+        ),
+        (Some("delivered"), 2, Some(END))
+    );
+    assert!(matches!(
+        ledger.delivery("u", Delivery::Failed, END).unwrap_err(),
+        LedgerError::NoSuchTask { .. }
+    ));
+}
+
+#[test]
+fn the_live_lock_decides_whether_a_task_lives() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let live = start(&mut ledger, &new_task("t", None));
+    let mut row = read(&ledger, "t");
+    assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::Held);
+    let reader = Ledger::open_read_only(&world.at()).unwrap().unwrap();
+    assert_eq!(reader.evidence(&row).unwrap(), LiveEvidence::Held);
+    drop(live);
+    assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::Free);
+    row.live_ino = row.live_ino.map(|n| n + 1);
+    assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::OtherFile);
+    row.live_slot = None;
+    assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::NoSlot);
+}
+
+#[test]
+fn resting_forgets_nothing() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &new_task("t", None)));
+    ledger.rest().unwrap();
+    ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    assert_eq!(read(&ledger, "t").status, Status::Success);
+}

@@ -1,0 +1,199 @@
+//! The spool: what the ledger could not take comes in later, once, and nothing is thrown away.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::{World, ended, new_task, start};
+use crate::ledger::{Found, Ledger, MergeOutcome};
+use crate::task::{Counts, Ended, Ending, Exit, Failure, Sender, Status, Task};
+
+fn read(ledger: &Ledger, id: &str) -> Task {
+    match ledger.task(id).unwrap() {
+        Found::One(task) => *task,
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+fn a_rich_end() -> Ended {
+    let mut end = ended(Ending::Failure(Failure::Signal));
+    end.error = Some("killed\n\"by\" whom?".to_owned());
+    end.exit = Some(Exit::Signal(9));
+    end.stop_signal = Some(15);
+    end.stop_sender = Some(Sender { pid: 7, uid: 1000 });
+    end.counts = Counts {
+        cost_usd: Some(0.125),
+        turns: Some(3),
+        input_tokens: Some(1),
+        output_tokens: Some(2),
+        cache_read_tokens: Some(3),
+        cache_creation_tokens: Some(4),
+    };
+    end.session_cost_usd = Some(0.5);
+    end.model = Some("opus".to_owned());
+    end.session_id = Some("s".to_owned());
+    end.oom_killed = Some(true);
+    end.leftovers = Some("{\"found\":1}".to_owned());
+    end
+}
+
+#[test]
+fn a_spooled_record_comes_into_its_row_as_if_it_had_been_written_there() {
+    let world = World::new();
+    let mut ledger = world.open();
+    for id in ["direct", "spooled"] {
+        drop(start(&mut ledger, &new_task(id, None)));
+    }
+    ledger.finish("direct", &a_rich_end(), "run").unwrap();
+    let slot = ledger.spool_slot("spooled").unwrap();
+    let path = slot.write(&a_rich_end(), "run").unwrap();
+    assert_eq!(ledger.spooled().unwrap(), [path]);
+    let claim = ledger.claim().unwrap();
+    assert!(claim.spooled("spooled").unwrap().is_some());
+    assert!(claim.spooled("direct").unwrap().is_none());
+    drop(claim);
+    drop(ledger);
+
+    let ledger = world.open();
+    let merged = ledger.merged();
+    assert_eq!(merged.len(), 1);
+    assert_eq!(merged[0].task.as_deref(), Some("spooled"));
+    assert!(matches!(
+        &merged[0].outcome,
+        MergeOutcome::Applied { status: Status::Failure, invalidated: Some(id) } if id == "s"
+    ));
+    assert!(ledger.spooled().unwrap().is_empty());
+    let mut row = read(&ledger, "spooled");
+    let direct = read(&ledger, "direct");
+    assert_eq!(row.end_source.as_deref(), Some("spool"));
+    row.end_source = direct.end_source.clone();
+    row.id = direct.id.clone();
+    row.live_slot = direct.live_slot;
+    assert_eq!(row, direct);
+    assert_eq!(ledger.transitions("spooled").unwrap().len(), 2);
+}
+
+#[test]
+fn a_record_whose_row_has_ended_is_kept_and_reported() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &new_task("t", None)));
+    let slot = ledger.spool_slot("t").unwrap();
+    slot.write(&a_rich_end(), "run").unwrap();
+    ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    let merged = ledger.merge_spool().unwrap();
+    let MergeOutcome::AlreadyTerminal { status, kept } = &merged[0].outcome else {
+        panic!("{merged:?}");
+    };
+    assert_eq!(*status, Status::Success);
+    assert!(kept.ends_with("t.kept.json") && kept.exists());
+    assert_eq!(read(&ledger, "t").status, Status::Success);
+    assert!(ledger.merge_spool().unwrap().is_empty());
+}
+
+#[test]
+fn a_record_that_was_merged_before_is_no_finding() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &new_task("t", None)));
+    let path = ledger
+        .spool_slot("t")
+        .unwrap()
+        .write(&a_rich_end(), "run")
+        .unwrap();
+    let bytes = fs::read(&path).unwrap();
+    ledger.merge_spool().unwrap();
+    fs::write(&path, bytes).unwrap();
+    let merged = ledger.merge_spool().unwrap();
+    assert!(matches!(merged[0].outcome, MergeOutcome::Applied { .. }));
+    assert_eq!(ledger.transitions("t").unwrap().len(), 2);
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_cannot_be_merged_is_kept_and_reported_and_does_not_stop_the_rest() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &new_task("good", None)));
+    ledger
+        .spool_slot("good")
+        .unwrap()
+        .write(&a_rich_end(), "run")
+        .unwrap();
+    let orphan = ledger.spool_slot("orphan").unwrap();
+    let orphan = orphan.write(&a_rich_end(), "run").unwrap();
+    fs::write(orphan.with_file_name("torn.json"), "{\"version\":1,").unwrap();
+    let newer = String::from_utf8(fs::read(&orphan).unwrap()).unwrap();
+    let newer = newer.replacen("\"version\":1", "\"version\":2", 1);
+    fs::write(orphan.with_file_name("newer.json"), newer).unwrap();
+    let outcomes: Vec<_> = ledger
+        .merge_spool()
+        .unwrap()
+        .into_iter()
+        .map(|m| m.outcome)
+        .collect();
+    let count = |wanted: fn(&MergeOutcome) -> bool| outcomes.iter().filter(|o| wanted(o)).count();
+    assert_eq!(
+        count(|o| matches!(o, MergeOutcome::Unreadable { kept, .. } if kept.exists())),
+        2
+    );
+    assert_eq!(
+        count(|o| matches!(o, MergeOutcome::NoRow { kept } if kept.exists())),
+        1
+    );
+    assert_eq!(count(|o| matches!(o, MergeOutcome::Applied { .. })), 1);
+    assert_eq!(read(&ledger, "good").status, Status::Failure);
+    assert!(matches!(ledger.task("orphan").unwrap(), Found::None));
+}
+
+#[test]
+fn records_are_merged_in_the_order_in_which_the_tasks_ended() {
+    let world = World::new();
+    let mut ledger = world.open();
+    for (id, at) in [
+        ("a", "2026-11-21T12:00:03.000Z"),
+        ("b", "2026-11-21T12:00:01.000Z"),
+    ] {
+        drop(start(&mut ledger, &new_task(id, None)));
+        let mut end = ended(Ending::Success);
+        end.finished_at = Some(at.to_owned());
+        ledger.spool_slot(id).unwrap().write(&end, "run").unwrap();
+    }
+    let order: Vec<_> = ledger
+        .merge_spool()
+        .unwrap()
+        .into_iter()
+        .map(|m| m.task.unwrap())
+        .collect();
+    assert_eq!(order, ["b", "a"]);
+}
+
+#[test]
+fn the_room_for_a_record_is_taken_beforehand_and_given_back() {
+    let world = World::new();
+    let ledger = world.open();
+    let slot = ledger.spool_slot("../odd id").unwrap();
+    let path = world.at().private_dir().join("spool/.%2E%2E%2Fodd%20id.slot");
+    let meta = fs::metadata(&path).unwrap();
+    assert!(meta.len() >= 16 * 1024 && meta.blocks() * 512 >= 16 * 1024);
+    assert!(ledger.spooled().unwrap().is_empty());
+    slot.discard().unwrap();
+    assert!(!path.exists());
+    let dead = ledger.spool_slot("dead").unwrap();
+    drop(dead);
+    let path = world.at().private_dir().join("spool/.dead.slot");
+    assert!(path.exists());
+    ledger.clear_spool("dead").unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_record_may_be_larger_than_its_room() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &new_task("t", None)));
+    let mut end = a_rich_end();
+    end.error = Some("é".repeat(100_000));
+    ledger.spool_slot("t").unwrap().write(&end, "run").unwrap();
+    ledger.merge_spool().unwrap();
+    assert_eq!(read(&ledger, "t").error, end.error);
+}

@@ -1,0 +1,73 @@
+//! What the caller handed over: signal mask, dispositions and descriptors, taken in charge when bookend
+//! starts and given on to the agent as they were.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, SFlag, fstat};
+
+use crate::sys::{self, SignalSet};
+
+#[derive(Debug)]
+pub struct Caller {
+    pub mask: SignalSet,
+    /// With SIGCHLD ignored the kernel reaps our children itself, and no status is left for us.
+    pub sigchld_ignored: bool,
+    /// Open descriptors above 2 that the agent is to inherit.
+    descriptors: Vec<RawFd>,
+}
+
+impl Caller {
+    /// Blocks every signal and notes what there was. The first thing that `run` does: what comes later
+    /// than this is not lost, and what is opened later is not the caller's.
+    pub fn take_over() -> Caller {
+        let mask = sys::set_mask(SignalSet::ALL);
+        sys::occupy_closed_stdio();
+        let sigchld_ignored = sys::is_ignored(libc::SIGCHLD);
+        if sigchld_ignored {
+            sys::set_disposition(libc::SIGCHLD, false);
+        }
+        Caller { mask, sigchld_ignored, descriptors: open_descriptors() }
+    }
+
+    /// Whether descriptor `number` (0 to 2) is a pipe or a socket: somebody may wait for its end.
+    pub fn is_pipe(number: RawFd) -> bool {
+        fstat(sys::stdio(number)).is_ok_and(|s| {
+            let kind = SFlag::from_bits_truncate(s.st_mode & SFlag::S_IFMT.bits());
+            kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK
+        })
+    }
+
+    /// Lets go of all that the agent has inherited, once it has: who closes the last copy of a pipe must
+    /// be the agent, or its reader waits for us.
+    ///
+    /// # Errors
+    /// When /dev/null cannot be opened; the descriptors are still ours then.
+    pub fn let_go(&mut self) -> io::Result<()> {
+        for fd in self.descriptors.drain(..) {
+            sys::close_inherited(fd);
+        }
+        let held: Vec<RawFd> = (0..=2).filter(|&n| Caller::is_pipe(n)).collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        let null = nix::fcntl::open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+        for number in held {
+            sys::replace_stdio(null.as_fd(), number)?;
+        }
+        Ok(())
+    }
+}
+
+/// The descriptors above 2 that are open now. Where there is no /proc, none are known and all stay open.
+fn open_descriptors() -> Vec<RawFd> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let found: Vec<RawFd> = entries
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    // The directory's own descriptor is closed by now.
+    found.into_iter().filter(|&fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok()).collect()
+}

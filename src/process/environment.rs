@@ -1,0 +1,43 @@
+//! The environment of what bookend starts: the caller's, without what steers bookend itself.
+
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::process::gate::LISTEN_PID_BLANK;
+use crate::sys;
+
+/// The mark: a task's processes carry its id in their environment under this name.
+pub const MARK: &str = "BOOKEND_TASK_ID";
+/// A hook carries the id of its task under this name, so that it is nobody's left-over.
+pub const FINISHED: &str = "BOOKEND_FINISHED_TASK";
+pub const LEDGER: &str = "BOOKEND_LEDGER";
+
+/// The caller's environment without the variables named in `but` and those that bookend sets itself,
+/// then with `add`. Order, repetition and malformed entries are kept.
+pub fn inherited(but: &[&str], add: &[(&str, &OsStr)]) -> Vec<CString> {
+    let mut entries = sys::environment();
+    entries.retain(|entry| {
+        let Some(name) = name_of(entry.as_bytes()) else { return true };
+        !(but.iter().chain(&[MARK, FINISHED, LEDGER]).any(|b| b.as_bytes() == name)
+            // Holds the id of *our* pidfd; without it LISTEN_PID alone decides (sd_listen_fds(3)).
+            || name == b"LISTEN_PIDFDID")
+    });
+    let own = format!("LISTEN_PID={}", std::process::id());
+    for entry in &mut entries {
+        if entry.as_bytes() == own.as_bytes()
+            && let Ok(blank) = CString::from_vec_with_nul(LISTEN_PID_BLANK.to_vec())
+        {
+            *entry = blank;
+        }
+    }
+    for (name, value) in add {
+        let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
+        // A value with a NUL could not have come from an argument or the environment.
+        entries.extend(CString::new(entry));
+    }
+    entries
+}
+
+fn name_of(entry: &[u8]) -> Option<&[u8]> {
+    entry.iter().position(|&b| b == b'=').map(|at| &entry[..at])
+}

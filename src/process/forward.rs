@@ -1,0 +1,59 @@
+//! Forwarding: which signals the agent still has to be given, each exactly once.
+
+use std::os::fd::AsFd;
+
+use crate::process::witness::Witness;
+use crate::sys::{self, Received};
+
+/// Queued with SIGTERM by `bookend cancel` and `--replace`: the operator wants this task to end.
+pub const CANCEL: u64 = u64::from_be_bytes(*b"bookend!");
+
+/// Whose a signal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It came to us alone: the agent must get it from us.
+    Forward,
+    /// It came to the whole group: the agent has had it.
+    Reached,
+    /// The agent's own, or a by-product of our own work: nobody's business.
+    Noise,
+}
+
+pub struct Forward {
+    witness: Witness,
+}
+
+impl Forward {
+    /// Call it as soon as the agent's process exists.
+    pub fn start() -> Forward {
+        Forward { witness: Witness::start() }
+    }
+
+    pub fn witness(&self) -> Option<i32> {
+        self.witness.pid()
+    }
+
+    pub fn fate(&mut self, received: &Received, agent: i32) -> Fate {
+        let reached = self.witness.saw(received);
+        let from = received.sender.pid;
+        if !received.from_kernel() && (from == agent || from == std::process::id() as i32) {
+            return Fate::Noise;
+        }
+        if reached && in_our_group(agent) { Fate::Reached } else { Fate::Forward }
+    }
+}
+
+/// An agent that moved to a group of its own gets nothing that is sent to ours.
+fn in_our_group(agent: i32) -> bool {
+    let agent = nix::unistd::Pid::from_raw(agent);
+    nix::unistd::getpgid(Some(agent)).is_ok_and(|group| group == nix::unistd::getpgrp())
+}
+
+/// Gives the agent a signal as it came. An agent that is gone, or that changed its user so that we may
+/// not signal it, gets none.
+pub fn forward(agent: impl AsFd, received: &Received) {
+    let value = (received.code == libc::SI_QUEUE).then_some(received.value);
+    if let Err(e) = sys::send_signal(agent.as_fd(), received.signal, value) {
+        tracing::warn!("could not forward signal {} to the agent: {e}", received.signal);
+    }
+}

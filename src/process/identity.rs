@@ -1,0 +1,556 @@
+//! What makes a pid mean one process: reading it from `/proc`, judging it, and holding it while signalling.
+//!
+//! Source of every field: proc_pid_stat(5), pidfd_open(2), namespaces(7), cgroups(7), random(4).
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno as NixErrno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::task::{Identity, Place, Verdict};
+
+/// `PF_KTHREAD` of the kernel's `sched.h`: a thread of the kernel itself.
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// The name of a process: its first 15 bytes, all that the kernel keeps of a program's name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Comm {
+    bytes: [u8; 15],
+    len: u8,
+}
+
+impl Comm {
+    pub fn new(name: &[u8]) -> Comm {
+        let len = name.len().min(15);
+        let mut bytes = [0; 15];
+        bytes[..len].copy_from_slice(&name[..len]);
+        Comm {
+            bytes,
+            len: len as u8,
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Display for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+impl fmt::Debug for Comm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.as_bytes().escape_ascii())
+    }
+}
+
+/// One line of `/proc/PID/stat`, as far as bookend reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub pid: i32,
+    pub comm: Comm,
+    /// `R`, `S`, `D`, `T`, `t`, `Z`, `X`, `I`.
+    pub state: char,
+    pub ppid: i32,
+    pub pgrp: i32,
+    pub session: i32,
+    /// The controlling terminal's device number; 0: none.
+    pub tty_nr: i32,
+    pub flags: u32,
+    pub threads: i32,
+    /// Clock ticks since boot.
+    pub start: u64,
+}
+
+impl Stat {
+    pub fn identity(&self) -> Identity {
+        Identity {
+            pid: self.pid,
+            start: self.start,
+        }
+    }
+
+    /// A zombie is dead, unless only its first thread has ended and others run on.
+    pub fn is_dead(&self) -> bool {
+        match self.state {
+            'X' | 'x' => true,
+            'Z' => self.threads <= 1,
+            _ => false,
+        }
+    }
+
+    pub fn is_kernel_thread(&self) -> bool {
+        self.flags & KERNEL_THREAD != 0
+    }
+}
+
+/// Reads one `/proc/PID/stat`. The name may hold anything, `)` and newlines too: the last `)` ends it.
+/// `None`: this is no such line.
+pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+    let open = bytes.iter().position(|b| *b == b'(')?;
+    let close = bytes.iter().rposition(|b| *b == b')')?;
+    let pid = std::str::from_utf8(bytes.get(..open)?)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    let comm = Comm::new(bytes.get(open + 1..close)?);
+    let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let ppid = fields.next()?.parse().ok()?;
+    let pgrp = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    let tty_nr = fields.next()?.parse().ok()?;
+    let flags = fields.nth(1)?.parse().ok()?;
+    let threads = fields.nth(10)?.parse().ok()?;
+    let start = fields.nth(1)?.parse().ok()?;
+    Some(Stat {
+        pid,
+        comm,
+        state,
+        ppid,
+        pgrp,
+        session,
+        tty_nr,
+        flags,
+        threads,
+        start,
+    })
+}
+
+/// Reads as much of a small file under `dir` as fits into `buf`, in one read.
+pub(super) fn read_at(
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    buf: &mut [u8],
+) -> rustix::io::Result<usize> {
+    let file = rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    loop {
+        match rustix::io::read(&file, &mut *buf) {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// The process `pid`, zombies included; `None`: there is none.
+///
+/// # Errors
+/// Whatever keeps `/proc/PID/stat` from being read while the process may well live: a `/proc` that hides
+/// it (`hidepid`) or is not mounted. It is never taken for death.
+pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
+    let Some(number) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+        return Ok(None);
+    };
+    let path = format!("/proc/{pid}/stat");
+    let mut buf = [0; 1024];
+    // A pid that is given out anew between the two questions makes them disagree once, not twice.
+    for last in [false, true] {
+        match read_at(CWD, path.as_bytes(), &mut buf) {
+            Ok(len) => {
+                return match parse_stat(&buf[..len]) {
+                    Some(stat) => Ok(Some(stat)),
+                    None => Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{path} is not as proc(5) says"),
+                    )),
+                };
+            }
+            Err(Errno::SRCH) => return Ok(None),
+            Err(Errno::NOENT) => match rustix::process::test_kill_process(number) {
+                Err(Errno::SRCH) => return Ok(None),
+                Err(e) => return Err(e.into()),
+                Ok(()) if last => {
+                    let text = format!(
+                        "process {pid} exists, but {path} does not: is /proc mounted, with hidepid?"
+                    );
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+                }
+                Ok(()) => {}
+            },
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// The identity of the live process `pid`; `None`: there is none, or it is dead and not yet reaped.
+///
+/// # Errors
+/// As [`stat`].
+pub fn of(pid: i32) -> io::Result<Option<Identity>> {
+    Ok(stat(pid)?.filter(|s| !s.is_dead()).map(|s| s.identity()))
+}
+
+/// Whether `/proc` counts pids as we do: it may be another pid namespace's (`unshare --pid` without a new mount).
+pub(super) fn proc_is_ours() -> bool {
+    let mut buf = [0; 16];
+    let me = rustix::process::getpid().as_raw_nonzero().get();
+    match rustix::fs::readlinkat_raw(CWD, "/proc/self", &mut buf[..]) {
+        Ok(len) => {
+            std::str::from_utf8(&buf[..len])
+                .ok()
+                .and_then(|s| s.parse().ok())
+                == Some(me)
+        }
+        Err(_) => false,
+    }
+}
+
+/// This boot of this machine.
+pub fn boot_id() -> Option<String> {
+    let mut buf = [0; 64];
+    let len = read_at(CWD, b"/proc/sys/kernel/random/boot_id", &mut buf).ok()?;
+    let text = std::str::from_utf8(&buf[..len]).ok()?.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Where this process stands. What cannot be read is empty, or 0: it then proves nothing to anybody.
+pub fn place() -> Place {
+    Place {
+        host: nix::unistd::gethostname()
+            .map(|h| h.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        boot_id: boot_id().unwrap_or_default(),
+        pid_ns: std::fs::metadata("/proc/self/ns/pid")
+            .map(|m| m.ino())
+            .unwrap_or(0),
+        cgroup: cgroup(),
+    }
+}
+
+fn cgroup() -> Option<String> {
+    let mut buf = [0; 8192];
+    let len = read_at(CWD, b"/proc/self/cgroup", &mut buf).ok()?;
+    let text = String::from_utf8_lossy(&buf[..len]);
+    text.lines()
+        .find_map(|l| l.strip_prefix("0::"))
+        .map(str::to_owned)
+}
+
+/// What the identity alone says of a process that was recorded at `at`, asked from `here`. An empty host
+/// or boot id, a pid namespace or a start of 0 were not recorded.
+pub fn judge(recorded: Identity, at: &Place, here: &Place) -> Verdict {
+    let same_host = at.host.is_empty() || at.host == here.host;
+    if !at.boot_id.is_empty() && at.boot_id != here.boot_id {
+        let known = !here.boot_id.is_empty();
+        return if same_host && known {
+            Verdict::Gone
+        } else {
+            Verdict::Unverifiable
+        };
+    }
+    let another_world =
+        (at.boot_id.is_empty() && !same_host) || (at.pid_ns != 0 && at.pid_ns != here.pid_ns);
+    if another_world || !proc_is_ours() {
+        return Verdict::Unverifiable;
+    }
+    match of(recorded.pid) {
+        Err(_) => Verdict::Unverifiable,
+        Ok(None) => Verdict::Gone,
+        Ok(Some(now)) if now == recorded => Verdict::Alive,
+        Ok(Some(_)) if recorded.start == 0 => Verdict::Unverifiable,
+        Ok(Some(_)) => Verdict::Recycled,
+    }
+}
+
+/// A process held by its pidfd: it cannot become another one while this lives.
+#[derive(Debug)]
+pub struct Handle {
+    pidfd: OwnedFd,
+    identity: Identity,
+}
+
+/// Holds the process that `identity` names; `None`: it is gone, or its pid is somebody else now.
+///
+/// # Errors
+/// pidfd_open(2) (EMFILE, …) or as [`stat`].
+pub fn open(identity: &Identity) -> io::Result<Option<Handle>> {
+    let Some(pid) = Pid::from_raw(identity.pid).filter(|_| identity.pid > 0) else {
+        return Ok(None);
+    };
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(fd) => fd,
+        // EINVAL: the number now names a thread.
+        Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    // Asked after opening: from here on the number cannot change its meaning unseen.
+    let same = of(identity.pid)?.is_some_and(|now| now == *identity);
+    Ok(same.then_some(Handle {
+        pidfd,
+        identity: *identity,
+    }))
+}
+
+impl Handle {
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Sends `signal`; `false`: the process is gone.
+    ///
+    /// # Errors
+    /// pidfd_send_signal(2): EPERM.
+    pub fn signal(&self, signal: Signal) -> io::Result<bool> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Waits until the process has ended, reaped or not, at most `timeout`; `true`: it has.
+    ///
+    /// # Errors
+    /// poll(2), but for EINTR.
+    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        let until = Instant::now() + timeout;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+            match nix::poll::poll(&mut fds, poll_timeout(left)) {
+                Ok(0) if left.is_zero() => return Ok(false),
+                Ok(0) | Err(NixErrno::EINTR) => {}
+                Ok(_) => return Ok(true),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Handle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// `left` for poll(2), rounded up, so that a wait does not turn into a spin in its last millisecond.
+pub(super) fn poll_timeout(left: Duration) -> PollTimeout {
+    let ms = left.as_nanos().div_ceil(1_000_000);
+    PollTimeout::try_from(ms.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
+}
+
+/// Whether a process carries a task's mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// `BOOKEND_TASK_ID=<id>` stands in its environment.
+    Carried,
+    /// It does not, or the process is gone.
+    Absent,
+    Unreadable,
+}
+
+/// The whole entry that a process of the task `task_id` has in its environment.
+pub(super) fn mark_of(task_id: &str) -> Vec<u8> {
+    [b"BOOKEND_TASK_ID=", task_id.as_bytes()].concat()
+}
+
+/// Whether `mark` is one entry of an environment as `/proc/PID/environ` shows it.
+pub(super) fn has_entry(environ: &[u8], mark: &[u8]) -> bool {
+    environ.split(|b| *b == 0).any(|entry| entry == mark)
+}
+
+/// Whether the process `pid` carries the mark of the task `task_id`.
+pub fn carries_mark(pid: i32, task_id: &str) -> Mark {
+    read_mark(
+        CWD,
+        format!("/proc/{pid}/environ").as_bytes(),
+        &mark_of(task_id),
+        &mut Vec::new(),
+    )
+    .0
+}
+
+/// As [`carries_mark`], of the environment at `path` under `dir`, with the user it belongs to (the
+/// process's effective one) where it could be opened.
+pub(super) fn read_mark(
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    mark: &[u8],
+    buf: &mut Vec<u8>,
+) -> (Mark, Option<u32>) {
+    let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::SRCH) => return (Mark::Absent, None),
+        Err(_) => return (Mark::Unreadable, None),
+    };
+    let owner = rustix::fs::fstat(&file).ok().map(|s| s.st_uid);
+    let mut len = 0;
+    loop {
+        if len == buf.len() {
+            buf.resize((buf.len() * 2).max(16 * 1024), 0);
+        }
+        match rustix::io::read(&file, &mut buf[len..]) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(Errno::INTR) => {}
+            Err(Errno::SRCH) => return (Mark::Absent, owner),
+            Err(_) => return (Mark::Unreadable, owner),
+        }
+    }
+    let mark = if has_entry(&buf[..len], mark) {
+        Mark::Carried
+    } else {
+        Mark::Absent
+    };
+    (mark, owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REST: &str = " S 1 42 42 34816 42 4194560 1 2 3 4 5 6 7 8 20 0 3 0 98765 1 2 3\n";
+
+    fn line(comm: &[u8]) -> Vec<u8> {
+        [b"42 (", comm, b")", REST.as_bytes()].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_of_any_bytes_does_not_shift_the_fields(comm in prop::collection::vec(any::<u8>(), 0..64)) {
+            let stat = parse_stat(&line(&comm)).unwrap();
+            prop_assert_eq!(stat.comm.as_bytes(), &comm[..comm.len().min(15)]);
+            prop_assert_eq!(
+                (stat.pid, stat.state, stat.ppid, stat.pgrp, stat.session, stat.tty_nr),
+                (42, 'S', 1, 42, 42, 34816)
+            );
+            prop_assert_eq!((stat.flags, stat.threads, stat.start), (4_194_560, 3, 98765));
+        }
+
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_stat(&bytes);
+        }
+
+        #[test]
+        fn a_cut_line_is_no_line_or_the_same_start(at in 0usize..64) {
+            let whole = line(b"a) R 7 (b");
+            let cut = &whole[..at.min(whole.len())];
+            prop_assert!(parse_stat(cut).is_none_or(|s| s.pid == 42));
+        }
+    }
+
+    #[test]
+    fn a_name_that_looks_like_the_rest_is_still_a_name() {
+        let stat = parse_stat(&line(b"x) Z 9 9 (\n")).unwrap();
+        assert_eq!((stat.state, stat.ppid, stat.start), ('S', 1, 98765));
+    }
+
+    #[test]
+    fn only_a_whole_value_is_the_mark() {
+        let mark = mark_of("abc");
+        assert!(has_entry(b"A=1\0BOOKEND_TASK_ID=abc\0B=2\0", &mark));
+        assert!(has_entry(b"BOOKEND_TASK_ID=abc", &mark));
+        let others: [&[u8]; 6] = [
+            b"BOOKEND_TASK_ID=abcd\0",
+            b"BOOKEND_TASK_ID=ab\0",
+            b"XBOOKEND_TASK_ID=abc\0",
+            b"X=BOOKEND_TASK_ID=abc\0",
+            b"BOOKEND_TASK_ID=abc \0",
+            b"",
+        ];
+        for other in others {
+            assert!(!has_entry(other, &mark), "{}", other.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn we_are_alive_and_a_zombie_is_dead() {
+        let me = std::process::id() as i32;
+        assert_eq!(of(me).unwrap().unwrap().pid, me);
+        let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
+        let pid = child.id() as i32;
+        let held =
+            rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut fds, PollTimeout::NONE).unwrap();
+        assert!(stat(pid).unwrap().is_some_and(|s| s.is_dead()));
+        assert_eq!(of(pid).unwrap(), None);
+        child.wait().unwrap();
+        assert_eq!(stat(pid).unwrap(), None);
+    }
+
+    #[test]
+    fn a_handle_holds_only_the_process_that_was_meant() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let identity = of(child.id() as i32).unwrap().unwrap();
+        let recycled = Identity {
+            start: identity.start + 1,
+            ..identity
+        };
+        assert!(open(&recycled).unwrap().is_none());
+        let handle = open(&identity).unwrap().unwrap();
+        assert_eq!(handle.identity(), identity);
+        assert!(!handle.wait(Duration::ZERO).unwrap());
+        assert!(handle.signal(Signal::KILL).unwrap());
+        assert!(handle.wait(Duration::from_secs(60)).unwrap());
+        child.wait().unwrap();
+        assert!(!handle.signal(Signal::KILL).unwrap());
+        assert!(open(&identity).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_verdict_follows_the_identity_and_its_world() {
+        let here = place();
+        let me = of(std::process::id() as i32).unwrap().unwrap();
+        let other = Identity {
+            start: me.start + 1,
+            ..me
+        };
+        assert_eq!(judge(me, &here, &here), Verdict::Alive);
+        assert_eq!(judge(other, &here, &here), Verdict::Recycled);
+        assert_eq!(
+            judge(
+                Identity {
+                    pid: i32::MAX,
+                    start: 1
+                },
+                &here,
+                &here
+            ),
+            Verdict::Gone
+        );
+        let booted = Place {
+            boot_id: "another".to_owned(),
+            ..here.clone()
+        };
+        assert_eq!(judge(me, &booted, &here), Verdict::Gone);
+        let elsewhere = Place {
+            host: "another".to_owned(),
+            ..booted
+        };
+        assert_eq!(judge(me, &elsewhere, &here), Verdict::Unverifiable);
+        let namespace = Place {
+            pid_ns: here.pid_ns + 1,
+            ..here.clone()
+        };
+        assert_eq!(judge(me, &namespace, &here), Verdict::Unverifiable);
+        let renamed = Place {
+            host: "another".to_owned(),
+            ..here.clone()
+        };
+        assert_eq!(judge(me, &renamed, &here), Verdict::Alive);
+        assert_eq!(
+            judge(Identity { start: 0, ..me }, &here, &here),
+            Verdict::Unverifiable
+        );
+    }
+}

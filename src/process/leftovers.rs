@@ -1,0 +1,542 @@
+//! Finds what a task left behind, and ends it.
+//!
+//! A left-over is known by being below the supervisor, which is the subreaper of all that its agent ever
+//! forked, or by the task's mark in its environment, which also finds what outlived the supervisor. Nothing
+//! here blocks but [`end_blocking`], and nothing here reaps: the run's loop does both.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use serde::Serialize;
+
+use super::identity::{self, Handle, Mark, Stat};
+pub use super::sorting::Why;
+use super::sorting::{self, Kind, Scene, Sight};
+use super::table::{Proc, Table};
+use crate::task::Identity;
+
+/// How long a process may take to die of SIGKILL before it is reported as surviving.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How often a process is looked at that no descriptor was left for.
+const BLIND: Duration = Duration::from_millis(50);
+/// How many pictures one look takes at most: who forks faster than that is met again at the next step.
+const LOOKS: usize = 16;
+/// How many pids a summary names.
+const NAMED: usize = 64;
+
+/// What is done with left-overs (`--leftovers`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Counted after a success, ended after any other end.
+    Auto,
+    End,
+    Leave,
+}
+
+impl Policy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Policy::Auto => "auto",
+            Policy::End => "end",
+            Policy::Leave => "leave",
+        }
+    }
+
+    pub fn ends(self, success: bool) -> bool {
+        match self {
+            Policy::Auto => !success,
+            Policy::End => true,
+            Policy::Leave => false,
+        }
+    }
+}
+
+/// Who hunts.
+#[derive(Debug, Clone)]
+pub enum Seat {
+    /// The task's own supervisor, its subreaper since before the agent was forked: what is below it is the
+    /// task's, but for the children that it had before ([`children`]).
+    Supervisor { inherited: Vec<Identity> },
+    /// Anybody else: only the mark tells.
+    Stranger,
+}
+
+/// Whose left-overs.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub id: String,
+    /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
+    /// one there is nothing to hunt.
+    pub agent: Identity,
+    /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
+    pub agent_tty: i32,
+    pub seat: Seat,
+}
+
+/// Looking for left-overs failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "looking through /proc for what the task left behind: {0} (nothing was ended; is /proc mounted?)"
+    )]
+    Proc(#[source] io::Error),
+    #[error(
+        "waiting for what the task left behind to end: {0} (`bookend recover` ends what is left)"
+    )]
+    Wait(#[source] io::Error),
+}
+
+/// Says of a process whether it is a supervisor that holds its live lock: only the ledger's side knows.
+pub type IsSupervisor<'a> = &'a dyn Fn(&Stat) -> bool;
+
+/// What has to be done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Done,
+    /// Call again when one of [`Hunt::fds`] is readable, at this time at the latest.
+    Wait(Instant),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    New,
+    Known,
+    Terming { until: Instant },
+    Killing { until: Instant },
+    Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Term,
+    Kill,
+    /// The kernel does not let us.
+    Refused,
+}
+
+struct Leftover {
+    stat: Stat,
+    kind: Kind,
+    handle: Option<Handle>,
+    told: Told,
+    gone: bool,
+}
+
+impl Leftover {
+    /// Whether its end is worth waiting for.
+    fn awaited(&self) -> bool {
+        !self.gone
+            && self.told != Told::Refused
+            && matches!(self.kind, Kind::Ours | Kind::Supervisor)
+    }
+}
+
+/// One task's left-overs.
+pub struct Hunt {
+    task: Task,
+    mark: Vec<u8>,
+    me: i32,
+    user: u32,
+    grace: Duration,
+    ends: bool,
+    phase: Phase,
+    proc: Option<Proc>,
+    table: Table,
+    found: Vec<Leftover>,
+}
+
+/// What was found and what became of it; as JSON the row's `leftovers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    pub found: usize,
+    pub ended: usize,
+    pub left: usize,
+    /// Processes of the same user, begun since the agent was, whose environment cannot be read: perhaps the
+    /// task's, perhaps not.
+    pub unreadable: usize,
+    /// The first of those found, ended or not.
+    pub pids: Vec<i32>,
+    /// Those left on purpose, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub spared: Vec<Spared>,
+    /// Those that should have ended and live, the agent among them if it does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub survivors: Vec<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Spared {
+    pub pid: i32,
+    pub name: String,
+    pub why: Why,
+}
+
+impl Hunt {
+    /// `ends`: what is found is ended ([`Policy::ends`]), with `grace` between SIGTERM and SIGKILL;
+    /// otherwise it is only counted.
+    pub fn new(task: Task, ends: bool, grace: Duration) -> Hunt {
+        Hunt {
+            mark: identity::mark_of(&task.id),
+            task,
+            me: std::process::id() as i32,
+            user: rustix::process::geteuid().as_raw(),
+            grace,
+            ends,
+            phase: Phase::New,
+            proc: None,
+            table: Table::default(),
+            found: Vec::new(),
+        }
+    }
+
+    /// Looks, until two looks in a row find nothing new. Signals nothing.
+    ///
+    /// # Errors
+    /// [`Error::Proc`].
+    pub fn scan(&mut self, is_supervisor: IsSupervisor<'_>) -> Result<(), Error> {
+        self.look_until_empty(is_supervisor).map_err(Error::Proc)?;
+        if self.phase == Phase::New {
+            self.phase = Phase::Known;
+        }
+        Ok(())
+    }
+
+    /// Does what can be done now, without blocking.
+    ///
+    /// # Errors
+    /// [`Error`]; the hunt is over then.
+    pub fn step(&mut self, now: Instant, is_supervisor: IsSupervisor<'_>) -> Result<Step, Error> {
+        if self.phase == Phase::New {
+            self.scan(is_supervisor)?;
+        }
+        if self.phase == Phase::Known {
+            let any = self.ends && self.found.iter().any(Leftover::awaited);
+            self.phase = if any {
+                Phase::Terming {
+                    until: now + self.grace,
+                }
+            } else {
+                Phase::Done
+            };
+        }
+        self.note_ends().map_err(Error::Wait)?;
+        loop {
+            let (until, word) = match self.phase {
+                Phase::Terming { until } => (until, Told::Term),
+                Phase::Killing { until } => (until, Told::Kill),
+                Phase::New | Phase::Known | Phase::Done => return Ok(Step::Done),
+            };
+            let settled = !self.found.iter().any(Leftover::awaited);
+            let late = now >= until;
+            if settled || (late && word == Told::Term) {
+                self.scan(is_supervisor)?;
+            }
+            if (settled && !self.found.iter().any(Leftover::awaited))
+                || (late && word == Told::Kill)
+            {
+                self.phase = Phase::Done;
+                self.note_other_ends();
+            } else if late {
+                self.phase = Phase::Killing {
+                    until: now + SETTLE,
+                };
+                self.tell(Told::Kill);
+            } else {
+                // The end of one may have made another our child, which may be told only now.
+                self.tell(word);
+                let blind = self.found.iter().any(|l| l.awaited() && l.handle.is_none());
+                return Ok(Step::Wait(if blind {
+                    until.min(now + BLIND)
+                } else {
+                    until
+                }));
+            }
+        }
+    }
+
+    /// What becomes readable when one that is waited for ends.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.found
+            .iter()
+            .filter(|l| l.awaited())
+            .filter_map(|l| l.handle.as_ref())
+            .map(AsFd::as_fd)
+    }
+
+    pub fn summary(&self) -> Summary {
+        let ours = || self.found.iter().filter(|l| l.kind != Kind::Unreadable);
+        let found = ours().count();
+        let ended = ours().filter(|l| l.gone).count();
+        let spared = |l: &Leftover| {
+            let why = match l.kind {
+                Kind::Spared(why) => why,
+                Kind::Supervisor => Why::Supervisor,
+                Kind::Ours | Kind::Unreadable => return None,
+            };
+            Some(Spared {
+                pid: l.stat.pid,
+                name: l.stat.comm.to_string(),
+                why,
+            })
+        };
+        let agent = self.task.agent;
+        let survives = |l: &&Leftover| l.kind == Kind::Ours || l.stat.identity() == agent;
+        let survivors = self.found.iter().filter(|l| !l.gone).filter(survives);
+        Summary {
+            found,
+            ended,
+            left: found - ended,
+            unreadable: self
+                .found
+                .iter()
+                .filter(|l| l.kind == Kind::Unreadable && !l.gone)
+                .count(),
+            pids: ours().map(|l| l.stat.pid).take(NAMED).collect(),
+            spared: ours()
+                .filter(|l| !l.gone)
+                .filter_map(spared)
+                .take(NAMED)
+                .collect(),
+            survivors: survivors.map(|l| l.stat.pid).take(NAMED).collect(),
+        }
+    }
+
+    fn look_until_empty(&mut self, is_supervisor: IsSupervisor<'_>) -> io::Result<()> {
+        if self.proc.is_none() {
+            self.proc = Some(Proc::open()?);
+        }
+        if !self.ends && self.is_childless() && self.glance(is_supervisor)? {
+            return Ok(());
+        }
+        let mut empty = 0;
+        for _ in 0..LOOKS {
+            if let Some(proc) = &mut self.proc {
+                proc.read(&mut self.table)?;
+            }
+            empty = if self.take_in(is_supervisor) {
+                0
+            } else {
+                empty + 1
+            };
+            if empty == 2 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// With no child left nothing is below the subreaper, so all that the agent forked is gone. Then only
+    /// what somebody else's daemon started with a copy of the environment can carry the mark: one look at the
+    /// pids given out since is enough to count it.
+    fn glance(&mut self, is_supervisor: IsSupervisor<'_>) -> io::Result<bool> {
+        let Some(proc) = &mut self.proc else {
+            return Ok(false);
+        };
+        if self.task.agent.pid < self.me || !proc.later(self.me, &mut self.table)? {
+            return Ok(false);
+        }
+        self.take_in(is_supervisor);
+        Ok(true)
+    }
+
+    fn is_childless(&self) -> bool {
+        matches!(self.task.seat, Seat::Supervisor { .. }) && !any_child()
+    }
+
+    /// Takes in what the picture shows; `true`: something of it is new.
+    fn take_in(&mut self, is_supervisor: IsSupervisor<'_>) -> bool {
+        let Some(proc) = &mut self.proc else {
+            return false;
+        };
+        let (mark, user) = (&self.mark, self.user);
+        let scene = Scene {
+            task: &self.task,
+            me: self.me,
+            table: &self.table,
+        };
+        let see = &mut |stat: &Stat| match proc.mark(stat.pid, mark) {
+            (Mark::Carried, owner) if owner == Some(user) => Sight::Marked,
+            (Mark::Carried, _) => Sight::MarkedOfAnother,
+            (Mark::Absent, _) => Sight::Unmarked,
+            (Mark::Unreadable, owner) if owner == Some(user) => Sight::Unreadable,
+            (Mark::Unreadable, _) => Sight::UnreadableOfAnother,
+        };
+        let mut new = false;
+        for (stat, kind) in sorting::sort(&scene, see, is_supervisor) {
+            let id = stat.identity();
+            if let Some(known) = self.found.iter_mut().find(|l| l.stat.identity() == id) {
+                known.kind = kind;
+                continue;
+            }
+            new = true;
+            let wanted = self.ends && matches!(kind, Kind::Ours | Kind::Supervisor);
+            let (handle, gone) = match wanted.then(|| identity::open(&id)) {
+                Some(Ok(Some(handle))) => (Some(handle), false),
+                Some(Ok(None)) => (None, true),
+                // No descriptor left, or the like: it is held only while it is told something.
+                Some(Err(_)) | None => (None, false),
+            };
+            self.found.push(Leftover {
+                stat,
+                kind,
+                handle,
+                told: Told::Nothing,
+                gone,
+            });
+        }
+        new
+    }
+
+    /// Notes who of those found has ended.
+    fn note_ends(&mut self) -> io::Result<()> {
+        let mut fds: Vec<_> = self
+            .fds()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        if !fds.is_empty() {
+            match nix::poll::poll(&mut fds, PollTimeout::ZERO) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let ended: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        let mut ended = ended.into_iter();
+        for leftover in self.found.iter_mut().filter(|l| l.awaited()) {
+            leftover.gone = match leftover.handle {
+                Some(_) => ended.next().unwrap_or(false),
+                None => is_gone(&leftover.stat),
+            };
+            if leftover.gone {
+                leftover.handle = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// The others are not waited for, but may have ended with those that were.
+    fn note_other_ends(&mut self) {
+        for leftover in self.found.iter_mut().filter(|l| !l.gone && !l.awaited()) {
+            leftover.gone = is_gone(&leftover.stat);
+        }
+    }
+
+    /// Sends everyone who may be told it and has not been the signal for `word`.
+    fn tell(&mut self, word: Told) {
+        if !self.ends {
+            return;
+        }
+        for leftover in self.found.iter_mut().filter(|l| l.awaited()) {
+            let (signal, due) = match (word, leftover.kind, leftover.told) {
+                (Told::Kill, Kind::Ours, told) => (Signal::KILL, told != Told::Kill),
+                (_, _, told) => (Signal::TERM, told == Told::Nothing),
+            };
+            if !due {
+                continue;
+            }
+            let held = match leftover.handle.take() {
+                Some(handle) => Ok(Some(handle)),
+                None => identity::open(&leftover.stat.identity()),
+            };
+            match held {
+                Ok(None) => leftover.gone = true,
+                Err(_) => {}
+                Ok(Some(handle)) => {
+                    if let Some(now) = may_signal(&self.task, &handle, self.me) {
+                        leftover.told = match send(&handle, signal, &now) {
+                            Ok(_) if signal == Signal::KILL => Told::Kill,
+                            Ok(_) => Told::Term,
+                            Err(_) => Told::Refused,
+                        };
+                    }
+                    leftover.handle = Some(handle);
+                }
+            }
+        }
+    }
+}
+
+/// What the process is now, if it may be signalled: it is our child, or its environment still carries the
+/// mark. The handle keeps the pid from becoming another's between this question and the signal.
+fn may_signal(task: &Task, handle: &Handle, me: i32) -> Option<Stat> {
+    let id = handle.identity();
+    let now = identity::stat(id.pid)
+        .ok()?
+        .filter(|s| s.identity() == id)?;
+    let child = matches!(task.seat, Seat::Supervisor { .. }) && now.ppid == me;
+    (child || identity::carries_mark(id.pid, &task.id) == Mark::Carried).then_some(now)
+}
+
+fn send(handle: &Handle, signal: Signal, now: &Stat) -> io::Result<bool> {
+    let sent = handle.signal(signal)?;
+    // A stopped process would sleep on its SIGTERM until the grace is over.
+    if sent && signal == Signal::TERM && now.state == 'T' {
+        handle.signal(Signal::CONT)?;
+    }
+    Ok(sent)
+}
+
+/// An unreadable `/proc` is not death.
+fn is_gone(stat: &Stat) -> bool {
+    identity::of(stat.pid).is_ok_and(|now| now != Some(stat.identity()))
+}
+
+/// Whether this process has any child, dead ones included. It only looks: nothing is reaped.
+fn any_child() -> bool {
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(
+        rustix::process::waitid(WaitId::All, look),
+        Err(rustix::io::Errno::CHILD)
+    )
+}
+
+/// The children that this process has now: what a supervisor asks before it forks anything, since whoever
+/// executed it may have left it some (`sleep 9 & exec bookend run …`).
+///
+/// # Errors
+/// [`Error::Proc`].
+pub fn children() -> Result<Vec<Identity>, Error> {
+    if !any_child() {
+        return Ok(Vec::new());
+    }
+    let mut table = Table::default();
+    Proc::open()
+        .and_then(|mut p| p.read(&mut table))
+        .map_err(Error::Proc)?;
+    let me = std::process::id() as i32;
+    Ok(table
+        .rows()
+        .iter()
+        .filter(|s| s.ppid == me)
+        .map(Stat::identity)
+        .collect())
+}
+
+/// Drives a hunt to its end: for recovery, which has nothing else to do meanwhile.
+///
+/// # Errors
+/// [`Error`].
+pub fn end_blocking(hunt: &mut Hunt, is_supervisor: IsSupervisor<'_>) -> Result<Summary, Error> {
+    loop {
+        let now = Instant::now();
+        let Step::Wait(until) = hunt.step(now, is_supervisor)? else {
+            return Ok(hunt.summary());
+        };
+        let mut fds: Vec<_> = hunt
+            .fds()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        let timeout = identity::poll_timeout(until.saturating_duration_since(Instant::now()));
+        match nix::poll::poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(Error::Wait(e.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "leftovers_tests.rs"]
+mod tests;

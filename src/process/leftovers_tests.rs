@@ -1,0 +1,338 @@
+//! Hunting real processes. Each test does it in a process of its own, so that what other tests start is not
+//! below it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use rustix::process::Pid;
+
+use super::*;
+
+const NOBODY: IsSupervisor<'static> = &|_| false;
+const ALONE: &str = "TEST_ALONE";
+
+/// Runs the test `name` as the only one of a process.
+fn alone(name: &str, body: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some_and(|n| n == name) {
+        return body();
+    }
+    let module = module_path!().split_once("::").unwrap().1;
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args([&format!("{module}::{name}"), "--exact", "--nocapture"])
+        .env(ALONE, name)
+        .output()
+        .unwrap();
+    let text = [out.stdout, out.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn become_subreaper() {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+}
+
+/// What a test's processes say, line by line; its end is the end of all of them.
+struct Said(BufReader<ChildStdout>);
+
+impl Said {
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// The pids of `n` processes that each said theirs.
+    fn pids(&mut self, n: usize) -> Vec<i32> {
+        (0..n).map(|_| self.line().parse().unwrap()).collect()
+    }
+
+    fn all_ended(mut self) {
+        self.0.read_to_end(&mut Vec::new()).unwrap();
+    }
+}
+
+fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
+    let mut child = Command::new("sh")
+        .args(["-c", script])
+        .env("BOOKEND_TASK_ID", id)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let identity = identity::stat(child.id() as i32)
+        .unwrap()
+        .unwrap()
+        .identity();
+    let said = Said(BufReader::new(child.stdout.take().unwrap()));
+    (child, said, identity)
+}
+
+fn hunt(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> Hunt {
+    let task = Task {
+        id: "t1".to_owned(),
+        agent,
+        agent_tty: 0,
+        seat,
+    };
+    Hunt::new(task, ends, Duration::from_millis(grace_ms))
+}
+
+fn supervisor() -> Seat {
+    Seat::Supervisor {
+        inherited: Vec::new(),
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    identity::of(pid).unwrap().is_some()
+}
+
+fn kill(pid: i32) {
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+}
+
+fn reap_all() {
+    let any = WaitIdOptions::EXITED;
+    while rustix::process::waitid(WaitId::All, any).is_ok() {}
+}
+
+/// A terminal, and the shell words that make it the controlling one of a session leader without one.
+fn terminal() -> (nix::pty::OpenptyResult, String) {
+    use std::os::fd::AsRawFd;
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd())).unwrap();
+    let words = format!("exec 3<>{}", path.display());
+    (pty, words)
+}
+
+#[test]
+fn all_that_the_agent_forked_is_ended() {
+    alone("all_that_the_agent_forked_is_ended", || {
+        become_subreaper();
+        let script = r#"
+            setsid sh -c 'echo $$; exec sleep 1000' &
+            (setsid sh -c '(echo $(exec sh -c "echo \$PPID"); exec sleep 1000) &' &)
+            env -i sh -c 'echo $$; exec sleep 1000' &
+            sh -c 'env -i sh -c "echo \$\$; exec sleep 1000" & echo $$; wait' &
+            sh -c 'trap "" TERM; echo $$; exec sleep 1000' &
+            exit 1"#;
+        let (mut child, mut said, agent) = agent(script, "t1");
+        let pids = said.pids(6);
+        child.wait().unwrap();
+        let mut hunt = hunt(agent, supervisor(), true, 300);
+        let summary = end_blocking(&mut hunt, NOBODY).unwrap();
+        assert_eq!(summary.survivors, []);
+        assert!(summary.found >= 6, "{summary:?}");
+        assert_eq!((summary.ended, summary.left), (summary.found, 0));
+        for pid in pids {
+            assert!(
+                !is_alive(pid) && summary.pids.contains(&pid),
+                "{pid} {summary:?}"
+            );
+        }
+        said.all_ended();
+        reap_all();
+    });
+}
+
+#[test]
+fn what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over() {
+    alone(
+        "what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over",
+        || {
+            become_subreaper();
+            let (mut child, mut said, agent) =
+                agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", "t1");
+            said.pids(1);
+            child.wait().unwrap();
+            let begun = Instant::now();
+            let summary =
+                end_blocking(&mut hunt(agent, supervisor(), true, 600_000), NOBODY).unwrap();
+            assert_eq!((summary.found, summary.ended), (1, 1));
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            reap_all();
+        },
+    );
+}
+
+#[test]
+fn a_stopped_process_hears_sigterm() {
+    alone("a_stopped_process_hears_sigterm", || {
+        become_subreaper();
+        let script =
+            r#"setsid sh -c 'trap "echo term; exit" TERM; echo $$; kill -STOP $$; wait' & exit 1"#;
+        let (mut child, mut said, agent) = agent(script, "t1");
+        let pid = said.pids(1)[0];
+        child.wait().unwrap();
+        let stopped = WaitId::Pid(Pid::from_raw(pid).unwrap());
+        rustix::process::waitid(stopped, WaitIdOptions::STOPPED).unwrap();
+        end_blocking(&mut hunt(agent, supervisor(), true, 600_000), NOBODY).unwrap();
+        assert_eq!(said.line(), "term");
+        reap_all();
+    });
+}
+
+#[test]
+fn after_a_success_they_are_only_counted() {
+    alone("after_a_success_they_are_only_counted", || {
+        become_subreaper();
+        let (mut child, mut said, agent) =
+            agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 0", "t1");
+        let pid = said.pids(1)[0];
+        child.wait().unwrap();
+        let mut hunt = hunt(agent, supervisor(), false, 0);
+        hunt.scan(NOBODY).unwrap();
+        assert_eq!(hunt.step(Instant::now(), NOBODY).unwrap(), Step::Done);
+        let summary = hunt.summary();
+        assert_eq!(
+            (summary.found, summary.ended, summary.left, &summary.pids),
+            (1, 0, 1, &vec![pid])
+        );
+        assert!(is_alive(pid));
+        kill(pid);
+        reap_all();
+        hunt = self::hunt(agent, supervisor(), false, 0);
+        hunt.scan(NOBODY).unwrap();
+        assert_eq!(hunt.summary().found, 0);
+    });
+}
+
+#[test]
+fn the_mark_finds_what_outlived_the_supervisor_and_nobody_elses() {
+    alone(
+        "the_mark_finds_what_outlived_the_supervisor_and_nobody_elses",
+        || {
+            let orphan = "(setsid sh -c 'echo $$; exec sleep 1000' &) ; exit 1";
+            let (mut child, mut said, agent_of_ours) = agent(orphan, "t1");
+            let (mut other, mut other_said, _) = agent(orphan, "t11");
+            let (ours, theirs) = (said.pids(1)[0], other_said.pids(1)[0]);
+            child.wait().unwrap();
+            other.wait().unwrap();
+            let summary = end_blocking(
+                &mut hunt(agent_of_ours, Seat::Stranger, true, 60_000),
+                NOBODY,
+            )
+            .unwrap();
+            assert_eq!(
+                (summary.found, summary.ended, &summary.pids),
+                (1, 1, &vec![ours])
+            );
+            said.all_ended();
+            assert!(is_alive(theirs));
+            kill(theirs);
+        },
+    );
+}
+
+#[test]
+fn a_terminal_that_is_not_the_agents_spares_the_server_behind_it() {
+    alone(
+        "a_terminal_that_is_not_the_agents_spares_the_server_behind_it",
+        || {
+            let (_pty, take_it) = terminal();
+            let pane = format!("{take_it}; echo $$; exec sleep 1000");
+            let script = format!(
+                "(setsid sh -c 'setsid sh -c \"{}\" & echo $$; wait' &) ; exit 1",
+                pane.replace('$', "\\$")
+            );
+            for (seat, subreaper) in [(Seat::Stranger, false), (supervisor(), true)] {
+                if subreaper {
+                    become_subreaper();
+                }
+                let (mut child, mut said, agent) = agent(&script, "t1");
+                let pids = said.pids(2);
+                child.wait().unwrap();
+                let summary = end_blocking(&mut hunt(agent, seat, true, 60_000), NOBODY).unwrap();
+                assert_eq!(
+                    (summary.found, summary.ended, summary.left),
+                    (2, 0, 2),
+                    "{summary:?}"
+                );
+                assert!(summary.spared.iter().all(|s| s.why == Why::Terminal));
+                for pid in pids {
+                    assert!(is_alive(pid));
+                    kill(pid);
+                }
+                said.all_ended();
+            }
+            reap_all();
+        },
+    );
+}
+
+#[test]
+fn a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own() {
+    alone(
+        "a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own",
+        || {
+            become_subreaper();
+            let script = r#"setsid sh -c '
+            trap "echo term" TERM
+            sh -c "trap \"\" TERM; echo \$\$; exec sleep 1000" & echo $$
+            wait; wait' & exit 1"#;
+            let (mut child, mut said, agent) = agent(script, "t1");
+            let pids = said.pids(2);
+            child.wait().unwrap();
+            let is_leader = |s: &Stat| pids.contains(&s.pid) && s.session == s.pid;
+            let summary =
+                end_blocking(&mut hunt(agent, supervisor(), true, 0), &is_leader).unwrap();
+            assert_eq!(said.line(), "term");
+            assert_eq!(
+                (summary.found, summary.left, summary.survivors.len()),
+                (1, 1, 0)
+            );
+            assert_eq!(summary.spared[0].why, Why::Supervisor);
+            for pid in pids {
+                assert!(is_alive(pid));
+                kill(pid);
+            }
+            said.all_ended();
+            reap_all();
+        },
+    );
+}
+
+#[test]
+fn a_child_that_was_there_before_is_spared_with_its_own() {
+    alone(
+        "a_child_that_was_there_before_is_spared_with_its_own",
+        || {
+            become_subreaper();
+            let stranger = "read go; sh -c 'echo $$; exec sleep 1000' & echo $$; wait";
+            let mut before = Command::new("sh")
+                .args(["-c", stranger])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let inherited = children().unwrap();
+            assert_eq!(
+                inherited.iter().map(|i| i.pid).collect::<Vec<_>>(),
+                [before.id() as i32]
+            );
+            let (mut child, mut said, agent) =
+                agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", "t1");
+            let ours = said.pids(1);
+            child.wait().unwrap();
+            drop(before.stdin.take());
+            let strangers = Said(BufReader::new(before.stdout.take().unwrap())).pids(2);
+            let summary = end_blocking(
+                &mut hunt(agent, Seat::Supervisor { inherited }, true, 60_000),
+                NOBODY,
+            )
+            .unwrap();
+            assert_eq!((&summary.pids, summary.ended), (&ours, 1));
+            for pid in strangers {
+                assert!(is_alive(pid));
+                kill(pid);
+            }
+            reap_all();
+        },
+    );
+}
+
+#[test]
+fn a_policy_says_what_is_ended() {
+    assert!(!Policy::Auto.ends(true) && Policy::Auto.ends(false));
+    assert!(Policy::End.ends(true) && !Policy::Leave.ends(false));
+}

@@ -1,0 +1,15 @@
+//! Processes: starting them behind the gate, watching them, stopping them, telling them apart.
+
+pub mod caller;
+pub mod capture;
+pub mod environment;
+pub mod forward;
+pub mod gate;
+pub mod identity;
+pub mod leftovers;
+mod sorting;
+pub mod stop;
+mod table;
+pub mod terminal;
+pub mod watch;
+mod witness;

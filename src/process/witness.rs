@@ -1,0 +1,68 @@
+//! The witness: tells a signal that was sent to our whole process group from one sent to us alone.
+//!
+//! The agent is in our group, so what was sent to the group it has had already, and must not get again
+//! from us. The kernel does not tell the receiver which it was; but a sibling in the group that blocks
+//! every signal and counts those that reach it knows.
+
+use std::fs;
+
+use crate::sys::{self, Received};
+
+pub struct Witness {
+    /// `None`: the kernel had no room for it.
+    pid: Option<i32>,
+    accounted: [u32; 65],
+}
+
+impl Witness {
+    /// Starts it. Without one (no room for a process) only what the kernel sent counts as sent to all.
+    pub fn start() -> Witness {
+        Witness { pid: sys::start_witness().ok(), accounted: [0; 65] }
+    }
+
+    /// Whether this signal reached the whole group.
+    pub fn saw(&mut self, received: &Received) -> bool {
+        let signal = received.signal;
+        let Some(pid) = self.pid else {
+            return received.from_kernel() && by_terminal(signal);
+        };
+        let Some(accounted) = self.accounted.get_mut(signal as usize) else { return false };
+        // The kernel hands a group's signal to its youngest member first, so the witness has had it
+        // before us; it may only not have come to count it yet.
+        while sys::witnessed(signal) == *accounted && !settled(pid, signal) {
+            std::thread::yield_now();
+        }
+        let seen = sys::witnessed(signal);
+        if seen == *accounted {
+            return false;
+        }
+        // Standard signals merge while they wait, for each process at its own pace; real-time ones queue.
+        *accounted = if signal < libc::SIGRTMIN() { seen } else { *accounted + 1 };
+        true
+    }
+
+    pub fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+}
+
+/// The signals that a terminal sends to its foreground group.
+fn by_terminal(signal: i32) -> bool {
+    matches!(
+        signal,
+        libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGWINCH
+    )
+}
+
+/// Whether the witness sleeps and `signal` does not wait for it: it has counted all that came.
+fn settled(pid: i32, signal: i32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("").trim();
+    let waits = |name: &str| {
+        u64::from_str_radix(field(name), 16).is_ok_and(|set| sys::SignalSet(set).contains(signal))
+    };
+    let running = field("State:").starts_with('R');
+    !running && !waits("ShdPnd:") && !waits("SigPnd:")
+        // Stopped with the whole group: it will count when it is continued, and so shall we.
+        || field("State:").starts_with(['T', 't', 'Z', 'X'])
+}

@@ -1,0 +1,648 @@
+//! The way of a run, top to bottom: DESIGN section 3.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag};
+use tracing::level_filters::LevelFilter;
+use tracing::{info, warn};
+
+use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
+use crate::claim::{Look, Way};
+use crate::cli;
+use crate::clock;
+use crate::error::{Error, Kind, exit_code};
+use crate::ledger::{self, Claim, Delivery, Found, Ledger, Location};
+use crate::log;
+use crate::process::caller::Caller;
+use crate::process::capture::{Capture, WhenReaderGone};
+use crate::process::environment;
+use crate::process::forward::Forward;
+use crate::process::gate::{Gated, Launch, StartError, Step};
+use crate::process::identity;
+use crate::process::leftovers::{self, Hunt, Policy, Seat};
+use crate::process::watch::Watch;
+use crate::session::{self, Choice, Known, LastUse, Refusal};
+use crate::supervise::{self, Agent, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
+use crate::sys;
+use crate::task::{
+    self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Place, Stop, Task,
+};
+
+/// How long somebody who inherited the agent's stdout may hold up the end of the task.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long an `--on-finish` command may take.
+const HOOK_LIMIT: Duration = Duration::from_secs(60);
+
+/// What `bookend run` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub id: Option<String>,
+    pub key: Option<String>,
+    pub repo: Option<String>,
+    pub issue: Option<i64>,
+    pub user: Option<String>,
+    pub agent: Option<String>,
+    pub agent_type: Option<String>,
+    pub model: Option<String>,
+    pub provider: Option<String>,
+    pub cwd: Option<PathBuf>,
+    pub prepare: Option<OsString>,
+    pub forge: String,
+    pub require_skill: Option<String>,
+    pub timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub grace: Duration,
+    pub when_busy: WhenBusy,
+    pub on_term: OnTerm,
+    pub fresh: bool,
+    pub allow_unsafe_resume: bool,
+    pub leftovers: Policy,
+    pub on_finish: Option<OsString>,
+    pub retention: Duration,
+    pub level: LevelFilter,
+    pub argv: Vec<OsString>,
+}
+
+/// What to do when a live task holds the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenBusy {
+    Refuse,
+    Wait,
+    Replace,
+}
+
+/// How bookend is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    Code(i32),
+    Signal(i32),
+}
+
+/// Runs the agent between its two rows.
+///
+/// # Errors
+/// When no row could be made: nothing was executed. Once there is a row, it gets its end whatever happens.
+pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Result<Leave, Error> {
+    let started = Instant::now();
+
+    // 1. Who runs, under which key, with what for its row.
+    let who = resolve(request)?;
+
+    // 2. Every signal has been blocked since the first line of main: none is lost from here on.
+    let mut watch = Watch::new().map_err(|e| Error::failed(format!("reading signals: {e}")))?;
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|e| Error::failed(format!("becoming the reaper of the agent's orphans: {e}")))?;
+
+    // 3. The claim, in one transaction: nobody else holds the key, or whoever did is settled.
+    let location = ledger::locate(ledger)?;
+    let mut ledger = Ledger::open(&location)?;
+    let live = ledger.hold_live()?;
+    let mut way = Way::new(request.when_busy, request.grace);
+    let claim = loop {
+        let claim = ledger.claim()?;
+        let Some(key) = &who.key else { break claim };
+        let Look::Held(holder) = way.look(&claim, key)? else { break claim };
+        drop(claim);
+        if let Some(signal) = way.clear(&ledger, &mut watch, key, *holder)? {
+            return Ok(Leave::Signal(signal));
+        }
+    };
+    let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    let choice = choose_session(&claim, request, &who)?;
+    let args = who.adapter.argv(&request.argv[1..], &choice.plan);
+    let argv: Vec<&OsStr> = request.argv[..1].iter().chain(&args).map(OsString::as_os_str).collect();
+
+    // 4. The gated child: it exists, has a pid, and executes nothing.
+    let (listening, agents_stdout) = listen(&who)?;
+    let env = agents_environment(&id, &location);
+    let mut launch = Launch::new(&argv, env.clone())
+        .and_then(|l| l.cwd(request.cwd.as_deref().map(Path::as_os_str)))
+        .map_err(|e| Error::usage(format!("the agent's command line: {e}")))?;
+    if let Some(stdout) = agents_stdout {
+        launch = launch.stdio(1, stdout);
+    }
+    let had = leftovers::children().map_err(Error::failed)?;
+    let child = Gated::fork(&launch, &caller);
+    drop(launch);
+    let forward = Forward::start();
+
+    // 5. The running row, with both identities, durable before anything is executed.
+    let place = identity::place();
+    let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
+    let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
+    let row = NewTask {
+        id: id.clone(),
+        key: who.key.clone(),
+        repo: request.repo.clone(),
+        issue_number: request.issue,
+        user: request.user.clone(),
+        agent: who.persona.clone(),
+        agent_type: who.adapter.agent_type(),
+        model: who.asked.model.clone().or_else(|| request.model.clone()),
+        provider: who.provider.clone(),
+        started_at: clock::now(),
+        session_id: choice.session.clone(),
+        resumed_from: choice.resumed_from.clone(),
+        argv: argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
+        user_argv: request.argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
+        run_options: request.options_to_repeat(),
+        cwd: who.cwd.clone(),
+        place,
+        supervisor: own.identity(),
+        agent_process: agent_process.flatten(),
+        on_finish: request.on_finish.as_ref().map(|command| {
+            serde_json::json!({ "command": command.to_string_lossy(), "cwd": current_dir() }).to_string()
+        }),
+        retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
+        parent_id: std::env::var(environment::MARK).ok(),
+    };
+    claim.insert(&row, &live, "run")?;
+    link_session(&claim, &row, &choice)?;
+    let cost_before = match (&choice.resumed_from, who.adapter.cost_is_cumulative()) {
+        (Some(session), true) => claim.last_session_cost(who.provider.as_deref(), session)?,
+        _ => None,
+    };
+    let mut child = match child {
+        Ok(child) => child,
+        Err(e) => {
+            let error = format!("no process for the agent: {e}");
+            claim.end(&id, &supervise::never_ran(Failure::Spawn, &error, started), "run")?;
+            claim.commit()?;
+            return Err(Error::failed(error).hint("the task is recorded as failure; look at `ulimit -u`"));
+        }
+    };
+    let spool = claim.spool_slot(&id).inspect_err(|e| warn!("{e}")).ok();
+    if let Err(e) = claim.commit() {
+        child.dismiss();
+        return Err(e.into());
+    }
+
+    // From here on one guard owns the claim: dropped on whatever way, it ends the row.
+    let mut run = Supervisor::new(
+        watch,
+        &mut ledger,
+        (TaskRef { id, key: who.key.clone(), provider: who.provider.clone() }, Row {
+            started,
+            spool,
+            cost_before,
+            settled: false,
+        }),
+        (Agent { child, mode: who.asked.mode, executed: false, start_error: None, ended: None }, forward),
+        listening,
+        Limits {
+            timeout: request.timeout,
+            idle_timeout: request.idle_timeout,
+            grace: request.grace,
+            awaits_input: who.asked.conversing,
+        },
+        choice.session.clone(),
+    );
+    announce(&run.task.id, &choice);
+    release(&mut caller);
+
+    // 6. What must be there first: the prepare command, then the skill, which it may have brought.
+    let ready = match prepare(&mut run, request, &env, &caller)? {
+        Ok(()) => require_skill(request, &who),
+        refused => refused,
+    };
+    // A stop that came until now ends the task without the agent ever having run.
+    let ready = match run.stop_before_exec()? {
+        Some(stop) => Err(NoStart::stopped(stop, request.on_term)),
+        None => ready,
+    };
+    if let Err(no) = ready {
+        run.dismiss()?;
+        warn_unless_stopped(&no);
+        run.settle(End { ending: no.ending, error: no.error, exit: None, leftovers: None });
+        deliver(&mut run, request, &caller)?;
+        return Ok(no.leave);
+    }
+
+    // 7. The gate opens; how the exec went comes over a pipe that exec closes.
+    run.open_gate();
+
+    // 8. One poll over signals, children, output and deadlines, until the agent has ended.
+    let (exit, usage) = run.attend()?;
+    let ended_at = Instant::now();
+    if let Some(failed) = run.agent.start_error {
+        let no = NoStart::not_executed(failed, &request.argv[0], request.cwd.as_deref());
+        warn_unless_stopped(&no);
+        run.settle(End { ending: no.ending, error: no.error, exit: None, leftovers: None });
+        deliver(&mut run, request, &caller)?;
+        return Ok(no.leave);
+    }
+
+    // 9. What is still in the pipe, and who is still about.
+    run.drain(DRAIN)?;
+    let observed = run.observed();
+    let ending = task::judge(&Evidence {
+        exit,
+        outcome: run.outcome(),
+        cause: run.cause(ended_at),
+        lingered: run.lingered,
+        grace: request.grace,
+        on_term: request.on_term,
+    });
+    let whose = leftovers::Task {
+        id: run.task.id.clone(),
+        agent: row.agent_process.unwrap_or(row.supervisor),
+        agent_tty: own.tty_nr,
+        seat: Seat::Supervisor { inherited: run.ours(had) },
+    };
+    let ends = request.leftovers.ends(ending == Ending::Success);
+    let mut hunt = Hunt::new(whose, ends, request.grace);
+    run.look_for_leftovers(&mut hunt);
+
+    // 10. The terminal row, or the spool. The ending is committed before any grace is waited for.
+    let error = observed.result.as_ref().and_then(|r| r.error.clone());
+    run.settle(End { ending: ending.clone(), error, exit: Some((exit, usage)), leftovers: Some(hunt.summary()) });
+    run.end_leftovers(hunt, ends)?;
+
+    // 11. The hook, with the row; the live lock is held until then.
+    deliver(&mut run, request, &caller)?;
+    run.flush()?;
+    drop(run);
+    drop(live);
+
+    // 12. As the agent left.
+    Ok(match (&ending, exit) {
+        (Ending::Cancelled(Cancel::Timeout | Cancel::IdleTimeout), _) => Leave::Code(exit_code::TIMED_OUT),
+        (Ending::Success, _) => Leave::Code(0),
+        (_, Exit::Code(code)) => Leave::Code(code),
+        (_, Exit::Signal(signal)) => Leave::Signal(signal),
+    })
+}
+
+/// Who runs: what the request and the user's argv say, before anything is touched.
+pub struct Who {
+    pub adapter: &'static dyn Adapter,
+    pub asked: Asked,
+    pub key: Option<String>,
+    /// The persona.
+    pub persona: String,
+    pub provider: Option<String>,
+    /// Where the agent is to run.
+    pub cwd: PathBuf,
+    /// Its stdout is read along.
+    captured: bool,
+}
+
+fn resolve(request: &Request) -> Result<Who, Error> {
+    let program = &request.argv[0];
+    let adapter = agent::adapter(program, request.agent_type.as_deref()).map_err(Error::usage)?;
+    let terminal = std::io::IsTerminal::is_terminal(&sys::stdio(1));
+    let asked = adapter.asked(&request.argv[1..], terminal);
+    let base = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+    let persona = request.agent.clone().unwrap_or(base);
+    let key = request.key.clone().or_else(|| {
+        // Never from less than both: a key must not bring together what does not belong together.
+        let (repo, issue) = (request.repo.as_ref()?, request.issue?);
+        Some(format!("{}:{persona}:{repo}:{issue}", request.forge))
+    });
+    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && !terminal;
+    if request.idle_timeout.is_some() && !(captured && asked.mode == Mode::StreamJson) {
+        return Err(Error::usage(
+            "--idle-timeout needs output that comes as the agent works: run it with \
+             `--output-format stream-json` (for claude also --verbose) and stdout not on a terminal",
+        )
+        .hint("--timeout limits the whole run in every mode"));
+    }
+    let cwd = request.cwd.clone().unwrap_or_else(current_dir);
+    let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
+    let provider = request.provider.clone().or_else(|| adapter.provider().map(str::to_owned));
+    Ok(Who { adapter, asked, key, persona, provider, cwd, captured })
+}
+
+fn current_dir() -> PathBuf {
+    std::env::current_dir().unwrap_or_default()
+}
+
+impl Request {
+    /// What `redispatch` needs to do the same again.
+    fn options_to_repeat(&self) -> String {
+        let text = |o: &Option<OsString>| o.as_ref().map(|v| v.to_string_lossy().into_owned());
+        serde_json::json!({
+            "key": self.key,
+            "repo": self.repo,
+            "issue": self.issue,
+            "user": self.user,
+            "agent": self.agent,
+            "agent_type": self.agent_type,
+            "model": self.model,
+            "provider": self.provider,
+            "cwd": self.cwd,
+            "prepare": text(&self.prepare),
+            "forge": self.forge,
+            "require_skill": self.require_skill,
+            "timeout_ms": self.timeout.map(|d| d.as_millis() as u64),
+            "idle_timeout_ms": self.idle_timeout.map(|d| d.as_millis() as u64),
+            "grace_ms": self.grace.as_millis() as u64,
+            "on_term_cancelled": self.on_term == OnTerm::Cancelled,
+            "fresh": self.fresh,
+            "leftovers": self.leftovers.as_str(),
+            "on_finish": text(&self.on_finish),
+            "retention_s": self.retention.as_secs(),
+            "cwd_at_start": current_dir(),
+            "stdin_at_start": sys::kind_of_stdin(),
+        })
+        .to_string()
+    }
+}
+
+/// Which conversation goes on, by what the ledger knows of it now.
+fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Choice, Error> {
+    let provider = who.provider.as_deref();
+    let used = |session: String, task: Option<&str>| -> Result<LastUse, Error> {
+        let last = match claim.running_with_session(provider, &session)? {
+            Some(running) => Some(running),
+            None => claim.last_user_of_session(provider, &session)?,
+        };
+        let last = match (last, task) {
+            (None, Some(id)) => claim.task(id)?,
+            (last, _) => last,
+        };
+        Ok(LastUse { session, task: last.map(|t: Task| (t.id, t.status)) })
+    };
+    let linked = match (&who.key, who.adapter.tracks_sessions()) {
+        (Some(key), true) => claim.session(key)?.map(|s| used(s.session_id, s.task_id.as_deref())).transpose()?,
+        _ => None,
+    };
+    let users = match &who.asked.session {
+        AskedSession::Resume(id) | AskedSession::Fork(Some(id), _) => Some(id.clone()),
+        AskedSession::Continue | AskedSession::Fork(None, _) => who.adapter.most_recent(&who.cwd),
+        _ => None,
+    };
+    let users = users.map(|id| used(id, None)).transpose()?;
+    let transcript_gone = linked
+        .as_ref()
+        .is_some_and(|l| agent::has_conversation(who.adapter, &who.cwd, &l.session) == Some(false));
+    if who.key.is_some() && !who.adapter.tracks_sessions() && request.agent_type.is_none() {
+        info!("the sessions of {} are not tracked: bookend has no adapter for it", request.argv[0].display());
+    }
+    let choice = session::choose(&Known {
+        asked: &who.asked.session,
+        fresh: request.fresh,
+        new_id: who.adapter.can_assign().then(|| uuid::Uuid::new_v4().to_string()),
+        linked: linked.as_ref(),
+        transcript_gone,
+        users: users.as_ref(),
+        allow_unsafe: request.allow_unsafe_resume,
+        attended: who.asked.mode == Mode::Interactive
+            && std::io::IsTerminal::is_terminal(&sys::stdio(0)),
+    })
+    .map_err(|refusal| match refusal {
+        Refusal::InUse { session, task } => {
+            Error::new(Kind::Busy, format!("session {session} is in use by task {task}"))
+                .hint("wait for its end, or start without it (--fresh); nothing was executed")
+        }
+        Refusal::Unsafe { session, why } => {
+            Error::new(Kind::UnsafeResume, format!("resuming session {session} is not safe: {why}"))
+                .hint("start a fresh one, or say --allow-unsafe-resume; nothing was executed")
+        }
+    })?;
+    if let Some(warning) = &choice.warning {
+        warn!("{warning}");
+    }
+    Ok(choice)
+}
+
+fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(), Error> {
+    let Some(key) = &row.key else { return Ok(()) };
+    if let Some(reason) = choice.invalidate {
+        claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+    }
+    if let Some(session) = &choice.session {
+        claim.link_session(key, row.provider.as_deref(), session, &row.id, &row.started_at)?;
+    }
+    Ok(())
+}
+
+fn announce(id: &str, choice: &Choice) {
+    let resume = choice.resumed_from.as_deref().unwrap_or("<none>");
+    let session = choice.session.as_deref().unwrap_or("<not yet known>");
+    info!("task {id} running: resume={resume} session={session}");
+}
+
+/// The capture of the agent's stdout, where its mode is read along, and the end that the agent gets.
+fn listen(who: &Who) -> Result<(Option<Listening>, Option<OwnedFd>), Error> {
+    if !who.captured {
+        return Ok((None, None));
+    }
+    // Claude Code does not notice that its reader has gone, and works on; others get their own EPIPE.
+    let when_gone = match who.adapter.notices_closed_stdout() {
+        true => WhenReaderGone::HangUp,
+        false => WhenReaderGone::Drain,
+    };
+    let (capture, agents) = Capture::new(sys::stdio(1), when_gone)
+        .map_err(|e| Error::failed(format!("capturing the agent's stdout: {e}")))?;
+    Ok((Some(Listening { capture, reader: who.adapter.reader(who.asked.mode) }), Some(agents)))
+}
+
+fn agents_environment(id: &str, ledger: &Location) -> Vec<CString> {
+    let add = [(environment::MARK, OsStr::new(id)), (environment::LEDGER, ledger.file.as_os_str())];
+    environment::inherited(&cli::OPTION_VARIABLES, &add)
+}
+
+/// Lets go of what the agent has inherited: if bookend held it too, its readers would wait for bookend.
+fn release(caller: &mut Caller) {
+    if Caller::is_pipe(2)
+        && let Err(e) = log::release_stderr()
+    {
+        warn!("keeping the agent's stderr open: {e}");
+        return;
+    }
+    if let Err(e) = caller.let_go() {
+        warn!("keeping the agent's descriptors open: {e}");
+    }
+}
+
+/// Why the agent is not, or was not, executed.
+struct NoStart {
+    ending: Ending,
+    error: Option<String>,
+    leave: Leave,
+}
+
+impl NoStart {
+    fn failed(reason: Failure, error: String, code: i32) -> NoStart {
+        NoStart { ending: Ending::Failure(reason), error: Some(error), leave: Leave::Code(code) }
+    }
+
+    fn stopped(stop: Stop, on_term: OnTerm) -> NoStart {
+        let ending = match stop {
+            Stop::Signal { signal: libc::SIGTERM | libc::SIGHUP, .. } if on_term == OnTerm::Interrupted => {
+                Ending::Interrupted(Interrupt::Signal)
+            }
+            _ => Ending::Cancelled(Cancel::Operator),
+        };
+        let signal = match stop {
+            Stop::Signal { signal, .. } => signal,
+            _ => libc::SIGTERM,
+        };
+        let error = Some("stopped before the agent was executed".to_owned());
+        NoStart { ending, error, leave: Leave::Signal(signal) }
+    }
+
+    fn not_executed(failed: StartError, program: &OsStr, cwd: Option<&Path>) -> NoStart {
+        let why = std::io::Error::from_raw_os_error(failed.errno);
+        let program = program.display();
+        let (code, error) = match (failed.step, failed.errno) {
+            (Step::Chdir, _) => {
+                let cwd = cwd.unwrap_or(Path::new("")).display();
+                (exit_code::FAILED, format!("entering the agent's directory {cwd}: {why}"))
+            }
+            (Step::Stdio, _) => (exit_code::FAILED, format!("giving the agent its stdout: {why}")),
+            (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
+                (exit_code::NOT_FOUND, format!("executing {program}: not found ({why})"))
+            }
+            (Step::Exec, libc::ENOEXEC) => {
+                (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}; a script needs a #! line"))
+            }
+            (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),
+        };
+        NoStart::failed(Failure::Spawn, error, code)
+    }
+}
+
+fn warn_unless_stopped(no: &NoStart) {
+    if let (Leave::Code(_), Some(error)) = (no.leave, &no.error) {
+        tracing::error!("{error}");
+    }
+}
+
+/// Runs `--prepare`. Its output is shown, and kept in the row, when it fails.
+fn prepare(
+    run: &mut Supervisor<'_>,
+    request: &Request,
+    env: &[CString],
+    caller: &Caller,
+) -> Result<Result<(), NoStart>, Error> {
+    let Some(command) = &request.prepare else { return Ok(Ok(())) };
+    let failed = |error: String| Ok(Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED)));
+    let started = output_pipe().and_then(|(output, theirs)| {
+        let launch = shell(command, env.to_vec())?
+            .stdio(0, dev_null()?)
+            .stdio(1, theirs.try_clone()?)
+            .stdio(2, theirs);
+        Ok((Gated::fork(&launch, caller)?, output))
+    });
+    let (mut child, output) = match started {
+        Ok(started) => started,
+        Err(e) => return failed(format!("starting the prepare command: {e}")),
+    };
+    child.open();
+    run.helper = Some(Helper::new(child, Some(output)));
+    run.await_helper(None)?;
+    let Some(helper) = run.helper.take() else { return Ok(Ok(())) };
+    let how = match (helper.start_error, helper.ended) {
+        (Some(e), _) => format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno)),
+        (None, Some(Exit::Code(0))) => return Ok(Ok(())),
+        (None, Some(Exit::Code(code))) => format!("left with exit code {code}"),
+        (None, Some(Exit::Signal(signal))) => format!("was killed by signal {signal}"),
+        (None, None) => "did not end".to_owned(),
+    };
+    let said = String::from_utf8_lossy(&helper.tail);
+    let said = said.trim_end();
+    let after = if said.is_empty() { String::new() } else { format!("\n{said}") };
+    failed(format!("the prepare command {how}{after}"))
+}
+
+fn require_skill(request: &Request, who: &Who) -> Result<(), NoStart> {
+    let Some(name) = &request.require_skill else { return Ok(()) };
+    if agent::has_skill(who.adapter, name, &who.cwd, &who.asked) {
+        return Ok(());
+    }
+    let folders = who.adapter.skill_folders(&who.cwd, &who.asked);
+    let folders: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
+    let looked = match folders.is_empty() {
+        true => format!("bookend knows no skill folders of {}", request.argv[0].display()),
+        false => format!("looked in {}", folders.join(", ")),
+    };
+    Err(NoStart {
+        ending: Ending::AbortedNoSkill(name.clone()),
+        error: Some(format!("the agent has no skill {name}: {looked}")),
+        leave: Leave::Code(exit_code::FAILED),
+    })
+}
+
+/// Runs `--on-finish` with the row on its stdin. Whatever it does, the task's end stays what it is.
+fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Result<(), Error> {
+    let Some(command) = &request.on_finish else { return Ok(()) };
+    let id = run.task.id.clone();
+    // A row that went to the spool is delivered when it is merged.
+    let Ok(Found::One(task)) = run.ledger.task(&id) else { return Ok(()) };
+    if !task.status.is_terminal() {
+        return Ok(());
+    }
+    let add = [(environment::FINISHED, OsStr::new(&id)), (environment::LEDGER, run.ledger.path().as_os_str())];
+    let env = environment::inherited(&cli::OPTION_VARIABLES, &add);
+    let started = row_on_stdin(&task).and_then(|row| {
+        let errors = log::stderr_for_hook().or_else(|_| dev_null())?;
+        let launch = shell(command, env)?.stdio(0, row).stdio(1, errors.try_clone()?).stdio(2, errors);
+        Gated::fork(&launch, caller)
+    });
+    let state = match started {
+        Err(e) => {
+            warn!("starting the --on-finish command: {e}");
+            Delivery::Failed
+        }
+        Ok(mut child) => {
+            child.open();
+            run.helper = Some(Helper::new(child, None));
+            let ended = run.await_helper(Some(HOOK_LIMIT))?;
+            match run.helper.take() {
+                Some(Helper { ended: Some(Exit::Code(0)), start_error: None, .. }) => Delivery::Delivered,
+                Some(helper) => {
+                    if !ended {
+                        // It is our child and not reaped: the pidfd means it.
+                        let _ = sys::send_signal(std::os::fd::AsFd::as_fd(&helper.child.pidfd), libc::SIGKILL, None);
+                    }
+                    warn!("the --on-finish command of task {id} failed; the task's own end stands");
+                    Delivery::Failed
+                }
+                None => Delivery::Failed,
+            }
+        }
+    };
+    if let Err(e) = run.ledger.delivery(&id, state, &clock::now()) {
+        warn!("recording how --on-finish ended: {e}");
+    }
+    Ok(())
+}
+
+/// A command line of the user's, as the shell reads it.
+fn shell(command: &OsStr, env: Vec<CString>) -> std::io::Result<Launch> {
+    Launch::new(&[OsStr::new("/bin/sh"), OsStr::new("-c"), command], env)
+}
+
+fn dev_null() -> std::io::Result<OwnedFd> {
+    Ok(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+}
+
+/// A pipe whose reading end does not block.
+fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    nix::fcntl::fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((ours, theirs))
+}
+
+/// The row as JSON in an unnamed file, ready to be read.
+fn row_on_stdin(task: &Task) -> std::io::Result<OwnedFd> {
+    use std::io::{Seek, Write};
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("row", rustix::fs::MemfdFlags::CLOEXEC)?);
+    serde_json::to_writer(&file, task)?;
+    file.write_all(b"\n")?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+fn reading_proc(e: std::io::Error) -> Error {
+    Error::failed(format!("reading /proc: {e}")).hint("bookend needs /proc to tell processes apart")
+}
+
+fn no_proc() -> Error {
+    reading_proc(std::io::ErrorKind::NotFound.into())
+}

@@ -1,0 +1,396 @@
+//! Thin, safe wrappers around the system calls that no library of ours wraps as bookend needs them.
+//!
+//! Here and in `process/gate.rs` stands all `unsafe` of the program.
+
+use std::ffi::c_void;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::task::{Exit, Sender};
+
+/// A set of signals as the kernel keeps it: bit n-1 stands for signal n. All 64, those that the C
+/// library keeps for itself (32, 33) too: they must pass like any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SignalSet(pub u64);
+
+impl SignalSet {
+    pub const ALL: SignalSet = SignalSet(u64::MAX);
+
+    pub fn contains(self, signal: i32) -> bool {
+        (1..=64).contains(&signal) && self.0 & (1 << (signal - 1)) != 0
+    }
+
+    pub fn with(self, signal: i32) -> SignalSet {
+        SignalSet(self.0 | 1 << (signal - 1))
+    }
+}
+
+const SET_BYTES: usize = size_of::<u64>();
+
+fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
+    if ret < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(ret)
+    }
+}
+
+/// Replaces the mask of the calling thread; returns the former one. sigprocmask(2), the raw call,
+/// since the C library's leaves signals 32 and 33 out.
+pub fn set_mask(set: SignalSet) -> SignalSet {
+    let mut old = 0u64;
+    // SAFETY: both pointers are to u64s that outlive the call, and the size passed is theirs.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const set.0,
+            &raw mut old,
+            SET_BYTES,
+        );
+    }
+    SignalSet(old)
+}
+
+/// The signals that wait for this process. sigpending(2).
+pub fn pending() -> SignalSet {
+    let mut set = 0u64;
+    // SAFETY: the pointer is to a u64 that outlives the call, and the size passed is its own.
+    unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut set, SET_BYTES) };
+    SignalSet(set)
+}
+
+/// A descriptor from which every signal can be read, close-on-exec and non-blocking. signalfd(2).
+pub fn signalfd_all() -> io::Result<OwnedFd> {
+    let set = SignalSet::ALL.0;
+    // SAFETY: the pointer is to a u64 that outlives the call, and the size passed is its own.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_signalfd4,
+            -1,
+            &raw const set,
+            SET_BYTES,
+            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
+        )
+    })?;
+    // SAFETY: the kernel has just given this descriptor to us, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// One signal as it came: who sent it and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    pub signal: i32,
+    /// `si_code` of sigaction(2): `SI_USER`, `SI_QUEUE`, `SI_TKILL`, or > 0 from the kernel.
+    pub code: i32,
+    pub sender: Sender,
+    /// `si_value` of a queued signal.
+    pub value: u64,
+}
+
+impl Received {
+    /// Sent by the kernel itself: the terminal, a fault, a timer.
+    pub fn from_kernel(&self) -> bool {
+        self.code > 0
+    }
+}
+
+/// The next signal that waits, `None` when there is none. signalfd(2).
+pub fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<Received>> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: the buffer is as long as the size passed; the kernel writes whole records only.
+    let n = unsafe { libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast::<c_void>(), size) };
+    if n < 0 {
+        let e = io::Error::last_os_error();
+        return match e.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+            _ => Err(e),
+        };
+    }
+    if n as usize != size {
+        return Ok(None);
+    }
+    // SAFETY: the kernel filled the whole record, as the length it returned says.
+    let info = unsafe { info.assume_init() };
+    Ok(Some(Received {
+        signal: info.ssi_signo as i32,
+        code: info.ssi_code,
+        sender: Sender { pid: info.ssi_pid as i32, uid: info.ssi_uid },
+        value: info.ssi_ptr,
+    }))
+}
+
+/// Sends `signal` to the process behind `pidfd`; with a value it is queued as by sigqueue(3).
+/// `Ok(false)`: the process is gone. pidfd_send_signal(2).
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, value: Option<u64>) -> io::Result<bool> {
+    let fd = pidfd.as_raw_fd();
+    let ret = match value {
+        // SAFETY: a null siginfo is allowed and means "as kill(2)".
+        None => unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
+        },
+        Some(value) => {
+            let info = QueuedInfo {
+                signo: signal,
+                errno: 0,
+                code: libc::SI_QUEUE,
+                pad: 0,
+                pid: nix::unistd::getpid().as_raw(),
+                uid: nix::unistd::getuid().as_raw(),
+                value,
+                rest: [0; 12],
+            };
+            // SAFETY: QueuedInfo has the layout and the size of the kernel's siginfo_t for a queued
+            // signal on 64-bit Linux, and outlives the call.
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, &raw const info, 0) }
+        }
+    };
+    match check(ret) {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// `siginfo_t` of a queued signal, include/uapi/asm-generic/siginfo.h.
+#[repr(C)]
+struct QueuedInfo {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    pad: i32,
+    pid: i32,
+    uid: u32,
+    value: u64,
+    rest: [u64; 12],
+}
+const _: () = assert!(size_of::<QueuedInfo>() == size_of::<libc::siginfo_t>());
+
+/// What changed about a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Ended(Exit),
+    Stopped(i32),
+    Continued,
+}
+
+/// What a child and the children it waited for have used. getrusage(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// User and system time.
+    pub cpu: Duration,
+    pub max_rss_kib: i64,
+}
+
+/// The next change of any child, ended ones reaped; `None` when there is none to tell. The raw call,
+/// because nix has no name for death by a real-time signal. wait4(2).
+pub fn wait_any() -> Option<(i32, Change, Usage)> {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are valid for writes of their types for the length of the call.
+    let pid = unsafe {
+        libc::wait4(
+            -1,
+            &raw mut status,
+            libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED,
+            usage.as_mut_ptr(),
+        )
+    };
+    if pid <= 0 {
+        return None;
+    }
+    // SAFETY: zeroed is a valid rusage, and the kernel has written over it.
+    let usage = unsafe { usage.assume_init() };
+    let time = |t: libc::timeval| {
+        Duration::from_secs(t.tv_sec.max(0) as u64) + Duration::from_micros(t.tv_usec.max(0) as u64)
+    };
+    let change = if libc::WIFSTOPPED(status) {
+        Change::Stopped(libc::WSTOPSIG(status))
+    } else if libc::WIFCONTINUED(status) {
+        Change::Continued
+    } else if libc::WIFSIGNALED(status) {
+        Change::Ended(Exit::Signal(libc::WTERMSIG(status)))
+    } else {
+        Change::Ended(Exit::Code(libc::WEXITSTATUS(status)))
+    };
+    let usage = Usage { cpu: time(usage.ru_utime) + time(usage.ru_stime), max_rss_kib: usage.ru_maxrss };
+    Some((pid, change, usage))
+}
+
+/// Whether this process inherited `signal` as ignored, or has set it so. sigaction(2).
+pub fn is_ignored(signal: i32) -> bool {
+    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action only asks; the pointer is valid for a write of its type.
+    let ret = unsafe { libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid sigaction where the call failed, else the kernel's answer.
+    ret == 0 && unsafe { old.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
+/// Sets `signal` to its default action or to ignored. sigaction(2).
+pub fn set_disposition(signal: i32, ignored: bool) {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: zeroed is a valid sigaction; only its handler is set, to one of the two constants that
+    // are no function, so nothing of ours ever runs in a signal handler.
+    unsafe {
+        (*action.as_mut_ptr()).sa_sigaction = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
+        libc::sigaction(signal, action.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Sends `signal` to this process with its default action, unblocked around it, and returns if that
+/// did not end it: a stop signal that was continued, or a process that cannot die by it (PID 1).
+pub fn raise_unblocked(signal: i32) {
+    // SAFETY: kill to our own pid touches no memory.
+    unsafe { libc::kill(libc::getpid(), signal) };
+    let all_but = SignalSet(SignalSet::ALL.0 & !(1 << (signal - 1)));
+    set_mask(all_but);
+    set_mask(SignalSet::ALL);
+}
+
+/// Forbids a core file of this process: it ends by the agent's signal, and the agent has dumped its
+/// own. PR_SET_DUMPABLE of prctl(2).
+pub fn forbid_core() {
+    let _ = nix::sys::prctl::set_dumpable(false);
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+}
+
+/// Leaves at once: no destructor, no exit handler. _exit(2).
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit does not return and touches no memory of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// How often each signal reached the witness, index = signal.
+static WITNESSED: [AtomicU32; 65] = [const { AtomicU32::new(0) }; 65];
+
+/// The stack of the witness: it calls nothing but system calls.
+const WITNESS_STACK: usize = 16 * 1024;
+
+/// Starts the witness: a sibling of the agent in our process group that blocks every signal and counts
+/// those that reach it, so that a signal sent to the whole group can be told from one sent to us alone.
+/// It shares our memory, so it costs no page, and dies with us. clone(2) with `CLONE_VM`.
+///
+/// # Errors
+/// When the kernel has no room for another process.
+pub fn start_witness() -> io::Result<i32> {
+    let stack = Box::leak(vec![0u8; WITNESS_STACK].into_boxed_slice());
+    // SAFETY: one past the end of the leaked stack, aligned down: the stack grows towards its start.
+    let top = unsafe { stack.as_mut_ptr().add(WITNESS_STACK) };
+    let top = top.map_addr(|a| a & !15).cast::<c_void>();
+    // SAFETY: the function lives for ever, the stack is leaked and used by this clone alone. The clone
+    // shares memory and descriptors but not the thread group; it runs `witness` only, which uses no
+    // thread-local data (its system calls do not go through the C library's errno).
+    let pid = unsafe {
+        libc::clone(
+            witness,
+            top,
+            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::SIGCHLD,
+            std::ptr::without_provenance_mut(nix::unistd::getpid().as_raw() as usize),
+        )
+    };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(pid)
+}
+
+/// What the witness runs, with every signal blocked since the clone. Only raw system calls: the C
+/// library's wrappers would write the errno of the supervisor, whose thread pointer it shares.
+extern "C" fn witness(supervisor: *mut c_void) -> libc::c_int {
+    use syscalls::{Sysno, syscall};
+    let all = SignalSet::ALL.0;
+    // SAFETY: prctl with plain numbers; the name is a literal with its NUL.
+    unsafe {
+        let _ = syscall!(Sysno::prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        let _ = syscall!(Sysno::prctl, libc::PR_SET_NAME, c"bookend-witness".as_ptr(), 0, 0, 0);
+        if syscall!(Sysno::getppid) != Ok(supervisor.addr()) {
+            return 0; // It died before the line above could tie us to it.
+        }
+    }
+    loop {
+        // SAFETY: the set is a u64 on this stack and its size is passed; null info and timeout are
+        // allowed (sigtimedwait(2)).
+        let got = unsafe { syscall!(Sysno::rt_sigtimedwait, &raw const all, 0, 0, SET_BYTES) };
+        if let Ok(signal) = got
+            && let Some(count) = WITNESSED.get(signal)
+        {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// How many of `signal` the witness has seen so far.
+pub fn witnessed(signal: i32) -> u32 {
+    WITNESSED.get(signal as usize).map_or(0, |c| c.load(Ordering::SeqCst))
+}
+
+/// Occupies each of the descriptors 0, 1 and 2 that is closed with one that the agent will not inherit
+/// and that can be neither read nor written, so that no file of ours lands there.
+pub fn occupy_closed_stdio() {
+    for fd in 0..=2 {
+        // SAFETY: F_GETFD on a number touches no memory.
+        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            // SAFETY: the path is a literal with its NUL. The lowest free number is `fd` itself, since
+            // all below it are open by now.
+            unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+        }
+    }
+}
+
+/// Closes a descriptor that this process inherited and has no use for.
+pub fn close_inherited(fd: RawFd) {
+    // SAFETY: the caller names a number that it found open before bookend opened anything of its own,
+    // so no owned descriptor of ours is closed.
+    unsafe { libc::close(fd) };
+}
+
+/// The descriptors 0, 1 and 2 stay open for the life of the process, so they can be borrowed.
+pub fn stdio(fd: RawFd) -> BorrowedFd<'static> {
+    assert!((0..=2).contains(&fd));
+    // SAFETY: 0 to 2 are open (`occupy_closed_stdio`) and are replaced but never closed.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+/// Makes descriptor `onto` (0 to 2) a copy of `fd`, close-on-exec. dup3(2).
+pub fn replace_stdio(fd: BorrowedFd<'_>, onto: RawFd) -> io::Result<()> {
+    assert!((0..=2).contains(&onto));
+    // SAFETY: dup3 on numbers touches no memory; `onto` is owned by nobody (see `stdio`).
+    check(libc::c_long::from(unsafe { libc::dup3(fd.as_raw_fd(), onto, libc::O_CLOEXEC) }))?;
+    Ok(())
+}
+
+unsafe extern "C" {
+    static environ: *const *const libc::c_char;
+}
+
+/// The environment as it was given to us, entry by entry, malformed and repeated ones too. environ(7).
+pub fn environment() -> Vec<std::ffi::CString> {
+    let mut entries = Vec::new();
+    // SAFETY: nothing in this program changes the environment, so `environ` is what the kernel laid out:
+    // an array of NUL-terminated strings that ends with a null pointer, valid for the whole process.
+    unsafe {
+        let mut at = environ;
+        while !at.is_null() && !(*at).is_null() {
+            entries.push(std::ffi::CStr::from_ptr(*at).to_owned());
+            at = at.add(1);
+        }
+    }
+    entries
+}
+
+/// What stdin is, in a word: a prompt that came through a pipe cannot be given again.
+pub fn kind_of_stdin() -> &'static str {
+    use nix::sys::stat::{SFlag, fstat};
+    let Ok(stat) = fstat(stdio(0)) else { return "closed" };
+    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFIFO => "pipe",
+        SFlag::S_IFSOCK => "socket",
+        SFlag::S_IFREG => "file",
+        SFlag::S_IFCHR => "device",
+        _ => "other",
+    }
+}

@@ -1,0 +1,131 @@
+//! A task as the ledger keeps it, with its moves and its session: what is shown, judged and exported.
+//!
+//! Field names are the ledger's column names, and with them the stable names of the JSON output.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Identity, Status};
+
+/// One row of `task_history`. `None` is "not known", or "not yet".
+///
+/// Times are RFC 3339, UTC, milliseconds; `*_ms` milliseconds; `*_kib` KiB; `cost_usd` US dollars.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Task {
+    pub id: String,
+    pub key: Option<String>,
+    pub repo: Option<String>,
+    pub issue_number: Option<i64>,
+    pub user: Option<String>,
+    pub agent: Option<String>,
+    pub agent_type: Option<String>,
+    pub model: Option<String>,
+    pub provider: Option<String>,
+    pub status: Status,
+    pub reason: Option<String>,
+    pub error: Option<String>,
+    pub started_at: String,
+    pub finished_at: Option<String>,
+    pub duration_ms: Option<i64>,
+    pub cost_usd: Option<f64>,
+    /// The agent's own cumulative figure for its session, US dollars.
+    pub session_cost_usd: Option<f64>,
+    pub turns: Option<i64>,
+    pub input_tokens: Option<i64>,
+    pub output_tokens: Option<i64>,
+    pub cache_read_tokens: Option<i64>,
+    pub cache_creation_tokens: Option<i64>,
+    pub artifacts: Option<Value>,
+    pub session_id: Option<String>,
+    pub resumed_from: Option<String>,
+    pub argv: Option<Vec<String>>,
+    pub cwd: Option<String>,
+    pub live_slot: Option<i64>,
+    /// Device and inode of the file whose byte `live_slot` was locked.
+    pub live_dev: Option<u64>,
+    pub live_ino: Option<u64>,
+    pub host: Option<String>,
+    pub boot_id: Option<String>,
+    pub pid_ns: Option<u64>,
+    pub supervisor_pid: Option<i32>,
+    pub supervisor_start: Option<u64>,
+    pub agent_pid: Option<i32>,
+    pub agent_start: Option<u64>,
+    pub cgroup: Option<String>,
+    pub exit_code: Option<i32>,
+    pub term_signal: Option<i32>,
+    pub stop_signal: Option<i32>,
+    pub stop_sender_pid: Option<i32>,
+    pub stop_sender_uid: Option<u32>,
+    pub end_source: Option<String>,
+    pub last_seen_at: Option<String>,
+    pub oom_killed: Option<bool>,
+    pub cpu_ms: Option<i64>,
+    pub max_rss_kib: Option<i64>,
+    pub on_finish: Option<Value>,
+    pub delivery_status: Option<String>,
+    pub delivery_attempts: i64,
+    pub delivered_at: Option<String>,
+    pub retention_secs: Option<i64>,
+    pub cleanup_after: Option<String>,
+    pub hinted_at: Option<String>,
+    pub user_argv: Option<Vec<String>>,
+    pub run_options: Option<Value>,
+    pub leftovers: Option<Value>,
+    pub parent_id: Option<String>,
+}
+
+impl Task {
+    pub fn supervisor(&self) -> Option<Identity> {
+        identity(self.supervisor_pid, self.supervisor_start)
+    }
+
+    pub fn agent_process(&self) -> Option<Identity> {
+        identity(self.agent_pid, self.agent_start)
+    }
+}
+
+fn identity(pid: Option<i32>, start: Option<u64>) -> Option<Identity> {
+    Some(Identity {
+        pid: pid?,
+        start: start?,
+    })
+}
+
+/// One line of `task_transition`: a change of a task's status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Transition {
+    pub task_id: String,
+    pub at: String,
+    /// `None`: the task came into being.
+    pub from_status: Option<Status>,
+    pub to_status: Status,
+    pub reason: Option<String>,
+    pub by_pid: Option<i64>,
+    pub by_command: Option<String>,
+}
+
+/// One row of `claude_sdk_sessions`: the conversation that a key continues.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Session {
+    pub key: String,
+    pub session_id: String,
+    pub provider: Option<String>,
+    pub last_used_at: Option<String>,
+    /// The last task that used it.
+    pub task_id: Option<String>,
+}
+
+/// One row of `session_invalidation`: a conversation that is not to be resumed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Invalidation {
+    pub id: i64,
+    pub key: Option<String>,
+    pub session_id: String,
+    pub provider: Option<String>,
+    pub task_id: Option<String>,
+    pub reason: String,
+    pub at: String,
+    pub restored_at: Option<String>,
+    pub last_used_at: Option<String>,
+}
