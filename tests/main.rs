@@ -5,5 +5,8 @@ mod exit;
 mod harness;
 mod inherit;
 mod layout;
+mod leftovers;
+mod limits;
+mod orphans;
 mod signals;
 mod terminal;
