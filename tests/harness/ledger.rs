@@ -68,7 +68,7 @@ pub(super) fn query(ledger: &Path, sql: &str) -> Vec<Row> {
         .busy_timeout(Duration::from_secs(10))
         .expect("a busy timeout");
     let mut statement = connection.prepare(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let rows = statement.query_map([], |row| {
         columns
             .iter()
