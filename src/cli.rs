@@ -45,9 +45,11 @@ enum Command {
 /// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
 /// warns. `</dev/null` costs nothing.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
+#[command(
+    after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
     bookend run --repo charles/claude-hooks --issue 1104 --agent dev -- claude -p 'go on'\n  \
-    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'")]
+    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'"
+)]
 struct RunArgs {
     /// The task's id [default: a new UUIDv7]
     #[arg(long)]
@@ -131,36 +133,6 @@ struct RunArgs {
     #[arg(trailing_var_arg = true, required = true, value_name = "AGENT [ARGS]...")]
     argv: Vec<OsString>,
 }
-
-/// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
-/// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 25] = [
-    "BOOKEND_KEY",
-    "BOOKEND_REPO",
-    "BOOKEND_ISSUE",
-    "BOOKEND_USER",
-    "BOOKEND_AGENT",
-    "BOOKEND_AGENT_TYPE",
-    "BOOKEND_MODEL",
-    "BOOKEND_PROVIDER",
-    "BOOKEND_CWD",
-    "BOOKEND_PREPARE",
-    "BOOKEND_FORGE",
-    "BOOKEND_REQUIRE_SKILL",
-    "BOOKEND_TIMEOUT",
-    "BOOKEND_IDLE_TIMEOUT",
-    "BOOKEND_GRACE",
-    "BOOKEND_WAIT",
-    "BOOKEND_REPLACE",
-    "BOOKEND_ON_TERM",
-    "BOOKEND_FRESH",
-    "BOOKEND_ALLOW_UNSAFE_RESUME",
-    "BOOKEND_LEFTOVERS",
-    "BOOKEND_ON_FINISH",
-    "BOOKEND_RETENTION",
-    "BOOKEND_QUIET",
-    "BOOKEND_VERBOSE",
-];
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTermArg {
@@ -305,9 +277,8 @@ fn issue(text: &str) -> Result<i64, String> {
 }
 
 fn status(word: &str) -> Result<Status, String> {
-    Status::parse(word).ok_or_else(|| {
-        format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", "))
-    })
+    Status::parse(word)
+        .ok_or_else(|| format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", ")))
 }
 
 #[cfg(test)]
@@ -332,14 +303,16 @@ mod tests {
             .collect();
         assert!(variables.len() > 20);
         for variable in variables {
-            assert!(OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
+            assert!(run::OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
         }
     }
 
     #[test]
     fn what_follows_the_program_is_the_agents() {
-        for line in [&["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
-                     &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"]] {
+        for line in [
+            &["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
+            &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"],
+        ] {
             let parsed = parse(line.iter().map(OsString::from).collect()).expect("parses");
             let Request::Run(run) = parsed.request else { panic!("not a run") };
             assert_eq!(run.argv, ["claude", "-p", "x", "--key", "k"]);

@@ -18,12 +18,7 @@ impl<'w> Leaver<'w> {
         let (out, go) = (world.fifo("out"), world.fifo("go"));
         let daemon = daemon.replace("OUT", &out.path());
         let script = format!("probe daemon -- {daemon}; read x <{}; exit {code}", go.path());
-        Leaver {
-            world,
-            out,
-            go,
-            script,
-        }
+        Leaver { world, out, go, script }
     }
 
     fn command(&self) -> Cmd<'w> {
@@ -32,11 +27,7 @@ impl<'w> Leaver<'w> {
 
     /// Runs it, and gives the daemon's pid and the row.
     fn run(mut self, options: &[&str], code: i32) -> (i32, Fifo, Row) {
-        let process: Proc = self
-            .command()
-            .options(options.iter().copied())
-            .own_group()
-            .start();
+        let process: Proc = self.command().options(options.iter().copied()).own_group().start();
         let daemon = self.out.pid("stay");
         self.go.tell("now");
         process.wait().ended(End::Code(code));
@@ -45,10 +36,7 @@ impl<'w> Leaver<'w> {
 }
 
 fn count(row: &Row, what: &str) -> i64 {
-    row.json("leftovers")
-        .get(what)
-        .and_then(Value::as_i64)
-        .unwrap_or(0)
+    row.json("leftovers").get(what).and_then(Value::as_i64).unwrap_or(0)
 }
 
 const STAY: &str = "probe with setsid -- probe stay OUT";
@@ -150,9 +138,7 @@ fn the_ending_is_committed_before_the_grace() {
     let process = leaver.command().options(["--grace", "20s"]).own_group().start();
     let daemon = leaver.out.pid("stay");
     leaver.go.tell("now");
-    eventually(world.deadline(), "the row's end", || {
-        world.row().text("status") == "failure"
-    });
+    eventually(world.deadline(), "the row's end", || world.row().text("status") == "failure");
     assert_eq!(state(daemon), Some('S'), "its grace runs");
     assert_ne!(state(process.pid()), Some('Z'), "bookend waits for it");
 }
@@ -179,11 +165,7 @@ fn bookend_itself_and_those_above_it_are_never_ended() {
     };
     let id = "0197a6a0-0000-7000-8000-00000000abcd";
     let script = format!("export BOOKEND_TASK_ID={id}; bookend run --id {id} -- false; echo alive $?");
-    let output = world
-        .bare(["sh", "-c", &script])
-        .own_group()
-        .run()
-        .ended(End::Code(0));
+    let output = world.bare(["sh", "-c", &script]).own_group().run().ended(End::Code(0));
     assert_eq!(output.stdout, "alive 1\n");
 }
 
@@ -193,17 +175,10 @@ fn stranger(world: &World, specs: &str, command: &str) -> (Proc, Fifo) {
     let id = "0197a6a0-0000-7000-8000-00000000abce";
     let (mut out, mut begun, mut go) = (world.fifo("out"), world.fifo("begun"), world.fifo("go"));
     let agent = format!("echo begun 1 >{}; read x <{}; exit 1", begun.path(), go.path());
-    let process = world
-        .run_sh(&agent)
-        .options(["--id", id, "--grace", "100ms"])
-        .own_group()
-        .start();
+    let process = world.run_sh(&agent).options(["--id", id, "--grace", "100ms"]).own_group().start();
     begun.pid("begun");
     let command = command.replace("OUT", &out.path());
-    let line = format!(
-        "exec probe with env=BOOKEND_TASK_ID={} {command}",
-        specs.replace("ID", id)
-    );
+    let line = format!("exec probe with env=BOOKEND_TASK_ID={} {command}", specs.replace("ID", id));
     let stranger = world.bare(["sh", "-c", &line]).start();
     out.pid("stay");
     go.tell("now");
@@ -246,10 +221,7 @@ fn one_that_serves_a_terminal_is_spared_with_what_is_below_it() {
     let Some(world) = World::of_bookend("one_that_serves_a_terminal") else {
         return;
     };
-    world.program(
-        "server",
-        "#!/bin/sh\nprobe with own-pty -- probe stay $1 & wait\n",
-    );
+    world.program("server", "#!/bin/sh\nprobe with own-pty -- probe stay $1 & wait\n");
     let (stranger, mut out) = stranger(&world, "ID setsid", "-- server OUT");
     assert_eq!(state(stranger.pid()), Some('S'));
     drop(stranger);
@@ -266,21 +238,10 @@ fn a_tmux_server_begun_within_the_task_survives() {
         return;
     };
     let mut out = world.fifo("out");
-    let script = format!(
-        "tmux -L own -f /dev/null new-session -d 'probe stay {}'; exit 1",
-        out.path()
-    );
-    world
-        .run_sh(&script)
-        .options(["--grace", "100ms"])
-        .own_group()
-        .run()
-        .ended(End::Code(1));
+    let script = format!("tmux -L own -f /dev/null new-session -d 'probe stay {}'; exit 1", out.path());
+    world.run_sh(&script).options(["--grace", "100ms"]).own_group().run().ended(End::Code(1));
     let inside = out.pid("stay");
-    world
-        .bare(["tmux", "-L", "own", "has-session"])
-        .run()
-        .ended(End::Code(0));
+    world.bare(["tmux", "-L", "own", "has-session"]).run().ended(End::Code(0));
     assert_eq!(state(inside), Some('S'), "and what runs in it");
 }
 
@@ -310,9 +271,7 @@ fn a_nested_run_that_was_let_go_settles_its_own_row_when_the_outer_ends() {
     leaver.go.tell("now");
     process.wait().ended(End::Code(1));
     assert!(leaver.out.rest().is_empty(), "its agent is gone");
-    eventually(world.deadline(), "the inner row's end", || {
-        world.rows()[1].text("status") != "running"
-    });
+    eventually(world.deadline(), "the inner row's end", || world.rows()[1].text("status") != "running");
     nested_rows(&world, "failure/exit", "interrupted/signal");
 }
 
@@ -330,15 +289,9 @@ fn a_nested_run_is_never_killed_nor_what_is_below_it() {
     leaver.go.tell("now");
     process.wait().ended(End::Code(1));
     assert!(leaver.out.rest().is_empty(), "its agent is gone in the end");
-    eventually(world.deadline(), "the inner row's end", || {
-        world.rows()[1].text("status") != "running"
-    });
+    eventually(world.deadline(), "the inner row's end", || world.rows()[1].text("status") != "running");
     nested_rows(&world, "failure/exit", "interrupted/signal");
-    assert_eq!(
-        world.rows()[1].number("term_signal"),
-        Some(9),
-        "by its own ladder"
-    );
+    assert_eq!(world.rows()[1].number("term_signal"), Some(9), "by its own ladder");
 }
 
 fn nested_rows(world: &World, outer: &str, inner: &str) {

@@ -5,12 +5,7 @@ use crate::harness::{End, Fifo, Proc, Pty, World, children, eventually, on_path,
 fn stay(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo) {
     let mut out = world.fifo("stay");
     let argv = ["probe", "stay", &out.path()];
-    let process = world
-        .run(argv)
-        .options(options.iter().copied())
-        .with(specs)
-        .own_group()
-        .start();
+    let process = world.run(argv).options(options.iter().copied()).with(specs).own_group().start();
     out.pid("stay");
     (process, out)
 }
@@ -54,11 +49,7 @@ fn the_ladder_of_a_signal_that_came_goes_over_term_to_kill() {
 
     let mut out = world.fifo("deaf");
     let script = format!("trap '' HUP TERM; exec probe stay {}", out.path());
-    let process = world
-        .run_sh(&script)
-        .options(["--grace", "100ms"])
-        .own_group()
-        .start();
+    let process = world.run_sh(&script).options(["--grace", "100ms"]).own_group().start();
     out.pid("stay");
     world.send(process.pid(), [1]);
     process.wait().ended(End::Signal(9));
@@ -73,10 +64,7 @@ fn an_idle_time_out_where_nothing_is_read_is_a_usage_error() {
         return;
     };
     let effect = world.name("effect");
-    let output = world
-        .run(["touch", &effect])
-        .options(["--idle-timeout", "1s"])
-        .run();
+    let output = world.run(["touch", &effect]).options(["--idle-timeout", "1s"]).run();
     let output = output.ended(End::Code(2));
     assert!(output.stderr.contains("idle-timeout"), "{}", output.stderr);
     assert!(!world.path("effect").exists(), "nothing ran");
@@ -95,14 +83,7 @@ fn claude(world: &World, script: &str) {
     world.program("claude", &text);
 }
 
-const STREAM: [&str; 6] = [
-    "claude",
-    "-p",
-    "--output-format",
-    "stream-json",
-    "--verbose",
-    "do it",
-];
+const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "do it"];
 
 #[test]
 fn an_idle_time_out_counts_from_the_last_output() {
@@ -111,11 +92,7 @@ fn an_idle_time_out_counts_from_the_last_output() {
     };
     let mut out = world.fifo("stay");
     claude(&world, &format!("init; exec probe stay {}", out.path()));
-    let process = world
-        .run(STREAM)
-        .options(["--idle-timeout", "300ms"])
-        .own_group()
-        .start();
+    let process = world.run(STREAM).options(["--idle-timeout", "300ms"]).own_group().start();
     out.pid("stay");
     process.wait().ended(End::Code(124));
     assert!(out.rest().is_empty(), "it is gone");
@@ -128,15 +105,8 @@ fn an_agent_that_stays_after_its_result_is_ended_and_its_result_stands() {
         return;
     };
     let mut out = world.fifo("stay");
-    claude(
-        &world,
-        &format!("init; result done; exec probe stay {}", out.path()),
-    );
-    let process = world
-        .run(STREAM)
-        .options(["--grace", "200ms"])
-        .own_group()
-        .start();
+    claude(&world, &format!("init; result done; exec probe stay {}", out.path()));
+    let process = world.run(STREAM).options(["--grace", "200ms"]).own_group().start();
     out.pid("stay");
     let output = process.wait();
     assert!(output.stdout.contains("\"result\":\"done\""), "{}", output.stdout);
@@ -151,20 +121,12 @@ fn the_result_of_a_background_task_counts_last() {
     let Some(world) = World::of_bookend("the_result_of_a_background_task") else {
         return;
     };
-    let bad = RESULT
-        .replace("\"is_error\":false", "\"is_error\":true")
-        .replace("$text", "no");
-    claude(
-        &world,
-        &format!("init; result first; init; cat <<end\n{bad}\nend\nexit 1"),
-    );
+    let bad = RESULT.replace("\"is_error\":false", "\"is_error\":true").replace("$text", "no");
+    claude(&world, &format!("init; result first; init; cat <<end\n{bad}\nend\nexit 1"));
     world.run(STREAM).run().ended(End::Code(1));
     assert_eq!(world.row().ending(), "failure/agent_error");
 
-    claude(
-        &world,
-        &format!("init; cat <<end\n{bad}\nend\ninit; result second"),
-    );
+    claude(&world, &format!("init; cat <<end\n{bad}\nend\ninit; result second"));
     world.run(STREAM).run().ended(End::Code(0));
     assert_eq!(world.rows()[1].ending(), "success/");
 }
@@ -180,10 +142,7 @@ fn a_time_out_pauses_while_the_agent_is_stopped() {
     };
     let mut pty = Pty::bash(&world);
     let mut out = world.fifo("stay");
-    pty.line(&format!(
-        "bookend run --timeout 600ms -- probe stay {}",
-        out.path()
-    ));
+    pty.line(&format!("bookend run --timeout 600ms -- probe stay {}", out.path()));
     let agent = out.pid("stay");
     pty.send("\x1a");
     assert_eq!(pty.prompt(), 148);

@@ -5,10 +5,7 @@ use std::fs;
 use crate::harness::{End, World, children, eventually, is_root, on_path, possible, state};
 
 fn zombies(pid: i32) -> Vec<i32> {
-    children(pid)
-        .into_iter()
-        .filter(|c| state(*c) == Some('Z'))
-        .collect()
+    children(pid).into_iter().filter(|c| state(*c) == Some('Z')).collect()
 }
 
 #[test]
@@ -24,9 +21,7 @@ fn orphans_are_reaped_while_the_agent_lives_and_are_not_taken_for_it() {
     let agent = world.run(["probe", "orphans", "20", &go.path()]).start();
     let pid = agent.pid();
     if agent.supervised() {
-        eventually(world.deadline(), "orphans come and are reaped", || {
-            zombies(pid).is_empty()
-        });
+        eventually(world.deadline(), "orphans come and are reaped", || zombies(pid).is_empty());
     }
     go.tell("now");
     agent.wait().ended(End::Code(3)).silent();
@@ -50,18 +45,8 @@ fn a_child_that_it_never_forked_is_not_taken_for_the_agent() {
 #[test]
 fn an_ignored_sigchld_does_not_hide_the_agents_status() {
     let world = World::new();
-    world
-        .run(["probe", "exit", "5"])
-        .with(["ignore=17"])
-        .run()
-        .ended(End::Code(5))
-        .silent();
-    world
-        .run(["probe", "die", "15"])
-        .with(["ignore=17"])
-        .run()
-        .ended(End::Signal(15))
-        .silent();
+    world.run(["probe", "exit", "5"]).with(["ignore=17"]).run().ended(End::Code(5)).silent();
+    world.run(["probe", "die", "15"]).with(["ignore=17"]).run().ended(End::Signal(15)).silent();
 }
 
 #[test]
@@ -96,11 +81,7 @@ fn as_pid_1_it_leaves_with_the_agents_code() {
     let Some(world) = namespace("as_pid_1_it_leaves_with_the_agents_code") else {
         return;
     };
-    world
-        .bare(in_namespace("$W probe exit 7"))
-        .run()
-        .ended(End::Code(7))
-        .silent();
+    world.bare(in_namespace("$W probe exit 7")).run().ended(End::Code(7)).silent();
     assert_eq!(world.row().ending(), "failure/exit");
     assert_eq!(world.row().number("supervisor_pid"), Some(1));
 }
@@ -112,11 +93,7 @@ fn as_pid_1_a_death_by_a_signal_is_128_and_its_number() {
     };
     for signal in [2, 9, 11, 15, 40] {
         let line = format!("$W probe die {signal}");
-        world
-            .bare(in_namespace(&line))
-            .run()
-            .ended(End::Code(128 + signal))
-            .silent();
+        world.bare(in_namespace(&line)).run().ended(End::Code(128 + signal)).silent();
     }
 }
 
@@ -150,9 +127,7 @@ fn as_pid_1_orphans_are_reaped() {
     let process = world.bare(in_namespace(&line)).start();
     eventually(world.deadline(), "PID 1", || !children(process.pid()).is_empty());
     let supervisor = children(process.pid())[0];
-    eventually(world.deadline(), "orphans come and are reaped", || {
-        zombies(supervisor).is_empty()
-    });
+    eventually(world.deadline(), "orphans come and are reaped", || zombies(supervisor).is_empty());
     go.tell("now");
     process.wait().ended(End::Code(3)).silent();
 }

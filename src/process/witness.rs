@@ -46,6 +46,14 @@ impl Witness {
     }
 }
 
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid {
+            sys::end_witness(pid);
+        }
+    }
+}
+
 /// The signals that a terminal sends to its foreground group.
 fn by_terminal(signal: i32) -> bool {
     matches!(

@@ -28,11 +28,8 @@ pub extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
 
 fn run(args: &[OsString]) -> Outcome {
     let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or("");
-    let number = |i: usize| {
-        word(i)
-            .parse::<i32>()
-            .map_err(|e| io::Error::other(format!("argument {i}: {e}")))
-    };
+    let number =
+        |i: usize| word(i).parse::<i32>().map_err(|e| io::Error::other(format!("argument {i}: {e}")));
     match word(1) {
         "report" => report::report(args, word(2)),
         "with" => with::with(&args[2..]),
