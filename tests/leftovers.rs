@@ -238,9 +238,13 @@ fn a_tmux_server_begun_within_the_task_survives() {
         return;
     };
     let mut out = world.fifo("out");
-    let script = format!("tmux -L own -f /dev/null new-session -d 'probe stay {}'; exit 1", out.path());
-    world.run_sh(&script).options(["--grace", "100ms"]).own_group().run().ended(End::Code(1));
+    let mut go = world.fifo("go");
+    let session = format!("tmux -L own -f /dev/null new-session -d 'probe stay {}'", out.path());
+    let script = format!("{session}; read x <{}; exit 1", go.path());
+    let process = world.run_sh(&script).options(["--grace", "100ms"]).own_group().start();
     let inside = out.pid("stay");
+    go.tell("now");
+    process.wait().ended(End::Code(1));
     world.bare(["tmux", "-L", "own", "has-session"]).run().ended(End::Code(0));
     assert_eq!(state(inside), Some('S'), "and what runs in it");
 }
