@@ -73,8 +73,8 @@ impl Way {
                 Err(Error::new(
                     Kind::Busy,
                     format!(
-                        "the key {key} is held by task {}, whose supervisor is gone but whose processes could \
-                         not be ended: {}",
+                        "the key {key} is held by task {}, whose supervisor is gone but whose processes \
+                         could not be ended: {}",
                         dead.id(),
                         dead.survivors_text()
                     ),

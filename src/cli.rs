@@ -97,7 +97,13 @@ struct RunArgs {
     #[arg(long, env = "BOOKEND_IDLE_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     idle_timeout: Option<Duration>,
     /// How long each rung of the stopping ladder is given: the signal that came, SIGTERM, SIGKILL
-    #[arg(long, env = "BOOKEND_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    #[arg(
+        long,
+        env = "BOOKEND_GRACE",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "10s",
+    )]
     grace: Duration,
     /// Wait for the task that holds the key, instead of leaving with 75
     #[arg(long, env = "BOOKEND_WAIT", value_parser = FalseyValueParser::new())]
@@ -121,10 +127,22 @@ struct RunArgs {
     #[arg(long, env = "BOOKEND_ON_FINISH", value_name = "CMD")]
     on_finish: Option<OsString>,
     /// How long after its end the row is kept
-    #[arg(long, env = "BOOKEND_RETENTION", value_name = "DURATION", value_parser = duration, default_value = "365d")]
+    #[arg(
+        long,
+        env = "BOOKEND_RETENTION",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "365d",
+    )]
     retention: Duration,
     /// Say nothing but errors
-    #[arg(short, long, env = "BOOKEND_QUIET", value_parser = FalseyValueParser::new(), conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        env = "BOOKEND_QUIET",
+        value_parser = FalseyValueParser::new(),
+        conflicts_with = "verbose",
+    )]
     quiet: bool,
     /// Say what bookend does; twice: in detail
     #[arg(short, long, env = "BOOKEND_VERBOSE", action = ArgAction::Count)]

@@ -250,6 +250,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
     run.open_gate();
 
+    // Nothing of ours is needed until something happens: it may be a long wait, beside many others.
+    run.rest();
+
     // 8. One poll over signals, children, output and deadlines, until the agent has ended.
     let (exit, usage) = run.attend()?;
     let ended_at = Instant::now();

@@ -104,7 +104,7 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     if !linked.is_safe() {
         let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why());
-        return Ok(fresh(Some("unsafe"), Some(warning)));
+        return Ok(fresh(Some("unsafe_session"), Some(warning)));
     }
     if known.transcript_gone {
         let warning =

@@ -237,6 +237,14 @@ impl<'a> Supervisor<'a> {
         self.agent.child.open();
     }
 
+    /// Gives back what memory is not needed while nothing happens.
+    pub fn rest(&self) {
+        if let Err(e) = self.ledger.rest() {
+            debug!("{e}");
+        }
+        sys::trim_memory();
+    }
+
     /// Waits until the agent has ended.
     ///
     /// # Errors
@@ -391,16 +399,16 @@ impl<'a> Supervisor<'a> {
         match self.ledger.finish(id, &ended, "run") {
             Ok(finished) => {
                 self.report(&ended.ending, finished);
-                if let Some(slot) = self.row.spool.take() {
-                    slot.discard();
+                if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
+                    debug!("{e}");
                 }
                 true
             }
             Err(refused) => {
                 match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
                     Some(Ok(file)) => warn!(
-                        "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next \
-                         command that opens the ledger merges it",
+                        "the ledger did not take the end of task {id}: {refused}; it waits in {} and the \
+                         next command that opens the ledger merges it",
                         file.display()
                     ),
                     Some(Err(e)) => error!(

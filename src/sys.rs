@@ -22,10 +22,6 @@ impl SignalSet {
     pub fn contains(self, signal: i32) -> bool {
         (1..=64).contains(&signal) && self.0 & (1 << (signal - 1)) != 0
     }
-
-    pub fn with(self, signal: i32) -> SignalSet {
-        SignalSet(self.0 | 1 << (signal - 1))
-    }
 }
 
 const SET_BYTES: usize = size_of::<u64>();
@@ -43,14 +39,6 @@ pub fn set_mask(set: SignalSet) -> SignalSet {
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, &raw mut old, SET_BYTES);
     }
     SignalSet(old)
-}
-
-/// The signals that wait for this process. sigpending(2).
-pub fn pending() -> SignalSet {
-    let mut set = 0u64;
-    // SAFETY: the pointer is to a u64 that outlives the call, and the size passed is its own.
-    unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut set, SET_BYTES) };
-    SignalSet(set)
 }
 
 /// A descriptor from which every signal can be read, close-on-exec and non-blocking. signalfd(2).
@@ -83,7 +71,7 @@ pub struct Received {
 
 impl Received {
     /// Sent by the kernel itself: the terminal, a fault, a timer.
-    pub fn from_kernel(&self) -> bool {
+    pub fn is_from_kernel(&self) -> bool {
         self.code > 0
     }
 }

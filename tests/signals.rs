@@ -31,8 +31,8 @@ impl Counting {
         (words.next().expect("a signal"), words.next().expect("a value"))
     }
 
-    /// Everything that was sent before through the supervisor has arrived when this has: signal 64 is the last
-    /// one that any queue gives out.
+    /// Everything that was sent before through the supervisor has arrived when this has: signal 64 is the
+    /// last one that any queue gives out.
     fn fence(&mut self, world: &World) {
         world.send(self.process.pid(), ["64:77"]);
         assert_eq!(self.next(), (64, 77), "nothing else was on its way");

@@ -148,9 +148,6 @@ pub trait Adapter: Sync {
     fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf>;
 }
 
-/// The adapters that can be named with `--agent-type`.
-pub const AGENT_TYPES: [&str; 3] = ["claude", "cursor", "command"];
-
 /// `--agent-type` names no adapter.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -166,7 +163,7 @@ pub struct UnknownAgentType {
 /// The adapter for `program`, by its base name unless `agent_type` says which.
 ///
 /// # Errors
-/// `agent_type` is none of [`AGENT_TYPES`].
+/// `agent_type` names no adapter.
 pub fn adapter(program: &OsStr, agent_type: Option<&str>) -> Result<&'static dyn Adapter, UnknownAgentType> {
     let base = Path::new(program).file_name().and_then(OsStr::to_str);
     Ok(match (agent_type, base) {

@@ -1,6 +1,7 @@
 //! A stand-in for agents, callers and senders that sees and shapes the world raw: it has a C `main`, since
 //! Rust's own start-up would ignore SIGPIPE and open /dev/null on closed descriptors before we could look.
 #![no_main]
+#![allow(clippy::print_stderr, reason = "it is a program of its own, and talks to the tests")]
 
 mod count;
 mod family;
