@@ -52,7 +52,7 @@ enum Command {
 )]
 struct RunArgs {
     /// The task's id [default: a new UUIDv7]
-    #[arg(long)]
+    #[arg(long, value_parser = id)]
     id: Option<String>,
     /// What must not run twice at once and whose conversation continues [default: from --repo and --issue]
     #[arg(long, env = "BOOKEND_KEY")]
@@ -287,6 +287,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
+}
+
+/// It goes into file names, the environment and the operator's shell.
+fn id(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+    if text.is_empty() || text.starts_with('-') || !text.chars().all(plain) {
+        return Err("an id is made of letters, digits and - _ . : /, and does not begin with -".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn issue(text: &str) -> Result<i64, String> {

@@ -253,6 +253,8 @@ impl<'a> Supervisor<'a> {
         loop {
             if let Some(ended) = self.agent.ended {
                 self.phase = Phase::After;
+                self.timers = Timers::default();
+                self.ladder = Ladder::new(self.limits.grace);
                 return Ok(ended);
             }
             self.turn(None)?;

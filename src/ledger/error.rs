@@ -120,7 +120,13 @@ pub enum LedgerError {
 
 impl From<LedgerError> for crate::error::Error {
     fn from(e: LedgerError) -> crate::error::Error {
-        crate::error::Error::failed(e)
+        use crate::error::Kind;
+        let kind = match e {
+            LedgerError::TaskExists { .. } | LedgerError::IdTooLong { .. } => Kind::Usage,
+            LedgerError::KeyBusy { .. } => Kind::Busy,
+            _ => Kind::Failed,
+        };
+        crate::error::Error::new(kind, e)
     }
 }
 
