@@ -1,4 +1,4 @@
-//! What the agent leaves behind: found across setsid and double fork, ended by TERM, grace, KILL, or left alone.
+//! What the agent leaves behind: found across setsid and double fork, ended by TERM, grace, KILL, or left.
 
 use serde_json::Value;
 
@@ -110,7 +110,8 @@ fn they_are_asked_by_sigterm_first() {
     };
     world.program(
         "polite",
-        "#!/bin/sh\ntrap 'echo term >$1; exit' TERM; echo stay $$ >$1; probe stay $2 & while :; do wait; done\n",
+        "#!/bin/sh\ntrap 'echo term >$1; exit' TERM; echo stay $$ >$1\n\
+         probe stay $2 & while :; do wait; done\n",
     );
     let unused = world.fifo("unused");
     let daemon = format!("polite OUT {}", unused.path());

@@ -71,7 +71,10 @@ fn an_idle_time_out_where_nothing_is_read_is_a_usage_error() {
 }
 
 const INIT: &str = r#"{"type":"system","subtype":"init","session_id":"$id","model":"claude-x"}"#;
-const RESULT: &str = r#"{"type":"result","subtype":"success","is_error":false,"result":"$text","num_turns":1,"session_id":"$id","total_cost_usd":0.5,"usage":{"input_tokens":3,"output_tokens":4}}"#;
+const RESULT: &str = concat!(
+    r#"{"type":"result","subtype":"success","is_error":false,"result":"$text","num_turns":1,"#,
+    r#""session_id":"$id","total_cost_usd":0.5,"usage":{"input_tokens":3,"output_tokens":4}}"#
+);
 
 /// A `claude` that says what `script` makes it say; `init` and `result` are its words.
 fn claude(world: &World, script: &str) {

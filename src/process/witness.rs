@@ -23,9 +23,8 @@ impl Witness {
     /// Whether this signal reached the whole group.
     pub fn saw(&mut self, received: &Received) -> bool {
         let signal = received.signal;
-        let Some(pid) = self.pid else {
-            return received.is_from_kernel() && by_terminal(signal);
-        };
+        let terminals = received.is_from_kernel() && by_terminal(signal);
+        let Some(pid) = self.pid else { return terminals };
         let Some(accounted) = self.accounted.get_mut(signal as usize) else { return false };
         // The kernel hands a group's signal to its youngest member first, so the witness has had it
         // before us; it may only not have come to count it yet.
@@ -34,7 +33,8 @@ impl Witness {
         }
         let seen = sys::witnessed(signal);
         if seen == *accounted {
-            return false;
+            // Two in quick succession may have merged for the witness and not for us.
+            return terminals;
         }
         // Standard signals merge while they wait, for each process at its own pace; real-time ones queue.
         *accounted = if signal < libc::SIGRTMIN() { seen } else { *accounted + 1 };

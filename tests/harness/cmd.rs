@@ -273,15 +273,6 @@ impl Proc {
         String::from_utf8_lossy(&self.stdout.text).into_owned()
     }
 
-    /// The same for standard error.
-    pub fn stderr_end(&mut self) -> String {
-        while let Some(file) = &self.stderr.file {
-            self.deadline.readable("the end of standard error", &[file]);
-            self.stderr.take();
-        }
-        String::from_utf8_lossy(&self.stderr.text).into_owned()
-    }
-
     /// The reader of standard output goes away.
     pub fn drop_stdout(&mut self) {
         self.stdout.file = None;
