@@ -20,8 +20,8 @@ impl Witness {
         Witness { pid: sys::start_witness().ok(), accounted: [0; 65] }
     }
 
-    /// Whether this signal reached the whole group.
-    pub fn saw(&mut self, received: &Received) -> bool {
+    /// Whether this signal reached the whole group; `more` of its number wait for us.
+    pub fn saw(&mut self, received: &Received, more: bool) -> bool {
         let signal = received.signal;
         let terminals = received.is_from_kernel() && by_terminal(signal);
         let Some(pid) = self.pid else { return terminals };
@@ -37,7 +37,8 @@ impl Witness {
             return terminals;
         }
         // Standard signals merge while they wait, for each process at its own pace; real-time ones queue.
-        *accounted = if signal < libc::SIGRTMIN() { seen } else { *accounted + 1 };
+        let all = signal < libc::SIGRTMIN() && !more;
+        *accounted = if all { seen } else { *accounted + 1 };
         true
     }
 
