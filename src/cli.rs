@@ -47,12 +47,14 @@ enum Command {
 /// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
 /// warns. `</dev/null` costs nothing.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
+#[command(
+    after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
     bookend run --repo charles/claude-hooks --issue 1104 --agent dev -- claude -p 'go on'\n  \
-    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'")]
+    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'"
+)]
 struct RunArgs {
     /// The task's id [default: a new UUIDv7]
-    #[arg(long)]
+    #[arg(long, value_parser = id)]
     id: Option<String>,
     /// What must not run twice at once and whose conversation continues [default: from --repo and --issue]
     #[arg(long, env = "BOOKEND_KEY")]
@@ -97,7 +99,13 @@ struct RunArgs {
     #[arg(long, env = "BOOKEND_IDLE_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     idle_timeout: Option<Duration>,
     /// How long each rung of the stopping ladder is given: the signal that came, SIGTERM, SIGKILL
-    #[arg(long, env = "BOOKEND_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    #[arg(
+        long,
+        env = "BOOKEND_GRACE",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "10s",
+    )]
     grace: Duration,
     /// Wait for the task that holds the key, instead of leaving with 75
     #[arg(long, env = "BOOKEND_WAIT", value_parser = FalseyValueParser::new())]
@@ -121,10 +129,22 @@ struct RunArgs {
     #[arg(long, env = "BOOKEND_ON_FINISH", value_name = "CMD")]
     on_finish: Option<OsString>,
     /// How long after its end the row is kept
-    #[arg(long, env = "BOOKEND_RETENTION", value_name = "DURATION", value_parser = duration, default_value = "365d")]
+    #[arg(
+        long,
+        env = "BOOKEND_RETENTION",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "365d",
+    )]
     retention: Duration,
     /// Say nothing but errors
-    #[arg(short, long, env = "BOOKEND_QUIET", value_parser = FalseyValueParser::new(), conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        env = "BOOKEND_QUIET",
+        value_parser = FalseyValueParser::new(),
+        conflicts_with = "verbose",
+    )]
     quiet: bool,
     /// Say what bookend does; twice: in detail
     #[arg(short, long, env = "BOOKEND_VERBOSE", action = ArgAction::Count)]
@@ -133,36 +153,6 @@ struct RunArgs {
     #[arg(trailing_var_arg = true, required = true, value_name = "AGENT [ARGS]...")]
     argv: Vec<OsString>,
 }
-
-/// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
-/// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 25] = [
-    "BOOKEND_KEY",
-    "BOOKEND_REPO",
-    "BOOKEND_ISSUE",
-    "BOOKEND_USER",
-    "BOOKEND_AGENT",
-    "BOOKEND_AGENT_TYPE",
-    "BOOKEND_MODEL",
-    "BOOKEND_PROVIDER",
-    "BOOKEND_CWD",
-    "BOOKEND_PREPARE",
-    "BOOKEND_FORGE",
-    "BOOKEND_REQUIRE_SKILL",
-    "BOOKEND_TIMEOUT",
-    "BOOKEND_IDLE_TIMEOUT",
-    "BOOKEND_GRACE",
-    "BOOKEND_WAIT",
-    "BOOKEND_REPLACE",
-    "BOOKEND_ON_TERM",
-    "BOOKEND_FRESH",
-    "BOOKEND_ALLOW_UNSAFE_RESUME",
-    "BOOKEND_LEFTOVERS",
-    "BOOKEND_ON_FINISH",
-    "BOOKEND_RETENTION",
-    "BOOKEND_QUIET",
-    "BOOKEND_VERBOSE",
-];
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTermArg {
@@ -314,15 +304,23 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
 }
 
+/// It goes into file names, the environment and the operator's shell.
+fn id(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+    if text.is_empty() || text.starts_with('-') || !text.chars().all(plain) {
+        return Err("an id is made of letters, digits and - _ . : /, and does not begin with -".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 fn issue(text: &str) -> Result<i64, String> {
     let number = text.strip_prefix('#').unwrap_or(text);
     number.parse().map_err(|_| "an issue is a number, like 1104".to_owned())
 }
 
 fn status(word: &str) -> Result<Status, String> {
-    Status::parse(word).ok_or_else(|| {
-        format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", "))
-    })
+    Status::parse(word)
+        .ok_or_else(|| format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", ")))
 }
 
 #[cfg(test)]
@@ -347,14 +345,16 @@ mod tests {
             .collect();
         assert!(variables.len() > 20);
         for variable in variables {
-            assert!(OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
+            assert!(run::OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
         }
     }
 
     #[test]
     fn what_follows_the_program_is_the_agents() {
-        for line in [&["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
-                     &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"]] {
+        for line in [
+            &["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
+            &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"],
+        ] {
             let parsed = parse(line.iter().map(OsString::from).collect()).expect("parses");
             let Request::Run(run) = parsed.request else { panic!("not a run") };
             assert_eq!(run.argv, ["claude", "-p", "x", "--key", "k"]);

@@ -2,8 +2,14 @@
 
 mod adopt;
 mod descriptors;
+mod docs;
 mod exit;
 mod harness;
 mod inherit;
 mod layout;
+mod leftovers;
+mod limits;
+mod look;
+mod orphans;
 mod signals;
+mod terminal;

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Fifo, Proc, World, children, eventually};
+use crate::harness::{End, Fifo, Proc, World, children, eventually, group};
 
 /// SIGKILL and SIGSTOP cannot be caught, SIGCHLD is the supervisor's own, and SIGCONT speaks of stopping.
 fn catchable() -> impl Iterator<Item = i32> {
@@ -31,8 +31,8 @@ impl Counting {
         (words.next().expect("a signal"), words.next().expect("a value"))
     }
 
-    /// Everything that was sent before through the supervisor has arrived when this has: signal 64 is the last
-    /// one that any queue gives out.
+    /// Everything that was sent before through the supervisor has arrived when this has: signal 64 is the
+    /// last one that any queue gives out.
     fn fence(&mut self, world: &World) {
         world.send(self.process.pid(), ["64:77"]);
         assert_eq!(self.next(), (64, 77), "nothing else was on its way");
@@ -135,11 +135,7 @@ fn a_script_can_signal_the_job_that_it_started() {
     let world = World::new();
     let mut out = world.fifo("stay");
     let script = format!("$W probe stay {} & read x; kill -USR1 $!; wait $!", out.path());
-    let mut shell = world
-        .bare(["sh", "-c", &script])
-        .own_group()
-        .piped_input()
-        .start();
+    let mut shell = world.bare(["sh", "-c", &script]).own_group().piped_input().start();
     out.pid("stay");
     shell.stdin = None;
     shell.wait().ended(End::Code(128 + 10));
@@ -158,11 +154,7 @@ fn what_the_agent_sends_to_its_own_group_comes_back_once() {
 fn sighup_under_nohup_stays_ignored_and_is_no_cause() {
     let world = World::new();
     let mut out = world.fifo("stay");
-    let agent = world
-        .run(["probe", "stay", &out.path()])
-        .with(["ignore=1"])
-        .own_group()
-        .start();
+    let agent = world.run(["probe", "stay", &out.path()]).with(["ignore=1"]).own_group().start();
     out.pid("stay");
     world.send(agent.pid(), ["1"]);
     world.send(-agent.pid(), ["1"]);
@@ -193,10 +185,8 @@ fn a_signal_while_it_starts_reaches_the_agent() {
     world.send(process.pid(), ["10", "12:5", "28", "32", "33", "40:1", "40:2"]);
     go.tell("now");
     let agent = out.pid("ready");
-    let seen: Vec<String> = (0..7)
-        .map(|_| out.line())
-        .map(|l| l.split(' ').take(2).collect::<Vec<_>>().join(" "))
-        .collect();
+    let seen: Vec<String> =
+        (0..7).map(|_| out.line()).map(|l| l.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(seen, ["10 0", "12 5", "28 0", "32 0", "33 0", "40 1", "40 2"]);
     world.send(agent, ["64:1000"]);
     process.wait().ended(End::Code(0)).silent();
@@ -217,11 +207,7 @@ fn a_stop_signal_before_exec_ends_the_task_and_the_agent_never_runs() {
         let go = world.fifo(&format!("go{signal}"));
         let prepare = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
         let effect = world.name("effect");
-        let process = world
-            .run(["touch", &effect])
-            .options(["--prepare", &prepare])
-            .own_group()
-            .start();
+        let process = world.run(["touch", &effect]).options(["--prepare", &prepare]).own_group().start();
         begun.pid("begun");
         world.send(process.pid(), [signal]);
         process.wait().ended(End::Signal(signal));
@@ -277,11 +263,41 @@ fn a_supervisor_that_is_killed_takes_its_agent_along_by_sigterm() {
     supervisor.signal(Signal::KILL);
     assert_eq!(out.line(), "term");
     supervisor.wait().ended(End::Signal(9));
-    assert_eq!(
-        world.row().text("status"),
-        "running",
-        "nobody is left to say more, until recovery"
-    );
+    assert_eq!(world.row().text("status"), "running", "nobody is left to say more, until recovery");
+}
+
+/// Whoever is told to leave the group alone would miss it: nothing of bookend outlives the supervisor there.
+#[test]
+fn a_supervisor_that_is_killed_leaves_nothing_of_its_own() {
+    let Some(world) = World::of_bookend("a_supervisor_that_is_killed_leaves_nothing") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    let supervisor = world.run(["probe", "stay", &out.path()]).own_group().start();
+    out.pid("stay");
+    let job = supervisor.pid();
+    supervisor.signal(Signal::KILL);
+    supervisor.wait().ended(End::Signal(9));
+    assert!(out.rest().is_empty(), "the agent went by SIGTERM");
+    eventually(world.deadline(), "an empty group", || group(job).is_empty());
+}
+
+#[test]
+fn a_supervisor_that_is_killed_at_the_gate_never_lets_the_agent_run() {
+    let Some(world) = World::of_bookend("killed_at_the_gate") else {
+        return;
+    };
+    let (mut begun, mut go) = (world.fifo("begun"), world.fifo("go"));
+    let prepare = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+    let effect = world.name("effect");
+    let supervisor = world.run(["touch", &effect]).options(["--prepare", &prepare]).own_group().start();
+    begun.pid("begun");
+    let job = supervisor.pid();
+    supervisor.signal(Signal::KILL);
+    supervisor.wait().ended(End::Signal(9));
+    go.tell("now");
+    eventually(world.deadline(), "an empty group", || group(job).is_empty());
+    assert!(!world.path("effect").exists(), "the agent ran");
 }
 
 #[test]
@@ -292,15 +308,10 @@ fn the_parent_death_signal_follows_from_the_supervisor_alone() {
     // The caller goes, the supervisor stays: nothing happens to the agent.
     let mut out = world.fifo("count");
     let script = format!("$W probe count {} & exit 0", out.path());
-    world
-        .bare(["sh", "-c", &script])
-        .own_group()
-        .run()
-        .ended(End::Code(0));
+    world.bare(["sh", "-c", &script]).own_group().run().ended(End::Code(0));
     let agent = out.pid("ready");
-    let supervisor: i32 = crate::harness::stat_field(agent, 4)
-        .and_then(|p| p.parse().ok())
-        .expect("a parent");
+    let supervisor: i32 =
+        crate::harness::stat_field(agent, 4).and_then(|p| p.parse().ok()).expect("a parent");
     world.send(supervisor, ["64:5"]);
     assert!(out.line().starts_with("64 5"), "no SIGTERM came before it");
     world.send(agent, ["64:1000"]);

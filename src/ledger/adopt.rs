@@ -101,9 +101,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
     let failed = |doing| move |e| LedgerError::sql(doing, file, e);
     conn.execute_batch(SET_UP).map_err(failed("setting up the adoption"))?;
 
-    let tx = conn
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(failed("adopting"))?;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed("adopting"))?;
     if let Some(since) = look(&tx, file)? {
         drop(tx);
         return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
@@ -305,10 +303,8 @@ fn times(tx: &Connection, theirs: &Theirs) -> rusqlite::Result<Vec<(String, Time
 
 /// The words before the session ids.
 fn prefixes(tx: &Connection) -> rusqlite::Result<Vec<String>> {
-    let ids: Vec<String> = tx
-        .prepare(SELECT_SESSION_IDS)?
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let ids: Vec<String> =
+        tx.prepare(SELECT_SESSION_IDS)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let mut words: Vec<String> = ids.iter().filter_map(|id| dialect::prefix(id)).map(str::to_owned).collect();
     words.sort();
     words.dedup();
@@ -328,7 +324,8 @@ fn switch_to_wal(conn: &Connection, at: &Location) -> Result<Journal> {
     }
     let since = Instant::now();
     loop {
-        let switched = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+        let switched =
+            conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
         match switched {
             Ok(mode) if mode.eq_ignore_ascii_case("wal") => return Ok(Journal::Wal),
             Err(e) if !is_locked(&e) => return Err(failed(e)),

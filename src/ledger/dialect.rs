@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::Timestamp;
+use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{FromSql, FromSqlResult, Value, ValueRef};
-use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 /// What the setting `adopted` of a ledger holds, as JSON.
@@ -42,7 +42,9 @@ impl TimeFormat {
     pub fn of(value: &Value) -> Option<TimeFormat> {
         match value {
             Value::Null | Value::Blob(_) => None,
-            Value::Integer(n) => Some(TimeFormat::Epoch { per_second: per_second(*n as f64), fraction: false }),
+            Value::Integer(n) => {
+                Some(TimeFormat::Epoch { per_second: per_second(*n as f64), fraction: false })
+            }
             Value::Real(n) => Some(TimeFormat::Epoch { per_second: per_second(*n), fraction: true }),
             Value::Text(text) => match text.trim().parse::<f64>() {
                 Ok(n) => Some(TimeFormat::Epoch { per_second: per_second(n), fraction: text.contains('.') }),
@@ -85,10 +87,10 @@ impl TimeFormat {
         let Ok(time) = time.parse::<Timestamp>() else { return Value::Text(time.to_owned()) };
         match self {
             TimeFormat::Epoch { per_second, fraction } => {
-                let exact = time.as_nanosecond() as f64 / 1e9 * *per_second as f64;
+                let units = time.as_nanosecond() * i128::from(*per_second);
                 match fraction {
-                    true => Value::Real(exact),
-                    false => Value::Integer(exact.floor() as i64),
+                    true => Value::Real((units / 1000) as f64 / 1e6),
+                    false => Value::Integer(units.div_euclid(1_000_000_000) as i64),
                 }
             }
             TimeFormat::Text { separator, digits, zone } => {

@@ -75,7 +75,9 @@ impl Contents {
         let query = |table: &String| {
             let columns = strings(
                 conn,
-                &format!("SELECT '\"' || replace(name, '\"', '\"\"') || '\"' FROM pragma_table_xinfo('{table}')"),
+                &format!(
+                    "SELECT '\"' || replace(name, '\"', '\"\"') || '\"' FROM pragma_table_xinfo('{table}')"
+                ),
             );
             let columns = columns.join(", ");
             format!("SELECT {columns} FROM \"{table}\" ORDER BY {columns}")

@@ -34,9 +34,15 @@ fn what_is_no_database_with_tasks_is_refused() {
     make("view", "CREATE TABLE x (id, status, started_at); CREATE VIEW task_history AS SELECT * FROM x");
     make("virtual", "CREATE VIRTUAL TABLE task_history USING fts5 (id, status, started_at)");
     make("columns", "CREATE TABLE task_history (id TEXT PRIMARY KEY, started_at TEXT)");
-    make("taken", "CREATE TABLE task_history (id TEXT, status TEXT, started_at TEXT); CREATE TABLE task_transition (x)");
-    make("twice", "CREATE TABLE task_history (id TEXT, status TEXT, started_at TEXT);
-                   INSERT INTO task_history VALUES ('a', 'success', '1'), ('a', 'success', '2')");
+    make(
+        "taken",
+        "CREATE TABLE task_history (id TEXT, status TEXT, started_at TEXT); CREATE TABLE task_transition (x)",
+    );
+    make(
+        "twice",
+        "CREATE TABLE task_history (id TEXT, status TEXT, started_at TEXT);
+                   INSERT INTO task_history VALUES ('a', 'success', '1'), ('a', 'success', '2')",
+    );
     for (file, why) in [
         ("missing", "No such file"),
         ("empty", "it is empty"),
@@ -75,7 +81,10 @@ fn a_table_that_would_refuse_every_task_is_refused_with_its_reason() {
         .expect("their trigger");
     let output = theirs.adopt().ended(End::Code(125));
     assert!(output.stderr.contains("every task has an end"), "{}", output.stderr);
-    assert_eq!(strings(&theirs.open(), "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'bookend%'"), ["0"]);
+    assert_eq!(
+        strings(&theirs.open(), "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'bookend%'"),
+        ["0"]
+    );
 }
 
 #[test]
@@ -90,10 +99,8 @@ fn a_ledger_of_bookends_own_and_one_of_a_newer_bookend_are_refused() {
     let own = Connection::open(world.path("own.db")).expect("the ledger");
     own.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").expect("a checkpoint");
     assert!(refusal(&world, "own.db").contains("bookend's own already"));
-    own.execute_batch(
-        "INSERT INTO bookend_migration VALUES (9999, 'x'); PRAGMA wal_checkpoint(TRUNCATE)",
-    )
-    .expect("a newer version");
+    own.execute_batch("INSERT INTO bookend_migration VALUES (9999, 'x'); PRAGMA wal_checkpoint(TRUNCATE)")
+        .expect("a newer version");
     let said = refusal(&world, "own.db");
     assert!(said.contains("9999") && said.contains("newer"), "{said}");
 }

@@ -68,7 +68,8 @@ fn the_owner_inserts_and_selects_as_before_with_the_connection_it_had() {
     );
     assert!(refused.is_err(), "its CHECK goes on to hold for its own rows");
     insert_plain(&conn, "t7", 1106, "failure", "2026-02-01T00:00:00.000000+00:00");
-    conn.execute("UPDATE task_history SET status = 'success' WHERE id = 't7'", []).expect("its own row is its own");
+    conn.execute("UPDATE task_history SET status = 'success' WHERE id = 't7'", [])
+        .expect("its own row is its own");
     assert_sound(&conn);
 }
 
@@ -219,7 +220,7 @@ fn owner_and_mode_of_the_file_stay_and_what_is_beside_it_is_the_owners() {
         let file = home.join("dispatcher.db");
         fs::rename(&theirs.file, &file).expect("a move");
         fs::set_permissions(&file, Permissions::from_mode(mode)).expect("a mode");
-        fs::set_permissions(theirs.world.dir(), Permissions::from_mode(0o755)).expect("a mode");
+        fs::set_permissions(theirs.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
         for path in [&home, &file] {
             std::os::unix::fs::chown(path, Some(OWNER), Some(OWNER)).expect("an owner");
         }
@@ -252,7 +253,7 @@ fn owner_and_mode_of_the_file_stay_and_what_is_beside_it_is_the_owners() {
 #[test]
 fn readers_without_write_permission_can_go_on_reading() {
     let theirs = Theirs::new(PLAIN);
-    fs::set_permissions(theirs.world.dir(), Permissions::from_mode(0o755)).expect("a mode");
+    fs::set_permissions(theirs.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
     fs::set_permissions(&theirs.file, Permissions::from_mode(0o644)).expect("a mode");
     let said = theirs.adopted().stdout;
     assert!(said.contains("journal mode: left as it was"), "{said}");

@@ -1,7 +1,7 @@
 //! A world of its own for each test: directory, environment, ledger, agents. Nothing is shared, nothing is
 //! left behind, and nothing waits for time to pass: every wait is for an event, with one deadline.
 //!
-//! `BOOKEND_TEST_INSTEAD` puts something else in bookend's place (`bare`: nothing; or `tini -s --`, …). What
+//! `BOOKEND_TEST_INSTEAD` puts something else in bookend's place (`bare`: nothing; `tini -s --`, …). What
 //! the bare command fails is a wrong check; what others fail shows what a check is worth.
 //! `BOOKEND_TEST_ALL=1`: what this machine cannot check is a failure instead of a skip.
 
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 pub use cmd::{Cmd, End, Output, Proc};
 pub use fifo::Fifo;
 pub use ledger::Row;
-pub use procfs::{children, foreground, stat_field, state, switches};
+pub use procfs::{children, group, stat_field, state, switches};
 pub use pty::Pty;
 pub use wait::{Deadline, eventually};
 
@@ -56,18 +56,11 @@ pub struct World {
 
 impl World {
     pub fn new() -> World {
-        let dir = tempfile::Builder::new()
-            .prefix("bookend-test.")
-            .tempdir()
-            .expect("a temporary directory");
+        let dir = tempfile::Builder::new().prefix("bookend-test.").tempdir().expect("a temporary directory");
         for name in ["home", "state", "tmp", "bin"] {
             fs::create_dir(dir.path().join(name)).expect("a directory of the world");
         }
-        let world = World {
-            dir,
-            under: Under::from_environment(),
-            deadline: Deadline::new(),
-        };
+        let world = World { dir, under: Under::from_environment(), deadline: Deadline::new() };
         symlink(bookend(), world.path("bin/bookend")).expect("bookend in the world's PATH");
         symlink(probe(), world.path("bin/probe")).expect("the probe in the world's PATH");
         world
@@ -82,10 +75,6 @@ impl World {
         }
         say(&format!("skipped {test}: it is about bookend itself"));
         None
-    }
-
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

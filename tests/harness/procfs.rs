@@ -19,16 +19,14 @@ pub fn state(pid: i32) -> Option<char> {
     stat_field(pid, 3)?.chars().next()
 }
 
-/// The foreground group of the process's terminal.
-pub fn foreground(pid: i32) -> Option<i32> {
-    stat_field(pid, 8)?.parse().ok()
-}
-
 /// The children, zombies too.
 pub fn children(pid: i32) -> Vec<i32> {
-    all()
-        .filter(|p| stat_field(*p, 4) == Some(pid.to_string()))
-        .collect()
+    all().filter(|p| stat_field(*p, 4) == Some(pid.to_string())).collect()
+}
+
+/// The processes of a group that are not zombies.
+pub fn group(pgid: i32) -> Vec<i32> {
+    all().filter(|p| stat_field(*p, 5) == Some(pgid.to_string()) && state(*p) != Some('Z')).collect()
 }
 
 /// How often the process went to sleep of its own will, all threads together.
@@ -48,10 +46,7 @@ pub fn switches(pid: i32) -> u64 {
 }
 
 fn all() -> impl Iterator<Item = i32> {
-    fs::read_dir("/proc")
-        .expect("/proc")
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+    fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
 /// Kills every process whose environment names `dir`, until there is none.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetpgrp, tcsetwinsize};
@@ -28,9 +28,7 @@ impl Pty {
         unlockpt(&master).expect("unlockpt");
         let name = ptsname(&master, Vec::new()).expect("ptsname");
         let name = name.to_str().expect("the terminal's name");
-        let process = command
-            .with(["setsid".to_owned(), format!("ctty={name}")])
-            .start();
+        let process = command.with(["setsid".to_owned(), format!("ctty={name}")]).start();
         Pty {
             master: Some(File::from(master)),
             seen: String::new(),
@@ -110,19 +108,11 @@ impl Pty {
 
     /// The group that the terminal's keys go to.
     pub fn foreground(&self) -> i32 {
-        tcgetpgrp(self.master())
-            .expect("a foreground group")
-            .as_raw_nonzero()
-            .get()
+        tcgetpgrp(self.master()).expect("a foreground group").as_raw_nonzero().get()
     }
 
     pub fn resize(&self, columns: u16, rows: u16) {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(self.master(), size).expect("a new size");
     }
 
@@ -134,25 +124,6 @@ impl Pty {
     /// Waits for the end of the session's leader.
     pub fn wait(mut self) -> Output {
         self.process.wait_here()
-    }
-
-    /// Reads whatever comes until the leader has closed the terminal, and waits for its end.
-    pub fn finish(mut self) -> (String, Output) {
-        loop {
-            self.deadline
-                .readable("the end of the terminal", &[self.master()]);
-            let mut chunk = [0; 4096];
-            match self.master().read(&mut chunk) {
-                Ok(0) | Err(_) => break,
-                Ok(n) => self.seen.push_str(&String::from_utf8_lossy(&chunk[..n])),
-            }
-        }
-        let rest = self.seen[self.cursor..].to_owned();
-        (rest, self.process.wait_here())
-    }
-
-    pub fn fd(&self) -> i32 {
-        self.master().as_raw_fd()
     }
 }
 

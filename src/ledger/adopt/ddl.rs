@@ -348,7 +348,8 @@ mod tests {
 
     #[test]
     fn a_list_of_words_gets_those_that_it_lacks() {
-        let sql = "CREATE TABLE t (id, \"status\" TEXT CHECK ((status IN ('success', 'it''s'))), PRIMARY KEY (id))";
+        let sql =
+            "CREATE TABLE t (id, \"status\" TEXT CHECK ((status IN ('success', 'it''s'))), PRIMARY KEY (id))";
         assert_eq!(
             changed(sql),
             "CREATE TABLE \"new\" (id, \"status\" TEXT CHECK ((status IN ('success', 'it''s', 'running'))), \
@@ -394,7 +395,8 @@ mod tests {
 
     #[test]
     fn options_and_columns_are_found_and_a_virtual_table_is_refused() {
-        let table = CreateTable::parse("CREATE TABLE t(a TEXT DEFAULT (1, 2), b) STRICT, WITHOUT ROWID").unwrap();
+        let table =
+            CreateTable::parse("CREATE TABLE t(a TEXT DEFAULT (1, 2), b) STRICT, WITHOUT ROWID").unwrap();
         assert!(table.has_option("strict") && table.has_option("ROWID"));
         assert_eq!(table.column("A"), Some("a TEXT DEFAULT (1, 2)"));
         assert_eq!(table.without_options(), "CREATE TABLE t(a TEXT DEFAULT (1, 2), b)");

@@ -246,11 +246,8 @@ pub fn rebuild(
     }
 
     let known: Vec<&str> = own.columns_of(&name).collect();
-    let add: Vec<String> = known
-        .iter()
-        .filter(|c| !theirs.has(c))
-        .filter_map(|c| wanted.column(c).map(str::to_owned))
-        .collect();
+    let add: Vec<String> =
+        known.iter().filter(|c| !theirs.has(c)).filter_map(|c| wanted.column(c).map(str::to_owned)).collect();
     let keeps_not_null = |column: &str| {
         let is = |names: &[&str]| names.iter().any(|n| n.eq_ignore_ascii_case(column));
         let is_default = theirs.column(column).is_some_and(|c| c.has_default || c.is_generated);
