@@ -226,10 +226,7 @@ pub fn transitions(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Transiti
             Ok(Transition {
                 task_id: row.get(0)?,
                 at: row.get(1)?,
-                from_status: match row.get::<_, Option<String>>(2)? {
-                    Some(word) => Some(status_of(&word)),
-                    None => None,
-                },
+                from_status: row.get::<_, Option<String>>(2)?.as_deref().map(status_of),
                 to_status: status_of(&row.get::<_, String>(3)?),
                 reason: row.get(4)?,
                 by_pid: row.get(5)?,

@@ -123,6 +123,49 @@ fn a_run_writes_times_as_the_owner_does() {
 }
 
 #[test]
+fn what_the_owner_wrote_is_listed_and_shown_as_any_task() {
+    for (sql, oldest, started) in [
+        (PLAIN, "t1", "2026-01-01T00:00:00.000Z"),
+        (RICH, "t1", "2026-01-01T00:00:00.000Z"),
+        (EPOCH, "t1", "2026-01-01T00:00:00.000Z"),
+        (INTEGER_ID, "1", "2026-01-01T00:00:00.123Z"),
+    ] {
+        let theirs = Theirs::new(sql);
+        theirs.adopted();
+        let name = theirs.name();
+        let bookend = |words: &[&str]| -> serde_json::Value {
+            let words = [&["bookend", "--ledger", &name], words].concat();
+            let said = theirs.world.bare(words).run().ended(End::Code(0)).silent().stdout;
+            serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
+        };
+        theirs.run(&["--id", "of-bookend"], &["true"]).ended(End::Code(0)).silent();
+        let listed = bookend(&["list", "--json"]);
+        let tasks = listed["tasks"].as_array().expect("tasks");
+        assert_eq!(tasks.len().to_string(), strings(&theirs.open(), "SELECT count(*) FROM task_history")[0]);
+        assert_eq!(tasks[0]["id"], "of-bookend", "the newest comes first, whoever wrote it");
+        let last = tasks.last().expect("a task");
+        let repo = "charles/claude-hooks";
+        assert_eq!(
+            (&last["id"], &last["repo"], &last["issue_number"]),
+            (&oldest.into(), &repo.into(), &1104.into())
+        );
+        assert_eq!((&last["started_at"], &last["cost_usd"]), (&started.into(), &1.5.into()));
+        let shown = bookend(&["show", oldest, "--json"]);
+        let shown = if shown["task"].is_object() { &shown["task"] } else { &shown };
+        assert_eq!(shown["started_at"], started);
+    }
+}
+
+#[test]
+fn a_word_of_the_owners_for_an_end_is_no_success() {
+    let theirs = Theirs::new(RICH);
+    theirs.adopted();
+    let said = theirs.world.bare(["bookend", "--ledger", &theirs.name(), "show", "t3", "--json"]).run();
+    let said = said.ended(End::Code(0)).stdout;
+    assert!(said.contains("\"failure\"") && said.contains("timed out"), "{said}");
+}
+
+#[test]
 fn a_session_is_resumed_without_its_prefix_and_kept_with_it() {
     for sql in [PLAIN, EPOCH] {
         let theirs = Theirs::new(sql);
