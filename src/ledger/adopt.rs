@@ -107,11 +107,13 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
         return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
     }
     hit("adopt.begun", file)?;
-    let backup = back_up(file)?;
+    let draft = with_suffix(file, ".before-bookend.partial");
+    // What is left of a copy that failed is of no use to anybody.
+    let backup = back_up(file, &draft).inspect_err(|_| drop(fs::remove_file(&draft)))?;
     hit("adopt.backed_up", file)?;
     let (tasks, sessions, linked) = transform_soundly(&tx, file).inspect_err(|_| {
         // Nothing has changed, so it is a copy of nothing in particular; if it stays, no harm is done.
-        let _ = fs::remove_file(&backup);
+        drop(fs::remove_file(&backup));
     })?;
     hit("adopt.before_commit", file)?;
     tx.commit().map_err(failed("committing the adoption"))?;
@@ -162,27 +164,26 @@ fn violations(conn: &Connection) -> Option<i64> {
 
 /// A copy of the whole database beside it, private and durable. Nobody else writes meanwhile: the caller
 /// holds the write lock.
-fn back_up(file: &Path) -> Result<PathBuf> {
-    let draft = with_suffix(file, ".before-bookend.partial");
-    let io = |e| LedgerError::io("backing up to", &draft, e);
+fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
+    let io = |e| LedgerError::io("backing up to", draft, e);
     for suffix in ["", "-journal", "-wal", "-shm"] {
-        open::remove_if_there(&with_suffix(&draft, suffix)).map_err(io)?;
+        open::remove_if_there(&with_suffix(draft, suffix)).map_err(io)?;
     }
     OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
-        .open(&draft)
+        .open(draft)
         .map_err(io)?;
-    copy(file, &draft).map_err(|e| LedgerError::sql("backing up", file, e))?;
+    copy(file, draft).map_err(|e| LedgerError::sql("backing up", file, e))?;
     let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let named = with_suffix(file, &format!(".before-bookend-{stamp}"));
     let backup = (0u32..)
         .map(|n| if n == 0 { named.clone() } else { with_suffix(&named, &format!(".{n}")) })
         .find(|p| !p.exists())
         .unwrap_or(named);
-    fs::rename(&draft, &backup)
+    fs::rename(draft, &backup)
         .and_then(|()| place::sync_directory(file.parent().unwrap_or(Path::new("/"))))
         .map_err(io)?;
     Ok(backup)

@@ -52,7 +52,7 @@ fn a_hundred_thousand_rows_survive_however_often_it_is_killed() {
     let copy = theirs.world.name("copy.db");
     std::fs::copy(&theirs.file, &copy).expect("a copy");
     let (mut killed, mut rolled_back) = (0, 0);
-    let mut patience = Duration::from_millis(20);
+    let mut patience = Duration::from_millis(40);
     let started = Instant::now();
     loop {
         let running = theirs.world.bare(["bookend", "adopt", &theirs.name()]).start();
@@ -69,7 +69,7 @@ fn a_hundred_thousand_rows_survive_however_often_it_is_killed() {
         if is_adopted {
             break;
         }
-        patience = patience * 7 / 4;
+        patience = patience * 9 / 4;
     }
     theirs.adopted();
     let conn = theirs.open();

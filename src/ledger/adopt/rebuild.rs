@@ -19,6 +19,12 @@ const SELECT_DEPENDENTS: &str = "
     SELECT sql FROM sqlite_schema
     WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('index', 'trigger') AND sql IS NOT NULL
     ORDER BY type, rowid";
+/// What the author of a table said of its first columns, and of its foreign keys.
+const SELECT_SHAPE: &str = "
+    SELECT (SELECT group_concat(quote(name) || quote(type) || quote(dflt_value) || hidden, ', ')
+            FROM (SELECT * FROM pragma_table_xinfo(?1) ORDER BY cid LIMIT ?2)),
+           (SELECT group_concat(quote(\"table\") || quote(\"from\") || quote(\"to\") || on_update || on_delete, ', ')
+            FROM (SELECT * FROM pragma_foreign_key_list(?1) ORDER BY id, seq))";
 const SELECT_OWN: &str = "
     SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid";
 const SELECT_OWN_COLUMNS: &str = "
@@ -268,6 +274,15 @@ pub fn rebuild(
         integer_key: integer_key.map(|k| (k.name.as_str(), row_number.as_str())),
     };
     conn.execute_batch(&old.changed(&change))?;
+    let shape = |table| {
+        let columns = theirs.columns.len() as i64;
+        conn.query_row(SELECT_SHAPE, (table, columns), |row| {
+            Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<String>>(1)?))
+        })
+    };
+    if shape(theirs.name.as_str())? != shape(DRAFT)? {
+        return Ok(Err("is written in a way that bookend does not understand".to_owned()));
+    }
     if !copy(conn, theirs, integer_key.is_some())? {
         return Ok(Err("does not come out of a copy as it went in".to_owned()));
     }
