@@ -178,7 +178,7 @@ struct ListArgs {
     #[arg(long)]
     key: Option<String>,
     /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
     limit: usize,
     /// As one JSON object: {"ledger", "tasks": [...]}
     #[arg(long, conflicts_with = "jsonl")]
@@ -302,6 +302,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a limit is a number above 0".to_owned())
 }
 
 /// It goes into file names, the environment and the operator's shell.
