@@ -1,4 +1,4 @@
-//! Points at which a test can kill bookend or make its I/O fail. Without the feature `failpoints` there are none.
+//! Points at which a test can kill bookend or make its I/O fail; none without the feature `failpoints`.
 //!
 //! `BOOKEND_FAILPOINT=name:kill` ends the process there by SIGKILL; `name:io` makes the step fail.
 
