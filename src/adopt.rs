@@ -46,7 +46,7 @@ fn explained(journal: Journal) -> &'static str {
             "journal mode: left as it was, since others read the file and could not open a WAL beside it\n"
         }
         Journal::InUse => {
-            "journal mode: left as it was, since the file is in use; `bookend adopt` again switches it to WAL\n"
+            "journal mode: left as it was, since the file is in use; adopt it again to switch it to WAL\n"
         }
     }
 }

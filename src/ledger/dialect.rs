@@ -1,7 +1,7 @@
-//! How an adopted ledger writes times and session ids, and how they are read here: as ours, whoever wrote them.
+//! How an adopted ledger writes times and session ids, and how they are read: as ours, whoever wrote them.
 //!
 //! What bookend writes into columns that another program had before goes through the SQL functions
-//! `kept_time(column, time)` and `kept_session(provider, id)`; in a ledger of bookend's own both change nothing.
+//! `kept_time(column, time)` and `kept_session(provider, id)`; in a ledger of its own both change nothing.
 
 use std::collections::BTreeMap;
 

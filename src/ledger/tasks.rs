@@ -101,7 +101,8 @@ const INSERT_TASK: &str = "
     VALUES
         (:id, :key, :repo, :issue_number, :user, :agent, :agent_type, :model, :provider, 'running',
          kept_time('task_history.started_at', :started_at), :session_id, :resumed_from, :argv, :cwd,
-         :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start, :agent_pid, :agent_start, :cgroup,
+         :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
+         :agent_pid, :agent_start, :cgroup,
          :started_at, :on_finish, :retention_secs, :user_argv, :run_options, :parent_id,
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";

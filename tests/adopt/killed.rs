@@ -19,7 +19,7 @@ const MANY: &str = "
            i / 100.0, i % 7, '[\"' || i || '\"]'
     FROM n;
     INSERT INTO claude_sdk_sessions
-    SELECT DISTINCT 'forgejo:' || agent || ':' || repo || ':' || issue_number, hex(repo || issue_number), started_at
+    SELECT 'forgejo:' || agent || ':' || repo || ':' || issue_number, hex(repo || issue_number), started_at
     FROM task_history WHERE id LIKE 'n%' GROUP BY agent, repo, issue_number";
 const IS_ADOPTED: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'bookend_setting'";
 /// All that was there but the one value that changes.

@@ -218,7 +218,8 @@ fn what_was_interrupted_has_no_end_and_is_due_no_hint() {
     assert_eq!(
         strings(
             &conn,
-            "SELECT id || ' ' || ifnull(finished_at, '-') || ' ' || last_seen_at || ' ' || (hinted_at IS NOT NULL)
+            "SELECT id || ' ' || ifnull(finished_at, '-') || ' ' || last_seen_at || ' ' ||
+                    (hinted_at IS NOT NULL)
              FROM task_history WHERE status = 'interrupted'"
         ),
         ["t4 - 2026-01-04T00:01:00.000000+00:00 1"]
@@ -235,7 +236,8 @@ fn each_session_belongs_to_the_last_task_that_makes_up_its_key() {
     assert_eq!(
         strings(
             &theirs.open(),
-            "SELECT key || ' ' || session_id || ' ' || ifnull(task_id, '-') FROM claude_sdk_sessions ORDER BY key"
+            "SELECT key || ' ' || session_id || ' ' || ifnull(task_id, '-')
+             FROM claude_sdk_sessions ORDER BY key"
         ),
         [
             "forgejo:dev:charles/claude-hooks:1104 cursor:6ce4 t2",

@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 echo '{"type":"system","subtype":"init","session_id":"'$id'","model":"auto"}'
-echo '{"type":"result","subtype":"success","is_error":false,"result":"ok","session_id":"'$id'","duration_ms":1}'
+echo '{"type":"result","subtype":"success","is_error":false,"result":"ok","session_id":"'$id'"}'
 exit "${CURSOR_EXIT:-0}"
 "#;
 

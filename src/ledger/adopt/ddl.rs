@@ -386,10 +386,10 @@ mod tests {
 
     #[test]
     fn a_trigger_reads_another_column_instead() {
-        let sql = "CREATE TRIGGER x AFTER INSERT ON t BEGIN INSERT INTO a VALUES (new . \"id\", NEW.idx, 'NEW.id'); END";
+        let sql = "CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT new . \"id\", NEW.idx, 'NEW.id'; END";
         assert_eq!(
             replace_new(sql, "id", "f(NEW.id)"),
-            "CREATE TRIGGER x AFTER INSERT ON t BEGIN INSERT INTO a VALUES (f(NEW.id), NEW.idx, 'NEW.id'); END"
+            "CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT f(NEW.id), NEW.idx, 'NEW.id'; END"
         );
     }
 

@@ -1,4 +1,4 @@
-//! One table of another program, made anew so that it takes bookend's rows too; every row and column survives.
+//! One table of another program, made anew so that bookend's rows fit in; every row and column survives.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension};
@@ -23,7 +23,7 @@ const SELECT_DEPENDENTS: &str = "
 const SELECT_SHAPE: &str = "
     SELECT (SELECT group_concat(quote(name) || quote(type) || quote(dflt_value) || hidden, ', ')
             FROM (SELECT * FROM pragma_table_xinfo(?1) ORDER BY cid LIMIT ?2)),
-           (SELECT group_concat(quote(\"table\") || quote(\"from\") || quote(\"to\") || on_update || on_delete, ', ')
+           (SELECT group_concat(quote(\"table\") || quote(\"from\") || quote(\"to\") || on_update || on_delete)
             FROM (SELECT * FROM pragma_foreign_key_list(?1) ORDER BY id, seq))";
 const SELECT_OWN: &str = "
     SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid";
@@ -325,12 +325,11 @@ fn copy(conn: &Connection, theirs: &Theirs, numbered: bool) -> rusqlite::Result<
         Some(rowid) if theirs.integer_key().is_none() => (format!("{rowid}, "), format!("{rowid}, ")),
         _ => (String::new(), String::new()),
     };
-    conn.execute_batch(&format!(
-        "INSERT INTO {DRAFT} ({number_to}{list}) SELECT {number_from}{list} FROM {table}"
-    ))?;
+    let original = format!("SELECT {number_from}{list} FROM {table}");
+    conn.execute_batch(&format!("INSERT INTO {DRAFT} ({number_to}{list}) {original}"))?;
     let same = format!(
         "SELECT (SELECT count(*) FROM {table}) = (SELECT count(*) FROM {DRAFT})
-            AND NOT EXISTS (SELECT {number_from}{list} FROM {table} EXCEPT SELECT {number_to}{list} FROM {DRAFT})"
+            AND NOT EXISTS ({original} EXCEPT SELECT {number_to}{list} FROM {DRAFT})"
     );
     conn.query_row(&same, [], |row| row.get(0))
 }
