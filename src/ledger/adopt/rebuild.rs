@@ -23,7 +23,7 @@ const SELECT_DEPENDENTS: &str = "
 const SELECT_SHAPE: &str = "
     SELECT (SELECT group_concat(quote(name) || quote(type) || quote(dflt_value) || hidden, ', ')
             FROM (SELECT * FROM pragma_table_xinfo(?1) ORDER BY cid LIMIT ?2)),
-           (SELECT group_concat(quote(\"table\") || quote(\"from\") || quote(\"to\") || on_update || on_delete)
+           (SELECT group_concat(\"table\" || quote(\"from\") || quote(\"to\") || on_update || on_delete)
             FROM (SELECT * FROM pragma_foreign_key_list(?1) ORDER BY id, seq))";
 const SELECT_OWN: &str = "
     SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid";
