@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{ErrorCode, Transaction};
 
 use super::ending::{self, By, Finished};
-use super::error::{LedgerError, Result};
+use super::error::{LedgerError, Result, step};
 use super::live::LiveLock;
 use super::sessions::{self, Used};
 use super::spool::{self, SpoolSlot};
@@ -75,7 +75,9 @@ impl<'a> Claim<'a> {
     /// As [`super::Ledger::finish`], as part of this claim.
     pub fn end(&self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
-        ending::end(&self.tx, id, ended, by).map_err(self.failed("ending a task"))
+        ending::end(&self.tx, id, ended, by)
+            .and_then(|finished| step("mark.ended").map(|()| finished))
+            .map_err(self.failed("ending a task"))
     }
 
     /// Writes the `running` row.
@@ -89,7 +91,9 @@ impl<'a> Claim<'a> {
             } else {
                 self.failed("writing the running row")(e)
             }),
-            other => other.map_err(self.failed("writing the running row")),
+            other => {
+                other.and_then(|()| step("claim.inserted")).map_err(self.failed("writing the running row"))
+            }
         }
     }
 
@@ -104,7 +108,9 @@ impl<'a> Claim<'a> {
         at: &str,
     ) -> Result<()> {
         let used = Used { task, key: Some(key), provider, at };
-        sessions::link(&self.tx, &used, key, session_id).map_err(self.failed("linking the session"))
+        sessions::link(&self.tx, &used, key, session_id)
+            .and_then(|()| step("claim.linked"))
+            .map_err(self.failed("linking the session"))
     }
 
     /// Makes all of it durable.
@@ -115,6 +121,9 @@ impl<'a> Claim<'a> {
 
     pub fn commit(self) -> Result<()> {
         let file = self.file;
-        self.tx.commit().map_err(|e| LedgerError::sql("committing the claim", file, e))
+        step("claim.commit")
+            .and_then(|()| self.tx.commit())
+            .and_then(|()| step("claim.committed"))
+            .map_err(|e| LedgerError::sql("committing the claim", file, e))
     }
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::failpoint;
 use crate::sys::{self, Change, Received, Usage};
 
 /// What happened.
@@ -113,6 +114,7 @@ impl Watch {
             };
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             fds.extend(interests.iter().map(|i| PollFd::new(i.fd, wanted(i.source))));
+            failpoint::hit("watch.poll")?;
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
