@@ -132,36 +132,6 @@ struct RunArgs {
     argv: Vec<OsString>,
 }
 
-/// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
-/// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 25] = [
-    "BOOKEND_KEY",
-    "BOOKEND_REPO",
-    "BOOKEND_ISSUE",
-    "BOOKEND_USER",
-    "BOOKEND_AGENT",
-    "BOOKEND_AGENT_TYPE",
-    "BOOKEND_MODEL",
-    "BOOKEND_PROVIDER",
-    "BOOKEND_CWD",
-    "BOOKEND_PREPARE",
-    "BOOKEND_FORGE",
-    "BOOKEND_REQUIRE_SKILL",
-    "BOOKEND_TIMEOUT",
-    "BOOKEND_IDLE_TIMEOUT",
-    "BOOKEND_GRACE",
-    "BOOKEND_WAIT",
-    "BOOKEND_REPLACE",
-    "BOOKEND_ON_TERM",
-    "BOOKEND_FRESH",
-    "BOOKEND_ALLOW_UNSAFE_RESUME",
-    "BOOKEND_LEFTOVERS",
-    "BOOKEND_ON_FINISH",
-    "BOOKEND_RETENTION",
-    "BOOKEND_QUIET",
-    "BOOKEND_VERBOSE",
-];
-
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTermArg {
     Interrupted,
@@ -332,7 +302,7 @@ mod tests {
             .collect();
         assert!(variables.len() > 20);
         for variable in variables {
-            assert!(OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
+            assert!(run::OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
         }
     }
 

@@ -93,9 +93,3 @@ pub fn at(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io:
     let path = path.into();
     move |e| Error::failed(format!("{doing} {}: {e}", path.display()))
 }
-
-impl From<crate::ledger::LedgerError> for Error {
-    fn from(e: crate::ledger::LedgerError) -> Error {
-        Error::failed(e)
-    }
-}

@@ -11,7 +11,6 @@ use tracing::{info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
 use crate::claim::{Look, Way};
-use crate::cli;
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
 use crate::ledger::{self, Claim, Delivery, Found, Ledger, Location};
@@ -35,6 +34,36 @@ use crate::task::{
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long an `--on-finish` command may take.
 const HOOK_LIMIT: Duration = Duration::from_secs(60);
+
+/// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
+/// not take the outer one's key.
+pub const OPTION_VARIABLES: [&str; 25] = [
+    "BOOKEND_KEY",
+    "BOOKEND_REPO",
+    "BOOKEND_ISSUE",
+    "BOOKEND_USER",
+    "BOOKEND_AGENT",
+    "BOOKEND_AGENT_TYPE",
+    "BOOKEND_MODEL",
+    "BOOKEND_PROVIDER",
+    "BOOKEND_CWD",
+    "BOOKEND_PREPARE",
+    "BOOKEND_FORGE",
+    "BOOKEND_REQUIRE_SKILL",
+    "BOOKEND_TIMEOUT",
+    "BOOKEND_IDLE_TIMEOUT",
+    "BOOKEND_GRACE",
+    "BOOKEND_WAIT",
+    "BOOKEND_REPLACE",
+    "BOOKEND_ON_TERM",
+    "BOOKEND_FRESH",
+    "BOOKEND_ALLOW_UNSAFE_RESUME",
+    "BOOKEND_LEFTOVERS",
+    "BOOKEND_ON_FINISH",
+    "BOOKEND_RETENTION",
+    "BOOKEND_QUIET",
+    "BOOKEND_VERBOSE",
+];
 
 /// What `bookend run` was asked for.
 #[derive(Debug)]
@@ -443,7 +472,7 @@ fn listen(who: &Who) -> Result<(Option<Listening>, Option<OwnedFd>), Error> {
 
 fn agents_environment(id: &str, ledger: &Location) -> Vec<CString> {
     let add = [(environment::MARK, OsStr::new(id)), (environment::LEDGER, ledger.file.as_os_str())];
-    environment::inherited(&cli::OPTION_VARIABLES, &add)
+    environment::inherited(&OPTION_VARIABLES, &add)
 }
 
 /// Lets go of what the agent has inherited: if bookend held it too, its readers would wait for bookend.
@@ -578,7 +607,7 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
         return Ok(());
     }
     let add = [(environment::FINISHED, OsStr::new(&id)), (environment::LEDGER, run.ledger.path().as_os_str())];
-    let env = environment::inherited(&cli::OPTION_VARIABLES, &add);
+    let env = environment::inherited(&OPTION_VARIABLES, &add);
     let started = row_on_stdin(&task).and_then(|row| {
         let errors = log::stderr_for_hook().or_else(|_| dev_null())?;
         let launch = shell(command, env)?.stdio(0, row).stdio(1, errors.try_clone()?).stdio(2, errors);

@@ -132,6 +132,12 @@ pub enum LedgerError {
     },
 }
 
+impl From<LedgerError> for crate::error::Error {
+    fn from(e: LedgerError) -> crate::error::Error {
+        crate::error::Error::failed(e)
+    }
+}
+
 impl LedgerError {
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> LedgerError {
         let remedy = match source.kind() {

@@ -1,1 +1,53 @@
-//! x
+//! What people are shown of tasks: the table of `list`, the page of `show`. And JSON, for programs.
+//!
+//! Everything here turns values into text; nothing here reads a ledger, looks at a process or prints.
+
+mod detail;
+mod screen;
+mod table;
+mod tasks;
+mod text;
+
+pub use detail::{History, detail};
+pub use screen::Screen;
+pub use tasks::tasks;
+pub use text::one_line;
+
+use serde::Serialize;
+
+use crate::task::Task;
+
+/// `{"ledger": path, "tasks": [...]}`, and a newline.
+pub fn tasks_json(ledger: &str, tasks: &[Task]) -> String {
+    #[derive(Serialize)]
+    struct Listing<'a> {
+        ledger: &'a str,
+        tasks: &'a [Task],
+    }
+    pretty(&Listing { ledger, tasks })
+}
+
+/// One task a line.
+pub fn tasks_json_lines(tasks: &[Task]) -> String {
+    tasks.iter().map(|task| plain(serde_json::to_string(task))).collect()
+}
+
+/// `{"task", "transitions", "session", "invalidations"}`, and a newline.
+pub fn detail_json(task: &Task, history: &History) -> String {
+    #[derive(Serialize)]
+    struct Page<'a> {
+        task: &'a Task,
+        #[serde(flatten)]
+        history: &'a History,
+    }
+    pretty(&Page { task, history })
+}
+
+fn pretty(shown: &impl Serialize) -> String {
+    plain(serde_json::to_string_pretty(shown))
+}
+
+/// What is shown has text keys only, which always is JSON: there is no error to tell.
+fn plain(json: serde_json::Result<String>) -> String {
+    json.map(|text| text + "\n").unwrap_or_default()
+}

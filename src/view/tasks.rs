@@ -1,0 +1,78 @@
+//! The table of `list`: one task a line.
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+
+use super::screen::Screen;
+use super::table::{Cell, Column, Shrinks, table};
+use super::text::{ago, duration, money, one_line, short_ids, signal, since};
+use crate::task::{Status, Task};
+
+const COLUMNS: [Column; 9] = [
+    Column { title: "ID", right: false, shrinks: Shrinks::Never, matters: 9 },
+    Column { title: "STATUS", right: false, shrinks: Shrinks::Never, matters: 8 },
+    Column { title: "WHY", right: false, shrinks: Shrinks::AtEnd(8), matters: 5 },
+    Column { title: "AGENT", right: false, shrinks: Shrinks::AtEnd(6), matters: 6 },
+    Column { title: "KEY", right: false, shrinks: Shrinks::AtStart(10), matters: 7 },
+    Column { title: "STARTED", right: true, shrinks: Shrinks::Never, matters: 4 },
+    Column { title: "TIME", right: true, shrinks: Shrinks::Never, matters: 3 },
+    Column { title: "TURNS", right: true, shrinks: Shrinks::Never, matters: 1 },
+    Column { title: "COST", right: true, shrinks: Shrinks::Never, matters: 2 },
+];
+
+/// The tasks in the order given. `now` dates what still runs.
+pub fn tasks(tasks: &[Task], now: Timestamp, screen: Screen) -> String {
+    let ids: Vec<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
+    let rows: Vec<Vec<Cell>> =
+        tasks.iter().zip(short_ids(&ids)).map(|(task, id)| row(task, id, now)).collect();
+    table(&COLUMNS, &rows, screen)
+}
+
+fn row(task: &Task, id: &str, now: Timestamp) -> Vec<Cell> {
+    let known = |text: &Option<String>| one_line(text.as_deref().unwrap_or_default()).into_owned();
+    vec![
+        Cell::from(one_line(id).into_owned()),
+        Cell { text: task.status.to_string(), style: style(task.status) },
+        Cell::from(why(task)),
+        Cell::from(known(&task.agent)),
+        Cell::from(known(&task.key)),
+        Cell::from(ago(&task.started_at, now)),
+        Cell::from(time(task, now)),
+        Cell::from(task.turns.map_or_else(String::new, |n| n.to_string())),
+        Cell::from(task.cost_usd.map_or_else(String::new, money)),
+    ]
+}
+
+pub fn style(status: Status) -> Style {
+    let colour = match status {
+        Status::Running => AnsiColor::Cyan,
+        Status::Success => AnsiColor::Green,
+        Status::Failure | Status::AbortedNoSkill => AnsiColor::Red,
+        Status::Cancelled | Status::Interrupted => AnsiColor::Yellow,
+    };
+    colour.on_default()
+}
+
+/// The shortest thing that tells how it ended, or where it runs.
+pub fn why(task: &Task) -> String {
+    let reason = task.reason.as_deref().unwrap_or_default();
+    match (task.status, task.exit_code, task.term_signal) {
+        (Status::Running, ..) => task.agent_pid.map_or_else(String::new, |pid| format!("pid {pid}")),
+        (Status::Success, ..) => String::new(),
+        (Status::Failure, Some(code), _) if reason == "exit" => format!("exit {code}"),
+        (Status::Failure, _, Some(number)) if reason == "signal" => signal(number),
+        (Status::Interrupted, ..) if reason == "signal" => {
+            task.stop_signal.map_or_else(|| reason.to_owned(), signal)
+        }
+        (Status::AbortedNoSkill, ..) => format!("no skill {}", one_line(reason)),
+        _ => one_line(reason).into_owned(),
+    }
+}
+
+fn time(task: &Task, now: Timestamp) -> String {
+    let ms = match task.status {
+        Status::Running => since(&task.started_at, now),
+        _ => task.duration_ms,
+    };
+    ms.map_or_else(String::new, duration)
+}

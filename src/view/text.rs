@@ -1,0 +1,179 @@
+//! Small values as people read them: durations, ages, money, signals, ids, and text of unknown origin.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use nix::sys::signal::Signal;
+use unicode_width::UnicodeWidthStr;
+
+/// Text of unknown origin on one line: what could move the cursor, colour the terminal or turn the reading
+/// direction is made visible.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_harmful(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Control characters, line separators, and the marks and overrides of direction (Unicode TR 9).
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// How many cells of a terminal `text` takes.
+pub fn cells(text: &str) -> usize {
+    text.width()
+}
+
+/// The beginning of `text` that fits into `room` cells, with `…` where something was cut.
+pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
+    if cells(text) <= room {
+        return Cow::Borrowed(text);
+    }
+    let mut end = 0;
+    for (at, c) in text.char_indices() {
+        let next = at + c.len_utf8();
+        if cells(&text[..next]) >= room {
+            break;
+        }
+        end = next;
+    }
+    Cow::Owned(format!("{}…", &text[..end]))
+}
+
+/// The end of `text` that fits into `room` cells, with `…` where something was cut.
+pub fn cut_start(text: &str, room: usize) -> Cow<'_, str> {
+    if cells(text) <= room {
+        return Cow::Borrowed(text);
+    }
+    let fits = |&at: &usize| cells(&text[at..]) < room;
+    let start = text.char_indices().map(|(at, _)| at).find(fits).unwrap_or(text.len());
+    Cow::Owned(format!("…{}", &text[start..]))
+}
+
+/// Milliseconds as people say them: `0.04s`, `12s`, `3m 05s`, `2h 07m`, `4d 03h`.
+pub fn duration(ms: i64) -> String {
+    let ms = ms.max(0);
+    let s = ms / 1000;
+    match s {
+        0..10 => format!("{}.{:02}s", s, ms % 1000 / 10),
+        10..60 => format!("{s}s"),
+        60..3600 => format!("{}m {:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h {:02}m", s / 3600, s / 60 % 60),
+        _ => format!("{}d {:02}h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+/// How long ago an RFC 3339 time was, in its greatest unit; the time itself if it cannot be read.
+pub fn ago(time: &str, now: Timestamp) -> String {
+    match since(time, now) {
+        None => one_line(time).into_owned(),
+        Some(ms) => match ms / 1000 {
+            s @ 0..60 => format!("{s}s ago"),
+            s @ 60..3600 => format!("{}m ago", s / 60),
+            s @ 3600..172_800 => format!("{}h ago", s / 3600),
+            s => format!("{}d ago", s / 86_400),
+        },
+    }
+}
+
+/// Milliseconds since an RFC 3339 time; a clock that was set back counts as none.
+pub fn since(time: &str, now: Timestamp) -> Option<i64> {
+    let then: Timestamp = time.parse().ok()?;
+    Some((now.as_millisecond() - then.as_millisecond()).max(0))
+}
+
+/// US dollars, with as many digits as small sums need.
+pub fn money(usd: f64) -> String {
+    if usd != 0.0 && usd.abs() < 0.095 { format!("${usd:.4}") } else { format!("${usd:.2}") }
+}
+
+/// `SIGTERM`, or `signal 40` for those without a name.
+pub fn signal(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |s| s.as_str().to_owned())
+}
+
+/// Long enough for the milliseconds in which a UUIDv7 was made (RFC 9562, section 5.7).
+const SHORTEST_ID: usize = 13;
+
+/// How many characters of each id to show: those of UUIDs are cut to what tells the listed ones apart, others
+/// stay whole, since somebody gave them.
+pub fn short_ids<'a>(ids: &[&'a str]) -> Vec<&'a str> {
+    let common = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+    let mut sorted = ids.to_vec();
+    sorted.sort_unstable();
+    let neighbours = sorted.windows(2).map(|pair| common(pair[0], pair[1]) + 1);
+    let length = neighbours.max().unwrap_or(0).max(SHORTEST_ID);
+    ids.iter()
+        .map(|id| if is_uuid(id) { id[..length.min(id.len())].trim_end_matches('-') } else { id })
+        .collect()
+}
+
+fn is_uuid(id: &str) -> bool {
+    id.len() == 36
+        && id.char_indices().all(|(at, c)| match at {
+            8 | 13 | 18 | 23 => c == '-',
+            _ => c.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_drive_the_terminal_is_made_visible() {
+        assert_eq!(one_line("\x1b[31mred\r\n\u{202e}x"), "\\u{1b}[31mred\\r\\n\\u{202e}x");
+        assert_eq!(one_line("schön 日本"), "schön 日本");
+    }
+
+    #[test]
+    fn what_is_cut_fits_wide_characters_too() {
+        assert_eq!(cut("abcdef", 6), "abcdef");
+        assert_eq!(cut("abcdef", 4), "abc…");
+        assert_eq!(cut("日本語", 4), "日…");
+        assert_eq!(cut("abc", 1), "…");
+        assert_eq!(cut_start("abcdef", 6), "abcdef");
+        assert_eq!(cut_start("abcdef", 4), "…def");
+        assert_eq!(cut_start("日本語", 4), "…語");
+    }
+
+    #[test]
+    fn durations_keep_two_units_at_most() {
+        let said = [40, 9_999, 59_000, 185_000, 7_620_000, 356_400_000].map(duration);
+        assert_eq!(said, ["0.04s", "9.99s", "59s", "3m 05s", "2h 07m", "4d 03h"]);
+    }
+
+    #[test]
+    fn an_age_is_never_negative_and_an_unreadable_time_is_shown() {
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        assert_eq!(ago("2026-11-21T12:00:05Z", now), "0s ago");
+        assert_eq!(ago("2026-11-21T11:00:00.500Z", now), "59m ago");
+        assert_eq!(ago("2026-11-18T11:00:00Z", now), "3d ago");
+        assert_eq!(ago("1763726400", now), "1763726400");
+    }
+
+    #[test]
+    fn small_sums_are_not_rounded_to_nothing() {
+        assert_eq!([0.0, 0.0008, 0.05, 1.234].map(money), ["$0.00", "$0.0008", "$0.0500", "$1.23"]);
+    }
+
+    #[test]
+    fn shortened_ids_stay_unique_and_given_ones_whole() {
+        let a = "019a8b3c-4d5e-7000-8000-000000000001";
+        let b = "019a8b3c-4d5e-7001-8000-000000000001";
+        let c = "019a8b3c-9d5e-7001-8000-000000000001";
+        assert_eq!(short_ids(&[a, c]), ["019a8b3c-4d5e", "019a8b3c-9d5e"]);
+        assert_eq!(short_ids(&[a, b]), ["019a8b3c-4d5e-7000", "019a8b3c-4d5e-7001"]);
+        assert_eq!(short_ids(&["nightly-of-the-22nd"]), ["nightly-of-the-22nd"]);
+    }
+}
