@@ -6,3 +6,4 @@ mod harness;
 mod inherit;
 mod layout;
 mod signals;
+mod terminal;

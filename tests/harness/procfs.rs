@@ -19,15 +19,17 @@ pub fn state(pid: i32) -> Option<char> {
     stat_field(pid, 3)?.chars().next()
 }
 
-/// The foreground group of the process's terminal.
-pub fn foreground(pid: i32) -> Option<i32> {
-    stat_field(pid, 8)?.parse().ok()
-}
-
 /// The children, zombies too.
 pub fn children(pid: i32) -> Vec<i32> {
     all()
         .filter(|p| stat_field(*p, 4) == Some(pid.to_string()))
+        .collect()
+}
+
+/// The processes of a group that are not zombies.
+pub fn group(pgid: i32) -> Vec<i32> {
+    all()
+        .filter(|p| stat_field(*p, 5) == Some(pgid.to_string()) && state(*p) != Some('Z'))
         .collect()
 }
 

@@ -1,0 +1,416 @@
+//! On a terminal, in an interactive bash with job control, everything is as without bookend.
+
+use std::fs;
+
+use crate::harness::{End, Fifo, Pty, Under, World, eventually, group, on_path, possible, stat_field, state};
+
+/// A world with a bash on a terminal.
+fn shell(test: &str) -> Option<(World, Pty)> {
+    if !possible(test, on_path("bash"), "bash") {
+        return None;
+    }
+    let world = World::new();
+    let pty = Pty::bash(&world);
+    Some((world, pty))
+}
+
+/// Starts `$W probe stay` in the foreground and waits until it is there.
+fn stay(world: &World, pty: &mut Pty, name: &str) -> Fifo {
+    let mut out = world.fifo(name);
+    pty.line(&format!("$W probe stay {}", out.path()));
+    out.pid("stay");
+    out
+}
+
+fn number(pid: i32, field: usize) -> i32 {
+    stat_field(pid, field)
+        .and_then(|f| f.parse().ok())
+        .unwrap_or_else(|| panic!("no process {pid}"))
+}
+
+fn is(world: &World, pid: i32, wanted: char) {
+    eventually(world.deadline(), &format!("state {wanted} of {pid}"), || {
+        state(pid) == Some(wanted)
+    });
+}
+
+#[test]
+fn ctrl_c_and_ctrl_backslash_end_the_agent_and_the_shell_sees_by_what() {
+    let Some((world, mut pty)) = shell("ctrl_c_and_ctrl_backslash") else {
+        return;
+    };
+    for (n, (key, status, ending)) in [("\x03", 130, 2), ("\x1c", 131, 3)].into_iter().enumerate() {
+        stay(&world, &mut pty, &format!("stay{n}"));
+        pty.send(key);
+        assert_eq!(pty.prompt(), status);
+        if world.under == Under::Bookend {
+            let row = &world.rows()[n];
+            assert_eq!(row.ending(), "cancelled/operator");
+            assert_eq!(row.number("term_signal"), Some(ending));
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_ends_the_loop_around_it() {
+    let Some((world, mut pty)) = shell("ctrl_c_ends_the_loop") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("while :; do $W probe stay {}; done", out.path()));
+    out.pid("stay");
+    pty.send("\x03");
+    assert_eq!(pty.prompt(), 130);
+    assert!(out.rest().is_empty(), "no second turn of the loop");
+}
+
+#[test]
+fn ctrl_c_ends_the_script_around_it() {
+    let Some((world, mut pty)) = shell("ctrl_c_ends_the_script") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    let script = format!("$W probe stay {}; echo went on", out.path());
+    world.program("script", &format!("#!/usr/bin/env bash\n{script}\n"));
+    pty.line("script");
+    out.pid("stay");
+    pty.send("\x03");
+    let (said, status) = pty.output();
+    assert_eq!(status, 130);
+    assert!(!said.contains("went on"), "{said}");
+}
+
+/// A program that uses Ctrl-C for itself goes on, and so does the script.
+#[test]
+fn an_agent_that_handles_ctrl_c_ends_as_it_likes() {
+    let Some((world, mut pty)) = shell("an_agent_that_handles_ctrl_c") else {
+        return;
+    };
+    let mut out = world.fifo("out");
+    let script = format!(
+        "trap 'echo caught; exit 4' INT; echo ready 1 >{}; read x",
+        out.path()
+    );
+    pty.line(&format!("$W sh -c \"{script}\""));
+    out.pid("ready");
+    pty.send("\x03");
+    let (said, status) = pty.output();
+    assert_eq!(status, 4);
+    assert_eq!(said.matches("caught").count(), 2, "typed once, said once: {said}");
+}
+
+#[test]
+fn each_signal_of_the_terminal_arrives_once() {
+    let Some((world, mut pty)) = shell("each_signal_of_the_terminal") else {
+        return;
+    };
+    let mut out = world.fifo("count");
+    pty.line(&format!("$W probe count {}", out.path()));
+    let agent = out.pid("ready");
+    let supervisor = number(agent, 5);
+    for (n, (key, signal)) in [("\x03", 2), ("\x1c", 3), ("\x1a", 20)].into_iter().enumerate() {
+        for _ in 0..3 {
+            pty.send(key);
+            assert!(
+                out.line().starts_with(&format!("{signal} ")),
+                "{signal}, turn {n}"
+            );
+        }
+    }
+    for columns in [100, 50, 132] {
+        pty.resize(columns, 30);
+        assert!(out.line().starts_with("28 "), "SIGWINCH");
+    }
+    world.send(supervisor, ["64:7"]);
+    assert!(out.line().starts_with("64 7"), "nothing arrived twice");
+    world.send(agent, ["64:1006"]);
+    assert_eq!(pty.prompt(), 6);
+}
+
+#[test]
+fn a_resize_is_seen_by_the_agent() {
+    let Some((world, mut pty)) = shell("a_resize_is_seen") else {
+        return;
+    };
+    let mut out = world.fifo("out");
+    // `wait` is the one thing in a shell that a trap interrupts.
+    let script = format!(
+        "trap 'kill $!; stty size >{out}; exit 3' WINCH; probe stay {out} & wait",
+        out = out.path()
+    );
+    world.program("resized", &format!("#!/bin/sh\n{script}\n"));
+    pty.line("$W resized");
+    out.pid("stay");
+    pty.resize(99, 44);
+    assert_eq!(out.line(), "44 99");
+    assert_eq!(pty.prompt(), 3);
+}
+
+#[test]
+fn ctrl_z_stops_both_and_fg_continues_both() {
+    let Some((world, mut pty)) = shell("ctrl_z_and_fg") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("$W probe stay {}", out.path()));
+    let agent = out.pid("stay");
+    let supervisor = number(agent, 5);
+    for _ in 0..3 {
+        pty.send("\x1a");
+        assert_eq!(pty.prompt(), 148);
+        is(&world, agent, 'T');
+        is(&world, supervisor, 'T');
+        pty.line("fg");
+        is(&world, agent, 'S');
+        is(&world, supervisor, 'S');
+    }
+    pty.send("\x03");
+    assert_eq!(pty.prompt(), 130);
+}
+
+#[test]
+fn ctrl_z_and_bg_lets_it_run_and_kill_and_wait_work() {
+    let Some((world, mut pty)) = shell("ctrl_z_and_bg") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("$W probe stay {}", out.path()));
+    let agent = out.pid("stay");
+    pty.send("\x1a");
+    assert_eq!(pty.prompt(), 148);
+    pty.line("bg");
+    assert_eq!(pty.prompt(), 0);
+    is(&world, agent, 'S');
+    is(&world, number(agent, 5), 'S');
+    pty.line("kill %1; wait %1");
+    assert_eq!(pty.prompt(), 143);
+    assert!(out.rest().is_empty());
+}
+
+#[test]
+fn a_stopped_job_can_be_killed() {
+    let Some((world, mut pty)) = shell("a_stopped_job_can_be_killed") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("$W probe stay {}", out.path()));
+    let job = number(out.pid("stay"), 5);
+    pty.send("\x1a");
+    assert_eq!(pty.prompt(), 148);
+    // bash continues a stopped job that it kills.
+    pty.line("kill %1");
+    assert_eq!(pty.prompt(), 0);
+    eventually(world.deadline(), "the end of the job", || group(job).is_empty());
+    pty.line("wait %1");
+    assert_eq!(pty.prompt(), 143);
+}
+
+#[test]
+fn kill_stop_and_kill_cont_of_the_job_keep_both_in_step() {
+    let Some((world, mut pty)) = shell("kill_stop_and_kill_cont") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("$W probe stay {} &", out.path()));
+    let agent = out.pid("stay");
+    let supervisor = number(agent, 5);
+    for signal in ["STOP", "TSTP", "TTIN", "TTOU"] {
+        pty.line(&format!("kill -{signal} %1"));
+        is(&world, agent, 'T');
+        is(&world, supervisor, 'T');
+        pty.line("kill -CONT %1");
+        is(&world, agent, 'S');
+        is(&world, supervisor, 'S');
+    }
+}
+
+#[test]
+fn a_stop_sent_to_one_of_them_stops_both() {
+    let Some((world, mut pty)) = shell("a_stop_sent_to_one_of_them") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("$W probe stay {} &", out.path()));
+    let agent = out.pid("stay");
+    let supervisor = number(agent, 5);
+    for (to, signal) in [
+        (supervisor, 20),
+        (agent, 20),
+        (agent, 19),
+        (supervisor, 21),
+        (agent, 22),
+    ] {
+        world.send(to, [signal]);
+        is(&world, agent, 'T');
+        is(&world, supervisor, 'T');
+        // Sent to the one that the shell knows.
+        world.send(supervisor, [18]);
+        is(&world, agent, 'S');
+        is(&world, supervisor, 'S');
+    }
+}
+
+/// Claude Code stops only its own process on Ctrl-Z.
+#[test]
+fn an_agent_that_stops_only_itself_gives_the_shell_its_prompt_back() {
+    let Some((world, mut pty)) = shell("an_agent_that_stops_only_itself") else {
+        return;
+    };
+    for (signal, status) in [(19, 147), (20, 148)] {
+        let mut out = world.fifo(&format!("out{signal}"));
+        pty.line(&format!("$W probe stop-self {signal} {}", out.path()));
+        out.pid("ready");
+        assert_eq!(pty.prompt(), status);
+        pty.line("fg");
+        assert_eq!(out.line(), "continued");
+        assert_eq!(pty.prompt(), 0);
+    }
+}
+
+#[test]
+fn the_agent_is_in_the_foreground_and_can_read_the_terminal() {
+    let Some((world, mut pty)) = shell("the_agent_is_in_the_foreground") else {
+        return;
+    };
+    let mut out = world.fifo("out");
+    let script = format!("echo ready $$ >{0}; read -r x; echo \"<<$x>>\" >{0}", out.path());
+    world.program("reader", &format!("#!/bin/sh\n{script}\n"));
+    pty.line("$W reader");
+    let agent = out.pid("ready");
+    assert_eq!(
+        number(agent, 5),
+        pty.foreground(),
+        "its group is the foreground group"
+    );
+    pty.line("some words");
+    assert_eq!(out.line(), "<<some words>>");
+    assert_eq!(pty.prompt(), 0);
+}
+
+#[test]
+fn a_background_job_does_not_take_the_terminal() {
+    let Some((world, mut pty)) = shell("a_background_job_does_not_take") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("$W probe stay {} &", out.path()));
+    out.pid("stay");
+    assert_eq!(pty.foreground(), pty.pid(), "bash has it");
+}
+
+#[test]
+fn a_background_job_that_reads_is_stopped_and_fg_lets_it_read() {
+    let Some((world, mut pty)) = shell("a_background_job_that_reads") else {
+        return;
+    };
+    let mut out = world.fifo("out");
+    let script = format!("echo ready $$ >{0}; read -r x; echo \"got $x\" >{0}", out.path());
+    world.program("reader", &format!("#!/bin/sh\n{script}\n"));
+    pty.line("$W reader &");
+    let agent = out.pid("ready");
+    is(&world, agent, 'T');
+    is(&world, number(agent, 5), 'T');
+    pty.line("jobs");
+    pty.expect("Stopped");
+    pty.line("fg");
+    is(&world, agent, 'S');
+    pty.line("words");
+    assert_eq!(out.line(), "got words");
+}
+
+#[test]
+fn a_background_job_that_writes_is_stopped_where_the_terminal_says_so() {
+    let Some((world, mut pty)) = shell("a_background_job_that_writes") else {
+        return;
+    };
+    let mut out = world.fifo("out");
+    let script = format!("echo ready $$ >{}; echo some words", out.path());
+    world.program("writer", &format!("#!/bin/sh\n{script}\n"));
+    pty.line("stty tostop");
+    assert_eq!(pty.prompt(), 0);
+    pty.line("$W writer &");
+    let agent = out.pid("ready");
+    is(&world, agent, 'T');
+    is(&world, number(agent, 5), 'T');
+    pty.line("fg");
+    pty.expect("some words\r\n");
+    assert_eq!(pty.prompt(), 0);
+}
+
+#[test]
+fn a_hang_up_ends_the_agent_of_the_foreground() {
+    let Some((world, mut pty)) = shell("a_hang_up_ends_the_agent") else {
+        return;
+    };
+    let mut out = stay(&world, &mut pty, "stay");
+    pty.hang_up();
+    assert!(out.rest().is_empty());
+    if world.under == Under::Bookend {
+        eventually(world.deadline(), "the end of the row", || {
+            world.row().text("status") != "running"
+        });
+        assert_eq!(world.row().ending(), "interrupted/signal");
+        assert_eq!(world.row().number("stop_signal"), Some(1));
+    }
+}
+
+/// Without a shell the supervisor leads the session, and the hang-up reaches it alone.
+#[test]
+fn a_hang_up_of_the_session_that_it_leads_reaches_the_agent() {
+    let world = World::new();
+    let mut out = world.fifo("count");
+    let mut pty = Pty::of(&world, world.run(["probe", "count", &out.path()]));
+    let agent = out.pid("ready");
+    pty.hang_up();
+    assert!(out.line().starts_with("1 "), "SIGHUP");
+    world.send(agent, ["64:1004"]);
+    pty.wait().ended(End::Code(4));
+}
+
+#[test]
+fn a_pipeline_on_a_terminal_ends_by_sigpipe() {
+    let Some((_world, mut pty)) = shell("a_pipeline_on_a_terminal") else {
+        return;
+    };
+    pty.line("$W yes | head -1; echo \"${PIPESTATUS[*]}\"");
+    pty.expect("\r\ny\r\n");
+    pty.expect("141 0\r\n");
+    assert_eq!(pty.prompt(), 0);
+}
+
+#[test]
+fn ctrl_c_reaches_all_of_a_pipeline() {
+    let Some((world, mut pty)) = shell("ctrl_c_reaches_all") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("$W probe stay {} | $W cat", out.path()));
+    out.pid("stay");
+    pty.send("\x03");
+    assert_eq!(pty.prompt(), 130);
+}
+
+#[test]
+fn the_modes_of_the_terminal_are_left_as_the_agent_set_them() {
+    let Some((_world, mut pty)) = shell("the_modes_of_the_terminal") else {
+        return;
+    };
+    pty.line("$W stty -echo; stty | grep -c -e -echo");
+    pty.expect("1\r\n");
+    assert_eq!(pty.prompt(), 0);
+}
+
+/// No helper of bookend stays in the job either.
+#[test]
+fn nothing_of_the_job_is_left_when_it_has_ended() {
+    let Some((world, mut pty)) = shell("nothing_of_the_job_is_left") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    pty.line(&format!("$W probe stay {}", out.path()));
+    let job = number(out.pid("stay"), 5);
+    pty.send("\x03");
+    assert_eq!(pty.prompt(), 130);
+    assert_eq!(group(job), Vec::<i32>::new());
+    assert!(fs::metadata(format!("/proc/{job}")).is_err());
+}
