@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::clock;
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::forward::CANCEL;
@@ -74,8 +73,8 @@ impl Way {
                 Err(Error::new(
                     Kind::Busy,
                     format!(
-                        "the key {key} is held by task {}, whose supervisor is gone but whose processes could \
-                         not be ended: {}",
+                        "the key {key} is held by task {}, whose supervisor is gone but whose processes \
+                         could not be ended: {}",
                         dead.id(),
                         dead.survivors_text()
                     ),
@@ -91,9 +90,8 @@ impl Way {
             )),
             Verdict::Alive => match self.when_busy {
                 WhenBusy::Refuse => {
-                    Err(Error::new(Kind::Busy, format!("the key {key} is held by {}", name(&holder))).hint(
-                        "--wait waits for it, --replace cancels it and runs; nothing was executed",
-                    ))
+                    Err(Error::new(Kind::Busy, format!("the key {key} is held by {}", name(&holder)))
+                        .hint("--wait waits for it, --replace cancels it and runs; nothing was executed"))
                 }
                 WhenBusy::Wait => self.wait(watch, &holder),
                 WhenBusy::Replace => {

@@ -45,9 +45,11 @@ enum Command {
 /// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
 /// warns. `</dev/null` costs nothing.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
+#[command(
+    after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
     bookend run --repo charles/claude-hooks --issue 1104 --agent dev -- claude -p 'go on'\n  \
-    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'")]
+    bookend run --timeout 1h --key nightly -- cursor-agent -p 'update the docs'"
+)]
 struct RunArgs {
     /// The task's id [default: a new UUIDv7]
     #[arg(long)]
@@ -95,7 +97,13 @@ struct RunArgs {
     #[arg(long, env = "BOOKEND_IDLE_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     idle_timeout: Option<Duration>,
     /// How long each rung of the stopping ladder is given: the signal that came, SIGTERM, SIGKILL
-    #[arg(long, env = "BOOKEND_GRACE", value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    #[arg(
+        long,
+        env = "BOOKEND_GRACE",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "10s",
+    )]
     grace: Duration,
     /// Wait for the task that holds the key, instead of leaving with 75
     #[arg(long, env = "BOOKEND_WAIT", value_parser = FalseyValueParser::new())]
@@ -119,10 +127,22 @@ struct RunArgs {
     #[arg(long, env = "BOOKEND_ON_FINISH", value_name = "CMD")]
     on_finish: Option<OsString>,
     /// How long after its end the row is kept
-    #[arg(long, env = "BOOKEND_RETENTION", value_name = "DURATION", value_parser = duration, default_value = "365d")]
+    #[arg(
+        long,
+        env = "BOOKEND_RETENTION",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "365d",
+    )]
     retention: Duration,
     /// Say nothing but errors
-    #[arg(short, long, env = "BOOKEND_QUIET", value_parser = FalseyValueParser::new(), conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        env = "BOOKEND_QUIET",
+        value_parser = FalseyValueParser::new(),
+        conflicts_with = "verbose",
+    )]
     quiet: bool,
     /// Say what bookend does; twice: in detail
     #[arg(short, long, env = "BOOKEND_VERBOSE", action = ArgAction::Count)]
@@ -275,9 +295,8 @@ fn issue(text: &str) -> Result<i64, String> {
 }
 
 fn status(word: &str) -> Result<Status, String> {
-    Status::parse(word).ok_or_else(|| {
-        format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", "))
-    })
+    Status::parse(word)
+        .ok_or_else(|| format!("a status is one of: {}", Status::ALL.map(Status::as_str).join(", ")))
 }
 
 #[cfg(test)]
@@ -308,8 +327,10 @@ mod tests {
 
     #[test]
     fn what_follows_the_program_is_the_agents() {
-        for line in [&["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
-                     &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"]] {
+        for line in [
+            &["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
+            &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"],
+        ] {
             let parsed = parse(line.iter().map(OsString::from).collect()).expect("parses");
             let Request::Run(run) = parsed.request else { panic!("not a run") };
             assert_eq!(run.argv, ["claude", "-p", "x", "--key", "k"]);

@@ -1,7 +1,6 @@
 //! What can go wrong with bookend itself, and the exit code that each thing leaves with.
 
 use std::fmt;
-use std::path::PathBuf;
 
 /// The exit codes of bookend itself. Otherwise it leaves as the agent left.
 pub mod exit_code {
@@ -39,8 +38,6 @@ pub enum Kind {
     UnsafeResume,
     /// bookend could not do its work; before the agent ran, nothing was executed.
     Failed,
-    NotExecutable,
-    NotFound,
 }
 
 impl Error {
@@ -70,8 +67,6 @@ impl Error {
             Kind::Busy => exit_code::BUSY,
             Kind::UnsafeResume => exit_code::UNSAFE_RESUME,
             Kind::Failed => exit_code::FAILED,
-            Kind::NotExecutable => exit_code::NOT_EXECUTABLE,
-            Kind::NotFound => exit_code::NOT_FOUND,
         }
     }
 }
@@ -87,9 +82,3 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
-
-/// Names `path` in an I/O error, with what was being done to it.
-pub fn at(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.into();
-    move |e| Error::failed(format!("{doing} {}: {e}", path.display()))
-}

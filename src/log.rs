@@ -1,14 +1,11 @@
-//! bookend's own messages, on stderr, without holding the agent's stderr open.
+//! bookend's own messages, on stderr. It is the one descriptor of the agent's that bookend goes on
+//! holding: what is said after the agent's end must still find its reader.
 //!
 //! Nothing is said unless something is wrong or `-v` asks for it. Control characters in what came from
 //! data are escaped.
 
 use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::sync::Mutex;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -19,77 +16,23 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::sys;
 
-/// Where messages go.
-enum Stderr {
-    /// Descriptor 2 itself.
-    Inherited,
-    /// A pipe, by a handle that does not keep it open; opened for each message.
-    Named(OwnedFd),
-    /// A copy: a socket, or a pipe that we may not open again.
-    Copied(OwnedFd),
-}
-
-static STDERR: Mutex<Stderr> = Mutex::new(Stderr::Inherited);
-
 /// Sends messages of `level` and above to stderr from now on.
 pub fn start(level: LevelFilter) {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(ToStderr)
-        .event_format(Line)
-        .finish();
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(ToStderr).event_format(Line).finish();
     // Only a second start in one process could fail here, and the first would go on.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
-/// Lets go of the agent's stderr if it is a pipe or a socket whose reader waits for its end: descriptor
-/// 2 may be replaced after this, messages still arrive.
-pub fn release_stderr() -> io::Result<()> {
-    let own = File::from(sys::stdio(2).try_clone_to_owned()?);
-    let kept = if own.metadata()?.file_type().is_fifo() { named(&own) } else { None };
-    *STDERR.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = match kept {
-        Some(handle) => Stderr::Named(handle),
-        None => Stderr::Copied(own.into()),
-    };
-    Ok(())
-}
-
-/// A handle on the pipe that counts neither as reader nor as writer (`O_PATH` of open(2)), if it can be
-/// opened for writing through it later.
-fn named(pipe: &File) -> Option<OwnedFd> {
-    let handle = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(format!("/proc/self/fd/{}", pipe.as_raw_fd()))
-        .ok()?;
-    let handle = OwnedFd::from(handle);
-    reopen(&handle).ok()?;
-    Some(handle)
-}
-
-fn reopen(handle: &OwnedFd) -> io::Result<File> {
-    // Non-blocking only for the opening: a pipe without a reader would make it wait.
-    let file = OpenOptions::new()
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(format!("/proc/self/fd/{}", handle.as_raw_fd()))?;
-    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))?;
-    Ok(file)
-}
-
-/// A descriptor of the caller's stderr, for a hook's own output.
-pub fn stderr_for_hook() -> io::Result<OwnedFd> {
-    match &*STDERR.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        Stderr::Inherited => sys::stdio(2).try_clone_to_owned(),
-        Stderr::Named(handle) => Ok(reopen(handle)?.into()),
-        Stderr::Copied(fd) => fd.as_fd().try_clone_to_owned(),
-    }
-}
-
 /// Writes one message as it is, in one go. A stderr that nobody reads is no error.
 pub fn say(text: &str) {
-    if let Ok(fd) = stderr_for_hook() {
-        let _ = File::from(fd).write_all(text.as_bytes());
+    let mut bytes = text.as_bytes();
+    while !bytes.is_empty() {
+        match nix::unistd::write(sys::stdio(2), bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return,
+        }
     }
 }
 

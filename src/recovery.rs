@@ -14,9 +14,8 @@ use crate::task::{Ended, Ending, Identity, Interrupt, Place, Task, Verdict};
 /// When the ledger's `live` file cannot be asked.
 pub fn judge(ledger: &Ledger, task: &Task) -> Result<Verdict, Error> {
     let here = identity::place();
-    let by_identity = || {
-        task.supervisor().map_or(Verdict::Unverifiable, |s| identity::judge(s, &place_of(task), &here))
-    };
+    let by_identity =
+        || task.supervisor().map_or(Verdict::Unverifiable, |s| identity::judge(s, &place_of(task), &here));
     Ok(verdict(ledger.evidence(task)?, by_identity, same_host(task, &here)))
 }
 
@@ -68,8 +67,7 @@ pub fn end_leftovers(ledger: &Ledger, task: Task, grace: Duration) -> Result<Dea
     // Of another boot, or of a pid namespace that we do not see, nothing can be left here.
     let reachable = task.boot_id.as_deref() == Some(here.boot_id.as_str());
     let (true, Some(agent)) = (reachable, agent) else { return Ok(Dead { task, leftovers: None }) };
-    let whose =
-        leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger };
+    let whose = leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger };
     let mut hunt = Hunt::new(whose, true, grace);
     let is_supervisor = |stat: &Stat| holds_live_lock(ledger, stat.identity());
     let summary = leftovers::end_blocking(&mut hunt, &is_supervisor)
@@ -103,7 +101,10 @@ impl Dead {
             0 => String::new(),
             n => format!("; of what it left running, {n} ended"),
         };
-        format!("task {}, running since {}, which died without a word{also}", self.task.id, self.task.started_at)
+        format!(
+            "task {}, running since {}, which died without a word{also}",
+            self.task.id, self.task.started_at
+        )
     }
 
     fn reason(&self) -> Interrupt {

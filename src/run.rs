@@ -14,7 +14,6 @@ use crate::claim::{Look, Way};
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
 use crate::ledger::{self, Claim, Delivery, Found, Ledger, Location};
-use crate::log;
 use crate::process::caller::Caller;
 use crate::process::capture::{Capture, WhenReaderGone};
 use crate::process::environment;
@@ -26,9 +25,7 @@ use crate::process::watch::Watch;
 use crate::session::{self, Choice, Known, LastUse, Refusal};
 use crate::supervise::{self, Agent, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
-use crate::task::{
-    self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Place, Stop, Task,
-};
+use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Stop, Task};
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -213,12 +210,10 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let mut run = Supervisor::new(
         watch,
         &mut ledger,
-        (TaskRef { id, key: who.key.clone(), provider: who.provider.clone() }, Row {
-            started,
-            spool,
-            cost_before,
-            settled: false,
-        }),
+        (
+            TaskRef { id, key: who.key.clone(), provider: who.provider.clone() },
+            Row { started, spool, cost_before, settled: false },
+        ),
         (Agent { child, mode: who.asked.mode, executed: false, start_error: None, ended: None }, forward),
         listening,
         Limits {
@@ -230,7 +225,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         choice.session.clone(),
     );
     announce(&run.task.id, &choice);
-    release(&mut caller);
+    if let Err(e) = caller.let_go() {
+        warn!("keeping the agent's descriptors open: {e}");
+    }
 
     // 6. What must be there first: the prepare command, then the skill, which it may have brought.
     let ready = match prepare(&mut run, request, &env, &caller)? {
@@ -252,6 +249,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
     run.open_gate();
+
+    // Nothing of ours is needed until something happens: it may be a long wait, beside many others.
+    run.rest();
 
     // 8. One poll over signals, children, output and deadlines, until the agent has ended.
     let (exit, usage) = run.attend()?;
@@ -279,7 +279,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         id: run.task.id.clone(),
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
-        seat: Seat::Supervisor { inherited: run.ours(had) },
+        seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
     };
     let ends = request.leftovers.ends(ending == Ending::Success);
     let mut hunt = Hunt::new(whose, ends, request.grace);
@@ -287,7 +287,12 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 10. The terminal row, or the spool. The ending is committed before any grace is waited for.
     let error = observed.result.as_ref().and_then(|r| r.error.clone());
-    run.settle(End { ending: ending.clone(), error, exit: Some((exit, usage)), leftovers: Some(hunt.summary()) });
+    run.settle(End {
+        ending: ending.clone(),
+        error,
+        exit: Some((exit, usage)),
+        leftovers: Some(hunt.summary()),
+    });
     run.end_leftovers(hunt, ends)?;
 
     // 11. The hook, with the row; the live lock is held until then.
@@ -396,7 +401,9 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Cho
         Ok(LastUse { session, task: last.map(|t: Task| (t.id, t.status)) })
     };
     let linked = match (&who.key, who.adapter.tracks_sessions()) {
-        (Some(key), true) => claim.session(key)?.map(|s| used(s.session_id, s.task_id.as_deref())).transpose()?,
+        (Some(key), true) => {
+            claim.session(key)?.map(|s| used(s.session_id, s.task_id.as_deref())).transpose()?
+        }
         _ => None,
     };
     let users = match &who.asked.session {
@@ -419,8 +426,7 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Cho
         transcript_gone,
         users: users.as_ref(),
         allow_unsafe: request.allow_unsafe_resume,
-        attended: who.asked.mode == Mode::Interactive
-            && std::io::IsTerminal::is_terminal(&sys::stdio(0)),
+        attended: who.asked.mode == Mode::Interactive && std::io::IsTerminal::is_terminal(&sys::stdio(0)),
     })
     .map_err(|refusal| match refusal {
         Refusal::InUse { session, task } => {
@@ -473,19 +479,6 @@ fn listen(who: &Who) -> Result<(Option<Listening>, Option<OwnedFd>), Error> {
 fn agents_environment(id: &str, ledger: &Location) -> Vec<CString> {
     let add = [(environment::MARK, OsStr::new(id)), (environment::LEDGER, ledger.file.as_os_str())];
     environment::inherited(&OPTION_VARIABLES, &add)
-}
-
-/// Lets go of what the agent has inherited: if bookend held it too, its readers would wait for bookend.
-fn release(caller: &mut Caller) {
-    if Caller::is_pipe(2)
-        && let Err(e) = log::release_stderr()
-    {
-        warn!("keeping the agent's stderr open: {e}");
-        return;
-    }
-    if let Err(e) = caller.let_go() {
-        warn!("keeping the agent's descriptors open: {e}");
-    }
 }
 
 /// Why the agent is not, or was not, executed.
@@ -606,10 +599,11 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
     if !task.status.is_terminal() {
         return Ok(());
     }
-    let add = [(environment::FINISHED, OsStr::new(&id)), (environment::LEDGER, run.ledger.path().as_os_str())];
+    let add =
+        [(environment::FINISHED, OsStr::new(&id)), (environment::LEDGER, run.ledger.path().as_os_str())];
     let env = environment::inherited(&OPTION_VARIABLES, &add);
     let started = row_on_stdin(&task).and_then(|row| {
-        let errors = log::stderr_for_hook().or_else(|_| dev_null())?;
+        let errors = sys::stdio(2).try_clone_to_owned()?;
         let launch = shell(command, env)?.stdio(0, row).stdio(1, errors.try_clone()?).stdio(2, errors);
         Gated::fork(&launch, caller)
     });
@@ -627,7 +621,11 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
                 Some(helper) => {
                     if !ended {
                         // It is our child and not reaped: the pidfd means it.
-                        let _ = sys::send_signal(std::os::fd::AsFd::as_fd(&helper.child.pidfd), libc::SIGKILL, None);
+                        let _ = sys::send_signal(
+                            std::os::fd::AsFd::as_fd(&helper.child.pidfd),
+                            libc::SIGKILL,
+                            None,
+                        );
                     }
                     warn!("the --on-finish command of task {id} failed; the task's own end stands");
                     Delivery::Failed

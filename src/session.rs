@@ -69,8 +69,14 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The session is in use by this task.
-    InUse { session: String, task: String },
-    Unsafe { session: String, why: String },
+    InUse {
+        session: String,
+        task: String,
+    },
+    Unsafe {
+        session: String,
+        why: String,
+    },
 }
 
 /// DESIGN section 7, the rows at the start of a task.
@@ -98,10 +104,11 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     if !linked.is_safe() {
         let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why());
-        return Ok(fresh(Some("unsafe"), Some(warning)));
+        return Ok(fresh(Some("unsafe_session"), Some(warning)));
     }
     if known.transcript_gone {
-        let warning = format!("session {session} is not resumed: the agent has no transcript of it; starting fresh");
+        let warning =
+            format!("session {session} is not resumed: the agent has no transcript of it; starting fresh");
         return Ok(fresh(Some("no_transcript"), Some(warning)));
     }
     Ok(Choice {

@@ -21,7 +21,9 @@ use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
 use crate::recovery;
 use crate::sys::{self, Change, Received, Usage};
-use crate::task::{Cause, Counts, EndSource, Ended, Ending, Exit, Failure, Identity, Interrupt, Outcome, Sender, Stop};
+use crate::task::{
+    Cause, Counts, EndSource, Ended, Ending, Exit, Failure, Identity, Interrupt, Outcome, Sender, Stop,
+};
 
 /// How often partial counts are written while the agent runs, at most.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -235,6 +237,14 @@ impl<'a> Supervisor<'a> {
         self.agent.child.open();
     }
 
+    /// Gives back what memory is not needed while nothing happens.
+    pub fn rest(&self) {
+        if let Err(e) = self.ledger.rest() {
+            debug!("{e}");
+        }
+        sys::trim_memory();
+    }
+
     /// Waits until the agent has ended.
     ///
     /// # Errors
@@ -286,8 +296,7 @@ impl<'a> Supervisor<'a> {
         }
         loop {
             let ledger = &*self.ledger;
-            let step =
-                hunt.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
+            let step = hunt.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
             match step {
                 Ok(Step::Done) => break,
                 Ok(Step::Wait(until)) => {
@@ -310,10 +319,9 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Children of ours that are not the task's: those we had before it, and the witness.
-    pub fn ours(&self, mut before: Vec<Identity>) -> Vec<Identity> {
-        before.extend(self.forward.witness().and_then(|pid| identity::of(pid).ok().flatten()));
-        before
+    /// Children of ours that are not the task's: the witness.
+    pub fn helpers(&self) -> Vec<Identity> {
+        self.forward.witness().and_then(|pid| identity::of(pid).ok().flatten()).into_iter().collect()
     }
 
     /// Waits until the helper has ended, for `bound` at most; says whether it did.
@@ -391,20 +399,25 @@ impl<'a> Supervisor<'a> {
         match self.ledger.finish(id, &ended, "run") {
             Ok(finished) => {
                 self.report(&ended.ending, finished);
-                if let Some(slot) = self.row.spool.take() {
-                    slot.discard();
+                if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
+                    debug!("{e}");
                 }
                 true
             }
             Err(refused) => {
                 match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
                     Some(Ok(file)) => warn!(
-                        "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next \
-                         command that opens the ledger merges it",
+                        "the ledger did not take the end of task {id}: {refused}; it waits in {} and the \
+                         next command that opens the ledger merges it",
                         file.display()
                     ),
-                    Some(Err(e)) => error!("the end of task {id} ({}) is not recorded: {refused}; {e}", ended.ending.status()),
-                    None => error!("the end of task {id} ({}) is not recorded: {refused}", ended.ending.status()),
+                    Some(Err(e)) => error!(
+                        "the end of task {id} ({}) is not recorded: {refused}; {e}",
+                        ended.ending.status()
+                    ),
+                    None => {
+                        error!("the end of task {id} ({}) is not recorded: {refused}", ended.ending.status())
+                    }
                 }
                 false
             }
@@ -416,13 +429,19 @@ impl<'a> Supervisor<'a> {
         match finished {
             Finished::NoRow => error!("the row of task {id} is gone from the ledger"),
             Finished::AlreadyTerminal(status) => {
-                warn!("task {id} was ended as {status} by somebody else; its own end, {}, is not recorded", ending.status());
+                warn!(
+                    "task {id} was ended as {status} by somebody else; its own end, {}, is not recorded",
+                    ending.status()
+                );
             }
             Finished::Done { invalidated } => {
                 let reason = ending.reason().map(|r| format!(" ({r})")).unwrap_or_default();
                 info!("task {id} ended as {}{reason}", ending.status());
                 if let Some(session) = invalidated {
-                    warn!("session {session} is not to be resumed: task {id} ended as {}{reason}", ending.status());
+                    warn!(
+                        "session {session} is not to be resumed: task {id} ended as {}{reason}",
+                        ending.status()
+                    );
                 }
             }
         }
@@ -498,9 +517,7 @@ impl<'a> Supervisor<'a> {
     /// Notes the cause before any signal is sent: a stopped agent may leave with a code of its own.
     fn note(&mut self, stop: Stop, signal: i32) {
         let now = Instant::now();
-        let yields = |stop: &Stop| {
-            matches!(stop, Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. })
-        };
+        let yields = |stop: &Stop| matches!(stop, Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. });
         if self.asked.as_ref().is_none_or(|a| yields(&a.stop)) {
             self.asked = Some(Asked { stop, at: now, results: self.observed().results });
         }
@@ -628,7 +645,7 @@ impl<'a> Supervisor<'a> {
         let observed = listening.reader.observed();
         let now = Instant::now();
         if self.phase == Phase::Running && !self.limits.awaits_input {
-            let done = observed.result.is_some() && !observed.background;
+            let done = observed.result.is_some() && !observed.background && !observed.open_turn;
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);

@@ -22,20 +22,12 @@ impl SignalSet {
     pub fn contains(self, signal: i32) -> bool {
         (1..=64).contains(&signal) && self.0 & (1 << (signal - 1)) != 0
     }
-
-    pub fn with(self, signal: i32) -> SignalSet {
-        SignalSet(self.0 | 1 << (signal - 1))
-    }
 }
 
 const SET_BYTES: usize = size_of::<u64>();
 
 fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
-    if ret < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(ret)
-    }
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(ret) }
 }
 
 /// Replaces the mask of the calling thread; returns the former one. sigprocmask(2), the raw call,
@@ -44,23 +36,9 @@ pub fn set_mask(set: SignalSet) -> SignalSet {
     let mut old = 0u64;
     // SAFETY: both pointers are to u64s that outlive the call, and the size passed is theirs.
     unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const set.0,
-            &raw mut old,
-            SET_BYTES,
-        );
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, &raw mut old, SET_BYTES);
     }
     SignalSet(old)
-}
-
-/// The signals that wait for this process. sigpending(2).
-pub fn pending() -> SignalSet {
-    let mut set = 0u64;
-    // SAFETY: the pointer is to a u64 that outlives the call, and the size passed is its own.
-    unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut set, SET_BYTES) };
-    SignalSet(set)
 }
 
 /// A descriptor from which every signal can be read, close-on-exec and non-blocking. signalfd(2).
@@ -93,7 +71,7 @@ pub struct Received {
 
 impl Received {
     /// Sent by the kernel itself: the terminal, a fault, a timer.
-    pub fn from_kernel(&self) -> bool {
+    pub fn is_from_kernel(&self) -> bool {
         self.code > 0
     }
 }
@@ -288,7 +266,8 @@ pub fn start_witness() -> io::Result<i32> {
         libc::clone(
             witness,
             top,
-            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::SIGCHLD,
+            // No exit signal: a wait for our children does not see it unless it asks for `__WALL`.
+            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS,
             std::ptr::without_provenance_mut(nix::unistd::getpid().as_raw() as usize),
         )
     };
@@ -320,6 +299,15 @@ extern "C" fn witness(supervisor: *mut c_void) -> libc::c_int {
         {
             count.fetch_add(1, Ordering::SeqCst);
         }
+    }
+}
+
+/// Ends the witness and reaps it.
+pub fn end_witness(pid: i32) {
+    // SAFETY: it is our own child and not reaped, so the pid means it; the calls touch no memory.
+    unsafe {
+        libc::kill(pid, libc::SIGKILL);
+        libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL);
     }
 }
 
@@ -392,5 +380,14 @@ pub fn kind_of_stdin() -> &'static str {
         SFlag::S_IFREG => "file",
         SFlag::S_IFCHR => "device",
         _ => "other",
+    }
+}
+
+/// Gives the memory that is free in the allocator back to the kernel, before a long wait. malloc_trim(3).
+pub fn trim_memory() {
+    // SAFETY: it changes the allocator's own books only; one thread runs.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -366,10 +366,7 @@ fn counts_as_cause(c: &Cause, e: &Evidence) -> bool {
         Outcome::Ok | Outcome::Error | Outcome::Missing => true,
         Outcome::NotDue => match c.stop {
             // A program may use Ctrl-C for itself, and go on.
-            Stop::Signal {
-                signal: libc::SIGINT | libc::SIGQUIT,
-                ..
-            } => !ended_well || c.ran_on <= e.grace,
+            Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. } => !ended_well || c.ran_on <= e.grace,
             Stop::Signal { .. } | Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout => true,
         },
     }

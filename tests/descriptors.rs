@@ -16,29 +16,14 @@ fn a_closed_stdout_gives_its_reader_the_end() {
 }
 
 #[test]
-fn a_closed_stderr_gives_its_reader_the_end() {
-    let world = World::new();
-    let mut out = world.fifo("out");
-    let mut agent = world.run(["probe", "close", "2", &out.path()]).start();
-    out.pid("closed");
-    assert_eq!(agent.stderr_end(), "");
-    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
-}
-
-#[test]
 fn a_closed_stdin_gives_its_writer_a_broken_pipe() {
     let world = World::new();
     let mut out = world.fifo("out");
-    let mut agent = world
-        .run(["probe", "close", "0", &out.path()])
-        .piped_input()
-        .start();
+    let mut agent = world.run(["probe", "close", "0", &out.path()]).piped_input().start();
     out.pid("closed");
     let mut stdin = agent.stdin.take().expect("a pipe");
     eventually(world.deadline(), "a broken pipe", || {
-        stdin
-            .write(b"x")
-            .is_err_and(|e| e.kind() == ErrorKind::BrokenPipe)
+        stdin.write(b"x").is_err_and(|e| e.kind() == ErrorKind::BrokenPipe)
     });
     assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
 }
@@ -49,10 +34,7 @@ fn a_closed_further_descriptor_gives_its_reader_the_end() {
     let mut out = world.fifo("out");
     let mut five = world.fifo("five");
     let open = format!("open=5:w:{}", five.path());
-    let agent = world
-        .run(["probe", "close", "5", &out.path()])
-        .with([open])
-        .start();
+    let agent = world.run(["probe", "close", "5", &out.path()]).with([open]).start();
     out.pid("closed");
     assert!(five.rest().is_empty());
     assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
@@ -62,10 +44,7 @@ fn a_closed_further_descriptor_gives_its_reader_the_end() {
 #[test]
 fn inherited_pipes_of_the_agents_own_job_end_too() {
     let world = World::new();
-    let output = world
-        .run_sh("exec 4>&-; cat <&3; echo done")
-        .with(["pipe=3:4"])
-        .run();
+    let output = world.run_sh("exec 4>&-; cat <&3; echo done").with(["pipe=3:4"]).run();
     assert_eq!(output.ended(End::Code(0)).stdout, "done\n");
 }
 
@@ -88,11 +67,7 @@ fn descriptors_are_not_made_non_blocking() {
     let mut agent = world.run_sh("cat /proc/self/fdinfo/0").piped_input().start();
     agent.stdin = None;
     let output = agent.wait().ended(End::Code(0));
-    let flags = output
-        .stdout
-        .lines()
-        .find_map(|l| l.strip_prefix("flags:"))
-        .expect("flags");
+    let flags = output.stdout.lines().find_map(|l| l.strip_prefix("flags:")).expect("flags");
     let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
     assert_eq!(flags & 0o4000, 0, "O_NONBLOCK is not set");
 }

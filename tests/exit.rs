@@ -5,9 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::harness::{End, Under, World, is_root, possible};
 
-const CODES: [i32; 24] = [
-    0, 1, 2, 3, 7, 63, 64, 75, 77, 78, 99, 100, 124, 125, 126, 127, 128, 129, 130, 137, 143, 192, 254, 255,
-];
+const CODES: [i32; 24] =
+    [0, 1, 2, 3, 7, 63, 64, 75, 77, 78, 99, 100, 124, 125, 126, 127, 128, 129, 130, 137, 143, 192, 254, 255];
 
 /// Signals whose default action is to end the process.
 fn deadly() -> impl Iterator<Item = i32> {
@@ -48,10 +47,7 @@ fn death_with_a_core_leaves_one_core_file() {
         return;
     }
     let megabyte = 1 << 20;
-    let output = world
-        .run(["probe", "die", "6"])
-        .with([format!("rlimit=4:{megabyte}:{megabyte}")])
-        .run();
+    let output = world.run(["probe", "die", "6"]).with([format!("rlimit=4:{megabyte}:{megabyte}")]).run();
     output.ended(End::Signal(6));
     let cores = fs::read_dir(world.path("home"))
         .expect("home")
@@ -64,9 +60,7 @@ fn death_with_a_core_leaves_one_core_file() {
 #[test]
 fn output_passes_through_byte_for_byte() {
     let world = World::new();
-    let output = world
-        .run_sh("printf 'a\\0b\\r\\n'; printf 'c\\033[1m' >&2; exit 5")
-        .run();
+    let output = world.run_sh("printf 'a\\0b\\r\\n'; printf 'c\\033[1m' >&2; exit 5").run();
     assert_eq!(output.end, End::Code(5));
     assert_eq!(output.stdout, "a\0b\r\n");
     assert_eq!(output.stderr, "c\x1b[1m");
@@ -78,19 +72,11 @@ fn a_program_that_is_not_there_is_127_and_its_row_says_so() {
         return;
     };
     let output = world.run(["no-such-agent"]).run().ended(End::Code(127));
-    assert!(
-        output.stderr.contains("no-such-agent"),
-        "it is named: {}",
-        output.stderr
-    );
+    assert!(output.stderr.contains("no-such-agent"), "it is named: {}", output.stderr);
     assert_eq!(output.stdout, "");
     let row = world.row();
     assert_eq!(row.ending(), "failure/spawn");
-    assert!(
-        row.text("error").contains("no-such-agent"),
-        "{}",
-        row.text("error")
-    );
+    assert!(row.text("error").contains("no-such-agent"), "{}", row.text("error"));
 }
 
 #[test]
@@ -165,11 +151,8 @@ fn a_reader_that_goes_ends_the_writer_by_sigpipe() {
 #[test]
 fn an_ignored_sigpipe_stays_ignored() {
     let world = World::new();
-    let mut agent = world
-        .run_sh("read x; echo a; echo b || exit 9")
-        .with(["ignore=13"])
-        .piped_input()
-        .start();
+    let mut agent =
+        world.run_sh("read x; echo a; echo b || exit 9").with(["ignore=13"]).piped_input().start();
     agent.drop_stdout();
     agent.stdin = None;
     let output = agent.wait();
@@ -185,11 +168,8 @@ fn the_row_tells_how_the_agent_left() {
     world.run(["probe", "exit", "7"]).run().ended(End::Code(7));
     world.run(["probe", "die", "11"]).run().ended(End::Signal(11));
     world.run(["probe", "die", "40"]).run().ended(End::Signal(40));
-    let told: Vec<_> = world
-        .rows()
-        .iter()
-        .map(|r| (r.ending(), r.number("exit_code"), r.number("term_signal")))
-        .collect();
+    let told: Vec<_> =
+        world.rows().iter().map(|r| (r.ending(), r.number("exit_code"), r.number("term_signal"))).collect();
     let expected = [
         ("success/".to_owned(), Some(0), None),
         ("failure/exit".to_owned(), Some(7), None),
@@ -207,10 +187,7 @@ fn nothing_but_the_ledger_is_written_and_all_of_it_is_private() {
     assert_eq!(world.under, Under::Bookend);
     world.run(["true"]).with(["umask=000"]).run().ended(End::Code(0));
     for name in ["home", "tmp"] {
-        let found: Vec<_> = fs::read_dir(world.path(name))
-            .expect("a directory")
-            .flatten()
-            .collect();
+        let found: Vec<_> = fs::read_dir(world.path(name)).expect("a directory").flatten().collect();
         assert!(found.is_empty(), "in {name}: {found:?}");
     }
     let folder = world.path("state/bookend");

@@ -38,11 +38,8 @@ fn take_added(report: &mut Value) -> Vec<String> {
         let entry = entry.as_str().expect("hex");
         entry.starts_with(&hex("BOOKEND_TASK_ID=")) || entry.starts_with(&hex("BOOKEND_LEDGER="))
     };
-    let added = all
-        .iter()
-        .filter(|e| is_added(e))
-        .map(|e| e.as_str().unwrap_or_default().to_owned())
-        .collect();
+    let added =
+        all.iter().filter(|e| is_added(e)).map(|e| e.as_str().unwrap_or_default().to_owned()).collect();
     all.retain(|e| !is_added(e));
     added
 }
@@ -63,10 +60,7 @@ fn same_os(specs: &[OsString]) {
     let expected = if world.under == Under::Bookend { 2 } else { 0 };
     assert_eq!(added.len(), expected, "{specs:?}: added variables {added:?}");
     for (name, value) in bare.as_object().expect("an object") {
-        assert_eq!(
-            &wrapped[name], value,
-            "{specs:?}: {name} is not what the bare command sees"
-        );
+        assert_eq!(&wrapped[name], value, "{specs:?}: {name} is not what the bare command sees");
     }
 }
 
@@ -103,12 +97,7 @@ fn closed_standard_descriptors_stay_closed() {
 
 #[test]
 fn further_descriptors_are_inherited_and_none_is_added() {
-    same(&[
-        "open=3:r:/dev/null",
-        "open=5:w:/dev/null",
-        "open=9:rw:/dev/zero",
-        "open=200:r:/proc/version",
-    ]);
+    same(&["open=3:r:/dev/null", "open=5:w:/dev/null", "open=9:rw:/dev/zero", "open=200:r:/proc/version"]);
     same(&["pipe=3:4", "close=2"]);
     same(&["open=0:rw:/dev/null", "open=1:r:/dev/null", "open=2:w:/dev/full"]);
 }
@@ -168,12 +157,7 @@ fn without_the_double_dash_too() {
     let file = world.name("report");
     let agent = ["probe", "report", &file, "-v", "--key", "--", "x"];
     let bare = report(&world, world.bare(agent), "report", 0);
-    let wrapped = report(
-        &world,
-        world.bare(["bookend", "run"].into_iter().chain(agent)),
-        "report",
-        0,
-    );
+    let wrapped = report(&world, world.bare(["bookend", "run"].into_iter().chain(agent)), "report", 0);
     assert_eq!(wrapped["argv"], bare["argv"]);
 }
 
@@ -227,9 +211,8 @@ fn the_mark_is_the_id_of_the_row_and_the_ledger_is_named_absolutely() {
     let Some(world) = World::of_bookend("the_mark_is_the_id_of_the_row") else {
         return;
     };
-    let command = world
-        .run_sh("echo $BOOKEND_TASK_ID; echo $BOOKEND_LEDGER; echo $$")
-        .options(["--ledger", "here.db"]);
+    let command =
+        world.run_sh("echo $BOOKEND_TASK_ID; echo $BOOKEND_LEDGER; echo $$").options(["--ledger", "here.db"]);
     let output = command.run().ended(End::Code(0));
     let said: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(said[1], world.name("home/here.db"));
@@ -245,22 +228,13 @@ fn a_socket_passed_by_systemd_is_the_agents() {
         "test \"$LISTEN_PID\" = $$ && test \"$LISTEN_FDS\" = 1 && read -r x <&3 && test \"$x\" = hello";
     fs::write(world.path("socket"), "hello\n").expect("a stand-in for a socket");
     let open = format!("open=3:r:{}", world.name("socket"));
-    world
-        .run_sh(script)
-        .with([open.as_str(), "listen-pid"])
-        .run()
-        .ended(End::Code(0))
-        .silent();
+    world.run_sh(script).with([open.as_str(), "listen-pid"]).run().ended(End::Code(0)).silent();
 }
 
 #[test]
 fn a_listen_pid_of_somebody_else_is_left_alone() {
     let world = World::new();
-    let output = world
-        .run_sh("echo $LISTEN_PID")
-        .env("LISTEN_PID", "1")
-        .env("LISTEN_FDS", "1")
-        .run();
+    let output = world.run_sh("echo $LISTEN_PID").env("LISTEN_PID", "1").env("LISTEN_FDS", "1").run();
     assert_eq!(output.ended(End::Code(0)).stdout, "1\n");
 }
 
@@ -271,11 +245,7 @@ fn the_agent_is_in_the_group_and_session_of_the_caller() {
     let script = format!("cut -d' ' -f5,6 /proc/self/stat >{}", out.path());
     let agent = world.run_sh(&script).own_group().start();
     let line = out.line();
-    let group: i32 = line
-        .split(' ')
-        .next()
-        .and_then(|g| g.parse().ok())
-        .expect("a group");
+    let group: i32 = line.split(' ').next().and_then(|g| g.parse().ok()).expect("a group");
     assert_eq!(group, agent.pid());
     agent.wait().ended(End::Code(0));
 }
@@ -284,10 +254,7 @@ fn the_agent_is_in_the_group_and_session_of_the_caller() {
 fn an_alarm_set_before_still_rings_for_the_agent() {
     let world = World::new();
     let mut out = world.fifo("out");
-    let agent = world
-        .run(["probe", "count", &out.path()])
-        .with(["alarm=1"])
-        .start();
+    let agent = world.run(["probe", "count", &out.path()]).with(["alarm=1"]).start();
     let pid = out.pid("ready");
     assert!(out.line().starts_with("14 "), "SIGALRM");
     world.send(pid, ["64:1000"]);

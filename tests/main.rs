@@ -1,9 +1,11 @@
 //! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
 
 mod descriptors;
+mod docs;
 mod exit;
 mod harness;
 mod inherit;
 mod layout;
+mod look;
 mod signals;
 mod terminal;

@@ -135,11 +135,7 @@ fn a_script_can_signal_the_job_that_it_started() {
     let world = World::new();
     let mut out = world.fifo("stay");
     let script = format!("$W probe stay {} & read x; kill -USR1 $!; wait $!", out.path());
-    let mut shell = world
-        .bare(["sh", "-c", &script])
-        .own_group()
-        .piped_input()
-        .start();
+    let mut shell = world.bare(["sh", "-c", &script]).own_group().piped_input().start();
     out.pid("stay");
     shell.stdin = None;
     shell.wait().ended(End::Code(128 + 10));
@@ -158,11 +154,7 @@ fn what_the_agent_sends_to_its_own_group_comes_back_once() {
 fn sighup_under_nohup_stays_ignored_and_is_no_cause() {
     let world = World::new();
     let mut out = world.fifo("stay");
-    let agent = world
-        .run(["probe", "stay", &out.path()])
-        .with(["ignore=1"])
-        .own_group()
-        .start();
+    let agent = world.run(["probe", "stay", &out.path()]).with(["ignore=1"]).own_group().start();
     out.pid("stay");
     world.send(agent.pid(), ["1"]);
     world.send(-agent.pid(), ["1"]);
@@ -193,10 +185,8 @@ fn a_signal_while_it_starts_reaches_the_agent() {
     world.send(process.pid(), ["10", "12:5", "28", "32", "33", "40:1", "40:2"]);
     go.tell("now");
     let agent = out.pid("ready");
-    let seen: Vec<String> = (0..7)
-        .map(|_| out.line())
-        .map(|l| l.split(' ').take(2).collect::<Vec<_>>().join(" "))
-        .collect();
+    let seen: Vec<String> =
+        (0..7).map(|_| out.line()).map(|l| l.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(seen, ["10 0", "12 5", "28 0", "32 0", "33 0", "40 1", "40 2"]);
     world.send(agent, ["64:1000"]);
     process.wait().ended(End::Code(0)).silent();
@@ -217,11 +207,7 @@ fn a_stop_signal_before_exec_ends_the_task_and_the_agent_never_runs() {
         let go = world.fifo(&format!("go{signal}"));
         let prepare = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
         let effect = world.name("effect");
-        let process = world
-            .run(["touch", &effect])
-            .options(["--prepare", &prepare])
-            .own_group()
-            .start();
+        let process = world.run(["touch", &effect]).options(["--prepare", &prepare]).own_group().start();
         begun.pid("begun");
         world.send(process.pid(), [signal]);
         process.wait().ended(End::Signal(signal));
@@ -277,11 +263,7 @@ fn a_supervisor_that_is_killed_takes_its_agent_along_by_sigterm() {
     supervisor.signal(Signal::KILL);
     assert_eq!(out.line(), "term");
     supervisor.wait().ended(End::Signal(9));
-    assert_eq!(
-        world.row().text("status"),
-        "running",
-        "nobody is left to say more, until recovery"
-    );
+    assert_eq!(world.row().text("status"), "running", "nobody is left to say more, until recovery");
 }
 
 #[test]
@@ -292,15 +274,10 @@ fn the_parent_death_signal_follows_from_the_supervisor_alone() {
     // The caller goes, the supervisor stays: nothing happens to the agent.
     let mut out = world.fifo("count");
     let script = format!("$W probe count {} & exit 0", out.path());
-    world
-        .bare(["sh", "-c", &script])
-        .own_group()
-        .run()
-        .ended(End::Code(0));
+    world.bare(["sh", "-c", &script]).own_group().run().ended(End::Code(0));
     let agent = out.pid("ready");
-    let supervisor: i32 = crate::harness::stat_field(agent, 4)
-        .and_then(|p| p.parse().ok())
-        .expect("a parent");
+    let supervisor: i32 =
+        crate::harness::stat_field(agent, 4).and_then(|p| p.parse().ok()).expect("a parent");
     world.send(supervisor, ["64:5"]);
     assert!(out.line().starts_with("64 5"), "no SIGTERM came before it");
     world.send(agent, ["64:1000"]);

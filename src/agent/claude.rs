@@ -62,14 +62,7 @@ const COMMANDS: &str = "
 ";
 
 /// Options with which no conversation is held by this process.
-const ELSEWHERE: [&str; 6] = [
-    "--bg",
-    "--cloud",
-    "--desktop",
-    "--help",
-    "--init-only",
-    "--version",
-];
+const ELSEWHERE: [&str; 6] = ["--bg", "--cloud", "--desktop", "--help", "--init-only", "--version"];
 
 #[derive(Debug)]
 pub struct Claude {
@@ -81,21 +74,11 @@ impl Claude {
     /// Where in `args` Claude's own begin.
     fn start(&self, args: &[OsString]) -> usize {
         let named = |arg: &OsString| {
-            let base = Path::new(arg)
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy();
+            let base = Path::new(arg).file_name().unwrap_or_default().to_string_lossy();
             let name = base.split('@').next().unwrap_or_default();
-            matches!(
-                name,
-                "claude" | "claude-code" | "cli.js" | "cli-wrapper.cjs"
-            )
+            matches!(name, "claude" | "claude-code" | "cli.js" | "cli-wrapper.cjs")
         };
-        if self.wrapped {
-            args.iter().position(named).map_or(0, |i| i + 1)
-        } else {
-            0
-        }
+        if self.wrapped { args.iter().position(named).map_or(0, |i| i + 1) } else { 0 }
     }
 }
 
@@ -138,11 +121,7 @@ impl Adapter for Claude {
             mode,
             session,
             model: words.text("--model"),
-            extra_dirs: words
-                .all("--add-dir")
-                .flatten()
-                .map(PathBuf::from)
-                .collect(),
+            extra_dirs: words.all("--add-dir").flatten().map(PathBuf::from).collect(),
             conversing: words.text("--input-format").as_deref() == Some("stream-json"),
         }
     }
@@ -186,9 +165,7 @@ impl Adapter for Claude {
 }
 
 fn prints(words: &Words) -> bool {
-    ["--print", "--init-only", "--sdk-url"]
-        .iter()
-        .any(|o| words.has(o))
+    ["--print", "--init-only", "--sdk-url"].iter().any(|o| words.has(o))
 }
 
 fn session(words: &Words) -> AskedSession {
@@ -206,11 +183,7 @@ fn session(words: &Words) -> AskedSession {
         };
     }
     if words.has("--continue") {
-        return if fork {
-            AskedSession::Fork(None, id)
-        } else {
-            AskedSession::Continue
-        };
+        return if fork { AskedSession::Fork(None, id) } else { AskedSession::Continue };
     }
     if ELSEWHERE.iter().any(|o| words.has(o)) {
         return AskedSession::NoConversation;
@@ -254,14 +227,8 @@ mod tests {
         for (line, mode) in [
             ("-p hi", Mode::Text),
             ("-p hi --output-format json", Mode::Json),
-            (
-                "-p hi --output-format=stream-json --verbose",
-                Mode::StreamJson,
-            ),
-            (
-                "--output-format json --output-format text -p hi",
-                Mode::Text,
-            ),
+            ("-p hi --output-format=stream-json --verbose", Mode::StreamJson),
+            ("--output-format json --output-format text -p hi", Mode::Text),
             ("-p -- hi --output-format json", Mode::Text),
             ("--append-system-prompt --output-format json -p", Mode::Text),
             ("hi --output-format json", Mode::Json),
@@ -298,18 +265,12 @@ mod tests {
             ("-pc hi", Continue),
             ("--session-id abc -p hi", Assign("abc".into())),
             ("--resume a --fork-session", Fork(some("a"), None)),
-            (
-                "--resume a --fork-session --session-id b",
-                Fork(some("a"), some("b")),
-            ),
+            ("--resume a --fork-session --session-id b", Fork(some("a"), some("b"))),
             ("-c --fork-session", Fork(None, None)),
             ("--resume a --session-id b", Resume("a".into())),
             ("--fork-session -p hi", Unsaid),
             ("-p hi --no-session-persistence --session-id b", NotKept),
-            (
-                "-p hi --no-session-persistence --resume a",
-                Resume("a".into()),
-            ),
+            ("-p hi --no-session-persistence --resume a", Resume("a".into())),
             ("-p -- hi --resume abc", Unsaid),
             ("-p --append-system-prompt --resume hi", Unsaid),
             ("-p --allowedTools Bash mcp -- hi", Unsaid),
@@ -343,20 +304,14 @@ mod tests {
     fn model_folders_and_streamed_input_are_read() {
         let a = asked("-p --add-dir a b --model=opus --add-dir=c --input-format stream-json x");
         assert_eq!(a.model.as_deref(), Some("opus"));
-        assert_eq!(
-            a.extra_dirs,
-            [Path::new("a"), Path::new("b"), Path::new("c")]
-        );
+        assert_eq!(a.extra_dirs, [Path::new("a"), Path::new("b"), Path::new("c")]);
         assert!(a.conversing && !asked("-p hi").conversing);
     }
 
     #[test]
     fn flags_are_put_where_no_option_swallows_them() {
         assert_eq!(resumed("-p hi"), "--resume ID -p hi");
-        assert_eq!(
-            resumed("-p --add-dir a b -- hi"),
-            "--resume ID -p --add-dir a b -- hi"
-        );
+        assert_eq!(resumed("-p --add-dir a b -- hi"), "--resume ID -p --add-dir a b -- hi");
         assert_eq!(resumed("--debug"), "--resume ID --debug");
         assert_eq!(resumed(""), "--resume ID");
         let odd = DIRECT.argv(&args("-p"), &Plan::Resume("-x".into()));
@@ -369,19 +324,10 @@ mod tests {
         let plan = Plan::Assign("ID".into());
         let line = args("-y @anthropic-ai/claude-code@2.1.330 -p hi");
         let argv = WRAPPED.argv(&line, &plan);
-        assert_eq!(
-            argv,
-            args("-y @anthropic-ai/claude-code@2.1.330 --session-id ID -p hi")
-        );
-        assert_eq!(
-            WRAPPED.argv(&args("-p hi"), &plan),
-            args("--session-id ID -p hi")
-        );
+        assert_eq!(argv, args("-y @anthropic-ai/claude-code@2.1.330 --session-id ID -p hi"));
+        assert_eq!(WRAPPED.argv(&args("-p hi"), &plan), args("--session-id ID -p hi"));
         let asked = WRAPPED.asked(&args("exec -p /opt/bin/claude -c"), true);
-        assert_eq!(
-            (asked.mode, asked.session),
-            (Mode::Interactive, AskedSession::Continue)
-        );
+        assert_eq!((asked.mode, asked.session), (Mode::Interactive, AskedSession::Continue));
     }
 
     proptest! {

@@ -58,11 +58,7 @@ impl Cursor {
             let name = Path::new(arg).file_name();
             name == Some(OsStr::new("cursor-agent")) || name == Some(OsStr::new("agent"))
         };
-        let own = if self.wrapped {
-            args.iter().position(named).map_or(0, |i| i + 1)
-        } else {
-            0
-        };
+        let own = if self.wrapped { args.iter().position(named).map_or(0, |i| i + 1) } else { 0 };
         own + usize::from(args.get(own).is_some_and(|a| a == "agent"))
     }
 }
@@ -106,11 +102,7 @@ impl Adapter for Cursor {
             mode,
             session,
             model: words.text("--model"),
-            extra_dirs: words
-                .all("--workspace")
-                .flatten()
-                .map(PathBuf::from)
-                .collect(),
+            extra_dirs: words.all("--workspace").flatten().map(PathBuf::from).collect(),
             conversing: false,
         }
     }
@@ -143,16 +135,9 @@ impl Adapter for Cursor {
     }
 
     fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf> {
-        const PLACES: [&str; 4] = [
-            ".agents/skills",
-            ".cursor/skills",
-            ".claude/skills",
-            ".codex/skills",
-        ];
+        const PLACES: [&str; 4] = [".agents/skills", ".cursor/skills", ".claude/skills", ".codex/skills"];
         let mut folders = skills_above(cwd, &PLACES);
-        let beside = home()
-            .into_iter()
-            .chain(asked.extra_dirs.iter().map(|d| cwd.join(d)));
+        let beside = home().into_iter().chain(asked.extra_dirs.iter().map(|d| cwd.join(d)));
         for dir in beside {
             folders.extend(PLACES.iter().map(|p| dir.join(p)));
         }
@@ -277,14 +262,10 @@ mod tests {
     use proptest::prelude::*;
 
     const DIRECT: Cursor = Cursor { wrapped: false };
-    const STREAM: &[u8] = include_bytes!(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/samples/cursor-stream-json.jsonl"
-    ));
-    const OBJECT: &[u8] = include_bytes!(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/samples/cursor-json.json"
-    ));
+    const STREAM: &[u8] =
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/cursor-stream-json.jsonl"));
+    const OBJECT: &[u8] =
+        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/cursor-json.json"));
     const CHAT: &str = "6ce4a1f2-0b3d-4c5e-9f60-718293a4b5c6";
 
     fn args(line: &str) -> Vec<OsString> {
@@ -335,10 +316,7 @@ mod tests {
     fn one_object_says_it_all() {
         let o = read(Mode::Json, OBJECT);
         assert_eq!(o.session_id.as_deref(), Some(CHAT));
-        assert_eq!(
-            (o.counts.input_tokens, o.counts.output_tokens),
-            (Some(1523), Some(87))
-        );
+        assert_eq!((o.counts.input_tokens, o.counts.output_tokens), (Some(1523), Some(87)));
         assert_eq!(o.counts.cache_read_tokens, None);
         assert_eq!(outcome_of(Mode::Json, &o), Outcome::Ok);
     }
@@ -365,14 +343,8 @@ mod tests {
         ] {
             assert_eq!(DIRECT.asked(&args(line), false).session, session, "{line}");
         }
-        let asked = DIRECT.asked(
-            &args("-p --model gpt-5 --output-format=stream-json hi"),
-            true,
-        );
-        assert_eq!(
-            (asked.mode, asked.model.as_deref()),
-            (Mode::StreamJson, Some("gpt-5"))
-        );
+        let asked = DIRECT.asked(&args("-p --model gpt-5 --output-format=stream-json hi"), true);
+        assert_eq!((asked.mode, asked.model.as_deref()), (Mode::StreamJson, Some("gpt-5")));
     }
 
     #[test]
@@ -381,13 +353,9 @@ mod tests {
         assert_eq!(resumed("-p hi"), args("--resume ID -p hi"));
         assert_eq!(resumed("agent -p hi"), args("agent --resume ID -p hi"));
         assert_eq!(resumed("login"), args("login"));
-        let wrapped =
-            Cursor { wrapped: true }.argv(&args("-n 5 agent -p"), &Plan::Resume("ID".into()));
+        let wrapped = Cursor { wrapped: true }.argv(&args("-n 5 agent -p"), &Plan::Resume("ID".into()));
         assert_eq!(wrapped, args("-n 5 agent --resume ID -p"));
-        assert_eq!(
-            DIRECT.argv(&args("-p"), &Plan::Assign("ID".into())),
-            args("-p")
-        );
+        assert_eq!(DIRECT.argv(&args("-p"), &Plan::Assign("ID".into())), args("-p"));
     }
 
     proptest! {

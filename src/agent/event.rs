@@ -48,13 +48,8 @@ impl Usage {
 /// What one block of a message's content says of tools.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Block<'a> {
-    Call {
-        id: Cow<'a, str>,
-        name: Cow<'a, str>,
-    },
-    Answer {
-        id: Cow<'a, str>,
-    },
+    Call { id: Cow<'a, str>, name: Cow<'a, str> },
+    Answer { id: Cow<'a, str> },
 }
 
 #[derive(Debug, Default)]
@@ -137,11 +132,7 @@ impl<'a> Event<'a> {
             }
             Ok(())
         })?;
-        if any && c.at_end() {
-            Ok(e)
-        } else {
-            Err(Malformed)
-        }
+        if any && c.at_end() { Ok(e) } else { Err(Malformed) }
     }
 
     /// What a `result` event says of success: `is_error` decides, since a failed call to the API has the
@@ -175,11 +166,7 @@ fn joined(errors: &[u8]) -> String {
         all.extend(c.string()?);
         Ok(())
     });
-    if read.is_ok() {
-        all.join("; ")
-    } else {
-        String::new()
-    }
+    if read.is_ok() { all.join("; ") } else { String::new() }
 }
 
 /// Claude counts in `snake_case`, Cursor in `camelCase`.
@@ -310,10 +297,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(e.kind.as_deref(), Some("result"));
-        assert_eq!(
-            (e.session_id.as_deref(), e.turns, e.cost, e.tasks),
-            (None, None, None, None)
-        );
+        assert_eq!((e.session_id.as_deref(), e.turns, e.cost, e.tasks), (None, None, None, None));
         assert_eq!(e.usage.unwrap().output, Some(3));
         assert!(e.verdict().error.is_some());
     }
@@ -326,16 +310,7 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_no_event() {
-        for text in [
-            "",
-            "[]",
-            "1",
-            "\"type\"",
-            "null",
-            "{}",
-            "{\"type\":\"result\"",
-            "hello",
-        ] {
+        for text in ["", "[]", "1", "\"type\"", "null", "{}", "{\"type\":\"result\"", "hello"] {
             assert!(Event::read(text.as_bytes()).is_err(), "{text}");
         }
     }
@@ -343,17 +318,12 @@ mod tests {
     #[test]
     fn an_error_without_a_text_still_has_one() {
         let e = Event::read(br#"{"type":"result","subtype":"odd","is_error":true,"result":""}"#);
-        assert_eq!(
-            e.unwrap().verdict().error.as_deref(),
-            Some("the agent's result says error (odd)")
-        );
+        assert_eq!(e.unwrap().verdict().error.as_deref(), Some("the agent's result says error (odd)"));
     }
 
     #[test]
     fn the_model_is_the_one_that_cost_most() {
-        let e = Event::read(
-            br#"{"modelUsage":{"small":{"costUSD":0.1},"large":{"costUSD":0.9},"odd":7}}"#,
-        );
+        let e = Event::read(br#"{"modelUsage":{"small":{"costUSD":0.1},"large":{"costUSD":0.9},"odd":7}}"#);
         assert_eq!(e.unwrap().costliest.as_deref(), Some("large"));
     }
 }

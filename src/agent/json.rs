@@ -34,10 +34,7 @@ impl<'a> Cursor<'a> {
 
     /// Calls `member` for each key of the object here, with the cursor before its value, which `member`
     /// must read or skip. Any other value is skipped.
-    pub fn object(
-        &mut self,
-        mut member: impl FnMut(&mut Self, &'a [u8]) -> Parsed<()>,
-    ) -> Parsed<()> {
+    pub fn object(&mut self, mut member: impl FnMut(&mut Self, &'a [u8]) -> Parsed<()>) -> Parsed<()> {
         if self.peek()? != b'{' {
             return self.skip();
         }
@@ -87,9 +84,7 @@ impl<'a> Cursor<'a> {
     /// The number here; any other value is skipped.
     pub fn number(&mut self) -> Parsed<Option<f64>> {
         let word = self.raw()?;
-        let digits = word
-            .first()
-            .is_some_and(|b| b.is_ascii_digit() || *b == b'-');
+        let digits = word.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-');
         Ok(std::str::from_utf8(word)
             .ok()
             .filter(|_| digits)
@@ -252,8 +247,7 @@ fn holds(word: u64, byte: u8) -> u64 {
 
 fn unescaped(inner: &[u8]) -> Cow<'_, str> {
     if memchr(b'\\', inner).is_none() {
-        return std::str::from_utf8(inner)
-            .map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed);
+        return std::str::from_utf8(inner).map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed);
     }
     let quoted = [b"\"", inner, b"\""].concat();
     match serde_json::from_slice(&quoted) {
@@ -278,11 +272,7 @@ mod tests {
             ));
             Ok(())
         })?;
-        if cursor.at_end() {
-            Ok(out)
-        } else {
-            Err(Malformed)
-        }
+        if cursor.at_end() { Ok(out) } else { Err(Malformed) }
     }
 
     #[test]
@@ -317,11 +307,7 @@ mod tests {
 
     #[test]
     fn deep_nesting_takes_no_stack() {
-        let deep = format!(
-            r#"{{"a":{}{},"b":1}}"#,
-            "[".repeat(1 << 20),
-            "]".repeat(1 << 20)
-        );
+        let deep = format!(r#"{{"a":{}{},"b":1}}"#, "[".repeat(1 << 20), "]".repeat(1 << 20));
         assert_eq!(keys(&deep).unwrap().len(), 2);
     }
 
@@ -330,29 +316,14 @@ mod tests {
         let n = |text: &str| Cursor::new(text.as_bytes()).count().unwrap();
         assert_eq!(n("12"), Some(12));
         assert_eq!(n("1e3"), Some(1000));
-        for text in [
-            "1e400",
-            "-3",
-            "99999999999999999999999",
-            "\"7\"",
-            "null",
-            "nan",
-            "inf",
-            "[1]",
-        ] {
+        for text in ["1e400", "-3", "99999999999999999999999", "\"7\"", "null", "nan", "inf", "[1]"] {
             assert_eq!(n(text), None, "{text}");
         }
     }
 
     #[test]
     fn strings_are_unescaped_and_broken_ones_kept_as_they_are() {
-        let s = |text: &str| {
-            Cursor::new(text.as_bytes())
-                .string()
-                .unwrap()
-                .unwrap()
-                .into_owned()
-        };
+        let s = |text: &str| Cursor::new(text.as_bytes()).string().unwrap().unwrap().into_owned();
         assert_eq!(s(r#""a\n\u00e9\ud83d\ude00""#), "a\né😀");
         assert_eq!(s(r#""\ud83d""#), r"\ud83d");
     }

@@ -19,11 +19,7 @@ struct Held {
 
 impl Held {
     fn new(limit: usize) -> Held {
-        Held {
-            bytes: Vec::new(),
-            too_long: false,
-            limit,
-        }
+        Held { bytes: Vec::new(), too_long: false, limit }
     }
 
     fn is_empty(&self) -> bool {
@@ -65,9 +61,7 @@ pub struct LineSplitter {
 
 impl LineSplitter {
     pub fn new() -> LineSplitter {
-        LineSplitter {
-            held: Held::new(LIMIT),
-        }
+        LineSplitter { held: Held::new(LIMIT) }
     }
 
     /// Calls `line` for each line that ends in `bytes`, without its newline. A line that lies wholly in
@@ -103,12 +97,7 @@ pub struct ObjectSplitter {
 
 impl ObjectSplitter {
     pub fn new() -> ObjectSplitter {
-        ObjectSplitter {
-            held: Held::new(LIMIT),
-            depth: 0,
-            in_string: false,
-            escaped: false,
-        }
+        ObjectSplitter { held: Held::new(LIMIT), depth: 0, in_string: false, escaped: false }
     }
 
     /// Calls `object` for each outermost object that ends in `bytes`.
@@ -164,9 +153,7 @@ mod tests {
 
     fn lines(chunks: &[&[u8]], limit: usize) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
-        let mut splitter = LineSplitter {
-            held: Held::new(limit),
-        };
+        let mut splitter = LineSplitter { held: Held::new(limit) };
         for chunk in chunks {
             splitter.push(chunk, |l| out.push(l.to_vec()));
         }

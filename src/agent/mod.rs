@@ -148,9 +148,6 @@ pub trait Adapter: Sync {
     fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf>;
 }
 
-/// The adapters that can be named with `--agent-type`.
-pub const AGENT_TYPES: [&str; 3] = ["claude", "cursor", "command"];
-
 /// `--agent-type` names no adapter.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -166,11 +163,8 @@ pub struct UnknownAgentType {
 /// The adapter for `program`, by its base name unless `agent_type` says which.
 ///
 /// # Errors
-/// `agent_type` is none of [`AGENT_TYPES`].
-pub fn adapter(
-    program: &OsStr,
-    agent_type: Option<&str>,
-) -> Result<&'static dyn Adapter, UnknownAgentType> {
+/// `agent_type` names no adapter.
+pub fn adapter(program: &OsStr, agent_type: Option<&str>) -> Result<&'static dyn Adapter, UnknownAgentType> {
     let base = Path::new(program).file_name().and_then(OsStr::to_str);
     Ok(match (agent_type, base) {
         (None | Some("claude"), Some("claude")) => &Claude { wrapped: false },
@@ -181,10 +175,7 @@ pub fn adapter(
         (Some("cursor"), _) => &Cursor { wrapped: true },
         (None | Some("command"), _) => &Command,
         (Some(other), _) => {
-            return Err(UnknownAgentType {
-                program: program.into(),
-                named: other.to_owned(),
-            });
+            return Err(UnknownAgentType { program: program.into(), named: other.to_owned() });
         }
     })
 }
@@ -214,9 +205,7 @@ pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, asked: &Asked) -
         return false;
     }
     let folders = adapter.skill_folders(cwd, asked);
-    folders
-        .iter()
-        .any(|f| f.join(name).join("SKILL.md").is_file())
+    folders.iter().any(|f| f.join(name).join("SKILL.md").is_file())
 }
 
 /// Whether `id` may be put into an argv and a path: it comes from an agent's output.
@@ -240,8 +229,7 @@ fn injected(args: &[OsString], at: usize, option: &str, value: &str) -> Vec<OsSt
 /// `places` in `cwd` and each of its parents, the nearest first.
 fn skills_above(cwd: &Path, places: &[&str]) -> Vec<PathBuf> {
     let dirs = cwd.ancestors();
-    dirs.flat_map(|dir| places.iter().map(|p| dir.join(p)))
-        .collect()
+    dirs.flat_map(|dir| places.iter().map(|p| dir.join(p))).collect()
 }
 
 fn home() -> Option<PathBuf> {
@@ -266,14 +254,8 @@ mod tests {
         assert_eq!(kind("npx", None), "command");
         assert_eq!(kind("npx", Some("claude")), "claude");
         assert_eq!(kind("claude", Some("command")), "command");
-        let error = adapter("x".as_ref(), Some("codex"))
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(
-            error.contains("`codex`") && error.contains("claude, cursor or command"),
-            "{error}"
-        );
+        let error = adapter("x".as_ref(), Some("codex")).err().unwrap().to_string();
+        assert!(error.contains("`codex`") && error.contains("claude, cursor or command"), "{error}");
     }
 
     #[test]
@@ -288,15 +270,7 @@ mod tests {
         let asked = claude.asked(&[], false);
         let has = |name: &str| has_skill(claude, name, &below, &asked);
         assert!(has("deploy"));
-        for name in [
-            "Deploy",
-            "deploy/",
-            "../skills/deploy",
-            "",
-            ".",
-            "..",
-            "other",
-        ] {
+        for name in ["Deploy", "deploy/", "../skills/deploy", "", ".", "..", "other"] {
             assert!(!has(name), "{name}");
         }
     }

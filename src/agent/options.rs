@@ -60,10 +60,7 @@ impl Options {
                 continue;
             }
             let (name, glued) = match bytes.iter().position(|b| *b == b'=') {
-                Some(i) => (
-                    &bytes[..i],
-                    Some(OsStr::from_bytes(&bytes[i + 1..]).to_owned()),
-                ),
+                Some(i) => (&bytes[..i], Some(OsStr::from_bytes(&bytes[i + 1..]).to_owned())),
                 None => (bytes, None),
             };
             let name = self.long_name(&String::from_utf8_lossy(name));
@@ -115,10 +112,7 @@ impl Options {
 }
 
 fn option(name: &str, value: Option<OsString>) -> Word {
-    Word::Option {
-        name: name.to_owned(),
-        value,
-    }
+    Word::Option { name: name.to_owned(), value }
 }
 
 fn looks_like_option(arg: &OsStr) -> bool {

@@ -74,10 +74,7 @@ impl<'a> Claim<'a> {
 
     /// As [`super::Ledger::finish`], as part of this claim.
     pub fn end(&self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
-        let by = By {
-            pid: std::process::id(),
-            command: by,
-        };
+        let by = By { pid: std::process::id(), command: by };
         ending::end(&self.tx, id, ended, by).map_err(self.failed("ending a task"))
     }
 
@@ -86,15 +83,9 @@ impl<'a> Claim<'a> {
         let clash = |e: &rusqlite::Error| e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
         match tasks::insert(&self.tx, task, live, by) {
             Err(e) if clash(&e) => Err(if self.task(&task.id)?.is_some() {
-                LedgerError::TaskExists {
-                    id: task.id.clone(),
-                    path: self.file.to_owned(),
-                }
+                LedgerError::TaskExists { id: task.id.clone(), path: self.file.to_owned() }
             } else if let Some(key) = task.key.clone() {
-                LedgerError::KeyBusy {
-                    key,
-                    path: self.file.to_owned(),
-                }
+                LedgerError::KeyBusy { key, path: self.file.to_owned() }
             } else {
                 self.failed("writing the running row")(e)
             }),
@@ -112,12 +103,7 @@ impl<'a> Claim<'a> {
         task: &str,
         at: &str,
     ) -> Result<()> {
-        let used = Used {
-            task,
-            key: Some(key),
-            provider,
-            at,
-        };
+        let used = Used { task, key: Some(key), provider, at };
         sessions::link(&self.tx, &used, key, session_id).map_err(self.failed("linking the session"))
     }
 
@@ -129,8 +115,6 @@ impl<'a> Claim<'a> {
 
     pub fn commit(self) -> Result<()> {
         let file = self.file;
-        self.tx
-            .commit()
-            .map_err(|e| LedgerError::sql("committing the claim", file, e))
+        self.tx.commit().map_err(|e| LedgerError::sql("committing the claim", file, e))
     }
 }

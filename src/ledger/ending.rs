@@ -97,12 +97,7 @@ pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::
     let at = ended.finished_at.clone().unwrap_or_else(super::now);
     let session_id = ended.session_id.as_deref().or(open.session_id.as_deref());
     update(conn, id, ended, &open, session_id, &at)?;
-    let used = Used {
-        task: id,
-        key: open.key.as_deref(),
-        provider: open.provider.as_deref(),
-        at: &at,
-    };
+    let used = Used { task: id, key: open.key.as_deref(), provider: open.provider.as_deref(), at: &at };
     let mut invalidated = None;
     if !ended.executed {
         sessions::unlink(conn, &used, open.former_session.as_deref())?;
@@ -111,11 +106,7 @@ pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::
     } else {
         invalidated = sessions::end_badly(conn, &used, session_id, &why(&ended.ending))?;
     }
-    let change = Move {
-        from: Some(open.status),
-        to: ended.ending.status(),
-        reason: ended.ending.reason(),
-    };
+    let change = Move { from: Some(open.status), to: ended.ending.status(), reason: ended.ending.reason() };
     tasks::record_move(conn, id, &at, &change, by.pid, by.command)?;
     Ok(Finished::Done { invalidated })
 }
@@ -172,9 +163,7 @@ fn update(
 pub fn is_merged(conn: &Connection, id: &str, ended: &Ended) -> rusqlite::Result<bool> {
     type Words = (String, Option<String>, Option<String>, Option<String>);
     let row: Option<Words> = conn
-        .query_row(SELECT_ENDED, [id], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })
+        .query_row(SELECT_ENDED, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
     Ok(row.is_some_and(|(status, reason, finished_at, source)| {
         status == ended.ending.status().as_str()
@@ -195,9 +184,7 @@ fn why(ending: &Ending) -> String {
 /// `secs` after the time `at`; beyond the calendar it is its end.
 fn later(at: &str, secs: i64) -> String {
     let from = at.parse().unwrap_or_else(|_| Timestamp::now());
-    let until = from
-        .checked_add(SignedDuration::from_secs(secs))
-        .unwrap_or(Timestamp::MAX);
+    let until = from.checked_add(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MAX);
     super::text(until)
 }
 
@@ -207,10 +194,7 @@ mod tests {
 
     #[test]
     fn cleanup_is_due_the_retention_after_the_end() {
-        assert_eq!(
-            later("2026-11-21T12:00:00.250Z", 3600),
-            "2026-11-21T13:00:00.250Z"
-        );
+        assert_eq!(later("2026-11-21T12:00:00.250Z", 3600), "2026-11-21T13:00:00.250Z");
         assert!(later("2026-11-21T12:00:00.250Z", i64::MAX).starts_with("9999-12-30"));
     }
 }

@@ -25,12 +25,7 @@ pub enum LedgerError {
     IsDirectory { path: PathBuf },
 
     #[error("{doing} {path}: {source}; {remedy}", path = .path.display())]
-    Io {
-        doing: &'static str,
-        path: PathBuf,
-        remedy: &'static str,
-        source: io::Error,
-    },
+    Io { doing: &'static str, path: PathBuf, remedy: &'static str, source: io::Error },
 
     #[error(
         "the directory {path} belongs to uid {owner}, not to you (uid {uid}): whoever owns it could \
@@ -47,8 +42,8 @@ pub enum LedgerError {
     WorldWritable { path: PathBuf, mode: u32 },
 
     #[error(
-        "{path} is a symbolic link, which bookend does not follow there; remove it, or name the file that it \
-         points to with --ledger FILE",
+        "{path} is a symbolic link, which bookend does not follow there; remove it, or name the file that \
+         it points to with --ledger FILE",
         path = .path.display()
     )]
     Symlink { path: PathBuf },
@@ -77,22 +72,14 @@ pub enum LedgerError {
          newer bookend",
         path = .path.display()
     )]
-    Newer {
-        path: PathBuf,
-        ledger: i64,
-        program: i64,
-    },
+    Newer { path: PathBuf, ledger: i64, program: i64 },
 
     #[error(
         "the ledger {path} has version {ledger}, and this bookend reads version {program}; any writing \
          command, e.g. bookend recover, brings it up to date",
         path = .path.display()
     )]
-    Older {
-        path: PathBuf,
-        ledger: i64,
-        program: i64,
-    },
+    Older { path: PathBuf, ledger: i64, program: i64 },
 
     #[error(
         "{path} is no ledger of bookend's: {why}; name another file with --ledger FILE or $BOOKEND_LEDGER",
@@ -105,13 +92,12 @@ pub enum LedgerError {
          holds it open in a transaction (fuser {path}), and try again",
         path = .path.display()
     )]
-    Busy {
-        doing: &'static str,
-        path: PathBuf,
-        waited_secs: u64,
-    },
+    Busy { doing: &'static str, path: PathBuf, waited_secs: u64 },
 
-    #[error("a task {id} is in the ledger {path} already; give another --id, or none", path = .path.display())]
+    #[error(
+        "a task {id} is in the ledger {path} already; give another --id, or none",
+        path = .path.display()
+    )]
     TaskExists { id: String, path: PathBuf },
 
     #[error("another task is running under the key {key} in the ledger {path}", path = .path.display())]
@@ -148,12 +134,7 @@ impl LedgerError {
             io::ErrorKind::ReadOnlyFilesystem => "name a ledger elsewhere with --ledger FILE",
             _ => "check the path, or name a ledger elsewhere with --ledger FILE",
         };
-        LedgerError::Io {
-            doing,
-            path: path.to_owned(),
-            remedy,
-            source,
-        }
+        LedgerError::Io { doing, path: path.to_owned(), remedy, source }
     }
 
     pub(super) fn sql(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
@@ -166,14 +147,12 @@ impl LedgerError {
                 };
             }
             Some(ErrorCode::NotADatabase) => {
-                return LedgerError::NotALedger {
-                    path: path.to_owned(),
-                    why: "it is no SQLite database",
-                };
+                return LedgerError::NotALedger { path: path.to_owned(), why: "it is no SQLite database" };
             }
             Some(ErrorCode::DiskFull) => "free some space there",
             Some(ErrorCode::ReadOnly) => {
-                "check the mode of the file and of its directory, or name a ledger elsewhere with --ledger FILE"
+                "check the mode of the file and of its directory, or name a ledger elsewhere with \
+                 --ledger FILE"
             }
             Some(ErrorCode::DatabaseCorrupt) => {
                 "move it away and keep it; sqlite3 FILE .recover reads what can still be read"
@@ -184,11 +163,6 @@ impl LedgerError {
             Some(ErrorCode::SystemIoFailure) => "look at the kernel's log (dmesg) for a failing disk",
             _ => "bookend doctor shows which file this is and what is wrong with it",
         };
-        LedgerError::Database {
-            doing,
-            path: path.to_owned(),
-            remedy,
-            source: Box::new(source),
-        }
+        LedgerError::Database { doing, path: path.to_owned(), remedy, source: Box::new(source) }
     }
 }

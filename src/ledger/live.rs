@@ -3,7 +3,7 @@
 //! Open-file-description locks (fcntl_locking(2)): the kernel drops them however the holder dies, and they
 //! know neither pids nor pid namespaces. The file `live` is never removed, so its inode names it for good.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -64,8 +64,7 @@ impl LiveFile {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path);
-        let live = LiveFile::checked(path, opened)?;
-        let meta = live.metadata(path)?;
+        let (live, meta) = LiveFile::checked(path, opened)?;
         place::check_opened(path, &meta)?;
         if meta.mode() & 0o777 != 0o600 {
             live.file
@@ -77,39 +76,25 @@ impl LiveFile {
 
     /// Opens the file for asking only. `None`: it is missing.
     pub fn open_to_ask(path: &Path) -> Result<Option<LiveFile>> {
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path);
+        let opened =
+            OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         if matches!(&opened, Err(e) if e.kind() == ErrorKind::NotFound) {
             return Ok(None);
         }
-        LiveFile::checked(path, opened).map(Some)
+        LiveFile::checked(path, opened).map(|(live, _)| Some(live))
     }
 
-    fn checked(path: &Path, opened: io::Result<File>) -> Result<LiveFile> {
+    fn checked(path: &Path, opened: io::Result<File>) -> Result<(LiveFile, Metadata)> {
         let file = opened.map_err(|e| match e.raw_os_error() {
-            Some(libc::ELOOP) => LedgerError::Symlink {
-                path: path.to_owned(),
-            },
+            Some(libc::ELOOP) => LedgerError::Symlink { path: path.to_owned() },
             _ => LedgerError::io("opening the live locks", path, e),
         })?;
-        let mut live = LiveFile { file, dev: 0, ino: 0 };
-        let meta = live.metadata(path)?;
+        let meta = file.metadata().map_err(|e| LedgerError::io("looking at the live locks", path, e))?;
         if !meta.is_file() {
-            return Err(LedgerError::WrongType {
-                path: path.to_owned(),
-                wanted: "a regular file",
-            });
+            return Err(LedgerError::WrongType { path: path.to_owned(), wanted: "a regular file" });
         }
-        (live.dev, live.ino) = (meta.dev(), meta.ino());
-        Ok(live)
-    }
-
-    fn metadata(&self, path: &Path) -> Result<std::fs::Metadata> {
-        self.file
-            .metadata()
-            .map_err(|e| LedgerError::io("looking at the live locks", path, e))
+        let live = LiveFile { file, dev: meta.dev(), ino: meta.ino() };
+        Ok((live, meta))
     }
 
     /// Locks a byte that nobody holds, for as long as the returned lock lives.
@@ -118,16 +103,8 @@ impl LiveFile {
     pub fn hold(self, path: &Path) -> Result<LiveLock> {
         loop {
             let slot = random_slot();
-            if self
-                .try_lock(slot)
-                .map_err(|e| LedgerError::io("taking a live lock in", path, e))?
-            {
-                return Ok(LiveLock {
-                    slot,
-                    dev: self.dev,
-                    ino: self.ino,
-                    _file: self.file,
-                });
+            if self.try_lock(slot).map_err(|e| LedgerError::io("taking a live lock in", path, e))? {
+                return Ok(LiveLock { slot, dev: self.dev, ino: self.ino, _file: self.file });
             }
         }
     }
@@ -218,15 +195,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), &link).unwrap();
-        assert!(matches!(
-            LiveFile::open(&link).unwrap_err(),
-            LedgerError::Symlink { .. }
-        ));
+        assert!(matches!(LiveFile::open(&link).unwrap_err(), LedgerError::Symlink { .. }));
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(matches!(
-            LiveFile::open(&fifo).unwrap_err(),
-            LedgerError::WrongType { .. }
-        ));
+        assert!(matches!(LiveFile::open(&fifo).unwrap_err(), LedgerError::WrongType { .. }));
     }
 }

@@ -110,9 +110,7 @@ impl Ledger {
     /// Gives back the memory of cached pages, before a long wait.
     pub fn rest(&self) -> Result<()> {
         self.conn.flush_prepared_statement_cache();
-        self.conn
-            .execute_batch("PRAGMA shrink_memory")
-            .map_err(self.failed("giving back memory"))
+        self.conn.execute_batch("PRAGMA shrink_memory").map_err(self.failed("giving back memory"))
     }
 
     // Writing.
@@ -149,12 +147,7 @@ impl Ledger {
         session_id: &str,
         at: &str,
     ) -> Result<()> {
-        let used = sessions::Used {
-            task,
-            key,
-            provider,
-            at,
-        };
+        let used = sessions::Used { task, key, provider, at };
         self.in_transaction("writing a task's session", |conn| {
             sessions::seen(conn, &used, session_id).map(|_| ())
         })
@@ -163,10 +156,7 @@ impl Ledger {
     /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
     /// ever updates a running row. `by` is the command that ends it.
     pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
-        let by = By {
-            pid: std::process::id(),
-            command: by,
-        };
+        let by = By { pid: std::process::id(), command: by };
         self.in_transaction("ending a task", |conn| ending::end(conn, id, ended, by))
     }
 
@@ -174,10 +164,7 @@ impl Ledger {
     pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
         match tasks::delivery(&self.conn, id, state, at) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(LedgerError::NoSuchTask {
-                id: id.to_owned(),
-                path: self.at.file.clone(),
-            }),
+            Ok(false) => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() }),
             Err(e) => Err(self.failed("recording a delivery")(e)),
         }
     }
@@ -188,9 +175,7 @@ impl Ledger {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
         let apply = || {
-            let tx = self
-                .conn
-                .transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = work(&tx)?;
             tx.commit()?;
             Ok(done)
@@ -305,62 +290,45 @@ impl Ledger {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        spool::read_all(paths)
-            .into_iter()
-            .map(|record| self.merge(record))
-            .collect()
+        Ok(spool::read_all(paths).into_iter().map(|record| self.merge(record)).collect())
     }
 
-    fn merge(&mut self, waiting: spool::Waiting) -> Result<Merged> {
+    fn merge(&mut self, waiting: spool::Waiting) -> Merged {
         let path = waiting.path;
-        let (task, by_pid, by_command, ended) = match waiting.content {
-            Content::Record {
-                task,
-                by_pid,
-                by_command,
-                ended,
-            } => (task, by_pid, by_command, ended),
+        let (task, outcome) = match waiting.content {
+            Content::Record(record) => {
+                let outcome = self.merge_record(&path, &record);
+                (Some(record.task), outcome)
+            }
             Content::Unreadable(why) => {
-                let kept = spool::keep(&path)?;
-                return Ok(Merged {
-                    task: None,
-                    outcome: MergeOutcome::Unreadable { why, kept },
-                });
+                let outcome = spool::keep(&path).map(|kept| MergeOutcome::Unreadable { why, kept });
+                (None, outcome)
             }
         };
-        let by = By {
-            pid: by_pid,
-            command: &by_command,
-        };
+        Merged { task, outcome: outcome.unwrap_or_else(MergeOutcome::Waits) }
+    }
+
+    fn merge_record(&mut self, path: &Path, record: &spool::Spooled) -> Result<MergeOutcome> {
+        let by = By { pid: record.by_pid, command: &record.by_command };
+        let (task, ended) = (&record.task, &record.ended);
         let finished = self.in_transaction("merging a spooled record", |conn| {
-            match ending::end(conn, &task, &ended, by)? {
+            match ending::end(conn, task, ended, by)? {
                 // Merged before, and its file was not removed: a crash in between, or another merger.
-                Finished::AlreadyTerminal(_) if ending::is_merged(conn, &task, &ended)? => {
+                Finished::AlreadyTerminal(_) if ending::is_merged(conn, task, ended)? => {
                     Ok(Finished::Done { invalidated: None })
                 }
                 other => Ok(other),
             }
-        });
-        let outcome = match finished {
-            Ok(Finished::Done { invalidated }) => {
-                spool::remove(&path)?;
-                MergeOutcome::Applied {
-                    status: ended.ending.status(),
-                    invalidated,
-                }
+        })?;
+        Ok(match finished {
+            Finished::Done { invalidated } => {
+                spool::remove(path)?;
+                MergeOutcome::Applied { status: ended.ending.status(), invalidated }
             }
-            Ok(Finished::AlreadyTerminal(status)) => MergeOutcome::AlreadyTerminal {
-                status,
-                kept: spool::keep(&path)?,
-            },
-            Ok(Finished::NoRow) => MergeOutcome::NoRow {
-                kept: spool::keep(&path)?,
-            },
-            Err(e) => MergeOutcome::Waits(e),
-        };
-        Ok(Merged {
-            task: Some(task),
-            outcome,
+            Finished::AlreadyTerminal(status) => {
+                MergeOutcome::AlreadyTerminal { status, kept: spool::keep(path)? }
+            }
+            Finished::NoRow => MergeOutcome::NoRow { kept: spool::keep(path)? },
         })
     }
 }

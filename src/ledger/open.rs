@@ -16,6 +16,8 @@ use super::place::{self, Location, with_suffix};
 
 /// How long a command waits for other writers before it gives up.
 pub const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+const SHORTEST_NAP: Duration = Duration::from_micros(100);
+const LONGEST_NAP: Duration = Duration::from_millis(20);
 
 /// Before this version the WAL-reset bug can corrupt a ledger (<https://www.sqlite.org/wal.html>).
 const OLDEST_SQLITE: i32 = 3_051_003;
@@ -72,8 +74,7 @@ pub fn read_write(at: &Location) -> Result<Connection> {
         }
         Found::Empty | Found::Foreign => return Err(foreign(file)),
     };
-    conn.execute_batch(SETTINGS)
-        .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
+    conn.execute_batch(SETTINGS).map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     if !adopted {
         for (path, meta) in [(file, &meta), (&log, &log_meta), (&index, &index_meta)] {
             if let Some(meta) = meta {
@@ -97,11 +98,7 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
         Found::Ledger { version, .. } => {
             refuse_newer(file, version)?;
             if version < VERSION {
-                return Err(LedgerError::Older {
-                    path: file.to_owned(),
-                    ledger: version,
-                    program: VERSION,
-                });
+                return Err(LedgerError::Older { path: file.to_owned(), ledger: version, program: VERSION });
             }
             Ok(Some(conn))
         }
@@ -112,29 +109,20 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
 
 fn check_sqlite() -> Result<()> {
     if rusqlite::version_number() < OLDEST_SQLITE {
-        return Err(LedgerError::SqliteTooOld {
-            found: rusqlite::version(),
-        });
+        return Err(LedgerError::SqliteTooOld { found: rusqlite::version() });
     }
     Ok(())
 }
 
 fn refuse_newer(file: &Path, version: i64) -> Result<()> {
     if version > VERSION {
-        return Err(LedgerError::Newer {
-            path: file.to_owned(),
-            ledger: version,
-            program: VERSION,
-        });
+        return Err(LedgerError::Newer { path: file.to_owned(), ledger: version, program: VERSION });
     }
     Ok(())
 }
 
 fn foreign(file: &Path) -> LedgerError {
-    LedgerError::NotALedger {
-        path: file.to_owned(),
-        why: "it is the database of another program",
-    }
+    LedgerError::NotALedger { path: file.to_owned(), why: "it is the database of another program" }
 }
 
 fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
@@ -149,27 +137,29 @@ fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
     set_up().map_err(|e| LedgerError::sql("opening the file", file, e))
 }
 
-/// SQLite's own busy handler sleeps up to 100 ms at a time, and all sleepers alike: too long among a
-/// hundred writers whose turns take well under a millisecond each.
+/// SQLite's own busy handler sleeps up to 100 ms at a time, all sleepers alike: too long among a hundred
+/// writers whose turns take well under a millisecond each. Sleeps grow with what was waited already,
+/// since polls of a hundred that only just missed each other cost more than the gaps between turns.
 fn patience() -> impl FnMut(i32) -> bool + Send + 'static {
     let mut since = Instant::now();
     move |count| {
         if count == 0 {
             since = Instant::now();
-        } else if since.elapsed() > BUSY_PATIENCE {
+        }
+        let waited = since.elapsed();
+        if waited > BUSY_PATIENCE {
             return false;
         }
-        let longest = 5_000u64.min(100 << count.clamp(0, 6));
-        std::thread::sleep(Duration::from_micros(longest / 4 + jitter() % (longest * 3 / 4)));
+        let sleep = (waited / 3).clamp(SHORTEST_NAP, LONGEST_NAP);
+        std::thread::sleep(sleep / 2 + sleep.mul_f64(jitter()));
         true
     }
 }
 
-fn jitter() -> u64 {
-    let nanos = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |t| t.subsec_nanos());
-    u64::from(nanos).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40
+/// A number from 0 to 1 that differs between those who wake up together.
+fn jitter() -> f64 {
+    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.subsec_nanos());
+    f64::from(nanos % 1_000_000) / 1e6
 }
 
 fn look(conn: &Connection, file: &Path) -> Result<Found> {
@@ -178,23 +168,17 @@ fn look(conn: &Connection, file: &Path) -> Result<Found> {
         Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?))
     });
     match found {
-        Ok((version, adopted)) => Ok(Found::Ledger {
-            version: version.unwrap_or(0),
-            adopted: adopted.is_some(),
-        }),
+        Ok((version, adopted)) => {
+            Ok(Found::Ledger { version: version.unwrap_or(0), adopted: adopted.is_some() })
+        }
         Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::Unknown) => Err(failed(e)),
         // No such table, or the tables are there by now.
         Err(e) => {
-            let is_ledger = conn
-                .query_row(SELECT_IS_LEDGER, [], |_| Ok(()))
-                .optional()
-                .map_err(failed)?;
+            let is_ledger = conn.query_row(SELECT_IS_LEDGER, [], |_| Ok(())).optional().map_err(failed)?;
             if is_ledger.is_some() {
                 return Err(failed(e));
             }
-            let is_empty: bool = conn
-                .query_row(SELECT_IS_EMPTY, [], |row| row.get(0))
-                .map_err(failed)?;
+            let is_empty: bool = conn.query_row(SELECT_IS_EMPTY, [], |row| row.get(0)).map_err(failed)?;
             Ok(if is_empty { Found::Empty } else { Found::Foreign })
         }
     }
@@ -232,8 +216,7 @@ fn fill(draft: &Path) -> Result<()> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(failed)?;
-    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
-        .map_err(failed)?;
+    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(failed)?;
     migrate(&mut conn, draft)?;
     conn.close().map_err(|(_, e)| failed(e))
 }
@@ -242,14 +225,9 @@ fn migrate(conn: &mut Connection, file: &Path) -> Result<()> {
     for (version, sql) in (1..).zip(MIGRATIONS) {
         let mut apply = || {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let is_ledger = tx
-                .query_row(SELECT_IS_LEDGER, [], |_| Ok(()))
-                .optional()?
-                .is_some();
+            let is_ledger = tx.query_row(SELECT_IS_LEDGER, [], |_| Ok(())).optional()?.is_some();
             let current = match is_ledger {
-                true => tx
-                    .query_row(SELECT_VERSION, [], |row| row.get::<_, Option<i64>>(0))?
-                    .unwrap_or(0),
+                true => tx.query_row(SELECT_VERSION, [], |row| row.get::<_, Option<i64>>(0))?.unwrap_or(0),
                 false => 0,
             };
             if current < version {

@@ -93,9 +93,7 @@ fn choose(
         let home = set("HOME")
             .filter(|p| p.is_absolute())
             .or_else(home)
-            .ok_or_else(|| LedgerError::NoHome {
-                uid: geteuid().as_raw(),
-            })?;
+            .ok_or_else(|| LedgerError::NoHome { uid: geteuid().as_raw() })?;
         (home.join(".local/state/bookend/bookend.db"), ChosenBy::Default)
     };
     let file = std::path::absolute(&file)
@@ -141,25 +139,15 @@ pub fn prepare_directories(at: &Location) -> Result<()> {
 
 fn check_shared_dir(dir: &Path, meta: &Metadata) -> Result<()> {
     if !meta.is_dir() {
-        return Err(LedgerError::WrongType {
-            path: dir.to_owned(),
-            wanted: "a directory",
-        });
+        return Err(LedgerError::WrongType { path: dir.to_owned(), wanted: "a directory" });
     }
     let uid = geteuid().as_raw();
     if meta.uid() != uid && meta.uid() != 0 {
-        return Err(LedgerError::ForeignDirectory {
-            path: dir.to_owned(),
-            owner: meta.uid(),
-            uid,
-        });
+        return Err(LedgerError::ForeignDirectory { path: dir.to_owned(), owner: meta.uid(), uid });
     }
     let mode = meta.mode() & 0o7777;
     if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-        return Err(LedgerError::WorldWritable {
-            path: dir.to_owned(),
-            mode,
-        });
+        return Err(LedgerError::WorldWritable { path: dir.to_owned(), mode });
     }
     Ok(())
 }
@@ -178,10 +166,7 @@ fn own_directory(dir: &Path) -> Result<()> {
         return Err(LedgerError::Symlink { path: dir.to_owned() });
     }
     if !meta.is_dir() {
-        return Err(LedgerError::WrongType {
-            path: dir.to_owned(),
-            wanted: "a directory",
-        });
+        return Err(LedgerError::WrongType { path: dir.to_owned(), wanted: "a directory" });
     }
     check_owner(dir, &meta)?;
     if meta.mode() & 0o777 != 0o700 {
@@ -235,18 +220,11 @@ pub fn check_opened(path: &Path, meta: &Metadata) -> Result<()> {
 fn check_regular(path: &Path, meta: &Metadata) -> Result<()> {
     let kind = meta.file_type();
     if kind.is_symlink() {
-        Err(LedgerError::Symlink {
-            path: path.to_owned(),
-        })
+        Err(LedgerError::Symlink { path: path.to_owned() })
     } else if kind.is_dir() {
-        Err(LedgerError::IsDirectory {
-            path: path.to_owned(),
-        })
+        Err(LedgerError::IsDirectory { path: path.to_owned() })
     } else if kind.is_fifo() || kind.is_socket() || !kind.is_file() {
-        Err(LedgerError::WrongType {
-            path: path.to_owned(),
-            wanted: "a regular file",
-        })
+        Err(LedgerError::WrongType { path: path.to_owned(), wanted: "a regular file" })
     } else {
         Ok(())
     }
@@ -257,21 +235,13 @@ fn check_owner(path: &Path, meta: &Metadata) -> Result<()> {
     if meta.uid() == uid {
         Ok(())
     } else {
-        Err(LedgerError::ForeignFile {
-            path: path.to_owned(),
-            owner: meta.uid(),
-            uid,
-        })
+        Err(LedgerError::ForeignFile { path: path.to_owned(), owner: meta.uid(), uid })
     }
 }
 
 /// Takes from a file what others may do with it.
 pub fn tighten(path: &Path, meta: &Metadata) -> Result<()> {
-    if meta.mode() & OTHERS == 0 {
-        Ok(())
-    } else {
-        chmod(path, meta.mode() & 0o700)
-    }
+    if meta.mode() & OTHERS == 0 { Ok(()) } else { chmod(path, meta.mode() & 0o700) }
 }
 
 fn chmod(path: &Path, mode: u32) -> Result<()> {
@@ -291,11 +261,7 @@ mod tests {
     fn chosen(explicit: Option<&str>, env: &[(&str, &str)]) -> (PathBuf, &'static str) {
         let at = choose(
             explicit.map(Path::new),
-            |name| {
-                env.iter()
-                    .find(|(n, _)| *n == name)
-                    .map(|(_, v)| OsString::from(v))
-            },
+            |name| env.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v)),
             || Some(PathBuf::from("/passwd/home")),
         )
         .unwrap();
@@ -315,10 +281,7 @@ mod tests {
         env.remove(0);
         assert_eq!(chosen(None, &env), ("/s1/bookend.db".into(), "$STATE_DIRECTORY"));
         env.remove(0);
-        assert_eq!(
-            chosen(None, &env),
-            ("/x/bookend/bookend.db".into(), "$XDG_STATE_HOME")
-        );
+        assert_eq!(chosen(None, &env), ("/x/bookend/bookend.db".into(), "$XDG_STATE_HOME"));
         env.remove(0);
         let at_home = "/h/.local/state/bookend/bookend.db".into();
         assert_eq!(chosen(None, &env), (at_home, "~/.local/state"));
@@ -326,12 +289,8 @@ mod tests {
 
     #[test]
     fn empty_variables_are_unset_and_relative_ones_made_absolute() {
-        let env = [
-            ("BOOKEND_LEDGER", ""),
-            ("STATE_DIRECTORY", ""),
-            ("XDG_STATE_HOME", "relative"),
-            ("HOME", ""),
-        ];
+        let env =
+            [("BOOKEND_LEDGER", ""), ("STATE_DIRECTORY", ""), ("XDG_STATE_HOME", "relative"), ("HOME", "")];
         let at_home = "/passwd/home/.local/state/bookend/bookend.db".into();
         assert_eq!(chosen(None, &env), (at_home, "~/.local/state"));
         let (file, _) = chosen(Some("here.db"), &[]);

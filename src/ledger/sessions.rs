@@ -116,15 +116,7 @@ fn record_invalidation(
 ) -> rusqlite::Result<()> {
     conn.execute(
         INSERT_INVALIDATION,
-        (
-            &session.key,
-            &session.session_id,
-            &session.provider,
-            task,
-            reason,
-            at,
-            &session.last_used_at,
-        ),
+        (&session.key, &session.session_id, &session.provider, task, reason, at, &session.last_used_at),
     )?;
     Ok(())
 }
@@ -161,10 +153,7 @@ fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rus
     {
         record_invalidation(conn, &former, REPLACED, Some(used.task), used.at)?;
     }
-    conn.execute(
-        UPSERT_SESSION,
-        (key, session_id, used.provider, used.at, used.task),
-    )?;
+    conn.execute(UPSERT_SESSION, (key, session_id, used.provider, used.at, used.task))?;
     Ok(())
 }
 
@@ -178,9 +167,8 @@ pub fn keep(
     let (Some(key), Some(session_id)) = (used.key, session_id) else {
         return Ok(());
     };
-    let withdrawn = conn
-        .query_row(SELECT_IS_WITHDRAWN, (session_id, key, started_at), |_| Ok(()))
-        .optional()?;
+    let withdrawn =
+        conn.query_row(SELECT_IS_WITHDRAWN, (session_id, key, started_at), |_| Ok(())).optional()?;
     if withdrawn.is_none() {
         point(conn, used, key, session_id)?;
     }
@@ -206,15 +194,7 @@ pub fn end_badly(
             // No key names it; that it is not to be resumed is recorded all the same.
             conn.execute(
                 INSERT_INVALIDATION,
-                (
-                    used.key,
-                    id,
-                    used.provider,
-                    used.task,
-                    reason,
-                    used.at,
-                    None::<&str>,
-                ),
+                (used.key, id, used.provider, used.task, reason, used.at, None::<&str>),
             )?;
             Ok(Some(id.to_owned()))
         }
@@ -234,10 +214,7 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
     }
     match former.and_then(|json| serde_json::from_str::<Former>(json).ok()) {
         Some(f) => {
-            conn.execute(
-                UPSERT_SESSION,
-                (key, &f.session_id, &f.provider, &f.last_used_at, &f.task_id),
-            )?;
+            conn.execute(UPSERT_SESSION, (key, &f.session_id, &f.provider, &f.last_used_at, &f.task_id))?;
             conn.execute(UPDATE_RESTORED, (used.task, key, &f.session_id, used.at))?;
         }
         None => {

@@ -104,10 +104,7 @@ impl Record {
             source: EndSource::Spool,
             finished_at: self.finished_at,
             duration_ms: self.duration_ms,
-            exit: self
-                .exit_code
-                .map(Exit::Code)
-                .or(self.term_signal.map(Exit::Signal)),
+            exit: self.exit_code.map(Exit::Code).or(self.term_signal.map(Exit::Signal)),
             stop_signal: self.stop_signal,
             stop_sender: match (self.stop_sender_pid, self.stop_sender_uid) {
                 (Some(pid), Some(uid)) => Some(Sender { pid, uid }),
@@ -147,25 +144,27 @@ impl SpoolSlot {
     pub(super) fn reserve(dir: &Path, id: &str) -> Result<SpoolSlot> {
         let slot = slot_path(dir, id)?;
         let failed = |e| LedgerError::io("keeping room for the terminal record:", &slot, e);
-        // A slot of the same id can only be a dead task's: ids are unique in the ledger.
-        open::remove_if_there(&slot).map_err(failed)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&slot)
-            .map_err(failed)?;
+        let create = || {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&slot)
+        };
+        let file = match create() {
+            // It can only be a dead task's: ids are unique in the ledger.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                open::remove_if_there(&slot).and_then(|()| create())
+            }
+            other => other,
+        }
+        .map_err(failed)?;
         if let Err(e) = allocate(&file) {
             let _ = fs::remove_file(&slot);
             return Err(failed(e));
         }
-        Ok(SpoolSlot {
-            file,
-            record: record_path(dir, id)?,
-            slot,
-            task: id.to_owned(),
-        })
+        Ok(SpoolSlot { file, record: record_path(dir, id)?, slot, task: id.to_owned() })
     }
 
     /// Writes the record durably; the path under which it waits. `by` is the command that ends the task.
@@ -223,13 +222,16 @@ pub(super) struct Waiting {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    Record {
-        task: String,
-        by_pid: u32,
-        by_command: String,
-        ended: Box<Ended>,
-    },
+    Record(Box<Spooled>),
     Unreadable(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Spooled {
+    pub task: String,
+    pub by_pid: u32,
+    pub by_command: String,
+    pub ended: Ended,
 }
 
 impl Waiting {
@@ -245,7 +247,7 @@ impl Waiting {
 
     fn finished_at(&self) -> Option<&str> {
         match &self.content {
-            Content::Record { ended, .. } => ended.finished_at.as_deref(),
+            Content::Record(record) => record.ended.finished_at.as_deref(),
             Content::Unreadable(_) => None,
         }
     }
@@ -256,12 +258,12 @@ fn parse(bytes: &[u8]) -> std::result::Result<Content, String> {
     if record.version != RECORD_VERSION {
         return Err(format!("it has version {}, not {RECORD_VERSION}", record.version));
     }
-    Ok(Content::Record {
+    Ok(Content::Record(Box::new(Spooled {
         task: record.task.clone(),
         by_pid: record.by_pid,
         by_command: record.by_command.clone(),
-        ended: Box::new(record.ended()?),
-    })
+        ended: record.ended()?,
+    })))
 }
 
 /// The files that wait, by name. Kept ones and the slots of tasks that still run are none of them.
@@ -293,7 +295,7 @@ pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<Waiting> {
 /// The readable record of one task.
 pub(super) fn waiting_for(dir: &Path, id: &str) -> Result<Option<Ended>> {
     Ok(match Waiting::read(record_path(dir, id)?).map(|w| w.content) {
-        Some(Content::Record { task, ended, .. }) if task == id => Some(*ended),
+        Some(Content::Record(record)) if record.task == id => Some(record.ended),
         _ => None,
     })
 }

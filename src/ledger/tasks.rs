@@ -150,8 +150,7 @@ pub fn running_with_session(
     provider: Option<&str>,
     session_id: &str,
 ) -> rusqlite::Result<Option<Task>> {
-    conn.query_row(SELECT_RUNNING_WITH_SESSION, (session_id, provider), task_of_row)
-        .optional()
+    conn.query_row(SELECT_RUNNING_WITH_SESSION, (session_id, provider), task_of_row).optional()
 }
 
 pub fn last_user_of_session(
@@ -159,8 +158,7 @@ pub fn last_user_of_session(
     provider: Option<&str>,
     session_id: &str,
 ) -> rusqlite::Result<Option<Task>> {
-    conn.query_row(SELECT_LAST_OF_SESSION, (session_id, provider), task_of_row)
-        .optional()
+    conn.query_row(SELECT_LAST_OF_SESSION, (session_id, provider), task_of_row).optional()
 }
 
 pub fn last_session_cost(
@@ -168,15 +166,12 @@ pub fn last_session_cost(
     provider: Option<&str>,
     session_id: &str,
 ) -> rusqlite::Result<Option<f64>> {
-    conn.query_row(SELECT_LAST_SESSION_COST, (session_id, provider), |row| row.get(0))
-        .optional()
+    conn.query_row(SELECT_LAST_SESSION_COST, (session_id, provider), |row| row.get(0)).optional()
 }
 
 /// The running ones first, then those that ended, each newest first.
 pub fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
-    let limit = filter
-        .limit
-        .map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
+    let limit = filter.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
     let key = filter.key.as_deref();
     let mut tasks = match filter.status {
         None | Some(Status::Running) => all(conn, SELECT_RUNNING, (key, limit))?,
@@ -272,11 +267,7 @@ pub fn insert(conn: &Connection, task: &NewTask, live: &LiveLock, by: &str) -> r
             ":parent_id": task.parent_id,
         },
     )?;
-    let begin = Move {
-        from: None,
-        to: Status::Running,
-        reason: None,
-    };
+    let begin = Move { from: None, to: Status::Running, reason: None };
     record_move(conn, &task.id, &task.started_at, &begin, std::process::id(), by)
 }
 
@@ -297,15 +288,7 @@ pub fn record_move(
 ) -> rusqlite::Result<()> {
     conn.execute(
         INSERT_TRANSITION,
-        (
-            id,
-            at,
-            change.from.map(Status::as_str),
-            change.to.as_str(),
-            change.reason,
-            by_pid,
-            by,
-        ),
+        (id, at, change.from.map(Status::as_str), change.to.as_str(), change.reason, by_pid, by),
     )?;
     Ok(())
 }
@@ -464,10 +447,7 @@ mod tests {
                 .collect::<rusqlite::Result<_>>()
                 .unwrap();
             let plan = steps.join("; ");
-            assert!(
-                plan.contains("USING INDEX") || plan.contains("USING COVERING INDEX"),
-                "{sql}: {plan}"
-            );
+            assert!(plan.contains("USING INDEX") || plan.contains("USING COVERING INDEX"), "{sql}: {plan}");
             assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
             eprintln!("{plan}");
         }

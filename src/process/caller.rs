@@ -32,16 +32,8 @@ impl Caller {
         Caller { mask, sigchld_ignored, descriptors: open_descriptors() }
     }
 
-    /// Whether descriptor `number` (0 to 2) is a pipe or a socket: somebody may wait for its end.
-    pub fn is_pipe(number: RawFd) -> bool {
-        fstat(sys::stdio(number)).is_ok_and(|s| {
-            let kind = SFlag::from_bits_truncate(s.st_mode & SFlag::S_IFMT.bits());
-            kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK
-        })
-    }
-
     /// Lets go of all that the agent has inherited, once it has: who closes the last copy of a pipe must
-    /// be the agent, or its reader waits for us.
+    /// be the agent, or its reader waits for us. Stderr stays, for our own messages.
     ///
     /// # Errors
     /// When /dev/null cannot be opened; the descriptors are still ours then.
@@ -49,7 +41,7 @@ impl Caller {
         for fd in self.descriptors.drain(..) {
             sys::close_inherited(fd);
         }
-        let held: Vec<RawFd> = (0..=2).filter(|&n| Caller::is_pipe(n)).collect();
+        let held: Vec<RawFd> = (0..=1).filter(|&n| is_pipe(n)).collect();
         if held.is_empty() {
             return Ok(());
         }
@@ -61,13 +53,19 @@ impl Caller {
     }
 }
 
+/// Whether descriptor `number` is a pipe or a socket: somebody may wait for its end.
+fn is_pipe(number: RawFd) -> bool {
+    fstat(sys::stdio(number)).is_ok_and(|s| {
+        let kind = SFlag::from_bits_truncate(s.st_mode & SFlag::S_IFMT.bits());
+        kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK
+    })
+}
+
 /// The descriptors above 2 that are open now. Where there is no /proc, none are known and all stay open.
 fn open_descriptors() -> Vec<RawFd> {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
-    let found: Vec<RawFd> = entries
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|fd| *fd > 2)
-        .collect();
+    let found: Vec<RawFd> =
+        entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect();
     // The directory's own descriptor is closed by now.
     found.into_iter().filter(|&fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok()).collect()
 }

@@ -80,7 +80,8 @@ impl Downstream {
                 Ok(nix::unistd::write(fd, &bytes[..bytes.len().min(libc::PIPE_BUF)])?)
             }
             Downstream::Socket(fd) => {
-                let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
+                let flags =
+                    nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
                 Ok(nix::sys::socket::send(fd.as_raw_fd(), bytes, flags)?)
             }
             Downstream::File(file) => io::Write::write(&mut &*file, bytes),

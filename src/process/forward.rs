@@ -36,7 +36,7 @@ impl Forward {
     pub fn fate(&mut self, received: &Received, agent: i32) -> Fate {
         let reached = self.witness.saw(received);
         let from = received.sender.pid;
-        if !received.from_kernel() && (from == agent || from == std::process::id() as i32) {
+        if !received.is_from_kernel() && (from == agent || from == std::process::id() as i32) {
             return Fate::Noise;
         }
         if reached && in_our_group(agent) { Fate::Reached } else { Fate::Forward }

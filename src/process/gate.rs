@@ -252,16 +252,28 @@ impl Child<'_> {
                     self.fail(Step::Stdio, *libc::__errno_location());
                 }
             }
-            let mut pid = libc::getpid();
-            for digit in self.listen_pid.iter().rev().skip(1).take(PID_DIGITS) {
-                digit.set(b'0' + (pid % 10) as u8);
-                pid /= 10;
-            }
+            self.name_itself_for_sockets();
             if self.sigchld_ignored {
                 sys::set_disposition(libc::SIGCHLD, true);
             }
             sys::set_mask(self.mask);
             self.exec()
+        }
+    }
+
+    /// Writes its pid over the blank of `LISTEN_PID_BLANK`, as short as it is.
+    fn name_itself_for_sockets(&self) {
+        let mut digits = [0u8; PID_DIGITS];
+        let mut first = PID_DIGITS;
+        let mut rest = std::process::id();
+        while rest > 0 {
+            first -= 1;
+            digits[first] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        let place = &self.listen_pid[LISTEN_PID_BLANK.len() - 1 - PID_DIGITS..];
+        for (to, digit) in place.iter().zip(digits[first..].iter().chain(&[0])) {
+            to.set(*digit);
         }
     }
 

@@ -31,10 +31,7 @@ impl Comm {
         let len = name.len().min(15);
         let mut bytes = [0; 15];
         bytes[..len].copy_from_slice(&name[..len]);
-        Comm {
-            bytes,
-            len: len as u8,
-        }
+        Comm { bytes, len: len as u8 }
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -74,10 +71,7 @@ pub struct Stat {
 
 impl Stat {
     pub fn identity(&self) -> Identity {
-        Identity {
-            pid: self.pid,
-            start: self.start,
-        }
+        Identity { pid: self.pid, start: self.start }
     }
 
     /// A zombie is dead, unless only its first thread has ended and others run on.
@@ -99,11 +93,7 @@ impl Stat {
 pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let open = bytes.iter().position(|b| *b == b'(')?;
     let close = bytes.iter().rposition(|b| *b == b')')?;
-    let pid = std::str::from_utf8(bytes.get(..open)?)
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let pid = std::str::from_utf8(bytes.get(..open)?).ok()?.trim().parse().ok()?;
     let comm = Comm::new(bytes.get(open + 1..close)?);
     let rest = std::str::from_utf8(bytes.get(close + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
@@ -115,26 +105,11 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let flags = fields.nth(1)?.parse().ok()?;
     let threads = fields.nth(10)?.parse().ok()?;
     let start = fields.nth(1)?.parse().ok()?;
-    Some(Stat {
-        pid,
-        comm,
-        state,
-        ppid,
-        pgrp,
-        session,
-        tty_nr,
-        flags,
-        threads,
-        start,
-    })
+    Some(Stat { pid, comm, state, ppid, pgrp, session, tty_nr, flags, threads, start })
 }
 
 /// Reads as much of a small file under `dir` as fits into `buf`, in one read.
-pub(super) fn read_at(
-    dir: BorrowedFd<'_>,
-    path: &[u8],
-    buf: &mut [u8],
-) -> rustix::io::Result<usize> {
+pub(super) fn read_at(dir: BorrowedFd<'_>, path: &[u8], buf: &mut [u8]) -> rustix::io::Result<usize> {
     let file = rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     loop {
         match rustix::io::read(&file, &mut *buf) {
@@ -172,9 +147,8 @@ pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
                 Err(Errno::SRCH) => return Ok(None),
                 Err(e) => return Err(e.into()),
                 Ok(()) if last => {
-                    let text = format!(
-                        "process {pid} exists, but {path} does not: is /proc mounted, with hidepid?"
-                    );
+                    let text =
+                        format!("process {pid} exists, but {path} does not: is /proc mounted, with hidepid?");
                     return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
                 }
                 Ok(()) => {}
@@ -193,17 +167,13 @@ pub fn of(pid: i32) -> io::Result<Option<Identity>> {
     Ok(stat(pid)?.filter(|s| !s.is_dead()).map(|s| s.identity()))
 }
 
-/// Whether `/proc` counts pids as we do: it may be another pid namespace's (`unshare --pid` without a new mount).
+/// Whether `/proc` counts pids as we do: it may be that of another pid namespace (`unshare --pid` without a
+/// mount of its own).
 pub(super) fn proc_is_ours() -> bool {
     let mut buf = [0; 16];
     let me = rustix::process::getpid().as_raw_nonzero().get();
     match rustix::fs::readlinkat_raw(CWD, "/proc/self", &mut buf[..]) {
-        Ok(len) => {
-            std::str::from_utf8(&buf[..len])
-                .ok()
-                .and_then(|s| s.parse().ok())
-                == Some(me)
-        }
+        Ok(len) => std::str::from_utf8(&buf[..len]).ok().and_then(|s| s.parse().ok()) == Some(me),
         Err(_) => false,
     }
 }
@@ -219,13 +189,9 @@ pub fn boot_id() -> Option<String> {
 /// Where this process stands. What cannot be read is empty, or 0: it then proves nothing to anybody.
 pub fn place() -> Place {
     Place {
-        host: nix::unistd::gethostname()
-            .map(|h| h.to_string_lossy().into_owned())
-            .unwrap_or_default(),
+        host: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
         boot_id: boot_id().unwrap_or_default(),
-        pid_ns: std::fs::metadata("/proc/self/ns/pid")
-            .map(|m| m.ino())
-            .unwrap_or(0),
+        pid_ns: std::fs::metadata("/proc/self/ns/pid").map(|m| m.ino()).unwrap_or(0),
         cgroup: cgroup(),
     }
 }
@@ -234,9 +200,7 @@ fn cgroup() -> Option<String> {
     let mut buf = [0; 8192];
     let len = read_at(CWD, b"/proc/self/cgroup", &mut buf).ok()?;
     let text = String::from_utf8_lossy(&buf[..len]);
-    text.lines()
-        .find_map(|l| l.strip_prefix("0::"))
-        .map(str::to_owned)
+    text.lines().find_map(|l| l.strip_prefix("0::")).map(str::to_owned)
 }
 
 /// What the identity alone says of a process that was recorded at `at`, asked from `here`. An empty host
@@ -245,14 +209,9 @@ pub fn judge(recorded: Identity, at: &Place, here: &Place) -> Verdict {
     let same_host = at.host.is_empty() || at.host == here.host;
     if !at.boot_id.is_empty() && at.boot_id != here.boot_id {
         let known = !here.boot_id.is_empty();
-        return if same_host && known {
-            Verdict::Gone
-        } else {
-            Verdict::Unverifiable
-        };
+        return if same_host && known { Verdict::Gone } else { Verdict::Unverifiable };
     }
-    let another_world =
-        (at.boot_id.is_empty() && !same_host) || (at.pid_ns != 0 && at.pid_ns != here.pid_ns);
+    let another_world = (at.boot_id.is_empty() && !same_host) || (at.pid_ns != 0 && at.pid_ns != here.pid_ns);
     if another_world || !proc_is_ours() {
         return Verdict::Unverifiable;
     }
@@ -288,10 +247,7 @@ pub fn open(identity: &Identity) -> io::Result<Option<Handle>> {
     };
     // Asked after opening: from here on the number cannot change its meaning unseen.
     let same = of(identity.pid)?.is_some_and(|now| now == *identity);
-    Ok(same.then_some(Handle {
-        pidfd,
-        identity: *identity,
-    }))
+    Ok(same.then_some(Handle { pidfd, identity: *identity }))
 }
 
 impl Handle {
@@ -342,73 +298,6 @@ pub(super) fn poll_timeout(left: Duration) -> PollTimeout {
     PollTimeout::try_from(ms.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
 }
 
-/// Whether a process carries a task's mark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// `BOOKEND_TASK_ID=<id>` stands in its environment.
-    Carried,
-    /// It does not, or the process is gone.
-    Absent,
-    Unreadable,
-}
-
-/// The whole entry that a process of the task `task_id` has in its environment.
-pub(super) fn mark_of(task_id: &str) -> Vec<u8> {
-    [b"BOOKEND_TASK_ID=", task_id.as_bytes()].concat()
-}
-
-/// Whether `mark` is one entry of an environment as `/proc/PID/environ` shows it.
-pub(super) fn has_entry(environ: &[u8], mark: &[u8]) -> bool {
-    environ.split(|b| *b == 0).any(|entry| entry == mark)
-}
-
-/// Whether the process `pid` carries the mark of the task `task_id`.
-pub fn carries_mark(pid: i32, task_id: &str) -> Mark {
-    read_mark(
-        CWD,
-        format!("/proc/{pid}/environ").as_bytes(),
-        &mark_of(task_id),
-        &mut Vec::new(),
-    )
-    .0
-}
-
-/// As [`carries_mark`], of the environment at `path` under `dir`, with the user it belongs to (the
-/// process's effective one) where it could be opened.
-pub(super) fn read_mark(
-    dir: BorrowedFd<'_>,
-    path: &[u8],
-    mark: &[u8],
-    buf: &mut Vec<u8>,
-) -> (Mark, Option<u32>) {
-    let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-    {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::SRCH) => return (Mark::Absent, None),
-        Err(_) => return (Mark::Unreadable, None),
-    };
-    let owner = rustix::fs::fstat(&file).ok().map(|s| s.st_uid);
-    let mut len = 0;
-    loop {
-        if len == buf.len() {
-            buf.resize((buf.len() * 2).max(16 * 1024), 0);
-        }
-        match rustix::io::read(&file, &mut buf[len..]) {
-            Ok(0) => break,
-            Ok(n) => len += n,
-            Err(Errno::INTR) => {}
-            Err(Errno::SRCH) => return (Mark::Absent, owner),
-            Err(_) => return (Mark::Unreadable, owner),
-        }
-    }
-    let mark = if has_entry(&buf[..len], mark) {
-        Mark::Carried
-    } else {
-        Mark::Absent
-    };
-    (mark, owner)
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
@@ -441,7 +330,7 @@ mod tests {
         }
 
         #[test]
-        fn a_cut_line_is_no_line_or_the_same_start(at in 0usize..64) {
+        fn a_cut_line_never_names_another_process(at in 0usize..64) {
             let whole = line(b"a) R 7 (b");
             let cut = &whole[..at.min(whole.len())];
             prop_assert!(parse_stat(cut).is_none_or(|s| s.pid == 42));
@@ -455,31 +344,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_value_is_the_mark() {
-        let mark = mark_of("abc");
-        assert!(has_entry(b"A=1\0BOOKEND_TASK_ID=abc\0B=2\0", &mark));
-        assert!(has_entry(b"BOOKEND_TASK_ID=abc", &mark));
-        let others: [&[u8]; 6] = [
-            b"BOOKEND_TASK_ID=abcd\0",
-            b"BOOKEND_TASK_ID=ab\0",
-            b"XBOOKEND_TASK_ID=abc\0",
-            b"X=BOOKEND_TASK_ID=abc\0",
-            b"BOOKEND_TASK_ID=abc \0",
-            b"",
-        ];
-        for other in others {
-            assert!(!has_entry(other, &mark), "{}", other.escape_ascii());
-        }
-    }
-
-    #[test]
     fn we_are_alive_and_a_zombie_is_dead() {
         let me = std::process::id() as i32;
         assert_eq!(of(me).unwrap().unwrap().pid, me);
         let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
         let pid = child.id() as i32;
-        let held =
-            rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        let held = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
         let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
         nix::poll::poll(&mut fds, PollTimeout::NONE).unwrap();
         assert!(stat(pid).unwrap().is_some_and(|s| s.is_dead()));
@@ -492,10 +362,7 @@ mod tests {
     fn a_handle_holds_only_the_process_that_was_meant() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let identity = of(child.id() as i32).unwrap().unwrap();
-        let recycled = Identity {
-            start: identity.start + 1,
-            ..identity
-        };
+        let recycled = Identity { start: identity.start + 1, ..identity };
         assert!(open(&recycled).unwrap().is_none());
         let handle = open(&identity).unwrap().unwrap();
         assert_eq!(handle.identity(), identity);
@@ -511,46 +378,18 @@ mod tests {
     fn the_verdict_follows_the_identity_and_its_world() {
         let here = place();
         let me = of(std::process::id() as i32).unwrap().unwrap();
-        let other = Identity {
-            start: me.start + 1,
-            ..me
-        };
+        let other = Identity { start: me.start + 1, ..me };
         assert_eq!(judge(me, &here, &here), Verdict::Alive);
         assert_eq!(judge(other, &here, &here), Verdict::Recycled);
-        assert_eq!(
-            judge(
-                Identity {
-                    pid: i32::MAX,
-                    start: 1
-                },
-                &here,
-                &here
-            ),
-            Verdict::Gone
-        );
-        let booted = Place {
-            boot_id: "another".to_owned(),
-            ..here.clone()
-        };
+        assert_eq!(judge(Identity { pid: i32::MAX, start: 1 }, &here, &here), Verdict::Gone);
+        let booted = Place { boot_id: "another".to_owned(), ..here.clone() };
         assert_eq!(judge(me, &booted, &here), Verdict::Gone);
-        let elsewhere = Place {
-            host: "another".to_owned(),
-            ..booted
-        };
+        let elsewhere = Place { host: "another".to_owned(), ..booted };
         assert_eq!(judge(me, &elsewhere, &here), Verdict::Unverifiable);
-        let namespace = Place {
-            pid_ns: here.pid_ns + 1,
-            ..here.clone()
-        };
+        let namespace = Place { pid_ns: here.pid_ns + 1, ..here.clone() };
         assert_eq!(judge(me, &namespace, &here), Verdict::Unverifiable);
-        let renamed = Place {
-            host: "another".to_owned(),
-            ..here.clone()
-        };
+        let renamed = Place { host: "another".to_owned(), ..here.clone() };
         assert_eq!(judge(me, &renamed, &here), Verdict::Alive);
-        assert_eq!(
-            judge(Identity { start: 0, ..me }, &here, &here),
-            Verdict::Unverifiable
-        );
+        assert_eq!(judge(Identity { start: 0, ..me }, &here, &here), Verdict::Unverifiable);
     }
 }

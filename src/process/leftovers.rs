@@ -12,9 +12,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use serde::Serialize;
 
-use super::identity::{self, Handle, Mark, Stat};
-pub use super::sorting::Why;
+use super::identity::{self, Handle, Stat};
+use super::mark::{self, Mark};
 use super::sorting::{self, Kind, Scene, Sight};
+pub use super::sorting::{IsSupervisor, Seat, Task, Why};
 use super::table::{Proc, Table};
 use crate::task::Identity;
 
@@ -54,28 +55,6 @@ impl Policy {
     }
 }
 
-/// Who hunts.
-#[derive(Debug, Clone)]
-pub enum Seat {
-    /// The task's own supervisor, its subreaper since before the agent was forked: what is below it is the
-    /// task's, but for the children that it had before ([`children`]).
-    Supervisor { inherited: Vec<Identity> },
-    /// Anybody else: only the mark tells.
-    Stranger,
-}
-
-/// Whose left-overs.
-#[derive(Debug, Clone)]
-pub struct Task {
-    pub id: String,
-    /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
-    /// one there is nothing to hunt.
-    pub agent: Identity,
-    /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
-    pub agent_tty: i32,
-    pub seat: Seat,
-}
-
 /// Looking for left-overs failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -83,14 +62,9 @@ pub enum Error {
         "looking through /proc for what the task left behind: {0} (nothing was ended; is /proc mounted?)"
     )]
     Proc(#[source] io::Error),
-    #[error(
-        "waiting for what the task left behind to end: {0} (`bookend recover` ends what is left)"
-    )]
+    #[error("waiting for what the task left behind to end: {0} (`bookend recover` ends what is left)")]
     Wait(#[source] io::Error),
 }
-
-/// Says of a process whether it is a supervisor that holds its live lock: only the ledger's side knows.
-pub type IsSupervisor<'a> = &'a dyn Fn(&Stat) -> bool;
 
 /// What has to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,9 +103,7 @@ struct Leftover {
 impl Leftover {
     /// Whether its end is worth waiting for.
     fn awaited(&self) -> bool {
-        !self.gone
-            && self.told != Told::Refused
-            && matches!(self.kind, Kind::Ours | Kind::Supervisor)
+        !self.gone && self.told != Told::Refused && matches!(self.kind, Kind::Ours | Kind::Supervisor)
     }
 }
 
@@ -180,7 +152,7 @@ impl Hunt {
     /// otherwise it is only counted.
     pub fn new(task: Task, ends: bool, grace: Duration) -> Hunt {
         Hunt {
-            mark: identity::mark_of(&task.id),
+            mark: mark::mark_of(&task.id),
             task,
             me: std::process::id() as i32,
             user: rustix::process::geteuid().as_raw(),
@@ -215,13 +187,7 @@ impl Hunt {
         }
         if self.phase == Phase::Known {
             let any = self.ends && self.found.iter().any(Leftover::awaited);
-            self.phase = if any {
-                Phase::Terming {
-                    until: now + self.grace,
-                }
-            } else {
-                Phase::Done
-            };
+            self.phase = if any { Phase::Terming { until: now + self.grace } } else { Phase::Done };
         }
         self.note_ends().map_err(Error::Wait)?;
         loop {
@@ -235,36 +201,24 @@ impl Hunt {
             if settled || (late && word == Told::Term) {
                 self.scan(is_supervisor)?;
             }
-            if (settled && !self.found.iter().any(Leftover::awaited))
-                || (late && word == Told::Kill)
-            {
+            if (settled && !self.found.iter().any(Leftover::awaited)) || (late && word == Told::Kill) {
                 self.phase = Phase::Done;
                 self.note_other_ends();
             } else if late {
-                self.phase = Phase::Killing {
-                    until: now + SETTLE,
-                };
+                self.phase = Phase::Killing { until: now + SETTLE };
                 self.tell(Told::Kill);
             } else {
                 // The end of one may have made another our child, which may be told only now.
                 self.tell(word);
                 let blind = self.found.iter().any(|l| l.awaited() && l.handle.is_none());
-                return Ok(Step::Wait(if blind {
-                    until.min(now + BLIND)
-                } else {
-                    until
-                }));
+                return Ok(Step::Wait(if blind { until.min(now + BLIND) } else { until }));
             }
         }
     }
 
     /// What becomes readable when one that is waited for ends.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.found
-            .iter()
-            .filter(|l| l.awaited())
-            .filter_map(|l| l.handle.as_ref())
-            .map(AsFd::as_fd)
+        self.found.iter().filter(|l| l.awaited()).filter_map(|l| l.handle.as_ref()).map(AsFd::as_fd)
     }
 
     pub fn summary(&self) -> Summary {
@@ -277,11 +231,7 @@ impl Hunt {
                 Kind::Supervisor => Why::Supervisor,
                 Kind::Ours | Kind::Unreadable => return None,
             };
-            Some(Spared {
-                pid: l.stat.pid,
-                name: l.stat.comm.to_string(),
-                why,
-            })
+            Some(Spared { pid: l.stat.pid, name: l.stat.comm.to_string(), why })
         };
         let agent = self.task.agent;
         let survives = |l: &&Leftover| l.kind == Kind::Ours || l.stat.identity() == agent;
@@ -290,38 +240,28 @@ impl Hunt {
             found,
             ended,
             left: found - ended,
-            unreadable: self
-                .found
-                .iter()
-                .filter(|l| l.kind == Kind::Unreadable && !l.gone)
-                .count(),
+            unreadable: self.found.iter().filter(|l| l.kind == Kind::Unreadable && !l.gone).count(),
             pids: ours().map(|l| l.stat.pid).take(NAMED).collect(),
-            spared: ours()
-                .filter(|l| !l.gone)
-                .filter_map(spared)
-                .take(NAMED)
-                .collect(),
+            spared: ours().filter(|l| !l.gone).filter_map(spared).take(NAMED).collect(),
             survivors: survivors.map(|l| l.stat.pid).take(NAMED).collect(),
         }
     }
 
     fn look_until_empty(&mut self, is_supervisor: IsSupervisor<'_>) -> io::Result<()> {
+        // What is only counted is not worth reading all of /proc for at the end of each good run: the mark
+        // alone could still be on what somebody else's daemon started, and `audit` shows that.
+        if !self.ends && self.is_childless() {
+            return Ok(());
+        }
         if self.proc.is_none() {
             self.proc = Some(Proc::open()?);
-        }
-        if !self.ends && self.is_childless() && self.glance(is_supervisor)? {
-            return Ok(());
         }
         let mut empty = 0;
         for _ in 0..LOOKS {
             if let Some(proc) = &mut self.proc {
                 proc.read(&mut self.table)?;
             }
-            empty = if self.take_in(is_supervisor) {
-                0
-            } else {
-                empty + 1
-            };
+            empty = if self.take_in(is_supervisor) { 0 } else { empty + 1 };
             if empty == 2 {
                 break;
             }
@@ -329,20 +269,8 @@ impl Hunt {
         Ok(())
     }
 
-    /// With no child left nothing is below the subreaper, so all that the agent forked is gone. Then only
-    /// what somebody else's daemon started with a copy of the environment can carry the mark: one look at the
-    /// pids given out since is enough to count it.
-    fn glance(&mut self, is_supervisor: IsSupervisor<'_>) -> io::Result<bool> {
-        let Some(proc) = &mut self.proc else {
-            return Ok(false);
-        };
-        if self.task.agent.pid < self.me || !proc.later(self.me, &mut self.table)? {
-            return Ok(false);
-        }
-        self.take_in(is_supervisor);
-        Ok(true)
-    }
-
+    /// With no child left nothing is below the subreaper: all that the agent ever forked is gone, and one
+    /// system call has said so.
     fn is_childless(&self) -> bool {
         matches!(self.task.seat, Seat::Supervisor { .. }) && !any_child()
     }
@@ -353,11 +281,7 @@ impl Hunt {
             return false;
         };
         let (mark, user) = (&self.mark, self.user);
-        let scene = Scene {
-            task: &self.task,
-            me: self.me,
-            table: &self.table,
-        };
+        let scene = Scene { task: &self.task, me: self.me, table: &self.table };
         let see = &mut |stat: &Stat| match proc.mark(stat.pid, mark) {
             (Mark::Carried, owner) if owner == Some(user) => Sight::Marked,
             (Mark::Carried, _) => Sight::MarkedOfAnother,
@@ -380,23 +304,14 @@ impl Hunt {
                 // No descriptor left, or the like: it is held only while it is told something.
                 Some(Err(_)) | None => (None, false),
             };
-            self.found.push(Leftover {
-                stat,
-                kind,
-                handle,
-                told: Told::Nothing,
-                gone,
-            });
+            self.found.push(Leftover { stat, kind, handle, told: Told::Nothing, gone });
         }
         new
     }
 
     /// Notes who of those found has ended.
     fn note_ends(&mut self) -> io::Result<()> {
-        let mut fds: Vec<_> = self
-            .fds()
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect();
+        let mut fds: Vec<_> = self.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if !fds.is_empty() {
             match nix::poll::poll(&mut fds, PollTimeout::ZERO) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
@@ -463,11 +378,9 @@ impl Hunt {
 /// mark. The handle keeps the pid from becoming another's between this question and the signal.
 fn may_signal(task: &Task, handle: &Handle, me: i32) -> Option<Stat> {
     let id = handle.identity();
-    let now = identity::stat(id.pid)
-        .ok()?
-        .filter(|s| s.identity() == id)?;
+    let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;
     let child = matches!(task.seat, Seat::Supervisor { .. }) && now.ppid == me;
-    (child || identity::carries_mark(id.pid, &task.id) == Mark::Carried).then_some(now)
+    (child || mark::carries_mark(id.pid, &task.id) == Mark::Carried).then_some(now)
 }
 
 fn send(handle: &Handle, signal: Signal, now: &Stat) -> io::Result<bool> {
@@ -487,10 +400,7 @@ fn is_gone(stat: &Stat) -> bool {
 /// Whether this process has any child, dead ones included. It only looks: nothing is reaped.
 fn any_child() -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    !matches!(
-        rustix::process::waitid(WaitId::All, look),
-        Err(rustix::io::Errno::CHILD)
-    )
+    !matches!(rustix::process::waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD))
 }
 
 /// The children that this process has now: what a supervisor asks before it forks anything, since whoever
@@ -503,16 +413,9 @@ pub fn children() -> Result<Vec<Identity>, Error> {
         return Ok(Vec::new());
     }
     let mut table = Table::default();
-    Proc::open()
-        .and_then(|mut p| p.read(&mut table))
-        .map_err(Error::Proc)?;
+    Proc::open().and_then(|mut p| p.read(&mut table)).map_err(Error::Proc)?;
     let me = std::process::id() as i32;
-    Ok(table
-        .rows()
-        .iter()
-        .filter(|s| s.ppid == me)
-        .map(Stat::identity)
-        .collect())
+    Ok(table.rows().iter().filter(|s| s.ppid == me).map(Stat::identity).collect())
 }
 
 /// Drives a hunt to its end: for recovery, which has nothing else to do meanwhile.
@@ -525,10 +428,7 @@ pub fn end_blocking(hunt: &mut Hunt, is_supervisor: IsSupervisor<'_>) -> Result<
         let Step::Wait(until) = hunt.step(now, is_supervisor)? else {
             return Ok(hunt.summary());
         };
-        let mut fds: Vec<_> = hunt
-            .fds()
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect();
+        let mut fds: Vec<_> = hunt.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let timeout = identity::poll_timeout(until.saturating_duration_since(Instant::now()));
         match nix::poll::poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}

@@ -27,6 +27,11 @@ fn alone(name: &str, body: impl FnOnce()) {
     assert!(out.status.success() && text.contains("1 passed"), "{text}");
 }
 
+/// Tests run side by side, and a mark is seen by all of them: each has its own.
+fn id() -> String {
+    format!("test-{}", std::process::id())
+}
+
 fn become_subreaper() {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
 }
@@ -57,30 +62,21 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
         .env("BOOKEND_TASK_ID", id)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let identity = identity::stat(child.id() as i32)
-        .unwrap()
-        .unwrap()
-        .identity();
+    let identity = identity::stat(child.id() as i32).unwrap().unwrap().identity();
     let said = Said(BufReader::new(child.stdout.take().unwrap()));
     (child, said, identity)
 }
 
 fn hunt(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> Hunt {
-    let task = Task {
-        id: "t1".to_owned(),
-        agent,
-        agent_tty: 0,
-        seat,
-    };
+    let task = Task { id: id(), agent, agent_tty: 0, seat };
     Hunt::new(task, ends, Duration::from_millis(grace_ms))
 }
 
 fn supervisor() -> Seat {
-    Seat::Supervisor {
-        inherited: Vec::new(),
-    }
+    Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() }
 }
 
 fn is_alive(pid: i32) -> bool {
@@ -116,19 +112,16 @@ fn all_that_the_agent_forked_is_ended() {
             sh -c 'env -i sh -c "echo \$\$; exec sleep 1000" & echo $$; wait' &
             sh -c 'trap "" TERM; echo $$; exec sleep 1000' &
             exit 1"#;
-        let (mut child, mut said, agent) = agent(script, "t1");
+        let (mut child, mut said, agent) = agent(script, &id());
         let pids = said.pids(6);
         child.wait().unwrap();
         let mut hunt = hunt(agent, supervisor(), true, 300);
         let summary = end_blocking(&mut hunt, NOBODY).unwrap();
-        assert_eq!(summary.survivors, []);
+        assert!(summary.survivors.is_empty());
         assert!(summary.found >= 6, "{summary:?}");
         assert_eq!((summary.ended, summary.left), (summary.found, 0));
         for pid in pids {
-            assert!(
-                !is_alive(pid) && summary.pids.contains(&pid),
-                "{pid} {summary:?}"
-            );
+            assert!(!is_alive(pid) && summary.pids.contains(&pid), "{pid} {summary:?}");
         }
         said.all_ended();
         reap_all();
@@ -137,31 +130,25 @@ fn all_that_the_agent_forked_is_ended() {
 
 #[test]
 fn what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over() {
-    alone(
-        "what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over",
-        || {
-            become_subreaper();
-            let (mut child, mut said, agent) =
-                agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", "t1");
-            said.pids(1);
-            child.wait().unwrap();
-            let begun = Instant::now();
-            let summary =
-                end_blocking(&mut hunt(agent, supervisor(), true, 600_000), NOBODY).unwrap();
-            assert_eq!((summary.found, summary.ended), (1, 1));
-            assert!(begun.elapsed() < Duration::from_secs(60));
-            reap_all();
-        },
-    );
+    alone("what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over", || {
+        become_subreaper();
+        let (mut child, mut said, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
+        said.pids(1);
+        child.wait().unwrap();
+        let begun = Instant::now();
+        let summary = end_blocking(&mut hunt(agent, supervisor(), true, 600_000), NOBODY).unwrap();
+        assert_eq!((summary.found, summary.ended), (1, 1));
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        reap_all();
+    });
 }
 
 #[test]
 fn a_stopped_process_hears_sigterm() {
     alone("a_stopped_process_hears_sigterm", || {
         become_subreaper();
-        let script =
-            r#"setsid sh -c 'trap "echo term; exit" TERM; echo $$; kill -STOP $$; wait' & exit 1"#;
-        let (mut child, mut said, agent) = agent(script, "t1");
+        let script = r#"setsid sh -c 'trap "echo term; exit" TERM; echo $$; kill -STOP $$; wait' & exit 1"#;
+        let (mut child, mut said, agent) = agent(script, &id());
         let pid = said.pids(1)[0];
         child.wait().unwrap();
         let stopped = WaitId::Pid(Pid::from_raw(pid).unwrap());
@@ -176,18 +163,14 @@ fn a_stopped_process_hears_sigterm() {
 fn after_a_success_they_are_only_counted() {
     alone("after_a_success_they_are_only_counted", || {
         become_subreaper();
-        let (mut child, mut said, agent) =
-            agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 0", "t1");
+        let (mut child, mut said, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 0", &id());
         let pid = said.pids(1)[0];
         child.wait().unwrap();
         let mut hunt = hunt(agent, supervisor(), false, 0);
         hunt.scan(NOBODY).unwrap();
         assert_eq!(hunt.step(Instant::now(), NOBODY).unwrap(), Step::Done);
         let summary = hunt.summary();
-        assert_eq!(
-            (summary.found, summary.ended, summary.left, &summary.pids),
-            (1, 0, 1, &vec![pid])
-        );
+        assert_eq!((summary.found, summary.ended, summary.left, &summary.pids), (1, 0, 1, &vec![pid]));
         assert!(is_alive(pid));
         kill(pid);
         reap_all();
@@ -199,136 +182,106 @@ fn after_a_success_they_are_only_counted() {
 
 #[test]
 fn the_mark_finds_what_outlived_the_supervisor_and_nobody_elses() {
-    alone(
-        "the_mark_finds_what_outlived_the_supervisor_and_nobody_elses",
-        || {
-            let orphan = "(setsid sh -c 'echo $$; exec sleep 1000' &) ; exit 1";
-            let (mut child, mut said, agent_of_ours) = agent(orphan, "t1");
-            let (mut other, mut other_said, _) = agent(orphan, "t11");
-            let (ours, theirs) = (said.pids(1)[0], other_said.pids(1)[0]);
-            child.wait().unwrap();
-            other.wait().unwrap();
-            let summary = end_blocking(
-                &mut hunt(agent_of_ours, Seat::Stranger, true, 60_000),
-                NOBODY,
-            )
-            .unwrap();
-            assert_eq!(
-                (summary.found, summary.ended, &summary.pids),
-                (1, 1, &vec![ours])
-            );
-            said.all_ended();
-            assert!(is_alive(theirs));
-            kill(theirs);
-        },
-    );
+    alone("the_mark_finds_what_outlived_the_supervisor_and_nobody_elses", || {
+        let orphan = "(setsid sh -c 'echo $$; exec sleep 1000' &) ; exit 1";
+        let (mut child, mut said, agent_of_ours) = agent(orphan, &id());
+        let (mut other, mut other_said, _) = agent(orphan, &(id() + "1"));
+        let (ours, theirs) = (said.pids(1)[0], other_said.pids(1)[0]);
+        child.wait().unwrap();
+        other.wait().unwrap();
+        let summary = end_blocking(&mut hunt(agent_of_ours, Seat::Stranger, true, 60_000), NOBODY).unwrap();
+        assert_eq!((summary.found, summary.ended, &summary.pids), (1, 1, &vec![ours]));
+        said.all_ended();
+        assert!(is_alive(theirs));
+        kill(theirs);
+    });
 }
 
 #[test]
 fn a_terminal_that_is_not_the_agents_spares_the_server_behind_it() {
-    alone(
-        "a_terminal_that_is_not_the_agents_spares_the_server_behind_it",
-        || {
-            let (_pty, take_it) = terminal();
-            let pane = format!("{take_it}; echo $$; exec sleep 1000");
-            let script = format!(
-                "(setsid sh -c 'setsid sh -c \"{}\" & echo $$; wait' &) ; exit 1",
-                pane.replace('$', "\\$")
-            );
-            for (seat, subreaper) in [(Seat::Stranger, false), (supervisor(), true)] {
-                if subreaper {
-                    become_subreaper();
-                }
-                let (mut child, mut said, agent) = agent(&script, "t1");
-                let pids = said.pids(2);
-                child.wait().unwrap();
-                let summary = end_blocking(&mut hunt(agent, seat, true, 60_000), NOBODY).unwrap();
-                assert_eq!(
-                    (summary.found, summary.ended, summary.left),
-                    (2, 0, 2),
-                    "{summary:?}"
-                );
-                assert!(summary.spared.iter().all(|s| s.why == Why::Terminal));
-                for pid in pids {
-                    assert!(is_alive(pid));
-                    kill(pid);
-                }
-                said.all_ended();
+    alone("a_terminal_that_is_not_the_agents_spares_the_server_behind_it", || {
+        let (_pty, take_it) = terminal();
+        let pane = format!("{take_it}; echo $$; exec sleep 1000");
+        let script = format!(
+            "(setsid sh -c 'setsid sh -c \"{}\" & echo $$; wait' &) ; exit 1",
+            pane.replace('$', "\\$")
+        );
+        for (seat, subreaper) in [(Seat::Stranger, false), (supervisor(), true)] {
+            if subreaper {
+                become_subreaper();
             }
-            reap_all();
-        },
-    );
-}
-
-#[test]
-fn a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own() {
-    alone(
-        "a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own",
-        || {
-            become_subreaper();
-            let script = r#"setsid sh -c '
-            trap "echo term" TERM
-            sh -c "trap \"\" TERM; echo \$\$; exec sleep 1000" & echo $$
-            wait; wait' & exit 1"#;
-            let (mut child, mut said, agent) = agent(script, "t1");
+            let (mut child, mut said, agent) = agent(&script, &id());
             let pids = said.pids(2);
             child.wait().unwrap();
-            let is_leader = |s: &Stat| pids.contains(&s.pid) && s.session == s.pid;
-            let summary =
-                end_blocking(&mut hunt(agent, supervisor(), true, 0), &is_leader).unwrap();
-            assert_eq!(said.line(), "term");
-            assert_eq!(
-                (summary.found, summary.left, summary.survivors.len()),
-                (1, 1, 0)
-            );
-            assert_eq!(summary.spared[0].why, Why::Supervisor);
+            let summary = end_blocking(&mut hunt(agent, seat, true, 60_000), NOBODY).unwrap();
+            assert_eq!((summary.found, summary.ended, summary.left), (2, 0, 2), "{summary:?}");
+            assert!(summary.spared.iter().all(|s| s.why == Why::Terminal));
             for pid in pids {
                 assert!(is_alive(pid));
                 kill(pid);
             }
             said.all_ended();
-            reap_all();
-        },
-    );
+        }
+        reap_all();
+    });
+}
+
+#[test]
+fn a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own() {
+    alone("a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own", || {
+        become_subreaper();
+        let script = r#"setsid sh -c '
+            trap "echo term" TERM
+            sh -c "trap \"\" TERM; echo \$\$; exec sleep 1000" & echo $$
+            wait; wait' & exit 1"#;
+        let (mut child, mut said, agent) = agent(script, &id());
+        let pids = said.pids(2);
+        child.wait().unwrap();
+        let is_leader = |s: &Stat| pids.contains(&s.pid) && s.session == s.pid;
+        let summary = end_blocking(&mut hunt(agent, supervisor(), true, 0), &is_leader).unwrap();
+        assert_eq!(said.line(), "term");
+        assert_eq!((summary.found, summary.left, summary.survivors.len()), (1, 1, 0));
+        assert_eq!(summary.spared[0].why, Why::Supervisor);
+        for pid in pids {
+            assert!(is_alive(pid));
+            kill(pid);
+        }
+        said.all_ended();
+        reap_all();
+    });
 }
 
 #[test]
 fn a_child_that_was_there_before_is_spared_with_its_own() {
-    alone(
-        "a_child_that_was_there_before_is_spared_with_its_own",
-        || {
-            become_subreaper();
-            let stranger = "read go; sh -c 'echo $$; exec sleep 1000' & echo $$; wait";
-            let mut before = Command::new("sh")
-                .args(["-c", stranger])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let inherited = children().unwrap();
-            assert_eq!(
-                inherited.iter().map(|i| i.pid).collect::<Vec<_>>(),
-                [before.id() as i32]
-            );
-            let (mut child, mut said, agent) =
-                agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", "t1");
-            let ours = said.pids(1);
-            child.wait().unwrap();
-            drop(before.stdin.take());
-            let strangers = Said(BufReader::new(before.stdout.take().unwrap())).pids(2);
-            let summary = end_blocking(
-                &mut hunt(agent, Seat::Supervisor { inherited }, true, 60_000),
-                NOBODY,
-            )
+    alone("a_child_that_was_there_before_is_spared_with_its_own", || {
+        become_subreaper();
+        let stranger = "read go; sh -c 'echo $$; exec sleep 1000' & echo $$; wait";
+        let mut before = Command::new("sh")
+            .args(["-c", stranger])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
             .unwrap();
-            assert_eq!((&summary.pids, summary.ended), (&ours, 1));
-            for pid in strangers {
-                assert!(is_alive(pid));
-                kill(pid);
-            }
-            reap_all();
-        },
-    );
+        let inherited = children().unwrap();
+        assert_eq!(inherited.iter().map(|i| i.pid).collect::<Vec<_>>(), [before.id() as i32]);
+        let (mut child, mut said, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
+        let ours = said.pids(1);
+        child.wait().unwrap();
+        drop(before.stdin.take());
+        let strangers = Said(BufReader::new(before.stdout.take().unwrap())).pids(2);
+        let summary = end_blocking(
+            &mut hunt(agent, Seat::Supervisor { inherited, helpers: Vec::new() }, true, 60_000),
+            NOBODY,
+        )
+        .unwrap();
+        assert_eq!((&summary.pids, summary.ended), (&ours, 1));
+        for pid in strangers {
+            assert!(is_alive(pid));
+            kill(pid);
+        }
+        before.wait().unwrap();
+        reap_all();
+    });
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod forward;
 pub mod gate;
 pub mod identity;
 pub mod leftovers;
+pub mod mark;
 mod sorting;
 pub mod stop;
 mod table;

@@ -1,10 +1,37 @@
-//! Whose is each process of a picture: the task's, a nested supervisor's, a person's. Decides, touches nothing.
+//! Whose is each process of a picture: the task's, a nested supervisor's, a person's. It only decides.
 
 use serde::Serialize;
 
 use super::identity::Stat;
-use super::leftovers::{IsSupervisor, Seat, Task};
 use super::table::Table;
+use crate::task::Identity;
+
+/// Who hunts.
+#[derive(Debug, Clone)]
+pub enum Seat {
+    /// The task's own supervisor, its subreaper since before the agent was forked: what is below it is the
+    /// task's, but for its own helpers, and for the children that it had before
+    /// ([`super::leftovers::children`]). With such children about, an orphan without the mark may be theirs
+    /// and is left alone; helpers fork nothing and raise no such doubt.
+    Supervisor { inherited: Vec<Identity>, helpers: Vec<Identity> },
+    /// Anybody else: only the mark tells.
+    Stranger,
+}
+
+/// Whose left-overs.
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub id: String,
+    /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
+    /// one there is nothing to hunt.
+    pub agent: Identity,
+    /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
+    pub agent_tty: i32,
+    pub seat: Seat,
+}
+
+/// Says of a process whether it is a supervisor that holds its live lock: only the ledger's side knows.
+pub type IsSupervisor<'a> = &'a dyn Fn(&Stat) -> bool;
 
 /// What a process's environment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +83,10 @@ pub fn sort(
         Some(me) => scene.table.above(me).collect(),
         None => Vec::new(),
     };
+    let helpers: &[Identity] = match &scene.task.seat {
+        Seat::Supervisor { helpers, .. } => helpers,
+        Seat::Stranger => &[],
+    };
     let sights: Vec<Option<Sight>> = rows
         .iter()
         .enumerate()
@@ -64,7 +95,8 @@ pub fn sort(
                 && !s.is_kernel_thread()
                 && !s.is_dead()
                 && s.pid != scene.me
-                && !ancestors.contains(&i);
+                && !ancestors.contains(&i)
+                && !helpers.contains(&s.identity());
             may_be.then(|| see(s))
         })
         .collect();
@@ -117,16 +149,11 @@ struct Judge<'a> {
 impl Judge<'_> {
     fn kind(&mut self, i: usize, sight: Sight) -> Option<Kind> {
         let rows = self.scene.table.rows();
-        let above: Vec<usize> = self
-            .scene
-            .table
-            .above(i)
-            .take_while(|a| rows[*a].pid != self.scene.me)
-            .collect();
+        let above: Vec<usize> =
+            self.scene.table.above(i).take_while(|a| rows[*a].pid != self.scene.me).collect();
         let below_us = self.is_below_us(i, &above);
-        let below_agent = std::iter::once(&i)
-            .chain(&above)
-            .any(|a| rows[*a].identity() == self.scene.task.agent);
+        let below_agent =
+            std::iter::once(&i).chain(&above).any(|a| rows[*a].identity() == self.scene.task.agent);
         let marked_above = above.iter().any(|a| self.is_marked(*a));
         let rooted = below_us || below_agent;
         let marked = match sight {
@@ -164,7 +191,7 @@ impl Judge<'_> {
     /// Whether it is below us and the task's. Where we were given children before the task began, what is
     /// below those is not, and what came to us as an orphan may be either's: only a mark decides then.
     fn is_below_us(&self, i: usize, above: &[usize]) -> bool {
-        let Seat::Supervisor { inherited } = &self.scene.task.seat else {
+        let Seat::Supervisor { inherited, .. } = &self.scene.task.seat else {
             return false;
         };
         let rows = self.scene.table.rows();
@@ -172,12 +199,7 @@ impl Judge<'_> {
         if rows[top].ppid != self.scene.me {
             return false;
         }
-        let carries = |a: &usize| {
-            matches!(
-                self.sights[*a],
-                Some(Sight::Marked | Sight::MarkedOfAnother)
-            )
-        };
+        let carries = |a: &usize| matches!(self.sights[*a], Some(Sight::Marked | Sight::MarkedOfAnother));
         inherited.is_empty() || std::iter::once(&i).chain(above).any(carries)
     }
 
@@ -189,8 +211,7 @@ impl Judge<'_> {
         if rooted {
             family.any(|a| self.is_terminal_server(a))
         } else {
-            self.terminals.reaches[i]
-                || family.any(|a| self.is_marked(a) && self.terminals.reaches[a])
+            self.terminals.reaches[i] || family.any(|a| self.is_marked(a) && self.terminals.reaches[a])
         }
     }
 
@@ -208,7 +229,6 @@ impl Judge<'_> {
 mod tests {
     use super::super::identity::{Comm, Stat};
     use super::*;
-    use crate::task::Identity;
 
     const ME: i32 = 100;
     const AGENT_TTY: i32 = 7;
@@ -233,10 +253,7 @@ mod tests {
     }
 
     fn leader(row: Stat) -> Stat {
-        Stat {
-            session: row.pid,
-            ..row
-        }
+        Stat { session: row.pid, ..row }
     }
 
     struct World {
@@ -248,66 +265,27 @@ mod tests {
 
     impl World {
         fn of(seat: Seat, rows: &[Stat], marked: &[i32]) -> World {
-            let shell = Stat {
-                start: 10,
-                ..row(50, 1)
-            };
-            let me = Stat {
-                start: 990,
-                ..row(ME, 50)
-            };
-            let rows = [
-                &[
-                    Stat {
-                        start: 1,
-                        ..row(1, 0)
-                    },
-                    shell,
-                    me,
-                ],
-                rows,
-            ]
-            .concat();
-            World {
-                seat,
-                rows,
-                marked: marked.to_vec(),
-                supervisors: Vec::new(),
-            }
+            let shell = Stat { start: 10, ..row(50, 1) };
+            let me = Stat { start: 990, ..row(ME, 50) };
+            let rows = [&[Stat { start: 1, ..row(1, 0) }, shell, me], rows].concat();
+            World { seat, rows, marked: marked.to_vec(), supervisors: Vec::new() }
         }
 
         fn supervisor(rows: &[Stat], marked: &[i32]) -> World {
-            World::of(
-                Seat::Supervisor {
-                    inherited: Vec::new(),
-                },
-                rows,
-                marked,
-            )
+            World::of(Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() }, rows, marked)
         }
 
         fn kinds(self) -> Vec<(i32, Kind)> {
             let task = Task {
                 id: "t".to_owned(),
-                agent: Identity {
-                    pid: 200,
-                    start: 1000,
-                },
+                agent: Identity { pid: 200, start: 1000 },
                 agent_tty: AGENT_TTY,
                 seat: self.seat,
             };
             let table = Table::of(self.rows);
-            let scene = Scene {
-                task: &task,
-                me: ME,
-                table: &table,
-            };
+            let scene = Scene { task: &task, me: ME, table: &table };
             let see = &mut |s: &Stat| {
-                if self.marked.contains(&s.pid) {
-                    Sight::Marked
-                } else {
-                    Sight::Unmarked
-                }
+                if self.marked.contains(&s.pid) { Sight::Marked } else { Sight::Unmarked }
             };
             let found = sort(&scene, see, &|s| self.supervisors.contains(&s.pid));
             found.into_iter().map(|(s, k)| (s.pid, k)).collect()
@@ -322,39 +300,30 @@ mod tests {
 
     #[test]
     fn what_was_there_before_the_agent_is_not_the_tasks() {
-        let old = Stat {
-            start: 999,
-            ..row(99, ME)
-        };
+        let old = Stat { start: 999, ..row(99, ME) };
         assert_eq!(World::supervisor(&[old], &[99]).kinds(), []);
     }
 
     #[test]
     fn inherited_children_and_what_is_below_them_are_strangers() {
-        let inherited = Seat::Supervisor {
-            inherited: vec![row(98, ME).identity()],
-        };
-        let rows = [
-            row(98, ME),
-            row(201, 98),
-            row(202, ME),
-            row(203, ME),
-            row(204, 203),
-        ];
+        let inherited = Seat::Supervisor { inherited: vec![row(98, ME).identity()], helpers: Vec::new() };
+        let rows = [row(98, ME), row(201, 98), row(202, ME), row(203, ME), row(204, 203)];
         let world = World::of(inherited, &rows, &[203]);
         assert_eq!(world.kinds(), [(203, Kind::Ours), (204, Kind::Ours)]);
     }
 
     #[test]
+    fn a_helper_is_not_the_tasks_and_takes_nothing_from_it() {
+        let helpers = vec![row(201, ME).identity()];
+        let seat = Seat::Supervisor { inherited: Vec::new(), helpers };
+        let world = World::of(seat, &[row(201, ME), row(202, ME)], &[]);
+        assert_eq!(world.kinds(), [(202, Kind::Ours)]);
+    }
+
+    #[test]
     fn ancestors_zombies_and_kernel_threads_are_never_found() {
-        let zombie = Stat {
-            state: 'Z',
-            ..row(201, ME)
-        };
-        let kernel = Stat {
-            flags: 0x0020_0000,
-            ..row(202, 2)
-        };
+        let zombie = Stat { state: 'Z', ..row(201, ME) };
+        let kernel = Stat { flags: 0x0020_0000, ..row(202, 2) };
         let mut world = World::supervisor(&[zombie, kernel], &[1, 50, ME, 201, 202]);
         for row in &mut world.rows {
             row.start = 2000;
@@ -364,31 +333,20 @@ mod tests {
 
     #[test]
     fn the_mark_finds_what_is_not_below_and_its_unmarked_children_are_left() {
-        let world = World::of(
-            Seat::Stranger,
-            &[row(201, 1), row(202, 201), row(203, ME)],
-            &[201],
-        );
-        assert_eq!(
-            world.kinds(),
-            [(201, Kind::Ours), (202, Kind::Spared(Why::Unmarked))]
-        );
+        let world = World::of(Seat::Stranger, &[row(201, 1), row(202, 201), row(203, ME)], &[201]);
+        assert_eq!(world.kinds(), [(201, Kind::Ours), (202, Kind::Spared(Why::Unmarked))]);
     }
 
     #[test]
     fn a_nested_supervisor_is_told_and_what_is_below_it_is_left_to_it() {
-        let mut world =
-            World::supervisor(&[row(201, ME), row(202, 201), row(203, 202)], &[201, 203]);
+        let mut world = World::supervisor(&[row(201, ME), row(202, 201), row(203, 202)], &[201, 203]);
         world.supervisors = vec![201];
         assert_eq!(world.kinds(), [(201, Kind::Supervisor)]);
     }
 
     #[test]
     fn the_supervisor_around_a_dead_task_does_not_shield_its_left_overs() {
-        let outer = Stat {
-            start: 5,
-            ..row(40, 1)
-        };
+        let outer = Stat { start: 5, ..row(40, 1) };
         let mut world = World::of(Seat::Stranger, &[outer, row(201, 40)], &[201]);
         world.supervisors = vec![40];
         assert_eq!(world.kinds(), [(201, Kind::Ours)]);
@@ -399,48 +357,22 @@ mod tests {
         let rows = [at(9, row(201, 1)), at(AGENT_TTY, row(202, 1)), row(203, 1)];
         let world = World::of(Seat::Stranger, &rows, &[201, 202, 203]);
         let spared = Kind::Spared(Why::Terminal);
-        assert_eq!(
-            world.kinds(),
-            [(201, spared), (202, Kind::Ours), (203, Kind::Ours)]
-        );
+        assert_eq!(world.kinds(), [(201, spared), (202, Kind::Ours), (203, Kind::Ours)]);
     }
 
     #[test]
     fn a_terminal_server_found_by_its_mark_is_spared_with_all_below_it() {
-        let rows = [
-            leader(row(201, 1)),
-            at(9, leader(row(202, 201))),
-            row(203, 202),
-            leader(row(204, 203)),
-        ];
+        let rows = [leader(row(201, 1)), at(9, leader(row(202, 201))), row(203, 202), leader(row(204, 203))];
         let world = World::of(Seat::Stranger, &rows, &[201, 202, 203, 204]);
-        assert!(
-            world
-                .kinds()
-                .iter()
-                .all(|(_, k)| *k == Kind::Spared(Why::Terminal))
-        );
+        assert!(world.kinds().iter().all(|(_, k)| *k == Kind::Spared(Why::Terminal)));
     }
 
     #[test]
     fn a_terminal_server_that_became_our_child_is_spared_with_all_below_it() {
-        let rows = [
-            leader(row(201, ME)),
-            at(9, leader(row(202, 201))),
-            row(203, 202),
-            row(204, ME),
-        ];
+        let rows = [leader(row(201, ME)), at(9, leader(row(202, 201))), row(203, 202), row(204, ME)];
         let world = World::supervisor(&rows, &[201, 202, 203, 204]);
         let spared = Kind::Spared(Why::Terminal);
-        assert_eq!(
-            world.kinds(),
-            [
-                (201, spared),
-                (202, spared),
-                (203, spared),
-                (204, Kind::Ours)
-            ]
-        );
+        assert_eq!(world.kinds(), [(201, spared), (202, spared), (203, spared), (204, Kind::Ours)]);
     }
 
     #[test]

@@ -5,11 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
-use super::identity::{self, Mark, Stat};
-
-/// Where `/proc`'s directory entries of processes begin, in its offsets: pid plus this (`TGID_OFFSET` of the
-/// kernel's `fs/proc/base.c`). Never trusted: see [`Proc::later`].
-const FIRST_PROCESS: u64 = 258;
+use super::identity::{self, Stat};
+use super::mark::{self, Mark};
 
 /// The way to `/proc`, with the buffers that every picture reuses.
 pub struct Proc {
@@ -28,11 +25,7 @@ impl Proc {
             let text = "it does not show this process under its own pid";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        Ok(Proc {
-            dir,
-            entries: Vec::with_capacity(32 * 1024),
-            environ: Vec::new(),
-        })
+        Ok(Proc { dir, entries: Vec::with_capacity(32 * 1024), environ: Vec::new() })
     }
 
     /// Takes a picture of all processes.
@@ -44,65 +37,29 @@ impl Proc {
         let dir = self.dir.as_fd();
         let mut rows = std::mem::take(&mut table.rows);
         rows.clear();
-        each_pid(dir, &mut self.entries, |pid| {
-            rows.extend(stat_of(dir, pid));
-            true
-        })?;
+        each_pid(dir, &mut self.entries, |pid| rows.extend(stat_of(dir, pid)))?;
         *table = Table::of(rows);
         Ok(())
-    }
-
-    /// Takes a picture of the processes whose pids are above `me`'s, which is the caller's own pid, without
-    /// walking through all the others. `false`: this `/proc` cannot be entered in the middle.
-    ///
-    /// # Errors
-    /// As [`Proc::read`].
-    pub fn later(&mut self, me: i32, table: &mut Table) -> io::Result<bool> {
-        rustix::fs::seek(&self.dir, SeekFrom::Start(me as u64 + FIRST_PROCESS))?;
-        let dir = self.dir.as_fd();
-        let mut rows = std::mem::take(&mut table.rows);
-        rows.clear();
-        // The place is right if the first that stands there is the caller itself.
-        let mut met = false;
-        each_pid(dir, &mut self.entries, |pid| {
-            if met {
-                rows.extend(stat_of(dir, pid));
-            }
-            met |= pid == me;
-            met
-        })?;
-        *table = Table::of(rows);
-        Ok(met)
     }
 
     /// Whether `pid` carries `mark` in its environment, and whose process it is where that could be told.
     pub fn mark(&mut self, pid: i32, mark: &[u8]) -> (Mark, Option<u32>) {
         let mut path = [0; 24];
-        let found = identity::read_mark(
-            self.dir.as_fd(),
-            name(pid, "environ", &mut path),
-            mark,
-            &mut self.environ,
-        );
+        let found =
+            mark::read_mark(self.dir.as_fd(), name(pid, "environ", &mut path), mark, &mut self.environ);
         match found {
             (Mark::Unreadable, None) => (Mark::Unreadable, self.user(pid)),
             found => found,
         }
     }
 
-    /// The effective user of a process whose directory in `/proc` belongs to root because it may not be dumped.
+    /// The effective user of a process whose directory belongs to root because it may not be dumped.
     fn user(&self, pid: i32) -> Option<u32> {
         let mut path = [0; 24];
         let mut buf = [0; 1024];
-        let len =
-            identity::read_at(self.dir.as_fd(), name(pid, "status", &mut path), &mut buf).ok()?;
+        let len = identity::read_at(self.dir.as_fd(), name(pid, "status", &mut path), &mut buf).ok()?;
         let text = String::from_utf8_lossy(&buf[..len]);
-        text.lines()
-            .find_map(|l| l.strip_prefix("Uid:"))?
-            .split_ascii_whitespace()
-            .nth(1)?
-            .parse()
-            .ok()
+        text.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
     }
 }
 
@@ -123,19 +80,14 @@ fn name<'a>(pid: i32, file: &str, buf: &'a mut [u8; 24]) -> &'a [u8] {
     &buf[..24 - left]
 }
 
-/// Calls `visit` with each pid that `/proc` lists from here on, until it says `false`.
-fn each_pid(
-    dir: BorrowedFd<'_>,
-    buf: &mut Vec<u8>,
-    mut visit: impl FnMut(i32) -> bool,
-) -> io::Result<()> {
+/// Calls `visit` with each pid that `/proc` lists from here on.
+fn each_pid(dir: BorrowedFd<'_>, buf: &mut Vec<u8>, mut visit: impl FnMut(i32)) -> io::Result<()> {
     let mut entries = RawDir::new(dir, buf.spare_capacity_mut());
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let digits = entry.file_name().to_str().ok();
-        let pid = digits.and_then(|d| d.parse::<i32>().ok());
-        if pid.is_some_and(|pid| !visit(pid)) {
-            break;
+        if let Some(pid) = digits.and_then(|d| d.parse().ok()) {
+            visit(pid);
         }
     }
     Ok(())
@@ -179,10 +131,7 @@ mod tests {
         let mut table = Table::default();
         proc.read(&mut table).unwrap();
         let me = table.index(std::process::id() as i32).unwrap();
-        assert_eq!(
-            table.above(me).next().map(|i| table.rows()[i].pid),
-            Some(table.rows()[me].ppid)
-        );
+        assert_eq!(table.above(me).next().map(|i| table.rows()[i].pid), Some(table.rows()[me].ppid));
     }
 
     #[test]
@@ -195,16 +144,5 @@ mod tests {
         };
         let table = Table::of(vec![line(3, 2), line(2, 3)]);
         assert!(table.above(0).count() <= 2);
-    }
-
-    #[test]
-    fn the_short_way_meets_us_or_says_so() {
-        let mut proc = Proc::open().unwrap();
-        let mut table = Table::default();
-        let me = std::process::id() as i32;
-        if proc.later(me, &mut table).unwrap() {
-            assert!(table.rows().iter().all(|s| s.pid > me));
-        }
-        assert!(!proc.later(i32::MAX - 1000, &mut table).unwrap());
     }
 }

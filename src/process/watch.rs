@@ -17,7 +17,11 @@ use crate::sys::{self, Change, Received, Usage};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     Signal(Received),
-    Child { pid: i32, change: Change, usage: Usage },
+    Child {
+        pid: i32,
+        change: Change,
+        usage: Usage,
+    },
     /// The source of this name can be read or written, or was hung up.
     Ready(Source),
     /// The deadline that `next` was given has passed.

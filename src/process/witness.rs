@@ -24,7 +24,7 @@ impl Witness {
     pub fn saw(&mut self, received: &Received) -> bool {
         let signal = received.signal;
         let Some(pid) = self.pid else {
-            return received.from_kernel() && by_terminal(signal);
+            return received.is_from_kernel() && by_terminal(signal);
         };
         let Some(accounted) = self.accounted.get_mut(signal as usize) else { return false };
         // The kernel hands a group's signal to its youngest member first, so the witness has had it
@@ -43,6 +43,14 @@ impl Witness {
 
     pub fn pid(&self) -> Option<i32> {
         self.pid
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid {
+            sys::end_witness(pid);
+        }
     }
 }
 

@@ -86,10 +86,7 @@ impl Task {
 }
 
 fn identity(pid: Option<i32>, start: Option<u64>) -> Option<Identity> {
-    Some(Identity {
-        pid: pid?,
-        start: start?,
-    })
+    Some(Identity { pid: pid?, start: start? })
 }
 
 /// One line of `task_transition`: a change of a task's status.

@@ -131,7 +131,7 @@ fn used(page: &mut Page, task: &Task) {
     let known: Vec<String> =
         counts.iter().filter_map(|(name, n)| Some(format!("{} {name}", (*n)?))).collect();
     page.plain("tokens", (!known.is_empty()).then(|| known.join(", ")));
-    page.plain("processor", task.cpu_ms.map(duration));
+    page.plain("cpu time", task.cpu_ms.map(duration));
     page.plain("memory", task.max_rss_kib.map(|kib| format!("{} MiB at most", (kib + 1023) / 1024)));
     page.data("artifacts", task.artifacts.as_ref().map(Value::to_string).as_deref());
 }

@@ -26,7 +26,8 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
 /// Control characters, line separators, and the marks and overrides of direction (Unicode TR 9).
 fn is_harmful(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// How many cells of a terminal `text` takes.

@@ -73,9 +73,7 @@ pub fn send(args: &[OsString]) -> io::Result<i32> {
             Some((signal, value)) => {
                 let signal = signal.parse().map_err(io::Error::other)?;
                 let value: isize = value.parse().map_err(io::Error::other)?;
-                let value = libc::sigval {
-                    sival_ptr: value as *mut libc::c_void,
-                };
+                let value = libc::sigval { sival_ptr: value as *mut libc::c_void };
                 // SAFETY: the value is a number in a pointer's clothes, never followed.
                 check(unsafe { libc::sigqueue(pid, signal, value) })?;
             }

@@ -1,6 +1,7 @@
 //! A stand-in for agents, callers and senders that sees and shapes the world raw: it has a C `main`, since
 //! Rust's own start-up would ignore SIGPIPE and open /dev/null on closed descriptors before we could look.
 #![no_main]
+#![allow(clippy::print_stderr, reason = "it is a program of its own, and talks to the tests")]
 
 mod count;
 mod family;
@@ -28,11 +29,8 @@ pub extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
 
 fn run(args: &[OsString]) -> Outcome {
     let word = |i: usize| args.get(i).and_then(|a| a.to_str()).unwrap_or("");
-    let number = |i: usize| {
-        word(i)
-            .parse::<i32>()
-            .map_err(|e| io::Error::other(format!("argument {i}: {e}")))
-    };
+    let number =
+        |i: usize| word(i).parse::<i32>().map_err(|e| io::Error::other(format!("argument {i}: {e}")));
     match word(1) {
         "report" => report::report(args, word(2)),
         "with" => with::with(&args[2..]),

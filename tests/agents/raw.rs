@@ -56,13 +56,7 @@ pub fn unblock(mask: u64) -> io::Result<()> {
 fn set_mask(how: c_int, mask: u64) -> io::Result<()> {
     // SAFETY: a kernel sigset is eight bytes, and the old one is not asked for.
     let r = unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            how,
-            &raw const mask,
-            std::ptr::null_mut::<u64>(),
-            8usize,
-        )
+        libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, std::ptr::null_mut::<u64>(), 8usize)
     };
     check(r as c_int).map(drop)
 }
@@ -70,15 +64,7 @@ fn set_mask(how: c_int, mask: u64) -> io::Result<()> {
 /// A descriptor from which every signal of `mask` is read.
 pub fn signal_fd(mask: u64) -> io::Result<RawFd> {
     // SAFETY: a kernel sigset is eight bytes.
-    let r = unsafe {
-        libc::syscall(
-            libc::SYS_signalfd4,
-            -1,
-            &raw const mask,
-            8usize,
-            libc::SFD_CLOEXEC,
-        )
-    };
+    let r = unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8usize, libc::SFD_CLOEXEC) };
     check(r as c_int)
 }
 
@@ -104,13 +90,7 @@ pub fn disposition(signal: c_int, handler: libc::sighandler_t) -> io::Result<()>
     action[0] = handler;
     // SAFETY: the kernel reads its sigaction from the array, and the old one is not asked for.
     let r = unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigaction,
-            signal,
-            action.as_ptr(),
-            std::ptr::null_mut::<usize>(),
-            8usize,
-        )
+        libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null_mut::<usize>(), 8usize)
     };
     check(r as c_int).map(drop)
 }
@@ -135,22 +115,13 @@ pub fn fork() -> io::Result<bool> {
 /// Executes `argv` (looked up in PATH) with `env`; comes back only if it cannot.
 pub fn exec(argv: &[OsString], argv0: Option<&OsStr>, env: &[OsString]) -> io::Error {
     let program = c_string(&argv[0]);
-    let words: Vec<CString> = argv
-        .iter()
-        .enumerate()
-        .map(|(i, a)| c_string(if i == 0 { argv0.unwrap_or(a) } else { a }))
-        .collect();
+    let words: Vec<CString> =
+        argv.iter().enumerate().map(|(i, a)| c_string(if i == 0 { argv0.unwrap_or(a) } else { a })).collect();
     let env: Vec<CString> = env.iter().map(|e| c_string(e)).collect();
     let pointers = |v: &[CString]| -> Vec<*const c_char> {
         v.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
     };
     // SAFETY: both lists end with a null pointer and outlive the call.
-    unsafe {
-        libc::execvpe(
-            program.as_ptr(),
-            pointers(&words).as_ptr(),
-            pointers(&env).as_ptr(),
-        )
-    };
+    unsafe { libc::execvpe(program.as_ptr(), pointers(&words).as_ptr(), pointers(&env).as_ptr()) };
     io::Error::last_os_error()
 }

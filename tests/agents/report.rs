@@ -32,9 +32,8 @@ fn hex(s: &OsStr) -> String {
 
 /// Every open descriptor: number, what it points to, position and flags.
 fn descriptors() -> io::Result<Vec<Value>> {
-    let mut numbers: Vec<i32> = fs::read_dir("/proc/self/fd")?
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
+    let mut numbers: Vec<i32> =
+        fs::read_dir("/proc/self/fd")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
     // The one that listed the others is closed by now.
     // SAFETY: no memory is involved.
@@ -43,11 +42,8 @@ fn descriptors() -> io::Result<Vec<Value>> {
         .into_iter()
         .map(|fd| {
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-            let line = |name: &str| {
-                info.lines()
-                    .find_map(|l| l.strip_prefix(name))
-                    .map(|v| v.trim().to_owned())
-            };
+            let line =
+                |name: &str| info.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim().to_owned());
             Ok(json!({
                 "fd": fd,
                 "target": fs::read_link(format!("/proc/self/fd/{fd}"))?,
@@ -97,10 +93,7 @@ fn status() -> io::Result<Value> {
 fn limits() -> Vec<[u64; 2]> {
     (0..16)
         .map(|which| {
-            let mut limit = libc::rlimit {
-                rlim_cur: 0,
-                rlim_max: 0,
-            };
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             // SAFETY: one rlimit is written.
             unsafe { libc::getrlimit(which, &mut limit) };
             [limit.rlim_cur, limit.rlim_max]
@@ -139,18 +132,12 @@ fn process() -> Value {
 }
 
 fn files() -> Value {
-    [
-        "oom_score_adj",
-        "cgroup",
-        "coredump_filter",
-        "loginuid",
-        "sessionid",
-    ]
-    .into_iter()
-    .map(|name| {
-        let text = fs::read_to_string(format!("/proc/self/{name}"));
-        (name.to_owned(), json!(text.ok()))
-    })
-    .collect::<serde_json::Map<_, _>>()
-    .into()
+    ["oom_score_adj", "cgroup", "coredump_filter", "loginuid", "sessionid"]
+        .into_iter()
+        .map(|name| {
+            let text = fs::read_to_string(format!("/proc/self/{name}"));
+            (name.to_owned(), json!(text.ok()))
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }

@@ -9,10 +9,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use crate::raw::{self, check};
 
 pub fn with(args: &[OsString]) -> io::Result<i32> {
-    let end = args
-        .iter()
-        .position(|a| a == "--")
-        .ok_or_else(|| io::Error::other("with SPEC… -- command"))?;
+    let end = args.iter().position(|a| a == "--").ok_or_else(|| io::Error::other("with SPEC… -- command"))?;
     let mut env = raw::environment();
     let mut argv0 = None;
     for spec in &args[..end] {
@@ -37,10 +34,7 @@ pub fn with(args: &[OsString]) -> io::Result<i32> {
 }
 
 fn numbers(value: &str) -> io::Result<Vec<i32>> {
-    value
-        .split([',', ':'])
-        .map(|n| n.parse().map_err(io::Error::other))
-        .collect()
+    value.split([',', ':']).map(|n| n.parse().map_err(io::Error::other)).collect()
 }
 
 fn apply(name: &str, value: &str) -> io::Result<()> {
@@ -102,10 +96,7 @@ fn apply(name: &str, value: &str) -> io::Result<()> {
         }
         "rlimit" => {
             let n = numbers(value)?;
-            let limit = libc::rlimit {
-                rlim_cur: n[1] as u64,
-                rlim_max: n[2] as u64,
-            };
+            let limit = libc::rlimit { rlim_cur: n[1] as u64, rlim_max: n[2] as u64 };
             // SAFETY: the limit outlives the call.
             check(unsafe { libc::setrlimit(n[0] as u32, &limit) })?;
         }

@@ -165,9 +165,7 @@ impl<'w> Cmd<'w> {
         if self.own_group {
             command.process_group(0);
         }
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("starting {words:?}: {e}"));
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("starting {words:?}: {e}"));
         let pid = Pid::from_child(&child);
         Proc {
             stdin: child.stdin.take(),
@@ -189,11 +187,7 @@ impl<'w> Cmd<'w> {
 /// The program as the world's PATH has it, not the test's own.
 fn find(program: &OsStr, world: &World) -> OsString {
     let own = world.path("bin").join(program);
-    if own.exists() {
-        own.into()
-    } else {
-        program.to_owned()
-    }
+    if own.exists() { own.into() } else { program.to_owned() }
 }
 
 /// What has come on one stream so far.
@@ -204,10 +198,7 @@ struct Stream {
 
 impl Stream {
     fn new(fd: Option<OwnedFd>) -> Stream {
-        Stream {
-            file: fd.map(File::from),
-            text: Vec::new(),
-        }
+        Stream { file: fd.map(File::from), text: Vec::new() }
     }
 
     fn take(&mut self) {
@@ -320,11 +311,7 @@ impl Proc {
                 let line: Vec<u8> = self.stdout.text.drain(..=end).collect();
                 return String::from_utf8_lossy(&line[..end]).into_owned();
             }
-            let file = self
-                .stdout
-                .file
-                .as_ref()
-                .expect("standard output ended without a line");
+            let file = self.stdout.file.as_ref().expect("standard output ended without a line");
             self.deadline.readable("a line on standard output", &[file]);
             self.stdout.take();
         }

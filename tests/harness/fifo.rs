@@ -20,14 +20,8 @@ pub struct Fifo {
 
 impl Fifo {
     pub(super) fn make(path: &Path, deadline: Deadline) -> Fifo {
-        rustix::fs::mknodat(
-            CWD,
-            path,
-            rustix::fs::FileType::Fifo,
-            Mode::from_raw_mode(0o666),
-            0,
-        )
-        .expect("a named pipe");
+        rustix::fs::mknodat(CWD, path, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o666), 0)
+            .expect("a named pipe");
         let open = |read| {
             OpenOptions::new()
                 .read(read)
@@ -38,13 +32,7 @@ impl Fifo {
         };
         let reader = open(true);
         let writer = Some(open(false));
-        Fifo {
-            path: path.to_owned(),
-            reader,
-            writer,
-            buffer: Vec::new(),
-            deadline,
-        }
+        Fifo { path: path.to_owned(), reader, writer, buffer: Vec::new(), deadline }
     }
 
     pub fn path(&self) -> String {
@@ -75,10 +63,7 @@ impl Fifo {
         let line = self.line();
         let mut words = line.split(' ');
         assert_eq!(words.next(), Some(word), "in {line:?}");
-        words
-            .next()
-            .and_then(|w| w.parse().ok())
-            .unwrap_or_else(|| panic!("a pid in {line:?}"))
+        words.next().and_then(|w| w.parse().ok()).unwrap_or_else(|| panic!("a pid in {line:?}"))
     }
 
     /// Waits until nobody else holds the pipe open for writing, and gives the lines that still came.

@@ -13,9 +13,7 @@ pub struct Row(BTreeMap<String, Value>);
 
 impl Row {
     fn value(&self, column: &str) -> &Value {
-        self.0
-            .get(column)
-            .unwrap_or_else(|| panic!("no column {column} in {:?}", self.0.keys()))
+        self.0.get(column).unwrap_or_else(|| panic!("no column {column} in {:?}", self.0.keys()))
     }
 
     /// The text, or "" for NULL.
@@ -64,11 +62,9 @@ impl Row {
 pub(super) fn query(ledger: &Path, sql: &str) -> Vec<Row> {
     let connection = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .unwrap_or_else(|e| panic!("opening {}: {e}", ledger.display()));
-    connection
-        .busy_timeout(Duration::from_secs(10))
-        .expect("a busy timeout");
+    connection.busy_timeout(Duration::from_secs(10)).expect("a busy timeout");
     let mut statement = connection.prepare(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
-    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let rows = statement.query_map([], |row| {
         columns
             .iter()
@@ -77,6 +73,5 @@ pub(super) fn query(ledger: &Path, sql: &str) -> Vec<Row> {
             .collect::<rusqlite::Result<_>>()
             .map(Row)
     });
-    rows.and_then(Iterator::collect)
-        .unwrap_or_else(|e| panic!("{sql}: {e}"))
+    rows.and_then(Iterator::collect).unwrap_or_else(|e| panic!("{sql}: {e}"))
 }

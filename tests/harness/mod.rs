@@ -56,18 +56,11 @@ pub struct World {
 
 impl World {
     pub fn new() -> World {
-        let dir = tempfile::Builder::new()
-            .prefix("bookend-test.")
-            .tempdir()
-            .expect("a temporary directory");
+        let dir = tempfile::Builder::new().prefix("bookend-test.").tempdir().expect("a temporary directory");
         for name in ["home", "state", "tmp", "bin"] {
             fs::create_dir(dir.path().join(name)).expect("a directory of the world");
         }
-        let world = World {
-            dir,
-            under: Under::from_environment(),
-            deadline: Deadline::new(),
-        };
+        let world = World { dir, under: Under::from_environment(), deadline: Deadline::new() };
         symlink(bookend(), world.path("bin/bookend")).expect("bookend in the world's PATH");
         symlink(probe(), world.path("bin/probe")).expect("the probe in the world's PATH");
         world

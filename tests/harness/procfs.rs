@@ -21,9 +21,7 @@ pub fn state(pid: i32) -> Option<char> {
 
 /// The children, zombies too.
 pub fn children(pid: i32) -> Vec<i32> {
-    all()
-        .filter(|p| stat_field(*p, 4) == Some(pid.to_string()))
-        .collect()
+    all().filter(|p| stat_field(*p, 4) == Some(pid.to_string())).collect()
 }
 
 /// The processes of a group that are not zombies.
@@ -50,10 +48,7 @@ pub fn switches(pid: i32) -> u64 {
 }
 
 fn all() -> impl Iterator<Item = i32> {
-    fs::read_dir("/proc")
-        .expect("/proc")
-        .flatten()
-        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+    fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
 /// Kills every process whose environment names `dir`, until there is none.

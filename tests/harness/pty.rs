@@ -28,9 +28,7 @@ impl Pty {
         unlockpt(&master).expect("unlockpt");
         let name = ptsname(&master, Vec::new()).expect("ptsname");
         let name = name.to_str().expect("the terminal's name");
-        let process = command
-            .with(["setsid".to_owned(), format!("ctty={name}")])
-            .start();
+        let process = command.with(["setsid".to_owned(), format!("ctty={name}")]).start();
         Pty {
             master: Some(File::from(master)),
             seen: String::new(),
@@ -110,19 +108,11 @@ impl Pty {
 
     /// The group that the terminal's keys go to.
     pub fn foreground(&self) -> i32 {
-        tcgetpgrp(self.master())
-            .expect("a foreground group")
-            .as_raw_nonzero()
-            .get()
+        tcgetpgrp(self.master()).expect("a foreground group").as_raw_nonzero().get()
     }
 
     pub fn resize(&self, columns: u16, rows: u16) {
-        let size = Winsize {
-            ws_row: rows,
-            ws_col: columns,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(self.master(), size).expect("a new size");
     }
 
@@ -139,8 +129,7 @@ impl Pty {
     /// Reads whatever comes until the leader has closed the terminal, and waits for its end.
     pub fn finish(mut self) -> (String, Output) {
         loop {
-            self.deadline
-                .readable("the end of the terminal", &[self.master()]);
+            self.deadline.readable("the end of the terminal", &[self.master()]);
             let mut chunk = [0; 4096];
             match self.master().read(&mut chunk) {
                 Ok(0) | Err(_) => break,

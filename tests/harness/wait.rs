@@ -47,15 +47,10 @@ impl<T: AsFd> AsFdRef for T {
 pub fn ready(fds: &[&dyn AsFdRef], limit: Duration) -> Vec<bool> {
     let end = Instant::now() + limit;
     loop {
-        let mut polled: Vec<PollFd> = fds
-            .iter()
-            .map(|f| PollFd::from_borrowed_fd(f.fd(), PollFlags::IN))
-            .collect();
+        let mut polled: Vec<PollFd> =
+            fds.iter().map(|f| PollFd::from_borrowed_fd(f.fd(), PollFlags::IN)).collect();
         let left = end.saturating_duration_since(Instant::now());
-        let left = Timespec {
-            tv_sec: left.as_secs() as i64,
-            tv_nsec: left.subsec_nanos().into(),
-        };
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut polled, Some(&left)) {
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => panic!("poll: {e}"),

@@ -14,8 +14,7 @@ const FOLDER_NAME: usize = 200;
 /// Where Claude keeps everything of a person.
 pub fn config_dir() -> Option<PathBuf> {
     let own = std::env::var_os("CLAUDE_CONFIG_DIR").filter(|d| !d.is_empty());
-    own.map(PathBuf::from)
-        .or_else(|| home().map(|h| h.join(".claude")))
+    own.map(PathBuf::from).or_else(|| home().map(|h| h.join(".claude")))
 }
 
 /// In the project folder of `cwd`, or wherever that id has a conversation: Claude looks there too.
@@ -25,28 +24,15 @@ pub fn transcript_in(projects: &Path, cwd: &Path, id: &str) -> Option<PathBuf> {
     }
     let file = format!("{id}.jsonl");
     let here = project_folders(projects, cwd);
-    let everywhere = fs::read_dir(projects)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.path());
-    let mut places = here
-        .iter()
-        .cloned()
-        .chain(everywhere)
-        .map(|dir| dir.join(&file));
-    places
-        .find(|f| holds_something(f))
-        .or_else(|| here.first().map(|dir| dir.join(&file)))
+    let everywhere = fs::read_dir(projects).into_iter().flatten().flatten().map(|e| e.path());
+    let mut places = here.iter().cloned().chain(everywhere).map(|dir| dir.join(&file));
+    places.find(|f| holds_something(f)).or_else(|| here.first().map(|dir| dir.join(&file)))
 }
 
 /// The id of the conversation of `cwd` that was written last.
 pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<String> {
     let folders = project_folders(projects, cwd).into_iter();
-    let files = folders
-        .filter_map(|d| fs::read_dir(d).ok())
-        .flatten()
-        .flatten();
+    let files = folders.filter_map(|d| fs::read_dir(d).ok()).flatten().flatten();
     let conversations = files.filter_map(|entry| {
         let path = entry.path();
         let id = path.file_stem()?.to_str()?;
@@ -67,9 +53,7 @@ fn project_folders(projects: &Path, cwd: &Path) -> Vec<PathBuf> {
     };
     let begins = |entry: &fs::DirEntry| {
         let name = entry.file_name();
-        name.as_bytes()
-            .strip_prefix(cut.as_bytes())
-            .is_some_and(|rest| rest.first() == Some(&b'-'))
+        name.as_bytes().strip_prefix(cut.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'-'))
     };
     let all = fs::read_dir(projects).into_iter().flatten().flatten();
     all.filter(begins).map(|e| e.path()).collect()
@@ -96,10 +80,7 @@ fn holds_something(file: &Path) -> bool {
 pub fn plugin_folders(config: &Path) -> Vec<PathBuf> {
     let list = fs::read(config.join("plugins/installed_plugins.json")).unwrap_or_default();
     let list: serde_json::Value = serde_json::from_slice(&list).unwrap_or_default();
-    let plugins = list["plugins"]
-        .as_object()
-        .into_iter()
-        .flat_map(|p| p.values());
+    let plugins = list["plugins"].as_object().into_iter().flat_map(|p| p.values());
     let installs = plugins.filter_map(|p| p.as_array()).flatten();
     let places = installs.filter_map(|i| i["installPath"].as_str());
     places.map(|p| Path::new(p).join("skills")).collect()
@@ -141,10 +122,7 @@ mod tests {
         let here = cwd.join(folder_name(&cwd));
         assert_eq!(most_recent_in(&cwd, &cwd), None);
         fs::create_dir_all(&here).unwrap();
-        let ids = [
-            "0e6ae530-5ac4-4335-804a-690dc6d85ef4",
-            "5541d2d0-fb59-4b6a-b22d-3430589b3083",
-        ];
+        let ids = ["0e6ae530-5ac4-4335-804a-690dc6d85ef4", "5541d2d0-fb59-4b6a-b22d-3430589b3083"];
         for (age, name, text) in [(9, ids[0], "{}"), (5, ids[1], "{}"), (1, "agent-1", "{}")] {
             let file = fs::File::create(here.join(format!("{name}.jsonl"))).unwrap();
             std::io::Write::write_all(&mut &file, text.as_bytes()).unwrap();
@@ -157,12 +135,7 @@ mod tests {
     #[test]
     fn long_folder_names_are_found_by_what_claude_keeps_of_them() {
         let tmp = tempfile::tempdir().unwrap();
-        let cwd = tmp
-            .path()
-            .canonicalize()
-            .unwrap()
-            .join("x".repeat(120))
-            .join("y".repeat(120));
+        let cwd = tmp.path().canonicalize().unwrap().join("x".repeat(120)).join("y".repeat(120));
         let cut = folder_name(&cwd)[..FOLDER_NAME].to_owned();
         let here = tmp.path().join(cut + "-k3j2");
         fs::create_dir_all(&here).unwrap();
@@ -173,8 +146,7 @@ mod tests {
     fn skills_of_plugins_are_known() {
         let tmp = tempfile::tempdir().unwrap();
         fs::create_dir(tmp.path().join("plugins")).unwrap();
-        let list =
-            r#"{"version":2,"plugins":{"p@m":[{"scope":"user","installPath":"/opt/p"}],"odd":1}}"#;
+        let list = r#"{"version":2,"plugins":{"p@m":[{"scope":"user","installPath":"/opt/p"}],"odd":1}}"#;
         fs::write(tmp.path().join("plugins/installed_plugins.json"), list).unwrap();
         assert_eq!(plugin_folders(tmp.path()), [Path::new("/opt/p/skills")]);
     }

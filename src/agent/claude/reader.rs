@@ -41,9 +41,7 @@ impl ClaudeReader {
         ClaudeReader {
             splitter: match mode {
                 Mode::Json => Splitter::Objects(ObjectSplitter::new()),
-                Mode::StreamJson | Mode::Text | Mode::Interactive => {
-                    Splitter::Lines(LineSplitter::new())
-                }
+                Mode::StreamJson | Mode::Text | Mode::Interactive => Splitter::Lines(LineSplitter::new()),
             },
             tally: Tally::default(),
         }
@@ -141,18 +139,14 @@ impl Tally {
                 }
             }
             Some("task_started") if e.backgrounded == Some(true) && !self.lists_tasks => {
-                let new = e
-                    .task_id
-                    .as_deref()
-                    .filter(|id| !self.tasks.iter().any(|t| t == id));
+                let new = e.task_id.as_deref().filter(|id| !self.tasks.iter().any(|t| t == id));
                 if let Some(id) = new.filter(|_| self.tasks.len() < REMEMBERED) {
                     self.tasks.push(id.to_owned());
                 }
                 self.observed.background = !self.tasks.is_empty();
             }
             Some("task_notification") if !self.lists_tasks => {
-                self.tasks
-                    .retain(|t| Some(t.as_str()) != e.task_id.as_deref());
+                self.tasks.retain(|t| Some(t.as_str()) != e.task_id.as_deref());
                 self.observed.background = !self.tasks.is_empty();
             }
             _ => {}
@@ -241,9 +235,7 @@ impl Tally {
     }
 
     fn result(&mut self, e: &Event<'_>) {
-        self.settled = self
-            .settled
-            .plus(e.usage.unwrap_or_else(|| self.unsettled()));
+        self.settled = self.settled.plus(e.usage.unwrap_or_else(|| self.unsettled()));
         let turns = e.turns.or((self.turns > 0).then_some(self.turns));
         if let Some(n) = turns {
             self.settled_turns = Some(self.settled_turns.unwrap_or(0).saturating_add(n));
@@ -268,9 +260,7 @@ impl Tally {
     }
 
     fn unsettled(&self) -> Usage {
-        self.recent
-            .iter()
-            .fold(self.over, |sum, (_, u)| sum.plus(*u))
+        self.recent.iter().fold(self.over, |sum, (_, u)| sum.plus(*u))
     }
 
     fn count(&mut self) {
@@ -310,11 +300,7 @@ mod tests {
 
     macro_rules! sample {
         ($name:literal) => {
-            include_bytes!(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/samples/",
-                $name
-            ))
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/", $name))
         };
     }
 
@@ -327,12 +313,7 @@ mod tests {
 
     /// Input, output tokens and turns, cost.
     fn numbers(o: &Observed) -> (Option<i64>, Option<i64>, Option<i64>, Option<f64>) {
-        (
-            o.counts.input_tokens,
-            o.counts.output_tokens,
-            o.counts.turns,
-            o.reported_cost_usd,
-        )
+        (o.counts.input_tokens, o.counts.output_tokens, o.counts.turns, o.reported_cost_usd)
     }
 
     fn error(o: &Observed) -> &str {
@@ -342,16 +323,10 @@ mod tests {
     #[test]
     fn one_json_object() {
         let o = read(Mode::Json, sample!("02-json.stdout.json"));
-        assert_eq!(
-            o.session_id.as_deref(),
-            Some("70c58839-7df2-4fac-a8ca-566378ded2b5")
-        );
+        assert_eq!(o.session_id.as_deref(), Some("70c58839-7df2-4fac-a8ca-566378ded2b5"));
         assert_eq!(o.model.as_deref(), Some("claude-opus-5-5"));
         assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
-        assert_eq!(
-            (o.counts.cache_read_tokens, o.counts.cache_creation_tokens),
-            (Some(0), Some(0))
-        );
+        assert_eq!((o.counts.cache_read_tokens, o.counts.cache_creation_tokens), (Some(0), Some(0)));
         assert_eq!(outcome_of(Mode::Json, &o), Outcome::Ok);
     }
 
@@ -359,10 +334,7 @@ mod tests {
     fn an_array_of_events_on_one_line_or_many() {
         let line = sample!("05-json-verbose.stdout.json");
         let o = read(Mode::Json, line);
-        assert_eq!(
-            o.session_id.as_deref(),
-            Some("11346155-51a7-40ee-8c65-8dec3f58e505")
-        );
+        assert_eq!(o.session_id.as_deref(), Some("11346155-51a7-40ee-8c65-8dec3f58e505"));
         assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
         let value: serde_json::Value = serde_json::from_slice(line).unwrap();
         let pretty = serde_json::to_vec_pretty(&value).unwrap();
@@ -388,15 +360,9 @@ mod tests {
         let o = read(Mode::StreamJson, sample!("45-maxturns-sj.stdout.jsonl"));
         assert_eq!(error(&o), "Reached maximum number of turns (2)");
         assert_eq!(numbers(&o), (Some(200), Some(40), Some(3), Some(0.0016)));
-        let o = read(
-            Mode::StreamJson,
-            sample!("64-sj-badresume-garbage.stdout.jsonl"),
-        );
+        let o = read(Mode::StreamJson, sample!("64-sj-badresume-garbage.stdout.jsonl"));
         assert!(error(&o).contains("Provided value \"zzz\" is not a UUID"));
-        assert_eq!(
-            o.session_id.as_deref(),
-            Some("1ea75816-e050-45e5-8033-85cc4c5005d8")
-        );
+        assert_eq!(o.session_id.as_deref(), Some("1ea75816-e050-45e5-8033-85cc4c5005d8"));
     }
 
     #[test]
@@ -404,10 +370,7 @@ mod tests {
         let o = read(Mode::StreamJson, sample!("101-hook-events-sj.stdout.jsonl"));
         assert_eq!(numbers(&o), (Some(200), Some(40), Some(2), Some(0.0016)));
         assert_eq!((o.tool_in_flight.as_deref(), o.open_turn), (None, false));
-        let first = sample!("101-hook-events-sj.stdout.jsonl")
-            .split(|b| *b == b'\n')
-            .next()
-            .unwrap();
+        let first = sample!("101-hook-events-sj.stdout.jsonl").split(|b| *b == b'\n').next().unwrap();
         let id = read(Mode::StreamJson, first).session_id;
         assert!(id.unwrap().starts_with("1a9f8b69-"));
     }
@@ -437,47 +400,31 @@ mod tests {
     fn a_background_task_brings_a_second_result_and_both_count() {
         let all = sample!("110-bg-task-8s-sj.stdout.jsonl");
         let o = read(Mode::StreamJson, all);
-        assert_eq!(
-            numbers(&o),
-            (Some(300), Some(60), Some(3), Some(0.0024000000000000002))
-        );
+        assert_eq!(numbers(&o), (Some(300), Some(60), Some(3), Some(0.0024000000000000002)));
         assert_eq!((o.background, o.open_turn), (false, false));
         let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
         let until = |n: usize| read(Mode::StreamJson, &lines[..n].concat());
         assert!(!until(2).background && until(3).background);
         let first = until(7);
-        assert_eq!(
-            numbers(&first),
-            (Some(200), Some(40), Some(2), Some(0.0016))
-        );
+        assert_eq!(numbers(&first), (Some(200), Some(40), Some(2), Some(0.0016)));
         assert!(first.background);
         assert_eq!(outcome_of(Mode::StreamJson, &first), Outcome::Ok);
         let second_begun = until(11);
         assert!(!second_begun.background && second_begun.open_turn);
-        assert_eq!(
-            outcome_of(Mode::StreamJson, &second_begun),
-            Outcome::Missing
-        );
-        assert_eq!(
-            numbers(&until(12)),
-            (Some(300), Some(41), Some(3), Some(0.0016))
-        );
+        assert_eq!(outcome_of(Mode::StreamJson, &second_begun), Outcome::Missing);
+        assert_eq!(numbers(&until(12)), (Some(300), Some(41), Some(3), Some(0.0016)));
     }
 
     #[test]
     fn of_many_prompts_on_stdin_the_last_result_decides() {
         let o = read(Mode::StreamJson, sample!("111-stream-json-input.jsonl"));
-        assert_eq!(
-            numbers(&o),
-            (Some(300), Some(60), Some(5), Some(0.0024000000000000002))
-        );
+        assert_eq!(numbers(&o), (Some(300), Some(60), Some(5), Some(0.0024000000000000002)));
         assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Ok);
     }
 
     #[test]
     fn tasks_are_counted_where_they_are_not_listed() {
-        let start =
-            br#"{"type":"system","subtype":"task_started","task_id":"a","is_backgrounded":true}
+        let start = br#"{"type":"system","subtype":"task_started","task_id":"a","is_backgrounded":true}
 "#;
         let stop = br#"{"type":"system","subtype":"task_notification","task_id":"a"}"#;
         assert!(read(Mode::StreamJson, start).background);
@@ -499,11 +446,7 @@ mod tests {
     fn an_id_that_could_be_a_flag_or_a_path_is_not_taken() {
         for id in ["--dangerous", "../../x", "a b", "", "a/b", &"x".repeat(200)] {
             let line = format!(r#"{{"type":"system","session_id":"{id}"}}"#);
-            assert_eq!(
-                read(Mode::StreamJson, line.as_bytes()).session_id,
-                None,
-                "{id}"
-            );
+            assert_eq!(read(Mode::StreamJson, line.as_bytes()).session_id, None, "{id}");
         }
     }
 
@@ -513,16 +456,12 @@ mod tests {
         for n in 0..1000 {
             for _ in 0..2 {
                 let usage = r#"{"input_tokens":2,"output_tokens":1}"#;
-                let line =
-                    format!(r#"{{"type":"assistant","message":{{"id":"m{n}","usage":{usage}}}}}"#);
+                let line = format!(r#"{{"type":"assistant","message":{{"id":"m{n}","usage":{usage}}}}}"#);
                 reader.feed(line.as_bytes());
                 reader.feed(b"\n");
             }
         }
-        assert_eq!(
-            numbers(reader.observed()),
-            (Some(2000), Some(1000), Some(1000), None)
-        );
+        assert_eq!(numbers(reader.observed()), (Some(2000), Some(1000), Some(1000), None));
         assert!(reader.tally.recent.len() <= RECENT);
     }
 

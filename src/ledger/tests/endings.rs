@@ -19,10 +19,7 @@ fn first_run(ledger: &mut Ledger) {
 }
 
 fn linked(ledger: &Ledger) -> Option<(String, Option<String>)> {
-    ledger
-        .session_of_key(KEY)
-        .unwrap()
-        .map(|s| (s.session_id, s.task_id))
+    ledger.session_of_key(KEY).unwrap().map(|s| (s.session_id, s.task_id))
 }
 
 fn link(session: &str, task: &str) -> Option<(String, Option<String>)> {
@@ -46,10 +43,7 @@ fn a_session_survives_success_and_nothing_else() {
         (Ending::Failure(Failure::Exit), Some("failure: exit")),
         (Ending::Failure(Failure::AgentError), Some("failure: agent_error")),
         (Ending::Cancelled(Cancel::Timeout), Some("cancelled: timeout")),
-        (
-            Ending::Interrupted(Interrupt::SupervisorLost),
-            Some("interrupted: supervisor_lost"),
-        ),
+        (Ending::Interrupted(Interrupt::SupervisorLost), Some("interrupted: supervisor_lost")),
     ];
     for (ending, reason) in endings {
         let world = World::new();
@@ -99,11 +93,7 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         assert!(reasons(&ledger, "second").is_empty());
         let claim = ledger.claim().unwrap();
         let user = claim.last_user_of_session(Some("anthropic"), "s1").unwrap();
-        assert_eq!(
-            user.unwrap().id,
-            "first",
-            "its failure says nothing against the session"
-        );
+        assert_eq!(user.unwrap().id, "first", "its failure says nothing against the session");
     }
 }
 
@@ -123,28 +113,15 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
     let mut ledger = world.open();
     first_run(&mut ledger);
     drop(start(&mut ledger, &with_session("second", "s1")));
-    ledger
-        .session_seen("second", Some(KEY), Some("anthropic"), "s2", END)
-        .unwrap();
-    let Found::One(row) = ledger.task("second").unwrap() else {
-        panic!("no row")
-    };
+    ledger.session_seen("second", Some(KEY), Some("anthropic"), "s2", END).unwrap();
+    let Found::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
     assert_eq!(row.session_id.as_deref(), Some("s2"));
     assert_eq!(linked(&ledger), link("s2", "second"));
-    assert_eq!(
-        reasons(&ledger, "second"),
-        [("s1".to_owned(), "replaced".to_owned())]
-    );
+    assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "replaced".to_owned())]);
     ledger.finish("second", &ended(Ending::Success), "run").unwrap();
     assert_eq!(linked(&ledger), link("s2", "second"));
-    ledger
-        .session_seen("second", Some(KEY), Some("anthropic"), "s3", END)
-        .unwrap();
-    assert_eq!(
-        linked(&ledger),
-        link("s2", "second"),
-        "a task that has ended says no more"
-    );
+    ledger.session_seen("second", Some(KEY), Some("anthropic"), "s3", END).unwrap();
+    assert_eq!(linked(&ledger), link("s2", "second"), "a task that has ended says no more");
 }
 
 #[test]
@@ -166,9 +143,7 @@ fn a_bad_end_withdraws_the_session_from_every_key() {
     let mut keyless = new_task("keyless", None);
     keyless.session_id = Some("s1".to_owned());
     drop(start(&mut ledger, &keyless));
-    ledger
-        .finish("keyless", &ended(Ending::Failure(Failure::Signal)), "run")
-        .unwrap();
+    ledger.finish("keyless", &ended(Ending::Failure(Failure::Signal)), "run").unwrap();
     assert_eq!(linked(&ledger), None);
     let invalidated = ledger.invalidations_of_task("keyless").unwrap();
     assert_eq!(invalidated.len(), 1);
@@ -185,9 +160,7 @@ fn the_same_id_at_another_provider_is_another_session() {
     other.provider = Some("cursor".to_owned());
     other.session_id = Some("s1".to_owned());
     drop(start(&mut ledger, &other));
-    ledger
-        .finish("other", &ended(Ending::Failure(Failure::Exit)), "run")
-        .unwrap();
+    ledger.finish("other", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
     assert_eq!(linked(&ledger), link("s1", "first"));
     let claim = ledger.claim().unwrap();
     let user = claim.last_user_of_session(Some("anthropic"), "s1").unwrap();
@@ -225,10 +198,7 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     assert_eq!(claim.last_session_cost(provider, "s2").unwrap(), None);
     let running = claim.running_with_session(provider, "s1").unwrap();
     assert_eq!(running.unwrap().id, "second");
-    assert_eq!(
-        claim.last_user_of_session(provider, "s1").unwrap().unwrap().id,
-        "second"
-    );
+    assert_eq!(claim.last_user_of_session(provider, "s1").unwrap().unwrap().id, "second");
     assert!(claim.running_with_session(provider, "s2").unwrap().is_none());
 }
 
@@ -245,13 +215,8 @@ fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
     let mut next = with_session("next", "s2");
     next.started_at = START.to_owned();
     claim.insert(&next, &live, "run").unwrap();
-    claim
-        .link_session(KEY, Some("anthropic"), "s2", "next", START)
-        .unwrap();
+    claim.link_session(KEY, Some("anthropic"), "s2", "next", START).unwrap();
     claim.commit().unwrap();
     assert_eq!(linked(&ledger), link("s2", "next"));
-    assert_eq!(
-        reasons(&ledger, "dead"),
-        [("s1".to_owned(), "interrupted: supervisor_lost".to_owned())]
-    );
+    assert_eq!(reasons(&ledger, "dead"), [("s1".to_owned(), "interrupted: supervisor_lost".to_owned())]);
 }

@@ -23,9 +23,7 @@ pub struct World {
 
 impl World {
     pub fn new() -> World {
-        World {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        World { dir: tempfile::tempdir().unwrap() }
     }
 
     pub fn file(&self) -> PathBuf {
@@ -47,10 +45,7 @@ impl World {
 }
 
 pub fn location(file: &Path) -> Location {
-    Location {
-        file: file.to_owned(),
-        chosen_by: ChosenBy::Option,
-    }
+    Location { file: file.to_owned(), chosen_by: ChosenBy::Option }
 }
 
 pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
@@ -78,7 +73,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
             cgroup: None,
         },
         supervisor: Identity { pid: 100, start: 7 },
-        agent_process: Identity { pid: 101, start: 8 },
+        agent_process: Some(Identity { pid: 101, start: 8 }),
         on_finish: None,
         retention_secs: 3600,
         parent_id: None,
@@ -113,9 +108,7 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
     let claim = ledger.claim().unwrap();
     claim.insert(task, &live, "run").unwrap();
     if let (Some(key), Some(session)) = (&task.key, &task.session_id) {
-        claim
-            .link_session(key, task.provider.as_deref(), session, &task.id, &task.started_at)
-            .unwrap();
+        claim.link_session(key, task.provider.as_deref(), session, &task.id, &task.started_at).unwrap();
     }
     claim.commit().unwrap();
     live

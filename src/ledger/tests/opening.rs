@@ -29,9 +29,7 @@ fn chmod(path: impl AsRef<Path>, mode: u32) {
 /// Another process that does what one of the ignored tests of this file says.
 fn this_program(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "--ignored", &format!("ledger::tests::opening::{test}")])
-        .stdout(Stdio::null());
+    command.args(["--exact", "--ignored", &format!("ledger::tests::opening::{test}")]).stdout(Stdio::null());
     command
 }
 
@@ -46,15 +44,9 @@ fn one_life(file: &Path, id: &str) {
 
 fn assert_all_lived(world: &World, n: usize) {
     let ledger = world.open();
-    let done = Filter {
-        status: Some(crate::task::Status::Success),
-        ..Filter::default()
-    };
+    let done = Filter { status: Some(crate::task::Status::Success), ..Filter::default() };
     assert_eq!(ledger.tasks(&done).unwrap().len(), n);
-    let check: String = world
-        .raw()
-        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
-        .unwrap();
+    let check: String = world.raw().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
 }
 
@@ -143,10 +135,7 @@ fn child_makes_everything() {
 fn what_existed_with_wider_modes_is_tightened() {
     let world = World::new();
     let dir = world.dir.path().join("bookend");
-    let at = Location {
-        file: dir.join("bookend.db"),
-        chosen_by: ChosenBy::Default,
-    };
+    let at = Location { file: dir.join("bookend.db"), chosen_by: ChosenBy::Default };
     let ledger = Ledger::open(&at).unwrap();
     drop(ledger.hold_live().unwrap());
     drop(ledger);
@@ -183,10 +172,7 @@ fn a_directory_that_the_user_named_keeps_its_mode() {
 fn an_adopted_file_keeps_its_mode() {
     let world = World::new();
     drop(world.open());
-    world
-        .raw()
-        .execute("INSERT INTO bookend_setting VALUES ('adopted', '1')", [])
-        .unwrap();
+    world.raw().execute("INSERT INTO bookend_setting VALUES ('adopted', '1')", []).unwrap();
     chmod(world.file(), 0o640);
     drop(world.open());
     assert_eq!(mode(world.file()), 0o640);
@@ -217,10 +203,7 @@ fn what_belongs_to_somebody_else_is_refused_by_name() {
     let world = World::new();
     give(world.dir.path());
     let refusal = Ledger::open(&world.at()).unwrap_err();
-    assert!(matches!(
-        refusal,
-        LedgerError::ForeignDirectory { owner: NOBODY, .. }
-    ));
+    assert!(matches!(refusal, LedgerError::ForeignDirectory { owner: NOBODY, .. }));
 
     let world = World::new();
     drop(world.open());
@@ -261,10 +244,8 @@ fn what_is_no_regular_file_is_refused() {
     assert!(matches!(refusal, LedgerError::IsDirectory { .. }));
     fs::remove_dir(world.file()).unwrap();
     nix::unistd::mkfifo(&world.file(), Mode::S_IRWXU).unwrap();
-    for refusal in [
-        Ledger::open(&world.at()).unwrap_err(),
-        Ledger::open_read_only(&world.at()).unwrap_err(),
-    ] {
+    for refusal in [Ledger::open(&world.at()).unwrap_err(), Ledger::open_read_only(&world.at()).unwrap_err()]
+    {
         assert!(matches!(refusal, LedgerError::WrongType { .. }));
     }
 }
@@ -273,22 +254,10 @@ fn what_is_no_regular_file_is_refused() {
 fn a_newer_ledger_is_refused_with_both_versions() {
     let world = World::new();
     drop(world.open());
-    world
-        .raw()
-        .execute("INSERT INTO bookend_migration VALUES (99, '')", [])
-        .unwrap();
-    for refusal in [
-        Ledger::open(&world.at()).unwrap_err(),
-        Ledger::open_read_only(&world.at()).unwrap_err(),
-    ] {
-        assert!(matches!(
-            refusal,
-            LedgerError::Newer {
-                ledger: 99,
-                program: 1,
-                ..
-            }
-        ));
+    world.raw().execute("INSERT INTO bookend_migration VALUES (99, '')", []).unwrap();
+    for refusal in [Ledger::open(&world.at()).unwrap_err(), Ledger::open_read_only(&world.at()).unwrap_err()]
+    {
+        assert!(matches!(refusal, LedgerError::Newer { ledger: 99, program: 1, .. }));
         let said = refusal.to_string();
         assert!(said.contains("version 99") && said.contains("up to 1"), "{said}");
     }
@@ -297,10 +266,7 @@ fn a_newer_ledger_is_refused_with_both_versions() {
 #[test]
 fn another_programs_file_is_refused_and_left_as_it_was() {
     let world = World::new();
-    world
-        .raw()
-        .execute_batch("CREATE TABLE task_history (id TEXT)")
-        .unwrap();
+    world.raw().execute_batch("CREATE TABLE task_history (id TEXT)").unwrap();
     let before = fs::read(world.file()).unwrap();
     let refusal = Ledger::open(&world.at()).unwrap_err();
     assert!(matches!(refusal, LedgerError::NotALedger { .. }), "{refusal}");
@@ -357,8 +323,7 @@ fn a_ledger_is_durable_and_keeps_its_log() {
         ledger
             .conn
             .pragma_query_value(None, name, |row| {
-                row.get::<_, String>(0)
-                    .or_else(|_| row.get::<_, i64>(0).map(|n| n.to_string()))
+                row.get::<_, String>(0).or_else(|_| row.get::<_, i64>(0).map(|n| n.to_string()))
             })
             .unwrap()
     };
@@ -421,8 +386,11 @@ fn a_reader_without_write_permission_sees_the_last_commit() {
             chmod(world.dir.path().join(name), 0o444);
         }
     }
-    match child.status() {
-        Ok(status) => assert!(status.success()),
+    match child.stdout(Stdio::piped()).output() {
+        Ok(done) => {
+            let said = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(done.status.success() && said.contains("1 passed"), "{said}");
+        }
         Err(e) => eprintln!("skipped: another user cannot execute the test program: {e}"),
     }
     chmod(world.dir.path(), 0o700);
@@ -433,9 +401,7 @@ fn a_reader_without_write_permission_sees_the_last_commit() {
 fn child_reads() {
     if let Some(file) = std::env::var_os(CHILD_FILE) {
         assert!(fs::OpenOptions::new().write(true).open(&file).is_err());
-        let ledger = Ledger::open_read_only(&location(Path::new(&file)))
-            .unwrap()
-            .unwrap();
+        let ledger = Ledger::open_read_only(&location(Path::new(&file))).unwrap().unwrap();
         assert_eq!(ledger.tasks(&Filter::default()).unwrap()[0].id, "seen");
     }
 }
@@ -446,14 +412,7 @@ fn an_older_ledger_is_not_migrated_by_a_reader() {
     drop(world.open());
     world.raw().execute("DELETE FROM bookend_migration", []).unwrap();
     let refusal = Ledger::open_read_only(&world.at()).unwrap_err();
-    assert!(matches!(
-        refusal,
-        LedgerError::Older {
-            ledger: 0,
-            program: 1,
-            ..
-        }
-    ));
+    assert!(matches!(refusal, LedgerError::Older { ledger: 0, program: 1, .. }));
 }
 
 #[test]

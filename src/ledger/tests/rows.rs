@@ -28,7 +28,7 @@ fn a_running_row_says_what_was_claimed() {
     assert_eq!(row.status, Status::Running);
     assert_eq!(row.argv, Some(task.argv));
     assert_eq!(row.supervisor(), Some(task.supervisor));
-    assert_eq!(row.agent_process(), Some(task.agent_process));
+    assert_eq!(row.agent_process(), task.agent_process);
     assert_eq!(row.pid_ns, Some(task.place.pid_ns));
     assert_eq!(row.on_finish, Some(json!({"argv": ["notify"], "cwd": "/"})));
     assert_eq!(row.run_options, Some(json!({"grace": 10})));
@@ -125,17 +125,12 @@ fn the_tables_refuse_each_move_that_the_program_refuses() {
                 (&id, from.as_str()),
             )
             .unwrap();
-            let moved = raw.execute(
-                "UPDATE task_history SET status = ?2 WHERE id = ?1",
-                (&id, to.as_str()),
-            );
+            let moved = raw.execute("UPDATE task_history SET status = ?2 WHERE id = ?1", (&id, to.as_str()));
             assert_eq!(moved.is_ok(), from == to || from.may_become(to), "{id}");
         }
     }
-    let unknown = raw.execute(
-        "INSERT INTO task_history (id, status, started_at) VALUES ('x', 'done', '')",
-        [],
-    );
+    let unknown =
+        raw.execute("INSERT INTO task_history (id, status, started_at) VALUES ('x', 'done', '')", []);
     assert!(unknown.is_err());
 }
 
@@ -144,11 +139,7 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
-    let counts = Counts {
-        cost_usd: Some(0.25),
-        output_tokens: Some(7),
-        ..Counts::default()
-    };
+    let counts = Counts { cost_usd: Some(0.25), output_tokens: Some(7), ..Counts::default() };
     ledger.progress("t", &counts, Some("opus"), END).unwrap();
     ledger.progress("t", &Counts::default(), None, END).unwrap();
     let mut inferred = ended(Ending::Interrupted(Interrupt::SupervisorLost));
@@ -156,16 +147,10 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
     inferred.finished_at = None;
     inferred.exit = None;
     ledger.finish("t", &inferred, "recover").unwrap();
-    let more = Counts {
-        cost_usd: Some(9.0),
-        ..Counts::default()
-    };
+    let more = Counts { cost_usd: Some(9.0), ..Counts::default() };
     ledger.progress("t", &more, None, "later").unwrap();
     let row = read(&ledger, "t");
-    assert_eq!(
-        (row.cost_usd, row.output_tokens, row.turns),
-        (Some(0.25), Some(7), None)
-    );
+    assert_eq!((row.cost_usd, row.output_tokens, row.turns), (Some(0.25), Some(7), None));
     assert_eq!(row.model.as_deref(), Some("opus"));
     assert_eq!((row.finished_at, row.exit_code), (None, None));
     assert_eq!(row.last_seen_at.as_deref(), Some(END));
@@ -194,18 +179,11 @@ fn running_tasks_come_first_and_each_group_newest_first() {
     }
     let all = Filter::default();
     assert_eq!(ids(&ledger, all.clone()), ["b", "e", "d", "c", "a"]);
-    let limited = |limit| Filter {
-        limit: Some(limit),
-        ..Filter::default()
-    };
+    let limited = |limit| Filter { limit: Some(limit), ..Filter::default() };
     assert_eq!(ids(&ledger, limited(3)), ["b", "e", "d"]);
     assert_eq!(ids(&ledger, limited(1)), ["b"]);
     assert!(ids(&ledger, limited(0)).is_empty());
-    let of = |status, key: Option<&str>| Filter {
-        status,
-        key: key.map(str::to_owned),
-        limit: None,
-    };
+    let of = |status, key: Option<&str>| Filter { status, key: key.map(str::to_owned), limit: None };
     assert_eq!(ids(&ledger, of(None, Some("even"))), ["e", "c", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), None)), ["e", "d", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), Some("even"))), ["e", "a"]);
@@ -243,21 +221,13 @@ fn deliveries_are_counted() {
     ledger.delivery("t", Delivery::Failed, END).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
-        (
-            row.delivery_status.as_deref(),
-            row.delivery_attempts,
-            row.delivered_at
-        ),
+        (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at),
         (Some("failed"), 1, None)
     );
     ledger.delivery("t", Delivery::Delivered, END).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
-        (
-            row.delivery_status.as_deref(),
-            row.delivery_attempts,
-            row.delivered_at.as_deref()
-        ),
+        (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.as_deref()),
         (Some("delivered"), 2, Some(END))
     );
     assert!(matches!(

@@ -95,11 +95,7 @@ fn a_record_that_was_merged_before_is_no_finding() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
-    let path = ledger
-        .spool_slot("t")
-        .unwrap()
-        .write(&a_rich_end(), "run")
-        .unwrap();
+    let path = ledger.spool_slot("t").unwrap().write(&a_rich_end(), "run").unwrap();
     let bytes = fs::read(&path).unwrap();
     ledger.merge_spool().unwrap();
     fs::write(&path, bytes).unwrap();
@@ -114,32 +110,17 @@ fn what_cannot_be_merged_is_kept_and_reported_and_does_not_stop_the_rest() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("good", None)));
-    ledger
-        .spool_slot("good")
-        .unwrap()
-        .write(&a_rich_end(), "run")
-        .unwrap();
+    ledger.spool_slot("good").unwrap().write(&a_rich_end(), "run").unwrap();
     let orphan = ledger.spool_slot("orphan").unwrap();
     let orphan = orphan.write(&a_rich_end(), "run").unwrap();
     fs::write(orphan.with_file_name("torn.json"), "{\"version\":1,").unwrap();
     let newer = String::from_utf8(fs::read(&orphan).unwrap()).unwrap();
     let newer = newer.replacen("\"version\":1", "\"version\":2", 1);
     fs::write(orphan.with_file_name("newer.json"), newer).unwrap();
-    let outcomes: Vec<_> = ledger
-        .merge_spool()
-        .unwrap()
-        .into_iter()
-        .map(|m| m.outcome)
-        .collect();
+    let outcomes: Vec<_> = ledger.merge_spool().unwrap().into_iter().map(|m| m.outcome).collect();
     let count = |wanted: fn(&MergeOutcome) -> bool| outcomes.iter().filter(|o| wanted(o)).count();
-    assert_eq!(
-        count(|o| matches!(o, MergeOutcome::Unreadable { kept, .. } if kept.exists())),
-        2
-    );
-    assert_eq!(
-        count(|o| matches!(o, MergeOutcome::NoRow { kept } if kept.exists())),
-        1
-    );
+    assert_eq!(count(|o| matches!(o, MergeOutcome::Unreadable { kept, .. } if kept.exists())), 2);
+    assert_eq!(count(|o| matches!(o, MergeOutcome::NoRow { kept } if kept.exists())), 1);
     assert_eq!(count(|o| matches!(o, MergeOutcome::Applied { .. })), 1);
     assert_eq!(read(&ledger, "good").status, Status::Failure);
     assert!(matches!(ledger.task("orphan").unwrap(), Found::None));
@@ -149,21 +130,13 @@ fn what_cannot_be_merged_is_kept_and_reported_and_does_not_stop_the_rest() {
 fn records_are_merged_in_the_order_in_which_the_tasks_ended() {
     let world = World::new();
     let mut ledger = world.open();
-    for (id, at) in [
-        ("a", "2026-11-21T12:00:03.000Z"),
-        ("b", "2026-11-21T12:00:01.000Z"),
-    ] {
+    for (id, at) in [("a", "2026-11-21T12:00:03.000Z"), ("b", "2026-11-21T12:00:01.000Z")] {
         drop(start(&mut ledger, &new_task(id, None)));
         let mut end = ended(Ending::Success);
         end.finished_at = Some(at.to_owned());
         ledger.spool_slot(id).unwrap().write(&end, "run").unwrap();
     }
-    let order: Vec<_> = ledger
-        .merge_spool()
-        .unwrap()
-        .into_iter()
-        .map(|m| m.task.unwrap())
-        .collect();
+    let order: Vec<_> = ledger.merge_spool().unwrap().into_iter().map(|m| m.task.unwrap()).collect();
     assert_eq!(order, ["b", "a"]);
 }
 

@@ -1,0 +1,22 @@
+# What there is to do here.
+default:
+    @just --list
+
+# Every test that this machine can run.
+test *args:
+    cargo test {{args}}
+
+# Format, lint, test: before a commit.
+check:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo test
+
+# The whole check of a fresh clone, real Claude Code included; needs root.
+ci:
+    .ci/run
+
+# Real Claude Code through bookend, against a loopback API.
+real claude:
+    cargo build --examples
+    BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real

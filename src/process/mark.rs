@@ -1,0 +1,86 @@
+//! A task's mark: the entry `BOOKEND_TASK_ID=<id>` that its processes carry in their environment, as
+//! `/proc/PID/environ` shows it (proc(5)).
+
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+/// Whether a process carries a task's mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// `BOOKEND_TASK_ID=<id>` stands in its environment.
+    Carried,
+    /// It does not, or the process is gone.
+    Absent,
+    Unreadable,
+}
+
+/// The whole entry that a process of the task `task_id` has in its environment.
+pub(super) fn mark_of(task_id: &str) -> Vec<u8> {
+    [b"BOOKEND_TASK_ID=", task_id.as_bytes()].concat()
+}
+
+/// Whether `mark` is one entry of an environment as `/proc/PID/environ` shows it.
+pub(super) fn has_entry(environ: &[u8], mark: &[u8]) -> bool {
+    environ.split(|b| *b == 0).any(|entry| entry == mark)
+}
+
+/// Whether the process `pid` carries the mark of the task `task_id`.
+pub fn carries_mark(pid: i32, task_id: &str) -> Mark {
+    read_mark(CWD, format!("/proc/{pid}/environ").as_bytes(), &mark_of(task_id), &mut Vec::new()).0
+}
+
+/// As [`carries_mark`], of the environment at `path` under `dir`, with the user it belongs to (the
+/// process's effective one) where it could be opened.
+pub(super) fn read_mark(
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    mark: &[u8],
+    buf: &mut Vec<u8>,
+) -> (Mark, Option<u32>) {
+    let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::SRCH) => return (Mark::Absent, None),
+        Err(_) => return (Mark::Unreadable, None),
+    };
+    let owner = rustix::fs::fstat(&file).ok().map(|s| s.st_uid);
+    let mut len = 0;
+    loop {
+        if len == buf.len() {
+            buf.resize((buf.len() * 2).max(16 * 1024), 0);
+        }
+        match rustix::io::read(&file, &mut buf[len..]) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(Errno::INTR) => {}
+            Err(Errno::SRCH) => return (Mark::Absent, owner),
+            Err(_) => return (Mark::Unreadable, owner),
+        }
+    }
+    let mark = if has_entry(&buf[..len], mark) { Mark::Carried } else { Mark::Absent };
+    (mark, owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_value_is_the_mark() {
+        let mark = mark_of("abc");
+        assert!(has_entry(b"A=1\0BOOKEND_TASK_ID=abc\0B=2\0", &mark));
+        assert!(has_entry(b"BOOKEND_TASK_ID=abc", &mark));
+        let others: [&[u8]; 6] = [
+            b"BOOKEND_TASK_ID=abcd\0",
+            b"BOOKEND_TASK_ID=ab\0",
+            b"XBOOKEND_TASK_ID=abc\0",
+            b"X=BOOKEND_TASK_ID=abc\0",
+            b"BOOKEND_TASK_ID=abc \0",
+            b"",
+        ];
+        for other in others {
+            assert!(!has_entry(other, &mark), "{}", other.escape_ascii());
+        }
+    }
+}

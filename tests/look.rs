@@ -1,0 +1,140 @@
+//! What `list` and `show` say: to people on a terminal, to people in a pipe, to programs.
+
+use serde_json::Value;
+
+use crate::harness::{End, Output, Pty, World};
+
+fn look(world: &World, words: &[&str]) -> Output {
+    world.bare(["bookend"].iter().chain(words).copied()).run()
+}
+
+fn json(world: &World, words: &[&str]) -> Value {
+    let output = look(world, words).ended(End::Code(0)).silent();
+    serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.stdout))
+}
+
+fn run(world: &World, id: &str, script: &str) {
+    world.run_sh(script).options(["--id", id]).run();
+}
+
+#[test]
+fn an_empty_list_names_the_ledger_that_was_read() {
+    let Some(world) = World::of_bookend("an_empty_list_names_the_ledger_that_was_read") else { return };
+    let ledger = world.ledger().display().to_string();
+    let output = look(&world, &["list"]).ended(End::Code(0)).silent();
+    assert!(output.stdout.contains(&ledger), "{output:?}");
+    assert_eq!(json(&world, &["list", "--json"]), serde_json::json!({ "ledger": ledger, "tasks": [] }));
+    assert_eq!(look(&world, &["list", "--jsonl"]).ended(End::Code(0)).stdout, "");
+    assert!(!world.ledger().exists(), "reading makes no ledger");
+
+    run(&world, "one", "true");
+    let output = look(&world, &["list", "--status", "failure"]).ended(End::Code(0));
+    assert!(output.stdout.contains(&ledger), "{output:?}");
+}
+
+#[test]
+fn what_runs_stands_on_top_and_then_the_newest() {
+    let Some(world) = World::of_bookend("what_runs_stands_on_top_and_then_the_newest") else { return };
+    let (started, mut end) = (world.fifo("started"), world.fifo("end"));
+    let script = format!("echo up >{}; read line <{}", started.path(), end.path());
+    let running = world.run_sh(&script).options(["--id", "running"]).start();
+    let mut started = started;
+    started.line();
+    run(&world, "older", "true");
+    run(&world, "newer", "exit 3");
+
+    let ids = |words: &[&str]| -> Vec<String> {
+        let listed = json(&world, words);
+        let tasks = listed["tasks"].as_array().expect("tasks");
+        tasks.iter().map(|t| t["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    assert_eq!(ids(&["list", "--json"]), ["running", "newer", "older"]);
+    assert_eq!(ids(&["ls", "--json", "--limit", "2"]), ["running", "newer"]);
+    assert_eq!(ids(&["list", "--json", "--status", "success"]), ["older"]);
+    let table = look(&world, &["list"]).ended(End::Code(0)).silent().stdout;
+    let rows: Vec<&str> = table.lines().collect();
+    assert!(rows[1].starts_with("running") && rows[1].contains("pid "), "{table}");
+    assert!(rows[2].starts_with("newer") && rows[2].contains("exit 3"), "{table}");
+    let lines = look(&world, &["list", "--jsonl"]).ended(End::Code(0)).stdout;
+    assert_eq!(lines.lines().filter(|l| serde_json::from_str::<Value>(l).is_ok()).count(), 3);
+
+    end.tell("now");
+    running.wait().ended(End::Code(0));
+}
+
+#[test]
+fn an_id_may_be_shortened_while_it_is_unique() {
+    let Some(world) = World::of_bookend("an_id_may_be_shortened_while_it_is_unique") else { return };
+    let output = look(&world, &["show", "tw"]);
+    assert_eq!(output.end, End::Code(1), "no ledger: {output:?}");
+    for id in ["one", "two", "twelve"] {
+        run(&world, id, "true");
+    }
+    assert_eq!(json(&world, &["show", "o", "--json"])["task"]["id"], "one");
+    assert_eq!(json(&world, &["show", "two", "--json"])["task"]["id"], "two");
+    let output = look(&world, &["show", "tw"]).ended(End::Code(2));
+    assert!(output.stderr.contains("twelve") && output.stderr.contains("two"), "{output:?}");
+    let output = look(&world, &["show", "x"]).ended(End::Code(1));
+    assert!(output.stderr.contains(&world.ledger().display().to_string()), "{output:?}");
+}
+
+#[test]
+fn show_tells_the_whole_story() {
+    let Some(world) = World::of_bookend("show_tells_the_whole_story") else { return };
+    run(&world, "one", "exit 3");
+    let shown = json(&world, &["show", "one", "--json"]);
+    let keys: Vec<&str> = shown.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(keys.len(), 4, "{keys:?}");
+    assert_eq!(shown["task"]["argv"], serde_json::json!(["sh", "-c", "exit 3"]));
+    assert_eq!(shown["task"]["exit_code"], 3);
+    assert_eq!(shown["session"], Value::Null);
+    let moves = shown["transitions"].as_array().expect("transitions");
+    assert_eq!(moves.len(), 2);
+    assert_eq!((&moves[1]["from_status"], &moves[1]["to_status"]), (&"running".into(), &"failure".into()));
+
+    let page = look(&world, &["show", "one"]).ended(End::Code(0)).silent().stdout;
+    for part in ["failure (exit 3)", "sh -c 'exit 3'", "history"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+}
+
+#[test]
+fn data_cannot_drive_the_terminal() {
+    let Some(world) = World::of_bookend("data_cannot_drive_the_terminal") else { return };
+    let hostile = "\u{1b}]0;owned\u{7}\u{1b}[2J\nx\u{202e}";
+    let options = ["--id", "one", "--agent", hostile, "--key", hostile, "--user", hostile];
+    world.run(["sh", "-c", "exit 3", hostile]).options(options).run();
+    for words in [&["list"][..], &["list", "--jsonl"], &["show", "one"], &["show", "one", "--json"]] {
+        let output = look(&world, words).ended(End::Code(0));
+        let is_harmful = |c: char| c.is_control() && c != '\n';
+        assert!(!output.stdout.contains(is_harmful), "{words:?}: {:?}", output.stdout);
+    }
+    assert_eq!(json(&world, &["show", "one", "--json"])["task"]["key"], hostile);
+}
+
+#[test]
+fn the_table_fits_the_terminal_and_colour_is_for_terminals() {
+    let Some(world) = World::of_bookend("the_table_fits_the_terminal_and_colour_is_for_terminals") else {
+        return;
+    };
+    let key = "forgejo:dev:charles/claude-hooks-that-are-long-in-name:1104";
+    world.run(["true"]).options(["--key", key]).run();
+    let piped = look(&world, &["list"]).ended(End::Code(0)).stdout;
+    assert!(piped.contains(key) && !piped.contains('\u{1b}'), "{piped:?}");
+
+    let on_terminal = |setting: &str| {
+        let mut pty = Pty::bash(&world);
+        pty.resize(60, 20);
+        pty.line(&format!("export TERM=xterm {setting}"));
+        pty.prompt();
+        pty.line("bookend list");
+        let (said, code) = pty.output();
+        assert_eq!(code, 0);
+        said.split_once("\r\n").expect("the echo").1.to_owned()
+    };
+    let plain = on_terminal("NO_COLOR=1");
+    assert!(!plain.contains('\u{1b}'), "{plain:?}");
+    assert!(plain.lines().all(|l| l.chars().count() <= 60), "{plain}");
+    assert!(plain.contains("1104") && plain.contains('…'), "the end of the key tells more: {plain}");
+    assert!(on_terminal("").contains("\u{1b}[32msuccess\u{1b}[0m"));
+}

@@ -1,0 +1,61 @@
+//! A person at a terminal: Claude Code as it is, with Ctrl-C, Ctrl-Z and fg, and a row at the end.
+
+use crate::Real;
+use crate::harness::{Pty, eventually, state};
+
+#[test]
+fn a_person_can_work_suspend_resume_and_leave() {
+    let test = "a_person_can_work_suspend_resume_and_leave";
+    let Some(real) = Real::new(test, "text:pong-from-the-api;hangmid") else { return };
+    let mut pty = Pty::bash(&real.world);
+    // The screen it draws on; else it sees none at all.
+    pty.resize(120, 40);
+    let exports: Vec<String> = real
+        .environment()
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.to_str().expect("UTF-8")))
+        .collect();
+    pty.line(&format!("export TERM=xterm {}; cd", exports.join(" ")));
+    pty.prompt();
+
+    pty.line("bookend run -- claude");
+    pty.expect("✳");
+    pty.expect("❯");
+    pty.send("ping");
+    pty.expect("ping");
+    pty.send("\r");
+    pty.expect("pong-from-the-api");
+    let row = real.world.row();
+    assert_eq!(row.text("status"), "running");
+    let (supervisor, agent) = (row.pid("supervisor_pid"), row.pid("agent_pid"));
+
+    // Claude Code stops itself alone; the shell gets its prompt back all the same.
+    pty.send("\x1a");
+    pty.expect("Stopped");
+    assert_eq!(pty.prompt(), 148);
+    assert_eq!((state(agent), state(supervisor)), (Some('T'), Some('T')));
+    pty.line("fg");
+    pty.expect("❯");
+    eventually(real.world.deadline(), "both going on", || {
+        state(agent) != Some('T') && state(supervisor) != Some('T')
+    });
+
+    // The API hangs in the middle of an answer; Ctrl-C ends the turn and not the program.
+    pty.send("more");
+    pty.expect("more");
+    pty.send("\r");
+    pty.expect("tokens");
+    pty.send("\x03");
+    pty.expect("Interrupted");
+    assert_eq!(real.world.row().text("status"), "running");
+
+    // The same key twice leaves.
+    pty.send("\x03");
+    pty.expect("again");
+    pty.send("\x03");
+    assert_eq!(pty.prompt(), 0);
+    let row = real.world.row();
+    assert_eq!(row.ending(), "success/");
+    assert_eq!(row.number("exit_code"), Some(0));
+    assert!(real.has_transcript(&row.text("session_id")), "{row:?}");
+}

@@ -1,0 +1,80 @@
+//! The row tells what Claude Code told, in each of its output modes.
+
+use crate::harness::{End, Row};
+use crate::{JSON, Real, STREAM_JSON, result};
+
+/// What the row says was used is what the result event says.
+#[track_caller]
+fn assert_counts(row: &Row, event: &serde_json::Value) {
+    assert_eq!(row.real("cost_usd"), event["total_cost_usd"].as_f64());
+    assert_eq!(row.number("turns"), event["num_turns"].as_i64());
+    assert_eq!(row.number("input_tokens"), event["usage"]["input_tokens"].as_i64());
+    assert_eq!(row.number("output_tokens"), event["usage"]["output_tokens"].as_i64());
+    assert_eq!(row.text("session_id"), event["session_id"].as_str().unwrap_or_default());
+}
+
+#[test]
+fn a_success_in_text_mode_is_a_row_with_a_session() {
+    let Some(real) = Real::new("a_success_in_text_mode_is_a_row_with_a_session", "text:pong") else { return };
+    let output = real.claude([]).run().ended(End::Code(0)).silent();
+    assert_eq!(output.stdout, "pong\n");
+    let row = real.world.row();
+    assert_eq!(row.ending(), "success/");
+    assert_eq!(row.text("agent_type"), "claude");
+    assert!(real.has_transcript(&row.text("session_id")), "{row:?}");
+}
+
+#[test]
+fn a_success_in_json_is_a_row_with_the_same_figures() {
+    let test = "a_success_in_json_is_a_row_with_the_same_figures";
+    for mode in [&JSON[..], &STREAM_JSON[..]] {
+        let Some(real) = Real::new(test, "text:pong") else { return };
+        let output = real.claude(mode.iter().copied()).run().ended(End::Code(0)).silent();
+        let event = result(&output.stdout);
+        assert_eq!(event["result"], "pong");
+        assert!(event["total_cost_usd"].as_f64() > Some(0.0), "{event}");
+        let row = real.world.row();
+        assert_eq!(row.ending(), "success/");
+        assert_counts(&row, &event);
+        assert!(event["modelUsage"].get(row.text("model")).is_some(), "{row:?}");
+        assert!(real.has_transcript(&row.text("session_id")), "{row:?}");
+    }
+}
+
+#[test]
+fn an_error_of_the_api_is_a_failure_with_its_text() {
+    let test = "an_error_of_the_api_is_a_failure_with_its_text";
+    for mode in [&JSON[..], &STREAM_JSON[..]] {
+        let Some(real) = Real::new(test, "error:400") else { return };
+        let output = real.claude(mode.iter().copied()).run().ended(End::Code(1));
+        let event = result(&output.stdout);
+        assert_eq!(event["is_error"], true);
+        let row = real.world.row();
+        assert_eq!(row.ending(), "failure/agent_error");
+        assert!(row.text("error").contains("fake invalid_request_error (400)"), "{row:?}");
+        assert_eq!(row.number("exit_code"), Some(1));
+        assert_counts(&row, &event);
+    }
+}
+
+#[test]
+fn an_error_of_the_api_in_text_mode_is_a_failure_by_its_exit_code() {
+    let test = "an_error_of_the_api_in_text_mode_is_a_failure_by_its_exit_code";
+    let Some(real) = Real::new(test, "error:400") else { return };
+    let output = real.claude([]).run().ended(End::Code(1));
+    assert!(output.stdout.contains("400"), "{output:?}");
+    assert_eq!(real.world.row().ending(), "failure/exit");
+}
+
+#[test]
+fn running_out_of_turns_is_a_failure() {
+    let Some(real) = Real::new("running_out_of_turns_is_a_failure", "tool:true") else { return };
+    let mode = STREAM_JSON.into_iter().chain(["--max-turns", "1"]);
+    let output = real.claude(mode).run().ended(End::Code(1));
+    let event = result(&output.stdout);
+    assert_eq!(event["subtype"], "error_max_turns");
+    let row = real.world.row();
+    assert_eq!(row.ending(), "failure/agent_error");
+    assert!(row.text("error").to_lowercase().contains("turns"), "{row:?}");
+    assert_counts(&row, &event);
+}

@@ -1,0 +1,52 @@
+//! A key's conversation goes on, each run's cost is its own, and an interrupted one is not resumed.
+
+use crate::harness::End;
+use crate::{Real, STREAM_JSON, result};
+
+const KEY: [&str; 2] = ["--key", "forgejo:dev:charles/claude-hooks:1104"];
+
+#[test]
+fn a_second_run_under_a_key_resumes_and_counts_its_own_cost() {
+    let test = "a_second_run_under_a_key_resumes_and_counts_its_own_cost";
+    let Some(real) = Real::new(test, "text:first;text:second;text:third") else { return };
+    let run = || result(&real.claude(STREAM_JSON).options(KEY).run().ended(End::Code(0)).silent().stdout);
+    let events = [run(), run(), run()];
+
+    let rows = real.world.rows();
+    let session = rows[0].text("session_id");
+    let reported = events.each_ref().map(|e| e["total_cost_usd"].as_f64().expect("a cost"));
+    assert!(reported[1] > reported[0], "the agent's figure goes on counting: {reported:?}");
+    let mut before = 0.0;
+    for (nth, row) in rows.iter().enumerate() {
+        assert_eq!(row.ending(), "success/");
+        assert_eq!(row.text("session_id"), session);
+        assert_eq!(row.text("resumed_from"), if nth == 0 { String::new() } else { session.clone() });
+        let own = row.real("cost_usd").expect("a cost");
+        assert!((own - (reported[nth] - before)).abs() < 1e-9, "{own} of {reported:?}, run {nth}");
+        before = reported[nth];
+        assert_eq!(events[nth]["session_id"], session.as_str());
+        assert_eq!(events[nth]["result"], ["first", "second", "third"][nth]);
+    }
+    let links = real.world.sql("SELECT key, session_id, task_id FROM claude_sdk_sessions");
+    assert_eq!(links.len(), 1);
+    assert_eq!(links[0].text("session_id"), session);
+    assert_eq!(links[0].text("task_id"), rows[2].text("id"));
+}
+
+#[test]
+fn a_run_after_a_failed_one_starts_afresh() {
+    let test = "a_run_after_a_failed_one_starts_afresh";
+    let Some(real) = Real::new(test, "text:first;tool:true;text:third") else { return };
+    let run = |more: &[&'static str], code| {
+        let mode = STREAM_JSON.into_iter().chain(more.iter().copied());
+        real.claude(mode).options(KEY).run().ended(End::Code(code))
+    };
+    run(&[], 0);
+    run(&["--max-turns", "1"], 1);
+    run(&[], 0);
+    let rows = real.world.rows();
+    assert_eq!(rows[1].text("resumed_from"), rows[0].text("session_id"));
+    assert_eq!(rows[2].text("resumed_from"), "");
+    assert_ne!(rows[2].text("session_id"), rows[0].text("session_id"));
+    assert_eq!(rows[2].ending(), "success/");
+}
