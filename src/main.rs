@@ -7,13 +7,17 @@ mod claim;
 mod cli;
 mod clock;
 mod error;
+mod hook;
 mod ledger;
 mod list;
 mod log;
 mod process;
+mod recover;
 mod recovery;
+mod redispatch;
 mod run;
 mod session;
+mod session_cmd;
 mod show;
 mod supervise;
 mod sys;
@@ -23,6 +27,8 @@ mod view;
 use std::ffi::OsString;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tracing::level_filters::LevelFilter;
 
 use crate::cli::Request;
 use crate::error::{Error, Kind, exit_code};
@@ -62,6 +68,20 @@ fn start() -> Leave {
             let caller = Caller::take_over();
             log::start(request.level);
             run::run(request, ledger, caller)
+        }
+        Request::Recover(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level);
+            recover::recover(request, ledger, &caller)
+        }
+        Request::Redispatch(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level);
+            redispatch::redispatch(request, ledger, caller)
+        }
+        Request::Session(request) => {
+            log::start(LevelFilter::WARN);
+            session_cmd::session(request, ledger).and_then(print)
         }
         Request::List(request) => list::list(request, ledger).and_then(print),
         Request::Show(request) => show::show(request, ledger).and_then(print),

@@ -23,15 +23,11 @@ fn stay(world: &World, pty: &mut Pty, name: &str) -> Fifo {
 }
 
 fn number(pid: i32, field: usize) -> i32 {
-    stat_field(pid, field)
-        .and_then(|f| f.parse().ok())
-        .unwrap_or_else(|| panic!("no process {pid}"))
+    stat_field(pid, field).and_then(|f| f.parse().ok()).unwrap_or_else(|| panic!("no process {pid}"))
 }
 
 fn is(world: &World, pid: i32, wanted: char) {
-    eventually(world.deadline(), &format!("state {wanted} of {pid}"), || {
-        state(pid) == Some(wanted)
-    });
+    eventually(world.deadline(), &format!("state {wanted} of {pid}"), || state(pid) == Some(wanted));
 }
 
 #[test]
@@ -87,10 +83,7 @@ fn an_agent_that_handles_ctrl_c_ends_as_it_likes() {
         return;
     };
     let mut out = world.fifo("out");
-    let script = format!(
-        "trap 'echo caught; exit 4' INT; echo ready 1 >{}; read x",
-        out.path()
-    );
+    let script = format!("trap 'echo caught; exit 4' INT; echo ready 1 >{}; read x", out.path());
     pty.line(&format!("$W sh -c \"{script}\""));
     out.pid("ready");
     pty.send("\x03");
@@ -111,10 +104,7 @@ fn each_signal_of_the_terminal_arrives_once() {
     for (n, (key, signal)) in [("\x03", 2), ("\x1c", 3), ("\x1a", 20)].into_iter().enumerate() {
         for _ in 0..3 {
             pty.send(key);
-            assert!(
-                out.line().starts_with(&format!("{signal} ")),
-                "{signal}, turn {n}"
-            );
+            assert!(out.line().starts_with(&format!("{signal} ")), "{signal}, turn {n}");
         }
     }
     for columns in [100, 50, 132] {
@@ -134,10 +124,8 @@ fn a_resize_is_seen_by_the_agent() {
     };
     let mut out = world.fifo("out");
     // `wait` is the one thing in a shell that a trap interrupts.
-    let script = format!(
-        "trap 'kill $!; stty size >{out}; exit 3' WINCH; probe stay {out} & wait",
-        out = out.path()
-    );
+    let script =
+        format!("trap 'kill $!; stty size >{out}; exit 3' WINCH; probe stay {out} & wait", out = out.path());
     world.program("resized", &format!("#!/bin/sh\n{script}\n"));
     pty.line("$W resized");
     out.pid("stay");
@@ -233,13 +221,7 @@ fn a_stop_sent_to_one_of_them_stops_both() {
     pty.line(&format!("$W probe stay {} &", out.path()));
     let agent = out.pid("stay");
     let supervisor = number(agent, 5);
-    for (to, signal) in [
-        (supervisor, 20),
-        (agent, 20),
-        (agent, 19),
-        (supervisor, 21),
-        (agent, 22),
-    ] {
+    for (to, signal) in [(supervisor, 20), (agent, 20), (agent, 19), (supervisor, 21), (agent, 22)] {
         world.send(to, [signal]);
         is(&world, agent, 'T');
         is(&world, supervisor, 'T');
@@ -277,11 +259,7 @@ fn the_agent_is_in_the_foreground_and_can_read_the_terminal() {
     world.program("reader", &format!("#!/bin/sh\n{script}\n"));
     pty.line("$W reader");
     let agent = out.pid("ready");
-    assert_eq!(
-        number(agent, 5),
-        pty.foreground(),
-        "its group is the foreground group"
-    );
+    assert_eq!(number(agent, 5), pty.foreground(), "its group is the foreground group");
     pty.line("some words");
     assert_eq!(out.line(), "<<some words>>");
     assert_eq!(pty.prompt(), 0);
@@ -346,9 +324,7 @@ fn a_hang_up_ends_the_agent_of_the_foreground() {
     pty.hang_up();
     assert!(out.rest().is_empty());
     if world.under == Under::Bookend {
-        eventually(world.deadline(), "the end of the row", || {
-            world.row().text("status") != "running"
-        });
+        eventually(world.deadline(), "the end of the row", || world.row().text("status") != "running");
         assert_eq!(world.row().ending(), "interrupted/signal");
         assert_eq!(world.row().number("stop_signal"), Some(1));
     }

@@ -26,9 +26,7 @@ pub fn children(pid: i32) -> Vec<i32> {
 
 /// The processes of a group that are not zombies.
 pub fn group(pgid: i32) -> Vec<i32> {
-    all()
-        .filter(|p| stat_field(*p, 5) == Some(pgid.to_string()) && state(*p) != Some('Z'))
-        .collect()
+    all().filter(|p| stat_field(*p, 5) == Some(pgid.to_string()) && state(*p) != Some('Z')).collect()
 }
 
 /// How often the process went to sleep of its own will, all threads together.
