@@ -19,7 +19,15 @@ use crate::task::{OnTerm, Status};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
-#[command(name = "bookend", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "bookend",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Every command waits for other writers of the ledger, 30s at most; \
+        BOOKEND_BUSY_TIMEOUT sets another time (500ms, 2m).\n\
+        The end of a run that finds no place by then is kept in the spool."
+)]
 struct Cli {
     /// The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else
     /// $XDG_STATE_HOME/bookend/bookend.db]

@@ -1,5 +1,5 @@
-//! Commands of the user's beside a task: `--prepare` before it, `--on-finish` and `--on-interrupted` after it.
-//! The latter are given the task's row; `run` and `recover` start them through here alike.
+//! Commands of the user's beside a task: `--prepare` before it, `--on-finish` and `--on-interrupted` after
+//! it. The latter are given the task's row; `run` and `recover` start them through here alike.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};

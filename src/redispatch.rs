@@ -1,5 +1,5 @@
-//! `bookend redispatch`: the same task once more, as the hint of recovery proposes it. And what `run` keeps of
-//! itself so that this can be done.
+//! `bookend redispatch`: the same task once more, as the hint of recovery proposes it. And what `run` keeps
+//! of itself so that this can be done.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

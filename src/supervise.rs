@@ -663,8 +663,8 @@ impl<'a> Supervisor<'a> {
         if let (Some(resumed), Some(named)) = (&self.resumed, &observed.session_id) {
             if resumed != named {
                 warn!(
-                    "the agent did not go on with session {resumed} but began another one, {named}: its context \
-                     is lost"
+                    "the agent did not go on with session {resumed}, it began another one, {named}: its \
+                     context is lost"
                 );
                 self.context_lost = true;
             }

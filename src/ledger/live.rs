@@ -189,7 +189,7 @@ impl LiveFile {
                 return Err(LedgerError::Busy {
                     doing: "waiting to create or migrate tables",
                     path: ledger.to_owned(),
-                    waited_secs: MIGRATION_PATIENCE.as_secs(),
+                    waited: MIGRATION_PATIENCE,
                 });
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -140,7 +140,8 @@ END;
 
 -- Whoever writes: a session that is pointed elsewhere, that was used by a task of another program, or whose
 -- task is removed, has to be judged again.
-CREATE TRIGGER claude_sdk_sessions_pointed_elsewhere AFTER UPDATE OF session_id, task_id ON claude_sdk_sessions
+CREATE TRIGGER claude_sdk_sessions_pointed_elsewhere
+AFTER UPDATE OF session_id, task_id ON claude_sdk_sessions
 WHEN NEW.trusted <> 0 AND NEW.trusted = OLD.trusted
     AND (NEW.session_id IS NOT OLD.session_id OR NEW.task_id IS NOT OLD.task_id)
 BEGIN
