@@ -8,6 +8,7 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::adopt;
 use crate::list;
 use crate::process::leftovers::Policy;
 use crate::recover;
@@ -47,6 +48,7 @@ enum Command {
     Redispatch(RedispatchArgs),
     #[command(subcommand)]
     Session(SessionCommand),
+    Adopt(AdoptArgs),
 }
 
 /// Run an agent, with one row at each end of it
@@ -67,7 +69,7 @@ enum Command {
 )]
 struct RunArgs {
     /// The task's id [default: a new UUIDv7]
-    #[arg(long)]
+    #[arg(long, value_parser = id)]
     id: Option<String>,
     /// What must not run twice at once and whose conversation continues [default: from --repo and --issue]
     #[arg(long, env = "BOOKEND_KEY")]
@@ -191,7 +193,7 @@ struct ListArgs {
     #[arg(long)]
     key: Option<String>,
     /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
     limit: usize,
     /// As one JSON object: {"ledger", "tasks": [...]}
     #[arg(long, conflicts_with = "jsonl")]
@@ -325,6 +327,17 @@ enum SessionCommand {
     },
 }
 
+/// Make the database of another program the ledger
+///
+/// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row and
+/// column stays, and the program that owns it goes on working. A backup is left beside it. All of it is one
+/// transaction: interrupted, the file is what it was. Called again it does nothing.
+#[derive(Debug, Args)]
+struct AdoptArgs {
+    /// The SQLite file that has the tables
+    file: PathBuf,
+}
+
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
@@ -338,6 +351,7 @@ pub enum Request {
     Recover(recover::Request),
     Redispatch(redispatch::Request),
     Session(session_cmd::Request),
+    Adopt(adopt::Request),
 }
 
 /// Reads the command line.
@@ -358,6 +372,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
                 _ => list::Output::Table,
             },
         }),
+        Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
         Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
         Command::Recover(a) => Request::Recover(recover::Request {
             ttl: a.ttl,
@@ -450,6 +465,19 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Ok(Duration::from_secs(seconds));
     }
     humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a limit is a number above 0".to_owned())
+}
+
+/// It goes into file names, the environment and the operator's shell.
+fn id(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
+    if text.is_empty() || text.starts_with('-') || !text.chars().all(plain) {
+        return Err("an id is made of letters, digits and - _ . : /, and does not begin with -".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn issue(text: &str) -> Result<i64, String> {

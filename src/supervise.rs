@@ -271,6 +271,8 @@ impl<'a> Supervisor<'a> {
         loop {
             if let Some(ended) = self.agent.ended {
                 self.phase = Phase::After;
+                self.timers = Timers::default();
+                self.ladder = Ladder::new(self.limits.grace);
                 return Ok(ended);
             }
             self.turn(None)?;
@@ -505,7 +507,7 @@ impl<'a> Supervisor<'a> {
             look(Source::Leftover, Some(fd));
         }
         match self.watch.next(&interests, deadline).map_err(watching)? {
-            Event::Signal(received) => self.on_signal(received),
+            Event::Signal(received) => self.on_signal(received)?,
             Event::Child { pid, change, usage } => self.on_child(pid, change, usage)?,
             Event::Ready(source) => self.on_ready(source)?,
             Event::Deadline => self.on_deadline(Instant::now())?,
@@ -519,10 +521,11 @@ impl<'a> Supervisor<'a> {
         patience.chain([t.progress, self.ladder.deadline()]).flatten().min()
     }
 
-    fn on_signal(&mut self, received: Received) {
-        let fate = self.forward.fate(&received, self.agent.child.pid);
+    fn on_signal(&mut self, received: Received) -> Result<(), Error> {
+        let more = self.watch.pending(|r| r.signal == received.signal).map_err(watching)?.is_some();
+        let fate = self.forward.fate(&received, self.agent.child.pid, more);
         if fate == Fate::Noise {
-            return;
+            return Ok(());
         }
         if let Some(stop) = stop_of(&received) {
             match self.phase {
@@ -531,13 +534,14 @@ impl<'a> Supervisor<'a> {
             }
         }
         if fate == Fate::Reached {
-            return;
+            return Ok(());
         }
         match self.phase {
             Phase::Running if self.agent.executed => forward::forward(&self.agent.child.pidfd, &received),
             Phase::Before | Phase::Running => self.early.push_back(received),
             Phase::After => {}
         }
+        Ok(())
     }
 
     /// Notes the cause before any signal is sent: a stopped agent may leave with a code of its own.

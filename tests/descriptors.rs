@@ -1,5 +1,5 @@
-//! bookend holds none of the agent's descriptors: when the agent closes its end, the other side sees it at once,
-//! although the agent, and bookend, live on.
+//! bookend holds none of the agent's descriptors: when the agent closes its end, the other side sees it at
+//! once, although the agent, and bookend, live on.
 
 use std::io::{ErrorKind, Write};
 

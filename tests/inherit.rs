@@ -1,5 +1,5 @@
-//! The agent sees the world as the caller left it: the whole report of an agent under bookend is compared with
-//! that of the bare command in the same world.
+//! The agent sees the world as the caller left it: the whole report of an agent under bookend is compared
+//! with that of the bare command in the same world.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Fifo, Proc, World, children, eventually};
+use crate::harness::{End, Fifo, Proc, World, children, eventually, group};
 
 /// SIGKILL and SIGSTOP cannot be caught, SIGCHLD is the supervisor's own, and SIGCONT speaks of stopping.
 fn catchable() -> impl Iterator<Item = i32> {
@@ -31,8 +31,8 @@ impl Counting {
         (words.next().expect("a signal"), words.next().expect("a value"))
     }
 
-    /// Everything that was sent before through the supervisor has arrived when this has: signal 64 is the last
-    /// one that any queue gives out.
+    /// Everything that was sent before through the supervisor has arrived when this has: signal 64 is the
+    /// last one that any queue gives out.
     fn fence(&mut self, world: &World) {
         world.send(self.process.pid(), ["64:77"]);
         assert_eq!(self.next(), (64, 77), "nothing else was on its way");
@@ -264,6 +264,40 @@ fn a_supervisor_that_is_killed_takes_its_agent_along_by_sigterm() {
     assert_eq!(out.line(), "term");
     supervisor.wait().ended(End::Signal(9));
     assert_eq!(world.row().text("status"), "running", "nobody is left to say more, until recovery");
+}
+
+/// Whoever is told to leave the group alone would miss it: nothing of bookend outlives the supervisor there.
+#[test]
+fn a_supervisor_that_is_killed_leaves_nothing_of_its_own() {
+    let Some(world) = World::of_bookend("a_supervisor_that_is_killed_leaves_nothing") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    let supervisor = world.run(["probe", "stay", &out.path()]).own_group().start();
+    out.pid("stay");
+    let job = supervisor.pid();
+    supervisor.signal(Signal::KILL);
+    supervisor.wait().ended(End::Signal(9));
+    assert!(out.rest().is_empty(), "the agent went by SIGTERM");
+    eventually(world.deadline(), "an empty group", || group(job).is_empty());
+}
+
+#[test]
+fn a_supervisor_that_is_killed_at_the_gate_never_lets_the_agent_run() {
+    let Some(world) = World::of_bookend("killed_at_the_gate") else {
+        return;
+    };
+    let (mut begun, mut go) = (world.fifo("begun"), world.fifo("go"));
+    let prepare = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+    let effect = world.name("effect");
+    let supervisor = world.run(["touch", &effect]).options(["--prepare", &prepare]).own_group().start();
+    begun.pid("begun");
+    let job = supervisor.pid();
+    supervisor.signal(Signal::KILL);
+    supervisor.wait().ended(End::Signal(9));
+    go.tell("now");
+    eventually(world.deadline(), "an empty group", || group(job).is_empty());
+    assert!(!world.path("effect").exists(), "the agent ran");
 }
 
 #[test]

@@ -104,15 +104,18 @@ fn each_signal_of_the_terminal_arrives_once() {
     for (n, (key, signal)) in [("\x03", 2), ("\x1c", 3), ("\x1a", 20)].into_iter().enumerate() {
         for _ in 0..3 {
             pty.send(key);
-            assert!(out.line().starts_with(&format!("{signal} ")), "{signal}, turn {n}");
+            let line = out.line();
+            assert!(line.starts_with(&format!("{signal} ")), "{signal}, turn {n}: {line}");
         }
     }
     for columns in [100, 50, 132] {
         pty.resize(columns, 30);
-        assert!(out.line().starts_with("28 "), "SIGWINCH");
+        let line = out.line();
+        assert!(line.starts_with("28 "), "SIGWINCH: {line}");
     }
     world.send(supervisor, ["64:7"]);
-    assert!(out.line().starts_with("64 7"), "nothing arrived twice");
+    let line = out.line();
+    assert!(line.starts_with("64 7"), "nothing arrived twice: {line}");
     world.send(agent, ["64:1006"]);
     assert_eq!(pty.prompt(), 6);
 }
@@ -188,7 +191,8 @@ fn a_stopped_job_can_be_killed() {
     // bash continues a stopped job that it kills.
     pty.line("kill %1");
     assert_eq!(pty.prompt(), 0);
-    eventually(world.deadline(), "the end of the job", || group(job).is_empty());
+    let gone = || fs::metadata(format!("/proc/{job}")).is_err();
+    eventually(world.deadline(), "bash knows of its end", gone);
     pty.line("wait %1");
     assert_eq!(pty.prompt(), 143);
 }

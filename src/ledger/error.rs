@@ -88,6 +88,9 @@ pub enum LedgerError {
     )]
     NotALedger { path: PathBuf, why: &'static str },
 
+    #[error("{path} cannot be adopted: {why}; it is as it was", path = .path.display())]
+    NotAdoptable { path: PathBuf, why: String },
+
     #[error(
         "{doing} in the ledger {path}: others kept it locked for {waited:?}; look for a program that \
          holds it open in a transaction (fuser {path}), and try again",
@@ -121,7 +124,13 @@ pub enum LedgerError {
 
 impl From<LedgerError> for crate::error::Error {
     fn from(e: LedgerError) -> crate::error::Error {
-        crate::error::Error::failed(e)
+        use crate::error::Kind;
+        let kind = match e {
+            LedgerError::TaskExists { .. } | LedgerError::IdTooLong { .. } => Kind::Usage,
+            LedgerError::KeyBusy { .. } => Kind::Busy,
+            _ => Kind::Failed,
+        };
+        crate::error::Error::new(kind, e)
     }
 }
 

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
+use super::dialect::{self, AnyText, AnyTime};
 use super::tasks;
 use crate::task::{Invalidation, Session, Status, Task, Trust};
 
@@ -15,17 +16,17 @@ const SELECT_UNTRUSTED: &str = "
     WHERE trusted = 0";
 const SELECT_IS_RESTORED: &str = "
     SELECT 1 FROM claude_sdk_sessions
-    WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
+    WHERE session_id IN (?1, kept_session(?2, ?1)) AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
       AND trusted = 2 AND task_id IS ?3";
 const SELECT_SESSIONS_TO_END: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions
-    WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
+    WHERE session_id IN (?1, kept_session(?2, ?1)) AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
     UNION
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions
     WHERE key = ?3 AND task_id = ?4";
 const UPSERT_SESSION: &str = "
     INSERT INTO claude_sdk_sessions (key, session_id, provider, last_used_at, task_id, trusted)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+    VALUES (?1, kept_session(?3, ?2), ?3, kept_time('claude_sdk_sessions.last_used_at', ?4), ?5, ?6)
     ON CONFLICT (key) DO UPDATE SET
         session_id = excluded.session_id,
         provider = excluded.provider,
@@ -114,9 +115,13 @@ pub fn last_use(
     if task.is_none() {
         task = tasks::last_user_of_session(conn, provider, session_id)?;
     }
-    if let (None, Some(id)) = (&task, linked) {
-        // A task that is known to have used another session says nothing of this one.
-        task = tasks::by_id(conn, id)?.filter(|t| t.session_id.is_none());
+    // A task of another program may not say which session it used; one that used another says nothing.
+    let linked = linked.map(|id| tasks::by_id(conn, id)).transpose()?.flatten();
+    if let Some(linked) = linked.filter(|t| t.session_id.is_none()) {
+        let is_newer = |t: &Task| t.status != Status::Running && linked.started_at > t.started_at;
+        if task.as_ref().is_none_or(is_newer) {
+            task = Some(linked);
+        }
     }
     let user = task.as_ref().map(|t| t.id.as_str());
     let restored =
@@ -357,12 +362,13 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
 }
 
 fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
+    let session_id = row.get::<_, AnyText>(1)?.0.unwrap_or_default();
     Ok(Session {
         key: row.get(0)?,
-        session_id: row.get(1)?,
-        provider: row.get(2)?,
-        last_used_at: row.get(3)?,
-        task_id: row.get(4)?,
+        session_id: dialect::bare(&session_id).to_owned(),
+        provider: row.get::<_, AnyText>(2)?.0,
+        last_used_at: row.get::<_, AnyTime>(3)?.0,
+        task_id: row.get::<_, AnyText>(4)?.0,
         trust: Trust::from_number(row.get(5)?),
     })
 }

@@ -33,8 +33,9 @@ impl Forward {
         self.witness.pid()
     }
 
-    pub fn fate(&mut self, received: &Received, agent: i32) -> Fate {
-        let reached = self.witness.saw(received);
+    /// `more`: others of its number wait behind it.
+    pub fn fate(&mut self, received: &Received, agent: i32, more: bool) -> Fate {
+        let reached = self.witness.saw(received, more);
         let from = received.sender.pid;
         if !received.is_from_kernel() && (from == agent || from == std::process::id() as i32) {
             return Fate::Noise;

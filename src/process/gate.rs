@@ -159,6 +159,8 @@ impl Gated {
     /// Sends the child away: it leaves with 125 and has executed nothing.
     pub fn dismiss(&mut self) {
         self.gate = None;
+        // Its end-of-file would read like that of an exec.
+        self.report = None;
     }
 
     /// Where to wait for how the exec went, once the gate is open.

@@ -20,12 +20,11 @@ impl Witness {
         Witness { pid: sys::start_witness().ok(), accounted: [0; 65] }
     }
 
-    /// Whether this signal reached the whole group.
-    pub fn saw(&mut self, received: &Received) -> bool {
+    /// Whether this signal reached the whole group; `more` of its number wait for us.
+    pub fn saw(&mut self, received: &Received, more: bool) -> bool {
         let signal = received.signal;
-        let Some(pid) = self.pid else {
-            return received.is_from_kernel() && by_terminal(signal);
-        };
+        let terminals = received.is_from_kernel() && by_terminal(signal);
+        let Some(pid) = self.pid else { return terminals };
         let Some(accounted) = self.accounted.get_mut(signal as usize) else { return false };
         // The kernel hands a group's signal to its youngest member first, so the witness has had it
         // before us; it may only not have come to count it yet.
@@ -34,10 +33,12 @@ impl Witness {
         }
         let seen = sys::witnessed(signal);
         if seen == *accounted {
-            return false;
+            // Two in quick succession may have merged for the witness and not for us.
+            return terminals;
         }
         // Standard signals merge while they wait, for each process at its own pace; real-time ones queue.
-        *accounted = if signal < libc::SIGRTMIN() { seen } else { *accounted + 1 };
+        let all = signal < libc::SIGRTMIN() && !more;
+        *accounted = if all { seen } else { *accounted + 1 };
         true
     }
 

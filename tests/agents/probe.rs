@@ -10,7 +10,7 @@ mod report;
 mod with;
 
 use std::ffi::{OsString, c_char, c_int};
-use std::io;
+use std::io::{self, Write};
 
 /// What a command of the probe gives back: its exit code.
 type Outcome = io::Result<i32>;
@@ -21,7 +21,7 @@ pub extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     match run(&args) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("probe: {args:?}: {e}");
+            let _ = writeln!(io::stderr(), "probe: {args:?}: {e}");
             99
         }
     }

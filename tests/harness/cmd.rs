@@ -3,12 +3,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::wait::{AsFdRef, Deadline, ready};
 use super::{Under, World};
@@ -32,7 +32,6 @@ impl From<ExitStatus> for End {
 #[derive(Debug)]
 pub struct Output {
     pub end: End,
-    pub core_dumped: bool,
     pub stdout: String,
     pub stderr: String,
 }
@@ -55,7 +54,6 @@ impl Output {
 
 enum Input {
     Null,
-    Inherit(OwnedFd),
     Piped,
 }
 
@@ -66,7 +64,6 @@ pub struct Cmd<'w> {
     argv: Vec<OsString>,
     specs: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
-    cwd: Option<std::path::PathBuf>,
     input: Input,
     own_group: bool,
 }
@@ -84,7 +81,6 @@ impl<'w> Cmd<'w> {
             argv: argv.into_iter().map(Into::into).collect(),
             specs: Vec::new(),
             environment: Vec::new(),
-            cwd: None,
             input: Input::Null,
             own_group: false,
         }
@@ -104,17 +100,6 @@ impl<'w> Cmd<'w> {
 
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
-        self
-    }
-
-    pub fn cwd(mut self, dir: impl Into<std::path::PathBuf>) -> Self {
-        self.cwd = Some(dir.into());
-        self
-    }
-
-    /// Standard input is this descriptor.
-    pub fn input(mut self, fd: impl Into<OwnedFd>) -> Self {
-        self.input = Input::Inherit(fd.into());
         self
     }
 
@@ -154,10 +139,9 @@ impl<'w> Cmd<'w> {
             .env_clear()
             .envs(self.world.environment())
             .envs(self.environment.iter().map(|(n, v)| (n, v)))
-            .current_dir(self.cwd.unwrap_or_else(|| self.world.path("home")))
+            .current_dir(self.world.path("home"))
             .stdin(match self.input {
                 Input::Null => Stdio::null(),
-                Input::Inherit(fd) => Stdio::from(fd),
                 Input::Piped => Stdio::piped(),
             })
             .stdout(Stdio::piped())
@@ -275,7 +259,6 @@ impl Proc {
         let status = self.child.wait().expect("the status of our child");
         Output {
             end: status.into(),
-            core_dumped: status.core_dumped(),
             stdout: String::from_utf8_lossy(&self.stdout.text).into_owned(),
             stderr: String::from_utf8_lossy(&self.stderr.text).into_owned(),
         }
@@ -288,15 +271,6 @@ impl Proc {
             self.stdout.take();
         }
         String::from_utf8_lossy(&self.stdout.text).into_owned()
-    }
-
-    /// The same for standard error.
-    pub fn stderr_end(&mut self) -> String {
-        while let Some(file) = &self.stderr.file {
-            self.deadline.readable("the end of standard error", &[file]);
-            self.stderr.take();
-        }
-        String::from_utf8_lossy(&self.stderr.text).into_owned()
     }
 
     /// The reader of standard output goes away.
@@ -315,18 +289,6 @@ impl Proc {
             self.deadline.readable("a line on standard output", &[file]);
             self.stdout.take();
         }
-    }
-
-    /// Waits until the process, our child, has stopped, and gives the signal that stopped it.
-    pub fn stopped(&self) -> i32 {
-        let mut signal = None;
-        super::eventually(self.deadline, "a stop", || {
-            let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-            let status = rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options);
-            signal = status.expect("waitid").and_then(|s| s.stopping_signal());
-            signal.is_some()
-        });
-        signal.unwrap_or_default()
     }
 }
 

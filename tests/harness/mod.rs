@@ -1,7 +1,7 @@
 //! A world of its own for each test: directory, environment, ledger, agents. Nothing is shared, nothing is
 //! left behind, and nothing waits for time to pass: every wait is for an event, with one deadline.
 //!
-//! `BOOKEND_TEST_INSTEAD` puts something else in bookend's place (`bare`: nothing; or `tini -s --`, …). What
+//! `BOOKEND_TEST_INSTEAD` puts something else in bookend's place (`bare`: nothing; `tini -s --`, …). What
 //! the bare command fails is a wrong check; what others fail shows what a check is worth.
 //! `BOOKEND_TEST_ALL=1`: what this machine cannot check is a failure instead of a skip.
 
@@ -75,10 +75,6 @@ impl World {
         }
         say(&format!("skipped {test}: it is about bookend itself"));
         None
-    }
-
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

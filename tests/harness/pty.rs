@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetpgrp, tcsetwinsize};
@@ -124,24 +124,6 @@ impl Pty {
     /// Waits for the end of the session's leader.
     pub fn wait(mut self) -> Output {
         self.process.wait_here()
-    }
-
-    /// Reads whatever comes until the leader has closed the terminal, and waits for its end.
-    pub fn finish(mut self) -> (String, Output) {
-        loop {
-            self.deadline.readable("the end of the terminal", &[self.master()]);
-            let mut chunk = [0; 4096];
-            match self.master().read(&mut chunk) {
-                Ok(0) | Err(_) => break,
-                Ok(n) => self.seen.push_str(&String::from_utf8_lossy(&chunk[..n])),
-            }
-        }
-        let rest = self.seen[self.cursor..].to_owned();
-        (rest, self.process.wait_here())
-    }
-
-    pub fn fd(&self) -> i32 {
-        self.master().as_raw_fd()
     }
 }
 

@@ -1,0 +1,200 @@
+//! Time-outs, the ladder, a stay after the result, and no work while nothing happens.
+
+use crate::harness::{End, Fifo, Proc, Pty, World, children, eventually, on_path, possible, state, switches};
+
+fn stay(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo) {
+    let mut out = world.fifo("stay");
+    let argv = ["probe", "stay", &out.path()];
+    let process = world.run(argv).options(options.iter().copied()).with(specs).own_group().start();
+    out.pid("stay");
+    (process, out)
+}
+
+#[test]
+fn a_time_out_ends_the_agent_with_124() {
+    let Some(world) = World::of_bookend("a_time_out_ends_the_agent") else {
+        return;
+    };
+    let (process, mut out) = stay(&world, &["--timeout", "200ms"], &[]);
+    process.wait().ended(End::Code(124));
+    assert!(out.rest().is_empty(), "it is gone");
+    let row = world.row();
+    assert_eq!(row.ending(), "cancelled/timeout");
+    assert_eq!(row.number("term_signal"), Some(15), "TERM came first");
+    assert_eq!(row.number("stop_sender_pid"), None, "nobody sent it");
+}
+
+#[test]
+fn an_agent_that_ignores_sigterm_is_killed_after_the_grace() {
+    let Some(world) = World::of_bookend("an_agent_that_ignores_sigterm") else {
+        return;
+    };
+    let options = ["--timeout", "100ms", "--grace", "100ms"];
+    let (process, _out) = stay(&world, &options, &["ignore=15"]);
+    process.wait().ended(End::Code(124));
+    assert_eq!(world.row().ending(), "cancelled/timeout");
+    assert_eq!(world.row().number("term_signal"), Some(9));
+}
+
+#[test]
+fn the_ladder_of_a_signal_that_came_goes_over_term_to_kill() {
+    let Some(world) = World::of_bookend("the_ladder_of_a_signal") else {
+        return;
+    };
+    let (process, _out) = stay(&world, &["--grace", "100ms"], &["ignore=15"]);
+    world.send(process.pid(), [15]);
+    // Ignored by the caller: forwarded, but no cause, so no ladder either.
+    world.send(process.pid(), [12]);
+    process.wait().ended(End::Signal(12));
+
+    let mut out = world.fifo("deaf");
+    let script = format!("trap '' HUP TERM; exec probe stay {}", out.path());
+    let process = world.run_sh(&script).options(["--grace", "100ms"]).own_group().start();
+    out.pid("stay");
+    world.send(process.pid(), [1]);
+    process.wait().ended(End::Signal(9));
+    let row = world.rows().pop().expect("a row");
+    assert_eq!(row.ending(), "interrupted/signal");
+    assert_eq!(row.number("stop_signal"), Some(1));
+}
+
+#[test]
+fn an_idle_time_out_where_nothing_is_read_is_a_usage_error() {
+    let Some(world) = World::of_bookend("an_idle_time_out_where_nothing_is_read") else {
+        return;
+    };
+    let effect = world.name("effect");
+    let output = world.run(["touch", &effect]).options(["--idle-timeout", "1s"]).run();
+    let output = output.ended(End::Code(2));
+    assert!(output.stderr.contains("idle-timeout"), "{}", output.stderr);
+    assert!(!world.path("effect").exists(), "nothing ran");
+}
+
+const INIT: &str = r#"{"type":"system","subtype":"init","session_id":"$id","model":"claude-x"}"#;
+const RESULT: &str = concat!(
+    r#"{"type":"result","subtype":"success","is_error":false,"result":"$text","num_turns":1,"#,
+    r#""session_id":"$id","total_cost_usd":0.5,"usage":{"input_tokens":3,"output_tokens":4}}"#
+);
+
+/// A `claude` that says what `script` makes it say; `init` and `result` are its words.
+fn claude(world: &World, script: &str) {
+    let text = format!(
+        "#!/bin/sh\nid=0197a6a0-0000-4000-8000-00000000abcd\n\
+         init() {{ cat <<end\n{INIT}\nend\n}}\n\
+         result() {{ text=$1; cat <<end\n{RESULT}\nend\n}}\n{script}\n"
+    );
+    world.program("claude", &text);
+}
+
+const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "do it"];
+
+#[test]
+fn an_idle_time_out_counts_from_the_last_output() {
+    let Some(world) = World::of_bookend("an_idle_time_out_counts") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    claude(&world, &format!("init; exec probe stay {}", out.path()));
+    let process = world.run(STREAM).options(["--idle-timeout", "300ms"]).own_group().start();
+    out.pid("stay");
+    process.wait().ended(End::Code(124));
+    assert!(out.rest().is_empty(), "it is gone");
+    assert_eq!(world.row().ending(), "cancelled/idle_timeout");
+}
+
+#[test]
+fn an_agent_that_stays_after_its_result_is_ended_and_its_result_stands() {
+    let Some(world) = World::of_bookend("an_agent_that_stays_after_its_result") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    claude(&world, &format!("init; result done; exec probe stay {}", out.path()));
+    let process = world.run(STREAM).options(["--grace", "200ms"]).own_group().start();
+    out.pid("stay");
+    let output = process.wait();
+    assert!(output.stdout.contains("\"result\":\"done\""), "{}", output.stdout);
+    assert!(out.rest().is_empty(), "it is gone");
+    let row = world.row();
+    assert_eq!(row.ending(), "success/");
+    assert_eq!(row.real("cost_usd"), Some(0.5));
+}
+
+#[test]
+fn the_result_of_a_background_task_counts_last() {
+    let Some(world) = World::of_bookend("the_result_of_a_background_task") else {
+        return;
+    };
+    let bad = RESULT.replace("\"is_error\":false", "\"is_error\":true").replace("$text", "no");
+    claude(&world, &format!("init; result first; init; cat <<end\n{bad}\nend\nexit 1"));
+    world.run(STREAM).run().ended(End::Code(1));
+    assert_eq!(world.row().ending(), "failure/agent_error");
+
+    claude(&world, &format!("init; cat <<end\n{bad}\nend\ninit; result second"));
+    world.run(STREAM).run().ended(End::Code(0));
+    assert_eq!(world.rows()[1].ending(), "success/");
+}
+
+#[test]
+fn a_time_out_pauses_while_the_agent_is_stopped() {
+    let test = "a_time_out_pauses";
+    if !possible(test, on_path("bash"), "bash") {
+        return;
+    }
+    let Some(world) = World::of_bookend(test) else {
+        return;
+    };
+    let mut pty = Pty::bash(&world);
+    let mut out = world.fifo("stay");
+    pty.line(&format!("bookend run --timeout 600ms -- probe stay {}", out.path()));
+    let agent = out.pid("stay");
+    pty.send("\x1a");
+    assert_eq!(pty.prompt(), 148);
+    pty.line("sleep 0.8");
+    assert_eq!(pty.prompt(), 0);
+    pty.line("fg");
+    eventually(world.deadline(), "it goes on", || state(agent) == Some('S'));
+    pty.send("\x03");
+    assert_eq!(pty.prompt(), 130, "not the time-out's 124");
+}
+
+/// How often anything of bookend's wakes up while `sleep` runs beside it.
+fn wake_ups(world: &World, process: &Proc, agent: i32) -> u64 {
+    let count = || {
+        let helpers = children(process.pid()).into_iter().filter(|c| *c != agent);
+        helpers.chain([process.pid()]).map(switches).sum::<u64>()
+    };
+    let mut last = count();
+    eventually(world.deadline(), "bookend has gone to sleep", || {
+        let before = std::mem::replace(&mut last, count());
+        state(process.pid()) == Some('S') && before == last
+    });
+    let pause = |seconds: &str| world.bare(["sleep", seconds]).run().ended(End::Code(0));
+    // Partial counts are written within a second.
+    pause("1.1");
+    let before = count();
+    pause("0.6");
+    count() - before
+}
+
+#[test]
+fn nothing_wakes_up_while_the_agent_is_silent() {
+    let Some(world) = World::of_bookend("nothing_wakes_up") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    let process = world.run(["probe", "stay", &out.path()]).own_group().start();
+    let agent = out.pid("stay");
+    assert_eq!(wake_ups(&world, &process, agent), 0);
+}
+
+#[test]
+fn nothing_wakes_up_while_a_captured_agent_is_silent() {
+    let Some(world) = World::of_bookend("nothing_wakes_up_captured") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    claude(&world, &format!("init; exec probe stay {}", out.path()));
+    let process = world.run(STREAM).own_group().start();
+    let agent = out.pid("stay");
+    assert_eq!(wake_ups(&world, &process, agent), 0);
+}
