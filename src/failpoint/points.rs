@@ -38,13 +38,21 @@ pub const STEPS: &[&str] = &[
     "spool.synced",
     "spool.renamed",
     "run.settled",
+    "delivery.begun",
+    "delivery.ended",
+    "delivery.record",
     "run.delivered",
     "merge.read",
     "merge.written",
     "merge.committed",
     "merge.removed",
     "merge.kept",
+    "recover.judged",
+    "recover.ended",
     "mark.ended",
+    "recover.marked",
+    "sessions.withdrawn",
+    "recover.hinting",
 ];
 
 /// What `bookend adopt` passes.
