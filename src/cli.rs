@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::list;
+use crate::log;
 use crate::process::leftovers::Policy;
 use crate::run;
 use crate::show;
@@ -22,6 +23,11 @@ struct Cli {
     /// $XDG_STATE_HOME/bookend/bookend.db]
     #[arg(long, global = true, value_name = "FILE")]
     ledger: Option<PathBuf>,
+
+    /// Where bookend's own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters
+    /// them: a level, such as debug, or target=level pairs
+    #[arg(long, global = true, env = "BOOKEND_LOG_TO", value_name = "WHERE", default_value = "auto")]
+    log: LogArg,
 
     #[command(subcommand)]
     command: Command,
@@ -153,6 +159,13 @@ struct RunArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogArg {
+    Auto,
+    Stderr,
+    Journald,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTermArg {
     Interrupted,
     Cancelled,
@@ -199,6 +212,7 @@ struct ShowArgs {
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
+    pub log: log::To,
     pub request: Request,
 }
 
@@ -228,7 +242,12 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         }),
         Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
     };
-    Ok(Invocation { ledger: cli.ledger, request })
+    let log = match cli.log {
+        LogArg::Auto => log::To::Auto,
+        LogArg::Stderr => log::To::Stderr,
+        LogArg::Journald => log::To::Journald,
+    };
+    Ok(Invocation { ledger: cli.ledger, log, request })
 }
 
 fn run_request(a: RunArgs) -> run::Request {
@@ -329,7 +348,7 @@ mod tests {
         let variables: Vec<_> = run
             .get_opts()
             .chain(run.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values()))
-            .filter(|a| !["id", "ledger", "help", "version"].contains(&a.get_id().as_str()))
+            .filter(|a| !["id", "ledger", "log", "help", "version"].contains(&a.get_id().as_str()))
             .map(|a| a.get_env().unwrap_or_else(|| panic!("{} has no variable", a.get_id())))
             .collect();
         assert!(variables.len() > 20);

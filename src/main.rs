@@ -60,14 +60,18 @@ fn start() -> Leave {
     let done = match &invocation.request {
         Request::Run(request) => {
             let caller = Caller::take_over();
-            log::start(request.level);
+            if log::is_journal(invocation.log) {
+                // journald notes the command line of whoever speaks: the agent's holds the prompt.
+                sys::hide_arguments(request.argv.len().saturating_sub(1));
+            }
+            log::start(request.level, invocation.log);
             run::run(request, ledger, caller)
         }
         Request::List(request) => list::list(request, ledger).and_then(print),
         Request::Show(request) => show::show(request, ledger).and_then(print),
     };
     done.unwrap_or_else(|e| {
-        log::say(&format!("bookend: {}\n", log::Escaped(&e.to_string())));
+        log::fail(&e.to_string());
         Leave::Code(e.code())
     })
 }

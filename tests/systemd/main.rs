@@ -8,5 +8,6 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other binary of tests, which uses more of it")]
 mod harness;
 
+mod journal;
 mod machine;
 mod units;
