@@ -8,6 +8,7 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::adopt;
 use crate::list;
 use crate::log;
 use crate::process::leftovers::Policy;
@@ -38,6 +39,7 @@ enum Command {
     Run(Box<RunArgs>),
     List(ListArgs),
     Show(ShowArgs),
+    Adopt(AdoptArgs),
 }
 
 /// Run an agent, with one row at each end of it
@@ -209,6 +211,17 @@ struct ShowArgs {
     json: bool,
 }
 
+/// Make the database of another program the ledger
+///
+/// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row and
+/// column stays, and the program that owns it goes on working. A backup is left beside it. All of it is one
+/// transaction: interrupted, the file is what it was. Called again it does nothing.
+#[derive(Debug, Args)]
+struct AdoptArgs {
+    /// The SQLite file that has the tables
+    file: PathBuf,
+}
+
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
@@ -220,6 +233,7 @@ pub enum Request {
     Run(Box<run::Request>),
     List(list::Request),
     Show(show::Request),
+    Adopt(adopt::Request),
 }
 
 /// Reads the command line.
@@ -240,6 +254,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
                 _ => list::Output::Table,
             },
         }),
+        Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
         Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
     };
     let log = match cli.log {

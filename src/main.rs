@@ -2,11 +2,13 @@
 
 #![cfg_attr(not(test), no_main)]
 
+mod adopt;
 mod agent;
 mod claim;
 mod cli;
 mod clock;
 mod error;
+mod failpoint;
 mod ledger;
 mod list;
 mod log;
@@ -68,6 +70,7 @@ fn start() -> Leave {
             run::run(request, ledger, caller)
         }
         Request::List(request) => list::list(request, ledger).and_then(print),
+        Request::Adopt(request) => adopt::adopt(request).and_then(print),
         Request::Show(request) => show::show(request, ledger).and_then(print),
     };
     done.unwrap_or_else(|e| {

@@ -87,6 +87,9 @@ pub enum LedgerError {
     )]
     NotALedger { path: PathBuf, why: &'static str },
 
+    #[error("{path} cannot be adopted: {why}; it is as it was", path = .path.display())]
+    NotAdoptable { path: PathBuf, why: String },
+
     #[error(
         "{doing} in the ledger {path}: others kept it locked for {waited_secs} s; look for a program that \
          holds it open in a transaction (fuser {path}), and try again",

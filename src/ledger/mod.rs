@@ -3,7 +3,9 @@
 //! Nothing above this module sees SQL or a type of the database: it speaks of tasks, sessions, claims and
 //! endings.
 
+mod adopt;
 mod claim;
+mod dialect;
 mod ending;
 mod error;
 mod live;
@@ -26,6 +28,7 @@ use ending::By;
 use live::LiveFile;
 use spool::Content;
 
+pub use adopt::{Adopted, Adoption, Journal, adopt};
 pub use claim::Claim;
 pub use ending::Finished;
 pub use error::{LedgerError, Result};

@@ -3,19 +3,20 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
+use super::dialect::{self, AnyText, AnyTime};
 use crate::task::{Invalidation, Session};
 
 const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id FROM claude_sdk_sessions WHERE key = ?1";
 const SELECT_SESSIONS_TO_END: &str = "
     SELECT key, session_id, provider, last_used_at, task_id FROM claude_sdk_sessions
-    WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
+    WHERE session_id IN (?1, kept_session(?2, ?1)) AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
     UNION
     SELECT key, session_id, provider, last_used_at, task_id FROM claude_sdk_sessions
     WHERE key = ?3 AND task_id = ?4";
 const UPSERT_SESSION: &str = "
     INSERT INTO claude_sdk_sessions (key, session_id, provider, last_used_at, task_id)
-    VALUES (?1, ?2, ?3, ?4, ?5)
+    VALUES (?1, kept_session(?3, ?2), ?3, kept_time('claude_sdk_sessions.last_used_at', ?4), ?5)
     ON CONFLICT (key) DO UPDATE SET
         session_id = excluded.session_id,
         provider = excluded.provider,
@@ -225,11 +226,12 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
 }
 
 fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
+    let session_id = row.get::<_, AnyText>(1)?.0.unwrap_or_default();
     Ok(Session {
         key: row.get(0)?,
-        session_id: row.get(1)?,
-        provider: row.get(2)?,
-        last_used_at: row.get(3)?,
-        task_id: row.get(4)?,
+        session_id: dialect::bare(&session_id).to_owned(),
+        provider: row.get::<_, AnyText>(2)?.0,
+        last_used_at: row.get::<_, AnyTime>(3)?.0,
+        task_id: row.get::<_, AnyText>(4)?.0,
     })
 }
