@@ -9,13 +9,17 @@ mod cli;
 mod clock;
 mod error;
 mod failpoint;
+mod hook;
 mod ledger;
 mod list;
 mod log;
 mod process;
+mod recover;
 mod recovery;
+mod redispatch;
 mod run;
 mod session;
+mod session_cmd;
 mod show;
 mod supervise;
 mod sys;
@@ -25,6 +29,8 @@ mod view;
 use std::ffi::OsString;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tracing::level_filters::LevelFilter;
 
 use crate::cli::Request;
 use crate::error::{Error, Kind, exit_code};
@@ -68,6 +74,20 @@ fn start() -> Leave {
             }
             log::start(request.level, invocation.log);
             run::run(request, ledger, caller)
+        }
+        Request::Recover(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            recover::recover(request, ledger, &caller)
+        }
+        Request::Redispatch(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            redispatch::redispatch(request, ledger, caller)
+        }
+        Request::Session(request) => {
+            log::start(LevelFilter::WARN, invocation.log);
+            session_cmd::session(request, ledger).and_then(print)
         }
         Request::List(request) => list::list(request, ledger).and_then(print),
         Request::Adopt(request) => adopt::adopt(request).and_then(print),

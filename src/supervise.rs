@@ -10,13 +10,15 @@ use tracing::{debug, error, info, warn};
 use crate::agent::{self, Mode, Observed, Reader};
 use crate::clock;
 use crate::error::Error;
-use crate::ledger::{Finished, Ledger, SpoolSlot};
+use crate::hook::{Attendant, Attended};
+use crate::ledger::{Finished, Ledger, Seen, SpoolSlot};
 use crate::log;
 use crate::process::capture::Capture;
 use crate::process::forward::{self, CANCEL, Fate, Forward};
 use crate::process::gate::{Gated, StartError};
 use crate::process::identity;
 use crate::process::leftovers::{Hunt, Step, Summary};
+use crate::process::oom;
 use crate::process::stop::Ladder;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
@@ -145,6 +147,9 @@ pub struct Supervisor<'a> {
     ladder: Ladder,
     timers: Timers,
     written: Written,
+    /// The id that the agent was told to go on with, until it has named its own.
+    resumed: Option<String>,
+    context_lost: bool,
     hunt: Option<Hunt>,
 }
 
@@ -163,7 +168,17 @@ pub struct Row {
     pub spool: Option<SpoolSlot>,
     /// What the session had cost before, as the agent counts, US dollars.
     pub cost_before: Option<f64>,
+    pub cgroup: Option<String>,
+    pub oom_kills_before: Option<u64>,
     pub settled: bool,
+}
+
+/// The conversation of a run, as it was chosen.
+pub struct Conversation {
+    /// The id known before the agent says a word.
+    pub session: Option<String>,
+    /// The id that the agent was told to go on with.
+    pub resumed: Option<String>,
 }
 
 /// How a run ended, as far as its ending is judged.
@@ -179,6 +194,7 @@ pub struct End {
 struct Written {
     session: Option<String>,
     counts: Counts,
+    tool: Option<String>,
     at: Option<Instant>,
 }
 
@@ -191,7 +207,7 @@ impl<'a> Supervisor<'a> {
         (agent, forward): (Agent, Forward),
         listening: Option<Listening>,
         limits: Limits,
-        session: Option<String>,
+        conversation: Conversation,
     ) -> Supervisor<'a> {
         let ladder = Ladder::new(limits.grace);
         Supervisor {
@@ -211,7 +227,9 @@ impl<'a> Supervisor<'a> {
             asked: None,
             ladder,
             timers: Timers::default(),
-            written: Written { session, ..Written::default() },
+            written: Written { session: conversation.session, ..Written::default() },
+            resumed: conversation.resumed,
+            context_lost: false,
             hunt: None,
         }
     }
@@ -391,7 +409,9 @@ impl<'a> Supervisor<'a> {
             session_cost_usd: observed.reported_cost_usd,
             model: observed.model,
             session_id: observed.session_id,
-            oom_killed: None,
+            tool_in_flight: observed.tool_in_flight,
+            context_lost: self.context_lost,
+            oom_killed: self.oom_killed(end.exit.map(|(exit, _)| exit)),
             cpu_ms: usage.and_then(|u| i64::try_from(u.cpu.as_millis()).ok()),
             max_rss_kib: usage.map(|u| u.max_rss_kib),
             leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
@@ -465,6 +485,12 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
+    }
+
+    /// Whether the kernel's OOM killer ended the agent, as far as that can be told.
+    fn oom_killed(&self, exit: Option<Exit>) -> Option<bool> {
+        let struck = oom::struck_since(self.row.cgroup.as_deref(), self.row.oom_kills_before)?;
+        Some(struck && exit == Some(Exit::Signal(libc::SIGKILL)))
     }
 
     /// The counts of this run alone.
@@ -656,6 +682,16 @@ impl<'a> Supervisor<'a> {
     fn take_note(&mut self) -> Result<(), Error> {
         let Some(listening) = &self.listening else { return Ok(()) };
         let observed = listening.reader.observed();
+        if let (Some(resumed), Some(named)) = (&self.resumed, &observed.session_id) {
+            if resumed != named {
+                warn!(
+                    "the agent did not go on with session {resumed}, it began another one, {named}: its \
+                     context is lost"
+                );
+                self.context_lost = true;
+            }
+            self.resumed = None;
+        }
         if observed.session_id.is_some() && observed.session_id != self.written.session {
             let session = observed.session_id.clone();
             self.written.session.clone_from(&session);
@@ -671,7 +707,8 @@ impl<'a> Supervisor<'a> {
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);
-        if counts != self.written.counts && self.timers.progress.is_none() {
+        let news = counts != self.written.counts || observed.tool_in_flight != self.written.tool;
+        if news && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
         }
         Ok(())
@@ -692,8 +729,13 @@ impl<'a> Supervisor<'a> {
         let observed = self.observed();
         self.written.counts = self.counts(&observed);
         self.written.at = Some(now);
-        let model = observed.model.as_deref();
-        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, model, &clock::now());
+        self.written.tool.clone_from(&observed.tool_in_flight);
+        let seen = Seen {
+            model: observed.model.as_deref(),
+            tool_in_flight: observed.tool_in_flight.as_deref(),
+            at: &clock::now(),
+        };
+        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, &seen);
         if let Err(e) = wrote {
             debug!("partial counts not recorded: {e}");
         }
@@ -724,6 +766,20 @@ impl<'a> Supervisor<'a> {
             self.send(signal);
         }
         Ok(())
+    }
+}
+
+impl Attendant for Supervisor<'_> {
+    fn ledger(&mut self) -> &mut Ledger {
+        self.ledger
+    }
+
+    fn attend(&mut self, child: Gated, bound: Duration) -> Result<Attended, Error> {
+        self.helper = Some(Helper::new(child, None));
+        self.await_helper(Some(bound))?;
+        let gone = || watching(std::io::ErrorKind::NotFound.into());
+        let Helper { child, start_error, ended, .. } = self.helper.take().ok_or_else(gone)?;
+        Ok(Attended { child, start_error, ended })
     }
 }
 

@@ -22,6 +22,10 @@ impl SignalSet {
     pub fn contains(self, signal: i32) -> bool {
         (1..=64).contains(&signal) && self.0 & (1 << (signal - 1)) != 0
     }
+
+    pub fn with(self, signal: i32) -> SignalSet {
+        SignalSet(self.0 | 1 << (signal - 1))
+    }
 }
 
 const SET_BYTES: usize = size_of::<u64>();

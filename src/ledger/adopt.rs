@@ -200,7 +200,7 @@ fn copy(file: &Path, to: &Path) -> rusqlite::Result<()> {
         loop {
             match backup.step(-1)? {
                 StepResult::Done => break,
-                _ if since.elapsed() < open::BUSY_PATIENCE => std::thread::sleep(Duration::from_millis(5)),
+                _ if since.elapsed() < open::busy_patience() => std::thread::sleep(Duration::from_millis(5)),
                 _ => {
                     let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
                     return Err(rusqlite::Error::SqliteFailure(busy, None));

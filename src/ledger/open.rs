@@ -15,8 +15,10 @@ use super::error::{LedgerError, Result};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
 
-/// How long a command waits for other writers before it gives up.
-pub const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a command waits for other writers before it gives up, unless [`PATIENCE`] says otherwise.
+const USUAL_PATIENCE: Duration = Duration::from_secs(30);
+/// The variable that sets it, as a duration like `500ms` or `2m`.
+const PATIENCE: &str = "BOOKEND_BUSY_TIMEOUT";
 const SHORTEST_NAP: Duration = Duration::from_micros(100);
 const LONGEST_NAP: Duration = Duration::from_millis(20);
 
@@ -147,17 +149,23 @@ pub fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
     set_up().map_err(|e| LedgerError::sql("opening the file", file, e))
 }
 
+/// How long this command waits for other writers.
+pub fn busy_patience() -> Duration {
+    let set = std::env::var(PATIENCE).ok().and_then(|text| humantime::parse_duration(&text).ok());
+    set.unwrap_or(USUAL_PATIENCE)
+}
+
 /// SQLite's own busy handler sleeps up to 100 ms at a time, all sleepers alike: too long among a hundred
 /// writers whose turns take well under a millisecond each. Sleeps grow with what was waited already,
 /// since polls of a hundred that only just missed each other cost more than the gaps between turns.
 fn patience() -> impl FnMut(i32) -> bool + Send + 'static {
-    let mut since = Instant::now();
+    let (mut since, longest) = (Instant::now(), busy_patience());
     move |count| {
         if count == 0 {
             since = Instant::now();
         }
         let waited = since.elapsed();
-        if waited > BUSY_PATIENCE {
+        if waited > longest {
             return false;
         }
         let sleep = (waited / 3).clamp(SHORTEST_NAP, LONGEST_NAP);

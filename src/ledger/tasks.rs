@@ -25,16 +25,32 @@ pub enum Found {
     Ambiguous(Vec<String>),
 }
 
-/// How the `--on-finish` command ended.
+/// What has been seen of a running task besides its counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    pub model: Option<&'a str>,
+    /// The tool that was called and has not answered.
+    pub tool_in_flight: Option<&'a str>,
+    /// RFC 3339, UTC, milliseconds.
+    pub at: &'a str,
+}
+
+/// Where the `--on-finish` command of a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
+    /// It is still to be run.
+    Pending,
+    /// It was begun, and not seen to end.
+    Delivering,
     Delivered,
     Failed,
 }
 
 impl Delivery {
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
+            Delivery::Pending => "pending",
+            Delivery::Delivering => "delivering",
             Delivery::Delivered => "delivered",
             Delivery::Failed => "failed",
         }
@@ -52,7 +68,8 @@ macro_rules! select {
              supervisor_start, agent_pid, agent_start, cgroup, exit_code, term_signal, stop_signal,
              stop_sender_pid, stop_sender_uid, end_source, last_seen_at, oom_killed, cpu_ms, max_rss_kib,
              on_finish, delivery_status, delivery_attempts, delivered_at, retention_secs, cleanup_after,
-             hinted_at, user_argv, run_options, leftovers, parent_id
+             hinted_at, user_argv, run_options, leftovers, parent_id, oom_kills_before,
+             tool_in_flight, context_lost
              FROM task_history ",
             $rest
         )
@@ -96,14 +113,14 @@ const INSERT_TASK: &str = "
         (id, key, repo, issue_number, user, agent, agent_type, model, provider, status, started_at,
          session_id, resumed_from, argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns,
          supervisor_pid, supervisor_start, agent_pid, agent_start, cgroup, last_seen_at, on_finish,
-         retention_secs, user_argv, run_options, parent_id, reason, error, finished_at, duration_ms,
+         retention_secs, user_argv, run_options, parent_id, oom_kills_before, reason, error, finished_at, duration_ms,
          cost_usd, turns, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, artifacts)
     VALUES
         (:id, :key, :repo, :issue_number, :user, :agent, :agent_type, :model, :provider, 'running',
          kept_time('task_history.started_at', :started_at), :session_id, :resumed_from, :argv, :cwd,
          :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
          :agent_pid, :agent_start, :cgroup,
-         :started_at, :on_finish, :retention_secs, :user_argv, :run_options, :parent_id,
+         :started_at, :on_finish, :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before,
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 const INSERT_TRANSITION: &str = "
@@ -118,21 +135,33 @@ const UPDATE_PROGRESS: &str = "
         cache_read_tokens = coalesce(:cache_read_tokens, cache_read_tokens),
         cache_creation_tokens = coalesce(:cache_creation_tokens, cache_creation_tokens),
         model = coalesce(:model, model),
+        tool_in_flight = :tool_in_flight,
         last_seen_at = :last_seen_at
     WHERE id = :id AND status = 'running'";
 const UPDATE_DELIVERY: &str = "
     UPDATE task_history SET
         delivery_status = ?2,
-        delivery_attempts = delivery_attempts + 1,
         delivered_at = CASE ?2 WHEN 'delivered' THEN ?3 ELSE delivered_at END
     WHERE id = ?1";
 
 const UPDATE_LEFTOVERS: &str = "UPDATE task_history SET leftovers = ?2 WHERE id = ?1";
+const SELECT_UNDELIVERED: &str =
+    select!("WHERE delivery_status IN ('pending', 'delivering') ORDER BY started_at");
+const SELECT_UNHINTED: &str =
+    select!("WHERE status = 'interrupted' AND hinted_at IS NULL ORDER BY started_at");
 const SELECT_SUPERVISED_BY: &str =
     select!("WHERE status = 'running' AND supervisor_pid = ?1 AND supervisor_start = ?2");
 
 pub fn leftovers(conn: &Connection, id: &str, leftovers: &str) -> rusqlite::Result<usize> {
     conn.execute(UPDATE_LEFTOVERS, (id, leftovers))
+}
+
+pub fn undelivered(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
+    all(conn, SELECT_UNDELIVERED, [])
+}
+
+pub fn unhinted(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
+    all(conn, SELECT_UNHINTED, [])
 }
 
 pub fn supervised_by(conn: &Connection, supervisor: Identity) -> rusqlite::Result<Vec<Task>> {
@@ -272,6 +301,7 @@ pub fn insert(conn: &Connection, task: &NewTask, live: &LiveLock, by: &str) -> r
             ":user_argv": json_array(&task.user_argv),
             ":run_options": task.run_options,
             ":parent_id": task.parent_id,
+            ":oom_kills_before": task.oom_kills_before.map(u64::cast_signed),
         },
     )?;
     let begin = Move { from: None, to: Status::Running, reason: None };
@@ -300,13 +330,7 @@ pub fn record_move(
     Ok(())
 }
 
-pub fn progress(
-    conn: &Connection,
-    id: &str,
-    counts: &Counts,
-    model: Option<&str>,
-    last_seen_at: &str,
-) -> rusqlite::Result<()> {
+pub fn progress(conn: &Connection, id: &str, counts: &Counts, seen: &Seen<'_>) -> rusqlite::Result<()> {
     conn.prepare_cached(UPDATE_PROGRESS)?.execute(named_params! {
         ":id": id,
         ":cost_usd": counts.cost_usd,
@@ -315,8 +339,9 @@ pub fn progress(
         ":output_tokens": counts.output_tokens,
         ":cache_read_tokens": counts.cache_read_tokens,
         ":cache_creation_tokens": counts.cache_creation_tokens,
-        ":model": model,
-        ":last_seen_at": last_seen_at,
+        ":model": seen.model,
+        ":tool_in_flight": seen.tool_in_flight,
+        ":last_seen_at": seen.at,
     })?;
     Ok(())
 }
@@ -415,6 +440,9 @@ fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         run_options: json(next!()),
         leftovers: json(next!()),
         parent_id: next!(),
+        oom_kills_before: unsigned(next!()),
+        tool_in_flight: next!(),
+        context_lost: next!(),
     })
 }
 
@@ -454,6 +482,8 @@ mod tests {
             SELECT_IDS_BY_PREFIX,
             SELECT_LAST_SESSION_COST,
             SELECT_TRANSITIONS,
+            SELECT_UNDELIVERED,
+            SELECT_UNHINTED,
         ] {
             let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let params = explain.parameter_count();
