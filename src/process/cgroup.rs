@@ -82,7 +82,7 @@ impl Cgroup {
         let read = |file: &str| fs::read_to_string(self.directory.join(file)).ok();
         Used {
             cpu: read("cpu.stat").and_then(|t| usage_of(&t)),
-            peak_kib: read("memory.peak").and_then(|t| t.trim().parse::<i64>().ok()).map(|bytes| bytes / 1024),
+            peak_kib: read("memory.peak").and_then(|t| t.trim().parse().ok()).map(|b: i64| b / 1024),
         }
     }
 
