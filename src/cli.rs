@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::adopt;
 use crate::list;
+use crate::log;
 use crate::process::leftovers::Policy;
 use crate::recover;
 use crate::redispatch;
@@ -34,6 +35,11 @@ struct Cli {
     /// $XDG_STATE_HOME/bookend/bookend.db]
     #[arg(long, global = true, value_name = "FILE")]
     ledger: Option<PathBuf>,
+
+    /// Where bookend's own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters
+    /// them: a level, such as debug, or target=level pairs
+    #[arg(long, global = true, env = "BOOKEND_LOG_TO", value_name = "WHERE", default_value = "auto")]
+    log: LogArg,
 
     #[command(subcommand)]
     command: Command,
@@ -167,6 +173,13 @@ struct RunArgs {
     /// The agent's command line
     #[arg(trailing_var_arg = true, required = true, value_name = "AGENT [ARGS]...")]
     argv: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogArg {
+    Auto,
+    Stderr,
+    Journald,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -341,6 +354,7 @@ struct AdoptArgs {
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
+    pub log: log::To,
     pub request: Request,
 }
 
@@ -398,7 +412,12 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
             SessionCommand::Restore { key, json } => session_cmd::Request::Restore { key, json },
         }),
     };
-    Ok(Invocation { ledger: cli.ledger, request })
+    let log = match cli.log {
+        LogArg::Auto => log::To::Auto,
+        LogArg::Stderr => log::To::Stderr,
+        LogArg::Journald => log::To::Journald,
+    };
+    Ok(Invocation { ledger: cli.ledger, log, request })
 }
 
 fn run_request(a: RunArgs) -> run::Request {
@@ -507,7 +526,7 @@ mod tests {
         let variables: Vec<_> = run
             .get_opts()
             .chain(run.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values()))
-            .filter(|a| !["id", "ledger", "help", "version"].contains(&a.get_id().as_str()))
+            .filter(|a| !["id", "ledger", "log", "help", "version"].contains(&a.get_id().as_str()))
             .map(|a| a.get_env().unwrap_or_else(|| panic!("{} has no variable", a.get_id())))
             .collect();
         assert!(variables.len() > 20);

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use crate::error::Error;
 use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged};
+use crate::log;
 use crate::process::identity::{self, Stat};
 use crate::process::leftovers::{self, Hunt, Seat, Summary};
 use crate::process::oom;
@@ -251,8 +252,26 @@ impl Dead {
             ..Ended::unknown(Ending::Interrupted(reason))
         };
         match claim.end(id, &ended, by)? {
-            Finished::Done { .. } => {
-                info!("task {id} is interrupted: {}", self.how(reason));
+            Finished::Done { invalidated } => {
+                info!(
+                    MESSAGE_ID = log::id::INTERRUPTED,
+                    TASK_ID = id,
+                    KEY = task.key,
+                    STATUS = Status::Interrupted.as_str(),
+                    REASON = reason.as_str(),
+                    SESSION_ID = task.session_id,
+                    "task {id} is interrupted: {}",
+                    self.how(reason)
+                );
+                if let Some(session) = invalidated {
+                    info!(
+                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
+                        TASK_ID = id,
+                        KEY = task.key,
+                        SESSION_ID = session,
+                        "session {session} is not to be resumed: task {id} was interrupted"
+                    );
+                }
                 Ok(Marked::Interrupted(reason))
             }
             Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(Marked::Untouched),

@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, exit_code};
 use crate::failpoint;
 use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location};
+use crate::log;
 use crate::process::caller::Caller;
 use crate::process::capture::{Capture, WhenReaderGone};
 use crate::process::environment;
@@ -30,14 +31,16 @@ use crate::redispatch;
 use crate::session::{self, Choice, Known, LastUse, Refusal};
 use crate::supervise::{self, Agent, Conversation, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
-use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Stop, Task};
+use crate::task::{
+    self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Status, Stop, Task,
+};
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 25] = [
+pub const OPTION_VARIABLES: [&str; 26] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -63,6 +66,7 @@ pub const OPTION_VARIABLES: [&str; 25] = [
     "BOOKEND_RETENTION",
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
+    "BOOKEND_LOG_TO",
 ];
 
 /// What `bookend run` was asked for.
@@ -148,6 +152,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     };
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     failpoint::reached("run.chosen");
+    let _about = tracing::error_span!("task", TASK_ID = id, KEY = who.key).entered();
     let args = who.adapter.argv(&request.argv[1..], &choice.plan);
     let argv: Vec<&OsStr> = request.argv[..1].iter().chain(&args).map(OsString::as_os_str).collect();
 
@@ -455,7 +460,13 @@ fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(),
 fn announce(id: &str, choice: &Choice) {
     let resume = choice.resumed_from.as_deref().unwrap_or("<none>");
     let session = choice.session.as_deref().unwrap_or("<not yet known>");
-    info!("task {id} running: resume={resume} session={session}");
+    info!(
+        MESSAGE_ID = log::id::STARTED,
+        STATUS = Status::Running.as_str(),
+        SESSION_ID = choice.session,
+        RESUMED_FROM = choice.resumed_from,
+        "task {id} running: resume={resume} session={session}"
+    );
 }
 
 /// The capture of the agent's stdout, where its mode is read along, and the end that the agent gets.

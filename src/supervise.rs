@@ -12,6 +12,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::hook::{Attendant, Attended};
 use crate::ledger::{Finished, Ledger, Seen, SpoolSlot};
+use crate::log;
 use crate::process::capture::Capture;
 use crate::process::forward::{self, CANCEL, Fate, Forward};
 use crate::process::gate::{Gated, StartError};
@@ -420,7 +421,7 @@ impl<'a> Supervisor<'a> {
         let id = &self.task.id;
         match self.ledger.finish(id, &ended, "run") {
             Ok(finished) => {
-                self.report(&ended.ending, finished);
+                self.report(&ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
                     debug!("{e}");
                 }
@@ -429,6 +430,9 @@ impl<'a> Supervisor<'a> {
             Err(refused) => {
                 match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
                     Some(Ok(file)) => warn!(
+                        MESSAGE_ID = log::id::SPOOLED,
+                        STATUS = ended.ending.status().as_str(),
+                        SPOOL_FILE = %file.display(),
                         "the ledger did not take the end of task {id}: {refused}; it waits in {} and the \
                          next command that opens the ledger merges it",
                         file.display()
@@ -446,8 +450,9 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn report(&self, ending: &Ending, finished: Finished) {
+    fn report(&self, ended: &Ended, finished: Finished) {
         let id = &self.task.id;
+        let ending = &ended.ending;
         match finished {
             Finished::NoRow => error!("the row of task {id} is gone from the ledger"),
             Finished::AlreadyTerminal(status) => {
@@ -458,9 +463,22 @@ impl<'a> Supervisor<'a> {
             }
             Finished::Done { invalidated } => {
                 let reason = ending.reason().map(|r| format!(" ({r})")).unwrap_or_default();
-                info!("task {id} ended as {}{reason}", ending.status());
+                info!(
+                    MESSAGE_ID = log::id::of(ending.status()),
+                    STATUS = ending.status().as_str(),
+                    REASON = ending.reason(),
+                    SESSION_ID = ended.session_id,
+                    DURATION_MS = ended.duration_ms,
+                    COST_USD = ended.counts.cost_usd,
+                    STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
+                    "task {id} ended as {}{reason}",
+                    ending.status()
+                );
                 if let Some(session) = invalidated {
                     warn!(
+                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
+                        STATUS = ending.status().as_str(),
+                        SESSION_ID = session,
                         "session {session} is not to be resumed: task {id} ended as {}{reason}",
                         ending.status()
                     );

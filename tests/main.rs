@@ -1,6 +1,7 @@
 //! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
 
 mod adopt;
+mod crash;
 mod descriptors;
 mod docs;
 mod exit;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::agents::{DELIVERED, MARKS, SEEN, lines};
-use crate::harness::{Deadline, End, Proc, Row, World, marked, ready_within, state};
+use crate::harness::{Deadline, End, Proc, Row, World, marked, pause, state};
 
 /// All that was found wrong; empty if everything holds. Nothing of the world may run any more.
 pub fn violations(world: &World, bystander: &Proc) -> Vec<String> {
@@ -104,13 +105,13 @@ fn no_poisoned_resume(world: &World, rows: &[Row], wrong: &mut Wrong) {
         let is_well = last.is_some_and(|r| {
             r.text("status") == "success" && r.text("session_id") == session.text("session_id")
         });
-        wrong.unless(is_well, || format!("4: the session of {key} was used by {task}, which did not succeed"));
+        wrong
+            .unless(is_well, || format!("4: the session of {key} was used by {task}, which did not succeed"));
     }
     for row in rows.iter().filter(|r| !r.text("resumed_from").is_empty()) {
         let session = row.text("resumed_from");
-        let before = rows.iter().rfind(|r| {
-            r.number("n") < row.number("n") && r.text("session_id") == session
-        });
+        let before =
+            rows.iter().rfind(|r| r.number("n") < row.number("n") && r.text("session_id") == session);
         let is_well = before.is_some_and(|r| r.text("status") == "success");
         wrong.unless(is_well, || {
             let (id, before) = (row.text("id"), before.map(Row::ending));
@@ -121,7 +122,8 @@ fn no_poisoned_resume(world: &World, rows: &[Row], wrong: &mut Wrong) {
 
 /// 5. No ending waits any more, and no room is kept for one; what was put aside says why.
 fn nothing_lost(world: &World, rows: &[Row], wrong: &mut Wrong) {
-    for entry in fs::read_dir(world.path("state/bookend/bookend.db.d/spool")).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(world.path("state/bookend/bookend.db.d/spool")).into_iter().flatten().flatten()
+    {
         let name = entry.file_name().to_string_lossy().into_owned();
         wrong.unless(name.ends_with(".kept.json"), || format!("5: left in the spool: {name}"));
         let of = rows.iter().find(|r| name.starts_with(&r.text("id")));
@@ -140,8 +142,8 @@ fn right_process(world: &World, bystander: &Proc, wrong: &mut Wrong) {
     };
     // What bookend left behind by a panic dies of its parent's death, which takes a moment.
     let deadline = Deadline::new();
-    while !alive().is_empty() && !deadline.passed_by(std::time::Duration::from_secs(25)) {
-        ready_within(std::time::Duration::from_millis(5));
+    while !alive().is_empty() && !deadline.has_run_for(Duration::from_secs(5)) {
+        pause(Duration::from_millis(5));
     }
     for pid in alive() {
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -26,7 +26,7 @@ pub use fifo::Fifo;
 pub use ledger::Row;
 pub use procfs::{children, group, marked, stat_field, state, switches};
 pub use pty::Pty;
-pub use wait::{Deadline, eventually};
+pub use wait::{Deadline, eventually, pause};
 
 /// What stands before the agent's argv.
 #[derive(Debug, Clone, PartialEq, Eq)]
