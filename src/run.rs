@@ -234,6 +234,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
                 cost_before,
                 cgroup: row.place.cgroup.clone(),
                 oom_kills_before,
+                ended: None,
                 settled: false,
             },
         ),

@@ -74,7 +74,7 @@ fn spooled(world: &World) {
 
 /// A task whose supervisor died and whose agent goes on.
 fn orphaned(world: &World) {
-    dies(world, run(world, &cursor("stubborn")), "watch.poll#3:kill");
+    dies(world, run(world, &cursor("stubborn")), "session.committed:kill");
 }
 
 fn dies(_: &World, command: Cmd<'_>, point: &str) {
@@ -95,6 +95,10 @@ fn ruins(world: &World) {
     dies(world, under("half delivered", &["agent", "ok"]), "delivery.begun:kill");
     dies(world, under("behind the gate", &["agent", "ok"]), "claim.committed:kill");
     under("in the spool", &cursor("ok")).env("BOOKEND_FAILPOINT", "end.begun:io").run().ended(End::Code(0));
+    // As the program writes it that was there before bookend.
+    let theirs = rusqlite::Connection::open(world.ledger()).expect("the ledger");
+    let foreign = "INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('theirs', 'unknown')";
+    theirs.execute(foreign, []).expect("a session of theirs");
     dies(world, under("spooling", &cursor("ok")), "end.begun:io,spool.filled:kill");
 }
 
