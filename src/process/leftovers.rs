@@ -4,6 +4,7 @@
 //! forked, or by the task's mark in its environment, which also finds what outlived the supervisor. Nothing
 //! here blocks but [`end_all`], and nothing here reaps: the run's loop does both.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -394,6 +395,22 @@ fn is_gone(stat: &Stat) -> bool {
 fn any_child() -> bool {
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     !matches!(rustix::process::waitid(WaitId::All, look), Err(rustix::io::Errno::CHILD))
+}
+
+/// The ids of the tasks whose mark a process of this user carries.
+///
+/// # Errors
+/// [`Error::Proc`].
+pub fn marked_tasks() -> Result<BTreeSet<String>, Error> {
+    let look = || {
+        let user = rustix::process::geteuid().as_raw();
+        let mut proc = Proc::open()?;
+        let mut table = Table::default();
+        proc.read(&mut table)?;
+        let ids = table.rows().iter().filter(|s| !s.is_dead() && !s.is_kernel_thread());
+        Ok(ids.filter_map(|s| proc.marked_with(s.pid, user)).collect())
+    };
+    look().map_err(Error::Proc)
 }
 
 /// The children that this process has now: what a supervisor asks before it forks anything, since whoever

@@ -6,6 +6,8 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+const NAME: &[u8] = b"BOOKEND_TASK_ID=";
+
 /// Whether a process carries a task's mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
@@ -18,7 +20,7 @@ pub enum Mark {
 
 /// The whole entry that a process of the task `task_id` has in its environment.
 pub(super) fn mark_of(task_id: &str) -> Vec<u8> {
-    [b"BOOKEND_TASK_ID=", task_id.as_bytes()].concat()
+    [NAME, task_id.as_bytes()].concat()
 }
 
 /// Whether `mark` is one entry of an environment as `/proc/PID/environ` shows it.
@@ -39,10 +41,30 @@ pub(super) fn read_mark(
     mark: &[u8],
     buf: &mut Vec<u8>,
 ) -> (Mark, Option<u32>) {
+    match read_environ(dir, path, buf) {
+        (Ok(len), owner) if has_entry(&buf[..len], mark) => (Mark::Carried, owner),
+        (Ok(_) | Err(Errno::NOENT | Errno::SRCH), owner) => (Mark::Absent, owner),
+        (Err(_), owner) => (Mark::Unreadable, owner),
+    }
+}
+
+/// The id in the mark of the process whose environment is at `path` under `dir`, if that process is `user`'s.
+pub(super) fn read_id(dir: BorrowedFd<'_>, path: &[u8], user: u32, buf: &mut Vec<u8>) -> Option<String> {
+    let (len, owner) = read_environ(dir, path, buf);
+    let environ = &buf[..len.ok().filter(|_| owner == Some(user))?];
+    let id = environ.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(NAME))?;
+    String::from_utf8(id.to_vec()).ok().filter(|id| !id.is_empty())
+}
+
+/// How many bytes of environment were read, and whose it is where it could be opened.
+fn read_environ(
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    buf: &mut Vec<u8>,
+) -> (rustix::io::Result<usize>, Option<u32>) {
     let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
-        Err(Errno::NOENT | Errno::SRCH) => return (Mark::Absent, None),
-        Err(_) => return (Mark::Unreadable, None),
+        Err(e) => return (Err(e), None),
     };
     let owner = rustix::fs::fstat(&file).ok().map(|s| s.st_uid);
     let mut len = 0;
@@ -51,15 +73,12 @@ pub(super) fn read_mark(
             buf.resize((buf.len() * 2).max(16 * 1024), 0);
         }
         match rustix::io::read(&file, &mut buf[len..]) {
-            Ok(0) => break,
+            Ok(0) => return (Ok(len), owner),
             Ok(n) => len += n,
             Err(Errno::INTR) => {}
-            Err(Errno::SRCH) => return (Mark::Absent, owner),
-            Err(_) => return (Mark::Unreadable, owner),
+            Err(e) => return (Err(e), owner),
         }
     }
-    let mark = if has_entry(&buf[..len], mark) { Mark::Carried } else { Mark::Absent };
-    (mark, owner)
 }
 
 #[cfg(test)]

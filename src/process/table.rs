@@ -53,6 +53,12 @@ impl Proc {
         }
     }
 
+    /// The id of the task whose mark the process carries, if it is one of `user`'s.
+    pub fn marked_with(&mut self, pid: i32, user: u32) -> Option<String> {
+        let mut path = [0; 24];
+        mark::read_id(self.dir.as_fd(), name(pid, "environ", &mut path), user, &mut self.environ)
+    }
+
     /// The effective user of a process whose directory belongs to root because it may not be dumped.
     fn user(&self, pid: i32) -> Option<u32> {
         let mut path = [0; 24];
