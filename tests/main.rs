@@ -11,5 +11,7 @@ mod leftovers;
 mod limits;
 mod look;
 mod orphans;
+mod recover;
 mod signals;
+mod standins;
 mod terminal;
