@@ -152,7 +152,8 @@ fn a_task_of_another_boot_is_rebooted_and_no_process_of_this_one_is_touched() {
     change(
         &world,
         &format!(
-            "UPDATE task_history SET boot_id = 'another', supervisor_pid = {}, agent_pid = {}, live_slot = live_slot + 1
+            "UPDATE task_history
+             SET boot_id = 'another', supervisor_pid = {}, agent_pid = {}, live_slot = live_slot + 1
              WHERE id = 'one'",
             stranger.supervisor.pid(),
             stranger.agent

@@ -1,5 +1,5 @@
-//! A session is resumed only if the last task that used it ended in success: for every provider, whoever wrote
-//! the ledger, and as an operator says.
+//! A session is resumed only if the last task that used it ended in success: for every provider, whoever
+//! wrote the ledger, and as an operator says.
 
 use rustix::process::Signal;
 use serde_json::Value;

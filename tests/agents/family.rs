@@ -82,7 +82,7 @@ pub fn as_pid(pid: i32, args: &[OsString]) -> io::Result<i32> {
     if raw::check(got as i32)? == 0 {
         return Err(raw::exec(&args[1..], None, &raw::environment()));
     }
-    println!("ready {got}");
+    writeln!(io::stdout(), "ready {got}")?;
     let mut status = 0;
     // SAFETY: the status outlives the call.
     raw::check(unsafe { libc::waitpid(got as i32, &raw mut status, 0) })?;
