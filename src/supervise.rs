@@ -286,7 +286,8 @@ impl<'a> Supervisor<'a> {
         let until = Instant::now() + bound;
         loop {
             let Some(listening) = &mut self.listening else { return Ok(()) };
-            while listening.read() {}
+            // In between too: who still writes there may do so faster than it is read.
+            while Instant::now() < until && listening.read() {}
             if listening.capture.ended() || Instant::now() >= until {
                 listening.capture.hang_up();
                 listening.reader.finish();

@@ -198,3 +198,17 @@ fn nothing_wakes_up_while_a_captured_agent_is_silent() {
     let agent = out.pid("stay");
     assert_eq!(wake_ups(&world, &process, agent), 0);
 }
+
+/// What the agent left behind writes to its stdout faster than anybody reads: that is not waited out.
+#[test]
+fn a_left_over_that_never_stops_writing_does_not_hold_the_end() {
+    let Some(world) = World::of_bookend("a_left_over_that_never_stops_writing") else {
+        return;
+    };
+    claude(&world, "init; for n in 1 2 3 4; do yes & done; sleep 0.1; result done");
+    let script = "exec $W claude -p --output-format stream-json --verbose x >/dev/null 2>&1";
+    let process = world.bare(["sh", "-c", script]).env("BOOKEND_LEFTOVERS", "end").own_group().start();
+    process.wait().ended(End::Code(0));
+    let took = world.row().number("duration_ms").expect("a duration");
+    assert!(took < 10_000, "one second is allowed: {took} ms");
+}
