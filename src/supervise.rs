@@ -653,7 +653,8 @@ impl<'a> Supervisor<'a> {
             },
             Source::Output => {
                 if self.listening.as_mut().is_some_and(Listening::read) {
-                    if let Some(idle) = self.limits.idle_timeout {
+                    // What somebody else still writes after the agent's end is no life of it.
+                    if let Some(idle) = self.limits.idle_timeout.filter(|_| self.phase == Phase::Running) {
                         self.timers.idle = Some(Instant::now() + idle);
                     }
                     self.take_note()?;

@@ -212,3 +212,31 @@ fn a_left_over_that_never_stops_writing_does_not_hold_the_end() {
     let took = world.row().number("duration_ms").expect("a duration");
     assert!(took < 10_000, "one second is allowed: {took} ms");
 }
+
+/// The agent's clock of silence is not started again by what outlives it.
+#[test]
+fn what_is_written_after_the_agents_end_starts_no_clock() {
+    let Some(world) = World::of_bookend("what_is_written_after_the_agents_end") else {
+        return;
+    };
+    let (mut after, mut begun, mut go) = (world.fifo("after"), world.fifo("begun"), world.fifo("go"));
+    let late = format!(
+        "(while kill -0 $$ 2>/dev/null; do :; done; echo x; echo after 1 >{}; exec probe stay {}) &",
+        after.path(),
+        world.fifo("stay").path()
+    );
+    claude(&world, &format!("init; result done; {late} exit 0"));
+    let hook = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+    let options = ["--idle-timeout", "1500ms", "--on-finish", &hook];
+    let process = world.run(STREAM).options(options).own_group().start();
+    after.pid("after");
+    begun.pid("begun");
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let used: u64 = [14, 15]
+        .map(|f| crate::harness::stat_field(process.pid(), f).and_then(|n| n.parse().ok()).unwrap_or(0u64))
+        .iter()
+        .sum();
+    go.tell("now");
+    process.wait().ended(End::Code(0));
+    assert!(used < 50, "it spins: {used} ticks");
+}
