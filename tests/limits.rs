@@ -240,3 +240,16 @@ fn what_is_written_after_the_agents_end_starts_no_clock() {
     process.wait().ended(End::Code(0));
     assert!(used < 50, "it spins: {used} ticks");
 }
+
+#[test]
+fn limits_beyond_all_time_are_no_limits() {
+    let Some(world) = World::of_bookend("limits_beyond_all_time") else {
+        return;
+    };
+    let ever = u64::MAX.to_string();
+    let options = ["--timeout", &ever, "--grace", &ever];
+    let (process, _out) = stay(&world, &options, &[]);
+    world.send(process.pid(), [15]);
+    process.wait().ended(End::Signal(15)).silent();
+    assert_eq!(world.row().ending(), "interrupted/signal");
+}
