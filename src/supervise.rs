@@ -613,9 +613,12 @@ impl<'a> Supervisor<'a> {
             }
         } else if let Some(helper) = &mut self.helper
             && pid == helper.child.pid
-            && let Change::Ended(exit) = change
         {
-            helper.ended = Some(exit);
+            match change {
+                Change::Ended(exit) => helper.ended = Some(exit),
+                Change::Stopped(signal) => self.stop_along(pid, signal)?,
+                Change::Continued => {}
+            }
         }
         Ok(())
     }
@@ -623,7 +626,12 @@ impl<'a> Supervisor<'a> {
     /// The agent was stopped, perhaps alone. The shell looks at us: we stop the same way.
     fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
         self.timers.stopped_since.get_or_insert_with(Instant::now);
-        let still = matches!(identity::stat(self.agent.child.pid), Ok(Some(s)) if s.state == 'T');
+        self.stop_along(self.agent.child.pid, signal)
+    }
+
+    /// Stops with our child `pid`, for the shell to see.
+    fn stop_along(&mut self, pid: i32, signal: i32) -> Result<(), Error> {
+        let still = matches!(identity::stat(pid), Ok(Some(s)) if s.state == 'T');
         let continued = self.watch.pending(|r| r.signal == libc::SIGCONT).map_err(watching)?.is_some();
         if still && !continued && terminal::may_stop() {
             sys::raise_unblocked(signal);
