@@ -193,6 +193,8 @@ pub struct End {
 #[derive(Default)]
 struct Written {
     session: Option<String>,
+    /// The ledger was locked when the agent named its session.
+    session_waits: bool,
     counts: Counts,
     tool: Option<String>,
     at: Option<Instant>,
@@ -702,12 +704,9 @@ impl<'a> Supervisor<'a> {
             }
             self.resumed = None;
         }
-        if observed.session_id.is_some() && observed.session_id != self.written.session {
-            let session = observed.session_id.clone();
-            self.written.session.clone_from(&session);
-            if let Some(session) = session {
-                self.commit_session(&session);
-            }
+        // One that the ledger did not take waits for the next progress.
+        if observed.session_id != self.written.session && !self.written.session_waits {
+            self.commit_session();
         }
         let Some(listening) = &self.listening else { return Ok(()) };
         let observed = listening.reader.observed();
@@ -717,38 +716,59 @@ impl<'a> Supervisor<'a> {
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);
-        let news = counts != self.written.counts || observed.tool_in_flight != self.written.tool;
+        let news = self.written.session_waits
+            || counts != self.written.counts
+            || observed.tool_in_flight != self.written.tool;
         if news && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
         }
         Ok(())
     }
 
-    fn commit_session(&mut self, session: &str) {
+    fn commit_session(&mut self) {
+        let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
         let key = t.key.as_deref();
-        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), session, &clock::now());
-        if let Err(e) = seen {
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), &session, &clock::now());
+        self.written.session_waits = seen.is_err();
+        match seen {
+            Ok(()) => self.written.session = Some(session),
             // The ending carries the id again.
-            debug!("session {session} not recorded yet: {e}");
+            Err(e) => {
+                debug!("session {session} not recorded yet: {e}");
+                self.written.at = Some(Instant::now());
+            }
         }
     }
 
     fn write_progress(&mut self, now: Instant) {
         self.timers.progress = None;
+        if self.written.session_waits {
+            self.commit_session();
+        }
         let observed = self.observed();
-        self.written.counts = self.counts(&observed);
-        self.written.at = Some(now);
-        self.written.tool.clone_from(&observed.tool_in_flight);
+        let counts = self.counts(&observed);
         let seen = Seen {
             model: observed.model.as_deref(),
             tool_in_flight: observed.tool_in_flight.as_deref(),
             at: &clock::now(),
         };
-        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, &seen);
-        if let Err(e) = wrote {
-            debug!("partial counts not recorded: {e}");
+        let wrote = match self.written.session_waits {
+            true => Ok(()),
+            false => self.ledger.progress(&self.task.id, &counts, &seen),
+        };
+        if wrote.is_err() || self.written.session_waits {
+            self.timers.progress = Some(Instant::now() + PROGRESS);
         }
+        match wrote {
+            Ok(()) if self.written.session_waits => {}
+            Ok(()) => {
+                self.written.counts = counts;
+                self.written.tool = observed.tool_in_flight;
+            }
+            Err(e) => debug!("partial counts not recorded: {e}"),
+        }
+        self.written.at = Some(now);
     }
 
     fn on_deadline(&mut self, now: Instant) -> Result<(), Error> {

@@ -253,3 +253,36 @@ fn limits_beyond_all_time_are_no_limits() {
     process.wait().ended(End::Signal(15)).silent();
     assert_eq!(world.row().ending(), "interrupted/signal");
 }
+
+/// Somebody has the ledger open in a transaction: that is no reason to keep output and signals waiting.
+#[test]
+fn a_locked_ledger_does_not_hold_up_what_the_agent_says() {
+    let Some(world) = World::of_bookend("a_locked_ledger_does_not_hold_up") else {
+        return;
+    };
+    let (mut go, more) = (world.fifo("go"), world.fifo("more"));
+    let said = r#"{"type":"assistant","message":{"id":"m","model":"claude-x","usage":{"input_tokens":7,"output_tokens":8},"content":[]},"session_id":"$id"}"#;
+    let script = format!(
+        "init; read x <{}; cat <<end\n{said}\nend\nsleep 0.2; echo more; read x <{}; result done",
+        go.path(),
+        more.path()
+    );
+    claude(&world, &script);
+    let mut process = world.run(STREAM).options(["--ledger", &world.name("l.db")]).own_group().start();
+    assert!(process.line().contains("init"));
+    let other = rusqlite::Connection::open(world.path("l.db")).expect("the ledger");
+    other.busy_timeout(std::time::Duration::from_secs(10)).expect("a time-out");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    go.tell("now");
+    assert!(process.line().contains("assistant"));
+    let asked = std::time::Instant::now();
+    assert_eq!(process.line(), "more");
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5), "{:?}", asked.elapsed());
+    let tokens = || world.sql_of("l.db", "SELECT input_tokens FROM task_history")[0].number("input_tokens");
+    assert_eq!(tokens(), None);
+    drop(other);
+    eventually(world.deadline(), "what the ledger did not take before", || tokens() == Some(7));
+    let mut more = more;
+    more.tell("now");
+    process.wait().ended(End::Code(0));
+}
