@@ -459,3 +459,6 @@ impl Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
