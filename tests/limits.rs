@@ -3,11 +3,17 @@
 use crate::harness::{End, Fifo, Proc, Pty, World, children, eventually, on_path, possible, state, switches};
 
 fn stay(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo) {
+    let (process, out, _) = stay_as(world, options, specs);
+    (process, out)
+}
+
+/// The same, with the agent's pid.
+fn stay_as(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo, i32) {
     let mut out = world.fifo("stay");
     let argv = ["probe", "stay", &out.path()];
     let process = world.run(argv).options(options.iter().copied()).with(specs).own_group().start();
-    out.pid("stay");
-    (process, out)
+    let agent = out.pid("stay");
+    (process, out, agent)
 }
 
 #[test]
@@ -155,6 +161,41 @@ fn a_time_out_pauses_while_the_agent_is_stopped() {
     eventually(world.deadline(), "it goes on", || state(agent) == Some('S'));
     pty.send("\x03");
     assert_eq!(pty.prompt(), 130, "not the time-out's 124");
+}
+
+#[test]
+fn a_time_out_goes_on_when_the_agent_does() {
+    let test = "a_time_out_goes_on";
+    if !possible(test, on_path("bash"), "bash") {
+        return;
+    }
+    let Some(world) = World::of_bookend(test) else {
+        return;
+    };
+    let mut pty = Pty::bash(&world);
+    let mut out = world.fifo("stay");
+    pty.line(&format!("bookend run --timeout 600ms -- probe stay {}", out.path()));
+    out.pid("stay");
+    pty.send("\x1a");
+    assert_eq!(pty.prompt(), 148);
+    pty.line("fg");
+    assert_eq!(pty.prompt(), 124);
+    assert!(out.rest().is_empty(), "it is gone");
+    assert_eq!(world.row().ending(), "cancelled/timeout");
+}
+
+/// A stopped process acts on nothing but SIGKILL: it is continued, so that it can end as it was asked to.
+#[test]
+fn a_stopped_agent_is_continued_by_the_ladder() {
+    let Some(world) = World::of_bookend("a_stopped_agent_is_continued") else {
+        return;
+    };
+    let (process, _out, agent) = stay_as(&world, &["--grace", "300ms"], &[]);
+    world.send(agent, [19]);
+    eventually(world.deadline(), "its stop", || state(agent) == Some('T'));
+    world.send(process.pid(), [1]);
+    process.wait().ended(End::Signal(1));
+    assert_eq!(world.row().ending(), "interrupted/signal");
 }
 
 /// How often anything of bookend's wakes up while `sleep` runs beside it.
