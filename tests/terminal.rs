@@ -253,6 +253,56 @@ fn an_agent_that_stops_only_itself_gives_the_shell_its_prompt_back() {
     }
 }
 
+/// Waits until `supervisor` has seen that its agent stopped, and asserts that it goes on watching.
+fn watches_on(world: &World, supervisor: i32, agent: i32) {
+    is(world, agent, 'T');
+    eventually(world.deadline(), "the supervisor has taken note", || {
+        let is_pending = pending(supervisor) & (1 << (17 - 1)) != 0;
+        !is_pending && matches!(state(supervisor), Some('S' | 'T'))
+    });
+    assert_eq!(state(supervisor), Some('S'), "nobody would continue it");
+}
+
+/// The signals that wait for the process, as a set: bit n-1 is signal n.
+fn pending(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let set = |name| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("0");
+        u64::from_str_radix(line.trim(), 16).expect("a set of signals")
+    };
+    set("SigPnd:") | set("ShdPnd:")
+}
+
+/// No shell looks at it, and nobody could continue it.
+#[test]
+fn without_a_terminal_a_stopped_agent_does_not_stop_bookend() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let process = world.run(["probe", "stay", &out.path()]).with(["setsid"]).start();
+    let agent = out.pid("stay");
+    world.send(agent, [19]);
+    if process.supervised() {
+        watches_on(&world, process.pid(), agent);
+    }
+    world.send(agent, [9]);
+    process.wait().ended(End::Signal(9));
+}
+
+/// It leads the session of its terminal: its group is orphaned, and no shell is there to continue it.
+#[test]
+fn at_the_head_of_its_session_a_stopped_agent_does_not_stop_bookend() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let pty = Pty::of(&world, world.run(["probe", "stay", &out.path()]));
+    let agent = out.pid("stay");
+    world.send(agent, [19]);
+    if world.under == Under::Bookend {
+        watches_on(&world, number(agent, 4), agent);
+    }
+    world.send(agent, [9]);
+    pty.wait().ended(End::Signal(9));
+}
+
 #[test]
 fn the_agent_is_in_the_foreground_and_can_read_the_terminal() {
     let Some((world, mut pty)) = shell("the_agent_is_in_the_foreground") else {
