@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Fifo, Proc, Under, World, children, eventually, group, possible};
+use crate::harness::{End, Fifo, Proc, Under, World, children, eventually, group, pending, possible, state};
 
 /// SIGKILL and SIGSTOP cannot be caught, SIGCHLD is the supervisor's own, and SIGCONT speaks of stopping.
 fn catchable() -> impl Iterator<Item = i32> {
@@ -101,6 +101,32 @@ fn real_time_signals_to_the_whole_group_arrive_once_each() {
         world.send(-agent.process.pid(), ["41"]);
         assert_eq!(agent.next().0, 41);
     }
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+/// The supervisor was not there to see each of them: three have become one for it, and none of the three is
+/// counted against what is sent to it alone later.
+#[test]
+fn signals_to_the_whole_group_that_merged_for_the_supervisor_swallow_no_later_one() {
+    let Some(world) = World::of_bookend("signals_that_merged_for_the_supervisor") else {
+        return;
+    };
+    let mut agent = Counting::start(&world);
+    let supervisor = agent.process.pid();
+    let helper = children(supervisor).into_iter().find(|c| *c != agent.agent).expect("the witness");
+    world.send(supervisor, [19]);
+    eventually(world.deadline(), "its stop", || state(supervisor) == Some('T'));
+    for _ in 0..3 {
+        world.send(-supervisor, [10]);
+        assert_eq!(agent.next().0, 10);
+        let has_it = || pending(helper) == 0 && state(helper) == Some('S');
+        eventually(world.deadline(), "the witness has seen it", has_it);
+    }
+    world.send(supervisor, [18]);
+    assert_eq!(agent.next().0, 18);
+    world.send(supervisor, [10]);
+    assert_eq!(agent.next().0, 10);
     agent.fence(&world);
     agent.end(&world);
 }

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::harness::{End, Fifo, Pty, Under, World, eventually, group, on_path, possible, stat_field, state};
+use crate::harness::{
+    End, Fifo, Pty, Under, World, children, eventually, group, on_path, pending, possible, stat_field, state,
+};
 
 /// A world with a bash on a terminal.
 fn shell(test: &str) -> Option<(World, Pty)> {
@@ -116,6 +118,34 @@ fn each_signal_of_the_terminal_arrives_once() {
     world.send(supervisor, ["64:7"]);
     let line = out.line();
     assert!(line.starts_with("64 7"), "nothing arrived twice: {line}");
+    world.send(agent, ["64:1006"]);
+    assert_eq!(pty.prompt(), 6);
+}
+
+/// Whoever tells what the whole group was sent may be slow: what only a terminal sends went to all of it.
+#[test]
+fn a_key_arrives_once_even_if_the_witness_does_not_see_it() {
+    let Some((world, mut pty)) = shell("a_key_arrives_once_even_if") else {
+        return;
+    };
+    if world.under != Under::Bookend {
+        return;
+    }
+    let mut out = world.fifo("count");
+    pty.line(&format!("$W probe count {}", out.path()));
+    let agent = out.pid("ready");
+    let supervisor = number(agent, 4);
+    let witness = children(supervisor).into_iter().find(|c| *c != agent).expect("the witness");
+    world.send(witness, [19]);
+    is(&world, witness, 'T');
+    for (key, signal) in [("\x03", "2 "), ("\x1c", "3 "), ("\x1a", "20 ")] {
+        pty.send(key);
+        let line = out.line();
+        assert!(line.starts_with(signal), "{signal}: {line}");
+        world.send(supervisor, ["64:7"]);
+        let line = out.line();
+        assert!(line.starts_with("64 7"), "nothing arrived twice: {line}");
+    }
     world.send(agent, ["64:1006"]);
     assert_eq!(pty.prompt(), 6);
 }
@@ -261,16 +291,6 @@ fn watches_on(world: &World, supervisor: i32, agent: i32) {
         !is_pending && matches!(state(supervisor), Some('S' | 'T'))
     });
     assert_eq!(state(supervisor), Some('S'), "nobody would continue it");
-}
-
-/// The signals that wait for the process, as a set: bit n-1 is signal n.
-fn pending(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let set = |name| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("0");
-        u64::from_str_radix(line.trim(), 16).expect("a set of signals")
-    };
-    set("SigPnd:") | set("ShdPnd:")
 }
 
 /// No shell looks at it, and nobody could continue it.
