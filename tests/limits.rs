@@ -198,6 +198,32 @@ fn a_stopped_agent_is_continued_by_the_ladder() {
     assert_eq!(world.row().ending(), "interrupted/signal");
 }
 
+/// Nobody reads bookend's own stdout any more: that is no signal for an agent that would not notice.
+#[test]
+fn a_broken_pipe_of_bookends_own_is_not_the_agents() {
+    let Some(world) = World::of_bookend("a_broken_pipe_of_bookends_own") else {
+        return;
+    };
+    let (mut out, mut go) = (world.fifo("count"), world.fifo("go"));
+    let other = "0197a6a0-0000-4000-8000-00000000beef";
+    let script = format!("init; read x <{}; id={other}; init; exec probe count {}", go.path(), out.path());
+    claude(&world, &script);
+    let mut process = world.run(STREAM).own_group().start();
+    assert!(process.line().contains("init"));
+    process.drop_stdout();
+    go.tell("now");
+    let agent = out.pid("ready");
+    let is_read = || world.row().text("session_id") == other;
+    eventually(world.deadline(), "what nobody takes is read along", is_read);
+    // A signal of a lower number, such as SIGPIPE, would have gone before it.
+    world.send(process.pid(), ["64:77"]);
+    let line = out.line();
+    assert!(line.starts_with("64 77"), "{line}");
+    world.send(agent, ["64:1000"]);
+    process.wait().ended(End::Code(0));
+    assert_eq!(world.row().ending(), "failure/no_result");
+}
+
 /// How often anything of bookend's wakes up while `sleep` runs beside it.
 fn wake_ups(world: &World, process: &Proc, agent: i32) -> u64 {
     let count = || {
