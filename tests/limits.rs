@@ -3,11 +3,17 @@
 use crate::harness::{End, Fifo, Proc, Pty, World, children, eventually, on_path, possible, state, switches};
 
 fn stay(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo) {
+    let (process, out, _) = stay_as(world, options, specs);
+    (process, out)
+}
+
+/// The same, with the agent's pid.
+fn stay_as(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo, i32) {
     let mut out = world.fifo("stay");
     let argv = ["probe", "stay", &out.path()];
     let process = world.run(argv).options(options.iter().copied()).with(specs).own_group().start();
-    out.pid("stay");
-    (process, out)
+    let agent = out.pid("stay");
+    (process, out, agent)
 }
 
 #[test]
@@ -155,6 +161,67 @@ fn a_time_out_pauses_while_the_agent_is_stopped() {
     eventually(world.deadline(), "it goes on", || state(agent) == Some('S'));
     pty.send("\x03");
     assert_eq!(pty.prompt(), 130, "not the time-out's 124");
+}
+
+#[test]
+fn a_time_out_goes_on_when_the_agent_does() {
+    let test = "a_time_out_goes_on";
+    if !possible(test, on_path("bash"), "bash") {
+        return;
+    }
+    let Some(world) = World::of_bookend(test) else {
+        return;
+    };
+    let mut pty = Pty::bash(&world);
+    let mut out = world.fifo("stay");
+    pty.line(&format!("bookend run --timeout 600ms -- probe stay {}", out.path()));
+    out.pid("stay");
+    pty.send("\x1a");
+    assert_eq!(pty.prompt(), 148);
+    pty.line("fg");
+    assert_eq!(pty.prompt(), 124);
+    assert!(out.rest().is_empty(), "it is gone");
+    assert_eq!(world.row().ending(), "cancelled/timeout");
+}
+
+/// A stopped process acts on nothing but SIGKILL: it is continued, so that it can end as it was asked to.
+#[test]
+fn a_stopped_agent_is_continued_by_the_ladder() {
+    let Some(world) = World::of_bookend("a_stopped_agent_is_continued") else {
+        return;
+    };
+    let (process, _out, agent) = stay_as(&world, &["--grace", "300ms"], &[]);
+    world.send(agent, [19]);
+    eventually(world.deadline(), "its stop", || state(agent) == Some('T'));
+    world.send(process.pid(), [1]);
+    process.wait().ended(End::Signal(1));
+    assert_eq!(world.row().ending(), "interrupted/signal");
+}
+
+/// Nobody reads bookend's own stdout any more: that is no signal for an agent that would not notice.
+#[test]
+fn a_broken_pipe_of_bookends_own_is_not_the_agents() {
+    let Some(world) = World::of_bookend("a_broken_pipe_of_bookends_own") else {
+        return;
+    };
+    let (mut out, mut go) = (world.fifo("count"), world.fifo("go"));
+    let other = "0197a6a0-0000-4000-8000-00000000beef";
+    let script = format!("init; read x <{}; id={other}; init; exec probe count {}", go.path(), out.path());
+    claude(&world, &script);
+    let mut process = world.run(STREAM).own_group().start();
+    assert!(process.line().contains("init"));
+    process.drop_stdout();
+    go.tell("now");
+    let agent = out.pid("ready");
+    let is_read = || world.row().text("session_id") == other;
+    eventually(world.deadline(), "what nobody takes is read along", is_read);
+    // A signal of a lower number, such as SIGPIPE, would have gone before it.
+    world.send(process.pid(), ["64:77"]);
+    let line = out.line();
+    assert!(line.starts_with("64 77"), "{line}");
+    world.send(agent, ["64:1000"]);
+    process.wait().ended(End::Code(0));
+    assert_eq!(world.row().ending(), "failure/no_result");
 }
 
 /// How often anything of bookend's wakes up while `sleep` runs beside it.
