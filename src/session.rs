@@ -173,7 +173,7 @@ mod tests {
     const NEW: &str = "b4";
 
     fn last(status: Option<Status>) -> LastUse {
-        LastUse { session: LINKED.to_owned(), task: status.map(|s| ("t1".to_owned(), s)) }
+        LastUse { session: LINKED.to_owned(), task: status.map(|s| ("t1".to_owned(), s)), restored: false }
     }
 
     fn known<'a>(asked: &'a AskedSession, linked: Option<&'a LastUse>) -> Known<'a> {
