@@ -55,6 +55,7 @@ impl Output {
 enum Input {
     Null,
     Piped,
+    File(std::fs::File),
 }
 
 pub struct Cmd<'w> {
@@ -64,6 +65,7 @@ pub struct Cmd<'w> {
     argv: Vec<OsString>,
     specs: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    cwd: Option<std::path::PathBuf>,
     input: Input,
     own_group: bool,
 }
@@ -81,6 +83,7 @@ impl<'w> Cmd<'w> {
             argv: argv.into_iter().map(Into::into).collect(),
             specs: Vec::new(),
             environment: Vec::new(),
+            cwd: None,
             input: Input::Null,
             own_group: false,
         }
@@ -100,6 +103,17 @@ impl<'w> Cmd<'w> {
 
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn cwd(mut self, dir: impl Into<std::path::PathBuf>) -> Self {
+        self.cwd = Some(dir.into());
+        self
+    }
+
+    /// Standard input is this file.
+    pub fn input(mut self, file: std::fs::File) -> Self {
+        self.input = Input::File(file);
         self
     }
 
@@ -139,10 +153,11 @@ impl<'w> Cmd<'w> {
             .env_clear()
             .envs(self.world.environment())
             .envs(self.environment.iter().map(|(n, v)| (n, v)))
-            .current_dir(self.world.path("home"))
+            .current_dir(self.cwd.unwrap_or_else(|| self.world.path("home")))
             .stdin(match self.input {
                 Input::Null => Stdio::null(),
                 Input::Piped => Stdio::piped(),
+                Input::File(file) => file.into(),
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
