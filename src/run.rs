@@ -559,17 +559,22 @@ fn prepare(
     run.helper = Some(Helper::new(child, Some(output)));
     run.await_helper(None)?;
     let Some(helper) = run.helper.take() else { return Ok(Ok(())) };
-    let how = match (helper.start_error, helper.ended) {
-        (Some(e), _) => format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno)),
-        (None, Some(Exit::Code(0))) => return Ok(Ok(())),
-        (None, Some(Exit::Code(code))) => format!("left with exit code {code}"),
-        (None, Some(Exit::Signal(signal))) => format!("was killed by signal {signal}"),
-        (None, None) => "did not end".to_owned(),
-    };
+    let Err(how) = outcome_of(&helper) else { return Ok(Ok(())) };
     let said = String::from_utf8_lossy(&helper.tail);
     let said = said.trim_end();
     let after = if said.is_empty() { String::new() } else { format!("\n{said}") };
     failed(format!("the prepare command {how}{after}"))
+}
+
+/// How a command of the user's went wrong, if it did.
+fn outcome_of(helper: &Helper) -> Result<(), String> {
+    match (helper.start_error, helper.ended) {
+        (Some(e), _) => Err(format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno))),
+        (None, Some(Exit::Code(0))) => Ok(()),
+        (None, Some(Exit::Code(code))) => Err(format!("left with exit code {code}")),
+        (None, Some(Exit::Signal(signal))) => Err(format!("was killed by signal {signal}")),
+        (None, None) => Err("did not end".to_owned()),
+    }
 }
 
 fn require_skill(request: &Request, who: &Who) -> Result<(), NoStart> {
@@ -616,9 +621,9 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
             child.open();
             run.helper = Some(Helper::new(child, None));
             let ended = run.await_helper(Some(HOOK_LIMIT))?;
-            match run.helper.take() {
-                Some(Helper { ended: Some(Exit::Code(0)), start_error: None, .. }) => Delivery::Delivered,
-                Some(helper) => {
+            match run.helper.take().map(|helper| (outcome_of(&helper), helper)) {
+                Some((Ok(()), _)) => Delivery::Delivered,
+                Some((Err(how), helper)) => {
                     if !ended {
                         // It is our child and not reaped: the pidfd means it.
                         let _ = sys::send_signal(
@@ -627,7 +632,7 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
                             None,
                         );
                     }
-                    warn!("the --on-finish command of task {id} failed; the task's own end stands");
+                    warn!("the --on-finish command of task {id} {how}; the task's own end stands");
                     Delivery::Failed
                 }
                 None => Delivery::Failed,

@@ -1,14 +1,20 @@
 //! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
 
+mod adapters;
+mod capture;
 mod descriptors;
 mod docs;
 mod exit;
 mod harness;
 mod inherit;
+mod keys;
 mod layout;
+mod ledger;
 mod leftovers;
 mod limits;
 mod look;
 mod orphans;
+mod run;
 mod signals;
+mod status;
 mod terminal;
