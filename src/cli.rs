@@ -8,20 +8,38 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::adopt;
 use crate::list;
+use crate::log;
 use crate::process::leftovers::Policy;
+use crate::recover;
+use crate::redispatch;
 use crate::run;
+use crate::session_cmd;
 use crate::show;
 use crate::task::{OnTerm, Status};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
-#[command(name = "bookend", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "bookend",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Every command waits for other writers of the ledger, 30s at most; \
+        BOOKEND_BUSY_TIMEOUT sets another time (500ms, 2m).\n\
+        The end of a run that finds no place by then is kept in the spool."
+)]
 struct Cli {
     /// The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else
     /// $XDG_STATE_HOME/bookend/bookend.db]
     #[arg(long, global = true, value_name = "FILE")]
     ledger: Option<PathBuf>,
+
+    /// Where bookend's own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters
+    /// them: a level, such as debug, or target=level pairs
+    #[arg(long, global = true, env = "BOOKEND_LOG_TO", value_name = "WHERE", default_value = "auto")]
+    log: LogArg,
 
     #[command(subcommand)]
     command: Command,
@@ -32,6 +50,11 @@ enum Command {
     Run(Box<RunArgs>),
     List(ListArgs),
     Show(ShowArgs),
+    Recover(RecoverArgs),
+    Redispatch(RedispatchArgs),
+    #[command(subcommand)]
+    Session(SessionCommand),
+    Adopt(AdoptArgs),
 }
 
 /// Run an agent, with one row at each end of it
@@ -153,6 +176,13 @@ struct RunArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogArg {
+    Auto,
+    Stderr,
+    Journald,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTermArg {
     Interrupted,
     Cancelled,
@@ -196,9 +226,135 @@ struct ShowArgs {
     json: bool,
 }
 
+/// Settle what died: find it, end what it left, mark it, and tell
+///
+/// For a oneshot at boot; safe at any time, by any number at once. Running rows whose supervisor is gone
+/// become `interrupted`, what they left running is ended, and their sessions are never resumed. --on-finish
+/// commands that nobody saw end are run. Every task that was interrupted since the last time is told of
+/// once, on stdout, each line with the prefix [recovery].
+///
+/// Exit codes: 0 all is settled; 1 something could not be (or, with --dry-run, waits to be).
+#[derive(Debug, Args)]
+struct RecoverArgs {
+    /// End a task that cannot be judged from here this long after its last sign of life
+    #[arg(
+        long,
+        env = "BOOKEND_TTL",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "24h",
+    )]
+    ttl: Duration,
+    /// How long left-over processes are given between SIGTERM and SIGKILL
+    #[arg(
+        long,
+        env = "BOOKEND_GRACE",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "10s",
+    )]
+    grace: Duration,
+    /// A shell command to run once for each interrupted task, with its row as JSON on stdin
+    #[arg(long, env = "BOOKEND_ON_INTERRUPTED", value_name = "CMD")]
+    on_interrupted: Option<OsString>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say on stderr what bookend does; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// Run an ended task once more: its command line, key and options, where it was started
+///
+/// Its session follows the same rules as in any run, so after an interruption it starts a fresh one.
+#[derive(Debug, Args)]
+struct RedispatchArgs {
+    /// The task's id, or enough of its beginning
+    id: String,
+    /// The prompt that came on its stdin comes again, on this command's
+    #[arg(long)]
+    stdin: bool,
+    /// Wait for the task that holds the key, instead of leaving with 75
+    #[arg(long)]
+    wait: bool,
+    /// Cancel the task that holds the key, then run
+    #[arg(long, conflicts_with = "wait")]
+    replace: bool,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say what bookend does; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// The conversations that keys go on with
+#[derive(Debug, Subcommand)]
+enum SessionCommand {
+    /// Show every key's session, and whether it may be resumed
+    List {
+        /// As one JSON object: {"ledger", "sessions": [...]}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a key's session, and those that were taken away from it
+    Show {
+        key: String,
+        /// As one JSON object: {"key", "session", "invalidations"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the id that may be resumed now, or leave with 1 and say why not
+    ///
+    /// For scripts that start an agent without bookend: only if the session's last task ended well and no
+    /// live process holds it.
+    ResumeId {
+        key: String,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a key's session out of use
+    Invalidate {
+        key: String,
+        /// Why, for the record
+        #[arg(long, default_value = session_cmd::BY_OPERATOR)]
+        reason: String,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring back the session that was withdrawn last from a key, although its last task did not end well
+    Restore {
+        key: String,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Make the database of another program the ledger
+///
+/// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row and
+/// column stays, and the program that owns it goes on working. A backup is left beside it. All of it is one
+/// transaction: interrupted, the file is what it was. Called again it does nothing.
+#[derive(Debug, Args)]
+struct AdoptArgs {
+    /// The SQLite file that has the tables
+    file: PathBuf,
+}
+
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
+    pub log: log::To,
     pub request: Request,
 }
 
@@ -206,6 +362,10 @@ pub enum Request {
     Run(Box<run::Request>),
     List(list::Request),
     Show(show::Request),
+    Recover(recover::Request),
+    Redispatch(redispatch::Request),
+    Session(session_cmd::Request),
+    Adopt(adopt::Request),
 }
 
 /// Reads the command line.
@@ -226,9 +386,38 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
                 _ => list::Output::Table,
             },
         }),
+        Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
         Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
+        Command::Recover(a) => Request::Recover(recover::Request {
+            ttl: a.ttl,
+            grace: a.grace,
+            on_interrupted: a.on_interrupted.filter(|c| !c.is_empty()),
+            dry_run: a.dry_run,
+            json: a.json,
+            level: level(a.quiet, a.verbose),
+        }),
+        Command::Redispatch(a) => Request::Redispatch(redispatch::Request {
+            id: a.id,
+            stdin: a.stdin,
+            when_busy: when_busy(a.wait, a.replace),
+            level: level(a.quiet, a.verbose),
+        }),
+        Command::Session(command) => Request::Session(match command {
+            SessionCommand::List { json } => session_cmd::Request::List { json },
+            SessionCommand::Show { key, json } => session_cmd::Request::Show { key, json },
+            SessionCommand::ResumeId { key, json } => session_cmd::Request::ResumeId { key, json },
+            SessionCommand::Invalidate { key, reason, json } => {
+                session_cmd::Request::Invalidate { key, reason, json }
+            }
+            SessionCommand::Restore { key, json } => session_cmd::Request::Restore { key, json },
+        }),
     };
-    Ok(Invocation { ledger: cli.ledger, request })
+    let log = match cli.log {
+        LogArg::Auto => log::To::Auto,
+        LogArg::Stderr => log::To::Stderr,
+        LogArg::Journald => log::To::Journald,
+    };
+    Ok(Invocation { ledger: cli.ledger, log, request })
 }
 
 fn run_request(a: RunArgs) -> run::Request {
@@ -249,11 +438,7 @@ fn run_request(a: RunArgs) -> run::Request {
         timeout: a.timeout,
         idle_timeout: a.idle_timeout,
         grace: a.grace,
-        when_busy: match (a.wait, a.replace) {
-            (true, _) => run::WhenBusy::Wait,
-            (_, true) => run::WhenBusy::Replace,
-            _ => run::WhenBusy::Refuse,
-        },
+        when_busy: when_busy(a.wait, a.replace),
         on_term: match a.on_term {
             OnTermArg::Interrupted => OnTerm::Interrupted,
             OnTermArg::Cancelled => OnTerm::Cancelled,
@@ -267,13 +452,25 @@ fn run_request(a: RunArgs) -> run::Request {
         },
         on_finish: a.on_finish.filter(|c| !c.is_empty()),
         retention: a.retention,
-        level: match (a.quiet, a.verbose) {
-            (true, _) => LevelFilter::ERROR,
-            (_, 0) => LevelFilter::WARN,
-            (_, 1) => LevelFilter::INFO,
-            _ => LevelFilter::DEBUG,
-        },
+        level: level(a.quiet, a.verbose),
         argv: a.argv,
+    }
+}
+
+fn when_busy(wait: bool, replace: bool) -> run::WhenBusy {
+    match (wait, replace) {
+        (true, _) => run::WhenBusy::Wait,
+        (_, true) => run::WhenBusy::Replace,
+        _ => run::WhenBusy::Refuse,
+    }
+}
+
+fn level(quiet: bool, verbose: u8) -> LevelFilter {
+    match (quiet, verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
     }
 }
 
@@ -329,7 +526,7 @@ mod tests {
         let variables: Vec<_> = run
             .get_opts()
             .chain(run.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values()))
-            .filter(|a| !["id", "ledger", "help", "version"].contains(&a.get_id().as_str()))
+            .filter(|a| !["id", "ledger", "log", "help", "version"].contains(&a.get_id().as_str()))
             .map(|a| a.get_env().unwrap_or_else(|| panic!("{} has no variable", a.get_id())))
             .collect();
         assert!(variables.len() > 20);

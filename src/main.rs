@@ -2,18 +2,24 @@
 
 #![cfg_attr(not(test), no_main)]
 
+mod adopt;
 mod agent;
 mod claim;
 mod cli;
 mod clock;
 mod error;
+mod failpoint;
+mod hook;
 mod ledger;
 mod list;
 mod log;
 mod process;
+mod recover;
 mod recovery;
+mod redispatch;
 mod run;
 mod session;
+mod session_cmd;
 mod show;
 mod supervise;
 mod sys;
@@ -23,6 +29,8 @@ mod view;
 use std::ffi::OsString;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tracing::level_filters::LevelFilter;
 
 use crate::cli::Request;
 use crate::error::{Error, Kind, exit_code};
@@ -60,14 +68,33 @@ fn start() -> Leave {
     let done = match &invocation.request {
         Request::Run(request) => {
             let caller = Caller::take_over();
-            log::start(request.level);
+            if log::is_journal(invocation.log) {
+                // journald notes the command line of whoever speaks: the agent's holds the prompt.
+                sys::hide_arguments(request.argv.len().saturating_sub(1));
+            }
+            log::start(request.level, invocation.log);
             run::run(request, ledger, caller)
         }
+        Request::Recover(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            recover::recover(request, ledger, &caller)
+        }
+        Request::Redispatch(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            redispatch::redispatch(request, ledger, caller)
+        }
+        Request::Session(request) => {
+            log::start(LevelFilter::WARN, invocation.log);
+            session_cmd::session(request, ledger).and_then(print)
+        }
         Request::List(request) => list::list(request, ledger).and_then(print),
+        Request::Adopt(request) => adopt::adopt(request).and_then(print),
         Request::Show(request) => show::show(request, ledger).and_then(print),
     };
     done.unwrap_or_else(|e| {
-        log::say(&format!("bookend: {}\n", log::Escaped(&e.to_string())));
+        log::fail(&e.to_string());
         Leave::Code(e.code())
     })
 }

@@ -1,6 +1,7 @@
 //! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
 
 mod adapters;
+mod adopt;
 mod capture;
 mod descriptors;
 mod docs;

@@ -1,15 +1,19 @@
-//! What people are shown of tasks: the table of `list`, the page of `show`. And JSON, for programs.
+//! What people are shown of tasks and sessions: tables, pages, the hint of recovery. And JSON, for programs.
 //!
 //! Everything here turns values into text; nothing here reads a ledger, looks at a process or prints.
 
 mod detail;
+mod hint;
 mod screen;
+mod sessions;
 mod table;
 mod tasks;
 mod text;
 
-pub use detail::{History, detail};
+pub use detail::{History, detail, quoted};
+pub use hint::{Hint, PREFIX};
 pub use screen::Screen;
+pub use sessions::{SessionState, session, sessions};
 pub use tasks::tasks;
 pub use text::one_line;
 
@@ -43,7 +47,7 @@ pub fn detail_json(task: &Task, history: &History) -> String {
     pretty(&Page { task, history })
 }
 
-fn pretty(shown: &impl Serialize) -> String {
+pub fn pretty(shown: &impl Serialize) -> String {
     plain(serde_json::to_string_pretty(shown))
 }
 

@@ -77,6 +77,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
         on_finish: None,
         retention_secs: 3600,
         parent_id: None,
+        oom_kills_before: None,
     }
 }
 
@@ -94,6 +95,8 @@ pub fn ended(ending: Ending) -> Ended {
         session_cost_usd: None,
         model: None,
         session_id: None,
+        tool_in_flight: None,
+        context_lost: false,
         oom_killed: None,
         cpu_ms: Some(12),
         max_rss_kib: Some(2048),
