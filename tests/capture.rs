@@ -48,10 +48,15 @@ fn each_byte_comes_at_once() {
 fn a_line_of_a_mebibyte_is_passed_on_and_read() {
     let Some(world) = World::of_bookend("a_line_of_a_mebibyte") else { return };
     let text = "x".repeat(1 << 20);
-    let line = format!(
-        "{{\"message\":{{\"content\":[{{\"type\":\"text\",\"text\":\"{text}\"}}],\"id\":\"m\",\
-         \"usage\":{{\"input_tokens\":7,\"output_tokens\":9}}}},\"session_id\":\"{ID}\",\"type\":\"assistant\"}}\n"
-    );
+    // The type comes last.
+    let line = [
+        r#"{"message":{"content":[{"type":"text","text":""#,
+        &text,
+        r#""}],"id":"m","usage":{"input_tokens":7,"output_tokens":9}},"session_id":""#,
+        ID,
+        "\",\"type\":\"assistant\"}\n",
+    ]
+    .concat();
     fs::write(world.path("home/line"), &line).expect("the line");
     // No result: what stands in the row was read from the long line.
     world.stand_in("claude", "cat line; exit 1");
@@ -189,7 +194,7 @@ fn a_grandchild_that_holds_the_pipe_delays_the_end_by_a_second_at_most() {
     let Some(world) = World::of_bookend("a_grandchild_that_holds_the_pipe") else { return };
     let (mut stay, mut go) = (world.fifo("stay"), world.fifo("go"));
     let script = format!(
-        "init {ID}; probe daemon -- probe with setsid -- probe stay {}; read x <../go; result {ID} 0.5; exit 0",
+        "init {ID}; probe daemon -- probe with setsid -- probe stay {}\nread x <../go; result {ID} 1; exit 0",
         stay.path()
     );
     world.stand_in("claude", &script);
@@ -224,7 +229,8 @@ fn text_is_not_captured_and_json_is() {
     }
     // As a command of unknown kind it is left alone whatever it prints.
     world.stand_in("claude", "x=$(readlink /proc/$$/fd/1); echo \"$x\" >theirs");
-    let script = "x=$(readlink /proc/$$/fd/1); echo \"$x\" >ours; exec bookend run --agent-type command -- claude --output-format json";
+    let script = "x=$(readlink /proc/$$/fd/1); echo \"$x\" >ours; \
+                  exec bookend run --agent-type command -- claude --output-format json";
     world.bare(["sh", "-c", script]).run().ended(End::Code(0));
     let read = |name: &str| fs::read_to_string(world.path("home").join(name)).expect("a link");
     assert_eq!(read("ours"), read("theirs"));

@@ -219,11 +219,13 @@ fn after_anything_else_the_conversation_is_not_resumed_and_the_operator_is_told(
 #[test]
 fn a_link_to_a_task_that_did_not_succeed_is_not_followed_whoever_made_it() {
     let Some(world) = World::of_bookend("a_link_to_a_task_that_did_not_succeed") else { return };
-    let session = "0197a6a0-0000-4000-8000-00000000abcd";
     world.claude("exit 1");
     world.run(CLAUDE).options(["--id", "bad"]).run().ended(End::Code(1));
+    let bad = world.row().text("session_id");
+    let unknown = "0197a6a0-0000-4000-8000-00000000abcd";
     world.claude("exit 0");
-    for (n, task) in ["'bad'", "'no such task'", "NULL"].into_iter().enumerate() {
+    let links = [(bad.as_str(), "'bad'"), (unknown, "'no such task'"), (unknown, "NULL"), (unknown, "'bad'")];
+    for (n, (session, task)) in links.into_iter().enumerate() {
         let key = format!("k{n}");
         world
             .change(&format!(
@@ -235,7 +237,7 @@ fn a_link_to_a_task_that_did_not_succeed_is_not_followed_whoever_made_it() {
             .expect("a transcript");
         let told = claude(&world, &key, &[]).ended(End::Code(0)).stderr;
         assert!(told.contains(session) && told.lines().count() == 1, "{told}");
-        assert!(!task.contains("bad") || told.contains("bad") && told.contains("failure"), "{told}");
+        assert_eq!(session == bad, told.contains("bad") && told.contains("failure"), "{told}");
         assert!(last_argv(&world).starts_with("--session-id ") && !last_argv(&world).contains(session));
         assert_ne!(linked(&world, &key).expect("its own session").0, session);
     }

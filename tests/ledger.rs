@@ -100,7 +100,7 @@ fn what_is_no_ledger_is_refused_and_left_as_it_is() {
 
     let text = "these are notes of mine, and no database\n".repeat(200);
     fs::write(world.path("notes.db"), &text).expect("a file");
-    refused(&world, touch(&world, "notes.db"), &[&world.name("notes.db"), "no ledger"]);
+    refused(&world, touch(&world, "notes.db"), &[&world.name("notes.db"), "no SQLite database"]);
     assert_eq!(fs::read_to_string(world.path("notes.db")).expect("the notes"), text);
 
     let other = Connection::open(world.path("other.db")).expect("a database");

@@ -175,22 +175,23 @@ fn prepare_may_make_what_the_agent_needs_and_knows_the_task() {
     assert_eq!(told.trim(), row.text("id"));
 }
 
-/// Orphans that leave with 7, and the word on `made` once they all have been let go.
+/// Ten orphans that leave with 7.
+const ORPHANS: &str = "for n in 1 2 3 4 5 6 7 8 9 10; do probe daemon -- probe exit 7; done";
+
+/// The same at the word on `start`, and a word on `made` once they all have been let go.
 fn orphans(start: &str, made: &str) -> String {
-    format!(
-        "read x <{start}; for n in 1 2 3 4 5 6 7 8 9 10; do probe daemon -- probe exit 7; done; echo made >{made}"
-    )
+    format!("read x <{start}; {ORPHANS}; echo made >{made}")
 }
 
 #[test]
 fn a_prepare_command_that_exits_3_is_seen_to_exit_3_among_orphans() {
     let Some(world) = World::of_bookend("a_prepare_command_that_exits_3") else { return };
-    let prepare = "for n in 1 2 3 4 5 6 7 8 9 10; do probe daemon -- probe exit 7; done; exit 3";
-    let row = never_runs(&world, &["--prepare", prepare], End::Code(125), "exit code 3");
+    let prepare = format!("{ORPHANS}; exit 3");
+    let row = never_runs(&world, &["--prepare", &prepare], End::Code(125), "exit code 3");
     assert_eq!(row.ending(), "failure/prepare");
 
-    let prepare = "for n in 1 2 3 4 5 6 7 8 9 10; do probe daemon -- probe exit 7; done; exit 0";
-    world.run(["probe", "exit", "5"]).options(["--prepare", prepare]).run().ended(End::Code(5)).silent();
+    let prepare = format!("{ORPHANS}; exit 0");
+    world.run(["probe", "exit", "5"]).options(["--prepare", &prepare]).run().ended(End::Code(5)).silent();
     assert_eq!(world.rows()[1].ending(), "failure/exit");
 }
 

@@ -60,14 +60,12 @@ const TEXT: [&str; 3] = ["claude", "-p", "hi"];
 #[test]
 fn a_signal_to_the_supervisor_is_the_cause_however_the_agent_leaves() {
     let Some(world) = World::of_bookend("a_signal_to_the_supervisor_is_the_cause") else { return };
-    for (signal, ending) in [
-        (Signal::TERM, "interrupted/signal"),
-        (Signal::HUP, "interrupted/signal"),
-        (Signal::INT, "cancelled/operator"),
-        (Signal::QUIT, "cancelled/operator"),
+    for (signal, name, ending) in [
+        (Signal::TERM, "TERM", "interrupted/signal"),
+        (Signal::HUP, "HUP", "interrupted/signal"),
+        (Signal::INT, "INT", "cancelled/operator"),
+        (Signal::QUIT, "QUIT", "cancelled/operator"),
     ] {
-        let name = ["", "HUP", "INT", "QUIT"][signal.as_raw() as usize % 15];
-        let name = if name.is_empty() { "TERM" } else { name };
         for argv in [&STREAM[..], &TEXT] {
             for code in [0, 1, 143] {
                 let begun = begin(&world, argv, &[], &format!("trap 'exit {code}' {name}; WAIT"));
@@ -133,13 +131,13 @@ fn a_result_that_the_stop_brought_forth_is_no_success() {
 #[test]
 fn an_interrupt_that_the_agent_used_for_itself_is_no_cause() {
     let Some(world) = World::of_bookend("an_interrupt_that_the_agent_used") else { return };
-    let mut go = world.fifo("go");
-    let script = "trap 'used=1; up' INT\necho up $$ >../up0\nwhile [ -z \"$used\" ]; do read x <../go; done\n\
-                  until read y <../go; do :; done; exit 0";
-    for (argv0, ending) in [("tool", "success/")] {
-        let mut up = world.fifo("up0");
-        world.stand_in(argv0, &format!("up() {{ echo up $$ >../up0; }}\n{script}"));
-        let process = world.run([argv0]).options(["--grace", "0s"]).own_group().start();
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    let script = "trap 'used=1; echo up $$ >../up' INT; echo up $$ >../up\n\
+                  while [ -z \"$used\" ]; do read x <../go; done\n\
+                  until read x <../go; do :; done; exit 0";
+    world.stand_in("tool", script);
+    for (grace, ending) in [("0s", "success/"), ("1h", "cancelled/operator")] {
+        let process = world.run(["tool"]).options(["--grace", grace]).own_group().start();
         up.pid("up");
         process.signal(Signal::INT);
         up.pid("up");
@@ -147,7 +145,7 @@ fn an_interrupt_that_the_agent_used_for_itself_is_no_cause() {
         go.tell("on");
         process.wait().ended(End::Code(0));
         let row = last(&world);
-        assert_eq!((row.ending(), row.number("stop_signal")), (ending.into(), Some(2)));
+        assert_eq!((row.ending(), row.number("stop_signal")), (ending.into(), Some(2)), "{grace}");
     }
 }
 

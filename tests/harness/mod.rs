@@ -80,7 +80,7 @@ impl World {
         None
     }
 
-    /// A world that belongs to a user without privileges, and the specs that make a command one of that user's:
+    /// A world that belongs to a user without privileges, and the specs that make a command one of theirs:
     /// none where we are such a user ourselves.
     pub fn of_nobody(test: &str) -> Option<(World, Vec<String>)> {
         const NOBODY: u32 = 65534;
