@@ -172,3 +172,189 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
     };
     Ok(Choice { plan: Plan::AsGiven, session, resumed_from: users, invalidate: None, warning })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINKED: &str = "a3";
+    const NEW: &str = "b4";
+
+    fn last(status: Option<Status>) -> LastUse {
+        LastUse { session: LINKED.to_owned(), task: status.map(|s| ("t1".to_owned(), s)) }
+    }
+
+    fn known<'a>(asked: &'a AskedSession, linked: Option<&'a LastUse>) -> Known<'a> {
+        Known {
+            asked,
+            fresh: false,
+            new_id: Some(NEW.to_owned()),
+            linked,
+            transcript_gone: false,
+            users: None,
+            allow_unsafe: false,
+            attended: false,
+        }
+    }
+
+    fn fresh(invalidate: Option<&'static str>, warning: Option<String>) -> Choice {
+        Choice {
+            plan: Plan::Assign(NEW.to_owned()),
+            session: Some(NEW.to_owned()),
+            resumed_from: None,
+            invalidate,
+            warning,
+        }
+    }
+
+    /// Every status but success, and none at all; and not running, which is refused.
+    fn unsafe_ends() -> impl Iterator<Item = Option<Status>> {
+        let ends = Status::ALL.into_iter().filter(|s| !matches!(s, Status::Running | Status::Success));
+        ends.map(Some).chain([None])
+    }
+
+    #[test]
+    fn a_key_without_a_session_starts_fresh_under_an_id_that_is_known_before() {
+        assert_eq!(choose(&known(&AskedSession::Unsaid, None)), Ok(fresh(None, None)));
+    }
+
+    #[test]
+    fn an_agent_that_cannot_be_told_an_id_starts_as_given_and_its_id_is_not_known_yet() {
+        let known = Known { new_id: None, ..known(&AskedSession::Unsaid, None) };
+        let choice = choose(&known).expect("a choice");
+        assert_eq!((choice.plan, choice.session), (Plan::AsGiven, None));
+    }
+
+    #[test]
+    fn a_session_whose_last_task_ended_in_success_is_resumed() {
+        let linked = last(Some(Status::Success));
+        let choice = choose(&known(&AskedSession::Unsaid, Some(&linked)));
+        let expected = Choice {
+            plan: Plan::Resume(LINKED.to_owned()),
+            session: Some(LINKED.to_owned()),
+            resumed_from: Some(LINKED.to_owned()),
+            invalidate: None,
+            warning: None,
+        };
+        assert_eq!(choice, Ok(expected));
+    }
+
+    #[test]
+    fn a_session_whose_last_task_is_missing_or_ended_otherwise_is_invalidated_with_a_warning() {
+        for status in unsafe_ends() {
+            let linked = last(status);
+            let choice = choose(&known(&AskedSession::Unsaid, Some(&linked))).expect("a choice");
+            let warning = choice.warning.clone().expect("a warning");
+            assert_eq!(choice, fresh(Some("unsafe_session"), Some(warning.clone())));
+            assert!(warning.contains(LINKED), "the session is named: {warning}");
+            if let Some(status) = status {
+                assert!(warning.contains("t1") && warning.contains(status.as_str()), "{warning}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_whose_task_still_runs_is_in_use_unless_a_fresh_one_is_wanted() {
+        let linked = last(Some(Status::Running));
+        let mut known = known(&AskedSession::Unsaid, Some(&linked));
+        let in_use = Refusal::InUse { session: LINKED.to_owned(), task: "t1".to_owned() };
+        assert_eq!(choose(&known), Err(in_use));
+        known.fresh = true;
+        assert_eq!(choose(&known), Ok(fresh(Some("fresh"), None)));
+    }
+
+    #[test]
+    fn a_fresh_one_that_is_wanted_is_fresh_without_a_warning() {
+        for status in [Some(Status::Success), Some(Status::Failure), None] {
+            let linked = last(status);
+            let known = Known { fresh: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
+            assert_eq!(choose(&known), Ok(fresh(Some("fresh"), None)));
+        }
+    }
+
+    #[test]
+    fn a_good_session_without_a_transcript_is_not_resumed() {
+        let linked = last(Some(Status::Success));
+        let known = Known { transcript_gone: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
+        let choice = choose(&known).expect("a choice");
+        let warning = choice.warning.clone().expect("a warning");
+        assert_eq!(choice, fresh(Some("no_transcript"), Some(warning.clone())));
+        assert!(warning.contains(LINKED) && warning.contains("transcript"), "{warning}");
+    }
+
+    /// What the user's argv says, with the session that it names for resuming; what is recorded.
+    fn said() -> [(AskedSession, bool, Option<&'static str>); 8] {
+        let id = || LINKED.to_owned();
+        [
+            (AskedSession::Resume(id()), true, Some(LINKED)),
+            (AskedSession::Continue, true, Some(LINKED)),
+            (AskedSession::Fork(Some(id()), None), true, None),
+            (AskedSession::Fork(None, Some("c5".to_owned())), true, Some("c5")),
+            (AskedSession::Assign("d6".to_owned()), false, Some("d6")),
+            (AskedSession::ResumePicker, false, None),
+            (AskedSession::NotKept, false, None),
+            (AskedSession::NoConversation, false, None),
+        ]
+    }
+
+    #[test]
+    fn an_argv_that_speaks_of_sessions_is_never_overridden_only_recorded() {
+        let linked = last(Some(Status::Success));
+        for (asked, resumes, session) in said() {
+            let users = resumes.then(|| last(Some(Status::Success)));
+            for status in [None, Some(&linked)] {
+                let known = Known { users: users.as_ref(), ..known(&asked, status) };
+                let expected = Choice {
+                    plan: Plan::AsGiven,
+                    session: session.map(str::to_owned),
+                    resumed_from: resumes.then(|| LINKED.to_owned()),
+                    invalidate: None,
+                    warning: None,
+                };
+                assert_eq!(choose(&known), Ok(expected), "{asked:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unsafe_session_that_the_argv_resumes_is_refused_unless_allowed_or_attended() {
+        for (asked, _, _) in said().into_iter().filter(|(_, resumes, _)| *resumes) {
+            for status in unsafe_ends().flatten() {
+                let users = last(Some(status));
+                let bare = || Known { users: Some(&users), ..known(&asked, None) };
+                let Err(Refusal::Unsafe { session, why }) = choose(&bare()) else {
+                    panic!("{asked:?} {status} is not refused")
+                };
+                assert_eq!(session, LINKED);
+                assert!(why.contains("t1") && why.contains(status.as_str()), "{why}");
+
+                let allowed = choose(&Known { allow_unsafe: true, ..bare() }).expect("allowed");
+                assert_eq!(allowed.resumed_from.as_deref(), Some(LINKED));
+                assert_eq!(allowed.warning, None);
+
+                let attended = choose(&Known { attended: true, ..bare() }).expect("a person decides");
+                assert_eq!(attended.plan, Plan::AsGiven);
+                assert!(attended.warning.is_some_and(|w| w.contains(LINKED)), "and is warned");
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_that_no_task_is_known_to_have_used_is_the_users_own_affair() {
+        let asked = AskedSession::Resume(LINKED.to_owned());
+        let users = last(None);
+        let choice = choose(&Known { users: Some(&users), ..known(&asked, None) }).expect("a choice");
+        assert_eq!((choice.session.as_deref(), choice.warning), (Some(LINKED), None));
+    }
+
+    #[test]
+    fn a_session_in_use_is_refused_whatever_is_allowed() {
+        for (asked, _, _) in said().into_iter().filter(|(_, resumes, _)| *resumes) {
+            let users = last(Some(Status::Running));
+            let known =
+                Known { users: Some(&users), allow_unsafe: true, attended: true, ..known(&asked, None) };
+            let in_use = Refusal::InUse { session: LINKED.to_owned(), task: "t1".to_owned() };
+            assert_eq!(choose(&known), Err(in_use), "{asked:?}");
+        }
+    }
+}

@@ -193,6 +193,8 @@ pub struct End {
 #[derive(Default)]
 struct Written {
     session: Option<String>,
+    /// The ledger was locked when the agent named its session.
+    session_waits: bool,
     counts: Counts,
     tool: Option<String>,
     at: Option<Instant>,
@@ -286,7 +288,8 @@ impl<'a> Supervisor<'a> {
         let until = Instant::now() + bound;
         loop {
             let Some(listening) = &mut self.listening else { return Ok(()) };
-            while listening.read() {}
+            // In between too: who still writes there may do so faster than it is read.
+            while Instant::now() < until && listening.read() {}
             if listening.capture.ended() || Instant::now() >= until {
                 listening.capture.hang_up();
                 listening.reader.finish();
@@ -612,9 +615,12 @@ impl<'a> Supervisor<'a> {
             }
         } else if let Some(helper) = &mut self.helper
             && pid == helper.child.pid
-            && let Change::Ended(exit) = change
         {
-            helper.ended = Some(exit);
+            match change {
+                Change::Ended(exit) => helper.ended = Some(exit),
+                Change::Stopped(signal) => self.stop_along(pid, signal)?,
+                Change::Continued => {}
+            }
         }
         Ok(())
     }
@@ -622,7 +628,12 @@ impl<'a> Supervisor<'a> {
     /// The agent was stopped, perhaps alone. The shell looks at us: we stop the same way.
     fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
         self.timers.stopped_since.get_or_insert_with(Instant::now);
-        let still = matches!(identity::stat(self.agent.child.pid), Ok(Some(s)) if s.state == 'T');
+        self.stop_along(self.agent.child.pid, signal)
+    }
+
+    /// Stops with our child `pid`, for the shell to see.
+    fn stop_along(&mut self, pid: i32, signal: i32) -> Result<(), Error> {
+        let still = matches!(identity::stat(pid), Ok(Some(s)) if s.state == 'T');
         let continued = self.watch.pending(|r| r.signal == libc::SIGCONT).map_err(watching)?.is_some();
         if still && !continued && terminal::may_stop() {
             sys::raise_unblocked(signal);
@@ -652,7 +663,8 @@ impl<'a> Supervisor<'a> {
             },
             Source::Output => {
                 if self.listening.as_mut().is_some_and(Listening::read) {
-                    if let Some(idle) = self.limits.idle_timeout {
+                    // What somebody else still writes after the agent's end is no life of it.
+                    if let Some(idle) = self.limits.idle_timeout.filter(|_| self.phase == Phase::Running) {
                         self.timers.idle = Some(Instant::now() + idle);
                     }
                     self.take_note()?;
@@ -692,12 +704,9 @@ impl<'a> Supervisor<'a> {
             }
             self.resumed = None;
         }
-        if observed.session_id.is_some() && observed.session_id != self.written.session {
-            let session = observed.session_id.clone();
-            self.written.session.clone_from(&session);
-            if let Some(session) = session {
-                self.commit_session(&session);
-            }
+        // One that the ledger did not take waits for the next progress.
+        if observed.session_id != self.written.session && !self.written.session_waits {
+            self.commit_session();
         }
         let Some(listening) = &self.listening else { return Ok(()) };
         let observed = listening.reader.observed();
@@ -707,38 +716,59 @@ impl<'a> Supervisor<'a> {
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);
-        let news = counts != self.written.counts || observed.tool_in_flight != self.written.tool;
+        let news = self.written.session_waits
+            || counts != self.written.counts
+            || observed.tool_in_flight != self.written.tool;
         if news && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
         }
         Ok(())
     }
 
-    fn commit_session(&mut self, session: &str) {
+    fn commit_session(&mut self) {
+        let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
         let key = t.key.as_deref();
-        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), session, &clock::now());
-        if let Err(e) = seen {
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), &session, &clock::now());
+        self.written.session_waits = seen.is_err();
+        match seen {
+            Ok(()) => self.written.session = Some(session),
             // The ending carries the id again.
-            debug!("session {session} not recorded yet: {e}");
+            Err(e) => {
+                debug!("session {session} not recorded yet: {e}");
+                self.written.at = Some(Instant::now());
+            }
         }
     }
 
     fn write_progress(&mut self, now: Instant) {
         self.timers.progress = None;
+        if self.written.session_waits {
+            self.commit_session();
+        }
         let observed = self.observed();
-        self.written.counts = self.counts(&observed);
-        self.written.at = Some(now);
-        self.written.tool.clone_from(&observed.tool_in_flight);
+        let counts = self.counts(&observed);
         let seen = Seen {
             model: observed.model.as_deref(),
             tool_in_flight: observed.tool_in_flight.as_deref(),
             at: &clock::now(),
         };
-        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, &seen);
-        if let Err(e) = wrote {
-            debug!("partial counts not recorded: {e}");
+        let wrote = match self.written.session_waits {
+            true => Ok(()),
+            false => self.ledger.progress(&self.task.id, &counts, &seen),
+        };
+        if wrote.is_err() || self.written.session_waits {
+            self.timers.progress = Some(Instant::now() + PROGRESS);
         }
+        match wrote {
+            Ok(()) if self.written.session_waits => {}
+            Ok(()) => {
+                self.written.counts = counts;
+                self.written.tool = observed.tool_in_flight;
+            }
+            Err(e) => debug!("partial counts not recorded: {e}"),
+        }
+        self.written.at = Some(now);
     }
 
     fn on_deadline(&mut self, now: Instant) -> Result<(), Error> {

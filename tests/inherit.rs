@@ -231,6 +231,17 @@ fn a_socket_passed_by_systemd_is_the_agents() {
     world.run_sh(script).with([open.as_str(), "listen-pid"]).run().ended(End::Code(0)).silent();
 }
 
+/// It names bookend's own pidfd: an agent that trusts it would take the sockets for another's.
+#[test]
+fn a_listen_pidfd_of_bookends_own_is_taken_out() {
+    let Some(world) = World::of_bookend("a_listen_pidfd_of_bookends_own") else {
+        return;
+    };
+    let output =
+        world.run_sh("echo ${LISTEN_PIDFDID-none}").with(["listen-pid", "env=LISTEN_PIDFDID=7"]).run();
+    assert_eq!(output.ended(End::Code(0)).stdout, "none\n");
+}
+
 #[test]
 fn a_listen_pid_of_somebody_else_is_left_alone() {
     let world = World::new();

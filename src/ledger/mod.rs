@@ -39,6 +39,9 @@ pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
 pub use tasks::{Delivery, Filter, Found, Seen};
 
+/// How long a write waits for a locked ledger that is not worth keeping the run's loop from its work.
+const BRIEF: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// An opened ledger.
 #[derive(Debug)]
 pub struct Ledger {
@@ -128,12 +131,28 @@ impl Ledger {
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
+    /// It does not wait long for a locked ledger: signals and output would wait with it.
     pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
-        tasks::progress(&self.conn, id, counts, seen).map_err(self.failed("writing a task's progress"))
+        self.briefly(|ledger| {
+            let wrote = tasks::progress(&ledger.conn, id, counts, seen);
+            wrote.map_err(ledger.failed("writing a task's progress"))
+        })
+    }
+
+    fn briefly<T>(&mut self, work: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+        let wait = |ledger: &mut Ledger, longest| {
+            let set = ledger.conn.busy_handler(Some(open::patience(longest)));
+            set.map_err(ledger.failed("setting how long to wait"))
+        };
+        wait(self, BRIEF)?;
+        let done = work(self);
+        wait(self, open::busy_patience())?;
+        done
     }
 
     /// The agent has named its session: durable in the task's row, and under the key, when this returns.
-    /// Another session that the key named gives way. A task that has ended is left alone.
+    /// Another session that the key named gives way. A task that has ended is left alone. It waits as long
+    /// as [`Ledger::progress`] does.
     pub fn session_seen(
         &mut self,
         task: &str,
@@ -143,8 +162,10 @@ impl Ledger {
         at: &str,
     ) -> Result<()> {
         let used = sessions::Used { task, key, provider, at };
-        self.in_transaction("writing a task's session", |conn| {
-            sessions::seen(conn, &used, session_id).map(|_| ())
+        self.briefly(|ledger| {
+            ledger.in_transaction("writing a task's session", |conn| {
+                sessions::seen(conn, &used, session_id).map(|_| ())
+            })
         })
     }
 

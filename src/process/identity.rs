@@ -6,10 +6,9 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno as NixErrno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::PollTimeout;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -266,24 +265,6 @@ impl Handle {
             Err(e) => Err(e.into()),
         }
     }
-
-    /// Waits until the process has ended, reaped or not, at most `timeout`; `true`: it has.
-    ///
-    /// # Errors
-    /// poll(2), but for EINTR.
-    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        let until = Instant::now() + timeout;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-            match nix::poll::poll(&mut fds, poll_timeout(left)) {
-                Ok(0) if left.is_zero() => return Ok(false),
-                Ok(0) | Err(NixErrno::EINTR) => {}
-                Ok(_) => return Ok(true),
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
 }
 
 impl AsFd for Handle {
@@ -303,6 +284,8 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use proptest::prelude::*;
+
+    use nix::poll::{PollFd, PollFlags};
 
     use super::*;
 
@@ -366,9 +349,7 @@ mod tests {
         assert!(open(&recycled).unwrap().is_none());
         let handle = open(&identity).unwrap().unwrap();
         assert_eq!(handle.identity(), identity);
-        assert!(!handle.wait(Duration::ZERO).unwrap());
         assert!(handle.signal(Signal::KILL).unwrap());
-        assert!(handle.wait(Duration::from_secs(60)).unwrap());
         child.wait().unwrap();
         assert!(!handle.signal(Signal::KILL).unwrap());
         assert!(open(&identity).unwrap().is_none());
