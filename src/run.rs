@@ -27,7 +27,7 @@ use crate::process::oom;
 use crate::process::watch::Watch;
 use crate::recovery;
 use crate::redispatch;
-use crate::session::{self, Choice, Known, LastUse, Refusal};
+use crate::session::{self, Choice, Known, LastUse, Refusal, Withdrawal};
 use crate::supervise::{self, Agent, Conversation, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
 use crate::task::{
@@ -438,8 +438,14 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
 
 fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(), Error> {
     let Some(key) = &row.key else { return Ok(()) };
-    if let Some(reason) = choice.invalidate {
-        claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+    match choice.invalidate {
+        Some(Withdrawal { reason, was_safe: true }) => {
+            claim.set_session_aside(key, reason, &row.id, &row.started_at)?;
+        }
+        Some(Withdrawal { reason, was_safe: false }) => {
+            claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+        }
+        None => {}
     }
     if let Some(session) = &choice.session {
         claim.link_session(key, row.provider.as_deref(), session, &row.id, &row.started_at)?;

@@ -66,8 +66,8 @@ pub struct Choice {
     /// The id known before the agent says a word.
     pub session: Option<String>,
     pub resumed_from: Option<String>,
-    /// The linked session is to be invalidated, for this reason.
-    pub invalidate: Option<&'static str>,
+    /// The linked session is not to be used any more.
+    pub invalidate: Option<Withdrawal>,
     pub warning: Option<String>,
 }
 
@@ -83,6 +83,14 @@ impl Choice {
             _ => None,
         }
     }
+}
+
+/// A session that is taken from its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawal {
+    pub reason: &'static str,
+    /// Nothing was wrong with it: it comes back if the agent never executes.
+    pub was_safe: bool,
 }
 
 /// Why there is no run.
@@ -116,7 +124,7 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     };
     let Some(linked) = known.linked else { return Ok(fresh(None, None)) };
     if known.fresh {
-        return Ok(fresh(Some("fresh"), None));
+        return Ok(fresh(Some(Withdrawal { reason: "fresh", was_safe: linked.is_safe() }), None));
     }
     let session = linked.session.clone();
     if let Some(task) = linked.running() {
@@ -124,12 +132,12 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     if !linked.is_safe() {
         let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why());
-        return Ok(fresh(Some("unsafe_session"), Some(warning)));
+        return Ok(fresh(Some(Withdrawal { reason: "unsafe_session", was_safe: false }), Some(warning)));
     }
     if known.transcript_gone {
         let warning =
             format!("session {session} is not resumed: the agent has no transcript of it; starting fresh");
-        return Ok(fresh(Some("no_transcript"), Some(warning)));
+        return Ok(fresh(Some(Withdrawal { reason: "no_transcript", was_safe: true }), Some(warning)));
     }
     Ok(Choice {
         plan: Plan::Resume(session.clone()),
