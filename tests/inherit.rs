@@ -102,6 +102,21 @@ fn further_descriptors_are_inherited_and_none_is_added() {
     same(&["open=0:rw:/dev/null", "open=1:r:/dev/null", "open=2:w:/dev/full"]);
 }
 
+/// Where bookend stands in the middle of the agent's stdout, the agent has one end of a pipe and no more.
+#[test]
+fn a_captured_agent_gets_no_descriptor_more() {
+    let world = World::new();
+    let file = world.name("report");
+    world.program("claude", &format!("#!/bin/sh\nexec probe report {file}\n"));
+    let agent = ["claude", "-p", "--output-format", "json", "x"];
+    let numbers = |command: Cmd<'_>| -> Vec<Option<i64>> {
+        let report = report(&world, command, "report", 0);
+        report["descriptors"].as_array().expect("descriptors").iter().map(|fd| fd["fd"].as_i64()).collect()
+    };
+    let bare = numbers(world.bare(agent).with(["open=5:w:/dev/null"]));
+    assert_eq!(numbers(world.run(agent).with(["open=5:w:/dev/null"])), bare);
+}
+
 #[test]
 fn limits_and_umask_and_nice() {
     same(&["umask=000"]);
