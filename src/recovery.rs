@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use crate::error::Error;
 use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
+use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
 use crate::process::leftovers::{self, Hunt, Seat, Summary};
 use crate::process::oom;
@@ -88,7 +89,8 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
     let whose = |task: &Task| {
         // Of another boot nothing can be left.
         let agent = task.agent_process().filter(|_| task.boot_id.as_ref() == Some(&here.boot_id))?;
-        Some(leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger })
+        let cgroup = Cgroup::of(&task.id, task.cgroup.as_deref());
+        Some(leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger, cgroup })
     };
     let (reachable, hunted): (Vec<bool>, Vec<Option<Hunt>>) = tasks
         .iter()
@@ -98,6 +100,7 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
     let mut hunts: Vec<Hunt> = hunted.into_iter().flatten().collect();
     leftovers::end_all(&mut hunts, &|stat: &Stat| holds_live_lock(ledger, stat.identity()))
         .map_err(|e| Error::failed(format!("ending what dead tasks left running: {e}")))?;
+    hunts.iter().filter_map(Hunt::cgroup).for_each(Cgroup::remove);
     let mut summaries = hunts.iter().map(Hunt::summary);
     Ok(tasks
         .into_iter()

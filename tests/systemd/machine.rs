@@ -68,6 +68,8 @@ impl Machine {
         let home = PathBuf::from(format!("/dev/shm/bookend-box.{}.{number}", std::process::id()));
         let machine = Machine { home };
         machine.systemd_box(&[&["start", "box"], options].concat());
+        // What this machine itself may have of bookend shines through.
+        machine.sh("rm -rf /var/lib/bookend /etc/bookend /srv/state");
         Some(machine)
     }
 
