@@ -18,7 +18,7 @@ use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::caller::Caller;
 use crate::process::capture::{Capture, WhenReaderGone};
-use crate::process::cgroup::Delegated;
+use crate::process::cgroup::{self, Delegated};
 use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch, StartError, Step};
@@ -40,7 +40,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 26] = [
+pub const OPTION_VARIABLES: [&str; 27] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -67,6 +67,7 @@ pub const OPTION_VARIABLES: [&str; 26] = [
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
     "BOOKEND_LOG_TO",
+    cgroup::DELEGATED_VARIABLE,
 ];
 
 /// What `bookend run` was asked for.
@@ -171,8 +172,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
-    let cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, c.pid));
-    if let Some(cgroup) = &cgroup {
+    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, c.pid));
+    if let Some(cgroup) = &tasks_cgroup {
         place.cgroup = Some(cgroup.path().to_owned());
     }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
@@ -240,7 +241,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
                 settled: false,
             },
         ),
-        (Agent::new(child, who.asked.mode, cgroup.clone()), forward),
+        (Agent::new(child, who.asked.mode, tasks_cgroup.clone()), forward),
         listening,
         Limits {
             timeout: request.timeout,
@@ -306,7 +307,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
-        cgroup,
+        cgroup: tasks_cgroup,
     };
     let ends = request.leftovers.ends(ending == Ending::Success);
     let mut hunt = Hunt::new(whose, ends, request.grace);

@@ -12,8 +12,11 @@ use tracing::debug;
 
 /// Where cgroup2 is mounted: alone, or beside the older hierarchies.
 pub(super) const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-/// systemd sets it to `1` on what it delegates: nobody else makes or removes cgroups there.
+/// systemd sets it to `1` on what it delegates: nobody else makes or removes cgroups there. User managers
+/// before systemd 254 do not.
 const DELEGATED: &str = "user.delegate";
+/// A unit of those says it by this variable.
+pub const DELEGATED_VARIABLE: &str = "BOOKEND_DELEGATED";
 /// Where supervisors go: a cgroup that hands controllers on to those below has no processes in itself.
 const SUPERVISORS: &str = "supervisor";
 /// What is accounted and limited for each task, as far as it was handed on to us.
@@ -142,9 +145,12 @@ fn name(task: &str) -> String {
 }
 
 fn is_delegated(directory: &Path) -> bool {
-    let mut value = [0; 8];
-    rustix::fs::getxattr(directory, DELEGATED, &mut value[..]).is_ok_and(|len| &value[..len] == b"1")
-        // To another user, who started us: it is not ours then.
+    let is_marked = || {
+        let mut value = [0; 8];
+        rustix::fs::getxattr(directory, DELEGATED, &mut value[..]).is_ok_and(|len| &value[..len] == b"1")
+    };
+    (std::env::var_os(DELEGATED_VARIABLE).is_some_and(|v| v == "1") || is_marked())
+        // To another user, who started us: it is not ours then. Nor is there any on the other mount.
         && rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
 }
 

@@ -131,6 +131,16 @@ impl Machine {
         }
     }
 
+    /// Lets the units see the machine's own boot id: it is a bind mount below /proc, and what gives a unit a
+    /// /proc of its own would show it the boot id of the host, which does not change.
+    pub fn show_boot_ids(&self) {
+        for unit in ["bookend-recover.service", "bookend@.service"] {
+            let drop_in = format!("/etc/systemd/system/{unit}.d/boot-id.conf");
+            self.write(&drop_in, "[Service]\nProtectProc=default\nProtectKernelTunables=no\n");
+        }
+        self.sh("systemctl daemon-reload");
+    }
+
     /// Everything in it dies at once, as if the power had gone; then it boots with a new boot id.
     pub fn power_cut_and_boot(&self) {
         self.systemd_box(&["crash", "box"]);
