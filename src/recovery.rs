@@ -17,6 +17,11 @@ use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdi
 /// Judges a running row by what the kernel says of its live lock, else by its identity. DESIGN section 6.
 pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
     let here = identity::place();
+    let lock = match lock {
+        // Of another boot nobody can hold it any more.
+        LiveEvidence::Renumbered if task.boot_id.as_ref() != Some(&here.boot_id) => LiveEvidence::NoSlot,
+        lock => lock,
+    };
     let by_identity =
         || task.supervisor().map_or(Verdict::Unverifiable, |s| identity::judge(s, &place_of(task), &here));
     verdict(lock, by_identity, same_host(task, &here))
@@ -26,7 +31,9 @@ pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
 fn verdict(lock: LiveEvidence, identity: impl Fn() -> Verdict, same_host: bool) -> Verdict {
     match lock {
         LiveEvidence::Held => Verdict::Alive,
-        LiveEvidence::OtherFile | LiveEvidence::Unreadable => Verdict::Unverifiable,
+        LiveEvidence::OtherFile | LiveEvidence::Renumbered | LiveEvidence::Unreadable => {
+            Verdict::Unverifiable
+        }
         LiveEvidence::NoSlot => identity(),
         // The file may be shared with another machine, whose locks are not seen here.
         LiveEvidence::Free if !same_host => Verdict::Unverifiable,
