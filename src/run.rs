@@ -18,6 +18,7 @@ use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::caller::Caller;
 use crate::process::capture::{Capture, WhenReaderGone};
+use crate::process::cgroup::{self, Delegated};
 use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch, StartError, Step};
@@ -39,7 +40,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 26] = [
+pub const OPTION_VARIABLES: [&str; 27] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -66,6 +67,7 @@ pub const OPTION_VARIABLES: [&str; 26] = [
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
     "BOOKEND_LOG_TO",
+    cgroup::DELEGATED_VARIABLE,
 ];
 
 /// What `bookend run` was asked for.
@@ -163,12 +165,17 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         launch = launch.stdio(1, stdout);
     }
     let had = leftovers::children().map_err(Error::failed)?;
+    let mut place = identity::place();
+    let delegated = Delegated::enter(place.cgroup.as_deref());
     let child = Gated::fork(&launch, &caller);
     drop(launch);
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
-    let place = identity::place();
+    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, c.pid));
+    if let Some(cgroup) = &tasks_cgroup {
+        place.cgroup = Some(cgroup.path().to_owned());
+    }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
@@ -234,7 +241,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
                 settled: false,
             },
         ),
-        (Agent { child, mode: who.asked.mode, executed: false, start_error: None, ended: None }, forward),
+        (Agent::new(child, who.asked.mode, tasks_cgroup.clone()), forward),
         listening,
         Limits {
             timeout: request.timeout,
@@ -300,6 +307,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        cgroup: tasks_cgroup,
     };
     let ends = request.leftovers.ends(ending == Ending::Success);
     let mut hunt = Hunt::new(whose, ends, request.grace);

@@ -14,6 +14,7 @@ use crate::hook::{Attendant, Attended};
 use crate::ledger::{Finished, Ledger, Seen, SpoolSlot};
 use crate::log;
 use crate::process::capture::Capture;
+use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate, Forward};
 use crate::process::gate::{Gated, StartError};
 use crate::process::identity;
@@ -52,6 +53,14 @@ pub struct Agent {
     pub executed: bool,
     pub start_error: Option<StartError>,
     pub ended: Option<(Exit, Usage)>,
+    /// The cgroup that is its task's alone.
+    cgroup: Option<Cgroup>,
+}
+
+impl Agent {
+    pub fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
+        Agent { child, mode, executed: false, start_error: None, ended: None, cgroup }
+    }
 }
 
 /// A command of the user's that runs beside the agent: `--prepare`, `--on-finish`.
@@ -398,10 +407,15 @@ impl<'a> Supervisor<'a> {
         let observed = self.observed();
         let (stop_signal, stop_sender) = self.asked.as_ref().map_or((None, None), |a| stopped_by(a.stop));
         let usage = end.exit.map(|(_, usage)| usage);
+        // The cgroup also knows of what the agent did not wait for, and of all its processes at once.
+        let used = self.agent.cgroup.as_ref().map(Cgroup::used).unwrap_or_default();
+        let cpu = used.cpu.or(usage.map(|u| u.cpu));
+        let oom_killed = self.oom_killed(end.exit.map(|(exit, _)| exit));
+        let by_oom = || "the kernel's OOM killer ended the agent".to_owned();
         let leftovers = end.leftovers.filter(|l| l.found > 0);
         let ended = Ended {
             ending: end.ending,
-            error: end.error,
+            error: end.error.or_else(|| (oom_killed == Some(true)).then(by_oom)),
             source: EndSource::Wait,
             finished_at: Some(clock::now()),
             duration_ms: Some(elapsed_ms(self.row.started)),
@@ -414,9 +428,9 @@ impl<'a> Supervisor<'a> {
             session_id: observed.session_id,
             tool_in_flight: observed.tool_in_flight,
             context_lost: self.context_lost,
-            oom_killed: self.oom_killed(end.exit.map(|(exit, _)| exit)),
-            cpu_ms: usage.and_then(|u| i64::try_from(u.cpu.as_millis()).ok()),
-            max_rss_kib: usage.map(|u| u.max_rss_kib),
+            oom_killed,
+            cpu_ms: cpu.and_then(|c| i64::try_from(c.as_millis()).ok()),
+            max_rss_kib: used.peak_kib.or(usage.map(|u| u.max_rss_kib)),
             leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
             executed: self.agent.executed,
         };
@@ -816,6 +830,9 @@ impl Attendant for Supervisor<'_> {
 /// One guard owns the claim: whatever way is taken out of a run, a panic too, the row gets its end.
 impl Drop for Supervisor<'_> {
     fn drop(&mut self) {
+        if let Some(cgroup) = &self.agent.cgroup {
+            cgroup.remove();
+        }
         if self.row.settled {
             return;
         }
