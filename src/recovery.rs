@@ -1,6 +1,6 @@
 //! Recovery: whether a task that the ledger calls running is, and the settling of one that is not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
@@ -13,6 +13,9 @@ use crate::process::identity::{self, Stat};
 use crate::process::leftovers::{self, Hunt, Seat, Summary};
 use crate::process::oom;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
+
+/// How long the children of a dead supervisor may take to notice.
+const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// Judges a running row by what the kernel says of its live lock, else by its identity. DESIGN section 6.
 pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
@@ -59,6 +62,27 @@ fn place_of(task: &Task) -> Place {
 fn same_host(task: &Task, here: &Place) -> bool {
     let at = place_of(task);
     at.boot_id == here.boot_id || at.host.is_empty() || at.host == here.host
+}
+
+/// What the live lock says of a task whose supervisor may just have died: a child that it had forked holds the
+/// lock too until it executes, or notices and leaves. That takes no time, but it is waited for.
+///
+/// # Errors
+/// When the ledger's `live` file cannot be asked.
+pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
+    let until = Instant::now() + LAST_BREATH;
+    loop {
+        let evidence = ledger.evidence(task)?;
+        if evidence != LiveEvidence::Held || !is_gone_by_identity(task) || Instant::now() >= until {
+            return Ok(evidence);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether the identity alone says that the supervisor is gone for good.
+pub fn is_gone_by_identity(task: &Task) -> bool {
+    matches!(judge(LiveEvidence::NoSlot, task), Verdict::Gone | Verdict::Recycled)
 }
 
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the

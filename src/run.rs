@@ -13,6 +13,7 @@ use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
 use crate::claim::{Hold, Way};
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
+use crate::failpoint;
 use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
@@ -149,8 +150,10 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         if let Some(signal) = way.clear(&mut ledger, &mut watch, &hold, holder)? {
             return Ok(Leave::Signal(signal));
         }
+        failpoint::reached("run.cleared");
     };
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    failpoint::reached("run.chosen");
     let _about = tracing::error_span!("task", TASK_ID = id, KEY = who.key).entered();
     let args = who.adapter.argv(&request.argv[1..], &choice.plan);
     let argv: Vec<&OsStr> = request.argv[..1].iter().chain(&args).map(OsString::as_os_str).collect();
@@ -238,6 +241,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
                 cost_before,
                 cgroup: row.place.cgroup.clone(),
                 oom_kills_before,
+                ended: None,
                 settled: false,
             },
         ),
@@ -261,6 +265,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         Ok(()) => require_skill(request, &who),
         refused => refused,
     };
+    failpoint::reached("run.prepared");
     // A stop that came until now ends the task without the agent ever having run.
     let ready = match run.stop_before_exec()? {
         Some(stop) => Err(NoStart::stopped(stop, request.on_term)),
@@ -275,7 +280,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     }
 
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
+    failpoint::reached("run.ready");
     run.open_gate();
+    failpoint::reached("run.opened");
 
     // Nothing of ours is needed until something happens: it may be a long wait, beside many others.
     run.rest();
@@ -283,6 +290,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     // 8. One poll over signals, children, output and deadlines, until the agent has ended.
     let (exit, usage) = run.attend()?;
     let ended_at = Instant::now();
+    failpoint::reached("run.ended");
     if let Some(failed) = run.agent.start_error {
         let no = NoStart::not_executed(failed, &request.argv[0], request.cwd.as_deref());
         warn_unless_stopped(&no);
@@ -293,6 +301,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 9. What is still in the pipe, and who is still about.
     run.drain(DRAIN)?;
+    failpoint::reached("run.drained");
     let observed = run.observed();
     let ending = task::judge(&Evidence {
         exit,
@@ -321,10 +330,12 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         exit: Some((exit, usage)),
         leftovers: Some(hunt.summary()),
     });
+    failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
 
     // 11. The hook, with the row; the live lock is held until then.
     deliver(&mut run, request, &caller)?;
+    failpoint::reached("run.delivered");
     run.flush()?;
     drop(run);
     drop(live);

@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    fn fresh(invalidate: Option<&'static str>, warning: Option<String>) -> Choice {
+    fn fresh(invalidate: Option<Withdrawal>, warning: Option<String>) -> Choice {
         Choice {
             plan: Plan::Assign(NEW.to_owned()),
             session: Some(NEW.to_owned()),
@@ -205,6 +205,10 @@ mod tests {
             invalidate,
             warning,
         }
+    }
+
+    fn withdrawn(reason: &'static str, was_safe: bool) -> Option<Withdrawal> {
+        Some(Withdrawal { reason, was_safe })
     }
 
     /// Every status but success, and none at all; and not running, which is refused.
@@ -245,7 +249,7 @@ mod tests {
             let linked = last(status);
             let choice = choose(&known(&AskedSession::Unsaid, Some(&linked))).expect("a choice");
             let warning = choice.warning.clone().expect("a warning");
-            assert_eq!(choice, fresh(Some("unsafe_session"), Some(warning.clone())));
+            assert_eq!(choice, fresh(withdrawn("unsafe_session", false), Some(warning.clone())));
             assert!(warning.contains(LINKED), "the session is named: {warning}");
             if let Some(status) = status {
                 assert!(warning.contains("t1") && warning.contains(status.as_str()), "{warning}");
@@ -260,7 +264,7 @@ mod tests {
         let in_use = Refusal::InUse { session: LINKED.to_owned(), task: "t1".to_owned() };
         assert_eq!(choose(&known), Err(in_use));
         known.fresh = true;
-        assert_eq!(choose(&known), Ok(fresh(Some("fresh"), None)));
+        assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", false), None)));
     }
 
     #[test]
@@ -268,7 +272,8 @@ mod tests {
         for status in [Some(Status::Success), Some(Status::Failure), None] {
             let linked = last(status);
             let known = Known { fresh: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
-            assert_eq!(choose(&known), Ok(fresh(Some("fresh"), None)));
+            let was_safe = status == Some(Status::Success);
+            assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", was_safe), None)));
         }
     }
 
@@ -278,7 +283,7 @@ mod tests {
         let known = Known { transcript_gone: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
         let choice = choose(&known).expect("a choice");
         let warning = choice.warning.clone().expect("a warning");
-        assert_eq!(choice, fresh(Some("no_transcript"), Some(warning.clone())));
+        assert_eq!(choice, fresh(withdrawn("no_transcript", true), Some(warning.clone())));
         assert!(warning.contains(LINKED) && warning.contains("transcript"), "{warning}");
     }
 

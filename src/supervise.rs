@@ -179,6 +179,8 @@ pub struct Row {
     pub cost_before: Option<f64>,
     pub cgroup: Option<String>,
     pub oom_kills_before: Option<u64>,
+    /// Its end, once that is judged.
+    pub ended: Option<Ended>,
     pub settled: bool,
 }
 
@@ -434,18 +436,24 @@ impl<'a> Supervisor<'a> {
             leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
             executed: self.agent.executed,
         };
-        self.row.settled = true;
+        let ended = self.row.ended.insert(ended).clone();
+        self.record(&ended)
+    }
+
+    fn record(&mut self, ended: &Ended) -> bool {
         let id = &self.task.id;
-        match self.ledger.finish(id, &ended, "run") {
+        let finished = self.ledger.finish(id, ended, "run");
+        self.row.settled = true;
+        match finished {
             Ok(finished) => {
-                self.report(&ended, finished);
+                self.report(ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
                     debug!("{e}");
                 }
                 true
             }
             Err(refused) => {
-                match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
+                match self.row.spool.take().map(|slot| slot.write(ended, "run")) {
                     Some(Ok(file)) => warn!(
                         MESSAGE_ID = log::id::SPOOLED,
                         STATUS = ended.ending.status().as_str(),
@@ -834,6 +842,10 @@ impl Drop for Supervisor<'_> {
             cgroup.remove();
         }
         if self.row.settled {
+            return;
+        }
+        if let Some(ended) = self.row.ended.take() {
+            self.record(&ended);
             return;
         }
         let ending = match self.agent.executed {

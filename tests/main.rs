@@ -3,6 +3,7 @@
 mod adapters;
 mod adopt;
 mod capture;
+mod crash;
 mod descriptors;
 mod docs;
 mod exit;

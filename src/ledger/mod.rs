@@ -23,8 +23,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::failpoint;
 use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
 use ending::By;
+use error::step;
 use live::{Live, LiveFile};
 use spool::Content;
 
@@ -83,6 +85,7 @@ impl Ledger {
     /// the spool is merged, see [`Ledger::merged`].
     pub fn open(at: &Location) -> Result<Ledger> {
         let mut ledger = Ledger::over(open::read_write(at)?, at);
+        failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         ledger.merged = ledger.merge_spool()?;
         Ok(ledger)
     }
@@ -126,6 +129,7 @@ impl Ledger {
         let tx = self
             .conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|tx| step("claim.begun").map(|()| tx))
             .map_err(|e| LedgerError::sql("claiming", file, e))?;
         Ok(Claim::new(tx, file, &self.spool_dir, &self.live))
     }
@@ -164,16 +168,23 @@ impl Ledger {
         let used = sessions::Used { task, key, provider, at };
         self.briefly(|ledger| {
             ledger.in_transaction("writing a task's session", |conn| {
-                sessions::seen(conn, &used, session_id).map(|_| ())
+                sessions::seen(conn, &used, session_id)?;
+                step("session.written")
             })
-        })
+        })?;
+        step("session.committed").map_err(self.failed("writing a task's session"))
     }
 
     /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
     /// ever updates a running row. `by` is the command that ends it.
     pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
-        self.in_transaction("ending a task", |conn| ending::end(conn, id, ended, by))
+        let finished = self.in_transaction("ending a task", |conn| {
+            step("end.begun")?;
+            let finished = ending::end(conn, id, ended, by)?;
+            step("end.written").map(|()| finished)
+        })?;
+        step("end.committed").map(|()| finished).map_err(self.failed("ending a task"))
     }
 
     fn in_transaction<T>(
@@ -221,7 +232,10 @@ impl Ledger {
 
     /// Takes a live lock in a slot of its own, for a task that is about to be inserted.
     pub fn hold_live(&self) -> Result<LiveLock> {
-        LiveFile::open(&self.live.path)?.hold(&self.live.path)
+        let lock = LiveFile::open(&self.live.path)?.hold(&self.live.path)?;
+        failpoint::hit("live.held")
+            .map(|()| lock)
+            .map_err(|e| LedgerError::io("taking a live lock in", &self.live.path, e))
     }
 
     /// What the kernel says of a task's live lock now.
@@ -311,7 +325,9 @@ impl Ledger {
                 }
                 other => Ok(other),
             }
+            .and_then(|finished| step("merge.written").map(|()| finished))
         })?;
+        step("merge.committed").map_err(self.failed("merging a spooled record"))?;
         Ok(match finished {
             Finished::Done { invalidated } => {
                 spool::remove(path)?;

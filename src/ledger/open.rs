@@ -14,6 +14,7 @@ use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
+use crate::failpoint;
 
 /// How long a command waits for other writers before it gives up, unless [`PATIENCE`] says otherwise.
 const USUAL_PATIENCE: Duration = Duration::from_secs(30);
@@ -219,10 +220,14 @@ fn create(at: &Location) -> Result<()> {
         remove_if_there(&path)
             .map_err(|e| LedgerError::io("removing what an interrupted creation left:", &path, e))?;
     }
-    create_private(&draft).map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
+    create_private(&draft)
+        .and_then(|()| failpoint::hit("create.drafted"))
+        .map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
     fill(&draft)?;
+    failpoint::hit("create.filled").map_err(|e| LedgerError::io("creating the ledger", file, e))?;
     set_strays_aside(file, &private)?;
     fs::rename(&draft, file)
+        .and_then(|()| failpoint::hit("create.renamed"))
         .and_then(|()| place::sync_directory(&private))
         .and_then(|()| file.parent().map_or(Ok(()), place::sync_directory))
         .map_err(|e| LedgerError::io("creating the ledger", file, e))

@@ -26,10 +26,10 @@ use tempfile::TempDir;
 pub use cmd::{Cmd, End, Output, Proc};
 pub use fifo::Fifo;
 pub use ledger::Row;
-pub use procfs::{children, group, pending, stat_field, state, switches};
+pub use procfs::{children, group, marked, pending, stat_field, state, switches};
 pub use pty::Pty;
 pub use stand_in::STREAM;
-pub use wait::{Deadline, eventually};
+pub use wait::{Deadline, eventually, pause};
 
 /// What stands before the agent's argv.
 #[derive(Debug, Clone, PartialEq, Eq)]
