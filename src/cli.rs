@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::adopt;
 use crate::list;
+use crate::log;
 use crate::process::leftovers::Policy;
 use crate::recover;
 use crate::redispatch;
@@ -37,6 +38,11 @@ struct Cli {
     /// $XDG_STATE_HOME/bookend/bookend.db]
     #[arg(long, global = true, value_name = "FILE")]
     ledger: Option<PathBuf>,
+
+    /// Where bookend's own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters
+    /// them: a level, such as debug, or target=level pairs
+    #[arg(long, global = true, env = "BOOKEND_LOG_TO", value_name = "WHERE", default_value = "auto")]
+    log: LogArg,
 
     #[command(subcommand)]
     command: Command,
@@ -173,6 +179,13 @@ struct RunArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogArg {
+    Auto,
+    Stderr,
+    Journald,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTermArg {
     Interrupted,
     Cancelled,
@@ -230,6 +243,7 @@ struct AdoptArgs {
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
+    pub log: log::To,
     pub request: Request,
 }
 
@@ -267,7 +281,12 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Redispatch(a) => Request::Redispatch(a.request()),
         Command::Session(command) => Request::Session(command.request()),
     };
-    Ok(Invocation { ledger: cli.ledger, request })
+    let log = match cli.log {
+        LogArg::Auto => log::To::Auto,
+        LogArg::Stderr => log::To::Stderr,
+        LogArg::Journald => log::To::Journald,
+    };
+    Ok(Invocation { ledger: cli.ledger, log, request })
 }
 
 fn run_request(a: RunArgs) -> run::Request {
@@ -329,11 +348,16 @@ fn given(value: Option<String>) -> Option<String> {
     value.filter(|v| !v.is_empty())
 }
 
+/// Longer than anybody waits, and short enough that any time plus it is still a time.
+const LONGEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
+
 fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
+    let given = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))?,
+    };
+    Ok(given.min(LONGEST))
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -376,7 +400,7 @@ mod tests {
         let variables: Vec<_> = run
             .get_opts()
             .chain(run.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values()))
-            .filter(|a| !["id", "ledger", "help", "version"].contains(&a.get_id().as_str()))
+            .filter(|a| !["id", "ledger", "log", "help", "version"].contains(&a.get_id().as_str()))
             .map(|a| a.get_env().unwrap_or_else(|| panic!("{} has no variable", a.get_id())))
             .collect();
         assert!(variables.len() > 20);

@@ -68,21 +68,25 @@ fn start() -> Leave {
     let done = match &invocation.request {
         Request::Run(request) => {
             let caller = Caller::take_over();
-            log::start(request.level);
+            if log::is_journal(invocation.log) {
+                // journald notes the command line of whoever speaks: the agent's holds the prompt.
+                sys::hide_arguments(request.argv.len().saturating_sub(1));
+            }
+            log::start(request.level, invocation.log);
             run::run(request, ledger, caller)
         }
         Request::Recover(request) => {
             let caller = Caller::take_over();
-            log::start(request.level);
+            log::start(request.level, invocation.log);
             recover::recover(request, ledger, &caller)
         }
         Request::Redispatch(request) => {
             let caller = Caller::take_over();
-            log::start(request.level);
+            log::start(request.level, invocation.log);
             redispatch::redispatch(request, ledger, caller)
         }
         Request::Session(request) => {
-            log::start(LevelFilter::WARN);
+            log::start(LevelFilter::WARN, invocation.log);
             session_cmd::session(request, ledger).and_then(print)
         }
         Request::List(request) => list::list(request, ledger).and_then(print),
@@ -90,7 +94,7 @@ fn start() -> Leave {
         Request::Show(request) => show::show(request, ledger).and_then(print),
     };
     done.unwrap_or_else(|e| {
-        log::say(&format!("bookend: {}\n", log::Escaped(&e.to_string())));
+        log::fail(&e.to_string());
         Leave::Code(e.code())
     })
 }

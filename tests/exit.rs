@@ -37,6 +37,16 @@ fn death_by_each_signal_is_passed_on_as_death_by_it() {
     }
 }
 
+/// The agent gave a signal back its default action that the caller had ignored.
+#[test]
+fn death_by_a_signal_that_the_caller_ignored_is_passed_on() {
+    let world = World::new();
+    for signal in [1, 2, 3, 13, 15, 34] {
+        let agent = world.run(["probe", "die", &signal.to_string()]);
+        agent.with(["ignore=1,2,3,13,15,34"]).run().ended(End::Signal(signal)).silent();
+    }
+}
+
 #[test]
 fn death_with_a_core_leaves_one_core_file() {
     let world = World::new();

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Fifo, Proc, World, children, eventually, group};
+use crate::harness::{End, Fifo, Proc, Under, World, children, eventually, group, pending, possible, state};
 
 /// SIGKILL and SIGSTOP cannot be caught, SIGCHLD is the supervisor's own, and SIGCONT speaks of stopping.
 fn catchable() -> impl Iterator<Item = i32> {
@@ -105,6 +105,32 @@ fn real_time_signals_to_the_whole_group_arrive_once_each() {
     agent.end(&world);
 }
 
+/// The supervisor was not there to see each of them: three have become one for it, and none of the three is
+/// counted against what is sent to it alone later.
+#[test]
+fn signals_to_the_whole_group_that_merged_for_the_supervisor_swallow_no_later_one() {
+    let Some(world) = World::of_bookend("signals_that_merged_for_the_supervisor") else {
+        return;
+    };
+    let mut agent = Counting::start(&world);
+    let supervisor = agent.process.pid();
+    let helper = children(supervisor).into_iter().find(|c| *c != agent.agent).expect("the witness");
+    world.send(supervisor, [19]);
+    eventually(world.deadline(), "its stop", || state(supervisor) == Some('T'));
+    for _ in 0..3 {
+        world.send(-supervisor, [10]);
+        assert_eq!(agent.next().0, 10);
+        let has_it = || pending(helper) == 0 && state(helper) == Some('S');
+        eventually(world.deadline(), "the witness has seen it", has_it);
+    }
+    world.send(supervisor, [18]);
+    assert_eq!(agent.next().0, 18);
+    world.send(supervisor, [10]);
+    assert_eq!(agent.next().0, 10);
+    agent.fence(&world);
+    agent.end(&world);
+}
+
 #[test]
 fn each_signal_to_the_agent_itself_arrives_once() {
     let world = World::new();
@@ -115,6 +141,54 @@ fn each_signal_to_the_agent_itself_arrives_once() {
     }
     agent.fence(&world);
     agent.end(&world);
+}
+
+#[test]
+fn an_agent_in_a_group_of_its_own_still_gets_what_is_sent_to_the_group_of_its_caller() {
+    let world = World::new();
+    if world.under != Under::Bookend {
+        return;
+    }
+    let mut out = world.fifo("count");
+    let argv = ["probe", "with", "setpgid", "--", "probe", "count", &out.path()];
+    let process = world.run(argv).own_group().start();
+    let agent = out.pid("ready");
+    let mut agent = Counting { out, process, agent };
+    for signal in catchable() {
+        world.send(-agent.process.pid(), [signal]);
+        assert_eq!(agent.next().0, signal);
+    }
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+#[test]
+fn a_continue_arrives_once_whoever_it_was_sent_to() {
+    let world = World::new();
+    let mut agent = Counting::start(&world);
+    let job = agent.process.pid();
+    for to in [job, -job, agent.agent] {
+        world.send(to, [libc::SIGCONT]);
+        assert_eq!(agent.next().0, libc::SIGCONT);
+        agent.fence(&world);
+    }
+    agent.end(&world);
+}
+
+/// What an agent says to its parent is not said back to it.
+#[test]
+fn what_the_agent_sends_to_its_parent_does_not_come_back() {
+    let Some(world) = World::of_bookend("what_the_agent_sends_to_its_parent") else {
+        return;
+    };
+    let mut out = world.fifo("count");
+    let script = format!("kill -USR1 $PPID; kill -INT $PPID; exec probe count {}", out.path());
+    let process = world.run_sh(&script).with(["mask=2,10"]).own_group().start();
+    let agent = out.pid("ready");
+    let mut agent = Counting { out, process, agent };
+    agent.fence(&world);
+    agent.end(&world);
+    assert_eq!(world.row().ending(), "failure/exit", "and is no wish to stop");
 }
 
 #[test]
@@ -161,7 +235,7 @@ fn sighup_under_nohup_stays_ignored_and_is_no_cause() {
     world.send(agent.pid(), ["12"]);
     let supervised = agent.supervised();
     agent.wait().ended(End::Signal(12));
-    if supervised && world.under == crate::harness::Under::Bookend {
+    if supervised && world.under == Under::Bookend {
         assert_eq!(world.row().ending(), "failure/signal");
     }
 }
@@ -323,4 +397,113 @@ fn timeout_ends_it_as_it_ends_the_bare_command() {
     let world = World::new();
     let output = world.bare(["sh", "-c", "exec timeout 0.1 $W sleep 60"]).run();
     output.ended(End::Code(124)).silent();
+}
+
+/// Somebody else writes to the ledger, so that the start of a run waits for it.
+struct BusyLedger(rusqlite::Connection);
+
+impl BusyLedger {
+    fn new(world: &World) -> BusyLedger {
+        world.run(["true"]).run().ended(End::Code(0));
+        let ledger = rusqlite::Connection::open(world.ledger()).expect("the ledger");
+        ledger.execute_batch("BEGIN IMMEDIATE").expect("the one place of a writer");
+        BusyLedger(ledger)
+    }
+
+    /// Waits until `process` is past its own start and wants to write.
+    fn wanted_by(&self, world: &World, process: &Proc) {
+        eventually(world.deadline(), "it has opened the file of live locks", || {
+            open_files(process.pid()).iter().any(|f| f.ends_with("/live"))
+        });
+    }
+
+    fn give_way(self) {
+        self.0.execute_batch("COMMIT").expect("the end of a transaction");
+    }
+}
+
+/// Where the descriptors of a process above 2 lead.
+fn open_files(pid: i32) -> Vec<String> {
+    let Ok(fds) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    fds.flatten()
+        .filter(|f| f.file_name().to_str().and_then(|n| n.parse().ok()).is_some_and(|n: i32| n > 2))
+        .filter_map(|f| std::fs::read_link(f.path()).ok()?.to_str().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn a_signal_that_comes_before_there_is_an_agent_reaches_it() {
+    let Some(world) = World::of_bookend("a_signal_that_comes_before_there_is_an_agent") else {
+        return;
+    };
+    let ledger = BusyLedger::new(&world);
+    let mut out = world.fifo("count");
+    // Blocked in the agent too, so that it has them when it begins to listen.
+    let process = world.run(["probe", "count", &out.path()]).with(["mask=10,12,32,40"]).own_group().start();
+    ledger.wanted_by(&world, &process);
+    world.send(process.pid(), ["10", "12:5", "32", "40:1", "40:2"]);
+    ledger.give_way();
+    let agent = out.pid("ready");
+    let mut agent = Counting { out, process, agent };
+    let seen: Vec<(i32, i32)> = (0..5).map(|_| agent.next()).collect();
+    assert_eq!(seen, [(10, 0), (12, 5), (32, 0), (40, 1), (40, 2)]);
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+#[test]
+fn a_stop_signal_before_the_commit_ends_the_task_and_the_agent_never_runs() {
+    let Some(world) = World::of_bookend("a_stop_signal_before_the_commit") else {
+        return;
+    };
+    for (signal, ending) in [
+        (15, "interrupted/signal"),
+        (1, "interrupted/signal"),
+        (2, "cancelled/operator"),
+        (3, "cancelled/operator"),
+    ] {
+        let ledger = BusyLedger::new(&world);
+        let effect = world.name("effect");
+        let process = world.run(["touch", &effect]).own_group().start();
+        ledger.wanted_by(&world, &process);
+        world.send(process.pid(), [signal]);
+        ledger.give_way();
+        process.wait().ended(End::Signal(signal));
+        assert!(!world.path("effect").exists(), "the agent ran");
+        let row = world.rows().pop().expect("a row");
+        assert_eq!(row.ending(), ending);
+        assert_eq!(row.number("stop_signal"), Some(signal.into()));
+        assert_eq!(row.number("exit_code"), None, "nothing was executed that could leave");
+    }
+}
+
+/// The supervisor dies after it opened the gate, and before its child, which was held at its birth, could
+/// ask for the parent-death signal: nothing would ever tell it.
+#[test]
+fn a_child_whose_supervisor_died_before_it_could_look_never_executes() {
+    let test = "a_child_whose_supervisor_died_before_it_could_look";
+    let Some(world) = World::of_bookend(test) else {
+        return;
+    };
+    let mut out = world.fifo("newborn");
+    let effect = world.name("effect");
+    let agent = ["bookend", "run", "--", "touch", &effect];
+    let mut holder = world.bare(["probe", "newborn", &out.path()].into_iter().chain(agent)).start();
+    let supervisor = match out.line().split_once(' ') {
+        Some(("held", pid)) => pid.parse().expect("a pid"),
+        _ => {
+            let said = holder.wait_here().stderr;
+            assert!(!possible(test, false, &format!("ptrace ({said})")));
+            return;
+        }
+    };
+    eventually(world.deadline(), "the gate is open: of its two pipes only the report is left", || {
+        let pipes = open_files(supervisor).iter().filter(|f| f.starts_with("pipe:")).count();
+        pipes == 1 && world.row().text("status") == "running"
+    });
+    world.send(supervisor, [9]);
+    holder.wait().ended(End::Code(125));
+    assert!(!world.path("effect").exists(), "the agent ran");
 }

@@ -33,6 +33,8 @@ impl From<ExitStatus> for End {
 pub struct Output {
     pub end: End,
     pub stdout: String,
+    /// Standard output, byte for byte.
+    pub bytes: Vec<u8>,
     pub stderr: String,
 }
 
@@ -275,6 +277,7 @@ impl Proc {
         Output {
             end: status.into(),
             stdout: String::from_utf8_lossy(&self.stdout.text).into_owned(),
+            bytes: std::mem::take(&mut self.stdout.text),
             stderr: String::from_utf8_lossy(&self.stderr.text).into_owned(),
         }
     }
@@ -291,6 +294,16 @@ impl Proc {
     /// The reader of standard output goes away.
     pub fn drop_stdout(&mut self) {
         self.stdout.file = None;
+    }
+
+    /// Waits until standard output has said `bytes`, and takes no more of it than needed.
+    pub fn said(&mut self, bytes: &[u8]) {
+        while !self.stdout.text.windows(bytes.len()).any(|part| part == bytes) {
+            let file = self.stdout.file.as_ref().expect("standard output ended without it");
+            let what = format!("{:?} on standard output", String::from_utf8_lossy(bytes));
+            self.deadline.readable(&what, &[file]);
+            self.stdout.take();
+        }
     }
 
     /// Waits until standard output has said a line, and gives it.
