@@ -1,6 +1,7 @@
-//! Points at which a test can kill bookend or make its I/O fail; none without the feature `failpoints`.
+//! Points at which a test can kill bookend or make it fail; none without the feature `failpoints`.
 //!
-//! `BOOKEND_FAILPOINT=name:kill` ends the process there by SIGKILL; `name:io` makes the step fail.
+//! `BOOKEND_FAILPOINT=name:kill` ends the process there by SIGKILL, `name:io` makes the step fail by an I/O
+//! error, `name:panic` makes it panic.
 
 use std::io;
 
@@ -14,6 +15,7 @@ pub fn hit(name: &str) -> io::Result<()> {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             Ok(())
         }
+        Some((point, "panic")) if point == name => panic!("asked for at {name}"),
         Some((point, "io")) if point == name => Err(io::Error::from_raw_os_error(libc::EIO)),
         _ => Ok(()),
     }
