@@ -17,7 +17,7 @@ use crate::failpoint;
 use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
-use crate::process::caller::Caller;
+use crate::process::caller::{self, Caller};
 use crate::process::capture::{Capture, WhenReaderGone};
 use crate::process::cgroup::{self, Delegated};
 use crate::process::environment;
@@ -255,6 +255,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         },
         Conversation { session: choice.session.clone(), resumed: choice.resumed_id() },
     );
+    failpoint::hit("run.claimed").map_err(|e| Error::failed(format!("failing as asked: {e}")))?;
     announce(&run.task.id, &choice);
     if let Err(e) = caller.let_go() {
         warn!("keeping the agent's descriptors open: {e}");
@@ -375,7 +376,9 @@ fn resolve(request: &Request) -> Result<Who, Error> {
         let (repo, issue) = (request.repo.as_ref()?, request.issue?);
         Some(format!("{}:{persona}:{repo}:{issue}", request.forge))
     });
-    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && !terminal;
+    // An agent whose stdout is closed is to find it closed.
+    let heard = !terminal && caller::was_open(1);
+    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && heard;
     if request.idle_timeout.is_some() && !(captured && asked.mode == Mode::StreamJson) {
         return Err(Error::usage(
             "--idle-timeout needs output that comes as the agent works: run it with \

@@ -246,6 +246,14 @@ fn text_is_not_captured_and_json_is() {
 }
 
 #[test]
+fn a_closed_stdout_stays_closed() {
+    let Some(world) = World::of_bookend("a_closed_stdout_stays_closed") else { return };
+    world.stand_in("claude", "if [ -e /proc/$$/fd/1 ]; then exit 9; fi; exit 0");
+    world.run(STREAM).with(["close=1"]).run().ended(End::Code(0)).silent();
+    assert_eq!(world.row().ending(), "success/");
+}
+
+#[test]
 fn a_terminal_is_not_captured() {
     let test = "a_terminal_is_not_captured";
     if !possible(test, on_path("bash"), "bash") {

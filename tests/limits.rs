@@ -328,7 +328,10 @@ fn a_locked_ledger_does_not_hold_up_what_the_agent_says() {
         return;
     };
     let (mut go, more) = (world.fifo("go"), world.fifo("more"));
-    let said = r#"{"type":"assistant","message":{"id":"m","model":"claude-x","usage":{"input_tokens":7,"output_tokens":8},"content":[]},"session_id":"$id"}"#;
+    let said = concat!(
+        r#"{"type":"assistant","message":{"id":"m","model":"claude-x","content":[],"#,
+        r#""usage":{"input_tokens":7,"output_tokens":8}},"session_id":"$id"}"#
+    );
     let script = format!(
         "init; read x <{}; cat <<end\n{said}\nend\nsleep 0.2; echo more; read x <{}; result done",
         go.path(),

@@ -281,6 +281,30 @@ fn a_success_ends_its_own_row_and_inserts_no_second_one() {
     assert_eq!(moves, [("", "running"), ("running", "success")].map(|(a, b)| (a.into(), b.into())));
 }
 
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_failure_of_bookends_own_leaves_no_row_running() {
+    let Some(world) = World::of_bookend("a_failure_of_bookends_own") else { return };
+    for how in ["panic", "io"] {
+        let effect = world.name("effect");
+        let claimed = format!("run.claimed:{how}");
+        let output = world.run(["touch", &effect]).env("BOOKEND_FAILPOINT", claimed).run();
+        output.ended(End::Code(125));
+        assert!(!world.path("effect").exists(), "the agent ran");
+        let row = world.rows().pop().expect("a row");
+        assert_eq!(row.ending(), "failure/spawn", "{how}");
+        assert!(row.text("error").contains("bookend itself failed"), "{}", row.text("error"));
+
+        let mut stay = world.fifo(&format!("stay {how}"));
+        let attending = format!("run.attending:{how}");
+        let process = world.run(["probe", "stay", &stay.path()]).env("BOOKEND_FAILPOINT", attending).start();
+        let agent = stay.pid("stay");
+        process.wait().ended(End::Code(125));
+        assert_eq!(world.rows().pop().expect("a row").ending(), "interrupted/supervisor_lost", "{how}");
+        eventually(world.deadline(), "the agent got SIGTERM", || gone(agent));
+    }
+}
+
 #[test]
 fn an_id_is_taken_once() {
     let Some(world) = World::of_bookend("an_id_is_taken_once") else { return };
