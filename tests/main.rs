@@ -11,4 +11,5 @@ mod limits;
 mod look;
 mod orphans;
 mod signals;
+mod start;
 mod terminal;
