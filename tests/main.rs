@@ -23,5 +23,6 @@ mod sessions;
 mod signals;
 mod spool;
 mod standins;
+mod start;
 mod status;
 mod terminal;
