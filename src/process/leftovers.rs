@@ -341,8 +341,8 @@ impl Hunt {
         }
     }
 
-    /// Ends all in the task's cgroup at once, if nobody in there is to be spared. Who forks faster than he can
-    /// be found ends like this.
+    /// Ends all in the task's cgroup at once, if nobody in there is to be spared. Who forks faster than he
+    /// can be found ends like this.
     fn kill_cgroup(&self) {
         let Some(cgroup) = &self.task.cgroup else { return };
         let members = cgroup.members();
@@ -391,7 +391,8 @@ impl Hunt {
 }
 
 /// What the process is now, if it may be signalled: it is our child, its environment still carries the
-/// mark, or it is in the task's own cgroup. The handle keeps the pid from becoming another's between this question and the signal.
+/// mark, or it is in the task's own cgroup. The handle keeps the pid from becoming another's between this
+/// question and the signal.
 fn may_signal(task: &Task, handle: &Handle, me: i32) -> Option<Stat> {
     let id = handle.identity();
     let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;

@@ -67,7 +67,8 @@ fn recovery_finds_in_the_cgroup_what_has_shed_its_mark() {
     let Some(m) = Machine::new("recovery_finds_in_the_cgroup_what_has_shed_its_mark") else { return };
     m.program("shy", "#!/bin/sh\nexec sleep 1000\n");
     m.sh("systemd-run --quiet --unit=host --setenv=XDG_STATE_HOME=/srv/state -p Delegate=yes sh -c \
-          'bookend run --id lost -- sh -c \"env -i setsid /usr/local/bin/shy & exec sleep 1001\"; sleep 1002'");
+          'bookend run --id lost -- sh -c \"env -i setsid /usr/local/bin/shy & exec sleep 1001\"; \
+           sleep 1002'");
     m.until("pgrep -f 'sleep 1000' && pgrep -f 'sleep 1001'");
     let supervisor = row(&m)["supervisor_pid"].as_i64().expect("a pid");
     m.sh(&format!("kill -KILL {supervisor}"));

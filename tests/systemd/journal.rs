@@ -84,7 +84,8 @@ fn stderr_that_is_not_the_journal_stays_stderr() {
 #[test]
 fn a_journal_that_is_absent_or_hangs_changes_nothing() {
     let Some(m) = Machine::new("a_journal_that_is_absent_or_hangs_changes_nothing") else { return };
-    let run = "XDG_STATE_HOME=/srv/state BOOKEND_LOG=debug timeout 10 bookend --log journald run -- sh -c 'exit 7' || echo $?";
+    let run = "export XDG_STATE_HOME=/srv/state BOOKEND_LOG=debug; \
+               timeout 10 bookend --log journald run -- sh -c 'exit 7' || echo $?";
     m.sh("systemctl kill -s STOP systemd-journald");
     // Its queue holds as many messages as the kernel's net.unix.max_dgram_qlen says.
     let queue: usize = m.sh("cat /proc/sys/net/unix/max_dgram_qlen").trim().parse().expect("a number");

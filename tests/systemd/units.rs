@@ -155,7 +155,8 @@ fn the_units_are_sound_and_as_closed_as_they_can_be() {
     let units = "bookend-recover.service bookend@one.service bookend-prune.service bookend-prune.timer";
     let said = m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
     assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
-    let user = "export XDG_RUNTIME_DIR=/run HOME=/root; cd /usr/lib/systemd/user && systemd-analyze --user verify --recursive-errors=one";
+    let user = "export XDG_RUNTIME_DIR=/run HOME=/root; cd /usr/lib/systemd/user; \
+                systemd-analyze --user verify --recursive-errors=one";
     let said = m.exec(&["sh", "-c", &format!("{user} {units} 2>&1")]);
     assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
     for unit in ["bookend-recover", "bookend-prune"] {
