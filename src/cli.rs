@@ -1,5 +1,7 @@
 //! The command line, turned into plain requests. No logic; nobody below sees clap.
 
+mod operator;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,11 +10,15 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::audit;
+use crate::cancel;
 use crate::list;
 use crate::process::leftovers::Policy;
+use crate::prune;
 use crate::run;
 use crate::show;
 use crate::task::{OnTerm, Status};
+use operator::{AuditArgs, CancelArgs, ListArgs, PruneArgs, ShowArgs};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
@@ -32,6 +38,9 @@ enum Command {
     Run(Box<RunArgs>),
     List(ListArgs),
     Show(ShowArgs),
+    Audit(AuditArgs),
+    Cancel(CancelArgs),
+    Prune(PruneArgs),
 }
 
 /// Run an agent, with one row at each end of it
@@ -165,37 +174,6 @@ enum LeftoversArg {
     Leave,
 }
 
-/// Show tasks, what runs first, then the newest
-#[derive(Debug, Args)]
-#[command(visible_alias = "ls")]
-struct ListArgs {
-    /// Only tasks of this status
-    #[arg(long, value_name = "STATUS", value_parser = status)]
-    status: Option<Status>,
-    /// Only tasks under this key
-    #[arg(long)]
-    key: Option<String>,
-    /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
-    limit: usize,
-    /// As one JSON object: {"ledger", "tasks": [...]}
-    #[arg(long, conflicts_with = "jsonl")]
-    json: bool,
-    /// As JSON, one task a line
-    #[arg(long)]
-    jsonl: bool,
-}
-
-/// Show all that is known of one task
-#[derive(Debug, Args)]
-struct ShowArgs {
-    /// The task's id, or enough of its beginning
-    id: String,
-    /// As one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
@@ -206,6 +184,9 @@ pub enum Request {
     Run(Box<run::Request>),
     List(list::Request),
     Show(show::Request),
+    Audit(audit::Request),
+    Cancel(cancel::Request),
+    Prune(prune::Request),
 }
 
 /// Reads the command line.
@@ -216,17 +197,11 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
     let request = match cli.command {
         Command::Run(args) => Request::Run(Box::new(run_request(*args))),
-        Command::List(a) => Request::List(list::Request {
-            status: a.status,
-            key: a.key,
-            limit: a.limit,
-            output: match (a.json, a.jsonl) {
-                (true, _) => list::Output::Json,
-                (_, true) => list::Output::JsonLines,
-                _ => list::Output::Table,
-            },
-        }),
-        Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
+        Command::List(a) => Request::List(a.request()),
+        Command::Show(a) => Request::Show(a.request()),
+        Command::Audit(a) => Request::Audit(a.request()),
+        Command::Cancel(a) => Request::Cancel(a.request()),
+        Command::Prune(a) => Request::Prune(a.request()),
     };
     Ok(Invocation { ledger: cli.ledger, request })
 }

@@ -3,6 +3,8 @@
 #![cfg_attr(not(test), no_main)]
 
 mod agent;
+mod audit;
+mod cancel;
 mod claim;
 mod cli;
 mod clock;
@@ -11,21 +13,22 @@ mod ledger;
 mod list;
 mod log;
 mod process;
+mod prune;
 mod recovery;
 mod run;
 mod session;
 mod show;
+mod stdout;
 mod supervise;
 mod sys;
 mod task;
 mod view;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::cli::Request;
-use crate::error::{Error, Kind, exit_code};
+use crate::error::{Kind, exit_code};
 use crate::process::caller::Caller;
 use crate::run::Leave;
 
@@ -63,21 +66,17 @@ fn start() -> Leave {
             log::start(request.level);
             run::run(request, ledger, caller)
         }
-        Request::List(request) => list::list(request, ledger).and_then(print),
-        Request::Show(request) => show::show(request, ledger).and_then(print),
+        Request::List(request) => list::list(request, ledger),
+        Request::Show(request) => show::show(request, ledger),
+        Request::Audit(request) => audit::audit(request, ledger),
+        Request::Cancel(request) => cancel::cancel(request, ledger),
+        Request::Prune(request) => prune::prune(request, ledger),
     };
     done.unwrap_or_else(|e| {
+        if e.kind == Kind::ReaderGone {
+            return Leave::Signal(libc::SIGPIPE);
+        }
         log::say(&format!("bookend: {}\n", log::Escaped(&e.to_string())));
         Leave::Code(e.code())
     })
-}
-
-/// A reader that has gone is no error of ours, and ends us as it ends any filter.
-fn print(text: String) -> Result<Leave, Error> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(Leave::Code(0)),
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(Leave::Signal(libc::SIGPIPE)),
-        Err(e) => Err(Error::new(Kind::Failed, format!("writing to stdout: {e}"))),
-    }
 }

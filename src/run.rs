@@ -174,7 +174,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         resumed_from: choice.resumed_from.clone(),
         argv: argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
         user_argv: request.argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
-        run_options: request.options_to_repeat(),
+        run_options: request.options_to_repeat(&who),
         cwd: who.cwd.clone(),
         place,
         supervisor: own.identity(),
@@ -356,7 +356,7 @@ fn current_dir() -> PathBuf {
 
 impl Request {
     /// What `redispatch` needs to do the same again.
-    fn options_to_repeat(&self) -> String {
+    fn options_to_repeat(&self, who: &Who) -> String {
         let text = |o: &Option<OsString>| o.as_ref().map(|v| v.to_string_lossy().into_owned());
         serde_json::json!({
             "key": self.key,
@@ -381,6 +381,7 @@ impl Request {
             "retention_s": self.retention.as_secs(),
             "cwd_at_start": current_dir(),
             "stdin_at_start": sys::kind_of_stdin(),
+            "read_along": who.captured && who.asked.mode == Mode::StreamJson,
         })
         .to_string()
     }

@@ -3,12 +3,16 @@
 //! Nothing above this module sees SQL or a type of the database: it speaks of tasks, sessions, claims and
 //! endings.
 
+mod artifacts;
+mod audit;
 mod claim;
 mod ending;
 mod error;
+mod listing;
 mod live;
 mod open;
 mod place;
+mod prune;
 mod sessions;
 mod spool;
 mod tasks;
@@ -29,10 +33,12 @@ use spool::Content;
 pub use claim::Claim;
 pub use ending::Finished;
 pub use error::{LedgerError, Result};
+pub use listing::Filter;
 pub use live::{LiveEvidence, LiveLock};
 pub use place::{ChosenBy, Location, locate};
+pub use prune::{Due, Pruned};
 pub use spool::SpoolSlot;
-pub use tasks::{Delivery, Filter, Found};
+pub use tasks::{Delivery, Found};
 
 /// An opened ledger.
 #[derive(Debug)]
@@ -184,11 +190,6 @@ impl Ledger {
     }
 
     // Reading.
-
-    /// The running tasks first, then those that ended, each newest first.
-    pub fn tasks(&self, filter: &Filter) -> Result<Vec<Task>> {
-        tasks::list(&self.conn, filter).map_err(self.failed("reading tasks"))
-    }
 
     /// The task of an id, or of the beginning of one.
     pub fn task(&self, id_or_prefix: &str) -> Result<Found> {

@@ -8,6 +8,7 @@ pub mod gate;
 pub mod identity;
 pub mod leftovers;
 pub mod mark;
+pub mod marked;
 mod sorting;
 pub mod stop;
 mod table;

@@ -2,16 +2,18 @@
 //!
 //! Everything here turns values into text; nothing here reads a ledger, looks at a process or prints.
 
+mod audit;
 mod detail;
 mod screen;
 mod table;
 mod tasks;
 mod text;
 
-pub use detail::{History, detail};
+pub use audit::{Code, Finding, Severity, audit, audit_json, audit_summary};
+pub use detail::{Further, History, detail};
 pub use screen::Screen;
-pub use tasks::tasks;
-pub use text::one_line;
+pub use tasks::{tasks, why};
+pub use text::{duration, one_line, quoted, since};
 
 use serde::Serialize;
 
