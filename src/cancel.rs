@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, exit_code};
 use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
+use crate::log;
+use crate::process::environment::MARK;
 use crate::process::forward::CANCEL;
 use crate::process::identity::{self, Handle};
 use crate::recovery;
@@ -49,14 +51,21 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
             format!("nothing to cancel: there is no ledger yet at {path}"),
         ));
     };
-    let tasks = match &request.which {
-        Which::Ids(ids) => ids.iter().map(|id| show::find(&ledger, id)).collect::<Result<Vec<_>, _>>()?,
-        Which::Key(key) => {
-            let key_only =
-                Filter { status: Some(Status::Running), key: Some(key.clone()), ..Filter::default() };
-            ledger.tasks(&key_only)?
+    let mut failed = false;
+    let mut complain = |e: Error| {
+        failed = true;
+        log::say(&format!("bookend: {}\n", log::Escaped(&e.to_string())));
+    };
+    let running = |key: Option<String>| {
+        ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })
+    };
+    let tasks: Vec<Task> = match &request.which {
+        Which::Ids(ids) => {
+            let found = ids.iter().map(|id| show::find(&ledger, id));
+            found.filter_map(|f| f.map_err(&mut complain).ok()).collect()
         }
-        Which::All => ledger.running()?,
+        Which::Key(key) => running(Some(key.clone()))?,
+        Which::All => running(None)?,
     };
     match &request.which {
         Which::Key(key) if tasks.is_empty() => {
@@ -65,17 +74,13 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
         Which::All if tasks.is_empty() => return Err(nothing("no task runs".to_owned())),
         _ => {}
     }
-    let me = std::env::var(crate::process::environment::MARK).ok();
-    let mut failed = false;
+    let me = std::env::var(MARK).ok();
     let mut told = Vec::new();
     for task in tasks {
         match tell(&ledger, &task, me.as_deref(), matches!(request.which, Which::All)) {
             Ok(Some(supervisor)) => told.push((task, supervisor)),
             Ok(None) => {}
-            Err(e) => {
-                failed = true;
-                crate::log::say(&format!("bookend: {}\n", crate::log::Escaped(&e.to_string())));
-            }
+            Err(e) => complain(e),
         }
     }
     let began = Instant::now();

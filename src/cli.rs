@@ -10,6 +10,7 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::artifact;
 use crate::audit;
 use crate::cancel;
 use crate::list;
@@ -18,7 +19,7 @@ use crate::prune;
 use crate::run;
 use crate::show;
 use crate::task::{OnTerm, Status};
-use operator::{AuditArgs, CancelArgs, ListArgs, PruneArgs, ShowArgs};
+use operator::{ArtifactArgs, AuditArgs, CancelArgs, ListArgs, PruneArgs, ShowArgs};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
@@ -39,6 +40,7 @@ enum Command {
     List(ListArgs),
     Show(ShowArgs),
     Audit(AuditArgs),
+    Artifact(ArtifactArgs),
     Cancel(CancelArgs),
     Prune(PruneArgs),
 }
@@ -185,6 +187,7 @@ pub enum Request {
     List(list::Request),
     Show(show::Request),
     Audit(audit::Request),
+    Artifact(artifact::Request),
     Cancel(cancel::Request),
     Prune(prune::Request),
 }
@@ -200,6 +203,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::List(a) => Request::List(a.request()),
         Command::Show(a) => Request::Show(a.request()),
         Command::Audit(a) => Request::Audit(a.request()),
+        Command::Artifact(a) => Request::Artifact(a.request()),
         Command::Cancel(a) => Request::Cancel(a.request()),
         Command::Prune(a) => Request::Prune(a.request()),
     };

@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), no_main)]
 
 mod agent;
+mod artifact;
 mod audit;
 mod cancel;
 mod claim;
@@ -23,6 +24,7 @@ mod supervise;
 mod sys;
 mod task;
 mod view;
+mod worktree;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,6 +70,7 @@ fn start() -> Leave {
         }
         Request::List(request) => list::list(request, ledger),
         Request::Show(request) => show::show(request, ledger),
+        Request::Artifact(request) => artifact::add(request, ledger),
         Request::Audit(request) => audit::audit(request, ledger),
         Request::Cancel(request) => cancel::cancel(request, ledger),
         Request::Prune(request) => prune::prune(request, ledger),

@@ -26,6 +26,7 @@ use crate::session::{self, Choice, Known, LastUse, Refusal};
 use crate::supervise::{self, Agent, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
 use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Stop, Task};
+use crate::worktree;
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -247,6 +248,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         return Ok(no.leave);
     }
 
+    // Where the worktree stands, for what the run will have made of it.
+    let head = worktree::head(&who.cwd);
+
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
     run.open_gate();
 
@@ -294,6 +298,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         leftovers: Some(hunt.summary()),
     });
     run.end_leftovers(hunt, ends)?;
+    if let Some(head) = head {
+        worktree::record(&mut run, &who.cwd, &head, &caller)?;
+    }
 
     // 11. The hook, with the row; the live lock is held until then.
     deliver(&mut run, request, &caller)?;
@@ -646,12 +653,12 @@ fn shell(command: &OsStr, env: Vec<CString>) -> std::io::Result<Launch> {
     Launch::new(&[OsStr::new("/bin/sh"), OsStr::new("-c"), command], env)
 }
 
-fn dev_null() -> std::io::Result<OwnedFd> {
+pub fn dev_null() -> std::io::Result<OwnedFd> {
     Ok(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
 }
 
 /// A pipe whose reading end does not block.
-fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+pub fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     nix::fcntl::fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs))

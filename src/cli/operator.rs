@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, Subcommand};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{duration, limit, status};
+use crate::artifact;
 use crate::audit;
 use crate::cancel::{self, Which};
 use crate::ledger::Filter;
@@ -134,6 +135,34 @@ impl AuditArgs {
             stale_after: self.stale_after,
             json: self.json,
         }
+    }
+}
+
+/// Say what a task made
+#[derive(Debug, Args)]
+pub struct ArtifactArgs {
+    #[command(subcommand)]
+    command: ArtifactCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ArtifactCommand {
+    /// Note a file, a directory or a URL with the task, from inside its run
+    #[command(after_help = "Example:\n  bookend artifact add report.html https://example.org/pull/7")]
+    Add {
+        /// A path that exists, or a URL
+        #[arg(required = true, value_name = "PATH|URL")]
+        what: Vec<String>,
+        /// Another task than the one around this command
+        #[arg(long, value_name = "ID")]
+        task: Option<String>,
+    },
+}
+
+impl ArtifactArgs {
+    pub fn request(self) -> artifact::Request {
+        let ArtifactCommand::Add { what, task } = self.command;
+        artifact::Request { what, task }
     }
 }
 
