@@ -1,5 +1,6 @@
 //! The command line, turned into plain requests. No logic; nobody below sees clap.
 
+mod generate;
 mod operator;
 
 use std::ffi::OsString;
@@ -7,19 +8,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::artifact;
 use crate::audit;
 use crate::cancel;
+use crate::doctor;
 use crate::list;
+use crate::pages;
 use crate::process::leftovers::Policy;
 use crate::prune;
 use crate::run;
 use crate::show;
 use crate::task::{OnTerm, Status};
-use operator::{ArtifactArgs, AuditArgs, CancelArgs, ListArgs, PruneArgs, ShowArgs};
+use operator::{
+    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
+};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
@@ -31,7 +36,7 @@ struct Cli {
     ledger: Option<PathBuf>,
 
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +48,9 @@ enum Command {
     Artifact(ArtifactArgs),
     Cancel(CancelArgs),
     Prune(PruneArgs),
+    Doctor(DoctorArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Run an agent, with one row at each end of it
@@ -190,6 +198,14 @@ pub enum Request {
     Artifact(artifact::Request),
     Cancel(cancel::Request),
     Prune(prune::Request),
+    Doctor(doctor::Request),
+    /// Bare `bookend`.
+    Overview {
+        stale_after: Duration,
+    },
+    /// Text that the command line made of itself.
+    Say(String),
+    Man(pages::Request),
 }
 
 /// Reads the command line.
@@ -198,7 +214,13 @@ pub enum Request {
 /// clap's own message with its exit code; help and version come this way too.
 pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
-    let request = match cli.command {
+    let Some(command) = cli.command else {
+        return Ok(Invocation {
+            ledger: cli.ledger,
+            request: Request::Overview { stale_after: operator::STALE },
+        });
+    };
+    let request = match command {
         Command::Run(args) => Request::Run(Box::new(run_request(*args))),
         Command::List(a) => Request::List(a.request()),
         Command::Show(a) => Request::Show(a.request()),
@@ -206,6 +228,13 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Artifact(a) => Request::Artifact(a.request()),
         Command::Cancel(a) => Request::Cancel(a.request()),
         Command::Prune(a) => Request::Prune(a.request()),
+        Command::Doctor(a) => Request::Doctor(a.request()),
+        Command::Completions(a) => Request::Say(generate::completions(Cli::command(), a.shell)),
+        Command::Man(a) => Request::Man(pages::Request {
+            pages: generate::man(Cli::command()),
+            command: a.command,
+            dir: a.dir,
+        }),
     };
     Ok(Invocation { ledger: cli.ledger, request })
 }
@@ -294,7 +323,6 @@ fn status(word: &str) -> Result<Status, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

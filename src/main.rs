@@ -9,10 +9,13 @@ mod cancel;
 mod claim;
 mod cli;
 mod clock;
+mod doctor;
 mod error;
 mod ledger;
 mod list;
 mod log;
+mod overview;
+mod pages;
 mod process;
 mod prune;
 mod recovery;
@@ -74,6 +77,10 @@ fn start() -> Leave {
         Request::Audit(request) => audit::audit(request, ledger),
         Request::Cancel(request) => cancel::cancel(request, ledger),
         Request::Prune(request) => prune::prune(request, ledger),
+        Request::Doctor(request) => doctor::doctor(request, ledger),
+        Request::Overview { stale_after } => overview::overview(ledger, *stale_after),
+        Request::Say(text) => stdout::print(text).map(|()| Leave::Code(0)),
+        Request::Man(request) => pages::man(request),
     };
     done.unwrap_or_else(|e| {
         if e.kind == Kind::ReaderGone {

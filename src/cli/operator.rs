@@ -1,5 +1,6 @@
 //! The operator's commands: to look, to judge, to stop, to clean.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -7,16 +8,21 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use super::generate::ForShell;
 use super::{duration, limit, status};
 use crate::artifact;
 use crate::audit;
 use crate::cancel::{self, Which};
+use crate::doctor;
 use crate::ledger::Filter;
 use crate::list;
 use crate::prune;
 use crate::show;
 use crate::task::Status;
 use crate::view::{Code, Severity};
+
+/// How long a task whose output is read along may be silent before that is a finding.
+pub const STALE: Duration = Duration::from_secs(30 * 60);
 
 /// Show tasks, what runs first, then the newest
 #[derive(Debug, Args)]
@@ -228,6 +234,45 @@ impl PruneArgs {
             json: self.json,
         }
     }
+}
+
+/// Say how bookend is set up here, and what is wrong with it
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// As one JSON object: {"healthy", "points": [...]}
+    #[arg(long)]
+    json: bool,
+}
+
+impl DoctorArgs {
+    pub fn request(self) -> doctor::Request {
+        doctor::Request { json: self.json }
+    }
+}
+
+/// Print the completion script for a shell
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  bookend completions bash >~/.local/share/bash-completion/completions/bookend\n  \
+    bookend completions zsh >~/.zfunc/_bookend\n  \
+    bookend completions fish >~/.config/fish/completions/bookend.fish"
+)]
+pub struct CompletionsArgs {
+    #[arg(value_name = "SHELL")]
+    pub shell: ForShell,
+}
+
+/// Print a man page
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  bookend man run | man -l -\n  bookend man --dir ~/.local/share/man/man1"
+)]
+pub struct ManArgs {
+    /// The command it is about [default: bookend itself]
+    pub command: Option<String>,
+    /// Write the pages of all commands there instead
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub dir: Option<PathBuf>,
 }
 
 fn severity(word: &str) -> Result<Severity, String> {

@@ -40,6 +40,12 @@ pub use prune::{Due, Pruned};
 pub use spool::SpoolSlot;
 pub use tasks::{Delivery, Found};
 
+/// The version of the SQLite that is built in.
+pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
+    Ok(version) => version,
+    Err(_) => "of unknown version",
+};
+
 /// An opened ledger.
 #[derive(Debug)]
 pub struct Ledger {

@@ -4,6 +4,7 @@
 
 mod audit;
 mod detail;
+mod points;
 mod screen;
 mod table;
 mod tasks;
@@ -11,6 +12,7 @@ mod text;
 
 pub use audit::{Code, Finding, Severity, audit, audit_json, audit_summary};
 pub use detail::{Further, History, detail};
+pub use points::{Health, Point, points, points_json};
 pub use screen::Screen;
 pub use tasks::{tasks, why};
 pub use text::{duration, one_line, quoted, since};
@@ -18,6 +20,11 @@ pub use text::{duration, one_line, quoted, since};
 use serde::Serialize;
 
 use crate::task::Task;
+
+/// A line over a table.
+pub fn title(text: &str, screen: Screen) -> String {
+    screen.paint(anstyle::Style::new().underline(), text) + "\n"
+}
 
 /// `{"ledger": path, "tasks": [...]}`, and a newline.
 pub fn tasks_json(ledger: &str, tasks: &[Task]) -> String {
