@@ -57,6 +57,6 @@ fn artifact(what: &str) -> Result<Value, Error> {
     let path = std::fs::canonicalize(what).map_err(failed)?;
     let meta = std::fs::metadata(&path).map_err(failed)?;
     let kind = if meta.is_dir() { "directory" } else { "file" };
-    let bytes = meta.is_file().then(|| meta.len());
+    let bytes = meta.is_file().then_some(meta.len());
     Ok(json!({ "kind": kind, "path": path.to_string_lossy(), "bytes": bytes, "at": clock::now() }))
 }

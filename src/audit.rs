@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::error::{Error, exit_code};
 use crate::ledger::{self, Found, Ledger, LiveEvidence};
+use crate::liveness;
 use crate::process::identity::Stat;
 use crate::process::leftovers::{self, Hunt, Seat, Why};
 use crate::process::marked;
@@ -131,10 +132,11 @@ impl Audit<'_> {
     }
 
     fn running(&mut self, stale_after: Duration) -> Result<(), Error> {
-        for task in self.ledger.running()? {
+        for mut task in self.ledger.running()? {
+            let Some(verdict) = liveness::verdict(self.ledger, &mut task)? else { continue };
             let pid = task.supervisor_pid.map_or_else(|| "?".to_owned(), |p| p.to_string());
             let host = task.host.as_deref().unwrap_or("?");
-            match recovery::judge(self.ledger, &task)? {
+            match verdict {
                 Verdict::Gone | Verdict::Recycled => {
                     let detail = format!("it is `running`, and its supervisor (pid {pid}) is gone");
                     self.tell(Code::Lost, Severity::Error, &task, detail, "bookend recover".to_owned());
@@ -233,7 +235,13 @@ impl Audit<'_> {
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
         for task in self.ledger.delivery_pending()? {
-            if self.ledger.evidence(&task)? != LiveEvidence::Held {
+            if self.ledger.evidence(&task)? == LiveEvidence::Held {
+                continue;
+            }
+            // It may have ended since it was read.
+            if let Found::One(now) = self.ledger.task(&task.id)?
+                && now.delivery_status == task.delivery_status
+            {
                 let detail = "its --on-finish command was cut off".to_owned();
                 self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, "bookend recover".to_owned());
             }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, exit_code};
 use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
+use crate::liveness;
 use crate::log;
 use crate::process::environment::MARK;
 use crate::process::forward::CANCEL;
 use crate::process::identity::{self, Handle};
-use crate::recovery;
 use crate::run::Leave;
 use crate::show;
 use crate::stdout::print;
@@ -98,26 +98,21 @@ fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Opt
         print(&format!("task {id}: left alone, since this command runs inside it\n"))?;
         return Ok(None);
     }
-    if task.status != Status::Running {
-        let message = format!("task {id} does not run: it ended as {}", task.status);
-        return Err(Error::new(Kind::Nothing, message));
-    }
+    let mut now = task.clone();
+    let verdict = liveness::verdict(ledger, &mut now)?;
     let pid = task.supervisor_pid.map_or_else(|| "?".to_owned(), |p| p.to_string());
-    match recovery::judge(ledger, task)? {
-        Verdict::Alive => {}
-        Verdict::Gone | Verdict::Recycled => {
-            // It may have ended since its row was read.
-            if let Found::One(now) = ledger.task(id)?
-                && now.status != Status::Running
-            {
-                let message = format!("task {id} does not run any more: it ended as {}", now.status);
-                return Err(Error::new(Kind::Nothing, message));
-            }
+    match verdict {
+        None => {
+            let message = format!("task {id} does not run: it ended as {}", now.status);
+            return Err(Error::new(Kind::Nothing, message));
+        }
+        Some(Verdict::Alive) => {}
+        Some(Verdict::Gone | Verdict::Recycled) => {
             let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) is gone");
             return Err(Error::new(Kind::Nothing, message)
                 .hint("bookend recover settles the task, and ends what is left of it"));
         }
-        Verdict::Unverifiable => {
+        Some(Verdict::Unverifiable) => {
             let host = task.host.as_deref().unwrap_or("an unknown host");
             let message =
                 format!("task {id} cannot be judged from here: its supervisor was pid {pid} on {host}");
@@ -175,9 +170,9 @@ fn report_end(
         (Status::Running, true) if ledger.evidence(&now)? == LiveEvidence::Held => {
             format!("task {id}: still running\n")
         }
-        (Status::Running, true) => format!(
-            "task {id}: its supervisor is gone, and its end is not in the ledger; `bookend recover` settles it\n"
-        ),
+        (Status::Running, true) => {
+            format!("task {id}: its supervisor is gone, and its end is not in the ledger: bookend recover\n")
+        }
         (status, _) => {
             let why = view::why(&now);
             let why = if why.is_empty() { why } else { format!(" ({why})") };

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use crate::error::{Error, exit_code};
 use crate::ledger::{self, ChosenBy, Ledger, Location};
+use crate::liveness;
 use crate::process::identity;
-use crate::recovery;
 use crate::run::Leave;
 use crate::stdout::print;
 use crate::task::Verdict;
@@ -107,10 +107,10 @@ fn said(by: ChosenBy) -> String {
 
 fn tasks(ledger: &Ledger) -> Vec<Point> {
     let judged = || -> Result<(usize, usize), Error> {
-        let running = ledger.running()?;
+        let mut running = ledger.running()?;
         let mut lost = 0;
-        for task in &running {
-            if matches!(recovery::judge(ledger, task)?, Verdict::Gone | Verdict::Recycled) {
+        for task in &mut running {
+            if matches!(liveness::verdict(ledger, task)?, Some(Verdict::Gone | Verdict::Recycled)) {
                 lost += 1;
             }
         }

@@ -7,10 +7,10 @@ use jiff::Timestamp;
 
 use crate::error::Error;
 use crate::ledger::{self, Filter, Ledger, Location};
-use crate::recovery;
+use crate::liveness;
 use crate::run::Leave;
 use crate::stdout::print;
-use crate::task::{Status, Task, Verdict};
+use crate::task::{Task, Verdict};
 use crate::view::{self, Screen};
 
 /// How often a watched list is drawn again, at most.
@@ -44,12 +44,12 @@ pub fn list(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         return watch(request, &at);
     }
     let ledger = Ledger::open_read_only(&at)?;
-    let tasks = read(ledger.as_ref(), &request.filter)?;
+    let mut tasks = read(ledger.as_ref(), &request.filter)?;
     let path = at.file.to_string_lossy();
     print(&match request.output {
         Output::Json => view::tasks_json(&path, &tasks),
         Output::JsonLines => view::tasks_json_lines(&tasks),
-        Output::Table => table(ledger.as_ref(), &at, &request.filter, &tasks)?,
+        Output::Table => table(ledger.as_ref(), &at, &request.filter, &mut tasks)?,
     })?;
     Ok(Leave::Code(0))
 }
@@ -59,7 +59,12 @@ fn read(ledger: Option<&Ledger>, filter: &Filter) -> Result<Vec<Task>, Error> {
 }
 
 /// The table, or a line that says why there is none.
-fn table(ledger: Option<&Ledger>, at: &Location, filter: &Filter, tasks: &[Task]) -> Result<String, Error> {
+fn table(
+    ledger: Option<&Ledger>,
+    at: &Location,
+    filter: &Filter,
+    tasks: &mut [Task],
+) -> Result<String, Error> {
     let path = at.file.to_string_lossy();
     let path = view::one_line(&path);
     let Some(ledger) = ledger else { return Ok(format!("no tasks: there is no ledger yet at {path}\n")) };
@@ -71,16 +76,12 @@ fn table(ledger: Option<&Ledger>, at: &Location, filter: &Filter, tasks: &[Task]
     Ok(view::tasks(tasks, &verdicts, Timestamp::now(), Screen::of(&std::io::stdout())))
 }
 
-/// For each task that the ledger calls running, whether it is.
+/// For each task that the ledger calls running, whether it is; one that has ended by now is read anew.
 ///
 /// # Errors
 /// When the live locks cannot be asked.
-pub fn verdicts(ledger: &Ledger, tasks: &[Task]) -> Result<Vec<Option<Verdict>>, Error> {
-    let judged = |task: &Task| {
-        let running = task.status == Status::Running;
-        running.then(|| recovery::judge(ledger, task)).transpose()
-    };
-    tasks.iter().map(judged).collect()
+pub fn verdicts(ledger: &Ledger, tasks: &mut [Task]) -> Result<Vec<Option<Verdict>>, Error> {
+    tasks.iter_mut().map(|task| liveness::verdict(ledger, task)).collect()
 }
 
 /// Draws the table again whenever something has changed, and each second while something runs. Whether
@@ -101,8 +102,8 @@ fn watch(request: &Request, at: &Location) -> Result<Leave, Error> {
             tasks = read(ledger.as_ref(), &request.filter)?;
         }
         let fitting = rows.filter(|r| *r > 0).map_or(usize::MAX, |r| r.saturating_sub(FREE_LINES).max(1));
-        let fitting = &tasks[..tasks.len().min(fitting)];
-        let text = table(ledger.as_ref(), at, &request.filter, fitting)?;
+        let fitting = tasks.len().min(fitting);
+        let text = table(ledger.as_ref(), at, &request.filter, &mut tasks[..fitting])?;
         if text != shown {
             print(&match rows {
                 // From the upper left corner; what was longer before is wiped.

@@ -13,6 +13,7 @@ mod doctor;
 mod error;
 mod ledger;
 mod list;
+mod liveness;
 mod log;
 mod overview;
 mod pages;

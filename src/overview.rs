@@ -30,10 +30,10 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Leave, E
     };
     let running = ledger.running()?;
     let shown = Filter { limit: Some(running.len() + ENDED), ..Filter::default() };
-    let tasks = ledger.tasks(&shown)?;
-    let verdicts = list::verdicts(&ledger, &tasks)?;
-    let now = Timestamp::now();
+    let mut tasks = ledger.tasks(&shown)?;
     let runs = tasks.iter().take_while(|t| t.status == Status::Running).count();
+    let verdicts = list::verdicts(&ledger, &mut tasks)?;
+    let now = Timestamp::now();
     let mut text = String::new();
     for (title, range) in [("Running", 0..runs), ("Ended last", runs..tasks.len())] {
         text += &view::title(title, screen);

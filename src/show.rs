@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use crate::agent::{self, Plan};
 use crate::error::{Error, Kind};
 use crate::ledger::{self, Found, Ledger};
-use crate::recovery;
+use crate::liveness;
 use crate::run::Leave;
 use crate::stdout::print;
-use crate::task::{Status, Task};
+use crate::task::{Status, Task, Verdict};
 use crate::view::{self, Further, History, Screen};
 
 /// What `bookend show` was asked for.
@@ -33,12 +33,13 @@ pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         let message = format!("no task {}: there is no ledger yet at {path}", request.id);
         return Err(Error::new(Kind::Nothing, message));
     };
-    let task = find(&ledger, &request.id)?;
+    let mut task = find(&ledger, &request.id)?;
+    let verdict = liveness::verdict(&ledger, &mut task)?;
     let history = history(&ledger, &task)?;
     let text = match request.json {
         true => view::detail_json(&task, &history),
         false => {
-            let further = further(&ledger, &task, &history)?;
+            let further = further(verdict, &task, &history);
             view::detail(&task, &history, &further, Timestamp::now(), Screen::of(&std::io::stdout()))
         }
     };
@@ -80,7 +81,7 @@ fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
     })
 }
 
-fn further(ledger: &Ledger, task: &Task, history: &History) -> Result<Further, Error> {
+fn further(verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
     let running = task.status == Status::Running;
     let program = task.argv.as_ref().and_then(|argv| argv.first());
     let adapter = program.and_then(|p| agent::adapter(OsStr::new(p), task.agent_type.as_deref()).ok());
@@ -93,10 +94,10 @@ fn further(ledger: &Ledger, task: &Task, history: &History) -> Result<Further, E
             std::iter::once(program.clone()).chain(args.iter().map(|w| w.to_string_lossy().into_owned()));
         (cwd.to_path_buf(), words.collect())
     });
-    Ok(Further {
-        verdict: running.then(|| recovery::judge(ledger, task)).transpose()?,
+    Further {
+        verdict,
         transcript,
         resume,
         withdrawn: history.invalidations.iter().any(|i| i.restored_at.is_none()),
-    })
+    }
 }

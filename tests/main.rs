@@ -1,5 +1,7 @@
 //! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
 
+mod audit;
+mod cancel;
 mod descriptors;
 mod docs;
 mod exit;
@@ -9,6 +11,8 @@ mod layout;
 mod leftovers;
 mod limits;
 mod look;
+mod operator;
 mod orphans;
+mod prune;
 mod signals;
 mod terminal;

@@ -252,11 +252,9 @@ impl DoctorArgs {
 
 /// Print the completion script for a shell
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  bookend completions bash >~/.local/share/bash-completion/completions/bookend\n  \
+#[command(after_help = "Examples:\n  bookend completions bash >/etc/bash_completion.d/bookend\n  \
     bookend completions zsh >~/.zfunc/_bookend\n  \
-    bookend completions fish >~/.config/fish/completions/bookend.fish"
-)]
+    bookend completions fish >~/.config/fish/completions/bookend.fish")]
 pub struct CompletionsArgs {
     #[arg(value_name = "SHELL")]
     pub shell: ForShell,
