@@ -203,26 +203,22 @@ impl Audit<'_> {
     }
 
     fn sessions(&mut self) -> Result<(), Error> {
-        for doubtful in self.ledger.doubtful_sessions()? {
-            let session = doubtful.session;
-            let name = session.task_id.as_deref().unwrap_or("?");
-            // A lost task is the root of its session's finding, and a live one is at work with it.
-            if doubtful.last == Some(Status::Running) || self.told.contains(name) {
+        for unsafe_now in self.ledger.unsafe_sessions()? {
+            let session = self.ledger.session_of_key(&unsafe_now.key)?;
+            let task = session.as_ref().and_then(|s| s.task_id.clone());
+            // A lost task is the root of its session's finding.
+            if task.as_ref().is_some_and(|id| !self.told.insert(id.clone())) {
                 continue;
             }
-            let why = match doubtful.last {
-                Some(status) => format!("its last task ended as {status}"),
-                None => "no task is known that used it".to_owned(),
-            };
-            self.told.extend(session.task_id.clone());
+            let last_used = session.and_then(|s| s.last_used_at);
             self.found.push(Finding {
                 code: Code::UnsafeSession,
                 severity: Severity::Error,
-                task: session.task_id,
-                key: Some(session.key.clone()),
-                age_ms: session.last_used_at.as_ref().and_then(|t| self.age(t)),
-                detail: format!("session {} would be resumed, and {why}", session.session_id),
-                fix: format!("bookend session invalidate {}", view::quoted(&session.key)),
+                task,
+                age_ms: last_used.and_then(|t| self.age(&t)),
+                detail: format!("session {} would be resumed, and {}", unsafe_now.session_id, unsafe_now.why),
+                fix: "bookend recover".to_owned(),
+                key: Some(unsafe_now.key),
             });
         }
         Ok(())
@@ -234,7 +230,7 @@ impl Audit<'_> {
             let fix = format!("bookend show {}", task.id);
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
-        for task in self.ledger.delivery_pending()? {
+        for task in self.ledger.undelivered()? {
             if self.ledger.evidence(&task)? == LiveEvidence::Held {
                 continue;
             }

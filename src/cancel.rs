@@ -54,14 +54,14 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
     let mut failed = false;
     let mut complain = |e: Error| {
         failed = true;
-        log::say(&format!("bookend: {}\n", log::Escaped(&e.to_string())));
+        log::fail(&e.to_string());
     };
     let running = |key: Option<String>| {
         ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })
     };
     let tasks: Vec<Task> = match &request.which {
         Which::Ids(ids) => {
-            let found = ids.iter().map(|id| show::find(&ledger, id));
+            let found = ids.iter().map(|id| show::find_in(&ledger, id));
             found.filter_map(|f| f.map_err(&mut complain).ok()).collect()
         }
         Which::Key(key) => running(Some(key.clone()))?,

@@ -2,6 +2,7 @@
 
 mod generate;
 mod operator;
+mod settle;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,29 +12,48 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::adopt;
 use crate::artifact;
 use crate::audit;
 use crate::cancel;
 use crate::doctor;
 use crate::list;
+use crate::log;
 use crate::pages;
 use crate::process::leftovers::Policy;
 use crate::prune;
+use crate::recover;
+use crate::redispatch;
 use crate::run;
+use crate::session_cmd;
 use crate::show;
 use crate::task::{OnTerm, Status};
 use operator::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
 };
+use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
-#[command(name = "bookend", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "bookend",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Every command waits for other writers of the ledger, 30s at most; \
+        BOOKEND_BUSY_TIMEOUT sets another time (500ms, 2m).\n\
+        The end of a run that finds no place by then is kept in the spool."
+)]
 struct Cli {
     /// The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else
     /// $XDG_STATE_HOME/bookend/bookend.db]
     #[arg(long, global = true, value_name = "FILE")]
     ledger: Option<PathBuf>,
+
+    /// Where bookend's own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters
+    /// them: a level, such as debug, or target=level pairs
+    #[arg(long, global = true, env = "BOOKEND_LOG_TO", value_name = "WHERE", default_value = "auto")]
+    log: LogArg,
 
     #[command(subcommand)]
     command: Option<Command>,
@@ -51,6 +71,11 @@ enum Command {
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
+    Recover(RecoverArgs),
+    Redispatch(RedispatchArgs),
+    #[command(subcommand)]
+    Session(SessionCommand),
+    Adopt(AdoptArgs),
 }
 
 /// Run an agent, with one row at each end of it
@@ -172,6 +197,13 @@ struct RunArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogArg {
+    Auto,
+    Stderr,
+    Journald,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTermArg {
     Interrupted,
     Cancelled,
@@ -187,6 +219,7 @@ enum LeftoversArg {
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
+    pub log: log::To,
     pub request: Request,
 }
 
@@ -206,6 +239,10 @@ pub enum Request {
     /// Text that the command line made of itself.
     Say(String),
     Man(pages::Request),
+    Recover(recover::Request),
+    Redispatch(redispatch::Request),
+    Session(session_cmd::Request),
+    Adopt(adopt::Request),
 }
 
 /// Reads the command line.
@@ -215,10 +252,8 @@ pub enum Request {
 pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
     let Some(command) = cli.command else {
-        return Ok(Invocation {
-            ledger: cli.ledger,
-            request: Request::Overview { stale_after: operator::STALE },
-        });
+        let request = Request::Overview { stale_after: operator::STALE };
+        return Ok(Invocation { ledger: cli.ledger, log: log::To::Auto, request });
     };
     let request = match command {
         Command::Run(args) => Request::Run(Box::new(run_request(*args))),
@@ -235,8 +270,17 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
             command: a.command,
             dir: a.dir,
         }),
+        Command::Recover(a) => Request::Recover(a.request()),
+        Command::Redispatch(a) => Request::Redispatch(a.request()),
+        Command::Session(command) => Request::Session(command.request()),
+        Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
     };
-    Ok(Invocation { ledger: cli.ledger, request })
+    let log = match cli.log {
+        LogArg::Auto => log::To::Auto,
+        LogArg::Stderr => log::To::Stderr,
+        LogArg::Journald => log::To::Journald,
+    };
+    Ok(Invocation { ledger: cli.ledger, log, request })
 }
 
 fn run_request(a: RunArgs) -> run::Request {
@@ -257,11 +301,7 @@ fn run_request(a: RunArgs) -> run::Request {
         timeout: a.timeout,
         idle_timeout: a.idle_timeout,
         grace: a.grace,
-        when_busy: match (a.wait, a.replace) {
-            (true, _) => run::WhenBusy::Wait,
-            (_, true) => run::WhenBusy::Replace,
-            _ => run::WhenBusy::Refuse,
-        },
+        when_busy: when_busy(a.wait, a.replace),
         on_term: match a.on_term {
             OnTermArg::Interrupted => OnTerm::Interrupted,
             OnTermArg::Cancelled => OnTerm::Cancelled,
@@ -275,13 +315,25 @@ fn run_request(a: RunArgs) -> run::Request {
         },
         on_finish: a.on_finish.filter(|c| !c.is_empty()),
         retention: a.retention,
-        level: match (a.quiet, a.verbose) {
-            (true, _) => LevelFilter::ERROR,
-            (_, 0) => LevelFilter::WARN,
-            (_, 1) => LevelFilter::INFO,
-            _ => LevelFilter::DEBUG,
-        },
+        level: level(a.quiet, a.verbose),
         argv: a.argv,
+    }
+}
+
+fn when_busy(wait: bool, replace: bool) -> run::WhenBusy {
+    match (wait, replace) {
+        (true, _) => run::WhenBusy::Wait,
+        (_, true) => run::WhenBusy::Replace,
+        _ => run::WhenBusy::Refuse,
+    }
+}
+
+fn level(quiet: bool, verbose: u8) -> LevelFilter {
+    match (quiet, verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
     }
 }
 
@@ -336,7 +388,7 @@ mod tests {
         let variables: Vec<_> = run
             .get_opts()
             .chain(run.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values()))
-            .filter(|a| !["id", "ledger", "help", "version"].contains(&a.get_id().as_str()))
+            .filter(|a| !["id", "ledger", "log", "help", "version"].contains(&a.get_id().as_str()))
             .map(|a| a.get_env().unwrap_or_else(|| panic!("{} has no variable", a.get_id())))
             .collect();
         assert!(variables.len() > 20);

@@ -6,6 +6,8 @@ use std::fmt;
 pub mod exit_code {
     /// Nothing matched, or findings with `--fail-on`.
     pub const NOTHING: i32 = 1;
+    /// A recovery could not settle everything.
+    pub const UNSETTLED: i32 = 1;
     /// The command line was wrong.
     pub const USAGE: i32 = 2;
     /// The key is held by a live task. `EX_TEMPFAIL` of sysexits(3).

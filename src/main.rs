@@ -2,6 +2,7 @@
 
 #![cfg_attr(not(test), no_main)]
 
+mod adopt;
 mod agent;
 mod artifact;
 mod audit;
@@ -11,6 +12,8 @@ mod cli;
 mod clock;
 mod doctor;
 mod error;
+mod failpoint;
+mod hook;
 mod ledger;
 mod list;
 mod liveness;
@@ -19,9 +22,12 @@ mod overview;
 mod pages;
 mod process;
 mod prune;
+mod recover;
 mod recovery;
+mod redispatch;
 mod run;
 mod session;
+mod session_cmd;
 mod show;
 mod stdout;
 mod supervise;
@@ -33,8 +39,10 @@ mod worktree;
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use tracing::level_filters::LevelFilter;
+
 use crate::cli::Request;
-use crate::error::{Kind, exit_code};
+use crate::error::{Error, Kind, exit_code};
 use crate::process::caller::Caller;
 use crate::run::Leave;
 
@@ -69,9 +77,28 @@ fn start() -> Leave {
     let done = match &invocation.request {
         Request::Run(request) => {
             let caller = Caller::take_over();
-            log::start(request.level);
+            if log::is_journal(invocation.log) {
+                // journald notes the command line of whoever speaks: the agent's holds the prompt.
+                sys::hide_arguments(request.argv.len().saturating_sub(1));
+            }
+            log::start(request.level, invocation.log);
             run::run(request, ledger, caller)
         }
+        Request::Recover(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            recover::recover(request, ledger, &caller)
+        }
+        Request::Redispatch(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            redispatch::redispatch(request, ledger, caller)
+        }
+        Request::Session(request) => {
+            log::start(LevelFilter::WARN, invocation.log);
+            session_cmd::session(request, ledger).and_then(|text| say(&text))
+        }
+        Request::Adopt(request) => adopt::adopt(request).and_then(|text| say(&text)),
         Request::List(request) => list::list(request, ledger),
         Request::Show(request) => show::show(request, ledger),
         Request::Artifact(request) => artifact::add(request, ledger),
@@ -80,14 +107,18 @@ fn start() -> Leave {
         Request::Prune(request) => prune::prune(request, ledger),
         Request::Doctor(request) => doctor::doctor(request, ledger),
         Request::Overview { stale_after } => overview::overview(ledger, *stale_after),
-        Request::Say(text) => stdout::print(text).map(|()| Leave::Code(0)),
+        Request::Say(text) => say(text),
         Request::Man(request) => pages::man(request),
     };
     done.unwrap_or_else(|e| {
         if e.kind == Kind::ReaderGone {
             return Leave::Signal(libc::SIGPIPE);
         }
-        log::say(&format!("bookend: {}\n", log::Escaped(&e.to_string())));
+        log::fail(&e.to_string());
         Leave::Code(e.code())
     })
+}
+
+fn say(text: &str) -> Result<Leave, Error> {
+    stdout::print(text).map(|()| Leave::Code(0))
 }

@@ -10,11 +10,17 @@ pub struct LastUse {
     pub session: String,
     /// `None`: no task is known to have used it.
     pub task: Option<(String, Status)>,
+    /// An operator has restored it since.
+    pub restored: bool,
 }
 
 impl LastUse {
     pub fn is_safe(&self) -> bool {
-        matches!(self.task, Some((_, Status::Success)))
+        match self.task {
+            Some((_, Status::Success)) => true,
+            Some((_, Status::Running)) => false,
+            _ => self.restored,
+        }
     }
 
     /// The task that uses it right now.
@@ -63,6 +69,20 @@ pub struct Choice {
     /// The linked session is to be invalidated, for this reason.
     pub invalidate: Option<&'static str>,
     pub warning: Option<String>,
+}
+
+impl Choice {
+    /// The id that the agent must name if it goes on with what it was told to; `None`: there is none, or the
+    /// user named it by something else than its id.
+    pub fn resumed_id(&self) -> Option<String> {
+        let is_id = |s: &String| uuid::Uuid::parse_str(s).is_ok();
+        match &self.plan {
+            Plan::Resume(id) => Some(id.clone()),
+            // A fork has another id by intention.
+            _ if self.session == self.resumed_from => self.resumed_from.clone().filter(is_id),
+            _ => None,
+        }
+    }
 }
 
 /// Why there is no run.

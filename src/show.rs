@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use crate::agent::{self, Plan};
 use crate::error::{Error, Kind};
-use crate::ledger::{self, Found, Ledger};
+use crate::ledger::{self, Found, Ledger, Location};
 use crate::liveness;
 use crate::run::Leave;
 use crate::stdout::print;
@@ -28,12 +28,7 @@ pub struct Request {
 /// When the ledger cannot be read, no task has such an id, or several have.
 pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     let at = ledger::locate(ledger)?;
-    let path = at.file.display();
-    let Some(ledger) = Ledger::open_read_only(&at)? else {
-        let message = format!("no task {}: there is no ledger yet at {path}", request.id);
-        return Err(Error::new(Kind::Nothing, message));
-    };
-    let mut task = find(&ledger, &request.id)?;
+    let (ledger, mut task) = find(&request.id, &at)?;
     let verdict = liveness::verdict(&ledger, &mut task)?;
     let history = history(&ledger, &task)?;
     let text = match request.json {
@@ -47,11 +42,25 @@ pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     Ok(Leave::Code(0))
 }
 
-/// The task of an id, or of the beginning of one.
+/// The task of an id, or of the beginning of one, with the ledger that it was read from.
 ///
 /// # Errors
-/// When there is none, or there are several.
-pub fn find(ledger: &Ledger, id: &str) -> Result<Task, Error> {
+/// When the ledger cannot be read, no task has such an id, or several have.
+pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
+    let path = at.file.display();
+    let Some(ledger) = Ledger::open_read_only(at)? else {
+        let message = format!("no task {id}: there is no ledger yet at {path}");
+        return Err(Error::new(Kind::Nothing, message));
+    };
+    let task = find_in(&ledger, id)?;
+    Ok((ledger, task))
+}
+
+/// As [`find`], in a ledger that is open.
+///
+/// # Errors
+/// When the ledger cannot be read, no task has such an id, or several have.
+pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
     match ledger.task(id)? {
         Found::One(task) => Ok(*task),
         Found::None => {

@@ -10,12 +10,15 @@ use tracing::{debug, error, info, warn};
 use crate::agent::{self, Mode, Observed, Reader};
 use crate::clock;
 use crate::error::Error;
-use crate::ledger::{Finished, Ledger, SpoolSlot};
+use crate::hook::{Attendant, Attended};
+use crate::ledger::{Finished, Ledger, Seen, SpoolSlot};
+use crate::log;
 use crate::process::capture::Capture;
 use crate::process::forward::{self, CANCEL, Fate, Forward};
 use crate::process::gate::{Gated, StartError};
 use crate::process::identity;
 use crate::process::leftovers::{Hunt, Step, Summary};
+use crate::process::oom;
 use crate::process::stop::Ladder;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
@@ -146,6 +149,9 @@ pub struct Supervisor<'a> {
     ladder: Ladder,
     timers: Timers,
     written: Written,
+    /// The id that the agent was told to go on with, until it has named its own.
+    resumed: Option<String>,
+    context_lost: bool,
     hunt: Option<Hunt>,
 }
 
@@ -164,7 +170,17 @@ pub struct Row {
     pub spool: Option<SpoolSlot>,
     /// What the session had cost before, as the agent counts, US dollars.
     pub cost_before: Option<f64>,
+    pub cgroup: Option<String>,
+    pub oom_kills_before: Option<u64>,
     pub settled: bool,
+}
+
+/// The conversation of a run, as it was chosen.
+pub struct Conversation {
+    /// The id known before the agent says a word.
+    pub session: Option<String>,
+    /// The id that the agent was told to go on with.
+    pub resumed: Option<String>,
 }
 
 /// How a run ended, as far as its ending is judged.
@@ -180,6 +196,7 @@ pub struct End {
 struct Written {
     session: Option<String>,
     counts: Counts,
+    tool: Option<String>,
     at: Option<Instant>,
 }
 
@@ -192,7 +209,7 @@ impl<'a> Supervisor<'a> {
         (agent, forward): (Agent, Forward),
         listening: Option<Listening>,
         limits: Limits,
-        session: Option<String>,
+        conversation: Conversation,
     ) -> Supervisor<'a> {
         let ladder = Ladder::new(limits.grace);
         Supervisor {
@@ -212,7 +229,9 @@ impl<'a> Supervisor<'a> {
             asked: None,
             ladder,
             timers: Timers::default(),
-            written: Written { session, ..Written::default() },
+            written: Written { session: conversation.session, ..Written::default() },
+            resumed: conversation.resumed,
+            context_lost: false,
             hunt: None,
         }
     }
@@ -392,7 +411,9 @@ impl<'a> Supervisor<'a> {
             session_cost_usd: observed.reported_cost_usd,
             model: observed.model,
             session_id: observed.session_id,
-            oom_killed: None,
+            tool_in_flight: observed.tool_in_flight,
+            context_lost: self.context_lost,
+            oom_killed: self.oom_killed(end.exit.map(|(exit, _)| exit)),
             cpu_ms: usage.and_then(|u| i64::try_from(u.cpu.as_millis()).ok()),
             max_rss_kib: usage.map(|u| u.max_rss_kib),
             leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
@@ -402,7 +423,7 @@ impl<'a> Supervisor<'a> {
         let id = &self.task.id;
         match self.ledger.finish(id, &ended, "run") {
             Ok(finished) => {
-                self.report(&ended.ending, finished);
+                self.report(&ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
                     debug!("{e}");
                 }
@@ -411,6 +432,9 @@ impl<'a> Supervisor<'a> {
             Err(refused) => {
                 match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
                     Some(Ok(file)) => warn!(
+                        MESSAGE_ID = log::id::SPOOLED,
+                        STATUS = ended.ending.status().as_str(),
+                        SPOOL_FILE = %file.display(),
                         "the ledger did not take the end of task {id}: {refused}; it waits in {} and the \
                          next command that opens the ledger merges it",
                         file.display()
@@ -428,8 +452,9 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn report(&self, ending: &Ending, finished: Finished) {
+    fn report(&self, ended: &Ended, finished: Finished) {
         let id = &self.task.id;
+        let ending = &ended.ending;
         match finished {
             Finished::NoRow => error!("the row of task {id} is gone from the ledger"),
             Finished::AlreadyTerminal(status) => {
@@ -440,15 +465,34 @@ impl<'a> Supervisor<'a> {
             }
             Finished::Done { invalidated } => {
                 let reason = ending.reason().map(|r| format!(" ({r})")).unwrap_or_default();
-                info!("task {id} ended as {}{reason}", ending.status());
+                info!(
+                    MESSAGE_ID = log::id::of(ending.status()),
+                    STATUS = ending.status().as_str(),
+                    REASON = ending.reason(),
+                    SESSION_ID = ended.session_id,
+                    DURATION_MS = ended.duration_ms,
+                    COST_USD = ended.counts.cost_usd,
+                    STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
+                    "task {id} ended as {}{reason}",
+                    ending.status()
+                );
                 if let Some(session) = invalidated {
                     warn!(
+                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
+                        STATUS = ending.status().as_str(),
+                        SESSION_ID = session,
                         "session {session} is not to be resumed: task {id} ended as {}{reason}",
                         ending.status()
                     );
                 }
             }
         }
+    }
+
+    /// Whether the kernel's OOM killer ended the agent, as far as that can be told.
+    fn oom_killed(&self, exit: Option<Exit>) -> Option<bool> {
+        let struck = oom::struck_since(self.row.cgroup.as_deref(), self.row.oom_kills_before)?;
+        Some(struck && exit == Some(Exit::Signal(libc::SIGKILL)))
     }
 
     /// The counts of this run alone.
@@ -640,6 +684,16 @@ impl<'a> Supervisor<'a> {
     fn take_note(&mut self) -> Result<(), Error> {
         let Some(listening) = &self.listening else { return Ok(()) };
         let observed = listening.reader.observed();
+        if let (Some(resumed), Some(named)) = (&self.resumed, &observed.session_id) {
+            if resumed != named {
+                warn!(
+                    "the agent did not go on with session {resumed}, it began another one, {named}: its \
+                     context is lost"
+                );
+                self.context_lost = true;
+            }
+            self.resumed = None;
+        }
         if observed.session_id.is_some() && observed.session_id != self.written.session {
             let session = observed.session_id.clone();
             self.written.session.clone_from(&session);
@@ -655,7 +709,8 @@ impl<'a> Supervisor<'a> {
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);
-        if counts != self.written.counts && self.timers.progress.is_none() {
+        let news = counts != self.written.counts || observed.tool_in_flight != self.written.tool;
+        if news && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
         }
         // Output that changes no count is a sign of life too: the audit takes long silence for a hang.
@@ -680,8 +735,13 @@ impl<'a> Supervisor<'a> {
         let observed = self.observed();
         self.written.counts = self.counts(&observed);
         self.written.at = Some(now);
-        let model = observed.model.as_deref();
-        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, model, &clock::now());
+        self.written.tool.clone_from(&observed.tool_in_flight);
+        let seen = Seen {
+            model: observed.model.as_deref(),
+            tool_in_flight: observed.tool_in_flight.as_deref(),
+            at: &clock::now(),
+        };
+        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, &seen);
         if let Err(e) = wrote {
             debug!("partial counts not recorded: {e}");
         }
@@ -712,6 +772,20 @@ impl<'a> Supervisor<'a> {
             self.send(signal);
         }
         Ok(())
+    }
+}
+
+impl Attendant for Supervisor<'_> {
+    fn ledger(&mut self) -> &mut Ledger {
+        self.ledger
+    }
+
+    fn attend(&mut self, child: Gated, bound: Duration) -> Result<Attended, Error> {
+        self.helper = Some(Helper::new(child, None));
+        self.await_helper(Some(bound))?;
+        let gone = || watching(std::io::ErrorKind::NotFound.into());
+        let Helper { child, start_error, ended, .. } = self.helper.take().ok_or_else(gone)?;
+        Ok(Attended { child, start_error, ended })
     }
 }
 

@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use tracing::debug;
 
 use crate::error::Error;
+use crate::hook::dev_null;
 use crate::process::caller::Caller;
 use crate::process::environment;
 use crate::process::gate::{Gated, Launch};
-use crate::run::{OPTION_VARIABLES, dev_null, output_pipe};
+use crate::run::{OPTION_VARIABLES, output_pipe};
 use crate::supervise::{Helper, Supervisor};
 use crate::sys;
 use crate::task::Exit;

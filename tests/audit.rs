@@ -144,7 +144,8 @@ fn a_session_is_unsafe_unless_its_last_task_succeeded() {
     let running = start(&world, "alive");
     world.write(
         "INSERT INTO claude_sdk_sessions (key, session_id, task_id) VALUES
-         ('of good', 's1', 'good'), ('of bad', 's2', 'bad'), ('of none', 's3', 'nobody'), ('of alive', 's4', 'alive')",
+         ('of good', 's1', 'good'), ('of bad', 's2', 'bad'), ('of none', 's3', 'nobody'),
+         ('of alive', 's4', 'alive')",
     );
     assert_eq!(findings(&world, &[]), ["unsafe_session error bad", "unsafe_session error nobody"]);
     drop(running);

@@ -1,5 +1,6 @@
 //! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
 
+mod adopt;
 mod audit;
 mod cancel;
 mod descriptors;

@@ -93,7 +93,8 @@ fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
     let Some(world) = World::of_bookend(test) else { return };
     let claude = "#!/bin/sh\n\
         while [ $# -gt 0 ]; do case $1 in --session-id) id=$2;; esac; shift; done\n\
-        dir=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g'); mkdir -p $dir; echo {} >$dir/$id.jsonl\n\
+        dir=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g'); mkdir -p $dir\n\
+        echo {} >$dir/$id.jsonl\n\
         setsid sleep 1000 >/dev/null 2>&1 &\nexit 3\n";
     world.program("claude", claude);
     world.run(["claude", "-p", "x"]).options(["--id", "one", "--key", "a key", "--grace", "1s"]).run();

@@ -77,7 +77,8 @@ fn pruning_many_lets_others_write_all_the_time() {
     succeed(&world, "young");
     world.write(&format!(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
-         INSERT INTO task_history (id, status, started_at, finished_at, last_seen_at, cleanup_after, live_slot)
+         INSERT INTO task_history
+           (id, status, started_at, finished_at, last_seen_at, cleanup_after, live_slot)
          SELECT 'old-' || i, 'success', '{LONG_AGO}', '{LONG_AGO}', '{LONG_AGO}', '{LONG_AGO}', i FROM n"
     ));
     let pruning = world.bare(["bookend", "prune", "--json"]).start();

@@ -6,8 +6,8 @@ use rusqlite::{ErrorCode, Transaction};
 
 use super::ending::{self, By, Finished};
 use super::error::{LedgerError, Result};
-use super::live::LiveLock;
-use super::sessions::{self, Used};
+use super::live::{Live, LiveEvidence, LiveLock};
+use super::sessions::{self, LastUse, Used};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use crate::task::{Ended, NewTask, Session, Task};
@@ -18,11 +18,12 @@ pub struct Claim<'a> {
     tx: Transaction<'a>,
     file: &'a Path,
     spool_dir: &'a Path,
+    live: &'a Live,
 }
 
 impl<'a> Claim<'a> {
-    pub(super) fn new(tx: Transaction<'a>, file: &'a Path, spool_dir: &'a Path) -> Claim<'a> {
-        Claim { tx, file, spool_dir }
+    pub(super) fn new(tx: Transaction<'a>, file: &'a Path, spool_dir: &'a Path, live: &'a Live) -> Claim<'a> {
+        Claim { tx, file, spool_dir, live }
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
@@ -35,16 +36,20 @@ impl<'a> Claim<'a> {
         tasks::holder(&self.tx, key).map_err(self.failed("looking for the holder of the key"))
     }
 
-    /// A running task, under whatever key, that uses this session.
-    pub fn running_with_session(&self, provider: Option<&str>, session_id: &str) -> Result<Option<Task>> {
-        tasks::running_with_session(&self.tx, provider, session_id)
-            .map_err(self.failed("looking for running users of the session"))
+    /// The last use of a session, under whatever key. `linked`: the task that a key names as its last user.
+    pub fn last_use(
+        &self,
+        provider: Option<&str>,
+        session_id: &str,
+        linked: Option<&str>,
+    ) -> Result<LastUse> {
+        sessions::last_use(&self.tx, provider, session_id, linked)
+            .map_err(self.failed("looking for the last user of the session"))
     }
 
-    /// The newest task that used this session.
-    pub fn last_user_of_session(&self, provider: Option<&str>, session_id: &str) -> Result<Option<Task>> {
-        tasks::last_user_of_session(&self.tx, provider, session_id)
-            .map_err(self.failed("looking for the last user of the session"))
+    /// What the kernel says of a task's live lock now.
+    pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
+        self.live.evidence(task)
     }
 
     /// What the agent had reported for this session so far, US dollars.
@@ -107,12 +112,12 @@ impl<'a> Claim<'a> {
         sessions::link(&self.tx, &used, key, session_id).map_err(self.failed("linking the session"))
     }
 
-    /// Makes all of it durable.
     /// Room for the ending of a task, kept free before its row is committed.
     pub fn spool_slot(&self, id: &str) -> Result<SpoolSlot> {
         SpoolSlot::reserve(self.spool_dir, id)
     }
 
+    /// Makes all of it durable.
     pub fn commit(self) -> Result<()> {
         let file = self.file;
         self.tx.commit().map_err(|e| LedgerError::sql("committing the claim", file, e))

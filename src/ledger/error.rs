@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::ErrorCode;
 use thiserror::Error;
@@ -87,12 +88,15 @@ pub enum LedgerError {
     )]
     NotALedger { path: PathBuf, why: &'static str },
 
+    #[error("{path} cannot be adopted: {why}; it is as it was", path = .path.display())]
+    NotAdoptable { path: PathBuf, why: String },
+
     #[error(
-        "{doing} in the ledger {path}: others kept it locked for {waited_secs} s; look for a program that \
+        "{doing} in the ledger {path}: others kept it locked for {waited:?}; look for a program that \
          holds it open in a transaction (fuser {path}), and try again",
         path = .path.display()
     )]
-    Busy { doing: &'static str, path: PathBuf, waited_secs: u64 },
+    Busy { doing: &'static str, path: PathBuf, waited: Duration },
 
     #[error(
         "a task {id} is in the ledger {path} already; give another --id, or none",
@@ -149,11 +153,12 @@ impl LedgerError {
                 return LedgerError::Busy {
                     doing,
                     path: path.to_owned(),
-                    waited_secs: super::open::BUSY_PATIENCE.as_secs(),
+                    waited: super::open::busy_patience(),
                 };
             }
             Some(ErrorCode::NotADatabase) => {
-                return LedgerError::NotALedger { path: path.to_owned(), why: "it is no SQLite database" };
+                "it is no SQLite database, or its beginning is damaged: name another file with --ledger \
+                 FILE, or move it away and keep it; sqlite3 FILE .recover reads what can still be read"
             }
             Some(ErrorCode::DiskFull) => "free some space there",
             Some(ErrorCode::ReadOnly) => {

@@ -1,6 +1,5 @@
 //! Which tasks are listed, and in what order: what runs first, then what ended, each newest first.
 
-use rusqlite::types::Value;
 use rusqlite::{Connection, named_params};
 
 use super::tasks::{self, select};
@@ -32,6 +31,7 @@ impl Filter {
     }
 }
 
+/// Without `:since`, from below every time, whether the column holds text or numbers.
 /// The columns behind a `+` are only compared: the index is chosen by the one before them.
 macro_rules! listed {
     ($by:literal) => {
@@ -42,7 +42,7 @@ macro_rules! listed {
              AND (:key IS NULL OR +key = :key)
              AND (:repo IS NULL OR +repo = :repo)
              AND (:agent IS NULL OR +agent = :agent)
-             AND started_at >= :since
+             AND started_at >= coalesce(kept_time('task_history.started_at', :since), -9e999)
              ORDER BY started_at DESC, rowid DESC LIMIT :limit"
         )
     };
@@ -73,8 +73,6 @@ impl Ledger {
 
 fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
     let limit = filter.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    // Without one: below every time, whether the column holds text or numbers.
-    let since = filter.since.clone().map_or(Value::Real(f64::NEG_INFINITY), Value::Text);
     let read = |sql: &str, limit: i64| {
         tasks::all(
             conn,
@@ -84,7 +82,7 @@ fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
                 ":key": filter.key,
                 ":repo": filter.repo,
                 ":agent": filter.agent,
-                ":since": since,
+                ":since": filter.since,
                 ":limit": limit,
             },
         )

@@ -3,9 +3,12 @@
 //! Nothing above this module sees SQL or a type of the database: it speaks of tasks, sessions, claims and
 //! endings.
 
+mod adopt;
+mod aftermath;
 mod artifacts;
 mod audit;
 mod claim;
+mod dialect;
 mod ending;
 mod error;
 mod listing;
@@ -19,7 +22,6 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -27,18 +29,21 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
 use ending::By;
-use live::LiveFile;
+use live::{Live, LiveFile};
 use spool::Content;
 
+pub use adopt::{Adopted, Adoption, Journal, adopt};
+pub use aftermath::Withdrawn;
 pub use claim::Claim;
 pub use ending::Finished;
 pub use error::{LedgerError, Result};
 pub use listing::Filter;
-pub use live::{LiveEvidence, LiveLock};
+pub use live::{LiveEvidence, LiveLock, Taken};
 pub use place::{ChosenBy, Location, locate};
 pub use prune::{Due, Pruned};
+pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
-pub use tasks::{Delivery, Found};
+pub use tasks::{Delivery, Found, Seen};
 
 /// The version of the SQLite that is built in.
 pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
@@ -51,10 +56,8 @@ pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
 pub struct Ledger {
     conn: Connection,
     at: Location,
-    live_path: PathBuf,
+    live: Live,
     spool_dir: PathBuf,
-    /// For asking only: what is held is held through descriptions of its own.
-    asker: OnceCell<Option<LiveFile>>,
     merged: Vec<Merged>,
 }
 
@@ -103,9 +106,8 @@ impl Ledger {
         Ledger {
             conn,
             at: at.clone(),
-            live_path: private.join("live"),
+            live: Live::at(private.join("live")),
             spool_dir: private.join("spool"),
-            asker: OnceCell::new(),
             merged: Vec::new(),
         }
     }
@@ -134,19 +136,12 @@ impl Ledger {
             .conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|e| LedgerError::sql("claiming", file, e))?;
-        Ok(Claim::new(tx, file, &self.spool_dir))
+        Ok(Claim::new(tx, file, &self.spool_dir, &self.live))
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
-    pub fn progress(
-        &mut self,
-        id: &str,
-        counts: &Counts,
-        model: Option<&str>,
-        last_seen_at: &str,
-    ) -> Result<()> {
-        tasks::progress(&self.conn, id, counts, model, last_seen_at)
-            .map_err(self.failed("writing a task's progress"))
+    pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
+        tasks::progress(&self.conn, id, counts, seen).map_err(self.failed("writing a task's progress"))
     }
 
     /// The agent has named its session: durable in the task's row, and under the key, when this returns.
@@ -170,15 +165,6 @@ impl Ledger {
     pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
         self.in_transaction("ending a task", |conn| ending::end(conn, id, ended, by))
-    }
-
-    /// Records how an attempt to deliver `--on-finish` ended.
-    pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
-        match tasks::delivery(&self.conn, id, state, at) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() }),
-            Err(e) => Err(self.failed("recording a delivery")(e)),
-        }
     }
 
     fn in_transaction<T>(
@@ -221,38 +207,23 @@ impl Ledger {
 
     /// Takes a live lock in a slot of its own, for a task that is about to be inserted.
     pub fn hold_live(&self) -> Result<LiveLock> {
-        LiveFile::open(&self.live_path)?.hold(&self.live_path)
+        LiveFile::open(&self.live.path)?.hold(&self.live.path)
     }
 
     /// What the kernel says of a task's live lock now.
     pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
-        let Some(slot) = task.live_slot else {
-            return Ok(LiveEvidence::NoSlot);
-        };
-        let asker = match self.asker.get() {
-            Some(asker) => asker,
-            None => match LiveFile::open_to_ask(&self.live_path) {
-                Ok(opened) => self.asker.get_or_init(|| opened),
-                Err(LedgerError::Io { .. }) => return Ok(LiveEvidence::Unreadable),
-                Err(e) => return Err(e),
-            },
-        };
-        let Some(live) = asker else {
-            return Ok(LiveEvidence::OtherFile);
-        };
-        if (task.live_dev, task.live_ino) != (Some(live.dev), Some(live.ino)) {
-            return Ok(LiveEvidence::OtherFile);
-        }
-        match live.is_held(slot) {
-            Ok(true) => Ok(LiveEvidence::Held),
-            Ok(false) => Ok(LiveEvidence::Free),
-            Err(e) => Err(LedgerError::io("asking for a live lock in", &self.live_path, e)),
-        }
+        self.live.evidence(task)
+    }
+
+    /// Takes the live lock of a task that has ended, so that nobody else finishes what it left undone.
+    pub fn take_live(&self, task: &Task) -> Result<Taken> {
+        self.live.take(task)
     }
 
     // The spool.
 
     /// Takes room on the disk for a task's terminal record, before the task is committed.
+    #[cfg(test)]
     pub fn spool_slot(&self, id: &str) -> Result<SpoolSlot> {
         SpoolSlot::reserve(&self.spool_dir, id)
     }
@@ -285,9 +256,9 @@ impl Ledger {
         &self.merged
     }
 
-    /// Removes what an ended task has in the spool: its slot, and its record once that is in the row.
-    pub fn clear_spool(&self, id: &str) -> Result<()> {
-        spool::clear(&self.spool_dir, id)
+    /// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
+    pub fn clear_spool(&self, id: &str, is_merged: bool) -> Result<()> {
+        spool::clear(&self.spool_dir, id, is_merged)
     }
 
     /// Brings the waiting records into their rows, in the order in which the tasks ended. One that cannot

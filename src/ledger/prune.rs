@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Row, TransactionBehavior};
 
+use super::dialect::AnyText;
 use super::{Ledger, LedgerError, Result, ending};
 
 /// How long a batch may hold the ledger before its commit begins.
@@ -154,7 +155,12 @@ impl Ledger {
                 (_, true) => Some(Kept::Session),
                 (false, false) => None,
             };
-            Ok(Candidate { rowid: row.get(0)?, id: row.get(1)?, due: row.get(2)?, kept })
+            Ok(Candidate {
+                rowid: row.get(0)?,
+                id: row.get::<_, AnyText>(1)?.0.unwrap_or_default(),
+                due: row.get(2)?,
+                kept,
+            })
         };
         let page = || -> rusqlite::Result<Vec<Candidate>> {
             self.conn.prepare_cached(sql)?.query_map((until, &after.0, after.1, PAGE), read)?.collect()

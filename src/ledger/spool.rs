@@ -48,6 +48,10 @@ struct Record {
     session_cost_usd: Option<f64>,
     model: Option<String>,
     session_id: Option<String>,
+    #[serde(default)]
+    tool_in_flight: Option<String>,
+    #[serde(default)]
+    context_lost: bool,
     oom_killed: Option<bool>,
     cpu_ms: Option<i64>,
     max_rss_kib: Option<i64>,
@@ -86,6 +90,8 @@ impl Record {
             session_cost_usd: ended.session_cost_usd,
             model: ended.model.clone(),
             session_id: ended.session_id.clone(),
+            tool_in_flight: ended.tool_in_flight.clone(),
+            context_lost: ended.context_lost,
             oom_killed: ended.oom_killed,
             cpu_ms: ended.cpu_ms,
             max_rss_kib: ended.max_rss_kib,
@@ -121,6 +127,8 @@ impl Record {
             session_cost_usd: self.session_cost_usd,
             model: self.model,
             session_id: self.session_id,
+            tool_in_flight: self.tool_in_flight,
+            context_lost: self.context_lost,
             oom_killed: self.oom_killed,
             cpu_ms: self.cpu_ms,
             max_rss_kib: self.max_rss_kib,
@@ -325,9 +333,10 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Removes what a task has in the spool: the slot of a dead one, the record that was just merged.
-pub(super) fn clear(dir: &Path, id: &str) -> Result<()> {
-    for path in [slot_path(dir, id)?, record_path(dir, id)?] {
+/// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
+pub(super) fn clear(dir: &Path, id: &str, is_merged: bool) -> Result<()> {
+    let record = if is_merged { Some(record_path(dir, id)?) } else { None };
+    for path in record.into_iter().chain([slot_path(dir, id)?]) {
         open::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
     }
     Ok(())
@@ -375,6 +384,7 @@ mod tests {
             Ending::Cancelled(Cancel::IdleTimeout),
             Ending::Interrupted(Interrupt::Signal),
             Ending::Interrupted(Interrupt::SupervisorLost),
+            Ending::Interrupted(Interrupt::Oom),
             Ending::Interrupted(Interrupt::Rebooted),
             Ending::Interrupted(Interrupt::Ttl),
             Ending::AbortedNoSkill("review".into()),

@@ -2,7 +2,7 @@
 //!
 //! A left-over is known by being below the supervisor, which is the subreaper of all that its agent ever
 //! forked, or by the task's mark in its environment, which also finds what outlived the supervisor. Nothing
-//! here blocks but [`end_blocking`], and nothing here reaps: the run's loop does both.
+//! here blocks but [`end_all`], and nothing here reaps: the run's loop does both.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::identity::{self, Handle, Stat};
 use super::mark::{self, Mark};
@@ -29,7 +29,8 @@ const LOOKS: usize = 16;
 const NAMED: usize = 64;
 
 /// What is done with left-overs (`--leftovers`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// Counted after a success, ended after any other end.
     Auto,
@@ -38,14 +39,6 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Policy::Auto => "auto",
-            Policy::End => "end",
-            Policy::Leave => "leave",
-        }
-    }
-
     pub fn ends(self, success: bool) -> bool {
         match self {
             Policy::Auto => !success,
@@ -418,17 +411,21 @@ pub fn children() -> Result<Vec<Identity>, Error> {
     Ok(table.rows().iter().filter(|s| s.ppid == me).map(Stat::identity).collect())
 }
 
-/// Drives a hunt to its end: for recovery, which has nothing else to do meanwhile.
+/// Drives hunts to their ends, side by side: for recovery, which has nothing else to do meanwhile.
 ///
 /// # Errors
 /// [`Error`].
-pub fn end_blocking(hunt: &mut Hunt, is_supervisor: IsSupervisor<'_>) -> Result<Summary, Error> {
+pub fn end_all(hunts: &mut [Hunt], is_supervisor: IsSupervisor<'_>) -> Result<(), Error> {
     loop {
-        let now = Instant::now();
-        let Step::Wait(until) = hunt.step(now, is_supervisor)? else {
-            return Ok(hunt.summary());
-        };
-        let mut fds: Vec<_> = hunt.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let mut steps = Vec::with_capacity(hunts.len());
+        for hunt in &mut *hunts {
+            steps.push(hunt.step(Instant::now(), is_supervisor)?);
+        }
+        let waits = |step: &Step| if let Step::Wait(at) = step { Some(*at) } else { None };
+        let Some(until) = steps.iter().filter_map(waits).min() else { return Ok(()) };
+        let waiting = hunts.iter().zip(&steps).filter(|(_, step)| **step != Step::Done);
+        let mut fds: Vec<_> =
+            waiting.flat_map(|(h, _)| h.fds()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let timeout = identity::poll_timeout(until.saturating_duration_since(Instant::now()));
         match nix::poll::poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}

@@ -166,7 +166,7 @@ fn leftovers(summary: &Value) -> String {
     format!("{found} found, {ended} ended, {} left{named}", number("left").unwrap_or(found - ended))
 }
 
-fn stopped_by(task: &Task) -> Option<String> {
+pub fn stopped_by(task: &Task) -> Option<String> {
     let name = signal(task.stop_signal?);
     Some(match (task.stop_sender_pid, task.stop_sender_uid) {
         (Some(0), _) => format!("{name} from the kernel"),
@@ -178,6 +178,19 @@ fn stopped_by(task: &Task) -> Option<String> {
 fn used(page: &mut Page, task: &Task) {
     page.plain("cost", task.cost_usd.map(money));
     page.plain("turns", task.turns.map(|n| n.to_string()));
+    page.plain("tokens", tokens(task));
+    page.plain("processor", task.cpu_ms.map(duration));
+    page.plain("memory", task.max_rss_kib.map(|kib| format!("{} MiB at most", (kib + 1023) / 1024)));
+    page.data("in flight", task.tool_in_flight.as_deref());
+    let artifacts = task.artifacts.as_ref().map(artifacts).unwrap_or_default();
+    for (nth, artifact) in artifacts.iter().enumerate() {
+        page.data(if nth == 0 { "artifacts" } else { "" }, Some(artifact));
+    }
+    page.plain("changes", changed_nothing(task).then(|| "none: it succeeded and changed nothing".to_owned()));
+}
+
+/// `12 in, 34 out`, as far as they are known.
+pub fn tokens(task: &Task) -> Option<String> {
     let counts = [
         ("in", task.input_tokens),
         ("out", task.output_tokens),
@@ -186,14 +199,7 @@ fn used(page: &mut Page, task: &Task) {
     ];
     let known: Vec<String> =
         counts.iter().filter_map(|(name, n)| Some(format!("{} {name}", (*n)?))).collect();
-    page.plain("tokens", (!known.is_empty()).then(|| known.join(", ")));
-    page.plain("cpu time", task.cpu_ms.map(duration));
-    page.plain("memory", task.max_rss_kib.map(|kib| format!("{} MiB at most", (kib + 1023) / 1024)));
-    let artifacts = task.artifacts.as_ref().map(artifacts).unwrap_or_default();
-    for (nth, artifact) in artifacts.iter().enumerate() {
-        page.data(if nth == 0 { "artifacts" } else { "" }, Some(artifact));
-    }
-    page.plain("changes", changed_nothing(task).then(|| "none: it succeeded and changed nothing".to_owned()));
+    (!known.is_empty()).then(|| known.join(", "))
 }
 
 /// A line each.
@@ -234,6 +240,8 @@ fn processes(page: &mut Page, task: &Task) {
 fn told(page: &mut Page, task: &Task, history: &History) {
     page.data("session", task.session_id.as_deref());
     page.data("resumed from", task.resumed_from.as_deref());
+    let lost = task.context_lost.filter(|lost| *lost);
+    page.plain("context", lost.map(|_| "lost: the agent did not go on with that session".to_owned()));
     let next = history.session.as_ref().filter(|_| task.key.is_some());
     page.data("key resumes", next.map(|s| s.session_id.as_str()));
     for gone in &history.invalidations {
