@@ -1,23 +1,37 @@
 //! The command line, turned into plain requests. No logic; nobody below sees clap.
 
+mod generate;
+mod operator;
+mod settle;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::adopt;
+use crate::artifact;
+use crate::audit;
+use crate::cancel;
+use crate::doctor;
 use crate::list;
 use crate::log;
+use crate::pages;
 use crate::process::leftovers::Policy;
+use crate::prune;
 use crate::recover;
 use crate::redispatch;
 use crate::run;
 use crate::session_cmd;
 use crate::show;
 use crate::task::{OnTerm, Status};
+use operator::{
+    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
+};
+use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
@@ -42,7 +56,7 @@ struct Cli {
     log: LogArg,
 
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +64,13 @@ enum Command {
     Run(Box<RunArgs>),
     List(ListArgs),
     Show(ShowArgs),
+    Audit(AuditArgs),
+    Artifact(ArtifactArgs),
+    Cancel(CancelArgs),
+    Prune(PruneArgs),
+    Doctor(DoctorArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
     Recover(RecoverArgs),
     Redispatch(RedispatchArgs),
     #[command(subcommand)]
@@ -195,162 +216,6 @@ enum LeftoversArg {
     Leave,
 }
 
-/// Show tasks, what runs first, then the newest
-#[derive(Debug, Args)]
-#[command(visible_alias = "ls")]
-struct ListArgs {
-    /// Only tasks of this status
-    #[arg(long, value_name = "STATUS", value_parser = status)]
-    status: Option<Status>,
-    /// Only tasks under this key
-    #[arg(long)]
-    key: Option<String>,
-    /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
-    limit: usize,
-    /// As one JSON object: {"ledger", "tasks": [...]}
-    #[arg(long, conflicts_with = "jsonl")]
-    json: bool,
-    /// As JSON, one task a line
-    #[arg(long)]
-    jsonl: bool,
-}
-
-/// Show all that is known of one task
-#[derive(Debug, Args)]
-struct ShowArgs {
-    /// The task's id, or enough of its beginning
-    id: String,
-    /// As one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-/// Settle what died: find it, end what it left, mark it, and tell
-///
-/// For a oneshot at boot; safe at any time, by any number at once. Running rows whose supervisor is gone
-/// become `interrupted`, what they left running is ended, and their sessions are never resumed. --on-finish
-/// commands that nobody saw end are run. Every task that was interrupted since the last time is told of
-/// once, on stdout, each line with the prefix [recovery].
-///
-/// Exit codes: 0 all is settled; 1 something could not be (or, with --dry-run, waits to be).
-#[derive(Debug, Args)]
-struct RecoverArgs {
-    /// End a task that cannot be judged from here this long after its last sign of life
-    #[arg(
-        long,
-        env = "BOOKEND_TTL",
-        value_name = "DURATION",
-        value_parser = duration,
-        default_value = "24h",
-    )]
-    ttl: Duration,
-    /// How long left-over processes are given between SIGTERM and SIGKILL
-    #[arg(
-        long,
-        env = "BOOKEND_GRACE",
-        value_name = "DURATION",
-        value_parser = duration,
-        default_value = "10s",
-    )]
-    grace: Duration,
-    /// A shell command to run once for each interrupted task, with its row as JSON on stdin
-    #[arg(long, env = "BOOKEND_ON_INTERRUPTED", value_name = "CMD")]
-    on_interrupted: Option<OsString>,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// As one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Say nothing on stderr but errors
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Say on stderr what bookend does; twice: in detail
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
-}
-
-/// Run an ended task once more: its command line, key and options, where it was started
-///
-/// Its session follows the same rules as in any run, so after an interruption it starts a fresh one.
-#[derive(Debug, Args)]
-struct RedispatchArgs {
-    /// The task's id, or enough of its beginning
-    id: String,
-    /// The prompt that came on its stdin comes again, on this command's
-    #[arg(long)]
-    stdin: bool,
-    /// Wait for the task that holds the key, instead of leaving with 75
-    #[arg(long)]
-    wait: bool,
-    /// Cancel the task that holds the key, then run
-    #[arg(long, conflicts_with = "wait")]
-    replace: bool,
-    /// Say nothing but errors
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Say what bookend does; twice: in detail
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
-}
-
-/// The conversations that keys go on with
-#[derive(Debug, Subcommand)]
-enum SessionCommand {
-    /// Show every key's session, and whether it may be resumed
-    List {
-        /// As one JSON object: {"ledger", "sessions": [...]}
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show a key's session, and those that were taken away from it
-    Show {
-        key: String,
-        /// As one JSON object: {"key", "session", "invalidations"}
-        #[arg(long)]
-        json: bool,
-    },
-    /// Print the id that may be resumed now, or leave with 1 and say why not
-    ///
-    /// For scripts that start an agent without bookend: only if the session's last task ended well and no
-    /// live process holds it.
-    ResumeId {
-        key: String,
-        /// As one JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Take a key's session out of use
-    Invalidate {
-        key: String,
-        /// Why, for the record
-        #[arg(long, default_value = session_cmd::BY_OPERATOR)]
-        reason: String,
-        /// As one JSON object
-        #[arg(long)]
-        json: bool,
-    },
-    /// Bring back the session that was withdrawn last from a key, although its last task did not end well
-    Restore {
-        key: String,
-        /// As one JSON object
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// Make the database of another program the ledger
-///
-/// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row and
-/// column stays, and the program that owns it goes on working. A backup is left beside it. All of it is one
-/// transaction: interrupted, the file is what it was. Called again it does nothing.
-#[derive(Debug, Args)]
-struct AdoptArgs {
-    /// The SQLite file that has the tables
-    file: PathBuf,
-}
-
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
@@ -362,6 +227,18 @@ pub enum Request {
     Run(Box<run::Request>),
     List(list::Request),
     Show(show::Request),
+    Audit(audit::Request),
+    Artifact(artifact::Request),
+    Cancel(cancel::Request),
+    Prune(prune::Request),
+    Doctor(doctor::Request),
+    /// Bare `bookend`.
+    Overview {
+        stale_after: Duration,
+    },
+    /// Text that the command line made of itself.
+    Say(String),
+    Man(pages::Request),
     Recover(recover::Request),
     Redispatch(redispatch::Request),
     Session(session_cmd::Request),
@@ -374,43 +251,29 @@ pub enum Request {
 /// clap's own message with its exit code; help and version come this way too.
 pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
-    let request = match cli.command {
+    let Some(command) = cli.command else {
+        let request = Request::Overview { stale_after: operator::STALE };
+        return Ok(Invocation { ledger: cli.ledger, log: log::To::Auto, request });
+    };
+    let request = match command {
         Command::Run(args) => Request::Run(Box::new(run_request(*args))),
-        Command::List(a) => Request::List(list::Request {
-            status: a.status,
-            key: a.key,
-            limit: a.limit,
-            output: match (a.json, a.jsonl) {
-                (true, _) => list::Output::Json,
-                (_, true) => list::Output::JsonLines,
-                _ => list::Output::Table,
-            },
+        Command::List(a) => Request::List(a.request()),
+        Command::Show(a) => Request::Show(a.request()),
+        Command::Audit(a) => Request::Audit(a.request()),
+        Command::Artifact(a) => Request::Artifact(a.request()),
+        Command::Cancel(a) => Request::Cancel(a.request()),
+        Command::Prune(a) => Request::Prune(a.request()),
+        Command::Doctor(a) => Request::Doctor(a.request()),
+        Command::Completions(a) => Request::Say(generate::completions(Cli::command(), a.shell)),
+        Command::Man(a) => Request::Man(pages::Request {
+            pages: generate::man(Cli::command()),
+            command: a.command,
+            dir: a.dir,
         }),
+        Command::Recover(a) => Request::Recover(a.request()),
+        Command::Redispatch(a) => Request::Redispatch(a.request()),
+        Command::Session(command) => Request::Session(command.request()),
         Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
-        Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
-        Command::Recover(a) => Request::Recover(recover::Request {
-            ttl: a.ttl,
-            grace: a.grace,
-            on_interrupted: a.on_interrupted.filter(|c| !c.is_empty()),
-            dry_run: a.dry_run,
-            json: a.json,
-            level: level(a.quiet, a.verbose),
-        }),
-        Command::Redispatch(a) => Request::Redispatch(redispatch::Request {
-            id: a.id,
-            stdin: a.stdin,
-            when_busy: when_busy(a.wait, a.replace),
-            level: level(a.quiet, a.verbose),
-        }),
-        Command::Session(command) => Request::Session(match command {
-            SessionCommand::List { json } => session_cmd::Request::List { json },
-            SessionCommand::Show { key, json } => session_cmd::Request::Show { key, json },
-            SessionCommand::ResumeId { key, json } => session_cmd::Request::ResumeId { key, json },
-            SessionCommand::Invalidate { key, reason, json } => {
-                session_cmd::Request::Invalidate { key, reason, json }
-            }
-            SessionCommand::Restore { key, json } => session_cmd::Request::Restore { key, json },
-        }),
     };
     let log = match cli.log {
         LogArg::Auto => log::To::Auto,
@@ -479,11 +342,16 @@ fn given(value: Option<String>) -> Option<String> {
     value.filter(|v| !v.is_empty())
 }
 
+/// Longer than anybody waits, and short enough that any time plus it is still a time.
+const LONGEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
+
 fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
+    let given = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))?,
+    };
+    Ok(given.min(LONGEST))
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -512,7 +380,6 @@ fn status(word: &str) -> Result<Status, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

@@ -1,6 +1,5 @@
 //! Recovery: whether a task that the ledger calls running is, and the settling of one that is not.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,6 +9,7 @@ use tracing::{info, warn};
 use crate::error::Error;
 use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
+use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
 use crate::process::leftovers::{self, Hunt, Policy, Seat, Summary};
 use crate::process::oom;
@@ -21,6 +21,11 @@ const LAST_BREATH: Duration = Duration::from_secs(1);
 /// Judges a running row by what the kernel says of its live lock, else by its identity. DESIGN section 6.
 pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
     let here = identity::place();
+    let lock = match lock {
+        // Of another boot nobody can hold it any more.
+        LiveEvidence::Renumbered if task.boot_id.as_ref() != Some(&here.boot_id) => LiveEvidence::NoSlot,
+        lock => lock,
+    };
     let by_identity =
         || task.supervisor().map_or(Verdict::Unverifiable, |s| identity::judge(s, &place_of(task), &here));
     verdict(lock, by_identity, same_host(task, &here))
@@ -30,7 +35,9 @@ pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
 fn verdict(lock: LiveEvidence, identity: impl Fn() -> Verdict, same_host: bool) -> Verdict {
     match lock {
         LiveEvidence::Held => Verdict::Alive,
-        LiveEvidence::OtherFile | LiveEvidence::Unreadable => Verdict::Unverifiable,
+        LiveEvidence::OtherFile | LiveEvidence::Renumbered | LiveEvidence::Unreadable => {
+            Verdict::Unverifiable
+        }
         LiveEvidence::NoSlot => identity(),
         // The file may be shared with another machine, whose locks are not seen here.
         LiveEvidence::Free if !same_host => Verdict::Unverifiable,
@@ -114,7 +121,8 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
     let whose = |task: &Task| {
         // Of another boot nothing can be left.
         let agent = task.agent_process().filter(|_| task.boot_id.as_ref() == Some(&here.boot_id))?;
-        Some(leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger })
+        let cgroup = Cgroup::of(&task.id, task.cgroup.as_deref());
+        Some(leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger, cgroup })
     };
     let (reachable, hunted): (Vec<bool>, Vec<Option<Hunt>>) = tasks
         .iter()
@@ -124,6 +132,7 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
     let mut hunts: Vec<Hunt> = hunted.into_iter().flatten().collect();
     leftovers::end_all(&mut hunts, &|stat: &Stat| holds_live_lock(ledger, stat.identity()))
         .map_err(|e| Error::failed(format!("ending what dead tasks left running: {e}")))?;
+    hunts.iter().filter_map(Hunt::cgroup).for_each(Cgroup::remove);
     let mut summaries = hunts.iter().map(Hunt::summary);
     Ok(tasks
         .into_iter()
@@ -133,15 +142,6 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
             Dead { task, leftovers, expired: false }
         })
         .collect())
-}
-
-/// The ids of the tasks whose mark some process of ours carries.
-///
-/// # Errors
-/// When /proc cannot be read.
-pub fn marked_tasks() -> Result<BTreeSet<String>, Error> {
-    leftovers::marked_tasks()
-        .map_err(|e| Error::failed(format!("looking for what ended tasks left running: {e}")))
 }
 
 /// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.

@@ -17,8 +17,9 @@ use crate::failpoint;
 use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location, SpoolSlot};
 use crate::log;
-use crate::process::caller::Caller;
+use crate::process::caller::{self, Caller};
 use crate::process::capture::{Capture, WhenReaderGone};
+use crate::process::cgroup::{self, Delegated};
 use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch, StartError, Step};
@@ -28,19 +29,20 @@ use crate::process::oom;
 use crate::process::watch::Watch;
 use crate::recovery;
 use crate::redispatch;
-use crate::session::{self, Choice, Known, LastUse, Refusal};
+use crate::session::{self, Choice, Known, LastUse, Refusal, Withdrawal};
 use crate::supervise::{self, Agent, Conversation, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
 use crate::task::{
     self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Status, Stop, Task,
 };
+use crate::worktree;
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 26] = [
+pub const OPTION_VARIABLES: [&str; 27] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -67,6 +69,7 @@ pub const OPTION_VARIABLES: [&str; 26] = [
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
     "BOOKEND_LOG_TO",
+    cgroup::DELEGATED_VARIABLE,
 ];
 
 /// What `bookend run` was asked for.
@@ -166,12 +169,17 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         launch = launch.stdio(1, stdout);
     }
     let had = leftovers::children().map_err(Error::failed)?;
+    let mut place = identity::place();
+    let delegated = Delegated::enter(place.cgroup.as_deref());
     let child = Gated::fork(&launch, &caller);
     drop(launch);
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
-    let place = identity::place();
+    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, c.pid));
+    if let Some(cgroup) = &tasks_cgroup {
+        place.cgroup = Some(cgroup.path().to_owned());
+    }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
@@ -190,7 +198,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         resumed_from: choice.resumed_from.clone(),
         argv: argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
         user_argv: request.argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
-        run_options: redispatch::options_of(request, current_dir()),
+        run_options: redispatch::options_of(request, current_dir(), who.is_read_along()),
         cwd: who.cwd.clone(),
         place,
         supervisor: own.identity(),
@@ -246,7 +254,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
                 settled: false,
             },
         ),
-        (Agent { child, mode: who.asked.mode, executed: false, start_error: None, ended: None }, forward),
+        (Agent::new(child, who.asked.mode, tasks_cgroup.clone()), forward),
         listening,
         Limits {
             timeout: request.timeout,
@@ -256,6 +264,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         },
         Conversation { session: choice.session.clone(), resumed: choice.resumed_id() },
     );
+    failpoint::hit("run.claimed").map_err(|e| Error::failed(format!("failing as asked: {e}")))?;
     announce(&run.task.id, &choice);
     if let Err(e) = caller.let_go() {
         warn!("keeping the agent's descriptors open: {e}");
@@ -279,6 +288,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         deliver(&mut run, request, &caller)?;
         return Ok(no.leave);
     }
+
+    // Where the worktree stands, for what the run will have made of it.
+    let head = worktree::head(&who.cwd);
 
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
     failpoint::reached("run.ready");
@@ -317,6 +329,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        cgroup: tasks_cgroup,
     };
     let ends = request.leftovers.ends(ending == Ending::Success);
     let mut hunt = Hunt::new(whose, ends, request.grace);
@@ -332,6 +345,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
+    if let Some(head) = head {
+        worktree::record(&mut run, &who.cwd, &head, &caller)?;
+    }
 
     // 11. The hook, with the row; the live lock is held until then.
     deliver(&mut run, request, &caller)?;
@@ -363,6 +379,13 @@ pub struct Who {
     captured: bool,
 }
 
+impl Who {
+    /// Whether the output is read as it comes, so that silence is a sign.
+    fn is_read_along(&self) -> bool {
+        self.captured && self.asked.mode == Mode::StreamJson
+    }
+}
+
 fn resolve(request: &Request) -> Result<Who, Error> {
     let program = &request.argv[0];
     let adapter = agent::adapter(program, request.agent_type.as_deref()).map_err(Error::usage)?;
@@ -375,7 +398,9 @@ fn resolve(request: &Request) -> Result<Who, Error> {
         let (repo, issue) = (request.repo.as_ref()?, request.issue?);
         Some(format!("{}:{persona}:{repo}:{issue}", request.forge))
     });
-    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && !terminal;
+    // An agent whose stdout is closed is to find it closed.
+    let heard = !terminal && caller::was_open(1);
+    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && heard;
     if request.idle_timeout.is_some() && !(captured && asked.mode == Mode::StreamJson) {
         return Err(Error::usage(
             "--idle-timeout needs output that comes as the agent works: run it with \
@@ -457,8 +482,14 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
 
 fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(), Error> {
     let Some(key) = &row.key else { return Ok(()) };
-    if let Some(reason) = choice.invalidate {
-        claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+    match choice.invalidate {
+        Some(Withdrawal { reason, was_safe: true }) => {
+            claim.set_session_aside(key, reason, &row.id, &row.started_at)?;
+        }
+        Some(Withdrawal { reason, was_safe: false }) => {
+            claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+        }
+        None => {}
     }
     if let Some(session) = &choice.session {
         claim.link_session(key, row.provider.as_deref(), session, &row.id, &row.started_at)?;
@@ -618,7 +649,7 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
 }
 
 /// A pipe whose reading end does not block.
-fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+pub fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     nix::fcntl::fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs))

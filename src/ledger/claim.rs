@@ -85,6 +85,14 @@ impl<'a> Claim<'a> {
             .map_err(self.failed("ending a task"))
     }
 
+    /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
+    /// agent never executes.
+    pub fn set_session_aside(&self, key: &str, reason: &str, task: &str, at: &str) -> Result<()> {
+        let used = Used { task, key: Some(key), provider: None, at };
+        sessions::set_aside(&self.tx, &used, key, reason)
+            .map_err(self.failed("setting the session of the key aside"))
+    }
+
     /// Writes the `running` row.
     pub fn insert(&self, task: &NewTask, live: &LiveLock, by: &str) -> Result<()> {
         let clash = |e: &rusqlite::Error| e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);

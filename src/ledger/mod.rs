@@ -5,13 +5,17 @@
 
 mod adopt;
 mod aftermath;
+mod artifacts;
+mod audit;
 mod claim;
 mod dialect;
 mod ending;
 mod error;
+mod listing;
 mod live;
 mod open;
 mod place;
+mod prune;
 mod sessions;
 mod spool;
 mod tasks;
@@ -35,11 +39,22 @@ pub use aftermath::Withdrawn;
 pub use claim::Claim;
 pub use ending::Finished;
 pub use error::{LedgerError, Result};
+pub use listing::Filter;
 pub use live::{LiveEvidence, LiveLock, Taken};
 pub use place::{ChosenBy, Location, locate};
+pub use prune::{Due, Pruned};
 pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
-pub use tasks::{Delivery, Filter, Found, Seen};
+pub use tasks::{Delivery, Found, Seen};
+
+/// The version of the SQLite that is built in.
+pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
+    Ok(version) => version,
+    Err(_) => "of unknown version",
+};
+
+/// How long a write waits for a locked ledger that is not worth keeping the run's loop from its work.
+const BRIEF: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// An opened ledger.
 #[derive(Debug)]
@@ -132,12 +147,28 @@ impl Ledger {
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
+    /// It does not wait long for a locked ledger: signals and output would wait with it.
     pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
-        tasks::progress(&self.conn, id, counts, seen).map_err(self.failed("writing a task's progress"))
+        self.briefly(|ledger| {
+            let wrote = tasks::progress(&ledger.conn, id, counts, seen);
+            wrote.map_err(ledger.failed("writing a task's progress"))
+        })
+    }
+
+    fn briefly<T>(&mut self, work: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+        let wait = |ledger: &mut Ledger, longest| {
+            let set = ledger.conn.busy_handler(Some(open::patience(longest)));
+            set.map_err(ledger.failed("setting how long to wait"))
+        };
+        wait(self, BRIEF)?;
+        let done = work(self);
+        wait(self, open::busy_patience())?;
+        done
     }
 
     /// The agent has named its session: durable in the task's row, and under the key, when this returns.
-    /// Another session that the key named gives way. A task that has ended is left alone.
+    /// Another session that the key named gives way. A task that has ended is left alone. It waits as long
+    /// as [`Ledger::progress`] does.
     pub fn session_seen(
         &mut self,
         task: &str,
@@ -147,9 +178,11 @@ impl Ledger {
         at: &str,
     ) -> Result<()> {
         let used = sessions::Used { task, key, provider, at };
-        self.in_transaction("writing a task's session", |conn| {
-            sessions::seen(conn, &used, session_id)?;
-            step("session.written")
+        self.briefly(|ledger| {
+            ledger.in_transaction("writing a task's session", |conn| {
+                sessions::seen(conn, &used, session_id)?;
+                step("session.written")
+            })
         })?;
         step("session.committed").map_err(self.failed("writing a task's session"))
     }
@@ -181,11 +214,6 @@ impl Ledger {
     }
 
     // Reading.
-
-    /// The running tasks first, then those that ended, each newest first.
-    pub fn tasks(&self, filter: &Filter) -> Result<Vec<Task>> {
-        tasks::list(&self.conn, filter).map_err(self.failed("reading tasks"))
-    }
 
     /// The task of an id, or of the beginning of one.
     pub fn task(&self, id_or_prefix: &str) -> Result<Found> {

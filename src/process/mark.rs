@@ -6,8 +6,6 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-const NAME: &[u8] = b"BOOKEND_TASK_ID=";
-
 /// Whether a process carries a task's mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
@@ -20,7 +18,7 @@ pub enum Mark {
 
 /// The whole entry that a process of the task `task_id` has in its environment.
 pub(super) fn mark_of(task_id: &str) -> Vec<u8> {
-    [NAME, task_id.as_bytes()].concat()
+    [b"BOOKEND_TASK_ID=", task_id.as_bytes()].concat()
 }
 
 /// Whether `mark` is one entry of an environment as `/proc/PID/environ` shows it.
@@ -33,6 +31,12 @@ pub fn carries_mark(pid: i32, task_id: &str) -> Mark {
     read_mark(CWD, format!("/proc/{pid}/environ").as_bytes(), &mark_of(task_id), &mut Vec::new()).0
 }
 
+/// The id of the task whose mark stands in an environment.
+pub(super) fn marked_id(environ: &[u8]) -> Option<String> {
+    let id = environ.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"BOOKEND_TASK_ID="))?;
+    String::from_utf8(id.to_vec()).ok().filter(|id| !id.is_empty())
+}
+
 /// As [`carries_mark`], of the environment at `path` under `dir`, with the user it belongs to (the
 /// process's effective one) where it could be opened.
 pub(super) fn read_mark(
@@ -41,27 +45,21 @@ pub(super) fn read_mark(
     mark: &[u8],
     buf: &mut Vec<u8>,
 ) -> (Mark, Option<u32>) {
-    match read_environ(dir, path, buf) {
-        (Ok(len), owner) if has_entry(&buf[..len], mark) => (Mark::Carried, owner),
-        (Ok(_) | Err(Errno::NOENT | Errno::SRCH), owner) => (Mark::Absent, owner),
-        (Err(_), owner) => (Mark::Unreadable, owner),
-    }
+    let (environ, owner) = read_environ(dir, path, buf);
+    let mark = match environ {
+        Ok(environ) if has_entry(environ, mark) => Mark::Carried,
+        Ok(_) | Err(Errno::NOENT | Errno::SRCH) => Mark::Absent,
+        Err(_) => Mark::Unreadable,
+    };
+    (mark, owner)
 }
 
-/// The id in the mark of the process whose environment is at `path` under `dir`, if that process is `user`'s.
-pub(super) fn read_id(dir: BorrowedFd<'_>, path: &[u8], user: u32, buf: &mut Vec<u8>) -> Option<String> {
-    let (len, owner) = read_environ(dir, path, buf);
-    let environ = &buf[..len.ok().filter(|_| owner == Some(user))?];
-    let id = environ.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(NAME))?;
-    String::from_utf8(id.to_vec()).ok().filter(|id| !id.is_empty())
-}
-
-/// How many bytes of environment were read, and whose it is where it could be opened.
-fn read_environ(
+/// The environment at `path` under `dir`, and the user it belongs to where it could be opened.
+pub(super) fn read_environ<'a>(
     dir: BorrowedFd<'_>,
     path: &[u8],
-    buf: &mut Vec<u8>,
-) -> (rustix::io::Result<usize>, Option<u32>) {
+    buf: &'a mut Vec<u8>,
+) -> (rustix::io::Result<&'a [u8]>, Option<u32>) {
     let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
         Err(e) => return (Err(e), None),
@@ -73,17 +71,24 @@ fn read_environ(
             buf.resize((buf.len() * 2).max(16 * 1024), 0);
         }
         match rustix::io::read(&file, &mut buf[len..]) {
-            Ok(0) => return (Ok(len), owner),
+            Ok(0) => break,
             Ok(n) => len += n,
             Err(Errno::INTR) => {}
             Err(e) => return (Err(e), owner),
         }
     }
+    (Ok(&buf[..len]), owner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mark_tells_whose_a_process_is() {
+        assert_eq!(marked_id(b"A=1\0BOOKEND_TASK_ID=abc\0").as_deref(), Some("abc"));
+        assert_eq!(marked_id(b"BOOKEND_TASK_ID=\0XBOOKEND_TASK_ID=abc\0"), None);
+    }
 
     #[test]
     fn only_a_whole_value_is_the_mark() {

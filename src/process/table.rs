@@ -53,10 +53,14 @@ impl Proc {
         }
     }
 
-    /// The id of the task whose mark the process carries, if it is one of `user`'s.
-    pub fn marked_with(&mut self, pid: i32, user: u32) -> Option<String> {
+    /// The task whose mark `pid` carries, if it is `user`'s process.
+    pub fn marked_id(&mut self, pid: i32, user: u32) -> Option<String> {
         let mut path = [0; 24];
-        mark::read_id(self.dir.as_fd(), name(pid, "environ", &mut path), user, &mut self.environ)
+        let path = name(pid, "environ", &mut path);
+        match mark::read_environ(self.dir.as_fd(), path, &mut self.environ) {
+            (Ok(environ), Some(owner)) if owner == user => mark::marked_id(environ),
+            _ => None,
+        }
     }
 
     /// The effective user of a process whose directory belongs to root because it may not be dumped.

@@ -19,6 +19,16 @@ pub fn state(pid: i32) -> Option<char> {
     stat_field(pid, 3)?.chars().next()
 }
 
+/// The signals that wait for the process, as a set: bit n-1 is signal n.
+pub fn pending(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let set = |name| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("0");
+        u64::from_str_radix(line.trim(), 16).expect("a set of signals")
+    };
+    set("SigPnd:") | set("ShdPnd:")
+}
+
 /// The children, zombies too.
 pub fn children(pid: i32) -> Vec<i32> {
     all().filter(|p| stat_field(*p, 4) == Some(pid.to_string())).collect()

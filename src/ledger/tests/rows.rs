@@ -185,7 +185,7 @@ fn running_tasks_come_first_and_each_group_newest_first() {
     assert_eq!(ids(&ledger, limited(3)), ["b", "e", "d"]);
     assert_eq!(ids(&ledger, limited(1)), ["b"]);
     assert!(ids(&ledger, limited(0)).is_empty());
-    let of = |status, key: Option<&str>| Filter { status, key: key.map(str::to_owned), limit: None };
+    let of = |status, key: Option<&str>| Filter { status, key: key.map(str::to_owned), ..Filter::default() };
     assert_eq!(ids(&ledger, of(None, Some("even"))), ["e", "c", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), None)), ["e", "d", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), Some("even"))), ["e", "a"]);
@@ -253,6 +253,8 @@ fn the_live_lock_decides_whether_a_task_lives() {
     assert_eq!(reader.evidence(&row).unwrap(), LiveEvidence::Held);
     drop(live);
     assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::Free);
+    row.live_dev = row.live_dev.map(|n| n + 1);
+    assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::Renumbered);
     row.live_ino = row.live_ino.map(|n| n + 1);
     assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::OtherFile);
     row.live_slot = None;
