@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::cancel;
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
-use crate::process::forward::CANCEL;
 use crate::process::identity::{self, Handle};
 use crate::process::watch::{Event, Interest, Source, Watch};
 use crate::recovery::{self, Dead, Marked};
 use crate::run::WhenBusy;
 use crate::supervise;
-use crate::sys;
 use crate::task::{Task, Verdict};
 
 /// How often a run that waits looks again, at most.
@@ -138,9 +137,8 @@ impl Way {
             Error::new(Kind::Busy, format!("cancelling {}: {e}", name(holder)))
                 .hint("nothing was executed; end it yourself, or use --wait")
         };
-        if let Some(supervisor) = open(holder).map_err(failed)? {
+        if cancel::ask_to_end(holder).map_err(failed)?.is_some() {
             info!("cancelling {}", name(holder));
-            sys::send_signal(supervisor.as_fd(), libc::SIGTERM, Some(CANCEL)).map_err(failed)?;
         }
         self.told = Some(holder.id.clone());
         Ok(())

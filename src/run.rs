@@ -35,6 +35,7 @@ use crate::sys;
 use crate::task::{
     self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Status, Stop, Task,
 };
+use crate::worktree;
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -197,7 +198,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         resumed_from: choice.resumed_from.clone(),
         argv: argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
         user_argv: request.argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
-        run_options: redispatch::options_of(request, current_dir()),
+        run_options: redispatch::options_of(request, current_dir(), who.is_read_along()),
         cwd: who.cwd.clone(),
         place,
         supervisor: own.identity(),
@@ -280,6 +281,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         return Ok(no.leave);
     }
 
+    // Where the worktree stands, for what the run will have made of it.
+    let head = worktree::head(&who.cwd);
+
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
     failpoint::reached("run.ready");
     run.open_gate();
@@ -333,6 +337,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
+    if let Some(head) = head {
+        worktree::record(&mut run, &who.cwd, &head, &caller)?;
+    }
 
     // 11. The hook, with the row; the live lock is held until then.
     deliver(&mut run, request, &caller)?;
@@ -362,6 +369,13 @@ pub struct Who {
     pub cwd: PathBuf,
     /// Its stdout is read along.
     captured: bool,
+}
+
+impl Who {
+    /// Whether the output is read as it comes, so that silence is a sign.
+    fn is_read_along(&self) -> bool {
+        self.captured && self.asked.mode == Mode::StreamJson
+    }
 }
 
 fn resolve(request: &Request) -> Result<Who, Error> {
@@ -627,7 +641,7 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
 }
 
 /// A pipe whose reading end does not block.
-fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+pub fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     nix::fcntl::fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs))
