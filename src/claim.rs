@@ -1,38 +1,50 @@
 //! The claim: one live task a key. Who holds it, whether that task is alive, and how its way is cleared.
 
+use std::fmt;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::cancel;
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
-use crate::process::forward::CANCEL;
 use crate::process::identity::{self, Handle};
 use crate::process::watch::{Event, Interest, Source, Watch};
-use crate::recovery::{self, Dead};
+use crate::recovery::{self, Dead, Marked};
 use crate::run::WhenBusy;
 use crate::supervise;
-use crate::sys;
 use crate::task::{Task, Verdict};
 
 /// How often a run that waits looks again, at most.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The way to a key: what stood in it is cleared without a transaction, then judged again inside one.
+/// The way to a key and its session: what stood in it is cleared without a transaction, then judged again
+/// inside one.
 pub struct Way {
     when_busy: WhenBusy,
     grace: Duration,
-    /// The dead holder whose processes have been ended.
-    cleared: Option<Dead>,
+    /// The dead holder whose processes have been ended, and what its mark came to.
+    cleared: Option<(Dead, Option<Marked>)>,
     /// The holder that was told to end, so that it is told once.
     told: Option<String>,
 }
 
-/// What a look at the key found.
-pub enum Look {
-    Free,
-    Held(Box<Task>),
+/// What a task is in the way of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hold {
+    Key(String),
+    /// It uses the session that this run would go on with, under another key or none.
+    Session(String),
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hold::Key(key) => write!(f, "the key {key} is held by"),
+            Hold::Session(session) => write!(f, "session {session} is in use by"),
+        }
+    }
 }
 
 impl Way {
@@ -40,66 +52,81 @@ impl Way {
         Way { when_busy, grace, cleared: None, told: None }
     }
 
-    /// Looks who holds `key`. A dead holder that was cleared is marked here, in the claim's transaction.
-    pub fn look(&mut self, claim: &Claim<'_>, key: &str) -> Result<Look, Error> {
-        let Some(holder) = claim.holder(key)? else { return Ok(Look::Free) };
-        if let Some(dead) = self.cleared.take_if(|d| d.id() == holder.id) {
-            warn!("settled {}", dead.describe());
-            dead.mark(claim)?;
-            return Ok(Look::Free);
+    /// The task that holds `key`. A dead one that was cleared is marked here, in the claim's transaction.
+    ///
+    /// # Errors
+    /// When the ledger does not tell, or does not take the mark.
+    pub fn look(&mut self, claim: &Claim<'_>, key: Option<&str>) -> Result<Option<Task>, Error> {
+        if let Some((dead, marked)) = &mut self.cleared {
+            *marked = Some(dead.mark(claim, "run")?);
         }
-        Ok(Look::Held(Box::new(holder)))
+        Ok(key.map(|k| claim.holder(k)).transpose()?.flatten())
+    }
+
+    /// The claim is durable: says which predecessor was settled with it.
+    pub fn report(&self, ledger: &Ledger) {
+        let Some((dead, Some(marked))) = &self.cleared else { return };
+        match marked {
+            Marked::Interrupted(_) => warn!("settled {}", dead.describe()),
+            Marked::Seen(status) => {
+                warn!("task {} had ended as {status}: recorded from the spool", dead.id())
+            }
+            Marked::Untouched => {}
+        }
+        dead.tidy(ledger, marked);
     }
 
     /// Refuses, waits, replaces or buries the holder. `Some`: a stop signal came meanwhile, and there is
     /// no task yet.
     ///
     /// # Errors
-    /// 75 when the key stays held.
+    /// 75 when the key stays held, or the session in use.
     pub fn clear(
         &mut self,
-        ledger: &Ledger,
+        ledger: &mut Ledger,
         watch: &mut Watch,
-        key: &str,
+        hold: &Hold,
         holder: Task,
     ) -> Result<Option<i32>, Error> {
-        match recovery::judge(ledger, &holder)? {
-            Verdict::Gone | Verdict::Recycled => {
-                let dead = recovery::end_leftovers(ledger, holder, self.grace)?;
-                if dead.survivors().is_empty() {
-                    self.cleared = Some(dead);
-                    return Ok(None);
-                }
-                Err(Error::new(
-                    Kind::Busy,
-                    format!(
-                        "the key {key} is held by task {}, whose supervisor is gone but whose processes \
-                         could not be ended: {}",
-                        dead.id(),
-                        dead.survivors_text()
-                    ),
-                )
-                .hint("end them, then try again; nothing was executed"))
-            }
-            Verdict::Unverifiable => Err(Error::new(
+        let refused = |hint: &str| {
+            Error::new(Kind::Busy, format!("{hold} {}", name(&holder)))
+                .hint(format!("{hint}; nothing was executed"))
+        };
+        match (recovery::judge(recovery::evidence(ledger, &holder)?, &holder), self.when_busy, hold) {
+            (Verdict::Gone | Verdict::Recycled, ..) => self.end_dead(ledger, hold, holder),
+            (Verdict::Unverifiable, ..) => Err(Error::new(
                 Kind::Busy,
-                format!("the key {key} is held by {}, which cannot be judged from here", name(&holder)),
+                format!("{hold} {}, which cannot be judged from here", name(&holder)),
             )
             .hint(
                 "look for it where it was started, or run under another key or ledger; nothing was executed",
             )),
-            Verdict::Alive => match self.when_busy {
-                WhenBusy::Refuse => {
-                    Err(Error::new(Kind::Busy, format!("the key {key} is held by {}", name(&holder)))
-                        .hint("--wait waits for it, --replace cancels it and runs; nothing was executed"))
-                }
-                WhenBusy::Wait => self.wait(watch, &holder),
-                WhenBusy::Replace => {
-                    self.cancel(&holder)?;
-                    self.wait(watch, &holder)
-                }
-            },
+            (Verdict::Alive, WhenBusy::Wait, _) => self.wait(watch, &holder),
+            (Verdict::Alive, WhenBusy::Refuse, Hold::Key(_)) => {
+                Err(refused("--wait waits for it, --replace cancels it and runs"))
+            }
+            (Verdict::Alive, WhenBusy::Replace, Hold::Key(_)) => {
+                self.cancel(&holder)?;
+                self.wait(watch, &holder)
+            }
+            (Verdict::Alive, WhenBusy::Refuse | WhenBusy::Replace, Hold::Session(_)) => {
+                Err(refused("--wait waits for it, --fresh starts without it"))
+            }
         }
+    }
+
+    fn end_dead(&mut self, ledger: &mut Ledger, hold: &Hold, holder: Task) -> Result<Option<i32>, Error> {
+        let named = name(&holder);
+        let Some(dead) = recovery::end_leftovers(ledger, vec![holder], self.grace)?.pop() else {
+            return Ok(None);
+        };
+        let Some(stuck) = dead.stuck() else {
+            self.cleared = Some((dead, None));
+            return Ok(None);
+        };
+        ledger.note_error(dead.id(), &stuck)?;
+        Err(Error::new(Kind::Busy, format!("{hold} {named}: {stuck}"))
+            .hint("end them, then try again; nothing was executed"))
     }
 
     fn cancel(&mut self, holder: &Task) -> Result<(), Error> {
@@ -110,9 +137,8 @@ impl Way {
             Error::new(Kind::Busy, format!("cancelling {}: {e}", name(holder)))
                 .hint("nothing was executed; end it yourself, or use --wait")
         };
-        if let Some(supervisor) = open(holder).map_err(failed)? {
+        if cancel::ask_to_end(holder).map_err(failed)?.is_some() {
             info!("cancelling {}", name(holder));
-            sys::send_signal(supervisor.as_fd(), libc::SIGTERM, Some(CANCEL)).map_err(failed)?;
         }
         self.told = Some(holder.id.clone());
         Ok(())

@@ -1,30 +1,62 @@
 //! The command line, turned into plain requests. No logic; nobody below sees clap.
 
+mod generate;
+mod operator;
+mod settle;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::adopt;
+use crate::artifact;
+use crate::audit;
+use crate::cancel;
+use crate::doctor;
 use crate::list;
+use crate::log;
+use crate::pages;
 use crate::process::leftovers::Policy;
+use crate::prune;
+use crate::recover;
+use crate::redispatch;
 use crate::run;
+use crate::session_cmd;
 use crate::show;
 use crate::task::{OnTerm, Status};
+use operator::{
+    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
+};
+use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
-#[command(name = "bookend", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "bookend",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Every command waits for other writers of the ledger, 30s at most; \
+        BOOKEND_BUSY_TIMEOUT sets another time (500ms, 2m).\n\
+        The end of a run that finds no place by then is kept in the spool."
+)]
 struct Cli {
     /// The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else
     /// $XDG_STATE_HOME/bookend/bookend.db]
     #[arg(long, global = true, value_name = "FILE")]
     ledger: Option<PathBuf>,
 
+    /// Where bookend's own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters
+    /// them: a level, such as debug, or target=level pairs
+    #[arg(long, global = true, env = "BOOKEND_LOG_TO", value_name = "WHERE", default_value = "auto")]
+    log: LogArg,
+
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -32,6 +64,18 @@ enum Command {
     Run(Box<RunArgs>),
     List(ListArgs),
     Show(ShowArgs),
+    Audit(AuditArgs),
+    Artifact(ArtifactArgs),
+    Cancel(CancelArgs),
+    Prune(PruneArgs),
+    Doctor(DoctorArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+    Recover(RecoverArgs),
+    Redispatch(RedispatchArgs),
+    #[command(subcommand)]
+    Session(SessionCommand),
+    Adopt(AdoptArgs),
 }
 
 /// Run an agent, with one row at each end of it
@@ -153,6 +197,13 @@ struct RunArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogArg {
+    Auto,
+    Stderr,
+    Journald,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum OnTermArg {
     Interrupted,
     Cancelled,
@@ -165,40 +216,10 @@ enum LeftoversArg {
     Leave,
 }
 
-/// Show tasks, what runs first, then the newest
-#[derive(Debug, Args)]
-#[command(visible_alias = "ls")]
-struct ListArgs {
-    /// Only tasks of this status
-    #[arg(long, value_name = "STATUS", value_parser = status)]
-    status: Option<Status>,
-    /// Only tasks under this key
-    #[arg(long)]
-    key: Option<String>,
-    /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
-    limit: usize,
-    /// As one JSON object: {"ledger", "tasks": [...]}
-    #[arg(long, conflicts_with = "jsonl")]
-    json: bool,
-    /// As JSON, one task a line
-    #[arg(long)]
-    jsonl: bool,
-}
-
-/// Show all that is known of one task
-#[derive(Debug, Args)]
-struct ShowArgs {
-    /// The task's id, or enough of its beginning
-    id: String,
-    /// As one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
+    pub log: log::To,
     pub request: Request,
 }
 
@@ -206,6 +227,22 @@ pub enum Request {
     Run(Box<run::Request>),
     List(list::Request),
     Show(show::Request),
+    Audit(audit::Request),
+    Artifact(artifact::Request),
+    Cancel(cancel::Request),
+    Prune(prune::Request),
+    Doctor(doctor::Request),
+    /// Bare `bookend`.
+    Overview {
+        stale_after: Duration,
+    },
+    /// Text that the command line made of itself.
+    Say(String),
+    Man(pages::Request),
+    Recover(recover::Request),
+    Redispatch(redispatch::Request),
+    Session(session_cmd::Request),
+    Adopt(adopt::Request),
 }
 
 /// Reads the command line.
@@ -214,21 +251,36 @@ pub enum Request {
 /// clap's own message with its exit code; help and version come this way too.
 pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
-    let request = match cli.command {
-        Command::Run(args) => Request::Run(Box::new(run_request(*args))),
-        Command::List(a) => Request::List(list::Request {
-            status: a.status,
-            key: a.key,
-            limit: a.limit,
-            output: match (a.json, a.jsonl) {
-                (true, _) => list::Output::Json,
-                (_, true) => list::Output::JsonLines,
-                _ => list::Output::Table,
-            },
-        }),
-        Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
+    let Some(command) = cli.command else {
+        let request = Request::Overview { stale_after: operator::STALE };
+        return Ok(Invocation { ledger: cli.ledger, log: log::To::Auto, request });
     };
-    Ok(Invocation { ledger: cli.ledger, request })
+    let request = match command {
+        Command::Run(args) => Request::Run(Box::new(run_request(*args))),
+        Command::List(a) => Request::List(a.request()),
+        Command::Show(a) => Request::Show(a.request()),
+        Command::Audit(a) => Request::Audit(a.request()),
+        Command::Artifact(a) => Request::Artifact(a.request()),
+        Command::Cancel(a) => Request::Cancel(a.request()),
+        Command::Prune(a) => Request::Prune(a.request()),
+        Command::Doctor(a) => Request::Doctor(a.request()),
+        Command::Completions(a) => Request::Say(generate::completions(Cli::command(), a.shell)),
+        Command::Man(a) => Request::Man(pages::Request {
+            pages: generate::man(Cli::command()),
+            command: a.command,
+            dir: a.dir,
+        }),
+        Command::Recover(a) => Request::Recover(a.request()),
+        Command::Redispatch(a) => Request::Redispatch(a.request()),
+        Command::Session(command) => Request::Session(command.request()),
+        Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
+    };
+    let log = match cli.log {
+        LogArg::Auto => log::To::Auto,
+        LogArg::Stderr => log::To::Stderr,
+        LogArg::Journald => log::To::Journald,
+    };
+    Ok(Invocation { ledger: cli.ledger, log, request })
 }
 
 fn run_request(a: RunArgs) -> run::Request {
@@ -249,11 +301,7 @@ fn run_request(a: RunArgs) -> run::Request {
         timeout: a.timeout,
         idle_timeout: a.idle_timeout,
         grace: a.grace,
-        when_busy: match (a.wait, a.replace) {
-            (true, _) => run::WhenBusy::Wait,
-            (_, true) => run::WhenBusy::Replace,
-            _ => run::WhenBusy::Refuse,
-        },
+        when_busy: when_busy(a.wait, a.replace),
         on_term: match a.on_term {
             OnTermArg::Interrupted => OnTerm::Interrupted,
             OnTermArg::Cancelled => OnTerm::Cancelled,
@@ -267,13 +315,25 @@ fn run_request(a: RunArgs) -> run::Request {
         },
         on_finish: a.on_finish.filter(|c| !c.is_empty()),
         retention: a.retention,
-        level: match (a.quiet, a.verbose) {
-            (true, _) => LevelFilter::ERROR,
-            (_, 0) => LevelFilter::WARN,
-            (_, 1) => LevelFilter::INFO,
-            _ => LevelFilter::DEBUG,
-        },
+        level: level(a.quiet, a.verbose),
         argv: a.argv,
+    }
+}
+
+fn when_busy(wait: bool, replace: bool) -> run::WhenBusy {
+    match (wait, replace) {
+        (true, _) => run::WhenBusy::Wait,
+        (_, true) => run::WhenBusy::Replace,
+        _ => run::WhenBusy::Refuse,
+    }
+}
+
+fn level(quiet: bool, verbose: u8) -> LevelFilter {
+    match (quiet, verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
     }
 }
 
@@ -282,11 +342,16 @@ fn given(value: Option<String>) -> Option<String> {
     value.filter(|v| !v.is_empty())
 }
 
+/// Longer than anybody waits, and short enough that any time plus it is still a time.
+const LONGEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
+
 fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
+    let given = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))?,
+    };
+    Ok(given.min(LONGEST))
 }
 
 fn limit(text: &str) -> Result<usize, String> {
@@ -315,7 +380,6 @@ fn status(word: &str) -> Result<Status, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
@@ -329,7 +393,7 @@ mod tests {
         let variables: Vec<_> = run
             .get_opts()
             .chain(run.get_arguments().filter(|a| !a.is_positional() && !a.get_action().takes_values()))
-            .filter(|a| !["id", "ledger", "help", "version"].contains(&a.get_id().as_str()))
+            .filter(|a| !["id", "ledger", "log", "help", "version"].contains(&a.get_id().as_str()))
             .map(|a| a.get_env().unwrap_or_else(|| panic!("{} has no variable", a.get_id())))
             .collect();
         assert!(variables.len() > 20);

@@ -6,6 +6,8 @@ use std::fmt;
 pub mod exit_code {
     /// Nothing matched, or findings with `--fail-on`.
     pub const NOTHING: i32 = 1;
+    /// A recovery could not settle everything.
+    pub const UNSETTLED: i32 = 1;
     /// The command line was wrong.
     pub const USAGE: i32 = 2;
     /// The key is held by a live task. `EX_TEMPFAIL` of sysexits(3).
@@ -38,6 +40,8 @@ pub enum Kind {
     UnsafeResume,
     /// bookend could not do its work; before the agent ran, nothing was executed.
     Failed,
+    /// Nobody reads our stdout any more.
+    ReaderGone,
 }
 
 impl Error {
@@ -66,7 +70,7 @@ impl Error {
             Kind::Nothing => exit_code::NOTHING,
             Kind::Busy => exit_code::BUSY,
             Kind::UnsafeResume => exit_code::UNSAFE_RESUME,
-            Kind::Failed => exit_code::FAILED,
+            Kind::Failed | Kind::ReaderGone => exit_code::FAILED,
         }
     }
 }

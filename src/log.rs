@@ -1,27 +1,92 @@
-//! bookend's own messages, on stderr. It is the one descriptor of the agent's that bookend goes on
-//! holding: what is said after the agent's end must still find its reader.
+//! bookend's own messages: to the journal where stderr is the journal, else on stderr. That is the one
+//! descriptor of the agent's that bookend goes on holding: what is said after the agent's end must still
+//! find its reader.
 //!
-//! Nothing is said unless something is wrong or `-v` asks for it. Control characters in what came from
-//! data are escaped.
+//! On stderr nothing is said unless something is wrong or `-v` asks for it; the journal also gets what
+//! starts and ends. Control characters in what came from data are escaped.
+
+mod journal;
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::sys;
+use journal::Journal;
+pub use journal::id;
 
-/// Sends messages of `level` and above to stderr from now on.
-pub fn start(level: LevelFilter) {
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(ToStderr).event_format(Line).finish();
+/// Where messages go (`--log`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum To {
+    /// To the journal if stderr is the journal.
+    #[default]
+    Auto,
+    Stderr,
+    /// To the journal if there is one.
+    Journald,
+}
+
+/// The variable that filters what is said: a level, or `target=level` pairs, with commas between.
+const FILTER: &str = "BOOKEND_LOG";
+
+static IN_JOURNAL: AtomicBool = AtomicBool::new(false);
+
+/// Whether what goes to `to` goes to the journal.
+pub fn is_journal(to: To) -> bool {
+    match to {
+        To::Auto => journal::is_stderr(),
+        To::Stderr => false,
+        To::Journald => true,
+    }
+}
+
+/// Sends messages of `level` and above to `to` from now on. `WARN`, which is said when nothing else was
+/// asked for, is `INFO` in the journal. `BOOKEND_LOG` overrides both.
+pub fn start(level: LevelFilter, to: To) {
+    let journal = if is_journal(to) { Journal::open() } else { None };
+    let level = match (&journal, level) {
+        (Some(_), LevelFilter::WARN) => LevelFilter::INFO,
+        _ => level,
+    };
+    let asked = std::env::var(FILTER).ok().filter(|f| !f.is_empty());
+    let filter = asked.as_ref().map(|f| f.parse::<Targets>());
+    let wrong = filter.as_ref().and_then(|f| f.as_ref().err().map(ToString::to_string));
+    let filter = filter.and_then(Result::ok).unwrap_or_else(|| Targets::new().with_default(level));
+    IN_JOURNAL.store(journal.is_some(), Ordering::Relaxed);
     // Only a second start in one process could fail here, and the first would go on.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    let _ = match journal {
+        Some(journal) => {
+            let registry = tracing_subscriber::registry().with(journal.with_filter(filter));
+            tracing::subscriber::set_global_default(registry)
+        }
+        None => {
+            let stderr = tracing_subscriber::fmt::layer().with_writer(ToStderr).event_format(Line);
+            let registry = tracing_subscriber::registry().with(stderr.with_filter(filter));
+            tracing::subscriber::set_global_default(registry)
+        }
+    };
+    if let Some(wrong) = wrong {
+        tracing::warn!("{FILTER} is not used: {wrong}; it is a level, such as debug, or target=level pairs");
+    }
+}
+
+/// Says why bookend failed.
+pub fn fail(why: &str) {
+    if IN_JOURNAL.load(Ordering::Relaxed) {
+        tracing::error!("{why}");
+    } else {
+        say(&format!("bookend: {}\n", Escaped(why)));
+    }
 }
 
 /// Writes one message as it is, in one go. A stderr that nobody reads is no error.
@@ -70,15 +135,20 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        let severity = match *event.metadata().level() {
-            tracing::Level::ERROR => "error: ",
-            tracing::Level::WARN => "warning: ",
-            _ => "",
-        };
-        writeln!(writer, "bookend: {severity}{}", message.0)
+        writer.write_str(&line(event))
     }
+}
+
+/// One message as a line of text.
+fn line(event: &Event<'_>) -> String {
+    let mut message = Message(String::new());
+    event.record(&mut message);
+    let severity = match *event.metadata().level() {
+        tracing::Level::ERROR => "error: ",
+        tracing::Level::WARN => "warning: ",
+        _ => "",
+    };
+    format!("bookend: {severity}{}\n", message.0)
 }
 
 struct Message(String);

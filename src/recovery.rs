@@ -1,29 +1,42 @@
 //! Recovery: whether a task that the ledger calls running is, and the settling of one that is not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
 
 use crate::error::Error;
-use crate::ledger::{Claim, Ledger, LiveEvidence};
+use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged};
+use crate::log;
+use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
 use crate::process::leftovers::{self, Hunt, Seat, Summary};
-use crate::task::{Ended, Ending, Identity, Interrupt, Place, Task, Verdict};
+use crate::process::oom;
+use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
 
-/// Judges a running row: the live lock where it can be asked, else the identity. DESIGN section 6.
-///
-/// # Errors
-/// When the ledger's `live` file cannot be asked.
-pub fn judge(ledger: &Ledger, task: &Task) -> Result<Verdict, Error> {
+/// How long the children of a dead supervisor may take to notice.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
+/// Judges a running row by what the kernel says of its live lock, else by its identity. DESIGN section 6.
+pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
     let here = identity::place();
+    let lock = match lock {
+        // Of another boot nobody can hold it any more.
+        LiveEvidence::Renumbered if task.boot_id.as_ref() != Some(&here.boot_id) => LiveEvidence::NoSlot,
+        lock => lock,
+    };
     let by_identity =
         || task.supervisor().map_or(Verdict::Unverifiable, |s| identity::judge(s, &place_of(task), &here));
-    Ok(verdict(ledger.evidence(task)?, by_identity, same_host(task, &here)))
+    verdict(lock, by_identity, same_host(task, &here))
 }
 
 /// The table behind `judge`.
 fn verdict(lock: LiveEvidence, identity: impl Fn() -> Verdict, same_host: bool) -> Verdict {
     match lock {
         LiveEvidence::Held => Verdict::Alive,
-        LiveEvidence::OtherFile | LiveEvidence::Unreadable => Verdict::Unverifiable,
+        LiveEvidence::OtherFile | LiveEvidence::Renumbered | LiveEvidence::Unreadable => {
+            Verdict::Unverifiable
+        }
         LiveEvidence::NoSlot => identity(),
         // The file may be shared with another machine, whose locks are not seen here.
         LiveEvidence::Free if !same_host => Verdict::Unverifiable,
@@ -51,28 +64,83 @@ fn same_host(task: &Task, here: &Place) -> bool {
     at.boot_id == here.boot_id || at.host.is_empty() || at.host == here.host
 }
 
-/// A task that died without a word, its processes ended.
+/// What the live lock says of a task whose supervisor may just have died: a child that it had forked holds the
+/// lock too until it executes, or notices and leaves. That takes no time, but it is waited for.
+///
+/// # Errors
+/// When the ledger's `live` file cannot be asked.
+pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
+    let until = Instant::now() + LAST_BREATH;
+    loop {
+        let evidence = ledger.evidence(task)?;
+        if evidence != LiveEvidence::Held || !is_gone_by_identity(task) || Instant::now() >= until {
+            return Ok(evidence);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether the identity alone says that the supervisor is gone for good.
+pub fn is_gone_by_identity(task: &Task) -> bool {
+    matches!(judge(LiveEvidence::NoSlot, task), Verdict::Gone | Verdict::Recycled)
+}
+
+/// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the
+/// wall clock.
+pub fn has_expired(task: &Task, ttl: Duration) -> bool {
+    let last = task.last_seen_at.as_deref().unwrap_or(&task.started_at);
+    let Ok(last) = last.parse::<Timestamp>() else { return false };
+    let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
+    Timestamp::now().duration_since(last) > ttl
+}
+
+/// A task that died without a word, its processes ended; or one that is no longer believed in.
 pub struct Dead {
     task: Task,
     leftovers: Option<Summary>,
+    expired: bool,
 }
 
-/// Ends what a dead task left running. No transaction is open meanwhile: it may take the whole grace.
+/// What came of marking a dead task.
+pub enum Marked {
+    Interrupted(Interrupt),
+    /// Its supervisor had seen its end, which waited in the spool.
+    Seen(Status),
+    /// Somebody else has ended it meanwhile, or it is not dead.
+    Untouched,
+}
+
+/// Ends what dead tasks left running, side by side. No transaction is open meanwhile: it may take the whole
+/// grace.
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn end_leftovers(ledger: &Ledger, task: Task, grace: Duration) -> Result<Dead, Error> {
+pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Result<Vec<Dead>, Error> {
     let here = identity::place();
-    let agent = task.agent_process();
-    // Of another boot, or of a pid namespace that we do not see, nothing can be left here.
-    let reachable = task.boot_id.as_deref() == Some(here.boot_id.as_str());
-    let (true, Some(agent)) = (reachable, agent) else { return Ok(Dead { task, leftovers: None }) };
-    let whose = leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger };
-    let mut hunt = Hunt::new(whose, true, grace);
-    let is_supervisor = |stat: &Stat| holds_live_lock(ledger, stat.identity());
-    let summary = leftovers::end_blocking(&mut hunt, &is_supervisor)
-        .map_err(|e| Error::failed(format!("ending what task {} left running: {e}", task.id)))?;
-    Ok(Dead { task, leftovers: Some(summary) })
+    let whose = |task: &Task| {
+        // Of another boot nothing can be left.
+        let agent = task.agent_process().filter(|_| task.boot_id.as_ref() == Some(&here.boot_id))?;
+        let cgroup = Cgroup::of(&task.id, task.cgroup.as_deref());
+        Some(leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger, cgroup })
+    };
+    let (reachable, hunted): (Vec<bool>, Vec<Option<Hunt>>) = tasks
+        .iter()
+        .map(|task| whose(task).map(|w| Hunt::new(w, true, grace)))
+        .map(|hunt| (hunt.is_some(), hunt))
+        .unzip();
+    let mut hunts: Vec<Hunt> = hunted.into_iter().flatten().collect();
+    leftovers::end_all(&mut hunts, &|stat: &Stat| holds_live_lock(ledger, stat.identity()))
+        .map_err(|e| Error::failed(format!("ending what dead tasks left running: {e}")))?;
+    hunts.iter().filter_map(Hunt::cgroup).for_each(Cgroup::remove);
+    let mut summaries = hunts.iter().map(Hunt::summary);
+    Ok(tasks
+        .into_iter()
+        .zip(reachable)
+        .map(|(task, reached)| {
+            let leftovers = if reached { summaries.next() } else { None };
+            Dead { task, leftovers, expired: false }
+        })
+        .collect())
 }
 
 /// Whether this process supervises a task of this ledger.
@@ -81,6 +149,21 @@ pub fn holds_live_lock(ledger: &Ledger, process: Identity) -> bool {
 }
 
 impl Dead {
+    /// A task that cannot be judged and is too old to be believed in. Nothing of it is touched but its row:
+    /// what runs there may be somebody's.
+    pub fn expired(task: Task) -> Dead {
+        Dead { task, leftovers: None, expired: true }
+    }
+
+    /// A dead task of which nothing has been touched.
+    pub fn found(task: Task) -> Dead {
+        Dead { task, leftovers: None, expired: false }
+    }
+
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
     pub fn id(&self) -> &str {
         &self.task.id
     }
@@ -90,8 +173,13 @@ impl Dead {
         self.leftovers.as_ref().map_or(&[], |l| &l.survivors)
     }
 
-    pub fn survivors_text(&self) -> String {
-        self.survivors().iter().map(|p| format!("pid {p}")).collect::<Vec<_>>().join(", ")
+    /// Why it cannot be settled: `its supervisor is gone, but …`.
+    pub fn stuck(&self) -> Option<String> {
+        let survivors: Vec<String> = self.survivors().iter().map(|p| format!("pid {p}")).collect();
+        (!survivors.is_empty()).then(|| {
+            let survivors = survivors.join(", ");
+            format!("its supervisor is gone, but processes of it could not be ended: {survivors}")
+        })
     }
 
     /// `task 019…, running since …, which died without a word (2 processes of it ended)`.
@@ -107,30 +195,178 @@ impl Dead {
         )
     }
 
-    fn reason(&self) -> Interrupt {
-        let here = identity::boot_id();
-        if self.task.boot_id.is_some() && here.is_some() && self.task.boot_id != here {
+    /// As far as the kernel tells.
+    pub fn reason(&self) -> Interrupt {
+        if self.expired {
+            Interrupt::Ttl
+        } else if self.is_of_another_boot() {
             Interrupt::Rebooted
+        } else if self.oom_killed() == Some(true) {
+            Interrupt::Oom
         } else {
             Interrupt::SupervisorLost
         }
     }
 
-    /// Marks it `interrupted` inside the transaction of whoever found it.
+    /// Whether the OOM killer struck in its cgroup while it ran; `None`: the kernel does not tell.
+    fn oom_killed(&self) -> Option<bool> {
+        if self.expired || self.is_of_another_boot() {
+            return None;
+        }
+        oom::struck_since(self.task.cgroup.as_deref(), self.task.oom_kills_before)
+    }
+
+    fn is_of_another_boot(&self) -> bool {
+        let here = identity::boot_id();
+        self.task.boot_id.is_some() && here.is_some() && self.task.boot_id != here
+    }
+
+    /// How it died, in words.
+    fn how(&self, reason: Interrupt) -> String {
+        let pid = |pid: Option<i32>| pid.map_or_else(String::new, |p| format!(" (pid {p})"));
+        let (supervisor, agent) = (pid(self.task.supervisor_pid), pid(self.task.agent_pid));
+        let still_ran = |l: &Summary| self.task.agent_pid.is_some_and(|p| l.pids.contains(&p));
+        let agents = match &self.leftovers {
+            Some(l) if still_ran(l) => format!("its agent{agent} still ran and was ended"),
+            Some(_) => format!("its agent{agent} was gone too"),
+            None => String::new(),
+        };
+        match reason {
+            Interrupt::Rebooted => "the machine was booted anew while it ran".to_owned(),
+            Interrupt::Oom => {
+                format!(
+                    "its supervisor{supervisor} was gone after the OOM killer struck in its cgroup; {agents}"
+                )
+            }
+            Interrupt::Ttl => {
+                let last = self.task.last_seen_at.as_deref().unwrap_or(&self.task.started_at);
+                format!("it cannot be judged from here, and gave no sign of life since {last}")
+            }
+            Interrupt::SupervisorLost | Interrupt::Signal if agents.is_empty() => {
+                format!("its supervisor{supervisor} was gone without a word")
+            }
+            Interrupt::SupervisorLost | Interrupt::Signal => {
+                format!("its supervisor{supervisor} was gone without a word; {agents}")
+            }
+        }
+    }
+
+    /// Judges once more and marks, inside the transaction of whoever found it; `by` is its command.
     ///
     /// # Errors
     /// When the ledger does not take it.
-    pub fn mark(self, claim: &Claim<'_>) -> Result<(), Error> {
+    pub fn mark(&self, claim: &Claim<'_>, by: &str) -> Result<Marked, Error> {
+        let id = &self.task.id;
+        let Some(task) = claim.task(id)?.filter(|t| t.status == Status::Running) else {
+            return Ok(Marked::Untouched);
+        };
+        // An ending that waits in the spool was seen, and wins over what is inferred here. Its supervisor
+        // wrote it before it let go of the live lock, so it is there by now or will never be.
+        if let Some(seen) = claim.spooled(id)? {
+            claim.end(id, &seen, by)?;
+            return Ok(Marked::Seen(seen.ending.status()));
+        }
+        let now = judge(claim.evidence(&task)?, &task);
+        let may_be_marked = match now {
+            Verdict::Gone | Verdict::Recycled => true,
+            Verdict::Unverifiable => self.expired,
+            Verdict::Alive => false,
+        };
+        if !may_be_marked {
+            return Ok(Marked::Untouched);
+        }
+        let reason = self.reason();
         let leftovers = self.leftovers.as_ref().filter(|l| l.found > 0);
-        // An ending that waits in the spool was seen, and wins over what is inferred here. Otherwise
-        // nobody saw it: `last_seen_at` says until when it surely lived.
-        let ended = claim.spooled(&self.task.id)?.unwrap_or_else(|| Ended {
+        // Nobody saw the end: `last_seen_at` says until when it surely lived.
+        let ended = Ended {
+            error: Some(self.how(reason)),
+            oom_killed: self.oom_killed(),
             leftovers: leftovers.and_then(|l| serde_json::to_string(l).ok()),
             executed: true,
-            ..Ended::unknown(Ending::Interrupted(self.reason()))
-        });
-        claim.end(&self.task.id, &ended, "run")?;
-        Ok(())
+            ..Ended::unknown(Ending::Interrupted(reason))
+        };
+        match claim.end(id, &ended, by)? {
+            Finished::Done { invalidated } => {
+                info!(
+                    MESSAGE_ID = log::id::INTERRUPTED,
+                    TASK_ID = id,
+                    KEY = task.key,
+                    STATUS = Status::Interrupted.as_str(),
+                    REASON = reason.as_str(),
+                    SESSION_ID = task.session_id,
+                    "task {id} is interrupted: {}",
+                    self.how(reason)
+                );
+                if let Some(session) = invalidated {
+                    info!(
+                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
+                        TASK_ID = id,
+                        KEY = task.key,
+                        SESSION_ID = session,
+                        "session {session} is not to be resumed: task {id} was interrupted"
+                    );
+                }
+                Ok(Marked::Interrupted(reason))
+            }
+            Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(Marked::Untouched),
+        }
+    }
+
+    /// Removes what the task had in the spool, once its mark is durable.
+    pub fn tidy(&self, ledger: &Ledger, marked: &Marked) {
+        let merged = match marked {
+            Marked::Interrupted(_) if !self.expired => false,
+            Marked::Seen(_) => true,
+            // Its supervisor may live, and need its room.
+            Marked::Interrupted(_) | Marked::Untouched => return,
+        };
+        if let Err(e) = ledger.clear_spool(&self.task.id, merged) {
+            warn!("{e}");
+        }
+    }
+}
+
+/// What became of one spooled record, and whether that is as it should be.
+pub fn describe_merged(merged: &Merged) -> (String, bool) {
+    let task = merged.task.as_deref().unwrap_or("of unknown name");
+    match &merged.outcome {
+        MergeOutcome::Applied { status, invalidated } => {
+            let session = invalidated.as_ref().map(|s| format!("; session {s} is not to be resumed"));
+            let session = session.unwrap_or_default();
+            (
+                format!("the end of task {task} ({status}), which waited in the spool, is recorded{session}"),
+                true,
+            )
+        }
+        MergeOutcome::AlreadyTerminal { status, kept } => {
+            let kept = kept.display();
+            (format!("task {task} had ended as {status} already; its spooled end is kept in {kept}"), false)
+        }
+        MergeOutcome::NoRow { kept } => {
+            let kept = kept.display();
+            (
+                format!(
+                    "a spooled end belongs to task {task}, which the ledger does not have; kept in {kept}"
+                ),
+                false,
+            )
+        }
+        MergeOutcome::Unreadable { why, kept } => {
+            (format!("a spooled end cannot be read ({why}); it is kept in {}", kept.display()), false)
+        }
+        MergeOutcome::Waits(e) => {
+            (format!("the end of task {task} goes on waiting in the spool: {e}"), false)
+        }
+    }
+}
+
+/// Logs what became of the records that waited in the spool when the ledger was opened.
+pub fn report_merged(ledger: &Ledger) {
+    for merged in ledger.merged() {
+        match describe_merged(merged) {
+            (text, true) => info!("{text}"),
+            (text, false) => warn!("{text}"),
+        }
     }
 }
 

@@ -10,31 +10,39 @@ use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
-use crate::claim::{Look, Way};
+use crate::claim::{Hold, Way};
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
-use crate::ledger::{self, Claim, Delivery, Found, Ledger, Location};
-use crate::process::caller::Caller;
+use crate::failpoint;
+use crate::hook;
+use crate::ledger::{self, Claim, Found, Ledger, Location};
+use crate::log;
+use crate::process::caller::{self, Caller};
 use crate::process::capture::{Capture, WhenReaderGone};
+use crate::process::cgroup::{self, Delegated};
 use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch, StartError, Step};
 use crate::process::identity;
 use crate::process::leftovers::{self, Hunt, Policy, Seat};
+use crate::process::oom;
 use crate::process::watch::Watch;
-use crate::session::{self, Choice, Known, LastUse, Refusal};
-use crate::supervise::{self, Agent, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
+use crate::recovery;
+use crate::redispatch;
+use crate::session::{self, Choice, Known, LastUse, Refusal, Withdrawal};
+use crate::supervise::{self, Agent, Conversation, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
-use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Stop, Task};
+use crate::task::{
+    self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Status, Stop, Task,
+};
+use crate::worktree;
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long an `--on-finish` command may take.
-const HOOK_LIMIT: Duration = Duration::from_secs(60);
 
 /// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 25] = [
+pub const OPTION_VARIABLES: [&str; 27] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -60,6 +68,8 @@ pub const OPTION_VARIABLES: [&str; 25] = [
     "BOOKEND_RETENTION",
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
+    "BOOKEND_LOG_TO",
+    cgroup::DELEGATED_VARIABLE,
 ];
 
 /// What `bookend run` was asked for.
@@ -125,19 +135,27 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     // 3. The claim, in one transaction: nobody else holds the key, or whoever did is settled.
     let location = ledger::locate(ledger)?;
     let mut ledger = Ledger::open(&location)?;
+    recovery::report_merged(&ledger);
     let live = ledger.hold_live()?;
     let mut way = Way::new(request.when_busy, request.grace);
-    let claim = loop {
+    let (claim, choice) = loop {
         let claim = ledger.claim()?;
-        let Some(key) = &who.key else { break claim };
-        let Look::Held(holder) = way.look(&claim, key)? else { break claim };
+        let (hold, holder) = match way.look(&claim, who.key.as_deref())? {
+            Some(holder) => (Hold::Key(who.key.clone().unwrap_or_default()), holder),
+            None => match choose_session(&claim, request, &who)? {
+                Session::Chosen(choice) => break (claim, choice),
+                Session::InUse(hold, task) => (hold, *task),
+            },
+        };
         drop(claim);
-        if let Some(signal) = way.clear(&ledger, &mut watch, key, *holder)? {
+        if let Some(signal) = way.clear(&mut ledger, &mut watch, &hold, holder)? {
             return Ok(Leave::Signal(signal));
         }
+        failpoint::reached("run.cleared");
     };
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-    let choice = choose_session(&claim, request, &who)?;
+    failpoint::reached("run.chosen");
+    let _about = tracing::error_span!("task", TASK_ID = id, KEY = who.key).entered();
     let args = who.adapter.argv(&request.argv[1..], &choice.plan);
     let argv: Vec<&OsStr> = request.argv[..1].iter().chain(&args).map(OsString::as_os_str).collect();
 
@@ -151,14 +169,20 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         launch = launch.stdio(1, stdout);
     }
     let had = leftovers::children().map_err(Error::failed)?;
+    let mut place = identity::place();
+    let delegated = Delegated::enter(place.cgroup.as_deref());
     let child = Gated::fork(&launch, &caller);
     drop(launch);
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
-    let place = identity::place();
+    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, c.pid));
+    if let Some(cgroup) = &tasks_cgroup {
+        place.cgroup = Some(cgroup.path().to_owned());
+    }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
+    let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
     let row = NewTask {
         id: id.clone(),
         key: who.key.clone(),
@@ -174,16 +198,15 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         resumed_from: choice.resumed_from.clone(),
         argv: argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
         user_argv: request.argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
-        run_options: request.options_to_repeat(),
+        run_options: redispatch::options_of(request, current_dir(), who.is_read_along()),
         cwd: who.cwd.clone(),
         place,
         supervisor: own.identity(),
         agent_process: agent_process.flatten(),
-        on_finish: request.on_finish.as_ref().map(|command| {
-            serde_json::json!({ "command": command.to_string_lossy(), "cwd": current_dir() }).to_string()
-        }),
+        on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
         parent_id: std::env::var(environment::MARK).ok(),
+        oom_kills_before,
     };
     claim.insert(&row, &live, "run")?;
     link_session(&claim, &row, &choice)?;
@@ -205,6 +228,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         child.dismiss();
         return Err(e.into());
     }
+    way.report(&ledger);
 
     // From here on one guard owns the claim: dropped on whatever way, it ends the row.
     let mut run = Supervisor::new(
@@ -212,9 +236,17 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         &mut ledger,
         (
             TaskRef { id, key: who.key.clone(), provider: who.provider.clone() },
-            Row { started, spool, cost_before, settled: false },
+            Row {
+                started,
+                spool,
+                cost_before,
+                cgroup: row.place.cgroup.clone(),
+                oom_kills_before,
+                ended: None,
+                settled: false,
+            },
         ),
-        (Agent { child, mode: who.asked.mode, executed: false, start_error: None, ended: None }, forward),
+        (Agent::new(child, who.asked.mode, tasks_cgroup.clone()), forward),
         listening,
         Limits {
             timeout: request.timeout,
@@ -222,8 +254,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
             grace: request.grace,
             awaits_input: who.asked.conversing,
         },
-        choice.session.clone(),
+        Conversation { session: choice.session.clone(), resumed: choice.resumed_id() },
     );
+    failpoint::hit("run.claimed").map_err(|e| Error::failed(format!("failing as asked: {e}")))?;
     announce(&run.task.id, &choice);
     if let Err(e) = caller.let_go() {
         warn!("keeping the agent's descriptors open: {e}");
@@ -234,6 +267,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         Ok(()) => require_skill(request, &who),
         refused => refused,
     };
+    failpoint::reached("run.prepared");
     // A stop that came until now ends the task without the agent ever having run.
     let ready = match run.stop_before_exec()? {
         Some(stop) => Err(NoStart::stopped(stop, request.on_term)),
@@ -247,8 +281,13 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         return Ok(no.leave);
     }
 
+    // Where the worktree stands, for what the run will have made of it.
+    let head = worktree::head(&who.cwd);
+
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
+    failpoint::reached("run.ready");
     run.open_gate();
+    failpoint::reached("run.opened");
 
     // Nothing of ours is needed until something happens: it may be a long wait, beside many others.
     run.rest();
@@ -256,6 +295,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     // 8. One poll over signals, children, output and deadlines, until the agent has ended.
     let (exit, usage) = run.attend()?;
     let ended_at = Instant::now();
+    failpoint::reached("run.ended");
     if let Some(failed) = run.agent.start_error {
         let no = NoStart::not_executed(failed, &request.argv[0], request.cwd.as_deref());
         warn_unless_stopped(&no);
@@ -266,6 +306,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 9. What is still in the pipe, and who is still about.
     run.drain(DRAIN)?;
+    failpoint::reached("run.drained");
     let observed = run.observed();
     let ending = task::judge(&Evidence {
         exit,
@@ -280,6 +321,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        cgroup: tasks_cgroup,
     };
     let ends = request.leftovers.ends(ending == Ending::Success);
     let mut hunt = Hunt::new(whose, ends, request.grace);
@@ -293,10 +335,15 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         exit: Some((exit, usage)),
         leftovers: Some(hunt.summary()),
     });
+    failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
+    if let Some(head) = head {
+        worktree::record(&mut run, &who.cwd, &head, &caller)?;
+    }
 
     // 11. The hook, with the row; the live lock is held until then.
     deliver(&mut run, request, &caller)?;
+    failpoint::reached("run.delivered");
     run.flush()?;
     drop(run);
     drop(live);
@@ -324,6 +371,13 @@ pub struct Who {
     captured: bool,
 }
 
+impl Who {
+    /// Whether the output is read as it comes, so that silence is a sign.
+    fn is_read_along(&self) -> bool {
+        self.captured && self.asked.mode == Mode::StreamJson
+    }
+}
+
 fn resolve(request: &Request) -> Result<Who, Error> {
     let program = &request.argv[0];
     let adapter = agent::adapter(program, request.agent_type.as_deref()).map_err(Error::usage)?;
@@ -336,7 +390,9 @@ fn resolve(request: &Request) -> Result<Who, Error> {
         let (repo, issue) = (request.repo.as_ref()?, request.issue?);
         Some(format!("{}:{persona}:{repo}:{issue}", request.forge))
     });
-    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && !terminal;
+    // An agent whose stdout is closed is to find it closed.
+    let heard = !terminal && caller::was_open(1);
+    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && heard;
     if request.idle_timeout.is_some() && !(captured && asked.mode == Mode::StreamJson) {
         return Err(Error::usage(
             "--idle-timeout needs output that comes as the agent works: run it with \
@@ -354,51 +410,19 @@ fn current_dir() -> PathBuf {
     std::env::current_dir().unwrap_or_default()
 }
 
-impl Request {
-    /// What `redispatch` needs to do the same again.
-    fn options_to_repeat(&self) -> String {
-        let text = |o: &Option<OsString>| o.as_ref().map(|v| v.to_string_lossy().into_owned());
-        serde_json::json!({
-            "key": self.key,
-            "repo": self.repo,
-            "issue": self.issue,
-            "user": self.user,
-            "agent": self.agent,
-            "agent_type": self.agent_type,
-            "model": self.model,
-            "provider": self.provider,
-            "cwd": self.cwd,
-            "prepare": text(&self.prepare),
-            "forge": self.forge,
-            "require_skill": self.require_skill,
-            "timeout_ms": self.timeout.map(|d| d.as_millis() as u64),
-            "idle_timeout_ms": self.idle_timeout.map(|d| d.as_millis() as u64),
-            "grace_ms": self.grace.as_millis() as u64,
-            "on_term_cancelled": self.on_term == OnTerm::Cancelled,
-            "fresh": self.fresh,
-            "leftovers": self.leftovers.as_str(),
-            "on_finish": text(&self.on_finish),
-            "retention_s": self.retention.as_secs(),
-            "cwd_at_start": current_dir(),
-            "stdin_at_start": sys::kind_of_stdin(),
-        })
-        .to_string()
-    }
+/// What the look at a key's session came to.
+enum Session {
+    Chosen(Choice),
+    /// A running task uses it.
+    InUse(Hold, Box<Task>),
 }
 
 /// Which conversation goes on, by what the ledger knows of it now.
-fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Choice, Error> {
+fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Session, Error> {
     let provider = who.provider.as_deref();
-    let used = |session: String, task: Option<&str>| -> Result<LastUse, Error> {
-        let last = match claim.running_with_session(provider, &session)? {
-            Some(running) => Some(running),
-            None => claim.last_user_of_session(provider, &session)?,
-        };
-        let last = match (last, task) {
-            (None, Some(id)) => claim.task(id)?,
-            (last, _) => last,
-        };
-        Ok(LastUse { session, task: last.map(|t: Task| (t.id, t.status)) })
+    let used = |session: String, linked: Option<&str>| -> Result<LastUse, Error> {
+        let last = claim.last_use(provider, &session, linked)?;
+        Ok(LastUse { session, restored: last.restored, task: last.task.map(|t| (t.id, t.status)) })
     };
     let linked = match (&who.key, who.adapter.tracks_sessions()) {
         (Some(key), true) => {
@@ -418,7 +442,7 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Cho
     if who.key.is_some() && !who.adapter.tracks_sessions() && request.agent_type.is_none() {
         info!("the sessions of {} are not tracked: bookend has no adapter for it", request.argv[0].display());
     }
-    let choice = session::choose(&Known {
+    let chosen = session::choose(&Known {
         asked: &who.asked.session,
         fresh: request.fresh,
         new_id: who.adapter.can_assign().then(|| uuid::Uuid::new_v4().to_string()),
@@ -427,27 +451,37 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Cho
         users: users.as_ref(),
         allow_unsafe: request.allow_unsafe_resume,
         attended: who.asked.mode == Mode::Interactive && std::io::IsTerminal::is_terminal(&sys::stdio(0)),
-    })
-    .map_err(|refusal| match refusal {
-        Refusal::InUse { session, task } => {
-            Error::new(Kind::Busy, format!("session {session} is in use by task {task}"))
-                .hint("wait for its end, or start without it (--fresh); nothing was executed")
+    });
+    let choice = match chosen {
+        Ok(choice) => choice,
+        Err(Refusal::InUse { session, task }) => {
+            let task = claim.task(&task)?.ok_or_else(|| Error::failed(format!("task {task} vanished")))?;
+            return Ok(Session::InUse(Hold::Session(session), Box::new(task)));
         }
-        Refusal::Unsafe { session, why } => {
-            Error::new(Kind::UnsafeResume, format!("resuming session {session} is not safe: {why}"))
-                .hint("start a fresh one, or say --allow-unsafe-resume; nothing was executed")
+        Err(Refusal::Unsafe { session, why }) => {
+            return Err(Error::new(
+                Kind::UnsafeResume,
+                format!("resuming session {session} is not safe: {why}"),
+            )
+            .hint("start a fresh one, or say --allow-unsafe-resume; nothing was executed"));
         }
-    })?;
+    };
     if let Some(warning) = &choice.warning {
         warn!("{warning}");
     }
-    Ok(choice)
+    Ok(Session::Chosen(choice))
 }
 
 fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(), Error> {
     let Some(key) = &row.key else { return Ok(()) };
-    if let Some(reason) = choice.invalidate {
-        claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+    match choice.invalidate {
+        Some(Withdrawal { reason, was_safe: true }) => {
+            claim.set_session_aside(key, reason, &row.id, &row.started_at)?;
+        }
+        Some(Withdrawal { reason, was_safe: false }) => {
+            claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+        }
+        None => {}
     }
     if let Some(session) = &choice.session {
         claim.link_session(key, row.provider.as_deref(), session, &row.id, &row.started_at)?;
@@ -458,7 +492,13 @@ fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(),
 fn announce(id: &str, choice: &Choice) {
     let resume = choice.resumed_from.as_deref().unwrap_or("<none>");
     let session = choice.session.as_deref().unwrap_or("<not yet known>");
-    info!("task {id} running: resume={resume} session={session}");
+    info!(
+        MESSAGE_ID = log::id::STARTED,
+        STATUS = Status::Running.as_str(),
+        SESSION_ID = choice.session,
+        RESUMED_FROM = choice.resumed_from,
+        "task {id} running: resume={resume} session={session}"
+    );
 }
 
 /// The capture of the agent's stdout, where its mode is read along, and the end that the agent gets.
@@ -545,8 +585,8 @@ fn prepare(
     let Some(command) = &request.prepare else { return Ok(Ok(())) };
     let failed = |error: String| Ok(Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED)));
     let started = output_pipe().and_then(|(output, theirs)| {
-        let launch = shell(command, env.to_vec())?
-            .stdio(0, dev_null()?)
+        let launch = hook::shell(command, env.to_vec())?
+            .stdio(0, hook::dev_null()?)
             .stdio(1, theirs.try_clone()?)
             .stdio(2, theirs);
         Ok((Gated::fork(&launch, caller)?, output))
@@ -559,11 +599,10 @@ fn prepare(
     run.helper = Some(Helper::new(child, Some(output)));
     run.await_helper(None)?;
     let Some(helper) = run.helper.take() else { return Ok(Ok(())) };
-    let how = match (helper.start_error, helper.ended) {
+    let how = match (helper.start_error, helper.ended.map(hook::outcome)) {
         (Some(e), _) => format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno)),
-        (None, Some(Exit::Code(0))) => return Ok(Ok(())),
-        (None, Some(Exit::Code(code))) => format!("left with exit code {code}"),
-        (None, Some(Exit::Signal(signal))) => format!("was killed by signal {signal}"),
+        (None, Some(Ok(()))) => return Ok(Ok(())),
+        (None, Some(Err(how))) => how,
         (None, None) => "did not end".to_owned(),
     };
     let said = String::from_utf8_lossy(&helper.tail);
@@ -590,80 +629,22 @@ fn require_skill(request: &Request, who: &Who) -> Result<(), NoStart> {
     })
 }
 
-/// Runs `--on-finish` with the row on its stdin. Whatever it does, the task's end stays what it is.
+/// Runs `--on-finish` with the row on its stdin.
 fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Result<(), Error> {
     let Some(command) = &request.on_finish else { return Ok(()) };
-    let id = run.task.id.clone();
-    // A row that went to the spool is delivered when it is merged.
-    let Ok(Found::One(task)) = run.ledger.task(&id) else { return Ok(()) };
-    if !task.status.is_terminal() {
-        return Ok(());
-    }
-    let add =
-        [(environment::FINISHED, OsStr::new(&id)), (environment::LEDGER, run.ledger.path().as_os_str())];
-    let env = environment::inherited(&OPTION_VARIABLES, &add);
-    let started = row_on_stdin(&task).and_then(|row| {
-        let errors = sys::stdio(2).try_clone_to_owned()?;
-        let launch = shell(command, env)?.stdio(0, row).stdio(1, errors.try_clone()?).stdio(2, errors);
-        Gated::fork(&launch, caller)
-    });
-    let state = match started {
-        Err(e) => {
-            warn!("starting the --on-finish command: {e}");
-            Delivery::Failed
-        }
-        Ok(mut child) => {
-            child.open();
-            run.helper = Some(Helper::new(child, None));
-            let ended = run.await_helper(Some(HOOK_LIMIT))?;
-            match run.helper.take() {
-                Some(Helper { ended: Some(Exit::Code(0)), start_error: None, .. }) => Delivery::Delivered,
-                Some(helper) => {
-                    if !ended {
-                        // It is our child and not reaped: the pidfd means it.
-                        let _ = sys::send_signal(
-                            std::os::fd::AsFd::as_fd(&helper.child.pidfd),
-                            libc::SIGKILL,
-                            None,
-                        );
-                    }
-                    warn!("the --on-finish command of task {id} failed; the task's own end stands");
-                    Delivery::Failed
-                }
-                None => Delivery::Failed,
-            }
-        }
-    };
-    if let Err(e) = run.ledger.delivery(&id, state, &clock::now()) {
-        warn!("recording how --on-finish ended: {e}");
+    // A row that went to the spool is delivered by the recovery that comes after its merge.
+    let Ok(Found::One(task)) = run.ledger.task(&run.task.id) else { return Ok(()) };
+    if task.status.is_terminal() {
+        hook::deliver(&task, Some(command), caller, run)?;
     }
     Ok(())
 }
 
-/// A command line of the user's, as the shell reads it.
-fn shell(command: &OsStr, env: Vec<CString>) -> std::io::Result<Launch> {
-    Launch::new(&[OsStr::new("/bin/sh"), OsStr::new("-c"), command], env)
-}
-
-fn dev_null() -> std::io::Result<OwnedFd> {
-    Ok(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
-}
-
 /// A pipe whose reading end does not block.
-fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+pub fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     nix::fcntl::fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs))
-}
-
-/// The row as JSON in an unnamed file, ready to be read.
-fn row_on_stdin(task: &Task) -> std::io::Result<OwnedFd> {
-    use std::io::{Seek, Write};
-    let mut file = std::fs::File::from(rustix::fs::memfd_create("row", rustix::fs::MemfdFlags::CLOEXEC)?);
-    serde_json::to_writer(&file, task)?;
-    file.write_all(b"\n")?;
-    file.rewind()?;
-    Ok(file.into())
 }
 
 fn reading_proc(e: std::io::Error) -> Error {

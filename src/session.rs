@@ -10,11 +10,17 @@ pub struct LastUse {
     pub session: String,
     /// `None`: no task is known to have used it.
     pub task: Option<(String, Status)>,
+    /// An operator has restored it since.
+    pub restored: bool,
 }
 
 impl LastUse {
     pub fn is_safe(&self) -> bool {
-        matches!(self.task, Some((_, Status::Success)))
+        match self.task {
+            Some((_, Status::Success)) => true,
+            Some((_, Status::Running)) => false,
+            _ => self.restored,
+        }
     }
 
     /// The task that uses it right now.
@@ -60,9 +66,31 @@ pub struct Choice {
     /// The id known before the agent says a word.
     pub session: Option<String>,
     pub resumed_from: Option<String>,
-    /// The linked session is to be invalidated, for this reason.
-    pub invalidate: Option<&'static str>,
+    /// The linked session is not to be used any more.
+    pub invalidate: Option<Withdrawal>,
     pub warning: Option<String>,
+}
+
+impl Choice {
+    /// The id that the agent must name if it goes on with what it was told to; `None`: there is none, or the
+    /// user named it by something else than its id.
+    pub fn resumed_id(&self) -> Option<String> {
+        let is_id = |s: &String| uuid::Uuid::parse_str(s).is_ok();
+        match &self.plan {
+            Plan::Resume(id) => Some(id.clone()),
+            // A fork has another id by intention.
+            _ if self.session == self.resumed_from => self.resumed_from.clone().filter(is_id),
+            _ => None,
+        }
+    }
+}
+
+/// A session that is taken from its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawal {
+    pub reason: &'static str,
+    /// Nothing was wrong with it: it comes back if the agent never executes.
+    pub was_safe: bool,
 }
 
 /// Why there is no run.
@@ -96,7 +124,7 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     };
     let Some(linked) = known.linked else { return Ok(fresh(None, None)) };
     if known.fresh {
-        return Ok(fresh(Some("fresh"), None));
+        return Ok(fresh(Some(Withdrawal { reason: "fresh", was_safe: linked.is_safe() }), None));
     }
     let session = linked.session.clone();
     if let Some(task) = linked.running() {
@@ -104,12 +132,12 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     if !linked.is_safe() {
         let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why());
-        return Ok(fresh(Some("unsafe_session"), Some(warning)));
+        return Ok(fresh(Some(Withdrawal { reason: "unsafe_session", was_safe: false }), Some(warning)));
     }
     if known.transcript_gone {
         let warning =
             format!("session {session} is not resumed: the agent has no transcript of it; starting fresh");
-        return Ok(fresh(Some("no_transcript"), Some(warning)));
+        return Ok(fresh(Some(Withdrawal { reason: "no_transcript", was_safe: true }), Some(warning)));
     }
     Ok(Choice {
         plan: Plan::Resume(session.clone()),
@@ -153,7 +181,7 @@ mod tests {
     const NEW: &str = "b4";
 
     fn last(status: Option<Status>) -> LastUse {
-        LastUse { session: LINKED.to_owned(), task: status.map(|s| ("t1".to_owned(), s)) }
+        LastUse { session: LINKED.to_owned(), task: status.map(|s| ("t1".to_owned(), s)), restored: false }
     }
 
     fn known<'a>(asked: &'a AskedSession, linked: Option<&'a LastUse>) -> Known<'a> {
@@ -169,7 +197,7 @@ mod tests {
         }
     }
 
-    fn fresh(invalidate: Option<&'static str>, warning: Option<String>) -> Choice {
+    fn fresh(invalidate: Option<Withdrawal>, warning: Option<String>) -> Choice {
         Choice {
             plan: Plan::Assign(NEW.to_owned()),
             session: Some(NEW.to_owned()),
@@ -177,6 +205,10 @@ mod tests {
             invalidate,
             warning,
         }
+    }
+
+    fn withdrawn(reason: &'static str, was_safe: bool) -> Option<Withdrawal> {
+        Some(Withdrawal { reason, was_safe })
     }
 
     /// Every status but success, and none at all; and not running, which is refused.
@@ -217,7 +249,7 @@ mod tests {
             let linked = last(status);
             let choice = choose(&known(&AskedSession::Unsaid, Some(&linked))).expect("a choice");
             let warning = choice.warning.clone().expect("a warning");
-            assert_eq!(choice, fresh(Some("unsafe_session"), Some(warning.clone())));
+            assert_eq!(choice, fresh(withdrawn("unsafe_session", false), Some(warning.clone())));
             assert!(warning.contains(LINKED), "the session is named: {warning}");
             if let Some(status) = status {
                 assert!(warning.contains("t1") && warning.contains(status.as_str()), "{warning}");
@@ -232,7 +264,7 @@ mod tests {
         let in_use = Refusal::InUse { session: LINKED.to_owned(), task: "t1".to_owned() };
         assert_eq!(choose(&known), Err(in_use));
         known.fresh = true;
-        assert_eq!(choose(&known), Ok(fresh(Some("fresh"), None)));
+        assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", false), None)));
     }
 
     #[test]
@@ -240,7 +272,8 @@ mod tests {
         for status in [Some(Status::Success), Some(Status::Failure), None] {
             let linked = last(status);
             let known = Known { fresh: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
-            assert_eq!(choose(&known), Ok(fresh(Some("fresh"), None)));
+            let was_safe = status == Some(Status::Success);
+            assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", was_safe), None)));
         }
     }
 
@@ -250,7 +283,7 @@ mod tests {
         let known = Known { transcript_gone: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
         let choice = choose(&known).expect("a choice");
         let warning = choice.warning.clone().expect("a warning");
-        assert_eq!(choice, fresh(Some("no_transcript"), Some(warning.clone())));
+        assert_eq!(choice, fresh(withdrawn("no_transcript", true), Some(warning.clone())));
         assert!(warning.contains(LINKED) && warning.contains("transcript"), "{warning}");
     }
 

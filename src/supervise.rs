@@ -10,12 +10,17 @@ use tracing::{debug, error, info, warn};
 use crate::agent::{self, Mode, Observed, Reader};
 use crate::clock;
 use crate::error::Error;
-use crate::ledger::{Finished, Ledger, SpoolSlot};
+use crate::failpoint;
+use crate::hook::{Attendant, Attended};
+use crate::ledger::{Finished, Ledger, Seen, SpoolSlot};
+use crate::log;
 use crate::process::capture::Capture;
+use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate, Forward};
 use crate::process::gate::{Gated, StartError};
 use crate::process::identity;
 use crate::process::leftovers::{Hunt, Step, Summary};
+use crate::process::oom;
 use crate::process::stop::Ladder;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
@@ -27,6 +32,8 @@ use crate::task::{
 
 /// How often partial counts are written while the agent runs, at most.
 const PROGRESS: Duration = Duration::from_secs(1);
+/// How often it is written that the agent still says something, at most.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// Bytes of a prepare command's output that are kept.
 const TAIL: usize = 4096;
 
@@ -49,6 +56,14 @@ pub struct Agent {
     pub executed: bool,
     pub start_error: Option<StartError>,
     pub ended: Option<(Exit, Usage)>,
+    /// The cgroup that is its task's alone.
+    cgroup: Option<Cgroup>,
+}
+
+impl Agent {
+    pub fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
+        Agent { child, mode, executed: false, start_error: None, ended: None, cgroup }
+    }
 }
 
 /// A command of the user's that runs beside the agent: `--prepare`, `--on-finish`.
@@ -144,6 +159,9 @@ pub struct Supervisor<'a> {
     ladder: Ladder,
     timers: Timers,
     written: Written,
+    /// The id that the agent was told to go on with, until it has named its own.
+    resumed: Option<String>,
+    context_lost: bool,
     hunt: Option<Hunt>,
 }
 
@@ -162,7 +180,19 @@ pub struct Row {
     pub spool: Option<SpoolSlot>,
     /// What the session had cost before, as the agent counts, US dollars.
     pub cost_before: Option<f64>,
+    pub cgroup: Option<String>,
+    pub oom_kills_before: Option<u64>,
+    /// Its end, once that is judged.
+    pub ended: Option<Ended>,
     pub settled: bool,
+}
+
+/// The conversation of a run, as it was chosen.
+pub struct Conversation {
+    /// The id known before the agent says a word.
+    pub session: Option<String>,
+    /// The id that the agent was told to go on with.
+    pub resumed: Option<String>,
 }
 
 /// How a run ended, as far as its ending is judged.
@@ -177,7 +207,10 @@ pub struct End {
 #[derive(Default)]
 struct Written {
     session: Option<String>,
+    /// The ledger was locked when the agent named its session.
+    session_waits: bool,
     counts: Counts,
+    tool: Option<String>,
     at: Option<Instant>,
 }
 
@@ -190,7 +223,7 @@ impl<'a> Supervisor<'a> {
         (agent, forward): (Agent, Forward),
         listening: Option<Listening>,
         limits: Limits,
-        session: Option<String>,
+        conversation: Conversation,
     ) -> Supervisor<'a> {
         let ladder = Ladder::new(limits.grace);
         Supervisor {
@@ -210,7 +243,9 @@ impl<'a> Supervisor<'a> {
             asked: None,
             ladder,
             timers: Timers::default(),
-            written: Written { session, ..Written::default() },
+            written: Written { session: conversation.session, ..Written::default() },
+            resumed: conversation.resumed,
+            context_lost: false,
             hunt: None,
         }
     }
@@ -251,6 +286,9 @@ impl<'a> Supervisor<'a> {
     /// When the kernel has no memory left to watch with.
     pub fn attend(&mut self) -> Result<(Exit, Usage), Error> {
         loop {
+            if self.agent.executed {
+                failpoint::hit("run.attending").map_err(watching)?;
+            }
             if let Some(ended) = self.agent.ended {
                 self.phase = Phase::After;
                 self.timers = Timers::default();
@@ -267,7 +305,8 @@ impl<'a> Supervisor<'a> {
         let until = Instant::now() + bound;
         loop {
             let Some(listening) = &mut self.listening else { return Ok(()) };
-            while listening.read() {}
+            // In between too: who still writes there may do so faster than it is read.
+            while Instant::now() < until && listening.read() {}
             if listening.capture.ended() || Instant::now() >= until {
                 listening.capture.hang_up();
                 listening.reader.finish();
@@ -376,10 +415,15 @@ impl<'a> Supervisor<'a> {
         let observed = self.observed();
         let (stop_signal, stop_sender) = self.asked.as_ref().map_or((None, None), |a| stopped_by(a.stop));
         let usage = end.exit.map(|(_, usage)| usage);
+        // The cgroup also knows of what the agent did not wait for, and of all its processes at once.
+        let used = self.agent.cgroup.as_ref().map(Cgroup::used).unwrap_or_default();
+        let cpu = used.cpu.or(usage.map(|u| u.cpu));
+        let oom_killed = self.oom_killed(end.exit.map(|(exit, _)| exit));
+        let by_oom = || "the kernel's OOM killer ended the agent".to_owned();
         let leftovers = end.leftovers.filter(|l| l.found > 0);
         let ended = Ended {
             ending: end.ending,
-            error: end.error,
+            error: end.error.or_else(|| (oom_killed == Some(true)).then(by_oom)),
             source: EndSource::Wait,
             finished_at: Some(clock::now()),
             duration_ms: Some(elapsed_ms(self.row.started)),
@@ -390,25 +434,36 @@ impl<'a> Supervisor<'a> {
             session_cost_usd: observed.reported_cost_usd,
             model: observed.model,
             session_id: observed.session_id,
-            oom_killed: None,
-            cpu_ms: usage.and_then(|u| i64::try_from(u.cpu.as_millis()).ok()),
-            max_rss_kib: usage.map(|u| u.max_rss_kib),
+            tool_in_flight: observed.tool_in_flight,
+            context_lost: self.context_lost,
+            oom_killed,
+            cpu_ms: cpu.and_then(|c| i64::try_from(c.as_millis()).ok()),
+            max_rss_kib: used.peak_kib.or(usage.map(|u| u.max_rss_kib)),
             leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
             executed: self.agent.executed,
         };
-        self.row.settled = true;
+        let ended = self.row.ended.insert(ended).clone();
+        self.record(&ended)
+    }
+
+    fn record(&mut self, ended: &Ended) -> bool {
         let id = &self.task.id;
-        match self.ledger.finish(id, &ended, "run") {
+        let finished = self.ledger.finish(id, ended, "run");
+        self.row.settled = true;
+        match finished {
             Ok(finished) => {
-                self.report(&ended.ending, finished);
+                self.report(ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
                     debug!("{e}");
                 }
                 true
             }
             Err(refused) => {
-                match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
+                match self.row.spool.take().map(|slot| slot.write(ended, "run")) {
                     Some(Ok(file)) => warn!(
+                        MESSAGE_ID = log::id::SPOOLED,
+                        STATUS = ended.ending.status().as_str(),
+                        SPOOL_FILE = %file.display(),
                         "the ledger did not take the end of task {id}: {refused}; it waits in {} and the \
                          next command that opens the ledger merges it",
                         file.display()
@@ -426,8 +481,9 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn report(&self, ending: &Ending, finished: Finished) {
+    fn report(&self, ended: &Ended, finished: Finished) {
         let id = &self.task.id;
+        let ending = &ended.ending;
         match finished {
             Finished::NoRow => error!("the row of task {id} is gone from the ledger"),
             Finished::AlreadyTerminal(status) => {
@@ -438,15 +494,34 @@ impl<'a> Supervisor<'a> {
             }
             Finished::Done { invalidated } => {
                 let reason = ending.reason().map(|r| format!(" ({r})")).unwrap_or_default();
-                info!("task {id} ended as {}{reason}", ending.status());
+                info!(
+                    MESSAGE_ID = log::id::of(ending.status()),
+                    STATUS = ending.status().as_str(),
+                    REASON = ending.reason(),
+                    SESSION_ID = ended.session_id,
+                    DURATION_MS = ended.duration_ms,
+                    COST_USD = ended.counts.cost_usd,
+                    STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
+                    "task {id} ended as {}{reason}",
+                    ending.status()
+                );
                 if let Some(session) = invalidated {
                     warn!(
+                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
+                        STATUS = ending.status().as_str(),
+                        SESSION_ID = session,
                         "session {session} is not to be resumed: task {id} ended as {}{reason}",
                         ending.status()
                     );
                 }
             }
         }
+    }
+
+    /// Whether the kernel's OOM killer ended the agent, as far as that can be told.
+    fn oom_killed(&self, exit: Option<Exit>) -> Option<bool> {
+        let struck = oom::struck_since(self.row.cgroup.as_deref(), self.row.oom_kills_before)?;
+        Some(struck && exit == Some(Exit::Signal(libc::SIGKILL)))
     }
 
     /// The counts of this run alone.
@@ -568,9 +643,12 @@ impl<'a> Supervisor<'a> {
             }
         } else if let Some(helper) = &mut self.helper
             && pid == helper.child.pid
-            && let Change::Ended(exit) = change
         {
-            helper.ended = Some(exit);
+            match change {
+                Change::Ended(exit) => helper.ended = Some(exit),
+                Change::Stopped(signal) => self.stop_along(pid, signal)?,
+                Change::Continued => {}
+            }
         }
         Ok(())
     }
@@ -578,7 +656,12 @@ impl<'a> Supervisor<'a> {
     /// The agent was stopped, perhaps alone. The shell looks at us: we stop the same way.
     fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
         self.timers.stopped_since.get_or_insert_with(Instant::now);
-        let still = matches!(identity::stat(self.agent.child.pid), Ok(Some(s)) if s.state == 'T');
+        self.stop_along(self.agent.child.pid, signal)
+    }
+
+    /// Stops with our child `pid`, for the shell to see.
+    fn stop_along(&mut self, pid: i32, signal: i32) -> Result<(), Error> {
+        let still = matches!(identity::stat(pid), Ok(Some(s)) if s.state == 'T');
         let continued = self.watch.pending(|r| r.signal == libc::SIGCONT).map_err(watching)?.is_some();
         if still && !continued && terminal::may_stop() {
             sys::raise_unblocked(signal);
@@ -608,7 +691,8 @@ impl<'a> Supervisor<'a> {
             },
             Source::Output => {
                 if self.listening.as_mut().is_some_and(Listening::read) {
-                    if let Some(idle) = self.limits.idle_timeout {
+                    // What somebody else still writes after the agent's end is no life of it.
+                    if let Some(idle) = self.limits.idle_timeout.filter(|_| self.phase == Phase::Running) {
                         self.timers.idle = Some(Instant::now() + idle);
                     }
                     self.take_note()?;
@@ -638,12 +722,19 @@ impl<'a> Supervisor<'a> {
     fn take_note(&mut self) -> Result<(), Error> {
         let Some(listening) = &self.listening else { return Ok(()) };
         let observed = listening.reader.observed();
-        if observed.session_id.is_some() && observed.session_id != self.written.session {
-            let session = observed.session_id.clone();
-            self.written.session.clone_from(&session);
-            if let Some(session) = session {
-                self.commit_session(&session);
+        if let (Some(resumed), Some(named)) = (&self.resumed, &observed.session_id) {
+            if resumed != named {
+                warn!(
+                    "the agent did not go on with session {resumed}, it began another one, {named}: its \
+                     context is lost"
+                );
+                self.context_lost = true;
             }
+            self.resumed = None;
+        }
+        // One that the ledger did not take waits for the next progress.
+        if observed.session_id != self.written.session && !self.written.session_waits {
+            self.commit_session();
         }
         let Some(listening) = &self.listening else { return Ok(()) };
         let observed = listening.reader.observed();
@@ -653,32 +744,63 @@ impl<'a> Supervisor<'a> {
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);
-        if counts != self.written.counts && self.timers.progress.is_none() {
+        let news = self.written.session_waits
+            || counts != self.written.counts
+            || observed.tool_in_flight != self.written.tool;
+        if news && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
+        }
+        // Output that changes no count is a sign of life too: the audit takes long silence for a hang.
+        if now > self.written.at.unwrap_or(self.row.started) + SIGN_OF_LIFE {
+            self.timers.progress = Some(now);
         }
         Ok(())
     }
 
-    fn commit_session(&mut self, session: &str) {
+    fn commit_session(&mut self) {
+        let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
         let key = t.key.as_deref();
-        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), session, &clock::now());
-        if let Err(e) = seen {
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), &session, &clock::now());
+        self.written.session_waits = seen.is_err();
+        match seen {
+            Ok(()) => self.written.session = Some(session),
             // The ending carries the id again.
-            debug!("session {session} not recorded yet: {e}");
+            Err(e) => {
+                debug!("session {session} not recorded yet: {e}");
+                self.written.at = Some(Instant::now());
+            }
         }
     }
 
     fn write_progress(&mut self, now: Instant) {
         self.timers.progress = None;
-        let observed = self.observed();
-        self.written.counts = self.counts(&observed);
-        self.written.at = Some(now);
-        let model = observed.model.as_deref();
-        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, model, &clock::now());
-        if let Err(e) = wrote {
-            debug!("partial counts not recorded: {e}");
+        if self.written.session_waits {
+            self.commit_session();
         }
+        let observed = self.observed();
+        let counts = self.counts(&observed);
+        let seen = Seen {
+            model: observed.model.as_deref(),
+            tool_in_flight: observed.tool_in_flight.as_deref(),
+            at: &clock::now(),
+        };
+        let wrote = match self.written.session_waits {
+            true => Ok(()),
+            false => self.ledger.progress(&self.task.id, &counts, &seen),
+        };
+        if wrote.is_err() || self.written.session_waits {
+            self.timers.progress = Some(Instant::now() + PROGRESS);
+        }
+        match wrote {
+            Ok(()) if self.written.session_waits => {}
+            Ok(()) => {
+                self.written.counts = counts;
+                self.written.tool = observed.tool_in_flight;
+            }
+            Err(e) => debug!("partial counts not recorded: {e}"),
+        }
+        self.written.at = Some(now);
     }
 
     fn on_deadline(&mut self, now: Instant) -> Result<(), Error> {
@@ -709,10 +831,31 @@ impl<'a> Supervisor<'a> {
     }
 }
 
+impl Attendant for Supervisor<'_> {
+    fn ledger(&mut self) -> &mut Ledger {
+        self.ledger
+    }
+
+    fn attend(&mut self, child: Gated, bound: Duration) -> Result<Attended, Error> {
+        self.helper = Some(Helper::new(child, None));
+        self.await_helper(Some(bound))?;
+        let gone = || watching(std::io::ErrorKind::NotFound.into());
+        let Helper { child, start_error, ended, .. } = self.helper.take().ok_or_else(gone)?;
+        Ok(Attended { child, start_error, ended })
+    }
+}
+
 /// One guard owns the claim: whatever way is taken out of a run, a panic too, the row gets its end.
 impl Drop for Supervisor<'_> {
     fn drop(&mut self) {
+        if let Some(cgroup) = &self.agent.cgroup {
+            cgroup.remove();
+        }
         if self.row.settled {
+            return;
+        }
+        if let Some(ended) = self.row.ended.take() {
+            self.record(&ended);
             return;
         }
         let ending = match self.agent.executed {

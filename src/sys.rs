@@ -22,6 +22,10 @@ impl SignalSet {
     pub fn contains(self, signal: i32) -> bool {
         (1..=64).contains(&signal) && self.0 & (1 << (signal - 1)) != 0
     }
+
+    pub fn with(self, signal: i32) -> SignalSet {
+        SignalSet(self.0 | 1 << (signal - 1))
+    }
 }
 
 const SET_BYTES: usize = size_of::<u64>();
@@ -368,6 +372,29 @@ pub fn environment() -> Vec<std::ffi::CString> {
         }
     }
     entries
+}
+
+/// Blots out the last `count` words of our command line as others see it, `/proc/PID/cmdline` of proc(5).
+/// The words must have been copied by now: std does so whenever it is asked for them.
+pub fn hide_arguments(count: usize) {
+    // Where the kernel laid the words out, one after the other: fields 48 and 49 of proc_pid_stat(5), which
+    // the owner may read.
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+    let Some(fields) = stat.rsplit(')').next() else { return };
+    let mut fields = fields.split_ascii_whitespace().skip(48 - 3).map(|n| n.parse::<usize>().unwrap_or(0));
+    let (Some(start), Some(end)) = (fields.next(), fields.next()) else { return };
+    if start == 0 || end <= start {
+        return;
+    }
+    // SAFETY: the kernel says that our words lie there, on our own writable stack; one thread runs, and
+    // nothing keeps a reference to them.
+    let words = unsafe {
+        std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut::<u8>(start), end - start)
+    };
+    let breaks: Vec<usize> = words.iter().enumerate().filter(|(_, b)| **b == 0).map(|(at, _)| at).collect();
+    if count > 0 && count < breaks.len() {
+        words[breaks[breaks.len() - count - 1] + 1..].fill(0);
+    }
 }
 
 /// What stdin is, in a word: a prompt that came through a pipe cannot be given again.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use record::{Invalidation, Session, Task, Transition};
+pub use record::{Invalidation, Session, Task, Transition, Trust};
 
 /// Where a task stands. `Running` is the only status that is not terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -115,10 +115,24 @@ pub enum Interrupt {
     Signal,
     /// Found dead: the supervisor went without a word.
     SupervisorLost,
+    /// Found dead: the kernel's OOM killer struck in its cgroup.
+    Oom,
     /// Found dead: the machine was booted since.
     Rebooted,
     /// Could not be judged, and too old to be believed in.
     Ttl,
+}
+
+impl Interrupt {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Interrupt::Signal => "signal",
+            Interrupt::SupervisorLost => "supervisor_lost",
+            Interrupt::Oom => "oom",
+            Interrupt::Rebooted => "rebooted",
+            Interrupt::Ttl => "ttl",
+        }
+    }
 }
 
 /// How a task ends. It cannot say `running`, so no ending can leave a task open.
@@ -156,10 +170,7 @@ impl Ending {
             Ending::Cancelled(Cancel::Operator) => "operator",
             Ending::Cancelled(Cancel::Timeout) => "timeout",
             Ending::Cancelled(Cancel::IdleTimeout) => "idle_timeout",
-            Ending::Interrupted(Interrupt::Signal) => "signal",
-            Ending::Interrupted(Interrupt::SupervisorLost) => "supervisor_lost",
-            Ending::Interrupted(Interrupt::Rebooted) => "rebooted",
-            Ending::Interrupted(Interrupt::Ttl) => "ttl",
+            Ending::Interrupted(why) => why.as_str(),
             Ending::AbortedNoSkill(name) => name,
         })
     }
@@ -186,6 +197,7 @@ impl Ending {
             (Status::Interrupted, Some(word)) => Ending::Interrupted(match word {
                 "signal" => Interrupt::Signal,
                 "supervisor_lost" => Interrupt::SupervisorLost,
+                "oom" => Interrupt::Oom,
                 "rebooted" => Interrupt::Rebooted,
                 "ttl" => Interrupt::Ttl,
                 _ => return None,
@@ -406,6 +418,8 @@ pub struct NewTask {
     /// How long after its end the row is kept, in seconds.
     pub retention_secs: i64,
     pub parent_id: Option<String>,
+    /// `oom_kill` of the cgroup's memory.events, cgroups(7), at the start.
+    pub oom_kills_before: Option<u64>,
 }
 
 /// All that is known when a task ends.
@@ -426,6 +440,10 @@ pub struct Ended {
     pub session_cost_usd: Option<f64>,
     pub model: Option<String>,
     pub session_id: Option<String>,
+    /// The tool that was called and had not answered.
+    pub tool_in_flight: Option<String>,
+    /// The agent began another conversation than the one it was told to go on with.
+    pub context_lost: bool,
     pub oom_killed: Option<bool>,
     pub cpu_ms: Option<i64>,
     pub max_rss_kib: Option<i64>,
@@ -451,6 +469,8 @@ impl Ended {
             session_cost_usd: None,
             model: None,
             session_id: None,
+            tool_in_flight: None,
+            context_lost: false,
             oom_killed: None,
             cpu_ms: None,
             max_rss_kib: None,

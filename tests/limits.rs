@@ -312,3 +312,94 @@ fn nothing_wakes_up_while_a_captured_agent_is_silent() {
     let agent = out.pid("stay");
     assert_eq!(wake_ups(&world, &process, agent), 0);
 }
+
+/// What the agent left behind writes to its stdout faster than anybody reads: that is not waited out.
+#[test]
+fn a_left_over_that_never_stops_writing_does_not_hold_the_end() {
+    let Some(world) = World::of_bookend("a_left_over_that_never_stops_writing") else {
+        return;
+    };
+    claude(&world, "init; for n in 1 2 3 4; do yes & done; sleep 0.1; result done");
+    let script = "exec $W claude -p --output-format stream-json --verbose x >/dev/null 2>&1";
+    let process = world.bare(["sh", "-c", script]).env("BOOKEND_LEFTOVERS", "end").own_group().start();
+    process.wait().ended(End::Code(0));
+    let took = world.row().number("duration_ms").expect("a duration");
+    assert!(took < 10_000, "one second is allowed: {took} ms");
+}
+
+/// The agent's clock of silence is not started again by what outlives it.
+#[test]
+fn what_is_written_after_the_agents_end_starts_no_clock() {
+    let Some(world) = World::of_bookend("what_is_written_after_the_agents_end") else {
+        return;
+    };
+    let (mut after, mut begun, mut go) = (world.fifo("after"), world.fifo("begun"), world.fifo("go"));
+    let late = format!(
+        "(while kill -0 $$ 2>/dev/null; do :; done; echo x; echo after 1 >{}; exec probe stay {}) &",
+        after.path(),
+        world.fifo("stay").path()
+    );
+    claude(&world, &format!("init; result done; {late} exit 0"));
+    let hook = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+    let options = ["--idle-timeout", "1500ms", "--on-finish", &hook];
+    let process = world.run(STREAM).options(options).own_group().start();
+    after.pid("after");
+    begun.pid("begun");
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let used: u64 = [14, 15]
+        .map(|f| crate::harness::stat_field(process.pid(), f).and_then(|n| n.parse().ok()).unwrap_or(0u64))
+        .iter()
+        .sum();
+    go.tell("now");
+    process.wait().ended(End::Code(0));
+    assert!(used < 50, "it spins: {used} ticks");
+}
+
+#[test]
+fn limits_beyond_all_time_are_no_limits() {
+    let Some(world) = World::of_bookend("limits_beyond_all_time") else {
+        return;
+    };
+    let ever = u64::MAX.to_string();
+    let options = ["--timeout", &ever, "--grace", &ever];
+    let (process, _out) = stay(&world, &options, &[]);
+    world.send(process.pid(), [15]);
+    process.wait().ended(End::Signal(15)).silent();
+    assert_eq!(world.row().ending(), "interrupted/signal");
+}
+
+/// Somebody has the ledger open in a transaction: that is no reason to keep output and signals waiting.
+#[test]
+fn a_locked_ledger_does_not_hold_up_what_the_agent_says() {
+    let Some(world) = World::of_bookend("a_locked_ledger_does_not_hold_up") else {
+        return;
+    };
+    let (mut go, more) = (world.fifo("go"), world.fifo("more"));
+    let said = concat!(
+        r#"{"type":"assistant","message":{"id":"m","model":"claude-x","content":[],"#,
+        r#""usage":{"input_tokens":7,"output_tokens":8}},"session_id":"$id"}"#
+    );
+    let script = format!(
+        "init; read x <{}; cat <<end\n{said}\nend\nsleep 0.2; echo more; read x <{}; result done",
+        go.path(),
+        more.path()
+    );
+    claude(&world, &script);
+    let mut process = world.run(STREAM).options(["--ledger", &world.name("l.db")]).own_group().start();
+    assert!(process.line().contains("init"));
+    let other = rusqlite::Connection::open(world.path("l.db")).expect("the ledger");
+    other.busy_timeout(std::time::Duration::from_secs(10)).expect("a time-out");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    go.tell("now");
+    assert!(process.line().contains("assistant"));
+    let asked = std::time::Instant::now();
+    assert_eq!(process.line(), "more");
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5), "{:?}", asked.elapsed());
+    let tokens = || world.sql_of("l.db", "SELECT input_tokens FROM task_history")[0].number("input_tokens");
+    assert_eq!(tokens(), None);
+    drop(other);
+    eventually(world.deadline(), "what the ledger did not take before", || tokens() == Some(7));
+    let mut more = more;
+    more.tell("now");
+    process.wait().ended(End::Code(0));
+}

@@ -464,3 +464,27 @@ fn nothing_of_the_job_is_left_when_it_has_ended() {
     assert_eq!(group(job), Vec::<i32>::new());
     assert!(fs::metadata(format!("/proc/{job}")).is_err());
 }
+
+/// Before the agent runs and after its end too: what the shell waits for is us.
+#[test]
+fn ctrl_z_stops_the_run_while_its_prepare_command_or_its_hook_runs() {
+    let Some((world, mut pty)) = shell("ctrl_z_stops_the_run_while") else {
+        return;
+    };
+    if world.under != Under::Bookend {
+        return;
+    }
+    for variable in ["BOOKEND_PREPARE", "BOOKEND_ON_FINISH"] {
+        let name = |what: &str| format!("{what}{variable}");
+        let (mut begun, mut go) = (world.fifo(&name("begun")), world.fifo(&name("go")));
+        let command = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+        pty.line(&format!("{variable}='{command}' $W true"));
+        begun.pid("begun");
+        pty.send("\x1a");
+        assert_eq!(pty.prompt(), 128 + 20, "{variable}");
+        pty.line("fg");
+        go.tell("now");
+        assert_eq!(pty.prompt(), 0, "{variable}");
+    }
+    assert!(world.rows().iter().all(|r| r.ending() == "success/"));
+}

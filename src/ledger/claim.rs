@@ -5,9 +5,9 @@ use std::path::Path;
 use rusqlite::{ErrorCode, Transaction};
 
 use super::ending::{self, By, Finished};
-use super::error::{LedgerError, Result};
-use super::live::LiveLock;
-use super::sessions::{self, Used};
+use super::error::{LedgerError, Result, step};
+use super::live::{Live, LiveEvidence, LiveLock};
+use super::sessions::{self, LastUse, Used};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use crate::task::{Ended, NewTask, Session, Task};
@@ -18,11 +18,12 @@ pub struct Claim<'a> {
     tx: Transaction<'a>,
     file: &'a Path,
     spool_dir: &'a Path,
+    live: &'a Live,
 }
 
 impl<'a> Claim<'a> {
-    pub(super) fn new(tx: Transaction<'a>, file: &'a Path, spool_dir: &'a Path) -> Claim<'a> {
-        Claim { tx, file, spool_dir }
+    pub(super) fn new(tx: Transaction<'a>, file: &'a Path, spool_dir: &'a Path, live: &'a Live) -> Claim<'a> {
+        Claim { tx, file, spool_dir, live }
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
@@ -35,16 +36,20 @@ impl<'a> Claim<'a> {
         tasks::holder(&self.tx, key).map_err(self.failed("looking for the holder of the key"))
     }
 
-    /// A running task, under whatever key, that uses this session.
-    pub fn running_with_session(&self, provider: Option<&str>, session_id: &str) -> Result<Option<Task>> {
-        tasks::running_with_session(&self.tx, provider, session_id)
-            .map_err(self.failed("looking for running users of the session"))
+    /// The last use of a session, under whatever key. `linked`: the task that a key names as its last user.
+    pub fn last_use(
+        &self,
+        provider: Option<&str>,
+        session_id: &str,
+        linked: Option<&str>,
+    ) -> Result<LastUse> {
+        sessions::last_use(&self.tx, provider, session_id, linked)
+            .map_err(self.failed("looking for the last user of the session"))
     }
 
-    /// The newest task that used this session.
-    pub fn last_user_of_session(&self, provider: Option<&str>, session_id: &str) -> Result<Option<Task>> {
-        tasks::last_user_of_session(&self.tx, provider, session_id)
-            .map_err(self.failed("looking for the last user of the session"))
+    /// What the kernel says of a task's live lock now.
+    pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
+        self.live.evidence(task)
     }
 
     /// What the agent had reported for this session so far, US dollars.
@@ -75,7 +80,17 @@ impl<'a> Claim<'a> {
     /// As [`super::Ledger::finish`], as part of this claim.
     pub fn end(&self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
-        ending::end(&self.tx, id, ended, by).map_err(self.failed("ending a task"))
+        ending::end(&self.tx, id, ended, by)
+            .and_then(|finished| step("mark.ended").map(|()| finished))
+            .map_err(self.failed("ending a task"))
+    }
+
+    /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
+    /// agent never executes.
+    pub fn set_session_aside(&self, key: &str, reason: &str, task: &str, at: &str) -> Result<()> {
+        let used = Used { task, key: Some(key), provider: None, at };
+        sessions::set_aside(&self.tx, &used, key, reason)
+            .map_err(self.failed("setting the session of the key aside"))
     }
 
     /// Writes the `running` row.
@@ -89,7 +104,9 @@ impl<'a> Claim<'a> {
             } else {
                 self.failed("writing the running row")(e)
             }),
-            other => other.map_err(self.failed("writing the running row")),
+            other => {
+                other.and_then(|()| step("claim.inserted")).map_err(self.failed("writing the running row"))
+            }
         }
     }
 
@@ -104,17 +121,22 @@ impl<'a> Claim<'a> {
         at: &str,
     ) -> Result<()> {
         let used = Used { task, key: Some(key), provider, at };
-        sessions::link(&self.tx, &used, key, session_id).map_err(self.failed("linking the session"))
+        sessions::link(&self.tx, &used, key, session_id)
+            .and_then(|()| step("claim.linked"))
+            .map_err(self.failed("linking the session"))
     }
 
-    /// Makes all of it durable.
     /// Room for the ending of a task, kept free before its row is committed.
     pub fn spool_slot(&self, id: &str) -> Result<SpoolSlot> {
         SpoolSlot::reserve(self.spool_dir, id)
     }
 
+    /// Makes all of it durable.
     pub fn commit(self) -> Result<()> {
         let file = self.file;
-        self.tx.commit().map_err(|e| LedgerError::sql("committing the claim", file, e))
+        step("claim.commit")
+            .and_then(|()| self.tx.commit())
+            .and_then(|()| step("claim.committed"))
+            .map_err(|e| LedgerError::sql("committing the claim", file, e))
     }
 }

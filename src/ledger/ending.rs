@@ -3,6 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
+use super::dialect::{AnyText, AnyTime};
+use super::error::step;
 use super::sessions::{self, Used};
 use super::tasks::{self, Move};
 use crate::task::{EndSource, Ended, Ending, Exit, Status};
@@ -11,13 +13,14 @@ const SELECT_OPEN: &str = "
     SELECT status, key, provider, session_id, former_session, started_at, retention_secs
     FROM task_history WHERE id = ?1";
 const SELECT_ENDED: &str = "
-    SELECT status, reason, finished_at, end_source FROM task_history WHERE id = ?1";
+    SELECT status, reason, finished_at IS kept_time('task_history.finished_at', ?2), end_source
+    FROM task_history WHERE id = ?1";
 const UPDATE_ENDED: &str = "
     UPDATE task_history SET
         status = :status,
         reason = :reason,
         error = :error,
-        finished_at = :finished_at,
+        finished_at = kept_time('task_history.finished_at', :finished_at),
         last_seen_at = coalesce(:finished_at, last_seen_at),
         duration_ms = :duration_ms,
         cost_usd = coalesce(:cost_usd, cost_usd),
@@ -35,6 +38,8 @@ const UPDATE_ENDED: &str = "
         stop_sender_pid = :stop_sender_pid,
         stop_sender_uid = :stop_sender_uid,
         end_source = :end_source,
+        tool_in_flight = CASE WHEN :end_source = 'recovery' THEN tool_in_flight ELSE :tool_in_flight END,
+        context_lost = CASE WHEN :context_lost THEN 1 ELSE context_lost END,
         oom_killed = :oom_killed,
         cpu_ms = :cpu_ms,
         max_rss_kib = :max_rss_kib,
@@ -78,12 +83,12 @@ pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::
     let open = conn
         .query_row(SELECT_OPEN, [id], |row| {
             Ok(Open {
-                status: tasks::status_of(0, &row.get::<_, String>(0)?)?,
-                key: row.get(1)?,
-                provider: row.get(2)?,
-                session_id: row.get(3)?,
+                status: tasks::status_of(&row.get::<_, String>(0)?),
+                key: row.get::<_, AnyText>(1)?.0,
+                provider: row.get::<_, AnyText>(2)?.0,
+                session_id: row.get::<_, AnyText>(3)?.0,
                 former_session: row.get(4)?,
-                started_at: row.get(5)?,
+                started_at: row.get::<_, AnyTime>(5)?.0.unwrap_or_default(),
                 retention_secs: row.get(6)?,
             })
         })
@@ -97,6 +102,7 @@ pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::
     let at = ended.finished_at.clone().unwrap_or_else(super::now);
     let session_id = ended.session_id.as_deref().or(open.session_id.as_deref());
     update(conn, id, ended, &open, session_id, &at)?;
+    step("end.updated")?;
     let used = Used { task: id, key: open.key.as_deref(), provider: open.provider.as_deref(), at: &at };
     let mut invalidated = None;
     if !ended.executed {
@@ -149,6 +155,8 @@ fn update(
             ":stop_sender_pid": ended.stop_sender.map(|s| s.pid),
             ":stop_sender_uid": ended.stop_sender.map(|s| s.uid),
             ":end_source": ended.source.as_str(),
+            ":tool_in_flight": ended.tool_in_flight,
+            ":context_lost": ended.context_lost,
             ":oom_killed": ended.oom_killed,
             ":cpu_ms": ended.cpu_ms,
             ":max_rss_kib": ended.max_rss_kib,
@@ -161,14 +169,16 @@ fn update(
 
 /// Whether the row of a task has just this ending from the spool already.
 pub fn is_merged(conn: &Connection, id: &str, ended: &Ended) -> rusqlite::Result<bool> {
-    type Words = (String, Option<String>, Option<String>, Option<String>);
+    type Words = (String, Option<String>, bool, Option<String>);
     let row: Option<Words> = conn
-        .query_row(SELECT_ENDED, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .query_row(SELECT_ENDED, (id, &ended.finished_at), |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
         .optional()?;
-    Ok(row.is_some_and(|(status, reason, finished_at, source)| {
+    Ok(row.is_some_and(|(status, reason, is_same_time, source)| {
         status == ended.ending.status().as_str()
             && reason.as_deref() == ended.ending.reason()
-            && finished_at == ended.finished_at
+            && is_same_time
             && source.as_deref() == Some(EndSource::Spool.as_str())
     }))
 }
@@ -182,7 +192,7 @@ fn why(ending: &Ending) -> String {
 }
 
 /// `secs` after the time `at`; beyond the calendar it is its end.
-fn later(at: &str, secs: i64) -> String {
+pub fn later(at: &str, secs: i64) -> String {
     let from = at.parse().unwrap_or_else(|_| Timestamp::now());
     let until = from.checked_add(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MAX);
     super::text(until)

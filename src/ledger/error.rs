@@ -3,9 +3,12 @@
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::ErrorCode;
 use thiserror::Error;
+
+use crate::failpoint;
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -87,12 +90,15 @@ pub enum LedgerError {
     )]
     NotALedger { path: PathBuf, why: &'static str },
 
+    #[error("{path} cannot be adopted: {why}; it is as it was", path = .path.display())]
+    NotAdoptable { path: PathBuf, why: String },
+
     #[error(
-        "{doing} in the ledger {path}: others kept it locked for {waited_secs} s; look for a program that \
+        "{doing} in the ledger {path}: others kept it locked for {waited:?}; look for a program that \
          holds it open in a transaction (fuser {path}), and try again",
         path = .path.display()
     )]
-    Busy { doing: &'static str, path: PathBuf, waited_secs: u64 },
+    Busy { doing: &'static str, path: PathBuf, waited: Duration },
 
     #[error(
         "a task {id} is in the ledger {path} already; give another --id, or none",
@@ -116,6 +122,14 @@ pub enum LedgerError {
         remedy: &'static str,
         source: Box<dyn Error + Send + Sync>,
     },
+}
+
+/// A step of a transaction at which a test may end bookend, or make SQLite fail as a broken disk does.
+pub(super) fn step(point: &'static str) -> rusqlite::Result<()> {
+    failpoint::hit(point).map_err(|e| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+        rusqlite::Error::SqliteFailure(code, Some(e.to_string()))
+    })
 }
 
 impl From<LedgerError> for crate::error::Error {
@@ -149,11 +163,12 @@ impl LedgerError {
                 return LedgerError::Busy {
                     doing,
                     path: path.to_owned(),
-                    waited_secs: super::open::BUSY_PATIENCE.as_secs(),
+                    waited: super::open::busy_patience(),
                 };
             }
             Some(ErrorCode::NotADatabase) => {
-                return LedgerError::NotALedger { path: path.to_owned(), why: "it is no SQLite database" };
+                "it is no SQLite database, or its beginning is damaged: name another file with --ledger \
+                 FILE, or move it away and keep it; sqlite3 FILE .recover reads what can still be read"
             }
             Some(ErrorCode::DiskFull) => "free some space there",
             Some(ErrorCode::ReadOnly) => {

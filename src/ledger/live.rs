@@ -3,10 +3,11 @@
 //! Open-file-description locks (fcntl_locking(2)): the kernel drops them however the holder dies, and they
 //! know neither pids nor pid namespaces. The file `live` is never removed, so its inode names it for good.
 
+use std::cell::OnceCell;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::error::{LedgerError, Result};
 use super::place;
+use crate::task::Task;
 
 /// Slots lie below this offset; above it is room for locks of the ledger's own.
 const SLOTS: i64 = 1 << 62;
@@ -32,6 +34,9 @@ pub enum LiveEvidence {
     NoSlot,
     /// The row's slot is in another file than the one beside this ledger (a copied ledger, a lost file).
     OtherFile,
+    /// It has the row's inode number, but lies on a device of another number: devices are numbered anew at
+    /// each boot, and where that happened within one it is another file.
+    Renumbered,
     /// The file cannot be opened from here.
     Unreadable,
 }
@@ -53,7 +58,76 @@ pub struct LiveLock {
     _file: File,
 }
 
+/// What came of trying to take the live lock of a task.
+#[derive(Debug)]
+pub enum Taken {
+    Yes(LiveLock),
+    /// Its supervisor lives, or somebody else takes care of the task.
+    Held,
+    /// The task's byte is not in the file beside this ledger.
+    Elsewhere,
+}
+
+/// The `live` file of a ledger, for asking: what is held is held through descriptions of its own.
+#[derive(Debug)]
+pub struct Live {
+    pub path: PathBuf,
+    opened: OnceCell<Option<LiveFile>>,
+}
+
+impl Live {
+    pub fn at(path: PathBuf) -> Live {
+        Live { path, opened: OnceCell::new() }
+    }
+
+    /// What the kernel says of a task's live lock now.
+    pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
+        let Some(slot) = task.live_slot else { return Ok(LiveEvidence::NoSlot) };
+        let opened = match self.opened.get() {
+            Some(opened) => opened,
+            None => match LiveFile::open_to_ask(&self.path) {
+                Ok(opened) => self.opened.get_or_init(|| opened),
+                Err(LedgerError::Io { .. }) => return Ok(LiveEvidence::Unreadable),
+                Err(e) => return Err(e),
+            },
+        };
+        let live = match opened {
+            Some(live) if live.is_of(task) => live,
+            Some(live) if task.live_ino == Some(live.ino) => return Ok(LiveEvidence::Renumbered),
+            _ => return Ok(LiveEvidence::OtherFile),
+        };
+        match live.is_held(slot) {
+            Ok(true) => Ok(LiveEvidence::Held),
+            Ok(false) => Ok(LiveEvidence::Free),
+            Err(e) => Err(LedgerError::io("asking for a live lock in", &self.path, e)),
+        }
+    }
+
+    /// Takes the live lock of a task whose supervisor has let go of it, to finish what that left undone.
+    pub fn take(&self, task: &Task) -> Result<Taken> {
+        let Some(slot) = task.live_slot else { return Ok(Taken::Elsewhere) };
+        let live = LiveFile::open(&self.path)?;
+        if !live.is_of(task) {
+            return Ok(Taken::Elsewhere);
+        }
+        match live.try_lock(slot) {
+            Ok(true) => Ok(Taken::Yes(live.holding(slot))),
+            Ok(false) => Ok(Taken::Held),
+            Err(e) => Err(LedgerError::io("taking a live lock in", &self.path, e)),
+        }
+    }
+}
+
 impl LiveFile {
+    /// Whether it is the file that the task's row names.
+    fn is_of(&self, task: &Task) -> bool {
+        (task.live_dev, task.live_ino) == (Some(self.dev), Some(self.ino))
+    }
+
+    fn holding(self, slot: i64) -> LiveLock {
+        LiveLock { slot, dev: self.dev, ino: self.ino, _file: self.file }
+    }
+
     /// Opens the file for holding bytes of it; makes it if it is missing.
     pub fn open(path: &Path) -> Result<LiveFile> {
         let opened = OpenOptions::new()
@@ -104,7 +178,7 @@ impl LiveFile {
         loop {
             let slot = random_slot();
             if self.try_lock(slot).map_err(|e| LedgerError::io("taking a live lock in", path, e))? {
-                return Ok(LiveLock { slot, dev: self.dev, ino: self.ino, _file: self.file });
+                return Ok(self.holding(slot));
             }
         }
     }
@@ -120,7 +194,7 @@ impl LiveFile {
                 return Err(LedgerError::Busy {
                     doing: "waiting to create or migrate tables",
                     path: ledger.to_owned(),
-                    waited_secs: MIGRATION_PATIENCE.as_secs(),
+                    waited: MIGRATION_PATIENCE,
                 });
             }
             std::thread::sleep(Duration::from_millis(1));

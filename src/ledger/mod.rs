@@ -3,46 +3,66 @@
 //! Nothing above this module sees SQL or a type of the database: it speaks of tasks, sessions, claims and
 //! endings.
 
+mod adopt;
+mod aftermath;
+mod artifacts;
+mod audit;
 mod claim;
+mod dialect;
 mod ending;
 mod error;
+mod listing;
 mod live;
 mod open;
 mod place;
+mod prune;
 mod sessions;
 mod spool;
 mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::failpoint;
 use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
 use ending::By;
-use live::LiveFile;
+use error::step;
+use live::{Live, LiveFile};
 use spool::Content;
 
+pub use adopt::{Adopted, Adoption, Journal, adopt};
+pub use aftermath::Withdrawn;
 pub use claim::Claim;
 pub use ending::Finished;
 pub use error::{LedgerError, Result};
-pub use live::{LiveEvidence, LiveLock};
+pub use listing::Filter;
+pub use live::{LiveEvidence, LiveLock, Taken};
 pub use place::{ChosenBy, Location, locate};
+pub use prune::{Due, Pruned};
+pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
-pub use tasks::{Delivery, Filter, Found};
+pub use tasks::{Delivery, Found, Seen};
+
+/// The version of the SQLite that is built in.
+pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
+    Ok(version) => version,
+    Err(_) => "of unknown version",
+};
+
+/// How long a write waits for a locked ledger that is not worth keeping the run's loop from its work.
+const BRIEF: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// An opened ledger.
 #[derive(Debug)]
 pub struct Ledger {
     conn: Connection,
     at: Location,
-    live_path: PathBuf,
+    live: Live,
     spool_dir: PathBuf,
-    /// For asking only: what is held is held through descriptions of its own.
-    asker: OnceCell<Option<LiveFile>>,
     merged: Vec<Merged>,
 }
 
@@ -77,6 +97,7 @@ impl Ledger {
     /// the spool is merged, see [`Ledger::merged`].
     pub fn open(at: &Location) -> Result<Ledger> {
         let mut ledger = Ledger::over(open::read_write(at)?, at);
+        failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         ledger.merged = ledger.merge_spool()?;
         Ok(ledger)
     }
@@ -91,9 +112,8 @@ impl Ledger {
         Ledger {
             conn,
             at: at.clone(),
-            live_path: private.join("live"),
+            live: Live::at(private.join("live")),
             spool_dir: private.join("spool"),
-            asker: OnceCell::new(),
             merged: Vec::new(),
         }
     }
@@ -121,24 +141,34 @@ impl Ledger {
         let tx = self
             .conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|tx| step("claim.begun").map(|()| tx))
             .map_err(|e| LedgerError::sql("claiming", file, e))?;
-        Ok(Claim::new(tx, file, &self.spool_dir))
+        Ok(Claim::new(tx, file, &self.spool_dir, &self.live))
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
-    pub fn progress(
-        &mut self,
-        id: &str,
-        counts: &Counts,
-        model: Option<&str>,
-        last_seen_at: &str,
-    ) -> Result<()> {
-        tasks::progress(&self.conn, id, counts, model, last_seen_at)
-            .map_err(self.failed("writing a task's progress"))
+    /// It does not wait long for a locked ledger: signals and output would wait with it.
+    pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
+        self.briefly(|ledger| {
+            let wrote = tasks::progress(&ledger.conn, id, counts, seen);
+            wrote.map_err(ledger.failed("writing a task's progress"))
+        })
+    }
+
+    fn briefly<T>(&mut self, work: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+        let wait = |ledger: &mut Ledger, longest| {
+            let set = ledger.conn.busy_handler(Some(open::patience(longest)));
+            set.map_err(ledger.failed("setting how long to wait"))
+        };
+        wait(self, BRIEF)?;
+        let done = work(self);
+        wait(self, open::busy_patience())?;
+        done
     }
 
     /// The agent has named its session: durable in the task's row, and under the key, when this returns.
-    /// Another session that the key named gives way. A task that has ended is left alone.
+    /// Another session that the key named gives way. A task that has ended is left alone. It waits as long
+    /// as [`Ledger::progress`] does.
     pub fn session_seen(
         &mut self,
         task: &str,
@@ -148,25 +178,25 @@ impl Ledger {
         at: &str,
     ) -> Result<()> {
         let used = sessions::Used { task, key, provider, at };
-        self.in_transaction("writing a task's session", |conn| {
-            sessions::seen(conn, &used, session_id).map(|_| ())
-        })
+        self.briefly(|ledger| {
+            ledger.in_transaction("writing a task's session", |conn| {
+                sessions::seen(conn, &used, session_id)?;
+                step("session.written")
+            })
+        })?;
+        step("session.committed").map_err(self.failed("writing a task's session"))
     }
 
     /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
     /// ever updates a running row. `by` is the command that ends it.
     pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
-        self.in_transaction("ending a task", |conn| ending::end(conn, id, ended, by))
-    }
-
-    /// Records how an attempt to deliver `--on-finish` ended.
-    pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
-        match tasks::delivery(&self.conn, id, state, at) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() }),
-            Err(e) => Err(self.failed("recording a delivery")(e)),
-        }
+        let finished = self.in_transaction("ending a task", |conn| {
+            step("end.begun")?;
+            let finished = ending::end(conn, id, ended, by)?;
+            step("end.written").map(|()| finished)
+        })?;
+        step("end.committed").map(|()| finished).map_err(self.failed("ending a task"))
     }
 
     fn in_transaction<T>(
@@ -184,11 +214,6 @@ impl Ledger {
     }
 
     // Reading.
-
-    /// The running tasks first, then those that ended, each newest first.
-    pub fn tasks(&self, filter: &Filter) -> Result<Vec<Task>> {
-        tasks::list(&self.conn, filter).map_err(self.failed("reading tasks"))
-    }
 
     /// The task of an id, or of the beginning of one.
     pub fn task(&self, id_or_prefix: &str) -> Result<Found> {
@@ -214,38 +239,26 @@ impl Ledger {
 
     /// Takes a live lock in a slot of its own, for a task that is about to be inserted.
     pub fn hold_live(&self) -> Result<LiveLock> {
-        LiveFile::open(&self.live_path)?.hold(&self.live_path)
+        let lock = LiveFile::open(&self.live.path)?.hold(&self.live.path)?;
+        failpoint::hit("live.held")
+            .map(|()| lock)
+            .map_err(|e| LedgerError::io("taking a live lock in", &self.live.path, e))
     }
 
     /// What the kernel says of a task's live lock now.
     pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
-        let Some(slot) = task.live_slot else {
-            return Ok(LiveEvidence::NoSlot);
-        };
-        let asker = match self.asker.get() {
-            Some(asker) => asker,
-            None => match LiveFile::open_to_ask(&self.live_path) {
-                Ok(opened) => self.asker.get_or_init(|| opened),
-                Err(LedgerError::Io { .. }) => return Ok(LiveEvidence::Unreadable),
-                Err(e) => return Err(e),
-            },
-        };
-        let Some(live) = asker else {
-            return Ok(LiveEvidence::OtherFile);
-        };
-        if (task.live_dev, task.live_ino) != (Some(live.dev), Some(live.ino)) {
-            return Ok(LiveEvidence::OtherFile);
-        }
-        match live.is_held(slot) {
-            Ok(true) => Ok(LiveEvidence::Held),
-            Ok(false) => Ok(LiveEvidence::Free),
-            Err(e) => Err(LedgerError::io("asking for a live lock in", &self.live_path, e)),
-        }
+        self.live.evidence(task)
+    }
+
+    /// Takes the live lock of a task that has ended, so that nobody else finishes what it left undone.
+    pub fn take_live(&self, task: &Task) -> Result<Taken> {
+        self.live.take(task)
     }
 
     // The spool.
 
     /// Takes room on the disk for a task's terminal record, before the task is committed.
+    #[cfg(test)]
     pub fn spool_slot(&self, id: &str) -> Result<SpoolSlot> {
         SpoolSlot::reserve(&self.spool_dir, id)
     }
@@ -278,9 +291,9 @@ impl Ledger {
         &self.merged
     }
 
-    /// Removes what an ended task has in the spool: its slot, and its record once that is in the row.
-    pub fn clear_spool(&self, id: &str) -> Result<()> {
-        spool::clear(&self.spool_dir, id)
+    /// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
+    pub fn clear_spool(&self, id: &str, is_merged: bool) -> Result<()> {
+        spool::clear(&self.spool_dir, id, is_merged)
     }
 
     /// Brings the waiting records into their rows, in the order in which the tasks ended. One that cannot
@@ -319,7 +332,9 @@ impl Ledger {
                 }
                 other => Ok(other),
             }
+            .and_then(|finished| step("merge.written").map(|()| finished))
         })?;
+        step("merge.committed").map_err(self.failed("merging a spooled record"))?;
         Ok(match finished {
             Finished::Done { invalidated } => {
                 spool::remove(path)?;

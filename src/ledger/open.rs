@@ -10,12 +10,16 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
+use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
+use crate::failpoint;
 
-/// How long a command waits for other writers before it gives up.
-pub const BUSY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a command waits for other writers before it gives up, unless [`PATIENCE`] says otherwise.
+const USUAL_PATIENCE: Duration = Duration::from_secs(30);
+/// The variable that sets it, as a duration like `500ms` or `2m`.
+const PATIENCE: &str = "BOOKEND_BUSY_TIMEOUT";
 const SHORTEST_NAP: Duration = Duration::from_micros(100);
 const LONGEST_NAP: Duration = Duration::from_millis(20);
 
@@ -40,8 +44,13 @@ const SETTINGS: &str = "
     PRAGMA wal_autocheckpoint = 64";
 
 /// What an opened ledger file turned out to be.
-enum Found {
-    Ledger { version: i64, adopted: bool },
+#[derive(Debug)]
+pub enum Found {
+    Ledger {
+        version: i64,
+        /// How it is written, if it is another program's too.
+        adopted: Option<Dialect>,
+    },
     Empty,
     Foreign,
 }
@@ -74,8 +83,10 @@ pub fn read_write(at: &Location) -> Result<Connection> {
         }
         Found::Empty | Found::Foreign => return Err(foreign(file)),
     };
-    conn.execute_batch(SETTINGS).map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
-    if !adopted {
+    dialect::register(&conn, adopted.clone())
+        .and_then(|()| conn.execute_batch(SETTINGS))
+        .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
+    if adopted.is_none() {
         for (path, meta) in [(file, &meta), (&log, &log_meta), (&index, &index_meta)] {
             if let Some(meta) = meta {
                 place::tighten(path, meta)?;
@@ -95,7 +106,9 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
     }
     let conn = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     match look(&conn, file)? {
-        Found::Ledger { version, .. } => {
+        Found::Ledger { version, adopted } => {
+            dialect::register(&conn, adopted)
+                .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
             refuse_newer(file, version)?;
             if version < VERSION {
                 return Err(LedgerError::Older { path: file.to_owned(), ledger: version, program: VERSION });
@@ -107,14 +120,14 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
     }
 }
 
-fn check_sqlite() -> Result<()> {
+pub fn check_sqlite() -> Result<()> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         return Err(LedgerError::SqliteTooOld { found: rusqlite::version() });
     }
     Ok(())
 }
 
-fn refuse_newer(file: &Path, version: i64) -> Result<()> {
+pub fn refuse_newer(file: &Path, version: i64) -> Result<()> {
     if version > VERSION {
         return Err(LedgerError::Newer { path: file.to_owned(), ledger: version, program: VERSION });
     }
@@ -125,29 +138,35 @@ fn foreign(file: &Path) -> LedgerError {
     LedgerError::NotALedger { path: file.to_owned(), why: "it is the database of another program" }
 }
 
-fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
+pub fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
     let set_up = || {
         let mut conn = Connection::open_with_flags(file, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         // The last one to close would else empty the log, two more fsyncs for every lone run, and remove
         // it: but a reader that may not write there needs it (DESIGN: persistent WAL).
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        conn.busy_handler(Some(patience()))?;
+        conn.busy_handler(Some(patience(busy_patience())))?;
         Ok(conn)
     };
     set_up().map_err(|e| LedgerError::sql("opening the file", file, e))
 }
 
+/// How long this command waits for other writers.
+pub fn busy_patience() -> Duration {
+    let set = std::env::var(PATIENCE).ok().and_then(|text| humantime::parse_duration(&text).ok());
+    set.unwrap_or(USUAL_PATIENCE)
+}
+
 /// SQLite's own busy handler sleeps up to 100 ms at a time, all sleepers alike: too long among a hundred
 /// writers whose turns take well under a millisecond each. Sleeps grow with what was waited already,
 /// since polls of a hundred that only just missed each other cost more than the gaps between turns.
-fn patience() -> impl FnMut(i32) -> bool + Send + 'static {
+pub(super) fn patience(longest: Duration) -> impl FnMut(i32) -> bool + Send + 'static {
     let mut since = Instant::now();
     move |count| {
         if count == 0 {
             since = Instant::now();
         }
         let waited = since.elapsed();
-        if waited > BUSY_PATIENCE {
+        if waited > longest {
             return false;
         }
         let sleep = (waited / 3).clamp(SHORTEST_NAP, LONGEST_NAP);
@@ -162,15 +181,16 @@ fn jitter() -> f64 {
     f64::from(nanos % 1_000_000) / 1e6
 }
 
-fn look(conn: &Connection, file: &Path) -> Result<Found> {
+pub fn look(conn: &Connection, file: &Path) -> Result<Found> {
     let failed = |e| LedgerError::sql("reading the version", file, e);
     let found = conn.query_row(SELECT_VERSION, [], |row| {
         Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?))
     });
     match found {
-        Ok((version, adopted)) => {
-            Ok(Found::Ledger { version: version.unwrap_or(0), adopted: adopted.is_some() })
-        }
+        Ok((version, adopted)) => Ok(Found::Ledger {
+            version: version.unwrap_or(0),
+            adopted: adopted.map(|text| serde_json::from_str(&text).unwrap_or_default()),
+        }),
         Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::Unknown) => Err(failed(e)),
         // No such table, or the tables are there by now.
         Err(e) => {
@@ -200,10 +220,14 @@ fn create(at: &Location) -> Result<()> {
         remove_if_there(&path)
             .map_err(|e| LedgerError::io("removing what an interrupted creation left:", &path, e))?;
     }
-    create_private(&draft).map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
+    create_private(&draft)
+        .and_then(|()| failpoint::hit("create.drafted"))
+        .map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
     fill(&draft)?;
+    failpoint::hit("create.filled").map_err(|e| LedgerError::io("creating the ledger", file, e))?;
     set_strays_aside(file, &private)?;
     fs::rename(&draft, file)
+        .and_then(|()| failpoint::hit("create.renamed"))
         .and_then(|()| place::sync_directory(&private))
         .and_then(|()| file.parent().map_or(Ok(()), place::sync_directory))
         .map_err(|e| LedgerError::io("creating the ledger", file, e))
@@ -219,6 +243,16 @@ fn fill(draft: &Path) -> Result<()> {
     conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(failed)?;
     migrate(&mut conn, draft)?;
     conn.close().map_err(|(_, e)| failed(e))
+}
+
+/// The tables of the newest version, in an empty database.
+pub fn make_tables(conn: &Connection) -> rusqlite::Result<()> {
+    MIGRATIONS.iter().try_for_each(|sql| conn.execute_batch(sql))
+}
+
+/// Says that the tables are of the newest version.
+pub fn record_versions(conn: &Connection) -> rusqlite::Result<()> {
+    (1..=VERSION).try_for_each(|v| conn.execute(INSERT_VERSION, (v, super::now())).map(drop))
 }
 
 fn migrate(conn: &mut Connection, file: &Path) -> Result<()> {

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{User, geteuid};
+use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
 
 use super::error::{LedgerError, Result};
 
@@ -116,6 +116,22 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+/// Checks that a file is the caller's own. Root becomes its owner, for good: whatever is made from here on is
+/// the owner's too, and nothing that the owner laid there as a trap is followed with root's power.
+pub fn act_as_owner(path: &Path) -> Result<Metadata> {
+    let missing = || LedgerError::io("looking at", path, io::Error::from_raw_os_error(libc::ENOENT));
+    let meta = check_type(path)?.ok_or_else(missing)?;
+    if geteuid().is_root() && meta.uid() != 0 {
+        let (user, group) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
+        setgroups(&[group])
+            .and_then(|()| setresgid(group, group, group))
+            .and_then(|()| setresuid(user, user, user))
+            .map_err(|e| LedgerError::io("acting as the owner of", path, e.into()))?;
+    }
+    check_owner(path, &meta)?;
+    Ok(meta)
 }
 
 /// Makes the directories, and refuses those in which somebody else could tamper with the ledger.

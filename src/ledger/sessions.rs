@@ -3,24 +3,37 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
-use crate::task::{Invalidation, Session};
+use super::dialect::{self, AnyText, AnyTime};
+use super::tasks;
+use crate::task::{Invalidation, Session, Status, Task, Trust};
 
 const SELECT_SESSION: &str = "
-    SELECT key, session_id, provider, last_used_at, task_id FROM claude_sdk_sessions WHERE key = ?1";
+    SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
+const SELECT_SESSIONS: &str = "
+    SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions ORDER BY key";
+const SELECT_UNTRUSTED: &str = "
+    SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions
+    WHERE trusted = 0";
+const SELECT_IS_RESTORED: &str = "
+    SELECT 1 FROM claude_sdk_sessions
+    WHERE session_id IN (?1, kept_session(?2, ?1)) AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
+      AND trusted = 2 AND task_id IS ?3";
 const SELECT_SESSIONS_TO_END: &str = "
-    SELECT key, session_id, provider, last_used_at, task_id FROM claude_sdk_sessions
-    WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
+    SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions
+    WHERE session_id IN (?1, kept_session(?2, ?1)) AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
     UNION
-    SELECT key, session_id, provider, last_used_at, task_id FROM claude_sdk_sessions
+    SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions
     WHERE key = ?3 AND task_id = ?4";
 const UPSERT_SESSION: &str = "
-    INSERT INTO claude_sdk_sessions (key, session_id, provider, last_used_at, task_id)
-    VALUES (?1, ?2, ?3, ?4, ?5)
+    INSERT INTO claude_sdk_sessions (key, session_id, provider, last_used_at, task_id, trusted)
+    VALUES (?1, kept_session(?3, ?2), ?3, kept_time('claude_sdk_sessions.last_used_at', ?4), ?5, ?6)
     ON CONFLICT (key) DO UPDATE SET
         session_id = excluded.session_id,
         provider = excluded.provider,
         last_used_at = excluded.last_used_at,
-        task_id = excluded.task_id";
+        task_id = excluded.task_id,
+        trusted = excluded.trusted";
+const UPDATE_TRUSTED: &str = "UPDATE claude_sdk_sessions SET trusted = ?2 WHERE key = ?1";
 const DELETE_SESSION: &str = "DELETE FROM claude_sdk_sessions WHERE key = ?1";
 const INSERT_INVALIDATION: &str = "
     INSERT INTO session_invalidation (key, session_id, provider, task_id, reason, at, last_used_at)
@@ -28,12 +41,19 @@ const INSERT_INVALIDATION: &str = "
 const SELECT_INVALIDATIONS_OF_TASK: &str = "
     SELECT id, key, session_id, provider, task_id, reason, at, restored_at, last_used_at
     FROM session_invalidation WHERE task_id = ?1 ORDER BY id";
+const SELECT_INVALIDATIONS_OF_KEY: &str = "
+    SELECT id, key, session_id, provider, task_id, reason, at, restored_at, last_used_at
+    FROM session_invalidation WHERE key = ?1 ORDER BY id";
+const UPDATE_WITHDRAWN_RESTORED: &str = "
+    UPDATE session_invalidation SET restored_at = ?3
+    WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
+      AND restored_at IS NULL AND reason <> 'replaced'";
 const SELECT_IS_WITHDRAWN: &str = "
     SELECT 1 FROM session_invalidation
     WHERE session_id = ?1 AND key = ?2 AND at >= ?3 AND restored_at IS NULL AND reason <> 'replaced'";
 const UPDATE_RESTORED: &str = "
     UPDATE session_invalidation SET restored_at = ?4
-    WHERE task_id = ?1 AND key = ?2 AND session_id = ?3 AND reason = 'replaced' AND restored_at IS NULL";
+    WHERE task_id = ?1 AND key = ?2 AND session_id = ?3 AND restored_at IS NULL";
 const UPDATE_TASK_SESSION: &str = "
     UPDATE task_history SET session_id = ?2 WHERE id = ?1 AND status = 'running'";
 const UPDATE_FORMER: &str = "UPDATE task_history SET former_session = ?2 WHERE id = ?1";
@@ -48,6 +68,8 @@ struct Former {
     provider: Option<String>,
     last_used_at: Option<String>,
     task_id: Option<String>,
+    #[serde(default)]
+    trusted: i64,
 }
 
 /// A conversation as a task uses it.
@@ -63,22 +85,123 @@ pub fn of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<Session>>
     conn.query_row(SELECT_SESSION, [key], session_of_row).optional()
 }
 
+/// Every key's session, by key.
+pub fn all(conn: &Connection) -> rusqlite::Result<Vec<Session>> {
+    conn.prepare(SELECT_SESSIONS)?.query_map([], session_of_row)?.collect()
+}
+
+/// The sessions that nobody vouches for.
+pub fn untrusted(conn: &Connection) -> rusqlite::Result<Vec<Session>> {
+    conn.prepare(SELECT_UNTRUSTED)?.query_map([], session_of_row)?.collect()
+}
+
+/// The last use of a conversation.
+#[derive(Debug)]
+pub struct LastUse {
+    /// One that runs, else the newest that is known to have used it.
+    pub task: Option<Box<Task>>,
+    /// An operator has restored it since.
+    pub restored: bool,
+}
+
+/// `linked`: the task that the key's row names as the last user.
+pub fn last_use(
+    conn: &Connection,
+    provider: Option<&str>,
+    session_id: &str,
+    linked: Option<&str>,
+) -> rusqlite::Result<LastUse> {
+    let mut task = tasks::running_with_session(conn, provider, session_id)?;
+    if task.is_none() {
+        task = tasks::last_user_of_session(conn, provider, session_id)?;
+    }
+    // A task of another program may not say which session it used; one that used another says nothing.
+    let linked = linked.map(|id| tasks::by_id(conn, id)).transpose()?.flatten();
+    if let Some(linked) = linked.filter(|t| t.session_id.is_none()) {
+        let is_newer = |t: &Task| t.status != Status::Running && linked.started_at > t.started_at;
+        if task.as_ref().is_none_or(is_newer) {
+            task = Some(linked);
+        }
+    }
+    let user = task.as_ref().map(|t| t.id.as_str());
+    let restored =
+        conn.query_row(SELECT_IS_RESTORED, (session_id, provider, user), |_| Ok(())).optional()?.is_some();
+    Ok(LastUse { task: task.map(Box::new), restored })
+}
+
+impl LastUse {
+    pub fn status(&self) -> Option<Status> {
+        self.task.as_ref().map(|t| t.status)
+    }
+
+    pub fn is_safe(&self) -> bool {
+        match self.status() {
+            Some(Status::Success) => true,
+            Some(Status::Running) => false,
+            _ => self.restored,
+        }
+    }
+}
+
 pub fn invalidations_of_task(conn: &Connection, task: &str) -> rusqlite::Result<Vec<Invalidation>> {
-    conn.prepare(SELECT_INVALIDATIONS_OF_TASK)?
-        .query_map([task], |row| {
-            Ok(Invalidation {
-                id: row.get(0)?,
-                key: row.get(1)?,
-                session_id: row.get(2)?,
-                provider: row.get(3)?,
-                task_id: row.get(4)?,
-                reason: row.get(5)?,
-                at: row.get(6)?,
-                restored_at: row.get(7)?,
-                last_used_at: row.get(8)?,
-            })
-        })?
-        .collect()
+    conn.prepare(SELECT_INVALIDATIONS_OF_TASK)?.query_map([task], invalidation_of_row)?.collect()
+}
+
+/// Those of a key, oldest first.
+pub fn invalidations_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Vec<Invalidation>> {
+    conn.prepare(SELECT_INVALIDATIONS_OF_KEY)?.query_map([key], invalidation_of_row)?.collect()
+}
+
+fn invalidation_of_row(row: &Row<'_>) -> rusqlite::Result<Invalidation> {
+    Ok(Invalidation {
+        id: row.get(0)?,
+        key: row.get(1)?,
+        session_id: row.get(2)?,
+        provider: row.get(3)?,
+        task_id: row.get(4)?,
+        reason: row.get(5)?,
+        at: row.get(6)?,
+        restored_at: row.get(7)?,
+        last_used_at: row.get(8)?,
+    })
+}
+
+/// What came of bringing a withdrawn session back.
+#[derive(Debug)]
+pub enum Restored {
+    Done(Session),
+    /// None was withdrawn from this key.
+    Nothing,
+    /// This task runs under the key, or with the session.
+    InUse(Box<Task>),
+    /// The key goes on with another one by now.
+    Superseded(Session),
+}
+
+/// Brings back the session that was withdrawn last from `key`, on an operator's word.
+pub fn restore(conn: &Connection, key: &str, at: &str) -> rusqlite::Result<Restored> {
+    if let Some(session) = of_key(conn, key)? {
+        return Ok(Restored::Superseded(session));
+    }
+    if let Some(task) = tasks::holder(conn, key)? {
+        return Ok(Restored::InUse(Box::new(task)));
+    }
+    let withdrawn = invalidations_of_key(conn, key)?
+        .into_iter()
+        .rfind(|i| i.restored_at.is_none() && i.reason != REPLACED);
+    let Some(i) = withdrawn else { return Ok(Restored::Nothing) };
+    let provider = i.provider.as_deref();
+    let last = last_use(conn, provider, &i.session_id, i.task_id.as_deref())?;
+    if last.status() == Some(Status::Running) {
+        return Ok(last.task.map_or(Restored::Nothing, Restored::InUse));
+    }
+    let user = last.task.map(|t| t.id);
+    conn.execute(
+        UPSERT_SESSION,
+        (key, &i.session_id, provider, &i.last_used_at, &user, Trust::Operator.as_number()),
+    )?;
+    conn.execute(UPDATE_WITHDRAWN_RESTORED, (&i.session_id, provider, at))?;
+    Ok(of_key(conn, key)?.map_or(Restored::Nothing, Restored::Done))
 }
 
 /// Takes the session of a key out of use. Whether there was one.
@@ -96,7 +219,7 @@ pub fn invalidate(
     Ok(true)
 }
 
-fn withdraw(
+pub fn withdraw(
     conn: &Connection,
     session: &Session,
     reason: &str,
@@ -124,15 +247,28 @@ fn record_invalidation(
 /// Gives the key's session to a task that starts, and remembers in the task's row what was there before.
 pub fn link(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)? {
-        let former = Former {
-            session_id: former.session_id,
-            provider: former.provider,
-            last_used_at: former.last_used_at,
-            task_id: former.task_id,
-        };
-        conn.execute(UPDATE_FORMER, (used.task, serde_json::to_string(&former).ok()))?;
+        remember(conn, used, &former)?;
     }
     point(conn, used, key, session_id)
+}
+
+/// Takes the key's session out of use for a task that starts, and remembers it in the task's row.
+pub fn set_aside(conn: &Connection, used: &Used<'_>, key: &str, reason: &str) -> rusqlite::Result<()> {
+    let Some(former) = of_key(conn, key)? else { return Ok(()) };
+    remember(conn, used, &former)?;
+    withdraw(conn, &former, reason, Some(used.task), used.at)
+}
+
+fn remember(conn: &Connection, used: &Used<'_>, former: &Session) -> rusqlite::Result<()> {
+    let former = Former {
+        session_id: former.session_id.clone(),
+        provider: former.provider.clone(),
+        last_used_at: former.last_used_at.clone(),
+        task_id: former.task_id.clone(),
+        trusted: former.trust.as_number(),
+    };
+    conn.execute(UPDATE_FORMER, (used.task, serde_json::to_string(&former).ok()))?;
+    Ok(())
 }
 
 /// The agent has named its session: the running row knows it from now on, and so does the key.
@@ -153,7 +289,10 @@ fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rus
     {
         record_invalidation(conn, &former, REPLACED, Some(used.task), used.at)?;
     }
-    conn.execute(UPSERT_SESSION, (key, session_id, used.provider, used.at, used.task))?;
+    conn.execute(
+        UPSERT_SESSION,
+        (key, session_id, used.provider, used.at, used.task, Trust::None.as_number()),
+    )?;
     Ok(())
 }
 
@@ -171,7 +310,14 @@ pub fn keep(
         conn.query_row(SELECT_IS_WITHDRAWN, (session_id, key, started_at), |_| Ok(())).optional()?;
     if withdrawn.is_none() {
         point(conn, used, key, session_id)?;
+        trust(conn, key, Trust::Task)?;
     }
+    Ok(())
+}
+
+/// The session of the key may be resumed.
+pub fn trust(conn: &Connection, key: &str, trust: Trust) -> rusqlite::Result<()> {
+    conn.execute(UPDATE_TRUSTED, (key, trust.as_number()))?;
     Ok(())
 }
 
@@ -208,13 +354,16 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
     let Some(key) = used.key else {
         return Ok(());
     };
-    let linked = of_key(conn, key)?.filter(|s| s.task_id.as_deref() == Some(used.task));
-    if linked.is_none() {
+    // What somebody else has linked meanwhile stays.
+    if of_key(conn, key)?.is_some_and(|s| s.task_id.as_deref() != Some(used.task)) {
         return Ok(());
     }
     match former.and_then(|json| serde_json::from_str::<Former>(json).ok()) {
         Some(f) => {
-            conn.execute(UPSERT_SESSION, (key, &f.session_id, &f.provider, &f.last_used_at, &f.task_id))?;
+            conn.execute(
+                UPSERT_SESSION,
+                (key, &f.session_id, &f.provider, &f.last_used_at, &f.task_id, f.trusted),
+            )?;
             conn.execute(UPDATE_RESTORED, (used.task, key, &f.session_id, used.at))?;
         }
         None => {
@@ -225,11 +374,13 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
 }
 
 fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
+    let session_id = row.get::<_, AnyText>(1)?.0.unwrap_or_default();
     Ok(Session {
         key: row.get(0)?,
-        session_id: row.get(1)?,
-        provider: row.get(2)?,
-        last_used_at: row.get(3)?,
-        task_id: row.get(4)?,
+        session_id: dialect::bare(&session_id).to_owned(),
+        provider: row.get::<_, AnyText>(2)?.0,
+        last_used_at: row.get::<_, AnyTime>(3)?.0,
+        task_id: row.get::<_, AnyText>(4)?.0,
+        trust: Trust::from_number(row.get(5)?),
     })
 }

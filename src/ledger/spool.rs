@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{LedgerError, Result};
 use super::{open, place};
+use crate::failpoint;
 use crate::task::{Counts, EndSource, Ended, Ending, Exit, Sender, Status};
 
 const SLOT_BYTES: i64 = 16 * 1024;
@@ -48,6 +49,10 @@ struct Record {
     session_cost_usd: Option<f64>,
     model: Option<String>,
     session_id: Option<String>,
+    #[serde(default)]
+    tool_in_flight: Option<String>,
+    #[serde(default)]
+    context_lost: bool,
     oom_killed: Option<bool>,
     cpu_ms: Option<i64>,
     max_rss_kib: Option<i64>,
@@ -86,6 +91,8 @@ impl Record {
             session_cost_usd: ended.session_cost_usd,
             model: ended.model.clone(),
             session_id: ended.session_id.clone(),
+            tool_in_flight: ended.tool_in_flight.clone(),
+            context_lost: ended.context_lost,
             oom_killed: ended.oom_killed,
             cpu_ms: ended.cpu_ms,
             max_rss_kib: ended.max_rss_kib,
@@ -121,6 +128,8 @@ impl Record {
             session_cost_usd: self.session_cost_usd,
             model: self.model,
             session_id: self.session_id,
+            tool_in_flight: self.tool_in_flight,
+            context_lost: self.context_lost,
             oom_killed: self.oom_killed,
             cpu_ms: self.cpu_ms,
             max_rss_kib: self.max_rss_kib,
@@ -145,6 +154,7 @@ impl SpoolSlot {
         let slot = slot_path(dir, id)?;
         let failed = |e| LedgerError::io("keeping room for the terminal record:", &slot, e);
         let create = || {
+            failpoint::hit("spool.reserve")?;
             OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -160,7 +170,7 @@ impl SpoolSlot {
             other => other,
         }
         .map_err(failed)?;
-        if let Err(e) = allocate(&file) {
+        if let Err(e) = allocate(&file).and_then(|()| failpoint::hit("spool.reserved")) {
             let _ = fs::remove_file(&slot);
             return Err(failed(e));
         }
@@ -183,13 +193,17 @@ impl SpoolSlot {
             bytes = serde_json::to_vec(&record)?;
         }
         self.fill(&bytes)?;
+        failpoint::hit("spool.filled")?;
         self.file.set_permissions(Permissions::from_mode(0o600))?;
         self.file.sync_all()?;
+        failpoint::hit("spool.synced")?;
         fs::rename(&self.slot, &self.record)?;
+        failpoint::hit("spool.renamed")?;
         place::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
     }
 
     fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
+        failpoint::hit("spool.fill")?;
         io::Seek::rewind(&mut self.file)?;
         self.file.write_all(bytes)?;
         self.file.set_len(bytes.len() as u64)
@@ -197,7 +211,8 @@ impl SpoolSlot {
 
     /// Gives the room back: the ledger took the record.
     pub fn discard(self) -> Result<()> {
-        open::remove_if_there(&self.slot)
+        failpoint::hit("spool.discard")
+            .and_then(|()| open::remove_if_there(&self.slot))
             .map_err(|e| LedgerError::io("removing the unused spool slot", &self.slot, e))
     }
 }
@@ -236,7 +251,7 @@ pub(super) struct Spooled {
 
 impl Waiting {
     fn read(path: PathBuf) -> Option<Waiting> {
-        let content = match fs::read(&path) {
+        let content = match failpoint::hit("merge.read").and_then(|()| fs::read(&path)) {
             // Another command has merged it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
             Err(e) => Content::Unreadable(e.to_string()),
@@ -303,6 +318,7 @@ pub(super) fn waiting_for(dir: &Path, id: &str) -> Result<Option<Ended>> {
 /// Removes a merged record, durably: else a power cut would bring it back as one to report.
 pub(super) fn remove(path: &Path) -> Result<()> {
     open::remove_if_there(path)
+        .and_then(|()| failpoint::hit("merge.removed"))
         .and_then(|()| place::sync_directory(path.parent().unwrap_or(Path::new("/"))))
         .map_err(|e| LedgerError::io("removing the merged record", path, e))
 }
@@ -317,7 +333,7 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
         })
         .find(|p| !p.exists())
         .unwrap_or_else(|| path.to_owned());
-    match fs::rename(path, &kept) {
+    match fs::rename(path, &kept).and_then(|()| failpoint::hit("merge.kept")) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
             Err(LedgerError::io("putting the spooled record aside:", path, e))
         }
@@ -325,9 +341,10 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Removes what a task has in the spool: the slot of a dead one, the record that was just merged.
-pub(super) fn clear(dir: &Path, id: &str) -> Result<()> {
-    for path in [slot_path(dir, id)?, record_path(dir, id)?] {
+/// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
+pub(super) fn clear(dir: &Path, id: &str, is_merged: bool) -> Result<()> {
+    let record = if is_merged { Some(record_path(dir, id)?) } else { None };
+    for path in record.into_iter().chain([slot_path(dir, id)?]) {
         open::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
     }
     Ok(())
@@ -375,6 +392,7 @@ mod tests {
             Ending::Cancelled(Cancel::IdleTimeout),
             Ending::Interrupted(Interrupt::Signal),
             Ending::Interrupted(Interrupt::SupervisorLost),
+            Ending::Interrupted(Interrupt::Oom),
             Ending::Interrupted(Interrupt::Rebooted),
             Ending::Interrupted(Interrupt::Ttl),
             Ending::AbortedNoSkill("review".into()),

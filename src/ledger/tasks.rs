@@ -1,20 +1,11 @@
 //! The rows of `task_history` and their moves, read and written.
 
-use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::Value;
 
+use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime};
 use super::live::LiveLock;
 use crate::task::{Counts, Identity, NewTask, Status, Task, Transition};
-
-/// Which tasks to read.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    pub status: Option<Status>,
-    pub key: Option<String>,
-    /// `None`: all of them.
-    pub limit: Option<usize>,
-}
 
 /// What an id, or the beginning of one, names.
 #[derive(Debug)]
@@ -25,16 +16,32 @@ pub enum Found {
     Ambiguous(Vec<String>),
 }
 
-/// How the `--on-finish` command ended.
+/// What has been seen of a running task besides its counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    pub model: Option<&'a str>,
+    /// The tool that was called and has not answered.
+    pub tool_in_flight: Option<&'a str>,
+    /// RFC 3339, UTC, milliseconds.
+    pub at: &'a str,
+}
+
+/// Where the `--on-finish` command of a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
+    /// It is still to be run.
+    Pending,
+    /// It was begun, and not seen to end.
+    Delivering,
     Delivered,
     Failed,
 }
 
 impl Delivery {
-    fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
+            Delivery::Pending => "pending",
+            Delivery::Delivering => "delivering",
             Delivery::Delivered => "delivered",
             Delivery::Failed => "failed",
         }
@@ -43,7 +50,7 @@ impl Delivery {
 
 /// The columns in the order in which [`task_of_row`] reads them.
 macro_rules! select {
-    ($rest:literal) => {
+    ($($rest:literal),+) => {
         concat!(
             "SELECT id, key, repo, issue_number, user, agent, agent_type, model, provider, status, reason,
              error, started_at, finished_at, duration_ms, cost_usd, session_cost_usd, turns, input_tokens,
@@ -52,25 +59,16 @@ macro_rules! select {
              supervisor_start, agent_pid, agent_start, cgroup, exit_code, term_signal, stop_signal,
              stop_sender_pid, stop_sender_uid, end_source, last_seen_at, oom_killed, cpu_ms, max_rss_kib,
              on_finish, delivery_status, delivery_attempts, delivered_at, retention_secs, cleanup_after,
-             hinted_at, user_argv, run_options, leftovers, parent_id
+             hinted_at, user_argv, run_options, leftovers, parent_id, oom_kills_before,
+             tool_in_flight, context_lost
              FROM task_history ",
-            $rest
+            $($rest),+
         )
     };
 }
+pub(super) use select;
 
 const SELECT_BY_ID: &str = select!("WHERE id = ?1");
-const SELECT_RUNNING: &str = select!(
-    "WHERE status = 'running' AND (?1 IS NULL OR key = ?1) ORDER BY started_at DESC, rowid DESC LIMIT ?2"
-);
-const SELECT_ENDED: &str = select!("WHERE status <> 'running' ORDER BY started_at DESC, rowid DESC LIMIT ?1");
-const SELECT_ENDED_BY_KEY: &str =
-    select!("WHERE status <> 'running' AND key = ?1 ORDER BY started_at DESC, rowid DESC LIMIT ?2");
-const SELECT_ENDED_BY_STATUS: &str =
-    select!("WHERE status <> 'running' AND status = ?1 ORDER BY started_at DESC, rowid DESC LIMIT ?2");
-const SELECT_ENDED_BY_BOTH: &str = select!(
-    "WHERE status <> 'running' AND +status = ?1 AND key = ?2 ORDER BY started_at DESC, rowid DESC LIMIT ?3"
-);
 const SELECT_HOLDER: &str = select!("WHERE status = 'running' AND key = ?1");
 const SELECT_RUNNING_WITH_SESSION: &str = select!(
     "WHERE status = 'running' AND session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
@@ -96,12 +94,17 @@ const INSERT_TASK: &str = "
         (id, key, repo, issue_number, user, agent, agent_type, model, provider, status, started_at,
          session_id, resumed_from, argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns,
          supervisor_pid, supervisor_start, agent_pid, agent_start, cgroup, last_seen_at, on_finish,
-         retention_secs, user_argv, run_options, parent_id)
+         retention_secs, user_argv, run_options, parent_id, oom_kills_before, reason, error, finished_at,
+         duration_ms, cost_usd, turns, input_tokens, output_tokens, cache_read_tokens,
+         cache_creation_tokens, artifacts)
     VALUES
         (:id, :key, :repo, :issue_number, :user, :agent, :agent_type, :model, :provider, 'running',
-         :started_at, :session_id, :resumed_from, :argv, :cwd, :live_slot, :live_dev, :live_ino, :host,
-         :boot_id, :pid_ns, :supervisor_pid, :supervisor_start, :agent_pid, :agent_start, :cgroup,
-         :started_at, :on_finish, :retention_secs, :user_argv, :run_options, :parent_id)";
+         kept_time('task_history.started_at', :started_at), :session_id, :resumed_from, :argv, :cwd,
+         :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
+         :agent_pid, :agent_start, :cgroup,
+         :started_at, :on_finish, :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before,
+         -- Named although nothing is known of them: another program's table may have defaults for them.
+         NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 const INSERT_TRANSITION: &str = "
     INSERT INTO task_transition (task_id, at, from_status, to_status, reason, by_pid, by_command)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
@@ -114,21 +117,33 @@ const UPDATE_PROGRESS: &str = "
         cache_read_tokens = coalesce(:cache_read_tokens, cache_read_tokens),
         cache_creation_tokens = coalesce(:cache_creation_tokens, cache_creation_tokens),
         model = coalesce(:model, model),
+        tool_in_flight = :tool_in_flight,
         last_seen_at = :last_seen_at
     WHERE id = :id AND status = 'running'";
 const UPDATE_DELIVERY: &str = "
     UPDATE task_history SET
         delivery_status = ?2,
-        delivery_attempts = delivery_attempts + 1,
         delivered_at = CASE ?2 WHEN 'delivered' THEN ?3 ELSE delivered_at END
     WHERE id = ?1";
 
 const UPDATE_LEFTOVERS: &str = "UPDATE task_history SET leftovers = ?2 WHERE id = ?1";
+const SELECT_UNDELIVERED: &str =
+    select!("WHERE delivery_status IN ('pending', 'delivering') ORDER BY started_at");
+const SELECT_UNHINTED: &str =
+    select!("WHERE status = 'interrupted' AND hinted_at IS NULL ORDER BY started_at");
 const SELECT_SUPERVISED_BY: &str =
     select!("WHERE status = 'running' AND supervisor_pid = ?1 AND supervisor_start = ?2");
 
 pub fn leftovers(conn: &Connection, id: &str, leftovers: &str) -> rusqlite::Result<usize> {
     conn.execute(UPDATE_LEFTOVERS, (id, leftovers))
+}
+
+pub fn undelivered(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
+    all(conn, SELECT_UNDELIVERED, [])
+}
+
+pub fn unhinted(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
+    all(conn, SELECT_UNHINTED, [])
 }
 
 pub fn supervised_by(conn: &Connection, supervisor: Identity) -> rusqlite::Result<Vec<Task>> {
@@ -158,7 +173,13 @@ pub fn last_user_of_session(
     provider: Option<&str>,
     session_id: &str,
 ) -> rusqlite::Result<Option<Task>> {
-    conn.query_row(SELECT_LAST_OF_SESSION, (session_id, provider), task_of_row).optional()
+    let last = |id: &str| conn.query_row(SELECT_LAST_OF_SESSION, (id, provider), task_of_row).optional();
+    // Another program may have written whose session it is before the id.
+    let theirs = dialect::prefixed(provider, session_id).map(|id| last(&id)).transpose()?.flatten();
+    Ok(match (last(session_id)?, theirs) {
+        (Some(ours), Some(theirs)) if theirs.started_at > ours.started_at => Some(theirs),
+        (ours, theirs) => ours.or(theirs),
+    })
 }
 
 pub fn last_session_cost(
@@ -169,26 +190,7 @@ pub fn last_session_cost(
     conn.query_row(SELECT_LAST_SESSION_COST, (session_id, provider), |row| row.get(0)).optional()
 }
 
-/// The running ones first, then those that ended, each newest first.
-pub fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
-    let limit = filter.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    let key = filter.key.as_deref();
-    let mut tasks = match filter.status {
-        None | Some(Status::Running) => all(conn, SELECT_RUNNING, (key, limit))?,
-        Some(_) => Vec::new(),
-    };
-    let left = limit.saturating_sub(tasks.len() as i64);
-    tasks.extend(match (filter.status, key) {
-        (Some(Status::Running), _) => Vec::new(),
-        (None, None) => all(conn, SELECT_ENDED, [left])?,
-        (None, Some(key)) => all(conn, SELECT_ENDED_BY_KEY, (key, left))?,
-        (Some(status), None) => all(conn, SELECT_ENDED_BY_STATUS, (status.as_str(), left))?,
-        (Some(status), Some(key)) => all(conn, SELECT_ENDED_BY_BOTH, (status.as_str(), key, left))?,
-    });
-    Ok(tasks)
-}
-
-fn all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Task>> {
+pub fn all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Task>> {
     conn.prepare(sql)?.query_map(params, task_of_row)?.collect()
 }
 
@@ -217,11 +219,8 @@ pub fn transitions(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Transiti
             Ok(Transition {
                 task_id: row.get(0)?,
                 at: row.get(1)?,
-                from_status: match row.get::<_, Option<String>>(2)? {
-                    Some(word) => Some(status_of(2, &word)?),
-                    None => None,
-                },
-                to_status: status_of(3, &row.get::<_, String>(3)?)?,
+                from_status: row.get::<_, Option<String>>(2)?.as_deref().map(status_of),
+                to_status: status_of(&row.get::<_, String>(3)?),
                 reason: row.get(4)?,
                 by_pid: row.get(5)?,
                 by_command: row.get(6)?,
@@ -265,6 +264,7 @@ pub fn insert(conn: &Connection, task: &NewTask, live: &LiveLock, by: &str) -> r
             ":user_argv": json_array(&task.user_argv),
             ":run_options": task.run_options,
             ":parent_id": task.parent_id,
+            ":oom_kills_before": task.oom_kills_before.map(u64::cast_signed),
         },
     )?;
     let begin = Move { from: None, to: Status::Running, reason: None };
@@ -293,13 +293,7 @@ pub fn record_move(
     Ok(())
 }
 
-pub fn progress(
-    conn: &Connection,
-    id: &str,
-    counts: &Counts,
-    model: Option<&str>,
-    last_seen_at: &str,
-) -> rusqlite::Result<()> {
+pub fn progress(conn: &Connection, id: &str, counts: &Counts, seen: &Seen<'_>) -> rusqlite::Result<()> {
     conn.prepare_cached(UPDATE_PROGRESS)?.execute(named_params! {
         ":id": id,
         ":cost_usd": counts.cost_usd,
@@ -308,8 +302,9 @@ pub fn progress(
         ":output_tokens": counts.output_tokens,
         ":cache_read_tokens": counts.cache_read_tokens,
         ":cache_creation_tokens": counts.cache_creation_tokens,
-        ":model": model,
-        ":last_seen_at": last_seen_at,
+        ":model": seen.model,
+        ":tool_in_flight": seen.tool_in_flight,
+        ":last_seen_at": seen.at,
     })?;
     Ok(())
 }
@@ -319,55 +314,63 @@ pub fn delivery(conn: &Connection, id: &str, state: Delivery, at: &str) -> rusql
     Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at))? == 1)
 }
 
-pub fn status_of(column: usize, word: &str) -> rusqlite::Result<Status> {
-    Status::parse(word).ok_or_else(|| {
-        let why = format!("{word:?} is no status of a task");
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, why.into())
-    })
+/// The status that a row says. Another program may have words of its own for the end of its tasks: whatever
+/// they mean, no session is resumed on their strength.
+pub fn status_of(word: &str) -> Status {
+    Status::parse(word).unwrap_or(Status::Failure)
+}
+
+fn bare(session_id: String) -> String {
+    dialect::bare(&session_id).to_owned()
 }
 
 fn json_array(words: &[String]) -> String {
     Value::from(words).to_string()
 }
 
-fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
+pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
     let mut column = 0..;
+    let word;
     macro_rules! next {
         () => {
             row.get(column.next().unwrap_or_default())?
         };
+        // A column that another program may have had before, whatever it keeps in it.
+        ($any:ident) => {
+            row.get::<_, $any>(column.next().unwrap_or_default())?.0
+        };
     }
     Ok(Task {
-        id: next!(),
-        key: next!(),
-        repo: next!(),
-        issue_number: next!(),
-        user: next!(),
-        agent: next!(),
-        agent_type: next!(),
-        model: next!(),
-        provider: next!(),
+        id: next!(AnyText).unwrap_or_default(),
+        key: next!(AnyText),
+        repo: next!(AnyText),
+        issue_number: next!(AnyInteger),
+        user: next!(AnyText),
+        agent: next!(AnyText),
+        agent_type: next!(AnyText),
+        model: next!(AnyText),
+        provider: next!(AnyText),
         status: {
-            let word: String = next!();
-            status_of(9, &word)?
+            word = next!(AnyText).unwrap_or_default();
+            status_of(&word)
         },
-        reason: next!(),
-        error: next!(),
-        started_at: next!(),
-        finished_at: next!(),
-        duration_ms: next!(),
-        cost_usd: next!(),
-        session_cost_usd: next!(),
-        turns: next!(),
-        input_tokens: next!(),
-        output_tokens: next!(),
-        cache_read_tokens: next!(),
-        cache_creation_tokens: next!(),
-        artifacts: json(next!()),
-        session_id: next!(),
-        resumed_from: next!(),
-        argv: words(next!()),
-        cwd: next!(),
+        reason: next!(AnyText).or_else(|| Status::parse(&word).is_none().then(|| word.clone())),
+        error: next!(AnyText),
+        started_at: next!(AnyTime).unwrap_or_default(),
+        finished_at: next!(AnyTime),
+        duration_ms: next!(AnyInteger),
+        cost_usd: next!(AnyReal),
+        session_cost_usd: next!(AnyReal),
+        turns: next!(AnyInteger),
+        input_tokens: next!(AnyInteger),
+        output_tokens: next!(AnyInteger),
+        cache_read_tokens: next!(AnyInteger),
+        cache_creation_tokens: next!(AnyInteger),
+        artifacts: json(next!(AnyText)),
+        session_id: next!(AnyText).map(bare),
+        resumed_from: next!(AnyText).map(bare),
+        argv: words(next!(AnyText)),
+        cwd: next!(AnyText),
         live_slot: next!(),
         live_dev: unsigned(next!()),
         live_ino: unsigned(next!()),
@@ -385,21 +388,24 @@ fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         stop_sender_pid: next!(),
         stop_sender_uid: next!(),
         end_source: next!(),
-        last_seen_at: next!(),
+        last_seen_at: next!(AnyTime),
         oom_killed: next!(),
         cpu_ms: next!(),
         max_rss_kib: next!(),
         on_finish: json(next!()),
         delivery_status: next!(),
         delivery_attempts: next!(),
-        delivered_at: next!(),
+        delivered_at: next!(AnyTime),
         retention_secs: next!(),
-        cleanup_after: next!(),
-        hinted_at: next!(),
+        cleanup_after: next!(AnyTime),
+        hinted_at: next!(AnyTime),
         user_argv: words(next!()),
         run_options: json(next!()),
         leftovers: json(next!()),
         parent_id: next!(),
+        oom_kills_before: unsigned(next!()),
+        tool_in_flight: next!(),
+        context_lost: next!(),
     })
 }
 
@@ -423,33 +429,16 @@ mod tests {
 
     #[test]
     fn no_query_grows_with_history_but_by_what_it_returns() {
-        let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(include_str!("migrations/001.sql")).unwrap();
-        for sql in [
+        super::super::tests::each_uses_an_index(&[
             SELECT_BY_ID,
-            SELECT_RUNNING,
-            SELECT_ENDED,
-            SELECT_ENDED_BY_KEY,
-            SELECT_ENDED_BY_STATUS,
-            SELECT_ENDED_BY_BOTH,
             SELECT_HOLDER,
             SELECT_RUNNING_WITH_SESSION,
             SELECT_LAST_OF_SESSION,
             SELECT_IDS_BY_PREFIX,
             SELECT_LAST_SESSION_COST,
             SELECT_TRANSITIONS,
-        ] {
-            let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let params = explain.parameter_count();
-            let steps: Vec<String> = explain
-                .query_map(rusqlite::params_from_iter(vec!["x"; params]), |row| row.get(3))
-                .unwrap()
-                .collect::<rusqlite::Result<_>>()
-                .unwrap();
-            let plan = steps.join("; ");
-            assert!(plan.contains("USING INDEX") || plan.contains("USING COVERING INDEX"), "{sql}: {plan}");
-            assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
-            eprintln!("{plan}");
-        }
+            SELECT_UNDELIVERED,
+            SELECT_UNHINTED,
+        ]);
     }
 }

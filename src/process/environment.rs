@@ -11,6 +11,8 @@ pub const MARK: &str = "BOOKEND_TASK_ID";
 /// A hook carries the id of its task under this name, so that it is nobody's left-over.
 pub const FINISHED: &str = "BOOKEND_FINISHED_TASK";
 pub const LEDGER: &str = "BOOKEND_LEDGER";
+/// The how-manieth time a hook is run for its task: more than 1 if the one before was cut off.
+pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";
 
 /// The caller's environment without the variables named in `but` and those that bookend sets itself,
 /// then with `add`. Order, repetition and malformed entries are kept.
@@ -18,7 +20,7 @@ pub fn inherited(but: &[&str], add: &[(&str, &OsStr)]) -> Vec<CString> {
     let mut entries = sys::environment();
     entries.retain(|entry| {
         let Some(name) = name_of(entry.as_bytes()) else { return true };
-        !(but.iter().chain(&[MARK, FINISHED, LEDGER]).any(|b| b.as_bytes() == name)
+        !(but.iter().chain(&[MARK, FINISHED, LEDGER, ATTEMPT]).any(|b| b.as_bytes() == name)
             // Holds the id of *our* pidfd; without it LISTEN_PID alone decides (sd_listen_fds(3)).
             || name == b"LISTEN_PIDFDID")
     });

@@ -11,6 +11,11 @@ use super::*;
 const NOBODY: IsSupervisor<'static> = &|_| false;
 const ALONE: &str = "TEST_ALONE";
 
+fn end_blocking(hunt: &mut Hunt, is_supervisor: IsSupervisor<'_>) -> Result<Summary, Error> {
+    end_all(std::slice::from_mut(hunt), is_supervisor)?;
+    Ok(hunt.summary())
+}
+
 /// Runs the test `name` as the only one of a process.
 fn alone(name: &str, body: impl FnOnce()) {
     if std::env::var_os(ALONE).is_some_and(|n| n == name) {
@@ -71,7 +76,7 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
 }
 
 fn hunt(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> Hunt {
-    let task = Task { id: id(), agent, agent_tty: 0, seat };
+    let task = Task { id: id(), agent, agent_tty: 0, seat, cgroup: None };
     Hunt::new(task, ends, Duration::from_millis(grace_ms))
 }
 

@@ -2,12 +2,15 @@
 
 pub mod caller;
 pub mod capture;
+pub mod cgroup;
 pub mod environment;
 pub mod forward;
 pub mod gate;
 pub mod identity;
 pub mod leftovers;
 pub mod mark;
+pub mod marked;
+pub mod oom;
 mod sorting;
 pub mod stop;
 mod table;

@@ -35,7 +35,9 @@ impl Ladder {
     /// The signal that is due now, if any.
     pub fn due(&mut self, now: Instant) -> Option<i32> {
         let climb = self.climb.filter(|c| c.at <= now)?;
-        self.climb = Some(Climb { next: libc::SIGKILL, at: now + self.grace });
+        // Nothing comes after SIGKILL.
+        self.climb =
+            (climb.next != libc::SIGKILL).then(|| Climb { next: libc::SIGKILL, at: now + self.grace });
         Some(climb.next)
     }
 }
@@ -55,6 +57,7 @@ mod tests {
         assert_eq!(ladder.due(start + grace), Some(libc::SIGTERM));
         assert_eq!(ladder.due(start + grace), None);
         assert_eq!(ladder.due(start + grace * 2), Some(libc::SIGKILL));
+        assert_eq!(ladder.deadline(), None);
     }
 
     #[test]

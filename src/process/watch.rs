@@ -11,6 +11,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::failpoint;
 use crate::sys::{self, Change, Received, Usage};
 
 /// What happened.
@@ -102,18 +103,18 @@ impl Watch {
             let timeout = match deadline {
                 None => PollTimeout::NONE,
                 Some(at) => {
-                    let left = at.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(Event::Deadline);
-                    }
                     // Rounded up, or the last millisecond would be spent spinning.
-                    let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
+                    let left = at.saturating_duration_since(Instant::now()).as_nanos();
+                    let ms = left.div_ceil(1_000_000).min(i32::MAX as u128);
                     PollTimeout::try_from(ms as i32).unwrap_or(PollTimeout::MAX)
                 }
             };
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             fds.extend(interests.iter().map(|i| PollFd::new(i.fd, wanted(i.source))));
+            failpoint::hit("watch.poll")?;
             match poll(&mut fds, timeout) {
+                // A deadline that has passed yields to whatever else there is, or it could starve that.
+                Ok(0) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(Event::Deadline),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }

@@ -60,6 +60,8 @@ pub struct Task {
     pub end_source: Option<String>,
     pub last_seen_at: Option<String>,
     pub oom_killed: Option<bool>,
+    /// `oom_kill` of the cgroup's memory.events when the task began.
+    pub oom_kills_before: Option<u64>,
     pub cpu_ms: Option<i64>,
     pub max_rss_kib: Option<i64>,
     pub on_finish: Option<Value>,
@@ -73,6 +75,10 @@ pub struct Task {
     pub run_options: Option<Value>,
     pub leftovers: Option<Value>,
     pub parent_id: Option<String>,
+    /// The tool that was called last and has not answered.
+    pub tool_in_flight: Option<String>,
+    /// The agent did not go on with the conversation of `resumed_from` but began another one.
+    pub context_lost: Option<bool>,
 }
 
 impl Task {
@@ -111,6 +117,38 @@ pub struct Session {
     pub last_used_at: Option<String>,
     /// The last task that used it.
     pub task_id: Option<String>,
+    pub trust: Trust,
+}
+
+/// Who says that a session may be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// Nobody yet: its last task runs, or another program wrote it.
+    None,
+    /// Its last task ended well with it.
+    Task,
+    /// An operator restored it although its last task did not.
+    Operator,
+}
+
+impl Trust {
+    /// As it stands in the ledger.
+    pub fn as_number(self) -> i64 {
+        match self {
+            Trust::None => 0,
+            Trust::Task => 1,
+            Trust::Operator => 2,
+        }
+    }
+
+    pub fn from_number(number: i64) -> Trust {
+        match number {
+            1 => Trust::Task,
+            2 => Trust::Operator,
+            _ => Trust::None,
+        }
+    }
 }
 
 /// One row of `session_invalidation`: a conversation that is not to be resumed, and why.

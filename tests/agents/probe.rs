@@ -45,6 +45,7 @@ fn run(args: &[OsString]) -> Outcome {
         "newborn" => newborn::newborn(&args[2..]),
         "orphans" => family::orphans(number(2)?, word(3)),
         "daemon" => family::daemon(&args[2..]),
+        "as-pid" => family::as_pid(number(2)?, &args[3..]),
         other => Err(io::Error::other(format!("no command {other:?}"))),
     }
 }

@@ -59,6 +59,13 @@ impl Row {
     }
 }
 
+/// Changes the ledger as any other program could.
+pub(super) fn change(ledger: &Path, sql: &str) -> rusqlite::Result<()> {
+    let connection = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.execute_batch(sql)
+}
+
 pub(super) fn query(ledger: &Path, sql: &str) -> Vec<Row> {
     let connection = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .unwrap_or_else(|e| panic!("opening {}: {e}", ledger.display()));
@@ -74,4 +81,10 @@ pub(super) fn query(ledger: &Path, sql: &str) -> Vec<Row> {
             .map(Row)
     });
     rows.and_then(Iterator::collect).unwrap_or_else(|e| panic!("{sql}: {e}"))
+}
+
+pub(super) fn write(ledger: &Path, sql: &str) {
+    let connection = Connection::open(ledger).unwrap_or_else(|e| panic!("opening {}: {e}", ledger.display()));
+    connection.busy_timeout(Duration::from_secs(10)).expect("a busy timeout");
+    connection.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
 }

@@ -59,6 +59,18 @@ fn all() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
+/// The processes of a world whose environment names a task.
+pub fn marked(world: &super::World) -> Vec<i32> {
+    let dir = world.path("home");
+    let is_marked = |pid: i32| {
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| {
+            let names = |mark: &[u8]| env.split(|b| *b == 0).any(|v| v.starts_with(mark));
+            names(b"BOOKEND_TASK_ID=") && names(&[b"HOME=", dir.as_os_str().as_bytes()].concat())
+        })
+    };
+    all().filter(|p| is_marked(*p)).collect()
+}
+
 /// Kills every process whose environment names `dir`, until there is none.
 pub(super) fn kill_marked(dir: &Path) {
     let mark = dir.as_os_str().as_bytes();

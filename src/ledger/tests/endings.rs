@@ -2,7 +2,7 @@
 
 use super::{END, START, World, ended, new_task, start};
 use crate::ledger::{Finished, Found, Ledger};
-use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask};
+use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
 
@@ -92,8 +92,8 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         assert_eq!(ledger.session_of_key(KEY).unwrap(), before);
         assert!(reasons(&ledger, "second").is_empty());
         let claim = ledger.claim().unwrap();
-        let user = claim.last_user_of_session(Some("anthropic"), "s1").unwrap();
-        assert_eq!(user.unwrap().id, "first", "its failure says nothing against the session");
+        let last = claim.last_use(Some("anthropic"), "s1", None).unwrap();
+        assert_eq!(last.task.unwrap().id, "first", "its failure says nothing against the session");
     }
 }
 
@@ -163,8 +163,8 @@ fn the_same_id_at_another_provider_is_another_session() {
     ledger.finish("other", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
     assert_eq!(linked(&ledger), link("s1", "first"));
     let claim = ledger.claim().unwrap();
-    let user = claim.last_user_of_session(Some("anthropic"), "s1").unwrap();
-    assert_eq!(user.unwrap().id, "first");
+    let last = claim.last_use(Some("anthropic"), "s1", None).unwrap();
+    assert_eq!(last.task.unwrap().id, "first");
 }
 
 #[test]
@@ -196,10 +196,11 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     let provider = Some("anthropic");
     assert_eq!(claim.last_session_cost(provider, "s1").unwrap(), Some(1.5));
     assert_eq!(claim.last_session_cost(provider, "s2").unwrap(), None);
-    let running = claim.running_with_session(provider, "s1").unwrap();
-    assert_eq!(running.unwrap().id, "second");
-    assert_eq!(claim.last_user_of_session(provider, "s1").unwrap().unwrap().id, "second");
-    assert!(claim.running_with_session(provider, "s2").unwrap().is_none());
+    let last = claim.last_use(provider, "s1", Some("first")).unwrap();
+    assert_eq!((last.status(), last.task.unwrap().id.as_str()), (Some(Status::Running), "second"));
+    assert!(claim.last_use(provider, "s2", None).unwrap().task.is_none());
+    let linked = claim.last_use(provider, "s2", Some("first")).unwrap();
+    assert!(linked.task.is_none(), "a task of another session says nothing of this one");
 }
 
 #[test]

@@ -77,6 +77,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
         on_finish: None,
         retention_secs: 3600,
         parent_id: None,
+        oom_kills_before: None,
     }
 }
 
@@ -94,6 +95,8 @@ pub fn ended(ending: Ending) -> Ended {
         session_cost_usd: None,
         model: None,
         session_id: None,
+        tool_in_flight: None,
+        context_lost: false,
         oom_killed: None,
         cpu_ms: Some(12),
         max_rss_kib: Some(2048),
@@ -112,4 +115,23 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
     }
     claim.commit().unwrap();
     live
+}
+
+/// Asserts that no query grows with the history, but by what it returns.
+pub fn each_uses_an_index(queries: &[&str]) {
+    let conn = Connection::open_in_memory().unwrap();
+    super::dialect::register(&conn, None).unwrap();
+    conn.execute_batch(include_str!("../migrations/001.sql")).unwrap();
+    for sql in queries {
+        let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let params = explain.parameter_count();
+        let steps: Vec<String> = explain
+            .query_map(rusqlite::params_from_iter(vec!["x"; params]), |row| row.get(3))
+            .unwrap()
+            .collect::<rusqlite::Result<_>>()
+            .unwrap();
+        let plan = steps.join("; ");
+        assert!(plan.contains("USING INDEX") || plan.contains("USING COVERING INDEX"), "{sql}: {plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+    }
 }

@@ -274,7 +274,7 @@ fn another_programs_file_is_refused_and_left_as_it_was() {
 
     fs::write(world.file(), "notes of mine, no database at all\n".repeat(40)).unwrap();
     let refusal = Ledger::open(&world.at()).unwrap_err();
-    assert!(matches!(refusal, LedgerError::NotALedger { .. }), "{refusal}");
+    assert!(matches!(refusal, LedgerError::Database { .. }), "{refusal}");
 }
 
 #[test]

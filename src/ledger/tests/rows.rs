@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{END, START, World, ended, new_task, start};
-use crate::ledger::{Delivery, Filter, Finished, Found, Ledger, LedgerError, LiveEvidence};
+use crate::ledger::{Delivery, Filter, Finished, Found, Ledger, LedgerError, LiveEvidence, Seen};
 use crate::task::{Cancel, Counts, Ending, Failure, Interrupt, Status, Task};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
@@ -140,15 +140,17 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
     let counts = Counts { cost_usd: Some(0.25), output_tokens: Some(7), ..Counts::default() };
-    ledger.progress("t", &counts, Some("opus"), END).unwrap();
-    ledger.progress("t", &Counts::default(), None, END).unwrap();
+    ledger
+        .progress("t", &counts, &Seen { model: Some("opus"), tool_in_flight: Some("Bash"), at: END })
+        .unwrap();
+    ledger.progress("t", &Counts::default(), &Seen { model: None, tool_in_flight: None, at: END }).unwrap();
     let mut inferred = ended(Ending::Interrupted(Interrupt::SupervisorLost));
     inferred.source = crate::task::EndSource::Recovery;
     inferred.finished_at = None;
     inferred.exit = None;
     ledger.finish("t", &inferred, "recover").unwrap();
     let more = Counts { cost_usd: Some(9.0), ..Counts::default() };
-    ledger.progress("t", &more, None, "later").unwrap();
+    ledger.progress("t", &more, &Seen { model: None, tool_in_flight: None, at: "later" }).unwrap();
     let row = read(&ledger, "t");
     assert_eq!((row.cost_usd, row.output_tokens, row.turns), (Some(0.25), Some(7), None));
     assert_eq!(row.model.as_deref(), Some("opus"));
@@ -183,7 +185,7 @@ fn running_tasks_come_first_and_each_group_newest_first() {
     assert_eq!(ids(&ledger, limited(3)), ["b", "e", "d"]);
     assert_eq!(ids(&ledger, limited(1)), ["b"]);
     assert!(ids(&ledger, limited(0)).is_empty());
-    let of = |status, key: Option<&str>| Filter { status, key: key.map(str::to_owned), limit: None };
+    let of = |status, key: Option<&str>| Filter { status, key: key.map(str::to_owned), ..Filter::default() };
     assert_eq!(ids(&ledger, of(None, Some("even"))), ["e", "c", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), None)), ["e", "d", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), Some("even"))), ["e", "a"]);
@@ -218,12 +220,16 @@ fn deliveries_are_counted() {
     task.on_finish = Some("{}".to_owned());
     drop(start(&mut ledger, &task));
     ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    let pending = read(&ledger, "t");
+    assert_eq!(ledger.begin_delivery(&pending).unwrap(), Some(1));
+    assert_eq!(ledger.begin_delivery(&pending).unwrap(), None, "somebody else has taken it");
     ledger.delivery("t", Delivery::Failed, END).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
-        (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at),
+        (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
         (Some("failed"), 1, None)
     );
+    assert_eq!(ledger.begin_delivery(&row).unwrap(), Some(2));
     ledger.delivery("t", Delivery::Delivered, END).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
@@ -247,6 +253,8 @@ fn the_live_lock_decides_whether_a_task_lives() {
     assert_eq!(reader.evidence(&row).unwrap(), LiveEvidence::Held);
     drop(live);
     assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::Free);
+    row.live_dev = row.live_dev.map(|n| n + 1);
+    assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::Renumbered);
     row.live_ino = row.live_ino.map(|n| n + 1);
     assert_eq!(ledger.evidence(&row).unwrap(), LiveEvidence::OtherFile);
     row.live_slot = None;

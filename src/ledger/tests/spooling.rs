@@ -155,7 +155,7 @@ fn the_room_for_a_record_is_taken_beforehand_and_given_back() {
     drop(dead);
     let path = world.at().private_dir().join("spool/.dead.slot");
     assert!(path.exists());
-    ledger.clear_spool("dead").unwrap();
+    ledger.clear_spool("dead", true).unwrap();
     assert!(!path.exists());
 }
 

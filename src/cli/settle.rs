@@ -1,0 +1,175 @@
+//! The commands that settle: what died, its sessions, its next run; and the adoption of a database.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Subcommand};
+
+use super::{duration, level, when_busy};
+use crate::recover;
+use crate::redispatch;
+use crate::session_cmd;
+
+/// Settle what died: find it, end what it left, mark it, and tell
+///
+/// For a oneshot at boot; safe at any time, by any number at once. Running rows whose supervisor is gone
+/// become `interrupted`, what they left running is ended, and their sessions are never resumed. --on-finish
+/// commands that nobody saw end are run. Every task that was interrupted since the last time is told of
+/// once, on stdout, each line with the prefix [recovery].
+///
+/// Exit codes: 0 all is settled; 1 something could not be (or, with --dry-run, waits to be).
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// End a task that cannot be judged from here this long after its last sign of life
+    #[arg(
+        long,
+        env = "BOOKEND_TTL",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "24h",
+    )]
+    ttl: Duration,
+    /// How long left-over processes are given between SIGTERM and SIGKILL
+    #[arg(
+        long,
+        env = "BOOKEND_GRACE",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "10s",
+    )]
+    grace: Duration,
+    /// A shell command to run once for each interrupted task, with its row as JSON on stdin
+    #[arg(long, env = "BOOKEND_ON_INTERRUPTED", value_name = "CMD")]
+    on_interrupted: Option<OsString>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// As one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say on stderr what bookend does; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// Run an ended task once more: its command line, key and options, where it was started
+///
+/// Its session follows the same rules as in any run, so after an interruption it starts a fresh one.
+#[derive(Debug, Args)]
+pub struct RedispatchArgs {
+    /// The task's id, or enough of its beginning
+    id: String,
+    /// The prompt that came on its stdin comes again, on this command's
+    #[arg(long)]
+    stdin: bool,
+    /// Wait for the task that holds the key, instead of leaving with 75
+    #[arg(long)]
+    wait: bool,
+    /// Cancel the task that holds the key, then run
+    #[arg(long, conflicts_with = "wait")]
+    replace: bool,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say what bookend does; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// The conversations that keys go on with
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// Show every key's session, and whether it may be resumed
+    List {
+        /// As one JSON object: {"ledger", "sessions": [...]}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show a key's session, and those that were taken away from it
+    Show {
+        key: String,
+        /// As one JSON object: {"key", "session", "invalidations"}
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the id that may be resumed now, or leave with 1 and say why not
+    ///
+    /// For scripts that start an agent without bookend: only if the session's last task ended well and no
+    /// live process holds it.
+    ResumeId {
+        key: String,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a key's session out of use
+    Invalidate {
+        key: String,
+        /// Why, for the record
+        #[arg(long, default_value = session_cmd::BY_OPERATOR)]
+        reason: String,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring back the session that was withdrawn last from a key, although its last task did not end well
+    Restore {
+        key: String,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Make the database of another program the ledger
+///
+/// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row and
+/// column stays, and the program that owns it goes on working. A backup is left beside it. All of it is one
+/// transaction: interrupted, the file is what it was. Called again it does nothing.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The SQLite file that has the tables
+    pub file: PathBuf,
+}
+
+impl RecoverArgs {
+    pub fn request(self) -> recover::Request {
+        recover::Request {
+            ttl: self.ttl,
+            grace: self.grace,
+            on_interrupted: self.on_interrupted.filter(|c| !c.is_empty()),
+            dry_run: self.dry_run,
+            json: self.json,
+            level: level(self.quiet, self.verbose),
+        }
+    }
+}
+
+impl RedispatchArgs {
+    pub fn request(self) -> redispatch::Request {
+        redispatch::Request {
+            id: self.id,
+            stdin: self.stdin,
+            when_busy: when_busy(self.wait, self.replace),
+            level: level(self.quiet, self.verbose),
+        }
+    }
+}
+
+impl SessionCommand {
+    pub fn request(self) -> session_cmd::Request {
+        match self {
+            SessionCommand::List { json } => session_cmd::Request::List { json },
+            SessionCommand::Show { key, json } => session_cmd::Request::Show { key, json },
+            SessionCommand::ResumeId { key, json } => session_cmd::Request::ResumeId { key, json },
+            SessionCommand::Invalidate { key, reason, json } => {
+                session_cmd::Request::Invalidate { key, reason, json }
+            }
+            SessionCommand::Restore { key, json } => session_cmd::Request::Restore { key, json },
+        }
+    }
+}

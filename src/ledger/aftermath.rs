@@ -1,0 +1,165 @@
+//! What is still to be done for tasks that have ended: hooks to run, hints to give, sessions to withdraw.
+
+use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
+
+use super::error::step;
+use super::tasks::{self, Delivery};
+use super::{Ledger, Result, sessions};
+use crate::task::{Invalidation, Session, Status, Task, Trust};
+
+const UPDATE_BEGIN_DELIVERY: &str = "
+    UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
+    WHERE id = ?1 AND delivery_status = ?2 AND delivery_attempts = ?3
+    RETURNING delivery_attempts";
+const UPDATE_HINTED: &str = "
+    UPDATE task_history SET hinted_at = ?2
+    WHERE id = ?1 AND status = 'interrupted' AND hinted_at IS NULL";
+const UPDATE_UNHINTED: &str = "UPDATE task_history SET hinted_at = NULL WHERE id = ?1";
+const UPDATE_RUNNING_ERROR: &str = "
+    UPDATE task_history SET error = ?2 WHERE id = ?1 AND status = 'running'";
+
+/// A session that was taken out of use because its last task did not end well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Withdrawn {
+    pub key: String,
+    pub session_id: String,
+    pub why: String,
+}
+
+impl Ledger {
+    /// The ended tasks whose `--on-finish` command was not seen to end.
+    pub fn undelivered(&self) -> Result<Vec<Task>> {
+        tasks::undelivered(&self.conn).map_err(self.failed("looking for undelivered ends"))
+    }
+
+    /// Takes the delivery of a task's end upon us: the number of the attempt. `None`: somebody else has.
+    pub fn begin_delivery(&mut self, task: &Task) -> Result<Option<i64>> {
+        let was = task.delivery_status.as_deref();
+        self.conn
+            .query_row(UPDATE_BEGIN_DELIVERY, (&task.id, was, task.delivery_attempts), |row| row.get(0))
+            .optional()
+            .map_err(self.failed("claiming a delivery"))
+    }
+
+    /// Records how the attempt to run `--on-finish` ended.
+    pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
+        match step("delivery.record").and_then(|()| tasks::delivery(&self.conn, id, state, at)) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(super::LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() })
+            }
+            Err(e) => Err(self.failed("recording a delivery")(e)),
+        }
+    }
+
+    /// The interrupted tasks of which nobody was told yet, oldest first.
+    pub fn unhinted(&self) -> Result<Vec<Task>> {
+        tasks::unhinted(&self.conn).map_err(self.failed("looking for interrupted tasks"))
+    }
+
+    /// Takes it upon us to tell of an interrupted task; `false`: somebody has told.
+    pub fn begin_hint(&mut self, id: &str, at: &str) -> Result<bool> {
+        let changed = self.conn.execute(UPDATE_HINTED, (id, at)).map_err(self.failed("claiming a hint"))?;
+        Ok(changed == 1)
+    }
+
+    /// What was to be done with the hint failed: the next recovery tries again.
+    pub fn take_back_hint(&mut self, id: &str) -> Result<()> {
+        self.conn.execute(UPDATE_UNHINTED, [id]).map_err(self.failed("taking back a hint"))?;
+        Ok(())
+    }
+
+    /// Notes with a running task why it could not be settled.
+    pub fn note_error(&mut self, id: &str, error: &str) -> Result<()> {
+        self.conn
+            .execute(UPDATE_RUNNING_ERROR, (id, error))
+            .map_err(self.failed("noting why a task could not be settled"))?;
+        Ok(())
+    }
+
+    /// Every key's session, by key.
+    pub fn sessions(&self) -> Result<Vec<Session>> {
+        sessions::all(&self.conn).map_err(self.failed("reading the sessions"))
+    }
+
+    /// The running task under a key.
+    pub fn holder(&self, key: &str) -> Result<Option<Task>> {
+        tasks::holder(&self.conn, key).map_err(self.failed("looking for the holder of the key"))
+    }
+
+    /// The last use of a key's session.
+    pub fn last_use(&self, session: &Session) -> Result<sessions::LastUse> {
+        last_use(&self.conn, session).map_err(self.failed("looking for the last user of a session"))
+    }
+
+    /// The sessions that were taken away from a key, oldest first.
+    pub fn invalidations_of_key(&self, key: &str) -> Result<Vec<Invalidation>> {
+        sessions::invalidations_of_key(&self.conn, key)
+            .map_err(self.failed("reading the invalidated sessions of a key"))
+    }
+
+    /// Brings back the session that was withdrawn last from a key, on an operator's word.
+    pub fn restore_session(&mut self, key: &str, at: &str) -> Result<sessions::Restored> {
+        self.in_transaction("restoring a session", |conn| sessions::restore(conn, key, at))
+    }
+
+    /// The sessions that are unsafe now, whoever wrote them. Those of running tasks are none.
+    pub fn unsafe_sessions(&self) -> Result<Vec<Withdrawn>> {
+        let judge = || sessions::untrusted(&self.conn)?.iter().map(|s| judge(&self.conn, s)).collect();
+        let verdicts: rusqlite::Result<Vec<_>> = judge();
+        let verdicts = verdicts.map_err(self.failed("looking for unsafe sessions"))?;
+        Ok(verdicts
+            .into_iter()
+            .filter_map(|v| if let Found::Unsafe(w) = v { Some(w) } else { None })
+            .collect())
+    }
+
+    /// Takes every unsafe session out of use.
+    pub fn withdraw_unsafe_sessions(&mut self, at: &str) -> Result<Vec<Withdrawn>> {
+        // Most often there is none: then nobody is kept from writing.
+        let any = sessions::untrusted(&self.conn).map_err(self.failed("looking for unsafe sessions"))?;
+        if any.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.in_transaction("withdrawing unsafe sessions", |conn| {
+            let mut withdrawn = Vec::new();
+            for session in sessions::untrusted(conn)? {
+                match judge(conn, &session)? {
+                    Found::Running => {}
+                    Found::Safe => sessions::trust(conn, &session.key, Trust::Task)?,
+                    Found::Unsafe(w) => {
+                        sessions::withdraw(conn, &session, &w.why, session.task_id.as_deref(), at)?;
+                        withdrawn.push(w);
+                    }
+                }
+            }
+            step("sessions.withdrawn").map(|()| withdrawn)
+        })
+    }
+}
+
+enum Found {
+    Safe,
+    Running,
+    Unsafe(Withdrawn),
+}
+
+fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<Found> {
+    let last = last_use(conn, session)?;
+    if last.is_safe() {
+        return Ok(Found::Safe);
+    }
+    let why = match &last.task {
+        Some(task) if task.status == Status::Running => return Ok(Found::Running),
+        Some(task) => format!("its last task, {}, ended as {}", task.id, task.status),
+        None => "no task is known that used it".to_owned(),
+    };
+    let (key, session_id) = (session.key.clone(), session.session_id.clone());
+    Ok(Found::Unsafe(Withdrawn { key, session_id, why }))
+}
+
+fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::LastUse> {
+    let provider = session.provider.as_deref();
+    sessions::last_use(conn, provider, &session.session_id, session.task_id.as_deref())
+}

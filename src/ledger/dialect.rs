@@ -1,0 +1,293 @@
+//! How an adopted ledger writes times and session ids, and how they are read: as ours, whoever wrote them.
+//!
+//! What bookend writes into columns that another program had before goes through the SQL functions
+//! `kept_time(column, time)` and `kept_session(provider, id)`; in a ledger of its own both change nothing.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use rusqlite::Connection;
+use rusqlite::functions::FunctionFlags;
+use rusqlite::types::{FromSql, FromSqlResult, Value, ValueRef};
+use serde::{Deserialize, Serialize};
+
+/// What the setting `adopted` of a ledger holds, as JSON.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dialect {
+    /// When it was adopted.
+    pub at: String,
+    /// By `table.column`: how times are written there, where that is not our way.
+    pub times: BTreeMap<String, TimeFormat>,
+    /// The words that stand before session ids, with a colon, to say whose they are.
+    pub prefixes: Vec<String>,
+}
+
+/// A way to write a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeFormat {
+    /// Since 1970-01-01, UTC.
+    Epoch { per_second: i64, fraction: bool },
+    /// A date and a time of day, UTC.
+    Text { separator: char, digits: u8, zone: String },
+}
+
+/// The words that are taken for a prefix of a session id.
+const PREFIXES: [&str; 6] = ["claude", "anthropic", "cursor", "codex", "gemini", "opencode"];
+
+impl TimeFormat {
+    /// The format of a time that somebody wrote. `None`: it is no time.
+    pub fn of(value: &Value) -> Option<TimeFormat> {
+        match value {
+            Value::Null | Value::Blob(_) => None,
+            Value::Integer(n) => {
+                Some(TimeFormat::Epoch { per_second: per_second(*n as f64), fraction: false })
+            }
+            Value::Real(n) => Some(TimeFormat::Epoch { per_second: per_second(*n), fraction: true }),
+            Value::Text(text) => match text.trim().parse::<f64>() {
+                Ok(n) => Some(TimeFormat::Epoch { per_second: per_second(n), fraction: text.contains('.') }),
+                Err(_) => TimeFormat::of_text(text.trim()),
+            },
+        }
+    }
+
+    fn of_text(text: &str) -> Option<TimeFormat> {
+        parse(text)?;
+        let separator = text.chars().nth(10)?;
+        let tail = text.get(19..).unwrap_or_default();
+        let digits = tail.strip_prefix('.').map_or(0, |t| t.bytes().take_while(u8::is_ascii_digit).count());
+        let zone = tail.get(if digits == 0 { 0 } else { digits + 1 }..)?;
+        // Another zone than UTC has no place in what we write: its own clock may be changed.
+        let zone = if zone.starts_with(['+', '-']) { "+00:00" } else { zone };
+        Some(TimeFormat::Text { separator, digits: digits.min(9) as u8, zone: zone.to_owned() })
+    }
+
+    /// The format of an empty column, by its declared type.
+    pub fn of_declared(declared: &str) -> TimeFormat {
+        let declared = declared.to_ascii_uppercase();
+        let is = |word: &str| declared.contains(word);
+        if is("INT") {
+            TimeFormat::Epoch { per_second: 1, fraction: false }
+        } else if is("REAL") || is("FLOA") || is("DOUB") {
+            TimeFormat::Epoch { per_second: 1, fraction: true }
+        } else {
+            TimeFormat::ours()
+        }
+    }
+
+    /// RFC 3339, UTC, milliseconds.
+    pub fn ours() -> TimeFormat {
+        TimeFormat::Text { separator: 'T', digits: 3, zone: "Z".to_owned() }
+    }
+
+    /// One of our times, written this way.
+    fn write(&self, time: &str) -> Value {
+        let Ok(time) = time.parse::<Timestamp>() else { return Value::Text(time.to_owned()) };
+        match self {
+            TimeFormat::Epoch { per_second, fraction } => {
+                let units = time.as_nanosecond() * i128::from(*per_second);
+                match fraction {
+                    true => Value::Real((units / 1000) as f64 / 1e6),
+                    false => Value::Integer(units.div_euclid(1_000_000_000) as i64),
+                }
+            }
+            TimeFormat::Text { separator, digits, zone } => {
+                let digits = usize::from(*digits);
+                let text = format!("{time:.*}", digits);
+                let text = text.trim_end_matches('Z').replacen('T', &separator.to_string(), 1);
+                Value::Text(text + zone)
+            }
+        }
+    }
+}
+
+/// Seconds, milli-, micro- or nanoseconds: told by the size, which holds from 1973 until 5138.
+fn per_second(n: f64) -> i64 {
+    match n.abs() {
+        n if n < 1e11 => 1,
+        n if n < 1e14 => 1_000,
+        n if n < 1e17 => 1_000_000,
+        _ => 1_000_000_000,
+    }
+}
+
+fn parse(text: &str) -> Option<Timestamp> {
+    text.parse().ok().or_else(|| {
+        let local: DateTime = text.parse().ok()?;
+        local.to_zoned(TimeZone::UTC).ok().map(|z| z.timestamp())
+    })
+}
+
+fn of_epoch(n: f64) -> Option<Timestamp> {
+    let seconds = n / per_second(n) as f64;
+    Timestamp::from_millisecond((seconds * 1e3).round() as i64).ok()
+}
+
+/// A time as we write it, whoever wrote it. What is no time stays as it is.
+fn ours(text: &str) -> String {
+    let is_ours = text.len() == 24 && text.ends_with('Z') && text.as_bytes()[10] == b'T';
+    if is_ours {
+        return text.to_owned();
+    }
+    let time = text.trim().parse::<f64>().map_or_else(|_| parse(text.trim()), of_epoch);
+    time.map_or_else(|| text.to_owned(), super::text)
+}
+
+/// Without the word that says whose session it is: `cursor:6ce4…` is `6ce4…` for the agent.
+pub fn bare(session_id: &str) -> &str {
+    match session_id.split_once(':') {
+        Some((word, id)) if PREFIXES.contains(&word) && !id.is_empty() => id,
+        _ => session_id,
+    }
+}
+
+/// The prefix of a session id, if it has one.
+pub fn prefix(session_id: &str) -> Option<&str> {
+    session_id.strip_suffix(bare(session_id))?.strip_suffix(':')
+}
+
+/// The session id as another program may have written it.
+pub fn prefixed(provider: Option<&str>, session_id: &str) -> Option<String> {
+    provider.filter(|p| PREFIXES.contains(p)).map(|p| format!("{p}:{session_id}"))
+}
+
+impl Dialect {
+    fn session(&self, provider: Option<&str>, id: String) -> String {
+        let is_used = |word: &&str| self.prefixes.iter().any(|p| p == word);
+        let word = match provider {
+            Some("anthropic") => ["anthropic", "claude"].into_iter().find(is_used),
+            Some(provider) => Some(provider).filter(is_used),
+            None => None,
+        };
+        match word {
+            Some(word) => format!("{word}:{id}"),
+            None => id,
+        }
+    }
+}
+
+/// Teaches a connection how its ledger writes; `None`: as bookend does.
+pub fn register(conn: &Connection, dialect: Option<Dialect>) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+    let dialect = dialect.unwrap_or_default();
+    let times = dialect.times.clone();
+    conn.create_scalar_function("kept_time", 2, flags, move |ctx| {
+        let column: String = ctx.get(0)?;
+        let time: Option<String> = ctx.get(1)?;
+        Ok(time.map(|time| match times.get(&column) {
+            Some(format) => format.write(&time),
+            None => Value::Text(time),
+        }))
+    })?;
+    conn.create_scalar_function("kept_session", 2, flags, move |ctx| {
+        let provider: Option<String> = ctx.get(0)?;
+        let id: Option<String> = ctx.get(1)?;
+        Ok(id.map(|id| dialect.session(provider.as_deref(), id)))
+    })
+}
+
+/// A time of whatever format.
+#[derive(Debug)]
+pub struct AnyTime(pub Option<String>);
+
+/// A text, or what is to be shown for something else.
+#[derive(Debug)]
+pub struct AnyText(pub Option<String>);
+
+/// A whole number, however it is kept.
+#[derive(Debug)]
+pub struct AnyInteger(pub Option<i64>);
+
+/// A number, however it is kept.
+#[derive(Debug)]
+pub struct AnyReal(pub Option<f64>);
+
+impl FromSql for AnyTime {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(AnyTime(match value {
+            ValueRef::Null => None,
+            ValueRef::Integer(n) => of_epoch(n as f64).map(super::text),
+            ValueRef::Real(n) => of_epoch(n).map(super::text),
+            ValueRef::Text(t) | ValueRef::Blob(t) => Some(ours(&String::from_utf8_lossy(t))),
+        }))
+    }
+}
+
+impl FromSql for AnyText {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(AnyText(match value {
+            ValueRef::Null => None,
+            ValueRef::Integer(n) => Some(n.to_string()),
+            ValueRef::Real(n) => Some(n.to_string()),
+            ValueRef::Text(t) | ValueRef::Blob(t) => Some(String::from_utf8_lossy(t).into_owned()),
+        }))
+    }
+}
+
+impl FromSql for AnyInteger {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(AnyInteger(match value {
+            ValueRef::Integer(n) => Some(n),
+            other => AnyReal::column_result(other)?.0.map(|n| n as i64),
+        }))
+    }
+}
+
+impl FromSql for AnyReal {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(AnyReal(match value {
+            ValueRef::Null | ValueRef::Blob(_) => None,
+            ValueRef::Integer(n) => Some(n as f64),
+            ValueRef::Real(n) => Some(n),
+            ValueRef::Text(t) => String::from_utf8_lossy(t).trim().parse().ok(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIME: &str = "2026-11-21T12:00:00.250Z";
+
+    fn text(t: &str) -> Value {
+        Value::Text(t.to_owned())
+    }
+
+    #[test]
+    fn a_time_is_written_as_it_was_found_and_read_as_ours() {
+        let second = "2026-11-21T12:00:00.000Z";
+        for (found, written, read) in [
+            (Value::Integer(1), Value::Integer(1_795_262_400), second),
+            (Value::Real(1.5), Value::Real(1_795_262_400.25), TIME),
+            (Value::Integer(1_763_000_000_000), Value::Integer(1_795_262_400_250), TIME),
+            (text("1763000000"), Value::Integer(1_795_262_400), second),
+            (text("2025-01-02T03:04:05Z"), text("2026-11-21T12:00:00Z"), second),
+            (text("2025-01-02 03:04:05"), text("2026-11-21 12:00:00"), second),
+            (text("2025-01-02T03:04:05.123456+00:00"), text("2026-11-21T12:00:00.250000+00:00"), TIME),
+            (text("2025-01-02T03:04:05.123"), text("2026-11-21T12:00:00.250"), TIME),
+            (text("2025-01-02T03:04:05.123Z"), text(TIME), TIME),
+        ] {
+            let format = TimeFormat::of(&found).unwrap();
+            assert_eq!(format.write(TIME), written, "{found:?}");
+            let got = AnyTime::column_result(ValueRef::from(&written)).unwrap().0;
+            assert_eq!(got.as_deref(), Some(read), "{found:?}");
+        }
+        assert_eq!(TimeFormat::of(&text("yesterday")), None);
+        assert_eq!(ours("yesterday"), "yesterday");
+    }
+
+    #[test]
+    fn a_prefix_is_stripped_for_the_agent_and_put_back_for_the_other_program() {
+        assert_eq!(bare("cursor:6ce4"), "6ce4");
+        assert_eq!(bare("6ce4"), "6ce4");
+        assert_eq!(bare("other:6ce4"), "other:6ce4");
+        assert_eq!(prefix("cursor:6ce4"), Some("cursor"));
+        assert_eq!(prefix("6ce4"), None);
+        let dialect = Dialect { prefixes: vec!["cursor".to_owned()], ..Dialect::default() };
+        assert_eq!(dialect.session(Some("cursor"), "6ce4".to_owned()), "cursor:6ce4");
+        assert_eq!(dialect.session(Some("anthropic"), "6ce4".to_owned()), "6ce4");
+    }
+}

@@ -1,0 +1,462 @@
+//! `bookend recover`: what died without a word is found, settled and told. Safe at any time, by any number at
+//! once; its cost grows with what runs, not with history.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing::level_filters::LevelFilter;
+
+use crate::clock;
+use crate::error::{Error, exit_code};
+use crate::failpoint;
+use crate::hook::{self, Hook, Idle};
+use crate::ledger::{self, ChosenBy, Delivery, Filter, Ledger, LiveEvidence, Location, Taken, Withdrawn};
+use crate::process::caller::Caller;
+use crate::process::watch::Watch;
+use crate::recovery::{self, Dead, Marked};
+use crate::redispatch::{self, Lacks};
+use crate::run::Leave;
+use crate::sys;
+use crate::task::{Status, Task, Verdict};
+use crate::view::{self, Hint, PREFIX, Screen};
+
+/// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
+/// brings the machine down.
+const ATTEMPTS: i64 = 3;
+
+/// What `bookend recover` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub ttl: Duration,
+    pub grace: Duration,
+    pub on_interrupted: Option<OsString>,
+    pub dry_run: bool,
+    pub json: bool,
+    pub level: LevelFilter,
+}
+
+/// What was done, or would be; as JSON the answer of `recover --json`.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    ledger: PathBuf,
+    dry_run: bool,
+    /// Nothing is left that another recovery would have to look at again.
+    settled: bool,
+    /// How many tasks run, supervisor and all.
+    alive: usize,
+    spool: Vec<Spooled>,
+    interrupted: Vec<Ended>,
+    unverifiable: Vec<Open>,
+    stuck: Vec<Open>,
+    sessions: Vec<Withdrawn>,
+    deliveries: Vec<Delivered>,
+    hints: Vec<Hint>,
+    problems: Vec<String>,
+}
+
+/// A record that waited in the spool.
+#[derive(Debug, Serialize)]
+struct Spooled {
+    task: Option<String>,
+    merged: bool,
+    text: String,
+}
+
+/// A task that was found dead.
+#[derive(Debug, Serialize)]
+struct Ended {
+    id: String,
+    key: Option<String>,
+    reason: &'static str,
+}
+
+/// A task whose row stays `running` although nobody is seen to supervise it.
+#[derive(Debug, Serialize)]
+struct Open {
+    id: String,
+    key: Option<String>,
+    why: String,
+}
+
+/// An `--on-finish` command that was run, or would be.
+#[derive(Debug, Serialize)]
+struct Delivered {
+    id: String,
+    status: &'static str,
+}
+
+/// Settles what died, and tells of it on stdout.
+///
+/// # Errors
+/// When the ledger or /proc cannot be read, or the ledger cannot be written. What was done by then stands.
+pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Leave, Error> {
+    // A signal may end this at any point: the next recovery goes on from there. Only the ends of our hooks
+    // are waited for, and a reader who goes away is no reason to stop.
+    sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
+    let at = ledger::locate(ledger)?;
+    let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()) };
+    let mut report = Report { ledger: at.file.clone(), dry_run: request.dry_run, ..Report::default() };
+    if request.dry_run {
+        if let Some(ledger) = Ledger::open_read_only(&at)? {
+            preview(&ledger, request, &mut report)?;
+        }
+    } else if at.file.exists() {
+        let mut recovery = Recovery {
+            watch: Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))?,
+            ledger: Ledger::open(&at)?,
+            at: &at,
+            request,
+            caller,
+            telling: &mut telling,
+            report: &mut report,
+        };
+        recovery.take_from_spool();
+        recovery.settle()?;
+        recovery.withdraw_sessions()?;
+        recovery.deliver()?;
+        recovery.hint()?;
+    }
+    report.settled = report.unverifiable.is_empty()
+        && report.stuck.is_empty()
+        && report.problems.is_empty()
+        && report.spool.iter().all(|s| s.merged);
+    telling.end(&report);
+    let pending = report.dry_run && !(report.interrupted.is_empty() && report.sessions.is_empty());
+    Ok(Leave::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
+}
+
+/// One recovery at work.
+struct Recovery<'a> {
+    ledger: Ledger,
+    watch: Watch,
+    at: &'a Location,
+    request: &'a Request,
+    caller: &'a Caller,
+    telling: &'a mut Telling,
+    report: &'a mut Report,
+}
+
+impl Recovery<'_> {
+    fn take_from_spool(&mut self) {
+        for merged in self.ledger.merged() {
+            let (text, is_well) = recovery::describe_merged(merged);
+            self.telling.line(&text);
+            self.report.spool.push(Spooled { task: merged.task.clone(), merged: is_well, text });
+        }
+    }
+
+    /// Judges every running row, ends what the dead ones left, and marks them.
+    fn settle(&mut self) -> Result<(), Error> {
+        let mut found = sort(&self.ledger, self.request.ttl)?;
+        if !found.doubtful.is_empty() {
+            // A supervisor that is just leaving has let go of its lock and still lives; if it could not
+            // write its end, that is in the spool by now.
+            self.ledger.merge_spool()?;
+            found = sort(&self.ledger, self.request.ttl)?;
+        }
+        failpoint::reached("recover.judged");
+        self.report.alive = found.alive;
+        for task in found.doubtful {
+            let why = "cannot be judged from here: kept until it is older than --ttl".to_owned();
+            self.telling.line(&format!("task {} {why}", task.id));
+            self.report.unverifiable.push(Open { id: task.id, key: task.key, why });
+        }
+        let mut dead = recovery::end_leftovers(&self.ledger, found.dead, self.request.grace)?;
+        failpoint::reached("recover.ended");
+        dead.extend(found.expired.into_iter().map(Dead::expired));
+        let mut markable = Vec::new();
+        for dead in dead {
+            match dead.stuck() {
+                None => markable.push(dead),
+                Some(why) => self.leave_open(&dead, why)?,
+            }
+        }
+        if markable.is_empty() {
+            return Ok(());
+        }
+        let claim = self.ledger.claim()?;
+        let marks: Vec<Marked> =
+            markable.iter().map(|dead| dead.mark(&claim, "recover")).collect::<Result<_, _>>()?;
+        claim.commit()?;
+        failpoint::reached("recover.marked");
+        for (dead, marked) in markable.iter().zip(&marks) {
+            dead.tidy(&self.ledger, marked);
+            match marked {
+                Marked::Interrupted(reason) => self.report.interrupted.push(ended(dead.task(), *reason)),
+                Marked::Seen(status) => {
+                    let text = format!(
+                        "the end of task {} ({status}), which waited in the spool, is recorded",
+                        dead.id()
+                    );
+                    self.telling.line(&text);
+                    self.report.spool.push(Spooled { task: Some(dead.id().to_owned()), merged: true, text });
+                }
+                Marked::Untouched => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_open(&mut self, dead: &Dead, why: String) -> Result<(), Error> {
+        self.ledger.note_error(dead.id(), &why)?;
+        self.telling.line(&format!("task {} stays running: {why}", dead.id()));
+        let key = dead.task().key.clone();
+        self.report.stuck.push(Open { id: dead.id().to_owned(), key, why });
+        Ok(())
+    }
+
+    fn withdraw_sessions(&mut self) -> Result<(), Error> {
+        self.report.sessions = self.ledger.withdraw_unsafe_sessions(&clock::now())?;
+        for s in &self.report.sessions {
+            let text =
+                format!("session {} of the key {} is not to be resumed: {}", s.session_id, s.key, s.why);
+            self.telling.line(&text);
+        }
+        Ok(())
+    }
+
+    /// Runs the `--on-finish` commands that nobody has seen to end, those of tasks just ended among them.
+    fn deliver(&mut self) -> Result<(), Error> {
+        for task in self.ledger.undelivered()? {
+            recovery::evidence(&self.ledger, &task)?;
+            // Held for as long as the hook runs, as its own supervisor would: no second recovery runs it too.
+            let _lock = match self.ledger.take_live(&task)? {
+                Taken::Yes(lock) => Some(lock),
+                Taken::Elsewhere if recovery::is_gone_by_identity(&task) => None,
+                Taken::Held | Taken::Elsewhere => continue,
+            };
+            let was_cut_off = task.delivery_status.as_deref() == Some(Delivery::Delivering.as_str());
+            let state = if was_cut_off && task.delivery_attempts >= ATTEMPTS {
+                self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
+                Some(Delivery::Failed)
+            } else {
+                let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
+                hook::deliver(&task, None, self.caller, &mut idle)?
+            };
+            if let Some(state) = state {
+                self.telling.line(&format!(
+                    "the --on-finish command of task {}: {}",
+                    task.id,
+                    state.as_str()
+                ));
+                self.report.deliveries.push(Delivered { id: task.id, status: state.as_str() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells, once, of every task that was interrupted, also of one that ended itself on a clean restart.
+    fn hint(&mut self) -> Result<(), Error> {
+        for task in self.ledger.unhinted()? {
+            let is_leaving = recovery::evidence(&self.ledger, &task)? == LiveEvidence::Held;
+            if is_leaving || !self.ledger.begin_hint(&task.id, &clock::now())? {
+                continue;
+            }
+            failpoint::reached("recover.hinting");
+            let hint = post_mortem(&self.ledger, task, self.at)?;
+            self.telling.hint(&hint);
+            if let Some(command) = &self.request.on_interrupted
+                && let Err(how) = self.hand_on(command, &hint.task)?
+            {
+                let problem = format!(
+                    "the --on-interrupted command {how} for task {}; the next recovery tries again",
+                    hint.task.id
+                );
+                self.ledger.take_back_hint(&hint.task.id)?;
+                self.telling.line(&problem);
+                self.report.problems.push(problem);
+            }
+            self.report.hints.push(hint);
+        }
+        Ok(())
+    }
+
+    fn hand_on(&mut self, command: &OsStr, task: &Task) -> Result<Result<(), String>, Error> {
+        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let hook = Hook { command, cwd: &cwd, attempt: None };
+        let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
+        hook::run(&hook, task, self.caller, &mut idle)
+    }
+}
+
+/// The running rows, by what is to be done with them.
+#[derive(Default)]
+struct Found {
+    alive: usize,
+    dead: Vec<Task>,
+    /// They cannot be judged, and are too old to be believed in.
+    expired: Vec<Task>,
+    doubtful: Vec<Task>,
+}
+
+fn sort(ledger: &Ledger, ttl: Duration) -> Result<Found, Error> {
+    let mut found = Found::default();
+    for task in ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })? {
+        match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
+            Verdict::Alive => found.alive += 1,
+            Verdict::Gone | Verdict::Recycled => found.dead.push(task),
+            Verdict::Unverifiable if recovery::has_expired(&task, ttl) => found.expired.push(task),
+            Verdict::Unverifiable => found.doubtful.push(task),
+        }
+    }
+    Ok(found)
+}
+
+/// Says what a recovery would do, and does nothing.
+fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<(), Error> {
+    for path in ledger.spooled()? {
+        let text = format!("a record waits in the spool: {}", path.display());
+        report.spool.push(Spooled { task: None, merged: false, text });
+    }
+    let found = sort(ledger, request.ttl)?;
+    report.alive = found.alive;
+    let why = "cannot be judged from here";
+    report.unverifiable =
+        found.doubtful.into_iter().map(|t| Open { id: t.id, key: t.key, why: why.to_owned() }).collect();
+    let dead = found.dead.into_iter().map(Dead::found).chain(found.expired.into_iter().map(Dead::expired));
+    report.interrupted = dead.map(|d| ended(d.task(), d.reason())).collect();
+    report.sessions = ledger.unsafe_sessions()?;
+    for task in ledger.undelivered()? {
+        if ledger.evidence(&task)? != LiveEvidence::Held {
+            report.deliveries.push(Delivered { id: task.id, status: Delivery::Pending.as_str() });
+        }
+    }
+    let at = Location { file: ledger.path().to_owned(), chosen_by: ChosenBy::Option };
+    for task in ledger.unhinted()? {
+        report.hints.push(post_mortem(ledger, task, &at)?);
+    }
+    Ok(())
+}
+
+fn ended(task: &Task, reason: crate::task::Interrupt) -> Ended {
+    Ended { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
+}
+
+fn post_mortem(ledger: &Ledger, task: Task, at: &Location) -> Result<Hint, Error> {
+    let invalidated_session = ledger
+        .invalidations_of_task(&task.id)?
+        .into_iter()
+        .rfind(|i| i.restored_at.is_none() && Some(&i.session_id) == task.session_id.as_ref())
+        .map(|i| i.session_id);
+    let lacks = redispatch::lacks(&task);
+    let ledger = match at.chosen_by {
+        ChosenBy::Option => format!(" --ledger {}", view::quoted(&at.file.to_string_lossy())),
+        _ => String::new(),
+    };
+    let command = format!("bookend redispatch {}{ledger}", task.id);
+    let (redispatch, redispatch_needs) = match lacks {
+        None => (Some(command), None),
+        Some(Lacks::Stdin) => {
+            (Some(format!("{command} --stdin <PROMPT")), Some("what came on its stdin is gone"))
+        }
+        Some(Lacks::Command) => (None, Some("the row does not hold its command line")),
+        Some(Lacks::Bytes) => (None, Some("its command line is not UTF-8")),
+    };
+    let uncommitted = task.cwd.as_deref().and_then(|cwd| uncommitted(Path::new(cwd)));
+    Ok(Hint { task, invalidated_session, uncommitted, redispatch, redispatch_needs })
+}
+
+/// How many files of the worktree have changes that are not committed; `None`: there is none, or no git.
+fn uncommitted(worktree: &Path) -> Option<usize> {
+    let said = Command::new("git")
+        // It only looks, and runs nothing that the worktree's own settings name.
+        .args(["--no-optional-locks", "-c", "core.fsmonitor=false", "-C"])
+        .arg(worktree)
+        .args(["status", "--porcelain"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    said.status.success().then(|| said.stdout.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count())
+}
+
+/// How the work is told of on stdout: each thing as it is done, or all in one object at the end.
+struct Telling {
+    json: bool,
+    screen: Screen,
+}
+
+impl Telling {
+    fn line(&mut self, text: &str) {
+        self.say(&format!("{PREFIX} {}\n", view::one_line(text)));
+    }
+
+    fn hint(&mut self, hint: &Hint) {
+        if std::io::stdout().is_terminal() {
+            self.say(&hint.block(self.screen));
+        } else {
+            self.say(&format!("{PREFIX} {}\n", hint.line()));
+        }
+    }
+
+    fn end(&mut self, report: &Report) {
+        if self.json {
+            self.write(&view::pretty(report));
+            return;
+        }
+        if report.dry_run {
+            self.tell_preview(report);
+        }
+        self.say(&summary(report));
+    }
+
+    fn tell_preview(&mut self, report: &Report) {
+        for s in &report.spool {
+            self.line(&s.text);
+        }
+        for e in &report.interrupted {
+            self.line(&format!("task {} would be interrupted ({})", e.id, e.reason));
+        }
+        for o in &report.unverifiable {
+            self.line(&format!("task {} {}", o.id, o.why));
+        }
+        for s in &report.sessions {
+            self.line(&format!(
+                "session {} of the key {} would be withdrawn: {}",
+                s.session_id, s.key, s.why
+            ));
+        }
+        for d in &report.deliveries {
+            self.line(&format!("the --on-finish command of task {} would be run", d.id));
+        }
+        for hint in &report.hints {
+            self.hint(hint);
+        }
+    }
+
+    fn say(&mut self, text: &str) {
+        if !self.json {
+            self.write(text);
+        }
+    }
+
+    fn write(&self, text: &str) {
+        // A reader that has gone does not stop a recovery.
+        let mut stdout = std::io::stdout().lock();
+        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    }
+}
+
+/// `[recovery] 2 interrupted, 1 running, … in /…/bookend.db`
+fn summary(report: &Report) -> String {
+    let would = if report.dry_run { "nothing was done; " } else { "" };
+    let counts = [
+        (report.interrupted.len(), "interrupted"),
+        (report.alive, "running"),
+        (report.unverifiable.len(), "unverifiable"),
+        (report.stuck.len(), "stuck"),
+        (report.spool.len(), "from the spool"),
+        (report.sessions.len(), "unsafe sessions"),
+        (report.deliveries.len(), "deliveries"),
+        (report.hints.len(), "hints"),
+        (report.problems.len(), "problems"),
+    ];
+    let told: Vec<String> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let told = if told.is_empty() { "nothing to settle".to_owned() } else { told.join(", ") };
+    format!("{PREFIX} {would}{told} in {}\n", view::one_line(&report.ledger.to_string_lossy()))
+}

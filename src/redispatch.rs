@@ -1,0 +1,200 @@
+//! `bookend redispatch`: the same task once more, as the hint of recovery proposes it. And what `run` keeps
+//! of itself so that this can be done.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tracing::level_filters::LevelFilter;
+
+use crate::error::{Error, Kind};
+use crate::ledger;
+use crate::process::caller::Caller;
+use crate::process::leftovers::Policy;
+use crate::run::{self, Leave, WhenBusy};
+use crate::show;
+use crate::sys;
+use crate::task::{OnTerm, Status, Task};
+
+/// What `bookend redispatch` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// The task's id, or enough of its beginning.
+    pub id: String,
+    /// The prompt comes again, on this command's stdin.
+    pub stdin: bool,
+    pub when_busy: WhenBusy,
+    pub level: LevelFilter,
+}
+
+/// The options of a run, as its row keeps them. Text that is not UTF-8 is kept as far as it is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Options {
+    key: Option<String>,
+    repo: Option<String>,
+    issue: Option<i64>,
+    user: Option<String>,
+    agent: Option<String>,
+    agent_type: Option<String>,
+    model: Option<String>,
+    provider: Option<String>,
+    cwd: Option<PathBuf>,
+    prepare: Option<String>,
+    forge: String,
+    require_skill: Option<String>,
+    timeout_ms: Option<u64>,
+    idle_timeout_ms: Option<u64>,
+    grace_ms: u64,
+    on_term_cancelled: bool,
+    fresh: bool,
+    leftovers: Policy,
+    on_finish: Option<String>,
+    retention_s: u64,
+    cwd_at_start: PathBuf,
+    stdin_at_start: String,
+    /// The output was read as it came: silence was a sign.
+    #[serde(default)]
+    read_along: bool,
+}
+
+/// The JSON of a run's options, for its row.
+pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> String {
+    let text = |o: &Option<OsString>| o.as_ref().map(|v| v.to_string_lossy().into_owned());
+    let lossy = |p: &Path| PathBuf::from(p.to_string_lossy().into_owned());
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let options = Options {
+        key: request.key.clone(),
+        repo: request.repo.clone(),
+        issue: request.issue,
+        user: request.user.clone(),
+        agent: request.agent.clone(),
+        agent_type: request.agent_type.clone(),
+        model: request.model.clone(),
+        provider: request.provider.clone(),
+        cwd: request.cwd.as_deref().map(lossy),
+        prepare: text(&request.prepare),
+        forge: request.forge.clone(),
+        require_skill: request.require_skill.clone(),
+        timeout_ms: request.timeout.map(ms),
+        idle_timeout_ms: request.idle_timeout.map(ms),
+        grace_ms: ms(request.grace),
+        on_term_cancelled: request.on_term == OnTerm::Cancelled,
+        fresh: request.fresh,
+        leftovers: request.leftovers,
+        on_finish: text(&request.on_finish),
+        retention_s: request.retention.as_secs(),
+        cwd_at_start: lossy(&cwd),
+        stdin_at_start: sys::kind_of_stdin().to_owned(),
+        read_along,
+    };
+    // Text and numbers only: there is nothing that JSON could not hold.
+    serde_json::to_string(&options).unwrap_or_default()
+}
+
+impl Options {
+    fn request(self, argv: Vec<String>, when_busy: WhenBusy, level: LevelFilter) -> run::Request {
+        run::Request {
+            id: None,
+            key: self.key,
+            repo: self.repo,
+            issue: self.issue,
+            user: self.user,
+            agent: self.agent,
+            agent_type: self.agent_type,
+            model: self.model,
+            provider: self.provider,
+            cwd: self.cwd,
+            prepare: self.prepare.map(OsString::from),
+            forge: self.forge,
+            require_skill: self.require_skill,
+            timeout: self.timeout_ms.map(Duration::from_millis),
+            idle_timeout: self.idle_timeout_ms.map(Duration::from_millis),
+            grace: Duration::from_millis(self.grace_ms),
+            when_busy,
+            on_term: if self.on_term_cancelled { OnTerm::Cancelled } else { OnTerm::Interrupted },
+            fresh: self.fresh,
+            // What was allowed once was allowed of another session.
+            allow_unsafe_resume: false,
+            leftovers: self.leftovers,
+            on_finish: self.on_finish.map(OsString::from),
+            retention: Duration::from_secs(self.retention_s),
+            level,
+            argv: argv.into_iter().map(OsString::from).collect(),
+        }
+    }
+}
+
+/// Why a task cannot be dispatched again by its row alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lacks {
+    /// What came on its stdin is gone.
+    Stdin,
+    /// Another program wrote the row, or one that kept less.
+    Command,
+    /// Its command line is not UTF-8, and the row keeps text only.
+    Bytes,
+}
+
+/// What a row lacks for being dispatched again; `None`: nothing.
+pub fn lacks(task: &Task) -> Option<Lacks> {
+    let Some((argv, options)) = kept(task) else { return Some(Lacks::Command) };
+    let is_torn = |text: &str| text.contains(char::REPLACEMENT_CHARACTER);
+    let paths = [options.cwd.as_deref(), Some(options.cwd_at_start.as_path())];
+    let commands = [options.prepare.as_deref(), options.on_finish.as_deref()];
+    if argv.iter().any(|w| is_torn(w))
+        || paths.into_iter().flatten().any(|p| is_torn(&p.to_string_lossy()))
+        || commands.into_iter().flatten().any(is_torn)
+    {
+        return Some(Lacks::Bytes);
+    }
+    match options.stdin_at_start.as_str() {
+        // A terminal or /dev/null; the next one is given its own.
+        "device" | "closed" => None,
+        _ => Some(Lacks::Stdin),
+    }
+}
+
+fn kept(task: &Task) -> Option<(Vec<String>, Options)> {
+    let argv = task.user_argv.clone().filter(|words| !words.is_empty())?;
+    Some((argv, serde_json::from_value(task.run_options.clone()?).ok()?))
+}
+
+/// Runs the task once more, under its key and options, where it was started from.
+///
+/// # Errors
+/// When it still runs, or its row does not hold what is needed; then as [`run::run`].
+pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    // The ledger is closed again before `run` opens it.
+    let (_, task) = show::find(&request.id, &at)?;
+    let id = &task.id;
+    if task.status == Status::Running {
+        return Err(Error::new(Kind::Busy, format!("task {id} is still running"))
+            .hint("if it is dead, `bookend recover` settles it; nothing was executed"));
+    }
+    let refused = |why: &str| Error::failed(format!("task {id} cannot be dispatched again: {why}"));
+    match lacks(&task) {
+        Some(Lacks::Stdin) if !request.stdin => {
+            return Err(refused("what came on its stdin is gone").hint(format!(
+                "give the prompt anew: bookend redispatch {id} --stdin <PROMPT; nothing was executed"
+            )));
+        }
+        Some(Lacks::Command) => return Err(refused("its row does not hold its command line")),
+        Some(Lacks::Bytes) => {
+            return Err(refused("its command line is not UTF-8, and its row keeps text only"));
+        }
+        Some(Lacks::Stdin) | None => {}
+    }
+    let Some((argv, options)) = kept(&task) else {
+        return Err(refused("its row does not hold its command line"));
+    };
+    let from = &options.cwd_at_start;
+    std::env::set_current_dir(from).map_err(|e| {
+        refused(&format!("entering {}, where it was started: {e}", from.display()))
+            .hint("make the directory again; nothing was executed")
+    })?;
+    let again = options.request(argv, request.when_busy, request.level);
+    run::run(&again, Some(&at.file), caller)
+}

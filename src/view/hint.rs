@@ -1,0 +1,127 @@
+//! The post-mortem of an interrupted task: one line for a log, a block for a terminal, the same as JSON.
+
+use serde::Serialize;
+
+use super::detail::{stopped_by, tokens};
+use super::screen::Screen;
+use super::tasks::style;
+use super::text::{money, one_line};
+use crate::task::Task;
+
+/// What every line of recovery begins with.
+pub const PREFIX: &str = "[recovery]";
+
+/// All that is told of an interrupted task.
+#[derive(Debug, Serialize)]
+pub struct Hint {
+    pub task: Task,
+    /// The session that is not to be resumed any more.
+    pub invalidated_session: Option<String>,
+    /// Files with uncommitted changes where it ran; `None`: that is no git worktree, or is not here.
+    pub uncommitted: Option<usize>,
+    /// The command that dispatches it again; `None`: its row does not hold what is needed.
+    pub redispatch: Option<String>,
+    /// What keeps it from being dispatched by that command alone.
+    pub redispatch_needs: Option<&'static str>,
+}
+
+impl Hint {
+    /// Without the prefix, on one line.
+    pub fn line(&self) -> String {
+        let facts: Vec<String> = self.facts().into_iter().map(|(name, fact)| said(name, &fact)).collect();
+        format!("{}: {}", self.title(), facts.join("; "))
+    }
+
+    /// A title with the prefix, and a line each for what is known.
+    pub fn block(&self, screen: Screen) -> String {
+        let title = screen.paint(style(self.task.status), &self.title());
+        let mut block = format!("{PREFIX} {title}\n");
+        for (name, fact) in self.facts() {
+            block.push_str(&format!("    {name:<10} {fact}\n"));
+        }
+        block
+    }
+
+    fn title(&self) -> String {
+        let reason = self.task.reason.as_deref().unwrap_or("unknown");
+        format!("task {} interrupted ({})", one_line(&self.task.id), one_line(reason))
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let task = &self.task;
+        let mut facts = Vec::new();
+        let mut tell = |name, fact: Option<String>| {
+            facts.extend(fact.map(|f| (name, one_line(&f).into_owned())));
+        };
+        tell("key", task.key.clone());
+        tell("agent", agent(task));
+        tell("ran", Some(span(task)));
+        tell("how", task.error.clone());
+        tell("stopped by", stopped_by(task));
+        tell("ended", ended_leftovers(task));
+        tell("used", used(task));
+        tell("in flight", task.tool_in_flight.clone());
+        tell("worktree", self.worktree());
+        tell("session", self.invalidated_session.as_ref().map(|s| format!("{s} is not to be resumed")));
+        tell("again", self.again());
+        facts
+    }
+
+    fn worktree(&self) -> Option<String> {
+        let cwd = self.task.cwd.as_deref()?;
+        Some(match self.uncommitted? {
+            0 => format!("{cwd}: nothing uncommitted"),
+            1 => format!("{cwd}: 1 uncommitted change"),
+            n => format!("{cwd}: {n} uncommitted changes"),
+        })
+    }
+
+    fn again(&self) -> Option<String> {
+        match (&self.redispatch, self.redispatch_needs) {
+            (Some(command), None) => Some(command.clone()),
+            (Some(command), Some(needs)) => Some(format!("{command} ({needs})")),
+            (None, needs) => needs.map(|n| format!("not by its row alone: {n}")),
+        }
+    }
+}
+
+/// A fact within a sentence.
+fn said(name: &str, fact: &str) -> String {
+    match name {
+        "how" => fact.to_owned(),
+        "ended" => format!("ended {fact}"),
+        _ => format!("{name} {fact}"),
+    }
+}
+
+fn agent(task: &Task) -> Option<String> {
+    let agent = task.agent.as_deref()?;
+    Some(match task.agent_type.as_deref() {
+        Some(kind) if kind != agent => format!("{agent} ({kind})"),
+        _ => agent.to_owned(),
+    })
+}
+
+fn span(task: &Task) -> String {
+    match (&task.finished_at, &task.last_seen_at) {
+        (Some(end), _) => format!("from {} to {end}", task.started_at),
+        (None, Some(seen)) => format!("from {} to {seen} at least", task.started_at),
+        (None, None) => format!("from {}", task.started_at),
+    }
+}
+
+fn ended_leftovers(task: &Task) -> Option<String> {
+    match task.leftovers.as_ref()?.get("ended")?.as_u64()? {
+        0 => None,
+        1 => Some("1 process that still ran".to_owned()),
+        n => Some(format!("{n} processes that still ran")),
+    }
+}
+
+fn used(task: &Task) -> Option<String> {
+    let parts: Vec<String> = [tokens(task).map(|t| format!("tokens: {t}")), task.cost_usd.map(money)]
+        .into_iter()
+        .flatten()
+        .collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}

@@ -1,0 +1,150 @@
+//! Killed at any point, the file is what it was, or adopted whole; and adopting again ends well.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+
+use super::{PLAIN, Theirs, assert_sound, strings};
+use crate::harness::{End, say};
+
+const MANY: &str = "
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
+    INSERT INTO task_history
+    SELECT 'n' || i, 'charles/repo' || (i % 50), i % 500, 'dev',
+           CASE i % 10 WHEN 0 THEN 'failure' WHEN 1 THEN 'interrupted' ELSE 'success' END,
+           strftime('%Y-%m-%dT%H:%M:%S.000000+00:00', 1700000000 + i * 60, 'unixepoch'),
+           strftime('%Y-%m-%dT%H:%M:%S.000000+00:00', 1700000030 + i * 60, 'unixepoch'),
+           i / 100.0, i % 7, '[\"' || i || '\"]'
+    FROM n;
+    INSERT INTO claude_sdk_sessions
+    SELECT 'forgejo:' || agent || ':' || repo || ':' || issue_number, hex(repo || issue_number), started_at
+    FROM task_history WHERE id LIKE 'n%' GROUP BY agent, repo, issue_number";
+const IS_ADOPTED: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'bookend_setting'";
+/// All that was there but the one value that changes.
+const TASKS: &str = "rowid, id, repo, issue_number, agent, status, started_at, cost_usd, turns, artifacts,
+    CASE status WHEN 'interrupted' THEN NULL ELSE finished_at END";
+const SESSIONS: &str = "rowid, key, session_id, last_used_at";
+
+/// Whether each row is what it was, by a copy that was made before.
+fn is_as_before(conn: &Connection, copy: &str) -> bool {
+    conn.execute("ATTACH ?1 AS before", [copy]).expect("the copy");
+    [("task_history", TASKS), ("claude_sdk_sessions", SESSIONS)].iter().all(|(table, columns)| {
+        let of = |schema: &str| format!("SELECT {columns} FROM {schema}.{table}");
+        let (now, then) = (of("main"), of("before"));
+        let query = format!(
+            "SELECT (SELECT count(*) FROM ({now})) = (SELECT count(*) FROM ({then}))
+                AND NOT EXISTS ({now} EXCEPT {then})"
+        );
+        strings(conn, &query) == ["1"]
+    })
+}
+
+fn open(file: &Path) -> Connection {
+    Connection::open(file).expect("their database")
+}
+
+#[test]
+fn a_hundred_thousand_rows_survive_however_often_it_is_killed() {
+    let theirs = Theirs::new(PLAIN);
+    theirs.open().execute_batch(MANY).expect("many rows");
+    let copy = theirs.world.name("copy.db");
+    std::fs::copy(&theirs.file, &copy).expect("a copy");
+    let (mut killed, mut rolled_back) = (0, 0);
+    let mut patience = Duration::from_millis(40);
+    let started = Instant::now();
+    loop {
+        let running = theirs.world.bare(["bookend", "adopt", &theirs.name()]).start();
+        // The one time that is waited for: the moment of the kill is the point.
+        std::thread::sleep(patience);
+        running.signal(Signal::KILL);
+        let end = running.wait().end;
+        let conn = open(&theirs.file);
+        let is_adopted = strings(&conn, IS_ADOPTED) == ["1"];
+        killed += usize::from(end == End::Signal(9));
+        rolled_back += usize::from(!is_adopted);
+        assert!(is_as_before(&conn, &copy), "killed after {patience:?}");
+        assert_eq!(strings(&conn, "PRAGMA quick_check"), ["ok"]);
+        if is_adopted {
+            break;
+        }
+        patience = patience * 9 / 4;
+    }
+    theirs.adopted();
+    let conn = theirs.open();
+    assert_sound(&conn);
+    assert!(is_as_before(&conn, &copy));
+    assert_eq!(
+        strings(
+            &conn,
+            "SELECT count(*) FROM claude_sdk_sessions WHERE task_id IS NULL AND key LIKE '%repo%'"
+        ),
+        ["0"]
+    );
+    assert!(rolled_back > 1, "some were killed before the commit");
+    say(&format!(
+        "adoption of 100,000 rows: killed {killed} times, {rolled_back} of them rolled back, in {:?}",
+        started.elapsed()
+    ));
+}
+
+#[test]
+fn two_at_once_adopt_once() {
+    let theirs = Theirs::new(PLAIN);
+    let name = theirs.name();
+    let running = [0; 4].map(|_| theirs.world.bare(["bookend", "adopt", &name]).start());
+    let said: Vec<String> =
+        running.into_iter().map(|r| r.wait().ended(End::Code(0)).silent().stdout).collect();
+    assert_eq!(said.iter().filter(|s| s.starts_with("adopted")).count(), 1, "{said:?}");
+    assert_eq!(said.iter().filter(|s| s.contains("nothing to do")).count(), 3, "{said:?}");
+    assert_sound(&theirs.open());
+}
+
+#[test]
+fn a_writer_that_is_at_work_is_waited_for() {
+    let theirs = Theirs::new(PLAIN);
+    let conn = theirs.open();
+    conn.execute_batch("BEGIN IMMEDIATE; DELETE FROM task_history WHERE id = 't5'").expect("a transaction");
+    let running = theirs.world.bare(["bookend", "adopt", &theirs.name()]).start();
+    crate::harness::eventually(theirs.world.deadline(), "the directory beside it", || {
+        theirs.world.path("dispatcher.db.d").exists()
+    });
+    conn.execute_batch("COMMIT").expect("its end");
+    running.wait().ended(End::Code(0)).silent();
+    assert_eq!(strings(&theirs.open(), "SELECT count(*) FROM task_history"), ["4"]);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn killed_or_failing_at_each_step_it_is_as_it_was_and_can_be_adopted_again() {
+    use super::{Contents, EPOCH, INTEGER_ID, RICH, rows};
+    for sql in [PLAIN, RICH, EPOCH, INTEGER_ID] {
+        for how in ["kill", "io"] {
+            for point in crate::crash::points::ADOPTION {
+                let theirs = Theirs::new(sql);
+                let queries = Contents::queries(&theirs.open());
+                let schema = "SELECT type, name, tbl_name, sql FROM sqlite_schema";
+                let before = (Contents::read(&theirs.open(), &queries), rows(&theirs.open(), schema));
+                let output = theirs
+                    .world
+                    .bare(["bookend", "adopt", &theirs.name()])
+                    .env("BOOKEND_FAILPOINT", format!("{point}:{how}"))
+                    .run();
+                assert_eq!(
+                    output.end,
+                    if how == "kill" { End::Signal(9) } else { End::Code(125) },
+                    "{point}"
+                );
+                if *point == "adopt.committed" {
+                    assert_eq!(strings(&theirs.open(), IS_ADOPTED), ["1"]);
+                } else {
+                    let after = (Contents::read(&theirs.open(), &queries), rows(&theirs.open(), schema));
+                    assert_eq!(after, before, "{how} at {point}");
+                }
+                theirs.adopted();
+                assert_sound(&theirs.open());
+            }
+        }
+    }
+}

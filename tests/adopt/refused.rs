@@ -1,0 +1,130 @@
+//! What cannot be adopted is left as it was, and the message says why.
+
+use std::fs;
+
+use rusqlite::Connection;
+
+use super::{PLAIN, Theirs, backups, strings};
+use crate::harness::{End, World};
+
+/// What bookend says of a file that it must not have touched.
+fn refusal(world: &World, file: &str) -> String {
+    let path = world.path(file);
+    let before = fs::read(&path).ok();
+    let output = world.bare(["bookend", "adopt", path.to_str().expect("UTF-8")]).run().ended(End::Code(125));
+    assert_eq!(output.stdout, "");
+    assert_eq!(fs::read(&path).ok(), before, "{file} was changed");
+    assert_eq!(backups(&path), Vec::<std::path::PathBuf>::new(), "{file} has a backup");
+    assert!(output.stderr.contains(file), "the message names the file: {}", output.stderr);
+    output.stderr
+}
+
+#[test]
+fn what_is_no_database_with_tasks_is_refused() {
+    let world = World::new();
+    fs::write(world.path("empty"), "").expect("a file");
+    fs::write(world.path("text"), "x".repeat(5000)).expect("a file");
+    fs::create_dir(world.path("directory")).expect("a directory");
+    std::os::unix::fs::symlink(world.path("text"), world.path("link")).expect("a link");
+    let make = |name: &str, sql: &str| {
+        Connection::open(world.path(name)).expect("a database").execute_batch(sql).expect("its tables");
+    };
+    make("tableless", "PRAGMA user_version = 1; VACUUM");
+    make("other", "CREATE TABLE x (y)");
+    make("view", "CREATE TABLE x (id, status, started_at); CREATE VIEW task_history AS SELECT * FROM x");
+    make("virtual", "CREATE VIRTUAL TABLE task_history USING fts5 (id, status, started_at)");
+    make("columns", "CREATE TABLE task_history (id TEXT PRIMARY KEY, started_at TEXT)");
+    make(
+        "taken",
+        "CREATE TABLE task_history (id TEXT, status TEXT, started_at TEXT); CREATE TABLE task_transition (x)",
+    );
+    make(
+        "twice",
+        "CREATE TABLE task_history (id TEXT, status TEXT, started_at TEXT);
+                   INSERT INTO task_history VALUES ('a', 'success', '1'), ('a', 'success', '2')",
+    );
+    for (file, why) in [
+        ("missing", "No such file"),
+        ("empty", "it is empty"),
+        ("text", "no SQLite database"),
+        ("directory", "is a directory"),
+        ("link", "symbolic link"),
+        ("tableless", "no tables"),
+        ("other", "no table task_history"),
+        ("view", "no table task_history"),
+    ] {
+        let said = refusal(&world, file);
+        assert!(said.contains(why), "{file}: {said}");
+        assert!(!world.path(&format!("{file}.d")).exists(), "{file}: something was made beside it");
+    }
+    // Found out in the middle of it, and rolled back.
+    for (file, why) in [
+        ("virtual", "no ordinary table"),
+        ("columns", "no column status"),
+        ("taken", "a table task_transition of its own"),
+        ("twice", "UNIQUE"),
+    ] {
+        let said = refusal(&world, file);
+        assert!(said.contains(why), "{file}: {said}");
+    }
+}
+
+#[test]
+fn a_table_that_would_refuse_every_task_is_refused_with_its_reason() {
+    let theirs = Theirs::new(PLAIN);
+    theirs
+        .open()
+        .execute_batch(
+            "CREATE TRIGGER strict BEFORE INSERT ON task_history WHEN NEW.finished_at IS NULL
+             BEGIN SELECT RAISE(ABORT, 'every task has an end'); END",
+        )
+        .expect("their trigger");
+    let output = theirs.adopt().ended(End::Code(125));
+    assert!(output.stderr.contains("every task has an end"), "{}", output.stderr);
+    assert_eq!(
+        strings(&theirs.open(), "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'bookend%'"),
+        ["0"]
+    );
+}
+
+#[test]
+fn a_ledger_of_bookends_own_and_one_of_a_newer_bookend_are_refused() {
+    let Some(world) = World::of_bookend("a_ledger_of_bookends_own_is_refused") else { return };
+    world.run(["true"]).run().ended(End::Code(0));
+    fs::copy(world.ledger(), world.path("own.db")).expect("a copy");
+    for suffix in ["-wal", "-shm"] {
+        let from = format!("{}{suffix}", world.ledger().display());
+        fs::copy(from, world.path(&format!("own.db{suffix}"))).expect("a copy");
+    }
+    let own = Connection::open(world.path("own.db")).expect("the ledger");
+    own.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").expect("a checkpoint");
+    assert!(refusal(&world, "own.db").contains("bookend's own already"));
+    own.execute_batch("INSERT INTO bookend_migration VALUES (9999, 'x'); PRAGMA wal_checkpoint(TRUNCATE)")
+        .expect("a newer version");
+    let said = refusal(&world, "own.db");
+    assert!(said.contains("9999") && said.contains("newer"), "{said}");
+}
+
+#[test]
+fn an_adopted_file_of_a_newer_bookend_is_refused() {
+    let theirs = Theirs::new(PLAIN);
+    theirs.adopted();
+    theirs.open().execute("INSERT INTO bookend_migration VALUES (9999, 'x')", []).expect("a newer version");
+    let output = theirs.adopt().ended(End::Code(125));
+    assert!(output.stderr.contains("9999") && output.stderr.contains("newer"), "{}", output.stderr);
+}
+
+#[test]
+fn a_foreign_key_that_was_broken_before_does_not_stand_in_the_way() {
+    let theirs = Theirs::new(PLAIN);
+    theirs
+        .open()
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             CREATE TABLE notes (task_id TEXT REFERENCES task_history (id), x REFERENCES nowhere (y));
+             INSERT INTO notes VALUES ('gone', NULL)",
+        )
+        .expect("their tables");
+    theirs.adopted();
+    assert_eq!(strings(&theirs.open(), "SELECT count(*) FROM notes"), ["1"]);
+}

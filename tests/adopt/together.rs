@@ -1,0 +1,314 @@
+//! Two programs on one file: the one that made it, which knows nothing of bookend, and bookend.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rusqlite::Connection;
+
+use super::{EPOCH, INTEGER_ID, PLAIN, RICH, Theirs, assert_sound, strings};
+use crate::harness::{End, is_root, possible};
+
+const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
+
+/// Prints its own argv to a file, and what `cursor-agent` prints.
+const CURSOR: &str = r#"#!/bin/sh
+echo "$*" >"$HOME/argv"
+id=new-chat
+while [ $# -gt 0 ]; do
+    case $1 in --resume) id=$2 ;; --resume=*) id=${1#--resume=} ;; esac
+    shift
+done
+echo '{"type":"system","subtype":"init","session_id":"'$id'","model":"auto"}'
+echo '{"type":"result","subtype":"success","is_error":false,"result":"ok","session_id":"'$id'"}'
+exit "${CURSOR_EXIT:-0}"
+"#;
+
+fn insert_plain(conn: &Connection, id: &str, issue: i64, status: &str, at: &str) {
+    conn.execute(
+        "INSERT INTO task_history
+            (id, repo, issue_number, agent, status, started_at, finished_at, cost_usd, turns, artifacts)
+         VALUES (?1, 'charles/claude-hooks', ?2, 'dev', ?3, ?4, ?4, 0.25, 1, '[]')",
+        (id, issue, status, at),
+    )
+    .expect("their own INSERT");
+}
+
+fn run_cursor(theirs: &Theirs, key: &str) -> String {
+    theirs.world.program("cursor-agent", CURSOR);
+    let argv = ["cursor-agent", "-p", "go", "--output-format", "stream-json"];
+    theirs.run(&["--key", key, "-q"], &argv).ended(End::Code(0));
+    fs::read_to_string(theirs.world.path("home/argv")).expect("the agent's argv").trim().to_owned()
+}
+
+#[test]
+fn the_owner_inserts_and_selects_as_before_with_the_connection_it_had() {
+    let theirs = Theirs::new(PLAIN);
+    let conn = theirs.open();
+    const DASHBOARD: &str = "
+        SELECT agent || ' ' || count(*) || ' ' || sum(cost_usd) FROM task_history
+        WHERE status IN ('success', 'failure') GROUP BY agent ORDER BY agent";
+    let mut dashboard = conn.prepare(DASHBOARD).expect("the dashboard");
+    let mut see = || -> Vec<String> {
+        let rows = dashboard.query_map([], |row| row.get(0)).expect("the dashboard");
+        rows.collect::<rusqlite::Result<_>>().expect("its rows")
+    };
+    assert_eq!(see(), ["dev 3 2.0", "qa 1 0.0"]);
+    theirs.adopted();
+    assert_eq!(see(), ["dev 3 2.0", "qa 1 0.0"]);
+    insert_plain(&conn, "t6", 1106, "success", "2026-02-01T00:00:00.000000+00:00");
+    assert_eq!(see(), ["dev 4 2.25", "qa 1 0.0"]);
+    theirs.run(&["--agent", "dev"], &["true"]).ended(End::Code(0)).silent();
+    assert_eq!(see(), ["dev 5 2.25", "qa 1 0.0"]);
+    let refused = conn.execute(
+        "INSERT INTO task_history (id, agent, status, started_at, finished_at)
+         VALUES ('t7', 'dev', 'success', '2026-02-02', '2026-02-01')",
+        [],
+    );
+    assert!(refused.is_err(), "its CHECK goes on to hold for its own rows");
+    insert_plain(&conn, "t7", 1106, "failure", "2026-02-01T00:00:00.000000+00:00");
+    conn.execute("UPDATE task_history SET status = 'success' WHERE id = 't7'", [])
+        .expect("its own row is its own");
+    assert_sound(&conn);
+}
+
+#[test]
+fn foreign_keys_go_on_to_cascade_and_triggers_to_fire() {
+    let theirs = Theirs::new(RICH);
+    let conn = theirs.open();
+    conn.pragma_update(None, "foreign_keys", true).expect("foreign keys");
+    theirs.adopted();
+    let comments = || strings(&conn, "SELECT task_id || ' ' || text FROM comments ORDER BY id");
+    assert_eq!(comments(), ["t1 one", "t2 two", "t2 three"], "the rebuild itself cascades nothing");
+    conn.execute_batch(
+        "INSERT INTO comments (task_id, text) VALUES ('t4', 'five');
+         DELETE FROM task_history WHERE id = 't2';
+         INSERT INTO on_top (agent) VALUES ('by the view')",
+    )
+    .expect("their own statements");
+    assert_eq!(comments(), ["t1 one", "t4 five"]);
+    assert_eq!(
+        strings(&conn, "SELECT ifnull(task_id, '') || ' ' || what FROM audit WHERE n > 4 ORDER BY n"),
+        ["t2 out", " by the view"]
+    );
+    assert_eq!(strings(&conn, "SELECT turns FROM task_history WHERE id = 't4'"), ["2"], "one of them before");
+    assert_eq!(strings(&conn, "SELECT max(id) FROM comments"), ["5"], "no number is drawn twice");
+    theirs.run(&[], &["true"]).ended(End::Code(0)).silent();
+    assert_eq!(strings(&conn, "SELECT count(*) FROM audit WHERE what = 'in' AND n > 4"), ["1"]);
+    assert_eq!(strings(&conn, "SELECT sum(tasks) FROM dashboard"), ["4"]);
+    assert_sound(&conn);
+}
+
+#[test]
+fn a_run_writes_times_as_the_owner_does() {
+    for (sql, is_one) in [
+        (PLAIN, "started_at GLOB '2???-??-??T??:??:??.??????+00:00' AND finished_at >= started_at"),
+        (RICH, "started_at GLOB '2???-??-?? ??:??:??' AND finished_at >= started_at"),
+        (EPOCH, "typeof(started_at) = 'integer' AND abs(unixepoch() - started_at) < 60"),
+        (INTEGER_ID, "typeof(started_at) = 'integer' AND abs(unixepoch() - started_at / 1000) < 60"),
+    ] {
+        let theirs = Theirs::new(sql);
+        theirs.adopted();
+        theirs.run(&["--key", "k"], &["sh", "-c", "exit 3"]).ended(End::Code(3));
+        let conn = theirs.open();
+        let query = format!(
+            "SELECT status || ' ' || ({is_one}) || ' ' || (typeof(finished_at) = typeof(started_at)) || ' ' ||
+                    ifnull(cost_usd, 'NULL') || ifnull(turns, 'NULL') || ifnull(artifacts, 'NULL')
+             FROM task_history WHERE key = 'k'"
+        );
+        assert_eq!(strings(&conn, &query), ["failure 1 1 NULLNULLNULL"]);
+        assert_sound(&conn);
+    }
+}
+
+#[test]
+fn what_the_owner_wrote_is_listed_and_shown_as_any_task() {
+    for (sql, oldest, started) in [
+        (PLAIN, "t1", "2026-01-01T00:00:00.000Z"),
+        (RICH, "t1", "2026-01-01T00:00:00.000Z"),
+        (EPOCH, "t1", "2026-01-01T00:00:00.000Z"),
+        (INTEGER_ID, "1", "2026-01-01T00:00:00.123Z"),
+    ] {
+        let theirs = Theirs::new(sql);
+        theirs.adopted();
+        let name = theirs.name();
+        let bookend = |words: &[&str]| -> serde_json::Value {
+            let words = [&["bookend", "--ledger", &name], words].concat();
+            let said = theirs.world.bare(words).run().ended(End::Code(0)).silent().stdout;
+            serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
+        };
+        theirs.run(&["--id", "of-bookend"], &["true"]).ended(End::Code(0)).silent();
+        let listed = bookend(&["list", "--json"]);
+        let tasks = listed["tasks"].as_array().expect("tasks");
+        assert_eq!(tasks.len().to_string(), strings(&theirs.open(), "SELECT count(*) FROM task_history")[0]);
+        assert_eq!(tasks[0]["id"], "of-bookend", "the newest comes first, whoever wrote it");
+        let last = tasks.last().expect("a task");
+        let repo = "charles/claude-hooks";
+        assert_eq!(
+            (&last["id"], &last["repo"], &last["issue_number"]),
+            (&oldest.into(), &repo.into(), &1104.into())
+        );
+        assert_eq!((&last["started_at"], &last["cost_usd"]), (&started.into(), &1.5.into()));
+        let shown = bookend(&["show", oldest, "--json"]);
+        let shown = if shown["task"].is_object() { &shown["task"] } else { &shown };
+        assert_eq!(shown["started_at"], started);
+    }
+}
+
+#[test]
+fn a_word_of_the_owners_for_an_end_is_no_success() {
+    let theirs = Theirs::new(RICH);
+    theirs.adopted();
+    let said = theirs.world.bare(["bookend", "--ledger", &theirs.name(), "show", "t3", "--json"]).run();
+    let said = said.ended(End::Code(0)).stdout;
+    assert!(said.contains("\"failure\"") && said.contains("timed out"), "{said}");
+}
+
+#[test]
+fn a_session_is_resumed_without_its_prefix_and_kept_with_it() {
+    for sql in [PLAIN, EPOCH] {
+        let theirs = Theirs::new(sql);
+        theirs.adopted();
+        let argv = run_cursor(&theirs, KEY);
+        assert!(argv.contains("6ce4") && !argv.contains("cursor:"), "{argv}");
+        let conn = theirs.open();
+        let session = format!("SELECT session_id FROM claude_sdk_sessions WHERE key = '{KEY}'");
+        assert_eq!(strings(&conn, &session), ["cursor:6ce4"]);
+        assert_eq!(strings(&conn, "SELECT count(*) FROM session_invalidation"), ["0"]);
+        let times = "SELECT count(DISTINCT typeof(last_used_at)) FROM claude_sdk_sessions";
+        assert_eq!(strings(&conn, times), ["1"]);
+        // And once more: now its last task is one of bookend's.
+        assert!(run_cursor(&theirs, KEY).contains("6ce4"));
+    }
+}
+
+#[test]
+fn a_session_whose_last_task_was_interrupted_is_not_resumed() {
+    for sql in [PLAIN, EPOCH] {
+        let theirs = Theirs::new(sql);
+        theirs.adopted();
+        let argv = run_cursor(&theirs, "forgejo:dev:charles/claude-hooks:1105");
+        assert!(!argv.contains("7df5"), "{argv}");
+        assert_eq!(
+            strings(
+                &theirs.open(),
+                "SELECT session_id FROM claude_sdk_sessions WHERE key LIKE '%:1105'
+                 UNION ALL SELECT session_id || ' gone' FROM session_invalidation"
+            ),
+            ["cursor:new-chat", "7df5 gone"]
+        );
+    }
+}
+
+#[test]
+fn a_failure_that_the_owner_records_later_makes_the_session_unsafe() {
+    let theirs = Theirs::new(PLAIN);
+    let conn = theirs.open();
+    theirs.adopted();
+    insert_plain(&conn, "t6", 1104, "failure", "2026-02-01T00:00:00.000000+00:00");
+    assert!(!run_cursor(&theirs, KEY).contains("6ce4"));
+}
+
+#[test]
+fn a_session_that_the_owner_records_later_is_linked_to_its_task() {
+    let theirs = Theirs::new(PLAIN);
+    let conn = theirs.open();
+    theirs.adopted();
+    conn.execute(
+        "INSERT INTO claude_sdk_sessions (key, session_id, last_used_at)
+         VALUES ('forgejo:qa:charles/claude-hooks:1106', 'cursor:9aa1', '2026-02-01T00:00:00.000000+00:00')",
+        [],
+    )
+    .expect("their own INSERT");
+    assert!(run_cursor(&theirs, "forgejo:qa:charles/claude-hooks:1106").contains("9aa1"));
+}
+
+#[test]
+fn ids_that_are_numbers_go_on_being_drawn() {
+    let theirs = Theirs::new(INTEGER_ID);
+    let conn = theirs.open();
+    theirs.adopted();
+    theirs.run(&[], &["true"]).ended(End::Code(0)).silent();
+    conn.execute_batch("VACUUM").expect("a vacuum");
+    conn.execute(
+        "INSERT INTO task_history
+            (repo, issue_number, agent, status, started_at, finished_at, cost_usd, turns, artifacts)
+         VALUES ('charles/claude-hooks', 1104, 'dev', 'success', 1767400000123, 1767400000123, 0, 0, '[]')",
+        [],
+    )
+    .expect("their own INSERT");
+    let drawn = conn.last_insert_rowid();
+    assert!(drawn > 3, "a number that was drawn before, and deleted, is not drawn again");
+    let found = format!("SELECT typeof(id) || ' ' || status FROM task_history WHERE id = {drawn}");
+    assert_eq!(strings(&conn, &found), ["integer success"]);
+    assert_eq!(strings(&conn, "SELECT task_id FROM audit ORDER BY rowid DESC LIMIT 1"), [drawn.to_string()]);
+    conn.execute("INSERT INTO comments VALUES (?1, 'x')", [drawn]).expect("a comment");
+    conn.execute("DELETE FROM task_history WHERE id = 1", []).expect("a deletion");
+    let comments = strings(&conn, "SELECT task_id FROM comments ORDER BY task_id");
+    assert_eq!(comments, ["2".to_owned(), drawn.to_string()]);
+    assert_sound(&conn);
+}
+
+#[test]
+fn owner_and_mode_of_the_file_stay_and_what_is_beside_it_is_the_owners() {
+    const OWNER: u32 = 65534;
+    if !possible("owner_and_mode_of_the_file_stay", is_root(), "root") {
+        return;
+    }
+    for mode in [0o640, 0o600] {
+        let theirs = Theirs::new(PLAIN);
+        let home = theirs.world.path("theirs");
+        fs::create_dir(&home).expect("their directory");
+        let file = home.join("dispatcher.db");
+        fs::rename(&theirs.file, &file).expect("a move");
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("a mode");
+        fs::set_permissions(theirs.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
+        for path in [&home, &file] {
+            std::os::unix::fs::chown(path, Some(OWNER), Some(OWNER)).expect("an owner");
+        }
+        let theirs = Theirs { world: theirs.world, file };
+        theirs.adopted();
+        let meta = fs::metadata(&theirs.file).expect("the file");
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (OWNER, OWNER, mode));
+        for entry in fs::read_dir(&home).expect("their directory").flatten() {
+            let meta = entry.metadata().expect("its owner");
+            assert_eq!((meta.uid(), meta.gid()), (OWNER, OWNER), "{}", entry.path().display());
+        }
+        // The owner itself uses it with bookend, and its mode stays.
+        let program = home.join("bookend");
+        let (from, to) = (theirs.world.name("bin/bookend"), program.to_str().expect("UTF-8").to_owned());
+        theirs.world.bare(["cp", "-L", &from, &to]).run().ended(End::Code(0));
+        let status = Command::new(&program)
+            .args(["--ledger", &theirs.name(), "run", "--", "true"])
+            .current_dir("/")
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .uid(OWNER)
+            .gid(OWNER)
+            .status();
+        assert!(status.expect("bookend as the owner").success());
+        assert_eq!(fs::metadata(&theirs.file).expect("the file").mode() & 0o7777, mode);
+        assert_eq!(strings(&theirs.open(), "SELECT count(*) FROM task_history"), ["6"]);
+    }
+}
+
+#[test]
+fn readers_without_write_permission_can_go_on_reading() {
+    let theirs = Theirs::new(PLAIN);
+    fs::set_permissions(theirs.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
+    fs::set_permissions(&theirs.file, Permissions::from_mode(0o644)).expect("a mode");
+    let said = theirs.adopted().stdout;
+    assert!(said.contains("journal mode: left as it was"), "{said}");
+    assert_eq!(strings(&theirs.open(), "PRAGMA journal_mode"), ["delete"]);
+    theirs.run(&[], &["true"]).ended(End::Code(0)).silent();
+}
+
+#[test]
+fn a_file_that_only_its_owner_reads_is_switched_to_wal() {
+    let theirs = Theirs::new(PLAIN);
+    fs::set_permissions(&theirs.file, Permissions::from_mode(0o600)).expect("a mode");
+    let said = theirs.adopted().stdout;
+    assert!(!said.contains("journal mode"), "{said}");
+    assert_eq!(strings(&theirs.open(), "PRAGMA journal_mode"), ["wal"]);
+}

@@ -1,0 +1,262 @@
+//! A machine of its own for each test: a really booted systemd with journald, see `systemd-box`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{is_root, on_path, possible};
+
+const BOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/systemd-box");
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// How long one command in a machine may take, in seconds.
+const LIMIT: &str = "90";
+/// The ledger of the system's units.
+pub const LEDGER: &str = "/var/lib/bookend/bookend.db";
+
+/// What one command said, and its exit code.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+pub struct Machine {
+    home: PathBuf,
+}
+
+impl Machine {
+    /// Boots one with nothing of bookend in it. `None`, said on stderr: this machine cannot.
+    pub fn bare(test: &str) -> Option<Machine> {
+        Machine::start(test, &[])
+    }
+
+    /// Boots one with bookend, its units, user and directories in place, recovery enabled.
+    pub fn new(test: &str) -> Option<Machine> {
+        let bind = format!("{}:/usr/bin/bookend:ro", env!("CARGO_BIN_EXE_bookend"));
+        let machine = Machine::start(test, &["--bind", &bind])?;
+        for (from, to) in [
+            ("contrib/systemd", "/usr/lib/systemd/system"),
+            ("contrib/systemd/user", "/usr/lib/systemd/user"),
+            ("contrib/sysusers.d", "/usr/lib/sysusers.d"),
+            ("contrib/tmpfiles.d", "/usr/lib/tmpfiles.d"),
+            ("contrib/systemd/catalog", "/usr/lib/systemd/catalog"),
+        ] {
+            machine.copy(&Path::new(ROOT).join(from), to);
+        }
+        machine.sh("systemd-sysusers && systemd-tmpfiles --create /usr/lib/tmpfiles.d/bookend.conf &&
+             journalctl --update-catalog && systemctl daemon-reload && systemctl enable -q bookend-recover");
+        machine.program("claude", CLAUDE);
+        Some(machine)
+    }
+
+    fn start(test: &str, options: &[&str]) -> Option<Machine> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let can = is_root()
+            && Path::new("/lib/systemd/systemd").exists()
+            && on_path("dbus-daemon")
+            && on_path("nsenter")
+            && cgroup2_is_mounted();
+        if !possible(test, can, "root, cgroup v2 and the packages systemd, dbus and util-linux") {
+            return None;
+        }
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let home = PathBuf::from(format!("/dev/shm/bookend-box.{}.{number}", std::process::id()));
+        let machine = Machine { home };
+        machine.systemd_box(&[&["start", "box"], options].concat());
+        // What this machine itself may have of bookend shines through.
+        machine.sh("rm -rf /var/lib/bookend /etc/bookend /srv/state");
+        Some(machine)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .args(["-k", "5", LIMIT, BOX])
+            .args(arguments)
+            .env("SYSTEMD_BOX_HOME", &self.home)
+            .env_remove("BOOKEND_LEDGER")
+            .current_dir("/")
+            .stdin(Stdio::null());
+        command
+    }
+
+    #[track_caller]
+    fn systemd_box(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments).output().expect("timeout(1)");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "systemd-box {arguments:?}: {}\n{err}", output.status);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs a command in it, whatever comes of it.
+    pub fn exec(&self, argv: &[&str]) -> Said {
+        let argv = [&["exec", "box", "--"], argv].concat();
+        let output = self.command(&argv).output().expect("timeout(1)");
+        Said {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Runs a shell script in it, which must end well; what it printed.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        let said = self.exec(&["sh", "-euc", script]);
+        assert_eq!(said.code, Some(0), "{script}\n{}{}", said.out, said.err);
+        said.out
+    }
+
+    /// Whether a shell condition holds in it.
+    pub fn holds(&self, condition: &str) -> bool {
+        self.exec(&["sh", "-c", condition]).code == Some(0)
+    }
+
+    /// Waits until a shell condition holds in it.
+    #[track_caller]
+    pub fn until(&self, condition: &str) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !self.holds(condition) {
+            assert!(
+                Instant::now() < end,
+                "in vain: {condition}\n{}",
+                self.exec(&["sh", "-c", "journalctl --sync; journalctl -n 40 --no-pager; ps axf"]).out
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Lets the units see the machine's own boot id: it is a bind mount below /proc, and what gives a unit a
+    /// /proc of its own would show it the boot id of the host, which does not change.
+    pub fn show_boot_ids(&self) {
+        for unit in ["bookend-recover.service", "bookend@.service"] {
+            let drop_in = format!("/etc/systemd/system/{unit}.d/boot-id.conf");
+            self.write(&drop_in, "[Service]\nProtectProc=default\nProtectKernelTunables=no\n");
+        }
+        self.sh("systemctl daemon-reload");
+    }
+
+    /// Everything in it dies at once, as if the power had gone; then it boots with a new boot id.
+    pub fn power_cut_and_boot(&self) {
+        self.systemd_box(&["crash", "box"]);
+        self.systemd_box(&["boot", "box"]);
+    }
+
+    /// Where its files lie for us.
+    pub fn file(&self, path: &str) -> PathBuf {
+        let pid = self.systemd_box(&["pid", "box"]);
+        PathBuf::from(format!("/proc/{}/root{path}", pid.trim()))
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let file = self.file(path);
+        fs::create_dir_all(file.parent().expect("a directory")).expect("a directory in the machine");
+        fs::write(&file, text).expect("a file in the machine");
+    }
+
+    /// An executable of everybody's PATH.
+    pub fn program(&self, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = format!("/usr/local/bin/{name}");
+        self.write(&path, text);
+        fs::set_permissions(self.file(&path), fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
+
+    /// Copies the files of a directory of the repository, if there is one.
+    pub fn copy(&self, from: &Path, to: &str) {
+        let Ok(entries) = fs::read_dir(from) else { return };
+        let to = self.file(to);
+        fs::create_dir_all(&to).expect("a directory in the machine");
+        for entry in entries.flatten().filter(|e| e.path().is_file()) {
+            fs::copy(entry.path(), to.join(entry.file_name())).expect("a file in the machine");
+        }
+    }
+
+    /// What `bookend@<instance>` is to run, and other lines of its file.
+    pub fn task(&self, instance: &str, command: &str, more: &str) {
+        self.write(&format!("/etc/bookend/{instance}.env"), &format!("COMMAND=\"{command}\"\n{more}\n"));
+    }
+
+    /// The rows of the system's ledger, newest first, running ones before all others.
+    pub fn rows(&self) -> Vec<Value> {
+        self.rows_of("bookend", LEDGER)
+    }
+
+    pub fn rows_of(&self, user: &str, ledger: &str) -> Vec<Value> {
+        let argv = ["runuser", "-u", user, "--", "bookend", "--ledger", ledger, "list", "--jsonl"];
+        let said = self.exec(&argv);
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        said.out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect()
+    }
+
+    /// The one row that is to be there.
+    #[track_caller]
+    pub fn row(&self) -> Value {
+        let mut rows = self.rows();
+        assert_eq!(rows.len(), 1, "{rows:#?}");
+        rows.remove(0)
+    }
+
+    /// Messages of the journal that match, oldest first, each with all its fields.
+    pub fn journal(&self, matches: &[&str]) -> Vec<Value> {
+        self.sh("journalctl --sync");
+        let argv = [&["journalctl", "-o", "json", "--no-pager", "-q"], matches].concat();
+        self.exec(&argv).out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect()
+    }
+
+    /// The whole journal as text.
+    pub fn whole_journal(&self) -> String {
+        self.sh("journalctl --sync; journalctl -o export --no-pager -q | tr '\\0' ' '")
+    }
+
+    /// Waits until the agent of an instance says that it works, and forgets that it did.
+    #[track_caller]
+    pub fn working(&self) {
+        self.until("test -e /tmp/working || ls /tmp/systemd-private-*/tmp/working");
+        self.sh("rm -f /tmp/working /tmp/systemd-private-*/tmp/working");
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.command(&["stop", "box"]).output();
+        let _ = fs::remove_dir_all(&self.home);
+    }
+}
+
+fn cgroup2_is_mounted() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|l| l.split(' ').nth(2) == Some("cgroup2"))
+}
+
+/// Prints what Claude Code prints, keeps its conversation where Claude Code does, and works until it is
+/// stopped; a prompt of `done` is done at once. It leaves as Claude Code leaves: 143 when it is told to.
+const CLAUDE: &str = r#"#!/bin/sh
+id=11111111-1111-4111-8111-111111111111
+prompt=
+while [ $# -gt 0 ]; do
+  case $1 in
+    -p) prompt=$2; shift ;;
+    --session-id | --resume) id=$2; shift ;;
+  esac
+  shift
+done
+folder=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g')
+mkdir -p "$folder"
+echo '{}' >>"$folder/$id.jsonl"
+echo '{"type":"system","subtype":"init","session_id":"'"$id"'","model":"stand-in"}'
+if [ "$prompt" != done ]; then
+  trap 'kill $tool; exit 143' TERM
+  setsid sleep 1000 &
+  tool=$!
+  touch /tmp/working
+  wait
+fi
+printf '{"type":"result","subtype":"success","is_error":false,"result":"hello","session_id":"%s",' "$id"
+echo '"num_turns":1,"total_cost_usd":0.01,"usage":{"input_tokens":1,"output_tokens":1}}'
+"#;
