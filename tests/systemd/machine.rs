@@ -45,6 +45,7 @@ impl Machine {
             ("contrib/sysusers.d", "/usr/lib/sysusers.d"),
             ("contrib/tmpfiles.d", "/usr/lib/tmpfiles.d"),
             ("contrib/systemd/catalog", "/usr/lib/systemd/catalog"),
+            ("contrib/just", "/usr/share/bookend"),
         ] {
             machine.copy(&Path::new(ROOT).join(from), to);
         }

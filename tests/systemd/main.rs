@@ -10,5 +10,6 @@ mod harness;
 
 mod cgroups;
 mod journal;
+mod just;
 mod machine;
 mod units;
