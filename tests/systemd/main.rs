@@ -12,4 +12,5 @@ mod cgroups;
 mod journal;
 mod just;
 mod machine;
+mod readme;
 mod units;
