@@ -15,5 +15,6 @@ mod look;
 mod operator;
 mod orphans;
 mod prune;
+mod scale;
 mod signals;
 mod terminal;
