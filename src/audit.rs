@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use crate::error::{Error, exit_code};
 use crate::ledger::{self, Found, Ledger, LiveEvidence};
 use crate::liveness;
+use crate::process::cgroup::Cgroup;
 use crate::process::identity::Stat;
 use crate::process::leftovers::{self, Hunt, Seat, Why};
 use crate::process::marked;
@@ -193,7 +194,9 @@ impl Audit<'_> {
     /// What a task left behind, but for what a person at a terminal may be using.
     fn left_behind(&self, task: &Task) -> Result<Vec<i32>, Error> {
         let agent = task.agent_process().unwrap_or(Identity { pid: 0, start: 0 });
-        let whose = leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger };
+        let cgroup = Cgroup::of(&task.id, task.cgroup.as_deref());
+        let whose =
+            leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
         let mut hunt = Hunt::new(whose, false, Duration::ZERO);
         hunt.scan(&|stat: &Stat| recovery::holds_live_lock(self.ledger, stat.identity()))
             .map_err(Error::failed)?;

@@ -92,7 +92,7 @@ impl Way {
             Error::new(Kind::Busy, format!("{hold} {}", name(&holder)))
                 .hint(format!("{hint}; nothing was executed"))
         };
-        match (recovery::judge(ledger.evidence(&holder)?, &holder), self.when_busy, hold) {
+        match (recovery::judge(recovery::evidence(ledger, &holder)?, &holder), self.when_busy, hold) {
             (Verdict::Gone | Verdict::Recycled, ..) => self.end_dead(ledger, hold, holder),
             (Verdict::Unverifiable, ..) => Err(Error::new(
                 Kind::Busy,

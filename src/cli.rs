@@ -351,11 +351,16 @@ fn given(value: Option<String>) -> Option<String> {
     value.filter(|v| !v.is_empty())
 }
 
+/// Longer than anybody waits, and short enough that any time plus it is still a time.
+const LONGEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
+
 fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))
+    let given = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))?,
+    };
+    Ok(given.min(LONGEST))
 }
 
 fn limit(text: &str) -> Result<usize, String> {

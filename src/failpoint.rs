@@ -1,22 +1,39 @@
-//! Points at which a test can kill bookend or make its I/O fail; none without the feature `failpoints`.
+//! Points at which a test can end bookend or make its I/O fail; none without the feature `failpoints`.
 //!
-//! `BOOKEND_FAILPOINT=name:kill` ends the process there by SIGKILL; `name:io` makes the step fail.
+//! `BOOKEND_FAILPOINT=name:kill` ends the process there by SIGKILL, `name:io` makes the step fail,
+//! `name:panic` panics. `name#2:kill` means the second time that the point is passed; several are separated
+//! by commas. `BOOKEND_FAILPOINT_TRACE=file`: each point that is passed adds a line to the file.
+
+#[cfg(feature = "failpoints")]
+pub mod points;
 
 use std::io;
 
+/// A step that can fail.
+///
 /// # Errors
 /// Where the environment asks for an I/O error.
 #[cfg(feature = "failpoints")]
-pub fn hit(name: &str) -> io::Result<()> {
-    let Ok(wanted) = std::env::var("BOOKEND_FAILPOINT") else { return Ok(()) };
-    match wanted.rsplit_once(':') {
-        Some((point, "kill")) if point == name => {
-            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+pub fn hit(name: &'static str) -> io::Result<()> {
+    match armed::pass(name, "io") {
+        Some(armed::Action::Io) => Err(io::Error::from_raw_os_error(libc::EIO)),
+        other => {
+            armed::act(name, other);
             Ok(())
         }
-        Some((point, "io")) if point == name => Err(io::Error::from_raw_os_error(libc::EIO)),
-        _ => Ok(()),
     }
+}
+
+/// A step that cannot fail, but before or after which bookend can end.
+#[cfg(feature = "failpoints")]
+pub fn reached(name: &'static str) {
+    armed::act(name, armed::pass(name, ""));
+}
+
+/// Whether a freshly forked child is to be ended, or to end its parent, at this point of its life.
+#[cfg(feature = "failpoints")]
+pub fn dooms_child(name: &'static str) -> bool {
+    armed::pass(name, "child") == Some(armed::Action::Kill)
 }
 
 /// Nothing ever fails here.
@@ -25,6 +42,82 @@ pub fn hit(name: &str) -> io::Result<()> {
 /// None.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
-pub fn hit(_: &str) -> io::Result<()> {
+pub fn hit(_: &'static str) -> io::Result<()> {
     Ok(())
+}
+
+/// Nothing ever ends here.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn reached(_: &'static str) {}
+
+/// No child is ever ended.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn dooms_child(_: &'static str) -> bool {
+    false
+}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::io::Write;
+    use std::sync::Mutex;
+
+    use super::points;
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Action {
+        Kill,
+        Io,
+        Panic,
+    }
+
+    static PASSED: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+
+    /// Notes that the point is passed, and tells what the environment asks for there.
+    pub fn pass(name: &'static str, kind: &str) -> Option<Action> {
+        assert!(
+            points::STEPS.contains(&name) || points::ADOPTION.contains(&name),
+            "the point {name} is in no list"
+        );
+        let wanted = std::env::var("BOOKEND_FAILPOINT").unwrap_or_default();
+        let trace = std::env::var_os("BOOKEND_FAILPOINT_TRACE");
+        if wanted.is_empty() && trace.is_none() {
+            return None;
+        }
+        let nth = {
+            let mut passed = PASSED.lock().unwrap_or_else(|e| e.into_inner());
+            passed.push(name);
+            passed.iter().filter(|p| **p == name).count()
+        };
+        if let Some(file) = trace
+            && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(file)
+        {
+            let _ = file.write_all(format!("{name}#{nth} {kind}\n").as_bytes());
+        }
+        let numbered = format!("{name}#{nth}");
+        wanted.split(',').find_map(|w| {
+            let (point, action) = w.rsplit_once(':')?;
+            if point != numbered && !(nth == 1 && point == name) {
+                return None;
+            }
+            match action {
+                "kill" => Some(Action::Kill),
+                "io" => Some(Action::Io),
+                "panic" => Some(Action::Panic),
+                _ => None,
+            }
+        })
+    }
+
+    pub fn act(name: &str, action: Option<Action>) {
+        match action {
+            Some(Action::Kill) => {
+                let _ =
+                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            }
+            Some(Action::Panic) => panic!("the point {name} asks for it"),
+            Some(Action::Io) | None => {}
+        }
+    }
 }

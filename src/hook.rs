@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::clock;
 use crate::error::Error;
+use crate::failpoint;
 use crate::ledger::{Delivery, Ledger};
 use crate::process::caller::Caller;
 use crate::process::environment;
@@ -130,6 +131,7 @@ pub fn deliver(
             return Ok(None);
         }
     };
+    failpoint::reached("delivery.begun");
     let cwd = PathBuf::from(kept("cwd").unwrap_or_default());
     let hook = Hook { command, cwd: &cwd, attempt: Some(attempt) };
     let state = match run(&hook, task, caller, attendant)? {
@@ -139,6 +141,7 @@ pub fn deliver(
             Delivery::Failed
         }
     };
+    failpoint::reached("delivery.ended");
     if let Err(e) = attendant.ledger().delivery(&task.id, state, &clock::now()) {
         warn!("recording how --on-finish ended: {e}");
     }

@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::clock;
 use crate::error::{Error, exit_code};
+use crate::failpoint;
 use crate::hook::{self, Hook, Idle};
 use crate::ledger::{self, ChosenBy, Delivery, Filter, Ledger, LiveEvidence, Location, Taken, Withdrawn};
 use crate::process::caller::Caller;
@@ -157,6 +158,7 @@ impl Recovery<'_> {
             self.ledger.merge_spool()?;
             found = sort(&self.ledger, self.request.ttl)?;
         }
+        failpoint::reached("recover.judged");
         self.report.alive = found.alive;
         for task in found.doubtful {
             let why = "cannot be judged from here: kept until it is older than --ttl".to_owned();
@@ -164,6 +166,7 @@ impl Recovery<'_> {
             self.report.unverifiable.push(Open { id: task.id, key: task.key, why });
         }
         let mut dead = recovery::end_leftovers(&self.ledger, found.dead, self.request.grace)?;
+        failpoint::reached("recover.ended");
         dead.extend(found.expired.into_iter().map(Dead::expired));
         let mut markable = Vec::new();
         for dead in dead {
@@ -179,6 +182,7 @@ impl Recovery<'_> {
         let marks: Vec<Marked> =
             markable.iter().map(|dead| dead.mark(&claim, "recover")).collect::<Result<_, _>>()?;
         claim.commit()?;
+        failpoint::reached("recover.marked");
         for (dead, marked) in markable.iter().zip(&marks) {
             dead.tidy(&self.ledger, marked);
             match marked {
@@ -218,10 +222,11 @@ impl Recovery<'_> {
     /// Runs the `--on-finish` commands that nobody has seen to end, those of tasks just ended among them.
     fn deliver(&mut self) -> Result<(), Error> {
         for task in self.ledger.undelivered()? {
+            recovery::evidence(&self.ledger, &task)?;
             // Held for as long as the hook runs, as its own supervisor would: no second recovery runs it too.
             let _lock = match self.ledger.take_live(&task)? {
                 Taken::Yes(lock) => Some(lock),
-                Taken::Elsewhere if is_gone_by_identity(&task) => None,
+                Taken::Elsewhere if recovery::is_gone_by_identity(&task) => None,
                 Taken::Held | Taken::Elsewhere => continue,
             };
             let was_cut_off = task.delivery_status.as_deref() == Some(Delivery::Delivering.as_str());
@@ -247,10 +252,11 @@ impl Recovery<'_> {
     /// Tells, once, of every task that was interrupted, also of one that ended itself on a clean restart.
     fn hint(&mut self) -> Result<(), Error> {
         for task in self.ledger.unhinted()? {
-            let is_leaving = self.ledger.evidence(&task)? == LiveEvidence::Held;
+            let is_leaving = recovery::evidence(&self.ledger, &task)? == LiveEvidence::Held;
             if is_leaving || !self.ledger.begin_hint(&task.id, &clock::now())? {
                 continue;
             }
+            failpoint::reached("recover.hinting");
             let hint = post_mortem(&self.ledger, task, self.at)?;
             self.telling.hint(&hint);
             if let Some(command) = &self.request.on_interrupted
@@ -290,7 +296,7 @@ struct Found {
 fn sort(ledger: &Ledger, ttl: Duration) -> Result<Found, Error> {
     let mut found = Found::default();
     for task in ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })? {
-        match recovery::judge(ledger.evidence(&task)?, &task) {
+        match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
             Verdict::Alive => found.alive += 1,
             Verdict::Gone | Verdict::Recycled => found.dead.push(task),
             Verdict::Unverifiable if recovery::has_expired(&task, ttl) => found.expired.push(task),
@@ -328,11 +334,6 @@ fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<()
 
 fn ended(task: &Task, reason: crate::task::Interrupt) -> Ended {
     Ended { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
-}
-
-/// Where the live lock cannot be asked, the identity alone may say that a supervisor is gone for good.
-fn is_gone_by_identity(task: &Task) -> bool {
-    matches!(recovery::judge(LiveEvidence::NoSlot, task), Verdict::Gone | Verdict::Recycled)
 }
 
 fn post_mortem(ledger: &Ledger, task: Task, at: &Location) -> Result<Hint, Error> {

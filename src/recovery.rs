@@ -1,6 +1,6 @@
 //! Recovery: whether a task that the ledger calls running is, and the settling of one that is not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
@@ -8,14 +8,23 @@ use tracing::{info, warn};
 use crate::error::Error;
 use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
+use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
 use crate::process::leftovers::{self, Hunt, Seat, Summary};
 use crate::process::oom;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
 
+/// How long the children of a dead supervisor may take to notice.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
 /// Judges a running row by what the kernel says of its live lock, else by its identity. DESIGN section 6.
 pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
     let here = identity::place();
+    let lock = match lock {
+        // Of another boot nobody can hold it any more.
+        LiveEvidence::Renumbered if task.boot_id.as_ref() != Some(&here.boot_id) => LiveEvidence::NoSlot,
+        lock => lock,
+    };
     let by_identity =
         || task.supervisor().map_or(Verdict::Unverifiable, |s| identity::judge(s, &place_of(task), &here));
     verdict(lock, by_identity, same_host(task, &here))
@@ -25,7 +34,9 @@ pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
 fn verdict(lock: LiveEvidence, identity: impl Fn() -> Verdict, same_host: bool) -> Verdict {
     match lock {
         LiveEvidence::Held => Verdict::Alive,
-        LiveEvidence::OtherFile | LiveEvidence::Unreadable => Verdict::Unverifiable,
+        LiveEvidence::OtherFile | LiveEvidence::Renumbered | LiveEvidence::Unreadable => {
+            Verdict::Unverifiable
+        }
         LiveEvidence::NoSlot => identity(),
         // The file may be shared with another machine, whose locks are not seen here.
         LiveEvidence::Free if !same_host => Verdict::Unverifiable,
@@ -51,6 +62,27 @@ fn place_of(task: &Task) -> Place {
 fn same_host(task: &Task, here: &Place) -> bool {
     let at = place_of(task);
     at.boot_id == here.boot_id || at.host.is_empty() || at.host == here.host
+}
+
+/// What the live lock says of a task whose supervisor may just have died: a child that it had forked holds the
+/// lock too until it executes, or notices and leaves. That takes no time, but it is waited for.
+///
+/// # Errors
+/// When the ledger's `live` file cannot be asked.
+pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
+    let until = Instant::now() + LAST_BREATH;
+    loop {
+        let evidence = ledger.evidence(task)?;
+        if evidence != LiveEvidence::Held || !is_gone_by_identity(task) || Instant::now() >= until {
+            return Ok(evidence);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether the identity alone says that the supervisor is gone for good.
+pub fn is_gone_by_identity(task: &Task) -> bool {
+    matches!(judge(LiveEvidence::NoSlot, task), Verdict::Gone | Verdict::Recycled)
 }
 
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the
@@ -88,7 +120,8 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
     let whose = |task: &Task| {
         // Of another boot nothing can be left.
         let agent = task.agent_process().filter(|_| task.boot_id.as_ref() == Some(&here.boot_id))?;
-        Some(leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger })
+        let cgroup = Cgroup::of(&task.id, task.cgroup.as_deref());
+        Some(leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger, cgroup })
     };
     let (reachable, hunted): (Vec<bool>, Vec<Option<Hunt>>) = tasks
         .iter()
@@ -98,6 +131,7 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
     let mut hunts: Vec<Hunt> = hunted.into_iter().flatten().collect();
     leftovers::end_all(&mut hunts, &|stat: &Stat| holds_live_lock(ledger, stat.identity()))
         .map_err(|e| Error::failed(format!("ending what dead tasks left running: {e}")))?;
+    hunts.iter().filter_map(Hunt::cgroup).for_each(Cgroup::remove);
     let mut summaries = hunts.iter().map(Hunt::summary);
     Ok(tasks
         .into_iter()

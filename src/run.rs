@@ -13,11 +13,13 @@ use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
 use crate::claim::{Hold, Way};
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
+use crate::failpoint;
 use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
-use crate::process::caller::Caller;
+use crate::process::caller::{self, Caller};
 use crate::process::capture::{Capture, WhenReaderGone};
+use crate::process::cgroup::{self, Delegated};
 use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch, StartError, Step};
@@ -27,7 +29,7 @@ use crate::process::oom;
 use crate::process::watch::Watch;
 use crate::recovery;
 use crate::redispatch;
-use crate::session::{self, Choice, Known, LastUse, Refusal};
+use crate::session::{self, Choice, Known, LastUse, Refusal, Withdrawal};
 use crate::supervise::{self, Agent, Conversation, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
 use crate::task::{
@@ -40,7 +42,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 26] = [
+pub const OPTION_VARIABLES: [&str; 27] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -67,6 +69,7 @@ pub const OPTION_VARIABLES: [&str; 26] = [
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
     "BOOKEND_LOG_TO",
+    cgroup::DELEGATED_VARIABLE,
 ];
 
 /// What `bookend run` was asked for.
@@ -148,8 +151,10 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         if let Some(signal) = way.clear(&mut ledger, &mut watch, &hold, holder)? {
             return Ok(Leave::Signal(signal));
         }
+        failpoint::reached("run.cleared");
     };
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    failpoint::reached("run.chosen");
     let _about = tracing::error_span!("task", TASK_ID = id, KEY = who.key).entered();
     let args = who.adapter.argv(&request.argv[1..], &choice.plan);
     let argv: Vec<&OsStr> = request.argv[..1].iter().chain(&args).map(OsString::as_os_str).collect();
@@ -164,12 +169,17 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         launch = launch.stdio(1, stdout);
     }
     let had = leftovers::children().map_err(Error::failed)?;
+    let mut place = identity::place();
+    let delegated = Delegated::enter(place.cgroup.as_deref());
     let child = Gated::fork(&launch, &caller);
     drop(launch);
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
-    let place = identity::place();
+    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, c.pid));
+    if let Some(cgroup) = &tasks_cgroup {
+        place.cgroup = Some(cgroup.path().to_owned());
+    }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
@@ -232,10 +242,11 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
                 cost_before,
                 cgroup: row.place.cgroup.clone(),
                 oom_kills_before,
+                ended: None,
                 settled: false,
             },
         ),
-        (Agent { child, mode: who.asked.mode, executed: false, start_error: None, ended: None }, forward),
+        (Agent::new(child, who.asked.mode, tasks_cgroup.clone()), forward),
         listening,
         Limits {
             timeout: request.timeout,
@@ -245,6 +256,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         },
         Conversation { session: choice.session.clone(), resumed: choice.resumed_id() },
     );
+    failpoint::hit("run.claimed").map_err(|e| Error::failed(format!("failing as asked: {e}")))?;
     announce(&run.task.id, &choice);
     if let Err(e) = caller.let_go() {
         warn!("keeping the agent's descriptors open: {e}");
@@ -255,6 +267,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         Ok(()) => require_skill(request, &who),
         refused => refused,
     };
+    failpoint::reached("run.prepared");
     // A stop that came until now ends the task without the agent ever having run.
     let ready = match run.stop_before_exec()? {
         Some(stop) => Err(NoStart::stopped(stop, request.on_term)),
@@ -272,7 +285,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let head = worktree::head(&who.cwd);
 
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
+    failpoint::reached("run.ready");
     run.open_gate();
+    failpoint::reached("run.opened");
 
     // Nothing of ours is needed until something happens: it may be a long wait, beside many others.
     run.rest();
@@ -280,6 +295,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     // 8. One poll over signals, children, output and deadlines, until the agent has ended.
     let (exit, usage) = run.attend()?;
     let ended_at = Instant::now();
+    failpoint::reached("run.ended");
     if let Some(failed) = run.agent.start_error {
         let no = NoStart::not_executed(failed, &request.argv[0], request.cwd.as_deref());
         warn_unless_stopped(&no);
@@ -290,6 +306,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 9. What is still in the pipe, and who is still about.
     run.drain(DRAIN)?;
+    failpoint::reached("run.drained");
     let observed = run.observed();
     let ending = task::judge(&Evidence {
         exit,
@@ -304,6 +321,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        cgroup: tasks_cgroup,
     };
     let ends = request.leftovers.ends(ending == Ending::Success);
     let mut hunt = Hunt::new(whose, ends, request.grace);
@@ -317,6 +335,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         exit: Some((exit, usage)),
         leftovers: Some(hunt.summary()),
     });
+    failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
     if let Some(head) = head {
         worktree::record(&mut run, &who.cwd, &head, &caller)?;
@@ -324,6 +343,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 11. The hook, with the row; the live lock is held until then.
     deliver(&mut run, request, &caller)?;
+    failpoint::reached("run.delivered");
     run.flush()?;
     drop(run);
     drop(live);
@@ -370,7 +390,9 @@ fn resolve(request: &Request) -> Result<Who, Error> {
         let (repo, issue) = (request.repo.as_ref()?, request.issue?);
         Some(format!("{}:{persona}:{repo}:{issue}", request.forge))
     });
-    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && !terminal;
+    // An agent whose stdout is closed is to find it closed.
+    let heard = !terminal && caller::was_open(1);
+    let captured = matches!(asked.mode, Mode::Json | Mode::StreamJson) && heard;
     if request.idle_timeout.is_some() && !(captured && asked.mode == Mode::StreamJson) {
         return Err(Error::usage(
             "--idle-timeout needs output that comes as the agent works: run it with \
@@ -452,8 +474,14 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
 
 fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(), Error> {
     let Some(key) = &row.key else { return Ok(()) };
-    if let Some(reason) = choice.invalidate {
-        claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+    match choice.invalidate {
+        Some(Withdrawal { reason, was_safe: true }) => {
+            claim.set_session_aside(key, reason, &row.id, &row.started_at)?;
+        }
+        Some(Withdrawal { reason, was_safe: false }) => {
+            claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+        }
+        None => {}
     }
     if let Some(session) = &choice.session {
         claim.link_session(key, row.provider.as_deref(), session, &row.id, &row.started_at)?;

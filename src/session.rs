@@ -66,8 +66,8 @@ pub struct Choice {
     /// The id known before the agent says a word.
     pub session: Option<String>,
     pub resumed_from: Option<String>,
-    /// The linked session is to be invalidated, for this reason.
-    pub invalidate: Option<&'static str>,
+    /// The linked session is not to be used any more.
+    pub invalidate: Option<Withdrawal>,
     pub warning: Option<String>,
 }
 
@@ -83,6 +83,14 @@ impl Choice {
             _ => None,
         }
     }
+}
+
+/// A session that is taken from its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawal {
+    pub reason: &'static str,
+    /// Nothing was wrong with it: it comes back if the agent never executes.
+    pub was_safe: bool,
 }
 
 /// Why there is no run.
@@ -116,7 +124,7 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     };
     let Some(linked) = known.linked else { return Ok(fresh(None, None)) };
     if known.fresh {
-        return Ok(fresh(Some("fresh"), None));
+        return Ok(fresh(Some(Withdrawal { reason: "fresh", was_safe: linked.is_safe() }), None));
     }
     let session = linked.session.clone();
     if let Some(task) = linked.running() {
@@ -124,12 +132,12 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     if !linked.is_safe() {
         let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why());
-        return Ok(fresh(Some("unsafe_session"), Some(warning)));
+        return Ok(fresh(Some(Withdrawal { reason: "unsafe_session", was_safe: false }), Some(warning)));
     }
     if known.transcript_gone {
         let warning =
             format!("session {session} is not resumed: the agent has no transcript of it; starting fresh");
-        return Ok(fresh(Some("no_transcript"), Some(warning)));
+        return Ok(fresh(Some(Withdrawal { reason: "no_transcript", was_safe: true }), Some(warning)));
     }
     Ok(Choice {
         plan: Plan::Resume(session.clone()),
@@ -163,4 +171,195 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
         _ => None,
     };
     Ok(Choice { plan: Plan::AsGiven, session, resumed_from: users, invalidate: None, warning })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINKED: &str = "a3";
+    const NEW: &str = "b4";
+
+    fn last(status: Option<Status>) -> LastUse {
+        LastUse { session: LINKED.to_owned(), task: status.map(|s| ("t1".to_owned(), s)), restored: false }
+    }
+
+    fn known<'a>(asked: &'a AskedSession, linked: Option<&'a LastUse>) -> Known<'a> {
+        Known {
+            asked,
+            fresh: false,
+            new_id: Some(NEW.to_owned()),
+            linked,
+            transcript_gone: false,
+            users: None,
+            allow_unsafe: false,
+            attended: false,
+        }
+    }
+
+    fn fresh(invalidate: Option<Withdrawal>, warning: Option<String>) -> Choice {
+        Choice {
+            plan: Plan::Assign(NEW.to_owned()),
+            session: Some(NEW.to_owned()),
+            resumed_from: None,
+            invalidate,
+            warning,
+        }
+    }
+
+    fn withdrawn(reason: &'static str, was_safe: bool) -> Option<Withdrawal> {
+        Some(Withdrawal { reason, was_safe })
+    }
+
+    /// Every status but success, and none at all; and not running, which is refused.
+    fn unsafe_ends() -> impl Iterator<Item = Option<Status>> {
+        let ends = Status::ALL.into_iter().filter(|s| !matches!(s, Status::Running | Status::Success));
+        ends.map(Some).chain([None])
+    }
+
+    #[test]
+    fn a_key_without_a_session_starts_fresh_under_an_id_that_is_known_before() {
+        assert_eq!(choose(&known(&AskedSession::Unsaid, None)), Ok(fresh(None, None)));
+    }
+
+    #[test]
+    fn an_agent_that_cannot_be_told_an_id_starts_as_given_and_its_id_is_not_known_yet() {
+        let known = Known { new_id: None, ..known(&AskedSession::Unsaid, None) };
+        let choice = choose(&known).expect("a choice");
+        assert_eq!((choice.plan, choice.session), (Plan::AsGiven, None));
+    }
+
+    #[test]
+    fn a_session_whose_last_task_ended_in_success_is_resumed() {
+        let linked = last(Some(Status::Success));
+        let choice = choose(&known(&AskedSession::Unsaid, Some(&linked)));
+        let expected = Choice {
+            plan: Plan::Resume(LINKED.to_owned()),
+            session: Some(LINKED.to_owned()),
+            resumed_from: Some(LINKED.to_owned()),
+            invalidate: None,
+            warning: None,
+        };
+        assert_eq!(choice, Ok(expected));
+    }
+
+    #[test]
+    fn a_session_whose_last_task_is_missing_or_ended_otherwise_is_invalidated_with_a_warning() {
+        for status in unsafe_ends() {
+            let linked = last(status);
+            let choice = choose(&known(&AskedSession::Unsaid, Some(&linked))).expect("a choice");
+            let warning = choice.warning.clone().expect("a warning");
+            assert_eq!(choice, fresh(withdrawn("unsafe_session", false), Some(warning.clone())));
+            assert!(warning.contains(LINKED), "the session is named: {warning}");
+            if let Some(status) = status {
+                assert!(warning.contains("t1") && warning.contains(status.as_str()), "{warning}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_whose_task_still_runs_is_in_use_unless_a_fresh_one_is_wanted() {
+        let linked = last(Some(Status::Running));
+        let mut known = known(&AskedSession::Unsaid, Some(&linked));
+        let in_use = Refusal::InUse { session: LINKED.to_owned(), task: "t1".to_owned() };
+        assert_eq!(choose(&known), Err(in_use));
+        known.fresh = true;
+        assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", false), None)));
+    }
+
+    #[test]
+    fn a_fresh_one_that_is_wanted_is_fresh_without_a_warning() {
+        for status in [Some(Status::Success), Some(Status::Failure), None] {
+            let linked = last(status);
+            let known = Known { fresh: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
+            let was_safe = status == Some(Status::Success);
+            assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", was_safe), None)));
+        }
+    }
+
+    #[test]
+    fn a_good_session_without_a_transcript_is_not_resumed() {
+        let linked = last(Some(Status::Success));
+        let known = Known { transcript_gone: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
+        let choice = choose(&known).expect("a choice");
+        let warning = choice.warning.clone().expect("a warning");
+        assert_eq!(choice, fresh(withdrawn("no_transcript", true), Some(warning.clone())));
+        assert!(warning.contains(LINKED) && warning.contains("transcript"), "{warning}");
+    }
+
+    /// What the user's argv says, with the session that it names for resuming; what is recorded.
+    fn said() -> [(AskedSession, bool, Option<&'static str>); 8] {
+        let id = || LINKED.to_owned();
+        [
+            (AskedSession::Resume(id()), true, Some(LINKED)),
+            (AskedSession::Continue, true, Some(LINKED)),
+            (AskedSession::Fork(Some(id()), None), true, None),
+            (AskedSession::Fork(None, Some("c5".to_owned())), true, Some("c5")),
+            (AskedSession::Assign("d6".to_owned()), false, Some("d6")),
+            (AskedSession::ResumePicker, false, None),
+            (AskedSession::NotKept, false, None),
+            (AskedSession::NoConversation, false, None),
+        ]
+    }
+
+    #[test]
+    fn an_argv_that_speaks_of_sessions_is_never_overridden_only_recorded() {
+        let linked = last(Some(Status::Success));
+        for (asked, resumes, session) in said() {
+            let users = resumes.then(|| last(Some(Status::Success)));
+            for status in [None, Some(&linked)] {
+                let known = Known { users: users.as_ref(), ..known(&asked, status) };
+                let expected = Choice {
+                    plan: Plan::AsGiven,
+                    session: session.map(str::to_owned),
+                    resumed_from: resumes.then(|| LINKED.to_owned()),
+                    invalidate: None,
+                    warning: None,
+                };
+                assert_eq!(choose(&known), Ok(expected), "{asked:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unsafe_session_that_the_argv_resumes_is_refused_unless_allowed_or_attended() {
+        for (asked, _, _) in said().into_iter().filter(|(_, resumes, _)| *resumes) {
+            for status in unsafe_ends().flatten() {
+                let users = last(Some(status));
+                let bare = || Known { users: Some(&users), ..known(&asked, None) };
+                let Err(Refusal::Unsafe { session, why }) = choose(&bare()) else {
+                    panic!("{asked:?} {status} is not refused")
+                };
+                assert_eq!(session, LINKED);
+                assert!(why.contains("t1") && why.contains(status.as_str()), "{why}");
+
+                let allowed = choose(&Known { allow_unsafe: true, ..bare() }).expect("allowed");
+                assert_eq!(allowed.resumed_from.as_deref(), Some(LINKED));
+                assert_eq!(allowed.warning, None);
+
+                let attended = choose(&Known { attended: true, ..bare() }).expect("a person decides");
+                assert_eq!(attended.plan, Plan::AsGiven);
+                assert!(attended.warning.is_some_and(|w| w.contains(LINKED)), "and is warned");
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_that_no_task_is_known_to_have_used_is_the_users_own_affair() {
+        let asked = AskedSession::Resume(LINKED.to_owned());
+        let users = last(None);
+        let choice = choose(&Known { users: Some(&users), ..known(&asked, None) }).expect("a choice");
+        assert_eq!((choice.session.as_deref(), choice.warning), (Some(LINKED), None));
+    }
+
+    #[test]
+    fn a_session_in_use_is_refused_whatever_is_allowed() {
+        for (asked, _, _) in said().into_iter().filter(|(_, resumes, _)| *resumes) {
+            let users = last(Some(Status::Running));
+            let known =
+                Known { users: Some(&users), allow_unsafe: true, attended: true, ..known(&asked, None) };
+            let in_use = Refusal::InUse { session: LINKED.to_owned(), task: "t1".to_owned() };
+            assert_eq!(choose(&known), Err(in_use), "{asked:?}");
+        }
+    }
 }

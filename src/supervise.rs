@@ -10,10 +10,12 @@ use tracing::{debug, error, info, warn};
 use crate::agent::{self, Mode, Observed, Reader};
 use crate::clock;
 use crate::error::Error;
+use crate::failpoint;
 use crate::hook::{Attendant, Attended};
 use crate::ledger::{Finished, Ledger, Seen, SpoolSlot};
 use crate::log;
 use crate::process::capture::Capture;
+use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate, Forward};
 use crate::process::gate::{Gated, StartError};
 use crate::process::identity;
@@ -54,6 +56,14 @@ pub struct Agent {
     pub executed: bool,
     pub start_error: Option<StartError>,
     pub ended: Option<(Exit, Usage)>,
+    /// The cgroup that is its task's alone.
+    cgroup: Option<Cgroup>,
+}
+
+impl Agent {
+    pub fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
+        Agent { child, mode, executed: false, start_error: None, ended: None, cgroup }
+    }
 }
 
 /// A command of the user's that runs beside the agent: `--prepare`, `--on-finish`.
@@ -172,6 +182,8 @@ pub struct Row {
     pub cost_before: Option<f64>,
     pub cgroup: Option<String>,
     pub oom_kills_before: Option<u64>,
+    /// Its end, once that is judged.
+    pub ended: Option<Ended>,
     pub settled: bool,
 }
 
@@ -195,6 +207,8 @@ pub struct End {
 #[derive(Default)]
 struct Written {
     session: Option<String>,
+    /// The ledger was locked when the agent named its session.
+    session_waits: bool,
     counts: Counts,
     tool: Option<String>,
     at: Option<Instant>,
@@ -272,6 +286,9 @@ impl<'a> Supervisor<'a> {
     /// When the kernel has no memory left to watch with.
     pub fn attend(&mut self) -> Result<(Exit, Usage), Error> {
         loop {
+            if self.agent.executed {
+                failpoint::hit("run.attending").map_err(watching)?;
+            }
             if let Some(ended) = self.agent.ended {
                 self.phase = Phase::After;
                 self.timers = Timers::default();
@@ -288,7 +305,8 @@ impl<'a> Supervisor<'a> {
         let until = Instant::now() + bound;
         loop {
             let Some(listening) = &mut self.listening else { return Ok(()) };
-            while listening.read() {}
+            // In between too: who still writes there may do so faster than it is read.
+            while Instant::now() < until && listening.read() {}
             if listening.capture.ended() || Instant::now() >= until {
                 listening.capture.hang_up();
                 listening.reader.finish();
@@ -397,10 +415,15 @@ impl<'a> Supervisor<'a> {
         let observed = self.observed();
         let (stop_signal, stop_sender) = self.asked.as_ref().map_or((None, None), |a| stopped_by(a.stop));
         let usage = end.exit.map(|(_, usage)| usage);
+        // The cgroup also knows of what the agent did not wait for, and of all its processes at once.
+        let used = self.agent.cgroup.as_ref().map(Cgroup::used).unwrap_or_default();
+        let cpu = used.cpu.or(usage.map(|u| u.cpu));
+        let oom_killed = self.oom_killed(end.exit.map(|(exit, _)| exit));
+        let by_oom = || "the kernel's OOM killer ended the agent".to_owned();
         let leftovers = end.leftovers.filter(|l| l.found > 0);
         let ended = Ended {
             ending: end.ending,
-            error: end.error,
+            error: end.error.or_else(|| (oom_killed == Some(true)).then(by_oom)),
             source: EndSource::Wait,
             finished_at: Some(clock::now()),
             duration_ms: Some(elapsed_ms(self.row.started)),
@@ -413,24 +436,30 @@ impl<'a> Supervisor<'a> {
             session_id: observed.session_id,
             tool_in_flight: observed.tool_in_flight,
             context_lost: self.context_lost,
-            oom_killed: self.oom_killed(end.exit.map(|(exit, _)| exit)),
-            cpu_ms: usage.and_then(|u| i64::try_from(u.cpu.as_millis()).ok()),
-            max_rss_kib: usage.map(|u| u.max_rss_kib),
+            oom_killed,
+            cpu_ms: cpu.and_then(|c| i64::try_from(c.as_millis()).ok()),
+            max_rss_kib: used.peak_kib.or(usage.map(|u| u.max_rss_kib)),
             leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
             executed: self.agent.executed,
         };
-        self.row.settled = true;
+        let ended = self.row.ended.insert(ended).clone();
+        self.record(&ended)
+    }
+
+    fn record(&mut self, ended: &Ended) -> bool {
         let id = &self.task.id;
-        match self.ledger.finish(id, &ended, "run") {
+        let finished = self.ledger.finish(id, ended, "run");
+        self.row.settled = true;
+        match finished {
             Ok(finished) => {
-                self.report(&ended, finished);
+                self.report(ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
                     debug!("{e}");
                 }
                 true
             }
             Err(refused) => {
-                match self.row.spool.take().map(|slot| slot.write(&ended, "run")) {
+                match self.row.spool.take().map(|slot| slot.write(ended, "run")) {
                     Some(Ok(file)) => warn!(
                         MESSAGE_ID = log::id::SPOOLED,
                         STATUS = ended.ending.status().as_str(),
@@ -614,9 +643,12 @@ impl<'a> Supervisor<'a> {
             }
         } else if let Some(helper) = &mut self.helper
             && pid == helper.child.pid
-            && let Change::Ended(exit) = change
         {
-            helper.ended = Some(exit);
+            match change {
+                Change::Ended(exit) => helper.ended = Some(exit),
+                Change::Stopped(signal) => self.stop_along(pid, signal)?,
+                Change::Continued => {}
+            }
         }
         Ok(())
     }
@@ -624,7 +656,12 @@ impl<'a> Supervisor<'a> {
     /// The agent was stopped, perhaps alone. The shell looks at us: we stop the same way.
     fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
         self.timers.stopped_since.get_or_insert_with(Instant::now);
-        let still = matches!(identity::stat(self.agent.child.pid), Ok(Some(s)) if s.state == 'T');
+        self.stop_along(self.agent.child.pid, signal)
+    }
+
+    /// Stops with our child `pid`, for the shell to see.
+    fn stop_along(&mut self, pid: i32, signal: i32) -> Result<(), Error> {
+        let still = matches!(identity::stat(pid), Ok(Some(s)) if s.state == 'T');
         let continued = self.watch.pending(|r| r.signal == libc::SIGCONT).map_err(watching)?.is_some();
         if still && !continued && terminal::may_stop() {
             sys::raise_unblocked(signal);
@@ -654,7 +691,8 @@ impl<'a> Supervisor<'a> {
             },
             Source::Output => {
                 if self.listening.as_mut().is_some_and(Listening::read) {
-                    if let Some(idle) = self.limits.idle_timeout {
+                    // What somebody else still writes after the agent's end is no life of it.
+                    if let Some(idle) = self.limits.idle_timeout.filter(|_| self.phase == Phase::Running) {
                         self.timers.idle = Some(Instant::now() + idle);
                     }
                     self.take_note()?;
@@ -694,12 +732,9 @@ impl<'a> Supervisor<'a> {
             }
             self.resumed = None;
         }
-        if observed.session_id.is_some() && observed.session_id != self.written.session {
-            let session = observed.session_id.clone();
-            self.written.session.clone_from(&session);
-            if let Some(session) = session {
-                self.commit_session(&session);
-            }
+        // One that the ledger did not take waits for the next progress.
+        if observed.session_id != self.written.session && !self.written.session_waits {
+            self.commit_session();
         }
         let Some(listening) = &self.listening else { return Ok(()) };
         let observed = listening.reader.observed();
@@ -709,7 +744,9 @@ impl<'a> Supervisor<'a> {
             self.timers.linger = done.then(|| now + self.limits.grace);
         }
         let counts = self.counts(observed);
-        let news = counts != self.written.counts || observed.tool_in_flight != self.written.tool;
+        let news = self.written.session_waits
+            || counts != self.written.counts
+            || observed.tool_in_flight != self.written.tool;
         if news && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
         }
@@ -720,31 +757,50 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    fn commit_session(&mut self, session: &str) {
+    fn commit_session(&mut self) {
+        let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
         let key = t.key.as_deref();
-        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), session, &clock::now());
-        if let Err(e) = seen {
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), &session, &clock::now());
+        self.written.session_waits = seen.is_err();
+        match seen {
+            Ok(()) => self.written.session = Some(session),
             // The ending carries the id again.
-            debug!("session {session} not recorded yet: {e}");
+            Err(e) => {
+                debug!("session {session} not recorded yet: {e}");
+                self.written.at = Some(Instant::now());
+            }
         }
     }
 
     fn write_progress(&mut self, now: Instant) {
         self.timers.progress = None;
+        if self.written.session_waits {
+            self.commit_session();
+        }
         let observed = self.observed();
-        self.written.counts = self.counts(&observed);
-        self.written.at = Some(now);
-        self.written.tool.clone_from(&observed.tool_in_flight);
+        let counts = self.counts(&observed);
         let seen = Seen {
             model: observed.model.as_deref(),
             tool_in_flight: observed.tool_in_flight.as_deref(),
             at: &clock::now(),
         };
-        let wrote = self.ledger.progress(&self.task.id, &self.written.counts, &seen);
-        if let Err(e) = wrote {
-            debug!("partial counts not recorded: {e}");
+        let wrote = match self.written.session_waits {
+            true => Ok(()),
+            false => self.ledger.progress(&self.task.id, &counts, &seen),
+        };
+        if wrote.is_err() || self.written.session_waits {
+            self.timers.progress = Some(Instant::now() + PROGRESS);
         }
+        match wrote {
+            Ok(()) if self.written.session_waits => {}
+            Ok(()) => {
+                self.written.counts = counts;
+                self.written.tool = observed.tool_in_flight;
+            }
+            Err(e) => debug!("partial counts not recorded: {e}"),
+        }
+        self.written.at = Some(now);
     }
 
     fn on_deadline(&mut self, now: Instant) -> Result<(), Error> {
@@ -792,7 +848,14 @@ impl Attendant for Supervisor<'_> {
 /// One guard owns the claim: whatever way is taken out of a run, a panic too, the row gets its end.
 impl Drop for Supervisor<'_> {
     fn drop(&mut self) {
+        if let Some(cgroup) = &self.agent.cgroup {
+            cgroup.remove();
+        }
         if self.row.settled {
+            return;
+        }
+        if let Some(ended) = self.row.ended.take() {
+            self.record(&ended);
             return;
         }
         let ending = match self.agent.executed {

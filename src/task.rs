@@ -479,3 +479,6 @@ impl Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,3 +71,17 @@ fn descriptors_are_not_made_non_blocking() {
     let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
     assert_eq!(flags & 0o4000, 0, "O_NONBLOCK is not set");
 }
+
+/// Others share it: the script around bookend goes on writing to it.
+#[test]
+fn the_stdout_that_captured_output_is_passed_on_to_is_not_made_non_blocking() {
+    let world = World::new();
+    world.program("claude", "#!/bin/sh\necho one\n");
+    let agent = "claude -p --output-format stream-json --verbose x";
+    let script = format!("$W {agent}; cat /proc/self/fdinfo/3 3>&1 >&2");
+    let output = world.bare(["sh", "-c", &script]).run();
+    assert_eq!(output.stdout, "one\n");
+    let flags = output.stderr.lines().find_map(|l| l.strip_prefix("flags:")).expect("flags");
+    let flags = u32::from_str_radix(flags.trim(), 8).expect("octal");
+    assert_eq!(flags & 0o4000, 0, "O_NONBLOCK is not set");
+}

@@ -102,6 +102,21 @@ fn further_descriptors_are_inherited_and_none_is_added() {
     same(&["open=0:rw:/dev/null", "open=1:r:/dev/null", "open=2:w:/dev/full"]);
 }
 
+/// Where bookend stands in the middle of the agent's stdout, the agent has one end of a pipe and no more.
+#[test]
+fn a_captured_agent_gets_no_descriptor_more() {
+    let world = World::new();
+    let file = world.name("report");
+    world.program("claude", &format!("#!/bin/sh\nexec probe report {file}\n"));
+    let agent = ["claude", "-p", "--output-format", "json", "x"];
+    let numbers = |command: Cmd<'_>| -> Vec<Option<i64>> {
+        let report = report(&world, command, "report", 0);
+        report["descriptors"].as_array().expect("descriptors").iter().map(|fd| fd["fd"].as_i64()).collect()
+    };
+    let bare = numbers(world.bare(agent).with(["open=5:w:/dev/null"]));
+    assert_eq!(numbers(world.run(agent).with(["open=5:w:/dev/null"])), bare);
+}
+
 #[test]
 fn limits_and_umask_and_nice() {
     same(&["umask=000"]);
@@ -229,6 +244,17 @@ fn a_socket_passed_by_systemd_is_the_agents() {
     fs::write(world.path("socket"), "hello\n").expect("a stand-in for a socket");
     let open = format!("open=3:r:{}", world.name("socket"));
     world.run_sh(script).with([open.as_str(), "listen-pid"]).run().ended(End::Code(0)).silent();
+}
+
+/// It names bookend's own pidfd: an agent that trusts it would take the sockets for another's.
+#[test]
+fn a_listen_pidfd_of_bookends_own_is_taken_out() {
+    let Some(world) = World::of_bookend("a_listen_pidfd_of_bookends_own") else {
+        return;
+    };
+    let output =
+        world.run_sh("echo ${LISTEN_PIDFDID-none}").with(["listen-pid", "env=LISTEN_PIDFDID=7"]).run();
+    assert_eq!(output.ended(End::Code(0)).stdout, "none\n");
 }
 
 #[test]

@@ -173,13 +173,14 @@ fn bookend_itself_and_those_above_it_are_never_ended() {
 /// Runs an agent that fails, and beside it a stranger whose environment carries the agent's mark; gives the
 /// pipe that the stranger holds.
 fn stranger(world: &World, specs: &str, command: &str) -> (Proc, Fifo) {
-    let id = "0197a6a0-0000-7000-8000-00000000abce";
+    // Tests run side by side, and a mark is seen by all of them: each has its own.
+    let id = world.name("").trim_end_matches('/').rsplit('/').next().expect("a name").to_owned();
     let (mut out, mut begun, mut go) = (world.fifo("out"), world.fifo("begun"), world.fifo("go"));
     let agent = format!("echo begun 1 >{}; read x <{}; exit 1", begun.path(), go.path());
-    let process = world.run_sh(&agent).options(["--id", id, "--grace", "100ms"]).own_group().start();
+    let process = world.run_sh(&agent).options(["--id", &id]).own_group().start();
     begun.pid("begun");
     let command = command.replace("OUT", &out.path());
-    let line = format!("exec probe with env=BOOKEND_TASK_ID={} {command}", specs.replace("ID", id));
+    let line = format!("exec probe with env=BOOKEND_TASK_ID={} {command}", specs.replace("ID", &id));
     let stranger = world.bare(["sh", "-c", &line]).start();
     out.pid("stay");
     go.tell("now");

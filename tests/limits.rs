@@ -3,11 +3,17 @@
 use crate::harness::{End, Fifo, Proc, Pty, World, children, eventually, on_path, possible, state, switches};
 
 fn stay(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo) {
+    let (process, out, _) = stay_as(world, options, specs);
+    (process, out)
+}
+
+/// The same, with the agent's pid.
+fn stay_as(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo, i32) {
     let mut out = world.fifo("stay");
     let argv = ["probe", "stay", &out.path()];
     let process = world.run(argv).options(options.iter().copied()).with(specs).own_group().start();
-    out.pid("stay");
-    (process, out)
+    let agent = out.pid("stay");
+    (process, out, agent)
 }
 
 #[test]
@@ -157,6 +163,67 @@ fn a_time_out_pauses_while_the_agent_is_stopped() {
     assert_eq!(pty.prompt(), 130, "not the time-out's 124");
 }
 
+#[test]
+fn a_time_out_goes_on_when_the_agent_does() {
+    let test = "a_time_out_goes_on";
+    if !possible(test, on_path("bash"), "bash") {
+        return;
+    }
+    let Some(world) = World::of_bookend(test) else {
+        return;
+    };
+    let mut pty = Pty::bash(&world);
+    let mut out = world.fifo("stay");
+    pty.line(&format!("bookend run --timeout 600ms -- probe stay {}", out.path()));
+    out.pid("stay");
+    pty.send("\x1a");
+    assert_eq!(pty.prompt(), 148);
+    pty.line("fg");
+    assert_eq!(pty.prompt(), 124);
+    assert!(out.rest().is_empty(), "it is gone");
+    assert_eq!(world.row().ending(), "cancelled/timeout");
+}
+
+/// A stopped process acts on nothing but SIGKILL: it is continued, so that it can end as it was asked to.
+#[test]
+fn a_stopped_agent_is_continued_by_the_ladder() {
+    let Some(world) = World::of_bookend("a_stopped_agent_is_continued") else {
+        return;
+    };
+    let (process, _out, agent) = stay_as(&world, &["--grace", "300ms"], &[]);
+    world.send(agent, [19]);
+    eventually(world.deadline(), "its stop", || state(agent) == Some('T'));
+    world.send(process.pid(), [1]);
+    process.wait().ended(End::Signal(1));
+    assert_eq!(world.row().ending(), "interrupted/signal");
+}
+
+/// Nobody reads bookend's own stdout any more: that is no signal for an agent that would not notice.
+#[test]
+fn a_broken_pipe_of_bookends_own_is_not_the_agents() {
+    let Some(world) = World::of_bookend("a_broken_pipe_of_bookends_own") else {
+        return;
+    };
+    let (mut out, mut go) = (world.fifo("count"), world.fifo("go"));
+    let other = "0197a6a0-0000-4000-8000-00000000beef";
+    let script = format!("init; read x <{}; id={other}; init; exec probe count {}", go.path(), out.path());
+    claude(&world, &script);
+    let mut process = world.run(STREAM).own_group().start();
+    assert!(process.line().contains("init"));
+    process.drop_stdout();
+    go.tell("now");
+    let agent = out.pid("ready");
+    let is_read = || world.row().text("session_id") == other;
+    eventually(world.deadline(), "what nobody takes is read along", is_read);
+    // A signal of a lower number, such as SIGPIPE, would have gone before it.
+    world.send(process.pid(), ["64:77"]);
+    let line = out.line();
+    assert!(line.starts_with("64 77"), "{line}");
+    world.send(agent, ["64:1000"]);
+    process.wait().ended(End::Code(0));
+    assert_eq!(world.row().ending(), "failure/no_result");
+}
+
 /// How often anything of bookend's wakes up while `sleep` runs beside it.
 fn wake_ups(world: &World, process: &Proc, agent: i32) -> u64 {
     let count = || {
@@ -197,4 +264,95 @@ fn nothing_wakes_up_while_a_captured_agent_is_silent() {
     let process = world.run(STREAM).own_group().start();
     let agent = out.pid("stay");
     assert_eq!(wake_ups(&world, &process, agent), 0);
+}
+
+/// What the agent left behind writes to its stdout faster than anybody reads: that is not waited out.
+#[test]
+fn a_left_over_that_never_stops_writing_does_not_hold_the_end() {
+    let Some(world) = World::of_bookend("a_left_over_that_never_stops_writing") else {
+        return;
+    };
+    claude(&world, "init; for n in 1 2 3 4; do yes & done; sleep 0.1; result done");
+    let script = "exec $W claude -p --output-format stream-json --verbose x >/dev/null 2>&1";
+    let process = world.bare(["sh", "-c", script]).env("BOOKEND_LEFTOVERS", "end").own_group().start();
+    process.wait().ended(End::Code(0));
+    let took = world.row().number("duration_ms").expect("a duration");
+    assert!(took < 10_000, "one second is allowed: {took} ms");
+}
+
+/// The agent's clock of silence is not started again by what outlives it.
+#[test]
+fn what_is_written_after_the_agents_end_starts_no_clock() {
+    let Some(world) = World::of_bookend("what_is_written_after_the_agents_end") else {
+        return;
+    };
+    let (mut after, mut begun, mut go) = (world.fifo("after"), world.fifo("begun"), world.fifo("go"));
+    let late = format!(
+        "(while kill -0 $$ 2>/dev/null; do :; done; echo x; echo after 1 >{}; exec probe stay {}) &",
+        after.path(),
+        world.fifo("stay").path()
+    );
+    claude(&world, &format!("init; result done; {late} exit 0"));
+    let hook = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+    let options = ["--idle-timeout", "1500ms", "--on-finish", &hook];
+    let process = world.run(STREAM).options(options).own_group().start();
+    after.pid("after");
+    begun.pid("begun");
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let used: u64 = [14, 15]
+        .map(|f| crate::harness::stat_field(process.pid(), f).and_then(|n| n.parse().ok()).unwrap_or(0u64))
+        .iter()
+        .sum();
+    go.tell("now");
+    process.wait().ended(End::Code(0));
+    assert!(used < 50, "it spins: {used} ticks");
+}
+
+#[test]
+fn limits_beyond_all_time_are_no_limits() {
+    let Some(world) = World::of_bookend("limits_beyond_all_time") else {
+        return;
+    };
+    let ever = u64::MAX.to_string();
+    let options = ["--timeout", &ever, "--grace", &ever];
+    let (process, _out) = stay(&world, &options, &[]);
+    world.send(process.pid(), [15]);
+    process.wait().ended(End::Signal(15)).silent();
+    assert_eq!(world.row().ending(), "interrupted/signal");
+}
+
+/// Somebody has the ledger open in a transaction: that is no reason to keep output and signals waiting.
+#[test]
+fn a_locked_ledger_does_not_hold_up_what_the_agent_says() {
+    let Some(world) = World::of_bookend("a_locked_ledger_does_not_hold_up") else {
+        return;
+    };
+    let (mut go, more) = (world.fifo("go"), world.fifo("more"));
+    let said = concat!(
+        r#"{"type":"assistant","message":{"id":"m","model":"claude-x","content":[],"#,
+        r#""usage":{"input_tokens":7,"output_tokens":8}},"session_id":"$id"}"#
+    );
+    let script = format!(
+        "init; read x <{}; cat <<end\n{said}\nend\nsleep 0.2; echo more; read x <{}; result done",
+        go.path(),
+        more.path()
+    );
+    claude(&world, &script);
+    let mut process = world.run(STREAM).options(["--ledger", &world.name("l.db")]).own_group().start();
+    assert!(process.line().contains("init"));
+    let other = rusqlite::Connection::open(world.path("l.db")).expect("the ledger");
+    other.busy_timeout(std::time::Duration::from_secs(10)).expect("a time-out");
+    other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+    go.tell("now");
+    assert!(process.line().contains("assistant"));
+    let asked = std::time::Instant::now();
+    assert_eq!(process.line(), "more");
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5), "{:?}", asked.elapsed());
+    let tokens = || world.sql_of("l.db", "SELECT input_tokens FROM task_history")[0].number("input_tokens");
+    assert_eq!(tokens(), None);
+    drop(other);
+    eventually(world.deadline(), "what the ledger did not take before", || tokens() == Some(7));
+    let mut more = more;
+    more.tell("now");
+    process.wait().ended(End::Code(0));
 }

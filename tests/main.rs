@@ -1,20 +1,33 @@
 //! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
 
+mod adapters;
 mod adopt;
 mod audit;
 mod cancel;
+mod capture;
+mod crash;
 mod descriptors;
 mod docs;
 mod exit;
 mod harness;
+mod identities;
 mod inherit;
+mod keys;
 mod layout;
+mod ledger;
 mod leftovers;
 mod limits;
 mod look;
 mod operator;
 mod orphans;
 mod prune;
+mod recover;
+mod run;
 mod scale;
+mod sessions;
 mod signals;
+mod spool;
+mod standins;
+mod start;
+mod status;
 mod terminal;

@@ -25,7 +25,8 @@ fn fill(world: &World, rows: u32) {
              strftime('%Y-%m-%dT%H:%M:%fZ', 1700000020 + i * 30, 'unixepoch'), '2100-01-01T00:00:00.000Z'
          FROM n;
          INSERT INTO claude_sdk_sessions (key, session_id, provider, task_id, trusted)
-         SELECT key, session_id, provider, id, 1 FROM task_history WHERE status = 'success' AND key IS NOT NULL
+         SELECT key, session_id, provider, id, 1 FROM task_history
+         WHERE status = 'success' AND key IS NOT NULL
          ORDER BY started_at DESC LIMIT 1;
          ANALYZE"
     ));

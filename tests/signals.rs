@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Fifo, Proc, World, children, eventually, group};
+use crate::harness::{End, Fifo, Proc, Under, World, children, eventually, group, pending, state};
 
 /// SIGKILL and SIGSTOP cannot be caught, SIGCHLD is the supervisor's own, and SIGCONT speaks of stopping.
 fn catchable() -> impl Iterator<Item = i32> {
@@ -105,6 +105,32 @@ fn real_time_signals_to_the_whole_group_arrive_once_each() {
     agent.end(&world);
 }
 
+/// The supervisor was not there to see each of them: three have become one for it, and none of the three is
+/// counted against what is sent to it alone later.
+#[test]
+fn signals_to_the_whole_group_that_merged_for_the_supervisor_swallow_no_later_one() {
+    let Some(world) = World::of_bookend("signals_that_merged_for_the_supervisor") else {
+        return;
+    };
+    let mut agent = Counting::start(&world);
+    let supervisor = agent.process.pid();
+    let helper = children(supervisor).into_iter().find(|c| *c != agent.agent).expect("the witness");
+    world.send(supervisor, [19]);
+    eventually(world.deadline(), "its stop", || state(supervisor) == Some('T'));
+    for _ in 0..3 {
+        world.send(-supervisor, [10]);
+        assert_eq!(agent.next().0, 10);
+        let has_it = || pending(helper) == 0 && state(helper) == Some('S');
+        eventually(world.deadline(), "the witness has seen it", has_it);
+    }
+    world.send(supervisor, [18]);
+    assert_eq!(agent.next().0, 18);
+    world.send(supervisor, [10]);
+    assert_eq!(agent.next().0, 10);
+    agent.fence(&world);
+    agent.end(&world);
+}
+
 #[test]
 fn each_signal_to_the_agent_itself_arrives_once() {
     let world = World::new();
@@ -115,6 +141,54 @@ fn each_signal_to_the_agent_itself_arrives_once() {
     }
     agent.fence(&world);
     agent.end(&world);
+}
+
+#[test]
+fn an_agent_in_a_group_of_its_own_still_gets_what_is_sent_to_the_group_of_its_caller() {
+    let world = World::new();
+    if world.under != Under::Bookend {
+        return;
+    }
+    let mut out = world.fifo("count");
+    let argv = ["probe", "with", "setpgid", "--", "probe", "count", &out.path()];
+    let process = world.run(argv).own_group().start();
+    let agent = out.pid("ready");
+    let mut agent = Counting { out, process, agent };
+    for signal in catchable() {
+        world.send(-agent.process.pid(), [signal]);
+        assert_eq!(agent.next().0, signal);
+    }
+    agent.fence(&world);
+    agent.end(&world);
+}
+
+#[test]
+fn a_continue_arrives_once_whoever_it_was_sent_to() {
+    let world = World::new();
+    let mut agent = Counting::start(&world);
+    let job = agent.process.pid();
+    for to in [job, -job, agent.agent] {
+        world.send(to, [libc::SIGCONT]);
+        assert_eq!(agent.next().0, libc::SIGCONT);
+        agent.fence(&world);
+    }
+    agent.end(&world);
+}
+
+/// What an agent says to its parent is not said back to it.
+#[test]
+fn what_the_agent_sends_to_its_parent_does_not_come_back() {
+    let Some(world) = World::of_bookend("what_the_agent_sends_to_its_parent") else {
+        return;
+    };
+    let mut out = world.fifo("count");
+    let script = format!("kill -USR1 $PPID; kill -INT $PPID; exec probe count {}", out.path());
+    let process = world.run_sh(&script).with(["mask=2,10"]).own_group().start();
+    let agent = out.pid("ready");
+    let mut agent = Counting { out, process, agent };
+    agent.fence(&world);
+    agent.end(&world);
+    assert_eq!(world.row().ending(), "failure/exit", "and is no wish to stop");
 }
 
 #[test]
@@ -161,7 +235,7 @@ fn sighup_under_nohup_stays_ignored_and_is_no_cause() {
     world.send(agent.pid(), ["12"]);
     let supervised = agent.supervised();
     agent.wait().ended(End::Signal(12));
-    if supervised && world.under == crate::harness::Under::Bookend {
+    if supervised && world.under == Under::Bookend {
         assert_eq!(world.row().ending(), "failure/signal");
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::harness::{End, Fifo, Pty, Under, World, eventually, group, on_path, possible, stat_field, state};
+use crate::harness::{
+    End, Fifo, Pty, Under, World, children, eventually, group, on_path, pending, possible, stat_field, state,
+};
 
 /// A world with a bash on a terminal.
 fn shell(test: &str) -> Option<(World, Pty)> {
@@ -116,6 +118,34 @@ fn each_signal_of_the_terminal_arrives_once() {
     world.send(supervisor, ["64:7"]);
     let line = out.line();
     assert!(line.starts_with("64 7"), "nothing arrived twice: {line}");
+    world.send(agent, ["64:1006"]);
+    assert_eq!(pty.prompt(), 6);
+}
+
+/// Whoever tells what the whole group was sent may be slow: what only a terminal sends went to all of it.
+#[test]
+fn a_key_arrives_once_even_if_the_witness_does_not_see_it() {
+    let Some((world, mut pty)) = shell("a_key_arrives_once_even_if") else {
+        return;
+    };
+    if world.under != Under::Bookend {
+        return;
+    }
+    let mut out = world.fifo("count");
+    pty.line(&format!("$W probe count {}", out.path()));
+    let agent = out.pid("ready");
+    let supervisor = number(agent, 4);
+    let witness = children(supervisor).into_iter().find(|c| *c != agent).expect("the witness");
+    world.send(witness, [19]);
+    is(&world, witness, 'T');
+    for (key, signal) in [("\x03", "2 "), ("\x1c", "3 "), ("\x1a", "20 ")] {
+        pty.send(key);
+        let line = out.line();
+        assert!(line.starts_with(signal), "{signal}: {line}");
+        world.send(supervisor, ["64:7"]);
+        let line = out.line();
+        assert!(line.starts_with("64 7"), "nothing arrived twice: {line}");
+    }
     world.send(agent, ["64:1006"]);
     assert_eq!(pty.prompt(), 6);
 }
@@ -251,6 +281,46 @@ fn an_agent_that_stops_only_itself_gives_the_shell_its_prompt_back() {
         assert_eq!(out.line(), "continued");
         assert_eq!(pty.prompt(), 0);
     }
+}
+
+/// Waits until `supervisor` has seen that its agent stopped, and asserts that it goes on watching.
+fn watches_on(world: &World, supervisor: i32, agent: i32) {
+    is(world, agent, 'T');
+    eventually(world.deadline(), "the supervisor has taken note", || {
+        let is_pending = pending(supervisor) & (1 << (17 - 1)) != 0;
+        !is_pending && matches!(state(supervisor), Some('S' | 'T'))
+    });
+    assert_eq!(state(supervisor), Some('S'), "nobody would continue it");
+}
+
+/// No shell looks at it, and nobody could continue it.
+#[test]
+fn without_a_terminal_a_stopped_agent_does_not_stop_bookend() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let process = world.run(["probe", "stay", &out.path()]).with(["setsid"]).start();
+    let agent = out.pid("stay");
+    world.send(agent, [19]);
+    if process.supervised() {
+        watches_on(&world, process.pid(), agent);
+    }
+    world.send(agent, [9]);
+    process.wait().ended(End::Signal(9));
+}
+
+/// It leads the session of its terminal: its group is orphaned, and no shell is there to continue it.
+#[test]
+fn at_the_head_of_its_session_a_stopped_agent_does_not_stop_bookend() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let pty = Pty::of(&world, world.run(["probe", "stay", &out.path()]));
+    let agent = out.pid("stay");
+    world.send(agent, [19]);
+    if world.under == Under::Bookend {
+        watches_on(&world, number(agent, 4), agent);
+    }
+    world.send(agent, [9]);
+    pty.wait().ended(End::Signal(9));
 }
 
 #[test]
@@ -393,4 +463,28 @@ fn nothing_of_the_job_is_left_when_it_has_ended() {
     assert_eq!(pty.prompt(), 130);
     assert_eq!(group(job), Vec::<i32>::new());
     assert!(fs::metadata(format!("/proc/{job}")).is_err());
+}
+
+/// Before the agent runs and after its end too: what the shell waits for is us.
+#[test]
+fn ctrl_z_stops_the_run_while_its_prepare_command_or_its_hook_runs() {
+    let Some((world, mut pty)) = shell("ctrl_z_stops_the_run_while") else {
+        return;
+    };
+    if world.under != Under::Bookend {
+        return;
+    }
+    for variable in ["BOOKEND_PREPARE", "BOOKEND_ON_FINISH"] {
+        let name = |what: &str| format!("{what}{variable}");
+        let (mut begun, mut go) = (world.fifo(&name("begun")), world.fifo(&name("go")));
+        let command = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
+        pty.line(&format!("{variable}='{command}' $W true"));
+        begun.pid("begun");
+        pty.send("\x1a");
+        assert_eq!(pty.prompt(), 128 + 20, "{variable}");
+        pty.line("fg");
+        go.tell("now");
+        assert_eq!(pty.prompt(), 0, "{variable}");
+    }
+    assert!(world.rows().iter().all(|r| r.ending() == "success/"));
 }

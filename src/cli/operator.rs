@@ -264,9 +264,7 @@ impl StatsArgs {
 
 /// Show what ran when
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  bookend timeline --since 2h\n  bookend timeline --since 3d --html timeline.html"
-)]
+#[command(after_help = "Examples:\n  bookend timeline --since 2h\n  bookend timeline --html page.html")]
 pub struct TimelineArgs {
     /// What was in flight since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)
     #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = since)]

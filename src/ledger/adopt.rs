@@ -19,7 +19,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::dialect::{self, Dialect, TimeFormat};
-use super::error::{LedgerError, Result};
+use super::error::{LedgerError, Result, step};
 use super::open::{self, Found};
 use super::place::{self, Location, with_suffix};
 use crate::failpoint;
@@ -261,7 +261,7 @@ fn transform(tx: &Connection, file: &Path) -> Result<()> {
         if has_issues {
             tx.execute_batch(include_str!("adopt/link_sessions.sql"))?;
         }
-        hit_sql("adopt.linked")?;
+        step("adopt.linked")?;
         for sql in &dependents {
             tx.execute_batch(sql)?;
         }
@@ -277,10 +277,6 @@ fn transform(tx: &Connection, file: &Path) -> Result<()> {
     settle().map_err(failed("settling what was adopted"))?;
     tx.execute_batch(include_str!("adopt/trial.sql"))
         .map_err(|e| refusal(file, format!("a task of bookend's does not fit into it: {e}")))
-}
-
-fn hit_sql(point: &'static str) -> rusqlite::Result<()> {
-    failpoint::hit(point).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
 }
 
 /// How the columns for times that a table had before are written, by their newest value.

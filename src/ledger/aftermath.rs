@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
+use super::error::step;
 use super::tasks::{self, Delivery};
 use super::{Ledger, Result, sessions};
 use crate::task::{Invalidation, Session, Status, Task, Trust};
@@ -43,7 +44,7 @@ impl Ledger {
 
     /// Records how the attempt to run `--on-finish` ended.
     pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
-        match tasks::delivery(&self.conn, id, state, at) {
+        match step("delivery.record").and_then(|()| tasks::delivery(&self.conn, id, state, at)) {
             Ok(true) => Ok(()),
             Ok(false) => {
                 Err(super::LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() })
@@ -133,7 +134,7 @@ impl Ledger {
                     }
                 }
             }
-            Ok(withdrawn)
+            step("sessions.withdrawn").map(|()| withdrawn)
         })
     }
 }

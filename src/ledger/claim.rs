@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{ErrorCode, Transaction};
 
 use super::ending::{self, By, Finished};
-use super::error::{LedgerError, Result};
+use super::error::{LedgerError, Result, step};
 use super::live::{Live, LiveEvidence, LiveLock};
 use super::sessions::{self, LastUse, Used};
 use super::spool::{self, SpoolSlot};
@@ -80,7 +80,17 @@ impl<'a> Claim<'a> {
     /// As [`super::Ledger::finish`], as part of this claim.
     pub fn end(&self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
-        ending::end(&self.tx, id, ended, by).map_err(self.failed("ending a task"))
+        ending::end(&self.tx, id, ended, by)
+            .and_then(|finished| step("mark.ended").map(|()| finished))
+            .map_err(self.failed("ending a task"))
+    }
+
+    /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
+    /// agent never executes.
+    pub fn set_session_aside(&self, key: &str, reason: &str, task: &str, at: &str) -> Result<()> {
+        let used = Used { task, key: Some(key), provider: None, at };
+        sessions::set_aside(&self.tx, &used, key, reason)
+            .map_err(self.failed("setting the session of the key aside"))
     }
 
     /// Writes the `running` row.
@@ -94,7 +104,9 @@ impl<'a> Claim<'a> {
             } else {
                 self.failed("writing the running row")(e)
             }),
-            other => other.map_err(self.failed("writing the running row")),
+            other => {
+                other.and_then(|()| step("claim.inserted")).map_err(self.failed("writing the running row"))
+            }
         }
     }
 
@@ -109,7 +121,9 @@ impl<'a> Claim<'a> {
         at: &str,
     ) -> Result<()> {
         let used = Used { task, key: Some(key), provider, at };
-        sessions::link(&self.tx, &used, key, session_id).map_err(self.failed("linking the session"))
+        sessions::link(&self.tx, &used, key, session_id)
+            .and_then(|()| step("claim.linked"))
+            .map_err(self.failed("linking the session"))
     }
 
     /// Room for the ending of a task, kept free before its row is committed.
@@ -120,6 +134,9 @@ impl<'a> Claim<'a> {
     /// Makes all of it durable.
     pub fn commit(self) -> Result<()> {
         let file = self.file;
-        self.tx.commit().map_err(|e| LedgerError::sql("committing the claim", file, e))
+        step("claim.commit")
+            .and_then(|()| self.tx.commit())
+            .and_then(|()| step("claim.committed"))
+            .map_err(|e| LedgerError::sql("committing the claim", file, e))
     }
 }

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::dialect::{AnyText, AnyTime};
+use super::error::step;
 use super::sessions::{self, Used};
 use super::tasks::{self, Move};
 use crate::task::{EndSource, Ended, Ending, Exit, Status};
@@ -101,6 +102,7 @@ pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::
     let at = ended.finished_at.clone().unwrap_or_else(super::now);
     let session_id = ended.session_id.as_deref().or(open.session_id.as_deref());
     update(conn, id, ended, &open, session_id, &at)?;
+    step("end.updated")?;
     let used = Used { task: id, key: open.key.as_deref(), provider: open.provider.as_deref(), at: &at };
     let mut invalidated = None;
     if !ended.executed {

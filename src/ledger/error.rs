@@ -8,6 +8,8 @@ use std::time::Duration;
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
+use crate::failpoint;
+
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
 /// A failure of the ledger or of the files beside it.
@@ -120,6 +122,14 @@ pub enum LedgerError {
         remedy: &'static str,
         source: Box<dyn Error + Send + Sync>,
     },
+}
+
+/// A step of a transaction at which a test may end bookend, or make SQLite fail as a broken disk does.
+pub(super) fn step(point: &'static str) -> rusqlite::Result<()> {
+    failpoint::hit(point).map_err(|e| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+        rusqlite::Error::SqliteFailure(code, Some(e.to_string()))
+    })
 }
 
 impl From<LedgerError> for crate::error::Error {

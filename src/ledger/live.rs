@@ -34,6 +34,9 @@ pub enum LiveEvidence {
     NoSlot,
     /// The row's slot is in another file than the one beside this ledger (a copied ledger, a lost file).
     OtherFile,
+    /// It has the row's inode number, but lies on a device of another number: devices are numbered anew at
+    /// each boot, and where that happened within one it is another file.
+    Renumbered,
     /// The file cannot be opened from here.
     Unreadable,
 }
@@ -88,8 +91,10 @@ impl Live {
                 Err(e) => return Err(e),
             },
         };
-        let Some(live) = opened.as_ref().filter(|live| live.is_of(task)) else {
-            return Ok(LiveEvidence::OtherFile);
+        let live = match opened {
+            Some(live) if live.is_of(task) => live,
+            Some(live) if task.live_ino == Some(live.ino) => return Ok(LiveEvidence::Renumbered),
+            _ => return Ok(LiveEvidence::OtherFile),
         };
         match live.is_held(slot) {
             Ok(true) => Ok(LiveEvidence::Held),

@@ -28,8 +28,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::failpoint;
 use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
 use ending::By;
+use error::step;
 use live::{Live, LiveFile};
 use spool::Content;
 
@@ -52,6 +54,9 @@ pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
     Ok(version) => version,
     Err(_) => "of unknown version",
 };
+
+/// How long a write waits for a locked ledger that is not worth keeping the run's loop from its work.
+const BRIEF: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// An opened ledger.
 #[derive(Debug)]
@@ -94,6 +99,7 @@ impl Ledger {
     /// the spool is merged, see [`Ledger::merged`].
     pub fn open(at: &Location) -> Result<Ledger> {
         let mut ledger = Ledger::over(open::read_write(at)?, at);
+        failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         ledger.merged = ledger.merge_spool()?;
         Ok(ledger)
     }
@@ -137,17 +143,34 @@ impl Ledger {
         let tx = self
             .conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|tx| step("claim.begun").map(|()| tx))
             .map_err(|e| LedgerError::sql("claiming", file, e))?;
         Ok(Claim::new(tx, file, &self.spool_dir, &self.live))
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
+    /// It does not wait long for a locked ledger: signals and output would wait with it.
     pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
-        tasks::progress(&self.conn, id, counts, seen).map_err(self.failed("writing a task's progress"))
+        self.briefly(|ledger| {
+            let wrote = tasks::progress(&ledger.conn, id, counts, seen);
+            wrote.map_err(ledger.failed("writing a task's progress"))
+        })
+    }
+
+    fn briefly<T>(&mut self, work: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+        let wait = |ledger: &mut Ledger, longest| {
+            let set = ledger.conn.busy_handler(Some(open::patience(longest)));
+            set.map_err(ledger.failed("setting how long to wait"))
+        };
+        wait(self, BRIEF)?;
+        let done = work(self);
+        wait(self, open::busy_patience())?;
+        done
     }
 
     /// The agent has named its session: durable in the task's row, and under the key, when this returns.
-    /// Another session that the key named gives way. A task that has ended is left alone.
+    /// Another session that the key named gives way. A task that has ended is left alone. It waits as long
+    /// as [`Ledger::progress`] does.
     pub fn session_seen(
         &mut self,
         task: &str,
@@ -157,16 +180,25 @@ impl Ledger {
         at: &str,
     ) -> Result<()> {
         let used = sessions::Used { task, key, provider, at };
-        self.in_transaction("writing a task's session", |conn| {
-            sessions::seen(conn, &used, session_id).map(|_| ())
-        })
+        self.briefly(|ledger| {
+            ledger.in_transaction("writing a task's session", |conn| {
+                sessions::seen(conn, &used, session_id)?;
+                step("session.written")
+            })
+        })?;
+        step("session.committed").map_err(self.failed("writing a task's session"))
     }
 
     /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
     /// ever updates a running row. `by` is the command that ends it.
     pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
-        self.in_transaction("ending a task", |conn| ending::end(conn, id, ended, by))
+        let finished = self.in_transaction("ending a task", |conn| {
+            step("end.begun")?;
+            let finished = ending::end(conn, id, ended, by)?;
+            step("end.written").map(|()| finished)
+        })?;
+        step("end.committed").map(|()| finished).map_err(self.failed("ending a task"))
     }
 
     fn in_transaction<T>(
@@ -209,7 +241,10 @@ impl Ledger {
 
     /// Takes a live lock in a slot of its own, for a task that is about to be inserted.
     pub fn hold_live(&self) -> Result<LiveLock> {
-        LiveFile::open(&self.live.path)?.hold(&self.live.path)
+        let lock = LiveFile::open(&self.live.path)?.hold(&self.live.path)?;
+        failpoint::hit("live.held")
+            .map(|()| lock)
+            .map_err(|e| LedgerError::io("taking a live lock in", &self.live.path, e))
     }
 
     /// What the kernel says of a task's live lock now.
@@ -299,7 +334,9 @@ impl Ledger {
                 }
                 other => Ok(other),
             }
+            .and_then(|finished| step("merge.written").map(|()| finished))
         })?;
+        step("merge.committed").map_err(self.failed("merging a spooled record"))?;
         Ok(match finished {
             Finished::Done { invalidated } => {
                 spool::remove(path)?;

@@ -14,6 +14,7 @@ use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
+use crate::failpoint;
 
 /// How long a command waits for other writers before it gives up, unless [`PATIENCE`] says otherwise.
 const USUAL_PATIENCE: Duration = Duration::from_secs(30);
@@ -143,7 +144,7 @@ pub fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
         // The last one to close would else empty the log, two more fsyncs for every lone run, and remove
         // it: but a reader that may not write there needs it (DESIGN: persistent WAL).
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        conn.busy_handler(Some(patience()))?;
+        conn.busy_handler(Some(patience(busy_patience())))?;
         Ok(conn)
     };
     set_up().map_err(|e| LedgerError::sql("opening the file", file, e))
@@ -158,8 +159,8 @@ pub fn busy_patience() -> Duration {
 /// SQLite's own busy handler sleeps up to 100 ms at a time, all sleepers alike: too long among a hundred
 /// writers whose turns take well under a millisecond each. Sleeps grow with what was waited already,
 /// since polls of a hundred that only just missed each other cost more than the gaps between turns.
-fn patience() -> impl FnMut(i32) -> bool + Send + 'static {
-    let (mut since, longest) = (Instant::now(), busy_patience());
+pub(super) fn patience(longest: Duration) -> impl FnMut(i32) -> bool + Send + 'static {
+    let mut since = Instant::now();
     move |count| {
         if count == 0 {
             since = Instant::now();
@@ -219,10 +220,14 @@ fn create(at: &Location) -> Result<()> {
         remove_if_there(&path)
             .map_err(|e| LedgerError::io("removing what an interrupted creation left:", &path, e))?;
     }
-    create_private(&draft).map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
+    create_private(&draft)
+        .and_then(|()| failpoint::hit("create.drafted"))
+        .map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
     fill(&draft)?;
+    failpoint::hit("create.filled").map_err(|e| LedgerError::io("creating the ledger", file, e))?;
     set_strays_aside(file, &private)?;
     fs::rename(&draft, file)
+        .and_then(|()| failpoint::hit("create.renamed"))
         .and_then(|()| place::sync_directory(&private))
         .and_then(|()| file.parent().map_or(Ok(()), place::sync_directory))
         .map_err(|e| LedgerError::io("creating the ledger", file, e))

@@ -53,7 +53,7 @@ const SELECT_IS_WITHDRAWN: &str = "
     WHERE session_id = ?1 AND key = ?2 AND at >= ?3 AND restored_at IS NULL AND reason <> 'replaced'";
 const UPDATE_RESTORED: &str = "
     UPDATE session_invalidation SET restored_at = ?4
-    WHERE task_id = ?1 AND key = ?2 AND session_id = ?3 AND reason = 'replaced' AND restored_at IS NULL";
+    WHERE task_id = ?1 AND key = ?2 AND session_id = ?3 AND restored_at IS NULL";
 const UPDATE_TASK_SESSION: &str = "
     UPDATE task_history SET session_id = ?2 WHERE id = ?1 AND status = 'running'";
 const UPDATE_FORMER: &str = "UPDATE task_history SET former_session = ?2 WHERE id = ?1";
@@ -247,16 +247,28 @@ fn record_invalidation(
 /// Gives the key's session to a task that starts, and remembers in the task's row what was there before.
 pub fn link(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)? {
-        let former = Former {
-            session_id: former.session_id,
-            provider: former.provider,
-            last_used_at: former.last_used_at,
-            task_id: former.task_id,
-            trusted: former.trust.as_number(),
-        };
-        conn.execute(UPDATE_FORMER, (used.task, serde_json::to_string(&former).ok()))?;
+        remember(conn, used, &former)?;
     }
     point(conn, used, key, session_id)
+}
+
+/// Takes the key's session out of use for a task that starts, and remembers it in the task's row.
+pub fn set_aside(conn: &Connection, used: &Used<'_>, key: &str, reason: &str) -> rusqlite::Result<()> {
+    let Some(former) = of_key(conn, key)? else { return Ok(()) };
+    remember(conn, used, &former)?;
+    withdraw(conn, &former, reason, Some(used.task), used.at)
+}
+
+fn remember(conn: &Connection, used: &Used<'_>, former: &Session) -> rusqlite::Result<()> {
+    let former = Former {
+        session_id: former.session_id.clone(),
+        provider: former.provider.clone(),
+        last_used_at: former.last_used_at.clone(),
+        task_id: former.task_id.clone(),
+        trusted: former.trust.as_number(),
+    };
+    conn.execute(UPDATE_FORMER, (used.task, serde_json::to_string(&former).ok()))?;
+    Ok(())
 }
 
 /// The agent has named its session: the running row knows it from now on, and so does the key.
@@ -342,8 +354,8 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
     let Some(key) = used.key else {
         return Ok(());
     };
-    let linked = of_key(conn, key)?.filter(|s| s.task_id.as_deref() == Some(used.task));
-    if linked.is_none() {
+    // What somebody else has linked meanwhile stays.
+    if of_key(conn, key)?.is_some_and(|s| s.task_id.as_deref() != Some(used.task)) {
         return Ok(());
     }
     match former.and_then(|json| serde_json::from_str::<Former>(json).ok()) {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{LedgerError, Result};
 use super::{open, place};
+use crate::failpoint;
 use crate::task::{Counts, EndSource, Ended, Ending, Exit, Sender, Status};
 
 const SLOT_BYTES: i64 = 16 * 1024;
@@ -153,6 +154,7 @@ impl SpoolSlot {
         let slot = slot_path(dir, id)?;
         let failed = |e| LedgerError::io("keeping room for the terminal record:", &slot, e);
         let create = || {
+            failpoint::hit("spool.reserve")?;
             OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -168,7 +170,7 @@ impl SpoolSlot {
             other => other,
         }
         .map_err(failed)?;
-        if let Err(e) = allocate(&file) {
+        if let Err(e) = allocate(&file).and_then(|()| failpoint::hit("spool.reserved")) {
             let _ = fs::remove_file(&slot);
             return Err(failed(e));
         }
@@ -191,13 +193,17 @@ impl SpoolSlot {
             bytes = serde_json::to_vec(&record)?;
         }
         self.fill(&bytes)?;
+        failpoint::hit("spool.filled")?;
         self.file.set_permissions(Permissions::from_mode(0o600))?;
         self.file.sync_all()?;
+        failpoint::hit("spool.synced")?;
         fs::rename(&self.slot, &self.record)?;
+        failpoint::hit("spool.renamed")?;
         place::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
     }
 
     fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
+        failpoint::hit("spool.fill")?;
         io::Seek::rewind(&mut self.file)?;
         self.file.write_all(bytes)?;
         self.file.set_len(bytes.len() as u64)
@@ -205,7 +211,8 @@ impl SpoolSlot {
 
     /// Gives the room back: the ledger took the record.
     pub fn discard(self) -> Result<()> {
-        open::remove_if_there(&self.slot)
+        failpoint::hit("spool.discard")
+            .and_then(|()| open::remove_if_there(&self.slot))
             .map_err(|e| LedgerError::io("removing the unused spool slot", &self.slot, e))
     }
 }
@@ -244,7 +251,7 @@ pub(super) struct Spooled {
 
 impl Waiting {
     fn read(path: PathBuf) -> Option<Waiting> {
-        let content = match fs::read(&path) {
+        let content = match failpoint::hit("merge.read").and_then(|()| fs::read(&path)) {
             // Another command has merged it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
             Err(e) => Content::Unreadable(e.to_string()),
@@ -311,6 +318,7 @@ pub(super) fn waiting_for(dir: &Path, id: &str) -> Result<Option<Ended>> {
 /// Removes a merged record, durably: else a power cut would bring it back as one to report.
 pub(super) fn remove(path: &Path) -> Result<()> {
     open::remove_if_there(path)
+        .and_then(|()| failpoint::hit("merge.removed"))
         .and_then(|()| place::sync_directory(path.parent().unwrap_or(Path::new("/"))))
         .map_err(|e| LedgerError::io("removing the merged record", path, e))
 }
@@ -325,7 +333,7 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
         })
         .find(|p| !p.exists())
         .unwrap_or_else(|| path.to_owned());
-    match fs::rename(path, &kept) {
+    match fs::rename(path, &kept).and_then(|()| failpoint::hit("merge.kept")) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
             Err(LedgerError::io("putting the spooled record aside:", path, e))
         }

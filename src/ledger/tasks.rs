@@ -95,8 +95,8 @@ const INSERT_TASK: &str = "
          session_id, resumed_from, argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns,
          supervisor_pid, supervisor_start, agent_pid, agent_start, cgroup, last_seen_at, on_finish,
          retention_secs, user_argv, run_options, parent_id, oom_kills_before, reason, error, finished_at,
-         duration_ms,
-         cost_usd, turns, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, artifacts)
+         duration_ms, cost_usd, turns, input_tokens, output_tokens, cache_read_tokens,
+         cache_creation_tokens, artifacts)
     VALUES
         (:id, :key, :repo, :issue_number, :user, :agent, :agent_type, :model, :provider, 'running',
          kept_time('task_history.started_at', :started_at), :session_id, :resumed_from, :argv, :cwd,

@@ -25,8 +25,8 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// The longest value of a field, in bytes: a datagram has room for a dozen of them.
 const LONGEST: usize = 16 * 1024;
 
-/// The kinds of messages that can be asked for: `journalctl MESSAGE_ID=…`. They never change; the catalog in
-/// `contrib/systemd/catalog` explains each.
+/// The kinds of messages that can be asked for: `journalctl MESSAGE_ID=…`. They never change; the catalog
+/// in `contrib/systemd/catalog` explains each.
 pub mod id {
     use crate::task::Status;
 

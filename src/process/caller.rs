@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, RawFd};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::sys::{self, SignalSet};
@@ -51,6 +51,13 @@ impl Caller {
         }
         Ok(())
     }
+}
+
+/// Whether descriptor `number`, of 0 to 2, was open when bookend was started. Ask before it is let go of:
+/// what stands in for a closed one is close-on-exec, which nothing inherited can be.
+pub fn was_open(number: RawFd) -> bool {
+    let flags = nix::fcntl::fcntl(sys::stdio(number), FcntlArg::F_GETFD);
+    flags.is_ok_and(|f| !FdFlag::from_bits_retain(f).contains(FdFlag::FD_CLOEXEC))
 }
 
 /// Whether descriptor `number` is a pipe or a socket: somebody may wait for its end.

@@ -11,16 +11,26 @@ use std::time::Duration;
 use tracing::debug;
 
 /// Where cgroup2 is mounted: alone, or beside the older hierarchies.
-const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-/// systemd sets it to `1` on what it delegates: nobody else makes or removes cgroups there.
+pub(super) const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+/// systemd sets it to `1` on what it delegates: nobody else makes or removes cgroups there. User managers
+/// before systemd 254 do not.
 const DELEGATED: &str = "user.delegate";
+/// A unit of those says it by this variable.
+pub const DELEGATED_VARIABLE: &str = "BOOKEND_DELEGATED";
 /// Where supervisors go: a cgroup that hands controllers on to those below has no processes in itself.
 const SUPERVISORS: &str = "supervisor";
 /// What is accounted and limited for each task, as far as it was handed on to us.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
-/// The cgroup of one task. Removed when dropped, if nobody is in it any more.
+/// A cgroup that was delegated to us, with this process out of the way of what is made in it.
 #[derive(Debug)]
+pub struct Delegated {
+    path: String,
+    directory: PathBuf,
+}
+
+/// The cgroup of one task.
+#[derive(Debug, Clone)]
 pub struct Cgroup {
     /// Inside the hierarchy, as `/proc/PID/cgroup` names it.
     path: String,
@@ -36,35 +46,49 @@ pub struct Used {
     pub peak_kib: Option<i64>,
 }
 
-impl Cgroup {
-    /// Makes a cgroup for the task below `own`, where this process is, and puts the process `agent` into it.
-    /// `None`: `own` was not delegated to us, or the kernel refuses.
-    pub fn make(own: Option<&str>, task: &str, agent: i32) -> Option<Cgroup> {
-        let own = own.filter(|own| *own != "/")?;
-        let parent = delegated(own)?;
-        let made = Cgroup { path: format!("{own}/{}", name(task)), directory: parent.join(name(task)) };
-        match made.fill(&parent, agent) {
-            Ok(()) => Some(made),
-            Err(e) => {
-                debug!("no cgroup for task {task} in {}: {e}; going on without", parent.display());
-                None
-            }
-        }
+impl Delegated {
+    /// Takes charge of `own`, the cgroup that this process is in. Call it before anything is forked: a cgroup
+    /// that hands controllers on has no processes in itself. `None`: it was not delegated to us, or the
+    /// kernel refuses.
+    pub fn enter(own: Option<&str>) -> Option<Delegated> {
+        let path = own.filter(|own| *own != "/")?.to_owned();
+        let directory = directory_of(&path, is_delegated)?;
+        let entered = Delegated { path, directory };
+        entered
+            .make_room()
+            .inspect_err(|e| debug!("{}: {e}; no cgroup for the task", entered.directory.display()))
+            .is_ok()
+            .then_some(entered)
     }
 
-    fn fill(&self, parent: &Path, agent: i32) -> io::Result<()> {
-        let supervisors = parent.join(SUPERVISORS);
+    fn make_room(&self) -> io::Result<()> {
+        let supervisors = self.directory.join(SUPERVISORS);
         make_directory(&supervisors)?;
         fs::write(supervisors.join("cgroup.procs"), "0")?;
-        let offered = fs::read_to_string(parent.join("cgroup.controllers"))?;
+        let offered = fs::read_to_string(self.directory.join("cgroup.controllers"))?;
         for controller in CONTROLLERS.iter().filter(|c| offered.split_ascii_whitespace().any(|o| o == **c)) {
-            // Refused while others are in the parent itself. The task's cgroup is worth having without.
-            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+            // Refused while others are in the cgroup itself. The task's is worth having without.
+            let _ = fs::write(self.directory.join("cgroup.subtree_control"), format!("+{controller}"));
         }
-        make_directory(&self.directory)?;
-        fs::write(self.directory.join("cgroup.procs"), agent.to_string())
+        Ok(())
     }
 
+    /// Makes the cgroup of a task and puts the process `agent` into it.
+    pub fn give(&self, task: &str, agent: i32) -> Option<Cgroup> {
+        let name = name(task);
+        let made = Cgroup { path: format!("{}/{name}", self.path), directory: self.directory.join(&name) };
+        make_directory(&made.directory)
+            .and_then(|()| fs::write(made.directory.join("cgroup.procs"), agent.to_string()))
+            .inspect_err(|e| {
+                debug!("{}: {e}; no cgroup for the task", made.directory.display());
+                made.remove();
+            })
+            .is_ok()
+            .then_some(made)
+    }
+}
+
+impl Cgroup {
     /// The cgroup that was made for the task, if the recorded path is that of one and it still exists.
     pub fn of(task: &str, recorded: Option<&str>) -> Option<Cgroup> {
         let path = recorded?;
@@ -82,7 +106,9 @@ impl Cgroup {
         let read = |file: &str| fs::read_to_string(self.directory.join(file)).ok();
         Used {
             cpu: read("cpu.stat").and_then(|t| usage_of(&t)),
-            peak_kib: read("memory.peak").and_then(|t| t.trim().parse().ok()).map(|b: i64| b / 1024),
+            peak_kib: read("memory.peak")
+                .and_then(|t| t.trim().parse::<i64>().ok())
+                .map(|bytes| bytes / 1024),
         }
     }
 
@@ -107,11 +133,9 @@ impl Cgroup {
     pub fn kill(&self) -> bool {
         fs::write(self.directory.join("cgroup.kill"), "1").is_ok()
     }
-}
 
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        // Refused while somebody is in it; whoever gave us the cgroup above removes it then.
+    /// Removes it, unless somebody is still in it: then whoever delegated the one above does it at the end.
+    pub fn remove(&self) {
         each_below(&self.directory, &mut |directory| drop(fs::remove_dir(directory)));
     }
 }
@@ -120,14 +144,14 @@ fn name(task: &str) -> String {
     format!("task-{task}")
 }
 
-/// The directory of the cgroup `own`, if it was delegated to us.
-fn delegated(own: &str) -> Option<PathBuf> {
-    let directory = directory_of(own, |directory| {
+fn is_delegated(directory: &Path) -> bool {
+    let is_marked = || {
         let mut value = [0; 8];
         rustix::fs::getxattr(directory, DELEGATED, &mut value[..]).is_ok_and(|len| &value[..len] == b"1")
-    })?;
-    // Delegated to another user, who started us: it is not ours then.
-    rustix::fs::access(&directory, rustix::fs::Access::WRITE_OK).is_ok().then_some(directory)
+    };
+    (std::env::var_os(DELEGATED_VARIABLE).is_some_and(|v| v == "1") || is_marked())
+        // To another user, who started us: it is not ours then. Nor is there any on the other mount.
+        && rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 fn directory(path: &str) -> Option<PathBuf> {

@@ -13,6 +13,7 @@ use std::ptr;
 
 use nix::fcntl::OFlag;
 
+use crate::failpoint;
 use crate::process::caller::Caller;
 use crate::sys::{self, SignalSet};
 
@@ -117,6 +118,7 @@ impl Gated {
             .chain([ptr::null()])
             .collect();
         let supervisor = std::process::id() as i32;
+        failpoint::hit("gate.fork")?;
         let child = Child {
             candidates: &launch.candidates,
             argv: &argv,
@@ -130,6 +132,8 @@ impl Gated {
             supervisor,
             mask: caller.mask,
             sigchld_ignored: caller.sigchld_ignored,
+            orphaned: failpoint::dooms_child("gate.orphaned"),
+            doomed: failpoint::dooms_child("gate.waiting"),
         };
         // SAFETY: this process has one thread, so no lock can be held by a thread that the child lacks;
         // the child runs `Child::run` only, which makes nothing but async-signal-safe calls on memory
@@ -143,6 +147,7 @@ impl Gated {
             return Err(io::Error::last_os_error());
         }
         let of = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+        failpoint::hit("gate.forked")?;
         // Our own child that has not been reaped: the pid means it and nobody else.
         let pidfd = rustix::process::pidfd_open(of, rustix::process::PidfdFlags::empty())?;
         Ok(Gated { pid, pidfd, gate: Some(gate), report: Some(report) })
@@ -214,6 +219,10 @@ struct Child<'a> {
     supervisor: i32,
     mask: SignalSet,
     sigchld_ignored: bool,
+    /// A test wants the parent to die before the child looks at it.
+    orphaned: bool,
+    /// A test wants the child to die at the gate.
+    doomed: bool,
 }
 
 impl Child<'_> {
@@ -225,10 +234,17 @@ impl Child<'_> {
         // SAFETY: every call here is async-signal-safe (signal-safety(7)) or a plain system call; all
         // pointers are to memory that was made before the fork and of which this process has its copy.
         unsafe {
+            if self.orphaned {
+                libc::kill(self.supervisor, libc::SIGKILL);
+                while libc::getppid() == self.supervisor {}
+            }
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
             // The supervisor died before the line above: nothing would ever tell us.
             if libc::getppid() != self.supervisor {
                 libc::_exit(125);
+            }
+            if self.doomed {
+                libc::kill(libc::getpid(), libc::SIGKILL);
             }
             // Or its end-of-file would never come.
             libc::close(self.others_gate);

@@ -1,7 +1,8 @@
 //! Finds what a task left behind, and ends it.
 //!
 //! A left-over is known by being below the supervisor, which is the subreaper of all that its agent ever
-//! forked, or by the task's mark in its environment, which also finds what outlived the supervisor. Nothing
+//! forked, by the task's mark in its environment, which also finds what outlived the supervisor, or by the
+//! task's cgroup, where bookend was given one to make it in. Nothing
 //! here blocks but [`end_all`], and nothing here reaps: the run's loop does both.
 
 use std::io;
@@ -12,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Cgroup;
 use super::identity::{self, Handle, Stat};
 use super::mark::{self, Mark};
 use super::sorting::{self, Kind, Scene, Sight};
@@ -214,6 +216,11 @@ impl Hunt {
         self.found.iter().filter(|l| l.awaited()).filter_map(|l| l.handle.as_ref()).map(AsFd::as_fd)
     }
 
+    /// The cgroup that is the task's alone.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.task.cgroup.as_ref()
+    }
+
     pub fn summary(&self) -> Summary {
         let ours = || self.found.iter().filter(|l| l.kind != Kind::Unreadable);
         let found = ours().count();
@@ -274,9 +281,11 @@ impl Hunt {
             return false;
         };
         let (mark, user) = (&self.mark, self.user);
+        let members = self.task.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
         let scene = Scene { task: &self.task, me: self.me, table: &self.table };
         let see = &mut |stat: &Stat| match proc.mark(stat.pid, mark) {
             (Mark::Carried, owner) if owner == Some(user) => Sight::Marked,
+            _ if members.contains(&stat.pid) => Sight::Marked,
             (Mark::Carried, _) => Sight::MarkedOfAnother,
             (Mark::Absent, _) => Sight::Unmarked,
             (Mark::Unreadable, owner) if owner == Some(user) => Sight::Unreadable,
@@ -332,10 +341,24 @@ impl Hunt {
         }
     }
 
+    /// Ends all in the task's cgroup at once, if nobody in there is to be spared. Who forks faster than he
+    /// can be found ends like this.
+    fn kill_cgroup(&self) {
+        let Some(cgroup) = &self.task.cgroup else { return };
+        let members = cgroup.members();
+        let is_spared = |l: &Leftover| !l.gone && l.kind != Kind::Ours && members.contains(&l.stat.pid);
+        if !members.contains(&self.me) && !self.found.iter().any(is_spared) {
+            cgroup.kill();
+        }
+    }
+
     /// Sends everyone who may be told it and has not been the signal for `word`.
     fn tell(&mut self, word: Told) {
         if !self.ends {
             return;
+        }
+        if word == Told::Kill {
+            self.kill_cgroup();
         }
         for leftover in self.found.iter_mut().filter(|l| l.awaited()) {
             let (signal, due) = match (word, leftover.kind, leftover.told) {
@@ -367,13 +390,15 @@ impl Hunt {
     }
 }
 
-/// What the process is now, if it may be signalled: it is our child, or its environment still carries the
-/// mark. The handle keeps the pid from becoming another's between this question and the signal.
+/// What the process is now, if it may be signalled: it is our child, its environment still carries the
+/// mark, or it is in the task's own cgroup. The handle keeps the pid from becoming another's between this
+/// question and the signal.
 fn may_signal(task: &Task, handle: &Handle, me: i32) -> Option<Stat> {
     let id = handle.identity();
     let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;
     let child = matches!(task.seat, Seat::Supervisor { .. }) && now.ppid == me;
-    (child || mark::carries_mark(id.pid, &task.id) == Mark::Carried).then_some(now)
+    let within = || task.cgroup.as_ref().is_some_and(|c| c.holds(id.pid));
+    (child || mark::carries_mark(id.pid, &task.id) == Mark::Carried || within()).then_some(now)
 }
 
 fn send(handle: &Handle, signal: Signal, now: &Stat) -> io::Result<bool> {

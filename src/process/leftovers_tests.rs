@@ -76,7 +76,7 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
 }
 
 fn hunt(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> Hunt {
-    let task = Task { id: id(), agent, agent_tty: 0, seat };
+    let task = Task { id: id(), agent, agent_tty: 0, seat, cgroup: None };
     Hunt::new(task, ends, Duration::from_millis(grace_ms))
 }
 

@@ -2,6 +2,7 @@
 
 pub mod caller;
 pub mod capture;
+pub mod cgroup;
 pub mod environment;
 pub mod forward;
 pub mod gate;

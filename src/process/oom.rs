@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-/// Where cgroup2 is mounted: alone, or beside the older hierarchies.
-const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+use super::cgroup::MOUNTS;
 
 /// How many processes it has killed in this cgroup and below, since that was made. `None`: the kernel does
 /// not tell (no such cgroup any more, no memory controller).

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::cgroup::Cgroup;
 use super::identity::Stat;
 use super::table::Table;
 use crate::task::Identity;
@@ -28,6 +29,8 @@ pub struct Task {
     /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
     pub agent_tty: i32,
     pub seat: Seat,
+    /// The cgroup that is the task's alone: whoever is in it carries its mark, so to speak.
+    pub cgroup: Option<Cgroup>,
 }
 
 /// Says of a process whether it is a supervisor that holds its live lock: only the ledger's side knows.
@@ -281,6 +284,7 @@ mod tests {
                 agent: Identity { pid: 200, start: 1000 },
                 agent_tty: AGENT_TTY,
                 seat: self.seat,
+                cgroup: None,
             };
             let table = Table::of(self.rows);
             let scene = Scene { task: &task, me: ME, table: &table };

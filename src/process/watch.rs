@@ -11,6 +11,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::failpoint;
 use crate::sys::{self, Change, Received, Usage};
 
 /// What happened.
@@ -110,6 +111,7 @@ impl Watch {
             };
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             fds.extend(interests.iter().map(|i| PollFd::new(i.fd, wanted(i.source))));
+            failpoint::hit("watch.poll")?;
             match poll(&mut fds, timeout) {
                 // A deadline that has passed yields to whatever else there is, or it could starve that.
                 Ok(0) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(Event::Deadline),

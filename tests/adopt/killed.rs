@@ -121,7 +121,7 @@ fn killed_or_failing_at_each_step_it_is_as_it_was_and_can_be_adopted_again() {
     use super::{Contents, EPOCH, INTEGER_ID, RICH, rows};
     for sql in [PLAIN, RICH, EPOCH, INTEGER_ID] {
         for how in ["kill", "io"] {
-            for point in ["begun", "backed_up", "rebuilt", "linked", "before_commit", "committed"] {
+            for point in crate::crash::points::ADOPTION {
                 let theirs = Theirs::new(sql);
                 let queries = Contents::queries(&theirs.open());
                 let schema = "SELECT type, name, tbl_name, sql FROM sqlite_schema";
@@ -129,14 +129,14 @@ fn killed_or_failing_at_each_step_it_is_as_it_was_and_can_be_adopted_again() {
                 let output = theirs
                     .world
                     .bare(["bookend", "adopt", &theirs.name()])
-                    .env("BOOKEND_FAILPOINT", format!("adopt.{point}:{how}"))
+                    .env("BOOKEND_FAILPOINT", format!("{point}:{how}"))
                     .run();
                 assert_eq!(
                     output.end,
                     if how == "kill" { End::Signal(9) } else { End::Code(125) },
                     "{point}"
                 );
-                if point == "committed" {
+                if *point == "adopt.committed" {
                     assert_eq!(strings(&theirs.open(), IS_ADOPTED), ["1"]);
                 } else {
                     let after = (Contents::read(&theirs.open(), &queries), rows(&theirs.open(), schema));

@@ -59,3 +59,32 @@ pub fn daemon(args: &[OsString]) -> io::Result<i32> {
     unsafe { libc::wait(std::ptr::null_mut()) };
     Ok(0)
 }
+
+/// `as-pid PID -- command`: executes the command in a child of just this pid, and says `ready PID`. Exits as
+/// it did. `set_tid` of clone3(2), which wants CAP_CHECKPOINT_RESTORE or root.
+pub fn as_pid(pid: i32, args: &[OsString]) -> io::Result<i32> {
+    let wanted = [pid];
+    let clone = libc::clone_args {
+        flags: 0,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: wanted.as_ptr() as u64,
+        set_tid_size: 1,
+        cgroup: 0,
+    };
+    // SAFETY: without flags and stack it is a fork of a process with one thread; the arguments outlive it.
+    let got = unsafe { libc::syscall(libc::SYS_clone3, &raw const clone, size_of_val(&clone)) };
+    if raw::check(got as i32)? == 0 {
+        return Err(raw::exec(&args[1..], None, &raw::environment()));
+    }
+    writeln!(io::stdout(), "ready {got}")?;
+    let mut status = 0;
+    // SAFETY: the status outlives the call.
+    raw::check(unsafe { libc::waitpid(got as i32, &raw mut status, 0) })?;
+    Ok(libc::WEXITSTATUS(status))
+}

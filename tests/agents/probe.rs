@@ -5,6 +5,7 @@
 
 mod count;
 mod family;
+mod newborn;
 mod raw;
 mod report;
 mod with;
@@ -41,8 +42,10 @@ fn run(args: &[OsString]) -> Outcome {
         "die" => raw::die(number(2)?),
         "stop-self" => count::stop_self(number(2)?, word(3)),
         "close" => family::close(word(2), word(3)),
+        "newborn" => newborn::newborn(&args[2..]),
         "orphans" => family::orphans(number(2)?, word(3)),
         "daemon" => family::daemon(&args[2..]),
+        "as-pid" => family::as_pid(number(2)?, &args[3..]),
         other => Err(io::Error::other(format!("no command {other:?}"))),
     }
 }

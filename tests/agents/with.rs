@@ -101,6 +101,15 @@ fn apply(name: &str, value: &str) -> io::Result<()> {
             check(unsafe { libc::setrlimit(n[0] as u32, &limit) })?;
         }
         "cwd" => std::env::set_current_dir(value)?,
+        "uid" => {
+            let id = numbers(value)?[0] as u32;
+            // SAFETY: an empty list of groups is read.
+            unsafe {
+                check(libc::setgroups(0, std::ptr::null()))?;
+                check(libc::setresgid(id, id, id))?;
+                check(libc::setresuid(id, id, id))?;
+            }
+        }
         "alarm" => {
             // SAFETY: no memory is involved.
             unsafe { libc::alarm(numbers(value)?[0] as u32) };

@@ -33,6 +33,8 @@ impl From<ExitStatus> for End {
 pub struct Output {
     pub end: End,
     pub stdout: String,
+    /// Standard output, byte for byte.
+    pub bytes: Vec<u8>,
     pub stderr: String,
 }
 
@@ -55,6 +57,7 @@ impl Output {
 enum Input {
     Null,
     Piped,
+    File(std::fs::File),
 }
 
 pub struct Cmd<'w> {
@@ -64,6 +67,7 @@ pub struct Cmd<'w> {
     argv: Vec<OsString>,
     specs: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    cwd: Option<std::path::PathBuf>,
     input: Input,
     own_group: bool,
 }
@@ -81,6 +85,7 @@ impl<'w> Cmd<'w> {
             argv: argv.into_iter().map(Into::into).collect(),
             specs: Vec::new(),
             environment: Vec::new(),
+            cwd: None,
             input: Input::Null,
             own_group: false,
         }
@@ -100,6 +105,17 @@ impl<'w> Cmd<'w> {
 
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    pub fn cwd(mut self, dir: impl Into<std::path::PathBuf>) -> Self {
+        self.cwd = Some(dir.into());
+        self
+    }
+
+    /// Standard input is this file.
+    pub fn input(mut self, file: std::fs::File) -> Self {
+        self.input = Input::File(file);
         self
     }
 
@@ -139,10 +155,11 @@ impl<'w> Cmd<'w> {
             .env_clear()
             .envs(self.world.environment())
             .envs(self.environment.iter().map(|(n, v)| (n, v)))
-            .current_dir(self.world.path("home"))
+            .current_dir(self.cwd.unwrap_or_else(|| self.world.path("home")))
             .stdin(match self.input {
                 Input::Null => Stdio::null(),
                 Input::Piped => Stdio::piped(),
+                Input::File(file) => file.into(),
             })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -260,6 +277,7 @@ impl Proc {
         Output {
             end: status.into(),
             stdout: String::from_utf8_lossy(&self.stdout.text).into_owned(),
+            bytes: std::mem::take(&mut self.stdout.text),
             stderr: String::from_utf8_lossy(&self.stderr.text).into_owned(),
         }
     }
@@ -276,6 +294,16 @@ impl Proc {
     /// The reader of standard output goes away.
     pub fn drop_stdout(&mut self) {
         self.stdout.file = None;
+    }
+
+    /// Waits until standard output has said `bytes`, and takes no more of it than needed.
+    pub fn said(&mut self, bytes: &[u8]) {
+        while !self.stdout.text.windows(bytes.len()).any(|part| part == bytes) {
+            let file = self.stdout.file.as_ref().expect("standard output ended without it");
+            let what = format!("{:?} on standard output", String::from_utf8_lossy(bytes));
+            self.deadline.readable(&what, &[file]);
+            self.stdout.take();
+        }
     }
 
     /// Waits until standard output has said a line, and gives it.

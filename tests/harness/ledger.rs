@@ -59,6 +59,13 @@ impl Row {
     }
 }
 
+/// Changes the ledger as any other program could.
+pub(super) fn change(ledger: &Path, sql: &str) -> rusqlite::Result<()> {
+    let connection = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.execute_batch(sql)
+}
+
 pub(super) fn query(ledger: &Path, sql: &str) -> Vec<Row> {
     let connection = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .unwrap_or_else(|e| panic!("opening {}: {e}", ledger.display()));

@@ -10,13 +10,15 @@ mod fifo;
 mod ledger;
 mod procfs;
 mod pty;
+mod stand_in;
 mod wait;
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use tempfile::TempDir;
@@ -24,9 +26,10 @@ use tempfile::TempDir;
 pub use cmd::{Cmd, End, Output, Proc};
 pub use fifo::Fifo;
 pub use ledger::Row;
-pub use procfs::{children, group, stat_field, state, switches};
+pub use procfs::{children, group, marked, pending, stat_field, state, switches};
 pub use pty::Pty;
-pub use wait::{Deadline, eventually};
+pub use stand_in::STREAM;
+pub use wait::{Deadline, eventually, pause};
 
 /// What stands before the agent's argv.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +78,26 @@ impl World {
         }
         say(&format!("skipped {test}: it is about bookend itself"));
         None
+    }
+
+    /// A world that belongs to a user without privileges, and the specs that make a command one of theirs:
+    /// none where we are such a user ourselves.
+    pub fn of_nobody(test: &str) -> Option<(World, Vec<String>)> {
+        const NOBODY: u32 = 65534;
+        let world = World::of_bookend(test)?;
+        if !is_root() {
+            return Some((world, Vec::new()));
+        }
+        // The program may lie where only its owner can go.
+        let copy = world.path("bin/bookend");
+        fs::remove_file(&copy).expect("the link to bookend");
+        let copied = Command::new("cp").arg(bookend()).arg(&copy).status().expect("cp");
+        assert!(copied.success(), "copying bookend");
+        fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+        for name in ["home", "state", "tmp"] {
+            chown(world.path(name), Some(NOBODY), Some(NOBODY)).expect("its owner");
+        }
+        Some((world, vec![format!("uid={NOBODY}")]))
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -137,11 +160,17 @@ impl World {
     /// An executable of the world's PATH, e.g. a stand-in named `claude`.
     pub fn program(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path("bin").join(name);
-        // Written elsewhere and moved: a fork of another test could hold it open for writing (ETXTBSY).
         let draft = self.path(name);
-        fs::write(&draft, text).expect("a program of the world");
-        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).expect("its mode");
-        fs::rename(&draft, &path).expect("its place");
+        // Another process writes it: a fork of another test could hold our descriptor, and then nobody could
+        // execute the file (ETXTBSY). And whoever executes the former one goes on doing so.
+        let mut writer = Command::new("/bin/sh")
+            .args(["-c", r#"cat >"$0" && chmod 755 "$0" && mv "$0" "$1""#])
+            .args([&draft, &path])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        writer.stdin.take().expect("its stdin").write_all(text.as_bytes()).expect("a program's text");
+        assert!(writer.wait().expect("its status").success(), "writing {}", path.display());
         path
     }
 
@@ -173,6 +202,11 @@ impl World {
     /// As [`World::sql`], from a ledger at another place of the world.
     pub fn sql_of(&self, ledger: &str, query: &str) -> Vec<Row> {
         ledger::query(&self.path(ledger), query)
+    }
+
+    /// Changes the ledger by hand.
+    pub fn change(&self, sql: &str) -> rusqlite::Result<()> {
+        ledger::change(&self.ledger(), sql)
     }
 
     pub fn ledger(&self) -> PathBuf {

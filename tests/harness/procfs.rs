@@ -19,6 +19,16 @@ pub fn state(pid: i32) -> Option<char> {
     stat_field(pid, 3)?.chars().next()
 }
 
+/// The signals that wait for the process, as a set: bit n-1 is signal n.
+pub fn pending(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let set = |name| {
+        let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("0");
+        u64::from_str_radix(line.trim(), 16).expect("a set of signals")
+    };
+    set("SigPnd:") | set("ShdPnd:")
+}
+
 /// The children, zombies too.
 pub fn children(pid: i32) -> Vec<i32> {
     all().filter(|p| stat_field(*p, 4) == Some(pid.to_string())).collect()
@@ -47,6 +57,18 @@ pub fn switches(pid: i32) -> u64 {
 
 fn all() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// The processes of a world whose environment names a task.
+pub fn marked(world: &super::World) -> Vec<i32> {
+    let dir = world.path("home");
+    let is_marked = |pid: i32| {
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| {
+            let names = |mark: &[u8]| env.split(|b| *b == 0).any(|v| v.starts_with(mark));
+            names(b"BOOKEND_TASK_ID=") && names(&[b"HOME=", dir.as_os_str().as_bytes()].concat())
+        })
+    };
+    all().filter(|p| is_marked(*p)).collect()
 }
 
 /// Kills every process whose environment names `dir`, until there is none.

@@ -27,6 +27,11 @@ impl Deadline {
         ready
     }
 
+    /// Whether `time` has passed since the deadline was set.
+    pub fn has_run_for(self, time: Duration) -> bool {
+        Instant::now() + LIMIT >= self.0 + time
+    }
+
     pub fn passed(self) -> bool {
         Instant::now() >= self.0
     }
@@ -68,4 +73,9 @@ pub fn eventually(deadline: Deadline, what: &str, mut is_so: impl FnMut() -> boo
         assert!(!deadline.passed(), "in vain until the deadline: {what}");
         ready(&[], Duration::from_millis(2));
     }
+}
+
+/// Lets time pass, where what is waited for gives no event.
+pub fn pause(time: Duration) {
+    ready(&[], time);
 }

@@ -68,23 +68,24 @@ fn no_prompt_and_no_argv_reaches_the_journal() {
 #[test]
 fn stderr_that_is_not_the_journal_stays_stderr() {
     let Some(m) = Machine::new("stderr_that_is_not_the_journal_stays_stderr") else { return };
-    let env = "export HOME=/root JOURNAL_STREAM=1:2 BOOKEND_LOG=info";
+    let env = "export XDG_STATE_HOME=/srv/state JOURNAL_STREAM=1:2 BOOKEND_LOG=info";
     let said = m.sh(&format!("{env}; bookend run -- true 2>&1"));
     assert!(said.contains("resume=<none>") && said.contains("ended as success"), "{said}");
     let said = m.sh(&format!("{env}; bookend --log journald run -- true 2>&1"));
     assert_eq!(said, "");
     assert_eq!(m.journal(&["MESSAGE_ID=20f2b8ad4b8a4c6b8e5921fde2777540"]).len(), 1);
-    let said = m.sh("export HOME=/root; BOOKEND_LOG=bookend::run=info bookend run -- true 2>&1");
+    let said =
+        m.sh("export XDG_STATE_HOME=/srv/state; BOOKEND_LOG=bookend::run=info bookend run -- true 2>&1");
     assert!(said.contains("resume=<none>") && !said.contains("ended as"), "{said}");
-    let said = m.sh("export HOME=/root; BOOKEND_LOG=a=b=c bookend run -- true 2>&1");
+    let said = m.sh("export XDG_STATE_HOME=/srv/state; BOOKEND_LOG=a=b=c bookend run -- true 2>&1");
     assert!(said.contains("BOOKEND_LOG is not used"), "{said}");
 }
 
 #[test]
 fn a_journal_that_is_absent_or_hangs_changes_nothing() {
     let Some(m) = Machine::new("a_journal_that_is_absent_or_hangs_changes_nothing") else { return };
-    let run =
-        "HOME=/root BOOKEND_LOG=debug timeout 10 bookend --log journald run -- sh -c 'exit 7' || echo $?";
+    let run = "export XDG_STATE_HOME=/srv/state BOOKEND_LOG=debug; \
+               timeout 10 bookend --log journald run -- sh -c 'exit 7' || echo $?";
     m.sh("systemctl kill -s STOP systemd-journald");
     // Its queue holds as many messages as the kernel's net.unix.max_dgram_qlen says.
     let queue: usize = m.sh("cat /proc/sys/net/unix/max_dgram_qlen").trim().parse().expect("a number");

@@ -68,6 +68,8 @@ impl Machine {
         let home = PathBuf::from(format!("/dev/shm/bookend-box.{}.{number}", std::process::id()));
         let machine = Machine { home };
         machine.systemd_box(&[&["start", "box"], options].concat());
+        // What this machine itself may have of bookend shines through.
+        machine.sh("rm -rf /var/lib/bookend /etc/bookend /srv/state");
         Some(machine)
     }
 
@@ -127,6 +129,16 @@ impl Machine {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Lets the units see the machine's own boot id: it is a bind mount below /proc, and what gives a unit a
+    /// /proc of its own would show it the boot id of the host, which does not change.
+    pub fn show_boot_ids(&self) {
+        for unit in ["bookend-recover.service", "bookend@.service"] {
+            let drop_in = format!("/etc/systemd/system/{unit}.d/boot-id.conf");
+            self.write(&drop_in, "[Service]\nProtectProc=default\nProtectKernelTunables=no\n");
+        }
+        self.sh("systemctl daemon-reload");
     }
 
     /// Everything in it dies at once, as if the power had gone; then it boots with a new boot id.

@@ -8,6 +8,7 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other binary of tests, which uses more of it")]
 mod harness;
 
+mod cgroups;
 mod journal;
 mod machine;
 mod units;

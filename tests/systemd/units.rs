@@ -1,6 +1,8 @@
 //! The units: what stop, restart, kill and power cut make of a task.
 
-use crate::machine::Machine;
+use serde_json::Value;
+
+use crate::machine::{LEDGER, Machine};
 
 const WORK: &str = "claude -p work --output-format stream-json --verbose";
 
@@ -24,4 +26,164 @@ fn stop_gives_the_agent_its_grace_and_names_systemd() {
         m.sh("stat -c %a:%U /var/lib/bookend /var/lib/bookend/bookend.db"),
         "700:bookend\n600:bookend\n"
     );
+}
+
+#[test]
+fn restart_ends_the_task_and_the_next_one_starts_fresh_with_one_hint() {
+    let Some(m) = Machine::new("restart_ends_the_task_and_the_next_one_starts_fresh_with_one_hint") else {
+        return;
+    };
+    m.task("one", WORK, "");
+    m.sh("systemctl start bookend@one");
+    m.working();
+    m.sh("systemctl restart bookend@one");
+    m.working();
+    let rows = m.rows();
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&"running".into(), &"interrupted".into()));
+    let started = m.journal(&["MESSAGE_ID=1f1c8c6eb3504a31843ddd27f093cdf8"]);
+    assert_eq!(started.len(), 2);
+    assert!(started[1]["MESSAGE"].as_str().is_some_and(|t| t.contains("resume=<none>")), "{started:#?}");
+    assert_eq!(rows[0]["resumed_from"], Value::Null);
+    assert_ne!(rows[0]["session_id"], rows[1]["session_id"]);
+    let interrupted = rows[1]["id"].as_str().expect("an id");
+    let hints = hints(&m, interrupted);
+    assert_eq!(hints.len(), 1, "{hints:#?}");
+    m.sh("systemctl restart bookend-recover");
+    assert_eq!(self::hints(&m, interrupted).len(), 1, "once");
+    assert_eq!(m.journal(&["MESSAGE_ID=323327e934c34dc78ae70bda9f6b5041"]).len(), 1, "the session");
+}
+
+/// The hints about one task that stand in the journal.
+fn hints(m: &Machine, task: &str) -> Vec<String> {
+    let said = m.sh("journalctl --sync; journalctl -o cat --no-pager -q SYSLOG_IDENTIFIER=bookend");
+    said.lines().filter(|l| l.starts_with("[recovery]") && l.contains(task)).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_killed_supervisor_is_settled_at_once_and_leaves_nobody() {
+    let Some(m) = Machine::new("a_killed_supervisor_is_settled_at_once_and_leaves_nobody") else { return };
+    m.task("one", WORK, "");
+    m.sh("systemctl start bookend@one");
+    m.working();
+    m.sh("systemctl kill -s KILL --kill-who=main bookend@one");
+    m.until("systemctl show -P ActiveState bookend@one | grep -q failed");
+    let row = m.row();
+    assert_eq!((&row["status"], &row["reason"]), (&"interrupted".into(), &"supervisor_lost".into()));
+    assert_eq!((&row["exit_code"], &row["finished_at"]), (&Value::Null, &Value::Null), "nothing is invented");
+    assert!(!m.holds("pgrep -u bookend"), "nobody is left");
+    assert_eq!(hints(&m, row["id"].as_str().expect("an id")).len(), 1);
+}
+
+#[test]
+fn what_was_killed_with_all_its_units_processes_is_settled_before_the_next_start() {
+    let Some(m) =
+        Machine::new("what_was_killed_with_all_its_units_processes_is_settled_before_the_next_start")
+    else {
+        return;
+    };
+    // As if the recovery of the unit itself had been killed too.
+    m.write("/etc/systemd/system/bookend@.service.d/no.conf", "[Service]\nExecStopPost=\n");
+    m.sh("systemctl daemon-reload");
+    m.task("one", WORK, "");
+    m.sh("systemctl start bookend@one");
+    m.working();
+    m.sh("systemctl kill -s KILL bookend@one");
+    m.until("systemctl show -P ActiveState bookend@one | grep -q failed");
+    assert_eq!(m.row()["status"], "running", "nobody is left to say anything else");
+    m.sh("systemctl reset-failed bookend@one; systemctl start bookend@one");
+    m.working();
+    let rows = m.rows();
+    assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&"running".into(), &"interrupted".into()));
+    let settled = m.journal(&["MESSAGE_ID=a3dc6471ea4c48e98f7cd5727872de78"]);
+    assert_eq!(settled.len(), 1);
+    assert_eq!(settled[0]["_SYSTEMD_UNIT"], "bookend-recover.service");
+    assert_eq!(settled[0]["TASK_ID"], rows[1]["id"]);
+}
+
+#[test]
+fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
+    let Some(m) = Machine::new("after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed") else {
+        return;
+    };
+    m.show_boot_ids();
+    m.task("one", WORK, "BOOKEND_KEY=forgejo:dev:charles/claude-hooks:1104");
+    m.sh("systemctl enable -q bookend@one; systemctl start bookend@one");
+    m.working();
+    let before = m.row();
+    m.power_cut_and_boot();
+    m.working();
+    let rows = m.rows();
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    let (now, lost) = (&rows[0], &rows[1]);
+    assert_eq!(lost["id"], before["id"]);
+    assert_eq!((&lost["status"], &lost["reason"]), (&"interrupted".into(), &"rebooted".into()), "{lost:#}");
+    assert_eq!((&lost["finished_at"], &lost["end_source"]), (&Value::Null, &"recovery".into()));
+    assert_ne!(lost["boot_id"], now["boot_id"]);
+    assert_eq!((&now["status"], &now["resumed_from"]), (&"running".into(), &Value::Null), "{now:#}");
+    assert_ne!(now["session_id"], lost["session_id"]);
+    let id = lost["id"].as_str().expect("an id");
+    assert_eq!(hints(&m, id).len(), 1);
+    let settled = m.journal(&["MESSAGE_ID=a3dc6471ea4c48e98f7cd5727872de78", &format!("TASK_ID={id}")]);
+    let started = m.journal(&["-b", "MESSAGE_ID=1f1c8c6eb3504a31843ddd27f093cdf8"]);
+    let at = |message: &Value| {
+        let text = message["__REALTIME_TIMESTAMP"].as_str().expect("a time").to_owned();
+        text.parse::<u64>().expect("microseconds")
+    };
+    assert!(at(&settled[0]) < at(&started[0]), "first the dead, then the living");
+    let session = lost["session_id"].as_str().expect("a session");
+    let key = "forgejo:dev:charles/claude-hooks:1104";
+    let said = m.exec(&[
+        "runuser",
+        "-u",
+        "bookend",
+        "--",
+        "bookend",
+        "--ledger",
+        LEDGER,
+        "session",
+        "resume-id",
+        key,
+    ]);
+    assert!(!said.out.contains(session), "{said:?}");
+}
+
+#[test]
+fn the_units_are_sound_and_as_closed_as_they_can_be() {
+    let Some(m) = Machine::new("the_units_are_sound_and_as_closed_as_they_can_be") else { return };
+    m.task("one", WORK, "");
+    let units = "bookend-recover.service bookend@one.service bookend-prune.service bookend-prune.timer";
+    let said = m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
+    let user = "export XDG_RUNTIME_DIR=/run HOME=/root; cd /usr/lib/systemd/user; \
+                systemd-analyze --user verify --recursive-errors=one";
+    let said = m.exec(&["sh", "-c", &format!("{user} {units} 2>&1")]);
+    assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
+    for unit in ["bookend-recover", "bookend-prune"] {
+        m.sh(&format!("systemd-analyze security --threshold=40 {unit}.service >/dev/null"));
+    }
+    assert!(!m.holds("systemctl is-enabled -q bookend-prune.timer"), "what is removed is a decision");
+}
+
+#[test]
+fn a_user_manager_recovers_before_it_starts_agents() {
+    let Some(m) = Machine::new("a_user_manager_recovers_before_it_starts_agents") else { return };
+    m.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
+    m.write("/home/ada/.config/bookend/one.env", &format!("COMMAND=\"{WORK}\"\n"));
+    m.sh("chown -R ada: /home/ada/.config");
+    let ctl = "systemctl --user --machine=ada@.host";
+    m.until(&format!("{ctl} is-system-running --wait"));
+    m.sh(&format!("{ctl} enable -q bookend-recover bookend@one && {ctl} start bookend@one"));
+    m.working();
+    let ledger = "/home/ada/.local/state/bookend/bookend.db";
+    let row = m.rows_of("ada", ledger).remove(0);
+    assert!(row["cgroup"].as_str().is_some_and(|c| c.contains("/user@") && c.contains("/task-")), "{row:#}");
+    m.power_cut_and_boot();
+    m.working();
+    let rows = m.rows_of("ada", ledger);
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    assert_eq!((&rows[0]["status"], &rows[1]["reason"]), (&"running".into(), &"rebooted".into()));
+    m.sh(&format!("{ctl} stop bookend@one"));
+    assert_eq!(m.rows_of("ada", ledger)[0]["reason"], "signal");
+    assert!(!m.holds("pgrep -u ada claude"), "nobody is left");
 }

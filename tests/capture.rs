@@ -1,0 +1,269 @@
+//! What a captured agent writes reaches the reader at once and unchanged, whatever it is and whatever the
+//! reader does; where nothing is captured, the agent has the very descriptor of the caller.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::harness::{End, Proc, Pty, STREAM, World, eventually, on_path, possible, state};
+
+const CURSOR: [&str; 5] = ["cursor-agent", "-p", "--output-format", "stream-json", "do it"];
+const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
+
+#[test]
+fn bytes_pass_through_unchanged() {
+    let Some(world) = World::of_bookend("bytes_pass_through_unchanged") else { return };
+    // Every byte, line ends of all kinds, no line end at the end.
+    let mut bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    bytes.extend_from_slice(b"\r\n\n\r\0{\"type\":\xff}\n\xe2\x82");
+    fs::write(world.path("home/bytes"), &bytes).expect("the bytes");
+    for program in ["claude", "cursor-agent"] {
+        world.stand_in(program, "cat bytes; exit 4");
+        let argv = [program, "-p", "--output-format", "stream-json", "--verbose", "do it"];
+        let output = world.run(argv).run().ended(End::Code(4));
+        assert!(output.bytes == bytes, "{program}: {} bytes came of {}", output.bytes.len(), bytes.len());
+        let file = world.name("home/out");
+        let to_file = world.run(argv).with([format!("open=1:w:{file}")]).run().ended(End::Code(4));
+        assert_eq!(to_file.stdout, "");
+        assert!(fs::read(&file).expect("the file") == bytes, "{program}, into a file");
+        fs::remove_file(file).expect("the file");
+    }
+}
+
+#[test]
+fn each_byte_comes_at_once() {
+    let Some(world) = World::of_bookend("each_byte_comes_at_once") else { return };
+    let mut go = world.fifo("go");
+    let script = "for part in one two '\n{\"three' '\":1}\n'; do printf \"$part\"; read x; done <../go";
+    world.stand_in("claude", script);
+    let mut process = world.run(STREAM).start();
+    // Each part comes although no line is whole and the agent waits for us.
+    for part in ["one", "onetwo", "onetwo\n{\"three", "onetwo\n{\"three\":1}\n"] {
+        process.said(part.as_bytes());
+        go.tell("on");
+    }
+    process.wait().ended(End::Code(0));
+}
+
+#[test]
+fn a_line_of_a_mebibyte_is_passed_on_and_read() {
+    let Some(world) = World::of_bookend("a_line_of_a_mebibyte") else { return };
+    let text = "x".repeat(1 << 20);
+    // The type comes last.
+    let line = [
+        r#"{"message":{"content":[{"type":"text","text":""#,
+        &text,
+        r#""}],"id":"m","usage":{"input_tokens":7,"output_tokens":9}},"session_id":""#,
+        ID,
+        "\",\"type\":\"assistant\"}\n",
+    ]
+    .concat();
+    fs::write(world.path("home/line"), &line).expect("the line");
+    // No result: what stands in the row was read from the long line.
+    world.stand_in("claude", "cat line; exit 1");
+    let output = world.run(STREAM).run().ended(End::Code(1));
+    assert!(output.stdout == line);
+    let row = world.row();
+    assert_eq!((row.number("input_tokens"), row.number("output_tokens")), (Some(7), Some(9)));
+    assert_eq!(row.text("session_id"), ID);
+}
+
+#[test]
+fn a_line_that_is_no_json_disturbs_nothing() {
+    let Some(world) = World::of_bookend("a_line_that_is_no_json") else { return };
+    let script =
+        format!("echo 'warning: {{\"type\":'; init {ID}; echo '{{'; echo; result {ID} 0.5; echo ']}}'");
+    world.stand_in("claude", &script);
+    let output = world.run(STREAM).run().ended(End::Code(0)).silent();
+    assert_eq!(output.stdout.lines().count(), 6, "{}", output.stdout);
+    let row = world.row();
+    assert_eq!(row.ending(), "success/");
+    assert_eq!((row.real("cost_usd"), row.number("turns")), (Some(0.5), Some(2)));
+}
+
+#[test]
+fn a_character_cut_in_half_is_passed_on_at_once_and_read_whole() {
+    let Some(world) = World::of_bookend("a_character_cut_in_half") else { return };
+    let mut go = world.fifo("go");
+    let script = format!(
+        "printf '{{\"type\":\"system\",\"subtype\":\"init\",\"session_id\":\"{ID}\",\"model\":\"mod\\303'\n\
+         read x <../go\nprintf '\\250le\"}}\\n'; result {ID} 1"
+    );
+    world.stand_in("claude", &script);
+    let mut process = world.run(STREAM).start();
+    process.said(b"mod\xc3");
+    go.tell("on");
+    let output = process.wait().ended(End::Code(0)).silent();
+    assert!(output.stdout.contains("\"modèle\""), "{}", output.stdout);
+    assert_eq!(world.row().text("model"), "modèle");
+}
+
+#[test]
+fn an_agent_that_closes_stdout_ends_it_for_the_reader_and_works_on() {
+    let Some(world) = World::of_bookend("an_agent_that_closes_stdout") else { return };
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    for (said, ending, code) in [
+        ("init $id; result $id 0.5", "success/", 0),
+        ("init $id", "failure/no_result", 0),
+        ("", "failure/exit", 3),
+    ] {
+        let script = format!("{said}\nexec >&-\necho up $$ >../up\nread x <../go\nexit {code}");
+        world.stand_in("claude", &script);
+        let mut process = world.run(STREAM).start();
+        let agent = up.pid("up");
+        process.stdout_end();
+        assert!(state(agent).is_some(), "the agent lives");
+        go.tell("on");
+        process.wait().ended(End::Code(code));
+        assert_eq!(world.rows().pop().expect("a row").ending(), ending);
+    }
+}
+
+/// What a process holds open that lies in no directory.
+fn unlinked_files(pid: i32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = entries.filter_map(|e| fs::read_link(e.path()).ok());
+    targets
+        .map(|t| t.display().to_string())
+        .filter(|t| t.ends_with(" (deleted)") && t.starts_with('/'))
+        .collect()
+}
+
+/// 50 MB for a reader who takes nothing: Claude Code itself would cut them and lose its result.
+#[test]
+fn a_reader_that_waits_does_not_throttle_the_agent_and_gets_all() {
+    let Some(world) = World::of_bookend("a_reader_that_waits") else { return };
+    let mut done = world.fifo("done");
+    let line = format!("{{\"type\":\"user\",\"x\":\"{}\"}}", "y".repeat(977));
+    assert_eq!(line.len() + 1, 1000);
+    fs::write(world.path("home/line"), &line).expect("a line");
+    let script = format!(
+        "init {ID}; yes \"$(cat line)\" | head -c 50000000; result {ID} 0.25; echo done $$ >../done; exit 0"
+    );
+    world.stand_in("claude", &script);
+    let process = world.run(STREAM).start();
+    let agent = done.pid("done");
+    eventually(world.deadline(), "the agent's end, with its reader asleep", || {
+        matches!(state(agent), None | Some('Z'))
+    });
+    eventually(world.deadline(), "the terminal row, with the reader asleep", || {
+        world.row().text("status") == "success"
+    });
+    let spilled = unlinked_files(process.pid());
+    assert!(spilled.iter().any(|f| f.starts_with(&world.name("tmp"))), "what waits lies there: {spilled:?}");
+    assert_eq!(fs::read_dir(world.path("tmp")).expect("tmp").count(), 0, "without a name");
+
+    let output = process.wait().ended(End::Code(0)).silent();
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(lines.len(), 50_002);
+    assert!(lines[1..=50_000].iter().all(|l| *l == line), "in order and whole");
+    assert!(lines[50_001].contains("\"result\":\"done\""));
+    assert_eq!(world.row().real("cost_usd"), Some(0.25));
+}
+
+#[test]
+fn claude_is_drained_and_read_when_its_reader_has_gone() {
+    let Some(world) = World::of_bookend("claude_is_drained") else { return };
+    let mut go = world.fifo("go");
+    let script = format!("init {ID}; read x <../go; yes '{{}}' | head -c 3000000; result {ID} 0.5; exit 0");
+    world.stand_in("claude", &script);
+    let mut process = world.run(STREAM).start();
+    process.line();
+    process.drop_stdout();
+    go.tell("on");
+    process.wait().ended(End::Code(0)).silent();
+    let row = world.row();
+    assert_eq!(row.ending(), "success/");
+    assert_eq!((row.real("cost_usd"), row.number("turns")), (Some(0.5), Some(2)));
+}
+
+#[test]
+fn another_agent_gets_its_own_broken_pipe_when_its_reader_has_gone() {
+    let Some(world) = World::of_bookend("another_agent_gets_its_own") else { return };
+    world.stand_in("cursor-agent", &format!("init {ID}; exec yes '{{}}'"));
+    let mut process = world.run(CURSOR).start();
+    process.line();
+    process.drop_stdout();
+    process.wait().ended(End::Signal(13));
+    let row = world.row();
+    assert_eq!(row.ending(), "failure/signal");
+    assert_eq!((row.number("term_signal"), row.text("session_id")), (Some(13), ID.to_owned()));
+}
+
+#[test]
+fn a_grandchild_that_holds_the_pipe_delays_the_end_by_a_second_at_most() {
+    let Some(world) = World::of_bookend("a_grandchild_that_holds_the_pipe") else { return };
+    let (mut stay, mut go) = (world.fifo("stay"), world.fifo("go"));
+    let script = format!(
+        "init {ID}; probe daemon -- probe with setsid -- probe stay {}\nread x <../go; result {ID} 1; exit 0",
+        stay.path()
+    );
+    world.stand_in("claude", &script);
+    let process = world.run(STREAM).start();
+    let holder = stay.pid("stay");
+    let asked = Instant::now();
+    go.tell("on");
+    let output = process.wait().ended(End::Code(0)).silent();
+    // The bound is one second; the rest is for a machine that is busy.
+    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    assert!(output.stdout.contains("\"result\":\"done\""), "what came before the end: {}", output.stdout);
+    assert_eq!(world.row().ending(), "success/");
+    assert!(state(holder).is_some(), "it was the holder that held");
+}
+
+/// Whether the agent's stdout is the very one of its caller, and how the run went.
+fn stdout_is_inherited(world: &World, argv: &str) -> bool {
+    world.stand_in("claude", "x=$(readlink /proc/$$/fd/1); echo \"$x\" >theirs");
+    let script = format!("x=$(readlink /proc/$$/fd/1); echo \"$x\" >ours; exec $W {argv}");
+    let process: Proc = world.bare(["sh", "-c", &script]).start();
+    process.wait().ended(End::Code(0));
+    let read = |name: &str| fs::read_to_string(world.path("home").join(name)).expect("a link");
+    let (ours, theirs) = (read("ours"), read("theirs"));
+    ours == theirs
+}
+
+#[test]
+fn text_is_not_captured_and_json_is() {
+    let Some(world) = World::of_bookend("text_is_not_captured") else { return };
+    for argv in ["claude -p hi", "claude -p hi --output-format text", "claude hi", "claude mcp list"] {
+        assert!(stdout_is_inherited(&world, argv), "{argv}");
+    }
+    // As a command of unknown kind it is left alone whatever it prints.
+    world.stand_in("claude", "x=$(readlink /proc/$$/fd/1); echo \"$x\" >theirs");
+    let script = "x=$(readlink /proc/$$/fd/1); echo \"$x\" >ours; \
+                  exec bookend run --agent-type command -- claude --output-format json";
+    world.bare(["sh", "-c", script]).run().ended(End::Code(0));
+    let read = |name: &str| fs::read_to_string(world.path("home").join(name)).expect("a link");
+    assert_eq!(read("ours"), read("theirs"));
+
+    for format in ["json", "stream-json"] {
+        world.stand_in("claude", &format!("x=$(readlink /proc/$$/fd/1); echo \"$x\" >theirs; result {ID} 1"));
+        let script = format!(
+            "x=$(readlink /proc/$$/fd/1); echo \"$x\" >ours; exec $W claude -p hi --output-format {format}"
+        );
+        world.bare(["sh", "-c", &script]).run().ended(End::Code(0));
+        assert_ne!(read("ours"), read("theirs"), "{format}");
+    }
+}
+
+#[test]
+fn a_closed_stdout_stays_closed() {
+    let Some(world) = World::of_bookend("a_closed_stdout_stays_closed") else { return };
+    world.stand_in("claude", "if [ -e /proc/$$/fd/1 ]; then exit 9; fi; exit 0");
+    world.run(STREAM).with(["close=1"]).run().ended(End::Code(0)).silent();
+    assert_eq!(world.row().ending(), "success/");
+}
+
+#[test]
+fn a_terminal_is_not_captured() {
+    let test = "a_terminal_is_not_captured";
+    if !possible(test, on_path("bash"), "bash") {
+        return;
+    }
+    let Some(world) = World::of_bookend(test) else { return };
+    world.stand_in("claude", "test -t 0 && test -t 1 && test -t 2 && echo terminal");
+    let mut pty = Pty::bash(&world);
+    pty.line(&format!("bookend run -- {}", STREAM.join(" ").replace("do it", "hi")));
+    let (said, code) = pty.output();
+    assert!(code == 0 && said.contains("\nterminal\r\n"), "{code}: {said:?}");
+    assert_eq!(world.row().ending(), "success/", "no result is due where none is read");
+}

@@ -1,0 +1,140 @@
+//! The crash matrix: each point that a scenario passes, each time it passes it × SIGKILL, an I/O error, a panic.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::agents;
+use super::invariants;
+use super::points;
+use super::scenarios::{self, Scenario};
+use crate::harness::{End, Output, World, say};
+
+/// How often a point is taken that is passed again and again.
+const TIMES: usize = 6;
+
+struct Cell<'a> {
+    scenario: &'a Scenario,
+    /// `point#n:action`
+    fails: String,
+}
+
+#[test]
+fn killed_failing_or_panicking_at_each_step_everything_holds() {
+    if agents::world("the crash matrix").is_none() {
+        return;
+    }
+    let started = Instant::now();
+    let mut reached = BTreeSet::new();
+    let mut cells = Vec::new();
+    let only = std::env::var("BOOKEND_CRASH_ONLY").unwrap_or_default();
+    for scenario in scenarios::ALL {
+        let passed = passed(scenario);
+        reached.extend(passed.iter().map(|(point, ..)| point.clone()));
+        for (point, nth, kind) in passed {
+            let actions: &[&str] = match kind.as_str() {
+                "io" => &["kill", "io", "panic"],
+                "child" => &["kill"],
+                _ => &["kill", "panic"],
+            };
+            if nth <= TIMES {
+                cells.extend(
+                    actions.iter().map(|action| Cell { scenario, fails: format!("{point}#{nth}:{action}") }),
+                );
+            }
+        }
+    }
+    let never: Vec<_> = points::STEPS.iter().filter(|p| !reached.contains(**p)).collect();
+    assert!(never.is_empty(), "points that no scenario passes: {never:?}");
+    cells.retain(|c| format!("{} {}", c.scenario.name, c.fails).contains(&only));
+
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    let workers = 2 * std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Some(wrong) = wrong_with(cell) {
+                        failed.lock().expect("the list").push(wrong);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().expect("the list");
+    assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), cells.len(), failed.join("\n"));
+    say(&format!(
+        "crash matrix: {} deaths and failures at {} points survived, in {:?}",
+        cells.len(),
+        reached.len(),
+        started.elapsed()
+    ));
+}
+
+/// Which points the scenario passes: name, the how manieth time, kind.
+fn passed(scenario: &Scenario) -> Vec<(String, usize, String)> {
+    let world = agents::world(scenario.name).expect("a world");
+    (scenario.before)(&world);
+    let command = (scenario.act)(&world)
+        .env("BOOKEND_FAILPOINT_TRACE", world.path("trace"))
+        .env("BOOKEND_FAILPOINT", scenario.given);
+    command.run();
+    let given = scenario.given.split(':').next().unwrap_or_default();
+    agents::lines(&world, "trace")
+        .iter()
+        .map(|line| {
+            let (point, kind) = line.split_once(' ').expect("a point and its kind");
+            let (name, nth) = point.split_once('#').expect("a name and a number");
+            (name.to_owned(), nth.parse().expect("a number"), kind.to_owned())
+        })
+        .filter(|(name, ..)| name != given || given.is_empty())
+        .collect()
+}
+
+fn wrong_with(cell: &Cell<'_>) -> Option<String> {
+    let what = format!("{}, {}", cell.scenario.name, cell.fails);
+    let done = std::panic::catch_unwind(|| {
+        let world = agents::world(cell.scenario.name).expect("a world");
+        let bystander = agents::bystander(&world);
+        (cell.scenario.before)(&world);
+        let all = [cell.scenario.given, &cell.fails].join(",");
+        let output = (cell.scenario.act)(&world).env("BOOKEND_FAILPOINT", all).run();
+        let mut wrong = Vec::new();
+        if !cell.fails.ends_with(":kill") {
+            wrong.extend(left_running(&world, &output));
+        }
+        wrong.extend(super::recover(&world).err());
+        wrong.extend(invariants::violations(&world, &bystander));
+        wrong.extend(said_success(&world, cell, &output));
+        (!wrong.is_empty()).then(|| format!("{}\n      {output:?}", wrong.join("\n    ")))
+    });
+    match done {
+        Ok(wrong) => wrong.map(|w| format!("  {what}:\n    {w}")),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+            Some(format!("  {what}: panicked: {text}"))
+        }
+    }
+}
+
+/// A run that was not killed ends its row itself, unless the ledger does not take it: then it says so.
+fn left_running(world: &World, output: &Output) -> Option<String> {
+    if !world.ledger().exists() {
+        return None;
+    }
+    let open = world.sql("SELECT * FROM task_history WHERE status = 'running'");
+    let says = ["is not recorded", "it waits in", "recover"].iter().any(|w| output.stderr.contains(w));
+    (!open.is_empty() && !says).then(|| format!("left running without a word: {open:?}"))
+}
+
+/// What bookend gave its caller as the agent's success is a success in the ledger.
+fn said_success(world: &World, cell: &Cell<'_>, output: &Output) -> Option<String> {
+    if output.end != End::Code(0) || cell.scenario.name == "recovers" {
+        return None;
+    }
+    let last = world.sql("SELECT * FROM task_history ORDER BY rowid DESC LIMIT 1").pop()?;
+    let is_well = last.text("status") == "success" || output.stderr.contains("is not recorded");
+    (!is_well).then(|| format!("exit code 0, but the row says {}", last.ending()))
+}

@@ -1,0 +1,50 @@
+//! Stand-ins for agents: shell scripts named `claude` or `cursor-agent` that say what a test makes them say.
+
+use super::World;
+
+/// A command line of claude whose output is read along as it comes.
+pub const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "do it"];
+
+/// What a script can say, each as one event: `init ID`, `turn ID MESSAGE INPUT OUTPUT`, `result ID COST`,
+/// `failed ID`. `$id` is the session that the argv names.
+const WORDS: &str = r#"#!/bin/sh
+id= was=
+for word; do
+  case $was in --session-id|--resume) id=$word ;; esac
+  was=$word
+done
+init() { printf '{"type":"system","subtype":"init","session_id":"%s","model":"model-1"}\n' "$1"; }
+turn() {
+  printf '{"type":"assistant","message":{"id":"%s","role":"assistant","content":[],' "$2"
+  printf '"usage":{"input_tokens":%s,"output_tokens":%s}},"session_id":"%s"}\n' "$3" "$4" "$1"
+}
+result() {
+  printf '{"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":2,'
+  printf '"session_id":"%s","total_cost_usd":%s,"usage":{"input_tokens":30,"output_tokens":4}}\n' "$1" "$2"
+}
+failed() {
+  printf '{"type":"result","subtype":"success","is_error":true,"result":"no luck","num_turns":1,'
+  printf '"session_id":"%s","total_cost_usd":0.1}\n' "$1"
+}
+"#;
+
+impl World {
+    /// A stand-in of that name. It notes each argv as one line in `home/argv`.
+    pub fn stand_in(&self, name: &str, script: &str) {
+        let note = "echo \"$*\" >>\"$HOME/argv\"\n";
+        self.program(name, &format!("{WORDS}{note}{script}\n"));
+    }
+
+    /// A `claude` that keeps its conversations as Claude Code does, and then does what `script` says.
+    pub fn claude(&self, script: &str) {
+        let keep =
+            "mkdir -p \"$HOME/.claude/projects/all\"\necho '{}' >\"$HOME/.claude/projects/all/$id.jsonl\"";
+        self.stand_in("claude", &format!("{keep}\n{script}"));
+    }
+
+    /// The argv of each stand-in that ran, without the program, oldest first.
+    pub fn argvs(&self) -> Vec<String> {
+        let noted = std::fs::read_to_string(self.path("home/argv")).unwrap_or_default();
+        noted.lines().map(str::to_owned).collect()
+    }
+}

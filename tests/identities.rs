@@ -1,0 +1,131 @@
+//! Who is who, for real: a pid that is given out anew is neither taken for the task nor signalled, and across
+//! pid namespaces the live lock decides.
+
+use crate::harness::{End, Proc, World, eventually, is_root, on_path, possible, state};
+use crate::standins::{Busy, KEY, bookend, change, gone, json, recover};
+
+/// A world in which a process can be given any free pid.
+fn forger(test: &str) -> Option<World> {
+    let world = World::of_bookend(test)?;
+    possible(test, is_root(), "root, to choose pids").then_some(world)
+}
+
+/// A process with just this pid, once that is free.
+fn impostor(world: &World, pid: i32) -> Proc {
+    // Somebody has to have reaped the one before.
+    eventually(world.deadline(), &format!("pid {pid} to be free"), || state(pid).is_none());
+    let mut probe = world.bare(["probe", "as-pid", &pid.to_string(), "--", "sleep", "1000"]).start();
+    assert_eq!(probe.line(), format!("ready {pid}"));
+    probe
+}
+
+#[test]
+fn a_process_that_was_given_the_pid_of_a_dead_one_is_not_taken_for_it_and_not_signalled() {
+    let Some(world) = forger("a_process_that_was_given_the_pid_of_a_dead_one") else { return };
+    // With its live lock, and as a row without one, as another program would write it.
+    for lock in ["live_slot", "NULL"] {
+        let busy = Busy::sleep(&world, &format!("with {lock}").replace(' ', "-"));
+        let (supervisor, agent) = (busy.supervisor.pid(), busy.agent);
+        busy.kill_all();
+        change(&world, &format!("UPDATE task_history SET live_slot = {lock} WHERE status = 'running'"));
+        let _first = impostor(&world, supervisor);
+        let _second = impostor(&world, agent);
+        let report = json(&world, &["recover", "--json", "--grace", "0s"]);
+        assert_eq!(report["interrupted"][0]["reason"], "supervisor_lost", "{report}");
+        assert_eq!((state(supervisor), state(agent)), (Some('S'), Some('S')), "they live");
+    }
+}
+
+#[test]
+fn a_key_whose_holder_died_is_free_although_its_pid_is_in_use_again() {
+    let Some(world) = forger("a_key_whose_holder_died_is_free") else { return };
+    let script = "echo ready $$ >$SAY; exec sleep 1000";
+    let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--key", KEY]));
+    let supervisor = busy.supervisor.pid();
+    busy.kill_all();
+    let _impostor = impostor(&world, supervisor);
+    world.run_sh("true").options(["--key", KEY]).run().ended(End::Code(0));
+    assert_eq!(world.rows()[0].ending(), "interrupted/supervisor_lost");
+    assert_eq!(state(supervisor), Some('S'));
+}
+
+#[test]
+fn another_programs_row_is_judged_by_the_identity_it_names() {
+    let Some(world) = World::of_bookend("another_programs_row_is_judged_by_the_identity") else { return };
+    let busy = Busy::sleep(&world, "one");
+    change(&world, "UPDATE task_history SET live_slot = NULL");
+    assert_eq!(json(&world, &["recover", "--json"])["alive"], 1);
+    change(&world, "UPDATE task_history SET supervisor_start = supervisor_start + 1");
+    recover(&world, &[]);
+    assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
+    busy.kill_all();
+}
+
+const IN_A_NAMESPACE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
+fn namespaces(test: &str) -> Option<World> {
+    let world = World::of_bookend(test)?;
+    possible(test, is_root() && on_path("unshare"), "root and unshare").then_some(world)
+}
+
+#[test]
+fn a_task_in_another_pid_namespace_lives_as_long_as_its_lock_is_held() {
+    let Some(world) = namespaces("a_task_in_another_pid_namespace") else { return };
+    let mut say = world.fifo("say");
+    let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
+    let argv = ["bookend", "run", "--id", "inside", "--key", KEY, "--", "sh", "-c", &script];
+    let container = world.bare(IN_A_NAMESPACE.iter().chain(&argv).copied()).start();
+    say.pid("ready");
+    let row = world.row();
+    assert!(row.pid("supervisor_pid") <= 2, "numbered by its own namespace: {row:?}");
+    let report = json(&world, &["recover", "--json", "--ttl", "0s"]);
+    assert_eq!((report["alive"].as_i64(), report["settled"].as_bool()), (Some(1), Some(true)), "{report}");
+    world.run_sh("true").options(["--key", KEY]).run().ended(End::Code(75));
+
+    // The first process of a namespace takes all of it along.
+    drop(container);
+    eventually(world.deadline(), "its end", || {
+        json(&world, &["recover", "--json"])["alive"].as_i64() == Some(0)
+    });
+    let row = world.row();
+    assert_eq!(row.ending(), "interrupted/supervisor_lost");
+}
+
+#[test]
+fn from_inside_a_pid_namespace_a_task_outside_lives_as_long_as_its_lock_is_held() {
+    let Some(world) = namespaces("from_inside_a_pid_namespace") else { return };
+    let busy = Busy::sleep(&world, "outside");
+    let inside = || {
+        let words = ["bookend", "recover", "--json", "--ttl", "0s"];
+        let said = world.bare(IN_A_NAMESPACE.iter().chain(&words).copied()).run().ended(End::Code(0));
+        serde_json::from_str::<serde_json::Value>(&said.stdout).expect("a report")
+    };
+    assert_eq!(inside()["alive"], 1);
+    busy.kill_all();
+    assert_eq!(inside()["interrupted"][0]["id"], "outside");
+    assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
+}
+
+#[test]
+fn what_a_dead_task_left_is_found_by_its_mark_alone() {
+    let Some(world) = World::of_bookend("what_a_dead_task_left_is_found_by_its_mark") else { return };
+    let mut out = world.fifo("out");
+    let script = format!(
+        "probe daemon -- probe with setsid -- probe stay {}; echo ready $$ >$SAY; exec sleep 1000",
+        out.path()
+    );
+    let busy = Busy::start(&world, "say", |_| world.run_sh(&script).options(["--id", "one"]));
+    let daemon = out.pid("stay");
+    // Another task's daemon, and one of nobody's.
+    let mut other_out = world.fifo("other");
+    let other =
+        world.bare(["probe", "stay", &other_out.path()]).env("BOOKEND_TASK_ID", "one-and-a-half").start();
+    let stranger = other_out.pid("stay");
+    busy.kill_all();
+    let told = recover(&world, &["--grace", "5s"]);
+    gone(&world, daemon);
+    assert!(told.contains("1 process that still ran"), "{told}");
+    assert!(state(stranger).is_some_and(|s| s != 'Z'));
+    drop(other);
+    assert!(bookend(&world, &["show", "one"]).stdout.contains("left-overs"));
+}

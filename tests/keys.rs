@@ -1,0 +1,392 @@
+//! A key runs once at a time, and its conversation goes on only where it ended well.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::harness::{End, Fifo, Output, Proc, Row, World};
+
+const CLAUDE: [&str; 3] = ["claude", "-p", "hi"];
+
+/// A task that holds a key until it is told to end.
+struct Holder {
+    process: Proc,
+    go: Fifo,
+}
+
+fn hold(world: &World, key: &str) -> Holder {
+    let (mut up, go) = (world.fifo(&format!("up {key}")), world.fifo(&format!("go {key}")));
+    let script = format!("echo up $$ >'{}'; read x <'{}'", up.path(), go.path());
+    let process = world.run_sh(&script).options(["--key", key, "--id", "holder"]).own_group().start();
+    up.pid("up");
+    Holder { process, go }
+}
+
+fn task(world: &World, id: &str) -> Row {
+    world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0)
+}
+
+/// The session that a key names: its id and its last task.
+fn linked(world: &World, key: &str) -> Option<(String, String)> {
+    let rows = world.sql(&format!("SELECT * FROM claude_sdk_sessions WHERE key = '{key}'"));
+    rows.first().map(|r| (r.text("session_id"), r.text("task_id")))
+}
+
+/// Runs claude under a key with these options.
+fn claude(world: &World, key: &str, options: &[&str]) -> Output {
+    let options = ["--key", key].into_iter().chain(options.iter().copied());
+    world.run(CLAUDE).options(options).run()
+}
+
+fn last_argv(world: &World) -> String {
+    world.argvs().pop().expect("an argv")
+}
+
+#[test]
+fn a_second_run_under_a_key_is_refused_with_75_and_told_why() {
+    let Some(world) = World::of_bookend("a_second_run_under_a_key") else { return };
+    let mut holder = hold(&world, "k");
+    let effect = world.name("effect");
+    let second = world.run(["touch", &effect]).options(["--key", "k"]).run().ended(End::Code(75));
+    let row = task(&world, "holder");
+    let pid = holder.process.pid().to_string();
+    for part in ["holder", &format!("pid {pid}"), &row.text("started_at"), "--wait", "--replace", "key k "] {
+        assert!(second.stderr.contains(part), "{part:?} in {}", second.stderr);
+    }
+    assert_eq!(second.stdout, "");
+    assert!(!world.path("effect").exists(), "the agent ran");
+    assert_eq!(world.rows().len(), 1, "no row of a run that never was");
+    world.run(["true"]).options(["--key", "other"]).run().ended(End::Code(0)).silent();
+
+    holder.go.tell("on");
+    holder.process.wait().ended(End::Code(0)).silent();
+    assert_eq!(task(&world, "holder").ending(), "success/");
+    world.run(["true"]).options(["--key", "k"]).run().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn a_run_that_waits_begins_when_the_holder_has_ended() {
+    let Some(world) = World::of_bookend("a_run_that_waits") else { return };
+    let mut holder = hold(&world, "k");
+    // The agent itself looks how its predecessor stands.
+    let script = "bookend show holder --json >../seen";
+    let waiting = world.run_sh(script).options(["--key", "k", "--wait"]).own_group().start();
+    // A third one is refused all the while.
+    world.run(["true"]).options(["--key", "k"]).run().ended(End::Code(75));
+    holder.go.tell("on");
+    holder.process.wait().ended(End::Code(0)).silent();
+    waiting.wait().ended(End::Code(0)).silent();
+    let seen = fs::read_to_string(world.path("seen")).expect("what it saw");
+    let seen: serde_json::Value = serde_json::from_str(&seen).expect("JSON");
+    assert_eq!(seen["task"]["status"], "success");
+    assert_eq!(world.rows().len(), 2);
+}
+
+#[test]
+fn a_run_that_waits_can_be_stopped() {
+    let Some(world) = World::of_bookend("a_run_that_waits_can_be_stopped") else { return };
+    let mut holder = hold(&world, "k");
+    for signal in [Signal::INT, Signal::TERM] {
+        let effect = world.name("effect");
+        let waiting = world.run(["touch", &effect]).options(["--key", "k", "--wait"]).own_group().start();
+        waiting.signal(signal);
+        waiting.wait().ended(End::Signal(signal.as_raw()));
+    }
+    holder.go.tell("on");
+    holder.process.wait().ended(End::Code(0)).silent();
+    assert!(!world.path("effect").exists(), "the agent ran");
+    assert_eq!(world.rows().len(), 1);
+}
+
+#[test]
+fn a_run_that_replaces_cancels_the_holder_and_runs() {
+    let Some(world) = World::of_bookend("a_run_that_replaces") else { return };
+    let holder = hold(&world, "k");
+    let replacing =
+        world.run(["true"]).options(["--key", "k", "--replace", "--id", "new"]).own_group().start();
+    let pid = replacing.pid();
+    replacing.wait().ended(End::Code(0)).silent();
+    holder.process.wait().ended(End::Signal(15));
+    let former = task(&world, "holder");
+    assert_eq!(former.ending(), "cancelled/operator");
+    assert_eq!(former.pid("stop_sender_pid"), pid);
+    let new = task(&world, "new");
+    assert_eq!(new.ending(), "success/");
+    assert!(former.text("finished_at") <= new.text("started_at"), "one after the other");
+}
+
+#[test]
+fn the_database_itself_makes_two_under_a_key_impossible() {
+    let Some(world) = World::of_bookend("the_database_itself") else { return };
+    let mut holder = hold(&world, "k");
+    let insert = |id: &str, key: &str| {
+        world.change(&format!(
+            "INSERT INTO task_history (id, key, agent, agent_type, status, started_at)
+             VALUES ('{id}', '{key}', 'x', 'command', 'running', '2026-01-01T00:00:00.000Z')"
+        ))
+    };
+    let refused = insert("second", "k").expect_err("two under a key");
+    assert!(refused.to_string().contains("UNIQUE"), "{refused}");
+    insert("elsewhere", "other").expect("another key is free");
+    holder.go.tell("on");
+    holder.process.wait().ended(End::Code(0)).silent();
+    insert("later", "k").expect("the key is free now");
+    let again = world.change("UPDATE task_history SET status = 'running' WHERE id = 'holder'");
+    assert!(again.is_err(), "what has ended has ended");
+}
+
+#[test]
+fn a_key_is_made_of_repo_and_issue_together_or_not_at_all() {
+    let Some(world) = World::of_bookend("a_key_is_made_of_repo_and_issue") else { return };
+    for (options, key) in [
+        (&["--repo", "a/b", "--issue", "7"][..], "forgejo:true:a/b:7"),
+        (&["--repo", "a/b", "--issue", "7", "--agent", "dev"], "forgejo:dev:a/b:7"),
+        (&["--repo", "a/b", "--issue", "#7", "--forge", "github"], "github:true:a/b:7"),
+        (&["--repo", "a/b"], ""),
+        (&["--issue", "7", "--agent", "dev"], ""),
+        (&["--repo", "a/b", "--issue", "7", "--key", "mine"], "mine"),
+        (&[], ""),
+    ] {
+        world.run(["true"]).options(options.iter().copied()).run().ended(End::Code(0)).silent();
+        assert_eq!(world.rows().pop().expect("a row").text("key"), key, "{options:?}");
+    }
+}
+
+#[test]
+fn sixty_four_at_once_under_one_key_run_one_after_the_other() {
+    let Some(world) = World::of_bookend("sixty_four_at_once_under_one_key") else { return };
+    // The directory can be made by one at a time.
+    let script = "mkdir ../live || exit 9; bookend list --status running --json >seen.$$; rmdir ../live";
+    let all: Vec<_> =
+        (0..64).map(|_| world.run_sh(script).options(["--key", "k", "--wait"]).start()).collect();
+    for process in all {
+        process.wait().ended(End::Code(0)).silent();
+    }
+    let rows = world.rows();
+    assert_eq!(rows.iter().filter(|r| r.ending() == "success/").count(), 64);
+    let mut alone = 0;
+    for entry in fs::read_dir(world.path("home")).expect("home").flatten() {
+        let text = fs::read_to_string(entry.path()).expect("a list");
+        let listed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(listed["tasks"].as_array().map(Vec::len), Some(1), "{listed:#}");
+        alone += 1;
+    }
+    assert_eq!(alone, 64);
+}
+
+#[test]
+fn after_a_success_the_conversation_goes_on() {
+    let Some(world) = World::of_bookend("after_a_success") else { return };
+    world.claude("exit 0");
+    claude(&world, "k", &[]).ended(End::Code(0)).silent();
+    let (session, task) = linked(&world, "k").expect("a session");
+    assert_eq!((last_argv(&world), task), (format!("--session-id {session} -p hi"), world.row().text("id")));
+    let said = claude(&world, "k", &["-v"]).ended(End::Code(0)).stderr;
+    assert!(said.contains(&format!("resume={session}")), "{said}");
+    assert_eq!(last_argv(&world), format!("--resume {session} -p hi"));
+    let row = &world.rows()[1];
+    assert_eq!((row.text("resumed_from"), row.text("session_id")), (session.clone(), session.clone()));
+    assert_eq!(linked(&world, "k"), Some((session.clone(), row.text("id"))));
+    let said = claude(&world, "other", &["-v"]).ended(End::Code(0)).stderr;
+    assert!(said.contains("resume=<none>"), "{said}");
+    assert!(!last_argv(&world).contains(&session), "another key, another conversation");
+}
+
+#[test]
+fn after_anything_else_the_conversation_is_not_resumed_and_the_operator_is_told() {
+    let Some(world) = World::of_bookend("after_anything_else") else { return };
+    for (script, end) in [("exit 1", End::Code(1)), ("kill -9 $$", End::Signal(9))] {
+        world.claude("exit 0");
+        claude(&world, "k", &[]).ended(End::Code(0)).silent();
+        let (session, _) = linked(&world, "k").expect("a session");
+        world.claude(script);
+        let told = claude(&world, "k", &[]).ended(end).stderr;
+        assert_eq!(told.matches(&session).count(), 1, "one warning: {told}");
+        assert_eq!(linked(&world, "k"), None, "a reader that trusts the table blindly cannot resume it");
+        let gone = world.sql(&format!("SELECT * FROM session_invalidation WHERE session_id = '{session}'"));
+        assert_eq!(gone.len(), 1);
+        assert_eq!((gone[0].text("key"), gone[0].text("restored_at")), ("k".into(), String::new()));
+        assert_eq!(gone[0].text("task_id"), world.rows().pop().expect("a row").text("id"));
+
+        world.claude("exit 0");
+        claude(&world, "k", &[]).ended(End::Code(0)).silent();
+        assert!(last_argv(&world).starts_with("--session-id "), "{}", last_argv(&world));
+        assert!(!last_argv(&world).contains(&session));
+        claude(&world, "k", &["--fresh"]).ended(End::Code(0));
+    }
+}
+
+#[test]
+fn a_link_to_a_task_that_did_not_succeed_is_not_followed_whoever_made_it() {
+    let Some(world) = World::of_bookend("a_link_to_a_task_that_did_not_succeed") else { return };
+    world.claude("exit 1");
+    world.run(CLAUDE).options(["--id", "bad"]).run().ended(End::Code(1));
+    let bad = world.row().text("session_id");
+    let unknown = "0197a6a0-0000-4000-8000-00000000abcd";
+    world.claude("exit 0");
+    let links = [(bad.as_str(), "'bad'"), (unknown, "'no such task'"), (unknown, "NULL"), (unknown, "'bad'")];
+    for (n, (session, task)) in links.into_iter().enumerate() {
+        let key = format!("k{n}");
+        world
+            .change(&format!(
+                "INSERT INTO claude_sdk_sessions (key, session_id, provider, task_id)
+                 VALUES ('{key}', '{session}', 'anthropic', {task})"
+            ))
+            .expect("a link");
+        fs::write(world.path(&format!("home/.claude/projects/all/{session}.jsonl")), "{}")
+            .expect("a transcript");
+        let told = claude(&world, &key, &[]).ended(End::Code(0)).stderr;
+        assert!(told.contains(session) && told.lines().count() == 1, "{told}");
+        assert_eq!(session == bad, told.contains("bad") && told.contains("failure"), "{told}");
+        assert!(last_argv(&world).starts_with("--session-id ") && !last_argv(&world).contains(session));
+        assert_ne!(linked(&world, &key).expect("its own session").0, session);
+    }
+    let quiet = "INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('q', 'unheard-of')";
+    world.change(quiet).expect("a link");
+    claude(&world, "q", &["-q"]).ended(End::Code(0)).silent();
+}
+
+#[test]
+fn a_fresh_run_starts_another_conversation() {
+    let Some(world) = World::of_bookend("a_fresh_run") else { return };
+    world.claude("exit 0");
+    claude(&world, "k", &[]).ended(End::Code(0));
+    let (session, _) = linked(&world, "k").expect("a session");
+    claude(&world, "k", &["--fresh"]).ended(End::Code(0)).silent();
+    assert!(last_argv(&world).starts_with("--session-id ") && !last_argv(&world).contains(&session));
+    let (new, _) = linked(&world, "k").expect("a session");
+    assert_ne!(new, session);
+    claude(&world, "k", &[]).ended(End::Code(0)).silent();
+    assert_eq!(last_argv(&world), format!("--resume {new} -p hi"));
+}
+
+#[test]
+fn a_conversation_without_a_transcript_is_not_resumed() {
+    let Some(world) = World::of_bookend("a_conversation_without_a_transcript") else { return };
+    world.claude("exit 0");
+    claude(&world, "k", &[]).ended(End::Code(0));
+    let (session, _) = linked(&world, "k").expect("a session");
+    fs::remove_file(world.path(&format!("home/.claude/projects/all/{session}.jsonl"))).expect("a transcript");
+    let told = claude(&world, "k", &[]).ended(End::Code(0)).stderr;
+    assert!(told.contains(&session) && told.contains("transcript"), "{told}");
+    assert!(last_argv(&world).starts_with("--session-id ") && !last_argv(&world).contains(&session));
+}
+
+#[test]
+fn what_was_never_executed_leaves_the_conversation_as_it_was() {
+    let Some(world) = World::of_bookend("what_was_never_executed") else { return };
+    world.claude("exit 0");
+    claude(&world, "k", &["--id", "good"]).ended(End::Code(0)).silent();
+    let former = linked(&world, "k").expect("a session");
+    assert_eq!(former.1, "good");
+    fs::rename(world.path("bin/claude"), world.path("bin/away")).expect("claude goes");
+    for (options, code) in [
+        (&[][..], 127),
+        (&["--prepare", "exit 1"], 125),
+        (&["--cwd", "/no/such/folder"], 125),
+        (&["--require-skill", "none"], 125),
+        (&["--fresh"], 127),
+    ] {
+        claude(&world, "k", options).ended(End::Code(code));
+        assert_eq!(linked(&world, "k").as_ref(), Some(&former), "{options:?}");
+        assert_eq!(
+            world.rows().pop().expect("a row").text("session_id"),
+            "",
+            "{options:?}: nothing was said"
+        );
+    }
+    let lost = world.sql("SELECT * FROM session_invalidation WHERE restored_at IS NULL");
+    assert!(lost.is_empty(), "{lost:#?}");
+    fs::rename(world.path("bin/away"), world.path("bin/claude")).expect("claude comes back");
+    claude(&world, "k", &[]).ended(End::Code(0)).silent();
+    assert_eq!(last_argv(&world), format!("--resume {} -p hi", former.0));
+
+    let first = "a key that had no session gets none";
+    world.run(["claude", "-p"]).options(["--key", first, "--prepare", "exit 1"]).run().ended(End::Code(125));
+    assert_eq!(linked(&world, first), None);
+}
+
+#[test]
+fn a_session_in_use_under_another_key_is_refused_with_75() {
+    let Some(world) = World::of_bookend("a_session_in_use_under_another_key") else { return };
+    world.claude("exit 0");
+    claude(&world, "a", &[]).ended(End::Code(0));
+    let (session, _) = linked(&world, "a").expect("a session");
+    let resume = ["claude", "-p", "hi", "--resume", &session];
+    world.run(resume).options(["--key", "b"]).run().ended(End::Code(0)).silent();
+    assert_eq!(linked(&world, "b").map(|l| l.0), Some(session.clone()), "two keys, one conversation");
+
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    world.claude("echo up $$ >../up; read x <../go; exit 0");
+    let user = world.run(CLAUDE).options(["--key", "a", "--id", "user"]).start();
+    up.pid("up");
+    let count = world.argvs().len();
+    let by_link = claude(&world, "b", &[]).ended(End::Code(75));
+    let by_argv = world.run(resume).run().ended(End::Code(75));
+    let allowed = world.run(resume).options(["--allow-unsafe-resume"]).run().ended(End::Code(75));
+    for output in [by_link, by_argv, allowed] {
+        assert!(output.stderr.contains(&session) && output.stderr.contains("user"), "{}", output.stderr);
+    }
+    assert_eq!((world.argvs().len(), world.rows().len()), (count, 3), "nothing was executed");
+    go.tell("on");
+    user.wait().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn resuming_what_is_known_to_be_unsafe_is_refused_with_78() {
+    let Some(world) = World::of_bookend("resuming_what_is_known_to_be_unsafe") else { return };
+    world.claude("exit 1");
+    claude(&world, "k", &["--id", "bad"]).ended(End::Code(1));
+    let session = world.row().text("session_id");
+    world.claude("exit 0");
+    let resume = ["claude", "-p", "hi", "--resume", &session];
+    let count = world.argvs().len();
+    for options in [&[][..], &["--key", "k"], &["--key", "other"]] {
+        let refused = world.run(resume).options(options.iter().copied()).run().ended(End::Code(78));
+        for part in [session.as_str(), "bad", "failure", "--allow-unsafe-resume"] {
+            assert!(refused.stderr.contains(part), "{part:?} in {}", refused.stderr);
+        }
+    }
+    assert_eq!((world.argvs().len(), world.rows().len()), (count, 1), "nothing was executed");
+    // The most recent conversation of the folder is judged alike.
+    let folder: String = fs::canonicalize(world.path("home"))
+        .expect("home")
+        .to_string_lossy()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    let folder = world.path("home/.claude/projects").join(folder);
+    fs::create_dir(&folder).expect("a project");
+    fs::write(folder.join(format!("{session}.jsonl")), "{}").expect("a transcript");
+    world.run(["claude", "-p", "hi", "--continue"]).run().ended(End::Code(78));
+
+    world.run(resume).options(["--allow-unsafe-resume", "--key", "k"]).run().ended(End::Code(0));
+    assert_eq!(last_argv(&world), format!("-p hi --resume {session}"));
+    assert_eq!(linked(&world, "k").map(|l| l.0), Some(session.clone()), "it ended well: it goes on");
+    claude(&world, "k", &[]).ended(End::Code(0)).silent();
+    assert_eq!(last_argv(&world), format!("--resume {session} -p hi"));
+    // A session that the ledger never heard of is the user's own affair.
+    let own = "0197a6a0-0000-4000-8000-00000000eeee";
+    world.run(["claude", "-p", "hi", "--resume", own]).run().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn the_key_of_a_killed_supervisor_is_free_and_its_conversation_is_not_resumed() {
+    let Some(world) = World::of_bookend("the_key_of_a_killed_supervisor") else { return };
+    let (mut up, _go) = (world.fifo("up"), world.fifo("go"));
+    world.claude("echo up $$ >../up; read x <../go");
+    let lost = world.run(CLAUDE).options(["--key", "k", "--id", "lost"]).own_group().start();
+    up.pid("up");
+    let (session, _) = linked(&world, "k").expect("a session");
+    lost.signal(Signal::KILL);
+    lost.wait().ended(End::Signal(9));
+    world.claude("exit 0");
+    let told = claude(&world, "k", &["--grace", "1s"]).ended(End::Code(0)).stderr;
+    assert!(told.contains("lost"), "{told}");
+    let row = task(&world, "lost");
+    assert_eq!(row.ending(), "interrupted/supervisor_lost");
+    assert_eq!((row.text("end_source"), row.text("finished_at")), ("recovery".into(), String::new()));
+    assert!(last_argv(&world).starts_with("--session-id ") && !last_argv(&world).contains(&session));
+    let moves = world.sql("SELECT * FROM task_transition WHERE task_id = 'lost' AND from_status = 'running'");
+    assert_eq!(moves.len(), 1, "one end");
+}

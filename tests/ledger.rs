@@ -1,0 +1,244 @@
+//! The ledger's file: what cannot be trusted is refused by name, what is made is private, and many may come
+//! at once.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::harness::{Cmd, End, World, is_root, possible};
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).expect("metadata").permissions().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+}
+
+/// Runs a command whose ledger cannot be opened: nothing is executed, and the reason is said.
+fn refused(world: &World, command: Cmd<'_>, said: &[&str]) {
+    let output = command.run().ended(End::Code(125));
+    for part in said {
+        assert!(output.stderr.contains(part), "{part:?} in {}", output.stderr);
+    }
+    assert_eq!(output.stdout, "");
+    assert!(!world.path("tmp/effect").exists(), "the agent ran");
+}
+
+/// `touch tmp/effect` with a ledger at a place of the world.
+fn touch<'w>(world: &'w World, ledger: &str) -> Cmd<'w> {
+    world.run(["touch", &world.name("tmp/effect")]).options(["--ledger", &world.name(ledger)])
+}
+
+#[test]
+fn a_directory_that_everybody_can_write_to_is_refused() {
+    let Some(world) = World::of_bookend("a_directory_that_everybody_can_write_to") else { return };
+    fs::create_dir(world.path("open")).expect("a directory");
+    set_mode(&world.path("open"), 0o777);
+    refused(&world, touch(&world, "open/l.db"), &[&world.name("open"), "everybody", "--ledger"]);
+    // Sticky, as /tmp is, nobody can replace what is somebody else's.
+    set_mode(&world.path("open"), 0o1777);
+    touch(&world, "open/l.db").run().ended(End::Code(0)).silent();
+
+    let own = world.path("state/bookend");
+    fs::create_dir(&own).expect("a directory");
+    set_mode(&own, 0o777);
+    fs::remove_file(world.path("tmp/effect")).expect("the effect");
+    let command = world.run(["touch", &world.name("tmp/effect")]);
+    refused(&world, command, &[&world.name("state/bookend"), "everybody"]);
+}
+
+#[test]
+fn what_belongs_to_somebody_else_is_refused() {
+    let test = "what_belongs_to_somebody_else";
+    if !possible(test, is_root(), "root, to give a directory away") {
+        return;
+    }
+    let Some(world) = World::of_bookend(test) else { return };
+    let make = |name: &str| fs::create_dir(world.path(name)).expect("a directory");
+    let give = |name: &str| chown(world.path(name), Some(65534), None).expect("another owner");
+    make("theirs");
+    give("theirs");
+    refused(&world, touch(&world, "theirs/l.db"), &[&world.name("theirs"), "65534", "uid 0"]);
+
+    make("ours");
+    touch(&world, "ours/l.db").run().ended(End::Code(0));
+    fs::remove_file(world.path("tmp/effect")).expect("the effect");
+    give("ours/l.db");
+    refused(&world, touch(&world, "ours/l.db"), &[&world.name("ours/l.db"), "65534"]);
+    chown(world.path("ours/l.db"), Some(0), None).expect("our own again");
+    give("ours/l.db.d");
+    refused(&world, touch(&world, "ours/l.db"), &[&world.name("ours/l.db.d"), "65534"]);
+}
+
+#[test]
+fn links_are_not_followed() {
+    let Some(world) = World::of_bookend("links_are_not_followed") else { return };
+    touch(&world, "real.db").run().ended(End::Code(0)).silent();
+    fs::remove_file(world.path("tmp/effect")).expect("the effect");
+    for (link, to) in [("link.db", "real.db"), ("dangling.db", "nowhere.db")] {
+        symlink(world.path(to), world.path(link)).expect("a link");
+        refused(&world, touch(&world, link), &[&world.name(link), "symbolic link"]);
+    }
+    assert!(!world.path("nowhere.db").exists());
+    assert_eq!(world.sql_of("real.db", "SELECT * FROM task_history").len(), 1);
+
+    symlink(world.path("tmp"), world.path("other.db.d")).expect("a link");
+    refused(&world, touch(&world, "other.db"), &[&world.name("other.db.d"), "symbolic link"]);
+}
+
+#[test]
+fn what_is_no_ledger_is_refused_and_left_as_it_is() {
+    let Some(world) = World::of_bookend("what_is_no_ledger") else { return };
+    fs::create_dir(world.path("folder.db")).expect("a directory");
+    refused(&world, touch(&world, "folder.db"), &[&world.name("folder.db"), "directory"]);
+
+    world.fifo("pipe.db");
+    refused(&world, touch(&world, "pipe.db"), &[&world.name("pipe.db"), "regular file"]);
+
+    let text = "these are notes of mine, and no database\n".repeat(200);
+    fs::write(world.path("notes.db"), &text).expect("a file");
+    refused(&world, touch(&world, "notes.db"), &[&world.name("notes.db"), "no SQLite database"]);
+    assert_eq!(fs::read_to_string(world.path("notes.db")).expect("the notes"), text);
+
+    let other = Connection::open(world.path("other.db")).expect("a database");
+    other.execute_batch("CREATE TABLE pets (name TEXT); INSERT INTO pets VALUES ('rex')").expect("a table");
+    drop(other);
+    refused(&world, touch(&world, "other.db"), &[&world.name("other.db"), "no ledger"]);
+    let pets = world.sql_of("other.db", "SELECT * FROM sqlite_schema");
+    assert_eq!(pets.len(), 1, "it got no tables of ours");
+
+    fs::write(world.path("plain"), "x").expect("a file");
+    refused(&world, touch(&world, "plain/l.db"), &[&world.name("plain")]);
+}
+
+#[test]
+fn a_damaged_ledger_is_refused() {
+    let Some(world) = World::of_bookend("a_damaged_ledger") else { return };
+    world.run(["true"]).run().ended(End::Code(0));
+    world.change("PRAGMA wal_checkpoint(TRUNCATE)").expect("a checkpoint");
+    let mut bytes = fs::read(world.ledger()).expect("the ledger");
+    // All but the header that says "SQLite, so many pages".
+    bytes[100..].fill(0xa5);
+    fs::write(world.ledger(), &bytes).expect("the damage");
+    let command = world.run(["touch", &world.name("tmp/effect")]);
+    refused(&world, command, &[&world.ledger().display().to_string(), "malformed"]);
+    assert!(fs::read(world.ledger()).expect("the ledger") == bytes, "what is left is kept for rescue");
+}
+
+#[test]
+fn a_newer_ledger_is_refused_with_both_versions() {
+    let Some(world) = World::of_bookend("a_newer_ledger") else { return };
+    world.run(["true"]).run().ended(End::Code(0));
+    world.change("INSERT INTO bookend_migration VALUES (4711, 'later')").expect("a migration");
+    let command = world.run(["touch", &world.name("tmp/effect")]);
+    refused(&world, command, &[&world.ledger().display().to_string(), "4711", "versions up to"]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_to_is_refused() {
+    let Some((world, specs)) = World::of_nobody("a_directory_that_cannot_be_written_to") else { return };
+    let command = || world.run(["touch", &world.name("tmp/effect")]).with(&specs);
+    set_mode(&world.path("state"), 0o555);
+    refused(&world, command(), &[&world.name("state/bookend"), "ermission denied"]);
+    set_mode(&world.path("state"), 0o755);
+
+    command().run().ended(End::Code(0)).silent();
+    fs::remove_file(world.path("tmp/effect")).expect("the effect");
+    set_mode(&world.ledger(), 0o400);
+    refused(&world, command(), &[&world.ledger().display().to_string()]);
+    assert_eq!(world.rows().len(), 1);
+}
+
+fn assert_private(folder: &Path) {
+    assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    for entry in fs::read_dir(folder).expect("a directory").flatten() {
+        if entry.path().is_dir() {
+            assert_private(&entry.path());
+        } else if entry.path().extension().is_some_and(|e| e == "slot") {
+            // Until it holds a record it may be whatever the umask left of 0600.
+            assert_eq!(mode(&entry.path()) & !0o600, 0, "{}", entry.path().display());
+        } else {
+            assert_eq!(mode(&entry.path()), 0o600, "{}", entry.path().display());
+        }
+    }
+}
+
+#[test]
+fn modes_are_private_whatever_the_umask() {
+    for umask in ["000", "022", "777"] {
+        let Some((world, mut specs)) = World::of_nobody("modes_are_private_whatever_the_umask") else {
+            return;
+        };
+        specs.push(format!("umask={umask}"));
+        let mut up = world.fifo("home/up");
+        set_mode(&world.path("home/up"), 0o666);
+        let process = world.run(["probe", "stay", &up.path()]).with(&specs).start();
+        up.pid("stay");
+        // While it runs: the log, its index and the spool file are there too.
+        assert_private(&world.path("state/bookend"));
+        process.signal(rustix::process::Signal::TERM);
+        process.wait().ended(End::Signal(15));
+        assert_private(&world.path("state/bookend"));
+    }
+}
+
+#[test]
+fn modes_that_were_wider_are_made_private() {
+    let Some(world) = World::of_bookend("modes_that_were_wider") else { return };
+    let (mut up, mut end) = (world.fifo("up"), world.fifo("end"));
+    let script = format!("echo up $$ >{}; read x <{}", up.path(), end.path());
+    let holder = world.run_sh(&script).start();
+    up.pid("up");
+    let folder = world.path("state/bookend");
+    for name in ["bookend.db", "bookend.db-wal", "bookend.db-shm", "bookend.db.d/live"] {
+        set_mode(&folder.join(name), 0o666);
+    }
+    for name in ["bookend.db.d", "bookend.db.d/spool"] {
+        set_mode(&folder.join(name), 0o755);
+    }
+    set_mode(&folder, 0o755);
+    world.run(["true"]).run().ended(End::Code(0)).silent();
+    assert_private(&folder);
+    end.tell("now");
+    holder.wait().ended(End::Code(0)).silent();
+}
+
+#[test]
+fn sixty_four_first_runs_at_once_see_no_busy_ledger() {
+    let Some(world) = World::of_bookend("sixty_four_first_runs_at_once") else { return };
+    let all: Vec<_> = (0..64).map(|n| world.run(["probe", "exit", &(n % 3).to_string()]).start()).collect();
+    for (n, process) in all.into_iter().enumerate() {
+        process.wait().ended(End::Code(n as i32 % 3)).silent();
+    }
+    let rows = world.rows();
+    assert_eq!(rows.len(), 64);
+    let successes = rows.iter().filter(|r| r.ending() == "success/").count();
+    let failures = rows.iter().filter(|r| r.ending() == "failure/exit").count();
+    assert_eq!((successes, failures), (22, 42));
+    let check = world.sql("PRAGMA integrity_check");
+    assert_eq!(check[0].text("integrity_check"), "ok");
+    assert_eq!(world.sql("SELECT * FROM task_transition").len(), 128, "two moves each");
+    let waiting = fs::read_dir(world.path("state/bookend/bookend.db.d/spool")).expect("the spool").count();
+    assert_eq!(waiting, 0, "nothing waits in the spool");
+}
+
+#[test]
+fn a_ledger_is_chosen_by_option_then_variable_then_state_directory() {
+    let Some(world) = World::of_bookend("a_ledger_is_chosen") else { return };
+    fs::create_dir(world.path("service")).expect("a directory");
+    let count = |name: &str| world.sql_of(name, "SELECT * FROM task_history").len();
+    let run = |options: &[&str]| {
+        let command = world.run(["true"]).options(options.iter().copied());
+        command.env("STATE_DIRECTORY", world.path("service"))
+    };
+    run(&[]).run().ended(End::Code(0)).silent();
+    assert_eq!(count("service/bookend.db"), 1);
+    run(&[]).env("BOOKEND_LEDGER", world.path("named.db")).run().ended(End::Code(0)).silent();
+    let option = ["--ledger", &world.name("option.db")];
+    run(&option).env("BOOKEND_LEDGER", world.path("named.db")).run().ended(End::Code(0)).silent();
+    assert_eq!([count("service/bookend.db"), count("named.db"), count("option.db")], [1, 1, 1]);
+    assert!(!world.ledger().exists());
+}

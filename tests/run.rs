@@ -1,0 +1,379 @@
+//! The life of a run: the row first, the gate, what comes before exec and how it can fail, the hook.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{End, Proc, Row, World, eventually, state};
+
+fn object(path: &Path) -> Value {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"))
+}
+
+fn gone(pid: i32) -> bool {
+    matches!(state(pid), None | Some('Z'))
+}
+
+#[test]
+fn the_agent_finds_its_own_row_running_with_its_own_pid() {
+    let Some(world) = World::of_bookend("the_agent_finds_its_own_row") else { return };
+    let script =
+        "bookend list --json >../list; bookend show \"$BOOKEND_TASK_ID\" --json >../show; echo $$ >../pid";
+    let process = world.run_sh(script).options(["--key", "k"]).start();
+    let supervisor = process.pid();
+    process.wait().ended(End::Code(0)).silent();
+
+    let pid: i64 = fs::read_to_string(world.path("pid")).expect("a pid").trim().parse().expect("a number");
+    let listed = object(&world.path("list"));
+    assert_eq!(listed["tasks"].as_array().map(Vec::len), Some(1), "{listed:#}");
+    assert_eq!(listed["tasks"][0]["status"], "running");
+    assert_eq!(listed["tasks"][0]["agent_pid"], pid);
+    let shown = &object(&world.path("show"))["task"];
+    assert_eq!((&shown["status"], &shown["agent_pid"]), (&"running".into(), &pid.into()));
+    assert_eq!(shown["supervisor_pid"], supervisor);
+    assert_eq!(shown["key"], "k");
+
+    let row = world.row();
+    assert_eq!(shown["id"], row.text("id").as_str());
+    assert_eq!(row.ending(), "success/");
+    assert_eq!(row.number("agent_pid"), Some(pid), "the same row, by the same process");
+}
+
+/// A run that stands at the gate while its prepare command waits.
+fn at_the_gate(world: &World, agent: &[&str]) -> (Proc, Row) {
+    let (mut begun, go) = (world.fifo("begun"), world.name("never"));
+    world.fifo("never");
+    let prepare = format!("echo begun $$ >{}; read x <{go}", begun.path());
+    let process = world.run(agent.iter().copied()).options(["--prepare", &prepare]).own_group().start();
+    begun.pid("begun");
+    let row = world.row();
+    assert_eq!(row.text("status"), "running", "the row came first");
+    (process, row)
+}
+
+#[test]
+fn a_supervisor_that_is_killed_at_the_gate_takes_the_agents_effect_along() {
+    let Some(world) = World::of_bookend("a_supervisor_that_is_killed_at_the_gate") else { return };
+    let effect = world.name("effect");
+    let (process, row) = at_the_gate(&world, &["touch", &effect]);
+    let agent = row.pid("agent_pid");
+    assert!(!gone(agent), "it exists, and waits");
+    process.signal(Signal::KILL);
+    process.wait().ended(End::Signal(9));
+    eventually(world.deadline(), "the gated child has gone", || gone(agent));
+    assert!(!world.path("effect").exists(), "and has executed nothing");
+}
+
+/// Even a gated child that no signal reaches does not execute: the gate's end is enough.
+#[test]
+fn a_gated_child_that_ignores_the_parent_death_signal_executes_nothing() {
+    let Some(world) = World::of_bookend("a_gated_child_that_ignores") else { return };
+    let effect = world.name("effect");
+    let (mut begun, go) = (world.fifo("begun"), world.fifo("go"));
+    let prepare = format!("echo begun $$ >{}; read x <{}", begun.path(), go.path());
+    let process = world
+        .run(["touch", &effect])
+        .options(["--prepare", &prepare])
+        .with(["ignore=15"])
+        .own_group()
+        .start();
+    begun.pid("begun");
+    let agent = world.row().pid("agent_pid");
+    process.signal(Signal::KILL);
+    process.wait().ended(End::Signal(9));
+    eventually(world.deadline(), "the gated child has gone", || gone(agent));
+    assert!(!world.path("effect").exists(), "and has executed nothing");
+}
+
+/// Runs `touch effect` with these options, and gives the row of what must not have run.
+fn never_runs(world: &World, options: &[&str], end: End, said: &str) -> Row {
+    let effect = world.name("effect");
+    let output = world.run(["touch", &effect]).options(options.iter().copied()).run().ended(end);
+    assert!(output.stderr.contains(said), "{said:?} in {}", output.stderr);
+    assert_eq!(output.stdout, "", "stdout is the agent's alone");
+    assert!(!world.path("effect").exists(), "the agent ran");
+    let row = world.row();
+    assert!(row.text("error").contains(said), "{said:?} in {}", row.text("error"));
+    assert_ne!(row.text("finished_at"), "");
+    assert_eq!(row.text("end_source"), "wait");
+    assert_eq!(row.number("exit_code"), None, "no agent left with a code");
+    row
+}
+
+#[test]
+fn a_prepare_command_that_fails_ends_the_task() {
+    let Some(world) = World::of_bookend("a_prepare_command_that_fails") else { return };
+    let prepare = ["--prepare", "echo said; echo no such branch >&2; exit 3"];
+    let row = never_runs(&world, &prepare, End::Code(125), "exit code 3");
+    assert_eq!(row.ending(), "failure/prepare");
+    assert!(row.text("error").contains("said\nno such branch"), "{}", row.text("error"));
+}
+
+#[test]
+fn a_prepare_command_that_is_killed_ends_the_task() {
+    let Some(world) = World::of_bookend("a_prepare_command_that_is_killed") else { return };
+    let row = never_runs(&world, &["--prepare", "kill -9 $$"], End::Code(125), "signal 9");
+    assert_eq!(row.ending(), "failure/prepare");
+}
+
+#[test]
+fn a_directory_that_is_not_there_ends_the_task() {
+    let Some(world) = World::of_bookend("a_directory_that_is_not_there") else { return };
+    let missing = world.name("no such folder");
+    let row = never_runs(&world, &["--cwd", &missing], End::Code(125), &missing);
+    assert_eq!(row.ending(), "failure/spawn");
+}
+
+#[test]
+fn a_skill_that_is_not_there_ends_the_task() {
+    let Some(world) = World::of_bookend("a_skill_that_is_not_there") else { return };
+    world.claude("touch ../effect");
+    let options = ["--require-skill", "deploy"];
+    world.run(["claude", "-p", "hi"]).options(options).run().ended(End::Code(125));
+    assert_eq!(world.row().ending(), "aborted_no_skill/deploy");
+    assert!(!world.path("effect").exists(), "the agent ran");
+
+    let prepare = "mkdir -p .claude/skills/deploy; echo x >.claude/skills/deploy/SKILL.md";
+    let options = ["--require-skill", "deploy", "--prepare", prepare];
+    world.run(["claude", "-p", "hi"]).options(options).run().ended(End::Code(0));
+    assert_eq!(world.rows()[1].ending(), "success/");
+}
+
+#[test]
+fn where_there_is_no_room_for_a_process_the_task_ends() {
+    const PROCESSES: i32 = 6;
+    let Some((world, mut specs)) = World::of_nobody("where_there_is_no_room_for_a_process") else { return };
+    specs.push(format!("rlimit={PROCESSES}:0:0"));
+    let effect = world.name("home/effect");
+    let output = world.run(["touch", &effect]).with(specs).run().ended(End::Code(125));
+    assert!(output.stderr.contains("no process for the agent"), "{}", output.stderr);
+    assert!(!world.path("home/effect").exists(), "the agent ran");
+    let row = world.row();
+    assert_eq!(row.ending(), "failure/spawn");
+    assert!(row.text("error").contains("no process for the agent"), "{}", row.text("error"));
+    assert_eq!(row.number("agent_pid"), None);
+}
+
+#[test]
+fn prepare_may_make_what_the_agent_needs_and_knows_the_task() {
+    let Some(world) = World::of_bookend("prepare_may_make_what_the_agent_needs") else { return };
+    let tree = world.name("tree");
+    let prepare = format!(
+        "echo noise; mkdir {tree} && printf '#!/bin/sh\\npwd\\n' >{tree}/made && chmod +x {tree}/made; \
+         echo $BOOKEND_TASK_ID >{tree}/task"
+    );
+    let output = world.run(["./made"]).options(["--cwd", &tree, "--prepare", &prepare]).run();
+    let output = output.ended(End::Code(0)).silent();
+    let real = fs::canonicalize(&tree).expect("the tree");
+    assert_eq!(output.stdout, format!("{}\n", real.display()), "the agent's words alone, in that folder");
+    let row = world.row();
+    assert_eq!(row.ending(), "success/");
+    let told = fs::read_to_string(world.path("tree/task")).expect("the task's id");
+    assert_eq!(told.trim(), row.text("id"));
+}
+
+/// Ten orphans that leave with 7.
+const ORPHANS: &str = "for n in 1 2 3 4 5 6 7 8 9 10; do probe daemon -- probe exit 7; done";
+
+/// The same at the word on `start`, and a word on `made` once they all have been let go.
+fn orphans(start: &str, made: &str) -> String {
+    format!("read x <{start}; {ORPHANS}; echo made >{made}")
+}
+
+#[test]
+fn a_prepare_command_that_exits_3_is_seen_to_exit_3_among_orphans() {
+    let Some(world) = World::of_bookend("a_prepare_command_that_exits_3") else { return };
+    let prepare = format!("{ORPHANS}; exit 3");
+    let row = never_runs(&world, &["--prepare", &prepare], End::Code(125), "exit code 3");
+    assert_eq!(row.ending(), "failure/prepare");
+
+    let prepare = format!("{ORPHANS}; exit 0");
+    world.run(["probe", "exit", "5"]).options(["--prepare", &prepare]).run().ended(End::Code(5)).silent();
+    assert_eq!(world.rows()[1].ending(), "failure/exit");
+}
+
+#[test]
+fn a_hook_that_exits_3_is_seen_to_exit_3_among_orphans() {
+    let Some(world) = World::of_bookend("a_hook_that_exits_3") else { return };
+    let names = ["start", "made", "begun", "go"].map(|n| world.name(n));
+    let [mut start, mut made, mut begun, mut go] = ["start", "made", "begun", "go"].map(|n| world.fifo(n));
+    for code in [3, 0] {
+        let agent = format!("{{ {}; }} </dev/null >/dev/null 2>&1 &", orphans(&names[0], &names[1]));
+        let hook = format!("echo begun $$ >{}; read x <{}; exit {code}", names[2], names[3]);
+        let process = world.run_sh(&agent).options(["--on-finish", &hook]).start();
+        begun.pid("begun");
+        start.tell("now");
+        assert_eq!(made.line(), "made");
+        go.tell("now");
+        let output = process.wait().ended(End::Code(0));
+        let row = world.rows().pop().expect("a row");
+        assert_eq!(row.ending(), "success/");
+        assert_eq!(row.number("delivery_attempts"), Some(1));
+        if code == 3 {
+            assert!(output.stderr.contains("exit code 3"), "{}", output.stderr);
+            assert_eq!(row.text("delivery_status"), "failed");
+        } else {
+            assert_eq!((output.stderr.as_str(), row.text("delivery_status").as_str()), ("", "delivered"));
+            assert_ne!(row.text("delivered_at"), "");
+        }
+    }
+}
+
+#[test]
+fn the_hook_reads_the_row_as_it_ended() {
+    let Some(world) = World::of_bookend("the_hook_reads_the_row") else { return };
+    let hook = "cat >../row; echo \"${BOOKEND_TASK_ID-none} $BOOKEND_FINISHED_TASK\" >../ids; echo said";
+    let output = world.run(["probe", "exit", "7"]).options(["--on-finish", hook]).run();
+    let output = output.ended(End::Code(7));
+    assert_eq!(output.stdout, "", "the hook does not speak on the agent's stdout");
+    let row = world.row();
+    let read = object(&world.path("row"));
+    assert_eq!((&read["status"], &read["exit_code"]), (&"failure".into(), &7.into()));
+    assert_eq!(read["id"], row.text("id").as_str());
+    let ids = fs::read_to_string(world.path("ids")).expect("the ids");
+    assert_eq!(ids, format!("none {}\n", row.text("id")));
+    assert_eq!(row.text("delivery_status"), "delivered");
+}
+
+#[test]
+fn the_hook_of_a_task_that_never_ran_is_called_too() {
+    let Some(world) = World::of_bookend("the_hook_of_a_task_that_never_ran") else { return };
+    for (n, options) in [&["--prepare", "exit 1"][..], &["--cwd", "/no/such/folder"]].into_iter().enumerate()
+    {
+        let words = options.iter().copied().chain(["--on-finish", "cat >../row"]);
+        world.run(["true"]).options(words).run().ended(End::Code(125));
+        assert_eq!(object(&world.path("row"))["status"], "failure");
+        assert_eq!(world.rows()[n].text("delivery_status"), "delivered");
+    }
+}
+
+/// Two rows were once written where one was to be ended.
+#[test]
+fn a_success_ends_its_own_row_and_inserts_no_second_one() {
+    let Some(world) = World::of_bookend("a_success_ends_its_own_row") else { return };
+    world.run(["false"]).run().ended(End::Code(1));
+    world
+        .change(
+            "CREATE TABLE seen (what TEXT, task TEXT, was INTEGER);
+             CREATE TRIGGER seen_insert AFTER INSERT ON task_history
+             BEGIN INSERT INTO seen VALUES ('insert', NEW.id, NEW.rowid); END;
+             CREATE TRIGGER seen_delete AFTER DELETE ON task_history
+             BEGIN INSERT INTO seen VALUES ('delete', OLD.id, OLD.rowid); END;
+             CREATE TRIGGER seen_update AFTER UPDATE OF status ON task_history
+             BEGIN INSERT INTO seen VALUES (OLD.status || '>' || NEW.status, NEW.id, NEW.rowid); END;",
+        )
+        .expect("triggers");
+    world.run(["true"]).options(["--id", "one", "--key", "k"]).run().ended(End::Code(0)).silent();
+    let seen: Vec<(String, String, Option<i64>)> = world
+        .sql("SELECT * FROM seen ORDER BY rowid")
+        .iter()
+        .map(|r| (r.text("what"), r.text("task"), r.number("was")))
+        .collect();
+    let expected = ["insert", "running>success"].map(|what| (what.to_owned(), "one".to_owned(), Some(2)));
+    assert_eq!(seen, expected);
+    assert_eq!(world.rows().len(), 2);
+
+    let moves = world.sql("SELECT * FROM task_transition WHERE task_id = 'one' ORDER BY rowid");
+    let moves: Vec<_> = moves.iter().map(|m| (m.text("from_status"), m.text("to_status"))).collect();
+    assert_eq!(moves, [("", "running"), ("running", "success")].map(|(a, b)| (a.into(), b.into())));
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_failure_of_bookends_own_leaves_no_row_running() {
+    let Some(world) = World::of_bookend("a_failure_of_bookends_own") else { return };
+    for how in ["panic", "io"] {
+        let effect = world.name("effect");
+        let claimed = format!("run.claimed:{how}");
+        let output = world.run(["touch", &effect]).env("BOOKEND_FAILPOINT", claimed).run();
+        output.ended(End::Code(125));
+        assert!(!world.path("effect").exists(), "the agent ran");
+        let row = world.rows().pop().expect("a row");
+        assert_eq!(row.ending(), "failure/spawn", "{how}");
+        assert!(row.text("error").contains("bookend itself failed"), "{}", row.text("error"));
+
+        let mut stay = world.fifo(&format!("stay {how}"));
+        let attending = format!("run.attending:{how}");
+        let process = world.run(["probe", "stay", &stay.path()]).env("BOOKEND_FAILPOINT", attending).start();
+        let agent = stay.pid("stay");
+        process.wait().ended(End::Code(125));
+        assert_eq!(world.rows().pop().expect("a row").ending(), "interrupted/supervisor_lost", "{how}");
+        eventually(world.deadline(), "the agent got SIGTERM", || gone(agent));
+    }
+}
+
+#[test]
+fn an_id_is_taken_once() {
+    let Some(world) = World::of_bookend("an_id_is_taken_once") else { return };
+    world.run(["true"]).options(["--id", "mine"]).run().ended(End::Code(0));
+    let output = world.run_sh("touch ../effect").options(["--id", "mine"]).run().ended(End::Code(2));
+    assert!(output.stderr.contains("mine"), "{}", output.stderr);
+    assert!(!world.path("effect").exists(), "the agent ran");
+    assert_eq!(world.row().ending(), "success/");
+}
+
+#[test]
+fn the_row_tells_what_was_asked_and_what_ran() {
+    let Some(world) = World::of_bookend("the_row_tells_what_was_asked") else { return };
+    let options = [
+        "--repo",
+        "charles/claude-hooks",
+        "--issue",
+        "#1104",
+        "--user",
+        "charles",
+        "--agent",
+        "dev",
+        "--model",
+        "m",
+        "--provider",
+        "p",
+    ];
+    world.run(["sh", "-c", "exit 0", "a b"]).options(options).run().ended(End::Code(0)).silent();
+    let row = world.row();
+    let told = ["key", "repo", "issue_number", "user", "agent", "agent_type", "model", "provider"];
+    let told = told.map(|column| row.text(column));
+    let expected = [
+        "forgejo:dev:charles/claude-hooks:1104",
+        "charles/claude-hooks",
+        "1104",
+        "charles",
+        "dev",
+        "command",
+        "m",
+        "p",
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(row.json("argv"), serde_json::json!(["sh", "-c", "exit 0", "a b"]));
+    assert_eq!(row.json("user_argv"), row.json("argv"));
+    assert_eq!(row.text("cwd"), world.name("home"));
+    assert!(row.number("duration_ms").is_some_and(|ms| ms >= 0));
+    assert!(row.number("max_rss_kib").is_some_and(|kib| kib > 0));
+    for column in ["cost_usd", "turns", "input_tokens", "output_tokens"] {
+        assert_eq!(row.text(column), "", "{column} is not known, which is not 0");
+    }
+    for column in ["started_at", "finished_at"] {
+        let at = row.text(column);
+        assert!(at.len() == 24 && at.ends_with('Z') && at.contains('T'), "{column}: {at}");
+    }
+}
+
+#[test]
+fn a_run_inside_a_run_is_its_child_and_takes_none_of_its_options() {
+    let Some(world) = World::of_bookend("a_run_inside_a_run") else { return };
+    world
+        .run_sh("bookend run -- true")
+        .env("BOOKEND_KEY", "outer")
+        .env("BOOKEND_AGENT", "dev")
+        .run()
+        .ended(End::Code(0))
+        .silent();
+    let rows = world.rows();
+    assert_eq!(rows.len(), 2);
+    assert_eq!((rows[0].text("key"), rows[0].text("parent_id")), ("outer".into(), String::new()));
+    assert_eq!((rows[1].text("key"), rows[1].text("agent")), (String::new(), "true".into()));
+    assert_eq!(rows[1].text("parent_id"), rows[0].text("id"));
+}

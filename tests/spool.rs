@@ -1,0 +1,211 @@
+//! An ending that the ledger cannot take is never lost: it waits in the spool, and the next command that can
+//! write takes it in. The caller sees the agent's exit status all the same.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::harness::{Cmd, End, Fifo, Proc, World, is_root, on_path, possible};
+use crate::standins::{bookend, gone, json, recover};
+
+/// A run whose agent waits for a word before it leaves with 3.
+struct Waiting {
+    run: Proc,
+    go: Fifo,
+    pid: i32,
+}
+
+impl Waiting {
+    fn start<'w>(world: &'w World, more: impl FnOnce(Cmd<'w>) -> Cmd<'w>) -> Waiting {
+        let (mut say, go) = (world.fifo("say"), world.fifo("go"));
+        let script = format!("echo ready $$ >{}; read line <{}; exit 3", say.path(), go.path());
+        let run = more(world.run_sh(&script).options(["--id", "one"])).start();
+        let pid = say.pid("ready");
+        Waiting { run, go, pid }
+    }
+
+    /// Lets the agent go; its end goes to the spool, and the caller sees the agent's code.
+    fn end_in_spool(mut self, world: &World) {
+        self.go.tell("now");
+        let output = self.run.wait().ended(End::Code(3));
+        assert!(output.stderr.contains("it waits in"), "{output:?}");
+        gone(world, self.pid);
+    }
+}
+
+fn records(dir: &PathBuf) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .expect("the spool")
+        .flatten()
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn locked(world: &World) -> Connection {
+    let ledger = Connection::open(world.ledger()).expect("the ledger");
+    ledger.busy_timeout(Duration::from_secs(10)).expect("a busy timeout");
+    ledger.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    ledger
+}
+
+#[test]
+fn an_ending_that_finds_the_ledger_locked_waits_and_is_merged() {
+    let Some(world) = World::of_bookend("an_ending_that_finds_the_ledger_locked") else { return };
+    let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
+    let lock = locked(&world);
+    waiting.end_in_spool(&world);
+    assert_eq!(world.row().text("status"), "running");
+    let spool = world.path("state/bookend/bookend.db.d/spool");
+    assert_eq!(records(&spool), ["one.json"]);
+    drop(lock);
+    let told = recover(&world, &[]);
+    assert!(told.contains("the end of task one (failure)"), "{told}");
+    let row = world.row();
+    assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/exit", Some(3)));
+    assert_eq!(row.text("end_source"), "spool");
+    assert!(records(&spool).is_empty());
+}
+
+#[test]
+fn any_command_that_writes_takes_it_in_and_says_so() {
+    let Some(world) = World::of_bookend("any_command_that_writes_takes_it_in") else { return };
+    let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
+    let lock = locked(&world);
+    waiting.end_in_spool(&world);
+    drop(lock);
+    let next = world.run_sh("true").options(["-v"]).run().ended(End::Code(0));
+    assert!(next.stderr.contains("the end of task one (failure)"), "{next:?}");
+    assert_eq!(world.rows()[0].ending(), "failure/exit");
+}
+
+#[test]
+fn the_ending_wins_over_a_recovery_that_found_its_task_dead() {
+    let Some(world) = World::of_bookend("the_ending_wins_over_a_recovery") else { return };
+    let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
+    let lock = locked(&world);
+    waiting.end_in_spool(&world);
+    // It cannot merge the record, finds the task's lock free, and is let in only then.
+    let mut recovery = world.bare(["bookend", "recover"]).env("BOOKEND_BUSY_TIMEOUT", "1s").start();
+    let line = recovery.line();
+    assert!(line.contains("goes on waiting in the spool"), "{line}");
+    drop(lock);
+    let rest = recovery.wait();
+    assert!(rest.stdout.contains("the end of task one (failure)"), "{rest:?}");
+    let row = world.row();
+    assert_eq!((row.ending(), row.text("end_source")), ("failure/exit".to_owned(), "spool".to_owned()));
+    assert_eq!(world.sql("SELECT * FROM task_transition").len(), 2);
+    assert!(records(&world.path("state/bookend/bookend.db.d/spool")).is_empty());
+}
+
+/// A small file system of its own.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount(world: &World, name: &str, size: &str) -> Tmpfs {
+        let path = world.path(name);
+        fs::create_dir(&path).expect("a directory");
+        let options = format!("size={size},mode=700");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).status();
+        assert!(mounted.is_ok_and(|s| s.success()), "mounting {}", path.display());
+        Tmpfs(path)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn an_ending_that_finds_the_disk_full_lies_in_the_room_that_was_kept_for_it() {
+    let test = "an_ending_that_finds_the_disk_full";
+    let Some(world) = World::of_bookend(test) else { return };
+    if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
+        return;
+    }
+    let disk = Tmpfs::mount(&world, "disk", "2m");
+    let ledger = world.name("disk/bookend.db");
+    let waiting = Waiting::start(&world, |run| run.env("BOOKEND_LEDGER", &ledger));
+    let filler = disk.0.join("filler");
+    // As much as there is, to the last page.
+    let full = fs::write(&filler, vec![0; 4 << 20]).expect_err("the disk is full");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    waiting.end_in_spool(&world);
+    let spool = disk.0.join("bookend.db.d/spool");
+    assert_eq!(records(&spool), ["one.json"]);
+
+    let still_full = bookend(&world, &["recover", "--ledger", &ledger]);
+    assert_eq!(still_full.end, End::Code(125), "{still_full:?}");
+    assert!(still_full.stderr.contains("free some space there"), "{still_full:?}");
+    fs::remove_file(filler).expect("room again");
+    recover(&world, &["--ledger", &ledger]);
+    let row = &world.sql_of("disk/bookend.db", "SELECT * FROM task_history")[0];
+    assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), ("failure/exit", "spool"));
+    assert!(records(&spool).is_empty());
+}
+
+#[test]
+fn a_first_row_that_finds_the_disk_full_executes_nothing() {
+    let test = "a_first_row_that_finds_the_disk_full";
+    let Some(world) = World::of_bookend(test) else { return };
+    if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
+        return;
+    }
+    let disk = Tmpfs::mount(&world, "disk", "1m");
+    fs::write(disk.0.join("filler"), vec![0; 4 << 20]).expect_err("the disk is full");
+    let ledger = world.name("disk/bookend.db");
+    let refused = world.run_sh("echo ran").env("BOOKEND_LEDGER", &ledger).run().ended(End::Code(125));
+    assert_eq!(refused.stdout, "");
+    assert!(refused.stderr.contains(&world.name("disk")), "{refused:?}");
+}
+
+#[test]
+fn an_ending_that_finds_the_ledger_destroyed_is_kept_and_every_command_says_what_to_do() {
+    let Some(world) = World::of_bookend("an_ending_that_finds_the_ledger_destroyed") else { return };
+    let waiting = Waiting::start(&world, |run| run);
+    // All of it, in place, as a failing disk would.
+    let size = fs::metadata(world.ledger()).expect("the ledger").len();
+    fs::write(world.ledger(), vec![b'x'; size as usize]).expect("a destroyed ledger");
+    for part in ["-wal", "-shm"] {
+        let path = world.name(&format!("state/bookend/bookend.db{part}"));
+        let size = fs::metadata(&path).expect("a part of it").len();
+        fs::write(path, vec![b'x'; size as usize]).expect("a destroyed part");
+    }
+    waiting.end_in_spool(&world);
+    for command in [&["recover"][..], &["list"], &["session", "list"], &["run", "--", "true"]] {
+        let said = bookend(&world, command).ended(End::Code(125));
+        for part in [world.ledger().to_str().expect("UTF-8"), "move it away", ".recover"] {
+            assert!(said.stderr.contains(part), "{part} in {said:?}");
+        }
+    }
+    // Moved away, as it says. The ending belongs to no row of the new one: it is kept.
+    fs::rename(world.path("state/bookend/bookend.db"), world.path("old")).expect("moved away");
+    world.run_sh("true").run().ended(End::Code(0));
+    let spool = world.path("state/bookend/bookend.db.d/spool");
+    assert_eq!(records(&spool), ["one.kept.json"]);
+    let kept: serde_json::Value =
+        serde_json::from_slice(&fs::read(spool.join("one.kept.json")).expect("kept")).expect("JSON");
+    assert_eq!((kept["task"].as_str(), kept["exit_code"].as_i64()), (Some("one"), Some(3)));
+}
+
+#[test]
+fn a_record_that_cannot_be_merged_is_told_of_once() {
+    let Some(world) = World::of_bookend("a_record_that_cannot_be_merged") else { return };
+    world.run_sh("true").run().ended(End::Code(0));
+    let spool = world.path("state/bookend/bookend.db.d/spool");
+    fs::write(spool.join("torn.json"), "{\"version\":1,").expect("a torn record");
+    let report = json(&world, &["recover", "--json"]);
+    assert_eq!(
+        (report["settled"].as_bool(), report["spool"][0]["merged"].as_bool()),
+        (Some(false), Some(false))
+    );
+    assert_eq!(records(&spool), ["torn.kept.json"]);
+    assert!(recover(&world, &[]).contains("nothing to settle"));
+}

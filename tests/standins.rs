@@ -1,0 +1,143 @@
+//! Stand-ins for agents that keep conversations, and the steps that tests of recovery take with them.
+
+use rusqlite::Connection;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::{Cmd, End, Fifo, Output, Proc, World, eventually, state};
+
+pub const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
+
+/// Both end as `$DO` says: `stay` says its pid on `$SAY` in the middle of a tool call and stays; `fail` ends
+/// with an error; otherwise they end well. `$GO` is read before the end.
+const CLAUDE: &str = r#"#!/bin/sh
+while [ $# -gt 0 ]; do
+    case $1 in --session-id | --resume) id=$2; shift ;; esac
+    shift
+done
+folder=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g')
+mkdir -p "$folder" && echo '{}' >>"$folder/$id.jsonl"
+say() { echo "{\"session_id\":\"$id\",$1}"; }
+say '"type":"system","subtype":"init","model":"opus"'
+if [ "$DO" = stay ]; then
+    say '"type":"assistant","message":{"id":"m1","model":"opus","content":[{"type":"tool_use","id":"t1",
+"name":"Bash","input":{}}],"usage":{"input_tokens":100,"output_tokens":20}}' | tr -d '\n'; echo
+    echo "ready $$" >"$SAY"
+    exec sleep 1000
+fi
+[ -z "$GO" ] || read line <"$GO"
+if [ "$DO" = fail ]; then
+    say '"type":"result","subtype":"error_during_execution","is_error":true,"errors":["no"],"num_turns":1'
+    exit 1
+fi
+say '"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":1,"total_cost_usd":0.5'
+"#;
+
+/// It cannot be told the id of a new conversation; with `$FORGET` it does not know the one it is to resume.
+const CURSOR: &str = r#"#!/bin/sh
+while [ $# -gt 0 ]; do
+    case $1 in --resume) id=$2; shift ;; esac
+    shift
+done
+[ -n "$id" ] && [ -z "$FORGET" ] || id=$(cat /proc/sys/kernel/random/uuid)
+say() { echo "{\"session_id\":\"$id\",$1}"; }
+say '"type":"system","subtype":"init","model":"Composer 2"'
+if [ "$DO" = stay ]; then
+    say '"type":"tool_call","subtype":"started","call_id":"t1","tool_call":{"shellToolCall":{"args":{}}}'
+    echo "ready $$" >"$SAY"
+    exec sleep 1000
+fi
+[ -z "$GO" ] || read line <"$GO"
+[ "$DO" != fail ] || { echo broken >&2; exit 1; }
+say '"type":"result","subtype":"success","is_error":false,"result":"done"'
+"#;
+
+pub fn install(world: &World) {
+    world.program("claude", CLAUDE);
+    world.program("cursor-agent", CURSOR);
+}
+
+/// `bookend run --key KEY -- PROGRAM -p go …`, its events read along.
+pub fn dispatch<'w>(world: &'w World, program: &str) -> Cmd<'w> {
+    let mut argv = vec![program, "-p", "go", "--output-format", "stream-json"];
+    if program == "claude" {
+        argv.push("--verbose");
+    }
+    world.run(argv).options(["--key", KEY])
+}
+
+/// A run that is in the middle of a tool call.
+pub struct Busy<'w> {
+    pub world: &'w World,
+    pub supervisor: Proc,
+    pub agent: i32,
+}
+
+impl<'w> Busy<'w> {
+    /// `command` starts an agent that says `ready PID` on the pipe that it finds in `$SAY`.
+    pub fn start(world: &'w World, name: &str, command: impl FnOnce(&Fifo) -> Cmd<'w>) -> Busy<'w> {
+        let mut say = world.fifo(name);
+        let supervisor = command(&say).env("DO", "stay").env("SAY", say.path()).start();
+        let agent = say.pid("ready");
+        Busy { world, supervisor, agent }
+    }
+
+    pub fn of(world: &'w World, program: &str) -> Busy<'w> {
+        Busy::start(world, "say", |_| dispatch(world, program))
+    }
+
+    /// `sleep` under an id, without a key.
+    pub fn sleep(world: &'w World, id: &str) -> Busy<'w> {
+        let script = "echo ready $$ >$SAY; exec sleep 1000";
+        Busy::start(world, &format!("say.{id}"), |_| world.run_sh(script).options(["--id", id]))
+    }
+
+    /// SIGKILL to the supervisor and its agent, and nothing of them is left.
+    pub fn kill_all(self) {
+        let (world, agent) = (self.world, self.agent);
+        self.supervisor.signal(Signal::KILL);
+        self.supervisor.wait();
+        // By then it may have followed: its parent-death signal was SIGTERM.
+        world.bare(["probe", "send", &agent.to_string(), "9"]).run();
+        gone(world, agent);
+    }
+
+    /// SIGKILL to the supervisor alone.
+    pub fn kill_supervisor(self) {
+        self.supervisor.signal(Signal::KILL);
+        self.supervisor.wait();
+    }
+}
+
+pub fn gone(world: &World, pid: i32) {
+    eventually(world.deadline(), &format!("the end of {pid}"), || matches!(state(pid), None | Some('Z')));
+}
+
+pub fn bookend(world: &World, words: &[&str]) -> Output {
+    world.bare(["bookend"].iter().chain(words).copied()).run()
+}
+
+/// `bookend recover`, which settles everything.
+pub fn recover(world: &World, options: &[&str]) -> String {
+    let words: Vec<&str> = ["recover"].iter().chain(options).copied().collect();
+    bookend(world, &words).ended(End::Code(0)).silent().stdout
+}
+
+/// `bookend … --json`
+pub fn json(world: &World, words: &[&str]) -> Value {
+    let output = bookend(world, words);
+    serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+/// Another program's hand in the ledger.
+pub fn change(world: &World, sql: &str) {
+    let ledger = Connection::open(world.ledger()).expect("the ledger");
+    ledger.busy_timeout(std::time::Duration::from_secs(10)).expect("a busy timeout");
+    ledger.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+}
+
+/// The session that the key goes on with, and its last task.
+pub fn linked(world: &World) -> Option<(String, String)> {
+    let rows = world.sql("SELECT session_id, task_id FROM claude_sdk_sessions");
+    rows.first().map(|r| (r.text("session_id"), r.text("task_id")))
+}

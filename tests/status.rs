@@ -1,0 +1,179 @@
+//! How a run ended, and why: what the agent did, what its result says, and who asked it to stop.
+
+use rustix::process::Signal;
+
+use crate::harness::{End, Fifo, Proc, Row, STREAM, World};
+
+const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
+
+fn last(world: &World) -> Row {
+    world.rows().pop().expect("a row")
+}
+
+#[test]
+fn exit_and_result_decide_together() {
+    let Some(world) = World::of_bookend("exit_and_result_decide_together") else { return };
+    for (script, end, ending) in [
+        ("init $id; result $id 1", End::Code(0), "success/"),
+        ("init $id; result $id 1; exit 3", End::Code(3), "failure/exit"),
+        ("init $id; result $id 1; kill -9 $$", End::Signal(9), "failure/signal"),
+        ("init $id; failed $id", End::Code(0), "failure/agent_error"),
+        ("init $id; failed $id; exit 1", End::Code(1), "failure/agent_error"),
+        ("init $id; failed $id; init $id; result $id 1", End::Code(0), "success/"),
+        ("init $id; result $id 1; init $id; failed $id", End::Code(0), "failure/agent_error"),
+        ("init $id; result $id 1; init $id; turn $id m 1 1", End::Code(0), "failure/no_result"),
+        ("init $id", End::Code(0), "failure/no_result"),
+        ("", End::Code(0), "failure/no_result"),
+        ("init $id; exit 143", End::Code(143), "failure/exit"),
+        ("init $id; kill -15 $$", End::Signal(15), "failure/signal"),
+    ] {
+        world.claude(script);
+        world.run(STREAM).run().ended(end);
+        let row = last(&world);
+        assert_eq!(row.ending(), ending, "{script}");
+        let said = if ending == "failure/agent_error" { "no luck" } else { "" };
+        assert_eq!(row.text("error"), said, "{script}");
+    }
+}
+
+/// An agent that has begun, and what it is told to do on its way.
+struct Begun {
+    process: Proc,
+    up: Fifo,
+}
+
+/// A `claude` that says `before`, and at a signal does what `trap` says; a silent one as `TEXT` argv.
+fn begin(world: &World, argv: &[&str], options: &[&str], script: &str) -> Begun {
+    let n = world.argvs().len();
+    let mut up = world.fifo(&format!("up{n}"));
+    let never = world.fifo(&format!("never{n}"));
+    let up_path = up.path();
+    let wait = format!("echo up $$ >{up_path}; while :; do read x <{}; done", never.path());
+    world.claude(&format!("up() {{ echo up $$ >{up_path}; }}\n{}", script.replace("WAIT", &wait)));
+    let process = world.run(argv.iter().copied()).options(options.iter().copied()).own_group().start();
+    up.pid("up");
+    Begun { process, up }
+}
+
+const TEXT: [&str; 3] = ["claude", "-p", "hi"];
+
+#[test]
+fn a_signal_to_the_supervisor_is_the_cause_however_the_agent_leaves() {
+    let Some(world) = World::of_bookend("a_signal_to_the_supervisor_is_the_cause") else { return };
+    for (signal, name, ending) in [
+        (Signal::TERM, "TERM", "interrupted/signal"),
+        (Signal::HUP, "HUP", "interrupted/signal"),
+        (Signal::INT, "INT", "cancelled/operator"),
+        (Signal::QUIT, "QUIT", "cancelled/operator"),
+    ] {
+        for argv in [&STREAM[..], &TEXT] {
+            for code in [0, 1, 143] {
+                let begun = begin(&world, argv, &[], &format!("trap 'exit {code}' {name}; WAIT"));
+                begun.process.signal(signal);
+                begun.process.wait().ended(End::Code(code));
+                let row = last(&world);
+                assert_eq!(row.ending(), ending, "{name}, exit {code}, {argv:?}");
+                assert_eq!(row.number("stop_signal"), Some(signal.as_raw().into()));
+                assert_eq!(row.pid("stop_sender_pid"), std::process::id() as i32);
+                let uid = rustix::process::geteuid().as_raw();
+                assert_eq!(row.number("stop_sender_uid"), Some(uid.into()));
+                assert_eq!(row.number("exit_code"), Some(code.into()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dispatcher_may_cancel_by_sigterm() {
+    let Some(world) = World::of_bookend("a_dispatcher_may_cancel_by_sigterm") else { return };
+    for signal in [Signal::TERM, Signal::HUP] {
+        let begun = begin(&world, &TEXT, &["--on-term", "cancelled"], "WAIT");
+        begun.process.signal(signal);
+        begun.process.wait().ended(End::Signal(signal.as_raw()));
+        assert_eq!(last(&world).ending(), "cancelled/operator");
+    }
+}
+
+#[test]
+fn a_stop_after_the_result_changes_nothing_if_the_agent_ends_well() {
+    let Some(world) = World::of_bookend("a_stop_after_the_result") else { return };
+    let said = format!("init {ID}; result {ID} 0.5");
+    for (said, exit, ending) in [
+        (said.as_str(), 0, "success/"),
+        (said.as_str(), 143, "interrupted/signal"),
+        ("init $id; failed $id", 1, "failure/agent_error"),
+    ] {
+        let begun = begin(&world, &STREAM, &[], &format!("trap 'exit {exit}' TERM; {said}; echo end; WAIT"));
+        let mut process = begun.process;
+        // The result has passed through: it came before the stop.
+        process.said(b"end\n");
+        process.signal(Signal::TERM);
+        process.wait().ended(End::Code(exit));
+        assert_eq!(last(&world).ending(), ending);
+    }
+}
+
+#[test]
+fn a_result_that_the_stop_brought_forth_is_no_success() {
+    let Some(world) = World::of_bookend("a_result_that_the_stop_brought_forth") else { return };
+    let script = format!("trap 'result {ID} 0.5; exit 0' INT TERM; init {ID}; WAIT");
+    for (signal, ending) in [(Signal::INT, "cancelled/operator"), (Signal::TERM, "interrupted/signal")] {
+        let begun = begin(&world, &STREAM, &[], &script);
+        begun.process.signal(signal);
+        begun.process.wait().ended(End::Code(0));
+        let row = last(&world);
+        assert_eq!(row.ending(), ending);
+        assert_eq!(row.real("cost_usd"), Some(0.5), "what it cost is counted all the same");
+    }
+}
+
+/// A program may use Ctrl-C for itself, and go on.
+#[test]
+fn an_interrupt_that_the_agent_used_for_itself_is_no_cause() {
+    let Some(world) = World::of_bookend("an_interrupt_that_the_agent_used") else { return };
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    let script = "trap 'used=1; echo up $$ >../up' INT; echo up $$ >../up\n\
+                  while [ -z \"$used\" ]; do read x <../go; done\n\
+                  until read x <../go; do :; done; exit 0";
+    world.stand_in("tool", script);
+    for (grace, ending) in [("0s", "success/"), ("1h", "cancelled/operator")] {
+        let process = world.run(["tool"]).options(["--grace", grace]).own_group().start();
+        up.pid("up");
+        process.signal(Signal::INT);
+        up.pid("up");
+        go.tell("on");
+        go.tell("on");
+        process.wait().ended(End::Code(0));
+        let row = last(&world);
+        assert_eq!((row.ending(), row.number("stop_signal")), (ending.into(), Some(2)), "{grace}");
+    }
+}
+
+#[test]
+fn a_hang_up_that_was_ignored_is_no_cause() {
+    let Some(world) = World::of_bookend("a_hang_up_that_was_ignored") else { return };
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    world.claude("init $id; echo up $$ >../up; read x <../go; result $id 0.5");
+    let process = world.run(STREAM).with(["ignore=1"]).own_group().start();
+    up.pid("up");
+    process.signal(Signal::HUP);
+    go.tell("on");
+    process.wait().ended(End::Code(0)).silent();
+    let row = world.row();
+    assert_eq!((row.ending(), row.number("stop_signal")), ("success/".into(), None));
+}
+
+#[test]
+fn a_time_out_is_the_cause_even_if_the_agent_ends_well_by_it() {
+    let Some(world) = World::of_bookend("a_time_out_is_the_cause") else { return };
+    for (argv, script) in [
+        (&TEXT[..], "trap 'exit 0' TERM; WAIT"),
+        (&STREAM, "trap 'init $id; result $id 1; exit 0' TERM; WAIT"),
+    ] {
+        let begun = begin(&world, argv, &["--timeout", "100ms"], script);
+        begun.process.wait().ended(End::Code(124));
+        let row = last(&world);
+        assert_eq!((row.ending(), row.number("exit_code")), ("cancelled/timeout".into(), Some(0)));
+        drop(begun.up);
+    }
+}
