@@ -290,6 +290,10 @@ impl<'a> Supervisor<'a> {
                 failpoint::hit("run.attending").map_err(watching)?;
             }
             if let Some(ended) = self.agent.ended {
+                // Its end may be told before how its exec went.
+                if self.agent.child.report().is_some() {
+                    self.on_ready(Source::Report)?;
+                }
                 self.phase = Phase::After;
                 self.timers = Timers::default();
                 self.ladder = Ladder::new(self.limits.grace);
