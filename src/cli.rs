@@ -27,9 +27,12 @@ use crate::redispatch;
 use crate::run;
 use crate::session_cmd;
 use crate::show;
+use crate::stats;
 use crate::task::{OnTerm, Status};
+use crate::timeline;
 use operator::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
+    StatsArgs, TimelineArgs,
 };
 use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
@@ -68,6 +71,8 @@ enum Command {
     Artifact(ArtifactArgs),
     Cancel(CancelArgs),
     Prune(PruneArgs),
+    Stats(StatsArgs),
+    Timeline(TimelineArgs),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -134,7 +139,7 @@ struct RunArgs {
     /// Do not execute the agent unless it has this skill
     #[arg(long, env = "BOOKEND_REQUIRE_SKILL", value_name = "NAME")]
     require_skill: Option<String>,
-    /// End the agent after this long (30s, 10m, 2h; a bare number is seconds)
+    /// End the agent this long after it was executed (30s, 10m, 2h; a bare number is seconds; 0: never)
     #[arg(long, env = "BOOKEND_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
     /// End the agent after this long without output; only where its output is captured as it comes
@@ -231,6 +236,8 @@ pub enum Request {
     Artifact(artifact::Request),
     Cancel(cancel::Request),
     Prune(prune::Request),
+    Stats(stats::Request),
+    Timeline(timeline::Request),
     Doctor(doctor::Request),
     /// Bare `bookend`.
     Overview {
@@ -263,6 +270,8 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Artifact(a) => Request::Artifact(a.request()),
         Command::Cancel(a) => Request::Cancel(a.request()),
         Command::Prune(a) => Request::Prune(a.request()),
+        Command::Timeline(a) => Request::Timeline(a.request()),
+        Command::Stats(a) => Request::Stats(a.request()),
         Command::Doctor(a) => Request::Doctor(a.request()),
         Command::Completions(a) => Request::Say(generate::completions(Cli::command(), a.shell)),
         Command::Man(a) => Request::Man(pages::Request {

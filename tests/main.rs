@@ -23,6 +23,7 @@ mod orphans;
 mod prune;
 mod recover;
 mod run;
+mod scale;
 mod sessions;
 mod signals;
 mod spool;
