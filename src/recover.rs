@@ -18,6 +18,7 @@ use crate::ledger::{
     self, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Location, Taken, Withdrawn,
 };
 use crate::process::caller::Caller;
+use crate::process::marked;
 use crate::process::watch::Watch;
 use crate::recovery::{self, Dead, Marked};
 use crate::redispatch::{self, Lacks};
@@ -216,7 +217,9 @@ impl Recovery<'_> {
     /// left-overs were ended.
     fn end_orphans(&mut self) -> Result<(), Error> {
         let mut tasks = Vec::new();
-        for id in recovery::marked_tasks()? {
+        let marked = marked::tasks()
+            .map_err(|e| Error::failed(format!("looking for what ended tasks left running: {e}")))?;
+        for id in marked {
             if let Named::One(task) = self.ledger.task(&id)?
                 && task.id == id
                 && recovery::leaves_no_process(&task)

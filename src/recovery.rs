@@ -1,6 +1,5 @@
 //! Recovery: whether a task that the ledger calls running is, and the settling of one that is not.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,7 +12,6 @@ use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
 use crate::process::leftovers::{self, Hunt, Policy, Seat, Summary};
-use crate::process::marked;
 use crate::process::oom;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
 
@@ -144,14 +142,6 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
             Dead { task, leftovers, expired: false }
         })
         .collect())
-}
-
-/// The ids of the tasks whose mark some process of ours carries.
-///
-/// # Errors
-/// When /proc cannot be read.
-pub fn marked_tasks() -> Result<BTreeSet<String>, Error> {
-    marked::tasks().map_err(|e| Error::failed(format!("looking for what ended tasks left running: {e}")))
 }
 
 /// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.

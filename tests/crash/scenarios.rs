@@ -100,9 +100,7 @@ fn ruins(world: &World) {
     dies(world, under("behind the gate", &["agent", "ok"]), "claim.committed:kill");
     under("in the spool", &cursor("ok")).env("BOOKEND_FAILPOINT", "end.begun:io").run().ended(End::Code(0));
     // As the program writes it that was there before bookend.
-    let theirs = rusqlite::Connection::open(world.ledger()).expect("the ledger");
-    let foreign = "INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('theirs', 'unknown')";
-    theirs.execute(foreign, []).expect("a session of theirs");
+    world.write("INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('theirs', 'unknown')");
     dies(world, under("spooling", &cursor("ok")), "end.begun:io,spool.filled:kill");
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Seek};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -72,14 +73,14 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
                         if n >= runs {
                             break;
                         }
-                        let (fate, end) =
+                        let (fate, end, said) =
                             one(&world, Dice(seed ^ (n as u64).wrapping_mul(0x2545_f491_4f6c_dd1d)));
                         *met.lock().expect("the count").entry((fate, end.clone())).or_insert(0usize) += 1;
                         if !["0", "3", "75", "signal 9", "signal 15"].contains(&end.as_str()) {
                             wrong
                                 .lock()
                                 .expect("the list")
-                                .push(format!("run {n}, {fate:?}, left with {end}"));
+                                .push(format!("run {n}, {fate:?}, left with {end}: {said}"));
                         }
                     }
                 })
@@ -149,7 +150,7 @@ fn bookend(world: &World) -> Command {
 }
 
 /// One run and what befalls it.
-fn one(world: &World, mut dice: Dice) -> (Fate, String) {
+fn one(world: &World, mut dice: Dice) -> (Fate, String, String) {
     let mut command = bookend(world);
     command.args(["run", "-q", "--grace", "200ms"]);
     if dice.roll(8) > 0 {
@@ -181,7 +182,8 @@ fn one(world: &World, mut dice: Dice) -> (Fate, String) {
         0 => command.args(["agent", how]),
         _ => command.args(cursor(how)),
     };
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut errors = tempfile::tempfile().expect("a file for stderr");
+    command.stdout(Stdio::null()).stderr(errors.try_clone().expect("stderr"));
     let mut child = command.spawn().expect("a run");
     let moment = Duration::from_micros(dice.roll(LATEST_US));
     if fate != Fate::Spared {
@@ -195,7 +197,10 @@ fn one(world: &World, mut dice: Dice) -> (Fate, String) {
         Fate::Told => tell(&child),
         Fate::AgentKilled | Fate::Spared => {}
     }
-    (fate, end(child.wait().expect("its end")))
+    let end = end(child.wait().expect("its end"));
+    let mut said = String::new();
+    errors.rewind().and_then(|()| errors.read_to_string(&mut said)).expect("what it said");
+    (fate, end, said)
 }
 
 fn end(status: ExitStatus) -> String {
