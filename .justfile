@@ -20,3 +20,7 @@ ci:
 real claude:
     cargo build --examples
     BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real
+
+# The tests on a really booted systemd, each on a machine of its own; needs root.
+systemd *args:
+    cargo test --test systemd {{args}}
