@@ -1,5 +1,7 @@
 //! The command line, turned into plain requests. No logic; nobody below sees clap.
 
+mod generate;
+mod operator;
 mod settle;
 
 use std::ffi::OsString;
@@ -7,20 +9,29 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::adopt;
+use crate::artifact;
+use crate::audit;
+use crate::cancel;
+use crate::doctor;
 use crate::list;
 use crate::log;
+use crate::pages;
 use crate::process::leftovers::Policy;
+use crate::prune;
 use crate::recover;
 use crate::redispatch;
 use crate::run;
 use crate::session_cmd;
 use crate::show;
 use crate::task::{OnTerm, Status};
-use settle::{RecoverArgs, RedispatchArgs, SessionCommand};
+use operator::{
+    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
+};
+use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
@@ -45,7 +56,7 @@ struct Cli {
     log: LogArg,
 
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +64,13 @@ enum Command {
     Run(Box<RunArgs>),
     List(ListArgs),
     Show(ShowArgs),
+    Audit(AuditArgs),
+    Artifact(ArtifactArgs),
+    Cancel(CancelArgs),
+    Prune(PruneArgs),
+    Doctor(DoctorArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
     Recover(RecoverArgs),
     Redispatch(RedispatchArgs),
     #[command(subcommand)]
@@ -116,7 +134,7 @@ struct RunArgs {
     /// Do not execute the agent unless it has this skill
     #[arg(long, env = "BOOKEND_REQUIRE_SKILL", value_name = "NAME")]
     require_skill: Option<String>,
-    /// End the agent after this long (30s, 10m, 2h; a bare number is seconds)
+    /// End the agent this long after it was executed (30s, 10m, 2h; a bare number is seconds; 0: never)
     #[arg(long, env = "BOOKEND_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
     /// End the agent after this long without output; only where its output is captured as it comes
@@ -198,48 +216,6 @@ enum LeftoversArg {
     Leave,
 }
 
-/// Show tasks, what runs first, then the newest
-#[derive(Debug, Args)]
-#[command(visible_alias = "ls")]
-struct ListArgs {
-    /// Only tasks of this status
-    #[arg(long, value_name = "STATUS", value_parser = status)]
-    status: Option<Status>,
-    /// Only tasks under this key
-    #[arg(long)]
-    key: Option<String>,
-    /// At most this many
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
-    limit: usize,
-    /// As one JSON object: {"ledger", "tasks": [...]}
-    #[arg(long, conflicts_with = "jsonl")]
-    json: bool,
-    /// As JSON, one task a line
-    #[arg(long)]
-    jsonl: bool,
-}
-
-/// Show all that is known of one task
-#[derive(Debug, Args)]
-struct ShowArgs {
-    /// The task's id, or enough of its beginning
-    id: String,
-    /// As one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-/// Make the database of another program the ledger
-///
-/// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row and
-/// column stays, and the program that owns it goes on working. A backup is left beside it. All of it is one
-/// transaction: interrupted, the file is what it was. Called again it does nothing.
-#[derive(Debug, Args)]
-struct AdoptArgs {
-    /// The SQLite file that has the tables
-    file: PathBuf,
-}
-
 /// What the user asked for.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
@@ -251,6 +227,18 @@ pub enum Request {
     Run(Box<run::Request>),
     List(list::Request),
     Show(show::Request),
+    Audit(audit::Request),
+    Artifact(artifact::Request),
+    Cancel(cancel::Request),
+    Prune(prune::Request),
+    Doctor(doctor::Request),
+    /// Bare `bookend`.
+    Overview {
+        stale_after: Duration,
+    },
+    /// Text that the command line made of itself.
+    Say(String),
+    Man(pages::Request),
     Recover(recover::Request),
     Redispatch(redispatch::Request),
     Session(session_cmd::Request),
@@ -263,23 +251,29 @@ pub enum Request {
 /// clap's own message with its exit code; help and version come this way too.
 pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let cli = Cli::try_parse_from(args)?;
-    let request = match cli.command {
+    let Some(command) = cli.command else {
+        let request = Request::Overview { stale_after: operator::STALE };
+        return Ok(Invocation { ledger: cli.ledger, log: log::To::Auto, request });
+    };
+    let request = match command {
         Command::Run(args) => Request::Run(Box::new(run_request(*args))),
-        Command::List(a) => Request::List(list::Request {
-            status: a.status,
-            key: a.key,
-            limit: a.limit,
-            output: match (a.json, a.jsonl) {
-                (true, _) => list::Output::Json,
-                (_, true) => list::Output::JsonLines,
-                _ => list::Output::Table,
-            },
+        Command::List(a) => Request::List(a.request()),
+        Command::Show(a) => Request::Show(a.request()),
+        Command::Audit(a) => Request::Audit(a.request()),
+        Command::Artifact(a) => Request::Artifact(a.request()),
+        Command::Cancel(a) => Request::Cancel(a.request()),
+        Command::Prune(a) => Request::Prune(a.request()),
+        Command::Doctor(a) => Request::Doctor(a.request()),
+        Command::Completions(a) => Request::Say(generate::completions(Cli::command(), a.shell)),
+        Command::Man(a) => Request::Man(pages::Request {
+            pages: generate::man(Cli::command()),
+            command: a.command,
+            dir: a.dir,
         }),
-        Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
-        Command::Show(a) => Request::Show(show::Request { id: a.id, json: a.json }),
         Command::Recover(a) => Request::Recover(a.request()),
         Command::Redispatch(a) => Request::Redispatch(a.request()),
         Command::Session(command) => Request::Session(command.request()),
+        Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
     };
     let log = match cli.log {
         LogArg::Auto => log::To::Auto,
@@ -386,7 +380,6 @@ fn status(word: &str) -> Result<Status, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

@@ -40,6 +40,8 @@ pub enum Kind {
     UnsafeResume,
     /// bookend could not do its work; before the agent ran, nothing was executed.
     Failed,
+    /// Nobody reads our stdout any more.
+    ReaderGone,
 }
 
 impl Error {
@@ -68,7 +70,7 @@ impl Error {
             Kind::Nothing => exit_code::NOTHING,
             Kind::Busy => exit_code::BUSY,
             Kind::UnsafeResume => exit_code::UNSAFE_RESUME,
-            Kind::Failed => exit_code::FAILED,
+            Kind::Failed | Kind::ReaderGone => exit_code::FAILED,
         }
     }
 }

@@ -4,16 +4,24 @@
 
 mod adopt;
 mod agent;
+mod artifact;
+mod audit;
+mod cancel;
 mod claim;
 mod cli;
 mod clock;
+mod doctor;
 mod error;
 mod failpoint;
 mod hook;
 mod ledger;
 mod list;
+mod liveness;
 mod log;
+mod overview;
+mod pages;
 mod process;
+mod prune;
 mod recover;
 mod recovery;
 mod redispatch;
@@ -21,13 +29,14 @@ mod run;
 mod session;
 mod session_cmd;
 mod show;
+mod stdout;
 mod supervise;
 mod sys;
 mod task;
 mod view;
+mod worktree;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tracing::level_filters::LevelFilter;
@@ -87,24 +96,29 @@ fn start() -> Leave {
         }
         Request::Session(request) => {
             log::start(LevelFilter::WARN, invocation.log);
-            session_cmd::session(request, ledger).and_then(print)
+            session_cmd::session(request, ledger).and_then(|text| say(&text))
         }
-        Request::List(request) => list::list(request, ledger).and_then(print),
-        Request::Adopt(request) => adopt::adopt(request).and_then(print),
-        Request::Show(request) => show::show(request, ledger).and_then(print),
+        Request::Adopt(request) => adopt::adopt(request).and_then(|text| say(&text)),
+        Request::List(request) => list::list(request, ledger),
+        Request::Show(request) => show::show(request, ledger),
+        Request::Artifact(request) => artifact::add(request, ledger),
+        Request::Audit(request) => audit::audit(request, ledger),
+        Request::Cancel(request) => cancel::cancel(request, ledger),
+        Request::Prune(request) => prune::prune(request, ledger),
+        Request::Doctor(request) => doctor::doctor(request, ledger),
+        Request::Overview { stale_after } => overview::overview(ledger, *stale_after),
+        Request::Say(text) => say(text),
+        Request::Man(request) => pages::man(request),
     };
     done.unwrap_or_else(|e| {
+        if e.kind == Kind::ReaderGone {
+            return Leave::Signal(libc::SIGPIPE);
+        }
         log::fail(&e.to_string());
         Leave::Code(e.code())
     })
 }
 
-/// A reader that has gone is no error of ours, and ends us as it ends any filter.
-fn print(text: String) -> Result<Leave, Error> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(Leave::Code(0)),
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(Leave::Signal(libc::SIGPIPE)),
-        Err(e) => Err(Error::new(Kind::Failed, format!("writing to stdout: {e}"))),
-    }
+fn say(text: &str) -> Result<Leave, Error> {
+    stdout::print(text).map(|()| Leave::Code(0))
 }

@@ -64,8 +64,8 @@ fn same_host(task: &Task, here: &Place) -> bool {
     at.boot_id == here.boot_id || at.host.is_empty() || at.host == here.host
 }
 
-/// What the live lock says of a task whose supervisor may just have died: a child that it had forked holds the
-/// lock too until it executes, or notices and leaves. That takes no time, but it is waited for.
+/// What the live lock says of a task whose supervisor may just have died: a child that it had forked holds
+/// the lock too until it executes, or notices and leaves. That takes no time, but it is waited for.
 ///
 /// # Errors
 /// When the ledger's `live` file cannot be asked.

@@ -53,10 +53,13 @@ struct Options {
     retention_s: u64,
     cwd_at_start: PathBuf,
     stdin_at_start: String,
+    /// The output was read as it came: silence was a sign.
+    #[serde(default)]
+    read_along: bool,
 }
 
 /// The JSON of a run's options, for its row.
-pub fn options_of(request: &run::Request, cwd: PathBuf) -> String {
+pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> String {
     let text = |o: &Option<OsString>| o.as_ref().map(|v| v.to_string_lossy().into_owned());
     let lossy = |p: &Path| PathBuf::from(p.to_string_lossy().into_owned());
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
@@ -83,6 +86,7 @@ pub fn options_of(request: &run::Request, cwd: PathBuf) -> String {
         retention_s: request.retention.as_secs(),
         cwd_at_start: lossy(&cwd),
         stdin_at_start: sys::kind_of_stdin().to_owned(),
+        read_along,
     };
     // Text and numbers only: there is nothing that JSON could not hold.
     serde_json::to_string(&options).unwrap_or_default()

@@ -1,13 +1,18 @@
-//! `bookend show`: all that the ledger knows of one task.
+//! `bookend show`: all that the ledger knows of one task, and where to look further.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use jiff::Timestamp;
 
+use crate::agent::{self, Plan};
 use crate::error::{Error, Kind};
 use crate::ledger::{self, Found, Ledger, Location};
-use crate::task::Task;
-use crate::view::{self, History, Screen};
+use crate::liveness;
+use crate::run::Leave;
+use crate::stdout::print;
+use crate::task::{Status, Task, Verdict};
+use crate::view::{self, Further, History, Screen};
 
 /// What `bookend show` was asked for.
 #[derive(Debug)]
@@ -17,19 +22,24 @@ pub struct Request {
     pub json: bool,
 }
 
-/// The text for stdout.
+/// Shows the task.
 ///
 /// # Errors
 /// When the ledger cannot be read, no task has such an id, or several have.
-pub fn show(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
+pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     let at = ledger::locate(ledger)?;
-    let (ledger, task) = find(&request.id, &at)?;
+    let (ledger, mut task) = find(&request.id, &at)?;
+    let verdict = liveness::verdict(&ledger, &mut task)?;
     let history = history(&ledger, &task)?;
-    Ok(if request.json {
-        view::detail_json(&task, &history)
-    } else {
-        view::detail(&task, &history, Timestamp::now(), Screen::of(&std::io::stdout()))
-    })
+    let text = match request.json {
+        true => view::detail_json(&task, &history),
+        false => {
+            let further = further(verdict, &task, &history);
+            view::detail(&task, &history, &further, Timestamp::now(), Screen::of(&std::io::stdout()))
+        }
+    };
+    print(&text)?;
+    Ok(Leave::Code(0))
 }
 
 /// The task of an id, or of the beginning of one, with the ledger that it was read from.
@@ -42,18 +52,31 @@ pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
         let message = format!("no task {id}: there is no ledger yet at {path}");
         return Err(Error::new(Kind::Nothing, message));
     };
-    let task = match ledger.task(id)? {
-        Found::One(task) => *task,
+    let task = find_in(&ledger, id)?;
+    Ok((ledger, task))
+}
+
+/// As [`find`], in a ledger that is open.
+///
+/// # Errors
+/// When the ledger cannot be read, no task has such an id, or several have.
+pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
+    match ledger.task(id)? {
+        Found::One(task) => Ok(*task),
         Found::None => {
-            let message = format!("no task {id} in the ledger {path}");
-            return Err(Error::new(Kind::Nothing, message).hint("bookend list shows the ids"));
+            let message = format!("no task {id} in the ledger {}", ledger.path().display());
+            Err(Error::new(Kind::Nothing, message).hint("bookend list shows the ids"))
         }
         Found::Ambiguous(ids) => {
-            let message = format!("several tasks begin with {id:?}:\n  {}", ids.join("\n  "));
-            return Err(Error::usage(message).hint("give more of the id"));
+            let tasks = ids.iter().filter_map(|id| match ledger.task(id) {
+                Ok(Found::One(task)) => Some(format!("{id}  {}  {}", task.status, task.started_at)),
+                _ => None,
+            });
+            let tasks = tasks.collect::<Vec<_>>().join("\n  ");
+            Err(Error::usage(format!("several tasks begin with {id:?}:\n  {tasks}"))
+                .hint("give more of the id"))
         }
-    };
-    Ok((ledger, task))
+    }
 }
 
 fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
@@ -65,4 +88,25 @@ fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
         },
         invalidations: ledger.invalidations_of_task(&task.id)?,
     })
+}
+
+fn further(verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
+    let running = task.status == Status::Running;
+    let program = task.argv.as_ref().and_then(|argv| argv.first());
+    let adapter = program.and_then(|p| agent::adapter(OsStr::new(p), task.agent_type.as_deref()).ok());
+    let conversation = adapter.zip(task.session_id.as_deref()).filter(|(a, _)| a.tracks_sessions());
+    let cwd = Path::new(task.cwd.as_deref().unwrap_or("/"));
+    let transcript = conversation.and_then(|(a, session)| a.transcript(cwd, session)).filter(|t| t.exists());
+    let resume = conversation.zip(program).filter(|_| !running).map(|((a, session), program)| {
+        let args = a.argv(&[], &Plan::Resume(session.to_owned()));
+        let words =
+            std::iter::once(program.clone()).chain(args.iter().map(|w| w.to_string_lossy().into_owned()));
+        (cwd.to_path_buf(), words.collect())
+    });
+    Further {
+        verdict,
+        transcript,
+        resume,
+        withdrawn: history.invalidations.iter().any(|i| i.restored_at.is_none()),
+    }
 }

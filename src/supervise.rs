@@ -32,6 +32,8 @@ use crate::task::{
 
 /// How often partial counts are written while the agent runs, at most.
 const PROGRESS: Duration = Duration::from_secs(1);
+/// How often it is written that the agent still says something, at most.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// Bytes of a prepare command's output that are kept.
 const TAIL: usize = 4096;
 
@@ -288,6 +290,10 @@ impl<'a> Supervisor<'a> {
                 failpoint::hit("run.attending").map_err(watching)?;
             }
             if let Some(ended) = self.agent.ended {
+                // Its end may be told before how its exec went.
+                if self.agent.child.report().is_some() {
+                    self.on_ready(Source::Report)?;
+                }
                 self.phase = Phase::After;
                 self.timers = Timers::default();
                 self.ladder = Ladder::new(self.limits.grace);
@@ -747,6 +753,10 @@ impl<'a> Supervisor<'a> {
             || observed.tool_in_flight != self.written.tool;
         if news && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
+        }
+        // Output that changes no count is a sign of life too: the audit takes long silence for a hang.
+        if now > self.written.at.unwrap_or(self.row.started) + SIGN_OF_LIFE {
+            self.timers.progress = Some(now);
         }
         Ok(())
     }

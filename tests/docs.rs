@@ -97,7 +97,21 @@ fn the_readme_names_every_command_and_every_option_it_names_exists() {
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md");
     let world = world();
     let help = |command: &str| world.bare(["bookend", command, "--help"]).run().ended(End::Code(0)).stdout;
-    let known: String = ["run", "list", "show"].map(help).concat();
+    let known: String = [
+        "run",
+        "list",
+        "show",
+        "audit",
+        "cancel",
+        "prune",
+        "doctor",
+        "recover",
+        "redispatch",
+        "adopt",
+        "man",
+    ]
+    .map(help)
+    .concat();
     // What is for machines with systemd or just is followed there, in tests/systemd.
     let (ours, machines): (Vec<_>, Vec<_>) =
         text.split("```").enumerate().partition(|(n, part)| n % 2 == 0 || !part.starts_with("bash\n"));

@@ -2,6 +2,8 @@
 
 mod adapters;
 mod adopt;
+mod audit;
+mod cancel;
 mod capture;
 mod crash;
 mod descriptors;
@@ -16,7 +18,9 @@ mod ledger;
 mod leftovers;
 mod limits;
 mod look;
+mod operator;
 mod orphans;
+mod prune;
 mod recover;
 mod run;
 mod sessions;

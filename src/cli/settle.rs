@@ -1,12 +1,15 @@
-//! The command lines of what settles and repeats: `recover`, `redispatch`, `session`.
+//! The commands that settle: what died, its sessions, its next run; and the adoption of a database.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand};
 
 use super::{duration, level, when_busy};
-use crate::{recover, redispatch, session_cmd};
+use crate::recover;
+use crate::redispatch;
+use crate::session_cmd;
 
 /// Settle what died: find it, end what it left, mark it, and tell
 ///
@@ -122,6 +125,17 @@ pub enum SessionCommand {
     },
 }
 
+/// Make the database of another program the ledger
+///
+/// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row and
+/// column stays, and the program that owns it goes on working. A backup is left beside it. All of it is one
+/// transaction: interrupted, the file is what it was. Called again it does nothing.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// The SQLite file that has the tables
+    pub file: PathBuf,
+}
+
 impl RecoverArgs {
     pub fn request(self) -> recover::Request {
         recover::Request {
@@ -148,13 +162,14 @@ impl RedispatchArgs {
 
 impl SessionCommand {
     pub fn request(self) -> session_cmd::Request {
-        use session_cmd::Request;
         match self {
-            SessionCommand::List { json } => Request::List { json },
-            SessionCommand::Show { key, json } => Request::Show { key, json },
-            SessionCommand::ResumeId { key, json } => Request::ResumeId { key, json },
-            SessionCommand::Invalidate { key, reason, json } => Request::Invalidate { key, reason, json },
-            SessionCommand::Restore { key, json } => Request::Restore { key, json },
+            SessionCommand::List { json } => session_cmd::Request::List { json },
+            SessionCommand::Show { key, json } => session_cmd::Request::Show { key, json },
+            SessionCommand::ResumeId { key, json } => session_cmd::Request::ResumeId { key, json },
+            SessionCommand::Invalidate { key, reason, json } => {
+                session_cmd::Request::Invalidate { key, reason, json }
+            }
+            SessionCommand::Restore { key, json } => session_cmd::Request::Restore { key, json },
         }
     }
 }

@@ -192,7 +192,7 @@ fn why(ending: &Ending) -> String {
 }
 
 /// `secs` after the time `at`; beyond the calendar it is its end.
-fn later(at: &str, secs: i64) -> String {
+pub fn later(at: &str, secs: i64) -> String {
     let from = at.parse().unwrap_or_else(|_| Timestamp::now());
     let until = from.checked_add(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MAX);
     super::text(until)

@@ -5,13 +5,17 @@
 
 mod adopt;
 mod aftermath;
+mod artifacts;
+mod audit;
 mod claim;
 mod dialect;
 mod ending;
 mod error;
+mod listing;
 mod live;
 mod open;
 mod place;
+mod prune;
 mod sessions;
 mod spool;
 mod tasks;
@@ -35,11 +39,19 @@ pub use aftermath::Withdrawn;
 pub use claim::Claim;
 pub use ending::Finished;
 pub use error::{LedgerError, Result};
+pub use listing::Filter;
 pub use live::{LiveEvidence, LiveLock, Taken};
 pub use place::{ChosenBy, Location, locate};
+pub use prune::{Due, Pruned};
 pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
-pub use tasks::{Delivery, Filter, Found, Seen};
+pub use tasks::{Delivery, Found, Seen};
+
+/// The version of the SQLite that is built in.
+pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
+    Ok(version) => version,
+    Err(_) => "of unknown version",
+};
 
 /// How long a write waits for a locked ledger that is not worth keeping the run's loop from its work.
 const BRIEF: std::time::Duration = std::time::Duration::from_millis(250);
@@ -202,11 +214,6 @@ impl Ledger {
     }
 
     // Reading.
-
-    /// The running tasks first, then those that ended, each newest first.
-    pub fn tasks(&self, filter: &Filter) -> Result<Vec<Task>> {
-        tasks::list(&self.conn, filter).map_err(self.failed("reading tasks"))
-    }
 
     /// The task of an id, or of the beginning of one.
     pub fn task(&self, id_or_prefix: &str) -> Result<Found> {

@@ -7,15 +7,6 @@ use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime};
 use super::live::LiveLock;
 use crate::task::{Counts, Identity, NewTask, Status, Task, Transition};
 
-/// Which tasks to read.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    pub status: Option<Status>,
-    pub key: Option<String>,
-    /// `None`: all of them.
-    pub limit: Option<usize>,
-}
-
 /// What an id, or the beginning of one, names.
 #[derive(Debug)]
 pub enum Found {
@@ -59,7 +50,7 @@ impl Delivery {
 
 /// The columns in the order in which [`task_of_row`] reads them.
 macro_rules! select {
-    ($rest:literal) => {
+    ($($rest:literal),+) => {
         concat!(
             "SELECT id, key, repo, issue_number, user, agent, agent_type, model, provider, status, reason,
              error, started_at, finished_at, duration_ms, cost_usd, session_cost_usd, turns, input_tokens,
@@ -71,23 +62,13 @@ macro_rules! select {
              hinted_at, user_argv, run_options, leftovers, parent_id, oom_kills_before,
              tool_in_flight, context_lost
              FROM task_history ",
-            $rest
+            $($rest),+
         )
     };
 }
+pub(super) use select;
 
 const SELECT_BY_ID: &str = select!("WHERE id = ?1");
-const SELECT_RUNNING: &str = select!(
-    "WHERE status = 'running' AND (?1 IS NULL OR key = ?1) ORDER BY started_at DESC, rowid DESC LIMIT ?2"
-);
-const SELECT_ENDED: &str = select!("WHERE status <> 'running' ORDER BY started_at DESC, rowid DESC LIMIT ?1");
-const SELECT_ENDED_BY_KEY: &str =
-    select!("WHERE status <> 'running' AND key = ?1 ORDER BY started_at DESC, rowid DESC LIMIT ?2");
-const SELECT_ENDED_BY_STATUS: &str =
-    select!("WHERE status <> 'running' AND status = ?1 ORDER BY started_at DESC, rowid DESC LIMIT ?2");
-const SELECT_ENDED_BY_BOTH: &str = select!(
-    "WHERE status <> 'running' AND +status = ?1 AND key = ?2 ORDER BY started_at DESC, rowid DESC LIMIT ?3"
-);
 const SELECT_HOLDER: &str = select!("WHERE status = 'running' AND key = ?1");
 const SELECT_RUNNING_WITH_SESSION: &str = select!(
     "WHERE status = 'running' AND session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
@@ -209,26 +190,7 @@ pub fn last_session_cost(
     conn.query_row(SELECT_LAST_SESSION_COST, (session_id, provider), |row| row.get(0)).optional()
 }
 
-/// The running ones first, then those that ended, each newest first.
-pub fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
-    let limit = filter.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    let key = filter.key.as_deref();
-    let mut tasks = match filter.status {
-        None | Some(Status::Running) => all(conn, SELECT_RUNNING, (key, limit))?,
-        Some(_) => Vec::new(),
-    };
-    let left = limit.saturating_sub(tasks.len() as i64);
-    tasks.extend(match (filter.status, key) {
-        (Some(Status::Running), _) => Vec::new(),
-        (None, None) => all(conn, SELECT_ENDED, [left])?,
-        (None, Some(key)) => all(conn, SELECT_ENDED_BY_KEY, (key, left))?,
-        (Some(status), None) => all(conn, SELECT_ENDED_BY_STATUS, (status.as_str(), left))?,
-        (Some(status), Some(key)) => all(conn, SELECT_ENDED_BY_BOTH, (status.as_str(), key, left))?,
-    });
-    Ok(tasks)
-}
-
-fn all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Task>> {
+pub fn all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Task>> {
     conn.prepare(sql)?.query_map(params, task_of_row)?.collect()
 }
 
@@ -366,7 +328,7 @@ fn json_array(words: &[String]) -> String {
     Value::from(words).to_string()
 }
 
-fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
+pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
     let mut column = 0..;
     let word;
     macro_rules! next {
@@ -467,16 +429,8 @@ mod tests {
 
     #[test]
     fn no_query_grows_with_history_but_by_what_it_returns() {
-        let conn = Connection::open_in_memory().unwrap();
-        dialect::register(&conn, None).unwrap();
-        conn.execute_batch(include_str!("migrations/001.sql")).unwrap();
-        for sql in [
+        super::super::tests::each_uses_an_index(&[
             SELECT_BY_ID,
-            SELECT_RUNNING,
-            SELECT_ENDED,
-            SELECT_ENDED_BY_KEY,
-            SELECT_ENDED_BY_STATUS,
-            SELECT_ENDED_BY_BOTH,
             SELECT_HOLDER,
             SELECT_RUNNING_WITH_SESSION,
             SELECT_LAST_OF_SESSION,
@@ -485,18 +439,6 @@ mod tests {
             SELECT_TRANSITIONS,
             SELECT_UNDELIVERED,
             SELECT_UNHINTED,
-        ] {
-            let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-            let params = explain.parameter_count();
-            let steps: Vec<String> = explain
-                .query_map(rusqlite::params_from_iter(vec!["x"; params]), |row| row.get(3))
-                .unwrap()
-                .collect::<rusqlite::Result<_>>()
-                .unwrap();
-            let plan = steps.join("; ");
-            assert!(plan.contains("USING INDEX") || plan.contains("USING COVERING INDEX"), "{sql}: {plan}");
-            assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
-            eprintln!("{plan}");
-        }
+        ]);
     }
 }

@@ -31,6 +31,12 @@ pub fn carries_mark(pid: i32, task_id: &str) -> Mark {
     read_mark(CWD, format!("/proc/{pid}/environ").as_bytes(), &mark_of(task_id), &mut Vec::new()).0
 }
 
+/// The id of the task whose mark stands in an environment.
+pub(super) fn marked_id(environ: &[u8]) -> Option<String> {
+    let id = environ.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"BOOKEND_TASK_ID="))?;
+    String::from_utf8(id.to_vec()).ok().filter(|id| !id.is_empty())
+}
+
 /// As [`carries_mark`], of the environment at `path` under `dir`, with the user it belongs to (the
 /// process's effective one) where it could be opened.
 pub(super) fn read_mark(
@@ -39,10 +45,24 @@ pub(super) fn read_mark(
     mark: &[u8],
     buf: &mut Vec<u8>,
 ) -> (Mark, Option<u32>) {
+    let (environ, owner) = read_environ(dir, path, buf);
+    let mark = match environ {
+        Ok(environ) if has_entry(environ, mark) => Mark::Carried,
+        Ok(_) | Err(Errno::NOENT | Errno::SRCH) => Mark::Absent,
+        Err(_) => Mark::Unreadable,
+    };
+    (mark, owner)
+}
+
+/// The environment at `path` under `dir`, and the user it belongs to where it could be opened.
+pub(super) fn read_environ<'a>(
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    buf: &'a mut Vec<u8>,
+) -> (rustix::io::Result<&'a [u8]>, Option<u32>) {
     let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
-        Err(Errno::NOENT | Errno::SRCH) => return (Mark::Absent, None),
-        Err(_) => return (Mark::Unreadable, None),
+        Err(e) => return (Err(e), None),
     };
     let owner = rustix::fs::fstat(&file).ok().map(|s| s.st_uid);
     let mut len = 0;
@@ -54,17 +74,21 @@ pub(super) fn read_mark(
             Ok(0) => break,
             Ok(n) => len += n,
             Err(Errno::INTR) => {}
-            Err(Errno::SRCH) => return (Mark::Absent, owner),
-            Err(_) => return (Mark::Unreadable, owner),
+            Err(e) => return (Err(e), owner),
         }
     }
-    let mark = if has_entry(&buf[..len], mark) { Mark::Carried } else { Mark::Absent };
-    (mark, owner)
+    (Ok(&buf[..len]), owner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mark_tells_whose_a_process_is() {
+        assert_eq!(marked_id(b"A=1\0BOOKEND_TASK_ID=abc\0").as_deref(), Some("abc"));
+        assert_eq!(marked_id(b"BOOKEND_TASK_ID=\0XBOOKEND_TASK_ID=abc\0"), None);
+    }
 
     #[test]
     fn only_a_whole_value_is_the_mark() {

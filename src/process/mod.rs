@@ -9,6 +9,7 @@ pub mod gate;
 pub mod identity;
 pub mod leftovers;
 pub mod mark;
+pub mod marked;
 pub mod oom;
 mod sorting;
 pub mod stop;

@@ -53,6 +53,16 @@ impl Proc {
         }
     }
 
+    /// The task whose mark `pid` carries, if it is `user`'s process.
+    pub fn marked_id(&mut self, pid: i32, user: u32) -> Option<String> {
+        let mut path = [0; 24];
+        let path = name(pid, "environ", &mut path);
+        match mark::read_environ(self.dir.as_fd(), path, &mut self.environ) {
+            (Ok(environ), Some(owner)) if owner == user => mark::marked_id(environ),
+            _ => None,
+        }
+    }
+
     /// The effective user of a process whose directory belongs to root because it may not be dumped.
     fn user(&self, pid: i32) -> Option<u32> {
         let mut path = [0; 24];

@@ -1,13 +1,15 @@
 //! The page of `show`: all that is known of one task.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::screen::Screen;
-use super::tasks::{style, why};
-use super::text::{ago, cells, duration, money, one_line, signal, since};
-use crate::task::{Invalidation, Session, Status, Task, Transition};
+use super::tasks::{changed_nothing, style, why};
+use super::text::{ago, cells, command_line, duration, money, one_line, quoted, signal, since};
+use crate::task::{Invalidation, Session, Status, Task, Transition, Verdict};
 
 /// What is kept of a task beside its row.
 #[derive(Debug, Default, Serialize)]
@@ -19,18 +21,33 @@ pub struct History {
     pub invalidations: Vec<Invalidation>,
 }
 
+/// Where to look further.
+#[derive(Debug, Default)]
+pub struct Further {
+    /// Of a task that the ledger calls running.
+    pub verdict: Option<Verdict>,
+    /// Where the agent keeps the conversation.
+    pub transcript: Option<PathBuf>,
+    /// The command line that goes on with it, and where to run it.
+    pub resume: Option<(PathBuf, Vec<String>)>,
+    /// The conversation was taken out of use, and not restored since.
+    pub withdrawn: bool,
+}
+
 /// One line a fact; what is not known has none. Long text is not cut.
-pub fn detail(task: &Task, history: &History, now: Timestamp, screen: Screen) -> String {
+pub fn detail(task: &Task, history: &History, further: &Further, now: Timestamp, screen: Screen) -> String {
     let mut page = Page { lines: Vec::new() };
     who(&mut page, task);
     page.plain("", Some(String::new()));
-    end(&mut page, task, now, screen);
+    end(&mut page, task, further.verdict, now, screen);
     page.plain("", Some(String::new()));
     used(&mut page, task);
     page.plain("", Some(String::new()));
     processes(&mut page, task);
     page.plain("", Some(String::new()));
     told(&mut page, task, history);
+    page.plain("", Some(String::new()));
+    look(&mut page, task, further);
     page.render()
 }
 
@@ -87,10 +104,20 @@ fn who(page: &mut Page, task: &Task) {
     page.data("inside task", task.parent_id.as_deref());
 }
 
-fn end(page: &mut Page, task: &Task, now: Timestamp, screen: Screen) {
+fn end(page: &mut Page, task: &Task, verdict: Option<Verdict>, now: Timestamp, screen: Screen) {
     let word = screen.paint(style(task.status), task.status.as_str());
     let why = why(task);
     page.plain("status", Some(if why.is_empty() { word } else { format!("{word} ({why})") }));
+    page.plain(
+        "alive",
+        verdict.map(|v| match v {
+            Verdict::Alive => "yes".to_owned(),
+            Verdict::Gone | Verdict::Recycled => {
+                "no: its supervisor is gone; bookend recover settles it".to_owned()
+            }
+            Verdict::Unverifiable => "cannot be judged from here".to_owned(),
+        }),
+    );
     page.data("error", task.error.as_deref());
     let dated = |time: &String| format!("{} ({})", one_line(time), ago(time, now));
     page.plain("started", Some(dated(&task.started_at)));
@@ -105,9 +132,38 @@ fn end(page: &mut Page, task: &Task, now: Timestamp, screen: Screen) {
     page.plain("exit code", task.exit_code.map(|n| n.to_string()));
     page.plain("killed by", task.term_signal.map(signal));
     page.plain("stopped by", stopped_by(task));
-    page.data("end known by", task.end_source.as_deref());
+    page.plain("end known by", task.end_source.as_deref().map(known_by));
     page.plain("out of memory", task.oom_killed.filter(|killed| *killed).map(|_| "yes".to_owned()));
-    page.data("left-overs", task.leftovers.as_ref().map(Value::to_string).as_deref());
+    page.data("left-overs", task.leftovers.as_ref().map(leftovers).as_deref());
+}
+
+/// Who says how it ended.
+fn known_by(source: &str) -> String {
+    match source {
+        "wait" => "bookend saw it".to_owned(),
+        "spool" => "bookend saw it; the record waited in the spool".to_owned(),
+        "recovery" => "nobody saw it: recovery inferred it".to_owned(),
+        other => one_line(other).into_owned(),
+    }
+}
+
+/// `3 found, 2 ended, 1 left (tmux, pid 4711: terminal)`.
+fn leftovers(summary: &Value) -> String {
+    let number = |name: &str| summary.get(name).and_then(Value::as_i64);
+    let (Some(found), Some(ended)) = (number("found"), number("ended")) else { return summary.to_string() };
+    let spared = summary.get("spared").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let text = |v: &Value, name: &str| v.get(name).and_then(Value::as_str).unwrap_or("?").to_owned();
+    let mut left: Vec<String> = spared
+        .iter()
+        .map(|s| {
+            let pid = s.get("pid").and_then(Value::as_i64).unwrap_or_default();
+            format!("{}, pid {pid}: {}", text(s, "name"), text(s, "why"))
+        })
+        .collect();
+    let survivors = summary.get("survivors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    left.extend(survivors.iter().map(|pid| format!("pid {pid}")));
+    let named = if left.is_empty() { String::new() } else { format!(" ({})", left.join("; ")) };
+    format!("{found} found, {ended} ended, {} left{named}", number("left").unwrap_or(found - ended))
 }
 
 pub fn stopped_by(task: &Task) -> Option<String> {
@@ -126,7 +182,11 @@ fn used(page: &mut Page, task: &Task) {
     page.plain("processor", task.cpu_ms.map(duration));
     page.plain("memory", task.max_rss_kib.map(|kib| format!("{} MiB at most", (kib + 1023) / 1024)));
     page.data("in flight", task.tool_in_flight.as_deref());
-    page.data("artifacts", task.artifacts.as_ref().map(Value::to_string).as_deref());
+    let artifacts = task.artifacts.as_ref().map(artifacts).unwrap_or_default();
+    for (nth, artifact) in artifacts.iter().enumerate() {
+        page.data(if nth == 0 { "artifacts" } else { "" }, Some(artifact));
+    }
+    page.plain("changes", changed_nothing(task).then(|| "none: it succeeded and changed nothing".to_owned()));
 }
 
 /// `12 in, 34 out`, as far as they are known.
@@ -140,6 +200,34 @@ pub fn tokens(task: &Task) -> Option<String> {
     let known: Vec<String> =
         counts.iter().filter_map(|(name, n)| Some(format!("{} {name}", (*n)?))).collect();
     (!known.is_empty()).then(|| known.join(", "))
+}
+
+/// A line each.
+fn artifacts(all: &Value) -> Vec<String> {
+    let Some(all) = all.as_array() else { return vec![all.to_string()] };
+    all.iter().flat_map(artifact).collect()
+}
+
+fn artifact(artifact: &Value) -> Vec<String> {
+    let text = |name: &str| artifact.get(name).and_then(Value::as_str);
+    let count = |name: &str| artifact.get(name).and_then(Value::as_i64);
+    match (text("kind"), text("path").or(text("url"))) {
+        (Some("git"), _) => {
+            let branch = text("branch").map_or_else(|| "no branch".to_owned(), |b| format!("branch {b}"));
+            let counts =
+                [("commits", "commits"), ("changed", "files changed"), ("uncommitted", "uncommitted")];
+            let counts = counts.iter().filter_map(|(name, said)| Some(format!("{} {said}", count(name)?)));
+            let mut lines =
+                vec![std::iter::once(format!("git: {branch}")).chain(counts).collect::<Vec<_>>().join(", ")];
+            for (name, said) in [("changed_files", "changed"), ("uncommitted_files", "uncommitted")] {
+                let files = artifact.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+                lines.extend(files.iter().filter_map(Value::as_str).map(|f| format!("  {said}: {f}")));
+            }
+            lines
+        }
+        (Some(_), Some(place)) => vec![place.to_owned()],
+        _ => vec![artifact.to_string()],
+    }
 }
 
 fn processes(page: &mut Page, task: &Task) {
@@ -168,6 +256,24 @@ fn told(page: &mut Page, task: &Task, history: &History) {
     }
 }
 
+/// Where to look further, each as a path or a command.
+fn look(page: &mut Page, task: &Task, further: &Further) {
+    let transcript = further.transcript.as_ref().map(|t| t.to_string_lossy().into_owned());
+    page.data("transcript", transcript.as_deref());
+    let resume = further.resume.as_ref().map(|(cwd, words)| {
+        let unsafe_now = if further.withdrawn { "  # taken out of use: look before you go on" } else { "" };
+        format!("cd {} && {}{unsafe_now}", quoted(&cwd.to_string_lossy()), command_line(words))
+    });
+    page.data("go on with", resume.as_deref());
+    let restore = task.key.as_ref().filter(|_| further.withdrawn);
+    page.data("restore", restore.map(|k| format!("bookend session restore {}", quoted(k))).as_deref());
+    let journal = task.boot_id.as_ref().zip(task.supervisor_pid).map(|(boot, supervisor)| {
+        let agent = task.agent_pid.map_or_else(String::new, |p| format!(" + _PID={p}"));
+        format!("journalctl _BOOT_ID={} _PID={supervisor}{agent}", boot.replace('-', ""))
+    });
+    page.data("journal", journal.as_deref());
+}
+
 fn transition(step: &Transition) -> String {
     let mut line = format!("{}  {}", step.at, step.to_status);
     if let Some(reason) = &step.reason {
@@ -182,29 +288,9 @@ fn transition(step: &Transition) -> String {
     line
 }
 
-/// Words as a shell would take them back.
-fn command_line(words: &[String]) -> String {
-    words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ")
-}
-
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_command_line_can_be_given_to_a_shell_again() {
-        let words = ["claude", "-p", "it's ü", ""].map(str::to_owned);
-        assert_eq!(command_line(&words), r"claude -p 'it'\''s ü' ''");
-    }
 
     #[test]
     fn empty_groups_leave_no_gap() {

@@ -2,24 +2,33 @@
 //!
 //! Everything here turns values into text; nothing here reads a ledger, looks at a process or prints.
 
+mod audit;
 mod detail;
 mod hint;
+mod points;
 mod screen;
 mod sessions;
 mod table;
 mod tasks;
 mod text;
 
-pub use detail::{History, detail, quoted};
+pub use audit::{Code, Finding, Severity, audit, audit_json, audit_summary};
+pub use detail::{Further, History, detail};
 pub use hint::{Hint, PREFIX};
+pub use points::{Health, Point, points, points_json};
 pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
-pub use tasks::tasks;
-pub use text::one_line;
+pub use tasks::{tasks, why};
+pub use text::{duration, one_line, quoted, since};
 
 use serde::Serialize;
 
 use crate::task::Task;
+
+/// A line over a table.
+pub fn title(text: &str, screen: Screen) -> String {
+    screen.paint(anstyle::Style::new().underline(), text) + "\n"
+}
 
 /// `{"ledger": path, "tasks": [...]}`, and a newline.
 pub fn tasks_json(ledger: &str, tasks: &[Task]) -> String {

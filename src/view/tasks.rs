@@ -2,11 +2,12 @@
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{ago, duration, money, one_line, short_ids, signal, since};
-use crate::task::{Status, Task};
+use crate::task::{Status, Task, Verdict};
 
 const COLUMNS: [Column; 9] = [
     Column { title: "ID", right: false, shrinks: Shrinks::Never, matters: 9 },
@@ -21,19 +22,29 @@ const COLUMNS: [Column; 9] = [
 ];
 
 /// The tasks in the order given. `now` dates what still runs.
-pub fn tasks(tasks: &[Task], now: Timestamp, screen: Screen) -> String {
+///
+/// `verdicts` says of each running one, in the same order, whether it is alive.
+pub fn tasks(tasks: &[Task], verdicts: &[Option<Verdict>], now: Timestamp, screen: Screen) -> String {
     let ids: Vec<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
     let rows: Vec<Vec<Cell>> =
-        tasks.iter().zip(short_ids(&ids)).map(|(task, id)| row(task, id, now)).collect();
+        tasks.iter().zip(verdicts).zip(short_ids(&ids)).map(|((t, v), id)| row(t, *v, id, now)).collect();
     table(&COLUMNS, &rows, screen)
 }
 
-fn row(task: &Task, id: &str, now: Timestamp) -> Vec<Cell> {
+fn row(task: &Task, verdict: Option<Verdict>, id: &str, now: Timestamp) -> Vec<Cell> {
+    let (why, style_of_why) = match verdict {
+        Some(Verdict::Gone | Verdict::Recycled) => ("lost".to_owned(), AnsiColor::Red.on_default()),
+        Some(Verdict::Unverifiable) => ("unverifiable".to_owned(), AnsiColor::Yellow.on_default()),
+        Some(Verdict::Alive) | None if changed_nothing(task) => {
+            ("no changes".to_owned(), Style::new().dimmed())
+        }
+        Some(Verdict::Alive) | None => (why(task), Style::new()),
+    };
     let known = |text: &Option<String>| one_line(text.as_deref().unwrap_or_default()).into_owned();
     vec![
         Cell::from(one_line(id).into_owned()),
         Cell { text: task.status.to_string(), style: style(task.status) },
-        Cell::from(why(task)),
+        Cell { text: why, style: style_of_why },
         Cell::from(known(&task.agent)),
         Cell::from(known(&task.key)),
         Cell::from(ago(&task.started_at, now)),
@@ -67,6 +78,16 @@ pub fn why(task: &Task) -> String {
         (Status::AbortedNoSkill, ..) => format!("no skill {}", one_line(reason)),
         _ => one_line(reason).into_owned(),
     }
+}
+
+/// It succeeded in a git worktree that has no commit more than before, and nothing left to commit.
+pub fn changed_nothing(task: &Task) -> bool {
+    let none = |git: &Value, name: &str| git.get(name).and_then(Value::as_i64) == Some(0);
+    let artifacts = task.artifacts.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let is_clean = |a: &Value| {
+        a.get("kind").and_then(Value::as_str) == Some("git") && none(a, "commits") && none(a, "uncommitted")
+    };
+    task.status == Status::Success && !artifacts.is_empty() && artifacts.iter().all(is_clean)
 }
 
 fn time(task: &Task, now: Timestamp) -> String {

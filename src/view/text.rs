@@ -119,6 +119,21 @@ pub fn short_ids<'a>(ids: &[&'a str]) -> Vec<&'a str> {
         .collect()
 }
 
+/// Words as a shell would take them back.
+pub fn command_line(words: &[String]) -> String {
+    words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ")
+}
+
+/// One word of it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 fn is_uuid(id: &str) -> bool {
     id.len() == 36
         && id.char_indices().all(|(at, c)| match at {
@@ -176,5 +191,11 @@ mod tests {
         assert_eq!(short_ids(&[a, c]), ["019a8b3c-4d5e", "019a8b3c-9d5e"]);
         assert_eq!(short_ids(&[a, b]), ["019a8b3c-4d5e-7000", "019a8b3c-4d5e-7001"]);
         assert_eq!(short_ids(&["nightly-of-the-22nd"]), ["nightly-of-the-22nd"]);
+    }
+
+    #[test]
+    fn a_command_line_can_be_given_to_a_shell_again() {
+        let words = ["claude", "-p", "it's ü", ""].map(str::to_owned);
+        assert_eq!(command_line(&words), r"claude -p 'it'\''s ü' ''");
     }
 }

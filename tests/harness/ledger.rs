@@ -82,3 +82,9 @@ pub(super) fn query(ledger: &Path, sql: &str) -> Vec<Row> {
     });
     rows.and_then(Iterator::collect).unwrap_or_else(|e| panic!("{sql}: {e}"))
 }
+
+pub(super) fn write(ledger: &Path, sql: &str) {
+    let connection = Connection::open(ledger).unwrap_or_else(|e| panic!("opening {}: {e}", ledger.display()));
+    connection.busy_timeout(Duration::from_secs(10)).expect("a busy timeout");
+    connection.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
+}

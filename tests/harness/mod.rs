@@ -194,7 +194,12 @@ impl World {
         ledger::query(&self.ledger(), query)
     }
 
-    /// The same from a ledger at another place of the world.
+    /// Changes the ledger behind bookend's back, as another program might.
+    pub fn write(&self, sql: &str) {
+        ledger::write(&self.ledger(), sql);
+    }
+
+    /// As [`World::sql`], from a ledger at another place of the world.
     pub fn sql_of(&self, ledger: &str, query: &str) -> Vec<Row> {
         ledger::query(&self.path(ledger), query)
     }

@@ -88,6 +88,21 @@ CREATE INDEX task_history_unhinted ON task_history (started_at)
     WHERE status = 'interrupted' AND hinted_at IS NULL;
 CREATE INDEX task_history_started ON task_history (started_at);
 CREATE INDEX task_history_key ON task_history (key, started_at) WHERE key IS NOT NULL;
+CREATE INDEX task_history_repo ON task_history (repo, started_at) WHERE repo IS NOT NULL;
+CREATE INDEX task_history_agent ON task_history (agent, started_at) WHERE agent IS NOT NULL;
+CREATE INDEX task_history_cleanup ON task_history (cleanup_after)
+    WHERE status <> 'running' AND cleanup_after IS NOT NULL;
+CREATE INDEX task_history_last_seen ON task_history (last_seen_at)
+    WHERE status <> 'running' AND last_seen_at IS NOT NULL;
+
+-- What the audit looks for, so that its cost grows with what is wrong and not with the history.
+CREATE INDEX task_history_delivery_failed ON task_history (started_at) WHERE delivery_status = 'failed';
+CREATE INDEX task_history_uncleaned ON task_history (started_at)
+    WHERE status <> 'running' AND cleanup_after IS NULL AND live_slot IS NOT NULL;
+CREATE INDEX task_history_ill_timed ON task_history (started_at)
+    WHERE finished_at < started_at
+       OR (finished_at IS NULL AND status NOT IN ('running', 'interrupted'))
+       OR (finished_at IS NOT NULL AND status = 'running');
 CREATE INDEX task_history_ended ON task_history (status, started_at) WHERE status <> 'running';
 CREATE INDEX task_history_session ON task_history (session_id, started_at) WHERE session_id IS NOT NULL;
 

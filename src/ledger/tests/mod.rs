@@ -116,3 +116,22 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
     claim.commit().unwrap();
     live
 }
+
+/// Asserts that no query grows with the history, but by what it returns.
+pub fn each_uses_an_index(queries: &[&str]) {
+    let conn = Connection::open_in_memory().unwrap();
+    super::dialect::register(&conn, None).unwrap();
+    conn.execute_batch(include_str!("../migrations/001.sql")).unwrap();
+    for sql in queries {
+        let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let params = explain.parameter_count();
+        let steps: Vec<String> = explain
+            .query_map(rusqlite::params_from_iter(vec!["x"; params]), |row| row.get(3))
+            .unwrap()
+            .collect::<rusqlite::Result<_>>()
+            .unwrap();
+        let plan = steps.join("; ");
+        assert!(plan.contains("USING INDEX") || plan.contains("USING COVERING INDEX"), "{sql}: {plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+    }
+}

@@ -185,7 +185,7 @@ fn running_tasks_come_first_and_each_group_newest_first() {
     assert_eq!(ids(&ledger, limited(3)), ["b", "e", "d"]);
     assert_eq!(ids(&ledger, limited(1)), ["b"]);
     assert!(ids(&ledger, limited(0)).is_empty());
-    let of = |status, key: Option<&str>| Filter { status, key: key.map(str::to_owned), limit: None };
+    let of = |status, key: Option<&str>| Filter { status, key: key.map(str::to_owned), ..Filter::default() };
     assert_eq!(ids(&ledger, of(None, Some("even"))), ["e", "c", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), None)), ["e", "d", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), Some("even"))), ["e", "a"]);

@@ -1,0 +1,194 @@
+//! `bookend cancel`: asks the supervisors of tasks to end them, and waits until they have.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, exit_code};
+use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
+use crate::liveness;
+use crate::log;
+use crate::process::environment::MARK;
+use crate::process::forward::CANCEL;
+use crate::process::identity::{self, Handle};
+use crate::run::Leave;
+use crate::show;
+use crate::stdout::print;
+use crate::sys;
+use crate::task::{Status, Task, Verdict};
+use crate::view;
+
+/// Longer than anybody waits, and short enough to be added to a time.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// Which tasks.
+#[derive(Debug)]
+pub enum Which {
+    Ids(Vec<String>),
+    Key(String),
+    All,
+}
+
+/// What `bookend cancel` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub which: Which,
+    /// Wait for the end; `None`: as long as it takes.
+    pub wait: Option<Duration>,
+}
+
+/// # Errors
+/// When nothing matches, the ledger cannot be read, or stdout cannot be written. What is wrong with one of
+/// several tasks is said, and the others are cancelled all the same.
+pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    let path = at.file.display();
+    let nothing = |what: String| Error::new(Kind::Nothing, format!("{what} in the ledger {path}"));
+    let Some(ledger) = Ledger::open_read_only(&at)? else {
+        return Err(Error::new(
+            Kind::Nothing,
+            format!("nothing to cancel: there is no ledger yet at {path}"),
+        ));
+    };
+    let mut failed = false;
+    let mut complain = |e: Error| {
+        failed = true;
+        log::fail(&e.to_string());
+    };
+    let running = |key: Option<String>| {
+        ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })
+    };
+    let tasks: Vec<Task> = match &request.which {
+        Which::Ids(ids) => {
+            let found = ids.iter().map(|id| show::find_in(&ledger, id));
+            found.filter_map(|f| f.map_err(&mut complain).ok()).collect()
+        }
+        Which::Key(key) => running(Some(key.clone()))?,
+        Which::All => running(None)?,
+    };
+    match &request.which {
+        Which::Key(key) if tasks.is_empty() => {
+            return Err(nothing(format!("no task runs under the key {key}")));
+        }
+        Which::All if tasks.is_empty() => return Err(nothing("no task runs".to_owned())),
+        _ => {}
+    }
+    let me = std::env::var(MARK).ok();
+    let mut told = Vec::new();
+    for task in tasks {
+        match tell(&ledger, &task, me.as_deref(), matches!(request.which, Which::All)) {
+            Ok(Some(supervisor)) => told.push((task, supervisor)),
+            Ok(None) => {}
+            Err(e) => complain(e),
+        }
+    }
+    let began = Instant::now();
+    for (task, supervisor) in told {
+        let left = request.wait.map_or(FOREVER, |w| w.saturating_sub(began.elapsed()));
+        failed |= !report_end(&ledger, &task, &supervisor, left, began)?;
+    }
+    Ok(Leave::Code(if failed { exit_code::NOTHING } else { 0 }))
+}
+
+/// Signals the supervisor of one task, and says so. `None`: there is nobody to wait for.
+fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Option<Handle>, Error> {
+    let id = &task.id;
+    if all && me == Some(id) {
+        print(&format!("task {id}: left alone, since this command runs inside it\n"))?;
+        return Ok(None);
+    }
+    let mut now = task.clone();
+    let verdict = liveness::verdict(ledger, &mut now)?;
+    let pid = task.supervisor_pid.map_or_else(|| "?".to_owned(), |p| p.to_string());
+    match verdict {
+        None => {
+            let message = format!("task {id} does not run: it ended as {}", now.status);
+            return Err(Error::new(Kind::Nothing, message));
+        }
+        Some(Verdict::Alive) => {}
+        Some(Verdict::Gone | Verdict::Recycled) => {
+            let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) is gone");
+            return Err(Error::new(Kind::Nothing, message)
+                .hint("bookend recover settles the task, and ends what is left of it"));
+        }
+        Some(Verdict::Unverifiable) => {
+            let host = task.host.as_deref().unwrap_or("an unknown host");
+            let message =
+                format!("task {id} cannot be judged from here: its supervisor was pid {pid} on {host}");
+            return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
+        }
+    }
+    let supervisor = ask_to_end(task).map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM) => {
+            let owner = task.supervisor_pid.and_then(owner_of).unwrap_or_else(|| "another user".to_owned());
+            let message =
+                format!("task {id} belongs to {owner}: its supervisor (pid {pid}) may not be signalled");
+            Error::new(Kind::Nothing, message).hint("run bookend cancel as that user, or as root")
+        }
+        _ => Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid}): {e}")),
+    })?;
+    let Some(supervisor) = supervisor else {
+        // It holds its lock, so it lives: its pid is another pid namespace's.
+        let message = format!("task {id} runs where pid {pid} means another process (a container?)");
+        return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
+    };
+    let agent = task.agent_pid.map_or_else(String::new, |p| format!(", which ends the agent, pid {p}"));
+    print(&format!("task {id}: SIGTERM to its supervisor, pid {pid}{agent}\n"))?;
+    Ok(Some(supervisor))
+}
+
+/// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
+///
+/// # Errors
+/// EPERM: it is another user's.
+pub fn ask_to_end(task: &Task) -> io::Result<Option<Handle>> {
+    let Some(supervisor) = task.supervisor() else { return Ok(None) };
+    let Some(handle) = identity::open(&supervisor)? else { return Ok(None) };
+    sys::send_signal(handle.as_fd(), libc::SIGTERM, Some(CANCEL))?;
+    // A supervisor that was stopped acts on it only once it is continued.
+    sys::send_signal(handle.as_fd(), libc::SIGCONT, None)?;
+    Ok(Some(handle))
+}
+
+/// Waits for the supervisor's end, and says what became of the task. Whether it has ended.
+fn report_end(
+    ledger: &Ledger,
+    task: &Task,
+    supervisor: &Handle,
+    wait: Duration,
+    began: Instant,
+) -> Result<bool, Error> {
+    let id = &task.id;
+    let gone =
+        supervisor.wait(wait).map_err(|e| Error::failed(format!("waiting for the end of task {id}: {e}")))?;
+    let now = match ledger.task(id)? {
+        Found::One(task) => *task,
+        _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),
+    };
+    let after = view::duration(began.elapsed().as_millis() as i64);
+    let text = match (now.status, gone) {
+        (Status::Running, false) => format!("task {id}: still running after {after}\n"),
+        (Status::Running, true) if ledger.evidence(&now)? == LiveEvidence::Held => {
+            format!("task {id}: still running\n")
+        }
+        (Status::Running, true) => {
+            format!("task {id}: its supervisor is gone, and its end is not in the ledger: bookend recover\n")
+        }
+        (status, _) => {
+            let why = view::why(&now);
+            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            format!("task {id}: {status}{why} after {after}\n")
+        }
+    };
+    print(&text)?;
+    Ok(now.status.is_terminal())
+}
+
+/// Whose process this is, in words.
+fn owner_of(pid: i32) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let uid = std::fs::metadata(format!("/proc/{pid}")).ok()?.uid();
+    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.name);
+    Some(name.map_or_else(|| format!("uid {uid}"), |n| format!("user {n} (uid {uid})")))
+}

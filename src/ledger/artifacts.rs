@@ -1,0 +1,25 @@
+//! What a run left behind, as its row keeps it: a JSON array of objects with a `kind`.
+
+use serde_json::Value;
+
+use super::{Ledger, LedgerError, Result};
+
+const APPEND_ARTIFACT: &str = "
+    UPDATE task_history SET artifacts = json_insert(
+        CASE WHEN json_valid(artifacts) AND json_type(artifacts) = 'array' THEN artifacts ELSE '[]' END,
+        '$[#]', json(?2))
+    WHERE id = ?1";
+
+impl Ledger {
+    /// Adds one artifact to a task's row, whether the task still runs or has ended.
+    pub fn add_artifact(&mut self, id: &str, artifact: &Value) -> Result<()> {
+        let added = self
+            .conn
+            .execute(APPEND_ARTIFACT, (id, artifact.to_string()))
+            .map_err(self.failed("recording an artifact"))?;
+        match added {
+            0 => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.path().to_owned() }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the audit asks the ledger: rows that contradict themselves or were left half done, by indexes that
+//! hold nothing else.
+
+use std::path::PathBuf;
+
+use super::tasks::{self, select};
+use super::{Ledger, Result, spool};
+use crate::task::Task;
+
+const SELECT_ALL_RUNNING: &str = select!("WHERE status = 'running' ORDER BY started_at");
+const SELECT_DELIVERY_FAILED: &str = select!("WHERE delivery_status = 'failed' ORDER BY started_at");
+const SELECT_ILL_TIMED: &str = select!(
+    "WHERE finished_at < started_at
+       OR (finished_at IS NULL AND status NOT IN ('running', 'interrupted'))
+       OR (finished_at IS NOT NULL AND status = 'running')
+     ORDER BY started_at"
+);
+const SELECT_UNCLEANED: &str = select!(
+    "WHERE status <> 'running' AND cleanup_after IS NULL AND live_slot IS NOT NULL ORDER BY started_at"
+);
+impl Ledger {
+    /// All running tasks, oldest first.
+    pub fn running(&self) -> Result<Vec<Task>> {
+        self.all_of(SELECT_ALL_RUNNING, "reading the running tasks")
+    }
+
+    /// The tasks whose `--on-finish` command failed.
+    pub fn delivery_failed(&self) -> Result<Vec<Task>> {
+        self.all_of(SELECT_DELIVERY_FAILED, "reading failed deliveries")
+    }
+
+    /// The tasks whose times and status contradict each other.
+    pub fn ill_timed(&self) -> Result<Vec<Task>> {
+        self.all_of(SELECT_ILL_TIMED, "reading times that cannot be")
+    }
+
+    /// The ended tasks of bookend's own that no prune would ever remove.
+    pub fn uncleaned(&self) -> Result<Vec<Task>> {
+        self.all_of(SELECT_UNCLEANED, "reading tasks that are kept for ever")
+    }
+
+    /// The tasks whose terminal records wait in the spool; `None` for a record that cannot be read.
+    pub fn spooled_tasks(&self) -> Result<Vec<(PathBuf, Option<String>)>> {
+        Ok(spool::read_all(self.spooled()?)
+            .into_iter()
+            .map(|waiting| match waiting.content {
+                spool::Content::Record(record) => (waiting.path, Some(record.task)),
+                spool::Content::Unreadable(_) => (waiting.path, None),
+            })
+            .collect())
+    }
+
+    fn all_of(&self, sql: &str, doing: &'static str) -> Result<Vec<Task>> {
+        tasks::all(&self.conn, sql, []).map_err(self.failed(doing))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_of_an_audit_grows_with_what_is_wrong_and_not_with_history() {
+        super::super::tests::each_uses_an_index(&[
+            SELECT_ALL_RUNNING,
+            SELECT_DELIVERY_FAILED,
+            SELECT_ILL_TIMED,
+            SELECT_UNCLEANED,
+        ]);
+    }
+}

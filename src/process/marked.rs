@@ -1,0 +1,19 @@
+//! Which tasks have processes at all: one look at every environment, by the mark alone.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::table::{Proc, Table};
+
+/// The ids of the tasks of which processes of this user live. Any ledger's: an id may mean nothing here.
+///
+/// # Errors
+/// `/proc` is not mounted, or is another pid namespace's.
+pub fn tasks() -> io::Result<BTreeSet<String>> {
+    let user = rustix::process::geteuid().as_raw();
+    let mut proc = Proc::open()?;
+    let mut table = Table::default();
+    proc.read(&mut table)?;
+    let living = table.rows().iter().filter(|s| !s.is_dead() && !s.is_kernel_thread());
+    Ok(living.filter_map(|s| proc.marked_id(s.pid, user)).collect())
+}

@@ -1,0 +1,17 @@
+//! What a command says to its user, on stdout.
+
+use std::io::{ErrorKind, Write};
+
+use crate::error::{Error, Kind};
+
+/// Writes `text` out at once.
+///
+/// # Errors
+/// When it cannot be written. A reader that has gone is told apart: it ends us as it ends any filter.
+pub fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| match e.kind() {
+        ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of stdout has gone"),
+        _ => Error::failed(format!("writing to stdout: {e}")),
+    })
+}

@@ -1,0 +1,54 @@
+//! The points of `doctor`: a line each, with a word for how it stands.
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use super::screen::Screen;
+use super::text::{cells, one_line};
+
+/// How something stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    Fine,
+    /// It works, and something should be done about it.
+    Odd,
+    /// It does not work.
+    Bad,
+    /// It is not there, and need not be.
+    Absent,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Point {
+    pub name: String,
+    pub health: Health,
+    pub text: String,
+}
+
+pub fn points(points: &[Point], screen: Screen) -> String {
+    let wide = points.iter().map(|p| cells(&p.name)).max().unwrap_or(0);
+    points.iter().map(|p| line(p, wide, screen)).collect()
+}
+
+fn line(point: &Point, wide: usize, screen: Screen) -> String {
+    let (word, style) = match point.health {
+        Health::Fine => ("ok", AnsiColor::Green.on_default()),
+        Health::Odd => ("look", AnsiColor::Yellow.on_default()),
+        Health::Bad => ("BAD", AnsiColor::Red.on_default().bold()),
+        Health::Absent => ("-", Style::new().dimmed()),
+    };
+    let padding = " ".repeat(4 - word.len());
+    format!("{}{padding}  {:wide$}  {}\n", screen.paint(style, word), point.name, one_line(&point.text))
+}
+
+/// `{"healthy", "points": [{"name", "health", "text"}]}`, and a newline.
+pub fn points_json(points: &[Point]) -> String {
+    #[derive(Serialize)]
+    struct Report<'a> {
+        healthy: bool,
+        points: &'a [Point],
+    }
+    super::pretty(&Report { healthy: points.iter().all(|p| p.health != Health::Bad), points })
+}

@@ -1,0 +1,239 @@
+//! What a run left in the git worktree that it ran in: branch, commits, files changed and uncommitted.
+//!
+//! Before the agent starts only its head is read, from a few small files. The rest is asked of git when the
+//! task has ended.
+
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tracing::debug;
+
+use crate::error::Error;
+use crate::hook::dev_null;
+use crate::process::caller::Caller;
+use crate::process::environment;
+use crate::process::gate::{Gated, Launch};
+use crate::run::{OPTION_VARIABLES, output_pipe};
+use crate::supervise::{Helper, Supervisor};
+use crate::sys;
+use crate::task::Exit;
+
+/// How long git may take at the end of a run.
+const LIMIT: Duration = Duration::from_secs(2);
+/// A longer list of packed refs is not read: the agent would have to wait for it.
+const LONGEST_REFS: u64 = 4 << 20;
+
+/// `$1` is the commit before the run, or `none`. A name a line, the counts at the end: the end is kept.
+const SCRIPT: &str = r#"
+export LC_ALL=C GIT_OPTIONAL_LOCKS=0 GIT_TERMINAL_PROMPT=0
+[ "$(git rev-parse --is-inside-work-tree 2>/dev/null)" = true ] || exit 1
+head=$(git rev-parse -q --verify HEAD) || head=none
+if [ "$head" = "$1" ]; then
+  :
+elif [ "$1" = none ]; then
+  git ls-tree -r --name-only "$head"
+else
+  git diff --no-ext-diff --name-only "$1" "$head"
+fi | awk 'NR <= 15 { print "changed_file " substr($0, 1, 100) } END { print "changed " NR }'
+git status --porcelain --untracked-files=normal |
+  awk 'NR <= 15 { print "uncommitted_file " substr($0, 4, 100) } END { print "uncommitted " NR }'
+if [ "$head" = "$1" ]; then
+  commits=0
+elif [ "$1" = none ]; then
+  commits=$(git rev-list --count "$head")
+else
+  commits=$(git rev-list --count "$1..$head")
+fi
+echo "commits $commits"
+branch=$(git symbolic-ref -q --short HEAD) && echo "branch $branch"
+echo "head $head"
+"#;
+
+/// The commit that a worktree stands at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Head {
+    Commit(String),
+    /// There is none yet.
+    Unborn,
+}
+
+/// The head of the worktree around `cwd`. `None`: there is no worktree, or it cannot be told cheaply.
+pub fn head(cwd: &Path) -> Option<Head> {
+    let git = cwd.ancestors().find_map(git_dir)?;
+    let head = fs::read_to_string(git.join("HEAD")).ok()?;
+    let Some(name) = head.trim().strip_prefix("ref: ") else { return commit(head.trim()) };
+    // A linked worktree shares its branches with the others.
+    let common = match fs::read_to_string(git.join("commondir")) {
+        Ok(path) => git.join(path.trim()),
+        Err(_) => git,
+    };
+    if let Ok(id) = fs::read_to_string(common.join(name)) {
+        return commit(id.trim());
+    }
+    let packed = common.join("packed-refs");
+    match fs::metadata(&packed) {
+        Ok(meta) if meta.len() > LONGEST_REFS => None,
+        Ok(_) => {
+            let refs = fs::read_to_string(&packed).ok()?;
+            let line = refs.lines().find_map(|l| l.strip_suffix(name)?.strip_suffix(' '));
+            line.map_or(Some(Head::Unborn), commit)
+        }
+        // Another format of refs keeps no files to read.
+        Err(_) if name.starts_with("refs/heads/") && !name.ends_with(".invalid") => Some(Head::Unborn),
+        Err(_) => None,
+    }
+}
+
+fn commit(id: &str) -> Option<Head> {
+    let is_id = id.len() >= 40 && id.bytes().all(|b| b.is_ascii_hexdigit());
+    is_id.then(|| Head::Commit(id.to_owned()))
+}
+
+/// The directory of the repository whose worktree begins at `dir`.
+fn git_dir(dir: &Path) -> Option<PathBuf> {
+    let dot = dir.join(".git");
+    let meta = fs::metadata(&dot).ok()?;
+    let git = match meta.is_dir() {
+        true => dot,
+        false => dir.join(fs::read_to_string(&dot).ok()?.trim().strip_prefix("gitdir: ")?),
+    };
+    git.join("HEAD").exists().then_some(git)
+}
+
+/// Asks git what has become of the worktree, and records it. For a short while only, and never an error: it
+/// is not the task's.
+///
+/// # Errors
+/// When the kernel has no memory left to watch with.
+pub fn record(run: &mut Supervisor<'_>, cwd: &Path, before: &Head, caller: &Caller) -> Result<(), Error> {
+    let (mut child, output) = match start(run, cwd, before, caller) {
+        Ok(started) => started,
+        Err(e) => {
+            debug!("asking git: {e}");
+            return Ok(());
+        }
+    };
+    child.open();
+    run.helper = Some(Helper::new(child, Some(output)));
+    let in_time = run.await_helper(Some(LIMIT))?;
+    let Some(helper) = run.helper.take() else { return Ok(()) };
+    if !in_time {
+        // It is our child and not reaped: the pidfd means it.
+        let _ = sys::send_signal(helper.child.pidfd.as_fd(), libc::SIGKILL, None);
+        debug!("git did not answer in time");
+        return Ok(());
+    }
+    if helper.ended != Some(Exit::Code(0)) {
+        return Ok(());
+    }
+    let Some(artifact) = artifact(before, &String::from_utf8_lossy(&helper.tail)) else { return Ok(()) };
+    let id = run.task.id.clone();
+    if let Err(e) = run.ledger.add_artifact(&id, &artifact) {
+        debug!("recording what was left in the worktree: {e}");
+    }
+    Ok(())
+}
+
+fn start(
+    run: &Supervisor<'_>,
+    cwd: &Path,
+    before: &Head,
+    caller: &Caller,
+) -> std::io::Result<(Gated, std::os::fd::OwnedFd)> {
+    let before = match before {
+        Head::Commit(id) => id.as_str(),
+        Head::Unborn => "none",
+    };
+    let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
+    let env: Vec<CString> = environment::inherited(&OPTION_VARIABLES, &add);
+    let (output, theirs) = output_pipe()?;
+    let launch = Launch::new(&["/bin/sh", "-c", SCRIPT, "sh", before], env)?
+        .cwd(Some(cwd.as_os_str()))?
+        .stdio(0, dev_null()?)
+        .stdio(1, theirs)
+        .stdio(2, dev_null()?);
+    Ok((Gated::fork(&launch, caller)?, output))
+}
+
+/// What the script said, as an artifact. `None`: it did not come to its end.
+fn artifact(before: &Head, said: &str) -> Option<Value> {
+    let values = |name: &str| -> Vec<&str> {
+        said.lines().filter_map(|l| l.strip_prefix(name)?.strip_prefix(' ')).collect()
+    };
+    let last = |name: &str| values(name).pop();
+    let count = |name: &str| last(name)?.trim().parse::<u64>().ok();
+    let commit = |id: &str| Some(id).filter(|id| *id != "none").map(str::to_owned);
+    Some(json!({
+        "kind": "git",
+        "branch": last("branch"),
+        "head_before": match before {
+            Head::Commit(id) => Some(id),
+            Head::Unborn => None,
+        },
+        "head": commit(last("head")?),
+        "commits": count("commits")?,
+        "changed": count("changed")?,
+        "uncommitted": count("uncommitted")?,
+        "changed_files": values("changed_file"),
+        "uncommitted_files": values("uncommitted_file"),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn repository(refs: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in refs {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn the_head_is_found_from_below_whether_loose_packed_or_none_yet() {
+        let at = |refs: &[(&str, &str)]| {
+            let dir = repository(refs);
+            fs::create_dir_all(dir.path().join("a/b")).unwrap();
+            head(&dir.path().join("a/b"))
+        };
+        let commit = Some(Head::Commit(ID.to_owned()));
+        let main = (".git/HEAD", "ref: refs/heads/main\n");
+        assert_eq!(at(&[main, (".git/refs/heads/main", &format!("{ID}\n"))]), commit);
+        let packed = format!("# pack-refs with: peeled\n{ID} refs/heads/not-main\n{ID} refs/heads/main\n");
+        assert_eq!(at(&[main, (".git/packed-refs", &packed)]), commit);
+        assert_eq!(at(&[(".git/HEAD", &format!("{ID}\n"))]), commit);
+        assert_eq!(at(&[main]), Some(Head::Unborn));
+        assert_eq!(at(&[(".git/HEAD", "ref: refs/heads/.invalid\n")]), None);
+    }
+
+    #[test]
+    fn a_linked_worktree_shares_its_branches() {
+        let dir = repository(&[
+            ("main/.git/HEAD", "ref: refs/heads/main\n"),
+            ("main/.git/refs/heads/side", &format!("{ID}\n")),
+            ("main/.git/worktrees/side/HEAD", "ref: refs/heads/side\n"),
+            ("main/.git/worktrees/side/commondir", "../..\n"),
+            ("side/.git", "gitdir: ../main/.git/worktrees/side\n"),
+        ]);
+        assert_eq!(head(&dir.path().join("side")), Some(Head::Commit(ID.to_owned())));
+    }
+
+    #[test]
+    fn what_was_cut_off_is_no_artifact() {
+        let said = "changed_file a\nchanged 1\nuncommitted 0\ncommits 2\nbranch main\nhead none\n";
+        let whole = artifact(&Head::Unborn, said).unwrap();
+        assert_eq!((&whole["commits"], &whole["branch"]), (&json!(2), &json!("main")));
+        assert_eq!(whole["changed_files"], json!(["a"]));
+        assert_eq!(artifact(&Head::Unborn, "changed 1\nuncommitted 0\ncommits 2\n"), None);
+    }
+}

@@ -1,0 +1,143 @@
+//! Ending tasks from another terminal.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::process::Signal;
+
+use crate::harness::{End, Output, Proc, World, is_root, on_path, possible};
+
+fn cancel(world: &World, words: &[&str]) -> Output {
+    world.bare(["bookend", "cancel"].iter().chain(words).copied()).run()
+}
+
+fn start(world: &World, options: &[&str], script: &str) -> Proc {
+    let mut up = world.fifo(&format!("up{}", options.join("")));
+    let script = format!("echo up >{}; {script}", up.path());
+    let run = world.run_sh(&script).options(options.iter().copied()).start();
+    up.line();
+    run
+}
+
+#[test]
+fn cancel_says_whom_it_signals_and_waits_for_the_end() {
+    let Some(world) = World::of_bookend("cancel_says_whom_it_signals_and_waits_for_the_end") else { return };
+    let run = start(&world, &["--id", "long-name"], "exec sleep 1000");
+    let output = cancel(&world, &["long"]).ended(End::Code(0)).silent();
+    let row = world.row();
+    assert_eq!(row.ending(), "cancelled/operator");
+    let (supervisor, agent) = (row.pid("supervisor_pid"), row.pid("agent_pid"));
+    let mut lines = output.stdout.lines();
+    let told = format!(
+        "task long-name: SIGTERM to its supervisor, pid {supervisor}, which ends the agent, pid {agent}"
+    );
+    assert_eq!(lines.next(), Some(told.as_str()));
+    let ended = lines.next().expect("a second line");
+    assert!(ended.starts_with("task long-name: cancelled (operator) after "), "{ended}");
+    run.wait().ended(End::Signal(libc::SIGTERM));
+}
+
+#[test]
+fn several_are_cancelled_at_once_by_key_or_all() {
+    let Some(world) = World::of_bookend("several_are_cancelled_at_once_by_key_or_all") else { return };
+    let one = start(&world, &["--id", "one", "--key", "k"], "exec sleep 1000");
+    let two = start(&world, &["--id", "two"], "exec sleep 1000");
+    let three = start(&world, &["--id", "three"], "exec sleep 1000");
+    cancel(&world, &["--key", "k"]).ended(End::Code(0));
+    one.wait();
+    cancel(&world, &["--key", "k"]).ended(End::Code(1));
+    cancel(&world, &["--all"]).ended(End::Code(0));
+    two.wait();
+    three.wait();
+    assert!(world.rows().iter().all(|r| r.ending() == "cancelled/operator"));
+    let output = cancel(&world, &["--all"]).ended(End::Code(1));
+    assert!(output.stderr.contains("no task runs"), "{output:?}");
+    cancel(&world, &[]).ended(End::Code(2));
+    cancel(&world, &["--all", "one"]).ended(End::Code(2));
+}
+
+#[test]
+fn what_is_wrong_with_one_does_not_save_the_others() {
+    let Some(world) = World::of_bookend("what_is_wrong_with_one_does_not_save_the_others") else { return };
+    world.run(["true"]).options(["--id", "ended"]).run();
+    let run = start(&world, &["--id", "runs"], "exec sleep 1000");
+    let output = cancel(&world, &["nonesuch", "ended", "runs"]).ended(End::Code(1));
+    assert!(
+        output.stderr.contains("no task nonesuch") && output.stderr.contains("it ended as success"),
+        "{output:?}"
+    );
+    assert!(output.stdout.contains("task runs: cancelled"), "{output:?}");
+    run.wait();
+}
+
+#[test]
+fn a_dead_or_recycled_supervisor_is_never_signalled() {
+    let Some(world) = World::of_bookend("a_dead_or_recycled_supervisor_is_never_signalled") else { return };
+    let mut run = start(&world, &["--id", "lost"], "exec sleep 1000");
+    run.signal(Signal::KILL);
+    run.wait_here();
+    let output = cancel(&world, &["lost"]).ended(End::Code(1));
+    assert!(output.stderr.contains("is gone") && output.stderr.contains("bookend recover"), "{output:?}");
+    // Its pid is another process's now, which must not notice.
+    let bystander = world.bare(["sleep", "1000"]).start();
+    world.write(&format!("UPDATE task_history SET supervisor_pid = {}", bystander.pid()));
+    cancel(&world, &["lost"]).ended(End::Code(1));
+    bystander.signal(Signal::USR1);
+    bystander.wait().ended(End::Signal(libc::SIGUSR1));
+}
+
+#[test]
+fn an_agent_that_ignores_the_signal_is_ended_by_the_ladder_and_wait_can_be_bounded() {
+    let test = "an_agent_that_ignores_the_signal_is_ended_by_the_ladder_and_wait_can_be_bounded";
+    let Some(world) = World::of_bookend(test) else { return };
+    let run =
+        start(&world, &["--id", "deaf", "--grace", "200ms"], "trap '' TERM; while :; do sleep 1000; done");
+    let output = cancel(&world, &["deaf", "--wait", "0"]).ended(End::Code(1));
+    assert!(output.stdout.contains("task deaf: still running"), "{output:?}");
+    cancel(&world, &["deaf"]);
+    assert_eq!(world.row().ending(), "cancelled/operator");
+    run.wait().ended(End::Signal(libc::SIGKILL));
+}
+
+#[test]
+fn all_from_inside_a_run_leaves_that_run_alone() {
+    let Some(world) = World::of_bookend("all_from_inside_a_run_leaves_that_run_alone") else { return };
+    let other = start(&world, &["--id", "other"], "exec sleep 1000");
+    let output = world.run_sh("bookend cancel --all").options(["--id", "self"]).run().ended(End::Code(0));
+    assert!(output.stdout.contains("task self: left alone"), "{output:?}");
+    other.wait();
+    let endings: Vec<_> = world.rows().iter().map(|r| r.ending()).collect();
+    assert_eq!(endings, ["cancelled/operator", "success/"]);
+}
+
+#[test]
+fn another_users_task_is_a_clear_error() {
+    let test = "another_users_task_is_a_clear_error";
+    let Some(world) = World::of_bookend(test) else { return };
+    if !possible(test, is_root() && on_path("setpriv"), "root and setpriv") {
+        return;
+    }
+    let run = start(&world, &["--id", "roots"], "exec sleep 1000");
+    let open = [
+        ("", 0o755),
+        ("bin", 0o755),
+        ("home", 0o755),
+        ("state", 0o755),
+        ("state/bookend", 0o755),
+        ("state/bookend/bookend.db.d", 0o755),
+        ("state/bookend/bookend.db", 0o644),
+        ("state/bookend/bookend.db-wal", 0o644),
+        ("state/bookend/bookend.db-shm", 0o644),
+        ("state/bookend/bookend.db.d/live", 0o644),
+    ];
+    for (name, mode) in open {
+        fs::set_permissions(world.path(name), fs::Permissions::from_mode(mode)).expect("a mode");
+    }
+    fs::copy(env!("CARGO_BIN_EXE_bookend"), world.path("copy")).expect("a copy of the program");
+    let program = world.name("copy");
+    let words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &program, "cancel", "roots"];
+    let output = world.bare(words).env("BOOKEND_LEDGER", world.ledger()).run().ended(End::Code(1));
+    assert!(output.stderr.contains("belongs to user root (uid 0)"), "{output:?}");
+    assert_eq!(world.row().text("status"), "running");
+    drop(run);
+}

@@ -1,0 +1,303 @@
+//! The operator's daily commands: list and show at length, artifacts, doctor, help.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{End, Output, Pty, World, on_path, possible};
+
+fn bookend(world: &World, words: &[&str]) -> Output {
+    world.bare(["bookend"].iter().chain(words).copied()).run()
+}
+
+fn said(world: &World, words: &[&str]) -> String {
+    bookend(world, words).ended(End::Code(0)).silent().stdout
+}
+
+fn parsed(world: &World, words: &[&str]) -> Value {
+    let text = said(world, words);
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+fn run(world: &World, options: &[&str], script: &str) {
+    world.run_sh(script).options(options.iter().copied()).run();
+}
+
+fn listed(world: &World, options: &[&str]) -> Vec<String> {
+    let list = parsed(world, &[&["list", "--json"], options].concat());
+    let tasks = list["tasks"].as_array().expect("tasks");
+    tasks.iter().map(|t| t["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+#[test]
+fn list_is_narrowed_by_everything_at_once() {
+    let Some(world) = World::of_bookend("list_is_narrowed_by_everything_at_once") else { return };
+    let of = |id, repo, agent, script| {
+        let options = ["--id", id, "--repo", repo, "--agent", agent, "--issue", "1"];
+        run(&world, &options, script);
+    };
+    of("a1", "a/b", "dev", "true");
+    of("a2", "a/b", "ops", "exit 3");
+    of("c1", "c/d", "dev", "exit 3");
+    world.write("UPDATE task_history SET started_at = '2020-01-01T00:00:00.000Z' WHERE id = 'a1'");
+    assert_eq!(listed(&world, &["--repo", "a/b"]), ["a2", "a1"]);
+    assert_eq!(listed(&world, &["--agent", "dev"]), ["c1", "a1"]);
+    assert_eq!(listed(&world, &["--agent", "dev", "--status", "failure"]), ["c1"]);
+    assert_eq!(listed(&world, &["--repo", "a/b", "--agent", "dev"]), ["a1"]);
+    assert_eq!(listed(&world, &["--key", "forgejo:ops:a/b:1"]), ["a2"]);
+    assert_eq!(listed(&world, &["--since", "1h"]), ["c1", "a2"]);
+    assert_eq!(listed(&world, &["--since", "2019-12-31", "--repo", "a/b"]), ["a2", "a1"]);
+    assert_eq!(listed(&world, &["--since", "2020-01-02", "--repo", "a/b"]), ["a2"]);
+    bookend(&world, &["list", "--since", "soon"]).ended(End::Code(2));
+    bookend(&world, &["list", "--limit", "0"]).ended(End::Code(2));
+}
+
+#[test]
+fn a_watched_list_shows_what_begins_and_ends() {
+    let Some(world) = World::of_bookend("a_watched_list_shows_what_begins_and_ends") else { return };
+    let mut pty = Pty::bash(&world);
+    pty.resize(80, 24);
+    pty.line("bookend list --watch");
+    pty.expect("there is no ledger yet");
+    let (mut up, mut end) = (world.fifo("up"), world.fifo("end"));
+    let script = format!("echo up >{}; read line <{}", up.path(), end.path());
+    let running = world.run_sh(&script).options(["--id", "watched"]).start();
+    up.line();
+    pty.expect("watched");
+    pty.expect("running");
+    end.tell("now");
+    running.wait();
+    pty.expect("success");
+    pty.send("\x03");
+    assert_eq!(pty.prompt(), 130);
+}
+
+#[test]
+fn a_lost_task_is_seen_in_list_and_show() {
+    let Some(world) = World::of_bookend("a_lost_task_is_seen_in_list_and_show") else { return };
+    let mut up = world.fifo("up");
+    let script = format!("echo up >{}; exec sleep 1000", up.path());
+    let mut lost = world.run_sh(&script).options(["--id", "gone"]).start();
+    up.line();
+    let alive = |page: String| page.lines().any(|l| l.starts_with("alive") && l.ends_with("yes"));
+    assert!(alive(said(&world, &["show", "gone"])));
+    lost.signal(rustix::process::Signal::KILL);
+    lost.wait_here();
+    assert!(said(&world, &["list"]).contains("lost"));
+    assert!(said(&world, &["show", "gone"]).contains("bookend recover settles it"));
+}
+
+#[test]
+fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
+    let test = "show_says_who_knows_the_end_what_was_left_and_where_to_look_further";
+    let Some(world) = World::of_bookend(test) else { return };
+    let claude = "#!/bin/sh\n\
+        while [ $# -gt 0 ]; do case $1 in --session-id) id=$2;; esac; shift; done\n\
+        dir=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g'); mkdir -p $dir\n\
+        echo {} >$dir/$id.jsonl\n\
+        setsid sleep 1000 >/dev/null 2>&1 &\nexit 3\n";
+    world.program("claude", claude);
+    world.run(["claude", "-p", "x"]).options(["--id", "one", "--key", "a key", "--grace", "1s"]).run();
+    let page = said(&world, &["show", "one"]);
+    let row = world.row();
+    let session = row.text("session_id");
+    for part in [
+        "bookend saw it".to_owned(),
+        "1 found, 1 ended, 0 left".to_owned(),
+        format!("/{session}.jsonl\n"),
+        format!("&& claude --resume {session}"),
+        "bookend session restore 'a key'".to_owned(),
+        format!("_PID={} + _PID={}", row.pid("supervisor_pid"), row.pid("agent_pid")),
+    ] {
+        assert!(page.contains(&part), "{part}: {page}");
+    }
+    world.write("UPDATE task_history SET end_source = 'recovery'");
+    assert!(said(&world, &["show", "one"]).contains("nobody saw it: recovery inferred it"));
+}
+
+#[test]
+fn a_task_may_say_what_it_made() {
+    let Some(world) = World::of_bookend("a_task_may_say_what_it_made") else { return };
+    let script = "echo hello >report; bookend artifact add report . https://example.org/7";
+    world.run_sh(script).options(["--id", "one"]).run().ended(End::Code(0)).silent();
+    let artifacts = parsed(&world, &["show", "one", "--json"])["task"]["artifacts"].clone();
+    let home = fs::canonicalize(world.path("home")).expect("home");
+    let word = |n: usize, name: &str| artifacts[n][name].as_str().expect("a word").to_owned();
+    assert_eq!(
+        (word(0, "kind"), word(0, "path")),
+        ("file".into(), home.join("report").display().to_string())
+    );
+    assert_eq!((word(1, "kind"), word(1, "path")), ("directory".into(), home.display().to_string()));
+    assert_eq!((word(2, "kind"), word(2, "url")), ("url".into(), "https://example.org/7".into()));
+    assert_eq!(artifacts[0]["bytes"], 6);
+    assert!(said(&world, &["show", "one"]).contains("https://example.org/7"));
+
+    bookend(&world, &["artifact", "add", "https://example.org"]).ended(End::Code(2));
+    bookend(&world, &["artifact", "add", "--task", "one", "nonesuch"]).ended(End::Code(1));
+    bookend(&world, &["artifact", "add", "--task", "one", "https://example.org"]).ended(End::Code(0));
+}
+
+#[test]
+fn what_a_run_left_in_its_git_worktree_is_kept() {
+    let test = "what_a_run_left_in_its_git_worktree_is_kept";
+    let Some(world) = World::of_bookend(test) else { return };
+    if !possible(test, on_path("git"), "git") {
+        return;
+    }
+    let shell = |script: &str| world.bare(["sh", "-euc", script]).run().ended(End::Code(0));
+    shell(
+        "git init -q -b main repo; cd repo; git config user.name x; git config user.email x@y
+         echo a >a; git add a; git commit -qm a; mkdir below",
+    );
+    let in_repo = |id: &str, script: &str| {
+        let script = format!("cd repo; {script}");
+        let options = ["--id", id, "--cwd", "repo/below"];
+        world.run_sh(&script.replace("cd repo; ", "")).options(options).run();
+        parsed(&world, &["show", id, "--json"])["task"]["artifacts"][0].clone()
+    };
+    let git = in_repo("idle", "true");
+    assert_eq!((&git["kind"], &git["branch"]), (&json!("git"), &json!("main")));
+    assert_eq!((&git["commits"], &git["changed"], &git["uncommitted"]), (&json!(0), &json!(0), &json!(0)));
+    assert!(said(&world, &["list"]).contains("no changes"), "list marks it");
+
+    let git =
+        in_repo("busy", "cd ..; git checkout -qb side; echo b >b; git add b; git commit -qm b; echo c >c");
+    assert_eq!((&git["commits"], &git["changed_files"]), (&json!(1), &json!(["b"])));
+    assert_eq!((&git["branch"], &git["uncommitted_files"]), (&json!("side"), &json!(["c"])));
+    assert_ne!(git["head"], git["head_before"]);
+
+    let git = in_repo("failed", "git -C .. commit -qm empty --allow-empty; exit 3");
+    assert_eq!(git["commits"], 1, "whatever the end");
+
+    // Made by --prepare, and without a commit yet.
+    let options = ["--id", "new", "--prepare", "git init -q -b main new", "--cwd", "new"];
+    world.run_sh("git -c user.name=x -c user.email=x@y commit -qm a --allow-empty").options(options).run();
+    let git = parsed(&world, &["show", "new", "--json"])["task"]["artifacts"][0].clone();
+    assert_eq!((&git["commits"], &git["head_before"]), (&json!(1), &Value::Null));
+
+    run(&world, &["--id", "outside"], "true");
+    assert_eq!(parsed(&world, &["show", "outside", "--json"])["task"]["artifacts"], Value::Null);
+}
+
+#[test]
+fn a_git_that_hangs_delays_the_end_by_seconds_only_and_changes_nothing() {
+    let test = "a_git_that_hangs_delays_the_end_by_seconds_only_and_changes_nothing";
+    let Some(world) = World::of_bookend(test) else { return };
+    world.program("git", "#!/bin/sh\nexec sleep 1000\n");
+    fs::create_dir_all(world.path("home/.git")).expect(".git");
+    fs::write(world.path("home/.git/HEAD"), "ref: refs/heads/main\n").expect("HEAD");
+    run(&world, &["--id", "one"], "true");
+    assert_eq!(world.row().ending(), "success/");
+    assert_eq!(world.row().text("artifacts"), "");
+}
+
+#[test]
+fn bare_bookend_greets_the_new_user_and_then_gives_an_overview() {
+    let Some(world) = World::of_bookend("bare_bookend_greets_the_new_user_and_then_gives_an_overview") else {
+        return;
+    };
+    assert!(said(&world, &[]).contains("bookend run -- claude -p 'say hello'"));
+    run(&world, &["--id", "one"], "exit 3");
+    let text = said(&world, &[]);
+    for part in ["Running\nnothing\n", "Ended last\n", "exit 3", "Task audit: 0 findings"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it() {
+    let Some(world) = World::of_bookend("doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it") else {
+        return;
+    };
+    world.program("claude", "#!/bin/sh\n");
+    let point = |name: &str| {
+        let report = parsed(&world, &["doctor", "--json"]);
+        let points = report["points"].as_array().expect("points").clone();
+        let found =
+            points.into_iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("{name}: {report}"));
+        (
+            found["health"].as_str().expect("a word").to_owned(),
+            found["text"].as_str().expect("text").to_owned(),
+        )
+    };
+    assert!(point("ledger").1.contains("$XDG_STATE_HOME"));
+    assert!(point("opening it").1.contains("there is none yet"));
+    assert_eq!(point("claude"), ("fine".to_owned(), world.name("bin/claude")));
+    assert_eq!(point("cursor-agent").0, "absent");
+    run(&world, &[], "true");
+    assert_eq!(point("modes").0, "fine");
+    let file = world.ledger();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("a mode");
+    assert!(point("modes").1.contains("chmod go="));
+
+    fs::write(world.path("broken"), "no database at all").expect("a file");
+    let broken = world.name("broken");
+    let output = bookend(&world, &["doctor", "--ledger", &broken]).ended(End::Code(1));
+    assert!(output.stdout.contains("BAD") && output.stdout.contains("no SQLite database"), "{output:?}");
+}
+
+/// Every command that `--help` lists, with those below it.
+fn commands(world: &World) -> Vec<Vec<String>> {
+    let mut all = vec![vec![]];
+    let mut next = 0;
+    while next < all.len() {
+        let words: Vec<&str> = all[next].iter().map(String::as_str).chain(["--help"]).collect();
+        let help = said(world, &words);
+        let listed = help.split_once("\nCommands:\n").map_or("", |(_, rest)| rest);
+        let names = listed.lines().take_while(|l| !l.is_empty()).filter_map(|l| {
+            let is_name = l.starts_with("  ") && !l.starts_with("   ");
+            l.split_whitespace().next().filter(|n| is_name && *n != "help")
+        });
+        let below: Vec<_> =
+            names.map(|n| all[next].iter().cloned().chain([n.to_owned()]).collect()).collect();
+        all.extend(below);
+        next += 1;
+    }
+    assert!(all.len() > 8, "{all:?}");
+    all
+}
+
+#[test]
+fn every_help_fits_80_columns_and_the_commands_give_examples() {
+    let Some(world) = World::of_bookend("every_help_fits_80_columns_and_the_commands_give_examples") else {
+        return;
+    };
+    for command in commands(&world) {
+        let words = command.iter().map(String::as_str).chain(["--help"]);
+        let help = world.bare(["bookend"].into_iter().chain(words)).env("COLUMNS", "80").run();
+        let help = help.ended(End::Code(0)).stdout;
+        let wide: Vec<&str> = help.lines().filter(|l| l.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{command:?}: {wide:#?}");
+        let shows = ["run", "list", "show", "audit", "cancel", "prune"];
+        if command.len() == 1 && shows.contains(&command[0].as_str()) {
+            assert!(help.contains("\nExamples:\n"), "{command:?}: {help}");
+        }
+    }
+}
+
+#[test]
+fn completions_and_man_pages_name_every_command() {
+    let Some(world) = World::of_bookend("completions_and_man_pages_name_every_command") else { return };
+    let commands = commands(&world);
+    for shell in ["bash", "zsh", "fish"] {
+        let script = said(&world, &["completions", shell]);
+        for command in commands.iter().flatten() {
+            assert!(script.contains(command.as_str()), "{shell}: {command}");
+        }
+        fs::write(world.path("script"), script).expect("the script");
+        if on_path(shell) {
+            world.bare([shell, "-n", &world.name("script")]).run().ended(End::Code(0)).silent();
+        }
+    }
+    said(&world, &["man", "--dir", &world.name("man")]);
+    for command in &commands {
+        let name = std::iter::once("bookend").chain(command.iter().map(String::as_str)).collect::<Vec<_>>();
+        let page = fs::read_to_string(world.path("man").join(format!("{}.1", name.join("-"))));
+        assert!(page.is_ok_and(|p| p.contains(".SH SYNOPSIS")), "{name:?}");
+    }
+    assert_eq!(
+        said(&world, &["man", "run"]),
+        fs::read_to_string(world.path("man/bookend-run.1")).expect("run")
+    );
+    bookend(&world, &["man", "nonesuch"]).ended(End::Code(2));
+}
