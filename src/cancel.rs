@@ -151,6 +151,8 @@ pub fn ask_to_end(task: &Task) -> io::Result<Option<Handle>> {
     let Some(supervisor) = task.supervisor() else { return Ok(None) };
     let Some(handle) = identity::open(&supervisor)? else { return Ok(None) };
     sys::send_signal(handle.as_fd(), libc::SIGTERM, Some(CANCEL))?;
+    // A supervisor that was stopped acts on it only once it is continued.
+    sys::send_signal(handle.as_fd(), libc::SIGCONT, None)?;
     Ok(Some(handle))
 }
 

@@ -10,10 +10,12 @@ use crate::cancel;
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::identity::{self, Handle};
+use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
 use crate::recovery::{self, Dead, Marked};
 use crate::run::WhenBusy;
 use crate::supervise;
+use crate::sys::{self, Received};
 use crate::task::{Task, Verdict};
 
 /// How often a run that waits looks again, at most.
@@ -150,17 +152,23 @@ impl Way {
         let interests: Vec<_> =
             handle.iter().map(|h| Interest { source: Source::Holder, fd: h.as_fd() }).collect();
         let until = Instant::now() + LOOK;
-        loop {
+        let mut for_the_agent = Vec::new();
+        let stopped = loop {
             match watch.next(&interests, Some(until)).map_err(supervise::watching)? {
-                Event::Deadline | Event::Ready(_) => return Ok(None),
-                Event::Signal(received) => {
-                    if supervise::stop_of(&received).is_some() {
-                        return Ok(Some(received.signal));
-                    }
+                Event::Deadline | Event::Ready(_) => break None,
+                Event::Signal(received) if supervise::stop_of(&received).is_some() => {
+                    break Some(received.signal);
                 }
+                // There is no agent yet that could stop, and the shell looks at us.
+                Event::Signal(Received { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
+                    sys::raise_unblocked(libc::SIGTSTP);
+                }
+                Event::Signal(received) => for_the_agent.push(received),
                 Event::Child { .. } => {}
             }
-        }
+        };
+        watch.put_back(for_the_agent);
+        Ok(stopped)
     }
 }
 

@@ -139,7 +139,7 @@ struct RunArgs {
     /// Do not execute the agent unless it has this skill
     #[arg(long, env = "BOOKEND_REQUIRE_SKILL", value_name = "NAME")]
     require_skill: Option<String>,
-    /// End the agent after this long (30s, 10m, 2h; a bare number is seconds)
+    /// End the agent this long after it was executed (30s, 10m, 2h; a bare number is seconds; 0: never)
     #[arg(long, env = "BOOKEND_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
     /// End the agent after this long without output; only where its output is captured as it comes

@@ -1,8 +1,10 @@
 //! Recovery: whether a task that the ledger calls running is, and the settling of one that is not.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 use tracing::{info, warn};
 
 use crate::error::Error;
@@ -10,7 +12,8 @@ use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged}
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
-use crate::process::leftovers::{self, Hunt, Seat, Summary};
+use crate::process::leftovers::{self, Hunt, Policy, Seat, Summary};
+use crate::process::marked;
 use crate::process::oom;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
 
@@ -64,8 +67,8 @@ fn same_host(task: &Task, here: &Place) -> bool {
     at.boot_id == here.boot_id || at.host.is_empty() || at.host == here.host
 }
 
-/// What the live lock says of a task whose supervisor may just have died: a child that it had forked holds the
-/// lock too until it executes, or notices and leaves. That takes no time, but it is waited for.
+/// What the live lock says of a task whose supervisor may just have died: a child that it had forked holds
+/// the lock too until it executes, or notices and leaves. That takes no time, but it is waited for.
 ///
 /// # Errors
 /// When the ledger's `live` file cannot be asked.
@@ -143,6 +146,21 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
         .collect())
 }
 
+/// The ids of the tasks whose mark some process of ours carries.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn marked_tasks() -> Result<BTreeSet<String>, Error> {
+    marked::tasks().map_err(|e| Error::failed(format!("looking for what ended tasks left running: {e}")))
+}
+
+/// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.
+pub fn leaves_no_process(task: &Task) -> bool {
+    let option = task.run_options.as_ref().and_then(|o| o.get("leftovers"));
+    let policy = option.and_then(|o| Policy::deserialize(o).ok()).unwrap_or(Policy::Auto);
+    task.status.is_terminal() && policy.ends(task.status == Status::Success)
+}
+
 /// Whether this process supervises a task of this ledger.
 pub fn holds_live_lock(ledger: &Ledger, process: Identity) -> bool {
     ledger.supervised_by(process).unwrap_or_default()
@@ -166,6 +184,11 @@ impl Dead {
 
     pub fn id(&self) -> &str {
         &self.task.id
+    }
+
+    /// What was found of it and what became of that; `None`: nothing was looked for.
+    pub fn leftovers(&self) -> Option<&Summary> {
+        self.leftovers.as_ref()
     }
 
     /// Processes of it that could not be ended.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag};
 use tracing::level_filters::LevelFilter;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
 use crate::claim::{Hold, Way};
@@ -15,7 +15,7 @@ use crate::clock;
 use crate::error::{Error, Kind, exit_code};
 use crate::failpoint;
 use crate::hook;
-use crate::ledger::{self, Claim, Found, Ledger, Location};
+use crate::ledger::{self, Claim, Found, Ledger, Location, SpoolSlot};
 use crate::log;
 use crate::process::caller::{self, Caller};
 use crate::process::capture::{Capture, WhenReaderGone};
@@ -220,12 +220,21 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
             let error = format!("no process for the agent: {e}");
             claim.end(&id, &supervise::never_ran(Failure::Spawn, &error, started), "run")?;
             claim.commit()?;
-            return Err(Error::failed(error).hint("the task is recorded as failure; look at `ulimit -u`"));
+            return Err(Error::failed(error)
+                .hint("the task is recorded as failure; look at `ulimit -u` and `ulimit -n`"));
         }
     };
     let spool = claim.spool_slot(&id).inspect_err(|e| warn!("{e}")).ok();
     if let Err(e) = claim.commit() {
         child.dismiss();
+        // What could not be synced may be found durable all the same when the log is next read.
+        let ended = supervise::never_ran(Failure::Spawn, &e.to_string(), started);
+        if let Err(e) = ledger.finish(&id, &ended, "run") {
+            debug!("{e}");
+        }
+        if let Some(Err(e)) = spool.map(SpoolSlot::discard) {
+            debug!("{e}");
+        }
         return Err(e.into());
     }
     way.report(&ledger);
@@ -249,8 +258,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         (Agent::new(child, who.asked.mode, tasks_cgroup.clone()), forward),
         listening,
         Limits {
-            timeout: request.timeout,
-            idle_timeout: request.idle_timeout,
+            timeout: request.timeout.filter(|t| !t.is_zero()),
+            idle_timeout: request.idle_timeout.filter(|t| !t.is_zero()),
             grace: request.grace,
             awaits_input: who.asked.conversing,
         },
@@ -273,12 +282,16 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         Some(stop) => Err(NoStart::stopped(stop, request.on_term)),
         None => ready,
     };
+    let whose = leftovers::Task {
+        id: run.task.id.clone(),
+        agent: row.agent_process.unwrap_or(row.supervisor),
+        agent_tty: own.tty_nr,
+        seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        cgroup: tasks_cgroup,
+    };
     if let Err(no) = ready {
         run.dismiss()?;
-        warn_unless_stopped(&no);
-        run.settle(End { ending: no.ending, error: no.error, exit: None, leftovers: None });
-        deliver(&mut run, request, &caller)?;
-        return Ok(no.leave);
+        return end_without_agent(&mut run, no, whose, request, &caller);
     }
 
     // Where the worktree stands, for what the run will have made of it.
@@ -298,10 +311,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     failpoint::reached("run.ended");
     if let Some(failed) = run.agent.start_error {
         let no = NoStart::not_executed(failed, &request.argv[0], request.cwd.as_deref());
-        warn_unless_stopped(&no);
-        run.settle(End { ending: no.ending, error: no.error, exit: None, leftovers: None });
-        deliver(&mut run, request, &caller)?;
-        return Ok(no.leave);
+        return end_without_agent(&mut run, no, whose, request, &caller);
     }
 
     // 9. What is still in the pipe, and who is still about.
@@ -316,13 +326,6 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         grace: request.grace,
         on_term: request.on_term,
     });
-    let whose = leftovers::Task {
-        id: run.task.id.clone(),
-        agent: row.agent_process.unwrap_or(row.supervisor),
-        agent_tty: own.tty_nr,
-        seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
-        cgroup: tasks_cgroup,
-    };
     let ends = request.leftovers.ends(ending == Ending::Success);
     let mut hunt = Hunt::new(whose, ends, request.grace);
     run.look_for_leftovers(&mut hunt);
@@ -466,9 +469,6 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
             .hint("start a fresh one, or say --allow-unsafe-resume; nothing was executed"));
         }
     };
-    if let Some(warning) = &choice.warning {
-        warn!("{warning}");
-    }
     Ok(Session::Chosen(choice))
 }
 
@@ -489,7 +489,11 @@ fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(),
     Ok(())
 }
 
+/// Said once the row is committed: a stderr that nobody reads must not hold the ledger's lock.
 fn announce(id: &str, choice: &Choice) {
+    if let Some(warning) = &choice.warning {
+        warn!("{warning}");
+    }
     let resume = choice.resumed_from.as_deref().unwrap_or("<none>");
     let session = choice.session.as_deref().unwrap_or("<not yet known>");
     info!(
@@ -550,29 +554,57 @@ impl NoStart {
 
     fn not_executed(failed: StartError, program: &OsStr, cwd: Option<&Path>) -> NoStart {
         let why = std::io::Error::from_raw_os_error(failed.errno);
-        let program = program.display();
+        // A name with a slash was looked for nowhere else, and is told apart from what it needs.
+        let names_a_file = Path::new(program).components().count() > 1;
+        let needs = names_a_file && std::fs::metadata(program).is_ok();
+        let program = format!("{:?}", program.to_string_lossy());
         let (code, error) = match (failed.step, failed.errno) {
             (Step::Chdir, _) => {
                 let cwd = cwd.unwrap_or(Path::new("")).display();
                 (exit_code::FAILED, format!("entering the agent's directory {cwd}: {why}"))
             }
             (Step::Stdio, _) => (exit_code::FAILED, format!("giving the agent its stdout: {why}")),
+            (Step::Exec, libc::ENOENT) if needs => (
+                exit_code::NOT_FOUND,
+                format!(
+                    "executing {program}: its interpreter, named in its first line, or its loader is missing"
+                ),
+            ),
             (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
                 (exit_code::NOT_FOUND, format!("executing {program}: not found ({why})"))
             }
-            (Step::Exec, libc::ENOEXEC) => {
-                (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}; a script needs a #! line"))
-            }
+            (Step::Exec, libc::ENOEXEC) => (
+                exit_code::NOT_EXECUTABLE,
+                format!(
+                    "executing {program}: {why}; it is no program for this machine, or a script without a #! line"
+                ),
+            ),
             (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),
         };
         NoStart::failed(Failure::Spawn, error, code)
     }
 }
 
-fn warn_unless_stopped(no: &NoStart) {
+/// Ends a task whose agent was never executed. The prepare command may have left something all the same.
+fn end_without_agent(
+    run: &mut Supervisor<'_>,
+    no: NoStart,
+    whose: leftovers::Task,
+    request: &Request,
+    caller: &Caller,
+) -> Result<Leave, Error> {
     if let (Leave::Code(_), Some(error)) = (no.leave, &no.error) {
         tracing::error!("{error}");
     }
+    let ends = request.leftovers.ends(false);
+    let mut hunt = Hunt::new(whose, ends, request.grace);
+    if request.prepare.is_some() {
+        run.look_for_leftovers(&mut hunt);
+    }
+    run.settle(End { ending: no.ending, error: no.error, exit: None, leftovers: Some(hunt.summary()) });
+    run.end_leftovers(hunt, ends)?;
+    deliver(run, request, caller)?;
+    Ok(no.leave)
 }
 
 /// Runs `--prepare`. Its output is shown, and kept in the row, when it fails.

@@ -290,6 +290,10 @@ impl<'a> Supervisor<'a> {
                 failpoint::hit("run.attending").map_err(watching)?;
             }
             if let Some(ended) = self.agent.ended {
+                // Its end may be told before how its exec went.
+                if self.agent.child.report().is_some() {
+                    self.on_ready(Source::Report)?;
+                }
                 self.phase = Phase::After;
                 self.timers = Timers::default();
                 self.ladder = Ladder::new(self.limits.grace);
@@ -449,8 +453,7 @@ impl<'a> Supervisor<'a> {
     fn record(&mut self, ended: &Ended) -> bool {
         let id = &self.task.id;
         let finished = self.ledger.finish(id, ended, "run");
-        self.row.settled = true;
-        match finished {
+        let is_recorded = match finished {
             Ok(finished) => {
                 self.report(ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
@@ -478,7 +481,9 @@ impl<'a> Supervisor<'a> {
                 }
                 false
             }
-        }
+        };
+        self.row.settled = true;
+        is_recorded
     }
 
     fn report(&self, ended: &Ended, finished: Finished) {

@@ -254,7 +254,8 @@ const WITNESS_STACK: usize = 16 * 1024;
 
 /// Starts the witness: a sibling of the agent in our process group that blocks every signal and counts
 /// those that reach it, so that a signal sent to the whole group can be told from one sent to us alone.
-/// It shares our memory, so it costs no page, and dies with us. clone(2) with `CLONE_VM`.
+/// It shares our memory, so it costs no page, and dies with us. It holds no descriptor: the live lock and
+/// the agent's pipes end with the supervisor, not a moment later. clone(2) with `CLONE_VM`.
 ///
 /// # Errors
 /// When the kernel has no room for another process.
@@ -264,14 +265,14 @@ pub fn start_witness() -> io::Result<i32> {
     let top = unsafe { stack.as_mut_ptr().add(WITNESS_STACK) };
     let top = top.map_addr(|a| a & !15).cast::<c_void>();
     // SAFETY: the function lives for ever, the stack is leaked and used by this clone alone. The clone
-    // shares memory and descriptors but not the thread group; it runs `witness` only, which uses no
+    // shares memory but not the thread group; it runs `witness` only, which uses no
     // thread-local data (its system calls do not go through the C library's errno).
     let pid = unsafe {
         libc::clone(
             witness,
             top,
             // No exit signal: a wait for our children does not see it unless it asks for `__WALL`.
-            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS,
+            libc::CLONE_VM | libc::CLONE_FS,
             std::ptr::without_provenance_mut(nix::unistd::getpid().as_raw() as usize),
         )
     };
@@ -286,9 +287,11 @@ pub fn start_witness() -> io::Result<i32> {
 extern "C" fn witness(supervisor: *mut c_void) -> libc::c_int {
     use syscalls::{Sysno, syscall};
     let all = SignalSet::ALL.0;
-    // SAFETY: prctl with plain numbers; the name is a literal with its NUL.
+    // SAFETY: the descriptors are copies of its own; prctl with plain numbers; the name is a literal with
+    // its NUL.
     unsafe {
         let _ = syscall!(Sysno::prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        let _ = syscall!(Sysno::close_range, 0, u32::MAX, 0);
         let _ = syscall!(Sysno::prctl, libc::PR_SET_NAME, c"bookend-witness".as_ptr(), 0, 0, 0);
         if syscall!(Sysno::getppid) != Ok(supervisor.addr()) {
             return 0; // It died before the line above could tie us to it.

@@ -1,7 +1,7 @@
 //! Who is who, for real: a pid that is given out anew is neither taken for the task nor signalled, and across
 //! pid namespaces the live lock decides.
 
-use crate::harness::{End, Proc, World, eventually, is_root, on_path, possible, state};
+use crate::harness::{End, Proc, World, eventually, is_root, on_path, possible, stat_field, state};
 use crate::standins::{Busy, KEY, bookend, change, gone, json, recover};
 
 /// A world in which a process can be given any free pid.
@@ -52,13 +52,19 @@ fn a_key_whose_holder_died_is_free_although_its_pid_is_in_use_again() {
 #[test]
 fn another_programs_row_is_judged_by_the_identity_it_names() {
     let Some(world) = World::of_bookend("another_programs_row_is_judged_by_the_identity") else { return };
-    let busy = Busy::sleep(&world, "one");
-    change(&world, "UPDATE task_history SET live_slot = NULL");
+    Busy::sleep(&world, "one").kill_all();
+    let me = std::process::id() as i32;
+    let start = stat_field(me, 22).expect("our own start");
+    change(
+        &world,
+        &format!(
+            "UPDATE task_history SET live_slot = NULL, supervisor_pid = {me}, supervisor_start = {start}"
+        ),
+    );
     assert_eq!(json(&world, &["recover", "--json"])["alive"], 1);
     change(&world, "UPDATE task_history SET supervisor_start = supervisor_start + 1");
     recover(&world, &[]);
     assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
-    busy.kill_all();
 }
 
 const IN_A_NAMESPACE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];

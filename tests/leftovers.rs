@@ -159,6 +159,23 @@ fn a_stopped_one_is_ended_too() {
     assert!(leaver.out.rest().is_empty(), "it is gone");
 }
 
+/// A stopped process would sleep on its SIGTERM until it is killed.
+#[test]
+fn a_stopped_one_is_continued_so_that_it_can_end_as_it_is_asked() {
+    let Some(world) = World::of_bookend("a_stopped_one_is_continued") else {
+        return;
+    };
+    let mut leaver = Leaver::new(&world, "probe with setsid -- probe count OUT", 1);
+    let process = leaver.command().own_group().start();
+    let daemon = leaver.out.pid("ready");
+    world.send(daemon, [19]);
+    eventually(world.deadline(), "its stop", || state(daemon) == Some('T'));
+    leaver.go.tell("now");
+    assert!(leaver.out.line().starts_with("15 "), "SIGTERM");
+    world.send(daemon, ["64:1000"]);
+    process.wait().ended(End::Code(1));
+}
+
 #[test]
 fn bookend_itself_and_those_above_it_are_never_ended() {
     let Some(world) = World::of_bookend("bookend_itself_and_those_above_it") else {
@@ -298,6 +315,26 @@ fn a_nested_run_is_never_killed_nor_what_is_below_it() {
     eventually(world.deadline(), "the inner row's end", || world.rows()[1].text("status") != "running");
     nested_rows(&world, "failure/exit", "interrupted/signal");
     assert_eq!(world.rows()[1].number("term_signal"), Some(9), "by its own ladder");
+}
+
+/// The outer one asks the inner to end, and nobody below it; its own grace is long over meanwhile.
+#[test]
+fn what_is_below_a_nested_run_is_left_to_it() {
+    let Some(world) = World::of_bookend("what_is_below_a_nested_run") else {
+        return;
+    };
+    let inner = "probe with setsid -- bookend run -- probe count OUT";
+    let mut leaver = Leaver::new(&world, inner, 1);
+    let process = leaver.command().options(["--grace", "50ms"]).own_group().start();
+    let agent = leaver.out.pid("ready");
+    leaver.go.tell("now");
+    assert!(leaver.out.line().starts_with("15 "), "forwarded by the inner one");
+    process.wait().ended(End::Code(1));
+    world.send(agent, ["64:1003"]);
+    assert!(leaver.out.rest().iter().all(|l| !l.starts_with("15 ")), "and sent by nobody else");
+    eventually(world.deadline(), "the inner row's end", || world.rows()[1].text("status") != "running");
+    nested_rows(&world, "failure/exit", "interrupted/signal");
+    assert_eq!(world.rows()[1].number("exit_code"), Some(3), "it was not killed");
 }
 
 fn nested_rows(world: &World, outer: &str, inner: &str) {

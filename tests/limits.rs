@@ -109,6 +109,53 @@ fn an_idle_time_out_counts_from_the_last_output() {
 }
 
 #[test]
+fn an_idle_time_out_ends_an_agent_that_never_says_a_word() {
+    let Some(world) = World::of_bookend("an_idle_time_out_ends_an_agent_that_never") else {
+        return;
+    };
+    let mut out = world.fifo("stay");
+    claude(&world, &format!("exec probe stay {}", out.path()));
+    let process = world.run(STREAM).options(["--idle-timeout", "300ms"]).own_group().start();
+    out.pid("stay");
+    process.wait().ended(End::Code(124));
+    assert_eq!(world.row().ending(), "cancelled/idle_timeout");
+}
+
+/// Longer than the limit in all, and never for so long without a word.
+#[test]
+fn an_idle_time_out_begins_again_with_each_output() {
+    let Some(world) = World::of_bookend("an_idle_time_out_begins_again") else {
+        return;
+    };
+    claude(&world, "init; sleep 1.6; init; sleep 1.6; result done");
+    world.run(STREAM).options(["--idle-timeout", "3s"]).own_group().run().ended(End::Code(0)).silent();
+    assert_eq!(world.row().ending(), "success/");
+}
+
+/// A program that a person talks to may use Ctrl-C for itself: no ladder begins, however long it goes on.
+#[test]
+fn an_interactive_agent_that_goes_on_after_a_ctrl_c_is_left_in_peace() {
+    let Some(world) = World::of_bookend("an_interactive_agent_that_goes_on") else {
+        return;
+    };
+    let mut out = world.fifo("count");
+    let argv = ["probe", "count", &out.path()];
+    let process = world.run(argv).options(["--grace", "100ms"]).own_group().start();
+    let agent = out.pid("ready");
+    for signal in [2, 3] {
+        world.send(-process.pid(), [signal]);
+        assert!(out.line().starts_with(&format!("{signal} ")));
+    }
+    world.bare(["sleep", "0.3"]).run().ended(End::Code(0));
+    world.send(process.pid(), ["64:77"]);
+    let line = out.line();
+    assert!(line.starts_with("64 77"), "no rung of a ladder came: {line}");
+    world.send(agent, ["64:1000"]);
+    process.wait().ended(End::Code(0)).silent();
+    assert_eq!(world.row().ending(), "success/", "it ended long after, and well");
+}
+
+#[test]
 fn an_agent_that_stays_after_its_result_is_ended_and_its_result_stands() {
     let Some(world) = World::of_bookend("an_agent_that_stays_after_its_result") else {
         return;

@@ -319,6 +319,7 @@ impl Ledger {
                 let outcome = spool::keep(&path).map(|kept| MergeOutcome::Unreadable { why, kept });
                 (None, outcome)
             }
+            Content::Failed(e) => (None, Err(LedgerError::io("reading the spooled record", &path, e))),
         };
         Merged { task, outcome: outcome.unwrap_or_else(MergeOutcome::Waits) }
     }

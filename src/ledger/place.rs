@@ -197,11 +197,12 @@ fn make_private_dir(dir: &Path) -> io::Result<()> {
         Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o700)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(e) if e.kind() == ErrorKind::NotFound => match dir.parent() {
-            Some(parent) => {
+            // Where the parent is there and nothing can be made in it (/proc), this would go on for ever.
+            Some(parent) if !parent.exists() => {
                 make_private_dir(parent)?;
                 make_private_dir(dir)
             }
-            None => Err(e),
+            _ => Err(e),
         },
         Err(e) => Err(e),
     }

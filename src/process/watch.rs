@@ -84,6 +84,13 @@ impl Watch {
         }))
     }
 
+    /// Puts back signals that were taken out by somebody whom they did not concern, before all others.
+    pub fn put_back(&mut self, signals: Vec<Received>) {
+        for received in signals.into_iter().rev() {
+            self.queue.push_front(Event::Signal(received));
+        }
+    }
+
     /// The next event. Signals come before the child's end that they caused, so that the cause is known
     /// when the end is judged.
     ///

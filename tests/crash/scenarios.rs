@@ -1,5 +1,7 @@
 //! What is going on when bookend dies: each scenario passes other points.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::agents::{ON_FINISH, cursor};
 use crate::harness::{Cmd, End, World};
 
@@ -69,7 +71,9 @@ fn unprepared(world: &World) -> Cmd<'_> {
 fn spooled(world: &World) {
     let refused = session(world).env("BOOKEND_FAILPOINT", "end.begun:io").run();
     refused.ended(End::Code(0));
-    std::fs::write(world.path("state/bookend/bookend.db.d/spool/broken.json"), "{").expect("a broken record");
+    let broken = world.path("state/bookend/bookend.db.d/spool/broken.json");
+    std::fs::write(&broken, "{").expect("a broken record");
+    std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o600)).expect("its mode");
 }
 
 /// A task whose supervisor died and whose agent goes on.

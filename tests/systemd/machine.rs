@@ -45,12 +45,13 @@ impl Machine {
             ("contrib/sysusers.d", "/usr/lib/sysusers.d"),
             ("contrib/tmpfiles.d", "/usr/lib/tmpfiles.d"),
             ("contrib/systemd/catalog", "/usr/lib/systemd/catalog"),
+            ("contrib/just", "/usr/share/bookend"),
         ] {
             machine.copy(&Path::new(ROOT).join(from), to);
         }
         machine.sh("systemd-sysusers && systemd-tmpfiles --create /usr/lib/tmpfiles.d/bookend.conf &&
              journalctl --update-catalog && systemctl daemon-reload && systemctl enable -q bookend-recover");
-        machine.program("claude", CLAUDE);
+        machine.claude();
         Some(machine)
     }
 
@@ -165,6 +166,11 @@ impl Machine {
         let path = format!("/usr/local/bin/{name}");
         self.write(&path, text);
         fs::set_permissions(self.file(&path), fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
+
+    /// A stand-in for Claude Code, in everybody's PATH.
+    pub fn claude(&self) {
+        self.program("claude", CLAUDE);
     }
 
     /// Copies the files of a directory of the repository, if there is one.

@@ -10,5 +10,7 @@ mod harness;
 
 mod cgroups;
 mod journal;
+mod just;
 mod machine;
+mod readme;
 mod units;
