@@ -20,3 +20,17 @@ ci:
 real claude:
     cargo build --examples
     BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real
+
+# The tests on a really booted systemd, each on a machine of its own; needs root.
+systemd *args:
+    cargo test --test systemd {{args}}
+
+# Write contrib/man and contrib/completions anew, after the command line has changed.
+papers:
+    cargo build
+    rm -rf contrib/man contrib/completions
+    mkdir -p contrib/man contrib/completions
+    target/debug/bookend man --dir contrib/man
+    target/debug/bookend completions bash >contrib/completions/bookend.bash
+    target/debug/bookend completions zsh >contrib/completions/_bookend
+    target/debug/bookend completions fish >contrib/completions/bookend.fish

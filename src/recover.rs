@@ -501,10 +501,10 @@ fn summary(report: &Report) -> String {
         (report.unverifiable.len(), "unverifiable"),
         (report.stuck.len(), "stuck"),
         (report.spool.len(), "from the spool"),
-        (report.sessions.len(), "unsafe sessions"),
-        (report.deliveries.len(), "deliveries"),
-        (report.hints.len(), "hints"),
-        (report.problems.len(), "problems"),
+        (report.sessions.len(), "of unsafe sessions"),
+        (report.deliveries.len(), "delivered"),
+        (report.hints.len(), "told of"),
+        (report.problems.len(), "failed to be handed on"),
     ];
     let told: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();

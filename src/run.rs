@@ -265,7 +265,6 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         },
         Conversation { session: choice.session.clone(), resumed: choice.resumed_id() },
     );
-    failpoint::hit("run.claimed").map_err(|e| Error::failed(format!("failing as asked: {e}")))?;
     announce(&run.task.id, &choice);
     if let Err(e) = caller.let_go() {
         warn!("keeping the agent's descriptors open: {e}");

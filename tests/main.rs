@@ -20,6 +20,7 @@ mod limits;
 mod look;
 mod operator;
 mod orphans;
+mod papers;
 mod prune;
 mod recover;
 mod run;

@@ -194,3 +194,17 @@ fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::
     let provider = session.provider.as_deref();
     sessions::last_use(conn, provider, &session.session_id, session.task_id.as_deref())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sessions_that_nobody_vouches_for_are_looked_at() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("migrations/001.sql")).unwrap();
+        let sql = format!("EXPLAIN QUERY PLAN {}", sessions::SELECT_UNTRUSTED);
+        let plan: String = conn.query_row(&sql, [], |row| row.get(3)).unwrap();
+        assert!(plan.contains("claude_sdk_sessions_untrusted"), "{plan}");
+    }
+}
