@@ -13,19 +13,21 @@ pub struct Scenario {
     pub act: fn(&World) -> Cmd<'_>,
     /// A failure that the scenario is about; the others come on top.
     pub given: &'static str,
+    /// It ends tasks of others.
+    pub settles: bool,
 }
 
 pub const ALL: &[Scenario] = &[
-    Scenario { name: "first", before: nothing, act: hooked, given: "" },
-    Scenario { name: "resumed", before: well, act: session, given: "" },
-    Scenario { name: "fails", before: well, act: failing, given: "" },
-    Scenario { name: "times out", before: well, act: hanging, given: "" },
-    Scenario { name: "not found", before: well, act: missing, given: "" },
-    Scenario { name: "prepare fails", before: nothing, act: unprepared, given: "" },
-    Scenario { name: "ledger refuses", before: well, act: hooked, given: "end.begun:io" },
-    Scenario { name: "merges", before: spooled, act: session, given: "" },
-    Scenario { name: "dead predecessor", before: orphaned, act: session, given: "" },
-    Scenario { name: "recovers", before: ruins, act: recovering, given: "" },
+    Scenario { name: "first", before: nothing, act: hooked, given: "", settles: false },
+    Scenario { name: "resumed", before: well, act: session, given: "", settles: false },
+    Scenario { name: "fails", before: well, act: failing, given: "", settles: false },
+    Scenario { name: "times out", before: well, act: hanging, given: "", settles: false },
+    Scenario { name: "not found", before: well, act: missing, given: "", settles: false },
+    Scenario { name: "prepare fails", before: nothing, act: unprepared, given: "", settles: false },
+    Scenario { name: "ledger refuses", before: well, act: hooked, given: "end.begun:io", settles: false },
+    Scenario { name: "merges", before: spooled, act: session, given: "", settles: true },
+    Scenario { name: "dead predecessor", before: orphaned, act: session, given: "", settles: true },
+    Scenario { name: "recovers", before: ruins, act: recovering, given: "", settles: true },
 ];
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";

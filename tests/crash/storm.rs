@@ -22,8 +22,8 @@ use crate::harness::{World, pause, say, stat_field};
 const RUNS: usize = if cfg!(feature = "failpoints") { 500 } else { 60 };
 const AT_ONCE: usize = 16;
 const KEYS: u64 = 12;
-/// Until when the moment of a kill lies, at most.
-const LATEST_US: u64 = 250_000;
+/// How far the moment of a kill lies, at most, from the start of the run or from its first fork.
+const LATEST_US: u64 = 100_000;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): every run's choices follow from the seed and its number.
 struct Dice(u64);
@@ -187,6 +187,9 @@ fn one(world: &World, mut dice: Dice) -> (Fate, String, String) {
     let mut child = command.spawn().expect("a run");
     let moment = Duration::from_micros(dice.roll(LATEST_US));
     if fate != Fate::Spared {
+        if dice.roll(3) > 0 {
+            await_child(&mut child);
+        }
         pause(moment);
     }
     if matches!(fate, Fate::AgentKilled | Fate::BothKilled) {
@@ -213,6 +216,15 @@ fn end(status: ExitStatus) -> String {
 fn tell(child: &Child) {
     // Not waited for yet, so the pid means our child.
     let _ = rustix::process::kill_process(Pid::from_child(child), Signal::TERM);
+}
+
+/// Waits until bookend has forked, so that a slow start is not all that is ever hit.
+fn await_child(run: &mut Child) {
+    let children = format!("/proc/{0}/task/{0}/children", run.id());
+    let has_child = || fs::read_to_string(&children).is_ok_and(|c| !c.trim().is_empty());
+    while !has_child() && run.try_wait().is_ok_and(|ended| ended.is_none()) {
+        pause(Duration::from_millis(1));
+    }
 }
 
 /// Kills what runs right below `parent`: the agent, at the gate or behind it, or a hook. The witness, which
