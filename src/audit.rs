@@ -186,7 +186,11 @@ impl Audit<'_> {
                 1 => format!("a process of it still runs: pid {}", pids[0]),
                 n => format!("{n} processes of it still run: pids {}", pids.join(", ")),
             };
-            self.tell(Code::OrphanProcess, severity, &task, detail, format!("kill {}", pids.join(" ")));
+            let fix = match recovery::leaves_no_process(&task) {
+                true => "bookend recover".to_owned(),
+                false => format!("kill {}", pids.join(" ")),
+            };
+            self.tell(Code::OrphanProcess, severity, &task, detail, fix);
         }
         Ok(())
     }

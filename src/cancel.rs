@@ -12,6 +12,7 @@ use crate::log;
 use crate::process::environment::MARK;
 use crate::process::forward::CANCEL;
 use crate::process::identity::{self, Handle};
+use crate::recovery;
 use crate::run::Leave;
 use crate::show;
 use crate::stdout::print;
@@ -107,11 +108,7 @@ fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Opt
             return Err(Error::new(Kind::Nothing, message));
         }
         Some(Verdict::Alive) => {}
-        Some(Verdict::Gone | Verdict::Recycled) => {
-            let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) is gone");
-            return Err(Error::new(Kind::Nothing, message)
-                .hint("bookend recover settles the task, and ends what is left of it"));
-        }
+        Some(Verdict::Gone | Verdict::Recycled) => return Err(gone(id, &pid)),
         Some(Verdict::Unverifiable) => {
             let host = task.host.as_deref().unwrap_or("an unknown host");
             let message =
@@ -129,6 +126,9 @@ fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Opt
         _ => Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid}): {e}")),
     })?;
     let Some(supervisor) = supervisor else {
+        if recovery::is_gone_by_identity(task) {
+            return Err(gone(id, &pid));
+        }
         // It holds its lock, so it lives: its pid is another pid namespace's.
         let message = format!("task {id} runs where pid {pid} means another process (a container?)");
         return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
@@ -136,6 +136,11 @@ fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Opt
     let agent = task.agent_pid.map_or_else(String::new, |p| format!(", which ends the agent, pid {p}"));
     print(&format!("task {id}: SIGTERM to its supervisor, pid {pid}{agent}\n"))?;
     Ok(Some(supervisor))
+}
+
+fn gone(id: &str, pid: &str) -> Error {
+    let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) is gone");
+    Error::new(Kind::Nothing, message).hint("bookend recover settles the task, and ends what is left of it")
 }
 
 /// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.

@@ -27,9 +27,12 @@ use crate::redispatch;
 use crate::run;
 use crate::session_cmd;
 use crate::show;
+use crate::stats;
 use crate::task::{OnTerm, Status};
+use crate::timeline;
 use operator::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
+    StatsArgs, TimelineArgs,
 };
 use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
@@ -68,6 +71,8 @@ enum Command {
     Artifact(ArtifactArgs),
     Cancel(CancelArgs),
     Prune(PruneArgs),
+    Stats(StatsArgs),
+    Timeline(TimelineArgs),
     Doctor(DoctorArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -231,6 +236,8 @@ pub enum Request {
     Artifact(artifact::Request),
     Cancel(cancel::Request),
     Prune(prune::Request),
+    Stats(stats::Request),
+    Timeline(timeline::Request),
     Doctor(doctor::Request),
     /// Bare `bookend`.
     Overview {
@@ -263,6 +270,8 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Artifact(a) => Request::Artifact(a.request()),
         Command::Cancel(a) => Request::Cancel(a.request()),
         Command::Prune(a) => Request::Prune(a.request()),
+        Command::Timeline(a) => Request::Timeline(a.request()),
+        Command::Stats(a) => Request::Stats(a.request()),
         Command::Doctor(a) => Request::Doctor(a.request()),
         Command::Completions(a) => Request::Say(generate::completions(Cli::command(), a.shell)),
         Command::Man(a) => Request::Man(pages::Request {

@@ -14,7 +14,7 @@ pub fn verdict(ledger: &Ledger, task: &mut Task) -> Result<Option<Verdict>, Erro
     if task.status != Status::Running {
         return Ok(None);
     }
-    let verdict = recovery::judge(ledger.evidence(task)?, task);
+    let verdict = recovery::judge(recovery::evidence(ledger, task)?, task);
     if verdict != Verdict::Alive
         && let Found::One(now) = ledger.task(&task.id)?
         && now.status != Status::Running

@@ -29,10 +29,12 @@ mod run;
 mod session;
 mod session_cmd;
 mod show;
+mod stats;
 mod stdout;
 mod supervise;
 mod sys;
 mod task;
+mod timeline;
 mod view;
 mod worktree;
 
@@ -105,6 +107,8 @@ fn start() -> Leave {
         Request::Audit(request) => audit::audit(request, ledger),
         Request::Cancel(request) => cancel::cancel(request, ledger),
         Request::Prune(request) => prune::prune(request, ledger),
+        Request::Stats(request) => stats::stats(request, ledger),
+        Request::Timeline(request) => timeline::timeline(request, ledger),
         Request::Doctor(request) => doctor::doctor(request, ledger),
         Request::Overview { stale_after } => overview::overview(ledger, *stale_after),
         Request::Say(text) => say(text),

@@ -14,8 +14,11 @@ use crate::clock;
 use crate::error::{Error, exit_code};
 use crate::failpoint;
 use crate::hook::{self, Hook, Idle};
-use crate::ledger::{self, ChosenBy, Delivery, Filter, Ledger, LiveEvidence, Location, Taken, Withdrawn};
+use crate::ledger::{
+    self, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Location, Taken, Withdrawn,
+};
 use crate::process::caller::Caller;
+use crate::process::marked;
 use crate::process::watch::Watch;
 use crate::recovery::{self, Dead, Marked};
 use crate::redispatch::{self, Lacks};
@@ -116,6 +119,8 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         };
         recovery.take_from_spool();
         recovery.settle()?;
+        recovery.end_orphans()?;
+        recovery.sweep_spool();
         recovery.withdraw_sessions()?;
         recovery.deliver()?;
         recovery.hint()?;
@@ -179,6 +184,10 @@ impl Recovery<'_> {
             return Ok(());
         }
         let claim = self.ledger.claim()?;
+        // Its end was seen, and may be read later: it is not for us to infer another.
+        let (unread, markable): (Vec<_>, Vec<_>) =
+            markable.into_iter().map(|d| (claim.spooled(d.id()).err(), d)).partition(|(e, _)| e.is_some());
+        let markable: Vec<Dead> = markable.into_iter().map(|(_, dead)| dead).collect();
         let marks: Vec<Marked> =
             markable.iter().map(|dead| dead.mark(&claim, "recover")).collect::<Result<_, _>>()?;
         claim.commit()?;
@@ -198,7 +207,49 @@ impl Recovery<'_> {
                 Marked::Untouched => {}
             }
         }
+        for (error, dead) in unread {
+            self.leave_open(&dead, error.map(|e| e.to_string()).unwrap_or_default())?;
+        }
         Ok(())
+    }
+
+    /// Ends what tasks left running whose supervisors died, or failed, after the end was written and before
+    /// their left-overs were ended.
+    fn end_orphans(&mut self) -> Result<(), Error> {
+        let mut tasks = Vec::new();
+        let marked = marked::tasks()
+            .map_err(|e| Error::failed(format!("looking for what ended tasks left running: {e}")))?;
+        for id in marked {
+            if let Named::One(task) = self.ledger.task(&id)?
+                && task.id == id
+                && recovery::leaves_no_process(&task)
+                && recovery::evidence(&self.ledger, &task)? != LiveEvidence::Held
+            {
+                tasks.push(*task);
+            }
+        }
+        for dead in recovery::end_leftovers(&self.ledger, tasks, self.request.grace)? {
+            let Some(leftovers) = dead.leftovers().filter(|l| l.found > 0) else { continue };
+            let id = dead.id();
+            self.telling
+                .line(&format!("task {id} had ended; of what it left running, {} ended", leftovers.ended));
+            if let Ok(text) = serde_json::to_string(leftovers) {
+                self.ledger.leftovers(id, &text)?;
+            }
+            if !dead.survivors().is_empty() {
+                let problem = format!("processes of task {id} could not be ended: {:?}", dead.survivors());
+                self.telling.line(&problem);
+                self.report.problems.push(problem);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_spool(&mut self) {
+        if let Err(e) = self.ledger.sweep_spool() {
+            self.telling.line(&e.to_string());
+            self.report.problems.push(e.to_string());
+        }
     }
 
     fn leave_open(&mut self, dead: &Dead, why: String) -> Result<(), Error> {
@@ -450,10 +501,10 @@ fn summary(report: &Report) -> String {
         (report.unverifiable.len(), "unverifiable"),
         (report.stuck.len(), "stuck"),
         (report.spool.len(), "from the spool"),
-        (report.sessions.len(), "unsafe sessions"),
-        (report.deliveries.len(), "deliveries"),
-        (report.hints.len(), "hints"),
-        (report.problems.len(), "problems"),
+        (report.sessions.len(), "of unsafe sessions"),
+        (report.deliveries.len(), "delivered"),
+        (report.hints.len(), "told of"),
+        (report.problems.len(), "failed to be handed on"),
     ];
     let told: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 use tracing::{info, warn};
 
 use crate::error::Error;
@@ -10,7 +11,7 @@ use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged}
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
-use crate::process::leftovers::{self, Hunt, Seat, Summary};
+use crate::process::leftovers::{self, Hunt, Policy, Seat, Summary};
 use crate::process::oom;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
 
@@ -143,6 +144,13 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
         .collect())
 }
 
+/// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.
+pub fn leaves_no_process(task: &Task) -> bool {
+    let option = task.run_options.as_ref().and_then(|o| o.get("leftovers"));
+    let policy = option.and_then(|o| Policy::deserialize(o).ok()).unwrap_or(Policy::Auto);
+    task.status.is_terminal() && policy.ends(task.status == Status::Success)
+}
+
 /// Whether this process supervises a task of this ledger.
 pub fn holds_live_lock(ledger: &Ledger, process: Identity) -> bool {
     ledger.supervised_by(process).unwrap_or_default()
@@ -166,6 +174,11 @@ impl Dead {
 
     pub fn id(&self) -> &str {
         &self.task.id
+    }
+
+    /// What was found of it and what became of that; `None`: nothing was looked for.
+    pub fn leftovers(&self) -> Option<&Summary> {
+        self.leftovers.as_ref()
     }
 
     /// Processes of it that could not be ended.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag};
 use tracing::level_filters::LevelFilter;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
 use crate::claim::{Hold, Way};
@@ -15,7 +15,7 @@ use crate::clock;
 use crate::error::{Error, Kind, exit_code};
 use crate::failpoint;
 use crate::hook;
-use crate::ledger::{self, Claim, Found, Ledger, Location};
+use crate::ledger::{self, Claim, Found, Ledger, Location, SpoolSlot};
 use crate::log;
 use crate::process::caller::{self, Caller};
 use crate::process::capture::{Capture, WhenReaderGone};
@@ -227,6 +227,14 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let spool = claim.spool_slot(&id).inspect_err(|e| warn!("{e}")).ok();
     if let Err(e) = claim.commit() {
         child.dismiss();
+        // What could not be synced may be found durable all the same when the log is next read.
+        let ended = supervise::never_ran(Failure::Spawn, &e.to_string(), started);
+        if let Err(e) = ledger.finish(&id, &ended, "run") {
+            debug!("{e}");
+        }
+        if let Some(Err(e)) = spool.map(SpoolSlot::discard) {
+            debug!("{e}");
+        }
         return Err(e.into());
     }
     way.report(&ledger);
@@ -257,7 +265,6 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         },
         Conversation { session: choice.session.clone(), resumed: choice.resumed_id() },
     );
-    failpoint::hit("run.claimed").map_err(|e| Error::failed(format!("failing as asked: {e}")))?;
     announce(&run.task.id, &choice);
     if let Err(e) = caller.let_go() {
         warn!("keeping the agent's descriptors open: {e}");
@@ -568,7 +575,7 @@ impl NoStart {
             (Step::Exec, libc::ENOEXEC) => (
                 exit_code::NOT_EXECUTABLE,
                 format!(
-                    "executing {program}: {why}; it is no program for this machine, or a script without a #! line"
+                    "executing {program}: {why}; no program for this machine, or a script without a #! line"
                 ),
             ),
             (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),

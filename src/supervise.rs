@@ -10,7 +10,6 @@ use tracing::{debug, error, info, warn};
 use crate::agent::{self, Mode, Observed, Reader};
 use crate::clock;
 use crate::error::Error;
-use crate::failpoint;
 use crate::hook::{Attendant, Attended};
 use crate::ledger::{Finished, Ledger, Seen, SpoolSlot};
 use crate::log;
@@ -286,9 +285,6 @@ impl<'a> Supervisor<'a> {
     /// When the kernel has no memory left to watch with.
     pub fn attend(&mut self) -> Result<(Exit, Usage), Error> {
         loop {
-            if self.agent.executed {
-                failpoint::hit("run.attending").map_err(watching)?;
-            }
             if let Some(ended) = self.agent.ended {
                 // Its end may be told before how its exec went.
                 if self.agent.child.report().is_some() {
@@ -453,8 +449,7 @@ impl<'a> Supervisor<'a> {
     fn record(&mut self, ended: &Ended) -> bool {
         let id = &self.task.id;
         let finished = self.ledger.finish(id, ended, "run");
-        self.row.settled = true;
-        match finished {
+        let is_recorded = match finished {
             Ok(finished) => {
                 self.report(ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
@@ -482,7 +477,9 @@ impl<'a> Supervisor<'a> {
                 }
                 false
             }
-        }
+        };
+        self.row.settled = true;
+        is_recorded
     }
 
     fn report(&self, ended: &Ended, finished: Finished) {

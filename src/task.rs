@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use record::{Invalidation, Session, Task, Transition, Trust};
+pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
 
 /// Where a task stands. `Running` is the only status that is not terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

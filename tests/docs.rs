@@ -105,6 +105,8 @@ fn the_readme_names_every_command_and_every_option_it_names_exists() {
         "cancel",
         "prune",
         "doctor",
+        "stats",
+        "timeline",
         "recover",
         "redispatch",
         "adopt",

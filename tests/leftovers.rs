@@ -176,6 +176,35 @@ fn a_stopped_one_is_continued_so_that_it_can_end_as_it_is_asked() {
     process.wait().ended(End::Code(1));
 }
 
+/// Not bookend's own child, and without the mark: nothing proves at the last moment that it is still the
+/// same.
+#[test]
+fn one_without_the_mark_is_told_only_once_it_is_bookends_own_child() {
+    let Some(world) = World::of_bookend("one_without_the_mark_is_told_only_once") else {
+        return;
+    };
+    let mut end = world.fifo("end");
+    world.program(
+        "parent",
+        &format!(
+            "#!/bin/sh\ntrap 'echo asked >$1; read x <{}; echo gone >$1; exit' TERM\n\
+             probe with unset=BOOKEND_TASK_ID -- probe count $1 & while :; do wait; done\n",
+            end.path()
+        ),
+    );
+    let mut leaver = Leaver::new(&world, "probe with setsid -- parent OUT", 1);
+    let process = leaver.command().own_group().start();
+    let child = leaver.out.pid("ready");
+    leaver.go.tell("now");
+    assert_eq!(leaver.out.line(), "asked");
+    eventually(world.deadline(), "bookend has told all that it may", || state(process.pid()) == Some('S'));
+    end.tell("now");
+    assert_eq!(leaver.out.line(), "gone", "its child was left alone until then");
+    assert!(leaver.out.line().starts_with("15 "));
+    world.send(child, ["64:1000"]);
+    process.wait().ended(End::Code(1));
+}
+
 #[test]
 fn bookend_itself_and_those_above_it_are_never_ended() {
     let Some(world) = World::of_bookend("bookend_itself_and_those_above_it") else {

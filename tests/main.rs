@@ -24,6 +24,7 @@ mod papers;
 mod prune;
 mod recover;
 mod run;
+mod scale;
 mod sessions;
 mod signals;
 mod spool;

@@ -236,6 +236,53 @@ fn doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it() {
     assert!(output.stdout.contains("BAD") && output.stdout.contains("no SQLite database"), "{output:?}");
 }
 
+#[test]
+fn stats_add_up_by_what_is_asked_for() {
+    let Some(world) = World::of_bookend("stats_add_up_by_what_is_asked_for") else { return };
+    for (agent, script) in [("dev", "true"), ("dev", "exit 3"), ("ops", "true")] {
+        run(&world, &["--agent", agent], script);
+    }
+    world.write("UPDATE task_history SET cost_usd = 0.25, input_tokens = 1000 WHERE agent = 'dev'");
+    let stats = parsed(&world, &["stats", "--by", "agent", "--json"]);
+    let (dev, ops) = (&stats["groups"][0], &stats["groups"][1]);
+    assert_eq!((&dev["name"], &dev["runs"], &dev["success_rate"]), (&json!("dev"), &json!(2), &json!(0.5)));
+    assert_eq!((&dev["cost_usd"], &dev["input_tokens"]), (&json!(0.5), &json!(2000)));
+    assert_eq!((&ops["name"], &ops["cost_usd"]), (&json!("ops"), &Value::Null));
+    let table = said(&world, &["stats"]);
+    assert!(table.contains("50 %") && table.contains("$0.50") && table.contains("2,000"), "{table}");
+    assert_eq!(parsed(&world, &["stats", "--by", "all", "--json"])["groups"][0]["runs"], 3);
+    assert_eq!(
+        parsed(&world, &["stats", "--by", "day", "--json"])["groups"].as_array().map(Vec::len),
+        Some(1)
+    );
+    assert_eq!(parsed(&world, &["stats", "--since", "2100-01-01", "--json"])["groups"], json!([]));
+    bookend(&world, &["stats", "--by", "weather"]).ended(End::Code(2));
+}
+
+#[test]
+fn a_timeline_shows_what_was_in_flight() {
+    let Some(world) = World::of_bookend("a_timeline_shows_what_was_in_flight") else { return };
+    run(&world, &["--id", "seen", "--key", "<script>alert(1)</script>"], "true");
+    run(&world, &["--id", "unseen"], "true");
+    run(&world, &["--id", "long-ago"], "true");
+    world.write(
+        "UPDATE task_history SET finished_at = NULL WHERE id = 'unseen';
+         UPDATE task_history SET started_at = '2020-01-01T00:00:00.000Z',
+             finished_at = '2020-01-01T00:00:01.000Z', last_seen_at = '2020-01-01T00:00:01.000Z'
+         WHERE id = 'long-ago'",
+    );
+    let text = said(&world, &["timeline"]);
+    let bar = |id: &str| text.lines().find(|l| l.starts_with(id)).map(|l| l.contains('╳'));
+    assert_eq!((bar("seen"), bar("unseen"), bar("long-ago")), (Some(false), Some(true), None), "{text}");
+    assert!(said(&world, &["timeline", "--since", "2019-01-01"]).contains("long-ago"));
+
+    said(&world, &["timeline", "--html", &world.name("page.html")]);
+    let page = fs::read_to_string(world.path("page.html")).expect("the page");
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "data stays data");
+    assert!(!page.contains("http") && page.contains("prefers-color-scheme: dark"), "it needs nothing else");
+    assert_eq!(page.matches("class=\"row\"").count(), 2);
+}
+
 /// Every command that `--help` lists, with those below it.
 fn commands(world: &World) -> Vec<Vec<String>> {
     let mut all = vec![vec![]];
@@ -268,7 +315,7 @@ fn every_help_fits_80_columns_and_the_commands_give_examples() {
         let help = help.ended(End::Code(0)).stdout;
         let wide: Vec<&str> = help.lines().filter(|l| l.chars().count() > 80).collect();
         assert!(wide.is_empty(), "{command:?}: {wide:#?}");
-        let shows = ["run", "list", "show", "audit", "cancel", "prune"];
+        let shows = ["run", "list", "show", "audit", "cancel", "prune", "stats", "timeline"];
         if command.len() == 1 && shows.contains(&command[0].as_str()) {
             assert!(help.contains("\nExamples:\n"), "{command:?}: {help}");
         }

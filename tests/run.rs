@@ -283,26 +283,15 @@ fn a_success_ends_its_own_row_and_inserts_no_second_one() {
 
 #[cfg(feature = "failpoints")]
 #[test]
-fn a_failure_of_bookends_own_leaves_no_row_running() {
-    let Some(world) = World::of_bookend("a_failure_of_bookends_own") else { return };
-    for how in ["panic", "io"] {
-        let effect = world.name("effect");
-        let claimed = format!("run.claimed:{how}");
-        let output = world.run(["touch", &effect]).env("BOOKEND_FAILPOINT", claimed).run();
-        output.ended(End::Code(125));
-        assert!(!world.path("effect").exists(), "the agent ran");
-        let row = world.rows().pop().expect("a row");
-        assert_eq!(row.ending(), "failure/spawn", "{how}");
-        assert!(row.text("error").contains("bookend itself failed"), "{}", row.text("error"));
-
-        let mut stay = world.fifo(&format!("stay {how}"));
-        let attending = format!("run.attending:{how}");
-        let process = world.run(["probe", "stay", &stay.path()]).env("BOOKEND_FAILPOINT", attending).start();
-        let agent = stay.pid("stay");
-        process.wait().ended(End::Code(125));
-        assert_eq!(world.rows().pop().expect("a row").ending(), "interrupted/supervisor_lost", "{how}");
-        eventually(world.deadline(), "the agent got SIGTERM", || gone(agent));
-    }
+fn a_panic_before_the_gate_opens_ends_the_row_and_nothing_is_executed() {
+    let Some(world) = World::of_bookend("a_panic_before_the_gate_opens") else { return };
+    let effect = world.name("effect");
+    let panics = world.run(["touch", &effect]).env("BOOKEND_FAILPOINT", "run.ready:panic").run();
+    panics.ended(End::Code(125));
+    assert!(!world.path("effect").exists(), "the agent ran");
+    let row = world.row();
+    assert_eq!(row.ending(), "failure/spawn");
+    assert!(row.text("error").contains("bookend itself failed"), "{}", row.text("error"));
 }
 
 #[test]

@@ -203,6 +203,31 @@ fn a_death_that_follows_a_signal_is_passed_on() {
     }
 }
 
+/// Both are there when the supervisor looks: the cause is read before the end that it caused.
+#[test]
+fn a_stop_to_the_whole_group_is_the_cause_of_the_agents_end() {
+    let Some(world) = World::of_bookend("a_stop_to_the_whole_group_is_the_cause") else {
+        return;
+    };
+    for (signal, ending) in [
+        (15, "interrupted/signal"),
+        (1, "interrupted/signal"),
+        (2, "cancelled/operator"),
+        (3, "cancelled/operator"),
+    ] {
+        let mut out = world.fifo(&format!("stay{signal}"));
+        let process = world.run(["probe", "stay", &out.path()]).own_group().start();
+        let agent = out.pid("stay");
+        world.send(process.pid(), [19]);
+        eventually(world.deadline(), "its stop", || state(process.pid()) == Some('T'));
+        world.send(-process.pid(), [signal]);
+        eventually(world.deadline(), "the agent's end", || state(agent) == Some('Z'));
+        world.send(process.pid(), [18]);
+        process.wait().ended(End::Signal(signal));
+        assert_eq!(world.rows().pop().expect("a row").ending(), ending);
+    }
+}
+
 /// `kill $!` in a script: sender and supervisor are in one group.
 #[test]
 fn a_script_can_signal_the_job_that_it_started() {

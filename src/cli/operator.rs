@@ -14,11 +14,13 @@ use crate::artifact;
 use crate::audit;
 use crate::cancel::{self, Which};
 use crate::doctor;
-use crate::ledger::Filter;
+use crate::ledger::{Filter, GroupBy};
 use crate::list;
 use crate::prune;
 use crate::show;
+use crate::stats;
 use crate::task::Status;
+use crate::timeline;
 use crate::view::{Code, Severity};
 
 /// How long a task whose output is read along may be silent before that is a finding.
@@ -236,6 +238,68 @@ impl PruneArgs {
     }
 }
 
+/// Add up runs: how many, how they ended, what they cost
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bookend stats --by repo --since 30d\n  bookend stats --by day --json")]
+pub struct StatsArgs {
+    /// What to group by: all, agent, repo, key, model, day
+    #[arg(long, value_name = "WHAT", default_value = "agent", value_parser = by)]
+    by: GroupBy,
+    /// Only tasks started since: 2h, 30d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    since: Option<String>,
+    /// At most this many groups
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
+    limit: usize,
+    /// As one JSON object: {"by", "groups": [...]}
+    #[arg(long)]
+    json: bool,
+}
+
+impl StatsArgs {
+    pub fn request(self) -> stats::Request {
+        stats::Request { by: self.by, since: self.since, limit: self.limit, json: self.json }
+    }
+}
+
+/// Show what ran when
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bookend timeline --since 2h\n  bookend timeline --html page.html")]
+pub struct TimelineArgs {
+    /// What was in flight since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)
+    #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = since)]
+    since: String,
+    /// Only tasks under this key
+    #[arg(long)]
+    key: Option<String>,
+    /// Only tasks about this repository
+    #[arg(long)]
+    repo: Option<String>,
+    /// Only tasks of this persona
+    #[arg(long)]
+    agent: Option<String>,
+    /// At most this many, the newest
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = limit)]
+    limit: usize,
+    /// Write a page that needs nothing else, instead
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl TimelineArgs {
+    pub fn request(self) -> timeline::Request {
+        let filter = Filter {
+            status: None,
+            key: self.key,
+            repo: self.repo,
+            agent: self.agent,
+            since: Some(self.since),
+            limit: Some(self.limit),
+        };
+        timeline::Request { filter, html: self.html }
+    }
+}
+
 /// Say how bookend is set up here, and what is wrong with it
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
@@ -271,6 +335,13 @@ pub struct ManArgs {
     /// Write the pages of all commands there instead
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     pub dir: Option<PathBuf>,
+}
+
+fn by(word: &str) -> Result<GroupBy, String> {
+    GroupBy::EACH
+        .into_iter()
+        .find(|b| b.as_str() == word)
+        .ok_or_else(|| format!("group by one of: {}", GroupBy::EACH.map(GroupBy::as_str).join(", ")))
 }
 
 fn severity(word: &str) -> Result<Severity, String> {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::error::step;
 use super::tasks::{self, Delivery};
-use super::{Ledger, Result, sessions};
+use super::{Ledger, Result, sessions, spool};
 use crate::task::{Invalidation, Session, Status, Task, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
@@ -67,6 +67,37 @@ impl Ledger {
     /// What was to be done with the hint failed: the next recovery tries again.
     pub fn take_back_hint(&mut self, id: &str) -> Result<()> {
         self.conn.execute(UPDATE_UNHINTED, [id]).map_err(self.failed("taking back a hint"))?;
+        Ok(())
+    }
+
+    /// Removes the spool slots of tasks that were never committed, or have ended: their supervisors died
+    /// before they could.
+    pub fn sweep_spool(&mut self) -> Result<()> {
+        let stray = |conn: &Connection, id: &str| -> rusqlite::Result<bool> {
+            Ok(tasks::by_id(conn, id)?.is_none_or(|t| t.status.is_terminal()))
+        };
+        let failed = self.failed("looking whose the slots in the spool are");
+        let any = spool::slots(&self.spool_dir)?
+            .into_iter()
+            .try_fold(false, |any, (_, id)| Ok(any || stray(&self.conn, &id)?));
+        if !any.map_err(failed)? {
+            return Ok(());
+        }
+        // Nobody is between taking a slot and committing its task while we hold the write lock.
+        let dir = self.spool_dir.clone();
+        let slots = self.in_transaction("sweeping the spool", |conn| {
+            let mut found = Vec::new();
+            for (path, id) in spool::slots(&dir).unwrap_or_default() {
+                if stray(conn, &id)? {
+                    found.push(path);
+                }
+            }
+            Ok(found)
+        })?;
+        for path in slots {
+            super::open::remove_if_there(&path)
+                .map_err(|e| super::LedgerError::io("removing the stray spool slot", &path, e))?;
+        }
         Ok(())
     }
 
@@ -162,4 +193,18 @@ fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<Found> {
 fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::LastUse> {
     let provider = session.provider.as_deref();
     sessions::last_use(conn, provider, &session.session_id, session.task_id.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sessions_that_nobody_vouches_for_are_looked_at() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("migrations/001.sql")).unwrap();
+        let sql = format!("EXPLAIN QUERY PLAN {}", sessions::SELECT_UNTRUSTED);
+        let plan: String = conn.query_row(&sql, [], |row| row.get(3)).unwrap();
+        assert!(plan.contains("claude_sdk_sessions_untrusted"), "{plan}");
+    }
 }

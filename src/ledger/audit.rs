@@ -45,7 +45,7 @@ impl Ledger {
             .into_iter()
             .map(|waiting| match waiting.content {
                 spool::Content::Record(record) => (waiting.path, Some(record.task)),
-                spool::Content::Unreadable(_) => (waiting.path, None),
+                spool::Content::Unreadable(_) | spool::Content::Failed(_) => (waiting.path, None),
             })
             .collect())
     }

@@ -167,7 +167,8 @@ fn update(
     Ok(())
 }
 
-/// Whether the row of a task has just this ending from the spool already.
+/// Whether the row of a task has just this ending already: from the spool, or from a commit that was
+/// reported as failed and did not fail.
 pub fn is_merged(conn: &Connection, id: &str, ended: &Ended) -> rusqlite::Result<bool> {
     type Words = (String, Option<String>, bool, Option<String>);
     let row: Option<Words> = conn
@@ -179,7 +180,7 @@ pub fn is_merged(conn: &Connection, id: &str, ended: &Ended) -> rusqlite::Result
         status == ended.ending.status().as_str()
             && reason.as_deref() == ended.ending.reason()
             && is_same_time
-            && source.as_deref() == Some(EndSource::Spool.as_str())
+            && source.as_deref() != Some(EndSource::Recovery.as_str())
     }))
 }
 

@@ -54,12 +54,43 @@ const SELECT_ENDED_BY_KEY: &str = listed!("status <> 'running' AND key = :key");
 const SELECT_ENDED_BY_REPO: &str = listed!("status <> 'running' AND repo = :repo");
 const SELECT_ENDED_BY_AGENT: &str = listed!("status <> 'running' AND agent = :agent");
 const SELECT_ENDED_BY_STATUS: &str = listed!("status <> 'running' AND status = :status");
+/// Started before, ended since.
+const SELECT_ENDED_SINCE: &str = select!(
+    "WHERE status <> 'running' AND last_seen_at >= :since
+     AND (:key IS NULL OR +key = :key)
+     AND (:repo IS NULL OR +repo = :repo)
+     AND (:agent IS NULL OR +agent = :agent)
+     AND started_at < kept_time('task_history.started_at', :since)
+     ORDER BY last_seen_at DESC LIMIT :limit"
+);
 const DATA_VERSION: &str = "PRAGMA data_version";
 
 impl Ledger {
     /// The running tasks first, then those that ended, each newest first.
     pub fn tasks(&self, filter: &Filter) -> Result<Vec<Task>> {
         list(&self.conn, filter).map_err(self.failed("reading tasks"))
+    }
+
+    /// Those that ran at `filter.since` or later, whenever they started.
+    pub fn tasks_in_flight_since(&self, filter: &Filter) -> Result<Vec<Task>> {
+        let read = || -> rusqlite::Result<Vec<Task>> {
+            let running = Filter { status: Some(Status::Running), since: None, ..filter.clone() };
+            let mut tasks = list(&self.conn, &running)?;
+            tasks.extend(list(&self.conn, filter)?.into_iter().filter(|t| t.status != Status::Running));
+            tasks.extend(tasks::all(
+                &self.conn,
+                SELECT_ENDED_SINCE,
+                named_params! {
+                    ":since": filter.since,
+                    ":key": filter.key,
+                    ":repo": filter.repo,
+                    ":agent": filter.agent,
+                    ":limit": filter.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX)),
+                },
+            )?);
+            Ok(tasks)
+        };
+        read().map_err(self.failed("reading what was in flight"))
     }
 
     /// A number that differs from the one before if somebody has changed the ledger meanwhile. It is read
@@ -120,6 +151,7 @@ mod tests {
             SELECT_ENDED_BY_REPO,
             SELECT_ENDED_BY_AGENT,
             SELECT_ENDED_BY_STATUS,
+            SELECT_ENDED_SINCE,
         ]);
     }
 }

@@ -18,6 +18,7 @@ mod place;
 mod prune;
 mod sessions;
 mod spool;
+mod stats;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use place::{ChosenBy, Location, locate};
 pub use prune::{Due, Pruned};
 pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
+pub use stats::GroupBy;
 pub use tasks::{Delivery, Found, Seen};
 
 /// The version of the SQLite that is built in.
@@ -317,6 +319,7 @@ impl Ledger {
                 let outcome = spool::keep(&path).map(|kept| MergeOutcome::Unreadable { why, kept });
                 (None, outcome)
             }
+            Content::Failed(e) => (None, Err(LedgerError::io("reading the spooled record", &path, e))),
         };
         Merged { task, outcome: outcome.unwrap_or_else(MergeOutcome::Waits) }
     }

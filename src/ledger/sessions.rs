@@ -11,7 +11,7 @@ const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
 const SELECT_SESSIONS: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions ORDER BY key";
-const SELECT_UNTRUSTED: &str = "
+pub const SELECT_UNTRUSTED: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions
     WHERE trusted = 0";
 const SELECT_IS_RESTORED: &str = "

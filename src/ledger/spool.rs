@@ -238,7 +238,10 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) enum Content {
     Record(Box<Spooled>),
+    /// What is in it is no record.
     Unreadable(String),
+    /// It cannot be read now; perhaps later.
+    Failed(io::Error),
 }
 
 #[derive(Debug)]
@@ -254,7 +257,7 @@ impl Waiting {
         let content = match failpoint::hit("merge.read").and_then(|()| fs::read(&path)) {
             // Another command has merged it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
-            Err(e) => Content::Unreadable(e.to_string()),
+            Err(e) => Content::Failed(e),
             Ok(bytes) => parse(&bytes).unwrap_or_else(Content::Unreadable),
         };
         Some(Waiting { path, content })
@@ -263,7 +266,7 @@ impl Waiting {
     fn finished_at(&self) -> Option<&str> {
         match &self.content {
             Content::Record(record) => record.ended.finished_at.as_deref(),
-            Content::Unreadable(_) => None,
+            Content::Unreadable(_) | Content::Failed(_) => None,
         }
     }
 }
@@ -283,21 +286,24 @@ fn parse(bytes: &[u8]) -> std::result::Result<Content, String> {
 
 /// The files that wait, by name. Kept ones and the slots of tasks that still run are none of them.
 pub(super) fn waiting(dir: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |e| LedgerError::io("reading the spool", dir, e);
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed)?,
-    };
-    let mut paths = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
+    let waits = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        if name.ends_with(b".json") && !name.starts_with(b".") && !name.ends_with(b".kept.json") {
-            paths.push(path);
-        }
-    }
+        name.ends_with(b".json") && !name.starts_with(b".") && !name.ends_with(b".kept.json")
+    };
+    let mut paths: Vec<PathBuf> = entries(dir)?.into_iter().filter(waits).collect();
     paths.sort();
     Ok(paths)
+}
+
+/// All that lies in the spool.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other,
+    };
+    entries
+        .and_then(|all| all.map(|e| e.map(|e| e.path())).collect())
+        .map_err(|e| LedgerError::io("reading the spool", dir, e))
 }
 
 /// The waiting records in the order in which their tasks ended; what cannot be read comes first.
@@ -309,10 +315,12 @@ pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<Waiting> {
 
 /// The readable record of one task.
 pub(super) fn waiting_for(dir: &Path, id: &str) -> Result<Option<Ended>> {
-    Ok(match Waiting::read(record_path(dir, id)?).map(|w| w.content) {
-        Some(Content::Record(record)) if record.task == id => Some(record.ended),
-        _ => None,
-    })
+    let path = record_path(dir, id)?;
+    match Waiting::read(path.clone()).map(|w| w.content) {
+        Some(Content::Record(record)) if record.task == id => Ok(Some(record.ended)),
+        Some(Content::Failed(e)) => Err(LedgerError::io("reading the spooled record", &path, e)),
+        _ => Ok(None),
+    }
 }
 
 /// Removes a merged record, durably: else a power cut would bring it back as one to report.
@@ -348,6 +356,32 @@ pub(super) fn clear(dir: &Path, id: &str, is_merged: bool) -> Result<()> {
         open::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
     }
     Ok(())
+}
+
+/// The slots, and the ids of the tasks for whose records they are kept free.
+pub(super) fn slots(dir: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let names = entries(dir)?.into_iter();
+    Ok(names.filter_map(|path| slot_id(&path).map(|id| (path, id))).collect())
+}
+
+fn slot_id(path: &Path) -> Option<String> {
+    id_of(path.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".slot")?)
+}
+
+/// What [`file_name`] made a name of.
+fn id_of(name: &str) -> Option<String> {
+    let mut id = Vec::new();
+    let mut rest = name.bytes();
+    while let Some(byte) = rest.next() {
+        id.push(match byte {
+            b'%' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            other => other,
+        });
+    }
+    String::from_utf8(id).ok()
 }
 
 fn slot_path(dir: &Path, id: &str) -> Result<PathBuf> {
@@ -410,6 +444,8 @@ mod tests {
     fn an_id_cannot_leave_the_spool_nor_meet_another() {
         assert_eq!(file_name("../a").unwrap(), "%2E%2E%2Fa");
         assert_ne!(file_name("a/b").unwrap(), file_name("a%2Fb").unwrap());
+        assert_eq!(id_of(&file_name("a/b:%.c").unwrap()).as_deref(), Some("a/b:%.c"));
+        assert_eq!(id_of("a%2"), None);
         assert!(file_name("").is_err());
         assert!(file_name(&"x".repeat(300)).is_err());
     }

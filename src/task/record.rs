@@ -95,6 +95,26 @@ fn identity(pid: Option<i32>, start: Option<u64>) -> Option<Identity> {
     Some(Identity { pid: pid?, start: start? })
 }
 
+/// Sums over some tasks. `None`: known of none of them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Group {
+    pub name: Option<String>,
+    pub runs: i64,
+    pub running: i64,
+    pub success: i64,
+    pub failure: i64,
+    pub cancelled: i64,
+    pub interrupted: i64,
+    pub aborted_no_skill: i64,
+    pub cost_usd: Option<f64>,
+    pub duration_ms: Option<i64>,
+    pub input_tokens: Option<i64>,
+    pub output_tokens: Option<i64>,
+    pub cache_read_tokens: Option<i64>,
+    pub cache_creation_tokens: Option<i64>,
+    pub turns: Option<i64>,
+}
+
 /// One line of `task_transition`: a change of a task's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Transition {

@@ -8,9 +8,11 @@ mod hint;
 mod points;
 mod screen;
 mod sessions;
+mod stats;
 mod table;
 mod tasks;
 mod text;
+mod timeline;
 
 pub use audit::{Code, Finding, Severity, audit, audit_json, audit_summary};
 pub use detail::{Further, History, detail};
@@ -18,8 +20,10 @@ pub use hint::{Hint, PREFIX};
 pub use points::{Health, Point, points, points_json};
 pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
+pub use stats::{stats, stats_json};
 pub use tasks::{tasks, why};
 pub use text::{duration, one_line, quoted, since};
+pub use timeline::{spans, timeline, timeline_html};
 
 use serde::Serialize;
 

@@ -93,6 +93,19 @@ pub fn since(time: &str, now: Timestamp) -> Option<i64> {
     Some((now.as_millisecond() - then.as_millisecond()).max(0))
 }
 
+/// A number in groups of three digits: `1,234,567`.
+pub fn count(n: i64) -> String {
+    let digits = n.unsigned_abs().to_string();
+    let mut text = if n < 0 { "-".to_owned() } else { String::new() };
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// US dollars, with as many digits as small sums need.
 pub fn money(usd: f64) -> String {
     if usd != 0.0 && usd.abs() < 0.095 { format!("${usd:.4}") } else { format!("${usd:.2}") }
@@ -181,6 +194,11 @@ mod tests {
     #[test]
     fn small_sums_are_not_rounded_to_nothing() {
         assert_eq!([0.0, 0.0008, 0.05, 1.234].map(money), ["$0.00", "$0.0008", "$0.0500", "$1.23"]);
+    }
+
+    #[test]
+    fn large_numbers_are_grouped() {
+        assert_eq!([0, 999, 1000, -1_234_567].map(count), ["0", "999", "1,000", "-1,234,567"]);
     }
 
     #[test]

@@ -32,7 +32,7 @@ bookend show "$BOOKEND_TASK_ID" --json >"$HOME/../seen/$BOOKEND_TASK_ID" 2>&1 ||
 case $1 in
   hang | stubborn) sleep 1000 ;;
   fail) setsid sleep 1000 >/dev/null 2>&1 & exit 3 ;;
-  nap) sleep 0.02 ;;
+  nap) sleep 0.1 ;;
 esac
 if [ "${0##*/}" = cursor-agent ]; then
   echo '{"type":"result","subtype":"success","is_error":false,"session_id":"'$session'","result":"done"}'

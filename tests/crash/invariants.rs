@@ -60,7 +60,7 @@ fn row_first(world: &World, rows: &[Row], wrong: &mut Wrong) {
         // One that was killed may have been killed before it was told.
         if let Some(seen) = seen.ends_with('\n').then_some(seen) {
             let seen: serde_json::Value = serde_json::from_str(&seen).unwrap_or_default();
-            wrong.unless(seen["task"]["agent_pid"].to_string() == pid, || {
+            wrong.unless(seen["task"]["agent_pid"].as_i64() == pid.parse().ok(), || {
                 format!("1: the agent of {id} did not find its row: {seen}")
             });
         }

@@ -1,5 +1,7 @@
 //! What is going on when bookend dies: each scenario passes other points.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::agents::{ON_FINISH, cursor};
 use crate::harness::{Cmd, End, World};
 
@@ -69,7 +71,9 @@ fn unprepared(world: &World) -> Cmd<'_> {
 fn spooled(world: &World) {
     let refused = session(world).env("BOOKEND_FAILPOINT", "end.begun:io").run();
     refused.ended(End::Code(0));
-    std::fs::write(world.path("state/bookend/bookend.db.d/spool/broken.json"), "{").expect("a broken record");
+    let broken = world.path("state/bookend/bookend.db.d/spool/broken.json");
+    std::fs::write(&broken, "{").expect("a broken record");
+    std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o600)).expect("its mode");
 }
 
 /// A task whose supervisor died and whose agent goes on.
@@ -96,9 +100,7 @@ fn ruins(world: &World) {
     dies(world, under("behind the gate", &["agent", "ok"]), "claim.committed:kill");
     under("in the spool", &cursor("ok")).env("BOOKEND_FAILPOINT", "end.begun:io").run().ended(End::Code(0));
     // As the program writes it that was there before bookend.
-    let theirs = rusqlite::Connection::open(world.ledger()).expect("the ledger");
-    let foreign = "INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('theirs', 'unknown')";
-    theirs.execute(foreign, []).expect("a session of theirs");
+    world.write("INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('theirs', 'unknown')");
     dies(world, under("spooling", &cursor("ok")), "end.begun:io,spool.filled:kill");
 }
 

@@ -1,0 +1,102 @@
+//! Sums over many tasks, one group a line.
+
+use rusqlite::{Row, named_params};
+
+use super::{Ledger, Result};
+use crate::task::Group;
+
+/// What tasks are grouped by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupBy {
+    All,
+    Agent,
+    Repo,
+    Key,
+    Model,
+    /// The day of their start, UTC.
+    Day,
+}
+
+impl GroupBy {
+    pub const EACH: [GroupBy; 6] =
+        [GroupBy::All, GroupBy::Agent, GroupBy::Repo, GroupBy::Key, GroupBy::Model, GroupBy::Day];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GroupBy::All => "all",
+            GroupBy::Agent => "agent",
+            GroupBy::Repo => "repo",
+            GroupBy::Key => "key",
+            GroupBy::Model => "model",
+            GroupBy::Day => "day",
+        }
+    }
+}
+
+/// A column that another program writes otherwise is no day: such rows make up a group of their own.
+macro_rules! sums {
+    ($name:literal, $order:literal) => {
+        concat!(
+            "SELECT ",
+            $name,
+            ", count(*), sum(status = 'running'), sum(status = 'success'), sum(status = 'failure'),
+               sum(status = 'cancelled'), sum(status = 'interrupted'), sum(status = 'aborted_no_skill'),
+               sum(cost_usd), sum(duration_ms), sum(input_tokens), sum(output_tokens),
+               sum(cache_read_tokens), sum(cache_creation_tokens), sum(turns)
+             FROM task_history
+             WHERE started_at >= coalesce(kept_time('task_history.started_at', :since), -9e999)
+             GROUP BY 1 ORDER BY ",
+            $order,
+            " LIMIT :limit"
+        )
+    };
+}
+
+const SUM_ALL: &str = sums!("NULL", "1");
+const SUM_BY_AGENT: &str = sums!("agent", "2 DESC, 1");
+const SUM_BY_REPO: &str = sums!("repo", "2 DESC, 1");
+const SUM_BY_KEY: &str = sums!("key", "2 DESC, 1");
+const SUM_BY_MODEL: &str = sums!("model", "2 DESC, 1");
+const SUM_BY_DAY: &str = sums!("substr(started_at, 1, 10)", "1 DESC");
+
+impl Ledger {
+    /// The greatest groups first, days newest first.
+    pub fn stats(&self, by: GroupBy, since: Option<&str>, limit: usize) -> Result<Vec<Group>> {
+        let sql = match by {
+            GroupBy::All => SUM_ALL,
+            GroupBy::Agent => SUM_BY_AGENT,
+            GroupBy::Repo => SUM_BY_REPO,
+            GroupBy::Key => SUM_BY_KEY,
+            GroupBy::Model => SUM_BY_MODEL,
+            GroupBy::Day => SUM_BY_DAY,
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sums = || -> rusqlite::Result<Vec<Group>> {
+            self.conn
+                .prepare(sql)?
+                .query_map(named_params! { ":since": since, ":limit": limit }, group_of_row)?
+                .collect()
+        };
+        sums().map_err(self.failed("adding up tasks"))
+    }
+}
+
+fn group_of_row(row: &Row<'_>) -> rusqlite::Result<Group> {
+    Ok(Group {
+        name: row.get::<_, super::dialect::AnyText>(0)?.0,
+        runs: row.get(1)?,
+        running: row.get(2)?,
+        success: row.get(3)?,
+        failure: row.get(4)?,
+        cancelled: row.get(5)?,
+        interrupted: row.get(6)?,
+        aborted_no_skill: row.get(7)?,
+        cost_usd: row.get(8)?,
+        duration_ms: row.get(9)?,
+        input_tokens: row.get(10)?,
+        output_tokens: row.get(11)?,
+        cache_read_tokens: row.get(12)?,
+        cache_creation_tokens: row.get(13)?,
+        turns: row.get(14)?,
+    })
+}

@@ -1,0 +1,217 @@
+//! What ran when: one bar a task, on a common axis of time.
+
+use anstyle::Style;
+use jiff::Timestamp;
+
+use super::screen::Screen;
+use super::tasks::{style, why};
+use super::text::{cells, cut_start, duration, one_line, short_ids};
+use crate::task::{Status, Task, Verdict};
+
+/// How the end of a bar is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edge {
+    Seen,
+    /// It goes on.
+    Open,
+    /// Nobody saw it: until here it surely lived.
+    Inferred,
+}
+
+/// A task on the axis. Milliseconds since 1970, cut to what is shown.
+#[derive(Debug, Clone)]
+pub struct Span<'a> {
+    pub task: &'a Task,
+    pub id: &'a str,
+    pub from: i64,
+    pub to: i64,
+    pub edge: Edge,
+}
+
+/// The tasks that were in flight between `since` and `now`, the oldest first.
+pub fn spans<'a>(
+    tasks: &'a [Task],
+    verdicts: &[Option<Verdict>],
+    since: Timestamp,
+    now: Timestamp,
+) -> Vec<Span<'a>> {
+    let (since, now) = (since.as_millisecond(), now.as_millisecond());
+    let at = |time: &str| time.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
+    let ids: Vec<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
+    let mut spans: Vec<Span<'a>> = tasks
+        .iter()
+        .zip(verdicts)
+        .zip(short_ids(&ids))
+        .filter_map(|((task, verdict), id)| {
+            let from = at(&task.started_at)?;
+            let last = task.last_seen_at.as_deref().and_then(at);
+            let (to, edge) = match (task.status, verdict, task.finished_at.as_deref().and_then(at)) {
+                (Status::Running, Some(Verdict::Alive) | None, _) => (now, Edge::Open),
+                (Status::Running, _, _) | (_, _, None) => (last.unwrap_or(from), Edge::Inferred),
+                (_, _, Some(end)) => (end, Edge::Seen),
+            };
+            (to >= since).then(|| Span {
+                task,
+                id,
+                from: from.max(since),
+                to: to.clamp(from.max(since), now.max(from)),
+                edge,
+            })
+        })
+        .collect();
+    spans.sort_by_key(|s| (s.from, s.to));
+    spans
+}
+
+/// The least cells for the bars.
+const LEAST_BAR: usize = 20;
+/// The most cells for names.
+const NAME: usize = 36;
+
+/// Bars in the terminal; 100 wide where there is none.
+pub fn timeline(spans: &[Span<'_>], since: Timestamp, now: Timestamp, screen: Screen) -> String {
+    let width = screen.width.unwrap_or(100);
+    let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.as_millisecond());
+    let end = now.as_millisecond().max(begin + 1);
+    let name_of = |s: &Span<'_>| {
+        let what = s.task.key.as_deref().or(s.task.agent.as_deref()).unwrap_or_default();
+        format!("{} {}", s.id, one_line(what))
+    };
+    let names: Vec<String> = spans.iter().map(name_of).collect();
+    let widest = names.iter().map(|n| cells(n)).max().unwrap_or(0);
+    let name_width = widest.min(NAME).min(width.saturating_sub(LEAST_BAR + 1));
+    let room = width.saturating_sub(name_width + 1).max(1);
+    let cell = |ms: i64| ((ms - begin) as f64 / (end - begin) as f64 * room as f64) as usize;
+
+    let mut text = " ".repeat(name_width + 1) + &axis(begin, end, room) + "\n";
+    for (span, name) in spans.iter().zip(&names) {
+        let from = cell(span.from).min(room - 1);
+        let to = cell(span.to).clamp(from + 1, room);
+        let tip = match span.edge {
+            Edge::Seen => "█",
+            Edge::Open => "▶",
+            Edge::Inferred => "╳",
+        };
+        let bar = "█".repeat(to - from - 1) + tip;
+        let name = cut_start(name, name_width);
+        let padding = " ".repeat(name_width - cells(&name) + 1 + from);
+        text.push_str(&format!("{name}{padding}{}\n", screen.paint(style(span.task.status), &bar)));
+    }
+    let legend = screen.paint(Style::new().dimmed(), "▶ running   ╳ nobody saw the end (UTC)");
+    text + &legend + "\n"
+}
+
+/// The first and the last time, with as many between as fit.
+fn axis(begin: i64, end: i64, room: usize) -> String {
+    let format = if end - begin > 36 * 3_600_000 { "%m-%d %H:%M" } else { "%H:%M:%S" };
+    let at = |ms: i64| {
+        let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        time.to_zoned(jiff::tz::TimeZone::UTC).strftime(format).to_string()
+    };
+    let label = cells(&at(begin));
+    let many = (room / (label + 4)).clamp(1, 6);
+    let mut line = String::new();
+    for n in 0..many {
+        let column = room * n / many;
+        let ms = begin + (end - begin) * n as i64 / many as i64;
+        let gap = column.saturating_sub(cells(&line));
+        line.push_str(&" ".repeat(gap));
+        line.push_str(&at(ms));
+    }
+    line
+}
+
+const PAGE: &str = include_str!("timeline.html");
+
+/// One page that needs nothing else: light and dark, details where the pointer is.
+pub fn timeline_html(spans: &[Span<'_>], since: Timestamp, now: Timestamp, ledger: &str) -> String {
+    let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.as_millisecond());
+    let end = now.as_millisecond().max(begin + 1);
+    let share = |ms: i64| (ms - begin) as f64 / (end - begin) as f64 * 100.0;
+    let mut bars = String::new();
+    for span in spans {
+        let task = span.task;
+        let edge = match span.edge {
+            Edge::Seen => "seen",
+            Edge::Open => "open",
+            Edge::Inferred => "inferred",
+        };
+        let what = task.key.as_deref().or(task.agent.as_deref()).unwrap_or_default();
+        let details = details(span);
+        bars.push_str(&format!(
+            "<div class=\"row\" tabindex=\"0\"><span class=\"name\">{} {}</span><span class=\"lane\">\
+             <span class=\"bar {} {edge}\" style=\"left:{:.3}%;width:{:.3}%\"></span></span>\
+             <span class=\"tip\">{}</span></div>\n",
+            html(span.id),
+            html(what),
+            task.status,
+            share(span.from),
+            share(span.to) - share(span.from),
+            details.iter().map(|d| html(d)).collect::<Vec<_>>().join("<br>"),
+        ));
+    }
+    let ticks: String = (0..=6)
+        .map(|n| {
+            let ms = begin + (end - begin) * n / 6;
+            let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
+            let text = time.to_zoned(jiff::tz::TimeZone::UTC).strftime("%m-%d %H:%M:%S").to_string();
+            format!("<span class=\"tick\" style=\"left:{:.3}%\">{text}</span>", share(ms))
+        })
+        .collect();
+    // Data comes last: what it holds is never looked through for places.
+    PAGE.replace("{{TICKS}}", &ticks)
+        .replace("{{COUNT}}", &spans.len().to_string())
+        .replace("{{LEDGER}}", &html(ledger))
+        .replace("{{BARS}}", &bars)
+}
+
+fn details(span: &Span<'_>) -> Vec<String> {
+    let task = span.task;
+    let why = why(task);
+    let status = if why.is_empty() { task.status.to_string() } else { format!("{} ({why})", task.status) };
+    let end = match span.edge {
+        Edge::Seen => format!("finished {}", task.finished_at.as_deref().unwrap_or("?")),
+        Edge::Open => "still running".to_owned(),
+        Edge::Inferred => "nobody saw the end".to_owned(),
+    };
+    let mut lines = vec![task.id.clone(), status, format!("started {}", task.started_at), end];
+    lines.push(format!("ran {}", duration(task.duration_ms.unwrap_or(span.to - span.from))));
+    lines.extend(task.key.as_ref().map(|k| format!("key {k}")));
+    lines.extend(task.agent.as_ref().map(|a| format!("agent {a}")));
+    lines.extend(task.cost_usd.map(|c| format!("cost {}", super::text::money(c))));
+    lines.extend(task.error.as_ref().map(|e| e.lines().take(3).collect::<Vec<_>>().join(" ")));
+    lines
+}
+
+fn html(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in one_line(text).chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_cannot_leave_its_place_in_the_page() {
+        let safe = html("<script>alert('x')</script>&\"\u{202e}");
+        assert!(!safe.contains(['<', '>', '"', '\'', '\u{202e}']), "{safe}");
+    }
+
+    #[test]
+    fn the_axis_fits_its_room() {
+        for room in 12..120 {
+            assert!(cells(&axis(0, 3_600_000, room)) <= room.max(12), "{room}");
+        }
+    }
+}
