@@ -575,7 +575,8 @@ impl NoStart {
             (Step::Exec, libc::ENOEXEC) => (
                 exit_code::NOT_EXECUTABLE,
                 format!(
-                    "executing {program}: {why}; it is no program for this machine, or a script without a #! line"
+                    "executing {program}: {why}; it is no program for this machine, or a script without a \
+                     #! line"
                 ),
             ),
             (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),
