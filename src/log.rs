@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
+use tracing::span::EnteredSpan;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -78,6 +79,12 @@ pub fn start(level: LevelFilter, to: To) {
     if let Some(wrong) = wrong {
         tracing::warn!("{FILTER} is not used: {wrong}; it is a level, such as debug, or target=level pairs");
     }
+}
+
+/// Gives every message the task's fields, as long as the answer is kept. On stderr nobody would see them.
+pub fn about(task: &str, key: Option<&str>) -> Option<EnteredSpan> {
+    let in_journal = IN_JOURNAL.load(Ordering::Relaxed);
+    in_journal.then(|| tracing::error_span!("task", TASK_ID = task, KEY = key).entered())
 }
 
 /// Says why bookend failed.

@@ -213,8 +213,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Ends what tasks left running whose supervisors died, or failed, after the end was written and before their
-    /// left-overs were ended.
+    /// Ends what tasks left running whose supervisors died, or failed, after the end was written and before
+    /// their left-overs were ended.
     fn end_orphans(&mut self) -> Result<(), Error> {
         let mut tasks = Vec::new();
         let marked = marked::tasks()

@@ -155,7 +155,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     };
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     failpoint::reached("run.chosen");
-    let _about = tracing::error_span!("task", TASK_ID = id, KEY = who.key).entered();
+    let _about = log::about(&id, who.key.as_deref());
     let args = who.adapter.argv(&request.argv[1..], &choice.plan);
     let argv: Vec<&OsStr> = request.argv[..1].iter().chain(&args).map(OsString::as_os_str).collect();
 
@@ -575,7 +575,7 @@ impl NoStart {
             (Step::Exec, libc::ENOEXEC) => (
                 exit_code::NOT_EXECUTABLE,
                 format!(
-                    "executing {program}: {why}; it is no program for this machine, or a script without a #! line"
+                    "executing {program}: {why}; no program for this machine, or a script without a #! line"
                 ),
             ),
             (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),

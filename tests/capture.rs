@@ -210,6 +210,18 @@ fn a_grandchild_that_holds_the_pipe_delays_the_end_by_a_second_at_most() {
     assert!(state(holder).is_some(), "it was the holder that held");
 }
 
+/// It writes when the agent is gone and reaped already, well within the second.
+#[test]
+fn what_a_grandchild_still_writes_after_the_agents_end_reaches_the_reader() {
+    let Some(world) = World::of_bookend("what_a_grandchild_still_writes") else { return };
+    world.stand_in(
+        "claude",
+        &format!("init {ID}; (while kill -0 $$ 2>/dev/null; do :; done; echo late) & result {ID} 1; exit 0"),
+    );
+    let output = world.run(STREAM).run().ended(End::Code(0));
+    assert!(output.stdout.ends_with("late\n"), "{}", output.stdout);
+}
+
 /// Whether the agent's stdout is the very one of its caller, and how the run went.
 fn stdout_is_inherited(world: &World, argv: &str) -> bool {
     world.stand_in("claude", "x=$(readlink /proc/$$/fd/1); echo \"$x\" >theirs");

@@ -176,7 +176,8 @@ fn a_stopped_one_is_continued_so_that_it_can_end_as_it_is_asked() {
     process.wait().ended(End::Code(1));
 }
 
-/// Not bookend's own child, and without the mark: nothing proves at the last moment that it is still the same.
+/// Not bookend's own child, and without the mark: nothing proves at the last moment that it is still the
+/// same.
 #[test]
 fn one_without_the_mark_is_told_only_once_it_is_bookends_own_child() {
     let Some(world) = World::of_bookend("one_without_the_mark_is_told_only_once") else {

@@ -70,8 +70,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Removes the spool slots of tasks that were never committed, or have ended: their supervisors died before
-    /// they could.
+    /// Removes the spool slots of tasks that were never committed, or have ended: their supervisors died
+    /// before they could.
     pub fn sweep_spool(&mut self) -> Result<()> {
         let stray = |conn: &Connection, id: &str| -> rusqlite::Result<bool> {
             Ok(tasks::by_id(conn, id)?.is_none_or(|t| t.status.is_terminal()))

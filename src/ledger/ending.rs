@@ -167,8 +167,8 @@ fn update(
     Ok(())
 }
 
-/// Whether the row of a task has just this ending already: from the spool, or from a commit that was reported as
-/// failed and did not fail.
+/// Whether the row of a task has just this ending already: from the spool, or from a commit that was
+/// reported as failed and did not fail.
 pub fn is_merged(conn: &Connection, id: &str, ended: &Ended) -> rusqlite::Result<bool> {
     type Words = (String, Option<String>, bool, Option<String>);
     let row: Option<Words> = conn

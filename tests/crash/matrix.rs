@@ -1,4 +1,5 @@
-//! The crash matrix: each point that a scenario passes, each time it passes it × SIGKILL, an I/O error, a panic.
+//! The crash matrix: each point that a scenario passes, each time it passes it × SIGKILL, an I/O error, a
+//! panic.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;

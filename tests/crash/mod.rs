@@ -11,9 +11,11 @@ pub mod points;
 mod scenarios;
 mod storm;
 
+#[cfg(feature = "failpoints")]
 use crate::harness::{End, World};
 
 /// `bookend recover`, until nothing is left to be done; what it said on the way if it does not come to that.
+#[cfg(feature = "failpoints")]
 fn recover(world: &World) -> Result<(), String> {
     let mut said = String::new();
     for _ in 0..3 {

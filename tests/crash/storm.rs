@@ -118,7 +118,7 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
     let met = met.into_inner().expect("the count");
     assert!(wrong.is_empty(), "seed {seed}, {met:?}:\n  {}", wrong.join("\n  "));
     say(&format!(
-        "storm of {runs} runs, {AT_ONCE} at a time, beside {recoveries} recoveries, seed {seed}: survived in {:?}",
+        "storm of {runs} runs, {AT_ONCE} at once, {recoveries} recoveries, seed {seed}: survived in {:?}",
         started.elapsed()
     ));
     for ((fate, end), count) in met {
@@ -227,8 +227,8 @@ fn await_child(run: &mut Child) {
     }
 }
 
-/// Kills what runs right below `parent`: the agent, at the gate or behind it, or a hook. The witness, which has
-/// no life of its own, is spared.
+/// Kills what runs right below `parent`: the agent, at the gate or behind it, or a hook. The witness, which
+/// has no life of its own, is spared.
 fn kill_children(parent: u32) {
     let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
     for pid in list.split_whitespace().filter_map(|p| p.parse().ok()) {

@@ -1,6 +1,7 @@
 //! One command of a world: built, started, waited for, and killed and reaped whatever happens.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -29,13 +30,23 @@ impl From<ExitStatus> for End {
     }
 }
 
-#[derive(Debug)]
 pub struct Output {
     pub end: End,
     pub stdout: String,
     /// Standard output, byte for byte.
     pub bytes: Vec<u8>,
     pub stderr: String,
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Output { end, stdout, stderr, .. } = self;
+        f.debug_struct("Output")
+            .field("end", end)
+            .field("stdout", stdout)
+            .field("stderr", stderr)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Output {
