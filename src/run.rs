@@ -122,8 +122,6 @@ pub enum Leave {
 /// # Errors
 /// When no row could be made: nothing was executed. Once there is a row, it gets its end whatever happens.
 pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Result<Leave, Error> {
-    let started = Instant::now();
-
     // 1. Who runs, under which key, with what for its row.
     let who = resolve(request)?;
 
@@ -183,6 +181,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
+    let started = Instant::now();
     let row = NewTask {
         id: id.clone(),
         key: who.key.clone(),

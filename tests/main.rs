@@ -32,3 +32,4 @@ mod standins;
 mod start;
 mod status;
 mod terminal;
+mod timeline;

@@ -64,6 +64,12 @@ _bookend() {
             bookend,show)
                 cmd="bookend__subcmd__show"
                 ;;
+            bookend,stats)
+                cmd="bookend__subcmd__stats"
+                ;;
+            bookend,timeline)
+                cmd="bookend__subcmd__timeline"
+                ;;
             bookend__subcmd__artifact,add)
                 cmd="bookend__subcmd__artifact__subcmd__add"
                 ;;
@@ -120,6 +126,12 @@ _bookend() {
                 ;;
             bookend__subcmd__help,show)
                 cmd="bookend__subcmd__help__subcmd__show"
+                ;;
+            bookend__subcmd__help,stats)
+                cmd="bookend__subcmd__help__subcmd__stats"
+                ;;
+            bookend__subcmd__help,timeline)
+                cmd="bookend__subcmd__help__subcmd__timeline"
                 ;;
             bookend__subcmd__help__subcmd__artifact,add)
                 cmd="bookend__subcmd__help__subcmd__artifact__subcmd__add"
@@ -182,7 +194,7 @@ _bookend() {
 
     case "${cmd}" in
         bookend)
-            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune doctor completions man recover redispatch session adopt help"
+            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -432,7 +444,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help)
-            opts="run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help"
+            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -726,6 +738,34 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bookend__subcmd__help__subcmd__stats)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bookend__subcmd__help__subcmd__timeline)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1236,6 +1276,86 @@ _bookend() {
                 return 0
             fi
             case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bookend__subcmd__stats)
+            opts="-h -V --by --since --limit --json --ledger --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --by)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --since)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bookend__subcmd__timeline)
+            opts="-h -V --since --key --repo --agent --limit --html --ledger --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --since)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --repo)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --agent)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --limit)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --html)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --ledger)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -38,6 +38,8 @@ complete -c bookend -n "__fish_bookend_needs_command" -f -a "audit" -d 'Say what
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "artifact" -d 'Say what a task made'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "cancel" -d 'End running tasks as cancelled, and wait for their ends'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "prune" -d 'Remove tasks whose time to be kept is over'
+complete -c bookend -n "__fish_bookend_needs_command" -f -a "stats" -d 'Add up runs: how many, how they ended, what they cost'
+complete -c bookend -n "__fish_bookend_needs_command" -f -a "timeline" -d 'Show what ran when'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "doctor" -d 'Say how bookend is set up here, and what is wrong with it'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "man" -d 'Print a man page'
@@ -166,6 +168,28 @@ complete -c bookend -n "__fish_bookend_using_subcommand prune" -l vacuum -d 'Giv
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -l json -d 'As one JSON object'
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -s V -l version -d 'Print version'
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l by -d 'What to group by: all, agent, repo, key, model, day' -r
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l since -d 'Only tasks started since: 2h, 30d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)' -r
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l limit -d 'At most this many groups' -r
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l json -d 'As one JSON object: {"by", "groups": [...]}'
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -s h -l help -d 'Print help'
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -s V -l version -d 'Print version'
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l since -d 'What was in flight since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)' -r
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l key -d 'Only tasks under this key' -r
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l repo -d 'Only tasks about this repository' -r
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l agent -d 'Only tasks of this persona' -r
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l limit -d 'At most this many, the newest' -r
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l html -d 'Write a page that needs nothing else, instead' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -s h -l help -d 'Print help'
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -s V -l version -d 'Print version'
 complete -c bookend -n "__fish_bookend_using_subcommand doctor" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand doctor" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
 stderr\t''
@@ -270,21 +294,23 @@ stderr\t''
 journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand adopt" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bookend -n "__fish_bookend_using_subcommand adopt" -s V -l version -d 'Print version'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "run" -d 'Run an agent, with one row at each end of it'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "list" -d 'Show tasks, what runs first, then the newest'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "show" -d 'Show all that is known of one task, and where to look further'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "audit" -d 'Say what is not as it should be, and what mends it; changes nothing'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "artifact" -d 'Say what a task made'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "cancel" -d 'End running tasks as cancelled, and wait for their ends'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "prune" -d 'Remove tasks whose time to be kept is over'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "doctor" -d 'Say how bookend is set up here, and what is wrong with it'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "man" -d 'Print a man page'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "recover" -d 'Settle what died: find it, end what it left, mark it, and tell'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "redispatch" -d 'Run an ended task once more: its command line, key and options, where it was started'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "session" -d 'The conversations that keys go on with'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "adopt" -d 'Make the database of another program the ledger'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune doctor completions man recover redispatch session adopt help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "run" -d 'Run an agent, with one row at each end of it'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "list" -d 'Show tasks, what runs first, then the newest'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "show" -d 'Show all that is known of one task, and where to look further'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "audit" -d 'Say what is not as it should be, and what mends it; changes nothing'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "artifact" -d 'Say what a task made'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "cancel" -d 'End running tasks as cancelled, and wait for their ends'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "prune" -d 'Remove tasks whose time to be kept is over'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "stats" -d 'Add up runs: how many, how they ended, what they cost'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "timeline" -d 'Show what ran when'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "doctor" -d 'Say how bookend is set up here, and what is wrong with it'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "man" -d 'Print a man page'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "recover" -d 'Settle what died: find it, end what it left, mark it, and tell'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "redispatch" -d 'Run an ended task once more: its command line, key and options, where it was started'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "session" -d 'The conversations that keys go on with'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "adopt" -d 'Make the database of another program the ledger'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from artifact" -f -a "add" -d 'Note a file, a directory or a URL with the task, from inside its run'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from session" -f -a "list" -d 'Show every key\'s session, and whether it may be resumed'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from session" -f -a "show" -d 'Show a key\'s session, and those that were taken away from it'

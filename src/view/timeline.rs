@@ -140,7 +140,7 @@ pub fn timeline_html(spans: &[Span<'_>], since: Timestamp, now: Timestamp, ledge
         let details = details(span);
         bars.push_str(&format!(
             "<div class=\"row\" tabindex=\"0\"><span class=\"name\">{} {}</span><span class=\"lane\">\
-             <span class=\"bar {} {edge}\" style=\"left:{:.3}%;width:{:.3}%\"></span></span>\
+             <span class=\"bar {} {edge}\" style=\"left:min({:.3}%, 100% - 3px);width:{:.3}%\"></span></span>\
              <span class=\"tip\">{}</span></div>\n",
             html(span.id),
             html(what),
@@ -150,9 +150,9 @@ pub fn timeline_html(spans: &[Span<'_>], since: Timestamp, now: Timestamp, ledge
             details.iter().map(|d| html(d)).collect::<Vec<_>>().join("<br>"),
         ));
     }
-    let ticks: String = (0..=6)
+    let ticks: String = (0..=4)
         .map(|n| {
-            let ms = begin + (end - begin) * n / 6;
+            let ms = begin + (end - begin) * n / 4;
             let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
             let text = time.to_zoned(jiff::tz::TimeZone::UTC).strftime("%m-%d %H:%M:%S").to_string();
             format!("<span class=\"tick\" style=\"left:{:.3}%\">{text}</span>", share(ms))

@@ -57,7 +57,7 @@ fn who_forks_faster_than_he_is_found_ends_with_his_cgroup() {
     m.program("hopper", "#!/bin/sh\ntrap '' TERM\nexec 0</dev/null >/dev/null 2>&1\n\"$0\" &\n");
     let script = "bookend run --leftovers end --grace 1s -- sh -c 'env -i setsid /usr/local/bin/hopper'; \
                   test ! -s /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/task-*/cgroup.procs 2>&1; \
-                  if pgrep hopper; then exit 9; fi";
+                  if pgrep -r D,R,S,T hopper; then exit 9; fi";
     unit(&m, "Delegate=yes", script);
     assert_eq!(row(&m)["status"], "success");
 }
