@@ -145,3 +145,11 @@ fn as_pid_1_a_sigterm_ends_agent_and_row() {
     process.wait().ended(End::Code(143));
     assert_eq!(world.row().ending(), "interrupted/signal");
 }
+
+#[test]
+fn an_agent_that_is_the_first_of_a_namespace_beside_bookends_runs_and_ends_as_bare() {
+    let Some(world) = namespace("an_agent_that_is_the_first_of_a_namespace") else { return };
+    let line = "exec unshare --pid $W probe exit 4";
+    world.bare(["sh", "-c", line]).run().ended(End::Code(4)).silent();
+    assert_eq!(world.row().ending(), "failure/exit");
+}

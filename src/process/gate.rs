@@ -239,8 +239,10 @@ impl Child<'_> {
                 while libc::getppid() == self.supervisor {}
             }
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-            // The supervisor died before the line above: nothing would ever tell us.
-            if libc::getppid() != self.supervisor {
+            // The supervisor died before the line above: nothing would ever tell us. A parent that is
+            // outside of our pid namespace (`unshare --pid` without --fork) reads as 0.
+            let parent = libc::getppid();
+            if parent != self.supervisor && parent != 0 {
                 libc::_exit(125);
             }
             if self.doomed {

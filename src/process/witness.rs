@@ -5,6 +5,7 @@
 //! every signal and counts those that reach it knows.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use crate::sys::{self, Received};
 
@@ -17,7 +18,8 @@ pub struct Witness {
 impl Witness {
     /// Starts it. Without one (no room for a process) only what the kernel sent counts as sent to all.
     pub fn start() -> Witness {
-        Witness { pid: sys::start_witness().ok(), accounted: [0; 65] }
+        let pid = if children_are_beside_us() { sys::start_witness().ok() } else { None };
+        Witness { pid, accounted: [0; 65] }
     }
 
     /// Whether this signal reached the whole group; `more` of its number wait for us.
@@ -45,6 +47,13 @@ impl Witness {
     pub fn pid(&self) -> Option<i32> {
         self.pid
     }
+}
+
+/// Whether what we fork is in our own pid namespace. Otherwise (`unshare --pid` without --fork) the agent is
+/// the first process of another one, whose end waits for all others in it to be reaped.
+fn children_are_beside_us() -> bool {
+    let namespace = |of: &str| fs::metadata(format!("/proc/self/ns/{of}")).ok().map(|m| m.ino());
+    namespace("pid") == namespace("pid_for_children")
 }
 
 impl Drop for Witness {
