@@ -1,5 +1,7 @@
 //! The way of a run, top to bottom: DESIGN section 3.
 
+mod start;
+
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ use crate::process::capture::{Capture, WhenReaderGone};
 use crate::process::cgroup::{self, Delegated};
 use crate::process::environment;
 use crate::process::forward::Forward;
-use crate::process::gate::{Gated, Launch, StartError, Step};
+use crate::process::gate::{Gated, Launch};
 use crate::process::identity;
 use crate::process::leftovers::{self, Hunt, Policy, Seat};
 use crate::process::oom;
@@ -30,12 +32,11 @@ use crate::process::watch::Watch;
 use crate::recovery;
 use crate::redispatch;
 use crate::session::{self, Choice, Known, LastUse, Refusal, Withdrawal};
-use crate::supervise::{self, Agent, Conversation, End, Helper, Limits, Listening, Row, Supervisor, TaskRef};
+use crate::supervise::{self, Agent, Conversation, End, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
-use crate::task::{
-    self, Cancel, Ending, Evidence, Exit, Failure, Interrupt, NewTask, OnTerm, Status, Stop, Task,
-};
+use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, NewTask, OnTerm, Status, Task};
 use crate::worktree;
+use start::{NoStart, end_without_agent, prepare, require_skill};
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -521,142 +522,6 @@ fn listen(who: &Who) -> Result<(Option<Listening>, Option<OwnedFd>), Error> {
 fn agents_environment(id: &str, ledger: &Location) -> Vec<CString> {
     let add = [(environment::MARK, OsStr::new(id)), (environment::LEDGER, ledger.file.as_os_str())];
     environment::inherited(&OPTION_VARIABLES, &add)
-}
-
-/// Why the agent is not, or was not, executed.
-struct NoStart {
-    ending: Ending,
-    error: Option<String>,
-    leave: Leave,
-}
-
-impl NoStart {
-    fn failed(reason: Failure, error: String, code: i32) -> NoStart {
-        NoStart { ending: Ending::Failure(reason), error: Some(error), leave: Leave::Code(code) }
-    }
-
-    fn stopped(stop: Stop, on_term: OnTerm) -> NoStart {
-        let ending = match stop {
-            Stop::Signal { signal: libc::SIGTERM | libc::SIGHUP, .. } if on_term == OnTerm::Interrupted => {
-                Ending::Interrupted(Interrupt::Signal)
-            }
-            _ => Ending::Cancelled(Cancel::Operator),
-        };
-        let signal = match stop {
-            Stop::Signal { signal, .. } => signal,
-            _ => libc::SIGTERM,
-        };
-        let error = Some("stopped before the agent was executed".to_owned());
-        NoStart { ending, error, leave: Leave::Signal(signal) }
-    }
-
-    fn not_executed(failed: StartError, program: &OsStr, cwd: Option<&Path>) -> NoStart {
-        let why = std::io::Error::from_raw_os_error(failed.errno);
-        // A name with a slash was looked for nowhere else, and is told apart from what it needs.
-        let names_a_file = Path::new(program).components().count() > 1;
-        let needs = names_a_file && std::fs::metadata(program).is_ok();
-        let program = format!("{:?}", program.to_string_lossy());
-        let (code, error) = match (failed.step, failed.errno) {
-            (Step::Chdir, _) => {
-                let cwd = cwd.unwrap_or(Path::new("")).display();
-                (exit_code::FAILED, format!("entering the agent's directory {cwd}: {why}"))
-            }
-            (Step::Stdio, _) => (exit_code::FAILED, format!("giving the agent its stdout: {why}")),
-            (Step::Exec, libc::ENOENT) if needs => (
-                exit_code::NOT_FOUND,
-                format!(
-                    "executing {program}: its interpreter, named in its first line, or its loader is missing"
-                ),
-            ),
-            (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
-                (exit_code::NOT_FOUND, format!("executing {program}: not found ({why})"))
-            }
-            (Step::Exec, libc::ENOEXEC) => (
-                exit_code::NOT_EXECUTABLE,
-                format!(
-                    "executing {program}: {why}; no program for this machine, or a script without a #! line"
-                ),
-            ),
-            (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),
-        };
-        NoStart::failed(Failure::Spawn, error, code)
-    }
-}
-
-/// Ends a task whose agent was never executed. The prepare command may have left something all the same.
-fn end_without_agent(
-    run: &mut Supervisor<'_>,
-    no: NoStart,
-    whose: leftovers::Task,
-    request: &Request,
-    caller: &Caller,
-) -> Result<Leave, Error> {
-    if let (Leave::Code(_), Some(error)) = (no.leave, &no.error) {
-        tracing::error!("{error}");
-    }
-    let ends = request.leftovers.ends(false);
-    let mut hunt = Hunt::new(whose, ends, request.grace);
-    if request.prepare.is_some() {
-        run.look_for_leftovers(&mut hunt);
-    }
-    run.settle(End { ending: no.ending, error: no.error, exit: None, leftovers: Some(hunt.summary()) });
-    run.end_leftovers(hunt, ends)?;
-    deliver(run, request, caller)?;
-    Ok(no.leave)
-}
-
-/// Runs `--prepare`. Its output is shown, and kept in the row, when it fails.
-fn prepare(
-    run: &mut Supervisor<'_>,
-    request: &Request,
-    env: &[CString],
-    caller: &Caller,
-) -> Result<Result<(), NoStart>, Error> {
-    let Some(command) = &request.prepare else { return Ok(Ok(())) };
-    let failed = |error: String| Ok(Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED)));
-    let started = output_pipe().and_then(|(output, theirs)| {
-        let launch = hook::shell(command, env.to_vec())?
-            .stdio(0, hook::dev_null()?)
-            .stdio(1, theirs.try_clone()?)
-            .stdio(2, theirs);
-        Ok((Gated::fork(&launch, caller)?, output))
-    });
-    let (mut child, output) = match started {
-        Ok(started) => started,
-        Err(e) => return failed(format!("starting the prepare command: {e}")),
-    };
-    child.open();
-    run.helper = Some(Helper::new(child, Some(output)));
-    run.await_helper(None)?;
-    let Some(helper) = run.helper.take() else { return Ok(Ok(())) };
-    let how = match (helper.start_error, helper.ended.map(hook::outcome)) {
-        (Some(e), _) => format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno)),
-        (None, Some(Ok(()))) => return Ok(Ok(())),
-        (None, Some(Err(how))) => how,
-        (None, None) => "did not end".to_owned(),
-    };
-    let said = String::from_utf8_lossy(&helper.tail);
-    let said = said.trim_end();
-    let after = if said.is_empty() { String::new() } else { format!("\n{said}") };
-    failed(format!("the prepare command {how}{after}"))
-}
-
-fn require_skill(request: &Request, who: &Who) -> Result<(), NoStart> {
-    let Some(name) = &request.require_skill else { return Ok(()) };
-    if agent::has_skill(who.adapter, name, &who.cwd, &who.asked) {
-        return Ok(());
-    }
-    let folders = who.adapter.skill_folders(&who.cwd, &who.asked);
-    let folders: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
-    let looked = match folders.is_empty() {
-        true => format!("bookend knows no skill folders of {}", request.argv[0].display()),
-        false => format!("looked in {}", folders.join(", ")),
-    };
-    Err(NoStart {
-        ending: Ending::AbortedNoSkill(name.clone()),
-        error: Some(format!("the agent has no skill {name}: {looked}")),
-        leave: Leave::Code(exit_code::FAILED),
-    })
 }
 
 /// Runs `--on-finish` with the row on its stdin.
