@@ -43,12 +43,13 @@ impl Wrong {
 /// 1. No agent executes unless its row, with its pid, is committed.
 fn row_first(world: &World, rows: &[Row], wrong: &mut Wrong) {
     let mut marked = BTreeSet::new();
+    let by_id: BTreeMap<String, &Row> = rows.iter().map(|r| (r.text("id"), r)).collect();
     for line in lines(world, MARKS) {
         let mut words = line.split(' ').map(str::to_owned);
         let mut word = || words.next().unwrap_or_default();
         let (id, pid, resumed) = (word(), word(), word());
         wrong.unless(marked.insert(id.clone()), || format!("1: {id} executed twice"));
-        let Some(row) = rows.iter().find(|r| r.text("id") == id) else {
+        let Some(row) = by_id.get(&id) else {
             wrong.0.push(format!("1: {id} executed and has no row"));
             continue;
         };

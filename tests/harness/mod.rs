@@ -109,6 +109,11 @@ impl World {
         self.path(name).to_str().expect("UTF-8").to_owned()
     }
 
+    /// What has taken long was the point: the time for the rest begins now.
+    pub fn renew_deadline(&mut self) {
+        self.deadline = Deadline::new();
+    }
+
     pub fn deadline(&self) -> Deadline {
         self.deadline
     }
