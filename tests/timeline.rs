@@ -1,11 +1,15 @@
 //! The page of `bookend timeline --html`, as a browser shows it.
 
 use std::fs;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::{End, Row, World, on_path, possible};
+
+/// The tasks have the same ids in each test, and a process is known by the id of its task: one at a time.
+static ONE: Mutex<()> = Mutex::new(());
 
 /// A ledger with every kind of bar, made into `page.html`, while the running task runs.
 struct Page {
@@ -17,6 +21,7 @@ struct Page {
 fn page(test: &str) -> Option<Page> {
     let needed = possible(test, on_path("chromium"), "chromium");
     let world = needed.then(|| World::of_bookend(test)).flatten()?;
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     world.run(["true"]).options(["--id", "well", "--key", "<i>&\"key\""]).run().ended(End::Code(0));
     world.run_sh("exit 3").options(["--id", "badly"]).run().ended(End::Code(3));
     world.run(["sleep", "1000"]).options(["--id", "late", "--timeout", "10ms"]).run();
@@ -63,8 +68,21 @@ addEventListener("load", () => {
 });
 </script>"#;
 
-/// What a browser makes of the page in a window of this width.
+/// What a browser makes of the page in a window of this width. A browser that was not given the focus in
+/// time shows no details, and is asked again.
 fn seen(page: &Page, dark: bool, width: u32) -> Value {
+    let focused = |seen: &Value| list(&seen["rows"]).iter().all(|row| row["shown"] == "block");
+    let mut seen = look(page, dark, width);
+    for _ in 0..4 {
+        if focused(&seen) {
+            break;
+        }
+        seen = look(page, dark, width);
+    }
+    seen
+}
+
+fn look(page: &Page, dark: bool, width: u32) -> Value {
     let world = &page.world;
     let looked_at = world.name("looked-at.html");
     fs::write(&looked_at, format!("{}{LOOK}", page.text)).expect("the page to look at");
