@@ -332,7 +332,7 @@ impl<'a> Supervisor<'a> {
 
     /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
     pub fn end_leftovers(&mut self, mut hunt: Hunt, ends: bool) -> Result<(), Error> {
-        if !ends || hunt.summary().found == 0 {
+        if !ends || !hunt.is_awaited() {
             return Ok(());
         }
         loop {

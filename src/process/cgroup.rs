@@ -128,6 +128,12 @@ impl Cgroup {
         text.lines().find_map(|l| l.strip_prefix("0::")).is_some_and(|at| is_in(at, &self.path))
     }
 
+    /// Whether a live process is in it or below it. cgroup.events of cgroups(7).
+    pub fn is_populated(&self) -> bool {
+        let events = fs::read_to_string(self.directory.join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|l| l == "populated 1")
+    }
+
     /// SIGKILL to all in it and below at once, whatever they fork meanwhile. `false`: the kernel cannot
     /// (before Linux 5.14), or may not on our behalf.
     pub fn kill(&self) -> bool {

@@ -181,7 +181,7 @@ impl Hunt {
             self.scan(is_supervisor)?;
         }
         if self.phase == Phase::Known {
-            let any = self.ends && self.found.iter().any(Leftover::awaited);
+            let any = self.ends && self.is_awaited();
             self.phase = if any { Phase::Terming { until: now + self.grace } } else { Phase::Done };
         }
         self.note_ends().map_err(Error::Wait)?;
@@ -191,12 +191,12 @@ impl Hunt {
                 Phase::Killing { until } => (until, Told::Kill),
                 Phase::New | Phase::Known | Phase::Done => return Ok(Step::Done),
             };
-            let settled = !self.found.iter().any(Leftover::awaited);
+            let settled = !self.is_awaited();
             let late = now >= until;
             if settled || (late && word == Told::Term) {
                 self.scan(is_supervisor)?;
             }
-            if (settled && !self.found.iter().any(Leftover::awaited)) || (late && word == Told::Kill) {
+            if (settled && !self.is_awaited()) || (late && word == Told::Kill) {
                 self.phase = Phase::Done;
                 self.note_other_ends();
             } else if late {
@@ -205,7 +205,7 @@ impl Hunt {
             } else {
                 // The end of one may have made another our child, which may be told only now.
                 self.tell(word);
-                let blind = self.found.iter().any(|l| l.awaited() && l.handle.is_none());
+                let blind = self.is_crowded() || self.found.iter().any(|l| l.awaited() && l.handle.is_none());
                 return Ok(Step::Wait(if blind { until.min(now + BLIND) } else { until }));
             }
         }
@@ -339,6 +339,17 @@ impl Hunt {
         for leftover in self.found.iter_mut().filter(|l| !l.gone && !l.awaited()) {
             leftover.gone = is_gone(&leftover.stat);
         }
+    }
+
+    /// Whether there is anything whose end is worth waiting for.
+    pub fn is_awaited(&self) -> bool {
+        self.found.iter().any(Leftover::awaited) || self.is_crowded()
+    }
+
+    /// Whether somebody lives in the task's cgroup although all that were found there are gone.
+    fn is_crowded(&self) -> bool {
+        let known = |l: &Leftover| !l.gone && (l.kind != Kind::Ours || l.awaited());
+        self.task.cgroup.as_ref().is_some_and(Cgroup::is_populated) && !self.found.iter().any(known)
     }
 
     /// Ends all in the task's cgroup at once, if nobody in there is to be spared. Who forks faster than he
