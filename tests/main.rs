@@ -27,6 +27,7 @@ mod run;
 mod scale;
 mod sessions;
 mod signals;
+mod soak;
 mod spool;
 mod standins;
 mod start;
