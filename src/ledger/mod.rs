@@ -22,8 +22,10 @@ mod stats;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod wal;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
@@ -56,7 +58,7 @@ pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
 };
 
 /// How long a write waits for a locked ledger that is not worth keeping the run's loop from its work.
-const BRIEF: std::time::Duration = std::time::Duration::from_millis(250);
+const BRIEF: Duration = Duration::from_millis(250);
 
 /// An opened ledger.
 #[derive(Debug)]
@@ -149,23 +151,45 @@ impl Ledger {
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
-    /// It does not wait long for a locked ledger: signals and output would wait with it.
+    /// It does not wait long for a locked ledger: signals and output would wait with it. Nor for the disk,
+    /// which a hundred agents that talk would keep busy: a power cut may take the last of it back, and
+    /// nothing else.
     pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
-        self.briefly(|ledger| {
+        let synchronous = |ledger: &Ledger, sql| {
+            let set = ledger.conn.execute_batch(sql);
+            set.map_err(ledger.failed("setting what is durable"))
+        };
+        synchronous(self, open::LAX)?;
+        let wrote = self.briefly(BRIEF, |ledger| {
             let wrote = tasks::progress(&ledger.conn, id, counts, seen);
             wrote.map_err(ledger.failed("writing a task's progress"))
-        })
+        });
+        synchronous(self, open::DURABLE)?;
+        self.keep_log_short();
+        wrote
     }
 
-    fn briefly<T>(&mut self, work: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+    fn briefly<T>(&mut self, longest: Duration, work: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
         let wait = |ledger: &mut Ledger, longest| {
             let set = ledger.conn.busy_handler(Some(open::patience(longest)));
             set.map_err(ledger.failed("setting how long to wait"))
         };
-        wait(self, BRIEF)?;
+        wait(self, longest)?;
         let done = work(self);
         wait(self, open::busy_patience())?;
         done
+    }
+
+    /// What was written stands, whatever becomes of the log: the next writer tries again.
+    fn keep_log_short(&mut self) {
+        if wal::is_long(&self.at.file) {
+            let emptied = self.briefly(wal::PATIENCE, |ledger| {
+                wal::empty(&ledger.conn).map_err(ledger.failed("emptying the log"))
+            });
+            if let Err(e) = emptied {
+                tracing::debug!("{e}");
+            }
+        }
     }
 
     /// The agent has named its session: durable in the task's row, and under the key, when this returns.
@@ -180,7 +204,7 @@ impl Ledger {
         at: &str,
     ) -> Result<()> {
         let used = sessions::Used { task, key, provider, at };
-        self.briefly(|ledger| {
+        self.briefly(BRIEF, |ledger| {
             ledger.in_transaction("writing a task's session", |conn| {
                 sessions::seen(conn, &used, session_id)?;
                 step("session.written")
@@ -212,7 +236,9 @@ impl Ledger {
             tx.commit()?;
             Ok(done)
         };
-        apply().map_err(|e| LedgerError::sql(doing, &self.at.file, e))
+        let done = apply().map_err(|e| LedgerError::sql(doing, &self.at.file, e))?;
+        self.keep_log_short();
+        Ok(done)
     }
 
     // Reading.

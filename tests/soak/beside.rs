@@ -43,7 +43,8 @@ pub struct Seen {
     pub log: Vec<(f64, u64)>,
     /// How many supervisors lived.
     pub alive: Vec<usize>,
-    pub recoveries: usize,
+    /// How many, and the longest.
+    pub recoveries: (usize, Duration),
     pub looks: BTreeMap<String, (usize, Duration)>,
     pub checks: usize,
     pub locks: usize,
@@ -52,7 +53,7 @@ pub struct Seen {
 pub struct Beside<'scope> {
     lives: ScopedJoinHandle<'scope, Vec<Life>>,
     counts: ScopedJoinHandle<'scope, (Vec<(f64, u64)>, Vec<usize>)>,
-    recoveries: ScopedJoinHandle<'scope, usize>,
+    recoveries: ScopedJoinHandle<'scope, (usize, Duration)>,
     readers: Vec<ScopedJoinHandle<'scope, BTreeMap<String, (usize, Duration)>>>,
     checks: ScopedJoinHandle<'scope, usize>,
     locks: ScopedJoinHandle<'scope, usize>,
@@ -128,13 +129,15 @@ fn count(soak: &Soak) -> (Vec<(f64, u64)>, Vec<usize>) {
     (sizes, alive)
 }
 
-fn recover(soak: &Soak) -> usize {
-    let mut count = 0;
+fn recover(soak: &Soak) -> (usize, Duration) {
+    let (mut count, mut longest) = (0, Duration::ZERO);
     while !soak.rests((soak.length / 40).min(Duration::from_secs(3))) {
-        count += 1;
+        let began = Instant::now();
         recover_once(soak, &[0, 1]);
+        count += 1;
+        longest = longest.max(began.elapsed());
     }
-    count
+    (count, longest)
 }
 
 /// One recovery, and how it may leave: with 1 while a task that was leaving at that moment was in doubt.

@@ -286,7 +286,7 @@ fn listen(soak: &Soak, mut out: ChildStdout, reader: Reader) -> Heard {
     loop {
         let most = match reader {
             Reader::TooSlowly if !soak.rests(Duration::from_millis(100)) => 4096,
-            Reader::InBursts if !ready(&[&out], Duration::ZERO)[0] && !soak.is_over() => {
+            Reader::InBursts if !ready(&[&out], Duration::from_millis(300))[0] && !soak.is_over() => {
                 soak.rests(Duration::from_secs(10).min(soak.length / 16));
                 continue;
             }

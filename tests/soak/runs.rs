@@ -15,7 +15,7 @@ use crate::crash::fate::{self, Dice, Fate, bookend};
 use crate::harness::ready;
 
 /// The longest that an agent works; less where there is less time.
-const LONGEST: Duration = Duration::from_secs(16);
+const LONGEST: Duration = Duration::from_secs(30);
 /// Keys that several slots share.
 const SHARED: u64 = 6;
 /// A round of talk takes this long, or longer.
@@ -66,7 +66,7 @@ pub struct Plan {
     moment: Duration,
     /// The agent's program: 0 `agent`, 1 `cursor-agent`, 2 `claude`.
     pub program: u64,
-    has_hooks: bool,
+    pub has_hooks: bool,
 }
 
 /// A run that is over.
@@ -83,7 +83,7 @@ pub fn one_after_another(soak: &Soak, slot: usize, next: &AtomicUsize) -> Vec<Ru
     let mut runs = Vec::new();
     while !soak.is_over() {
         let n = next.fetch_add(1, Ordering::Relaxed);
-        let plan = Plan::draw(Dice::of(soak.seed, n), n, slot, LONGEST.min(soak.length / 6));
+        let plan = Plan::draw(Dice::of(soak.seed, n), n, slot, LONGEST.min(soak.length / 4));
         runs.push(one(soak, plan, slot));
     }
     runs
@@ -220,9 +220,15 @@ impl Plan {
         may.contains(&(end, ending))
     }
 
+    /// Whether somebody may have told its supervisor to end it.
+    pub fn is_told(&self) -> bool {
+        self.is_cancelled || matches!(self.key, Key::Shared(..)) || matches!(self.fate, Fate::Told(_))
+    }
+
     /// What bookend said, but for what it may have said of this run.
     pub fn unexpected<'a>(&self, end: &str, said: &'a str) -> Vec<&'a str> {
-        let own = format!("task {} ", self.id);
+        // The one below it has its id and more.
+        let own = format!("task {}", self.id);
         let has_key = self.key != Key::None;
         let is_refused = end == "75";
         let may_be_said = |line: &str| {
@@ -233,8 +239,11 @@ impl Plan {
             let not_well = end != "0" && has(&["warning: session ", " is not to be resumed: ", &own]);
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
+            let is_missing = self.how == How::Missing && has(&["error: executing ", ": not found"]);
+            // Told to stop when the agent had ended: its hook is not waited for.
+            let is_hurried = self.is_told() && has(&["the --on-finish command of ", " was killed"]);
             let gives_up = self.is_impatient && has(&["others kept it locked for "]);
-            not_well || settles || refuses || gives_up
+            not_well || settles || refuses || is_missing || is_hurried || gives_up
         };
         said.lines().filter(|line| !may_be_said(line)).collect()
     }
