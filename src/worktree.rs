@@ -156,7 +156,7 @@ fn start(
         .stdio(0, dev_null()?)
         .stdio(1, theirs)
         .stdio(2, dev_null()?);
-    Ok((Gated::fork(&launch, caller)?, output))
+    Ok((Gated::start(launch, caller)?, output))
 }
 
 /// What the script said, as an artifact. `None`: it did not come to its end.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
-use super::wal;
+use super::wal::Log;
 use crate::failpoint;
 
 /// How long a command waits for other writers before it gives up, unless [`PATIENCE`] says otherwise.
@@ -37,11 +37,7 @@ const SELECT_IS_LEDGER: &str = "SELECT 1 FROM sqlite_schema WHERE name = 'booken
 const SELECT_IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
 const INSERT_VERSION: &str = "INSERT INTO bookend_migration (version, applied_at) VALUES (?1, ?2)";
 
-/// A commit is on the disk when it returns.
-pub const DURABLE: &str = "PRAGMA synchronous = FULL";
-/// It is with the kernel, and on the disk with the next one that is durable.
-pub const LAX: &str = "PRAGMA synchronous = NORMAL";
-const LITTLE_MEMORY: &str = "PRAGMA cache_size = -256";
+const SETTINGS: &str = "PRAGMA cache_size = -256";
 
 /// What an opened ledger file turned out to be.
 #[derive(Debug)]
@@ -56,7 +52,7 @@ pub enum Found {
 }
 
 /// Opens the ledger for writing; makes it, or brings it up to date, if need be.
-pub fn read_write(at: &Location) -> Result<Connection> {
+pub fn read_write(at: &Location) -> Result<(Connection, Log)> {
     check_sqlite()?;
     place::prepare_directories(at)?;
     let file = at.file.as_path();
@@ -65,9 +61,9 @@ pub fn read_write(at: &Location) -> Result<Connection> {
         create(at)?;
         meta = place::check_file(file)?;
     }
-    let log = with_suffix(file, "-wal");
+    let log_path = with_suffix(file, "-wal");
     let index = with_suffix(file, "-shm");
-    let log_meta = place::check_file(&log)?;
+    let log_meta = place::check_file(&log_path)?;
     let index_meta = place::check_file(&index)?;
 
     let mut conn = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -84,18 +80,17 @@ pub fn read_write(at: &Location) -> Result<Connection> {
         Found::Empty | Found::Foreign => return Err(foreign(file)),
     };
     dialect::register(&conn, adopted.clone())
-        .and_then(|()| conn.execute_batch(DURABLE))
-        .and_then(|()| conn.execute_batch(LITTLE_MEMORY))
-        .and_then(|()| conn.execute_batch(wal::SETTINGS))
+        .and_then(|()| conn.execute_batch(SETTINGS))
         .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     if adopted.is_none() {
-        for (path, meta) in [(file, &meta), (&log, &log_meta), (&index, &index_meta)] {
+        for (path, meta) in [(file, &meta), (&log_path, &log_meta), (&index, &index_meta)] {
             if let Some(meta) = meta {
                 place::tighten(path, meta)?;
             }
         }
     }
-    Ok(conn)
+    let log = Log::keep(&mut conn, file, log_meta.map(|m| m.ino()))?;
+    Ok((conn, log))
 }
 
 /// Opens the ledger for reading; makes and changes nothing. `None`: there is none.
