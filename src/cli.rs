@@ -85,6 +85,7 @@ enum Command {
     /// warns. `</dev/null` costs nothing.
     Run(Box<RunArgs>),
     /// Show tasks, what runs first, then the newest
+    #[command(visible_alias = "ls")]
     List(ListArgs),
     /// Show all that is known of one task, and where to look further
     Show(ShowArgs),

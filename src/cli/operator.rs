@@ -27,12 +27,9 @@ use crate::view::{Code, Severity};
 pub const STALE: Duration = Duration::from_secs(30 * 60);
 
 #[derive(Debug, Args)]
-#[command(
-    visible_alias = "ls",
-    after_help = "Examples:\n  bookend list --status failure --since 2d\n  \
+#[command(after_help = "Examples:\n  bookend list --status failure --since 2d\n  \
     bookend list --repo charles/claude-hooks --watch\n  \
-    bookend list --jsonl --limit 1000 | jq .cost_usd"
-)]
+    bookend list --jsonl --limit 1000 | jq .cost_usd")]
 pub struct ListArgs {
     /// Only tasks of this status
     #[arg(long, value_name = "STATUS", value_parser = status)]

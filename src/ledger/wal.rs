@@ -37,8 +37,8 @@ const WORTH_COPYING: u32 = 64;
 /// About as many pages as a run writes: of the commits that find the log long enough, one in a few copies it,
 /// whether they are one program's or a hundred programs'.
 const STRIDE: u32 = 16;
-/// Pages of log, 1 MiB, from which each commit copies it: somebody was in the way.
-const MUCH: u32 = 256;
+/// Pages of log from which each commit copies it: somebody was in the way.
+const MUCH: u32 = 2 * WORTH_COPYING;
 /// Pages of log, 4 MiB, from which it is long.
 const LONG: u32 = 1024;
 /// Pages that others may have written since the copying began. If more are left, somebody reads an older
