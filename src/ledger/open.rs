@@ -14,7 +14,6 @@ use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
-use super::wal;
 use crate::failpoint;
 
 /// How long a command waits for other writers before it gives up, unless [`PATIENCE`] says otherwise.
@@ -37,11 +36,18 @@ const SELECT_IS_LEDGER: &str = "SELECT 1 FROM sqlite_schema WHERE name = 'booken
 const SELECT_IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
 const INSERT_VERSION: &str = "INSERT INTO bookend_migration (version, applied_at) VALUES (?1, ?2)";
 
-/// A commit is on the disk when it returns.
-pub const DURABLE: &str = "PRAGMA synchronous = FULL";
-/// It is with the kernel, and on the disk with the next one that is durable.
+/// A commit is on the disk when it returns. The log is emptied into the file every so many pages: whoever
+/// opens a ledger that nobody else has open reads what the log still holds, so a long log would be paid for
+/// by every lone run. What a long read made it grow to is given back when it begins anew.
+const SETTINGS: &str = "
+    PRAGMA synchronous = FULL;
+    PRAGMA cache_size = -256;
+    PRAGMA wal_autocheckpoint = 64;
+    PRAGMA journal_size_limit = 1048576";
+
+/// A commit is with the kernel when it returns, and on the disk with the next one that is durable.
 pub const LAX: &str = "PRAGMA synchronous = NORMAL";
-const LITTLE_MEMORY: &str = "PRAGMA cache_size = -256";
+pub const DURABLE: &str = "PRAGMA synchronous = FULL";
 
 /// What an opened ledger file turned out to be.
 #[derive(Debug)]
@@ -84,9 +90,7 @@ pub fn read_write(at: &Location) -> Result<Connection> {
         Found::Empty | Found::Foreign => return Err(foreign(file)),
     };
     dialect::register(&conn, adopted.clone())
-        .and_then(|()| conn.execute_batch(DURABLE))
-        .and_then(|()| conn.execute_batch(LITTLE_MEMORY))
-        .and_then(|()| conn.execute_batch(wal::SETTINGS))
+        .and_then(|()| conn.execute_batch(SETTINGS))
         .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     if adopted.is_none() {
         for (path, meta) in [(file, &meta), (&log, &log_meta), (&index, &index_meta)] {

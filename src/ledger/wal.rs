@@ -12,12 +12,6 @@ use rusqlite::Connection;
 
 use super::place::with_suffix;
 
-/// Whoever opens a ledger that nobody else has open reads what the log still holds, so a long log would be
-/// paid for by every lone run. And what a long reader made it grow to is given back when it begins anew.
-pub const SETTINGS: &str = "
-    PRAGMA wal_autocheckpoint = 64;
-    PRAGMA journal_size_limit = 1048576";
-
 /// A log of so many bytes is long.
 const LONG: u64 = 4 << 20;
 /// Pages that others may have written since the copying began. If more are left, somebody reads an older
