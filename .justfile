@@ -25,6 +25,12 @@ real claude:
 systemd *args:
     cargo test --test systemd {{args}}
 
+# A hundred supervisors for a while, and all that befalls them: nothing grows, is lost or is left.
+soak time='10m':
+    cargo build --release
+    cargo build --examples
+    BOOKEND_SOAK={{time}} BOOKEND_SOAK_OF=$PWD/target/release/bookend cargo test --test main soak::
+
 # Write contrib/man and contrib/completions anew, after the command line has changed.
 papers:
     cargo build

@@ -40,7 +40,12 @@ bookend show "$BOOKEND_TASK_ID" --json >"$HOME/../seen/$BOOKEND_TASK_ID" 2>&1 ||
 case $1 in
   talk,*) probe talk "$HOME/../talk" "$session" 10 "$n" "$HOME/../over" ;;
   bulk,*) probe talk "$HOME/../bulk" "$session" 100 "$n" "$HOME/../over" ;;
-  nest,*) bookend run --id "$BOOKEND_TASK_ID.in" -- claude -p --output-format stream-json "talk,$n" || exit ;;
+  nest,*)
+    # An agent that is read along keeps to itself what its tools say.
+    [ "$name" = agent ] || exec 3>&1 >/dev/null
+    bookend run --id "$BOOKEND_TASK_ID.in" -- claude -p --output-format stream-json "talk,$n" 3>&- || exit
+    [ "$name" = agent ] || exec >&3 3>&-
+    ;;
   *,*) sleep "$n" ;;
 esac
 case $how in

@@ -39,7 +39,7 @@ pub enum Fate {
 impl Fate {
     pub fn strike(self, run: &mut Child) {
         if matches!(self, Fate::AgentKilled | Fate::BothKilled) {
-            kill_children(run.id());
+            kill_children(run.id() as i32);
         }
         match self {
             Fate::SupervisorKilled | Fate::BothKilled => run.kill().expect("a signal to our child"),
@@ -94,18 +94,21 @@ pub fn tell(child: &Child, signal: i32) {
 
 /// Waits until bookend has forked, so that a slow start is not all that is ever hit.
 pub fn await_child(run: &mut Child) {
-    let children = format!("/proc/{0}/task/{0}/children", run.id());
-    let has_child = || fs::read_to_string(&children).is_ok_and(|c| !c.trim().is_empty());
-    while !has_child() && run.try_wait().is_ok_and(|ended| ended.is_none()) {
+    while forked(run.id() as i32).is_empty() && run.try_wait().is_ok_and(|ended| ended.is_none()) {
         pause(Duration::from_millis(1));
     }
 }
 
+/// The children, zombies too, without a look at every process.
+pub fn forked(parent: i32) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|p| p.parse().ok()).collect()
+}
+
 /// Kills what runs right below `parent`: the agent, at the gate or behind it, or a hook. The witness, which
 /// has no life of its own, is spared.
-fn kill_children(parent: u32) {
-    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    for pid in list.split_whitespace().filter_map(|p| p.parse().ok()) {
+fn kill_children(parent: i32) {
+    for pid in forked(parent) {
         let Some(Ok(handle)) = Pid::from_raw(pid).map(|p| pidfd_open(p, PidfdFlags::empty())) else {
             continue;
         };

@@ -32,6 +32,11 @@ const LOOKS: [&[&str]; 9] = [
     &["session", "list", "--json"],
 ];
 
+/// The ledger's log.
+pub const LOG: &str = "state/bookend/bookend.db-wal";
+/// How long another program keeps the ledger locked: longer than an impatient run waits.
+pub const LOCKED: Duration = Duration::from_millis(3 * IMPATIENCE.as_millis() as u64);
+
 /// The part of the time in which another program reads one and the same state of the ledger.
 pub const LONG_READ: (f64, f64) = (0.4, 0.55);
 
@@ -48,6 +53,14 @@ pub struct Seen {
     pub looks: BTreeMap<String, (usize, Duration)>,
     pub checks: usize,
     pub locks: usize,
+}
+
+impl Seen {
+    /// The most that the log was, in KiB, in a part of the time.
+    pub fn log_between(&self, from: f64, to: f64) -> u64 {
+        let inside = self.log.iter().filter(|(part, _)| (from..to).contains(part));
+        inside.map(|(_, size)| size / 1024).max().unwrap_or_default()
+    }
 }
 
 pub struct Beside<'scope> {
@@ -120,7 +133,7 @@ fn measure(soak: &Soak, mut lives: Vec<Life>) -> Vec<Life> {
 
 /// The size of the log, and how many supervisors live.
 fn count(soak: &Soak) -> (Vec<(f64, u64)>, Vec<usize>) {
-    let log = soak.world.path("state/bookend/bookend.db-wal");
+    let log = soak.world.path(LOG);
     let (mut sizes, mut alive) = (Vec::new(), Vec::new());
     while !soak.rests(Duration::from_millis(50)) {
         sizes.push((soak.part(), fs::metadata(&log).map_or(0, |m| m.len())));
@@ -194,14 +207,14 @@ pub fn check_once(soak: &Soak) {
     }
 }
 
-/// Another program writes, and takes longer than an impatient run waits.
+/// Another program writes, and takes its time.
 fn lock(soak: &Soak) -> usize {
     let mut count = 0;
     while !soak.rests((soak.length / 20).min(Duration::from_secs(8))) {
         let connection = Connection::open(soak.world.ledger()).expect("the ledger");
         connection.busy_timeout(Duration::from_secs(30)).expect("a time-out");
         connection.execute_batch("BEGIN IMMEDIATE").expect("the one place of a writer");
-        pause(IMPATIENCE * 3);
+        pause(LOCKED);
         connection.execute_batch("ROLLBACK").expect("the end of a transaction");
         count += 1;
     }

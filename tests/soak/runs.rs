@@ -66,7 +66,7 @@ pub struct Plan {
     moment: Duration,
     /// The agent's program: 0 `agent`, 1 `cursor-agent`, 2 `claude`.
     pub program: u64,
-    pub has_hooks: bool,
+    has_hooks: bool,
 }
 
 /// A run that is over.
@@ -195,21 +195,31 @@ impl Plan {
             How::FallsSilent => ("124", "cancelled/idle_timeout"),
         };
         let mut may = vec![own];
-        const TOLD: [&str; 4] = ["signal 1", "signal 2", "signal 9", "signal 15"];
+        // Asked to stop before there is a row, it leaves none; before the agent's result, it outweighs that.
+        let mut stopped = |ending| {
+            let signals = ["signal 1", "signal 2", "signal 9", "signal 15"];
+            may.extend(signals.iter().flat_map(|end| [(*end, ending), (*end, "")]));
+            may.push((own.0, ending));
+        };
         match self.fate {
-            Fate::Spared => {}
-            Fate::SupervisorKilled | Fate::BothKilled => {
-                may.extend(
-                    ["", "interrupted/supervisor_lost", "failure/signal", own.1].map(|e| ("signal 9", e)),
-                );
-            }
-            Fate::AgentKilled => may.push(("signal 9", "failure/signal")),
-            Fate::Told(2) => may.extend(TOLD.iter().flat_map(|s| [(*s, "cancelled/operator"), (*s, "")])),
-            Fate::Told(_) => may.extend(TOLD.iter().flat_map(|s| [(*s, "interrupted/signal"), (*s, "")])),
+            Fate::Told(2) => stopped("cancelled/operator"),
+            Fate::Told(_) => stopped("interrupted/signal"),
+            _ => {}
         }
         let is_shared = matches!(self.key, Key::Shared(..));
         if self.is_cancelled || is_shared {
-            may.extend(TOLD.map(|s| (s, "cancelled/operator")));
+            stopped("cancelled/operator");
+        }
+        match self.fate {
+            Fate::SupervisorKilled | Fate::BothKilled => {
+                let endings = ["", "interrupted/supervisor_lost", "failure/signal", own.1];
+                may.extend(endings.map(|ending| ("signal 9", ending)));
+            }
+            Fate::AgentKilled => may.push(("signal 9", "failure/signal")),
+            Fate::Spared | Fate::Told(_) => {}
+        }
+        if self.hook_may_be_killed() {
+            may.extend(["125", "signal 9"].map(|end| (end, "failure/prepare")));
         }
         if is_shared {
             may.push(("75", ""));
@@ -221,8 +231,19 @@ impl Plan {
     }
 
     /// Whether somebody may have told its supervisor to end it.
-    pub fn is_told(&self) -> bool {
+    fn is_told(&self) -> bool {
         self.is_cancelled || matches!(self.key, Key::Shared(..)) || matches!(self.fate, Fate::Told(_))
+    }
+
+    /// Whether what was killed may have been a hook.
+    fn hook_may_be_killed(&self) -> bool {
+        self.has_hooks && matches!(self.fate, Fate::AgentKilled | Fate::BothKilled)
+    }
+
+    /// Whether its `--on-finish` command may have been cut off: by whoever kills what runs, or told to stop
+    /// when the agent had ended.
+    pub fn hook_may_fail(&self) -> bool {
+        self.hook_may_be_killed() || (self.has_hooks && self.is_told())
     }
 
     /// What bookend said, but for what it may have said of this run.
@@ -236,14 +257,15 @@ impl Plan {
                 return is_refused && line.starts_with("hint: --wait waits for it");
             };
             let has = |parts: &[&str]| parts.iter().all(|part| line.contains(part));
-            let not_well = end != "0" && has(&["warning: session ", " is not to be resumed: ", &own]);
+            let not_well = (end != "0" || self.is_told())
+                && has(&["warning: session ", " is not to be resumed: ", &own]);
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
             let is_missing = self.how == How::Missing && has(&["error: executing ", ": not found"]);
-            // Told to stop when the agent had ended: its hook is not waited for.
-            let is_hurried = self.is_told() && has(&["the --on-finish command of ", " was killed"]);
+            let is_cut_off = (self.hook_may_fail() && has(&["the --on-finish command of ", " was killed"]))
+                || (self.hook_may_be_killed() && has(&["the prepare command was killed by signal 9"]));
             let gives_up = self.is_impatient && has(&["others kept it locked for "]);
-            not_well || settles || refuses || is_missing || is_hurried || gives_up
+            not_well || settles || refuses || is_missing || is_cut_off || gives_up
         };
         said.lines().filter(|line| !may_be_said(line)).collect()
     }
