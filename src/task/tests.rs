@@ -181,8 +181,8 @@ fn success_needs_a_good_end_a_good_result_where_one_was_due_and_no_stop_before_i
 
 #[test]
 fn every_ending_has_words_and_is_known_by_them() {
-    use Interrupt::{Rebooted, SupervisorLost, Ttl};
-    let mut all: Vec<Ending> = [SupervisorLost, Rebooted, Ttl].map(Ending::Interrupted).into();
+    use Interrupt::{Oom, Rebooted, SupervisorLost, Ttl};
+    let mut all: Vec<Ending> = [SupervisorLost, Oom, Rebooted, Ttl].map(Ending::Interrupted).into();
     all.extend(stops().map(|(_, ending)| ending));
     all.extend([Ending::Success, Ending::AbortedNoSkill("deploy".to_owned())]);
     all.extend(
