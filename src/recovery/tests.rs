@@ -6,7 +6,7 @@ use super::*;
 use crate::ledger::LiveLock;
 use crate::ledger::tests::{START, World, ended, new_task, start};
 use crate::ledger::{Found, LedgerError};
-use crate::task::{Cancel, Failure, NewTask};
+use crate::task::{Cancel, NewTask};
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
 /// A pid that no kernel gives out.
@@ -149,7 +149,7 @@ fn a_lock_that_a_dead_supervisors_child_still_holds_is_waited_for_but_not_for_lo
     assert_eq!(held, LiveEvidence::Held, "whoever holds it for so long is no last breath");
     assert!(waited >= LAST_BREATH);
 
-    let supervisor = std::mem::replace(&mut task.supervisor_pid, Some(me().pid));
+    let supervisor = task.supervisor_pid.replace(me().pid);
     task.supervisor_start = Some(me().start);
     let (held, waited) = asked(&ledger, &task);
     assert_eq!(held, LiveEvidence::Held);
