@@ -317,6 +317,7 @@ fn the_hint_tells_what_was_going_on() {
     };
     git(&["init", "-q"]);
     let busy = Busy::of(&world, "claude");
+    // Beside what the agent keeps there.
     fs::write(world.path("home/new.txt"), "x").expect("a change");
     // The partial counts come a moment after the output that told them.
     eventually(world.deadline(), "the counts", || world.row().number("input_tokens") == Some(100));
@@ -330,7 +331,7 @@ fn the_hint_tells_what_was_going_on() {
         "agent claude",
         "tokens: 100 in",
         "in flight Bash",
-        "uncommitted change",
+        ": 2 uncommitted changes",
         &format!("session {} is not to be resumed", row.text("session_id")),
         &format!("again bookend redispatch {}", row.text("id")),
     ] {
