@@ -374,7 +374,10 @@ mod tests {
         let handle = open(&identity).unwrap().unwrap();
         assert_eq!(handle.identity(), identity);
         assert!(handle.signal(Signal::KILL).unwrap());
+        let has_ended = handle.wait(Duration::from_secs(30)).unwrap();
+        child.kill().unwrap();
         child.wait().unwrap();
+        assert!(has_ended, "it was told");
         assert!(!handle.signal(Signal::KILL).unwrap());
         assert!(open(&identity).unwrap().is_none());
     }

@@ -203,6 +203,35 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     assert!(linked.task.is_none(), "a task of another session says nothing of this one");
 }
 
+/// A task of another program may not say which session it used: then the key's link to it counts.
+#[test]
+fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_known_one() {
+    const LATER: &str = "2026-11-21T12:00:00.001Z";
+    let runs = Some(Status::Running);
+    for (theirs, ours, user, status) in [
+        (LATER, START, "theirs", Some(Status::Failure)),
+        (START, START, "ours", Some(Status::Success)),
+        (START, LATER, "ours", Some(Status::Success)),
+        // One that runs is the last user whoever began when.
+        (LATER, START, "ours", runs),
+    ] {
+        let world = World::new();
+        let mut ledger = world.open();
+        let begun = |id: &str, at: &str| NewTask { started_at: at.to_owned(), ..new_task(id, None) };
+        drop(start(&mut ledger, &begun("theirs", theirs)));
+        ledger.finish("theirs", &ended(Ending::Failure(Failure::Exit)), "another").unwrap();
+        let linked_only = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", Some("theirs")).unwrap();
+        assert_eq!(linked_only.task.map(|t| t.id).as_deref(), Some("theirs"), "nobody else is known");
+
+        drop(start(&mut ledger, &NewTask { session_id: Some("s1".to_owned()), ..begun("ours", ours) }));
+        if status != runs {
+            ledger.finish("ours", &ended(Ending::Success), "run").unwrap();
+        }
+        let last = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", Some("theirs")).unwrap();
+        assert_eq!((last.status(), last.task.unwrap().id.as_str()), (status, user), "{theirs} {ours}");
+    }
+}
+
 #[test]
 fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
     let world = World::new();
