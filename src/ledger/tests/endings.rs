@@ -1,6 +1,7 @@
 //! Sessions: the verdict at each end, and what a link displaces.
 
 use super::{END, START, World, ended, new_task, start};
+use crate::ledger::sessions::{LastUse, Restored};
 use crate::ledger::{Finished, Found, Ledger};
 use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status};
 
@@ -201,6 +202,46 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     assert!(claim.last_use(provider, "s2", None).unwrap().task.is_none());
     let linked = claim.last_use(provider, "s2", Some("first")).unwrap();
     assert!(linked.task.is_none(), "a task of another session says nothing of this one");
+}
+
+#[test]
+fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &with_session("t", "s1")));
+    let safe = |ledger: &mut Ledger, restored| {
+        let last = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", None).unwrap();
+        assert!(!last.restored);
+        LastUse { restored, ..last }.is_safe()
+    };
+    assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "it runs");
+    ledger.finish("t", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false, true]);
+    drop(start(&mut ledger, &with_session("u", "s1")));
+    ledger.finish("u", &ended(Ending::Success), "run").unwrap();
+    assert!(safe(&mut ledger, false), "the last use was a success");
+}
+
+#[test]
+fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another() {
+    let world = World::new();
+    let mut ledger = world.open();
+    // A session fails; the next run begins one, which gives way to a third.
+    drop(start(&mut ledger, &with_session("first", "s1")));
+    ledger.finish("first", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    drop(start(&mut ledger, &with_session("second", "s2")));
+    ledger.session_seen("second", Some(KEY), Some("anthropic"), "s3", END).unwrap();
+    assert_eq!(reasons(&ledger, "second"), [("s2".to_owned(), "replaced".to_owned())]);
+    ledger.finish("second", &never_executed(), "run").unwrap();
+    let restored = |ledger: &mut Ledger| match ledger.restore_session(KEY, END).unwrap() {
+        Restored::Done(session) => Some(session.session_id),
+        _ => None,
+    };
+    let gone = world.raw();
+    gone.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
+    assert_eq!(restored(&mut ledger).as_deref(), Some("s1"), "s2 only gave way");
+    gone.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
+    assert_eq!(restored(&mut ledger), None, "s1 was restored before");
 }
 
 /// A task of another program may not say which session it used: then the key's link to it counts.
