@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Proc, World, eventually, state};
+use crate::harness::{End, Proc, World, eventually, stat_field, state};
 use crate::standins::{Busy, KEY, bookend, change, dispatch, gone, install, json, linked, recover};
 
 fn said_of(told: &str, what: &str) -> usize {
@@ -34,13 +34,38 @@ fn what_an_ended_task_left_is_ended_by_recovery_where_its_option_says_so() {
 }
 
 #[test]
+fn a_process_that_bore_an_ended_tasks_mark_before_it_began_is_not_its_left_over() {
+    let Some(world) = World::of_bookend("a_process_that_bore_an_ended_tasks_mark_before_it_began") else {
+        return;
+    };
+    let mut out = world.fifo("out");
+    let older = world.bare(["probe", "stay", &out.path()]).env("BOOKEND_TASK_ID", "taken-twice");
+    let older = older.env("BOOKEND_LEDGER", world.ledger()).start();
+    let pid = out.pid("stay");
+    // Until the clock of starts has ticked, an agent could be as old.
+    let born = stat_field(pid, 22).and_then(|start| start.parse::<u64>().ok());
+    let newborn = || {
+        let said = world.bare(["cut", "-d ", "-f22", "/proc/self/stat"]).run().stdout;
+        said.trim().parse::<u64>().ok()
+    };
+    eventually(world.deadline(), "a later start", || newborn() > born);
+    world.run_sh("exit 3").options(["--id", "taken-twice"]).run().ended(End::Code(3));
+    let told = recover(&world, &[]);
+    assert_eq!(said_of(&told, "nothing to settle"), 1, "{told}");
+    assert_eq!(said_of(&told, "had ended"), 0, "{told}");
+    assert!(state(pid).is_some_and(|s| s != 'Z'));
+    drop(older);
+}
+
+#[test]
 fn what_an_ended_task_left_is_its_supervisors_affair_while_that_lives() {
     let Some(world) = World::of_bookend("what_an_ended_task_left_is_its_supervisors_affair") else { return };
-    let mut out = world.fifo("out");
+    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
     let daemon = format!("probe with setsid ignore=15 -- probe stay {}", out.path());
-    let script = format!("probe daemon -- {daemon}; exit 3");
+    let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
     let run = world.run_sh(&script).options(["--id", "in-its-grace", "--grace", "1000s"]).start();
     let daemon = out.pid("stay");
+    go.tell("now");
     let ended = || world.rows().first().is_some_and(|r| r.ending() == "failure/exit");
     eventually(world.deadline(), "the end in the ledger", ended);
     let told = recover(&world, &["--grace", "0s"]);
