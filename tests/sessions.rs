@@ -163,6 +163,21 @@ fn resume_id_prints_only_what_may_be_resumed_right_now() {
 }
 
 #[test]
+fn while_anything_runs_under_the_key_no_id_is_given_out() {
+    let Some(world) = world("while_anything_runs_under_the_key") else { return };
+    run(&world, "claude", "", 0);
+    resume_id(&world).ended(End::Code(0));
+    // It keeps no conversation, so the session is still that of the run before.
+    let script = "echo ready $$ >$SAY; exec sleep 1000";
+    let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--key", KEY]));
+    let held = resume_id(&world).ended(End::Code(1));
+    assert!(held.stdout.is_empty() && held.stderr.contains("is running"), "{held:?}");
+    busy.supervisor.signal(Signal::TERM);
+    busy.supervisor.wait();
+    resume_id(&world).ended(End::Code(0));
+}
+
+#[test]
 fn what_an_operator_restores_is_resumed_and_recovery_leaves_it() {
     let Some(world) = world("what_an_operator_restores") else { return };
     let nothing = bookend(&world, &["session", "restore", KEY]).ended(End::Code(1));

@@ -3,7 +3,7 @@
 use super::{END, START, World, ended, new_task, start};
 use crate::ledger::sessions::{LastUse, Restored};
 use crate::ledger::{Finished, Found, Ledger};
-use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status};
+use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status, Trust};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
 
@@ -62,6 +62,7 @@ fn a_session_survives_success_and_nothing_else() {
                 let session = ledger.session_of_key(KEY).unwrap().unwrap();
                 assert_eq!(session.session_id, "s1");
                 assert_eq!(session.last_used_at.as_deref(), Some(END));
+                assert_eq!(session.trust, Trust::Task, "nobody needs to judge it anew");
                 assert!(reasons(&ledger, "second").is_empty());
             }
             Some(reason) => {
@@ -95,6 +96,27 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         let claim = ledger.claim().unwrap();
         let last = claim.last_use(Some("anthropic"), "s1", None).unwrap();
         assert_eq!(last.task.unwrap().id, "first", "its failure says nothing against the session");
+    }
+}
+
+#[test]
+fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_executed() {
+    for executed in [true, false] {
+        let world = World::new();
+        let mut ledger = world.open();
+        first_run(&mut ledger);
+        let before = ledger.session_of_key(KEY).unwrap();
+        let live = ledger.hold_live().unwrap();
+        let claim = ledger.claim().unwrap();
+        claim.insert(&new_task("second", Some(KEY)), &live, "run").unwrap();
+        claim.set_session_aside(KEY, "fresh", "second", START).unwrap();
+        claim.commit().unwrap();
+        assert_eq!(linked(&ledger), None);
+        assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "fresh".to_owned())]);
+        let end = Ended { executed, ..never_executed() };
+        ledger.finish("second", &end, "run").unwrap();
+        assert_eq!(ledger.session_of_key(KEY).unwrap(), before.filter(|_| !executed));
+        assert_eq!(reasons(&ledger, "second").len(), usize::from(executed));
     }
 }
 
