@@ -25,6 +25,20 @@ real claude:
 systemd *args:
     cargo test --test systemd {{args}}
 
+# Break each decision once and see a test fail: needs cargo-mutants 27, root, and an hour or more.
+mutants *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export CARGO_TARGET_DIR=$PWD/target/mutants CARGO_PROFILE_DEV_DEBUG=none
+    cargo build --examples
+    mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
+    # First the unit tests alone, which are quick; 2 and 3 say that they let some live, or hung.
+    mutants {{args}} -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
+        process::identity process::mark ledger::aftermath ledger::tests || [ $? -le 3 ]
+    # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
+    mutants {{args}} --iterate -C=--bin=bookend -C=--test=main -- -- \
+        aftermath:: recover:: sessions:: identities:: spool:: || [ $? -eq 3 ]
+
 # Write contrib/man and contrib/completions anew, after the command line has changed.
 papers:
     cargo build

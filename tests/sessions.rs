@@ -125,7 +125,9 @@ fn recovery_withdraws_every_session_that_is_unsafe_and_no_other() {
             bad.text("id")
         ),
     );
+    let would = json(&world, &["recover", "--dry-run", "--json"])["sessions"].clone();
     let report = json(&world, &["recover", "--json"]);
+    assert_eq!(would, report["sessions"]);
     let keys: Vec<&str> =
         report["sessions"].as_array().expect("sessions").iter().filter_map(|s| s["key"].as_str()).collect();
     assert_eq!(keys.len(), 4, "{report}");

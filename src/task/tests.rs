@@ -213,3 +213,11 @@ fn only_running_moves_and_never_to_itself() {
         assert_eq!(Status::parse(from.as_str()), Some(from));
     }
 }
+
+#[test]
+fn trust_is_read_back_as_the_ledgers_queries_write_it() {
+    for (number, trust) in [(0, Trust::None), (1, Trust::Task), (2, Trust::Operator)] {
+        assert_eq!((trust.as_number(), Trust::from_number(number)), (number, trust));
+    }
+    assert_eq!(Trust::from_number(7), Trust::None, "what a later version means by it is not known here");
+}
