@@ -34,7 +34,7 @@ mutants *args:
     mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
     # First the unit tests alone, which are quick; 2 and 3 say that they let some live, or hung.
     mutants {{args}} -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
-        process::identity process::mark ledger::aftermath ledger::tests || [ $? -le 3 ]
+        process::identity process::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
     # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
     mutants {{args}} --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: || [ $? -eq 3 ]
