@@ -31,6 +31,20 @@ soak time='10m':
     cargo build --examples
     BOOKEND_SOAK={{time}} BOOKEND_SOAK_OF=$PWD/target/release/bookend cargo test --test main soak::
 
+# Break each decision once and see a test fail: needs cargo-mutants 27, root, and an hour or more.
+mutants *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export CARGO_TARGET_DIR=$PWD/target/mutants CARGO_PROFILE_DEV_DEBUG=none
+    cargo build --examples
+    mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
+    # First the unit tests alone, which are quick; 2 and 3 say that some lived, or hung.
+    mutants {{args}} --exclude src/recover.rs -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
+        process::identity process::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
+    # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
+    mutants {{args}} --iterate -C=--bin=bookend -C=--test=main -- -- \
+        aftermath:: recover:: sessions:: identities:: spool:: || [ $? -eq 3 ]
+
 # Write contrib/man and contrib/completions anew, after the command line has changed.
 papers:
     cargo build

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod adopt;
+mod aftermath;
 mod audit;
 mod cancel;
 mod capture;

@@ -21,7 +21,7 @@ mod spool;
 mod stats;
 mod tasks;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod wal;
 
 use std::path::{Path, PathBuf};

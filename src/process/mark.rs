@@ -82,12 +82,50 @@ pub(super) fn read_environ<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
     fn the_mark_tells_whose_a_process_is() {
         assert_eq!(marked_id(b"A=1\0BOOKEND_TASK_ID=abc\0").as_deref(), Some("abc"));
         assert_eq!(marked_id(b"BOOKEND_TASK_ID=\0XBOOKEND_TASK_ID=abc\0"), None);
+    }
+
+    #[test]
+    fn a_mark_behind_any_length_of_environment_is_found_and_says_whose_process_it_is() {
+        // Around the sizes at which the buffer grows: it starts with 16 KiB.
+        for filled in [10, 16 * 1024 - 40, 16 * 1024, 40_000, 100_000] {
+            let mut child = Command::new("sleep")
+                .arg("1000")
+                .env_clear()
+                .env("AAA", "x".repeat(filled))
+                .env("BOOKEND_TASK_ID", "abc")
+                .spawn()
+                .unwrap();
+            let pid = child.id() as i32;
+            assert_eq!(carries_mark(pid, "abc"), Mark::Carried, "{filled}");
+            assert_eq!(carries_mark(pid, "ab"), Mark::Absent, "{filled}");
+            let path = format!("/proc/{pid}/environ");
+            let mut buf = Vec::new();
+            let (environ, owner) = read_environ(CWD, path.as_bytes(), &mut buf);
+            assert_eq!(environ.unwrap(), std::fs::read(&path).unwrap());
+            assert_eq!(owner, Some(rustix::process::geteuid().as_raw()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(carries_mark(pid, "abc"), Mark::Absent, "it is gone");
+        }
+    }
+
+    #[test]
+    fn an_environment_that_cannot_be_read_is_neither_marked_nor_unmarked() {
+        // A directory opens and does not read.
+        let (mark, owner) = read_mark(CWD, b"/proc/self/task", &mark_of("abc"), &mut Vec::new());
+        assert_eq!((mark, owner), (Mark::Unreadable, Some(rustix::process::geteuid().as_raw())));
+        let (mark, owner) = read_mark(CWD, b"/proc/self/stat/none", &mark_of("abc"), &mut Vec::new());
+        assert_eq!((mark, owner), (Mark::Unreadable, None));
+        let (mark, owner) = read_mark(CWD, b"/proc/self/none", &mark_of("abc"), &mut Vec::new());
+        assert_eq!((mark, owner), (Mark::Absent, None));
     }
 
     #[test]
