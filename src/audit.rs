@@ -152,7 +152,7 @@ impl Audit<'_> {
                     let seen = task.last_seen_at.as_ref().and_then(|t| self.age(t)).unwrap_or_default();
                     if is_read_along(&task) && seen as u128 > stale_after.as_millis() {
                         let detail = format!("no sign of life for {}", view::duration(seen));
-                        let fix = format!("bookend cancel {}", task.id);
+                        let fix = format!("bookend cancel {}", view::operand(&task.id));
                         self.tell(Code::StaleRunning, Severity::Warn, &task, detail, fix);
                     }
                 }
@@ -234,7 +234,7 @@ impl Audit<'_> {
     fn deliveries(&mut self) -> Result<(), Error> {
         for task in self.ledger.delivery_failed()? {
             let detail = format!("its --on-finish command failed (attempts: {})", task.delivery_attempts);
-            let fix = format!("bookend show {}", task.id);
+            let fix = format!("bookend show {}", view::operand(&task.id));
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
         for task in self.ledger.undelivered()? {
@@ -259,7 +259,7 @@ impl Audit<'_> {
                 (None, status) => format!("it ended as {status}, and nobody knows when"),
                 (Some(end), _) => format!("it ended ({end}) before it started ({})", task.started_at),
             };
-            let fix = format!("bookend show {}", task.id);
+            let fix = format!("bookend show {}", view::operand(&task.id));
             self.tell(Code::InconsistentTimestamps, Severity::Warn, &task, detail, fix);
         }
         Ok(())

@@ -96,7 +96,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
 fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Option<Handle>, Error> {
     let id = &task.id;
     if all && me == Some(id) {
-        print(&format!("task {id}: left alone, since this command runs inside it\n"))?;
+        print(&format!("task {}: left alone, since this command runs inside it\n", view::one_line(id)))?;
         return Ok(None);
     }
     let mut now = task.clone();
@@ -134,6 +134,7 @@ fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Opt
         return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
     };
     let agent = task.agent_pid.map_or_else(String::new, |p| format!(", which ends the agent, pid {p}"));
+    let id = view::one_line(id);
     print(&format!("task {id}: SIGTERM to its supervisor, pid {pid}{agent}\n"))?;
     Ok(Some(supervisor))
 }
@@ -172,6 +173,7 @@ fn report_end(
         _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),
     };
     let after = view::duration(began.elapsed().as_millis() as i64);
+    let id = view::one_line(id);
     let text = match (now.status, gone) {
         (Status::Running, false) => format!("task {id}: still running after {after}\n"),
         (Status::Running, true) if ledger.evidence(&now)? == LiveEvidence::Held => {

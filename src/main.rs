@@ -67,11 +67,15 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
 }
 
 fn start() -> Leave {
-    let invocation = match cli::parse(std::env::args_os().collect::<Vec<OsString>>()) {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let invocation = match cli::parse(args.clone()) {
         Ok(invocation) => invocation,
         Err(message) => {
-            // Nobody left to tell if this fails.
-            let _ = message.print();
+            match cli::harmless(&message, &args) {
+                Some(text) => log::say(&text),
+                // Nobody left to tell if this fails.
+                None => drop(message.print()),
+            }
             return Leave::Code(message.exit_code());
         }
     };

@@ -398,11 +398,12 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location) -> Result<Hint, Error
         ChosenBy::Option => format!(" --ledger {}", view::quoted(&at.file.to_string_lossy())),
         _ => String::new(),
     };
-    let command = format!("bookend redispatch {}{ledger}", task.id);
+    let id = view::operand(&task.id);
     let (redispatch, redispatch_needs) = match lacks {
-        None => (Some(command), None),
+        None => (Some(format!("bookend redispatch{ledger} {id}")), None),
         Some(Lacks::Stdin) => {
-            (Some(format!("{command} --stdin <PROMPT")), Some("what came on its stdin is gone"))
+            let command = format!("bookend redispatch{ledger} --stdin {id} <PROMPT");
+            (Some(command), Some("what came on its stdin is gone"))
         }
         Some(Lacks::Command) => (None, Some("the row does not hold its command line")),
         Some(Lacks::Bytes) => (None, Some("its command line is not UTF-8")),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
-use super::text::{ago, cells, command_line, duration, money, one_line, quoted, signal, since};
+use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, signal, since};
 use crate::task::{Invalidation, Session, Status, Task, Transition, Verdict};
 
 /// What is kept of a task beside its row.
@@ -266,7 +266,7 @@ fn look(page: &mut Page, task: &Task, further: &Further) {
     });
     page.data("go on with", resume.as_deref());
     let restore = task.key.as_ref().filter(|_| further.withdrawn);
-    page.data("restore", restore.map(|k| format!("bookend session restore {}", quoted(k))).as_deref());
+    page.data("restore", restore.map(|k| format!("bookend session restore {}", operand(k))).as_deref());
     let journal = task.boot_id.as_ref().zip(task.supervisor_pid).map(|(boot, supervisor)| {
         let agent = task.agent_pid.map_or_else(String::new, |p| format!(" + _PID={p}"));
         format!("journalctl _BOOT_ID={} _PID={supervisor}{agent}", boot.replace('-', ""))
