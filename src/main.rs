@@ -67,6 +67,13 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
 }
 
 fn start() -> Leave {
+    if sys::is_elevated() {
+        log::fail(
+            "bookend was started with more rights than its caller has (a set-user-ID or set-group-ID bit, or \
+             capabilities of its file), and runs whatever its environment says: take them from it",
+        );
+        return Leave::Code(exit_code::FAILED);
+    }
     let args: Vec<OsString> = std::env::args_os().collect();
     let invocation = match cli::parse(args.clone()) {
         Ok(invocation) => invocation,

@@ -403,6 +403,19 @@ pub fn hide_arguments(count: usize) {
     }
 }
 
+/// Whether this process was given more rights than its caller has, by a set-user-ID or set-group-ID bit or by
+/// capabilities of its file. What it is told by its environment would then be done with somebody else's power.
+pub fn is_elevated() -> bool {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    // SAFETY: getauxval only reads what the kernel laid out for this process.
+    let is_secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    // A security module may set it too, where it gives nothing.
+    let has_capabilities = || rustix::thread::capabilities(None).is_ok_and(|c| !c.permitted.is_empty());
+    getuid() != geteuid()
+        || getgid() != getegid()
+        || (is_secure && !geteuid().is_root() && has_capabilities())
+}
+
 /// All of a regular file that has `longest` bytes at most, opened with `flags` besides. Where others may lay
 /// files, a named pipe would keep its reader for ever, and a long file take all memory.
 ///

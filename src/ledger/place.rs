@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, setgroups, setresgid, setresuid};
 
 use super::error::{LedgerError, Result};
 
@@ -280,6 +280,25 @@ fn check_owner(path: &Path, meta: &Metadata) -> Result<()> {
     } else {
         Err(LedgerError::ForeignFile { path: path.to_owned(), owner: meta.uid(), uid })
     }
+}
+
+/// A file of the ledger that others than its owner may write to, with its mode: only one that belongs to
+/// another program too can be like that. A group that is the owner's alone, as most systems give each user,
+/// holds no others.
+pub fn written_by_others(at: &Location) -> Option<(PathBuf, u32)> {
+    ["", "-wal", "-shm"].into_iter().find_map(|suffix| {
+        let path = with_suffix(&at.file, suffix);
+        let meta = fs::symlink_metadata(&path).ok()?;
+        let mode = meta.mode() & 0o777;
+        let is_shared = mode & 0o002 != 0 || (mode & 0o020 != 0 && !is_private_group(meta.uid(), meta.gid()));
+        is_shared.then_some((path, mode))
+    })
+}
+
+fn is_private_group(user: u32, group: u32) -> bool {
+    let user = User::from_uid(Uid::from_raw(user)).ok().flatten();
+    let group = Group::from_gid(Gid::from_raw(group)).ok().flatten();
+    user.zip(group).is_some_and(|(u, g)| u.gid == g.gid && u.name == g.name && g.mem.is_empty())
 }
 
 /// Takes from a file what others may do with it.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
 use super::identity::{self, Stat};
-use super::mark::{self, Mark};
+use super::mark::{self, LedgerFile, Mark, Whose};
 
 /// The way to `/proc`, with the buffers that every picture reuses.
 pub struct Proc {
@@ -42,34 +42,30 @@ impl Proc {
         Ok(())
     }
 
-    /// Whether `pid` carries `mark` in its environment, and whose process it is where that could be told.
-    pub fn mark(&mut self, pid: i32, mark: &[u8]) -> (Mark, Option<u32>) {
+    /// Whether `pid` carries a mark in its environment, and whose process it is where that could be told.
+    pub fn mark(&mut self, pid: i32, whose: &Whose) -> (Mark, Option<u32>) {
         let mut path = [0; 24];
-        let found =
-            mark::read_mark(self.dir.as_fd(), name(pid, "environ", &mut path), mark, &mut self.environ);
+        let path = name(pid, "environ", &mut path);
+        let found = mark::read_mark(self.dir.as_fd(), path, pid, whose, &mut self.environ);
         match found {
             (Mark::Unreadable, None) => (Mark::Unreadable, self.user(pid)),
             found => found,
         }
     }
 
-    /// The task whose mark `pid` carries, if it is `user`'s process.
-    pub fn marked_id(&mut self, pid: i32, user: u32) -> Option<String> {
+    /// The task whose mark `pid` carries, if it is `user`'s process and names no other ledger.
+    pub fn marked_id(&mut self, pid: i32, user: u32, ledger: &LedgerFile) -> Option<String> {
         let mut path = [0; 24];
         let path = name(pid, "environ", &mut path);
         match mark::read_environ(self.dir.as_fd(), path, &mut self.environ) {
-            (Ok(environ), Some(owner)) if owner == user => mark::marked_id(environ),
+            (Ok(environ), Some(owner)) if owner == user => mark::marked_id(environ, pid, ledger),
             _ => None,
         }
     }
 
-    /// The effective user of a process whose directory belongs to root because it may not be dumped.
     fn user(&self, pid: i32) -> Option<u32> {
         let mut path = [0; 24];
-        let mut buf = [0; 1024];
-        let len = identity::read_at(self.dir.as_fd(), name(pid, "status", &mut path), &mut buf).ok()?;
-        let text = String::from_utf8_lossy(&buf[..len]);
-        text.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
+        identity::user_at(self.dir.as_fd(), name(pid, "status", &mut path))
     }
 }
 

@@ -36,7 +36,14 @@ fn stops() -> [(Stop, Ending); 7] {
 }
 
 fn run(exit: Exit, outcome: Outcome) -> Evidence {
-    Evidence { exit, outcome, cause: None, lingered: false, grace: GRACE, on_term: OnTerm::Interrupted }
+    Evidence {
+        exit: Some(exit),
+        outcome,
+        cause: None,
+        lingered: false,
+        grace: GRACE,
+        on_term: OnTerm::Interrupted,
+    }
 }
 
 fn stopped(exit: Exit, outcome: Outcome, stop: Stop, after_result: bool, ran_on: Duration) -> Evidence {
@@ -212,4 +219,16 @@ fn only_running_moves_and_never_to_itself() {
         assert_eq!(from.is_terminal(), from != Status::Running);
         assert_eq!(Status::parse(from.as_str()), Some(from));
     }
+}
+
+#[test]
+fn an_agent_that_could_not_be_ended_ended_by_what_asked_it_to() {
+    let open = |e: Evidence| Evidence { exit: None, ..e };
+    let asked = |outcome, stop| judge(&open(stopped(OK, outcome, stop, false, NOW)));
+    for outcome in [Outcome::NotDue, Outcome::Missing, Outcome::Ok, Outcome::Error] {
+        assert_eq!(asked(outcome, Stop::Timeout), Ending::Cancelled(Cancel::Timeout), "{outcome:?}");
+    }
+    let lingered = open(Evidence { lingered: true, ..run(OK, Outcome::Ok) });
+    assert_eq!(judge(&lingered), Ending::Success, "its result stands");
+    assert_ne!(judge(&open(run(OK, Outcome::NotDue))), Ending::Success, "and nothing else is a success");
 }

@@ -161,7 +161,8 @@ fn leftovers(summary: &Value) -> String {
         })
         .collect();
     let survivors = summary.get("survivors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    left.extend(survivors.iter().map(|pid| format!("pid {pid}")));
+    let is_told = |pid: &&Value| spared.iter().any(|s| s.get("pid") == Some(*pid));
+    left.extend(survivors.iter().filter(|pid| !is_told(pid)).map(|pid| format!("pid {pid}")));
     let named = if left.is_empty() { String::new() } else { format!(" ({})", left.join("; ")) };
     format!("{found} found, {ended} ended, {} left{named}", number("left").unwrap_or(found - ended))
 }
