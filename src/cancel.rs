@@ -126,7 +126,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
         _ => Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid}): {e}")),
     })?;
     let Some(supervisor) = supervisor else {
-        if recovery::is_gone_by_identity(task) {
+        if recovery::evidence(ledger, task)? != LiveEvidence::Held {
             return Err(gone(id, &pid));
         }
         // It holds its lock, so it lives: its pid is another pid namespace's.

@@ -25,6 +25,7 @@ mod prune;
 mod recover;
 mod run;
 mod scale;
+mod security;
 mod sessions;
 mod signals;
 mod spool;

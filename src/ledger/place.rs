@@ -286,7 +286,7 @@ fn check_owner(path: &Path, meta: &Metadata) -> Result<()> {
 /// another program too can be like that. A group that is the owner's alone, as most systems give each user,
 /// holds no others.
 pub fn written_by_others(at: &Location) -> Option<(PathBuf, u32)> {
-    ["", "-wal", "-shm"].into_iter().find_map(|suffix| {
+    ["", "-wal", "-shm", "-journal"].into_iter().find_map(|suffix| {
         let path = with_suffix(&at.file, suffix);
         let meta = fs::symlink_metadata(&path).ok()?;
         let mode = meta.mode() & 0o777;
