@@ -389,10 +389,12 @@ impl Hunt {
                 Err(_) => {}
                 Ok(Some(handle)) => {
                     if let Some(now) = may_signal(&self.task, &self.mark, &handle, self.me) {
+                        // What has become another user's may not be signalled; it ends with its cgroup.
+                        let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(now.pid));
                         leftover.told = match send(&handle, signal, &now) {
-                            Ok(_) if signal == Signal::KILL => Told::Kill,
-                            Ok(_) => Told::Term,
-                            Err(_) => Told::Refused,
+                            Err(_) if !within() => Told::Refused,
+                            _ if signal == Signal::KILL => Told::Kill,
+                            _ => Told::Term,
                         };
                     }
                     leftover.handle = Some(handle);
