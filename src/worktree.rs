@@ -9,7 +9,6 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io::Read;
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -176,8 +175,8 @@ pub fn record(run: &mut Supervisor<'_>, cwd: &Path, before: &Head, caller: &Call
     let in_time = run.await_helper(Some(LIMIT))?;
     let Some(helper) = run.helper.take() else { return Ok(()) };
     if !in_time {
-        // It is our child and not reaped: the pidfd means it.
-        let _ = sys::send_signal(helper.child.pidfd.as_fd(), libc::SIGKILL, None);
+        // It leads a group of its own, and is not reaped: the number means it and what it started.
+        end_group(helper.child.pid);
         debug!("git did not answer in time");
         return Ok(());
     }
@@ -209,6 +208,7 @@ fn start(
     let (output, theirs) = output_pipe()?;
     let launch = Launch::new(&["/bin/sh", "-c", SCRIPT, "sh", before], env)?
         .cwd(Some(cwd.as_os_str()))?
+        .own_group()
         .stdio(0, dev_null()?)
         .stdio(1, theirs)
         .stdio(2, dev_null()?);
@@ -219,6 +219,17 @@ fn start(
 fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     std::env::join_paths(std::env::split_paths(&path).filter(|p| p.is_absolute())).unwrap_or_default()
+}
+
+/// Kills a child that leads a process group of its own, with all that is in it: a git that waits for a named
+/// pipe in the worktree would wait for ever.
+fn end_group(leader: i32) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    let of_its_own = nix::unistd::Pid::from_raw(leader);
+    // Its first deed is to lead one; a number above 1 that is no group ends nobody.
+    if leader > 1 && nix::unistd::getpgid(Some(of_its_own)) == Ok(of_its_own) {
+        let _ = Pid::from_raw(leader).map(|group| kill_process_group(group, Signal::KILL));
+    }
 }
 
 /// How many files of a worktree have changes that are not committed; `None`: it is none, or git does not tell
@@ -241,9 +252,7 @@ pub fn uncommitted(worktree: &Path) -> Option<usize> {
         _ => identity::of(git.id() as i32).is_ok_and(|now| now.is_none()),
     };
     if !in_time {
-        // Its own group, and not reaped: the number means it and what it started.
-        let group = rustix::process::Pid::from_child(&git);
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        end_group(git.id() as i32);
         let _ = git.wait();
         return None;
     }

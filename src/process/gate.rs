@@ -24,6 +24,8 @@ pub struct Launch {
     argv: Vec<CString>,
     env: Vec<CString>,
     cwd: Option<CString>,
+    /// Whether it leads a process group of its own, so that all that it starts can be ended with it.
+    leads_group: bool,
     /// What its descriptors 0, 1, 2 are to be; `None`: as inherited.
     stdio: [Option<OwnedFd>; 3],
 }
@@ -39,12 +41,18 @@ impl Launch {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program to execute"));
         };
         let candidates = candidates(program, &env);
-        Ok(Launch { candidates, argv, env, cwd: None, stdio: [None, None, None] })
+        Ok(Launch { candidates, argv, env, cwd: None, leads_group: false, stdio: [None, None, None] })
     }
 
     pub fn cwd(mut self, cwd: Option<&OsStr>) -> io::Result<Launch> {
         self.cwd = cwd.map(|c| CString::new(c.as_bytes())).transpose()?;
         Ok(self)
+    }
+
+    /// Lets it lead a process group of its own.
+    pub fn own_group(mut self) -> Launch {
+        self.leads_group = true;
+        self
     }
 
     /// Gives the child `fd` as its descriptor `number` (0 to 2).
@@ -125,6 +133,7 @@ impl Gated {
             env: &env,
             listen_pid: &listen_pid,
             cwd: launch.cwd.as_deref(),
+            leads_group: launch.leads_group,
             stdio: [0, 1, 2].map(|n| launch.stdio[n].as_ref().map(AsRawFd::as_raw_fd)),
             gate: gate_read.as_raw_fd(),
             others_gate: gate.as_raw_fd(),
@@ -212,6 +221,7 @@ struct Child<'a> {
     env: &'a [*const libc::c_char],
     listen_pid: &'a [Cell<u8>; LISTEN_PID_BLANK.len()],
     cwd: Option<&'a CStr>,
+    leads_group: bool,
     stdio: [Option<RawFd>; 3],
     gate: RawFd,
     others_gate: RawFd,
@@ -259,6 +269,9 @@ impl Child<'_> {
                 if n == 0 || *libc::__errno_location() != libc::EINTR {
                     libc::_exit(125);
                 }
+            }
+            if self.leads_group {
+                libc::setpgid(0, 0);
             }
             if let Some(cwd) = self.cwd
                 && libc::chdir(cwd.as_ptr()) < 0

@@ -283,7 +283,9 @@ impl Hunt {
         let (mark, user) = (&self.mark, self.user);
         let members = self.task.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
         let scene = Scene { task: &self.task, me: self.me, table: &self.table };
-        let see = &mut |stat: &Stat| match proc.mark(stat.pid, mark) {
+        let see = &mut |stat: &Stat| match proc
+            .mark(stat.pid, mark, |owner| owner == user || scene.is_related(stat))
+        {
             (Mark::Carried, owner) if owner == Some(user) => Sight::Marked,
             _ if members.contains(&stat.pid) => Sight::Marked,
             (Mark::Carried, _) => Sight::MarkedOfAnother,

@@ -7,7 +7,7 @@
 //! counts; any other leaves it open whose the process is, and such a one is counted and never signalled.
 
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,9 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::environment::{LEDGER, MARK};
+
+/// execve(2) takes 6 MiB of arguments and environment at most.
+const LONGEST: usize = 8 << 20;
 
 /// Whether a process carries a task's mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +101,17 @@ impl Whose {
     }
 }
 
+impl Whose {
+    /// What an opened environment of `pid` says, or one that could not be opened.
+    pub(super) fn read(&self, pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> Mark {
+        match environ.and_then(|file| read_environ(file, buf)) {
+            Ok(environ) => self.look(environ, || root_of(pid)),
+            Err(Errno::NOENT | Errno::SRCH) => Mark::Absent,
+            Err(_) => Mark::Unreadable,
+        }
+    }
+}
+
 /// What the entries of this name say in an environment as `/proc/PID/environ` shows it.
 fn values<'a>(environ: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
     environ.split(|b| *b == 0).filter_map(move |e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
@@ -109,8 +123,8 @@ fn root_of(pid: i32) -> String {
 
 /// Whether the process `pid` carries the mark.
 pub fn carries_mark(pid: i32, whose: &Whose) -> Mark {
-    let path = format!("/proc/{pid}/environ");
-    read_mark(CWD, path.as_bytes(), pid, whose, &mut Vec::new()).0
+    let environ = open_environ(CWD, format!("/proc/{pid}/environ").as_bytes());
+    whose.read(pid, environ.as_ref().map_err(|e| *e), &mut Vec::new())
 }
 
 /// Whether this process runs inside the task `id` of the ledger at `path`, as far as can be told.
@@ -127,48 +141,30 @@ pub(super) fn marked_id(environ: &[u8], pid: i32, ledger: &LedgerFile) -> Option
     (ledger.is_named_in(environ, &root_of(pid)) != Some(false)).then_some(id)
 }
 
-/// As [`carries_mark`], of the environment at `path` under `dir`, with the user it belongs to (the
-/// process's effective one) where it could be opened.
-pub(super) fn read_mark(
-    dir: BorrowedFd<'_>,
-    path: &[u8],
-    pid: i32,
-    whose: &Whose,
-    buf: &mut Vec<u8>,
-) -> (Mark, Option<u32>) {
-    let (environ, owner) = read_environ(dir, path, buf);
-    let mark = match environ {
-        Ok(environ) => whose.look(environ, || root_of(pid)),
-        Err(Errno::NOENT | Errno::SRCH) => Mark::Absent,
-        Err(_) => Mark::Unreadable,
-    };
-    (mark, owner)
+/// Opens the environment at `path` under `dir`.
+pub(super) fn open_environ(dir: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// The environment at `path` under `dir`, and the user it belongs to where it could be opened.
-pub(super) fn read_environ<'a>(
-    dir: BorrowedFd<'_>,
-    path: &[u8],
-    buf: &'a mut Vec<u8>,
-) -> (rustix::io::Result<&'a [u8]>, Option<u32>) {
-    let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => file,
-        Err(e) => return (Err(e), None),
-    };
-    let owner = rustix::fs::fstat(&file).ok().map(|s| s.st_uid);
+/// Reads an opened environment, if it is not longer than the kernel lets one be made: a process can let it
+/// seem to be as long as its whole memory.
+pub(super) fn read_environ<'a>(file: &OwnedFd, buf: &'a mut Vec<u8>) -> rustix::io::Result<&'a [u8]> {
     let mut len = 0;
     loop {
+        if len > LONGEST {
+            return Err(Errno::TOOBIG);
+        }
         if len == buf.len() {
             buf.resize((buf.len() * 2).max(16 * 1024), 0);
         }
-        match rustix::io::read(&file, &mut buf[len..]) {
+        match rustix::io::read(file, &mut buf[len..]) {
             Ok(0) => break,
             Ok(n) => len += n,
             Err(Errno::INTR) => {}
-            Err(e) => return (Err(e), owner),
+            Err(e) => return Err(e),
         }
     }
-    (Ok(&buf[..len]), owner)
+    Ok(&buf[..len])
 }
 
 #[cfg(test)]

@@ -86,6 +86,16 @@ pub struct Scene<'a> {
     pub table: &'a Table,
 }
 
+impl Scene<'_> {
+    /// Whether a process is the agent, or below it or us.
+    pub fn is_related(&self, stat: &Stat) -> bool {
+        let is_root = |s: &Stat| s.pid == self.me || s.identity() == self.task.agent;
+        let rows = self.table.rows();
+        let above = self.table.index(stat.pid).map(|i| self.table.above(i));
+        is_root(stat) || above.into_iter().flatten().any(|a| is_root(&rows[a]))
+    }
+}
+
 /// Sorts out what concerns the task; `see` is asked at most once of each process that may.
 pub fn sort(
     scene: &Scene<'_>,

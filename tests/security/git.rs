@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{End, World, on_path, possible};
+use crate::harness::{End, World, eventually, on_path, possible};
 use crate::standins::{Busy, json, recover};
 
 /// Makes `repo`, whose settings leave `$EFFECT` behind wherever git executes what they name. Filters have names
@@ -174,4 +174,38 @@ fn a_head_that_is_no_file_holds_nothing_up() {
         world.run(["true"]).options(options).run().ended(End::Code(0));
     }
     assert!(world.rows().iter().all(|r| r.ending() == "success/"));
+}
+
+/// Git waits for a pipe as if it were a file.
+#[test]
+fn a_git_that_waits_for_ever_is_not_waited_for_and_does_not_stay() {
+    let test = "a_git_that_waits_for_ever";
+    let Some(world) = World::of_bookend(test) else { return };
+    if !possible(test, on_path("git"), "git") {
+        return;
+    }
+    let made =
+        "git init -q -b main repo; git -C repo -c user.name=x -c user.email=x@y commit -qm a --allow-empty";
+    world.bare(["sh", "-euc", made]).run().ended(End::Code(0));
+    let waits = "mkfifo .gitignore; echo ready $$ >$SAY; exec sleep 1000";
+    let busy = Busy::start(&world, "say", |_| world.run_sh(waits).options(["--cwd", "repo"]));
+    busy.kill_all();
+    let told = recover(&world, &[]);
+    assert!(told.contains("interrupted (supervisor_lost)") && !told.contains("uncommitted"), "{told}");
+    eventually(world.deadline(), "no git of the recovery's", || gits(&world).is_empty());
+    world.run(["true"]).options(["--id", "one", "--cwd", "repo"]).run().ended(End::Code(0));
+    assert_eq!(world.sql("SELECT * FROM task_history WHERE id = 'one'")[0].text("artifacts"), "");
+    eventually(world.deadline(), "no git of the run's", || gits(&world).is_empty());
+}
+
+/// The processes of a world that are git.
+fn gits(world: &World) -> Vec<String> {
+    let home = [b"HOME=", world.path("home").as_os_str().as_encoded_bytes()].concat();
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let is_git = |path: &std::path::Path| {
+        let names = fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "git");
+        let environ = fs::read(path.join("environ")).unwrap_or_default();
+        names && environ.split(|b| *b == 0).any(|entry| entry == home)
+    };
+    processes.map(|e| e.path()).filter(|p| is_git(p)).map(|p| p.display().to_string()).collect()
 }

@@ -1,12 +1,12 @@
 //! Whose a process is: what only pretends to be a task's is never signalled, whoever pretends.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{SOMEBODY, open_fifo, open_world};
+use super::{SOMEBODY, open_fifo, open_world, set_mode};
 use crate::harness::{End, Fifo, Proc, World, is_root, possible, stat_field, state};
 use crate::standins::{Busy, bookend, change, gone, recover};
 
@@ -69,16 +69,21 @@ fn another_users_process_with_the_mark_is_never_signalled() {
     let (id, ledger) = (id_of(&world), world.name("l.db"));
     let task = Failing::start(&world, "one", &ledger, &id);
     let forger = Marked::start(&world, "forger", &id, &ledger, &[&format!("uid={SOMEBODY}")]);
+    // What nobody may read of its program, the kernel shows as root's.
+    set_mode(&world, "bin/probe", 0o711);
+    let masked = Marked::start(&world, "masked", &id, &ledger, &[&format!("uid={SOMEBODY}")]);
+    let shown = fs::metadata(format!("/proc/{}/environ", masked.pid)).expect("its environment").uid();
+    assert_eq!(shown, 0);
     let ours = Marked::start(&world, "ours", &id, &ledger, &[]);
     task.end();
     gone(&world, ours.pid);
-    assert!(forger.lives());
+    assert!(forger.lives() && masked.lives());
     let left = left_of(&world, "l.db");
     assert_eq!((&left["found"], &left["pids"][0]), (&1.into(), &ours.pid.into()), "{left}");
     recover(&world, &["--ledger", &ledger]);
     let audit = bookend(&world, &["audit", "--ledger", &ledger]).ended(End::Code(0));
     assert!(audit.stdout.contains(" 0 findings"), "{audit:?}");
-    assert!(forger.lives());
+    assert!(forger.lives() && masked.lives());
 }
 
 #[test]
