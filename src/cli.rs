@@ -30,6 +30,7 @@ use crate::show;
 use crate::stats;
 use crate::task::{OnTerm, Status};
 use crate::timeline;
+use crate::view;
 use operator::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
     StatsArgs, TimelineArgs,
@@ -337,6 +338,32 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         LogArg::Journald => log::To::Journald,
     };
     Ok(Invocation { ledger: cli.ledger, log, request })
+}
+
+/// What to say of a command line that is wrong, where clap's own message would show words that a terminal must
+/// not get as they are. `None`: it may be said as it is.
+pub fn harmless(message: &clap::Error, args: &[OsString]) -> Option<String> {
+    // With clap's colours: without them it would leave out the ends of what is in the words.
+    let mut text = message.render().ansi().to_string();
+    let variables = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BOOKEND_"));
+    let words = args.iter().cloned().chain(variables.map(|(_, value)| value));
+    let mut changed = false;
+    for word in words {
+        let word = word.to_string_lossy();
+        // Of `--option=value` only the value may be shown.
+        for part in [Some(&*word), word.split_once('=').map(|(_, value)| value)].into_iter().flatten() {
+            let safe = view::one_line(part);
+            changed |= safe != part && text.contains(part);
+            text = text.replace(part, &safe);
+        }
+    }
+    changed.then(|| without_colours(&text))
+}
+
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, rest)| rest))
 }
 
 fn run_request(a: RunArgs) -> run::Request {

@@ -152,6 +152,8 @@ pub struct Supervisor<'a> {
     pub lingered: bool,
     /// A stop came after the agent's end: nothing more is waited for.
     pub hurried: bool,
+    /// The kernel did not let us kill the agent.
+    out_of_reach: bool,
     pub limits: Limits,
     row: Row,
     phase: Phase,
@@ -237,6 +239,7 @@ impl<'a> Supervisor<'a> {
             helper: None,
             lingered: false,
             hurried: false,
+            out_of_reach: false,
             limits,
             row,
             phase: Phase::Before,
@@ -285,13 +288,15 @@ impl<'a> Supervisor<'a> {
         sys::trim_memory();
     }
 
-    /// Waits until the agent has ended.
+    /// Waits until the agent has ended; `None`: it was to end, and has become another user's, whose processes
+    /// we may not signal. It would be waited for in vain.
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
-    pub fn attend(&mut self) -> Result<(Exit, Usage), Error> {
+    pub fn attend(&mut self) -> Result<Option<(Exit, Usage)>, Error> {
         loop {
-            if let Some(ended) = self.agent.ended {
+            let ended = self.agent.ended;
+            if ended.is_some() || self.out_of_reach {
                 // Its end may be told before how its exec went.
                 if self.agent.child.report().is_some() {
                     self.on_ready(Source::Report)?;
@@ -403,6 +408,14 @@ impl<'a> Supervisor<'a> {
         }
         self.phase = Phase::After;
         Ok(())
+    }
+
+    /// By which signal to leave where the agent has left by none.
+    pub fn stop_signal(&self) -> i32 {
+        match self.asked.as_ref().map(|a| a.stop) {
+            Some(Stop::Signal { signal, .. }) => signal,
+            Some(Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout) | None => libc::SIGTERM,
+        }
     }
 
     /// What asked the run to stop, judged by what came after it.

@@ -3,9 +3,12 @@
 //! Here and in `process/gate.rs` stands all `unsafe` of the program.
 
 use std::ffi::c_void;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -427,6 +430,42 @@ pub fn hide_arguments(count: usize) {
     if count > 0 && count < breaks.len() {
         words[breaks[breaks.len() - count - 1] + 1..].fill(0);
     }
+}
+
+/// Whether this process was given more rights than its caller has, by a set-user-ID or set-group-ID bit or by
+/// capabilities of its file. What it is told by its environment would then be done with somebody else's power.
+pub fn is_elevated() -> bool {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    // SAFETY: getauxval only reads what the kernel laid out for this process.
+    let is_secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    // A security module may set it too, where it gives nothing.
+    let has_capabilities = || rustix::thread::capabilities(None).is_ok_and(|c| !c.permitted.is_empty());
+    getuid() != geteuid()
+        || getgid() != getegid()
+        || (is_secure && !geteuid().is_root() && has_capabilities())
+}
+
+/// All of a regular file that has `longest` bytes at most, opened with `flags` besides. Where others may lay
+/// files, a named pipe would keep its reader for ever, and a long file take all memory.
+///
+/// # Errors
+/// Those of open(2) and read(2); `InvalidData` for what is no regular file, or is longer.
+pub fn read_regular(path: &Path, flags: i32, longest: u64) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(path)?;
+    read_opened(&file, longest)
+}
+
+fn read_opened(file: &File, longest: u64) -> io::Result<Vec<u8>> {
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    if !file.metadata()?.is_file() {
+        return refused("it is not a regular file");
+    }
+    let mut bytes = Vec::new();
+    file.take(longest + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > longest { refused("it is too long") } else { Ok(bytes) }
 }
 
 /// What stdin is, in a word: a prompt that came through a pipe cannot be given again.

@@ -26,6 +26,7 @@ mod prune;
 mod recover;
 mod run;
 mod scale;
+mod security;
 mod sessions;
 mod signals;
 mod soak;

@@ -130,6 +130,15 @@ impl Ledger {
         &self.at.file
     }
 
+    /// Why the commands that stand in this ledger are not to be executed: others may have written them there.
+    pub fn distrust(&self) -> Option<String> {
+        let (path, mode) = place::written_by_others(&self.at)?;
+        Some(format!(
+            "others than you may write to {} (mode {mode:04o}), and could have put that command there",
+            path.display()
+        ))
+    }
+
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
         let file = self.at.file.clone();
         move |e| LedgerError::sql(doing, &file, e)

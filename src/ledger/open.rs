@@ -54,8 +54,10 @@ pub enum Found {
 /// Opens the ledger for writing; makes it, or brings it up to date, if need be.
 pub fn read_write(at: &Location) -> Result<(Connection, Log)> {
     check_sqlite()?;
-    place::prepare_directories(at)?;
     let file = at.file.as_path();
+    // First of all: beside what is no ledger of ours, nothing is made.
+    place::check_file(file)?;
+    place::prepare_directories(at)?;
     let mut meta = place::check_file(file)?;
     if meta.as_ref().is_none_or(|m| m.len() == 0) {
         create(at)?;
@@ -101,7 +103,11 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
     if meta.is_none_or(|m| m.len() == 0) {
         return Ok(None);
     }
+    place::check_beside(at)?;
     let conn = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    // It may be somebody else's file: what its author wrote into the schema gets no more than plain SQL.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)
+        .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     match look(&conn, file)? {
         Found::Ledger { version, adopted } => {
             dialect::register(&conn, adopted)

@@ -27,6 +27,8 @@ pub struct Launch {
     argv: Vec<CString>,
     env: Vec<CString>,
     cwd: Option<CString>,
+    /// Whether it leads a process group of its own, so that all that it starts can be ended with it.
+    leads_group: bool,
     /// What its descriptors 0, 1, 2 are to be; `None`: as inherited.
     stdio: [Option<OwnedFd>; 3],
 }
@@ -42,12 +44,18 @@ impl Launch {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no program to execute"));
         };
         let candidates = candidates(program, &env);
-        Ok(Launch { candidates, argv, env, cwd: None, stdio: [None, None, None] })
+        Ok(Launch { candidates, argv, env, cwd: None, leads_group: false, stdio: [None, None, None] })
     }
 
     pub fn cwd(mut self, cwd: Option<&OsStr>) -> io::Result<Launch> {
         self.cwd = cwd.map(|c| CString::new(c.as_bytes())).transpose()?;
         Ok(self)
+    }
+
+    /// Lets it lead a process group of its own.
+    pub fn own_group(mut self) -> Launch {
+        self.leads_group = true;
+        self
     }
 
     /// Gives the child `fd` as its descriptor `number` (0 to 2).
@@ -115,7 +123,7 @@ impl Gated {
         let (gate_read, gate) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (report, report_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         failpoint::hit("gate.fork")?;
-        let Launch { candidates, argv, env, cwd, stdio } = launch;
+        let Launch { candidates, argv, env, cwd, leads_group, stdio } = launch;
         let listen_pid = Box::new(LISTEN_PID_BLANK.map(Cell::new));
         let argv_pointers = argv.iter().map(|w| w.as_ptr()).chain([ptr::null()]).collect();
         let env_pointers = env
@@ -132,6 +140,7 @@ impl Gated {
             env_pointers,
             listen_pid,
             cwd,
+            leads_group,
             stdio: [0, 1, 2].map(|n| stdio[n].as_ref().map(AsRawFd::as_raw_fd)),
             gate: gate_read.as_raw_fd(),
             others_gate: gate.as_raw_fd(),
@@ -240,6 +249,7 @@ struct Shared {
     env_pointers: Vec<*const libc::c_char>,
     listen_pid: Box<[Cell<u8>; LISTEN_PID_BLANK.len()]>,
     cwd: Option<CString>,
+    leads_group: bool,
     stdio: [Option<RawFd>; 3],
     gate: RawFd,
     others_gate: RawFd,
@@ -304,6 +314,10 @@ impl Shared {
     }
 
     fn become_agent(&self) {
+        if self.leads_group {
+            // SAFETY: plain numbers.
+            let _ = unsafe { syscall!(Sysno::setpgid, 0, 0) };
+        }
         if let Some(cwd) = &self.cwd {
             // SAFETY: NUL-terminated, and part of `self`.
             if let Err(e) = unsafe { syscall!(Sysno::chdir, cwd.as_ptr()) } {
