@@ -25,6 +25,11 @@ real claude:
 systemd *args:
     cargo test --test systemd {{args}}
 
+# How fast bookend is, each figure beside its peer's: a table, and target/bench.json. See `just bench --help`.
+bench *args:
+    cargo build --release
+    cargo test --quiet --bench bench -- measure {{args}}
+
 # Write contrib/man and contrib/completions anew, after the command line has changed.
 papers:
     cargo build

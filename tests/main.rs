@@ -24,7 +24,6 @@ mod papers;
 mod prune;
 mod recover;
 mod run;
-mod scale;
 mod sessions;
 mod signals;
 mod spool;
