@@ -30,6 +30,11 @@ bench *args:
     cargo build --release
     cargo test --quiet --bench bench -- measure {{args}}
 
+# Whether bookend does its work in no more instructions than before; --renew keeps what is counted now.
+instructions *args:
+    cargo build --release
+    cargo test --quiet --bench bench -- instructions {{args}}
+
 # Write contrib/man and contrib/completions anew, after the command line has changed.
 papers:
     cargo build

@@ -118,7 +118,7 @@ fn latency(world: &World, between: Between, answers: usize) -> f64 {
     Spread::of(&took).median
 }
 
-fn read_line(from: &mut ChildStdout, buffer: &mut [u8]) {
+pub fn read_line(from: &mut ChildStdout, buffer: &mut [u8]) {
     loop {
         let n = from.read(buffer).expect("the agent's output");
         assert!(n > 0, "the agent has ended");

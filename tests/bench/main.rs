@@ -6,6 +6,7 @@ mod agent;
 mod capture;
 mod figure;
 mod history;
+mod instructions;
 mod looks;
 mod machine_facts;
 mod measure;
@@ -24,6 +25,7 @@ mod machine;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{Args, Parser, ValueEnum};
 use figure::Figure;
@@ -33,6 +35,12 @@ use harness::World;
 #[command(bin_name = "bench")]
 enum Command {
     Measure(Measure),
+    /// Counts instructions, and compares with what is kept in tests/bench/instructions.json
+    Instructions {
+        /// Keep what is counted now
+        #[arg(long)]
+        renew: bool,
+    },
     /// Prints the times of two commands in turns
     #[command(hide = true)]
     Pairs {
@@ -112,18 +120,23 @@ pub fn target(name: &str) -> PathBuf {
     scratch().with_file_name(name)
 }
 
-fn main() {
+fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|program| Path::new(&program).ends_with("claude")) {
-        return agent::main();
+        agent::main();
+        return ExitCode::SUCCESS;
     }
     if std::env::args_os().len() == 1 {
         // `cargo test --all-targets` starts us too.
-        return println!("nothing is measured but by `just bench`");
+        println!("nothing is measured but by `just bench`");
+        return ExitCode::SUCCESS;
     }
     match Command::parse() {
         Command::Measure(options) => measure_all(&options),
         Command::Pairs { pairs, ours, theirs } => under_systemd::pairs(pairs, &ours, &theirs),
+        Command::Instructions { renew } if !instructions::instructions(renew) => return ExitCode::FAILURE,
+        Command::Instructions { .. } => {}
     }
+    ExitCode::SUCCESS
 }
 
 fn measure_all(options: &Measure) {
