@@ -56,7 +56,7 @@ pub fn instructions(renew: bool) -> bool {
     assert_eq!(
         kept.counts.keys().collect::<Vec<_>>(),
         now.counts.keys().collect::<Vec<_>>(),
-        "what is counted has changed: `just instructions --renew`"
+        "what is counted has changed: `.ci/run just instructions --renew`"
     );
     let mut well = true;
     for (what, count) in now.counts {
@@ -64,9 +64,9 @@ pub fn instructions(renew: bool) -> bool {
         let change = (count as f64 / was as f64 - 1.0) * 100.0;
         let verdict = if change > TOLERANCE_PERCENT {
             well = false;
-            "  TOO MANY: find out why, or `just instructions --renew`"
+            "  TOO MANY: find out why, or `.ci/run just instructions --renew`"
         } else if change < -TOLERANCE_PERCENT {
-            "  fewer: keep it so by `just instructions --renew`"
+            "  fewer: keep it so by `.ci/run just instructions --renew`"
         } else {
             ""
         };
@@ -198,7 +198,10 @@ impl Ground {
 fn valgrind() -> PathBuf {
     let name = std::env::var_os(VALGRIND).unwrap_or_else(|| "valgrind".into());
     let (major, minor) = OLDEST_VALGRIND;
-    let needs = format!("counting needs valgrind {major}.{minor} or newer; {VALGRIND} may name it");
+    let needs = format!(
+        "counting needs valgrind {major}.{minor} or newer; {VALGRIND} may name it, and \
+         `.ci/run just instructions` installs one"
+    );
     let said = Command::new(&name).arg("--version").output().unwrap_or_else(|e| panic!("{needs}: {e}"));
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     let version = said.trim().strip_prefix("valgrind-").unwrap_or_default();
