@@ -65,6 +65,9 @@ struct Measure {
     /// Where to write the figures as JSON [default: bench.json in cargo's target directory]
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Put the table into README.md
+    #[arg(long, conflicts_with_all = ["lines", "quick"])]
+    readme: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -159,8 +162,21 @@ fn measure_all(options: &Measure) {
             Line::Looks => looks::measure(&bench),
         });
     }
-    println!("{}", figure::table(&figures));
+    let table = figure::table(&figures);
+    println!("{table}");
+    if options.readme {
+        renew_readme(&format!("Measured on {facts}.\n\n{table}"));
+    }
     let file = options.json.clone().unwrap_or_else(|| target("bench.json"));
     let json = serde_json::json!({ "machine": facts, "quick": bench.quick, "figures": figures });
     fs::write(&file, format!("{json:#}\n")).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+}
+
+/// The paragraph that names the machine, and the table after it.
+fn renew_readme(measured: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = fs::read_to_string(&file).expect("README.md");
+    let (before, rest) = text.split_once("Measured on ").expect("the line of the machine in README.md");
+    let after = rest.splitn(3, "\n\n").nth(2).expect("what follows the table in README.md");
+    fs::write(&file, format!("{before}{measured}\n{after}")).expect("README.md");
 }
