@@ -88,10 +88,10 @@ fn count_all() -> BTreeMap<String, u64> {
     // does all else.
     let withdraw = ["session", "invalidate", "nobody"];
     let nowhere = ["--ledger", "/nowhere/bookend.db", "session", "invalidate", "nobody"];
-    let opening = less(least(&|| ground.count(&withdraw)), least(&|| ground.count(&nowhere)));
+    let opening = less(least(&|| ground.count(&withdraw, 1)), least(&|| ground.count(&nowhere, 1)));
     let line = less(least(&|| ground.count_lines(2 * LINES)), least(&|| ground.count_lines(LINES)));
     BTreeMap::from([
-        ("instructions of `run -- true`".to_owned(), least(&|| ground.count(&RUN[1..]))),
+        ("instructions of `run -- true`".to_owned(), least(&|| ground.count(&RUN[1..], 0))),
         ("instructions of a captured line".to_owned(), line / u64::from(LINES)),
         ("instructions of opening the ledger".to_owned(), opening),
         ("syncs of `run -- true`".to_owned(), ground.syncs(&RUN[1..])),
@@ -118,9 +118,11 @@ impl Ground {
         Ground { world, program, valgrind: valgrind() }
     }
 
-    fn count(&self, words: &[&str]) -> u64 {
+    /// `code`: how it ends when it has done its work.
+    fn count(&self, words: &[&str], code: i32) -> u64 {
         let mut child = self.start(words, "");
-        child.wait().expect("its status");
+        let status = child.wait().expect("its status");
+        assert_eq!(status.code(), Some(code), "{words:?}: {status}");
         self.counted(&child)
     }
 
