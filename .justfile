@@ -45,6 +45,16 @@ mutants *args:
     mutants {{args}} --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: || [ $? -eq 3 ]
 
+# How fast bookend is, each figure beside its peer's: a table, and target/bench.json. See `just bench --help`.
+bench *args:
+    cargo build --release
+    cargo test --quiet --bench bench -- measure {{args}}
+
+# Whether bookend does its work in no more instructions than before; --renew keeps what is counted now.
+instructions *args:
+    cargo build --release
+    cargo test --quiet --bench bench -- instructions {{args}}
+
 # Write contrib/man and contrib/completions anew, after the command line has changed.
 papers:
     cargo build

@@ -25,7 +25,6 @@ mod papers;
 mod prune;
 mod recover;
 mod run;
-mod scale;
 mod security;
 mod sessions;
 mod signals;
