@@ -20,10 +20,14 @@ pub fn all(scratch: &Path) -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let stat = Command::new("stat").args(["-f", "-c", "%T"]).arg(scratch).output();
     let disk = stat.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().unwrap_or_default();
     let (kernel, sync) = (kernel.trim(), sync(scratch));
-    format!("{model}, {cores} cores, Linux {kernel}, {disk}, fdatasync {sync:.2} ms, load {load}")
+    format!("{model}, {cores} cores, Linux {kernel}, {disk}, fdatasync {sync:.2} ms")
+}
+
+/// How many processes want a core, the last minute's mean.
+pub fn load() -> String {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// The milliseconds of making a few bytes durable: the price of a commit.

@@ -146,7 +146,7 @@ fn measure_all(options: &Measure) {
     let bench = Bench { pairs: options.pairs, quick: options.quick };
     let lines = if options.lines.is_empty() { Line::value_variants() } else { &options.lines };
     let facts = machine_facts::all(scratch());
-    println!("{facts}\n");
+    let before = machine_facts::load();
     let mut figures: Vec<Figure> = Vec::new();
     for line in lines {
         eprintln!("{} …", line.to_possible_value().expect("it has a name").get_name());
@@ -162,8 +162,10 @@ fn measure_all(options: &Measure) {
             Line::Looks => looks::measure(&bench),
         });
     }
+    let after = machine_facts::load();
+    let facts = format!("{facts}, load {before} before and {after} after");
     let table = figure::table(&figures);
-    println!("{table}");
+    println!("{facts}\n\n{table}");
     if options.readme {
         renew_readme(&format!("Measured on {facts}.\n\n{table}"));
     }
