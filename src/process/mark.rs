@@ -268,5 +268,8 @@ mod tests {
         let id = |environ: &[u8]| marked_id(environ, std::process::id() as i32, &ledger);
         assert_eq!(id(b"A=1\0BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/no/ledger\0").as_deref(), Some("abc"));
         assert_eq!(id(b"BOOKEND_TASK_ID=\0XBOOKEND_TASK_ID=abc\0"), None);
+        let here = LedgerFile::at(Path::new("/proc/self/stat"));
+        let of_another = b"BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/proc/self/status\0";
+        assert_eq!(marked_id(of_another, std::process::id() as i32, &here), None);
     }
 }

@@ -72,10 +72,12 @@ fn foreign_rows(world: &World) {
             artifacts, on_finish, delivery_status, parent_id, tool_in_flight, end_source)
         VALUES (?1, ?2, ?2, ?2, ?2, ?2, ?2, ?2, 'failure', ?2, ?2, ?3, ?2, ?2, ?2, ?2, ?2, ?2, ?2, ?2, ?2, ?2,
             'failed', ?2, ?2, 'wait')";
-    let lost =
-        "INSERT INTO task_history (id, key, agent, status, started_at, supervisor_pid, supervisor_start,
-            tool_in_flight)
-        VALUES (?1, ?2, ?2, 'running', ?3, 4000000, 1, ?2)";
+    let lost = "INSERT INTO task_history (id, key, agent, status, started_at, supervisor_pid,
+            supervisor_start, tool_in_flight, user_argv, run_options)
+        VALUES (?1, ?2, ?2, 'running', ?3, 4000000, 1, ?2, '[\"true\"]',
+            (SELECT run_options FROM task_history WHERE id = 'one'))";
+    let bare = "INSERT INTO task_history (id, status, started_at, finished_at, cleanup_after)
+        VALUES (?1, 'success', ?2, ?2, ?2)";
     let session = "INSERT INTO claude_sdk_sessions (key, session_id, provider, last_used_at, task_id)
         VALUES (?1, ?1, ?1, ?1, ?1)";
     let withdrawn = "INSERT INTO session_invalidation (key, session_id, provider, task_id, reason, at)
@@ -85,6 +87,7 @@ fn foreign_rows(world: &World) {
     let id = format!("foreign{HOSTILE}");
     ledger.execute(insert, (&id, HOSTILE, now)).expect("a row");
     ledger.execute(lost, ("--all", format!("lost{HOSTILE}"), now)).expect("a row");
+    ledger.execute(bare, ("\u{1b}[2Jx\nbookend: error: forged", now)).expect("a row");
     ledger.execute(session, [format!("session{HOSTILE}")]).expect("a session");
     ledger.execute(withdrawn, [HOSTILE]).expect("an invalidation");
 }
@@ -131,13 +134,13 @@ fn what_is_shown_is_one_row_a_line_and_nothing_in_it_is_more_than_text() {
     let Some(world) = World::of_bookend("what_is_shown_is_one_row_a_line") else { return };
     tasks(&world);
     let lines = |words: &[&str]| bookend(&world, words).ended(End::Code(0)).silent().stdout.lines().count();
-    assert_eq!(lines(&["list"]), 1 + 5, "two that run and three that ended");
+    assert_eq!(lines(&["list"]), 1 + 6, "two that run and four that ended");
     assert_eq!(lines(&["session", "list"]), 1 + 2);
-    assert_eq!(lines(&["timeline", "--since", "2020-01-01"]), 2 + 5, "an axis and a legend");
-    for (by, groups) in [("all", 1), ("agent", 3), ("repo", 2), ("key", 3), ("model", 3), ("day", 2)] {
+    assert_eq!(lines(&["timeline", "--since", "2020-01-01"]), 2 + 6, "an axis and a legend");
+    for (by, groups) in [("all", 1), ("agent", 4), ("repo", 2), ("key", 4), ("model", 3), ("day", 2)] {
         assert_eq!(lines(&["stats", "--by", by]), 1 + groups, "{by}");
     }
-    assert_eq!(lines(&["list", "--jsonl"]), 5);
+    assert_eq!(lines(&["list", "--jsonl"]), 6);
     let foreign = format!("foreign{HOSTILE}");
     for id in ["one", "two", "three", "--all", &foreign] {
         let page = bookend(&world, &["show", "--", id]).ended(End::Code(0)).silent();
@@ -183,7 +186,7 @@ fn what_is_shown_is_one_row_a_line_and_nothing_in_it_is_more_than_text() {
     assert!(!page.contains("HYPERLINK(0),;|<") && !page.contains("'); DROP"), "quotes are written as such");
     assert!(!world.path("home/owned").exists());
     let all = world.sql("SELECT * FROM task_history").len();
-    assert_eq!(all, 6, "nothing was dropped, and one was dispatched again");
+    assert_eq!(all, 7, "nothing was dropped, and one was dispatched again");
 }
 
 #[test]
@@ -203,7 +206,7 @@ fn json_is_json_and_means_what_was_said() {
     assert!(two["error"].as_str().is_some_and(|e| e.starts_with(HOSTILE)), "{two:#}");
     assert!(two["model"].as_str().is_some_and(|m| m.starts_with(HOSTILE)), "{two:#}");
     let listed = parsed(&["list", "--json"]);
-    assert_eq!(listed["tasks"].as_array().map(Vec::len), Some(5));
+    assert_eq!(listed["tasks"].as_array().map(Vec::len), Some(6));
     for words in [
         &["audit", "--json"][..],
         &["session", "list", "--json"],
@@ -239,7 +242,7 @@ fn the_hint_of_recovery_is_one_line_a_task_in_a_pipe() {
     let told = bookend(&world, &["recover", "-v", "-v"]).ended(End::Code(0)).stdout;
     assert!(told.lines().all(|l| l.starts_with("[recovery] ")), "{told}");
     assert_eq!(told.matches(" interrupted (supervisor_lost)").count(), 2, "{told}");
-    assert!(!told.contains("redispatch --all"), "no command that would do more: {told}");
+    assert!(told.contains("again bookend redispatch -- --all"), "no command that would do more: {told}");
 }
 
 #[test]
@@ -248,8 +251,8 @@ fn on_a_terminal_it_is_text_too() {
     tasks(&world);
     let mut pty = Pty::bash(&world);
     pty.resize(100, 40);
-    pty.line("export TERM=xterm-256color");
-    pty.prompt();
+    pty.line("export TERM=xterm-256color PS1='$ '; printf 'done-%s\\n' now");
+    pty.expect("done-now\r\n");
     let foreign = "\"$(printf 'foreign\\033')\"";
     for command in [
         "list",
@@ -265,8 +268,9 @@ fn on_a_terminal_it_is_text_too() {
         "recover",
         "run --issue \"$(printf 'a\\033[2Jb')\" -- true",
     ] {
-        pty.line(&format!("bookend {command}"));
-        let (said, _) = pty.output();
+        // Not by the prompt: what is shown may look like one.
+        pty.line(&format!("bookend {command}; printf 'done-%s\\n' now"));
+        let said = pty.expect("done-now\r\n");
         let (_, said) = said.split_once("\r\n").expect("the echo");
         assert!(!said.is_empty(), "{command}");
         assert_harmless(&without_colours(said).replace("\r\n", "\n"), command);
