@@ -27,6 +27,8 @@ const TIMES: usize = 3;
 const LINES: u32 = 500;
 /// By then the counts of the first lines are in the ledger.
 const PROGRESS: Duration = Duration::from_millis(1500);
+/// Valgrind does not follow a child that shares its parent's memory: the program as it is built for that.
+const FOR_VALGRIND: &str = "bookend-valgrind";
 /// Names the valgrind to use; `VALGRIND_LIB` may say where its tools lie.
 const VALGRIND: &str = "BOOKEND_VALGRIND";
 /// The first that knows all system calls of bookend (pidfd_open).
@@ -110,7 +112,7 @@ impl Ground {
         // A path of the same length on every machine.
         let world = World::without_probe(Path::new("/tmp"));
         let program = world.path("measured");
-        fs::copy(bookend(), &program).expect("a copy of bookend");
+        fs::copy(bookend().with_file_name(FOR_VALGRIND), &program).expect("a copy of bookend");
         call_us_claude(&world);
         // A ledger that has been used, its log neither empty nor so full that the next run empties it.
         time(&mut command(&world, &RUN));

@@ -26,10 +26,12 @@ use tempfile::TempDir;
 pub use cmd::{Cmd, End, Output, Proc};
 pub use fifo::Fifo;
 pub use ledger::Row;
-pub use procfs::{children, group, marked, pending, stat_field, state, switches};
+pub use procfs::{
+    children, group, inhabitants, marked, memory, open_files, pending, stat_field, state, switches,
+};
 pub use pty::Pty;
 pub use stand_in::STREAM;
-pub use wait::{Deadline, eventually, pause};
+pub use wait::{Deadline, eventually, pause, ready};
 
 /// What stands before the agent's argv.
 #[derive(Debug, Clone, PartialEq, Eq)]
