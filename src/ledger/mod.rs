@@ -21,7 +21,7 @@ mod spool;
 mod stats;
 mod tasks;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod wal;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ use ending::By;
 use error::step;
 use live::{Live, LiveFile};
 use spool::Content;
+use wal::Log;
 
 pub use adopt::{Adopted, Adoption, Journal, adopt};
 pub use aftermath::Withdrawn;
@@ -64,6 +65,7 @@ const BRIEF: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Ledger {
     conn: Connection,
+    log: Log,
     at: Location,
     live: Live,
     spool_dir: PathBuf,
@@ -100,7 +102,8 @@ impl Ledger {
     /// Opens the ledger for writing; makes it, or brings its tables up to date, if need be. What waits in
     /// the spool is merged, see [`Ledger::merged`].
     pub fn open(at: &Location) -> Result<Ledger> {
-        let mut ledger = Ledger::over(open::read_write(at)?, at);
+        let (conn, log) = open::read_write(at)?;
+        let mut ledger = Ledger::over(conn, log, at);
         failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         ledger.merged = ledger.merge_spool()?;
         Ok(ledger)
@@ -108,13 +111,14 @@ impl Ledger {
 
     /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
     pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
-        Ok(open::read_only(at)?.map(|conn| Ledger::over(conn, at)))
+        Ok(open::read_only(at)?.map(|conn| Ledger::over(conn, Log::default(), at)))
     }
 
-    fn over(conn: Connection, at: &Location) -> Ledger {
+    fn over(conn: Connection, log: Log, at: &Location) -> Ledger {
         let private = at.private_dir();
         Ledger {
             conn,
+            log,
             at: at.clone(),
             live: Live::at(private.join("live")),
             spool_dir: private.join("spool"),
@@ -126,9 +130,24 @@ impl Ledger {
         &self.at.file
     }
 
+    /// Why the commands that stand in this ledger are not to be executed: others may have written them there.
+    pub fn distrust(&self) -> Option<String> {
+        let (path, mode) = place::written_by_others(&self.at)?;
+        Some(format!(
+            "others than you may write to {} (mode {mode:04o}), and could have put that command there",
+            path.display()
+        ))
+    }
+
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
         let file = self.at.file.clone();
         move |e| LedgerError::sql(doing, &file, e)
+    }
+
+    /// Makes ready for [`Ledger::finish`], so that it takes less time then.
+    pub fn expect_end(&self) {
+        // What fails here fails there too, and is told there.
+        let _ = ending::expect(&self.conn);
     }
 
     /// Gives back the memory of cached pages, before a long wait.
@@ -155,16 +174,12 @@ impl Ledger {
     /// which a hundred agents that talk would keep busy: a power cut may take the last of it back, and
     /// nothing else.
     pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
-        let synchronous = |ledger: &Ledger, sql| {
-            let set = ledger.conn.execute_batch(sql);
-            set.map_err(ledger.failed("setting what is durable"))
-        };
-        synchronous(self, open::LAX)?;
+        self.log.set_lax(true);
         let wrote = self.briefly(BRIEF, |ledger| {
             let wrote = tasks::progress(&ledger.conn, id, counts, seen);
             wrote.map_err(ledger.failed("writing a task's progress"))
         });
-        synchronous(self, open::DURABLE)?;
+        self.log.set_lax(false);
         self.keep_log_short();
         wrote
     }
@@ -182,7 +197,7 @@ impl Ledger {
 
     /// What was written stands, whatever becomes of the log: the next writer tries again.
     fn keep_log_short(&mut self) {
-        if wal::is_long(&self.at.file) {
+        if self.log.is_long() {
             let emptied = self.briefly(wal::PATIENCE, |ledger| {
                 wal::empty(&ledger.conn).map_err(ledger.failed("emptying the log"))
             });

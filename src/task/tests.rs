@@ -36,7 +36,14 @@ fn stops() -> [(Stop, Ending); 7] {
 }
 
 fn run(exit: Exit, outcome: Outcome) -> Evidence {
-    Evidence { exit, outcome, cause: None, lingered: false, grace: GRACE, on_term: OnTerm::Interrupted }
+    Evidence {
+        exit: Some(exit),
+        outcome,
+        cause: None,
+        lingered: false,
+        grace: GRACE,
+        on_term: OnTerm::Interrupted,
+    }
 }
 
 fn stopped(exit: Exit, outcome: Outcome, stop: Stop, after_result: bool, ran_on: Duration) -> Evidence {
@@ -181,8 +188,8 @@ fn success_needs_a_good_end_a_good_result_where_one_was_due_and_no_stop_before_i
 
 #[test]
 fn every_ending_has_words_and_is_known_by_them() {
-    use Interrupt::{Rebooted, SupervisorLost, Ttl};
-    let mut all: Vec<Ending> = [SupervisorLost, Rebooted, Ttl].map(Ending::Interrupted).into();
+    use Interrupt::{Oom, Rebooted, SupervisorLost, Ttl};
+    let mut all: Vec<Ending> = [SupervisorLost, Oom, Rebooted, Ttl].map(Ending::Interrupted).into();
     all.extend(stops().map(|(_, ending)| ending));
     all.extend([Ending::Success, Ending::AbortedNoSkill("deploy".to_owned())]);
     all.extend(
@@ -212,4 +219,24 @@ fn only_running_moves_and_never_to_itself() {
         assert_eq!(from.is_terminal(), from != Status::Running);
         assert_eq!(Status::parse(from.as_str()), Some(from));
     }
+}
+
+#[test]
+fn trust_is_read_back_as_the_ledgers_queries_write_it() {
+    for (number, trust) in [(0, Trust::None), (1, Trust::Task), (2, Trust::Operator)] {
+        assert_eq!((trust.as_number(), Trust::from_number(number)), (number, trust));
+    }
+    assert_eq!(Trust::from_number(7), Trust::None, "what a later version means by it is not known here");
+}
+
+#[test]
+fn an_agent_that_could_not_be_ended_ended_by_what_asked_it_to() {
+    let open = |e: Evidence| Evidence { exit: None, ..e };
+    let asked = |outcome, stop| judge(&open(stopped(OK, outcome, stop, false, NOW)));
+    for outcome in [Outcome::NotDue, Outcome::Missing, Outcome::Ok, Outcome::Error] {
+        assert_eq!(asked(outcome, Stop::Timeout), Ending::Cancelled(Cancel::Timeout), "{outcome:?}");
+    }
+    let lingered = open(Evidence { lingered: true, ..run(OK, Outcome::Ok) });
+    assert_eq!(judge(&lingered), Ending::Success, "its result stands");
+    assert_ne!(judge(&open(run(OK, Outcome::NotDue))), Ending::Success, "and nothing else is a success");
 }

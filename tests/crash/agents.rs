@@ -70,7 +70,10 @@ const ROUND: [&str; 4] = [
         r#"{"type":"user","message":{"role":"user","content":[{"type":"tool_result","#,
         r#""tool_use_id":"call_@","content":"BULK"}]},"session_id":"$"}"#,
     ),
-    r#"{"type":"tool_call","subtype":"started","call_id":"@","tool_call":{"shellToolCall":{}},"session_id":"$"}"#,
+    concat!(
+        r#"{"type":"tool_call","subtype":"started","call_id":"@","#,
+        r#""tool_call":{"shellToolCall":{}},"session_id":"$"}"#,
+    ),
     concat!(
         r#"{"type":"tool_call","subtype":"completed","call_id":"@","#,
         r#""tool_call":{"shellToolCall":{"result":"BULK"}},"session_id":"$"}"#,

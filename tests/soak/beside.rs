@@ -63,9 +63,12 @@ impl Seen {
     }
 }
 
+/// The log's sizes with the part of the time, and how many supervisors there were.
+type Counts = (Vec<(f64, u64)>, Vec<usize>);
+
 pub struct Beside<'scope> {
     lives: ScopedJoinHandle<'scope, Vec<Life>>,
-    counts: ScopedJoinHandle<'scope, (Vec<(f64, u64)>, Vec<usize>)>,
+    counts: ScopedJoinHandle<'scope, Counts>,
     recoveries: ScopedJoinHandle<'scope, (usize, Duration)>,
     readers: Vec<ScopedJoinHandle<'scope, BTreeMap<String, (usize, Duration)>>>,
     checks: ScopedJoinHandle<'scope, usize>,
