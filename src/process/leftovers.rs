@@ -23,7 +23,7 @@ use crate::task::Identity;
 
 /// How long a process may take to die of SIGKILL before it is reported as surviving.
 const SETTLE: Duration = Duration::from_secs(2);
-/// How often a process is looked at that no descriptor was left for.
+/// How often a process is looked at that no descriptor was left for, or that could not be told anything.
 const BLIND: Duration = Duration::from_millis(50);
 /// How many pictures one look takes at most: who forks faster than that is met again at the next step.
 const LOOKS: usize = 16;
@@ -99,6 +99,14 @@ impl Leftover {
     /// Whether its end is worth waiting for.
     fn awaited(&self) -> bool {
         !self.gone && self.told != Told::Refused && matches!(self.kind, Kind::Ours | Kind::Supervisor)
+    }
+
+    /// The signal that `word` means for it, unless it has had that.
+    fn due(&self, word: Told) -> Option<Signal> {
+        match (word, self.kind) {
+            (Told::Kill, Kind::Ours) => (self.told != Told::Kill).then_some(Signal::KILL),
+            _ => (self.told == Told::Nothing).then_some(Signal::TERM),
+        }
     }
 }
 
@@ -205,7 +213,9 @@ impl Hunt {
             } else {
                 // The end of one may have made another our child, which may be told only now.
                 self.tell(word);
-                let blind = self.is_crowded() || self.found.iter().any(|l| l.awaited() && l.handle.is_none());
+                // One that is just executing something shows no mark for that moment.
+                let unseen = |l: &Leftover| l.awaited() && (l.handle.is_none() || l.due(word).is_some());
+                let blind = self.is_crowded() || self.found.iter().any(unseen);
                 return Ok(Step::Wait(if blind { until.min(now + BLIND) } else { until }));
             }
         }
@@ -375,13 +385,7 @@ impl Hunt {
             self.kill_cgroup();
         }
         for leftover in self.found.iter_mut().filter(|l| l.awaited()) {
-            let (signal, due) = match (word, leftover.kind, leftover.told) {
-                (Told::Kill, Kind::Ours, told) => (Signal::KILL, told != Told::Kill),
-                (_, _, told) => (Signal::TERM, told == Told::Nothing),
-            };
-            if !due {
-                continue;
-            }
+            let Some(signal) = leftover.due(word) else { continue };
             let held = match leftover.handle.take() {
                 Some(handle) => Ok(Some(handle)),
                 None => identity::open(&leftover.stat.identity()),

@@ -150,6 +150,21 @@ fn what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over() {
     });
 }
 
+/// Told to end it executes other programs, and carries the mark again only when the grace is over.
+#[test]
+fn who_cannot_be_told_at_one_moment_is_told_at_another() {
+    let script = "export LATER=\"sleep 0.6; exec env BOOKEND_TASK_ID=$BOOKEND_TASK_ID sleep 1000\"
+        setsid sh -c 'trap \"exec env -u BOOKEND_TASK_ID sh -c \\\"\\$LATER\\\"\" TERM
+            echo $$; sleep 1000 & wait' &";
+    let (mut child, mut said, agent) = agent(script, &id());
+    let pid = said.pids(1)[0];
+    child.wait().unwrap();
+    let mut hunt = hunt(agent, Seat::Stranger, true, 100);
+    let summary = end_blocking(&mut hunt, NOBODY).unwrap();
+    assert!(summary.survivors.is_empty() && summary.pids.contains(&pid), "{pid}: {summary:?}");
+    said.all_ended();
+}
+
 #[test]
 fn a_stopped_process_hears_sigterm() {
     alone("a_stopped_process_hears_sigterm", || {

@@ -11,8 +11,8 @@ use nix::unistd::{Gid, Uid, chown, geteuid};
 use rusqlite::Connection;
 
 use super::{World, ended, location, new_task, start};
-use crate::ledger::{ChosenBy, Filter, Finished, Ledger, LedgerError, Location};
-use crate::task::Ending;
+use crate::ledger::{ChosenBy, Filter, Finished, Ledger, LedgerError, Location, Seen};
+use crate::task::{Counts, Ending};
 
 const CHILD_FILE: &str = "BOOKEND_TEST_CHILD_FILE";
 const CHILD_ID: &str = "BOOKEND_TEST_CHILD_ID";
@@ -313,6 +313,27 @@ fn an_interrupted_creation_leaves_nothing_in_the_way() {
     fs::write(draft.with_extension("db-wal"), "and its log").unwrap();
     one_life(&world.file(), "t");
     assert!(!draft.exists());
+}
+
+#[test]
+fn who_finds_the_log_long_empties_it_once_nobody_reads_an_older_state() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let _live = start(&mut ledger, &new_task("t", None));
+    let mut progress = || {
+        let seen = Seen { model: None, tool_in_flight: None, at: "now" };
+        ledger.progress("t", &Counts::default(), &seen).unwrap();
+        fs::metadata(world.dir.path().join("bookend.db-wal")).unwrap().len()
+    };
+    let reader = world.raw();
+    reader.execute_batch("BEGIN; SELECT * FROM task_history").unwrap();
+    // Another program, which empties no log.
+    let writer = world.raw();
+    let bulk = "CREATE TABLE bulk (x); INSERT INTO bulk VALUES (zeroblob(5000000))";
+    writer.execute_batch(&format!("PRAGMA wal_autocheckpoint = 0; {bulk}")).unwrap();
+    assert!(progress() > 5_000_000);
+    reader.execute_batch("COMMIT").unwrap();
+    assert_eq!(progress(), 0);
 }
 
 #[test]
