@@ -26,6 +26,7 @@ systemd *args:
     cargo test --test systemd {{args}}
 
 # Break each decision once and see a test fail: needs cargo-mutants 27, root, and an hour or more.
+[positional-arguments]
 mutants *args:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -33,10 +34,10 @@ mutants *args:
     cargo build --examples
     mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
     # First the unit tests alone, which are quick; 2 and 3 say that some lived, or hung.
-    mutants {{args}} --exclude src/recover.rs -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
+    mutants "$@" --exclude src/recover.rs -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
         process::identity process::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
     # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
-    mutants {{args}} --iterate -C=--bin=bookend -C=--test=main -- -- \
+    mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: || [ $? -eq 3 ]
 
 # Write contrib/man and contrib/completions anew, after the command line has changed.
