@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::ledger::{self, Adopted, Adoption, Journal};
+use crate::view;
 
 /// What `bookend adopt` was asked for.
 #[derive(Debug)]
@@ -20,21 +21,25 @@ pub fn adopt(request: &Request) -> Result<String, Error> {
     Ok(match ledger::adopt(&at)? {
         Adoption::Done(adopted) => told(&at.file, &adopted),
         Adoption::Already { since, journal } => {
-            format!("{} was adopted at {since}: nothing to do\n{}", at.file.display(), explained(journal))
+            let file = at.file.to_string_lossy();
+            let (file, since) = (view::one_line(&file), view::one_line(&since));
+            format!("{file} was adopted at {since}: nothing to do\n{}", explained(journal))
         }
     })
 }
 
 fn told(file: &Path, a: &Adopted) -> String {
-    let file = file.display();
+    let (file, backup) = (file.to_string_lossy(), a.backup.to_string_lossy());
     format!(
-        "adopted {file}: {} and {}, {} of them linked to their last task\nbackup: {}\n{}\
-         use it with: bookend --ledger {file} list\n",
+        "adopted {}: {} and {}, {} of them linked to their last task\nbackup: {}\n{}\
+         use it with: bookend --ledger {} list\n",
+        view::one_line(&file),
         count(a.tasks, "task"),
         count(a.sessions, "session"),
         a.linked,
-        a.backup.display(),
+        view::one_line(&backup),
         explained(a.journal),
+        view::one_line(&view::quoted(&file)),
     )
 }
 

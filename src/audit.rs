@@ -152,7 +152,7 @@ impl Audit<'_> {
                     let seen = task.last_seen_at.as_ref().and_then(|t| self.age(t)).unwrap_or_default();
                     if is_read_along(&task) && seen as u128 > stale_after.as_millis() {
                         let detail = format!("no sign of life for {}", view::duration(seen));
-                        let fix = format!("bookend cancel {}", task.id);
+                        let fix = format!("bookend cancel {}", view::operand(&task.id));
                         self.tell(Code::StaleRunning, Severity::Warn, &task, detail, fix);
                     }
                 }
@@ -162,7 +162,7 @@ impl Audit<'_> {
     }
 
     fn orphans(&mut self) -> Result<(), Error> {
-        let marked = marked::tasks()
+        let marked = marked::tasks(self.ledger.path())
             .map_err(|e| Error::failed(format!("looking through /proc for processes of tasks: {e}")))?;
         for id in marked {
             let Found::One(task) = self.ledger.task(&id)? else { continue };
@@ -173,11 +173,11 @@ impl Audit<'_> {
             if !settled {
                 continue;
             }
-            let left = self.left_behind(&task)?;
-            if left.is_empty() {
+            let (pids, are_endable) = self.left_behind(&task)?;
+            if pids.is_empty() {
                 continue;
             }
-            let pids: Vec<String> = left.iter().map(i32::to_string).collect();
+            let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
             let severity = match task.status {
                 Status::Success => Severity::Warn,
                 _ => Severity::Error,
@@ -186,7 +186,7 @@ impl Audit<'_> {
                 1 => format!("a process of it still runs: pid {}", pids[0]),
                 n => format!("{n} processes of it still run: pids {}", pids.join(", ")),
             };
-            let fix = match recovery::leaves_no_process(&task) {
+            let fix = match are_endable && recovery::leaves_no_process(&task) {
                 true => "bookend recover".to_owned(),
                 false => format!("kill {}", pids.join(" ")),
             };
@@ -195,18 +195,22 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// What a task left behind, but for what a person at a terminal may be using.
-    fn left_behind(&self, task: &Task) -> Result<Vec<i32>, Error> {
+    /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may end
+    /// any of it.
+    fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
         let agent = task.agent_process().unwrap_or(Identity { pid: 0, start: 0 });
-        let cgroup = Cgroup::of(&task.id, task.cgroup.as_deref());
-        let whose =
-            leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
+        let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
+        let (id, ledger) = (task.id.clone(), self.ledger.path().to_owned());
+        let whose = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
         let mut hunt = Hunt::new(whose, false, Duration::ZERO);
         hunt.scan(&|stat: &Stat| recovery::holds_live_lock(self.ledger, stat.identity()))
             .map_err(Error::failed)?;
         let summary = hunt.summary();
-        let spared = |pid: &i32| summary.spared.iter().any(|s| s.pid == *pid && s.why != Why::Unmarked);
-        Ok(summary.pids.iter().copied().filter(|pid| !spared(pid)).collect())
+        let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
+        let is_shown = |pid: &i32| !matches!(why(pid), Some(Why::Terminal | Why::Supervisor));
+        let shown: Vec<i32> = summary.pids.iter().copied().filter(is_shown).collect();
+        let are_endable = shown.iter().any(|pid| why(pid).is_none());
+        Ok((shown, are_endable))
     }
 
     fn sessions(&mut self) -> Result<(), Error> {
@@ -234,7 +238,7 @@ impl Audit<'_> {
     fn deliveries(&mut self) -> Result<(), Error> {
         for task in self.ledger.delivery_failed()? {
             let detail = format!("its --on-finish command failed (attempts: {})", task.delivery_attempts);
-            let fix = format!("bookend show {}", task.id);
+            let fix = format!("bookend show {}", view::operand(&task.id));
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
         for task in self.ledger.undelivered()? {
@@ -259,7 +263,7 @@ impl Audit<'_> {
                 (None, status) => format!("it ended as {status}, and nobody knows when"),
                 (Some(end), _) => format!("it ended ({end}) before it started ({})", task.started_at),
             };
-            let fix = format!("bookend show {}", task.id);
+            let fix = format!("bookend show {}", view::operand(&task.id));
             self.tell(Code::InconsistentTimestamps, Severity::Warn, &task, detail, fix);
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,9 @@ use crate::error::{Error, Kind, exit_code};
 use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
 use crate::liveness;
 use crate::log;
-use crate::process::environment::MARK;
 use crate::process::forward::CANCEL;
 use crate::process::identity::{self, Handle};
+use crate::process::mark;
 use crate::recovery;
 use crate::run::Leave;
 use crate::show;
@@ -75,10 +76,9 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
         Which::All if tasks.is_empty() => return Err(nothing("no task runs".to_owned())),
         _ => {}
     }
-    let me = std::env::var(MARK).ok();
     let mut told = Vec::new();
     for task in tasks {
-        match tell(&ledger, &task, me.as_deref(), matches!(request.which, Which::All)) {
+        match tell(&ledger, &task, matches!(request.which, Which::All)) {
             Ok(Some(supervisor)) => told.push((task, supervisor)),
             Ok(None) => {}
             Err(e) => complain(e),
@@ -93,10 +93,10 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
 }
 
 /// Signals the supervisor of one task, and says so. `None`: there is nobody to wait for.
-fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Option<Handle>, Error> {
+fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error> {
     let id = &task.id;
-    if all && me == Some(id) {
-        print(&format!("task {id}: left alone, since this command runs inside it\n"))?;
+    if all && mark::is_inside(id, ledger.path()) {
+        print(&format!("task {}: left alone, since this command runs inside it\n", view::one_line(id)))?;
         return Ok(None);
     }
     let mut now = task.clone();
@@ -116,7 +116,7 @@ fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Opt
             return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
         }
     }
-    let supervisor = ask_to_end(task).map_err(|e| match e.raw_os_error() {
+    let supervisor = ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => {
             let owner = task.supervisor_pid.and_then(owner_of).unwrap_or_else(|| "another user".to_owned());
             let message =
@@ -126,7 +126,7 @@ fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Opt
         _ => Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid}): {e}")),
     })?;
     let Some(supervisor) = supervisor else {
-        if recovery::is_gone_by_identity(task) {
+        if recovery::evidence(ledger, task)? != LiveEvidence::Held {
             return Err(gone(id, &pid));
         }
         // It holds its lock, so it lives: its pid is another pid namespace's.
@@ -134,6 +134,7 @@ fn tell(ledger: &Ledger, task: &Task, me: Option<&str>, all: bool) -> Result<Opt
         return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
     };
     let agent = task.agent_pid.map_or_else(String::new, |p| format!(", which ends the agent, pid {p}"));
+    let id = view::one_line(id);
     print(&format!("task {id}: SIGTERM to its supervisor, pid {pid}{agent}\n"))?;
     Ok(Some(supervisor))
 }
@@ -146,10 +147,18 @@ fn gone(id: &str, pid: &str) -> Error {
 /// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
 ///
 /// # Errors
-/// EPERM: it is another user's.
-pub fn ask_to_end(task: &Task) -> io::Result<Option<Handle>> {
+/// EPERM: it is another user's. It is also refused where it is not the user's who owns the ledger: root is not
+/// to signal whatever process somebody has written into his ledger.
+pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
     let Some(supervisor) = task.supervisor() else { return Ok(None) };
     let Some(handle) = identity::open(&supervisor)? else { return Ok(None) };
+    // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
+    let (owner, user) = (std::fs::metadata(ledger.path())?.uid(), identity::user(supervisor.pid));
+    if user.is_some_and(|user| user != owner) {
+        let text =
+            format!("it is no process of uid {owner}, to whom the ledger belongs, and was not signalled");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
     sys::send_signal(handle.as_fd(), libc::SIGTERM, Some(CANCEL))?;
     // A supervisor that was stopped acts on it only once it is continued.
     sys::send_signal(handle.as_fd(), libc::SIGCONT, None)?;
@@ -172,6 +181,7 @@ fn report_end(
         _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),
     };
     let after = view::duration(began.elapsed().as_millis() as i64);
+    let id = view::one_line(id);
     let text = match (now.status, gone) {
         (Status::Running, false) => format!("task {id}: still running after {after}\n"),
         (Status::Running, true) if ledger.evidence(&now)? == LiveEvidence::Held => {
@@ -186,13 +196,15 @@ fn report_end(
             format!("task {id}: {status}{why} after {after}\n")
         }
     };
-    print(&text)?;
-    Ok(now.status.is_terminal())
+    let outlived = now.status.is_terminal() && gone && recovery::agent_lives(&now);
+    let error =
+        now.error.as_deref().filter(|_| outlived).map(|e| format!("task {id}: {}\n", view::one_line(e)));
+    print(&(text + &error.unwrap_or_default()))?;
+    Ok(now.status.is_terminal() && !outlived)
 }
 
 /// Whose process this is, in words.
 fn owner_of(pid: i32) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
     let uid = std::fs::metadata(format!("/proc/{pid}")).ok()?.uid();
     let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.name);
     Some(name.map_or_else(|| format!("uid {uid}"), |n| format!("user {n} (uid {uid})")))

@@ -54,7 +54,9 @@ impl Way {
         Way { when_busy, grace, cleared: None, told: None }
     }
 
-    /// The task that holds `key`. A dead one that was cleared is marked here, in the claim's transaction.
+    /// The task that holds `key`: the one that runs, or the last one if its agent has outlived it, which
+    /// happens where that has become another user's. A dead one that was cleared is marked here, in the
+    /// claim's transaction.
     ///
     /// # Errors
     /// When the ledger does not tell, or does not take the mark.
@@ -62,7 +64,11 @@ impl Way {
         if let Some((dead, marked)) = &mut self.cleared {
             *marked = Some(dead.mark(claim, "run")?);
         }
-        Ok(key.map(|k| claim.holder(k)).transpose()?.flatten())
+        let Some(key) = key else { return Ok(None) };
+        Ok(match claim.holder(key)? {
+            None => claim.last_of_key(key)?.filter(recovery::agent_lives),
+            holder => holder,
+        })
     }
 
     /// The claim is durable: says which predecessor was settled with it.
@@ -108,7 +114,7 @@ impl Way {
                 Err(refused("--wait waits for it, --replace cancels it and runs"))
             }
             (Verdict::Alive, WhenBusy::Replace, Hold::Key(_)) => {
-                self.cancel(&holder)?;
+                self.cancel(ledger, &holder)?;
                 self.wait(watch, &holder)
             }
             (Verdict::Alive, WhenBusy::Refuse | WhenBusy::Replace, Hold::Session(_)) => {
@@ -131,7 +137,7 @@ impl Way {
             .hint("end them, then try again; nothing was executed"))
     }
 
-    fn cancel(&mut self, holder: &Task) -> Result<(), Error> {
+    fn cancel(&mut self, ledger: &Ledger, holder: &Task) -> Result<(), Error> {
         if self.told.as_ref() == Some(&holder.id) {
             return Ok(());
         }
@@ -139,7 +145,7 @@ impl Way {
             Error::new(Kind::Busy, format!("cancelling {}: {e}", name(holder)))
                 .hint("nothing was executed; end it yourself, or use --wait")
         };
-        if cancel::ask_to_end(holder).map_err(failed)?.is_some() {
+        if cancel::ask_to_end(ledger, holder).map_err(failed)?.is_some() {
             info!("cancelling {}", name(holder));
         }
         self.told = Some(holder.id.clone());

@@ -77,9 +77,11 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
+        // Both may hold data: what is in them begins no line of its own.
+        let indented = |text: &str| text.replace('\n', "\n  ");
+        f.write_str(&indented(&self.message))?;
         if let Some(hint) = &self.hint {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\nhint: {}", indented(hint))?;
         }
         Ok(())
     }

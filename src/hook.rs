@@ -20,6 +20,7 @@ use crate::run::OPTION_VARIABLES;
 use crate::supervise;
 use crate::sys::{self, Change};
 use crate::task::{Exit, Task};
+use crate::view;
 
 /// How long a hook may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -76,7 +77,7 @@ pub fn run(
             .stdio(0, row)
             .stdio(1, errors.try_clone()?)
             .stdio(2, errors);
-        Gated::fork(&launch, caller)
+        Gated::start(launch, caller)
     });
     let mut child = match started {
         Ok(child) => child,
@@ -192,8 +193,7 @@ pub fn dev_null() -> std::io::Result<OwnedFd> {
 fn row_as_file(task: &Task) -> std::io::Result<OwnedFd> {
     use std::io::{Seek, Write};
     let mut file = std::fs::File::from(rustix::fs::memfd_create("row", rustix::fs::MemfdFlags::CLOEXEC)?);
-    serde_json::to_writer(&mut file, task)?;
-    file.write_all(b"\n")?;
+    file.write_all(view::json_line(task).as_bytes())?;
     file.rewind()?;
     Ok(file.into())
 }

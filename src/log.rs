@@ -3,7 +3,7 @@
 //! find its reader.
 //!
 //! On stderr nothing is said unless something is wrong or `-v` asks for it; the journal also gets what
-//! starts and ends. Control characters in what came from data are escaped.
+//! starts and ends. What is harmful in what came from data is escaped.
 
 mod journal;
 
@@ -155,7 +155,8 @@ fn line(event: &Event<'_>) -> String {
         tracing::Level::WARN => "warning: ",
         _ => "",
     };
-    format!("bookend: {severity}{}\n", message.0)
+    // No data can begin a line of its own, which would look like one of ours, or name a priority to journald.
+    format!("bookend: {severity}{}\n", message.0.replace('\n', "\n  "))
 }
 
 struct Message(String);
@@ -168,13 +169,24 @@ impl Visit for Message {
     }
 }
 
-/// Text of unknown origin, its control characters made visible, line breaks kept.
+/// What could move the cursor, colour the terminal or turn the reading direction, and what is not seen at all,
+/// so that two texts look the same: control characters, line separators, the marks and overrides of direction
+/// (Unicode TR 9), and characters without a width.
+pub fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}')
+        || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}')
+        || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Text of unknown origin, what is harmful in it made visible, line breaks kept.
 pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            if c.is_control() && c != '\n' {
+            if is_harmful(c) && c != '\n' {
                 write!(f, "{}", c.escape_default())?;
             } else {
                 f.write_char(c)?;

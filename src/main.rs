@@ -52,6 +52,7 @@ use crate::run::Leave;
 /// first line of ours, and the agent would inherit both.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
+    sys::ready_heap();
     // A panic has told its message by now, and the guard of the run has settled the row.
     let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Leave::Code(exit_code::FAILED));
     match leave {
@@ -67,11 +68,22 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
 }
 
 fn start() -> Leave {
-    let invocation = match cli::parse(std::env::args_os().collect::<Vec<OsString>>()) {
+    if sys::is_elevated() {
+        log::fail(
+            "bookend was started with more rights than its caller has (a set-user-ID or set-group-ID bit, or \
+             capabilities of its file), and runs whatever its environment says: take them from it",
+        );
+        return Leave::Code(exit_code::FAILED);
+    }
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let invocation = match cli::parse(args.clone()) {
         Ok(invocation) => invocation,
         Err(message) => {
-            // Nobody left to tell if this fails.
-            let _ = message.print();
+            match cli::harmless(&message, &args) {
+                Some(text) => log::say(&text),
+                // Nobody left to tell if this fails.
+                None => drop(message.print()),
+            }
             return Leave::Code(message.exit_code());
         }
     };

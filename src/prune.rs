@@ -10,6 +10,7 @@ use crate::error::{Error, Kind};
 use crate::ledger::{self, Due, Ledger, Pruned};
 use crate::run::Leave;
 use crate::stdout::print;
+use crate::view;
 
 /// How long a task without a retention of its own is kept.
 const RETENTION_SECS: i64 = 365 * 24 * 3600;
@@ -55,7 +56,7 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     }
     print(&match request.json {
         true => json(&pruned, request.dry_run),
-        false => text(&pruned, request.dry_run, &path.to_string()),
+        false => text(&pruned, request.dry_run, &view::one_line(&path.to_string())),
     })?;
     Ok(Leave::Code(0))
 }

@@ -4,7 +4,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -26,6 +25,7 @@ use crate::run::Leave;
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
+use crate::worktree;
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
 /// brings the machine down.
@@ -217,7 +217,7 @@ impl Recovery<'_> {
     /// their left-overs were ended.
     fn end_orphans(&mut self) -> Result<(), Error> {
         let mut tasks = Vec::new();
-        let marked = marked::tasks()
+        let marked = marked::tasks(self.ledger.path())
             .map_err(|e| Error::failed(format!("looking for what ended tasks left running: {e}")))?;
         for id in marked {
             if let Named::One(task) = self.ledger.task(&id)?
@@ -280,6 +280,13 @@ impl Recovery<'_> {
                 Taken::Elsewhere if recovery::is_gone_by_identity(&task) => None,
                 Taken::Held | Taken::Elsewhere => continue,
             };
+            if let Some(why) = self.ledger.distrust() {
+                self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
+                let problem = format!("the --on-finish command of task {} is not run: {why}", task.id);
+                self.telling.line(&problem);
+                self.report.problems.push(problem);
+                continue;
+            }
             let was_cut_off = task.delivery_status.as_deref() == Some(Delivery::Delivering.as_str());
             let state = if was_cut_off && task.delivery_attempts >= ATTEMPTS {
                 self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
@@ -398,31 +405,18 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location) -> Result<Hint, Error
         ChosenBy::Option => format!(" --ledger {}", view::quoted(&at.file.to_string_lossy())),
         _ => String::new(),
     };
-    let command = format!("bookend redispatch {}{ledger}", task.id);
+    let id = view::operand(&task.id);
     let (redispatch, redispatch_needs) = match lacks {
-        None => (Some(command), None),
+        None => (Some(format!("bookend redispatch{ledger} {id}")), None),
         Some(Lacks::Stdin) => {
-            (Some(format!("{command} --stdin <PROMPT")), Some("what came on its stdin is gone"))
+            let command = format!("bookend redispatch{ledger} --stdin {id} <PROMPT");
+            (Some(command), Some("what came on its stdin is gone"))
         }
         Some(Lacks::Command) => (None, Some("the row does not hold its command line")),
         Some(Lacks::Bytes) => (None, Some("its command line is not UTF-8")),
     };
-    let uncommitted = task.cwd.as_deref().and_then(|cwd| uncommitted(Path::new(cwd)));
+    let uncommitted = task.cwd.as_deref().and_then(|cwd| worktree::uncommitted(Path::new(cwd)));
     Ok(Hint { task, invalidated_session, uncommitted, redispatch, redispatch_needs })
-}
-
-/// How many files of the worktree have changes that are not committed; `None`: there is none, or no git.
-fn uncommitted(worktree: &Path) -> Option<usize> {
-    let said = Command::new("git")
-        // It only looks, and runs nothing that the worktree's own settings name.
-        .args(["--no-optional-locks", "-c", "core.fsmonitor=false", "-C"])
-        .arg(worktree)
-        .args(["status", "--porcelain"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    said.status.success().then(|| said.stdout.split(|b| *b == b'\n').filter(|l| !l.is_empty()).count())
 }
 
 /// How the work is told of on stdout: each thing as it is done, or all in one object at the end.

@@ -11,7 +11,7 @@ use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged}
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
-use crate::process::leftovers::{self, Hunt, Policy, Seat, Summary};
+use crate::process::leftovers::{self, Hunt, Policy, Seat, Summary, Why};
 use crate::process::oom;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
 
@@ -86,6 +86,12 @@ pub fn is_gone_by_identity(task: &Task) -> bool {
     matches!(judge(LiveEvidence::NoSlot, task), Verdict::Gone | Verdict::Recycled)
 }
 
+/// Whether a task's agent is there still, as its identity tells.
+pub fn agent_lives(task: &Task) -> bool {
+    let judge = |agent| identity::judge(agent, &place_of(task), &identity::place());
+    task.agent_process().map(judge) == Some(Verdict::Alive)
+}
+
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the
 /// wall clock.
 pub fn has_expired(task: &Task, ttl: Duration) -> bool {
@@ -121,8 +127,9 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
     let whose = |task: &Task| {
         // Of another boot nothing can be left.
         let agent = task.agent_process().filter(|_| task.boot_id.as_ref() == Some(&here.boot_id))?;
-        let cgroup = Cgroup::of(&task.id, task.cgroup.as_deref());
-        Some(leftovers::Task { id: task.id.clone(), agent, agent_tty: 0, seat: Seat::Stranger, cgroup })
+        let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
+        let (id, ledger) = (task.id.clone(), ledger.path().to_owned());
+        Some(leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup })
     };
     let (reachable, hunted): (Vec<bool>, Vec<Option<Hunt>>) = tasks
         .iter()
@@ -188,9 +195,19 @@ impl Dead {
 
     /// Why it cannot be settled: `its supervisor is gone, but …`.
     pub fn stuck(&self) -> Option<String> {
-        let survivors: Vec<String> = self.survivors().iter().map(|p| format!("pid {p}")).collect();
+        let spared = self.leftovers.as_ref().map_or(&[][..], |l| &l.spared);
+        let named = |pid: &i32| match spared.iter().find(|s| s.pid == *pid).map(|s| s.why) {
+            Some(Why::Unreadable) => {
+                format!("pid {pid}, whose environment cannot be read (it may run as another user)")
+            }
+            Some(Why::UnknownLedger) => {
+                format!("pid {pid}, which names a ledger that is not there (this one may have been moved)")
+            }
+            Some(Why::Terminal | Why::Unmarked | Why::Supervisor) | None => format!("pid {pid}"),
+        };
+        let survivors: Vec<String> = self.survivors().iter().map(named).collect();
         (!survivors.is_empty()).then(|| {
-            let survivors = survivors.join(", ");
+            let survivors = survivors.join("; ");
             format!("its supervisor is gone, but processes of it could not be ended: {survivors}")
         })
     }

@@ -168,13 +168,20 @@ fn kept(task: &Task) -> Option<(Vec<String>, Options)> {
 pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> Result<Leave, Error> {
     let at = ledger::locate(ledger)?;
     // The ledger is closed again before `run` opens it.
-    let (_, task) = show::find(&request.id, &at)?;
+    let (found_in, task) = show::find(&request.id, &at)?;
+    let distrust = found_in.distrust();
+    drop(found_in);
     let id = &task.id;
     if task.status == Status::Running {
         return Err(Error::new(Kind::Busy, format!("task {id} is still running"))
             .hint("if it is dead, `bookend recover` settles it; nothing was executed"));
     }
     let refused = |why: &str| Error::failed(format!("task {id} cannot be dispatched again: {why}"));
+    if let Some(why) = distrust {
+        return Err(
+            refused(&why).hint("give the command line yourself, with bookend run; nothing was executed")
+        );
+    }
     match lacks(&task) {
         Some(Lacks::Stdin) if !request.stdin => {
             return Err(refused("what came on its stdin is gone").hint(format!(

@@ -170,12 +170,11 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let had = leftovers::children().map_err(Error::failed)?;
     let mut place = identity::place();
     let delegated = Delegated::enter(place.cgroup.as_deref());
-    let child = Gated::fork(&launch, &caller);
-    drop(launch);
+    let child = Gated::start(launch, &caller);
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
-    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, c.pid));
+    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, live.slot, c.pid));
     if let Some(cgroup) = &tasks_cgroup {
         place.cgroup = Some(cgroup.path().to_owned());
     }
@@ -283,6 +282,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     };
     let whose = leftovers::Task {
         id: run.task.id.clone(),
+        ledger: location.file.clone(),
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
@@ -301,11 +301,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     run.open_gate();
     failpoint::reached("run.opened");
 
-    // Nothing of ours is needed until something happens: it may be a long wait, beside many others.
-    run.rest();
-
     // 8. One poll over signals, children, output and deadlines, until the agent has ended.
-    let (exit, usage) = run.attend()?;
+    let ended = run.attend()?;
     let ended_at = Instant::now();
     failpoint::reached("run.ended");
     if let Some(failed) = run.agent.start_error {
@@ -317,6 +314,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     run.drain(DRAIN)?;
     failpoint::reached("run.drained");
     let observed = run.observed();
+    let exit = ended.map(|(exit, _)| exit);
     let ending = task::judge(&Evidence {
         exit,
         outcome: run.outcome(),
@@ -330,13 +328,11 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     run.look_for_leftovers(&mut hunt);
 
     // 10. The terminal row, or the spool. The ending is committed before any grace is waited for.
-    let error = observed.result.as_ref().and_then(|r| r.error.clone());
-    run.settle(End {
-        ending: ending.clone(),
-        error,
-        exit: Some((exit, usage)),
-        leftovers: Some(hunt.summary()),
-    });
+    let error = match ended {
+        Some(_) => observed.result.as_ref().and_then(|r| r.error.clone()),
+        None => Some(out_of_reach(run.agent.child.pid)),
+    };
+    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(hunt.summary()) });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
     if let Some(head) = head {
@@ -347,16 +343,31 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     deliver(&mut run, request, &caller)?;
     failpoint::reached("run.delivered");
     run.flush()?;
+    let stop_signal = run.stop_signal();
     drop(run);
     drop(live);
+    // The kernel closes it as well, and need not give back its memory piece by piece.
+    std::mem::forget(ledger);
 
     // 12. As the agent left.
     Ok(match (&ending, exit) {
         (Ending::Cancelled(Cancel::Timeout | Cancel::IdleTimeout), _) => Leave::Code(exit_code::TIMED_OUT),
         (Ending::Success, _) => Leave::Code(0),
-        (_, Exit::Code(code)) => Leave::Code(code),
-        (_, Exit::Signal(signal)) => Leave::Signal(signal),
+        (_, Some(Exit::Code(code))) => Leave::Code(code),
+        (_, Some(Exit::Signal(signal))) => Leave::Signal(signal),
+        (_, None) => Leave::Signal(stop_signal),
     })
+}
+
+/// Said of an agent that was to end, and that the kernel does not let us end: it executed a set-user-ID program.
+fn out_of_reach(pid: i32) -> String {
+    let user = nix::unistd::geteuid();
+    let error = format!(
+        "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was not \
+         ended, and runs on"
+    );
+    tracing::error!("{error}");
+    error
 }
 
 /// Who runs: what the request and the user's argv say, before anything is touched.

@@ -111,7 +111,18 @@ fn resume_id(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Error::new(Kind::Nothing, format!("the key {key}: {why}")).hint("start without a session")
         );
     }
-    Ok(if json { view::pretty(&judged) } else { format!("{id}\n") })
+    if json {
+        return Ok(view::pretty(&judged));
+    }
+    // A script takes the line as it is, and puts it into a command line.
+    if view::one_line(id) != *id {
+        return Err(Error::new(
+            Kind::Nothing,
+            format!("session {id} of the key {key}: no agent names one so"),
+        )
+        .hint("--json shows what is in the ledger"));
+    }
+    Ok(format!("{id}\n"))
 }
 
 fn invalidate(at: &Location, key: &str, reason: &str, json: bool) -> Result<String, Error> {
@@ -140,7 +151,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Kind::Nothing,
             format!("no session was withdrawn from the key {key} in {}", at.file.display()),
         )
-        .hint(format!("bookend session show {} tells what there was", view::quoted(key)))),
+        .hint(format!("bookend session show {} tells what there was", view::operand(key)))),
         Restored::InUse(task) => Err(Error::new(
             Kind::Busy,
             format!("task {} runs under the key {key} or with its session", task.id),
@@ -150,7 +161,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Kind::Nothing,
             format!("the key {key} goes on with session {} by now", session.session_id),
         )
-        .hint(format!("bookend session invalidate {} first, if that is not wanted", view::quoted(key)))),
+        .hint(format!("bookend session invalidate {} first, if that is not wanted", view::operand(key)))),
     }
 }
 

@@ -29,7 +29,7 @@ pub fn stats(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     let groups = ledger.stats(request.by, request.since.as_deref(), request.limit)?;
     print(&match request.json {
         true => view::stats_json(request.by.as_str(), &groups),
-        false if groups.is_empty() => format!("no such tasks in {path}\n"),
+        false if groups.is_empty() => format!("no such tasks in {}\n", view::one_line(&path.to_string())),
         false => view::stats(request.by.as_str(), &groups, Screen::of(&std::io::stdout())),
     })?;
     Ok(Leave::Code(0))

@@ -18,13 +18,12 @@ use crate::process::capture::Capture;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, StartError};
-use crate::process::identity;
 use crate::process::leftovers::{Hunt, Step, Summary};
 use crate::process::stop::Ladder;
 use crate::process::watch::{Source, Watch};
 use crate::recovery;
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, Exit, Identity, Outcome, Stop};
+use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
 
 pub use settle::never_ran;
 pub use turn::{stop_of, watching};
@@ -33,6 +32,9 @@ pub use turn::{stop_of, watching};
 const PROGRESS: Duration = Duration::from_secs(1);
 /// How often it is written that the agent still says something, at most.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
+/// After how long without need of the ledger its memory is given back. A run that is over before spares
+/// the kernel the taking and giving.
+const REST: Duration = Duration::from_millis(100);
 /// Bytes of a prepare command's output that are kept.
 const TAIL: usize = 4096;
 
@@ -135,6 +137,7 @@ struct Timers {
     idle: Option<Instant>,
     linger: Option<Instant>,
     progress: Option<Instant>,
+    rest: Option<Instant>,
     stopped_since: Option<Instant>,
 }
 
@@ -149,6 +152,8 @@ pub struct Supervisor<'a> {
     pub lingered: bool,
     /// A stop came after the agent's end: nothing more is waited for.
     pub hurried: bool,
+    /// The kernel did not let us kill the agent.
+    out_of_reach: bool,
     pub limits: Limits,
     row: Row,
     phase: Phase,
@@ -234,6 +239,7 @@ impl<'a> Supervisor<'a> {
             helper: None,
             lingered: false,
             hurried: false,
+            out_of_reach: false,
             limits,
             row,
             phase: Phase::Before,
@@ -267,25 +273,30 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         self.timers.timeout = self.limits.timeout.map(|t| now + t);
         self.timers.idle = self.limits.idle_timeout.map(|t| now + t);
+        self.timers.rest = Some(now + REST);
         self.phase = Phase::Running;
         self.agent.child.open();
+        // While the agent begins: so that the end of a short run does not wait for it.
+        self.ledger.expect_end();
     }
 
-    /// Gives back what memory is not needed while nothing happens.
-    pub fn rest(&self) {
+    /// Gives back what memory is not needed while nothing happens: it may be a long wait, beside many others.
+    fn rest(&self) {
         if let Err(e) = self.ledger.rest() {
             debug!("{e}");
         }
         sys::trim_memory();
     }
 
-    /// Waits until the agent has ended.
+    /// Waits until the agent has ended; `None`: it was to end, and has become another user's, whose processes
+    /// we may not signal. It would be waited for in vain.
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
-    pub fn attend(&mut self) -> Result<(Exit, Usage), Error> {
+    pub fn attend(&mut self) -> Result<Option<(Exit, Usage)>, Error> {
         loop {
-            if let Some(ended) = self.agent.ended {
+            let ended = self.agent.ended;
+            if ended.is_some() || self.out_of_reach {
                 // Its end may be told before how its exec went.
                 if self.agent.child.report().is_some() {
                     self.on_ready(Source::Report)?;
@@ -361,8 +372,8 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Children of ours that are not the task's: the witness.
-    pub fn helpers(&self) -> Vec<Identity> {
-        self.forward.witness().and_then(|pid| identity::of(pid).ok().flatten()).into_iter().collect()
+    pub fn helpers(&self) -> Vec<i32> {
+        self.forward.witness().into_iter().collect()
     }
 
     /// Waits until the helper has ended, for `bound` at most; says whether it did.
@@ -397,6 +408,14 @@ impl<'a> Supervisor<'a> {
         }
         self.phase = Phase::After;
         Ok(())
+    }
+
+    /// By which signal to leave where the agent has left by none.
+    pub fn stop_signal(&self) -> i32 {
+        match self.asked.as_ref().map(|a| a.stop) {
+            Some(Stop::Signal { signal, .. }) => signal,
+            Some(Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout) | None => libc::SIGTERM,
+        }
     }
 
     /// What asked the run to stop, judged by what came after it.

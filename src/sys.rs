@@ -3,13 +3,31 @@
 //! Here and in `process/gate.rs` stands all `unsafe` of the program.
 
 use std::ffi::c_void;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use syscalls::{Sysno, syscall};
+
 use crate::task::{Exit, Sender};
+
+// The unwinder comes from the compiler's archive, not from libgcc_s.so.1: to find, map and bind that library
+// costs each run as much as a commit.
+#[cfg(target_env = "gnu")]
+#[link(name = "gcc_eh", kind = "static")]
+unsafe extern "C" {}
+
+/// The natural logarithm, for the ranking of SQLite's full-text search. It is all that the program needs of
+/// libm.so.6, which every run would load for it.
+#[unsafe(no_mangle)]
+extern "C" fn log(x: f64) -> f64 {
+    libm::log(x)
+}
 
 /// A set of signals as the kernel keeps it: bit n-1 stands for signal n. All 64, those that the C
 /// library keeps for itself (32, 33) too: they must pass like any other.
@@ -43,6 +61,21 @@ pub fn set_mask(set: SignalSet) -> SignalSet {
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, &raw mut old, SET_BYTES);
     }
     SignalSet(old)
+}
+
+/// As [`set_mask`], for a process that shares our memory: it leaves the C library's errno alone.
+pub fn set_mask_raw(set: SignalSet) {
+    // SAFETY: a pointer to a u64 that outlives the call, whose size is passed; a null old mask is allowed.
+    let _ = unsafe { syscall!(Sysno::rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, 0, SET_BYTES) };
+}
+
+/// Ignores `signal`, as [`set_mask_raw`] sets the mask. sigaction(2).
+pub fn ignore_raw(signal: i32) {
+    // The kernel's own struct: handler, flags, restorer, mask; nothing but the handler is set.
+    let action = [libc::SIG_IGN as u64, 0, 0, 0];
+    // SAFETY: the pointer is to as many bytes as the kernel reads, and outlives the call; a null old action
+    // is allowed. No function of ours is made a handler.
+    let _ = unsafe { syscall!(Sysno::rt_sigaction, signal, action.as_ptr(), 0, SET_BYTES) };
 }
 
 /// A descriptor from which every signal can be read, close-on-exec and non-blocking. signalfd(2).
@@ -285,7 +318,6 @@ pub fn start_witness() -> io::Result<i32> {
 /// What the witness runs, with every signal blocked since the clone. Only raw system calls: the C
 /// library's wrappers would write the errno of the supervisor, whose thread pointer it shares.
 extern "C" fn witness(supervisor: *mut c_void) -> libc::c_int {
-    use syscalls::{Sysno, syscall};
     let all = SignalSet::ALL.0;
     // SAFETY: the descriptors are copies of its own; prctl with plain numbers; the name is a literal with
     // its NUL.
@@ -400,6 +432,42 @@ pub fn hide_arguments(count: usize) {
     }
 }
 
+/// Whether this process was given more rights than its caller has, by a set-user-ID or set-group-ID bit or by
+/// capabilities of its file. What it is told by its environment would then be done with somebody else's power.
+pub fn is_elevated() -> bool {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    // SAFETY: getauxval only reads what the kernel laid out for this process.
+    let is_secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
+    // A security module may set it too, where it gives nothing.
+    let has_capabilities = || rustix::thread::capabilities(None).is_ok_and(|c| !c.permitted.is_empty());
+    getuid() != geteuid()
+        || getgid() != getegid()
+        || (is_secure && !geteuid().is_root() && has_capabilities())
+}
+
+/// All of a regular file that has `longest` bytes at most, opened with `flags` besides. Where others may lay
+/// files, a named pipe would keep its reader for ever, and a long file take all memory.
+///
+/// # Errors
+/// Those of open(2) and read(2); `InvalidData` for what is no regular file, or is longer.
+pub fn read_regular(path: &Path, flags: i32, longest: u64) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(path)?;
+    read_opened(&file, longest)
+}
+
+fn read_opened(file: &File, longest: u64) -> io::Result<Vec<u8>> {
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    if !file.metadata()?.is_file() {
+        return refused("it is not a regular file");
+    }
+    let mut bytes = Vec::new();
+    file.take(longest + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > longest { refused("it is too long") } else { Ok(bytes) }
+}
+
 /// What stdin is, in a word: a prompt that came through a pipe cannot be given again.
 pub fn kind_of_stdin() -> &'static str {
     use nix::sys::stat::{SFlag, fstat};
@@ -410,6 +478,17 @@ pub fn kind_of_stdin() -> &'static str {
         SFlag::S_IFREG => "file",
         SFlag::S_IFCHR => "device",
         _ => "other",
+    }
+}
+
+/// Has the heap grow in few large steps instead of many small ones, each a system call. What grows too far is
+/// given back by [`trim_memory`]. mallopt(3).
+pub fn ready_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it changes the allocator's own books only; one thread runs.
+    unsafe {
+        libc::mallopt(libc::M_TOP_PAD, 512 * 1024);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1024 * 1024);
     }
 }
 

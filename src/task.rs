@@ -333,7 +333,8 @@ pub enum OnTerm {
 /// All that decides how a run ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence {
-    pub exit: Exit,
+    /// `None`: it could not be ended, and nobody waits for it any more.
+    pub exit: Option<Exit>,
     pub outcome: Outcome,
     pub cause: Option<Cause>,
     /// bookend itself ended the agent because it stayed after its result.
@@ -361,16 +362,16 @@ pub fn judge(e: &Evidence) -> Ending {
     match (e.outcome, e.exit) {
         (Outcome::Error, _) => Ending::Failure(Failure::AgentError),
         (Outcome::Ok, _) if e.lingered => Ending::Success,
-        (_, Exit::Signal(_)) => Ending::Failure(Failure::Signal),
-        (Outcome::Ok | Outcome::NotDue, Exit::Code(0)) => Ending::Success,
-        (Outcome::Missing, Exit::Code(0)) => Ending::Failure(Failure::NoResult),
-        (_, Exit::Code(_)) => Ending::Failure(Failure::Exit),
+        (_, Some(Exit::Signal(_)) | None) => Ending::Failure(Failure::Signal),
+        (Outcome::Ok | Outcome::NotDue, Some(Exit::Code(0))) => Ending::Success,
+        (Outcome::Missing, Some(Exit::Code(0))) => Ending::Failure(Failure::NoResult),
+        (_, Some(Exit::Code(_))) => Ending::Failure(Failure::Exit),
     }
 }
 
 /// Whether the stop that was asked for is what ended the run.
 fn counts_as_cause(c: &Cause, e: &Evidence) -> bool {
-    let ended_well = e.exit == Exit::Code(0) || e.lingered;
+    let ended_well = e.exit == Some(Exit::Code(0)) || e.lingered;
     match e.outcome {
         // The result came first, and the run then ended well: the stop changed nothing.
         Outcome::Ok if c.after_result => !ended_well,

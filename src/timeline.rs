@@ -24,6 +24,7 @@ pub struct Request {
 pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.to_string_lossy();
+    let path = view::one_line(&path);
     let Some(ledger) = Ledger::open_read_only(&at)? else {
         return Err(Error::new(Kind::Nothing, format!("no tasks: there is no ledger yet at {path}")));
     };
@@ -39,7 +40,8 @@ pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error
             let page = view::timeline_html(&spans, since, now, &path);
             std::fs::write(file, page)
                 .map_err(|e| Error::failed(format!("writing the timeline to {}: {e}", file.display())))?;
-            print(&format!("{} tasks in {}\n", spans.len(), file.display()))?;
+            let file = file.to_string_lossy();
+            print(&format!("{} tasks in {}\n", spans.len(), view::one_line(&file)))?;
         }
     }
     Ok(Leave::Code(0))

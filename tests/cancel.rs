@@ -12,8 +12,13 @@ fn cancel(world: &World, words: &[&str]) -> Output {
 }
 
 fn start(world: &World, options: &[&str], script: &str) -> Proc {
+    start_after(world, options, "", script)
+}
+
+/// As [`start`], with what the agent does before it has begun.
+fn start_after(world: &World, options: &[&str], before: &str, script: &str) -> Proc {
     let mut up = world.fifo(&format!("up{}", options.join("")));
-    let script = format!("echo up >{}; {script}", up.path());
+    let script = format!("{before} echo up >{}; {script}", up.path());
     let run = world.run_sh(&script).options(options.iter().copied()).start();
     up.line();
     run
@@ -90,8 +95,8 @@ fn a_dead_or_recycled_supervisor_is_never_signalled() {
 fn an_agent_that_ignores_the_signal_is_ended_by_the_ladder_and_wait_can_be_bounded() {
     let test = "an_agent_that_ignores_the_signal_is_ended_by_the_ladder_and_wait_can_be_bounded";
     let Some(world) = World::of_bookend(test) else { return };
-    let run =
-        start(&world, &["--id", "deaf", "--grace", "200ms"], "trap '' TERM; while :; do sleep 1000; done");
+    let options = ["--id", "deaf", "--grace", "200ms"];
+    let run = start_after(&world, &options, "trap '' TERM;", "while :; do sleep 1000; done");
     let output = cancel(&world, &["deaf", "--wait", "0"]).ended(End::Code(1));
     assert!(output.stdout.contains("task deaf: still running"), "{output:?}");
     cancel(&world, &["deaf"]);

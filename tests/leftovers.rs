@@ -227,7 +227,7 @@ fn stranger(world: &World, specs: &str, command: &str) -> (Proc, Fifo) {
     begun.pid("begun");
     let command = command.replace("OUT", &out.path());
     let line = format!("exec probe with env=BOOKEND_TASK_ID={} {command}", specs.replace("ID", &id));
-    let stranger = world.bare(["sh", "-c", &line]).start();
+    let stranger = world.bare(["sh", "-c", &line]).env("BOOKEND_LEDGER", world.ledger()).start();
     out.pid("stay");
     go.tell("now");
     process.wait().ended(End::Code(1));

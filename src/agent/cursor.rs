@@ -9,7 +9,7 @@ use super::event::Event;
 use super::lines::{LineSplitter, ObjectSplitter};
 use super::options::{Options, Words};
 use super::{Adapter, Asked, AskedSession, Mode, Observed, Plan, Reader};
-use super::{home, injected, is_session_id, skills_above};
+use super::{brief, hash, home, injected, is_session_id, skills_above};
 
 static OPTIONS: Options = Options {
     one: "
@@ -201,8 +201,8 @@ impl Reader for CursorReader {
 #[derive(Debug, Default)]
 struct Tally {
     observed: Observed,
-    /// Calls without an answer: id and tool.
-    calls: Vec<(String, String)>,
+    /// Calls without an answer: the hash of the id, and the tool.
+    calls: Vec<(u64, String)>,
 }
 
 impl Tally {
@@ -216,7 +216,7 @@ impl Tally {
         match (e.kind.as_deref(), e.subtype.as_deref()) {
             (Some("system"), Some("init")) => {
                 if let Some(model) = e.model {
-                    self.observed.model = Some(model.into_owned());
+                    self.observed.model = Some(brief(&model).to_owned());
                 }
             }
             (Some("tool_call"), Some(step)) => self.tool(step, e.call_id, e.tool),
@@ -226,11 +226,11 @@ impl Tally {
     }
 
     fn tool(&mut self, step: &str, call: Option<Cow<'_, str>>, tool: Option<Cow<'_, str>>) {
-        let Some(call) = call else { return };
+        let Some(call) = call.as_deref().map(hash) else { return };
         self.calls.retain(|(known, _)| *known != call);
         if step == "started" && self.calls.len() < REMEMBERED {
-            let tool = tool.map_or_else(|| "a tool".to_owned(), Cow::into_owned);
-            self.calls.push((call.into_owned(), tool));
+            let tool = tool.as_deref().map_or("a tool", brief).to_owned();
+            self.calls.push((call, tool));
         }
         self.observed.tool_in_flight = self.calls.last().map(|(_, tool)| tool.clone());
     }

@@ -12,6 +12,7 @@ mod lines;
 mod options;
 
 use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use crate::task::{Counts, Outcome};
@@ -206,6 +207,21 @@ pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, asked: &Asked) -
     }
     let folders = adapter.skill_folders(cwd, asked);
     folders.iter().any(|f| f.join(name).join("SKILL.md").is_file())
+}
+
+/// Characters of a name (a model, a tool) that are kept: it is written again with every progress.
+const NAME: usize = 200;
+
+/// What is kept of a name that an agent's output gives.
+fn brief(name: &str) -> &str {
+    name.char_indices().nth(NAME).map_or(name, |(end, _)| &name[..end])
+}
+
+/// What is kept of the id of a call or a message: it may be as long as a line.
+fn hash(id: &str) -> u64 {
+    let mut h = DefaultHasher::new();
+    id.hash(&mut h);
+    h.finish()
 }
 
 /// Whether `id` may be put into an argv and a path: it comes from an agent's output.

@@ -36,6 +36,11 @@ impl<'a> Claim<'a> {
         tasks::holder(&self.tx, key).map_err(self.failed("looking for the holder of the key"))
     }
 
+    /// The last task that has ended under a key.
+    pub fn last_of_key(&self, key: &str) -> Result<Option<Task>> {
+        tasks::last_of_key(&self.tx, key).map_err(self.failed("looking for the last task of the key"))
+    }
+
     /// The last use of a session, under whatever key. `linked`: the task that a key names as its last user.
     pub fn last_use(
         &self,

@@ -39,7 +39,7 @@ pub enum LedgerError {
 
     #[error(
         "the directory {path} can be written by everybody (mode {mode:04o}): anybody could replace the \
-         ledger; chmod 700 it, or name a ledger elsewhere with --ledger FILE",
+         ledger; chmod o-w it, or name a ledger elsewhere with --ledger FILE",
         path = .path.display()
     )]
     WorldWritable { path: PathBuf, mode: u32 },

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Group, Uid, User, geteuid, setgroups, setresgid, setresuid};
 
 use super::error::{LedgerError, Result};
 
@@ -140,6 +140,7 @@ pub fn prepare_directories(at: &Location) -> Result<()> {
     let meta = match fs::metadata(dir) {
         Ok(meta) => meta,
         Err(e) if e.kind() == ErrorKind::NotFound => {
+            dir.ancestors().find(|d| d.exists()).map_or(Ok(()), check_above)?;
             make_private_dir(dir).map_err(|e| LedgerError::io("creating the ledger's directory", dir, e))?;
             fs::metadata(dir).map_err(|e| LedgerError::io("looking at the ledger's directory", dir, e))?
         }
@@ -161,9 +162,34 @@ fn check_shared_dir(dir: &Path, meta: &Metadata) -> Result<()> {
     if meta.uid() != uid && meta.uid() != 0 {
         return Err(LedgerError::ForeignDirectory { path: dir.to_owned(), owner: meta.uid(), uid });
     }
-    let mode = meta.mode() & 0o7777;
-    if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-        return Err(LedgerError::WorldWritable { path: dir.to_owned(), mode });
+    check_above(dir)
+}
+
+/// Who can write to a directory can put another in the place of whatever is in it: so those above count too,
+/// on the way that the path names and on the one that it comes to.
+fn check_above(dir: &Path) -> Result<()> {
+    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let other = real.ancestors().filter(|_| real != dir);
+    for place in dir.ancestors().chain(other) {
+        let meta = fs::metadata(place).map_err(|e| LedgerError::io("looking at", place, e))?;
+        let mode = meta.mode() & 0o7777;
+        if mode & 0o002 != 0 && mode & 0o1000 == 0 {
+            return Err(LedgerError::WorldWritable { path: place.to_owned(), mode });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a link where bookend keeps what is its alone, for those who only read.
+pub fn check_beside(at: &Location) -> Result<()> {
+    for suffix in ["-wal", "-shm"] {
+        check_type(&with_suffix(&at.file, suffix))?;
+    }
+    let private = at.private_dir();
+    for dir in [private.join("spool"), private] {
+        if fs::symlink_metadata(&dir).is_ok_and(|m| m.is_symlink()) {
+            return Err(LedgerError::Symlink { path: dir });
+        }
     }
     Ok(())
 }
@@ -254,6 +280,25 @@ fn check_owner(path: &Path, meta: &Metadata) -> Result<()> {
     } else {
         Err(LedgerError::ForeignFile { path: path.to_owned(), owner: meta.uid(), uid })
     }
+}
+
+/// A file of the ledger that others than its owner may write to, with its mode: only one that belongs to
+/// another program too can be like that. A group that is the owner's alone, as most systems give each user,
+/// holds no others.
+pub fn written_by_others(at: &Location) -> Option<(PathBuf, u32)> {
+    ["", "-wal", "-shm", "-journal"].into_iter().find_map(|suffix| {
+        let path = with_suffix(&at.file, suffix);
+        let meta = fs::symlink_metadata(&path).ok()?;
+        let mode = meta.mode() & 0o777;
+        let is_shared = mode & 0o002 != 0 || (mode & 0o020 != 0 && !is_private_group(meta.uid(), meta.gid()));
+        is_shared.then_some((path, mode))
+    })
+}
+
+fn is_private_group(user: u32, group: u32) -> bool {
+    let user = User::from_uid(Uid::from_raw(user)).ok().flatten();
+    let group = Group::from_gid(Gid::from_raw(group)).ok().flatten();
+    user.zip(group).is_some_and(|(u, g)| u.gid == g.gid && u.name == g.name && g.mem.is_empty())
 }
 
 /// Takes from a file what others may do with it.

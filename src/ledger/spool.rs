@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -14,12 +14,15 @@ use serde::{Deserialize, Serialize};
 use super::error::{LedgerError, Result};
 use super::{open, place};
 use crate::failpoint;
+use crate::sys;
 use crate::task::{Counts, EndSource, Ended, Ending, Exit, Sender, Status};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// What of an error's text is kept if the record else does not fit into its slot.
 const SHORT_ERROR_CHARS: usize = 2000;
 const RECORD_VERSION: u32 = 1;
+/// A longer file is no record: texts in one are cut long before.
+const LONGEST_RECORD: u64 = 4 << 20;
 /// What most file systems allow for a name, less our suffixes.
 const LONGEST_NAME: usize = 200;
 
@@ -153,23 +156,7 @@ impl SpoolSlot {
     pub(super) fn reserve(dir: &Path, id: &str) -> Result<SpoolSlot> {
         let slot = slot_path(dir, id)?;
         let failed = |e| LedgerError::io("keeping room for the terminal record:", &slot, e);
-        let create = || {
-            failpoint::hit("spool.reserve")?;
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&slot)
-        };
-        let file = match create() {
-            // It can only be a dead task's: ids are unique in the ledger.
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                open::remove_if_there(&slot).and_then(|()| create())
-            }
-            other => other,
-        }
-        .map_err(failed)?;
+        let file = create(&slot).map_err(failed)?;
         if let Err(e) = allocate(&file).and_then(|()| failpoint::hit("spool.reserved")) {
             let _ = fs::remove_file(&slot);
             return Err(failed(e));
@@ -185,6 +172,10 @@ impl SpoolSlot {
     }
 
     fn put(&mut self, ended: &Ended, by: &str) -> io::Result<()> {
+        if !self.is_in_place() {
+            // Removed, or something else put there, which would be given the record's name.
+            self.file = create(&self.slot)?;
+        }
         let mut record = Record::new(&self.task, ended, by);
         let mut bytes = serde_json::to_vec(&record)?;
         if bytes.len() as i64 > SLOT_BYTES && self.fill(&bytes).is_err() {
@@ -202,6 +193,11 @@ impl SpoolSlot {
         place::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
     }
 
+    fn is_in_place(&self) -> bool {
+        let (here, held) = (fs::symlink_metadata(&self.slot), self.file.metadata());
+        here.is_ok_and(|h| held.is_ok_and(|o| (h.dev(), h.ino()) == (o.dev(), o.ino())))
+    }
+
     fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
         failpoint::hit("spool.fill")?;
         io::Seek::rewind(&mut self.file)?;
@@ -214,6 +210,19 @@ impl SpoolSlot {
         failpoint::hit("spool.discard")
             .and_then(|()| open::remove_if_there(&self.slot))
             .map_err(|e| LedgerError::io("removing the unused spool slot", &self.slot, e))
+    }
+}
+
+/// A slot of our own making. What lies there can only be a dead task's, since ids are unique in the ledger; a
+/// link is removed, never followed.
+fn create(slot: &Path) -> io::Result<File> {
+    let create = || {
+        failpoint::hit("spool.reserve")?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(slot)
+    };
+    match create() {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => open::remove_if_there(slot).and_then(|()| create()),
+        other => other,
     }
 }
 
@@ -254,9 +263,15 @@ pub(super) struct Spooled {
 
 impl Waiting {
     fn read(path: PathBuf) -> Option<Waiting> {
-        let content = match failpoint::hit("merge.read").and_then(|()| fs::read(&path)) {
+        let read = || sys::read_regular(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
+        let content = match failpoint::hit("merge.read").and_then(|()| read()) {
             // Another command has merged it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
+            // Nothing of bookend's making: it will not become a record later.
+            Err(e) if e.kind() == ErrorKind::InvalidData => Content::Unreadable(e.to_string()),
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+                Content::Unreadable("it is a symbolic link, which bookend does not follow there".to_owned())
+            }
             Err(e) => Content::Failed(e),
             Ok(bytes) => parse(&bytes).unwrap_or_else(Content::Unreadable),
         };

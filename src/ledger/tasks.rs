@@ -70,6 +70,8 @@ pub(super) use select;
 
 const SELECT_BY_ID: &str = select!("WHERE id = ?1");
 const SELECT_HOLDER: &str = select!("WHERE status = 'running' AND key = ?1");
+const SELECT_LAST_OF_KEY: &str =
+    select!("WHERE key = ?1 AND +status <> 'running' ORDER BY started_at DESC LIMIT 1");
 const SELECT_RUNNING_WITH_SESSION: &str = select!(
     "WHERE status = 'running' AND session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
      LIMIT 1"
@@ -158,6 +160,10 @@ pub fn by_id(conn: &Connection, id: &str) -> rusqlite::Result<Option<Task>> {
 
 pub fn holder(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
     conn.query_row(SELECT_HOLDER, [key], task_of_row).optional()
+}
+
+pub fn last_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
+    conn.query_row(SELECT_LAST_OF_KEY, [key], task_of_row).optional()
 }
 
 pub fn running_with_session(
@@ -286,10 +292,15 @@ pub fn record_move(
     by_pid: u32,
     by: &str,
 ) -> rusqlite::Result<()> {
-    conn.execute(
-        INSERT_TRANSITION,
-        (id, at, change.from.map(Status::as_str), change.to.as_str(), change.reason, by_pid, by),
-    )?;
+    conn.prepare_cached(INSERT_TRANSITION)?.execute((
+        id,
+        at,
+        change.from.map(Status::as_str),
+        change.to.as_str(),
+        change.reason,
+        by_pid,
+        by,
+    ))?;
     Ok(())
 }
 
@@ -432,6 +443,7 @@ mod tests {
         super::super::tests::each_uses_an_index(&[
             SELECT_BY_ID,
             SELECT_HOLDER,
+            SELECT_LAST_OF_KEY,
             SELECT_RUNNING_WITH_SESSION,
             SELECT_LAST_OF_SESSION,
             SELECT_IDS_BY_PREFIX,

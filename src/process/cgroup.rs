@@ -73,9 +73,9 @@ impl Delegated {
         Ok(())
     }
 
-    /// Makes the cgroup of a task and puts the process `agent` into it.
-    pub fn give(&self, task: &str, agent: i32) -> Option<Cgroup> {
-        let name = name(task);
+    /// Makes the cgroup of a task, whose live lock is in `slot`, and puts the process `agent` into it.
+    pub fn give(&self, task: &str, slot: i64, agent: i32) -> Option<Cgroup> {
+        let name = name(task, slot);
         let made = Cgroup { path: format!("{}/{name}", self.path), directory: self.directory.join(&name) };
         make_directory(&made.directory)
             .and_then(|()| fs::write(made.directory.join("cgroup.procs"), agent.to_string()))
@@ -90,9 +90,9 @@ impl Delegated {
 
 impl Cgroup {
     /// The cgroup that was made for the task, if the recorded path is that of one and it still exists.
-    pub fn of(task: &str, recorded: Option<&str>) -> Option<Cgroup> {
+    pub fn of(task: &str, slot: Option<i64>, recorded: Option<&str>) -> Option<Cgroup> {
         let path = recorded?;
-        let its_own = path.rsplit('/').next() == Some(name(task).as_str()) && !path.contains("/../");
+        let its_own = path.rsplit('/').next() == Some(name(task, slot?).as_str()) && !path.contains("/../");
         let directory = if its_own { directory(path)? } else { return None };
         Some(Cgroup { path: path.to_owned(), directory })
     }
@@ -146,8 +146,10 @@ impl Cgroup {
     }
 }
 
-fn name(task: &str) -> String {
-    format!("task-{task}")
+/// With the task's slot, which is drawn at random: an id is unique in its ledger only, and what is in the
+/// cgroup of another task is not ours to end.
+fn name(task: &str, slot: i64) -> String {
+    format!("task-{}-{slot:016x}", task.replace('/', "_"))
 }
 
 fn is_delegated(directory: &Path) -> bool {
@@ -201,9 +203,10 @@ mod tests {
 
     #[test]
     fn only_the_tasks_own_cgroup_is_taken_for_it() {
-        assert!(Cgroup::of("t", Some("/system.slice")).is_none());
-        assert!(Cgroup::of("t", Some("/")).is_none());
-        assert!(Cgroup::of("t", None).is_none());
+        for path in [Some("/system.slice"), Some("/"), Some("/task-t"), None] {
+            assert!(Cgroup::of("t", Some(1), path).is_none(), "{path:?}");
+        }
+        assert_eq!(name("a/../b", 26), "task-a_.._b-000000000000001a");
         assert!(is_in("/a/task-t", "/a/task-t") && is_in("/a/task-t/b", "/a/task-t"));
         assert!(!is_in("/a/task-tt", "/a/task-t") && !is_in("/a", "/a/task-t"));
     }

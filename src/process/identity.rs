@@ -171,6 +171,19 @@ pub fn of(pid: i32) -> io::Result<Option<Identity>> {
     Ok(stat(pid)?.filter(|s| !s.is_dead()).map(|s| s.identity()))
 }
 
+/// The effective user of a process. Its directory in `/proc` belongs to root where it may not be dumped.
+pub fn user(pid: i32) -> Option<u32> {
+    user_at(CWD, format!("/proc/{pid}/status").as_bytes())
+}
+
+/// As [`user`], by its `status` at `path` under `dir`.
+pub(super) fn user_at(dir: BorrowedFd<'_>, path: &[u8]) -> Option<u32> {
+    let mut buf = [0; 1024];
+    let len = read_at(dir, path, &mut buf).ok()?;
+    let text = String::from_utf8_lossy(&buf[..len]);
+    text.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// Whether `/proc` counts pids as we do: it may be that of another pid namespace (`unshare --pid` without a
 /// mount of its own).
 pub(super) fn proc_is_ours() -> bool {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
 use super::identity::{self, Handle, Stat};
-use super::mark::{self, Mark};
+use super::mark::{self, Mark, Whose};
 use super::sorting::{self, Kind, Scene, Sight};
 pub use super::sorting::{IsSupervisor, Seat, Task, Why};
 use super::table::{Proc, Table};
@@ -105,7 +105,7 @@ impl Leftover {
 /// One task's left-overs.
 pub struct Hunt {
     task: Task,
-    mark: Vec<u8>,
+    mark: Whose,
     me: i32,
     user: u32,
     grace: Duration,
@@ -147,7 +147,7 @@ impl Hunt {
     /// otherwise it is only counted.
     pub fn new(task: Task, ends: bool, grace: Duration) -> Hunt {
         Hunt {
-            mark: mark::mark_of(&task.id),
+            mark: Whose::new(&task.id, &task.ledger),
             task,
             me: std::process::id() as i32,
             user: rustix::process::geteuid().as_raw(),
@@ -283,11 +283,14 @@ impl Hunt {
         let (mark, user) = (&self.mark, self.user);
         let members = self.task.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
         let scene = Scene { task: &self.task, me: self.me, table: &self.table };
-        let see = &mut |stat: &Stat| match proc.mark(stat.pid, mark) {
+        let see = &mut |stat: &Stat| match proc
+            .mark(stat.pid, mark, |owner| owner == user || scene.is_related(stat))
+        {
             (Mark::Carried, owner) if owner == Some(user) => Sight::Marked,
             _ if members.contains(&stat.pid) => Sight::Marked,
             (Mark::Carried, _) => Sight::MarkedOfAnother,
-            (Mark::Absent, _) => Sight::Unmarked,
+            (Mark::Doubtful, owner) if owner == Some(user) => Sight::Doubtful,
+            (Mark::Doubtful | Mark::Absent, _) => Sight::Unmarked,
             (Mark::Unreadable, owner) if owner == Some(user) => Sight::Unreadable,
             (Mark::Unreadable, _) => Sight::UnreadableOfAnother,
         };
@@ -387,11 +390,13 @@ impl Hunt {
                 Ok(None) => leftover.gone = true,
                 Err(_) => {}
                 Ok(Some(handle)) => {
-                    if let Some(now) = may_signal(&self.task, &handle, self.me) {
+                    if let Some(now) = may_signal(&self.task, &self.mark, &handle, self.me) {
+                        // What has become another user's may not be signalled; it ends with its cgroup.
+                        let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(now.pid));
                         leftover.told = match send(&handle, signal, &now) {
-                            Ok(_) if signal == Signal::KILL => Told::Kill,
-                            Ok(_) => Told::Term,
-                            Err(_) => Told::Refused,
+                            Err(_) if !within() => Told::Refused,
+                            _ if signal == Signal::KILL => Told::Kill,
+                            _ => Told::Term,
                         };
                     }
                     leftover.handle = Some(handle);
@@ -404,12 +409,12 @@ impl Hunt {
 /// What the process is now, if it may be signalled: it is our child, its environment still carries the
 /// mark, or it is in the task's own cgroup. The handle keeps the pid from becoming another's between this
 /// question and the signal.
-fn may_signal(task: &Task, handle: &Handle, me: i32) -> Option<Stat> {
+fn may_signal(task: &Task, mark: &Whose, handle: &Handle, me: i32) -> Option<Stat> {
     let id = handle.identity();
     let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;
     let child = matches!(task.seat, Seat::Supervisor { .. }) && now.ppid == me;
     let within = || task.cgroup.as_ref().is_some_and(|c| c.holds(id.pid));
-    (child || mark::carries_mark(id.pid, &task.id) == Mark::Carried || within()).then_some(now)
+    (child || mark::carries_mark(id.pid, mark) == Mark::Carried || within()).then_some(now)
 }
 
 fn send(handle: &Handle, signal: Signal, now: &Stat) -> io::Result<bool> {

@@ -10,6 +10,7 @@ use super::*;
 
 const NOBODY: IsSupervisor<'static> = &|_| false;
 const ALONE: &str = "TEST_ALONE";
+const LEDGER: &str = "/no/such/ledger";
 
 fn end_blocking(hunt: &mut Hunt, is_supervisor: IsSupervisor<'_>) -> Result<Summary, Error> {
     end_all(std::slice::from_mut(hunt), is_supervisor)?;
@@ -65,6 +66,7 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
     let mut child = Command::new("sh")
         .args(["-c", script])
         .env("BOOKEND_TASK_ID", id)
+        .env("BOOKEND_LEDGER", LEDGER)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -76,7 +78,7 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
 }
 
 fn hunt(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> Hunt {
-    let task = Task { id: id(), agent, agent_tty: 0, seat, cgroup: None };
+    let task = Task { id: id(), ledger: LEDGER.into(), agent, agent_tty: 0, seat, cgroup: None };
     Hunt::new(task, ends, Duration::from_millis(grace_ms))
 }
 

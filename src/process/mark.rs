@@ -1,83 +1,170 @@
-//! A task's mark: the entry `BOOKEND_TASK_ID=<id>` that its processes carry in their environment, as
-//! `/proc/PID/environ` shows it (proc(5)).
+//! A task's mark: the entries `BOOKEND_TASK_ID=<id>` and `BOOKEND_LEDGER=<path>` that its processes carry in
+//! their environment, as `/proc/PID/environ` shows it (proc(5)).
+//!
+//! Both, because an id is unique in its ledger only: `--id nightly` may be a task of two. The path is compared
+//! as the file that it leads to, seen from where the process stands, so a ledger has as many names as it likes.
+//! Where it leads nowhere (a ledger that was moved, or cannot be seen from there), only the very same path
+//! counts; any other leaves it open whose the process is, and such a one is counted and never signalled.
 
-use std::os::fd::BorrowedFd;
+use std::ffi::OsStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use super::environment::{LEDGER, MARK};
+
+/// execve(2) takes 6 MiB of arguments and environment at most.
+const LONGEST: usize = 8 << 20;
 
 /// Whether a process carries a task's mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// `BOOKEND_TASK_ID=<id>` stands in its environment.
+    /// Both entries stand in its environment.
     Carried,
-    /// It does not, or the process is gone.
+    /// The task's id does, and it cannot be told whether the ledger beside it is the task's.
+    Doubtful,
+    /// They do not, or the process is gone.
     Absent,
     Unreadable,
 }
 
-/// The whole entry that a process of the task `task_id` has in its environment.
-pub(super) fn mark_of(task_id: &str) -> Vec<u8> {
-    [b"BOOKEND_TASK_ID=", task_id.as_bytes()].concat()
+/// What marks the processes of one task.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    id: Vec<u8>,
+    ledger: LedgerFile,
 }
 
-/// Whether `mark` is one entry of an environment as `/proc/PID/environ` shows it.
-pub(super) fn has_entry(environ: &[u8], mark: &[u8]) -> bool {
-    environ.split(|b| *b == 0).any(|entry| entry == mark)
+/// A ledger, as processes name it.
+#[derive(Debug, Clone)]
+pub struct LedgerFile {
+    path: PathBuf,
+    /// Device and inode; `None`: it cannot be seen.
+    file: Option<(u64, u64)>,
 }
 
-/// Whether the process `pid` carries the mark of the task `task_id`.
-pub fn carries_mark(pid: i32, task_id: &str) -> Mark {
-    read_mark(CWD, format!("/proc/{pid}/environ").as_bytes(), &mark_of(task_id), &mut Vec::new()).0
+impl LedgerFile {
+    pub fn at(path: &Path) -> LedgerFile {
+        LedgerFile { path: path.to_owned(), file: file_at(CWD, path.as_os_str(), ResolveFlags::empty()) }
+    }
+
+    /// Whether `named` is this ledger for a process whose root directory is at `root`. `None`: that cannot be
+    /// told.
+    fn is(&self, named: &[u8], root: &str) -> Option<bool> {
+        let named = OsStr::from_bytes(named);
+        let there = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .ok()
+            .filter(|_| Path::new(named).is_absolute())
+            .and_then(|root| file_at(&root, named, ResolveFlags::IN_ROOT));
+        match (there, self.file) {
+            (Some(there), Some(here)) => Some(there == here),
+            _ => (named == self.path).then_some(true),
+        }
+    }
+
+    /// Whether the ledger that an environment names is this one; `None`: that cannot be told, or none is named.
+    fn is_named_in(&self, environ: &[u8], root: &str) -> Option<bool> {
+        let named: Vec<_> = values(environ, LEDGER).map(|path| self.is(path, root)).collect();
+        if named.contains(&Some(true)) {
+            return Some(true);
+        }
+        named.iter().all(|n| *n == Some(false)).then_some(false).filter(|_| !named.is_empty())
+    }
 }
 
-/// The id of the task whose mark stands in an environment.
-pub(super) fn marked_id(environ: &[u8]) -> Option<String> {
-    let id = environ.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"BOOKEND_TASK_ID="))?;
-    String::from_utf8(id.to_vec()).ok().filter(|id| !id.is_empty())
+fn file_at(root: impl std::os::fd::AsFd, path: &OsStr, resolve: ResolveFlags) -> Option<(u64, u64)> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).ok()?;
+    let stat = rustix::fs::fstat(&file).ok()?;
+    Some((stat.st_dev, stat.st_ino))
 }
 
-/// As [`carries_mark`], of the environment at `path` under `dir`, with the user it belongs to (the
-/// process's effective one) where it could be opened.
-pub(super) fn read_mark(
-    dir: BorrowedFd<'_>,
-    path: &[u8],
-    mark: &[u8],
-    buf: &mut Vec<u8>,
-) -> (Mark, Option<u32>) {
-    let (environ, owner) = read_environ(dir, path, buf);
-    let mark = match environ {
-        Ok(environ) if has_entry(environ, mark) => Mark::Carried,
-        Ok(_) | Err(Errno::NOENT | Errno::SRCH) => Mark::Absent,
-        Err(_) => Mark::Unreadable,
-    };
-    (mark, owner)
+impl Whose {
+    /// The mark of the task `id` of the ledger at `path`.
+    pub fn new(id: &str, path: &Path) -> Whose {
+        Whose { id: id.as_bytes().to_vec(), ledger: LedgerFile::at(path) }
+    }
+
+    /// What an environment says; `root` is the way to the root directory of its process.
+    fn look(&self, environ: &[u8], root: impl FnOnce() -> String) -> Mark {
+        if !values(environ, MARK).any(|id| id == self.id) {
+            return Mark::Absent;
+        }
+        match self.ledger.is_named_in(environ, &root()) {
+            Some(true) => Mark::Carried,
+            Some(false) => Mark::Absent,
+            None => Mark::Doubtful,
+        }
+    }
 }
 
-/// The environment at `path` under `dir`, and the user it belongs to where it could be opened.
-pub(super) fn read_environ<'a>(
-    dir: BorrowedFd<'_>,
-    path: &[u8],
-    buf: &'a mut Vec<u8>,
-) -> (rustix::io::Result<&'a [u8]>, Option<u32>) {
-    let file = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => file,
-        Err(e) => return (Err(e), None),
-    };
-    let owner = rustix::fs::fstat(&file).ok().map(|s| s.st_uid);
+impl Whose {
+    /// What an opened environment of `pid` says, or one that could not be opened.
+    pub(super) fn read(&self, pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> Mark {
+        match environ.and_then(|file| read_environ(file, buf)) {
+            Ok(environ) => self.look(environ, || root_of(pid)),
+            Err(Errno::NOENT | Errno::SRCH) => Mark::Absent,
+            Err(_) => Mark::Unreadable,
+        }
+    }
+}
+
+/// What the entries of this name say in an environment as `/proc/PID/environ` shows it.
+fn values<'a>(environ: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    environ.split(|b| *b == 0).filter_map(move |e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+fn root_of(pid: i32) -> String {
+    format!("/proc/{pid}/root")
+}
+
+/// Whether the process `pid` carries the mark.
+pub fn carries_mark(pid: i32, whose: &Whose) -> Mark {
+    let environ = open_environ(CWD, format!("/proc/{pid}/environ").as_bytes());
+    whose.read(pid, environ.as_ref().map_err(|e| *e), &mut Vec::new())
+}
+
+/// Whether this process runs inside the task `id` of the ledger at `path`, as far as can be told.
+pub fn is_inside(id: &str, path: &Path) -> bool {
+    let is = |name: &str| std::env::var_os(name);
+    let ledger = || is(LEDGER).and_then(|named| LedgerFile::at(path).is(named.as_bytes(), "/"));
+    is(MARK).is_some_and(|own| own == id) && ledger() != Some(false)
+}
+
+/// The id of the task whose mark stands in an environment, unless it names another ledger.
+pub(super) fn marked_id(environ: &[u8], pid: i32, ledger: &LedgerFile) -> Option<String> {
+    let id = values(environ, MARK).next().filter(|id| !id.is_empty())?;
+    let id = String::from_utf8(id.to_vec()).ok()?;
+    (ledger.is_named_in(environ, &root_of(pid)) != Some(false)).then_some(id)
+}
+
+/// Opens the environment at `path` under `dir`.
+pub(super) fn open_environ(dir: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Reads an opened environment, if it is not longer than the kernel lets one be made: a process can let it
+/// seem to be as long as its whole memory.
+pub(super) fn read_environ<'a>(file: &OwnedFd, buf: &'a mut Vec<u8>) -> rustix::io::Result<&'a [u8]> {
     let mut len = 0;
     loop {
+        if len > LONGEST {
+            return Err(Errno::TOOBIG);
+        }
         if len == buf.len() {
             buf.resize((buf.len() * 2).max(16 * 1024), 0);
         }
-        match rustix::io::read(&file, &mut buf[len..]) {
+        match rustix::io::read(file, &mut buf[len..]) {
             Ok(0) => break,
             Ok(n) => len += n,
             Err(Errno::INTR) => {}
-            Err(e) => return (Err(e), owner),
+            Err(e) => return Err(e),
         }
     }
-    (Ok(&buf[..len]), owner)
+    Ok(&buf[..len])
 }
 
 #[cfg(test)]
@@ -86,10 +173,12 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_mark_tells_whose_a_process_is() {
-        assert_eq!(marked_id(b"A=1\0BOOKEND_TASK_ID=abc\0").as_deref(), Some("abc"));
-        assert_eq!(marked_id(b"BOOKEND_TASK_ID=\0XBOOKEND_TASK_ID=abc\0"), None);
+    fn whose(id: &str) -> Whose {
+        Whose::new(id, Path::new("/no/ledger"))
+    }
+
+    fn look(whose: &Whose, environ: &str) -> Mark {
+        whose.look(environ.replace('|', "\0").as_bytes(), || "/".to_owned())
     }
 
     #[test]
@@ -101,48 +190,83 @@ mod tests {
                 .env_clear()
                 .env("AAA", "x".repeat(filled))
                 .env("BOOKEND_TASK_ID", "abc")
+                .env("BOOKEND_LEDGER", "/no/ledger")
                 .spawn()
                 .unwrap();
             let pid = child.id() as i32;
-            assert_eq!(carries_mark(pid, "abc"), Mark::Carried, "{filled}");
-            assert_eq!(carries_mark(pid, "ab"), Mark::Absent, "{filled}");
+            assert_eq!(carries_mark(pid, &whose("abc")), Mark::Carried, "{filled}");
+            assert_eq!(carries_mark(pid, &whose("ab")), Mark::Absent, "{filled}");
             let path = format!("/proc/{pid}/environ");
             let mut buf = Vec::new();
-            let (environ, owner) = read_environ(CWD, path.as_bytes(), &mut buf);
-            assert_eq!(environ.unwrap(), std::fs::read(&path).unwrap());
-            assert_eq!(owner, Some(rustix::process::geteuid().as_raw()));
+            let environ = open_environ(CWD, path.as_bytes()).unwrap();
+            assert_eq!(read_environ(&environ, &mut buf).unwrap(), std::fs::read(&path).unwrap());
             child.kill().unwrap();
             child.wait().unwrap();
-            assert_eq!(carries_mark(pid, "abc"), Mark::Absent, "it is gone");
+            assert_eq!(carries_mark(pid, &whose("abc")), Mark::Absent, "it is gone");
         }
     }
 
     #[test]
     fn an_environment_that_cannot_be_read_is_neither_marked_nor_unmarked() {
+        let look = |path: &[u8]| {
+            let environ = open_environ(CWD, path);
+            whose("abc").read(1, environ.as_ref().map_err(|e| *e), &mut Vec::new())
+        };
         // A directory opens and does not read.
-        let (mark, owner) = read_mark(CWD, b"/proc/self/task", &mark_of("abc"), &mut Vec::new());
-        assert_eq!((mark, owner), (Mark::Unreadable, Some(rustix::process::geteuid().as_raw())));
-        let (mark, owner) = read_mark(CWD, b"/proc/self/stat/none", &mark_of("abc"), &mut Vec::new());
-        assert_eq!((mark, owner), (Mark::Unreadable, None));
-        let (mark, owner) = read_mark(CWD, b"/proc/self/none", &mark_of("abc"), &mut Vec::new());
-        assert_eq!((mark, owner), (Mark::Absent, None));
+        assert_eq!(look(b"/proc/self/task"), Mark::Unreadable);
+        assert_eq!(look(b"/proc/self/stat/none"), Mark::Unreadable);
+        assert_eq!(look(b"/proc/self/none"), Mark::Absent);
     }
 
     #[test]
-    fn only_a_whole_value_is_the_mark() {
-        let mark = mark_of("abc");
-        assert!(has_entry(b"A=1\0BOOKEND_TASK_ID=abc\0B=2\0", &mark));
-        assert!(has_entry(b"BOOKEND_TASK_ID=abc", &mark));
-        let others: [&[u8]; 6] = [
-            b"BOOKEND_TASK_ID=abcd\0",
-            b"BOOKEND_TASK_ID=ab\0",
-            b"XBOOKEND_TASK_ID=abc\0",
-            b"X=BOOKEND_TASK_ID=abc\0",
-            b"BOOKEND_TASK_ID=abc \0",
-            b"",
-        ];
-        for other in others {
-            assert!(!has_entry(other, &mark), "{}", other.escape_ascii());
+    fn only_whole_values_are_the_mark() {
+        let whose = whose("abc");
+        assert_eq!(look(&whose, "A=1|BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=/no/ledger|B=2"), Mark::Carried);
+        assert_eq!(look(&whose, "BOOKEND_LEDGER=/no/ledger|BOOKEND_TASK_ID=abc"), Mark::Carried);
+        for other in [
+            "BOOKEND_TASK_ID=abcd",
+            "BOOKEND_TASK_ID=ab",
+            "XBOOKEND_TASK_ID=abc",
+            "X=BOOKEND_TASK_ID=abc",
+            "BOOKEND_TASK_ID=abc ",
+            "BOOKEND_TASK_IDX=abc",
+            "",
+        ] {
+            assert_eq!(look(&whose, &format!("{other}|BOOKEND_LEDGER=/no/ledger")), Mark::Absent, "{other}");
         }
+    }
+
+    #[test]
+    fn the_ledger_counts_as_the_file_that_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("real")).unwrap();
+        std::os::unix::fs::symlink("real", path("link")).unwrap();
+        for name in ["real/l.db", "other.db"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        let whose = Whose::new("abc", &path("real/l.db"));
+        let named = |name: &str| {
+            look(&whose, &format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(name).display()))
+        };
+        assert_eq!([named("real/l.db"), named("link/../link/l.db")], [Mark::Carried; 2]);
+        assert_eq!(named("other.db"), Mark::Absent, "another ledger's task");
+        assert_eq!(named("gone.db"), Mark::Doubtful, "perhaps its former place");
+        assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc"), Mark::Doubtful);
+        assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=l.db"), Mark::Doubtful);
+        std::fs::rename(path("real/l.db"), path("moved.db")).unwrap();
+        let moved = Whose::new("abc", &path("moved.db"));
+        let former = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path("real/l.db").display());
+        assert_eq!(look(&moved, &former), Mark::Doubtful);
+        std::fs::write(path("real/l.db"), "").unwrap();
+        assert_eq!(look(&moved, &former), Mark::Absent, "a new ledger has taken its place");
+    }
+
+    #[test]
+    fn the_mark_tells_whose_a_process_is() {
+        let ledger = LedgerFile::at(Path::new("/no/ledger"));
+        let id = |environ: &[u8]| marked_id(environ, std::process::id() as i32, &ledger);
+        assert_eq!(id(b"A=1\0BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/no/ledger\0").as_deref(), Some("abc"));
+        assert_eq!(id(b"BOOKEND_TASK_ID=\0XBOOKEND_TASK_ID=abc\0"), None);
     }
 }

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 
+use super::mark::LedgerFile;
 use super::table::{Proc, Table};
 
-/// The ids of the tasks of which processes of this user live. Any ledger's: an id may mean nothing here.
+/// The ids of the tasks of the ledger at `path` of which processes of this user live. Where it cannot be told
+/// which ledger a process means, its task counts too.
 ///
 /// # Errors
 /// `/proc` is not mounted, or is another pid namespace's.
-pub fn tasks() -> io::Result<BTreeSet<String>> {
+pub fn tasks(path: &Path) -> io::Result<BTreeSet<String>> {
     let user = rustix::process::geteuid().as_raw();
+    let ledger = LedgerFile::at(path);
     let mut proc = Proc::open()?;
     let mut table = Table::default();
     proc.read(&mut table)?;
     let living = table.rows().iter().filter(|s| !s.is_dead() && !s.is_kernel_thread());
-    Ok(living.filter_map(|s| proc.marked_id(s.pid, user)).collect())
+    Ok(living.filter_map(|s| proc.marked_id(s.pid, user, &ledger)).collect())
 }

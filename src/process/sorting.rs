@@ -1,5 +1,7 @@
 //! Whose is each process of a picture: the task's, a nested supervisor's, a person's. It only decides.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
 
 use super::cgroup::Cgroup;
@@ -13,8 +15,8 @@ pub enum Seat {
     /// The task's own supervisor, its subreaper since before the agent was forked: what is below it is the
     /// task's, but for its own helpers, and for the children that it had before
     /// ([`super::leftovers::children`]). With such children about, an orphan without the mark may be theirs
-    /// and is left alone; helpers fork nothing and raise no such doubt.
-    Supervisor { inherited: Vec<Identity>, helpers: Vec<Identity> },
+    /// and is left alone; helpers, children that are not reaped yet, fork nothing and raise no such doubt.
+    Supervisor { inherited: Vec<Identity>, helpers: Vec<i32> },
     /// Anybody else: only the mark tells.
     Stranger,
 }
@@ -23,6 +25,8 @@ pub enum Seat {
 #[derive(Debug, Clone)]
 pub struct Task {
     pub id: String,
+    /// Where the ledger lies that has its row.
+    pub ledger: PathBuf,
     /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
     /// one there is nothing to hunt.
     pub agent: Identity,
@@ -42,6 +46,8 @@ pub enum Sight {
     Marked,
     /// Marked, but another user's process: the task's only if it is below us.
     MarkedOfAnother,
+    /// Marked with the task's id, and it cannot be told whether with its ledger ([`super::mark`]).
+    Doubtful,
     Unmarked,
     Unreadable,
     UnreadableOfAnother,
@@ -65,6 +71,11 @@ pub enum Why {
     Terminal,
     /// Not our child, and its environment does not carry the mark: nothing proves it at the last moment.
     Unmarked,
+    /// Its environment names the task, and a ledger of which it cannot be told whether it is this one.
+    UnknownLedger,
+    /// It is the task's, and its environment cannot be read, so nothing proves it at the last moment: it may
+    /// have changed its user.
+    Unreadable,
     /// A supervisor that still settles its own task.
     Supervisor,
 }
@@ -73,6 +84,16 @@ pub struct Scene<'a> {
     pub task: &'a Task,
     pub me: i32,
     pub table: &'a Table,
+}
+
+impl Scene<'_> {
+    /// Whether a process is the agent, or below it or us.
+    pub fn is_related(&self, stat: &Stat) -> bool {
+        let is_root = |s: &Stat| s.pid == self.me || s.identity() == self.task.agent;
+        let rows = self.table.rows();
+        let above = self.table.index(stat.pid).map(|i| self.table.above(i));
+        is_root(stat) || above.into_iter().flatten().any(|a| is_root(&rows[a]))
+    }
 }
 
 /// Sorts out what concerns the task; `see` is asked at most once of each process that may.
@@ -86,7 +107,7 @@ pub fn sort(
         Some(me) => scene.table.above(me).collect(),
         None => Vec::new(),
     };
-    let helpers: &[Identity] = match &scene.task.seat {
+    let helpers: &[i32] = match &scene.task.seat {
         Seat::Supervisor { helpers, .. } => helpers,
         Seat::Stranger => &[],
     };
@@ -99,7 +120,7 @@ pub fn sort(
                 && !s.is_dead()
                 && s.pid != scene.me
                 && !ancestors.contains(&i)
-                && !helpers.contains(&s.identity());
+                && !helpers.contains(&s.pid);
             may_be.then(|| see(s))
         })
         .collect();
@@ -162,11 +183,11 @@ impl Judge<'_> {
         let marked = match sight {
             Sight::Marked => true,
             Sight::MarkedOfAnother => rooted,
-            Sight::Unmarked => false,
+            Sight::Doubtful if !below_us => return Some(Kind::Spared(Why::UnknownLedger)),
+            Sight::Doubtful | Sight::Unmarked => false,
+            Sight::Unreadable | Sight::UnreadableOfAnother if rooted => false,
             Sight::Unreadable => return Some(Kind::Unreadable),
-            Sight::UnreadableOfAnother => {
-                return (rooted || marked_above).then_some(Kind::Unreadable);
-            }
+            Sight::UnreadableOfAnother => return marked_above.then_some(Kind::Unreadable),
         };
         if !(marked || rooted || marked_above) {
             return None;
@@ -175,6 +196,9 @@ impl Judge<'_> {
             if (below_us || self.is_marked(*a)) && (self.is_supervisor)(*a) {
                 return None;
             }
+        }
+        if matches!(sight, Sight::Unreadable | Sight::UnreadableOfAnother) {
+            return Some(Kind::Spared(Why::Unreadable));
         }
         Some(if self.belongs_to_a_terminal(i, &above, rooted) {
             Kind::Spared(Why::Terminal)
@@ -264,6 +288,8 @@ mod tests {
         rows: Vec<Stat>,
         marked: Vec<i32>,
         supervisors: Vec<i32>,
+        /// What else there is to be seen.
+        sights: Vec<(i32, Sight)>,
     }
 
     impl World {
@@ -271,7 +297,7 @@ mod tests {
             let shell = Stat { start: 10, ..row(50, 1) };
             let me = Stat { start: 990, ..row(ME, 50) };
             let rows = [&[Stat { start: 1, ..row(1, 0) }, shell, me], rows].concat();
-            World { seat, rows, marked: marked.to_vec(), supervisors: Vec::new() }
+            World { seat, rows, marked: marked.to_vec(), supervisors: Vec::new(), sights: Vec::new() }
         }
 
         fn supervisor(rows: &[Stat], marked: &[i32]) -> World {
@@ -281,6 +307,7 @@ mod tests {
         fn kinds(self) -> Vec<(i32, Kind)> {
             let task = Task {
                 id: "t".to_owned(),
+                ledger: PathBuf::from("/l.db"),
                 agent: Identity { pid: 200, start: 1000 },
                 agent_tty: AGENT_TTY,
                 seat: self.seat,
@@ -288,8 +315,10 @@ mod tests {
             };
             let table = Table::of(self.rows);
             let scene = Scene { task: &task, me: ME, table: &table };
-            let see = &mut |s: &Stat| {
-                if self.marked.contains(&s.pid) { Sight::Marked } else { Sight::Unmarked }
+            let see = &mut |s: &Stat| match self.sights.iter().find(|(pid, _)| *pid == s.pid) {
+                Some((_, sight)) => *sight,
+                None if self.marked.contains(&s.pid) => Sight::Marked,
+                None => Sight::Unmarked,
             };
             let found = sort(&scene, see, &|s| self.supervisors.contains(&s.pid));
             found.into_iter().map(|(s, k)| (s.pid, k)).collect()
@@ -318,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_helper_is_not_the_tasks_and_takes_nothing_from_it() {
-        let helpers = vec![row(201, ME).identity()];
+        let helpers = vec![201];
         let seat = Seat::Supervisor { inherited: Vec::new(), helpers };
         let world = World::of(seat, &[row(201, ME), row(202, ME)], &[]);
         assert_eq!(world.kinds(), [(202, Kind::Ours)]);
@@ -339,6 +368,37 @@ mod tests {
     fn the_mark_finds_what_is_not_below_and_its_unmarked_children_are_left() {
         let world = World::of(Seat::Stranger, &[row(201, 1), row(202, 201), row(203, ME)], &[201]);
         assert_eq!(world.kinds(), [(201, Kind::Ours), (202, Kind::Spared(Why::Unmarked))]);
+    }
+
+    #[test]
+    fn where_the_ledger_that_is_named_leads_nowhere_a_process_is_counted_and_left() {
+        let doubtful = |seat, rows: &[Stat]| {
+            let mut world = World::of(seat, rows, &[]);
+            world.sights = vec![(200, Sight::Doubtful), (201, Sight::Doubtful)];
+            world.kinds()
+        };
+        let spared = Kind::Spared(Why::UnknownLedger);
+        assert_eq!(doubtful(Seat::Stranger, &[row(200, 1), row(201, 1)]), [(200, spared), (201, spared)]);
+        let seat = Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
+        assert_eq!(doubtful(seat, &[row(201, ME), row(202, 1)]), [(201, Kind::Ours)], "it is below us");
+    }
+
+    #[test]
+    fn a_process_that_changed_its_user_is_counted_and_left() {
+        let unreadable = |seat, rows: &[Stat], supervisors: &[i32]| {
+            let mut world = World::of(seat, rows, &[]);
+            world.sights = vec![(200, Sight::UnreadableOfAnother), (201, Sight::Unreadable)];
+            world.supervisors = supervisors.to_vec();
+            world.kinds()
+        };
+        let spared = Kind::Spared(Why::Unreadable);
+        let rows = [row(200, 1), row(201, 200)];
+        assert_eq!(unreadable(Seat::Stranger, &rows, &[]), [(200, spared), (201, spared)]);
+        assert_eq!(unreadable(Seat::Stranger, &[row(201, 1)], &[]), [(201, Kind::Unreadable)]);
+        let below = [row(202, ME), row(201, 202)];
+        let seat = || Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
+        assert_eq!(unreadable(seat(), &below, &[]), [(201, spared), (202, Kind::Ours)]);
+        assert_eq!(unreadable(seat(), &below, &[202]), [(202, Kind::Supervisor)], "left to the nested one");
     }
 
     #[test]

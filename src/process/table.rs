@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
 use super::identity::{self, Stat};
-use super::mark::{self, Mark};
+use super::mark::{self, LedgerFile, Mark, Whose};
 
 /// The way to `/proc`, with the buffers that every picture reuses.
 pub struct Proc {
@@ -42,34 +42,40 @@ impl Proc {
         Ok(())
     }
 
-    /// Whether `pid` carries `mark` in its environment, and whose process it is where that could be told.
-    pub fn mark(&mut self, pid: i32, mark: &[u8]) -> (Mark, Option<u32>) {
+    /// Whether `pid` carries a mark in its environment, and whose process it is where that could be told. The
+    /// environment is read only if its owner `concerns` us: it is memory of that process, which can let its
+    /// reader wait, so that root would wait for whoever likes.
+    pub fn mark(&mut self, pid: i32, whose: &Whose, concerns: impl Fn(u32) -> bool) -> (Mark, Option<u32>) {
         let mut path = [0; 24];
-        let found =
-            mark::read_mark(self.dir.as_fd(), name(pid, "environ", &mut path), mark, &mut self.environ);
-        match found {
-            (Mark::Unreadable, None) => (Mark::Unreadable, self.user(pid)),
-            found => found,
+        let file = mark::open_environ(self.dir.as_fd(), name(pid, "environ", &mut path));
+        let owner = self.owner(pid, file.as_ref().ok());
+        if owner.is_some_and(concerns) || file.is_err() {
+            return (whose.read(pid, file.as_ref().map_err(|e| *e), &mut self.environ), owner);
+        }
+        (Mark::Absent, owner)
+    }
+
+    /// The task whose mark `pid` carries, if it is `user`'s process and names no other ledger.
+    pub fn marked_id(&mut self, pid: i32, user: u32, ledger: &LedgerFile) -> Option<String> {
+        let mut path = [0; 24];
+        let file = mark::open_environ(self.dir.as_fd(), name(pid, "environ", &mut path)).ok()?;
+        if self.owner(pid, Some(&file)) != Some(user) {
+            return None;
+        }
+        mark::marked_id(mark::read_environ(&file, &mut self.environ).ok()?, pid, ledger)
+    }
+
+    /// The effective user of a process, by its opened environment. What may not be dumped looks like root's.
+    fn owner(&self, pid: i32, environ: Option<&OwnedFd>) -> Option<u32> {
+        match environ.and_then(|f| rustix::fs::fstat(f).ok()).map(|s| s.st_uid) {
+            Some(0) | None => self.user(pid),
+            user => user,
         }
     }
 
-    /// The task whose mark `pid` carries, if it is `user`'s process.
-    pub fn marked_id(&mut self, pid: i32, user: u32) -> Option<String> {
-        let mut path = [0; 24];
-        let path = name(pid, "environ", &mut path);
-        match mark::read_environ(self.dir.as_fd(), path, &mut self.environ) {
-            (Ok(environ), Some(owner)) if owner == user => mark::marked_id(environ),
-            _ => None,
-        }
-    }
-
-    /// The effective user of a process whose directory belongs to root because it may not be dumped.
     fn user(&self, pid: i32) -> Option<u32> {
         let mut path = [0; 24];
-        let mut buf = [0; 1024];
-        let len = identity::read_at(self.dir.as_fd(), name(pid, "status", &mut path), &mut buf).ok()?;
-        let text = String::from_utf8_lossy(&buf[..len]);
-        text.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
+        identity::user_at(self.dir.as_fd(), name(pid, "status", &mut path))
     }
 }
 

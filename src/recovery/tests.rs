@@ -223,7 +223,7 @@ fn survivors_keep_a_dead_task_from_being_settled_and_are_named() {
     let dead = found(task, &[7, 8, 9], &[8, 9]);
     assert_eq!(dead.survivors(), [8, 9]);
     let why = dead.stuck().expect("it is stuck");
-    assert!(why.contains("pid 8, pid 9") && !why.contains("pid 7"), "{why}");
+    assert!(why.contains("pid 8; pid 9") && !why.contains("pid 7"), "{why}");
 }
 
 #[test]

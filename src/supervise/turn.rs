@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
-use super::{Asked, Listening, PROGRESS, Phase, SIGN_OF_LIFE, Supervisor};
+use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
 use crate::error::Error;
 use crate::ledger::Seen;
+use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate};
 use crate::process::identity;
 use crate::process::leftovers::Hunt;
@@ -52,7 +53,7 @@ impl Supervisor<'_> {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let t = &self.timers;
         let patience = [t.timeout, t.idle, t.linger].into_iter().filter(|_| t.stopped_since.is_none());
-        patience.chain([t.progress, self.ladder.deadline()]).flatten().min()
+        patience.chain([t.progress, t.rest, self.ladder.deadline()]).flatten().min()
     }
 
     fn on_signal(&mut self, received: Received) -> Result<(), Error> {
@@ -104,18 +105,22 @@ impl Supervisor<'_> {
         self.send(libc::SIGTERM);
     }
 
-    pub(super) fn send(&self, signal: i32) {
+    pub(super) fn send(&mut self, signal: i32) {
         let to = match (&self.phase, &self.helper) {
             (Phase::Before, Some(helper)) if helper.ended.is_none() => &helper.child,
             (Phase::Running, _) if self.agent.ended.is_none() => &self.agent.child,
             _ => return,
         };
-        if let Err(e) = sys::send_signal(to.pidfd.as_fd(), signal, None) {
-            warn!("could not send signal {signal} to process {}: {e}", to.pid);
-        }
+        let sent = sys::send_signal(to.pidfd.as_fd(), signal, None);
         // A stopped process acts on nothing but SIGKILL until it is continued.
         if self.timers.stopped_since.is_some() {
             let _ = sys::send_signal(to.pidfd.as_fd(), libc::SIGCONT, None);
+        }
+        let Err(e) = sent else { return };
+        warn!("could not send signal {signal} to process {}: {e}", to.pid);
+        if signal == libc::SIGKILL && e.raw_os_error() == Some(libc::EPERM) {
+            // Who may write to the cgroup may end all in it, whoever they are.
+            self.out_of_reach = !self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
         }
     }
 
@@ -286,12 +291,17 @@ impl Supervisor<'_> {
             Err(e) => debug!("partial counts not recorded: {e}"),
         }
         self.written.at = Some(now);
+        self.timers.rest = Some(now + REST);
     }
 
     fn on_deadline(&mut self, now: Instant) -> Result<(), Error> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.timers.progress) {
             self.write_progress(now);
+        }
+        if due(self.timers.rest) {
+            self.timers.rest = None;
+            self.rest();
         }
         if self.timers.stopped_since.is_none() && self.phase == Phase::Running {
             if due(self.timers.timeout) {

@@ -36,7 +36,14 @@ fn stops() -> [(Stop, Ending); 7] {
 }
 
 fn run(exit: Exit, outcome: Outcome) -> Evidence {
-    Evidence { exit, outcome, cause: None, lingered: false, grace: GRACE, on_term: OnTerm::Interrupted }
+    Evidence {
+        exit: Some(exit),
+        outcome,
+        cause: None,
+        lingered: false,
+        grace: GRACE,
+        on_term: OnTerm::Interrupted,
+    }
 }
 
 fn stopped(exit: Exit, outcome: Outcome, stop: Stop, after_result: bool, ran_on: Duration) -> Evidence {
@@ -220,4 +227,16 @@ fn trust_is_read_back_as_the_ledgers_queries_write_it() {
         assert_eq!((trust.as_number(), Trust::from_number(number)), (number, trust));
     }
     assert_eq!(Trust::from_number(7), Trust::None, "what a later version means by it is not known here");
+}
+
+#[test]
+fn an_agent_that_could_not_be_ended_ended_by_what_asked_it_to() {
+    let open = |e: Evidence| Evidence { exit: None, ..e };
+    let asked = |outcome, stop| judge(&open(stopped(OK, outcome, stop, false, NOW)));
+    for outcome in [Outcome::NotDue, Outcome::Missing, Outcome::Ok, Outcome::Error] {
+        assert_eq!(asked(outcome, Stop::Timeout), Ending::Cancelled(Cancel::Timeout), "{outcome:?}");
+    }
+    let lingered = open(Evidence { lingered: true, ..run(OK, Outcome::Ok) });
+    assert_eq!(judge(&lingered), Ending::Success, "its result stands");
+    assert_ne!(judge(&open(run(OK, Outcome::NotDue))), Ending::Success, "and nothing else is a success");
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
-use super::text::{ago, cells, command_line, duration, money, one_line, quoted, signal, since};
+use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, signal, since};
 use crate::task::{Invalidation, Session, Status, Task, Transition, Verdict};
 
 /// What is kept of a task beside its row.
@@ -161,7 +161,8 @@ fn leftovers(summary: &Value) -> String {
         })
         .collect();
     let survivors = summary.get("survivors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    left.extend(survivors.iter().map(|pid| format!("pid {pid}")));
+    let is_told = |pid: &&Value| spared.iter().any(|s| s.get("pid") == Some(*pid));
+    left.extend(survivors.iter().filter(|pid| !is_told(pid)).map(|pid| format!("pid {pid}")));
     let named = if left.is_empty() { String::new() } else { format!(" ({})", left.join("; ")) };
     format!("{found} found, {ended} ended, {} left{named}", number("left").unwrap_or(found - ended))
 }
@@ -266,7 +267,7 @@ fn look(page: &mut Page, task: &Task, further: &Further) {
     });
     page.data("go on with", resume.as_deref());
     let restore = task.key.as_ref().filter(|_| further.withdrawn);
-    page.data("restore", restore.map(|k| format!("bookend session restore {}", quoted(k))).as_deref());
+    page.data("restore", restore.map(|k| format!("bookend session restore {}", operand(k))).as_deref());
     let journal = task.boot_id.as_ref().zip(task.supervisor_pid).map(|(boot, supervisor)| {
         let agent = task.agent_pid.map_or_else(String::new, |p| format!(" + _PID={p}"));
         format!("journalctl _BOOT_ID={} _PID={supervisor}{agent}", boot.replace('-', ""))

@@ -22,7 +22,7 @@ pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
 pub use stats::{stats, stats_json};
 pub use tasks::{tasks, why};
-pub use text::{duration, one_line, quoted, since};
+pub use text::{duration, one_line, operand, quoted, since};
 pub use timeline::{spans, timeline, timeline_html};
 
 use serde::Serialize;
@@ -46,7 +46,12 @@ pub fn tasks_json(ledger: &str, tasks: &[Task]) -> String {
 
 /// One task a line.
 pub fn tasks_json_lines(tasks: &[Task]) -> String {
-    tasks.iter().map(|task| plain(serde_json::to_string(task))).collect()
+    tasks.iter().map(json_line).collect()
+}
+
+/// On one line, and a newline.
+pub fn json_line(shown: &impl Serialize) -> String {
+    plain(serde_json::to_string(shown))
 }
 
 /// `{"task", "transitions", "session", "invalidations"}`, and a newline.
@@ -66,5 +71,5 @@ pub fn pretty(shown: &impl Serialize) -> String {
 
 /// What is shown has text keys only, which always is JSON: there is no error to tell.
 fn plain(json: serde_json::Result<String>) -> String {
-    json.map(|text| text + "\n").unwrap_or_default()
+    json.map(|text| text::harmless_json(text) + "\n").unwrap_or_default()
 }

@@ -1,6 +1,8 @@
 //! Rows of text in columns that fit a width: what may shrink is cut first, what matters least is left out
 //! next.
 
+use std::borrow::Cow;
+
 use anstyle::Style;
 
 use super::screen::Screen;
@@ -95,6 +97,7 @@ fn line(columns: &[Column], shown: &[(usize, usize)], row: &[Cell], screen: Scre
     let mut line = String::new();
     for (nth, &(i, width)) in shown.iter().enumerate() {
         let text = match columns[i].shrinks {
+            _ if screen.width.is_none() => Cow::Borrowed(row[i].text.as_str()),
             Shrinks::AtStart(_) => cut_start(&row[i].text, width),
             Shrinks::Never | Shrinks::AtEnd(_) => cut(&row[i].text, width),
         };

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use nix::sys::signal::Signal;
 use unicode_width::UnicodeWidthStr;
 
-/// Text of unknown origin on one line: what could move the cursor, colour the terminal or turn the reading
-/// direction is made visible.
+use crate::log::is_harmful;
+
+/// Text of unknown origin on one line: what is harmful in it is made visible.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(is_harmful) {
         return Cow::Borrowed(text);
@@ -23,11 +24,24 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// Control characters, line separators, and the marks and overrides of direction (Unicode TR 9).
-fn is_harmful(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
-        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// The same JSON, with what is harmful in its texts written as JSON's own escapes: whoever parses it sees no
+/// difference, and a terminal is not driven by it.
+pub fn harmless_json(json: String) -> String {
+    // What stands outside of texts is harmless but for the line breaks between them, and those within are
+    // escaped already.
+    let is_harmful = |c: char| c != '\n' && is_harmful(c);
+    if !json.contains(is_harmful) {
+        return json;
+    }
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_harmful(c) {
+            safe.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            safe.push(c);
+        }
+    }
+    safe
 }
 
 /// How many cells of a terminal `text` takes.
@@ -35,13 +49,21 @@ pub fn cells(text: &str) -> usize {
     text.width()
 }
 
+/// The most characters for a cell that are looked at where text is cut: marks that stand above each other take
+/// no room, so a text of nothing else would be looked at for ever.
+const STACKED: usize = 8;
+
+fn fits(text: &str, room: usize) -> bool {
+    cells(text) <= room && text.chars().nth(room * STACKED).is_none()
+}
+
 /// The beginning of `text` that fits into `room` cells, with `…` where something was cut.
 pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
-    if cells(text) <= room {
+    if fits(text, room) {
         return Cow::Borrowed(text);
     }
     let mut end = 0;
-    for (at, c) in text.char_indices() {
+    for (at, c) in text.char_indices().take(room * STACKED) {
         let next = at + c.len_utf8();
         if cells(&text[..next]) >= room {
             break;
@@ -53,11 +75,16 @@ pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
 
 /// The end of `text` that fits into `room` cells, with `…` where something was cut.
 pub fn cut_start(text: &str, room: usize) -> Cow<'_, str> {
-    if cells(text) <= room {
+    if fits(text, room) {
         return Cow::Borrowed(text);
     }
-    let fits = |&at: &usize| cells(&text[at..]) < room;
-    let start = text.char_indices().map(|(at, _)| at).find(fits).unwrap_or(text.len());
+    let mut start = text.len();
+    for (at, _) in text.char_indices().rev().take(room * STACKED) {
+        if cells(&text[at..]) >= room {
+            break;
+        }
+        start = at;
+    }
     Cow::Owned(format!("…{}", &text[start..]))
 }
 
@@ -137,6 +164,12 @@ pub fn command_line(words: &[String]) -> String {
     words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ")
 }
 
+/// A word that is no option whatever it is, for a command that takes it by its place.
+pub fn operand(word: &str) -> String {
+    let mark = if word.starts_with('-') { "-- " } else { "" };
+    format!("{mark}{}", quoted(word))
+}
+
 /// One word of it.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
@@ -162,7 +195,31 @@ mod tests {
     #[test]
     fn what_could_drive_the_terminal_is_made_visible() {
         assert_eq!(one_line("\x1b[31mred\r\n\u{202e}x"), "\\u{1b}[31mred\\r\\n\\u{202e}x");
-        assert_eq!(one_line("schön 日本"), "schön 日本");
+        assert_eq!(one_line("schön 日本 ❤️"), "schön 日本 ❤️");
+        assert_eq!(one_line("a\u{200b}b\u{feff}\u{9b}"), "a\\u{200b}b\\u{feff}\\u{9b}");
+    }
+
+    #[test]
+    fn json_means_the_same_without_what_could_drive_the_terminal() {
+        let value = serde_json::json!({ "a\u{7f}": "\u{9b}2J\u{202e}\n\u{e0041}", "b": "ü" });
+        let safe = harmless_json(serde_json::to_string_pretty(&value).unwrap());
+        assert!(!safe.contains(|c| c != '\n' && is_harmful(c)) && safe.contains('ü'), "{safe}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).unwrap(), value);
+    }
+
+    #[test]
+    fn text_of_any_length_is_cut_at_once() {
+        let long = "x".repeat(4 << 20);
+        assert_eq!((cut(&long, 4).as_ref(), cut_start(&long, 4).as_ref()), ("xxx…", "…xxx"));
+        let stacked = format!("{}{}", "e", "\u{301}".repeat(4 << 20));
+        for text in [format!("{stacked}{long}"), stacked] {
+            assert!(cut(&text, 4).len() < 100 && cut_start(&text, 4).len() < 100);
+        }
+    }
+
+    #[test]
+    fn a_word_is_not_taken_for_an_option_nor_for_more_than_a_word() {
+        assert_eq!(["a1", "--all", "x; y"].map(operand), ["a1", "-- --all", "'x; y'"]);
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub fn timeline(spans: &[Span<'_>], since: Timestamp, now: Timestamp, screen: Sc
     let end = now.as_millisecond().max(begin + 1);
     let name_of = |s: &Span<'_>| {
         let what = s.task.key.as_deref().or(s.task.agent.as_deref()).unwrap_or_default();
-        format!("{} {}", s.id, one_line(what))
+        format!("{} {}", one_line(s.id), one_line(what))
     };
     let names: Vec<String> = spans.iter().map(name_of).collect();
     let widest = names.iter().map(|n| cells(n)).max().unwrap_or(0);

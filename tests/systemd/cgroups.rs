@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Said};
 
 const LEDGER: &str = "/srv/state/bookend/bookend.db";
 
@@ -43,11 +43,11 @@ fn a_task_has_its_own_cgroup_and_what_it_used_comes_from_there() {
     let row = row(&m);
     assert_eq!(row["status"], "success", "{row:#}");
     let cgroup = row["cgroup"].as_str().expect("a cgroup");
-    let own = format!("/task-{}", row["id"].as_str().expect("an id"));
-    assert!(cgroup.ends_with(&own), "{cgroup}");
+    let (around, own) = cgroup.rsplit_once('/').expect("a path");
+    assert!(own.starts_with(&format!("task-{}-", row["id"].as_str().expect("an id"))), "{cgroup}");
     let seen: Vec<&str> = said.lines().collect();
     assert_eq!(seen[0], format!("0::{cgroup}"));
-    assert_eq!(seen[1], format!("0::{}/supervisor", cgroup.trim_end_matches(&own)));
+    assert_eq!(seen[1], format!("0::{around}/supervisor"));
     assert!(row["cpu_ms"].as_i64() >= Some(100), "the child's time counts: {row:#}");
 }
 
@@ -79,7 +79,68 @@ fn recovery_finds_in_the_cgroup_what_has_shed_its_mark() {
     assert!(m.holds("pgrep -f '^sleep 1002'"), "what is beside the task lives");
     let row = row(&m);
     assert_eq!((&row["status"], &row["reason"]), (&"interrupted".into(), &"supervisor_lost".into()));
-    assert!(!m.holds("ls -d /sys/fs/cgroup/system.slice/host.service/task-lost"), "the cgroup is removed");
+    assert!(!m.holds("ls -d /sys/fs/cgroup/system.slice/host.service/task-lost-*"), "the cgroup is removed");
+}
+
+/// An id is unique in its ledger only.
+#[test]
+fn two_tasks_of_one_id_do_not_share_a_cgroup() {
+    let Some(m) = Machine::new("two_tasks_of_one_id_do_not_share_a_cgroup") else { return };
+    let agent = "env -i setsid sleep 1001 & exec sleep 1002";
+    let script = format!(
+        "mkdir -m 700 -p /srv/a
+         bookend --ledger /srv/a/l.db run --id same -- sh -c {} &
+         until pgrep -f '^sleep 1001' && pgrep -f '^sleep 1002'; do sleep 0.05; done
+         bookend run --id same --grace 1s -- sh -c 'env -i setsid sleep 1003 & exit 3' || test $? = 3
+         ! pgrep -f '^sleep 1003'; pgrep -f '^sleep 1001'; pgrep -f '^sleep 1002'; kill $!",
+        quoted(agent)
+    );
+    unit(&m, "Delegate=yes", &script);
+    let row = row(&m);
+    assert_eq!((&row["status"], &row["reason"]), (&"failure".into(), &"exit".into()), "{row:#}");
+}
+
+/// It may not be signalled by who started it, but who made the cgroup may end all in it.
+#[test]
+fn an_agent_that_became_another_user_ends_with_its_cgroup() {
+    let Some(m) = Machine::new("an_agent_that_became_another_user_ends_with_its_cgroup") else { return };
+    let probe = std::path::Path::new(env!("CARGO_BIN_EXE_bookend")).with_file_name("examples").join("probe");
+    std::fs::copy(probe, m.file("/usr/local/bin/raised")).expect("a program in the machine");
+    m.sh("chmod 4755 /usr/local/bin/raised; install -d -o bookend -m 700 /srv/state");
+    let agent = "bookend run --timeout 1s --grace 1s -- raised with uid=0 -- sleep 1000 || test $? = 124";
+    let said = as_user(&m, agent);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("could not send signal 9"), "it is root's: {said:?}");
+    assert!(!m.holds("pgrep -f '^sleep 1000'"), "it is gone");
+    let row = row(&m);
+    assert_eq!((&row["status"], &row["reason"]), (&"cancelled".into(), &"timeout".into()), "{row:#}");
+    assert_eq!((&row["term_signal"], &row["error"]), (&9.into(), &Value::Null), "{row:#}");
+
+    let left = "bookend run --grace 1s -- sh -c 'raised with uid=0 setsid -- sleep 1000 & \
+                until pgrep -f \"^sleep 1000\"; do sleep 0.05; done; exit 3' || test $? = 3";
+    let said = as_user(&m, left);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!m.holds("pgrep -f '^sleep 1000'"), "it is gone");
+    let rows = m.rows_of("root", LEDGER);
+    let left = &rows[0]["leftovers"];
+    assert_eq!((&left["found"], &left["ended"]), (&1.into(), &1.into()), "{rows:#?}");
+}
+
+/// Runs a script as a unit of the user `bookend`, with a cgroup delegated to him.
+fn as_user(m: &Machine, script: &str) -> Said {
+    m.exec(&[
+        "systemd-run",
+        "--quiet",
+        "--wait",
+        "--pipe",
+        "--uid=bookend",
+        "--setenv=XDG_STATE_HOME=/srv/state",
+        "-p",
+        "Delegate=yes",
+        "sh",
+        "-euc",
+        script,
+    ])
 }
 
 #[test]

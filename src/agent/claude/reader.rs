@@ -3,13 +3,11 @@
 //! Tokens and turns of a `result` are its own and are summed over a run that has several (background
 //! tasks, input by stream); its cost is the session's so far. Tokens of subagents are in the cost only.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::agent::event::{Block, Event, Message, Usage};
 use crate::agent::lines::{LineSplitter, ObjectSplitter};
-use crate::agent::{Mode, Observed, Reader, is_session_id};
+use crate::agent::{Mode, Observed, Reader, brief, hash, is_session_id};
 
 /// Messages that may still be streaming at once; counts of older ones are final.
 const RECENT: usize = 16;
@@ -83,9 +81,9 @@ struct Tally {
     turns: i64,
     /// The message that streams.
     streaming: Option<u64>,
-    /// Calls without an answer: id and tool.
-    calls: Vec<(String, String)>,
-    tasks: Vec<String>,
+    /// Calls without an answer: the hash of the id, and the tool.
+    calls: Vec<(u64, String)>,
+    tasks: Vec<u64>,
     /// Claude lists its tasks by itself, which is surer than counting them.
     lists_tasks: bool,
 }
@@ -139,14 +137,13 @@ impl Tally {
                 }
             }
             Some("task_started") if e.backgrounded == Some(true) && !self.lists_tasks => {
-                let new = e.task_id.as_deref().filter(|id| !self.tasks.iter().any(|t| t == id));
-                if let Some(id) = new.filter(|_| self.tasks.len() < REMEMBERED) {
-                    self.tasks.push(id.to_owned());
-                }
+                let new = e.task_id.as_deref().map(hash).filter(|id| !self.tasks.contains(id));
+                self.tasks.extend(new.filter(|_| self.tasks.len() < REMEMBERED));
                 self.observed.background = !self.tasks.is_empty();
             }
             Some("task_notification") if !self.lists_tasks => {
-                self.tasks.retain(|t| Some(t.as_str()) != e.task_id.as_deref());
+                let ended = e.task_id.as_deref().map(hash);
+                self.tasks.retain(|t| Some(*t) != ended);
                 self.observed.background = !self.tasks.is_empty();
             }
             _ => {}
@@ -213,9 +210,9 @@ impl Tally {
         for block in blocks {
             if let Block::Call { id, name } = block
                 && self.calls.len() < REMEMBERED
-                && !self.calls.iter().any(|(known, _)| known == id)
+                && !self.calls.iter().any(|(known, _)| *known == hash(id))
             {
-                self.calls.push((id.to_string(), name.to_string()));
+                self.calls.push((hash(id), brief(name).to_owned()));
             }
         }
         self.show_tool();
@@ -224,7 +221,7 @@ impl Tally {
     fn answers(&mut self, message: Option<&Message<'_>>) {
         for block in message.map_or(&[][..], |m| &m.blocks) {
             if let Block::Answer { id } = block {
-                self.calls.retain(|(known, _)| known != id);
+                self.calls.retain(|(known, _)| *known != hash(id));
             }
         }
         self.show_tool();
@@ -278,17 +275,11 @@ impl Tally {
 }
 
 /// Sets a word that seldom changes without allocating when it does not.
-fn keep(place: &mut Option<String>, word: impl AsRef<str>) {
-    let word = Cow::from(word.as_ref());
-    if place.as_deref() != Some(&*word) {
-        *place = Some(word.into_owned());
+fn keep(place: &mut Option<String>, word: &str) {
+    let word = brief(word);
+    if place.as_deref() != Some(word) {
+        *place = Some(word.to_owned());
     }
-}
-
-fn hash(id: &str) -> u64 {
-    let mut h = DefaultHasher::new();
-    id.hash(&mut h);
-    h.finish()
 }
 
 #[cfg(test)]
@@ -463,6 +454,26 @@ mod tests {
         }
         assert_eq!(numbers(reader.observed()), (Some(2000), Some(1000), Some(1000), None));
         assert!(reader.tally.recent.len() <= RECENT);
+    }
+
+    #[test]
+    fn of_names_and_ids_that_never_end_little_is_kept() {
+        let long = "x".repeat(1 << 20);
+        let block = |n: usize| format!(r#"{{"type":"tool_use","id":"{n}{long}","name":"{long}"}}"#);
+        let blocks: Vec<String> = (0..3).map(block).collect();
+        let line = format!(
+            r#"{{"type":"system","subtype":"init","session_id":"s","model":"{long}"}}
+            {{"type":"assistant","message":{{"id":"{long}","content":[{}]}}}}"#,
+            blocks.join(",")
+        );
+        let mut reader = ClaudeReader::new(Mode::StreamJson);
+        reader.feed(line.as_bytes());
+        reader.finish();
+        let o = reader.observed();
+        assert_eq!(o.model.as_ref().map(String::len), Some(crate::agent::NAME));
+        assert_eq!(o.tool_in_flight.as_ref().map(String::len), Some(crate::agent::NAME));
+        let calls = &reader.tally.calls;
+        assert!(calls.len() == 3 && calls.iter().all(|(_, name)| name.len() == crate::agent::NAME));
     }
 
     proptest! {

@@ -1,0 +1,335 @@
+//! Text that is more than text: escapes of terminals, line breaks that pretend to be messages, quotes of SQL and
+//! shells, what turns the reading direction, what is not seen. It is data wherever it comes from, and wherever it
+//! is shown.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{End, Output, Pty, World};
+use crate::standins::{Busy, gone, json};
+
+/// Every line but the first would be something of bookend's own, or of journald's.
+pub const HOSTILE: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{7f}\r\nPRIORITY=0\nMESSAGE=forged\n\
+    bookend: error: forged\nhint: forged\n<0>forged\n'); DROP TABLE task_history; --\"$(touch owned)`touch \
+    owned`\t=HYPERLINK(0),;|\u{202e}\u{2066}\u{200b}\u{200d}\u{2060}\u{feff}\u{ad}\u{3164}\u{e0041}end";
+
+const UNSEEN: &str = "\u{202e}\u{2066}\u{200b}\u{200d}\u{2060}\u{feff}\u{ad}\u{3164}\u{e0041}";
+
+/// Nothing in it drives a terminal, hides, or begins a line that looks like somebody else's.
+pub fn assert_harmless(text: &str, what: &str) {
+    let is_harmful = |c: char| c != '\n' && (c.is_control() || UNSEEN.contains(c));
+    assert!(!text.contains(is_harmful), "{what}: {text:?}");
+    let forged = ["PRIORITY=", "MESSAGE=", "bookend: error: forged", "hint: forged", "<0>", "')"];
+    let line = text.lines().find(|l| forged.iter().any(|f| l.starts_with(f)));
+    assert_eq!(line, None, "{what}: {text}");
+}
+
+fn bookend(world: &World, words: &[&str]) -> Output {
+    let output = world.bare(["bookend"].iter().chain(words).copied()).run();
+    assert_harmless(&output.stdout, &format!("{words:?}"));
+    assert_harmless(&output.stderr, &format!("{words:?}"));
+    for line in output.stderr.lines() {
+        let is_ours = ["bookend: ", "hint: ", "  "].iter().any(|b| line.starts_with(b));
+        assert!(is_ours || output.end == End::Code(2), "{words:?}: {:?}", output.stderr);
+    }
+    output
+}
+
+/// A `claude` that says just these bytes and leaves with `code`.
+fn claude(world: &World, said: &[u8], code: i32) {
+    fs::write(world.path("said"), said).expect("a file");
+    world.program("claude", &format!("#!/bin/sh\ncat {}\nexit {code}\n", world.name("said")));
+}
+
+const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "x"];
+
+/// What an agent may say: ids that are none, a model, a tool, an error.
+fn said() -> Vec<u8> {
+    let nul = format!("{HOSTILE}\0");
+    let events = [
+        serde_json::json!({ "type": "system", "subtype": "init", "session_id": HOSTILE, "model": nul }),
+        serde_json::json!({ "type": "system", "subtype": "init", "session_id": "0e6ae530-ok" }),
+        serde_json::json!({ "type": "assistant", "message": { "id": HOSTILE, "model": HOSTILE, "content": [
+            { "type": "tool_use", "id": HOSTILE, "name": nul }] } }),
+    ];
+    let mut bytes: Vec<u8> = events.iter().flat_map(|e| format!("{e}\n").into_bytes()).collect();
+    bytes.extend(b"{\"type\":\"assistant\",\"message\":{\"model\":\"\xff\xc3\x28\",\"content\":[]}}\n");
+    bytes.extend(b"\x1b]0;not json\x07\n\xff\xfe\n");
+    bytes
+}
+
+fn failed() -> Vec<u8> {
+    let result = serde_json::json!({ "type": "result", "subtype": HOSTILE, "is_error": true,
+        "result": format!("{HOSTILE}\0"), "session_id": HOSTILE, "num_turns": 1 });
+    [said(), format!("{result}\n").into_bytes()].concat()
+}
+
+/// Rows as another program might write them.
+fn foreign_rows(world: &World) {
+    let insert = "INSERT INTO task_history (id, key, repo, agent, agent_type, user, model, provider, status,
+            reason, error, started_at, finished_at, host, cgroup, argv, user_argv, cwd, session_id, leftovers,
+            artifacts, on_finish, delivery_status, parent_id, tool_in_flight, end_source)
+        VALUES (?1, ?2, ?2, ?2, ?2, ?2, ?2, ?2, 'failure', ?2, ?2, ?3, ?2, ?2, ?2, ?2, ?2, ?2, ?2, ?2, ?2, ?2,
+            'failed', ?2, ?2, 'wait')";
+    let lost =
+        "INSERT INTO task_history (id, key, agent, status, started_at, supervisor_pid, supervisor_start,
+            tool_in_flight)
+        VALUES (?1, ?2, ?2, 'running', ?3, 4000000, 1, ?2)";
+    let session = "INSERT INTO claude_sdk_sessions (key, session_id, provider, last_used_at, task_id)
+        VALUES (?1, ?1, ?1, ?1, ?1)";
+    let withdrawn = "INSERT INTO session_invalidation (key, session_id, provider, task_id, reason, at)
+        VALUES (?1, ?1, ?1, ?1, ?1, ?1)";
+    let now = "2026-01-01T00:00:00.000Z";
+    let ledger = rusqlite::Connection::open(world.ledger()).expect("the ledger");
+    let id = format!("foreign{HOSTILE}");
+    ledger.execute(insert, (&id, HOSTILE, now)).expect("a row");
+    ledger.execute(lost, ("--all", format!("lost{HOSTILE}"), now)).expect("a row");
+    ledger.execute(session, [format!("session{HOSTILE}")]).expect("a session");
+    ledger.execute(withdrawn, [HOSTILE]).expect("an invalidation");
+}
+
+/// Tasks of every kind, each with as much of it as there is place for.
+fn tasks(world: &World) {
+    let named = ["--repo", HOSTILE, "--key", HOSTILE, "--agent", HOSTILE, "--user", HOSTILE];
+    let more = ["--model", HOSTILE, "--provider", HOSTILE, "--id", "one", "-v", "-v"];
+    let argv = ["sh", "-c", "exit 3", HOSTILE];
+    let hook = ["--on-finish", "cat >../finished"];
+    let run = world.run(argv).options(named.iter().chain(&more).chain(&hook).copied()).run();
+    assert_harmless(&run.ended(End::Code(3)).stderr, "run");
+
+    claude(world, &failed(), 1);
+    let options = ["--id", "two", "--key", "two", "-v", "-v"];
+    let run = world.run(STREAM).options(options).run().ended(End::Code(1));
+    assert_eq!(run.bytes, failed(), "what the agent says is passed on as it is");
+    assert_harmless(&run.stderr, "run");
+    let row = world.sql("SELECT * FROM task_history WHERE id = 'two'").remove(0);
+    assert_eq!(row.ending(), "failure/agent_error");
+    assert!(row.text("error").starts_with(HOSTILE) && row.text("model").starts_with(HOSTILE));
+    assert_eq!(row.text("session_id"), "0e6ae530-ok", "what is no id is not taken");
+
+    // One that dies in the middle of a tool call.
+    fs::write(world.path("said"), said()).expect("a file");
+    let script = format!("#!/bin/sh\ncat {}\necho ready $$ >$SAY\nexec sleep 1000\n", world.name("said"));
+    world.program("claude", &script);
+    let busy = Busy::start(world, "say", |_| {
+        world.run(STREAM).options(["--id", "three", "--key", HOSTILE, "--agent", HOSTILE])
+    });
+    let held = world.run(["true"]).options(["--key", HOSTILE]).run().ended(End::Code(75));
+    assert_harmless(&held.stderr, "a key that is held");
+    assert!(held.stderr.contains("\nhint: --wait") && held.stderr.contains("\n  MESSAGE=forged"), "{held:?}");
+    let tool = || world.sql("SELECT * FROM task_history WHERE id = 'three'").remove(0).text("tool_in_flight");
+    crate::harness::eventually(world.deadline(), "the tool", || tool().starts_with(HOSTILE));
+    let agent = busy.agent;
+    busy.kill_all();
+    gone(world, agent);
+    foreign_rows(world);
+}
+
+#[test]
+fn what_is_shown_is_one_row_a_line_and_nothing_in_it_is_more_than_text() {
+    let Some(world) = World::of_bookend("what_is_shown_is_one_row_a_line") else { return };
+    tasks(&world);
+    let lines = |words: &[&str]| bookend(&world, words).ended(End::Code(0)).silent().stdout.lines().count();
+    assert_eq!(lines(&["list"]), 1 + 5, "two that run and three that ended");
+    assert_eq!(lines(&["session", "list"]), 1 + 2);
+    assert_eq!(lines(&["timeline", "--since", "2020-01-01"]), 2 + 5, "an axis and a legend");
+    for (by, groups) in [("all", 1), ("agent", 3), ("repo", 2), ("key", 3), ("model", 3), ("day", 2)] {
+        assert_eq!(lines(&["stats", "--by", by]), 1 + groups, "{by}");
+    }
+    assert_eq!(lines(&["list", "--jsonl"]), 5);
+    let foreign = format!("foreign{HOSTILE}");
+    for id in ["one", "two", "three", "--all", &foreign] {
+        let page = bookend(&world, &["show", "--", id]).ended(End::Code(0)).silent();
+        let names = page.stdout.lines().filter(|l| !l.is_empty() && !l.starts_with("  "));
+        assert!(names.clone().all(|l| l.starts_with(|c: char| c.is_ascii_lowercase())), "{page:?}");
+    }
+    let audit = bookend(&world, &["audit"]).ended(End::Code(0)).stdout;
+    assert!(!audit.contains("cancel --all"), "{audit}");
+    bookend(&world, &["session", "show", HOSTILE]).ended(End::Code(0));
+    bookend(&world, &["session", "resume-id", HOSTILE]).ended(End::Code(1));
+    bookend(&world, &["session", "restore", HOSTILE]);
+    bookend(&world, &["session", "resume-id", HOSTILE]);
+    for words in [
+        &[][..],
+        &["doctor"],
+        &["doctor", "--json"],
+        &["prune", "--dry-run"],
+        &["list", "--key", HOSTILE],
+        &["list", "--key", "none", "--ledger", "a\u{1b}[2J\nb"],
+        &["show", HOSTILE],
+        &["show", ""],
+        &["cancel", HOSTILE],
+        &["cancel", "--key", HOSTILE],
+        &["redispatch", "one", "--stdin"],
+        &["redispatch", HOSTILE],
+        &["artifact", "add", "--task", HOSTILE, "a://b"],
+        &["artifact", "add", "--task", "one", HOSTILE],
+        &["adopt", HOSTILE],
+        &["run", "--issue", HOSTILE, "--", "true"],
+        &["run", "--timeout", HOSTILE, "--", "true"],
+        &["list", "--status", HOSTILE],
+        &["list", "--since", HOSTILE],
+        &[HOSTILE],
+        &["recover", "--dry-run"],
+    ] {
+        bookend(&world, words);
+    }
+    let by_variable = world.bare(["bookend", "run", "--", "true"]).env("BOOKEND_ISSUE", HOSTILE).run();
+    assert_harmless(&by_variable.ended(End::Code(2)).stderr, "BOOKEND_ISSUE");
+    bookend(&world, &["timeline", "--since", "2020-01-01", "--html", &world.name("page.html")]);
+    let page = fs::read_to_string(world.path("page.html")).expect("a page");
+    assert_harmless(&page, "the page");
+    assert!(!page.contains("HYPERLINK(0),;|<") && !page.contains("'); DROP"), "quotes are written as such");
+    assert!(!world.path("home/owned").exists());
+    let all = world.sql("SELECT * FROM task_history").len();
+    assert_eq!(all, 6, "nothing was dropped, and one was dispatched again");
+}
+
+#[test]
+fn json_is_json_and_means_what_was_said() {
+    let Some(world) = World::of_bookend("json_is_json_and_means_what_was_said") else { return };
+    tasks(&world);
+    let parsed = |words: &[&str]| -> Value {
+        let output = bookend(&world, words);
+        serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}: {output:?}"))
+    };
+    let one = &parsed(&["show", "one", "--json"])["task"];
+    for field in ["key", "repo", "agent", "user", "model", "provider"] {
+        assert_eq!(one[field], HOSTILE, "{field}");
+    }
+    assert_eq!(one["argv"][3], HOSTILE);
+    let two = &parsed(&["show", "two", "--json"])["task"];
+    assert!(two["error"].as_str().is_some_and(|e| e.starts_with(HOSTILE)), "{two:#}");
+    assert!(two["model"].as_str().is_some_and(|m| m.starts_with(HOSTILE)), "{two:#}");
+    let listed = parsed(&["list", "--json"]);
+    assert_eq!(listed["tasks"].as_array().map(Vec::len), Some(5));
+    for words in [
+        &["audit", "--json"][..],
+        &["session", "list", "--json"],
+        &["session", "show", HOSTILE, "--json"],
+        &["stats", "--by", "key", "--json"],
+        &["recover", "--dry-run", "--json"],
+    ] {
+        assert!(parsed(words).to_string().contains("forged"), "{words:?}");
+    }
+    for line in bookend(&world, &["list", "--jsonl"]).stdout.lines() {
+        serde_json::from_str::<Value>(line).expect("JSON");
+    }
+
+    // The hooks get the same.
+    let finished = fs::read_to_string(world.path("finished")).expect("what the hook was given");
+    assert_harmless(&finished, "--on-finish");
+    let row: Value = serde_json::from_str(&finished).expect("JSON");
+    assert_eq!((&row["key"], &row["status"]), (&HOSTILE.into(), &"failure".into()));
+    let hook = format!("cat >{}/$BOOKEND_FINISHED_TASK", world.name("tmp"));
+    let report = parsed(&["recover", "--json", "--on-interrupted", &hook]);
+    assert_eq!(report["interrupted"].as_array().map(Vec::len), Some(2), "{report:#}");
+    let handed_on = fs::read_to_string(world.path("tmp/three")).expect("what the hook was given");
+    assert_harmless(&handed_on, "--on-interrupted");
+    let row: Value = serde_json::from_str(&handed_on).expect("JSON");
+    assert_eq!((&row["key"], &row["status"]), (&HOSTILE.into(), &"interrupted".into()));
+    assert!(!world.path("home/owned").exists());
+}
+
+#[test]
+fn the_hint_of_recovery_is_one_line_a_task_in_a_pipe() {
+    let Some(world) = World::of_bookend("the_hint_of_recovery_is_one_line_a_task") else { return };
+    tasks(&world);
+    let told = bookend(&world, &["recover", "-v", "-v"]).ended(End::Code(0)).stdout;
+    assert!(told.lines().all(|l| l.starts_with("[recovery] ")), "{told}");
+    assert_eq!(told.matches(" interrupted (supervisor_lost)").count(), 2, "{told}");
+    assert!(!told.contains("redispatch --all"), "no command that would do more: {told}");
+}
+
+#[test]
+fn on_a_terminal_it_is_text_too() {
+    let Some(world) = World::of_bookend("on_a_terminal_it_is_text_too") else { return };
+    tasks(&world);
+    let mut pty = Pty::bash(&world);
+    pty.resize(100, 40);
+    pty.line("export TERM=xterm-256color");
+    pty.prompt();
+    let foreign = "\"$(printf 'foreign\\033')\"";
+    for command in [
+        "list",
+        "show one",
+        "show two",
+        "show three",
+        &format!("show {foreign}"),
+        "audit",
+        "timeline",
+        "stats --by key",
+        "session list",
+        "list --json",
+        "recover",
+        "run --issue \"$(printf 'a\\033[2Jb')\" -- true",
+    ] {
+        pty.line(&format!("bookend {command}"));
+        let (said, _) = pty.output();
+        let (_, said) = said.split_once("\r\n").expect("the echo");
+        assert!(!said.is_empty(), "{command}");
+        assert_harmless(&without_colours(said).replace("\r\n", "\n"), command);
+    }
+}
+
+/// Without the colours that bookend itself gives.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| {
+        let digits = part.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(part.len());
+        match part[digits..].strip_prefix('m') {
+            Some(rest) => plain + rest,
+            None => plain + "\u{1b}[" + part,
+        }
+    })
+}
+
+#[test]
+fn the_name_of_a_program_is_text_too() {
+    let Some(world) = World::of_bookend("the_name_of_a_program_is_text_too") else { return };
+    let name = "x\u{1b}[2J\nPRIORITY=0\nMESSAGE=forged\u{202e}";
+    world.program(name, "#!/bin/sh\nexit 3\n");
+    let options = ["--id", "one", "--key", "k", "-v", "-v"];
+    let run = world.run([name]).options(options).run().ended(End::Code(3));
+    assert_harmless(&run.stderr, "run");
+    assert_eq!(json(&world, &["show", "one", "--json"])["task"]["agent"], name);
+    let missing = world.run([format!("no-such-{name}")]).options(["--id", "two"]).run().ended(End::Code(127));
+    assert_harmless(&missing.stderr, "run");
+    assert!(missing.stderr.contains("not found"), "{missing:?}");
+    let fails =
+        ["--id", "three", "--prepare", "printf '\\033[2J\\nbookend: error: forged\\n<0>x\\n'; exit 3"];
+    let prepare = world.run(["true"]).options(fails).run().ended(End::Code(125));
+    assert_harmless(&prepare.stderr, "what a prepare command said");
+    let nowhere = ["--id", "four", "--cwd", HOSTILE];
+    let nowhere = world.run(["true"]).options(nowhere).run().ended(End::Code(125));
+    assert_harmless(&nowhere.stderr, "--cwd");
+    for words in [&["list"][..], &["show", "one"], &["show", "two"], &["show", "three"], &["show", "four"]] {
+        bookend(&world, words).ended(End::Code(0));
+    }
+}
+
+#[test]
+fn what_is_not_utf8_is_refused_or_shown_as_such() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let Some(world) = World::of_bookend("what_is_not_utf8_is_refused_or_shown_as_such") else { return };
+    let torn = || OsString::from_vec(b"a\xff\x9b\x1b[2Jz".to_vec());
+    let words = |option: &str| {
+        let words = ["bookend", "run", option].map(OsString::from).into_iter().chain([torn()]);
+        words.chain(["--", "touch", "../effect"].map(OsString::from)).collect::<Vec<_>>()
+    };
+    for option in ["--key", "--repo", "--agent", "--issue", "--id"] {
+        let refused = world.bare(words(option)).run().ended(End::Code(2));
+        assert_harmless(&refused.stderr, option);
+    }
+    let refused = world.run(["touch", "../effect"]).env("BOOKEND_KEY", torn()).run().ended(End::Code(2));
+    assert_harmless(&refused.stderr, "BOOKEND_KEY");
+    assert!(!world.path("effect").exists(), "the agent ran");
+    let argv = ["printf".into(), "%s".into(), torn()];
+    let run = world.run::<OsString>(argv).options(["--id", "one"]).run().ended(End::Code(0));
+    assert_eq!(run.bytes, torn().into_vec(), "the agent gets what was given");
+    let shown = bookend(&world, &["show", "one"]).ended(End::Code(0)).stdout;
+    assert!(shown.contains("a\u{fffd}\u{fffd}\\u{1b}[2Jz"), "{shown}");
+}

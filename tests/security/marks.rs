@@ -1,0 +1,292 @@
+//! Whose a process is: what only pretends to be a task's is never signalled, whoever pretends.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, symlink};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{SOMEBODY, open_fifo, open_world, set_mode};
+use crate::harness::{End, Fifo, Proc, World, is_root, possible, stat_field, state};
+use crate::standins::{Busy, bookend, change, gone, recover};
+
+/// Something that stays and carries a mark; what it says comes on its pipe.
+struct Marked {
+    pid: i32,
+    _out: Fifo,
+    _process: Proc,
+}
+
+impl Marked {
+    /// `specs`: further ones of `probe with`.
+    fn start(world: &World, name: &str, id: &str, ledger: &str, specs: &[&str]) -> Marked {
+        let mut out = open_fifo(world, name);
+        let command = world.bare(["probe", "stay", &out.path()]).env("BOOKEND_TASK_ID", id);
+        let specs = ["setsid"].iter().chain(specs).copied();
+        let process = command.env("BOOKEND_LEDGER", ledger).with(specs).start();
+        Marked { pid: out.pid("stay"), _out: out, _process: process }
+    }
+
+    fn lives(&self) -> bool {
+        state(self.pid) == Some('S')
+    }
+}
+
+/// An id of this world's own: the tests run side by side, and a mark is seen by all of them.
+fn id_of(world: &World) -> String {
+    world.name("").trim_end_matches('/').rsplit('/').next().expect("a name").to_owned()
+}
+
+/// A task whose agent fails once it is told to, in the ledger at `ledger`.
+struct Failing {
+    run: Proc,
+    go: Fifo,
+}
+
+impl Failing {
+    fn start(world: &World, name: &str, ledger: &str, id: &str) -> Failing {
+        let (mut up, go) = (world.fifo(&format!("up-{name}")), world.fifo(&format!("go-{name}")));
+        let script = format!("echo up $$ >{}; read x <{}; exit 1", up.path(), go.path());
+        let run = world.run_sh(&script).options(["--id", id, "--ledger", ledger, "--grace", "5s"]).start();
+        up.pid("up");
+        Failing { run, go }
+    }
+
+    fn end(mut self) {
+        self.go.tell("now");
+        self.run.wait().ended(End::Code(1));
+    }
+}
+
+fn left_of(world: &World, ledger: &str) -> Value {
+    let text = world.sql_of(ledger, "SELECT leftovers FROM task_history").remove(0).text("leftovers");
+    if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") }
+}
+
+#[test]
+fn another_users_process_with_the_mark_is_never_signalled() {
+    let Some(world) = open_world("another_users_process_with_the_mark") else { return };
+    let (id, ledger) = (id_of(&world), world.name("l.db"));
+    let task = Failing::start(&world, "one", &ledger, &id);
+    let forger = Marked::start(&world, "forger", &id, &ledger, &[&format!("uid={SOMEBODY}")]);
+    // What nobody may read of its program, the kernel shows as root's.
+    set_mode(&world, "bin/probe", 0o711);
+    let masked = Marked::start(&world, "masked", &id, &ledger, &[&format!("uid={SOMEBODY}")]);
+    let shown = fs::metadata(format!("/proc/{}/environ", masked.pid)).expect("its environment").uid();
+    assert_eq!(shown, 0);
+    let ours = Marked::start(&world, "ours", &id, &ledger, &[]);
+    task.end();
+    gone(&world, ours.pid);
+    assert!(forger.lives() && masked.lives());
+    let left = left_of(&world, "l.db");
+    assert_eq!((&left["found"], &left["pids"][0]), (&1.into(), &ours.pid.into()), "{left}");
+    recover(&world, &["--ledger", &ledger]);
+    let audit = bookend(&world, &["audit", "--ledger", &ledger]).ended(End::Code(0));
+    assert!(audit.stdout.contains(" 0 findings"), "{audit:?}");
+    assert!(forger.lives() && masked.lives());
+}
+
+#[test]
+fn a_task_of_the_same_id_in_another_ledger_keeps_its_processes() {
+    let Some(world) = World::of_bookend("a_task_of_the_same_id_in_another_ledger") else { return };
+    let id = id_of(&world);
+    let (ledger, other) = (world.name("l.db"), world.name("other.db"));
+    let theirs = Failing::start(&world, "theirs", &other, &id);
+    let task = Failing::start(&world, "ours", &ledger, &id);
+    let daemon = Marked::start(&world, "daemon", &id, &other, &[]);
+    let ours = Marked::start(&world, "marked", &id, &ledger, &[]);
+    // At the end of a run.
+    task.end();
+    gone(&world, ours.pid);
+    assert!(daemon.lives());
+    assert_eq!(left_of(&world, "l.db")["found"], 1);
+
+    // By a recovery, of one that has ended and of one that died.
+    let again = Marked::start(&world, "again", &id, &ledger, &[]);
+    recover(&world, &["--ledger", &ledger]);
+    gone(&world, again.pid);
+    let revive = "DROP TRIGGER task_history_ends_once;
+        UPDATE task_history SET status = 'running', finished_at = NULL, reason = NULL";
+    rusqlite::Connection::open(&ledger).expect("it").execute_batch(revive).expect("a dead task");
+    let more = Marked::start(&world, "more", &id, &ledger, &[]);
+    recover(&world, &["--ledger", &ledger]);
+    gone(&world, more.pid);
+    assert!(daemon.lives());
+    // Nor does the audit call them orphans.
+    let audit = bookend(&world, &["audit", "--ledger", &ledger]).ended(End::Code(0));
+    assert!(audit.stdout.contains(" 0 findings"), "{audit:?}");
+    theirs.end();
+    gone(&world, daemon.pid);
+}
+
+#[test]
+fn a_ledger_has_as_many_names_as_lead_to_it() {
+    let Some(world) = World::of_bookend("a_ledger_has_as_many_names") else { return };
+    let id = id_of(&world);
+    fs::create_dir(world.path("real")).expect("a directory");
+    symlink("real", world.path("way")).expect("a link");
+    let task = Failing::start(&world, "one", &world.name("way/l.db"), &id);
+    task.end();
+    let names = ["real/l.db", "way/l.db", "way/../real/./l.db"].map(|n| world.name(n));
+    for (n, named) in names.iter().enumerate() {
+        for (m, by) in names.iter().enumerate() {
+            let daemon = Marked::start(&world, &format!("{n}{m}"), &id, named, &[]);
+            recover(&world, &["--ledger", by]);
+            gone(&world, daemon.pid);
+        }
+    }
+}
+
+#[test]
+fn what_names_a_ledger_that_was_moved_is_counted_and_left() {
+    let Some(world) = World::of_bookend("what_names_a_ledger_that_was_moved") else { return };
+    let mut out = world.fifo("out");
+    let script = format!(
+        "probe daemon -- probe with setsid -- probe stay {}; echo ready $$ >$SAY; exec sleep 1000",
+        out.path()
+    );
+    let busy = Busy::start(&world, "say", |_| {
+        world.run_sh(&script).options(["--id", &id_of(&world), "--ledger", &world.name("l.db")])
+    });
+    let daemon = out.pid("stay");
+    busy.kill_all();
+    for suffix in ["", "-wal", "-shm", ".d"] {
+        let (from, to) = (format!("l.db{suffix}"), format!("moved.db{suffix}"));
+        fs::rename(world.path(&from), world.path(&to)).expect("moved");
+    }
+    let moved = world.name("moved.db");
+    let told = recover(&world, &["--ledger", &moved, "--grace", "1s"]);
+    assert!(told.contains("interrupted (supervisor_lost)"), "{told}");
+    let left = left_of(&world, "moved.db");
+    assert_eq!((&left["found"], &left["ended"]), (&1.into(), &0.into()), "{left}");
+    assert_eq!(
+        (&left["spared"][0]["pid"], &left["spared"][0]["why"]),
+        (&daemon.into(), &"unknown_ledger".into())
+    );
+    let audit = bookend(&world, &["audit", "--ledger", &moved]).ended(End::Code(0)).stdout;
+    assert!(audit.contains("orphan_process") && audit.contains(&format!("mend: kill {daemon}\n")), "{audit}");
+    assert_eq!(state(daemon), Some('S'));
+    // Back in its place it is known again.
+    for suffix in ["", "-wal", "-shm", ".d"] {
+        let (from, to) = (format!("moved.db{suffix}"), format!("l.db{suffix}"));
+        fs::rename(world.path(&from), world.path(&to)).expect("moved back");
+    }
+    recover(&world, &["--ledger", &world.name("l.db")]);
+    gone(&world, daemon);
+}
+
+/// Seen from a root directory of its own the same path is another file.
+#[test]
+fn a_process_means_its_ledger_from_where_it_stands() {
+    let test = "a_process_means_its_ledger_from_where_it_stands";
+    let Some(world) = World::of_bookend(test) else { return };
+    if !possible(test, is_root() && crate::harness::on_path("unshare"), "root and unshare") {
+        return;
+    }
+    let (id, ledger) = (id_of(&world), world.name("place/l.db"));
+    fs::create_dir(world.path("place")).expect("a directory");
+    fs::create_dir(world.path("elsewhere")).expect("a directory");
+    fs::write(world.path("elsewhere/l.db"), "another ledger").expect("a file");
+    let task = Failing::start(&world, "one", &ledger, &id);
+    let mut out = world.fifo("out");
+    let script = format!(
+        "mount --bind {} {} && exec probe with setsid env=BOOKEND_TASK_ID={id} env=BOOKEND_LEDGER={ledger} \
+         -- probe stay {}",
+        world.name("elsewhere"),
+        world.name("place"),
+        out.path()
+    );
+    let _elsewhere = world.bare(["unshare", "--mount", "sh", "-euc", &script]).start();
+    let stranger = out.pid("stay");
+    let ours = Marked::start(&world, "ours", &id, &ledger, &[]);
+    task.end();
+    gone(&world, ours.pid);
+    assert_eq!(state(stranger), Some('S'));
+    assert_eq!(left_of(&world, "place/l.db")["found"], 1);
+}
+
+/// The command runs inside a task of that id, but not of that ledger.
+#[test]
+fn cancel_all_leaves_alone_only_the_task_that_it_runs_inside() {
+    let Some(world) = World::of_bookend("cancel_all_leaves_alone_only_the_task") else { return };
+    let (ledger, other) = (world.name("l.db"), world.name("other.db"));
+    let theirs = Failing::start(&world, "theirs", &other, "same");
+    let said = world.name("said");
+    let script = format!("bookend cancel --all >{said}; bookend --ledger {other} cancel --all >>{said}");
+    world.run_sh(&script).options(["--id", "same", "--ledger", &ledger]).run().ended(End::Code(0));
+    let said = fs::read_to_string(said).expect("what was said");
+    assert_eq!(said.matches("left alone").count(), 1, "{said}");
+    assert_eq!(said.matches("cancelled (operator)").count(), 1, "{said}");
+    theirs.run.wait().ended(End::Signal(15));
+}
+
+/// It holds its lock, so it lives: but the pid in its row is somebody else.
+#[test]
+fn a_pid_that_is_somebody_else_is_not_signalled_though_the_task_lives() {
+    let Some(world) = World::of_bookend("a_pid_that_is_somebody_else") else { return };
+    let busy = Busy::sleep(&world, "one");
+    let (mut out, supervisor) = (world.fifo("bystander"), busy.supervisor.pid());
+    let bystander = world.bare(["probe", "count", &out.path()]).start();
+    let pid = out.pid("ready");
+    change(&world, &format!("UPDATE task_history SET supervisor_pid = {pid}"));
+    for command in [&["cancel", "one"][..], &["cancel", "--all"]] {
+        let said = bookend(&world, command).ended(End::Code(1));
+        assert!(said.stderr.contains(&format!("pid {pid} means another process")), "{said:?}");
+    }
+    world.run(["true"]).options(["--id", "two", "--key", "k"]).run().ended(End::Code(0));
+    world.send(pid, ["64:1000"]);
+    assert!(out.rest().is_empty(), "no signal but the last came");
+    bystander.wait().ended(End::Code(0));
+    assert!(state(supervisor).is_some_and(|s| s != 'Z'));
+    busy.kill_all();
+    // Dead by now, and its pid somebody else's: recovery signals nobody either.
+    let mut out = world.fifo("another");
+    let another = world.bare(["probe", "count", &out.path()]).start();
+    let pid = out.pid("ready");
+    change(
+        &world,
+        &format!("UPDATE task_history SET supervisor_pid = {pid}, agent_pid = {pid} WHERE id = 'one'"),
+    );
+    recover(&world, &[]);
+    world.send(pid, ["64:1000"]);
+    assert!(out.rest().is_empty(), "no signal but the last came");
+    another.wait().ended(End::Code(0));
+}
+
+/// Root reads his ledger, in which he has written whatever he likes.
+#[test]
+fn root_cancels_no_process_that_is_not_the_owners() {
+    let test = "root_cancels_no_process_that_is_not_the_owners";
+    let Some((world, specs)) = World::of_nobody(test) else { return };
+    if !possible(test, is_root(), "root") {
+        return;
+    }
+    let mut say = open_fifo(&world, "say");
+    let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
+    let run = world.run_sh(&script).options(["--id", "one"]).with(&specs).start();
+    say.pid("ready");
+    let mut out = world.fifo("bystander");
+    let bystander = world.bare(["probe", "count", &out.path()]).start();
+    let pid = out.pid("ready");
+    let start = stat_field(pid, 22).expect("a start");
+    let row = world.row();
+    let (his, his_start) = (row.pid("supervisor_pid"), row.number("supervisor_start").expect("a start"));
+    change(
+        &world,
+        &format!(
+            "UPDATE task_history SET live_slot = NULL, supervisor_pid = {pid}, supervisor_start = {start}"
+        ),
+    );
+    let said = bookend(&world, &["cancel", "one"]).ended(End::Code(1));
+    assert!(said.stderr.contains("was not signalled"), "{said:?}");
+    world.send(pid, ["64:1000"]);
+    assert!(out.rest().is_empty(), "no signal but the last came");
+    bystander.wait().ended(End::Code(0));
+    // Root may cancel what is his.
+    change(
+        &world,
+        &format!("UPDATE task_history SET supervisor_pid = {his}, supervisor_start = {his_start}"),
+    );
+    bookend(&world, &["cancel", "one"]).ended(End::Code(0));
+    run.wait().ended(End::Signal(Signal::TERM.as_raw()));
+}

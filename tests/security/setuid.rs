@@ -1,0 +1,212 @@
+//! An agent that executes a set-user-ID program: the parent-death signal is cleared, its environment can no
+//! longer be read, and if it has become the other user altogether, it may not be signalled.
+
+use rustix::process::Signal;
+
+use super::{NOBODY, copy_program, set_mode};
+use crate::harness::{Cmd, End, Fifo, Output, Proc, Row, World, eventually, is_root, possible, state};
+use crate::standins::gone;
+
+/// `raised` keeps the real user, so its caller may signal it; `root` is root altogether, as sudo is.
+const RAISED: &str = "raised stay OUT";
+const ROOT: &str = "raised with uid=0 -- probe stay OUT";
+
+/// Whether such programs work here: not on a file system mounted `nosuid`, nor where privileges are given up.
+pub fn works(world: &World) -> bool {
+    copy_program(world, "probe", "raised");
+    set_mode(world, "bin/raised", 0o4755);
+    let argv = ["raised", "with", "uid=0", "--", "true"];
+    let nobody = [format!("uid={NOBODY}")];
+    world.bare(argv).with(nobody).run().end == End::Code(0)
+}
+
+/// A world of a user without privileges, with such a program.
+fn world(test: &str) -> Option<(World, Vec<String>)> {
+    if !possible(test, is_root(), "root, to make a program that sets the user") {
+        return None;
+    }
+    let (world, specs) = World::of_nobody(test)?;
+    copy_program(&world, "probe", "probe");
+    possible(test, works(&world), "programs that set the user").then_some((world, specs))
+}
+
+/// A run of that user's, and its agent.
+struct Raised<'w> {
+    world: &'w World,
+    specs: Vec<String>,
+    run: Proc,
+    agent: i32,
+    _out: Fifo,
+}
+
+impl<'w> Raised<'w> {
+    fn start(world: &'w World, specs: &[String], agent: &str, options: &[&str]) -> Raised<'w> {
+        let mut out = world.fifo("out");
+        let line = agent.replace("OUT", &out.path());
+        let words: Vec<&str> = line.split(' ').collect();
+        let run = world.run(words).options(options.iter().copied()).with(specs).own_group().start();
+        let agent = out.pid("stay");
+        Raised { world, specs: specs.to_vec(), run, agent, _out: out }
+    }
+
+    /// A command of the same user.
+    fn bookend(&self, words: &[&str]) -> Output {
+        self.command(words).run()
+    }
+
+    fn command(&self, words: &[&str]) -> Cmd<'w> {
+        self.world.bare(["bookend"].iter().chain(words).copied()).with(&self.specs)
+    }
+
+    fn lives(&self) -> bool {
+        state(self.agent) == Some('S')
+    }
+
+    fn row(&self) -> Row {
+        self.world.row()
+    }
+
+    /// Root ends the agent.
+    fn end(&self) {
+        self.world.send(self.agent, [9]);
+        gone(self.world, self.agent);
+    }
+
+    /// The row does not claim that anybody has ended the agent, and tells who runs on.
+    fn assert_honest(&self, ending: &str) {
+        let row = self.row();
+        assert_eq!(row.ending(), ending);
+        let error = row.text("error");
+        for part in [&format!("pid {}", self.agent), "may not signal", "not ended, and runs on"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        assert_eq!((row.number("exit_code"), row.number("term_signal")), (None, None));
+        let left = row.json("leftovers");
+        assert_eq!((&left["found"], &left["ended"]), (&1.into(), &0.into()), "{left}");
+        assert_eq!(left["spared"][0]["pid"], self.agent, "{left}");
+        assert_eq!(left["spared"][0]["why"], "unreadable", "{left}");
+        let shown = self.bookend(&["show", &row.text("id")]).ended(End::Code(0)).stdout;
+        let told = format!("1 found, 0 ended, 1 left (probe, pid {}: unreadable)\n", self.agent);
+        assert!(shown.contains(&told), "{shown}");
+        assert!(self.lives());
+    }
+}
+
+#[test]
+fn one_that_outlives_its_supervisor_is_found_and_left_and_settled_once_it_is_gone() {
+    let test = "one_that_outlives_its_supervisor_is_found_and_left";
+    for agent in [RAISED, ROOT] {
+        let Some((world, specs)) = world(test) else { return };
+        let mut raised = Raised::start(&world, &specs, agent, &["--id", "one", "--key", "k"]);
+        raised.run.signal(Signal::KILL);
+        raised.run.wait_here().ended(End::Signal(9));
+        // The signal of the parent's death would have come by now.
+        let listed = raised.bookend(&["list"]).ended(End::Code(0));
+        assert!(listed.stdout.contains("lost"), "{listed:?}");
+        for _ in 0..2 {
+            let said = raised.bookend(&["recover", "--grace", "100ms"]).ended(End::Code(1));
+            let pid = format!("pid {}, whose environment cannot be read", raised.agent);
+            assert!(said.stdout.contains("task one stays running"), "{said:?}");
+            assert!(said.stdout.contains(&pid) && said.stdout.contains("another user"), "{said:?}");
+            assert!(raised.lives(), "nobody has signalled it");
+            assert_eq!(raised.row().text("status"), "running");
+            assert!(raised.row().text("error").contains(&pid));
+        }
+        let again = world.run(["true"]).options(["--key", "k"]).with(&specs).run().ended(End::Code(75));
+        assert!(again.stderr.contains(&format!("pid {}", raised.agent)), "{again:?}");
+        raised.end();
+        raised.bookend(&["recover"]).ended(End::Code(0)).silent();
+        let row = raised.row();
+        assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), LOST);
+        assert_eq!((row.number("exit_code"), row.text("finished_at")), (None, String::new()));
+    }
+}
+
+const LOST: (&str, &str) = ("interrupted/supervisor_lost", "recovery");
+
+#[test]
+fn one_that_may_be_signalled_is_ended_like_any_other() {
+    let Some((world, specs)) = world("one_that_may_be_signalled_is_ended") else { return };
+    let raised = Raised::start(&world, &specs, RAISED, &["--timeout", "100ms"]);
+    let Raised { run, agent, .. } = raised;
+    run.wait().ended(End::Code(124));
+    gone(&world, agent);
+    assert_eq!(world.row().ending(), "cancelled/timeout");
+    assert_eq!(world.row().number("term_signal"), Some(15));
+}
+
+#[test]
+fn a_time_out_of_one_that_may_not_be_signalled_says_so_and_does_not_wait_for_ever() {
+    let Some((world, specs)) = world("a_time_out_of_one_that_may_not_be_signalled") else { return };
+    let options = ["--timeout", "100ms", "--grace", "100ms", "--key", "k", "--on-finish", "cat >../tmp/row"];
+    let mut raised = Raised::start(&world, &specs, ROOT, &options);
+    let said = raised.run.wait_here().ended(End::Code(124));
+    assert!(said.stderr.contains("could not send signal 9"), "{said:?}");
+    assert!(said.stderr.contains("was not ended, and runs on"), "{said:?}");
+    raised.assert_honest("cancelled/timeout");
+    let told: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(world.path("tmp/row")).expect("a row")).expect("JSON");
+    assert_eq!((&told["status"], &told["exit_code"]), (&"cancelled".into(), &serde_json::Value::Null));
+
+    // What must not run twice does not, while the first one does.
+    let again = || world.run(["touch", &world.name("tmp/again")]).options(["--key", "k"]).with(&specs).run();
+    let refused = again().ended(End::Code(75));
+    assert!(refused.stderr.contains(&format!("pid {}", raised.agent)), "{refused:?}");
+    assert!(!world.path("tmp/again").exists() && raised.lives());
+    raised.end();
+    again().ended(End::Code(0));
+    assert!(world.path("tmp/again").exists());
+}
+
+#[test]
+fn cancelling_one_that_may_not_be_signalled_does_not_claim_its_end() {
+    let Some((world, specs)) = world("cancelling_one_that_may_not_be_signalled") else { return };
+    let mut raised = Raised::start(&world, &specs, ROOT, &["--id", "one", "--grace", "100ms"]);
+    let said = raised.bookend(&["cancel", "one"]).ended(End::Code(1));
+    assert!(said.stdout.contains("task one: cancelled (operator)"), "{said:?}");
+    assert!(said.stdout.contains("was not ended, and runs on"), "{said:?}");
+    raised.run.wait_here().ended(End::Signal(15));
+    raised.assert_honest("cancelled/operator");
+    raised.end();
+}
+
+#[test]
+fn a_stop_of_one_that_may_not_be_signalled_ends_the_run() {
+    let Some((world, specs)) = world("a_stop_of_one_that_may_not_be_signalled") else { return };
+    for signal in [libc::SIGHUP, libc::SIGTERM] {
+        let mut raised = Raised::start(&world, &specs, ROOT, &["--grace", "50ms"]);
+        world.send(raised.run.pid(), [signal]);
+        raised.run.wait_here().ended(End::Signal(signal));
+        raised.assert_honest("interrupted/signal");
+        assert_eq!(raised.row().number("stop_signal"), Some(signal.into()));
+        raised.end();
+        world.write("DELETE FROM task_history");
+        std::fs::remove_file(world.path("out")).expect("the pipe");
+    }
+}
+
+#[test]
+fn one_that_ends_by_itself_ends_as_any_other() {
+    let Some((world, specs)) = world("one_that_ends_by_itself") else { return };
+    let run = |words: &[&str]| world.run(words.iter().copied()).with(&specs).run();
+    run(&["raised", "exit", "3"]).ended(End::Code(3)).silent();
+    run(&["raised", "with", "uid=0", "--", "probe", "exit", "0"]).ended(End::Code(0)).silent();
+    run(&["raised", "with", "uid=0", "--", "probe", "die", "11"]).ended(End::Signal(11)).silent();
+    let endings: Vec<String> = world.rows().iter().map(Row::ending).collect();
+    assert_eq!(endings, ["failure/exit", "success/", "failure/signal"]);
+}
+
+#[test]
+fn a_left_over_that_may_not_be_signalled_is_counted_and_not_waited_for() {
+    let Some((world, specs)) = world("a_left_over_that_may_not_be_signalled") else { return };
+    let mut out = world.fifo("out");
+    let script = format!("probe daemon -- raised with uid=0 setsid -- probe stay {}; exit 1", out.path());
+    let run = world.run_sh(&format!("{script} & wait; exit 1")).options(["--grace", "60s"]).with(&specs);
+    let run = run.start();
+    let left = out.pid("stay");
+    run.wait().ended(End::Code(1));
+    let row = world.row().json("leftovers");
+    assert_eq!((&row["found"], &row["ended"], &row["left"]), (&1.into(), &0.into(), &1.into()), "{row}");
+    assert_eq!((&row["spared"][0]["pid"], &row["spared"][0]["why"]), (&left.into(), &"unreadable".into()));
+    eventually(world.deadline(), "it lives", || state(left) == Some('S'));
+}
