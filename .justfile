@@ -32,6 +32,7 @@ soak time='10m':
     BOOKEND_SOAK={{time}} BOOKEND_SOAK_OF=$PWD/target/release/bookend cargo test --test main soak::
 
 # Break each decision once and see a test fail: needs cargo-mutants 27, root, and an hour or more.
+[positional-arguments]
 mutants *args:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -39,10 +40,10 @@ mutants *args:
     cargo build --examples
     mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
     # First the unit tests alone, which are quick; 2 and 3 say that some lived, or hung.
-    mutants {{args}} --exclude src/recover.rs -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
+    mutants "$@" --exclude src/recover.rs -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
         process::identity process::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
     # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
-    mutants {{args}} --iterate -C=--bin=bookend -C=--test=main -- -- \
+    mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: || [ $? -eq 3 ]
 
 # How fast bookend is, each figure beside its peer's: a table, and target/bench.json. See `just bench --help`.
