@@ -155,7 +155,8 @@ fn line(event: &Event<'_>) -> String {
         tracing::Level::WARN => "warning: ",
         _ => "",
     };
-    // No data can begin a line of its own, which would look like one of ours, or name a priority to journald.
+    // No data can begin a line of its own, which would look like one of ours, or name a priority to
+    // journald.
     format!("bookend: {severity}{}\n", message.0.replace('\n', "\n  "))
 }
 
