@@ -25,6 +25,38 @@ real claude:
 systemd *args:
     cargo test --test systemd {{args}}
 
+# A hundred supervisors for a while, and all that befalls them: nothing grows, is lost or is left.
+soak time='10m':
+    cargo build --release
+    cargo build --examples
+    BOOKEND_SOAK={{time}} BOOKEND_SOAK_OF=$PWD/target/release/bookend cargo test --test main soak::
+
+# Break each decision once and see a test fail: needs cargo-mutants 27, root, and an hour or more.
+mutants *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export CARGO_TARGET_DIR=$PWD/target/mutants CARGO_PROFILE_DEV_DEBUG=none
+    cargo build --examples
+    mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
+    # First the unit tests alone, which are quick; 2 and 3 say that some lived, or hung.
+    mutants {{args}} --exclude src/recover.rs -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
+        process::identity process::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
+    # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
+    mutants {{args}} --iterate -C=--bin=bookend -C=--test=main -- -- \
+        aftermath:: recover:: sessions:: identities:: spool:: || [ $? -eq 3 ]
+
+# How fast bookend is, each figure beside its peer's: a table, and target/bench.json. See `just bench --help`.
+bench *args:
+    cargo build --release
+    cargo test --quiet --bench bench -- measure {{args}}
+
+# Whether bookend does its work in no more instructions than before; --renew keeps what is counted now.
+instructions *args:
+    cargo build --release --features valgrind
+    cp target/release/bookend target/release/bookend-valgrind
+    cargo build --release
+    cargo test --quiet --bench bench -- instructions {{args}}
+
 # Write contrib/man and contrib/completions anew, after the command line has changed.
 papers:
     cargo build

@@ -51,49 +51,96 @@ use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 struct Cli {
     /// The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else
     /// $XDG_STATE_HOME/bookend/bookend.db]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", display_order = 900)]
     ledger: Option<PathBuf>,
 
     /// Where bookend's own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters
     /// them: a level, such as debug, or target=level pairs
-    #[arg(long, global = true, env = "BOOKEND_LOG_TO", value_name = "WHERE", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        env = "BOOKEND_LOG_TO",
+        value_name = "WHERE",
+        default_value = "auto",
+        display_order = 901
+    )]
     log: LogArg,
 
     #[command(subcommand)]
     command: Option<Command>,
 }
 
+/// What a command takes is told to clap only if it is the one that was called: a run is not to pay for all.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Command {
+    /// Run an agent, with one row at each end of it
+    ///
+    /// The `running` row is committed before the agent executes; the terminal one when it ends. bookend then
+    /// leaves as the agent left: by the same exit code or the same signal.
+    ///
+    /// Exit codes of bookend itself: 2 usage, 75 the key is busy, 78 unsafe resume refused, 124 timed out,
+    /// 125 bookend failed before the agent ran, 126 and 127 as the shell's.
+    ///
+    /// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
+    /// warns. `</dev/null` costs nothing.
     Run(Box<RunArgs>),
+    /// Show tasks, what runs first, then the newest
+    #[command(visible_alias = "ls")]
     List(ListArgs),
+    /// Show all that is known of one task, and where to look further
     Show(ShowArgs),
+    /// Say what is not as it should be, and what mends it; changes nothing
+    ///
+    /// lost: running, and its supervisor is gone. stale_running: alive, and silent for long. unverifiable:
+    /// cannot be judged from here. orphan_process: ended, and processes of it still run. unsafe_session: a
+    /// key would continue a conversation that did not end well. delivery_failed: --on-finish failed or was
+    /// cut off. inconsistent_timestamps: its times cannot be. missing_cleanup: nothing says when it may be
+    /// removed. spooled: its end waits to be written into the ledger.
     Audit(AuditArgs),
+    /// Say what a task made
     Artifact(ArtifactArgs),
+    /// End running tasks as cancelled, and wait for their ends
     Cancel(CancelArgs),
+    /// Remove tasks whose time to be kept is over
+    ///
+    /// Kept are running ones, the last task of a session that a key continues, and those whose --on-finish or
+    /// hint is due. Others go on using the ledger meanwhile.
     Prune(PruneArgs),
+    /// Add up runs: how many, how they ended, what they cost
     Stats(StatsArgs),
+    /// Show what ran when
     Timeline(TimelineArgs),
+    /// Say how bookend is set up here, and what is wrong with it
     Doctor(DoctorArgs),
+    /// Print the completion script for a shell
     Completions(CompletionsArgs),
+    /// Print a man page
     Man(ManArgs),
+    /// Settle what died: find it, end what it left, mark it, and tell
+    ///
+    /// For a oneshot at boot; safe at any time, by any number at once. Running rows whose supervisor is
+    /// gone become `interrupted`, what they left running is ended, and their sessions are never resumed.
+    /// --on-finish commands that nobody saw end are run. Every task that was interrupted since the last
+    /// time is told of once, on stdout, each line with the prefix [recovery].
+    ///
+    /// Exit codes: 0 all is settled; 1 something could not be (or, with --dry-run, waits to be).
     Recover(RecoverArgs),
+    /// Run an ended task once more: its command line, key and options, where it was started
+    ///
+    /// Its session follows the same rules as in any run, so after an interruption it starts a fresh one.
     Redispatch(RedispatchArgs),
+    /// The conversations that keys go on with
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Make the database of another program the ledger
+    ///
+    /// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row
+    /// and column stays, and the program that owns it goes on working. A backup is left beside it. All of
+    /// it is one transaction: interrupted, the file is what it was. Called again it does nothing.
     Adopt(AdoptArgs),
 }
 
-/// Run an agent, with one row at each end of it
-///
-/// The `running` row is committed before the agent executes; the terminal one when it ends. bookend then
-/// leaves as the agent left: by the same exit code or the same signal.
-///
-/// Exit codes of bookend itself: 2 usage, 75 the key is busy, 78 unsafe resume refused, 124 timed out,
-/// 125 bookend failed before the agent ran, 126 and 127 as the shell's.
-///
-/// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
-/// warns. `</dev/null` costs nothing.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  bookend run -- claude -p 'fix it' --output-format stream-json --verbose\n  \
@@ -424,7 +471,8 @@ mod tests {
 
     #[test]
     fn every_option_of_run_but_id_has_a_variable_that_the_agent_does_not_inherit() {
-        let cli = Cli::command();
+        let mut cli = Cli::command();
+        cli.build();
         let run = cli.find_subcommand("run").expect("run is a command");
         let variables: Vec<_> = run
             .get_opts()

@@ -77,7 +77,7 @@ pub fn run(
             .stdio(0, row)
             .stdio(1, errors.try_clone()?)
             .stdio(2, errors);
-        Gated::fork(&launch, caller)
+        Gated::start(launch, caller)
     });
     let mut child = match started {
         Ok(child) => child,

@@ -24,3 +24,34 @@ pub fn verdict(ledger: &Ledger, task: &mut Task) -> Result<Option<Verdict>, Erro
     }
     Ok(Some(verdict))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tests::{World, ended, new_task, start};
+    use crate::process::identity;
+    use crate::task::{Ending, Identity, NewTask};
+
+    fn row(ledger: &Ledger) -> Task {
+        let Found::One(task) = ledger.task("t").unwrap() else { panic!("no row") };
+        *task
+    }
+
+    #[test]
+    fn a_task_that_ends_while_one_looks_is_not_taken_for_dead() {
+        let world = World::new();
+        let mut ledger = world.open();
+        let nobody = Identity { pid: i32::MAX, start: 1 };
+        let task = NewTask { place: identity::place(), supervisor: nobody, ..new_task("t", None) };
+        let live = start(&mut ledger, &task);
+        let mut seen = row(&ledger);
+        assert_eq!(verdict(&ledger, &mut seen).unwrap(), Some(Verdict::Alive));
+        drop(live);
+        assert_eq!(verdict(&ledger, &mut seen).unwrap(), Some(Verdict::Gone));
+        assert_eq!(seen.status, Status::Running);
+        ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+        assert_eq!(verdict(&ledger, &mut seen).unwrap(), None, "it has ended since it was read");
+        assert_eq!(seen, row(&ledger), "and is known as it is now");
+        assert_eq!(verdict(&ledger, &mut seen).unwrap(), None);
+    }
+}

@@ -401,21 +401,4 @@ pub fn report_merged(ledger: &Ledger) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_lock_decides_and_a_contradiction_is_never_a_death() {
-        let all = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
-        for identity in all {
-            assert_eq!(verdict(LiveEvidence::Held, || identity, true), Verdict::Alive);
-            assert_eq!(verdict(LiveEvidence::OtherFile, || identity, true), Verdict::Unverifiable);
-            assert_eq!(verdict(LiveEvidence::NoSlot, || identity, true), identity);
-            assert_eq!(verdict(LiveEvidence::Free, || identity, false), Verdict::Unverifiable);
-        }
-        assert_eq!(verdict(LiveEvidence::Free, || Verdict::Alive, true), Verdict::Unverifiable);
-        assert_eq!(verdict(LiveEvidence::Free, || Verdict::Gone, true), Verdict::Gone);
-        assert_eq!(verdict(LiveEvidence::Free, || Verdict::Recycled, true), Verdict::Recycled);
-        assert_eq!(verdict(LiveEvidence::Free, || Verdict::Unverifiable, true), Verdict::Gone);
-    }
-}
+mod tests;

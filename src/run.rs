@@ -170,8 +170,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let had = leftovers::children().map_err(Error::failed)?;
     let mut place = identity::place();
     let delegated = Delegated::enter(place.cgroup.as_deref());
-    let child = Gated::fork(&launch, &caller);
-    drop(launch);
+    let child = Gated::start(launch, &caller);
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
@@ -302,9 +301,6 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     run.open_gate();
     failpoint::reached("run.opened");
 
-    // Nothing of ours is needed until something happens: it may be a long wait, beside many others.
-    run.rest();
-
     // 8. One poll over signals, children, output and deadlines, until the agent has ended.
     let ended = run.attend()?;
     let ended_at = Instant::now();
@@ -350,6 +346,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let stop_signal = run.stop_signal();
     drop(run);
     drop(live);
+    // The kernel closes it as well, and need not give back its memory piece by piece.
+    std::mem::forget(ledger);
 
     // 12. As the agent left.
     Ok(match (&ending, exit) {

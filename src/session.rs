@@ -211,6 +211,40 @@ mod tests {
         Some(Withdrawal { reason, was_safe })
     }
 
+    #[test]
+    fn only_a_success_or_an_operators_word_makes_a_session_safe_and_never_beside_a_task_that_runs() {
+        for task in Status::ALL.into_iter().map(Some).chain([None]) {
+            for restored in [false, true] {
+                let safe = LastUse { restored, ..last(task) }.is_safe();
+                let expected = match task {
+                    Some(Status::Success) => true,
+                    Some(Status::Running) => false,
+                    _ => restored,
+                };
+                assert_eq!(safe, expected, "{task:?}, restored: {restored}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_id_that_the_agent_is_held_to_is_that_of_what_it_goes_on_with() {
+        const ID: &str = "0199aaaa-0000-7000-8000-000000000001";
+        const OTHER: &str = "0199aaaa-0000-7000-8000-000000000002";
+        let text = |s: &str| Some(s.to_owned());
+        let held_to = |plan, session: Option<&str>, resumed_from: Option<&str>| {
+            let (session, resumed_from) = (session.and_then(text), resumed_from.and_then(text));
+            Choice { plan, session, resumed_from, invalidate: None, warning: None }.resumed_id()
+        };
+        // What bookend puts in is an id, whatever it looks like.
+        assert_eq!(held_to(Plan::Resume(LINKED.to_owned()), Some(LINKED), Some(LINKED)), text(LINKED));
+        assert_eq!(held_to(Plan::AsGiven, Some(ID), Some(ID)), text(ID));
+        assert_eq!(held_to(Plan::AsGiven, Some("by name"), Some("by name")), None, "a name is no id");
+        assert_eq!(held_to(Plan::AsGiven, Some(OTHER), Some(ID)), None, "a fork has an id of its own");
+        assert_eq!(held_to(Plan::AsGiven, None, Some(ID)), None, "its id is not known yet");
+        assert_eq!(held_to(Plan::Assign(NEW.to_owned()), Some(NEW), None), None, "it goes on with nothing");
+        assert_eq!(held_to(Plan::AsGiven, None, None), None);
+    }
+
     /// Every status but success, and none at all; and not running, which is refused.
     fn unsafe_ends() -> impl Iterator<Item = Option<Status>> {
         let ends = Status::ALL.into_iter().filter(|s| !matches!(s, Status::Running | Status::Success));

@@ -18,13 +18,12 @@ use crate::process::capture::Capture;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, StartError};
-use crate::process::identity;
 use crate::process::leftovers::{Hunt, Step, Summary};
 use crate::process::stop::Ladder;
 use crate::process::watch::{Source, Watch};
 use crate::recovery;
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, Exit, Identity, Outcome, Stop};
+use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
 
 pub use settle::never_ran;
 pub use turn::{stop_of, watching};
@@ -33,6 +32,9 @@ pub use turn::{stop_of, watching};
 const PROGRESS: Duration = Duration::from_secs(1);
 /// How often it is written that the agent still says something, at most.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
+/// After how long without need of the ledger its memory is given back. A run that is over before spares
+/// the kernel the taking and giving.
+const REST: Duration = Duration::from_millis(100);
 /// Bytes of a prepare command's output that are kept.
 const TAIL: usize = 4096;
 
@@ -135,6 +137,7 @@ struct Timers {
     idle: Option<Instant>,
     linger: Option<Instant>,
     progress: Option<Instant>,
+    rest: Option<Instant>,
     stopped_since: Option<Instant>,
 }
 
@@ -270,12 +273,15 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         self.timers.timeout = self.limits.timeout.map(|t| now + t);
         self.timers.idle = self.limits.idle_timeout.map(|t| now + t);
+        self.timers.rest = Some(now + REST);
         self.phase = Phase::Running;
         self.agent.child.open();
+        // While the agent begins: so that the end of a short run does not wait for it.
+        self.ledger.expect_end();
     }
 
-    /// Gives back what memory is not needed while nothing happens.
-    pub fn rest(&self) {
+    /// Gives back what memory is not needed while nothing happens: it may be a long wait, beside many others.
+    fn rest(&self) {
         if let Err(e) = self.ledger.rest() {
             debug!("{e}");
         }
@@ -366,8 +372,8 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Children of ours that are not the task's: the witness.
-    pub fn helpers(&self) -> Vec<Identity> {
-        self.forward.witness().and_then(|pid| identity::of(pid).ok().flatten()).into_iter().collect()
+    pub fn helpers(&self) -> Vec<i32> {
+        self.forward.witness().into_iter().collect()
     }
 
     /// Waits until the helper has ended, for `bound` at most; says whether it did.

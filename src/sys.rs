@@ -12,7 +12,22 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use syscalls::{Sysno, syscall};
+
 use crate::task::{Exit, Sender};
+
+// The unwinder comes from the compiler's archive, not from libgcc_s.so.1: to find, map and bind that library
+// costs each run as much as a commit.
+#[cfg(target_env = "gnu")]
+#[link(name = "gcc_eh", kind = "static")]
+unsafe extern "C" {}
+
+/// The natural logarithm, for the ranking of SQLite's full-text search. It is all that the program needs of
+/// libm.so.6, which every run would load for it.
+#[unsafe(no_mangle)]
+extern "C" fn log(x: f64) -> f64 {
+    libm::log(x)
+}
 
 /// A set of signals as the kernel keeps it: bit n-1 stands for signal n. All 64, those that the C
 /// library keeps for itself (32, 33) too: they must pass like any other.
@@ -46,6 +61,21 @@ pub fn set_mask(set: SignalSet) -> SignalSet {
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, &raw mut old, SET_BYTES);
     }
     SignalSet(old)
+}
+
+/// As [`set_mask`], for a process that shares our memory: it leaves the C library's errno alone.
+pub fn set_mask_raw(set: SignalSet) {
+    // SAFETY: a pointer to a u64 that outlives the call, whose size is passed; a null old mask is allowed.
+    let _ = unsafe { syscall!(Sysno::rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, 0, SET_BYTES) };
+}
+
+/// Ignores `signal`, as [`set_mask_raw`] sets the mask. sigaction(2).
+pub fn ignore_raw(signal: i32) {
+    // The kernel's own struct: handler, flags, restorer, mask; nothing but the handler is set.
+    let action = [libc::SIG_IGN as u64, 0, 0, 0];
+    // SAFETY: the pointer is to as many bytes as the kernel reads, and outlives the call; a null old action
+    // is allowed. No function of ours is made a handler.
+    let _ = unsafe { syscall!(Sysno::rt_sigaction, signal, action.as_ptr(), 0, SET_BYTES) };
 }
 
 /// A descriptor from which every signal can be read, close-on-exec and non-blocking. signalfd(2).
@@ -288,7 +318,6 @@ pub fn start_witness() -> io::Result<i32> {
 /// What the witness runs, with every signal blocked since the clone. Only raw system calls: the C
 /// library's wrappers would write the errno of the supervisor, whose thread pointer it shares.
 extern "C" fn witness(supervisor: *mut c_void) -> libc::c_int {
-    use syscalls::{Sysno, syscall};
     let all = SignalSet::ALL.0;
     // SAFETY: the descriptors are copies of its own; prctl with plain numbers; the name is a literal with
     // its NUL.
@@ -449,6 +478,17 @@ pub fn kind_of_stdin() -> &'static str {
         SFlag::S_IFREG => "file",
         SFlag::S_IFCHR => "device",
         _ => "other",
+    }
+}
+
+/// Has the heap grow in few large steps instead of many small ones, each a system call. What grows too far is
+/// given back by [`trim_memory`]. mallopt(3).
+pub fn ready_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it changes the allocator's own books only; one thread runs.
+    unsafe {
+        libc::mallopt(libc::M_TOP_PAD, 512 * 1024);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1024 * 1024);
     }
 }
 

@@ -212,7 +212,7 @@ fn start(
         .stdio(0, dev_null()?)
         .stdio(1, theirs)
         .stdio(2, dev_null()?);
-    Ok((Gated::fork(&launch, caller)?, output))
+    Ok((Gated::start(launch, caller)?, output))
 }
 
 /// Where git is looked for: a place of `PATH` that is relative would be one in the agent's directory.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::harness::{End, Proc, Pty, STREAM, World, eventually, on_path, possible, state};
+use crate::harness::{End, Proc, Pty, STREAM, World, eventually, on_path, open_files, possible, state};
 
 const CURSOR: [&str; 5] = ["cursor-agent", "-p", "--output-format", "stream-json", "do it"];
 const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
@@ -120,12 +120,7 @@ fn an_agent_that_closes_stdout_ends_it_for_the_reader_and_works_on() {
 
 /// What a process holds open that lies in no directory.
 fn unlinked_files(pid: i32) -> Vec<String> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let targets = entries.filter_map(|e| fs::read_link(e.path()).ok());
-    targets
-        .map(|t| t.display().to_string())
-        .filter(|t| t.ends_with(" (deleted)") && t.starts_with('/'))
-        .collect()
+    open_files(pid).into_iter().filter(|f| f.ends_with(" (deleted)") && f.starts_with('/')).collect()
 }
 
 /// 50 MB for a reader who takes nothing: Claude Code itself would cut them and lose its result.

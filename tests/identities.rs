@@ -113,6 +113,38 @@ fn from_inside_a_pid_namespace_a_task_outside_lives_as_long_as_its_lock_is_held(
 }
 
 #[test]
+fn a_process_that_proc_does_not_show_is_not_taken_for_dead() {
+    let Some(world) = namespaces("a_process_that_proc_does_not_show") else { return };
+    let busy = Busy::sleep(&world, "hidden");
+    let another_programs =
+        |slot: &str| change(&world, &format!("UPDATE task_history SET live_slot = {slot}"));
+    let slot = world.row().number("live_slot").expect("a slot");
+    another_programs("NULL");
+    let script =
+        format!("mount -t tmpfs none /proc/{} && exec bookend recover --json", busy.supervisor.pid());
+    let hidden = world.bare(["unshare", "--mount", "sh", "-c", &script]).run().ended(End::Code(1));
+    let report: serde_json::Value = serde_json::from_str(&hidden.stdout).expect("a report");
+    assert_eq!(report["unverifiable"][0]["id"], "hidden", "{report}");
+    assert_eq!(json(&world, &["recover", "--json"])["alive"], 1, "it is shown here, and lives");
+    another_programs(&slot.to_string());
+    busy.kill_all();
+}
+
+#[test]
+fn nobody_is_taken_for_dead_where_proc_counts_pids_otherwise() {
+    let Some(world) = namespaces("nobody_is_taken_for_dead_where_proc_counts_pids_otherwise") else { return };
+    Busy::sleep(&world, "elsewhere").kill_all();
+    // As another program would write it, which says nothing of its namespace.
+    change(&world, "UPDATE task_history SET live_slot = NULL, pid_ns = NULL");
+    let words = ["unshare", "--pid", "--fork", "--kill-child", "bookend", "recover"];
+    let told = world.bare(words).run();
+    assert!(told.stderr.contains("under its own pid"), "{told:?}");
+    assert_eq!(world.row().text("status"), "running", "{told:?}");
+    recover(&world, &[]);
+    assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
+}
+
+#[test]
 fn what_a_dead_task_left_is_found_by_its_mark_alone() {
     let Some(world) = World::of_bookend("what_a_dead_task_left_is_found_by_its_mark") else { return };
     let mut out = world.fifo("out");

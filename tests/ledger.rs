@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use crate::harness::{Cmd, End, World, is_root, possible};
+use crate::harness::{Cmd, End, STREAM, World, eventually, is_root, on_path, possible};
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).expect("metadata").permissions().mode() & 0o7777
@@ -223,6 +223,67 @@ fn sixty_four_first_runs_at_once_see_no_busy_ledger() {
     assert_eq!(world.sql("SELECT * FROM task_transition").len(), 128, "two moves each");
     let waiting = fs::read_dir(world.path("state/bookend/bookend.db.d/spool")).expect("the spool").count();
     assert_eq!(waiting, 0, "nothing waits in the spool");
+}
+
+/// Bytes that a ledger's log has on the disk.
+fn log(world: &World) -> u64 {
+    fs::metadata(world.path("state/bookend/bookend.db-wal")).map_or(0, |m| m.len())
+}
+
+/// What another program reads in one go for as long as it lives.
+fn long_read(world: &World) -> Connection {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let reader = Connection::open_with_flags(world.ledger(), flags).expect("the ledger");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM task_history").expect("a read");
+    reader
+}
+
+#[test]
+fn what_a_long_read_makes_the_log_grow_to_is_given_back_after_it() {
+    let Some(world) = World::of_bookend("what_a_long_read_makes_the_log_grow_to") else { return };
+    let words = "x".repeat(100_000);
+    let run = || drop(world.run(["true", &words, &words]).run().ended(End::Code(0)).silent());
+    // Some logs stay as short as usual, some become so long that they are cut.
+    for long in [2 << 20, 5 << 20] {
+        run();
+        let reader = long_read(&world);
+        while log(&world) < long {
+            run();
+        }
+        run();
+        assert!(log(&world) > long, "while it is read it grows, and nobody waits");
+        drop(reader);
+        run();
+        run();
+        assert!(log(&world) <= 1 << 20, "{} bytes, and nobody reads", log(&world));
+    }
+    assert_eq!(world.sql("PRAGMA integrity_check")[0].text("integrity_check"), "ok");
+}
+
+#[test]
+fn what_is_written_while_the_agent_talks_waits_for_no_disk() {
+    let test = "what_is_written_while_the_agent_talks";
+    if !possible(test, on_path("strace"), "strace") {
+        return;
+    }
+    // As often as its row is written at its start and its end, with its session.
+    let syncs = |talk: &str| {
+        let world = World::of_bookend(test)?;
+        let mut go = world.fifo("go");
+        world.stand_in("claude", &format!("init $id; {talk} read x <../go; result $id 1"));
+        let trace = world.name("trace");
+        let traced = ["strace", "-qq", "-e", "trace=fsync,fdatasync", "-o", &trace, "bookend", "run", "--"];
+        let process = world.bare(traced.iter().chain(&STREAM)).start();
+        let counted =
+            || world.ledger().exists() && world.rows().iter().any(|r| r.text("input_tokens") == "7");
+        eventually(world.deadline(), "what it has said so far", || talk.is_empty() || counted());
+        go.tell("on");
+        process.wait().ended(End::Code(0)).silent();
+        Some(fs::read_to_string(trace).expect("the trace").lines().count())
+    };
+    let (silent, talking) = (syncs(""), syncs("turn $id m 7 9;"));
+    assert!(silent.is_none_or(|n| n > 1), "{silent:?} syncs of a run");
+    assert_eq!(talking, silent);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod adopt;
+mod aftermath;
 mod audit;
 mod cancel;
 mod capture;
@@ -24,10 +25,10 @@ mod papers;
 mod prune;
 mod recover;
 mod run;
-mod scale;
 mod security;
 mod sessions;
 mod signals;
+mod soak;
 mod spool;
 mod standins;
 mod start;

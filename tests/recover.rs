@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Proc, World, eventually, on_path, possible, state};
+use crate::harness::{End, Proc, World, eventually, is_root, on_path, possible, state};
 use crate::standins::{Busy, KEY, bookend, change, dispatch, gone, install, json, linked, recover};
 
 /// How often a line says this.
@@ -19,6 +19,7 @@ fn a_task_whose_processes_are_gone_is_interrupted_and_told_of_once() {
     Busy::sleep(&world, "one").kill_all();
     let told = recover(&world, &[]);
     assert_eq!(count(&told, "[recovery] task one interrupted (supervisor_lost)"), 1, "{told}");
+    assert_eq!(count(&told, "[recovery] 1 interrupted, 1 told of in "), 1, "{told}");
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert_eq!(row.text("end_source"), "recovery");
@@ -165,6 +166,37 @@ fn a_task_of_another_boot_is_rebooted_and_no_process_of_this_one_is_touched() {
     assert_ne!(state(stranger.agent), Some('Z'));
     assert_eq!(world.sql("SELECT * FROM task_history WHERE status = 'running'")[0].text("id"), "stranger");
     stranger.kill_all();
+}
+
+#[test]
+fn the_oom_killer_is_the_reason_only_where_it_struck_since_the_task_began_and_on_this_boot() {
+    let test = "the_oom_killer_is_the_reason_only_where_it_struck_since_the_task_began";
+    let Some(world) = World::of_bookend(test) else { return };
+    if !possible(test, is_root() && on_path("unshare"), "root and unshare, to show cgroups of its own") {
+        return;
+    }
+    for (id, before, boot) in
+        [("struck", 1, "boot_id"), ("struck-before", 2, "boot_id"), ("booted", 1, "'another'")]
+    {
+        Busy::sleep(&world, id).kill_all();
+        change(
+            &world,
+            &format!(
+                "UPDATE task_history SET cgroup = '/group', oom_kills_before = {before}, boot_id = {boot}
+                 WHERE id = '{id}'"
+            ),
+        );
+    }
+    let script = "mount -t tmpfs none /sys/fs/cgroup && mkdir /sys/fs/cgroup/group &&
+        echo 'oom_kill 2' >/sys/fs/cgroup/group/memory.events && exec bookend recover";
+    world.bare(["unshare", "--mount", "sh", "-c", script]).run().ended(End::Code(0)).silent();
+    let of = |id: &str| {
+        let row = world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0);
+        (row.text("reason"), row.number("oom_killed"))
+    };
+    assert_eq!(of("struck"), ("oom".to_owned(), Some(1)));
+    assert_eq!(of("struck-before"), ("supervisor_lost".to_owned(), Some(0)));
+    assert_eq!(of("booted"), ("rebooted".to_owned(), None), "what its cgroup says now is not of its boot");
 }
 
 #[test]
@@ -317,6 +349,7 @@ fn the_hint_tells_what_was_going_on() {
     };
     git(&["init", "-q"]);
     let busy = Busy::of(&world, "claude");
+    // Beside what the agent keeps there.
     fs::write(world.path("home/new.txt"), "x").expect("a change");
     // The partial counts come a moment after the output that told them.
     eventually(world.deadline(), "the counts", || world.row().number("input_tokens") == Some(100));
@@ -330,7 +363,7 @@ fn the_hint_tells_what_was_going_on() {
         "agent claude",
         "tokens: 100 in",
         "in flight Bash",
-        "uncommitted change",
+        ": 2 uncommitted changes",
         &format!("session {} is not to be resumed", row.text("session_id")),
         &format!("again bookend redispatch {}", row.text("id")),
     ] {

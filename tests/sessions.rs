@@ -125,7 +125,9 @@ fn recovery_withdraws_every_session_that_is_unsafe_and_no_other() {
             bad.text("id")
         ),
     );
+    let would = json(&world, &["recover", "--dry-run", "--json"])["sessions"].clone();
     let report = json(&world, &["recover", "--json"]);
+    assert_eq!(would, report["sessions"]);
     let keys: Vec<&str> =
         report["sessions"].as_array().expect("sessions").iter().filter_map(|s| s["key"].as_str()).collect();
     assert_eq!(keys.len(), 4, "{report}");
@@ -160,6 +162,21 @@ fn resume_id_prints_only_what_may_be_resumed_right_now() {
     recover(&world, &[]);
     let gone = resume_id(&world).ended(End::Code(1));
     assert!(gone.stderr.contains("has no session"), "{gone:?}");
+}
+
+#[test]
+fn while_anything_runs_under_the_key_no_id_is_given_out() {
+    let Some(world) = world("while_anything_runs_under_the_key") else { return };
+    run(&world, "claude", "", 0);
+    resume_id(&world).ended(End::Code(0));
+    // It keeps no conversation, so the session is still that of the run before.
+    let script = "echo ready $$ >$SAY; exec sleep 1000";
+    let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--key", KEY]));
+    let held = resume_id(&world).ended(End::Code(1));
+    assert!(held.stdout.is_empty() && held.stderr.contains("is running"), "{held:?}");
+    busy.supervisor.signal(Signal::TERM);
+    busy.supervisor.wait();
+    resume_id(&world).ended(End::Code(0));
 }
 
 #[test]

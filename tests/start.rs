@@ -1,9 +1,7 @@
 //! From the first moment on: what comes before there is an agent is not lost, and a run that is to stop, or
 //! whose supervisor dies, executes nothing.
 
-use std::fs;
-
-use crate::harness::{End, Proc, World, eventually, possible};
+use crate::harness::{End, Proc, World, eventually, open_files, possible};
 
 /// Somebody else writes to the ledger, so that the start of a run waits for it.
 struct BusyLedger(rusqlite::Connection);
@@ -26,17 +24,6 @@ impl BusyLedger {
     fn give_way(self) {
         self.0.execute_batch("COMMIT").expect("the end of a transaction");
     }
-}
-
-/// Where the descriptors of a process above 2 lead.
-fn open_files(pid: i32) -> Vec<String> {
-    let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return Vec::new();
-    };
-    fds.flatten()
-        .filter(|f| f.file_name().to_str().and_then(|n| n.parse().ok()).is_some_and(|n: i32| n > 2))
-        .filter_map(|f| fs::read_link(f.path()).ok()?.to_str().map(str::to_owned))
-        .collect()
 }
 
 #[test]

@@ -133,9 +133,6 @@ _bookend() {
             bookend__subcmd__help,timeline)
                 cmd="bookend__subcmd__help__subcmd__timeline"
                 ;;
-            bookend__subcmd__help__subcmd__artifact,add)
-                cmd="bookend__subcmd__help__subcmd__artifact__subcmd__add"
-                ;;
             bookend__subcmd__help__subcmd__session,invalidate)
                 cmd="bookend__subcmd__help__subcmd__session__subcmd__invalidate"
                 ;;
@@ -328,12 +325,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__audit)
-            opts="-h -V --severity --code --limit --fail-on --stale-after --json --ledger --log --help --version"
+            opts="-h -V --ledger --log --severity --code --limit --fail-on --stale-after --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
                 --severity)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -354,14 +359,6 @@ _bookend() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
-                --ledger)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --log)
-                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
-                    return 0
-                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -370,26 +367,26 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__cancel)
-            opts="-h -V --key --all --wait --ledger --log --help --version"
+            opts="-h -V --ledger --log --key --all --wait --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
-                --key)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --wait)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 --ledger)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log)
                     COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -422,7 +419,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__doctor)
-            opts="-h -V --json --ledger --log --help --version"
+            opts="-h -V --ledger --log --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -472,22 +469,8 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help__subcmd__artifact)
-            opts="add"
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
-                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-                return 0
-            fi
-            case "${prev}" in
-                *)
-                    COMPREPLY=()
-                    ;;
-            esac
-            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
-            return 0
-            ;;
-        bookend__subcmd__help__subcmd__artifact__subcmd__add)
             opts=""
-            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -780,12 +763,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__list)
-            opts="-h -V --status --key --repo --agent --since --limit --json --jsonl --watch --ledger --log --help --version"
+            opts="-h -V --ledger --log --status --key --repo --agent --since --limit --json --jsonl --watch --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
                 --status)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -810,14 +801,6 @@ _bookend() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
-                --ledger)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --log)
-                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
-                    return 0
-                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -826,22 +809,22 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__man)
-            opts="-h -V --dir --ledger --log --help --version"
+            opts="-h -V --ledger --log --dir --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
-                --dir)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 --ledger)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log)
                     COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                --dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -852,22 +835,22 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__prune)
-            opts="-h -V --retention --dry-run --vacuum --json --ledger --log --help --version"
+            opts="-h -V --ledger --log --retention --dry-run --vacuum --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
-                --retention)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
                 --ledger)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log)
                     COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                --retention)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 *)
@@ -878,12 +861,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__recover)
-            opts="-q -v -h -V --ttl --grace --on-interrupted --dry-run --json --quiet --verbose --ledger --log --help --version"
+            opts="-q -v -h -V --ledger --log --ttl --grace --on-interrupted --dry-run --json --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
                 --ttl)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -896,14 +887,6 @@ _bookend() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
-                --ledger)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --log)
-                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
-                    return 0
-                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -912,7 +895,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__redispatch)
-            opts="-q -v -h -V --stdin --wait --replace --quiet --verbose --ledger --log --help --version"
+            opts="-q -v -h -V --ledger --log --stdin --wait --replace --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -934,12 +917,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__run)
-            opts="-q -v -h -V --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --on-finish --retention --quiet --verbose --ledger --log --help --version"
+            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --on-finish --retention --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
                 --id)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1018,14 +1009,6 @@ _bookend() {
                     ;;
                 --retention)
                     COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --ledger)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --log)
-                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
                     return 0
                     ;;
                 *)
@@ -1270,7 +1253,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__show)
-            opts="-h -V --json --ledger --log --help --version"
+            opts="-h -V --ledger --log --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1292,12 +1275,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__stats)
-            opts="-h -V --by --since --limit --json --ledger --log --help --version"
+            opts="-h -V --ledger --log --by --since --limit --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
                 --by)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1310,14 +1301,6 @@ _bookend() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
-                --ledger)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --log)
-                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
-                    return 0
-                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -1326,12 +1309,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__timeline)
-            opts="-h -V --since --key --repo --agent --limit --html --ledger --log --help --version"
+            opts="-h -V --ledger --log --since --key --repo --agent --limit --html --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
                 --since)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1354,14 +1345,6 @@ _bookend() {
                     ;;
                 --html)
                     COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --ledger)
-                    COMPREPLY=($(compgen -f "${cur}"))
-                    return 0
-                    ;;
-                --log)
-                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
                     return 0
                     ;;
                 *)

@@ -48,6 +48,10 @@ complete -c bookend -n "__fish_bookend_needs_command" -f -a "redispatch" -d 'Run
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "session" -d 'The conversations that keys go on with'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "adopt" -d 'Make the database of another program the ledger'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l id -d 'The task\'s id [default: a new UUIDv7]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l key -d 'What must not run twice at once and whose conversation continues [default: from --repo and --issue]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l repo -d 'The repository the task is about, e.g. charles/claude-hooks' -r
@@ -71,10 +75,6 @@ end\t''
 leave\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l on-finish -d 'A shell command to run at the end, with the row as JSON on its stdin' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l retention -d 'How long after its end the row is kept' -r
-complete -c bookend -n "__fish_bookend_using_subcommand run" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
-complete -c bookend -n "__fish_bookend_using_subcommand run" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
-stderr\t''
-journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l wait -d 'Wait for the task that holds the key, instead of leaving with 75'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l replace -d 'Cancel the task that holds the key, then run'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l fresh -d 'Start a fresh conversation, whatever the key\'s session is'
@@ -83,31 +83,31 @@ complete -c bookend -n "__fish_bookend_using_subcommand run" -s q -l quiet -d 'S
 complete -c bookend -n "__fish_bookend_using_subcommand run" -s v -l verbose -d 'Say what bookend does; twice: in detail'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -s V -l version -d 'Print version'
+complete -c bookend -n "__fish_bookend_using_subcommand list" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand list" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l status -d 'Only tasks of this status' -r
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l key -d 'Only tasks under this key' -r
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l repo -d 'Only tasks about this repository' -r
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l agent -d 'Only tasks of this persona, e.g. dev' -r
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l since -d 'Only tasks started since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)' -r
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l limit -d 'At most this many' -r
-complete -c bookend -n "__fish_bookend_using_subcommand list" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
-complete -c bookend -n "__fish_bookend_using_subcommand list" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
-stderr\t''
-journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l json -d 'As one JSON object: {"ledger", "tasks": [...]}'
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l jsonl -d 'As JSON, one task a line'
 complete -c bookend -n "__fish_bookend_using_subcommand list" -l watch -d 'Draw it again whenever something changes, until Ctrl-C'
 complete -c bookend -n "__fish_bookend_using_subcommand list" -s h -l help -d 'Print help'
 complete -c bookend -n "__fish_bookend_using_subcommand list" -s V -l version -d 'Print version'
+complete -c bookend -n "__fish_bookend_using_subcommand ls" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand ls" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l status -d 'Only tasks of this status' -r
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l key -d 'Only tasks under this key' -r
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l repo -d 'Only tasks about this repository' -r
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l agent -d 'Only tasks of this persona, e.g. dev' -r
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l since -d 'Only tasks started since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)' -r
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l limit -d 'At most this many' -r
-complete -c bookend -n "__fish_bookend_using_subcommand ls" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
-complete -c bookend -n "__fish_bookend_using_subcommand ls" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
-stderr\t''
-journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l json -d 'As one JSON object: {"ledger", "tasks": [...]}'
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l jsonl -d 'As JSON, one task a line'
 complete -c bookend -n "__fish_bookend_using_subcommand ls" -l watch -d 'Draw it again whenever something changes, until Ctrl-C'
@@ -120,15 +120,15 @@ journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand show" -l json -d 'As one JSON object'
 complete -c bookend -n "__fish_bookend_using_subcommand show" -s h -l help -d 'Print help'
 complete -c bookend -n "__fish_bookend_using_subcommand show" -s V -l version -d 'Print version'
+complete -c bookend -n "__fish_bookend_using_subcommand audit" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand audit" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand audit" -l severity -d 'Show only findings this severe: warn, error' -r
 complete -c bookend -n "__fish_bookend_using_subcommand audit" -l code -d 'Show only findings of this code' -r
 complete -c bookend -n "__fish_bookend_using_subcommand audit" -l limit -d 'Show at most this many' -r
 complete -c bookend -n "__fish_bookend_using_subcommand audit" -l fail-on -d 'Leave with 1 if anything this severe was found, shown or not: warn, error' -r
 complete -c bookend -n "__fish_bookend_using_subcommand audit" -l stale-after -d 'How long a task whose output is read along may be silent' -r
-complete -c bookend -n "__fish_bookend_using_subcommand audit" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
-complete -c bookend -n "__fish_bookend_using_subcommand audit" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
-stderr\t''
-journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand audit" -l json -d 'As one JSON object: {"summary", "shown", "findings": [...]}'
 complete -c bookend -n "__fish_bookend_using_subcommand audit" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bookend -n "__fish_bookend_using_subcommand audit" -s V -l version -d 'Print version'
@@ -149,45 +149,45 @@ complete -c bookend -n "__fish_bookend_using_subcommand artifact; and __fish_see
 complete -c bookend -n "__fish_bookend_using_subcommand artifact; and __fish_seen_subcommand_from add" -s V -l version -d 'Print version'
 complete -c bookend -n "__fish_bookend_using_subcommand artifact; and __fish_seen_subcommand_from help" -f -a "add" -d 'Note a file, a directory or a URL with the task, from inside its run'
 complete -c bookend -n "__fish_bookend_using_subcommand artifact; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c bookend -n "__fish_bookend_using_subcommand cancel" -l key -d 'The task that runs under this key' -r
-complete -c bookend -n "__fish_bookend_using_subcommand cancel" -l wait -d 'Wait this long at most (0: not at all) [default: until they have ended]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand cancel" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand cancel" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
 stderr\t''
 journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand cancel" -l key -d 'The task that runs under this key' -r
+complete -c bookend -n "__fish_bookend_using_subcommand cancel" -l wait -d 'Wait this long at most (0: not at all) [default: until they have ended]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand cancel" -l all -d 'Every task that runs, but for the one that this command runs inside'
 complete -c bookend -n "__fish_bookend_using_subcommand cancel" -s h -l help -d 'Print help'
 complete -c bookend -n "__fish_bookend_using_subcommand cancel" -s V -l version -d 'Print version'
-complete -c bookend -n "__fish_bookend_using_subcommand prune" -l retention -d 'Remove all that ended so long ago [default: what each task was given, 365d]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
 stderr\t''
 journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand prune" -l retention -d 'Remove all that ended so long ago [default: what each task was given, 365d]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -l dry-run -d 'Only say how many'
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -l vacuum -d 'Give the room back to the file system; others wait meanwhile'
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -l json -d 'As one JSON object'
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bookend -n "__fish_bookend_using_subcommand prune" -s V -l version -d 'Print version'
-complete -c bookend -n "__fish_bookend_using_subcommand stats" -l by -d 'What to group by: all, agent, repo, key, model, day' -r
-complete -c bookend -n "__fish_bookend_using_subcommand stats" -l since -d 'Only tasks started since: 2h, 30d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)' -r
-complete -c bookend -n "__fish_bookend_using_subcommand stats" -l limit -d 'At most this many groups' -r
 complete -c bookend -n "__fish_bookend_using_subcommand stats" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand stats" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
 stderr\t''
 journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l by -d 'What to group by: all, agent, repo, key, model, day' -r
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l since -d 'Only tasks started since: 2h, 30d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)' -r
+complete -c bookend -n "__fish_bookend_using_subcommand stats" -l limit -d 'At most this many groups' -r
 complete -c bookend -n "__fish_bookend_using_subcommand stats" -l json -d 'As one JSON object: {"by", "groups": [...]}'
 complete -c bookend -n "__fish_bookend_using_subcommand stats" -s h -l help -d 'Print help'
 complete -c bookend -n "__fish_bookend_using_subcommand stats" -s V -l version -d 'Print version'
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l since -d 'What was in flight since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l key -d 'Only tasks under this key' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l repo -d 'Only tasks about this repository' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l agent -d 'Only tasks of this persona' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l limit -d 'At most this many, the newest' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l html -d 'Write a page that needs nothing else, instead' -r -F
-complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
-complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
-stderr\t''
-journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -s h -l help -d 'Print help'
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -s V -l version -d 'Print version'
 complete -c bookend -n "__fish_bookend_using_subcommand doctor" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
@@ -203,20 +203,20 @@ stderr\t''
 journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c bookend -n "__fish_bookend_using_subcommand completions" -s V -l version -d 'Print version'
-complete -c bookend -n "__fish_bookend_using_subcommand man" -l dir -d 'Write the pages of all commands there instead' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand man" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand man" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
 stderr\t''
 journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand man" -l dir -d 'Write the pages of all commands there instead' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand man" -s h -l help -d 'Print help'
 complete -c bookend -n "__fish_bookend_using_subcommand man" -s V -l version -d 'Print version'
-complete -c bookend -n "__fish_bookend_using_subcommand recover" -l ttl -d 'End a task that cannot be judged from here this long after its last sign of life' -r
-complete -c bookend -n "__fish_bookend_using_subcommand recover" -l grace -d 'How long left-over processes are given between SIGTERM and SIGKILL' -r
-complete -c bookend -n "__fish_bookend_using_subcommand recover" -l on-interrupted -d 'A shell command to run once for each interrupted task, with its row as JSON on stdin' -r
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
 stderr\t''
 journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand recover" -l ttl -d 'End a task that cannot be judged from here this long after its last sign of life' -r
+complete -c bookend -n "__fish_bookend_using_subcommand recover" -l grace -d 'How long left-over processes are given between SIGTERM and SIGKILL' -r
+complete -c bookend -n "__fish_bookend_using_subcommand recover" -l on-interrupted -d 'A shell command to run once for each interrupted task, with its row as JSON on stdin' -r
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l dry-run -d 'Say what would be done, and do nothing'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l json -d 'As one JSON object'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -s q -l quiet -d 'Say nothing on stderr but errors'
@@ -311,7 +311,6 @@ complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_see
 complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "session" -d 'The conversations that keys go on with'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "adopt" -d 'Make the database of another program the ledger'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from artifact" -f -a "add" -d 'Note a file, a directory or a URL with the task, from inside its run'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from session" -f -a "list" -d 'Show every key\'s session, and whether it may be resumed'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from session" -f -a "show" -d 'Show a key\'s session, and those that were taken away from it'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from session" -f -a "resume-id" -d 'Print the id that may be resumed now, or leave with 1 and say why not'

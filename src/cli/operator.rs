@@ -26,14 +26,10 @@ use crate::view::{Code, Severity};
 /// How long a task whose output is read along may be silent before that is a finding.
 pub const STALE: Duration = Duration::from_secs(30 * 60);
 
-/// Show tasks, what runs first, then the newest
 #[derive(Debug, Args)]
-#[command(
-    visible_alias = "ls",
-    after_help = "Examples:\n  bookend list --status failure --since 2d\n  \
+#[command(after_help = "Examples:\n  bookend list --status failure --since 2d\n  \
     bookend list --repo charles/claude-hooks --watch\n  \
-    bookend list --jsonl --limit 1000 | jq .cost_usd"
-)]
+    bookend list --jsonl --limit 1000 | jq .cost_usd")]
 pub struct ListArgs {
     /// Only tasks of this status
     #[arg(long, value_name = "STATUS", value_parser = status)]
@@ -85,7 +81,6 @@ impl ListArgs {
     }
 }
 
-/// Show all that is known of one task, and where to look further
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bookend show 019ab3\n  bookend show 019ab3 --json | jq .task.error")]
 pub struct ShowArgs {
@@ -102,13 +97,6 @@ impl ShowArgs {
     }
 }
 
-/// Say what is not as it should be, and what mends it; changes nothing
-///
-/// lost: running, and its supervisor is gone. stale_running: alive, and silent for long. unverifiable: cannot
-/// be judged from here. orphan_process: ended, and processes of it still run. unsafe_session: a key would
-/// continue a conversation that did not end well. delivery_failed: --on-finish failed or was cut off.
-/// inconsistent_timestamps: its times cannot be. missing_cleanup: nothing says when it may be removed.
-/// spooled: its end waits to be written into the ledger.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bookend audit\n  bookend audit --fail-on error || bookend recover\n  \
     bookend audit --code orphan_process --json")]
@@ -146,7 +134,6 @@ impl AuditArgs {
     }
 }
 
-/// Say what a task made
 #[derive(Debug, Args)]
 pub struct ArtifactArgs {
     #[command(subcommand)]
@@ -174,7 +161,6 @@ impl ArtifactArgs {
     }
 }
 
-/// End running tasks as cancelled, and wait for their ends
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("which").required(true).args(["ids", "key", "all"]),
@@ -206,10 +192,6 @@ impl CancelArgs {
     }
 }
 
-/// Remove tasks whose time to be kept is over
-///
-/// Kept are running ones, the last task of a session that a key continues, and those whose --on-finish or
-/// hint is due. Others go on using the ledger meanwhile.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bookend prune --dry-run\n  bookend prune --retention 90d --vacuum")]
 pub struct PruneArgs {
@@ -238,7 +220,6 @@ impl PruneArgs {
     }
 }
 
-/// Add up runs: how many, how they ended, what they cost
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bookend stats --by repo --since 30d\n  bookend stats --by day --json")]
 pub struct StatsArgs {
@@ -262,7 +243,6 @@ impl StatsArgs {
     }
 }
 
-/// Show what ran when
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bookend timeline --since 2h\n  bookend timeline --html page.html")]
 pub struct TimelineArgs {
@@ -300,7 +280,6 @@ impl TimelineArgs {
     }
 }
 
-/// Say how bookend is set up here, and what is wrong with it
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// As one JSON object: {"healthy", "points": [...]}
@@ -314,7 +293,6 @@ impl DoctorArgs {
     }
 }
 
-/// Print the completion script for a shell
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bookend completions bash >/etc/bash_completion.d/bookend\n  \
     bookend completions zsh >~/.zfunc/_bookend\n  \
@@ -324,7 +302,6 @@ pub struct CompletionsArgs {
     pub shell: ForShell,
 }
 
-/// Print a man page
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  bookend man run | man -l -\n  bookend man --dir ~/.local/share/man/man1"

@@ -11,14 +11,6 @@ use crate::recover;
 use crate::redispatch;
 use crate::session_cmd;
 
-/// Settle what died: find it, end what it left, mark it, and tell
-///
-/// For a oneshot at boot; safe at any time, by any number at once. Running rows whose supervisor is gone
-/// become `interrupted`, what they left running is ended, and their sessions are never resumed. --on-finish
-/// commands that nobody saw end are run. Every task that was interrupted since the last time is told of
-/// once, on stdout, each line with the prefix [recovery].
-///
-/// Exit codes: 0 all is settled; 1 something could not be (or, with --dry-run, waits to be).
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
     /// End a task that cannot be judged from here this long after its last sign of life
@@ -56,9 +48,6 @@ pub struct RecoverArgs {
     verbose: u8,
 }
 
-/// Run an ended task once more: its command line, key and options, where it was started
-///
-/// Its session follows the same rules as in any run, so after an interruption it starts a fresh one.
 #[derive(Debug, Args)]
 pub struct RedispatchArgs {
     /// The task's id, or enough of its beginning
@@ -80,7 +69,6 @@ pub struct RedispatchArgs {
     verbose: u8,
 }
 
-/// The conversations that keys go on with
 #[derive(Debug, Subcommand)]
 pub enum SessionCommand {
     /// Show every key's session, and whether it may be resumed
@@ -125,11 +113,6 @@ pub enum SessionCommand {
     },
 }
 
-/// Make the database of another program the ledger
-///
-/// Its tables task_history and claude_sdk_sessions are rebuilt so that bookend's rows fit in; every row and
-/// column stays, and the program that owns it goes on working. A backup is left beside it. All of it is one
-/// transaction: interrupted, the file is what it was. Called again it does nothing.
 #[derive(Debug, Args)]
 pub struct AdoptArgs {
     /// The SQLite file that has the tables

@@ -19,6 +19,7 @@ pub const STEPS: &[&str] = &[
     "spool.reserve",
     "spool.reserved",
     "claim.commit",
+    "log.sync",
     "claim.committed",
     "run.prepared",
     "run.ready",

@@ -36,10 +36,10 @@ impl Ledger {
     /// Takes the delivery of a task's end upon us: the number of the attempt. `None`: somebody else has.
     pub fn begin_delivery(&mut self, task: &Task) -> Result<Option<i64>> {
         let was = task.delivery_status.as_deref();
-        self.conn
-            .query_row(UPDATE_BEGIN_DELIVERY, (&task.id, was, task.delivery_attempts), |row| row.get(0))
-            .optional()
-            .map_err(self.failed("claiming a delivery"))
+        self.in_transaction("claiming a delivery", |conn| {
+            conn.query_row(UPDATE_BEGIN_DELIVERY, (&task.id, was, task.delivery_attempts), |row| row.get(0))
+                .optional()
+        })
     }
 
     /// Records how the attempt to run `--on-finish` ended.

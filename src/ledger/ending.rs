@@ -81,7 +81,8 @@ struct Open {
 /// Ends a task, inside the caller's transaction.
 pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::Result<Finished> {
     let open = conn
-        .query_row(SELECT_OPEN, [id], |row| {
+        .prepare_cached(SELECT_OPEN)?
+        .query_row([id], |row| {
             Ok(Open {
                 status: tasks::status_of(&row.get::<_, String>(0)?),
                 key: row.get::<_, AnyText>(1)?.0,
@@ -130,9 +131,7 @@ fn update(
         Some(Exit::Signal(signal)) => (None, Some(signal)),
         None => (None, None),
     };
-    conn.execute(
-        UPDATE_ENDED,
-        named_params! {
+    conn.prepare_cached(UPDATE_ENDED)?.execute(named_params! {
             ":id": id,
             ":status": ended.ending.status().as_str(),
             ":reason": ended.ending.reason(),
@@ -162,9 +161,13 @@ fn update(
             ":max_rss_kib": ended.max_rss_kib,
             ":leftovers": ended.leftovers,
             ":cleanup_after": open.retention_secs.map(|secs| later(at, secs)),
-        },
-    )?;
+    })?;
     Ok(())
+}
+
+/// Has the database make ready what [`end`] will ask of it.
+pub fn expect(conn: &Connection) -> rusqlite::Result<()> {
+    [SELECT_OPEN, UPDATE_ENDED].iter().try_for_each(|sql| conn.prepare_cached(sql).map(drop))
 }
 
 /// Whether the row of a task has just this ending already: from the spool, or from a commit that was

@@ -21,9 +21,11 @@ mod spool;
 mod stats;
 mod tasks;
 #[cfg(test)]
-mod tests;
+pub mod tests;
+mod wal;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
@@ -34,6 +36,7 @@ use ending::By;
 use error::step;
 use live::{Live, LiveFile};
 use spool::Content;
+use wal::Log;
 
 pub use adopt::{Adopted, Adoption, Journal, adopt};
 pub use aftermath::Withdrawn;
@@ -56,12 +59,13 @@ pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
 };
 
 /// How long a write waits for a locked ledger that is not worth keeping the run's loop from its work.
-const BRIEF: std::time::Duration = std::time::Duration::from_millis(250);
+const BRIEF: Duration = Duration::from_millis(250);
 
 /// An opened ledger.
 #[derive(Debug)]
 pub struct Ledger {
     conn: Connection,
+    log: Log,
     at: Location,
     live: Live,
     spool_dir: PathBuf,
@@ -98,7 +102,8 @@ impl Ledger {
     /// Opens the ledger for writing; makes it, or brings its tables up to date, if need be. What waits in
     /// the spool is merged, see [`Ledger::merged`].
     pub fn open(at: &Location) -> Result<Ledger> {
-        let mut ledger = Ledger::over(open::read_write(at)?, at);
+        let (conn, log) = open::read_write(at)?;
+        let mut ledger = Ledger::over(conn, log, at);
         failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         ledger.merged = ledger.merge_spool()?;
         Ok(ledger)
@@ -106,13 +111,14 @@ impl Ledger {
 
     /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
     pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
-        Ok(open::read_only(at)?.map(|conn| Ledger::over(conn, at)))
+        Ok(open::read_only(at)?.map(|conn| Ledger::over(conn, Log::default(), at)))
     }
 
-    fn over(conn: Connection, at: &Location) -> Ledger {
+    fn over(conn: Connection, log: Log, at: &Location) -> Ledger {
         let private = at.private_dir();
         Ledger {
             conn,
+            log,
             at: at.clone(),
             live: Live::at(private.join("live")),
             spool_dir: private.join("spool"),
@@ -138,6 +144,12 @@ impl Ledger {
         move |e| LedgerError::sql(doing, &file, e)
     }
 
+    /// Makes ready for [`Ledger::finish`], so that it takes less time then.
+    pub fn expect_end(&self) {
+        // What fails here fails there too, and is told there.
+        let _ = ending::expect(&self.conn);
+    }
+
     /// Gives back the memory of cached pages, before a long wait.
     pub fn rest(&self) -> Result<()> {
         self.conn.flush_prepared_statement_cache();
@@ -158,23 +170,41 @@ impl Ledger {
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
-    /// It does not wait long for a locked ledger: signals and output would wait with it.
+    /// It does not wait long for a locked ledger: signals and output would wait with it. Nor for the disk,
+    /// which a hundred agents that talk would keep busy: a power cut may take the last of it back, and
+    /// nothing else.
     pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
-        self.briefly(|ledger| {
+        self.log.set_lax(true);
+        let wrote = self.briefly(BRIEF, |ledger| {
             let wrote = tasks::progress(&ledger.conn, id, counts, seen);
             wrote.map_err(ledger.failed("writing a task's progress"))
-        })
+        });
+        self.log.set_lax(false);
+        self.keep_log_short();
+        wrote
     }
 
-    fn briefly<T>(&mut self, work: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
+    fn briefly<T>(&mut self, longest: Duration, work: impl FnOnce(&mut Ledger) -> Result<T>) -> Result<T> {
         let wait = |ledger: &mut Ledger, longest| {
             let set = ledger.conn.busy_handler(Some(open::patience(longest)));
             set.map_err(ledger.failed("setting how long to wait"))
         };
-        wait(self, BRIEF)?;
+        wait(self, longest)?;
         let done = work(self);
         wait(self, open::busy_patience())?;
         done
+    }
+
+    /// What was written stands, whatever becomes of the log: the next writer tries again.
+    fn keep_log_short(&mut self) {
+        if self.log.is_long() {
+            let emptied = self.briefly(wal::PATIENCE, |ledger| {
+                wal::empty(&ledger.conn).map_err(ledger.failed("emptying the log"))
+            });
+            if let Err(e) = emptied {
+                tracing::debug!("{e}");
+            }
+        }
     }
 
     /// The agent has named its session: durable in the task's row, and under the key, when this returns.
@@ -189,7 +219,7 @@ impl Ledger {
         at: &str,
     ) -> Result<()> {
         let used = sessions::Used { task, key, provider, at };
-        self.briefly(|ledger| {
+        self.briefly(BRIEF, |ledger| {
             ledger.in_transaction("writing a task's session", |conn| {
                 sessions::seen(conn, &used, session_id)?;
                 step("session.written")
@@ -221,7 +251,9 @@ impl Ledger {
             tx.commit()?;
             Ok(done)
         };
-        apply().map_err(|e| LedgerError::sql(doing, &self.at.file, e))
+        let done = apply().map_err(|e| LedgerError::sql(doing, &self.at.file, e))?;
+        self.keep_log_short();
+        Ok(done)
     }
 
     // Reading.

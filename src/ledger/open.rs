@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +14,7 @@ use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
+use super::wal::Log;
 use crate::failpoint;
 
 /// How long a command waits for other writers before it gives up, unless [`PATIENCE`] says otherwise.
@@ -36,12 +37,7 @@ const SELECT_IS_LEDGER: &str = "SELECT 1 FROM sqlite_schema WHERE name = 'booken
 const SELECT_IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
 const INSERT_VERSION: &str = "INSERT INTO bookend_migration (version, applied_at) VALUES (?1, ?2)";
 
-/// The log is emptied into the file every so many pages. Whoever opens a ledger that nobody else has
-/// open reads what the log still holds, so a long log would be paid for by every lone run.
-const SETTINGS: &str = "
-    PRAGMA synchronous = FULL;
-    PRAGMA cache_size = -256;
-    PRAGMA wal_autocheckpoint = 64";
+const SETTINGS: &str = "PRAGMA cache_size = -256";
 
 /// What an opened ledger file turned out to be.
 #[derive(Debug)]
@@ -56,7 +52,7 @@ pub enum Found {
 }
 
 /// Opens the ledger for writing; makes it, or brings it up to date, if need be.
-pub fn read_write(at: &Location) -> Result<Connection> {
+pub fn read_write(at: &Location) -> Result<(Connection, Log)> {
     check_sqlite()?;
     let file = at.file.as_path();
     // First of all: beside what is no ledger of ours, nothing is made.
@@ -67,9 +63,9 @@ pub fn read_write(at: &Location) -> Result<Connection> {
         create(at)?;
         meta = place::check_file(file)?;
     }
-    let log = with_suffix(file, "-wal");
+    let log_path = with_suffix(file, "-wal");
     let index = with_suffix(file, "-shm");
-    let log_meta = place::check_file(&log)?;
+    let log_meta = place::check_file(&log_path)?;
     let index_meta = place::check_file(&index)?;
 
     let mut conn = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -89,13 +85,14 @@ pub fn read_write(at: &Location) -> Result<Connection> {
         .and_then(|()| conn.execute_batch(SETTINGS))
         .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     if adopted.is_none() {
-        for (path, meta) in [(file, &meta), (&log, &log_meta), (&index, &index_meta)] {
+        for (path, meta) in [(file, &meta), (&log_path, &log_meta), (&index, &index_meta)] {
             if let Some(meta) = meta {
                 place::tighten(path, meta)?;
             }
         }
     }
-    Ok(conn)
+    let log = Log::keep(&mut conn, file, log_meta.map(|m| m.ino()))?;
+    Ok((conn, log))
 }
 
 /// Opens the ledger for reading; makes and changes nothing. `None`: there is none.

@@ -292,10 +292,15 @@ pub fn record_move(
     by_pid: u32,
     by: &str,
 ) -> rusqlite::Result<()> {
-    conn.execute(
-        INSERT_TRANSITION,
-        (id, at, change.from.map(Status::as_str), change.to.as_str(), change.reason, by_pid, by),
-    )?;
+    conn.prepare_cached(INSERT_TRANSITION)?.execute((
+        id,
+        at,
+        change.from.map(Status::as_str),
+        change.to.as_str(),
+        change.reason,
+        by_pid,
+        by,
+    ))?;
     Ok(())
 }
 

@@ -10,8 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FallocateFlags, OFlag};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::sys;
 
 /// Bytes that wait for the reader in memory, at most.
 const MEMORY: usize = 1 << 20;
@@ -212,6 +214,8 @@ struct Spilled {
     file: File,
     read: u64,
     written: u64,
+    /// Of what was read, this much is on the disk no more.
+    given_back: u64,
 }
 
 impl Backlog {
@@ -230,7 +234,7 @@ impl Backlog {
 
     fn spill(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.file.is_none() {
-            self.file = Some(Spilled { file: tempfile::tempfile()?, read: 0, written: 0 });
+            self.file = Some(Spilled { file: tempfile::tempfile()?, read: 0, written: 0, given_back: 0 });
         }
         if let Some(spilled) = &mut self.file {
             spilled.file.write_all_at(bytes, spilled.written)?;
@@ -255,6 +259,8 @@ impl Backlog {
             }
             if spilled.read == spilled.written {
                 self.file = None;
+            } else {
+                spilled.give_back();
             }
         }
         if self.memory.is_empty() && self.file.is_none() {
@@ -266,11 +272,30 @@ impl Backlog {
 
     fn consume(&mut self, n: usize) {
         self.memory.drain(..n);
+        if self.is_empty() && self.memory.capacity() > CHUNK {
+            self.memory = VecDeque::new();
+            sys::trim_memory();
+        }
+    }
+}
+
+impl Spilled {
+    /// Gives the disk back what has been read. A reader who never quite catches up would else make the file
+    /// as long as all that the agent ever says.
+    fn give_back(&mut self) {
+        if self.read - self.given_back >= MEMORY as u64 {
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            // A file system that has no holes keeps it until the end.
+            let _ = nix::fcntl::fallocate(&self.file, flags, 0, self.read.cast_signed());
+            self.given_back = self.read;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -288,5 +313,29 @@ mod tests {
             backlog.consume(n);
         }
         assert!(out == all && backlog.is_empty());
+    }
+    #[test]
+    fn a_reader_who_is_always_behind_fills_neither_disk_nor_memory() {
+        let mut backlog = Backlog::default();
+        let part = vec![b'x'; CHUNK];
+        let take = |backlog: &mut Backlog, mut n: usize| {
+            while n > 0 {
+                let some = backlog.front().expect("something waits").len().min(n);
+                backlog.consume(some);
+                n -= some;
+            }
+        };
+        let parts = 16 * MEMORY / CHUNK;
+        (0..4 * MEMORY / CHUNK).for_each(|_| backlog.push(&part));
+        for _ in 0..parts {
+            backlog.push(&part);
+            take(&mut backlog, CHUNK);
+        }
+        let spilled = backlog.file.as_ref().expect("he is behind");
+        assert!(spilled.written >= 16 * MEMORY as u64);
+        let blocks = spilled.file.metadata().expect("its size on the disk").blocks();
+        assert!(blocks * 512 <= 6 * MEMORY as u64, "{blocks} blocks");
+        take(&mut backlog, 4 * MEMORY);
+        assert!(backlog.is_empty() && backlog.memory.capacity() <= CHUNK, "{}", backlog.memory.capacity());
     }
 }

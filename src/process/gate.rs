@@ -1,23 +1,26 @@
-//! The gate: a forked child that executes nothing until its row is committed.
+//! The gate: a child that executes nothing until its row is committed.
 //!
 //! The child sets its parent-death signal, checks its parent, and blocks reading the gate. A byte opens
 //! it; end-of-file (the supervisor died, or dismissed it) makes it leave with 125 without executing.
 //! Every child of bookend, the prepare command and the hooks too, is started through here.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsStr, c_void};
+use std::fmt;
 use std::io;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
 use nix::fcntl::OFlag;
+use syscalls::{Sysno, syscall};
 
 use crate::failpoint;
 use crate::process::caller::Caller;
 use crate::sys::{self, SignalSet};
 
-/// What a child is to become. All of it is made before the fork: the child allocates nothing.
+/// What a child is to become. All of it is made before it exists: it allocates nothing.
 pub struct Launch {
     /// The paths to try, in the order of `PATH`.
     candidates: Vec<CString>,
@@ -103,21 +106,27 @@ pub struct Gated {
     pub pidfd: OwnedFd,
     gate: Option<OwnedFd>,
     report: Option<OwnedFd>,
+    /// What the child reads until it executes or leaves. Given up, not freed, where that was not seen.
+    shared: ManuallyDrop<Box<Shared>>,
 }
 
 impl Gated {
-    /// Forks the child. Call it from the main thread only: the parent-death signal fires when the
-    /// *thread* that forked exits (PR_SET_PDEATHSIG of prctl(2)).
+    /// Starts the child. Call it from the main thread only: the parent-death signal fires when the
+    /// *thread* that started it exits (PR_SET_PDEATHSIG of prctl(2)).
+    ///
+    /// It shares our memory until it executes, as a child of vfork(2) does, but we go on beside it: no page
+    /// is copied, neither for it nor for us. clone(2) with `CLONE_VM`.
     ///
     /// # Errors
     /// When the kernel has no room for a process or a descriptor.
-    pub fn fork(launch: &Launch, caller: &Caller) -> io::Result<Gated> {
+    pub fn start(launch: Launch, caller: &Caller) -> io::Result<Gated> {
         let (gate_read, gate) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (report, report_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let listen_pid = LISTEN_PID_BLANK.map(Cell::new);
-        let argv: Vec<_> = launch.argv.iter().map(|w| w.as_ptr()).chain([ptr::null()]).collect();
-        let env: Vec<_> = launch
-            .env
+        failpoint::hit("gate.fork")?;
+        let Launch { candidates, argv, env, cwd, leads_group, stdio } = launch;
+        let listen_pid = Box::new(LISTEN_PID_BLANK.map(Cell::new));
+        let argv_pointers = argv.iter().map(|w| w.as_ptr()).chain([ptr::null()]).collect();
+        let env_pointers = env
             .iter()
             .map(|e| match e.as_bytes_with_nul() == LISTEN_PID_BLANK {
                 true => listen_pid.as_ptr().cast::<libc::c_char>(),
@@ -125,41 +134,30 @@ impl Gated {
             })
             .chain([ptr::null()])
             .collect();
-        let supervisor = std::process::id() as i32;
-        failpoint::hit("gate.fork")?;
-        let child = Child {
-            candidates: &launch.candidates,
-            argv: &argv,
-            env: &env,
-            listen_pid: &listen_pid,
-            cwd: launch.cwd.as_deref(),
-            leads_group: launch.leads_group,
-            stdio: [0, 1, 2].map(|n| launch.stdio[n].as_ref().map(AsRawFd::as_raw_fd)),
+        let mut shared = Box::new(Shared {
+            candidates,
+            argv_pointers,
+            env_pointers,
+            listen_pid,
+            cwd,
+            leads_group,
+            stdio: [0, 1, 2].map(|n| stdio[n].as_ref().map(AsRawFd::as_raw_fd)),
             gate: gate_read.as_raw_fd(),
             others_gate: gate.as_raw_fd(),
             report: report_write.as_raw_fd(),
-            supervisor,
+            supervisor: std::process::id() as i32,
             mask: caller.mask,
             sigchld_ignored: caller.sigchld_ignored,
             orphaned: failpoint::dooms_child("gate.orphaned"),
             doomed: failpoint::dooms_child("gate.waiting"),
-        };
-        // SAFETY: this process has one thread, so no lock can be held by a thread that the child lacks;
-        // the child runs `Child::run` only, which makes nothing but async-signal-safe calls on memory
-        // prepared above, and never returns.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
-            // SAFETY: this is the freshly forked child, as `run` asks.
-            unsafe { child.run() }
-        }
-        if pid < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let of = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+            stack: Box::new_uninit_slice(STACK),
+            _words: (argv, env),
+        });
+        let (pid, pidfd) = begin(&mut shared)?;
+        let child =
+            Gated { pid, pidfd, gate: Some(gate), report: Some(report), shared: ManuallyDrop::new(shared) };
         failpoint::hit("gate.forked")?;
-        // Our own child that has not been reaped: the pid means it and nobody else.
-        let pidfd = rustix::process::pidfd_open(of, rustix::process::PidfdFlags::empty())?;
-        Ok(Gated { pid, pidfd, gate: Some(gate), report: Some(report) })
+        Ok(child)
     }
 
     /// Lets the child execute. How that went comes over `report`.
@@ -188,17 +186,24 @@ impl Gated {
     /// The step that failed, and why; the child leaves with 125.
     pub fn read_report(&mut self) -> Result<(), StartError> {
         let Some(report) = self.report.take() else { return Ok(()) };
-        let mut words = [0u8; 8];
+        let mut words = [0u8; 9];
         let mut have = 0;
-        while have < words.len() {
+        loop {
             match nix::unistd::read(&report, &mut words[have..]) {
-                Ok(0) => return Ok(()),
+                // Its end is the end of the child's copy of the descriptor, which exec and exit close only
+                // after they have let go of the memory.
+                Ok(0) => break,
                 Ok(n) => have += n,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => return Ok(()),
             }
         }
-        let [a, b, c, d, e, f, g, h] = words;
+        // SAFETY: taken here only, once, since `report` is taken once; the child has let go of it, see above.
+        unsafe { ManuallyDrop::drop(&mut self.shared) };
+        let [a, b, c, d, e, f, g, h, _] = words;
+        if have == 0 {
+            return Ok(());
+        }
         let step = match i32::from_ne_bytes([a, b, c, d]) {
             0 => Step::Chdir,
             1 => Step::Stdio,
@@ -208,19 +213,62 @@ impl Gated {
     }
 }
 
+/// Starts the child on its own stack in our memory.
+#[cfg(not(feature = "valgrind"))]
+fn begin(shared: &mut Box<Shared>) -> io::Result<(i32, OwnedFd)> {
+    let top = shared.stack.as_mut_ptr_range().end.map_addr(|a| a & !15).cast::<c_void>();
+    let mut pidfd: RawFd = -1;
+    // SAFETY: every signal is blocked, and the child unblocks none before it is about to execute, so no
+    // handler runs on the shared memory. `run` makes nothing but raw system calls and plain reads of
+    // `Shared`, on a stack of its own that lives in it: it touches neither our stack nor the C library's
+    // thread data, which it shares. `Shared` is boxed, is not written by us again, and is freed only after
+    // the child was seen to have left this memory (`read_report`), else never. No sanitizer and no
+    // valgrind follows such a child.
+    let pid = unsafe {
+        libc::clone(
+            Shared::run,
+            top,
+            libc::CLONE_VM | libc::CLONE_PIDFD | libc::SIGCHLD,
+            (&raw const **shared).cast_mut().cast::<c_void>(),
+            &raw mut pidfd,
+        )
+    };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor of our own child (CLONE_PIDFD of clone(2)).
+    Ok((pid, unsafe { std::os::fd::FromRawFd::from_raw_fd(pidfd) }))
+}
+
+/// Starts the child as the only kind that valgrind follows: with a copy of our memory.
+#[cfg(feature = "valgrind")]
+fn begin(shared: &mut Box<Shared>) -> io::Result<(i32, OwnedFd)> {
+    // SAFETY: this process has one thread, so no lock is held by one that the child lacks; the child runs
+    // `Shared::run` only, which makes nothing but raw system calls.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        Shared::run((&raw mut **shared).cast::<c_void>());
+    }
+    let of = rustix::process::Pid::from_raw(pid).ok_or_else(io::Error::last_os_error)?;
+    Ok((pid, rustix::process::pidfd_open(of, rustix::process::PidfdFlags::empty())?))
+}
+
 const PID_DIGITS: usize = 10;
 
 /// What to put into the environment where `LISTEN_PID` named us: the child writes its own pid there, or
 /// the agent would ignore the sockets it was given (sd_listen_fds(3)).
 pub const LISTEN_PID_BLANK: &[u8; 22] = b"LISTEN_PID=0000000000\0";
 
-/// All that the child needs, borrowed from before the fork.
-struct Child<'a> {
-    candidates: &'a [CString],
-    argv: &'a [*const libc::c_char],
-    env: &'a [*const libc::c_char],
-    listen_pid: &'a [Cell<u8>; LISTEN_PID_BLANK.len()],
-    cwd: Option<&'a CStr>,
+/// The child's stack: it calls nothing but system calls.
+const STACK: usize = 16 * 1024;
+
+/// All that the child needs, made before it exists.
+struct Shared {
+    candidates: Vec<CString>,
+    argv_pointers: Vec<*const libc::c_char>,
+    env_pointers: Vec<*const libc::c_char>,
+    listen_pid: Box<[Cell<u8>; LISTEN_PID_BLANK.len()]>,
+    cwd: Option<CString>,
     leads_group: bool,
     stdio: [Option<RawFd>; 3],
     gate: RawFd,
@@ -233,72 +281,91 @@ struct Child<'a> {
     orphaned: bool,
     /// A test wants the child to die at the gate.
     doomed: bool,
+    #[cfg_attr(feature = "valgrind", allow(dead_code, reason = "a forked child has its own"))]
+    stack: Box<[MaybeUninit<u8>]>,
+    /// Where the pointers point.
+    _words: (Vec<CString>, Vec<CString>),
 }
 
-impl Child<'_> {
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("candidates", &self.candidates).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
     /// The child's whole life before exec.
-    ///
-    /// # Safety
-    /// Only in a freshly forked child, which must do nothing else.
-    unsafe fn run(&self) -> ! {
-        // SAFETY: every call here is async-signal-safe (signal-safety(7)) or a plain system call; all
-        // pointers are to memory that was made before the fork and of which this process has its copy.
+    extern "C" fn run(shared: *mut c_void) -> libc::c_int {
+        // SAFETY: `start` passes a pointer to its `Shared`, which stays as it is until this process has left
+        // the memory that both share.
+        let shared = unsafe { &*shared.cast::<Shared>() };
+        shared.wait_at_gate();
+        shared.become_agent();
+        shared.exec()
+    }
+
+    fn wait_at_gate(&self) {
+        // SAFETY: plain numbers, and one byte of this stack.
         unsafe {
             if self.orphaned {
-                libc::kill(self.supervisor, libc::SIGKILL);
-                while libc::getppid() == self.supervisor {}
+                let _ = syscall!(Sysno::kill, self.supervisor, libc::SIGKILL);
+                while syscall!(Sysno::getppid) == Ok(self.supervisor as usize) {}
             }
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+            let _ = syscall!(Sysno::prctl, libc::PR_SET_PDEATHSIG, libc::SIGTERM, 0, 0, 0);
             // The supervisor died before the line above: nothing would ever tell us. A parent that is
             // outside of our pid namespace (`unshare --pid` without --fork) reads as 0.
-            let parent = libc::getppid();
-            if parent != self.supervisor && parent != 0 {
-                libc::_exit(125);
+            let parent = syscall!(Sysno::getppid).unwrap_or(0);
+            if parent != self.supervisor as usize && parent != 0 {
+                leave();
             }
             if self.doomed {
-                libc::kill(libc::getpid(), libc::SIGKILL);
+                let _ = syscall!(Sysno::kill, own_pid(), libc::SIGKILL);
             }
             // Or its end-of-file would never come.
-            libc::close(self.others_gate);
+            let _ = syscall!(Sysno::close, self.others_gate);
             let mut word = 0u8;
             loop {
-                let n = libc::read(self.gate, (&raw mut word).cast(), 1);
-                if n == 1 {
-                    break;
-                }
-                if n == 0 || *libc::__errno_location() != libc::EINTR {
-                    libc::_exit(125);
+                match syscall!(Sysno::read, self.gate, &raw mut word, 1) {
+                    Ok(1) => return,
+                    Err(syscalls::Errno::EINTR) => {}
+                    _ => leave(),
                 }
             }
-            if self.leads_group {
-                libc::setpgid(0, 0);
-            }
-            if let Some(cwd) = self.cwd
-                && libc::chdir(cwd.as_ptr()) < 0
-            {
-                self.fail(Step::Chdir, *libc::__errno_location());
-            }
-            for (number, fd) in self.stdio.iter().enumerate() {
-                if let Some(fd) = fd
-                    && libc::dup2(*fd, number as RawFd) < 0
-                {
-                    self.fail(Step::Stdio, *libc::__errno_location());
-                }
-            }
-            self.name_itself_for_sockets();
-            if self.sigchld_ignored {
-                sys::set_disposition(libc::SIGCHLD, true);
-            }
-            sys::set_mask(self.mask);
-            self.exec()
         }
+    }
+
+    fn become_agent(&self) {
+        if self.leads_group {
+            // SAFETY: plain numbers.
+            let _ = unsafe { syscall!(Sysno::setpgid, 0, 0) };
+        }
+        if let Some(cwd) = &self.cwd {
+            // SAFETY: NUL-terminated, and part of `self`.
+            if let Err(e) = unsafe { syscall!(Sysno::chdir, cwd.as_ptr()) } {
+                self.fail(Step::Chdir, e.into_raw());
+            }
+        }
+        for (number, fd) in self.stdio.iter().enumerate() {
+            if let Some(fd) = *fd
+                // SAFETY: plain numbers; the descriptors are this process's own copies. None of them is 0
+                // to 2 itself: those were all occupied before bookend opened anything.
+                && let Err(e) = unsafe { syscall!(Sysno::dup3, fd, number, 0) }
+            {
+                self.fail(Step::Stdio, e.into_raw());
+            }
+        }
+        self.name_itself_for_sockets();
+        if self.sigchld_ignored {
+            sys::ignore_raw(libc::SIGCHLD);
+        }
+        sys::set_mask_raw(self.mask);
     }
 
     /// Writes its pid over the blank of `LISTEN_PID_BLANK`, as short as it is.
     fn name_itself_for_sockets(&self) {
         let mut digits = [0u8; PID_DIGITS];
         let mut first = PID_DIGITS;
-        let mut rest = std::process::id();
+        let mut rest = own_pid();
         while rest > 0 {
             first -= 1;
             digits[first] = b'0' + (rest % 10) as u8;
@@ -311,45 +378,49 @@ impl Child<'_> {
     }
 
     /// Tries each candidate as execvp(3) does, but runs no script without `#!` through a shell.
-    ///
-    /// # Safety
-    /// As `run`.
-    unsafe fn exec(&self) -> ! {
+    fn exec(&self) -> ! {
         let mut errno = libc::ENOENT;
-        for file in self.candidates {
-            // SAFETY: all three are NUL-terminated, made before the fork.
-            let now = unsafe {
-                libc::execve(file.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
-                *libc::__errno_location()
-            };
-            match now {
-                libc::EACCES => errno = now,
-                libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG | libc::ELOOP => {
+        let (argv, env) = (self.argv_pointers.as_ptr(), self.env_pointers.as_ptr());
+        for file in &self.candidates {
+            // SAFETY: the file and what both arrays point to are NUL-terminated and parts of `self`, and the
+            // arrays end with a null pointer.
+            let Err(e) = (unsafe { syscall!(Sysno::execve, file.as_ptr(), argv, env) }) else { continue };
+            match e.into_raw() {
+                libc::EACCES => errno = libc::EACCES,
+                now @ (libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG | libc::ELOOP) => {
                     if errno != libc::EACCES {
                         errno = now;
                     }
                 }
-                _ => {
+                now => {
                     errno = now;
                     break;
                 }
             }
         }
-        // SAFETY: still the forked child.
-        unsafe { self.fail(Step::Exec, errno) }
+        self.fail(Step::Exec, errno)
     }
 
     /// Tells the supervisor where and why it ended, and leaves.
-    ///
-    /// # Safety
-    /// As `run`.
-    unsafe fn fail(&self, step: Step, errno: i32) -> ! {
+    fn fail(&self, step: Step, errno: i32) -> ! {
         let words = [step as i32, errno];
         // SAFETY: eight bytes of this stack; at most PIPE_BUF, so written whole or not at all.
-        unsafe {
-            libc::write(self.report, words.as_ptr().cast(), size_of_val(&words));
-            libc::_exit(125)
-        }
+        let _ = unsafe { syscall!(Sysno::write, self.report, words.as_ptr(), size_of_val(&words)) };
+        leave()
+    }
+}
+
+/// The child's own number: the C library's answer would be as good, but nothing of its is used here.
+fn own_pid() -> usize {
+    // SAFETY: it takes nothing and touches no memory.
+    unsafe { syscall!(Sysno::getpid) }.unwrap_or(0)
+}
+
+/// Leaves as one that has executed nothing: no destructor, no exit handler.
+fn leave() -> ! {
+    loop {
+        // SAFETY: it does not return.
+        let _ = unsafe { syscall!(Sysno::exit_group, 125) };
     }
 }
 

@@ -118,13 +118,18 @@ pub(super) fn read_at(dir: BorrowedFd<'_>, path: &[u8], buf: &mut [u8]) -> rusti
     }
 }
 
+/// What can be the number of a process at all: a row that another program wrote may say anything.
+fn number(pid: i32) -> Option<Pid> {
+    if pid.is_positive() { Pid::from_raw(pid) } else { None }
+}
+
 /// The process `pid`, zombies included; `None`: there is none.
 ///
 /// # Errors
 /// Whatever keeps `/proc/PID/stat` from being read while the process may well live: a `/proc` that hides
 /// it (`hidepid`) or is not mounted. It is never taken for death.
 pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
-    let Some(number) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+    let Some(number) = number(pid) else {
         return Ok(None);
     };
     let path = format!("/proc/{pid}/stat");
@@ -248,7 +253,7 @@ pub struct Handle {
 /// # Errors
 /// pidfd_open(2) (EMFILE, …) or as [`stat`].
 pub fn open(identity: &Identity) -> io::Result<Option<Handle>> {
-    let Some(pid) = Pid::from_raw(identity.pid).filter(|_| identity.pid > 0) else {
+    let Some(pid) = number(identity.pid) else {
         return Ok(None);
     };
     let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -312,6 +317,7 @@ pub(super) fn poll_timeout(left: Duration) -> PollTimeout {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
     use std::process::{Command, Stdio};
 
     use proptest::prelude::*;
@@ -381,7 +387,10 @@ mod tests {
         let handle = open(&identity).unwrap().unwrap();
         assert_eq!(handle.identity(), identity);
         assert!(handle.signal(Signal::KILL).unwrap());
+        let has_ended = handle.wait(Duration::from_secs(30)).unwrap();
+        child.kill().unwrap();
         child.wait().unwrap();
+        assert!(has_ended, "it was told");
         assert!(!handle.signal(Signal::KILL).unwrap());
         assert!(open(&identity).unwrap().is_none());
     }
@@ -403,5 +412,111 @@ mod tests {
         let renamed = Place { host: "another".to_owned(), ..here.clone() };
         assert_eq!(judge(me, &renamed, &here), Verdict::Alive);
         assert_eq!(judge(Identity { start: 0, ..me }, &here, &here), Verdict::Unverifiable);
+    }
+
+    /// What was not recorded (`""`, 0) proves nothing against a process, and nothing for one elsewhere.
+    #[test]
+    fn a_process_is_judged_only_from_the_world_in_which_it_was_recorded() {
+        let here = place();
+        let me = of(std::process::id() as i32).unwrap().unwrap();
+        let other_ns = here.pid_ns + 1;
+        for boot in ["", here.boot_id.as_str(), "another"] {
+            for host in ["", here.host.as_str(), "another"] {
+                for pid_ns in [0, here.pid_ns, other_ns] {
+                    let (host, boot_id) = (host.to_owned(), boot.to_owned());
+                    let at = Place { host, boot_id, pid_ns, cgroup: None };
+                    let expected = match (boot, at.host.as_str()) {
+                        ("another" | "", "another") => Verdict::Unverifiable,
+                        ("another", _) => Verdict::Gone,
+                        _ if pid_ns == other_ns => Verdict::Unverifiable,
+                        _ => Verdict::Alive,
+                    };
+                    assert_eq!(judge(me, &at, &here), expected, "{at:?}");
+
+                    let nowhere = Place { boot_id: String::new(), ..here.clone() };
+                    if !boot.is_empty() {
+                        assert_eq!(
+                            judge(me, &at, &nowhere),
+                            Verdict::Unverifiable,
+                            "{at:?}: which boot is this?"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn this_place_is_told_in_the_kernels_own_words() {
+        let here = place();
+        let line = |path: &str| std::fs::read_to_string(path).unwrap().trim_end().to_owned();
+        assert_eq!(here.host, line("/proc/sys/kernel/hostname"));
+        assert_eq!(here.boot_id, line("/proc/sys/kernel/random/boot_id"));
+        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap();
+        assert_eq!(namespace.to_str(), Some(format!("pid:[{}]", here.pid_ns).as_str()));
+        let groups = line("/proc/self/cgroup");
+        let unified = groups.lines().find(|l| l.starts_with("0::")).map(|l| l[3..].to_owned());
+        assert_eq!(here.cgroup, unified);
+        assert!(proc_is_ours());
+    }
+
+    #[test]
+    fn a_zombie_whose_other_threads_run_on_is_not_dead_and_a_thread_of_the_kernel_is_known() {
+        let with = |state: char, flags: u32, threads: i32| {
+            parse_stat(
+                format!("7 (a) {state} 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 5").as_bytes(),
+            )
+            .unwrap()
+        };
+        let dead = |state, threads| with(state, 0, threads).is_dead();
+        assert!(dead('X', 1) && dead('x', 1) && dead('Z', 0) && dead('Z', 1) && dead('X', 2));
+        assert!(!dead('Z', 2), "its first thread has ended, another runs");
+        for state in ['R', 'S', 'D', 'T', 't', 'I'] {
+            assert!(!dead(state, 1), "{state}");
+        }
+        assert!(with('S', KERNEL_THREAD | 0x40, 1).is_kernel_thread());
+        assert!(!with('S', 0x40, 1).is_kernel_thread() && !with('S', 0, 1).is_kernel_thread());
+        assert_eq!(with('S', 0, 1).identity(), Identity { pid: 7, start: 5 });
+    }
+
+    #[test]
+    fn a_name_is_shown_as_it_is_and_padded_where_asked() {
+        let name = Comm::new(b"sh\xff");
+        assert_eq!((format!("{name}"), format!("{name:>5}")), ("sh\u{fffd}".into(), "  sh\u{fffd}".into()));
+        assert_eq!(format!("{name:?}"), r#""sh\xff""#);
+    }
+
+    #[test]
+    fn what_is_no_pid_is_nobody() {
+        for pid in [0, -1, i32::MIN] {
+            assert_eq!(stat(pid).unwrap(), None, "{pid}");
+            assert!(open(&Identity { pid, start: 0 }).unwrap().is_none(), "{pid}");
+        }
+    }
+
+    #[test]
+    fn a_handle_is_waited_on_until_its_process_ends_and_no_longer_than_asked() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let handle = open(&of(child.id() as i32).unwrap().unwrap()).unwrap().unwrap();
+        assert!(!handle.wait(Duration::ZERO).unwrap(), "it lives");
+        let (before, some) = (Instant::now(), Duration::from_millis(20));
+        assert!(!handle.wait(some).unwrap(), "it lives");
+        assert!(before.elapsed() >= some);
+        child.kill().unwrap();
+        assert!(handle.wait(Duration::from_secs(60)).unwrap(), "it has ended, reaped or not");
+        assert!(before.elapsed() < Duration::from_secs(30), "nothing was waited for beyond its end");
+        child.wait().unwrap();
+        assert!(handle.wait(Duration::ZERO).unwrap());
+        assert_eq!(handle.as_fd().as_raw_fd(), handle.pidfd.as_raw_fd());
+    }
+
+    #[test]
+    fn a_poll_does_not_spin_in_the_last_millisecond_and_takes_any_wait() {
+        let ms = |left| poll_timeout(left).as_millis();
+        assert_eq!(ms(Duration::ZERO), Some(0));
+        assert_eq!(ms(Duration::from_nanos(1)), Some(1));
+        assert_eq!(ms(Duration::from_millis(7)), Some(7));
+        assert_eq!(ms(Duration::from_micros(7001)), Some(8));
+        assert_eq!(ms(Duration::MAX), Some(i32::MAX as u32));
     }
 }

@@ -170,15 +170,58 @@ pub(super) fn read_environ<'a>(file: &OwnedFd, buf: &'a mut Vec<u8>) -> rustix::
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    fn whose(id: &str) -> Whose {
+        Whose::new(id, Path::new("/no/ledger"))
+    }
 
     fn look(whose: &Whose, environ: &str) -> Mark {
         whose.look(environ.replace('|', "\0").as_bytes(), || "/".to_owned())
     }
 
     #[test]
+    fn a_mark_behind_any_length_of_environment_is_found_and_says_whose_process_it_is() {
+        // Around the sizes at which the buffer grows: it starts with 16 KiB.
+        for filled in [10, 16 * 1024 - 40, 16 * 1024, 40_000, 100_000] {
+            let mut child = Command::new("sleep")
+                .arg("1000")
+                .env_clear()
+                .env("AAA", "x".repeat(filled))
+                .env("BOOKEND_TASK_ID", "abc")
+                .env("BOOKEND_LEDGER", "/no/ledger")
+                .spawn()
+                .unwrap();
+            let pid = child.id() as i32;
+            assert_eq!(carries_mark(pid, &whose("abc")), Mark::Carried, "{filled}");
+            assert_eq!(carries_mark(pid, &whose("ab")), Mark::Absent, "{filled}");
+            let path = format!("/proc/{pid}/environ");
+            let mut buf = Vec::new();
+            let environ = open_environ(CWD, path.as_bytes()).unwrap();
+            assert_eq!(read_environ(&environ, &mut buf).unwrap(), std::fs::read(&path).unwrap());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(carries_mark(pid, &whose("abc")), Mark::Absent, "it is gone");
+        }
+    }
+
+    #[test]
+    fn an_environment_that_cannot_be_read_is_neither_marked_nor_unmarked() {
+        let look = |path: &[u8]| {
+            let environ = open_environ(CWD, path);
+            whose("abc").read(1, environ.as_ref().map_err(|e| *e), &mut Vec::new())
+        };
+        // A directory opens and does not read.
+        assert_eq!(look(b"/proc/self/task"), Mark::Unreadable);
+        assert_eq!(look(b"/proc/self/stat/none"), Mark::Unreadable);
+        assert_eq!(look(b"/proc/self/none"), Mark::Absent);
+    }
+
+    #[test]
     fn only_whole_values_are_the_mark() {
-        let whose = Whose::new("abc", Path::new("/no/ledger"));
+        let whose = whose("abc");
         assert_eq!(look(&whose, "A=1|BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=/no/ledger|B=2"), Mark::Carried);
         assert_eq!(look(&whose, "BOOKEND_LEDGER=/no/ledger|BOOKEND_TASK_ID=abc"), Mark::Carried);
         for other in [

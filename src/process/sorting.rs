@@ -15,8 +15,8 @@ pub enum Seat {
     /// The task's own supervisor, its subreaper since before the agent was forked: what is below it is the
     /// task's, but for its own helpers, and for the children that it had before
     /// ([`super::leftovers::children`]). With such children about, an orphan without the mark may be theirs
-    /// and is left alone; helpers fork nothing and raise no such doubt.
-    Supervisor { inherited: Vec<Identity>, helpers: Vec<Identity> },
+    /// and is left alone; helpers, children that are not reaped yet, fork nothing and raise no such doubt.
+    Supervisor { inherited: Vec<Identity>, helpers: Vec<i32> },
     /// Anybody else: only the mark tells.
     Stranger,
 }
@@ -107,7 +107,7 @@ pub fn sort(
         Some(me) => scene.table.above(me).collect(),
         None => Vec::new(),
     };
-    let helpers: &[Identity] = match &scene.task.seat {
+    let helpers: &[i32] = match &scene.task.seat {
         Seat::Supervisor { helpers, .. } => helpers,
         Seat::Stranger => &[],
     };
@@ -120,7 +120,7 @@ pub fn sort(
                 && !s.is_dead()
                 && s.pid != scene.me
                 && !ancestors.contains(&i)
-                && !helpers.contains(&s.identity());
+                && !helpers.contains(&s.pid);
             may_be.then(|| see(s))
         })
         .collect();
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_helper_is_not_the_tasks_and_takes_nothing_from_it() {
-        let helpers = vec![row(201, ME).identity()];
+        let helpers = vec![201];
         let seat = Seat::Supervisor { inherited: Vec::new(), helpers };
         let world = World::of(seat, &[row(201, ME), row(202, ME)], &[]);
         assert_eq!(world.kinds(), [(202, Kind::Ours)]);

@@ -110,7 +110,7 @@ pub(super) fn prepare(
             .stdio(0, hook::dev_null()?)
             .stdio(1, theirs.try_clone()?)
             .stdio(2, theirs);
-        Ok((Gated::fork(&launch, caller)?, output))
+        Ok((Gated::start(launch, caller)?, output))
     });
     let (mut child, output) = match started {
         Ok(started) => started,

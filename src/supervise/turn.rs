@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
-use super::{Asked, Listening, PROGRESS, Phase, SIGN_OF_LIFE, Supervisor};
+use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
 use crate::error::Error;
@@ -53,7 +53,7 @@ impl Supervisor<'_> {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let t = &self.timers;
         let patience = [t.timeout, t.idle, t.linger].into_iter().filter(|_| t.stopped_since.is_none());
-        patience.chain([t.progress, self.ladder.deadline()]).flatten().min()
+        patience.chain([t.progress, t.rest, self.ladder.deadline()]).flatten().min()
     }
 
     fn on_signal(&mut self, received: Received) -> Result<(), Error> {
@@ -291,12 +291,17 @@ impl Supervisor<'_> {
             Err(e) => debug!("partial counts not recorded: {e}"),
         }
         self.written.at = Some(now);
+        self.timers.rest = Some(now + REST);
     }
 
     fn on_deadline(&mut self, now: Instant) -> Result<(), Error> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if due(self.timers.progress) {
             self.write_progress(now);
+        }
+        if due(self.timers.rest) {
+            self.timers.rest = None;
+            self.rest();
         }
         if self.timers.stopped_since.is_none() && self.phase == Phase::Running {
             if due(self.timers.timeout) {

@@ -188,8 +188,8 @@ fn success_needs_a_good_end_a_good_result_where_one_was_due_and_no_stop_before_i
 
 #[test]
 fn every_ending_has_words_and_is_known_by_them() {
-    use Interrupt::{Rebooted, SupervisorLost, Ttl};
-    let mut all: Vec<Ending> = [SupervisorLost, Rebooted, Ttl].map(Ending::Interrupted).into();
+    use Interrupt::{Oom, Rebooted, SupervisorLost, Ttl};
+    let mut all: Vec<Ending> = [SupervisorLost, Oom, Rebooted, Ttl].map(Ending::Interrupted).into();
     all.extend(stops().map(|(_, ending)| ending));
     all.extend([Ending::Success, Ending::AbortedNoSkill("deploy".to_owned())]);
     all.extend(
@@ -219,6 +219,14 @@ fn only_running_moves_and_never_to_itself() {
         assert_eq!(from.is_terminal(), from != Status::Running);
         assert_eq!(Status::parse(from.as_str()), Some(from));
     }
+}
+
+#[test]
+fn trust_is_read_back_as_the_ledgers_queries_write_it() {
+    for (number, trust) in [(0, Trust::None), (1, Trust::Task), (2, Trust::Operator)] {
+        assert_eq!((trust.as_number(), Trust::from_number(number)), (number, trust));
+    }
+    assert_eq!(Trust::from_number(7), Trust::None, "what a later version means by it is not known here");
 }
 
 #[test]

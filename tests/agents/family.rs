@@ -25,25 +25,31 @@ pub fn close(fds: &str, out: &str) -> io::Result<i32> {
 /// Exits 3.
 pub fn orphans(n: i32, go: &str) -> io::Result<i32> {
     for _ in 0..n {
-        if raw::fork()? {
-            let parent = std::process::id() as i32;
-            if raw::fork()? {
-                // SAFETY: no memory is involved; `_exit` leaves at once.
-                unsafe {
-                    while libc::getppid() == parent {
-                        libc::sched_yield();
-                    }
-                    libc::_exit(7);
-                }
-            }
-            // SAFETY: leaves at once.
-            unsafe { libc::_exit(0) };
-        }
-        // SAFETY: the status is not asked for.
-        unsafe { libc::wait(std::ptr::null_mut()) };
+        let_go(7)?;
     }
     File::open(go)?.read_exact(&mut [0])?;
     Ok(3)
+}
+
+/// Lets go a grandchild that exits with `code` once nobody of ours is its parent.
+pub fn let_go(code: i32) -> io::Result<()> {
+    if raw::fork()? {
+        let parent = std::process::id() as i32;
+        if raw::fork()? {
+            // SAFETY: no memory is involved; `_exit` leaves at once.
+            unsafe {
+                while libc::getppid() == parent {
+                    libc::sched_yield();
+                }
+                libc::_exit(code);
+            }
+        }
+        // SAFETY: leaves at once.
+        unsafe { libc::_exit(0) };
+    }
+    // SAFETY: the status is not asked for.
+    unsafe { libc::wait(std::ptr::null_mut()) };
+    Ok(())
 }
 
 /// `daemon -- command`: forks twice and executes the command in the grandchild; exits 0 at once.

@@ -8,6 +8,7 @@ mod family;
 mod newborn;
 mod raw;
 mod report;
+mod talk;
 mod with;
 
 use std::ffi::{OsString, c_char, c_int};
@@ -44,6 +45,7 @@ fn run(args: &[OsString]) -> Outcome {
         "close" => family::close(word(2), word(3)),
         "newborn" => newborn::newborn(&args[2..]),
         "orphans" => family::orphans(number(2)?, word(3)),
+        "talk" => talk::talk([word(2), word(3), word(4), word(5), word(6)]),
         "daemon" => family::daemon(&args[2..]),
         "as-pid" => family::as_pid(number(2)?, &args[3..]),
         other => Err(io::Error::other(format!("no command {other:?}"))),

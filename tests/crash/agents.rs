@@ -10,43 +10,89 @@ pub const SEEN: &str = "seen";
 /// The ids of tasks whose `--on-finish` command has run.
 pub const DELIVERED: &str = "delivered";
 
+/// Whoever talks ends when this file is there.
+pub const OVER: &str = "over";
+
+/// The last word is `HOW`, or `HOW,N`: it works for N seconds first, or talks for N rounds.
 const SCRIPT: &str = r#"#!/bin/sh
 unset BOOKEND_FAILPOINT BOOKEND_FAILPOINT_TRACE
-resumed=-
+resumed=- session=s-$BOOKEND_TASK_ID
 while [ $# -gt 1 ]; do
   case $1 in
-    --resume) resumed=$2; shift ;;
-    --resume=*) resumed=${1#--resume=} ;;
+    --resume) resumed=$2 session=$2; shift ;;
+    --resume=*) resumed=${1#--resume=} session=$resumed ;;
+    --session-id) session=$2; shift ;;
   esac
   shift
 done
-[ "$1" != stubborn ] || trap '' TERM
+name=${0##*/} how=${1%,*} n=${1#*,}
+[ "$how" != stubborn ] || trap '' TERM
 echo "$BOOKEND_TASK_ID $$ $resumed" >>"$HOME/../marks"
-session=$resumed
-[ "$session" != - ] || session=s-$BOOKEND_TASK_ID
-if [ "${0##*/}" = cursor-agent ]; then
+if [ "$name" = claude ]; then
+  mkdir -p "$HOME/.claude/projects/all"
+  echo '{}' >"$HOME/.claude/projects/all/$session.jsonl"
+fi
+if [ "$name" != agent ]; then
   echo '{"type":"system","subtype":"init","session_id":"'$session'","model":"m"}'
 fi
 bookend show "$BOOKEND_TASK_ID" --json >"$HOME/../seen/$BOOKEND_TASK_ID" 2>&1 ||
   echo missing >>"$HOME/../seen/$BOOKEND_TASK_ID"
 case $1 in
+  talk,*) probe talk "$HOME/../talk" "$session" 10 "$n" "$HOME/../over" ;;
+  bulk,*) probe talk "$HOME/../bulk" "$session" 100 "$n" "$HOME/../over" ;;
+  nest,*)
+    # An agent that is read along keeps to itself what its tools say.
+    [ "$name" = agent ] || exec 3>&1 >/dev/null
+    bookend run --id "$BOOKEND_TASK_ID.in" -- claude -p --output-format stream-json "talk,$n" 3>&- || exit
+    [ "$name" = agent ] || exec >&3 3>&-
+    ;;
+  *,*) sleep "$n" ;;
+esac
+case $how in
   hang | stubborn) sleep 1000 ;;
   fail) setsid sleep 1000 >/dev/null 2>&1 & exit 3 ;;
+  die) ulimit -c 0; exec probe die 11 ;;
   nap) sleep 0.1 ;;
 esac
-if [ "${0##*/}" = cursor-agent ]; then
+if [ "$name" != agent ]; then
   echo '{"type":"result","subtype":"success","is_error":false,"session_id":"'$session'","result":"done"}'
 fi
 "#;
 
+/// One round of talk: a tool's call and answer as Claude Code says them, then as Cursor does.
+const ROUND: [&str; 4] = [
+    concat!(
+        r#"{"type":"assistant","message":{"id":"msg_@","role":"assistant","model":"m","content":[{"#,
+        r#""type":"tool_use","id":"call_@","name":"Bash","input":{}}],"#,
+        r#""usage":{"input_tokens":3,"output_tokens":2}},"session_id":"$"}"#,
+    ),
+    concat!(
+        r#"{"type":"user","message":{"role":"user","content":[{"type":"tool_result","#,
+        r#""tool_use_id":"call_@","content":"BULK"}]},"session_id":"$"}"#,
+    ),
+    concat!(
+        r#"{"type":"tool_call","subtype":"started","call_id":"@","#,
+        r#""tool_call":{"shellToolCall":{}},"session_id":"$"}"#,
+    ),
+    concat!(
+        r#"{"type":"tool_call","subtype":"completed","call_id":"@","#,
+        r#""tool_call":{"shellToolCall":{"result":"BULK"}},"session_id":"$"}"#,
+    ),
+];
+
 /// The `--on-finish` command that notes for whom it ran.
 pub const ON_FINISH: &str = "cat >/dev/null; echo \"$BOOKEND_FINISHED_TASK\" >>\"$HOME/../delivered\"";
 
-/// A world with the agents `agent` and `cursor-agent` in it.
+/// A world with the agents `agent`, `cursor-agent` and `claude` in it.
 pub fn world(test: &str) -> Option<World> {
     let world = World::of_bookend(test)?;
-    world.program("agent", SCRIPT);
-    world.program("cursor-agent", SCRIPT);
+    for name in ["agent", "cursor-agent", "claude"] {
+        world.program(name, SCRIPT);
+    }
+    for (name, bytes) in [("talk", 4_000), ("bulk", 400_000)] {
+        let text = ROUND.join("\n").replace("BULK", &"x".repeat(bytes));
+        std::fs::write(world.path(name), text).expect("what is said");
+    }
     std::fs::create_dir(world.path(SEEN)).expect("a directory");
     Some(world)
 }
@@ -59,6 +105,11 @@ pub fn bystander(world: &World) -> Proc {
 /// The command line of `cursor-agent`, whose output is read along.
 pub fn cursor(how: &str) -> [&str; 5] {
     ["cursor-agent", "-p", "--output-format", "stream-json", how]
+}
+
+/// The command line of `claude`, whose output is read along.
+pub fn claude(how: &str) -> [&str; 6] {
+    ["claude", "-p", "--output-format", "stream-json", "--verbose", how]
 }
 
 /// The lines of a file of the world; none if there is no such file.

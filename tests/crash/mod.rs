@@ -1,7 +1,8 @@
 //! bookend dies at every step, and every step fails: what always holds, holds after the next recovery.
 
-mod agents;
-mod invariants;
+pub mod agents;
+pub mod fate;
+pub mod invariants;
 #[cfg(feature = "failpoints")]
 mod matrix;
 #[cfg(feature = "failpoints")]

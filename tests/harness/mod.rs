@@ -26,10 +26,12 @@ use tempfile::TempDir;
 pub use cmd::{Cmd, End, Output, Proc};
 pub use fifo::Fifo;
 pub use ledger::Row;
-pub use procfs::{children, group, marked, pending, stat_field, state, switches};
+pub use procfs::{
+    children, group, inhabitants, marked, memory, open_files, pending, stat_field, state, switches,
+};
 pub use pty::Pty;
 pub use stand_in::STREAM;
-pub use wait::{Deadline, eventually, pause};
+pub use wait::{Deadline, eventually, pause, ready};
 
 /// What stands before the agent's argv.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,13 +61,20 @@ pub struct World {
 
 impl World {
     pub fn new() -> World {
-        let dir = tempfile::Builder::new().prefix("bookend-test.").tempdir().expect("a temporary directory");
+        let world = World::without_probe(&std::env::temp_dir());
+        symlink(probe(), world.path("bin/probe")).expect("the probe in the world's PATH");
+        world
+    }
+
+    /// A world below `parent`, for what needs no agent of ours.
+    pub fn without_probe(parent: &Path) -> World {
+        let mut builder = tempfile::Builder::new();
+        let dir = builder.prefix("bookend-test.").tempdir_in(parent).expect("a temporary directory");
         for name in ["home", "state", "tmp", "bin"] {
             fs::create_dir(dir.path().join(name)).expect("a directory of the world");
         }
         let world = World { dir, under: Under::from_environment(), deadline: Deadline::new() };
         symlink(bookend(), world.path("bin/bookend")).expect("bookend in the world's PATH");
-        symlink(probe(), world.path("bin/probe")).expect("the probe in the world's PATH");
         world
     }
 

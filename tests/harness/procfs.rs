@@ -55,6 +55,27 @@ pub fn switches(pid: i32) -> u64 {
         .sum()
 }
 
+/// Where the descriptors of a process above 2 lead.
+pub fn open_files(pid: i32) -> Vec<String> {
+    let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Vec::new();
+    };
+    fds.flatten()
+        .filter(|f| f.file_name().to_str().and_then(|n| n.parse().ok()).is_some_and(|n: i32| n > 2))
+        .filter_map(|f| fs::read_link(f.path()).ok()?.to_str().map(str::to_owned))
+        .collect()
+}
+
+/// The memory that is the process's alone, and all of it that is in use, in KiB; `None`: no such process.
+pub fn memory(pid: i32) -> Option<(u64, u64)> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let field = |name| {
+        let line = rollup.lines().find_map(|l| l.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    Some((field("Anonymous:")?, field("Rss:")?))
+}
+
 fn all() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
@@ -71,21 +92,27 @@ pub fn marked(world: &super::World) -> Vec<i32> {
     all().filter(|p| is_marked(*p)).collect()
 }
 
+/// Whether the environment of a process names `dir`.
+fn is_of(dir: &Path, pid: i32) -> bool {
+    let mark = dir.as_os_str().as_bytes();
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| env.windows(mark.len()).any(|part| part == mark))
+}
+
+/// Every process of a world, whatever it is.
+pub fn inhabitants(world: &super::World) -> Vec<i32> {
+    all().filter(|p| is_of(world.dir.path(), *p)).collect()
+}
+
 /// Kills every process whose environment names `dir`, until there is none.
 pub(super) fn kill_marked(dir: &Path) {
-    let mark = dir.as_os_str().as_bytes();
-    let is_marked = |pid: i32| {
-        fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|env| env.windows(mark.len()).any(|part| part == mark))
-    };
     for _ in 0..1000 {
         let mut found = false;
-        for pid in all().filter(|p| is_marked(*p)) {
+        for pid in all().filter(|p| is_of(dir, *p)) {
             let Some(Ok(handle)) = Pid::from_raw(pid).map(|p| pidfd_open(p, PidfdFlags::empty())) else {
                 continue;
             };
             // Asked again behind the handle: the number could have become somebody else's.
-            if is_marked(pid) && pidfd_send_signal(&handle, Signal::KILL).is_ok() {
+            if is_of(dir, pid) && pidfd_send_signal(&handle, Signal::KILL).is_ok() {
                 found = true;
                 super::wait::ready(&[&handle], std::time::Duration::from_secs(1));
             }

@@ -55,7 +55,8 @@ impl Machine {
         Some(machine)
     }
 
-    fn start(test: &str, options: &[&str]) -> Option<Machine> {
+    /// Boots one with these options of `systemd-box start`.
+    pub fn start(test: &str, options: &[&str]) -> Option<Machine> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let can = is_root()
             && Path::new("/lib/systemd/systemd").exists()

@@ -1,8 +1,9 @@
 //! Sessions: the verdict at each end, and what a link displaces.
 
 use super::{END, START, World, ended, new_task, start};
+use crate::ledger::sessions::{LastUse, Restored};
 use crate::ledger::{Finished, Found, Ledger};
-use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status};
+use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status, Trust};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
 
@@ -61,6 +62,7 @@ fn a_session_survives_success_and_nothing_else() {
                 let session = ledger.session_of_key(KEY).unwrap().unwrap();
                 assert_eq!(session.session_id, "s1");
                 assert_eq!(session.last_used_at.as_deref(), Some(END));
+                assert_eq!(session.trust, Trust::Task, "nobody needs to judge it anew");
                 assert!(reasons(&ledger, "second").is_empty());
             }
             Some(reason) => {
@@ -94,6 +96,27 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         let claim = ledger.claim().unwrap();
         let last = claim.last_use(Some("anthropic"), "s1", None).unwrap();
         assert_eq!(last.task.unwrap().id, "first", "its failure says nothing against the session");
+    }
+}
+
+#[test]
+fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_executed() {
+    for executed in [true, false] {
+        let world = World::new();
+        let mut ledger = world.open();
+        first_run(&mut ledger);
+        let before = ledger.session_of_key(KEY).unwrap();
+        let live = ledger.hold_live().unwrap();
+        let claim = ledger.claim().unwrap();
+        claim.insert(&new_task("second", Some(KEY)), &live, "run").unwrap();
+        claim.set_session_aside(KEY, "fresh", "second", START).unwrap();
+        claim.commit().unwrap();
+        assert_eq!(linked(&ledger), None);
+        assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "fresh".to_owned())]);
+        let end = Ended { executed, ..never_executed() };
+        ledger.finish("second", &end, "run").unwrap();
+        assert_eq!(ledger.session_of_key(KEY).unwrap(), before.filter(|_| !executed));
+        assert_eq!(reasons(&ledger, "second").len(), usize::from(executed));
     }
 }
 
@@ -201,6 +224,75 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     assert!(claim.last_use(provider, "s2", None).unwrap().task.is_none());
     let linked = claim.last_use(provider, "s2", Some("first")).unwrap();
     assert!(linked.task.is_none(), "a task of another session says nothing of this one");
+}
+
+#[test]
+fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &with_session("t", "s1")));
+    let safe = |ledger: &mut Ledger, restored| {
+        let last = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", None).unwrap();
+        assert!(!last.restored);
+        LastUse { restored, ..last }.is_safe()
+    };
+    assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "it runs");
+    ledger.finish("t", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false, true]);
+    drop(start(&mut ledger, &with_session("u", "s1")));
+    ledger.finish("u", &ended(Ending::Success), "run").unwrap();
+    assert!(safe(&mut ledger, false), "the last use was a success");
+}
+
+#[test]
+fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another() {
+    let world = World::new();
+    let mut ledger = world.open();
+    // A session fails; the next run begins one, which gives way to a third.
+    drop(start(&mut ledger, &with_session("first", "s1")));
+    ledger.finish("first", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    drop(start(&mut ledger, &with_session("second", "s2")));
+    ledger.session_seen("second", Some(KEY), Some("anthropic"), "s3", END).unwrap();
+    assert_eq!(reasons(&ledger, "second"), [("s2".to_owned(), "replaced".to_owned())]);
+    ledger.finish("second", &never_executed(), "run").unwrap();
+    let restored = |ledger: &mut Ledger| match ledger.restore_session(KEY, END).unwrap() {
+        Restored::Done(session) => Some(session.session_id),
+        _ => None,
+    };
+    let gone = world.raw();
+    gone.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
+    assert_eq!(restored(&mut ledger).as_deref(), Some("s1"), "s2 only gave way");
+    gone.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
+    assert_eq!(restored(&mut ledger), None, "s1 was restored before");
+}
+
+/// A task of another program may not say which session it used: then the key's link to it counts.
+#[test]
+fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_known_one() {
+    const LATER: &str = "2026-11-21T12:00:00.001Z";
+    let runs = Some(Status::Running);
+    for (theirs, ours, user, status) in [
+        (LATER, START, "theirs", Some(Status::Failure)),
+        (START, START, "ours", Some(Status::Success)),
+        (START, LATER, "ours", Some(Status::Success)),
+        // One that runs is the last user whoever began when.
+        (LATER, START, "ours", runs),
+    ] {
+        let world = World::new();
+        let mut ledger = world.open();
+        let begun = |id: &str, at: &str| NewTask { started_at: at.to_owned(), ..new_task(id, None) };
+        drop(start(&mut ledger, &begun("theirs", theirs)));
+        ledger.finish("theirs", &ended(Ending::Failure(Failure::Exit)), "another").unwrap();
+        let linked_only = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", Some("theirs")).unwrap();
+        assert_eq!(linked_only.task.map(|t| t.id).as_deref(), Some("theirs"), "nobody else is known");
+
+        drop(start(&mut ledger, &NewTask { session_id: Some("s1".to_owned()), ..begun("ours", ours) }));
+        if status != runs {
+            ledger.finish("ours", &ended(Ending::Success), "run").unwrap();
+        }
+        let last = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", Some("theirs")).unwrap();
+        assert_eq!((last.status(), last.task.unwrap().id.as_str()), (status, user), "{theirs} {ours}");
+    }
 }
 
 #[test]

@@ -328,7 +328,6 @@ fn a_ledger_is_durable_and_keeps_its_log() {
             .unwrap()
     };
     assert_eq!(pragma("journal_mode"), "wal");
-    assert_eq!(pragma("synchronous"), "2");
     assert_eq!(pragma("mmap_size"), "0");
     drop(ledger);
     one_life(&world.file(), "t");

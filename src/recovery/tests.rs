@@ -1,0 +1,381 @@
+//! What is taken for dead, why it is said to have died, and what marking it does.
+
+use serde_json::json;
+
+use super::*;
+use crate::ledger::LiveLock;
+use crate::ledger::tests::{START, World, ended, new_task, start};
+use crate::ledger::{Found, LedgerError};
+use crate::task::{Cancel, NewTask};
+
+const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
+/// A pid that no kernel gives out.
+const NOBODY: Identity = Identity { pid: i32::MAX, start: 1 };
+
+fn me() -> Identity {
+    identity::of(std::process::id() as i32).unwrap().unwrap()
+}
+
+fn row(ledger: &Ledger, id: &str) -> Task {
+    match ledger.task(id).unwrap() {
+        Found::One(task) => *task,
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+/// A running task of this boot whose supervisor is gone.
+fn lost(id: &str) -> NewTask {
+    NewTask {
+        place: identity::place(),
+        supervisor: NOBODY,
+        agent_process: Some(NOBODY),
+        ..new_task(id, None)
+    }
+}
+
+fn begun(ledger: &mut Ledger, task: &NewTask) -> (LiveLock, Task) {
+    let live = start(ledger, task);
+    (live, row(ledger, &task.id))
+}
+
+/// The row of a task that is lost, without a ledger around it.
+fn lost_row() -> Task {
+    let world = World::new();
+    begun(&mut world.open(), &lost("t")).1
+}
+
+fn found(task: Task, pids: &[i32], survivors: &[i32]) -> Dead {
+    let leftovers = Summary {
+        found: pids.len(),
+        ended: pids.len() - survivors.len(),
+        left: 0,
+        unreadable: 0,
+        pids: pids.to_vec(),
+        spared: Vec::new(),
+        survivors: survivors.to_vec(),
+    };
+    Dead { leftovers: Some(leftovers), ..Dead::found(task) }
+}
+
+#[test]
+fn the_lock_decides_and_a_contradiction_is_never_a_death() {
+    for identity in ALL {
+        for same_host in [false, true] {
+            let verdict = |lock| verdict(lock, || identity, same_host);
+            assert_eq!(verdict(LiveEvidence::Held), Verdict::Alive);
+            for unclear in [LiveEvidence::OtherFile, LiveEvidence::Renumbered, LiveEvidence::Unreadable] {
+                assert_eq!(verdict(unclear), Verdict::Unverifiable);
+            }
+            assert_eq!(verdict(LiveEvidence::NoSlot), identity);
+        }
+        assert_eq!(verdict(LiveEvidence::Free, || identity, false), Verdict::Unverifiable);
+    }
+    assert_eq!(verdict(LiveEvidence::Free, || Verdict::Alive, true), Verdict::Unverifiable);
+    assert_eq!(verdict(LiveEvidence::Free, || Verdict::Gone, true), Verdict::Gone);
+    assert_eq!(verdict(LiveEvidence::Free, || Verdict::Recycled, true), Verdict::Recycled);
+    assert_eq!(verdict(LiveEvidence::Free, || Verdict::Unverifiable, true), Verdict::Gone);
+}
+
+/// A free lock is a death only where the lock could be seen: on this boot, or a machine of this name.
+#[test]
+fn a_free_lock_says_nothing_of_another_machine() {
+    let here = identity::place();
+    let mut task = lost_row();
+    for (boot, host, expected) in [
+        (here.boot_id.as_str(), here.host.as_str(), Verdict::Gone),
+        (&here.boot_id, "renamed since", Verdict::Gone),
+        (&here.boot_id, "", Verdict::Gone),
+        ("another", &here.host, Verdict::Gone),
+        ("another", "", Verdict::Gone),
+        ("another", "another", Verdict::Unverifiable),
+    ] {
+        task.boot_id = Some(boot.to_owned());
+        task.host = Some(host.to_owned());
+        assert_eq!(judge(LiveEvidence::Free, &task), expected, "{boot} {host}");
+        assert_eq!(judge(LiveEvidence::Held, &task), Verdict::Alive, "{boot} {host}");
+        if host.is_empty() {
+            task.host = None;
+            assert_eq!(judge(LiveEvidence::Free, &task), expected, "{boot}, host unknown");
+        }
+    }
+}
+
+#[test]
+fn a_lock_on_a_device_numbered_anew_is_judged_only_across_a_boot() {
+    let mut task = lost_row();
+    assert_eq!(
+        judge(LiveEvidence::Renumbered, &task),
+        Verdict::Unverifiable,
+        "within one it is another file"
+    );
+    task.boot_id = Some("another".to_owned());
+    assert_eq!(judge(LiveEvidence::Renumbered, &task), Verdict::Gone);
+}
+
+#[test]
+fn without_a_lock_the_identity_of_the_supervisor_decides() {
+    let mut task = lost_row();
+    assert_eq!(judge(LiveEvidence::NoSlot, &task), Verdict::Gone);
+    assert!(is_gone_by_identity(&task));
+    let supervised_by = |task: &mut Task, pid: i32, start: u64| {
+        (task.supervisor_pid, task.supervisor_start) = (Some(pid), Some(start));
+    };
+    let Identity { pid, start } = me();
+    supervised_by(&mut task, pid, start + 1);
+    assert_eq!(judge(LiveEvidence::NoSlot, &task), Verdict::Recycled);
+    assert_eq!(judge(LiveEvidence::Free, &task), Verdict::Recycled);
+    assert!(is_gone_by_identity(&task));
+    supervised_by(&mut task, pid, start);
+    assert_eq!(judge(LiveEvidence::NoSlot, &task), Verdict::Alive);
+    assert_eq!(judge(LiveEvidence::Free, &task), Verdict::Unverifiable);
+    assert!(!is_gone_by_identity(&task));
+    task.pid_ns = task.pid_ns.map(|n| n + 1);
+    assert_eq!(judge(LiveEvidence::NoSlot, &task), Verdict::Unverifiable, "a pid of another namespace");
+    task.supervisor_pid = None;
+    assert_eq!(judge(LiveEvidence::NoSlot, &task), Verdict::Unverifiable);
+    assert!(!is_gone_by_identity(&task), "nobody knows who supervised it");
+}
+
+#[test]
+fn a_lock_that_a_dead_supervisors_child_still_holds_is_waited_for_but_not_for_long() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let (live, mut task) = begun(&mut ledger, &lost("t"));
+    let asked = |ledger: &Ledger, task: &Task| {
+        let from = Instant::now();
+        (evidence(ledger, task).unwrap(), from.elapsed())
+    };
+    let (held, waited) = asked(&ledger, &task);
+    assert_eq!(held, LiveEvidence::Held, "whoever holds it for so long is no last breath");
+    assert!(waited >= LAST_BREATH);
+
+    let supervisor = task.supervisor_pid.replace(me().pid);
+    task.supervisor_start = Some(me().start);
+    let (held, waited) = asked(&ledger, &task);
+    assert_eq!(held, LiveEvidence::Held);
+    assert!(waited < LAST_BREATH, "for one that lives nothing is waited");
+    task.supervisor_pid = supervisor;
+
+    let breath = std::thread::spawn(move || {
+        // Until the question has been asked, which nobody is told of.
+        std::thread::sleep(Duration::from_millis(50));
+        drop(live);
+    });
+    assert_eq!(asked(&ledger, &task).0, LiveEvidence::Free);
+    breath.join().unwrap();
+    let (free, waited) = asked(&ledger, &task);
+    assert_eq!(free, LiveEvidence::Free);
+    assert!(waited < LAST_BREATH, "a free one is not waited for");
+}
+
+#[test]
+fn the_last_sign_of_life_decides_what_is_too_old() {
+    let ago = |hours: i64| (Timestamp::now() - SignedDuration::from_hours(hours)).to_string();
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    let mut task = lost_row();
+    (task.started_at, task.last_seen_at) = (ago(30), None);
+    assert!(has_expired(&task, hours(24)));
+    assert!(!has_expired(&task, hours(31)));
+    task.last_seen_at = Some(ago(2));
+    assert!(!has_expired(&task, hours(24)), "it was seen since");
+    assert!(has_expired(&task, hours(1)));
+    assert!(!has_expired(&task, Duration::MAX));
+    task.last_seen_at = Some("yesterday".to_owned());
+    assert!(!has_expired(&task, Duration::ZERO), "an unreadable time is no proof");
+}
+
+#[test]
+fn what_a_task_left_is_ended_only_after_its_end_and_as_its_option_says() {
+    let mut task = lost_row();
+    for status in Status::ALL {
+        task.status = status;
+        for (option, ends_after) in [
+            (None, [false, true]),
+            (Some("auto"), [false, true]),
+            (Some("end"), [true, true]),
+            (Some("leave"), [false, false]),
+            (Some("of another version"), [false, true]),
+        ] {
+            task.run_options = option.map(|o| json!({ "leftovers": o }));
+            let expected = status != Status::Running && ends_after[usize::from(status != Status::Success)];
+            assert_eq!(leaves_no_process(&task), expected, "{status} {option:?}");
+        }
+    }
+}
+
+#[test]
+fn only_who_holds_the_lock_of_a_task_supervises_it() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let live = start(&mut ledger, &NewTask { supervisor: me(), ..lost("t") });
+    assert!(holds_live_lock(&ledger, me()));
+    assert!(!holds_live_lock(&ledger, NOBODY));
+    assert!(!holds_live_lock(&ledger, Identity { start: me().start + 1, ..me() }));
+    drop(live);
+    assert!(!holds_live_lock(&ledger, me()));
+}
+
+#[test]
+fn survivors_keep_a_dead_task_from_being_settled_and_are_named() {
+    let task = lost_row();
+    assert_eq!(Dead::found(task.clone()).stuck(), None);
+    assert_eq!(found(task.clone(), &[7, 8], &[]).stuck(), None);
+    let dead = found(task, &[7, 8, 9], &[8, 9]);
+    assert_eq!(dead.survivors(), [8, 9]);
+    let why = dead.stuck().expect("it is stuck");
+    assert!(why.contains("pid 8; pid 9") && !why.contains("pid 7"), "{why}");
+}
+
+#[test]
+fn a_dead_task_is_described_by_its_name_its_age_and_what_was_ended_of_it() {
+    let task = lost_row();
+    let plain = Dead::found(task.clone()).describe();
+    assert!(plain.contains("task t") && plain.contains(START) && !plain.contains("ended"), "{plain}");
+    assert_eq!(found(task.clone(), &[], &[]).describe(), plain);
+    assert!(found(task, &[7, 8], &[]).describe().contains("2 ended"));
+}
+
+#[test]
+fn the_reason_is_what_the_kernel_tells() {
+    let task = lost_row();
+    let reason = |task: &Task| Dead::found(task.clone()).reason();
+    assert_eq!(reason(&task), Interrupt::SupervisorLost);
+    assert_eq!(Dead::expired(task.clone()).reason(), Interrupt::Ttl);
+    let unknown = Task { boot_id: None, ..task.clone() };
+    assert_eq!(reason(&unknown), Interrupt::SupervisorLost, "nobody knows of another boot");
+    let booted = Task { boot_id: Some("another".to_owned()), ..task };
+    assert_eq!(reason(&booted), Interrupt::Rebooted);
+    assert_eq!(Dead::expired(booted).reason(), Interrupt::Ttl);
+}
+
+#[test]
+fn how_it_died_names_who_was_gone_and_who_still_ran() {
+    let task = Task { supervisor_pid: Some(5), agent_pid: Some(6), ..lost_row() };
+    let how = |dead: &Dead, reason| dead.how(reason);
+    let lost = Interrupt::SupervisorLost;
+    let alone = Dead::found(task.clone());
+    assert_eq!(how(&alone, lost), "its supervisor (pid 5) was gone without a word");
+    assert_eq!(
+        how(&found(task.clone(), &[7], &[]), lost),
+        "its supervisor (pid 5) was gone without a word; its agent (pid 6) was gone too"
+    );
+    let outlived = found(task.clone(), &[6, 7], &[]);
+    assert_eq!(
+        how(&outlived, lost),
+        "its supervisor (pid 5) was gone without a word; its agent (pid 6) still ran and was ended"
+    );
+    let oom = how(&outlived, Interrupt::Oom);
+    assert!(oom.contains("OOM killer") && oom.contains("pid 6") && oom.contains("still ran"), "{oom}");
+    assert!(how(&alone, Interrupt::Rebooted).contains("booted anew"));
+    let ttl = how(&alone, Interrupt::Ttl);
+    assert!(ttl.contains(&task.started_at), "{ttl}");
+    let seen = Task { last_seen_at: Some("2026-11-21T12:00:03.000Z".to_owned()), ..task.clone() };
+    assert!(how(&Dead::found(seen), Interrupt::Ttl).contains("2026-11-21T12:00:03.000Z"));
+    let unknown = Task { supervisor_pid: None, agent_pid: None, ..task };
+    assert_eq!(how(&Dead::found(unknown), lost), "its supervisor was gone without a word");
+}
+
+fn mark(ledger: &mut Ledger, dead: &Dead) -> Marked {
+    let claim = ledger.claim().unwrap();
+    let marked = dead.mark(&claim, "recover").unwrap();
+    claim.commit().unwrap();
+    marked
+}
+
+#[test]
+fn marking_says_how_it_died_and_what_of_it_was_found_and_nothing_that_nobody_saw() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let (_, task) = begun(&mut ledger, &NewTask { session_id: Some("s1".to_owned()), ..lost("t") });
+    let dead = found(task, &[NOBODY.pid, 7], &[]);
+    assert!(matches!(mark(&mut ledger, &dead), Marked::Interrupted(Interrupt::SupervisorLost)));
+    let task = row(&ledger, "t");
+    assert_eq!((task.status, task.reason.as_deref()), (Status::Interrupted, Some("supervisor_lost")));
+    assert_eq!(task.error, Some(dead.how(Interrupt::SupervisorLost)));
+    assert_eq!((task.end_source.as_deref(), task.oom_killed), (Some("recovery"), None));
+    assert_eq!((task.finished_at, task.exit_code, task.term_signal), (None, None, None));
+    assert_eq!(task.leftovers.expect("what was found")["found"], 2);
+    let withdrawn = ledger.invalidations_of_task("t").unwrap();
+    assert_eq!(withdrawn.len(), 1, "what was said to the session is not known: it is not resumed");
+    assert!(matches!(mark(&mut ledger, &dead), Marked::Untouched), "it has ended");
+}
+
+#[test]
+fn where_nothing_was_left_nothing_is_said_of_it() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let (_, task) = begun(&mut ledger, &lost("t"));
+    assert!(matches!(mark(&mut ledger, &found(task, &[], &[])), Marked::Interrupted(_)));
+    assert_eq!(row(&ledger, "t").leftovers, None);
+}
+
+#[test]
+fn what_proves_to_live_or_cannot_be_judged_any_more_is_not_marked_but_if_it_is_too_old() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let (live, task) = begun(&mut ledger, &lost("t"));
+    assert!(matches!(mark(&mut ledger, &Dead::found(task.clone())), Marked::Untouched), "its lock is held");
+    assert!(matches!(mark(&mut ledger, &Dead::expired(task)), Marked::Untouched), "however old it is");
+    drop(live);
+    world.raw().execute_batch("UPDATE task_history SET live_ino = live_ino + 1").unwrap();
+    let task = row(&ledger, "t");
+    assert!(matches!(mark(&mut ledger, &Dead::found(task.clone())), Marked::Untouched), "it may live");
+    assert_eq!(row(&ledger, "t").status, Status::Running);
+    assert!(matches!(mark(&mut ledger, &Dead::expired(task)), Marked::Interrupted(Interrupt::Ttl)));
+    assert_eq!(row(&ledger, "t").reason.as_deref(), Some("ttl"));
+}
+
+#[test]
+fn an_end_that_was_seen_and_waits_wins_over_the_one_that_is_inferred() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let (_, task) = begun(&mut ledger, &lost("t"));
+    let slot = ledger.spool_slot("t").unwrap();
+    let record = slot.write(&ended(Ending::Cancelled(Cancel::Timeout)), "run").unwrap();
+    let dead = found(task, &[7], &[]);
+    let marked = mark(&mut ledger, &dead);
+    assert!(matches!(marked, Marked::Seen(Status::Cancelled)));
+    assert_eq!(row(&ledger, "t").reason.as_deref(), Some("timeout"));
+    dead.tidy(&ledger, &marked);
+    assert!(!record.exists(), "it is in the row now");
+}
+
+#[test]
+fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let (_, task) = begun(&mut ledger, &lost("t"));
+    // Room that nobody gives back.
+    drop(ledger.spool_slot("t").unwrap());
+    let slot = world.at().private_dir().join("spool/.t.slot");
+    assert!(slot.exists());
+    Dead::expired(task.clone()).tidy(&ledger, &Marked::Interrupted(Interrupt::Ttl));
+    Dead::found(task.clone()).tidy(&ledger, &Marked::Untouched);
+    assert!(slot.exists(), "its supervisor may live");
+    Dead::found(task).tidy(&ledger, &Marked::Interrupted(Interrupt::SupervisorLost));
+    assert!(!slot.exists());
+}
+
+#[test]
+fn what_became_of_a_spooled_end_is_said_and_whether_that_is_well() {
+    let kept = || "/spool/t.kept".into();
+    let said = |outcome| describe_merged(&Merged { task: Some("t".to_owned()), outcome });
+    let status = Status::Failure;
+    let (text, well) = said(MergeOutcome::Applied { status, invalidated: None });
+    assert!(well && text.contains("task t (failure)") && !text.contains("session"), "{text}");
+    let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some("s1".to_owned()) });
+    assert!(well && text.contains("session s1 is not to be resumed"), "{text}");
+    let failed = || LedgerError::NoSuchTask { id: "t".to_owned(), path: kept() };
+    for (outcome, words) in [
+        (MergeOutcome::AlreadyTerminal { status, kept: kept() }, ["failure", "/spool/t.kept"]),
+        (MergeOutcome::NoRow { kept: kept() }, ["task t", "/spool/t.kept"]),
+        (
+            MergeOutcome::Unreadable { why: "it is cut".to_owned(), kept: kept() },
+            ["it is cut", "/spool/t.kept"],
+        ),
+        (MergeOutcome::Waits(failed()), ["task t", "goes on waiting"]),
+    ] {
+        let (text, well) = said(outcome);
+        assert!(!well && words.iter().all(|w| text.contains(w)), "{text}");
+    }
+}

@@ -1,0 +1,209 @@
+//! What is still to be done once a task has ended: its left-overs, its delivery, its hint, its session, its
+//! room in the spool. Done by recovery where the supervisor could not, and only there.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::harness::{End, Proc, World, eventually, stat_field, state};
+use crate::standins::{Busy, KEY, bookend, change, dispatch, gone, install, json, linked, recover};
+
+fn said_of(told: &str, what: &str) -> usize {
+    told.lines().filter(|l| l.contains(what)).count()
+}
+
+#[test]
+fn what_an_ended_task_left_is_ended_by_recovery_where_its_option_says_so() {
+    let Some(world) = World::of_bookend("what_an_ended_task_left_is_ended_by_recovery") else { return };
+    let mut out = world.fifo("out");
+    let script = format!("probe daemon -- probe with setsid -- probe stay {}; exit 3", out.path());
+    let options = ["--id", "left-behind", "--leftovers", "leave"];
+    world.run_sh(&script).options(options).run().ended(End::Code(3));
+    let daemon = out.pid("stay");
+    assert_eq!(said_of(&recover(&world, &[]), "nothing to settle"), 1);
+    assert!(state(daemon).is_some_and(|s| s != 'Z'), "it was to be left");
+
+    // As if the supervisor had died before it could end it.
+    change(&world, "UPDATE task_history SET run_options = json_set(run_options, '$.leftovers', 'auto')");
+    let told = recover(&world, &[]);
+    assert_eq!(said_of(&told, "task left-behind had ended; of what it left running, 1 ended"), 1, "{told}");
+    gone(&world, daemon);
+    let row = world.row();
+    assert_eq!((row.ending().as_str(), row.json("leftovers")["ended"].as_i64()), ("failure/exit", Some(1)));
+    assert_eq!(said_of(&recover(&world, &[]), "had ended"), 0);
+}
+
+#[test]
+fn a_process_that_bore_an_ended_tasks_mark_before_it_began_is_not_its_left_over() {
+    let Some(world) = World::of_bookend("a_process_that_bore_an_ended_tasks_mark_before_it_began") else {
+        return;
+    };
+    let mut out = world.fifo("out");
+    let older = world.bare(["probe", "stay", &out.path()]).env("BOOKEND_TASK_ID", "taken-twice");
+    let older = older.env("BOOKEND_LEDGER", world.ledger()).start();
+    let pid = out.pid("stay");
+    // Until the clock of starts has ticked, an agent could be as old.
+    let born = stat_field(pid, 22).and_then(|start| start.parse::<u64>().ok());
+    let newborn = || {
+        let said = world.bare(["cut", "-d ", "-f22", "/proc/self/stat"]).run().stdout;
+        said.trim().parse::<u64>().ok()
+    };
+    eventually(world.deadline(), "a later start", || newborn() > born);
+    world.run_sh("exit 3").options(["--id", "taken-twice"]).run().ended(End::Code(3));
+    let told = recover(&world, &[]);
+    assert_eq!(said_of(&told, "nothing to settle"), 1, "{told}");
+    assert_eq!(said_of(&told, "had ended"), 0, "{told}");
+    assert!(state(pid).is_some_and(|s| s != 'Z'));
+    drop(older);
+}
+
+#[test]
+fn what_an_ended_task_left_is_its_supervisors_affair_while_that_lives() {
+    let Some(world) = World::of_bookend("what_an_ended_task_left_is_its_supervisors_affair") else { return };
+    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
+    let daemon = format!("probe with setsid ignore=15 -- probe stay {}", out.path());
+    let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
+    let run = world.run_sh(&script).options(["--id", "in-its-grace", "--grace", "1000s"]).start();
+    let daemon = out.pid("stay");
+    go.tell("now");
+    let ended = || world.rows().first().is_some_and(|r| r.ending() == "failure/exit");
+    eventually(world.deadline(), "the end in the ledger", ended);
+    let told = recover(&world, &["--grace", "0s"]);
+    assert_eq!(said_of(&told, "nothing to settle"), 1, "{told}");
+    assert!(state(daemon).is_some_and(|s| s != 'Z'), "its supervisor is at it");
+    run.signal(Signal::KILL);
+    run.wait();
+    let told = recover(&world, &["--grace", "0s"]);
+    assert_eq!(said_of(&told, "task in-its-grace had ended"), 1, "{told}");
+    gone(&world, daemon);
+}
+
+#[test]
+fn a_dead_task_of_which_a_process_cannot_be_ended_stays_running_with_its_key() {
+    let Some(world) = World::of_bookend("a_dead_task_of_which_a_process_cannot_be_ended") else { return };
+    // Without the mark nothing proves at the last moment that it is the task's, so it is not signalled.
+    let script = "trap '' TERM; echo ready $$ >$SAY; exec env -u BOOKEND_TASK_ID sleep 1000";
+    let run = || world.run_sh(script).options(["--id", "stuck", "--key", KEY]);
+    let busy = Busy::start(&world, "say", |_| run());
+    let agent = busy.agent;
+    let mark = b"BOOKEND_TASK_ID=";
+    let environ = || fs::read(format!("/proc/{agent}/environ")).unwrap_or_default();
+    let is_marked = || environ().windows(mark.len()).any(|w| w == mark);
+    eventually(world.deadline(), "an agent without the mark", || !is_marked());
+    busy.kill_supervisor();
+    let told = bookend(&world, &["recover", "--grace", "0s", "--json"]).ended(End::Code(1));
+    let report: serde_json::Value = serde_json::from_str(&told.stdout).expect("a report");
+    assert_eq!((&report["stuck"][0]["id"], &report["settled"]), (&"stuck".into(), &false.into()), "{report}");
+    assert!(state(agent).is_some_and(|s| s != 'Z'));
+    let row = world.row();
+    assert_eq!(row.text("status"), "running");
+    assert!(row.text("error").contains(&format!("pid {agent}")), "{row:?}");
+    world.run_sh("true").options(["--key", KEY, "--grace", "0s"]).run().ended(End::Code(75));
+
+    world.bare(["probe", "send", &agent.to_string(), "9"]).run();
+    gone(&world, agent);
+    recover(&world, &[]);
+    assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
+}
+
+/// A run whose end is being delivered for ever, and its hook.
+fn delivering(world: &World) -> (Proc, i32) {
+    let mut said = world.fifo("hook");
+    let hook = format!(
+        "case $BOOKEND_DELIVERY_ATTEMPT in 1) echo ready $$ >{}; exec sleep 1000;; esac; echo x >>{}",
+        said.path(),
+        world.name("delivered")
+    );
+    let run = world.run_sh("exit 3").options(["--id", "told", "--on-finish", &hook]).start();
+    let hook = said.pid("ready");
+    (run, hook)
+}
+
+#[test]
+fn an_end_is_delivered_from_a_copied_ledger_only_once_its_supervisor_is_gone() {
+    let Some(world) = World::of_bookend("an_end_is_delivered_from_a_copied_ledger") else { return };
+    let (run, hook) = delivering(&world);
+    // Its live lock cannot be asked there: the identity decides.
+    world.bare(["cp", "-r", &world.name("state/bookend"), &world.name("copy")]).run().ended(End::Code(0));
+    let copy = world.name("copy/bookend.db");
+    let told = recover(&world, &["--ledger", &copy]);
+    assert_eq!(said_of(&told, "on-finish"), 0, "its supervisor is at it: {told}");
+    run.signal(Signal::KILL);
+    run.wait();
+    gone(&world, hook);
+    let told = recover(&world, &["--ledger", &copy]);
+    assert_eq!(said_of(&told, "--on-finish command of task told: delivered"), 1, "{told}");
+    assert_eq!(fs::read_to_string(world.path("delivered")).expect("a line"), "x\n");
+}
+
+#[test]
+fn a_dry_run_names_the_end_that_would_be_delivered_once_its_supervisor_is_gone() {
+    let Some(world) = World::of_bookend("a_dry_run_names_the_end_that_would_be_delivered") else { return };
+    let (run, hook) = delivering(&world);
+    let would = || json(&world, &["recover", "--dry-run", "--json"])["deliveries"].clone();
+    assert_eq!(would(), serde_json::json!([]), "its supervisor is at it");
+    run.signal(Signal::KILL);
+    run.wait();
+    gone(&world, hook);
+    assert_eq!(would()[0]["id"], "told");
+    let told = bookend(&world, &["recover", "--dry-run"]).ended(End::Code(0)).stdout;
+    assert_eq!(said_of(&told, "the --on-finish command of task told would be run"), 1, "{told}");
+    assert!(!world.path("delivered").exists());
+}
+
+#[test]
+fn a_hint_does_not_warn_of_a_session_that_an_operator_has_restored() {
+    let Some(world) = World::of_bookend("a_hint_does_not_warn_of_a_session") else { return };
+    install(&world);
+    for (restored, name) in [(false, "say"), (true, "say again")] {
+        let busy = Busy::start(&world, name, |_| dispatch(&world, "claude"));
+        let (session, _) = linked(&world).expect("a session");
+        busy.supervisor.signal(Signal::TERM);
+        busy.supervisor.wait();
+        if restored {
+            bookend(&world, &["session", "restore", KEY]).ended(End::Code(0)).silent();
+        }
+        let told = recover(&world, &[]);
+        assert_eq!(said_of(&told, "interrupted (signal)"), 1, "{told}");
+        let warned = said_of(&told, &format!("session {session} is not to be resumed"));
+        assert_eq!(warned, usize::from(!restored), "{told}");
+    }
+}
+
+#[test]
+fn the_command_that_a_hint_gives_names_the_ledger_that_was_asked_for() {
+    let Some(world) = World::of_bookend("the_command_that_a_hint_gives_names_the_ledger") else { return };
+    let ledger = world.name("of its own.db");
+    let script = "echo ready $$ >$SAY; exec sleep 1000";
+    let options = ["--id", "named", "--ledger", &ledger];
+    Busy::start(&world, "say", |_| world.run_sh(script).options(options)).kill_all();
+    let report = json(&world, &["recover", "--json", "--ledger", &ledger]);
+    assert_eq!(report["ledger"].as_str(), Some(ledger.as_str()));
+    let again = report["hints"][0]["redispatch"].as_str().expect("a command");
+    assert!(again.contains(&format!(" --ledger '{ledger}'")), "{again}");
+
+    Busy::sleep(&world, "unnamed").kill_all();
+    let report = json(&world, &["recover", "--json"]);
+    let again = report["hints"][0]["redispatch"].as_str().expect("a command");
+    assert!(!again.contains("--ledger"), "{again}");
+}
+
+#[test]
+fn room_in_the_spool_that_no_task_needs_is_given_back_and_that_of_a_running_one_is_kept() {
+    let Some(world) = World::of_bookend("room_in_the_spool_that_no_task_needs") else { return };
+    world.run_sh("true").options(["--id", "ended"]).run().ended(End::Code(0));
+    let busy = Busy::sleep(&world, "runs");
+    let slot = |id: &str| world.path(&format!("state/bookend/bookend.db.d/spool/.{id}.slot"));
+    assert!(slot("runs").exists());
+    recover(&world, &[]);
+    assert!(slot("runs").exists(), "there was nothing to sweep");
+    for id in ["ended", "never-committed"] {
+        fs::write(slot(id), "").expect("a slot");
+    }
+    recover(&world, &[]);
+    assert!(!slot("ended").exists() && !slot("never-committed").exists());
+    assert!(slot("runs").exists(), "its supervisor may need it");
+    busy.kill_all();
+    recover(&world, &[]);
+    assert!(!slot("runs").exists());
+}

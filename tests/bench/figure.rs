@@ -1,0 +1,162 @@
+//! A figure beside its peer's, what it must reach, and the table of them.
+
+use serde::Serialize;
+
+/// The least, the middle and the most of what was seen.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Spread {
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    pub fn of(values: &[f64]) -> Spread {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let [first, .., last] = sorted[..] else {
+            return Spread { min: sorted[0], median: sorted[0], max: sorted[0] };
+        };
+        let middle = sorted.len() / 2;
+        let median = match sorted.len() % 2 {
+            0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
+            _ => sorted[middle],
+        };
+        Spread { min: first, median, max: last }
+    }
+}
+
+/// What the middle must reach.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// bookend's figure and its peer's, each taken while the other was.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair {
+    pub ours: f64,
+    pub theirs: f64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    pub unit: &'static str,
+    /// The middle of all.
+    pub ours: f64,
+    pub theirs: Option<f64>,
+    /// Of the ratios, each the middle of its round; where there is no peer, of our own figure.
+    pub spread: Spread,
+}
+
+impl Measured {
+    /// The pairs in the order in which they were taken, cut into rounds: one slow run says nothing.
+    pub fn beside(unit: &'static str, pairs: &[Pair], rounds: usize) -> Measured {
+        let middle = |of: fn(&Pair) -> f64, pairs: &[Pair]| {
+            Spread::of(&pairs.iter().map(of).collect::<Vec<_>>()).median
+        };
+        let ratios: Vec<f64> = pairs
+            .chunks(pairs.len().div_ceil(rounds))
+            .map(|round| middle(|p| p.ours / p.theirs, round))
+            .collect();
+        Measured {
+            unit,
+            ours: middle(|p| p.ours, pairs),
+            theirs: Some(middle(|p| p.theirs, pairs)),
+            spread: Spread::of(&ratios),
+        }
+    }
+
+    pub fn alone(unit: &'static str, values: &[f64]) -> Measured {
+        let spread = Spread::of(values);
+        Measured { unit, ours: spread.median, theirs: None, spread }
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Figure {
+    pub what: String,
+    /// The peer; empty where the figure stands alone.
+    pub beside: String,
+    pub target: Option<Target>,
+    pub measured: Option<Measured>,
+    /// Why it is not measured.
+    pub needs: Option<String>,
+    pub reached: Option<bool>,
+}
+
+impl Figure {
+    pub fn new(what: &str, beside: &str, target: Option<Target>, measured: Measured) -> Figure {
+        let middle = measured.spread.median;
+        let reached = target.map(|t| match t {
+            Target::AtMost(most) => middle <= most,
+            Target::AtLeast(least) => middle >= least,
+        });
+        let (what, beside) = (what.to_owned(), beside.to_owned());
+        Figure { what, beside, target, measured: Some(measured), needs: None, reached }
+    }
+
+    pub fn not_measured(what: &str, beside: &str, target: Option<Target>, needs: &str) -> Figure {
+        let (what, beside, needs) = (what.to_owned(), beside.to_owned(), Some(needs.to_owned()));
+        Figure { what, beside, target, measured: None, needs, reached: None }
+    }
+
+    fn cells(&self) -> [String; 8] {
+        let target = match self.target {
+            Some(Target::AtMost(most)) => format!("≤ {most}"),
+            Some(Target::AtLeast(least)) => format!("≥ {least}"),
+            None => String::new(),
+        };
+        let reached = match self.reached {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "",
+        };
+        let [ours, theirs, median, range] = match (&self.measured, &self.needs) {
+            (Some(m), _) => {
+                let s = m.spread;
+                let (median, range) = match (m.theirs, s.min < s.max) {
+                    (Some(_), true) => (format!("{:.2}", s.median), format!("{:.2} to {:.2}", s.min, s.max)),
+                    (Some(_), false) => (format!("{:.2}", s.median), String::new()),
+                    (None, true) => (String::new(), format!("{} to {}", short(s.min), short(s.max))),
+                    (None, false) => Default::default(),
+                };
+                let with_unit = |value| format!("{} {}", short(value), m.unit);
+                [with_unit(m.ours), m.theirs.map(with_unit).unwrap_or_default(), median, range]
+            }
+            (None, needs) => {
+                let why = format!("not measured: needs {}", needs.as_deref().unwrap_or_default());
+                [why, String::new(), String::new(), String::new()]
+            }
+        };
+        [self.what.clone(), self.beside.clone(), ours, theirs, median, range, target, reached.to_owned()]
+    }
+}
+
+/// Three digits that count.
+fn short(value: f64) -> String {
+    match value.abs() {
+        v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// In Markdown, and straight on a screen too.
+pub fn table(figures: &[Figure]) -> String {
+    let head =
+        ["what", "beside", "bookend", "peer", "ratio", "of rounds", "must be", "is"].map(str::to_owned);
+    let rows: Vec<[String; 8]> = [head].into_iter().chain(figures.iter().map(Figure::cells)).collect();
+    let widths: [usize; 8] =
+        std::array::from_fn(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0).max(3));
+    let line = |cells: &[String; 8]| {
+        let padded = cells.iter().zip(widths).map(|(cell, width)| format!(" {cell:<width$} |"));
+        format!("|{}\n", padded.collect::<String>())
+    };
+    let rule = widths.map(|w| "-".repeat(w));
+    let mut text = line(&rows[0]) + &line(&rule);
+    text.extend(rows[1..].iter().map(line));
+    text
+}

@@ -1,0 +1,72 @@
+//! Many runs, some at a time, all in one ledger.
+
+use std::process::Command;
+use std::time::Instant;
+
+use nix::sys::wait::{WaitStatus, wait};
+
+use crate::Bench;
+use crate::figure::{Figure, Measured, Target};
+use crate::harness::{World, on_path};
+use crate::measure::{command, in_turns, time};
+use crate::start::{RUN, TASK_SPOOLER, TINI};
+
+const AT_ONCE: usize = 64;
+
+pub fn measure(bench: &Bench) -> Vec<Figure> {
+    let target = Some(Target::AtLeast(0.6));
+    vec![
+        beside(bench, &TINI, target, |_| ()),
+        beside(bench, &TASK_SPOOLER, None, |world| {
+            time(&mut command(world, &["tsp", "-S", &AT_ONCE.to_string()]));
+        }),
+    ]
+}
+
+fn beside(bench: &Bench, peer: &[&str], target: Option<Target>, ready: fn(&World)) -> Figure {
+    let runs = if bench.quick { 500 } else { 2000 };
+    let what = format!("{runs} runs, {AT_ONCE} at a time");
+    if !on_path(peer[0]) {
+        return Figure::not_measured(&what, &peer.join(" "), target, peer[0]);
+    }
+    let world = bench.world();
+    ready(&world);
+    let (mut ours, mut theirs) = (command(&world, &RUN), command(&world, peer));
+    time(&mut ours);
+    let mut expected = 1;
+    let pairs = in_turns(
+        bench.pairs(5, 2),
+        || {
+            expected += runs;
+            let rate = rate(&mut ours, runs);
+            every_row_is_terminal(&world, expected);
+            rate
+        },
+        || rate(&mut theirs, runs),
+    );
+    Figure::new(&what, &peer.join(" "), target, Measured::beside("/s", &pairs, pairs.len()))
+}
+
+/// Runs a second. Every one must end well: none was told that the ledger is busy.
+#[expect(clippy::zombie_processes, reason = "whoever ends first is waited for, not this one")]
+fn rate(command: &mut Command, runs: usize) -> f64 {
+    let (mut started, mut ended) = (0, 0);
+    let began = Instant::now();
+    while ended < runs {
+        while started < runs && started - ended < AT_ONCE {
+            command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+            started += 1;
+        }
+        match wait().expect("a child") {
+            WaitStatus::Exited(_, 0) => ended += 1,
+            other => panic!("{command:?}: {other:?}"),
+        }
+    }
+    runs as f64 / began.elapsed().as_secs_f64()
+}
+
+fn every_row_is_terminal(world: &World, expected: usize) {
+    let rows = world.sql("SELECT status, count(*) AS n FROM task_history GROUP BY status");
+    let seen: Vec<_> = rows.iter().map(|r| (r.text("status"), r.text("n"))).collect();
+    assert_eq!(seen, [("success".to_owned(), expected.to_string())], "the rows of the ledger");
+}

@@ -1,0 +1,128 @@
+//! What a supervisor costs while its agent is silent: memory, and wake-ups. The program's size too.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::Bench;
+use crate::agent::STREAM;
+use crate::capture::call_us_claude;
+use crate::figure::{Figure, Measured, Target};
+use crate::harness::{World, pause};
+use crate::measure::{bookend, command, ended_well};
+
+/// Bookend's options, and the agent's command line.
+const WAYS: [(&str, &[&str], bool); 4] = [
+    ("uncaptured", &[], false),
+    ("captured", &[], true),
+    ("uncaptured, --timeout 1h", &["--timeout", "1h"], false),
+    ("captured, --timeout 1h --idle-timeout 1h", &["--timeout", "1h", "--idle-timeout", "1h"], true),
+];
+/// Of each, so that one is no accident.
+const EACH: usize = 3;
+/// After its last word the agent's counts are written once more, a second later at most.
+const SETTLING: Duration = Duration::from_secs(3);
+
+pub fn measure_size(_: &Bench) -> Vec<Figure> {
+    let bytes = fs::metadata(bookend()).expect("the program").len();
+    let measured = Measured::alone("MiB", &[mib(bytes)]);
+    vec![Figure::new("the program's size", "", Some(Target::AtMost(3.0)), measured)]
+}
+
+pub fn measure_memory(bench: &Bench) -> Vec<Figure> {
+    let world = world(bench);
+    let figures = WAYS[..2].iter().map(|way| {
+        let waiting: Vec<Waiting> = (0..EACH).map(|_| Waiting::start(&world, way)).collect();
+        pause(SETTLING);
+        let values: Vec<f64> = waiting.iter().map(|w| mib(w.anonymous())).collect();
+        waiting.into_iter().for_each(Waiting::end);
+        let what = format!("anonymous memory, waiting, {}", way.0);
+        Figure::new(&what, "", Some(Target::AtMost(0.5)), Measured::alone("MiB", &values))
+    });
+    figures.collect()
+}
+
+pub fn measure_wake_ups(bench: &Bench) -> Vec<Figure> {
+    let world = world(bench);
+    let seconds = if bench.quick { 10 } else { 60 };
+    let waiting: Vec<Vec<Waiting>> =
+        WAYS.iter().map(|way| (0..EACH).map(|_| Waiting::start(&world, way)).collect()).collect();
+    pause(SETTLING);
+    let count = || -> Vec<Vec<u64>> {
+        waiting.iter().map(|same| same.iter().map(Waiting::switches).collect()).collect()
+    };
+    let before = count();
+    pause(Duration::from_secs(seconds));
+    let after = count();
+    let figures = WAYS.iter().zip(before.iter().zip(&after)).map(|(way, (before, after))| {
+        let a_minute = |(before, after): (&u64, &u64)| (after - before) as f64 * 60.0 / seconds as f64;
+        let values: Vec<f64> = before.iter().zip(after).map(a_minute).collect();
+        let what = format!("wake-ups, {}", way.0);
+        Figure::new(&what, "", Some(Target::AtMost(0.0)), Measured::alone("/min", &values))
+    });
+    let figures = figures.collect();
+    waiting.into_iter().flatten().for_each(Waiting::end);
+    figures
+}
+
+fn world(bench: &Bench) -> World {
+    let world = bench.world();
+    call_us_claude(&world);
+    world
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// A supervisor whose agent has said its first line and is silent until its stdin ends.
+struct Waiting {
+    command: Command,
+    child: Child,
+}
+
+impl Waiting {
+    fn start(world: &World, (_, options, captured): &(&str, &[&str], bool)) -> Waiting {
+        let claude = world.name("bin/claude");
+        // Without a result at its end a captured agent has failed: it is of no account here.
+        let words = if *captured { &STREAM[1..] } else { &["-p", "do it"] };
+        let argv = [&["bookend", "run"], *options, &["--", &claude], words].concat();
+        let mut command = command(world, &argv);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("bookend");
+        let mut byte = [0];
+        child.stdout.as_mut().expect("its stdout").read_exact(&mut byte).expect("the agent's first line");
+        Waiting { command, child }
+    }
+
+    fn proc(&self, file: &str) -> String {
+        let path = format!("/proc/{}/{file}", self.child.id());
+        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    /// The bytes that are its own and no file's: heap, stack, and what it has written to of the program.
+    fn anonymous(&self) -> u64 {
+        let rollup = self.proc("smaps_rollup");
+        let kib = rollup.lines().find_map(|l| l.strip_prefix("Anonymous:")?.trim().strip_suffix(" kB"));
+        kib.and_then(|n| n.parse::<u64>().ok()).expect("its anonymous memory") << 10
+    }
+
+    /// How often it gave up the processor or was made to: each time it had been woken.
+    fn switches(&self) -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
+        let of_thread = |id: std::ffi::OsString| {
+            let status = self.proc(&format!("task/{}/status", id.to_string_lossy()));
+            let counts = status.lines().filter_map(|l| l.split_once("_ctxt_switches:"));
+            counts.map(|(_, n)| n.trim().parse::<u64>().expect("a number")).sum::<u64>()
+        };
+        tasks.flatten().map(|t| of_thread(t.file_name())).sum()
+    }
+
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        let mut rest = Vec::new();
+        self.child.stdout.take().expect("its stdout").read_to_end(&mut rest).expect("the rest");
+        let status = self.child.wait().expect("its status");
+        ended_well(&self.command, status);
+    }
+}

@@ -1,0 +1,131 @@
+//! Chance, and what it does to a run: for storm and soak alike.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, SystemTime};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::harness::{World, pause, stat_field};
+
+/// SplitMix64 (Steele, Lea, Flood 2014): every run's choices follow from the seed and its number.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn of(seed: u64, run: usize) -> Dice {
+        Dice(seed ^ (run as u64).wrapping_mul(0x2545_f491_4f6c_dd1d))
+    }
+
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+}
+
+/// What befalls a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    Spared,
+    SupervisorKilled,
+    AgentKilled,
+    BothKilled,
+    /// The supervisor gets this signal.
+    Told(i32),
+}
+
+impl Fate {
+    pub fn strike(self, run: &mut Child) {
+        if matches!(self, Fate::AgentKilled | Fate::BothKilled) {
+            kill_children(run.id() as i32);
+        }
+        match self {
+            Fate::SupervisorKilled | Fate::BothKilled => run.kill().expect("a signal to our child"),
+            Fate::Told(signal) => tell(run, signal),
+            Fate::AgentKilled | Fate::Spared => {}
+        }
+    }
+}
+
+/// A number that the environment sets.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|n| n.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// The seed that the environment sets, else one of the moment.
+pub fn seed(name: &str) -> u64 {
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    number(name).unwrap_or_else(|| now().map_or(0, |d| d.as_nanos() as u64))
+}
+
+/// bookend in a world where files are made for all to read.
+pub fn bookend(world: &World) -> Command {
+    let mut command = Command::new(world.path("bin/probe"));
+    command
+        .args(["with", "umask=0", "--", "bookend"])
+        .env_clear()
+        .envs(world.environment())
+        .current_dir(world.path("home"))
+        .stdin(Stdio::null());
+    command
+}
+
+pub fn recovery(world: &World) -> Command {
+    let mut command = bookend(world);
+    command.args(["recover", "--grace", "200ms"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// How a run left, in a word.
+pub fn end(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code.to_string(),
+        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+    }
+}
+
+pub fn tell(child: &Child, signal: i32) {
+    let signal = Signal::from_named_raw(signal).expect("a signal of its own name");
+    // Not waited for yet, so the pid means our child.
+    let _ = rustix::process::kill_process(Pid::from_child(child), signal);
+}
+
+/// Waits until bookend has forked, so that a slow start is not all that is ever hit.
+pub fn await_child(run: &mut Child) {
+    while forked(run.id() as i32).is_empty() && run.try_wait().is_ok_and(|ended| ended.is_none()) {
+        pause(Duration::from_millis(1));
+    }
+}
+
+/// The children, zombies too, without a look at every process.
+pub fn forked(parent: i32) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|p| p.parse().ok()).collect()
+}
+
+/// Kills what runs right below `parent`: the agent, at the gate or behind it, or a hook. The witness, which
+/// has no life of its own, is spared.
+fn kill_children(parent: i32) {
+    for pid in forked(parent) {
+        let Some(Ok(handle)) = Pid::from_raw(pid).map(|p| pidfd_open(p, PidfdFlags::empty())) else {
+            continue;
+        };
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        // Asked behind the handle: the number could have become somebody else's.
+        if stat_field(pid, 4) == Some(parent.to_string()) && name.trim_end() != "bookend-witness" {
+            let _ = pidfd_send_signal(&handle, Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn a_storms_choices_follow_from_its_seed() {
+    let rolls = |seed| {
+        let mut dice = Dice::of(seed, 1);
+        (0..8).map(|_| dice.roll(100)).collect::<Vec<_>>()
+    };
+    assert_eq!(rolls(7), rolls(7));
+    assert_ne!(rolls(7), rolls(8));
+}
