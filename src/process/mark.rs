@@ -66,7 +66,8 @@ impl LedgerFile {
         }
     }
 
-    /// Whether the ledger that an environment names is this one; `None`: that cannot be told, or none is named.
+    /// Whether the ledger that an environment names is this one; `None`: that cannot be told, or none is
+    /// named.
     fn is_named_in(&self, environ: &[u8], root: &str) -> Option<bool> {
         let named: Vec<_> = values(environ, LEDGER).map(|path| self.is(path, root)).collect();
         if named.contains(&Some(true)) {
