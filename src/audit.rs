@@ -195,8 +195,8 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may end
-    /// any of it.
+    /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may
+    /// end any of it.
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
         let agent = task.agent_process().unwrap_or(Identity { pid: 0, start: 0 });
         let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());

@@ -147,8 +147,8 @@ fn gone(id: &str, pid: &str) -> Error {
 /// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
 ///
 /// # Errors
-/// EPERM: it is another user's. It is also refused where it is not the user's who owns the ledger: root is not
-/// to signal whatever process somebody has written into his ledger.
+/// EPERM: it is another user's. It is also refused where it is not the user's who owns the ledger: root is
+/// not to signal whatever process somebody has written into his ledger.
 pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
     let Some(supervisor) = task.supervisor() else { return Ok(None) };
     let Some(handle) = identity::open(&supervisor)? else { return Ok(None) };

@@ -340,8 +340,8 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     Ok(Invocation { ledger: cli.ledger, log, request })
 }
 
-/// What to say of a command line that is wrong, where clap's own message would show words that a terminal must
-/// not get as they are. `None`: it may be said as it is.
+/// What to say of a command line that is wrong, where clap's own message would show words that a terminal
+/// must not get as they are. `None`: it may be said as it is.
 pub fn harmless(message: &clap::Error, args: &[OsString]) -> Option<String> {
     // With clap's colours: without them it would leave out the ends of what is in the words.
     let mut text = message.render().ansi().to_string();

@@ -155,7 +155,8 @@ fn line(event: &Event<'_>) -> String {
         tracing::Level::WARN => "warning: ",
         _ => "",
     };
-    // No data can begin a line of its own, which would look like one of ours, or name a priority to journald.
+    // No data can begin a line of its own, which would look like one of ours, or name a priority to
+    // journald.
     format!("bookend: {severity}{}\n", message.0.replace('\n', "\n  "))
 }
 
@@ -169,9 +170,9 @@ impl Visit for Message {
     }
 }
 
-/// What could move the cursor, colour the terminal or turn the reading direction, and what is not seen at all,
-/// so that two texts look the same: control characters, line separators, the marks and overrides of direction
-/// (Unicode TR 9), and characters without a width.
+/// What could move the cursor, colour the terminal or turn the reading direction, and what is not seen at
+/// all, so that two texts look the same: control characters, line separators, the marks and overrides of
+/// direction (Unicode TR 9), and characters without a width.
 pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}')

@@ -359,7 +359,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     })
 }
 
-/// Said of an agent that was to end, and that the kernel does not let us end: it executed a set-user-ID program.
+/// Said of an agent that was to end, and that the kernel does not let us end: it executed a set-user-ID
+/// program.
 fn out_of_reach(pid: i32) -> String {
     let user = nix::unistd::geteuid();
     let error = format!(

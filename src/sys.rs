@@ -432,8 +432,9 @@ pub fn hide_arguments(count: usize) {
     }
 }
 
-/// Whether this process was given more rights than its caller has, by a set-user-ID or set-group-ID bit or by
-/// capabilities of its file. What it is told by its environment would then be done with somebody else's power.
+/// Whether this process was given more rights than its caller has, by a set-user-ID or set-group-ID bit or
+/// by capabilities of its file. What it is told by its environment would then be done with somebody else's
+/// power.
 pub fn is_elevated() -> bool {
     use nix::unistd::{getegid, geteuid, getgid, getuid};
     // SAFETY: getauxval only reads what the kernel laid out for this process.

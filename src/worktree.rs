@@ -3,8 +3,8 @@
 //! Before the agent starts only its head is read, from a few small files. The rest is asked of git when the
 //! task has ended.
 //!
-//! The agent can write the repository's settings, and it may have been confined where git is not: nothing that
-//! they name is executed on bookend's behalf.
+//! The agent can write the repository's settings, and it may have been confined where git is not: nothing
+//! that they name is executed on bookend's behalf.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
@@ -36,9 +36,9 @@ const LONGEST_REFS: u64 = 4 << 20;
 /// A longer file is no head, nor a way to one.
 const LONGEST_HEAD: u64 = 64 << 10;
 
-/// How git is kept from executing what a repository names: hooks, the monitor of the file system, filters (but
-/// the operator's own), and whatever would fetch an object that is not there. Submodules are looked at from
-/// outside. A git that does not know how to be told (before 2.31) is not asked at all.
+/// How git is kept from executing what a repository names: hooks, the monitor of the file system, filters
+/// (but the operator's own), and whatever would fetch an object that is not there. Submodules are looked at
+/// from outside. A git that does not know how to be told (before 2.31) is not asked at all.
 macro_rules! with_care {
     ($script:literal) => {
         concat!(

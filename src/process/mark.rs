@@ -1,10 +1,11 @@
 //! A task's mark: the entries `BOOKEND_TASK_ID=<id>` and `BOOKEND_LEDGER=<path>` that its processes carry in
 //! their environment, as `/proc/PID/environ` shows it (proc(5)).
 //!
-//! Both, because an id is unique in its ledger only: `--id nightly` may be a task of two. The path is compared
-//! as the file that it leads to, seen from where the process stands, so a ledger has as many names as it likes.
-//! Where it leads nowhere (a ledger that was moved, or cannot be seen from there), only the very same path
-//! counts; any other leaves it open whose the process is, and such a one is counted and never signalled.
+//! Both, because an id is unique in its ledger only: `--id nightly` may be a task of two. The path is
+//! compared as the file that it leads to, seen from where the process stands, so a ledger has as many names
+//! as it likes. Where it leads nowhere (a ledger that was moved, or cannot be seen from there), only the very
+//! same path counts; any other leaves it open whose the process is, and such a one is counted and never
+//! signalled.
 
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -51,8 +52,8 @@ impl LedgerFile {
         LedgerFile { path: path.to_owned(), file: file_at(CWD, path.as_os_str(), ResolveFlags::empty()) }
     }
 
-    /// Whether `named` is this ledger for a process whose root directory is at `root`. `None`: that cannot be
-    /// told.
+    /// Whether `named` is this ledger for a process whose root directory is at `root`. `None`: that cannot
+    /// be told.
     fn is(&self, named: &[u8], root: &str) -> Option<bool> {
         let named = OsStr::from_bytes(named);
         let there = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -65,7 +66,8 @@ impl LedgerFile {
         }
     }
 
-    /// Whether the ledger that an environment names is this one; `None`: that cannot be told, or none is named.
+    /// Whether the ledger that an environment names is this one; `None`: that cannot be told, or none is
+    /// named.
     fn is_named_in(&self, environ: &[u8], root: &str) -> Option<bool> {
         let named: Vec<_> = values(environ, LEDGER).map(|path| self.is(path, root)).collect();
         if named.contains(&Some(true)) {

@@ -49,8 +49,8 @@ pub fn cells(text: &str) -> usize {
     text.width()
 }
 
-/// The most characters for a cell that are looked at where text is cut: marks that stand above each other take
-/// no room, so a text of nothing else would be looked at for ever.
+/// The most characters for a cell that are looked at where text is cut: marks that stand above each other
+/// take no room, so a text of nothing else would be looked at for ever.
 const STACKED: usize = 8;
 
 fn fits(text: &str, room: usize) -> bool {

@@ -5,8 +5,8 @@ use std::fs;
 use crate::harness::{End, World, eventually, on_path, possible};
 use crate::standins::{Busy, json, recover};
 
-/// Makes `repo`, whose settings leave `$EFFECT` behind wherever git executes what they name. Filters have names
-/// that are hard to name, too, and stand in included files.
+/// Makes `repo`, whose settings leave `$EFFECT` behind wherever git executes what they name. Filters have
+/// names that are hard to name, too, and stand in included files.
 const REPO: &str = r#"
 git init -q -b main repo; cd repo
 git config user.name x; git config user.email x@y

@@ -1,6 +1,6 @@
-//! Text that is more than text: escapes of terminals, line breaks that pretend to be messages, quotes of SQL and
-//! shells, what turns the reading direction, what is not seen. It is data wherever it comes from, and wherever it
-//! is shown.
+//! Text that is more than text: escapes of terminals, line breaks that pretend to be messages, quotes of SQL
+//! and shells, what turns the reading direction, what is not seen. It is data wherever it comes from, and
+//! wherever it is shown.
 
 use std::fs;
 
