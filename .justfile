@@ -53,8 +53,6 @@ bench *args:
 
 # Whether bookend does its work in no more instructions than before; --renew keeps what is counted now.
 instructions *args:
-    cargo build --release --features valgrind
-    cp target/release/bookend target/release/bookend-valgrind
     cargo build --release
     cargo test --quiet --bench bench -- instructions {{args}}
 

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, OsStr, c_void};
 use std::fmt;
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 
@@ -153,7 +153,27 @@ impl Gated {
             stack: Box::new_uninit_slice(STACK),
             _words: (argv, env),
         });
-        let (pid, pidfd) = begin(&mut shared)?;
+        let top = shared.stack.as_mut_ptr_range().end.map_addr(|a| a & !15).cast::<c_void>();
+        let mut pidfd: RawFd = -1;
+        // SAFETY: every signal is blocked, and the child unblocks none before it is about to execute, so no
+        // handler runs on the shared memory. `run` makes nothing but raw system calls and plain reads of
+        // `Shared`, on a stack of its own that lives in it: it touches neither our stack nor the C library's
+        // thread data, which it shares. `Shared` is boxed, is not written by us again, and is freed only
+        // after the child was seen to have left this memory (`read_report`), else never.
+        let pid = unsafe {
+            libc::clone(
+                Shared::run,
+                top,
+                libc::CLONE_VM | libc::CLONE_PIDFD | libc::SIGCHLD,
+                (&raw const *shared).cast_mut().cast::<c_void>(),
+                &raw mut pidfd,
+            )
+        };
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just given us this descriptor of our own child (CLONE_PIDFD of clone(2)).
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         let child =
             Gated { pid, pidfd, gate: Some(gate), report: Some(report), shared: ManuallyDrop::new(shared) };
         failpoint::hit("gate.forked")?;
@@ -213,46 +233,6 @@ impl Gated {
     }
 }
 
-/// Starts the child on its own stack in our memory.
-#[cfg(not(feature = "valgrind"))]
-fn begin(shared: &mut Box<Shared>) -> io::Result<(i32, OwnedFd)> {
-    let top = shared.stack.as_mut_ptr_range().end.map_addr(|a| a & !15).cast::<c_void>();
-    let mut pidfd: RawFd = -1;
-    // SAFETY: every signal is blocked, and the child unblocks none before it is about to execute, so no
-    // handler runs on the shared memory. `run` makes nothing but raw system calls and plain reads of
-    // `Shared`, on a stack of its own that lives in it: it touches neither our stack nor the C library's
-    // thread data, which it shares. `Shared` is boxed, is not written by us again, and is freed only after
-    // the child was seen to have left this memory (`read_report`), else never. No sanitizer and no
-    // valgrind follows such a child.
-    let pid = unsafe {
-        libc::clone(
-            Shared::run,
-            top,
-            libc::CLONE_VM | libc::CLONE_PIDFD | libc::SIGCHLD,
-            (&raw const **shared).cast_mut().cast::<c_void>(),
-            &raw mut pidfd,
-        )
-    };
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given us this descriptor of our own child (CLONE_PIDFD of clone(2)).
-    Ok((pid, unsafe { std::os::fd::FromRawFd::from_raw_fd(pidfd) }))
-}
-
-/// Starts the child as the only kind that valgrind follows: with a copy of our memory.
-#[cfg(feature = "valgrind")]
-fn begin(shared: &mut Box<Shared>) -> io::Result<(i32, OwnedFd)> {
-    // SAFETY: this process has one thread, so no lock is held by one that the child lacks; the child runs
-    // `Shared::run` only, which makes nothing but raw system calls.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        Shared::run((&raw mut **shared).cast::<c_void>());
-    }
-    let of = rustix::process::Pid::from_raw(pid).ok_or_else(io::Error::last_os_error)?;
-    Ok((pid, rustix::process::pidfd_open(of, rustix::process::PidfdFlags::empty())?))
-}
-
 const PID_DIGITS: usize = 10;
 
 /// What to put into the environment where `LISTEN_PID` named us: the child writes its own pid there, or
@@ -281,7 +261,6 @@ struct Shared {
     orphaned: bool,
     /// A test wants the child to die at the gate.
     doomed: bool,
-    #[cfg_attr(feature = "valgrind", allow(dead_code, reason = "a forked child has its own"))]
     stack: Box<[MaybeUninit<u8>]>,
     /// Where the pointers point.
     _words: (Vec<CString>, Vec<CString>),

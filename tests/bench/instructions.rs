@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::{ORDER, STREAM};
 use crate::capture::{call_us_claude, read_line};
-use crate::harness::{World, is_root, pause};
+use crate::harness::{World, pause};
 use crate::measure::{bookend, command, time};
 use crate::start::RUN;
 
@@ -27,8 +27,6 @@ const TIMES: usize = 3;
 const LINES: u32 = 500;
 /// By then the counts of the first lines are in the ledger.
 const PROGRESS: Duration = Duration::from_millis(1500);
-/// Valgrind does not follow a child that shares its parent's memory: the program as it is built for that.
-const FOR_VALGRIND: &str = "bookend-valgrind";
 /// Names the valgrind to use; `VALGRIND_LIB` may say where its tools lie.
 const VALGRIND: &str = "BOOKEND_VALGRIND";
 /// The first that knows all system calls of bookend (pidfd_open).
@@ -104,7 +102,9 @@ fn count_all() -> BTreeMap<String, u64> {
 struct Ground {
     world: World,
     program: PathBuf,
-    valgrind: PathBuf,
+    valgrind: String,
+    /// What bookend has of clone(2), since valgrind has too little of it.
+    clone: PathBuf,
 }
 
 impl Ground {
@@ -112,12 +112,15 @@ impl Ground {
         // A path of the same length on every machine.
         let world = World::without_probe(Path::new("/tmp"));
         let program = world.path("measured");
-        fs::copy(bookend().with_file_name(FOR_VALGRIND), &program).expect("a copy of bookend");
+        fs::copy(bookend(), &program).expect("a copy of bookend");
         call_us_claude(&world);
         // A ledger that has been used, its log neither empty nor so full that the next run empties it.
         time(&mut command(&world, &RUN));
         fs::rename(world.path("state"), world.path("as-it-was")).expect("the ledger put by");
-        Ground { world, program, valgrind: valgrind() }
+        let clone = world.path("clone.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/clone.c");
+        time(command(&world, &["cc", "-shared", "-fPIC", "-O2", "-o"]).arg(&clone).arg(source));
+        Ground { world, program, valgrind: valgrind(), clone }
     }
 
     /// `code`: how it ends when it has done its work.
@@ -170,26 +173,21 @@ impl Ground {
 
     fn start(&self, words: &[&str], order: &str) -> Child {
         self.restore();
-        // Valgrind stops at the clone of the witness (see process/witness.rs). There is none where bookend's
-        // child is the first process of another pid namespace.
-        let mut counted = command(&self.world, &["unshare", "--pid"]);
-        if !is_root() {
-            counted.args(["--user", "--map-root-user"]);
-        }
+        let mut counted = command(&self.world, &[self.valgrind.as_str()]);
         counted
-            .arg(&self.valgrind)
             .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
             .arg(format!("--log-file={}", self.world.name("log.%p")))
             .arg(&self.program)
             .args(words)
             .env(ORDER, order)
+            .env("LD_PRELOAD", &self.clone)
             .envs(std::env::var_os("VALGRIND_LIB").map(|lib| ("VALGRIND_LIB", lib)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
-        counted.spawn().expect("unshare(1)")
+        counted.spawn().expect("valgrind")
     }
 
-    /// unshare becomes valgrind, which becomes bookend: one pid.
+    /// The log has valgrind's pid in its name, which is bookend's.
     fn counted(&self, child: &Child) -> u64 {
         let log = self.world.path(&format!("log.{}", child.id()));
         let said = fs::read_to_string(&log).expect("valgrind's log");
@@ -199,8 +197,8 @@ impl Ground {
     }
 }
 
-fn valgrind() -> PathBuf {
-    let name = std::env::var_os(VALGRIND).unwrap_or_else(|| "valgrind".into());
+fn valgrind() -> String {
+    let name = std::env::var(VALGRIND).unwrap_or_else(|_| "valgrind".to_owned());
     let (major, minor) = OLDEST_VALGRIND;
     let needs = format!(
         "counting needs valgrind {major}.{minor} or newer; {VALGRIND} may name it, and \
@@ -212,5 +210,5 @@ fn valgrind() -> PathBuf {
     let mut numbers = version.split('.').map(|n| n.parse().unwrap_or(0));
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     assert!(found >= OLDEST_VALGRIND, "{needs}; this is {said}");
-    name.into()
+    name
 }
