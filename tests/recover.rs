@@ -474,3 +474,32 @@ fn a_running_task_is_not_dispatched_again() {
     assert_eq!(world.rows().len(), 1);
     busy.kill_all();
 }
+
+#[test]
+fn many_dead_tasks_are_looked_for_as_often_as_one() {
+    let test = "many_dead_tasks_are_looked_for_as_often_as_one";
+    if !possible(test, on_path("strace"), "strace") {
+        return;
+    }
+    let Some(world) = World::of_bookend(test) else { return };
+    let mut out = world.fifo("stay");
+    let script = format!("probe stay {} & wait", out.path());
+    let (dead, left): (Vec<Proc>, Vec<i32>) =
+        (0..20).map(|_| (world.run_sh(&script).start(), out.pid("stay"))).unzip();
+    // Begun later, it might be anybody's.
+    let stranger = world.bare(["probe", "stay", &out.path()]).start();
+    out.pid("stay");
+    for process in dead {
+        process.signal(Signal::KILL);
+        process.wait().ended(End::Signal(9));
+    }
+    let trace = world.name("trace");
+    let traced = ["strace", "-qq", "-e", "trace=openat", "-o", &trace, "bookend", "recover"];
+    world.bare(traced).run().ended(End::Code(0));
+    assert!(left.iter().all(|pid| matches!(state(*pid), None | Some('Z'))), "{left:?}");
+    assert!(world.rows().iter().all(|row| row.ending() == "interrupted/supervisor_lost"));
+    let looked = format!("\"{}/environ\"", stranger.pid());
+    let text = fs::read_to_string(trace).expect("the trace");
+    let looks = text.lines().filter(|line| line.contains(&looked)).count();
+    assert!((1..=20).contains(&looks), "{looks} looks for 20 tasks");
+}

@@ -119,9 +119,14 @@ pub struct Hunt {
     grace: Duration,
     ends: bool,
     phase: Phase,
-    proc: Option<Proc>,
-    table: Table,
+    picture: Option<Picture>,
     found: Vec<Leftover>,
+}
+
+/// What all processes show at one moment, to one hunt or to many.
+struct Picture {
+    proc: Proc,
+    table: Table,
 }
 
 /// What was found and what became of it; as JSON the row's `leftovers`.
@@ -162,8 +167,7 @@ impl Hunt {
             grace,
             ends,
             phase: Phase::New,
-            proc: None,
-            table: Table::default(),
+            picture: None,
             found: Vec::new(),
         }
     }
@@ -173,11 +177,10 @@ impl Hunt {
     /// # Errors
     /// [`Error::Proc`].
     pub fn scan(&mut self, is_supervisor: IsSupervisor<'_>) -> Result<(), Error> {
-        self.look_until_empty(is_supervisor).map_err(Error::Proc)?;
-        if self.phase == Phase::New {
-            self.phase = Phase::Known;
-        }
-        Ok(())
+        let mut picture = self.picture.take();
+        let looked = look(&mut [self], &mut picture, is_supervisor);
+        self.picture = picture;
+        looked
     }
 
     /// Does what can be done now, without blocking.
@@ -185,38 +188,54 @@ impl Hunt {
     /// # Errors
     /// [`Error`]; the hunt is over then.
     pub fn step(&mut self, now: Instant, is_supervisor: IsSupervisor<'_>) -> Result<Step, Error> {
-        if self.phase == Phase::New {
+        let looks = self.wants_a_look(now)?;
+        if looks {
             self.scan(is_supervisor)?;
         }
+        Ok(self.go_on(now, looks))
+    }
+
+    /// Whether to look before going on.
+    fn wants_a_look(&mut self, now: Instant) -> Result<bool, Error> {
+        self.note_ends().map_err(Error::Wait)?;
+        Ok(match self.phase {
+            Phase::New => true,
+            Phase::Terming { until } => !self.is_awaited() || now >= until,
+            Phase::Killing { .. } => !self.is_awaited(),
+            Phase::Known | Phase::Done => false,
+        })
+    }
+
+    /// `looked`: what was found is all there is now.
+    fn go_on(&mut self, now: Instant, mut looked: bool) -> Step {
         if self.phase == Phase::Known {
             let any = self.ends && self.is_awaited();
             self.phase = if any { Phase::Terming { until: now + self.grace } } else { Phase::Done };
         }
-        self.note_ends().map_err(Error::Wait)?;
         loop {
             let (until, word) = match self.phase {
                 Phase::Terming { until } => (until, Told::Term),
                 Phase::Killing { until } => (until, Told::Kill),
-                Phase::New | Phase::Known | Phase::Done => return Ok(Step::Done),
+                Phase::New | Phase::Known | Phase::Done => return Step::Done,
             };
             let settled = !self.is_awaited();
             let late = now >= until;
-            if settled || (late && word == Told::Term) {
-                self.scan(is_supervisor)?;
-            }
-            if (settled && !self.is_awaited()) || (late && word == Told::Kill) {
+            if (settled && looked) || (late && word == Told::Kill) {
                 self.phase = Phase::Done;
                 self.note_other_ends();
+            } else if settled {
+                return Step::Wait(now);
             } else if late {
                 self.phase = Phase::Killing { until: now + SETTLE };
                 self.tell(Told::Kill);
+                looked = false;
             } else {
                 // The end of one may have made another our child, which may be told only now.
                 self.tell(word);
                 // One that is just executing something shows no mark for that moment.
                 let unseen = |l: &Leftover| l.awaited() && (l.handle.is_none() || l.due(word).is_some());
                 let blind = self.is_crowded() || self.found.iter().any(unseen);
-                return Ok(Step::Wait(if blind { until.min(now + BLIND) } else { until }));
+                return Step::Wait(if blind { until.min(now + BLIND) } else { until });
             }
         }
     }
@@ -257,28 +276,6 @@ impl Hunt {
         }
     }
 
-    fn look_until_empty(&mut self, is_supervisor: IsSupervisor<'_>) -> io::Result<()> {
-        // What is only counted is not worth reading all of /proc for at the end of each good run: the mark
-        // alone could still be on what somebody else's daemon started, and `audit` shows that.
-        if !self.ends && self.is_childless() {
-            return Ok(());
-        }
-        if self.proc.is_none() {
-            self.proc = Some(Proc::open()?);
-        }
-        let mut empty = 0;
-        for _ in 0..LOOKS {
-            if let Some(proc) = &mut self.proc {
-                proc.read(&mut self.table)?;
-            }
-            empty = if self.take_in(is_supervisor) { 0 } else { empty + 1 };
-            if empty == 2 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// With no child left nothing is below the subreaper: all that the agent ever forked is gone, and one
     /// system call has said so.
     fn is_childless(&self) -> bool {
@@ -286,13 +283,11 @@ impl Hunt {
     }
 
     /// Takes in what the picture shows; `true`: something of it is new.
-    fn take_in(&mut self, is_supervisor: IsSupervisor<'_>) -> bool {
-        let Some(proc) = &mut self.proc else {
-            return false;
-        };
+    fn take_in(&mut self, picture: &mut Picture, is_supervisor: IsSupervisor<'_>) -> bool {
+        let Picture { proc, table } = picture;
         let (mark, user) = (&self.mark, self.user);
         let members = self.task.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
-        let scene = Scene { task: &self.task, me: self.me, table: &self.table };
+        let scene = Scene { task: &self.task, me: self.me, table };
         let see = &mut |stat: &Stat| match proc
             .mark(stat.pid, mark, |owner| owner == user || scene.is_related(stat))
         {
@@ -410,6 +405,37 @@ impl Hunt {
     }
 }
 
+/// Looks for all of `hunts` at once, for each until two looks in a row find nothing new of it: all of /proc is
+/// read for many tasks as often as for one.
+fn look(
+    hunts: &mut [&mut Hunt],
+    picture: &mut Option<Picture>,
+    is_supervisor: IsSupervisor<'_>,
+) -> Result<(), Error> {
+    // What is only counted is not worth reading all of /proc for at the end of each good run: the mark
+    // alone could still be on what somebody else's daemon started, and `audit` shows that.
+    let mut empty: Vec<u32> = hunts.iter().map(|h| if h.ends || !h.is_childless() { 0 } else { 2 }).collect();
+    for _ in 0..LOOKS {
+        if empty.iter().all(|n| *n == 2) {
+            break;
+        }
+        let picture = match picture {
+            Some(picture) => picture,
+            None => {
+                picture.insert(Picture { proc: Proc::open().map_err(Error::Proc)?, table: Table::default() })
+            }
+        };
+        picture.proc.read(&mut picture.table).map_err(Error::Proc)?;
+        for (hunt, empty) in hunts.iter_mut().zip(&mut empty).filter(|(_, empty)| **empty < 2) {
+            *empty = if hunt.take_in(picture, is_supervisor) { 0 } else { *empty + 1 };
+        }
+    }
+    for hunt in hunts.iter_mut().filter(|h| h.phase == Phase::New) {
+        hunt.phase = Phase::Known;
+    }
+    Ok(())
+}
+
 /// What the process is now, if it may be signalled: it is our child, its environment still carries the
 /// mark, or it is in the task's own cgroup. The handle keeps the pid from becoming another's between this
 /// question and the signal.
@@ -461,11 +487,26 @@ pub fn children() -> Result<Vec<Identity>, Error> {
 /// # Errors
 /// [`Error`].
 pub fn end_all(hunts: &mut [Hunt], is_supervisor: IsSupervisor<'_>) -> Result<(), Error> {
+    let mut picture = None;
+    let mut next_look = Instant::now();
     loop {
-        let mut steps = Vec::with_capacity(hunts.len());
-        for hunt in &mut *hunts {
-            steps.push(hunt.step(Instant::now(), is_supervisor)?);
+        let now = Instant::now();
+        let wants: Vec<bool> = hunts.iter_mut().map(|h| h.wants_a_look(now)).collect::<Result<_, _>>()?;
+        // They are through one after the other: who will be in a moment is looked for with those who are.
+        let all = hunts.iter().zip(&wants).all(|(hunt, wants)| *wants || hunt.phase == Phase::Done);
+        let looks = wants.contains(&true) && (all || now >= next_look);
+        if looks {
+            let wanting = hunts.iter_mut().zip(&wants).filter(|(_, wants)| **wants);
+            let mut wanting: Vec<&mut Hunt> = wanting.map(|(hunt, _)| hunt).collect();
+            look(&mut wanting, &mut picture, is_supervisor)?;
+            next_look = Instant::now() + BLIND;
         }
+        let now = Instant::now();
+        let step = |(hunt, wants): (&mut Hunt, bool)| match wants && !looks {
+            true => Step::Wait(next_look),
+            false => hunt.go_on(now, wants),
+        };
+        let steps: Vec<Step> = hunts.iter_mut().zip(wants).map(step).collect();
         let waits = |step: &Step| if let Step::Wait(at) = step { Some(*at) } else { None };
         let Some(until) = steps.iter().filter_map(waits).min() else { return Ok(()) };
         let waiting = hunts.iter().zip(&steps).filter(|(_, step)| **step != Step::Done);

@@ -104,14 +104,20 @@ impl Whose {
 }
 
 impl Whose {
-    /// What an opened environment of `pid` says, or one that could not be opened.
-    pub(super) fn read(&self, pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> Mark {
-        match environ.and_then(|file| read_environ(file, buf)) {
+    /// What the environment of `pid` says, or one that could not be read.
+    pub(super) fn read(&self, pid: i32, environ: rustix::io::Result<&[u8]>) -> Mark {
+        match environ {
             Ok(environ) => self.look(environ, || root_of(pid)),
             Err(Errno::NOENT | Errno::SRCH) => Mark::Absent,
             Err(_) => Mark::Unreadable,
         }
     }
+}
+
+/// The entries of an environment that mark anything.
+pub(super) fn marks_in(environ: &[u8]) -> Vec<u8> {
+    let is_mark = |entry: &&[u8]| [MARK, LEDGER].iter().any(|name| entry.starts_with(name.as_bytes()));
+    environ.split(|b| *b == 0).filter(is_mark).collect::<Vec<_>>().join(&0)
 }
 
 /// What the entries of this name say in an environment as `/proc/PID/environ` shows it.
@@ -125,8 +131,9 @@ fn root_of(pid: i32) -> String {
 
 /// Whether the process `pid` carries the mark.
 pub fn carries_mark(pid: i32, whose: &Whose) -> Mark {
-    let environ = open_environ(CWD, format!("/proc/{pid}/environ").as_bytes());
-    whose.read(pid, environ.as_ref().map_err(|e| *e), &mut Vec::new())
+    let mut environ = Vec::new();
+    let file = open_environ(CWD, format!("/proc/{pid}/environ").as_bytes());
+    whose.read(pid, file.and_then(|file| read_environ(&file, &mut environ)))
 }
 
 /// Whether this process runs inside the task `id` of the ledger at `path`, as far as can be told.
@@ -211,8 +218,8 @@ mod tests {
     #[test]
     fn an_environment_that_cannot_be_read_is_neither_marked_nor_unmarked() {
         let look = |path: &[u8]| {
-            let environ = open_environ(CWD, path);
-            whose("abc").read(1, environ.as_ref().map_err(|e| *e), &mut Vec::new())
+            let mut buf = Vec::new();
+            whose("abc").read(1, open_environ(CWD, path).and_then(|file| read_environ(&file, &mut buf)))
         };
         // A directory opens and does not read.
         assert_eq!(look(b"/proc/self/task"), Mark::Unreadable);

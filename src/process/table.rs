@@ -1,5 +1,6 @@
 //! One picture of all processes that `/proc` shows: who is below whom.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,6 +14,16 @@ pub struct Proc {
     dir: OwnedFd,
     entries: Vec<u8>,
     environ: Vec<u8>,
+    /// Of the processes of the last picture, those that were asked for their marks.
+    seen: HashMap<i32, Seen>,
+}
+
+/// What a process has shown of itself.
+struct Seen {
+    /// Whose it is, where that could be told.
+    owner: Option<u32>,
+    /// Its marks; `None`: they concerned nobody yet.
+    marks: Option<rustix::io::Result<Vec<u8>>>,
 }
 
 impl Proc {
@@ -25,7 +36,8 @@ impl Proc {
             let text = "it does not show this process under its own pid";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        Ok(Proc { dir, entries: Vec::with_capacity(32 * 1024), environ: Vec::new() })
+        let entries = Vec::with_capacity(32 * 1024);
+        Ok(Proc { dir, entries, environ: Vec::new(), seen: HashMap::new() })
     }
 
     /// Takes a picture of all processes.
@@ -39,20 +51,37 @@ impl Proc {
         rows.clear();
         each_pid(dir, &mut self.entries, |pid| rows.extend(stat_of(dir, pid)))?;
         *table = Table::of(rows);
+        self.seen.clear();
         Ok(())
     }
 
     /// Whether `pid` carries a mark in its environment, and whose process it is where that could be told. The
     /// environment is read only if its owner `concerns` us: it is memory of that process, which can let its
-    /// reader wait, so that root would wait for whoever likes.
+    /// reader wait, so that root would wait for whoever likes. It is read once for all who ask of one picture.
     pub fn mark(&mut self, pid: i32, whose: &Whose, concerns: impl Fn(u32) -> bool) -> (Mark, Option<u32>) {
+        let known = self.seen.remove(&pid).filter(|s| s.marks.is_some() || !s.owner.is_some_and(&concerns));
+        let seen = known.unwrap_or_else(|| self.see(pid, concerns));
+        let mark = match &seen.marks {
+            None => Mark::Absent,
+            Some(marks) => whose.read(pid, marks.as_deref().map_err(|e| *e)),
+        };
+        let owner = seen.owner;
+        self.seen.insert(pid, seen);
+        (mark, owner)
+    }
+
+    fn see(&mut self, pid: i32, concerns: impl Fn(u32) -> bool) -> Seen {
         let mut path = [0; 24];
         let file = mark::open_environ(self.dir.as_fd(), name(pid, "environ", &mut path));
         let owner = self.owner(pid, file.as_ref().ok());
-        if owner.is_some_and(concerns) || file.is_err() {
-            return (whose.read(pid, file.as_ref().map_err(|e| *e), &mut self.environ), owner);
-        }
-        (Mark::Absent, owner)
+        let marks = match &file {
+            Err(e) => Some(Err(*e)),
+            Ok(file) if owner.is_some_and(concerns) => {
+                Some(mark::read_environ(file, &mut self.environ).map(mark::marks_in))
+            }
+            Ok(_) => None,
+        };
+        Seen { owner, marks }
     }
 
     /// The task whose mark `pid` carries, if it is `user`'s process and names no other ledger.
