@@ -65,3 +65,18 @@ papers:
     target/debug/bookend completions bash >contrib/completions/bookend.bash
     target/debug/bookend completions zsh >contrib/completions/_bookend
     target/debug/bookend completions fish >contrib/completions/bookend.fish
+
+# Fuzz one target for so many seconds, guided by coverage; see tests/fuzz/README.md.
+fuzz target seconds="300" sanitizer="none":
+    mkdir -p target/fuzz/corpus/{{target}}
+    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz --sanitizer {{sanitizer}} {{target}} \
+        target/fuzz/corpus/{{target}} tests/fuzz/corpus/{{target}} -- -max_total_time={{seconds}} -timeout=10
+
+# Make an input that breaks a property small.
+fuzz-minimise target input:
+    RUSTC_BOOTSTRAP=1 cargo fuzz tmin --fuzz-dir tests/fuzz --target-dir target/fuzz --sanitizer none {{target}} \
+        tests/fuzz/{{input}}
+
+# Licences, doubled versions, sources and advisories of what we depend on; needs cargo-deny.
+deny:
+    cargo deny --locked --config .config/deny.toml check

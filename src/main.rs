@@ -13,6 +13,9 @@ mod clock;
 mod doctor;
 mod error;
 mod failpoint;
+#[cfg(test)]
+#[path = "../tests/fuzz/properties/mod.rs"]
+mod fuzz;
 mod hook;
 mod ledger;
 mod list;

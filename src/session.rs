@@ -165,7 +165,7 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     let users = known.users.map(|u| u.session.clone());
     let session = match known.asked {
-        AskedSession::Assign(id) => Some(id.clone()),
+        AskedSession::Assign(id) => Some(id.clone()).filter(|id| !id.is_empty()),
         AskedSession::Fork(_, new) => new.clone(),
         AskedSession::Resume(_) | AskedSession::Continue => users.clone(),
         _ => None,
@@ -322,7 +322,7 @@ mod tests {
     }
 
     /// What the user's argv says, with the session that it names for resuming; what is recorded.
-    fn said() -> [(AskedSession, bool, Option<&'static str>); 8] {
+    fn said() -> [(AskedSession, bool, Option<&'static str>); 9] {
         let id = || LINKED.to_owned();
         [
             (AskedSession::Resume(id()), true, Some(LINKED)),
@@ -330,6 +330,7 @@ mod tests {
             (AskedSession::Fork(Some(id()), None), true, None),
             (AskedSession::Fork(None, Some("c5".to_owned())), true, Some("c5")),
             (AskedSession::Assign("d6".to_owned()), false, Some("d6")),
+            (AskedSession::Assign(String::new()), false, None),
             (AskedSession::ResumePicker, false, None),
             (AskedSession::NotKept, false, None),
             (AskedSession::NoConversation, false, None),

@@ -413,16 +413,18 @@ pub fn environment() -> Vec<std::ffi::CString> {
 /// The words must have been copied by now: std does so whenever it is asked for them.
 pub fn hide_arguments(count: usize) {
     // Where the kernel laid the words out, one after the other: fields 48 and 49 of proc_pid_stat(5), which
-    // the owner may read.
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
-    let Some(fields) = stat.rsplit(')').next() else { return };
+    // the owner may read. The name before them may hold any bytes.
+    let Some(stat) = proc_self_stat() else { return };
+    let Some(fields) = stat.rsplit(|b| *b == b')').next().and_then(|f| std::str::from_utf8(f).ok()) else {
+        return;
+    };
     let mut fields = fields.split_ascii_whitespace().skip(48 - 3).map(|n| n.parse::<usize>().unwrap_or(0));
     let (Some(start), Some(end)) = (fields.next(), fields.next()) else { return };
     if start == 0 || end <= start {
         return;
     }
-    // SAFETY: the kernel says that our words lie there, on our own writable stack; one thread runs, and
-    // nothing keeps a reference to them.
+    // SAFETY: the kernel itself says that our words lie there, on our own writable stack; one thread runs,
+    // and nothing keeps a reference to them: std copies them each time that it is asked.
     let words = unsafe {
         std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut::<u8>(start), end - start)
     };
@@ -467,6 +469,15 @@ fn read_opened(file: &File, longest: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(longest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > longest { refused("it is too long") } else { Ok(bytes) }
+}
+
+/// `/proc/self/stat`, if it is the kernel that says so: anything may be mounted on `/proc`.
+fn proc_self_stat() -> Option<Vec<u8>> {
+    let mut file = std::fs::File::open("/proc/self/stat").ok()?;
+    let on = nix::sys::statfs::fstatfs(&file).ok()?.filesystem_type();
+    let mut stat = Vec::new();
+    file.read_to_end(&mut stat).ok().filter(|_| on == nix::sys::statfs::PROC_SUPER_MAGIC)?;
+    Some(stat)
 }
 
 /// What stdin is, in a word: a prompt that came through a pipe cannot be given again.

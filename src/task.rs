@@ -424,7 +424,7 @@ pub struct NewTask {
 }
 
 /// All that is known when a task ends.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Ended {
     pub ending: Ending,
     pub error: Option<String>,

@@ -1,6 +1,7 @@
 //! The life of a run: the row first, the gate, what comes before exec and how it can fail, the hook.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use rustix::process::Signal;
@@ -365,4 +366,22 @@ fn a_run_inside_a_run_is_its_child_and_takes_none_of_its_options() {
     assert_eq!((rows[0].text("key"), rows[0].text("parent_id")), ("outer".into(), String::new()));
     assert_eq!((rows[1].text("key"), rows[1].text("agent")), (String::new(), "true".into()));
     assert_eq!(rows[1].text("parent_id"), rows[0].text("id"));
+}
+
+#[test]
+fn what_was_asked_is_hidden_from_the_journal_whatever_bookend_is_called() {
+    let Some(world) = World::of_bookend("what_was_asked_is_hidden") else { return };
+    // Of this name the kernel keeps 15 bytes, which cut its last character in half.
+    let name = "bookend-is-heré";
+    symlink(world.path("bin/bookend"), world.path("bin").join(name)).expect("another name for bookend");
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    let script = format!("echo up >{}; read x <{}", up.path(), go.path());
+    let run = world.bare([name, "--log", "journald", "run", "--", "sh", "-c", &script, "the-prompt"]).start();
+    up.line();
+    let seen = fs::read(format!("/proc/{}/cmdline", run.pid())).expect("its command line");
+    assert!(seen.starts_with(format!("{name}\0--log\0journald\0run\0--\0sh\0").as_bytes()));
+    assert!(!seen.windows(10).any(|w| w == b"the-prompt"), "{}", seen.escape_ascii());
+    go.tell("on");
+    run.wait().ended(End::Code(0));
+    assert_eq!(world.row().json("argv")[3], "the-prompt");
 }

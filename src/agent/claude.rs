@@ -194,7 +194,12 @@ fn session(words: &Words) -> AskedSession {
     if words.has("--no-session-persistence") {
         return AskedSession::NotKept;
     }
-    id.map_or(AskedSession::Unsaid, AskedSession::Assign)
+    // An empty id names none, and would undo one that is put in.
+    if words.has("--session-id") {
+        AskedSession::Assign(id.unwrap_or_default())
+    } else {
+        AskedSession::Unsaid
+    }
 }
 
 fn is_command(word: &str) -> bool {
@@ -264,6 +269,7 @@ mod tests {
             ("-c -p hi", Continue),
             ("-pc hi", Continue),
             ("--session-id abc -p hi", Assign("abc".into())),
+            ("--session-id= -p hi", Assign(String::new())),
             ("--resume a --fork-session", Fork(some("a"), None)),
             ("--resume a --fork-session --session-id b", Fork(some("a"), some("b"))),
             ("-c --fork-session", Fork(None, None)),

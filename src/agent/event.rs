@@ -196,10 +196,13 @@ fn message<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Message<'a>>> {
             b"id" => m.id = c.string()?,
             b"model" => m.model = c.string()?,
             b"usage" => m.usage = usage(c)?,
-            b"content" => c.array(|c| {
-                m.blocks.extend(block(c)?);
-                Ok(())
-            })?,
+            b"content" => {
+                m.blocks.clear();
+                c.array(|c| {
+                    m.blocks.extend(block(c)?);
+                    Ok(())
+                })?;
+            }
             _ => c.skip()?,
         }
         Ok(())
@@ -258,7 +261,7 @@ fn tool<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
     let mut name = None;
     c.object(|c, key| {
         if let Some(tool) = key.strip_suffix(b"ToolCall") {
-            name.get_or_insert(String::from_utf8_lossy(tool));
+            name.get_or_insert_with(|| Cow::Owned(String::from_utf8_lossy(tool).into_owned()));
         }
         c.skip()
     })?;
@@ -277,7 +280,7 @@ fn costliest<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
             Ok(())
         })?;
         if best.as_ref().is_none_or(|(most, _)| cost > *most) {
-            best = Some((cost, String::from_utf8_lossy(key)));
+            best = Some((cost, Cow::Owned(String::from_utf8_lossy(key).into_owned())));
         }
         Ok(())
     })?;

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memchr2};
+use memchr::memchr2;
 
 /// The text ended too early, or is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl<'a> Cursor<'a> {
 
     /// Calls `member` for each key of the object here, with the cursor before its value, which `member`
     /// must read or skip. Any other value is skipped.
-    pub fn object(&mut self, mut member: impl FnMut(&mut Self, &'a [u8]) -> Parsed<()>) -> Parsed<()> {
+    pub fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8]) -> Parsed<()>) -> Parsed<()> {
         if self.peek()? != b'{' {
             return self.skip();
         }
@@ -46,7 +46,10 @@ impl<'a> Cursor<'a> {
         loop {
             let key = self.quoted()?;
             self.expect(b':')?;
-            member(self, key)?;
+            match key {
+                Quoted { inner, plain: true } => member(self, inner)?,
+                escaped => member(self, escaped.text().as_bytes())?,
+            }
             if self.last_of(b'}')? {
                 return Ok(());
             }
@@ -78,7 +81,7 @@ impl<'a> Cursor<'a> {
             self.skip()?;
             return Ok(None);
         }
-        Ok(Some(unescaped(self.quoted()?)))
+        Ok(Some(self.quoted()?.text()))
     }
 
     /// The number here; any other value is skipped.
@@ -174,19 +177,21 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// What stands between the quotes here, escapes as they are.
-    fn quoted(&mut self) -> Parsed<&'a [u8]> {
+    /// What stands between the quotes here.
+    fn quoted(&mut self) -> Parsed<Quoted<'a>> {
         if self.peek()? != b'"' {
             return Err(Malformed);
         }
         let start = self.at + 1;
         let mut at = start;
+        let mut plain = true;
         loop {
             at = self.quote_or_escape(at)?;
             if self.text[at] == b'"' {
                 self.at = at + 1;
-                return Ok(&self.text[start..at]);
+                return Ok(Quoted { inner: &self.text[start..at], plain });
             }
+            plain = false;
             at += 2;
         }
     }
@@ -245,14 +250,24 @@ fn holds(word: u64, byte: u8) -> u64 {
     same_is_zero.wrapping_sub(ONES) & !same_is_zero & (ONES << 7)
 }
 
-fn unescaped(inner: &[u8]) -> Cow<'_, str> {
-    if memchr(b'\\', inner).is_none() {
-        return std::str::from_utf8(inner).map_or_else(|_| String::from_utf8_lossy(inner), Cow::Borrowed);
-    }
-    let quoted = [b"\"", inner, b"\""].concat();
-    match serde_json::from_slice(&quoted) {
-        Ok(text) => Cow::Owned(text),
-        Err(_) => Cow::Owned(String::from_utf8_lossy(inner).into_owned()),
+/// What stands between two quotes, escapes as they are.
+#[derive(Debug)]
+struct Quoted<'a> {
+    inner: &'a [u8],
+    /// There are no escapes.
+    plain: bool,
+}
+
+impl<'a> Quoted<'a> {
+    fn text(self) -> Cow<'a, str> {
+        if self.plain {
+            return String::from_utf8_lossy(self.inner);
+        }
+        let quoted = [b"\"", self.inner, b"\""].concat();
+        match serde_json::from_slice(&quoted) {
+            Ok(text) => Cow::Owned(text),
+            Err(_) => Cow::Owned(String::from_utf8_lossy(self.inner).into_owned()),
+        }
     }
 }
 

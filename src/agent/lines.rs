@@ -61,7 +61,12 @@ pub struct LineSplitter {
 
 impl LineSplitter {
     pub fn new() -> LineSplitter {
-        LineSplitter { held: Held::new(LIMIT) }
+        LineSplitter::limited(LIMIT)
+    }
+
+    /// One that skips lines of more than `limit` bytes.
+    pub fn limited(limit: usize) -> LineSplitter {
+        LineSplitter { held: Held::new(limit) }
     }
 
     /// Calls `line` for each line that ends in `bytes`, without its newline. A line that lies wholly in
@@ -153,7 +158,7 @@ mod tests {
 
     fn lines(chunks: &[&[u8]], limit: usize) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
-        let mut splitter = LineSplitter { held: Held::new(limit) };
+        let mut splitter = LineSplitter::limited(limit);
         for chunk in chunks {
             splitter.push(chunk, |l| out.push(l.to_vec()));
         }

@@ -7,6 +7,9 @@ mod claude;
 mod command;
 mod cursor;
 mod event;
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/fuzz/properties/text.rs"]
+pub mod fuzz;
 mod json;
 mod lines;
 mod options;
@@ -45,7 +48,7 @@ pub enum AskedSession {
     ResumePicker,
     /// The most recent conversation of this folder.
     Continue,
-    /// A new conversation under this id.
+    /// A new conversation under this id; an empty one: the agent makes one up.
     Assign(String),
     /// Resume the first (`None`: the most recent, or one that is picked), as a branch of its own under a
     /// new id (which the second names, if given).

@@ -49,6 +49,8 @@ pub use place::{ChosenBy, Location, locate};
 pub use prune::{Due, Pruned};
 pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
+#[cfg(any(test, fuzzing))]
+pub use spool::fuzz;
 pub use stats::GroupBy;
 pub use tasks::{Delivery, Found, Seen};
 

@@ -104,6 +104,13 @@ impl Record {
         }
     }
 
+    /// As it lies in the spool.
+    fn sealed(&self) -> io::Result<Vec<u8>> {
+        let bytes = serde_json::to_vec(self)?;
+        let rest = &bytes[1..];
+        Ok([seal(rest).as_bytes(), rest].concat())
+    }
+
     fn ended(self) -> std::result::Result<Ended, String> {
         let ending = Status::parse(&self.status)
             .and_then(|status| Ending::from_words(status, self.reason.as_deref()))
@@ -142,6 +149,15 @@ impl Record {
     }
 }
 
+/// How a record begins, as JSON still: the FNV-1a hash of the `rest`, so that no damage is taken for an ending.
+fn seal(rest: &[u8]) -> String {
+    let hash = rest.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{{\"check\":\"{hash:016x}\",")
+}
+const SEAL_BYTES: usize = r#"{"check":"0123456789abcdef","#.len();
+
 /// The room kept for one task's record. It stays behind if its supervisor dies; recovery removes it.
 #[derive(Debug)]
 pub struct SpoolSlot {
@@ -177,11 +193,11 @@ impl SpoolSlot {
             self.file = create(&self.slot)?;
         }
         let mut record = Record::new(&self.task, ended, by);
-        let mut bytes = serde_json::to_vec(&record)?;
+        let mut bytes = record.sealed()?;
         if bytes.len() as i64 > SLOT_BYTES && self.fill(&bytes).is_err() {
             record.error = record.error.map(|e| e.chars().take(SHORT_ERROR_CHARS).collect());
             record.leftovers = None;
-            bytes = serde_json::to_vec(&record)?;
+            bytes = record.sealed()?;
         }
         self.fill(&bytes)?;
         failpoint::hit("spool.filled")?;
@@ -287,6 +303,9 @@ impl Waiting {
 }
 
 fn parse(bytes: &[u8]) -> std::result::Result<Content, String> {
+    if bytes.split_at_checked(SEAL_BYTES).is_none_or(|(head, rest)| head != seal(rest).as_bytes()) {
+        return Err("it is no record, or was cut or damaged: its check does not fit".to_owned());
+    }
     let record: Record = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if record.version != RECORD_VERSION {
         return Err(format!("it has version {}, not {RECORD_VERSION}", record.version));
@@ -422,6 +441,10 @@ fn file_name(id: &str) -> Result<String> {
     Ok(name)
 }
 
+#[cfg(any(test, fuzzing))]
+#[path = "../../tests/fuzz/properties/spool.rs"]
+pub mod fuzz;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -453,6 +476,15 @@ mod tests {
         for ending in every_ending() {
             assert_eq!(Ending::from_words(ending.status(), ending.reason()), Some(ending));
         }
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_not_read() {
+        let ended = Ended::unknown(Ending::Success);
+        let record = Record::new("t", &ended, "run");
+        assert!(parse(&record.sealed().unwrap()).is_ok());
+        let newer = Record { version: RECORD_VERSION + 1, ..record };
+        assert_eq!(parse(&newer.sealed().unwrap()).unwrap_err(), "it has version 2, not 1");
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let flags = fields.nth(1)?.parse().ok()?;
     let threads = fields.nth(10)?.parse().ok()?;
     let start = fields.nth(1)?.parse().ok()?;
+    // What follows shows that it is whole: a start that was cut would be another process's.
+    fields.next()?;
     Some(Stat { pid, comm, state, ppid, pgrp, session, tty_nr, flags, threads, start })
 }
 

@@ -183,7 +183,7 @@ mod tests {
     fn a_circle_of_parents_ends() {
         let line = |pid: i32, ppid: i32| {
             identity::parse_stat(
-                format!("{pid} (a) S {ppid} 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5").as_bytes(),
+                format!("{pid} (a) S {ppid} 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5 0").as_bytes(),
             )
             .unwrap()
         };

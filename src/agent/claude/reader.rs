@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use memchr::memmem::Finder;
+
 use crate::agent::event::{Block, Event, Message, Usage};
 use crate::agent::lines::{LineSplitter, ObjectSplitter};
 use crate::agent::{Mode, Observed, Reader, brief, hash, is_session_id};
@@ -14,8 +16,8 @@ const RECENT: usize = 16;
 /// Tools or tasks that are remembered at once.
 const REMEMBERED: usize = 64;
 
-/// How events begin that say nothing new: what the agent reads, with no tool in flight, and what it is
-/// writing. They are the long ones and the many; written in another way they are read in full.
+/// How events begin that say nothing new, if their session is the known one: what the agent reads, with no
+/// tool in flight, and what it is writing. They are the long ones and the many; written in another way they are read in full.
 const ECHO: &[u8] = br#"{"type":"user","#;
 const PIECE: &[u8] = br#"{"type":"stream_event","event":{"type":"content_block_"#;
 /// How events of the system begin, and which of them say something.
@@ -71,6 +73,8 @@ impl Reader for ClaudeReader {
 #[derive(Debug, Default)]
 struct Tally {
     observed: Observed,
+    /// How an event names the session that we know.
+    known_session: Option<Finder<'static>>,
     /// The sum of all results.
     settled: Usage,
     settled_turns: Option<i64>,
@@ -99,18 +103,20 @@ impl Tally {
     }
 
     fn says_nothing_new(&self, line: &[u8]) -> bool {
-        if self.observed.session_id.is_none() {
-            return false;
-        }
-        if let Some(subtype) = line.strip_prefix(SYSTEM) {
-            return !TELLING.iter().any(|t| subtype.starts_with(t));
-        }
-        line.starts_with(PIECE) || (self.calls.is_empty() && line.starts_with(ECHO))
+        let nothing = match line.strip_prefix(SYSTEM) {
+            Some(subtype) => !TELLING.iter().any(|t| subtype.starts_with(t)),
+            None => line.starts_with(PIECE) || (self.calls.is_empty() && line.starts_with(ECHO)),
+        };
+        nothing && self.known_session.as_ref().is_some_and(|known| known.find(line).is_some())
     }
 
     fn take(&mut self, e: &Event<'_>) {
-        if let Some(id) = e.session_id.as_deref().filter(|id| is_session_id(id)) {
-            keep(&mut self.observed.session_id, id);
+        if let Some(id) = e.session_id.as_deref().filter(|id| is_session_id(id))
+            && self.observed.session_id.as_deref() != Some(id)
+        {
+            self.observed.session_id = Some(id.to_owned());
+            let named = format!("\"session_id\":\"{id}\"");
+            self.known_session = Some(Finder::new(&named).into_owned());
         }
         match e.kind.as_deref() {
             Some("system") => self.system(e),

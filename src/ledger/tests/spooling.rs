@@ -114,15 +114,18 @@ fn what_cannot_be_merged_is_kept_and_reported_and_does_not_stop_the_rest() {
     let orphan = ledger.spool_slot("orphan").unwrap();
     let orphan = orphan.write(&a_rich_end(), "run").unwrap();
     fs::write(orphan.with_file_name("torn.json"), "{\"version\":1,").unwrap();
-    let newer = String::from_utf8(fs::read(&orphan).unwrap()).unwrap();
-    let newer = newer.replacen("\"version\":1", "\"version\":2", 1);
-    fs::write(orphan.with_file_name("newer.json"), newer).unwrap();
+    // It is JSON still, and one digit is another.
+    drop(start(&mut ledger, &new_task("damaged", None)));
+    let damaged = ledger.spool_slot("damaged").unwrap().write(&a_rich_end(), "run").unwrap();
+    let text = String::from_utf8(fs::read(&damaged).unwrap()).unwrap();
+    fs::write(&damaged, text.replacen("\"term_signal\":9", "\"term_signal\":8", 1)).unwrap();
     let outcomes: Vec<_> = ledger.merge_spool().unwrap().into_iter().map(|m| m.outcome).collect();
     let count = |wanted: fn(&MergeOutcome) -> bool| outcomes.iter().filter(|o| wanted(o)).count();
     assert_eq!(count(|o| matches!(o, MergeOutcome::Unreadable { kept, .. } if kept.exists())), 2);
     assert_eq!(count(|o| matches!(o, MergeOutcome::NoRow { kept } if kept.exists())), 1);
     assert_eq!(count(|o| matches!(o, MergeOutcome::Applied { .. })), 1);
     assert_eq!(read(&ledger, "good").status, Status::Failure);
+    assert_eq!(read(&ledger, "damaged").status, Status::Running);
     assert!(matches!(ledger.task("orphan").unwrap(), Found::None));
 }
 

@@ -1,0 +1,145 @@
+//! The spool's records: what was written is read, what was damaged is not believed. Their types are the
+//! spool's own, so these properties are a child of it.
+
+use super::*;
+use crate::fuzz::Chance;
+use crate::task::{Cancel, Failure, Interrupt};
+
+/// Reads the bytes as a record, and as what makes up an ending to be written.
+pub fn spool(bytes: &[u8]) {
+    if let Ok(content) = parse(bytes) {
+        let Content::Record(read) = content else { panic!("{content:?} comes of bytes that were read") };
+        assert_eq!(through(&read.task, &read.ended, &read.by_command), read.ended);
+    }
+    let mut from = From(bytes);
+    let (task, by, ended) = (from.text(), from.text(), from.ended());
+    assert_eq!(through(&task, &ended, &by), ended);
+    if let Ok(name) = file_name(&task) {
+        assert!(!name.contains(['/', '.', '\0']) && id_of(&name) == Some(task));
+    }
+}
+
+/// What is read of this ending once it is written; and that nothing is read once it is damaged.
+fn through(task: &str, ended: &Ended, by: &str) -> Ended {
+    let written = Record::new(task, ended, by).sealed().expect("JSON");
+    let read = match parse(&written) {
+        Ok(Content::Record(read)) => read,
+        other => panic!("{other:?} of {}", written.escape_ascii()),
+    };
+    assert_eq!((read.task.as_str(), read.by_command.as_str()), (task, by));
+    let as_json: serde_json::Value = serde_json::from_slice(&written).expect("a record is JSON");
+    assert_eq!(as_json["task"], task);
+
+    let refused = |damaged: &[u8]| assert!(parse(damaged).is_err(), "{}", damaged.escape_ascii());
+    let mut chance = Chance::of(&written);
+    for _ in 0..16 {
+        let at = chance.below(written.len() - 1);
+        refused(&written[..at]);
+        let mut damaged = written.clone();
+        damaged[at] ^= 1 + chance.below(254) as u8;
+        refused(&damaged);
+        // As much as a page that never reached the disk.
+        damaged = written.clone();
+        damaged[at..].fill(0);
+        refused(&damaged);
+        // A piece of it twice.
+        refused(&[&written[..=at], &written[at..]].concat());
+    }
+    refused(&[&written, &b" "[..]].concat());
+    refused(&[&written, &[0; 100][..]].concat());
+    read.ended
+}
+
+/// Takes what is asked for from bytes; where they have run out, nothing.
+struct From<'a>(&'a [u8]);
+
+impl From<'_> {
+    fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        *first
+    }
+
+    fn number(&mut self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
+    }
+
+    fn text(&mut self) -> String {
+        let (text, rest) = self.0.split_at(usize::from(self.byte()).min(self.0.len()));
+        self.0 = rest;
+        String::from_utf8_lossy(text).into_owned()
+    }
+
+    fn maybe<T>(&mut self, one: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.byte() & 1 == 1).then(|| one(self))
+    }
+
+    fn integer(&mut self) -> Option<i64> {
+        self.maybe(|from| from.number() as i64)
+    }
+
+    fn small(&mut self) -> Option<i32> {
+        self.maybe(|from| from.number() as i32)
+    }
+
+    fn real(&mut self) -> Option<f64> {
+        self.maybe(|from| f64::from_bits(from.number())).filter(|n| n.is_finite())
+    }
+
+    fn ending(&mut self) -> Ending {
+        use {Cancel as C, Failure as F, Interrupt as I};
+        match self.byte() % 16 {
+            0 => Ending::Success,
+            1 => Ending::Failure(F::AgentError),
+            2 => Ending::Failure(F::Exit),
+            3 => Ending::Failure(F::Signal),
+            4 => Ending::Failure(F::NoResult),
+            5 => Ending::Failure(F::Prepare),
+            6 => Ending::Failure(F::Spawn),
+            7 => Ending::Cancelled(C::Operator),
+            8 => Ending::Cancelled(C::Timeout),
+            9 => Ending::Cancelled(C::IdleTimeout),
+            10 => Ending::Interrupted(I::Signal),
+            11 => Ending::Interrupted(I::SupervisorLost),
+            12 => Ending::Interrupted(I::Oom),
+            13 => Ending::Interrupted(I::Rebooted),
+            14 => Ending::Interrupted(I::Ttl),
+            _ => Ending::AbortedNoSkill(self.text()),
+        }
+    }
+
+    fn ended(&mut self) -> Ended {
+        Ended {
+            ending: self.ending(),
+            error: self.maybe(Self::text),
+            source: EndSource::Spool,
+            finished_at: self.maybe(Self::text),
+            duration_ms: self.integer(),
+            exit: match self.byte() % 3 {
+                0 => None,
+                1 => Some(Exit::Code(self.number() as i32)),
+                _ => Some(Exit::Signal(self.number() as i32)),
+            },
+            stop_signal: self.small(),
+            stop_sender: self.maybe(|from| Sender { pid: from.number() as i32, uid: from.number() as u32 }),
+            counts: Counts {
+                cost_usd: self.real(),
+                turns: self.integer(),
+                input_tokens: self.integer(),
+                output_tokens: self.integer(),
+                cache_read_tokens: self.integer(),
+                cache_creation_tokens: self.integer(),
+            },
+            session_cost_usd: self.real(),
+            model: self.maybe(Self::text),
+            session_id: self.maybe(Self::text),
+            tool_in_flight: self.maybe(Self::text),
+            context_lost: self.byte() & 1 == 1,
+            oom_killed: self.maybe(|from| from.byte() & 1 == 1),
+            cpu_ms: self.integer(),
+            max_rss_kib: self.integer(),
+            leftovers: self.maybe(Self::text),
+            executed: self.byte() & 1 == 1,
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `/proc/PID/stat`: no name of a process, whatever bytes it holds, makes it look like another one.
+
+use super::Chance;
+use crate::process::identity::{Stat, parse_stat};
+
+/// Reads the bytes as a line, and as the name of a process in a line that is whole.
+pub fn stat(bytes: &[u8]) {
+    if let Some(read) = parse_stat(bytes) {
+        let open = bytes.iter().position(|b| *b == b'(').expect("a name begins");
+        let close = bytes.iter().rposition(|b| *b == b')').expect("a name ends");
+        assert_eq!(read.comm.as_bytes(), &bytes[open + 1..close][..(close - open - 1).min(15)]);
+        let renamed = [&bytes[..=open], b"x) Z 1 (\n", &bytes[close..]].concat();
+        let renamed = parse_stat(&renamed).expect("another name changes nothing else");
+        assert_eq!(Stat { comm: read.comm, ..renamed }, read);
+    }
+    let mut chance = Chance::of(bytes);
+    let mut any = |most: usize| chance.below(most);
+    let meant =
+        (any(4_194_304) as i32, any(9) as i32 - 1, any(u32::MAX as usize) as u32, any(usize::MAX - 1));
+    let (pid, tty, flags, start) = meant;
+    let head = format!("{pid} (");
+    let rest =
+        format!(") S 1 -1 42 {tty} 42 {flags} 1 2 3 4 5 6 7 8 20 0 3 0 {start} 1 2 18446744073709551615\n");
+    let line = [head.as_bytes(), bytes, rest.as_bytes()].concat();
+    let read = parse_stat(&line).expect("a line as proc(5) says");
+    assert_eq!(read.comm.as_bytes(), &bytes[..bytes.len().min(15)]);
+    assert_eq!((read.pid, read.tty_nr, read.flags, read.start), (pid, tty, flags, start as u64));
+    assert_eq!((read.state, read.ppid, read.pgrp, read.session, read.threads), ('S', 1, -1, 42, 3));
+    for cut in 1..rest.len() {
+        let cut = parse_stat(&line[..line.len() - cut]);
+        assert!(cut.is_none_or(|s| s == read), "a line that is cut names another process");
+    }
+}

@@ -1,0 +1,223 @@
+//! The splitters and the JSON reader below the adapters. Their module is the adapters' own, so these
+//! properties are a child of it.
+
+use super::event::{Block, Event, Message, Stream, Usage};
+use super::json::{Cursor, Parsed};
+use super::lines::{LineSplitter, ObjectSplitter};
+use crate::fuzz::json::Json;
+use crate::fuzz::{Chance, cuts};
+
+/// However the bytes come in, their lines come out: whole, in order, nothing added and nothing lost but
+/// lines over the limit.
+pub fn lines(bytes: &[u8]) {
+    for limit in [3, 100, 16 << 20] {
+        let mut plain: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
+        if plain.last().is_some_and(|l| l.is_empty()) {
+            plain.pop();
+        }
+        plain.retain(|l| l.len() <= limit);
+        for parts in cuts(bytes) {
+            let mut got = Vec::new();
+            let mut splitter = LineSplitter::limited(limit);
+            for part in parts {
+                splitter.push(part, |l| got.push(l.to_vec()));
+            }
+            splitter.finish(|l| got.push(l.to_vec()));
+            assert_eq!(got, plain, "limit {limit}");
+        }
+    }
+}
+
+/// However the bytes come in, the same objects come out, each a piece of the input, in order. Of a text that
+/// is JSON they are its outermost objects.
+pub fn objects(bytes: &[u8]) {
+    let mut ways = cuts(bytes).into_iter().map(|parts| {
+        let mut got = Vec::new();
+        let mut splitter = ObjectSplitter::new();
+        parts.into_iter().for_each(|part| splitter.push(part, |o| got.push(o.to_vec())));
+        got
+    });
+    let found = ways.next().expect("a way");
+    for other in ways {
+        assert_eq!(other, found);
+    }
+    let mut rest = bytes;
+    for object in &found {
+        assert!(object.starts_with(b"{") && object.ends_with(b"}"));
+        let at = rest.windows(object.len()).position(|w| w == object).expect("a piece of the input");
+        rest = &rest[at + object.len()..];
+    }
+    let stream = serde_json::Deserializer::from_slice(bytes).into_iter::<Json>();
+    if let Ok(values) = stream.collect::<Result<Vec<_>, _>>() {
+        let mut outermost = Vec::new();
+        // Between objects nothing is known of strings: a brace in one would begin an object.
+        if values.iter().all(|v| gather(v, &mut outermost)) {
+            let found = found.iter().map(|o| Json::read(o).expect("an object of JSON"));
+            assert_eq!(found.collect::<Vec<_>>(), outermost);
+        }
+    }
+}
+
+/// Gathers the outermost objects; `false`: a string between them has a brace.
+fn gather(value: &Json, into: &mut Vec<Json>) -> bool {
+    match value {
+        Json::Object(_) => into.push(value.clone()),
+        Json::Array(elements) => return elements.iter().all(|e| gather(e, into)),
+        Json::Text(text) => return !text.contains('{'),
+        Json::Null | Json::Bool(_) | Json::Number(_) => {}
+    }
+    true
+}
+
+/// Where serde_json reads an object, our reader sees the same in it; where it says that the text is cut, ours
+/// believes nothing of it; and so for each beginning of a whole text.
+pub fn json(text: &[u8]) {
+    let event = Event::read(text);
+    let read = match Json::read(text) {
+        Ok(read) => read,
+        Err(e) => return assert!(!e.is_eof() || event.is_err(), "a text that is cut is believed"),
+    };
+    let mut cursor = Cursor::new(text);
+    assert_eq!(again(&mut cursor), Ok(read.clone()));
+    assert!(cursor.at_end());
+    if read.members().is_empty() {
+        assert!(event.is_err(), "what is no object, or has nothing in it, is no event");
+        return;
+    }
+    same_event(&event.expect("an event"), &read);
+    let end = text.trim_ascii_end().len();
+    let mut chance = Chance::of(text);
+    for _ in 0..32 {
+        let at = chance.below(end - 1);
+        assert!(Event::read(&text[..at]).is_err(), "cut after {at} bytes, it is believed");
+    }
+}
+
+/// The value here, read with our reader's own means.
+fn again(c: &mut Cursor<'_>) -> Parsed<Json> {
+    if c.begins_with(b'{')? {
+        let mut members = Vec::new();
+        c.object(|c, key| {
+            let key = String::from_utf8(key.to_vec()).expect("UTF-8");
+            members.push((key, again(c)?));
+            Ok(())
+        })?;
+        return Ok(Json::Object(members));
+    }
+    if c.begins_with(b'[')? {
+        let mut elements = Vec::new();
+        c.array(|c| {
+            elements.push(again(c)?);
+            Ok(())
+        })?;
+        return Ok(Json::Array(elements));
+    }
+    let raw = c.raw()?;
+    let of = || Cursor::new(raw);
+    let count = of().count()?;
+    let value = match (of().string()?, of().number()?, of().boolean()?) {
+        (Some(text), None, None) => Json::Text(text.into_owned()),
+        (None, Some(n), None) => Json::Number(n),
+        (None, None, Some(truth)) => Json::Bool(truth),
+        (None, None, None) => Json::Null,
+        other => panic!("{other:?} of one value"),
+    };
+    assert_eq!(count, count_of(Some(&value)));
+    Ok(value)
+}
+
+fn count_of(value: Option<&Json>) -> Option<i64> {
+    value?.number().filter(|n| (0.0..9e15).contains(n)).map(|n| n as i64)
+}
+
+fn text_of<'a>(object: &'a Json, key: &str) -> Option<&'a str> {
+    object.last(&[key]).and_then(Json::text)
+}
+
+fn same_event(event: &Event<'_>, json: &Json) {
+    let text = |key| text_of(json, key);
+    assert_eq!(event.kind.as_deref(), text("type"));
+    assert_eq!(event.subtype.as_deref(), text("subtype"));
+    assert_eq!(event.session_id.as_deref(), text("session_id"));
+    assert_eq!(event.model.as_deref(), text("model"));
+    assert_eq!(event.message_id.as_deref(), text("api_message_id"));
+    assert_eq!(event.parent.as_deref(), text("parent_tool_use_id"));
+    assert_eq!(event.task_id.as_deref(), text("task_id"));
+    assert_eq!(event.call_id.as_deref(), text("call_id"));
+    assert_eq!(event.turns, count_of(json.last(&["num_turns"])));
+    let cost = json.last(&["total_cost_usd"]).and_then(Json::number);
+    assert_eq!(event.cost, cost.filter(|n| *n >= 0.0));
+    assert_eq!(event.usage, json.last(&["usage"]).and_then(usage));
+    let length = |value: &Json| if let Json::Array(elements) = value { Some(elements.len()) } else { None };
+    assert_eq!(event.tasks, json.last(&["tasks"]).and_then(length));
+    let backgrounded = json.last(&["is_backgrounded"]);
+    let truth = |value: Option<&Json>| if let Some(Json::Bool(truth)) = value { Some(*truth) } else { None };
+    assert_eq!(event.backgrounded, truth(backgrounded));
+    same_message(event.message.as_ref(), json.last(&["message"]));
+    same_stream(event.stream.as_ref(), json.last(&["event"]));
+    let calls = json.last(&["tool_call"]).map_or(&[][..], Json::members);
+    let tool = calls.iter().find_map(|(key, _)| key.strip_suffix("ToolCall"));
+    assert_eq!(event.tool.as_deref(), tool);
+    assert_eq!(event.costliest.as_deref(), json.last(&["modelUsage"]).and_then(costliest));
+    let error = truth(json.last(&["is_error"]));
+    let by_word = || text("subtype").unwrap_or_default().starts_with("error");
+    assert_eq!(event.verdict().error.is_some(), error.unwrap_or_else(by_word));
+}
+
+fn usage(json: &Json) -> Option<Usage> {
+    let count = |keys: &[&str]| count_of(json.last(keys));
+    let usage = Usage {
+        input: count(&["input_tokens", "inputTokens"]),
+        output: count(&["output_tokens", "outputTokens"]),
+        cache_read: count(&["cache_read_input_tokens", "cacheReadTokens", "cacheReadInputTokens"]),
+        cache_creation: count(&[
+            "cache_creation_input_tokens",
+            "cacheWriteTokens",
+            "cacheCreationInputTokens",
+        ]),
+    };
+    (usage != Usage::default()).then_some(usage)
+}
+
+fn same_message(message: Option<&Message<'_>>, json: Option<&Json>) {
+    let (Some(message), Some(json)) = (message, json) else {
+        return assert!(message.is_none() && json.is_none());
+    };
+    assert_eq!(message.id.as_deref(), text_of(json, "id"));
+    assert_eq!(message.model.as_deref(), text_of(json, "model"));
+    assert_eq!(message.usage, json.last(&["usage"]).and_then(usage));
+    let content = json.last(&["content"]);
+    let blocks = if let Some(Json::Array(blocks)) = content { blocks.as_slice() } else { &[] };
+    let blocks: Vec<Block<'_>> = blocks.iter().filter_map(block).collect();
+    assert_eq!(message.blocks, blocks);
+}
+
+fn block(json: &Json) -> Option<Block<'_>> {
+    let text = |key| text_of(json, key);
+    match text("type")? {
+        "tool_use" => Some(Block::Call { id: text("id")?.into(), name: text("name")?.into() }),
+        "tool_result" => Some(Block::Answer { id: text("tool_use_id")?.into() }),
+        _ => None,
+    }
+}
+
+fn same_stream(stream: Option<&Stream<'_>>, json: Option<&Json>) {
+    let (Some(stream), Some(json)) = (stream, json) else {
+        return assert!(stream.is_none() && json.is_none());
+    };
+    assert_eq!(stream.kind.as_deref(), text_of(json, "type"));
+    assert_eq!(stream.usage, json.last(&["usage"]).and_then(usage));
+    same_message(stream.message.as_ref(), json.last(&["message"]));
+}
+
+/// The first of the models that cost most.
+fn costliest(models: &Json) -> Option<&str> {
+    let cost = |model: &Json| model.last(&["costUSD"]).and_then(Json::number).unwrap_or(0.0);
+    let mut best: Option<(&str, f64)> = None;
+    for (name, model) in models.members() {
+        if best.is_none_or(|(_, most)| cost(model) > most) {
+            best = Some((name, cost(model)));
+        }
+    }
+    best.map(|(name, _)| name)
+}

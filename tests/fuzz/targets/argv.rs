@@ -1,0 +1,4 @@
+//! The argv that is executed.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bookend_fuzz::fuzz::argv::argv(bytes));
