@@ -22,7 +22,7 @@ pub fn argv(line: &[u8]) {
         ("npx", Some("cursor")),
         ("make", None),
     ] {
-        let adapter = adapter(OsStr::new(program), agent_type).ok().expect("an adapter");
+        let adapter = adapter(OsStr::new(program), agent_type).expect("an adapter");
         let asked = adapter.asked(&args, false);
         assert_eq!(adapter.asked(&args, true).session, asked.session);
         nothing_is_invented(&asked, &args);

@@ -7,7 +7,7 @@ use super::{Chance, cuts};
 use crate::agent::{Adapter, Mode, Observed, Reader, adapter};
 
 fn named(program: &str) -> &'static dyn Adapter {
-    adapter(OsStr::new(program), None).ok().expect("every name has an adapter")
+    adapter(OsStr::new(program), None).expect("every name has an adapter")
 }
 
 pub fn claude(stream: &[u8]) {
