@@ -18,6 +18,9 @@ use crate::sys;
 /// Bytes that wait for the reader in memory, at most.
 const MEMORY: usize = 1 << 20;
 const CHUNK: usize = 64 * 1024;
+/// What the agent's pipe holds, in bytes: the agent writes on while what it wrote before is read. A user's
+/// pipes may hold 64 MiB together, pipe(7).
+const PIPE: i32 = 256 * 1024;
 
 /// What to do when nobody reads our stdout any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +112,8 @@ impl Capture {
         let to = Downstream::of(stdout)?;
         let (from, agents) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        // It is refused to who has too much in pipes already: the usual size will do.
+        let _ = nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE));
         let capture =
             Capture { from: Some(from), to, backlog: Backlog::default(), when_gone, chunk: Vec::new() };
         Ok((capture, agents))
