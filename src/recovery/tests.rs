@@ -6,6 +6,7 @@ use super::*;
 use crate::ledger::LiveLock;
 use crate::ledger::tests::{START, World, ended, new_task, start};
 use crate::ledger::{Found, LedgerError};
+use crate::process::leftovers::Spared;
 use crate::task::{Cancel, NewTask};
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
@@ -224,6 +225,35 @@ fn survivors_keep_a_dead_task_from_being_settled_and_are_named() {
     assert_eq!(dead.survivors(), [8, 9]);
     let why = dead.stuck().expect("it is stuck");
     assert!(why.contains("pid 8; pid 9") && !why.contains("pid 7"), "{why}");
+}
+
+#[test]
+fn of_each_survivor_it_is_said_why_it_was_not_ended() {
+    let mut dead = found(lost_row(), &[7, 8, 9], &[7, 8, 9]);
+    let spared = [(8, Why::Unreadable), (9, Why::UnknownLedger)].map(|(pid, why)| Spared {
+        pid,
+        name: "env".to_owned(),
+        why,
+    });
+    dead.leftovers.as_mut().expect("a summary").spared = spared.into();
+    let why = dead.stuck().expect("it is stuck");
+    for part in ["pid 7; pid 8, whose environment cannot be read", "pid 9, which names a ledger that is not"]
+    {
+        assert!(why.contains(part), "{part} in {why}");
+    }
+}
+
+#[test]
+fn an_agent_lives_that_is_still_the_one_that_was_started() {
+    let mut task = lost_row();
+    assert!(!agent_lives(&task));
+    let Identity { pid, start } = me();
+    (task.agent_pid, task.agent_start) = (Some(pid), Some(start));
+    assert!(agent_lives(&task));
+    task.agent_start = Some(start + 1);
+    assert!(!agent_lives(&task), "its pid is another process by now");
+    task.agent_pid = None;
+    assert!(!agent_lives(&task));
 }
 
 #[test]
