@@ -509,8 +509,8 @@ const STACK: usize = 256 * 1024;
 /// What of it is left to this function and what it calls.
 const SHALLOW: usize = 16 * 1024;
 
-/// Gives back to the kernel, before a long wait, the memory that is free in the allocator, and what parsing and
-/// starting has used of the stack. malloc_trim(3), madvise(2).
+/// Gives back to the kernel, before a long wait, the memory that is free in the allocator, and what parsing
+/// and starting has used of the stack. malloc_trim(3), madvise(2).
 pub fn trim_memory() {
     // SAFETY: it changes the allocator's own books only; one thread runs.
     #[cfg(target_env = "gnu")]
@@ -519,8 +519,9 @@ pub fn trim_memory() {
     }
     let here = 0u8;
     let deep = (&raw const here).map_addr(|a| (a - STACK) & !4095).cast_mut().cast::<c_void>();
-    // SAFETY: the main thread alone runs, on the stack that the kernel gave it, which grows downwards; what lies
-    // below this frame, and below what the kernel may write there for a call, belongs to nobody. The guard gap
-    // below a stack is longer than this. Pages that are given back read as zeros when they are used anew.
+    // SAFETY: the main thread alone runs, on the stack that the kernel gave it, which grows downwards; what
+    // lies below this frame, and below what the kernel may write there for a call, belongs to nobody. The
+    // guard gap below a stack is longer than this. Pages that are given back read as zeros when they are
+    // used anew.
     unsafe { libc::madvise(deep, STACK - SHALLOW, libc::MADV_DONTNEED) };
 }

@@ -149,7 +149,7 @@ impl Record {
     }
 }
 
-/// How a record begins, as JSON still: the FNV-1a hash of the `rest`, so that no damage is taken for an ending.
+/// How a record begins, still as JSON: the FNV-1a hash of the `rest`, so that no damage passes for an ending.
 fn seal(rest: &[u8]) -> String {
     let hash = rest.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

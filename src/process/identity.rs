@@ -466,7 +466,7 @@ mod tests {
     fn a_zombie_whose_other_threads_run_on_is_not_dead_and_a_thread_of_the_kernel_is_known() {
         let with = |state: char, flags: u32, threads: i32| {
             parse_stat(
-                format!("7 (a) {state} 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 5").as_bytes(),
+                format!("7 (a) {state} 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 5 0").as_bytes(),
             )
             .unwrap()
         };

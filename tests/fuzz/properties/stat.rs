@@ -15,12 +15,11 @@ pub fn stat(bytes: &[u8]) {
     }
     let mut chance = Chance::of(bytes);
     let mut any = |most: usize| chance.below(most);
-    let meant =
-        (any(4_194_304) as i32, any(9) as i32 - 1, any(u32::MAX as usize) as u32, any(usize::MAX - 1));
-    let (pid, tty, flags, start) = meant;
+    let (pid, tty) = (any(4_194_304) as i32, any(9) as i32 - 1);
+    let (flags, start) = (any(u32::MAX as usize) as u32, any(usize::MAX - 1));
     let head = format!("{pid} (");
-    let rest =
-        format!(") S 1 -1 42 {tty} 42 {flags} 1 2 3 4 5 6 7 8 20 0 3 0 {start} 1 2 18446744073709551615\n");
+    let counts = "1 2 3 4 5 6 7 8 20 0 3 0";
+    let rest = format!(") S 1 -1 42 {tty} 42 {flags} {counts} {start} 1 2 18446744073709551615\n");
     let line = [head.as_bytes(), bytes, rest.as_bytes()].concat();
     let read = parse_stat(&line).expect("a line as proc(5) says");
     assert_eq!(read.comm.as_bytes(), &bytes[..bytes.len().min(15)]);
