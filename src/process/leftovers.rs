@@ -405,8 +405,8 @@ impl Hunt {
     }
 }
 
-/// Looks for all of `hunts` at once, for each until two looks in a row find nothing new of it: all of /proc is
-/// read for many tasks as often as for one.
+/// Looks for all of `hunts` at once, for each until two looks in a row find nothing new of it: all of
+/// /proc is read for many tasks as often as for one.
 fn look(
     hunts: &mut [&mut Hunt],
     picture: &mut Option<Picture>,

@@ -55,9 +55,10 @@ impl Proc {
         Ok(())
     }
 
-    /// Whether `pid` carries a mark in its environment, and whose process it is where that could be told. The
-    /// environment is read only if its owner `concerns` us: it is memory of that process, which can let its
-    /// reader wait, so that root would wait for whoever likes. It is read once for all who ask of one picture.
+    /// Whether `pid` carries a mark in its environment, and whose process it is where that could be told.
+    /// The environment is read only if its owner `concerns` us: it is memory of that process, which can
+    /// let its reader wait, so that root would wait for whoever likes. It is read once for all who ask of
+    /// one picture.
     pub fn mark(&mut self, pid: i32, whose: &Whose, concerns: impl Fn(u32) -> bool) -> (Mark, Option<u32>) {
         let known = self.seen.remove(&pid).filter(|s| s.marks.is_some() || !s.owner.is_some_and(&concerns));
         let seen = known.unwrap_or_else(|| self.see(pid, concerns));

@@ -16,8 +16,9 @@ const RECENT: usize = 16;
 /// Tools or tasks that are remembered at once.
 const REMEMBERED: usize = 64;
 
-/// How events begin that say nothing new, if their session is the known one: what the agent reads, with no
-/// tool in flight, and what it is writing. They are the long ones and the many; written in another way they are read in full.
+/// How events begin that say nothing new, if their session is the known one: what the agent reads, with
+/// no tool in flight, and what it is writing. They are the long ones and the many; written in another way
+/// they are read in full.
 const ECHO: &[u8] = br#"{"type":"user","#;
 const PIECE: &[u8] = br#"{"type":"stream_event","event":{"type":"content_block_"#;
 /// How events of the system begin, and which of them say something.
