@@ -160,8 +160,7 @@ pub fn busy_patience() -> Duration {
 }
 
 /// SQLite's own busy handler sleeps up to 100 ms at a time, all sleepers alike: too long among a hundred
-/// writers whose turns take well under a millisecond each. Sleeps grow with what was waited already,
-/// since polls of a hundred that only just missed each other cost more than the gaps between turns.
+/// writers whose turns take well under a millisecond each.
 pub(super) fn patience(longest: Duration) -> impl FnMut(i32) -> bool + Send + 'static {
     let mut since = Instant::now();
     move |count| {
@@ -172,10 +171,18 @@ pub(super) fn patience(longest: Duration) -> impl FnMut(i32) -> bool + Send + 's
         if waited > longest {
             return false;
         }
-        let sleep = (waited / 3).clamp(SHORTEST_NAP, LONGEST_NAP);
+        let sleep = nap(waited);
         std::thread::sleep(sleep / 2 + sleep.mul_f64(jitter()));
         true
     }
+}
+
+/// Naps grow with what was waited already, since looks of a hundred that only just missed each other cost more
+/// than the gaps between turns. They shrink again with the seconds: no turn is kept for anybody, and where
+/// somebody always waits, whoever comes, and looks often, would be before the one who has waited longest.
+fn nap(waited: Duration) -> Duration {
+    let seconds = u32::try_from(waited.as_secs()).unwrap_or(u32::MAX - 1);
+    (waited / 3).clamp(SHORTEST_NAP, LONGEST_NAP / (1 + seconds).min(20))
 }
 
 /// A number from 0 to 1 that differs between those who wake up together.
@@ -308,5 +315,20 @@ pub fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_waited_for_long_looks_more_often_than_who_has_just_come() {
+        let naps = [0, 1, 10, 60, 900].map(|ms| nap(Duration::from_millis(ms)));
+        assert!(naps.is_sorted() && naps[0] == SHORTEST_NAP && naps[4] == LONGEST_NAP, "{naps:?}");
+        let naps = [900, 1_000, 3_000, 29_000].map(|ms| nap(Duration::from_millis(ms)));
+        assert!(naps.is_sorted_by(|a, b| a > b), "{naps:?}");
+        assert!(nap(Duration::from_secs(29)) < nap(Duration::from_millis(5)));
+        assert!(nap(Duration::MAX) >= SHORTEST_NAP);
     }
 }

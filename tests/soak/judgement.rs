@@ -15,12 +15,12 @@ use crate::harness::{Proc, Row, inhabitants, say};
 
 /// A shorter soak tells nothing of growth.
 const TELLING: Duration = Duration::from_secs(30);
-const SAMPLES: usize = 30;
+const SAMPLES: usize = 10;
 /// What a supervisor may have for itself, at most.
 const MOST_KIB: u64 = 4096;
 /// By how much the least of the last third may be more than that of the first. An agent that talks says a
 /// hundred lines a second.
-const GROWTH_KIB: u64 = 128;
+const GROWTH_KIB: u64 = 64;
 /// Of the program and of the log's index.
 const PAGED_IN_KIB: u64 = 1024;
 /// It is emptied at 4 MiB; as much may come while somebody reads.
