@@ -299,7 +299,8 @@ pub fn start_witness() -> io::Result<i32> {
     let top = top.map_addr(|a| a & !15).cast::<c_void>();
     // SAFETY: the function lives for ever, the stack is leaked and used by this clone alone. The clone
     // shares memory but not the thread group; it runs `witness` only, which uses no
-    // thread-local data (its system calls do not go through the C library's errno).
+    // thread-local data (its system calls do not go through the C library's errno). Neither valgrind nor Miri
+    // follows it.
     let pid = unsafe {
         libc::clone(
             witness,

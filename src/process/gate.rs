@@ -159,7 +159,8 @@ impl Gated {
         // handler runs on the shared memory. `run` makes nothing but raw system calls and plain reads of
         // `Shared`, on a stack of its own that lives in it: it touches neither our stack nor the C library's
         // thread data, which it shares. `Shared` is boxed, is not written by us again, and is freed only
-        // after the child was seen to have left this memory (`read_report`), else never.
+        // after the child was seen to have left this memory (`read_report`), else never. Neither valgrind nor
+        // Miri follows a child that shares its parent's memory: this argument is all there is for `run`.
         let pid = unsafe {
             libc::clone(
                 Shared::run,
