@@ -177,9 +177,10 @@ pub(super) fn patience(longest: Duration) -> impl FnMut(i32) -> bool + Send + 's
     }
 }
 
-/// Naps grow with what was waited already, since looks of a hundred that only just missed each other cost more
-/// than the gaps between turns. They shrink again with the seconds: no turn is kept for anybody, and where
-/// somebody always waits, whoever comes, and looks often, would be before the one who has waited longest.
+/// Naps grow with what was waited already, since looks of a hundred that only just missed each other cost
+/// more than the gaps between turns. They shrink again with the seconds: no turn is kept for anybody, and
+/// where somebody always waits, whoever comes, and looks often, would be before the one who has waited
+/// longest.
 fn nap(waited: Duration) -> Duration {
     let seconds = u32::try_from(waited.as_secs()).unwrap_or(u32::MAX - 1);
     (waited / 3).clamp(SHORTEST_NAP, LONGEST_NAP / (1 + seconds).min(20))
