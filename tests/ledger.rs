@@ -283,7 +283,8 @@ fn what_is_written_while_the_agent_talks_waits_for_no_disk() {
     };
     let (silent, talking) = (syncs(""), syncs("turn $id m 7 9;"));
     assert!(silent.is_none_or(|n| n > 1), "{silent:?} syncs of a run");
-    assert_eq!(talking, silent);
+    // Fewer where what is said falls together with the session's own commit.
+    assert!(talking <= silent, "{talking:?} syncs where it talks, {silent:?} where it is silent");
 }
 
 #[test]
