@@ -73,7 +73,8 @@ fn as_drawn(soak: &Soak, run: &Run, row: Option<&Row>) {
     });
     let unexpected = plan.unexpected(&run.end, &run.said);
     soak.unless(unexpected.is_empty(), || format!("{plan:?}, left with {}, said {unexpected:?}", run.end));
-    if let (Some(rounds), Some(row), 2, "0") = (run.rounds, row, plan.program, run.end.as_str()) {
+    // Who said nothing has counted nothing, which is not the same as 0.
+    if let (Some(rounds @ 1..), Some(row), 2, "0") = (run.rounds, row, plan.program, run.end.as_str()) {
         let counted = (row.number("turns"), row.number("input_tokens"), row.number("output_tokens"));
         let [turns, read, written] = [1, 3, 2].map(|n| Some(rounds as i64 * n));
         soak.unless(counted == (turns, read, written), || {
