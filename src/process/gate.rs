@@ -155,12 +155,13 @@ impl Gated {
         });
         let top = shared.stack.as_mut_ptr_range().end.map_addr(|a| a & !15).cast::<c_void>();
         let mut pidfd: RawFd = -1;
-        // SAFETY: every signal is blocked, and the child unblocks none before it is about to execute, so no
-        // handler runs on the shared memory. `run` makes nothing but raw system calls and plain reads of
-        // `Shared`, on a stack of its own that lives in it: it touches neither our stack nor the C library's
-        // thread data, which it shares. `Shared` is boxed, is not written by us again, and is freed only
-        // after the child was seen to have left this memory (`read_report`), else never. Neither valgrind nor
-        // Miri follows a child that shares its parent's memory: this argument is all there is for `run`.
+        // No handler runs on the shared memory: every signal is blocked, and the child unblocks none before
+        // it is about to execute. `run` makes raw system calls and plain reads of `Shared` only, so it leaves
+        // the C library's thread data, which it shares, alone.
+        // SAFETY: `run` is as said above and touches no stack but its own, which lives in `Shared`. That is
+        // boxed, not written by us again, and freed only after the child was seen to have left this memory
+        // (`read_report`), else never. Neither valgrind nor Miri follows a child that shares its parent's
+        // memory: this argument is all there is for `run`.
         let pid = unsafe {
             libc::clone(
                 Shared::run,

@@ -1,0 +1,72 @@
+//! Names, records and slots of the spool.
+
+use super::*;
+use crate::task::{Cancel, Failure, Interrupt};
+
+fn every_ending() -> Vec<Ending> {
+    vec![
+        Ending::Success,
+        Ending::Failure(Failure::AgentError),
+        Ending::Failure(Failure::Exit),
+        Ending::Failure(Failure::Signal),
+        Ending::Failure(Failure::NoResult),
+        Ending::Failure(Failure::Prepare),
+        Ending::Failure(Failure::Spawn),
+        Ending::Cancelled(Cancel::Operator),
+        Ending::Cancelled(Cancel::Timeout),
+        Ending::Cancelled(Cancel::IdleTimeout),
+        Ending::Interrupted(Interrupt::Signal),
+        Ending::Interrupted(Interrupt::SupervisorLost),
+        Ending::Interrupted(Interrupt::Oom),
+        Ending::Interrupted(Interrupt::Rebooted),
+        Ending::Interrupted(Interrupt::Ttl),
+        Ending::AbortedNoSkill("review".into()),
+    ]
+}
+
+#[test]
+fn every_ending_is_read_back_from_its_words() {
+    for ending in every_ending() {
+        assert_eq!(Ending::from_words(ending.status(), ending.reason()), Some(ending));
+    }
+}
+
+#[test]
+fn a_record_of_another_version_is_not_read() {
+    let ended = Ended::unknown(Ending::Success);
+    let record = Record::new("t", &ended, "run");
+    assert!(parse(&record.sealed().unwrap()).is_ok());
+    let newer = Record { version: RECORD_VERSION + 1, ..record };
+    assert_eq!(parse(&newer.sealed().unwrap()).unwrap_err(), "it has version 2, not 1");
+}
+
+#[test]
+fn an_id_cannot_leave_the_spool_nor_meet_another() {
+    assert_eq!(file_name("../a").unwrap(), "%2E%2E%2Fa");
+    assert_ne!(file_name("a/b").unwrap(), file_name("a%2Fb").unwrap());
+    assert_eq!(id_of(&file_name("a/b:%.c").unwrap()).as_deref(), Some("a/b:%.c"));
+    assert_eq!(id_of("a%2"), None);
+    assert!(file_name("").is_err());
+    assert!(file_name(&"x".repeat(300)).is_err());
+}
+
+#[test]
+fn unfinished_slots_and_kept_records_do_not_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [".a.slot", "b.kept.json", ".c.json", "d.json", "e.txt"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    assert_eq!(waiting(dir.path()).unwrap(), [dir.path().join("d.json")]);
+}
+
+#[test]
+fn putting_aside_never_overwrites() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.json");
+    fs::write(&path, "1").unwrap();
+    let first = keep(&path).unwrap();
+    fs::write(&path, "2").unwrap();
+    let second = keep(&path).unwrap();
+    assert_eq!(fs::read(first).unwrap(), b"1");
+    assert_eq!(fs::read(second).unwrap(), b"2");
+}

@@ -1,0 +1,204 @@
+//! What is read of a process, and what is judged by it.
+
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+
+use proptest::prelude::*;
+
+use nix::poll::{PollFd, PollFlags};
+
+use super::*;
+
+const REST: &str = " S 1 42 42 34816 42 4194560 1 2 3 4 5 6 7 8 20 0 3 0 98765 1 2 3\n";
+
+fn line(comm: &[u8]) -> Vec<u8> {
+    [b"42 (", comm, b")", REST.as_bytes()].concat()
+}
+
+proptest! {
+    #[test]
+    fn a_name_of_any_bytes_does_not_shift_the_fields(comm in prop::collection::vec(any::<u8>(), 0..64)) {
+        let stat = parse_stat(&line(&comm)).unwrap();
+        prop_assert_eq!(stat.comm.as_bytes(), &comm[..comm.len().min(15)]);
+        prop_assert_eq!(
+            (stat.pid, stat.state, stat.ppid, stat.pgrp, stat.session, stat.tty_nr),
+            (42, 'S', 1, 42, 42, 34816)
+        );
+        prop_assert_eq!((stat.flags, stat.threads, stat.start), (4_194_560, 3, 98765));
+    }
+
+    #[test]
+    fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse_stat(&bytes);
+    }
+
+    #[test]
+    fn a_cut_line_never_names_another_process(at in 0usize..64) {
+        let whole = line(b"a) R 7 (b");
+        let cut = &whole[..at.min(whole.len())];
+        prop_assert!(parse_stat(cut).is_none_or(|s| s.pid == 42));
+    }
+}
+
+#[test]
+fn a_name_that_looks_like_the_rest_is_still_a_name() {
+    let stat = parse_stat(&line(b"x) Z 9 9 (\n")).unwrap();
+    assert_eq!((stat.state, stat.ppid, stat.start), ('S', 1, 98765));
+}
+
+#[test]
+fn we_are_alive_and_a_zombie_is_dead() {
+    let me = std::process::id() as i32;
+    assert_eq!(of(me).unwrap().unwrap().pid, me);
+    let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
+    let pid = child.id() as i32;
+    let held = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+    let mut fds = [PollFd::new(held.as_fd(), PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, PollTimeout::NONE).unwrap();
+    assert!(stat(pid).unwrap().is_some_and(|s| s.is_dead()));
+    assert_eq!(of(pid).unwrap(), None);
+    child.wait().unwrap();
+    assert_eq!(stat(pid).unwrap(), None);
+}
+
+#[test]
+fn a_handle_holds_only_the_process_that_was_meant() {
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let identity = of(child.id() as i32).unwrap().unwrap();
+    let recycled = Identity { start: identity.start + 1, ..identity };
+    assert!(open(&recycled).unwrap().is_none());
+    let handle = open(&identity).unwrap().unwrap();
+    assert_eq!(handle.identity(), identity);
+    assert!(handle.signal(Signal::KILL).unwrap());
+    let has_ended = handle.wait(Duration::from_secs(30)).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(has_ended, "it was told");
+    assert!(!handle.signal(Signal::KILL).unwrap());
+    assert!(open(&identity).unwrap().is_none());
+}
+
+#[test]
+fn the_verdict_follows_the_identity_and_its_world() {
+    let here = place();
+    let me = of(std::process::id() as i32).unwrap().unwrap();
+    let other = Identity { start: me.start + 1, ..me };
+    assert_eq!(judge(me, &here, &here), Verdict::Alive);
+    assert_eq!(judge(other, &here, &here), Verdict::Recycled);
+    assert_eq!(judge(Identity { pid: i32::MAX, start: 1 }, &here, &here), Verdict::Gone);
+    let booted = Place { boot_id: "another".to_owned(), ..here.clone() };
+    assert_eq!(judge(me, &booted, &here), Verdict::Gone);
+    let elsewhere = Place { host: "another".to_owned(), ..booted };
+    assert_eq!(judge(me, &elsewhere, &here), Verdict::Unverifiable);
+    let namespace = Place { pid_ns: here.pid_ns + 1, ..here.clone() };
+    assert_eq!(judge(me, &namespace, &here), Verdict::Unverifiable);
+    let renamed = Place { host: "another".to_owned(), ..here.clone() };
+    assert_eq!(judge(me, &renamed, &here), Verdict::Alive);
+    assert_eq!(judge(Identity { start: 0, ..me }, &here, &here), Verdict::Unverifiable);
+}
+
+/// What was not recorded (`""`, 0) proves nothing against a process, and nothing for one elsewhere.
+#[test]
+fn a_process_is_judged_only_from_the_world_in_which_it_was_recorded() {
+    let here = place();
+    let me = of(std::process::id() as i32).unwrap().unwrap();
+    let other_ns = here.pid_ns + 1;
+    for boot in ["", here.boot_id.as_str(), "another"] {
+        for host in ["", here.host.as_str(), "another"] {
+            for pid_ns in [0, here.pid_ns, other_ns] {
+                let (host, boot_id) = (host.to_owned(), boot.to_owned());
+                let at = Place { host, boot_id, pid_ns, cgroup: None };
+                let expected = match (boot, at.host.as_str()) {
+                    ("another" | "", "another") => Verdict::Unverifiable,
+                    ("another", _) => Verdict::Gone,
+                    _ if pid_ns == other_ns => Verdict::Unverifiable,
+                    _ => Verdict::Alive,
+                };
+                assert_eq!(judge(me, &at, &here), expected, "{at:?}");
+
+                let nowhere = Place { boot_id: String::new(), ..here.clone() };
+                if !boot.is_empty() {
+                    assert_eq!(
+                        judge(me, &at, &nowhere),
+                        Verdict::Unverifiable,
+                        "{at:?}: which boot is this?"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn this_place_is_told_in_the_kernels_own_words() {
+    let here = place();
+    let line = |path: &str| std::fs::read_to_string(path).unwrap().trim_end().to_owned();
+    assert_eq!(here.host, line("/proc/sys/kernel/hostname"));
+    assert_eq!(here.boot_id, line("/proc/sys/kernel/random/boot_id"));
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    assert_eq!(namespace.to_str(), Some(format!("pid:[{}]", here.pid_ns).as_str()));
+    let groups = line("/proc/self/cgroup");
+    let unified = groups.lines().find(|l| l.starts_with("0::")).map(|l| l[3..].to_owned());
+    assert_eq!(here.cgroup, unified);
+    assert!(proc_is_ours());
+}
+
+#[test]
+fn a_zombie_whose_other_threads_run_on_is_not_dead_and_a_thread_of_the_kernel_is_known() {
+    let with = |state: char, flags: u32, threads: i32| {
+        parse_stat(
+            format!("7 (a) {state} 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 5 0").as_bytes(),
+        )
+        .unwrap()
+    };
+    let dead = |state, threads| with(state, 0, threads).is_dead();
+    assert!(dead('X', 1) && dead('x', 1) && dead('Z', 0) && dead('Z', 1) && dead('X', 2));
+    assert!(!dead('Z', 2), "its first thread has ended, another runs");
+    for state in ['R', 'S', 'D', 'T', 't', 'I'] {
+        assert!(!dead(state, 1), "{state}");
+    }
+    assert!(with('S', KERNEL_THREAD | 0x40, 1).is_kernel_thread());
+    assert!(!with('S', 0x40, 1).is_kernel_thread() && !with('S', 0, 1).is_kernel_thread());
+    assert_eq!(with('S', 0, 1).identity(), Identity { pid: 7, start: 5 });
+}
+
+#[test]
+fn a_name_is_shown_as_it_is_and_padded_where_asked() {
+    let name = Comm::new(b"sh\xff");
+    assert_eq!((format!("{name}"), format!("{name:>5}")), ("sh\u{fffd}".into(), "  sh\u{fffd}".into()));
+    assert_eq!(format!("{name:?}"), r#""sh\xff""#);
+}
+
+#[test]
+fn what_is_no_pid_is_nobody() {
+    for pid in [0, -1, i32::MIN] {
+        assert_eq!(stat(pid).unwrap(), None, "{pid}");
+        assert!(open(&Identity { pid, start: 0 }).unwrap().is_none(), "{pid}");
+    }
+}
+
+#[test]
+fn a_handle_is_waited_on_until_its_process_ends_and_no_longer_than_asked() {
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let handle = open(&of(child.id() as i32).unwrap().unwrap()).unwrap().unwrap();
+    assert!(!handle.wait(Duration::ZERO).unwrap(), "it lives");
+    let (before, some) = (Instant::now(), Duration::from_millis(20));
+    assert!(!handle.wait(some).unwrap(), "it lives");
+    assert!(before.elapsed() >= some);
+    child.kill().unwrap();
+    assert!(handle.wait(Duration::from_secs(60)).unwrap(), "it has ended, reaped or not");
+    assert!(before.elapsed() < Duration::from_secs(30), "nothing was waited for beyond its end");
+    child.wait().unwrap();
+    assert!(handle.wait(Duration::ZERO).unwrap());
+    assert_eq!(handle.as_fd().as_raw_fd(), handle.pidfd.as_raw_fd());
+}
+
+#[test]
+fn a_poll_does_not_spin_in_the_last_millisecond_and_takes_any_wait() {
+    let ms = |left| poll_timeout(left).as_millis();
+    assert_eq!(ms(Duration::ZERO), Some(0));
+    assert_eq!(ms(Duration::from_nanos(1)), Some(1));
+    assert_eq!(ms(Duration::from_millis(7)), Some(7));
+    assert_eq!(ms(Duration::from_micros(7001)), Some(8));
+    assert_eq!(ms(Duration::MAX), Some(i32::MAX as u32));
+}
