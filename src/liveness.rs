@@ -27,6 +27,8 @@ pub fn verdict(ledger: &Ledger, task: &mut Task) -> Result<Option<Verdict>, Erro
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::ledger::tests::{World, ended, new_task, start};
     use crate::process::identity;
@@ -53,5 +55,17 @@ mod tests {
         assert_eq!(verdict(&ledger, &mut seen).unwrap(), None, "it has ended since it was read");
         assert_eq!(seen, row(&ledger), "and is known as it is now");
         assert_eq!(verdict(&ledger, &mut seen).unwrap(), None);
+    }
+
+    #[test]
+    fn a_supervisor_that_has_let_go_of_its_lock_and_is_still_leaving_is_waited_for() {
+        let world = World::new();
+        let mut ledger = world.open();
+        let mut leaving = Command::new("sleep").arg("0.2").spawn().unwrap();
+        let supervisor = identity::of(leaving.id().cast_signed()).unwrap().unwrap();
+        let task = NewTask { place: identity::place(), supervisor, ..new_task("t", None) };
+        drop(start(&mut ledger, &task));
+        assert_eq!(verdict(&ledger, &mut row(&ledger)).unwrap(), Some(Verdict::Gone));
+        leaving.wait().unwrap();
     }
 }

@@ -65,8 +65,10 @@ fn same_host(task: &Task, here: &Place) -> bool {
     at.boot_id == here.boot_id || at.host.is_empty() || at.host == here.host
 }
 
-/// What the live lock says of a task whose supervisor may just have died: a child that it had forked holds
-/// the lock too until it executes, or notices and leaves. That takes no time, but it is waited for.
+/// What the live lock says of a task whose supervisor may just be dying. Its lock and its process go one
+/// after the other: a child that it had forked holds the lock until it executes, or notices and leaves, and
+/// the kernel closes a dying process's files before it makes it a zombie. That takes no time, but it is
+/// waited for.
 ///
 /// # Errors
 /// When the ledger's `live` file cannot be asked.
@@ -74,7 +76,12 @@ pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
     let until = Instant::now() + LAST_BREATH;
     loop {
         let evidence = ledger.evidence(task)?;
-        if evidence != LiveEvidence::Held || !is_gone_by_identity(task) || Instant::now() >= until {
+        let is_dying = match evidence {
+            LiveEvidence::Held => is_gone_by_identity(task),
+            LiveEvidence::Free => judge(LiveEvidence::NoSlot, task) == Verdict::Alive,
+            _ => false,
+        };
+        if !is_dying || Instant::now() >= until {
             return Ok(evidence);
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -200,7 +200,7 @@ fn why_safe(last: &LastUse) -> String {
 
 fn in_use(ledger: &Ledger, task: &Task) -> Result<String, Error> {
     let id = &task.id;
-    Ok(match recovery::judge(ledger.evidence(task)?, task) {
+    Ok(match recovery::judge(recovery::evidence(ledger, task)?, task) {
         Verdict::Alive => format!("task {id} is running"),
         Verdict::Gone | Verdict::Recycled => format!("task {id} died; `bookend recover` has not settled it"),
         Verdict::Unverifiable => format!("task {id} may be running: it cannot be judged from here"),
