@@ -30,7 +30,7 @@ fn a_task_whose_processes_are_gone_is_interrupted_and_told_of_once() {
     assert_eq!((row.real("cost_usd"), row.text("last_seen_at")), (None, row.text("started_at")));
     assert!(row.text("error").contains("was gone too"), "{row:?}");
     assert!(!row.text("cleanup_after").is_empty() && !row.text("hinted_at").is_empty());
-    let moves = world.sql("SELECT * FROM task_transition ORDER BY rowid");
+    let moves = world.sql("SELECT * FROM task_transition ORDER BY at, n");
     let moves: Vec<String> =
         moves.iter().map(|m| format!("{} {}", m.text("to_status"), m.text("by_command"))).collect();
     assert_eq!(moves, ["running run", "interrupted recover"]);

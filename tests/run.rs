@@ -277,7 +277,7 @@ fn a_success_ends_its_own_row_and_inserts_no_second_one() {
     assert_eq!(seen, expected);
     assert_eq!(world.rows().len(), 2);
 
-    let moves = world.sql("SELECT * FROM task_transition WHERE task_id = 'one' ORDER BY rowid");
+    let moves = world.sql("SELECT * FROM task_transition WHERE task_id = 'one' ORDER BY n");
     let moves: Vec<_> = moves.iter().map(|m| (m.text("from_status"), m.text("to_status"))).collect();
     assert_eq!(moves, [("", "running"), ("running", "success")].map(|(a, b)| (a.into(), b.into())));
 }

@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn only_sessions_that_nobody_vouches_for_are_looked_at() {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(include_str!("migrations/001.sql")).unwrap();
+        super::super::open::make_tables(&conn).unwrap();
         let sql = format!("EXPLAIN QUERY PLAN {}", sessions::SELECT_UNTRUSTED);
         let plan: String = conn.query_row(&sql, [], |row| row.get(3)).unwrap();
         assert!(plan.contains("claude_sdk_sessions_untrusted"), "{plan}");

@@ -3,20 +3,25 @@
 
 use std::path::PathBuf;
 
-use super::tasks::{self, select};
+use super::tasks::{self, select, unsettled};
 use super::{Ledger, Result, spool};
 use crate::task::Task;
 
 const SELECT_ALL_RUNNING: &str = select!("WHERE status = 'running' ORDER BY started_at");
-const SELECT_DELIVERY_FAILED: &str = select!("WHERE delivery_status = 'failed' ORDER BY started_at");
+const SELECT_DELIVERY_FAILED: &str =
+    select!("WHERE ", unsettled!(), " AND delivery_status = 'failed' ORDER BY started_at");
 const SELECT_ILL_TIMED: &str = select!(
-    "WHERE finished_at < started_at
-       OR (finished_at IS NULL AND status NOT IN ('running', 'interrupted'))
-       OR (finished_at IS NOT NULL AND status = 'running')
+    "WHERE ",
+    unsettled!(),
+    " AND (finished_at < started_at
+       OR (finished_at IS NULL AND +status NOT IN ('running', 'interrupted'))
+       OR (finished_at IS NOT NULL AND +status = 'running'))
      ORDER BY started_at"
 );
 const SELECT_UNCLEANED: &str = select!(
-    "WHERE status <> 'running' AND cleanup_after IS NULL AND live_slot IS NOT NULL ORDER BY started_at"
+    "WHERE ",
+    unsettled!(),
+    " AND +status <> 'running' AND cleanup_after IS NULL AND live_slot IS NOT NULL ORDER BY started_at"
 );
 impl Ledger {
     /// All running tasks, oldest first.

@@ -53,7 +53,7 @@ const SELECT_ENDED: &str = listed!("status <> 'running'");
 const SELECT_ENDED_BY_KEY: &str = listed!("status <> 'running' AND key = :key");
 const SELECT_ENDED_BY_REPO: &str = listed!("status <> 'running' AND repo = :repo");
 const SELECT_ENDED_BY_AGENT: &str = listed!("status <> 'running' AND agent = :agent");
-const SELECT_ENDED_BY_STATUS: &str = listed!("status <> 'running' AND status = :status");
+const SELECT_ENDED_BY_STATUS: &str = listed!("status NOT IN ('running', 'success') AND status = :status");
 /// Started before, ended since.
 const SELECT_ENDED_SINCE: &str = select!(
     "WHERE status <> 'running' AND last_seen_at >= :since
@@ -129,7 +129,8 @@ fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
                 Filter { key: Some(_), .. } => SELECT_ENDED_BY_KEY,
                 Filter { repo: Some(_), .. } => SELECT_ENDED_BY_REPO,
                 Filter { agent: Some(_), .. } => SELECT_ENDED_BY_AGENT,
-                Filter { status: Some(_), .. } => SELECT_ENDED_BY_STATUS,
+                // Those that ended well are the many: they are met soon among all.
+                Filter { status: Some(status), .. } if *status != Status::Success => SELECT_ENDED_BY_STATUS,
                 _ => SELECT_ENDED,
             },
             left,

@@ -27,7 +27,7 @@ const LONGEST_NAP: Duration = Duration::from_millis(20);
 /// Before this version the WAL-reset bug can corrupt a ledger (<https://www.sqlite.org/wal.html>).
 const OLDEST_SQLITE: i32 = 3_051_003;
 
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/001.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("migrations/001.sql"), include_str!("migrations/002.sql")];
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
 const SELECT_VERSION: &str = "
@@ -35,6 +35,7 @@ const SELECT_VERSION: &str = "
            (SELECT value FROM bookend_setting WHERE name = 'adopted')";
 const SELECT_IS_LEDGER: &str = "SELECT 1 FROM sqlite_schema WHERE name = 'bookend_migration'";
 const SELECT_IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
+const SELECT_INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
 const INSERT_VERSION: &str = "INSERT INTO bookend_migration (version, applied_at) VALUES (?1, ?2)";
 
 const SETTINGS: &str = "PRAGMA cache_size = -256";
@@ -258,7 +259,41 @@ fn fill(draft: &Path) -> Result<()> {
 
 /// The tables of the newest version, in an empty database.
 pub fn make_tables(conn: &Connection) -> rusqlite::Result<()> {
-    MIGRATIONS.iter().try_for_each(|sql| conn.execute_batch(sql))
+    (1..=VERSION).try_for_each(|version| apply(conn, version))
+}
+
+/// Brings a ledger of the version before to `version`.
+fn apply(conn: &Connection, version: i64) -> rusqlite::Result<()> {
+    if version == 2 {
+        drop_superseded(conn)?;
+    }
+    conn.execute_batch(MIGRATIONS[version as usize - 1])
+}
+
+/// The indexes of version 1 that version 2 does without. In an adopted file another program may have one of
+/// the same name: ours is known by its words.
+fn drop_superseded(conn: &Connection) -> rusqlite::Result<()> {
+    const SUPERSEDED: [&str; 8] = [
+        "task_history_one_running_per_key",
+        "task_history_running",
+        "task_history_undelivered",
+        "task_history_unhinted",
+        "task_history_delivery_failed",
+        "task_history_uncleaned",
+        "task_history_ill_timed",
+        "task_history_ended",
+    ];
+    let indexes: Vec<(String, String)> = conn
+        .prepare(SELECT_INDEXES)?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (name, sql) in indexes {
+        let first = name.strip_prefix("bookend_").unwrap_or(&name);
+        if SUPERSEDED.contains(&first) && MIGRATIONS[0].contains(&sql.replacen(&name, first, 1)) {
+            conn.execute_batch(&format!("DROP INDEX {name}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Says that the tables are of the newest version.
@@ -267,8 +302,8 @@ pub fn record_versions(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 fn migrate(conn: &mut Connection, file: &Path) -> Result<()> {
-    for (version, sql) in (1..).zip(MIGRATIONS) {
-        let mut apply = || {
+    for version in 1..=VERSION {
+        let mut upgrade = || {
             let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let is_ledger = tx.query_row(SELECT_IS_LEDGER, [], |_| Ok(())).optional()?.is_some();
             let current = match is_ledger {
@@ -276,12 +311,12 @@ fn migrate(conn: &mut Connection, file: &Path) -> Result<()> {
                 false => 0,
             };
             if current < version {
-                tx.execute_batch(sql)?;
+                apply(&tx, version)?;
                 tx.execute(INSERT_VERSION, (version, super::now()))?;
             }
             tx.commit()
         };
-        apply().map_err(|e| LedgerError::sql("bringing the tables up to date", file, e))?;
+        upgrade().map_err(|e| LedgerError::sql("bringing the tables up to date", file, e))?;
     }
     Ok(())
 }

@@ -50,7 +50,7 @@ impl Delivery {
 
 /// The columns in the order in which [`task_of_row`] reads them.
 macro_rules! select {
-    ($($rest:literal),+) => {
+    ($($rest:expr),+) => {
         concat!(
             "SELECT id, key, repo, issue_number, user, agent, agent_type, model, provider, status, reason,
              error, started_at, finished_at, duration_ms, cost_usd, session_cost_usd, turns, input_tokens,
@@ -67,6 +67,21 @@ macro_rules! select {
     };
 }
 pub(super) use select;
+
+/// What the index `task_history_unsettled` holds, word for word: else the index is not used.
+macro_rules! unsettled {
+    () => {
+        "(
+    delivery_status IN ('pending', 'delivering', 'failed')
+    OR (status = 'interrupted' AND hinted_at IS NULL)
+    OR (status <> 'running' AND cleanup_after IS NULL AND live_slot IS NOT NULL)
+    OR finished_at < started_at
+    OR (finished_at IS NULL AND status NOT IN ('running', 'interrupted'))
+    OR (finished_at IS NOT NULL AND status = 'running')
+) IS TRUE"
+    };
+}
+pub(super) use unsettled;
 
 const SELECT_BY_ID: &str = select!("WHERE id = ?1");
 const SELECT_HOLDER: &str = select!("WHERE status = 'running' AND key = ?1");
@@ -89,7 +104,7 @@ const SELECT_LAST_SESSION_COST: &str = "
     ORDER BY started_at DESC, rowid DESC LIMIT 1";
 const SELECT_TRANSITIONS: &str = "
     SELECT task_id, at, from_status, to_status, reason, by_pid, by_command
-    FROM task_transition WHERE task_id = ?1 ORDER BY rowid";
+    FROM task_transition WHERE task_id = ?1 ORDER BY n";
 
 const INSERT_TASK: &str = "
     INSERT INTO task_history
@@ -108,8 +123,9 @@ const INSERT_TASK: &str = "
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 const INSERT_TRANSITION: &str = "
-    INSERT INTO task_transition (task_id, at, from_status, to_status, reason, by_pid, by_command)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    INSERT INTO task_transition (task_id, n, at, from_status, to_status, reason, by_pid, by_command)
+    VALUES (?1, (SELECT coalesce(max(n), 0) + 1 FROM task_transition WHERE task_id = ?1),
+            ?2, ?3, ?4, ?5, ?6, ?7)";
 const UPDATE_PROGRESS: &str = "
     UPDATE task_history SET
         cost_usd = coalesce(:cost_usd, cost_usd),
@@ -130,9 +146,9 @@ const UPDATE_DELIVERY: &str = "
 
 const UPDATE_LEFTOVERS: &str = "UPDATE task_history SET leftovers = ?2 WHERE id = ?1";
 const SELECT_UNDELIVERED: &str =
-    select!("WHERE delivery_status IN ('pending', 'delivering') ORDER BY started_at");
+    select!("WHERE ", unsettled!(), " AND delivery_status IN ('pending', 'delivering') ORDER BY started_at");
 const SELECT_UNHINTED: &str =
-    select!("WHERE status = 'interrupted' AND hinted_at IS NULL ORDER BY started_at");
+    select!("WHERE ", unsettled!(), " AND +status = 'interrupted' AND hinted_at IS NULL ORDER BY started_at");
 const SELECT_SUPERVISED_BY: &str =
     select!("WHERE status = 'running' AND supervisor_pid = ?1 AND supervisor_start = ?2");
 

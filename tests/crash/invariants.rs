@@ -86,7 +86,7 @@ fn no_ghost(rows: &[Row], wrong: &mut Wrong) {
 /// 3. One terminal status, one line for each change.
 fn one_ending(world: &World, rows: &[Row], wrong: &mut Wrong) {
     let mut changes: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for line in world.sql("SELECT * FROM task_transition ORDER BY rowid") {
+    for line in world.sql("SELECT * FROM task_transition ORDER BY task_id, n") {
         let change = format!("{}>{}", line.text("from_status"), line.text("to_status"));
         changes.entry(line.text("task_id")).or_default().push(change);
     }

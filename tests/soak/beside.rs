@@ -189,7 +189,7 @@ const SOUND: [&str; 3] = [
     "SELECT \"table\" AS wrong FROM pragma_foreign_key_check",
     "SELECT id || ' is ' || status AS wrong FROM task_history AS t
      WHERE (SELECT group_concat(coalesce(from_status, '') || '>' || to_status) FROM
-            (SELECT * FROM task_transition WHERE task_id = t.id ORDER BY rowid))
+            (SELECT * FROM task_transition WHERE task_id = t.id ORDER BY n))
          <> CASE status WHEN 'running' THEN '>running' ELSE '>running,running>' || status END",
 ];
 

@@ -117,11 +117,12 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
     live
 }
 
-/// Asserts that no query grows with the history, but by what it returns.
+/// Asserts that no query grows with the history, but by what it returns: whatever looks for what is rare
+/// finds it by an index that holds nothing else.
 pub fn each_uses_an_index(queries: &[&str]) {
     let conn = Connection::open_in_memory().unwrap();
     super::dialect::register(&conn, None).unwrap();
-    conn.execute_batch(include_str!("../migrations/001.sql")).unwrap();
+    super::open::make_tables(&conn).unwrap();
     for sql in queries {
         let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let params = explain.parameter_count();
@@ -131,7 +132,13 @@ pub fn each_uses_an_index(queries: &[&str]) {
             .collect::<rusqlite::Result<_>>()
             .unwrap();
         let plan = steps.join("; ");
-        assert!(plan.contains("USING INDEX") || plan.contains("USING COVERING INDEX"), "{sql}: {plan}");
-        assert!(!plan.contains("TEMP B-TREE"), "{sql}: {plan}");
+        let by_index = ["USING INDEX", "USING COVERING INDEX", "USING PRIMARY KEY"];
+        assert!(by_index.iter().any(|by| plan.contains(by)), "{sql}: {plan}");
+        // All by their start: the newest are met soon, the rare ones late.
+        let of_all = plan.contains("SCAN task_history USING INDEX task_history_started");
+        assert!(!of_all || sql.contains("LIMIT"), "{sql}: {plan}");
+        // Those that run are few, and may be sorted.
+        let of_running = plan.contains("task_history_one_running (status=?)");
+        assert!(of_running || !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }
 }
