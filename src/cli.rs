@@ -49,6 +49,16 @@ use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
         The end of a run that finds no place by then is kept in the spool."
 )]
 struct Cli {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Common {
     /// The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else
     /// $XDG_STATE_HOME/bookend/bookend.db]
     #[arg(long, global = true, value_name = "FILE", display_order = 900)]
@@ -65,9 +75,26 @@ struct Cli {
         display_order = 901
     )]
     log: LogArg,
+}
 
-    #[command(subcommand)]
-    command: Option<Command>,
+impl Common {
+    fn with(self, request: Request) -> Invocation {
+        let log = match self.log {
+            LogArg::Auto => log::To::Auto,
+            LogArg::Stderr => log::To::Stderr,
+            LogArg::Journald => log::To::Journald,
+        };
+        Invocation { ledger: self.ledger, log, request }
+    }
+}
+
+/// `bookend run` alone. To tell clap of a run's options takes it half as long as to tell it of all commands.
+#[derive(Debug, Parser)]
+struct Run {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    args: RunArgs,
 }
 
 /// What a command takes is told to clap only if it is the one that was called: a run is not to pay for all.
@@ -305,10 +332,17 @@ pub enum Request {
 /// # Errors
 /// clap's own message with its exit code; help and version come this way too.
 pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
-    let cli = Cli::try_parse_from(args)?;
-    let Some(command) = cli.command else {
+    // What is not well formed, or asks for help, is left to the whole, which has the words for it.
+    if args.get(1).is_some_and(|command| command == "run")
+        && let Ok(run) = Run::try_parse_from(&args[1..])
+    {
+        let request = Request::Run(Box::new(run_request(run.args)));
+        return Ok(run.common.with(request));
+    }
+    let Cli { common, command } = Cli::try_parse_from(args)?;
+    let Some(command) = command else {
         let request = Request::Overview { stale_after: operator::STALE };
-        return Ok(Invocation { ledger: cli.ledger, log: log::To::Auto, request });
+        return Ok(Invocation { ledger: common.ledger, log: log::To::Auto, request });
     };
     let request = match command {
         Command::Run(args) => Request::Run(Box::new(run_request(*args))),
@@ -332,12 +366,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Session(command) => Request::Session(command.request()),
         Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
     };
-    let log = match cli.log {
-        LogArg::Auto => log::To::Auto,
-        LogArg::Stderr => log::To::Stderr,
-        LogArg::Journald => log::To::Journald,
-    };
-    Ok(Invocation { ledger: cli.ledger, log, request })
+    Ok(common.with(request))
 }
 
 /// What to say of a command line that is wrong, where clap's own message would show words that a terminal

@@ -8,19 +8,13 @@
 mod journal;
 
 use std::fmt::{self, Write as _};
-use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::span::EnteredSpan;
-use tracing::{Event, Subscriber};
-use tracing_subscriber::Layer;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
 
 use crate::sys;
 use journal::Journal;
@@ -65,26 +59,15 @@ pub fn start(level: LevelFilter, to: To) {
     let filter = filter.and_then(Result::ok).unwrap_or_else(|| Targets::new().with_default(level));
     IN_JOURNAL.store(journal.is_some(), Ordering::Relaxed);
     // Only a second start in one process could fail here, and the first would go on.
-    let _ = match journal {
-        Some(journal) => {
-            let registry = tracing_subscriber::registry().with(journal.with_filter(filter));
-            tracing::subscriber::set_global_default(registry)
-        }
-        None => {
-            let stderr = tracing_subscriber::fmt::layer().with_writer(ToStderr).event_format(Line);
-            let registry = tracing_subscriber::registry().with(stderr.with_filter(filter));
-            tracing::subscriber::set_global_default(registry)
-        }
-    };
+    let _ = tracing::subscriber::set_global_default(Log { filter, journal });
     if let Some(wrong) = wrong {
         tracing::warn!("{FILTER} is not used: {wrong}; it is a level, such as debug, or target=level pairs");
     }
 }
 
-/// Gives every message the task's fields, as long as the answer is kept. On stderr nobody would see them.
-pub fn about(task: &str, key: Option<&str>) -> Option<EnteredSpan> {
-    let in_journal = IN_JOURNAL.load(Ordering::Relaxed);
-    in_journal.then(|| tracing::error_span!("task", TASK_ID = task, KEY = key).entered())
+/// Gives every message to the journal the task's fields from now on. On stderr nobody would see them.
+pub fn about(task: &str, key: Option<&str>) {
+    journal::about(task, key);
 }
 
 /// Says why bookend failed.
@@ -108,42 +91,37 @@ pub fn say(text: &str) {
     }
 }
 
-struct ToStderr;
-
-impl<'a> MakeWriter<'a> for ToStderr {
-    type Writer = Self;
-    fn make_writer(&'a self) -> Self {
-        ToStderr
-    }
+/// Takes every message, and says those that the filter lets through.
+struct Log {
+    filter: Targets,
+    /// `None`: stderr.
+    journal: Option<Journal>,
 }
 
-impl Write for ToStderr {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        say(&String::from_utf8_lossy(bytes));
-        Ok(bytes.len())
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.would_enable(metadata.target(), metadata.level())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn event(&self, event: &Event<'_>) {
+        match &self.journal {
+            Some(journal) => journal.send(event),
+            None => say(&line(event)),
+        }
     }
-}
 
-/// `bookend: warning: what happened`.
-struct Line;
-
-impl<S, N> FormatEvent<S, N> for Line
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        _: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        writer.write_str(&line(event))
+    // What a message is about is known to the journal alone, by `about`.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
     }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 /// One message as a line of text.

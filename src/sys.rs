@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use rusqlite::ffi;
 use syscalls::{Sysno, syscall};
 
 use crate::task::{Exit, Sender};
@@ -494,14 +495,39 @@ pub fn kind_of_stdin() -> &'static str {
     }
 }
 
-/// Has the heap grow in few large steps instead of many small ones, each a system call. What grows too far is
-/// given back by [`trim_memory`]. mallopt(3).
+/// What a run needs of the heap until its agent executes, in bytes.
+const HEAP: usize = 416 * 1024;
+
+/// Has the heap grow in one large step instead of many small ones, each a system call, and its pages come at
+/// once instead of one by one, each a fault. What is too much is given back by [`trim_memory`]. mallopt(3),
+/// madvise(2); a kernel before 5.14 knows no MADV_POPULATE_WRITE, and the pages come one by one.
 pub fn ready_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: it changes the allocator's own books only; one thread runs.
+    // SAFETY: mallopt and the first malloc change the allocator's own books only; one thread runs. sbrk(0)
+    // asks where the heap ends. All pages from where it ended before to where it ends now are the heap's,
+    // and madvise leaves what is in them.
     unsafe {
-        libc::mallopt(libc::M_TOP_PAD, 512 * 1024);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, 1024 * 1024);
+        libc::mallopt(libc::M_TOP_PAD, HEAP as libc::c_int);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * HEAP as libc::c_int);
+        let begin = libc::sbrk(0);
+        libc::free(std::hint::black_box(libc::malloc(1)));
+        if libc::sbrk(0).addr() >= begin.addr() + HEAP {
+            libc::madvise(begin.map_addr(|a| a.next_multiple_of(4096)), HEAP, libc::MADV_POPULATE_WRITE);
+        }
+    }
+}
+
+/// Has SQLite allocate each page of its cache as it comes. It would else reserve twenty whenever the cache is
+/// empty, which it is at each look at what others wrote, and write to all of them. Nor does it count what it
+/// allocates, with a lock for each. To be called before SQLite is used.
+/// <https://www.sqlite.org/c3ref/c_config_covering_index_scan.html>
+pub fn ready_sqlite() {
+    let nothing = std::ptr::null_mut::<c_void>();
+    // SAFETY: one thread runs, and SQLite has not been initialised. With the first option it takes a pointer
+    // and two integers, of which null and nought reserve nothing; with the second an integer as a truth.
+    unsafe {
+        ffi::sqlite3_config(ffi::SQLITE_CONFIG_PAGECACHE, nothing, 0, 0);
+        ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0);
     }
 }
 

@@ -37,6 +37,16 @@ fn what_follows_the_program_is_the_agents() {
 }
 
 #[test]
+fn what_is_wrong_with_a_run_is_said_in_the_words_of_the_whole() {
+    for line in [&["bookend", "run", "--tmeout", "5"][..], &["bookend", "run", "--help"], &["bookend", "run"]]
+    {
+        let words: Vec<_> = line.iter().map(OsString::from).collect();
+        let said = parse(words.clone()).err().expect("is not a run").render().to_string();
+        assert_eq!(said, Cli::try_parse_from(words).expect_err("is not a run").render().to_string());
+    }
+}
+
+#[test]
 fn an_option_that_does_not_exist_is_not_taken_for_the_program() {
     assert!(parse(["bookend", "run", "--tmeout", "5", "--", "x"].map(OsString::from).to_vec()).is_err());
 }

@@ -106,8 +106,10 @@ const SELECT_TRANSITIONS: &str = "
     SELECT task_id, at, from_status, to_status, reason, by_pid, by_command
     FROM task_transition WHERE task_id = ?1 ORDER BY n";
 
+/// OR FAIL: whatever goes wrong, the transaction is given up, and SQLite need not keep a copy of each page
+/// for giving up this statement alone.
 const INSERT_TASK: &str = "
-    INSERT INTO task_history
+    INSERT OR FAIL INTO task_history
         (id, key, repo, issue_number, user, agent, agent_type, model, provider, status, started_at,
          session_id, resumed_from, argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns,
          supervisor_pid, supervisor_start, agent_pid, agent_start, cgroup, last_seen_at, on_finish,

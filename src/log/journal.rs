@@ -1,22 +1,19 @@
 //! bookend's messages to journald, with fields that can be asked for: systemd.journal-fields(7),
 //! <https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>.
 //!
-//! Of what a message carries, the fields whose names are in capitals become fields of the journal; those of
-//! the span around it too. Nothing here waits: what journald does not take at once is dropped. That, and that
-//! every field is chosen here, is why it is not tracing-journald.
+//! Of what a message carries, the fields whose names are in capitals become fields of the journal. Nothing
+//! here waits: what journald does not take at once is dropped. That, and that every field is chosen here, is
+//! why it is not tracing-journald.
 
 use std::fmt;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
+use std::sync::OnceLock;
 
 use nix::sys::stat::fstat;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::Layer;
-use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::LookupSpan;
+use tracing::{Event, Level};
 
 use super::Escaped;
 use crate::sys;
@@ -69,31 +66,27 @@ impl Journal {
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        if let Some(span) = context.span(id) {
-            let mut fields = Fields::default();
-            attributes.record(&mut fields);
-            span.extensions_mut().insert(fields);
-        }
-    }
+/// What every message is about, once that is known.
+static ABOUT: OnceLock<Fields> = OnceLock::new();
 
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(fields) = span.extensions_mut().get_mut::<Fields>()
-        {
-            values.record(fields);
-        }
+/// Every message from now on is about this task.
+pub fn about(task: &str, key: Option<&str>) {
+    let mut fields = Fields::default();
+    fields.put("TASK_ID", task);
+    if let Some(key) = key {
+        fields.put("KEY", key);
     }
+    // There is one run in a process, and one task of a run.
+    let _ = ABOUT.set(fields);
+}
 
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+impl Journal {
+    pub fn send(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         fields.put("SYSLOG_IDENTIFIER", "bookend");
         fields.put("PRIORITY", priority(event.metadata().level()));
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(of_span) = span.extensions().get::<Fields>() {
-                fields.0.extend_from_slice(&of_span.0);
-            }
+        if let Some(about) = ABOUT.get() {
+            fields.0.extend_from_slice(&about.0);
         }
         event.record(&mut fields);
         match self.socket.send_to(&fields.0, SOCKET) {
