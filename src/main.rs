@@ -56,7 +56,6 @@ use crate::run::Leave;
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
     sys::ready_heap();
-    sys::ready_sqlite();
     // A panic has told its message by now, and the guard of the run has settled the row.
     let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Leave::Code(exit_code::FAILED));
     match leave {

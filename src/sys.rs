@@ -12,7 +12,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rusqlite::ffi;
 use syscalls::{Sysno, syscall};
 
 use crate::task::{Exit, Sender};
@@ -514,20 +513,6 @@ pub fn ready_heap() {
         if libc::sbrk(0).addr() >= begin.addr() + HEAP {
             libc::madvise(begin.map_addr(|a| a.next_multiple_of(4096)), HEAP, libc::MADV_POPULATE_WRITE);
         }
-    }
-}
-
-/// Has SQLite allocate each page of its cache as it comes. It would else reserve twenty whenever the cache is
-/// empty, which it is at each look at what others wrote, and write to all of them. Nor does it count what it
-/// allocates, with a lock for each. To be called before SQLite is used.
-/// <https://www.sqlite.org/c3ref/c_config_covering_index_scan.html>
-pub fn ready_sqlite() {
-    let nothing = std::ptr::null_mut::<c_void>();
-    // SAFETY: one thread runs, and SQLite has not been initialised. With the first option it takes a pointer
-    // and two integers, of which null and nought reserve nothing; with the second an integer as a truth.
-    unsafe {
-        ffi::sqlite3_config(ffi::SQLITE_CONFIG_PAGECACHE, nothing, 0, 0);
-        ffi::sqlite3_config(ffi::SQLITE_CONFIG_MEMSTATUS, 0);
     }
 }
 
