@@ -34,11 +34,9 @@ const SETTINGS: &str = "
 /// Pages of log from which it is copied. Whoever opens a ledger that nobody else has open reads the whole
 /// log, so a long one would be paid for by every lone run.
 const WORTH_COPYING: u32 = 64;
-/// About as many pages as a run writes: of the commits that find the log long enough, one in a few copies it,
-/// whether they are one program's or a hundred programs'.
-const STRIDE: u32 = 16;
-/// Pages of log from which each commit copies it: somebody was in the way.
-const MUCH: u32 = 2 * WORTH_COPYING;
+/// A little more than a commit writes, in pages: of those that make the log longer by `WORTH_COPYING` one or
+/// two copy it, whether they are one program's or a hundred programs'.
+const STRIDE: u32 = 8;
 /// Pages of log, 4 MiB, from which it is long.
 const LONG: u32 = 1024;
 /// Pages that others may have written since the copying began. If more are left, somebody reads an older
@@ -87,7 +85,7 @@ impl Log {
             }
             let pages = u32::try_from(pages).unwrap_or(0);
             length.store(pages, Ordering::Relaxed);
-            if pages >= WORTH_COPYING && (pages % WORTH_COPYING < STRIDE || pages >= MUCH) {
+            if pages >= WORTH_COPYING && pages % WORTH_COPYING < STRIDE {
                 // Another writer is at it, or it goes wrong and is tried again: nothing depends on it.
                 let _ = wal.checkpoint();
             }
