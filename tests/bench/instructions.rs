@@ -1,5 +1,5 @@
-//! How many instructions bookend spends on what it does most, and how often it waits for the disk. Unlike a
-//! time, a count is the same under load, so that it can be kept in a file and held to.
+//! How many instructions bookend spends on what it does most, how often it waits for the disk, and how large
+//! it is. Unlike a time, a count is the same under load, so that it can be kept in a file and held to.
 //!
 //! Cachegrind counts the supervisor alone: what it executes is not followed. Everything that a count depends
 //! on is the same each time: the program's path, the environment, and the bytes of the ledger.
@@ -95,6 +95,7 @@ fn count_all() -> BTreeMap<String, u64> {
         ("instructions of a captured line".to_owned(), line / u64::from(LINES)),
         ("instructions of opening the ledger".to_owned(), opening),
         ("syncs of `run -- true`".to_owned(), ground.syncs(&RUN[1..])),
+        ("bytes of the program".to_owned(), fs::metadata(&ground.program).expect("the program").len()),
     ])
 }
 
