@@ -118,6 +118,32 @@ fn an_agent_that_closes_stdout_ends_it_for_the_reader_and_works_on() {
     }
 }
 
+/// Much at a time and little, for a reader who sleeps and catches up in turns, and lastly goes along.
+#[test]
+fn much_and_little_come_in_order_whether_the_reader_sleeps_or_not() {
+    let Some(world) = World::of_bookend("much_and_little_come_in_order") else { return };
+    let (mut done, mut go) = (world.fifo("done"), world.fifo("go"));
+    let byte = |i: u64| ((i * i) >> 9) as u8 ^ i as u8;
+    let bulk: Vec<u8> = (0..2_000_000).map(byte).filter(|b| *b != b'\n').collect();
+    fs::write(world.path("home/bulk"), &bulk).expect("the bulk");
+    world.stand_in(
+        "claude",
+        "for n in 1 2 3; do cat bulk; echo \" line $n\"; echo done >../done; read x; done <../go\n\
+         cat bulk bulk; echo; cat bulk; exit 4",
+    );
+    let mut process = world.run(STREAM).start();
+    let text = String::from_utf8_lossy(&bulk);
+    for n in 1..=3 {
+        // It has said all although nobody has taken it.
+        assert_eq!(done.line(), "done");
+        assert!(process.line() == format!("{text} line {n}"), "line {n}");
+        go.tell("on");
+    }
+    let output = process.wait().ended(End::Code(4));
+    let expected = [&bulk[..], &bulk, b"\n", &bulk].concat();
+    assert!(output.bytes == expected, "{} bytes came of {}", output.bytes.len(), expected.len());
+}
+
 /// What a process holds open that lies in no directory.
 fn unlinked_files(pid: i32) -> Vec<String> {
     open_files(pid).into_iter().filter(|f| f.ends_with(" (deleted)") && f.starts_with('/')).collect()

@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::pipe::{SpliceFlags, tee};
 
 use crate::sys;
 
@@ -21,6 +22,12 @@ const CHUNK: usize = 64 * 1024;
 /// What the agent's pipe holds, in bytes: the agent writes on while what it wrote before is read. A user's
 /// pipes may hold 64 MiB together, pipe(7).
 const PIPE: i32 = 256 * 1024;
+/// From so many bytes at a time on, the pages of the agent's pipe are passed on instead of copied. Each takes
+/// a place in the reader's pipe however little is in it.
+const MUCH: usize = 16 * 1024;
+/// How long a reader who has begun to take may keep us from reading on, in milliseconds; the agent writes
+/// on into its own pipe meanwhile. What the reader takes later is copied and waits.
+const PATIENCE: u8 = 2;
 
 /// What to do when nobody reads our stdout any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +45,10 @@ pub struct Capture {
     backlog: Backlog,
     when_gone: WhenReaderGone,
     chunk: Vec<u8>,
+    /// There was much to read the last time: there will be again.
+    much: bool,
+    /// What the reader has been given already of what is still to be read.
+    ahead: usize,
 }
 
 /// Our own stdout, by what it takes to write to it without waiting.
@@ -114,8 +125,15 @@ impl Capture {
         nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         // It is refused to who has too much in pipes already: the usual size will do.
         let _ = nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE));
-        let capture =
-            Capture { from: Some(from), to, backlog: Backlog::default(), when_gone, chunk: Vec::new() };
+        let capture = Capture {
+            from: Some(from),
+            to,
+            backlog: Backlog::default(),
+            when_gone,
+            chunk: Vec::new(),
+            much: false,
+            ahead: 0,
+        };
         Ok((capture, agents))
     }
 
@@ -136,9 +154,13 @@ impl Capture {
 
     /// Reads one chunk, passes it on, then shows it to `along`. Says whether there was any.
     pub fn read(&mut self, along: &mut dyn FnMut(&[u8])) -> bool {
+        if self.much && self.ahead == 0 {
+            self.ahead = self.pass_pages_on();
+        }
         let Some(from) = &self.from else { return false };
         self.chunk.resize(CHUNK, 0);
-        let n = match nix::unistd::read(from, &mut self.chunk) {
+        let due = if self.ahead > 0 { self.ahead } else { CHUNK };
+        let n = match nix::unistd::read(from, &mut self.chunk[..due]) {
             Ok(n) => n,
             Err(Errno::EAGAIN | Errno::EINTR) => return false,
             Err(_) => 0,
@@ -149,10 +171,42 @@ impl Capture {
             return false;
         }
         let chunk = std::mem::take(&mut self.chunk);
-        self.pass_on(&chunk[..n]);
+        if self.ahead == 0 {
+            self.pass_on(&chunk[..n]);
+        }
+        self.ahead = self.ahead.saturating_sub(n);
+        self.much = n >= MUCH;
         along(&chunk[..n]);
         self.chunk = chunk;
         true
+    }
+
+    /// Gives the reader the very pages that the agent has written, without a copy, and says how many bytes
+    /// lie in them: they are still to be read.
+    fn pass_pages_on(&mut self) -> usize {
+        let (Some(from), Downstream::Pipe(to)) = (&self.from, &self.to) else { return 0 };
+        if !self.backlog.is_empty() {
+            return 0;
+        }
+        for last in [false, true] {
+            match tee(from, to, CHUNK, SpliceFlags::NONBLOCK) {
+                Ok(n) => return n,
+                Err(rustix::io::Errno::PIPE) => {
+                    self.reader_gone();
+                    return 0;
+                }
+                // A reader who is at it makes room in a moment: that costs him and us less than a copy that
+                // waits. Not for little, nor for long.
+                Err(rustix::io::Errno::AGAIN) if !last && waits(from) >= MUCH => {
+                    let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+                    if poll(&mut fds, PATIENCE) != Ok(1) {
+                        return 0;
+                    }
+                }
+                Err(_) => return 0,
+            }
+        }
+        0
     }
 
     /// Stops listening to the agent's side: what is still written there is lost.
@@ -203,6 +257,11 @@ impl Capture {
             self.to = Downstream::Closed;
         }
     }
+}
+
+/// How many bytes there are to read.
+fn waits(pipe: &OwnedFd) -> usize {
+    rustix::io::ioctl_fionread(pipe).map_or(0, |n| n as usize)
 }
 
 /// What the reader has not taken yet, oldest first: `memory`, then `file`, then `held`.
@@ -298,49 +357,4 @@ impl Spilled {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::MetadataExt;
-
-    use super::*;
-
-    #[test]
-    fn what_waits_comes_out_in_the_order_it_went_in_beyond_the_memory() {
-        let mut backlog = Backlog::default();
-        let all: Vec<u8> = (0..3 * MEMORY).map(|i| (i % 251) as u8).collect();
-        for part in all.chunks(70_001) {
-            backlog.push(part);
-        }
-        assert!(backlog.memory.len() <= MEMORY && backlog.file.is_some());
-        let mut out = Vec::new();
-        while let Some(front) = backlog.front() {
-            let n = front.len().min(33_333);
-            out.extend_from_slice(&front[..n]);
-            backlog.consume(n);
-        }
-        assert!(out == all && backlog.is_empty());
-    }
-    #[test]
-    fn a_reader_who_is_always_behind_fills_neither_disk_nor_memory() {
-        let mut backlog = Backlog::default();
-        let part = vec![b'x'; CHUNK];
-        let take = |backlog: &mut Backlog, mut n: usize| {
-            while n > 0 {
-                let some = backlog.front().expect("something waits").len().min(n);
-                backlog.consume(some);
-                n -= some;
-            }
-        };
-        let parts = 16 * MEMORY / CHUNK;
-        (0..4 * MEMORY / CHUNK).for_each(|_| backlog.push(&part));
-        for _ in 0..parts {
-            backlog.push(&part);
-            take(&mut backlog, CHUNK);
-        }
-        let spilled = backlog.file.as_ref().expect("he is behind");
-        assert!(spilled.written >= 16 * MEMORY as u64);
-        let blocks = spilled.file.metadata().expect("its size on the disk").blocks();
-        assert!(blocks * 512 <= 6 * MEMORY as u64, "{blocks} blocks");
-        take(&mut backlog, 4 * MEMORY);
-        assert!(backlog.is_empty() && backlog.memory.capacity() <= CHUNK, "{}", backlog.memory.capacity());
-    }
-}
+mod tests;
