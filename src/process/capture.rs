@@ -1,13 +1,17 @@
 //! Capture: the agent's stdout, passed on at once and unchanged, and read along.
 //!
 //! A slow reader never throttles the agent: what it has not taken yet waits in memory, and beyond 1 MiB
-//! in an unlinked file. The descriptor that we inherited is never made non-blocking; others share it.
+//! in an unlinked file. Only amid much output a reader who is at it is waited for, for moments: a reader who
+//! takes nothing holds nobody up, and one who takes little leaves the agent 3 MB a second at the worst.
+//!
+//! The descriptor that we inherited is never made non-blocking; others share it.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag};
@@ -25,9 +29,9 @@ const PIPE: i32 = 256 * 1024;
 /// From so many bytes at a time on, the pages of the agent's pipe are passed on instead of copied. Each takes
 /// a place in the reader's pipe however little is in it.
 const MUCH: usize = 16 * 1024;
-/// How long a reader who has begun to take may keep us from reading on, in milliseconds; the agent writes
-/// on into its own pipe meanwhile. What the reader takes later is copied and waits.
-const PATIENCE: u8 = 2;
+/// How long a reader who is at it may keep us from reading on. The agent writes on into its own pipe
+/// meanwhile; what the reader takes later is copied, and waits.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What to do when nobody reads our stdout any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,8 @@ pub struct Capture {
     much: bool,
     /// What the reader has been given already of what is still to be read.
     ahead: usize,
+    /// He was waited for in vain, and has taken nothing since.
+    asleep: bool,
 }
 
 /// Our own stdout, by what it takes to write to it without waiting.
@@ -133,6 +139,7 @@ impl Capture {
             chunk: Vec::new(),
             much: false,
             ahead: 0,
+            asleep: false,
         };
         Ok((capture, agents))
     }
@@ -184,29 +191,37 @@ impl Capture {
     /// Gives the reader the very pages that the agent has written, without a copy, and says how many bytes
     /// lie in them: they are still to be read.
     fn pass_pages_on(&mut self) -> usize {
-        let (Some(from), Downstream::Pipe(to)) = (&self.from, &self.to) else { return 0 };
-        if !self.backlog.is_empty() {
-            return 0;
-        }
-        for last in [false, true] {
-            match tee(from, to, CHUNK, SpliceFlags::NONBLOCK) {
-                Ok(n) => return n,
-                Err(rustix::io::Errno::PIPE) => {
-                    self.reader_gone();
-                    return 0;
-                }
-                // A reader who is at it makes room in a moment: that costs him and us less than a copy that
-                // waits. Not for little, nor for long.
-                Err(rustix::io::Errno::AGAIN) if !last && waits(from) >= MUCH => {
-                    let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
-                    if poll(&mut fds, PATIENCE) != Ok(1) {
+        let mut until = None;
+        loop {
+            self.flush();
+            let (Some(from), Downstream::Pipe(to)) = (&self.from, &self.to) else { return 0 };
+            if self.backlog.is_empty() {
+                match tee(from, to, CHUNK, SpliceFlags::NONBLOCK) {
+                    Ok(n) => {
+                        self.asleep = false;
+                        return n;
+                    }
+                    Err(rustix::io::Errno::AGAIN) => {}
+                    Err(rustix::io::Errno::PIPE) => {
+                        self.reader_gone();
                         return 0;
                     }
+                    Err(_) => return 0,
                 }
-                Err(_) => return 0,
+            }
+            // A reader who is at it makes room in a moment: that costs him and us less than a copy that waits.
+            // Not for little, nor for long.
+            if self.asleep || rustix::io::ioctl_fionread(from).is_ok_and(|n| n < MUCH as u64) {
+                return 0;
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+            let left = until.saturating_duration_since(Instant::now()).as_millis();
+            let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+            if poll(&mut fds, PollTimeout::from(left as u8)) != Ok(1) {
+                self.asleep = true;
+                return 0;
             }
         }
-        0
     }
 
     /// Stops listening to the agent's side: what is still written there is lost.
@@ -234,7 +249,10 @@ impl Capture {
     pub fn flush(&mut self) {
         while let Some(front) = self.backlog.front() {
             match self.to.write(front) {
-                Ok(n) => self.backlog.consume(n),
+                Ok(n) => {
+                    self.asleep = false;
+                    self.backlog.consume(n);
+                }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => return self.reader_gone(),
@@ -257,11 +275,6 @@ impl Capture {
             self.to = Downstream::Closed;
         }
     }
-}
-
-/// How many bytes there are to read.
-fn waits(pipe: &OwnedFd) -> usize {
-    rustix::io::ioctl_fionread(pipe).map_or(0, |n| n as usize)
 }
 
 /// What the reader has not taken yet, oldest first: `memory`, then `file`, then `held`.
