@@ -236,7 +236,7 @@ impl Tally {
     }
 
     fn result(&mut self, e: &Event<'_>) {
-        if let Some(usage) = e.usage {
+        if let Some(usage) = e.usage.as_ref().map(|c| c.usage) {
             let counts = &mut self.observed.counts;
             counts.input_tokens = usage.input;
             counts.output_tokens = usage.output;

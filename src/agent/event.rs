@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use super::RunResult;
-use super::json::{Cursor, Malformed, Parsed};
+use super::json::{Cursor, Malformed, Parsed, lossy};
 
 /// Characters of an error's text that are kept.
 const ERROR_TEXT: usize = 8 << 10;
@@ -45,57 +45,84 @@ impl Usage {
     }
 }
 
-/// What one block of a message's content says of tools.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Block<'a> {
-    Call { id: Cow<'a, str>, name: Cow<'a, str> },
-    Answer { id: Cow<'a, str> },
+/// Tokens as they were counted, and how that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted<T> {
+    pub usage: Usage,
+    pub text: T,
 }
 
-#[derive(Debug, Default)]
-pub struct Message<'a> {
-    pub id: Text<'a>,
-    pub model: Text<'a>,
-    pub usage: Option<Usage>,
-    pub blocks: Vec<Block<'a>>,
+/// What one block of a message's content says of tools.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Block<T> {
+    Call { id: T, name: T },
+    Answer { id: T },
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Message<T> {
+    pub id: Option<T>,
+    pub model: Option<T>,
+    pub usage: Option<Counted<T>>,
+    pub blocks: Vec<Block<T>>,
 }
 
 /// The event inside a `stream_event`: what the API sent, as it came.
-#[derive(Debug, Default)]
-pub struct Stream<'a> {
-    pub kind: Text<'a>,
-    pub message: Option<Message<'a>>,
-    pub usage: Option<Usage>,
+#[derive(Debug, PartialEq)]
+pub struct Stream<T> {
+    pub kind: Option<T>,
+    pub message: Option<Message<T>>,
+    pub usage: Option<Counted<T>>,
 }
 
-#[derive(Debug, Default)]
-pub struct Event<'a> {
-    pub kind: Text<'a>,
-    pub subtype: Text<'a>,
-    pub session_id: Text<'a>,
-    pub model: Text<'a>,
-    pub usage: Option<Usage>,
-    pub message: Option<Message<'a>>,
-    pub stream: Option<Stream<'a>>,
+/// An event and its texts, or where they stand.
+#[derive(Debug, Default, PartialEq)]
+pub struct Event<'a, T = Cow<'a, str>> {
+    pub kind: Option<T>,
+    pub subtype: Option<T>,
+    pub session_id: Option<T>,
+    pub model: Option<T>,
+    pub usage: Option<Counted<T>>,
+    pub message: Option<Message<T>>,
+    pub stream: Option<Stream<T>>,
     /// The message that a `stream_event` belongs to.
-    pub message_id: Text<'a>,
+    pub message_id: Option<T>,
     /// The call of the subagent that speaks.
-    pub parent: Text<'a>,
+    pub parent: Option<T>,
     /// How many background tasks run, where the event lists them.
     pub tasks: Option<usize>,
-    pub task_id: Text<'a>,
+    pub task_id: Option<T>,
     pub backgrounded: Option<bool>,
     /// The tool call of a `tool_call` event.
-    pub call_id: Text<'a>,
-    pub tool: Text<'a>,
+    pub call_id: Option<T>,
+    pub tool: Option<T>,
     pub turns: Option<i64>,
     /// US dollars.
     pub cost: Option<f64>,
     /// The model that cost most, of those that `modelUsage` lists.
-    pub costliest: Text<'a>,
+    pub costliest: Option<T>,
     is_error: Option<bool>,
     result: Option<&'a [u8]>,
     errors: Option<&'a [u8]>,
+}
+
+/// The texts of an event, wherever they stand.
+pub trait Texts<T> {
+    fn text<'s>(&'s self, text: &'s T) -> Cow<'s, str>;
+    fn usage(&self, counted: &Counted<T>) -> Option<Usage>;
+}
+
+/// They stand in the event itself.
+pub struct InPlace;
+
+impl<'a> Texts<Cow<'a, str>> for InPlace {
+    fn text<'s>(&'s self, text: &'s Cow<'a, str>) -> Cow<'s, str> {
+        Cow::Borrowed(text)
+    }
+
+    fn usage(&self, counted: &Counted<Cow<'a, str>>) -> Option<Usage> {
+        Some(counted.usage)
+    }
 }
 
 impl<'a> Event<'a> {
@@ -135,6 +162,11 @@ impl<'a> Event<'a> {
         if any && c.at_end() { Ok(e) } else { Err(Malformed) }
     }
 
+    /// Whether it sums up a run. The next of its kind is never like it.
+    pub fn is_result(&self) -> bool {
+        self.kind.as_deref() == Some("result")
+    }
+
     /// What a `result` event says of success: `is_error` decides, since a failed call to the API has the
     /// subtype `success` too; where it is missing, the subtype.
     pub fn verdict(&self) -> RunResult {
@@ -160,6 +192,76 @@ impl<'a> Event<'a> {
     }
 }
 
+impl<T> Event<'_, T> {
+    /// The same event with each text's place instead of the text; `None` if one has none, or if the event
+    /// holds what is no text and may be another in the next of its kind.
+    pub fn placed<U>(&self, place: &impl Fn(&T) -> Option<U>) -> Option<Event<'static, U>> {
+        if self.turns.is_some() || self.cost.is_some() || self.result.is_some() || self.errors.is_some() {
+            return None;
+        }
+        Some(Event {
+            kind: placed(&self.kind, place)?,
+            subtype: placed(&self.subtype, place)?,
+            session_id: placed(&self.session_id, place)?,
+            model: placed(&self.model, place)?,
+            usage: counted(&self.usage, place)?,
+            message: message_placed(&self.message, place)?,
+            stream: match &self.stream {
+                None => None,
+                Some(s) => Some(Stream {
+                    kind: placed(&s.kind, place)?,
+                    message: message_placed(&s.message, place)?,
+                    usage: counted(&s.usage, place)?,
+                }),
+            },
+            message_id: placed(&self.message_id, place)?,
+            parent: placed(&self.parent, place)?,
+            tasks: self.tasks,
+            task_id: placed(&self.task_id, place)?,
+            backgrounded: self.backgrounded,
+            call_id: placed(&self.call_id, place)?,
+            tool: placed(&self.tool, place)?,
+            turns: None,
+            cost: None,
+            costliest: placed(&self.costliest, place)?,
+            is_error: self.is_error,
+            result: None,
+            errors: None,
+        })
+    }
+}
+
+fn message_placed<T, U>(
+    message: &Option<Message<T>>,
+    place: &impl Fn(&T) -> Option<U>,
+) -> Option<Option<Message<U>>> {
+    let Some(m) = message else { return Some(None) };
+    let block = |block: &Block<T>| {
+        Some(match block {
+            Block::Call { id, name } => Block::Call { id: place(id)?, name: place(name)? },
+            Block::Answer { id } => Block::Answer { id: place(id)? },
+        })
+    };
+    Some(Some(Message {
+        id: placed(&m.id, place)?,
+        model: placed(&m.model, place)?,
+        usage: counted(&m.usage, place)?,
+        blocks: m.blocks.iter().map(block).collect::<Option<_>>()?,
+    }))
+}
+
+fn counted<T, U>(
+    counted: &Option<Counted<T>>,
+    place: &impl Fn(&T) -> Option<U>,
+) -> Option<Option<Counted<U>>> {
+    let Some(c) = counted else { return Some(None) };
+    Some(Some(Counted { usage: c.usage, text: place(&c.text)? }))
+}
+
+fn placed<T, U>(text: &Option<T>, place: &impl Fn(&T) -> Option<U>) -> Option<Option<U>> {
+    text.as_ref().map_or(Some(None), |text| place(text).map(Some))
+}
+
 fn joined(errors: &[u8]) -> String {
     let mut all = Vec::new();
     let read = Cursor::new(errors).array(|c| {
@@ -169,28 +271,36 @@ fn joined(errors: &[u8]) -> String {
     if read.is_ok() { all.join("; ") } else { String::new() }
 }
 
-/// Claude counts in `snake_case`, Cursor in `camelCase`.
-fn usage(c: &mut Cursor<'_>) -> Parsed<Option<Usage>> {
-    let mut u = Usage::default();
-    c.object(|c, key| {
-        match key {
-            b"input_tokens" | b"inputTokens" => u.input = c.count()?,
-            b"output_tokens" | b"outputTokens" => u.output = c.count()?,
-            b"cache_read_input_tokens" | b"cacheReadTokens" | b"cacheReadInputTokens" => {
-                u.cache_read = c.count()?;
-            }
-            b"cache_creation_input_tokens" | b"cacheWriteTokens" | b"cacheCreationInputTokens" => {
-                u.cache_creation = c.count()?;
-            }
-            _ => c.skip()?,
-        }
-        Ok(())
-    })?;
-    Ok((u != Usage::default()).then_some(u))
+/// What `text`, a usage as it is written, counts.
+pub fn usage_of(text: &[u8]) -> Option<Usage> {
+    Some(usage(&mut Cursor::new(text)).ok()??.usage)
 }
 
-fn message<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Message<'a>>> {
-    let mut m = Message::default();
+/// Claude counts in `snake_case`, Cursor in `camelCase`.
+fn usage<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Counted<Cow<'a, str>>>> {
+    let mut u = Usage::default();
+    let text = c.read(|c| {
+        c.object(|c, key| {
+            match key {
+                b"input_tokens" | b"inputTokens" => u.input = c.count()?,
+                b"output_tokens" | b"outputTokens" => u.output = c.count()?,
+                b"cache_read_input_tokens" | b"cacheReadTokens" | b"cacheReadInputTokens" => {
+                    u.cache_read = c.count()?;
+                }
+                b"cache_creation_input_tokens" | b"cacheWriteTokens" | b"cacheCreationInputTokens" => {
+                    u.cache_creation = c.count()?;
+                }
+                _ => c.skip()?,
+            }
+            Ok(())
+        })
+    })?;
+    let counted = || Counted { usage: u, text: lossy(text) };
+    Ok((u != Usage::default()).then(counted))
+}
+
+fn message<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Message<Cow<'a, str>>>> {
+    let mut m = Message { id: None, model: None, usage: None, blocks: Vec::new() };
     c.object(|c, key| {
         match key {
             b"id" => m.id = c.string()?,
@@ -210,7 +320,7 @@ fn message<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Message<'a>>> {
     Ok(Some(m))
 }
 
-fn block<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Block<'a>>> {
+fn block<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Block<Cow<'a, str>>>> {
     let (mut kind, mut id, mut name, mut call) = (None, None, None, None);
     c.object(|c, key| {
         match key {
@@ -229,8 +339,8 @@ fn block<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Block<'a>>> {
     })
 }
 
-fn stream<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Stream<'a>>> {
-    let mut s = Stream::default();
+fn stream<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Stream<Cow<'a, str>>>> {
+    let mut s = Stream { kind: None, message: None, usage: None };
     c.object(|c, key| {
         match key {
             b"type" => s.kind = c.string()?,
@@ -301,7 +411,7 @@ mod tests {
         .unwrap();
         assert_eq!(e.kind.as_deref(), Some("result"));
         assert_eq!((e.session_id.as_deref(), e.turns, e.cost, e.tasks), (None, None, None, None));
-        assert_eq!(e.usage.unwrap().output, Some(3));
+        assert_eq!(e.usage.as_ref().unwrap().usage.output, Some(3));
         assert!(e.verdict().error.is_some());
     }
 

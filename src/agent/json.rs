@@ -132,9 +132,14 @@ impl<'a> Cursor<'a> {
 
     /// The value here as it is written.
     pub fn raw(&mut self) -> Parsed<&'a [u8]> {
+        self.read(Cursor::skip)
+    }
+
+    /// The value here as it is written, which `read` reads.
+    pub fn read(&mut self, read: impl FnOnce(&mut Self) -> Parsed<()>) -> Parsed<&'a [u8]> {
         self.peek()?;
         let start = self.at;
-        self.skip()?;
+        read(self)?;
         Ok(&self.text[start..self.at])
     }
 
@@ -213,6 +218,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Past a comma, or past the `close` that ends the object or array here.
+    #[inline(always)]
     fn last_of(&mut self, close: u8) -> Parsed<bool> {
         let next = self.peek()?;
         self.at += 1;
@@ -223,6 +229,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    #[inline(always)]
     fn expect(&mut self, byte: u8) -> Parsed<()> {
         if self.peek()? != byte {
             return Err(Malformed);
@@ -231,11 +238,13 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
+    #[inline(always)]
     fn peek(&mut self) -> Parsed<u8> {
         self.blank();
         self.text.get(self.at).copied().ok_or(Malformed)
     }
 
+    #[inline(always)]
     fn blank(&mut self) {
         while self.text.get(self.at).is_some_and(u8::is_ascii_whitespace) {
             self.at += 1;
@@ -250,6 +259,14 @@ fn holds(word: u64, byte: u8) -> u64 {
     same_is_zero.wrapping_sub(ONES) & !same_is_zero & (ONES << 7)
 }
 
+/// `String::from_utf8_lossy`, quick where nothing is lost.
+pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    match str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(bytes),
+    }
+}
+
 /// What stands between two quotes, escapes as they are.
 #[derive(Debug)]
 struct Quoted<'a> {
@@ -261,7 +278,7 @@ struct Quoted<'a> {
 impl<'a> Quoted<'a> {
     fn text(self) -> Cow<'a, str> {
         if self.plain {
-            return String::from_utf8_lossy(self.inner);
+            return lossy(self.inner);
         }
         let quoted = [b"\"", self.inner, b"\""].concat();
         match serde_json::from_slice(&quoted) {

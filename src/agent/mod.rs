@@ -7,6 +7,7 @@ mod claude;
 mod command;
 mod cursor;
 mod event;
+mod forms;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/fuzz/properties/text.rs"]
 pub mod fuzz;
@@ -217,6 +218,9 @@ const NAME: usize = 200;
 
 /// What is kept of a name that an agent's output gives.
 fn brief(name: &str) -> &str {
+    if name.len() <= NAME {
+        return name;
+    }
     name.char_indices().nth(NAME).map_or(name, |(end, _)| &name[..end])
 }
 

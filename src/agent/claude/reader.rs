@@ -3,11 +3,13 @@
 //! Tokens and turns of a `result` are its own and are summed over a run that has several (background
 //! tasks, input by stream); its cost is the session's so far. Tokens of subagents are in the cost only.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use memchr::memmem::Finder;
 
-use crate::agent::event::{Block, Event, Message, Usage};
+use crate::agent::event::{Block, Counted, Event, InPlace, Message, Texts, Usage};
+use crate::agent::forms::{Forms, Read};
 use crate::agent::lines::{LineSplitter, ObjectSplitter};
 use crate::agent::{Mode, Observed, Reader, brief, hash, is_session_id};
 
@@ -34,6 +36,7 @@ enum Splitter {
 #[derive(Debug)]
 pub struct ClaudeReader {
     splitter: Splitter,
+    forms: Forms,
     tally: Tally,
 }
 
@@ -44,6 +47,7 @@ impl ClaudeReader {
                 Mode::Json => Splitter::Objects(ObjectSplitter::new()),
                 Mode::StreamJson | Mode::Text | Mode::Interactive => Splitter::Lines(LineSplitter::new()),
             },
+            forms: Forms::new(),
             tally: Tally::default(),
         }
     }
@@ -51,17 +55,17 @@ impl ClaudeReader {
 
 impl Reader for ClaudeReader {
     fn feed(&mut self, bytes: &[u8]) {
-        let tally = &mut self.tally;
-        match &mut self.splitter {
-            Splitter::Lines(lines) => lines.push(bytes, |l| tally.line(l)),
-            Splitter::Objects(objects) => objects.push(bytes, |o| tally.line(o)),
+        let ClaudeReader { splitter, forms, tally } = self;
+        match splitter {
+            Splitter::Lines(lines) => lines.push(bytes, |l| tally.line(l, forms)),
+            Splitter::Objects(objects) => objects.push(bytes, |o| tally.line(o, forms)),
         }
     }
 
     fn finish(&mut self) {
-        let tally = &mut self.tally;
-        if let Splitter::Lines(lines) = &mut self.splitter {
-            lines.finish(|l| tally.line(l));
+        let ClaudeReader { splitter, forms, tally } = self;
+        if let Splitter::Lines(lines) = splitter {
+            lines.finish(|l| tally.line(l, forms));
         }
     }
 
@@ -82,6 +86,8 @@ struct Tally {
     /// Since the last result: messages that are surely over, and those that may still grow, by the hash
     /// of their ids.
     over: Usage,
+    /// The sum of both.
+    unsettled: Usage,
     recent: VecDeque<(u64, Usage)>,
     turns: i64,
     /// The message that streams.
@@ -94,12 +100,19 @@ struct Tally {
 }
 
 impl Tally {
-    fn line(&mut self, line: &[u8]) {
+    fn line(&mut self, line: &[u8], forms: &mut Forms) {
         if self.says_nothing_new(line) {
             return;
         }
-        if let Ok(event) = Event::read(line) {
-            self.take(&event);
+        match forms.read(line) {
+            Ok(Read::Alike(event, texts)) => self.take(event, &texts),
+            Ok(Read::New(event)) => {
+                self.take(&*event, &InPlace);
+                if event.is_result() {
+                    self.result(&event);
+                }
+            }
+            Err(_) => {}
         }
     }
 
@@ -111,29 +124,30 @@ impl Tally {
         nothing && self.known_session.as_ref().is_some_and(|known| known.find(line).is_some())
     }
 
-    fn take(&mut self, e: &Event<'_>) {
-        if let Some(id) = e.session_id.as_deref().filter(|id| is_session_id(id))
-            && self.observed.session_id.as_deref() != Some(id)
+    fn take<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
+        let known = self.observed.session_id.as_deref();
+        if let Some(id) = text(&e.session_id, texts)
+            && known != Some(&*id)
+            && is_session_id(&id)
         {
-            self.observed.session_id = Some(id.to_owned());
             let named = format!("\"session_id\":\"{id}\"");
             self.known_session = Some(Finder::new(&named).into_owned());
+            self.observed.session_id = Some(id.into_owned());
         }
-        match e.kind.as_deref() {
-            Some("system") => self.system(e),
-            Some("assistant") => self.assistant(e),
-            Some("user") => self.answers(e.message.as_ref()),
-            Some("stream_event") => self.streamed(e),
-            Some("result") => self.result(e),
+        match text(&e.kind, texts).as_deref() {
+            Some("system") => self.system(e, texts),
+            Some("assistant") => self.assistant(e, texts),
+            Some("user") => self.answers(e.message.as_ref(), texts),
+            Some("stream_event") => self.streamed(e, texts),
             _ => {}
         }
     }
 
-    fn system(&mut self, e: &Event<'_>) {
-        match e.subtype.as_deref() {
+    fn system<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
+        match text(&e.subtype, texts).as_deref() {
             Some("init") => {
-                if let Some(model) = &e.model {
-                    keep(&mut self.observed.model, model);
+                if let Some(model) = text(&e.model, texts) {
+                    keep(&mut self.observed.model, &model);
                 }
                 self.observed.open_turn = self.observed.result.is_some();
             }
@@ -144,12 +158,12 @@ impl Tally {
                 }
             }
             Some("task_started") if e.backgrounded == Some(true) && !self.lists_tasks => {
-                let new = e.task_id.as_deref().map(hash).filter(|id| !self.tasks.contains(id));
+                let new = text(&e.task_id, texts).as_deref().map(hash).filter(|id| !self.tasks.contains(id));
                 self.tasks.extend(new.filter(|_| self.tasks.len() < REMEMBERED));
                 self.observed.background = !self.tasks.is_empty();
             }
             Some("task_notification") if !self.lists_tasks => {
-                let ended = e.task_id.as_deref().map(hash);
+                let ended = text(&e.task_id, texts).as_deref().map(hash);
                 self.tasks.retain(|t| Some(*t) != ended);
                 self.observed.background = !self.tasks.is_empty();
             }
@@ -157,38 +171,39 @@ impl Tally {
         }
     }
 
-    fn assistant(&mut self, e: &Event<'_>) {
+    fn assistant<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
         let Some(m) = &e.message else { return };
-        self.calls(&m.blocks);
+        self.calls(&m.blocks, texts);
         if e.parent.is_some() {
             return;
         }
         self.observed.open_turn = self.observed.result.is_some();
-        let model = m.model.as_deref().filter(|name| !name.starts_with('<'));
-        if let (None, Some(model)) = (&self.observed.model, model) {
-            keep(&mut self.observed.model, model);
+        if self.observed.model.is_none()
+            && let Some(model) = text(&m.model, texts).filter(|name| !name.starts_with('<'))
+        {
+            keep(&mut self.observed.model, &model);
         }
-        if let Some(id) = &m.id {
-            self.message(hash(id), m.usage.unwrap_or_default());
+        if let Some(id) = text(&m.id, texts) {
+            self.message(hash(&id), usage(&m.usage, texts).unwrap_or_default());
         }
     }
 
-    fn streamed(&mut self, e: &Event<'_>) {
+    fn streamed<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
         let Some(s) = &e.stream else { return };
         if e.parent.is_some() {
             return;
         }
-        match s.kind.as_deref() {
+        match text(&s.kind, texts).as_deref() {
             Some("message_start") => {
                 let Some(m) = &s.message else { return };
-                self.streaming = m.id.as_deref().map(hash);
+                self.streaming = text(&m.id, texts).as_deref().map(hash);
                 if let Some(id) = self.streaming {
-                    self.message(id, m.usage.unwrap_or_default());
+                    self.message(id, usage(&m.usage, texts).unwrap_or_default());
                 }
             }
             Some("message_delta") => {
-                let id = e.message_id.as_deref().map(hash).or(self.streaming);
-                if let (Some(id), Some(usage)) = (id, s.usage) {
+                let id = text(&e.message_id, texts).as_deref().map(hash).or(self.streaming);
+                if let (Some(id), Some(usage)) = (id, usage(&s.usage, texts)) {
                     self.message(id, usage);
                 }
             }
@@ -199,7 +214,14 @@ impl Tally {
     /// Counts a message that is new, or what is new of one that is known.
     fn message(&mut self, id: u64, usage: Usage) {
         match self.recent.iter_mut().find(|(known, _)| *known == id) {
-            Some((_, so_far)) => *so_far = so_far.most(usage),
+            Some((_, so_far)) => {
+                let most = so_far.most(usage);
+                if most == *so_far {
+                    return;
+                }
+                *so_far = most;
+                self.unsettled = self.recent.iter().fold(self.over, |sum, (_, u)| sum.plus(*u));
+            }
             None => {
                 if self.recent.len() == RECENT
                     && let Some((_, oldest)) = self.recent.pop_front()
@@ -207,44 +229,52 @@ impl Tally {
                     self.over = self.over.plus(oldest);
                 }
                 self.recent.push_back((id, usage));
+                self.unsettled = self.unsettled.plus(usage);
                 self.turns += 1;
             }
         }
         self.count();
     }
 
-    fn calls(&mut self, blocks: &[Block<'_>]) {
+    fn calls<T>(&mut self, blocks: &[Block<T>], texts: &impl Texts<T>) {
         for block in blocks {
             if let Block::Call { id, name } = block
                 && self.calls.len() < REMEMBERED
-                && !self.calls.iter().any(|(known, _)| *known == hash(id))
             {
-                self.calls.push((hash(id), brief(name).to_owned()));
+                let id = hash(&texts.text(id));
+                if !self.calls.iter().any(|(known, _)| *known == id) {
+                    self.calls.push((id, brief(&texts.text(name)).to_owned()));
+                }
             }
         }
         self.show_tool();
     }
 
-    fn answers(&mut self, message: Option<&Message<'_>>) {
+    fn answers<T>(&mut self, message: Option<&Message<T>>, texts: &impl Texts<T>) {
         for block in message.map_or(&[][..], |m| &m.blocks) {
             if let Block::Answer { id } = block {
-                self.calls.retain(|(known, _)| *known != hash(id));
+                let id = hash(&texts.text(id));
+                self.calls.retain(|(known, _)| *known != id);
             }
         }
         self.show_tool();
     }
 
     fn show_tool(&mut self) {
-        self.observed.tool_in_flight = self.calls.last().map(|(_, tool)| tool.clone());
+        match self.calls.last() {
+            Some((_, tool)) => keep(&mut self.observed.tool_in_flight, tool),
+            None => self.observed.tool_in_flight = None,
+        }
     }
 
     fn result(&mut self, e: &Event<'_>) {
-        self.settled = self.settled.plus(e.usage.unwrap_or_else(|| self.unsettled()));
+        self.settled = self.settled.plus(usage(&e.usage, &InPlace).unwrap_or(self.unsettled));
         let turns = e.turns.or((self.turns > 0).then_some(self.turns));
         if let Some(n) = turns {
             self.settled_turns = Some(self.settled_turns.unwrap_or(0).saturating_add(n));
         }
         self.over = Usage::default();
+        self.unsettled = Usage::default();
         self.recent.clear();
         self.turns = 0;
         self.streaming = None;
@@ -263,12 +293,8 @@ impl Tally {
         self.count();
     }
 
-    fn unsettled(&self) -> Usage {
-        self.recent.iter().fold(self.over, |sum, (_, u)| sum.plus(*u))
-    }
-
     fn count(&mut self) {
-        let usage = self.settled.plus(self.unsettled());
+        let usage = self.settled.plus(self.unsettled);
         let counts = &mut self.observed.counts;
         counts.input_tokens = usage.input;
         counts.output_tokens = usage.output;
@@ -279,6 +305,14 @@ impl Tally {
             (settled, since) => Some(settled.unwrap_or(0).saturating_add(since)),
         };
     }
+}
+
+fn text<'s, T>(text: &'s Option<T>, texts: &'s impl Texts<T>) -> Option<Cow<'s, str>> {
+    text.as_ref().map(|t| texts.text(t))
+}
+
+fn usage<T>(counted: &Option<Counted<T>>, texts: &impl Texts<T>) -> Option<Usage> {
+    counted.as_ref().and_then(|c| texts.usage(c))
 }
 
 /// Sets a word that seldom changes without allocating when it does not.

@@ -1,6 +1,8 @@
 //! The splitters and the JSON reader below the adapters. Their module is the adapters' own, so these
 //! properties are a child of it.
 
+use std::borrow::Cow;
+
 use super::event::{Block, Event, Message, Stream, Usage};
 use super::json::{Cursor, Parsed};
 use super::lines::{LineSplitter, ObjectSplitter};
@@ -147,7 +149,7 @@ fn same_event(event: &Event<'_>, json: &Json) {
     assert_eq!(event.turns, count_of(json.last(&["num_turns"])));
     let cost = json.last(&["total_cost_usd"]).and_then(Json::number);
     assert_eq!(event.cost, cost.filter(|n| *n >= 0.0));
-    assert_eq!(event.usage, json.last(&["usage"]).and_then(usage));
+    assert_eq!(event.usage.as_ref().map(|c| c.usage), json.last(&["usage"]).and_then(usage));
     let length = |value: &Json| if let Json::Array(elements) = value { Some(elements.len()) } else { None };
     assert_eq!(event.tasks, json.last(&["tasks"]).and_then(length));
     let backgrounded = json.last(&["is_backgrounded"]);
@@ -179,20 +181,20 @@ fn usage(json: &Json) -> Option<Usage> {
     (usage != Usage::default()).then_some(usage)
 }
 
-fn same_message(message: Option<&Message<'_>>, json: Option<&Json>) {
+fn same_message(message: Option<&Message<Cow<'_, str>>>, json: Option<&Json>) {
     let (Some(message), Some(json)) = (message, json) else {
         return assert!(message.is_none() && json.is_none());
     };
     assert_eq!(message.id.as_deref(), text_of(json, "id"));
     assert_eq!(message.model.as_deref(), text_of(json, "model"));
-    assert_eq!(message.usage, json.last(&["usage"]).and_then(usage));
+    assert_eq!(message.usage.as_ref().map(|c| c.usage), json.last(&["usage"]).and_then(usage));
     let content = json.last(&["content"]);
     let blocks = if let Some(Json::Array(blocks)) = content { blocks.as_slice() } else { &[] };
-    let blocks: Vec<Block<'_>> = blocks.iter().filter_map(block).collect();
+    let blocks: Vec<Block<Cow<'_, str>>> = blocks.iter().filter_map(block).collect();
     assert_eq!(message.blocks, blocks);
 }
 
-fn block(json: &Json) -> Option<Block<'_>> {
+fn block(json: &Json) -> Option<Block<Cow<'_, str>>> {
     let text = |key| text_of(json, key);
     match text("type")? {
         "tool_use" => Some(Block::Call { id: text("id")?.into(), name: text("name")?.into() }),
@@ -201,12 +203,12 @@ fn block(json: &Json) -> Option<Block<'_>> {
     }
 }
 
-fn same_stream(stream: Option<&Stream<'_>>, json: Option<&Json>) {
+fn same_stream(stream: Option<&Stream<Cow<'_, str>>>, json: Option<&Json>) {
     let (Some(stream), Some(json)) = (stream, json) else {
         return assert!(stream.is_none() && json.is_none());
     };
     assert_eq!(stream.kind.as_deref(), text_of(json, "type"));
-    assert_eq!(stream.usage, json.last(&["usage"]).and_then(usage));
+    assert_eq!(stream.usage.as_ref().map(|c| c.usage), json.last(&["usage"]).and_then(usage));
     same_message(stream.message.as_ref(), json.last(&["message"]));
 }
 

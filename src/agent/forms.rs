@@ -1,0 +1,340 @@
+//! Forms: how the events were written that came before. An agent writes all of one kind alike, so that most
+//! differ from an earlier one inside strings and in numbers only. What lies between these is compared with
+//! the earlier event, many bytes at a time, instead of being read token by token.
+//!
+//! Where it is the same, reading the event in full would find the same keys, in the same order, with values
+//! of the same types: it is the earlier event with other texts.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+use memchr::memchr2;
+
+use super::event::{Counted, Event, Texts, Usage, usage_of};
+use super::json::{Parsed, lossy};
+
+/// The longest event that is looked at, in bytes: a longer one is mostly one string, soon read in full.
+const LONGEST: usize = 4096;
+/// Forms that are known at once.
+const KNOWN: usize = 16;
+/// Steps of a form, at most.
+const STEPS: usize = 48;
+/// Digits of a number that is a count wherever it stands.
+const DIGITS: usize = 15;
+
+/// The forms of the events so far.
+#[derive(Debug)]
+pub struct Forms {
+    known: Vec<Form>,
+    /// Where in the last event each step of its form began.
+    starts: [u32; STEPS],
+    last: usize,
+    /// The one that makes room for the next.
+    oldest: usize,
+    /// What may be spent on learning: it is earned by what was learned.
+    credit: u32,
+}
+
+/// What is earned, and paid for learning a form.
+const MOST_CREDIT: u32 = 256;
+const PRICE: u32 = 8;
+
+/// An event that was read.
+#[derive(Debug)]
+pub enum Read<'f, 'a> {
+    /// One that is written as an earlier one, and the texts that it has.
+    Alike(&'f Event<'static, Span>, Found<'f, 'a>),
+    New(Box<Event<'a>>),
+}
+
+/// An event that came before.
+#[derive(Debug)]
+struct Form {
+    text: Box<[u8]>,
+    steps: Vec<Step>,
+    event: Event<'static, Span>,
+    /// The form of what came after it.
+    next: usize,
+}
+
+/// A part of the text that stays, and what comes then.
+#[derive(Debug)]
+struct Step {
+    start: usize,
+    end: usize,
+    then: Then,
+    /// The event holds what comes then: it must be plain, to be that as it stands.
+    asked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// What is in a string.
+    Text,
+    /// A count, whatever it counts.
+    Digits,
+    End,
+}
+
+/// A place in the part that stays of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    step: usize,
+    offset: usize,
+}
+
+/// A text of the event.
+#[derive(Debug)]
+pub enum Span {
+    Stays(Box<str>),
+    /// It stands between these.
+    Varies(At, At),
+}
+
+impl Forms {
+    pub fn new() -> Forms {
+        Forms { known: Vec::new(), starts: [0; STEPS], last: 0, oldest: 0, credit: MOST_CREDIT }
+    }
+
+    /// As [`Event::read`]; a result is always `New`.
+    pub fn read<'f, 'a>(&'f mut self, line: &'a [u8]) -> Parsed<Read<'f, 'a>> {
+        if line.len() > LONGEST {
+            return Ok(Read::New(Box::new(Event::read(line)?)));
+        }
+        if let Some(number) = self.find(line) {
+            self.credit = MOST_CREDIT.min(self.credit + 1);
+            self.came(number);
+            let form = &self.known[number];
+            return Ok(Read::Alike(&form.event, Found { form, line, starts: &self.starts }));
+        }
+        let event = Event::read(line)?;
+        self.learn(line, &event);
+        Ok(Read::New(Box::new(event)))
+    }
+
+    /// The form that `line` has: first of all is asked what followed the last one before.
+    fn find(&mut self, line: &[u8]) -> Option<usize> {
+        let likely = self.known.get(self.last)?.next;
+        let mut number = likely;
+        let mut next = 0;
+        while let Some(form) = self.known.get(number) {
+            if form.fits(line, &mut self.starts) {
+                return Some(number);
+            }
+            next += usize::from(next == likely);
+            number = next;
+            next += 1;
+        }
+        None
+    }
+
+    fn came(&mut self, form: usize) {
+        if let Some(last) = self.known.get_mut(self.last) {
+            last.next = form;
+        }
+        self.last = form;
+    }
+
+    fn learn(&mut self, line: &[u8], event: &Event<'_>) {
+        if self.credit < PRICE {
+            // Now and then it is tried anew: the agent may have begun to repeat itself.
+            self.credit += u32::from(line.len().is_multiple_of(16));
+            return;
+        }
+        self.credit -= PRICE;
+        let Some(form) = Form::of(line, event) else { return };
+        if self.known.len() < KNOWN {
+            self.known.push(form);
+            self.came(self.known.len() - 1);
+        } else {
+            self.oldest = (self.oldest + 1) % KNOWN;
+            self.known[self.oldest] = form;
+            self.came(self.oldest);
+        }
+    }
+}
+
+impl Form {
+    fn of(text: &[u8], event: &Event<'_>) -> Option<Form> {
+        if event.is_result() {
+            return None;
+        }
+        let mut steps = steps(text, event)?;
+        let asked = RefCell::new(Vec::new());
+        let event = event.placed(&|t| {
+            // What has been unescaped stands nowhere.
+            let Cow::Borrowed(part) = *t else { return None };
+            let span = place(part, text, &steps)?;
+            if let Span::Varies(from, _) = span {
+                asked.borrow_mut().push(from.step);
+            }
+            Some(span)
+        })?;
+        for step in asked.into_inner() {
+            steps[step].asked = true;
+        }
+        Some(Form { text: text.into(), steps, event, next: 0 })
+    }
+
+    /// Whether `line` is of this form, and where its steps begin there.
+    fn fits(&self, line: &[u8], starts: &mut [u32; STEPS]) -> bool {
+        let mut at = 0;
+        for (step, begin) in self.steps.iter().zip(starts) {
+            let stays = &self.text[step.start..step.end];
+            if !line[at..].starts_with(stays) {
+                return false;
+            }
+            *begin = at as u32;
+            at += stays.len();
+            match step.then {
+                Then::Text => match end_of_string(line, at) {
+                    Some((end, plain)) if plain || !step.asked => at = end,
+                    _ => return false,
+                },
+                Then::Digits => {
+                    let end = digits(line, at);
+                    if end == at || end - at > DIGITS {
+                        return false;
+                    }
+                    at = end;
+                }
+                Then::End => return at == line.len(),
+            }
+        }
+        false
+    }
+}
+
+/// The form of `text`, which was read as `event`. `None`: it has none.
+fn steps(text: &[u8], event: &Event<'_>) -> Option<Vec<Step>> {
+    let same = |known: &Option<Cow<'_, str>>, inner: &[u8]| {
+        known.as_ref().is_some_and(|known| known.as_bytes() == inner)
+    };
+    let mut steps = Vec::new();
+    let mut key: &[u8] = b"";
+    let (mut start, mut at) = (0, 0);
+    while let Some(byte) = text.get(at) {
+        let (from, to, then) = match byte {
+            b'"' => {
+                let from = at + 1;
+                let (to, plain) = end_of_string(text, from)?;
+                at = to + 1;
+                let inner = &text[from..to];
+                if text[at..].trim_ascii_start().starts_with(b":") {
+                    if !plain {
+                        return None;
+                    }
+                    key = inner;
+                    continue;
+                }
+                // What a block says hangs on its type. The others tell one kind of event from another, or are
+                // the same in all.
+                if matches!(key, b"type" | b"name" | b"model")
+                    || is_word(inner)
+                    || same(&event.session_id, inner)
+                {
+                    continue;
+                }
+                (from, to, Then::Text)
+            }
+            b'-' | b'+' | b'.' | b'0'..=b'9' => {
+                let from = at;
+                at += text[at..].iter().take_while(|b| is_numeric(b)).count();
+                // Another one may be no count; and what is nothing is mostly nothing again.
+                if at - from > DIGITS || digits(text, from) != at || text[from..at] == *b"0" {
+                    continue;
+                }
+                (from, at, Then::Digits)
+            }
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        steps.push(Step { start, end: from, then, asked: false });
+        start = to;
+    }
+    steps.push(Step { start, end: text.len(), then: Then::End, asked: false });
+    (steps.len() <= STEPS).then_some(steps)
+}
+
+fn is_word(text: &[u8]) -> bool {
+    text.len() < 32 && text.iter().all(|b| b.is_ascii_lowercase() || *b == b'_')
+}
+
+/// Where the quote is that ends the string whose inside begins at `at`, and whether there are no escapes.
+#[inline(always)]
+fn end_of_string(text: &[u8], mut at: usize) -> Option<(usize, bool)> {
+    let mut plain = true;
+    loop {
+        at += memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some((at, plain));
+        }
+        plain = false;
+        at += 2;
+    }
+}
+
+fn is_numeric(byte: &u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E')
+}
+
+/// Where the digits end that begin at `at`.
+fn digits(text: &[u8], mut at: usize) -> usize {
+    while text.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    at
+}
+
+/// Where in the form of `whole` its part `text` stands.
+fn place(text: &str, whole: &[u8], steps: &[Step]) -> Option<Span> {
+    let from = text.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    let to = from + text.len();
+    let first = steps.iter().position(|s| from <= s.end)?;
+    let last = steps.iter().rposition(|s| s.start <= to)?;
+    if first == last {
+        return Some(Span::Stays(text.into()));
+    }
+    let at = |step: usize, place: usize| {
+        let offset = place.checked_sub(steps[step].start)?;
+        (place <= steps[step].end).then_some(At { step, offset })
+    };
+    Some(Span::Varies(at(first, from)?, at(last, to)?))
+}
+
+/// The texts of an event of a form that is known.
+#[derive(Debug)]
+pub struct Found<'f, 'a> {
+    form: &'f Form,
+    line: &'a [u8],
+    starts: &'f [u32; STEPS],
+}
+
+impl<'a> Found<'_, 'a> {
+    fn between(&self, from: At, to: At) -> &'a [u8] {
+        let at = |at: At| self.starts[at.step] as usize + at.offset;
+        self.line.get(at(from)..at(to)).unwrap_or_default()
+    }
+}
+
+impl Texts<Span> for Found<'_, '_> {
+    fn text<'s>(&'s self, span: &'s Span) -> Cow<'s, str> {
+        match span {
+            Span::Stays(text) => Cow::Borrowed(text),
+            Span::Varies(from, to) => lossy(self.between(*from, *to)),
+        }
+    }
+
+    fn usage(&self, counted: &Counted<Span>) -> Option<Usage> {
+        let Span::Varies(from, to) = counted.text else { return Some(counted.usage) };
+        let text = self.between(from, to);
+        let at = |at: At| self.form.steps[at.step].start + at.offset;
+        let same = self.form.text.get(at(from)..at(to)) == Some(text);
+        if same { Some(counted.usage) } else { usage_of(text) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
