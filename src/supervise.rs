@@ -35,6 +35,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// After how long without need of the ledger its memory is given back. A run that is over before spares
 /// the kernel the taking and giving.
 const REST: Duration = Duration::from_millis(100);
+/// Chunks of the agent's output that are taken in one turn, at most.
+const CHUNKS: usize = 4;
 /// Bytes of a prepare command's output that are kept.
 const TAIL: usize = 4096;
 
@@ -106,6 +108,17 @@ pub struct Listening {
 }
 
 impl Listening {
+    /// Takes what waits, yet not so much that other events would wait for long; says whether there was any.
+    fn read_some(&mut self) -> bool {
+        let any = self.read();
+        for _ in 1..CHUNKS {
+            if !self.capture.has_much() || !self.read() {
+                break;
+            }
+        }
+        any
+    }
+
     /// Takes one chunk from the agent; says whether there was any.
     fn read(&mut self) -> bool {
         let Listening { capture, reader } = self;

@@ -53,6 +53,8 @@ pub struct Capture {
     much: bool,
     /// What the reader has been given already of what is still to be read.
     ahead: usize,
+    /// He was waited for the last time.
+    held_up: bool,
     /// He was waited for in vain, and has taken nothing since.
     asleep: bool,
 }
@@ -139,6 +141,7 @@ impl Capture {
             chunk: Vec::new(),
             much: false,
             ahead: 0,
+            held_up: false,
             asleep: false,
         };
         Ok((capture, agents))
@@ -157,6 +160,11 @@ impl Capture {
     /// Whether the agent's side has ended, or was hung up on.
     pub fn ended(&self) -> bool {
         self.from.is_none()
+    }
+
+    /// Whether there was much to read the last time, and nobody was waited for: there may be more at once.
+    pub fn has_much(&self) -> bool {
+        self.much && !self.held_up && self.input().is_some()
     }
 
     /// Reads one chunk, passes it on, then shows it to `along`. Says whether there was any.
@@ -192,6 +200,7 @@ impl Capture {
     /// lie in them: they are still to be read.
     fn pass_pages_on(&mut self) -> usize {
         let mut until = None;
+        self.held_up = false;
         loop {
             self.flush();
             let (Some(from), Downstream::Pipe(to)) = (&self.from, &self.to) else { return 0 };
@@ -209,11 +218,12 @@ impl Capture {
                     Err(_) => return 0,
                 }
             }
-            // A reader who is at it makes room in a moment: that costs him and us less than a copy that waits.
-            // Not for little, nor for long.
+            // A reader who is at it makes room in a moment: that costs him and us less than a copy that
+            // waits. Not for little, nor for long.
             if self.asleep || rustix::io::ioctl_fionread(from).is_ok_and(|n| n < MUCH as u64) {
                 return 0;
             }
+            self.held_up = true;
             let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
             let left = until.saturating_duration_since(Instant::now()).as_millis();
             let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];

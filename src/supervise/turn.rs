@@ -180,7 +180,7 @@ impl Supervisor<'_> {
                 Err(e) => self.agent.start_error = Some(e),
             },
             Source::Output => {
-                if self.listening.as_mut().is_some_and(Listening::read) {
+                if self.listening.as_mut().is_some_and(Listening::read_some) {
                     // What somebody else still writes after the agent's end is no life of it.
                     if let Some(idle) = self.limits.idle_timeout.filter(|_| self.phase == Phase::Running) {
                         self.timers.idle = Some(Instant::now() + idle);
