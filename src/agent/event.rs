@@ -31,7 +31,8 @@ impl Usage {
         self.with(other, i64::max)
     }
 
-    fn with(self, other: Usage, join: fn(i64, i64) -> i64) -> Usage {
+    #[inline(always)]
+    fn with(self, other: Usage, join: impl Fn(i64, i64) -> i64) -> Usage {
         let one = |a: Option<i64>, b: Option<i64>| match (a, b) {
             (Some(a), Some(b)) => Some(join(a, b)),
             (a, b) => a.or(b),
@@ -109,6 +110,8 @@ pub struct Event<'a, T = Cow<'a, str>> {
 /// The texts of an event, wherever they stand.
 pub trait Texts<T> {
     fn text<'s>(&'s self, text: &'s T) -> Cow<'s, str>;
+    /// Whether `text` is this `word`.
+    fn is(&self, text: &T, word: &str) -> bool;
     fn usage(&self, counted: &Counted<T>) -> Option<Usage>;
 }
 
@@ -118,6 +121,10 @@ pub struct InPlace;
 impl<'a> Texts<Cow<'a, str>> for InPlace {
     fn text<'s>(&'s self, text: &'s Cow<'a, str>) -> Cow<'s, str> {
         Cow::Borrowed(text)
+    }
+
+    fn is(&self, text: &Cow<'a, str>, word: &str) -> bool {
+        text == word
     }
 
     fn usage(&self, counted: &Counted<Cow<'a, str>>) -> Option<Usage> {

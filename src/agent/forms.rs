@@ -181,11 +181,12 @@ impl Form {
         let mut at = 0;
         for (step, begin) in self.steps.iter().zip(starts) {
             let stays = &self.text[step.start..step.end];
-            if !line[at..].starts_with(stays) {
+            *begin = at as u32;
+            let next = at + stays.len();
+            if line.get(at..next) != Some(stays) {
                 return false;
             }
-            *begin = at as u32;
-            at += stays.len();
+            at = next;
             match step.then {
                 Then::Text => match end_of_string(line, at) {
                     Some((end, plain)) if plain || !step.asked => at = end,
@@ -324,6 +325,13 @@ impl Texts<Span> for Found<'_, '_> {
         match span {
             Span::Stays(text) => Cow::Borrowed(text),
             Span::Varies(from, to) => lossy(self.between(*from, *to)),
+        }
+    }
+
+    fn is(&self, span: &Span, word: &str) -> bool {
+        match span {
+            Span::Stays(text) => **text == *word,
+            Span::Varies(from, to) => self.between(*from, *to) == word.as_bytes(),
         }
     }
 

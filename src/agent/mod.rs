@@ -16,7 +16,6 @@ mod lines;
 mod options;
 
 use std::ffi::{OsStr, OsString};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use crate::task::{Counts, Outcome};
@@ -226,9 +225,19 @@ fn brief(name: &str) -> &str {
 
 /// What is kept of the id of a call or a message: it may be as long as a line.
 fn hash(id: &str) -> u64 {
-    let mut h = DefaultHasher::new();
-    id.hash(&mut h);
-    h.finish()
+    // Nobody gains by making two ids alike but the agent whose own counts would be wrong.
+    const PRIME: u128 = 0x9e37_79b9_7f4a_7c15;
+    let (words, rest) = id.as_bytes().as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut hash = id.len() as u64;
+    let mut mix = |word: &[u8; 8]| {
+        let product = u128::from(hash ^ u64::from_le_bytes(*word)).wrapping_add(1) * PRIME;
+        hash = product as u64 ^ (product >> 64) as u64;
+    };
+    words.iter().for_each(&mut mix);
+    mix(&last);
+    hash
 }
 
 /// Whether `id` may be put into an argv and a path: it comes from an agent's output.
@@ -279,6 +288,15 @@ mod tests {
         assert_eq!(kind("claude", Some("command")), "command");
         let error = adapter("x".as_ref(), Some("codex")).err().unwrap().to_string();
         assert!(error.contains("`codex`") && error.contains("claude, cursor or command"), "{error}");
+    }
+
+    #[test]
+    fn ids_that_differ_are_kept_apart() {
+        let ids = (0..100_000).map(|n| format!("msg_{n:06}_0123456789"));
+        let odd = ["", "\0", "\0\0", "a", "a\0", "12345678", "12345678\0", "1234567812345678"];
+        let all: Vec<u64> = ids.map(|id| hash(&id)).chain(odd.map(hash)).collect();
+        let different: std::collections::HashSet<&u64> = all.iter().collect();
+        assert_eq!(different.len(), all.len());
     }
 
     #[test]

@@ -125,21 +125,28 @@ impl Tally {
     }
 
     fn take<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
-        let known = self.observed.session_id.as_deref();
-        if let Some(id) = text(&e.session_id, texts)
-            && known != Some(&*id)
-            && is_session_id(&id)
+        if let Some(named) = &e.session_id
+            && !self.observed.session_id.as_ref().is_some_and(|known| texts.is(named, known))
         {
+            self.session(&texts.text(named));
+        }
+        let Some(kind) = &e.kind else { return };
+        if texts.is(kind, "assistant") {
+            self.assistant(e, texts);
+        } else if texts.is(kind, "user") {
+            self.answers(e.message.as_ref(), texts);
+        } else if texts.is(kind, "stream_event") {
+            self.streamed(e, texts);
+        } else if texts.is(kind, "system") {
+            self.system(e, texts);
+        }
+    }
+
+    fn session(&mut self, id: &str) {
+        if is_session_id(id) {
+            self.observed.session_id = Some(id.to_owned());
             let named = format!("\"session_id\":\"{id}\"");
             self.known_session = Some(Finder::new(&named).into_owned());
-            self.observed.session_id = Some(id.into_owned());
-        }
-        match text(&e.kind, texts).as_deref() {
-            Some("system") => self.system(e, texts),
-            Some("assistant") => self.assistant(e, texts),
-            Some("user") => self.answers(e.message.as_ref(), texts),
-            Some("stream_event") => self.streamed(e, texts),
-            _ => {}
         }
     }
 
