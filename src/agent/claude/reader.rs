@@ -18,14 +18,16 @@ const RECENT: usize = 16;
 /// Tools or tasks that are remembered at once.
 const REMEMBERED: usize = 64;
 
-/// How events begin that say nothing new, if their session is the known one: what the agent reads, with
-/// no tool in flight, and what it is writing. They are the long ones and the many; written in another way
-/// they are read in full.
-const ECHO: &[u8] = br#"{"type":"user","#;
-const PIECE: &[u8] = br#"{"type":"stream_event","event":{"type":"content_block_"#;
-/// How events of the system begin, and which of them say something.
-const SYSTEM: &[u8] = br#"{"type":"system","subtype":""#;
-const TELLING: [&[u8]; 3] = [b"init\"", b"background_tasks_changed\"", b"task_"];
+/// How events begin, and how those go on that say nothing new, if their session is the known one: what the
+/// agent reads, with no tool in flight, and what it is writing. They are the long ones and the many; written
+/// in another way they are read in full.
+const EVENT: &[u8] = br#"{"type":""#;
+const ECHO: &[u8] = br#"user","#;
+const PIECE: &[u8] = br#"stream_event","event":{"type":"content_block_"#;
+/// How events of the system go on, and which of them say something; of tasks, unless they are listed too.
+const SYSTEM: &[u8] = br#"system","subtype":""#;
+const TELLING: [&[u8]; 2] = [b"init\"", b"background_tasks_changed\""];
+const OF_TASKS: &[u8] = b"task_";
 
 #[derive(Debug)]
 enum Splitter {
@@ -117,9 +119,15 @@ impl Tally {
     }
 
     fn says_nothing_new(&self, line: &[u8]) -> bool {
-        let nothing = match line.strip_prefix(SYSTEM) {
-            Some(subtype) => !TELLING.iter().any(|t| subtype.starts_with(t)),
-            None => line.starts_with(PIECE) || (self.calls.is_empty() && line.starts_with(ECHO)),
+        let Some(kind) = line.strip_prefix(EVENT) else { return false };
+        let nothing = match kind.first() {
+            Some(b'u') => self.calls.is_empty() && kind.starts_with(ECHO),
+            Some(b's') => match kind.strip_prefix(SYSTEM) {
+                Some(what) if what.starts_with(OF_TASKS) => self.lists_tasks,
+                Some(what) => !TELLING.iter().any(|t| what.starts_with(t)),
+                None => kind.starts_with(PIECE),
+            },
+            _ => false,
         };
         nothing && self.known_session.as_ref().is_some_and(|known| known.find(line).is_some())
     }
