@@ -294,7 +294,10 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Gives back what memory is not needed while nothing happens: it may be a long wait, beside many others.
-    fn rest(&self) {
+    fn rest(&mut self) {
+        if let Some(listening) = &mut self.listening {
+            listening.capture.rest();
+        }
         if let Err(e) = self.ledger.rest() {
             debug!("{e}");
         }

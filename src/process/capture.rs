@@ -173,7 +173,10 @@ impl Capture {
             self.ahead = self.pass_pages_on();
         }
         let Some(from) = &self.from else { return false };
-        self.chunk.resize(CHUNK, 0);
+        if self.chunk.is_empty() {
+            // Zeros from the kernel: what no chunk reaches is no memory.
+            self.chunk = vec![0; CHUNK];
+        }
         let due = if self.ahead > 0 { self.ahead } else { CHUNK };
         let n = match nix::unistd::read(from, &mut self.chunk[..due]) {
             Ok(n) => n,
@@ -232,6 +235,11 @@ impl Capture {
                 return 0;
             }
         }
+    }
+
+    /// Gives back what is not needed until the next chunk.
+    pub fn rest(&mut self) {
+        self.chunk = Vec::new();
     }
 
     /// Stops listening to the agent's side: what is still written there is lost.
