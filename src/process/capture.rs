@@ -2,7 +2,7 @@
 //!
 //! A slow reader never throttles the agent: what it has not taken yet waits in memory, and beyond 1 MiB
 //! in an unlinked file. Only amid much output a reader who is at it is waited for, for moments: a reader who
-//! takes nothing holds nobody up, and one who takes little leaves the agent 3 MB a second at the worst.
+//! takes nothing holds nobody up, and one who takes little leaves the agent a few MB a second at the worst.
 //!
 //! The descriptor that we inherited is never made non-blocking; others share it.
 
@@ -23,9 +23,9 @@ use crate::sys;
 /// Bytes that wait for the reader in memory, at most.
 const MEMORY: usize = 1 << 20;
 const CHUNK: usize = 64 * 1024;
-/// What the agent's pipe holds, in bytes: the agent writes on while what it wrote before is read. A user's
-/// pipes may hold 64 MiB together, pipe(7).
-const PIPE: i32 = 256 * 1024;
+/// What the agent's pipe holds, in bytes: the agent writes on while what it wrote before is read, all at
+/// once. A user's pipes may hold 64 MiB together, pipe(7).
+const PIPE: usize = 256 * 1024;
 /// From so many bytes at a time on, the pages of the agent's pipe are passed on instead of copied. Each takes
 /// a place in the reader's pipe however little is in it.
 const MUCH: usize = 16 * 1024;
@@ -53,6 +53,8 @@ pub struct Capture {
     much: bool,
     /// What the reader has been given already of what is still to be read.
     ahead: usize,
+    /// The reader's pipe is as large as the agent's, if that could be had.
+    enlarged: bool,
     /// He was waited for the last time.
     held_up: bool,
     /// He was waited for in vain, and has taken nothing since.
@@ -132,7 +134,7 @@ impl Capture {
         let (from, agents) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         // It is refused to who has too much in pipes already: the usual size will do.
-        let _ = nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE));
+        let _ = nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE as i32));
         let capture = Capture {
             from: Some(from),
             to,
@@ -141,6 +143,7 @@ impl Capture {
             chunk: Vec::new(),
             much: false,
             ahead: 0,
+            enlarged: false,
             held_up: false,
             asleep: false,
         };
@@ -175,9 +178,9 @@ impl Capture {
         let Some(from) = &self.from else { return false };
         if self.chunk.is_empty() {
             // Zeros from the kernel: what no chunk reaches is no memory.
-            self.chunk = vec![0; CHUNK];
+            self.chunk = vec![0; PIPE];
         }
-        let due = if self.ahead > 0 { self.ahead } else { CHUNK };
+        let due = if self.ahead > 0 { self.ahead } else { PIPE };
         let n = match nix::unistd::read(from, &mut self.chunk[..due]) {
             Ok(n) => n,
             Err(Errno::EAGAIN | Errno::EINTR) => return false,
@@ -208,7 +211,7 @@ impl Capture {
             self.flush();
             let (Some(from), Downstream::Pipe(to)) = (&self.from, &self.to) else { return 0 };
             if self.backlog.is_empty() {
-                match tee(from, to, CHUNK, SpliceFlags::NONBLOCK) {
+                match tee(from, to, PIPE, SpliceFlags::NONBLOCK) {
                     Ok(n) => {
                         self.asleep = false;
                         return n;
@@ -221,9 +224,18 @@ impl Capture {
                     Err(_) => return 0,
                 }
             }
+            // Not for little.
+            if rustix::io::ioctl_fionread(from).is_ok_and(|n| n < MUCH as u64) {
+                return 0;
+            }
+            if !self.enlarged && self.backlog.is_empty() {
+                self.enlarged = true;
+                enlarge(to);
+                continue;
+            }
             // A reader who is at it makes room in a moment: that costs him and us less than a copy that
-            // waits. Not for little, nor for long.
-            if self.asleep || rustix::io::ioctl_fionread(from).is_ok_and(|n| n < MUCH as u64) {
+            // waits. Not for long.
+            if self.asleep {
                 return 0;
             }
             self.held_up = true;
@@ -292,6 +304,17 @@ impl Capture {
         if self.from.is_none() && self.backlog.is_empty() {
             self.to = Downstream::Closed;
         }
+    }
+}
+
+/// Makes the reader's pipe as large as the agent's. It is somebody else's, and yet: bytes and order are the
+/// same, and that a full one holds nobody up is so anyway, since we take what it does not. Not before it was
+/// too small: for most it is large enough, and what a user's pipes may hold together is bounded.
+fn enlarge(pipe: &OwnedFd) {
+    let size = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_GETPIPE_SZ);
+    if size.is_ok_and(|size| size < PIPE as i32) {
+        // It is refused to who has too much in pipes already.
+        let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE as i32));
     }
 }
 

@@ -164,3 +164,27 @@ fn pages_are_not_given_past_what_waits() {
     between.finish();
     assert!(between.streams[0] == between.streams[2]);
 }
+
+#[test]
+fn the_readers_pipe_is_enlarged_only_when_it_was_too_small() {
+    let mut between = Between::new(WhenReaderGone::HangUp);
+    let size = |between: &Between| {
+        let reader = between.reader.as_ref().expect("the reader");
+        nix::fcntl::fcntl(reader, nix::fcntl::FcntlArg::F_GETPIPE_SZ).expect("its pipe's size")
+    };
+    let noise = noise(2 * CHUNK);
+    let before = size(&between);
+    for part in [&noise[..100], &noise[..CHUNK], &noise[..5], &noise[..CHUNK]] {
+        between.say(part);
+        while between.listen() {}
+        between.take(CHUNK);
+    }
+    assert_eq!(size(&between), before, "he has taken all, as it came");
+    between.say(&noise[..CHUNK]);
+    assert!(between.listen());
+    between.say(&noise[..CHUNK]);
+    assert!(between.listen());
+    assert_eq!(size(&between), PIPE as i32);
+    between.finish();
+    assert!(between.streams[0] == between.streams[2]);
+}
