@@ -203,7 +203,8 @@ impl Capture {
     }
 
     /// Gives the reader the very pages that the agent has written, without a copy, and says how many bytes
-    /// lie in them: they are still to be read.
+    /// lie in them: they are still to be read. Nobody writes to a page that lies in a pipe, but for an agent
+    /// that lends the pipe memory of its own, vmsplice(2): none that says JSON does.
     fn pass_pages_on(&mut self) -> usize {
         let mut until = None;
         self.held_up = false;
