@@ -62,7 +62,7 @@ mutants *args:
         process::identity process::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
     # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
-        aftermath:: recover:: sessions:: identities:: spool:: || [ $? -eq 3 ]
+        aftermath:: recover:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]
 
 # How fast bookend is, each figure beside its peer's: a table, and target/bench.json. See `just bench --help`.
 bench *args:
