@@ -1,6 +1,8 @@
 //! Thin, safe wrappers around the system calls that no library of ours wraps as bookend needs them.
 //!
-//! Here and in `process/gate.rs` stands all `unsafe` of the program.
+//! Here and in `process/gate.rs` stands all `unsafe` of the program. `just sanitize` runs all of it under
+//! AddressSanitizer, what is between clone and exec too. Where a block says "Unseen", that does not see what
+//! the block does to memory, and why: there the argument is all there is.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -56,7 +58,8 @@ fn check(ret: libc::c_long) -> io::Result<libc::c_long> {
 /// since the C library's leaves signals 32 and 33 out.
 pub fn set_mask(set: SignalSet) -> SignalSet {
     let mut old = 0u64;
-    // SAFETY: both pointers are to u64s that outlive the call, and the size passed is theirs.
+    // SAFETY: both pointers are to u64s that outlive the call, and the size passed is theirs. Unseen: it is
+    // the kernel that reads and writes them.
     unsafe {
         libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, &raw mut old, SET_BYTES);
     }
@@ -66,6 +69,7 @@ pub fn set_mask(set: SignalSet) -> SignalSet {
 /// As [`set_mask`], for a process that shares our memory: it leaves the C library's errno alone.
 pub fn set_mask_raw(set: SignalSet) {
     // SAFETY: a pointer to a u64 that outlives the call, whose size is passed; a null old mask is allowed.
+    // Unseen: the kernel reads it.
     let _ = unsafe { syscall!(Sysno::rt_sigprocmask, libc::SIG_SETMASK, &raw const set.0, 0, SET_BYTES) };
 }
 
@@ -74,14 +78,15 @@ pub fn ignore_raw(signal: i32) {
     // The kernel's own struct: handler, flags, restorer, mask; nothing but the handler is set.
     let action = [libc::SIG_IGN as u64, 0, 0, 0];
     // SAFETY: the pointer is to as many bytes as the kernel reads, and outlives the call; a null old action
-    // is allowed. No function of ours is made a handler.
+    // is allowed. No function of ours is made a handler. Unseen: the kernel reads them.
     let _ = unsafe { syscall!(Sysno::rt_sigaction, signal, action.as_ptr(), 0, SET_BYTES) };
 }
 
 /// A descriptor from which every signal can be read, close-on-exec and non-blocking. signalfd(2).
 pub fn signalfd_all() -> io::Result<OwnedFd> {
     let set = SignalSet::ALL.0;
-    // SAFETY: the pointer is to a u64 that outlives the call, and the size passed is its own.
+    // SAFETY: the pointer is to a u64 that outlives the call, and the size passed is its own. Unseen: the
+    // kernel reads it.
     let fd = check(unsafe {
         libc::syscall(
             libc::SYS_signalfd4,
@@ -129,7 +134,8 @@ pub fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<Received>> {
     if n as usize != size {
         return Ok(None);
     }
-    // SAFETY: the kernel filled the whole record, as the length it returned says.
+    // SAFETY: the kernel filled the whole record, as the length it returned says. Unseen: AddressSanitizer
+    // knows what may be read, not what was ever written.
     let info = unsafe { info.assume_init() };
     Ok(Some(Received {
         signal: info.ssi_signo as i32,
@@ -160,7 +166,7 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, value: Option<u64>) -> io
                 rest: [0; 12],
             };
             // SAFETY: QueuedInfo has the layout and the size of the kernel's siginfo_t for a queued
-            // signal on 64-bit Linux, and outlives the call.
+            // signal on 64-bit Linux, and outlives the call. Unseen: the kernel reads it.
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, &raw const info, 0) }
         }
     };
@@ -299,8 +305,8 @@ pub fn start_witness() -> io::Result<i32> {
     let top = top.map_addr(|a| a & !15).cast::<c_void>();
     // SAFETY: the function lives for ever, the stack is leaked and used by this clone alone. The clone
     // shares memory but not the thread group; it runs `witness` only, which uses no
-    // thread-local data (its system calls do not go through the C library's errno). Neither valgrind nor Miri
-    // follows it.
+    // thread-local data (its system calls do not go through the C library's errno). AddressSanitizer follows
+    // it, valgrind and Miri do not. Unseen: whether its stack is long enough.
     let pid = unsafe {
         libc::clone(
             witness,
@@ -321,7 +327,7 @@ pub fn start_witness() -> io::Result<i32> {
 extern "C" fn witness(supervisor: *mut c_void) -> libc::c_int {
     let all = SignalSet::ALL.0;
     // SAFETY: the descriptors are copies of its own; prctl with plain numbers; the name is a literal with
-    // its NUL.
+    // its NUL. Unseen: the kernel reads it.
     unsafe {
         let _ = syscall!(Sysno::prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
         let _ = syscall!(Sysno::close_range, 0, u32::MAX, 0);
@@ -332,7 +338,7 @@ extern "C" fn witness(supervisor: *mut c_void) -> libc::c_int {
     }
     loop {
         // SAFETY: the set is a u64 on this stack and its size is passed; null info and timeout are
-        // allowed (sigtimedwait(2)).
+        // allowed (sigtimedwait(2)). Unseen: the kernel reads it.
         let got = unsafe { syscall!(Sysno::rt_sigtimedwait, &raw const all, 0, 0, SET_BYTES) };
         if let Ok(signal) = got
             && let Some(count) = WITNESSED.get(signal)
@@ -399,7 +405,8 @@ unsafe extern "C" {
 pub fn environment() -> Vec<std::ffi::CString> {
     let mut entries = Vec::new();
     // SAFETY: nothing in this program changes the environment, so `environ` is what the kernel laid out:
-    // an array of NUL-terminated strings that ends with a null pointer, valid for the whole process.
+    // an array of NUL-terminated strings that ends with a null pointer, valid for the whole process. Unseen:
+    // AddressSanitizer knows no bounds of what the kernel laid out.
     unsafe {
         let mut at = environ;
         while !at.is_null() && !(*at).is_null() {
@@ -425,7 +432,8 @@ pub fn hide_arguments(count: usize) {
         return;
     }
     // SAFETY: the kernel itself says that our words lie there, on our own writable stack; one thread runs,
-    // and nothing keeps a reference to them: std copies them each time that it is asked.
+    // and nothing keeps a reference to them: std copies them each time that it is asked. Unseen:
+    // AddressSanitizer knows no bounds of what the kernel laid out.
     let words = unsafe {
         std::slice::from_raw_parts_mut(std::ptr::with_exposed_provenance_mut::<u8>(start), end - start)
     };
@@ -504,7 +512,8 @@ pub fn ready_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt and the first malloc change the allocator's own books only; one thread runs. sbrk(0)
     // asks where the heap ends. All pages from where it ended before to where it ends now are the heap's,
-    // and madvise leaves what is in them.
+    // and madvise leaves what is in them. Unseen: AddressSanitizer puts an allocator of its own in the place
+    // of the C library's.
     unsafe {
         libc::mallopt(libc::M_TOP_PAD, HEAP as libc::c_int);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * HEAP as libc::c_int);
@@ -524,7 +533,7 @@ const SHALLOW: usize = 16 * 1024;
 /// Gives back to the kernel, before a long wait, the memory that is free in the allocator, and what parsing
 /// and starting has used of the stack. malloc_trim(3), madvise(2).
 pub fn trim_memory() {
-    // SAFETY: it changes the allocator's own books only; one thread runs.
+    // SAFETY: it changes the allocator's own books only; one thread runs. Unseen, as in `ready_heap`.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);
@@ -534,6 +543,6 @@ pub fn trim_memory() {
     // SAFETY: the main thread alone runs, on the stack that the kernel gave it, which grows downwards; what
     // lies below this frame, and below what the kernel may write there for a call, belongs to nobody. The
     // guard gap below a stack is longer than this. Pages that are given back read as zeros when they are
-    // used anew.
+    // used anew. Unseen: it is the kernel that takes them.
     unsafe { libc::madvise(deep, STACK - SHALLOW, libc::MADV_DONTNEED) };
 }

@@ -94,18 +94,24 @@ fn claude(world: &World, script: &str) {
 
 const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "do it"];
 
+/// A `claude` that does `first` and is silent then runs into its idle time-out. What it held while it lived.
+fn falls_silent_after(world: &World, first: &str) -> Fifo {
+    let mut out = world.fifo("stay");
+    claude(world, &format!("{first}exec probe stay {}", out.path()));
+    let process = world.run(STREAM).options(["--idle-timeout", "300ms"]).own_group().start();
+    out.pid("stay");
+    process.wait().ended(End::Code(124));
+    assert_eq!(world.row().ending(), "cancelled/idle_timeout");
+    out
+}
+
 #[test]
 fn an_idle_time_out_counts_from_the_last_output() {
     let Some(world) = World::of_bookend("an_idle_time_out_counts") else {
         return;
     };
-    let mut out = world.fifo("stay");
-    claude(&world, &format!("init; exec probe stay {}", out.path()));
-    let process = world.run(STREAM).options(["--idle-timeout", "300ms"]).own_group().start();
-    out.pid("stay");
-    process.wait().ended(End::Code(124));
+    let mut out = falls_silent_after(&world, "init; ");
     assert!(out.rest().is_empty(), "it is gone");
-    assert_eq!(world.row().ending(), "cancelled/idle_timeout");
 }
 
 #[test]
@@ -113,12 +119,7 @@ fn an_idle_time_out_ends_an_agent_that_never_says_a_word() {
     let Some(world) = World::of_bookend("an_idle_time_out_ends_an_agent_that_never") else {
         return;
     };
-    let mut out = world.fifo("stay");
-    claude(&world, &format!("exec probe stay {}", out.path()));
-    let process = world.run(STREAM).options(["--idle-timeout", "300ms"]).own_group().start();
-    out.pid("stay");
-    process.wait().ended(End::Code(124));
-    assert_eq!(world.row().ending(), "cancelled/idle_timeout");
+    falls_silent_after(&world, "");
 }
 
 /// Longer than the limit in all, and never for so long without a word.

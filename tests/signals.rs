@@ -2,7 +2,25 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Fifo, Proc, Under, World, children, eventually, group, pending, state};
+use crate::harness::{End, Fifo, Proc, Row, Under, World, children, eventually, group, pending, state};
+
+/// The signals that ask a run to stop, and how its task then ends.
+pub const STOPS: [(i32, &str); 4] = [
+    (15, "interrupted/signal"),
+    (1, "interrupted/signal"),
+    (2, "cancelled/operator"),
+    (3, "cancelled/operator"),
+];
+
+/// Waits for the end of a run whose agent, `touch`ing `effect`, never ran. Its row.
+pub fn stopped_before_its_agent_ran(world: &World, run: Proc, signal: i32, ending: &str) -> Row {
+    run.wait().ended(End::Signal(signal));
+    assert!(!world.path("effect").exists(), "the agent ran");
+    let row = world.rows().pop().expect("a row");
+    assert_eq!(row.ending(), ending);
+    assert_eq!(row.number("stop_signal"), Some(signal.into()));
+    row
+}
 
 /// SIGKILL and SIGSTOP cannot be caught, SIGCHLD is the supervisor's own, and SIGCONT speaks of stopping.
 fn catchable() -> impl Iterator<Item = i32> {
@@ -209,12 +227,7 @@ fn a_stop_to_the_whole_group_is_the_cause_of_the_agents_end() {
     let Some(world) = World::of_bookend("a_stop_to_the_whole_group_is_the_cause") else {
         return;
     };
-    for (signal, ending) in [
-        (15, "interrupted/signal"),
-        (1, "interrupted/signal"),
-        (2, "cancelled/operator"),
-        (3, "cancelled/operator"),
-    ] {
+    for (signal, ending) in STOPS {
         let mut out = world.fifo(&format!("stay{signal}"));
         let process = world.run(["probe", "stay", &out.path()]).own_group().start();
         let agent = out.pid("stay");
@@ -296,12 +309,7 @@ fn a_stop_signal_before_exec_ends_the_task_and_the_agent_never_runs() {
     let Some(world) = World::of_bookend("a_stop_signal_before_exec") else {
         return;
     };
-    for (signal, ending) in [
-        (15, "interrupted/signal"),
-        (1, "interrupted/signal"),
-        (2, "cancelled/operator"),
-        (3, "cancelled/operator"),
-    ] {
+    for (signal, ending) in STOPS {
         let mut begun = world.fifo(&format!("begun{signal}"));
         let go = world.fifo(&format!("go{signal}"));
         let prepare = format!("echo begun 1 >{}; read x <{}", begun.path(), go.path());
@@ -309,11 +317,7 @@ fn a_stop_signal_before_exec_ends_the_task_and_the_agent_never_runs() {
         let process = world.run(["touch", &effect]).options(["--prepare", &prepare]).own_group().start();
         begun.pid("begun");
         world.send(process.pid(), [signal]);
-        process.wait().ended(End::Signal(signal));
-        assert!(!world.path("effect").exists(), "the agent ran");
-        let row = world.rows().pop().expect("a row");
-        assert_eq!(row.ending(), ending);
-        assert_eq!(row.number("stop_signal"), Some(signal.into()));
+        stopped_before_its_agent_ran(&world, process, signal, ending);
     }
 }
 

@@ -2,6 +2,7 @@
 //! whose supervisor dies, executes nothing.
 
 use crate::harness::{End, Proc, World, eventually, open_files, possible};
+use crate::signals::{STOPS, stopped_before_its_agent_ran};
 
 /// Somebody else writes to the ledger, so that the start of a run waits for it.
 struct BusyLedger(rusqlite::Connection);
@@ -54,23 +55,14 @@ fn a_stop_signal_before_the_commit_ends_the_task_and_the_agent_never_runs() {
     let Some(world) = World::of_bookend("a_stop_signal_before_the_commit") else {
         return;
     };
-    for (signal, ending) in [
-        (15, "interrupted/signal"),
-        (1, "interrupted/signal"),
-        (2, "cancelled/operator"),
-        (3, "cancelled/operator"),
-    ] {
+    for (signal, ending) in STOPS {
         let ledger = BusyLedger::new(&world);
         let effect = world.name("effect");
         let process = world.run(["touch", &effect]).own_group().start();
         ledger.wanted_by(&world, &process);
         world.send(process.pid(), [signal]);
         ledger.give_way();
-        process.wait().ended(End::Signal(signal));
-        assert!(!world.path("effect").exists(), "the agent ran");
-        let row = world.rows().pop().expect("a row");
-        assert_eq!(row.ending(), ending);
-        assert_eq!(row.number("stop_signal"), Some(signal.into()));
+        let row = stopped_before_its_agent_ran(&world, process, signal, ending);
         assert_eq!(row.number("exit_code"), None, "nothing was executed that could leave");
     }
 }

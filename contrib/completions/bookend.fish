@@ -185,7 +185,7 @@ journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l since -d 'What was in flight since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l key -d 'Only tasks under this key' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l repo -d 'Only tasks about this repository' -r
-complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l agent -d 'Only tasks of this persona' -r
+complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l agent -d 'Only tasks of this persona, e.g. dev' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l limit -d 'At most this many, the newest' -r
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -l html -d 'Write a page that needs nothing else, instead' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand timeline" -s h -l help -d 'Print help'

@@ -26,14 +26,9 @@ use crate::view::{Code, Severity};
 /// How long a task whose output is read along may be silent before that is a finding.
 pub const STALE: Duration = Duration::from_secs(30 * 60);
 
+// No doc comment: it would become the help of the command.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend list --status failure --since 2d\n  \
-    bookend list --repo charles/claude-hooks --watch\n  \
-    bookend list --jsonl --limit 1000 | jq .cost_usd")]
-pub struct ListArgs {
-    /// Only tasks of this status
-    #[arg(long, value_name = "STATUS", value_parser = status)]
-    status: Option<Status>,
+struct Whose {
     /// Only tasks under this key
     #[arg(long)]
     key: Option<String>,
@@ -43,6 +38,25 @@ pub struct ListArgs {
     /// Only tasks of this persona, e.g. dev
     #[arg(long)]
     agent: Option<String>,
+}
+
+impl Whose {
+    fn filter(self, since: Option<String>, limit: usize) -> Filter {
+        let Whose { key, repo, agent } = self;
+        Filter { status: None, key, repo, agent, since, limit: Some(limit) }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bookend list --status failure --since 2d\n  \
+    bookend list --repo charles/claude-hooks --watch\n  \
+    bookend list --jsonl --limit 1000 | jq .cost_usd")]
+pub struct ListArgs {
+    /// Only tasks of this status
+    #[arg(long, value_name = "STATUS", value_parser = status)]
+    status: Option<Status>,
+    #[command(flatten)]
+    whose: Whose,
     /// Only tasks started since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<String>,
@@ -63,14 +77,7 @@ pub struct ListArgs {
 impl ListArgs {
     pub fn request(self) -> list::Request {
         list::Request {
-            filter: Filter {
-                status: self.status,
-                key: self.key,
-                repo: self.repo,
-                agent: self.agent,
-                since: self.since,
-                limit: Some(self.limit),
-            },
+            filter: Filter { status: self.status, ..self.whose.filter(self.since, self.limit) },
             output: match (self.json, self.jsonl) {
                 (true, _) => list::Output::Json,
                 (_, true) => list::Output::JsonLines,
@@ -249,15 +256,8 @@ pub struct TimelineArgs {
     /// What was in flight since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)
     #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = since)]
     since: String,
-    /// Only tasks under this key
-    #[arg(long)]
-    key: Option<String>,
-    /// Only tasks about this repository
-    #[arg(long)]
-    repo: Option<String>,
-    /// Only tasks of this persona
-    #[arg(long)]
-    agent: Option<String>,
+    #[command(flatten)]
+    whose: Whose,
     /// At most this many, the newest
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = limit)]
     limit: usize,
@@ -268,15 +268,7 @@ pub struct TimelineArgs {
 
 impl TimelineArgs {
     pub fn request(self) -> timeline::Request {
-        let filter = Filter {
-            status: None,
-            key: self.key,
-            repo: self.repo,
-            agent: self.agent,
-            since: Some(self.since),
-            limit: Some(self.limit),
-        };
-        timeline::Request { filter, html: self.html }
+        timeline::Request { filter: self.whose.filter(Some(self.since), self.limit), html: self.html }
     }
 }
 

@@ -160,8 +160,8 @@ impl Gated {
         // the C library's thread data, which it shares, alone.
         // SAFETY: `run` is as said above and touches no stack but its own, which lives in `Shared`. That is
         // boxed, not written by us again, and freed only after the child was seen to have left this memory
-        // (`read_report`), else never. Neither valgrind nor Miri follows a child that shares its parent's
-        // memory: this argument is all there is for `run`.
+        // (`read_report`), else never. AddressSanitizer follows the child, valgrind and Miri do not. Unseen
+        // (see `sys`): whether its stack is long enough.
         let pid = unsafe {
             libc::clone(
                 Shared::run,
@@ -286,7 +286,7 @@ impl Shared {
     }
 
     fn wait_at_gate(&self) {
-        // SAFETY: plain numbers, and one byte of this stack.
+        // SAFETY: plain numbers, and one byte of this stack. Unseen: the kernel writes that byte.
         unsafe {
             if self.orphaned {
                 let _ = syscall!(Sysno::kill, self.supervisor, libc::SIGKILL);
@@ -321,7 +321,7 @@ impl Shared {
             let _ = unsafe { syscall!(Sysno::setpgid, 0, 0) };
         }
         if let Some(cwd) = &self.cwd {
-            // SAFETY: NUL-terminated, and part of `self`.
+            // SAFETY: NUL-terminated, and part of `self`. Unseen: the kernel reads it.
             if let Err(e) = unsafe { syscall!(Sysno::chdir, cwd.as_ptr()) } {
                 self.fail(Step::Chdir, e.into_raw());
             }
@@ -364,7 +364,7 @@ impl Shared {
         let (argv, env) = (self.argv_pointers.as_ptr(), self.env_pointers.as_ptr());
         for file in &self.candidates {
             // SAFETY: the file and what both arrays point to are NUL-terminated and parts of `self`, and the
-            // arrays end with a null pointer.
+            // arrays end with a null pointer. Unseen: the kernel reads them all.
             let Err(e) = (unsafe { syscall!(Sysno::execve, file.as_ptr(), argv, env) }) else { continue };
             match e.into_raw() {
                 libc::EACCES => errno = libc::EACCES,
@@ -385,7 +385,8 @@ impl Shared {
     /// Tells the supervisor where and why it ended, and leaves.
     fn fail(&self, step: Step, errno: i32) -> ! {
         let words = [step as i32, errno];
-        // SAFETY: eight bytes of this stack; at most PIPE_BUF, so written whole or not at all.
+        // SAFETY: eight bytes of this stack; at most PIPE_BUF, so written whole or not at all. Unseen: the
+        // kernel reads them.
         let _ = unsafe { syscall!(Sysno::write, self.report, words.as_ptr(), size_of_val(&words)) };
         leave()
     }

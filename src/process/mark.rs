@@ -281,4 +281,57 @@ mod tests {
         let of_another = b"BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/proc/self/status\0";
         assert_eq!(marked_id(of_another, std::process::id() as i32, &here), None);
     }
+
+    #[test]
+    fn an_environment_is_read_up_to_the_longest_that_can_be_given_and_no_further() {
+        let file = OwnedFd::from(tempfile::tempfile().unwrap());
+        let read = |len: usize| {
+            rustix::fs::ftruncate(&file, len as u64).unwrap();
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).unwrap();
+            read_environ(&file, &mut Vec::new()).map(<[u8]>::len)
+        };
+        assert_eq!(read(LONGEST), Ok(LONGEST));
+        assert_eq!(read(LONGEST + 1), Err(Errno::TOOBIG));
+    }
+
+    /// To open a pipe would wait for ever for who writes into it, and a device may do anything.
+    #[test]
+    fn what_an_environment_names_as_its_ledger_is_never_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("l.db"), "").unwrap();
+        // It can be looked at, and cannot be opened.
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        let named = |named: &str, ledger: &str| {
+            let environ = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(named).display());
+            look(&Whose::new("abc", &path(ledger)), &environ)
+        };
+        assert_eq!(named("socket", "l.db"), Mark::Absent);
+        assert_eq!(named("socket", "socket"), Mark::Carried);
+    }
+
+    #[test]
+    fn a_ledger_is_found_below_a_root_that_may_be_passed_through_and_not_read() {
+        use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("l.db"), "").unwrap();
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o100)).unwrap();
+        let look = || {
+            let none = CapabilitySet::empty();
+            // Of this thread only: the modes of files count for it as for anybody.
+            set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+                .unwrap();
+            assert!(std::fs::read_dir(root.path()).is_err(), "it cannot be read");
+            LedgerFile::at(&root.path().join("l.db")).is(b"/l.db", root.path().to_str().unwrap())
+        };
+        assert_eq!(std::thread::scope(|s| s.spawn(look).join().unwrap()), Some(true));
+    }
+
+    #[test]
+    fn of_an_environment_only_the_marks_are_kept() {
+        let environ = b"A=1\0BOOKEND_TASK_ID=abc\0B=BOOKEND_LEDGER\0BOOKEND_LEDGER=/l\0XBOOKEND_LEDGER=/m\0";
+        assert_eq!(marks_in(environ), b"BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/l");
+        assert_eq!(marks_in(b"A=1\0"), b"");
+    }
 }

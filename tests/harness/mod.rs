@@ -132,7 +132,7 @@ impl World {
         let mut path = self.path("bin").into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into()));
-        vec![
+        let mut environment = vec![
             ("PATH", path),
             ("HOME", self.path("home").into()),
             ("XDG_STATE_HOME", self.path("state").into()),
@@ -140,7 +140,10 @@ impl World {
             ("LC_ALL", "C".into()),
             // Unquoted in a shell line: what stands before the agent.
             ("W", self.prefix(&[]).join(" ").into()),
-        ]
+        ];
+        // What `just sanitize` asks of the sanitizer holds here too.
+        environment.extend(std::env::var_os("ASAN_OPTIONS").map(|options| ("ASAN_OPTIONS", options)));
+        environment
     }
 
     /// What stands before the agent; `options` are bookend's alone.

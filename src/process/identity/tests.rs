@@ -1,6 +1,7 @@
 //! What is read of a process, and what is judged by it.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
@@ -201,4 +202,25 @@ fn a_poll_does_not_spin_in_the_last_millisecond_and_takes_any_wait() {
     assert_eq!(ms(Duration::from_millis(7)), Some(7));
     assert_eq!(ms(Duration::from_micros(7001)), Some(8));
     assert_eq!(ms(Duration::MAX), Some(i32::MAX as u32));
+}
+
+#[test]
+fn the_effective_user_of_a_process_is_told_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let user = |text: &str| {
+        let path = dir.path().join("status");
+        std::fs::write(&path, text).unwrap();
+        user_at(CWD, path.as_os_str().as_encoded_bytes())
+    };
+    assert_eq!(user("Name:\tUid: 9\nUid:\t11\t12\t13\t14\nGid:\t1\t2\t3\t4\n"), Some(12));
+    assert_eq!(user("Name:\tx\n"), None);
+    assert_eq!(super::user(i32::MAX), None);
+    // Root may start one of somebody else's; for anybody else, that is we ourselves.
+    let (uid, nobody) = (nix::unistd::getuid(), 65534);
+    let theirs = if uid.is_root() { nobody } else { uid.as_raw() };
+    let mut child = Command::new("sleep").arg("1000").uid(theirs).spawn().unwrap();
+    let seen = super::user(child.id() as i32);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(seen, Some(theirs));
 }
