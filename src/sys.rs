@@ -517,10 +517,10 @@ pub fn ready_heap() {
     unsafe {
         libc::mallopt(libc::M_TOP_PAD, HEAP as libc::c_int);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * HEAP as libc::c_int);
-        let begin = libc::sbrk(0);
+        let begin = libc::sbrk(0).map_addr(|a| a.next_multiple_of(4096));
         libc::free(std::hint::black_box(libc::malloc(1)));
         if libc::sbrk(0).addr() >= begin.addr() + HEAP {
-            libc::madvise(begin.map_addr(|a| a.next_multiple_of(4096)), HEAP, libc::MADV_POPULATE_WRITE);
+            libc::madvise(begin, HEAP, libc::MADV_POPULATE_WRITE);
         }
     }
 }

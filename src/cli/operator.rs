@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use jiff::civil::{Date, Time};
+use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 
 use super::generate::ForShell;
@@ -329,7 +329,7 @@ fn since(text: &str) -> Result<String, String> {
     let time = if let Ok(time) = text.parse::<Timestamp>() {
         Some(time)
     } else if let Ok(date) = text.parse::<Date>() {
-        date.to_zoned(TimeZone::UTC).ok().map(|z| z.timestamp())
+        Offset::UTC.to_timestamp(date.to_datetime(Time::midnight())).ok()
     } else {
         let ago = duration(text)
             .map_err(|_| "write it like 30m, 2h, 3d, 2026-11-21 or 2026-11-21T12:00:00Z".to_owned())?;

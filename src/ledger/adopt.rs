@@ -177,7 +177,8 @@ fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
         .open(draft)
         .map_err(io)?;
     copy(file, draft).map_err(|e| LedgerError::sql("backing up", file, e))?;
-    let stamp = Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
+    // 20261121T195343Z
+    let stamp = format!("{:.0}", Timestamp::now()).replace(['-', ':'], "");
     let named = with_suffix(file, &format!(".before-bookend-{stamp}"));
     let backup = (0u32..)
         .map(|n| if n == 0 { named.clone() } else { with_suffix(&named, &format!(".{n}")) })

@@ -2,6 +2,7 @@
 
 use anstyle::Style;
 use jiff::Timestamp;
+use jiff::tz::Offset;
 
 use super::screen::Screen;
 use super::tasks::{style, why};
@@ -101,12 +102,21 @@ pub fn timeline(spans: &[Span<'_>], since: Timestamp, now: Timestamp, screen: Sc
     text + &legend + "\n"
 }
 
+/// `11-21`, `12:00` and `:59` of a time in milliseconds, UTC.
+fn day_and_time(ms: i64) -> (String, String, String) {
+    let time = Offset::UTC.to_datetime(Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH));
+    (
+        format!("{:02}-{:02}", time.month(), time.day()),
+        format!("{:02}:{:02}", time.hour(), time.minute()),
+        format!(":{:02}", time.second()),
+    )
+}
+
 /// The first and the last time, with as many between as fit.
 fn axis(begin: i64, end: i64, room: usize) -> String {
-    let format = if end - begin > 36 * 3_600_000 { "%m-%d %H:%M" } else { "%H:%M:%S" };
     let at = |ms: i64| {
-        let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
-        time.to_zoned(jiff::tz::TimeZone::UTC).strftime(format).to_string()
+        let (day, minute, second) = day_and_time(ms);
+        if end - begin > 36 * 3_600_000 { format!("{day} {minute}") } else { minute + &second }
     };
     let label = cells(&at(begin));
     let many = (room / (label + 4)).clamp(1, 6);
@@ -153,8 +163,8 @@ pub fn timeline_html(spans: &[Span<'_>], since: Timestamp, now: Timestamp, ledge
     let ticks: String = (0..=4)
         .map(|n| {
             let ms = begin + (end - begin) * n / 4;
-            let time = Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH);
-            let text = time.to_zoned(jiff::tz::TimeZone::UTC).strftime("%m-%d %H:%M:%S").to_string();
+            let (day, minute, second) = day_and_time(ms);
+            let text = format!("{day} {minute}{second}");
             format!("<span class=\"tick\" style=\"left:{:.3}%\">{text}</span>", share(ms))
         })
         .collect();
