@@ -21,8 +21,10 @@ pub use super::sorting::{IsSupervisor, Seat, Task, Why};
 use super::table::{Proc, Table};
 use crate::task::Identity;
 
-/// How long a process may take to die of SIGKILL before it is reported as surviving.
+/// How long a process may take to end before it is reported as surviving.
 const SETTLE: Duration = Duration::from_secs(2);
+/// The same of one that was sent SIGKILL: it ends, but with a hundred others before it two seconds are few.
+const DYING: Duration = Duration::from_secs(10);
 /// How often a process is looked at that no descriptor was left for, or that could not be told anything.
 const BLIND: Duration = Duration::from_millis(50);
 /// How many pictures one look takes at most: who forks faster than that is met again at the next step.
@@ -74,7 +76,7 @@ enum Phase {
     New,
     Known,
     Terming { until: Instant },
-    Killing { until: Instant },
+    Killing { since: Instant },
     Done,
 }
 
@@ -215,7 +217,11 @@ impl Hunt {
         loop {
             let (until, word) = match self.phase {
                 Phase::Terming { until } => (until, Told::Term),
-                Phase::Killing { until } => (until, Told::Kill),
+                Phase::Killing { since } => {
+                    let dying = |l: &Leftover| l.awaited() && l.told == Told::Kill;
+                    let patience = if self.found.iter().any(dying) { DYING } else { SETTLE };
+                    (since + patience, Told::Kill)
+                }
                 Phase::New | Phase::Known | Phase::Done => return Step::Done,
             };
             let settled = !self.is_awaited();
@@ -226,7 +232,7 @@ impl Hunt {
             } else if settled {
                 return Step::Wait(now);
             } else if late {
-                self.phase = Phase::Killing { until: now + SETTLE };
+                self.phase = Phase::Killing { since: now };
                 self.tell(Told::Kill);
                 looked = false;
             } else {

@@ -54,10 +54,10 @@ const IS_SILENT: &str = "hang";
 
 const KINDS: [Kind; 12] = [
     Kind::of("claude, read as it comes", Agent::Claude, TALKS, Reader::AsItComes),
-    Kind::of("claude, read in bursts", Agent::Claude, TALKS, Reader::InBursts),
     Kind::of("cursor, read as it comes", Agent::Cursor, TALKS, Reader::AsItComes),
     Kind::of("a bookend and claude below it", Agent::Plain, TALKS_BELOW, Reader::AsItComes),
     // What waits for the reader.
+    Kind { fills_kib: 1024, ..Kind::of("claude, read in bursts", Agent::Claude, TALKS, Reader::InBursts) },
     Kind { fills_kib: 1024, ..Kind::of("claude, read too slowly", Agent::Claude, TALKS, Reader::TooSlowly) },
     Kind::of("claude, its reader gone", Agent::Claude, TALKS, Reader::Gone),
     Kind::of("claude, long lines", Agent::Claude, TALKS_BULK, Reader::AsItComes),
