@@ -14,11 +14,12 @@ CREATE INDEX task_history_unsettled ON task_history (started_at) WHERE (
 CREATE INDEX task_history_ended_otherwise ON task_history (status, started_at)
     WHERE status NOT IN ('running', 'success');
 
--- By task, and in order: the moves of a task are together without an index beside the table.
+-- By task, and in order: the moves of a task are together without an index beside the table. A supervisor of
+-- the version before that still runs says no number: what it writes is its task's end.
 ALTER TABLE task_transition RENAME TO bookend_former_transition;
 CREATE TABLE task_transition (
     task_id     TEXT NOT NULL,
-    n           INTEGER NOT NULL,
+    n           INTEGER NOT NULL DEFAULT 2,
     at          TEXT NOT NULL,
     from_status TEXT,
     to_status   TEXT NOT NULL,
