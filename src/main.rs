@@ -28,6 +28,7 @@ mod prune;
 mod recover;
 mod recovery;
 mod redispatch;
+mod regular;
 mod run;
 mod session;
 mod session_cmd;

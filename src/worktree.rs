@@ -23,9 +23,9 @@ use crate::process::caller::Caller;
 use crate::process::environment;
 use crate::process::gate::{Gated, Launch};
 use crate::process::identity;
+use crate::regular;
 use crate::run::{OPTION_VARIABLES, output_pipe};
 use crate::supervise::{Helper, Supervisor};
-use crate::sys;
 use crate::task::Exit;
 
 /// How long git may take at the end of a run.
@@ -138,7 +138,7 @@ pub fn head(cwd: &Path) -> Option<Head> {
 }
 
 fn read(path: &Path, longest: u64) -> Option<String> {
-    String::from_utf8(sys::read_regular(path, 0, longest).ok()?).ok()
+    String::from_utf8(regular::read(path, 0, longest).ok()?).ok()
 }
 
 fn commit(id: &str) -> Option<Head> {

@@ -42,7 +42,7 @@ enum Storey {
 fn storey(module: &str) -> Storey {
     match module {
         "task" => Storey::Words,
-        "sys" | "error" | "log" | "clock" | "failpoint" => Storey::Ground,
+        "sys" | "regular" | "error" | "log" | "clock" | "failpoint" => Storey::Ground,
         "agent" | "process" | "ledger" | "view" => Storey::Trades,
         "cli" => Storey::CommandLine,
         "main" => Storey::Main,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{LedgerError, Result};
 use super::{open, place};
 use crate::failpoint;
-use crate::sys;
+use crate::regular;
 use crate::task::{Counts, EndSource, Ended, Ending, Exit, Sender, Status};
 
 const SLOT_BYTES: i64 = 16 * 1024;
@@ -279,7 +279,7 @@ pub(super) struct Spooled {
 
 impl Waiting {
     fn read(path: PathBuf) -> Option<Waiting> {
-        let read = || sys::read_regular(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
+        let read = || regular::read(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
         let content = match failpoint::hit("merge.read").and_then(|()| read()) {
             // Another command has merged it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,

@@ -11,11 +11,12 @@ mod src {
     #[path = "process/identity.rs"]
     pub mod identity;
     pub mod ledger;
+    pub mod regular;
     pub mod session;
     pub mod task;
 }
 
-pub use src::{agent, error, failpoint, ledger, session, task};
+pub use src::{agent, error, failpoint, ledger, regular, session, task};
 
 pub mod process {
     //! Of the processes only what is parsed.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::agent::{home, is_session_id};
-use crate::sys;
+use crate::regular;
 
 /// A longer list of plugins is not read: the agent would have to wait for it.
 const LONGEST_LIST: u64 = 16 << 20;
@@ -82,7 +82,7 @@ fn holds_something(file: &Path) -> bool {
 /// The skill folders of the installed plugins, as Claude lists them.
 pub fn plugin_folders(config: &Path) -> Vec<PathBuf> {
     let list = config.join("plugins/installed_plugins.json");
-    let list = sys::read_regular(&list, 0, LONGEST_LIST).unwrap_or_default();
+    let list = regular::read(&list, 0, LONGEST_LIST).unwrap_or_default();
     let list: serde_json::Value = serde_json::from_slice(&list).unwrap_or_default();
     let plugins = list["plugins"].as_object().into_iter().flat_map(|p| p.values());
     let installs = plugins.filter_map(|p| p.as_array()).flatten();
