@@ -11,7 +11,8 @@ use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged}
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Stat};
-use crate::process::leftovers::{self, Hunt, Policy, Seat, Summary, Why};
+use crate::process::leftovers::summary::Summary;
+use crate::process::leftovers::{self, Hunt, Policy, Seat, Why};
 use crate::process::oom;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
 

@@ -85,11 +85,24 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> Str
         on_finish: text(&request.on_finish),
         retention_s: request.retention.as_secs(),
         cwd_at_start: lossy(&cwd),
-        stdin_at_start: sys::kind_of_stdin().to_owned(),
+        stdin_at_start: kind_of_stdin().to_owned(),
         read_along,
     };
     // Text and numbers only: there is nothing that JSON could not hold.
     serde_json::to_string(&options).unwrap_or_default()
+}
+
+/// What stdin is, in a word: a prompt that came through a pipe cannot be given again.
+fn kind_of_stdin() -> &'static str {
+    use nix::sys::stat::{SFlag, fstat};
+    let Ok(stat) = fstat(sys::stdio(0)) else { return "closed" };
+    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFIFO => "pipe",
+        SFlag::S_IFSOCK => "socket",
+        SFlag::S_IFREG => "file",
+        SFlag::S_IFCHR => "device",
+        _ => "other",
+    }
 }
 
 impl Options {

@@ -1,6 +1,6 @@
 //! Reading a regular file, whatever somebody may have laid at its path.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -15,10 +15,6 @@ pub fn read(path: &Path, flags: i32, longest: u64) -> io::Result<Vec<u8>> {
         .read(true)
         .custom_flags(flags | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(path)?;
-    read_opened(&file, longest)
-}
-
-fn read_opened(file: &File, longest: u64) -> io::Result<Vec<u8>> {
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     if !file.metadata()?.is_file() {
         return refused("it is not a regular file");

@@ -463,19 +463,6 @@ fn proc_self_stat() -> Option<Vec<u8>> {
     Some(stat)
 }
 
-/// What stdin is, in a word: a prompt that came through a pipe cannot be given again.
-pub fn kind_of_stdin() -> &'static str {
-    use nix::sys::stat::{SFlag, fstat};
-    let Ok(stat) = fstat(stdio(0)) else { return "closed" };
-    match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-        SFlag::S_IFIFO => "pipe",
-        SFlag::S_IFSOCK => "socket",
-        SFlag::S_IFREG => "file",
-        SFlag::S_IFCHR => "device",
-        _ => "other",
-    }
-}
-
 /// What a run needs of the heap until its agent executes, in bytes.
 const HEAP: usize = 416 * 1024;
 

@@ -16,7 +16,10 @@ mod lines;
 mod options;
 
 use std::ffi::{OsStr, OsString};
+use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
+
+use foldhash::quality::FixedState;
 
 use crate::task::{Counts, Outcome};
 
@@ -226,18 +229,7 @@ fn brief(name: &str) -> &str {
 /// What is kept of the id of a call or a message: it may be as long as a line.
 fn hash(id: &str) -> u64 {
     // Nobody gains by making two ids alike but the agent whose own counts would be wrong.
-    const PRIME: u128 = 0x9e37_79b9_7f4a_7c15;
-    let (words, rest) = id.as_bytes().as_chunks::<8>();
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    let mut hash = id.len() as u64;
-    let mut mix = |word: &[u8; 8]| {
-        let product = u128::from(hash ^ u64::from_le_bytes(*word)).wrapping_add(1) * PRIME;
-        hash = product as u64 ^ (product >> 64) as u64;
-    };
-    words.iter().for_each(&mut mix);
-    mix(&last);
-    hash
+    FixedState::default().hash_one(id)
 }
 
 /// Whether `id` may be put into an argv and a path: it comes from an agent's output.

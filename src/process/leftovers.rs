@@ -5,6 +5,8 @@
 //! task's cgroup, where bookend was given one to make it in. Nothing
 //! here blocks but [`end_all`], and nothing here reaps: the run's loop does both.
 
+pub mod summary;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -29,8 +31,6 @@ const DYING: Duration = Duration::from_secs(10);
 const BLIND: Duration = Duration::from_millis(50);
 /// How many pictures one look takes at most: who forks faster than that is met again at the next step.
 const LOOKS: usize = 16;
-/// How many pids a summary names.
-const NAMED: usize = 64;
 
 /// What is done with left-overs (`--leftovers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,32 +131,6 @@ struct Picture {
     table: Table,
 }
 
-/// What was found and what became of it; as JSON the row's `leftovers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Summary {
-    pub found: usize,
-    pub ended: usize,
-    pub left: usize,
-    /// Processes of the same user, begun since the agent was, whose environment cannot be read: perhaps the
-    /// task's, perhaps not.
-    pub unreadable: usize,
-    /// The first of those found, ended or not.
-    pub pids: Vec<i32>,
-    /// Those left on purpose, and why.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub spared: Vec<Spared>,
-    /// Those that should have ended and live, the agent among them if it does.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub survivors: Vec<i32>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Spared {
-    pub pid: i32,
-    pub name: String,
-    pub why: Why,
-}
-
 impl Hunt {
     /// `ends`: what is found is ended ([`Policy::ends`]), with `grace` between SIGTERM and SIGKILL;
     /// otherwise it is only counted.
@@ -254,32 +228,6 @@ impl Hunt {
     /// The cgroup that is the task's alone.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.task.cgroup.as_ref()
-    }
-
-    pub fn summary(&self) -> Summary {
-        let ours = || self.found.iter().filter(|l| l.kind != Kind::Unreadable);
-        let found = ours().count();
-        let ended = ours().filter(|l| l.gone).count();
-        let spared = |l: &Leftover| {
-            let why = match l.kind {
-                Kind::Spared(why) => why,
-                Kind::Supervisor => Why::Supervisor,
-                Kind::Ours | Kind::Unreadable => return None,
-            };
-            Some(Spared { pid: l.stat.pid, name: l.stat.comm.to_string(), why })
-        };
-        let agent = self.task.agent;
-        let survives = |l: &&Leftover| l.kind == Kind::Ours || l.stat.identity() == agent;
-        let survivors = self.found.iter().filter(|l| !l.gone).filter(survives);
-        Summary {
-            found,
-            ended,
-            left: found - ended,
-            unreadable: self.found.iter().filter(|l| l.kind == Kind::Unreadable && !l.gone).count(),
-            pids: ours().map(|l| l.stat.pid).take(NAMED).collect(),
-            spared: ours().filter(|l| !l.gone).filter_map(spared).take(NAMED).collect(),
-            survivors: survivors.map(|l| l.stat.pid).take(NAMED).collect(),
-        }
     }
 
     /// With no child left nothing is below the subreaper: all that the agent ever forked is gone, and one
@@ -527,5 +475,4 @@ pub fn end_all(hunts: &mut [Hunt], is_supervisor: IsSupervisor<'_>) -> Result<()
 }
 
 #[cfg(test)]
-#[path = "leftovers_tests.rs"]
 mod tests;

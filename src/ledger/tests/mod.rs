@@ -1,6 +1,7 @@
 //! The ledger on real files, each test in a directory of its own.
 
 mod endings;
+mod migrating;
 mod opening;
 mod rows;
 mod spooling;

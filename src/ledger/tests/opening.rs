@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::{World, ended, location, new_task, start};
 use crate::ledger::{ChosenBy, Filter, Finished, Ledger, LedgerError, Location, Seen};
 
-use crate::task::{Counts, Ending, Status};
+use crate::task::{Counts, Ending};
 
 const CHILD_FILE: &str = "BOOKEND_TEST_CHILD_FILE";
 const CHILD_ID: &str = "BOOKEND_TEST_CHILD_ID";
@@ -425,62 +425,6 @@ fn child_reads() {
         let ledger = Ledger::open_read_only(&location(Path::new(&file))).unwrap().unwrap();
         assert_eq!(ledger.tasks(&Filter::default()).unwrap()[0].id, "seen");
     }
-}
-
-/// A ledger of version 1 in an adopted file: an index of ours had to take another name.
-#[test]
-fn a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_history() {
-    let world = World::new();
-    drop(world.open());
-    std::fs::remove_file(world.file()).unwrap();
-    let raw = world.raw();
-    raw.execute_batch(include_str!("../migrations/001.sql")).unwrap();
-    raw.execute_batch(
-        "PRAGMA journal_mode = WAL;
-         INSERT INTO bookend_migration VALUES (1, '2026-01-01T00:00:00.000Z');
-         INSERT INTO task_history (id, status, started_at) VALUES
-             ('a', 'success', '2026-01-01T00:00:00.000Z'), ('b', 'running', '2026-01-02T00:00:00.000Z'),
-             ('c', 'failure', '2026-01-03T00:00:00.000Z');
-         INSERT INTO task_transition (task_id, at, to_status) VALUES
-             ('a', 't1', 'running'), ('b', 't2', 'running'), ('a', 't3', 'success'), ('c', 't4', 'failure');
-         DROP INDEX task_history_running;
-         CREATE INDEX task_history_running ON task_history (user);
-         CREATE INDEX bookend_task_history_running ON task_history (started_at) WHERE status = 'running'",
-    )
-    .unwrap();
-    let ledger = world.open();
-    // So does a supervisor that was started before.
-    raw.execute("INSERT INTO task_transition (task_id, at, to_status) VALUES ('b', 't5', 'success')", [])
-        .unwrap();
-    let moves: Vec<(String, i64, String)> = raw
-        .prepare("SELECT task_id, n, to_status FROM task_transition ORDER BY task_id, n")
-        .unwrap()
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .unwrap()
-        .collect::<rusqlite::Result<_>>()
-        .unwrap();
-    let expected = [("a", 1, "running"), ("a", 2, "success"), ("b", 1, "running"), ("b", 2, "success")];
-    let expected = [&expected[..], &[("c", 1, "failure")]].concat();
-    let moves: Vec<_> = moves.iter().map(|(id, n, to)| (id.as_str(), *n, to.as_str())).collect();
-    assert_eq!(moves, expected);
-    let ids: Vec<_> = ledger.tasks(&Filter::default()).unwrap().into_iter().map(|t| t.id).collect();
-    assert_eq!(ids, ["b", "c", "a"]);
-    let failed = Filter { status: Some(Status::Failure), ..Filter::default() };
-    assert_eq!(ledger.tasks(&failed).unwrap().len(), 1);
-    let of = |conn: &Connection| -> std::collections::BTreeMap<String, String> {
-        conn.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
-            .unwrap()
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
-            .unwrap()
-            .collect::<rusqlite::Result<_>>()
-            .unwrap()
-    };
-    let fresh = World::new();
-    drop(fresh.open());
-    let mut schema = of(&raw);
-    let theirs = schema.remove("task_history_running");
-    assert_eq!(theirs.as_deref(), Some("CREATE INDEX task_history_running ON task_history (user)"));
-    assert_eq!(schema, of(&fresh.raw()), "but for that, as if it had been made today");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::Pid;
 
+use super::summary::Summary;
 use super::*;
 
 const NOBODY: IsSupervisor<'static> = &|_| false;
@@ -106,6 +107,23 @@ fn terminal() -> (nix::pty::OpenptyResult, String) {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", pty.slave.as_raw_fd())).unwrap();
     let words = format!("exec 3<>{}", path.display());
     (pty, words)
+}
+
+#[test]
+fn who_was_sent_sigkill_is_given_longer_to_die_than_who_was_only_told() {
+    // One that does not end: this test. Nothing is sent to it, since it has had its signal.
+    let stat = identity::stat(std::process::id().cast_signed()).unwrap().unwrap();
+    let since = Instant::now();
+    for (kind, told, patience) in [(Kind::Ours, Told::Kill, DYING), (Kind::Supervisor, Told::Term, SETTLE)] {
+        let mut hunt = hunt(stat.identity(), Seat::Stranger, true, 0);
+        let handle = identity::open(&stat.identity()).unwrap();
+        hunt.found.push(Leftover { stat, kind, handle, told, gone: false });
+        hunt.phase = Phase::Killing { since };
+        let nearly = since + patience - Duration::from_millis(1);
+        assert!(matches!(hunt.go_on(nearly, false), Step::Wait(_)), "{patience:?}");
+        assert_eq!(hunt.go_on(since + patience, false), Step::Done, "{patience:?}");
+        assert_eq!(hunt.summary().ended, 0);
+    }
 }
 
 #[test]
