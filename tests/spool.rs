@@ -2,6 +2,7 @@
 //! write takes it in. The caller sees the agent's exit status all the same.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -135,16 +136,22 @@ fn an_ending_that_finds_the_disk_full_lies_in_the_room_that_was_kept_for_it() {
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_LEDGER", &ledger));
     let filler = disk.0.join("filler");
     // As much as there is, to the last page.
-    let full = fs::write(&filler, vec![0; 4 << 20]).expect_err("the disk is full");
-    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let fill = || {
+        let mut filler = fs::File::options().create(true).append(true).open(&filler).expect("the filler");
+        let full = filler.write_all(&[0; 4 << 20]).expect_err("the disk is full");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    };
+    fill();
     waiting.end_in_spool(&world);
+    // The record needs less than was kept for it, and the rest is given back.
+    fill();
     let spool = disk.0.join("bookend.db.d/spool");
     assert_eq!(records(&spool), ["one.json"]);
 
     let still_full = bookend(&world, &["recover", "--ledger", &ledger]);
     assert_eq!(still_full.end, End::Code(125), "{still_full:?}");
     assert!(still_full.stderr.contains("free some space there"), "{still_full:?}");
-    fs::remove_file(filler).expect("room again");
+    fs::remove_file(&filler).expect("room again");
     recover(&world, &["--ledger", &ledger]);
     let row = &world.sql_of("disk/bookend.db", "SELECT * FROM task_history")[0];
     assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), ("failure/exit", "spool"));

@@ -40,6 +40,10 @@ const INSERT_VERSION: &str = "INSERT INTO bookend_migration (version, applied_at
 
 const SETTINGS: &str = "PRAGMA cache_size = -256";
 
+/// The page of a new ledger, in bytes. A run changes a little in each of a dozen pages, all of which go into
+/// the log; a row without a long prompt has room enough in this.
+const PAGE: u32 = 2048;
+
 /// What an opened ledger file turned out to be.
 #[derive(Debug)]
 pub enum Found {
@@ -148,6 +152,8 @@ pub fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
         // The last one to close would else empty the log, two more fsyncs for every lone run, and remove
         // it: but a reader that may not write there needs it (DESIGN: persistent WAL).
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // No statement is made ready a second time because of what is bound to it.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         conn.busy_handler(Some(patience(busy_patience())))?;
         Ok(conn)
     };
@@ -252,6 +258,7 @@ fn fill(draft: &Path) -> Result<()> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(failed)?;
+    conn.pragma_update(None, "page_size", PAGE).map_err(failed)?;
     conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(failed)?;
     migrate(&mut conn, draft)?;
     conn.close().map_err(|(_, e)| failed(e))

@@ -1,6 +1,6 @@
 //! The rows of `task_history` and their moves, read and written.
 
-use rusqlite::{Connection, OptionalExtension, Row, named_params};
+use rusqlite::{Connection, Error, OptionalExtension, Row, Statement, ToSql, named_params};
 use serde_json::Value;
 
 use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime};
@@ -255,8 +255,8 @@ pub fn transitions(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Transiti
 
 /// The `running` row and the line that says it came into being.
 pub fn insert(conn: &Connection, task: &NewTask, live: &LiveLock, by: &str) -> rusqlite::Result<()> {
-    conn.execute(
-        INSERT_TASK,
+    execute(
+        &mut conn.prepare(INSERT_TASK)?,
         named_params! {
             ":id": task.id,
             ":key": task.key,
@@ -323,8 +323,7 @@ pub fn record_move(
 }
 
 pub fn progress(conn: &Connection, id: &str, counts: &Counts, seen: &Seen<'_>) -> rusqlite::Result<()> {
-    conn.prepare_cached(UPDATE_PROGRESS)?.execute(named_params! {
-        ":id": id,
+    let values = named_params! {
         ":cost_usd": counts.cost_usd,
         ":turns": counts.turns,
         ":input_tokens": counts.input_tokens,
@@ -334,8 +333,31 @@ pub fn progress(conn: &Connection, id: &str, counts: &Counts, seen: &Seen<'_>) -
         ":model": seen.model,
         ":tool_in_flight": seen.tool_in_flight,
         ":last_seen_at": seen.at,
-    })?;
-    Ok(())
+        ":id": id,
+    };
+    execute(&mut *conn.prepare_cached(UPDATE_PROGRESS)?, values).map(drop)
+}
+
+/// Executes a statement with all its values, which are given in the order in which it first names them: to
+/// have each name looked up among all was a thirtieth of a run.
+///
+/// # Errors
+/// Where there are more or fewer of them than it names, or one in another place.
+pub(super) fn execute(
+    statement: &mut Statement<'_>,
+    values: &[(&str, &dyn ToSql)],
+) -> rusqlite::Result<usize> {
+    let named = statement.parameter_count();
+    if named != values.len() {
+        return Err(Error::InvalidParameterCount(values.len(), named));
+    }
+    for (index, (name, value)) in (1..).zip(values) {
+        if statement.parameter_name(index) != Some(name) {
+            return Err(Error::InvalidParameterName((*name).to_owned()));
+        }
+        statement.raw_bind_parameter(index, value)?;
+    }
+    statement.raw_execute()
 }
 
 /// Whether there is such a task.

@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
+use nix::dir::Dir;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
@@ -70,9 +71,15 @@ fn is_pipe(number: RawFd) -> bool {
 
 /// The descriptors above 2 that are open now. Where there is no /proc, none are known and all stay open.
 fn open_descriptors() -> Vec<RawFd> {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
-    let found: Vec<RawFd> =
-        entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).filter(|fd| *fd > 2).collect();
-    // The directory's own descriptor is closed by now.
-    found.into_iter().filter(|&fd| fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok()).collect()
+    const LIST: &str = "/proc/self/fd";
+    // Its size is the number of them since Linux 6.2, and 0 before (proc_pid_fd(5)); 0 to 2 are all open.
+    if fs::metadata(LIST).is_ok_and(|list| list.len() == 3) {
+        return Vec::new();
+    }
+    let Ok(mut list) = Dir::open(LIST, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) else {
+        return Vec::new();
+    };
+    let own = list.as_raw_fd();
+    let numbers = list.iter().filter_map(|entry| entry.ok()?.file_name().to_str().ok()?.parse().ok());
+    numbers.filter(|&fd| fd > 2 && fd != own).collect()
 }

@@ -199,11 +199,14 @@ fn one_that_ends_by_itself_ends_as_any_other() {
 #[test]
 fn a_left_over_that_may_not_be_signalled_is_counted_and_not_waited_for() {
     let Some((world, specs)) = world("a_left_over_that_may_not_be_signalled") else { return };
-    let mut out = world.fifo("out");
-    let script = format!("probe daemon -- raised with uid=0 setsid -- probe stay {}; exit 1", out.path());
-    let run = world.run_sh(&format!("{script} & wait; exit 1")).options(["--grace", "60s"]).with(&specs);
+    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
+    let daemon = format!("probe daemon -- raised with uid=0 setsid -- probe stay {}", out.path());
+    let script = format!("{daemon}; read x <{}; exit 1", go.path());
+    let run = world.run_sh(&script).options(["--grace", "60s"]).with(&specs);
     let run = run.start();
     let left = out.pid("stay");
+    // Before it is another user's, it may be signalled.
+    go.tell("now");
     run.wait().ended(End::Code(1));
     let row = world.row().json("leftovers");
     assert_eq!((&row["found"], &row["ended"], &row["left"]), (&1.into(), &0.into(), &1.into()), "{row}");
