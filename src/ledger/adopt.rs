@@ -12,6 +12,7 @@ mod rebuild;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -273,7 +274,7 @@ fn transform(tx: &Connection, file: &Path) -> Result<()> {
         dialect.prefixes = prefixes(tx)?;
         open::record_versions(tx)?;
         tx.execute(INSERT_SETTING, [serde_json::to_string(&dialect).unwrap_or_default()])?;
-        dialect::register(tx, Some(dialect))
+        dialect::register(tx, &Arc::new(dialect))
     };
     settle().map_err(failed("settling what was adopted"))?;
     tx.execute_batch(include_str!("adopt/trial.sql"))

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rusqlite::{ErrorCode, Transaction};
 
+use super::dialect::Dialect;
 use super::ending::{self, By, Finished};
 use super::error::{LedgerError, Result, step};
 use super::live::{Live, LiveEvidence, LiveLock};
@@ -17,13 +18,20 @@ use crate::task::{Ended, NewTask, Session, Task};
 pub struct Claim<'a> {
     tx: Transaction<'a>,
     file: &'a Path,
+    dialect: &'a Dialect,
     spool_dir: &'a Path,
     live: &'a Live,
 }
 
 impl<'a> Claim<'a> {
-    pub(super) fn new(tx: Transaction<'a>, file: &'a Path, spool_dir: &'a Path, live: &'a Live) -> Claim<'a> {
-        Claim { tx, file, spool_dir, live }
+    pub(super) fn new(
+        tx: Transaction<'a>,
+        file: &'a Path,
+        dialect: &'a Dialect,
+        spool_dir: &'a Path,
+        live: &'a Live,
+    ) -> Claim<'a> {
+        Claim { tx, file, dialect, spool_dir, live }
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
@@ -85,7 +93,7 @@ impl<'a> Claim<'a> {
     /// As [`super::Ledger::finish`], as part of this claim.
     pub fn end(&self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
-        ending::end(&self.tx, id, ended, by)
+        ending::end(&self.tx, self.dialect, id, ended, by)
             .and_then(|finished| step("mark.ended").map(|()| finished))
             .map_err(self.failed("ending a task"))
     }
@@ -101,7 +109,7 @@ impl<'a> Claim<'a> {
     /// Writes the `running` row.
     pub fn insert(&self, task: &NewTask, live: &LiveLock, by: &str) -> Result<()> {
         let clash = |e: &rusqlite::Error| e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
-        match tasks::insert(&self.tx, task, live, by) {
+        match tasks::insert(&self.tx, self.dialect, task, live, by) {
             Err(e) if clash(&e) => Err(if self.task(&task.id)?.is_some() {
                 LedgerError::TaskExists { id: task.id.clone(), path: self.file.to_owned() }
             } else if let Some(key) = task.key.clone() {

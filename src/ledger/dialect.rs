@@ -1,9 +1,11 @@
 //! How an adopted ledger writes times and session ids, and how they are read: as ours, whoever wrote them.
 //!
-//! What bookend writes into columns that another program had before goes through the SQL functions
-//! `kept_time(column, time)` and `kept_session(provider, id)`; in a ledger of its own both change nothing.
+//! What bookend writes into columns that another program had before goes through [`Dialect::time`], or
+//! through the SQL functions `kept_time(column, time)` and `kept_session(provider, id)`; in a ledger of its
+//! own all change nothing. Of what a statement that calls a function changes, SQLite keeps a copy first.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -154,6 +156,14 @@ pub fn prefixed(provider: Option<&str>, session_id: &str) -> Option<String> {
 }
 
 impl Dialect {
+    /// A time of ours as it is kept in `table.column`.
+    pub fn time(&self, column: &str, time: &str) -> Value {
+        match self.times.get(column) {
+            Some(format) => format.write(time),
+            None => Value::Text(time.to_owned()),
+        }
+    }
+
     fn session(&self, provider: Option<&str>, id: String) -> String {
         let is_used = |word: &&str| self.prefixes.iter().any(|p| p == word);
         let word = match provider {
@@ -168,18 +178,14 @@ impl Dialect {
     }
 }
 
-/// Teaches a connection how its ledger writes; `None`: as bookend does.
-pub fn register(conn: &Connection, dialect: Option<Dialect>) -> rusqlite::Result<()> {
+/// Teaches a connection how its ledger writes.
+pub fn register(conn: &Connection, dialect: &Arc<Dialect>) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
-    let dialect = dialect.unwrap_or_default();
-    let times = dialect.times.clone();
+    let (of_times, dialect) = (Arc::clone(dialect), Arc::clone(dialect));
     conn.create_scalar_function("kept_time", 2, flags, move |ctx| {
         let column: String = ctx.get(0)?;
         let time: Option<String> = ctx.get(1)?;
-        Ok(time.map(|time| match times.get(&column) {
-            Some(format) => format.write(&time),
-            None => Value::Text(time),
-        }))
+        Ok(time.map(|time| of_times.time(&column, &time)))
     })?;
     conn.create_scalar_function("kept_session", 2, flags, move |ctx| {
         let provider: Option<String> = ctx.get(0)?;

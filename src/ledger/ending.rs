@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::dialect::{AnyText, AnyTime};
+use super::dialect::{AnyText, AnyTime, Dialect};
 use super::error::step;
 use super::sessions::{self, Used};
 use super::tasks::{self, Move};
@@ -20,8 +20,8 @@ const UPDATE_ENDED: &str = "
         status = :status,
         reason = :reason,
         error = :error,
-        finished_at = kept_time('task_history.finished_at', :finished_at),
-        last_seen_at = coalesce(:finished_at, last_seen_at),
+        finished_at = :finished_at,
+        last_seen_at = coalesce(:last_seen_at, last_seen_at),
         duration_ms = :duration_ms,
         cost_usd = coalesce(:cost_usd, cost_usd),
         session_cost_usd = coalesce(:session_cost_usd, session_cost_usd),
@@ -79,7 +79,13 @@ struct Open {
 }
 
 /// Ends a task, inside the caller's transaction.
-pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::Result<Finished> {
+pub fn end(
+    conn: &Connection,
+    dialect: &Dialect,
+    id: &str,
+    ended: &Ended,
+    by: By<'_>,
+) -> rusqlite::Result<Finished> {
     let open = conn
         .prepare_cached(SELECT_OPEN)?
         .query_row([id], |row| {
@@ -102,7 +108,7 @@ pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::
     }
     let at = ended.finished_at.clone().unwrap_or_else(super::now);
     let session_id = ended.session_id.as_deref().or(open.session_id.as_deref());
-    update(conn, id, ended, &open, session_id, &at)?;
+    update(conn, dialect, id, ended, &open, session_id, &at)?;
     step("end.updated")?;
     let used = Used { task: id, key: open.key.as_deref(), provider: open.provider.as_deref(), at: &at };
     let mut invalidated = None;
@@ -120,6 +126,7 @@ pub fn end(conn: &Connection, id: &str, ended: &Ended, by: By<'_>) -> rusqlite::
 
 fn update(
     conn: &Connection,
+    dialect: &Dialect,
     id: &str,
     ended: &Ended,
     open: &Open,
@@ -131,11 +138,13 @@ fn update(
         Some(Exit::Signal(signal)) => (None, Some(signal)),
         None => (None, None),
     };
+    let finished_at = ended.finished_at.as_deref().map(|t| dialect.time("task_history.finished_at", t));
     let values = named_params! {
         ":status": ended.ending.status().as_str(),
         ":reason": ended.ending.reason(),
         ":error": ended.error,
-        ":finished_at": ended.finished_at,
+        ":finished_at": finished_at,
+        ":last_seen_at": ended.finished_at,
         ":duration_ms": ended.duration_ms,
         ":cost_usd": ended.counts.cost_usd,
         ":session_cost_usd": ended.session_cost_usd,

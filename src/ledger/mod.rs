@@ -25,6 +25,7 @@ pub mod tests;
 mod wal;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -32,6 +33,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::failpoint;
 use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
+use dialect::Dialect;
 use ending::By;
 use error::step;
 use live::{Live, LiveFile};
@@ -68,6 +70,7 @@ const BRIEF: Duration = Duration::from_millis(250);
 pub struct Ledger {
     conn: Connection,
     log: Log,
+    dialect: Arc<Dialect>,
     at: Location,
     live: Live,
     spool_dir: PathBuf,
@@ -104,8 +107,8 @@ impl Ledger {
     /// Opens the ledger for writing; makes it, or brings its tables up to date, if need be. What waits in
     /// the spool is merged, see [`Ledger::merged`].
     pub fn open(at: &Location) -> Result<Ledger> {
-        let (conn, log) = open::read_write(at)?;
-        let mut ledger = Ledger::over(conn, log, at);
+        let (conn, log, dialect) = open::read_write(at)?;
+        let mut ledger = Ledger::over(conn, log, dialect, at);
         failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         ledger.merged = ledger.merge_spool()?;
         Ok(ledger)
@@ -113,14 +116,15 @@ impl Ledger {
 
     /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
     pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
-        Ok(open::read_only(at)?.map(|conn| Ledger::over(conn, Log::default(), at)))
+        Ok(open::read_only(at)?.map(|conn| Ledger::over(conn, Log::default(), Arc::default(), at)))
     }
 
-    fn over(conn: Connection, log: Log, at: &Location) -> Ledger {
+    fn over(conn: Connection, log: Log, dialect: Arc<Dialect>, at: &Location) -> Ledger {
         let private = at.private_dir();
         Ledger {
             conn,
             log,
+            dialect,
             at: at.clone(),
             live: Live::at(private.join("live")),
             spool_dir: private.join("spool"),
@@ -168,7 +172,7 @@ impl Ledger {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .and_then(|tx| step("claim.begun").map(|()| tx))
             .map_err(|e| LedgerError::sql("claiming", file, e))?;
-        Ok(Claim::new(tx, file, &self.spool_dir, &self.live))
+        Ok(Claim::new(tx, file, &self.dialect, &self.spool_dir, &self.live))
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
@@ -234,9 +238,10 @@ impl Ledger {
     /// ever updates a running row. `by` is the command that ends it.
     pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
+        let dialect = Arc::clone(&self.dialect);
         let finished = self.in_transaction("ending a task", |conn| {
             step("end.begun")?;
-            let finished = ending::end(conn, id, ended, by)?;
+            let finished = ending::end(conn, &dialect, id, ended, by)?;
             step("end.written").map(|()| finished)
         })?;
         step("end.committed").map(|()| finished).map_err(self.failed("ending a task"))
@@ -370,8 +375,9 @@ impl Ledger {
     fn merge_record(&mut self, path: &Path, record: &spool::Spooled) -> Result<MergeOutcome> {
         let by = By { pid: record.by_pid, command: &record.by_command };
         let (task, ended) = (&record.task, &record.ended);
+        let dialect = Arc::clone(&self.dialect);
         let finished = self.in_transaction("merging a spooled record", |conn| {
-            match ending::end(conn, task, ended, by)? {
+            match ending::end(conn, &dialect, task, ended, by)? {
                 // Merged before, and its file was not removed: a crash in between, or another merger.
                 Finished::AlreadyTerminal(_) if ending::is_merged(conn, task, ended)? => {
                     Ok(Finished::Done { invalidated: None })

@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::config::DbConfig;
@@ -57,7 +58,7 @@ pub enum Found {
 }
 
 /// Opens the ledger for writing; makes it, or brings it up to date, if need be.
-pub fn read_write(at: &Location) -> Result<(Connection, Log)> {
+pub fn read_write(at: &Location) -> Result<(Connection, Log, Arc<Dialect>)> {
     check_sqlite()?;
     let file = at.file.as_path();
     // First of all: beside what is no ledger of ours, nothing is made.
@@ -86,10 +87,12 @@ pub fn read_write(at: &Location) -> Result<(Connection, Log)> {
         }
         Found::Empty | Found::Foreign => return Err(foreign(file)),
     };
-    dialect::register(&conn, adopted.clone())
+    let is_ours = adopted.is_none();
+    let dialect = Arc::new(adopted.unwrap_or_default());
+    dialect::register(&conn, &dialect)
         .and_then(|()| conn.execute_batch(SETTINGS))
         .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
-    if adopted.is_none() {
+    if is_ours {
         for (path, meta) in [(file, &meta), (&log_path, &log_meta), (&index, &index_meta)] {
             if let Some(meta) = meta {
                 place::tighten(path, meta)?;
@@ -97,7 +100,7 @@ pub fn read_write(at: &Location) -> Result<(Connection, Log)> {
         }
     }
     let log = Log::keep(&mut conn, file, log_meta.map(|m| m.ino()))?;
-    Ok((conn, log))
+    Ok((conn, log, dialect))
 }
 
 /// Opens the ledger for reading; makes and changes nothing. `None`: there is none.
@@ -115,7 +118,7 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
         .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     match look(&conn, file)? {
         Found::Ledger { version, adopted } => {
-            dialect::register(&conn, adopted)
+            dialect::register(&conn, &Arc::new(adopted.unwrap_or_default()))
                 .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
             refuse_newer(file, version)?;
             if version < VERSION {

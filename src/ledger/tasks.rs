@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Error, OptionalExtension, Row, Statement, ToSql, named_params};
 use serde_json::Value;
 
-use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime};
+use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime, Dialect};
 use super::live::LiveLock;
 use crate::task::{Counts, Identity, NewTask, Status, Task, Transition};
 
@@ -106,8 +106,8 @@ const SELECT_TRANSITIONS: &str = "
     SELECT task_id, at, from_status, to_status, reason, by_pid, by_command
     FROM task_transition WHERE task_id = ?1 ORDER BY n";
 
-/// OR FAIL: whatever goes wrong, the transaction is given up, and SQLite need not keep a copy of each page
-/// for giving up this statement alone.
+/// OR FAIL, and no function: whatever goes wrong, the transaction is given up, and SQLite need not keep a
+/// copy of each page for giving up this statement alone.
 const INSERT_TASK: &str = "
     INSERT OR FAIL INTO task_history
         (id, key, repo, issue_number, user, agent, agent_type, model, provider, status, started_at,
@@ -118,10 +118,10 @@ const INSERT_TASK: &str = "
          cache_creation_tokens, artifacts)
     VALUES
         (:id, :key, :repo, :issue_number, :user, :agent, :agent_type, :model, :provider, 'running',
-         kept_time('task_history.started_at', :started_at), :session_id, :resumed_from, :argv, :cwd,
+         :started_at, :session_id, :resumed_from, :argv, :cwd,
          :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
-         :agent_pid, :agent_start, :cgroup,
-         :started_at, :on_finish, :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before,
+         :agent_pid, :agent_start, :cgroup, :last_seen_at, :on_finish,
+         :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before,
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 const INSERT_TRANSITION: &str = "
@@ -254,7 +254,13 @@ pub fn transitions(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Transiti
 }
 
 /// The `running` row and the line that says it came into being.
-pub fn insert(conn: &Connection, task: &NewTask, live: &LiveLock, by: &str) -> rusqlite::Result<()> {
+pub fn insert(
+    conn: &Connection,
+    dialect: &Dialect,
+    task: &NewTask,
+    live: &LiveLock,
+    by: &str,
+) -> rusqlite::Result<()> {
     execute(
         &mut conn.prepare(INSERT_TASK)?,
         named_params! {
@@ -267,7 +273,7 @@ pub fn insert(conn: &Connection, task: &NewTask, live: &LiveLock, by: &str) -> r
             ":agent_type": task.agent_type,
             ":model": task.model,
             ":provider": task.provider,
-            ":started_at": task.started_at,
+            ":started_at": dialect.time("task_history.started_at", &task.started_at),
             ":session_id": task.session_id,
             ":resumed_from": task.resumed_from,
             ":argv": json_array(&task.argv),
@@ -283,6 +289,7 @@ pub fn insert(conn: &Connection, task: &NewTask, live: &LiveLock, by: &str) -> r
             ":agent_pid": task.agent_process.map(|a| a.pid),
             ":agent_start": task.agent_process.map(|a| a.start.cast_signed()),
             ":cgroup": task.place.cgroup,
+            ":last_seen_at": task.started_at,
             ":on_finish": task.on_finish,
             ":retention_secs": task.retention_secs,
             ":user_argv": json_array(&task.user_argv),

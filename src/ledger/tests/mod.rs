@@ -122,7 +122,7 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
 /// finds it by an index that holds nothing else.
 pub fn each_uses_an_index(queries: &[&str]) {
     let conn = Connection::open_in_memory().unwrap();
-    super::dialect::register(&conn, None).unwrap();
+    super::dialect::register(&conn, &Default::default()).unwrap();
     super::open::make_tables(&conn).unwrap();
     for sql in queries {
         let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
