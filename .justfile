@@ -66,7 +66,7 @@ mutants *args:
 
 # How fast bookend is, each figure beside its peer's: a table, and target/bench.json. See `just bench --help`.
 bench *args:
-    cargo build --release
+    cargo build --release --bin bookend --example least
     cargo test --quiet --bench bench -- measure {{args}}
 
 # Whether bookend does its work in no more instructions than before; --renew keeps what is counted now.

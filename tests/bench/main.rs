@@ -114,7 +114,7 @@ impl Bench {
     }
 }
 
-fn scratch() -> &'static Path {
+pub fn scratch() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
 

@@ -1,20 +1,23 @@
 //! Starting programs with as little of our own as can be, and taking their time in turns.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
+use tempfile::TempPath;
+
 use crate::figure::Pair;
 use crate::harness::World;
-use crate::target;
+use crate::{scratch, target};
+
+/// Into so many rounds the runs of a figure are cut, each with programs of its own.
+pub const ROUNDS: usize = 10;
 
 /// A command that can be started again and again: its program is an absolute path, so that std spawns it
 /// (vfork) instead of forking us.
 pub fn command(world: &World, argv: &[&str]) -> Command {
-    let bookend = bookend();
-    let program = if argv[0] == "bookend" { bookend.to_str().expect("UTF-8") } else { argv[0] };
-    let mut command = plain(&[&[program], &argv[1..]].concat());
+    let mut command = plain(argv);
     // No git worktree: bookend asks git what a run made of one.
     command.env_clear().envs(world.environment()).current_dir("/");
     command
@@ -29,9 +32,27 @@ pub fn plain(argv: &[&str]) -> Command {
     command
 }
 
+/// As [`command`], of a copy of the program, made as who installs it makes one. How fast a program starts
+/// depends on where its pages happen to lie in memory, by several per cent.
+pub fn installed(world: &World, argv: &[&str]) -> (TempPath, Command) {
+    let copy = install(argv[0]);
+    let command = command(world, &[&[copy.to_str().expect("UTF-8")], &argv[1..]].concat());
+    (copy, command)
+}
+
+pub fn install(program: &str) -> TempPath {
+    let copy = tempfile::Builder::new().prefix("installed.").tempfile_in(scratch()).expect("a file");
+    let copy = copy.into_temp_path();
+    fs::copy(absolute(program), &copy).unwrap_or_else(|e| panic!("installing {program}: {e}"));
+    copy
+}
+
 fn absolute(name: &str) -> PathBuf {
-    if name.contains('/') {
-        return name.into();
+    match name {
+        "bookend" => return bookend(),
+        "least" => return least(),
+        path if path.contains('/') => return path.into(),
+        _ => {}
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|d| d.join(name)).find(|p| p.is_file());
@@ -40,7 +61,16 @@ fn absolute(name: &str) -> PathBuf {
 
 /// What is released, not what the tests drive.
 pub fn bookend() -> PathBuf {
-    let path = target("release/bookend");
+    built("release/bookend")
+}
+
+/// What does the least that keeps two rows: `least.rs`.
+fn least() -> PathBuf {
+    built("release/examples/least")
+}
+
+fn built(name: &str) -> PathBuf {
+    let path = target(name);
     assert!(path.exists(), "{} is missing: `just bench` builds it", path.display());
     path
 }
@@ -70,6 +100,19 @@ pub fn in_turns(pairs: usize, mut ours: impl FnMut() -> f64, mut theirs: impl Fn
         }
     };
     (0..pairs).map(&mut pair).collect()
+}
+
+/// As [`runs_in_turns`], in rounds, with both programs [`installed`] anew for each.
+pub fn rounds_in_turns(
+    pairs: usize,
+    ours: impl Fn() -> (TempPath, Command),
+    theirs: impl Fn() -> (TempPath, Command),
+) -> Vec<Pair> {
+    let round = |_| {
+        let ((_our_program, mut ours), (_their_program, mut theirs)) = (ours(), theirs());
+        runs_in_turns(pairs.div_ceil(ROUNDS), &mut ours, &mut theirs)
+    };
+    (0..ROUNDS).flat_map(round).collect()
 }
 
 /// Whole runs of two commands in turns; a few first that do not count.

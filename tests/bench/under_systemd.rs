@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::Bench;
 use crate::figure::{Figure, Measured, Pair, Target};
 use crate::machine::Machine;
-use crate::measure::{bookend, plain, runs_in_turns};
+use crate::measure::{install, plain, runs_in_turns};
 
 const RUN: &str = "bookend run -- true";
 const SYSTEMD_RUN: &str = "systemd-run --wait --quiet true";
@@ -16,7 +16,8 @@ pub fn measure(bench: &Bench) -> Vec<Figure> {
     let (what, target) = ("a run, whole", Some(Target::AtMost(0.3)));
     let world = bench.world();
     let bind = |from: &Path, to: &str| format!("{}:{to}", from.display());
-    let program = bind(&bookend(), "/usr/bin/bookend:ro");
+    let installed = install("bookend");
+    let program = bind(&installed, "/usr/bin/bookend:ro");
     let us = bind(&std::env::current_exe().expect("our own path"), "/usr/bin/bench:ro");
     let state = bind(&world.path("state"), STATE);
     let options = ["--bind", &program, "--bind", &us, "--bind", &state];
