@@ -116,7 +116,8 @@ impl Ledger {
 
     /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
     pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
-        Ok(open::read_only(at)?.map(|conn| Ledger::over(conn, Log::default(), Arc::default(), at)))
+        let opened = open::read_only(at)?;
+        Ok(opened.map(|(conn, dialect)| Ledger::over(conn, Log::default(), dialect, at)))
     }
 
     fn over(conn: Connection, log: Log, dialect: Arc<Dialect>, at: &Location) -> Ledger {

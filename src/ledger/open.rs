@@ -104,7 +104,7 @@ pub fn read_write(at: &Location) -> Result<(Connection, Log, Arc<Dialect>)> {
 }
 
 /// Opens the ledger for reading; makes and changes nothing. `None`: there is none.
-pub fn read_only(at: &Location) -> Result<Option<Connection>> {
+pub fn read_only(at: &Location) -> Result<Option<(Connection, Arc<Dialect>)>> {
     check_sqlite()?;
     let file = at.file.as_path();
     let meta = place::check_type(file)?;
@@ -118,13 +118,14 @@ pub fn read_only(at: &Location) -> Result<Option<Connection>> {
         .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     match look(&conn, file)? {
         Found::Ledger { version, adopted } => {
-            dialect::register(&conn, &Arc::new(adopted.unwrap_or_default()))
+            let dialect = Arc::new(adopted.unwrap_or_default());
+            dialect::register(&conn, &dialect)
                 .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
             refuse_newer(file, version)?;
             if version < VERSION {
                 return Err(LedgerError::Older { path: file.to_owned(), ledger: version, program: VERSION });
             }
-            Ok(Some(conn))
+            Ok(Some((conn, dialect)))
         }
         Found::Empty => Ok(None),
         Found::Foreign => Err(foreign(file)),

@@ -9,6 +9,7 @@ mod spooling;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use tempfile::TempDir;
 
 use super::{ChosenBy, Ledger, LiveLock, Location};
@@ -122,6 +123,7 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
 /// finds it by an index that holds nothing else.
 pub fn each_uses_an_index(queries: &[&str]) {
     let conn = Connection::open_in_memory().unwrap();
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
     super::dialect::register(&conn, &Default::default()).unwrap();
     super::open::make_tables(&conn).unwrap();
     for sql in queries {
