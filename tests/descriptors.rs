@@ -40,6 +40,14 @@ fn a_closed_further_descriptor_gives_its_reader_the_end() {
     assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
 }
 
+#[test]
+fn our_own_messages_still_come_when_a_further_descriptor_was_let_go_of() {
+    let world = World::new();
+    let run = world.run(["true"]).options(["-v"]).with(["open=5:w:/dev/null"]).run();
+    let said = run.ended(End::Code(0)).stderr;
+    assert!(said.contains("ended as success"), "{said}");
+}
+
 /// A pipe with both ends inherited: were one of them held, neither side would ever see the end.
 #[test]
 fn inherited_pipes_of_the_agents_own_job_end_too() {
