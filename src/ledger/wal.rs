@@ -37,7 +37,7 @@ const WORTH_COPYING: u32 = 64;
 /// A little more than a commit writes, in pages: of those that make the log longer by `WORTH_COPYING` one or
 /// two copy it, whether they are one program's or a hundred programs'.
 const STRIDE: u32 = 8;
-/// Pages of log, 4 MiB, from which it is long.
+/// Pages of log from which it is long: 2 MiB where the pages are ours.
 const LONG: u32 = 1024;
 /// Pages that others may have written since the copying began. If more are left, somebody reads an older
 /// state, and the writers would be kept waiting in vain.
