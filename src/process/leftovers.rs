@@ -192,6 +192,8 @@ impl Hunt {
             let (until, word) = match self.phase {
                 Phase::Terming { until } => (until, Told::Term),
                 Phase::Killing { since } => {
+                    // Who was found only now is sent it before anybody's time is over.
+                    self.tell(Told::Kill);
                     let dying = |l: &Leftover| l.awaited() && l.told == Told::Kill;
                     let patience = if self.found.iter().any(dying) { DYING } else { SETTLE };
                     (since + patience, Told::Kill)

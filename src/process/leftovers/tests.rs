@@ -2,6 +2,7 @@
 //! below it.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::Pid;
@@ -124,6 +125,22 @@ fn who_was_sent_sigkill_is_given_longer_to_die_than_who_was_only_told() {
         assert_eq!(hunt.go_on(since + patience, false), Step::Done, "{patience:?}");
         assert_eq!(hunt.summary().ended, 0);
     }
+}
+
+#[test]
+fn who_is_found_when_the_time_of_others_is_over_is_sent_sigkill_all_the_same() {
+    alone("who_is_found_when_the_time_of_others_is_over_is_sent_sigkill_all_the_same", || {
+        let (mut child, mut said, agent) = agent("echo $$; exec sleep 1000", &id());
+        said.pids(1);
+        let mut hunt = hunt(agent, supervisor(), true, 0);
+        let stat = identity::stat(agent.pid).unwrap().unwrap();
+        let handle = identity::open(&agent).unwrap();
+        hunt.found.push(Leftover { stat, kind: Kind::Ours, handle, told: Told::Nothing, gone: false });
+        let now = Instant::now();
+        hunt.phase = Phase::Killing { since: now - SETTLE };
+        assert!(matches!(hunt.go_on(now, true), Step::Wait(_)));
+        assert_eq!(ExitStatusExt::signal(&child.wait().unwrap()), Some(libc::SIGKILL));
+    });
 }
 
 #[test]
