@@ -332,10 +332,9 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
         )
         .unwrap();
         assert_eq!((&summary.pids, summary.ended), (&ours, 1));
-        for pid in strangers {
-            assert!(is_alive(pid));
-            kill(pid);
-        }
+        // One waits for the other, and ends with it.
+        assert!(strangers.iter().all(|&pid| is_alive(pid)));
+        strangers.into_iter().for_each(kill);
         before.wait().unwrap();
         reap_all();
     });
