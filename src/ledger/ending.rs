@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, named_params};
 use super::dialect::{AnyText, AnyTime, Dialect};
 use super::error::step;
 use super::sessions::{self, Used};
+use super::statement::execute;
 use super::tasks::{self, Move};
 use crate::task::{EndSource, Ended, Ending, Exit, Status};
 
@@ -171,7 +172,7 @@ fn update(
         ":cleanup_after": open.retention_secs.map(|secs| later(at, secs)),
         ":id": id,
     };
-    tasks::execute(&mut *conn.prepare_cached(UPDATE_ENDED)?, values).map(drop)
+    execute(&mut *conn.prepare_cached(UPDATE_ENDED)?, values).map(drop)
 }
 
 /// Has the database make ready what [`end`] will ask of it.

@@ -18,6 +18,7 @@ mod place;
 mod prune;
 mod sessions;
 mod spool;
+mod statement;
 mod stats;
 mod tasks;
 #[cfg(test)]

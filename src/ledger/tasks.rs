@@ -1,10 +1,11 @@
 //! The rows of `task_history` and their moves, read and written.
 
-use rusqlite::{Connection, Error, OptionalExtension, Row, Statement, ToSql, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::Value;
 
 use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime, Dialect};
 use super::live::LiveLock;
+use super::statement::execute;
 use crate::task::{Counts, Identity, NewTask, Status, Task, Transition};
 
 /// What an id, or the beginning of one, names.
@@ -343,28 +344,6 @@ pub fn progress(conn: &Connection, id: &str, counts: &Counts, seen: &Seen<'_>) -
         ":id": id,
     };
     execute(&mut *conn.prepare_cached(UPDATE_PROGRESS)?, values).map(drop)
-}
-
-/// Executes a statement with all its values, which are given in the order in which it first names them: to
-/// have each name looked up among all was a thirtieth of a run.
-///
-/// # Errors
-/// Where there are more or fewer of them than it names, or one in another place.
-pub(super) fn execute(
-    statement: &mut Statement<'_>,
-    values: &[(&str, &dyn ToSql)],
-) -> rusqlite::Result<usize> {
-    let named = statement.parameter_count();
-    if named != values.len() {
-        return Err(Error::InvalidParameterCount(values.len(), named));
-    }
-    for (index, (name, value)) in (1..).zip(values) {
-        if statement.parameter_name(index) != Some(name) {
-            return Err(Error::InvalidParameterName((*name).to_owned()));
-        }
-        statement.raw_bind_parameter(index, value)?;
-    }
-    statement.raw_execute()
 }
 
 /// Whether there is such a task.

@@ -190,9 +190,15 @@ impl Hunt {
         }
         loop {
             let (until, word) = match self.phase {
-                Phase::Terming { until } => (until, Told::Term),
+                Phase::Terming { until } => {
+                    if now < until {
+                        self.tell(Told::Term);
+                    }
+                    (until, Told::Term)
+                }
                 Phase::Killing { since } => {
-                    // Who was found only now is sent it before anybody's time is over.
+                    // Who was found only now is sent it before anybody's time is over; and the end of one may
+                    // have made another our child, which may be told only now.
                     self.tell(Told::Kill);
                     let dying = |l: &Leftover| l.awaited() && l.told == Told::Kill;
                     let patience = if self.found.iter().any(dying) { DYING } else { SETTLE };
@@ -209,11 +215,8 @@ impl Hunt {
                 return Step::Wait(now);
             } else if late {
                 self.phase = Phase::Killing { since: now };
-                self.tell(Told::Kill);
                 looked = false;
             } else {
-                // The end of one may have made another our child, which may be told only now.
-                self.tell(word);
                 // One that is just executing something shows no mark for that moment.
                 let unseen = |l: &Leftover| l.awaited() && (l.handle.is_none() || l.due(word).is_some());
                 let blind = self.is_crowded() || self.found.iter().any(unseen);

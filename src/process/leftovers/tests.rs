@@ -92,6 +92,14 @@ fn is_alive(pid: i32) -> bool {
     identity::of(pid).unwrap().is_some()
 }
 
+/// All of them live, and are killed. One may wait for another, and be gone with it.
+fn kill_the_living(pids: &[i32]) {
+    assert!(pids.iter().all(|&pid| is_alive(pid)));
+    for &pid in pids {
+        let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+}
+
 fn kill(pid: i32) {
     rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }
@@ -273,10 +281,7 @@ fn a_terminal_that_is_not_the_agents_spares_the_server_behind_it() {
             let summary = end_blocking(&mut hunt(agent, seat, true, 60_000), NOBODY).unwrap();
             assert_eq!((summary.found, summary.ended, summary.left), (2, 0, 2), "{summary:?}");
             assert!(summary.spared.iter().all(|s| s.why == Why::Terminal));
-            for pid in pids {
-                assert!(is_alive(pid));
-                kill(pid);
-            }
+            kill_the_living(&pids);
             said.all_ended();
         }
         reap_all();
@@ -299,10 +304,7 @@ fn a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own() {
         assert_eq!(said.line(), "term");
         assert_eq!((summary.found, summary.left, summary.survivors.len()), (1, 1, 0));
         assert_eq!(summary.spared[0].why, Why::Supervisor);
-        for pid in pids {
-            assert!(is_alive(pid));
-            kill(pid);
-        }
+        kill_the_living(&pids);
         said.all_ended();
         reap_all();
     });
@@ -332,9 +334,7 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
         )
         .unwrap();
         assert_eq!((&summary.pids, summary.ended), (&ours, 1));
-        // One waits for the other, and ends with it.
-        assert!(strangers.iter().all(|&pid| is_alive(pid)));
-        strangers.into_iter().for_each(kill);
+        kill_the_living(&strangers);
         before.wait().unwrap();
         reap_all();
     });
