@@ -21,6 +21,7 @@ mod limits;
 mod look;
 mod operator;
 mod orphans;
+mod output;
 mod papers;
 mod prune;
 mod recover;
