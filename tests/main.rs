@@ -35,3 +35,4 @@ mod start;
 mod status;
 mod terminal;
 mod timeline;
+mod variables;
