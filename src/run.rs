@@ -429,8 +429,8 @@ fn resolve(request: &Request) -> Result<Who, Error> {
     Ok(Who { adapter, asked, key, persona, provider, cwd, captured })
 }
 
-/// Refuses a run that has too many runs above it: a script named like the agent that calls bookend again would
-/// start itself without end.
+/// Refuses a run that has too many runs above it: a script named like the agent that calls bookend again
+/// would start itself without end.
 fn refuse_recursion(claim: &Claim<'_>, parent: Option<&str>, program: &OsStr) -> Result<(), Error> {
     let Some(parent) = parent else { return Ok(()) };
     if claim.levels(parent, MOST_LEVELS + 1)? <= MOST_LEVELS {

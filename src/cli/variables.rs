@@ -1,5 +1,5 @@
-//! The environment variables that set options: an empty one counts as unset, and one whose name is nearly that
-//! of an option is a warning.
+//! The environment variables that set options: an empty one counts as unset, and one whose name is nearly
+//! that of an option is a warning.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
