@@ -8,6 +8,7 @@ mod cancel;
 mod capture;
 mod crash;
 mod descriptors;
+mod dirty;
 mod docs;
 mod exit;
 mod git;

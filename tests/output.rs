@@ -114,12 +114,22 @@ fn output_beyond_a_file_size_limit_is_a_failure_and_kills_nobody() {
     const LIMIT: u64 = 64 << 20;
     let file = world.name("home/out");
     File::create(&file).expect("the file").set_len(LIMIT - 10).expect("its length");
-    world.stand_in("claude", &format!("init {ID}; result {ID} 0.5; exit 0"));
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    let script =
+        format!("echo up $$ >../up; init {ID}; echo said >../up; read x <../go; result {ID} 0.5; exit 0");
+    world.stand_in("claude", &script);
     let specs = [format!("open=1:a:{file}"), format!("rlimit=1:{LIMIT}:{LIMIT}")];
-    let output = world.run(STREAM).with(specs).run().ended(End::Code(74));
+    let process = world.run(STREAM).with(specs).start();
+    let pipe = pipe_of(up.pid("up")).expect("the agent's stdout");
+    assert_eq!(up.line(), "said");
+    eventually(world.deadline(), "bookend has read it", || is_drained(&pipe));
+    drop(pipe);
+    go.tell("on");
+    let output = process.wait().ended(End::Code(74));
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/output", Some(0)));
-    assert!(row.text("error").contains("stdout: EFBIG: File too large"), "{row:?}");
+    let lost = "299 bytes of the agent's output could not be written to stdout: EFBIG: File too large";
+    assert_eq!(row.text("error"), lost);
     assert!(output.stderr.contains("could not be written to stdout: EFBIG"), "{output:?}");
     assert_eq!(fs::metadata(&file).expect("the file").len(), LIMIT, "what fitted was written");
 }

@@ -1,9 +1,9 @@
 //! Capture: the agent's stdout, passed on at once and unchanged, and read along.
 //!
 //! A slow reader does not throttle the agent: what it has not taken yet waits in memory, and beyond 1 MiB
-//! in an unlinked file, up to a limit. Only amid much output a reader who is at it is waited for, for moments:
-//! a reader who takes nothing holds nobody up, and one who takes little leaves the agent a few MB a second at
-//! the worst. Beyond the limit, or where the file has no room, the agent waits (back-pressure).
+//! in an unlinked file, up to a limit. Only amid much output a reader who is at it is waited for, for
+//! moments: a reader who takes nothing holds nobody up, and one who takes little leaves the agent a few MB a
+//! second at the worst. Beyond the limit, or where the file has no room, the agent waits (back-pressure).
 //!
 //! Only EPIPE means that the reader has gone. A file system without room is tried again, and output that
 //! could not be written is counted: it makes the run a failure.
@@ -297,7 +297,7 @@ impl Capture {
     }
 
     fn pass_on(&mut self, mut bytes: &[u8]) {
-        while self.backlog.is_empty() && !bytes.is_empty() {
+        while self.backlog.is_empty() && !bytes.is_empty() && !matches!(self.to, Downstream::Closed) {
             match write(&mut self.to, &mut self.outlet, bytes) {
                 Ok(n) => bytes = &bytes[n..],
                 Err(refusal) => {
