@@ -13,6 +13,7 @@ mod exit;
 mod harness;
 mod identities;
 mod inherit;
+mod integrity;
 mod keys;
 mod layout;
 mod ledger;
