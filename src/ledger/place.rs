@@ -10,9 +10,8 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, statx};
-
 use nix::unistd::{Gid, Group, Uid, User, geteuid, setgroups, setresgid, setresuid};
+use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, statx};
 
 use super::error::{LedgerError, Result};
 
@@ -314,14 +313,14 @@ impl OtherName {
         let path = file.display();
         match self {
             OtherName::HardLink => format!(
-                "{path} has more than one hard link, and writing to it under two names corrupts it; remove the \
-                 other name (find {} -xdev -samefile {} shows it)",
+                "{path} has more than one hard link, and writing to it under two names corrupts it; remove \
+                 the other name (find {} -xdev -samefile {} shows it)",
                 shell_word(file_system_of(file)),
                 shell_word(file)
             ),
             OtherName::Mount => format!(
-                "{path} is mounted as a single file, and writing to it under two names corrupts it; mount its \
-                 directory instead (findmnt -T {} shows the source)",
+                "{path} is mounted as a single file, and writing to it under two names corrupts it; mount \
+                 its directory instead (findmnt -T {} shows the source)",
                 shell_word(file)
             ),
         }
