@@ -33,6 +33,23 @@ pub struct Spared {
     pub why: Why,
 }
 
+impl Summary {
+    /// Counts the agent too, which no scan saw, since `/proc` hides it.
+    pub fn count_hidden(&mut self, agent: i32, has_ended: bool) {
+        if self.pids.contains(&agent) {
+            return;
+        }
+        self.found += 1;
+        self.pids.push(agent);
+        if has_ended {
+            self.ended += 1;
+        } else {
+            self.left += 1;
+            self.spared.push(Spared { pid: agent, name: "agent".to_owned(), why: Why::Hidden });
+        }
+    }
+}
+
 impl Hunt {
     pub fn summary(&self) -> Summary {
         let ours = || self.found.iter().filter(|l| l.kind != Kind::Unreadable);
