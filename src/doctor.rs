@@ -83,8 +83,8 @@ fn processes() -> Point {
         (Some(Ok(Some(_))), _) => point(
             "kernel",
             Health::Odd,
-            "/proc hides other users' processes (hidepid): what such a process is, only its pidfd tells, from \
-             Linux 6.9 on"
+            "/proc hides other users' processes (hidepid): from Linux 6.9 on, bookend identifies them by \
+             their pidfds"
                 .to_owned(),
         ),
         _ => point(

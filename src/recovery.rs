@@ -221,21 +221,26 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
         .collect())
 }
 
-/// Ends an agent that `/proc` hid from the scan, if the inode of its pidfd proves it and it may be signalled.
-/// What comes back says that the agent may still run, and what to do about it.
+/// Ends an agent that the scan left because it did not see it or could not read its environment, if its
+/// recorded identity proves it and it may be signalled. Returns that the agent may still run, and what to do
+/// about it.
 fn settle_agent(ledger: &Ledger, task: &Task, summary: &mut Summary, grace: Duration) -> Option<String> {
     let agent = task.agent_process()?;
     let pid = agent.identity.pid;
     let mut state = agent_state(task);
-    if state == AgentState::Runs && !summary.pids.contains(&pid) {
+    if state != AgentState::Ended {
+        summary.count_hidden(pid);
+    }
+    if state == AgentState::Runs && summary.leaves_unread(pid) {
         if let Ok(Some(handle)) = identity::open_recorded(agent)
-            && let Err(e) = end_hidden(&handle, grace)
+            && let Err(e) = end_unread(&handle, grace)
         {
             warn!("ending the agent of task {} (pid {pid}): {e}", task.id);
         }
         state = agent_state(task);
-        summary.count_hidden(pid, state == AgentState::Ended);
-        if state == AgentState::Runs {
+        if state == AgentState::Ended {
+            summary.note_end(pid);
+        } else if !summary.survivors.contains(&pid) {
             summary.survivors.push(pid);
         }
     }
@@ -259,13 +264,12 @@ fn settle_agent(ledger: &Ledger, task: &Task, summary: &mut Summary, grace: Dura
             release_command(ledger, task)
         ),
     };
-    summary.count_hidden(pid, false);
     summary.survivors.retain(|p| *p != pid);
     Some(text)
 }
 
 /// SIGTERM, the grace, SIGKILL, to a process that is known by its handle alone.
-fn end_hidden(agent: &Handle, grace: Duration) -> std::io::Result<()> {
+fn end_unread(agent: &Handle, grace: Duration) -> std::io::Result<()> {
     agent.signal(Signal::TERM)?;
     // A stopped process acts on SIGTERM only once it is continued.
     agent.signal(Signal::CONT)?;

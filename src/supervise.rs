@@ -362,7 +362,7 @@ impl<'a> Supervisor<'a> {
     pub fn summary(&self, hunt: &Hunt) -> Summary {
         let mut summary = hunt.summary();
         if self.out_of_reach {
-            summary.count_hidden(self.agent.child.pid, false);
+            summary.count_hidden(self.agent.child.pid);
         }
         summary
     }
