@@ -10,6 +10,7 @@ mod crash;
 mod descriptors;
 mod docs;
 mod exit;
+mod git;
 mod harness;
 mod identities;
 mod inherit;
