@@ -37,3 +37,4 @@ mod start;
 mod status;
 mod terminal;
 mod timeline;
+mod variables;
