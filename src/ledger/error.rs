@@ -128,8 +128,8 @@ pub enum LedgerError {
     Unsynced { doing: &'static str, path: PathBuf, source: io::Error },
 
     #[error(
-        "{doing} in the ledger {path}: {damage} while bookend had it open, so what is written to it now would \
-         be lost; restore the file, or let the next command create a new ledger",
+        "{doing} in the ledger {path}: {damage} while bookend had it open, so what is written to it now \
+         would be lost; restore the file, or let the next command create a new ledger",
         path = .path.display(), damage = .damage.as_str()
     )]
     Replaced { doing: &'static str, path: PathBuf, damage: Damage },

@@ -84,8 +84,8 @@ impl OpenFiles {
         Ok(OpenFiles { beside: Some(beside), damage: Cell::new(None) })
     }
 
-    /// What happened to the files since they were opened. `frames`: how long the log was after the last commit
-    /// of this connection. Damage is remembered, since what was written meanwhile may be lost.
+    /// What happened to the files since they were opened. `frames`: how long the log was after the last
+    /// commit of this connection. Damage is remembered, since what was written meanwhile may be lost.
     pub fn damage(&self, conn: &Connection, frames: u32) -> Option<Damage> {
         if self.damage.get().is_none() {
             let beside = || self.beside.as_ref().and_then(|b| b.damage(conn, frames));

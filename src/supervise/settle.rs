@@ -168,15 +168,15 @@ fn spool(slot: &SpoolSlot, id: &str, ended: &Ended, refused: &str) {
             MESSAGE_ID = log::id::SPOOLED,
             STATUS = status.as_str(),
             SPOOL_FILE = %file.display(),
-            "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next command that \
-             opens the ledger merges it",
+            "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next command \
+             that opens the ledger merges it",
             file.display()
         ),
         Err(e) => {
             let (line, file) = slot.line(ended, "run");
             error!(
-                "the end of task {id} ({status}) is not recorded: {refused}; {e}; the next line is its record: \
-                 save it as {} and run `bookend recover`",
+                "the end of task {id} ({status}) is not recorded: {refused}; {e}; the next line is its \
+                 record: save it as {} and run `bookend recover`",
                 file.display()
             );
             log::record(&line);
