@@ -41,9 +41,12 @@ use start::{NoStart, end_without_agent, prepare, require_skill};
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
+/// How many runs may be nested, counted by the parents of their tasks.
+const MOST_LEVELS: u32 = 8;
+
+/// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 27] = [
+pub const OPTION_VARIABLES: [&str; 31] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -70,6 +73,10 @@ pub const OPTION_VARIABLES: [&str; 27] = [
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
     "BOOKEND_LOG_TO",
+    "BOOKEND_LOG",
+    "BOOKEND_BUSY_TIMEOUT",
+    "BOOKEND_ON_INTERRUPTED",
+    "BOOKEND_TTL",
     cgroup::DELEGATED_VARIABLE,
 ];
 
@@ -152,6 +159,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         }
         failpoint::reached("run.cleared");
     };
+    let parent_id = std::env::var(environment::MARK).ok();
+    refuse_recursion(&claim, parent_id.as_deref(), &request.argv[0])?;
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     failpoint::reached("run.chosen");
     log::about(&id, who.key.as_deref());
@@ -204,7 +213,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         agent_process: agent_process.flatten(),
         on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
-        parent_id: std::env::var(environment::MARK).ok(),
+        parent_id,
         oom_kills_before,
     };
     claim.insert(&row, &live, "run")?;
@@ -428,6 +437,23 @@ fn resolve(request: &Request) -> Result<Who, Error> {
     let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
     let provider = request.provider.clone().or_else(|| adapter.provider().map(str::to_owned));
     Ok(Who { adapter, asked, key, persona, provider, cwd, captured })
+}
+
+/// Refuses a run that has too many runs above it: a script named like the agent that calls bookend again
+/// would start itself without end.
+fn refuse_recursion(claim: &Claim<'_>, parent: Option<&str>, program: &OsStr) -> Result<(), Error> {
+    let Some(parent) = parent else { return Ok(()) };
+    if claim.levels(parent, MOST_LEVELS + 1)? <= MOST_LEVELS {
+        return Ok(());
+    }
+    let program = program.display();
+    Err(Error::failed(format!(
+        "{program}: more than {MOST_LEVELS} runs are nested, each started by the one before"
+    ))
+    .hint(format!(
+        "if {program} is a script that calls bookend, give bookend the path of the real program; nothing was \
+         executed"
+    )))
 }
 
 fn current_dir() -> PathBuf {

@@ -36,3 +36,4 @@ mod start;
 mod status;
 mod terminal;
 mod timeline;
+mod variables;
