@@ -339,14 +339,22 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         Some(_) => observed.result.as_ref().and_then(|r| r.error.clone()),
         None => Some(out_of_reach(run.agent.child.pid)),
     };
+    let asked = baseline.map(|baseline| {
+        let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
+        let mut git = Git::new(environment::inherited(&OPTION_VARIABLES, &add), &caller);
+        // While the ending becomes durable. What is still to end could change git's settings.
+        if !(ends && hunt.is_awaited()) {
+            baseline.begin(&mut git);
+        }
+        (baseline, git)
+    });
     let leftovers = Some(run.summary(&hunt));
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
-    if let Some(baseline) = baseline {
+    if let Some((baseline, mut git)) = asked {
         let id = run.task.id.clone();
-        let env = environment::inherited(&OPTION_VARIABLES, &[(environment::FINISHED, OsStr::new(&id))]);
-        baseline.record(&id, &mut Git::new(env, &caller), &mut run)?;
+        baseline.record(&id, &mut git, &mut run)?;
     }
 
     // 11. The hook, with the row; the live lock is held until then.
