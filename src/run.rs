@@ -3,13 +3,13 @@
 mod start;
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag};
 use tracing::level_filters::LevelFilter;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
 use crate::claim::{Hold, Way};
@@ -18,11 +18,11 @@ use crate::error::{Error, Kind, exit_code};
 use crate::failpoint;
 use crate::git::{Baseline, Git};
 use crate::hook;
-use crate::ledger::{self, Claim, Found, Ledger, Location, SpoolSlot};
+use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::caller::{self, Caller};
 use crate::process::capture::{Capture, OutputLoss, WhenReaderGone};
-use crate::process::cgroup::{self, Delegated};
+use crate::process::cgroup::{self, Delegated, NewCgroup};
 use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch};
@@ -143,7 +143,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 3. The claim, in one transaction: nobody else holds the key, or whoever did is settled.
     let location = ledger::locate(ledger)?;
-    let mut ledger = Ledger::open(&location)?;
+    let mut ledger = Ledger::open_for_run(&location)?;
     recovery::report_merged(&ledger);
     let live = ledger.hold_live()?;
     let mut way = Way::new(request.when_busy, request.grace);
@@ -186,12 +186,14 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
-    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, live.slot, c.pid));
-    if let Some(cgroup) = &tasks_cgroup {
-        place.cgroup = Some(cgroup.path().to_owned());
+    let new_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, live.slot, c.pid));
+    if let Some(new) = &new_cgroup {
+        place.cgroup = Some(new.cgroup.path().to_owned());
     }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
+    let gated = agent_process.flatten().zip(child.as_ref().ok().map(|c| c.pidfd.as_fd()));
+    let (supervisor, agent_process) = identity::records(own.identity(), gated);
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
     let started = Instant::now();
     let row = NewTask {
@@ -212,8 +214,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         run_options: redispatch::options_of(request, current_dir(), who.is_read_along()),
         cwd: who.cwd.clone(),
         place,
-        supervisor: own.identity(),
-        agent_process: agent_process.flatten(),
+        supervisor,
+        agent_process,
         on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
         parent_id,
@@ -235,19 +237,15 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
                 .hint("the task is recorded as failure; look at `ulimit -u` and `ulimit -n`"));
         }
     };
-    let spool = claim.spool_slot(&id).inspect_err(|e| warn!("{e}")).ok();
+    // Without room for the record, a full disk would lose the end of the task: nothing is executed then.
+    let spool = claim.spool_slot(&id)?;
     if let Err(e) = claim.commit() {
         child.dismiss();
-        // What could not be synced may be found durable all the same when the log is next read.
         let ended = supervise::never_ran(Failure::Spawn, &e.to_string(), started);
-        if let Err(e) = ledger.finish(&id, &ended, "run") {
-            debug!("{e}");
-        }
-        if let Some(Err(e)) = spool.map(SpoolSlot::discard) {
-            debug!("{e}");
-        }
+        supervise::withdraw(&mut ledger, &id, spool, &ended);
         return Err(e.into());
     }
+    let tasks_cgroup = new_cgroup.map(NewCgroup::keep);
     way.report(&ledger);
 
     // From here on one guard owns the claim: dropped on whatever way, it ends the row.
@@ -258,7 +256,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
             TaskRef { id, key: who.key.clone(), provider: who.provider.clone() },
             Row {
                 started,
-                spool,
+                spool: Some(spool),
                 cost_before,
                 cgroup: row.place.cgroup.clone(),
                 oom_kills_before,
@@ -295,7 +293,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let whose = leftovers::Task {
         id: run.task.id.clone(),
         ledger: location.file.clone(),
-        agent: row.agent_process.unwrap_or(row.supervisor),
+        agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
         cgroup: tasks_cgroup,
@@ -347,13 +345,22 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         None => Some(out_of_reach(run.agent.child.pid)),
     };
     let error = with_loss(error, run.output_loss());
-    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(hunt.summary()) });
+    let asked = baseline.map(|baseline| {
+        let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
+        let mut git = Git::new(environment::inherited(&OPTION_VARIABLES, &add), &caller);
+        // While the ending becomes durable. What is still to end could change git's settings.
+        if !(ends && hunt.is_awaited()) {
+            baseline.begin(&mut git);
+        }
+        (baseline, git)
+    });
+    let leftovers = Some(run.summary(&hunt));
+    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
-    if let Some(baseline) = baseline {
+    if let Some((baseline, mut git)) = asked {
         let id = run.task.id.clone();
-        let env = environment::inherited(&OPTION_VARIABLES, &[(environment::FINISHED, OsStr::new(&id))]);
-        baseline.record(&id, &mut Git::new(env, &caller), &mut run)?;
+        baseline.record(&id, &mut git, &mut run)?;
     }
 
     // 11. The hook, with the row; the live lock is held until then.
@@ -391,13 +398,18 @@ fn with_loss(error: Option<String>, loss: Option<OutputLoss>) -> Option<String> 
 }
 
 /// Said of an agent that was to end, and that the kernel does not let us end: it executed a set-user-ID
-/// program.
+/// program, or a sandbox forbids every signal.
 fn out_of_reach(pid: i32) -> String {
     let user = nix::unistd::geteuid();
-    let error = format!(
-        "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was not \
-         ended, and runs on"
-    );
+    let error = match identity::may_be_signalled(pid) {
+        Some(false) => format!(
+            "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was \
+             not ended, and runs on"
+        ),
+        Some(true) | None => {
+            format!("the agent (pid {pid}) was not ended, and runs on: a sandbox forbids sending it a signal")
+        }
+    };
     tracing::error!("{error}");
     error
 }

@@ -245,7 +245,8 @@ fn what_a_grandchild_still_writes_after_the_agents_end_reaches_the_reader() {
     assert!(output.stdout.ends_with("late\n"), "{}", output.stdout);
 }
 
-/// As in `exec > >(filter)`: each line comes within a second of the one before, the last after more than that.
+/// As in `exec > >(filter)`: each line comes within a second of the one before, the last after more than a
+/// second.
 #[test]
 fn a_filter_that_outlives_the_agent_is_read_to_its_result() {
     let Some(world) = World::of_bookend("a_filter_that_outlives_the_agent") else { return };

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::io::ioctl_fionread;
 use rustix::pipe::fcntl_getpipe_size;
 
-use crate::harness::{End, Proc, STREAM, Tmpfs, World, eventually, open_files, pause, state};
+use crate::harness::{
+    End, Proc, STREAM, World, eventually, is_root, on_path, open_files, pause, possible, state,
+};
+use crate::spool::Tmpfs;
 
 const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
 const CURSOR: [&str; 5] = ["cursor-agent", "-p", "--output-format", "stream-json", "do it"];
@@ -23,6 +26,23 @@ fn pipe_of(pid: i32) -> Option<File> {
 /// Whether nothing is left to be read in the pipe.
 fn is_drained(pipe: &File) -> bool {
     ioctl_fionread(pipe) == Ok(0)
+}
+
+/// A small file system that is full, and stays so until [`clear`].
+fn full_disk(world: &World, test: &str, size: &str) -> Option<Tmpfs> {
+    if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
+        return None;
+    }
+    let disk = Tmpfs::mount(world, "disk", size);
+    // An empty file needs no room of its own.
+    File::create(disk.0.join("out")).expect("the file for stdout");
+    let mut filler = File::create(disk.0.join("filler")).expect("the filler");
+    while filler.write_all(&[0; 1 << 20]).is_ok() {}
+    Some(disk)
+}
+
+fn clear(disk: &Tmpfs) {
+    fs::remove_file(disk.0.join("filler")).expect("room again");
 }
 
 /// Waits until the agent, a shell or its child, cannot write on: for 100 looks its pipe is full.
@@ -61,14 +81,13 @@ fn output_is_kept_while_the_disk_is_full_and_written_when_it_has_room() {
     let test = "output_is_kept_while_the_disk_is_full";
     for ends_first in [false, true] {
         let Some(world) = World::of_bookend(test) else { return };
-        let Some(disk) = Tmpfs::mount(&world, test, "disk", "1m") else { return };
+        let Some(disk) = full_disk(&world, test, "1m") else { return };
         let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
         let lines = "for n in 1 2 3 4 5 6 7 8 9; do echo \"{\\\"type\\\":\\\"user\\\",\\\"n\\\":$n}\"; done";
         let wait = if ends_first { "" } else { "read x <../go;" };
         let script = format!("init {ID}; {lines}; echo up $$ >../up; {wait} result {ID} 0.5; exit 0");
         world.stand_in("cursor-agent", &script);
         let file = world.name("disk/out");
-        disk.fill();
         let process = world.run(CURSOR).with([format!("open=1:w:{file}")]).start();
         let agent = up.pid("up");
         // bookend commits a session when it has tried to pass on what names it.
@@ -78,7 +97,7 @@ fn output_is_kept_while_the_disk_is_full_and_written_when_it_has_room() {
             assert_eq!(world.row().text("status"), "running", "its output waits for room");
         }
         assert_eq!(fs::metadata(&file).expect("the file").len(), 0);
-        disk.clear();
+        clear(&disk);
         go.tell("on");
         process.wait().ended(End::Code(0)).silent();
         assert_eq!(world.row().ending(), "success/");
@@ -90,17 +109,16 @@ fn output_is_kept_while_the_disk_is_full_and_written_when_it_has_room() {
 fn the_agent_waits_while_stdout_and_tmpdir_are_full() {
     let test = "the_agent_waits_while_stdout_and_tmpdir_are_full";
     let Some(world) = World::of_bookend(test) else { return };
-    let Some(disk) = Tmpfs::mount(&world, test, "disk", "16m") else { return };
+    let Some(disk) = full_disk(&world, test, "16m") else { return };
     let mut up = world.fifo("up");
     let bulk = "{\"type\":\"user\",\"text\":\"0123456789\"}\n".repeat(100_000);
     fs::write(world.path("home/bulk"), &bulk).expect("the bulk");
     world.stand_in("claude", &format!("echo up $$ >../up; cat bulk; result {ID} 0.5; exit 0"));
     let file = world.name("disk/out");
-    disk.fill();
     let run = world.run(STREAM).env("TMPDIR", world.path("disk"));
     let process = run.with([format!("open=1:w:{file}")]).start();
     waits_for_room(&world, up.pid("up"));
-    disk.clear();
+    clear(&disk);
     process.wait().ended(End::Code(0)).silent();
     assert_eq!(world.row().ending(), "success/");
     let written = fs::read_to_string(&file).expect("the file");

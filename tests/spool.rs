@@ -2,23 +2,25 @@
 //! write takes it in. The caller sees the agent's exit status all the same.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::harness::{Cmd, End, Fifo, Proc, Tmpfs, World};
+use crate::harness::{Cmd, End, Fifo, Output, Proc, World, is_root, on_path, possible};
 use crate::standins::{bookend, gone, json, recover};
 
 /// A run whose agent waits for a word before it leaves with 3.
-struct Waiting {
+pub struct Waiting {
     run: Proc,
     go: Fifo,
     pid: i32,
 }
 
 impl Waiting {
-    fn start<'w>(world: &'w World, more: impl FnOnce(Cmd<'w>) -> Cmd<'w>) -> Waiting {
+    pub fn start<'w>(world: &'w World, more: impl FnOnce(Cmd<'w>) -> Cmd<'w>) -> Waiting {
         let (mut say, go) = (world.fifo("say"), world.fifo("go"));
         let script = format!("echo ready $$ >{}; read line <{}; exit 3", say.path(), go.path());
         let run = more(world.run_sh(&script).options(["--id", "one"])).start();
@@ -27,15 +29,21 @@ impl Waiting {
     }
 
     /// Lets the agent go; its end goes to the spool, and the caller sees the agent's code.
-    fn end_in_spool(mut self, world: &World) {
+    pub fn end_in_spool(self, world: &World) {
+        let output = self.end(world);
+        assert!(output.stderr.contains("it waits in"), "{output:?}");
+    }
+
+    /// Lets the agent go; the caller sees its code.
+    pub fn end(mut self, world: &World) -> Output {
         self.go.tell("now");
         let output = self.run.wait().ended(End::Code(3));
-        assert!(output.stderr.contains("it waits in"), "{output:?}");
         gone(world, self.pid);
+        output
     }
 }
 
-fn records(dir: &PathBuf) -> Vec<String> {
+pub fn records(dir: &PathBuf) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)
         .expect("the spool")
         .flatten()
@@ -101,24 +109,55 @@ fn the_ending_wins_over_a_recovery_that_found_its_task_dead() {
     assert!(records(&world.path("state/bookend/bookend.db.d/spool")).is_empty());
 }
 
+/// A small file system of its own.
+pub struct Tmpfs(pub PathBuf);
+
+impl Tmpfs {
+    pub fn mount(world: &World, name: &str, size: &str) -> Tmpfs {
+        let path = world.path(name);
+        fs::create_dir(&path).expect("a directory");
+        let options = format!("size={size},mode=700");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&path).status();
+        assert!(mounted.is_ok_and(|s| s.success()), "mounting {}", path.display());
+        Tmpfs(path)
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
 #[test]
 fn an_ending_that_finds_the_disk_full_lies_in_the_room_that_was_kept_for_it() {
     let test = "an_ending_that_finds_the_disk_full";
     let Some(world) = World::of_bookend(test) else { return };
-    let Some(disk) = Tmpfs::mount(&world, test, "disk", "2m") else { return };
+    if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
+        return;
+    }
+    let disk = Tmpfs::mount(&world, "disk", "2m");
     let ledger = world.name("disk/bookend.db");
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_LEDGER", &ledger));
-    disk.fill();
+    let filler = disk.0.join("filler");
+    // As much as there is, to the last page.
+    let fill = || {
+        let mut filler = fs::File::options().create(true).append(true).open(&filler).expect("the filler");
+        let full = filler.write_all(&[0; 4 << 20]).expect_err("the disk is full");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    };
+    fill();
     waiting.end_in_spool(&world);
     // The record needs less than was kept for it, and the rest is given back.
-    disk.fill();
+    fill();
     let spool = disk.0.join("bookend.db.d/spool");
     assert_eq!(records(&spool), ["one.json"]);
 
     let still_full = bookend(&world, &["recover", "--ledger", &ledger]);
     assert_eq!(still_full.end, End::Code(125), "{still_full:?}");
     assert!(still_full.stderr.contains("free some space there"), "{still_full:?}");
-    disk.clear();
+    fs::remove_file(&filler).expect("room again");
     recover(&world, &["--ledger", &ledger]);
     let row = &world.sql_of("disk/bookend.db", "SELECT * FROM task_history")[0];
     assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), ("failure/exit", "spool"));
@@ -129,8 +168,11 @@ fn an_ending_that_finds_the_disk_full_lies_in_the_room_that_was_kept_for_it() {
 fn a_first_row_that_finds_the_disk_full_executes_nothing() {
     let test = "a_first_row_that_finds_the_disk_full";
     let Some(world) = World::of_bookend(test) else { return };
-    let Some(disk) = Tmpfs::mount(&world, test, "disk", "1m") else { return };
-    disk.fill();
+    if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
+        return;
+    }
+    let disk = Tmpfs::mount(&world, "disk", "1m");
+    fs::write(disk.0.join("filler"), vec![0; 4 << 20]).expect_err("the disk is full");
     let ledger = world.name("disk/bookend.db");
     let refused = world.run_sh("echo ran").env("BOOKEND_LEDGER", &ledger).run().ended(End::Code(125));
     assert_eq!(refused.stdout, "");

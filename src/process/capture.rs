@@ -103,8 +103,8 @@ impl fmt::Display for OutputLoss {
 }
 
 impl Capture {
-    /// A capture that passes on to `stdout`, and the end that the agent is to write to. At `backlog` bytes that
-    /// stdout has not taken, the agent has to wait.
+    /// A capture that passes on to `stdout`, and the end that the agent is to write to. At `backlog` bytes
+    /// that stdout has not taken, the agent has to wait.
     ///
     /// # Errors
     /// When the kernel has no room for a pipe, or `stdout` is closed.

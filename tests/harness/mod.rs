@@ -11,7 +11,6 @@ mod ledger;
 mod procfs;
 mod pty;
 mod stand_in;
-mod tmpfs;
 mod wait;
 
 use std::ffi::OsString;
@@ -32,7 +31,6 @@ pub use procfs::{
 };
 pub use pty::Pty;
 pub use stand_in::STREAM;
-pub use tmpfs::Tmpfs;
 pub use wait::{Deadline, eventually, pause, ready};
 
 /// What stands before the agent's argv.
