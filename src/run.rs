@@ -3,7 +3,7 @@
 mod start;
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -191,6 +191,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
+    let gated = agent_process.flatten().zip(child.as_ref().ok().map(|c| c.pidfd.as_fd()));
+    let (supervisor, agent_process) = identity::records(own.identity(), gated);
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
     let started = Instant::now();
     let row = NewTask {
@@ -211,8 +213,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         run_options: redispatch::options_of(request, current_dir(), who.is_read_along()),
         cwd: who.cwd.clone(),
         place,
-        supervisor: own.identity(),
-        agent_process: agent_process.flatten(),
+        supervisor,
+        agent_process,
         on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
         parent_id,
@@ -295,7 +297,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let whose = leftovers::Task {
         id: run.task.id.clone(),
         ledger: location.file.clone(),
-        agent: row.agent_process.unwrap_or(row.supervisor),
+        agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
         cgroup: tasks_cgroup,
@@ -347,7 +349,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     };
     let session = observed.session_id.as_deref().or(choice.session.as_deref());
     let traces = traces(&who, &ending, session, &row.started_at);
-    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(hunt.summary()), traces });
+    let leftovers = Some(run.summary(&hunt));
+    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers, traces });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
     if let Some(baseline) = baseline {
@@ -377,13 +380,18 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 }
 
 /// Said of an agent that was to end, and that the kernel does not let us end: it executed a set-user-ID
-/// program.
+/// program, or a sandbox forbids every signal.
 fn out_of_reach(pid: i32) -> String {
     let user = nix::unistd::geteuid();
-    let error = format!(
-        "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was not \
-         ended, and runs on"
-    );
+    let error = match identity::may_be_signalled(pid) {
+        Some(false) => format!(
+            "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was \
+             not ended, and runs on"
+        ),
+        Some(true) | None => {
+            format!("the agent (pid {pid}) was not ended, and runs on: a sandbox forbids sending it a signal")
+        }
+    };
     tracing::error!("{error}");
     error
 }
@@ -480,8 +488,8 @@ fn warning(request: &Request, key: Option<&str>, why: &Untracked) -> Option<Stri
     let typed = request.agent_type.is_some();
     let because = match why {
         Untracked::Elsewhere(by) if !typed => format!(
-            "{by} runs {agent} as another user or on another machine; add --agent-type {agent}, or run bookend \
-             there"
+            "{by} runs {agent} as another user or on another machine; add --agent-type {agent}, or run \
+             bookend there"
         ),
         Untracked::Elsewhere(by) => {
             format!("the arguments of {by} do not show where those of {agent} begin; run bookend there")
