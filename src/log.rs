@@ -79,6 +79,11 @@ pub fn fail(why: &str) {
     }
 }
 
+/// Says what the caller should know, whatever the level of messages is.
+pub fn note(text: &str) {
+    say(&format!("bookend: {}\n", Escaped(text).to_string().replace('\n', "\n  ")));
+}
+
 /// Writes one message as it is, in one go. A stderr that nobody reads is no error.
 pub fn say(text: &str) {
     let mut bytes = text.as_bytes();
