@@ -1,5 +1,5 @@
-//! Whose the ledger is: nobody acts on another user's, root becomes that user first, and a file that is put in
-//! its place while a command runs is not taken for it.
+//! Whose the ledger is: nobody acts on another user's, root becomes that user first, and a file that is put
+//! in its place while a command runs is not taken for it.
 
 use std::fs;
 use std::io::Read;
