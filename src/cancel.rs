@@ -12,7 +12,7 @@ use crate::log;
 use crate::process::forward::CANCEL;
 use crate::process::identity::{self, Handle};
 use crate::process::mark;
-use crate::recovery;
+use crate::recovery::{self, AgentState};
 use crate::run::Leave;
 use crate::show;
 use crate::stdout::print;
@@ -118,11 +118,16 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
     }
     let supervisor = ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => {
-            let owner = task.supervisor_pid.and_then(identity::user).map(sys::user_name);
-            let owner = owner.unwrap_or_else(|| "another user".to_owned());
+            let owner = task.supervisor_pid.and_then(identity::user);
+            let owner = owner.map_or_else(|| "another user".to_owned(), sys::user_name);
             let message =
                 format!("task {id} belongs to {owner}: its supervisor (pid {pid}) may not be signalled");
             Error::new(Kind::Nothing, message).hint("run bookend cancel as that user, or as root")
+        }
+        _ if e.kind() == io::ErrorKind::Unsupported => {
+            let message =
+                format!("task {id} is not cancelled: its supervisor (pid {pid}) was not signalled: {e}");
+            Error::failed(message).hint(format!("end it yourself: kill {pid}"))
         }
         _ => Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid}): {e}")),
     })?;
@@ -152,20 +157,16 @@ fn gone(id: &str, pid: &str) -> Error {
 /// task, and others may write to the ledger.
 pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
     let Some(supervisor) = task.supervisor() else { return Ok(None) };
-    let Some(handle) = identity::open(&supervisor)? else { return Ok(None) };
+    let Some(handle) = identity::open_recorded(supervisor)? else { return Ok(None) };
     // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
     let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    let me = nix::unistd::geteuid().as_raw();
-    if let Some(user) = identity::user(supervisor.pid).filter(|user| *user != me) {
-        let message = format!("it is a process of {}, and was not signalled", sys::user_name(user));
-        return if nix::unistd::geteuid().is_root() {
-            refused(message)
-        } else {
-            Err(io::Error::from_raw_os_error(libc::EPERM))
-        };
+    // Root may signal whom it likes; of anybody else the kernel asks this.
+    let me = nix::unistd::geteuid();
+    if let Some(user) = handle.user().filter(|user| me.is_root() && *user != me.as_raw()) {
+        return refused(format!("it is a process of {}, and was not signalled", sys::user_name(user)));
     }
     if let Some(distrust) = ledger.distrust()
-        && !trust::supervises(ledger, supervisor.pid, &task.id)?
+        && !trust::supervises(ledger, supervisor.identity.pid, &task.id)?
     {
         return refused(format!(
             "it is not seen to supervise the task, and was not signalled, since {}; {}",
@@ -210,7 +211,7 @@ fn report_end(
             format!("task {id}: {status}{why} after {after}\n")
         }
     };
-    let outlived = now.status.is_terminal() && gone && recovery::agent_lives(&now);
+    let outlived = now.status.is_terminal() && gone && recovery::agent_state(&now) != AgentState::Ended;
     let error =
         now.error.as_deref().filter(|_| outlived).map(|e| format!("task {id}: {}\n", view::one_line(e)));
     print(&(text + &error.unwrap_or_default()))?;

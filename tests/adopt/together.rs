@@ -269,7 +269,7 @@ fn owner_and_mode_of_the_file_stay_and_what_is_beside_it_is_the_owners() {
         }
         let theirs = Theirs { world: theirs.world, file };
         let adopted = theirs.adopt().ended(End::Code(0));
-        assert!(adopted.stderr.contains("belongs to nobody (uid 65534)"), "{adopted:?}");
+        assert!(adopted.stderr.contains("belongs to user nobody (uid 65534)"), "{adopted:?}");
         let meta = fs::metadata(&theirs.file).expect("the file");
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (OWNER, OWNER, mode));
         for entry in fs::read_dir(&home).expect("their directory").flatten() {

@@ -73,8 +73,8 @@ impl Users {
     }
 }
 
-/// Puts a link to root's directory in the place of the user's, the first time that something happens to a file
-/// of that. It is done within microseconds: the kernel wakes it up.
+/// Puts a link to root's directory in the place of the user's, the first time that something happens to a
+/// file of that. It is done within microseconds: the kernel wakes it up.
 fn swap(users: &Users, file: &str, when: WatchFlags) -> JoinHandle<()> {
     let (dir, away, roots) =
         (users.world.path("tmp/d"), users.world.path("tmp/away"), users.world.path("roots"));
@@ -145,7 +145,7 @@ fn what_root_executes_for_a_user_has_that_users_identity_and_environment() {
     let recover = users.command(&["recover"]).env("TERM", "dumb");
     let recover = environment.into_iter().fold(recover, |c, (name, value)| c.env(name, value));
     let said = recover.run().ended(End::Code(0));
-    let note = format!("{} belongs to nobody (uid {NOBODY})", users.ledger());
+    let note = format!("{} belongs to user nobody (uid {NOBODY})", users.ledger());
     assert!(said.stderr.contains(&note), "{said:?}");
     let read = |name: &str| fs::read_to_string(users.world.path(name)).expect(name);
     let groups = std::process::Command::new("id").args(["-G", "nobody"]).output().expect("id").stdout;
@@ -188,8 +188,10 @@ fn root_looks_at_a_users_ledger_and_makes_nothing_of_its_own_there() {
         // SQLite makes it again for a reader that may write there.
         let _ = fs::remove_file(users.world.path("tmp/d/l.db-shm"));
         let said = users.by_root(words);
-        let note =
-            format!("{} belongs to nobody (uid {NOBODY}); this command goes on as that user", users.ledger());
+        let note = format!(
+            "{} belongs to user nobody (uid {NOBODY}); this command goes on as that user",
+            users.ledger()
+        );
         assert!(said.stderr.contains(&note), "{words:?}: {said:?}");
         let others: Vec<_> = users.owners().into_iter().filter(|(_, uid)| *uid != NOBODY).collect();
         assert!(others.is_empty(), "{words:?} made {others:?}");
@@ -234,7 +236,7 @@ fn another_user_reads_a_shared_ledger_and_acts_on_nothing_of_it() {
     let specs = [format!("uid={SOMEBODY}")];
     for words in [&["list"][..], &["show", "one"], &["audit"], &["stats"], &["list", "--json"]] {
         let said = users.command(words).with(&specs).run().ended(End::Code(0));
-        let note = format!("bookend: {} belongs to nobody (uid {NOBODY})\n", users.ledger());
+        let note = format!("bookend: {} belongs to user nobody (uid {NOBODY})\n", users.ledger());
         assert_eq!(said.stderr, note, "{words:?}");
         assert!(!said.stdout.is_empty());
     }
