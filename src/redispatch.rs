@@ -187,7 +187,7 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
         return Err(Error::new(Kind::Nothing, message));
     }
     // Opened once: another file that comes to lie at its path meanwhile is not read.
-    let opened = Ledger::open(&at)?;
+    let opened = Ledger::open_for_run(&at)?;
     let task = show::find_in(&opened, &request.id)?;
     let id = &task.id;
     if task.status == Status::Running {

@@ -92,6 +92,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
     let file = at.file.as_path();
     let meta = place::check_own(file)?;
     trust::check_way(at.directory())?;
+    place::refuse_other_name(file)?;
     if meta.len() == 0 {
         return Err(refusal(file, "it is empty"));
     }

@@ -178,7 +178,7 @@ pub fn check_opened(conn: &Connection, file: &Path, before: &Metadata) -> Result
     if is_same && !sys::has_moved(conn) {
         return Ok(());
     }
-    Err(LedgerError::Replaced { path: file.to_owned() })
+    Err(LedgerError::Swapped { path: file.to_owned() })
 }
 
 #[cfg(test)]
