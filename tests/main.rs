@@ -10,6 +10,7 @@ mod crash;
 mod descriptors;
 mod dirty;
 mod docs;
+mod durability;
 mod exit;
 mod git;
 mod harness;
