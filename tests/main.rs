@@ -25,6 +25,7 @@ mod operator;
 mod orphans;
 mod papers;
 mod prune;
+mod recognise;
 mod recover;
 mod run;
 mod security;
