@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::symlink;
 
-use crate::harness::{End, World};
+use crate::harness::{End, World, state};
 
 /// A world in which `claude` and the launchers of other users and machines note their arguments.
 fn world(test: &str) -> Option<World> {
@@ -191,4 +191,88 @@ fn a_transcript_that_was_there_and_is_gone_means_a_fresh_start() {
     let second = run();
     assert!(second.stderr.contains("has no transcript"), "{second:?}");
     assert_eq!(got(&world), "--session-id ID -p hi");
+}
+
+#[test]
+fn a_run_whose_session_id_was_given_is_dispatched_again_under_a_new_one() {
+    let Some(world) = World::of_bookend("a_run_whose_session_id_was_given") else { return };
+    // As Claude Code: an id is used once.
+    world.stand_in("claude", "mkdir ../used.$id || { echo in use >&2; exit 1; }");
+    let id = "0197a6a0-0000-4000-8000-00000000eeee";
+    world.run(["claude", "--session-id", id, "-p", "hi"]).options(["--key", "k"]).run().ended(End::Code(0));
+    let first = world.row().text("id");
+    world.bare(["bookend", "redispatch", &first]).run().ended(End::Code(0)).silent();
+    assert_eq!(got(&world), "--session-id ID -p hi");
+    let rows = world.rows();
+    assert_eq!((rows[0].text("session_id"), rows[1].ending()), (id.into(), "success/".into()));
+    assert_ne!(rows[1].text("session_id"), id);
+    assert!(world.argvs()[1].contains(&rows[1].text("session_id")), "the row has the new id");
+}
+
+/// A `claude` whose `--bg` leaves a daemon and says which job it made, as 2.1.330 does.
+const BACKGROUND: &str = r#"
+job=$HOME/.claude/jobs/aaaaaaaa; mkdir -p "$job"
+now=$(date -u +%Y-%m-%dT%H:%M:%S.999Z)
+printf '{"sessionId":"aaaaaaaa-0000-4000-8000-00000000eeee","cwd":"%s","createdAt":"%s"}' "$(pwd -P)" "$now" \
+    >"$job/state.json"
+setsid sh -c 'echo ready $$ >"$SAY"; exec sleep 1000' </dev/null >/dev/null 2>&1 &
+read line <"$GO"
+"#;
+
+#[test]
+fn what_goes_on_in_the_background_is_left_alone_and_the_key_keeps_no_session() {
+    let Some(world) = World::of_bookend("what_goes_on_in_the_background") else { return };
+    world.stand_in("claude", BACKGROUND);
+    let (mut say, mut go) = (world.fifo("say"), world.fifo("go"));
+    let run = world
+        .run(["claude", "--bg", "hi"])
+        .options(["--key", "k", "--leftovers", "end"])
+        .env("SAY", say.path())
+        .env("GO", go.path())
+        .start();
+    let daemon = say.pid("ready");
+    go.tell("on");
+    run.wait().ended(End::Code(0)).silent();
+    assert_eq!(got(&world), "--bg hi");
+    let row = world.row();
+    assert_eq!(row.ending(), "success/backgrounded");
+    assert_eq!(row.text("session_id"), "aaaaaaaa-0000-4000-8000-00000000eeee");
+    assert_eq!(row.text("session_untracked"), "backgrounded");
+    assert!(world.sql("SELECT * FROM claude_sdk_sessions").is_empty());
+
+    let alive = || matches!(state(daemon), Some(s) if s != 'Z');
+    assert!(alive(), "nobody ends the daemon");
+    let environment = std::fs::read(format!("/proc/{daemon}/environ")).expect("its environment");
+    assert!(!environment.windows(15).any(|w| w == b"BOOKEND_TASK_ID"), "it carries no mark of the task");
+    world.bare(["bookend", "recover"]).run().ended(End::Code(0));
+    let audit = world.bare(["bookend", "audit"]).run().ended(End::Code(0));
+    assert!(alive() && !audit.stdout.contains("orphan"), "{audit:?}");
+    world.bare(["probe", "send", &daemon.to_string(), "9"]).run();
+}
+
+#[test]
+fn a_session_that_is_sent_to_the_background_is_taken_from_its_key() {
+    let Some(world) = World::of_bookend("a_session_that_is_sent_to_the_background") else { return };
+    world.claude("exit 0");
+    let run = |argv: &[&str]| {
+        world.run(argv.iter().copied()).options(["--key", "k"]).run().ended(End::Code(0));
+        world.rows().pop().expect("a row")
+    };
+    let session = run(&["claude", "-p", "hi"]).text("session_id");
+    let row = run(&["claude", "--bg", "--resume", &session]);
+    assert_eq!((row.ending().as_str(), row.text("resumed_from")), ("success/backgrounded", session));
+    assert!(world.sql("SELECT * FROM claude_sdk_sessions").is_empty());
+    run(&["claude", "-p", "hi"]);
+    assert_eq!(got(&world), "--session-id ID -p hi");
+}
+
+#[test]
+fn words_that_are_commands_get_no_session() {
+    let Some(world) = World::of_bookend("words_that_are_commands_get_no_session") else { return };
+    world.claude("exit 0");
+    for word in ["config", "help", "ps", "mcp"] {
+        world.run(["claude", word]).options(["--key", "k"]).run().ended(End::Code(0)).silent();
+        assert_eq!(got(&world), word);
+        assert_eq!(world.rows().pop().expect("a row").text("session_untracked"), "no conversation");
+    }
 }
