@@ -28,6 +28,7 @@ mod orphans;
 mod output;
 mod papers;
 mod prune;
+mod recognise;
 mod recover;
 mod run;
 mod security;
