@@ -26,6 +26,7 @@ mod papers;
 mod prune;
 mod recover;
 mod run;
+mod sandbox;
 mod security;
 mod sessions;
 mod signals;
