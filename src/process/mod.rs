@@ -8,6 +8,7 @@ pub mod forward;
 pub mod gate;
 pub mod identity;
 pub mod leftovers;
+pub mod locks;
 pub mod mark;
 pub mod marked;
 pub mod oom;
