@@ -31,6 +31,7 @@ mod prune;
 mod recognise;
 mod recover;
 mod run;
+mod sandbox;
 mod security;
 mod sessions;
 mod signals;
