@@ -21,6 +21,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionB
 
 use super::dialect::{self, Dialect, TimeFormat};
 use super::error::{LedgerError, Result, step};
+use super::limits;
 use super::open::{self, Found};
 use super::place::{self, Location, with_suffix};
 use super::trust;
@@ -110,6 +111,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
         drop(tx);
         return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
     }
+    limits::allow_views(&tx).map_err(failed("setting up the adoption"))?;
     hit("adopt.begun", file)?;
     let draft = with_suffix(file, ".before-bookend.partial");
     // What is left of a copy that failed is of no use to anybody.

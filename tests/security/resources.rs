@@ -108,3 +108,84 @@ fn texts_that_no_screen_holds_are_shown_at_once() {
         }
     }
 }
+
+#[test]
+fn a_command_line_of_megabytes_is_cut_and_not_dispatched_again() {
+    let Some(world) = World::of_bookend("a_command_line_of_megabytes_is_cut") else { return };
+    let long = "\u{1b}ü".repeat(30_000);
+    let mut up = world.fifo("up");
+    let script = format!("echo up $# $$ >{}; exec sleep 1000", up.path());
+    let mut argv = vec!["sh", "-c", &script, "sh"];
+    argv.extend([long.as_str(); 12]);
+    let run = world.run(argv).options(["--id", "one", "--key", "k"]).start();
+    let said = up.line();
+    assert!(said.starts_with("up 12 "), "the agent gets all of it: {said}");
+
+    let row = world.row();
+    let (kept, given) = (row.text("argv"), row.text("user_argv"));
+    assert!(kept.len() <= 128 << 10 && given.len() <= 128 << 10, "{} {}", kept.len(), given.len());
+    assert!(given.len() > 100 << 10, "as much as there is room for: {}", given.len());
+    let whole = 12 * long.len() + script.len() + "sh-csh".len();
+    let mark = format!("… (cut, {whole} bytes in all)");
+    let words: Vec<String> = serde_json::from_str(&given).expect("JSON");
+    assert!(words.len() > 4 && words.last().is_some_and(|w| w.ends_with(&mark)), "{words:?}");
+    assert_eq!(row.json("run_options")["argv_cut"], whole);
+    assert!(bookend(&world, &["show", "one"]).ended(End::Code(0)).stdout.contains(&mark));
+
+    run.signal(rustix::process::Signal::KILL);
+    run.wait();
+    let told = bookend(&world, &["recover"]).ended(End::Code(0)).stdout;
+    assert!(told.contains("the row holds only the beginning of its command line"), "{told}");
+    assert!(!told.contains("bookend redispatch"), "{told}");
+    let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
+    assert!(refused.stderr.contains("its row holds only the beginning"), "{refused:?}");
+    assert_eq!(world.rows().len(), 1, "nothing was dispatched");
+}
+
+#[test]
+fn costs_and_counts_beyond_reason_make_no_sum_useless() {
+    let Some(world) = World::of_bookend("costs_and_counts_beyond_reason") else { return };
+    for (id, cost) in [("one", "1e308"), ("two", "1e308"), ("three", "0.25")] {
+        let result = format!(
+            r#"{{"type":"result","is_error":false,"result":"x","total_cost_usd":{cost},"num_turns":3,"usage":{{"input_tokens":8999999999999999}}}}"#
+        );
+        world.program("claude", &format!("#!/bin/sh\necho '{result}'\n"));
+        let argv = ["claude", "-p", "--output-format", "stream-json", "--verbose", "x"];
+        world.run(argv).options(["--id", id]).run().ended(End::Code(0));
+    }
+    let costs: Vec<Option<f64>> = world.rows().iter().map(|row| row.real("cost_usd")).collect();
+    assert_eq!(costs, [None, None, Some(0.25)], "what an agent says beyond reason is not taken");
+    // Another program may have written anything.
+    world.run(["true"]).options(["--id", "four"]).run().ended(End::Code(0));
+    world.run(["true"]).options(["--id", "five"]).run().ended(End::Code(0));
+    let huge = "cost_usd = 1e308, input_tokens = 9223372036854775807, turns = -9223372036854775808,
+        duration_ms = 9223372036854775807";
+    change(&world, &format!("UPDATE task_history SET {huge} WHERE id IN ('four', 'five')"));
+    for by in ["all", "agent", "day"] {
+        let said = bookend(&world, &["stats", "--by", by]).ended(End::Code(0)).stdout;
+        assert!(said.contains("$0.25") || by == "agent", "{said}");
+        assert!(!said.contains("inf") && !said.contains("NaN"), "{said}");
+        json(&world, &["stats", "--by", by, "--json"]);
+    }
+    assert_eq!(json(&world, &["stats", "--json"])["groups"][0]["cost_usd"], 0.25);
+    let shown = bookend(&world, &["show", "four"]).ended(End::Code(0)).stdout;
+    assert!(shown.contains("$1.00e308") && shown.lines().all(|l| l.len() < 200), "{shown}");
+}
+
+#[test]
+fn an_id_that_is_too_long_or_empty_is_refused_with_the_limit() {
+    let Some(world) = World::of_bookend("an_id_that_is_too_long_or_empty_is_refused") else { return };
+    let run = |id: &str| world.run(["touch", "../effect"]).options(["--id", id]).run();
+    for id in ["a".repeat(201), "a".repeat(100_000), "a:".repeat(51)] {
+        let refused = run(&id).ended(End::Code(2));
+        assert!(refused.stderr.contains("at most 200 bytes"), "{refused:?}");
+    }
+    for id in ["", "a\u{1b}b", "a\u{200b}b", "a b", "a\nb"] {
+        run(id).ended(End::Code(2));
+    }
+    assert!(!world.path("effect").exists(), "the agent ran");
+    for id in ["a".repeat(200), "a:".repeat(50)] {
+        run(&id).ended(End::Code(0)).silent();
+        bookend(&world, &["show", &id]).ended(End::Code(0));
+    }
+}
