@@ -26,7 +26,7 @@ use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch};
 use crate::process::identity;
-use crate::process::leftovers::{self, Hunt, Policy, Seat};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Policy, Seat};
 use crate::process::oom;
 use crate::process::watch::Watch;
 use crate::recovery;
@@ -282,7 +282,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     };
     let whose = leftovers::Task {
         id: run.task.id.clone(),
-        ledger: location.file.clone(),
+        ledger: LedgerFile::at(&location.file),
         agent: row.agent_process.unwrap_or(row.supervisor),
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
@@ -324,17 +324,17 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         on_term: request.on_term,
     });
     let ends = request.leftovers.ends(ending == Ending::Success);
-    let mut hunt = Hunt::new(whose, ends, request.grace);
-    run.look_for_leftovers(&mut hunt);
+    let mut sweep = LeftoverSweep::new(whose, ends, request.grace);
+    run.look_for_leftovers(&mut sweep);
 
     // 10. The terminal row, or the spool. The ending is committed before any grace is waited for.
     let error = match ended {
         Some(_) => observed.result.as_ref().and_then(|r| r.error.clone()),
         None => Some(out_of_reach(run.agent.child.pid)),
     };
-    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(hunt.summary()) });
+    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(sweep.summary()) });
     failpoint::reached("run.settled");
-    run.end_leftovers(hunt, ends)?;
+    run.end_leftovers(sweep, ends)?;
     if let Some(head) = head {
         worktree::record(&mut run, &who.cwd, &head, &caller)?;
     }

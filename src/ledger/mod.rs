@@ -138,6 +138,11 @@ impl Ledger {
         &self.at.file
     }
 
+    /// Why it is this ledger.
+    pub fn chosen_by(&self) -> ChosenBy {
+        self.at.chosen_by
+    }
+
     /// Why the commands that stand in this ledger are not to be executed: others may have written them there.
     pub fn distrust(&self) -> Option<String> {
         let (path, mode) = place::written_by_others(&self.at)?;
