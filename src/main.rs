@@ -16,6 +16,7 @@ mod failpoint;
 #[cfg(test)]
 #[path = "../tests/fuzz/properties/mod.rs"]
 mod fuzz;
+mod git;
 mod hook;
 mod ledger;
 mod list;
@@ -40,7 +41,6 @@ mod sys;
 mod task;
 mod timeline;
 mod view;
-mod worktree;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -80,10 +80,11 @@ fn start() -> Leave {
         return Leave::Code(exit_code::FAILED);
     }
     let args: Vec<OsString> = std::env::args_os().collect();
+    cli::variables::forget_empty();
     let invocation = match cli::parse(args.clone()) {
         Ok(invocation) => invocation,
         Err(message) => {
-            match cli::harmless(&message, &args) {
+            match cli::reworded(&message, &args) {
                 Some(text) => log::say(&text),
                 // Nobody left to tell if this fails.
                 None => drop(message.print()),
@@ -100,16 +101,19 @@ fn start() -> Leave {
                 sys::hide_arguments(request.argv.len().saturating_sub(1));
             }
             log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
             run::run(request, ledger, caller)
         }
         Request::Recover(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
             recover::recover(request, ledger, &caller)
         }
         Request::Redispatch(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
             redispatch::redispatch(request, ledger, caller)
         }
         Request::Session(request) => {

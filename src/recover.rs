@@ -12,21 +12,22 @@ use tracing::level_filters::LevelFilter;
 use crate::clock;
 use crate::error::{Error, exit_code};
 use crate::failpoint;
+use crate::git::{Git, Survey, Uncommitted};
 use crate::hook::{self, Hook, Idle};
 use crate::ledger::{
     self, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Location, Taken, Withdrawn,
 };
 use crate::process::caller::Caller;
+use crate::process::environment;
 use crate::process::leftovers::{self, Step};
 use crate::process::watch::Watch;
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::redispatch::{self, Lacks};
-use crate::run::Leave;
+use crate::run::{Leave, OPTION_VARIABLES};
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
-use crate::worktree;
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
 /// brings the machine down.
@@ -105,12 +106,14 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()) };
     let mut report = Report { ledger: at.file.clone(), dry_run: request.dry_run, ..Report::default() };
     if request.dry_run {
-        if let Some(ledger) = Ledger::open_read_only(&at)? {
+        if let Some(mut ledger) = Ledger::open_read_only(&at)? {
             preview(&ledger, request, &mut report)?;
+            preview_hints(&mut ledger, caller, &mut report)?;
         }
     } else if at.file.exists() {
         let mut recovery = Recovery {
-            watch: Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))?,
+            watch: watch()?,
+            survey: survey(caller),
             ledger: Ledger::open(&at)?,
             at: &at,
             request,
@@ -134,10 +137,19 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     Ok(Leave::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
 }
 
+fn watch() -> Result<Watch, Error> {
+    Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))
+}
+
+fn survey(caller: &Caller) -> Survey<'_> {
+    Survey::new(Git::new(environment::inherited(&OPTION_VARIABLES, &[]), caller))
+}
+
 /// One recovery at work.
 struct Recovery<'a> {
     ledger: Ledger,
     watch: Watch,
+    survey: Survey<'a>,
     at: &'a Location,
     request: &'a Request,
     caller: &'a Caller,
@@ -337,7 +349,9 @@ impl Recovery<'_> {
                 continue;
             }
             failpoint::reached("recover.hinting");
-            let hint = post_mortem(&self.ledger, task, self.at)?;
+            let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
+            let uncommitted = uncommitted(&task, &mut self.survey, &mut idle)?;
+            let hint = post_mortem(&self.ledger, task, self.at, uncommitted)?;
             self.telling.hint(&hint);
             if let Some(command) = &self.request.on_interrupted
                 && let Err(how) = self.hand_on(command, &hint.task)?
@@ -398,18 +412,32 @@ fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<()
             report.deliveries.push(Delivered { id: task.id, status: Delivery::Pending.as_str() });
         }
     }
+    Ok(())
+}
+
+fn preview_hints(ledger: &mut Ledger, caller: &Caller, report: &mut Report) -> Result<(), Error> {
     let at = Location { file: ledger.path().to_owned(), chosen_by: ChosenBy::Option };
+    let (mut watch, mut survey) = (watch()?, survey(caller));
     for task in ledger.unhinted()? {
-        report.hints.push(post_mortem(ledger, task, &at)?);
+        let mut idle = Idle { ledger, watch: &mut watch };
+        let uncommitted = uncommitted(&task, &mut survey, &mut idle)?;
+        report.hints.push(post_mortem(ledger, task, &at, uncommitted)?);
     }
     Ok(())
+}
+
+fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Result<Uncommitted, Error> {
+    match &task.cwd {
+        Some(cwd) => survey.uncommitted(Path::new(cwd), idle),
+        None => Ok(Uncommitted::NoWorktree),
+    }
 }
 
 fn ended(task: &Task, reason: crate::task::Interrupt) -> Ended {
     Ended { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
 }
 
-fn post_mortem(ledger: &Ledger, task: Task, at: &Location) -> Result<Hint, Error> {
+fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommitted) -> Result<Hint, Error> {
     let invalidated_session = ledger
         .invalidations_of_task(&task.id)?
         .into_iter()
@@ -430,8 +458,12 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location) -> Result<Hint, Error
         Some(Lacks::Command) => (None, Some("the row does not hold its command line")),
         Some(Lacks::Bytes) => (None, Some("its command line is not UTF-8")),
     };
-    let uncommitted = task.cwd.as_deref().and_then(|cwd| worktree::uncommitted(Path::new(cwd)));
-    Ok(Hint { task, invalidated_session, uncommitted, redispatch, redispatch_needs })
+    let (in_worktree, uncommitted) = match uncommitted {
+        Uncommitted::NoWorktree => (false, None),
+        Uncommitted::Unknown => (true, None),
+        Uncommitted::Files(count) => (true, Some(count)),
+    };
+    Ok(Hint { task, invalidated_session, in_worktree, uncommitted, redispatch, redispatch_needs })
 }
 
 /// How the work is told of on stdout: each thing as it is done, or all in one object at the end.

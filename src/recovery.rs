@@ -172,7 +172,8 @@ pub fn has_expired(task: &Task, ttl: Duration) -> bool {
     Timestamp::now().duration_since(last) > ttl
 }
 
-/// A task whose supervisor is gone, its processes ended; or one that cannot be judged and is too old to wait for.
+/// A task whose supervisor is gone, its processes ended; or one that cannot be judged and is too old to wait
+/// for.
 pub struct LostTask {
     task: Task,
     here: Rc<Place>,

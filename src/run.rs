@@ -16,6 +16,7 @@ use crate::claim::{Hold, Way};
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
 use crate::failpoint;
+use crate::git::{Baseline, Git};
 use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location, SpoolSlot};
 use crate::log;
@@ -35,15 +36,17 @@ use crate::session::{self, Choice, Known, LastUse, Refusal, Withdrawal};
 use crate::supervise::{self, Agent, Conversation, End, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
 use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, NewTask, OnTerm, Status, Task};
-use crate::worktree;
 use start::{NoStart, end_without_agent, prepare, require_skill};
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
+/// How many runs may be nested, counted by the parents of their tasks.
+const MOST_LEVELS: u32 = 8;
+
+/// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 27] = [
+pub const OPTION_VARIABLES: [&str; 31] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -70,6 +73,10 @@ pub const OPTION_VARIABLES: [&str; 27] = [
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
     "BOOKEND_LOG_TO",
+    "BOOKEND_LOG",
+    "BOOKEND_BUSY_TIMEOUT",
+    "BOOKEND_ON_INTERRUPTED",
+    "BOOKEND_TTL",
     cgroup::DELEGATED_VARIABLE,
 ];
 
@@ -152,6 +159,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         }
         failpoint::reached("run.cleared");
     };
+    let parent_id = std::env::var(environment::MARK).ok();
+    refuse_recursion(&claim, parent_id.as_deref(), &request.argv[0])?;
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     failpoint::reached("run.chosen");
     log::about(&id, who.key.as_deref());
@@ -204,7 +213,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         agent_process: agent_process.flatten(),
         on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
-        parent_id: std::env::var(environment::MARK).ok(),
+        parent_id,
         oom_kills_before,
     };
     claim.insert(&row, &live, "run")?;
@@ -294,7 +303,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     }
 
     // Where the worktree stands, for what the run will have made of it.
-    let head = worktree::head(&who.cwd);
+    let baseline = Baseline::of(&physical(request, &who.cwd));
 
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
     failpoint::reached("run.ready");
@@ -335,8 +344,10 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(sweep.summary()) });
     failpoint::reached("run.settled");
     run.end_leftovers(sweep, ends)?;
-    if let Some(head) = head {
-        worktree::record(&mut run, &who.cwd, &head, &caller)?;
+    if let Some(baseline) = baseline {
+        let id = run.task.id.clone();
+        let env = environment::inherited(&OPTION_VARIABLES, &[(environment::FINISHED, OsStr::new(&id))]);
+        baseline.record(&id, &mut Git::new(env, &caller), &mut run)?;
     }
 
     // 11. The hook, with the row; the live lock is held until then.
@@ -420,8 +431,32 @@ fn resolve(request: &Request) -> Result<Who, Error> {
     Ok(Who { adapter, asked, key, persona, provider, cwd, captured })
 }
 
+/// Refuses a run that has too many runs above it: a script named like the agent that calls bookend again
+/// would start itself without end.
+fn refuse_recursion(claim: &Claim<'_>, parent: Option<&str>, program: &OsStr) -> Result<(), Error> {
+    let Some(parent) = parent else { return Ok(()) };
+    if claim.levels(parent, MOST_LEVELS + 1)? <= MOST_LEVELS {
+        return Ok(());
+    }
+    let program = program.display();
+    Err(Error::failed(format!(
+        "{program}: more than {MOST_LEVELS} runs are nested, each started by the one before"
+    ))
+    .hint(format!(
+        "if {program} is a script that calls bookend, give bookend the path of the real program; nothing was \
+         executed"
+    )))
+}
+
 fn current_dir() -> PathBuf {
     std::env::current_dir().unwrap_or_default()
+}
+
+/// The agent's directory without links: git looks for a worktree along that path. The kernel names the
+/// current directory so.
+fn physical<'p>(request: &Request, cwd: &'p Path) -> std::borrow::Cow<'p, Path> {
+    let given = request.cwd.is_some().then(|| cwd.canonicalize().ok()).flatten();
+    given.map_or(cwd.into(), Into::into)
 }
 
 /// What the look at a key's session came to.

@@ -400,18 +400,44 @@ unsafe extern "C" {
 
 /// The environment as it was given to us, entry by entry, malformed and repeated ones too. environ(7).
 pub fn environment() -> Vec<std::ffi::CString> {
+    environment_with(b"")
+}
+
+/// The entries of the environment that begin with `prefix`.
+pub fn environment_with(prefix: &[u8]) -> Vec<std::ffi::CString> {
     let mut entries = Vec::new();
-    // SAFETY: nothing in this program changes the environment, so `environ` is what the kernel laid out:
-    // an array of NUL-terminated strings that ends with a null pointer, valid for the whole process. Unseen:
-    // AddressSanitizer knows no bounds of what the kernel laid out.
+    // SAFETY: only `forget_variable` changes the environment, before a second thread exists, and unsetenv(3)
+    // leaves an array of NUL-terminated strings that ends with a null pointer. Unseen: AddressSanitizer knows
+    // no bounds of what the kernel laid out.
     unsafe {
         let mut at = environ;
         while !at.is_null() && !(*at).is_null() {
-            entries.push(std::ffi::CStr::from_ptr(*at).to_owned());
+            let entry = std::ffi::CStr::from_ptr(*at);
+            if entry.to_bytes().starts_with(prefix) {
+                entries.push(entry.to_owned());
+            }
             at = at.add(1);
         }
     }
     entries
+}
+
+/// Removes a variable from the environment of this process. Call it only while there is a single thread.
+pub fn forget_variable(name: &str) {
+    // SAFETY: `main` calls this before it starts anything, so no other thread reads the environment.
+    unsafe { std::env::remove_var(name) }
+}
+
+/// An unnamed file in memory that holds `bytes`, ready to be read from its beginning.
+///
+/// # Errors
+/// When the kernel has no memory or no descriptor left.
+pub fn memory_file(name: &str, bytes: &[u8]) -> io::Result<std::fs::File> {
+    use std::io::{Seek, Write};
+    let mut file = std::fs::File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Blots out the last `count` words of our command line as others see it, `/proc/PID/cmdline` of proc(5).

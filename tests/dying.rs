@@ -182,6 +182,7 @@ fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others
     eventually(world.deadline(), "the end of the quick one", || ending("quick") != "running/");
     assert_ne!(state(recover.pid()), Some('Z'), "the others are still waited for");
     world.run(["true"]).options(["--key", "quick"]).run().ended(End::Code(0));
+    let refused = world.run(["true"]).options(["--key", "agent", "--grace", "0s"]).start();
     let said = recover.wait().ended(End::Code(1)).stdout;
     let killed = "is being killed and does not end (state t)";
     for part in [
@@ -194,6 +195,8 @@ fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others
     ] {
         assert!(said.contains(&part), "{part} in {said}");
     }
+    let said = refused.wait().ended(End::Code(75)).stderr;
+    assert!(said.contains(killed), "{said}");
     world.renew_deadline();
     // Without their tracers they end.
     drop((first, second));

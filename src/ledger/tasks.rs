@@ -103,6 +103,15 @@ const SELECT_LAST_SESSION_COST: &str = "
     WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
       AND session_cost_usd IS NOT NULL
     ORDER BY started_at DESC, rowid DESC LIMIT 1";
+/// How many tasks stand above one another, counted from `?1` upwards and to `?2` at most.
+const SELECT_LEVELS: &str = "
+    WITH RECURSIVE above (id, level) AS (
+        SELECT ?1, 1
+        UNION ALL
+        SELECT parent_id, level + 1 FROM task_history JOIN above USING (id)
+        WHERE parent_id IS NOT NULL AND level < ?2
+    )
+    SELECT max(level) FROM above";
 const SELECT_TRANSITIONS: &str = "
     SELECT task_id, at, from_status, to_status, reason, by_pid, by_command
     FROM task_transition WHERE task_id = ?1 ORDER BY n";
@@ -205,6 +214,10 @@ pub fn last_user_of_session(
         (Some(ours), Some(theirs)) if theirs.started_at > ours.started_at => Some(theirs),
         (ours, theirs) => ours.or(theirs),
     })
+}
+
+pub fn levels(conn: &Connection, task: &str, most: u32) -> rusqlite::Result<u32> {
+    conn.query_row(SELECT_LEVELS, (task, most), |row| row.get(0))
 }
 
 pub fn last_session_cost(

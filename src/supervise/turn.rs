@@ -136,8 +136,9 @@ impl Supervisor<'_> {
         {
             match change {
                 Change::Ended(exit) => helper.ended = Some(exit),
-                Change::Stopped(signal) => self.stop_along(pid, signal)?,
-                Change::Continued => {}
+                // A process group of its own is not the shell's job: nobody would continue us with it.
+                Change::Stopped(signal) if !leads_group(pid) => self.stop_along(pid, signal)?,
+                Change::Stopped(_) | Change::Continued => {}
             }
         }
         Ok(())
@@ -324,6 +325,11 @@ impl Supervisor<'_> {
         }
         Ok(())
     }
+}
+
+fn leads_group(pid: i32) -> bool {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::unistd::getpgid(Some(pid)) == Ok(pid)
 }
 
 /// What a signal asks for, if it asks us to stop. One that we inherited as ignored asks for nothing.
