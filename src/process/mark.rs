@@ -145,7 +145,7 @@ impl TaskMark {
     }
 }
 
-/// What `pid` shows, by its opened environment. A process whose first thread has ended shows it in the others.
+/// What `pid` shows, by its opened environment. Where the first thread has ended, the others show it.
 pub(super) fn marks_of(pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> Marks {
     match environ.and_then(|file| read_environ(file, buf)) {
         Ok([]) | Err(Errno::NOENT | Errno::SRCH) => marks_of_threads(pid, buf),
