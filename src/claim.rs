@@ -9,16 +9,16 @@ use tracing::{info, warn};
 use crate::cancel;
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
-use crate::process::identity::{self, Handle};
+use crate::process::identity;
 use crate::process::leftovers::Step;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
-use crate::recovery::batch::{RecoveryBatch, RecoveryOutcome};
+use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::WhenBusy;
 use crate::supervise;
 use crate::sys::{self, Received};
-use crate::task::Task;
+use crate::task::{ProcessRecord, Task};
 
 /// How often a run that waits looks again, at most.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ impl Way {
         }
         let Some(key) = key else { return Ok(None) };
         Ok(match claim.holder(key)? {
-            None => claim.last_of_key(key)?.filter(recovery::agent_lives),
+            None => claim.last_of_key(key)?.filter(recovery::keeps_key),
             holder => holder,
         })
     }
@@ -110,10 +110,7 @@ impl Way {
             Recovered::Stopped(signal) => return Ok(Some(signal)),
         };
         match (outcome, self.when_busy, hold) {
-            (RecoveryOutcome::Lost(lost), ..) => {
-                self.cleared = Some((lost, None));
-                Ok(None)
-            }
+            (RecoveryOutcome::Lost(lost), ..) => self.settle_lost(ledger, watch, hold, lost),
             (RecoveryOutcome::Stuck(lost, why), ..) => {
                 ledger.note_error(lost.id(), &why)?;
                 Err(Error::new(Kind::Busy, format!("{hold} {}: {why}", name(&holder)))
@@ -123,19 +120,46 @@ impl Way {
                 Kind::Busy,
                 format!("{hold} {}, which cannot be judged from here", name(&holder)),
             )
-            .hint(
-                "look for it where it was started, or run under another key or ledger; nothing was executed",
-            )),
-            (RecoveryOutcome::Alive(_), WhenBusy::Wait, _) => self.wait(watch, &holder),
+            .hint(format!(
+                "look for it where it was started, or run under another key or ledger; if it has ended: {}; \
+                 nothing was executed",
+                recovery::release_command(ledger, &holder)
+            ))),
+            (RecoveryOutcome::Alive(_), WhenBusy::Wait, _) => self.wait(watch, holder.supervisor()),
             (RecoveryOutcome::Alive(_), WhenBusy::Refuse, Hold::Key(_)) => {
                 Err(refused("--wait waits for it, --replace cancels it and runs"))
             }
             (RecoveryOutcome::Alive(_), WhenBusy::Replace, Hold::Key(_)) => {
                 self.cancel(ledger, &holder)?;
-                self.wait(watch, &holder)
+                self.wait(watch, holder.supervisor())
             }
             (RecoveryOutcome::Alive(_), WhenBusy::Refuse | WhenBusy::Replace, Hold::Session(_)) => {
                 Err(refused("--wait waits for it, --fresh starts without it"))
+            }
+        }
+    }
+
+    /// Settles a lost holder in this claim, unless its agent may still run: then the claim waits or is
+    /// refused, and the holder is settled without it.
+    fn settle_lost(
+        &mut self,
+        ledger: &mut Ledger,
+        watch: &mut Watch,
+        hold: &Hold,
+        lost: LostTask,
+    ) -> Result<Option<i32>, Error> {
+        let may_run = lost.agent_may_run().filter(|_| recovery::keeps_key(lost.task()));
+        let Some(agent_may_run) = may_run.map(str::to_owned) else {
+            self.cleared = Some((lost, None));
+            return Ok(None);
+        };
+        let (named, agent) = (name(lost.task()), lost.task().agent_process());
+        batch::settle(ledger, vec![lost], "run")?;
+        match self.when_busy {
+            WhenBusy::Wait => self.wait(watch, agent),
+            WhenBusy::Refuse | WhenBusy::Replace => {
+                Err(Error::new(Kind::Busy, format!("{hold} {named}: {agent_may_run}"))
+                    .hint("nothing was executed"))
             }
         }
     }
@@ -174,9 +198,9 @@ impl Way {
         Ok(())
     }
 
-    /// Waits until the holder's supervisor is gone, for at most [`POLL_INTERVAL`].
-    fn wait(&self, watch: &mut Watch, holder: &Task) -> Result<Option<i32>, Error> {
-        let handle = open(holder).ok().flatten();
+    /// Waits until the holder's process is gone, for at most [`POLL_INTERVAL`].
+    fn wait(&self, watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<i32>, Error> {
+        let handle = holder.and_then(|h| identity::open_recorded(h).ok().flatten());
         attend(watch, handle.iter().map(AsFd::as_fd), Instant::now() + POLL_INTERVAL)
     }
 }
@@ -211,10 +235,6 @@ fn attend<'a>(
     };
     watch.put_back(for_the_agent);
     Ok(stopped)
-}
-
-fn open(holder: &Task) -> std::io::Result<Option<Handle>> {
-    holder.supervisor().map_or(Ok(None), |s| identity::open(&s))
 }
 
 /// `task 019… (pid 4711, since 2026-…)`.

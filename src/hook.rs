@@ -2,7 +2,7 @@
 //! it. The latter are given the task's row; `run` and `recover` start them through here alike.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -87,7 +87,7 @@ pub fn run(
     let attended = attendant.attend(child, LIMIT)?;
     if attended.ended.is_none() {
         // It is our child and not reaped: the pidfd means it.
-        let _ = sys::send_signal(attended.child.pidfd.as_fd(), libc::SIGKILL, None);
+        let _ = attended.child.signal(libc::SIGKILL, None);
     }
     Ok(match (attended.start_error, attended.ended) {
         (Some(e), _) => Err(format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno))),

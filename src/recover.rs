@@ -22,9 +22,10 @@ use crate::process::environment;
 use crate::process::leftovers::{self, Step};
 use crate::process::watch::Watch;
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
-use crate::recovery::{self, LostTask, SettleOutcome};
+use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::redispatch::{self, Lacks};
 use crate::run::{Leave, OPTION_VARIABLES};
+use crate::show;
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
@@ -36,6 +37,8 @@ const ATTEMPTS: i64 = 3;
 /// What `bookend recover` was asked for.
 #[derive(Debug)]
 pub struct Request {
+    /// Only these tasks, by id or the beginning of one; all where it is empty.
+    pub ids: Vec<String>,
     pub ttl: Duration,
     pub grace: Duration,
     pub on_interrupted: Option<OsString>,
@@ -107,14 +110,17 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     let mut report = Report { ledger: at.file.clone(), dry_run: request.dry_run, ..Report::default() };
     if request.dry_run {
         if let Some(mut ledger) = Ledger::open_read_only(&at)? {
-            preview(&ledger, request, &mut report)?;
-            preview_hints(&mut ledger, caller, &mut report)?;
+            let wanted = Wanted::resolve(&ledger, &request.ids)?;
+            preview(&ledger, &wanted, request, &mut report)?;
+            preview_hints(&mut ledger, &wanted, caller, &mut report)?;
         }
     } else if at.file.exists() {
+        let ledger = Ledger::open(&at)?;
         let mut recovery = Recovery {
             watch: watch()?,
             survey: survey(caller),
-            ledger: Ledger::open(&at)?,
+            wanted: Wanted::resolve(&ledger, &request.ids)?,
+            ledger,
             at: &at,
             request,
             caller,
@@ -123,8 +129,11 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         };
         recovery.take_from_spool();
         recovery.settle()?;
-        recovery.sweep_spool();
-        recovery.withdraw_sessions()?;
+        recovery.release_agents()?;
+        if recovery.wanted.are_all() {
+            recovery.sweep_spool();
+            recovery.withdraw_sessions()?;
+        }
         recovery.deliver()?;
         recovery.hint()?;
     }
@@ -135,6 +144,27 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     telling.end(&report);
     let pending = report.dry_run && !(report.interrupted.is_empty() && report.sessions.is_empty());
     Ok(Leave::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
+}
+
+/// Which tasks a recovery is about: their whole ids; all where there are none.
+struct Wanted(Vec<String>);
+
+impl Wanted {
+    fn resolve(ledger: &Ledger, ids: &[String]) -> Result<Wanted, Error> {
+        ids.iter().map(|id| Ok(show::find_in(ledger, id)?.id)).collect::<Result<_, _>>().map(Wanted)
+    }
+
+    fn are_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.are_all() || self.0.iter().any(|wanted| wanted == id)
+    }
+
+    fn only(&self, tasks: Vec<Task>) -> Vec<Task> {
+        tasks.into_iter().filter(|task| self.has(&task.id)).collect()
+    }
 }
 
 fn watch() -> Result<Watch, Error> {
@@ -148,6 +178,7 @@ fn survey(caller: &Caller) -> Survey<'_> {
 /// One recovery at work.
 struct Recovery<'a> {
     ledger: Ledger,
+    wanted: Wanted,
     watch: Watch,
     survey: Survey<'a>,
     at: &'a Location,
@@ -171,12 +202,13 @@ impl Recovery<'_> {
     fn settle(&mut self) -> Result<(), Error> {
         let mut batch = RecoveryBatch::new(&self.ledger, self.request.grace);
         let now = Instant::now();
-        for task in running(&self.ledger)? {
+        for task in running(&self.ledger, &self.wanted)? {
             batch.add(task, now);
         }
         for id in batch.named_tasks()? {
             if let Named::One(task) = self.ledger.task(&id)?
                 && task.id == id
+                && self.wanted.has(&id)
                 && recovery::leaves_no_process(&task)
             {
                 batch.add(*task, now);
@@ -190,7 +222,7 @@ impl Recovery<'_> {
         // A supervisor that exits has let go of its lock and still lives; if it could not write its end, that
         // is in the spool by now.
         self.ledger.merge_spool()?;
-        for task in running(&self.ledger)?.into_iter().filter(|t| doubtful.contains(&t.id)) {
+        for task in running(&self.ledger, &self.wanted)?.into_iter().filter(|t| doubtful.contains(&t.id)) {
             batch.add(task, Instant::now());
         }
         let doubtful = self.drive(&mut batch)?;
@@ -250,12 +282,12 @@ impl Recovery<'_> {
 
     /// Of the running tasks that cannot be judged, ends those that are too old to wait for, and reports the
     /// others.
-    fn expire(&mut self, doubtful: Vec<String>, batch: &RecoveryBatch) -> Result<(), Error> {
-        let tasks = running(&self.ledger)?.into_iter().filter(|t| doubtful.contains(&t.id));
+    fn expire(&mut self, ids: Vec<String>, batch: &RecoveryBatch) -> Result<(), Error> {
+        let tasks = running(&self.ledger, &self.wanted)?.into_iter().filter(|t| ids.contains(&t.id));
         let (expired, kept): (Vec<Task>, Vec<Task>) =
             tasks.partition(|task| recovery::has_expired(task, self.request.ttl));
         for task in kept {
-            let why = "cannot be judged from here: kept until it is older than --ttl".to_owned();
+            let why = doubtful(&self.ledger, &task);
             self.telling.line(&format!("task {} {why}", task.id));
             self.report.unverifiable.push(Open { id: task.id, key: task.key, why });
         }
@@ -275,6 +307,32 @@ impl Recovery<'_> {
             let problem = format!("processes of task {id} could not be ended: {:?}", task.survivors());
             self.telling.line(&problem);
             self.report.problems.push(problem);
+        }
+        Ok(())
+    }
+
+    /// Of the tasks that were named: an agent that may still run and cannot be verified no longer keeps its
+    /// key once it is older than `--ttl`.
+    fn release_agents(&mut self) -> Result<(), Error> {
+        for id in &self.wanted.0 {
+            let Named::One(task) = self.ledger.task(id)? else { continue };
+            if !task.status.is_terminal() {
+                continue;
+            }
+            match recovery::agent_state(&task) {
+                AgentState::Unverified if recovery::has_expired(&task, self.request.ttl) => {
+                    if self.ledger.release_agent(id, &clock::now())? {
+                        self.telling.line(&format!("task {id}: its agent is not counted any more"));
+                    }
+                }
+                AgentState::Runs | AgentState::OutOfReach => {
+                    let pid = task.agent_pid.unwrap_or_default();
+                    let problem = format!("the agent of task {id} still runs; end it: kill {pid}");
+                    self.telling.line(&problem);
+                    self.report.problems.push(problem);
+                }
+                AgentState::Unverified | AgentState::Ended => {}
+            }
         }
         Ok(())
     }
@@ -306,7 +364,7 @@ impl Recovery<'_> {
 
     /// Runs the `--on-finish` commands that nobody has seen to end, those of tasks just ended among them.
     fn deliver(&mut self) -> Result<(), Error> {
-        for task in self.ledger.undelivered()? {
+        for task in self.wanted.only(self.ledger.undelivered()?) {
             recovery::evidence(&self.ledger, &task)?;
             // Held for as long as the hook runs, as its own supervisor would: no second recovery runs it too.
             let _lock = match self.ledger.take_live(&task)? {
@@ -343,7 +401,7 @@ impl Recovery<'_> {
 
     /// Tells, once, of every task that was interrupted, also of one that ended itself on a clean restart.
     fn hint(&mut self) -> Result<(), Error> {
-        for task in self.ledger.unhinted()? {
+        for task in self.wanted.only(self.ledger.unhinted()?) {
             let is_leaving = recovery::evidence(&self.ledger, &task)? == LiveEvidence::Held;
             if is_leaving || !self.ledger.begin_hint(&task.id, &clock::now())? {
                 continue;
@@ -377,18 +435,18 @@ impl Recovery<'_> {
     }
 }
 
-fn running(ledger: &Ledger) -> Result<Vec<Task>, Error> {
-    Ok(ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })?)
+fn running(ledger: &Ledger, wanted: &Wanted) -> Result<Vec<Task>, Error> {
+    Ok(wanted.only(ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })?))
 }
 
 /// Says what a recovery would do, and does nothing.
-fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<(), Error> {
+fn preview(ledger: &Ledger, wanted: &Wanted, request: &Request, report: &mut Report) -> Result<(), Error> {
     for path in ledger.spooled()? {
         let text = format!("a record waits in the spool: {}", path.display());
         report.spool.push(Spooled { task: None, merged: false, text });
     }
     let here = RecoveryBatch::new(ledger, request.grace).here();
-    for task in running(ledger)? {
+    for task in running(ledger, wanted)? {
         let lost = match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
             Verdict::Alive => {
                 report.alive += 1;
@@ -399,15 +457,17 @@ fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<()
                 LostTask::expired(task, here.clone())
             }
             Verdict::Unverifiable => {
-                let why = "cannot be judged from here".to_owned();
+                let why = doubtful(ledger, &task);
                 report.unverifiable.push(Open { id: task.id, key: task.key, why });
                 continue;
             }
         };
         report.interrupted.push(ended(lost.task(), lost.reason()));
     }
-    report.sessions = ledger.unsafe_sessions()?;
-    for task in ledger.undelivered()? {
+    if wanted.are_all() {
+        report.sessions = ledger.unsafe_sessions()?;
+    }
+    for task in wanted.only(ledger.undelivered()?) {
         if ledger.evidence(&task)? != LiveEvidence::Held {
             report.deliveries.push(Delivered { id: task.id, status: Delivery::Pending.as_str() });
         }
@@ -415,15 +475,26 @@ fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<()
     Ok(())
 }
 
-fn preview_hints(ledger: &mut Ledger, caller: &Caller, report: &mut Report) -> Result<(), Error> {
+fn preview_hints(
+    ledger: &mut Ledger,
+    wanted: &Wanted,
+    caller: &Caller,
+    report: &mut Report,
+) -> Result<(), Error> {
     let at = Location { file: ledger.path().to_owned(), chosen_by: ChosenBy::Option };
     let (mut watch, mut survey) = (watch()?, survey(caller));
-    for task in ledger.unhinted()? {
+    for task in wanted.only(ledger.unhinted()?) {
         let mut idle = Idle { ledger, watch: &mut watch };
         let uncommitted = uncommitted(&task, &mut survey, &mut idle)?;
         report.hints.push(post_mortem(ledger, task, &at, uncommitted)?);
     }
     Ok(())
+}
+
+/// Why a task stays `running` that cannot be judged, and how the operator ends the doubt.
+fn doubtful(ledger: &Ledger, task: &Task) -> String {
+    let command = recovery::release_command(ledger, task);
+    format!("cannot be judged from here: kept until it is older than --ttl; if it has ended: {command}")
 }
 
 fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Result<Uncommitted, Error> {

@@ -18,8 +18,12 @@ use crate::process::identity::{self, Handle};
 use crate::process::leftovers::summary::Summary;
 use crate::process::leftovers::{self, Policy, Why};
 use crate::process::oom;
+use crate::sys;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
+use crate::view;
 
+/// How long a task that cannot be judged is believed in: the default of `recover --ttl`.
+pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the children of a dead supervisor may take to notice, and a supervisor that has let go of its
 /// lock to exit.
 const LAST_BREATH: Duration = Duration::from_secs(1);
@@ -34,8 +38,12 @@ pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
 /// As [`judge`], for this process's own place.
 fn judge_from(lock: LiveEvidence, task: &Task, here: &Place) -> Verdict {
     let lock = match lock {
-        // Of another boot nobody can hold it any more.
-        LiveEvidence::Renumbered if task.boot_id.as_ref() != Some(&here.boot_id) => LiveEvidence::NoSlot,
+        // An anonymous number identifies no device; and of another boot nobody can hold the lock any more.
+        LiveEvidence::Renumbered { anonymous }
+            if anonymous || task.boot_id.as_ref() != Some(&here.boot_id) =>
+        {
+            LiveEvidence::NoSlot
+        }
         lock => lock,
     };
     let by_identity =
@@ -47,7 +55,7 @@ fn judge_from(lock: LiveEvidence, task: &Task, here: &Place) -> Verdict {
 fn verdict(lock: LiveEvidence, identity: impl Fn() -> Verdict, same_host: bool) -> Verdict {
     match lock {
         LiveEvidence::Held => Verdict::Alive,
-        LiveEvidence::OtherFile | LiveEvidence::Renumbered | LiveEvidence::Unreadable => {
+        LiveEvidence::OtherFile | LiveEvidence::Renumbered { .. } | LiveEvidence::Unreadable => {
             Verdict::Unverifiable
         }
         LiveEvidence::NoSlot => identity(),
@@ -74,7 +82,7 @@ fn place_of(task: &Task) -> Place {
 /// The same machine: the same boot, or the same name.
 fn same_host(task: &Task, here: &Place) -> bool {
     let at = place_of(task);
-    at.boot_id == here.boot_id || at.host.is_empty() || at.host == here.host
+    (!at.boot_id.is_empty() && at.boot_id == here.boot_id) || at.host.is_empty() || at.host == here.host
 }
 
 /// Where a supervisor stands.
@@ -118,7 +126,7 @@ fn supervisor_state(ledger: &Ledger, task: &Task, here: &Place) -> Result<Superv
 
 /// Whether a supervisor that lives is on its way to its end; `None`: it is not, or it has just come there.
 fn leaving(task: &Task, lock: LiveEvidence) -> Option<Leaving> {
-    let supervisor = identity::open(&task.supervisor()?).ok()??;
+    let supervisor = identity::open_recorded(task.supervisor()?).ok()??;
     let is_dying = is_dying(task);
     let leaves = is_dying || lock == LiveEvidence::Free;
     leaves.then_some(Leaving { supervisor: Some(supervisor), is_dying })
@@ -126,7 +134,7 @@ fn leaving(task: &Task, lock: LiveEvidence) -> Option<Leaving> {
 
 /// Whether the supervisor of a task exits, or was sent SIGKILL.
 pub fn is_dying(task: &Task) -> bool {
-    let supervisor = task.supervisor();
+    let supervisor = task.supervisor().map(|s| s.identity);
     let stat =
         supervisor.and_then(|s| identity::stat(s.pid).ok().flatten().filter(|now| now.identity() == s));
     stat.is_some_and(|stat| !stat.is_dead() && dying::is_dying(&stat))
@@ -157,16 +165,69 @@ pub fn is_gone_by_identity(task: &Task) -> bool {
     matches!(judge(LiveEvidence::NoSlot, task), Verdict::Gone | Verdict::Recycled)
 }
 
-/// Whether a task's agent is there still, as its identity tells.
-pub fn agent_lives(task: &Task) -> bool {
-    let judge = |agent| identity::judge(agent, &place_of(task), &identity::place());
-    task.agent_process().map(judge) == Some(Verdict::Alive)
+/// What is known of a task's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentState {
+    /// It has ended, or nothing says that it runs.
+    Ended,
+    /// It runs, and may be signalled.
+    Runs,
+    /// It runs as another user, whose processes we may not signal.
+    OutOfReach,
+    /// A process with its pid exists, and nothing says whether that is the agent.
+    Unverified,
+}
+
+/// What became of a task's agent, as far as the kernel tells.
+pub fn agent_state(task: &Task) -> AgentState {
+    agent_state_from(task, &identity::place())
+}
+
+/// As [`agent_state`], for this process's own place.
+fn agent_state_from(task: &Task, here: &Place) -> AgentState {
+    let was_seen_to_end = task.exit_code.is_some() || task.term_signal.is_some();
+    let is_here = || identity::may_be_here(&place_of(task), here);
+    let Some(agent) = task.agent_process().filter(|_| !was_seen_to_end && is_here()) else {
+        return AgentState::Ended;
+    };
+    match identity::presence(agent) {
+        Verdict::Gone | Verdict::Recycled => AgentState::Ended,
+        Verdict::Unverifiable => AgentState::Unverified,
+        Verdict::Alive if identity::may_be_signalled(agent.identity.pid) == Some(false) => {
+            AgentState::OutOfReach
+        }
+        Verdict::Alive => AgentState::Runs,
+    }
+}
+
+/// Whether an ended task still has its key, since its agent runs or may run. One that cannot be verified has
+/// it for [`TTL`], unless `recover` released it.
+pub fn keeps_key(task: &Task) -> bool {
+    match agent_state(task) {
+        AgentState::Ended => false,
+        AgentState::Runs | AgentState::OutOfReach => true,
+        AgentState::Unverified => {
+            let is_given_up =
+                task.agent_released_at.is_some() || task.reason.as_deref() == Some(Interrupt::Ttl.as_str());
+            !is_given_up && !has_expired(task, TTL)
+        }
+    }
+}
+
+/// `bookend recover --ledger FILE --ttl 0 ID`: ends the doubt about one task, by the operator's word.
+pub fn release_command(ledger: &Ledger, task: &Task) -> String {
+    let option = match ledger.option() {
+        Some(file) => format!(" --ledger {}", view::quoted(&file.to_string_lossy())),
+        None => String::new(),
+    };
+    format!("bookend recover{option} --ttl 0 {}", view::operand(&task.id))
 }
 
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the
 /// wall clock.
 pub fn has_expired(task: &Task, ttl: Duration) -> bool {
-    let last = task.last_seen_at.as_deref().unwrap_or(&task.started_at);
+    // Both are RFC 3339 in UTC, so the later one is the greater text.
+    let last = task.last_seen_at.as_deref().max(task.hinted_at.as_deref()).unwrap_or(&task.started_at);
     let Ok(last) = last.parse::<Timestamp>() else { return false };
     let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
     Timestamp::now().duration_since(last) > ttl
@@ -179,6 +240,8 @@ pub struct LostTask {
     here: Rc<Place>,
     leftovers: Option<Summary>,
     expired: bool,
+    /// That its agent may still run, and what to do about it.
+    agent_may_run: Option<String>,
 }
 
 /// What came of marking a lost task.
@@ -191,6 +254,38 @@ pub enum SettleOutcome {
     Unread(LedgerError),
     /// Another command has ended it meanwhile, or it is not lost.
     Untouched,
+}
+
+/// That the agent of a task that is settled may still run, and what to do about it; `None`: it has ended, or
+/// is reported as a survivor.
+fn agent_may_run(ledger: &Ledger, task: &Task, state: AgentState) -> Option<String> {
+    let pid = task.agent_pid?;
+    let key = task.key.as_ref().map(|key| format!("the key {key} stays busy until it has ended"));
+    let key = |otherwise: &str| key.map_or_else(String::new, |k| format!("; {k}{otherwise}"));
+    Some(match state {
+        AgentState::Ended | AgentState::Runs => return None,
+        AgentState::OutOfReach => {
+            let user = identity::user(pid).map_or_else(|| "another user".to_owned(), identity::user_name);
+            format!(
+                "its agent (pid {pid}) runs as {user}, whose processes uid {} may not signal: it was not \
+                 ended and may still run{}; end it as that user or as root: kill {pid}",
+                nix::unistd::geteuid(),
+                key("")
+            )
+        }
+        AgentState::Unverified => format!(
+            "its agent (pid {pid}) may still run: a process with that pid exists, and /proc hides whether it \
+             is the agent{}; if it is not: {}",
+            key(", at most 24 hours"),
+            release_command(ledger, task)
+        ),
+    })
+}
+
+/// Whether the machine is known to have been booted since the task ran.
+fn is_of_another_boot(task: &Task, here: &Place) -> bool {
+    let then = task.boot_id.as_deref().filter(|id| !id.is_empty());
+    then.is_some_and(|then| !here.boot_id.is_empty() && then != here.boot_id)
 }
 
 /// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.
@@ -209,12 +304,12 @@ impl LostTask {
     /// A task that cannot be judged and is too old to wait for. Nothing of it is touched but its row: what
     /// runs there may be anybody's.
     pub fn expired(task: Task, here: Rc<Place>) -> LostTask {
-        LostTask { task, here, leftovers: None, expired: true }
+        LostTask { expired: true, ..LostTask::found(task, here) }
     }
 
     /// A lost task of which nothing has been touched.
     pub fn found(task: Task, here: Rc<Place>) -> LostTask {
-        LostTask { task, here, leftovers: None, expired: false }
+        LostTask { task, here, leftovers: None, expired: false, agent_may_run: None }
     }
 
     pub fn task(&self) -> &Task {
@@ -240,6 +335,11 @@ impl LostTask {
         self.leftovers.as_ref().map_or(&[], |l| &l.survivors)
     }
 
+    /// That its agent may still run although its task is settled, and what to do about it.
+    pub fn agent_may_run(&self) -> Option<&str> {
+        self.agent_may_run.as_deref()
+    }
+
     /// Why it cannot be settled: `its supervisor is gone, but …`.
     pub fn stuck(&self) -> Option<String> {
         let spared = self.leftovers.as_ref().map_or(&[][..], |l| &l.spared);
@@ -254,12 +354,18 @@ impl LostTask {
                 let state = spared.iter().find(|s| s.pid == *pid).and_then(|s| s.state).unwrap_or('?');
                 format!("pid {pid}, which is being killed and does not end (state {state})")
             }
-            Some(Why::Terminal | Why::Unmarked | Why::Supervisor) | None => format!("pid {pid}"),
+            Some(Why::Terminal | Why::Unmarked | Why::Supervisor | Why::Hidden) | None => {
+                format!("pid {pid}")
+            }
         };
         let survivors: Vec<String> = self.survivors().iter().map(named).collect();
         (!survivors.is_empty()).then(|| {
             let survivors = survivors.join("; ");
-            format!("its supervisor is gone, but processes of it could not be ended: {survivors}")
+            let why = match sys::pidfd_signals_work() {
+                true => String::new(),
+                false => format!(" ({}; end them yourself)", sys::NO_PIDFD_SIGNALS),
+            };
+            format!("its supervisor is gone, but processes of it could not be ended: {survivors}{why}")
         })
     }
 
@@ -280,7 +386,7 @@ impl LostTask {
     pub fn reason(&self) -> Interrupt {
         if self.expired {
             Interrupt::Ttl
-        } else if self.is_of_another_boot() {
+        } else if is_of_another_boot(&self.task, &self.here) {
             Interrupt::Rebooted
         } else if self.oom_killed() == Some(true) {
             Interrupt::Oom
@@ -291,15 +397,10 @@ impl LostTask {
 
     /// Whether the OOM killer struck in its cgroup while it ran; `None`: the kernel does not tell.
     fn oom_killed(&self) -> Option<bool> {
-        if self.expired || self.is_of_another_boot() {
+        if self.expired || is_of_another_boot(&self.task, &self.here) {
             return None;
         }
         oom::struck_since(self.task.cgroup.as_deref(), self.task.oom_kills_before)
-    }
-
-    fn is_of_another_boot(&self) -> bool {
-        let here = &self.here.boot_id;
-        !here.is_empty() && self.task.boot_id.as_ref().is_some_and(|boot| boot != here)
     }
 
     /// How it died, in words.
@@ -308,6 +409,7 @@ impl LostTask {
         let (supervisor, agent) = (pid(self.task.supervisor_pid), pid(self.task.agent_pid));
         let still_ran = |l: &Summary| self.task.agent_pid.is_some_and(|p| l.pids.contains(&p));
         let agents = match &self.leftovers {
+            _ if self.agent_may_run.is_some() => self.agent_may_run.clone().unwrap_or_default(),
             Some(l) if still_ran(l) => format!("its agent{agent} still ran and was ended"),
             Some(_) => format!("its agent{agent} was gone too"),
             None => String::new(),

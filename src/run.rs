@@ -3,7 +3,7 @@
 mod start;
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -189,6 +189,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
+    let gated = agent_process.flatten().zip(child.as_ref().ok().map(|c| c.pidfd.as_fd()));
+    let (supervisor, agent_process) = identity::records(own.identity(), gated);
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
     let started = Instant::now();
     let row = NewTask {
@@ -209,8 +211,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         run_options: redispatch::options_of(request, current_dir(), who.is_read_along()),
         cwd: who.cwd.clone(),
         place,
-        supervisor: own.identity(),
-        agent_process: agent_process.flatten(),
+        supervisor,
+        agent_process,
         on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
         parent_id,
@@ -292,7 +294,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let whose = leftovers::Task {
         id: run.task.id.clone(),
         ledger: LedgerFile::at(&location.file),
-        agent: row.agent_process.unwrap_or(row.supervisor),
+        agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
         cgroup: tasks_cgroup,
@@ -341,13 +343,22 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         Some(_) => observed.result.as_ref().and_then(|r| r.error.clone()),
         None => Some(out_of_reach(run.agent.child.pid)),
     };
-    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(sweep.summary()) });
+    let asked = baseline.map(|baseline| {
+        let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
+        let mut git = Git::new(environment::inherited(&OPTION_VARIABLES, &add), &caller);
+        // While the ending becomes durable. What is still to end could change git's settings.
+        if !(ends && sweep.is_awaited()) {
+            baseline.begin(&mut git);
+        }
+        (baseline, git)
+    });
+    let leftovers = Some(run.summary(&sweep));
+    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers });
     failpoint::reached("run.settled");
     run.end_leftovers(sweep, ends)?;
-    if let Some(baseline) = baseline {
+    if let Some((baseline, mut git)) = asked {
         let id = run.task.id.clone();
-        let env = environment::inherited(&OPTION_VARIABLES, &[(environment::FINISHED, OsStr::new(&id))]);
-        baseline.record(&id, &mut Git::new(env, &caller), &mut run)?;
+        baseline.record(&id, &mut git, &mut run)?;
     }
 
     // 11. The hook, with the row; the live lock is held until then.
@@ -371,13 +382,18 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 }
 
 /// Said of an agent that was to end, and that the kernel does not let us end: it executed a set-user-ID
-/// program.
+/// program, or a sandbox forbids every signal.
 fn out_of_reach(pid: i32) -> String {
     let user = nix::unistd::geteuid();
-    let error = format!(
-        "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was not \
-         ended, and runs on"
-    );
+    let error = match identity::may_be_signalled(pid) {
+        Some(false) => format!(
+            "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was \
+             not ended, and runs on"
+        ),
+        Some(true) | None => {
+            format!("the agent (pid {pid}) was not ended, and runs on: a sandbox forbids sending it a signal")
+        }
+    };
     tracing::error!("{error}");
     error
 }

@@ -358,6 +358,15 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// What a sweep found, and an agent that could not be ended and that `/proc` hides.
+    pub fn summary(&self, sweep: &LeftoverSweep) -> Summary {
+        let mut summary = sweep.summary();
+        if self.out_of_reach {
+            summary.count_hidden(self.agent.child.pid);
+        }
+        summary
+    }
+
     /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
     pub fn end_leftovers(&mut self, mut sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
         if !ends || !sweep.is_awaited() {
@@ -381,7 +390,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
-        let summary = serde_json::to_string(&sweep.summary()).unwrap_or_default();
+        let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
             warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
         }

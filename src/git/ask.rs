@@ -53,7 +53,7 @@ pub(super) enum Silence {
     Hung,
 }
 
-pub(super) type Answer = Result<Vec<u8>, Silence>;
+pub(super) type Answer<T = Vec<u8>> = Result<T, Silence>;
 
 /// A question: git's arguments, what it reads, and settings besides those that are always made.
 pub(super) struct Question<'q> {
@@ -69,7 +69,18 @@ pub struct Git<'a> {
     env: Vec<CString>,
     caller: &'a Caller,
     left: Duration,
+    /// A question for settings that was put ahead of time.
+    ahead: Option<Started>,
 }
+
+type Started = std::io::Result<(Gated, File)>;
+
+/// The settings that matter here: those of filters, and two by which the answer itself is judged.
+const SETTINGS_ASKED: Question<'_> = Question {
+    args: &["config", "-z", "--show-scope", "--get-regexp", r"^(filter\..*|core\.(fsmonitor|worktree))$"],
+    input: None,
+    emptied: &[],
+};
 
 impl<'a> Git<'a> {
     /// `env`: what git inherits, but for the variables that steer git itself.
@@ -79,7 +90,24 @@ impl<'a> Git<'a> {
         env.retain(|entry| !steers_git(entry.to_bytes()));
         env.push(entry(b"PATH", path.as_bytes()));
         env.extend(VARIABLES.map(|(name, value)| entry(name.as_bytes(), value.as_bytes())));
-        Git { program, env, caller, left: LIMIT }
+        Git { program, env, caller, left: LIMIT, ahead: None }
+    }
+
+    /// Asks for the settings already, to have them when [`Git::settings`] is called. No other child of the
+    /// attendant's may be waited for in between: it would take note of its own only.
+    pub(super) fn begin(&mut self, top: &Path) {
+        self.ahead = Some(self.start(top, &SETTINGS_ASKED));
+    }
+
+    /// The settings of filters and of git itself, as `git config --show-scope -z` writes them.
+    ///
+    /// # Errors
+    /// As [`Attendant::attend`].
+    pub(super) fn settings(&mut self, top: &Path, attendant: &mut dyn Attendant) -> Result<Answer, Error> {
+        match self.ahead.take() {
+            Some(started) => self.answer(started, &SETTINGS_ASKED, attendant),
+            None => self.ask(top, &SETTINGS_ASKED, attendant),
+        }
     }
 
     /// What git says in the directory `top`, which is the top of a worktree.
@@ -95,7 +123,17 @@ impl<'a> Git<'a> {
         if self.left.is_zero() {
             return Ok(Err(Silence::Hung));
         }
-        let (child, answer) = match self.start(top, question) {
+        let started = self.start(top, question);
+        self.answer(started, question, attendant)
+    }
+
+    fn answer(
+        &mut self,
+        started: Started,
+        question: &Question<'_>,
+        attendant: &mut dyn Attendant,
+    ) -> Result<Answer, Error> {
+        let (child, answer) = match started {
             Ok(started) => started,
             Err(e) => {
                 debug!("asking git {}: {e}", question.args.join(" "));
@@ -110,7 +148,7 @@ impl<'a> Git<'a> {
         })
     }
 
-    fn start(&self, top: &Path, question: &Question<'_>) -> std::io::Result<(Gated, File)> {
+    fn start(&self, top: &Path, question: &Question<'_>) -> Started {
         let program = self.program.as_deref().ok_or(std::io::ErrorKind::NotFound)?;
         let words: Vec<&OsStr> = [program.as_os_str()]
             .into_iter()
@@ -155,10 +193,12 @@ impl<'a> Git<'a> {
             let until = Instant::now() + bound.min(self.left.saturating_sub(begun.elapsed()));
             let attended = attendant.attend(child, until.saturating_duration_since(Instant::now()))?;
             let is_hurried = Instant::now() < until;
-            let now = Effort::of(pid);
-            let works = effort.is_none_or(|before| now.is_more_than(before));
-            if attended.ended.is_some() || is_hurried || !works || begun.elapsed() >= self.left {
+            if attended.ended.is_some() || is_hurried || begun.elapsed() >= self.left {
                 break attended.ended;
+            }
+            let now = Effort::of(pid);
+            if effort.is_some_and(|before| !now.is_more_than(before)) {
+                break None;
             }
             (child, bound, effort) = (attended.child, STEP, Some(now));
         };

@@ -84,6 +84,8 @@ pub enum Why {
     Supervisor,
     /// It is being killed, or exits, and did not come to its end in time (a hung disk, a core dump).
     Dying,
+    /// It is the agent, and `/proc` does not show it: it may have changed its user.
+    Hidden,
 }
 
 pub struct Scene<'a> {

@@ -1,18 +1,24 @@
 //! Settling lost tasks: a state machine for each, many side by side over one scan of all processes. It blocks
 //! nowhere; a loop owns it and waits for its descriptors.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+use tracing::warn;
+
 use super::{
-    Leaving, LostTask, RECHECK_INTERVAL, SettleOutcome, SupervisorState, holds_live_lock, supervisor_state,
+    AgentState, Leaving, LostTask, RECHECK_INTERVAL, SettleOutcome, SupervisorState, agent_may_run,
+    agent_state_from, holds_live_lock, is_of_another_boot, supervisor_state,
 };
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::Ledger;
 use crate::process::cgroup::Cgroup;
-use crate::process::identity::{self, Stat};
+use crate::process::identity::{self, Handle, Stat};
+use crate::process::leftovers::summary::Summary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat, SharedScan, Step};
 use crate::task::{Place, Task, Verdict};
 
@@ -53,6 +59,37 @@ enum RecoveryState {
     Leaving(Leaving),
     /// Its processes are ended.
     Sweeping(Box<LeftoverSweep>),
+    /// Its agent is ended, which the scan did not see or could not read.
+    EndingAgent(AgentEnd, Summary),
+}
+
+/// The end of an agent that is proven by its recorded identity alone.
+struct AgentEnd {
+    agent: Handle,
+    is_killed: bool,
+    until: Instant,
+}
+
+impl AgentEnd {
+    /// Sends SIGTERM; SIGCONT too, since a stopped process acts on it only once it is continued.
+    fn begin(agent: Handle, until: Instant) -> io::Result<AgentEnd> {
+        agent.signal(Signal::TERM)?;
+        agent.signal(Signal::CONT)?;
+        Ok(AgentEnd { agent, is_killed: false, until })
+    }
+
+    /// Sends SIGKILL when it is due; `true`: nothing more is to be waited for.
+    fn step(&mut self, now: Instant) -> bool {
+        if self.agent.wait(Duration::ZERO).unwrap_or(true) {
+            return true;
+        }
+        if now >= self.until && !self.is_killed {
+            self.is_killed = true;
+            self.until = now + leftovers::DYING;
+            return self.agent.signal(Signal::KILL).is_err();
+        }
+        now >= self.until
+    }
 }
 
 impl RecoveryBatch {
@@ -109,7 +146,13 @@ impl RecoveryBatch {
         let mut steps = steps.into_iter();
         for mut recovery in std::mem::take(&mut self.tasks) {
             match recovery.sweep().and_then(|_| steps.next()) {
-                Some(Step::Done) => outcomes.push(self.swept(recovery)),
+                Some(Step::Done) => match self.swept(ledger, recovery, now) {
+                    Judged::Over(outcome) => outcomes.push(outcome),
+                    Judged::Waits(recovery, at) => {
+                        at.inspect(|at| wait(&mut next, *at));
+                        self.tasks.push(recovery);
+                    }
+                },
                 Some(Step::Wait(at)) => {
                     wait(&mut next, at);
                     self.tasks.push(recovery);
@@ -124,6 +167,7 @@ impl RecoveryBatch {
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let supervisors = self.tasks.iter().filter_map(|t| match &t.state {
             RecoveryState::Leaving(leaving) => leaving.supervisor.as_ref().map(AsFd::as_fd),
+            RecoveryState::EndingAgent(end, _) => Some(end.agent.as_fd()),
             _ => None,
         });
         let sweeps = self.tasks.iter().filter_map(|t| match &t.state {
@@ -135,10 +179,21 @@ impl RecoveryBatch {
 
     /// Goes on from the supervisor of a task to its processes.
     fn judge(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> Result<Judged, Error> {
-        if matches!(recovery.state, RecoveryState::Sweeping(_)) {
-            return Ok(Judged::Waits(recovery, None));
+        let TaskRecovery { task, since, state } = recovery;
+        match state {
+            RecoveryState::New | RecoveryState::Leaving(_) => {}
+            RecoveryState::Sweeping(_) => {
+                return Ok(Judged::Waits(TaskRecovery { task, since, state }, None));
+            }
+            RecoveryState::EndingAgent(mut end, summary) => {
+                if end.step(now) {
+                    return Ok(Judged::Over(self.over(ledger, task, Some(summary))));
+                }
+                let until = Some(end.until);
+                let state = RecoveryState::EndingAgent(end, summary);
+                return Ok(Judged::Waits(TaskRecovery { task, since, state }, until));
+            }
         }
-        let TaskRecovery { task, since, .. } = recovery;
         let has_ended = task.status.is_terminal();
         let verdict = match supervisor_state(ledger, &task, &self.here)? {
             SupervisorState::Judged(verdict) => verdict,
@@ -171,23 +226,74 @@ impl RecoveryBatch {
 
     /// The sweep of a task's processes. `None`: of another boot nothing can be left.
     fn sweep_of(&self, task: &Task) -> Option<LeftoverSweep> {
-        let agent = task.agent_process().filter(|_| task.boot_id.as_ref() == Some(&self.here.boot_id))?;
+        let agent = task.agent_process().filter(|_| !is_of_another_boot(task, &self.here))?.identity;
         let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
         let (id, ledger) = (task.id.clone(), self.ledger.clone());
         let swept = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
         Some(LeftoverSweep::new(swept, true, self.grace))
     }
 
-    /// Its sweep is done.
-    fn swept(&self, recovery: TaskRecovery) -> RecoveryOutcome {
-        let leftovers = match &recovery.state {
-            RecoveryState::Sweeping(sweep) => {
-                sweep.cgroup().inspect(|cgroup| cgroup.remove());
-                Some(sweep.summary())
-            }
-            _ => None,
+    /// Goes on from the processes that the scan showed to an agent that it did not show.
+    fn swept(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> Judged {
+        let TaskRecovery { task, since, state } = recovery;
+        let RecoveryState::Sweeping(sweep) = state else {
+            return Judged::Over(self.over(ledger, task, None));
         };
-        let lost = LostTask { leftovers, ..LostTask::found(recovery.task, self.here()) };
+        sweep.cgroup().inspect(|cgroup| cgroup.remove());
+        let mut summary = sweep.summary();
+        let state = agent_state_from(&task, &self.here);
+        if let Some(pid) = task.agent_pid.filter(|_| state != AgentState::Ended) {
+            summary.count_hidden(pid);
+        }
+        match self.agent_to_end(&task, state, &summary, now) {
+            Some(end) => {
+                let until = Some(end.until);
+                let state = RecoveryState::EndingAgent(end, summary);
+                Judged::Waits(TaskRecovery { task, since, state }, until)
+            }
+            None => Judged::Over(self.over(ledger, task, Some(summary))),
+        }
+    }
+
+    /// Begins to end an agent that the sweep left although its recorded identity proves it, and that may be
+    /// signalled.
+    fn agent_to_end(
+        &self,
+        task: &Task,
+        state: AgentState,
+        summary: &Summary,
+        now: Instant,
+    ) -> Option<AgentEnd> {
+        let agent = task.agent_process()?;
+        let pid = agent.identity.pid;
+        // For root, a ledger of another user proves nothing.
+        let is_ours = self.ledger.is_owned_by(nix::unistd::geteuid().as_raw());
+        if state != AgentState::Runs || !summary.leaves_unread(pid) || !is_ours {
+            return None;
+        }
+        let agent = identity::open_recorded(agent).ok()??;
+        AgentEnd::begin(agent, now + self.grace)
+            .inspect_err(|e| warn!("ending the agent of task {} (pid {pid}): {e}", task.id))
+            .ok()
+    }
+
+    /// All that can be done about its processes is done.
+    fn over(&self, ledger: &Ledger, task: Task, leftovers: Option<Summary>) -> RecoveryOutcome {
+        let mut lost = LostTask { leftovers, ..LostTask::found(task, self.here()) };
+        if let (Some(summary), Some(pid)) = (&mut lost.leftovers, lost.task.agent_pid) {
+            let state = agent_state_from(&lost.task, &self.here);
+            if summary.leaves_unread(pid) {
+                match state {
+                    AgentState::Ended => summary.note_end(pid),
+                    AgentState::Runs if !summary.survivors.contains(&pid) => summary.survivors.push(pid),
+                    _ => {}
+                }
+            }
+            lost.agent_may_run = agent_may_run(ledger, &lost.task, state);
+            if lost.agent_may_run.is_some() {
+                summary.survivors.retain(|p| *p != pid);
+            }
+        }
         match lost.stuck() {
             Some(why) => RecoveryOutcome::Stuck(lost, why),
             None => RecoveryOutcome::Lost(lost),
