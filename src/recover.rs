@@ -136,6 +136,14 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         }
         recovery.deliver()?;
         recovery.hint()?;
+    } else {
+        for path in ledger::records_in_spool(&at)? {
+            let path = view::one_line(&path.to_string_lossy()).into_owned();
+            let text =
+                format!("{path} waits for its ledger, which is missing: restore it, then recover again");
+            telling.line(&text);
+            report.spool.push(Spooled { task: None, merged: false, text });
+        }
     }
     report.settled = report.unverifiable.is_empty()
         && report.stuck.is_empty()

@@ -26,7 +26,7 @@ use crate::recovery;
 use crate::sys::{self, Received, Usage};
 use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
 
-pub use settle::never_ran;
+pub use settle::{never_ran, withdraw};
 pub use turn::{stop_of, watching};
 
 /// How often partial counts are written while the agent runs, at most.
@@ -219,6 +219,16 @@ pub struct End {
     pub error: Option<String>,
     pub exit: Option<(Exit, Usage)>,
     pub leftovers: Option<Summary>,
+    pub traces: Traces,
+}
+
+/// What the agent's own files tell of its conversation.
+#[derive(Debug, Default)]
+pub struct Traces {
+    /// Whether the transcript lies where bookend looks for it; `None`: bookend did not look.
+    pub transcript_seen: Option<bool>,
+    /// The id of a conversation that was sent to the background.
+    pub backgrounded: Option<String>,
 }
 
 /// What the ledger has been told of the agent's output.

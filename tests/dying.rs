@@ -1,4 +1,4 @@
-//! A process that is being killed is neither alive nor gone: whatever comes right after the kill waits for its
+//! A process that is being killed is neither alive nor gone: the command right after the kill waits for its
 //! end, and then settles the task.
 //!
 //! `BOOKEND_KILLS=N` kills so many of each kind, 5 without it.

@@ -15,6 +15,7 @@ mod git;
 mod harness;
 mod identities;
 mod inherit;
+mod integrity;
 mod keys;
 mod layout;
 mod ledger;

@@ -375,8 +375,8 @@ impl LeftoverSweep {
         self.task.cgroup.as_ref().is_some_and(Cgroup::is_populated) && !self.found.iter().any(known)
     }
 
-    /// Ends all in the task's cgroup at once, if none of them is to be spared. Also catches processes that fork
-    /// faster than a scan completes.
+    /// Ends all in the task's cgroup at once, if none of them is to be spared. Also catches processes that
+    /// fork faster than a scan completes.
     fn kill_cgroup(&self) {
         let Some(cgroup) = &self.task.cgroup else { return };
         let members = cgroup.members();

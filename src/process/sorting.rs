@@ -27,7 +27,7 @@ pub struct Task {
     /// The ledger that has its row.
     pub ledger: LedgerFile,
     /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
-    /// one there is nothing to hunt.
+    /// one there is nothing to sweep.
     pub agent: Identity,
     /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
     pub agent_tty: i32,
