@@ -27,7 +27,7 @@ use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch};
 use crate::process::identity;
-use crate::process::leftovers::{self, Hunt, Policy, Seat};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Policy, Seat};
 use crate::process::oom;
 use crate::process::watch::Watch;
 use crate::recovery;
@@ -309,7 +309,7 @@ fn attend(
     };
     let whose = leftovers::Task {
         id: run.task.id.clone(),
-        ledger: location.file.clone(),
+        ledger: LedgerFile::at(&location.file),
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
@@ -352,8 +352,8 @@ fn attend(
     });
     let ending = if who.is_background() && ending == Ending::Success { Ending::Backgrounded } else { ending };
     let ends = request.leftovers.ends(ending == Ending::Success) && !who.is_background();
-    let mut hunt = Hunt::new(whose, ends, request.grace);
-    run.look_for_leftovers(&mut hunt);
+    let mut sweep = LeftoverSweep::new(whose, ends, request.grace);
+    run.look_for_leftovers(&mut sweep);
 
     // 10. The terminal row, or the spool. The ending is committed before any grace is waited for.
     let error = match ended {
@@ -364,17 +364,17 @@ fn attend(
         let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
         let mut git = Git::new(environment::inherited(&OPTION_VARIABLES, &add), &caller);
         // While the ending becomes durable. What is still to end could change git's settings.
-        if !(ends && hunt.is_awaited()) {
+        if !(ends && sweep.is_awaited()) {
             baseline.begin(&mut git);
         }
         (baseline, git)
     });
     let session = observed.session_id.as_deref().or(choice.session.as_deref());
     let traces = traces(&who, &ending, session, &row.started_at);
-    let leftovers = Some(run.summary(&hunt));
+    let leftovers = Some(run.summary(&sweep));
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers, traces });
     failpoint::reached("run.settled");
-    run.end_leftovers(hunt, ends)?;
+    run.end_leftovers(sweep, ends)?;
     if let Some((baseline, mut git)) = asked {
         let id = run.task.id.clone();
         baseline.record(&id, &mut git, &mut run)?;

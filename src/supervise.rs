@@ -19,12 +19,12 @@ use crate::process::cgroup::Cgroup;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, StartError};
 use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{Hunt, Step};
+use crate::process::leftovers::{LeftoverSweep, Step};
 use crate::process::stop::Ladder;
 use crate::process::watch::{Source, Watch};
-use crate::recovery;
 use crate::sys::{self, Received, Usage};
 use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
+use crate::trust;
 
 pub use settle::{never_ran, withdraw};
 pub use turn::{stop_of, watching};
@@ -180,7 +180,7 @@ pub struct Supervisor<'a> {
     /// The id that the agent was told to go on with, until it has named its own.
     resumed: Option<String>,
     context_lost: bool,
-    hunt: Option<Hunt>,
+    sweep: Option<LeftoverSweep>,
 }
 
 /// What names the task in the ledger.
@@ -275,7 +275,7 @@ impl<'a> Supervisor<'a> {
             written: Written { session: conversation.session, ..Written::default() },
             resumed: conversation.resumed,
             context_lost: false,
-            hunt: None,
+            sweep: None,
         }
     }
 
@@ -362,15 +362,15 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Looks what the agent left behind; signals nothing yet.
-    pub fn look_for_leftovers(&self, hunt: &mut Hunt) {
-        if let Err(e) = hunt.scan(&|stat| recovery::holds_live_lock(self.ledger, stat.identity())) {
+    pub fn look_for_leftovers(&self, sweep: &mut LeftoverSweep) {
+        if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
             warn!("{e}");
         }
     }
 
-    /// What a hunt found, and an agent that could not be ended and that `/proc` hides.
-    pub fn summary(&self, hunt: &Hunt) -> Summary {
-        let mut summary = hunt.summary();
+    /// What a sweep found, and an agent that could not be ended and that `/proc` hides.
+    pub fn summary(&self, sweep: &LeftoverSweep) -> Summary {
+        let mut summary = sweep.summary();
         if self.out_of_reach {
             summary.count_hidden(self.agent.child.pid);
         }
@@ -378,20 +378,20 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
-    pub fn end_leftovers(&mut self, mut hunt: Hunt, ends: bool) -> Result<(), Error> {
-        if !ends || !hunt.is_awaited() {
+    pub fn end_leftovers(&mut self, mut sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
+        if !ends || !sweep.is_awaited() {
             return Ok(());
         }
         loop {
             let ledger = &*self.ledger;
-            let step = hunt.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
+            let step = sweep.step(Instant::now(), &trust::supervisors(ledger));
             match step {
                 Ok(Step::Done) => break,
                 Ok(Step::Wait(until)) => {
-                    self.hunt = Some(hunt);
+                    self.sweep = Some(sweep);
                     let turned = self.turn(Some(until));
-                    let Some(back) = self.hunt.take() else { return turned };
-                    hunt = back;
+                    let Some(back) = self.sweep.take() else { return turned };
+                    sweep = back;
                     turned?;
                 }
                 Err(e) => {
@@ -400,7 +400,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
-        let summary = serde_json::to_string(&self.summary(&hunt)).unwrap_or_default();
+        let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
             warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
         }

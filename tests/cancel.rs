@@ -82,7 +82,7 @@ fn a_dead_or_recycled_supervisor_is_never_signalled() {
     run.signal(Signal::KILL);
     run.wait_here();
     let output = cancel(&world, &["lost"]).ended(End::Code(1));
-    assert!(output.stderr.contains("is gone") && output.stderr.contains("bookend recover"), "{output:?}");
+    assert!(output.stderr.contains("was killed") && output.stderr.contains("bookend recover"), "{output:?}");
     // Its pid is another process's now, which must not notice.
     let bystander = world.bare(["sleep", "1000"]).start();
     world.write(&format!("UPDATE task_history SET supervisor_pid = {}", bystander.pid()));

@@ -9,6 +9,7 @@ mod capture;
 mod crash;
 mod descriptors;
 mod docs;
+mod dying;
 mod exit;
 mod git;
 mod harness;

@@ -13,7 +13,7 @@ use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate};
 use crate::process::identity;
-use crate::process::leftovers::Hunt;
+use crate::process::leftovers::LeftoverSweep;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source};
 use crate::sys::{self, Change, Received, Usage};
@@ -38,7 +38,7 @@ impl Supervisor<'_> {
             look(Source::HelperReport, helper.child.report());
             look(Source::HelperOutput, helper.output.as_ref().map(AsFd::as_fd));
         }
-        for fd in self.hunt.iter().flat_map(Hunt::fds) {
+        for fd in self.sweep.iter().flat_map(LeftoverSweep::fds) {
             look(Source::Leftover, Some(fd));
         }
         match self.watch.next(&interests, deadline).map_err(watching)? {
