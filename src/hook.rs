@@ -133,7 +133,11 @@ pub fn deliver(
         }
     };
     failpoint::reached("delivery.begun");
-    let cwd = PathBuf::from(kept("cwd").unwrap_or_default());
+    // A run does not read back from the row where its own command is to be run: others may write there.
+    let cwd = match given {
+        Some(_) => std::env::current_dir().unwrap_or_default(),
+        None => PathBuf::from(kept("cwd").unwrap_or_default()),
+    };
     let hook = Hook { command, cwd: &cwd, attempt: Some(attempt) };
     let state = match run(&hook, task, caller, attendant)? {
         Ok(()) => Delivery::Delivered,

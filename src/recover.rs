@@ -28,6 +28,7 @@ use crate::run::{Leave, OPTION_VARIABLES};
 use crate::show;
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
+use crate::trust;
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -380,9 +381,11 @@ impl Recovery<'_> {
                 Taken::Elsewhere if recovery::is_gone_by_identity(&task) => None,
                 Taken::Held | Taken::Elsewhere => continue,
             };
-            if let Some(why) = self.ledger.distrust() {
+            if let Some(distrust) = self.ledger.distrust() {
                 self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
-                let problem = format!("the --on-finish command of task {} is not run: {why}", task.id);
+                let (why, remedy) = (&distrust.why, trust::remedy(&distrust));
+                let problem =
+                    format!("the --on-finish command of task {} is not run: {why}; {remedy}", task.id);
                 self.telling.line(&problem);
                 self.report.problems.push(problem);
                 continue;

@@ -129,18 +129,35 @@ pub enum Leave {
 ///
 /// # Errors
 /// When no row could be made: nothing was executed. Once there is a row, it gets its end whatever happens.
-pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Result<Leave, Error> {
+pub fn run(request: &Request, ledger: Option<&Path>, caller: Caller) -> Result<Leave, Error> {
     // 1. Who runs, under which key, with what for its row.
     let who = resolve(request)?;
+    let location = ledger::locate(ledger)?;
+    let ledger = Ledger::open_for_run(&location)?;
+    attend(request, who, &location, ledger, caller)
+}
 
+/// As [`run`], in a ledger that is open.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_in(request: &Request, at: &Location, ledger: Ledger, caller: Caller) -> Result<Leave, Error> {
+    attend(request, resolve(request)?, at, ledger, caller)
+}
+
+fn attend(
+    request: &Request,
+    who: Who,
+    location: &Location,
+    mut ledger: Ledger,
+    mut caller: Caller,
+) -> Result<Leave, Error> {
     // 2. Every signal has been blocked since the first line of main: none is lost from here on.
     let mut watch = Watch::new().map_err(|e| Error::failed(format!("reading signals: {e}")))?;
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::failed(format!("becoming the reaper of the agent's orphans: {e}")))?;
 
     // 3. The claim, in one transaction: nobody else holds the key, or whoever did is settled.
-    let location = ledger::locate(ledger)?;
-    let mut ledger = Ledger::open_for_run(&location)?;
     recovery::report_merged(&ledger);
     let live = ledger.hold_live()?;
     let mut way = Way::new(request.when_busy, request.grace);
@@ -170,7 +187,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 4. The gated child: it exists, has a pid, and executes nothing.
     let (listening, agents_stdout) = listen(&who)?;
-    let env = agents_environment(&id, &location, who.is_background());
+    let env = agents_environment(&id, location, who.is_background());
     let mut launch = Launch::new(&argv, env.clone())
         .and_then(|l| l.cwd(request.cwd.as_deref().map(Path::as_os_str)))
         .map_err(|e| Error::usage(format!("the agent's command line: {e}")))?;

@@ -9,6 +9,7 @@ mod capture;
 mod crash;
 mod descriptors;
 mod docs;
+mod durability;
 mod dying;
 mod exit;
 mod git;
