@@ -27,6 +27,7 @@ mod operator;
 mod orphans;
 mod papers;
 mod prune;
+mod recognise;
 mod recover;
 mod run;
 mod security;
