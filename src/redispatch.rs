@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
+use crate::agent;
 use crate::error::{Error, Kind};
 use crate::ledger::{self, Ledger};
 use crate::process::caller::Caller;
@@ -51,6 +52,8 @@ struct Options {
     on_term_cancelled: bool,
     fresh: bool,
     leftovers: Policy,
+    #[serde(default = "default_backlog")]
+    backlog: u64,
     on_finish: Option<String>,
     retention_s: u64,
     cwd_at_start: PathBuf,
@@ -58,6 +61,11 @@ struct Options {
     /// The output was read as it came: silence was a sign.
     #[serde(default)]
     read_along: bool,
+}
+
+/// Of a run that knew no such option.
+fn default_backlog() -> u64 {
+    run::BACKLOG
 }
 
 /// The JSON of a run's options, for its row.
@@ -84,6 +92,7 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> Str
         on_term_cancelled: request.on_term == OnTerm::Cancelled,
         fresh: request.fresh,
         leftovers: request.leftovers,
+        backlog: request.backlog,
         on_finish: text(&request.on_finish),
         retention_s: request.retention.as_secs(),
         cwd_at_start: lossy(&cwd),
@@ -132,6 +141,7 @@ impl Options {
             // What was allowed once was allowed of another session.
             allow_unsafe_resume: false,
             leftovers: self.leftovers,
+            backlog: self.backlog,
             on_finish: self.on_finish.map(OsString::from),
             retention: Duration::from_secs(self.retention_s),
             level,
@@ -223,6 +233,8 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
         refused(&format!("entering {}, where it was started: {e}", from.display()))
             .hint("make the directory again; nothing was executed")
     })?;
+    // The id that the user chose is taken: the conversation of that run has it.
+    let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &uuid::Uuid::new_v4().to_string());
     let again = options.request(argv, request.when_busy, request.level);
     run::run_in(&again, &at, opened, caller)
 }

@@ -17,8 +17,8 @@ use crate::view;
 pub enum Evidence {
     /// The rows: only this user can have written them.
     Rows,
-    /// The kernel alone: the marks in environments, and the locks on the ledger's `live` file. `None`: that is
-    /// missing.
+    /// The kernel alone: the marks in environments, and the locks on the ledger's `live` file. `None`: that
+    /// is missing.
     Kernel(Option<Locked>),
 }
 
