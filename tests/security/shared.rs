@@ -114,7 +114,8 @@ fn cancel_signals_the_supervisor_that_the_kernel_shows_and_no_process_that_a_row
     let pid = out.pid("ready");
     let start = stat_field(pid, 22).expect("a start");
     shared.forge(&format!(
-        "UPDATE task_history SET live_slot = NULL, supervisor_pid = {pid}, supervisor_start = {start}, supervisor_pidfd = NULL"
+        "UPDATE task_history SET live_slot = NULL, supervisor_pid = {pid}, supervisor_start = {start},
+            supervisor_pidfd = NULL"
     ));
     let said = shared.bookend(&["cancel", &shared.id]).ended(End::Code(1));
     assert!(said.stderr.contains("it is not seen to supervise the task, and was not signalled"), "{said:?}");
@@ -135,7 +136,8 @@ fn cancel_signals_the_supervisor_that_the_kernel_shows_and_no_process_that_a_row
     let start = stat_field(other.pid(), 22).expect("a start");
     let (supervisor, id) = (shared.supervisor(), &shared.id);
     shared.forge(&format!(
-        "UPDATE task_history SET supervisor_pid = {}, supervisor_start = {start}, supervisor_pidfd = NULL WHERE id = '{id}'",
+        "UPDATE task_history SET supervisor_pid = {}, supervisor_start = {start}, supervisor_pidfd = NULL
+            WHERE id = '{id}'",
         other.pid()
     ));
     shared.bookend(&["cancel", id]).ended(End::Code(1));
