@@ -8,6 +8,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -189,25 +190,25 @@ impl<'a> Git<'a> {
         let begun = Instant::now();
         let pid = child.pid;
         let (mut child, mut bound, mut effort) = (child, QUIET, None);
-        let ended = loop {
+        let attended = loop {
             let until = Instant::now() + bound.min(self.left.saturating_sub(begun.elapsed()));
             let attended = attendant.attend(child, until.saturating_duration_since(Instant::now()))?;
             let is_hurried = Instant::now() < until;
             if attended.ended.is_some() || is_hurried || begun.elapsed() >= self.left {
-                break attended.ended;
+                break attended;
             }
             let now = Effort::of(pid);
             if effort.is_some_and(|before| !now.is_more_than(before)) {
-                break None;
+                break attended;
             }
             (child, bound, effort) = (attended.child, STEP, Some(now));
         };
         self.left = self.left.saturating_sub(begun.elapsed());
-        if ended.is_none() {
+        if attended.ended.is_none() {
             debug!("git did not end in time and is killed");
-            end_group(pid);
+            end_group(&attended.child);
         }
-        Ok(ended)
+        Ok(attended.ended)
     }
 }
 
@@ -265,15 +266,15 @@ impl Effort {
     }
 }
 
-/// Kills a child that leads a process group of its own, with all that is in the group. The child is not
-/// reaped, so the number still means it.
-fn end_group(leader: i32) {
+/// Kills a child with all that is in its process group. It is not reaped, so the number still means it.
+fn end_group(child: &Gated) {
     use rustix::process::{Pid, Signal, kill_process_group};
-    let own = nix::unistd::Pid::from_raw(leader);
+    let leader = nix::unistd::Pid::from_raw(child.pid);
     // It leads the group only once it is past the gate.
-    if leader > 1 && nix::unistd::getpgid(Some(own)) == Ok(own) {
-        let _ = Pid::from_raw(leader).map(|group| kill_process_group(group, Signal::KILL));
+    if child.pid > 1 && nix::unistd::getpgid(Some(leader)) == Ok(leader) {
+        let _ = Pid::from_raw(child.pid).map(|group| kill_process_group(group, Signal::KILL));
     }
+    let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL, None);
 }
 
 #[cfg(test)]
