@@ -170,8 +170,8 @@ enum Command {
     Adopt(AdoptArgs),
     /// Copy the ledger into a new file
     ///
-    /// Other commands go on meanwhile. A copy of the file alone misses what was committed last, which is in the
-    /// log beside it.
+    /// Other commands go on meanwhile. A copy of the file alone misses what was committed last, which is in
+    /// the log beside it.
     Backup(BackupArgs),
 }
 
