@@ -10,6 +10,7 @@ mod cancel;
 mod claim;
 mod cli;
 mod clock;
+mod deliver;
 mod doctor;
 mod error;
 mod failpoint;
@@ -59,6 +60,7 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
     sys::ready_heap();
     // A panic has told its message by now, and the guard of the run has settled the row.
     let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Leave::Code(exit_code::FAILED));
+    log::flush();
     match leave {
         Leave::Code(code) => sys::exit_now(code),
         Leave::Signal(signal) => {
@@ -106,6 +108,11 @@ fn start() -> Leave {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
             recover::recover(request, ledger, &caller)
+        }
+        Request::Deliver(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            deliver::deliver(request, ledger, &caller)
         }
         Request::Redispatch(request) => {
             let caller = Caller::take_over();

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use crate::clock;
 use crate::error::Error;
 use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
@@ -106,7 +107,7 @@ pub fn has_expired(task: &Task, ttl: Duration) -> bool {
     let last = task.last_seen_at.as_deref().unwrap_or(&task.started_at);
     let Ok(last) = last.parse::<Timestamp>() else { return false };
     let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
-    Timestamp::now().duration_since(last) > ttl
+    clock::timestamp().duration_since(last) > ttl
 }
 
 /// A task that died without a word, its processes ended; or one that is no longer believed in.

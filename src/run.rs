@@ -43,7 +43,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 27] = [
+pub const OPTION_VARIABLES: [&str; 28] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -66,6 +66,7 @@ pub const OPTION_VARIABLES: [&str; 27] = [
     "BOOKEND_ALLOW_UNSAFE_RESUME",
     "BOOKEND_LEFTOVERS",
     "BOOKEND_ON_FINISH",
+    "BOOKEND_HOOK_TIMEOUT",
     "BOOKEND_RETENTION",
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
@@ -98,6 +99,7 @@ pub struct Request {
     pub allow_unsafe_resume: bool,
     pub leftovers: Policy,
     pub on_finish: Option<OsString>,
+    pub hook_timeout: Option<Duration>,
     pub retention: Duration,
     pub level: LevelFilter,
     pub argv: Vec<OsString>,
@@ -202,7 +204,10 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         place,
         supervisor: own.identity(),
         agent_process: agent_process.flatten(),
-        on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
+        on_finish: request
+            .on_finish
+            .as_ref()
+            .map(|command| hook::on_finish(command, current_dir(), request.hook_timeout)),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
         parent_id: std::env::var(environment::MARK).ok(),
         oom_kills_before,
@@ -436,7 +441,8 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
     let provider = who.provider.as_deref();
     let used = |session: String, linked: Option<&str>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
-        Ok(LastUse { session, restored: last.restored, task: last.task.map(|t| (t.id, t.status)) })
+        let veto = last.veto.map(|v| v.why());
+        Ok(LastUse { session, restored: last.restored, veto, task: last.task.map(|t| (t.id, t.status)) })
     };
     let linked = match (&who.key, who.adapter.tracks_sessions()) {
         (Some(key), true) => {
@@ -542,7 +548,7 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
     // A row that went to the spool is delivered by the recovery that comes after its merge.
     let Ok(Found::One(task)) = run.ledger.task(&run.task.id) else { return Ok(()) };
     if task.status.is_terminal() {
-        hook::deliver(&task, Some(command), caller, run)?;
+        hook::deliver(&task, Some(command), None, caller, run)?;
     }
     Ok(())
 }

@@ -10,15 +10,18 @@ pub struct LastUse {
     pub session: String,
     /// `None`: no task is known to have used it.
     pub task: Option<(String, Status)>,
-    /// An operator has restored it since.
+    /// An operator has restored it since, or a task that started later succeeded with it.
     pub restored: bool,
+    /// Why an invalidation still holds.
+    pub veto: Option<String>,
 }
 
 impl LastUse {
     pub fn is_safe(&self) -> bool {
         match self.task {
-            Some((_, Status::Success)) => true,
             Some((_, Status::Running)) => false,
+            _ if self.veto.is_some() => false,
+            Some((_, Status::Success)) => true,
             _ => self.restored,
         }
     }
@@ -33,9 +36,10 @@ impl LastUse {
 
     /// Says why it is not safe.
     pub fn why(&self) -> String {
-        match &self.task {
-            Some((id, status)) => format!("the last task that used it, {id}, ended as {status}"),
-            None => "no task is known that used it to a good end".to_owned(),
+        match (&self.task, &self.veto) {
+            (Some((_, Status::Success)) | None, Some(why)) => why.clone(),
+            (Some((id, status)), _) => format!("the last task that used it, {id}, ended as {status}"),
+            (None, None) => "no task is known that used it to a good end".to_owned(),
         }
     }
 }
@@ -156,7 +160,7 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
         if let Some(task) = last.running() {
             return Err(Refusal::InUse { session, task: task.to_owned() });
         }
-        if last.task.is_some() && !last.is_safe() && !known.allow_unsafe {
+        if (last.task.is_some() || last.veto.is_some()) && !last.is_safe() && !known.allow_unsafe {
             if !known.attended {
                 return Err(Refusal::Unsafe { session, why: last.why() });
             }
@@ -181,7 +185,12 @@ mod tests {
     const NEW: &str = "b4";
 
     fn last(status: Option<Status>) -> LastUse {
-        LastUse { session: LINKED.to_owned(), task: status.map(|s| ("t1".to_owned(), s)), restored: false }
+        LastUse {
+            session: LINKED.to_owned(),
+            task: status.map(|s| ("t1".to_owned(), s)),
+            restored: false,
+            veto: None,
+        }
     }
 
     fn known<'a>(asked: &'a AskedSession, linked: Option<&'a LastUse>) -> Known<'a> {
@@ -222,6 +231,11 @@ mod tests {
                     _ => restored,
                 };
                 assert_eq!(safe, expected, "{task:?}, restored: {restored}");
+                let veto = Some("it was invalidated".to_owned());
+                assert!(
+                    !LastUse { restored, veto, ..last(task) }.is_safe(),
+                    "{task:?} after an invalidation"
+                );
             }
         }
     }

@@ -32,6 +32,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::clock;
 use crate::failpoint;
 use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
 use dialect::Dialect;
@@ -47,7 +48,7 @@ pub use claim::Claim;
 pub use ending::Finished;
 pub use error::{LedgerError, Result};
 pub use listing::Filter;
-pub use live::{LiveEvidence, LiveLock, Taken};
+pub use live::{Aftermath, AftermathLock, LiveEvidence, LiveLock, Taken};
 pub use place::{ChosenBy, Location, locate};
 pub use prune::{Due, Pruned};
 pub use sessions::{LastUse, Restored};
@@ -307,6 +308,11 @@ impl Ledger {
         self.live.take(task)
     }
 
+    /// Takes the aftermath of tasks upon us: for each whether it is ours, else another process is at it.
+    pub fn take_aftermath(&self, what: Aftermath, ids: &[&str]) -> Result<(AftermathLock, Vec<bool>)> {
+        self.live.take_aftermath(what, ids)
+    }
+
     // The spool.
 
     /// Takes room on the disk for a task's terminal record, before the task is committed.
@@ -404,7 +410,7 @@ impl Ledger {
 
 /// Now, RFC 3339, UTC, milliseconds.
 fn now() -> String {
-    text(Timestamp::now())
+    text(clock::timestamp())
 }
 
 fn text(time: Timestamp) -> String {

@@ -60,7 +60,7 @@ macro_rules! select {
              supervisor_start, agent_pid, agent_start, cgroup, exit_code, term_signal, stop_signal,
              stop_sender_pid, stop_sender_uid, end_source, last_seen_at, oom_killed, cpu_ms, max_rss_kib,
              on_finish, delivery_status, delivery_attempts, delivered_at, retention_secs, cleanup_after,
-             hinted_at, user_argv, run_options, leftovers, parent_id, oom_kills_before,
+             hinted_at, hint_attempts, user_argv, run_options, leftovers, parent_id, oom_kills_before,
              tool_in_flight, context_lost
              FROM task_history ",
             $($rest),+
@@ -436,6 +436,7 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         retention_secs: next!(),
         cleanup_after: next!(AnyTime),
         hinted_at: next!(AnyTime),
+        hint_attempts: next!(),
         user_argv: words(next!()),
         run_options: json(next!()),
         leftovers: json(next!()),

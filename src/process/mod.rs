@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod environment;
 pub mod forward;
 pub mod gate;
+pub mod group;
 pub mod identity;
 pub mod leftovers;
 pub mod mark;

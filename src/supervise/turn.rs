@@ -65,7 +65,10 @@ impl Supervisor<'_> {
         if let Some(stop) = stop_of(&received) {
             match self.phase {
                 Phase::Before | Phase::Running => self.note(stop, received.signal),
-                Phase::After => self.hurried = true,
+                Phase::After => {
+                    self.hurried = true;
+                    self.late_stops.push_back(received.signal);
+                }
             }
         }
         if fate == Fate::Reached {
@@ -136,8 +139,9 @@ impl Supervisor<'_> {
         {
             match change {
                 Change::Ended(exit) => helper.ended = Some(exit),
-                Change::Stopped(signal) => self.stop_along(pid, signal)?,
-                Change::Continued => {}
+                // What runs after the agent has a group of its own, and no shell looks at it.
+                Change::Stopped(signal) if self.phase == Phase::Before => self.stop_along(pid, signal)?,
+                Change::Stopped(_) | Change::Continued => {}
             }
         }
         Ok(())

@@ -258,9 +258,9 @@ fn a_newer_ledger_is_refused_with_both_versions() {
     world.raw().execute("INSERT INTO bookend_migration VALUES (99, '')", []).unwrap();
     for refusal in [Ledger::open(&world.at()).unwrap_err(), Ledger::open_read_only(&world.at()).unwrap_err()]
     {
-        assert!(matches!(refusal, LedgerError::Newer { ledger: 99, program: 2, .. }));
+        assert!(matches!(refusal, LedgerError::Newer { ledger: 99, program: 3, .. }));
         let said = refusal.to_string();
-        assert!(said.contains("version 99") && said.contains("up to 2"), "{said}");
+        assert!(said.contains("version 99") && said.contains("up to 3"), "{said}");
     }
 }
 
