@@ -156,8 +156,8 @@ enum Command {
     Recover(RecoverArgs),
     /// Run --on-finish commands that were cut off or failed
     ///
-    /// Without an id: those that were not run yet or did not come to their end, as `recover` does. Each command
-    /// gets the row as JSON on its stdin and the number of the attempt in BOOKEND_DELIVERY_ATTEMPT.
+    /// Without an id: those that were not run yet or did not come to their end, as `recover` does. Each gets
+    /// the row as JSON on its stdin and the number of the attempt in BOOKEND_DELIVERY_ATTEMPT.
     ///
     /// Exit codes: 0 all are delivered; 1 one is not.
     Deliver(DeliverArgs),

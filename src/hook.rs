@@ -336,11 +336,7 @@ pub fn dev_null() -> std::io::Result<OwnedFd> {
 
 /// The row as JSON in an unnamed file, ready to be read.
 fn row_as_file(task: &Task) -> std::io::Result<OwnedFd> {
-    use std::io::{Seek, Write};
-    let mut file = std::fs::File::from(rustix::fs::memfd_create("row", rustix::fs::MemfdFlags::CLOEXEC)?);
-    file.write_all(view::json_line(task).as_bytes())?;
-    file.rewind()?;
-    Ok(file.into())
+    Ok(sys::memory_file("row", view::json_line(task).as_bytes())?.into())
 }
 
 #[cfg(test)]

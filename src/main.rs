@@ -17,6 +17,7 @@ mod failpoint;
 #[cfg(test)]
 #[path = "../tests/fuzz/properties/mod.rs"]
 mod fuzz;
+mod git;
 mod hook;
 mod ledger;
 mod list;
@@ -41,7 +42,6 @@ mod sys;
 mod task;
 mod timeline;
 mod view;
-mod worktree;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -15,21 +15,22 @@ use crate::clock;
 use crate::deliver::{self, Delivered};
 use crate::error::{Error, exit_code};
 use crate::failpoint;
+use crate::git::{Git, Survey, Uncommitted};
 use crate::hook::{self, Hook, HookEnd, Idle};
 use crate::ledger::{
     self, Aftermath, AftermathLock, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence,
     Location, Withdrawn,
 };
 use crate::process::caller::{self, Caller};
+use crate::process::environment;
 use crate::process::marked;
 use crate::process::watch::Watch;
 use crate::recovery::{self, Dead, Marked};
 use crate::redispatch::{self, Lacks};
-use crate::run::Leave;
+use crate::run::{Leave, OPTION_VARIABLES};
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
-use crate::worktree;
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
 /// brings the machine down.
@@ -122,12 +123,14 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()), failed: closed };
     let mut report = Report { ledger: at.file.clone(), dry_run: request.dry_run, ..Report::default() };
     if request.dry_run {
-        if let Some(ledger) = Ledger::open_read_only(&at)? {
+        if let Some(mut ledger) = Ledger::open_read_only(&at)? {
             preview(&ledger, request, &mut report)?;
+            preview_hints(&mut ledger, caller, &mut report)?;
         }
     } else if at.file.exists() {
         let mut recovery = Recovery {
-            watch: Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))?,
+            watch: watch()?,
+            survey: survey(caller),
             ledger: Ledger::open(&at)?,
             at: &at,
             request,
@@ -164,10 +167,19 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     Ok(Leave::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
 }
 
+fn watch() -> Result<Watch, Error> {
+    Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))
+}
+
+fn survey(caller: &Caller) -> Survey<'_> {
+    Survey::new(Git::new(environment::inherited(&OPTION_VARIABLES, &[]), caller))
+}
+
 /// One recovery at work.
 struct Recovery<'a> {
     ledger: Ledger,
     watch: Watch,
+    survey: Survey<'a>,
     at: &'a Location,
     request: &'a Request,
     caller: &'a Caller,
@@ -373,10 +385,16 @@ impl Recovery<'_> {
         due = self.unhinted()?;
         due.retain(|task| ours.contains(&task.id));
         for task in due {
-            let hint = post_mortem(&self.ledger, task, self.at)?;
+            let mut idle = Idle::new(&mut self.ledger, &mut self.watch);
+            let uncommitted = uncommitted(&task, &mut self.survey, &mut idle)?;
+            self.stopped = idle.stopped;
+            drop(idle);
+            let hint = post_mortem(&self.ledger, task, self.at, uncommitted)?;
             self.telling.hint(&hint);
             failpoint::reached("recover.hinting");
             match &self.request.on_interrupted {
+                // The stop came while git was asked: the next recovery hands it on.
+                Some(_) if self.stopped.is_some() => {}
                 Some(command) => self.hand_on(command, &hint.task)?,
                 None => self.printed.push(hint.task.id.clone()),
             }
@@ -509,18 +527,33 @@ fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<()
             report.deliveries.push(DeliveredHook { id: task.id, status: Delivery::Pending.as_str() });
         }
     }
+    Ok(())
+}
+
+fn preview_hints(ledger: &mut Ledger, caller: &Caller, report: &mut Report) -> Result<(), Error> {
     let at = Location { file: ledger.path().to_owned(), chosen_by: ChosenBy::Option };
+    let (mut watch, mut survey) = (watch()?, survey(caller));
     for task in ledger.unhinted()? {
-        report.hints.push(post_mortem(ledger, task, &at)?);
+        let mut idle = Idle::new(ledger, &mut watch);
+        let uncommitted = uncommitted(&task, &mut survey, &mut idle)?;
+        drop(idle);
+        report.hints.push(post_mortem(ledger, task, &at, uncommitted)?);
     }
     Ok(())
+}
+
+fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Result<Uncommitted, Error> {
+    match &task.cwd {
+        Some(cwd) => survey.uncommitted(Path::new(cwd), idle),
+        None => Ok(Uncommitted::NoWorktree),
+    }
 }
 
 fn ended(task: &Task, reason: crate::task::Interrupt) -> Ended {
     Ended { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
 }
 
-fn post_mortem(ledger: &Ledger, task: Task, at: &Location) -> Result<Hint, Error> {
+fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommitted) -> Result<Hint, Error> {
     let invalidated_session = ledger
         .invalidations_of_task(&task.id)?
         .into_iter()
@@ -541,8 +574,12 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location) -> Result<Hint, Error
         Some(Lacks::Command) => (None, Some("the row does not hold its command line")),
         Some(Lacks::Bytes) => (None, Some("its command line is not UTF-8")),
     };
-    let uncommitted = task.cwd.as_deref().and_then(|cwd| worktree::uncommitted(Path::new(cwd)));
-    Ok(Hint { task, invalidated_session, uncommitted, redispatch, redispatch_needs })
+    let (in_worktree, uncommitted) = match uncommitted {
+        Uncommitted::NoWorktree => (false, None),
+        Uncommitted::Unknown => (true, None),
+        Uncommitted::Files(count) => (true, Some(count)),
+    };
+    Ok(Hint { task, invalidated_session, in_worktree, uncommitted, redispatch, redispatch_needs })
 }
 
 /// How the work is told of on stdout: each thing as it is done, or all in one object at the end.

@@ -16,6 +16,7 @@ use crate::claim::{Hold, Way};
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
 use crate::failpoint;
+use crate::git::{Baseline, Git};
 use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location, SpoolSlot};
 use crate::log;
@@ -35,7 +36,6 @@ use crate::session::{self, Choice, Known, LastUse, Refusal, Withdrawal};
 use crate::supervise::{self, Agent, Conversation, End, Limits, Listening, Row, Supervisor, TaskRef};
 use crate::sys;
 use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, NewTask, OnTerm, Status, Task};
-use crate::worktree;
 use start::{NoStart, end_without_agent, prepare, require_skill};
 
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
@@ -299,7 +299,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     }
 
     // Where the worktree stands, for what the run will have made of it.
-    let head = worktree::head(&who.cwd);
+    let baseline = Baseline::of(&physical(request, &who.cwd));
 
     // 7. The gate opens; how the exec went comes over a pipe that exec closes.
     failpoint::reached("run.ready");
@@ -340,8 +340,10 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(hunt.summary()) });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
-    if let Some(head) = head {
-        worktree::record(&mut run, &who.cwd, &head, &caller)?;
+    if let Some(baseline) = baseline {
+        let id = run.task.id.clone();
+        let env = environment::inherited(&OPTION_VARIABLES, &[(environment::FINISHED, OsStr::new(&id))]);
+        baseline.record(&id, &mut Git::new(env, &caller), &mut run)?;
     }
 
     // 11. The hook, with the row; the live lock is held until then.
@@ -427,6 +429,13 @@ fn resolve(request: &Request) -> Result<Who, Error> {
 
 fn current_dir() -> PathBuf {
     std::env::current_dir().unwrap_or_default()
+}
+
+/// The agent's directory without links: git looks for a worktree along that path. The kernel names the
+/// current directory so.
+fn physical<'p>(request: &Request, cwd: &'p Path) -> std::borrow::Cow<'p, Path> {
+    let given = request.cwd.is_some().then(|| cwd.canonicalize().ok()).flatten();
+    given.map_or(cwd.into(), Into::into)
 }
 
 /// What the look at a key's session came to.

@@ -414,6 +414,18 @@ pub fn environment() -> Vec<std::ffi::CString> {
     entries
 }
 
+/// An unnamed file in memory that holds `bytes`, ready to be read from its beginning.
+///
+/// # Errors
+/// When the kernel has no memory or no descriptor left.
+pub fn memory_file(name: &str, bytes: &[u8]) -> io::Result<std::fs::File> {
+    use std::io::{Seek, Write};
+    let mut file = std::fs::File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
 /// Blots out the last `count` words of our command line as others see it, `/proc/PID/cmdline` of proc(5).
 /// The words must have been copied by now: std does so whenever it is asked for them.
 pub fn hide_arguments(count: usize) {

@@ -11,6 +11,7 @@ mod crash;
 mod descriptors;
 mod docs;
 mod exit;
+mod git;
 mod harness;
 mod hooks;
 mod identities;

@@ -68,7 +68,7 @@ fn what_runs_or_is_needed_stays() {
     let report = prune(&world, &[]);
     let numbers = ["removed", "kept_for_session", "kept_undelivered"].map(|n| report[n].as_i64());
     assert_eq!(numbers, [Some(2), Some(1), Some(1)], "{report}");
-    assert_eq!(ids(&world), ["running", "used-last", "undelivered", "foreign"]);
+    assert_eq!(ids(&world), ["foreign", "running", "undelivered", "used-last"]);
     drop(running);
 }
 

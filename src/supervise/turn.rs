@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate};
+use crate::process::group;
 use crate::process::identity;
 use crate::process::leftovers::Hunt;
 use crate::process::terminal;
@@ -61,6 +62,13 @@ impl Supervisor<'_> {
         let fate = self.forward.fate(&received, self.agent.child.pid, more);
         if fate == Fate::Noise {
             return Ok(());
+        }
+        // What runs after the agent has a group of its own, which the terminal does not reach.
+        if let (Phase::After, Some(helper), libc::SIGTSTP | libc::SIGCONT) =
+            (self.phase, &self.helper, received.signal)
+            && helper.ended.is_none()
+        {
+            group::signal(&helper.child, received.signal);
         }
         if let Some(stop) = stop_of(&received) {
             match self.phase {
@@ -139,8 +147,11 @@ impl Supervisor<'_> {
         {
             match change {
                 Change::Ended(exit) => helper.ended = Some(exit),
-                // What runs after the agent has a group of its own, and no shell looks at it.
-                Change::Stopped(signal) if self.phase == Phase::Before => self.stop_along(pid, signal)?,
+                // A process group of its own is not the shell's job: nobody would continue us with it. But for
+                // Ctrl-Z, which we pass on.
+                Change::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
+                    self.stop_along(pid, signal)?;
+                }
                 Change::Stopped(_) | Change::Continued => {}
             }
         }
@@ -328,6 +339,11 @@ impl Supervisor<'_> {
         }
         Ok(())
     }
+}
+
+fn leads_group(pid: i32) -> bool {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::unistd::getpgid(Some(pid)) == Ok(pid)
 }
 
 /// What a signal asks for, if it asks us to stop. One that we inherited as ignored asks for nothing.

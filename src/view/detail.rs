@@ -211,24 +211,38 @@ fn artifacts(all: &Value) -> Vec<String> {
 
 fn artifact(artifact: &Value) -> Vec<String> {
     let text = |name: &str| artifact.get(name).and_then(Value::as_str);
-    let count = |name: &str| artifact.get(name).and_then(Value::as_i64);
     match (text("kind"), text("path").or(text("url"))) {
-        (Some("git"), _) => {
-            let branch = text("branch").map_or_else(|| "no branch".to_owned(), |b| format!("branch {b}"));
-            let counts =
-                [("commits", "commits"), ("changed", "files changed"), ("uncommitted", "uncommitted")];
-            let counts = counts.iter().filter_map(|(name, said)| Some(format!("{} {said}", count(name)?)));
-            let mut lines =
-                vec![std::iter::once(format!("git: {branch}")).chain(counts).collect::<Vec<_>>().join(", ")];
-            for (name, said) in [("changed_files", "changed"), ("uncommitted_files", "uncommitted")] {
-                let files = artifact.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-                lines.extend(files.iter().filter_map(Value::as_str).map(|f| format!("  {said}: {f}")));
-            }
-            lines
-        }
+        (Some("git"), _) => git(artifact),
         (Some(_), Some(place)) => vec![place.to_owned()],
         _ => vec![artifact.to_string()],
     }
+}
+
+/// The counts on one line, then a line for each file that is named.
+fn git(artifact: &Value) -> Vec<String> {
+    let count = |name: &str| artifact.get(name).and_then(Value::as_u64);
+    let said = |name: &str| count(name).map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+    let branch = artifact.get("branch").and_then(Value::as_str);
+    let branch = branch.map_or_else(|| "no branch".to_owned(), |b| format!("branch {b}"));
+    let mut line = format!(
+        "git: {branch}, commits: {}, files changed: {}, uncommitted: {} at the end",
+        said("commits"),
+        said("changed"),
+        said("uncommitted")
+    );
+    if let Some(unknown @ 1..) = count("unknown") {
+        line.push_str(&format!(", with a filter: {unknown}"));
+    }
+    let lists = [
+        ("changed_files", "changed"),
+        ("uncommitted_files", "uncommitted"),
+        ("unknown_files", "with a filter, so perhaps uncommitted"),
+    ];
+    let files = lists.iter().flat_map(|(name, said)| {
+        let files = artifact.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        files.iter().filter_map(Value::as_str).map(move |f| format!("  {said}: {f}"))
+    });
+    std::iter::once(line).chain(files).collect()
 }
 
 fn processes(page: &mut Page, task: &Task) {

@@ -17,8 +17,10 @@ pub struct Hint {
     pub task: Task,
     /// The session that is not to be resumed any more.
     pub invalidated_session: Option<String>,
-    /// Files with uncommitted changes where it ran; `None`: that is no git worktree, or is not here.
-    pub uncommitted: Option<usize>,
+    /// Where it ran there is a git worktree.
+    pub in_worktree: bool,
+    /// Files with uncommitted changes there; `None`: git did not say.
+    pub uncommitted: Option<u64>,
     /// The command that dispatches it again; `None`: its row does not hold what is needed.
     pub redispatch: Option<String>,
     /// What keeps it from being dispatched by that command alone.
@@ -69,10 +71,11 @@ impl Hint {
 
     fn worktree(&self) -> Option<String> {
         let cwd = self.task.cwd.as_deref()?;
-        Some(match self.uncommitted? {
-            0 => format!("{cwd}: nothing uncommitted"),
-            1 => format!("{cwd}: 1 uncommitted change"),
-            n => format!("{cwd}: {n} uncommitted changes"),
+        self.in_worktree.then(|| match self.uncommitted {
+            None => format!("{cwd}: unknown whether anything is uncommitted"),
+            Some(0) => format!("{cwd}: nothing uncommitted"),
+            Some(1) => format!("{cwd}: 1 uncommitted change"),
+            Some(n) => format!("{cwd}: {n} uncommitted changes"),
         })
     }
 

@@ -80,12 +80,20 @@ pub fn why(task: &Task) -> String {
     }
 }
 
-/// It succeeded in a git worktree that has no commit more than before, and nothing left to commit.
+/// It succeeded in a git worktree whose HEAD is the same as before, and which git called clean.
 pub fn changed_nothing(task: &Task) -> bool {
-    let none = |git: &Value, name: &str| git.get(name).and_then(Value::as_i64) == Some(0);
     let artifacts = task.artifacts.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let is_clean = |a: &Value| {
-        a.get("kind").and_then(Value::as_str) == Some("git") && none(a, "commits") && none(a, "uncommitted")
+    let is_zero = |git: &Value, name: &str| git.get(name).and_then(Value::as_i64) == Some(0);
+    let is_same = |git: &Value, before: &str, now: &str| {
+        // Rows of earlier versions do not hold the branch before.
+        git.get(before).is_none_or(|before| Some(before) == git.get(now))
+    };
+    let is_clean = |git: &Value| {
+        git.get("kind").and_then(Value::as_str) == Some("git")
+            && is_same(git, "head_before", "head")
+            && is_same(git, "branch_before", "branch")
+            && is_zero(git, "commits")
+            && is_zero(git, "uncommitted")
     };
     task.status == Status::Success && !artifacts.is_empty() && artifacts.iter().all(is_clean)
 }

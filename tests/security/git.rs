@@ -74,8 +74,9 @@ fn nothing_is_executed_at_the_end_of_a_run() {
     assert_eq!(effect(&world), "");
     let git = json(&world, &["show", "one", "--json"])["task"]["artifacts"][0].clone();
     assert_eq!((&git["kind"], &git["branch"]), (&"git".into(), &"main".into()), "{git}");
-    let changed = git["uncommitted_files"].as_array().expect("files");
-    assert!(changed.contains(&"plain.txt".into()) && !changed.contains(&"last.txt".into()), "{git}");
+    let unknown = git["unknown_files"].as_array().expect("files");
+    assert!(unknown.contains(&"plain.txt".into()) && !unknown.contains(&"last.txt".into()), "{git}");
+    assert_eq!(git["uncommitted_files"], serde_json::json!([".gitattributes", "hooks/"]), "{git}");
 }
 
 /// A tree that was cut out would be fetched, by the program that the settings name.
@@ -100,23 +101,6 @@ fn nothing_is_executed_by_a_recovery() {
     let told = recover(&world, &[]);
     assert!(told.contains("uncommitted change"), "{told}");
     assert_eq!(effect(&world), "");
-}
-
-/// The operator's own filters are trusted, and what they would clean is no change.
-#[test]
-fn the_operators_own_filters_are_used() {
-    let Some(world) = World::of_bookend("the_operators_own_filters_are_used") else { return };
-    if !possible("the_operators_own_filters_are_used", on_path("git"), "git") {
-        return;
-    }
-    let script = "git config --global filter.upper.clean 'tr a-z A-Z'; git config --global user.name x
-        git config --global user.email x@y; git init -q -b main repo; cd repo
-        echo '*.txt filter=upper' >.gitattributes; echo text >a.txt; git add .; git commit -qm one";
-    world.bare(["sh", "-euc", script]).run().ended(End::Code(0));
-    let options = ["--id", "one", "--cwd", "repo"];
-    world.run_sh("touch -d 2001-01-01 a.txt").options(options).run().ended(End::Code(0));
-    let git = json(&world, &["show", "one", "--json"])["task"]["artifacts"][0].clone();
-    assert_eq!(git["uncommitted"], 0, "{git}");
 }
 
 /// A relative place of `PATH` would be one in the agent's directory.
@@ -191,10 +175,12 @@ fn a_git_that_waits_for_ever_is_not_waited_for_and_does_not_stay() {
     let busy = Busy::start(&world, "say", |_| world.run_sh(waits).options(["--cwd", "repo"]));
     busy.kill_all();
     let told = recover(&world, &[]);
-    assert!(told.contains("interrupted (supervisor_lost)") && !told.contains("uncommitted"), "{told}");
+    assert!(told.contains("interrupted (supervisor_lost)"), "{told}");
+    assert!(told.contains("unknown whether anything is uncommitted"), "{told}");
     eventually(world.deadline(), "no git of the recovery's", || gits(&world).is_empty());
     world.run(["true"]).options(["--id", "one", "--cwd", "repo"]).run().ended(End::Code(0));
-    assert_eq!(world.sql("SELECT * FROM task_history WHERE id = 'one'")[0].text("artifacts"), "");
+    let git = json(&world, &["show", "one", "--json"])["task"]["artifacts"][0].clone();
+    assert_eq!((&git["branch"], &git["uncommitted"]), (&"main".into(), &serde_json::Value::Null), "{git}");
     eventually(world.deadline(), "no git of the run's", || gits(&world).is_empty());
 }
 

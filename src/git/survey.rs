@@ -1,0 +1,45 @@
+//! What a recovery tells of the worktrees of lost tasks: each is looked at once, and all share one limit.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::changes::Changes;
+use super::{Git, Worktree};
+use crate::error::Error;
+use crate::hook::Attendant;
+
+/// How many files are not committed where a task ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uncommitted {
+    /// It is not a worktree, or is not here.
+    NoWorktree,
+    /// Git did not say.
+    Unknown,
+    Files(u64),
+}
+
+pub struct Survey<'a> {
+    git: Git<'a>,
+    known: HashMap<PathBuf, Uncommitted>,
+}
+
+impl<'a> Survey<'a> {
+    pub fn new(git: Git<'a>) -> Survey<'a> {
+        Survey { git, known: HashMap::new() }
+    }
+
+    /// # Errors
+    /// As [`Attendant::wait`].
+    pub fn uncommitted(&mut self, cwd: &Path, attendant: &mut dyn Attendant) -> Result<Uncommitted, Error> {
+        let Some(worktree) = cwd.canonicalize().ok().and_then(|cwd| Worktree::around(&cwd)) else {
+            return Ok(Uncommitted::NoWorktree);
+        };
+        if let Some(known) = self.known.get(&worktree.top) {
+            return Ok(*known);
+        }
+        let changes = Changes::of(&worktree, &mut self.git, attendant)?;
+        let count = changes.and_then(|c| c.known()).map_or(Uncommitted::Unknown, Uncommitted::Files);
+        self.known.insert(worktree.top, count);
+        Ok(count)
+    }
+}
