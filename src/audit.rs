@@ -199,7 +199,7 @@ impl Audit<'_> {
     /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may
     /// end any of it.
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
-        let agent = task.agent_process().unwrap_or(Identity { pid: 0, start: 0 });
+        let agent = task.agent_process().map_or(Identity { pid: 0, start: 0 }, |a| a.identity);
         let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
         let (id, ledger) = (task.id.clone(), self.ledger.path().to_owned());
         let whose = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };

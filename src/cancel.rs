@@ -13,7 +13,7 @@ use crate::log;
 use crate::process::forward::CANCEL;
 use crate::process::identity::{self, Handle};
 use crate::process::mark;
-use crate::recovery;
+use crate::recovery::{self, AgentState};
 use crate::run::Leave;
 use crate::show;
 use crate::stdout::print;
@@ -118,10 +118,16 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
     }
     let supervisor = ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => {
-            let owner = task.supervisor_pid.and_then(owner_of).unwrap_or_else(|| "another user".to_owned());
+            let owner = task.supervisor_pid.and_then(identity::user);
+            let owner = owner.map_or_else(|| "another user".to_owned(), identity::user_name);
             let message =
                 format!("task {id} belongs to {owner}: its supervisor (pid {pid}) may not be signalled");
             Error::new(Kind::Nothing, message).hint("run bookend cancel as that user, or as root")
+        }
+        _ if e.kind() == io::ErrorKind::Unsupported => {
+            let message =
+                format!("task {id} is not cancelled: its supervisor (pid {pid}) was not signalled: {e}");
+            Error::failed(message).hint(format!("end it yourself: kill {pid}"))
         }
         _ => Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid}): {e}")),
     })?;
@@ -151,10 +157,12 @@ fn gone(id: &str, pid: &str) -> Error {
 /// not to signal whatever process somebody has written into his ledger.
 pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
     let Some(supervisor) = task.supervisor() else { return Ok(None) };
-    let Some(handle) = identity::open(&supervisor)? else { return Ok(None) };
+    let Some(handle) = identity::open_recorded(supervisor)? else { return Ok(None) };
     // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
-    let (owner, user) = (std::fs::metadata(ledger.path())?.uid(), identity::user(supervisor.pid));
-    if user.is_some_and(|user| user != owner) {
+    let (owner, user) = (std::fs::metadata(ledger.path())?.uid(), handle.user());
+    let is_roots_own = || owner == nix::unistd::geteuid().as_raw();
+    // Where nobody says whose it is, the kernel decides, unless root asks, whom it lets signal everybody.
+    if user.map_or_else(|| nix::unistd::geteuid().is_root() && !is_roots_own(), |user| user != owner) {
         let text =
             format!("it is no process of uid {owner}, to whom the ledger belongs, and was not signalled");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
@@ -196,16 +204,9 @@ fn report_end(
             format!("task {id}: {status}{why} after {after}\n")
         }
     };
-    let outlived = now.status.is_terminal() && gone && recovery::agent_lives(&now);
+    let outlived = now.status.is_terminal() && gone && recovery::agent_state(&now) != AgentState::Ended;
     let error =
         now.error.as_deref().filter(|_| outlived).map(|e| format!("task {id}: {}\n", view::one_line(e)));
     print(&(text + &error.unwrap_or_default()))?;
     Ok(now.status.is_terminal() && !outlived)
-}
-
-/// Whose process this is, in words.
-fn owner_of(pid: i32) -> Option<String> {
-    let uid = std::fs::metadata(format!("/proc/{pid}")).ok()?.uid();
-    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.name);
-    Some(name.map_or_else(|| format!("uid {uid}"), |n| format!("user {n} (uid {uid})")))
 }

@@ -9,14 +9,14 @@ use tracing::{info, warn};
 use crate::cancel;
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
-use crate::process::identity::{self, Handle};
+use crate::process::identity;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
 use crate::recovery::{self, Dead, Marked};
 use crate::run::WhenBusy;
 use crate::supervise;
 use crate::sys::{self, Received};
-use crate::task::{Task, Verdict};
+use crate::task::{ProcessRecord, Task, Verdict};
 
 /// How often a run that waits looks again, at most.
 const LOOK: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ impl Way {
         }
         let Some(key) = key else { return Ok(None) };
         Ok(match claim.holder(key)? {
-            None => claim.last_of_key(key)?.filter(recovery::agent_lives),
+            None => claim.last_of_key(key)?.filter(recovery::keeps_key),
             holder => holder,
         })
     }
@@ -101,21 +101,23 @@ impl Way {
                 .hint(format!("{hint}; nothing was executed"))
         };
         match (recovery::judge(recovery::evidence(ledger, &holder)?, &holder), self.when_busy, hold) {
-            (Verdict::Gone | Verdict::Recycled, ..) => self.end_dead(ledger, hold, holder),
+            (Verdict::Gone | Verdict::Recycled, ..) => self.end_dead(ledger, watch, hold, holder),
             (Verdict::Unverifiable, ..) => Err(Error::new(
                 Kind::Busy,
                 format!("{hold} {}, which cannot be judged from here", name(&holder)),
             )
-            .hint(
-                "look for it where it was started, or run under another key or ledger; nothing was executed",
-            )),
-            (Verdict::Alive, WhenBusy::Wait, _) => self.wait(watch, &holder),
+            .hint(format!(
+                "look for it where it was started, or run under another key or ledger; if it has ended: {}; \
+                 nothing was executed",
+                recovery::release_command(ledger, &holder)
+            ))),
+            (Verdict::Alive, WhenBusy::Wait, _) => self.wait(watch, holder.supervisor()),
             (Verdict::Alive, WhenBusy::Refuse, Hold::Key(_)) => {
                 Err(refused("--wait waits for it, --replace cancels it and runs"))
             }
             (Verdict::Alive, WhenBusy::Replace, Hold::Key(_)) => {
                 self.cancel(ledger, &holder)?;
-                self.wait(watch, &holder)
+                self.wait(watch, holder.supervisor())
             }
             (Verdict::Alive, WhenBusy::Refuse | WhenBusy::Replace, Hold::Session(_)) => {
                 Err(refused("--wait waits for it, --fresh starts without it"))
@@ -123,18 +125,38 @@ impl Way {
         }
     }
 
-    fn end_dead(&mut self, ledger: &mut Ledger, hold: &Hold, holder: Task) -> Result<Option<i32>, Error> {
+    fn end_dead(
+        &mut self,
+        ledger: &mut Ledger,
+        watch: &mut Watch,
+        hold: &Hold,
+        holder: Task,
+    ) -> Result<Option<i32>, Error> {
         let named = name(&holder);
         let Some(dead) = recovery::end_leftovers(ledger, vec![holder], self.grace)?.pop() else {
             return Ok(None);
         };
-        let Some(stuck) = dead.stuck() else {
+        if let Some(stuck) = dead.stuck() {
+            ledger.note_error(dead.id(), &stuck)?;
+            return Err(Error::new(Kind::Busy, format!("{hold} {named}: {stuck}"))
+                .hint("end them, then try again; nothing was executed"));
+        }
+        let Some(agent_may_run) = dead.agent_may_run().filter(|_| recovery::keeps_key(dead.task())) else {
             self.cleared = Some((dead, None));
             return Ok(None);
         };
-        ledger.note_error(dead.id(), &stuck)?;
-        Err(Error::new(Kind::Busy, format!("{hold} {named}: {stuck}"))
-            .hint("end them, then try again; nothing was executed"))
+        // This claim waits or is refused, so the holder is settled without it.
+        let claim = ledger.claim()?;
+        let marked = dead.mark(&claim, "run")?;
+        claim.commit()?;
+        dead.tidy(ledger, &marked);
+        match self.when_busy {
+            WhenBusy::Wait => self.wait(watch, dead.task().agent_process()),
+            WhenBusy::Refuse | WhenBusy::Replace => {
+                Err(Error::new(Kind::Busy, format!("{hold} {named}: {agent_may_run}"))
+                    .hint("nothing was executed"))
+            }
+        }
     }
 
     fn cancel(&mut self, ledger: &Ledger, holder: &Task) -> Result<(), Error> {
@@ -152,9 +174,9 @@ impl Way {
         Ok(())
     }
 
-    /// Waits until the holder's supervisor is gone, or for one look's time.
-    fn wait(&self, watch: &mut Watch, holder: &Task) -> Result<Option<i32>, Error> {
-        let handle = open(holder).ok().flatten();
+    /// Waits until the holder's process is gone, or for one look's time.
+    fn wait(&self, watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<i32>, Error> {
+        let handle = holder.and_then(|h| identity::open_recorded(h).ok().flatten());
         let interests: Vec<_> =
             handle.iter().map(|h| Interest { source: Source::Holder, fd: h.as_fd() }).collect();
         let until = Instant::now() + LOOK;
@@ -176,10 +198,6 @@ impl Way {
         watch.put_back(for_the_agent);
         Ok(stopped)
     }
-}
-
-fn open(holder: &Task) -> std::io::Result<Option<Handle>> {
-    holder.supervisor().map_or(Ok(None), |s| identity::open(&s))
 }
 
 /// `task 019… (pid 4711, since 2026-…)`.

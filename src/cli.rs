@@ -3,6 +3,7 @@
 mod generate;
 mod operator;
 mod settle;
+pub mod variables;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -280,7 +281,13 @@ struct RunArgs {
     )]
     quiet: bool,
     /// Say what bookend does; twice: in detail
-    #[arg(short, long, env = "BOOKEND_VERBOSE", action = ArgAction::Count)]
+    #[arg(
+        short,
+        long,
+        env = "BOOKEND_VERBOSE",
+        action = ArgAction::Count,
+        value_parser = variables::verbosity,
+    )]
     verbose: u8,
     /// The agent's command line
     #[arg(trailing_var_arg = true, required = true, value_name = "AGENT [ARGS]...")]
@@ -383,12 +390,13 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
 }
 
 /// What to say of a command line that is wrong, where clap's own message would show words that a terminal
-/// must not get as they are. `None`: it may be said as it is.
-pub fn harmless(message: &clap::Error, args: &[OsString]) -> Option<String> {
+/// must not get as they are, or does not name the variable that holds the wrong value. `None`: clap's message
+/// can be printed as it is.
+pub fn reworded(message: &clap::Error, args: &[OsString]) -> Option<String> {
     // With clap's colours: without them it would leave out the ends of what is in the words.
     let mut text = message.render().ansi().to_string();
-    let variables = std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BOOKEND_"));
-    let words = args.iter().cloned().chain(variables.map(|(_, value)| value));
+    let set = variables::set();
+    let words = args.iter().cloned().chain(set.iter().map(|(_, value)| value.clone()));
     let mut changed = false;
     for word in words {
         let word = word.to_string_lossy();
@@ -399,7 +407,12 @@ pub fn harmless(message: &clap::Error, args: &[OsString]) -> Option<String> {
             text = text.replace(part, &safe);
         }
     }
-    changed.then(|| without_colours(&text))
+    let blamed = variables::blamed(message, args, &set);
+    if changed || blamed.is_some() {
+        let text = without_colours(&text);
+        return Some(blamed.map_or(text.clone(), |names| text + &names));
+    }
+    None
 }
 
 fn without_colours(text: &str) -> String {

@@ -10,6 +10,7 @@ use crate::liveness;
 use crate::process::identity;
 use crate::run::Leave;
 use crate::stdout::print;
+use crate::sys;
 use crate::task::Verdict;
 use crate::view::{self, Health, Point, Screen};
 
@@ -28,10 +29,12 @@ const UNIT: &str = "bookend-recover.service";
 /// # Errors
 /// When stdout cannot be written.
 pub fn doctor(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
-    let mut points = vec![
-        point("bookend", Health::Fine, format!("{}, SQLite {}", env!("CARGO_PKG_VERSION"), ledger::SQLITE)),
-        kernel(),
-    ];
+    let mut points = vec![point(
+        "bookend",
+        Health::Fine,
+        format!("{}, SQLite {}", env!("CARGO_PKG_VERSION"), ledger::SQLITE),
+    )];
+    points.extend(kernel());
     match ledger::locate(ledger) {
         Ok(at) => points.extend(ledger_points(&at)),
         Err(e) => points.push(point("ledger", Health::Bad, e.to_string())),
@@ -50,7 +53,29 @@ fn point(name: &str, health: Health, text: String) -> Point {
     Point { name: name.to_owned(), health, text }
 }
 
-fn kernel() -> Point {
+/// What the kernel and `/proc` let bookend see and do here.
+fn kernel() -> Vec<Point> {
+    let mut points = vec![processes()];
+    if identity::boot_id().is_none() {
+        points.push(point(
+            "boot id",
+            Health::Odd,
+            "/proc hides /proc/sys/kernel/random/boot_id (subset=pid): a reboot cannot be told from a \
+             supervisor that died; mount /proc without subset=pid"
+                .to_owned(),
+        ));
+    }
+    if !sys::pidfd_signals_work() {
+        let text = format!(
+            "{}: `cancel` and `recover` cannot signal any process but their own children",
+            sys::NO_PIDFD_SIGNALS
+        );
+        points.push(point("signals", Health::Bad, text));
+    }
+    points
+}
+
+fn processes() -> Point {
     let me = std::process::id() as i32;
     let own = identity::of(me).ok().flatten();
     match (own.map(|i| identity::open(&i)), identity::stat(1)) {
@@ -58,7 +83,9 @@ fn kernel() -> Point {
         (Some(Ok(Some(_))), _) => point(
             "kernel",
             Health::Odd,
-            "/proc hides other users' processes (hidepid): their tasks cannot be judged".to_owned(),
+            "/proc hides other users' processes (hidepid): from Linux 6.9 on, bookend identifies them by \
+             their pidfds"
+                .to_owned(),
         ),
         _ => point(
             "kernel",

@@ -44,7 +44,7 @@ mod tests {
         let world = World::new();
         let mut ledger = world.open();
         let nobody = Identity { pid: i32::MAX, start: 1 };
-        let task = NewTask { place: identity::place(), supervisor: nobody, ..new_task("t", None) };
+        let task = NewTask { place: identity::place(), supervisor: nobody.into(), ..new_task("t", None) };
         let live = start(&mut ledger, &task);
         let mut seen = row(&ledger);
         assert_eq!(verdict(&ledger, &mut seen).unwrap(), Some(Verdict::Alive));
@@ -63,7 +63,7 @@ mod tests {
         let mut ledger = world.open();
         let mut leaving = Command::new("sleep").arg("0.2").spawn().unwrap();
         let supervisor = identity::of(leaving.id().cast_signed()).unwrap().unwrap();
-        let task = NewTask { place: identity::place(), supervisor, ..new_task("t", None) };
+        let task = NewTask { place: identity::place(), supervisor: supervisor.into(), ..new_task("t", None) };
         drop(start(&mut ledger, &task));
         assert_eq!(verdict(&ledger, &mut row(&ledger)).unwrap(), Some(Verdict::Gone));
         leaving.wait().unwrap();

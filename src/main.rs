@@ -82,10 +82,11 @@ fn start() -> Leave {
         return Leave::Code(exit_code::FAILED);
     }
     let args: Vec<OsString> = std::env::args_os().collect();
+    cli::variables::forget_empty();
     let invocation = match cli::parse(args.clone()) {
         Ok(invocation) => invocation,
         Err(message) => {
-            match cli::harmless(&message, &args) {
+            match cli::reworded(&message, &args) {
                 Some(text) => log::say(&text),
                 // Nobody left to tell if this fails.
                 None => drop(message.print()),
@@ -102,11 +103,13 @@ fn start() -> Leave {
                 sys::hide_arguments(request.argv.len().saturating_sub(1));
             }
             log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
             run::run(request, ledger, caller)
         }
         Request::Recover(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
             recover::recover(request, ledger, &caller)
         }
         Request::Deliver(request) => {
@@ -117,6 +120,7 @@ fn start() -> Leave {
         Request::Redispatch(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
             redispatch::redispatch(request, ledger, caller)
         }
         Request::Session(request) => {

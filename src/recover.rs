@@ -25,9 +25,10 @@ use crate::process::caller::{self, Caller};
 use crate::process::environment;
 use crate::process::marked;
 use crate::process::watch::Watch;
-use crate::recovery::{self, Dead, Marked};
+use crate::recovery::{self, AgentState, Dead, Marked};
 use crate::redispatch::{self, Lacks};
 use crate::run::{Leave, OPTION_VARIABLES};
+use crate::show;
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
@@ -39,6 +40,8 @@ const ATTEMPTS: i64 = 3;
 /// What `bookend recover` was asked for.
 #[derive(Debug)]
 pub struct Request {
+    /// Only these tasks, by id or the beginning of one; all where it is empty.
+    pub ids: Vec<String>,
     pub ttl: Duration,
     pub grace: Duration,
     pub on_interrupted: Option<OsString>,
@@ -124,14 +127,17 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     let mut report = Report { ledger: at.file.clone(), dry_run: request.dry_run, ..Report::default() };
     if request.dry_run {
         if let Some(mut ledger) = Ledger::open_read_only(&at)? {
-            preview(&ledger, request, &mut report)?;
-            preview_hints(&mut ledger, caller, &mut report)?;
+            let wanted = Wanted::resolve(&ledger, &request.ids)?;
+            preview(&ledger, &wanted, request, &mut report)?;
+            preview_hints(&mut ledger, &wanted, caller, &mut report)?;
         }
     } else if at.file.exists() {
+        let ledger = Ledger::open(&at)?;
         let mut recovery = Recovery {
             watch: watch()?,
             survey: survey(caller),
-            ledger: Ledger::open(&at)?,
+            wanted: Wanted::resolve(&ledger, &request.ids)?,
+            ledger,
             at: &at,
             request,
             caller,
@@ -143,9 +149,12 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         };
         recovery.take_from_spool();
         recovery.settle()?;
+        recovery.release_agents()?;
         recovery.end_orphans()?;
-        recovery.sweep_spool();
-        recovery.withdraw_sessions()?;
+        if recovery.wanted.are_all() {
+            recovery.sweep_spool();
+            recovery.withdraw_sessions()?;
+        }
         if !request.settle_only {
             recovery.deliver()?;
             if recovery.stopped.is_none() {
@@ -167,6 +176,27 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     Ok(Leave::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
 }
 
+/// Which tasks a recovery is about: their whole ids; all where there are none.
+struct Wanted(Vec<String>);
+
+impl Wanted {
+    fn resolve(ledger: &Ledger, ids: &[String]) -> Result<Wanted, Error> {
+        ids.iter().map(|id| Ok(show::find_in(ledger, id)?.id)).collect::<Result<_, _>>().map(Wanted)
+    }
+
+    fn are_all(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.are_all() || self.0.iter().any(|wanted| wanted == id)
+    }
+
+    fn only(&self, tasks: Vec<Task>) -> Vec<Task> {
+        tasks.into_iter().filter(|task| self.has(&task.id)).collect()
+    }
+}
+
 fn watch() -> Result<Watch, Error> {
     Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))
 }
@@ -178,6 +208,7 @@ fn survey(caller: &Caller) -> Survey<'_> {
 /// One recovery at work.
 struct Recovery<'a> {
     ledger: Ledger,
+    wanted: Wanted,
     watch: Watch,
     survey: Survey<'a>,
     at: &'a Location,
@@ -204,17 +235,17 @@ impl Recovery<'_> {
 
     /// Judges every running row, ends what the dead ones left, and marks them.
     fn settle(&mut self) -> Result<(), Error> {
-        let mut found = sort(&self.ledger, self.request.ttl)?;
+        let mut found = sort(&self.ledger, &self.wanted, self.request.ttl)?;
         if !found.doubtful.is_empty() {
             // A supervisor that is just leaving has let go of its lock and still lives; if it could not
             // write its end, that is in the spool by now.
             self.ledger.merge_spool()?;
-            found = sort(&self.ledger, self.request.ttl)?;
+            found = sort(&self.ledger, &self.wanted, self.request.ttl)?;
         }
         failpoint::reached("recover.judged");
         self.report.alive = found.alive;
         for task in found.doubtful {
-            let why = "cannot be judged from here: kept until it is older than --ttl".to_owned();
+            let why = doubtful(&self.ledger, &task);
             self.telling.line(&format!("task {} {why}", task.id));
             self.report.unverifiable.push(Open { id: task.id, key: task.key, why });
         }
@@ -261,6 +292,32 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// Of the tasks that were named: an agent that may still run and cannot be verified no longer keeps its
+    /// key once it is older than `--ttl`.
+    fn release_agents(&mut self) -> Result<(), Error> {
+        for id in &self.wanted.0 {
+            let Named::One(task) = self.ledger.task(id)? else { continue };
+            if !task.status.is_terminal() {
+                continue;
+            }
+            match recovery::agent_state(&task) {
+                AgentState::Unverified if recovery::has_expired(&task, self.request.ttl) => {
+                    if self.ledger.release_agent(id, &clock::now())? {
+                        self.telling.line(&format!("task {id}: its agent is not counted any more"));
+                    }
+                }
+                AgentState::Runs | AgentState::OutOfReach => {
+                    let pid = task.agent_pid.unwrap_or_default();
+                    let problem = format!("the agent of task {id} still runs; end it: kill {pid}");
+                    self.telling.line(&problem);
+                    self.report.problems.push(problem);
+                }
+                AgentState::Unverified | AgentState::Ended => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Ends what tasks left running whose supervisors died, or failed, after the end was written and before
     /// their left-overs were ended.
     fn end_orphans(&mut self) -> Result<(), Error> {
@@ -270,6 +327,7 @@ impl Recovery<'_> {
         for id in marked {
             if let Named::One(task) = self.ledger.task(&id)?
                 && task.id == id
+                && self.wanted.has(&id)
                 && recovery::leaves_no_process(&task)
                 && recovery::evidence(&self.ledger, &task)? != LiveEvidence::Held
             {
@@ -318,12 +376,12 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Runs the `--on-finish` commands that were not seen to end, those of tasks just ended among them, and of
-    /// tasks that end meanwhile.
+    /// Runs the `--on-finish` commands that were not seen to end, those of tasks just ended among them, and
+    /// of tasks that end meanwhile.
     fn deliver(&mut self) -> Result<(), Error> {
         let mut tried = BTreeSet::new();
         loop {
-            let mut due = self.ledger.undelivered()?;
+            let mut due = self.wanted.only(self.ledger.undelivered()?);
             due.retain(|task| tried.insert(task.id.clone()));
             if due.is_empty() {
                 return Ok(());
@@ -373,8 +431,8 @@ impl Recovery<'_> {
         Ok((Delivered::As(Delivery::Failed), None))
     }
 
-    /// Reports each interrupted task that was not reported yet, also one that ended itself on a clean restart.
-    /// What was printed only is recorded as reported by [`Recovery::record_reports`].
+    /// Reports each interrupted task that was not reported yet, also one that ended itself on a clean
+    /// restart. What was printed only is recorded as reported by [`Recovery::record_reports`].
     fn hint(&mut self) -> Result<(), Error> {
         let mut due = self.unhinted()?;
         let ids: Vec<&str> = due.iter().map(|task| task.id.as_str()).collect();
@@ -410,7 +468,7 @@ impl Recovery<'_> {
     /// A task whose supervisor still lives is reported by a later recovery.
     fn unhinted(&self) -> Result<Vec<Task>, Error> {
         let mut due = Vec::new();
-        for task in self.ledger.unhinted()? {
+        for task in self.wanted.only(self.ledger.unhinted()?) {
             if recovery::evidence(&self.ledger, &task)? != LiveEvidence::Held {
                 due.push(task);
             }
@@ -495,9 +553,10 @@ struct Found {
     doubtful: Vec<Task>,
 }
 
-fn sort(ledger: &Ledger, ttl: Duration) -> Result<Found, Error> {
+fn sort(ledger: &Ledger, wanted: &Wanted, ttl: Duration) -> Result<Found, Error> {
     let mut found = Found::default();
-    for task in ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })? {
+    let running = ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })?;
+    for task in wanted.only(running) {
         match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
             Verdict::Alive => found.alive += 1,
             Verdict::Gone | Verdict::Recycled => found.dead.push(task),
@@ -509,20 +568,21 @@ fn sort(ledger: &Ledger, ttl: Duration) -> Result<Found, Error> {
 }
 
 /// Says what a recovery would do, and does nothing.
-fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<(), Error> {
+fn preview(ledger: &Ledger, wanted: &Wanted, request: &Request, report: &mut Report) -> Result<(), Error> {
     for path in ledger.spooled()? {
         let text = format!("a record waits in the spool: {}", path.display());
         report.spool.push(Spooled { task: None, merged: false, text });
     }
-    let found = sort(ledger, request.ttl)?;
+    let found = sort(ledger, wanted, request.ttl)?;
     report.alive = found.alive;
-    let why = "cannot be judged from here";
-    report.unverifiable =
-        found.doubtful.into_iter().map(|t| Open { id: t.id, key: t.key, why: why.to_owned() }).collect();
+    let open = |t: Task| Open { why: doubtful(ledger, &t), id: t.id, key: t.key };
+    report.unverifiable = found.doubtful.into_iter().map(open).collect();
     let dead = found.dead.into_iter().map(Dead::found).chain(found.expired.into_iter().map(Dead::expired));
     report.interrupted = dead.map(|d| ended(d.task(), d.reason())).collect();
-    report.sessions = ledger.unsafe_sessions()?;
-    for task in ledger.undelivered()? {
+    if wanted.are_all() {
+        report.sessions = ledger.unsafe_sessions()?;
+    }
+    for task in wanted.only(ledger.undelivered()?) {
         if ledger.evidence(&task)? != LiveEvidence::Held {
             report.deliveries.push(DeliveredHook { id: task.id, status: Delivery::Pending.as_str() });
         }
@@ -530,16 +590,27 @@ fn preview(ledger: &Ledger, request: &Request, report: &mut Report) -> Result<()
     Ok(())
 }
 
-fn preview_hints(ledger: &mut Ledger, caller: &Caller, report: &mut Report) -> Result<(), Error> {
+fn preview_hints(
+    ledger: &mut Ledger,
+    wanted: &Wanted,
+    caller: &Caller,
+    report: &mut Report,
+) -> Result<(), Error> {
     let at = Location { file: ledger.path().to_owned(), chosen_by: ChosenBy::Option };
     let (mut watch, mut survey) = (watch()?, survey(caller));
-    for task in ledger.unhinted()? {
+    for task in wanted.only(ledger.unhinted()?) {
         let mut idle = Idle::new(ledger, &mut watch);
         let uncommitted = uncommitted(&task, &mut survey, &mut idle)?;
         drop(idle);
         report.hints.push(post_mortem(ledger, task, &at, uncommitted)?);
     }
     Ok(())
+}
+
+/// Why a task stays `running` that cannot be judged, and how the operator ends the doubt.
+fn doubtful(ledger: &Ledger, task: &Task) -> String {
+    let command = recovery::release_command(ledger, task);
+    format!("cannot be judged from here: kept until it is older than --ttl; if it has ended: {command}")
 }
 
 fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Result<Uncommitted, Error> {

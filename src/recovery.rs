@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use rustix::process::Signal;
 use serde::Deserialize;
 use tracing::{info, warn};
 
@@ -11,12 +12,16 @@ use crate::error::Error;
 use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
 use crate::process::cgroup::Cgroup;
-use crate::process::identity::{self, Stat};
+use crate::process::identity::{self, Handle, Stat};
 use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{self, Hunt, Policy, Seat, Why};
+use crate::process::leftovers::{self, DYING, Hunt, Policy, Seat, Why};
 use crate::process::oom;
+use crate::sys;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
+use crate::view;
 
+/// How long a task that cannot be judged is believed in: the default of `recover --ttl`.
+pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the children of a dead supervisor may take to notice.
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
@@ -24,8 +29,12 @@ const LAST_BREATH: Duration = Duration::from_secs(1);
 pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
     let here = identity::place();
     let lock = match lock {
-        // Of another boot nobody can hold it any more.
-        LiveEvidence::Renumbered if task.boot_id.as_ref() != Some(&here.boot_id) => LiveEvidence::NoSlot,
+        // An anonymous number identifies no device; and of another boot nobody can hold the lock any more.
+        LiveEvidence::Renumbered { anonymous }
+            if anonymous || task.boot_id.as_ref() != Some(&here.boot_id) =>
+        {
+            LiveEvidence::NoSlot
+        }
         lock => lock,
     };
     let by_identity =
@@ -37,7 +46,7 @@ pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
 fn verdict(lock: LiveEvidence, identity: impl Fn() -> Verdict, same_host: bool) -> Verdict {
     match lock {
         LiveEvidence::Held => Verdict::Alive,
-        LiveEvidence::OtherFile | LiveEvidence::Renumbered | LiveEvidence::Unreadable => {
+        LiveEvidence::OtherFile | LiveEvidence::Renumbered { .. } | LiveEvidence::Unreadable => {
             Verdict::Unverifiable
         }
         LiveEvidence::NoSlot => identity(),
@@ -64,7 +73,7 @@ fn place_of(task: &Task) -> Place {
 /// The same machine: the same boot, or the same name.
 fn same_host(task: &Task, here: &Place) -> bool {
     let at = place_of(task);
-    at.boot_id == here.boot_id || at.host.is_empty() || at.host == here.host
+    (!at.boot_id.is_empty() && at.boot_id == here.boot_id) || at.host.is_empty() || at.host == here.host
 }
 
 /// What the live lock says of a task whose supervisor may just be dying. Its lock and its process go one
@@ -95,16 +104,64 @@ pub fn is_gone_by_identity(task: &Task) -> bool {
     matches!(judge(LiveEvidence::NoSlot, task), Verdict::Gone | Verdict::Recycled)
 }
 
-/// Whether a task's agent is there still, as its identity tells.
-pub fn agent_lives(task: &Task) -> bool {
-    let judge = |agent| identity::judge(agent, &place_of(task), &identity::place());
-    task.agent_process().map(judge) == Some(Verdict::Alive)
+/// What is known of a task's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentState {
+    /// It has ended, or nothing says that it runs.
+    Ended,
+    /// It runs, and may be signalled.
+    Runs,
+    /// It runs as another user, whose processes we may not signal.
+    OutOfReach,
+    /// A process with its pid exists, and nothing says whether that is the agent.
+    Unverified,
+}
+
+/// What became of a task's agent, as far as the kernel tells.
+pub fn agent_state(task: &Task) -> AgentState {
+    let was_seen_to_end = task.exit_code.is_some() || task.term_signal.is_some();
+    let is_here = || identity::may_be_here(&place_of(task), &identity::place());
+    let Some(agent) = task.agent_process().filter(|_| !was_seen_to_end && is_here()) else {
+        return AgentState::Ended;
+    };
+    match identity::presence(agent) {
+        Verdict::Gone | Verdict::Recycled => AgentState::Ended,
+        Verdict::Unverifiable => AgentState::Unverified,
+        Verdict::Alive if identity::may_be_signalled(agent.identity.pid) == Some(false) => {
+            AgentState::OutOfReach
+        }
+        Verdict::Alive => AgentState::Runs,
+    }
+}
+
+/// Whether an ended task still has its key, since its agent runs or may run. One that cannot be verified has
+/// it for [`TTL`], unless `recover` released it.
+pub fn keeps_key(task: &Task) -> bool {
+    match agent_state(task) {
+        AgentState::Ended => false,
+        AgentState::Runs | AgentState::OutOfReach => true,
+        AgentState::Unverified => {
+            let is_given_up =
+                task.agent_released_at.is_some() || task.reason.as_deref() == Some(Interrupt::Ttl.as_str());
+            !is_given_up && !has_expired(task, TTL)
+        }
+    }
+}
+
+/// `bookend recover --ledger FILE --ttl 0 ID`: ends the doubt about one task, by the operator's word.
+pub fn release_command(ledger: &Ledger, task: &Task) -> String {
+    let option = match ledger.option() {
+        Some(file) => format!(" --ledger {}", view::quoted(&file.to_string_lossy())),
+        None => String::new(),
+    };
+    format!("bookend recover{option} --ttl 0 {}", view::operand(&task.id))
 }
 
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the
 /// wall clock.
 pub fn has_expired(task: &Task, ttl: Duration) -> bool {
-    let last = task.last_seen_at.as_deref().unwrap_or(&task.started_at);
+    // Both are RFC 3339 in UTC, so the later one is the greater text.
+    let last = task.last_seen_at.as_deref().max(task.hinted_at.as_deref()).unwrap_or(&task.started_at);
     let Ok(last) = last.parse::<Timestamp>() else { return false };
     let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
     clock::timestamp().duration_since(last) > ttl
@@ -115,6 +172,8 @@ pub struct Dead {
     task: Task,
     leftovers: Option<Summary>,
     expired: bool,
+    /// That its agent may still run, and what to do about it.
+    agent_may_run: Option<String>,
 }
 
 /// What came of marking a dead task.
@@ -132,10 +191,9 @@ pub enum Marked {
 /// # Errors
 /// When /proc cannot be read.
 pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Result<Vec<Dead>, Error> {
-    let here = identity::place();
     let whose = |task: &Task| {
         // Of another boot nothing can be left.
-        let agent = task.agent_process().filter(|_| task.boot_id.as_ref() == Some(&here.boot_id))?;
+        let agent = task.agent_process().filter(|_| !is_of_another_boot(task))?.identity;
         let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
         let (id, ledger) = (task.id.clone(), ledger.path().to_owned());
         Some(leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup })
@@ -154,10 +212,79 @@ pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Resu
         .into_iter()
         .zip(reachable)
         .map(|(task, reached)| {
-            let leftovers = if reached { summaries.next() } else { None };
-            Dead { task, leftovers, expired: false }
+            let mut dead = Dead::found(task);
+            dead.leftovers = if reached { summaries.next() } else { None };
+            if let Some(summary) = &mut dead.leftovers {
+                dead.agent_may_run = settle_agent(ledger, &dead.task, summary, grace);
+            }
+            dead
         })
         .collect())
+}
+
+/// Ends an agent that the scan left because it did not see it or could not read its environment, if its
+/// recorded identity proves it and it may be signalled. Returns that the agent may still run, and what to do
+/// about it.
+fn settle_agent(ledger: &Ledger, task: &Task, summary: &mut Summary, grace: Duration) -> Option<String> {
+    let agent = task.agent_process()?;
+    let pid = agent.identity.pid;
+    let mut state = agent_state(task);
+    if state != AgentState::Ended {
+        summary.count_hidden(pid);
+    }
+    if state == AgentState::Runs && summary.leaves_unread(pid) {
+        if let Ok(Some(handle)) = identity::open_recorded(agent)
+            && let Err(e) = end_unread(&handle, grace)
+        {
+            warn!("ending the agent of task {} (pid {pid}): {e}", task.id);
+        }
+        state = agent_state(task);
+        if state == AgentState::Ended {
+            summary.note_end(pid);
+        } else if !summary.survivors.contains(&pid) {
+            summary.survivors.push(pid);
+        }
+    }
+    let key = task.key.as_ref().map(|key| format!("the key {key} stays busy until it has ended"));
+    let key = |otherwise: &str| key.map_or_else(String::new, |k| format!("; {k}{otherwise}"));
+    let text = match state {
+        AgentState::Ended | AgentState::Runs => return None,
+        AgentState::OutOfReach => {
+            let user = identity::user(pid).map_or_else(|| "another user".to_owned(), identity::user_name);
+            format!(
+                "its agent (pid {pid}) runs as {user}, whose processes uid {} may not signal: it was not \
+                 ended and may still run{}; end it as that user or as root: kill {pid}",
+                nix::unistd::geteuid(),
+                key("")
+            )
+        }
+        AgentState::Unverified => format!(
+            "its agent (pid {pid}) may still run: a process with that pid exists, and /proc hides whether it \
+             is the agent{}; if it is not: {}",
+            key(", at most 24 hours"),
+            release_command(ledger, task)
+        ),
+    };
+    summary.survivors.retain(|p| *p != pid);
+    Some(text)
+}
+
+/// SIGTERM, the grace, SIGKILL, to a process that is known by its handle alone.
+fn end_unread(agent: &Handle, grace: Duration) -> std::io::Result<()> {
+    agent.signal(Signal::TERM)?;
+    // A stopped process acts on SIGTERM only once it is continued.
+    agent.signal(Signal::CONT)?;
+    if !agent.wait(grace)? {
+        agent.signal(Signal::KILL)?;
+        agent.wait(DYING)?;
+    }
+    Ok(())
+}
+
+/// Whether the machine is known to have been booted since the task ran.
+fn is_of_another_boot(task: &Task) -> bool {
+    let then = task.boot_id.as_deref().filter(|id| !id.is_empty());
+    then.zip(identity::boot_id()).is_some_and(|(then, now)| then != now)
 }
 
 /// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.
@@ -176,12 +303,12 @@ impl Dead {
     /// A task that cannot be judged and is too old to be believed in. Nothing of it is touched but its row:
     /// what runs there may be somebody's.
     pub fn expired(task: Task) -> Dead {
-        Dead { task, leftovers: None, expired: true }
+        Dead { expired: true, ..Dead::found(task) }
     }
 
     /// A dead task of which nothing has been touched.
     pub fn found(task: Task) -> Dead {
-        Dead { task, leftovers: None, expired: false }
+        Dead { task, leftovers: None, expired: false, agent_may_run: None }
     }
 
     pub fn task(&self) -> &Task {
@@ -202,6 +329,11 @@ impl Dead {
         self.leftovers.as_ref().map_or(&[], |l| &l.survivors)
     }
 
+    /// That its agent may still run although its task is settled, and what to do about it.
+    pub fn agent_may_run(&self) -> Option<&str> {
+        self.agent_may_run.as_deref()
+    }
+
     /// Why it cannot be settled: `its supervisor is gone, but …`.
     pub fn stuck(&self) -> Option<String> {
         let spared = self.leftovers.as_ref().map_or(&[][..], |l| &l.spared);
@@ -212,12 +344,18 @@ impl Dead {
             Some(Why::UnknownLedger) => {
                 format!("pid {pid}, which names a ledger that is not there (this one may have been moved)")
             }
-            Some(Why::Terminal | Why::Unmarked | Why::Supervisor) | None => format!("pid {pid}"),
+            Some(Why::Terminal | Why::Unmarked | Why::Supervisor | Why::Hidden) | None => {
+                format!("pid {pid}")
+            }
         };
         let survivors: Vec<String> = self.survivors().iter().map(named).collect();
         (!survivors.is_empty()).then(|| {
             let survivors = survivors.join("; ");
-            format!("its supervisor is gone, but processes of it could not be ended: {survivors}")
+            let why = match sys::pidfd_signals_work() {
+                true => String::new(),
+                false => format!(" ({}; end them yourself)", sys::NO_PIDFD_SIGNALS),
+            };
+            format!("its supervisor is gone, but processes of it could not be ended: {survivors}{why}")
         })
     }
 
@@ -238,7 +376,7 @@ impl Dead {
     pub fn reason(&self) -> Interrupt {
         if self.expired {
             Interrupt::Ttl
-        } else if self.is_of_another_boot() {
+        } else if is_of_another_boot(&self.task) {
             Interrupt::Rebooted
         } else if self.oom_killed() == Some(true) {
             Interrupt::Oom
@@ -249,15 +387,10 @@ impl Dead {
 
     /// Whether the OOM killer struck in its cgroup while it ran; `None`: the kernel does not tell.
     fn oom_killed(&self) -> Option<bool> {
-        if self.expired || self.is_of_another_boot() {
+        if self.expired || is_of_another_boot(&self.task) {
             return None;
         }
         oom::struck_since(self.task.cgroup.as_deref(), self.task.oom_kills_before)
-    }
-
-    fn is_of_another_boot(&self) -> bool {
-        let here = identity::boot_id();
-        self.task.boot_id.is_some() && here.is_some() && self.task.boot_id != here
     }
 
     /// How it died, in words.
@@ -266,6 +399,7 @@ impl Dead {
         let (supervisor, agent) = (pid(self.task.supervisor_pid), pid(self.task.agent_pid));
         let still_ran = |l: &Summary| self.task.agent_pid.is_some_and(|p| l.pids.contains(&p));
         let agents = match &self.leftovers {
+            _ if self.agent_may_run.is_some() => self.agent_may_run.clone().unwrap_or_default(),
             Some(l) if still_ran(l) => format!("its agent{agent} still ran and was ended"),
             Some(_) => format!("its agent{agent} was gone too"),
             None => String::new(),

@@ -3,7 +3,7 @@
 mod start;
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -41,9 +41,12 @@ use start::{NoStart, end_without_agent, prepare, require_skill};
 /// How long somebody who inherited the agent's stdout may hold up the end of the task.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// The variables that set options of `run`. The agent does not inherit them, so that a nested run does
+/// How many runs may be nested, counted by the parents of their tasks.
+const MOST_LEVELS: u32 = 8;
+
+/// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 28] = [
+pub const OPTION_VARIABLES: [&str; 32] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -71,6 +74,10 @@ pub const OPTION_VARIABLES: [&str; 28] = [
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
     "BOOKEND_LOG_TO",
+    "BOOKEND_LOG",
+    "BOOKEND_BUSY_TIMEOUT",
+    "BOOKEND_ON_INTERRUPTED",
+    "BOOKEND_TTL",
     cgroup::DELEGATED_VARIABLE,
 ];
 
@@ -154,6 +161,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         }
         failpoint::reached("run.cleared");
     };
+    let parent_id = std::env::var(environment::MARK).ok();
+    refuse_recursion(&claim, parent_id.as_deref(), &request.argv[0])?;
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     failpoint::reached("run.chosen");
     log::about(&id, who.key.as_deref());
@@ -182,6 +191,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
+    let gated = agent_process.flatten().zip(child.as_ref().ok().map(|c| c.pidfd.as_fd()));
+    let (supervisor, agent_process) = identity::records(own.identity(), gated);
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
     let started = Instant::now();
     let row = NewTask {
@@ -202,14 +213,14 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         run_options: redispatch::options_of(request, current_dir(), who.is_read_along()),
         cwd: who.cwd.clone(),
         place,
-        supervisor: own.identity(),
-        agent_process: agent_process.flatten(),
+        supervisor,
+        agent_process,
         on_finish: request
             .on_finish
             .as_ref()
             .map(|command| hook::on_finish(command, current_dir(), request.hook_timeout)),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
-        parent_id: std::env::var(environment::MARK).ok(),
+        parent_id,
         oom_kills_before,
     };
     claim.insert(&row, &live, "run")?;
@@ -288,7 +299,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let whose = leftovers::Task {
         id: run.task.id.clone(),
         ledger: location.file.clone(),
-        agent: row.agent_process.unwrap_or(row.supervisor),
+        agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
         cgroup: tasks_cgroup,
@@ -337,7 +348,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         Some(_) => observed.result.as_ref().and_then(|r| r.error.clone()),
         None => Some(out_of_reach(run.agent.child.pid)),
     };
-    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers: Some(hunt.summary()) });
+    let leftovers = Some(run.summary(&hunt));
+    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
     if let Some(baseline) = baseline {
@@ -367,13 +379,18 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 }
 
 /// Said of an agent that was to end, and that the kernel does not let us end: it executed a set-user-ID
-/// program.
+/// program, or a sandbox forbids every signal.
 fn out_of_reach(pid: i32) -> String {
     let user = nix::unistd::geteuid();
-    let error = format!(
-        "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was not \
-         ended, and runs on"
-    );
+    let error = match identity::may_be_signalled(pid) {
+        Some(false) => format!(
+            "the agent (pid {pid}) runs as another user, whose processes uid {user} may not signal: it was \
+             not ended, and runs on"
+        ),
+        Some(true) | None => {
+            format!("the agent (pid {pid}) was not ended, and runs on: a sandbox forbids sending it a signal")
+        }
+    };
     tracing::error!("{error}");
     error
 }
@@ -425,6 +442,23 @@ fn resolve(request: &Request) -> Result<Who, Error> {
     let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
     let provider = request.provider.clone().or_else(|| adapter.provider().map(str::to_owned));
     Ok(Who { adapter, asked, key, persona, provider, cwd, captured })
+}
+
+/// Refuses a run that has too many runs above it: a script named like the agent that calls bookend again
+/// would start itself without end.
+fn refuse_recursion(claim: &Claim<'_>, parent: Option<&str>, program: &OsStr) -> Result<(), Error> {
+    let Some(parent) = parent else { return Ok(()) };
+    if claim.levels(parent, MOST_LEVELS + 1)? <= MOST_LEVELS {
+        return Ok(());
+    }
+    let program = program.display();
+    Err(Error::failed(format!(
+        "{program}: more than {MOST_LEVELS} runs are nested, each started by the one before"
+    ))
+    .hint(format!(
+        "if {program} is a script that calls bookend, give bookend the path of the real program; nothing was \
+         executed"
+    )))
 }
 
 fn current_dir() -> PathBuf {

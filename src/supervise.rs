@@ -361,6 +361,15 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// What a hunt found, and an agent that could not be ended and that `/proc` hides.
+    pub fn summary(&self, hunt: &Hunt) -> Summary {
+        let mut summary = hunt.summary();
+        if self.out_of_reach {
+            summary.count_hidden(self.agent.child.pid);
+        }
+        summary
+    }
+
     /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
     pub fn end_leftovers(&mut self, mut hunt: Hunt, ends: bool) -> Result<(), Error> {
         if !ends || !hunt.is_awaited() {
@@ -384,7 +393,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
-        let summary = serde_json::to_string(&hunt.summary()).unwrap_or_default();
+        let summary = serde_json::to_string(&self.summary(&hunt)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
             warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
         }

@@ -7,7 +7,7 @@
 use std::ffi::c_void;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -144,7 +144,90 @@ pub fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<Received>> {
 
 /// Sends `signal` to the process behind `pidfd`; with a value it is queued as by sigqueue(3).
 /// `Ok(false)`: the process is gone. pidfd_send_signal(2).
+///
+/// # Errors
+/// EPERM: it is another user's process. [`io::ErrorKind::Unsupported`]: this kernel (before 5.1) or a sandbox
+/// refuses the call itself. Nothing was signalled then: kill(2) could reach another process of that number.
 pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, value: Option<u64>) -> io::Result<bool> {
+    match pidfd_send_signal(pidfd, signal, value) {
+        Err(e) if is_refused(&e) && !pidfd_signals_work() => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, NO_PIDFD_SIGNALS))
+        }
+        sent => sent,
+    }
+}
+
+/// As [`send_signal`], to a child of this process. As long as that was not reaped, its number cannot be
+/// another process's, and kill(2) takes the place of a call that the kernel or a sandbox refuses.
+///
+/// # Errors
+/// EPERM: it became another user's process.
+pub fn signal_child(child: (i32, BorrowedFd<'_>), signal: i32, value: Option<u64>) -> io::Result<bool> {
+    let (pid, pidfd) = child;
+    match pidfd_send_signal(pidfd, signal, value) {
+        Err(e) if is_refused(&e) => kill_child(pid, signal, value),
+        sent => sent,
+    }
+}
+
+/// Why no process but a child can be signalled, see [`send_signal`].
+pub const NO_PIDFD_SIGNALS: &str = "pidfd_send_signal(2) does not work here: the kernel is older than Linux \
+    5.1, or a sandbox forbids the call";
+
+fn is_refused(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
+}
+
+/// Whether pidfd_send_signal(2) works here at all: tries signal 0 to this process.
+pub fn pidfd_signals_work() -> bool {
+    let me = rustix::process::getpid();
+    rustix::process::pidfd_open(me, rustix::process::PidfdFlags::empty())
+        .is_ok_and(|own| pidfd_send_signal(own.as_fd(), 0, None).is_ok())
+}
+
+fn kill_child(pid: i32, signal: i32, value: Option<u64>) -> io::Result<bool> {
+    use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let Some(child) = Pid::from_raw(pid).filter(|p| waitid(WaitId::Pid(*p), look).is_ok()) else {
+        return Ok(false);
+    };
+    let pid = child.as_raw_nonzero().get();
+    let ret = match value {
+        // SAFETY: kill touches no memory.
+        None => libc::c_long::from(unsafe { libc::kill(pid, signal) }),
+        Some(value) => {
+            let info = QueuedInfo::new(signal, value);
+            // SAFETY: as in `pidfd_send_signal`. Unseen: the kernel reads it.
+            unsafe { libc::syscall(libc::SYS_rt_sigqueueinfo, pid, signal, &raw const info) }
+        }
+    };
+    gone_or(check(ret))
+}
+
+fn gone_or(sent: io::Result<libc::c_long>) -> io::Result<bool> {
+    match sent {
+        Ok(_) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The effective user of the process behind `pidfd`, also where `/proc` hides the process. `None`: a kernel
+/// before 6.13 does not tell. PIDFD_GET_INFO, include/uapi/linux/pidfd.h.
+pub fn pidfd_user(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    const WORDS: usize = 16;
+    const EUID: usize = 9;
+    const GET_INFO: libc::Ioctl = (3 << 30) | ((WORDS as libc::Ioctl * 4) << 16) | (0xFF << 8) | 11;
+    // `struct pidfd_info` of its first version: two words of mask, two of cgroup id, pid, tgid, ppid, ruid,
+    // rgid, euid, … The credentials are told without being asked for.
+    let mut info = [0u32; WORDS];
+    // SAFETY: the array is as long and as aligned as the size in the request says (8 bytes are asked of no
+    // pointer by the kernel, which copies bytes), and outlives the call. Unseen: the kernel writes it.
+    let ret = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, info.as_mut_ptr()) };
+    (ret == 0).then(|| info[EUID])
+}
+
+fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32, value: Option<u64>) -> io::Result<bool> {
     let fd = pidfd.as_raw_fd();
     let ret = match value {
         // SAFETY: a null siginfo is allowed and means "as kill(2)".
@@ -152,26 +235,13 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, value: Option<u64>) -> io
             libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, std::ptr::null::<libc::siginfo_t>(), 0)
         },
         Some(value) => {
-            let info = QueuedInfo {
-                signo: signal,
-                errno: 0,
-                code: libc::SI_QUEUE,
-                pad: 0,
-                pid: nix::unistd::getpid().as_raw(),
-                uid: nix::unistd::getuid().as_raw(),
-                value,
-                rest: [0; 12],
-            };
+            let info = QueuedInfo::new(signal, value);
             // SAFETY: QueuedInfo has the layout and the size of the kernel's siginfo_t for a queued
             // signal on 64-bit Linux, and outlives the call. Unseen: the kernel reads it.
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, &raw const info, 0) }
         }
     };
-    match check(ret) {
-        Ok(_) => Ok(true),
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(false),
-        Err(e) => Err(e),
-    }
+    gone_or(check(ret))
 }
 
 /// `siginfo_t` of a queued signal, include/uapi/asm-generic/siginfo.h.
@@ -186,6 +256,22 @@ struct QueuedInfo {
     value: u64,
     rest: [u64; 12],
 }
+
+impl QueuedInfo {
+    fn new(signal: i32, value: u64) -> QueuedInfo {
+        QueuedInfo {
+            signo: signal,
+            errno: 0,
+            code: libc::SI_QUEUE,
+            pad: 0,
+            pid: nix::unistd::getpid().as_raw(),
+            uid: nix::unistd::getuid().as_raw(),
+            value,
+            rest: [0; 12],
+        }
+    }
+}
+
 const _: () = assert!(size_of::<QueuedInfo>() == size_of::<libc::siginfo_t>());
 
 /// What changed about a child.
@@ -400,18 +486,32 @@ unsafe extern "C" {
 
 /// The environment as it was given to us, entry by entry, malformed and repeated ones too. environ(7).
 pub fn environment() -> Vec<std::ffi::CString> {
+    environment_with(b"")
+}
+
+/// The entries of the environment that begin with `prefix`.
+pub fn environment_with(prefix: &[u8]) -> Vec<std::ffi::CString> {
     let mut entries = Vec::new();
-    // SAFETY: nothing in this program changes the environment, so `environ` is what the kernel laid out:
-    // an array of NUL-terminated strings that ends with a null pointer, valid for the whole process. Unseen:
-    // AddressSanitizer knows no bounds of what the kernel laid out.
+    // SAFETY: only `forget_variable` changes the environment, before a second thread exists, and unsetenv(3)
+    // leaves an array of NUL-terminated strings that ends with a null pointer. Unseen: AddressSanitizer knows
+    // no bounds of what the kernel laid out.
     unsafe {
         let mut at = environ;
         while !at.is_null() && !(*at).is_null() {
-            entries.push(std::ffi::CStr::from_ptr(*at).to_owned());
+            let entry = std::ffi::CStr::from_ptr(*at);
+            if entry.to_bytes().starts_with(prefix) {
+                entries.push(entry.to_owned());
+            }
             at = at.add(1);
         }
     }
     entries
+}
+
+/// Removes a variable from the environment of this process. Call it only while there is a single thread.
+pub fn forget_variable(name: &str) {
+    // SAFETY: `main` calls this before it starts anything, so no other thread reads the environment.
+    unsafe { std::env::remove_var(name) }
 }
 
 /// An unnamed file in memory that holds `bytes`, ready to be read from its beginning.

@@ -237,6 +237,20 @@ pub struct Identity {
     pub start: u64,
 }
 
+/// A process as a row records it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessRecord {
+    pub identity: Identity,
+    /// The inode of its pidfd, unique for a boot (pidfs, Linux 6.9). `None`: not recorded.
+    pub pidfd_inode: Option<u64>,
+}
+
+impl From<Identity> for ProcessRecord {
+    fn from(identity: Identity) -> ProcessRecord {
+        ProcessRecord { identity, pidfd_inode: None }
+    }
+}
+
 /// Where a process stands in the world: what its pid is relative to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -411,9 +425,9 @@ pub struct NewTask {
     pub run_options: String,
     pub cwd: PathBuf,
     pub place: Place,
-    pub supervisor: Identity,
+    pub supervisor: ProcessRecord,
     /// `None`: there was no room for a process.
-    pub agent_process: Option<Identity>,
+    pub agent_process: Option<ProcessRecord>,
     /// JSON of `{argv, cwd}` of `--on-finish`.
     pub on_finish: Option<String>,
     /// How long after its end the row is kept, in seconds.

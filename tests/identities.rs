@@ -58,7 +58,8 @@ fn another_programs_row_is_judged_by_the_identity_it_names() {
     change(
         &world,
         &format!(
-            "UPDATE task_history SET live_slot = NULL, supervisor_pid = {me}, supervisor_start = {start}"
+            "UPDATE task_history SET live_slot = NULL, supervisor_pid = {me}, supervisor_start = {start},
+             supervisor_pidfd = NULL"
         ),
     );
     assert_eq!(json(&world, &["recover", "--json"])["alive"], 1);
@@ -116,17 +117,18 @@ fn from_inside_a_pid_namespace_a_task_outside_lives_as_long_as_its_lock_is_held(
 fn a_process_that_proc_does_not_show_is_not_taken_for_dead() {
     let Some(world) = namespaces("a_process_that_proc_does_not_show") else { return };
     let busy = Busy::sleep(&world, "hidden");
-    let another_programs =
-        |slot: &str| change(&world, &format!("UPDATE task_history SET live_slot = {slot}"));
+    let another_programs = |slot: &str, pidfd: &str| {
+        change(&world, &format!("UPDATE task_history SET live_slot = {slot}, supervisor_pidfd = {pidfd}"));
+    };
     let slot = world.row().number("live_slot").expect("a slot");
-    another_programs("NULL");
+    another_programs("NULL", "NULL");
     let script =
         format!("mount -t tmpfs none /proc/{} && exec bookend recover --json", busy.supervisor.pid());
     let hidden = world.bare(["unshare", "--mount", "sh", "-c", &script]).run().ended(End::Code(1));
     let report: serde_json::Value = serde_json::from_str(&hidden.stdout).expect("a report");
     assert_eq!(report["unverifiable"][0]["id"], "hidden", "{report}");
     assert_eq!(json(&world, &["recover", "--json"])["alive"], 1, "it is shown here, and lives");
-    another_programs(&slot.to_string());
+    another_programs(&slot.to_string(), "NULL");
     busy.kill_all();
 }
 

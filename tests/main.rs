@@ -38,3 +38,4 @@ mod start;
 mod status;
 mod terminal;
 mod timeline;
+mod variables;

@@ -14,6 +14,9 @@ use crate::session_cmd;
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
+    /// Settle only these tasks, given by their ids or enough of the beginning of each
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
     /// End a task that cannot be judged from here this long after its last sign of life
     #[arg(
         long,
@@ -152,6 +155,7 @@ pub struct AdoptArgs {
 impl RecoverArgs {
     pub fn request(self) -> recover::Request {
         recover::Request {
+            ids: self.ids,
             ttl: self.ttl,
             grace: self.grace,
             on_interrupted: self.on_interrupted.filter(|c| !c.is_empty()),

@@ -79,6 +79,11 @@ impl<'a> Claim<'a> {
         tasks::by_id(&self.tx, id).map_err(self.failed("reading a task"))
     }
 
+    /// How many tasks stand above one another, from `task` upwards by their parents; `most` at most.
+    pub fn levels(&self, task: &str, most: u32) -> Result<u32> {
+        tasks::levels(&self.tx, task, most).map_err(self.failed("counting the tasks above this one"))
+    }
+
     /// Takes the session of a key out of use; `session restore` can bring it back. Whether there was one.
     pub fn invalidate_session(&self, key: &str, reason: &str, task: Option<&str>, at: &str) -> Result<bool> {
         sessions::invalidate(&self.tx, key, reason, task, at)

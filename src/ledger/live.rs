@@ -36,9 +36,13 @@ pub enum LiveEvidence {
     NoSlot,
     /// The row's slot is in another file than the one beside this ledger (a copied ledger, a lost file).
     OtherFile,
-    /// It has the row's inode number, but lies on a device of another number: devices are numbered anew at
-    /// each boot, and where that happened within one it is another file.
-    Renumbered,
+    /// It has the row's inode number, but lies on a device of another number, and nobody holds the slot in
+    /// it. Devices are numbered anew at each boot. Within one, it is another file, unless one of the numbers
+    /// is `anonymous`: such a number is given to a mount (overlay, btrfs, NFS, …), and the next mount of the
+    /// same files may get another one.
+    Renumbered {
+        anonymous: bool,
+    },
     /// The file cannot be opened from here.
     Unreadable,
 }
@@ -107,14 +111,18 @@ impl Live {
                 Err(e) => return Err(e),
             },
         };
-        let live = match opened {
-            Some(live) if live.is_of(task) => live,
-            Some(live) if task.live_ino == Some(live.ino) => return Ok(LiveEvidence::Renumbered),
-            _ => return Ok(LiveEvidence::OtherFile),
+        let Some(live) = opened.as_ref().filter(|live| task.live_ino == Some(live.ino)) else {
+            return Ok(LiveEvidence::OtherFile);
         };
+        // Nobody else draws the same slot, so a held one is its supervisor's, whatever the device's number.
         match live.is_held(slot) {
             Ok(true) => Ok(LiveEvidence::Held),
-            Ok(false) => Ok(LiveEvidence::Free),
+            Ok(false) if live.is_of(task) => Ok(LiveEvidence::Free),
+            Ok(false) => {
+                let anonymous =
+                    [task.live_dev, Some(live.dev)].iter().flatten().any(|dev| is_anonymous(*dev));
+                Ok(LiveEvidence::Renumbered { anonymous })
+            }
             Err(e) => Err(LedgerError::io("asking for a live lock in", &self.path, e)),
         }
     }
@@ -253,6 +261,11 @@ impl LiveFile {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Major number 0: a number that the kernel gave to a mount, not to a device (`get_anon_bdev`, fs/super.c).
+fn is_anonymous(dev: u64) -> bool {
+    rustix::fs::major(dev) == 0
 }
 
 /// Held while the ledger is created or migrated.

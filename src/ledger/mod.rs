@@ -139,6 +139,12 @@ impl Ledger {
         &self.at.file
     }
 
+    /// What to give as `--ledger` to another command so that it opens this ledger; `None`: nothing, since it
+    /// is the default one.
+    pub fn option(&self) -> Option<&Path> {
+        (self.at.chosen_by != ChosenBy::Default).then_some(&self.at.file)
+    }
+
     /// Why the commands that stand in this ledger are not to be executed: others may have written them there.
     pub fn distrust(&self) -> Option<String> {
         let (path, mode) = place::written_by_others(&self.at)?;
@@ -337,6 +343,11 @@ impl Ledger {
     pub fn leftovers(&mut self, id: &str, leftovers: &str) -> Result<()> {
         tasks::leftovers(&self.conn, id, leftovers).map_err(self.failed("recording left-overs"))?;
         Ok(())
+    }
+
+    /// Records that the agent of an ended task is no longer counted: it does not keep the key.
+    pub fn release_agent(&mut self, id: &str, at: &str) -> Result<bool> {
+        tasks::release_agent(&self.conn, id, at).map_err(self.failed("releasing the agent of a task"))
     }
 
     /// The records that wait in the spool.

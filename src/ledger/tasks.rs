@@ -57,7 +57,8 @@ macro_rules! select {
              error, started_at, finished_at, duration_ms, cost_usd, session_cost_usd, turns, input_tokens,
              output_tokens, cache_read_tokens, cache_creation_tokens, artifacts, session_id, resumed_from,
              argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns, supervisor_pid,
-             supervisor_start, agent_pid, agent_start, cgroup, exit_code, term_signal, stop_signal,
+             supervisor_start, supervisor_pidfd, agent_pid, agent_start, agent_pidfd, agent_released_at,
+             cgroup, exit_code, term_signal, stop_signal,
              stop_sender_pid, stop_sender_uid, end_source, last_seen_at, oom_killed, cpu_ms, max_rss_kib,
              on_finish, delivery_status, delivery_attempts, delivered_at, retention_secs, cleanup_after,
              hinted_at, hint_attempts, user_argv, run_options, leftovers, parent_id, oom_kills_before,
@@ -103,6 +104,15 @@ const SELECT_LAST_SESSION_COST: &str = "
     WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
       AND session_cost_usd IS NOT NULL
     ORDER BY started_at DESC, rowid DESC LIMIT 1";
+/// How many tasks stand above one another, counted from `?1` upwards and to `?2` at most.
+const SELECT_LEVELS: &str = "
+    WITH RECURSIVE above (id, level) AS (
+        SELECT ?1, 1
+        UNION ALL
+        SELECT parent_id, level + 1 FROM task_history JOIN above USING (id)
+        WHERE parent_id IS NOT NULL AND level < ?2
+    )
+    SELECT max(level) FROM above";
 const SELECT_TRANSITIONS: &str = "
     SELECT task_id, at, from_status, to_status, reason, by_pid, by_command
     FROM task_transition WHERE task_id = ?1 ORDER BY n";
@@ -113,7 +123,8 @@ const INSERT_TASK: &str = "
     INSERT OR FAIL INTO task_history
         (id, key, repo, issue_number, user, agent, agent_type, model, provider, status, started_at,
          session_id, resumed_from, argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns,
-         supervisor_pid, supervisor_start, agent_pid, agent_start, cgroup, last_seen_at, on_finish,
+         supervisor_pid, supervisor_start, supervisor_pidfd, agent_pid, agent_start, agent_pidfd, cgroup,
+         last_seen_at, on_finish,
          retention_secs, user_argv, run_options, parent_id, oom_kills_before, reason, error, finished_at,
          duration_ms, cost_usd, turns, input_tokens, output_tokens, cache_read_tokens,
          cache_creation_tokens, artifacts)
@@ -121,7 +132,7 @@ const INSERT_TASK: &str = "
         (:id, :key, :repo, :issue_number, :user, :agent, :agent_type, :model, :provider, 'running',
          :started_at, :session_id, :resumed_from, :argv, :cwd,
          :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
-         :agent_pid, :agent_start, :cgroup, :last_seen_at, :on_finish,
+         :supervisor_pidfd, :agent_pid, :agent_start, :agent_pidfd, :cgroup, :last_seen_at, :on_finish,
          :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before,
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
@@ -148,6 +159,9 @@ const UPDATE_DELIVERY: &str = "
     WHERE id = ?1";
 
 const UPDATE_LEFTOVERS: &str = "UPDATE task_history SET leftovers = ?2 WHERE id = ?1";
+const UPDATE_AGENT_RELEASED: &str = "
+    UPDATE task_history SET agent_released_at = ?2
+    WHERE id = ?1 AND status <> 'running' AND agent_released_at IS NULL";
 const SELECT_UNDELIVERED: &str =
     select!("WHERE ", unsettled!(), " AND delivery_status IN ('pending', 'delivering') ORDER BY started_at");
 const SELECT_UNHINTED: &str =
@@ -157,6 +171,11 @@ const SELECT_SUPERVISED_BY: &str =
 
 pub fn leftovers(conn: &Connection, id: &str, leftovers: &str) -> rusqlite::Result<usize> {
     conn.execute(UPDATE_LEFTOVERS, (id, leftovers))
+}
+
+/// Whether the row is changed: the task has ended, and its agent was not released before.
+pub fn release_agent(conn: &Connection, id: &str, at: &str) -> rusqlite::Result<bool> {
+    Ok(conn.execute(UPDATE_AGENT_RELEASED, (id, at))? == 1)
 }
 
 pub fn undelivered(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
@@ -205,6 +224,10 @@ pub fn last_user_of_session(
         (Some(ours), Some(theirs)) if theirs.started_at > ours.started_at => Some(theirs),
         (ours, theirs) => ours.or(theirs),
     })
+}
+
+pub fn levels(conn: &Connection, task: &str, most: u32) -> rusqlite::Result<u32> {
+    conn.query_row(SELECT_LEVELS, (task, most), |row| row.get(0))
 }
 
 pub fn last_session_cost(
@@ -285,10 +308,12 @@ pub fn insert(
             ":host": task.place.host,
             ":boot_id": task.place.boot_id,
             ":pid_ns": task.place.pid_ns.cast_signed(),
-            ":supervisor_pid": task.supervisor.pid,
-            ":supervisor_start": task.supervisor.start.cast_signed(),
-            ":agent_pid": task.agent_process.map(|a| a.pid),
-            ":agent_start": task.agent_process.map(|a| a.start.cast_signed()),
+            ":supervisor_pid": task.supervisor.identity.pid,
+            ":supervisor_start": task.supervisor.identity.start.cast_signed(),
+            ":supervisor_pidfd": task.supervisor.pidfd_inode.map(u64::cast_signed),
+            ":agent_pid": task.agent_process.map(|a| a.identity.pid),
+            ":agent_start": task.agent_process.map(|a| a.identity.start.cast_signed()),
+            ":agent_pidfd": task.agent_process.and_then(|a| a.pidfd_inode).map(u64::cast_signed),
             ":cgroup": task.place.cgroup,
             ":last_seen_at": task.started_at,
             ":on_finish": task.on_finish,
@@ -416,8 +441,11 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         pid_ns: unsigned(next!()),
         supervisor_pid: next!(),
         supervisor_start: unsigned(next!()),
+        supervisor_pidfd: unsigned(next!()),
         agent_pid: next!(),
         agent_start: unsigned(next!()),
+        agent_pidfd: unsigned(next!()),
+        agent_released_at: next!(AnyTime),
         cgroup: next!(),
         exit_code: next!(),
         term_signal: next!(),

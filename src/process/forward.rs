@@ -1,9 +1,8 @@
 //! Forwarding: which signals the agent still has to be given, each exactly once.
 
-use std::os::fd::AsFd;
-
+use crate::process::gate::Gated;
 use crate::process::witness::Witness;
-use crate::sys::{self, Received};
+use crate::sys::Received;
 
 /// Queued with SIGTERM by `bookend cancel` and `--replace`: the operator wants this task to end.
 pub const CANCEL: u64 = u64::from_be_bytes(*b"bookend!");
@@ -52,9 +51,9 @@ fn in_our_group(agent: i32) -> bool {
 
 /// Gives the agent a signal as it came. An agent that is gone, or that changed its user so that we may
 /// not signal it, gets none.
-pub fn forward(agent: impl AsFd, received: &Received) {
+pub fn forward(agent: &Gated, received: &Received) {
     let value = (received.code == libc::SI_QUEUE).then_some(received.value);
-    if let Err(e) = sys::send_signal(agent.as_fd(), received.signal, value) {
+    if let Err(e) = agent.signal(received.signal, value) {
         tracing::warn!("could not forward signal {} to the agent: {e}", received.signal);
     }
 }

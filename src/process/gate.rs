@@ -182,6 +182,14 @@ impl Gated {
         Ok(child)
     }
 
+    /// Sends the child a signal; `false`: it has ended.
+    ///
+    /// # Errors
+    /// As [`sys::signal_child`].
+    pub fn signal(&self, signal: i32, value: Option<u64>) -> io::Result<bool> {
+        sys::signal_child((self.pid, self.pidfd.as_fd()), signal, value)
+    }
+
     /// Lets the child execute. How that went comes over `report`.
     pub fn open(&mut self) {
         if let Some(gate) = self.gate.take() {

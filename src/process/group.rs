@@ -5,20 +5,18 @@ use std::time::{Duration, Instant};
 use super::gate::Gated;
 use super::identity::{self, Handle};
 use super::table::{Proc, Table};
-use crate::sys;
 
 /// Sends `signal` to the group that `child` leads, or to `child` alone before it leads one. `child` must not
 /// have been reaped: until then its number means it and its group.
 pub fn signal(child: &Gated, signal: i32) {
     use rustix::process::{Pid, Signal, kill_process_group};
-    use std::os::fd::AsFd;
     let leader = nix::unistd::Pid::from_raw(child.pid);
     let leads = child.pid > 1 && nix::unistd::getpgid(Some(leader)) == Ok(leader);
     match (Pid::from_raw(child.pid).filter(|_| leads), Signal::from_named_raw(signal)) {
         (Some(group), Some(signal)) => {
             let _ = kill_process_group(group, signal);
         }
-        _ => drop(sys::send_signal(child.pidfd.as_fd(), signal, None)),
+        _ => drop(child.signal(signal, None)),
     }
 }
 

@@ -13,7 +13,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use crate::task::{Identity, Place, Verdict};
+use crate::sys;
+use crate::task::{Identity, Place, ProcessRecord, Verdict};
 
 /// `PF_KTHREAD` of the kernel's `sched.h`: a thread of the kernel itself.
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -173,9 +174,41 @@ pub fn of(pid: i32) -> io::Result<Option<Identity>> {
     Ok(stat(pid)?.filter(|s| !s.is_dead()).map(|s| s.identity()))
 }
 
-/// The effective user of a process. Its directory in `/proc` belongs to root where it may not be dumped.
+/// The effective user of a process. `/proc/PID` itself belongs to root where the process is not dumpable.
 pub fn user(pid: i32) -> Option<u32> {
     user_at(CWD, format!("/proc/{pid}/status").as_bytes())
+        .or_else(|| sys::pidfd_user(pidfd(number(pid)?).ok()??.as_fd()))
+}
+
+/// A pidfd of the process; `None`: it does not exist.
+fn pidfd(pid: Pid) -> rustix::io::Result<Option<OwnedFd>> {
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        // EINVAL, or ENOENT since Linux 6.15: the number now names a thread.
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// `user root (uid 0)`.
+pub fn user_name(uid: u32) -> String {
+    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.name);
+    name.map_or_else(|| format!("uid {uid}"), |n| format!("user {n} (uid {uid})"))
+}
+
+/// The records of this process and of its child behind `child`, with the inodes of their pidfds. Before
+/// pidfs (Linux 6.9) all pidfds had one inode in common, which is not recorded.
+pub fn records(
+    own: Identity,
+    child: Option<(Identity, BorrowedFd<'_>)>,
+) -> (ProcessRecord, Option<ProcessRecord>) {
+    let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).ok().map(|s| s.st_ino);
+    let my_inode = number(own.pid).and_then(|pid| inode(pidfd(pid).ok()??.as_fd()));
+    let childs_inode = child.and_then(|(_, fd)| inode(fd));
+    let differ = my_inode.is_some() && childs_inode.is_some() && my_inode != childs_inode;
+    let record =
+        |identity, inode: Option<u64>| ProcessRecord { identity, pidfd_inode: inode.filter(|_| differ) };
+    (record(own, my_inode), child.map(|(identity, _)| record(identity, childs_inode)))
 }
 
 /// As [`user`], by its `status` at `path` under `dir`.
@@ -224,7 +257,7 @@ fn cgroup() -> Option<String> {
 
 /// What the identity alone says of a process that was recorded at `at`, asked from `here`. An empty host
 /// or boot id, a pid namespace or a start of 0 were not recorded.
-pub fn judge(recorded: Identity, at: &Place, here: &Place) -> Verdict {
+pub fn judge(recorded: ProcessRecord, at: &Place, here: &Place) -> Verdict {
     let same_host = at.host.is_empty() || at.host == here.host;
     if !at.boot_id.is_empty() && at.boot_id != here.boot_id {
         let known = !here.boot_id.is_empty();
@@ -234,12 +267,63 @@ pub fn judge(recorded: Identity, at: &Place, here: &Place) -> Verdict {
     if another_world || !proc_is_ours() {
         return Verdict::Unverifiable;
     }
+    presence(recorded)
+}
+
+/// Whether a process recorded at `at` may have a pid of ours, on this boot of this machine, as far as both
+/// places are known.
+pub fn may_be_here(at: &Place, here: &Place) -> bool {
+    let agree = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
+    let same_boot = !at.boot_id.is_empty() && at.boot_id == here.boot_id;
+    let same_machine = same_boot || (agree(&at.boot_id, &here.boot_id) && agree(&at.host, &here.host));
+    same_machine && (at.pid_ns == 0 || at.pid_ns == here.pid_ns) && proc_is_ours()
+}
+
+/// What a process of our own pid namespace is by now. `/proc` may hide it, so the kernel is asked through a
+/// pidfd whether it exists, has ended, and is the recorded one; `/proc` only where that does not tell.
+pub fn presence(recorded: ProcessRecord) -> Verdict {
+    let Some(pid) = number(recorded.identity.pid) else { return Verdict::Gone };
+    match pidfd(pid) {
+        Ok(None) => return Verdict::Gone,
+        Ok(Some(fd)) => {
+            if has_ended(fd.as_fd()) {
+                return Verdict::Gone;
+            }
+            if let Some(recorded) = recorded.pidfd_inode
+                && let Ok(now) = rustix::fs::fstat(&fd)
+            {
+                return if now.st_ino == recorded { Verdict::Alive } else { Verdict::Recycled };
+            }
+        }
+        Err(_) if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) => return Verdict::Gone,
+        Err(_) => {}
+    }
+    let recorded = recorded.identity;
     match of(recorded.pid) {
         Err(_) => Verdict::Unverifiable,
         Ok(None) => Verdict::Gone,
         Ok(Some(now)) if now == recorded => Verdict::Alive,
         Ok(Some(_)) if recorded.start == 0 => Verdict::Unverifiable,
         Ok(Some(_)) => Verdict::Recycled,
+    }
+}
+
+/// Whether the process behind a pidfd has ended, reaped or not, all its threads included.
+fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    matches!(nix::poll::poll(&mut fds, PollTimeout::ZERO), Ok(1))
+}
+
+/// Whether kill(2) lets this process signal `pid`; `None`: that cannot be told, since the process is gone,
+/// or a sandbox refuses kill(2) altogether.
+pub fn may_be_signalled(pid: i32) -> Option<bool> {
+    match rustix::process::test_kill_process(number(pid)?) {
+        Ok(()) => Some(true),
+        Err(Errno::PERM) => {
+            let own = rustix::process::test_kill_process(rustix::process::getpid());
+            own.is_ok().then_some(false)
+        }
+        Err(_) => None,
     }
 }
 
@@ -255,18 +339,25 @@ pub struct Handle {
 /// # Errors
 /// pidfd_open(2) (EMFILE, …) or as [`stat`].
 pub fn open(identity: &Identity) -> io::Result<Option<Handle>> {
+    open_recorded(ProcessRecord::from(*identity))
+}
+
+/// As [`open`]; the inode of its pidfd proves a process that `/proc` hides.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_recorded(recorded: ProcessRecord) -> io::Result<Option<Handle>> {
+    let ProcessRecord { identity, pidfd_inode } = recorded;
     let Some(pid) = number(identity.pid) else {
         return Ok(None);
     };
-    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(fd) => fd,
-        // EINVAL: the number now names a thread.
-        Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
-        Err(e) => return Err(e.into()),
-    };
+    let Some(pidfd) = pidfd(pid)? else { return Ok(None) };
     // Asked after opening: from here on the number cannot change its meaning unseen.
-    let same = of(identity.pid)?.is_some_and(|now| now == *identity);
-    Ok(same.then_some(Handle { pidfd, identity: *identity }))
+    let same = match pidfd_inode {
+        Some(inode) => rustix::fs::fstat(&pidfd)?.st_ino == inode && !has_ended(pidfd.as_fd()),
+        None => of(identity.pid)?.is_some_and(|now| now == identity),
+    };
+    Ok(same.then_some(Handle { pidfd, identity }))
 }
 
 impl Handle {
@@ -277,13 +368,14 @@ impl Handle {
     /// Sends `signal`; `false`: the process is gone.
     ///
     /// # Errors
-    /// pidfd_send_signal(2): EPERM.
+    /// As [`sys::send_signal`].
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
-            Ok(()) => Ok(true),
-            Err(Errno::SRCH) => Ok(false),
-            Err(e) => Err(e.into()),
-        }
+        sys::send_signal(self.pidfd.as_fd(), signal.as_raw(), None)
+    }
+
+    /// The effective user of the process, as far as it can be told.
+    pub fn user(&self) -> Option<u32> {
+        sys::pidfd_user(self.pidfd.as_fd()).or_else(|| user(self.identity.pid))
     }
 
     /// Waits until the process has ended, reaped or not, at most `timeout`; `true`: it has.

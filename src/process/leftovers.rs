@@ -26,7 +26,7 @@ use crate::task::Identity;
 /// How long a process may take to end before it is reported as surviving.
 const SETTLE: Duration = Duration::from_secs(2);
 /// The same of one that was sent SIGKILL: it ends, but with a hundred others before it two seconds are few.
-const DYING: Duration = Duration::from_secs(10);
+pub const DYING: Duration = Duration::from_secs(10);
 /// How often a process is looked at that no descriptor was left for, or that could not be told anything.
 const BLIND: Duration = Duration::from_millis(50);
 /// How many pictures one look takes at most: who forks faster than that is met again at the next step.

@@ -78,6 +78,8 @@ pub enum Why {
     Unreadable,
     /// A supervisor that still settles its own task.
     Supervisor,
+    /// It is the agent, and `/proc` does not show it: it may have changed its user.
+    Hidden,
 }
 
 pub struct Scene<'a> {

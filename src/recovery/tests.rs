@@ -28,8 +28,8 @@ fn row(ledger: &Ledger, id: &str) -> Task {
 fn lost(id: &str) -> NewTask {
     NewTask {
         place: identity::place(),
-        supervisor: NOBODY,
-        agent_process: Some(NOBODY),
+        supervisor: NOBODY.into(),
+        agent_process: Some(NOBODY.into()),
         ..new_task(id, None)
     }
 }
@@ -64,7 +64,8 @@ fn the_lock_decides_and_a_contradiction_is_never_a_death() {
         for same_host in [false, true] {
             let verdict = |lock| verdict(lock, || identity, same_host);
             assert_eq!(verdict(LiveEvidence::Held), Verdict::Alive);
-            for unclear in [LiveEvidence::OtherFile, LiveEvidence::Renumbered, LiveEvidence::Unreadable] {
+            let renumbered = LiveEvidence::Renumbered { anonymous: false };
+            for unclear in [LiveEvidence::OtherFile, renumbered, LiveEvidence::Unreadable] {
                 assert_eq!(verdict(unclear), Verdict::Unverifiable);
             }
             assert_eq!(verdict(LiveEvidence::NoSlot), identity);
@@ -104,13 +105,13 @@ fn a_free_lock_says_nothing_of_another_machine() {
 #[test]
 fn a_lock_on_a_device_numbered_anew_is_judged_only_across_a_boot() {
     let mut task = lost_row();
-    assert_eq!(
-        judge(LiveEvidence::Renumbered, &task),
-        Verdict::Unverifiable,
-        "within one it is another file"
-    );
+    let [device, anonymous] = [false, true].map(|anonymous| LiveEvidence::Renumbered { anonymous });
+    assert_eq!(judge(device, &task), Verdict::Unverifiable, "within one it is another file");
+    assert_eq!(judge(anonymous, &task), Verdict::Gone, "the number says nothing, the identity does");
+    task.pid_ns = task.pid_ns.map(|n| n + 1);
+    assert_eq!(judge(anonymous, &task), Verdict::Unverifiable, "a pid of another namespace");
     task.boot_id = Some("another".to_owned());
-    assert_eq!(judge(LiveEvidence::Renumbered, &task), Verdict::Gone);
+    assert_eq!(judge(device, &task), Verdict::Gone);
 }
 
 #[test]
@@ -208,7 +209,7 @@ fn what_a_task_left_is_ended_only_after_its_end_and_as_its_option_says() {
 fn only_who_holds_the_lock_of_a_task_supervises_it() {
     let world = World::new();
     let mut ledger = world.open();
-    let live = start(&mut ledger, &NewTask { supervisor: me(), ..lost("t") });
+    let live = start(&mut ledger, &NewTask { supervisor: me().into(), ..lost("t") });
     assert!(holds_live_lock(&ledger, me()));
     assert!(!holds_live_lock(&ledger, NOBODY));
     assert!(!holds_live_lock(&ledger, Identity { start: me().start + 1, ..me() }));
@@ -246,14 +247,14 @@ fn of_each_survivor_it_is_said_why_it_was_not_ended() {
 #[test]
 fn an_agent_lives_that_is_still_the_one_that_was_started() {
     let mut task = lost_row();
-    assert!(!agent_lives(&task));
+    assert_eq!(agent_state(&task), AgentState::Ended);
     let Identity { pid, start } = me();
     (task.agent_pid, task.agent_start) = (Some(pid), Some(start));
-    assert!(agent_lives(&task));
+    assert_eq!(agent_state(&task), AgentState::Runs);
     task.agent_start = Some(start + 1);
-    assert!(!agent_lives(&task), "its pid is another process by now");
+    assert_eq!(agent_state(&task), AgentState::Ended, "its pid is another process by now");
     task.agent_pid = None;
-    assert!(!agent_lives(&task));
+    assert_eq!(agent_state(&task), AgentState::Ended);
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Supervisor<'_> {
             return Ok(());
         }
         match self.phase {
-            Phase::Running if self.agent.executed => forward::forward(&self.agent.child.pidfd, &received),
+            Phase::Running if self.agent.executed => forward::forward(&self.agent.child, &received),
             Phase::Before | Phase::Running => self.early.push_back(received),
             Phase::After => {}
         }
@@ -106,7 +106,7 @@ impl Supervisor<'_> {
             && helper.ended.is_none()
         {
             self.ladder.begin(signal, now);
-            let _ = sys::send_signal(helper.child.pidfd.as_fd(), libc::SIGTERM, None);
+            let _ = helper.child.signal(libc::SIGTERM, None);
         }
     }
 
@@ -122,10 +122,10 @@ impl Supervisor<'_> {
             (Phase::Running, _) if self.agent.ended.is_none() => &self.agent.child,
             _ => return,
         };
-        let sent = sys::send_signal(to.pidfd.as_fd(), signal, None);
+        let sent = to.signal(signal, None);
         // A stopped process acts on nothing but SIGKILL until it is continued.
         if self.timers.stopped_since.is_some() {
-            let _ = sys::send_signal(to.pidfd.as_fd(), libc::SIGCONT, None);
+            let _ = to.signal(libc::SIGCONT, None);
         }
         let Err(e) = sent else { return };
         warn!("could not send signal {signal} to process {}: {e}", to.pid);
@@ -189,7 +189,7 @@ impl Supervisor<'_> {
                 Ok(()) => {
                     self.agent.executed = true;
                     for received in std::mem::take(&mut self.early) {
-                        forward::forward(&self.agent.child.pidfd, &received);
+                        forward::forward(&self.agent.child, &received);
                     }
                 }
                 Err(e) => self.agent.start_error = Some(e),

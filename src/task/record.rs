@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Identity, Status};
+use super::{Identity, ProcessRecord, Status};
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///
@@ -49,8 +49,14 @@ pub struct Task {
     pub pid_ns: Option<u64>,
     pub supervisor_pid: Option<i32>,
     pub supervisor_start: Option<u64>,
+    /// Inode of the supervisor's pidfd.
+    pub supervisor_pidfd: Option<u64>,
     pub agent_pid: Option<i32>,
     pub agent_start: Option<u64>,
+    /// Inode of the agent's pidfd.
+    pub agent_pidfd: Option<u64>,
+    /// When `recover` stopped counting an agent that may still run: it no longer keeps the key.
+    pub agent_released_at: Option<String>,
     pub cgroup: Option<String>,
     pub exit_code: Option<i32>,
     pub term_signal: Option<i32>,
@@ -84,17 +90,17 @@ pub struct Task {
 }
 
 impl Task {
-    pub fn supervisor(&self) -> Option<Identity> {
-        identity(self.supervisor_pid, self.supervisor_start)
+    pub fn supervisor(&self) -> Option<ProcessRecord> {
+        process(self.supervisor_pid, self.supervisor_start, self.supervisor_pidfd)
     }
 
-    pub fn agent_process(&self) -> Option<Identity> {
-        identity(self.agent_pid, self.agent_start)
+    pub fn agent_process(&self) -> Option<ProcessRecord> {
+        process(self.agent_pid, self.agent_start, self.agent_pidfd)
     }
 }
 
-fn identity(pid: Option<i32>, start: Option<u64>) -> Option<Identity> {
-    Some(Identity { pid: pid?, start: start? })
+fn process(pid: Option<i32>, start: Option<u64>, pidfd_inode: Option<u64>) -> Option<ProcessRecord> {
+    Some(ProcessRecord { identity: Identity { pid: pid?, start: start? }, pidfd_inode })
 }
 
 /// Sums over some tasks. `None`: known of none of them.

@@ -110,6 +110,8 @@ fn apply(name: &str, value: &str) -> io::Result<()> {
                 check(libc::setresuid(id, id, id))?;
             }
         }
+        "proc" => proc(value)?,
+        "seccomp" => refuse(value)?,
         "alarm" => {
             // SAFETY: no memory is involved.
             unsafe { libc::alarm(numbers(value)?[0] as u32) };
@@ -119,6 +121,40 @@ fn apply(name: &str, value: &str) -> io::Result<()> {
             check(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, numbers(value)?[0] as libc::c_ulong) })?;
         }
         other => return Err(io::Error::other(format!("no spec {other:?}"))),
+    }
+    Ok(())
+}
+
+/// `/proc` mounted with these options, in a mount namespace of its own.
+fn proc(options: &str) -> io::Result<()> {
+    let options = raw::c_string(OsStr::new(options));
+    // SAFETY: every string outlives the call.
+    unsafe {
+        check(libc::unshare(libc::CLONE_NEWNS))?;
+        let none = std::ptr::null();
+        check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+        let proc = c"proc".as_ptr();
+        check(libc::mount(proc, c"/proc".as_ptr(), proc, 0, options.as_ptr().cast()))?;
+    }
+    Ok(())
+}
+
+/// `NUMBER:ERRNO`: that system call fails with this error, as in a sandbox. seccomp(2).
+fn refuse(value: &str) -> io::Result<()> {
+    let n = numbers(value)?;
+    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut filter = [
+        // The number of the call is the first word of `struct seccomp_data`.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, n[0] as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | n[1] as u32),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its filter outlive the calls.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        check(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program))?;
     }
     Ok(())
 }

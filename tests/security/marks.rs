@@ -274,7 +274,8 @@ fn root_cancels_no_process_that_is_not_the_owners() {
     change(
         &world,
         &format!(
-            "UPDATE task_history SET live_slot = NULL, supervisor_pid = {pid}, supervisor_start = {start}"
+            "UPDATE task_history SET live_slot = NULL, supervisor_pid = {pid}, supervisor_start = {start},
+             supervisor_pidfd = NULL"
         ),
     );
     let said = bookend(&world, &["cancel", "one"]).ended(End::Code(1));

@@ -93,33 +93,83 @@ impl<'w> Raised<'w> {
 }
 
 #[test]
-fn one_that_outlives_its_supervisor_is_found_and_left_and_settled_once_it_is_gone() {
-    let test = "one_that_outlives_its_supervisor_is_found_and_left";
-    for agent in [RAISED, ROOT] {
-        let Some((world, specs)) = world(test) else { return };
-        let mut raised = Raised::start(&world, &specs, agent, &["--id", "one", "--key", "k"]);
+fn recover_settles_the_task_of_one_that_may_not_be_signalled_and_its_key_stays_busy() {
+    let test = "recover_settles_the_task_of_one_that_may_not_be_signalled";
+    let Some((world, specs)) = world(test) else { return };
+    for proc in ["", "proc=hidepid=0", "proc=hidepid=1", "proc=hidepid=2", "proc=subset=pid"] {
+        let specs: Vec<String> =
+            [proc].iter().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).chain(specs.clone()).collect();
+        let mut raised = Raised::start(&world, &specs, ROOT, &["--id", "one", "--key", "k"]);
         raised.run.signal(Signal::KILL);
         raised.run.wait_here().ended(End::Signal(9));
-        // The signal of the parent's death would have come by now.
+        // The parent-death signal would have come by now.
         let listed = raised.bookend(&["list"]).ended(End::Code(0));
-        assert!(listed.stdout.contains("lost"), "{listed:?}");
-        for _ in 0..2 {
-            let said = raised.bookend(&["recover", "--grace", "100ms"]).ended(End::Code(1));
-            let pid = format!("pid {}, whose environment cannot be read", raised.agent);
-            assert!(said.stdout.contains("task one stays running"), "{said:?}");
-            assert!(said.stdout.contains(&pid) && said.stdout.contains("another user"), "{said:?}");
-            assert!(raised.lives(), "nobody has signalled it");
-            assert_eq!(raised.row().text("status"), "running");
-            assert!(raised.row().text("error").contains(&pid));
+        assert!(listed.stdout.contains("lost"), "{proc}: {listed:?}");
+        let said = raised.bookend(&["recover", "--grace", "100ms"]).ended(End::Code(0)).silent();
+        let pid = format!("its agent (pid {}) runs as ", raised.agent);
+        for part in ["task one interrupted", &pid, "may still run", "key k stays busy", "kill"] {
+            assert!(said.stdout.contains(part), "{proc}: {part} in {said:?}");
         }
-        let again = world.run(["true"]).options(["--key", "k"]).with(&specs).run().ended(End::Code(75));
-        assert!(again.stderr.contains(&format!("pid {}", raised.agent)), "{again:?}");
-        raised.end();
-        raised.bookend(&["recover"]).ended(End::Code(0)).silent();
+        assert!(raised.lives(), "{proc}: it was not signalled");
         let row = raised.row();
-        assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), LOST);
+        assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), LOST, "{proc}");
         assert_eq!((row.number("exit_code"), row.text("finished_at")), (None, String::new()));
+        let left = row.json("leftovers");
+        assert_eq!((&left["left"], &left["spared"][0]["pid"]), (&1.into(), &raised.agent.into()), "{left}");
+        raised.bookend(&["cancel", "one"]).ended(End::Code(1));
+        let again = || world.run(["true"]).options(["--key", "k", "--grace", "0s"]).with(&specs).run();
+        let refused = again().ended(End::Code(75));
+        assert!(refused.stderr.contains(&pid) && refused.stderr.contains("kill"), "{proc}: {refused:?}");
+        assert!(raised.lives(), "{proc}: it was not signalled");
+        raised.end();
+        again().ended(End::Code(0)).silent();
+        world.write("DELETE FROM task_history");
+        std::fs::remove_file(world.path("out")).expect("the pipe");
     }
+}
+
+#[test]
+fn recover_ends_one_that_may_be_signalled_although_its_environment_cannot_be_read() {
+    let test = "recover_ends_one_that_may_be_signalled";
+    let Some((world, specs)) = world(test) else { return };
+    for proc in ["proc=hidepid=0", "proc=hidepid=2", "proc=subset=pid"] {
+        let specs: Vec<String> = [proc.to_owned()].into_iter().chain(specs.clone()).collect();
+        let mut raised = Raised::start(&world, &specs, RAISED, &["--id", "one"]);
+        raised.run.signal(Signal::KILL);
+        raised.run.wait_here().ended(End::Signal(9));
+        raised.bookend(&["recover", "--grace", "10s"]).ended(End::Code(0)).silent();
+        gone(&world, raised.agent);
+        assert_eq!((raised.row().ending().as_str(), raised.row().text("end_source").as_str()), LOST);
+        world.write("DELETE FROM task_history");
+        std::fs::remove_file(world.path("out")).expect("the pipe");
+    }
+}
+
+/// As on a kernel before 6.9, where no pidfd has an inode of its own.
+#[test]
+fn an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released() {
+    let Some((world, specs)) = world("an_agent_that_cannot_be_verified_keeps_its_key") else { return };
+    let specs: Vec<String> = ["proc=hidepid=2".to_owned()].into_iter().chain(specs).collect();
+    let mut raised = Raised::start(&world, &specs, ROOT, &["--id", "one", "--key", "k"]);
+    world.write("UPDATE task_history SET supervisor_pidfd = NULL, agent_pidfd = NULL");
+    raised.run.signal(Signal::KILL);
+    raised.run.wait_here().ended(End::Signal(9));
+    let said = raised.bookend(&["recover", "--grace", "0s"]).ended(End::Code(0)).silent();
+    let command = "bookend recover --ledger";
+    for part in [&format!("(pid {}) may still run", raised.agent), command, "--ttl 0 one"] {
+        assert!(said.stdout.contains(part), "{part} in {said:?}");
+    }
+    let again = || world.run(["true"]).options(["--key", "k"]).with(&specs).run();
+    let refused = again().ended(End::Code(75));
+    assert!(refused.stderr.contains(command) && refused.stderr.contains("--ttl 0 one"), "{refused:?}");
+    let from = refused.stderr.find(command).expect("the command");
+    let suggested = refused.stderr[from..].lines().next().expect("a line");
+    let words: Vec<&str> = suggested.split(' ').collect();
+    let released = world.bare(words).with(&specs).run().ended(End::Code(0)).silent();
+    assert!(released.stdout.contains("task one"), "{released:?}");
+    again().ended(End::Code(0)).silent();
+    assert!(raised.lives(), "it was not signalled");
+    raised.end();
 }
 
 const LOST: (&str, &str) = ("interrupted/supervisor_lost", "recovery");

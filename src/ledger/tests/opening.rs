@@ -433,7 +433,7 @@ fn an_older_ledger_is_not_migrated_by_a_reader() {
     drop(world.open());
     world.raw().execute("DELETE FROM bookend_migration", []).unwrap();
     let refusal = Ledger::open_read_only(&world.at()).unwrap_err();
-    assert!(matches!(refusal, LedgerError::Older { ledger: 0, program: 2, .. }));
+    assert!(matches!(refusal, LedgerError::Older { ledger: 0, program: 3, .. }));
 }
 
 #[test]

@@ -84,18 +84,18 @@ fn the_verdict_follows_the_identity_and_its_world() {
     let here = place();
     let me = of(std::process::id() as i32).unwrap().unwrap();
     let other = Identity { start: me.start + 1, ..me };
-    assert_eq!(judge(me, &here, &here), Verdict::Alive);
-    assert_eq!(judge(other, &here, &here), Verdict::Recycled);
-    assert_eq!(judge(Identity { pid: i32::MAX, start: 1 }, &here, &here), Verdict::Gone);
+    assert_eq!(judge(me.into(), &here, &here), Verdict::Alive);
+    assert_eq!(judge(other.into(), &here, &here), Verdict::Recycled);
+    assert_eq!(judge(Identity { pid: i32::MAX, start: 1 }.into(), &here, &here), Verdict::Gone);
     let booted = Place { boot_id: "another".to_owned(), ..here.clone() };
-    assert_eq!(judge(me, &booted, &here), Verdict::Gone);
+    assert_eq!(judge(me.into(), &booted, &here), Verdict::Gone);
     let elsewhere = Place { host: "another".to_owned(), ..booted };
-    assert_eq!(judge(me, &elsewhere, &here), Verdict::Unverifiable);
+    assert_eq!(judge(me.into(), &elsewhere, &here), Verdict::Unverifiable);
     let namespace = Place { pid_ns: here.pid_ns + 1, ..here.clone() };
-    assert_eq!(judge(me, &namespace, &here), Verdict::Unverifiable);
+    assert_eq!(judge(me.into(), &namespace, &here), Verdict::Unverifiable);
     let renamed = Place { host: "another".to_owned(), ..here.clone() };
-    assert_eq!(judge(me, &renamed, &here), Verdict::Alive);
-    assert_eq!(judge(Identity { start: 0, ..me }, &here, &here), Verdict::Unverifiable);
+    assert_eq!(judge(me.into(), &renamed, &here), Verdict::Alive);
+    assert_eq!(judge(Identity { start: 0, ..me }.into(), &here, &here), Verdict::Unverifiable);
 }
 
 /// What was not recorded (`""`, 0) proves nothing against a process, and nothing for one elsewhere.
@@ -115,12 +115,12 @@ fn a_process_is_judged_only_from_the_world_in_which_it_was_recorded() {
                     _ if pid_ns == other_ns => Verdict::Unverifiable,
                     _ => Verdict::Alive,
                 };
-                assert_eq!(judge(me, &at, &here), expected, "{at:?}");
+                assert_eq!(judge(me.into(), &at, &here), expected, "{at:?}");
 
                 let nowhere = Place { boot_id: String::new(), ..here.clone() };
                 if !boot.is_empty() {
                     assert_eq!(
-                        judge(me, &at, &nowhere),
+                        judge(me.into(), &at, &nowhere),
                         Verdict::Unverifiable,
                         "{at:?}: which boot is this?"
                     );

@@ -33,6 +33,32 @@ pub struct Spared {
     pub why: Why,
 }
 
+impl Summary {
+    /// Counts the agent too if no scan saw it, since `/proc` hides it.
+    pub fn count_hidden(&mut self, agent: i32) {
+        if !self.pids.contains(&agent) {
+            self.found += 1;
+            self.left += 1;
+            self.pids.push(agent);
+            self.spared.push(Spared { pid: agent, name: "agent".to_owned(), why: Why::Hidden });
+        }
+    }
+
+    /// Whether the agent was left because the scan did not see it, or could not read its environment.
+    pub fn leaves_unread(&self, agent: i32) -> bool {
+        let is_unread = |s: &Spared| s.pid == agent && matches!(s.why, Why::Unreadable | Why::Hidden);
+        self.spared.iter().any(is_unread)
+    }
+
+    /// The agent, which had been left, has ended after all.
+    pub fn note_end(&mut self, agent: i32) {
+        self.ended += 1;
+        self.left -= 1;
+        self.spared.retain(|s| s.pid != agent);
+        self.survivors.retain(|pid| *pid != agent);
+    }
+}
+
 impl Hunt {
     pub fn summary(&self) -> Summary {
         let ours = || self.found.iter().filter(|l| l.kind != Kind::Unreadable);

@@ -1,0 +1,170 @@
+//! The environment variables that set options: an empty one counts as unset, and one whose name is nearly
+//! that of an option is a warning.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
+
+use clap::error::{ContextKind, ContextValue};
+
+use crate::process::environment;
+use crate::run::OPTION_VARIABLES;
+use crate::sys;
+use crate::view;
+
+const PREFIX: &str = "BOOKEND_";
+
+/// Variables that set no option of the command line.
+const OTHERS: [&str; 5] = [
+    environment::LEDGER,
+    environment::MARK,
+    environment::FINISHED,
+    environment::ATTEMPT,
+    "BOOKEND_ALLOW_SHARED_DIR",
+];
+
+/// The variables whose name begins with `BOOKEND_`, with their values.
+pub fn set() -> Vec<(String, OsString)> {
+    let parted = |entry: std::ffi::CString| {
+        let entry = entry.into_bytes();
+        let at = entry.iter().position(|b| *b == b'=')?;
+        let name = String::from_utf8_lossy(&entry[..at]).into_owned();
+        Some((name, OsString::from_vec(entry[at + 1..].to_vec())))
+    };
+    sys::environment_with(PREFIX.as_bytes()).into_iter().filter_map(parted).collect()
+}
+
+/// Removes the empty option variables from the environment: CI systems and unit files set a variable to
+/// nothing where they mean that it is not set. Call it before there is a second thread.
+pub fn forget_empty() {
+    for (name, value) in set() {
+        if value.is_empty() && OPTION_VARIABLES.contains(&name.as_str()) {
+            sys::forget_variable(&name);
+        }
+    }
+}
+
+/// Warns of each variable that sets nothing and whose name is nearly that of one that does.
+pub fn warn_of_misspelt() {
+    for (name, _) in set() {
+        if let Some(meant) = meant(&name) {
+            let name = view::one_line(&name);
+            tracing::warn!("{name} in the environment has no effect: there is no such variable; use {meant}");
+        }
+    }
+}
+
+/// The variable that was meant by a misspelt name. `None`: the name is right, or not near to any.
+fn meant(name: &str) -> Option<&'static str> {
+    let known = || OPTION_VARIABLES.iter().chain(&OTHERS).copied();
+    if known().any(|k| k == name) {
+        return None;
+    }
+    let given = name.strip_prefix(PREFIX)?;
+    // Two slips, but only one in a short word: other programs may have variables of their own.
+    let slips = if given.len() > 5 { 2 } else { 1 };
+    let near = known().filter_map(|k| Some((distance(given, k.strip_prefix(PREFIX)?), k)));
+    near.filter(|(d, _)| *d <= slips).min_by_key(|(d, _)| *d).map(|(_, k)| k)
+}
+
+/// How many letters must be put in, left out or changed to make one of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let change = before + usize::from(x != y);
+            before = row[j + 1];
+            row[j + 1] = change.min(before + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The value of BOOKEND_VERBOSE: how often `--verbose` counts as given.
+pub fn verbosity(text: &str) -> Result<u8, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "y" | "on" | "t" => Ok(1),
+        "false" | "no" | "n" | "off" | "f" => Ok(0),
+        number => number.parse().map_err(|_| "use 1, true or yes, 2 for more, or 0, false or no".to_owned()),
+    }
+}
+
+/// The lines that name the variables from which a wrong value came. `None`: it came from the command line.
+pub fn blamed(message: &clap::Error, args: &[OsString], set: &[(String, OsString)]) -> Option<String> {
+    let named =
+        [ContextKind::InvalidArg, ContextKind::PriorArg].into_iter().filter_map(|kind| message.get(kind));
+    let options = named.flat_map(|value| match value {
+        ContextValue::String(one) => vec![one.as_str()],
+        ContextValue::Strings(many) => many.iter().map(String::as_str).collect(),
+        _ => Vec::new(),
+    });
+    let mut lines = String::new();
+    for (name, value) in options.filter_map(|option| variable_of(option, args, set)) {
+        let value = value.to_string_lossy();
+        lines += &format!("\nThe value comes from the environment: {name}={}\n", view::one_line(&value));
+    }
+    (!lines.is_empty()).then_some(lines)
+}
+
+/// The variable that set `option`, which clap names like `--issue <NUMBER>`.
+fn variable_of<'s>(
+    option: &str,
+    args: &[OsString],
+    set: &'s [(String, OsString)],
+) -> Option<(&'s str, &'s OsStr)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let long = option.split(|c| !is_name(c)).find_map(|word| word.strip_prefix("--"))?;
+    let own = args.iter().take_while(|a| *a != "--");
+    let given = |a: &OsString| {
+        let a = a.to_string_lossy();
+        a.strip_prefix("--").is_some_and(|a| a.split('=').next() == Some(long))
+    };
+    if own.into_iter().any(given) {
+        return None;
+    }
+    let name = match long {
+        "log" => "BOOKEND_LOG_TO".to_owned(),
+        long => format!("{PREFIX}{}", long.to_ascii_uppercase().replace('-', "_")),
+    };
+    set.iter().find(|(n, _)| *n == name).map(|(n, v)| (n.as_str(), v.as_os_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_nearly_right_is_known_for_what_was_meant() {
+        for (given, right) in [
+            ("BOOKEND_TIMOUT", Some("BOOKEND_TIMEOUT")),
+            ("BOOKEND_TIME_OUT", Some("BOOKEND_TIMEOUT")),
+            ("BOOKEND_KEYS", Some("BOOKEND_KEY")),
+            ("BOOKEND_IDLETIMEOUT", Some("BOOKEND_IDLE_TIMEOUT")),
+            ("BOOKEND_ON_FINISHED", Some("BOOKEND_ON_FINISH")),
+            ("BOOKEND_KEY", None),
+            ("BOOKEND_TASK_ID", None),
+            ("BOOKEND_LEDGER", None),
+            ("BOOKEND_TEST_ALL", None),
+            ("BOOKEND_REAL_CLAUDE", None),
+            ("BOOKEND_VALGRIND", None),
+            ("BOOKEND_SOAK", None),
+            ("BOOKEND_JUST", None),
+            ("BOOKEND_DEB", None),
+            ("BOOKEND_FAILPOINT", None),
+            ("BOOKEND_DETACHED", None),
+            ("BOOKEND_PROJECT", None),
+        ] {
+            assert_eq!(meant(given), right, "{given}");
+        }
+    }
+
+    #[test]
+    fn verbosity_takes_a_number_or_a_word() {
+        for (text, times) in [("1", 1), ("2", 2), ("0", 0), ("true", 1), ("YES", 1), ("no", 0), ("false", 0)]
+        {
+            assert_eq!(verbosity(text), Ok(times), "{text}");
+        }
+        assert!(verbosity("loud").is_err());
+    }
+}
