@@ -126,7 +126,6 @@ pub fn run(
 
 /// Waits for the end of a hook. A stop signal is passed on to its whole group; when its time is over the
 /// group is sent SIGTERM, then SIGKILL. Also gives the first stop signal, and whether the time was over.
-#[expect(clippy::type_complexity, reason = "three answers, taken apart at once")]
 fn attend(
     child: Gated,
     limit: Option<Duration>,
