@@ -19,7 +19,8 @@ pub use survey::{Survey, Uncommitted};
 use crate::error::Error;
 use crate::hook::Attendant;
 use crate::regular;
-use changes::{Changes, History};
+use ask::Silence;
+use changes::{Changes, Filters, History};
 
 /// A longer list of packed refs is not read: the agent would have to wait for it.
 const LONGEST_REFS: u64 = 4 << 20;
@@ -149,6 +150,12 @@ impl Baseline {
         Some(Baseline { position: worktree.position(), worktree })
     }
 
+    /// Lets git read its settings while something else is done. Until `record` is called, the attendant may
+    /// wait for nothing else.
+    pub fn begin(&self, git: &mut Git<'_>) {
+        git.begin(&self.worktree.top);
+    }
+
     /// Records with the task `id` what has become of the worktree. A failure to do so is not the task's.
     ///
     /// # Errors
@@ -165,8 +172,15 @@ impl Baseline {
     fn artifact(&self, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<Option<Value>, Error> {
         let before = &self.position;
         let now = self.worktree.position();
-        let history = History::between(before, &now, &self.worktree, git, attendant)?;
-        let changes = Changes::of(&self.worktree, git, attendant)?;
+        let filters = Filters::of(&self.worktree, git, attendant)?;
+        let history = match filters {
+            Err(Silence::Hung) => History::unasked(before, &now),
+            _ => History::between(before, &now, &self.worktree, git, attendant)?,
+        };
+        let changes = match &filters {
+            Ok(filters) if !history.hung => Changes::of(&self.worktree, filters, git, attendant)?,
+            _ => None,
+        };
         if now.head.is_none() && before.head.is_none() && changes.is_none() {
             return Ok(None);
         }

@@ -36,6 +36,8 @@ pub enum To {
 const FILTER: &str = "BOOKEND_LOG";
 
 static IN_JOURNAL: AtomicBool = AtomicBool::new(false);
+/// `--log stderr`: nothing goes to the journal.
+static ON_STDERR_ALONE: AtomicBool = AtomicBool::new(false);
 
 /// Whether what goes to `to` goes to the journal.
 pub fn is_journal(to: To) -> bool {
@@ -59,6 +61,7 @@ pub fn start(level: LevelFilter, to: To) {
     let wrong = filter.as_ref().and_then(|f| f.as_ref().err().map(ToString::to_string));
     let filter = filter.and_then(Result::ok).unwrap_or_else(|| Targets::new().with_default(level));
     IN_JOURNAL.store(journal.is_some(), Ordering::Relaxed);
+    ON_STDERR_ALONE.store(to == To::Stderr, Ordering::Relaxed);
     // Only a second start in one process could fail here, and the first would go on.
     let _ = tracing::subscriber::set_global_default(Log { filter, journal });
     if let Some(wrong) = wrong {
@@ -77,6 +80,25 @@ pub fn fail(why: &str) {
         tracing::error!("{why}");
     } else {
         say(&format!("bookend: {}\n", Escaped(why)));
+    }
+}
+
+/// Says what is not an error, where a command may have started no log.
+pub fn warn(text: &str) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::warn!("{text}");
+    } else {
+        say(&format!("bookend: warning: {}\n", Escaped(text)));
+    }
+}
+
+/// Writes the record of an end that no file took: one line of JSON on stderr and in the journal.
+pub fn record(json: &str) {
+    let journal = || Journal::open().is_some_and(|j| j.record(json));
+    let is_sent = !ON_STDERR_ALONE.load(Ordering::Relaxed) && journal();
+    // Where stderr is the journal, once is enough.
+    if !is_sent || !journal::is_stderr() {
+        say(&format!("{json}\n"));
     }
 }
 

@@ -125,13 +125,14 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     let closed = (!caller::was_open(1)).then(|| std::io::Error::from_raw_os_error(libc::EBADF));
     let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()), failed: closed };
     let mut report = Report { ledger: at.file.clone(), dry_run: request.dry_run, ..Report::default() };
+    let is_there = at.file.exists();
     if request.dry_run {
         if let Some(mut ledger) = Ledger::open_read_only(&at)? {
             let wanted = Wanted::resolve(&ledger, &request.ids)?;
             preview(&ledger, &wanted, request, &mut report)?;
             preview_hints(&mut ledger, &wanted, caller, &mut report)?;
         }
-    } else if at.file.exists() {
+    } else if is_there {
         let ledger = Ledger::open(&at)?;
         let mut recovery = Recovery {
             watch: watch()?,
@@ -167,9 +168,18 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         if let Some(signal) = recovery.stopped {
             return Ok(Leave::Signal(signal));
         }
+    } else {
+        for path in ledger::records_in_spool(&at)? {
+            let path = view::one_line(&path.to_string_lossy()).into_owned();
+            let text =
+                format!("{path} waits for its ledger, which is missing: restore it, then recover again");
+            telling.line(&text);
+            report.spool.push(Spooled { task: None, merged: false, text });
+        }
     }
     report.conclude();
-    if request.dry_run || !at.file.exists() {
+    // A recovery that was done has said it before it recorded its reports.
+    if request.dry_run || !is_there {
         telling.end(&report);
     }
     let pending = report.dry_run && !(report.interrupted.is_empty() && report.sessions.is_empty());

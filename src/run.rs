@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag};
 use tracing::level_filters::LevelFilter;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
 use crate::claim::{Hold, Way};
@@ -18,11 +18,11 @@ use crate::error::{Error, Kind, exit_code};
 use crate::failpoint;
 use crate::git::{Baseline, Git};
 use crate::hook;
-use crate::ledger::{self, Claim, Found, Ledger, Location, SpoolSlot};
+use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::caller::{self, Caller};
 use crate::process::capture::{Capture, WhenReaderGone};
-use crate::process::cgroup::{self, Delegated};
+use crate::process::cgroup::{self, Delegated, NewCgroup};
 use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch};
@@ -142,7 +142,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
 
     // 3. The claim, in one transaction: nobody else holds the key, or whoever did is settled.
     let location = ledger::locate(ledger)?;
-    let mut ledger = Ledger::open(&location)?;
+    let mut ledger = Ledger::open_for_run(&location)?;
     recovery::report_merged(&ledger);
     let live = ledger.hold_live()?;
     let mut way = Way::new(request.when_busy, request.grace);
@@ -185,9 +185,9 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let forward = Forward::start();
 
     // 5. The running row, with both identities, durable before anything is executed.
-    let tasks_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, live.slot, c.pid));
-    if let Some(cgroup) = &tasks_cgroup {
-        place.cgroup = Some(cgroup.path().to_owned());
+    let new_cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&id, live.slot, c.pid));
+    if let Some(new) = &new_cgroup {
+        place.cgroup = Some(new.cgroup.path().to_owned());
     }
     let own = identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
     let agent_process = child.as_ref().ok().map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
@@ -239,19 +239,15 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
                 .hint("the task is recorded as failure; look at `ulimit -u` and `ulimit -n`"));
         }
     };
-    let spool = claim.spool_slot(&id).inspect_err(|e| warn!("{e}")).ok();
+    // Without room for the record, a full disk would lose the end of the task: nothing is executed then.
+    let spool = claim.spool_slot(&id)?;
     if let Err(e) = claim.commit() {
         child.dismiss();
-        // What could not be synced may be found durable all the same when the log is next read.
         let ended = supervise::never_ran(Failure::Spawn, &e.to_string(), started);
-        if let Err(e) = ledger.finish(&id, &ended, "run") {
-            debug!("{e}");
-        }
-        if let Some(Err(e)) = spool.map(SpoolSlot::discard) {
-            debug!("{e}");
-        }
+        supervise::withdraw(&mut ledger, &id, spool, &ended);
         return Err(e.into());
     }
+    let tasks_cgroup = new_cgroup.map(NewCgroup::keep);
     way.report(&ledger);
 
     // From here on one guard owns the claim: dropped on whatever way, it ends the row.
@@ -262,7 +258,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
             TaskRef { id, key: who.key.clone(), provider: who.provider.clone() },
             Row {
                 started,
-                spool,
+                spool: Some(spool),
                 cost_before,
                 cgroup: row.place.cgroup.clone(),
                 oom_kills_before,
@@ -348,14 +344,22 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         Some(_) => observed.result.as_ref().and_then(|r| r.error.clone()),
         None => Some(out_of_reach(run.agent.child.pid)),
     };
+    let asked = baseline.map(|baseline| {
+        let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
+        let mut git = Git::new(environment::inherited(&OPTION_VARIABLES, &add), &caller);
+        // While the ending becomes durable. What is still to end could change git's settings.
+        if !(ends && hunt.is_awaited()) {
+            baseline.begin(&mut git);
+        }
+        (baseline, git)
+    });
     let leftovers = Some(run.summary(&hunt));
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
-    if let Some(baseline) = baseline {
+    if let Some((baseline, mut git)) = asked {
         let id = run.task.id.clone();
-        let env = environment::inherited(&OPTION_VARIABLES, &[(environment::FINISHED, OsStr::new(&id))]);
-        baseline.record(&id, &mut Git::new(env, &caller), &mut run)?;
+        baseline.record(&id, &mut git, &mut run)?;
     }
 
     // 11. The hook, with the row; the live lock is held until then.

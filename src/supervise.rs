@@ -26,7 +26,7 @@ use crate::recovery;
 use crate::sys::{self, Received, Usage};
 use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
 
-pub use settle::never_ran;
+pub use settle::{never_ran, withdraw};
 pub use turn::{stop_of, watching};
 
 /// How often partial counts are written while the agent runs, at most.

@@ -16,6 +16,7 @@ mod harness;
 mod hooks;
 mod identities;
 mod inherit;
+mod integrity;
 mod keys;
 mod layout;
 mod ledger;

@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::harness::{Cmd, End, Fifo, Proc, World, is_root, on_path, possible};
+use crate::harness::{Cmd, End, Fifo, Output, Proc, World, is_root, on_path, possible};
 use crate::standins::{bookend, gone, json, recover};
 
 /// A run whose agent waits for a word before it leaves with 3.
-struct Waiting {
+pub struct Waiting {
     run: Proc,
     go: Fifo,
     pid: i32,
 }
 
 impl Waiting {
-    fn start<'w>(world: &'w World, more: impl FnOnce(Cmd<'w>) -> Cmd<'w>) -> Waiting {
+    pub fn start<'w>(world: &'w World, more: impl FnOnce(Cmd<'w>) -> Cmd<'w>) -> Waiting {
         let (mut say, go) = (world.fifo("say"), world.fifo("go"));
         let script = format!("echo ready $$ >{}; read line <{}; exit 3", say.path(), go.path());
         let run = more(world.run_sh(&script).options(["--id", "one"])).start();
@@ -29,15 +29,21 @@ impl Waiting {
     }
 
     /// Lets the agent go; its end goes to the spool, and the caller sees the agent's code.
-    fn end_in_spool(mut self, world: &World) {
+    pub fn end_in_spool(self, world: &World) {
+        let output = self.end(world);
+        assert!(output.stderr.contains("it waits in"), "{output:?}");
+    }
+
+    /// Lets the agent go; the caller sees its code.
+    pub fn end(mut self, world: &World) -> Output {
         self.go.tell("now");
         let output = self.run.wait().ended(End::Code(3));
-        assert!(output.stderr.contains("it waits in"), "{output:?}");
         gone(world, self.pid);
+        output
     }
 }
 
-fn records(dir: &PathBuf) -> Vec<String> {
+pub fn records(dir: &PathBuf) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)
         .expect("the spool")
         .flatten()
@@ -104,10 +110,10 @@ fn the_ending_wins_over_a_recovery_that_found_its_task_dead() {
 }
 
 /// A small file system of its own.
-struct Tmpfs(PathBuf);
+pub struct Tmpfs(pub PathBuf);
 
 impl Tmpfs {
-    fn mount(world: &World, name: &str, size: &str) -> Tmpfs {
+    pub fn mount(world: &World, name: &str, size: &str) -> Tmpfs {
         let path = world.path(name);
         fs::create_dir(&path).expect("a directory");
         let options = format!("size={size},mode=700");

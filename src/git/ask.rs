@@ -54,7 +54,7 @@ pub(super) enum Silence {
     Hung,
 }
 
-pub(super) type Answer = Result<Vec<u8>, Silence>;
+pub(super) type Answer<T = Vec<u8>> = Result<T, Silence>;
 
 /// A question: git's arguments, what it reads, and settings besides those that are always made.
 pub(super) struct Question<'q> {
@@ -70,7 +70,18 @@ pub struct Git<'a> {
     env: Vec<CString>,
     caller: &'a Caller,
     left: Duration,
+    /// A question for settings that was put ahead of time.
+    ahead: Option<Started>,
 }
+
+type Started = std::io::Result<(Gated, File)>;
+
+/// The settings that matter here: those of filters, and two by which the answer itself is judged.
+const SETTINGS_ASKED: Question<'_> = Question {
+    args: &["config", "-z", "--show-scope", "--get-regexp", r"^(filter\..*|core\.(fsmonitor|worktree))$"],
+    input: None,
+    emptied: &[],
+};
 
 impl<'a> Git<'a> {
     /// `env`: what git inherits, but for the variables that steer git itself.
@@ -80,7 +91,24 @@ impl<'a> Git<'a> {
         env.retain(|entry| !steers_git(entry.to_bytes()));
         env.push(entry(b"PATH", path.as_bytes()));
         env.extend(VARIABLES.map(|(name, value)| entry(name.as_bytes(), value.as_bytes())));
-        Git { program, env, caller, left: LIMIT }
+        Git { program, env, caller, left: LIMIT, ahead: None }
+    }
+
+    /// Asks for the settings already, to have them when [`Git::settings`] is called. No other child of the
+    /// attendant's may be waited for in between: it would take note of its own only.
+    pub(super) fn begin(&mut self, top: &Path) {
+        self.ahead = Some(self.start(top, &SETTINGS_ASKED));
+    }
+
+    /// The settings of filters and of git itself, as `git config --show-scope -z` writes them.
+    ///
+    /// # Errors
+    /// As [`Attendant::attend`].
+    pub(super) fn settings(&mut self, top: &Path, attendant: &mut dyn Attendant) -> Result<Answer, Error> {
+        match self.ahead.take() {
+            Some(started) => self.answer(started, &SETTINGS_ASKED, attendant),
+            None => self.ask(top, &SETTINGS_ASKED, attendant),
+        }
     }
 
     /// What git says in the directory `top`, which is the top of a worktree.
@@ -96,7 +124,17 @@ impl<'a> Git<'a> {
         if self.left.is_zero() {
             return Ok(Err(Silence::Hung));
         }
-        let (child, answer) = match self.start(top, question) {
+        let started = self.start(top, question);
+        self.answer(started, question, attendant)
+    }
+
+    fn answer(
+        &mut self,
+        started: Started,
+        question: &Question<'_>,
+        attendant: &mut dyn Attendant,
+    ) -> Result<Answer, Error> {
+        let (child, answer) = match started {
             Ok(started) => started,
             Err(e) => {
                 debug!("asking git {}: {e}", question.args.join(" "));
@@ -111,7 +149,7 @@ impl<'a> Git<'a> {
         })
     }
 
-    fn start(&self, top: &Path, question: &Question<'_>) -> std::io::Result<(Gated, File)> {
+    fn start(&self, top: &Path, question: &Question<'_>) -> Started {
         let program = self.program.as_deref().ok_or(std::io::ErrorKind::NotFound)?;
         let words: Vec<&OsStr> = [program.as_os_str()]
             .into_iter()
@@ -158,10 +196,12 @@ impl<'a> Git<'a> {
             let waited = attendant.wait(&mut helper, Some(until))?;
             let ended = helper.as_ref().and_then(|h| h.ended);
             let is_hurried = matches!(waited, Waited::Stop(_)) || attendant.is_stopping();
-            let now = Effort::of(pid);
-            let works = effort.is_none_or(|before| now.is_more_than(before));
-            if ended.is_some() || is_hurried || !works || begun.elapsed() >= self.left {
+            if ended.is_some() || is_hurried || begun.elapsed() >= self.left {
                 break ended;
+            }
+            let now = Effort::of(pid);
+            if effort.is_some_and(|before| !now.is_more_than(before)) {
+                break None;
             }
             (bound, effort) = (STEP, Some(now));
         };

@@ -39,14 +39,24 @@ impl Names {
     }
 }
 
-/// What was committed between two positions.
+/// What was committed between two positions. The default: nothing is known.
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub commits: Option<u64>,
     pub changed: Option<Names>,
+    /// Git did not end in time when it was asked.
+    pub hung: bool,
 }
 
 impl History {
+    /// What is known without git.
+    pub(super) fn unasked(before: &Position, now: &Position) -> History {
+        match before.head.is_some() && before.head == now.head {
+            true => History { commits: Some(0), changed: Some(Names::default()), hung: false },
+            false => History::default(),
+        }
+    }
+
     /// Git is asked only where HEAD has moved.
     pub(super) fn between(
         before: &Position,
@@ -55,24 +65,24 @@ impl History {
         git: &mut Git<'_>,
         attendant: &mut dyn Attendant,
     ) -> Result<History, Error> {
-        let (Some(before), Some(now)) = (&before.head, &now.head) else { return Ok(History::default()) };
-        if before == now {
-            return Ok(History { commits: Some(0), changed: Some(Names::default()) });
-        }
-        let Head::Commit(now) = now else { return Ok(History::default()) };
-        let (range, tree) = match before {
-            Head::Commit(id) => (format!("{id}..{now}"), id.as_str()),
-            Head::Unborn => (now.clone(), EMPTY_TREES[usize::from(now.len() > 40)]),
+        let (Some(head), Some(Head::Commit(now_at))) = (&before.head, &now.head) else {
+            return Ok(History::unasked(before, now));
+        };
+        let (range, tree) = match head {
+            Head::Commit(id) if id == now_at => return Ok(History::unasked(before, now)),
+            Head::Commit(id) => (format!("{id}..{now_at}"), id.as_str()),
+            Head::Unborn => (now_at.clone(), EMPTY_TREES[usize::from(now_at.len() > 40)]),
         };
         let count = ["rev-list", "--count", &range, "--"];
         let commits = plainly(git, &worktree.top, &count, attendant)?;
         let files = ["diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty"];
-        let files = [&files[..], &["--name-only", "-z", tree, now, "--"]].concat();
+        let files = [&files[..], &["--name-only", "-z", tree, now_at, "--"]].concat();
         let changed = match commits {
-            Err(Silence::Hung) => commits.clone(),
+            Err(Silence::Hung) => Err(Silence::Hung),
             _ => plainly(git, &worktree.top, &files, attendant)?,
         };
         Ok(History {
+            hung: changed == Err(Silence::Hung),
             commits: commits.ok().and_then(|said| String::from_utf8(said).ok()?.trim().parse().ok()),
             changed: changed.ok().map(|said| Names::of(fields(&said))),
         })
@@ -96,17 +106,15 @@ impl Changes {
     /// `None`: git did not say.
     pub(super) fn of(
         worktree: &Worktree,
+        filters: &Filters,
         git: &mut Git<'_>,
         attendant: &mut dyn Attendant,
     ) -> Result<Option<Changes>, Error> {
+        let Filters(filters) = filters;
         let top = &worktree.top;
-        let pattern = r"^(filter\..*|core\.(fsmonitor|worktree))$";
-        let settings = ["config", "-z", "--show-scope", "--get-regexp", pattern];
-        let Ok(settings) = plainly(git, top, &settings, attendant)? else { return Ok(None) };
-        let Some(filters) = filters(&settings, worktree) else { return Ok(None) };
         let status = ["status", "--porcelain", "-z", "--no-ahead-behind", "--untracked-files=normal"];
         let status = [&status[..], &["--ignore-submodules=dirty"]].concat();
-        let question = Question { args: &status, input: None, emptied: &filters };
+        let question = Question { args: &status, input: None, emptied: filters };
         let Ok(status) = git.ask(top, &question, attendant)? else { return Ok(None) };
         let (uncommitted, mut doubtful) = listed(&status, !filters.is_empty());
         let mut changes = Changes { uncommitted: Names::of(uncommitted), ..Changes::default() };
@@ -116,7 +124,7 @@ impl Changes {
         doubtful.push(b"");
         let args = ["check-attr", "-z", "--stdin", "filter"];
         let input = doubtful.join(&0);
-        let question = Question { args: &args, input: Some(&input), emptied: &filters };
+        let question = Question { args: &args, input: Some(&input), emptied: filters };
         let Ok(attributes) = git.ask(top, &question, attendant)? else { return Ok(None) };
         for (name, is_filtered) in filtered(&attributes) {
             match is_filtered {
@@ -141,9 +149,24 @@ fn fields(said: &[u8]) -> impl Iterator<Item = &[u8]> {
     said.split(|&b| b == 0).filter(|field| !field.is_empty())
 }
 
-/// The settings of every filter, by their names. `None`: git has not taken our own settings, or looks at
-/// another directory than the worktree.
-fn filters(settings: &[u8], worktree: &Worktree) -> Option<Vec<Vec<u8>>> {
+/// The settings of every filter, by their names: they are emptied wherever git looks at files.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Filters(Vec<Vec<u8>>);
+
+impl Filters {
+    /// `Err`: nothing more is to be asked of the worktree. Git has not answered, has not taken our own
+    /// settings, or looks at another directory.
+    pub(super) fn of(
+        worktree: &Worktree,
+        git: &mut Git<'_>,
+        attendant: &mut dyn Attendant,
+    ) -> Result<Answer<Filters>, Error> {
+        let settings = git.settings(&worktree.top, attendant)?;
+        Ok(settings.and_then(|said| filters(&said, worktree).ok_or(Silence::Refused)))
+    }
+}
+
+fn filters(settings: &[u8], worktree: &Worktree) -> Option<Filters> {
     let mut filters = Vec::new();
     let mut has_ours = false;
     let mut all = fields(settings);
@@ -163,7 +186,7 @@ fn filters(settings: &[u8], worktree: &Worktree) -> Option<Vec<Vec<u8>>> {
     }
     filters.sort_unstable();
     filters.dedup();
-    has_ours.then_some(filters)
+    has_ours.then_some(Filters(filters))
 }
 
 /// Whether `core.worktree`, which is relative to the git directory, names the worktree.
@@ -210,12 +233,12 @@ mod tests {
     #[test]
     fn a_git_that_does_not_take_our_settings_is_not_asked() {
         let of = |said: &[u8]| filters(said, &worktree());
-        assert_eq!(of(b"command\0core.fsmonitor\nfalse\0"), Some(vec![]));
+        assert_eq!(of(b"command\0core.fsmonitor\nfalse\0"), Some(Filters(vec![])));
         assert_eq!(of(b"local\0core.fsmonitor\nfalse\0"), None);
         assert_eq!(of(b""), None);
         let said =
             b"global\0filter.a.clean\nx\0local\0filter.a\nb.required\0command\0core.fsmonitor\nfalse\0";
-        assert_eq!(of(said), Some(vec![b"filter.a".to_vec(), b"filter.a.clean".to_vec()]));
+        assert_eq!(of(said), Some(Filters(vec![b"filter.a".to_vec(), b"filter.a.clean".to_vec()])));
         assert_eq!(of(b"local\0core.worktree\n/nowhere\0command\0core.fsmonitor\nfalse\0"), None);
     }
 

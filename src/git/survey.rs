@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::changes::Changes;
+use super::changes::{Changes, Filters};
 use super::{Git, Worktree};
 use crate::error::Error;
 use crate::hook::Attendant;
@@ -37,7 +37,10 @@ impl<'a> Survey<'a> {
         if let Some(known) = self.known.get(&worktree.top) {
             return Ok(*known);
         }
-        let changes = Changes::of(&worktree, &mut self.git, attendant)?;
+        let changes = match Filters::of(&worktree, &mut self.git, attendant)? {
+            Ok(filters) => Changes::of(&worktree, &filters, &mut self.git, attendant)?,
+            Err(_) => None,
+        };
         let count = changes.and_then(|c| c.known()).map_or(Uncommitted::Unknown, Uncommitted::Files);
         self.known.insert(worktree.top, count);
         Ok(count)

@@ -91,6 +91,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
     open::check_sqlite()?;
     let file = at.file.as_path();
     let meta = place::act_as_owner(file)?;
+    place::refuse_other_name(file)?;
     if meta.len() == 0 {
         return Err(refusal(file, "it is empty"));
     }

@@ -49,6 +49,7 @@ impl Ledger {
 
     /// Records how the attempt to run `--on-finish` ended.
     pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
+        self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(&self.conn, id, state, at)) {
             Ok(true) => Ok(()),
             Ok(false) => {

@@ -13,6 +13,7 @@ const APPEND_ARTIFACT: &str = "
 impl Ledger {
     /// Adds one artifact to a task's row, whether the task still runs or has ended.
     pub fn add_artifact(&mut self, id: &str, artifact: &Value) -> Result<()> {
+        self.check_files("recording an artifact")?;
         let added = self
             .conn
             .execute(APPEND_ARTIFACT, (id, artifact.to_string()))

@@ -11,6 +11,7 @@ use super::live::{Live, LiveEvidence, LiveLock};
 use super::sessions::{self, LastUse, Used};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
+use super::wal::Log;
 use crate::task::{Ended, NewTask, Session, Task};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
@@ -18,6 +19,7 @@ use crate::task::{Ended, NewTask, Session, Task};
 pub struct Claim<'a> {
     tx: Transaction<'a>,
     file: &'a Path,
+    log: &'a Log,
     dialect: &'a Dialect,
     spool_dir: &'a Path,
     live: &'a Live,
@@ -27,16 +29,15 @@ impl<'a> Claim<'a> {
     pub(super) fn new(
         tx: Transaction<'a>,
         file: &'a Path,
-        dialect: &'a Dialect,
+        (log, dialect): (&'a Log, &'a Dialect),
         spool_dir: &'a Path,
         live: &'a Live,
     ) -> Claim<'a> {
-        Claim { tx, file, dialect, spool_dir, live }
+        Claim { tx, file, log, dialect, spool_dir, live }
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
-        let file = self.file.to_owned();
-        move |e| LedgerError::sql(doing, &file, e)
+        move |e| self.log.error(doing, self.file, e)
     }
 
     /// The running task under a key.
@@ -151,10 +152,10 @@ impl<'a> Claim<'a> {
 
     /// Makes all of it durable.
     pub fn commit(self) -> Result<()> {
-        let file = self.file;
+        let (file, log) = (self.file, self.log);
         step("claim.commit")
             .and_then(|()| self.tx.commit())
             .and_then(|()| step("claim.committed"))
-            .map_err(|e| LedgerError::sql("committing the claim", file, e))
+            .map_err(|e| log.error("committing the claim", file, e))
     }
 }

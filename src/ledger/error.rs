@@ -8,6 +8,8 @@ use std::time::Duration;
 use rusqlite::ErrorCode;
 use thiserror::Error;
 
+use super::files::Damage;
+use super::place::OtherName;
 use crate::failpoint;
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
@@ -114,6 +116,23 @@ pub enum LedgerError {
 
     #[error("the task id {id:?} is too long to name a file; give a shorter --id, or none")]
     IdTooLong { id: String },
+
+    #[error("{}; nothing was executed or changed", .other.explain(.path))]
+    OtherName { path: PathBuf, other: OtherName },
+
+    #[error(
+        "{doing} in the ledger {path}: making it durable failed (fdatasync of {path}-wal): {source}; a power \
+         failure may undo what was written; check the disk and the kernel's log (dmesg)",
+        path = .path.display()
+    )]
+    Unsynced { doing: &'static str, path: PathBuf, source: io::Error },
+
+    #[error(
+        "{doing} in the ledger {path}: {damage} while bookend had it open, so what is written to it now \
+         would be lost; restore the file, or let the next command create a new ledger",
+        path = .path.display(), damage = .damage.as_str()
+    )]
+    Replaced { doing: &'static str, path: PathBuf, damage: Damage },
 
     #[error("{doing} in the ledger {path}: {source}; {remedy}", path = .path.display())]
     Database {

@@ -11,6 +11,7 @@ mod claim;
 mod dialect;
 mod ending;
 mod error;
+mod files;
 mod listing;
 mod live;
 mod open;
@@ -34,11 +35,13 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use crate::clock;
 use crate::failpoint;
+use crate::log;
 use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
 use dialect::Dialect;
 use ending::By;
 use error::step;
 use live::{Live, LiveFile};
+use place::OtherName;
 use spool::Content;
 use wal::Log;
 
@@ -109,6 +112,17 @@ impl Ledger {
     /// Opens the ledger for writing; makes it, or brings its tables up to date, if need be. What waits in
     /// the spool is merged, see [`Ledger::merged`].
     pub fn open(at: &Location) -> Result<Ledger> {
+        warn_of_other_name(at);
+        Ledger::open_for_writing(at)
+    }
+
+    /// As [`Ledger::open`], for what starts new work: a file that may have another name is refused.
+    pub fn open_for_run(at: &Location) -> Result<Ledger> {
+        place::refuse_other_name(&at.file)?;
+        Ledger::open_for_writing(at)
+    }
+
+    fn open_for_writing(at: &Location) -> Result<Ledger> {
         let (conn, log, dialect) = open::read_write(at)?;
         let mut ledger = Ledger::over(conn, log, dialect, at);
         failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
@@ -118,6 +132,7 @@ impl Ledger {
 
     /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
     pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
+        warn_of_other_name(at);
         let opened = open::read_only(at)?;
         Ok(opened.map(|(conn, dialect)| Ledger::over(conn, Log::default(), dialect, at)))
     }
@@ -155,14 +170,23 @@ impl Ledger {
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
-        let file = self.at.file.clone();
-        move |e| LedgerError::sql(doing, &file, e)
+        move |e| self.log.error(doing, &self.at.file, e)
+    }
+
+    /// Refuses to go on with files that are not those that were opened, before they are used.
+    fn check_files(&self, doing: &'static str) -> Result<()> {
+        match self.log.damage(&self.conn) {
+            Some(damage) => Err(LedgerError::Replaced { doing, path: self.at.file.clone(), damage }),
+            None => Ok(()),
+        }
     }
 
     /// Makes ready for [`Ledger::finish`], so that it takes less time then.
     pub fn expect_end(&self) {
         // What fails here fails there too, and is told there.
-        let _ = ending::expect(&self.conn);
+        if self.check_files("preparing to end a task").is_ok() {
+            let _ = ending::expect(&self.conn);
+        }
     }
 
     /// Gives back the memory of cached pages, before a long wait.
@@ -175,13 +199,14 @@ impl Ledger {
 
     /// Takes the write lock: nobody else changes the ledger until the claim is committed or dropped.
     pub fn claim(&mut self) -> Result<Claim<'_>> {
+        self.check_files("claiming")?;
         let file = self.at.file.as_path();
         let tx = self
             .conn
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .and_then(|tx| step("claim.begun").map(|()| tx))
             .map_err(|e| LedgerError::sql("claiming", file, e))?;
-        Ok(Claim::new(tx, file, &self.dialect, &self.spool_dir, &self.live))
+        Ok(Claim::new(tx, file, (&self.log, &self.dialect), &self.spool_dir, &self.live))
     }
 
     /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
@@ -189,6 +214,7 @@ impl Ledger {
     /// which a hundred agents that talk would keep busy: a power cut may take the last of it back, and
     /// nothing else.
     pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
+        self.check_files("writing a task's progress")?;
         self.log.set_lax(true);
         let wrote = self.briefly(BRIEF, |ledger| {
             let wrote = tasks::progress(&ledger.conn, id, counts, seen);
@@ -261,13 +287,14 @@ impl Ledger {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
+        self.check_files(doing)?;
         let apply = || {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = work(&tx)?;
             tx.commit()?;
             Ok(done)
         };
-        let done = apply().map_err(|e| LedgerError::sql(doing, &self.at.file, e))?;
+        let done = apply().map_err(|e| self.log.error(doing, &self.at.file, e))?;
         self.keep_log_short();
         Ok(done)
     }
@@ -276,6 +303,7 @@ impl Ledger {
 
     /// The task of an id, or of the beginning of one.
     pub fn task(&self, id_or_prefix: &str) -> Result<Found> {
+        self.check_files("reading a task")?;
         tasks::find(&self.conn, id_or_prefix).map_err(self.failed("reading a task"))
     }
 
@@ -329,6 +357,7 @@ impl Ledger {
 
     /// Whether this process supervises a running task of this ledger and holds its live lock.
     pub fn supervised_by(&self, supervisor: Identity) -> Result<bool> {
+        self.check_files("looking for the task of a supervisor")?;
         let tasks = tasks::supervised_by(&self.conn, supervisor)
             .map_err(self.failed("looking for the task of a supervisor"))?;
         for task in &tasks {
@@ -341,6 +370,7 @@ impl Ledger {
 
     /// Records what became of a task's left-overs after its end.
     pub fn leftovers(&mut self, id: &str, leftovers: &str) -> Result<()> {
+        self.check_files("recording left-overs")?;
         tasks::leftovers(&self.conn, id, leftovers).map_err(self.failed("recording left-overs"))?;
         Ok(())
     }
@@ -416,6 +446,18 @@ impl Ledger {
             }
             Finished::NoRow => MergeOutcome::NoRow { kept: spool::keep(path)? },
         })
+    }
+}
+
+/// The records that wait beside a ledger, which may be missing.
+pub fn records_in_spool(at: &Location) -> Result<Vec<PathBuf>> {
+    spool::waiting(&at.private_dir().join("spool"))
+}
+
+/// Ends, recovery and readers go on: a backup that makes a hard link must not cost an end.
+fn warn_of_other_name(at: &Location) {
+    if let Some(other) = OtherName::of(&at.file) {
+        log::warn(&other.explain(&at.file));
     }
 }
 

@@ -111,6 +111,25 @@ impl Record {
         Ok([seal(rest).as_bytes(), rest].concat())
     }
 
+    /// Leaves out what makes a record too long for its slot.
+    fn shorten(&mut self) {
+        self.error = self.error.take().map(|e| e.chars().take(SHORT_ERROR_CHARS).collect());
+        self.leftovers = None;
+    }
+
+    /// One line of ASCII, which a terminal and the journal show as it is. It is a valid record.
+    fn line(&self) -> io::Result<String> {
+        let mut rest = String::new();
+        for c in serde_json::to_string(self)?.chars().skip(1) {
+            match c {
+                ' '..='~' => rest.push(c),
+                // serde_json has escaped the control characters below it.
+                _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|u| rest.push_str(&format!("\\u{u:04x}"))),
+            }
+        }
+        Ok(seal(rest.as_bytes()) + &rest)
+    }
+
     fn ended(self) -> std::result::Result<Ended, String> {
         let ending = Status::parse(&self.status)
             .and_then(|status| Ending::from_words(status, self.reason.as_deref()))
@@ -181,28 +200,38 @@ impl SpoolSlot {
     }
 
     /// Writes the record durably; the path under which it waits. `by` is the command that ends the task.
-    pub fn write(mut self, ended: &Ended, by: &str) -> Result<PathBuf> {
+    pub fn write(&self, ended: &Ended, by: &str) -> Result<PathBuf> {
         self.put(ended, by)
             .map_err(|e| LedgerError::io("writing the terminal record to the spool:", &self.record, e))?;
-        Ok(self.record)
+        Ok(self.record.clone())
     }
 
-    fn put(&mut self, ended: &Ended, by: &str) -> io::Result<()> {
-        if !self.is_in_place() {
+    /// The record as one line of JSON, for what cannot be written anywhere, and the file that it belongs in.
+    pub fn line(&self, ended: &Ended, by: &str) -> (String, &Path) {
+        let mut record = Record::new(&self.task, ended, by);
+        record.shorten();
+        (record.line().unwrap_or_default(), &self.record)
+    }
+
+    fn put(&self, ended: &Ended, by: &str) -> io::Result<()> {
+        let created;
+        let file = if self.is_in_place() {
+            &self.file
+        } else {
             // Removed, or something else put there, which would be given the record's name.
-            self.file = create(&self.slot)?;
-        }
+            created = create(&self.slot)?;
+            &created
+        };
         let mut record = Record::new(&self.task, ended, by);
         let mut bytes = record.sealed()?;
-        if bytes.len() as i64 > SLOT_BYTES && self.fill(&bytes).is_err() {
-            record.error = record.error.map(|e| e.chars().take(SHORT_ERROR_CHARS).collect());
-            record.leftovers = None;
+        if bytes.len() as i64 > SLOT_BYTES && fill(file, &bytes).is_err() {
+            record.shorten();
             bytes = record.sealed()?;
         }
-        self.fill(&bytes)?;
+        fill(file, &bytes)?;
         failpoint::hit("spool.filled")?;
-        self.file.set_permissions(Permissions::from_mode(0o600))?;
-        self.file.sync_all()?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.sync_all()?;
         failpoint::hit("spool.synced")?;
         fs::rename(&self.slot, &self.record)?;
         failpoint::hit("spool.renamed")?;
@@ -214,19 +243,19 @@ impl SpoolSlot {
         here.is_ok_and(|h| held.is_ok_and(|o| (h.dev(), h.ino()) == (o.dev(), o.ino())))
     }
 
-    fn fill(&mut self, bytes: &[u8]) -> io::Result<()> {
-        failpoint::hit("spool.fill")?;
-        io::Seek::rewind(&mut self.file)?;
-        self.file.write_all(bytes)?;
-        self.file.set_len(bytes.len() as u64)
-    }
-
     /// Gives the room back: the ledger took the record.
     pub fn discard(self) -> Result<()> {
         failpoint::hit("spool.discard")
             .and_then(|()| open::remove_if_there(&self.slot))
             .map_err(|e| LedgerError::io("removing the unused spool slot", &self.slot, e))
     }
+}
+
+fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    failpoint::hit("spool.fill")?;
+    io::Seek::rewind(&mut file)?;
+    file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)
 }
 
 /// A slot of our own making. What lies there can only be a dead task's, since ids are unique in the ledger; a

@@ -16,13 +16,14 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ffi};
 
 use super::error::{LedgerError, Result};
+use super::files::{Damage, OpenFiles};
 use super::place;
 use crate::failpoint;
 
@@ -49,12 +50,16 @@ const COPY: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 const EMPTY: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The log of a ledger that was opened for writing.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Log {
     /// Its length after the last commit of ours.
     pages: Arc<AtomicU32>,
     /// Commits are not synced.
     lax: Arc<AtomicBool>,
+    /// The errno of the last sync that failed, until it is reported; else 0.
+    unsynced: Arc<AtomicI32>,
+    /// `None`: the ledger was opened for reading.
+    files: Option<OpenFiles>,
 }
 
 impl Log {
@@ -63,7 +68,7 @@ impl Log {
     /// has none, and SQLite goes on syncing by itself.
     pub fn keep(conn: &mut Connection, ledger: &Path, before: Option<u64>) -> Result<Log> {
         let path = place::with_suffix(ledger, "-wal");
-        let log = Log::default();
+        let mut log = Log { files: Some(OpenFiles::default()), ..Log::default() };
         // It carries no lock of SQLite's, so that closing it drops none.
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
         let file = match opened {
@@ -75,12 +80,18 @@ impl Log {
             Some(inode) if inode == meta.ino() => None,
             _ => ledger.parent().map(Path::to_owned),
         };
-        let Log { pages: length, lax } = log.clone();
+        let files = OpenFiles::note(ledger, &meta);
+        log.files = Some(files.map_err(|e| LedgerError::io("looking at the log's index of", ledger, e))?);
+        let (length, lax, unsynced) = (log.pages.clone(), log.lax.clone(), log.unsynced.clone());
         let committed = move |wal: &mut Wal, pages| {
             if !lax.load(Ordering::Relaxed) {
-                sync(&file).map_err(unsynced)?;
+                let failed = |e: io::Error| {
+                    unsynced.store(e.raw_os_error().unwrap_or(libc::EIO), Ordering::Relaxed);
+                    unsynced_commit()
+                };
+                sync(&file).map_err(failed)?;
                 if let Some(new_in) = directory.take() {
-                    place::sync_directory(&new_in).map_err(unsynced)?;
+                    place::sync_directory(&new_in).map_err(failed)?;
                 }
             }
             let pages = u32::try_from(pages).unwrap_or(0);
@@ -103,6 +114,25 @@ impl Log {
         self.lax.store(lax, Ordering::Relaxed);
     }
 
+    /// What happened to the files of the ledger since it was opened. A commit is lost in them then, however
+    /// well it goes.
+    pub fn damage(&self, conn: &Connection) -> Option<Damage> {
+        self.files.as_ref()?.damage(conn, self.pages.load(Ordering::Relaxed))
+    }
+
+    /// Says why something failed that may have been a commit. SQLite reports a hook that failed as "SQL logic
+    /// error" and forgets why.
+    pub fn error(&self, doing: &'static str, ledger: &Path, e: rusqlite::Error) -> LedgerError {
+        match self.unsynced.swap(0, Ordering::Relaxed) {
+            0 => LedgerError::sql(doing, ledger, e),
+            errno => LedgerError::Unsynced {
+                doing,
+                path: ledger.to_owned(),
+                source: io::Error::from_raw_os_error(errno),
+            },
+        }
+    }
+
     pub fn is_long(&self) -> bool {
         self.pages.load(Ordering::Relaxed) >= LONG
     }
@@ -123,7 +153,7 @@ fn sync(file: &File) -> io::Result<()> {
     file.sync_data()
 }
 
-/// As SQLite names it where its own sync fails. What was committed may be lost with the power.
-fn unsynced(_: io::Error) -> rusqlite::Error {
+/// As SQLite names it where its own sync fails.
+fn unsynced_commit() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), None)
 }

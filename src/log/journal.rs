@@ -32,6 +32,7 @@ pub mod id {
     pub const INTERRUPTED: &str = "a3dc6471ea4c48e98f7cd5727872de78";
     pub const SESSION_INVALIDATED: &str = "323327e934c34dc78ae70bda9f6b5041";
     pub const SPOOLED: &str = "a84681b9b5dc479f8a8b67db29bae178";
+    pub const UNRECORDED: &str = "6b0f5c1d9a4e4c7f8d21e3b7a95c4f10";
 
     /// Of the message that a task now has this status.
     pub fn of(status: Status) -> &'static str {
@@ -81,13 +82,16 @@ pub fn about(task: &str, key: Option<&str>) {
 }
 
 impl Journal {
+    /// Sends the record of an end that no file took. Whether journald took it.
+    pub fn record(&self, json: &str) -> bool {
+        let mut fields = Fields::of(&Level::ERROR);
+        fields.put("MESSAGE_ID", id::UNRECORDED);
+        fields.put("MESSAGE", json);
+        self.socket.send_to(&fields.0, SOCKET).is_ok()
+    }
+
     pub fn send(&self, event: &Event<'_>) {
-        let mut fields = Fields::default();
-        fields.put("SYSLOG_IDENTIFIER", "bookend");
-        fields.put("PRIORITY", priority(event.metadata().level()));
-        if let Some(about) = ABOUT.get() {
-            fields.0.extend_from_slice(&about.0);
-        }
+        let mut fields = Fields::of(event.metadata().level());
         event.record(&mut fields);
         match self.socket.send_to(&fields.0, SOCKET) {
             Ok(_) => {}
@@ -112,6 +116,17 @@ fn priority(level: &Level) -> &'static str {
 struct Fields(Vec<u8>);
 
 impl Fields {
+    /// Those of every message.
+    fn of(level: &Level) -> Fields {
+        let mut fields = Fields::default();
+        fields.put("SYSLOG_IDENTIFIER", "bookend");
+        fields.put("PRIORITY", priority(level));
+        if let Some(about) = ABOUT.get() {
+            fields.0.extend_from_slice(&about.0);
+        }
+        fields
+    }
+
     fn put(&mut self, name: &str, value: &str) {
         let mut end = value.len().min(LONGEST);
         while !value.is_char_boundary(end) {

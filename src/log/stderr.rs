@@ -42,7 +42,7 @@ enum Stderr {
 
 impl Backlog {
     pub fn say(&mut self, text: &str) {
-        if self.bytes.len() + text.len() > LIMIT {
+        if !self.bytes.is_empty() && self.bytes.len() + text.len() > LIMIT {
             self.lost += 1;
         } else {
             self.bytes.extend_from_slice(text.as_bytes());

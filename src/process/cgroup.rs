@@ -8,6 +8,9 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use tracing::debug;
 
 /// Where cgroup2 is mounted: alone, or beside the older hierarchies.
@@ -74,7 +77,7 @@ impl Delegated {
     }
 
     /// Makes the cgroup of a task, whose live lock is in `slot`, and puts the process `agent` into it.
-    pub fn give(&self, task: &str, slot: i64, agent: i32) -> Option<Cgroup> {
+    pub fn give(&self, task: &str, slot: i64, agent: i32) -> Option<NewCgroup> {
         let name = name(task, slot);
         let made = Cgroup { path: format!("{}/{name}", self.path), directory: self.directory.join(&name) };
         make_directory(&made.directory)
@@ -84,7 +87,38 @@ impl Delegated {
                 made.remove();
             })
             .is_ok()
-            .then_some(made)
+            .then_some(NewCgroup { cgroup: made, agent: Some(Pid::from_raw(agent)) })
+    }
+}
+
+/// The cgroup of a task whose row is not committed yet. Dropped before [`NewCgroup::keep`], it ends the gated
+/// child, which has executed nothing, and is removed.
+#[derive(Debug)]
+pub struct NewCgroup {
+    pub cgroup: Cgroup,
+    /// `None`: the cgroup is the task's, and stays.
+    agent: Option<Pid>,
+}
+
+impl NewCgroup {
+    /// The row is committed: the cgroup is removed with the end of the task.
+    pub fn keep(mut self) -> Cgroup {
+        self.agent = None;
+        self.cgroup.clone()
+    }
+}
+
+impl Drop for NewCgroup {
+    fn drop(&mut self) {
+        let Some(agent) = self.agent else { return };
+        // The child is ours and not reaped, so its pid is still its own. A cgroup with a live process cannot
+        // be removed; one that has only zombies can: cgroups(7).
+        let ended = kill(agent, Signal::SIGKILL)
+            .and_then(|()| waitid(Id::Pid(agent), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT));
+        if let Err(e) = ended {
+            debug!("ending the child at the gate: {e}");
+        }
+        self.cgroup.remove();
     }
 }
 

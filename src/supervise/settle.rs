@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 use super::{End, Supervisor};
 use crate::agent::Observed;
 use crate::clock;
-use crate::ledger::{Finished, SpoolSlot};
+use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::oom;
@@ -51,46 +51,30 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn record(&mut self, ended: &Ended) -> bool {
-        let id = &self.task.id;
-        let finished = self.ledger.finish(id, ended, "run");
-        let is_recorded = match finished {
+        let refused = match self.ledger.finish(&self.task.id, ended, "run") {
+            Ok(Finished::NoRow) => "its row is gone from the ledger".to_owned(),
+            Err(refused) => refused.to_string(),
             Ok(finished) => {
                 self.report(ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
                     debug!("{e}");
                 }
-                true
-            }
-            Err(refused) => {
-                match self.row.spool.take().map(|slot| slot.write(ended, "run")) {
-                    Some(Ok(file)) => warn!(
-                        MESSAGE_ID = log::id::SPOOLED,
-                        STATUS = ended.ending.status().as_str(),
-                        SPOOL_FILE = %file.display(),
-                        "the ledger did not take the end of task {id}: {refused}; it waits in {} and the \
-                         next command that opens the ledger merges it",
-                        file.display()
-                    ),
-                    Some(Err(e)) => error!(
-                        "the end of task {id} ({}) is not recorded: {refused}; {e}",
-                        ended.ending.status()
-                    ),
-                    None => {
-                        error!("the end of task {id} ({}) is not recorded: {refused}", ended.ending.status())
-                    }
-                }
-                false
+                self.row.settled = true;
+                return true;
             }
         };
+        if let Some(slot) = self.row.spool.take() {
+            spool(&slot, &self.task.id, ended, &refused);
+        }
         self.row.settled = true;
-        is_recorded
+        false
     }
 
     pub(super) fn report(&self, ended: &Ended, finished: Finished) {
         let id = &self.task.id;
         let ending = &ended.ending;
         match finished {
-            Finished::NoRow => error!("the row of task {id} is gone from the ledger"),
+            Finished::NoRow => {}
             Finished::AlreadyTerminal(status) => {
                 warn!(
                     "task {id} was ended as {status} by somebody else; its own end, {}, is not recorded",
@@ -173,6 +157,46 @@ fn stopped_by(stop: Stop) -> (Option<i32>, Option<Sender>) {
 
 fn elapsed_ms(since: Instant) -> i64 {
     i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
+/// and the journal: it is lost otherwise.
+fn spool(slot: &SpoolSlot, id: &str, ended: &Ended, refused: &str) {
+    let status = ended.ending.status();
+    match slot.write(ended, "run") {
+        Ok(file) => warn!(
+            MESSAGE_ID = log::id::SPOOLED,
+            STATUS = status.as_str(),
+            SPOOL_FILE = %file.display(),
+            "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next command \
+             that opens the ledger merges it",
+            file.display()
+        ),
+        Err(e) => {
+            let (line, file) = slot.line(ended, "run");
+            error!(
+                "the end of task {id} ({status}) is not recorded: {refused}; {e}; the next line is its \
+                 record: save it as {} and run `bookend recover`",
+                file.display()
+            );
+            log::record(&line);
+        }
+    }
+}
+
+/// Ends a task whose claim was reported as failed: what could not be synced may be found durable all the same
+/// when the log is next read. An end that the ledger cannot take goes to the spool.
+pub fn withdraw(ledger: &mut Ledger, id: &str, slot: SpoolSlot, ended: &Ended) {
+    let settled = match ledger.finish(id, ended, "run") {
+        Ok(_) => slot.discard(),
+        Err(refused) => {
+            debug!("{refused}");
+            slot.write(ended, "run").map(drop)
+        }
+    };
+    if let Err(e) = settled {
+        debug!("{e}");
+    }
 }
 
 /// The end of a task whose agent never had a process.

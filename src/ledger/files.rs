@@ -1,0 +1,148 @@
+//! Whether the files of an opened ledger are still those that were opened.
+//!
+//! SQLite goes on writing to a file that was deleted or renamed, and to a log that was cut, and reports
+//! success: <https://www.sqlite.org/howtocorrupt.html>, section 2. It maps the index of the log (`-shm`) into
+//! memory, and reading beyond the end of a cut file is a SIGBUS: mmap(2). So the files are compared before
+//! each transaction. What happens to them inside a transaction is not seen.
+
+use std::cell::Cell;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, FileControl, MAIN_DB};
+
+use super::place::with_suffix;
+
+/// SQLite maps the index in pieces of this size. "The WAL-Index File Format" of
+/// <https://www.sqlite.org/walformat.html>.
+const INDEX_PIECE: u64 = 32 * 1024;
+/// Frames of the log that the first piece has less room for, since it begins with a header.
+const HEADER_FRAMES: u64 = 34;
+const FRAMES_A_PIECE: u64 = 4096;
+/// Bytes before the first frame of the log, and before the page of each frame.
+const LOG_HEADER: u64 = 32;
+const FRAME_HEADER: u64 = 24;
+/// How often the log must be found too short: another process may cut it rightly between two looks.
+const LOOKS: usize = 3;
+
+/// What happened to the files of a ledger while it was open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damage {
+    Moved,
+    LogReplaced,
+    LogCut,
+    IndexReplaced,
+    IndexCut,
+}
+
+impl Damage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Damage::Moved => "it was deleted, renamed or replaced",
+            Damage::LogReplaced => "its -wal was deleted or replaced",
+            Damage::LogCut => "its -wal was truncated",
+            Damage::IndexReplaced => "its -shm was deleted or replaced",
+            Damage::IndexCut => "its -shm was truncated",
+        }
+    }
+}
+
+/// The files that a connection has open.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    beside: Option<Beside>,
+    damage: Cell<Option<Damage>>,
+}
+
+/// The log and its index. A ledger in another journal mode has none.
+#[derive(Debug)]
+struct Beside {
+    log: PathBuf,
+    log_id: (u64, u64),
+    /// The log was whole when it was this long.
+    whole: Cell<u64>,
+    index: PathBuf,
+    index_id: (u64, u64),
+    /// How long the index must be, for what is mapped of it.
+    mapped: Cell<u64>,
+}
+
+impl OpenFiles {
+    /// Notes what is open, with what the log was when it was opened.
+    pub fn note(file: &Path, log: &Metadata) -> std::io::Result<OpenFiles> {
+        let index = with_suffix(file, "-shm");
+        let meta = fs::symlink_metadata(&index)?;
+        let beside = Beside {
+            log: with_suffix(file, "-wal"),
+            log_id: id(log),
+            whole: Cell::new(log.len()),
+            index_id: id(&meta),
+            mapped: Cell::new(meta.len()),
+            index,
+        };
+        Ok(OpenFiles { beside: Some(beside), damage: Cell::new(None) })
+    }
+
+    /// What happened to the files since they were opened. `frames`: how long the log was after the last
+    /// commit of this connection. Damage is remembered, since what was written meanwhile may be lost.
+    pub fn damage(&self, conn: &Connection, frames: u32) -> Option<Damage> {
+        if self.damage.get().is_none() {
+            let beside = || self.beside.as_ref().and_then(|b| b.damage(conn, frames));
+            self.damage.set(moved(conn).or_else(beside));
+        }
+        self.damage.get()
+    }
+}
+
+impl Beside {
+    fn damage(&self, conn: &Connection, frames: u32) -> Option<Damage> {
+        let pieces = (u64::from(frames) + HEADER_FRAMES).div_ceil(FRAMES_A_PIECE);
+        self.mapped.set(self.mapped.get().max(pieces * INDEX_PIECE));
+        match fs::symlink_metadata(&self.index) {
+            Ok(index) if id(&index) != self.index_id => return Some(Damage::IndexReplaced),
+            Ok(index) if index.len() < self.mapped.get() => return Some(Damage::IndexCut),
+            Ok(_) => {}
+            Err(_) => return Some(Damage::IndexReplaced),
+        }
+        match fs::symlink_metadata(&self.log) {
+            Ok(log) if id(&log) != self.log_id => Some(Damage::LogReplaced),
+            Ok(log) if log.len() >= self.whole.get() => {
+                self.whole.set(log.len());
+                None
+            }
+            // A checkpoint may cut it: then it has fewer frames too.
+            Ok(_) if is_whole(conn, &self.log) => {
+                self.whole.set(fs::symlink_metadata(&self.log).map_or(0, |m| m.len()));
+                None
+            }
+            Ok(_) => Some(Damage::LogCut),
+            Err(_) => Some(Damage::LogReplaced),
+        }
+    }
+}
+
+/// Whether the path of the ledger names another file now, or none.
+fn moved(conn: &Connection) -> Option<Damage> {
+    let mut has_moved = 0;
+    let asked = conn.file_control(Some(MAIN_DB), FileControl::HasMoved(&mut has_moved));
+    (asked.is_ok() && has_moved != 0).then_some(Damage::Moved)
+}
+
+/// Whether the log has all the frames that its index names.
+pub fn is_whole(conn: &Connection, log: &Path) -> bool {
+    (0..LOOKS).any(|_| looks_whole(conn, log).unwrap_or(false))
+}
+
+fn looks_whole(conn: &Connection, log: &Path) -> rusqlite::Result<bool> {
+    let number = |sql, column| conn.query_row(sql, [], |row| row.get::<_, i64>(column));
+    // The frames first: others make the log longer before they count the frame.
+    let frames = number("PRAGMA wal_checkpoint(NOOP)", 1)?.max(0).unsigned_abs();
+    let page = number("PRAGMA page_size", 0)?.unsigned_abs();
+    let needed = if frames == 0 { 0 } else { LOG_HEADER + frames * (FRAME_HEADER + page) };
+    Ok(fs::symlink_metadata(log).is_ok_and(|m| m.len() >= needed))
+}
+
+fn id(meta: &Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
+}
