@@ -523,8 +523,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Records what was printed as reported, in one commit. What could not be printed was not: a crash before
-    /// this repeats a report and loses none.
+    /// Records what was printed as reported, in one commit. What could not be printed was not: a crash
+    /// before this repeats a report and loses none.
     fn record_reports(&mut self) -> Result<(), Error> {
         failpoint::reached("recover.reported");
         match self.telling.failed.take() {
