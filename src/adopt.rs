@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::ledger::{self, Adopted, Adoption, Journal};
+use crate::ledger::{self, Adopted, Adoption, Journal, Location};
+use crate::trust;
 use crate::view;
 
 /// What `bookend adopt` was asked for.
@@ -18,14 +19,22 @@ pub struct Request {
 /// When it cannot be adopted; then it is as it was.
 pub fn adopt(request: &Request) -> Result<String, Error> {
     let at = ledger::locate(Some(&request.file))?;
-    Ok(match ledger::adopt(&at)? {
+    let text = match ledger::adopt(&at)? {
         Adoption::Done(adopted) => told(&at.file, &adopted),
         Adoption::Already { since, journal } => {
             let file = at.file.to_string_lossy();
             let (file, since) = (view::one_line(&file), view::one_line(&since));
             format!("{file} was adopted at {since}: nothing to do\n{}", explained(journal))
         }
-    })
+    };
+    Ok(text + &shared(&at))
+}
+
+/// What does not work while others may write to the file, and the command that ends that.
+fn shared(at: &Location) -> String {
+    let Some(distrust) = ledger::distrust(at) else { return String::new() };
+    let (why, remedy) = (view::one_line(&distrust.why).into_owned(), trust::remedy(&distrust));
+    format!("{why}: bookend executes no command that its rows name\nto change that: {remedy}\n")
 }
 
 fn told(file: &Path, a: &Adopted) -> String {

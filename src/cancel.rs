@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use crate::show;
 use crate::stdout::print;
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
+use crate::trust;
 use crate::view;
 
 /// Longer than anybody waits, and short enough to be added to a time.
@@ -47,7 +47,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let nothing = |what: String| Error::new(Kind::Nothing, format!("{what} in the ledger {path}"));
-    let Some(ledger) = Ledger::open_read_only(&at)? else {
+    let Some(ledger) = Ledger::open_own_read_only(&at)? else {
         return Err(Error::new(
             Kind::Nothing,
             format!("nothing to cancel: there is no ledger yet at {path}"),
@@ -119,7 +119,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
     let supervisor = ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => {
             let owner = task.supervisor_pid.and_then(identity::user);
-            let owner = owner.map_or_else(|| "another user".to_owned(), identity::user_name);
+            let owner = owner.map_or_else(|| "another user".to_owned(), sys::user_name);
             let message =
                 format!("task {id} belongs to {owner}: its supervisor (pid {pid}) may not be signalled");
             Error::new(Kind::Nothing, message).hint("run bookend cancel as that user, or as root")
@@ -153,19 +153,26 @@ fn gone(id: &str, pid: &str) -> Error {
 /// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
 ///
 /// # Errors
-/// EPERM: it is another user's. It is also refused where it is not the user's who owns the ledger: root is
-/// not to signal whatever process somebody has written into his ledger.
+/// EPERM: it is another user's. It is also refused where the row alone says that the process supervises the
+/// task, and others may write to the ledger.
 pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
     let Some(supervisor) = task.supervisor() else { return Ok(None) };
     let Some(handle) = identity::open_recorded(supervisor)? else { return Ok(None) };
     // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
-    let (owner, user) = (std::fs::metadata(ledger.path())?.uid(), handle.user());
-    let is_roots_own = || owner == nix::unistd::geteuid().as_raw();
-    // Where nobody says whose it is, the kernel decides, unless root asks, whom it lets signal everybody.
-    if user.map_or_else(|| nix::unistd::geteuid().is_root() && !is_roots_own(), |user| user != owner) {
-        let text =
-            format!("it is no process of uid {owner}, to whom the ledger belongs, and was not signalled");
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    // Root may signal whom it likes; of anybody else the kernel asks this.
+    let me = nix::unistd::geteuid();
+    if let Some(user) = handle.user().filter(|user| me.is_root() && *user != me.as_raw()) {
+        return refused(format!("it is a process of {}, and was not signalled", sys::user_name(user)));
+    }
+    if let Some(distrust) = ledger.distrust()
+        && !trust::supervises(ledger, supervisor.identity.pid, &task.id)?
+    {
+        return refused(format!(
+            "it is not seen to supervise the task, and was not signalled, since {}; {}",
+            distrust.why,
+            trust::remedy(&distrust)
+        ));
     }
     sys::send_signal(handle.as_fd(), libc::SIGTERM, Some(CANCEL))?;
     // A supervisor that was stopped acts on it only once it is continued.

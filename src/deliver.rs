@@ -16,6 +16,7 @@ use crate::show;
 use crate::stdout::print;
 use crate::sys;
 use crate::task::{Status, Task};
+use crate::trust;
 use crate::view;
 
 /// What `bookend deliver` was asked for.
@@ -131,8 +132,9 @@ pub fn deliver_one(
     if taken != [true] {
         return Ok((Delivered::ByAnother, None));
     }
-    if let Some(why) = ledger.distrust() {
-        return Ok((Delivered::Refused(why), None));
+    if let Some(distrust) = ledger.distrust() {
+        let (why, remedy) = (&distrust.why, trust::remedy(&distrust));
+        return Ok((Delivered::Refused(format!("{why}; {remedy}")), None));
     }
     let mut idle = Idle::new(ledger, watch);
     let state = hook::deliver(task, None, timeout, caller, &mut idle)?;

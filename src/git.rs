@@ -162,7 +162,7 @@ impl Baseline {
     /// As [`Attendant::wait`].
     pub fn record(&self, id: &str, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<(), Error> {
         let Some(artifact) = self.artifact(git, attendant)? else { return Ok(()) };
-        if let Err(e) = attendant.ledger().add_artifact(id, &artifact) {
+        if let Err(e) = attendant.ledger().note_artifact(id, &artifact) {
             debug!("recording what task {id} left in its worktree: {e}");
         }
         Ok(())

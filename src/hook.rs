@@ -235,9 +235,15 @@ pub fn deliver(
         }
     };
     failpoint::reached("delivery.begun");
-    let cwd = PathBuf::from(text("cwd").unwrap_or_default());
-    let limit = limit(timeout.or_else(|| kept("timeout_ms")?.as_u64().map(Duration::from_millis)));
-    let hook = Hook { command, cwd: &cwd, attempt: Some(attempt), limit };
+    // A run does not read back from the row how its own command is to be run: others may write there.
+    let (cwd, timeout) = match given {
+        Some(_) => (std::env::current_dir().unwrap_or_default(), timeout),
+        None => {
+            let asked = || kept("timeout_ms")?.as_u64().map(Duration::from_millis);
+            (PathBuf::from(text("cwd").unwrap_or_default()), timeout.or_else(asked))
+        }
+    };
+    let hook = Hook { command, cwd: &cwd, attempt: Some(attempt), limit: limit(timeout) };
     let state = match run(&hook, task, caller, attendant)? {
         HookEnd::Done => Delivery::Delivered,
         HookEnd::Failed(how) => {

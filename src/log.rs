@@ -83,6 +83,11 @@ pub fn fail(why: &str) {
     }
 }
 
+/// Says what the caller should know, whatever the level of messages is.
+pub fn note(text: &str) {
+    say(&format!("bookend: {}\n", Escaped(text).to_string().replace('\n', "\n  ")));
+}
+
 /// Says what is not an error, where a command may have started no log.
 pub fn warn(text: &str) {
     if tracing::dispatcher::has_been_set() {

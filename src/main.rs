@@ -24,6 +24,7 @@ mod list;
 mod liveness;
 mod log;
 mod overview;
+mod owner;
 mod pages;
 mod process;
 mod prune;
@@ -41,15 +42,18 @@ mod supervise;
 mod sys;
 mod task;
 mod timeline;
+mod trust;
 mod view;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::Request;
 use crate::error::{Error, Kind, exit_code};
+use crate::owner::Intent;
 use crate::process::caller::Caller;
 use crate::run::Leave;
 
@@ -95,6 +99,12 @@ fn start() -> Leave {
         }
     };
     let ledger = invocation.ledger.as_deref();
+    if let Some((file, intent)) = ledger_use(&invocation.request, ledger)
+        && let Err(e) = owner::settle(file, intent, &args)
+    {
+        log::fail(&e.to_string());
+        return Leave::Code(e.code());
+    }
     let done = match &invocation.request {
         Request::Run(request) => {
             let caller = Caller::take_over();
@@ -115,6 +125,7 @@ fn start() -> Leave {
         Request::Deliver(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
             deliver::deliver(request, ledger, &caller)
         }
         Request::Redispatch(request) => {
@@ -148,6 +159,30 @@ fn start() -> Leave {
         log::fail(&e.to_string());
         Leave::Code(e.code())
     })
+}
+
+/// Which ledger a command uses, and what for. A run is never root's for a user: it refuses the ledger.
+fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Option<&'a Path>, Intent)> {
+    use session_cmd::Request as Session;
+    let acts = |acts: bool| Some((ledger, if acts { Intent::Act } else { Intent::Read }));
+    match request {
+        Request::Run(_) | Request::Say(_) | Request::Man(_) => None,
+        Request::Adopt(request) => Some((Some(&request.file), Intent::Act)),
+        Request::Recover(request) => acts(!request.dry_run),
+        Request::Prune(request) => acts(!request.dry_run),
+        Request::Deliver(_) | Request::Redispatch(_) | Request::Cancel(_) | Request::Artifact(_) => {
+            acts(true)
+        }
+        Request::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
+        Request::Session(_)
+        | Request::List(_)
+        | Request::Show(_)
+        | Request::Audit(_)
+        | Request::Stats(_)
+        | Request::Timeline(_)
+        | Request::Doctor(_)
+        | Request::Overview { .. } => acts(false),
+    }
 }
 
 fn say(text: &str) -> Result<Leave, Error> {

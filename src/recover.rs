@@ -486,8 +486,8 @@ impl Recovery<'_> {
         Ok(due)
     }
 
-    /// Hands one report to the `--on-interrupted` command: three times at most, whether that fails or does not
-    /// come back.
+    /// Hands one report to the `--on-interrupted` command: three times at most, whether that fails or does
+    /// not come back.
     fn hand_on(&mut self, command: &OsStr, task: &Task) -> Result<(), Error> {
         let id = &task.id;
         let Some(attempt) = self.ledger.begin_hint(id)? else { return Ok(()) };

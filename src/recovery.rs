@@ -250,7 +250,7 @@ fn settle_agent(ledger: &Ledger, task: &Task, summary: &mut Summary, grace: Dura
     let text = match state {
         AgentState::Ended | AgentState::Runs => return None,
         AgentState::OutOfReach => {
-            let user = identity::user(pid).map_or_else(|| "another user".to_owned(), identity::user_name);
+            let user = identity::user(pid).map_or_else(|| "another user".to_owned(), sys::user_name);
             format!(
                 "its agent (pid {pid}) runs as {user}, whose processes uid {} may not signal: it was not \
                  ended and may still run{}; end it as that user or as root: kill {pid}",

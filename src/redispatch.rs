@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use crate::error::{Error, Kind};
-use crate::ledger;
+use crate::ledger::{self, Ledger};
 use crate::process::caller::Caller;
 use crate::process::leftovers::Policy;
 use crate::run::{self, Leave, WhenBusy};
 use crate::show;
 use crate::sys;
 use crate::task::{OnTerm, Status, Task};
+use crate::trust;
+use crate::view;
 
 /// What `bookend redispatch` was asked for.
 #[derive(Debug)]
@@ -184,20 +186,26 @@ fn kept(task: &Task) -> Option<(Vec<String>, Options)> {
 /// When it still runs, or its row does not hold what is needed; then as [`run::run`].
 pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> Result<Leave, Error> {
     let at = ledger::locate(ledger)?;
-    // The ledger is closed again before `run` opens it.
-    let (found_in, task) = show::find(&request.id, &at)?;
-    let distrust = found_in.distrust();
-    drop(found_in);
+    if !at.file.exists() {
+        let message = format!("no task {}: there is no ledger yet at {}", request.id, at.file.display());
+        return Err(Error::new(Kind::Nothing, message));
+    }
+    // Opened once: another file that comes to lie at its path meanwhile is not read.
+    let opened = Ledger::open_for_run(&at)?;
+    let task = show::find_in(&opened, &request.id)?;
     let id = &task.id;
     if task.status == Status::Running {
         return Err(Error::new(Kind::Busy, format!("task {id} is still running"))
             .hint("if it is dead, `bookend recover` settles it; nothing was executed"));
     }
     let refused = |why: &str| Error::failed(format!("task {id} cannot be dispatched again: {why}"));
-    if let Some(why) = distrust {
-        return Err(
-            refused(&why).hint("give the command line yourself, with bookend run; nothing was executed")
-        );
+    if let Some(distrust) = opened.distrust() {
+        return Err(refused(&distrust.why).hint(format!(
+            "{}, look at its row (bookend show {}) and try again; or give the command line yourself, with \
+             bookend run; nothing was executed",
+            trust::remedy(&distrust),
+            view::operand(id)
+        )));
     }
     match lacks(&task) {
         Some(Lacks::Stdin) if !request.stdin => {
@@ -220,5 +228,5 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
             .hint("make the directory again; nothing was executed")
     })?;
     let again = options.request(argv, request.when_busy, request.level);
-    run::run(&again, Some(&at.file), caller)
+    run::run_in(&again, &at, opened, caller)
 }

@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag};
 use tracing::level_filters::LevelFilter;
 use tracing::{info, warn};
 
-use crate::agent::{self, Adapter, Asked, AskedSession, Mode};
+use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Place, Untracked};
 use crate::claim::{Hold, Way};
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
@@ -32,8 +32,8 @@ use crate::process::oom;
 use crate::process::watch::Watch;
 use crate::recovery;
 use crate::redispatch;
-use crate::session::{self, Choice, Known, LastUse, Refusal, Withdrawal};
-use crate::supervise::{self, Agent, Conversation, End, Limits, Listening, Row, Supervisor, TaskRef};
+use crate::session::{self, Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
+use crate::supervise::{self, Agent, Conversation, End, Limits, Listening, Row, Supervisor, TaskRef, Traces};
 use crate::sys;
 use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, NewTask, OnTerm, Status, Task};
 use start::{NoStart, end_without_agent, prepare, require_skill};
@@ -131,18 +131,35 @@ pub enum Leave {
 ///
 /// # Errors
 /// When no row could be made: nothing was executed. Once there is a row, it gets its end whatever happens.
-pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Result<Leave, Error> {
+pub fn run(request: &Request, ledger: Option<&Path>, caller: Caller) -> Result<Leave, Error> {
     // 1. Who runs, under which key, with what for its row.
     let who = resolve(request)?;
+    let location = ledger::locate(ledger)?;
+    let ledger = Ledger::open_for_run(&location)?;
+    attend(request, who, &location, ledger, caller)
+}
 
+/// As [`run`], in a ledger that is open.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_in(request: &Request, at: &Location, ledger: Ledger, caller: Caller) -> Result<Leave, Error> {
+    attend(request, resolve(request)?, at, ledger, caller)
+}
+
+fn attend(
+    request: &Request,
+    who: Who,
+    location: &Location,
+    mut ledger: Ledger,
+    mut caller: Caller,
+) -> Result<Leave, Error> {
     // 2. Every signal has been blocked since the first line of main: none is lost from here on.
     let mut watch = Watch::new().map_err(|e| Error::failed(format!("reading signals: {e}")))?;
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|e| Error::failed(format!("becoming the reaper of the agent's orphans: {e}")))?;
 
     // 3. The claim, in one transaction: nobody else holds the key, or whoever did is settled.
-    let location = ledger::locate(ledger)?;
-    let mut ledger = Ledger::open_for_run(&location)?;
     recovery::report_merged(&ledger);
     let live = ledger.hold_live()?;
     let mut way = Way::new(request.when_busy, request.grace);
@@ -166,12 +183,13 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
     failpoint::reached("run.chosen");
     log::about(&id, who.key.as_deref());
-    let args = who.adapter.argv(&request.argv[1..], &choice.plan);
-    let argv: Vec<&OsStr> = request.argv[..1].iter().chain(&args).map(OsString::as_os_str).collect();
+    let (before, own) = request.argv.split_at(who.own);
+    let args = who.adapter.argv(own, &choice.plan);
+    let argv: Vec<&OsStr> = before.iter().chain(&args).map(OsString::as_os_str).collect();
 
     // 4. The gated child: it exists, has a pid, and executes nothing.
     let (listening, agents_stdout) = listen(&who)?;
-    let env = agents_environment(&id, &location);
+    let env = agents_environment(&id, location, who.is_background());
     let mut launch = Launch::new(&argv, env.clone())
         .and_then(|l| l.cwd(request.cwd.as_deref().map(Path::as_os_str)))
         .map_err(|e| Error::usage(format!("the agent's command line: {e}")))?;
@@ -180,7 +198,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     }
     let had = leftovers::children().map_err(Error::failed)?;
     let mut place = identity::place();
-    let delegated = Delegated::enter(place.cgroup.as_deref());
+    // What works on in the background is not this task's to account for, or to end.
+    let delegated = Delegated::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
     let child = Gated::start(launch, &caller);
     let forward = Forward::start();
 
@@ -222,6 +241,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
         parent_id,
         oom_kills_before,
+        session_untracked: who.untracked(),
     };
     claim.insert(&row, &live, "run")?;
     link_session(&claim, &row, &choice)?;
@@ -276,7 +296,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         },
         Conversation { session: choice.session.clone(), resumed: choice.resumed_id() },
     );
-    announce(&run.task.id, &choice);
+    announce(&run.task.id, &who, &choice);
     if let Err(e) = caller.let_go() {
         warn!("keeping the agent's descriptors open: {e}");
     }
@@ -335,7 +355,8 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         grace: request.grace,
         on_term: request.on_term,
     });
-    let ends = request.leftovers.ends(ending == Ending::Success);
+    let ending = if who.is_background() && ending == Ending::Success { Ending::Backgrounded } else { ending };
+    let ends = request.leftovers.ends(ending == Ending::Success) && !who.is_background();
     let mut hunt = Hunt::new(whose, ends, request.grace);
     run.look_for_leftovers(&mut hunt);
 
@@ -353,8 +374,10 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
         }
         (baseline, git)
     });
+    let session = observed.session_id.as_deref().or(choice.session.as_deref());
+    let traces = traces(&who, &ending, session, &row.started_at);
     let leftovers = Some(run.summary(&hunt));
-    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers });
+    run.settle(End { ending: ending.clone(), error, exit: ended, leftovers, traces });
     failpoint::reached("run.settled");
     run.end_leftovers(hunt, ends)?;
     if let Some((baseline, mut git)) = asked {
@@ -375,7 +398,7 @@ pub fn run(request: &Request, ledger: Option<&Path>, mut caller: Caller) -> Resu
     // 12. As the agent left.
     Ok(match (&ending, exit) {
         (Ending::Cancelled(Cancel::Timeout | Cancel::IdleTimeout), _) => Leave::Code(exit_code::TIMED_OUT),
-        (Ending::Success, _) => Leave::Code(0),
+        (Ending::Success | Ending::Backgrounded, _) => Leave::Code(0),
         (_, Some(Exit::Code(code))) => Leave::Code(code),
         (_, Some(Exit::Signal(signal))) => Leave::Signal(signal),
         (_, None) => Leave::Signal(stop_signal),
@@ -402,6 +425,9 @@ fn out_of_reach(pid: i32) -> String {
 /// Who runs: what the request and the user's argv say, before anything is touched.
 pub struct Who {
     pub adapter: &'static dyn Adapter,
+    /// Where in the argv the agent's own arguments begin.
+    own: usize,
+    place: Place,
     pub asked: Asked,
     pub key: Option<String>,
     /// The persona.
@@ -411,9 +437,28 @@ pub struct Who {
     pub cwd: PathBuf,
     /// Its stdout is read along.
     captured: bool,
+    /// Said if the user may expect a session to be tracked that is not.
+    warning: Option<String>,
 }
 
 impl Who {
+    /// Whether the agent goes on in the background after it has exited.
+    fn is_background(&self) -> bool {
+        matches!(self.asked.session, AskedSession::Background(_))
+    }
+
+    /// Why the key keeps no session of this run; `None`: it does, or there is no key.
+    fn untracked(&self) -> Option<String> {
+        self.key.as_ref()?;
+        match (&self.place, &self.asked.session) {
+            (Place::Untracked(why), _) => Some(why.to_string()),
+            (_, AskedSession::Background(_)) => Some("backgrounded".to_owned()),
+            (_, AskedSession::NoConversation) => Some("no conversation".to_owned()),
+            (_, AskedSession::NotKept) => Some("not kept by the agent".to_owned()),
+            _ => None,
+        }
+    }
+
     /// Whether the output is read as it comes, so that silence is a sign.
     fn is_read_along(&self) -> bool {
         self.captured && self.asked.mode == Mode::StreamJson
@@ -422,9 +467,18 @@ impl Who {
 
 fn resolve(request: &Request) -> Result<Who, Error> {
     let program = &request.argv[0];
-    let adapter = agent::adapter(program, request.agent_type.as_deref()).map_err(Error::usage)?;
+    let recognised = agent::recognise(&request.argv, request.agent_type.as_deref()).map_err(Error::usage)?;
+    let agent::Recognised { adapter, own, place } = recognised;
     let terminal = std::io::IsTerminal::is_terminal(&sys::stdio(1));
-    let asked = adapter.asked(&request.argv[1..], terminal);
+    let asked = adapter.asked(&request.argv[own..], terminal);
+    let asked = match (&place, own < request.argv.len()) {
+        (Place::Untracked(_), true) => Asked { session: AskedSession::NoConversation, ..asked },
+        // Nothing is known of its words.
+        (Place::Untracked(_), false) => {
+            Asked { mode: Mode::Interactive, session: AskedSession::NoConversation, ..asked }
+        }
+        _ => asked,
+    };
     let base = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
     let persona = request.agent.clone().unwrap_or(base);
     let key = request.key.clone().or_else(|| {
@@ -442,10 +496,55 @@ fn resolve(request: &Request) -> Result<Who, Error> {
         )
         .hint("--timeout limits the whole run in every mode"));
     }
+    let warning = match &place {
+        Place::Untracked(why) => warning(request, key.as_deref(), why),
+        _ => None,
+    };
     let cwd = request.cwd.clone().unwrap_or_else(current_dir);
     let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
     let provider = request.provider.clone().or_else(|| adapter.provider().map(str::to_owned));
-    Ok(Who { adapter, asked, key, persona, provider, cwd, captured })
+    Ok(Who { adapter, own, place, asked, key, persona, provider, cwd, captured, warning })
+}
+
+/// What to say of a command line whose session is not tracked although it names an agent.
+fn warning(request: &Request, key: Option<&str>, why: &Untracked) -> Option<String> {
+    let is_asked_for = matches!(why, Untracked::Ambiguous(_)) || key.is_some();
+    let agent = is_asked_for.then(|| agent::mentioned(&request.argv, why)).flatten()?;
+    let of = key.map_or("its session".to_owned(), |key| format!("the session of key {key}"));
+    let typed = request.agent_type.is_some();
+    let because = match why {
+        Untracked::Elsewhere(by) if !typed => format!(
+            "{by} runs {agent} as another user or on another machine; add --agent-type {agent}, or run \
+             bookend there"
+        ),
+        Untracked::Elsewhere(by) => {
+            format!("the arguments of {by} do not show where those of {agent} begin; run bookend there")
+        }
+        Untracked::Hidden(by) => {
+            format!("{by} may start {agent} among others; give bookend the command line of {agent} itself")
+        }
+        Untracked::Unclear(by) => format!(
+            "bookend does not know all options of {by}; give bookend the command line of {agent} itself"
+        ),
+        Untracked::Ambiguous(by) | Untracked::NoAdapter(by) => format!(
+            "bookend does not know how {by} starts {agent}; give bookend the command line of {agent} itself"
+        ),
+    };
+    Some(format!("{of} is not tracked: {because}"))
+}
+
+/// What the agent's own files tell once it has ended.
+fn traces(who: &Who, ending: &Ending, session: Option<&str>, since: &str) -> Traces {
+    match ending {
+        Ending::Success if !matches!(who.place, Place::Untracked(_)) => Traces {
+            transcript_seen: session.and_then(|id| agent::has_conversation(who.adapter, &who.cwd, id)),
+            backgrounded: None,
+        },
+        Ending::Backgrounded => {
+            Traces { transcript_seen: None, backgrounded: who.adapter.backgrounded(&who.cwd, since) }
+        }
+        _ => Traces::default(),
+    }
 }
 
 /// Refuses a run that has too many runs above it: a script named like the agent that calls bookend again
@@ -488,8 +587,10 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
     let provider = who.provider.as_deref();
     let used = |session: String, linked: Option<&str>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
+        let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
         let veto = last.veto.map(|v| v.why());
-        Ok(LastUse { session, restored: last.restored, veto, task: last.task.map(|t| (t.id, t.status)) })
+        let task = last.task.map(|t| (t.id, t.status));
+        Ok(LastUse { session, restored: last.restored, veto, task, transcript_seen })
     };
     let linked = match (&who.key, who.adapter.tracks_sessions()) {
         (Some(key), true) => {
@@ -497,24 +598,26 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
         }
         _ => None,
     };
-    let users = match &who.asked.session {
+    let asked = match &who.asked.session {
+        AskedSession::Background(asked) => asked,
+        asked => asked,
+    };
+    let users = match asked {
         AskedSession::Resume(id) | AskedSession::Fork(Some(id), _) => Some(id.clone()),
         AskedSession::Continue | AskedSession::Fork(None, _) => who.adapter.most_recent(&who.cwd),
         _ => None,
     };
     let users = users.map(|id| used(id, None)).transpose()?;
-    let transcript_gone = linked
-        .as_ref()
-        .is_some_and(|l| agent::has_conversation(who.adapter, &who.cwd, &l.session) == Some(false));
-    if who.key.is_some() && !who.adapter.tracks_sessions() && request.agent_type.is_none() {
-        info!("the sessions of {} are not tracked: bookend has no adapter for it", request.argv[0].display());
-    }
+    let transcript = linked.as_ref().map_or(Transcript::Usable, |l| {
+        let is_there = agent::has_conversation(who.adapter, &who.cwd, &l.session);
+        Transcript::judge(is_there, l.transcript_seen, matches!(who.place, Place::Elsewhere(_)))
+    });
     let chosen = session::choose(&Known {
         asked: &who.asked.session,
         fresh: request.fresh,
         new_id: who.adapter.can_assign().then(|| uuid::Uuid::new_v4().to_string()),
         linked: linked.as_ref(),
-        transcript_gone,
+        transcript,
         users: users.as_ref(),
         allow_unsafe: request.allow_unsafe_resume,
         attended: who.asked.mode == Mode::Interactive && std::io::IsTerminal::is_terminal(&sys::stdio(0)),
@@ -554,7 +657,10 @@ fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(),
 }
 
 /// Said once the row is committed: a stderr that nobody reads must not hold the ledger's lock.
-fn announce(id: &str, choice: &Choice) {
+fn announce(id: &str, who: &Who, choice: &Choice) {
+    if let Some(warning) = &who.warning {
+        warn!("{warning}");
+    }
     if let Some(warning) = &choice.warning {
         warn!("{warning}");
     }
@@ -584,9 +690,10 @@ fn listen(who: &Who) -> Result<(Option<Listening>, Option<OwnedFd>), Error> {
     Ok((Some(Listening { capture, reader: who.adapter.reader(who.asked.mode) }), Some(agents)))
 }
 
-fn agents_environment(id: &str, ledger: &Location) -> Vec<CString> {
-    let add = [(environment::MARK, OsStr::new(id)), (environment::LEDGER, ledger.file.as_os_str())];
-    environment::inherited(&OPTION_VARIABLES, &add)
+/// Without the task's mark if the agent leaves a daemon behind that serves others too.
+fn agents_environment(id: &str, ledger: &Location, is_background: bool) -> Vec<CString> {
+    let add = [(environment::LEDGER, ledger.file.as_os_str()), (environment::MARK, OsStr::new(id))];
+    environment::inherited(&OPTION_VARIABLES, if is_background { &add[..1] } else { &add })
 }
 
 /// Runs `--on-finish` with the row on its stdin.
@@ -595,7 +702,7 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
     // A row that went to the spool is delivered by the recovery that comes after its merge.
     let Ok(Found::One(task)) = run.ledger.task(&run.task.id) else { return Ok(()) };
     if task.status.is_terminal() {
-        hook::deliver(&task, Some(command), None, caller, run)?;
+        hook::deliver(&task, Some(command), request.hook_timeout, caller, run)?;
     }
     Ok(())
 }

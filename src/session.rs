@@ -14,6 +14,8 @@ pub struct LastUse {
     pub restored: bool,
     /// Why an invalidation still holds.
     pub veto: Option<String>,
+    /// Whether that task left a transcript where bookend looks for it; `None`: nobody looked.
+    pub transcript_seen: Option<bool>,
 }
 
 impl LastUse {
@@ -53,14 +55,46 @@ pub struct Known<'a> {
     pub new_id: Option<String>,
     /// The session linked to the key.
     pub linked: Option<&'a LastUse>,
-    /// The agent's own record of that conversation is gone: resuming could only fail.
-    pub transcript_gone: bool,
+    pub transcript: Transcript,
     /// The session that the user's own argv resumes, `--continue` resolved.
     pub users: Option<&'a LastUse>,
     /// `--allow-unsafe-resume`.
     pub allow_unsafe: bool,
     /// A person sits at the terminal and is warned rather than refused.
     pub attended: bool,
+}
+
+/// The agent's own record of the session linked to the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transcript {
+    /// It is there, or nothing says that it should be.
+    Usable,
+    /// It was where bookend looks and is gone: resuming could only fail.
+    Gone,
+    /// The agent runs as another user or on another machine, and bookend does not see it.
+    Unseen,
+}
+
+impl Transcript {
+    /// `is_there`: whether it is found now; `None`: the agent keeps it where bookend does not look. `seen`:
+    /// whether it was found when the session's last task ended.
+    pub fn judge(is_there: Option<bool>, seen: Option<bool>, elsewhere: bool) -> Transcript {
+        match (is_there, seen) {
+            (Some(true), Some(true)) => Transcript::Usable,
+            _ if elsewhere => Transcript::Unseen,
+            // A wrapper may give the agent another home.
+            (Some(false), Some(false)) | (Some(true) | None, _) => Transcript::Usable,
+            (Some(false), _) => Transcript::Gone,
+        }
+    }
+
+    fn why(self) -> Option<&'static str> {
+        match self {
+            Transcript::Usable => None,
+            Transcript::Gone => Some("the agent has no transcript of it"),
+            Transcript::Unseen => Some("the agent runs elsewhere, where bookend does not see its transcript"),
+        }
+    }
 }
 
 /// What was chosen.
@@ -138,9 +172,8 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
         let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why());
         return Ok(fresh(Some(Withdrawal { reason: "unsafe_session", was_safe: false }), Some(warning)));
     }
-    if known.transcript_gone {
-        let warning =
-            format!("session {session} is not resumed: the agent has no transcript of it; starting fresh");
+    if let Some(why) = known.transcript.why() {
+        let warning = format!("session {session} is not resumed: {why}; starting fresh");
         return Ok(fresh(Some(Withdrawal { reason: "no_transcript", was_safe: true }), Some(warning)));
     }
     Ok(Choice {
@@ -174,7 +207,11 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
         AskedSession::Resume(_) | AskedSession::Continue => users.clone(),
         _ => None,
     };
-    Ok(Choice { plan: Plan::AsGiven, session, resumed_from: users, invalidate: None, warning })
+    // It works on after this run, so that no other run may go on with it.
+    let in_background = matches!(known.asked, AskedSession::Background(_));
+    let taken = known.linked.filter(|linked| in_background && Some(&linked.session) == users.as_ref());
+    let invalidate = taken.map(|_| Withdrawal { reason: "backgrounded", was_safe: true });
+    Ok(Choice { plan: Plan::AsGiven, session, resumed_from: users, invalidate, warning })
 }
 
 #[cfg(test)]
@@ -190,6 +227,7 @@ mod tests {
             task: status.map(|s| ("t1".to_owned(), s)),
             restored: false,
             veto: None,
+            transcript_seen: None,
         }
     }
 
@@ -199,7 +237,7 @@ mod tests {
             fresh: false,
             new_id: Some(NEW.to_owned()),
             linked,
-            transcript_gone: false,
+            transcript: Transcript::Usable,
             users: None,
             allow_unsafe: false,
             attended: false,
@@ -328,7 +366,7 @@ mod tests {
     #[test]
     fn a_good_session_without_a_transcript_is_not_resumed() {
         let linked = last(Some(Status::Success));
-        let known = Known { transcript_gone: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
+        let known = Known { transcript: Transcript::Gone, ..known(&AskedSession::Unsaid, Some(&linked)) };
         let choice = choose(&known).expect("a choice");
         let warning = choice.warning.clone().expect("a warning");
         assert_eq!(choice, fresh(withdrawn("no_transcript", true), Some(warning.clone())));

@@ -1,6 +1,6 @@
 //! `bookend show`: all that the ledger knows of one task, and where to look further.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::path::Path;
 
 use crate::agent::{self, Plan};
@@ -91,16 +91,14 @@ fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
 
 fn further(verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
     let running = task.status == Status::Running;
-    let program = task.argv.as_ref().and_then(|argv| argv.first());
-    let adapter = program.and_then(|p| agent::adapter(OsStr::new(p), task.agent_type.as_deref()).ok());
+    let adapter = task.agent_type.as_deref().and_then(agent::by_type);
     let conversation = adapter.zip(task.session_id.as_deref()).filter(|(a, _)| a.tracks_sessions());
     let cwd = Path::new(task.cwd.as_deref().unwrap_or("/"));
     let transcript = conversation.and_then(|(a, session)| a.transcript(cwd, session)).filter(|t| t.exists());
-    let resume = conversation.zip(program).filter(|_| !running).map(|((a, session), program)| {
+    let resume = conversation.zip(before_own(task)).filter(|_| !running).map(|((a, session), mut words)| {
         let args = a.argv(&[], &Plan::Resume(session.to_owned()));
-        let words =
-            std::iter::once(program.clone()).chain(args.iter().map(|w| w.to_string_lossy().into_owned()));
-        (cwd.to_path_buf(), words.collect())
+        words.extend(args.iter().map(|w| w.to_string_lossy().into_owned()));
+        (cwd.to_path_buf(), words)
     });
     Further {
         verdict,
@@ -108,4 +106,12 @@ fn further(verdict: Option<Verdict>, task: &Task, history: &History) -> Further 
         resume,
         withdrawn: history.invalidations.iter().any(|i| i.restored_at.is_none()),
     }
+}
+
+/// The agent's program and what stands before it on the task's command line.
+fn before_own(task: &Task) -> Option<Vec<String>> {
+    let words: Vec<OsString> = task.argv.as_ref()?.iter().map(OsString::from).collect();
+    let recognised = agent::recognise(&words, task.agent_type.as_deref()).ok()?;
+    let own = Some(recognised.own).filter(|_| !matches!(recognised.place, agent::Place::Untracked(_)))?;
+    Some(task.argv.as_ref()?[..own].to_vec())
 }

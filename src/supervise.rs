@@ -221,6 +221,16 @@ pub struct End {
     pub error: Option<String>,
     pub exit: Option<(Exit, Usage)>,
     pub leftovers: Option<Summary>,
+    pub traces: Traces,
+}
+
+/// What the agent's own files tell of its conversation.
+#[derive(Debug, Default)]
+pub struct Traces {
+    /// Whether the transcript lies where bookend looks for it; `None`: bookend did not look.
+    pub transcript_seen: Option<bool>,
+    /// The id of a conversation that was sent to the background.
+    pub backgrounded: Option<String>,
 }
 
 /// What the ledger has been told of the agent's output.

@@ -575,6 +575,38 @@ fn proc_self_stat() -> Option<Vec<u8>> {
     Some(stat)
 }
 
+/// A user for messages: `user alice (uid 1000)`, or `uid 1000` where no name is known.
+pub fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    user.map_or_else(|| format!("uid {uid}"), |u| format!("user {} (uid {uid})", u.name))
+}
+
+/// Marks every descriptor above 2 close-on-exec. close_range(2), since Linux 5.11 with this flag.
+pub fn keep_only_stdio() -> io::Result<()> {
+    // SAFETY: the call changes flags of descriptors only, and touches no memory.
+    check(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Whether the file that `conn` has open no longer lies at its path: it was renamed, removed or replaced.
+/// `SQLITE_FCNTL_HAS_MOVED` of <https://www.sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>; what SQLite
+/// cannot say counts as moved.
+pub fn has_moved(conn: &rusqlite::Connection) -> bool {
+    use rusqlite::ffi::{SQLITE_FCNTL_HAS_MOVED, SQLITE_OK, sqlite3_file_control};
+    let mut moved: libc::c_int = 1;
+    // SAFETY: the handle is valid while `conn` is borrowed; the name is a literal with its NUL; the operation
+    // writes one int, which outlives the call.
+    let said = unsafe {
+        sqlite3_file_control(
+            conn.handle(),
+            c"main".as_ptr(),
+            SQLITE_FCNTL_HAS_MOVED,
+            (&raw mut moved).cast::<c_void>(),
+        )
+    };
+    said != SQLITE_OK || moved != 0
+}
+
 /// What a run needs of the heap until its agent executes, in bytes.
 const HEAP: usize = 416 * 1024;
 

@@ -139,6 +139,8 @@ impl Interrupt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     Success,
+    /// The agent ended well and works on in the background, out of bookend's sight.
+    Backgrounded,
     Failure(Failure),
     Cancelled(Cancel),
     Interrupted(Interrupt),
@@ -146,10 +148,13 @@ pub enum Ending {
     AbortedNoSkill(String),
 }
 
+/// The reason of a success that goes on in the background.
+const BACKGROUNDED: &str = "backgrounded";
+
 impl Ending {
     pub fn status(&self) -> Status {
         match self {
-            Ending::Success => Status::Success,
+            Ending::Success | Ending::Backgrounded => Status::Success,
             Ending::Failure(_) => Status::Failure,
             Ending::Cancelled(_) => Status::Cancelled,
             Ending::Interrupted(_) => Status::Interrupted,
@@ -157,10 +162,11 @@ impl Ending {
         }
     }
 
-    /// The word for the `reason` column; a success needs none.
+    /// The word for the `reason` column; a plain success needs none.
     pub fn reason(&self) -> Option<&str> {
         Some(match self {
             Ending::Success => return None,
+            Ending::Backgrounded => BACKGROUNDED,
             Ending::Failure(Failure::AgentError) => "agent_error",
             Ending::Failure(Failure::Exit) => "exit",
             Ending::Failure(Failure::Signal) => "signal",
@@ -179,6 +185,7 @@ impl Ending {
     pub fn from_words(status: Status, reason: Option<&str>) -> Option<Ending> {
         Some(match (status, reason) {
             (Status::Success, None) => Ending::Success,
+            (Status::Success, Some(BACKGROUNDED)) => Ending::Backgrounded,
             (Status::Failure, Some(word)) => Ending::Failure(match word {
                 "agent_error" => Failure::AgentError,
                 "exit" => Failure::Exit,
@@ -435,6 +442,8 @@ pub struct NewTask {
     pub parent_id: Option<String>,
     /// `oom_kill` of the cgroup's memory.events, cgroups(7), at the start.
     pub oom_kills_before: Option<u64>,
+    /// Why the key's session is not tracked; `None`: it is, or there is no key.
+    pub session_untracked: Option<String>,
 }
 
 /// All that is known when a task ends.
@@ -459,6 +468,8 @@ pub struct Ended {
     pub tool_in_flight: Option<String>,
     /// The agent began another conversation than the one it was told to go on with.
     pub context_lost: bool,
+    /// Whether the transcript lay where bookend looks for it; `None`: bookend did not look.
+    pub transcript_seen: Option<bool>,
     pub oom_killed: Option<bool>,
     pub cpu_ms: Option<i64>,
     pub max_rss_kib: Option<i64>,
@@ -486,6 +497,7 @@ impl Ended {
             session_id: None,
             tool_in_flight: None,
             context_lost: false,
+            transcript_seen: None,
             oom_killed: None,
             cpu_ms: None,
             max_rss_kib: None,

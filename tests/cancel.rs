@@ -141,8 +141,8 @@ fn another_users_task_is_a_clear_error() {
     fs::copy(env!("CARGO_BIN_EXE_bookend"), world.path("copy")).expect("a copy of the program");
     let program = world.name("copy");
     let words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &program, "cancel", "roots"];
-    let output = world.bare(words).env("BOOKEND_LEDGER", world.ledger()).run().ended(End::Code(1));
-    assert!(output.stderr.contains("belongs to user root (uid 0)"), "{output:?}");
+    let output = world.bare(words).env("BOOKEND_LEDGER", world.ledger()).run().ended(End::Code(125));
+    assert!(output.stderr.contains("belongs to uid 0, not to you (uid 65534)"), "{output:?}");
     assert_eq!(world.row().text("status"), "running");
     drop(run);
 }

@@ -149,8 +149,8 @@ fn a_task_that_ended_in_1970_is_as_old_as_the_one_before_it() {
     change(
         &world,
         &format!(
-            "UPDATE task_history SET started_at = '{epoch}', finished_at = '{epoch}', last_seen_at = '{epoch}',
-                 cleanup_after = '1971-01-01T00:00:05.000Z' WHERE id LIKE 'epoch%'"
+            "UPDATE task_history SET started_at = '{epoch}', finished_at = '{epoch}',
+                 last_seen_at = '{epoch}', cleanup_after = '1971-01-01T00:00:05.000Z' WHERE id LIKE 'epoch%'"
         ),
     );
     for words in [&["prune", "--json"][..], &["prune", "--json", "--retention", "30d"]] {

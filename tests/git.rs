@@ -134,6 +134,15 @@ fn a_git_that_hangs_hides_no_commit_and_delays_the_end_briefly() {
 }
 
 #[test]
+fn a_stopped_git_is_killed() {
+    let Some(world) = world("a_stopped_git_is_killed", REPO) else { return };
+    noting(&world, "kill -STOP $$");
+    let git = run(&world, "one", "repo", "true");
+    assert_eq!((&git["branch"], &git["commits"]), (&json!("main"), &json!(0)), "{git}");
+    assert_eq!((calls(&world, ""), &git["uncommitted"]), (1, &Value::Null), "{git}");
+}
+
+#[test]
 fn a_worktree_that_was_dirty_before_says_what_is_uncommitted_at_the_end() {
     let script = format!("{REPO}echo b >a.txt; echo new >new.txt");
     let Some(world) = world("a_worktree_that_was_dirty_before", &script) else { return };

@@ -5,6 +5,7 @@ mod git;
 mod hostile;
 mod journal;
 mod marks;
+mod owner;
 mod places;
 mod resources;
 mod setuid;

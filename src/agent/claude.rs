@@ -7,8 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::options::{Options, Words};
-use super::{Adapter, Asked, AskedSession, Mode, Plan, Reader, injected, skills_above};
-use folders::{config_dir, most_recent_in, plugin_folders, transcript_in};
+use super::{Adapter, Asked, AskedSession, Mode, Names, Plan, Reader, injected, skills_above};
+use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
 use reader::ClaudeReader;
 
 /// The options of `claude`, hidden ones too, that take a value.
@@ -62,27 +62,23 @@ const COMMANDS: &str = "
 ";
 
 /// Options with which no conversation is held by this process.
-const ELSEWHERE: [&str; 6] = ["--bg", "--cloud", "--desktop", "--help", "--init-only", "--version"];
+const ELSEWHERE: [&str; 5] = ["--cloud", "--desktop", "--help", "--init-only", "--version"];
+
+static NAMES: Names = Names {
+    programs: "claude claude.exe",
+    common: "claude-code cli.js cli-wrapper.cjs",
+    packages: "@anthropic-ai/claude-code",
+    by_version: true,
+};
 
 #[derive(Debug)]
-pub struct Claude {
-    /// Another program starts Claude (`npx …`): its own words come first in the argv.
-    pub wrapped: bool,
-}
-
-impl Claude {
-    /// Where in `args` Claude's own begin.
-    fn start(&self, args: &[OsString]) -> usize {
-        let named = |arg: &OsString| {
-            let base = Path::new(arg).file_name().unwrap_or_default().to_string_lossy();
-            let name = base.split('@').next().unwrap_or_default();
-            matches!(name, "claude" | "claude-code" | "cli.js" | "cli-wrapper.cjs")
-        };
-        if self.wrapped { args.iter().position(named).map_or(0, |i| i + 1) } else { 0 }
-    }
-}
+pub struct Claude;
 
 impl Adapter for Claude {
+    fn names(&self) -> &'static Names {
+        &NAMES
+    }
+
     fn agent_type(&self) -> &'static str {
         "claude"
     }
@@ -108,11 +104,11 @@ impl Adapter for Claude {
     }
 
     fn asked(&self, args: &[OsString], terminal: bool) -> Asked {
-        let words = Words(OPTIONS.read(&args[self.start(args)..]));
+        let words = Words(OPTIONS.read(args));
         let session = session(&words);
         let print = prints(&words) || !terminal;
         let mode = match words.text("--output-format").as_deref() {
-            _ if !print || session == AskedSession::NoConversation => Mode::Interactive,
+            _ if !print || holds_none(&session) => Mode::Interactive,
             Some("json") => Mode::Json,
             Some("stream-json") => Mode::StreamJson,
             _ => Mode::Text,
@@ -129,14 +125,13 @@ impl Adapter for Claude {
     /// The flags go before all else: after an option that takes many values, or one that may take one,
     /// they would be safe too, but not behind `--`, and the front needs no knowledge of either.
     fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString> {
-        let at = self.start(args);
-        if session(&Words(OPTIONS.read(&args[at..]))) == AskedSession::NoConversation {
+        if holds_none(&session(&Words(OPTIONS.read(args)))) {
             return args.to_vec();
         }
         match plan {
             Plan::AsGiven => args.to_vec(),
-            Plan::Assign(id) => injected(args, at, "--session-id", id),
-            Plan::Resume(id) => injected(args, at, "--resume", id),
+            Plan::Assign(id) => injected(args, 0, "--session-id", id),
+            Plan::Resume(id) => injected(args, 0, "--resume", id),
         }
     }
 
@@ -152,6 +147,10 @@ impl Adapter for Claude {
         most_recent_in(&config_dir()?.join("projects"), cwd)
     }
 
+    fn backgrounded(&self, cwd: &Path, since: &str) -> Option<String> {
+        backgrounded_in(&config_dir()?.join("jobs"), cwd, since)
+    }
+
     fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf> {
         let mut folders = skills_above(cwd, &[".claude/skills"]);
         let beside = asked.extra_dirs.iter();
@@ -164,11 +163,23 @@ impl Adapter for Claude {
     }
 }
 
+/// Whether this process holds no conversation itself.
+fn holds_none(session: &AskedSession) -> bool {
+    matches!(session, AskedSession::NoConversation | AskedSession::Background(_))
+}
+
 fn prints(words: &Words) -> bool {
     ["--print", "--init-only", "--sdk-url"].iter().any(|o| words.has(o))
 }
 
 fn session(words: &Words) -> AskedSession {
+    match words.has("--bg") && !words.has("--help") && !words.has("--version") {
+        true => AskedSession::Background(Box::new(conversation(words))),
+        false => conversation(words),
+    }
+}
+
+fn conversation(words: &Words) -> AskedSession {
     let command = words.first_operand().and_then(OsStr::to_str);
     if command.is_some_and(is_command) && !prints(words) {
         return AskedSession::NoConversation;
@@ -211,19 +222,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const DIRECT: Claude = Claude { wrapped: false };
-    const WRAPPED: Claude = Claude { wrapped: true };
-
     fn args(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
     }
 
     fn asked(line: &str) -> Asked {
-        DIRECT.asked(&args(line), false)
+        Claude.asked(&args(line), false)
     }
 
     fn resumed(line: &str) -> String {
-        let argv = DIRECT.argv(&args(line), &Plan::Resume("ID".into()));
+        let argv = Claude.argv(&args(line), &Plan::Resume("ID".into()));
         argv.join(OsStr::new(" ")).into_string().unwrap()
     }
 
@@ -245,7 +253,7 @@ mod tests {
 
     #[test]
     fn on_a_terminal_only_print_mode_prints() {
-        let on_terminal = |line: &str| DIRECT.asked(&args(line), true).mode;
+        let on_terminal = |line: &str| Claude.asked(&args(line), true).mode;
         assert_eq!(on_terminal("hi --output-format json"), Mode::Interactive);
         assert_eq!(on_terminal("-p hi --output-format json"), Mode::Json);
         assert_eq!(on_terminal("-pc hi"), Mode::Text);
@@ -297,7 +305,6 @@ mod tests {
             "update",
             "--verbose doctor",
             "--model opus plugin install x",
-            "--bg hi",
             "--cloud",
         ] {
             assert_eq!(asked(line).session, AskedSession::NoConversation, "{line}");
@@ -320,20 +327,9 @@ mod tests {
         assert_eq!(resumed("-p --add-dir a b -- hi"), "--resume ID -p --add-dir a b -- hi");
         assert_eq!(resumed("--debug"), "--resume ID --debug");
         assert_eq!(resumed(""), "--resume ID");
-        let odd = DIRECT.argv(&args("-p"), &Plan::Resume("-x".into()));
+        let odd = Claude.argv(&args("-p"), &Plan::Resume("-x".into()));
         assert_eq!(odd, args("--resume=-x -p"));
-        assert_eq!(DIRECT.argv(&args("-p x"), &Plan::AsGiven), args("-p x"));
-    }
-
-    #[test]
-    fn a_wrappers_own_words_stay_in_front() {
-        let plan = Plan::Assign("ID".into());
-        let line = args("-y @anthropic-ai/claude-code@2.1.330 -p hi");
-        let argv = WRAPPED.argv(&line, &plan);
-        assert_eq!(argv, args("-y @anthropic-ai/claude-code@2.1.330 --session-id ID -p hi"));
-        assert_eq!(WRAPPED.argv(&args("-p hi"), &plan), args("--session-id ID -p hi"));
-        let asked = WRAPPED.asked(&args("exec -p /opt/bin/claude -c"), true);
-        assert_eq!((asked.mode, asked.session), (Mode::Interactive, AskedSession::Continue));
+        assert_eq!(Claude.argv(&args("-p x"), &Plan::AsGiven), args("-p x"));
     }
 
     proptest! {
@@ -343,14 +339,11 @@ mod tests {
             plan in prop_oneof![
                 Just(Plan::AsGiven), Just(Plan::Resume("a".into())), Just(Plan::Assign("b".into()))
             ],
-            wrapped: bool,
         ) {
             let args: Vec<OsString> = line.iter().map(OsString::from).collect();
-            let claude = Claude { wrapped };
-            let mut argv = claude.argv(&args, &plan);
+            let mut argv = Claude.argv(&args, &plan);
             if argv.len() > args.len() {
-                let at = claude.start(&args);
-                argv.drain(at..at + 2);
+                argv.drain(..2);
             }
             prop_assert_eq!(argv, args);
         }

@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::{Adapter, Asked, AskedSession, Mode, Observed, Plan, Reader};
+use super::{Adapter, Asked, AskedSession, Mode, Names, Observed, Plan, Reader};
+
+static NAMES: Names = Names { programs: "", common: "", packages: "", by_version: false };
 
 #[derive(Debug)]
 pub struct Command;
@@ -20,6 +22,10 @@ impl Reader for Deaf {
 }
 
 impl Adapter for Command {
+    fn names(&self) -> &'static Names {
+        &NAMES
+    }
+
     fn agent_type(&self) -> &'static str {
         "command"
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::event::Event;
 use super::lines::{LineSplitter, ObjectSplitter};
 use super::options::{Options, Words};
-use super::{Adapter, Asked, AskedSession, Mode, Observed, Plan, Reader};
+use super::{Adapter, Asked, AskedSession, Mode, Names, Observed, Plan, Reader};
 use super::{brief, hash, home, injected, is_session_id, skills_above};
 
 static OPTIONS: Options = Options {
@@ -45,25 +45,21 @@ const ELSEWHERE: [&str; 4] = ["--cloud", "--help", "--list-models", "--version"]
 /// Tool calls that are remembered at once.
 const REMEMBERED: usize = 64;
 
-#[derive(Debug)]
-pub struct Cursor {
-    /// Another program starts the agent: its own words come first in the argv.
-    pub wrapped: bool,
-}
+static NAMES: Names = Names { programs: "cursor-agent", common: "agent", packages: "", by_version: false };
 
-impl Cursor {
-    /// Where in `args` the agent's own begin: behind its name, or the command `agent`.
-    fn start(&self, args: &[OsString]) -> usize {
-        let named = |arg: &OsString| {
-            let name = Path::new(arg).file_name();
-            name == Some(OsStr::new("cursor-agent")) || name == Some(OsStr::new("agent"))
-        };
-        let own = if self.wrapped { args.iter().position(named).map_or(0, |i| i + 1) } else { 0 };
-        own + usize::from(args.get(own).is_some_and(|a| a == "agent"))
-    }
+#[derive(Debug)]
+pub struct Cursor;
+
+/// Where the options begin: behind the command `agent`, if it comes first.
+fn start(args: &[OsString]) -> usize {
+    usize::from(args.first().is_some_and(|a| a == "agent"))
 }
 
 impl Adapter for Cursor {
+    fn names(&self) -> &'static Names {
+        &NAMES
+    }
+
     fn agent_type(&self) -> &'static str {
         "cursor"
     }
@@ -89,7 +85,7 @@ impl Adapter for Cursor {
     }
 
     fn asked(&self, args: &[OsString], terminal: bool) -> Asked {
-        let words = Words(OPTIONS.read(&args[self.start(args)..]));
+        let words = Words(OPTIONS.read(&args[start(args)..]));
         let session = session(&words);
         let print = words.has("--print") || !terminal;
         let mode = match words.text("--output-format").as_deref() {
@@ -108,7 +104,7 @@ impl Adapter for Cursor {
     }
 
     fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString> {
-        let at = self.start(args);
+        let at = start(args);
         if session(&Words(OPTIONS.read(&args[at..]))) == AskedSession::NoConversation {
             return args.to_vec();
         }
@@ -261,7 +257,6 @@ mod tests {
     use crate::task::{Counts, Outcome};
     use proptest::prelude::*;
 
-    const DIRECT: Cursor = Cursor { wrapped: false };
     const STREAM: &[u8] =
         include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/cursor-stream-json.jsonl"));
     const OBJECT: &[u8] =
@@ -273,7 +268,7 @@ mod tests {
     }
 
     fn read(mode: Mode, bytes: &[u8]) -> Observed {
-        let mut reader = DIRECT.reader(mode);
+        let mut reader = Cursor.reader(mode);
         reader.feed(bytes);
         reader.finish();
         reader.observed().clone()
@@ -341,34 +336,30 @@ mod tests {
             ("-c hi", NoConversation),
             ("--version", NoConversation),
         ] {
-            assert_eq!(DIRECT.asked(&args(line), false).session, session, "{line}");
+            assert_eq!(Cursor.asked(&args(line), false).session, session, "{line}");
         }
-        let asked = DIRECT.asked(&args("-p --model gpt-5 --output-format=stream-json hi"), true);
+        let asked = Cursor.asked(&args("-p --model gpt-5 --output-format=stream-json hi"), true);
         assert_eq!((asked.mode, asked.model.as_deref()), (Mode::StreamJson, Some("gpt-5")));
     }
 
     #[test]
     fn a_chat_is_resumed_where_one_is_held() {
-        let resumed = |line: &str| DIRECT.argv(&args(line), &Plan::Resume("ID".into()));
+        let resumed = |line: &str| Cursor.argv(&args(line), &Plan::Resume("ID".into()));
         assert_eq!(resumed("-p hi"), args("--resume ID -p hi"));
         assert_eq!(resumed("agent -p hi"), args("agent --resume ID -p hi"));
         assert_eq!(resumed("login"), args("login"));
-        let wrapped = Cursor { wrapped: true }.argv(&args("-n 5 agent -p"), &Plan::Resume("ID".into()));
-        assert_eq!(wrapped, args("-n 5 agent --resume ID -p"));
-        assert_eq!(DIRECT.argv(&args("-p"), &Plan::Assign("ID".into())), args("-p"));
+        assert_eq!(Cursor.argv(&args("-p"), &Plan::Assign("ID".into())), args("-p"));
     }
 
     proptest! {
         #[test]
         fn the_users_words_survive_in_order(
             line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|agent|ls)", 0..8),
-            wrapped: bool,
         ) {
             let args: Vec<OsString> = line.iter().map(OsString::from).collect();
-            let cursor = Cursor { wrapped };
-            let mut argv = cursor.argv(&args, &Plan::Resume("a".into()));
+            let mut argv = Cursor.argv(&args, &Plan::Resume("a".into()));
             if argv.len() > args.len() {
-                let at = cursor.start(&args);
+                let at = start(&args);
                 argv.drain(at..at + 2);
             }
             prop_assert_eq!(argv, args);

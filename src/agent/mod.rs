@@ -14,8 +14,9 @@ pub mod fuzz;
 mod json;
 mod lines;
 mod options;
+mod recognise;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ use crate::task::{Counts, Outcome};
 use claude::Claude;
 use command::Command;
 use cursor::Cursor;
+pub use recognise::{Names, Place, Recognised, Untracked, mentioned, recognise};
 
 /// What kind of output the user's argv asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,9 @@ pub enum AskedSession {
     Fork(Option<String>, Option<String>),
     /// Nothing of this conversation is kept: it can never be resumed.
     NotKept,
+    /// The conversation goes on in the background after the agent has exited. Inside: what the argv says
+    /// otherwise.
+    Background(Box<AskedSession>),
     /// No conversation is held by this process (a subcommand, `--version`, a cloud session): there is
     /// nothing to inject into and nothing to resume.
     NoConversation,
@@ -128,6 +133,8 @@ pub trait Reader {
 
 /// One agent program.
 pub trait Adapter: Sync {
+    /// By what it is known on a command line.
+    fn names(&self) -> &'static Names;
     /// The word for `agent_type`: `claude`, `cursor`, `command`.
     fn agent_type(&self) -> &'static str;
     /// Who serves the model, where the adapter knows it.
@@ -140,10 +147,10 @@ pub trait Adapter: Sync {
     fn notices_closed_stdout(&self) -> bool;
     /// Whether the cost figure goes on counting in a resumed session.
     fn cost_is_cumulative(&self) -> bool;
-    /// `args` is the argv without the program. Whether stdout is a `terminal` decides if an agent that is
+    /// `args` are the agent's own arguments. Whether stdout is a `terminal` decides if an agent that is
     /// not told to print will do so.
     fn asked(&self, args: &[OsString], terminal: bool) -> Asked;
-    /// The argv (without the program) with the plan put in where the agent looks for it.
+    /// The agent's own arguments with the plan put in where the agent looks for it.
     fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString>;
     /// A reader for a captured mode (`Json`, `StreamJson`).
     fn reader(&self, mode: Mode) -> Box<dyn Reader>;
@@ -151,6 +158,11 @@ pub trait Adapter: Sync {
     fn transcript(&self, cwd: &Path, id: &str) -> Option<PathBuf>;
     /// The id that "the most recent conversation of this folder" means now, where it can be told.
     fn most_recent(&self, cwd: &Path) -> Option<String>;
+    /// The id of the one conversation that was sent to the background from `cwd` since then (RFC 3339, UTC,
+    /// milliseconds), where it can be told.
+    fn backgrounded(&self, _cwd: &Path, _since: &str) -> Option<String> {
+        None
+    }
     /// The folders in which a skill may lie, in the order the agent looks.
     fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf>;
 }
@@ -167,24 +179,18 @@ pub struct UnknownAgentType {
     pub named: String,
 }
 
-/// The adapter for `program`, by its base name unless `agent_type` says which.
-///
-/// # Errors
-/// `agent_type` names no adapter.
-pub fn adapter(program: &OsStr, agent_type: Option<&str>) -> Result<&'static dyn Adapter, UnknownAgentType> {
-    let base = Path::new(program).file_name().and_then(OsStr::to_str);
-    Ok(match (agent_type, base) {
-        (None | Some("claude"), Some("claude")) => &Claude { wrapped: false },
-        (Some("claude"), _) => &Claude { wrapped: true },
-        (None | Some("cursor"), Some("cursor-agent")) | (Some("cursor"), Some("agent")) => {
-            &Cursor { wrapped: false }
-        }
-        (Some("cursor"), _) => &Cursor { wrapped: true },
-        (None | Some("command"), _) => &Command,
-        (Some(other), _) => {
-            return Err(UnknownAgentType { program: program.into(), named: other.to_owned() });
-        }
-    })
+/// The agents whose conversations are tracked.
+static ADAPTERS: [&dyn Adapter; 2] = [&Claude, &Cursor];
+
+/// The adapter of that `agent_type`.
+pub fn by_type(agent_type: &str) -> Option<&'static dyn Adapter> {
+    let all = ADAPTERS.iter().copied().chain([no_adapter()]);
+    all.into_iter().find(|a| a.agent_type() == agent_type)
+}
+
+/// The adapter of every program that is no known agent.
+fn no_adapter() -> &'static dyn Adapter {
+    &Command
 }
 
 /// What the output says of success, once the agent has ended.
@@ -264,24 +270,6 @@ fn home() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn kind(program: &str, named: Option<&str>) -> &'static str {
-        adapter(program.as_ref(), named).ok().unwrap().agent_type()
-    }
-
-    #[test]
-    fn the_adapter_goes_by_the_base_name_unless_it_is_named() {
-        assert_eq!(kind("claude", None), "claude");
-        assert_eq!(kind("/opt/x/claude", None), "claude");
-        assert_eq!(kind("cursor-agent", None), "cursor");
-        assert_eq!(kind("agent", None), "command");
-        assert_eq!(kind("agent", Some("cursor")), "cursor");
-        assert_eq!(kind("npx", None), "command");
-        assert_eq!(kind("npx", Some("claude")), "claude");
-        assert_eq!(kind("claude", Some("command")), "command");
-        let error = adapter("x".as_ref(), Some("codex")).err().unwrap().to_string();
-        assert!(error.contains("`codex`") && error.contains("claude, cursor or command"), "{error}");
-    }
-
     #[test]
     fn ids_that_differ_are_kept_apart() {
         let ids = (0..100_000).map(|n| format!("msg_{n:06}_0123456789"));
@@ -299,7 +287,7 @@ mod tests {
         std::fs::create_dir_all(&skill).unwrap();
         std::fs::create_dir_all(&below).unwrap();
         std::fs::write(skill.join("SKILL.md"), "x").unwrap();
-        let claude = adapter("claude".as_ref(), None).ok().unwrap();
+        let claude = by_type("claude").unwrap();
         let asked = claude.asked(&[], false);
         let has = |name: &str| has_skill(claude, name, &below, &asked);
         assert!(has("deploy"));

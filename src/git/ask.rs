@@ -2,8 +2,8 @@
 //!
 //! The agent can write the repository's settings, and it may have been confined where git is not. Hooks, the
 //! monitor of the file system, fetching, pagers and external diffs are switched off by variables that git
-//! prefers to every file. Filters have names of the repository's choice: git is asked for those first. A git
-//! that does not know such variables (before 2.31) is found out by its first answer, and not asked again.
+//! prefers to every file. Filters have names of the repository's choice: git is asked for those first. Its
+//! answer also shows whether it knows such variables (since 2.31); if not, it is not asked to look at files.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;

@@ -22,6 +22,7 @@ use super::dialect::{self, Dialect, TimeFormat};
 use super::error::{LedgerError, Result, step};
 use super::open::{self, Found};
 use super::place::{self, Location, with_suffix};
+use super::trust;
 use crate::clock;
 use crate::failpoint;
 use rebuild::{Own, Theirs};
@@ -81,8 +82,7 @@ const WAL_PATIENCE: Duration = Duration::from_secs(3);
 const NEEDED: [(&str, &[&str]); 2] =
     [("task_history", &["id", "status", "started_at"]), ("claude_sdk_sessions", &["key", "session_id"])];
 
-/// Makes an existing database the ledger at this place. Root does it as the owner of the file, so that all
-/// that is made beside it is the owner's too.
+/// Makes an existing database of the caller's the ledger at this place.
 ///
 /// # Errors
 /// When the file is no such database, is bookend's own, belongs to somebody else, or stays locked; then it is
@@ -90,12 +90,14 @@ const NEEDED: [(&str, &[&str]); 2] =
 pub fn adopt(at: &Location) -> Result<Adoption> {
     open::check_sqlite()?;
     let file = at.file.as_path();
-    let meta = place::act_as_owner(file)?;
+    let meta = place::check_own(file)?;
+    trust::check_way(at.directory())?;
     place::refuse_other_name(file)?;
     if meta.len() == 0 {
         return Err(refusal(file, "it is empty"));
     }
     let mut conn = open::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    trust::check_opened(&conn, file, &meta)?;
     if let Some(since) = look(&conn, file)? {
         return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
     }

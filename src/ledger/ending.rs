@@ -42,6 +42,7 @@ const UPDATE_ENDED: &str = "
         end_source = :end_source,
         tool_in_flight = CASE WHEN :end_source = 'recovery' THEN tool_in_flight ELSE :tool_in_flight END,
         context_lost = CASE WHEN :context_lost THEN 1 ELSE context_lost END,
+        transcript_seen = :transcript_seen,
         oom_killed = :oom_killed,
         cpu_ms = :cpu_ms,
         max_rss_kib = :max_rss_kib,
@@ -116,7 +117,7 @@ pub fn end(
         sessions::unlink(conn, &used, open.former_session.as_deref())?;
     } else if ended.ending == Ending::Success {
         sessions::keep(conn, &used, session_id)?;
-    } else {
+    } else if ended.ending != Ending::Backgrounded {
         invalidated = sessions::end_badly(conn, &used, session_id, &why(&ended.ending))?;
     }
     let change = Move { from: Some(open.status), to: ended.ending.status(), reason: ended.ending.reason() };
@@ -164,6 +165,7 @@ fn update(
         ":end_source": ended.source.as_str(),
         ":tool_in_flight": ended.tool_in_flight,
         ":context_lost": ended.context_lost,
+        ":transcript_seen": ended.transcript_seen,
         ":oom_killed": ended.oom_killed,
         ":cpu_ms": ended.cpu_ms,
         ":max_rss_kib": ended.max_rss_kib,

@@ -33,8 +33,8 @@ pub enum LedgerError {
     Io { doing: &'static str, path: PathBuf, remedy: &'static str, source: io::Error },
 
     #[error(
-        "the directory {path} belongs to uid {owner}, not to you (uid {uid}): whoever owns it could \
-         replace the ledger; run as its owner, or name a ledger elsewhere with --ledger FILE",
+        "{path} belongs to uid {owner}, not to you (uid {uid}): whoever owns it could replace the ledger; \
+         run as its owner, or name a ledger elsewhere with --ledger FILE",
         path = .path.display()
     )]
     ForeignDirectory { path: PathBuf, owner: u32, uid: u32 },
@@ -45,6 +45,19 @@ pub enum LedgerError {
         path = .path.display()
     )]
     WorldWritable { path: PathBuf, mode: u32 },
+
+    #[error(
+        "the directory {path} can be written by its group (mode {mode:04o}): a member could replace the \
+         ledger; chmod g-w it, or name a ledger elsewhere with --ledger FILE",
+        path = .path.display()
+    )]
+    GroupWritable { path: PathBuf, mode: u32 },
+
+    #[error(
+        "{path} was replaced while it was being opened; look at what replaces it, and try again",
+        path = .path.display()
+    )]
+    Swapped { path: PathBuf },
 
     #[error(
         "{path} is a symbolic link, which bookend does not follow there; remove it, or name the file that \

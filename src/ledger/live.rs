@@ -19,7 +19,7 @@ use super::place;
 use crate::task::Task;
 
 /// Slots lie below this offset; above it is room for locks of the ledger's own.
-const SLOTS: i64 = 1 << 62;
+pub const SLOTS: i64 = 1 << 62;
 /// The byte that is held while the ledger is created or migrated.
 const MIGRATION: i64 = SLOTS;
 /// The bytes that stand for the aftermath of tasks, by their ids: from here on.
@@ -103,13 +103,10 @@ impl Live {
     /// What the kernel says of a task's live lock now.
     pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
         let Some(slot) = task.live_slot else { return Ok(LiveEvidence::NoSlot) };
-        let opened = match self.opened.get() {
-            Some(opened) => opened,
-            None => match LiveFile::open_to_ask(&self.path) {
-                Ok(opened) => self.opened.get_or_init(|| opened),
-                Err(LedgerError::Io { .. }) => return Ok(LiveEvidence::Unreadable),
-                Err(e) => return Err(e),
-            },
+        let opened = match self.file() {
+            Ok(opened) => opened,
+            Err(LedgerError::Io { .. }) => return Ok(LiveEvidence::Unreadable),
+            Err(e) => return Err(e),
         };
         let Some(live) = opened.as_ref().filter(|live| task.live_ino == Some(live.ino)) else {
             return Ok(LiveEvidence::OtherFile);
@@ -125,6 +122,15 @@ impl Live {
             }
             Err(e) => Err(LedgerError::io("asking for a live lock in", &self.path, e)),
         }
+    }
+
+    /// The file, opened once. `None`: it is missing.
+    pub fn file(&self) -> Result<Option<&LiveFile>> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened.as_ref());
+        }
+        let opened = LiveFile::open_to_ask(&self.path)?;
+        Ok(self.opened.get_or_init(|| opened).as_ref())
     }
 
     /// Takes the live lock of a task whose supervisor has let go of it, to finish what that left undone.
@@ -154,8 +160,8 @@ impl Live {
 }
 
 impl Aftermath {
-    /// The byte that stands for it: by FNV-1a of the id, 60 bits of it. Of two tasks that share one, one waits
-    /// for the next recovery.
+    /// The byte that stands for it: by FNV-1a of the id, 60 bits of it. Of two tasks that share one, one
+    /// waits for the next recovery.
     fn byte(self, id: &str) -> i64 {
         let fold = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
         let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325, fold) >> 4;

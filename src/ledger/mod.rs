@@ -24,8 +24,10 @@ mod stats;
 mod tasks;
 #[cfg(test)]
 pub mod tests;
+mod trust;
 mod wal;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +43,7 @@ use dialect::Dialect;
 use ending::By;
 use error::step;
 use live::{Live, LiveFile};
+use open::Whose;
 use place::OtherName;
 use spool::Content;
 use wal::Log;
@@ -60,6 +63,7 @@ pub use spool::SpoolSlot;
 pub use spool::fuzz;
 pub use stats::GroupBy;
 pub use tasks::{Delivery, Found, Seen};
+pub use trust::{Distrust, distrust};
 
 /// The version of the SQLite that is built in.
 pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
@@ -80,6 +84,8 @@ pub struct Ledger {
     live: Live,
     spool_dir: PathBuf,
     merged: Vec<Merged>,
+    /// Others could write to the ledger when it was opened.
+    was_shared: Option<Distrust>,
 }
 
 /// A record that waited in the spool, and what became of it.
@@ -123,8 +129,9 @@ impl Ledger {
     }
 
     fn open_for_writing(at: &Location) -> Result<Ledger> {
-        let (conn, log, dialect) = open::read_write(at)?;
-        let mut ledger = Ledger::over(conn, log, dialect, at);
+        let opened = open::read_write(at)?;
+        let mut ledger = Ledger::over(opened.conn, opened.log, opened.dialect, at);
+        ledger.was_shared = opened.was_shared;
         failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         ledger.merged = ledger.merge_spool()?;
         Ok(ledger)
@@ -132,8 +139,17 @@ impl Ledger {
 
     /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
     pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
+        Ledger::read_only(at, Whose::Anybodys)
+    }
+
+    /// As [`Ledger::open_read_only`], for acting upon what the rows say: the ledger has to be the caller's.
+    pub fn open_own_read_only(at: &Location) -> Result<Option<Ledger>> {
+        Ledger::read_only(at, Whose::Mine)
+    }
+
+    fn read_only(at: &Location, whose: Whose) -> Result<Option<Ledger>> {
         warn_of_other_name(at);
-        let opened = open::read_only(at)?;
+        let opened = open::read_only(at, whose)?;
         Ok(opened.map(|(conn, dialect)| Ledger::over(conn, Log::default(), dialect, at)))
     }
 
@@ -147,6 +163,7 @@ impl Ledger {
             live: Live::at(private.join("live")),
             spool_dir: private.join("spool"),
             merged: Vec::new(),
+            was_shared: None,
         }
     }
 
@@ -160,13 +177,10 @@ impl Ledger {
         (self.at.chosen_by != ChosenBy::Default).then_some(&self.at.file)
     }
 
-    /// Why the commands that stand in this ledger are not to be executed: others may have written them there.
-    pub fn distrust(&self) -> Option<String> {
-        let (path, mode) = place::written_by_others(&self.at)?;
-        Some(format!(
-            "others than you may write to {} (mode {mode:04o}), and could have put that command there",
-            path.display()
-        ))
+    /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others may
+    /// have written them.
+    pub fn distrust(&self) -> Option<Distrust> {
+        self.was_shared.clone().or_else(|| trust::distrust(&self.at))
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
@@ -345,6 +359,11 @@ impl Ledger {
     /// Takes the aftermath of tasks upon us: for each whether it is ours, else another process is at it.
     pub fn take_aftermath(&self, what: Aftermath, ids: &[&str]) -> Result<(AftermathLock, Vec<bool>)> {
         self.live.take_aftermath(what, ids)
+    }
+
+    /// Device and inode of the file `live`, and the bytes of it that supervisors lock.
+    pub fn live_bytes(&self) -> Result<Option<(u64, u64, Range<i64>)>> {
+        Ok(self.live.file()?.map(|live| (live.dev, live.ino, 0..live::SLOTS)))
     }
 
     // The spool.

@@ -15,6 +15,7 @@ use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
+use super::trust::{self, Distrust};
 use super::wal::Log;
 use crate::failpoint;
 
@@ -61,24 +62,36 @@ pub enum Found {
     Foreign,
 }
 
+/// A ledger that is open for writing.
+pub struct Opened {
+    pub conn: Connection,
+    pub log: Log,
+    pub dialect: Arc<Dialect>,
+    /// Others could write to a file of it until this one was made private.
+    pub was_shared: Option<Distrust>,
+}
+
 /// Opens the ledger for writing; makes it, or brings it up to date, if need be.
-pub fn read_write(at: &Location) -> Result<(Connection, Log, Arc<Dialect>)> {
+pub fn read_write(at: &Location) -> Result<Opened> {
     check_sqlite()?;
     let file = at.file.as_path();
     // First of all: beside what is no ledger of ours, nothing is made.
-    place::check_file(file)?;
+    let found = place::check_file(file)?;
     place::prepare_directories(at)?;
-    let mut meta = place::check_file(file)?;
-    if meta.as_ref().is_none_or(|m| m.len() == 0) {
-        create(at)?;
-        meta = place::check_file(file)?;
-    }
+    let meta = match found {
+        Some(meta) if meta.len() > 0 => meta,
+        _ => {
+            create(at)?;
+            place::check_own(file)?
+        }
+    };
     let log_path = with_suffix(file, "-wal");
     let index = with_suffix(file, "-shm");
     let log_meta = place::check_file(&log_path)?;
     let index_meta = place::check_file(&index)?;
 
     let mut conn = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    trust::check_opened(&conn, file, &meta)?;
     let adopted = match look(&conn, file)? {
         Found::Ledger { version, adopted } => {
             refuse_newer(file, version)?;
@@ -96,27 +109,44 @@ pub fn read_write(at: &Location) -> Result<(Connection, Log, Arc<Dialect>)> {
     dialect::register(&conn, &dialect)
         .and_then(|()| conn.execute_batch(SETTINGS))
         .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
+    let mut was_shared = None;
     if is_ours {
-        for (path, meta) in [(file, &meta), (&log_path, &log_meta), (&index, &index_meta)] {
-            if let Some(meta) = meta {
+        let beside = [(log_path.as_path(), &log_meta), (&index, &index_meta)];
+        let beside = beside.into_iter().filter_map(|(path, meta)| Some((path, meta.as_ref()?)));
+        for (path, meta) in std::iter::once((file, &meta)).chain(beside) {
+            let shared = trust::shared(path, meta);
+            if shared.is_none() || at.chosen_by.owns_directory() {
                 place::tighten(path, meta)?;
             }
+            was_shared = was_shared.or(shared);
         }
     }
     let log = Log::keep(&mut conn, file, log_meta.map(|m| m.ino()))?;
-    Ok((conn, log, dialect))
+    Ok(Opened { conn, log, dialect, was_shared })
+}
+
+/// Whose ledger may be opened for reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    Anybodys,
+    /// As for writing: what is read from it is acted upon.
+    Mine,
 }
 
 /// Opens the ledger for reading; makes and changes nothing. `None`: there is none.
-pub fn read_only(at: &Location) -> Result<Option<(Connection, Arc<Dialect>)>> {
+pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<Dialect>)>> {
     check_sqlite()?;
     let file = at.file.as_path();
-    let meta = place::check_type(file)?;
-    if meta.is_none_or(|m| m.len() == 0) {
-        return Ok(None);
+    let Some(meta) = place::check_type(file)?.filter(|m| m.len() > 0) else { return Ok(None) };
+    if whose == Whose::Mine {
+        place::check_file(file)?;
+        trust::check_way(at.directory())?;
     }
     place::check_beside(at)?;
     let conn = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    if whose == Whose::Mine {
+        trust::check_opened(&conn, file, &meta)?;
+    }
     // It may be somebody else's file: what its author wrote into the schema gets no more than plain SQL.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)
         .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;

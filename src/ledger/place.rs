@@ -10,10 +10,11 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Group, Uid, User, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{User, geteuid};
 use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, statx};
 
 use super::error::{LedgerError, Result};
+use super::trust;
 
 const OTHERS: u32 = 0o077;
 
@@ -39,7 +40,7 @@ impl ChosenBy {
     }
 
     /// Whether the directory around the ledger is bookend's own, not one that the user shares with it.
-    fn owns_directory(self) -> bool {
+    pub(super) fn owns_directory(self) -> bool {
         matches!(self, ChosenBy::XdgStateHome | ChosenBy::Default)
     }
 }
@@ -59,7 +60,7 @@ pub struct Location {
 
 impl Location {
     /// The directory that holds the ledger.
-    fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new("/"))
     }
 
@@ -119,66 +120,23 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Checks that a file is the caller's own. Root becomes its owner, for good: whatever is made from here on is
-/// the owner's too, and nothing that the owner laid there as a trap is followed with root's power.
-pub fn act_as_owner(path: &Path) -> Result<Metadata> {
-    let missing = || LedgerError::io("looking at", path, io::Error::from_raw_os_error(libc::ENOENT));
-    let meta = check_type(path)?.ok_or_else(missing)?;
-    if geteuid().is_root() && meta.uid() != 0 {
-        let (user, group) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
-        setgroups(&[group])
-            .and_then(|()| setresgid(group, group, group))
-            .and_then(|()| setresuid(user, user, user))
-            .map_err(|e| LedgerError::io("acting as the owner of", path, e.into()))?;
-    }
-    check_owner(path, &meta)?;
-    Ok(meta)
-}
-
 /// Makes the directories, and refuses those in which somebody else could tamper with the ledger.
 pub fn prepare_directories(at: &Location) -> Result<()> {
     let dir = at.directory();
+    trust::check_way(dir)?;
+    let looking = |e| LedgerError::io("looking at the ledger's directory", dir, e);
     let meta = match fs::metadata(dir) {
-        Ok(meta) => meta,
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            dir.ancestors().find(|d| d.exists()).map_or(Ok(()), check_above)?;
             make_private_dir(dir).map_err(|e| LedgerError::io("creating the ledger's directory", dir, e))?;
-            fs::metadata(dir).map_err(|e| LedgerError::io("looking at the ledger's directory", dir, e))?
+            fs::metadata(dir).map_err(looking)?
         }
-        Err(e) => return Err(LedgerError::io("looking at the ledger's directory", dir, e)),
+        other => other.map_err(looking)?,
     };
-    check_shared_dir(dir, &meta)?;
     if at.chosen_by.owns_directory() && meta.mode() & OTHERS != 0 {
         chmod(dir, 0o700)?;
     }
     own_directory(&at.private_dir())?;
     own_directory(&at.private_dir().join("spool"))
-}
-
-fn check_shared_dir(dir: &Path, meta: &Metadata) -> Result<()> {
-    if !meta.is_dir() {
-        return Err(LedgerError::WrongType { path: dir.to_owned(), wanted: "a directory" });
-    }
-    let uid = geteuid().as_raw();
-    if meta.uid() != uid && meta.uid() != 0 {
-        return Err(LedgerError::ForeignDirectory { path: dir.to_owned(), owner: meta.uid(), uid });
-    }
-    check_above(dir)
-}
-
-/// Who can write to a directory can put another in the place of whatever is in it: so those above count too,
-/// on the way that the path names and on the one that it comes to.
-fn check_above(dir: &Path) -> Result<()> {
-    let real = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let other = real.ancestors().filter(|_| real != dir);
-    for place in dir.ancestors().chain(other) {
-        let meta = fs::metadata(place).map_err(|e| LedgerError::io("looking at", place, e))?;
-        let mode = meta.mode() & 0o7777;
-        if mode & 0o002 != 0 && mode & 0o1000 == 0 {
-            return Err(LedgerError::WorldWritable { path: place.to_owned(), mode });
-        }
-    }
-    Ok(())
 }
 
 /// Refuses a link where bookend keeps what is its alone, for those who only read.
@@ -242,6 +200,12 @@ pub fn check_file(path: &Path) -> Result<Option<Metadata>> {
     };
     check_owner(path, &meta)?;
     Ok(Some(meta))
+}
+
+/// As [`check_file`], of one that has to be there.
+pub fn check_own(path: &Path) -> Result<Metadata> {
+    let missing = || LedgerError::io("looking at", path, io::Error::from_raw_os_error(libc::ENOENT));
+    check_file(path)?.ok_or_else(missing)
 }
 
 /// That a path names a regular file itself, or nothing.
@@ -346,25 +310,6 @@ fn file_system_of(file: &Path) -> &Path {
 /// A path as one word of a shell.
 fn shell_word(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
-}
-
-/// A file of the ledger that others than its owner may write to, with its mode: only one that belongs to
-/// another program too can be like that. A group that is the owner's alone, as most systems give each user,
-/// holds no others.
-pub fn written_by_others(at: &Location) -> Option<(PathBuf, u32)> {
-    ["", "-wal", "-shm", "-journal"].into_iter().find_map(|suffix| {
-        let path = with_suffix(&at.file, suffix);
-        let meta = fs::symlink_metadata(&path).ok()?;
-        let mode = meta.mode() & 0o777;
-        let is_shared = mode & 0o002 != 0 || (mode & 0o020 != 0 && !is_private_group(meta.uid(), meta.gid()));
-        is_shared.then_some((path, mode))
-    })
-}
-
-fn is_private_group(user: u32, group: u32) -> bool {
-    let user = User::from_uid(Uid::from_raw(user)).ok().flatten();
-    let group = Group::from_gid(Gid::from_raw(group)).ok().flatten();
-    user.zip(group).is_some_and(|(u, g)| u.gid == g.gid && u.name == g.name && g.mem.is_empty())
 }
 
 /// Takes from a file what others may do with it.

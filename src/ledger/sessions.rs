@@ -51,8 +51,8 @@ const UPDATE_WITHDRAWN_RESTORED: &str = "
 const SELECT_IS_WITHDRAWN: &str = "
     SELECT 1 FROM session_invalidation
     WHERE session_id = ?1 AND key = ?2 AND task_id = ?3 AND restored_at IS NULL AND reason <> 'replaced'";
-/// A later success is one of a task whose row was inserted later: clocks are set. What a user only did not want
-/// to continue was not judged unsafe.
+/// A later success is one of a task whose row was inserted later: clocks are set. What a user only did not
+/// want to continue was not judged unsafe.
 const SELECT_VETO: &str = "
     SELECT i.task_id, i.reason FROM session_invalidation i
     LEFT JOIN task_history u ON u.id = i.task_id

@@ -56,6 +56,8 @@ struct Record {
     tool_in_flight: Option<String>,
     #[serde(default)]
     context_lost: bool,
+    #[serde(default)]
+    transcript_seen: Option<bool>,
     oom_killed: Option<bool>,
     cpu_ms: Option<i64>,
     max_rss_kib: Option<i64>,
@@ -96,6 +98,7 @@ impl Record {
             session_id: ended.session_id.clone(),
             tool_in_flight: ended.tool_in_flight.clone(),
             context_lost: ended.context_lost,
+            transcript_seen: ended.transcript_seen,
             oom_killed: ended.oom_killed,
             cpu_ms: ended.cpu_ms,
             max_rss_kib: ended.max_rss_kib,
@@ -159,6 +162,7 @@ impl Record {
             session_id: self.session_id,
             tool_in_flight: self.tool_in_flight,
             context_lost: self.context_lost,
+            transcript_seen: self.transcript_seen,
             oom_killed: self.oom_killed,
             cpu_ms: self.cpu_ms,
             max_rss_kib: self.max_rss_kib,

@@ -62,7 +62,7 @@ macro_rules! select {
              stop_sender_pid, stop_sender_uid, end_source, last_seen_at, oom_killed, cpu_ms, max_rss_kib,
              on_finish, delivery_status, delivery_attempts, delivered_at, retention_secs, cleanup_after,
              hinted_at, hint_attempts, user_argv, run_options, leftovers, parent_id, oom_kills_before,
-             tool_in_flight, context_lost
+             tool_in_flight, context_lost, session_untracked, transcript_seen
              FROM task_history ",
             $($rest),+
         )
@@ -125,15 +125,15 @@ const INSERT_TASK: &str = "
          session_id, resumed_from, argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns,
          supervisor_pid, supervisor_start, supervisor_pidfd, agent_pid, agent_start, agent_pidfd, cgroup,
          last_seen_at, on_finish,
-         retention_secs, user_argv, run_options, parent_id, oom_kills_before, reason, error, finished_at,
-         duration_ms, cost_usd, turns, input_tokens, output_tokens, cache_read_tokens,
+         retention_secs, user_argv, run_options, parent_id, oom_kills_before, session_untracked, reason,
+         error, finished_at, duration_ms, cost_usd, turns, input_tokens, output_tokens, cache_read_tokens,
          cache_creation_tokens, artifacts)
     VALUES
         (:id, :key, :repo, :issue_number, :user, :agent, :agent_type, :model, :provider, 'running',
          :started_at, :session_id, :resumed_from, :argv, :cwd,
          :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
          :supervisor_pidfd, :agent_pid, :agent_start, :agent_pidfd, :cgroup, :last_seen_at, :on_finish,
-         :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before,
+         :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before, :session_untracked,
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 const INSERT_TRANSITION: &str = "
@@ -322,6 +322,7 @@ pub fn insert(
             ":run_options": task.run_options,
             ":parent_id": task.parent_id,
             ":oom_kills_before": task.oom_kills_before.map(u64::cast_signed),
+            ":session_untracked": task.session_untracked,
         },
     )?;
     let begin = Move { from: None, to: Status::Running, reason: None };
@@ -472,6 +473,8 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         oom_kills_before: unsigned(next!()),
         tool_in_flight: next!(),
         context_lost: next!(),
+        session_untracked: next!(),
+        transcript_seen: next!(),
     })
 }
 

@@ -1,8 +1,8 @@
 //! Messages on their way to stderr, which is never waited for: its reader may have stopped.
 //!
 //! The descriptor is the caller's, and made non-blocking it would be so for the agent too. So a pipe or a
-//! terminal is opened once more, with a description of its own (proc_pid_fd(5)), and a socket is sent to without
-//! waiting. Anything else does not block, or is asked before.
+//! terminal is opened once more, with a description of its own (proc_pid_fd(5)), and a socket is sent to
+//! without waiting. Anything else does not block, or is asked before.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;

@@ -190,12 +190,6 @@ fn pidfd(pid: Pid) -> rustix::io::Result<Option<OwnedFd>> {
     }
 }
 
-/// `user root (uid 0)`.
-pub fn user_name(uid: u32) -> String {
-    let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.name);
-    name.map_or_else(|| format!("uid {uid}"), |n| format!("user {n} (uid {uid})"))
-}
-
 /// The records of this process and of its child behind `child`, with the inodes of their pidfds. Before
 /// pidfs (Linux 6.9) all pidfds had one inode in common, which is not recorded.
 pub fn records(

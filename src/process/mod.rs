@@ -9,6 +9,7 @@ pub mod gate;
 pub mod group;
 pub mod identity;
 pub mod leftovers;
+pub mod locks;
 pub mod mark;
 pub mod marked;
 pub mod oom;

@@ -9,7 +9,7 @@ use crate::hook;
 use crate::process::caller::Caller;
 use crate::process::gate::{Gated, StartError, Step};
 use crate::process::leftovers::{self, Hunt};
-use crate::supervise::{End, Helper, Supervisor};
+use crate::supervise::{End, Helper, Supervisor, Traces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
 
 use super::{Leave, Request, Who, deliver, output_pipe};
@@ -90,7 +90,13 @@ pub(super) fn end_without_agent(
     if request.prepare.is_some() {
         run.look_for_leftovers(&mut hunt);
     }
-    run.settle(End { ending: no.ending, error: no.error, exit: None, leftovers: Some(hunt.summary()) });
+    run.settle(End {
+        ending: no.ending,
+        error: no.error,
+        exit: None,
+        leftovers: Some(hunt.summary()),
+        traces: Traces::default(),
+    });
     run.end_leftovers(hunt, ends)?;
     deliver(run, request, caller)?;
     Ok(no.leave)

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tracing::{debug, error, info, warn};
 
-use super::{End, Supervisor};
+use super::{End, Supervisor, Traces};
 use crate::agent::Observed;
 use crate::clock;
 use crate::ledger::{Finished, Ledger, SpoolSlot};
@@ -37,9 +37,10 @@ impl Supervisor<'_> {
             counts: self.counts(&observed),
             session_cost_usd: observed.reported_cost_usd,
             model: observed.model,
-            session_id: observed.session_id,
+            session_id: observed.session_id.or(end.traces.backgrounded),
             tool_in_flight: observed.tool_in_flight,
             context_lost: self.context_lost,
+            transcript_seen: end.traces.transcript_seen,
             oom_killed,
             cpu_ms: cpu.and_then(|c| i64::try_from(c.as_millis()).ok()),
             max_rss_kib: used.peak_kib.or(usage.map(|u| u.max_rss_kib)),
@@ -142,7 +143,13 @@ impl Drop for Supervisor<'_> {
             false => Ending::Failure(Failure::Spawn),
         };
         let error = Some("bookend itself failed while it had the task in charge".to_owned());
-        self.settle(End { ending, error, exit: self.agent.ended, leftovers: None });
+        self.settle(End {
+            ending,
+            error,
+            exit: self.agent.ended,
+            leftovers: None,
+            traces: Traces::default(),
+        });
     }
 }
 

@@ -147,8 +147,8 @@ impl Supervisor<'_> {
         {
             match change {
                 Change::Ended(exit) => helper.ended = Some(exit),
-                // A process group of its own is not the shell's job: nobody would continue us with it. But for
-                // Ctrl-Z, which we pass on.
+                // A process group of its own is not the shell's job: nobody would continue us with it, unless
+                // it was Ctrl-Z that we passed on.
                 Change::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
                     self.stop_along(pid, signal)?;
                 }

@@ -87,6 +87,10 @@ pub struct Task {
     pub tool_in_flight: Option<String>,
     /// The agent did not go on with the conversation of `resumed_from` but began another one.
     pub context_lost: Option<bool>,
+    /// Why the key's session was not tracked.
+    pub session_untracked: Option<String>,
+    /// Whether the transcript lay where bookend looks for it when the task ended in success.
+    pub transcript_seen: Option<bool>,
 }
 
 impl Task {

@@ -252,8 +252,16 @@ fn processes(page: &mut Page, task: &Task) {
     page.data("cgroup", task.cgroup.as_deref());
 }
 
+fn session(task: &Task) -> Option<String> {
+    let untracked = task.session_untracked.as_ref().map(|why| format!("not tracked ({why})"));
+    match (&task.session_id, untracked) {
+        (Some(id), Some(untracked)) => Some(format!("{id}, {untracked}")),
+        (id, untracked) => id.clone().or(untracked),
+    }
+}
+
 fn told(page: &mut Page, task: &Task, history: &History) {
-    page.data("session", task.session_id.as_deref());
+    page.data("session", session(task).as_deref());
     page.data("resumed from", task.resumed_from.as_deref());
     let lost = task.context_lost.filter(|lost| *lost);
     page.plain("context", lost.map(|_| "lost: the agent did not go on with that session".to_owned()));

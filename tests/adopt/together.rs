@@ -268,7 +268,8 @@ fn owner_and_mode_of_the_file_stay_and_what_is_beside_it_is_the_owners() {
             std::os::unix::fs::chown(path, Some(OWNER), Some(OWNER)).expect("an owner");
         }
         let theirs = Theirs { world: theirs.world, file };
-        theirs.adopted();
+        let adopted = theirs.adopt().ended(End::Code(0));
+        assert!(adopted.stderr.contains("belongs to user nobody (uid 65534)"), "{adopted:?}");
         let meta = fs::metadata(&theirs.file).expect("the file");
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (OWNER, OWNER, mode));
         for entry in fs::read_dir(&home).expect("their directory").flatten() {

@@ -46,7 +46,7 @@ pub fn measure(bench: &Bench) -> Vec<Figure> {
         tini("a run, its ledger in memory", &|| installed(&in_memory, &RUN), None),
         tini(LEAST, &|| installed(&world, &least(&world.ledger())), None),
         tini("the same, its ledger in memory", &|| installed(&in_memory, &least(&in_memory.ledger())), None),
-        tini("a run in a git worktree", &in_worktree, None),
+        tini("a run in a git worktree", &in_worktree, Some(Target::AtMost(6.0))),
         beside(bench, &world, "a run, whole", &run, &["dumb-init", "true"], None),
         beside(bench, &world, "a run, whole", &run, &["timeout", "10", "true"], None),
         beside(bench, &world, "a run, whole", &run, &TASK_SPOOLER, None),

@@ -279,7 +279,7 @@ fn root_cancels_no_process_that_is_not_the_owners() {
         ),
     );
     let said = bookend(&world, &["cancel", "one"]).ended(End::Code(1));
-    assert!(said.stderr.contains("was not signalled"), "{said:?}");
+    assert!(said.stderr.contains("may not be signalled"), "{said:?}");
     world.send(pid, ["64:1000"]);
     assert!(out.rest().is_empty(), "no signal but the last came");
     bystander.wait().ended(End::Code(0));

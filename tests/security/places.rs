@@ -2,11 +2,11 @@
 //! to is as it was.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use super::{NOBODY, SOMEBODY, copy_program, give, open_world, set_mode};
-use crate::harness::{Cmd, End, Fifo, World, eventually, is_root, possible, state};
+use crate::harness::{Cmd, End, Fifo, World, eventually, is_root, on_path, possible, state};
 use crate::standins::{bookend, recover};
 
 /// All that lies in the ledger's place, the ledger first.
@@ -268,7 +268,12 @@ fn commands_in_a_ledger_that_others_may_write_to_are_not_run() {
     let theirs = rusqlite::Connection::open(&ledger).expect("a database");
     theirs.execute_batch(include_str!("../adopt/plain.sql")).expect("their tables");
     drop(theirs);
-    bookend(&world, &["adopt", &ledger]).ended(End::Code(0));
+    set_mode(&world, "theirs.db", 0o664);
+    let said = bookend(&world, &["adopt", &ledger]).ended(End::Code(0));
+    assert!(said.stdout.contains(&format!("to change that: chmod g-w {ledger}\n")), "{said:?}");
+    set_mode(&world, "theirs.db", 0o644);
+    let said = bookend(&world, &["adopt", &ledger]).ended(End::Code(0));
+    assert!(!said.stdout.contains("chmod"), "{said:?}");
     let hook = format!("touch {}", world.name("effect"));
     let options = ["--id", "one", "--ledger", &ledger, "--on-finish", &hook];
     world.run(["touch", &world.name("agent")]).options(options).run().ended(End::Code(0));
@@ -293,16 +298,94 @@ fn commands_in_a_ledger_that_others_may_write_to_are_not_run() {
         set_mode(&world, &format!("theirs.db{part}"), 0o644);
         recover(&world, &["--ledger", &ledger]);
     }
-    // It is others that matter: who may read it, and the owner's own group, may not or are nobody else.
+    // A group is others, whoever is in it today; who may only read is not.
     pend();
     set_mode(&world, "theirs.db", 0o664);
-    if is_root() {
+    let said = bookend(&world, &["recover", "--ledger", &ledger]).ended(End::Code(1));
+    assert!(said.stdout.contains(&format!("; chmod g-w {ledger}")), "{said:?}");
+    let said = bookend(&world, &["redispatch", "one", "--ledger", &ledger]).ended(End::Code(125));
+    assert!(said.stderr.contains(&format!("hint: chmod g-w {ledger}")), "{said:?}");
+    assert!(!world.path("effect").exists() && !world.path("agent").exists(), "it ran");
+    // As the hint says.
+    world.bare(["chmod", "g-w", &ledger]).run().ended(End::Code(0));
+    pend();
+    recover(&world, &["--ledger", &ledger]);
+    assert!(world.path("effect").exists());
+    bookend(&world, &["redispatch", "one", "--ledger", &ledger]).ended(End::Code(0));
+    assert!(world.path("agent").exists());
+}
+
+/// A list of users and groups that may write stands in no mode.
+#[test]
+fn commands_in_a_ledger_with_an_access_control_list_are_not_run() {
+    let test = "commands_in_a_ledger_with_an_access_control_list";
+    let Some(world) = World::of_bookend(test) else { return };
+    let set = |words: &[&str]| world.bare([&["setfacl"], words].concat()).run().end == End::Code(0);
+    fs::write(world.path("tried"), "").expect("a file");
+    let user = format!("user:{SOMEBODY}:r");
+    let works = on_path("setfacl") && set(&["-m", &user, &world.name("tried")]);
+    if !possible(test, works, "setfacl, and a file system with access control lists") {
+        return;
+    }
+    let (ledger, effect) = (world.name("l.db"), world.name("effect"));
+    let options = ["--id", "one", "--ledger", &ledger, "--on-finish", &format!("touch {effect}")];
+    world.run(["true"]).options(options).run().ended(End::Code(0));
+    // Or the log would go with the last one who has it open.
+    let held = rusqlite::Connection::open(&ledger).expect("the ledger");
+    held.execute_batch("SELECT * FROM task_history").expect("a read");
+    for part in ["", "-wal", "-shm"] {
+        let file = world.name(&format!("l.db{part}"));
+        fs::remove_file(&effect).expect("the effect");
+        let pend = "UPDATE task_history SET delivery_status = 'pending', delivery_attempts = 0";
+        rusqlite::Connection::open(&ledger).expect("the ledger").execute_batch(pend).expect("a pending one");
+        assert!(set(&["-m", &user, &file]));
+        for words in [&["recover"][..], &["redispatch", "one"]] {
+            let said = bookend(&world, &[&["--ledger", &ledger], words].concat());
+            let all = said.stdout.clone() + &said.stderr;
+            assert!(all.contains("has an access control list (ACL)"), "{part} {words:?}: {said:?}");
+            assert!(all.contains(&format!("setfacl --remove-all {file}")), "{part} {words:?}: {said:?}");
+            assert!(!Path::new(&effect).exists(), "{part} {words:?}: it ran");
+        }
+        assert!(set(&["--remove-all", &file]));
+        rusqlite::Connection::open(&ledger).expect("the ledger").execute_batch(pend).expect("a pending one");
         recover(&world, &["--ledger", &ledger]);
-        assert!(world.path("effect").exists(), "root's own group");
+        assert!(Path::new(&effect).exists(), "{part}");
+    }
+}
+
+/// A ledger of bookend's own that others may write to stays distrusted until its owner changes the mode.
+#[test]
+fn commands_in_a_ledger_of_bookends_own_that_others_may_write_to_are_not_run() {
+    let Some(world) = World::of_bookend("commands_in_a_ledger_of_bookends_own") else { return };
+    let (ledger, effect) = (world.name("l.db"), world.name("effect"));
+    let options = ["--id", "one", "--ledger", &ledger, "--on-finish", &format!("touch {effect}")];
+    world.run(["true"]).options(options).run().ended(End::Code(0));
+    // Or the log would go with the last one who has it open.
+    let held = rusqlite::Connection::open(&ledger).expect("the ledger");
+    held.execute_batch("SELECT * FROM task_history").expect("a read");
+    for part in ["", "-wal", "-shm"] {
+        fs::remove_file(&effect).expect("the effect");
+        let pend = || {
+            let sql = "UPDATE task_history SET delivery_status = 'pending', delivery_attempts = 0";
+            rusqlite::Connection::open(&ledger)
+                .expect("the ledger")
+                .execute_batch(sql)
+                .expect("a pending one");
+        };
         pend();
-        chown(world.path("theirs.db"), None, Some(NOBODY)).expect("another group");
-        bookend(&world, &["recover", "--ledger", &ledger]).ended(End::Code(1));
-        assert!(!world.path("effect").exists(), "a group of others");
+        let file = world.name(&format!("l.db{part}"));
+        set_mode(&world, &format!("l.db{part}"), 0o620);
+        for words in [&["recover"][..], &["redispatch", "one"], &["recover"], &["redispatch", "one"]] {
+            let said = bookend(&world, &[&["--ledger", &ledger], words].concat());
+            let all = said.stdout.clone() + &said.stderr;
+            let done = words == ["recover"] && all.contains("nothing to settle");
+            assert!(done || all.contains(&format!("chmod g-w {file}")), "{part} {words:?}: {said:?}");
+            assert!(!Path::new(&effect).exists(), "{part} {words:?}: it ran");
+        }
+        set_mode(&world, &format!("l.db{part}"), 0o600);
+        pend();
+        recover(&world, &["--ledger", &ledger]);
+        assert!(Path::new(&effect).exists(), "{part}");
     }
 }
 

@@ -86,9 +86,8 @@ fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_anew() {
     m.sh("touch /var/lib/bookend/go");
     for row in &rows[1..] {
         let id = row["id"].as_str().expect("an id").to_owned();
-        m.until(&format!(
-            "journalctl --sync; journalctl -o cat --no-pager -q -u bookend-report | grep '^.recovery' | grep -q {id}"
-        ));
+        let reports = "journalctl --sync; journalctl -o cat --no-pager -q -u bookend-report";
+        m.until(&format!("{reports} | grep '^.recovery' | grep -q {id}"));
     }
     assert!(m.holds("test -e /var/lib/bookend/hooked"));
 }
@@ -191,7 +190,8 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
 fn the_units_are_sound_and_as_closed_as_they_can_be() {
     let Some(m) = Machine::new("the_units_are_sound_and_as_closed_as_they_can_be") else { return };
     m.task("one", WORK, "");
-    let units = "bookend-recover.service bookend-report.service bookend@one.service bookend-prune.service bookend-prune.timer";
+    let units = "bookend-recover.service bookend-report.service bookend@one.service bookend-prune.service \
+                 bookend-prune.timer";
     let said = m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
     assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
     let user = "export XDG_RUNTIME_DIR=/run HOME=/root; cd /usr/lib/systemd/user; \

@@ -11,6 +11,8 @@ use crate::regular;
 
 /// A longer list of plugins is not read: the agent would have to wait for it.
 const LONGEST_LIST: u64 = 16 << 20;
+/// A longer state of a job is not read.
+const LONGEST_STATE: u64 = 1 << 20;
 /// Longer folder names are cut here by Claude, and a hash of the whole is added.
 const FOLDER_NAME: usize = 200;
 
@@ -46,6 +48,22 @@ pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<String> {
         counts.then(|| (changed.unwrap_or(SystemTime::UNIX_EPOCH), id.to_owned()))
     });
     conversations.max().map(|(_, id)| id)
+}
+
+/// The id of the conversation of the only job that was made from `cwd` since then.
+pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: &str) -> Option<String> {
+    let cwd = cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned());
+    let states = fs::read_dir(jobs).ok()?.flatten().filter_map(|job| {
+        let state = regular::read(&job.path().join("state.json"), 0, LONGEST_STATE).ok()?;
+        serde_json::from_slice::<serde_json::Value>(&state).ok()
+    });
+    let is_ours = |state: &serde_json::Value| {
+        state["cwd"].as_str().map(Path::new) == Some(&cwd)
+            && state["createdAt"].as_str().is_some_and(|at| at >= since)
+    };
+    let mut ours = states.filter(is_ours);
+    let id = ours.next()?["sessionId"].as_str().filter(|id| is_session_id(id))?.to_owned();
+    ours.next().is_none().then_some(id)
 }
 
 /// The folders in which conversations of `cwd` may lie.

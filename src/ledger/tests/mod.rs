@@ -80,6 +80,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
         retention_secs: 3600,
         parent_id: None,
         oom_kills_before: None,
+        session_untracked: None,
     }
 }
 
@@ -99,6 +100,7 @@ pub fn ended(ending: Ending) -> Ended {
         session_id: None,
         tool_in_flight: None,
         context_lost: false,
+        transcript_seen: None,
         oom_killed: None,
         cpu_ms: Some(12),
         max_rss_kib: Some(2048),

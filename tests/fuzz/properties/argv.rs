@@ -1,12 +1,11 @@
 //! The argv that is executed: the user's own words, in order, and at most one flag more, which the agent's
 //! own way of reading takes for what was meant.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
 
-use crate::agent::{Adapter, Asked, AskedSession, Plan, adapter};
-use crate::session::{Known, LastUse, choose};
+use crate::agent::{Adapter, Asked, AskedSession, Place, Plan, recognise};
+use crate::session::{Known, LastUse, Transcript, choose};
 use crate::task::Status;
 
 /// The words are parted by NUL bytes, as in `/proc/PID/cmdline`.
@@ -18,16 +17,24 @@ pub fn argv(line: &[u8]) {
     for (program, agent_type) in [
         ("claude", None),
         ("npx", Some("claude")),
+        ("wrapper", Some("claude")),
         ("cursor-agent", None),
         ("npx", Some("cursor")),
         ("make", None),
     ] {
-        let adapter = adapter(OsStr::new(program), agent_type).expect("an adapter");
-        let asked = adapter.asked(&args, false);
-        assert_eq!(adapter.asked(&args, true).session, asked.session);
-        nothing_is_invented(&asked, &args);
+        let words: Vec<OsString> =
+            [OsString::from(program)].into_iter().chain(args.iter().cloned()).collect();
+        let recognised = recognise(&words, agent_type).expect("an adapter");
+        let own = &words[recognised.own..];
+        if matches!(recognised.place, Place::Untracked(_)) {
+            continue;
+        }
+        let adapter = recognised.adapter;
+        let asked = adapter.asked(own, false);
+        assert_eq!(adapter.asked(own, true).session, asked.session);
+        nothing_is_invented(&asked, own);
         for linked in [None, Some("0197a6a0-0000-4000-8000-00000000abcd"), Some("-x")] {
-            one_flag_at_most(adapter, &args, &asked, linked);
+            one_flag_at_most(adapter, own, &asked, linked);
         }
     }
 }
@@ -42,13 +49,14 @@ fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
         task: Some(("t".to_owned(), Status::Success)),
         restored: false,
         veto: None,
+        transcript_seen: None,
     });
     let known = Known {
         asked: &asked.session,
         fresh: false,
         new_id: adapter.can_assign().then(|| NEW.to_owned()),
         linked: last.as_ref(),
-        transcript_gone: false,
+        transcript: Transcript::Usable,
         users: None,
         allow_unsafe: false,
         attended: false,
@@ -75,8 +83,8 @@ fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &Asked, lin
         .find(|at| argv[*at..].starts_with(&put_in) && argv[..*at] == args[..*at])
         .expect("the flag, among the user's words");
     assert_eq!(argv[at + put_in.len()..], args[at..], "and all of them");
-    let own = args[..at].iter().rposition(|w| names_the_agent(w)).map_or(0, |i| i + 1);
-    assert_eq!(own, at, "{argv:?}: it comes first of the agent's own words, so before `--`");
+    let lead = usize::from(at > 0 && args[0] == *"agent");
+    assert_eq!(lead, at, "{argv:?}: it comes first of the agent's own words, so before `--`");
 
     // It is read back as it was meant, and nothing else is read otherwise.
     let again = adapter.asked(&argv, false);
@@ -90,13 +98,6 @@ fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &Asked, lin
     assert_eq!(Asked { session: asked.session.clone(), ..again.clone() }, *asked);
     let next = chosen(adapter, &again, Some("another"));
     assert_eq!((&next, adapter.argv(&argv, &next)), (&Plan::AsGiven, argv), "once is enough");
-}
-
-/// Behind such a word another program's arguments end and the agent's begin.
-fn names_the_agent(word: &OsStr) -> bool {
-    let base = Path::new(word).file_name().unwrap_or_default().as_bytes();
-    let name = base.split(|b| *b == b'@').next().unwrap_or_default();
-    [&b"claude"[..], b"claude-code", b"cli.js", b"cli-wrapper.cjs", b"cursor-agent", b"agent"].contains(&name)
 }
 
 /// What is read from the words stands in them.

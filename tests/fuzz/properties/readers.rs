@@ -1,13 +1,11 @@
 //! What is read from an agent's output, whatever it is and however it is cut.
 
-use std::ffi::OsStr;
-
 use super::json::Json;
 use super::{Chance, cuts};
-use crate::agent::{Adapter, Mode, Observed, Reader, adapter};
+use crate::agent::{Adapter, Mode, Observed, Reader, by_type};
 
-fn named(program: &str) -> &'static dyn Adapter {
-    adapter(OsStr::new(program), None).expect("every name has an adapter")
+fn named(agent_type: &str) -> &'static dyn Adapter {
+    by_type(agent_type).expect("every type has an adapter")
 }
 
 pub fn claude(stream: &[u8]) {
@@ -16,12 +14,12 @@ pub fn claude(stream: &[u8]) {
 }
 
 pub fn cursor(stream: &[u8]) {
-    follows("cursor-agent", stream);
+    follows("cursor", stream);
 }
 
 pub fn command(stream: &[u8]) {
     for mode in [Mode::StreamJson, Mode::Json] {
-        assert_eq!(read("make", mode, stream), Observed::default());
+        assert_eq!(read("command", mode, stream), Observed::default());
     }
 }
 

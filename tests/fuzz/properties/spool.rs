@@ -88,7 +88,7 @@ impl From<'_> {
 
     fn ending(&mut self) -> Ending {
         use {Cancel as C, Failure as F, Interrupt as I};
-        match self.byte() % 16 {
+        match self.byte() % 17 {
             0 => Ending::Success,
             1 => Ending::Failure(F::AgentError),
             2 => Ending::Failure(F::Exit),
@@ -104,6 +104,7 @@ impl From<'_> {
             12 => Ending::Interrupted(I::Oom),
             13 => Ending::Interrupted(I::Rebooted),
             14 => Ending::Interrupted(I::Ttl),
+            15 => Ending::Backgrounded,
             _ => Ending::AbortedNoSkill(self.text()),
         }
     }
@@ -135,6 +136,7 @@ impl From<'_> {
             session_id: self.maybe(Self::text),
             tool_in_flight: self.maybe(Self::text),
             context_lost: self.byte() & 1 == 1,
+            transcript_seen: self.maybe(|from| from.byte() & 1 == 1),
             oom_killed: self.maybe(|from| from.byte() & 1 == 1),
             cpu_ms: self.integer(),
             max_rss_kib: self.integer(),

@@ -1,0 +1,304 @@
+//! Which agent a command line starts, behind which other programs, and where its own arguments begin.
+
+mod launchers;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::{ADAPTERS, Adapter, UnknownAgentType};
+use launchers::{LAUNCHERS, Launcher, Reach, has};
+
+/// How many programs may start one another on a command line.
+const DEPTH: usize = 8;
+/// How many symbolic links are followed from a program to what it is.
+const LINKS: usize = 8;
+
+/// By what an agent is known. Lists are parted by white space.
+#[derive(Debug)]
+pub struct Names {
+    /// Base names of its program.
+    pub programs: &'static str,
+    /// Base names that are also other programs': they count only where the agent's type is given.
+    pub common: &'static str,
+    /// Packages that hold it, as npx and the like name them; their files are its program too.
+    pub packages: &'static str,
+    /// Its releases are programs that are named by their version, in a folder `versions`.
+    pub by_version: bool,
+}
+
+/// What a command line starts.
+pub struct Recognised {
+    pub adapter: &'static dyn Adapter,
+    /// Where in the argv, the program first, the agent's own arguments begin.
+    pub own: usize,
+    pub place: Place,
+}
+
+/// Where the agent's conversations are, seen from bookend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Here,
+    /// This program starts it as another user or on another machine.
+    Elsewhere(String),
+    /// Nothing is put into its arguments.
+    Untracked(Untracked),
+}
+
+/// Why a conversation is not tracked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Untracked {
+    /// There is no adapter for this program.
+    NoAdapter(String),
+    /// This program may start several agents, or its arguments do not show which.
+    Hidden(String),
+    /// This program was given an option of which bookend does not know how many words it takes.
+    Unclear(String),
+    /// This program starts it as another user or on another machine.
+    Elsewhere(String),
+    /// This program is not known, and a later argument names an agent.
+    Ambiguous(String),
+}
+
+impl fmt::Display for Untracked {
+    /// As the row has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Untracked::NoAdapter(by)
+            | Untracked::Hidden(by)
+            | Untracked::Unclear(by)
+            | Untracked::Elsewhere(by) => f.write_str(by),
+            Untracked::Ambiguous(by) => write!(f, "ambiguous: {by}"),
+        }
+    }
+}
+
+/// What the walk along a command line came to; places are indexes of the argv.
+#[derive(Debug)]
+enum Walk {
+    Agent {
+        adapter: usize,
+        at: usize,
+    },
+    /// A program of which nothing is known.
+    Program {
+        at: usize,
+    },
+    /// A launcher that does not show what it starts.
+    Hidden {
+        at: usize,
+    },
+    /// A launcher whose arguments are not understood.
+    Unclear {
+        at: usize,
+    },
+}
+
+/// Recognises the agent of a command line, the program first.
+///
+/// # Errors
+/// `agent_type` names no adapter.
+pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognised, UnknownAgentType> {
+    let named = match agent_type {
+        None => None,
+        Some(name) => Some(super::by_type(name).ok_or_else(|| UnknownAgentType {
+            program: argv.first().map(PathBuf::from).unwrap_or_default(),
+            named: name.to_owned(),
+        })?),
+    };
+    let mut away = None;
+    let walk = walk(argv, named, &mut away);
+    let untracked = |why, own| Recognised {
+        adapter: named.unwrap_or_else(super::no_adapter),
+        own,
+        place: Place::Untracked(why),
+    };
+    Ok(match (walk, away) {
+        // Their own words name them, whatever the user says.
+        (Walk::Agent { at, .. }, Some((by, _))) if named.is_none() => untracked(Untracked::Elsewhere(by), at),
+        (Walk::Agent { at, .. }, Some((by, true))) if !argv[at..].iter().all(|w| is_plain(w)) => {
+            untracked(Untracked::Elsewhere(by), argv.len())
+        }
+        (Walk::Agent { adapter, at }, away) => Recognised {
+            adapter: ADAPTERS[adapter],
+            own: at + 1,
+            place: away.map_or(Place::Here, |(by, _)| Place::Elsewhere(by)),
+        },
+        (Walk::Hidden { at }, _) => untracked(Untracked::Hidden(base(&argv[at])), argv.len()),
+        (_, Some((by, _))) => untracked(Untracked::Elsewhere(by), argv.len()),
+        (Walk::Unclear { at }, None) => {
+            untracked(Untracked::Unclear(base(&argv[at])), after_agent(argv, at + 1).unwrap_or(argv.len()))
+        }
+        (Walk::Program { at }, None) => match (named, after_agent(argv, at + 1)) {
+            (None, _) => untracked(Untracked::NoAdapter(base_at(argv, at)), argv.len()),
+            (Some(adapter), _) if !adapter.tracks_sessions() => {
+                untracked(Untracked::NoAdapter(base_at(argv, at)), argv.len())
+            }
+            (Some(_), Some(own)) => untracked(Untracked::Ambiguous(base_at(argv, at)), own),
+            (Some(adapter), None) => {
+                Recognised { adapter, own: (at + 1).min(argv.len()), place: Place::Here }
+            }
+        },
+    })
+}
+
+/// Follows the launchers of a command line. `away` becomes the launcher that leaves this user or machine, and
+/// whether a shell there reads the words again.
+fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Option<(String, bool)>) -> Walk {
+    let mut at = 0;
+    for _ in 0..DEPTH {
+        let Some(word) = argv.get(at) else { break };
+        let known = ADAPTERS.iter().position(|a| {
+            let counts = named.is_none_or(|n| n.agent_type() == a.agent_type());
+            counts && a.names().is_name(word, named.is_some())
+        });
+        if let Some(adapter) = known {
+            return Walk::Agent { adapter, at };
+        }
+        let args = &argv[at + 1..];
+        let name = Path::new(word).file_name().unwrap_or(word);
+        let rows: Vec<&Launcher> =
+            LAUNCHERS.iter().filter(|l| has(l.names, &name.to_string_lossy())).collect();
+        let Some(launcher) = rows.iter().find(|l| l.calls(name, args)).or(rows.first()) else {
+            return match linked(argv, at, named) {
+                Some(adapter) => Walk::Agent { adapter, at },
+                None => Walk::Program { at },
+            };
+        };
+        match launcher.reach {
+            Reach::Here => {}
+            Reach::Hidden => return Walk::Hidden { at },
+            reach => {
+                let by = || (base(word), reach == Reach::ElsewhereByShell);
+                away.get_or_insert_with(by);
+            }
+        }
+        match launcher.program(args) {
+            Some(place) => at += 1 + place,
+            None => return Walk::Unclear { at },
+        }
+    }
+    Walk::Unclear { at: 0 }
+}
+
+/// The agent to which the program at `at` is a symbolic link.
+fn linked(argv: &[OsString], at: usize, named: Option<&'static dyn Adapter>) -> Option<usize> {
+    let word = Path::new(&argv[at]);
+    // What another program looks up may be looked up elsewhere.
+    if at > 0 && !word.is_absolute() {
+        return None;
+    }
+    let mut file =
+        if word.components().count() > 1 || word.is_absolute() { word.to_path_buf() } else { in_path(word)? };
+    for _ in 0..LINKS {
+        let target = std::fs::read_link(&file).ok()?;
+        file = file.parent().unwrap_or(Path::new("")).join(target);
+        let known = ADAPTERS.iter().position(|a| {
+            let counts = named.is_none_or(|n| n.agent_type() == a.agent_type());
+            counts && a.names().is_name(file.as_os_str(), named.is_some())
+        });
+        if known.is_some() {
+            return known;
+        }
+    }
+    None
+}
+
+/// The symbolic link of this name that PATH finds; `None`: it finds none, or a program.
+fn in_path(name: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    for dir in std::env::split_paths(&path) {
+        let file = dir.join(name);
+        match std::fs::read_link(&file) {
+            Ok(_) => return Some(file),
+            Err(e) if e.kind() == ErrorKind::InvalidInput => return None,
+            Err(_) => {}
+        }
+    }
+    None
+}
+
+impl Names {
+    /// Whether a word of a command line is the name or the path of this agent.
+    fn is_name(&self, word: &OsStr, typed: bool) -> bool {
+        let path = Path::new(word);
+        let Some(base) = path.file_name().and_then(OsStr::to_str) else { return false };
+        let of_package = |package: &str| {
+            let version = word.to_str().and_then(|w| w.strip_prefix(package));
+            version.is_some_and(|v| v.is_empty() || v.starts_with('@')) || holds(path, package)
+        };
+        has(self.programs, base)
+            || (typed && has(self.common, base))
+            || self.packages.split_whitespace().any(of_package)
+            || (self.by_version && is_version(base) && in_versions(path))
+    }
+}
+
+/// Whether `path` is a file below the folder of `package`.
+fn holds(path: &Path, package: &str) -> bool {
+    path.ancestors().skip(1).any(|dir| dir.ends_with(package))
+}
+
+fn in_versions(path: &Path) -> bool {
+    path.parent().and_then(Path::file_name) == Some(OsStr::new("versions"))
+}
+
+fn is_version(name: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    name.split('.').count() == 3 && name.split('.').all(is_number)
+}
+
+/// The agent that a word names, if it names one: not a folder that has the name.
+fn names_agent(word: &OsStr) -> Option<&'static dyn Adapter> {
+    let adapter = ADAPTERS.iter().find(|a| a.names().is_name(word, false))?;
+    let is_folder = word.as_bytes().contains(&b'/') && Path::new(word).is_dir();
+    (!is_folder).then_some(*adapter)
+}
+
+/// The place behind the first word, from `at` on, that names an agent.
+fn after_agent(argv: &[OsString], at: usize) -> Option<usize> {
+    let words = argv.get(at..)?;
+    words.iter().position(|word| names_agent(word).is_some()).map(|place| at + place + 1)
+}
+
+/// The agent that a command line may start although it is not tracked: one of its arguments, or a word of a
+/// shell's text, names it.
+pub fn mentioned(argv: &[OsString], why: &Untracked) -> Option<&'static str> {
+    let args = argv.get(1..)?;
+    let whole = args.iter().find_map(|word| names_agent(word));
+    let in_text = || {
+        let takes_text = |option: &OsString| {
+            let option = option.as_bytes();
+            option.starts_with(b"-")
+                && (option.ends_with(b"c") || option == b"-S" || option.ends_with(b"string"))
+        };
+        let texts = args.windows(2).filter(|pair| takes_text(&pair[0])).map(|pair| &pair[1]);
+        texts
+            .flat_map(|text| text.as_bytes().split(|b| !is_plain_byte(*b)))
+            .find_map(|word| names_agent(OsStr::from_bytes(word)))
+    };
+    let found = match why {
+        Untracked::Hidden(_) | Untracked::Unclear(_) => whole.or_else(in_text),
+        _ => whole,
+    };
+    found.map(Adapter::agent_type)
+}
+
+/// Whether a shell reads this word as it is.
+fn is_plain(word: &OsStr) -> bool {
+    !word.is_empty() && word.as_bytes().iter().all(|b| is_plain_byte(*b))
+}
+
+fn is_plain_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_./:=@,+%".contains(&byte)
+}
+
+fn base(word: &OsStr) -> String {
+    Path::new(word).file_name().unwrap_or(word).to_string_lossy().into_owned()
+}
+
+fn base_at(argv: &[OsString], at: usize) -> String {
+    argv.get(at).map(|word| base(word)).unwrap_or_default()
+}

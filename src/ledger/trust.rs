@@ -1,0 +1,226 @@
+//! Who can change the ledger besides the caller: the owners of its files and of the directories above it, and
+//! whoever their modes and access control lists let write.
+
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
+use rusqlite::Connection;
+
+use super::error::{LedgerError, Result};
+use super::place::{self, Location, with_suffix};
+use crate::sys;
+
+const GROUP_WRITES: u32 = 0o020;
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
+/// The extended attribute that holds an access control list: acl(5).
+const ACL: &str = "system.posix_acl_access";
+/// As many symbolic links as the kernel follows in one path: path_resolution(7).
+const MOST_LINKS: usize = 40;
+
+/// Why the rows of a ledger prove nothing: others than the caller may have written them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distrust {
+    pub path: PathBuf,
+    pub why: String,
+    /// The command that ends it, to be followed by the path. `None`: only the owner of the file can.
+    pub fix: Option<&'static str>,
+}
+
+/// Whether others than the caller may write to the ledger or to SQLite's files beside it.
+pub fn distrust(at: &Location) -> Option<Distrust> {
+    ["", "-wal", "-shm", "-journal"].into_iter().find_map(|suffix| {
+        let path = with_suffix(&at.file, suffix);
+        let meta = fs::symlink_metadata(&path).ok()?;
+        let shown = path.display();
+        let (why, fix) = if meta.uid() != geteuid().as_raw() {
+            (format!("{shown} belongs to {}, who may write to it", sys::user_name(meta.uid())), None)
+        } else if has_acl(&path) {
+            let why = format!("{shown} has an access control list (ACL), which may let others write to it");
+            (why, Some("setfacl --remove-all"))
+        } else {
+            return shared(&path, &meta);
+        };
+        Some(Distrust { path, why, fix })
+    })
+}
+
+/// Whether the mode of a file lets others write to it.
+pub fn shared(path: &Path, meta: &Metadata) -> Option<Distrust> {
+    let mode = meta.mode() & 0o777;
+    let fix = match (mode & GROUP_WRITES != 0, mode & OTHERS_WRITE != 0) {
+        (true, true) => "chmod go-w",
+        (true, false) => "chmod g-w",
+        (false, true) => "chmod o-w",
+        (false, false) => return None,
+    };
+    let why = format!("others than you may write to {} (mode {mode:04o})", path.display());
+    Some(Distrust { path: path.to_owned(), why, fix: Some(fix) })
+}
+
+/// Whether a file has an access control list, or may have one: what cannot be asked counts as yes.
+fn has_acl(path: &Path) -> bool {
+    use rustix::io::Errno;
+    let mut none = [0u8; 0];
+    !matches!(
+        rustix::fs::lgetxattr(path, ACL, &mut none[..]),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::NOENT)
+    )
+}
+
+/// That nobody but root and the caller can put another file in the place of what lies in `dir`: each
+/// directory on the way to it, through symbolic links too, belongs to one of them and is not written by
+/// others, unless it is sticky. What does not exist yet is not checked.
+pub fn check_way(dir: &Path) -> Result<()> {
+    let mut at = PathBuf::from("/");
+    let top = look(&at)?;
+    let trusted = [0, geteuid().as_raw(), top.uid()];
+    check_directory(&at, &top, &trusted)?;
+    let mut ahead = parts(dir);
+    let mut links = 0;
+    while let Some(part) = ahead.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(part);
+        let meta = match fs::symlink_metadata(&next) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(|e| LedgerError::io("looking at", &next, e))?,
+        };
+        if !meta.is_symlink() {
+            check_directory(&next, &meta, &trusted)?;
+            at = next;
+            continue;
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            let error = io::Error::from_raw_os_error(libc::ELOOP);
+            return Err(LedgerError::io("following", &next, error));
+        }
+        check_owner(&next, &meta, &trusted)?;
+        let target = fs::read_link(&next).map_err(|e| LedgerError::io("following", &next, e))?;
+        if target.is_absolute() {
+            at = PathBuf::from("/");
+        }
+        ahead.extend(parts(&target));
+    }
+    Ok(())
+}
+
+/// The names in a path, the last one first. `..` stays: it is meant from where the path has led by then.
+fn parts(path: &Path) -> Vec<OsString> {
+    let name = |c: Component<'_>| match c {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    };
+    path.components().rev().filter_map(name).collect()
+}
+
+fn look(path: &Path) -> Result<Metadata> {
+    fs::symlink_metadata(path).map_err(|e| LedgerError::io("looking at", path, e))
+}
+
+fn check_owner(path: &Path, meta: &Metadata, trusted: &[u32]) -> Result<()> {
+    if trusted.contains(&meta.uid()) {
+        return Ok(());
+    }
+    let (path, uid) = (path.to_owned(), geteuid().as_raw());
+    Err(LedgerError::ForeignDirectory { path, owner: meta.uid(), uid })
+}
+
+fn check_directory(path: &Path, meta: &Metadata, trusted: &[u32]) -> Result<()> {
+    if !meta.is_dir() {
+        return Err(LedgerError::WrongType { path: path.to_owned(), wanted: "a directory" });
+    }
+    check_owner(path, meta, trusted)?;
+    let mode = meta.mode() & 0o7777;
+    let path = || path.to_owned();
+    if mode & STICKY != 0 {
+        Ok(())
+    } else if mode & OTHERS_WRITE != 0 {
+        Err(LedgerError::WorldWritable { path: path(), mode })
+    } else if mode & GROUP_WRITES != 0 && (has_acl(&path()) || !is_private_group(meta)) {
+        Err(LedgerError::GroupWritable { path: path(), mode })
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether the group of a directory is its owner's alone, as most systems give one to each user (and make
+/// new directories writable by it): named like the user, without members, and nobody else's first group.
+fn is_private_group(meta: &Metadata) -> bool {
+    let user = User::from_uid(Uid::from_raw(meta.uid())).ok().flatten();
+    let group = Group::from_gid(Gid::from_raw(meta.gid())).ok().flatten();
+    user.zip(group).is_some_and(|(user, group)| {
+        user.gid == group.gid && user.name == group.name && group.mem.is_empty() && is_only_user(&user)
+    })
+}
+
+/// Whether /etc/passwd gives the user's first group to nobody else.
+fn is_only_user(user: &User) -> bool {
+    let gid = user.gid.to_string();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let others = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    !others.into_iter().any(|f| f.get(3) == Some(&gid.as_str()) && f.first() != Some(&user.name.as_str()))
+}
+
+/// That the file which `conn` has open is the one that was looked at before, is the caller's own, and still
+/// lies at its path.
+pub fn check_opened(conn: &Connection, file: &Path, before: &Metadata) -> Result<()> {
+    let now = place::check_file(file)?;
+    let is_same = now.is_some_and(|now| (now.dev(), now.ino()) == (before.dev(), before.ino()));
+    if is_same && !sys::has_moved(conn) {
+        return Ok(());
+    }
+    Err(LedgerError::Swapped { path: file.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn world() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        (dir, path)
+    }
+
+    fn open(path: &Path, mode: u32) {
+        fs::create_dir_all(path).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn every_directory_that_a_path_passes_is_checked_links_included() {
+        let (_dir, world) = world();
+        open(&world.join("open/mine"), 0o700);
+        open(&world.join("safe"), 0o700);
+        open(&world.join("open"), 0o777);
+        // From a safe place into an open one, and from there into a safe one again.
+        symlink(world.join("open/back"), world.join("way")).unwrap();
+        symlink("../safe", world.join("open/back")).unwrap();
+        for path in ["open/mine", "open/new/deep", "way", "way/new", "safe/../open/mine"] {
+            let refused = check_way(&world.join(path));
+            assert!(matches!(refused, Err(LedgerError::WorldWritable { .. })), "{path}: {refused:?}");
+        }
+        check_way(&world.join("safe")).unwrap();
+        open(&world.join("open"), 0o1777);
+        check_way(&world.join("way/new")).unwrap();
+    }
+
+    #[test]
+    fn links_that_lead_in_a_circle_are_refused() {
+        let (_dir, world) = world();
+        symlink("b", world.join("a")).unwrap();
+        symlink("a", world.join("b")).unwrap();
+        assert!(matches!(check_way(&world.join("a/l")), Err(LedgerError::Io { .. })));
+    }
+}

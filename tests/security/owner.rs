@@ -1,0 +1,312 @@
+//! Whose the ledger is: nobody acts on another user's, root becomes that user first, and a file that is put
+//! in its place while a command runs is not taken for it.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+use super::{NOBODY, SOMEBODY, give, open_fifo, set_mode};
+use crate::harness::{Cmd, End, Output, World, is_root, possible, stat_field};
+
+/// A group that is neither root's nor nobody's.
+const STAFF: u32 = 50;
+
+/// A world in which `tmp/d/l.db` is the ledger of the user nobody, with one task, and root's own is beside it
+/// in `roots/l.db`.
+struct Users {
+    world: World,
+    specs: Vec<String>,
+}
+
+impl Users {
+    fn new(test: &str, agent: &[&str]) -> Option<Users> {
+        let (world, specs) = World::of_nobody(test)?;
+        if !possible(test, is_root(), "root, to be another user too") {
+            return None;
+        }
+        let users = Users { world, specs };
+        for name in ["tmp/d", "roots"] {
+            fs::create_dir(users.world.path(name)).expect("a directory");
+        }
+        give(&users.world, "tmp/d", NOBODY);
+        let cmd =
+            users.world.run(agent.iter().copied()).options(["--id", "one", "--ledger", &users.ledger()]);
+        cmd.with(&users.specs).run().ended(End::Code(0));
+        let own = users.world.name("roots/l.db");
+        users.world.run(["true"]).options(["--id", "roots", "--ledger", &own]).run().ended(End::Code(0));
+        Some(users)
+    }
+
+    fn ledger(&self) -> String {
+        self.world.name("tmp/d/l.db")
+    }
+
+    fn sql(&self, sql: &str) {
+        let ledger = rusqlite::Connection::open(self.ledger()).expect("the ledger");
+        ledger.execute_batch(sql).expect(sql);
+    }
+
+    /// A command on the user's ledger.
+    fn command(&self, words: &[&str]) -> Cmd<'_> {
+        let ledger = self.ledger();
+        self.world.bare([&["bookend", "--ledger", &ledger], words].concat())
+    }
+
+    fn by_root(&self, words: &[&str]) -> Output {
+        self.command(words).run()
+    }
+
+    /// Everything that lies beside the ledger, with its owner.
+    fn owners(&self) -> Vec<(PathBuf, u32)> {
+        let mut found = Vec::new();
+        let mut ahead = vec![self.world.path("tmp/d")];
+        while let Some(path) = ahead.pop() {
+            let meta = fs::symlink_metadata(&path).expect("it is there");
+            ahead.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
+            found.push((path, meta.uid()));
+        }
+        found
+    }
+}
+
+/// Puts a link to root's directory in the place of the user's, the first time that something happens to a
+/// file of that. It is done within microseconds: the kernel wakes it up.
+fn swap(users: &Users, file: &str, when: WatchFlags) -> JoinHandle<()> {
+    let (dir, away, roots) =
+        (users.world.path("tmp/d"), users.world.path("tmp/away"), users.world.path("roots"));
+    let watch = inotify::init(CreateFlags::CLOEXEC).expect("inotify");
+    inotify::add_watch(&watch, dir.join(file), when).expect("a watch");
+    std::thread::spawn(move || {
+        let mut event = [0; 4096];
+        let got = fs::File::from(watch).read(&mut event).expect("an event");
+        assert!(got > 0);
+        fs::rename(&dir, away).expect("the directory moved away");
+        symlink(roots, dir).expect("a link in its place");
+    })
+}
+
+#[test]
+fn root_redispatches_a_users_task_as_that_user_though_the_directory_is_swapped() {
+    let test = "root_redispatches_a_users_task_as_that_user";
+    let Some(users) = Users::new(test, &["sh", "-c", "id -u >../tmp/who"]) else { return };
+    let who = users.world.path("tmp/who");
+    fs::remove_file(&who).expect("what the first run said");
+    let swapped = swap(&users, "l.db", WatchFlags::CLOSE_NOWRITE | WatchFlags::CLOSE_WRITE);
+    let said = users.by_root(&["redispatch", "one"]);
+    swapped.join().expect("the swap");
+    assert_eq!(fs::read_to_string(&who).expect("the agent ran").trim(), NOBODY.to_string(), "{said:?}");
+    let own = users.world.sql_of("roots/l.db", "SELECT id FROM task_history");
+    assert_eq!(own.len(), 1, "root's own ledger has no row of the user's task");
+}
+
+#[test]
+fn root_sends_no_signal_to_its_own_process_that_a_users_row_names() {
+    let Some(mut users) = Users::new("root_sends_no_signal_to_its_own_process", &["true"]) else { return };
+    for round in 0..3 {
+        users.world.renew_deadline();
+        let mut out = open_fifo(&users.world, &format!("bystander{round}"));
+        let bystander = users.world.bare(["probe", "count", &out.path()]).start();
+        let pid = out.pid("ready");
+        let start = stat_field(pid, 22).expect("a start");
+        users.sql(&format!(
+            "DROP TRIGGER IF EXISTS task_history_ends_once;
+             UPDATE task_history SET status = 'running', reason = NULL, finished_at = NULL, live_slot = NULL,
+                supervisor_pid = {pid}, supervisor_start = {start}"
+        ));
+        let swapped = swap(&users, "l.db", WatchFlags::OPEN);
+        users.by_root(&["cancel", "one", "--wait", "0"]);
+        swapped.join().expect("the swap");
+        users.world.send(pid, ["64:1000"]);
+        assert!(out.rest().is_empty(), "no signal but the last came");
+        bystander.wait().ended(End::Code(0));
+        fs::remove_file(users.world.path("tmp/d")).expect("the link removed");
+        fs::rename(users.world.path("tmp/away"), users.world.path("tmp/d")).expect("the directory back");
+    }
+}
+
+#[test]
+fn what_root_executes_for_a_user_has_that_users_identity_and_environment() {
+    let Some(users) = Users::new("what_root_executes_for_a_user", &["true"]) else { return };
+    // Of the file's group the user is no member.
+    chown(users.world.path("tmp/d/l.db"), None, Some(STAFF)).expect("another group");
+    let hook = format!(
+        "env >{0}/env; id -u >{0}/ids; id -G >>{0}/ids; ls -l /proc/self/fd >{0}/fds",
+        users.world.name("tmp")
+    );
+    let kept = serde_json::json!({ "command": hook, "cwd": "/" }).to_string();
+    users.sql(&format!("UPDATE task_history SET delivery_status = 'pending', on_finish = '{kept}'"));
+    let secret = fs::File::open(users.world.path("roots/l.db")).expect("a file of root's");
+    rustix::io::fcntl_setfd(&secret, rustix::io::FdFlags::empty()).expect("it is inherited");
+    let environment = [("SECRET", "s"), ("XDG_STATE_HOME", "/roots"), ("BOOKEND_GRACE", "1s"), ("LANG", "C")];
+    let recover = users.command(&["recover"]).env("TERM", "dumb");
+    let recover = environment.into_iter().fold(recover, |c, (name, value)| c.env(name, value));
+    let said = recover.run().ended(End::Code(0));
+    let note = format!("{} belongs to user nobody (uid {NOBODY})", users.ledger());
+    assert!(said.stderr.contains(&note), "{said:?}");
+    let read = |name: &str| fs::read_to_string(users.world.path(name)).expect(name);
+    let groups = std::process::Command::new("id").args(["-G", "nobody"]).output().expect("id").stdout;
+    assert_eq!(read("tmp/ids"), format!("{NOBODY}\n{}", String::from_utf8_lossy(&groups)));
+    let env = read("tmp/env");
+    let names: Vec<&str> = env.lines().filter_map(|l| l.split_once('=').map(|(name, _)| name)).collect();
+    for name in names {
+        let expected = ["PATH", "TERM", "LANG", "HOME", "USER", "LOGNAME", "SHELL", "XDG_RUNTIME_DIR"];
+        let hooks = ["BOOKEND_FINISHED_TASK", "BOOKEND_LEDGER", "BOOKEND_DELIVERY_ATTEMPT"];
+        // The shell's own.
+        let shells = ["PWD", "_", "OLDPWD", "SHLVL"];
+        assert!(expected.iter().chain(&hooks).chain(&shells).any(|n| *n == name), "{name} in {env}");
+    }
+    let passwd = std::process::Command::new("getent").args(["passwd", "nobody"]).output().expect("getent");
+    let passwd = String::from_utf8(passwd.stdout).expect("text");
+    let field = |n: usize| passwd.trim().split(':').nth(n).expect("a field").to_owned();
+    for (name, value) in [("HOME", field(5)), ("USER", field(0)), ("LOGNAME", field(0)), ("SHELL", field(6))]
+    {
+        assert!(env.lines().any(|l| l == format!("{name}={value}")), "{name} in {env}");
+    }
+    assert!(!read("tmp/fds").contains("roots/l.db"), "a descriptor of root's: {}", read("tmp/fds"));
+}
+
+#[test]
+fn root_looks_at_a_users_ledger_and_makes_nothing_of_its_own_there() {
+    let Some(users) = Users::new("root_looks_at_a_users_ledger", &["true"]) else { return };
+    let commands: [&[&str]; 10] = [
+        &["list"],
+        &["list", "--json"],
+        &["show", "one"],
+        &["audit"],
+        &["stats"],
+        &["timeline"],
+        &["session", "list"],
+        &["doctor"],
+        &["recover", "--dry-run"],
+        &[],
+    ];
+    for words in commands {
+        // SQLite makes it again for a reader that may write there.
+        let _ = fs::remove_file(users.world.path("tmp/d/l.db-shm"));
+        let said = users.by_root(words);
+        let note = format!(
+            "{} belongs to user nobody (uid {NOBODY}); this command goes on as that user",
+            users.ledger()
+        );
+        assert!(said.stderr.contains(&note), "{words:?}: {said:?}");
+        let others: Vec<_> = users.owners().into_iter().filter(|(_, uid)| *uid != NOBODY).collect();
+        assert!(others.is_empty(), "{words:?} made {others:?}");
+    }
+    let listed = users.by_root(&["list", "--json"]).ended(End::Code(0));
+    let json: serde_json::Value = serde_json::from_str(&listed.stdout).expect("stdout is JSON alone");
+    assert_eq!(json["tasks"][0]["id"], "one");
+}
+
+#[test]
+fn root_acts_for_no_owner_without_a_passwd_entry_and_runs_no_agent_for_a_user() {
+    let Some(users) = Users::new("root_acts_for_no_owner_without_a_passwd_entry", &["true"]) else { return };
+    let effect = users.world.name("effect");
+    let run = users.world.run(["touch", &effect]).options(["--ledger", &users.ledger()]);
+    let refused = run.run().ended(End::Code(125));
+    assert!(refused.stderr.contains(&format!("belongs to uid {NOBODY}, not to you")), "{refused:?}");
+    for (path, _) in users.owners() {
+        chown(path, Some(SOMEBODY), Some(STAFF)).expect("an owner without a name");
+    }
+    for words in [&["recover"][..], &["redispatch", "one"], &["cancel", "--all"], &["list"], &["prune"]] {
+        let refused = users.by_root(words).ended(End::Code(125));
+        let said = format!("belongs to uid {SOMEBODY}, which has no passwd entry");
+        assert!(refused.stderr.contains(&said), "{words:?}: {refused:?}");
+        assert_eq!(refused.stdout, "", "nothing was read");
+    }
+    assert!(!Path::new(&effect).exists(), "an agent ran");
+}
+
+#[test]
+fn another_user_reads_a_shared_ledger_and_acts_on_nothing_of_it() {
+    let Some(users) = Users::new("another_user_reads_a_shared_ledger", &["touch", "../tmp/effect"]) else {
+        return;
+    };
+    fs::remove_file(users.world.path("tmp/effect")).expect("the effect of the first run");
+    set_mode(&users.world, "tmp", 0o777);
+    for name in ["tmp/d", "tmp/d/l.db.d", "tmp/d/l.db.d/spool"] {
+        set_mode(&users.world, name, 0o755);
+    }
+    for suffix in ["", "-wal", "-shm", ".d/live"] {
+        set_mode(&users.world, &format!("tmp/d/l.db{suffix}"), 0o644);
+    }
+    let specs = [format!("uid={SOMEBODY}")];
+    for words in [&["list"][..], &["show", "one"], &["audit"], &["stats"], &["list", "--json"]] {
+        let said = users.command(words).with(&specs).run().ended(End::Code(0));
+        let note = format!("bookend: {} belongs to user nobody (uid {NOBODY})\n", users.ledger());
+        assert_eq!(said.stderr, note, "{words:?}");
+        assert!(!said.stdout.is_empty());
+    }
+    for words in [
+        &["recover"][..],
+        &["redispatch", "one"],
+        &["cancel", "--all"],
+        &["prune"],
+        &["session", "invalidate", "k", "--reason", "x"],
+        &["artifact", "add", "--task", "one", "a://b"],
+    ] {
+        let refused = users.command(words).with(&specs).run().ended(End::Code(125));
+        assert!(
+            refused.stderr.contains(&format!("belongs to uid {NOBODY}, not to you")),
+            "{words:?}: {refused:?}"
+        );
+    }
+    assert!(!users.world.path("tmp/effect").exists(), "an agent ran");
+}
+
+/// Whoever may write to a directory above can put another one in its place.
+#[test]
+fn each_directory_above_is_the_users_or_roots_and_written_by_no_other() {
+    let Some(users) = Users::new("each_directory_above_is_the_users", &["true"]) else { return };
+    let world = &users.world;
+    fs::create_dir_all(world.path("tmp/top/mid/mine")).expect("directories");
+    for name in ["tmp/top", "tmp/top/mid", "tmp/top/mid/mine"] {
+        give(world, name, NOBODY);
+    }
+    symlink("top/mid", world.path("tmp/way")).expect("a link");
+    std::os::unix::fs::lchown(world.path("tmp/way"), Some(NOBODY), Some(NOBODY)).expect("its owner");
+    let run = |ledger: &str| {
+        let options = ["--ledger".to_owned(), world.name(ledger)];
+        world.run(["true"]).options(options).with(&users.specs).run()
+    };
+    let ledgers = ["tmp/top/mid/mine/l.db", "tmp/way/mine/l.db"];
+    let refused = |why: &str| {
+        for ledger in ledgers {
+            let said = run(ledger).ended(End::Code(125));
+            assert!(said.stderr.contains(why), "{why}: {said:?}");
+            let ledger = world.name(ledger);
+            for words in [&["redispatch", "one"][..], &["recover"], &["cancel", "--all"]] {
+                let command = [&["bookend", "--ledger", &ledger], words].concat();
+                let said = world.bare(command).with(&users.specs).run().ended(End::Code(125));
+                assert!(said.stderr.contains(why), "{words:?}: {said:?}");
+            }
+        }
+    };
+    let accepted = || ledgers.iter().for_each(|l| drop(run(l).ended(End::Code(0)).silent()));
+    accepted();
+    give(world, "tmp/top", SOMEBODY);
+    refused(&format!("belongs to uid {SOMEBODY}, not to you"));
+    chown(world.path("tmp/top"), Some(0), Some(0)).expect("root's");
+    accepted();
+    give(world, "tmp/top", NOBODY);
+    set_mode(world, "tmp/top", 0o757);
+    refused("can be written by everybody");
+    set_mode(world, "tmp/top", 0o1777);
+    accepted();
+    chown(world.path("tmp/top"), Some(NOBODY), Some(STAFF)).expect("a group");
+    set_mode(world, "tmp/top", 0o775);
+    refused("can be written by its group");
+    set_mode(world, "tmp/top", 0o755);
+    accepted();
+    // A link may be laid anew by its owner alone.
+    std::os::unix::fs::lchown(world.path("tmp/way"), Some(SOMEBODY), Some(SOMEBODY)).expect("its owner");
+    let said = run("tmp/way/mine/l.db").ended(End::Code(125));
+    assert!(said.stderr.contains(&format!("belongs to uid {SOMEBODY}")), "{said:?}");
+    assert_eq!(
+        fs::metadata(world.path("tmp/top/mid/mine/l.db")).expect("it").permissions().mode() & 0o777,
+        0o600
+    );
+}
