@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
+use crate::agent;
 use crate::error::{Error, Kind};
 use crate::ledger::{self, Ledger};
 use crate::process::caller::Caller;
@@ -227,6 +228,8 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
         refused(&format!("entering {}, where it was started: {e}", from.display()))
             .hint("make the directory again; nothing was executed")
     })?;
+    // The id that the user chose is taken: the conversation of that run has it.
+    let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &uuid::Uuid::new_v4().to_string());
     let again = options.request(argv, request.when_busy, request.level);
     run::run_in(&again, &at, opened, caller)
 }

@@ -135,6 +135,56 @@ fn an_end_that_no_file_takes_is_a_line_of_json_that_can_be_merged() {
     is_merged(&world);
 }
 
+/// The running task is in the file, and another one in the log alone, so that whoever reads needs the log.
+fn commit_another(world: &World) {
+    checkpoint(world);
+    world.run(["true"]).run().ended(End::Code(0)).silent();
+}
+
+/// Overwrites the frames of the log, as a failing disk would.
+fn damage_log(world: &World) {
+    let path = beside(world, "-wal");
+    let mut bytes = fs::read(&path).expect("the log");
+    bytes[32..].fill(0x5a);
+    fs::write(path, bytes).expect("a damaged log");
+}
+
+#[test]
+fn a_sound_ledger_with_a_damaged_log_is_not_to_be_moved_away() {
+    let Some(world) = World::of_bookend("a_sound_ledger_with_a_damaged_log") else { return };
+    let waiting = Waiting::start(&world, |run| run);
+    commit_another(&world);
+    damage_log(&world);
+    for command in [&["list"][..], &["recover"], &["run", "--", "true"]] {
+        let said = bookend(&world, command).ended(End::Code(125)).stderr;
+        assert!(said.contains("integrity_check: ok") && !said.contains("move it away"), "{said}");
+    }
+    waiting.end_in_spool(&world);
+    is_merged(&world);
+}
+
+#[test]
+fn a_log_that_was_truncated_is_not_reported_as_a_failing_disk() {
+    let Some(world) = World::of_bookend("a_log_that_was_truncated") else { return };
+    let waiting = Waiting::start(&world, |run| run);
+    commit_another(&world);
+    cut(&beside(&world, "-wal"));
+    let said = bookend(&world, &["list"]).ended(End::Code(125)).stderr;
+    assert!(said.contains("-wal was truncated") && !said.contains("dmesg"), "{said}");
+    waiting.end_in_spool(&world);
+    is_merged(&world);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_named() {
+    let Some(world) = World::of_bookend("a_limit_on_the_size_of_files") else { return };
+    world.run(["true"]).run().ended(End::Code(0)).silent();
+    let script = format!("ulimit -f 16; exec bookend run -- touch {}", world.name("tmp/effect"));
+    let refused = world.bare(["sh", "-c", &script]).run().ended(End::Code(125));
+    assert!(refused.stderr.contains("ulimit -f") && !refused.stderr.contains("dmesg"), "{refused:?}");
+    assert!(!world.path("tmp/effect").exists(), "the agent ran");
+}
+
 /// Makes as many files as there is room for.
 fn use_up_inodes(dir: &Path) {
     let full = (0..).find_map(|n| File::create(dir.join(format!("file{n}"))).err()).expect("an end");

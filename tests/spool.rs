@@ -53,7 +53,7 @@ pub fn records(dir: &PathBuf) -> Vec<String> {
     names
 }
 
-fn locked(world: &World) -> Connection {
+pub fn locked(world: &World) -> Connection {
     let ledger = Connection::open(world.ledger()).expect("the ledger");
     ledger.busy_timeout(Duration::from_secs(10)).expect("a busy timeout");
     ledger.execute_batch("BEGIN IMMEDIATE").expect("the lock");

@@ -135,6 +135,10 @@ impl Adapter for Claude {
         }
     }
 
+    fn id_option(&self) -> Option<&'static str> {
+        Some("--session-id")
+    }
+
     fn reader(&self, mode: Mode) -> Box<dyn Reader> {
         Box::new(ClaudeReader::new(mode))
     }

@@ -152,6 +152,10 @@ pub trait Adapter: Sync {
     fn asked(&self, args: &[OsString], terminal: bool) -> Asked;
     /// The agent's own arguments with the plan put in where the agent looks for it.
     fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString>;
+    /// The option with which the user gives a new conversation its id.
+    fn id_option(&self) -> Option<&'static str> {
+        None
+    }
     /// A reader for a captured mode (`Json`, `StreamJson`).
     fn reader(&self, mode: Mode) -> Box<dyn Reader>;
     /// Where the agent keeps the conversation `id` when run in `cwd`, or would; `None`: it cannot be told.
@@ -191,6 +195,29 @@ pub fn by_type(agent_type: &str) -> Option<&'static dyn Adapter> {
 /// The adapter of every program that is no known agent.
 fn no_adapter() -> &'static dyn Adapter {
     &Command
+}
+
+/// A command line, the program first, that gives its new conversation the id `new` if it gave it one.
+pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &str) -> Vec<String> {
+    let words: Vec<OsString> = argv.iter().map(OsString::from).collect();
+    let Ok(Recognised { adapter, own, place }) = recognise(&words, agent_type) else { return argv };
+    let (false, Some(option)) = (matches!(place, Place::Untracked(_)), adapter.id_option()) else {
+        return argv;
+    };
+    let given = match adapter.asked(&words[own..], false).session {
+        AskedSession::Assign(id) | AskedSession::Fork(_, Some(id)) if !id.is_empty() => id,
+        _ => return argv,
+    };
+    let glued = format!("{option}={given}");
+    let mut renamed = argv.clone();
+    for (at, word) in renamed.iter_mut().enumerate().skip(own) {
+        if *word == glued {
+            *word = format!("{option}={new}");
+        } else if *word == given && argv[at - 1] == option {
+            new.clone_into(word);
+        }
+    }
+    renamed
 }
 
 /// What the output says of success, once the agent has ended.
@@ -269,6 +296,26 @@ fn home() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_that_the_user_gave_is_replaced_where_it_names_a_new_conversation() {
+        let renamed =
+            |line: &str| with_new_id(line.split(' ').map(str::to_owned).collect(), None, "NEW").join(" ");
+        for (line, again) in [
+            ("claude --session-id U -p hi", "claude --session-id NEW -p hi"),
+            ("env A=b claude -p --session-id=U U", "env A=b claude -p --session-id=NEW U"),
+            (
+                "claude --resume A --fork-session --session-id U",
+                "claude --resume A --fork-session --session-id NEW",
+            ),
+            ("claude -p hi", "claude -p hi"),
+            ("claude --resume U -p hi", "claude --resume U -p hi"),
+            ("claude -p -- --session-id U", "claude -p -- --session-id U"),
+            ("bash -c claude --session-id U", "bash -c claude --session-id U"),
+        ] {
+            assert_eq!(renamed(line), again);
+        }
+    }
 
     #[test]
     fn ids_that_differ_are_kept_apart() {

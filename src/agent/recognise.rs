@@ -302,3 +302,177 @@ fn base(word: &OsStr) -> String {
 fn base_at(argv: &[OsString], at: usize) -> String {
     argv.get(at).map(|word| base(word)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    /// The type, the words before the agent's own, and how it is tracked; `|` in `line` parts them.
+    fn assert_own(line: &str, agent_type: Option<&str>, place: &Place) {
+        let (before, own) = line.split_once('|').unwrap_or((line, ""));
+        let argv = words(&format!("{before} {own}"));
+        let found = recognise(&argv, agent_type).expect("a type");
+        assert_eq!((&found.place, found.own), (place, words(before).len()), "{line}");
+        assert_eq!(found.adapter.agent_type(), agent_type.unwrap_or("claude"), "{line}");
+    }
+
+    fn untracked(line: &str, agent_type: Option<&str>) -> String {
+        match recognise(&words(line), agent_type).expect("a type").place {
+            Place::Untracked(why) => why.to_string(),
+            place => format!("{place:?}"),
+        }
+    }
+
+    #[test]
+    fn an_agent_is_known_by_its_names_and_behind_what_executes_it_here() {
+        for line in [
+            "claude | -p hi",
+            "/opt/x/claude |",
+            "claude.exe | -p",
+            "./versions/2.1.330 | -p hi",
+            "env A=b claude | -p hi",
+            "env -i -u X --chdir=src/claude PATH=/bin claude | -p",
+            "env -C src/claude claude | -p",
+            "nice claude |",
+            "nice -n 5 claude |",
+            "nice -10 claude |",
+            "ionice -c2 -n 7 claude |",
+            "chrt -b 0 claude |",
+            "taskset -c 0,1 claude |",
+            "nohup claude | -p",
+            "setsid -w claude | -p",
+            "stdbuf -oL claude | -p",
+            "timeout -k 5 60 claude | -p",
+            "timeout --signal=INT 60 /work/versions/2.1.330 | -p",
+            "flock -n src/claude claude | -p",
+            "node --no-warnings /x/node_modules/@anthropic-ai/claude-code/cli.js | -p hi",
+            "npx @anthropic-ai/claude-code@2.1.330 | -p hi",
+            "npx -y -p @anthropic-ai/claude-code claude | -p hi",
+            "npx --package=@anthropic-ai/claude-code claude | -p",
+            "bunx @anthropic-ai/claude-code | -p",
+            "bun x @anthropic-ai/claude-code | -p",
+            "pnpm dlx @anthropic-ai/claude-code | -p",
+            "mise exec node@20 -- claude | -p",
+            "mise x -- claude | -p",
+            "direnv exec src/claude claude | -p",
+            "env A=1 nice -n 1 timeout 5 claude | -p",
+        ] {
+            assert_own(line, None, &Place::Here);
+            assert_own(line, Some("claude"), &Place::Here);
+        }
+    }
+
+    #[test]
+    fn the_arguments_of_an_unknown_program_are_the_agents_if_its_type_is_given() {
+        for line in
+            ["wrapper | -p hi", "env A=b wrapper | -p", "node server.js | -p", "npx -y some-fork | -p"]
+        {
+            assert_own(line, Some("claude"), &Place::Here);
+        }
+        assert_own("agent | -p", Some("cursor"), &Place::Here);
+        assert_own("cursor-agent | -p", Some("cursor"), &Place::Here);
+        for (line, why) in [
+            ("claude-wrapper -p -- claude", "ambiguous: claude-wrapper"),
+            ("bwrap --ro-bind / / /usr/bin/claude -p", "ambiguous: bwrap"),
+            ("env A=b wrapper cursor-agent", "ambiguous: wrapper"),
+        ] {
+            assert_eq!(untracked(line, Some("claude")), why, "{line}");
+        }
+    }
+
+    #[test]
+    fn behind_another_user_or_machine_an_agent_counts_only_if_its_type_is_given() {
+        for (line, by) in [
+            ("sudo -u claude claude | -p hi", "sudo"),
+            ("sudo -nE A=1 claude | -p", "sudo"),
+            ("doas -u claude claude | -p", "doas"),
+            ("docker run --name claude -it img claude | -p hi", "docker"),
+            ("docker -H tcp://h run --rm -v /srv/claude:/w img claude | -p", "docker"),
+            ("podman exec -w /w box claude | -p", "podman"),
+            ("ssh -p 22 claude@build claude | -p hi", "ssh"),
+            ("nice docker run img claude | -p", "docker"),
+        ] {
+            assert_own(line, Some("claude"), &Place::Elsewhere(by.to_owned()));
+            assert_eq!(untracked(&line.replace('|', ""), None), by, "{line}");
+        }
+        for (line, by) in [
+            ("docker run img -p hi", "docker"),
+            ("docker run --new-option x img claude -p", "docker"),
+            ("docker run -d img claude -p", "docker"),
+            ("docker compose exec box claude -p", "docker"),
+            ("sudo -i claude -p", "sudo"),
+            ("sudo -u claude true", "sudo"),
+            ("ssh build", "ssh"),
+        ] {
+            assert_eq!(untracked(line, Some("claude")), by, "{line}");
+        }
+        let read_again = ["ssh", "build", "claude", "-p", "say --resume x; rm"].map(OsString::from);
+        let found = recognise(&read_again, Some("claude")).expect("a type");
+        assert_eq!(found.place, Place::Untracked(Untracked::Elsewhere("ssh".to_owned())));
+    }
+
+    #[test]
+    fn what_hides_an_agent_or_is_not_understood_is_never_touched() {
+        for (line, by) in [
+            ("bash -c exit", "bash"),
+            ("sh run.sh claude -p", "sh"),
+            ("xargs -n1 claude -p", "xargs"),
+            ("parallel claude -p", "parallel"),
+            ("script -qc claude log", "script"),
+            ("env A=1 bash -c claude", "bash"),
+            ("sudo bash -c claude", "bash"),
+            ("env -S claude", "env"),
+            ("timeout --new 5 60 claude -p", "timeout"),
+            ("flock file -c claude", "flock"),
+            ("npx -c claude", "npx"),
+            ("setsid -f claude -p", "setsid"),
+            ("pnpm run claude", "pnpm"),
+            ("mise exec claude -p", "mise"),
+        ] {
+            assert_eq!(untracked(line, Some("claude")), by, "{line}");
+            assert_eq!(untracked(line, None), by, "{line}");
+        }
+        assert_eq!(untracked("make claude", None), "make");
+        assert_eq!(untracked("true", None), "true");
+        assert_eq!(untracked("claude -p", Some("command")), "claude");
+        assert!(recognise(&words("x"), Some("codex")).is_err());
+    }
+
+    #[test]
+    fn an_agent_is_mentioned_by_an_argument_or_a_word_of_a_shells_text() {
+        let mentioned = |argv: &[&str]| {
+            let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
+            let Place::Untracked(why) = recognise(&argv, None).expect("a type").place else {
+                panic!("{argv:?} is tracked")
+            };
+            mentioned(&argv, &why)
+        };
+        assert_eq!(mentioned(&["sh", "-c", "cd x && claude -p hi"]), Some("claude"));
+        assert_eq!(mentioned(&["bash", "-lc", "exec /opt/cursor-agent"]), Some("cursor"));
+        assert_eq!(mentioned(&["docker", "run", "img", "claude"]), Some("claude"));
+        assert_eq!(mentioned(&["xargs", "claude"]), Some("claude"));
+        assert_eq!(mentioned(&["sh", "-c", "echo claudette"]), None);
+        assert_eq!(mentioned(&["sh", "build.sh", "ask claude"]), None);
+        assert_eq!(mentioned(&["make", "all"]), None);
+    }
+
+    #[test]
+    fn a_symbolic_link_is_what_it_leads_to() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let (real, other) = (tmp.path().join("claude"), tmp.path().join("other"));
+        std::fs::write(&real, "").expect("a program");
+        std::fs::write(&other, "").expect("a program");
+        for (name, to) in [("ai", "claude"), ("again", "ai"), ("plain", "other")] {
+            std::os::unix::fs::symlink(to, tmp.path().join(name)).expect("a link");
+        }
+        let place = |name: &str| recognise(&[tmp.path().join(name).into()], None).expect("a type").place;
+        assert_eq!(place("ai"), Place::Here);
+        assert_eq!(place("again"), Place::Here);
+        assert_eq!(place("plain"), Place::Untracked(Untracked::NoAdapter("plain".to_owned())));
+        assert_eq!(place("other"), Place::Untracked(Untracked::NoAdapter("other".to_owned())));
+    }
+}

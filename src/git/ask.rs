@@ -8,6 +8,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -191,26 +192,27 @@ impl<'a> Git<'a> {
         let pid = child.pid;
         let mut helper = Some(Helper::new(child, None));
         let (mut bound, mut effort) = (QUIET, None);
-        let ended = loop {
+        loop {
             let until = Instant::now() + bound.min(self.left.saturating_sub(begun.elapsed()));
             let waited = attendant.wait(&mut helper, Some(until))?;
-            let ended = helper.as_ref().and_then(|h| h.ended);
             let is_hurried = matches!(waited, Waited::Stop(_)) || attendant.is_stopping();
-            if ended.is_some() || is_hurried || begun.elapsed() >= self.left {
-                break ended;
+            let has_ended = helper.as_ref().is_none_or(|h| h.ended.is_some());
+            if has_ended || is_hurried || begun.elapsed() >= self.left {
+                break;
             }
             let now = Effort::of(pid);
             if effort.is_some_and(|before| !now.is_more_than(before)) {
-                break None;
+                break;
             }
             (bound, effort) = (STEP, Some(now));
-        };
-        self.left = self.left.saturating_sub(begun.elapsed());
-        if ended.is_none() {
-            debug!("git did not end in time and is killed");
-            end_group(pid);
         }
-        Ok(ended)
+        self.left = self.left.saturating_sub(begun.elapsed());
+        let Some(helper) = helper else { return Ok(None) };
+        if helper.ended.is_none() {
+            debug!("git did not end in time and is killed");
+            end_group(&helper.child);
+        }
+        Ok(helper.ended)
     }
 }
 
@@ -268,15 +270,15 @@ impl Effort {
     }
 }
 
-/// Kills a child that leads a process group of its own, with all that is in the group. The child is not
-/// reaped, so the number still means it.
-fn end_group(leader: i32) {
+/// Kills a child with all that is in its process group. It is not reaped, so the number still means it.
+fn end_group(child: &Gated) {
     use rustix::process::{Pid, Signal, kill_process_group};
-    let own = nix::unistd::Pid::from_raw(leader);
+    let leader = nix::unistd::Pid::from_raw(child.pid);
     // It leads the group only once it is past the gate.
-    if leader > 1 && nix::unistd::getpgid(Some(own)) == Ok(own) {
-        let _ = Pid::from_raw(leader).map(|group| kill_process_group(group, Signal::KILL));
+    if child.pid > 1 && nix::unistd::getpgid(Some(leader)) == Ok(leader) {
+        let _ = Pid::from_raw(child.pid).map(|group| kill_process_group(group, Signal::KILL));
     }
+    let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL, None);
 }
 
 #[cfg(test)]

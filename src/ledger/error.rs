@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
-use super::files::Damage;
+use super::files::{self, Damage};
 use super::place::OtherName;
 use crate::failpoint;
 
@@ -156,10 +156,24 @@ pub enum LedgerError {
     },
 }
 
+const SIZE_LIMIT: &str = "the limit on the size of files is reached: raise it (ulimit -f, LimitFSIZE=)";
+
+/// What to do about an I/O error of SQLite, which keeps its errno to itself.
+fn io_remedy(path: &Path, e: &rusqlite::Error) -> &'static str {
+    match e.sqlite_error().map(|e| e.extended_code) {
+        Some(ffi::SQLITE_IOERR_SHORT_READ) => {
+            "the file or its -wal was truncated: if tasks are running, wait until they have ended and try \
+             again; else sqlite3 FILE .recover reads what can still be read"
+        }
+        _ if files::reach_size_limit(path) => SIZE_LIMIT,
+        _ => "look at the kernel's log (dmesg) for a failing disk",
+    }
+}
+
 /// A step of a transaction at which a test may end bookend, or make SQLite fail as a broken disk does.
 pub(super) fn step(point: &'static str) -> rusqlite::Result<()> {
     failpoint::hit(point).map_err(|e| {
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+        let code = ffi::Error::new(ffi::SQLITE_IOERR);
         rusqlite::Error::SqliteFailure(code, Some(e.to_string()))
     })
 }
@@ -183,6 +197,7 @@ impl LedgerError {
             io::ErrorKind::PermissionDenied => {
                 "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
             }
+            io::ErrorKind::FileTooLarge => SIZE_LIMIT,
             io::ErrorKind::ReadOnlyFilesystem => "name a ledger elsewhere with --ledger FILE",
             _ => "check the path, or name a ledger elsewhere with --ledger FILE",
         };
@@ -197,6 +212,10 @@ impl LedgerError {
                     path: path.to_owned(),
                     waited: super::open::busy_patience(),
                 };
+            }
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) if files::is_sound(path) => {
+                "the file itself is sound (integrity_check: ok), and its -wal or -shm is damaged: wait until \
+                 the running tasks have ended, then try again; their ends wait in the spool"
             }
             Some(ErrorCode::NotADatabase) => {
                 "it is no SQLite database, or its beginning is damaged: name another file with --ledger \
@@ -213,7 +232,7 @@ impl LedgerError {
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
                 "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
             }
-            Some(ErrorCode::SystemIoFailure) => "look at the kernel's log (dmesg) for a failing disk",
+            Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
             _ => "bookend doctor shows which file this is and what is wrong with it",
         };
         LedgerError::Database { doing, path: path.to_owned(), remedy, source: Box::new(source) }

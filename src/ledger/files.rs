@@ -7,10 +7,12 @@
 
 use std::cell::Cell;
 use std::fs::{self, Metadata};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, FileControl, MAIN_DB};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags};
 
 use super::place::with_suffix;
 
@@ -23,6 +25,8 @@ const FRAMES_A_PIECE: u64 = 4096;
 /// Bytes before the first frame of the log, and before the page of each frame.
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
+/// Bytes that one write of SQLite's adds to a file, at most.
+const ONE_WRITE: u64 = 64 * 1024 + FRAME_HEADER;
 /// How often the log must be found too short: another process may cut it rightly between two looks.
 const LOOKS: usize = 3;
 
@@ -141,6 +145,35 @@ fn looks_whole(conn: &Connection, log: &Path) -> rusqlite::Result<bool> {
     let page = number("PRAGMA page_size", 0)?.unsigned_abs();
     let needed = if frames == 0 { 0 } else { LOG_HEADER + frames * (FRAME_HEADER + page) };
     Ok(fs::symlink_metadata(log).is_ok_and(|m| m.len() >= needed))
+}
+
+/// Whether the file alone, without its log, passes SQLite's check. `immutable` leaves log, index and locks
+/// alone: <https://www.sqlite.org/uri.html>.
+pub fn is_sound(file: &Path) -> bool {
+    let check = || -> rusqlite::Result<String> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        let conn = Connection::open_with_flags(uri(file), flags)?;
+        conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+    };
+    check().is_ok_and(|said| said == "ok")
+}
+
+fn uri(file: &Path) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in file.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push((*byte).into()),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri + "?immutable=1"
+}
+
+/// Whether a file of the ledger is about as long as RLIMIT_FSIZE allows: setrlimit(2).
+pub fn reach_size_limit(file: &Path) -> bool {
+    let limit = getrlimit(Resource::RLIMIT_FSIZE).map_or(RLIM_INFINITY, |(soft, _)| soft);
+    let longest = ["", "-wal", "-shm"].iter().filter_map(|s| fs::metadata(with_suffix(file, s)).ok());
+    limit != RLIM_INFINITY && longest.map(|m| m.len()).max().unwrap_or(0) + ONE_WRITE >= limit
 }
 
 fn id(meta: &Metadata) -> (u64, u64) {
