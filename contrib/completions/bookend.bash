@@ -34,6 +34,9 @@ _bookend() {
             bookend,completions)
                 cmd="bookend__subcmd__completions"
                 ;;
+            bookend,deliver)
+                cmd="bookend__subcmd__deliver"
+                ;;
             bookend,doctor)
                 cmd="bookend__subcmd__doctor"
                 ;;
@@ -102,6 +105,9 @@ _bookend() {
                 ;;
             bookend__subcmd__help,completions)
                 cmd="bookend__subcmd__help__subcmd__completions"
+                ;;
+            bookend__subcmd__help,deliver)
+                cmd="bookend__subcmd__help__subcmd__deliver"
                 ;;
             bookend__subcmd__help,doctor)
                 cmd="bookend__subcmd__help__subcmd__doctor"
@@ -197,7 +203,7 @@ _bookend() {
 
     case "${cmd}" in
         bookend)
-            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt backup help"
+            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -446,6 +452,32 @@ _bookend() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bookend__subcmd__deliver)
+            opts="-q -v -h -V --ledger --log --failed --again --hook-timeout --quiet --verbose --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bookend__subcmd__doctor)
             opts="-h -V --ledger --log --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -469,7 +501,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help)
-            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt backup help"
+            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -553,6 +585,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bookend__subcmd__help__subcmd__deliver)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -903,7 +949,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__recover)
-            opts="-q -v -h -V --ledger --log --ttl --grace --on-interrupted --dry-run --json --quiet --verbose --help --version"
+            opts="-q -v -h -V --ledger --log --ttl --grace --on-interrupted --hook-timeout --settle-only --dry-run --json --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -926,6 +972,10 @@ _bookend() {
                     return 0
                     ;;
                 --on-interrupted)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -959,7 +1009,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__run)
-            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --backlog --on-finish --retention --quiet --verbose --help --version"
+            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --backlog --on-finish --hook-timeout --retention --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1050,6 +1100,10 @@ _bookend() {
                     return 0
                     ;;
                 --on-finish)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
