@@ -71,7 +71,7 @@ fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_anew() {
         (&"running".into(), &"rebooted".into()),
         "{rows:#?}"
     );
-    m.until("systemctl show -P ActiveState bookend-report | grep -q activating");
+    m.until("systemctl show -P ActiveState bookend-report | grep -qx active");
     assert_eq!(rows[1]["hinted_at"], Value::Null, "the report follows");
 
     // While the hook still runs, another task is lost and its unit started again.
