@@ -111,6 +111,7 @@ fn the_readme_names_every_command_and_every_option_it_names_exists() {
         "deliver",
         "redispatch",
         "adopt",
+        "backup",
         "man",
     ]
     .map(help)
