@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::clock;
 use crate::error::{Error, exit_code};
 use crate::ledger::{self, Found, Ledger, LiveEvidence};
 use crate::liveness;
 use crate::process::cgroup::Cgroup;
 use crate::process::identity::Stat;
-use crate::process::leftovers::{self, Hunt, Seat, Why};
-use crate::process::marked;
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat, SharedScan, Why};
 use crate::recovery;
 use crate::run::Leave;
 use crate::stdout::print;
@@ -61,7 +61,7 @@ pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
 /// # Errors
 /// When the ledger cannot be read.
 pub fn findings(ledger: &Ledger, stale_after: Duration) -> Result<Vec<Finding>, Error> {
-    let mut audit = Audit { ledger, now: Timestamp::now(), found: Vec::new(), told: BTreeSet::new() };
+    let mut audit = Audit { ledger, now: clock::timestamp(), found: Vec::new(), told: BTreeSet::new() };
     audit.spooled()?;
     audit.running(stale_after)?;
     audit.orphans()?;
@@ -162,8 +162,8 @@ impl Audit<'_> {
     }
 
     fn orphans(&mut self) -> Result<(), Error> {
-        let marked = marked::tasks(self.ledger.path())
-            .map_err(|e| Error::failed(format!("looking through /proc for processes of tasks: {e}")))?;
+        let ledger = LedgerFile::at(self.ledger.path());
+        let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::failed)?;
         for id in marked {
             let Found::One(task) = self.ledger.task(&id)? else { continue };
             // A supervisor that still holds its lock is at it.
@@ -200,12 +200,13 @@ impl Audit<'_> {
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
         let agent = task.agent_process().map_or(Identity { pid: 0, start: 0 }, |a| a.identity);
         let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
-        let (id, ledger) = (task.id.clone(), self.ledger.path().to_owned());
+        let (id, ledger) = (task.id.clone(), LedgerFile::at(self.ledger.path()));
         let whose = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
-        let mut hunt = Hunt::new(whose, false, Duration::ZERO);
-        hunt.scan(&|stat: &Stat| recovery::holds_live_lock(self.ledger, stat.identity()))
+        let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);
+        sweep
+            .scan(&|stat: &Stat| recovery::holds_live_lock(self.ledger, stat.identity()))
             .map_err(Error::failed)?;
-        let summary = hunt.summary();
+        let summary = sweep.summary();
         let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
         let is_shown = |pid: &i32| !matches!(why(pid), Some(Why::Terminal | Why::Supervisor));
         let shown: Vec<i32> = summary.pids.iter().copied().filter(is_shown).collect();
@@ -238,7 +239,7 @@ impl Audit<'_> {
     fn deliveries(&mut self) -> Result<(), Error> {
         for task in self.ledger.delivery_failed()? {
             let detail = format!("its --on-finish command failed (attempts: {})", task.delivery_attempts);
-            let fix = format!("bookend show {}", view::operand(&task.id));
+            let fix = format!("bookend deliver {}", view::operand(&task.id));
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
         for task in self.ledger.undelivered()? {

@@ -17,6 +17,7 @@ use crate::adopt;
 use crate::artifact;
 use crate::audit;
 use crate::cancel;
+use crate::deliver;
 use crate::doctor;
 use crate::list;
 use crate::log;
@@ -36,7 +37,7 @@ use operator::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
     StatsArgs, TimelineArgs,
 };
-use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
+use settle::{AdoptArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
@@ -107,8 +108,8 @@ enum Command {
     /// The `running` row is committed before the agent executes; the terminal one when it ends. bookend then
     /// leaves as the agent left: by the same exit code or the same signal.
     ///
-    /// Exit codes of bookend itself: 2 usage, 75 the key is busy, 78 unsafe resume refused, 124 timed out,
-    /// 125 bookend failed before the agent ran, 126 and 127 as the shell's.
+    /// Exit codes of bookend itself: 2 usage, 74 output not written, 75 the key is busy, 78 unsafe resume
+    /// refused, 124 timed out, 125 bookend failed before the agent ran, 126 and 127 as the shell's.
     ///
     /// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
     /// warns. `</dev/null` costs nothing.
@@ -154,6 +155,13 @@ enum Command {
     ///
     /// Exit codes: 0 all is settled; 1 something could not be (or, with --dry-run, waits to be).
     Recover(RecoverArgs),
+    /// Run --on-finish commands that were cut off or failed
+    ///
+    /// Without an id: those that were not run yet or did not come to their end, as `recover` does. Each gets
+    /// the row as JSON on its stdin and the number of the attempt in BOOKEND_DELIVERY_ATTEMPT.
+    ///
+    /// Exit codes: 0 all are delivered; 1 one is not.
+    Deliver(DeliverArgs),
     /// Run an ended task once more: its command line, key and options, where it was started
     ///
     /// Its session follows the same rules as in any run, so after an interruption it starts a fresh one.
@@ -248,9 +256,21 @@ struct RunArgs {
     /// What to do with processes that the agent leaves behind; auto: end them unless it succeeded
     #[arg(long, env = "BOOKEND_LEFTOVERS", value_name = "POLICY", default_value = "auto")]
     leftovers: LeftoversArg,
+    /// How much output may wait for a slow reader before the agent has to wait (bytes, or 64MiB, 2GiB)
+    #[arg(
+        long,
+        env = "BOOKEND_BACKLOG",
+        value_name = "SIZE",
+        value_parser = size,
+        default_value = "1GiB",
+    )]
+    backlog: u64,
     /// A shell command to run at the end, with the row as JSON on its stdin
     #[arg(long, env = "BOOKEND_ON_FINISH", value_name = "CMD")]
     on_finish: Option<OsString>,
+    /// End the --on-finish command after this long (0: never) [default: 60s]
+    #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    hook_timeout: Option<Duration>,
     /// How long after its end the row is kept
     #[arg(
         long,
@@ -329,6 +349,7 @@ pub enum Request {
     Say(String),
     Man(pages::Request),
     Recover(recover::Request),
+    Deliver(deliver::Request),
     Redispatch(redispatch::Request),
     Session(session_cmd::Request),
     Adopt(adopt::Request),
@@ -369,6 +390,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
             dir: a.dir,
         }),
         Command::Recover(a) => Request::Recover(a.request()),
+        Command::Deliver(a) => Request::Deliver(a.request()),
         Command::Redispatch(a) => Request::Redispatch(a.request()),
         Command::Session(command) => Request::Session(command.request()),
         Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
@@ -438,7 +460,9 @@ fn run_request(a: RunArgs) -> run::Request {
             LeftoversArg::End => Policy::End,
             LeftoversArg::Leave => Policy::Leave,
         },
+        backlog: a.backlog,
         on_finish: a.on_finish.filter(|c| !c.is_empty()),
+        hook_timeout: a.hook_timeout,
         retention: a.retention,
         level: level(a.quiet, a.verbose),
         argv: a.argv,
@@ -477,6 +501,20 @@ fn duration(text: &str) -> Result<Duration, String> {
             .map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))?,
     };
     Ok(given.min(LONGEST))
+}
+
+/// Bytes, or a number with KiB, MiB or GiB (`K`, `M` and `G` mean the same).
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].trim_start() {
+        "" => Some(0),
+        "K" | "KiB" => Some(10),
+        "M" | "MiB" => Some(20),
+        "G" | "GiB" => Some(30),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(shift).and_then(|(n, shift)| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "invalid size; use a value such as 500000, 64MiB or 2GiB".to_owned())
 }
 
 fn limit(text: &str) -> Result<usize, String> {

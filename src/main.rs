@@ -10,6 +10,7 @@ mod cancel;
 mod claim;
 mod cli;
 mod clock;
+mod deliver;
 mod doctor;
 mod error;
 mod failpoint;
@@ -63,6 +64,7 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
     sys::ready_heap();
     // A panic has told its message by now, and the guard of the run has settled the row.
     let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Leave::Code(exit_code::FAILED));
+    log::flush();
     match leave {
         Leave::Code(code) => sys::exit_now(code),
         Leave::Signal(signal) => {
@@ -120,6 +122,12 @@ fn start() -> Leave {
             cli::variables::warn_of_misspelt();
             recover::recover(request, ledger, &caller)
         }
+        Request::Deliver(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
+            deliver::deliver(request, ledger, &caller)
+        }
         Request::Redispatch(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
@@ -162,7 +170,9 @@ fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Opt
         Request::Adopt(request) => Some((Some(&request.file), Intent::Act)),
         Request::Recover(request) => acts(!request.dry_run),
         Request::Prune(request) => acts(!request.dry_run),
-        Request::Redispatch(_) | Request::Cancel(_) | Request::Artifact(_) => acts(true),
+        Request::Deliver(_) | Request::Redispatch(_) | Request::Cancel(_) | Request::Artifact(_) => {
+            acts(true)
+        }
         Request::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
         Request::Session(_)
         | Request::List(_)

@@ -52,13 +52,22 @@ struct Options {
     on_term_cancelled: bool,
     fresh: bool,
     leftovers: Policy,
+    #[serde(default = "default_backlog")]
+    backlog: u64,
     on_finish: Option<String>,
+    #[serde(default)]
+    hook_timeout_ms: Option<u64>,
     retention_s: u64,
     cwd_at_start: PathBuf,
     stdin_at_start: String,
     /// The output was read as it came: silence was a sign.
     #[serde(default)]
     read_along: bool,
+}
+
+/// Of a run that knew no such option.
+fn default_backlog() -> u64 {
+    run::BACKLOG
 }
 
 /// The JSON of a run's options, for its row.
@@ -85,7 +94,9 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> Str
         on_term_cancelled: request.on_term == OnTerm::Cancelled,
         fresh: request.fresh,
         leftovers: request.leftovers,
+        backlog: request.backlog,
         on_finish: text(&request.on_finish),
+        hook_timeout_ms: request.hook_timeout.map(ms),
         retention_s: request.retention.as_secs(),
         cwd_at_start: lossy(&cwd),
         stdin_at_start: kind_of_stdin().to_owned(),
@@ -133,7 +144,9 @@ impl Options {
             // What was allowed once was allowed of another session.
             allow_unsafe_resume: false,
             leftovers: self.leftovers,
+            backlog: self.backlog,
             on_finish: self.on_finish.map(OsString::from),
+            hook_timeout: self.hook_timeout_ms.map(Duration::from_millis),
             retention: Duration::from_secs(self.retention_s),
             level,
             argv: argv.into_iter().map(OsString::from).collect(),

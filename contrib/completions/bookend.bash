@@ -31,6 +31,9 @@ _bookend() {
             bookend,completions)
                 cmd="bookend__subcmd__completions"
                 ;;
+            bookend,deliver)
+                cmd="bookend__subcmd__deliver"
+                ;;
             bookend,doctor)
                 cmd="bookend__subcmd__doctor"
                 ;;
@@ -96,6 +99,9 @@ _bookend() {
                 ;;
             bookend__subcmd__help,completions)
                 cmd="bookend__subcmd__help__subcmd__completions"
+                ;;
+            bookend__subcmd__help,deliver)
+                cmd="bookend__subcmd__help__subcmd__deliver"
                 ;;
             bookend__subcmd__help,doctor)
                 cmd="bookend__subcmd__help__subcmd__doctor"
@@ -191,7 +197,7 @@ _bookend() {
 
     case "${cmd}" in
         bookend)
-            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help"
+            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -418,6 +424,32 @@ _bookend() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bookend__subcmd__deliver)
+            opts="-q -v -h -V --ledger --log --failed --again --hook-timeout --quiet --verbose --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bookend__subcmd__doctor)
             opts="-h -V --ledger --log --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -441,7 +473,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help)
-            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help"
+            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -511,6 +543,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bookend__subcmd__help__subcmd__deliver)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -861,7 +907,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__recover)
-            opts="-q -v -h -V --ledger --log --ttl --grace --on-interrupted --dry-run --json --quiet --verbose --help --version"
+            opts="-q -v -h -V --ledger --log --ttl --grace --on-interrupted --hook-timeout --settle-only --dry-run --json --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -884,6 +930,10 @@ _bookend() {
                     return 0
                     ;;
                 --on-interrupted)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -917,7 +967,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__run)
-            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --on-finish --retention --quiet --verbose --help --version"
+            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --backlog --on-finish --hook-timeout --retention --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1003,7 +1053,15 @@ _bookend() {
                     COMPREPLY=($(compgen -W "auto end leave" -- "${cur}"))
                     return 0
                     ;;
+                --backlog)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --on-finish)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
@@ -24,6 +23,7 @@ use super::error::{LedgerError, Result, step};
 use super::open::{self, Found};
 use super::place::{self, Location, with_suffix};
 use super::trust;
+use crate::clock;
 use crate::failpoint;
 use rebuild::{Own, Theirs};
 
@@ -182,7 +182,7 @@ fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
         .map_err(io)?;
     copy(file, draft).map_err(|e| LedgerError::sql("backing up", file, e))?;
     // 20261121T195343Z
-    let stamp = format!("{:.0}", Timestamp::now()).replace(['-', ':'], "");
+    let stamp = format!("{:.0}", clock::timestamp()).replace(['-', ':'], "");
     let named = with_suffix(file, &format!(".before-bookend-{stamp}"));
     let backup = (0u32..)
         .map(|n| if n == 0 { named.clone() } else { with_suffix(&named, &format!(".{n}")) })

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
+use super::clock::Clock;
 use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
@@ -12,8 +13,9 @@ use crate::error::Error;
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate};
+use crate::process::group;
 use crate::process::identity;
-use crate::process::leftovers::Hunt;
+use crate::process::leftovers::LeftoverSweep;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source};
 use crate::sys::{self, Change, Received, Usage};
@@ -22,6 +24,7 @@ use crate::task::Stop;
 impl Supervisor<'_> {
     /// One event, or the deadline.
     pub(super) fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
+        self.pause_clocks();
         let deadline = self.deadline().into_iter().chain(until).min();
         let mut interests = Vec::with_capacity(5);
         let mut look = |source, fd| {
@@ -38,7 +41,7 @@ impl Supervisor<'_> {
             look(Source::HelperReport, helper.child.report());
             look(Source::HelperOutput, helper.output.as_ref().map(AsFd::as_fd));
         }
-        for fd in self.hunt.iter().flat_map(Hunt::fds) {
+        for fd in self.sweep.iter().flat_map(LeftoverSweep::fds) {
             look(Source::Leftover, Some(fd));
         }
         match self.watch.next(&interests, deadline).map_err(watching)? {
@@ -52,8 +55,19 @@ impl Supervisor<'_> {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let t = &self.timers;
-        let patience = [t.timeout, t.idle, t.linger].into_iter().filter(|_| t.stopped_since.is_none());
-        patience.chain([t.progress, t.rest, self.ladder.deadline()]).flatten().min()
+        let output = self.listening.as_ref().and_then(|l| l.capture.due());
+        let patience = [t.timeout, t.idle, t.linger].map(Clock::deadline);
+        patience.into_iter().chain([t.progress, t.rest, self.ladder.deadline(), output]).flatten().min()
+    }
+
+    /// Time in which the agent could not go on is not counted against it.
+    fn pause_clocks(&mut self) {
+        let held_up = self.listening.as_ref().is_some_and(|l| l.capture.holds_agent_up());
+        let now = Instant::now();
+        let t = &mut self.timers;
+        t.timeout.run(!t.stopped, now);
+        t.idle.run(!t.stopped && !held_up, now);
+        t.linger.run(!t.stopped && !held_up, now);
     }
 
     fn on_signal(&mut self, received: Received) -> Result<(), Error> {
@@ -62,10 +76,20 @@ impl Supervisor<'_> {
         if fate == Fate::Noise {
             return Ok(());
         }
+        // What runs after the agent has a group of its own, which the terminal does not reach.
+        if let (Phase::After, Some(helper), libc::SIGTSTP | libc::SIGCONT) =
+            (self.phase, &self.helper, received.signal)
+            && helper.ended.is_none()
+        {
+            group::signal(&helper.child, received.signal);
+        }
         if let Some(stop) = stop_of(&received) {
             match self.phase {
                 Phase::Before | Phase::Running => self.note(stop, received.signal),
-                Phase::After => self.hurried = true,
+                Phase::After => {
+                    self.hurried = true;
+                    self.late_stops.push_back(received.signal);
+                }
             }
         }
         if fate == Fate::Reached {
@@ -113,7 +137,7 @@ impl Supervisor<'_> {
         };
         let sent = to.signal(signal, None);
         // A stopped process acts on nothing but SIGKILL until it is continued.
-        if self.timers.stopped_since.is_some() {
+        if self.timers.stopped {
             let _ = to.signal(libc::SIGCONT, None);
         }
         let Err(e) = sent else { return };
@@ -129,15 +153,18 @@ impl Supervisor<'_> {
             match change {
                 Change::Ended(exit) => self.agent.ended = Some((exit, usage)),
                 Change::Stopped(signal) => self.on_stopped(signal)?,
-                Change::Continued => self.on_continued(),
+                Change::Continued => self.timers.stopped = false,
             }
         } else if let Some(helper) = &mut self.helper
             && pid == helper.child.pid
         {
             match change {
                 Change::Ended(exit) => helper.ended = Some(exit),
-                // A process group of its own is not the shell's job: nobody would continue us with it.
-                Change::Stopped(signal) if !leads_group(pid) => self.stop_along(pid, signal)?,
+                // A process group of its own is not the shell's job: nobody would continue us with it, unless
+                // it was Ctrl-Z that we passed on.
+                Change::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
+                    self.stop_along(pid, signal)?;
+                }
                 Change::Stopped(_) | Change::Continued => {}
             }
         }
@@ -146,7 +173,8 @@ impl Supervisor<'_> {
 
     /// The agent was stopped, perhaps alone. The shell looks at us: we stop the same way.
     fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
-        self.timers.stopped_since.get_or_insert_with(Instant::now);
+        self.timers.stopped = true;
+        self.pause_clocks();
         self.stop_along(self.agent.child.pid, signal)
     }
 
@@ -158,15 +186,6 @@ impl Supervisor<'_> {
             sys::raise_unblocked(signal);
         }
         Ok(())
-    }
-
-    fn on_continued(&mut self) {
-        let Some(since) = self.timers.stopped_since.take() else { return };
-        let lost = since.elapsed();
-        let t = &mut self.timers;
-        for patience in [&mut t.timeout, &mut t.idle, &mut t.linger].into_iter().flatten() {
-            *patience += lost;
-        }
     }
 
     pub(super) fn on_ready(&mut self, source: Source) -> Result<(), Error> {
@@ -183,8 +202,8 @@ impl Supervisor<'_> {
             Source::Output => {
                 if self.listening.as_mut().is_some_and(Listening::read_some) {
                     // What somebody else still writes after the agent's end is no life of it.
-                    if let Some(idle) = self.limits.idle_timeout.filter(|_| self.phase == Phase::Running) {
-                        self.timers.idle = Some(Instant::now() + idle);
+                    if self.phase == Phase::Running {
+                        self.timers.idle = Clock::of(self.limits.idle_timeout, Instant::now());
                     }
                     self.take_note()?;
                 }
@@ -232,7 +251,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         if self.phase == Phase::Running && !self.limits.awaits_input {
             let done = observed.result.is_some() && !observed.background && !observed.open_turn;
-            self.timers.linger = done.then(|| now + self.limits.grace);
+            self.timers.linger = Clock::of(done.then_some(self.limits.grace), now);
         }
         let counts = self.counts(observed);
         let news = self.written.session_waits
@@ -304,17 +323,19 @@ impl Supervisor<'_> {
             self.timers.rest = None;
             self.rest();
         }
-        if self.timers.stopped_since.is_none() && self.phase == Phase::Running {
-            if due(self.timers.timeout) {
-                self.timers.timeout = None;
+        if let Some(listening) = &mut self.listening
+            && due(listening.capture.due())
+        {
+            listening.capture.flush();
+        }
+        if self.phase == Phase::Running {
+            if self.timers.timeout.take_due(now) {
                 self.stop(Stop::Timeout);
             }
-            if due(self.timers.idle) {
-                self.timers.idle = None;
+            if self.timers.idle.take_due(now) {
                 self.stop(Stop::IdleTimeout);
             }
-            if due(self.timers.linger) {
-                self.timers.linger = None;
+            if self.timers.linger.take_due(now) {
                 self.lingered = true;
                 self.ladder.begin(libc::SIGTERM, now);
                 self.send(libc::SIGTERM);

@@ -54,6 +54,44 @@ fn restart_ends_the_task_and_the_next_one_starts_fresh_with_one_hint() {
     assert_eq!(m.journal(&["MESSAGE_ID=323327e934c34dc78ae70bda9f6b5041"]).len(), 1, "the session");
 }
 
+#[test]
+fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_anew() {
+    let Some(m) = Machine::new("agents_start_before_the_hooks_of_lost_tasks") else { return };
+    m.show_boot_ids();
+    // The hook of a lost task stays until it is let go.
+    let hook = "while ! [ -e /var/lib/bookend/go ]; do sleep 0.1; done; touch /var/lib/bookend/hooked";
+    m.task("one", WORK, &format!("BOOKEND_ON_FINISH=\"{hook}\""));
+    m.sh("systemctl enable -q bookend@one; systemctl start bookend@one");
+    m.working();
+    m.power_cut_and_boot();
+    m.working();
+    let rows = m.rows();
+    assert_eq!(
+        (&rows[0]["status"], &rows[1]["reason"]),
+        (&"running".into(), &"rebooted".into()),
+        "{rows:#?}"
+    );
+    m.until("systemctl show -P ActiveState bookend-report | grep -q activating");
+    assert_eq!(rows[1]["hinted_at"], Value::Null, "the report follows");
+
+    // While the hook still runs, another task is lost and its unit started again.
+    m.sh("rm -f /tmp/working");
+    m.write("/etc/systemd/system/bookend@.service.d/no.conf", "[Service]\nExecStopPost=\n");
+    m.sh("systemctl daemon-reload; systemctl kill -s KILL bookend@one");
+    m.until("systemctl show -P ActiveState bookend@one | grep -q failed");
+    m.sh("systemctl reset-failed bookend@one; systemctl start bookend@one");
+    m.working();
+    let rows = m.rows();
+    assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&"running".into(), &"interrupted".into()));
+    m.sh("touch /var/lib/bookend/go");
+    for row in &rows[1..] {
+        let id = row["id"].as_str().expect("an id").to_owned();
+        let reports = "journalctl --sync; journalctl -o cat --no-pager -q -u bookend-report";
+        m.until(&format!("{reports} | grep '^.recovery' | grep -q {id}"));
+    }
+    assert!(m.holds("test -e /var/lib/bookend/hooked"));
+}
+
 /// The hints about one task that stand in the journal.
 fn hints(m: &Machine, task: &str) -> Vec<String> {
     let said = m.sh("journalctl --sync; journalctl -o cat --no-pager -q SYSLOG_IDENTIFIER=bookend");
@@ -152,14 +190,15 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
 fn the_units_are_sound_and_as_closed_as_they_can_be() {
     let Some(m) = Machine::new("the_units_are_sound_and_as_closed_as_they_can_be") else { return };
     m.task("one", WORK, "");
-    let units = "bookend-recover.service bookend@one.service bookend-prune.service bookend-prune.timer";
+    let units = "bookend-recover.service bookend-report.service bookend@one.service bookend-prune.service \
+                 bookend-prune.timer";
     let said = m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
     assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
     let user = "export XDG_RUNTIME_DIR=/run HOME=/root; cd /usr/lib/systemd/user; \
                 systemd-analyze --user verify --recursive-errors=one";
     let said = m.exec(&["sh", "-c", &format!("{user} {units} 2>&1")]);
     assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
-    for unit in ["bookend-recover", "bookend-prune"] {
+    for unit in ["bookend-recover", "bookend-report", "bookend-prune"] {
         m.sh(&format!("systemd-analyze security --threshold=40 {unit}.service >/dev/null"));
     }
     assert!(!m.holds("systemctl is-enabled -q bookend-prune.timer"), "what is removed is a decision");
