@@ -27,7 +27,7 @@ pub use cmd::{Cmd, End, Output, Proc};
 pub use fifo::Fifo;
 pub use ledger::Row;
 pub use procfs::{
-    children, group, inhabitants, marked, memory, open_files, pending, stat_field, state, switches,
+    children, group, hides, inhabitants, marked, memory, open_files, pending, stat_field, state, switches,
 };
 pub use pty::Pty;
 pub use stand_in::STREAM;
