@@ -16,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 use crate::adopt;
 use crate::artifact;
 use crate::audit;
+use crate::backup;
 use crate::cancel;
 use crate::deliver;
 use crate::doctor;
@@ -37,7 +38,7 @@ use operator::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
     StatsArgs, TimelineArgs,
 };
-use settle::{AdoptArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
+use settle::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
@@ -175,6 +176,11 @@ enum Command {
     /// and column stays, and the program that owns it goes on working. A backup is left beside it. All of
     /// it is one transaction: interrupted, the file is what it was. Called again it does nothing.
     Adopt(AdoptArgs),
+    /// Copy the ledger into a new file
+    ///
+    /// Other commands go on meanwhile. A copy of the file alone misses what was committed last, which is in
+    /// the log beside it.
+    Backup(BackupArgs),
 }
 
 #[derive(Debug, Args)]
@@ -353,6 +359,7 @@ pub enum Request {
     Redispatch(redispatch::Request),
     Session(session_cmd::Request),
     Adopt(adopt::Request),
+    Backup(backup::Request),
 }
 
 /// Reads the command line.
@@ -394,6 +401,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Redispatch(a) => Request::Redispatch(a.request()),
         Command::Session(command) => Request::Session(command.request()),
         Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
+        Command::Backup(a) => Request::Backup(backup::Request { file: a.file }),
     };
     Ok(common.with(request))
 }

@@ -6,6 +6,7 @@ mod adopt;
 mod agent;
 mod artifact;
 mod audit;
+mod backup;
 mod cancel;
 mod claim;
 mod cli;
@@ -139,6 +140,7 @@ fn start() -> Leave {
             session_cmd::session(request, ledger).and_then(|text| say(&text))
         }
         Request::Adopt(request) => adopt::adopt(request).and_then(|text| say(&text)),
+        Request::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
         Request::List(request) => list::list(request, ledger),
         Request::Show(request) => show::show(request, ledger),
         Request::Artifact(request) => artifact::add(request, ledger),
@@ -175,6 +177,7 @@ fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Opt
         }
         Request::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
         Request::Session(_)
+        | Request::Backup(_)
         | Request::List(_)
         | Request::Show(_)
         | Request::Audit(_)

@@ -110,6 +110,7 @@ fn the_readme_names_every_command_and_every_option_it_names_exists() {
         "recover",
         "redispatch",
         "adopt",
+        "backup",
         "man",
     ]
     .map(help)

@@ -25,6 +25,9 @@ _bookend() {
             bookend,audit)
                 cmd="bookend__subcmd__audit"
                 ;;
+            bookend,backup)
+                cmd="bookend__subcmd__backup"
+                ;;
             bookend,cancel)
                 cmd="bookend__subcmd__cancel"
                 ;;
@@ -93,6 +96,9 @@ _bookend() {
                 ;;
             bookend__subcmd__help,audit)
                 cmd="bookend__subcmd__help__subcmd__audit"
+                ;;
+            bookend__subcmd__help,backup)
+                cmd="bookend__subcmd__help__subcmd__backup"
                 ;;
             bookend__subcmd__help,cancel)
                 cmd="bookend__subcmd__help__subcmd__cancel"
@@ -197,7 +203,7 @@ _bookend() {
 
     case "${cmd}" in
         bookend)
-            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt help"
+            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -372,6 +378,28 @@ _bookend() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bookend__subcmd__backup)
+            opts="-h -V --ledger --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bookend__subcmd__cancel)
             opts="-h -V --ledger --log --key --all --wait --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -473,7 +501,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help)
-            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt help"
+            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -515,6 +543,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help__subcmd__audit)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bookend__subcmd__help__subcmd__backup)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

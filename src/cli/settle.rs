@@ -152,6 +152,13 @@ pub struct AdoptArgs {
     pub file: PathBuf,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bookend backup ledger-$(date +%F).db")]
+pub struct BackupArgs {
+    /// The file to write; it must not exist
+    pub file: PathBuf,
+}
+
 impl RecoverArgs {
     pub fn request(self) -> recover::Request {
         recover::Request {

@@ -7,6 +7,7 @@ mod adopt;
 mod aftermath;
 mod artifacts;
 mod audit;
+mod backup;
 mod claim;
 mod dialect;
 mod ending;
