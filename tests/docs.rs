@@ -108,6 +108,7 @@ fn the_readme_names_every_command_and_every_option_it_names_exists() {
         "stats",
         "timeline",
         "recover",
+        "deliver",
         "redispatch",
         "adopt",
         "backup",

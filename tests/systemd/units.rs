@@ -71,7 +71,7 @@ fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_anew() {
         (&"running".into(), &"rebooted".into()),
         "{rows:#?}"
     );
-    m.until("systemctl show -P ActiveState bookend-report | grep -q activating");
+    m.until("systemctl show -P ActiveState bookend-report | grep -qx active");
     assert_eq!(rows[1]["hinted_at"], Value::Null, "the report follows");
 
     // While the hook still runs, another task is lost and its unit started again.
@@ -225,4 +225,29 @@ fn a_user_manager_recovers_before_it_starts_agents() {
     m.sh(&format!("{ctl} stop bookend@one"));
     assert_eq!(m.rows_of("ada", ledger)[0]["reason"], "signal");
     assert!(!m.holds("pgrep -u ada claude"), "nobody is left");
+}
+
+/// A unit that has a /proc of its own sees the boot id of the host, which does not change here: the ledger
+/// then looks as after the restart of a container, from another pid namespace on the same boot.
+#[test]
+fn after_a_power_cut_behind_the_same_boot_id_the_journal_names_the_command_that_settles() {
+    let test = "after_a_power_cut_behind_the_same_boot_id_the_journal_names_the_command";
+    let Some(m) = Machine::new(test) else { return };
+    m.task("one", WORK, "");
+    m.sh("systemctl start bookend@one");
+    m.working();
+    m.power_cut_and_boot();
+    m.until("systemctl show -P ActiveState bookend-recover | grep -Eq '^(active|failed|inactive)$'");
+    let row = m.row();
+    let id = row["id"].as_str().expect("an id");
+    if row["status"] == "running" {
+        let said = m.sh("journalctl --sync; journalctl -b -o cat --no-pager -q -u bookend-recover");
+        let command = said.lines().find_map(|l| l.split("if it has ended: ").nth(1));
+        let command = command.unwrap_or_else(|| panic!("no command in {said}"));
+        assert!(command.ends_with(&format!("--ttl 0 {id}")), "{command}");
+        m.sh(&format!("runuser -u bookend -- {command}"));
+    }
+    let row = m.row();
+    assert_eq!((&row["status"], &row["end_source"]), (&"interrupted".into(), &"recovery".into()), "{row:#}");
+    m.sh("systemctl restart bookend-recover");
 }
