@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::clock;
 use crate::error::{Error, exit_code};
 use crate::ledger::{self, Found, Ledger, LiveEvidence};
 use crate::liveness;
-use crate::process::cgroup::Cgroup;
 use crate::process::identity::Stat;
-use crate::process::leftovers::{self, Hunt, Seat, Why};
-use crate::process::marked;
+use crate::process::leftovers::{LedgerFile, LeftoverSweep, SharedScan, Why};
 use crate::recovery;
 use crate::run::Leave;
 use crate::stdout::print;
-use crate::task::{Identity, Status, Task, Verdict};
+use crate::task::{Status, Task, Verdict};
+use crate::trust::Evidence;
 use crate::view::{self, Code, Finding, Screen, Severity};
 
 /// What `bookend audit` was asked for.
@@ -61,7 +61,7 @@ pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
 /// # Errors
 /// When the ledger cannot be read.
 pub fn findings(ledger: &Ledger, stale_after: Duration) -> Result<Vec<Finding>, Error> {
-    let mut audit = Audit { ledger, now: Timestamp::now(), found: Vec::new(), told: BTreeSet::new() };
+    let mut audit = Audit { ledger, now: clock::timestamp(), found: Vec::new(), told: BTreeSet::new() };
     audit.spooled()?;
     audit.running(stale_after)?;
     audit.orphans()?;
@@ -162,8 +162,8 @@ impl Audit<'_> {
     }
 
     fn orphans(&mut self) -> Result<(), Error> {
-        let marked = marked::tasks(self.ledger.path())
-            .map_err(|e| Error::failed(format!("looking through /proc for processes of tasks: {e}")))?;
+        let ledger = LedgerFile::at(self.ledger.path());
+        let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::failed)?;
         for id in marked {
             let Found::One(task) = self.ledger.task(&id)? else { continue };
             // A supervisor that still holds its lock is at it.
@@ -198,16 +198,17 @@ impl Audit<'_> {
     /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may
     /// end any of it.
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
-        let agent = task.agent_process().map_or(Identity { pid: 0, start: 0 }, |a| a.identity);
-        let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
-        let (id, ledger) = (task.id.clone(), self.ledger.path().to_owned());
-        let whose = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
-        let mut hunt = Hunt::new(whose, false, Duration::ZERO);
-        hunt.scan(&|stat: &Stat| recovery::holds_live_lock(self.ledger, stat.identity()))
-            .map_err(Error::failed)?;
-        let summary = hunt.summary();
+        let evidence = Evidence::of(self.ledger);
+        let mut task = task.clone();
+        evidence.withhold(&mut task);
+        let agent = task.agent_process().map(|agent| agent.identity);
+        let whose = evidence.leftovers_of(LedgerFile::at(self.ledger.path()), &task, agent);
+        let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);
+        sweep.scan(&|stat: &Stat| evidence.is_supervisor(self.ledger, stat)).map_err(Error::failed)?;
+        let summary = sweep.summary();
         let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
-        let is_shown = |pid: &i32| !matches!(why(pid), Some(Why::Terminal | Why::Supervisor));
+        let is_shown =
+            |pid: &i32| !matches!(why(pid), Some(Why::Terminal | Why::Supervisor | Why::Supervised));
         let shown: Vec<i32> = summary.pids.iter().copied().filter(is_shown).collect();
         let are_endable = shown.iter().any(|pid| why(pid).is_none());
         Ok((shown, are_endable))
@@ -238,7 +239,7 @@ impl Audit<'_> {
     fn deliveries(&mut self) -> Result<(), Error> {
         for task in self.ledger.delivery_failed()? {
             let detail = format!("its --on-finish command failed (attempts: {})", task.delivery_attempts);
-            let fix = format!("bookend show {}", view::operand(&task.id));
+            let fix = format!("bookend deliver {}", view::operand(&task.id));
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
         for task in self.ledger.undelivered()? {

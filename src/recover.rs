@@ -1,33 +1,37 @@
 //! `bookend recover`: what died without a word is found, settled and told. Safe at any time, by any number at
 //! once; its cost grows with what runs, not with history.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
+use tracing::{debug, warn};
 
 use crate::clock;
+use crate::deliver::{self, Delivered};
 use crate::error::{Error, exit_code};
 use crate::failpoint;
 use crate::git::{Git, Survey, Uncommitted};
-use crate::hook::{self, Hook, Idle};
+use crate::hook::{self, Hook, HookEnd, Idle};
 use crate::ledger::{
-    self, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Location, Taken, Withdrawn,
+    self, Aftermath, AftermathLock, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence,
+    Location, Withdrawn,
 };
-use crate::process::caller::Caller;
+use crate::process::caller::{self, Caller};
 use crate::process::environment;
-use crate::process::marked;
+use crate::process::leftovers::{self, Step};
 use crate::process::watch::Watch;
-use crate::recovery::{self, AgentState, Dead, Marked};
+use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
+use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::redispatch::{self, Lacks};
 use crate::run::{Leave, OPTION_VARIABLES};
 use crate::show;
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
-use crate::trust;
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -42,6 +46,10 @@ pub struct Request {
     pub ttl: Duration,
     pub grace: Duration,
     pub on_interrupted: Option<OsString>,
+    /// Instead of what each task was given.
+    pub hook_timeout: Option<Duration>,
+    /// Runs no hook and reports nothing: that is left to another recovery.
+    pub settle_only: bool,
     pub dry_run: bool,
     pub json: bool,
     pub level: LevelFilter,
@@ -61,9 +69,18 @@ struct Report {
     unverifiable: Vec<Open>,
     stuck: Vec<Open>,
     sessions: Vec<Withdrawn>,
-    deliveries: Vec<Delivered>,
+    deliveries: Vec<DeliveredHook>,
     hints: Vec<Hint>,
     problems: Vec<String>,
+}
+
+impl Report {
+    fn conclude(&mut self) {
+        self.settled = self.unverifiable.is_empty()
+            && self.stuck.is_empty()
+            && self.problems.is_empty()
+            && self.spool.iter().all(|s| s.merged);
+    }
 }
 
 /// A record that waited in the spool.
@@ -92,7 +109,7 @@ struct Open {
 
 /// An `--on-finish` command that was run, or would be.
 #[derive(Debug, Serialize)]
-struct Delivered {
+struct DeliveredHook {
     id: String,
     status: &'static str,
 }
@@ -106,15 +123,17 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     // are waited for, and a reader who goes away is no reason to stop.
     sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
     let at = ledger::locate(ledger)?;
-    let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()) };
+    let closed = (!caller::was_open(1)).then(|| std::io::Error::from_raw_os_error(libc::EBADF));
+    let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()), failed: closed };
     let mut report = Report { ledger: at.file.clone(), dry_run: request.dry_run, ..Report::default() };
+    let is_there = at.file.exists();
     if request.dry_run {
         if let Some(mut ledger) = Ledger::open_read_only(&at)? {
             let wanted = Wanted::resolve(&ledger, &request.ids)?;
             preview(&ledger, &wanted, request, &mut report)?;
             preview_hints(&mut ledger, &wanted, caller, &mut report)?;
         }
-    } else if at.file.exists() {
+    } else if is_there {
         let ledger = Ledger::open(&at)?;
         let mut recovery = Recovery {
             watch: watch()?,
@@ -126,17 +145,29 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             caller,
             telling: &mut telling,
             report: &mut report,
+            printed: Vec::new(),
+            reporting: None,
+            stopped: None,
         };
         recovery.take_from_spool();
         recovery.settle()?;
         recovery.release_agents()?;
-        recovery.end_orphans()?;
         if recovery.wanted.are_all() {
             recovery.sweep_spool();
             recovery.withdraw_sessions()?;
         }
-        recovery.deliver()?;
-        recovery.hint()?;
+        if !request.settle_only {
+            recovery.deliver()?;
+            if recovery.stopped.is_none() {
+                recovery.hint()?;
+            }
+        }
+        recovery.report.conclude();
+        recovery.telling.end(recovery.report);
+        recovery.record_reports()?;
+        if let Some(signal) = recovery.stopped {
+            return Ok(Leave::Signal(signal));
+        }
     } else {
         for path in ledger::records_in_spool(&at)? {
             let path = view::one_line(&path.to_string_lossy()).into_owned();
@@ -146,11 +177,11 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             report.spool.push(Spooled { task: None, merged: false, text });
         }
     }
-    report.settled = report.unverifiable.is_empty()
-        && report.stuck.is_empty()
-        && report.problems.is_empty()
-        && report.spool.iter().all(|s| s.merged);
-    telling.end(&report);
+    report.conclude();
+    // A recovery that was done has said it before it recorded its reports.
+    if request.dry_run || !is_there {
+        telling.end(&report);
+    }
     let pending = report.dry_run && !(report.interrupted.is_empty() && report.sessions.is_empty());
     Ok(Leave::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
 }
@@ -195,6 +226,12 @@ struct Recovery<'a> {
     caller: &'a Caller,
     telling: &'a mut Telling,
     report: &'a mut Report,
+    /// The tasks whose reports were printed, not yet recorded as such.
+    printed: Vec<String>,
+    /// Keeps other recoveries from reporting them too.
+    reporting: Option<AftermathLock>,
+    /// The stop signal that came while a hook ran.
+    stopped: Option<i32>,
 }
 
 impl Recovery<'_> {
@@ -206,61 +243,116 @@ impl Recovery<'_> {
         }
     }
 
-    /// Judges every running row, ends what the dead ones left, and marks them.
+    /// Settles every lost task, and ends what tasks left running whose supervisors died, or failed, after the
+    /// end was written and before their leftovers were ended.
     fn settle(&mut self) -> Result<(), Error> {
-        let mut found = sort(&self.ledger, &self.wanted, self.request.ttl)?;
-        if !found.doubtful.is_empty() {
-            // A supervisor that is just leaving has let go of its lock and still lives; if it could not
-            // write its end, that is in the spool by now.
-            self.ledger.merge_spool()?;
-            found = sort(&self.ledger, &self.wanted, self.request.ttl)?;
+        let mut batch = RecoveryBatch::new(&self.ledger, self.request.grace);
+        let now = Instant::now();
+        for task in running(&self.ledger, &self.wanted)? {
+            batch.add(task, now);
+        }
+        for id in batch.named_tasks()? {
+            if let Named::One(task) = self.ledger.task(&id)?
+                && task.id == id
+                && self.wanted.has(&id)
+                && recovery::leaves_no_process(&task)
+            {
+                batch.add(*task, now);
+            }
         }
         failpoint::reached("recover.judged");
-        self.report.alive = found.alive;
-        for task in found.doubtful {
+        let doubtful = self.drive(&mut batch)?;
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        // A supervisor that exits has let go of its lock and still lives; if it could not write its end, that
+        // is in the spool by now.
+        self.ledger.merge_spool()?;
+        for task in running(&self.ledger, &self.wanted)?.into_iter().filter(|t| doubtful.contains(&t.id)) {
+            batch.add(task, Instant::now());
+        }
+        let doubtful = self.drive(&mut batch)?;
+        self.expire(doubtful, &batch)
+    }
+
+    /// Steps the batch until nothing more is to be done; gives the tasks that cannot be judged.
+    fn drive(&mut self, batch: &mut RecoveryBatch) -> Result<Vec<String>, Error> {
+        let mut doubtful = Vec::new();
+        loop {
+            let (outcomes, step) = batch.step(&self.ledger, Instant::now())?;
+            let mut lost = Vec::new();
+            for outcome in outcomes {
+                match outcome {
+                    RecoveryOutcome::Alive(task) if task.status.is_terminal() => {}
+                    RecoveryOutcome::Alive(_) => self.report.alive += 1,
+                    RecoveryOutcome::Unverifiable(task) => doubtful.push(task.id),
+                    RecoveryOutcome::Lost(task) | RecoveryOutcome::Stuck(task, _) if task.has_ended() => {
+                        self.note_orphans(&task)?;
+                    }
+                    RecoveryOutcome::Lost(task) => lost.push(task),
+                    RecoveryOutcome::Stuck(task, why) => self.leave_open(&task, why)?,
+                }
+            }
+            self.mark(lost)?;
+            match step {
+                Step::Done => return Ok(doubtful),
+                Step::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::failed)?,
+            }
+        }
+    }
+
+    /// Marks lost tasks; their keys are free then.
+    fn mark(&mut self, lost: Vec<LostTask>) -> Result<(), Error> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        failpoint::reached("recover.ended");
+        for (task, outcome) in batch::settle(&mut self.ledger, lost, "recover")? {
+            match outcome {
+                SettleOutcome::Interrupted(reason) => {
+                    self.report.interrupted.push(ended(task.task(), reason))
+                }
+                SettleOutcome::Seen(status) => {
+                    let id = task.id();
+                    let text =
+                        format!("the end of task {id} ({status}), which waited in the spool, is recorded");
+                    self.telling.line(&text);
+                    self.report.spool.push(Spooled { task: Some(id.to_owned()), merged: true, text });
+                }
+                SettleOutcome::Unread(error) => self.leave_open(&task, error.to_string())?,
+                SettleOutcome::Untouched => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the running tasks that cannot be judged, ends those that are too old to wait for, and reports the
+    /// others.
+    fn expire(&mut self, ids: Vec<String>, batch: &RecoveryBatch) -> Result<(), Error> {
+        let tasks = running(&self.ledger, &self.wanted)?.into_iter().filter(|t| ids.contains(&t.id));
+        let (expired, kept): (Vec<Task>, Vec<Task>) =
+            tasks.partition(|task| recovery::has_expired(task, self.request.ttl));
+        for task in kept {
             let why = doubtful(&self.ledger, &task);
             self.telling.line(&format!("task {} {why}", task.id));
             self.report.unverifiable.push(Open { id: task.id, key: task.key, why });
         }
-        let mut dead = recovery::end_leftovers(&self.ledger, found.dead, self.request.grace)?;
-        failpoint::reached("recover.ended");
-        dead.extend(found.expired.into_iter().map(Dead::expired));
-        let mut markable = Vec::new();
-        for dead in dead {
-            match dead.stuck() {
-                None => markable.push(dead),
-                Some(why) => self.leave_open(&dead, why)?,
-            }
+        self.mark(expired.into_iter().map(|task| LostTask::expired(task, batch.here())).collect())
+    }
+
+    /// Records what became of the processes of a task that had ended.
+    fn note_orphans(&mut self, task: &LostTask) -> Result<(), Error> {
+        let Some(leftovers) = task.leftovers().filter(|l| l.found > 0) else { return Ok(()) };
+        let id = task.id();
+        self.telling
+            .line(&format!("task {id} had ended; of what it left running, {} ended", leftovers.ended));
+        if let Ok(text) = serde_json::to_string(leftovers) {
+            self.ledger.leftovers(id, &text)?;
         }
-        if markable.is_empty() {
-            return Ok(());
-        }
-        let claim = self.ledger.claim()?;
-        // Its end was seen, and may be read later: it is not for us to infer another.
-        let (unread, markable): (Vec<_>, Vec<_>) =
-            markable.into_iter().map(|d| (claim.spooled(d.id()).err(), d)).partition(|(e, _)| e.is_some());
-        let markable: Vec<Dead> = markable.into_iter().map(|(_, dead)| dead).collect();
-        let marks: Vec<Marked> =
-            markable.iter().map(|dead| dead.mark(&claim, "recover")).collect::<Result<_, _>>()?;
-        claim.commit()?;
-        failpoint::reached("recover.marked");
-        for (dead, marked) in markable.iter().zip(&marks) {
-            dead.tidy(&self.ledger, marked);
-            match marked {
-                Marked::Interrupted(reason) => self.report.interrupted.push(ended(dead.task(), *reason)),
-                Marked::Seen(status) => {
-                    let text = format!(
-                        "the end of task {} ({status}), which waited in the spool, is recorded",
-                        dead.id()
-                    );
-                    self.telling.line(&text);
-                    self.report.spool.push(Spooled { task: Some(dead.id().to_owned()), merged: true, text });
-                }
-                Marked::Untouched => {}
-            }
-        }
-        for (error, dead) in unread {
-            self.leave_open(&dead, error.map(|e| e.to_string()).unwrap_or_default())?;
+        if !task.survivors().is_empty() {
+            let problem = format!("processes of task {id} could not be ended: {:?}", task.survivors());
+            self.telling.line(&problem);
+            self.report.problems.push(problem);
         }
         Ok(())
     }
@@ -291,39 +383,6 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Ends what tasks left running whose supervisors died, or failed, after the end was written and before
-    /// their left-overs were ended.
-    fn end_orphans(&mut self) -> Result<(), Error> {
-        let mut tasks = Vec::new();
-        let marked = marked::tasks(self.ledger.path())
-            .map_err(|e| Error::failed(format!("looking for what ended tasks left running: {e}")))?;
-        for id in marked {
-            if let Named::One(task) = self.ledger.task(&id)?
-                && task.id == id
-                && self.wanted.has(&id)
-                && recovery::leaves_no_process(&task)
-                && recovery::evidence(&self.ledger, &task)? != LiveEvidence::Held
-            {
-                tasks.push(*task);
-            }
-        }
-        for dead in recovery::end_leftovers(&self.ledger, tasks, self.request.grace)? {
-            let Some(leftovers) = dead.leftovers().filter(|l| l.found > 0) else { continue };
-            let id = dead.id();
-            self.telling
-                .line(&format!("task {id} had ended; of what it left running, {} ended", leftovers.ended));
-            if let Ok(text) = serde_json::to_string(leftovers) {
-                self.ledger.leftovers(id, &text)?;
-            }
-            if !dead.survivors().is_empty() {
-                let problem = format!("processes of task {id} could not be ended: {:?}", dead.survivors());
-                self.telling.line(&problem);
-                self.report.problems.push(problem);
-            }
-        }
-        Ok(())
-    }
-
     fn sweep_spool(&mut self) {
         if let Err(e) = self.ledger.sweep_spool() {
             self.telling.line(&e.to_string());
@@ -331,11 +390,11 @@ impl Recovery<'_> {
         }
     }
 
-    fn leave_open(&mut self, dead: &Dead, why: String) -> Result<(), Error> {
-        self.ledger.note_error(dead.id(), &why)?;
-        self.telling.line(&format!("task {} stays running: {why}", dead.id()));
-        let key = dead.task().key.clone();
-        self.report.stuck.push(Open { id: dead.id().to_owned(), key, why });
+    fn leave_open(&mut self, lost: &LostTask, why: String) -> Result<(), Error> {
+        self.ledger.note_error(lost.id(), &why)?;
+        self.telling.line(&format!("task {} stays running: {why}", lost.id()));
+        let key = lost.task().key.clone();
+        self.report.stuck.push(Open { id: lost.id().to_owned(), key, why });
         Ok(())
     }
 
@@ -349,103 +408,175 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Runs the `--on-finish` commands that nobody has seen to end, those of tasks just ended among them.
+    /// Runs the `--on-finish` commands that were not seen to end, those of tasks just ended among them, and
+    /// of tasks that end meanwhile.
     fn deliver(&mut self) -> Result<(), Error> {
-        for task in self.wanted.only(self.ledger.undelivered()?) {
-            recovery::evidence(&self.ledger, &task)?;
-            // Held for as long as the hook runs, as its own supervisor would: no second recovery runs it too.
-            let _lock = match self.ledger.take_live(&task)? {
-                Taken::Yes(lock) => Some(lock),
-                Taken::Elsewhere if recovery::is_gone_by_identity(&task) => None,
-                Taken::Held | Taken::Elsewhere => continue,
-            };
-            if let Some(distrust) = self.ledger.distrust() {
-                self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
-                let (why, remedy) = (&distrust.why, trust::remedy(&distrust));
-                let problem =
-                    format!("the --on-finish command of task {} is not run: {why}; {remedy}", task.id);
-                self.telling.line(&problem);
-                self.report.problems.push(problem);
-                continue;
+        let mut tried = BTreeSet::new();
+        loop {
+            let mut due = self.wanted.only(self.ledger.undelivered()?);
+            due.retain(|task| tried.insert(task.id.clone()));
+            if due.is_empty() {
+                return Ok(());
             }
-            let was_cut_off = task.delivery_status.as_deref() == Some(Delivery::Delivering.as_str());
-            let state = if was_cut_off && task.delivery_attempts >= ATTEMPTS {
-                self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
-                Some(Delivery::Failed)
+            for task in due {
+                self.deliver_one(&task)?;
+                if self.stopped.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn deliver_one(&mut self, task: &Task) -> Result<(), Error> {
+        let id = &task.id;
+        let evidence = recovery::evidence(&self.ledger, task)?;
+        let was_cut_off = task.delivery_status.as_deref() == Some(Delivery::Delivering.as_str());
+        let (delivered, stopped) =
+            if evidence != LiveEvidence::Held && was_cut_off && task.delivery_attempts >= ATTEMPTS {
+                self.give_up(task)?
             } else {
-                let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
-                hook::deliver(&task, None, self.caller, &mut idle)?
+                let timeout = self.request.hook_timeout;
+                deliver::deliver_one(&mut self.ledger, &mut self.watch, task, timeout, self.caller)?
             };
-            if let Some(state) = state {
-                self.telling.line(&format!(
-                    "the --on-finish command of task {}: {}",
-                    task.id,
-                    state.as_str()
-                ));
-                self.report.deliveries.push(Delivered { id: task.id, status: state.as_str() });
+        self.stopped = stopped;
+        match delivered {
+            Delivered::ByAnother => {}
+            Delivered::Refused(why) => {
+                self.ledger.delivery(id, Delivery::Failed, &clock::now())?;
+                self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
+            }
+            Delivered::As(state) => {
+                self.telling.line(&format!("the --on-finish command of task {id}: {}", state.as_str()));
+                self.report.deliveries.push(DeliveredHook { id: id.clone(), status: state.as_str() });
             }
         }
         Ok(())
     }
 
-    /// Tells, once, of every task that was interrupted, also of one that ended itself on a clean restart.
+    /// A hook that was cut off again and again is not run once more, unless another process is at it.
+    fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<i32>), Error> {
+        let (_lock, taken) = self.ledger.take_aftermath(Aftermath::Delivery, &[&task.id])?;
+        if taken != [true] {
+            return Ok((Delivered::ByAnother, None));
+        }
+        self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
+        Ok((Delivered::As(Delivery::Failed), None))
+    }
+
+    /// Reports each interrupted task that was not reported yet, also one that ended itself on a clean
+    /// restart. What was printed only is recorded as reported by [`Recovery::record_reports`].
     fn hint(&mut self) -> Result<(), Error> {
-        for task in self.wanted.only(self.ledger.unhinted()?) {
-            let is_leaving = recovery::evidence(&self.ledger, &task)? == LiveEvidence::Held;
-            if is_leaving || !self.ledger.begin_hint(&task.id, &clock::now())? {
-                continue;
-            }
-            failpoint::reached("recover.hinting");
-            let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
+        let mut due = self.unhinted()?;
+        let ids: Vec<&str> = due.iter().map(|task| task.id.as_str()).collect();
+        let (lock, taken) = self.ledger.take_aftermath(Aftermath::Report, &ids)?;
+        let ours: BTreeSet<String> =
+            due.iter().zip(taken).filter(|(_, taken)| *taken).map(|(t, _)| t.id.clone()).collect();
+        // What another process has reported before it let go of its lock.
+        due = self.unhinted()?;
+        due.retain(|task| ours.contains(&task.id));
+        for task in due {
+            let mut idle = Idle::new(&mut self.ledger, &mut self.watch);
             let uncommitted = uncommitted(&task, &mut self.survey, &mut idle)?;
+            self.stopped = idle.stopped;
+            drop(idle);
             let hint = post_mortem(&self.ledger, task, self.at, uncommitted)?;
             self.telling.hint(&hint);
-            if let Some(command) = &self.request.on_interrupted
-                && let Err(how) = self.hand_on(command, &hint.task)?
-            {
-                let problem = format!(
-                    "the --on-interrupted command {how} for task {}; the next recovery tries again",
-                    hint.task.id
-                );
-                self.ledger.take_back_hint(&hint.task.id)?;
-                self.telling.line(&problem);
-                self.report.problems.push(problem);
+            failpoint::reached("recover.hinting");
+            match &self.request.on_interrupted {
+                // The stop came while git was asked: the next recovery hands it on.
+                Some(_) if self.stopped.is_some() => {}
+                Some(command) => self.hand_on(command, &hint.task)?,
+                None => self.printed.push(hint.task.id.clone()),
             }
             self.report.hints.push(hint);
+            if self.stopped.is_some() {
+                break;
+            }
+        }
+        self.reporting = Some(lock);
+        Ok(())
+    }
+
+    /// A task whose supervisor still lives is reported by a later recovery.
+    fn unhinted(&self) -> Result<Vec<Task>, Error> {
+        let mut due = Vec::new();
+        for task in self.wanted.only(self.ledger.unhinted()?) {
+            if recovery::evidence(&self.ledger, &task)? != LiveEvidence::Held {
+                due.push(task);
+            }
+        }
+        Ok(due)
+    }
+
+    /// Hands one report to the `--on-interrupted` command: three times at most, whether that fails or does
+    /// not come back.
+    fn hand_on(&mut self, command: &OsStr, task: &Task) -> Result<(), Error> {
+        let id = &task.id;
+        let Some(attempt) = self.ledger.begin_hint(id)? else { return Ok(()) };
+        failpoint::reached("recover.handing");
+        let done = if attempt > ATTEMPTS {
+            HookEnd::Failed(format!("was cut off {ATTEMPTS} times"))
+        } else {
+            let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+            let limit = hook::limit(self.request.hook_timeout);
+            let hook = Hook { command, cwd: &cwd, attempt: None, limit };
+            let mut idle = Idle::new(&mut self.ledger, &mut self.watch);
+            let done = hook::run(&hook, task, self.caller, &mut idle)?;
+            self.stopped = idle.stopped;
+            done
+        };
+        failpoint::reached("recover.handed");
+        let how = match done {
+            HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), &clock::now())?),
+            HookEnd::Interrupted(signal) => {
+                self.ledger.take_back_hint(id)?;
+                format!("was interrupted by {}", hook::signal_name(signal))
+            }
+            HookEnd::Failed(how) => how,
+        };
+        let next = match attempt >= ATTEMPTS && self.stopped.is_none() {
+            true => "it is not run again",
+            false => "the next recovery tries again",
+        };
+        if attempt >= ATTEMPTS && self.stopped.is_none() {
+            self.ledger.hinted(std::slice::from_ref(id), &clock::now())?;
+        }
+        self.problem(format!("the --on-interrupted command {how} for task {id}; {next}"));
+        Ok(())
+    }
+
+    /// Records what was printed as reported, in one commit. What could not be printed was not: a crash
+    /// before this repeats a report and loses none.
+    fn record_reports(&mut self) -> Result<(), Error> {
+        failpoint::reached("recover.reported");
+        match self.telling.failed.take() {
+            None => self.ledger.hinted(&self.printed, &clock::now())?,
+            Some(e) if self.printed.is_empty() => {
+                debug!("standard output does not take the report: {e}");
+            }
+            Some(e) => {
+                let tasks = match self.printed.len() {
+                    1 => "1 interrupted task".to_owned(),
+                    n => format!("{n} interrupted tasks"),
+                };
+                let problem = format!(
+                    "the report of {tasks} could not be printed: {e}; the next recovery prints it again"
+                );
+                warn!("{problem}");
+                self.report.problems.push(problem);
+            }
         }
         Ok(())
     }
 
-    fn hand_on(&mut self, command: &OsStr, task: &Task) -> Result<Result<(), String>, Error> {
-        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        let hook = Hook { command, cwd: &cwd, attempt: None };
-        let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
-        hook::run(&hook, task, self.caller, &mut idle)
+    fn problem(&mut self, text: String) {
+        self.telling.line(&text);
+        self.report.problems.push(text);
     }
 }
 
-/// The running rows, by what is to be done with them.
-#[derive(Default)]
-struct Found {
-    alive: usize,
-    dead: Vec<Task>,
-    /// They cannot be judged, and are too old to be believed in.
-    expired: Vec<Task>,
-    doubtful: Vec<Task>,
-}
-
-fn sort(ledger: &Ledger, wanted: &Wanted, ttl: Duration) -> Result<Found, Error> {
-    let mut found = Found::default();
-    let running = ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })?;
-    for task in wanted.only(running) {
-        match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
-            Verdict::Alive => found.alive += 1,
-            Verdict::Gone | Verdict::Recycled => found.dead.push(task),
-            Verdict::Unverifiable if recovery::has_expired(&task, ttl) => found.expired.push(task),
-            Verdict::Unverifiable => found.doubtful.push(task),
-        }
-    }
-    Ok(found)
+fn running(ledger: &Ledger, wanted: &Wanted) -> Result<Vec<Task>, Error> {
+    Ok(wanted.only(ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })?))
 }
 
 /// Says what a recovery would do, and does nothing.
@@ -454,18 +585,31 @@ fn preview(ledger: &Ledger, wanted: &Wanted, request: &Request, report: &mut Rep
         let text = format!("a record waits in the spool: {}", path.display());
         report.spool.push(Spooled { task: None, merged: false, text });
     }
-    let found = sort(ledger, wanted, request.ttl)?;
-    report.alive = found.alive;
-    let open = |t: Task| Open { why: doubtful(ledger, &t), id: t.id, key: t.key };
-    report.unverifiable = found.doubtful.into_iter().map(open).collect();
-    let dead = found.dead.into_iter().map(Dead::found).chain(found.expired.into_iter().map(Dead::expired));
-    report.interrupted = dead.map(|d| ended(d.task(), d.reason())).collect();
+    let here = RecoveryBatch::new(ledger, request.grace).here();
+    for task in running(ledger, wanted)? {
+        let lost = match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
+            Verdict::Alive => {
+                report.alive += 1;
+                continue;
+            }
+            Verdict::Gone | Verdict::Recycled => LostTask::found(task, here.clone()),
+            Verdict::Unverifiable if recovery::has_expired(&task, request.ttl) => {
+                LostTask::expired(task, here.clone())
+            }
+            Verdict::Unverifiable => {
+                let why = doubtful(ledger, &task);
+                report.unverifiable.push(Open { id: task.id, key: task.key, why });
+                continue;
+            }
+        };
+        report.interrupted.push(ended(lost.task(), lost.reason()));
+    }
     if wanted.are_all() {
         report.sessions = ledger.unsafe_sessions()?;
     }
     for task in wanted.only(ledger.undelivered()?) {
         if ledger.evidence(&task)? != LiveEvidence::Held {
-            report.deliveries.push(Delivered { id: task.id, status: Delivery::Pending.as_str() });
+            report.deliveries.push(DeliveredHook { id: task.id, status: Delivery::Pending.as_str() });
         }
     }
     Ok(())
@@ -480,8 +624,9 @@ fn preview_hints(
     let at = Location { file: ledger.path().to_owned(), chosen_by: ChosenBy::Option };
     let (mut watch, mut survey) = (watch()?, survey(caller));
     for task in wanted.only(ledger.unhinted()?) {
-        let mut idle = Idle { ledger, watch: &mut watch };
+        let mut idle = Idle::new(ledger, &mut watch);
         let uncommitted = uncommitted(&task, &mut survey, &mut idle)?;
+        drop(idle);
         report.hints.push(post_mortem(ledger, task, &at, uncommitted)?);
     }
     Ok(())
@@ -494,6 +639,10 @@ fn doubtful(ledger: &Ledger, task: &Task) -> String {
 }
 
 fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Result<Uncommitted, Error> {
+    // Git is not run where others may have chosen the directory.
+    if idle.ledger.distrust().is_some() {
+        return Ok(Uncommitted::NoWorktree);
+    }
     match &task.cwd {
         Some(cwd) => survey.uncommitted(Path::new(cwd), idle),
         None => Ok(Uncommitted::NoWorktree),
@@ -511,12 +660,14 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommit
         .rfind(|i| i.restored_at.is_none() && Some(&i.session_id) == task.session_id.as_ref())
         .map(|i| i.session_id);
     let lacks = redispatch::lacks(&task);
+    let is_shared = ledger.distrust().is_some();
     let ledger = match at.chosen_by {
         ChosenBy::Option => format!(" --ledger {}", view::quoted(&at.file.to_string_lossy())),
         _ => String::new(),
     };
     let id = view::operand(&task.id);
     let (redispatch, redispatch_needs) = match lacks {
+        _ if is_shared => (None, Some("others may write to the ledger")),
         None => (Some(format!("bookend redispatch{ledger} {id}")), None),
         Some(Lacks::Stdin) => {
             let command = format!("bookend redispatch{ledger} --stdin {id} <PROMPT");
@@ -538,6 +689,8 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommit
 struct Telling {
     json: bool,
     screen: Screen,
+    /// Why stdout does not take what is written.
+    failed: Option<std::io::Error>,
 }
 
 impl Telling {
@@ -594,10 +747,12 @@ impl Telling {
         }
     }
 
-    fn write(&self, text: &str) {
-        // A reader that has gone does not stop a recovery.
+    /// A reader that has gone does not stop a recovery.
+    fn write(&mut self, text: &str) {
         let mut stdout = std::io::stdout().lock();
-        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        if let Err(e) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            self.failed.get_or_insert(e);
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch};
 use crate::process::identity;
-use crate::process::leftovers::{self, Hunt, Policy, Seat};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Policy, Seat};
 use crate::process::oom;
 use crate::process::watch::Watch;
 use crate::recovery;
@@ -46,7 +46,7 @@ const MOST_LEVELS: u32 = 8;
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 32] = [
+pub const OPTION_VARIABLES: [&str; 33] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -70,6 +70,7 @@ pub const OPTION_VARIABLES: [&str; 32] = [
     "BOOKEND_LEFTOVERS",
     "BOOKEND_BACKLOG",
     "BOOKEND_ON_FINISH",
+    "BOOKEND_HOOK_TIMEOUT",
     "BOOKEND_RETENTION",
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
@@ -108,6 +109,7 @@ pub struct Request {
     /// Bytes of output that wait for a slow reader before the agent does.
     pub backlog: u64,
     pub on_finish: Option<OsString>,
+    pub hook_timeout: Option<Duration>,
     pub retention: Duration,
     pub level: LevelFilter,
     pub argv: Vec<OsString>,
@@ -236,7 +238,10 @@ fn attend(
         place,
         supervisor,
         agent_process,
-        on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
+        on_finish: request
+            .on_finish
+            .as_ref()
+            .map(|command| hook::on_finish(command, current_dir(), request.hook_timeout)),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
         parent_id,
         oom_kills_before,
@@ -313,7 +318,7 @@ fn attend(
     };
     let whose = leftovers::Task {
         id: run.task.id.clone(),
-        ledger: location.file.clone(),
+        ledger: LedgerFile::at(&location.file),
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
@@ -358,8 +363,8 @@ fn attend(
     });
     let ending = if who.is_background() && ending == Ending::Success { Ending::Backgrounded } else { ending };
     let ends = request.leftovers.ends(ending == Ending::Success) && !who.is_background();
-    let mut hunt = Hunt::new(whose, ends, request.grace);
-    run.look_for_leftovers(&mut hunt);
+    let mut sweep = LeftoverSweep::new(whose, ends, request.grace);
+    run.look_for_leftovers(&mut sweep);
 
     // 10. The terminal row, or the spool. The ending is committed before any grace is waited for.
     let error = match ended {
@@ -371,17 +376,17 @@ fn attend(
         let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
         let mut git = Git::new(environment::inherited(&OPTION_VARIABLES, &add), &caller);
         // While the ending becomes durable. What is still to end could change git's settings.
-        if !(ends && hunt.is_awaited()) {
+        if !(ends && sweep.is_awaited()) {
             baseline.begin(&mut git);
         }
         (baseline, git)
     });
     let session = observed.session_id.as_deref().or(choice.session.as_deref());
     let traces = traces(&who, &ending, session, &row.started_at);
-    let leftovers = Some(run.summary(&hunt));
+    let leftovers = Some(run.summary(&sweep));
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers, traces });
     failpoint::reached("run.settled");
-    run.end_leftovers(hunt, ends)?;
+    run.end_leftovers(sweep, ends)?;
     if let Some((baseline, mut git)) = asked {
         let id = run.task.id.clone();
         baseline.record(&id, &mut git, &mut run)?;
@@ -604,8 +609,9 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
     let used = |session: String, linked: Option<&str>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
         let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
+        let veto = last.veto.map(|v| v.why());
         let task = last.task.map(|t| (t.id, t.status));
-        Ok(LastUse { session, restored: last.restored, task, transcript_seen })
+        Ok(LastUse { session, restored: last.restored, veto, task, transcript_seen })
     };
     let linked = match (&who.key, who.adapter.tracks_sessions()) {
         (Some(key), true) => {
@@ -717,7 +723,7 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
     // A row that went to the spool is delivered by the recovery that comes after its merge.
     let Ok(Found::One(task)) = run.ledger.task(&run.task.id) else { return Ok(()) };
     if task.status.is_terminal() {
-        hook::deliver(&task, Some(command), caller, run)?;
+        hook::deliver(&task, Some(command), request.hook_timeout, caller, run)?;
     }
     Ok(())
 }

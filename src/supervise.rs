@@ -13,19 +13,19 @@ use tracing::{debug, warn};
 
 use crate::agent::{self, Mode, Observed, Reader};
 use crate::error::Error;
-use crate::hook::{Attendant, Attended};
+use crate::hook::{Attendant, Waited};
 use crate::ledger::{Ledger, SpoolSlot};
 use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, StartError};
 use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{Hunt, Step};
+use crate::process::leftovers::{LeftoverSweep, Step};
 use crate::process::stop::Ladder;
 use crate::process::watch::{Source, Watch};
-use crate::recovery;
 use crate::sys::{self, Received, Usage};
 use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
+use crate::trust;
 
 use clock::Clock;
 
@@ -174,6 +174,8 @@ pub struct Supervisor<'a> {
     pub lingered: bool,
     /// A stop came after the agent's end: nothing more is waited for.
     pub hurried: bool,
+    /// The stop signals that came after the agent's end, for the hook that runs then.
+    late_stops: VecDeque<i32>,
     /// The kernel did not let us kill the agent.
     out_of_reach: bool,
     pub limits: Limits,
@@ -188,7 +190,7 @@ pub struct Supervisor<'a> {
     /// The id that the agent was told to go on with, until it has named its own.
     resumed: Option<String>,
     context_lost: bool,
-    hunt: Option<Hunt>,
+    sweep: Option<LeftoverSweep>,
 }
 
 /// What names the task in the ledger.
@@ -271,6 +273,7 @@ impl<'a> Supervisor<'a> {
             helper: None,
             lingered: false,
             hurried: false,
+            late_stops: VecDeque::new(),
             out_of_reach: false,
             limits,
             row,
@@ -283,7 +286,7 @@ impl<'a> Supervisor<'a> {
             written: Written { session: conversation.session, ..Written::default() },
             resumed: conversation.resumed,
             context_lost: false,
-            hunt: None,
+            sweep: None,
         }
     }
 
@@ -410,15 +413,15 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Looks what the agent left behind; signals nothing yet.
-    pub fn look_for_leftovers(&self, hunt: &mut Hunt) {
-        if let Err(e) = hunt.scan(&|stat| recovery::holds_live_lock(self.ledger, stat.identity())) {
+    pub fn look_for_leftovers(&self, sweep: &mut LeftoverSweep) {
+        if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
             warn!("{e}");
         }
     }
 
-    /// What a hunt found, and an agent that could not be ended and that `/proc` hides.
-    pub fn summary(&self, hunt: &Hunt) -> Summary {
-        let mut summary = hunt.summary();
+    /// What a sweep found, and an agent that could not be ended and that `/proc` hides.
+    pub fn summary(&self, sweep: &LeftoverSweep) -> Summary {
+        let mut summary = sweep.summary();
         if self.out_of_reach {
             summary.count_hidden(self.agent.child.pid);
         }
@@ -426,20 +429,20 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
-    pub fn end_leftovers(&mut self, mut hunt: Hunt, ends: bool) -> Result<(), Error> {
-        if !ends || !hunt.is_awaited() {
+    pub fn end_leftovers(&mut self, mut sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
+        if !ends || !sweep.is_awaited() {
             return Ok(());
         }
         loop {
             let ledger = &*self.ledger;
-            let step = hunt.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
+            let step = sweep.step(Instant::now(), &trust::supervisors(ledger));
             match step {
                 Ok(Step::Done) => break,
                 Ok(Step::Wait(until)) => {
-                    self.hunt = Some(hunt);
+                    self.sweep = Some(sweep);
                     let turned = self.turn(Some(until));
-                    let Some(back) = self.hunt.take() else { return turned };
-                    hunt = back;
+                    let Some(back) = self.sweep.take() else { return turned };
+                    sweep = back;
                     turned?;
                 }
                 Err(e) => {
@@ -448,7 +451,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
-        let summary = serde_json::to_string(&self.summary(&hunt)).unwrap_or_default();
+        let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
             warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
         }
@@ -519,11 +522,27 @@ impl Attendant for Supervisor<'_> {
         self.ledger
     }
 
-    fn attend(&mut self, child: Gated, bound: Duration) -> Result<Attended, Error> {
-        self.helper = Some(Helper::new(child, None));
-        self.await_helper(Some(bound))?;
-        let gone = || watching(std::io::ErrorKind::NotFound.into());
-        let Helper { child, start_error, ended, .. } = self.helper.take().ok_or_else(gone)?;
-        Ok(Attended { child, start_error, ended })
+    fn is_stopping(&self) -> bool {
+        self.hurried
+    }
+
+    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error> {
+        self.helper = hook.take();
+        let waited = loop {
+            if let Some(signal) = self.late_stops.pop_front() {
+                break Ok(Waited::Stop(signal));
+            }
+            if self.helper.as_ref().is_some_and(|h| h.ended.is_some()) {
+                break Ok(Waited::Ended);
+            }
+            if until.is_some_and(|u| Instant::now() >= u) {
+                break Ok(Waited::Deadline);
+            }
+            if let Err(e) = self.turn(until) {
+                break Err(e);
+            }
+        };
+        *hook = self.helper.take();
+        waited
     }
 }

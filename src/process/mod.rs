@@ -3,15 +3,17 @@
 pub mod caller;
 pub mod capture;
 pub mod cgroup;
+pub mod dying;
 pub mod environment;
 pub mod forward;
 pub mod gate;
+pub mod group;
 pub mod identity;
 pub mod leftovers;
 pub mod locks;
 pub mod mark;
-pub mod marked;
 pub mod oom;
+mod scan;
 mod sorting;
 pub mod stop;
 mod table;

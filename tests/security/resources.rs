@@ -74,14 +74,14 @@ fn a_hook_is_given_a_row_of_a_megabyte_whether_it_reads_it_or_not() {
     let long = "\u{1b}".repeat(96_000);
     let hook = format!("cat >{}", world.name("row"));
     for (id, hook) in [("one", hook.as_str()), ("two", "true")] {
-        let options = ["--id", id, "--on-finish", hook];
-        world.run(["sh", "-c", "exit 3", &long]).options(options).run().ended(End::Code(3));
+        let options = ["--id", id, "--on-finish", hook, "--user", &long, "--repo", &long];
+        world.run(["sh", "-c", "exit 3"]).options(options).run().ended(End::Code(3));
         let row = world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0);
         assert_eq!(row.text("delivery_status"), "delivered");
     }
     let text = fs::read_to_string(world.path("row")).expect("the row");
     let row: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!((&row["argv"][3], &row["user_argv"][3]), (&long.as_str().into(), &long.as_str().into()));
+    assert_eq!((&row["user"], &row["repo"]), (&long.as_str().into(), &long.as_str().into()));
     assert!(text.len() > 1 << 20 && !text.contains('\u{1b}'));
 }
 
