@@ -117,6 +117,7 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         }
     } else if at.file.exists() {
         let ledger = Ledger::open(&at)?;
+        ledger.expect_many()?;
         let mut recovery = Recovery {
             watch: watch()?,
             survey: survey(caller),
