@@ -8,6 +8,7 @@
 mod harness;
 
 mod interactive;
+mod matrix;
 mod outcomes;
 mod sessions;
 mod stopping;
@@ -70,7 +71,11 @@ impl Real {
     /// `bookend run -- claude -p hello …`
     fn claude<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Cmd<'_> {
         let argv = ["claude", "-p", "hello", "--dangerously-skip-permissions"];
-        let command = self.world.run(argv.into_iter().chain(arguments));
+        self.in_environment(self.world.run(argv.into_iter().chain(arguments)))
+    }
+
+    /// The command with what Claude Code needs to stay on this machine.
+    fn in_environment<'w>(&self, command: Cmd<'w>) -> Cmd<'w> {
         self.environment().into_iter().fold(command, |command, (name, value)| command.env(name, value))
     }
 
