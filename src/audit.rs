@@ -12,8 +12,7 @@ use crate::ledger::{self, Found, Ledger, LiveEvidence};
 use crate::liveness;
 use crate::process::cgroup::Cgroup;
 use crate::process::identity::Stat;
-use crate::process::leftovers::{self, Hunt, Seat, Why};
-use crate::process::marked;
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat, SharedScan, Why};
 use crate::recovery;
 use crate::run::Leave;
 use crate::stdout::print;
@@ -162,8 +161,8 @@ impl Audit<'_> {
     }
 
     fn orphans(&mut self) -> Result<(), Error> {
-        let marked = marked::tasks(self.ledger.path())
-            .map_err(|e| Error::failed(format!("looking through /proc for processes of tasks: {e}")))?;
+        let ledger = LedgerFile::at(self.ledger.path());
+        let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::failed)?;
         for id in marked {
             let Found::One(task) = self.ledger.task(&id)? else { continue };
             // A supervisor that still holds its lock is at it.
@@ -200,12 +199,13 @@ impl Audit<'_> {
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
         let agent = task.agent_process().map_or(Identity { pid: 0, start: 0 }, |a| a.identity);
         let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
-        let (id, ledger) = (task.id.clone(), self.ledger.path().to_owned());
+        let (id, ledger) = (task.id.clone(), LedgerFile::at(self.ledger.path()));
         let whose = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
-        let mut hunt = Hunt::new(whose, false, Duration::ZERO);
-        hunt.scan(&|stat: &Stat| recovery::holds_live_lock(self.ledger, stat.identity()))
+        let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);
+        sweep
+            .scan(&|stat: &Stat| recovery::holds_live_lock(self.ledger, stat.identity()))
             .map_err(Error::failed)?;
-        let summary = hunt.summary();
+        let summary = sweep.summary();
         let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
         let is_shown = |pid: &i32| !matches!(why(pid), Some(Why::Terminal | Why::Supervisor));
         let shown: Vec<i32> = summary.pids.iter().copied().filter(is_shown).collect();

@@ -107,8 +107,9 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
             let message = format!("task {id} does not run: it ended as {}", now.status);
             return Err(Error::new(Kind::Nothing, message));
         }
+        Some(Verdict::Alive) if recovery::is_dying(&now) => return Err(killed(ledger, id, &pid)),
         Some(Verdict::Alive) => {}
-        Some(Verdict::Gone | Verdict::Recycled) => return Err(gone(id, &pid)),
+        Some(Verdict::Gone | Verdict::Recycled) => return Err(killed(ledger, id, &pid)),
         Some(Verdict::Unverifiable) => {
             let host = task.host.as_deref().unwrap_or("an unknown host");
             let message =
@@ -133,7 +134,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
     })?;
     let Some(supervisor) = supervisor else {
         if recovery::evidence(ledger, task)? != LiveEvidence::Held {
-            return Err(gone(id, &pid));
+            return Err(killed(ledger, id, &pid));
         }
         // It holds its lock, so it lives: its pid is another pid namespace's.
         let message = format!("task {id} runs where pid {pid} means another process (a container?)");
@@ -145,9 +146,19 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
     Ok(Some(supervisor))
 }
 
-fn gone(id: &str, pid: &str) -> Error {
-    let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) is gone");
-    Error::new(Kind::Nothing, message).hint("bookend recover settles the task, and ends what is left of it")
+fn killed(ledger: &Ledger, id: &str, pid: &str) -> Error {
+    let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) was killed");
+    let recover = recover_of(ledger);
+    Error::new(Kind::Nothing, message)
+        .hint(format!("{recover} settles the task, and ends what is left of it"))
+}
+
+/// The command that settles the lost tasks of this ledger.
+fn recover_of(ledger: &Ledger) -> String {
+    match ledger.option() {
+        Some(file) => format!("bookend recover --ledger {}", view::quoted(&file.to_string_lossy())),
+        None => "bookend recover".to_owned(),
+    }
 }
 
 /// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
@@ -198,12 +209,14 @@ fn report_end(
     let after = view::duration(began.elapsed().as_millis() as i64);
     let id = view::one_line(id);
     let text = match (now.status, gone) {
-        (Status::Running, false) => format!("task {id}: still running after {after}\n"),
-        (Status::Running, true) if ledger.evidence(&now)? == LiveEvidence::Held => {
+        (Status::Running, false) if !recovery::is_dying(&now) => {
+            format!("task {id}: still running after {after}\n")
+        }
+        (Status::Running, true) if recovery::evidence(ledger, &now)? == LiveEvidence::Held => {
             format!("task {id}: still running\n")
         }
-        (Status::Running, true) => {
-            format!("task {id}: its supervisor is gone, and its end is not in the ledger: bookend recover\n")
+        (Status::Running, _) => {
+            format!("task {id}: its supervisor was killed; settle the task with: {}\n", recover_of(ledger))
         }
         (status, _) => {
             let why = view::why(&now);

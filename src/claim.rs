@@ -1,7 +1,7 @@
 //! The claim: one live task a key. Who holds it, whether that task is alive, and how its way is cleared.
 
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -10,24 +10,26 @@ use crate::cancel;
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::identity;
+use crate::process::leftovers::Step;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
-use crate::recovery::{self, Dead, Marked};
+use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
+use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::WhenBusy;
 use crate::supervise;
 use crate::sys::{self, Received};
-use crate::task::{ProcessRecord, Task, Verdict};
+use crate::task::{ProcessRecord, Task};
 
 /// How often a run that waits looks again, at most.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The way to a key and its session: what stood in it is cleared without a transaction, then judged again
 /// inside one.
 pub struct Way {
     when_busy: WhenBusy,
     grace: Duration,
-    /// The dead holder whose processes have been ended, and what its mark came to.
-    cleared: Option<(Dead, Option<Marked>)>,
+    /// The lost holder whose processes have been ended, and what its mark came to.
+    cleared: Option<(LostTask, Option<SettleOutcome>)>,
     /// The holder that was told to end, so that it is told once.
     told: Option<String>,
 }
@@ -61,8 +63,11 @@ impl Way {
     /// # Errors
     /// When the ledger does not tell, or does not take the mark.
     pub fn look(&mut self, claim: &Claim<'_>, key: Option<&str>) -> Result<Option<Task>, Error> {
-        if let Some((dead, marked)) = &mut self.cleared {
-            *marked = Some(dead.mark(claim, "run")?);
+        if let Some((lost, marked)) = &mut self.cleared {
+            *marked = match lost.mark(claim, "run")? {
+                SettleOutcome::Unread(e) => return Err(e.into()),
+                outcome => Some(outcome),
+            };
         }
         let Some(key) = key else { return Ok(None) };
         Ok(match claim.holder(key)? {
@@ -73,18 +78,18 @@ impl Way {
 
     /// The claim is durable: says which predecessor was settled with it.
     pub fn report(&self, ledger: &Ledger) {
-        let Some((dead, Some(marked))) = &self.cleared else { return };
+        let Some((lost, Some(marked))) = &self.cleared else { return };
         match marked {
-            Marked::Interrupted(_) => warn!("settled {}", dead.describe()),
-            Marked::Seen(status) => {
-                warn!("task {} had ended as {status}: recorded from the spool", dead.id())
+            SettleOutcome::Interrupted(_) => warn!("settled {}", lost.describe()),
+            SettleOutcome::Seen(status) => {
+                warn!("task {} had ended as {status}: recorded from the spool", lost.id())
             }
-            Marked::Untouched => {}
+            SettleOutcome::Unread(_) | SettleOutcome::Untouched => {}
         }
-        dead.tidy(ledger, marked);
+        lost.tidy(ledger, marked);
     }
 
-    /// Refuses, waits, replaces or buries the holder. `Some`: a stop signal came meanwhile, and there is
+    /// Refuses, waits for, replaces or settles the holder. `Some`: a stop signal came meanwhile, and there is
     /// no task yet.
     ///
     /// # Errors
@@ -100,9 +105,18 @@ impl Way {
             Error::new(Kind::Busy, format!("{hold} {}", name(&holder)))
                 .hint(format!("{hint}; nothing was executed"))
         };
-        match (recovery::judge(recovery::evidence(ledger, &holder)?, &holder), self.when_busy, hold) {
-            (Verdict::Gone | Verdict::Recycled, ..) => self.end_dead(ledger, watch, hold, holder),
-            (Verdict::Unverifiable, ..) => Err(Error::new(
+        let outcome = match self.recover(ledger, watch, holder.clone())? {
+            Recovered::Outcome(outcome) => *outcome,
+            Recovered::Stopped(signal) => return Ok(Some(signal)),
+        };
+        match (outcome, self.when_busy, hold) {
+            (RecoveryOutcome::Lost(lost), ..) => self.settle_lost(ledger, watch, hold, lost),
+            (RecoveryOutcome::Stuck(lost, why), ..) => {
+                ledger.note_error(lost.id(), &why)?;
+                Err(Error::new(Kind::Busy, format!("{hold} {}: {why}", name(&holder)))
+                    .hint("end them, then try again; nothing was executed"))
+            }
+            (RecoveryOutcome::Unverifiable(_), ..) => Err(Error::new(
                 Kind::Busy,
                 format!("{hold} {}, which cannot be judged from here", name(&holder)),
             )
@@ -111,50 +125,60 @@ impl Way {
                  nothing was executed",
                 recovery::release_command(ledger, &holder)
             ))),
-            (Verdict::Alive, WhenBusy::Wait, _) => self.wait(watch, holder.supervisor()),
-            (Verdict::Alive, WhenBusy::Refuse, Hold::Key(_)) => {
+            (RecoveryOutcome::Alive(_), WhenBusy::Wait, _) => self.wait(watch, holder.supervisor()),
+            (RecoveryOutcome::Alive(_), WhenBusy::Refuse, Hold::Key(_)) => {
                 Err(refused("--wait waits for it, --replace cancels it and runs"))
             }
-            (Verdict::Alive, WhenBusy::Replace, Hold::Key(_)) => {
+            (RecoveryOutcome::Alive(_), WhenBusy::Replace, Hold::Key(_)) => {
                 self.cancel(ledger, &holder)?;
                 self.wait(watch, holder.supervisor())
             }
-            (Verdict::Alive, WhenBusy::Refuse | WhenBusy::Replace, Hold::Session(_)) => {
+            (RecoveryOutcome::Alive(_), WhenBusy::Refuse | WhenBusy::Replace, Hold::Session(_)) => {
                 Err(refused("--wait waits for it, --fresh starts without it"))
             }
         }
     }
 
-    fn end_dead(
+    /// Settles a lost holder in this claim, unless its agent may still run: then the claim waits or is
+    /// refused, and the holder is settled without it.
+    fn settle_lost(
         &mut self,
         ledger: &mut Ledger,
         watch: &mut Watch,
         hold: &Hold,
-        holder: Task,
+        lost: LostTask,
     ) -> Result<Option<i32>, Error> {
-        let named = name(&holder);
-        let Some(dead) = recovery::end_leftovers(ledger, vec![holder], self.grace)?.pop() else {
+        let may_run = lost.agent_may_run().filter(|_| recovery::keeps_key(lost.task()));
+        let Some(agent_may_run) = may_run.map(str::to_owned) else {
+            self.cleared = Some((lost, None));
             return Ok(None);
         };
-        if let Some(stuck) = dead.stuck() {
-            ledger.note_error(dead.id(), &stuck)?;
-            return Err(Error::new(Kind::Busy, format!("{hold} {named}: {stuck}"))
-                .hint("end them, then try again; nothing was executed"));
-        }
-        let Some(agent_may_run) = dead.agent_may_run().filter(|_| recovery::keeps_key(dead.task())) else {
-            self.cleared = Some((dead, None));
-            return Ok(None);
-        };
-        // This claim waits or is refused, so the holder is settled without it.
-        let claim = ledger.claim()?;
-        let marked = dead.mark(&claim, "run")?;
-        claim.commit()?;
-        dead.tidy(ledger, &marked);
+        let (named, agent) = (name(lost.task()), lost.task().agent_process());
+        batch::settle(ledger, vec![lost], "run")?;
         match self.when_busy {
-            WhenBusy::Wait => self.wait(watch, dead.task().agent_process()),
+            WhenBusy::Wait => self.wait(watch, agent),
             WhenBusy::Refuse | WhenBusy::Replace => {
                 Err(Error::new(Kind::Busy, format!("{hold} {named}: {agent_may_run}"))
                     .hint("nothing was executed"))
+            }
+        }
+    }
+
+    /// Judges the holder; if it is lost, ends its processes.
+    fn recover(&self, ledger: &Ledger, watch: &mut Watch, holder: Task) -> Result<Recovered, Error> {
+        let mut batch = RecoveryBatch::new(ledger, self.grace);
+        batch.add(holder, Instant::now());
+        loop {
+            let (mut outcomes, step) = batch.step(ledger, Instant::now())?;
+            if let Some(outcome) = outcomes.pop() {
+                return Ok(Recovered::Outcome(Box::new(outcome)));
+            }
+            let until = match step {
+                Step::Wait(until) => until,
+                Step::Done => Instant::now(),
+            };
+            if let Some(signal) = attend(watch, batch.fds(), until)? {
+                return Ok(Recovered::Stopped(signal));
             }
         }
     }
@@ -174,30 +198,43 @@ impl Way {
         Ok(())
     }
 
-    /// Waits until the holder's process is gone, or for one look's time.
+    /// Waits until the holder's process is gone, for at most [`POLL_INTERVAL`].
     fn wait(&self, watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<i32>, Error> {
         let handle = holder.and_then(|h| identity::open_recorded(h).ok().flatten());
-        let interests: Vec<_> =
-            handle.iter().map(|h| Interest { source: Source::Holder, fd: h.as_fd() }).collect();
-        let until = Instant::now() + LOOK;
-        let mut for_the_agent = Vec::new();
-        let stopped = loop {
-            match watch.next(&interests, Some(until)).map_err(supervise::watching)? {
-                Event::Deadline | Event::Ready(_) => break None,
-                Event::Signal(received) if supervise::stop_of(&received).is_some() => {
-                    break Some(received.signal);
-                }
-                // There is no agent yet that could stop, and the shell looks at us.
-                Event::Signal(Received { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
-                    sys::raise_unblocked(libc::SIGTSTP);
-                }
-                Event::Signal(received) => for_the_agent.push(received),
-                Event::Child { .. } => {}
-            }
-        };
-        watch.put_back(for_the_agent);
-        Ok(stopped)
+        attend(watch, handle.iter().map(AsFd::as_fd), Instant::now() + POLL_INTERVAL)
     }
+}
+
+/// What became of the holder, or the signal that stopped the run meanwhile.
+enum Recovered {
+    Outcome(Box<RecoveryOutcome>),
+    Stopped(i32),
+}
+
+/// Waits until one of `fds` is readable, at most until then. `Some`: a stop signal came.
+fn attend<'a>(
+    watch: &mut Watch,
+    fds: impl Iterator<Item = BorrowedFd<'a>>,
+    until: Instant,
+) -> Result<Option<i32>, Error> {
+    let interests: Vec<_> = fds.map(|fd| Interest { source: Source::Holder, fd }).collect();
+    let mut for_the_agent = Vec::new();
+    let stopped = loop {
+        match watch.next(&interests, Some(until)).map_err(supervise::watching)? {
+            Event::Deadline | Event::Ready(_) => break None,
+            Event::Signal(received) if supervise::stop_of(&received).is_some() => {
+                break Some(received.signal);
+            }
+            // There is no agent yet that could stop, and the shell looks at us.
+            Event::Signal(Received { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
+                sys::raise_unblocked(libc::SIGTSTP);
+            }
+            Event::Signal(received) => for_the_agent.push(received),
+            Event::Child { .. } => {}
+        }
+    };
+    watch.put_back(for_the_agent);
+    Ok(stopped)
 }
 
 /// `task 019… (pid 4711, since 2026-…)`.

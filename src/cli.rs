@@ -107,8 +107,8 @@ enum Command {
     /// The `running` row is committed before the agent executes; the terminal one when it ends. bookend then
     /// leaves as the agent left: by the same exit code or the same signal.
     ///
-    /// Exit codes of bookend itself: 2 usage, 75 the key is busy, 78 unsafe resume refused, 124 timed out,
-    /// 125 bookend failed before the agent ran, 126 and 127 as the shell's.
+    /// Exit codes of bookend itself: 2 usage, 74 output not written, 75 the key is busy, 78 unsafe resume
+    /// refused, 124 timed out, 125 bookend failed before the agent ran, 126 and 127 as the shell's.
     ///
     /// An agent that is given an open, idle pipe as its stdin may wait for it: Claude Code waits 3 s and
     /// warns. `</dev/null` costs nothing.
@@ -248,6 +248,15 @@ struct RunArgs {
     /// What to do with processes that the agent leaves behind; auto: end them unless it succeeded
     #[arg(long, env = "BOOKEND_LEFTOVERS", value_name = "POLICY", default_value = "auto")]
     leftovers: LeftoversArg,
+    /// How much output may wait for a slow reader before the agent has to wait (bytes, or 64MiB, 2GiB)
+    #[arg(
+        long,
+        env = "BOOKEND_BACKLOG",
+        value_name = "SIZE",
+        value_parser = size,
+        default_value = "1GiB",
+    )]
+    backlog: u64,
     /// A shell command to run at the end, with the row as JSON on its stdin
     #[arg(long, env = "BOOKEND_ON_FINISH", value_name = "CMD")]
     on_finish: Option<OsString>,
@@ -438,6 +447,7 @@ fn run_request(a: RunArgs) -> run::Request {
             LeftoversArg::End => Policy::End,
             LeftoversArg::Leave => Policy::Leave,
         },
+        backlog: a.backlog,
         on_finish: a.on_finish.filter(|c| !c.is_empty()),
         retention: a.retention,
         level: level(a.quiet, a.verbose),
@@ -477,6 +487,20 @@ fn duration(text: &str) -> Result<Duration, String> {
             .map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))?,
     };
     Ok(given.min(LONGEST))
+}
+
+/// Bytes, or a number with KiB, MiB or GiB (`K`, `M` and `G` mean the same).
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].trim_start() {
+        "" => Some(0),
+        "K" | "KiB" => Some(10),
+        "M" | "MiB" => Some(20),
+        "G" | "GiB" => Some(30),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(shift).and_then(|(n, shift)| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "invalid size; use a value such as 500000, 64MiB or 2GiB".to_owned())
 }
 
 fn limit(text: &str) -> Result<usize, String> {

@@ -10,6 +10,8 @@ pub mod exit_code {
     pub const UNSETTLED: i32 = 1;
     /// The command line was wrong.
     pub const USAGE: i32 = 2;
+    /// The agent's output could not be written to stdout. `EX_IOERR` of sysexits(3).
+    pub const OUTPUT: i32 = 74;
     /// The key is held by a live task. `EX_TEMPFAIL` of sysexits(3).
     pub const BUSY: i32 = 75;
     /// Resuming that session is unsafe. `EX_CONFIG` of sysexits(3).

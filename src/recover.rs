@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
@@ -19,9 +19,10 @@ use crate::ledger::{
 };
 use crate::process::caller::Caller;
 use crate::process::environment;
-use crate::process::marked;
+use crate::process::leftovers::{self, Step};
 use crate::process::watch::Watch;
-use crate::recovery::{self, AgentState, Dead, Marked};
+use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
+use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::redispatch::{self, Lacks};
 use crate::run::{Leave, OPTION_VARIABLES};
 use crate::show;
@@ -130,7 +131,6 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         recovery.take_from_spool();
         recovery.settle()?;
         recovery.release_agents()?;
-        recovery.end_orphans()?;
         if recovery.wanted.are_all() {
             recovery.sweep_spool();
             recovery.withdraw_sessions()?;
@@ -206,61 +206,116 @@ impl Recovery<'_> {
         }
     }
 
-    /// Judges every running row, ends what the dead ones left, and marks them.
+    /// Settles every lost task, and ends what tasks left running whose supervisors died, or failed, after the
+    /// end was written and before their leftovers were ended.
     fn settle(&mut self) -> Result<(), Error> {
-        let mut found = sort(&self.ledger, &self.wanted, self.request.ttl)?;
-        if !found.doubtful.is_empty() {
-            // A supervisor that is just leaving has let go of its lock and still lives; if it could not
-            // write its end, that is in the spool by now.
-            self.ledger.merge_spool()?;
-            found = sort(&self.ledger, &self.wanted, self.request.ttl)?;
+        let mut batch = RecoveryBatch::new(&self.ledger, self.request.grace);
+        let now = Instant::now();
+        for task in running(&self.ledger, &self.wanted)? {
+            batch.add(task, now);
+        }
+        for id in batch.named_tasks()? {
+            if let Named::One(task) = self.ledger.task(&id)?
+                && task.id == id
+                && self.wanted.has(&id)
+                && recovery::leaves_no_process(&task)
+            {
+                batch.add(*task, now);
+            }
         }
         failpoint::reached("recover.judged");
-        self.report.alive = found.alive;
-        for task in found.doubtful {
+        let doubtful = self.drive(&mut batch)?;
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        // A supervisor that exits has let go of its lock and still lives; if it could not write its end, that
+        // is in the spool by now.
+        self.ledger.merge_spool()?;
+        for task in running(&self.ledger, &self.wanted)?.into_iter().filter(|t| doubtful.contains(&t.id)) {
+            batch.add(task, Instant::now());
+        }
+        let doubtful = self.drive(&mut batch)?;
+        self.expire(doubtful, &batch)
+    }
+
+    /// Steps the batch until nothing more is to be done; gives the tasks that cannot be judged.
+    fn drive(&mut self, batch: &mut RecoveryBatch) -> Result<Vec<String>, Error> {
+        let mut doubtful = Vec::new();
+        loop {
+            let (outcomes, step) = batch.step(&self.ledger, Instant::now())?;
+            let mut lost = Vec::new();
+            for outcome in outcomes {
+                match outcome {
+                    RecoveryOutcome::Alive(task) if task.status.is_terminal() => {}
+                    RecoveryOutcome::Alive(_) => self.report.alive += 1,
+                    RecoveryOutcome::Unverifiable(task) => doubtful.push(task.id),
+                    RecoveryOutcome::Lost(task) | RecoveryOutcome::Stuck(task, _) if task.has_ended() => {
+                        self.note_orphans(&task)?;
+                    }
+                    RecoveryOutcome::Lost(task) => lost.push(task),
+                    RecoveryOutcome::Stuck(task, why) => self.leave_open(&task, why)?,
+                }
+            }
+            self.mark(lost)?;
+            match step {
+                Step::Done => return Ok(doubtful),
+                Step::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::failed)?,
+            }
+        }
+    }
+
+    /// Marks lost tasks; their keys are free then.
+    fn mark(&mut self, lost: Vec<LostTask>) -> Result<(), Error> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        failpoint::reached("recover.ended");
+        for (task, outcome) in batch::settle(&mut self.ledger, lost, "recover")? {
+            match outcome {
+                SettleOutcome::Interrupted(reason) => {
+                    self.report.interrupted.push(ended(task.task(), reason))
+                }
+                SettleOutcome::Seen(status) => {
+                    let id = task.id();
+                    let text =
+                        format!("the end of task {id} ({status}), which waited in the spool, is recorded");
+                    self.telling.line(&text);
+                    self.report.spool.push(Spooled { task: Some(id.to_owned()), merged: true, text });
+                }
+                SettleOutcome::Unread(error) => self.leave_open(&task, error.to_string())?,
+                SettleOutcome::Untouched => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the running tasks that cannot be judged, ends those that are too old to wait for, and reports the
+    /// others.
+    fn expire(&mut self, ids: Vec<String>, batch: &RecoveryBatch) -> Result<(), Error> {
+        let tasks = running(&self.ledger, &self.wanted)?.into_iter().filter(|t| ids.contains(&t.id));
+        let (expired, kept): (Vec<Task>, Vec<Task>) =
+            tasks.partition(|task| recovery::has_expired(task, self.request.ttl));
+        for task in kept {
             let why = doubtful(&self.ledger, &task);
             self.telling.line(&format!("task {} {why}", task.id));
             self.report.unverifiable.push(Open { id: task.id, key: task.key, why });
         }
-        let mut dead = recovery::end_leftovers(&self.ledger, found.dead, self.request.grace)?;
-        failpoint::reached("recover.ended");
-        dead.extend(found.expired.into_iter().map(Dead::expired));
-        let mut markable = Vec::new();
-        for dead in dead {
-            match dead.stuck() {
-                None => markable.push(dead),
-                Some(why) => self.leave_open(&dead, why)?,
-            }
+        self.mark(expired.into_iter().map(|task| LostTask::expired(task, batch.here())).collect())
+    }
+
+    /// Records what became of the processes of a task that had ended.
+    fn note_orphans(&mut self, task: &LostTask) -> Result<(), Error> {
+        let Some(leftovers) = task.leftovers().filter(|l| l.found > 0) else { return Ok(()) };
+        let id = task.id();
+        self.telling
+            .line(&format!("task {id} had ended; of what it left running, {} ended", leftovers.ended));
+        if let Ok(text) = serde_json::to_string(leftovers) {
+            self.ledger.leftovers(id, &text)?;
         }
-        if markable.is_empty() {
-            return Ok(());
-        }
-        let claim = self.ledger.claim()?;
-        // Its end was seen, and may be read later: it is not for us to infer another.
-        let (unread, markable): (Vec<_>, Vec<_>) =
-            markable.into_iter().map(|d| (claim.spooled(d.id()).err(), d)).partition(|(e, _)| e.is_some());
-        let markable: Vec<Dead> = markable.into_iter().map(|(_, dead)| dead).collect();
-        let marks: Vec<Marked> =
-            markable.iter().map(|dead| dead.mark(&claim, "recover")).collect::<Result<_, _>>()?;
-        claim.commit()?;
-        failpoint::reached("recover.marked");
-        for (dead, marked) in markable.iter().zip(&marks) {
-            dead.tidy(&self.ledger, marked);
-            match marked {
-                Marked::Interrupted(reason) => self.report.interrupted.push(ended(dead.task(), *reason)),
-                Marked::Seen(status) => {
-                    let text = format!(
-                        "the end of task {} ({status}), which waited in the spool, is recorded",
-                        dead.id()
-                    );
-                    self.telling.line(&text);
-                    self.report.spool.push(Spooled { task: Some(dead.id().to_owned()), merged: true, text });
-                }
-                Marked::Untouched => {}
-            }
-        }
-        for (error, dead) in unread {
-            self.leave_open(&dead, error.map(|e| e.to_string()).unwrap_or_default())?;
+        if !task.survivors().is_empty() {
+            let problem = format!("processes of task {id} could not be ended: {:?}", task.survivors());
+            self.telling.line(&problem);
+            self.report.problems.push(problem);
         }
         Ok(())
     }
@@ -291,39 +346,6 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Ends what tasks left running whose supervisors died, or failed, after the end was written and before
-    /// their left-overs were ended.
-    fn end_orphans(&mut self) -> Result<(), Error> {
-        let mut tasks = Vec::new();
-        let marked = marked::tasks(self.ledger.path())
-            .map_err(|e| Error::failed(format!("looking for what ended tasks left running: {e}")))?;
-        for id in marked {
-            if let Named::One(task) = self.ledger.task(&id)?
-                && task.id == id
-                && self.wanted.has(&id)
-                && recovery::leaves_no_process(&task)
-                && recovery::evidence(&self.ledger, &task)? != LiveEvidence::Held
-            {
-                tasks.push(*task);
-            }
-        }
-        for dead in recovery::end_leftovers(&self.ledger, tasks, self.request.grace)? {
-            let Some(leftovers) = dead.leftovers().filter(|l| l.found > 0) else { continue };
-            let id = dead.id();
-            self.telling
-                .line(&format!("task {id} had ended; of what it left running, {} ended", leftovers.ended));
-            if let Ok(text) = serde_json::to_string(leftovers) {
-                self.ledger.leftovers(id, &text)?;
-            }
-            if !dead.survivors().is_empty() {
-                let problem = format!("processes of task {id} could not be ended: {:?}", dead.survivors());
-                self.telling.line(&problem);
-                self.report.problems.push(problem);
-            }
-        }
-        Ok(())
-    }
-
     fn sweep_spool(&mut self) {
         if let Err(e) = self.ledger.sweep_spool() {
             self.telling.line(&e.to_string());
@@ -331,11 +353,11 @@ impl Recovery<'_> {
         }
     }
 
-    fn leave_open(&mut self, dead: &Dead, why: String) -> Result<(), Error> {
-        self.ledger.note_error(dead.id(), &why)?;
-        self.telling.line(&format!("task {} stays running: {why}", dead.id()));
-        let key = dead.task().key.clone();
-        self.report.stuck.push(Open { id: dead.id().to_owned(), key, why });
+    fn leave_open(&mut self, lost: &LostTask, why: String) -> Result<(), Error> {
+        self.ledger.note_error(lost.id(), &why)?;
+        self.telling.line(&format!("task {} stays running: {why}", lost.id()));
+        let key = lost.task().key.clone();
+        self.report.stuck.push(Open { id: lost.id().to_owned(), key, why });
         Ok(())
     }
 
@@ -424,28 +446,8 @@ impl Recovery<'_> {
     }
 }
 
-/// The running rows, by what is to be done with them.
-#[derive(Default)]
-struct Found {
-    alive: usize,
-    dead: Vec<Task>,
-    /// They cannot be judged, and are too old to be believed in.
-    expired: Vec<Task>,
-    doubtful: Vec<Task>,
-}
-
-fn sort(ledger: &Ledger, wanted: &Wanted, ttl: Duration) -> Result<Found, Error> {
-    let mut found = Found::default();
-    let running = ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })?;
-    for task in wanted.only(running) {
-        match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
-            Verdict::Alive => found.alive += 1,
-            Verdict::Gone | Verdict::Recycled => found.dead.push(task),
-            Verdict::Unverifiable if recovery::has_expired(&task, ttl) => found.expired.push(task),
-            Verdict::Unverifiable => found.doubtful.push(task),
-        }
-    }
-    Ok(found)
+fn running(ledger: &Ledger, wanted: &Wanted) -> Result<Vec<Task>, Error> {
+    Ok(wanted.only(ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })?))
 }
 
 /// Says what a recovery would do, and does nothing.
@@ -454,12 +456,25 @@ fn preview(ledger: &Ledger, wanted: &Wanted, request: &Request, report: &mut Rep
         let text = format!("a record waits in the spool: {}", path.display());
         report.spool.push(Spooled { task: None, merged: false, text });
     }
-    let found = sort(ledger, wanted, request.ttl)?;
-    report.alive = found.alive;
-    let open = |t: Task| Open { why: doubtful(ledger, &t), id: t.id, key: t.key };
-    report.unverifiable = found.doubtful.into_iter().map(open).collect();
-    let dead = found.dead.into_iter().map(Dead::found).chain(found.expired.into_iter().map(Dead::expired));
-    report.interrupted = dead.map(|d| ended(d.task(), d.reason())).collect();
+    let here = RecoveryBatch::new(ledger, request.grace).here();
+    for task in running(ledger, wanted)? {
+        let lost = match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
+            Verdict::Alive => {
+                report.alive += 1;
+                continue;
+            }
+            Verdict::Gone | Verdict::Recycled => LostTask::found(task, here.clone()),
+            Verdict::Unverifiable if recovery::has_expired(&task, request.ttl) => {
+                LostTask::expired(task, here.clone())
+            }
+            Verdict::Unverifiable => {
+                let why = doubtful(ledger, &task);
+                report.unverifiable.push(Open { id: task.id, key: task.key, why });
+                continue;
+            }
+        };
+        report.interrupted.push(ended(lost.task(), lost.reason()));
+    }
     if wanted.are_all() {
         report.sessions = ledger.unsafe_sessions()?;
     }

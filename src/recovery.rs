@@ -1,19 +1,22 @@
 //! Recovery: whether a task that the ledger calls running is, and the settling of one that is not.
 
+pub mod batch;
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use rustix::process::Signal;
 use serde::Deserialize;
 use tracing::{info, warn};
 
 use crate::error::Error;
-use crate::ledger::{Claim, Finished, Ledger, LiveEvidence, MergeOutcome, Merged};
+use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
-use crate::process::cgroup::Cgroup;
-use crate::process::identity::{self, Handle, Stat};
+use crate::process::dying;
+use crate::process::identity::{self, Handle};
 use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{self, DYING, Hunt, Policy, Seat, Why};
+use crate::process::leftovers::{self, Policy, Why};
 use crate::process::oom;
 use crate::sys;
 use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
@@ -21,12 +24,19 @@ use crate::view;
 
 /// How long a task that cannot be judged is believed in: the default of `recover --ttl`.
 pub const TTL: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long the children of a dead supervisor may take to notice.
+/// How long the children of a dead supervisor may take to notice, and a supervisor that has let go of its
+/// lock to exit.
 const LAST_BREATH: Duration = Duration::from_secs(1);
+/// How often a lock is asked for again whose holder has no descriptor to wait for.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Judges a running row by what the kernel says of its live lock, else by its identity. DESIGN section 6.
 pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
-    let here = identity::place();
+    judge_from(lock, task, &identity::place())
+}
+
+/// As [`judge`], for this process's own place.
+fn judge_from(lock: LiveEvidence, task: &Task, here: &Place) -> Verdict {
     let lock = match lock {
         // An anonymous number identifies no device; and of another boot nobody can hold the lock any more.
         LiveEvidence::Renumbered { anonymous }
@@ -37,8 +47,8 @@ pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
         lock => lock,
     };
     let by_identity =
-        || task.supervisor().map_or(Verdict::Unverifiable, |s| identity::judge(s, &place_of(task), &here));
-    verdict(lock, by_identity, same_host(task, &here))
+        || task.supervisor().map_or(Verdict::Unverifiable, |s| identity::judge(s, &place_of(task), here));
+    verdict(lock, by_identity, same_host(task, here))
 }
 
 /// The table behind `judge`.
@@ -75,27 +85,79 @@ fn same_host(task: &Task, here: &Place) -> bool {
     (!at.boot_id.is_empty() && at.boot_id == here.boot_id) || at.host.is_empty() || at.host == here.host
 }
 
-/// What the live lock says of a task whose supervisor may just be dying. Its lock and its process go one
-/// after the other: a child that it had forked holds the lock until it executes, or notices and leaves, and
-/// the kernel closes a dying process's files before it makes it a zombie. That takes no time, but it is
-/// waited for.
+/// Where a supervisor stands.
+enum SupervisorState {
+    Judged(Verdict),
+    Leaving(Leaving),
+}
+
+/// A supervisor on its way to its end. Its lock and its process go one after the other: the kernel closes the
+/// files of an exiting process before that is a zombie, and after its memory is gone; a child that it had
+/// forked holds the lock until it executes or exits.
+struct Leaving {
+    /// `None`: only a child is left.
+    supervisor: Option<Handle>,
+    /// It exits, or was sent SIGKILL.
+    is_dying: bool,
+}
+
+impl Leaving {
+    /// How long its end is waited for.
+    fn patience(&self, grace: Duration) -> Duration {
+        if self.is_dying { grace.saturating_add(leftovers::DYING) } else { LAST_BREATH }
+    }
+}
+
+fn supervisor_state(ledger: &Ledger, task: &Task, here: &Place) -> Result<SupervisorState, Error> {
+    let lock = ledger.evidence(task)?;
+    let judged = || Ok(SupervisorState::Judged(judge_from(lock, task, here)));
+    if !matches!(lock, LiveEvidence::Held | LiveEvidence::Free | LiveEvidence::NoSlot) {
+        return judged();
+    }
+    let leaving = match judge_from(LiveEvidence::NoSlot, task, here) {
+        Verdict::Alive => leaving(task, lock),
+        Verdict::Gone | Verdict::Recycled if lock == LiveEvidence::Held => {
+            Some(Leaving { supervisor: None, is_dying: false })
+        }
+        _ => None,
+    };
+    leaving.map_or_else(judged, |leaving| Ok(SupervisorState::Leaving(leaving)))
+}
+
+/// Whether a supervisor that lives is on its way to its end; `None`: it is not, or it has just come there.
+fn leaving(task: &Task, lock: LiveEvidence) -> Option<Leaving> {
+    let supervisor = identity::open_recorded(task.supervisor()?).ok()??;
+    let is_dying = is_dying(task);
+    let leaves = is_dying || lock == LiveEvidence::Free;
+    leaves.then_some(Leaving { supervisor: Some(supervisor), is_dying })
+}
+
+/// Whether the supervisor of a task exits, or was sent SIGKILL.
+pub fn is_dying(task: &Task) -> bool {
+    let supervisor = task.supervisor().map(|s| s.identity);
+    let stat =
+        supervisor.and_then(|s| identity::stat(s.pid).ok().flatten().filter(|now| now.identity() == s));
+    stat.is_some_and(|stat| !stat.is_dead() && dying::is_dying(&stat))
+}
+
+/// What the live lock says of a task. The end of a supervisor that is on its way to it is waited for, for a
+/// moment.
 ///
 /// # Errors
 /// When the ledger's `live` file cannot be asked.
 pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
+    let here = identity::place();
     let until = Instant::now() + LAST_BREATH;
-    loop {
-        let evidence = ledger.evidence(task)?;
-        let is_dying = match evidence {
-            LiveEvidence::Held => is_gone_by_identity(task),
-            LiveEvidence::Free => judge(LiveEvidence::NoSlot, task) == Verdict::Alive,
-            _ => false,
-        };
-        if !is_dying || Instant::now() >= until {
-            return Ok(evidence);
+    while let SupervisorState::Leaving(leaving) = supervisor_state(ledger, task, &here)? {
+        let now = Instant::now();
+        if now >= until {
+            break;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        let fds = leaving.supervisor.iter().map(AsFd::as_fd);
+        let until = if leaving.supervisor.is_some() { until } else { until.min(now + RECHECK_INTERVAL) };
+        leftovers::wait(fds, until).map_err(Error::failed)?;
     }
+    Ok(ledger.evidence(task)?)
 }
 
 /// Whether the identity alone says that the supervisor is gone for good.
@@ -118,8 +180,13 @@ pub enum AgentState {
 
 /// What became of a task's agent, as far as the kernel tells.
 pub fn agent_state(task: &Task) -> AgentState {
+    agent_state_from(task, &identity::place())
+}
+
+/// As [`agent_state`], for this process's own place.
+fn agent_state_from(task: &Task, here: &Place) -> AgentState {
     let was_seen_to_end = task.exit_code.is_some() || task.term_signal.is_some();
-    let is_here = || identity::may_be_here(&place_of(task), &identity::place());
+    let is_here = || identity::may_be_here(&place_of(task), here);
     let Some(agent) = task.agent_process().filter(|_| !was_seen_to_end && is_here()) else {
         return AgentState::Ended;
     };
@@ -166,87 +233,36 @@ pub fn has_expired(task: &Task, ttl: Duration) -> bool {
     Timestamp::now().duration_since(last) > ttl
 }
 
-/// A task that died without a word, its processes ended; or one that is no longer believed in.
-pub struct Dead {
+/// A task whose supervisor is gone, its processes ended; or one that cannot be judged and is too old to wait
+/// for.
+pub struct LostTask {
     task: Task,
+    here: Rc<Place>,
     leftovers: Option<Summary>,
     expired: bool,
     /// That its agent may still run, and what to do about it.
     agent_may_run: Option<String>,
 }
 
-/// What came of marking a dead task.
-pub enum Marked {
+/// What came of marking a lost task.
+#[derive(Debug)]
+pub enum SettleOutcome {
     Interrupted(Interrupt),
     /// Its supervisor had seen its end, which waited in the spool.
     Seen(Status),
-    /// Somebody else has ended it meanwhile, or it is not dead.
+    /// Its end waits in the spool and cannot be read now: none is inferred.
+    Unread(LedgerError),
+    /// Another command has ended it meanwhile, or it is not lost.
     Untouched,
 }
 
-/// Ends what dead tasks left running, side by side. No transaction is open meanwhile: it may take the whole
-/// grace.
-///
-/// # Errors
-/// When /proc cannot be read.
-pub fn end_leftovers(ledger: &Ledger, tasks: Vec<Task>, grace: Duration) -> Result<Vec<Dead>, Error> {
-    let whose = |task: &Task| {
-        // Of another boot nothing can be left.
-        let agent = task.agent_process().filter(|_| !is_of_another_boot(task))?.identity;
-        let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
-        let (id, ledger) = (task.id.clone(), ledger.path().to_owned());
-        Some(leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup })
-    };
-    let (reachable, hunted): (Vec<bool>, Vec<Option<Hunt>>) = tasks
-        .iter()
-        .map(|task| whose(task).map(|w| Hunt::new(w, true, grace)))
-        .map(|hunt| (hunt.is_some(), hunt))
-        .unzip();
-    let mut hunts: Vec<Hunt> = hunted.into_iter().flatten().collect();
-    leftovers::end_all(&mut hunts, &|stat: &Stat| holds_live_lock(ledger, stat.identity()))
-        .map_err(|e| Error::failed(format!("ending what dead tasks left running: {e}")))?;
-    hunts.iter().filter_map(Hunt::cgroup).for_each(Cgroup::remove);
-    let mut summaries = hunts.iter().map(Hunt::summary);
-    Ok(tasks
-        .into_iter()
-        .zip(reachable)
-        .map(|(task, reached)| {
-            let mut dead = Dead::found(task);
-            dead.leftovers = if reached { summaries.next() } else { None };
-            if let Some(summary) = &mut dead.leftovers {
-                dead.agent_may_run = settle_agent(ledger, &dead.task, summary, grace);
-            }
-            dead
-        })
-        .collect())
-}
-
-/// Ends an agent that the scan left because it did not see it or could not read its environment, if its
-/// recorded identity proves it and it may be signalled. Returns that the agent may still run, and what to do
-/// about it.
-fn settle_agent(ledger: &Ledger, task: &Task, summary: &mut Summary, grace: Duration) -> Option<String> {
-    let agent = task.agent_process()?;
-    let pid = agent.identity.pid;
-    let mut state = agent_state(task);
-    if state != AgentState::Ended {
-        summary.count_hidden(pid);
-    }
-    if state == AgentState::Runs && summary.leaves_unread(pid) {
-        if let Ok(Some(handle)) = identity::open_recorded(agent)
-            && let Err(e) = end_unread(&handle, grace)
-        {
-            warn!("ending the agent of task {} (pid {pid}): {e}", task.id);
-        }
-        state = agent_state(task);
-        if state == AgentState::Ended {
-            summary.note_end(pid);
-        } else if !summary.survivors.contains(&pid) {
-            summary.survivors.push(pid);
-        }
-    }
+/// That the agent of a task that is settled may still run, and what to do about it; `None`: it has ended, or
+/// is reported as a survivor.
+fn agent_may_run(ledger: &Ledger, task: &Task, state: AgentState) -> Option<String> {
+    let pid = task.agent_pid?;
     let key = task.key.as_ref().map(|key| format!("the key {key} stays busy until it has ended"));
     let key = |otherwise: &str| key.map_or_else(String::new, |k| format!("; {k}{otherwise}"));
-    let text = match state {
+    Some(match state {
         AgentState::Ended | AgentState::Runs => return None,
         AgentState::OutOfReach => {
             let user = identity::user(pid).map_or_else(|| "another user".to_owned(), sys::user_name);
@@ -263,27 +279,13 @@ fn settle_agent(ledger: &Ledger, task: &Task, summary: &mut Summary, grace: Dura
             key(", at most 24 hours"),
             release_command(ledger, task)
         ),
-    };
-    summary.survivors.retain(|p| *p != pid);
-    Some(text)
-}
-
-/// SIGTERM, the grace, SIGKILL, to a process that is known by its handle alone.
-fn end_unread(agent: &Handle, grace: Duration) -> std::io::Result<()> {
-    agent.signal(Signal::TERM)?;
-    // A stopped process acts on SIGTERM only once it is continued.
-    agent.signal(Signal::CONT)?;
-    if !agent.wait(grace)? {
-        agent.signal(Signal::KILL)?;
-        agent.wait(DYING)?;
-    }
-    Ok(())
+    })
 }
 
 /// Whether the machine is known to have been booted since the task ran.
-fn is_of_another_boot(task: &Task) -> bool {
+fn is_of_another_boot(task: &Task, here: &Place) -> bool {
     let then = task.boot_id.as_deref().filter(|id| !id.is_empty());
-    then.zip(identity::boot_id()).is_some_and(|(then, now)| then != now)
+    then.is_some_and(|then| !here.boot_id.is_empty() && then != here.boot_id)
 }
 
 /// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.
@@ -298,16 +300,16 @@ pub fn holds_live_lock(ledger: &Ledger, process: Identity) -> bool {
     ledger.supervised_by(process).unwrap_or_default()
 }
 
-impl Dead {
-    /// A task that cannot be judged and is too old to be believed in. Nothing of it is touched but its row:
-    /// what runs there may be somebody's.
-    pub fn expired(task: Task) -> Dead {
-        Dead { expired: true, ..Dead::found(task) }
+impl LostTask {
+    /// A task that cannot be judged and is too old to wait for. Nothing of it is touched but its row: what
+    /// runs there may be anybody's.
+    pub fn expired(task: Task, here: Rc<Place>) -> LostTask {
+        LostTask { expired: true, ..LostTask::found(task, here) }
     }
 
-    /// A dead task of which nothing has been touched.
-    pub fn found(task: Task) -> Dead {
-        Dead { task, leftovers: None, expired: false, agent_may_run: None }
+    /// A lost task of which nothing has been touched.
+    pub fn found(task: Task, here: Rc<Place>) -> LostTask {
+        LostTask { task, here, leftovers: None, expired: false, agent_may_run: None }
     }
 
     pub fn task(&self) -> &Task {
@@ -316,6 +318,11 @@ impl Dead {
 
     pub fn id(&self) -> &str {
         &self.task.id
+    }
+
+    /// Whether its end was recorded before.
+    pub fn has_ended(&self) -> bool {
+        self.task.status.is_terminal()
     }
 
     /// What was found of it and what became of that; `None`: nothing was looked for.
@@ -342,6 +349,10 @@ impl Dead {
             }
             Some(Why::UnknownLedger) => {
                 format!("pid {pid}, which names a ledger that is not there (this one may have been moved)")
+            }
+            Some(Why::Dying) => {
+                let state = spared.iter().find(|s| s.pid == *pid).and_then(|s| s.state).unwrap_or('?');
+                format!("pid {pid}, which is being killed and does not end (state {state})")
             }
             Some(Why::Terminal | Why::Unmarked | Why::Supervisor | Why::Hidden) | None => {
                 format!("pid {pid}")
@@ -375,7 +386,7 @@ impl Dead {
     pub fn reason(&self) -> Interrupt {
         if self.expired {
             Interrupt::Ttl
-        } else if is_of_another_boot(&self.task) {
+        } else if is_of_another_boot(&self.task, &self.here) {
             Interrupt::Rebooted
         } else if self.oom_killed() == Some(true) {
             Interrupt::Oom
@@ -386,7 +397,7 @@ impl Dead {
 
     /// Whether the OOM killer struck in its cgroup while it ran; `None`: the kernel does not tell.
     fn oom_killed(&self) -> Option<bool> {
-        if self.expired || is_of_another_boot(&self.task) {
+        if self.expired || is_of_another_boot(&self.task, &self.here) {
             return None;
         }
         oom::struck_since(self.task.cgroup.as_deref(), self.task.oom_kills_before)
@@ -423,29 +434,33 @@ impl Dead {
         }
     }
 
-    /// Judges once more and marks, inside the transaction of whoever found it; `by` is its command.
+    /// Judges once more and marks, inside the transaction of the command `by`.
     ///
     /// # Errors
     /// When the ledger does not take it.
-    pub fn mark(&self, claim: &Claim<'_>, by: &str) -> Result<Marked, Error> {
+    pub fn mark(&self, claim: &Claim<'_>, by: &str) -> Result<SettleOutcome, Error> {
         let id = &self.task.id;
         let Some(task) = claim.task(id)?.filter(|t| t.status == Status::Running) else {
-            return Ok(Marked::Untouched);
+            return Ok(SettleOutcome::Untouched);
         };
         // An ending that waits in the spool was seen, and wins over what is inferred here. Its supervisor
         // wrote it before it let go of the live lock, so it is there by now or will never be.
-        if let Some(seen) = claim.spooled(id)? {
-            claim.end(id, &seen, by)?;
-            return Ok(Marked::Seen(seen.ending.status()));
+        match claim.spooled(id) {
+            Ok(None) => {}
+            Ok(Some(seen)) => {
+                claim.end(id, &seen, by)?;
+                return Ok(SettleOutcome::Seen(seen.ending.status()));
+            }
+            Err(e) => return Ok(SettleOutcome::Unread(e)),
         }
-        let now = judge(claim.evidence(&task)?, &task);
+        let now = judge_from(claim.evidence(&task)?, &task, &self.here);
         let may_be_marked = match now {
             Verdict::Gone | Verdict::Recycled => true,
             Verdict::Unverifiable => self.expired,
             Verdict::Alive => false,
         };
         if !may_be_marked {
-            return Ok(Marked::Untouched);
+            return Ok(SettleOutcome::Untouched);
         }
         let reason = self.reason();
         let leftovers = self.leftovers.as_ref().filter(|l| l.found > 0);
@@ -478,19 +493,19 @@ impl Dead {
                         "session {session} is not to be resumed: task {id} was interrupted"
                     );
                 }
-                Ok(Marked::Interrupted(reason))
+                Ok(SettleOutcome::Interrupted(reason))
             }
-            Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(Marked::Untouched),
+            Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(SettleOutcome::Untouched),
         }
     }
 
     /// Removes what the task had in the spool, once its mark is durable.
-    pub fn tidy(&self, ledger: &Ledger, marked: &Marked) {
+    pub fn tidy(&self, ledger: &Ledger, marked: &SettleOutcome) {
         let merged = match marked {
-            Marked::Interrupted(_) if !self.expired => false,
-            Marked::Seen(_) => true,
+            SettleOutcome::Interrupted(_) if !self.expired => false,
+            SettleOutcome::Seen(_) => true,
             // Its supervisor may live, and need its room.
-            Marked::Interrupted(_) | Marked::Untouched => return,
+            SettleOutcome::Interrupted(_) | SettleOutcome::Unread(_) | SettleOutcome::Untouched => return,
         };
         if let Err(e) = ledger.clear_spool(&self.task.id, merged) {
             warn!("{e}");

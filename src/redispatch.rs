@@ -52,6 +52,8 @@ struct Options {
     on_term_cancelled: bool,
     fresh: bool,
     leftovers: Policy,
+    #[serde(default = "default_backlog")]
+    backlog: u64,
     on_finish: Option<String>,
     retention_s: u64,
     cwd_at_start: PathBuf,
@@ -59,6 +61,11 @@ struct Options {
     /// The output was read as it came: silence was a sign.
     #[serde(default)]
     read_along: bool,
+}
+
+/// Of a run that knew no such option.
+fn default_backlog() -> u64 {
+    run::BACKLOG
 }
 
 /// The JSON of a run's options, for its row.
@@ -85,6 +92,7 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> Str
         on_term_cancelled: request.on_term == OnTerm::Cancelled,
         fresh: request.fresh,
         leftovers: request.leftovers,
+        backlog: request.backlog,
         on_finish: text(&request.on_finish),
         retention_s: request.retention.as_secs(),
         cwd_at_start: lossy(&cwd),
@@ -133,6 +141,7 @@ impl Options {
             // What was allowed once was allowed of another session.
             allow_unsafe_resume: false,
             leftovers: self.leftovers,
+            backlog: self.backlog,
             on_finish: self.on_finish.map(OsString::from),
             retention: Duration::from_secs(self.retention_s),
             level,

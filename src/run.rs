@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag};
 use tracing::level_filters::LevelFilter;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Place, Untracked};
 use crate::claim::{Hold, Way};
@@ -21,13 +21,13 @@ use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::caller::{self, Caller};
-use crate::process::capture::{Capture, WhenReaderGone};
+use crate::process::capture::{Capture, OutputLoss, WhenReaderGone};
 use crate::process::cgroup::{self, Delegated, NewCgroup};
 use crate::process::environment;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, Launch};
 use crate::process::identity;
-use crate::process::leftovers::{self, Hunt, Policy, Seat};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Policy, Seat};
 use crate::process::oom;
 use crate::process::watch::Watch;
 use crate::recovery;
@@ -38,15 +38,15 @@ use crate::sys;
 use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, NewTask, OnTerm, Status, Task};
 use start::{NoStart, end_without_agent, prepare, require_skill};
 
-/// How long somebody who inherited the agent's stdout may hold up the end of the task.
-const DRAIN: Duration = Duration::from_secs(1);
+/// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
+pub const BACKLOG: u64 = 1 << 30;
 
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 31] = [
+pub const OPTION_VARIABLES: [&str; 32] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -68,6 +68,7 @@ pub const OPTION_VARIABLES: [&str; 31] = [
     "BOOKEND_FRESH",
     "BOOKEND_ALLOW_UNSAFE_RESUME",
     "BOOKEND_LEFTOVERS",
+    "BOOKEND_BACKLOG",
     "BOOKEND_ON_FINISH",
     "BOOKEND_RETENTION",
     "BOOKEND_QUIET",
@@ -104,6 +105,8 @@ pub struct Request {
     pub fresh: bool,
     pub allow_unsafe_resume: bool,
     pub leftovers: Policy,
+    /// Bytes of output that wait for a slow reader before the agent does.
+    pub backlog: u64,
     pub on_finish: Option<OsString>,
     pub retention: Duration,
     pub level: LevelFilter,
@@ -186,7 +189,7 @@ fn attend(
     let argv: Vec<&OsStr> = before.iter().chain(&args).map(OsString::as_os_str).collect();
 
     // 4. The gated child: it exists, has a pid, and executes nothing.
-    let (listening, agents_stdout) = listen(&who)?;
+    let (listening, agents_stdout) = listen(&who, request.backlog)?;
     let env = agents_environment(&id, location, who.is_background());
     let mut launch = Launch::new(&argv, env.clone())
         .and_then(|l| l.cwd(request.cwd.as_deref().map(Path::as_os_str)))
@@ -309,7 +312,7 @@ fn attend(
     };
     let whose = leftovers::Task {
         id: run.task.id.clone(),
-        ledger: location.file.clone(),
+        ledger: LedgerFile::at(&location.file),
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
@@ -338,7 +341,8 @@ fn attend(
     }
 
     // 9. What is still in the pipe, and who is still about.
-    run.drain(DRAIN)?;
+    run.drain()?;
+    run.await_room(ended_at + request.grace)?;
     failpoint::reached("run.drained");
     let observed = run.observed();
     let exit = ended.map(|(exit, _)| exit);
@@ -347,34 +351,36 @@ fn attend(
         outcome: run.outcome(),
         cause: run.cause(ended_at),
         lingered: run.lingered,
+        output_lost: run.output_loss().is_some(),
         grace: request.grace,
         on_term: request.on_term,
     });
     let ending = if who.is_background() && ending == Ending::Success { Ending::Backgrounded } else { ending };
     let ends = request.leftovers.ends(ending == Ending::Success) && !who.is_background();
-    let mut hunt = Hunt::new(whose, ends, request.grace);
-    run.look_for_leftovers(&mut hunt);
+    let mut sweep = LeftoverSweep::new(whose, ends, request.grace);
+    run.look_for_leftovers(&mut sweep);
 
     // 10. The terminal row, or the spool. The ending is committed before any grace is waited for.
     let error = match ended {
         Some(_) => observed.result.as_ref().and_then(|r| r.error.clone()),
         None => Some(out_of_reach(run.agent.child.pid)),
     };
+    let error = with_loss(error, run.output_loss());
     let asked = baseline.map(|baseline| {
         let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
         let mut git = Git::new(environment::inherited(&OPTION_VARIABLES, &add), &caller);
         // While the ending becomes durable. What is still to end could change git's settings.
-        if !(ends && hunt.is_awaited()) {
+        if !(ends && sweep.is_awaited()) {
             baseline.begin(&mut git);
         }
         (baseline, git)
     });
     let session = observed.session_id.as_deref().or(choice.session.as_deref());
     let traces = traces(&who, &ending, session, &row.started_at);
-    let leftovers = Some(run.summary(&hunt));
+    let leftovers = Some(run.summary(&sweep));
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers, traces });
     failpoint::reached("run.settled");
-    run.end_leftovers(hunt, ends)?;
+    run.end_leftovers(sweep, ends)?;
     if let Some((baseline, mut git)) = asked {
         let id = run.task.id.clone();
         baseline.record(&id, &mut git, &mut run)?;
@@ -384,6 +390,11 @@ fn attend(
     deliver(&mut run, request, &caller)?;
     failpoint::reached("run.delivered");
     run.flush()?;
+    // After the row's end only a stdout that is a pipe or a socket can still fail.
+    let output_lost = run.output_loss().filter(|_| ending == Ending::Success);
+    if let Some(loss) = output_lost {
+        error!("{loss}");
+    }
     let stop_signal = run.stop_signal();
     drop(run);
     drop(live);
@@ -393,11 +404,20 @@ fn attend(
     // 12. As the agent left.
     Ok(match (&ending, exit) {
         (Ending::Cancelled(Cancel::Timeout | Cancel::IdleTimeout), _) => Leave::Code(exit_code::TIMED_OUT),
+        (Ending::Failure(Failure::Output), _) => Leave::Code(exit_code::OUTPUT),
+        (Ending::Success, _) if output_lost.is_some() => Leave::Code(exit_code::OUTPUT),
         (Ending::Success | Ending::Backgrounded, _) => Leave::Code(0),
         (_, Some(Exit::Code(code))) => Leave::Code(code),
         (_, Some(Exit::Signal(signal))) => Leave::Signal(signal),
         (_, None) => Leave::Signal(stop_signal),
     })
+}
+
+/// The row's error, with what was lost of the agent's output.
+fn with_loss(error: Option<String>, loss: Option<OutputLoss>) -> Option<String> {
+    let Some(loss) = loss else { return error };
+    error!("{loss}");
+    Some(error.map_or_else(|| loss.to_string(), |error| format!("{loss}\n{error}")))
 }
 
 /// Said of an agent that was to end, and that the kernel does not let us end: it executed a set-user-ID
@@ -670,7 +690,7 @@ fn announce(id: &str, who: &Who, choice: &Choice) {
 }
 
 /// The capture of the agent's stdout, where its mode is read along, and the end that the agent gets.
-fn listen(who: &Who) -> Result<(Option<Listening>, Option<OwnedFd>), Error> {
+fn listen(who: &Who, backlog: u64) -> Result<(Option<Listening>, Option<OwnedFd>), Error> {
     if !who.captured {
         return Ok((None, None));
     }
@@ -679,7 +699,7 @@ fn listen(who: &Who) -> Result<(Option<Listening>, Option<OwnedFd>), Error> {
         true => WhenReaderGone::HangUp,
         false => WhenReaderGone::Drain,
     };
-    let (capture, agents) = Capture::new(sys::stdio(1), when_gone)
+    let (capture, agents) = Capture::new(sys::stdio(1), when_gone, backlog)
         .map_err(|e| Error::failed(format!("capturing the agent's stdout: {e}")))?;
     Ok((Some(Listening { capture, reader: who.adapter.reader(who.asked.mode) }), Some(agents)))
 }

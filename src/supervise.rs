@@ -1,6 +1,7 @@
 //! The supervisor at work: one loop that turns events into moves while prepare command, agent and hook
 //! live and die. `run.rs` tells in which order; `turn.rs` what each event does, `settle.rs` how the row ends.
 
+mod clock;
 mod settle;
 mod turn;
 
@@ -14,17 +15,19 @@ use crate::agent::{self, Mode, Observed, Reader};
 use crate::error::Error;
 use crate::hook::{Attendant, Attended};
 use crate::ledger::{Ledger, SpoolSlot};
-use crate::process::capture::Capture;
+use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::Forward;
 use crate::process::gate::{Gated, StartError};
 use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{Hunt, Step};
+use crate::process::leftovers::{LeftoverSweep, Step};
 use crate::process::stop::Ladder;
 use crate::process::watch::{Source, Watch};
 use crate::recovery;
 use crate::sys::{self, Received, Usage};
 use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
+
+use clock::Clock;
 
 pub use settle::{never_ran, withdraw};
 pub use turn::{stop_of, watching};
@@ -36,6 +39,10 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// After how long without need of the ledger its memory is given back. A run that is over before spares
 /// the kernel the taking and giving.
 const REST: Duration = Duration::from_millis(100);
+/// How long after the last byte of the agent's output its pipe is still read when the agent has ended and
+/// another process has the pipe open; and how long in all.
+const QUIET: Duration = Duration::from_secs(1);
+const LONGEST_DRAIN: Duration = Duration::from_secs(10);
 /// Chunks of the agent's output that are taken in one turn, at most.
 const CHUNKS: usize = 4;
 /// Bytes of a prepare command's output that are kept.
@@ -144,15 +151,16 @@ struct Asked {
     results: u32,
 }
 
-/// The clocks that run beside the agent. Those that measure its patience pause while it is stopped.
+/// The clocks that run beside the agent. The first three pause while it is stopped, and `idle` and `linger`
+/// also while it waits for our stdout to take more.
 #[derive(Default)]
 struct Timers {
-    timeout: Option<Instant>,
-    idle: Option<Instant>,
-    linger: Option<Instant>,
+    timeout: Clock,
+    idle: Clock,
+    linger: Clock,
     progress: Option<Instant>,
     rest: Option<Instant>,
-    stopped_since: Option<Instant>,
+    stopped: bool,
 }
 
 pub struct Supervisor<'a> {
@@ -180,7 +188,7 @@ pub struct Supervisor<'a> {
     /// The id that the agent was told to go on with, until it has named its own.
     resumed: Option<String>,
     context_lost: bool,
-    hunt: Option<Hunt>,
+    sweep: Option<LeftoverSweep>,
 }
 
 /// What names the task in the ledger.
@@ -275,7 +283,7 @@ impl<'a> Supervisor<'a> {
             written: Written { session: conversation.session, ..Written::default() },
             resumed: conversation.resumed,
             context_lost: false,
-            hunt: None,
+            sweep: None,
         }
     }
 
@@ -295,8 +303,8 @@ impl<'a> Supervisor<'a> {
     /// Opens the gate. The clocks start here.
     pub fn open_gate(&mut self) {
         let now = Instant::now();
-        self.timers.timeout = self.limits.timeout.map(|t| now + t);
-        self.timers.idle = self.limits.idle_timeout.map(|t| now + t);
+        self.timers.timeout = Clock::of(self.limits.timeout, now);
+        self.timers.idle = Clock::of(self.limits.idle_timeout, now);
         self.timers.rest = Some(now + REST);
         self.phase = Phase::Running;
         self.agent.child.open();
@@ -337,21 +345,61 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Takes what is still in the agent's pipe. Somebody else may hold it open: that delays the end by
-    /// `bound` at most.
-    pub fn drain(&mut self, bound: Duration) -> Result<(), Error> {
-        let until = Instant::now() + bound;
-        loop {
-            let Some(listening) = &mut self.listening else { return Ok(()) };
-            // In between too: who still writes there may do so faster than it is read.
-            while Instant::now() < until && listening.read() {}
-            if listening.capture.ended() || Instant::now() >= until {
-                listening.capture.hang_up();
-                listening.reader.finish();
+    /// Takes what is still in the agent's pipe. Another process may have it open, and may still write: that
+    /// delays the end until nothing has come for [`QUIET`], by [`LONGEST_DRAIN`] at most.
+    pub fn drain(&mut self) -> Result<(), Error> {
+        let ended_at = Instant::now();
+        let (mut last, mut total) = (ended_at, 0);
+        if let Some(listening) = &mut self.listening {
+            listening.capture.agent_ended();
+        }
+        while let Some(listening) = &mut self.listening {
+            listening.read_some();
+            let now = Instant::now();
+            if listening.capture.total() > total {
+                (last, total) = (now, listening.capture.total());
+            }
+            let until = (last + QUIET).min(ended_at + LONGEST_DRAIN);
+            if listening.capture.ended() || now >= until || self.hurried {
+                self.end_of_output(ended_at);
                 return self.take_note();
             }
             self.turn(Some(until))?;
         }
+        Ok(())
+    }
+
+    /// Reads no more of the agent's output. If its pipe is still open, says who has it open.
+    fn end_of_output(&mut self, ended_at: Instant) {
+        let Some(Listening { capture, reader }) = &mut self.listening else { return };
+        if let Some(holders) = capture.holders() {
+            warn!(
+                "stopped reading the agent's stdout {:.1} s after the agent's exit, at {} bytes: it is still \
+                 open in {holders}",
+                ended_at.elapsed().as_secs_f64(),
+                capture.total()
+            );
+        }
+        capture.hang_up();
+        reader.finish();
+    }
+
+    /// Waits until our stdout has taken what its file system had no room for, until `until` at most. What it
+    /// has not taken by then is lost.
+    pub fn await_room(&mut self, until: Instant) -> Result<(), Error> {
+        let lacks_room = |l: &Listening| l.capture.lacks_room();
+        while !self.hurried && self.listening.as_ref().is_some_and(lacks_room) && Instant::now() < until {
+            self.turn(Some(until))?;
+        }
+        if let Some(listening) = &mut self.listening {
+            listening.capture.give_up();
+        }
+        Ok(())
+    }
+
+    /// What of the agent's output could not be written to our stdout.
+    pub fn output_loss(&self) -> Option<OutputLoss> {
+        self.listening.as_ref().and_then(|l| l.capture.loss())
     }
 
     /// What the agent's output says of success; an output that was not read along says nothing.
@@ -362,15 +410,15 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Looks what the agent left behind; signals nothing yet.
-    pub fn look_for_leftovers(&self, hunt: &mut Hunt) {
-        if let Err(e) = hunt.scan(&|stat| recovery::holds_live_lock(self.ledger, stat.identity())) {
+    pub fn look_for_leftovers(&self, sweep: &mut LeftoverSweep) {
+        if let Err(e) = sweep.scan(&|stat| recovery::holds_live_lock(self.ledger, stat.identity())) {
             warn!("{e}");
         }
     }
 
-    /// What a hunt found, and an agent that could not be ended and that `/proc` hides.
-    pub fn summary(&self, hunt: &Hunt) -> Summary {
-        let mut summary = hunt.summary();
+    /// What a sweep found, and an agent that could not be ended and that `/proc` hides.
+    pub fn summary(&self, sweep: &LeftoverSweep) -> Summary {
+        let mut summary = sweep.summary();
         if self.out_of_reach {
             summary.count_hidden(self.agent.child.pid);
         }
@@ -378,20 +426,20 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
-    pub fn end_leftovers(&mut self, mut hunt: Hunt, ends: bool) -> Result<(), Error> {
-        if !ends || !hunt.is_awaited() {
+    pub fn end_leftovers(&mut self, mut sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
+        if !ends || !sweep.is_awaited() {
             return Ok(());
         }
         loop {
             let ledger = &*self.ledger;
-            let step = hunt.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
+            let step = sweep.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
             match step {
                 Ok(Step::Done) => break,
                 Ok(Step::Wait(until)) => {
-                    self.hunt = Some(hunt);
+                    self.sweep = Some(sweep);
                     let turned = self.turn(Some(until));
-                    let Some(back) = self.hunt.take() else { return turned };
-                    hunt = back;
+                    let Some(back) = self.sweep.take() else { return turned };
+                    sweep = back;
                     turned?;
                 }
                 Err(e) => {
@@ -400,7 +448,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
         }
-        let summary = serde_json::to_string(&self.summary(&hunt)).unwrap_or_default();
+        let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
             warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
         }

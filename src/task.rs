@@ -94,6 +94,8 @@ pub enum Failure {
     Signal,
     /// It left with 0 although the result that was due never came.
     NoResult,
+    /// Its output could not be written to stdout.
+    Output,
     /// The prepare command failed.
     Prepare,
     /// It could not be started: not found, not executable, fork failed, no such cwd.
@@ -171,6 +173,7 @@ impl Ending {
             Ending::Failure(Failure::Exit) => "exit",
             Ending::Failure(Failure::Signal) => "signal",
             Ending::Failure(Failure::NoResult) => "no_result",
+            Ending::Failure(Failure::Output) => "output",
             Ending::Failure(Failure::Prepare) => "prepare",
             Ending::Failure(Failure::Spawn) => "spawn",
             Ending::Cancelled(Cancel::Operator) => "operator",
@@ -191,6 +194,7 @@ impl Ending {
                 "exit" => Failure::Exit,
                 "signal" => Failure::Signal,
                 "no_result" => Failure::NoResult,
+                "output" => Failure::Output,
                 "prepare" => Failure::Prepare,
                 "spawn" => Failure::Spawn,
                 _ => return None,
@@ -360,6 +364,8 @@ pub struct Evidence {
     pub cause: Option<Cause>,
     /// bookend itself ended the agent because it stayed after its result.
     pub lingered: bool,
+    /// Not all of its output could be written to stdout.
+    pub output_lost: bool,
     pub grace: Duration,
     pub on_term: OnTerm,
 }
@@ -379,6 +385,9 @@ pub fn judge(e: &Evidence) -> Ending {
                 _ => Ending::Interrupted(Interrupt::Signal),
             },
         };
+    }
+    if e.output_lost {
+        return Ending::Failure(Failure::Output);
     }
     match (e.outcome, e.exit) {
         (Outcome::Error, _) => Ending::Failure(Failure::AgentError),

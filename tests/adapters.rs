@@ -283,7 +283,7 @@ fn cursor_resumes_what_it_named_and_follows_where_it_goes() {
 fn the_cost_of_a_resumed_run_is_what_was_added() {
     let Some(world) = World::of_bookend("the_cost_of_a_resumed_run") else { return };
     // Cumulative twice, then a figure that dropped: that agent counts each run by itself.
-    for (cost, own) in [("0.5", 0.5), ("0.8", 0.3), ("0.1", 0.1), ("0.35", 0.25)] {
+    for (cost, own) in [("0.5", 0.5), ("0.8", 0.3), ("0.1", 0.1), ("0.35", 0.25), ("0.35", 0.0)] {
         world.claude(&format!("init $id; result $id {cost}"));
         world.run(STREAM).options(["--key", "k"]).run().ended(End::Code(0)).silent();
         let row = world.rows().pop().expect("a row");

@@ -79,30 +79,19 @@ fn what_an_ended_task_left_is_its_supervisors_affair_while_that_lives() {
 }
 
 #[test]
-fn a_dead_task_of_which_a_process_cannot_be_ended_stays_running_with_its_key() {
-    let Some(world) = World::of_bookend("a_dead_task_of_which_a_process_cannot_be_ended") else { return };
-    // Without the mark nothing proves at the last moment that it is the task's, so it is not signalled.
+fn an_agent_without_the_mark_is_ended_by_its_recorded_identity() {
+    let Some(world) = World::of_bookend("an_agent_without_the_mark_is_ended") else { return };
     let script = "trap '' TERM; echo ready $$ >$SAY; exec env -u BOOKEND_TASK_ID sleep 1000";
-    let run = || world.run_sh(script).options(["--id", "stuck", "--key", KEY]);
-    let busy = Busy::start(&world, "say", |_| run());
+    let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--id", "one", "--key", KEY]));
     let agent = busy.agent;
     let mark = b"BOOKEND_TASK_ID=";
     let environ = || fs::read(format!("/proc/{agent}/environ")).unwrap_or_default();
     let is_marked = || environ().windows(mark.len()).any(|w| w == mark);
     eventually(world.deadline(), "an agent without the mark", || !is_marked());
     busy.kill_supervisor();
-    let told = bookend(&world, &["recover", "--grace", "0s", "--json"]).ended(End::Code(1));
-    let report: serde_json::Value = serde_json::from_str(&told.stdout).expect("a report");
-    assert_eq!((&report["stuck"][0]["id"], &report["settled"]), (&"stuck".into(), &false.into()), "{report}");
-    assert!(state(agent).is_some_and(|s| s != 'Z'));
-    let row = world.row();
-    assert_eq!(row.text("status"), "running");
-    assert!(row.text("error").contains(&format!("pid {agent}")), "{row:?}");
-    world.run_sh("true").options(["--key", KEY, "--grace", "0s"]).run().ended(End::Code(75));
-
-    world.bare(["probe", "send", &agent.to_string(), "9"]).run();
+    let told = recover(&world, &["--grace", "0s"]);
+    assert_eq!(said_of(&told, "still ran and was ended"), 1, "{told}");
     gone(&world, agent);
-    recover(&world, &[]);
     assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
 }
 

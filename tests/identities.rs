@@ -169,3 +169,98 @@ fn what_a_dead_task_left_is_found_by_its_mark_alone() {
     drop(other);
     assert!(bookend(&world, &["show", "one"]).stdout.contains("left-overs"));
 }
+
+/// Loses the task `one`, then mounts the overlay with its ledger anew, on a device of another number, as the
+/// restart of a container does; then does `$AFTER`.
+const RESTARTED: &str = r#"
+layers() { mount -t overlay none -o lowerdir=$T/low,upperdir=$T/up,workdir=$T/work "$M"; stat -c %d "$M"; }
+set -e
+T=$TMPDIR/layers M=$TMPDIR/merged
+mkdir "$T" "$M"
+mount -t tmpfs none "$T"
+mkdir "$T/low" "$T/up" "$T/work" "$T/other"
+first=$(layers)
+export BOOKEND_LEDGER=$M/state/bookend.db
+bookend run --id one --key k -- sh -c 'echo $$ >"$SAY"; exec sleep 1000' &
+read agent <"$SAY"
+kill -9 $! "$agent"
+wait $! || :
+# The witness still has the memory of its supervisor for a moment.
+until umount "$M" 2>/dev/null; do :; done
+mount -t tmpfs none "$T/other"
+second=$(layers)
+[ "$first" != "$second" ] || exit 90
+eval "$AFTER"
+"#;
+
+/// What `after` says of the task whose ledger's device was numbered anew.
+fn after_a_restart(world: &World, after: &str) -> crate::harness::Output {
+    let say = world.fifo("say");
+    let script = world.bare(["unshare", "--mount", "sh", "-c", RESTARTED]);
+    script.env("SAY", say.path()).env("AFTER", after).run()
+}
+
+#[test]
+fn a_ledger_on_a_device_numbered_anew_is_judged_by_the_recorded_identity() {
+    let Some(world) = namespaces("a_ledger_on_a_device_numbered_anew") else { return };
+    let said = after_a_restart(&world, "bookend recover; bookend run --key k -- true; bookend list --json");
+    let said = said.ended(End::Code(0));
+    assert!(said.stdout.contains("task one interrupted (supervisor_lost)"), "{said:?}");
+}
+
+#[test]
+fn from_another_pid_namespace_the_operator_ends_the_doubt_about_such_a_ledger() {
+    let Some(world) = namespaces("from_another_pid_namespace_the_operator_ends_the_doubt") else { return };
+    let inside = IN_A_NAMESPACE.join(" ");
+    let after = format!(
+        "code=0; said=$({inside} bookend recover) || code=$?; [ $code = 1 ] || exit 91; echo \"$said\";
+         command=$(echo \"$said\" | sed -n 's/.*if it has ended: //p'); {inside} $command;
+         {inside} bookend run --key k -- true"
+    );
+    let said = after_a_restart(&world, &after).ended(End::Code(0));
+    let command = "bookend recover --ledger";
+    assert!(said.stdout.contains(command) && said.stdout.contains("--ttl 0 one"), "{said:?}");
+    assert!(said.stdout.contains("task one interrupted (ttl)"), "{said:?}");
+}
+
+#[test]
+fn a_task_whose_boot_id_was_hidden_is_never_said_to_have_been_rebooted() {
+    let Some(world) = forger("a_task_whose_boot_id_was_hidden") else { return };
+    let hidden = ["proc=subset=pid"];
+    for (at_start, at_recovery) in [(&hidden[..], &[][..]), (&[], &hidden), (&hidden, &hidden)] {
+        let script = "trap '' TERM; echo ready $$ >$SAY; exec sleep 1000";
+        let busy = Busy::start(&world, "say", |_| world.run_sh(script).with(at_start.iter().copied()));
+        let agent = busy.agent;
+        busy.kill_supervisor();
+        let recover = world.bare(["bookend", "recover", "--grace", "0s"]).with(at_recovery.iter().copied());
+        let said = recover.run().ended(End::Code(0)).silent();
+        assert!(said.stdout.contains("(supervisor_lost)"), "{said:?}");
+        gone(&world, agent);
+        world.write("DELETE FROM task_history");
+        std::fs::remove_file(world.path("say")).expect("the pipe");
+    }
+}
+
+#[test]
+fn recover_settles_only_the_tasks_that_are_named() {
+    let Some(world) = World::of_bookend("recover_settles_only_the_tasks_that_are_named") else { return };
+    for id in ["one", "two"] {
+        Busy::sleep(&world, id).kill_all();
+    }
+    let said = recover(&world, &["one"]);
+    assert!(said.contains("task one interrupted") && !said.contains("two"), "{said}");
+    let endings: Vec<String> = world.rows().iter().map(|r| r.text("status")).collect();
+    assert_eq!(endings, ["interrupted", "running"]);
+    assert!(recover(&world, &[]).contains("task two interrupted"));
+    let said = bookend(&world, &["recover", "three"]).ended(End::Code(1));
+    assert!(said.stderr.contains("no task three"), "{said:?}");
+}
+
+#[test]
+fn doctor_warns_where_proc_hides_the_boot_id() {
+    let Some(world) = forger("doctor_warns_where_proc_hides_the_boot_id") else { return };
+    let said = world.bare(["bookend", "doctor"]).with(["proc=subset=pid"]).run().ended(End::Code(0));
+    assert!(said.stdout.contains("boot id") && said.stdout.contains("subset=pid"), "{said:?}");
+    let said = world.bare(["bookend", "doctor"]).with(["proc=hidepid=0"]).run().ended(End::Code(0));
+    assert!(!said.stdout.contains("boot id"), "{said:?}");
+}

@@ -287,7 +287,9 @@ fn what_was_never_executed_leaves_the_conversation_as_it_was() {
         (&["--require-skill", "none"], 125),
         (&["--fresh"], 127),
     ] {
-        claude(&world, "k", options).ended(End::Code(code));
+        // Another claude may be in the caller's PATH.
+        let run = world.run(CLAUDE).options(["--key", "k"]).options(options.iter().copied());
+        run.env("PATH", world.name("bin")).run().ended(End::Code(code));
         assert_eq!(linked(&world, "k").as_ref(), Some(&former), "{options:?}");
         assert_eq!(
             world.rows().pop().expect("a row").text("session_id"),

@@ -314,7 +314,7 @@ fn nothing_wakes_up_while_a_captured_agent_is_silent() {
     assert_eq!(wake_ups(&world, &process, agent), 0);
 }
 
-/// What the agent left behind writes to its stdout faster than anybody reads: that is not waited out.
+/// What the agent left behind writes to its stdout faster than anybody reads: it is read for ten seconds.
 #[test]
 fn a_left_over_that_never_stops_writing_does_not_hold_the_end() {
     let Some(world) = World::of_bookend("a_left_over_that_never_stops_writing") else {
@@ -325,7 +325,7 @@ fn a_left_over_that_never_stops_writing_does_not_hold_the_end() {
     let process = world.bare(["sh", "-c", script]).env("BOOKEND_LEFTOVERS", "end").own_group().start();
     process.wait().ended(End::Code(0));
     let took = world.row().number("duration_ms").expect("a duration");
-    assert!(took < 10_000, "one second is allowed: {took} ms");
+    assert!(took < 20_000, "ten seconds are allowed: {took} ms");
 }
 
 /// The agent's clock of silence is not started again by what outlives it.

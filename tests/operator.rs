@@ -212,7 +212,9 @@ fn doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it() {
     };
     world.program("claude", "#!/bin/sh\n");
     let point = |name: &str| {
-        let report = parsed(&world, &["doctor", "--json"]);
+        // Other agents may be in the caller's PATH.
+        let doctor = world.bare(["bookend", "doctor", "--json"]).env("PATH", world.name("bin")).run();
+        let report: Value = serde_json::from_str(&doctor.stdout).expect("JSON");
         let points = report["points"].as_array().expect("points").clone();
         let found =
             points.into_iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("{name}: {report}"));

@@ -73,6 +73,7 @@ cancelled\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l leftovers -d 'What to do with processes that the agent leaves behind; auto: end them unless it succeeded' -r -f -a "auto\t''
 end\t''
 leave\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l backlog -d 'How much output may wait for a slow reader before the agent has to wait (bytes, or 64MiB, 2GiB)' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l on-finish -d 'A shell command to run at the end, with the row as JSON on its stdin' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l retention -d 'How long after its end the row is kept' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l wait -d 'Wait for the task that holds the key, instead of leaving with 75'

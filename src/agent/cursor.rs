@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::event::Event;
-use super::lines::{LineSplitter, ObjectSplitter};
+use super::lines::{LineSplitter, ObjectSplitter, objects};
 use super::options::{Options, Words};
 use super::{Adapter, Asked, AskedSession, Mode, Names, Observed, Plan, Reader};
 use super::{brief, hash, home, injected, is_session_id, skills_above};
@@ -184,8 +184,9 @@ impl Reader for CursorReader {
 
     fn finish(&mut self) {
         let tally = &mut self.tally;
-        if let Some(lines) = &mut self.lines {
-            lines.finish(|l| tally.line(l));
+        match &mut self.lines {
+            Some(lines) => lines.finish(|l| tally.line(l)),
+            None => self.objects.finish(|o| tally.line(o)),
         }
     }
 
@@ -203,7 +204,17 @@ struct Tally {
 
 impl Tally {
     fn line(&mut self, line: &[u8]) {
-        let Ok(e) = Event::read(line) else { return };
+        match Event::read(line) {
+            Ok(event) => self.event(event),
+            // There is other text on the line.
+            Err(_) => drop(objects(line, |o| Event::read(o).into_iter().for_each(|e| self.event(e)))),
+        }
+    }
+
+    fn event(&mut self, e: Event<'_>) {
+        if e.kind.is_none() {
+            return;
+        }
         if let Some(id) = e.session_id.as_deref().filter(|id| is_session_id(id))
             && self.observed.session_id.as_deref() != Some(id)
         {

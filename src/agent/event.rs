@@ -174,11 +174,11 @@ impl<'a> Event<'a> {
         self.kind.as_deref() == Some("result")
     }
 
-    /// What a `result` event says of success: `is_error` decides, since a failed call to the API has the
-    /// subtype `success` too; where it is missing, the subtype.
+    /// What a `result` event says of success: a failed call to the API has the subtype `success`, and running
+    /// out of turns may come with `is_error` false, so either makes it an error.
     pub fn verdict(&self) -> RunResult {
         let subtype = self.subtype.as_deref().unwrap_or("");
-        if !self.is_error.unwrap_or(subtype.starts_with("error")) {
+        if self.is_error != Some(true) && !subtype.starts_with("error") {
             return RunResult { error: None };
         }
         let mut text = self

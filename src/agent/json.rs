@@ -26,6 +26,11 @@ impl<'a> Cursor<'a> {
         Cursor { text, at: 0 }
     }
 
+    /// How many bytes have been read; after an error, those before the value that is not JSON.
+    pub fn place(&self) -> usize {
+        self.at
+    }
+
     /// Nothing but white space is left.
     pub fn at_end(&mut self) -> bool {
         self.blank();

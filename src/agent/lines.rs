@@ -1,35 +1,62 @@
-//! Cuts a stream of bytes into what an adapter reads: lines, or JSON objects however they are laid out.
-//! Neither cares where a push ends, and neither holds more than one line or object.
+//! Cuts a stream of bytes into what an adapter reads: lines, or JSON objects however they are laid out, and
+//! finds the objects among other text. None cares where a push ends, and none holds more than one line or
+//! object; one over 16 MiB is abridged.
 
-use memchr::{memchr, memchr_iter, memchr2, memchr3};
+use memchr::{memchr, memchr_iter, memchr3, memmem};
 
-/// The longest line or object that is read, in bytes. Lines of 1 MB are normal.
+use super::json::Cursor;
+
+/// The longest line or object that is held as it is, in bytes. Lines of 1 MB are normal.
 const LIMIT: usize = 16 << 20;
 /// What a buffer may keep for the next line, in bytes.
 const KEEP: usize = 256 << 10;
+/// How many lines below an object that never ended are tried as the beginning of another.
+const TRIES: usize = 64;
+
+/// Calls `object` for each outermost JSON object in `text`, whatever is before, between and after them. A
+/// brace that begins no object is text, and of an object that is cut nothing is taken. Returns where the last
+/// one ends.
+pub fn objects(text: &[u8], mut object: impl FnMut(&[u8])) -> usize {
+    let (mut at, mut end) = (0, 0);
+    while let Some(i) = memchr(b'{', &text[at..]) {
+        let start = at + i;
+        let mut cursor = Cursor::new(&text[start..]);
+        let is_object = cursor.object(|c, _| c.skip()).is_ok();
+        at = start + cursor.place().max(1);
+        if is_object {
+            end = at;
+            object(&text[start..at]);
+        }
+    }
+    end
+}
 
 /// What has come of a line or an object that is not whole yet.
 #[derive(Debug)]
 struct Held {
     bytes: Vec<u8>,
-    /// It has grown beyond the limit: nothing of it is kept, nor delivered.
-    too_long: bool,
+    /// Instead of the bytes, when they have grown beyond the limit.
+    abridged: Option<Abridged>,
     limit: usize,
 }
 
 impl Held {
     fn new(limit: usize) -> Held {
-        Held { bytes: Vec::new(), too_long: false, limit }
+        Held { bytes: Vec::new(), abridged: None, limit }
     }
 
     fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && !self.too_long
+        self.bytes.is_empty() && self.abridged.is_none()
     }
 
     fn add(&mut self, part: &[u8]) {
-        if self.too_long || part.len() > self.limit - self.bytes.len() {
-            self.too_long = true;
-            self.bytes = Vec::new();
+        if let Some(abridged) = &mut self.abridged {
+            abridged.add(part);
+        } else if part.len() > self.limit - self.bytes.len() {
+            let mut abridged = Abridged::new(self.limit);
+            abridged.add(&std::mem::take(&mut self.bytes));
+            abridged.add(part);
+            self.abridged = Some(abridged);
         } else {
             self.bytes.extend_from_slice(part);
         }
@@ -37,23 +64,125 @@ impl Held {
 
     /// Delivers what is held with `last` at its end, and holds nothing afterwards.
     fn deliver(&mut self, last: &[u8], to: &mut impl FnMut(&[u8])) {
-        if self.is_empty() {
-            if last.len() <= self.limit {
-                to(last);
-            }
-            return;
+        if self.is_empty() && last.len() <= self.limit {
+            return to(last);
         }
         self.add(last);
-        if !self.too_long {
-            to(&self.bytes);
+        match self.abridged.take() {
+            Some(abridged) if abridged.out.is_empty() => {}
+            Some(abridged) => to(&abridged.out),
+            None => to(&self.bytes),
         }
-        self.too_long = false;
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.abridged = None;
         self.bytes.clear();
         self.bytes.shrink_to(KEEP);
     }
 }
 
-/// Cuts bytes into lines. A line over 16 MiB is skipped and the next one read.
+/// The objects of a text that is too long to be held: without the text around them, without the end of long
+/// strings and, where that is not enough, without the array or object that is too long.
+#[derive(Debug)]
+struct Abridged {
+    out: Vec<u8>,
+    limit: usize,
+    depth: u64,
+    string: StringPart,
+    /// Where in `out` the outermost object begins, and the array or object that is a member of it.
+    object: usize,
+    member: usize,
+    /// All is left out until the depth is this.
+    skips_to: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StringPart {
+    None,
+    /// So many bytes of a string.
+    Text(usize),
+    /// The same, behind a backslash.
+    Escape(usize),
+}
+
+impl Abridged {
+    fn new(limit: usize) -> Abridged {
+        let string = StringPart::None;
+        Abridged { out: Vec::new(), limit, depth: 0, string, object: 0, member: 0, skips_to: None }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.byte(*byte);
+        }
+    }
+
+    fn byte(&mut self, byte: u8) {
+        let most = self.limit / 256;
+        match (self.string, byte) {
+            (StringPart::Text(_), b'"') => {
+                self.string = StringPart::None;
+                self.keep(byte);
+            }
+            (StringPart::Text(n), _) => {
+                self.string = if byte == b'\\' { StringPart::Escape(n) } else { StringPart::Text(n + 1) };
+                self.keep_if(n < most, byte);
+            }
+            (StringPart::Escape(n), _) => {
+                self.string = StringPart::Text(n + 2);
+                self.keep_if(n < most, byte);
+            }
+            (StringPart::None, b'{') if self.depth == 0 => self.open(byte),
+            (StringPart::None, _) if self.depth == 0 => {}
+            (StringPart::None, b'"') => {
+                self.string = StringPart::Text(0);
+                self.keep(byte);
+            }
+            (StringPart::None, b'{' | b'[') => self.open(byte),
+            (StringPart::None, b'}' | b']') => {
+                self.depth -= 1;
+                self.keep(byte);
+                self.skips_to = self.skips_to.filter(|depth| *depth != self.depth);
+            }
+            (StringPart::None, _) => self.keep(byte),
+        }
+    }
+
+    fn open(&mut self, byte: u8) {
+        match self.depth {
+            0 => self.object = self.out.len(),
+            1 => self.member = self.out.len(),
+            _ => {}
+        }
+        self.depth += 1;
+        self.keep(byte);
+    }
+
+    fn keep(&mut self, byte: u8) {
+        self.keep_if(true, byte);
+    }
+
+    fn keep_if(&mut self, kept: bool, byte: u8) {
+        if !kept || self.skips_to.is_some() {
+            return;
+        }
+        if self.out.len() < self.limit {
+            self.out.push(byte);
+        } else if self.depth > 1 && self.member + 4 < self.limit {
+            self.out.truncate(self.member);
+            self.out.extend_from_slice(b"null");
+            self.skips_to = Some(1);
+        } else {
+            // There is no one member that makes it so long: nothing of it is read.
+            self.out.truncate(self.object);
+            self.skips_to = Some(0).filter(|_| self.depth > 0);
+        }
+    }
+}
+
+/// Cuts bytes into lines. Of a line over 16 MiB its objects are delivered, abridged.
 #[derive(Debug)]
 pub struct LineSplitter {
     held: Held,
@@ -64,7 +193,7 @@ impl LineSplitter {
         LineSplitter::limited(LIMIT)
     }
 
-    /// One that skips lines of more than `limit` bytes.
+    /// One that abridges lines of more than `limit` bytes.
     pub fn limited(limit: usize) -> LineSplitter {
         LineSplitter { held: Held::new(limit) }
     }
@@ -91,18 +220,31 @@ impl LineSplitter {
 }
 
 /// Cuts bytes into the outermost JSON objects: one on a line, one over many lines, or the elements of an
-/// array, which need not fit into memory together. Whatever lies between them is passed over.
+/// array, which need not fit into memory together. Whatever lies between them is passed over, a brace that
+/// begins no object too.
 #[derive(Debug)]
 pub struct ObjectSplitter {
     held: Held,
     depth: u64,
-    in_string: bool,
-    escaped: bool,
+    place: Place,
+}
+
+/// Where a push has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Between objects.
+    Outside,
+    /// Behind the brace that may begin an object: a key or the end must follow.
+    Opened,
+    Inside,
+    Text,
+    /// In a string, behind a backslash.
+    Escape,
 }
 
 impl ObjectSplitter {
     pub fn new() -> ObjectSplitter {
-        ObjectSplitter { held: Held::new(LIMIT), depth: 0, in_string: false, escaped: false }
+        ObjectSplitter { held: Held::new(LIMIT), depth: 0, place: Place::Outside }
     }
 
     /// Calls `object` for each outermost object that ends in `bytes`.
@@ -111,41 +253,60 @@ impl ObjectSplitter {
         let mut at = 0;
         while let Some(i) = self.next_mark(bytes, at) {
             at = i + 1;
-            match bytes[i] {
-                _ if self.escaped => self.escaped = false,
-                b'\\' => self.escaped = true,
-                b'"' => self.in_string = !self.in_string,
-                b'{' => {
-                    if self.depth == 0 {
-                        start = i;
-                    }
-                    self.depth += 1;
+            self.place = match (self.place, bytes[i]) {
+                (Place::Outside, _) => {
+                    start = i;
+                    self.depth = 1;
+                    Place::Opened
                 }
-                b'}' => {
+                (Place::Inside, b'{') => {
+                    self.depth += 1;
+                    Place::Opened
+                }
+                (Place::Opened | Place::Inside, b'}') => {
                     self.depth -= 1;
                     if self.depth == 0 {
                         self.held.deliver(&bytes[start..at], &mut object);
                     }
+                    if self.depth == 0 { Place::Outside } else { Place::Inside }
                 }
-                _ => {}
-            }
+                (Place::Opened | Place::Inside, b'"') | (Place::Escape, _) => Place::Text,
+                (Place::Text, b'"') => Place::Inside,
+                (Place::Text, b'\\') => Place::Escape,
+                // A string does not go on over lines, and no other byte follows a brace: it was text.
+                (Place::Text | Place::Opened | Place::Inside, _) => {
+                    self.held.clear();
+                    at = i;
+                    Place::Outside
+                }
+            };
         }
-        if self.depth > 0 {
+        if self.place != Place::Outside {
             self.held.add(&bytes[start..]);
         }
     }
 
+    /// Calls `object` for those that begin a line below an object that never ended.
+    pub fn finish(&mut self, mut object: impl FnMut(&[u8])) {
+        self.place = Place::Outside;
+        let mut rest = &self.held.bytes[..];
+        for _ in 0..TRIES {
+            let Some(at) = memmem::find(rest, b"\n{") else { break };
+            rest = &rest[at + 1..];
+            rest = &rest[objects(rest, &mut object)..];
+        }
+        self.held.clear();
+    }
+
     /// The next byte that means something where we are.
     fn next_mark(&self, bytes: &[u8], from: usize) -> Option<usize> {
-        let rest = &bytes[from.min(bytes.len())..];
-        let found = if self.escaped {
-            (!rest.is_empty()).then_some(0)
-        } else if self.in_string {
-            memchr2(b'"', b'\\', rest)
-        } else if self.depth == 0 {
-            memchr(b'{', rest)
-        } else {
-            memchr3(b'"', b'{', b'}', rest)
+        let rest = &bytes[from..];
+        let found = match self.place {
+            Place::Outside => memchr(b'{', rest),
+            Place::Opened => rest.iter().position(|b| !b.is_ascii_whitespace()),
+            Place::Inside => memchr3(b'"', b'{', b'}', rest),
+            Place::Text => memchr3(b'"', b'\\', b'\n', rest),
+            Place::Escape => (!rest.is_empty()).then_some(0),
         };
         found.map(|i| from + i)
     }
@@ -172,6 +333,7 @@ mod tests {
         for chunk in chunks {
             splitter.push(chunk, |o| out.push(o.to_vec()));
         }
+        splitter.finish(|o| out.push(o.to_vec()));
         out
     }
 
@@ -196,11 +358,69 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_limit_is_skipped_and_the_next_is_read() {
+    fn a_line_over_the_limit_without_an_object_is_skipped_and_the_next_is_read() {
         assert_eq!(lines(&[b"ab", b"cde", b"f\nok\n"], 4), [b"ok"]);
         assert_eq!(lines(&[b"abcdef\nok"], 4), [b"ok"]);
         assert_eq!(lines(&[b"abcd\n"], 4), [b"abcd"]);
         assert!(lines(&[b"abc", b"def"], 4).is_empty());
+    }
+
+    #[test]
+    fn an_object_over_the_limit_is_abridged_and_stays_json() {
+        let long = "x\\\"".repeat(2000);
+        for (member, kept) in [
+            (format!("\"{long}\""), "\"x"),
+            (format!("[{}1]", "1,".repeat(4000)), "null"),
+            (format!("{{\"b\":[{}[2,\"}}\"]]}}", "[3],".repeat(2000)), "null"),
+        ] {
+            let line = format!("5\" {{\"a\":{member},\"type\":\"result\",\"c\":[1,{{\"d\":2}}]}} \x1b[K");
+            let found = lines(&[line.as_bytes(), b"\nok\n"], 4096);
+            let text = String::from_utf8(found[0].clone()).unwrap();
+            assert!(text.len() <= 4096 && text.starts_with(&format!("{{\"a\":{kept}")), "{text}");
+            assert!(text.ends_with(",\"type\":\"result\",\"c\":[1,{\"d\":2}]}"), "{text}");
+            assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+            assert_eq!(found[1..], [b"ok"]);
+        }
+    }
+
+    #[test]
+    fn objects_are_found_among_text_and_never_inside_one_another() {
+        let found = |text: &str| {
+            let mut out = Vec::new();
+            super::objects(text.as_bytes(), |o| out.push(String::from_utf8(o.to_vec()).unwrap()));
+            out
+        };
+        let o = r#"{"type":"x","y":{"z":[{}]}}"#;
+        for (before, after) in [
+            ("", ""),
+            ("\x1b[1m", "\x1b[0m\r"),
+            ("\0\0", "\0"),
+            ("note: { oops ", " } {"),
+            ("{a,b} {1} {{ ", ""),
+            (r#"{"cut" "#, ""),
+            (r#"{"a":1,"#, ""),
+        ] {
+            assert_eq!(found(&format!("{before}{o}{after}")), [o], "{before:?} {after:?}");
+        }
+        assert_eq!(found(&format!("{o}{o} {o}")), [o, o, o]);
+        for cut in [r#"{"a":{"type":"x"}"#, r#"{"a":[{"type":"x"},"#, r#"{"a":"{\"type\":\"x\"}"#] {
+            assert!(found(cut).is_empty(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn an_object_that_never_ends_loses_nothing_below_it() {
+        let found = |text: &str| {
+            let mut out = Vec::new();
+            let mut splitter = ObjectSplitter::new();
+            text.as_bytes().chunks(3).for_each(|c| splitter.push(c, |o| out.push(o.to_vec())));
+            splitter.finish(|o| out.push(o.to_vec()));
+            out
+        };
+        for before in ["{ oops\n", "{\n", "{\"a\n", "{\"a\":\n", "{\"a\": [\n{\"b\":\n", "{{{\"a\":1,\n"] {
+            assert_eq!(found(&format!("{before}{{\"type\":\"x\"}}\n")), [br#"{"type":"x"}"#], "{before:?}");
+        }
+        assert!(found("{\"a\":\n  {\"type\":\"x\"},\n").is_empty(), "one that is cut is not believed");
     }
 
     #[test]
@@ -240,8 +460,11 @@ mod tests {
             if plain.last().is_some_and(Vec::is_empty) {
                 plain.pop();
             }
+            plain.retain(|l| l.len() <= limit || l.contains(&b'{'));
+            let found = lines(&cut(&bytes, &at), limit);
+            prop_assert!(found.len() <= plain.len());
             plain.retain(|l| l.len() <= limit);
-            prop_assert_eq!(lines(&cut(&bytes, &at), limit), plain);
+            prop_assert!(plain.iter().all(|l| found.contains(l)));
         }
 
         #[test]

@@ -1,27 +1,33 @@
 //! Capture: the agent's stdout, passed on at once and unchanged, and read along.
 //!
-//! A slow reader never throttles the agent: what it has not taken yet waits in memory, and beyond 1 MiB
-//! in an unlinked file. Only amid much output a reader who is at it is waited for, for moments: a reader who
-//! takes nothing holds nobody up, and one who takes little leaves the agent a few MB a second at the worst.
+//! A slow reader does not throttle the agent: what it has not taken yet waits in memory, and beyond 1 MiB
+//! in an unlinked file, up to a limit. Only amid much output a reader who is at it is waited for, for
+//! moments: a reader who takes nothing holds nobody up, and one who takes little leaves the agent a few MB a
+//! second at the worst. Beyond the limit, or where the file has no room, the agent waits (back-pressure).
+//!
+//! Only EPIPE means that the reader has gone. A file system without room is tried again, and output that
+//! could not be written is counted: it makes the run a failure.
 //!
 //! The descriptor that we inherited is never made non-blocking; others share it.
 
-use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+mod backlog;
+mod downstream;
+mod holders;
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::pipe::{SpliceFlags, tee};
 
-use crate::sys;
+use backlog::Backlog;
+use downstream::{Downstream, Refusal};
+pub use holders::PipeHolders;
 
-/// Bytes that wait for the reader in memory, at most.
-const MEMORY: usize = 1 << 20;
 const CHUNK: usize = 64 * 1024;
 /// What the agent's pipe holds, in bytes: the agent writes on while what it wrote before is read, all at
 /// once. A user's pipes may hold 64 MiB together, pipe(7).
@@ -32,6 +38,8 @@ const MUCH: usize = 16 * 1024;
 /// How long a reader who is at it may keep us from reading on. The agent writes on into its own pipe
 /// meanwhile; what the reader takes later is copied, and waits.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How long until a file system that had no room is tried again.
+const RETRY: Duration = Duration::from_millis(250);
 
 /// What to do when nobody reads our stdout any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +55,7 @@ pub struct Capture {
     from: Option<OwnedFd>,
     to: Downstream,
     backlog: Backlog,
+    outlet: Outlet,
     when_gone: WhenReaderGone,
     chunk: Vec<u8>,
     /// There was much to read the last time: there will be again.
@@ -59,77 +68,51 @@ pub struct Capture {
     held_up: bool,
     /// He was waited for in vain, and has taken nothing since.
     asleep: bool,
+    /// Bytes read from the agent.
+    total: u64,
+    /// What the agent's pipe held when the agent had ended: it is read although there is no room for it.
+    owed: usize,
 }
 
-/// Our own stdout, by what it takes to write to it without waiting.
+/// Whether our stdout takes what it is given.
 #[derive(Debug)]
-enum Downstream {
-    /// A pipe, opened once more so that it can be non-blocking.
-    Pipe(OwnedFd),
-    /// A pipe that cannot be opened again (another user's): after POLLOUT it takes `PIPE_BUF` bytes.
-    Shared(OwnedFd),
-    Socket(OwnedFd),
-    /// A file or a device: it takes all, at once.
-    File(File),
-    Closed,
+enum Outlet {
+    Open,
+    /// Its file system had no room.
+    Full {
+        errno: Errno,
+        retry: Instant,
+    },
+    /// Nothing more is written.
+    Failed(OutputLoss),
 }
 
-impl Downstream {
-    fn of(stdout: BorrowedFd<'_>) -> io::Result<Downstream> {
-        let own = File::from(stdout.try_clone_to_owned()?);
-        let kind = own.metadata()?.file_type();
-        if kind.is_socket() {
-            return Ok(Downstream::Socket(own.into()));
-        }
-        if !kind.is_fifo() {
-            return Ok(Downstream::File(own));
-        }
-        let again = OpenOptions::new()
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(format!("/proc/self/fd/{}", own.as_raw_fd()));
-        Ok(match again {
-            Ok(pipe) => Downstream::Pipe(pipe.into()),
-            Err(_) => Downstream::Shared(own.into()),
-        })
-    }
+/// Output of the agent that could not be written to our stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputLoss {
+    errno: Errno,
+    bytes: u64,
+}
 
-    /// Writes what goes without waiting: `WouldBlock` when nothing does.
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Downstream::Pipe(fd) => Ok(nix::unistd::write(fd, bytes)?),
-            Downstream::Shared(fd) => {
-                let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-                if poll(&mut fds, PollTimeout::ZERO)? == 0 {
-                    return Err(ErrorKind::WouldBlock.into());
-                }
-                Ok(nix::unistd::write(fd, &bytes[..bytes.len().min(libc::PIPE_BUF)])?)
-            }
-            Downstream::Socket(fd) => {
-                let flags =
-                    nix::sys::socket::MsgFlags::MSG_DONTWAIT | nix::sys::socket::MsgFlags::MSG_NOSIGNAL;
-                Ok(nix::sys::socket::send(fd.as_raw_fd(), bytes, flags)?)
-            }
-            Downstream::File(file) => io::Write::write(&mut &*file, bytes),
-            Downstream::Closed => Err(ErrorKind::BrokenPipe.into()),
-        }
-    }
-
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Downstream::Pipe(fd) | Downstream::Shared(fd) | Downstream::Socket(fd) => Some(fd.as_fd()),
-            Downstream::File(file) => Some(file.as_fd()),
-            Downstream::Closed => None,
-        }
+impl fmt::Display for OutputLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let OutputLoss { errno, bytes } = self;
+        let plural = if *bytes == 1 { "byte" } else { "bytes" };
+        write!(f, "{bytes} {plural} of the agent's output could not be written to stdout: {errno}")
     }
 }
 
 impl Capture {
-    /// A capture that passes on to `stdout`, and the end that the agent is to write to.
+    /// A capture that passes on to `stdout`, and the end that the agent is to write to. At `backlog` bytes
+    /// that stdout has not taken, the agent has to wait.
     ///
     /// # Errors
     /// When the kernel has no room for a pipe, or `stdout` is closed.
-    pub fn new(stdout: BorrowedFd<'_>, when_gone: WhenReaderGone) -> io::Result<(Capture, OwnedFd)> {
+    pub fn new(
+        stdout: BorrowedFd<'_>,
+        when_gone: WhenReaderGone,
+        backlog: u64,
+    ) -> io::Result<(Capture, OwnedFd)> {
         let to = Downstream::of(stdout)?;
         let (from, agents) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -138,7 +121,8 @@ impl Capture {
         let capture = Capture {
             from: Some(from),
             to,
-            backlog: Backlog::default(),
+            backlog: Backlog::new(backlog),
+            outlet: Outlet::Open,
             when_gone,
             chunk: Vec::new(),
             much: false,
@@ -146,18 +130,61 @@ impl Capture {
             enlarged: false,
             held_up: false,
             asleep: false,
+            total: 0,
+            owed: 0,
         };
         Ok((capture, agents))
     }
 
     /// Where to wait for more output: nowhere while what was read cannot be put by.
     pub fn input(&self) -> Option<BorrowedFd<'_>> {
-        self.from.as_ref().filter(|_| self.backlog.held.is_empty()).map(AsFd::as_fd)
+        self.from.as_ref().filter(|_| self.backlog.has_room() || self.owed > 0).map(AsFd::as_fd)
+    }
+
+    /// Whether the agent has to wait until our stdout takes more.
+    pub fn holds_agent_up(&self) -> bool {
+        self.from.is_some() && !self.backlog.has_room()
     }
 
     /// Where to wait for the reader, while something waits for it.
     pub fn output(&self) -> Option<BorrowedFd<'_>> {
-        if self.backlog.is_empty() { None } else { self.to.fd() }
+        // A file system without room says that it can be written to: poll(2).
+        if self.backlog.is_empty() || self.lacks_room() { None } else { self.to.fd() }
+    }
+
+    /// Whether the file system of our stdout had no room.
+    pub fn lacks_room(&self) -> bool {
+        matches!(self.outlet, Outlet::Full { .. })
+    }
+
+    /// When to call [`Capture::flush`], whatever happens until then.
+    pub fn due(&self) -> Option<Instant> {
+        match self.outlet {
+            Outlet::Open => self.to.line_due(),
+            Outlet::Full { retry, .. } => Some(retry),
+            Outlet::Failed(_) => None,
+        }
+    }
+
+    /// What could not be written.
+    pub fn loss(&self) -> Option<OutputLoss> {
+        if let Outlet::Failed(loss) = self.outlet { Some(loss) } else { None }
+    }
+
+    /// Bytes read from the agent so far.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Who else has the agent's stdout open.
+    pub fn holders(&self) -> Option<PipeHolders> {
+        self.from.as_ref().map(|pipe| PipeHolders::of(pipe.as_fd()))
+    }
+
+    /// The agent has ended: what it has written is read even if nothing takes it now.
+    pub fn agent_ended(&mut self) {
+        let held = self.from.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok());
+        self.owed = held.map_or(0, |n| n as usize);
     }
 
     /// Whether the agent's side has ended, or was hung up on.
@@ -180,17 +207,25 @@ impl Capture {
             // Zeros from the kernel: what no chunk reaches is no memory.
             self.chunk = vec![0; PIPE];
         }
-        let due = if self.ahead > 0 { self.ahead } else { PIPE };
+        let due = match (self.ahead, self.backlog.has_room()) {
+            (0, true) => PIPE,
+            (0, false) => self.owed.min(PIPE),
+            (ahead, _) => ahead,
+        };
+        if due == 0 {
+            return false;
+        }
         let n = match nix::unistd::read(from, &mut self.chunk[..due]) {
             Ok(n) => n,
             Err(Errno::EAGAIN | Errno::EINTR) => return false,
             Err(_) => 0,
         };
         if n == 0 {
-            self.from = None;
-            self.close_when_empty();
+            self.hang_up();
             return false;
         }
+        self.total += n as u64;
+        self.owed = self.owed.saturating_sub(n);
         let chunk = std::mem::take(&mut self.chunk);
         if self.ahead == 0 {
             self.pass_on(&chunk[..n]);
@@ -258,43 +293,78 @@ impl Capture {
     /// Stops listening to the agent's side: what is still written there is lost.
     pub fn hang_up(&mut self) {
         self.from = None;
-        self.close_when_empty();
+        self.flush();
     }
 
     fn pass_on(&mut self, mut bytes: &[u8]) {
-        if matches!(self.to, Downstream::Closed) {
-            return;
-        }
-        while self.backlog.is_empty() && !bytes.is_empty() {
-            match self.to.write(bytes) {
+        while self.backlog.is_empty() && !bytes.is_empty() && !matches!(self.to, Downstream::Closed) {
+            match write(&mut self.to, &mut self.outlet, bytes) {
                 Ok(n) => bytes = &bytes[n..],
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => return self.reader_gone(),
+                Err(refusal) => {
+                    self.refused(refusal);
+                    break;
+                }
             }
         }
-        self.backlog.push(bytes);
+        match (&mut self.outlet, &self.to) {
+            (Outlet::Failed(loss), _) => loss.bytes += bytes.len() as u64,
+            (_, Downstream::Closed) => {}
+            _ => self.backlog.push(bytes),
+        }
     }
 
-    /// Writes what waits, as far as the reader takes it.
+    /// Writes what waits, as far as our stdout takes it.
     pub fn flush(&mut self) {
         while let Some(front) = self.backlog.front() {
-            match self.to.write(front) {
+            match write(&mut self.to, &mut self.outlet, front) {
                 Ok(n) => {
                     self.asleep = false;
                     self.backlog.consume(n);
                 }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => return self.reader_gone(),
+                Err(refusal) => return self.refused(refusal),
             }
         }
+        self.end_line();
         self.close_when_empty();
+    }
+
+    /// Writes the line that waits for its newline, if that does not come or has not come in time.
+    fn end_line(&mut self) {
+        let due = self.to.line_due();
+        if due.is_some_and(|due| self.from.is_none() || due <= Instant::now()) {
+            match self.to.write_line() {
+                Ok(()) => self.outlet = Outlet::Open,
+                Err(refusal) => self.refused(refusal),
+            }
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::NotNow => {}
+            Refusal::ReaderGone => self.reader_gone(),
+            Refusal::Full(errno) => self.outlet = Outlet::Full { errno, retry: Instant::now() + RETRY },
+            Refusal::Failed(errno) => self.failed(errno),
+        }
+    }
+
+    /// Gives up on a file system that still has no room.
+    pub fn give_up(&mut self) {
+        if let Outlet::Full { errno, .. } = self.outlet {
+            self.failed(errno);
+        }
+    }
+
+    fn failed(&mut self, errno: Errno) {
+        let bytes = self.backlog.len() + self.to.waiting() as u64;
+        self.reader_gone();
+        self.outlet = Outlet::Failed(OutputLoss { errno, bytes });
     }
 
     fn reader_gone(&mut self) {
         self.to = Downstream::Closed;
-        self.backlog = Backlog::default();
+        self.outlet = Outlet::Open;
+        self.backlog.clear();
         if self.when_gone == WhenReaderGone::HangUp {
             self.from = None;
         }
@@ -302,10 +372,21 @@ impl Capture {
 
     /// Nothing more will come: the reader gets its end-of-file now, not when we leave.
     fn close_when_empty(&mut self) {
-        if self.from.is_none() && self.backlog.is_empty() {
+        if self.from.is_none() && self.backlog.is_empty() && self.to.waiting() == 0 {
             self.to = Downstream::Closed;
         }
     }
+}
+
+/// Gives `bytes` to our stdout, and says how many it took.
+fn write(to: &mut Downstream, outlet: &mut Outlet, bytes: &[u8]) -> Result<usize, Refusal> {
+    let waited = to.waiting();
+    let taken = to.write(bytes)?;
+    // A part of a line that waits for its newline was not written.
+    if to.waiting() <= waited {
+        *outlet = Outlet::Open;
+    }
+    Ok(taken)
 }
 
 /// Makes the reader's pipe as large as the agent's. It is somebody else's, and yet: bytes and order are the
@@ -316,98 +397,6 @@ fn enlarge(pipe: &OwnedFd) {
     if size.is_ok_and(|size| size < PIPE as i32) {
         // It is refused to who has too much in pipes already.
         let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE as i32));
-    }
-}
-
-/// What the reader has not taken yet, oldest first: `memory`, then `file`, then `held`.
-#[derive(Debug, Default)]
-struct Backlog {
-    memory: VecDeque<u8>,
-    file: Option<Spilled>,
-    /// What the file could not take: while there is any, nothing more is read from the agent.
-    held: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Spilled {
-    file: File,
-    read: u64,
-    written: u64,
-    /// Of what was read, this much is on the disk no more.
-    given_back: u64,
-}
-
-impl Backlog {
-    fn is_empty(&self) -> bool {
-        self.memory.is_empty() && self.file.is_none() && self.held.is_empty()
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        if self.file.is_none() && self.held.is_empty() && self.memory.len() + bytes.len() <= MEMORY {
-            self.memory.extend(bytes);
-        } else if bytes.is_empty() || (self.held.is_empty() && self.spill(bytes).is_ok()) {
-        } else {
-            self.held.extend_from_slice(bytes);
-        }
-    }
-
-    fn spill(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.file.is_none() {
-            self.file = Some(Spilled { file: tempfile::tempfile()?, read: 0, written: 0, given_back: 0 });
-        }
-        if let Some(spilled) = &mut self.file {
-            spilled.file.write_all_at(bytes, spilled.written)?;
-            spilled.written += bytes.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn front(&mut self) -> Option<&[u8]> {
-        if self.memory.is_empty()
-            && let Some(spilled) = &mut self.file
-        {
-            let mut chunk = [0; CHUNK];
-            let left = (spilled.written - spilled.read).min(CHUNK as u64) as usize;
-            match spilled.file.read_at(&mut chunk[..left], spilled.read) {
-                Ok(n) if n > 0 => {
-                    spilled.read += n as u64;
-                    self.memory.extend(&chunk[..n]);
-                }
-                // Our own unlinked file is not readable: what it held is lost, and the order is kept.
-                _ => spilled.read = spilled.written,
-            }
-            if spilled.read == spilled.written {
-                self.file = None;
-            } else {
-                spilled.give_back();
-            }
-        }
-        if self.memory.is_empty() && self.file.is_none() {
-            self.memory.extend(self.held.drain(..));
-        }
-        let front = self.memory.as_slices().0;
-        if front.is_empty() { None } else { Some(front) }
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.memory.drain(..n);
-        if self.is_empty() && self.memory.capacity() > CHUNK {
-            self.memory = VecDeque::new();
-            sys::trim_memory();
-        }
-    }
-}
-
-impl Spilled {
-    /// Gives the disk back what has been read. A reader who never quite catches up would else make the file
-    /// as long as all that the agent ever says.
-    fn give_back(&mut self) {
-        if self.read - self.given_back >= MEMORY as u64 {
-            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            // A file system that has no holes keeps it until the end.
-            let _ = nix::fcntl::fallocate(&self.file, flags, 0, self.read.cast_signed());
-            self.given_back = self.read;
-        }
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! A left-over is known by being below the supervisor, which is the subreaper of all that its agent ever
 //! forked, by the task's mark in its environment, which also finds what outlived the supervisor, or by the
-//! task's cgroup, where bookend was given one to make it in. Nothing
-//! here blocks but [`end_all`], and nothing here reaps: the run's loop does both.
+//! task's cgroup, where bookend was given one to make it in. Where its agent
+//! was recorded, the identity proves that too. Nothing here blocks and nothing here reaps: a sweep is a state
+//! machine with a step, descriptors and a deadline, which a loop owns.
 
 pub mod summary;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -16,8 +18,11 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
+use super::dying;
 use super::identity::{self, Handle, Stat};
-use super::mark::{self, Mark, Whose};
+pub use super::mark::LedgerFile;
+use super::mark::{self, Mark, TaskMark};
+pub use super::scan::ProcessScan;
 use super::sorting::{self, Kind, Scene, Sight};
 pub use super::sorting::{IsSupervisor, Seat, Task, Why};
 use super::table::{Proc, Table};
@@ -25,11 +30,12 @@ use crate::task::Identity;
 
 /// How long a process may take to end before it is reported as surviving.
 const SETTLE: Duration = Duration::from_secs(2);
-/// The same of one that was sent SIGKILL: it ends, but with a hundred others before it two seconds are few.
+/// The same of one that was sent SIGKILL or exits: it ends, but with a hundred others before it, or with much
+/// memory to give back, two seconds are few.
 pub const DYING: Duration = Duration::from_secs(10);
-/// How often a process is looked at that no descriptor was left for, or that could not be told anything.
-const BLIND: Duration = Duration::from_millis(50);
-/// How many pictures one look takes at most: who forks faster than that is met again at the next step.
+/// How often a process is looked at again that has no descriptor or could not be signalled.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// How many scans one look takes at most: what forks faster than that is met again at the next step.
 const LOOKS: usize = 16;
 
 /// What is done with left-overs (`--leftovers`).
@@ -67,7 +73,7 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Done,
-    /// Call again when one of [`Hunt::fds`] is readable, at this time at the latest.
+    /// Call again when one of [`LeftoverSweep::fds`] is readable, at this time at the latest.
     Wait(Instant),
 }
 
@@ -80,8 +86,9 @@ enum Phase {
     Done,
 }
 
+/// What a process has been sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum SignalSent {
     Nothing,
     Term,
     Kill,
@@ -93,57 +100,62 @@ struct Leftover {
     stat: Stat,
     kind: Kind,
     handle: Option<Handle>,
-    told: Told,
+    sent: SignalSent,
     gone: bool,
 }
 
 impl Leftover {
     /// Whether its end is worth waiting for.
     fn awaited(&self) -> bool {
-        !self.gone && self.told != Told::Refused && matches!(self.kind, Kind::Ours | Kind::Supervisor)
+        let ends = matches!(self.kind, Kind::Ours | Kind::Supervisor | Kind::Exiting);
+        !self.gone && self.sent != SignalSent::Refused && ends
     }
 
     /// The signal that `word` means for it, unless it has had that.
-    fn due(&self, word: Told) -> Option<Signal> {
+    fn due(&self, word: SignalSent) -> Option<Signal> {
         match (word, self.kind) {
-            (Told::Kill, Kind::Ours) => (self.told != Told::Kill).then_some(Signal::KILL),
-            _ => (self.told == Told::Nothing).then_some(Signal::TERM),
+            (_, Kind::Exiting) => None,
+            (SignalSent::Kill, Kind::Ours) => (self.sent != SignalSent::Kill).then_some(Signal::KILL),
+            _ => (self.sent == SignalSent::Nothing).then_some(Signal::TERM),
         }
+    }
+
+    /// Whether it was sent SIGKILL, by us or by another, or exits.
+    fn is_dying(&self) -> bool {
+        self.sent == SignalSent::Kill
+            || identity::stat(self.stat.pid).is_ok_and(|now| now.is_some_and(|now| dying::is_dying(&now)))
     }
 }
 
-/// One task's left-overs.
-pub struct Hunt {
+/// Finds and ends the leftover processes of one task.
+pub struct LeftoverSweep {
     task: Task,
-    mark: Whose,
+    mark: TaskMark,
     me: i32,
     user: u32,
     grace: Duration,
     ends: bool,
     phase: Phase,
-    picture: Option<Picture>,
+    /// How long the end of a process is waited for that exits and that nothing proves to be the task's.
+    unproven_until: Option<Instant>,
+    scan: Option<ProcessScan>,
     found: Vec<Leftover>,
 }
 
-/// What all processes show at one moment, to one hunt or to many.
-struct Picture {
-    proc: Proc,
-    table: Table,
-}
-
-impl Hunt {
+impl LeftoverSweep {
     /// `ends`: what is found is ended ([`Policy::ends`]), with `grace` between SIGTERM and SIGKILL;
     /// otherwise it is only counted.
-    pub fn new(task: Task, ends: bool, grace: Duration) -> Hunt {
-        Hunt {
-            mark: Whose::new(&task.id, &task.ledger),
+    pub fn new(task: Task, ends: bool, grace: Duration) -> LeftoverSweep {
+        LeftoverSweep {
+            mark: TaskMark::new(&task.id, task.ledger.clone()),
             task,
             me: std::process::id() as i32,
             user: rustix::process::geteuid().as_raw(),
             grace,
             ends,
             phase: Phase::New,
-            picture: None,
+            unproven_until: None,
+            scan: None,
             found: Vec::new(),
         }
     }
@@ -153,16 +165,16 @@ impl Hunt {
     /// # Errors
     /// [`Error::Proc`].
     pub fn scan(&mut self, is_supervisor: IsSupervisor<'_>) -> Result<(), Error> {
-        let mut picture = self.picture.take();
-        let looked = look(&mut [self], &mut picture, is_supervisor);
-        self.picture = picture;
+        let mut scan = self.scan.take();
+        let looked = look(&mut [self], &mut scan, is_supervisor);
+        self.scan = scan;
         looked
     }
 
     /// Does what can be done now, without blocking.
     ///
     /// # Errors
-    /// [`Error`]; the hunt is over then.
+    /// [`Error`]; the sweep is over then.
     pub fn step(&mut self, now: Instant, is_supervisor: IsSupervisor<'_>) -> Result<Step, Error> {
         let looks = self.wants_a_look(now)?;
         if looks {
@@ -174,6 +186,12 @@ impl Hunt {
     /// Whether to look before going on.
     fn wants_a_look(&mut self, now: Instant) -> Result<bool, Error> {
         self.note_ends().map_err(Error::Wait)?;
+        if self.unproven_until.is_some_and(|until| now >= until) {
+            self.unproven_until = None;
+            for leftover in self.found.iter_mut().filter(|l| l.kind == Kind::Exiting) {
+                leftover.kind = Kind::Unreadable;
+            }
+        }
         Ok(match self.phase {
             Phase::New => true,
             Phase::Terming { until } => !self.is_awaited() || now >= until,
@@ -185,6 +203,8 @@ impl Hunt {
     /// `looked`: what was found is all there is now.
     fn go_on(&mut self, now: Instant, mut looked: bool) -> Step {
         if self.phase == Phase::Known {
+            let unproven = self.found.iter().any(|l| l.kind == Kind::Exiting);
+            self.unproven_until = unproven.then(|| now + SETTLE);
             let any = self.ends && self.is_awaited();
             self.phase = if any { Phase::Terming { until: now + self.grace } } else { Phase::Done };
         }
@@ -192,23 +212,23 @@ impl Hunt {
             let (until, word) = match self.phase {
                 Phase::Terming { until } => {
                     if now < until {
-                        self.tell(Told::Term);
+                        self.send(SignalSent::Term);
                     }
-                    (until, Told::Term)
+                    (until, SignalSent::Term)
                 }
                 Phase::Killing { since } => {
-                    // Who was found only now is sent it before anybody's time is over; and the end of one may
-                    // have made another our child, which may be told only now.
-                    self.tell(Told::Kill);
-                    let dying = |l: &Leftover| l.awaited() && l.told == Told::Kill;
+                    // A process found only now is sent it before the time of any is over; and the end of one
+                    // may have made another our child, which may be signalled only now.
+                    self.send(SignalSent::Kill);
+                    let dying = |l: &Leftover| l.awaited() && l.is_dying();
                     let patience = if self.found.iter().any(dying) { DYING } else { SETTLE };
-                    (since + patience, Told::Kill)
+                    (since + patience, SignalSent::Kill)
                 }
                 Phase::New | Phase::Known | Phase::Done => return Step::Done,
             };
             let settled = !self.is_awaited();
             let late = now >= until;
-            if (settled && looked) || (late && word == Told::Kill) {
+            if (settled && looked) || (late && word == SignalSent::Kill) {
                 self.phase = Phase::Done;
                 self.note_other_ends();
             } else if settled {
@@ -220,7 +240,8 @@ impl Hunt {
                 // One that is just executing something shows no mark for that moment.
                 let unseen = |l: &Leftover| l.awaited() && (l.handle.is_none() || l.due(word).is_some());
                 let blind = self.is_crowded() || self.found.iter().any(unseen);
-                return Step::Wait(if blind { until.min(now + BLIND) } else { until });
+                let until = until.min(self.unproven_until.unwrap_or(until));
+                return Step::Wait(if blind { until.min(now + RECHECK_INTERVAL) } else { until });
             }
         }
     }
@@ -241,44 +262,79 @@ impl Hunt {
         matches!(self.task.seat, Seat::Supervisor { .. }) && !any_child()
     }
 
-    /// Takes in what the picture shows; `true`: something of it is new.
-    fn take_in(&mut self, picture: &mut Picture, is_supervisor: IsSupervisor<'_>) -> bool {
-        let Picture { proc, table } = picture;
-        let (mark, user) = (&self.mark, self.user);
-        let members = self.task.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
-        let scene = Scene { task: &self.task, me: self.me, table };
-        let see = &mut |stat: &Stat| match proc
-            .mark(stat.pid, mark, |owner| owner == user || scene.is_related(stat))
-        {
-            (Mark::Carried, owner) if owner == Some(user) => Sight::Marked,
-            _ if members.contains(&stat.pid) => Sight::Marked,
-            (Mark::Carried, _) => Sight::MarkedOfAnother,
-            (Mark::Doubtful, owner) if owner == Some(user) => Sight::Doubtful,
-            (Mark::Doubtful | Mark::Absent, _) => Sight::Unmarked,
-            (Mark::Unreadable, owner) if owner == Some(user) => Sight::Unreadable,
-            (Mark::Unreadable, _) => Sight::UnreadableOfAnother,
+    /// Takes in what the scan shows; `true`: something of it is new.
+    fn take_in(&mut self, scan: &mut ProcessScan, is_supervisor: IsSupervisor<'_>) -> bool {
+        let kinds = match scan.may_hold(&self.task, &self.mark) {
+            true => self.classify(scan, is_supervisor),
+            false => self.unclear(scan),
         };
         let mut new = false;
-        for (stat, kind) in sorting::sort(&scene, see, is_supervisor) {
+        for (stat, kind) in kinds {
             let id = stat.identity();
             if let Some(known) = self.found.iter_mut().find(|l| l.stat.identity() == id) {
-                known.kind = kind;
+                // What was known of it before it began to exit stands.
+                if kind != Kind::Exiting {
+                    known.kind = kind;
+                }
                 continue;
             }
-            new = true;
-            let wanted = self.ends && matches!(kind, Kind::Ours | Kind::Supervisor);
+            // Those that begin to exit later were seen before, or were begun by one that was.
+            if kind == Kind::Exiting && !(self.ends && self.phase == Phase::New) {
+                continue;
+            }
+            new |= kind != Kind::Exiting;
+            let wanted = self.ends && matches!(kind, Kind::Ours | Kind::Supervisor | Kind::Exiting);
             let (handle, gone) = match wanted.then(|| identity::open(&id)) {
                 Some(Ok(Some(handle))) => (Some(handle), false),
                 Some(Ok(None)) => (None, true),
-                // No descriptor left, or the like: it is held only while it is told something.
+                // No descriptor left, or the like: it is held only while it is signalled.
                 Some(Err(_)) | None => (None, false),
             };
-            self.found.push(Leftover { stat, kind, handle, told: Told::Nothing, gone });
+            self.found.push(Leftover { stat, kind, handle, sent: SignalSent::Nothing, gone });
         }
         new
     }
 
-    /// Notes who of those found has ended.
+    /// What each process is that concerns the task.
+    fn classify(&self, scan: &mut ProcessScan, is_supervisor: IsSupervisor<'_>) -> Vec<(Stat, Kind)> {
+        let ProcessScan { proc, table, .. } = scan;
+        let (mark, user) = (&self.mark, self.user);
+        let members = self.task.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
+        let scene = Scene { task: &self.task, me: self.me, table };
+        let see = &mut |stat: &Stat| {
+            let (mark, owner) = proc.mark(stat.pid, mark, |owner| owner == user || scene.is_related(stat));
+            let is_ours = owner == Some(user);
+            match mark {
+                _ if is_ours && self.is_proven_agent(stat.identity()) => Sight::Marked,
+                Mark::Carried if is_ours => Sight::Marked,
+                _ if members.contains(&stat.pid) => Sight::Marked,
+                Mark::Carried => Sight::MarkedOfAnother,
+                Mark::Doubtful if is_ours => Sight::Doubtful,
+                Mark::Doubtful | Mark::Absent => Sight::Unmarked,
+                Mark::Exiting if is_ours => Sight::Exiting,
+                Mark::Exiting => Sight::ExitingOfAnother,
+                Mark::Unreadable if is_ours => Sight::Unreadable,
+                Mark::Unreadable => Sight::UnreadableOfAnother,
+            }
+        };
+        sorting::sort(&scene, see, is_supervisor)
+    }
+
+    /// As [`LeftoverSweep::classify`], where no process names the task.
+    fn unclear(&self, scan: &mut ProcessScan) -> Vec<(Stat, Kind)> {
+        let kind = |sight| if sight == Sight::Exiting { Kind::Exiting } else { Kind::Unreadable };
+        let unclear = scan.unclear().into_iter().filter(|(stat, _)| stat.start >= self.task.agent.start);
+        unclear.map(|(stat, sight)| (stat, kind(sight))).collect()
+    }
+
+    /// Whether this is the agent that was recorded, in a ledger that only this user can have written: for
+    /// root, a ledger of another user proves nothing.
+    fn is_proven_agent(&self, identity: Identity) -> bool {
+        let is_known = self.task.agent.start != 0 && self.mark.ledger().is_owned_by(self.user);
+        is_known && identity == self.task.agent
+    }
+
+    /// Notes which of those found have ended.
     fn note_ends(&mut self) -> io::Result<()> {
         let mut fds: Vec<_> = self.fds().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         if !fds.is_empty() {
@@ -313,14 +369,14 @@ impl Hunt {
         self.found.iter().any(Leftover::awaited) || self.is_crowded()
     }
 
-    /// Whether somebody lives in the task's cgroup although all that were found there are gone.
+    /// Whether a process lives in the task's cgroup although all that were found there are gone.
     fn is_crowded(&self) -> bool {
         let known = |l: &Leftover| !l.gone && (l.kind != Kind::Ours || l.awaited());
         self.task.cgroup.as_ref().is_some_and(Cgroup::is_populated) && !self.found.iter().any(known)
     }
 
-    /// Ends all in the task's cgroup at once, if nobody in there is to be spared. Who forks faster than he
-    /// can be found ends like this.
+    /// Ends all in the task's cgroup at once, if none of them is to be spared. Also catches processes that
+    /// fork faster than a scan completes.
     fn kill_cgroup(&self) {
         let Some(cgroup) = &self.task.cgroup else { return };
         let members = cgroup.members();
@@ -330,80 +386,101 @@ impl Hunt {
         }
     }
 
-    /// Sends everyone who may be told it and has not been the signal for `word`.
-    fn tell(&mut self, word: Told) {
+    /// Sends the signal for `word` to each process that may be signalled and has not had it.
+    fn send(&mut self, word: SignalSent) {
         if !self.ends {
             return;
         }
-        if word == Told::Kill {
+        if word == SignalSent::Kill {
             self.kill_cgroup();
         }
-        for leftover in self.found.iter_mut().filter(|l| l.awaited()) {
-            let Some(signal) = leftover.due(word) else { continue };
-            let held = match leftover.handle.take() {
-                Some(handle) => Ok(Some(handle)),
-                None => identity::open(&leftover.stat.identity()),
-            };
-            match held {
-                Ok(None) => leftover.gone = true,
-                Err(_) => {}
-                Ok(Some(handle)) => {
-                    if let Some(now) = may_signal(&self.task, &self.mark, &handle, self.me) {
-                        // What has become another user's may not be signalled; it ends with its cgroup.
-                        let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(now.pid));
-                        leftover.told = match send(&handle, signal, &now) {
-                            Err(_) if !within() => Told::Refused,
-                            _ if signal == Signal::KILL => Told::Kill,
-                            _ => Told::Term,
-                        };
-                    }
-                    leftover.handle = Some(handle);
+        let mut found = std::mem::take(&mut self.found);
+        for leftover in found.iter_mut().filter(|l| l.awaited()) {
+            if let Some(signal) = leftover.due(word) {
+                self.send_to(leftover, signal);
+            }
+        }
+        self.found = found;
+    }
+
+    fn send_to(&self, leftover: &mut Leftover, signal: Signal) {
+        let held = match leftover.handle.take() {
+            Some(handle) => Ok(Some(handle)),
+            None => identity::open(&leftover.stat.identity()),
+        };
+        match held {
+            Ok(None) => leftover.gone = true,
+            Err(_) => {}
+            Ok(Some(handle)) => {
+                if let Some(now) = self.may_signal(&handle) {
+                    // What has become another user's may not be signalled; it ends with its cgroup.
+                    let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(now.pid));
+                    leftover.sent = match send(&handle, signal, &now) {
+                        Err(_) if !within() => SignalSent::Refused,
+                        _ if signal == Signal::KILL => SignalSent::Kill,
+                        _ => SignalSent::Term,
+                    };
                 }
+                leftover.handle = Some(handle);
             }
         }
     }
+
+    /// What the process is now, if it may be signalled: it is our child, its environment still carries the
+    /// mark, it is in the task's own cgroup, or it is the agent that was recorded. The handle keeps the pid
+    /// from becoming another's between this question and the signal.
+    fn may_signal(&self, handle: &Handle) -> Option<Stat> {
+        let id = handle.identity();
+        let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;
+        let child = matches!(self.task.seat, Seat::Supervisor { .. }) && now.ppid == self.me;
+        let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(id.pid));
+        let agent = || self.is_proven_agent(id) && identity::user(id.pid) == Some(self.user);
+        let marked = || mark::carries_mark(id.pid, &self.mark) == Mark::Carried;
+        (child || marked() || within() || agent()).then_some(now)
+    }
 }
 
-/// Looks for all of `hunts` at once, for each until two looks in a row find nothing new of it: all of
-/// /proc is read for many tasks as often as for one.
+/// Looks for the leftovers of all `sweeps` at once, for each until two scans in a row find nothing new of it:
+/// all of /proc is read for many tasks as often as for one.
 fn look(
-    hunts: &mut [&mut Hunt],
-    picture: &mut Option<Picture>,
+    sweeps: &mut [&mut LeftoverSweep],
+    scan: &mut Option<ProcessScan>,
     is_supervisor: IsSupervisor<'_>,
 ) -> Result<(), Error> {
     // What is only counted is not worth reading all of /proc for at the end of each good run: the mark
     // alone could still be on what somebody else's daemon started, and `audit` shows that.
-    let mut empty: Vec<u32> = hunts.iter().map(|h| if h.ends || !h.is_childless() { 0 } else { 2 }).collect();
+    let is_done = |s: &&mut LeftoverSweep| !s.ends && s.is_childless();
+    let mut empty: Vec<u32> = sweeps.iter().map(|s| if is_done(s) { 2 } else { 0 }).collect();
     for _ in 0..LOOKS {
         if empty.iter().all(|n| *n == 2) {
             break;
         }
-        let picture = match picture {
-            Some(picture) => picture,
-            None => {
-                picture.insert(Picture { proc: Proc::open().map_err(Error::Proc)?, table: Table::default() })
-            }
+        let scan = match scan {
+            Some(scan) => scan,
+            None => scan.insert(ProcessScan::open().map_err(Error::Proc)?),
         };
-        picture.proc.read(&mut picture.table).map_err(Error::Proc)?;
-        for (hunt, empty) in hunts.iter_mut().zip(&mut empty).filter(|(_, empty)| **empty < 2) {
-            *empty = if hunt.take_in(picture, is_supervisor) { 0 } else { *empty + 1 };
+        scan.read().map_err(Error::Proc)?;
+        for (sweep, empty) in sweeps.iter_mut().zip(&mut empty).filter(|(_, empty)| **empty < 2) {
+            *empty = if sweep.take_in(scan, is_supervisor) { 0 } else { *empty + 1 };
         }
     }
-    for hunt in hunts.iter_mut().filter(|h| h.phase == Phase::New) {
-        hunt.phase = Phase::Known;
+    for sweep in sweeps.iter_mut().filter(|s| s.phase == Phase::New) {
+        sweep.phase = Phase::Known;
     }
     Ok(())
 }
 
-/// What the process is now, if it may be signalled: it is our child, its environment still carries the
-/// mark, or it is in the task's own cgroup. The handle keeps the pid from becoming another's between this
-/// question and the signal.
-fn may_signal(task: &Task, mark: &Whose, handle: &Handle, me: i32) -> Option<Stat> {
-    let id = handle.identity();
-    let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;
-    let child = matches!(task.seat, Seat::Supervisor { .. }) && now.ppid == me;
-    let within = || task.cgroup.as_ref().is_some_and(|c| c.holds(id.pid));
-    (child || mark::carries_mark(id.pid, mark) == Mark::Carried || within()).then_some(now)
+/// Waits until one of `fds` is readable, at most until then.
+///
+/// # Errors
+/// [`Error::Wait`].
+pub fn wait<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, until: Instant) -> Result<(), Error> {
+    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    let timeout = identity::poll_timeout(until.saturating_duration_since(Instant::now()));
+    match nix::poll::poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(e) => Err(Error::Wait(e.into())),
+    }
 }
 
 fn send(handle: &Handle, signal: Signal, now: &Stat) -> io::Result<bool> {
@@ -441,41 +518,54 @@ pub fn children() -> Result<Vec<Identity>, Error> {
     Ok(table.rows().iter().filter(|s| s.ppid == me).map(Stat::identity).collect())
 }
 
-/// Drives hunts to their ends, side by side: for recovery, which has nothing else to do meanwhile.
-///
-/// # Errors
-/// [`Error`].
-pub fn end_all(hunts: &mut [Hunt], is_supervisor: IsSupervisor<'_>) -> Result<(), Error> {
-    let mut picture = None;
-    let mut next_look = Instant::now();
-    loop {
-        let now = Instant::now();
-        let wants: Vec<bool> = hunts.iter_mut().map(|h| h.wants_a_look(now)).collect::<Result<_, _>>()?;
-        // They are through one after the other: who will be in a moment is looked for with those who are.
-        let all = hunts.iter().zip(&wants).all(|(hunt, wants)| *wants || hunt.phase == Phase::Done);
-        let looks = wants.contains(&true) && (all || now >= next_look);
-        if looks {
-            let wanting = hunts.iter_mut().zip(&wants).filter(|(_, wants)| **wants);
-            let mut wanting: Vec<&mut Hunt> = wanting.map(|(hunt, _)| hunt).collect();
-            look(&mut wanting, &mut picture, is_supervisor)?;
-            next_look = Instant::now() + BLIND;
-        }
-        let now = Instant::now();
-        let step = |(hunt, wants): (&mut Hunt, bool)| match wants && !looks {
-            true => Step::Wait(next_look),
-            false => hunt.go_on(now, wants),
+/// What the sweeps of many tasks share: one scan of all processes, and when to take the next.
+#[derive(Default)]
+pub struct SharedScan {
+    scan: Option<ProcessScan>,
+    next_look: Option<Instant>,
+}
+
+impl SharedScan {
+    /// The ids of the tasks of `ledger` of which processes of this user live. Where it cannot be told which
+    /// ledger a process means, its task counts too.
+    ///
+    /// # Errors
+    /// [`Error::Proc`].
+    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> Result<BTreeSet<String>, Error> {
+        let scan = match &mut self.scan {
+            Some(scan) => scan,
+            None => self.scan.insert(ProcessScan::open().map_err(Error::Proc)?),
         };
-        let steps: Vec<Step> = hunts.iter_mut().zip(wants).map(step).collect();
-        let waits = |step: &Step| if let Step::Wait(at) = step { Some(*at) } else { None };
-        let Some(until) = steps.iter().filter_map(waits).min() else { return Ok(()) };
-        let waiting = hunts.iter().zip(&steps).filter(|(_, step)| **step != Step::Done);
-        let mut fds: Vec<_> =
-            waiting.flat_map(|(h, _)| h.fds()).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let timeout = identity::poll_timeout(until.saturating_duration_since(Instant::now()));
-        match nix::poll::poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(Error::Wait(e.into())),
+        scan.read().map_err(Error::Proc)?;
+        Ok(scan.named_tasks(ledger))
+    }
+
+    /// Does for all `sweeps` what can be done now, without blocking; says of each what has to be done next.
+    ///
+    /// # Errors
+    /// [`Error`]; the sweeps are over then.
+    pub fn step(
+        &mut self,
+        sweeps: &mut [&mut LeftoverSweep],
+        now: Instant,
+        is_supervisor: IsSupervisor<'_>,
+    ) -> Result<Vec<Step>, Error> {
+        let wants: Vec<bool> = sweeps.iter_mut().map(|s| s.wants_a_look(now)).collect::<Result<_, _>>()?;
+        // They end one after the other: those that end in a moment are looked for with those that have.
+        let all = sweeps.iter().zip(&wants).all(|(sweep, wants)| *wants || sweep.phase == Phase::Done);
+        let next = self.next_look.filter(|next| now < *next);
+        let looks = wants.contains(&true) && (all || next.is_none());
+        if looks {
+            let wanting = sweeps.iter_mut().zip(&wants).filter(|(_, wants)| **wants);
+            let mut wanting: Vec<&mut LeftoverSweep> = wanting.map(|(sweep, _)| &mut **sweep).collect();
+            look(&mut wanting, &mut self.scan, is_supervisor)?;
+            self.next_look = Some(Instant::now() + RECHECK_INTERVAL);
         }
+        let go_on = |(sweep, wants): (&mut &mut LeftoverSweep, bool)| match (wants && !looks, next) {
+            (true, Some(next)) => Step::Wait(next),
+            _ => sweep.go_on(now, wants),
+        };
+        Ok(sweeps.iter_mut().zip(wants).map(go_on).collect())
     }
 }
 

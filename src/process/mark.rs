@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::dying;
 use super::environment::{LEDGER, MARK};
+use super::identity;
 
 /// execve(2) takes 6 MiB of arguments and environment at most.
 const LONGEST: usize = 8 << 20;
@@ -29,12 +31,24 @@ pub enum Mark {
     Doubtful,
     /// They do not, or the process is gone.
     Absent,
+    /// The process exits, and its environment went with its memory.
+    Exiting,
+    Unreadable,
+}
+
+/// What the environment of a process shows of tasks.
+#[derive(Debug)]
+pub(super) enum Marks {
+    /// The entries that mark anything; none if the process is gone.
+    Shown(Vec<u8>),
+    /// The process exits, and its environment went with its memory.
+    Exiting,
     Unreadable,
 }
 
 /// What marks the processes of one task.
 #[derive(Debug, Clone)]
-pub struct Whose {
+pub struct TaskMark {
     id: Vec<u8>,
     ledger: LedgerFile,
 }
@@ -45,11 +59,20 @@ pub struct LedgerFile {
     path: PathBuf,
     /// Device and inode; `None`: it cannot be seen.
     file: Option<(u64, u64)>,
+    /// The user whose file it is.
+    owner: Option<u32>,
 }
 
 impl LedgerFile {
     pub fn at(path: &Path) -> LedgerFile {
-        LedgerFile { path: path.to_owned(), file: file_at(CWD, path.as_os_str(), ResolveFlags::empty()) }
+        let stat = stat_at(CWD, path.as_os_str(), ResolveFlags::empty());
+        let file = stat.map(|s| (s.st_dev, s.st_ino));
+        LedgerFile { path: path.to_owned(), file, owner: stat.map(|s| s.st_uid) }
+    }
+
+    /// Whether it is the file of `user`: what another user has written into it proves nothing of processes.
+    pub fn is_owned_by(&self, user: u32) -> bool {
+        self.owner == Some(user)
     }
 
     /// Whether `named` is this ledger for a process whose root directory is at `root`. `None`: that cannot
@@ -59,7 +82,8 @@ impl LedgerFile {
         let there = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .ok()
             .filter(|_| Path::new(named).is_absolute())
-            .and_then(|root| file_at(&root, named, ResolveFlags::IN_ROOT));
+            .and_then(|root| stat_at(&root, named, ResolveFlags::IN_ROOT))
+            .map(|stat| (stat.st_dev, stat.st_ino));
         match (there, self.file) {
             (Some(there), Some(here)) => Some(there == here),
             _ => (named == self.path).then_some(true),
@@ -77,17 +101,24 @@ impl LedgerFile {
     }
 }
 
-fn file_at(root: impl std::os::fd::AsFd, path: &OsStr, resolve: ResolveFlags) -> Option<(u64, u64)> {
+fn stat_at(root: impl std::os::fd::AsFd, path: &OsStr, resolve: ResolveFlags) -> Option<rustix::fs::Stat> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).ok()?;
-    let stat = rustix::fs::fstat(&file).ok()?;
-    Some((stat.st_dev, stat.st_ino))
+    rustix::fs::fstat(&file).ok()
 }
 
-impl Whose {
-    /// The mark of the task `id` of the ledger at `path`.
-    pub fn new(id: &str, path: &Path) -> Whose {
-        Whose { id: id.as_bytes().to_vec(), ledger: LedgerFile::at(path) }
+impl TaskMark {
+    /// The mark of the task `id` of this ledger.
+    pub fn new(id: &str, ledger: LedgerFile) -> TaskMark {
+        TaskMark { id: id.as_bytes().to_vec(), ledger }
+    }
+
+    pub fn id(&self) -> &[u8] {
+        &self.id
+    }
+
+    pub fn ledger(&self) -> &LedgerFile {
+        &self.ledger
     }
 
     /// What an environment says; `root` is the way to the root directory of its process.
@@ -103,15 +134,46 @@ impl Whose {
     }
 }
 
-impl Whose {
-    /// What the environment of `pid` says, or one that could not be read.
-    pub(super) fn read(&self, pid: i32, environ: rustix::io::Result<&[u8]>) -> Mark {
-        match environ {
-            Ok(environ) => self.look(environ, || root_of(pid)),
-            Err(Errno::NOENT | Errno::SRCH) => Mark::Absent,
-            Err(_) => Mark::Unreadable,
+impl TaskMark {
+    /// What `pid` shows.
+    pub(super) fn read(&self, pid: i32, marks: &Marks) -> Mark {
+        match marks {
+            Marks::Shown(environ) => self.look(environ, || root_of(pid)),
+            Marks::Exiting => Mark::Exiting,
+            Marks::Unreadable => Mark::Unreadable,
         }
     }
+}
+
+/// What `pid` shows, by its opened environment. Where the first thread has ended, the others show it.
+pub(super) fn marks_of(pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> Marks {
+    match environ.and_then(|file| read_environ(file, buf)) {
+        Ok([]) | Err(Errno::NOENT | Errno::SRCH) => marks_of_threads(pid, buf),
+        Ok(environ) => Marks::Shown(marks_in(environ)),
+        Err(_) => Marks::Unreadable,
+    }
+}
+
+/// What the threads of a process without a first one show. An empty environment is no environment of an
+/// exiting process: Linux before 6.12 shows that one as empty too.
+fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> Marks {
+    let stat = match identity::stat(pid) {
+        Err(_) => return Marks::Unreadable,
+        Ok(None) => return Marks::Shown(Vec::new()),
+        Ok(Some(stat)) => stat,
+    };
+    if stat.is_dead() || !dying::first_thread_exits(&stat) {
+        return Marks::Shown(Vec::new());
+    }
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let path = thread.path().join("environ");
+        let file = open_environ(CWD, path.as_os_str().as_bytes());
+        match file.and_then(|file| read_environ(&file, buf).map(marks_in)) {
+            Ok(marks) if !marks.is_empty() => return Marks::Shown(marks),
+            _ => {}
+        }
+    }
+    Marks::Exiting
 }
 
 /// The entries of an environment that mark anything.
@@ -130,10 +192,10 @@ fn root_of(pid: i32) -> String {
 }
 
 /// Whether the process `pid` carries the mark.
-pub fn carries_mark(pid: i32, whose: &Whose) -> Mark {
+pub fn carries_mark(pid: i32, mark: &TaskMark) -> Mark {
     let mut environ = Vec::new();
     let file = open_environ(CWD, format!("/proc/{pid}/environ").as_bytes());
-    whose.read(pid, file.and_then(|file| read_environ(&file, &mut environ)))
+    mark.read(pid, &marks_of(pid, file.as_ref().map_err(|e| *e), &mut environ))
 }
 
 /// Whether this process runs inside the task `id` of the ledger at `path`, as far as can be told.
@@ -141,6 +203,11 @@ pub fn is_inside(id: &str, path: &Path) -> bool {
     let is = |name: &str| std::env::var_os(name);
     let ledger = || is(LEDGER).and_then(|named| LedgerFile::at(path).is(named.as_bytes(), "/"));
     is(MARK).is_some_and(|own| own == id) && ledger() != Some(false)
+}
+
+/// The ids of the tasks that an environment names.
+pub(super) fn ids_in(environ: &[u8]) -> impl Iterator<Item = &[u8]> {
+    values(environ, MARK)
 }
 
 /// The id of the task whose mark stands in an environment, unless it names another ledger.
@@ -182,11 +249,11 @@ mod tests {
 
     use super::*;
 
-    fn whose(id: &str) -> Whose {
-        Whose::new(id, Path::new("/no/ledger"))
+    fn whose(id: &str) -> TaskMark {
+        TaskMark::new(id, LedgerFile::at(Path::new("/no/ledger")))
     }
 
-    fn look(whose: &Whose, environ: &str) -> Mark {
+    fn look(whose: &TaskMark, environ: &str) -> Mark {
         whose.look(environ.replace('|', "\0").as_bytes(), || "/".to_owned())
     }
 
@@ -218,8 +285,8 @@ mod tests {
     #[test]
     fn an_environment_that_cannot_be_read_is_neither_marked_nor_unmarked() {
         let look = |path: &[u8]| {
-            let mut buf = Vec::new();
-            whose("abc").read(1, open_environ(CWD, path).and_then(|file| read_environ(&file, &mut buf)))
+            let file = open_environ(CWD, path);
+            whose("abc").read(1, &marks_of(i32::MAX, file.as_ref().map_err(|e| *e), &mut Vec::new()))
         };
         // A directory opens and does not read.
         assert_eq!(look(b"/proc/self/task"), Mark::Unreadable);
@@ -254,7 +321,7 @@ mod tests {
         for name in ["real/l.db", "other.db"] {
             std::fs::write(path(name), "").unwrap();
         }
-        let whose = Whose::new("abc", &path("real/l.db"));
+        let whose = TaskMark::new("abc", LedgerFile::at(&path("real/l.db")));
         let named = |name: &str| {
             look(&whose, &format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(name).display()))
         };
@@ -264,7 +331,7 @@ mod tests {
         assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc"), Mark::Doubtful);
         assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=l.db"), Mark::Doubtful);
         std::fs::rename(path("real/l.db"), path("moved.db")).unwrap();
-        let moved = Whose::new("abc", &path("moved.db"));
+        let moved = TaskMark::new("abc", LedgerFile::at(&path("moved.db")));
         let former = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path("real/l.db").display());
         assert_eq!(look(&moved, &former), Mark::Doubtful);
         std::fs::write(path("real/l.db"), "").unwrap();
@@ -304,7 +371,7 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
         let named = |named: &str, ledger: &str| {
             let environ = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(named).display());
-            look(&Whose::new("abc", &path(ledger)), &environ)
+            look(&TaskMark::new("abc", LedgerFile::at(&path(ledger))), &environ)
         };
         assert_eq!(named("socket", "l.db"), Mark::Absent);
         assert_eq!(named("socket", "socket"), Mark::Carried);

@@ -3,6 +3,7 @@
 pub mod caller;
 pub mod capture;
 pub mod cgroup;
+pub mod dying;
 pub mod environment;
 pub mod forward;
 pub mod gate;
@@ -12,6 +13,7 @@ pub mod locks;
 pub mod mark;
 pub mod marked;
 pub mod oom;
+mod scan;
 mod sorting;
 pub mod stop;
 mod table;

@@ -1,11 +1,10 @@
 //! Whose is each process of a picture: the task's, a nested supervisor's, a person's. It only decides.
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 
 use super::cgroup::Cgroup;
 use super::identity::Stat;
+use super::mark::LedgerFile;
 use super::table::Table;
 use crate::task::Identity;
 
@@ -25,10 +24,10 @@ pub enum Seat {
 #[derive(Debug, Clone)]
 pub struct Task {
     pub id: String,
-    /// Where the ledger lies that has its row.
-    pub ledger: PathBuf,
+    /// The ledger that has its row.
+    pub ledger: LedgerFile,
     /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
-    /// one there is nothing to hunt.
+    /// one there is nothing to sweep.
     pub agent: Identity,
     /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
     pub agent_tty: i32,
@@ -49,11 +48,14 @@ pub enum Sight {
     /// Marked with the task's id, and it cannot be told whether with its ledger ([`super::mark`]).
     Doubtful,
     Unmarked,
+    /// It exits, and its environment went with its memory: nothing tells whose it is.
+    Exiting,
+    ExitingOfAnother,
     Unreadable,
     UnreadableOfAnother,
 }
 
-/// What a process is to the hunt.
+/// What a process is to the sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Ours,
@@ -61,6 +63,8 @@ pub enum Kind {
     Supervisor,
     Spared(Why),
     Unreadable,
+    /// It exits, and may be the task's: its end is waited for, and it is sent nothing.
+    Exiting,
 }
 
 /// Why one of the task's processes is left alone.
@@ -78,6 +82,8 @@ pub enum Why {
     Unreadable,
     /// A supervisor that still settles its own task.
     Supervisor,
+    /// It is being killed, or exits, and did not come to its end in time (a hung disk, a core dump).
+    Dying,
     /// It is the agent, and `/proc` does not show it: it may have changed its user.
     Hidden,
 }
@@ -188,6 +194,10 @@ impl Judge<'_> {
             Sight::Doubtful if !below_us => return Some(Kind::Spared(Why::UnknownLedger)),
             Sight::Doubtful | Sight::Unmarked => false,
             Sight::Unreadable | Sight::UnreadableOfAnother if rooted => false,
+            Sight::Exiting | Sight::ExitingOfAnother if rooted || marked_above => false,
+            // A supervisor's processes are all below it.
+            Sight::Exiting => return self.is_for_a_stranger().then_some(Kind::Exiting),
+            Sight::ExitingOfAnother => return None,
             Sight::Unreadable => return Some(Kind::Unreadable),
             Sight::UnreadableOfAnother => return marked_above.then_some(Kind::Unreadable),
         };
@@ -202,6 +212,9 @@ impl Judge<'_> {
         if matches!(sight, Sight::Unreadable | Sight::UnreadableOfAnother) {
             return Some(Kind::Spared(Why::Unreadable));
         }
+        if matches!(sight, Sight::Exiting | Sight::ExitingOfAnother) {
+            return Some(if below_us { Kind::Ours } else { Kind::Exiting });
+        }
         Some(if self.belongs_to_a_terminal(i, &above, rooted) {
             Kind::Spared(Why::Terminal)
         } else if (self.is_supervisor)(i) {
@@ -211,6 +224,10 @@ impl Judge<'_> {
         } else {
             Kind::Spared(Why::Unmarked)
         })
+    }
+
+    fn is_for_a_stranger(&self) -> bool {
+        matches!(self.scene.task.seat, Seat::Stranger)
     }
 
     fn is_marked(&self, i: usize) -> bool {
@@ -309,7 +326,7 @@ mod tests {
         fn kinds(self) -> Vec<(i32, Kind)> {
             let task = Task {
                 id: "t".to_owned(),
-                ledger: PathBuf::from("/l.db"),
+                ledger: LedgerFile::at(std::path::Path::new("/l.db")),
                 agent: Identity { pid: 200, start: 1000 },
                 agent_tty: AGENT_TTY,
                 seat: self.seat,
@@ -401,6 +418,24 @@ mod tests {
         let seat = || Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
         assert_eq!(unreadable(seat(), &below, &[]), [(201, spared), (202, Kind::Ours)]);
         assert_eq!(unreadable(seat(), &below, &[202]), [(202, Kind::Supervisor)], "left to the nested one");
+    }
+
+    #[test]
+    fn an_exiting_process_is_waited_for_unless_it_cannot_be_the_tasks() {
+        let exiting = |seat, rows: &[Stat], marked: &[i32]| {
+            let mut world = World::of(seat, rows, marked);
+            world.sights = vec![(201, Sight::Exiting), (202, Sight::ExitingOfAnother)];
+            world.kinds()
+        };
+        let supervisor = || Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
+        let exits = Kind::Exiting;
+        assert_eq!(exiting(Seat::Stranger, &[row(201, 1), row(202, 1)], &[]), [(201, exits)]);
+        assert_eq!(exiting(supervisor(), &[row(201, 1), row(202, 1)], &[]), [], "all of it is below us");
+        assert_eq!(exiting(supervisor(), &[row(201, ME)], &[]), [(201, Kind::Ours)]);
+        let below = [row(203, 1), row(202, 203)];
+        assert_eq!(exiting(Seat::Stranger, &below, &[203]), [(202, exits), (203, Kind::Ours)]);
+        let before = Stat { start: 999, ..row(201, 1) };
+        assert_eq!(exiting(Seat::Stranger, &[before], &[]), []);
     }
 
     #[test]

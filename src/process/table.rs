@@ -5,9 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
+use rustix::io::Errno;
 
 use super::identity::{self, Stat};
-use super::mark::{self, LedgerFile, Mark, Whose};
+use super::mark::{self, LedgerFile, Mark, Marks, TaskMark};
 
 /// The way to `/proc`, with the buffers that every picture reuses.
 pub struct Proc {
@@ -23,7 +24,7 @@ struct Seen {
     /// Whose it is, where that could be told.
     owner: Option<u32>,
     /// Its marks; `None`: they concerned nobody yet.
-    marks: Option<rustix::io::Result<Vec<u8>>>,
+    marks: Option<Marks>,
 }
 
 impl Proc {
@@ -59,40 +60,51 @@ impl Proc {
     /// The environment is read only if its owner `concerns` us: it is memory of that process, which can
     /// let its reader wait, so that root would wait for whoever likes. It is read once for all who ask of
     /// one picture.
-    pub fn mark(&mut self, pid: i32, whose: &Whose, concerns: impl Fn(u32) -> bool) -> (Mark, Option<u32>) {
+    pub fn mark(
+        &mut self,
+        pid: i32,
+        whose: &TaskMark,
+        concerns: impl Fn(u32) -> bool,
+    ) -> (Mark, Option<u32>) {
+        let (marks, owner) = self.marks(pid, concerns);
+        (marks.map_or(Mark::Absent, |marks| whose.read(pid, marks)), owner)
+    }
+
+    /// What `pid` shows; `None`: it concerns nobody yet.
+    pub(super) fn marks(
+        &mut self,
+        pid: i32,
+        concerns: impl Fn(u32) -> bool,
+    ) -> (Option<&Marks>, Option<u32>) {
         let known = self.seen.remove(&pid).filter(|s| s.marks.is_some() || !s.owner.is_some_and(&concerns));
         let seen = known.unwrap_or_else(|| self.see(pid, concerns));
-        let mark = match &seen.marks {
-            None => Mark::Absent,
-            Some(marks) => whose.read(pid, marks.as_deref().map_err(|e| *e)),
-        };
-        let owner = seen.owner;
-        self.seen.insert(pid, seen);
-        (mark, owner)
+        let seen = self.seen.entry(pid).insert_entry(seen).into_mut();
+        (seen.marks.as_ref(), seen.owner)
     }
 
     fn see(&mut self, pid: i32, concerns: impl Fn(u32) -> bool) -> Seen {
         let mut path = [0; 24];
         let file = mark::open_environ(self.dir.as_fd(), name(pid, "environ", &mut path));
         let owner = self.owner(pid, file.as_ref().ok());
+        let is_gone = matches!(file, Err(Errno::NOENT | Errno::SRCH));
         let marks = match &file {
-            Err(e) => Some(Err(*e)),
-            Ok(file) if owner.is_some_and(concerns) => {
-                Some(mark::read_environ(file, &mut self.environ).map(mark::marks_in))
+            Err(_) if !is_gone => Some(Marks::Unreadable),
+            _ if owner.is_some_and(concerns) => {
+                Some(mark::marks_of(pid, file.as_ref().map_err(|e| *e), &mut self.environ))
             }
-            Ok(_) => None,
+            _ => None,
         };
         Seen { owner, marks }
     }
 
     /// The task whose mark `pid` carries, if it is `user`'s process and names no other ledger.
     pub fn marked_id(&mut self, pid: i32, user: u32, ledger: &LedgerFile) -> Option<String> {
-        let mut path = [0; 24];
-        let file = mark::open_environ(self.dir.as_fd(), name(pid, "environ", &mut path)).ok()?;
-        if self.owner(pid, Some(&file)) != Some(user) {
-            return None;
+        match self.marks(pid, |owner| owner == user) {
+            (Some(Marks::Shown(environ)), Some(owner)) if owner == user => {
+                mark::marked_id(environ, pid, ledger)
+            }
+            _ => None,
         }
-        mark::marked_id(mark::read_environ(&file, &mut self.environ).ok()?, pid, ledger)
     }
 
     /// The effective user of a process, by its opened environment. What may not be dumped looks like root's.

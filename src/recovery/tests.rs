@@ -17,6 +17,10 @@ fn me() -> Identity {
     identity::of(std::process::id() as i32).unwrap().unwrap()
 }
 
+fn here() -> Rc<Place> {
+    Rc::new(identity::place())
+}
+
 fn row(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
         Found::One(task) => *task,
@@ -45,7 +49,7 @@ fn lost_row() -> Task {
     begun(&mut world.open(), &lost("t")).1
 }
 
-fn found(task: Task, pids: &[i32], survivors: &[i32]) -> Dead {
+fn found(task: Task, pids: &[i32], survivors: &[i32]) -> LostTask {
     let leftovers = Summary {
         found: pids.len(),
         ended: pids.len() - survivors.len(),
@@ -55,7 +59,7 @@ fn found(task: Task, pids: &[i32], survivors: &[i32]) -> Dead {
         spared: Vec::new(),
         survivors: survivors.to_vec(),
     };
-    Dead { leftovers: Some(leftovers), ..Dead::found(task) }
+    LostTask { leftovers: Some(leftovers), ..LostTask::found(task, here()) }
 }
 
 #[test]
@@ -220,7 +224,7 @@ fn only_who_holds_the_lock_of_a_task_supervises_it() {
 #[test]
 fn survivors_keep_a_dead_task_from_being_settled_and_are_named() {
     let task = lost_row();
-    assert_eq!(Dead::found(task.clone()).stuck(), None);
+    assert_eq!(LostTask::found(task.clone(), here()).stuck(), None);
     assert_eq!(found(task.clone(), &[7, 8], &[]).stuck(), None);
     let dead = found(task, &[7, 8, 9], &[8, 9]);
     assert_eq!(dead.survivors(), [8, 9]);
@@ -235,6 +239,7 @@ fn of_each_survivor_it_is_said_why_it_was_not_ended() {
         pid,
         name: "env".to_owned(),
         why,
+        state: None,
     });
     dead.leftovers.as_mut().expect("a summary").spared = spared.into();
     let why = dead.stuck().expect("it is stuck");
@@ -260,7 +265,7 @@ fn an_agent_lives_that_is_still_the_one_that_was_started() {
 #[test]
 fn a_dead_task_is_described_by_its_name_its_age_and_what_was_ended_of_it() {
     let task = lost_row();
-    let plain = Dead::found(task.clone()).describe();
+    let plain = LostTask::found(task.clone(), here()).describe();
     assert!(plain.contains("task t") && plain.contains(START) && !plain.contains("ended"), "{plain}");
     assert_eq!(found(task.clone(), &[], &[]).describe(), plain);
     assert!(found(task, &[7, 8], &[]).describe().contains("2 ended"));
@@ -269,22 +274,22 @@ fn a_dead_task_is_described_by_its_name_its_age_and_what_was_ended_of_it() {
 #[test]
 fn the_reason_is_what_the_kernel_tells() {
     let task = lost_row();
-    let reason = |task: &Task| Dead::found(task.clone()).reason();
+    let reason = |task: &Task| LostTask::found(task.clone(), here()).reason();
     assert_eq!(reason(&task), Interrupt::SupervisorLost);
-    assert_eq!(Dead::expired(task.clone()).reason(), Interrupt::Ttl);
+    assert_eq!(LostTask::expired(task.clone(), here()).reason(), Interrupt::Ttl);
     let unknown = Task { boot_id: None, ..task.clone() };
     assert_eq!(reason(&unknown), Interrupt::SupervisorLost, "nobody knows of another boot");
     let booted = Task { boot_id: Some("another".to_owned()), ..task };
     assert_eq!(reason(&booted), Interrupt::Rebooted);
-    assert_eq!(Dead::expired(booted).reason(), Interrupt::Ttl);
+    assert_eq!(LostTask::expired(booted, here()).reason(), Interrupt::Ttl);
 }
 
 #[test]
 fn how_it_died_names_who_was_gone_and_who_still_ran() {
     let task = Task { supervisor_pid: Some(5), agent_pid: Some(6), ..lost_row() };
-    let how = |dead: &Dead, reason| dead.how(reason);
+    let how = |dead: &LostTask, reason| dead.how(reason);
     let lost = Interrupt::SupervisorLost;
-    let alone = Dead::found(task.clone());
+    let alone = LostTask::found(task.clone(), here());
     assert_eq!(how(&alone, lost), "its supervisor (pid 5) was gone without a word");
     assert_eq!(
         how(&found(task.clone(), &[7], &[]), lost),
@@ -301,12 +306,12 @@ fn how_it_died_names_who_was_gone_and_who_still_ran() {
     let ttl = how(&alone, Interrupt::Ttl);
     assert!(ttl.contains(&task.started_at), "{ttl}");
     let seen = Task { last_seen_at: Some("2026-11-21T12:00:03.000Z".to_owned()), ..task.clone() };
-    assert!(how(&Dead::found(seen), Interrupt::Ttl).contains("2026-11-21T12:00:03.000Z"));
+    assert!(how(&LostTask::found(seen, here()), Interrupt::Ttl).contains("2026-11-21T12:00:03.000Z"));
     let unknown = Task { supervisor_pid: None, agent_pid: None, ..task };
-    assert_eq!(how(&Dead::found(unknown), lost), "its supervisor was gone without a word");
+    assert_eq!(how(&LostTask::found(unknown, here()), lost), "its supervisor was gone without a word");
 }
 
-fn mark(ledger: &mut Ledger, dead: &Dead) -> Marked {
+fn mark(ledger: &mut Ledger, dead: &LostTask) -> SettleOutcome {
     let claim = ledger.claim().unwrap();
     let marked = dead.mark(&claim, "recover").unwrap();
     claim.commit().unwrap();
@@ -319,7 +324,7 @@ fn marking_says_how_it_died_and_what_of_it_was_found_and_nothing_that_nobody_saw
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &NewTask { session_id: Some("s1".to_owned()), ..lost("t") });
     let dead = found(task, &[NOBODY.pid, 7], &[]);
-    assert!(matches!(mark(&mut ledger, &dead), Marked::Interrupted(Interrupt::SupervisorLost)));
+    assert!(matches!(mark(&mut ledger, &dead), SettleOutcome::Interrupted(Interrupt::SupervisorLost)));
     let task = row(&ledger, "t");
     assert_eq!((task.status, task.reason.as_deref()), (Status::Interrupted, Some("supervisor_lost")));
     assert_eq!(task.error, Some(dead.how(Interrupt::SupervisorLost)));
@@ -328,7 +333,7 @@ fn marking_says_how_it_died_and_what_of_it_was_found_and_nothing_that_nobody_saw
     assert_eq!(task.leftovers.expect("what was found")["found"], 2);
     let withdrawn = ledger.invalidations_of_task("t").unwrap();
     assert_eq!(withdrawn.len(), 1, "what was said to the session is not known: it is not resumed");
-    assert!(matches!(mark(&mut ledger, &dead), Marked::Untouched), "it has ended");
+    assert!(matches!(mark(&mut ledger, &dead), SettleOutcome::Untouched), "it has ended");
 }
 
 #[test]
@@ -336,7 +341,7 @@ fn where_nothing_was_left_nothing_is_said_of_it() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
-    assert!(matches!(mark(&mut ledger, &found(task, &[], &[])), Marked::Interrupted(_)));
+    assert!(matches!(mark(&mut ledger, &found(task, &[], &[])), SettleOutcome::Interrupted(_)));
     assert_eq!(row(&ledger, "t").leftovers, None);
 }
 
@@ -345,14 +350,26 @@ fn what_proves_to_live_or_cannot_be_judged_any_more_is_not_marked_but_if_it_is_t
     let world = World::new();
     let mut ledger = world.open();
     let (live, task) = begun(&mut ledger, &lost("t"));
-    assert!(matches!(mark(&mut ledger, &Dead::found(task.clone())), Marked::Untouched), "its lock is held");
-    assert!(matches!(mark(&mut ledger, &Dead::expired(task)), Marked::Untouched), "however old it is");
+    assert!(
+        matches!(mark(&mut ledger, &LostTask::found(task.clone(), here())), SettleOutcome::Untouched),
+        "its lock is held"
+    );
+    assert!(
+        matches!(mark(&mut ledger, &LostTask::expired(task, here())), SettleOutcome::Untouched),
+        "however old it is"
+    );
     drop(live);
     world.raw().execute_batch("UPDATE task_history SET live_ino = live_ino + 1").unwrap();
     let task = row(&ledger, "t");
-    assert!(matches!(mark(&mut ledger, &Dead::found(task.clone())), Marked::Untouched), "it may live");
+    assert!(
+        matches!(mark(&mut ledger, &LostTask::found(task.clone(), here())), SettleOutcome::Untouched),
+        "it may live"
+    );
     assert_eq!(row(&ledger, "t").status, Status::Running);
-    assert!(matches!(mark(&mut ledger, &Dead::expired(task)), Marked::Interrupted(Interrupt::Ttl)));
+    assert!(matches!(
+        mark(&mut ledger, &LostTask::expired(task, here())),
+        SettleOutcome::Interrupted(Interrupt::Ttl)
+    ));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("ttl"));
 }
 
@@ -365,7 +382,7 @@ fn an_end_that_was_seen_and_waits_wins_over_the_one_that_is_inferred() {
     let record = slot.write(&ended(Ending::Cancelled(Cancel::Timeout)), "run").unwrap();
     let dead = found(task, &[7], &[]);
     let marked = mark(&mut ledger, &dead);
-    assert!(matches!(marked, Marked::Seen(Status::Cancelled)));
+    assert!(matches!(marked, SettleOutcome::Seen(Status::Cancelled)));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("timeout"));
     dead.tidy(&ledger, &marked);
     assert!(!record.exists(), "it is in the row now");
@@ -380,10 +397,10 @@ fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
     drop(ledger.spool_slot("t").unwrap());
     let slot = world.at().private_dir().join("spool/.t.slot");
     assert!(slot.exists());
-    Dead::expired(task.clone()).tidy(&ledger, &Marked::Interrupted(Interrupt::Ttl));
-    Dead::found(task.clone()).tidy(&ledger, &Marked::Untouched);
+    LostTask::expired(task.clone(), here()).tidy(&ledger, &SettleOutcome::Interrupted(Interrupt::Ttl));
+    LostTask::found(task.clone(), here()).tidy(&ledger, &SettleOutcome::Untouched);
     assert!(slot.exists(), "its supervisor may live");
-    Dead::found(task).tidy(&ledger, &Marked::Interrupted(Interrupt::SupervisorLost));
+    LostTask::found(task, here()).tidy(&ledger, &SettleOutcome::Interrupted(Interrupt::SupervisorLost));
     assert!(!slot.exists());
 }
 

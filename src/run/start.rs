@@ -8,7 +8,7 @@ use crate::error::{Error, exit_code};
 use crate::hook;
 use crate::process::caller::Caller;
 use crate::process::gate::{Gated, StartError, Step};
-use crate::process::leftovers::{self, Hunt};
+use crate::process::leftovers::{self, LeftoverSweep};
 use crate::supervise::{End, Helper, Supervisor, Traces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
 
@@ -86,18 +86,18 @@ pub(super) fn end_without_agent(
         tracing::error!("{error}");
     }
     let ends = request.leftovers.ends(false);
-    let mut hunt = Hunt::new(whose, ends, request.grace);
+    let mut sweep = LeftoverSweep::new(whose, ends, request.grace);
     if request.prepare.is_some() {
-        run.look_for_leftovers(&mut hunt);
+        run.look_for_leftovers(&mut sweep);
     }
     run.settle(End {
         ending: no.ending,
         error: no.error,
         exit: None,
-        leftovers: Some(hunt.summary()),
+        leftovers: Some(sweep.summary()),
         traces: Traces::default(),
     });
-    run.end_leftovers(hunt, ends)?;
+    run.end_leftovers(sweep, ends)?;
     deliver(run, request, caller)?;
     Ok(no.leave)
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
+use super::clock::Clock;
 use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
@@ -13,7 +14,7 @@ use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate};
 use crate::process::identity;
-use crate::process::leftovers::Hunt;
+use crate::process::leftovers::LeftoverSweep;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source};
 use crate::sys::{self, Change, Received, Usage};
@@ -22,6 +23,7 @@ use crate::task::Stop;
 impl Supervisor<'_> {
     /// One event, or the deadline.
     pub(super) fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
+        self.pause_clocks();
         let deadline = self.deadline().into_iter().chain(until).min();
         let mut interests = Vec::with_capacity(5);
         let mut look = |source, fd| {
@@ -38,7 +40,7 @@ impl Supervisor<'_> {
             look(Source::HelperReport, helper.child.report());
             look(Source::HelperOutput, helper.output.as_ref().map(AsFd::as_fd));
         }
-        for fd in self.hunt.iter().flat_map(Hunt::fds) {
+        for fd in self.sweep.iter().flat_map(LeftoverSweep::fds) {
             look(Source::Leftover, Some(fd));
         }
         match self.watch.next(&interests, deadline).map_err(watching)? {
@@ -52,8 +54,19 @@ impl Supervisor<'_> {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let t = &self.timers;
-        let patience = [t.timeout, t.idle, t.linger].into_iter().filter(|_| t.stopped_since.is_none());
-        patience.chain([t.progress, t.rest, self.ladder.deadline()]).flatten().min()
+        let output = self.listening.as_ref().and_then(|l| l.capture.due());
+        let patience = [t.timeout, t.idle, t.linger].map(Clock::deadline);
+        patience.into_iter().chain([t.progress, t.rest, self.ladder.deadline(), output]).flatten().min()
+    }
+
+    /// Time in which the agent could not go on is not counted against it.
+    fn pause_clocks(&mut self) {
+        let held_up = self.listening.as_ref().is_some_and(|l| l.capture.holds_agent_up());
+        let now = Instant::now();
+        let t = &mut self.timers;
+        t.timeout.run(!t.stopped, now);
+        t.idle.run(!t.stopped && !held_up, now);
+        t.linger.run(!t.stopped && !held_up, now);
     }
 
     fn on_signal(&mut self, received: Received) -> Result<(), Error> {
@@ -113,7 +126,7 @@ impl Supervisor<'_> {
         };
         let sent = to.signal(signal, None);
         // A stopped process acts on nothing but SIGKILL until it is continued.
-        if self.timers.stopped_since.is_some() {
+        if self.timers.stopped {
             let _ = to.signal(libc::SIGCONT, None);
         }
         let Err(e) = sent else { return };
@@ -129,7 +142,7 @@ impl Supervisor<'_> {
             match change {
                 Change::Ended(exit) => self.agent.ended = Some((exit, usage)),
                 Change::Stopped(signal) => self.on_stopped(signal)?,
-                Change::Continued => self.on_continued(),
+                Change::Continued => self.timers.stopped = false,
             }
         } else if let Some(helper) = &mut self.helper
             && pid == helper.child.pid
@@ -146,7 +159,8 @@ impl Supervisor<'_> {
 
     /// The agent was stopped, perhaps alone. The shell looks at us: we stop the same way.
     fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
-        self.timers.stopped_since.get_or_insert_with(Instant::now);
+        self.timers.stopped = true;
+        self.pause_clocks();
         self.stop_along(self.agent.child.pid, signal)
     }
 
@@ -158,15 +172,6 @@ impl Supervisor<'_> {
             sys::raise_unblocked(signal);
         }
         Ok(())
-    }
-
-    fn on_continued(&mut self) {
-        let Some(since) = self.timers.stopped_since.take() else { return };
-        let lost = since.elapsed();
-        let t = &mut self.timers;
-        for patience in [&mut t.timeout, &mut t.idle, &mut t.linger].into_iter().flatten() {
-            *patience += lost;
-        }
     }
 
     pub(super) fn on_ready(&mut self, source: Source) -> Result<(), Error> {
@@ -183,8 +188,8 @@ impl Supervisor<'_> {
             Source::Output => {
                 if self.listening.as_mut().is_some_and(Listening::read_some) {
                     // What somebody else still writes after the agent's end is no life of it.
-                    if let Some(idle) = self.limits.idle_timeout.filter(|_| self.phase == Phase::Running) {
-                        self.timers.idle = Some(Instant::now() + idle);
+                    if self.phase == Phase::Running {
+                        self.timers.idle = Clock::of(self.limits.idle_timeout, Instant::now());
                     }
                     self.take_note()?;
                 }
@@ -232,7 +237,7 @@ impl Supervisor<'_> {
         let now = Instant::now();
         if self.phase == Phase::Running && !self.limits.awaits_input {
             let done = observed.result.is_some() && !observed.background && !observed.open_turn;
-            self.timers.linger = done.then(|| now + self.limits.grace);
+            self.timers.linger = Clock::of(done.then_some(self.limits.grace), now);
         }
         let counts = self.counts(observed);
         let news = self.written.session_waits
@@ -304,17 +309,19 @@ impl Supervisor<'_> {
             self.timers.rest = None;
             self.rest();
         }
-        if self.timers.stopped_since.is_none() && self.phase == Phase::Running {
-            if due(self.timers.timeout) {
-                self.timers.timeout = None;
+        if let Some(listening) = &mut self.listening
+            && due(listening.capture.due())
+        {
+            listening.capture.flush();
+        }
+        if self.phase == Phase::Running {
+            if self.timers.timeout.take_due(now) {
                 self.stop(Stop::Timeout);
             }
-            if due(self.timers.idle) {
-                self.timers.idle = None;
+            if self.timers.idle.take_due(now) {
                 self.stop(Stop::IdleTimeout);
             }
-            if due(self.timers.linger) {
-                self.timers.linger = None;
+            if self.timers.linger.take_due(now) {
                 self.lingered = true;
                 self.ladder.begin(libc::SIGTERM, now);
                 self.send(libc::SIGTERM);

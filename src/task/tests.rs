@@ -41,6 +41,7 @@ fn run(exit: Exit, outcome: Outcome) -> Evidence {
         outcome,
         cause: None,
         lingered: false,
+        output_lost: false,
         grace: GRACE,
         on_term: OnTerm::Interrupted,
     }
@@ -198,6 +199,7 @@ fn every_ending_has_words_and_is_known_by_them() {
             Failure::Exit,
             Failure::Signal,
             Failure::NoResult,
+            Failure::Output,
             Failure::Prepare,
             Failure::Spawn,
         ]

@@ -5,6 +5,7 @@
 
 mod count;
 mod family;
+mod heavy;
 mod newborn;
 mod raw;
 mod report;
@@ -47,6 +48,10 @@ fn run(args: &[OsString]) -> Outcome {
         "orphans" => family::orphans(number(2)?, word(3)),
         "talk" => talk::talk([word(2), word(3), word(4), word(5), word(6)]),
         "daemon" => family::daemon(&args[2..]),
+        "large" => heavy::large(number(2)? as usize, word(3)),
+        "threads" => heavy::threads(number(2)? as usize, word(3)),
+        "headless" => heavy::headless(word(2)),
+        "tracer" => heavy::tracer(number(2)?, word(3), word(4) == "hold"),
         "as-pid" => family::as_pid(number(2)?, &args[3..]),
         other => Err(io::Error::other(format!("no command {other:?}"))),
     }

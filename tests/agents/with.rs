@@ -172,7 +172,7 @@ fn move_to(from: RawFd, to: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// `FD:MODE:PATH`, mode `r`, `w`, `rw`.
+/// `FD:MODE:PATH`, mode `r`, `w`, `a` (append), `rw`.
 fn open(value: &str) -> io::Result<()> {
     let mut parts = value.splitn(3, ':');
     let (Some(fd), Some(mode), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
@@ -182,6 +182,7 @@ fn open(value: &str) -> io::Result<()> {
     let flags = match mode {
         "r" => libc::O_RDONLY,
         "w" => libc::O_WRONLY | libc::O_CREAT,
+        "a" => libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND,
         _ => libc::O_RDWR | libc::O_CREAT,
     };
     let path = raw::c_string(OsStr::new(path));

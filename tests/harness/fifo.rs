@@ -39,6 +39,11 @@ impl Fifo {
         self.path.to_str().expect("UTF-8").to_owned()
     }
 
+    /// The time for the rest begins anew, as that of its world.
+    pub fn renew_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
+    }
+
     /// Writes a line to whoever reads on the other side (use a pipe of its own for each direction).
     pub fn tell(&mut self, line: &str) {
         let mut writer = self.writer.as_ref().expect("the pipe was ended");

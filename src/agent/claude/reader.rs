@@ -10,7 +10,7 @@ use memchr::memmem::Finder;
 
 use crate::agent::event::{Block, Counted, Event, InPlace, Message, Texts, Usage};
 use crate::agent::forms::{Forms, Read};
-use crate::agent::lines::{LineSplitter, ObjectSplitter};
+use crate::agent::lines::{LineSplitter, ObjectSplitter, objects};
 use crate::agent::{Mode, Observed, Reader, brief, hash, is_session_id};
 
 /// Messages that may still be streaming at once; counts of older ones are final.
@@ -66,8 +66,9 @@ impl Reader for ClaudeReader {
 
     fn finish(&mut self) {
         let ClaudeReader { splitter, forms, tally } = self;
-        if let Splitter::Lines(lines) = splitter {
-            lines.finish(|l| tally.line(l, forms));
+        match splitter {
+            Splitter::Lines(lines) => lines.finish(|l| tally.line(l, forms)),
+            Splitter::Objects(objects) => objects.finish(|o| tally.line(o, forms)),
         }
     }
 
@@ -81,7 +82,7 @@ impl Reader for ClaudeReader {
 struct Tally {
     observed: Observed,
     /// How an event names the session that we know.
-    known_session: Option<Finder<'static>>,
+    known_session: Option<KnownSession>,
     /// The sum of all results.
     settled: Usage,
     settled_turns: Option<i64>,
@@ -101,12 +102,40 @@ struct Tally {
     lists_tasks: bool,
 }
 
+/// What an event of the session that we know looks like.
+#[derive(Debug)]
+struct KnownSession {
+    named: Finder<'static>,
+    /// What shows that another event stands on the line.
+    another: [Finder<'static>; 2],
+}
+
+impl KnownSession {
+    fn new(id: &str) -> KnownSession {
+        KnownSession {
+            named: Finder::new(&format!("\"session_id\":\"{id}\"")).into_owned(),
+            another: ["}{", "\"type\":\"result\""].map(Finder::new),
+        }
+    }
+
+    fn is_named_in_one_event(&self, line: &[u8]) -> bool {
+        self.named.find(line).is_some() && self.another.iter().all(|other| other.find(line).is_none())
+    }
+}
+
 impl Tally {
     fn line(&mut self, line: &[u8], forms: &mut Forms) {
-        if self.says_nothing_new(line) {
-            return;
+        if !self.says_nothing_new(line) && !self.event(line, forms) {
+            // There is other text on the line.
+            objects(line, |o| {
+                self.event(o, forms);
+            });
         }
-        match forms.read(line) {
+    }
+
+    /// Takes one event; `false`: it is none.
+    fn event(&mut self, text: &[u8], forms: &mut Forms) -> bool {
+        match forms.read(text) {
             Ok(Read::Alike(event, texts)) => self.take(event, &texts),
             Ok(Read::New(event)) => {
                 self.take(&*event, &InPlace);
@@ -114,8 +143,9 @@ impl Tally {
                     self.result(&event);
                 }
             }
-            Err(_) => {}
+            Err(_) => return false,
         }
+        true
     }
 
     fn says_nothing_new(&self, line: &[u8]) -> bool {
@@ -129,16 +159,16 @@ impl Tally {
             },
             _ => false,
         };
-        nothing && self.known_session.as_ref().is_some_and(|known| known.find(line).is_some())
+        nothing && self.known_session.as_ref().is_some_and(|known| known.is_named_in_one_event(line))
     }
 
     fn take<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
+        let Some(kind) = &e.kind else { return };
         if let Some(named) = &e.session_id
             && !self.observed.session_id.as_ref().is_some_and(|known| texts.is(named, known))
         {
             self.session(&texts.text(named));
         }
-        let Some(kind) = &e.kind else { return };
         if texts.is(kind, "assistant") {
             self.assistant(e, texts);
         } else if texts.is(kind, "user") {
@@ -153,8 +183,7 @@ impl Tally {
     fn session(&mut self, id: &str) {
         if is_session_id(id) {
             self.observed.session_id = Some(id.to_owned());
-            let named = format!("\"session_id\":\"{id}\"");
-            self.known_session = Some(Finder::new(&named).into_owned());
+            self.known_session = Some(KnownSession::new(id));
         }
     }
 

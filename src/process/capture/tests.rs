@@ -1,13 +1,15 @@
 //! What an agent says goes through whole, whatever its reader does.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
+use super::backlog::MEMORY;
 use super::*;
 
 #[test]
 fn what_waits_comes_out_in_the_order_it_went_in_beyond_the_memory() {
-    let mut backlog = Backlog::default();
+    let mut backlog = Backlog::new(u64::MAX);
     let all: Vec<u8> = (0..3 * MEMORY).map(|i| (i % 251) as u8).collect();
     for part in all.chunks(70_001) {
         backlog.push(part);
@@ -24,7 +26,7 @@ fn what_waits_comes_out_in_the_order_it_went_in_beyond_the_memory() {
 
 #[test]
 fn a_reader_who_is_always_behind_fills_neither_disk_nor_memory() {
-    let mut backlog = Backlog::default();
+    let mut backlog = Backlog::new(u64::MAX);
     let part = vec![b'x'; CHUNK];
     let take = |backlog: &mut Backlog, mut n: usize| {
         while n > 0 {
@@ -58,8 +60,12 @@ struct Between {
 
 impl Between {
     fn new(when_gone: WhenReaderGone) -> Between {
+        Between::of(when_gone, u64::MAX)
+    }
+
+    fn of(when_gone: WhenReaderGone, backlog: u64) -> Between {
         let (reader, stdout) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-        let (capture, agents) = Capture::new(stdout.as_fd(), when_gone).expect("a capture");
+        let (capture, agents) = Capture::new(stdout.as_fd(), when_gone, backlog).expect("a capture");
         for end in [&reader, &agents] {
             nix::fcntl::fcntl(end, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("its flags");
         }
@@ -185,6 +191,41 @@ fn the_readers_pipe_is_enlarged_only_when_it_was_too_small() {
     between.say(&noise[..CHUNK]);
     assert!(between.listen());
     assert_eq!(size(&between), PIPE as i32);
+    between.finish();
+    assert!(between.streams[0] == between.streams[2]);
+}
+
+/// What stdout says of its refusals: only a closed pipe is a reader that has gone.
+#[test]
+fn a_refusal_is_known_by_its_errno() {
+    let of = |errno: Errno| Refusal::of(&errno.into());
+    for (errno, refusal) in [
+        (Errno::EAGAIN, Refusal::NotNow),
+        (Errno::EPIPE, Refusal::ReaderGone),
+        (Errno::ECONNRESET, Refusal::ReaderGone),
+        (Errno::ENOSPC, Refusal::Full(Errno::ENOSPC)),
+        (Errno::EDQUOT, Refusal::Full(Errno::EDQUOT)),
+        (Errno::EIO, Refusal::Failed(Errno::EIO)),
+        (Errno::EFBIG, Refusal::Failed(Errno::EFBIG)),
+    ] {
+        assert_eq!(of(errno), refusal);
+    }
+}
+
+#[test]
+fn what_the_agent_has_written_is_read_after_its_end_whatever_waits() {
+    let mut between = Between::of(WhenReaderGone::Drain, 1);
+    let noise = noise(CHUNK);
+    for _ in 0..8 {
+        between.say(&noise);
+        while between.listen() {}
+    }
+    assert!(between.capture.holds_agent_up(), "its reader takes nothing");
+    between.say(&noise);
+    assert!(!between.listen());
+    between.capture.agent_ended();
+    while between.listen() {}
+    assert_eq!(between.streams[0].len(), between.streams[1].len());
     between.finish();
     assert!(between.streams[0] == between.streams[2]);
 }

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Hunt, Kind, Leftover, Why};
+use super::{Kind, Leftover, LeftoverSweep, Phase, Why};
+use crate::process::{dying, identity};
 
 /// How many pids a summary names.
 const NAMED: usize = 64;
@@ -31,6 +32,9 @@ pub struct Spared {
     pub pid: i32,
     pub name: String,
     pub why: Why,
+    /// Its state, as proc_pid_stat(5) has it, where that is the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<char>,
 }
 
 impl Summary {
@@ -40,7 +44,7 @@ impl Summary {
             self.found += 1;
             self.left += 1;
             self.pids.push(agent);
-            self.spared.push(Spared { pid: agent, name: "agent".to_owned(), why: Why::Hidden });
+            self.spared.push(Spared { pid: agent, name: "agent".to_owned(), why: Why::Hidden, state: None });
         }
     }
 
@@ -59,19 +63,12 @@ impl Summary {
     }
 }
 
-impl Hunt {
+impl LeftoverSweep {
     pub fn summary(&self) -> Summary {
-        let ours = || self.found.iter().filter(|l| l.kind != Kind::Unreadable);
+        let is_known = |l: &&Leftover| !matches!(l.kind, Kind::Unreadable | Kind::Exiting);
+        let ours = || self.found.iter().filter(is_known);
         let found = ours().count();
         let ended = ours().filter(|l| l.gone).count();
-        let spared = |l: &Leftover| {
-            let why = match l.kind {
-                Kind::Spared(why) => why,
-                Kind::Supervisor => Why::Supervisor,
-                Kind::Ours | Kind::Unreadable => return None,
-            };
-            Some(Spared { pid: l.stat.pid, name: l.stat.comm.to_string(), why })
-        };
         let agent = self.task.agent;
         let survives = |l: &&Leftover| l.kind == Kind::Ours || l.stat.identity() == agent;
         let survivors = self.found.iter().filter(|l| !l.gone).filter(survives);
@@ -79,10 +76,26 @@ impl Hunt {
             found,
             ended,
             left: found - ended,
-            unreadable: self.found.iter().filter(|l| l.kind == Kind::Unreadable && !l.gone).count(),
+            unreadable: self.found.iter().filter(|l| !is_known(l) && !l.gone).count(),
             pids: ours().map(|l| l.stat.pid).take(NAMED).collect(),
-            spared: ours().filter(|l| !l.gone).filter_map(spared).take(NAMED).collect(),
+            spared: ours().filter(|l| !l.gone).filter_map(|l| self.spared(l)).take(NAMED).collect(),
             survivors: survivors.map(|l| l.stat.pid).take(NAMED).collect(),
         }
+    }
+
+    /// Why one that lives was not ended.
+    fn spared(&self, leftover: &Leftover) -> Option<Spared> {
+        let mut state = None;
+        let why = match leftover.kind {
+            Kind::Spared(why) => why,
+            Kind::Supervisor => Why::Supervisor,
+            Kind::Ours => {
+                let now = identity::stat(leftover.stat.pid).ok().flatten()?;
+                state = Some(now.state);
+                (self.ends && self.phase == Phase::Done && dying::is_dying(&now)).then_some(Why::Dying)?
+            }
+            Kind::Unreadable | Kind::Exiting => return None,
+        };
+        Some(Spared { pid: leftover.stat.pid, name: leftover.stat.comm.to_string(), why, state })
     }
 }

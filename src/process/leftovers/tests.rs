@@ -14,9 +14,11 @@ const NOBODY: IsSupervisor<'static> = &|_| false;
 const ALONE: &str = "TEST_ALONE";
 const LEDGER: &str = "/no/such/ledger";
 
-fn end_blocking(hunt: &mut Hunt, is_supervisor: IsSupervisor<'_>) -> Result<Summary, Error> {
-    end_all(std::slice::from_mut(hunt), is_supervisor)?;
-    Ok(hunt.summary())
+fn end_blocking(sweep: &mut LeftoverSweep, is_supervisor: IsSupervisor<'_>) -> Result<Summary, Error> {
+    while let Step::Wait(until) = sweep.step(Instant::now(), is_supervisor)? {
+        wait(sweep.fds(), until)?;
+    }
+    Ok(sweep.summary())
 }
 
 /// Runs the test `name` as the only one of a process.
@@ -79,9 +81,10 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
     (child, said, identity)
 }
 
-fn hunt(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> Hunt {
-    let task = Task { id: id(), ledger: LEDGER.into(), agent, agent_tty: 0, seat, cgroup: None };
-    Hunt::new(task, ends, Duration::from_millis(grace_ms))
+fn sweep(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> LeftoverSweep {
+    let task =
+        Task { id: id(), ledger: LedgerFile::at(LEDGER.as_ref()), agent, agent_tty: 0, seat, cgroup: None };
+    LeftoverSweep::new(task, ends, Duration::from_millis(grace_ms))
 }
 
 fn supervisor() -> Seat {
@@ -123,15 +126,17 @@ fn who_was_sent_sigkill_is_given_longer_to_die_than_who_was_only_told() {
     // One that does not end: this test. Nothing is sent to it, since it has had its signal.
     let stat = identity::stat(std::process::id().cast_signed()).unwrap().unwrap();
     let since = Instant::now();
-    for (kind, told, patience) in [(Kind::Ours, Told::Kill, DYING), (Kind::Supervisor, Told::Term, SETTLE)] {
-        let mut hunt = hunt(stat.identity(), Seat::Stranger, true, 0);
+    for (kind, told, patience) in
+        [(Kind::Ours, SignalSent::Kill, DYING), (Kind::Supervisor, SignalSent::Term, SETTLE)]
+    {
+        let mut sweep = sweep(stat.identity(), Seat::Stranger, true, 0);
         let handle = identity::open(&stat.identity()).unwrap();
-        hunt.found.push(Leftover { stat, kind, handle, told, gone: false });
-        hunt.phase = Phase::Killing { since };
+        sweep.found.push(Leftover { stat, kind, handle, sent: told, gone: false });
+        sweep.phase = Phase::Killing { since };
         let nearly = since + patience - Duration::from_millis(1);
-        assert!(matches!(hunt.go_on(nearly, false), Step::Wait(_)), "{patience:?}");
-        assert_eq!(hunt.go_on(since + patience, false), Step::Done, "{patience:?}");
-        assert_eq!(hunt.summary().ended, 0);
+        assert!(matches!(sweep.go_on(nearly, false), Step::Wait(_)), "{patience:?}");
+        assert_eq!(sweep.go_on(since + patience, false), Step::Done, "{patience:?}");
+        assert_eq!(sweep.summary().ended, 0);
     }
 }
 
@@ -140,13 +145,13 @@ fn who_is_found_when_the_time_of_others_is_over_is_sent_sigkill_all_the_same() {
     alone("who_is_found_when_the_time_of_others_is_over_is_sent_sigkill_all_the_same", || {
         let (mut child, mut said, agent) = agent("echo $$; exec sleep 1000", &id());
         said.pids(1);
-        let mut hunt = hunt(agent, supervisor(), true, 0);
+        let mut sweep = sweep(agent, supervisor(), true, 0);
         let stat = identity::stat(agent.pid).unwrap().unwrap();
         let handle = identity::open(&agent).unwrap();
-        hunt.found.push(Leftover { stat, kind: Kind::Ours, handle, told: Told::Nothing, gone: false });
+        sweep.found.push(Leftover { stat, kind: Kind::Ours, handle, sent: SignalSent::Nothing, gone: false });
         let now = Instant::now();
-        hunt.phase = Phase::Killing { since: now - SETTLE };
-        assert!(matches!(hunt.go_on(now, true), Step::Wait(_)));
+        sweep.phase = Phase::Killing { since: now - SETTLE };
+        assert!(matches!(sweep.go_on(now, true), Step::Wait(_)));
         assert_eq!(ExitStatusExt::signal(&child.wait().unwrap()), Some(libc::SIGKILL));
     });
 }
@@ -165,8 +170,8 @@ fn all_that_the_agent_forked_is_ended() {
         let (mut child, mut said, agent) = agent(script, &id());
         let pids = said.pids(6);
         child.wait().unwrap();
-        let mut hunt = hunt(agent, supervisor(), true, 300);
-        let summary = end_blocking(&mut hunt, NOBODY).unwrap();
+        let mut sweep = sweep(agent, supervisor(), true, 300);
+        let summary = end_blocking(&mut sweep, NOBODY).unwrap();
         assert!(summary.survivors.is_empty());
         assert!(summary.found >= 6, "{summary:?}");
         assert_eq!((summary.ended, summary.left), (summary.found, 0));
@@ -186,7 +191,7 @@ fn what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over() {
         said.pids(1);
         child.wait().unwrap();
         let begun = Instant::now();
-        let summary = end_blocking(&mut hunt(agent, supervisor(), true, 600_000), NOBODY).unwrap();
+        let summary = end_blocking(&mut sweep(agent, supervisor(), true, 600_000), NOBODY).unwrap();
         assert_eq!((summary.found, summary.ended), (1, 1));
         assert!(begun.elapsed() < Duration::from_secs(60));
         reap_all();
@@ -202,8 +207,8 @@ fn who_cannot_be_told_at_one_moment_is_told_at_another() {
     let (mut child, mut said, agent) = agent(script, &id());
     let pid = said.pids(1)[0];
     child.wait().unwrap();
-    let mut hunt = hunt(agent, Seat::Stranger, true, 100);
-    let summary = end_blocking(&mut hunt, NOBODY).unwrap();
+    let mut sweep = sweep(agent, Seat::Stranger, true, 100);
+    let summary = end_blocking(&mut sweep, NOBODY).unwrap();
     assert!(summary.survivors.is_empty() && summary.pids.contains(&pid), "{pid}: {summary:?}");
     said.all_ended();
 }
@@ -218,7 +223,7 @@ fn a_stopped_process_hears_sigterm() {
         child.wait().unwrap();
         let stopped = WaitId::Pid(Pid::from_raw(pid).unwrap());
         rustix::process::waitid(stopped, WaitIdOptions::STOPPED).unwrap();
-        end_blocking(&mut hunt(agent, supervisor(), true, 600_000), NOBODY).unwrap();
+        end_blocking(&mut sweep(agent, supervisor(), true, 600_000), NOBODY).unwrap();
         assert_eq!(said.line(), "term");
         reap_all();
     });
@@ -231,17 +236,17 @@ fn after_a_success_they_are_only_counted() {
         let (mut child, mut said, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 0", &id());
         let pid = said.pids(1)[0];
         child.wait().unwrap();
-        let mut hunt = hunt(agent, supervisor(), false, 0);
-        hunt.scan(NOBODY).unwrap();
-        assert_eq!(hunt.step(Instant::now(), NOBODY).unwrap(), Step::Done);
-        let summary = hunt.summary();
+        let mut sweep = sweep(agent, supervisor(), false, 0);
+        sweep.scan(NOBODY).unwrap();
+        assert_eq!(sweep.step(Instant::now(), NOBODY).unwrap(), Step::Done);
+        let summary = sweep.summary();
         assert_eq!((summary.found, summary.ended, summary.left, &summary.pids), (1, 0, 1, &vec![pid]));
         assert!(is_alive(pid));
         kill(pid);
         reap_all();
-        hunt = self::hunt(agent, supervisor(), false, 0);
-        hunt.scan(NOBODY).unwrap();
-        assert_eq!(hunt.summary().found, 0);
+        sweep = self::sweep(agent, supervisor(), false, 0);
+        sweep.scan(NOBODY).unwrap();
+        assert_eq!(sweep.summary().found, 0);
     });
 }
 
@@ -254,7 +259,7 @@ fn the_mark_finds_what_outlived_the_supervisor_and_nobody_elses() {
         let (ours, theirs) = (said.pids(1)[0], other_said.pids(1)[0]);
         child.wait().unwrap();
         other.wait().unwrap();
-        let summary = end_blocking(&mut hunt(agent_of_ours, Seat::Stranger, true, 60_000), NOBODY).unwrap();
+        let summary = end_blocking(&mut sweep(agent_of_ours, Seat::Stranger, true, 60_000), NOBODY).unwrap();
         assert_eq!((summary.found, summary.ended, &summary.pids), (1, 1, &vec![ours]));
         said.all_ended();
         assert!(is_alive(theirs));
@@ -278,7 +283,7 @@ fn a_terminal_that_is_not_the_agents_spares_the_server_behind_it() {
             let (mut child, mut said, agent) = agent(&script, &id());
             let pids = said.pids(2);
             child.wait().unwrap();
-            let summary = end_blocking(&mut hunt(agent, seat, true, 60_000), NOBODY).unwrap();
+            let summary = end_blocking(&mut sweep(agent, seat, true, 60_000), NOBODY).unwrap();
             assert_eq!((summary.found, summary.ended, summary.left), (2, 0, 2), "{summary:?}");
             assert!(summary.spared.iter().all(|s| s.why == Why::Terminal));
             kill_the_living(&pids);
@@ -300,7 +305,7 @@ fn a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own() {
         let pids = said.pids(2);
         child.wait().unwrap();
         let is_leader = |s: &Stat| pids.contains(&s.pid) && s.session == s.pid;
-        let summary = end_blocking(&mut hunt(agent, supervisor(), true, 0), &is_leader).unwrap();
+        let summary = end_blocking(&mut sweep(agent, supervisor(), true, 0), &is_leader).unwrap();
         assert_eq!(said.line(), "term");
         assert_eq!((summary.found, summary.left, summary.survivors.len()), (1, 1, 0));
         assert_eq!(summary.spared[0].why, Why::Supervisor);
@@ -329,7 +334,7 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
         drop(before.stdin.take());
         let strangers = Said(BufReader::new(before.stdout.take().unwrap())).pids(2);
         let summary = end_blocking(
-            &mut hunt(agent, Seat::Supervisor { inherited, helpers: Vec::new() }, true, 60_000),
+            &mut sweep(agent, Seat::Supervisor { inherited, helpers: Vec::new() }, true, 60_000),
             NOBODY,
         )
         .unwrap();

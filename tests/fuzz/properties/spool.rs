@@ -88,7 +88,7 @@ impl From<'_> {
 
     fn ending(&mut self) -> Ending {
         use {Cancel as C, Failure as F, Interrupt as I};
-        match self.byte() % 17 {
+        match self.byte() % 18 {
             0 => Ending::Success,
             1 => Ending::Failure(F::AgentError),
             2 => Ending::Failure(F::Exit),
@@ -104,7 +104,8 @@ impl From<'_> {
             12 => Ending::Interrupted(I::Oom),
             13 => Ending::Interrupted(I::Rebooted),
             14 => Ending::Interrupted(I::Ttl),
-            15 => Ending::Backgrounded,
+            15 => Ending::Failure(F::Output),
+            16 => Ending::Backgrounded,
             _ => Ending::AbortedNoSkill(self.text()),
         }
     }

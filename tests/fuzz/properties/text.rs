@@ -10,23 +10,30 @@ use crate::fuzz::json::Json;
 use crate::fuzz::{Chance, cuts};
 
 /// However the bytes come in, their lines come out: whole, in order, nothing added and nothing lost but
-/// lines over the limit.
+/// lines over the limit, of which come objects, the same ones always, within the limit.
 pub fn lines(bytes: &[u8]) {
     for limit in [3, 100, 16 << 20] {
         let mut plain: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
         if plain.last().is_some_and(|l| l.is_empty()) {
             plain.pop();
         }
-        plain.retain(|l| l.len() <= limit);
-        for parts in cuts(bytes) {
+        let cut = |parts: Vec<&[u8]>| {
             let mut got = Vec::new();
             let mut splitter = LineSplitter::limited(limit);
-            for part in parts {
-                splitter.push(part, |l| got.push(l.to_vec()));
-            }
+            parts.into_iter().for_each(|part| splitter.push(part, |l| got.push(l.to_vec())));
             splitter.finish(|l| got.push(l.to_vec()));
-            assert_eq!(got, plain, "limit {limit}");
+            got
+        };
+        let found = cut(vec![bytes]);
+        for parts in cuts(bytes) {
+            assert_eq!(cut(parts), found, "limit {limit}");
         }
+        let expected = plain.into_iter().flat_map(|line| match line.len() <= limit {
+            true => vec![line.to_vec()],
+            false => cut(vec![line]),
+        });
+        assert!(expected.eq(found.iter().cloned()), "limit {limit}: {found:?}");
+        assert!(found.iter().all(|l| l.len() <= limit), "limit {limit}: {found:?}");
     }
 }
 
@@ -37,6 +44,7 @@ pub fn objects(bytes: &[u8]) {
         let mut got = Vec::new();
         let mut splitter = ObjectSplitter::new();
         parts.into_iter().for_each(|part| splitter.push(part, |o| got.push(o.to_vec())));
+        splitter.finish(|o| got.push(o.to_vec()));
         got
     });
     let found = ways.next().expect("a way");

@@ -1,0 +1,354 @@
+//! Settling lost tasks: a state machine for each, many side by side over one scan of all processes. It blocks
+//! nowhere; a loop owns it and waits for its descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tracing::warn;
+
+use super::{
+    AgentState, Leaving, LostTask, RECHECK_INTERVAL, SettleOutcome, SupervisorState, agent_may_run,
+    agent_state_from, holds_live_lock, is_of_another_boot, supervisor_state,
+};
+use crate::error::Error;
+use crate::failpoint;
+use crate::ledger::Ledger;
+use crate::process::cgroup::Cgroup;
+use crate::process::identity::{self, Handle, Stat};
+use crate::process::leftovers::summary::Summary;
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat, SharedScan, Step};
+use crate::task::{Place, Task, Verdict};
+
+/// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
+const TRANSACTION: Duration = Duration::from_millis(50);
+
+/// What a task turned out to be, once all that can be done about its processes is done.
+pub enum RecoveryOutcome {
+    /// Its supervisor lives.
+    Alive(Task),
+    /// It cannot be judged from here.
+    Unverifiable(Task),
+    /// Nothing of it lives: it may be marked.
+    Lost(LostTask),
+    /// Why it cannot be settled: something of it did not end.
+    Stuck(LostTask, String),
+}
+
+/// Many tasks on their way to being settled.
+pub struct RecoveryBatch {
+    here: Rc<Place>,
+    grace: Duration,
+    ledger: LedgerFile,
+    scan: SharedScan,
+    tasks: Vec<TaskRecovery>,
+}
+
+struct TaskRecovery {
+    task: Task,
+    since: Instant,
+    state: RecoveryState,
+}
+
+enum RecoveryState {
+    /// Whether its supervisor lives is to be asked.
+    New,
+    /// Its supervisor is on its way to its end.
+    Leaving(Leaving),
+    /// Its processes are ended.
+    Sweeping(Box<LeftoverSweep>),
+    /// Its agent is ended, which the scan did not see or could not read.
+    EndingAgent(AgentEnd, Summary),
+}
+
+/// The end of an agent that is proven by its recorded identity alone.
+struct AgentEnd {
+    agent: Handle,
+    is_killed: bool,
+    until: Instant,
+}
+
+impl AgentEnd {
+    /// Sends SIGTERM; SIGCONT too, since a stopped process acts on it only once it is continued.
+    fn begin(agent: Handle, until: Instant) -> io::Result<AgentEnd> {
+        agent.signal(Signal::TERM)?;
+        agent.signal(Signal::CONT)?;
+        Ok(AgentEnd { agent, is_killed: false, until })
+    }
+
+    /// Sends SIGKILL when it is due; `true`: nothing more is to be waited for.
+    fn step(&mut self, now: Instant) -> bool {
+        if self.agent.wait(Duration::ZERO).unwrap_or(true) {
+            return true;
+        }
+        if now >= self.until && !self.is_killed {
+            self.is_killed = true;
+            self.until = now + leftovers::DYING;
+            return self.agent.signal(Signal::KILL).is_err();
+        }
+        now >= self.until
+    }
+}
+
+impl RecoveryBatch {
+    pub fn new(ledger: &Ledger, grace: Duration) -> RecoveryBatch {
+        RecoveryBatch {
+            here: Rc::new(identity::place()),
+            grace,
+            ledger: LedgerFile::at(ledger.path()),
+            scan: SharedScan::default(),
+            tasks: Vec::new(),
+        }
+    }
+
+    /// The place of this process, read once.
+    pub fn here(&self) -> Rc<Place> {
+        Rc::clone(&self.here)
+    }
+
+    /// The ids of the tasks of which processes live, by their marks.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn named_tasks(&mut self) -> Result<impl Iterator<Item = String> + use<>, Error> {
+        Ok(self.scan.named_tasks(&self.ledger).map_err(Error::failed)?.into_iter())
+    }
+
+    /// Takes charge of a task that the ledger calls running, or of the processes of one that has ended.
+    pub fn add(&mut self, task: Task, now: Instant) {
+        self.tasks.push(TaskRecovery { task, since: now, state: RecoveryState::New });
+    }
+
+    /// Does what can be done now; gives the tasks of which nothing more is to be done here.
+    ///
+    /// # Errors
+    /// When the ledger's live locks or /proc cannot be read.
+    pub fn step(&mut self, ledger: &Ledger, now: Instant) -> Result<(Vec<RecoveryOutcome>, Step), Error> {
+        let (mut outcomes, mut next) = (Vec::new(), None);
+        let wait = |next: &mut Option<Instant>, at: Instant| *next = Some(next.map_or(at, |n| n.min(at)));
+        for recovery in std::mem::take(&mut self.tasks) {
+            match self.judge(ledger, recovery, now)? {
+                Judged::Over(outcome) => outcomes.push(outcome),
+                Judged::Waits(recovery, at) => {
+                    at.inspect(|at| wait(&mut next, *at));
+                    self.tasks.push(recovery);
+                }
+            }
+        }
+        let mut sweeps: Vec<&mut LeftoverSweep> =
+            self.tasks.iter_mut().filter_map(TaskRecovery::sweep).collect();
+        let steps = self
+            .scan
+            .step(&mut sweeps, Instant::now(), &|stat: &Stat| holds_live_lock(ledger, stat.identity()))
+            .map_err(|e| Error::failed(format!("ending what lost tasks left running: {e}")))?;
+        let mut steps = steps.into_iter();
+        for mut recovery in std::mem::take(&mut self.tasks) {
+            match recovery.sweep().and_then(|_| steps.next()) {
+                Some(Step::Done) => match self.swept(ledger, recovery, now) {
+                    Judged::Over(outcome) => outcomes.push(outcome),
+                    Judged::Waits(recovery, at) => {
+                        at.inspect(|at| wait(&mut next, *at));
+                        self.tasks.push(recovery);
+                    }
+                },
+                Some(Step::Wait(at)) => {
+                    wait(&mut next, at);
+                    self.tasks.push(recovery);
+                }
+                None => self.tasks.push(recovery),
+            }
+        }
+        Ok((outcomes, next.map_or(Step::Done, Step::Wait)))
+    }
+
+    /// What becomes readable when one that is waited for ends.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let supervisors = self.tasks.iter().filter_map(|t| match &t.state {
+            RecoveryState::Leaving(leaving) => leaving.supervisor.as_ref().map(AsFd::as_fd),
+            RecoveryState::EndingAgent(end, _) => Some(end.agent.as_fd()),
+            _ => None,
+        });
+        let sweeps = self.tasks.iter().filter_map(|t| match &t.state {
+            RecoveryState::Sweeping(sweep) => Some(sweep.fds()),
+            _ => None,
+        });
+        supervisors.chain(sweeps.flatten())
+    }
+
+    /// Goes on from the supervisor of a task to its processes.
+    fn judge(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> Result<Judged, Error> {
+        let TaskRecovery { task, since, state } = recovery;
+        match state {
+            RecoveryState::New | RecoveryState::Leaving(_) => {}
+            RecoveryState::Sweeping(_) => {
+                return Ok(Judged::Waits(TaskRecovery { task, since, state }, None));
+            }
+            RecoveryState::EndingAgent(mut end, summary) => {
+                if end.step(now) {
+                    return Ok(Judged::Over(self.over(ledger, task, Some(summary))));
+                }
+                let until = Some(end.until);
+                let state = RecoveryState::EndingAgent(end, summary);
+                return Ok(Judged::Waits(TaskRecovery { task, since, state }, until));
+            }
+        }
+        let has_ended = task.status.is_terminal();
+        let verdict = match supervisor_state(ledger, &task, &self.here)? {
+            SupervisorState::Judged(verdict) => verdict,
+            SupervisorState::Leaving(leaving) => {
+                let until = since + leaving.patience(self.grace);
+                if now < until {
+                    let again = leaving.supervisor.is_none();
+                    let at = if again { until.min(now + RECHECK_INTERVAL) } else { until };
+                    let state = RecoveryState::Leaving(leaving);
+                    return Ok(Judged::Waits(TaskRecovery { task, since, state }, Some(at)));
+                }
+                if leaving.is_dying {
+                    return Ok(Judged::Over(self.undying(task)));
+                }
+                super::judge_from(ledger.evidence(&task)?, &task, &self.here)
+            }
+        };
+        Ok(match verdict {
+            Verdict::Alive => Judged::Over(RecoveryOutcome::Alive(task)),
+            Verdict::Unverifiable if !has_ended => Judged::Over(RecoveryOutcome::Unverifiable(task)),
+            _ => match self.sweep_of(&task) {
+                Some(sweep) => {
+                    let state = RecoveryState::Sweeping(Box::new(sweep));
+                    Judged::Waits(TaskRecovery { task, since, state }, None)
+                }
+                None => Judged::Over(RecoveryOutcome::Lost(LostTask::found(task, self.here()))),
+            },
+        })
+    }
+
+    /// The sweep of a task's processes. `None`: of another boot nothing can be left.
+    fn sweep_of(&self, task: &Task) -> Option<LeftoverSweep> {
+        let agent = task.agent_process().filter(|_| !is_of_another_boot(task, &self.here))?.identity;
+        let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
+        let (id, ledger) = (task.id.clone(), self.ledger.clone());
+        let swept = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
+        Some(LeftoverSweep::new(swept, true, self.grace))
+    }
+
+    /// Goes on from the processes that the scan showed to an agent that it did not show.
+    fn swept(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> Judged {
+        let TaskRecovery { task, since, state } = recovery;
+        let RecoveryState::Sweeping(sweep) = state else {
+            return Judged::Over(self.over(ledger, task, None));
+        };
+        sweep.cgroup().inspect(|cgroup| cgroup.remove());
+        let mut summary = sweep.summary();
+        let state = agent_state_from(&task, &self.here);
+        if let Some(pid) = task.agent_pid.filter(|_| state != AgentState::Ended) {
+            summary.count_hidden(pid);
+        }
+        match self.agent_to_end(&task, state, &summary, now) {
+            Some(end) => {
+                let until = Some(end.until);
+                let state = RecoveryState::EndingAgent(end, summary);
+                Judged::Waits(TaskRecovery { task, since, state }, until)
+            }
+            None => Judged::Over(self.over(ledger, task, Some(summary))),
+        }
+    }
+
+    /// Begins to end an agent that the sweep left although its recorded identity proves it, and that may be
+    /// signalled.
+    fn agent_to_end(
+        &self,
+        task: &Task,
+        state: AgentState,
+        summary: &Summary,
+        now: Instant,
+    ) -> Option<AgentEnd> {
+        let agent = task.agent_process()?;
+        let pid = agent.identity.pid;
+        // For root, a ledger of another user proves nothing.
+        let is_ours = self.ledger.is_owned_by(nix::unistd::geteuid().as_raw());
+        if state != AgentState::Runs || !summary.leaves_unread(pid) || !is_ours {
+            return None;
+        }
+        let agent = identity::open_recorded(agent).ok()??;
+        AgentEnd::begin(agent, now + self.grace)
+            .inspect_err(|e| warn!("ending the agent of task {} (pid {pid}): {e}", task.id))
+            .ok()
+    }
+
+    /// All that can be done about its processes is done.
+    fn over(&self, ledger: &Ledger, task: Task, leftovers: Option<Summary>) -> RecoveryOutcome {
+        let mut lost = LostTask { leftovers, ..LostTask::found(task, self.here()) };
+        if let (Some(summary), Some(pid)) = (&mut lost.leftovers, lost.task.agent_pid) {
+            let state = agent_state_from(&lost.task, &self.here);
+            if summary.leaves_unread(pid) {
+                match state {
+                    AgentState::Ended => summary.note_end(pid),
+                    AgentState::Runs if !summary.survivors.contains(&pid) => summary.survivors.push(pid),
+                    _ => {}
+                }
+            }
+            lost.agent_may_run = agent_may_run(ledger, &lost.task, state);
+            if lost.agent_may_run.is_some() {
+                summary.survivors.retain(|p| *p != pid);
+            }
+        }
+        match lost.stuck() {
+            Some(why) => RecoveryOutcome::Stuck(lost, why),
+            None => RecoveryOutcome::Lost(lost),
+        }
+    }
+
+    /// Its supervisor was killed and does not end.
+    fn undying(&self, task: Task) -> RecoveryOutcome {
+        let pid = task.supervisor_pid.unwrap_or_default();
+        let state = identity::stat(pid).ok().flatten().map_or('?', |s| s.state);
+        let why = format!("its supervisor (pid {pid}) is being killed and does not end (state {state})");
+        RecoveryOutcome::Stuck(LostTask::found(task, self.here()), why)
+    }
+}
+
+/// Where a task stands once its supervisor was asked for.
+enum Judged {
+    Over(RecoveryOutcome),
+    /// At this time at the latest it is asked for again; `None`: it has a sweep.
+    Waits(TaskRecovery, Option<Instant>),
+}
+
+impl TaskRecovery {
+    fn sweep(&mut self) -> Option<&mut LeftoverSweep> {
+        match &mut self.state {
+            RecoveryState::Sweeping(sweep) => Some(sweep),
+            _ => None,
+        }
+    }
+}
+
+/// Marks lost tasks, as many in a transaction as its time allows, and says what came of each.
+///
+/// # Errors
+/// When the ledger does not take it. What was committed by then stands.
+pub fn settle(
+    ledger: &mut Ledger,
+    lost: Vec<LostTask>,
+    by: &str,
+) -> Result<Vec<(LostTask, SettleOutcome)>, Error> {
+    let mut settled = Vec::with_capacity(lost.len());
+    let mut lost = lost.into_iter().peekable();
+    while lost.peek().is_some() {
+        let first = settled.len();
+        let began = Instant::now();
+        let claim = ledger.claim()?;
+        while began.elapsed() < TRANSACTION
+            && let Some(task) = lost.next()
+        {
+            let outcome = task.mark(&claim, by)?;
+            settled.push((task, outcome));
+        }
+        claim.commit()?;
+        failpoint::reached("recover.marked");
+        settled[first..].iter().for_each(|(task, outcome)| task.tidy(ledger, outcome));
+    }
+    Ok(settled)
+}

@@ -1,0 +1,112 @@
+//! A result is read although other text stands on its line, before it or after it, and however long it is.
+
+use std::fs;
+
+use crate::harness::{End, World};
+
+const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
+
+/// Both adapters in both modes.
+const AGENTS: [(&str, &str); 4] = [
+    ("claude", "stream-json"),
+    ("claude", "json"),
+    ("cursor-agent", "stream-json"),
+    ("cursor-agent", "json"),
+];
+
+/// Runs a stand-in that does what `script` says, and asserts that its result was read.
+#[track_caller]
+fn is_read(world: &World, (program, format): (&str, &str), script: &str) {
+    world.stand_in(program, script);
+    world.run([program, "-p", "--output-format", format]).run().ended(End::Code(0));
+    let row = world.rows().pop().expect("a row");
+    let what = format!("{program} {format}: {script}");
+    assert_eq!((row.ending().as_str(), row.text("session_id").as_str()), ("success/", ID), "{what}");
+    assert_eq!(row.number("input_tokens"), Some(30), "{what}");
+    if program == "claude" {
+        assert_eq!(row.real("cost_usd"), Some(0.5), "{what}");
+    }
+}
+
+#[test]
+fn a_result_is_read_whatever_stands_before_and_after_it() {
+    let Some(world) = World::of_bookend("a_result_is_read_whatever_stands_before") else { return };
+    for agent in AGENTS {
+        for (before, after) in [
+            (r"\033[1m", r"\033[0m\033[K"),
+            (r"\000", r"\000\000"),
+            (r"Working...\r", r"\r"),
+            ("the answer: ", " (done)"),
+            ("note: { oops ", ""),
+            ("uses {a,b} and { ", " } {"),
+            (r"note: { oops\n", r"\n}}}"),
+            (r#"{"cut\n"#, ""),
+            (r#"{"type":"system","subtype":"init","session_id":"x"}"#, r#"{"type":"rest"}"#),
+            (r#"{"type":"user","session_id":"x"} "#, ""),
+        ] {
+            is_read(&world, agent, &format!("printf '{before}%s{after}\\n' \"$(result {ID} 0.5)\""));
+        }
+    }
+}
+
+/// The second of two objects on a line is read although the first says nothing new.
+#[test]
+fn a_result_behind_an_event_that_says_nothing_is_read() {
+    let Some(world) = World::of_bookend("a_result_behind_an_event") else { return };
+    for between in ["", " ", r"\033[0m"] {
+        let echo = format!(r#"{{"type":"user","message":{{}},"session_id":"{ID}"}}{between}"#);
+        let script = format!("init {ID}; printf '{echo}%s\\n' \"$(result {ID} 0.5)\"");
+        is_read(&world, AGENTS[0], &script);
+    }
+}
+
+#[test]
+fn a_result_line_of_more_than_16_mib_is_read() {
+    let Some(world) = World::of_bookend("a_result_line_of_more_than_16_mib") else { return };
+    let text = "0123456\\n".repeat((17 << 20) / 9);
+    let line = format!(
+        r#"{{"type":"result","subtype":"success","is_error":false,"result":"{text}","session_id":"{ID}","#
+    ) + r#""total_cost_usd":0.5,"usage":{"input_tokens":30,"output_tokens":4}}"#;
+    assert!(line.len() > 16 << 20);
+    fs::write(world.path("home/line"), line).expect("the line");
+    for agent in AGENTS {
+        is_read(&world, agent, "cat line; echo");
+    }
+}
+
+#[test]
+fn what_is_no_event_of_its_own_is_not_read() {
+    let Some(world) = World::of_bookend("what_is_no_event_of_its_own") else { return };
+    let result = r#"{"type":"result","is_error":false}"#;
+    let quoted = result.replace('"', "\\\"");
+    for agent in AGENTS {
+        let (program, format) = agent;
+        for said in [
+            // A line that is cut, a member, a string, an object without a type.
+            format!(r#"{{"message":{result}"#),
+            format!(r#"{{"type":"user","message":{result}}}"#),
+            format!(r#"text: ["{quoted}"]"#),
+            r#"{"is_error":false,"result":"done"}"#.to_owned(),
+        ] {
+            fs::write(world.path("home/said"), &said).expect("what it says");
+            world.stand_in(program, "cat said; echo");
+            world.run([program, "-p", "--output-format", format]).run().ended(End::Code(0));
+            let ending = world.rows().pop().expect("a row").ending();
+            assert_eq!(ending, "failure/no_result", "{program} {format}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_subtype_of_error_is_an_error_whatever_else_the_result_says() {
+    let Some(world) = World::of_bookend("a_subtype_of_error_is_an_error") else { return };
+    let result =
+        r#"{"type":"result","subtype":"error_max_turns","is_error":false,"errors":["no more turns"]}"#;
+    for (program, format) in AGENTS {
+        world.stand_in(program, &format!("echo '{result}'"));
+        world.run([program, "-p", "--output-format", format]).run().ended(End::Code(0));
+        let row = world.rows().pop().expect("a row");
+        assert_eq!(row.ending(), "failure/agent_error", "{program} {format}");
+        assert_eq!(row.text("error"), "no more turns");
+    }
+}

@@ -1,0 +1,203 @@
+//! A process that is being killed is neither alive nor gone: the command right after the kill waits for its
+//! end, and then settles the task.
+//!
+//! `BOOKEND_KILLS=N` kills so many of each kind, 5 without it.
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{End, Fifo, Output, Proc, World, eventually, possible, say, stat_field, state};
+use crate::standins::{Busy, bookend};
+
+/// What is killed.
+#[derive(Debug, Clone, Copy)]
+enum Killed {
+    Supervisor,
+    Both,
+}
+
+/// What comes right after it.
+const NEXT: [&[&str]; 4] = [
+    &["recover", "--grace", "100ms"],
+    &["run", "-q", "--grace", "100ms", "--key", "k", "--", "true"],
+    &["run", "-q", "--grace", "100ms", "--key", "k", "--wait", "--", "true"],
+    &["run", "-q", "--grace", "100ms", "--key", "k", "--replace", "--", "true"],
+];
+
+fn kills() -> usize {
+    let asked = std::env::var("BOOKEND_KILLS").ok();
+    asked.map_or(5, |n| n.parse().expect("BOOKEND_KILLS is a number"))
+}
+
+fn kill(pid: i32) {
+    // It may have followed its supervisor by now.
+    let _ = kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL);
+}
+
+/// Kills agents of one kind, and their supervisors, and asks for the next command at once.
+fn each_is_settled(test: &str, agent: &str, beside: impl Fn(&World, &mut Fifo, i32) -> Option<Proc>) {
+    let Some(mut world) = World::of_bookend(test) else { return };
+    let mut out = world.fifo("out");
+    let mut wrong = Vec::new();
+    for n in 0..kills() {
+        for killed in [Killed::Supervisor, Killed::Both] {
+            for next in NEXT {
+                world.renew_deadline();
+                out.renew_deadline(world.deadline());
+                let id = format!("{n}-{killed:?}-{}", next.join("_"));
+                let script = format!("exec {} {}", agent, out.path());
+                let run = world.run_sh(&script).options(["--id", &id, "--key", "k"]).start();
+                let pid = out.pid("ready");
+                let mut tracer = beside(&world, &mut out, pid);
+                run.signal(Signal::KILL);
+                if matches!(killed, Killed::Both) {
+                    kill(pid);
+                }
+                let output = bookend(&world, next);
+                wrong.extend(wrong_with(&world, &id, pid, &output).map(|w| format!("{id}: {w}: {output:?}")));
+                kill(pid);
+                run.wait();
+                tracer.as_mut().map(Proc::wait_here);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), kills() * 8, wrong.join("\n"));
+    if kills() > 5 {
+        say(&format!("{test}: {} kills, each settled", kills() * 8));
+    }
+}
+
+fn wrong_with(world: &World, id: &str, agent: i32, output: &Output) -> Option<String> {
+    let row = world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0);
+    if output.end != End::Code(0) || row.ending() != "interrupted/supervisor_lost" {
+        return Some(format!("it is {}", row.ending()));
+    }
+    let is_gone = matches!(state(agent), None | Some('Z')) && stat_field(agent, 20).is_none_or(|n| n == "1");
+    (!is_gone).then(|| format!("its agent, pid {agent}, lives: {:?}", state(agent)))
+}
+
+fn nobody(_: &World, _: &mut Fifo, _: i32) -> Option<Proc> {
+    None
+}
+
+#[test]
+fn a_killed_agent_that_sleeps_is_settled_at_once() {
+    each_is_settled("a_killed_agent_that_sleeps", "sh -c 'echo ready $$ >$0; exec sleep 1000'", nobody);
+}
+
+#[test]
+fn a_killed_agent_with_much_memory_is_waited_for() {
+    each_is_settled("a_killed_agent_with_much_memory", "probe large 600", nobody);
+}
+
+#[test]
+fn a_killed_agent_with_many_threads_is_waited_for() {
+    each_is_settled("a_killed_agent_with_many_threads", "probe threads 16", nobody);
+}
+
+#[test]
+fn an_agent_whose_first_thread_has_ended_is_found_and_ended() {
+    each_is_settled("an_agent_whose_first_thread_has_ended", "probe headless", nobody);
+}
+
+#[test]
+fn a_killed_agent_that_is_traced_is_waited_for() {
+    let test = "a_killed_agent_that_is_traced";
+    let Some(world) = World::of_bookend(test) else { return };
+    let mut out = world.fifo("out");
+    let tracee = world.bare(["sleep", "1000"]).start();
+    let _tracer = world.bare(["probe", "tracer", &tracee.pid().to_string(), &out.path()]).start();
+    if !possible(test, out.line() != "no", "ptrace(2)") {
+        return;
+    }
+    let agent = "sh -c 'echo ready $$ >$0; exec sleep 1000'";
+    each_is_settled(test, agent, |world, out, pid| {
+        let tracer = world.bare(["probe", "tracer", &pid.to_string(), &out.path()]).start();
+        out.pid("traced");
+        Some(tracer)
+    });
+}
+
+/// As a daemon, so that no identity in the row proves it.
+#[test]
+fn a_daemon_whose_first_thread_has_ended_is_found_by_its_mark() {
+    let Some(world) = World::of_bookend("a_daemon_whose_first_thread_has_ended") else { return };
+    let mut out = world.fifo("out");
+    let script =
+        format!("probe daemon -- probe with setsid -- probe headless {}; exec sleep 1000", out.path());
+    let run = world.run_sh(&script).options(["--id", "one", "--key", "k"]).start();
+    let daemon = out.pid("ready");
+    run.signal(Signal::KILL);
+    let audit = bookend(&world, &["recover", "--grace", "100ms"]).ended(End::Code(0));
+    assert!(audit.stdout.contains("1 interrupted"), "{audit:?}");
+    let left = world.row().json("leftovers");
+    assert!(left["pids"].as_array().is_some_and(|pids| pids.contains(&daemon.into())), "{left}");
+    assert_eq!(left["ended"], left["found"], "{left}");
+    assert!(matches!(stat_field(daemon, 20).as_deref(), None | Some("1")), "its other thread is gone");
+}
+
+/// The agent that waits at the gate holds its supervisor's lock until it notices; `cancel` comes right after.
+#[test]
+fn cancel_of_a_task_whose_supervisor_was_killed_names_recover() {
+    let Some(world) = World::of_bookend("cancel_of_a_task_whose_supervisor_was_killed") else { return };
+    let busy = Busy::sleep(&world, "one");
+    let agent = busy.agent;
+    busy.supervisor.signal(Signal::KILL);
+    let said = bookend(&world, &["cancel", "one"]).ended(End::Code(1));
+    let text = said.stdout + &said.stderr;
+    assert!(
+        text.contains("supervisor") && text.contains("was killed") && text.contains("bookend recover"),
+        "{text}"
+    );
+    kill(agent);
+    eventually(world.deadline(), "its end", || matches!(state(agent), None | Some('Z')));
+}
+
+/// `probe tracer … hold` keeps it from ending, as a hung disk would.
+fn held(world: &World, out: &mut Fifo, pid: i32) -> Option<Proc> {
+    let tracer = world.bare(["probe", "tracer", &pid.to_string(), &out.path(), "hold"]).start();
+    let line = out.line();
+    possible("what_does_not_end_is_reported_as_being_killed", line != "no", "ptrace(2)").then_some(tracer)
+}
+
+#[test]
+fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others() {
+    let Some(mut world) = World::of_bookend("what_does_not_end_is_reported_as_being_killed") else { return };
+    let mut out = world.fifo("out");
+    let mut start = |id: &str| {
+        let script = format!("echo ready $$ >{}; exec sleep 1000", out.path());
+        let run = world.run_sh(&script).options(["--id", id, "--key", id]).start();
+        let pid = out.pid("ready");
+        (run, pid)
+    };
+    let (agent, supervisor, quick) = (start("agent"), start("supervisor"), start("quick"));
+    let Some(first) = held(&world, &mut out, agent.1) else { return };
+    let Some(second) = held(&world, &mut out, supervisor.0.pid()) else { return };
+    for (run, pid) in [&agent, &supervisor, &quick] {
+        run.signal(Signal::KILL);
+        kill(*pid);
+    }
+    let ending =
+        |id: &str| world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0).ending();
+    let recover = world.bare(["bookend", "recover", "--grace", "0s"]).start();
+    eventually(world.deadline(), "the end of the quick one", || ending("quick") != "running/");
+    assert_ne!(state(recover.pid()), Some('Z'), "the others are still waited for");
+    world.run(["true"]).options(["--key", "quick"]).run().ended(End::Code(0));
+    let refused = world.run(["true"]).options(["--key", "agent", "--grace", "0s"]).start();
+    let said = recover.wait().ended(End::Code(1)).stdout;
+    let killed = "is being killed and does not end (state t)";
+    for part in [
+        "task agent stays running: its supervisor is gone, but processes of it could not be ended".to_owned(),
+        format!("pid {}, which {killed}", agent.1),
+        format!("task supervisor stays running: its supervisor (pid {}) {killed}", supervisor.0.pid()),
+        "1 interrupted, 2 stuck".to_owned(),
+    ] {
+        assert!(said.contains(&part), "{part} in {said}");
+    }
+    let said = refused.wait().ended(End::Code(75)).stderr;
+    assert!(said.contains(killed), "{said}");
+    world.renew_deadline();
+    // Without their tracers they end.
+    drop((first, second));
+    let said = bookend(&world, &["recover", "--grace", "0s"]).ended(End::Code(0)).stdout;
+    assert!(said.contains("2 interrupted"), "{said}");
+}

@@ -1,0 +1,229 @@
+//! What becomes of the agent's output when stdout does not take it: a full disk, a full device, a limit, a
+//! reader that stalls, a log that others append to.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+use rustix::io::ioctl_fionread;
+use rustix::pipe::fcntl_getpipe_size;
+
+use crate::harness::{
+    End, Proc, STREAM, World, eventually, is_root, on_path, open_files, pause, possible, state,
+};
+use crate::spool::Tmpfs;
+
+const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
+const CURSOR: [&str; 5] = ["cursor-agent", "-p", "--output-format", "stream-json", "do it"];
+
+/// The pipe that process `pid` writes its stdout to.
+fn pipe_of(pid: i32) -> Option<File> {
+    let path = format!("/proc/{pid}/fd/1");
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
+}
+
+/// Whether nothing is left to be read in the pipe.
+fn is_drained(pipe: &File) -> bool {
+    ioctl_fionread(pipe) == Ok(0)
+}
+
+/// A small file system that is full, and stays so until [`clear`].
+fn full_disk(world: &World, test: &str, size: &str) -> Option<Tmpfs> {
+    if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
+        return None;
+    }
+    let disk = Tmpfs::mount(world, "disk", size);
+    // An empty file needs no room of its own.
+    File::create(disk.0.join("out")).expect("the file for stdout");
+    let mut filler = File::create(disk.0.join("filler")).expect("the filler");
+    while filler.write_all(&[0; 1 << 20]).is_ok() {}
+    Some(disk)
+}
+
+fn clear(disk: &Tmpfs) {
+    fs::remove_file(disk.0.join("filler")).expect("room again");
+}
+
+/// Waits until the agent, a shell or its child, cannot write on: for 100 looks its pipe is full.
+fn waits_for_room(world: &World, agent: i32) {
+    let mut looks = 0;
+    eventually(world.deadline(), "the agent waits until bookend reads on", || {
+        let is_full = |pipe: &File| {
+            let held = ioctl_fionread(pipe).expect("what the pipe holds") as usize;
+            held + 4096 > fcntl_getpipe_size(pipe).expect("its size")
+        };
+        looks = if pipe_of(agent).is_some_and(|pipe| is_full(&pipe)) { looks + 1 } else { 0 };
+        looks == 100
+    });
+}
+
+#[test]
+fn output_that_stdout_never_takes_makes_the_run_a_failure() {
+    for (program, format) in [("claude", "json"), ("claude", "stream-json"), ("cursor-agent", "stream-json")]
+    {
+        let Some(world) = World::of_bookend("output_that_stdout_never_takes") else { return };
+        world.stand_in(program, &format!("result {ID} 0.5; exit 0"));
+        let run = world.run([program, "-p", "--output-format", format]).options(["--grace", "200ms"]);
+        let output = run.with(["open=1:w:/dev/full"]).run().ended(End::Code(74));
+        let row = world.row();
+        assert_eq!(row.ending(), "failure/output", "{program} {format}");
+        let lost = "204 bytes of the agent's output could not be written to stdout: ENOSPC: No space left";
+        assert!(row.text("error").starts_with(lost), "{row:?}");
+        assert!(output.stderr.contains(&format!("bookend: error: {lost}")), "{output:?}");
+        // What it said is known all the same.
+        assert_eq!((row.number("exit_code"), row.text("session_id")), (Some(0), ID.to_owned()));
+    }
+}
+
+#[test]
+fn output_is_kept_while_the_disk_is_full_and_written_when_it_has_room() {
+    let test = "output_is_kept_while_the_disk_is_full";
+    for ends_first in [false, true] {
+        let Some(world) = World::of_bookend(test) else { return };
+        let Some(disk) = full_disk(&world, test, "1m") else { return };
+        let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+        let lines = "for n in 1 2 3 4 5 6 7 8 9; do echo \"{\\\"type\\\":\\\"user\\\",\\\"n\\\":$n}\"; done";
+        let wait = if ends_first { "" } else { "read x <../go;" };
+        let script = format!("init {ID}; {lines}; echo up $$ >../up; {wait} result {ID} 0.5; exit 0");
+        world.stand_in("cursor-agent", &script);
+        let file = world.name("disk/out");
+        let process = world.run(CURSOR).with([format!("open=1:w:{file}")]).start();
+        let agent = up.pid("up");
+        // bookend commits a session when it has tried to pass on what names it.
+        eventually(world.deadline(), "the session", || world.row().text("session_id") == ID);
+        if ends_first {
+            eventually(world.deadline(), "the agent's end", || state(agent).is_none());
+            assert_eq!(world.row().text("status"), "running", "its output waits for room");
+        }
+        assert_eq!(fs::metadata(&file).expect("the file").len(), 0);
+        clear(&disk);
+        go.tell("on");
+        process.wait().ended(End::Code(0)).silent();
+        assert_eq!(world.row().ending(), "success/");
+        assert_eq!(fs::read_to_string(&file).expect("the file").lines().count(), 11);
+    }
+}
+
+#[test]
+fn the_agent_waits_while_stdout_and_tmpdir_are_full() {
+    let test = "the_agent_waits_while_stdout_and_tmpdir_are_full";
+    let Some(world) = World::of_bookend(test) else { return };
+    let Some(disk) = full_disk(&world, test, "16m") else { return };
+    let mut up = world.fifo("up");
+    let bulk = "{\"type\":\"user\",\"text\":\"0123456789\"}\n".repeat(100_000);
+    fs::write(world.path("home/bulk"), &bulk).expect("the bulk");
+    world.stand_in("claude", &format!("echo up $$ >../up; cat bulk; result {ID} 0.5; exit 0"));
+    let file = world.name("disk/out");
+    let run = world.run(STREAM).env("TMPDIR", world.path("disk"));
+    let process = run.with([format!("open=1:w:{file}")]).start();
+    waits_for_room(&world, up.pid("up"));
+    clear(&disk);
+    process.wait().ended(End::Code(0)).silent();
+    assert_eq!(world.row().ending(), "success/");
+    let written = fs::read_to_string(&file).expect("the file");
+    assert!(written.starts_with(&bulk) && written.lines().count() == 100_001, "{} bytes", written.len());
+}
+
+/// RLIMIT_FSIZE: the write that crosses it ends with EFBIG, and the kernel sends SIGXFSZ, setrlimit(2).
+#[test]
+fn output_beyond_a_file_size_limit_is_a_failure_and_kills_nobody() {
+    let Some(world) = World::of_bookend("output_beyond_a_file_size_limit") else { return };
+    const LIMIT: u64 = 64 << 20;
+    let file = world.name("home/out");
+    File::create(&file).expect("the file").set_len(LIMIT - 10).expect("its length");
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    let script =
+        format!("echo up $$ >../up; init {ID}; echo said >../up; read x <../go; result {ID} 0.5; exit 0");
+    world.stand_in("claude", &script);
+    let specs = [format!("open=1:a:{file}"), format!("rlimit=1:{LIMIT}:{LIMIT}")];
+    let process = world.run(STREAM).with(specs).start();
+    let pipe = pipe_of(up.pid("up")).expect("the agent's stdout");
+    assert_eq!(up.line(), "said");
+    eventually(world.deadline(), "bookend has read it", || is_drained(&pipe));
+    drop(pipe);
+    go.tell("on");
+    let output = process.wait().ended(End::Code(74));
+    let row = world.row();
+    assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/output", Some(0)));
+    let lost = "299 bytes of the agent's output could not be written to stdout: EFBIG: File too large";
+    assert_eq!(row.text("error"), lost);
+    assert!(output.stderr.contains("could not be written to stdout: EFBIG"), "{output:?}");
+    assert_eq!(fs::metadata(&file).expect("the file").len(), LIMIT, "what fitted was written");
+}
+
+#[test]
+fn a_backlog_at_its_limit_holds_the_agent_up_and_stops_the_idle_clock() {
+    let Some(world) = World::of_bookend("a_backlog_at_its_limit") else { return };
+    let mut up = world.fifo("up");
+    let bulk = "{\"type\":\"user\",\"text\":\"0123456789\"}\n".repeat(250_000);
+    fs::write(world.path("home/bulk"), &bulk).expect("the bulk");
+    world.stand_in("claude", &format!("echo up $$ >../up; cat bulk; result {ID} 0.5; exit 0"));
+    let options = ["--backlog", "2MiB", "--idle-timeout", "5s", "--grace", "200ms"];
+    let process: Proc = world.run(STREAM).options(options).start();
+    let agent = up.pid("up");
+    waits_for_room(&world, agent);
+    // Longer than the idle clock would have let it be silent.
+    pause(Duration::from_secs(7));
+    waits_for_room(&world, agent);
+    let spilled = open_files(process.pid()).into_iter().filter(|f| f.ends_with(" (deleted)")).count();
+    assert_eq!((spilled, world.row().text("status")), (1, "running".to_owned()));
+    let output = process.wait().ended(End::Code(0)).silent();
+    assert!(output.stdout.starts_with(&bulk) && output.stdout.lines().count() == 250_001);
+    assert_eq!(world.row().ending(), "success/");
+}
+
+/// Others may write between two writes of bookend: each is of whole lines.
+#[test]
+fn a_line_goes_to_a_shared_log_when_it_is_whole() {
+    let Some(world) = World::of_bookend("a_line_goes_to_a_shared_log") else { return };
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    world.stand_in(
+        "claude",
+        &format!(
+            "echo up $$ >../up\nwhile read word; do printf '{{\"type\":\"us'; echo said >../up\n\
+             read word; echo 'er\"}}'; echo said >../up; [ $word = last ] && break; done <../go\n\
+             printf '{{\"type\":\"user\"'; echo said >../up; read word <../go; echo '}}'\n\
+             result {ID} 0.5; printf 'the end'"
+        ),
+    );
+    let file = world.name("home/log");
+    let read = || fs::read_to_string(&file).expect("the log");
+    let process = world.run(STREAM).with([format!("open=1:a:{file}")]).start();
+    let pipe = pipe_of(up.pid("up")).expect("the agent's stdout");
+    let mut expected = String::new();
+    // A line that is not whole is kept for a second: what took longer shows nothing, and is tried again.
+    for is_seen in std::iter::repeat_with(|| {
+        let began = Instant::now();
+        go.tell("half");
+        assert_eq!(up.line(), "said");
+        eventually(world.deadline(), "bookend has read it", || is_drained(&pipe));
+        let log = read();
+        let is_seen = began.elapsed() < Duration::from_secs(1);
+        if is_seen {
+            assert_eq!(log, expected, "half a line is not written");
+            File::options()
+                .append(true)
+                .open(&file)
+                .and_then(|mut f| f.write_all(b"another's\n"))
+                .expect("it");
+            expected.push_str("another's\n");
+        }
+        go.tell(if is_seen { "last" } else { "again" });
+        assert_eq!(up.line(), "said");
+        expected.push_str("{\"type\":\"user\"}\n");
+        eventually(world.deadline(), "the whole line", || read() == expected);
+        is_seen
+    }) {
+        if is_seen {
+            break;
+        }
+    }
+    assert_eq!(up.line(), "said");
+    expected.push_str("{\"type\":\"user\"");
+    eventually(world.deadline(), "a line without its newline, after a second", || read() == expected);
+    go.tell("on");
+    process.wait().ended(End::Code(0)).silent();
+    let log = read();
+    assert!(log.starts_with(&format!("{expected}}}\n")) && log.ends_with("}\nthe end"), "{log}");
+}
