@@ -73,14 +73,16 @@ impl<'a> Side<'a> {
         symlink(claude, world.path("bin/claude")).expect("Claude Code in the world's PATH");
         let here = world.path("home/w");
         fs::create_dir(&here).expect("a folder");
+        let trusted = serde_json::json!({
+            "hasTrustDialogAccepted": true,
+            "hasCompletedProjectOnboarding": true,
+        });
         let known = serde_json::json!({
             "hasCompletedOnboarding": true,
             "theme": "dark",
             "bypassPermissionsModeAccepted": true,
             "customApiKeyResponses": { "approved": ["dummy"], "rejected": [] },
-            "projects": {
-                world.name("home/w"): { "hasTrustDialogAccepted": true, "hasCompletedProjectOnboarding": true }
-            },
+            "projects": { world.name("home/w"): trusted },
         });
         fs::write(world.path("home/.claude.json"), known.to_string()).expect("what Claude Code knows");
         let repository = "git init -q . && git -c user.email=a@b -c user.name=a commit -q --allow-empty -m x";
