@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::clock;
 use crate::error::{Error, exit_code};
 use crate::ledger::{self, Found, Ledger, LiveEvidence};
 use crate::liveness;
@@ -60,7 +61,7 @@ pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
 /// # Errors
 /// When the ledger cannot be read.
 pub fn findings(ledger: &Ledger, stale_after: Duration) -> Result<Vec<Finding>, Error> {
-    let mut audit = Audit { ledger, now: Timestamp::now(), found: Vec::new(), told: BTreeSet::new() };
+    let mut audit = Audit { ledger, now: clock::timestamp(), found: Vec::new(), told: BTreeSet::new() };
     audit.spooled()?;
     audit.running(stale_after)?;
     audit.orphans()?;
@@ -238,7 +239,7 @@ impl Audit<'_> {
     fn deliveries(&mut self) -> Result<(), Error> {
         for task in self.ledger.delivery_failed()? {
             let detail = format!("its --on-finish command failed (attempts: {})", task.delivery_attempts);
-            let fix = format!("bookend show {}", view::operand(&task.id));
+            let fix = format!("bookend deliver {}", view::operand(&task.id));
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
         for task in self.ledger.undelivered()? {

@@ -16,7 +16,9 @@ use tracing::level_filters::LevelFilter;
 use crate::adopt;
 use crate::artifact;
 use crate::audit;
+use crate::backup;
 use crate::cancel;
+use crate::deliver;
 use crate::doctor;
 use crate::list;
 use crate::log;
@@ -36,7 +38,7 @@ use operator::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
     StatsArgs, TimelineArgs,
 };
-use settle::{AdoptArgs, RecoverArgs, RedispatchArgs, SessionCommand};
+use settle::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 
 /// Puts one durable row at each end of a coding agent's run.
 #[derive(Debug, Parser)]
@@ -154,6 +156,13 @@ enum Command {
     ///
     /// Exit codes: 0 all is settled; 1 something could not be (or, with --dry-run, waits to be).
     Recover(RecoverArgs),
+    /// Run --on-finish commands that were cut off or failed
+    ///
+    /// Without an id: those that were not run yet or did not come to their end, as `recover` does. Each gets
+    /// the row as JSON on its stdin and the number of the attempt in BOOKEND_DELIVERY_ATTEMPT.
+    ///
+    /// Exit codes: 0 all are delivered; 1 one is not.
+    Deliver(DeliverArgs),
     /// Run an ended task once more: its command line, key and options, where it was started
     ///
     /// Its session follows the same rules as in any run, so after an interruption it starts a fresh one.
@@ -167,6 +176,11 @@ enum Command {
     /// and column stays, and the program that owns it goes on working. A backup is left beside it. All of
     /// it is one transaction: interrupted, the file is what it was. Called again it does nothing.
     Adopt(AdoptArgs),
+    /// Copy the ledger into a new file
+    ///
+    /// Other commands go on meanwhile. A copy of the file alone misses what was committed last, which is in
+    /// the log beside it.
+    Backup(BackupArgs),
 }
 
 #[derive(Debug, Args)]
@@ -260,6 +274,9 @@ struct RunArgs {
     /// A shell command to run at the end, with the row as JSON on its stdin
     #[arg(long, env = "BOOKEND_ON_FINISH", value_name = "CMD")]
     on_finish: Option<OsString>,
+    /// End the --on-finish command after this long (0: never) [default: 60s]
+    #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    hook_timeout: Option<Duration>,
     /// How long after its end the row is kept
     #[arg(
         long,
@@ -338,9 +355,11 @@ pub enum Request {
     Say(String),
     Man(pages::Request),
     Recover(recover::Request),
+    Deliver(deliver::Request),
     Redispatch(redispatch::Request),
     Session(session_cmd::Request),
     Adopt(adopt::Request),
+    Backup(backup::Request),
 }
 
 /// Reads the command line.
@@ -378,9 +397,11 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
             dir: a.dir,
         }),
         Command::Recover(a) => Request::Recover(a.request()),
+        Command::Deliver(a) => Request::Deliver(a.request()),
         Command::Redispatch(a) => Request::Redispatch(a.request()),
         Command::Session(command) => Request::Session(command.request()),
         Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
+        Command::Backup(a) => Request::Backup(backup::Request { file: a.file }),
     };
     Ok(common.with(request))
 }
@@ -449,6 +470,7 @@ fn run_request(a: RunArgs) -> run::Request {
         },
         backlog: a.backlog,
         on_finish: a.on_finish.filter(|c| !c.is_empty()),
+        hook_timeout: a.hook_timeout,
         retention: a.retention,
         level: level(a.quiet, a.verbose),
         argv: a.argv,

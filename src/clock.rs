@@ -1,6 +1,17 @@
 //! The wall clock, as the ledger writes it.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+
 /// Now: RFC 3339, UTC, milliseconds.
 pub fn now() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
+    format!("{:.3}", timestamp())
+}
+
+/// Now, or the end of the calendar: a clock may be set to any year, also beyond 9999.
+pub fn timestamp() -> Timestamp {
+    let now = SystemTime::now();
+    let nearest = if now < UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::try_from(now).unwrap_or(nearest)
 }

@@ -159,7 +159,7 @@ impl Baseline {
     /// Records with the task `id` what has become of the worktree. A failure to do so is not the task's.
     ///
     /// # Errors
-    /// As [`Attendant::attend`].
+    /// As [`Attendant::wait`].
     pub fn record(&self, id: &str, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<(), Error> {
         let Some(artifact) = self.artifact(git, attendant)? else { return Ok(()) };
         if let Err(e) = attendant.ledger().note_artifact(id, &artifact) {

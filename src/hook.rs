@@ -14,34 +14,44 @@ use crate::failpoint;
 use crate::ledger::{Delivery, Ledger};
 use crate::process::caller::Caller;
 use crate::process::environment;
-use crate::process::gate::{Gated, Launch, StartError};
+use crate::process::gate::{Gated, Launch};
+use crate::process::group::{self, Members};
 use crate::process::watch::{Event, Interest, Source, Watch};
 use crate::run::OPTION_VARIABLES;
-use crate::supervise;
-use crate::sys::{self, Change};
+use crate::supervise::{self, Helper};
+use crate::sys::{self, Change, SignalSet};
 use crate::task::{Exit, Task};
 use crate::view;
 
-/// How long a hook may take.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long a hook may take where nothing else was said (`--hook-timeout`).
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time between SIGTERM and SIGKILL for the group of a hook whose time is over.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long after the end of a hook a stop signal may still come that both were sent: systemd signals the
+/// processes of a unit one after the other.
+const ECHO: Duration = Duration::from_millis(100);
 
-/// Who waits for a hook while it runs.
+/// Waits for a hook while it runs.
 pub trait Attendant {
     fn ledger(&mut self) -> &mut Ledger;
 
-    /// Waits until the child has ended: for `bound` at most, or until there is a hurry.
+    /// bookend was told to stop: no hook is to be started any more.
+    fn is_stopping(&self) -> bool;
+
+    /// Waits until the hook has ended, bookend is told to stop, or `until`.
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
-    fn attend(&mut self, child: Gated, bound: Duration) -> Result<Attended, Error>;
+    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error>;
 }
 
-/// A child that was waited for.
-pub struct Attended {
-    pub child: Gated,
-    pub start_error: Option<StartError>,
-    /// `None`: it still runs.
-    pub ended: Option<Exit>,
+/// What ended a wait for a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    Ended,
+    /// This stop signal came.
+    Stop(i32),
+    Deadline,
 }
 
 /// A hook that is to be run for one task.
@@ -50,18 +60,30 @@ pub struct Hook<'a> {
     pub cwd: &'a Path,
     /// `None`: it is not a delivery.
     pub attempt: Option<i64>,
+    /// `None`: it may take as long as it likes.
+    pub limit: Option<Duration>,
 }
 
-/// Runs a hook with the row as JSON on its stdin; in words how it failed, if it did.
+/// How a hook ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookEnd {
+    Done,
+    /// In words.
+    Failed(String),
+    /// It did not succeed, after a signal that told bookend to stop and that was passed on to it.
+    Interrupted(i32),
+}
+
+/// Runs a hook with the row as JSON on its stdin.
 ///
 /// # Errors
-/// As [`Attendant::attend`].
+/// As [`Attendant::wait`].
 pub fn run(
     hook: &Hook<'_>,
     task: &Task,
     caller: &Caller,
     attendant: &mut dyn Attendant,
-) -> Result<Result<(), String>, Error> {
+) -> Result<HookEnd, Error> {
     let ledger = attendant.ledger().path().to_owned();
     let attempt = hook.attempt.map(|n| OsString::from(n.to_string()));
     let mut add =
@@ -74,6 +96,7 @@ pub fn run(
         let errors = sys::stdio(2).try_clone_to_owned().or_else(|_| dev_null())?;
         let launch = shell(hook.command, env)?
             .cwd(Some(cwd.as_os_str()))?
+            .own_group()
             .stdio(0, row)
             .stdio(1, errors.try_clone()?)
             .stdio(2, errors);
@@ -81,19 +104,84 @@ pub fn run(
     });
     let mut child = match started {
         Ok(child) => child,
-        Err(e) => return Ok(Err(format!("could not be started: {e}"))),
+        Err(e) => return Ok(HookEnd::Failed(format!("could not be started: {e}"))),
     };
     child.open();
-    let attended = attendant.attend(child, LIMIT)?;
-    if attended.ended.is_none() {
-        // It is our child and not reaped: the pidfd means it.
-        let _ = attended.child.signal(libc::SIGKILL, None);
-    }
-    Ok(match (attended.start_error, attended.ended) {
-        (Some(e), _) => Err(format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno))),
-        (None, Some(exit)) => outcome(exit),
-        (None, None) => Err("did not end in time and was killed".to_owned()),
+    let (helper, stop, timed_out) = attend(child, hook.limit, attendant)?;
+    let started = helper.as_ref().and_then(|h| h.start_error);
+    Ok(match (started, helper.and_then(|h| h.ended), stop) {
+        (Some(e), ..) => {
+            HookEnd::Failed(format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno)))
+        }
+        (None, Some(Exit::Code(0)), _) if !timed_out => HookEnd::Done,
+        (None, ..) if timed_out => {
+            let limit = humantime::format_duration(hook.limit.unwrap_or_default());
+            HookEnd::Failed(format!("did not end within {limit} (--hook-timeout) and was ended"))
+        }
+        (None, _, Some(signal)) => HookEnd::Interrupted(signal),
+        (None, Some(exit), None) => outcome(exit).map_or_else(HookEnd::Failed, |()| HookEnd::Done),
+        (None, None, None) => HookEnd::Failed("was lost sight of".to_owned()),
     })
+}
+
+/// Waits for the end of a hook. A stop signal is passed on to its whole group; when its time is over the
+/// group is sent SIGTERM, then SIGKILL. Also gives the first stop signal, and whether the time was over.
+fn attend(
+    child: Gated,
+    limit: Option<Duration>,
+    attendant: &mut dyn Attendant,
+) -> Result<(Option<Helper>, Option<i32>, bool), Error> {
+    let mut helper = Some(Helper::new(child, None));
+    let mut until = limit.map(|limit| Instant::now() + limit);
+    let mut members: Option<Members> = None;
+    let mut killed = false;
+    let mut stop = None;
+    loop {
+        let waited = attendant.wait(&mut helper, until)?;
+        let Some(Helper { child, .. }) = &helper else { break };
+        match waited {
+            Waited::Ended => break,
+            Waited::Stop(signal) => {
+                stop.get_or_insert(signal);
+                group::signal(child, signal);
+            }
+            Waited::Deadline if members.is_none() => {
+                members = Some(Members::of(child));
+                group::signal(child, libc::SIGTERM);
+                // A stopped process acts on nothing but SIGKILL until it is continued.
+                group::signal(child, libc::SIGCONT);
+                until = Some(Instant::now() + GRACE);
+            }
+            // Not even SIGKILL ends what the kernel does not let go of.
+            Waited::Deadline if killed => break,
+            Waited::Deadline => {
+                group::signal(child, libc::SIGKILL);
+                killed = true;
+                until = Some(Instant::now() + GRACE);
+            }
+        }
+    }
+    let timed_out = members.is_some();
+    if let Some(members) = members {
+        members.end(until.unwrap_or_else(Instant::now));
+    }
+    let ended = helper.as_ref().and_then(|h| h.ended);
+    if stop.is_none()
+        && ended.is_some_and(is_stopped)
+        && let Waited::Stop(signal) = attendant.wait(&mut None, Some(Instant::now() + ECHO))?
+    {
+        stop = Some(signal);
+    }
+    Ok((helper, stop, timed_out))
+}
+
+/// Whether this is how a shell or its command ends when it is told to stop.
+fn is_stopped(exit: Exit) -> bool {
+    let stops = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+    match exit {
+        Exit::Signal(signal) => stops.contains(&signal),
+        Exit::Code(code) => stops.contains(&(code - 128)),
+    }
 }
 
 /// In words how a command failed, if it did.
@@ -106,24 +194,38 @@ pub fn outcome(exit: Exit) -> Result<(), String> {
 }
 
 /// `--on-finish` as the task's row keeps it.
-pub fn on_finish(command: &OsStr, cwd: PathBuf) -> String {
-    serde_json::json!({ "command": command.to_string_lossy(), "cwd": cwd.to_string_lossy() }).to_string()
+pub fn on_finish(command: &OsStr, cwd: PathBuf, timeout: Option<Duration>) -> String {
+    let (command, cwd) = (command.to_string_lossy(), cwd.to_string_lossy());
+    let timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+    serde_json::json!({ "command": command, "cwd": cwd, "timeout_ms": timeout_ms }).to_string()
+}
+
+/// How long a hook may take, as an option or a row says it. `None`: for ever.
+pub fn limit(said: Option<Duration>) -> Option<Duration> {
+    Some(said.unwrap_or(TIMEOUT)).filter(|limit| !limit.is_zero())
 }
 
 /// Runs the task's `--on-finish` command, unless somebody else does or has. Whatever it does, the task's end
-/// stays what it is. `given`: the command as it came, of which the row keeps the text only.
+/// stays what it is. `given`: the command as it came, of which the row keeps the text only. `timeout`:
+/// instead of the one that the row keeps.
 ///
 /// # Errors
-/// As [`Attendant::attend`].
+/// As [`Attendant::wait`].
 pub fn deliver(
     task: &Task,
     given: Option<&OsStr>,
+    timeout: Option<Duration>,
     caller: &Caller,
     attendant: &mut dyn Attendant,
 ) -> Result<Option<Delivery>, Error> {
-    let kept = |name: &str| task.on_finish.as_ref()?.get(name)?.as_str().map(str::to_owned);
-    let kept_command = kept("command").map(OsString::from);
+    let kept = |name: &str| task.on_finish.as_ref()?.get(name);
+    let text = |name: &str| kept(name)?.as_str().map(OsString::from);
+    let kept_command = text("command");
     let Some(command) = given.or(kept_command.as_deref()) else { return Ok(None) };
+    if attendant.is_stopping() {
+        warn!("the --on-finish command of task {} was not run: {NEXT}", task.id);
+        return Ok(None);
+    }
     let attempt = match attendant.ledger().begin_delivery(task) {
         Ok(Some(attempt)) => attempt,
         Ok(None) => return Ok(None),
@@ -133,17 +235,25 @@ pub fn deliver(
         }
     };
     failpoint::reached("delivery.begun");
-    // A run does not read back from the row where its own command is to be run: others may write there.
-    let cwd = match given {
-        Some(_) => std::env::current_dir().unwrap_or_default(),
-        None => PathBuf::from(kept("cwd").unwrap_or_default()),
+    // A run does not read back from the row how its own command is to be run: others may write there.
+    let (cwd, timeout) = match given {
+        Some(_) => (std::env::current_dir().unwrap_or_default(), timeout),
+        None => {
+            let asked = || kept("timeout_ms")?.as_u64().map(Duration::from_millis);
+            (PathBuf::from(text("cwd").unwrap_or_default()), timeout.or_else(asked))
+        }
     };
-    let hook = Hook { command, cwd: &cwd, attempt: Some(attempt) };
+    let hook = Hook { command, cwd: &cwd, attempt: Some(attempt), limit: limit(timeout) };
     let state = match run(&hook, task, caller, attendant)? {
-        Ok(()) => Delivery::Delivered,
-        Err(how) => {
+        HookEnd::Done => Delivery::Delivered,
+        HookEnd::Failed(how) => {
             warn!("the --on-finish command of task {} {how}; the task's own end stands", task.id);
             Delivery::Failed
+        }
+        HookEnd::Interrupted(signal) => {
+            let name = signal_name(signal);
+            warn!("the --on-finish command of task {} was interrupted by {name}: {NEXT}", task.id);
+            Delivery::Pending
         }
     };
     failpoint::reached("delivery.ended");
@@ -153,10 +263,36 @@ pub fn deliver(
     Ok(Some(state))
 }
 
-/// A command that has nothing else to do while a hook runs.
+/// What becomes of a delivery that a stop signal cut off.
+const NEXT: &str = "bookend was told to stop; `bookend recover` or `bookend deliver` runs it";
+
+pub fn signal_name(signal: i32) -> &'static str {
+    nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str)
+}
+
+/// A command that has nothing else to do while a hook runs. As long as this lives, stop signals are blocked,
+/// and read by [`Attendant::wait`].
 pub struct Idle<'a> {
     pub ledger: &'a mut Ledger,
     pub watch: &'a mut Watch,
+    /// The stop signal that came.
+    pub stopped: Option<i32>,
+    former: SignalSet,
+}
+
+impl<'a> Idle<'a> {
+    pub fn new(ledger: &'a mut Ledger, watch: &'a mut Watch) -> Idle<'a> {
+        let former = sys::set_mask(SignalSet::ALL);
+        let stops = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+        sys::set_mask(stops.into_iter().fold(former, SignalSet::with));
+        Idle { ledger, watch, stopped: None, former }
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        sys::set_mask(self.former);
+    }
 }
 
 impl Attendant for Idle<'_> {
@@ -164,23 +300,33 @@ impl Attendant for Idle<'_> {
         self.ledger
     }
 
-    fn attend(&mut self, child: Gated, bound: Duration) -> Result<Attended, Error> {
-        let mut attended = Attended { child, start_error: None, ended: None };
-        let until = Instant::now() + bound;
-        while attended.ended.is_none() {
-            let report = attended.child.report();
+    fn is_stopping(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error> {
+        loop {
+            if hook.as_ref().is_some_and(|h| h.ended.is_some()) {
+                return Ok(Waited::Ended);
+            }
+            let report = hook.as_ref().and_then(|h| h.child.report());
             let interests: Vec<_> =
                 report.into_iter().map(|fd| Interest { source: Source::HelperReport, fd }).collect();
-            match self.watch.next(&interests, Some(until)).map_err(supervise::watching)? {
-                Event::Child { pid, change: Change::Ended(exit), .. } if pid == attended.child.pid => {
-                    attended.ended = Some(exit);
+            match self.watch.next(&interests, until).map_err(supervise::watching)? {
+                Event::Child { pid, change: Change::Ended(exit), .. } => {
+                    hook.iter_mut().filter(|h| h.child.pid == pid).for_each(|h| h.ended = Some(exit));
                 }
-                Event::Ready(_) => attended.start_error = attended.child.read_report().err(),
-                Event::Deadline => break,
+                Event::Ready(_) => {
+                    hook.iter_mut().for_each(|h| h.start_error = h.child.read_report().err());
+                }
+                Event::Deadline => return Ok(Waited::Deadline),
+                Event::Signal(received) if supervise::stop_of(&received).is_some() => {
+                    self.stopped.get_or_insert(received.signal);
+                    return Ok(Waited::Stop(received.signal));
+                }
                 Event::Child { .. } | Event::Signal(_) => {}
             }
         }
-        Ok(attended)
     }
 }
 
@@ -196,4 +342,16 @@ pub fn dev_null() -> std::io::Result<OwnedFd> {
 /// The row as JSON in an unnamed file, ready to be read.
 fn row_as_file(task: &Task) -> std::io::Result<OwnedFd> {
     Ok(sys::memory_file("row", view::json_line(task).as_bytes())?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_may_take_a_minute_unless_something_else_is_said() {
+        assert_eq!(limit(None), Some(Duration::from_secs(60)));
+        assert_eq!(limit(Some(Duration::from_secs(5))), Some(Duration::from_secs(5)));
+        assert_eq!(limit(Some(Duration::ZERO)), None);
+    }
 }

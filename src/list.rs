@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
+use crate::clock;
 use crate::error::Error;
 use crate::ledger::{self, Filter, Ledger, Location};
 use crate::liveness;
@@ -73,7 +72,7 @@ fn table(
         return Ok(format!("{what} in {path}\n"));
     }
     let verdicts = verdicts(ledger, tasks)?;
-    Ok(view::tasks(tasks, &verdicts, Timestamp::now(), Screen::of(&std::io::stdout())))
+    Ok(view::tasks(tasks, &verdicts, clock::timestamp(), Screen::of(&std::io::stdout())))
 }
 
 /// For each task that the ledger calls running, whether it is; one that has ended by now is read anew.

@@ -6,8 +6,10 @@
 //! starts and ends. What is harmful in what came from data is escaped.
 
 mod journal;
+mod stderr;
 
 use std::fmt::{self, Write as _};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::field::{Field, Visit};
@@ -16,7 +18,6 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
 
-use crate::sys;
 use journal::Journal;
 pub use journal::id;
 
@@ -106,16 +107,16 @@ pub fn record(json: &str) {
     }
 }
 
-/// Writes one message as it is, in one go. A stderr that nobody reads is no error.
+/// Writes one message as it is, in one go. Where stderr is full, the message waits for the next one, or for
+/// [`flush`]: a reader that has stopped must keep neither row nor signal waiting. A stderr that nobody reads
+/// is no error.
 pub fn say(text: &str) {
-    let mut bytes = text.as_bytes();
-    while !bytes.is_empty() {
-        match nix::unistd::write(sys::stdio(2), bytes) {
-            Ok(n) => bytes = &bytes[n..],
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(_) => return,
-        }
-    }
+    stderr::BACKLOG.lock().unwrap_or_else(PoisonError::into_inner).say(text);
+}
+
+/// Gives a reader of stderr the time to take what waits, a second at most. Call it before exiting.
+pub fn flush() {
+    stderr::BACKLOG.lock().unwrap_or_else(PoisonError::into_inner).flush();
 }
 
 /// Takes every message, and says those that the filter lets through.

@@ -6,10 +6,12 @@ mod adopt;
 mod agent;
 mod artifact;
 mod audit;
+mod backup;
 mod cancel;
 mod claim;
 mod cli;
 mod clock;
+mod deliver;
 mod doctor;
 mod error;
 mod failpoint;
@@ -63,6 +65,7 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
     sys::ready_heap();
     // A panic has told its message by now, and the guard of the run has settled the row.
     let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Leave::Code(exit_code::FAILED));
+    log::flush();
     match leave {
         Leave::Code(code) => sys::exit_now(code),
         Leave::Signal(signal) => {
@@ -120,6 +123,12 @@ fn start() -> Leave {
             cli::variables::warn_of_misspelt();
             recover::recover(request, ledger, &caller)
         }
+        Request::Deliver(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
+            deliver::deliver(request, ledger, &caller)
+        }
         Request::Redispatch(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
@@ -131,6 +140,7 @@ fn start() -> Leave {
             session_cmd::session(request, ledger).and_then(|text| say(&text))
         }
         Request::Adopt(request) => adopt::adopt(request).and_then(|text| say(&text)),
+        Request::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
         Request::List(request) => list::list(request, ledger),
         Request::Show(request) => show::show(request, ledger),
         Request::Artifact(request) => artifact::add(request, ledger),
@@ -162,9 +172,12 @@ fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Opt
         Request::Adopt(request) => Some((Some(&request.file), Intent::Act)),
         Request::Recover(request) => acts(!request.dry_run),
         Request::Prune(request) => acts(!request.dry_run),
-        Request::Redispatch(_) | Request::Cancel(_) | Request::Artifact(_) => acts(true),
+        Request::Deliver(_) | Request::Redispatch(_) | Request::Cancel(_) | Request::Artifact(_) => {
+            acts(true)
+        }
         Request::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
         Request::Session(_)
+        | Request::Backup(_)
         | Request::List(_)
         | Request::Show(_)
         | Request::Audit(_)

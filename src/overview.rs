@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::audit;
+use crate::clock;
 use crate::error::Error;
 use crate::ledger::{self, Filter, Ledger};
 use crate::list;
@@ -33,7 +32,7 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Leave, E
     let mut tasks = ledger.tasks(&shown)?;
     let runs = tasks.iter().take_while(|t| t.status == Status::Running).count();
     let verdicts = list::verdicts(&ledger, &mut tasks)?;
-    let now = Timestamp::now();
+    let now = clock::timestamp();
     let mut text = String::new();
     for (title, range) in [("Running", 0..runs), ("Ended last", runs..tasks.len())] {
         text += &view::title(title, screen);

@@ -3,17 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 
-use crate::clock;
 use crate::error::{Error, Kind};
 use crate::ledger::{self, Due, Ledger, Pruned};
 use crate::run::Leave;
 use crate::stdout::print;
 use crate::view;
-
-/// How long a task without a retention of its own is kept.
-const RETENTION_SECS: i64 = 365 * 24 * 3600;
 
 /// What `bookend prune` was asked for.
 #[derive(Debug)]
@@ -31,12 +27,8 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let due = match request.retention {
-        None => Due::Cleanup(clock::now()),
-        Some(retention) => {
-            let kept = SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX);
-            let then = Timestamp::now().checked_sub(kept).unwrap_or(Timestamp::MIN);
-            Due::EndedBy(format!("{then:.3}"))
-        }
+        None => Due::Cleanup,
+        Some(retention) => Due::Older(SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX)),
     };
     let opened = match request.dry_run {
         true => Ledger::open_read_only(&at)?,
@@ -48,7 +40,7 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         return Err(Error::new(Kind::Nothing, format!("nothing to prune: there is no ledger yet at {path}")));
     };
     if !request.dry_run {
-        ledger.set_missing_cleanup(RETENTION_SECS)?;
+        ledger.set_missing_cleanup()?;
     }
     let pruned = ledger.prune(&due, request.dry_run)?;
     if request.vacuum && !request.dry_run {

@@ -1,6 +1,7 @@
 //! `bookend recover`: what died without a word is found, settled and told. Safe at any time, by any number at
 //! once; its cost grows with what runs, not with history.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -8,16 +9,19 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
+use tracing::{debug, warn};
 
 use crate::clock;
+use crate::deliver::{self, Delivered};
 use crate::error::{Error, exit_code};
 use crate::failpoint;
 use crate::git::{Git, Survey, Uncommitted};
-use crate::hook::{self, Hook, Idle};
+use crate::hook::{self, Hook, HookEnd, Idle};
 use crate::ledger::{
-    self, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Location, Taken, Withdrawn,
+    self, Aftermath, AftermathLock, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence,
+    Location, Withdrawn,
 };
-use crate::process::caller::Caller;
+use crate::process::caller::{self, Caller};
 use crate::process::environment;
 use crate::process::leftovers::{self, Step};
 use crate::process::watch::Watch;
@@ -28,7 +32,6 @@ use crate::run::{Leave, OPTION_VARIABLES};
 use crate::show;
 use crate::sys;
 use crate::task::{Status, Task, Verdict};
-use crate::trust;
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -43,6 +46,10 @@ pub struct Request {
     pub ttl: Duration,
     pub grace: Duration,
     pub on_interrupted: Option<OsString>,
+    /// Instead of what each task was given.
+    pub hook_timeout: Option<Duration>,
+    /// Runs no hook and reports nothing: that is left to another recovery.
+    pub settle_only: bool,
     pub dry_run: bool,
     pub json: bool,
     pub level: LevelFilter,
@@ -62,9 +69,18 @@ struct Report {
     unverifiable: Vec<Open>,
     stuck: Vec<Open>,
     sessions: Vec<Withdrawn>,
-    deliveries: Vec<Delivered>,
+    deliveries: Vec<DeliveredHook>,
     hints: Vec<Hint>,
     problems: Vec<String>,
+}
+
+impl Report {
+    fn conclude(&mut self) {
+        self.settled = self.unverifiable.is_empty()
+            && self.stuck.is_empty()
+            && self.problems.is_empty()
+            && self.spool.iter().all(|s| s.merged);
+    }
 }
 
 /// A record that waited in the spool.
@@ -93,7 +109,7 @@ struct Open {
 
 /// An `--on-finish` command that was run, or would be.
 #[derive(Debug, Serialize)]
-struct Delivered {
+struct DeliveredHook {
     id: String,
     status: &'static str,
 }
@@ -107,15 +123,17 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     // are waited for, and a reader who goes away is no reason to stop.
     sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
     let at = ledger::locate(ledger)?;
-    let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()) };
+    let closed = (!caller::was_open(1)).then(|| std::io::Error::from_raw_os_error(libc::EBADF));
+    let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()), failed: closed };
     let mut report = Report { ledger: at.file.clone(), dry_run: request.dry_run, ..Report::default() };
+    let is_there = at.file.exists();
     if request.dry_run {
         if let Some(mut ledger) = Ledger::open_read_only(&at)? {
             let wanted = Wanted::resolve(&ledger, &request.ids)?;
             preview(&ledger, &wanted, request, &mut report)?;
             preview_hints(&mut ledger, &wanted, caller, &mut report)?;
         }
-    } else if at.file.exists() {
+    } else if is_there {
         let ledger = Ledger::open(&at)?;
         let mut recovery = Recovery {
             watch: watch()?,
@@ -127,6 +145,9 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             caller,
             telling: &mut telling,
             report: &mut report,
+            printed: Vec::new(),
+            reporting: None,
+            stopped: None,
         };
         recovery.take_from_spool();
         recovery.settle()?;
@@ -135,8 +156,18 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             recovery.sweep_spool();
             recovery.withdraw_sessions()?;
         }
-        recovery.deliver()?;
-        recovery.hint()?;
+        if !request.settle_only {
+            recovery.deliver()?;
+            if recovery.stopped.is_none() {
+                recovery.hint()?;
+            }
+        }
+        recovery.report.conclude();
+        recovery.telling.end(recovery.report);
+        recovery.record_reports()?;
+        if let Some(signal) = recovery.stopped {
+            return Ok(Leave::Signal(signal));
+        }
     } else {
         for path in ledger::records_in_spool(&at)? {
             let path = view::one_line(&path.to_string_lossy()).into_owned();
@@ -146,11 +177,11 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             report.spool.push(Spooled { task: None, merged: false, text });
         }
     }
-    report.settled = report.unverifiable.is_empty()
-        && report.stuck.is_empty()
-        && report.problems.is_empty()
-        && report.spool.iter().all(|s| s.merged);
-    telling.end(&report);
+    report.conclude();
+    // A recovery that was done has said it before it recorded its reports.
+    if request.dry_run || !is_there {
+        telling.end(&report);
+    }
     let pending = report.dry_run && !(report.interrupted.is_empty() && report.sessions.is_empty());
     Ok(Leave::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
 }
@@ -195,6 +226,12 @@ struct Recovery<'a> {
     caller: &'a Caller,
     telling: &'a mut Telling,
     report: &'a mut Report,
+    /// The tasks whose reports were printed, not yet recorded as such.
+    printed: Vec<String>,
+    /// Keeps other recoveries from reporting them too.
+    reporting: Option<AftermathLock>,
+    /// The stop signal that came while a hook ran.
+    stopped: Option<i32>,
 }
 
 impl Recovery<'_> {
@@ -371,78 +408,170 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Runs the `--on-finish` commands that nobody has seen to end, those of tasks just ended among them.
+    /// Runs the `--on-finish` commands that were not seen to end, those of tasks just ended among them, and
+    /// of tasks that end meanwhile.
     fn deliver(&mut self) -> Result<(), Error> {
-        for task in self.wanted.only(self.ledger.undelivered()?) {
-            recovery::evidence(&self.ledger, &task)?;
-            // Held for as long as the hook runs, as its own supervisor would: no second recovery runs it too.
-            let _lock = match self.ledger.take_live(&task)? {
-                Taken::Yes(lock) => Some(lock),
-                Taken::Elsewhere if recovery::is_gone_by_identity(&task) => None,
-                Taken::Held | Taken::Elsewhere => continue,
-            };
-            if let Some(distrust) = self.ledger.distrust() {
-                self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
-                let (why, remedy) = (&distrust.why, trust::remedy(&distrust));
-                let problem =
-                    format!("the --on-finish command of task {} is not run: {why}; {remedy}", task.id);
-                self.telling.line(&problem);
-                self.report.problems.push(problem);
-                continue;
+        let mut tried = BTreeSet::new();
+        loop {
+            let mut due = self.wanted.only(self.ledger.undelivered()?);
+            due.retain(|task| tried.insert(task.id.clone()));
+            if due.is_empty() {
+                return Ok(());
             }
-            let was_cut_off = task.delivery_status.as_deref() == Some(Delivery::Delivering.as_str());
-            let state = if was_cut_off && task.delivery_attempts >= ATTEMPTS {
-                self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
-                Some(Delivery::Failed)
+            for task in due {
+                self.deliver_one(&task)?;
+                if self.stopped.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn deliver_one(&mut self, task: &Task) -> Result<(), Error> {
+        let id = &task.id;
+        let evidence = recovery::evidence(&self.ledger, task)?;
+        let was_cut_off = task.delivery_status.as_deref() == Some(Delivery::Delivering.as_str());
+        let (delivered, stopped) =
+            if evidence != LiveEvidence::Held && was_cut_off && task.delivery_attempts >= ATTEMPTS {
+                self.give_up(task)?
             } else {
-                let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
-                hook::deliver(&task, None, self.caller, &mut idle)?
+                let timeout = self.request.hook_timeout;
+                deliver::deliver_one(&mut self.ledger, &mut self.watch, task, timeout, self.caller)?
             };
-            if let Some(state) = state {
-                self.telling.line(&format!(
-                    "the --on-finish command of task {}: {}",
-                    task.id,
-                    state.as_str()
-                ));
-                self.report.deliveries.push(Delivered { id: task.id, status: state.as_str() });
+        self.stopped = stopped;
+        match delivered {
+            Delivered::ByAnother => {}
+            Delivered::Refused(why) => {
+                self.ledger.delivery(id, Delivery::Failed, &clock::now())?;
+                self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
+            }
+            Delivered::As(state) => {
+                self.telling.line(&format!("the --on-finish command of task {id}: {}", state.as_str()));
+                self.report.deliveries.push(DeliveredHook { id: id.clone(), status: state.as_str() });
             }
         }
         Ok(())
     }
 
-    /// Tells, once, of every task that was interrupted, also of one that ended itself on a clean restart.
+    /// A hook that was cut off again and again is not run once more, unless another process is at it.
+    fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<i32>), Error> {
+        let (_lock, taken) = self.ledger.take_aftermath(Aftermath::Delivery, &[&task.id])?;
+        if taken != [true] {
+            return Ok((Delivered::ByAnother, None));
+        }
+        self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
+        Ok((Delivered::As(Delivery::Failed), None))
+    }
+
+    /// Reports each interrupted task that was not reported yet, also one that ended itself on a clean
+    /// restart. What was printed only is recorded as reported by [`Recovery::record_reports`].
     fn hint(&mut self) -> Result<(), Error> {
-        for task in self.wanted.only(self.ledger.unhinted()?) {
-            let is_leaving = recovery::evidence(&self.ledger, &task)? == LiveEvidence::Held;
-            if is_leaving || !self.ledger.begin_hint(&task.id, &clock::now())? {
-                continue;
-            }
-            failpoint::reached("recover.hinting");
-            let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
+        let mut due = self.unhinted()?;
+        let ids: Vec<&str> = due.iter().map(|task| task.id.as_str()).collect();
+        let (lock, taken) = self.ledger.take_aftermath(Aftermath::Report, &ids)?;
+        let ours: BTreeSet<String> =
+            due.iter().zip(taken).filter(|(_, taken)| *taken).map(|(t, _)| t.id.clone()).collect();
+        // What another process has reported before it let go of its lock.
+        due = self.unhinted()?;
+        due.retain(|task| ours.contains(&task.id));
+        for task in due {
+            let mut idle = Idle::new(&mut self.ledger, &mut self.watch);
             let uncommitted = uncommitted(&task, &mut self.survey, &mut idle)?;
+            self.stopped = idle.stopped;
+            drop(idle);
             let hint = post_mortem(&self.ledger, task, self.at, uncommitted)?;
             self.telling.hint(&hint);
-            if let Some(command) = &self.request.on_interrupted
-                && let Err(how) = self.hand_on(command, &hint.task)?
-            {
-                let problem = format!(
-                    "the --on-interrupted command {how} for task {}; the next recovery tries again",
-                    hint.task.id
-                );
-                self.ledger.take_back_hint(&hint.task.id)?;
-                self.telling.line(&problem);
-                self.report.problems.push(problem);
+            failpoint::reached("recover.hinting");
+            match &self.request.on_interrupted {
+                // The stop came while git was asked: the next recovery hands it on.
+                Some(_) if self.stopped.is_some() => {}
+                Some(command) => self.hand_on(command, &hint.task)?,
+                None => self.printed.push(hint.task.id.clone()),
             }
             self.report.hints.push(hint);
+            if self.stopped.is_some() {
+                break;
+            }
+        }
+        self.reporting = Some(lock);
+        Ok(())
+    }
+
+    /// A task whose supervisor still lives is reported by a later recovery.
+    fn unhinted(&self) -> Result<Vec<Task>, Error> {
+        let mut due = Vec::new();
+        for task in self.wanted.only(self.ledger.unhinted()?) {
+            if recovery::evidence(&self.ledger, &task)? != LiveEvidence::Held {
+                due.push(task);
+            }
+        }
+        Ok(due)
+    }
+
+    /// Hands one report to the `--on-interrupted` command: three times at most, whether that fails or does
+    /// not come back.
+    fn hand_on(&mut self, command: &OsStr, task: &Task) -> Result<(), Error> {
+        let id = &task.id;
+        let Some(attempt) = self.ledger.begin_hint(id)? else { return Ok(()) };
+        failpoint::reached("recover.handing");
+        let done = if attempt > ATTEMPTS {
+            HookEnd::Failed(format!("was cut off {ATTEMPTS} times"))
+        } else {
+            let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+            let limit = hook::limit(self.request.hook_timeout);
+            let hook = Hook { command, cwd: &cwd, attempt: None, limit };
+            let mut idle = Idle::new(&mut self.ledger, &mut self.watch);
+            let done = hook::run(&hook, task, self.caller, &mut idle)?;
+            self.stopped = idle.stopped;
+            done
+        };
+        failpoint::reached("recover.handed");
+        let how = match done {
+            HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), &clock::now())?),
+            HookEnd::Interrupted(signal) => {
+                self.ledger.take_back_hint(id)?;
+                format!("was interrupted by {}", hook::signal_name(signal))
+            }
+            HookEnd::Failed(how) => how,
+        };
+        let next = match attempt >= ATTEMPTS && self.stopped.is_none() {
+            true => "it is not run again",
+            false => "the next recovery tries again",
+        };
+        if attempt >= ATTEMPTS && self.stopped.is_none() {
+            self.ledger.hinted(std::slice::from_ref(id), &clock::now())?;
+        }
+        self.problem(format!("the --on-interrupted command {how} for task {id}; {next}"));
+        Ok(())
+    }
+
+    /// Records what was printed as reported, in one commit. What could not be printed was not: a crash
+    /// before this repeats a report and loses none.
+    fn record_reports(&mut self) -> Result<(), Error> {
+        failpoint::reached("recover.reported");
+        match self.telling.failed.take() {
+            None => self.ledger.hinted(&self.printed, &clock::now())?,
+            Some(e) if self.printed.is_empty() => {
+                debug!("standard output does not take the report: {e}");
+            }
+            Some(e) => {
+                let tasks = match self.printed.len() {
+                    1 => "1 interrupted task".to_owned(),
+                    n => format!("{n} interrupted tasks"),
+                };
+                let problem = format!(
+                    "the report of {tasks} could not be printed: {e}; the next recovery prints it again"
+                );
+                warn!("{problem}");
+                self.report.problems.push(problem);
+            }
         }
         Ok(())
     }
 
-    fn hand_on(&mut self, command: &OsStr, task: &Task) -> Result<Result<(), String>, Error> {
-        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        let hook = Hook { command, cwd: &cwd, attempt: None };
-        let mut idle = Idle { ledger: &mut self.ledger, watch: &mut self.watch };
-        hook::run(&hook, task, self.caller, &mut idle)
+    fn problem(&mut self, text: String) {
+        self.telling.line(&text);
+        self.report.problems.push(text);
     }
 }
 
@@ -480,7 +609,7 @@ fn preview(ledger: &Ledger, wanted: &Wanted, request: &Request, report: &mut Rep
     }
     for task in wanted.only(ledger.undelivered()?) {
         if ledger.evidence(&task)? != LiveEvidence::Held {
-            report.deliveries.push(Delivered { id: task.id, status: Delivery::Pending.as_str() });
+            report.deliveries.push(DeliveredHook { id: task.id, status: Delivery::Pending.as_str() });
         }
     }
     Ok(())
@@ -495,8 +624,9 @@ fn preview_hints(
     let at = Location { file: ledger.path().to_owned(), chosen_by: ChosenBy::Option };
     let (mut watch, mut survey) = (watch()?, survey(caller));
     for task in wanted.only(ledger.unhinted()?) {
-        let mut idle = Idle { ledger, watch: &mut watch };
+        let mut idle = Idle::new(ledger, &mut watch);
         let uncommitted = uncommitted(&task, &mut survey, &mut idle)?;
+        drop(idle);
         report.hints.push(post_mortem(ledger, task, &at, uncommitted)?);
     }
     Ok(())
@@ -552,6 +682,8 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommit
 struct Telling {
     json: bool,
     screen: Screen,
+    /// Why stdout does not take what is written.
+    failed: Option<std::io::Error>,
 }
 
 impl Telling {
@@ -608,10 +740,12 @@ impl Telling {
         }
     }
 
-    fn write(&self, text: &str) {
-        // A reader that has gone does not stop a recovery.
+    /// A reader that has gone does not stop a recovery.
+    fn write(&mut self, text: &str) {
         let mut stdout = std::io::stdout().lock();
-        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        if let Err(e) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            self.failed.get_or_insert(e);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use crate::clock;
 use crate::error::Error;
 use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
@@ -230,7 +231,7 @@ pub fn has_expired(task: &Task, ttl: Duration) -> bool {
     let last = task.last_seen_at.as_deref().max(task.hinted_at.as_deref()).unwrap_or(&task.started_at);
     let Ok(last) = last.parse::<Timestamp>() else { return false };
     let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
-    Timestamp::now().duration_since(last) > ttl
+    clock::timestamp().duration_since(last) > ttl
 }
 
 /// A task whose supervisor is gone, its processes ended; or one that cannot be judged and is too old to wait

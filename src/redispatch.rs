@@ -55,6 +55,8 @@ struct Options {
     #[serde(default = "default_backlog")]
     backlog: u64,
     on_finish: Option<String>,
+    #[serde(default)]
+    hook_timeout_ms: Option<u64>,
     retention_s: u64,
     cwd_at_start: PathBuf,
     stdin_at_start: String,
@@ -94,6 +96,7 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> Str
         leftovers: request.leftovers,
         backlog: request.backlog,
         on_finish: text(&request.on_finish),
+        hook_timeout_ms: request.hook_timeout.map(ms),
         retention_s: request.retention.as_secs(),
         cwd_at_start: lossy(&cwd),
         stdin_at_start: kind_of_stdin().to_owned(),
@@ -143,6 +146,7 @@ impl Options {
             leftovers: self.leftovers,
             backlog: self.backlog,
             on_finish: self.on_finish.map(OsString::from),
+            hook_timeout: self.hook_timeout_ms.map(Duration::from_millis),
             retention: Duration::from_secs(self.retention_s),
             level,
             argv: argv.into_iter().map(OsString::from).collect(),

@@ -46,7 +46,7 @@ const MOST_LEVELS: u32 = 8;
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 32] = [
+pub const OPTION_VARIABLES: [&str; 33] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -70,6 +70,7 @@ pub const OPTION_VARIABLES: [&str; 32] = [
     "BOOKEND_LEFTOVERS",
     "BOOKEND_BACKLOG",
     "BOOKEND_ON_FINISH",
+    "BOOKEND_HOOK_TIMEOUT",
     "BOOKEND_RETENTION",
     "BOOKEND_QUIET",
     "BOOKEND_VERBOSE",
@@ -108,6 +109,7 @@ pub struct Request {
     /// Bytes of output that wait for a slow reader before the agent does.
     pub backlog: u64,
     pub on_finish: Option<OsString>,
+    pub hook_timeout: Option<Duration>,
     pub retention: Duration,
     pub level: LevelFilter,
     pub argv: Vec<OsString>,
@@ -235,7 +237,10 @@ fn attend(
         place,
         supervisor,
         agent_process,
-        on_finish: request.on_finish.as_ref().map(|command| hook::on_finish(command, current_dir())),
+        on_finish: request
+            .on_finish
+            .as_ref()
+            .map(|command| hook::on_finish(command, current_dir(), request.hook_timeout)),
         retention_secs: i64::try_from(request.retention.as_secs()).unwrap_or(i64::MAX),
         parent_id,
         oom_kills_before,
@@ -603,8 +608,9 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
     let used = |session: String, linked: Option<&str>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
         let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
+        let veto = last.veto.map(|v| v.why());
         let task = last.task.map(|t| (t.id, t.status));
-        Ok(LastUse { session, restored: last.restored, task, transcript_seen })
+        Ok(LastUse { session, restored: last.restored, veto, task, transcript_seen })
     };
     let linked = match (&who.key, who.adapter.tracks_sessions()) {
         (Some(key), true) => {
@@ -716,7 +722,7 @@ fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Resu
     // A row that went to the spool is delivered by the recovery that comes after its merge.
     let Ok(Found::One(task)) = run.ledger.task(&run.task.id) else { return Ok(()) };
     if task.status.is_terminal() {
-        hook::deliver(&task, Some(command), caller, run)?;
+        hook::deliver(&task, Some(command), request.hook_timeout, caller, run)?;
     }
     Ok(())
 }

@@ -10,8 +10,10 @@ pub struct LastUse {
     pub session: String,
     /// `None`: no task is known to have used it.
     pub task: Option<(String, Status)>,
-    /// An operator has restored it since.
+    /// An operator has restored it since, or a task that started later succeeded with it.
     pub restored: bool,
+    /// Why an invalidation still holds.
+    pub veto: Option<String>,
     /// Whether that task left a transcript where bookend looks for it; `None`: nobody looked.
     pub transcript_seen: Option<bool>,
 }
@@ -19,8 +21,9 @@ pub struct LastUse {
 impl LastUse {
     pub fn is_safe(&self) -> bool {
         match self.task {
-            Some((_, Status::Success)) => true,
             Some((_, Status::Running)) => false,
+            _ if self.veto.is_some() => false,
+            Some((_, Status::Success)) => true,
             _ => self.restored,
         }
     }
@@ -35,9 +38,10 @@ impl LastUse {
 
     /// Says why it is not safe.
     pub fn why(&self) -> String {
-        match &self.task {
-            Some((id, status)) => format!("the last task that used it, {id}, ended as {status}"),
-            None => "no task is known that used it to a good end".to_owned(),
+        match (&self.task, &self.veto) {
+            (Some((_, Status::Success)) | None, Some(why)) => why.clone(),
+            (Some((id, status)), _) => format!("the last task that used it, {id}, ended as {status}"),
+            (None, None) => "no task is known that used it to a good end".to_owned(),
         }
     }
 }
@@ -189,7 +193,7 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
         if let Some(task) = last.running() {
             return Err(Refusal::InUse { session, task: task.to_owned() });
         }
-        if last.task.is_some() && !last.is_safe() && !known.allow_unsafe {
+        if (last.task.is_some() || last.veto.is_some()) && !last.is_safe() && !known.allow_unsafe {
             if !known.attended {
                 return Err(Refusal::Unsafe { session, why: last.why() });
             }
@@ -222,6 +226,7 @@ mod tests {
             session: LINKED.to_owned(),
             task: status.map(|s| ("t1".to_owned(), s)),
             restored: false,
+            veto: None,
             transcript_seen: None,
         }
     }
@@ -264,6 +269,11 @@ mod tests {
                     _ => restored,
                 };
                 assert_eq!(safe, expected, "{task:?}, restored: {restored}");
+                let veto = Some("it was invalidated".to_owned());
+                assert!(
+                    !LastUse { restored, veto, ..last(task) }.is_safe(),
+                    "{task:?} after an invalidation"
+                );
             }
         }
     }

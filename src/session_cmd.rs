@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock;
@@ -69,7 +68,7 @@ fn list(at: &Location, json: bool) -> Result<String, Error> {
         return Ok(format!("no sessions in {}\n", view::one_line(&at.file.to_string_lossy())));
     }
     let rows: Vec<_> = sessions.iter().map(|s| (&s.session, s.state, s.why.as_str())).collect();
-    Ok(view::sessions(&rows, Timestamp::now(), Screen::of(&std::io::stdout())))
+    Ok(view::sessions(&rows, clock::timestamp(), Screen::of(&std::io::stdout())))
 }
 
 fn show(at: &Location, key: &str, json: bool) -> Result<String, Error> {
@@ -185,8 +184,7 @@ fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {
     let (state, why) = match &last.task {
         Some(task) if task.status == Status::Running => (SessionState::InUse, in_use(ledger, task)?),
         _ if last.is_safe() => (SessionState::Resumable, why_safe(&last)),
-        Some(task) => (SessionState::Unsafe, format!("its last task, {}, ended as {}", task.id, task.status)),
-        None => (SessionState::Unsafe, "no task is known that used it".to_owned()),
+        _ => (SessionState::Unsafe, last.why()),
     };
     Ok(Judged { session, state, why })
 }
@@ -194,7 +192,7 @@ fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {
 fn why_safe(last: &LastUse) -> String {
     match &last.task {
         Some(task) if task.status == Status::Success => format!("task {} ended well with it", task.id),
-        _ => "an operator restored it".to_owned(),
+        _ => "an operator restored it, or a later task ended well with it".to_owned(),
     }
 }
 

@@ -3,9 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use jiff::Timestamp;
-
 use crate::agent::{self, Plan};
+use crate::clock;
 use crate::error::{Error, Kind};
 use crate::ledger::{self, Found, Ledger, Location};
 use crate::liveness;
@@ -35,7 +34,7 @@ pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         true => view::detail_json(&task, &history),
         false => {
             let further = further(verdict, &task, &history);
-            view::detail(&task, &history, &further, Timestamp::now(), Screen::of(&std::io::stdout()))
+            view::detail(&task, &history, &further, clock::timestamp(), Screen::of(&std::io::stdout()))
         }
     };
     print(&text)?;

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use crate::agent::{self, Mode, Observed, Reader};
 use crate::error::Error;
-use crate::hook::{Attendant, Attended};
+use crate::hook::{Attendant, Waited};
 use crate::ledger::{Ledger, SpoolSlot};
 use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
@@ -174,6 +174,8 @@ pub struct Supervisor<'a> {
     pub lingered: bool,
     /// A stop came after the agent's end: nothing more is waited for.
     pub hurried: bool,
+    /// The stop signals that came after the agent's end, for the hook that runs then.
+    late_stops: VecDeque<i32>,
     /// The kernel did not let us kill the agent.
     out_of_reach: bool,
     pub limits: Limits,
@@ -271,6 +273,7 @@ impl<'a> Supervisor<'a> {
             helper: None,
             lingered: false,
             hurried: false,
+            late_stops: VecDeque::new(),
             out_of_reach: false,
             limits,
             row,
@@ -519,11 +522,27 @@ impl Attendant for Supervisor<'_> {
         self.ledger
     }
 
-    fn attend(&mut self, child: Gated, bound: Duration) -> Result<Attended, Error> {
-        self.helper = Some(Helper::new(child, None));
-        self.await_helper(Some(bound))?;
-        let gone = || watching(std::io::ErrorKind::NotFound.into());
-        let Helper { child, start_error, ended, .. } = self.helper.take().ok_or_else(gone)?;
-        Ok(Attended { child, start_error, ended })
+    fn is_stopping(&self) -> bool {
+        self.hurried
+    }
+
+    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error> {
+        self.helper = hook.take();
+        let waited = loop {
+            if let Some(signal) = self.late_stops.pop_front() {
+                break Ok(Waited::Stop(signal));
+            }
+            if self.helper.as_ref().is_some_and(|h| h.ended.is_some()) {
+                break Ok(Waited::Ended);
+            }
+            if until.is_some_and(|u| Instant::now() >= u) {
+                break Ok(Waited::Deadline);
+            }
+            if let Err(e) = self.turn(until) {
+                break Err(e);
+            }
+        };
+        *hook = self.helper.take();
+        waited
     }
 }

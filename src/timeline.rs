@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
+use crate::clock;
 use crate::error::{Error, Kind};
 use crate::ledger::{self, Filter, Ledger};
 use crate::list;
@@ -30,7 +29,7 @@ pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error
     };
     let mut tasks = ledger.tasks_in_flight_since(&request.filter)?;
     let verdicts = list::verdicts(&ledger, &mut tasks)?;
-    let now = Timestamp::now();
+    let now = clock::timestamp();
     let since = request.filter.since.as_deref().and_then(|s| s.parse().ok()).unwrap_or(now);
     let spans = view::spans(&tasks, &verdicts, since, now);
     match &request.html {

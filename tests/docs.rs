@@ -108,8 +108,10 @@ fn the_readme_names_every_command_and_every_option_it_names_exists() {
         "stats",
         "timeline",
         "recover",
+        "deliver",
         "redispatch",
         "adopt",
+        "backup",
         "man",
     ]
     .map(help)

@@ -2,6 +2,7 @@
 //! or truncated during the run. And one file is one ledger: a second name of it is refused.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -183,6 +184,35 @@ fn a_limit_on_the_size_of_files_is_named() {
     let refused = world.bare(["sh", "-c", &script]).run().ended(End::Code(125));
     assert!(refused.stderr.contains("ulimit -f") && !refused.stderr.contains("dmesg"), "{refused:?}");
     assert!(!world.path("tmp/effect").exists(), "the agent ran");
+}
+
+#[test]
+fn a_backup_has_what_is_in_the_log_alone_and_overwrites_nothing() {
+    let Some(world) = World::of_bookend("a_backup_has_what_is_in_the_log") else { return };
+    let none = bookend(&world, &["backup", "none.db"]).ended(End::Code(1));
+    assert!(none.stderr.contains("no ledger yet"), "{none:?}");
+    let waiting = Waiting::start(&world, |run| run);
+    let rows = |name: &str| world.sql_of(name, "SELECT * FROM task_history").len();
+    fs::copy(world.ledger(), world.path("copied.db")).expect("a copy of the file alone");
+    assert_eq!(rows("copied.db"), 0, "the row is in the log alone");
+
+    let script = "umask 0; exec bookend backup ../backup.db";
+    let said = world.bare(["sh", "-c", script]).run().ended(End::Code(0)).silent();
+    assert!(said.stdout.ends_with("/backup.db\n"), "{said:?}");
+    let mode = fs::metadata(world.path("backup.db")).expect("the backup").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    assert_eq!(rows("backup.db"), 1);
+    assert_eq!(world.sql_of("backup.db", "PRAGMA integrity_check")[0].text("integrity_check"), "ok");
+
+    let before = fs::read(world.path("backup.db")).expect("the backup");
+    fs::write(world.path("stray.db-wal"), "a log").expect("a stray log");
+    for (name, there) in [("backup.db", "backup.db"), ("stray.db", "stray.db-wal")] {
+        let refused = bookend(&world, &["backup", &world.name(name)]).ended(End::Code(125));
+        has_parts(&refused, &[&world.name(there), "exists", "does not exist yet"]);
+    }
+    assert_eq!(fs::read(world.path("backup.db")).expect("the backup"), before);
+    assert!(!world.path("stray.db").exists());
+    assert_eq!(waiting.end(&world).stderr, "");
 }
 
 /// Makes as many files as there is room for.

@@ -427,3 +427,20 @@ fn timeout_ends_it_as_it_ends_the_bare_command() {
     let output = world.bare(["sh", "-c", "exec timeout 0.1 $W sleep 60"]).run();
     output.ended(End::Code(124)).silent();
 }
+
+#[test]
+fn a_full_stderr_keeps_neither_row_nor_signal_waiting() {
+    let Some(world) = World::of_bookend("a_full_stderr_keeps_neither_row_nor_signal_waiting") else { return };
+    let mut up = world.fifo("up");
+    let mut stderr = world.fifo("stderr");
+    stderr.fill_up();
+    let script = format!("echo ready $$ >{}; exec sleep 1000", up.path());
+    let line = format!("exec bookend run -vv -- sh -c '{script}' 2>{}", stderr.path());
+    let run = world.bare(["sh", "-c", &line]).start();
+    up.pid("ready");
+    assert_eq!(world.row().text("status"), "running");
+    run.signal(Signal::TERM);
+    run.wait().ended(End::Signal(15));
+    assert_eq!(world.row().ending(), "interrupted/signal");
+    drop(stderr);
+}

@@ -25,11 +25,17 @@ _bookend() {
             bookend,audit)
                 cmd="bookend__subcmd__audit"
                 ;;
+            bookend,backup)
+                cmd="bookend__subcmd__backup"
+                ;;
             bookend,cancel)
                 cmd="bookend__subcmd__cancel"
                 ;;
             bookend,completions)
                 cmd="bookend__subcmd__completions"
+                ;;
+            bookend,deliver)
+                cmd="bookend__subcmd__deliver"
                 ;;
             bookend,doctor)
                 cmd="bookend__subcmd__doctor"
@@ -91,11 +97,17 @@ _bookend() {
             bookend__subcmd__help,audit)
                 cmd="bookend__subcmd__help__subcmd__audit"
                 ;;
+            bookend__subcmd__help,backup)
+                cmd="bookend__subcmd__help__subcmd__backup"
+                ;;
             bookend__subcmd__help,cancel)
                 cmd="bookend__subcmd__help__subcmd__cancel"
                 ;;
             bookend__subcmd__help,completions)
                 cmd="bookend__subcmd__help__subcmd__completions"
+                ;;
+            bookend__subcmd__help,deliver)
+                cmd="bookend__subcmd__help__subcmd__deliver"
                 ;;
             bookend__subcmd__help,doctor)
                 cmd="bookend__subcmd__help__subcmd__doctor"
@@ -191,7 +203,7 @@ _bookend() {
 
     case "${cmd}" in
         bookend)
-            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help"
+            opts="-h -V --ledger --log --help --version run list ls show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -366,6 +378,28 @@ _bookend() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bookend__subcmd__backup)
+            opts="-h -V --ledger --log --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bookend__subcmd__cancel)
             opts="-h -V --ledger --log --key --all --wait --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -418,6 +452,32 @@ _bookend() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bookend__subcmd__deliver)
+            opts="-q -v -h -V --ledger --log --failed --again --hook-timeout --quiet --verbose --help --version"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --ledger)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log)
+                    COMPREPLY=($(compgen -W "auto stderr journald" -- "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bookend__subcmd__doctor)
             opts="-h -V --ledger --log --json --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -441,7 +501,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help)
-            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help"
+            opts="run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -496,6 +556,20 @@ _bookend() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        bookend__subcmd__help__subcmd__backup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         bookend__subcmd__help__subcmd__cancel)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -511,6 +585,20 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        bookend__subcmd__help__subcmd__deliver)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -861,7 +949,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__recover)
-            opts="-q -v -h -V --ledger --log --ttl --grace --on-interrupted --dry-run --json --quiet --verbose --help --version"
+            opts="-q -v -h -V --ledger --log --ttl --grace --on-interrupted --hook-timeout --settle-only --dry-run --json --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -884,6 +972,10 @@ _bookend() {
                     return 0
                     ;;
                 --on-interrupted)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -917,7 +1009,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__run)
-            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --backlog --on-finish --retention --quiet --verbose --help --version"
+            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --backlog --on-finish --hook-timeout --retention --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1008,6 +1100,10 @@ _bookend() {
                     return 0
                     ;;
                 --on-finish)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --hook-timeout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -44,9 +44,11 @@ complete -c bookend -n "__fish_bookend_needs_command" -f -a "doctor" -d 'Say how
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "completions" -d 'Print the completion script for a shell'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "man" -d 'Print a man page'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "recover" -d 'Settle what died: find it, end what it left, mark it, and tell'
+complete -c bookend -n "__fish_bookend_needs_command" -f -a "deliver" -d 'Run --on-finish commands that were cut off or failed'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "redispatch" -d 'Run an ended task once more: its command line, key and options, where it was started'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "session" -d 'The conversations that keys go on with'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "adopt" -d 'Make the database of another program the ledger'
+complete -c bookend -n "__fish_bookend_needs_command" -f -a "backup" -d 'Copy the ledger into a new file'
 complete -c bookend -n "__fish_bookend_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
@@ -75,6 +77,7 @@ end\t''
 leave\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l backlog -d 'How much output may wait for a slow reader before the agent has to wait (bytes, or 64MiB, 2GiB)' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l on-finish -d 'A shell command to run at the end, with the row as JSON on its stdin' -r
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l hook-timeout -d 'End the --on-finish command after this long (0: never) [default: 60s]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l retention -d 'How long after its end the row is kept' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l wait -d 'Wait for the task that holds the key, instead of leaving with 75'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l replace -d 'Cancel the task that holds the key, then run'
@@ -218,12 +221,25 @@ journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l ttl -d 'End a task that cannot be judged from here this long after its last sign of life' -r
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l grace -d 'How long left-over processes are given between SIGTERM and SIGKILL' -r
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l on-interrupted -d 'A shell command to run once for each interrupted task, with its row as JSON on stdin' -r
+complete -c bookend -n "__fish_bookend_using_subcommand recover" -l hook-timeout -d 'End a hook after this long (0: never) [default: what the task was given, else 60s]' -r
+complete -c bookend -n "__fish_bookend_using_subcommand recover" -l settle-only -d 'Only mark lost tasks and end what they left; leave hooks and reports to another recovery'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l dry-run -d 'Say what would be done, and do nothing'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l json -d 'As one JSON object'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -s q -l quiet -d 'Say nothing on stderr but errors'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -s v -l verbose -d 'Say on stderr what bookend does; twice: in detail'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -s V -l version -d 'Print version'
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l hook-timeout -d 'End a command after this long (0: never) [default: what the task was given, else 60s]' -r
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l failed -d 'Those whose command failed'
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l again -d 'Also a task of which the command succeeded'
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -s q -l quiet -d 'Say nothing on stderr but errors'
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -s v -l verbose -d 'Say on stderr what bookend does; twice: in detail'
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -s V -l version -d 'Print version'
 complete -c bookend -n "__fish_bookend_using_subcommand redispatch" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
 complete -c bookend -n "__fish_bookend_using_subcommand redispatch" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
 stderr\t''
@@ -295,23 +311,31 @@ stderr\t''
 journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand adopt" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c bookend -n "__fish_bookend_using_subcommand adopt" -s V -l version -d 'Print version'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "run" -d 'Run an agent, with one row at each end of it'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "list" -d 'Show tasks, what runs first, then the newest'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "show" -d 'Show all that is known of one task, and where to look further'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "audit" -d 'Say what is not as it should be, and what mends it; changes nothing'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "artifact" -d 'Say what a task made'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "cancel" -d 'End running tasks as cancelled, and wait for their ends'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "prune" -d 'Remove tasks whose time to be kept is over'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "stats" -d 'Add up runs: how many, how they ended, what they cost'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "timeline" -d 'Show what ran when'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "doctor" -d 'Say how bookend is set up here, and what is wrong with it'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "completions" -d 'Print the completion script for a shell'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "man" -d 'Print a man page'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "recover" -d 'Settle what died: find it, end what it left, mark it, and tell'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "redispatch" -d 'Run an ended task once more: its command line, key and options, where it was started'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "session" -d 'The conversations that keys go on with'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "adopt" -d 'Make the database of another program the ledger'
-complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover redispatch session adopt help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c bookend -n "__fish_bookend_using_subcommand backup" -l ledger -d 'The ledger, a SQLite file [env: BOOKEND_LEDGER] [default: $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db]' -r -F
+complete -c bookend -n "__fish_bookend_using_subcommand backup" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
+stderr\t''
+journald\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c bookend -n "__fish_bookend_using_subcommand backup" -s V -l version -d 'Print version'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "run" -d 'Run an agent, with one row at each end of it'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "list" -d 'Show tasks, what runs first, then the newest'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "show" -d 'Show all that is known of one task, and where to look further'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "audit" -d 'Say what is not as it should be, and what mends it; changes nothing'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "artifact" -d 'Say what a task made'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "cancel" -d 'End running tasks as cancelled, and wait for their ends'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "prune" -d 'Remove tasks whose time to be kept is over'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "stats" -d 'Add up runs: how many, how they ended, what they cost'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "timeline" -d 'Show what ran when'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "doctor" -d 'Say how bookend is set up here, and what is wrong with it'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "completions" -d 'Print the completion script for a shell'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "man" -d 'Print a man page'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "recover" -d 'Settle what died: find it, end what it left, mark it, and tell'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "deliver" -d 'Run --on-finish commands that were cut off or failed'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "redispatch" -d 'Run an ended task once more: its command line, key and options, where it was started'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "session" -d 'The conversations that keys go on with'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "adopt" -d 'Make the database of another program the ledger'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "backup" -d 'Copy the ledger into a new file'
+complete -c bookend -n "__fish_bookend_using_subcommand help; and not __fish_seen_subcommand_from run list show audit artifact cancel prune stats timeline doctor completions man recover deliver redispatch session adopt backup help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from session" -f -a "list" -d 'Show every key\'s session, and whether it may be resumed'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from session" -f -a "show" -d 'Show a key\'s session, and those that were taken away from it'
 complete -c bookend -n "__fish_bookend_using_subcommand help; and __fish_seen_subcommand_from session" -f -a "resume-id" -d 'Print the id that may be resumed now, or leave with 1 and say why not'

@@ -13,6 +13,7 @@ use super::{duration, limit, status};
 use crate::artifact;
 use crate::audit;
 use crate::cancel::{self, Which};
+use crate::clock;
 use crate::doctor;
 use crate::ledger::{Filter, GroupBy};
 use crate::list;
@@ -334,7 +335,7 @@ fn since(text: &str) -> Result<String, String> {
         let ago = duration(text)
             .map_err(|_| "write it like 30m, 2h, 3d, 2026-11-21 or 2026-11-21T12:00:00Z".to_owned())?;
         let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
-        Timestamp::now().checked_sub(ago).ok()
+        clock::timestamp().checked_sub(ago).ok()
     };
     Ok(format!("{:.3}", time.unwrap_or(Timestamp::UNIX_EPOCH)))
 }
@@ -347,7 +348,7 @@ mod tests {
     fn since_takes_ages_dates_and_times() {
         assert_eq!(since("2026-11-21").as_deref(), Ok("2026-11-21T00:00:00.000Z"));
         assert_eq!(since("2026-11-21T12:00:00+01:00").as_deref(), Ok("2026-11-21T11:00:00.000Z"));
-        assert!(since("2h").is_ok_and(|t| t < format!("{:.3}", Timestamp::now())));
+        assert!(since("2h").is_ok_and(|t| t < format!("{:.3}", clock::timestamp())));
         assert!(since("yesterday").is_err());
     }
 }

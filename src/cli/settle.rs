@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Subcommand};
 
 use super::{duration, level, when_busy};
+use crate::deliver::{self, Which};
 use crate::recover;
 use crate::redispatch;
 use crate::session_cmd;
@@ -37,12 +38,41 @@ pub struct RecoverArgs {
     /// A shell command to run once for each interrupted task, with its row as JSON on stdin
     #[arg(long, env = "BOOKEND_ON_INTERRUPTED", value_name = "CMD")]
     on_interrupted: Option<OsString>,
+    /// End a hook after this long (0: never) [default: what the task was given, else 60s]
+    #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    hook_timeout: Option<Duration>,
+    /// Only mark lost tasks and end what they left; leave hooks and reports to another recovery
+    #[arg(long, conflicts_with = "on_interrupted")]
+    settle_only: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
     /// As one JSON object
     #[arg(long)]
     json: bool,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say on stderr what bookend does; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  bookend deliver --failed\n  bookend deliver 019ab3 --hook-timeout 5m")]
+pub struct DeliverArgs {
+    /// The tasks' ids, or enough of their beginnings
+    #[arg(value_name = "ID", conflicts_with = "failed")]
+    ids: Vec<String>,
+    /// Those whose command failed
+    #[arg(long)]
+    failed: bool,
+    /// Also a task of which the command succeeded
+    #[arg(long, requires = "ids")]
+    again: bool,
+    /// End a command after this long (0: never) [default: what the task was given, else 60s]
+    #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
+    hook_timeout: Option<Duration>,
     /// Say nothing on stderr but errors
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
@@ -122,6 +152,13 @@ pub struct AdoptArgs {
     pub file: PathBuf,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  bookend backup ledger-$(date +%F).db")]
+pub struct BackupArgs {
+    /// The file to write; it must not exist
+    pub file: PathBuf,
+}
+
 impl RecoverArgs {
     pub fn request(self) -> recover::Request {
         recover::Request {
@@ -129,8 +166,26 @@ impl RecoverArgs {
             ttl: self.ttl,
             grace: self.grace,
             on_interrupted: self.on_interrupted.filter(|c| !c.is_empty()),
+            hook_timeout: self.hook_timeout,
+            settle_only: self.settle_only,
             dry_run: self.dry_run,
             json: self.json,
+            level: level(self.quiet, self.verbose),
+        }
+    }
+}
+
+impl DeliverArgs {
+    pub fn request(self) -> deliver::Request {
+        let which = match (self.failed, self.ids.is_empty()) {
+            (true, _) => Which::Failed,
+            (false, true) => Which::Due,
+            (false, false) => Which::Ids(self.ids),
+        };
+        deliver::Request {
+            which,
+            again: self.again,
+            hook_timeout: self.hook_timeout,
             level: level(self.quiet, self.verbose),
         }
     }

@@ -54,6 +54,9 @@ pub const STEPS: &[&str] = &[
     "recover.marked",
     "sessions.withdrawn",
     "recover.hinting",
+    "recover.handing",
+    "recover.handed",
+    "recover.reported",
 ];
 
 /// What `bookend adopt` passes.

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::error::Error;
-use crate::hook::{Attendant, dev_null};
+use crate::hook::{Attendant, Waited, dev_null};
 use crate::process::caller::Caller;
 use crate::process::gate::{Gated, Launch};
+use crate::supervise::Helper;
 use crate::sys;
 use crate::task::Exit;
 
@@ -114,7 +115,7 @@ impl<'a> Git<'a> {
     /// What git says in the directory `top`, which is the top of a worktree.
     ///
     /// # Errors
-    /// As [`Attendant::attend`].
+    /// As [`Attendant::wait`].
     pub(super) fn ask(
         &mut self,
         top: &Path,
@@ -189,26 +190,29 @@ impl<'a> Git<'a> {
     fn await_end(&mut self, child: Gated, attendant: &mut dyn Attendant) -> Result<Option<Exit>, Error> {
         let begun = Instant::now();
         let pid = child.pid;
-        let (mut child, mut bound, mut effort) = (child, QUIET, None);
-        let attended = loop {
+        let mut helper = Some(Helper::new(child, None));
+        let (mut bound, mut effort) = (QUIET, None);
+        loop {
             let until = Instant::now() + bound.min(self.left.saturating_sub(begun.elapsed()));
-            let attended = attendant.attend(child, until.saturating_duration_since(Instant::now()))?;
-            let is_hurried = Instant::now() < until;
-            if attended.ended.is_some() || is_hurried || begun.elapsed() >= self.left {
-                break attended;
+            let waited = attendant.wait(&mut helper, Some(until))?;
+            let is_hurried = matches!(waited, Waited::Stop(_)) || attendant.is_stopping();
+            let has_ended = helper.as_ref().is_none_or(|h| h.ended.is_some());
+            if has_ended || is_hurried || begun.elapsed() >= self.left {
+                break;
             }
             let now = Effort::of(pid);
             if effort.is_some_and(|before| !now.is_more_than(before)) {
-                break attended;
+                break;
             }
-            (child, bound, effort) = (attended.child, STEP, Some(now));
-        };
-        self.left = self.left.saturating_sub(begun.elapsed());
-        if attended.ended.is_none() {
-            debug!("git did not end in time and is killed");
-            end_group(&attended.child);
+            (bound, effort) = (STEP, Some(now));
         }
-        Ok(attended.ended)
+        self.left = self.left.saturating_sub(begun.elapsed());
+        let Some(helper) = helper else { return Ok(None) };
+        if helper.ended.is_none() {
+            debug!("git did not end in time and is killed");
+            end_group(&helper.child);
+        }
+        Ok(helper.ended)
     }
 }
 

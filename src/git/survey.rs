@@ -29,7 +29,7 @@ impl<'a> Survey<'a> {
     }
 
     /// # Errors
-    /// As [`Attendant::attend`].
+    /// As [`Attendant::wait`].
     pub fn uncommitted(&mut self, cwd: &Path, attendant: &mut dyn Attendant) -> Result<Uncommitted, Error> {
         let Some(worktree) = cwd.canonicalize().ok().and_then(|cwd| Worktree::around(&cwd)) else {
             return Ok(Uncommitted::NoWorktree);

@@ -9,21 +9,21 @@
 mod ddl;
 mod rebuild;
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
+use super::backup;
 use super::dialect::{self, Dialect, TimeFormat};
 use super::error::{LedgerError, Result, step};
 use super::open::{self, Found};
 use super::place::{self, Location, with_suffix};
 use super::trust;
+use crate::clock;
 use crate::failpoint;
 use rebuild::{Own, Theirs};
 
@@ -173,16 +173,14 @@ fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
     for suffix in ["", "-journal", "-wal", "-shm"] {
         open::remove_if_there(&with_suffix(draft, suffix)).map_err(io)?;
     }
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(draft)
-        .map_err(io)?;
-    copy(file, draft).map_err(|e| LedgerError::sql("backing up", file, e))?;
+    backup::create(draft).map_err(io)?;
+    // The write lock is held by another connection, which cannot be read through meanwhile.
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+    Connection::open_with_flags(file, flags)
+        .and_then(|source| backup::copy(&source, draft))
+        .map_err(|e| LedgerError::sql("backing up", file, e))?;
     // 20261121T195343Z
-    let stamp = format!("{:.0}", Timestamp::now()).replace(['-', ':'], "");
+    let stamp = format!("{:.0}", clock::timestamp()).replace(['-', ':'], "");
     let named = with_suffix(file, &format!(".before-bookend-{stamp}"));
     let backup = (0u32..)
         .map(|n| if n == 0 { named.clone() } else { with_suffix(&named, &format!(".{n}")) })
@@ -192,28 +190,6 @@ fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
         .and_then(|()| place::sync_directory(file.parent().unwrap_or(Path::new("/"))))
         .map_err(io)?;
     Ok(backup)
-}
-
-fn copy(file: &Path, to: &Path) -> rusqlite::Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let source = Connection::open_with_flags(file, flags | OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    let mut target = Connection::open_with_flags(to, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    target.pragma_update(None, "synchronous", "FULL")?;
-    let since = Instant::now();
-    {
-        let backup = Backup::new(&source, &mut target)?;
-        loop {
-            match backup.step(-1)? {
-                StepResult::Done => break,
-                _ if since.elapsed() < open::busy_patience() => std::thread::sleep(Duration::from_millis(5)),
-                _ => {
-                    let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-                    return Err(rusqlite::Error::SqliteFailure(busy, None));
-                }
-            }
-        }
-    }
-    target.close().map_err(|(_, e)| e)
 }
 
 /// How many tasks and sessions there are then, and how many of the sessions are linked.

@@ -15,7 +15,12 @@ const UPDATE_BEGIN_DELIVERY: &str = "
 const UPDATE_HINTED: &str = "
     UPDATE task_history SET hinted_at = ?2
     WHERE id = ?1 AND status = 'interrupted' AND hinted_at IS NULL";
-const UPDATE_UNHINTED: &str = "UPDATE task_history SET hinted_at = NULL WHERE id = ?1";
+const UPDATE_BEGIN_HINT: &str = "
+    UPDATE task_history SET hint_attempts = hint_attempts + 1
+    WHERE id = ?1 AND status = 'interrupted' AND hinted_at IS NULL
+    RETURNING hint_attempts";
+const UPDATE_TAKE_BACK_HINT: &str = "
+    UPDATE task_history SET hint_attempts = hint_attempts - 1 WHERE id = ?1 AND hint_attempts > 0";
 const UPDATE_RUNNING_ERROR: &str = "
     UPDATE task_history SET error = ?2 WHERE id = ?1 AND status = 'running'";
 
@@ -59,16 +64,29 @@ impl Ledger {
         tasks::unhinted(&self.conn).map_err(self.failed("looking for interrupted tasks"))
     }
 
-    /// Takes it upon us to tell of an interrupted task; `false`: somebody has told.
-    pub fn begin_hint(&mut self, id: &str, at: &str) -> Result<bool> {
-        let changed = self.conn.execute(UPDATE_HINTED, (id, at)).map_err(self.failed("claiming a hint"))?;
-        Ok(changed == 1)
+    /// Records that the report of an interrupted task is about to be handed to a command: the number of the
+    /// attempt. `None`: it was reported meanwhile.
+    pub fn begin_hint(&mut self, id: &str) -> Result<Option<i64>> {
+        self.in_transaction("claiming a report", |conn| {
+            conn.query_row(UPDATE_BEGIN_HINT, [id], |row| row.get(0)).optional()
+        })
     }
 
-    /// What was to be done with the hint failed: the next recovery tries again.
+    /// An attempt that bookend itself cut short does not count.
     pub fn take_back_hint(&mut self, id: &str) -> Result<()> {
-        self.conn.execute(UPDATE_UNHINTED, [id]).map_err(self.failed("taking back a hint"))?;
+        self.conn.execute(UPDATE_TAKE_BACK_HINT, [id]).map_err(self.failed("taking back a report"))?;
         Ok(())
+    }
+
+    /// Records, in one commit, that these interrupted tasks were reported.
+    pub fn hinted(&mut self, ids: &[String], at: &str) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.in_transaction("recording reports", |conn| {
+            let mut update = conn.prepare_cached(UPDATE_HINTED)?;
+            ids.iter().try_for_each(|id| update.execute((id, at)).map(drop))
+        })
     }
 
     /// Removes the spool slots of tasks that were never committed, or have ended: their supervisors died
@@ -184,8 +202,7 @@ fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<Found> {
     }
     let why = match &last.task {
         Some(task) if task.status == Status::Running => return Ok(Found::Running),
-        Some(task) => format!("its last task, {}, ended as {}", task.id, task.status),
-        None => "no task is known that used it".to_owned(),
+        _ => last.why(),
     };
     let (key, session_id) = (session.key.clone(), session.session_id.clone());
     Ok(Found::Unsafe(Withdrawn { key, session_id, why }))

@@ -3,15 +3,16 @@
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::dialect::{AnyText, AnyTime, Dialect};
+use super::dialect::{AnyText, Dialect};
 use super::error::step;
 use super::sessions::{self, Used};
 use super::statement::execute;
 use super::tasks::{self, Move};
+use crate::clock;
 use crate::task::{EndSource, Ended, Ending, Exit, Status};
 
 const SELECT_OPEN: &str = "
-    SELECT status, key, provider, session_id, former_session, started_at, retention_secs
+    SELECT status, key, provider, session_id, former_session, retention_secs
     FROM task_history WHERE id = ?1";
 const SELECT_ENDED: &str = "
     SELECT status, reason, finished_at IS kept_time('task_history.finished_at', ?2), end_source
@@ -76,7 +77,6 @@ struct Open {
     provider: Option<String>,
     session_id: Option<String>,
     former_session: Option<String>,
-    started_at: String,
     retention_secs: Option<i64>,
 }
 
@@ -97,8 +97,7 @@ pub fn end(
                 provider: row.get::<_, AnyText>(2)?.0,
                 session_id: row.get::<_, AnyText>(3)?.0,
                 former_session: row.get(4)?,
-                started_at: row.get::<_, AnyTime>(5)?.0.unwrap_or_default(),
-                retention_secs: row.get(6)?,
+                retention_secs: row.get(5)?,
             })
         })
         .optional()?;
@@ -117,7 +116,7 @@ pub fn end(
     if !ended.executed {
         sessions::unlink(conn, &used, open.former_session.as_deref())?;
     } else if ended.ending == Ending::Success {
-        sessions::keep(conn, &used, session_id, &open.started_at)?;
+        sessions::keep(conn, &used, session_id)?;
     } else if ended.ending != Ending::Backgrounded {
         invalidated = sessions::end_badly(conn, &used, session_id, &why(&ended.ending))?;
     }
@@ -209,7 +208,7 @@ fn why(ending: &Ending) -> String {
 
 /// `secs` after the time `at`; beyond the calendar it is its end.
 pub fn later(at: &str, secs: i64) -> String {
-    let from = at.parse().unwrap_or_else(|_| Timestamp::now());
+    let from = at.parse().unwrap_or_else(|_| clock::timestamp());
     let until = from.checked_add(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MAX);
     super::text(until)
 }

@@ -197,6 +197,7 @@ impl LedgerError {
             io::ErrorKind::PermissionDenied => {
                 "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
             }
+            io::ErrorKind::AlreadyExists => "name a file that does not exist yet",
             io::ErrorKind::FileTooLarge => SIZE_LIMIT,
             io::ErrorKind::ReadOnlyFilesystem => "name a ledger elsewhere with --ledger FILE",
             _ => "check the path, or name a ledger elsewhere with --ledger FILE",

@@ -22,6 +22,8 @@ use crate::task::Task;
 pub const SLOTS: i64 = 1 << 62;
 /// The byte that is held while the ledger is created or migrated.
 const MIGRATION: i64 = SLOTS;
+/// The bytes that stand for the aftermath of tasks, by their ids: from here on.
+const AFTERMATH: i64 = SLOTS + 1;
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the kernel says of the byte of a task.
@@ -70,6 +72,20 @@ pub enum Taken {
     Held,
     /// The task's byte is not in the file beside this ledger.
     Elsewhere,
+}
+
+/// What is still to be done for a task that has ended, and is to be done by one process at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aftermath {
+    Delivery,
+    Report,
+}
+
+/// Held bytes that stand for the aftermath of tasks: they are free again when this is dropped, or its process
+/// dies.
+#[derive(Debug)]
+pub struct AftermathLock {
+    _file: File,
 }
 
 /// The `live` file of a ledger, for asking: what is held is held through descriptions of its own.
@@ -129,6 +145,27 @@ impl Live {
             Ok(false) => Ok(Taken::Held),
             Err(e) => Err(LedgerError::io("taking a live lock in", &self.path, e)),
         }
+    }
+}
+
+impl Live {
+    /// Takes the bytes that stand for the aftermath of these tasks, and says of each whether it is ours: else
+    /// another process is at it. Unlike the live lock they exist on every boot and for every row.
+    pub fn take_aftermath(&self, what: Aftermath, ids: &[&str]) -> Result<(AftermathLock, Vec<bool>)> {
+        let live = LiveFile::open(&self.path)?;
+        let taken = ids.iter().map(|id| live.try_lock(what.byte(id))).collect::<io::Result<_>>();
+        let taken = taken.map_err(|e| LedgerError::io("taking an aftermath lock in", &self.path, e))?;
+        Ok((AftermathLock { _file: live.file }, taken))
+    }
+}
+
+impl Aftermath {
+    /// The byte that stands for it: by FNV-1a of the id, 60 bits of it. Of two tasks that share one, one
+    /// waits for the next recovery.
+    fn byte(self, id: &str) -> i64 {
+        let fold = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
+        let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325, fold) >> 4;
+        AFTERMATH + (hash << 1 | self as u64).cast_signed()
     }
 }
 

@@ -7,6 +7,7 @@ mod adopt;
 mod aftermath;
 mod artifacts;
 mod audit;
+mod backup;
 mod claim;
 mod dialect;
 mod ending;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::clock;
 use crate::failpoint;
 use crate::log;
 use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
@@ -53,7 +55,7 @@ pub use claim::Claim;
 pub use ending::Finished;
 pub use error::{LedgerError, Result};
 pub use listing::Filter;
-pub use live::{LiveEvidence, LiveLock, Taken};
+pub use live::{Aftermath, AftermathLock, LiveEvidence, LiveLock, Taken};
 pub use place::{ChosenBy, Location, locate};
 pub use prune::{Due, Pruned};
 pub use sessions::{LastUse, Restored};
@@ -355,6 +357,11 @@ impl Ledger {
         self.live.take(task)
     }
 
+    /// Takes the aftermath of tasks upon us: for each whether it is ours, else another process is at it.
+    pub fn take_aftermath(&self, what: Aftermath, ids: &[&str]) -> Result<(AftermathLock, Vec<bool>)> {
+        self.live.take_aftermath(what, ids)
+    }
+
     /// Device and inode of the file `live`, and the bytes of it that supervisors lock.
     pub fn live_bytes(&self) -> Result<Option<(u64, u64, Range<i64>)>> {
         Ok(self.live.file()?.map(|live| (live.dev, live.ino, 0..live::SLOTS)))
@@ -476,7 +483,7 @@ fn warn_of_other_name(at: &Location) {
 
 /// Now, RFC 3339, UTC, milliseconds.
 fn now() -> String {
-    text(Timestamp::now())
+    text(clock::timestamp())
 }
 
 fn text(time: Timestamp) -> String {

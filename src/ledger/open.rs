@@ -1,8 +1,8 @@
 //! Opening the ledger file: made whole before anybody sees it, brought up to date, set up for many writers.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,6 +11,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
 use uuid::Uuid;
 
+use super::backup;
 use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::live::LiveFile;
@@ -276,7 +277,7 @@ fn create(at: &Location) -> Result<()> {
         remove_if_there(&path)
             .map_err(|e| LedgerError::io("removing what an interrupted creation left:", &path, e))?;
     }
-    create_private(&draft)
+    backup::create(&draft)
         .and_then(|()| failpoint::hit("create.drafted"))
         .map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
     fill(&draft)?;
@@ -379,17 +380,6 @@ fn set_strays_aside(file: &Path, private: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// An empty file, 0600 whatever the umask; it must not exist, not even as a link.
-fn create_private(path: &Path) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?
-        .set_permissions(Permissions::from_mode(0o600))
 }
 
 pub fn remove_if_there(path: &Path) -> io::Result<()> {

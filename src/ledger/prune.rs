@@ -1,11 +1,20 @@
 //! Removing old tasks, a few at a time: nobody else waits long for the ledger meanwhile.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Row, TransactionBehavior};
 
 use super::dialect::AnyText;
 use super::{Ledger, LedgerError, Result, ending};
+use crate::clock;
+
+/// How long a task without a retention of its own is kept.
+const RETENTION_SECS: i64 = 365 * 24 * 3600;
+/// How far beyond the newest sign of life ages count.
+const ONE_DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long a batch may hold the ledger before its commit begins.
 const HOLD: Duration = Duration::from_millis(20);
@@ -24,7 +33,8 @@ macro_rules! page {
                EXISTS (SELECT 1 FROM claude_sdk_sessions s WHERE s.session_id = t.session_id)
                  AND NOT EXISTS (SELECT 1 FROM task_history n
                                  WHERE n.session_id = t.session_id AND n.started_at > t.started_at)
-                 OR EXISTS (SELECT 1 FROM claude_sdk_sessions s WHERE s.task_id = t.id)
+                 OR EXISTS (SELECT 1 FROM claude_sdk_sessions s WHERE s.task_id = t.id),
+               t.retention_secs
              FROM task_history t
              WHERE t.status <> 'running' AND t.live_slot IS NOT NULL AND ",
             $due,
@@ -40,6 +50,13 @@ macro_rules! page {
     };
 }
 
+/// The newest sign of life there is.
+const SELECT_NEWEST_ENDED: &str = "
+    SELECT max(last_seen_at) FROM task_history WHERE status <> 'running' AND last_seen_at IS NOT NULL";
+const SELECT_NEWEST_RUNNING: &str = "SELECT max(last_seen_at) FROM task_history WHERE status = 'running'";
+/// The first row, in the order of insertion, of those that were started within a time.
+const SELECT_FIRST_SINCE: &str =
+    "SELECT min(rowid) FROM task_history WHERE started_at > ?1 AND started_at <= ?2";
 const SELECT_PAST_CLEANUP: &str = page!("t.cleanup_after");
 /// A task was seen last at its end.
 const SELECT_PAST_RETENTION: &str = page!("t.last_seen_at");
@@ -56,12 +73,12 @@ const DELETE_TASK: &str = "
       AND NOT EXISTS (SELECT 1 FROM claude_sdk_sessions s WHERE s.task_id = task_history.id)";
 
 /// Which tasks are due.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Due {
-    /// Past the time in their rows, at this moment: RFC 3339, UTC, milliseconds.
-    Cleanup(String),
-    /// Ended at this time or before, whatever their rows say.
-    EndedBy(String),
+    /// Past the time in their rows.
+    Cleanup,
+    /// Ended so long ago, whatever their rows say.
+    Older(SignedDuration),
 }
 
 /// Why a task that is due is kept.
@@ -88,20 +105,74 @@ struct Candidate {
     rowid: i64,
     id: String,
     due: String,
+    /// How long it is to be kept, where its row says so.
+    retention_secs: Option<i64>,
     kept: Option<Kept>,
 }
 
+/// The ages of rows, by clocks that may have been set meanwhile.
+struct Ages {
+    now: Timestamp,
+    /// For each age in seconds, the first row that was started since.
+    first_since: HashMap<i64, Option<i64>>,
+}
+
+impl Ages {
+    /// Whether a row that was inserted before this one was started less than `secs` ago. Then this one cannot
+    /// be older, whatever its own times say: the clock stood wrong.
+    fn has_young_predecessor(&mut self, ledger: &Ledger, rowid: i64, secs: i64) -> Result<bool> {
+        let first = match self.first_since.entry(secs) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(unknown) => *unknown.insert(ledger.first_since(self.now, secs)?),
+        };
+        Ok(first.is_some_and(|first| first < rowid))
+    }
+}
+
 impl Ledger {
+    /// From when on ages count: now, but a day after the newest sign of life at most. A clock that was set
+    /// forward makes nothing old.
+    fn ages(&self) -> Result<Ages> {
+        let newest = |sql| self.conn.query_row(sql, [], |row| row.get::<_, Option<String>>(0));
+        let newest = || Ok([newest(SELECT_NEWEST_ENDED)?, newest(SELECT_NEWEST_RUNNING)?]);
+        let newest = newest().map_err(self.failed("looking for the newest task"))?;
+        let limit = newest.into_iter().flatten().filter_map(|time| time.parse::<Timestamp>().ok()).max();
+        let limit = limit.map(|at| at.checked_add(ONE_DAY).unwrap_or(at));
+        let now = clock::timestamp();
+        Ok(Ages { now: limit.map_or(now, |limit| limit.min(now)), first_since: HashMap::new() })
+    }
+
+    fn first_since(&self, now: Timestamp, secs: i64) -> Result<Option<i64>> {
+        let since = now.checked_sub(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MIN);
+        let started = |at| self.dialect.time("task_history.started_at", &super::text(at));
+        self.conn
+            .query_row(SELECT_FIRST_SINCE, (started(since), started(now)), |row| row.get(0))
+            .map_err(self.failed("looking for the tasks before an old one"))
+    }
+
     /// Removes the tasks that are due with their transitions, in batches. `dry`: only counts them.
     pub fn prune(&mut self, due: &Due, dry: bool) -> Result<Pruned> {
         let mut pruned = Pruned::default();
+        let mut ages = self.ages()?;
+        let until = match due {
+            Due::Cleanup => ages.now,
+            Due::Older(age) => ages.now.checked_sub(*age).unwrap_or(Timestamp::MIN),
+        };
+        let until = super::text(until);
         let mut after = (String::new(), i64::MIN);
         loop {
-            let page = self.page(due, &after)?;
+            let page = self.page(due, &until, &after)?;
             let Some(last) = page.last() else { return Ok(pruned) };
             after = (last.due.clone(), last.rowid);
             let mut ids = Vec::new();
             for candidate in page {
+                let secs = match due {
+                    Due::Cleanup => candidate.retention_secs.unwrap_or(RETENTION_SECS),
+                    Due::Older(age) => age.as_secs(),
+                };
+                if ages.has_young_predecessor(self, candidate.rowid, secs)? {
+                    continue;
+                }
                 match candidate.kept {
                     Some(Kept::Session) => pruned.kept_for_session += 1,
                     Some(Kept::Undelivered) => pruned.kept_undelivered += 1,
@@ -125,12 +196,12 @@ impl Ledger {
     }
 
     /// Sets the time after which it may be removed for each ended task that has none: its own retention, or
-    /// this one, after its end. How many there were.
-    pub fn set_missing_cleanup(&mut self, retention_secs: i64) -> Result<usize> {
+    /// a year, after its end. How many there were.
+    pub fn set_missing_cleanup(&mut self) -> Result<usize> {
         let mut set = 0;
         for task in self.uncleaned()? {
             let end = task.finished_at.as_ref().or(task.last_seen_at.as_ref()).unwrap_or(&task.started_at);
-            let until = ending::later(end, task.retention_secs.unwrap_or(retention_secs));
+            let until = ending::later(end, task.retention_secs.unwrap_or(RETENTION_SECS));
             set += self
                 .conn
                 .execute(UPDATE_CLEANUP, (&task.id, until))
@@ -144,10 +215,10 @@ impl Ledger {
         self.conn.execute_batch("VACUUM").map_err(self.failed("compacting the file"))
     }
 
-    fn page(&self, due: &Due, after: &(String, i64)) -> Result<Vec<Candidate>> {
-        let (sql, until) = match due {
-            Due::Cleanup(now) => (SELECT_PAST_CLEANUP, now),
-            Due::EndedBy(then) => (SELECT_PAST_RETENTION, then),
+    fn page(&self, due: &Due, until: &str, after: &(String, i64)) -> Result<Vec<Candidate>> {
+        let sql = match due {
+            Due::Cleanup => SELECT_PAST_CLEANUP,
+            Due::Older(_) => SELECT_PAST_RETENTION,
         };
         let read = |row: &Row<'_>| {
             let kept = match (row.get::<_, Option<bool>>(3)?.unwrap_or_default(), row.get(4)?) {
@@ -159,6 +230,7 @@ impl Ledger {
                 rowid: row.get(0)?,
                 id: row.get::<_, AnyText>(1)?.0.unwrap_or_default(),
                 due: row.get(2)?,
+                retention_secs: row.get(5)?,
                 kept,
             })
         };
@@ -200,6 +272,12 @@ mod tests {
 
     #[test]
     fn old_tasks_are_found_by_indexes() {
-        super::super::tests::each_uses_an_index(&[SELECT_PAST_CLEANUP, SELECT_PAST_RETENTION]);
+        super::super::tests::each_uses_an_index(&[
+            SELECT_PAST_CLEANUP,
+            SELECT_PAST_RETENTION,
+            SELECT_NEWEST_ENDED,
+            SELECT_NEWEST_RUNNING,
+            SELECT_FIRST_SINCE,
+        ]);
     }
 }

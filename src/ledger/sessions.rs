@@ -50,7 +50,21 @@ const UPDATE_WITHDRAWN_RESTORED: &str = "
       AND restored_at IS NULL AND reason <> 'replaced'";
 const SELECT_IS_WITHDRAWN: &str = "
     SELECT 1 FROM session_invalidation
-    WHERE session_id = ?1 AND key = ?2 AND at >= ?3 AND restored_at IS NULL AND reason <> 'replaced'";
+    WHERE session_id = ?1 AND key = ?2 AND task_id = ?3 AND restored_at IS NULL AND reason <> 'replaced'";
+/// A later success is one of a task whose row was inserted later: clocks are set. What a user only did not
+/// want to continue was not judged unsafe.
+const SELECT_VETO: &str = "
+    SELECT i.task_id, i.reason FROM session_invalidation i
+    LEFT JOIN task_history u ON u.id = i.task_id
+    WHERE i.session_id = ?1 AND (i.provider IS ?2 OR i.provider IS NULL OR ?2 IS NULL)
+      AND i.restored_at IS NULL AND i.reason NOT IN ('replaced', 'fresh', 'no_transcript')
+      AND NOT EXISTS (
+          SELECT 1 FROM task_history t
+          WHERE t.session_id IN (?1, kept_session(?2, ?1)) AND t.status = 'success'
+            AND (t.provider IS ?2 OR t.provider IS NULL OR ?2 IS NULL) AND t.rowid > u.rowid)
+    ORDER BY i.id DESC LIMIT 1";
+const SELECT_IS_CLOSED: &str = "
+    SELECT 1 FROM session_invalidation WHERE session_id = ?1 AND task_id = ?2 AND reason <> 'replaced'";
 const UPDATE_RESTORED: &str = "
     UPDATE session_invalidation SET restored_at = ?4
     WHERE task_id = ?1 AND key = ?2 AND session_id = ?3 AND restored_at IS NULL";
@@ -100,8 +114,27 @@ pub fn untrusted(conn: &Connection) -> rusqlite::Result<Vec<Session>> {
 pub struct LastUse {
     /// One that runs, else the newest that is known to have used it.
     pub task: Option<Box<Task>>,
-    /// An operator has restored it since.
+    /// An operator has restored it since, or a task that started later succeeded with it.
     pub restored: bool,
+    /// It was invalidated, and neither restored nor used with success since.
+    pub veto: Option<Veto>,
+}
+
+/// An invalidation that still holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Veto {
+    pub task_id: Option<String>,
+    pub reason: String,
+}
+
+impl Veto {
+    /// `it was invalidated by task 019… (failure: exit)`
+    pub fn why(&self) -> String {
+        match &self.task_id {
+            Some(task) => format!("it was invalidated by task {task} ({})", self.reason),
+            None => format!("it was invalidated ({})", self.reason),
+        }
+    }
 }
 
 /// `linked`: the task that the key's row names as the last user.
@@ -124,9 +157,15 @@ pub fn last_use(
         }
     }
     let user = task.as_ref().map(|t| t.id.as_str());
-    let restored =
-        conn.query_row(SELECT_IS_RESTORED, (session_id, provider, user), |_| Ok(())).optional()?.is_some();
-    Ok(LastUse { task: task.map(Box::new), restored })
+    let holds = |sql| conn.query_row(sql, (session_id, provider, user), |_| Ok(())).optional();
+    let mut restored = holds(SELECT_IS_RESTORED)?.is_some();
+    let veto = |row: &Row<'_>| Ok(Veto { task_id: row.get(0)?, reason: row.get(1)? });
+    let veto = conn.query_row(SELECT_VETO, (session_id, provider), veto).optional()?;
+    if let (None, Some(user), false) = (&veto, user, restored) {
+        // What the last task by the clock says against it is settled if its invalidation no longer holds.
+        restored = conn.query_row(SELECT_IS_CLOSED, (session_id, user), |_| Ok(())).optional()?.is_some();
+    }
+    Ok(LastUse { task: task.map(Box::new), restored, veto })
 }
 
 impl LastUse {
@@ -136,9 +175,21 @@ impl LastUse {
 
     pub fn is_safe(&self) -> bool {
         match self.status() {
-            Some(Status::Success) => true,
             Some(Status::Running) => false,
+            _ if self.veto.is_some() => false,
+            Some(Status::Success) => true,
             _ => self.restored,
+        }
+    }
+
+    /// Why it is not safe, if it is not.
+    pub fn why(&self) -> String {
+        match (&self.task, &self.veto) {
+            (Some(task), _) if task.status != Status::Success => {
+                format!("its last task, {}, ended as {}", task.id, task.status)
+            }
+            (_, Some(veto)) => veto.why(),
+            _ => "no task is known that used it".to_owned(),
         }
     }
 }
@@ -296,18 +347,14 @@ fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rus
     Ok(())
 }
 
-/// The run succeeded: its key goes on with this session, unless an operator withdrew it meanwhile.
-pub fn keep(
-    conn: &Connection,
-    used: &Used<'_>,
-    session_id: Option<&str>,
-    started_at: &str,
-) -> rusqlite::Result<()> {
+/// The run succeeded: its key goes on with this session, unless an operator withdrew it meanwhile: the
+/// invalidation of a session in use names the task that uses it.
+pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&str>) -> rusqlite::Result<()> {
     let (Some(key), Some(session_id)) = (used.key, session_id) else {
         return Ok(());
     };
     let withdrawn =
-        conn.query_row(SELECT_IS_WITHDRAWN, (session_id, key, started_at), |_| Ok(())).optional()?;
+        conn.query_row(SELECT_IS_WITHDRAWN, (session_id, key, used.task), |_| Ok(())).optional()?;
     if withdrawn.is_none() {
         point(conn, used, key, session_id)?;
         trust(conn, key, Trust::Task)?;

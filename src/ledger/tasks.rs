@@ -61,7 +61,7 @@ macro_rules! select {
              cgroup, exit_code, term_signal, stop_signal,
              stop_sender_pid, stop_sender_uid, end_source, last_seen_at, oom_killed, cpu_ms, max_rss_kib,
              on_finish, delivery_status, delivery_attempts, delivered_at, retention_secs, cleanup_after,
-             hinted_at, user_argv, run_options, leftovers, parent_id, oom_kills_before,
+             hinted_at, hint_attempts, user_argv, run_options, leftovers, parent_id, oom_kills_before,
              tool_in_flight, context_lost, session_untracked, transcript_seen
              FROM task_history ",
             $($rest),+
@@ -465,6 +465,7 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         retention_secs: next!(),
         cleanup_after: next!(AnyTime),
         hinted_at: next!(AnyTime),
+        hint_attempts: next!(),
         user_argv: words(next!()),
         run_options: json(next!()),
         leftovers: json(next!()),

@@ -7,6 +7,7 @@ pub mod dying;
 pub mod environment;
 pub mod forward;
 pub mod gate;
+pub mod group;
 pub mod identity;
 pub mod leftovers;
 pub mod locks;

@@ -176,7 +176,7 @@ fn a_lock_that_a_dead_supervisors_child_still_holds_is_waited_for_but_not_for_lo
 
 #[test]
 fn the_last_sign_of_life_decides_what_is_too_old() {
-    let ago = |hours: i64| (Timestamp::now() - SignedDuration::from_hours(hours)).to_string();
+    let ago = |hours: i64| (clock::timestamp() - SignedDuration::from_hours(hours)).to_string();
     let hours = |n: u64| Duration::from_secs(n * 3600);
     let mut task = lost_row();
     (task.started_at, task.last_seen_at) = (ago(30), None);

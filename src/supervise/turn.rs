@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, CANCEL, Fate};
+use crate::process::group;
 use crate::process::identity;
 use crate::process::leftovers::LeftoverSweep;
 use crate::process::terminal;
@@ -75,10 +76,20 @@ impl Supervisor<'_> {
         if fate == Fate::Noise {
             return Ok(());
         }
+        // What runs after the agent has a group of its own, which the terminal does not reach.
+        if let (Phase::After, Some(helper), libc::SIGTSTP | libc::SIGCONT) =
+            (self.phase, &self.helper, received.signal)
+            && helper.ended.is_none()
+        {
+            group::signal(&helper.child, received.signal);
+        }
         if let Some(stop) = stop_of(&received) {
             match self.phase {
                 Phase::Before | Phase::Running => self.note(stop, received.signal),
-                Phase::After => self.hurried = true,
+                Phase::After => {
+                    self.hurried = true;
+                    self.late_stops.push_back(received.signal);
+                }
             }
         }
         if fate == Fate::Reached {
@@ -149,8 +160,11 @@ impl Supervisor<'_> {
         {
             match change {
                 Change::Ended(exit) => helper.ended = Some(exit),
-                // A process group of its own is not the shell's job: nobody would continue us with it.
-                Change::Stopped(signal) if !leads_group(pid) => self.stop_along(pid, signal)?,
+                // A process group of its own is not the shell's job: nobody would continue us with it, unless
+                // it was Ctrl-Z that we passed on.
+                Change::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
+                    self.stop_along(pid, signal)?;
+                }
                 Change::Stopped(_) | Change::Continued => {}
             }
         }

@@ -77,6 +77,8 @@ pub struct Task {
     pub retention_secs: Option<i64>,
     pub cleanup_after: Option<String>,
     pub hinted_at: Option<String>,
+    /// How often the `--on-interrupted` command of `recover` was begun for it.
+    pub hint_attempts: i64,
     pub user_argv: Option<Vec<String>>,
     pub run_options: Option<Value>,
     pub leftovers: Option<Value>,

@@ -107,5 +107,5 @@ fn ruins(world: &World) {
 }
 
 fn recovering(world: &World) -> Cmd<'_> {
-    world.bare(["bookend", "recover", "--grace", "200ms"]).with(["umask=0"])
+    world.bare(["bookend", "recover", "--grace", "200ms", "--on-interrupted", "true"]).with(["umask=0"])
 }

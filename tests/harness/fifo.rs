@@ -50,6 +50,12 @@ impl Fifo {
         writeln!(writer, "{line}").expect("a line into the pipe");
     }
 
+    /// Fills the pipe, as if its reader had stopped: whoever writes to it without looking waits for ever.
+    pub fn fill_up(&mut self) {
+        let mut writer = self.writer.as_ref().expect("the pipe was ended");
+        while writer.write(&[b'x'; 1]).is_ok() {}
+    }
+
     /// The next line.
     pub fn line(&mut self) -> String {
         loop {

@@ -29,6 +29,13 @@ pub fn pending(pid: i32) -> u64 {
     set("SigPnd:") | set("ShdPnd:")
 }
 
+/// Whether `/proc` hides the processes of other users from a plain user (`hidepid`).
+pub fn hides() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts");
+    let proc = mounts.lines().rfind(|line| line.split(' ').nth(1) == Some("/proc")).unwrap_or_default();
+    proc.contains("hidepid=") && !proc.contains("hidepid=0") && !proc.contains("hidepid=off")
+}
+
 /// The children, zombies too.
 pub fn children(pid: i32) -> Vec<i32> {
     all().filter(|p| stat_field(*p, 4) == Some(pid.to_string())).collect()

@@ -70,12 +70,15 @@ impl Real {
 
     /// `bookend run -- claude -p hello …`
     fn claude<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Cmd<'_> {
-        let argv = ["claude", "-p", "hello", "--dangerously-skip-permissions"];
-        self.in_environment(self.world.run(argv.into_iter().chain(arguments)))
+        self.against_the_api(self.world.run(CLAUDE.into_iter().chain(arguments)))
     }
 
-    /// The command with what Claude Code needs to stay on this machine.
-    fn in_environment<'w>(&self, command: Cmd<'w>) -> Cmd<'w> {
+    /// `claude -p hello …`, with nothing before it.
+    fn bare<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Cmd<'_> {
+        self.against_the_api(self.world.bare(CLAUDE.into_iter().chain(arguments)))
+    }
+
+    fn against_the_api<'a>(&self, command: Cmd<'a>) -> Cmd<'a> {
         self.environment().into_iter().fold(command, |command, (name, value)| command.env(name, value))
     }
 
@@ -85,6 +88,8 @@ impl Real {
         projects.flatten().any(|p| p.path().join(format!("{session}.jsonl")).exists())
     }
 }
+
+const CLAUDE: [&str; 4] = ["claude", "-p", "hello", "--dangerously-skip-permissions"];
 
 /// How each output mode is asked for.
 const JSON: [&str; 2] = ["--output-format", "json"];

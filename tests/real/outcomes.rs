@@ -83,7 +83,7 @@ fn running_out_of_turns_is_a_failure() {
 fn a_session_in_the_background_is_left_alone() {
     let Some(real) = Real::new("a_session_in_the_background_is_left_alone", "text:pong") else { return };
     let world = &real.world;
-    let run = real.in_environment(world.run(["claude", "--bg", "hello"]).options(["--key", "k"]));
+    let run = real.against_the_api(world.run(["claude", "--bg", "hello"]).options(["--key", "k"]));
     let output = run.run().ended(End::Code(0));
     let row = world.row();
     assert_eq!(row.ending(), "success/backgrounded");
@@ -98,4 +98,22 @@ fn a_session_in_the_background_is_left_alone() {
     });
     assert!(daemon.is_some(), "the daemon runs on");
     assert!(marked(world).is_empty(), "and carries no mark of the task");
+}
+
+/// Bare, Claude Code exits 1 when stdout takes nothing.
+#[test]
+fn a_full_stdout_is_a_failure() {
+    let test = "a_full_stdout_is_a_failure";
+    for mode in [&JSON[..], &STREAM_JSON[..]] {
+        let Some(real) = Real::new(test, "text:pong") else { return };
+        let bare = real.bare(mode.iter().copied()).with(["open=1:w:/dev/full"]).run();
+        bare.ended(End::Code(1));
+        let run = real.claude(mode.iter().copied()).options(["--grace", "1s"]);
+        let output = run.with(["open=1:w:/dev/full"]).run().ended(End::Code(74));
+        assert!(output.stderr.contains("could not be written to stdout: ENOSPC"), "{output:?}");
+        let row = real.world.row();
+        assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/output", Some(0)));
+        assert!(row.text("error").contains("bytes of the agent's output"), "{row:?}");
+        assert!(row.real("cost_usd") > Some(0.0), "{row:?}");
+    }
 }

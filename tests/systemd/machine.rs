@@ -136,7 +136,7 @@ impl Machine {
     /// Lets the units see the machine's own boot id: it is a bind mount below /proc, and what gives a unit a
     /// /proc of its own would show it the boot id of the host, which does not change.
     pub fn show_boot_ids(&self) {
-        for unit in ["bookend-recover.service", "bookend@.service"] {
+        for unit in ["bookend-recover.service", "bookend-report.service", "bookend@.service"] {
             let drop_in = format!("/etc/systemd/system/{unit}.d/boot-id.conf");
             self.write(&drop_in, "[Service]\nProtectProc=default\nProtectKernelTunables=no\n");
         }

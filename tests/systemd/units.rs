@@ -54,6 +54,44 @@ fn restart_ends_the_task_and_the_next_one_starts_fresh_with_one_hint() {
     assert_eq!(m.journal(&["MESSAGE_ID=323327e934c34dc78ae70bda9f6b5041"]).len(), 1, "the session");
 }
 
+#[test]
+fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_anew() {
+    let Some(m) = Machine::new("agents_start_before_the_hooks_of_lost_tasks") else { return };
+    m.show_boot_ids();
+    // The hook of a lost task stays until it is let go.
+    let hook = "while ! [ -e /var/lib/bookend/go ]; do sleep 0.1; done; touch /var/lib/bookend/hooked";
+    m.task("one", WORK, &format!("BOOKEND_ON_FINISH=\"{hook}\""));
+    m.sh("systemctl enable -q bookend@one; systemctl start bookend@one");
+    m.working();
+    m.power_cut_and_boot();
+    m.working();
+    let rows = m.rows();
+    assert_eq!(
+        (&rows[0]["status"], &rows[1]["reason"]),
+        (&"running".into(), &"rebooted".into()),
+        "{rows:#?}"
+    );
+    m.until("systemctl show -P ActiveState bookend-report | grep -qx active");
+    assert_eq!(rows[1]["hinted_at"], Value::Null, "the report follows");
+
+    // While the hook still runs, another task is lost and its unit started again.
+    m.sh("rm -f /tmp/working");
+    m.write("/etc/systemd/system/bookend@.service.d/no.conf", "[Service]\nExecStopPost=\n");
+    m.sh("systemctl daemon-reload; systemctl kill -s KILL bookend@one");
+    m.until("systemctl show -P ActiveState bookend@one | grep -q failed");
+    m.sh("systemctl reset-failed bookend@one; systemctl start bookend@one");
+    m.working();
+    let rows = m.rows();
+    assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&"running".into(), &"interrupted".into()));
+    m.sh("touch /var/lib/bookend/go");
+    for row in &rows[1..] {
+        let id = row["id"].as_str().expect("an id").to_owned();
+        let reports = "journalctl --sync; journalctl -o cat --no-pager -q -u bookend-report";
+        m.until(&format!("{reports} | grep '^.recovery' | grep -q {id}"));
+    }
+    assert!(m.holds("test -e /var/lib/bookend/hooked"));
+}
+
 /// The hints about one task that stand in the journal.
 fn hints(m: &Machine, task: &str) -> Vec<String> {
     let said = m.sh("journalctl --sync; journalctl -o cat --no-pager -q SYSLOG_IDENTIFIER=bookend");
@@ -152,14 +190,15 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
 fn the_units_are_sound_and_as_closed_as_they_can_be() {
     let Some(m) = Machine::new("the_units_are_sound_and_as_closed_as_they_can_be") else { return };
     m.task("one", WORK, "");
-    let units = "bookend-recover.service bookend@one.service bookend-prune.service bookend-prune.timer";
+    let units = "bookend-recover.service bookend-report.service bookend@one.service bookend-prune.service \
+                 bookend-prune.timer";
     let said = m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
     assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
     let user = "export XDG_RUNTIME_DIR=/run HOME=/root; cd /usr/lib/systemd/user; \
                 systemd-analyze --user verify --recursive-errors=one";
     let said = m.exec(&["sh", "-c", &format!("{user} {units} 2>&1")]);
     assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
-    for unit in ["bookend-recover", "bookend-prune"] {
+    for unit in ["bookend-recover", "bookend-report", "bookend-prune"] {
         m.sh(&format!("systemd-analyze security --threshold=40 {unit}.service >/dev/null"));
     }
     assert!(!m.holds("systemctl is-enabled -q bookend-prune.timer"), "what is removed is a decision");
@@ -186,4 +225,29 @@ fn a_user_manager_recovers_before_it_starts_agents() {
     m.sh(&format!("{ctl} stop bookend@one"));
     assert_eq!(m.rows_of("ada", ledger)[0]["reason"], "signal");
     assert!(!m.holds("pgrep -u ada claude"), "nobody is left");
+}
+
+/// A unit that has a /proc of its own sees the boot id of the host, which does not change here: the ledger
+/// then looks as after the restart of a container, from another pid namespace on the same boot.
+#[test]
+fn after_a_power_cut_behind_the_same_boot_id_the_journal_names_the_command_that_settles() {
+    let test = "after_a_power_cut_behind_the_same_boot_id_the_journal_names_the_command";
+    let Some(m) = Machine::new(test) else { return };
+    m.task("one", WORK, "");
+    m.sh("systemctl start bookend@one");
+    m.working();
+    m.power_cut_and_boot();
+    m.until("systemctl show -P ActiveState bookend-recover | grep -Eq '^(active|failed|inactive)$'");
+    let row = m.row();
+    let id = row["id"].as_str().expect("an id");
+    if row["status"] == "running" {
+        let said = m.sh("journalctl --sync; journalctl -b -o cat --no-pager -q -u bookend-recover");
+        let command = said.lines().find_map(|l| l.split("if it has ended: ").nth(1));
+        let command = command.unwrap_or_else(|| panic!("no command in {said}"));
+        assert!(command.ends_with(&format!("--ttl 0 {id}")), "{command}");
+        m.sh(&format!("runuser -u bookend -- {command}"));
+    }
+    let row = m.row();
+    assert_eq!((&row["status"], &row["end_source"]), (&"interrupted".into(), &"recovery".into()), "{row:#}");
+    m.sh("systemctl restart bookend-recover");
 }

@@ -48,6 +48,7 @@ fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
         session: id.to_owned(),
         task: Some(("t".to_owned(), Status::Success)),
         restored: false,
+        veto: None,
         transcript_seen: None,
     });
     let known = Known {

@@ -1,0 +1,30 @@
+//! `bookend backup`: a copy of the ledger, while others write to it.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind};
+use crate::ledger::{self, Ledger};
+use crate::view;
+
+/// What `bookend backup` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub file: PathBuf,
+}
+
+/// Copies the ledger into a new file and says where it is.
+///
+/// # Errors
+/// When there is no ledger, it cannot be read, or the file exists or cannot be written.
+pub fn backup(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
+    let at = ledger::locate(ledger)?;
+    let from = at.file.display();
+    let Some(ledger) = Ledger::open_read_only(&at)? else {
+        return Err(Error::new(Kind::Nothing, format!("no backup: there is no ledger yet at {from}")));
+    };
+    let to = std::path::absolute(&request.file)
+        .map_err(|e| Error::failed(format!("the path {}: {e}", request.file.display())))?;
+    ledger.back_up(&to)?;
+    let said = format!("backed up {from} to {}", to.display());
+    Ok(format!("{}\n", view::one_line(&said)))
+}

@@ -1,0 +1,308 @@
+//! Hooks run at least once: whatever stops bookend meanwhile, the next recovery runs them again.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::harness::{End, World};
+use crate::standins::{Busy, bookend, change, gone, json, recover};
+
+/// A hook that says its pid and stays at its first attempt, and notes each later one.
+fn stays_once(ready: &str, noted: &str) -> String {
+    format!(
+        "case $BOOKEND_DELIVERY_ATTEMPT in 1) echo ready $$ >{ready}; exec sleep 1000;; esac
+         echo $BOOKEND_DELIVERY_ATTEMPT >>{noted}"
+    )
+}
+
+#[test]
+fn a_stop_signal_during_on_finish_leaves_it_to_recovery() {
+    let Some(world) = World::of_bookend("a_stop_signal_during_on_finish") else { return };
+    for (n, signal) in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT].into_iter().enumerate() {
+        let (mut ready, noted) = (world.fifo(&format!("ready{n}")), world.name(&format!("noted{n}")));
+        let hook = stays_once(&ready.path(), &noted);
+        let run = world.run(["true"]).options(["--id", &format!("t{n}"), "--on-finish", &hook]).start();
+        let pid = ready.pid("ready");
+        run.signal(signal);
+        let output = run.wait().ended(End::Code(0));
+        gone(&world, pid);
+        assert!(!output.stderr.contains("time"), "{}", output.stderr);
+        assert!(output.stderr.contains("bookend recover"), "{}", output.stderr);
+        let row = world.rows().remove(n);
+        assert_eq!((row.ending().as_str(), row.text("delivery_status").as_str()), ("success/", "pending"));
+        let told = recover(&world, &[]);
+        assert!(told.contains(&format!("--on-finish command of task t{n}: delivered")), "{told}");
+        assert_eq!(fs::read_to_string(noted).expect("a line"), "2\n");
+    }
+}
+
+#[test]
+fn a_stop_signal_reaches_every_process_of_a_hook() {
+    let Some(world) = World::of_bookend("a_stop_signal_reaches_every_process_of_a_hook") else { return };
+    let mut ready = world.fifo("ready");
+    let hook = format!("(echo ready $(exec sh -c 'echo $PPID') >{}; exec sleep 1000) & wait", ready.path());
+    let run = world.run(["true"]).options(["--on-finish", &hook]).start();
+    let pid = ready.pid("ready");
+    run.signal(Signal::TERM);
+    run.wait().ended(End::Code(0));
+    gone(&world, pid);
+    assert_eq!(world.row().text("delivery_status"), "pending");
+}
+
+#[test]
+fn a_hook_that_succeeds_in_spite_of_a_stop_signal_is_delivered() {
+    let Some(world) = World::of_bookend("a_hook_that_succeeds_in_spite_of_a_stop_signal") else { return };
+    let mut ready = world.fifo("ready");
+    let hook = format!(
+        "trap 'echo told >{}; exit 0' TERM; echo ready $$ >{}; sleep 1000 & wait",
+        world.name("noted"),
+        ready.path()
+    );
+    let run = world.run(["true"]).options(["--on-finish", &hook]).start();
+    ready.pid("ready");
+    run.signal(Signal::TERM);
+    run.wait().ended(End::Code(0));
+    assert_eq!(world.row().text("delivery_status"), "delivered");
+    assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "told\n");
+}
+
+#[test]
+fn a_stop_signal_before_the_hook_leaves_it_to_recovery() {
+    let Some(world) = World::of_bookend("a_stop_signal_before_the_hook") else { return };
+    let mut out = world.fifo("out");
+    // What the agent leaves behind ignores SIGTERM, so the end of the run waits for its grace.
+    let script = format!("probe daemon -- probe with setsid ignore=15 -- probe stay {}; exit 3", out.path());
+    let hook = format!("echo told >>{}", world.name("noted"));
+    let run = world.run_sh(&script).options(["--grace", "3s", "--on-finish", &hook]).start();
+    out.pid("stay");
+    let ended = || world.rows().first().is_some_and(|r| r.ending() == "failure/exit");
+    crate::harness::eventually(world.deadline(), "the end in the ledger", ended);
+    run.signal(Signal::TERM);
+    run.wait().ended(End::Code(3));
+    assert_eq!(world.row().text("delivery_status"), "pending");
+    recover(&world, &[]);
+    assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "told\n");
+}
+
+#[test]
+fn the_time_out_of_a_hook_ends_its_whole_group() {
+    let Some(world) = World::of_bookend("the_time_out_of_a_hook_ends_its_whole_group") else { return };
+    let mut ready = world.fifo("ready");
+    // The leader ends by SIGTERM, its child ignores it.
+    let child = format!("trap \"\" TERM; echo ready $$ >{}; exec sleep 1000", ready.path());
+    let hook = format!("sh -c '{child}' & wait");
+    let options = ["--hook-timeout", "1s", "--on-finish", &hook];
+    let output = world.run(["true"]).options(options).run().ended(End::Code(0));
+    gone(&world, ready.pid("ready"));
+    assert!(output.stderr.contains("did not end within 1s (--hook-timeout)"), "{}", output.stderr);
+    assert_eq!(world.row().text("delivery_status"), "failed");
+}
+
+#[test]
+fn recovery_gives_a_hook_the_time_that_its_task_was_given() {
+    let Some(world) = World::of_bookend("recovery_gives_a_hook_the_time") else { return };
+    let mut ready = world.fifo("ready");
+    let hook = format!("echo ready $$ >{}; exec sleep 1000", ready.path());
+    let run = world.run(["true"]).env("BOOKEND_HOOK_TIMEOUT", "1s").options(["--on-finish", &hook]).start();
+    ready.pid("ready");
+    run.signal(Signal::KILL);
+    run.wait();
+    let told = bookend(&world, &["recover"]).ended(End::Code(0));
+    assert!(told.stderr.contains("did not end within 1s"), "{told:?}");
+    assert_eq!(world.row().text("delivery_status"), "failed");
+}
+
+#[test]
+fn a_stop_signal_to_recovery_leaves_the_hook_to_the_next_one() {
+    let Some(world) = World::of_bookend("a_stop_signal_to_recovery") else { return };
+    let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
+    let hook = format!(
+        "case $BOOKEND_DELIVERY_ATTEMPT in [12]) echo ready $$ >{}; exec sleep 1000;; esac; echo x >>{noted}",
+        ready.path()
+    );
+    let run = world.run(["true"]).options(["--on-finish", &hook]).start();
+    ready.pid("ready");
+    run.signal(Signal::KILL);
+    run.wait();
+    let recovery = world.bare(["bookend", "recover"]).start();
+    let pid = ready.pid("ready");
+    recovery.signal(Signal::TERM);
+    recovery.wait().ended(End::Signal(15));
+    gone(&world, pid);
+    assert_eq!(world.row().text("delivery_status"), "pending");
+    recover(&world, &[]);
+    assert_eq!(fs::read_to_string(noted).expect("a line"), "x\n");
+}
+
+#[test]
+fn two_recoveries_after_a_reboot_run_a_hook_once() {
+    let Some(world) = World::of_bookend("two_recoveries_after_a_reboot") else { return };
+    let (mut ready, mut go) = (world.fifo("ready"), world.fifo("go"));
+    let hook = format!(
+        "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; echo x >>{}; echo ready $$ >{}; read x <{}",
+        world.name("noted"),
+        ready.path(),
+        go.path()
+    );
+    world.run(["true"]).options(["--on-finish", &hook]).run();
+    // The device of the live file and the boot are others since.
+    change(
+        &world,
+        "UPDATE task_history SET delivery_status = 'delivering', boot_id = 'before',
+             live_dev = live_dev + 1, live_ino = live_ino + 1",
+    );
+    let first = world.bare(["bookend", "recover"]).start();
+    ready.pid("ready");
+    let second = world.bare(["bookend", "recover"]).start();
+    let told = second.wait().ended(End::Code(0)).stdout;
+    assert!(told.contains("nothing to settle"), "{told}");
+    go.tell("now");
+    first.wait().ended(End::Code(0));
+    assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "x\n");
+    assert_eq!(world.row().text("delivery_status"), "delivered");
+}
+
+#[test]
+fn a_killed_recovery_loses_no_report() {
+    let Some(world) = World::of_bookend("a_killed_recovery_loses_no_report") else { return };
+    let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
+    Busy::sleep(&world, "one").kill_all();
+    let stays = format!("echo ready $$ >{}; exec sleep 1000", ready.path());
+    let notes = format!("echo $BOOKEND_FINISHED_TASK >>{noted}");
+    let recovery = world.bare(["bookend", "recover", "--on-interrupted", &stays]).start();
+    ready.pid("ready");
+    recovery.signal(Signal::KILL);
+    recovery.wait();
+    let told = recover(&world, &["--on-interrupted", &notes]);
+    assert!(told.contains("task one interrupted"), "{told}");
+    assert_eq!(fs::read_to_string(noted).expect("a line"), "one\n");
+    assert!(recover(&world, &["--on-interrupted", &notes]).contains("nothing to settle"));
+}
+
+#[test]
+fn an_on_interrupted_command_that_takes_recovery_down_is_begun_three_times() {
+    let Some(world) = World::of_bookend("an_on_interrupted_command_that_takes_recovery_down") else { return };
+    Busy::sleep(&world, "one").kill_all();
+    let hook = format!("echo x >>{}; kill -9 $PPID", world.name("noted"));
+    for _ in 0..3 {
+        bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Signal(9));
+    }
+    let told = bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Code(1)).stdout;
+    assert!(told.contains("was cut off 3 times") && told.contains("not run again"), "{told}");
+    assert_eq!(fs::read_to_string(world.path("noted")).expect("lines"), "x\nx\nx\n");
+    assert!(recover(&world, &["--on-interrupted", &hook]).contains("nothing to settle"));
+}
+
+#[test]
+fn a_stop_signal_does_not_use_up_an_attempt_of_on_interrupted() {
+    let Some(world) = World::of_bookend("a_stop_signal_does_not_use_up_an_attempt") else { return };
+    Busy::sleep(&world, "one").kill_all();
+    let hook = "kill $PPID; exec sleep 1000";
+    for _ in 0..4 {
+        bookend(&world, &["recover", "--on-interrupted", hook]).ended(End::Signal(15));
+        assert_eq!(world.row().number("hint_attempts"), Some(0));
+    }
+    assert!(recover(&world, &["--on-interrupted", "true"]).contains("task one interrupted"));
+}
+
+#[test]
+fn a_report_that_cannot_be_printed_is_printed_by_the_next_recovery() {
+    let Some(world) = World::of_bookend("a_report_that_cannot_be_printed") else { return };
+    for (id, stdout) in [("full", ">/dev/full"), ("closed", ">&-")] {
+        for json in ["", "--json"] {
+            Busy::sleep(&world, &format!("{id}{json}")).kill_all();
+            let said = world.bare(["sh", "-c", &format!("bookend recover {json} {stdout}")]).run();
+            let said = said.ended(End::Code(1));
+            assert!(said.stderr.contains("1 interrupted task could not be printed"), "{said:?}");
+            let told = recover(&world, &[]);
+            assert!(told.contains(&format!("task {id}{json} interrupted")), "{told}");
+            assert!(recover(&world, &[]).contains("nothing to settle"));
+        }
+    }
+}
+
+#[test]
+fn deliver_runs_what_failed_and_again_what_was_delivered() {
+    let Some(world) = World::of_bookend("deliver_runs_what_failed") else { return };
+    let hook = format!(
+        "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; cat >/dev/null
+         echo $BOOKEND_FINISHED_TASK $BOOKEND_DELIVERY_ATTEMPT >>{}",
+        world.name("noted")
+    );
+    for id in ["one", "two"] {
+        world.run(["true"]).options(["--id", id, "--on-finish", &hook]).run().ended(End::Code(0));
+    }
+    let findings = json(&world, &["audit", "--json", "--code", "delivery_failed"])["findings"].clone();
+    let fix = findings[0]["fix"].as_str().expect("a fix");
+    assert_eq!(fix, "bookend deliver one");
+    let done = world.bare(["sh", "-c", fix]).run().ended(End::Code(0));
+    assert_eq!(done.stdout, "task one: delivered\n");
+    assert_eq!(bookend(&world, &["deliver", "--failed"]).ended(End::Code(0)).stdout, "task two: delivered\n");
+    assert_eq!(bookend(&world, &["deliver", "--failed"]).ended(End::Code(0)).stdout, "");
+    let refused = bookend(&world, &["deliver", "one"]).ended(End::Code(2));
+    assert!(
+        refused.stderr.contains("delivered already") && refused.stderr.contains("--again"),
+        "{refused:?}"
+    );
+    bookend(&world, &["deliver", "one", "--again"]).ended(End::Code(0));
+    assert_eq!(fs::read_to_string(world.path("noted")).expect("lines"), "one 2\ntwo 2\none 3\n");
+}
+
+#[test]
+fn deliver_runs_what_is_due_and_leaves_a_live_supervisor_its_hook() {
+    let Some(world) = World::of_bookend("deliver_runs_what_is_due") else { return };
+    let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
+    let hook = stays_once(&ready.path(), &noted);
+    let run = world.run(["true"]).options(["--id", "one", "--on-finish", &hook]).start();
+    let pid = ready.pid("ready");
+    let busy = bookend(&world, &["deliver", "one"]).ended(End::Code(1));
+    assert_eq!(busy.stdout, "task one: another process delivers it\n");
+    run.signal(Signal::KILL);
+    run.wait();
+    gone(&world, pid);
+    assert_eq!(bookend(&world, &["deliver"]).ended(End::Code(0)).stdout, "task one: delivered\n");
+    assert_eq!(fs::read_to_string(noted).expect("a line"), "2\n");
+    world.run(["true"]).options(["--id", "plain"]).run();
+    let refused = bookend(&world, &["deliver", "plain"]).ended(End::Code(2));
+    assert!(refused.stderr.contains("without --on-finish"), "{refused:?}");
+}
+
+#[test]
+fn settle_only_leaves_hooks_and_reports_to_the_next_recovery() {
+    let Some(world) = World::of_bookend("settle_only_leaves_hooks_and_reports") else { return };
+    let hook = format!("echo x >>{}", world.name("noted"));
+    let script = "echo ready $$ >$SAY; exec sleep 1000";
+    let options = ["--id", "one", "--on-finish", &hook];
+    Busy::start(&world, "say", |_| world.run_sh(script).options(options)).kill_all();
+    let told = recover(&world, &["--settle-only"]);
+    assert!(told.contains("1 interrupted") && !told.contains("task one interrupted"), "{told}");
+    let row = world.row();
+    assert_eq!(
+        (row.text("status").as_str(), row.text("delivery_status").as_str()),
+        ("interrupted", "pending")
+    );
+    assert!(!world.path("noted").exists());
+    assert!(recover(&world, &[]).contains("task one interrupted"));
+    assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "x\n");
+}
+
+/// Killed between what it prints or hands on and the commit that says so: the report is repeated.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_recovery_killed_before_it_records_a_report_repeats_it() {
+    let Some(world) = World::of_bookend("a_recovery_killed_before_it_records_a_report") else { return };
+    let hook = format!("echo x >>{}", world.name("noted"));
+    for (id, point, options) in [
+        ("printed", "recover.reported", &[][..]),
+        ("handing", "recover.handing", &["--on-interrupted", &hook][..]),
+        ("handed", "recover.handed", &["--on-interrupted", &hook][..]),
+    ] {
+        Busy::sleep(&world, id).kill_all();
+        let words = ["bookend", "recover"].iter().chain(options).copied();
+        let killed = world.bare(words).env("BOOKEND_FAILPOINT", format!("{point}:kill")).run();
+        assert!(killed.ended(End::Signal(9)).stdout.contains(&format!("task {id} interrupted")));
+        assert!(recover(&world, options).contains(&format!("task {id} interrupted")));
+        assert!(recover(&world, options).contains("nothing to settle"));
+    }
+    assert_eq!(fs::read_to_string(world.path("noted")).expect("lines"), "x\nx\nx\n");
+}
