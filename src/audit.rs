@@ -11,13 +11,13 @@ use crate::clock;
 use crate::error::{Error, exit_code};
 use crate::ledger::{self, Found, Ledger, LiveEvidence};
 use crate::liveness;
-use crate::process::cgroup::Cgroup;
 use crate::process::identity::Stat;
-use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat, SharedScan, Why};
+use crate::process::leftovers::{LedgerFile, LeftoverSweep, SharedScan, Why};
 use crate::recovery;
 use crate::run::Leave;
 use crate::stdout::print;
-use crate::task::{Identity, Status, Task, Verdict};
+use crate::task::{Status, Task, Verdict};
+use crate::trust::Evidence;
 use crate::view::{self, Code, Finding, Screen, Severity};
 
 /// What `bookend audit` was asked for.
@@ -198,17 +198,17 @@ impl Audit<'_> {
     /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may
     /// end any of it.
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
-        let agent = task.agent_process().map_or(Identity { pid: 0, start: 0 }, |a| a.identity);
-        let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
-        let (id, ledger) = (task.id.clone(), LedgerFile::at(self.ledger.path()));
-        let whose = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
+        let evidence = Evidence::of(self.ledger);
+        let mut task = task.clone();
+        evidence.withhold(&mut task);
+        let agent = task.agent_process().map(|agent| agent.identity);
+        let whose = evidence.leftovers_of(LedgerFile::at(self.ledger.path()), &task, agent);
         let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);
-        sweep
-            .scan(&|stat: &Stat| recovery::holds_live_lock(self.ledger, stat.identity()))
-            .map_err(Error::failed)?;
+        sweep.scan(&|stat: &Stat| evidence.is_supervisor(self.ledger, stat)).map_err(Error::failed)?;
         let summary = sweep.summary();
         let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
-        let is_shown = |pid: &i32| !matches!(why(pid), Some(Why::Terminal | Why::Supervisor));
+        let is_shown =
+            |pid: &i32| !matches!(why(pid), Some(Why::Terminal | Why::Supervisor | Why::Supervised));
         let shown: Vec<i32> = summary.pids.iter().copied().filter(is_shown).collect();
         let are_endable = shown.iter().any(|pid| why(pid).is_none());
         Ok((shown, are_endable))

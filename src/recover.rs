@@ -639,6 +639,10 @@ fn doubtful(ledger: &Ledger, task: &Task) -> String {
 }
 
 fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Result<Uncommitted, Error> {
+    // Git is not run where others may have chosen the directory.
+    if idle.ledger.distrust().is_some() {
+        return Ok(Uncommitted::NoWorktree);
+    }
     match &task.cwd {
         Some(cwd) => survey.uncommitted(Path::new(cwd), idle),
         None => Ok(Uncommitted::NoWorktree),
@@ -656,12 +660,14 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommit
         .rfind(|i| i.restored_at.is_none() && Some(&i.session_id) == task.session_id.as_ref())
         .map(|i| i.session_id);
     let lacks = redispatch::lacks(&task);
+    let is_shared = ledger.distrust().is_some();
     let ledger = match at.chosen_by {
         ChosenBy::Option => format!(" --ledger {}", view::quoted(&at.file.to_string_lossy())),
         _ => String::new(),
     };
     let id = view::operand(&task.id);
     let (redispatch, redispatch_needs) = match lacks {
+        _ if is_shared => (None, Some("others may write to the ledger")),
         None => (Some(format!("bookend redispatch{ledger} {id}")), None),
         Some(Lacks::Stdin) => {
             let command = format!("bookend redispatch{ledger} --stdin {id} <PROMPT");

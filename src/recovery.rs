@@ -344,6 +344,13 @@ impl LostTask {
     /// Why it cannot be settled: `its supervisor is gone, but …`.
     pub fn stuck(&self) -> Option<String> {
         let spared = self.leftovers.as_ref().map_or(&[][..], |l| &l.spared);
+        if let Some(kept) = spared.iter().find(|s| s.why == Why::Supervised) {
+            return Some(format!(
+                "its row names no living supervisor, but one lives above pid {} of it: others may write to \
+                 the ledger",
+                kept.pid
+            ));
+        }
         let named = |pid: &i32| match spared.iter().find(|s| s.pid == *pid).map(|s| s.why) {
             Some(Why::Unreadable) => {
                 format!("pid {pid}, whose environment cannot be read (it may run as another user)")
@@ -355,7 +362,7 @@ impl LostTask {
                 let state = spared.iter().find(|s| s.pid == *pid).and_then(|s| s.state).unwrap_or('?');
                 format!("pid {pid}, which is being killed and does not end (state {state})")
             }
-            Some(Why::Terminal | Why::Unmarked | Why::Supervisor | Why::Hidden) | None => {
+            Some(Why::Terminal | Why::Unmarked | Why::Supervisor | Why::Supervised | Why::Hidden) | None => {
                 format!("pid {pid}")
             }
         };

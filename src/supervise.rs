@@ -23,9 +23,9 @@ use crate::process::leftovers::summary::Summary;
 use crate::process::leftovers::{LeftoverSweep, Step};
 use crate::process::stop::Ladder;
 use crate::process::watch::{Source, Watch};
-use crate::recovery;
 use crate::sys::{self, Received, Usage};
 use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
+use crate::trust;
 
 use clock::Clock;
 
@@ -414,7 +414,7 @@ impl<'a> Supervisor<'a> {
 
     /// Looks what the agent left behind; signals nothing yet.
     pub fn look_for_leftovers(&self, sweep: &mut LeftoverSweep) {
-        if let Err(e) = sweep.scan(&|stat| recovery::holds_live_lock(self.ledger, stat.identity())) {
+        if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
             warn!("{e}");
         }
     }
@@ -435,7 +435,7 @@ impl<'a> Supervisor<'a> {
         }
         loop {
             let ledger = &*self.ledger;
-            let step = sweep.step(Instant::now(), &|stat| recovery::holds_live_lock(ledger, stat.identity()));
+            let step = sweep.step(Instant::now(), &trust::supervisors(ledger));
             match step {
                 Ok(Step::Done) => break,
                 Ok(Step::Wait(until)) => {

@@ -9,6 +9,7 @@ mod owner;
 mod places;
 mod resources;
 mod setuid;
+mod shared;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -540,6 +540,20 @@ impl SharedScan {
         Ok(scan.named_tasks(ledger))
     }
 
+    /// Whether a process of this user that carries the mark of the task `id` of `ledger` descends from the
+    /// process `ancestor`.
+    ///
+    /// # Errors
+    /// [`Error::Proc`].
+    pub fn descends_from(&mut self, ancestor: i32, id: &str, ledger: LedgerFile) -> Result<bool, Error> {
+        let scan = match &mut self.scan {
+            Some(scan) => scan,
+            None => self.scan.insert(ProcessScan::open().map_err(Error::Proc)?),
+        };
+        scan.read().map_err(Error::Proc)?;
+        Ok(scan.descends_from(ancestor, &TaskMark::new(id, ledger)))
+    }
+
     /// Does for all `sweeps` what can be done now, without blocking; says of each what has to be done next.
     ///
     /// # Errors

@@ -12,7 +12,6 @@ pub mod identity;
 pub mod leftovers;
 pub mod locks;
 pub mod mark;
-pub mod marked;
 pub mod oom;
 mod scan;
 mod sorting;

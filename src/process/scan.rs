@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 
 use super::identity::Stat;
-use super::mark::{self, LedgerFile, Marks, TaskMark};
+use super::mark::{self, LedgerFile, Mark, Marks, TaskMark};
 use super::sorting::{Seat, Sight, Task};
 use super::table::{Proc, Table};
 
@@ -64,6 +64,14 @@ impl ProcessScan {
         let (proc, user) = (&mut self.proc, self.user);
         let living = self.table.rows().iter().filter(|s| !s.is_dead() && !s.is_kernel_thread());
         living.filter_map(|s| proc.marked_id(s.pid, user, ledger)).collect()
+    }
+
+    /// Whether a process of this user that carries the mark descends from the process `ancestor`.
+    pub fn descends_from(&mut self, ancestor: i32, mark: &TaskMark) -> bool {
+        let (proc, table, user) = (&mut self.proc, &self.table, self.user);
+        let rows = table.rows();
+        let mut below = (0..rows.len()).filter(|i| table.above(*i).any(|above| rows[above].pid == ancestor));
+        below.any(|i| proc.mark(rows[i].pid, mark, |owner| owner == user) == (Mark::Carried, Some(user)))
     }
 
     fn index(&mut self) -> &Index {

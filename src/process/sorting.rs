@@ -18,6 +18,9 @@ pub enum Seat {
     Supervisor { inherited: Vec<Identity>, helpers: Vec<i32> },
     /// Anybody else: only the mark tells.
     Stranger,
+    /// As [`Seat::Stranger`], for a ledger that others may write to: a process is also left to any supervisor
+    /// above it, marked or not, since its row may have been forged.
+    Doubter,
 }
 
 /// Whose left-overs.
@@ -82,6 +85,8 @@ pub enum Why {
     Unreadable,
     /// A supervisor that still settles its own task.
     Supervisor,
+    /// A supervisor lives above it, whatever its row says: others may have written that.
+    Supervised,
     /// It is being killed, or exits, and did not come to its end in time (a hung disk, a core dump).
     Dying,
     /// It is the agent, and `/proc` does not show it: it may have changed its user.
@@ -117,7 +122,7 @@ pub fn sort(
     };
     let helpers: &[i32] = match &scene.task.seat {
         Seat::Supervisor { helpers, .. } => helpers,
-        Seat::Stranger => &[],
+        Seat::Stranger | Seat::Doubter => &[],
     };
     let sights: Vec<Option<Sight>> = rows
         .iter()
@@ -204,9 +209,10 @@ impl Judge<'_> {
         if !(marked || rooted || marked_above) {
             return None;
         }
+        let doubts = matches!(self.scene.task.seat, Seat::Doubter);
         for a in &above {
-            if (below_us || self.is_marked(*a)) && (self.is_supervisor)(*a) {
-                return None;
+            if (below_us || doubts || self.is_marked(*a)) && (self.is_supervisor)(*a) {
+                return (doubts && marked).then_some(Kind::Spared(Why::Supervised));
             }
         }
         if matches!(sight, Sight::Unreadable | Sight::UnreadableOfAnother) {
@@ -227,7 +233,7 @@ impl Judge<'_> {
     }
 
     fn is_for_a_stranger(&self) -> bool {
-        matches!(self.scene.task.seat, Seat::Stranger)
+        matches!(self.scene.task.seat, Seat::Stranger | Seat::Doubter)
     }
 
     fn is_marked(&self, i: usize) -> bool {
@@ -451,6 +457,15 @@ mod tests {
         let mut world = World::of(Seat::Stranger, &[outer, row(201, 40)], &[201]);
         world.supervisors = vec![40];
         assert_eq!(world.kinds(), [(201, Kind::Ours)]);
+    }
+
+    #[test]
+    fn where_rows_prove_nothing_any_supervisor_above_keeps_what_is_below_it() {
+        let outer = Stat { start: 5, ..row(40, 1) };
+        let mut world =
+            World::of(Seat::Doubter, &[outer, row(201, 40), row(202, 201), row(203, 1)], &[201, 203]);
+        world.supervisors = vec![40];
+        assert_eq!(world.kinds(), [(201, Kind::Spared(Why::Supervised)), (203, Kind::Ours)]);
     }
 
     #[test]

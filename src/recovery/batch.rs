@@ -11,16 +11,16 @@ use tracing::warn;
 
 use super::{
     AgentState, Leaving, LostTask, RECHECK_INTERVAL, SettleOutcome, SupervisorState, agent_may_run,
-    agent_state_from, holds_live_lock, is_of_another_boot, supervisor_state,
+    agent_state_from, is_of_another_boot, supervisor_state,
 };
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::Ledger;
-use crate::process::cgroup::Cgroup;
 use crate::process::identity::{self, Handle, Stat};
 use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat, SharedScan, Step};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, Step};
 use crate::task::{Place, Task, Verdict};
+use crate::trust::Evidence;
 
 /// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
 const TRANSACTION: Duration = Duration::from_millis(50);
@@ -42,6 +42,7 @@ pub struct RecoveryBatch {
     here: Rc<Place>,
     grace: Duration,
     ledger: LedgerFile,
+    evidence: Evidence,
     scan: SharedScan,
     tasks: Vec<TaskRecovery>,
 }
@@ -98,6 +99,7 @@ impl RecoveryBatch {
             here: Rc::new(identity::place()),
             grace,
             ledger: LedgerFile::at(ledger.path()),
+            evidence: Evidence::of(ledger),
             scan: SharedScan::default(),
             tasks: Vec::new(),
         }
@@ -117,7 +119,8 @@ impl RecoveryBatch {
     }
 
     /// Takes charge of a task that the ledger calls running, or of the processes of one that has ended.
-    pub fn add(&mut self, task: Task, now: Instant) {
+    pub fn add(&mut self, mut task: Task, now: Instant) {
+        self.evidence.withhold(&mut task);
         self.tasks.push(TaskRecovery { task, since: now, state: RecoveryState::New });
     }
 
@@ -141,7 +144,7 @@ impl RecoveryBatch {
             self.tasks.iter_mut().filter_map(TaskRecovery::sweep).collect();
         let steps = self
             .scan
-            .step(&mut sweeps, Instant::now(), &|stat: &Stat| holds_live_lock(ledger, stat.identity()))
+            .step(&mut sweeps, Instant::now(), &|stat: &Stat| self.evidence.is_supervisor(ledger, stat))
             .map_err(|e| Error::failed(format!("ending what lost tasks left running: {e}")))?;
         let mut steps = steps.into_iter();
         for mut recovery in std::mem::take(&mut self.tasks) {
@@ -226,10 +229,11 @@ impl RecoveryBatch {
 
     /// The sweep of a task's processes. `None`: of another boot nothing can be left.
     fn sweep_of(&self, task: &Task) -> Option<LeftoverSweep> {
-        let agent = task.agent_process().filter(|_| !is_of_another_boot(task, &self.here))?.identity;
-        let cgroup = Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref());
-        let (id, ledger) = (task.id.clone(), self.ledger.clone());
-        let swept = leftovers::Task { id, ledger, agent, agent_tty: 0, seat: Seat::Stranger, cgroup };
+        let agent = match &self.evidence {
+            Evidence::Kernel(_) => None,
+            Evidence::Rows => Some(task.agent_process().filter(|_| !is_of_another_boot(task, &self.here))?),
+        };
+        let swept = self.evidence.leftovers_of(self.ledger.clone(), task, agent.map(|a| a.identity));
         Some(LeftoverSweep::new(swept, true, self.grace))
     }
 

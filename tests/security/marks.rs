@@ -11,15 +11,15 @@ use crate::harness::{End, Fifo, Proc, World, hides, is_root, possible, stat_fiel
 use crate::standins::{Busy, bookend, change, gone, recover};
 
 /// Something that stays and carries a mark; what it says comes on its pipe.
-struct Marked {
-    pid: i32,
+pub struct Marked {
+    pub pid: i32,
     _out: Fifo,
     _process: Proc,
 }
 
 impl Marked {
     /// `specs`: further ones of `probe with`.
-    fn start(world: &World, name: &str, id: &str, ledger: &str, specs: &[&str]) -> Marked {
+    pub fn start(world: &World, name: &str, id: &str, ledger: &str, specs: &[&str]) -> Marked {
         let mut out = open_fifo(world, name);
         let command = world.bare(["probe", "stay", &out.path()]).env("BOOKEND_TASK_ID", id);
         let specs = ["setsid"].iter().chain(specs).copied();
@@ -27,13 +27,13 @@ impl Marked {
         Marked { pid: out.pid("stay"), _out: out, _process: process }
     }
 
-    fn lives(&self) -> bool {
+    pub fn lives(&self) -> bool {
         state(self.pid) == Some('S')
     }
 }
 
 /// An id of this world's own: the tests run side by side, and a mark is seen by all of them.
-fn id_of(world: &World) -> String {
+pub fn id_of(world: &World) -> String {
     world.name("").trim_end_matches('/').rsplit('/').next().expect("a name").to_owned()
 }
 
