@@ -133,6 +133,9 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
 fn look(conn: &Connection, file: &Path) -> Result<Option<String>> {
     let found = open::look(conn, file).map_err(|e| match e {
         LedgerError::NotALedger { .. } => refusal(file, "it is no SQLite database"),
+        LedgerError::StandIn { name, .. } => {
+            refusal(file, format!("its {name} is a view or a virtual table, not a table"))
+        }
         e => e,
     })?;
     match found {

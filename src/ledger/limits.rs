@@ -1,5 +1,5 @@
-//! What a database may make SQLite do. Its file may come from somebody else, so this follows SQLite's advice for
-//! such files: <https://www.sqlite.org/security.html>.
+//! What a database may make SQLite do. Its file may come from somebody else, so this follows SQLite's advice
+//! for such files: <https://www.sqlite.org/security.html>.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,8 +15,8 @@ use rusqlite::limits::Limit;
 pub const LONGEST_OPERATION: Duration = Duration::from_secs(5);
 /// Instructions of SQLite's virtual machine between two looks at the clock. Few statements have more.
 const LOOK_EVERY: i32 = 1000;
-/// The longest value or row that is read, in bytes. A command line of 6 MiB, which is the most that Linux takes,
-/// has 36 MiB as JSON if it is all control characters.
+/// The longest value or row that is read, in bytes. Linux takes command lines of 6 MiB, which are 36 MiB of
+/// JSON if they are all control characters.
 const LONGEST_VALUE: i32 = 64 << 20;
 /// The same where others can write: a row has some 70 columns.
 const LONGEST_VALUE_OF_OTHERS: i32 = 8 << 20;

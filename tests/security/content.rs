@@ -84,7 +84,8 @@ fn a_database_with_a_view_instead_of_tasks_is_not_adopted() {
         WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n)
         SELECT id, 'success' AS status, '2026' AS started_at FROM n";
     theirs.execute_batch(view).expect("a view");
-    refused(bookend(&world, &["adopt", &world.name("theirs.db")]), "task_history", &["adopt"]);
+    let refused = bookend(&world, &["adopt", &world.name("theirs.db")]).ended(End::Code(125));
+    assert!(refused.stderr.contains("its task_history is a view or a virtual table"), "{refused:?}");
 }
 
 /// As [`bookend`], with no more than 200 MB of address space.

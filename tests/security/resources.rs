@@ -146,9 +146,7 @@ fn a_command_line_of_megabytes_is_cut_and_not_dispatched_again() {
 fn costs_and_counts_beyond_reason_make_no_sum_useless() {
     let Some(world) = World::of_bookend("costs_and_counts_beyond_reason") else { return };
     for (id, cost) in [("one", "1e308"), ("two", "1e308"), ("three", "0.25")] {
-        let result = format!(
-            r#"{{"type":"result","is_error":false,"result":"x","total_cost_usd":{cost},"num_turns":3,"usage":{{"input_tokens":8999999999999999}}}}"#
-        );
+        let result = format!(r#"{{"type":"result","is_error":false,"result":"x","total_cost_usd":{cost}}}"#);
         world.program("claude", &format!("#!/bin/sh\necho '{result}'\n"));
         let argv = ["claude", "-p", "--output-format", "stream-json", "--verbose", "x"];
         world.run(argv).options(["--id", id]).run().ended(End::Code(0));
