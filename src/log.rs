@@ -176,8 +176,8 @@ impl Visit for Message {
     }
 }
 
-/// What could move the cursor, color the terminal, change the reading direction (Unicode TR 9) or stay unseen:
-/// control and format characters, line separators, and every code point that is ignorable by default. A test
+/// What could move the cursor, color the terminal, change the reading direction (Unicode TR 9) or stay
+/// unseen: control and format characters, line separators, and every code point that is ignorable by default. A test
 /// compares the ranges with Unicode's data.
 pub fn is_harmful(c: char) -> bool {
     c.is_control()

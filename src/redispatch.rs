@@ -78,7 +78,8 @@ const LONGEST_ARGV: usize = 128 << 10;
 /// Room for the mark at the end of one that is cut.
 const CUT_MARK: usize = 64;
 
-/// The words of a command line as its row keeps them, and its length in bytes where that is only the beginning.
+/// The words of a command line as its row keeps them. Where that is only the beginning, also its length in
+/// bytes.
 pub fn kept_words<W: AsRef<OsStr>>(words: &[W]) -> (Vec<String>, Option<usize>) {
     let mut kept: Vec<String> =
         words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();

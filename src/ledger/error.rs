@@ -245,8 +245,8 @@ impl LedgerError {
                  its triggers (sqlite3 FILE .schema), or name another with --ledger FILE"
             }
             Some(ErrorCode::TooBig) => {
-                "a value in it is longer than bookend reads: look for it with sqlite3, or name another ledger \
-                 with --ledger FILE"
+                "a value in it is longer than bookend reads: look for it with sqlite3, or name another \
+                 ledger with --ledger FILE"
             }
             Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
             _ => "bookend doctor shows which file this is and what is wrong with it",
