@@ -177,8 +177,8 @@ impl Visit for Message {
 }
 
 /// What could move the cursor, color the terminal, change the reading direction (Unicode TR 9) or stay
-/// unseen: control and format characters, line separators, and every code point that is ignorable by default. A test
-/// compares the ranges with Unicode's data.
+/// unseen: control and format characters, line separators, and code points that are ignorable by default. A
+/// test compares the ranges with Unicode's data.
 pub fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}')
