@@ -335,9 +335,11 @@ fn another_user_reads_a_shared_ledger_and_acts_on_nothing_of_it() {
     for words in [
         &["recover"][..],
         &["redispatch", "one"],
+        &["deliver", "one"],
         &["cancel", "--all"],
         &["prune"],
         &["session", "invalidate", "k", "--reason", "x"],
+        &["session", "restore", "k"],
         &["artifact", "add", "--task", "one", "a://b"],
     ] {
         let refused = users.command(words).with(&specs).run().ended(End::Code(125));
