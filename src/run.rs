@@ -389,15 +389,12 @@ fn attend(
         (baseline, git)
     });
     let session = observed.session_id.as_deref().or(choice.session.as_deref());
+    let kept = kept(&ending, &observed, &request.keep_session);
     let traces = match ending {
-        Ending::Failure(_) => Traces {
-            unused: ending == Ending::Failure(Failure::Exit)
-                && observed == Observed::default()
-                && is_unused(&who, session, transcript),
-            kept: kept(&ending, &observed, &request.keep_session),
-            ..Traces::default()
-        },
-        _ => traces(&who, &ending, session, &row.started_at),
+        Ending::Failure(Failure::Exit) if observed == Observed::default() => {
+            Traces { unused: is_unused(&who, session, transcript), ..Traces::default() }
+        }
+        _ => traces(&who, &ending, kept, session, &row.started_at),
     };
     let leftovers = Some(run.summary(&sweep));
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers, traces });
@@ -571,12 +568,24 @@ fn warning(request: &Request, key: Option<&str>, why: &Untracked) -> Option<Stri
 }
 
 /// What the agent's own files tell once it has ended.
-fn traces(who: &Who, ending: &Ending, session: Option<&str>, since: &str) -> Traces {
+fn traces(
+    who: &Who,
+    ending: &Ending,
+    kept: Option<KeepSession>,
+    session: Option<&str>,
+    since: &str,
+) -> Traces {
     match ending {
-        Ending::Success if !matches!(who.place, Place::Untracked(_)) => Traces {
-            transcript_seen: session.and_then(|id| agent::has_conversation(who.adapter, &who.cwd, id)),
-            ..Traces::default()
-        },
+        Ending::Success | Ending::Failure(_)
+            if (*ending == Ending::Success || kept.is_some())
+                && !matches!(who.place, Place::Untracked(_)) =>
+        {
+            Traces {
+                kept,
+                transcript_seen: session.and_then(|id| agent::has_conversation(who.adapter, &who.cwd, id)),
+                ..Traces::default()
+            }
+        }
         Ending::Backgrounded => {
             Traces { backgrounded: who.adapter.backgrounded(&who.cwd, since), ..Traces::default() }
         }
