@@ -135,6 +135,7 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         }
     } else if is_there {
         let ledger = Ledger::open(&at)?;
+        ledger.expect_many()?;
         let mut recovery = Recovery {
             watch: watch()?,
             survey: survey(caller),

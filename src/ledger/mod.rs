@@ -75,6 +75,9 @@ pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
 /// How long a write waits for a locked ledger that is not worth keeping the run's loop from its work.
 const BRIEF: Duration = Duration::from_millis(250);
 
+/// 8 MiB of pages. A run has 256 KiB of them.
+const MANY_PAGES: &str = "PRAGMA cache_size = -8192";
+
 /// An opened ledger.
 #[derive(Debug)]
 pub struct Ledger {
@@ -178,8 +181,8 @@ impl Ledger {
         (self.at.chosen_by != ChosenBy::Default).then_some(&self.at.file)
     }
 
-    /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others may
-    /// have written them.
+    /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others
+    /// may have written them.
     pub fn distrust(&self) -> Option<Distrust> {
         self.was_shared.clone().or_else(|| trust::distrust(&self.at))
     }
@@ -202,6 +205,12 @@ impl Ledger {
         if self.check_files("preparing to end a task").is_ok() {
             let _ = ending::expect(&self.conn);
         }
+    }
+
+    /// Makes room in memory for the pages of many tasks that are settled in one transaction: else SQLite
+    /// writes them to the log before the commit, and again after it reads them back.
+    pub fn expect_many(&self) -> Result<()> {
+        self.conn.execute_batch(MANY_PAGES).map_err(self.failed("making the page cache larger"))
     }
 
     /// Gives back the memory of cached pages, before a long wait.

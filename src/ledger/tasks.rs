@@ -190,13 +190,13 @@ pub fn unhinted(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
 }
 
 pub fn supervised_by(conn: &Connection, supervisor: Identity) -> rusqlite::Result<Vec<Task>> {
-    conn.prepare(SELECT_SUPERVISED_BY)?
+    conn.prepare_cached(SELECT_SUPERVISED_BY)?
         .query_map((supervisor.pid, supervisor.start.cast_signed()), task_of_row)?
         .collect()
 }
 
 pub fn by_id(conn: &Connection, id: &str) -> rusqlite::Result<Option<Task>> {
-    conn.query_row(SELECT_BY_ID, [id], task_of_row).optional()
+    conn.prepare_cached(SELECT_BY_ID)?.query_row([id], task_of_row).optional()
 }
 
 pub fn holder(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {

@@ -7,7 +7,9 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other binary of tests, which uses more of it")]
 mod harness;
 
+mod dying;
 mod interactive;
+mod matrix;
 mod outcomes;
 mod sessions;
 mod stopping;

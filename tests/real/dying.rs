@@ -1,0 +1,62 @@
+//! Killed in the middle of a tool call: the command right after the kill waits for what is dying, and settles
+//! the task. `BOOKEND_KILLS=N` kills so many of each kind, 5 without it.
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{End, say, state};
+use crate::{Real, STREAM_JSON};
+
+const NEXT: [&[&str]; 4] = [
+    &["recover", "--grace", "1s"],
+    &["run", "-q", "--grace", "1s", "--key", "k", "--", "true"],
+    &["run", "-q", "--grace", "1s", "--key", "k", "--wait", "--", "true"],
+    &["run", "-q", "--grace", "1s", "--key", "k", "--replace", "--", "true"],
+];
+
+#[test]
+fn killed_in_the_middle_of_a_tool_it_is_settled_by_the_next_command() {
+    let test = "killed_in_the_middle_of_a_tool_it_is_settled_by_the_next_command";
+    let Some(mut real) = Real::new(test, "tool:slow-tool") else { return };
+    let mut started = real.world.fifo("started");
+    let script = format!(
+        "#!/bin/sh\nsetsid sleep 1000 & a=$!\nsleep 1000 & b=$!\necho $$ $a $b >{}\nwait\n",
+        started.path()
+    );
+    real.world.program("slow-tool", &script);
+    let asked = std::env::var("BOOKEND_KILLS").ok();
+    let kills = asked.map_or(5, |n| n.parse().expect("BOOKEND_KILLS is a number"));
+    let mut wrong = Vec::new();
+    for n in 0..kills {
+        for kills_both in [false, true] {
+            for next in NEXT {
+                real.world.renew_deadline();
+                started.renew_deadline(real.world.deadline());
+                let id = format!("{n}-{kills_both}-{}", next.join("_"));
+                let run = real.claude(STREAM_JSON).options(["--key", "k", "--id", &id]).start();
+                let tools = started.line();
+                let row = || {
+                    let sql = format!("SELECT * FROM task_history WHERE id = '{id}'");
+                    real.world.sql(&sql).remove(0)
+                };
+                let agent = row().pid("agent_pid");
+                run.signal(Signal::KILL);
+                if kills_both {
+                    // It may have followed its supervisor by now.
+                    let _ = kill_process(Pid::from_raw(agent).expect("a pid"), Signal::KILL);
+                }
+                let output = real.world.bare(["bookend"].iter().chain(next).copied()).run();
+                let pids = tools.split_whitespace().map(|pid| pid.parse().expect("a pid"));
+                let living: Vec<i32> =
+                    pids.chain([agent]).filter(|p| !matches!(state(*p), None | Some('Z'))).collect();
+                let ending = row().ending();
+                let is_well = output.end == End::Code(0) && ending == "interrupted/supervisor_lost";
+                if !is_well || !living.is_empty() {
+                    wrong.push(format!("{id}: {ending}, {living:?} live: {output:?}"));
+                }
+                run.wait();
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), kills * 8, wrong.join("\n"));
+    say(&format!("{test}: {} kills, each settled", kills * 8));
+}
