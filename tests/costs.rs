@@ -76,7 +76,8 @@ fn a_result_with_an_index_reports_the_total_of_the_session() {
             let Some(world) = World::of_bookend("a_result_with_an_index") else { return };
             for (reported, own) in ["0.5", "0.8"].into_iter().zip(costs) {
                 let result = format!(
-                    r#"{{"type":"result","subtype":"success","is_error":false,"session_id":"%s","num_turns":1,"total_cost_usd":{reported}{index}}}\n"#
+                    "{{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":false,\"session_id\":\"%s\",\
+                     \"num_turns\":1,\"total_cost_usd\":{reported}{index}}}\\n"
                 );
                 let argv = if start.is_empty() { &JSON[..] } else { &STREAM[..] };
                 let row = run(&world, argv, &format!("printf '{start}{result}' $id"));
@@ -110,7 +111,9 @@ fn the_row_says_whether_the_tokens_of_subagents_are_counted() {
     let Some(world) = World::of_bookend("the_row_says_whether_the_tokens_of_subagents_are_counted") else {
         return;
     };
-    let of_subagent = r#"{"type":"assistant","message":{"id":"s1","usage":{"input_tokens":900,"output_tokens":90},"content":[]},"parent_tool_use_id":"t1"}"#;
+    let of_subagent = r#"{"type":"assistant","parent_tool_use_id":"t1",
+        "message":{"id":"s1","usage":{"input_tokens":900,"output_tokens":90},"content":[]}}"#
+        .replace('\n', "");
     let script = format!("init $id; turn $id m1 30 4; echo '{of_subagent}'; result $id 0.5");
     let row = run(&world, &STREAM, &script);
     assert_eq!((row.number("input_tokens"), row.text("tokens_scope")), (Some(30), "main".into()));

@@ -16,8 +16,10 @@ const TOO_MANY: &str = r#""api_error_status":429,"result":"API Error: Request re
 const REFUSED: &str = r#""api_error_status":400,"result":"API Error: 400 bad request""#;
 const REFUSED_BEFORE_2_1: &str = r#""result":"API Error: 400 {\"type\":\"error\"}""#;
 
-const CALL: &str =
-    r#"{"type":"assistant","message":{"id":"m1","content":[{"type":"tool_use","id":"t1","name":"Bash"}]}}"#;
+const CALL: &str = concat!(
+    r#"{"type":"assistant","message":{"id":"m1","#,
+    r#""content":[{"type":"tool_use","id":"t1","name":"Bash"}]}}"#
+);
 const ANSWER: &str = r#"{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t1"}]}}"#;
 const BACKGROUND: &str = r#"{"type":"system","subtype":"background_tasks_changed","tasks":[{"id":"b1"}]}"#;
 const NO_BACKGROUND: &str = r#"{"type":"system","subtype":"background_tasks_changed","tasks":[]}"#;
@@ -26,7 +28,8 @@ const NO_BACKGROUND: &str = r#"{"type":"system","subtype":"background_tasks_chan
 fn fails(events: &[&str], turns: u32, fields: &str) -> String {
     let events: String = events.iter().map(|e| format!("{e}\n")).collect();
     format!(
-        "cat <<END\n{events}{{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":true,\"session_id\":\"$id\",\
+        "cat <<END\n{events}{{\"type\":\"result\",\
+         \"subtype\":\"success\",\"is_error\":true,\"session_id\":\"$id\",\
          \"num_turns\":{turns},{}}}\nEND\nexit 1",
         fields.replace('\\', "\\\\")
     )
