@@ -76,13 +76,14 @@ fn become_owner(owner: u32, intent: Intent, at: &Location, args: &[OsString]) ->
     rustix::thread::set_keep_capabilities(intent == Intent::Read)
         .map_err(|e| failed("keeping capabilities", e.into()))?;
     change_user(owner, user.as_ref()).map_err(|e| failed("changing the user", e))?;
-    leave_unreachable_directory().map_err(|e| failed("changing to the directory /", e))?;
-    let is_reached = fs::exists(&at.file).unwrap_or(false);
-    keep_capabilities(intent == Intent::Read && !is_reached)
-        .map_err(|e| failed("dropping capabilities", e))?;
+    let must_search = intent == Intent::Read && !fs::exists(&at.file).unwrap_or(false);
+    keep_capabilities(must_search).map_err(|e| failed("dropping capabilities", e))?;
     if !fs::exists(&at.file).unwrap_or(false) {
         let message = format!("{} cannot reach {file}, which is its own", sys::user_name(owner));
         return Err(Error::failed(message).hint("look at the modes of the directories above it"));
+    }
+    if !must_search {
+        leave_unreachable_directory().map_err(|e| failed("changing to the directory /", e))?;
     }
     sys::keep_only_stdio().map_err(|e| failed("closing descriptors", e))?;
     let args: Vec<CString> = args.iter().filter_map(|word| CString::new(word.as_bytes()).ok()).collect();
@@ -114,8 +115,8 @@ fn keep_capabilities(must_search: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Goes to `/` if the current directory cannot be reached by its path. Being in it would be enough to read
-/// what it holds.
+/// Goes to `/` if the current directory cannot be reached by its path. Being in it, or tracing a process that
+/// is, would be enough to read what it holds.
 fn leave_unreachable_directory() -> io::Result<()> {
     let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
     let by_path = std::env::current_dir().ok().and_then(|path| identity(&path));

@@ -255,6 +255,8 @@ fn root_reads_a_ledger_that_its_owner_cannot_reach_and_changes_nothing_with_root
     let listed = users.by_root(&["list", "--json"]).ended(End::Code(0));
     let json: serde_json::Value = serde_json::from_str(&listed.stdout).expect("stdout is JSON alone");
     assert_eq!(json["tasks"][0]["id"], "one");
+    let relative = world.bare(["bookend", "--ledger", "l.db", "show", "one"]).cwd(world.path("tmp/d"));
+    relative.run().ended(End::Code(0));
     let copy = world.name("roots/copy.db");
     let refused = users.by_root(&["backup", &copy]).ended(End::Code(125));
     assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
