@@ -3,7 +3,6 @@
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::process::gate::LISTEN_PID_BLANK;
 use crate::sys;
 
 /// The mark: a task's processes carry its id in their environment under this name.
@@ -24,14 +23,6 @@ pub fn inherited(but: &[&str], add: &[(&str, &OsStr)]) -> Vec<CString> {
             // Holds the id of *our* pidfd; without it LISTEN_PID alone decides (sd_listen_fds(3)).
             || name == b"LISTEN_PIDFDID")
     });
-    let own = format!("LISTEN_PID={}", std::process::id());
-    for entry in &mut entries {
-        if entry.as_bytes() == own.as_bytes()
-            && let Ok(blank) = CString::from_vec_with_nul(LISTEN_PID_BLANK.to_vec())
-        {
-            *entry = blank;
-        }
-    }
     for (name, value) in add {
         let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
         // A value with a NUL could not have come from an argument or the environment.
