@@ -208,7 +208,7 @@ struct RunArgs {
     /// The persona, e.g. dev [default: the program's base name]
     #[arg(long, env = "BOOKEND_AGENT")]
     agent: Option<String>,
-    /// The adapter: claude, cursor, command [default: by the program's base name]
+    /// The adapter: claude, cursor, command [default: by the names on the command line]
     #[arg(long, env = "BOOKEND_AGENT_TYPE", value_name = "TYPE")]
     agent_type: Option<String>,
     /// The model, for the row, where neither argv nor output name it

@@ -147,6 +147,11 @@ pub fn is_dying(task: &Task) -> bool {
 /// # Errors
 /// When the ledger's `live` file cannot be asked.
 pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
+    // Most often nothing has its pid any more, and nothing is to be waited for.
+    let is_gone = || task.supervisor().is_some_and(|s| identity::presence(s) == Verdict::Gone);
+    if ledger.evidence(task)? == LiveEvidence::Free && is_gone() {
+        return Ok(LiveEvidence::Free);
+    }
     let here = identity::place();
     let until = Instant::now() + LAST_BREATH;
     while let SupervisorState::Leaving(leaving) = supervisor_state(ledger, task, &here)? {

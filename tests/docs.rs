@@ -124,8 +124,9 @@ fn the_readme_names_every_command_and_every_option_it_names_exists() {
     for word in text.split(|c: char| c.is_whitespace() || "`=,;:.)".contains(c)) {
         let is_option =
             word.strip_prefix("--").is_some_and(|w| w.starts_with(|c: char| c.is_ascii_lowercase()));
-        let is_ours = !["--resume", "--session-id", "--output-format", "--verbose", "--release", "--path"]
-            .contains(&word);
+        let is_ours =
+            !["--resume", "--session-id", "--bg", "--output-format", "--verbose", "--release", "--path"]
+                .contains(&word);
         if is_option && is_ours {
             assert!(known.contains(word), "{word} is in the README and in no --help");
         }

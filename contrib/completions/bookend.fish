@@ -60,7 +60,7 @@ complete -c bookend -n "__fish_bookend_using_subcommand run" -l repo -d 'The rep
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l issue -d 'The number of the issue the task is about' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l user -d 'On whose behalf the task runs' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l agent -d 'The persona, e.g. dev [default: the program\'s base name]' -r
-complete -c bookend -n "__fish_bookend_using_subcommand run" -l agent-type -d 'The adapter: claude, cursor, command [default: by the program\'s base name]' -r
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l agent-type -d 'The adapter: claude, cursor, command [default: by the names on the command line]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l model -d 'The model, for the row, where neither argv nor output name it' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l provider -d 'Who serves the model [default: by the adapter]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l cwd -d 'Where the agent runs; it may be made by --prepare' -r -F

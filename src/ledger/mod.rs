@@ -181,8 +181,8 @@ impl Ledger {
         (self.at.chosen_by != ChosenBy::Default).then_some(&self.at.file)
     }
 
-    /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others may
-    /// have written them.
+    /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others
+    /// may have written them.
     pub fn distrust(&self) -> Option<Distrust> {
         self.was_shared.clone().or_else(|| trust::distrust(&self.at))
     }
@@ -207,8 +207,8 @@ impl Ledger {
         }
     }
 
-    /// Makes room in memory for the pages of many tasks that are settled in one transaction: else SQLite writes
-    /// them to the log before the commit, and again after it reads them back.
+    /// Makes room in memory for the pages of many tasks that are settled in one transaction: else SQLite
+    /// writes them to the log before the commit, and again after it reads them back.
     pub fn expect_many(&self) -> Result<()> {
         self.conn.execute_batch(MANY_PAGES).map_err(self.failed("making the page cache larger"))
     }

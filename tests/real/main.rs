@@ -9,6 +9,7 @@ mod harness;
 
 mod dying;
 mod interactive;
+mod matrix;
 mod outcomes;
 mod sessions;
 mod stopping;

@@ -1,6 +1,6 @@
 //! The row tells what Claude Code told, in each of its output modes.
 
-use crate::harness::{End, Row};
+use crate::harness::{End, Row, inhabitants, marked};
 use crate::{JSON, Real, STREAM_JSON, result};
 
 /// What the row says was used is what the result event says.
@@ -77,6 +77,27 @@ fn running_out_of_turns_is_a_failure() {
     assert_eq!(row.ending(), "failure/agent_error");
     assert!(row.text("error").to_lowercase().contains("turns"), "{row:?}");
     assert_counts(&row, &event);
+}
+
+#[test]
+fn a_session_in_the_background_is_left_alone() {
+    let Some(real) = Real::new("a_session_in_the_background_is_left_alone", "text:pong") else { return };
+    let world = &real.world;
+    let run = real.against_the_api(world.run(["claude", "--bg", "hello"]).options(["--key", "k"]));
+    let output = run.run().ended(End::Code(0));
+    let row = world.row();
+    assert_eq!(row.ending(), "success/backgrounded");
+    let session = row.text("session_id");
+    let short = session.split('-').next().expect("the beginning of an id");
+    assert!(short.len() == 8 && output.stdout.contains(short), "{session:?} in {output:?}");
+    assert!(world.sql("SELECT * FROM claude_sdk_sessions").is_empty());
+    world.bare(["bookend", "recover"]).run().ended(End::Code(0));
+    let daemon = inhabitants(world).into_iter().find(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.windows(11).any(|words| words == b"daemon\0run\0")
+    });
+    assert!(daemon.is_some(), "the daemon runs on");
+    assert!(marked(world).is_empty(), "and carries no mark of the task");
 }
 
 /// Bare, Claude Code exits 1 when stdout takes nothing.

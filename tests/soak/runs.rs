@@ -266,7 +266,9 @@ impl Plan {
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
             let is_missing = self.how == How::Missing && has(&["error: executing ", ": not found"]);
-            let is_cut_off = (self.hook_may_fail() && has(&["the --on-finish command of ", " was killed"]))
+            let cut_off = [" was killed", " was interrupted by ", " was not run: "];
+            let is_cut_off = (self.hook_may_fail()
+                && cut_off.iter().any(|how| has(&["the --on-finish command of ", how])))
                 || (self.hook_may_be_killed() && has(&["the prepare command was killed by signal 9"]));
             let gives_up = self.is_impatient && has(&["others kept it locked for "]);
             not_well || settles || refuses || is_missing || is_cut_off || gives_up
