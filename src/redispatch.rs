@@ -52,6 +52,8 @@ struct Options {
     on_term_cancelled: bool,
     fresh: bool,
     leftovers: Policy,
+    #[serde(default)]
+    strict: bool,
     #[serde(default = "default_backlog")]
     backlog: u64,
     on_finish: Option<String>,
@@ -94,6 +96,7 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> Str
         on_term_cancelled: request.on_term == OnTerm::Cancelled,
         fresh: request.fresh,
         leftovers: request.leftovers,
+        strict: request.strict,
         backlog: request.backlog,
         on_finish: text(&request.on_finish),
         hook_timeout_ms: request.hook_timeout.map(ms),
@@ -144,6 +147,7 @@ impl Options {
             // What was allowed once was allowed of another session.
             allow_unsafe_resume: false,
             leftovers: self.leftovers,
+            strict: self.strict,
             backlog: self.backlog,
             on_finish: self.on_finish.map(OsString::from),
             hook_timeout: self.hook_timeout_ms.map(Duration::from_millis),

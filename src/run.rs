@@ -46,7 +46,7 @@ const MOST_LEVELS: u32 = 8;
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 33] = [
+pub const OPTION_VARIABLES: [&str; 34] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -68,6 +68,7 @@ pub const OPTION_VARIABLES: [&str; 33] = [
     "BOOKEND_FRESH",
     "BOOKEND_ALLOW_UNSAFE_RESUME",
     "BOOKEND_LEFTOVERS",
+    "BOOKEND_STRICT",
     "BOOKEND_BACKLOG",
     "BOOKEND_ON_FINISH",
     "BOOKEND_HOOK_TIMEOUT",
@@ -106,6 +107,8 @@ pub struct Request {
     pub fresh: bool,
     pub allow_unsafe_resume: bool,
     pub leftovers: Policy,
+    /// Exit code 0 means that the row says `success`.
+    pub strict: bool,
     /// Bytes of output that wait for a slow reader before the agent does.
     pub backlog: u64,
     pub on_finish: Option<OsString>,
@@ -321,6 +324,7 @@ fn attend(
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        spares_detached: request.leftovers.spares_detached(),
         cgroup: tasks_cgroup,
     };
     if let Err(no) = ready {
@@ -412,6 +416,7 @@ fn attend(
         (Ending::Failure(Failure::Output), _) => Leave::Code(exit_code::OUTPUT),
         (Ending::Success, _) if output_lost.is_some() => Leave::Code(exit_code::OUTPUT),
         (Ending::Success | Ending::Backgrounded, _) => Leave::Code(0),
+        (_, Some(Exit::Code(0))) if request.strict => Leave::Code(exit_code::NOT_SUCCESS),
         (_, Some(Exit::Code(code))) => Leave::Code(code),
         (_, Some(Exit::Signal(signal))) => Leave::Signal(signal),
         (_, None) => Leave::Signal(stop_signal),

@@ -10,6 +10,9 @@ pub const MARK: &str = "BOOKEND_TASK_ID";
 /// A hook carries the id of its task under this name, so that it is nobody's left-over.
 pub const FINISHED: &str = "BOOKEND_FINISHED_TASK";
 pub const LEDGER: &str = "BOOKEND_LEDGER";
+/// A process that has it in its own environment, with the value 1, true or yes, is left by the sweep: a daemon
+/// that serves others than the task. bookend does not pass its own on, or it would leave the whole task.
+pub const DETACHED: &str = "BOOKEND_DETACHED";
 /// The how-manieth time a hook is run for its task: more than 1 if the one before was cut off.
 pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";
 
@@ -19,7 +22,7 @@ pub fn inherited(but: &[&str], add: &[(&str, &OsStr)]) -> Vec<CString> {
     let mut entries = sys::environment();
     entries.retain(|entry| {
         let Some(name) = name_of(entry.as_bytes()) else { return true };
-        !(but.iter().chain(&[MARK, FINISHED, LEDGER, ATTEMPT]).any(|b| b.as_bytes() == name)
+        !(but.iter().chain(&[MARK, FINISHED, LEDGER, ATTEMPT, DETACHED]).any(|b| b.as_bytes() == name)
             // Holds the id of *our* pidfd; without it LISTEN_PID alone decides (sd_listen_fds(3)).
             || name == b"LISTEN_PIDFDID")
     });
