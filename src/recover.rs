@@ -675,6 +675,7 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommit
             (Some(command), Some("what came on its stdin is gone"))
         }
         Some(Lacks::Command) => (None, Some("the row does not hold its command line")),
+        Some(Lacks::Rest) => (None, Some("the row holds only the beginning of its command line")),
         Some(Lacks::Bytes) => (None, Some("its command line is not UTF-8")),
     };
     let (in_worktree, uncommitted) = match uncommitted {

@@ -1,7 +1,7 @@
 //! `bookend redispatch`: the same task once more, as the hint of recovery proposes it. And what `run` keeps
 //! of itself so that this can be done.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,6 +65,9 @@ struct Options {
     /// The output was read as it came: silence was a sign.
     #[serde(default)]
     read_along: bool,
+    /// The bytes of the user's command line, where the row holds only its beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    argv_cut: Option<usize>,
 }
 
 /// Of a run that knew no such option.
@@ -72,8 +75,59 @@ fn default_backlog() -> u64 {
     run::BACKLOG
 }
 
-/// The JSON of a run's options, for its row.
-pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> String {
+/// The bytes of JSON that a row keeps of each of its two command lines.
+const LONGEST_ARGV: usize = 128 << 10;
+/// Room for the mark at the end of one that is cut.
+const CUT_MARK: usize = 64;
+
+/// The words of a command line as its row keeps them. Where that is only the beginning, also its length in
+/// bytes.
+pub fn kept_words<W: AsRef<OsStr>>(words: &[W]) -> (Vec<String>, Option<usize>) {
+    let mut kept: Vec<String> =
+        words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
+    let bytes: usize = words.iter().map(|word| word.as_ref().len()).sum();
+    // No character takes more than six bytes of JSON.
+    let is_short = bytes * 6 + kept.len() * 3 <= LONGEST_ARGV;
+    if is_short || kept.iter().map(|word| json_length(word)).sum::<usize>() <= LONGEST_ARGV {
+        return (kept, None);
+    }
+    let mut room = LONGEST_ARGV - CUT_MARK;
+    let cut = kept.iter().position(|word| match room.checked_sub(json_length(word)) {
+        Some(left) => {
+            room = left;
+            false
+        }
+        None => true,
+    });
+    let Some(cut) = cut else { return (kept, None) };
+    kept.truncate(cut + 1);
+    let word = &mut kept[cut];
+    let mut length = 0;
+    let mut fits = |c: char| {
+        length += json_length_of(c);
+        length <= room
+    };
+    let end = word.chars().take_while(|c| fits(*c)).map(char::len_utf8).sum();
+    word.truncate(end);
+    word.push_str(&format!("… (cut, {bytes} bytes in all)"));
+    (kept, Some(bytes))
+}
+
+/// What a word takes in a JSON array, with quotes and a comma.
+fn json_length(word: &str) -> usize {
+    word.chars().map(json_length_of).sum::<usize>() + 3
+}
+
+fn json_length_of(c: char) -> usize {
+    match c {
+        '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+        c if c < ' ' => 6,
+        c => c.len_utf8(),
+    }
+}
+
+/// The JSON of a run's options, for its row. `argv_cut`: see [`kept_words`].
+pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool, argv_cut: Option<usize>) -> String {
     let text = |o: &Option<OsString>| o.as_ref().map(|v| v.to_string_lossy().into_owned());
     let lossy = |p: &Path| PathBuf::from(p.to_string_lossy().into_owned());
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
@@ -104,6 +158,7 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool) -> Str
         cwd_at_start: lossy(&cwd),
         stdin_at_start: kind_of_stdin().to_owned(),
         read_along,
+        argv_cut,
     };
     // Text and numbers only: there is nothing that JSON could not hold.
     serde_json::to_string(&options).unwrap_or_default()
@@ -168,11 +223,16 @@ pub enum Lacks {
     Command,
     /// Its command line is not UTF-8, and the row keeps text only.
     Bytes,
+    /// Its command line is too long for the row.
+    Rest,
 }
 
 /// What a row lacks for being dispatched again; `None`: nothing.
 pub fn lacks(task: &Task) -> Option<Lacks> {
     let Some((argv, options)) = kept(task) else { return Some(Lacks::Command) };
+    if options.argv_cut.is_some() {
+        return Some(Lacks::Rest);
+    }
     let is_torn = |text: &str| text.contains(char::REPLACEMENT_CHARACTER);
     let paths = [options.cwd.as_deref(), Some(options.cwd_at_start.as_path())];
     let commands = [options.prepare.as_deref(), options.on_finish.as_deref()];
@@ -230,6 +290,10 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
         Some(Lacks::Command) => return Err(refused("its row does not hold its command line")),
         Some(Lacks::Bytes) => {
             return Err(refused("its command line is not UTF-8, and its row keeps text only"));
+        }
+        Some(Lacks::Rest) => {
+            return Err(refused("its command line was too long, and its row holds only the beginning")
+                .hint("give the command line yourself, with bookend run; nothing was executed"));
         }
         Some(Lacks::Stdin) | None => {}
     }

@@ -220,6 +220,7 @@ fn attend(
     let (supervisor, agent_process) = identity::records(own.identity(), gated);
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
     let started = Instant::now();
+    let (user_argv, argv_cut) = redispatch::kept_words(&request.argv);
     let row = NewTask {
         id: id.clone(),
         key: who.key.clone(),
@@ -233,9 +234,9 @@ fn attend(
         started_at: clock::now(),
         session_id: choice.session.clone(),
         resumed_from: choice.resumed_from.clone(),
-        argv: argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
-        user_argv: request.argv.iter().map(|w| w.to_string_lossy().into_owned()).collect(),
-        run_options: redispatch::options_of(request, current_dir(), who.is_read_along()),
+        argv: redispatch::kept_words(&argv).0,
+        user_argv,
+        run_options: redispatch::options_of(request, current_dir(), who.is_read_along(), argv_cut),
         cwd: who.cwd.clone(),
         place,
         supervisor,

@@ -282,7 +282,10 @@ fn a_timeline_shows_what_was_in_flight() {
     said(&world, &["timeline", "--html", &world.name("page.html")]);
     let page = fs::read_to_string(world.path("page.html")).expect("the page");
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "data stays data");
-    assert!(!page.contains("http") && page.contains("prefers-color-scheme: dark"), "it needs nothing else");
+    assert!(
+        !page.contains("http:") && !page.contains("https:") && page.contains("prefers-color-scheme: dark"),
+        "it needs nothing else"
+    );
     assert_eq!(page.matches("class=\"row\"").count(), 2);
 }
 

@@ -1,6 +1,7 @@
 //! What somebody who means harm can put in bookend's way: places that are not what they seem, text that is
 //! more than text, processes that pretend, users who may not be signalled, repositories that execute.
 
+mod content;
 mod git;
 mod hostile;
 mod journal;

@@ -54,7 +54,7 @@ complete -c bookend -n "__fish_bookend_using_subcommand run" -l ledger -d 'The l
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l log -d 'Where bookend\'s own messages go; auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or target=level pairs' -r -f -a "auto\t''
 stderr\t''
 journald\t''"
-complete -c bookend -n "__fish_bookend_using_subcommand run" -l id -d 'The task\'s id [default: a new UUIDv7]' -r
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l id -d 'The task\'s id, up to 200 bytes [default: a new UUIDv7]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l key -d 'What must not run twice at once and whose conversation continues [default: from --repo and --issue]' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l repo -d 'The repository the task is about, e.g. charles/claude-hooks' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l issue -d 'The number of the issue the task is about' -r

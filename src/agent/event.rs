@@ -9,6 +9,8 @@ use super::json::{Cursor, Malformed, Parsed, lossy};
 
 /// Characters of an error's text that are kept.
 const ERROR_TEXT: usize = 8 << 10;
+/// US dollars. What an agent reports above it is no cost, and would make every sum useless.
+const MOST_COST_USD: f64 = 1e9;
 
 pub type Text<'a> = Option<Cow<'a, str>>;
 
@@ -157,7 +159,7 @@ impl<'a> Event<'a> {
                 b"call_id" => e.call_id = c.string()?,
                 b"tool_call" => e.tool = tool(c)?,
                 b"num_turns" => e.turns = c.count()?,
-                b"total_cost_usd" => e.cost = c.number()?.filter(|n| *n >= 0.0),
+                b"total_cost_usd" => e.cost = c.number()?.filter(|n| (0.0..=MOST_COST_USD).contains(n)),
                 b"modelUsage" => e.costliest = costliest(c)?,
                 b"is_error" => e.is_error = c.boolean()?,
                 b"result" => e.result = Some(c.raw()?),

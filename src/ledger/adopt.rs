@@ -20,6 +20,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionB
 use super::backup;
 use super::dialect::{self, Dialect, TimeFormat};
 use super::error::{LedgerError, Result, step};
+use super::limits;
 use super::open::{self, Found};
 use super::place::{self, Location, with_suffix};
 use super::trust;
@@ -110,6 +111,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
         drop(tx);
         return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
     }
+    limits::allow_views(&tx).map_err(failed("setting up the adoption"))?;
     hit("adopt.begun", file)?;
     let draft = with_suffix(file, ".before-bookend.partial");
     // What is left of a copy that failed is of no use to anybody.
@@ -131,6 +133,9 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
 fn look(conn: &Connection, file: &Path) -> Result<Option<String>> {
     let found = open::look(conn, file).map_err(|e| match e {
         LedgerError::NotALedger { .. } => refusal(file, "it is no SQLite database"),
+        LedgerError::StandIn { name, .. } => {
+            refusal(file, format!("its {name} is a view or a virtual table, not a table"))
+        }
         e => e,
     })?;
     match found {

@@ -35,7 +35,7 @@ pub struct Withdrawn {
 impl Ledger {
     /// The ended tasks whose `--on-finish` command was not seen to end.
     pub fn undelivered(&self) -> Result<Vec<Task>> {
-        tasks::undelivered(&self.conn).map_err(self.failed("looking for undelivered ends"))
+        tasks::undelivered(self.conn()).map_err(self.failed("looking for undelivered ends"))
     }
 
     /// Takes the delivery of a task's end upon us: the number of the attempt. `None`: somebody else has.
@@ -50,7 +50,7 @@ impl Ledger {
     /// Records how the attempt to run `--on-finish` ended.
     pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
         self.check_files("recording a delivery")?;
-        match step("delivery.record").and_then(|()| tasks::delivery(&self.conn, id, state, at)) {
+        match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
             Ok(true) => Ok(()),
             Ok(false) => {
                 Err(super::LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() })
@@ -61,7 +61,7 @@ impl Ledger {
 
     /// The interrupted tasks of which nobody was told yet, oldest first.
     pub fn unhinted(&self) -> Result<Vec<Task>> {
-        tasks::unhinted(&self.conn).map_err(self.failed("looking for interrupted tasks"))
+        tasks::unhinted(self.conn()).map_err(self.failed("looking for interrupted tasks"))
     }
 
     /// Records that the report of an interrupted task is about to be handed to a command: the number of the
@@ -74,7 +74,7 @@ impl Ledger {
 
     /// An attempt that bookend itself cut short does not count.
     pub fn take_back_hint(&mut self, id: &str) -> Result<()> {
-        self.conn.execute(UPDATE_TAKE_BACK_HINT, [id]).map_err(self.failed("taking back a report"))?;
+        self.conn().execute(UPDATE_TAKE_BACK_HINT, [id]).map_err(self.failed("taking back a report"))?;
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Ledger {
         let failed = self.failed("looking whose the slots in the spool are");
         let any = spool::slots(&self.spool_dir)?
             .into_iter()
-            .try_fold(false, |any, (_, id)| Ok(any || stray(&self.conn, &id)?));
+            .try_fold(false, |any, (_, id)| Ok(any || stray(self.conn(), &id)?));
         if !any.map_err(failed)? {
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Ledger {
 
     /// Notes with a running task why it could not be settled.
     pub fn note_error(&mut self, id: &str, error: &str) -> Result<()> {
-        self.conn
+        self.conn()
             .execute(UPDATE_RUNNING_ERROR, (id, error))
             .map_err(self.failed("noting why a task could not be settled"))?;
         Ok(())
@@ -130,22 +130,22 @@ impl Ledger {
 
     /// Every key's session, by key.
     pub fn sessions(&self) -> Result<Vec<Session>> {
-        sessions::all(&self.conn).map_err(self.failed("reading the sessions"))
+        sessions::all(self.conn()).map_err(self.failed("reading the sessions"))
     }
 
     /// The running task under a key.
     pub fn holder(&self, key: &str) -> Result<Option<Task>> {
-        tasks::holder(&self.conn, key).map_err(self.failed("looking for the holder of the key"))
+        tasks::holder(self.conn(), key).map_err(self.failed("looking for the holder of the key"))
     }
 
     /// The last use of a key's session.
     pub fn last_use(&self, session: &Session) -> Result<sessions::LastUse> {
-        last_use(&self.conn, session).map_err(self.failed("looking for the last user of a session"))
+        last_use(self.conn(), session).map_err(self.failed("looking for the last user of a session"))
     }
 
     /// The sessions that were taken away from a key, oldest first.
     pub fn invalidations_of_key(&self, key: &str) -> Result<Vec<Invalidation>> {
-        sessions::invalidations_of_key(&self.conn, key)
+        sessions::invalidations_of_key(self.conn(), key)
             .map_err(self.failed("reading the invalidated sessions of a key"))
     }
 
@@ -156,7 +156,7 @@ impl Ledger {
 
     /// The sessions that are unsafe now, whoever wrote them. Those of running tasks are none.
     pub fn unsafe_sessions(&self) -> Result<Vec<Withdrawn>> {
-        let judge = || sessions::untrusted(&self.conn)?.iter().map(|s| judge(&self.conn, s)).collect();
+        let judge = || sessions::untrusted(self.conn())?.iter().map(|s| judge(self.conn(), s)).collect();
         let verdicts: rusqlite::Result<Vec<_>> = judge();
         let verdicts = verdicts.map_err(self.failed("looking for unsafe sessions"))?;
         Ok(verdicts
@@ -168,7 +168,7 @@ impl Ledger {
     /// Takes every unsafe session out of use.
     pub fn withdraw_unsafe_sessions(&mut self, at: &str) -> Result<Vec<Withdrawn>> {
         // Most often there is none: then nobody is kept from writing.
-        let any = sessions::untrusted(&self.conn).map_err(self.failed("looking for unsafe sessions"))?;
+        let any = sessions::untrusted(self.conn()).map_err(self.failed("looking for unsafe sessions"))?;
         if any.is_empty() {
             return Ok(Vec::new());
         }

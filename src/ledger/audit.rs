@@ -56,7 +56,7 @@ impl Ledger {
     }
 
     fn all_of(&self, sql: &str, doing: &'static str) -> Result<Vec<Task>> {
-        tasks::all(&self.conn, sql, []).map_err(self.failed(doing))
+        tasks::all(self.conn(), sql, []).map_err(self.failed(doing))
     }
 }
 

@@ -246,8 +246,10 @@ impl FromSql for AnyReal {
         Ok(AnyReal(match value {
             ValueRef::Null | ValueRef::Blob(_) => None,
             ValueRef::Integer(n) => Some(n as f64),
-            ValueRef::Real(n) => Some(n),
-            ValueRef::Text(t) => String::from_utf8_lossy(t).trim().parse().ok(),
+            ValueRef::Real(n) => Some(n).filter(|n| n.is_finite()),
+            ValueRef::Text(t) => {
+                String::from_utf8_lossy(t).trim().parse().ok().filter(|n: &f64| n.is_finite())
+            }
         }))
     }
 }

@@ -107,6 +107,13 @@ pub enum LedgerError {
     )]
     NotALedger { path: PathBuf, why: &'static str },
 
+    #[error(
+        "{path} is not used: {name} in it is a view or a virtual table, not a table, and reading it could \
+         execute any SQL; name another file with --ledger FILE or $BOOKEND_LEDGER",
+        path = .path.display()
+    )]
+    StandIn { path: PathBuf, name: String },
+
     #[error("{path} cannot be adopted: {why}; it is as it was", path = .path.display())]
     NotAdoptable { path: PathBuf, why: String },
 
@@ -234,6 +241,14 @@ impl LedgerError {
             }
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
                 "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
+            }
+            Some(ErrorCode::OperationInterrupted) => {
+                "it took 5 s of CPU time, and others than you can write to this ledger: look at its size and \
+                 its triggers (sqlite3 FILE .schema), or name another with --ledger FILE"
+            }
+            Some(ErrorCode::TooBig) => {
+                "a value in it is longer than bookend reads: look for it with sqlite3, or name another \
+                 ledger with --ledger FILE"
             }
             Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
             _ => "bookend doctor shows which file this is and what is wrong with it",

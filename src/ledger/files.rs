@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags};
 
+use super::limits;
 use super::place::with_suffix;
 
 /// SQLite maps the index in pieces of this size. "The WAL-Index File Format" of
@@ -153,6 +154,7 @@ pub fn is_sound(file: &Path) -> bool {
     let check = || -> rusqlite::Result<String> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         let conn = Connection::open_with_flags(uri(file), flags)?;
+        limits::harden(&conn).and_then(|()| limits::bound(&conn))?;
         conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
     };
     check().is_ok_and(|said| said == "ok")

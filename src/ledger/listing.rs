@@ -68,17 +68,17 @@ const DATA_VERSION: &str = "PRAGMA data_version";
 impl Ledger {
     /// The running tasks first, then those that ended, each newest first.
     pub fn tasks(&self, filter: &Filter) -> Result<Vec<Task>> {
-        list(&self.conn, filter).map_err(self.failed("reading tasks"))
+        list(self.conn(), filter).map_err(self.failed("reading tasks"))
     }
 
     /// Those that ran at `filter.since` or later, whenever they started.
     pub fn tasks_in_flight_since(&self, filter: &Filter) -> Result<Vec<Task>> {
         let read = || -> rusqlite::Result<Vec<Task>> {
             let running = Filter { status: Some(Status::Running), since: None, ..filter.clone() };
-            let mut tasks = list(&self.conn, &running)?;
-            tasks.extend(list(&self.conn, filter)?.into_iter().filter(|t| t.status != Status::Running));
+            let mut tasks = list(self.conn(), &running)?;
+            tasks.extend(list(self.conn(), filter)?.into_iter().filter(|t| t.status != Status::Running));
             tasks.extend(tasks::all(
-                &self.conn,
+                self.conn(),
                 SELECT_ENDED_SINCE,
                 named_params! {
                     ":since": filter.since,
@@ -96,7 +96,7 @@ impl Ledger {
     /// A number that differs from the one before if somebody has changed the ledger meanwhile. It is read
     /// from shared memory.
     pub fn version(&self) -> Result<i64> {
-        self.conn
+        self.conn()
             .query_row(DATA_VERSION, [], |row| row.get(0))
             .map_err(self.failed("looking whether it has changed"))
     }

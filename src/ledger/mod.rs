@@ -13,6 +13,7 @@ mod dialect;
 mod ending;
 mod error;
 mod files;
+mod limits;
 mod listing;
 mod live;
 mod open;
@@ -43,6 +44,7 @@ use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, 
 use dialect::Dialect;
 use ending::By;
 use error::step;
+use limits::Budget;
 use live::{Live, LiveFile};
 use open::Whose;
 use place::OtherName;
@@ -90,6 +92,7 @@ pub struct Ledger {
     merged: Vec<Merged>,
     /// Others could write to the ledger when it was opened.
     was_shared: Option<Distrust>,
+    budget: Budget,
 }
 
 /// A record that waited in the spool, and what became of it.
@@ -134,7 +137,7 @@ impl Ledger {
 
     fn open_for_writing(at: &Location) -> Result<Ledger> {
         let opened = open::read_write(at)?;
-        let mut ledger = Ledger::over(opened.conn, opened.log, opened.dialect, at);
+        let mut ledger = Ledger::over((opened.conn, opened.dialect, opened.budget), opened.log, at);
         ledger.was_shared = opened.was_shared;
         failpoint::hit("open.ready").map_err(|e| LedgerError::io("opening", &at.file, e))?;
         ledger.merged = ledger.merge_spool()?;
@@ -154,10 +157,11 @@ impl Ledger {
     fn read_only(at: &Location, whose: Whose) -> Result<Option<Ledger>> {
         warn_of_other_name(at);
         let opened = open::read_only(at, whose)?;
-        Ok(opened.map(|(conn, dialect)| Ledger::over(conn, Log::default(), dialect, at)))
+        Ok(opened.map(|opened| Ledger::over(opened, Log::default(), at)))
     }
 
-    fn over(conn: Connection, log: Log, dialect: Arc<Dialect>, at: &Location) -> Ledger {
+    fn over(opened: (Connection, Arc<Dialect>, Budget), log: Log, at: &Location) -> Ledger {
+        let (conn, dialect, budget) = opened;
         let private = at.private_dir();
         Ledger {
             conn,
@@ -168,6 +172,7 @@ impl Ledger {
             spool_dir: private.join("spool"),
             merged: Vec::new(),
             was_shared: None,
+            budget,
         }
     }
 
@@ -191,9 +196,15 @@ impl Ledger {
         move |e| self.log.error(doing, &self.at.file, e)
     }
 
+    /// The connection, for an operation that begins.
+    fn conn(&self) -> &Connection {
+        self.budget.renew();
+        &self.conn
+    }
+
     /// Refuses to go on with files that are not those that were opened, before they are used.
     fn check_files(&self, doing: &'static str) -> Result<()> {
-        match self.log.damage(&self.conn) {
+        match self.log.damage(self.conn()) {
             Some(damage) => Err(LedgerError::Replaced { doing, path: self.at.file.clone(), damage }),
             None => Ok(()),
         }
@@ -328,21 +339,21 @@ impl Ledger {
     /// The task of an id, or of the beginning of one.
     pub fn task(&self, id_or_prefix: &str) -> Result<Found> {
         self.check_files("reading a task")?;
-        tasks::find(&self.conn, id_or_prefix).map_err(self.failed("reading a task"))
+        tasks::find(self.conn(), id_or_prefix).map_err(self.failed("reading a task"))
     }
 
     /// A task's changes of status, in order.
     pub fn transitions(&self, id: &str) -> Result<Vec<Transition>> {
-        tasks::transitions(&self.conn, id).map_err(self.failed("reading a task's transitions"))
+        tasks::transitions(self.conn(), id).map_err(self.failed("reading a task's transitions"))
     }
 
     pub fn session_of_key(&self, key: &str) -> Result<Option<Session>> {
-        sessions::of_key(&self.conn, key).map_err(self.failed("reading the session of the key"))
+        sessions::of_key(self.conn(), key).map_err(self.failed("reading the session of the key"))
     }
 
     /// The sessions that a task's end, or its start, took out of use.
     pub fn invalidations_of_task(&self, id: &str) -> Result<Vec<Invalidation>> {
-        sessions::invalidations_of_task(&self.conn, id)
+        sessions::invalidations_of_task(self.conn(), id)
             .map_err(self.failed("reading the invalidated sessions of a task"))
     }
 
@@ -387,7 +398,7 @@ impl Ledger {
     /// Whether this process supervises a running task of this ledger and holds its live lock.
     pub fn supervised_by(&self, supervisor: Identity) -> Result<bool> {
         self.check_files("looking for the task of a supervisor")?;
-        let tasks = tasks::supervised_by(&self.conn, supervisor)
+        let tasks = tasks::supervised_by(self.conn(), supervisor)
             .map_err(self.failed("looking for the task of a supervisor"))?;
         for task in &tasks {
             if self.evidence(task)? == LiveEvidence::Held {
@@ -400,13 +411,13 @@ impl Ledger {
     /// Records what became of a task's left-overs after its end.
     pub fn leftovers(&mut self, id: &str, leftovers: &str) -> Result<()> {
         self.check_files("recording left-overs")?;
-        tasks::leftovers(&self.conn, id, leftovers).map_err(self.failed("recording left-overs"))?;
+        tasks::leftovers(self.conn(), id, leftovers).map_err(self.failed("recording left-overs"))?;
         Ok(())
     }
 
     /// Records that the agent of an ended task is no longer counted: it does not keep the key.
     pub fn release_agent(&mut self, id: &str, at: &str) -> Result<bool> {
-        tasks::release_agent(&self.conn, id, at).map_err(self.failed("releasing the agent of a task"))
+        tasks::release_agent(self.conn(), id, at).map_err(self.failed("releasing the agent of a task"))
     }
 
     /// The records that wait in the spool.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::backup;
 use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
+use super::limits::{self, Budget};
 use super::live::LiveFile;
 use super::place::{self, Location, with_suffix};
 use super::trust::{self, Distrust};
@@ -37,9 +38,21 @@ const MIGRATIONS: [&str; 3] = [
 ];
 const VERSION: i64 = MIGRATIONS.len() as i64;
 
-const SELECT_VERSION: &str = "
-    SELECT (SELECT max(version) FROM bookend_migration),
-           (SELECT value FROM bookend_setting WHERE name = 'adopted')";
+/// A view or a virtual table that has the name of a table of the ledger. A virtual table has no root page.
+macro_rules! stand_in {
+    () => {
+        "(SELECT name FROM sqlite_schema
+          WHERE lower(name) IN ('task_history', 'claude_sdk_sessions', 'task_transition',
+                                'session_invalidation', 'bookend_migration', 'bookend_setting')
+            AND (type <> 'table' OR rootpage = 0))"
+    };
+}
+const SELECT_VERSION: &str = concat!(
+    "SELECT (SELECT max(version) FROM bookend_migration),
+            (SELECT value FROM bookend_setting WHERE name = 'adopted'), ",
+    stand_in!()
+);
+const SELECT_STAND_IN: &str = concat!("SELECT ", stand_in!());
 const SELECT_IS_LEDGER: &str = "SELECT 1 FROM sqlite_schema WHERE name = 'bookend_migration'";
 const SELECT_IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
 const SELECT_INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
@@ -70,6 +83,7 @@ pub struct Opened {
     pub dialect: Arc<Dialect>,
     /// Others could write to a file of it until this one was made private.
     pub was_shared: Option<Distrust>,
+    pub budget: Budget,
 }
 
 /// Opens the ledger for writing; makes it, or brings it up to date, if need be.
@@ -91,11 +105,22 @@ pub fn read_write(at: &Location) -> Result<Opened> {
     let log_meta = place::check_file(&log_path)?;
     let index_meta = place::check_file(&index)?;
 
+    let files = [(file, Some(&meta)), (&log_path, log_meta.as_ref()), (&index, index_meta.as_ref())];
+    let files = files.into_iter().filter_map(|(path, meta)| Some((path, meta?)));
+    let is_shared = files.clone().any(|(path, meta)| trust::shared(path, meta).is_some());
+
     let mut conn = connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     trust::check_opened(&conn, file, &meta)?;
+    let set_up = |e| LedgerError::sql("setting up the connection", file, e);
+    let budget = match is_shared {
+        true => limits::bound_others(&mut conn).map_err(set_up)?,
+        // What the caller's other program keeps in the rows is copied when they change, however long it is.
+        false => Budget::default(),
+    };
     let adopted = match look(&conn, file)? {
         Found::Ledger { version, adopted } => {
             refuse_newer(file, version)?;
+            limits::allow_views(&conn).map_err(set_up)?;
             if version < VERSION {
                 let lock_path = at.private_dir().join("live");
                 let _lock = LiveFile::open(&lock_path)?.hold_for_migration(&lock_path, file)?;
@@ -107,14 +132,10 @@ pub fn read_write(at: &Location) -> Result<Opened> {
     };
     let is_ours = adopted.is_none();
     let dialect = Arc::new(adopted.unwrap_or_default());
-    dialect::register(&conn, &dialect)
-        .and_then(|()| conn.execute_batch(SETTINGS))
-        .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
+    dialect::register(&conn, &dialect).and_then(|()| conn.execute_batch(SETTINGS)).map_err(set_up)?;
     let mut was_shared = None;
     if is_ours {
-        let beside = [(log_path.as_path(), &log_meta), (&index, &index_meta)];
-        let beside = beside.into_iter().filter_map(|(path, meta)| Some((path, meta.as_ref()?)));
-        for (path, meta) in std::iter::once((file, &meta)).chain(beside) {
+        for (path, meta) in files {
             let shared = trust::shared(path, meta);
             if shared.is_none() || at.chosen_by.owns_directory() {
                 place::tighten(path, meta)?;
@@ -122,8 +143,8 @@ pub fn read_write(at: &Location) -> Result<Opened> {
             was_shared = was_shared.or(shared);
         }
     }
-    let log = Log::keep(&mut conn, file, log_meta.map(|m| m.ino()))?;
-    Ok(Opened { conn, log, dialect, was_shared })
+    let log = Log::keep(&mut conn, file, log_meta.as_ref().map(|m| m.ino()))?;
+    Ok(Opened { conn, log, dialect, was_shared, budget })
 }
 
 /// Whose ledger may be opened for reading.
@@ -135,7 +156,7 @@ pub enum Whose {
 }
 
 /// Opens the ledger for reading; makes and changes nothing. `None`: there is none.
-pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<Dialect>)>> {
+pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<Dialect>, Budget)>> {
     check_sqlite()?;
     let file = at.file.as_path();
     let Some(meta) = place::check_type(file)?.filter(|m| m.len() > 0) else { return Ok(None) };
@@ -144,13 +165,15 @@ pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<
         trust::check_way(at.directory())?;
     }
     place::check_beside(at)?;
-    let conn = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let mut conn = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     if whose == Whose::Mine {
         trust::check_opened(&conn, file, &meta)?;
     }
-    // It may be somebody else's file: what its author wrote into the schema gets no more than plain SQL.
-    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)
-        .map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
+    let budget = match trust::distrust(at) {
+        Some(_) => limits::bound_others(&mut conn),
+        None => limits::bound(&conn).map(|()| Budget::default()),
+    };
+    let budget = budget.map_err(|e| LedgerError::sql("setting up the connection", file, e))?;
     match look(&conn, file)? {
         Found::Ledger { version, adopted } => {
             let dialect = Arc::new(adopted.unwrap_or_default());
@@ -160,7 +183,7 @@ pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<
             if version < VERSION {
                 return Err(LedgerError::Older { path: file.to_owned(), ledger: version, program: VERSION });
             }
-            Ok(Some((conn, dialect)))
+            Ok(Some((conn, dialect, budget)))
         }
         Found::Empty => Ok(None),
         Found::Foreign => Err(foreign(file)),
@@ -188,6 +211,7 @@ fn foreign(file: &Path) -> LedgerError {
 pub fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
     let set_up = || {
         let mut conn = Connection::open_with_flags(file, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        limits::harden(&conn)?;
         // The last one to close would else empty the log, two more fsyncs for every lone run, and remove
         // it: but a reader that may not write there needs it (DESIGN: persistent WAL).
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -241,16 +265,21 @@ fn jitter() -> f64 {
 pub fn look(conn: &Connection, file: &Path) -> Result<Found> {
     let failed = |e| LedgerError::sql("reading the version", file, e);
     let found = conn.query_row(SELECT_VERSION, [], |row| {
-        Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?))
+        Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?, row.get(2)?))
     });
+    let stand_in = |name| LedgerError::StandIn { path: file.to_owned(), name };
     match found {
-        Ok((version, adopted)) => Ok(Found::Ledger {
+        Ok((_, _, Some(name))) => Err(stand_in(name)),
+        Ok((version, adopted, None)) => Ok(Found::Ledger {
             version: version.unwrap_or(0),
             adopted: adopted.map(|text| serde_json::from_str(&text).unwrap_or_default()),
         }),
         Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::Unknown) => Err(failed(e)),
         // No such table, or the tables are there by now.
         Err(e) => {
+            if let Some(name) = conn.query_row(SELECT_STAND_IN, [], |row| row.get(0)).map_err(failed)? {
+                return Err(stand_in(name));
+            }
             let is_ledger = conn.query_row(SELECT_IS_LEDGER, [], |_| Ok(())).optional().map_err(failed)?;
             if is_ledger.is_some() {
                 return Err(failed(e));
@@ -297,6 +326,7 @@ fn fill(draft: &Path) -> Result<()> {
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(failed)?;
+    limits::harden(&conn).map_err(failed)?;
     conn.pragma_update(None, "page_size", PAGE).map_err(failed)?;
     conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())).map_err(failed)?;
     migrate(&mut conn, draft)?;

@@ -212,6 +212,7 @@ impl Ledger {
 
     /// Gives the room of removed rows back to the file system. Others wait meanwhile.
     pub fn vacuum(&mut self) -> Result<()> {
+        self.budget.lift();
         self.conn.execute_batch("VACUUM").map_err(self.failed("compacting the file"))
     }
 
@@ -235,7 +236,7 @@ impl Ledger {
             })
         };
         let page = || -> rusqlite::Result<Vec<Candidate>> {
-            self.conn.prepare_cached(sql)?.query_map((until, &after.0, after.1, PAGE), read)?.collect()
+            self.conn().prepare_cached(sql)?.query_map((until, &after.0, after.1, PAGE), read)?.collect()
         };
         page().map_err(self.failed("looking for old tasks"))
     }

@@ -2,6 +2,7 @@
 
 use rusqlite::{Row, named_params};
 
+use super::dialect::{AnyInteger, AnyReal, AnyText};
 use super::{Ledger, Result};
 use crate::task::Group;
 
@@ -33,6 +34,14 @@ impl GroupBy {
     }
 }
 
+/// The sum of a column, without values that no run reaches: they would make the sum infinite, or overflow it,
+/// which SQLite reports as an error.
+macro_rules! sum {
+    ($column:literal, $most:literal) => {
+        concat!("sum(iif(abs(", $column, " + 0.0) <= ", $most, ", ", $column, ", NULL))")
+    };
+}
+
 /// A column that another program writes otherwise is no day: such rows make up a group of their own.
 macro_rules! sums {
     ($name:literal, $order:literal) => {
@@ -40,10 +49,21 @@ macro_rules! sums {
             "SELECT ",
             $name,
             ", count(*), sum(status = 'running'), sum(status = 'success'), sum(status = 'failure'),
-               sum(status = 'cancelled'), sum(status = 'interrupted'), sum(status = 'aborted_no_skill'),
-               sum(cost_usd), sum(duration_ms), sum(input_tokens), sum(output_tokens),
-               sum(cache_read_tokens), sum(cache_creation_tokens), sum(turns)
-             FROM task_history
+               sum(status = 'cancelled'), sum(status = 'interrupted'), sum(status = 'aborted_no_skill'), ",
+            sum!("cost_usd", "1e9"),
+            ", ",
+            sum!("duration_ms", "1e12"),
+            ", ",
+            sum!("input_tokens", "1e12"),
+            ", ",
+            sum!("output_tokens", "1e12"),
+            ", ",
+            sum!("cache_read_tokens", "1e12"),
+            ", ",
+            sum!("cache_creation_tokens", "1e12"),
+            ", ",
+            sum!("turns", "1e12"),
+            " FROM task_history
              WHERE started_at >= coalesce(kept_time('task_history.started_at', :since), -9e999)
              GROUP BY 1 ORDER BY ",
             $order,
@@ -72,7 +92,7 @@ impl Ledger {
         };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let sums = || -> rusqlite::Result<Vec<Group>> {
-            self.conn
+            self.conn()
                 .prepare(sql)?
                 .query_map(named_params! { ":since": since, ":limit": limit }, group_of_row)?
                 .collect()
@@ -83,7 +103,7 @@ impl Ledger {
 
 fn group_of_row(row: &Row<'_>) -> rusqlite::Result<Group> {
     Ok(Group {
-        name: row.get::<_, super::dialect::AnyText>(0)?.0,
+        name: row.get::<_, AnyText>(0)?.0,
         runs: row.get(1)?,
         running: row.get(2)?,
         success: row.get(3)?,
@@ -91,12 +111,12 @@ fn group_of_row(row: &Row<'_>) -> rusqlite::Result<Group> {
         cancelled: row.get(5)?,
         interrupted: row.get(6)?,
         aborted_no_skill: row.get(7)?,
-        cost_usd: row.get(8)?,
-        duration_ms: row.get(9)?,
-        input_tokens: row.get(10)?,
-        output_tokens: row.get(11)?,
-        cache_read_tokens: row.get(12)?,
-        cache_creation_tokens: row.get(13)?,
-        turns: row.get(14)?,
+        cost_usd: row.get::<_, AnyReal>(8)?.0,
+        duration_ms: row.get::<_, AnyInteger>(9)?.0,
+        input_tokens: row.get::<_, AnyInteger>(10)?.0,
+        output_tokens: row.get::<_, AnyInteger>(11)?.0,
+        cache_read_tokens: row.get::<_, AnyInteger>(12)?.0,
+        cache_creation_tokens: row.get::<_, AnyInteger>(13)?.0,
+        turns: row.get::<_, AnyInteger>(14)?.0,
     })
 }

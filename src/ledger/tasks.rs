@@ -49,21 +49,53 @@ impl Delivery {
     }
 }
 
-/// The columns in the order in which [`task_of_row`] reads them.
+/// The columns in the order in which [`task_of_row`] reads them. Somebody may have filled those of text with
+/// megabytes: then only the length is read, which SQLite knows without reading the text. Of columns of data,
+/// which are acted upon and not only shown, what is too long counts as missing.
 macro_rules! select {
+    (@text $column:literal) => {
+        concat!(
+            "iif(octet_length(", $column, ") > 1048576,
+                 '(' || octet_length(", $column, ") || ' bytes, too long to be read)', ", $column, "), "
+        )
+    };
+    (@data $column:literal) => {
+        concat!("iif(octet_length(", $column, ") > 1048576, NULL, ", $column, "), ")
+    };
     ($($rest:expr),+) => {
         concat!(
-            "SELECT id, key, repo, issue_number, user, agent, agent_type, model, provider, status, reason,
-             error, started_at, finished_at, duration_ms, cost_usd, session_cost_usd, turns, input_tokens,
-             output_tokens, cache_read_tokens, cache_creation_tokens, artifacts, session_id, resumed_from,
-             argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns, supervisor_pid,
-             supervisor_start, supervisor_pidfd, agent_pid, agent_start, agent_pidfd, agent_released_at,
-             cgroup, exit_code, term_signal, stop_signal,
-             stop_sender_pid, stop_sender_uid, end_source, last_seen_at, oom_killed, cpu_ms, max_rss_kib,
-             on_finish, delivery_status, delivery_attempts, delivered_at, retention_secs, cleanup_after,
-             hinted_at, hint_attempts, user_argv, run_options, leftovers, parent_id, oom_kills_before,
-             tool_in_flight, context_lost, session_untracked, transcript_seen
-             FROM task_history ",
+            "SELECT ",
+            "id, ",
+            select!(@text "key"),
+            select!(@text "repo"),
+            "issue_number, user, ",
+            select!(@text "agent"),
+            "agent_type, ",
+            select!(@text "model"),
+            "provider, status, ",
+            select!(@text "reason"),
+            select!(@text "error"),
+            "started_at, finished_at, duration_ms, cost_usd, session_cost_usd, turns, ",
+            "input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, ",
+            select!(@text "artifacts"),
+            select!(@data "session_id"),
+            "resumed_from, ",
+            select!(@text "argv"),
+            select!(@text "cwd"),
+            "live_slot, live_dev, live_ino, host, boot_id, pid_ns, supervisor_pid, ",
+            "supervisor_start, supervisor_pidfd, agent_pid, agent_start, agent_pidfd, ",
+            "agent_released_at, cgroup, exit_code, term_signal, stop_signal, stop_sender_pid, ",
+            "stop_sender_uid, end_source, last_seen_at, oom_killed, cpu_ms, max_rss_kib, ",
+            select!(@data "on_finish"),
+            "delivery_status, delivery_attempts, delivered_at, retention_secs, cleanup_after, ",
+            "hinted_at, hint_attempts, ",
+            select!(@data "user_argv"),
+            select!(@data "run_options"),
+            select!(@text "leftovers"),
+            "parent_id, oom_kills_before, ",
+            select!(@text "tool_in_flight"),
+            "context_lost, session_untracked, transcript_seen",
+            " FROM task_history ",
             $($rest),+
         )
     };

@@ -46,7 +46,7 @@ fn row(by: &str, group: &Group, most: i64) -> Vec<Cell> {
     };
     let tokens =
         [group.input_tokens, group.output_tokens, group.cache_read_tokens, group.cache_creation_tokens];
-    let tokens = tokens.into_iter().flatten().reduce(|a, b| a + b);
+    let tokens = tokens.into_iter().flatten().reduce(i64::saturating_add);
     vec![
         Cell::from(name),
         Cell::from(count(group.runs)),

@@ -135,7 +135,12 @@ pub fn count(n: i64) -> String {
 
 /// US dollars, with as many digits as small sums need.
 pub fn money(usd: f64) -> String {
-    if usd != 0.0 && usd.abs() < 0.095 { format!("${usd:.4}") } else { format!("${usd:.2}") }
+    match usd.abs() {
+        // Another program's row: hundreds of digits tell nobody more.
+        size if size > 1e15 => format!("${usd:.2e}"),
+        size if size != 0.0 && size < 0.095 => format!("${usd:.4}"),
+        _ => format!("${usd:.2}"),
+    }
 }
 
 /// `SIGTERM`, or `signal 40` for those without a name.
@@ -195,8 +200,23 @@ mod tests {
     #[test]
     fn what_could_drive_the_terminal_is_made_visible() {
         assert_eq!(one_line("\x1b[31mred\r\n\u{202e}x"), "\\u{1b}[31mred\\r\\n\\u{202e}x");
-        assert_eq!(one_line("schön 日本 ❤️"), "schön 日本 ❤️");
+        assert_eq!(one_line("schön 日本 e\u{301} ❤"), "schön 日本 e\u{301} ❤");
+        assert_eq!(one_line("❤\u{fe0f}"), "❤\\u{fe0f}");
         assert_eq!(one_line("a\u{200b}b\u{feff}\u{9b}"), "a\\u{200b}b\\u{feff}\\u{9b}");
+    }
+
+    #[test]
+    fn every_character_that_unicode_calls_control_format_or_ignorable_is_made_visible() {
+        use regex_syntax::hir::{Class, HirKind};
+        let classes = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]";
+        let parsed = regex_syntax::parse(classes).unwrap();
+        let HirKind::Class(Class::Unicode(set)) = parsed.kind() else { panic!("{parsed:?}") };
+        let is_in_set = |c: char| set.ranges().iter().any(|r| (r.start()..=r.end()).contains(&c));
+        for c in '\0'..=char::MAX {
+            let shown = one_line(c.encode_utf8(&mut [0; 4])).into_owned();
+            assert_eq!(shown != c.to_string(), is_in_set(c), "{c:?}");
+            assert!(!shown.contains(is_in_set), "{c:?}");
+        }
     }
 
     #[test]
@@ -251,6 +271,7 @@ mod tests {
     #[test]
     fn small_sums_are_not_rounded_to_nothing() {
         assert_eq!([0.0, 0.0008, 0.05, 1.234].map(money), ["$0.00", "$0.0008", "$0.0500", "$1.23"]);
+        assert_eq!([2e12, 1e308].map(money), ["$2000000000000.00", "$1.00e308"]);
     }
 
     #[test]

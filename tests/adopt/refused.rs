@@ -51,7 +51,7 @@ fn what_is_no_database_with_tasks_is_refused() {
         ("link", "symbolic link"),
         ("tableless", "no tables"),
         ("other", "no table task_history"),
-        ("view", "no table task_history"),
+        ("view", "its task_history is a view"),
     ] {
         let said = refusal(&world, file);
         assert!(said.contains(why), "{file}: {said}");
@@ -59,7 +59,7 @@ fn what_is_no_database_with_tasks_is_refused() {
     }
     // Found out in the middle of it, and rolled back.
     for (file, why) in [
-        ("virtual", "no ordinary table"),
+        ("virtual", "its task_history is a view or a virtual table"),
         ("columns", "no column status"),
         ("taken", "a table task_transition of its own"),
         ("twice", "UNIQUE"),

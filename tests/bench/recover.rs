@@ -1,5 +1,5 @@
-//! `recover` after many supervisors were killed: in a ledger with a long past beside one with a short, for each
-//! task, and beside writers.
+//! `recover` after many supervisors were killed: in a ledger with a long past beside one with a short, for
+//! each task, and beside writers.
 
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};

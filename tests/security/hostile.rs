@@ -3,7 +3,9 @@
 //! wherever it is shown.
 
 use std::fs;
+use std::sync::OnceLock;
 
+use regex_syntax::hir::{Class, HirKind};
 use serde_json::Value;
 
 use crate::harness::{End, Output, Pty, World};
@@ -14,11 +16,20 @@ pub const HOSTILE: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{7f}\r\nPRIORI
     bookend: error: forged\nhint: forged\n<0>forged\n'); DROP TABLE task_history; --\"$(touch owned)`touch \
     owned`\t=HYPERLINK(0),;|\u{202e}\u{2066}\u{200b}\u{200d}\u{2060}\u{feff}\u{ad}\u{3164}\u{e0041}end";
 
-const UNSEEN: &str = "\u{202e}\u{2066}\u{200b}\u{200d}\u{2060}\u{feff}\u{ad}\u{3164}\u{e0041}";
+/// Every character that Unicode calls a format character, a line or paragraph separator, or ignorable.
+fn unseen() -> &'static [char] {
+    static UNSEEN: OnceLock<Vec<char>> = OnceLock::new();
+    UNSEEN.get_or_init(|| {
+        let classes = r"[\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]";
+        let parsed = regex_syntax::parse(classes).expect("a class");
+        let HirKind::Class(Class::Unicode(class)) = parsed.kind() else { panic!("{parsed:?}") };
+        class.ranges().iter().flat_map(|r| r.start()..=r.end()).collect()
+    })
+}
 
 /// Nothing in it drives a terminal, hides, or begins a line that looks like somebody else's.
 pub fn assert_harmless(text: &str, what: &str) {
-    let is_harmful = |c: char| c != '\n' && (c.is_control() || UNSEEN.contains(c));
+    let is_harmful = |c: char| c != '\n' && (c.is_control() || unseen().binary_search(&c).is_ok());
     assert!(!text.contains(is_harmful), "{what}: {text:?}");
     let forged = ["PRIORITY=", "MESSAGE=", "bookend: error: forged", "hint: forged", "<0>", "')"];
     let line = text.lines().find(|l| forged.iter().any(|f| l.starts_with(f)));
@@ -336,4 +347,55 @@ fn what_is_not_utf8_is_refused_or_shown_as_such() {
     assert_eq!(run.bytes, torn().into_vec(), "the agent gets what was given");
     let shown = bookend(&world, &["show", "one"]).ended(End::Code(0)).stdout;
     assert!(shown.contains("a\u{fffd}\u{fffd}\\u{1b}[2Jz"), "{shown}");
+}
+
+#[test]
+fn every_character_that_is_not_seen_is_shown_by_its_number() {
+    let Some(world) = World::of_bookend("every_character_that_is_not_seen_is_shown_by_its_number") else {
+        return;
+    };
+    let text: String = unseen().iter().collect();
+    let named = ["--repo", &text, "--key", &text, "--agent", &text, "--id", "one", "-v", "-v"];
+    let run = world.run(["sh", "-c", "exit 3", &text]).options(named).run().ended(End::Code(3));
+    assert_harmless(&run.stderr, "run");
+    let busy = Busy::start(&world, "say", |say| {
+        let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
+        world.run_sh(&script).options(["--id", "two", "--key", &text, "--agent", &text])
+    });
+    let held = world.run(["true"]).options(["--key", &text]).run().ended(End::Code(75));
+    assert_harmless(&held.stderr, "a key that is held");
+    let agent = busy.agent;
+    busy.kill_all();
+    gone(&world, agent);
+    for words in [
+        &["list"][..],
+        &["list", "--json"],
+        &["show", "one"],
+        &["show", "one", "--json"],
+        &["show", &text],
+        &["audit"],
+        &["timeline"],
+        &["stats", "--by", "key"],
+        &["session", "list"],
+        &["session", "show", &text],
+        &["run", "--issue", &text, "--", "true"],
+        &["adopt", &text],
+        &["doctor", "--ledger", &text],
+        &["recover"],
+        &[&text],
+    ] {
+        let output = bookend(&world, words);
+        let expected = unseen().iter().map(|c| format!("{:x}", u32::from(*c)));
+        if words == ["show", "one"] {
+            for number in expected {
+                assert!(output.stdout.contains(&format!("\\u{{{number}}}")), "{number}: {output:?}");
+            }
+        }
+    }
+    bookend(&world, &["timeline", "--html", &world.name("page.html")]).ended(End::Code(0));
+    assert_harmless(&fs::read_to_string(world.path("page.html")).expect("a page"), "the page");
+    // As long as a file name can be.
+    let missing: String = unseen().iter().take(60).collect();
+    let missing = world.run([format!("none{missing}")]).run().ended(End::Code(127));
+    assert_harmless(&missing.stderr, "a program that is missing");
 }

@@ -85,7 +85,8 @@ impl Users {
     }
 }
 
-/// Puts a link to root's directory in the place of the user's, the first time that the ledger there is opened.
+/// Puts a link to root's directory in the place of the user's, the first time that the ledger there is
+/// opened.
 /// The kernel wakes it up then.
 fn swap(users: &Users) -> JoinHandle<()> {
     let path = |name: &str| users.world.path(name);

@@ -448,3 +448,45 @@ fn allow_shared_dir_relaxes_the_directories_above_the_ledgers_own_alone() {
     give(&world, "tmp/volume/mine", SOMEBODY);
     run("tmp/volume/mine/l.db", "1").ended(End::Code(125));
 }
+
+/// `bookend timeline --html FILE`, under a umask that takes nothing.
+fn page(world: &World, name: &str) -> crate::harness::Output {
+    let line = "umask 0; exec bookend timeline --html \"$0\"";
+    world.bare(["sh", "-c", line, &world.name(name)]).run()
+}
+
+#[test]
+fn the_page_of_the_timeline_is_private_and_replaces_nothing_but_a_file() {
+    let Some(world) = World::of_bookend("the_page_of_the_timeline_is_private") else { return };
+    world.run(["true"]).run().ended(End::Code(0));
+    let mode = |name: &str| fs::metadata(world.path(name)).expect("a page").mode() & 0o777;
+    fs::create_dir(world.path("pages")).expect("a directory");
+    page(&world, "pages/new.html").ended(End::Code(0)).silent();
+    assert_eq!(mode("pages/new.html"), 0o600);
+
+    fs::write(world.path("pages/kept.html"), TEXT).expect("a file");
+    fs::hard_link(world.path("pages/kept.html"), world.path("other")).expect("another name");
+    set_mode(&world, "pages/kept.html", 0o644);
+    page(&world, "pages/kept.html").ended(End::Code(0)).silent();
+    assert_eq!(mode("pages/kept.html"), 0o644);
+    let read = |name: &str| fs::read_to_string(world.path(name)).expect("a file");
+    assert!(read("pages/kept.html").starts_with("<!doctype html>"));
+    assert_eq!(read("other"), TEXT, "a page is a new file");
+
+    fs::write(world.path("mine"), TEXT).expect("a file");
+    symlink(world.path("mine"), world.path("pages/link.html")).expect("a link");
+    symlink(world.path("nowhere"), world.path("pages/dangling.html")).expect("a link");
+    let _fifo = world.fifo("pages/fifo.html");
+    for (name, what) in [
+        ("pages/link.html", "a symbolic link"),
+        ("pages/dangling.html", "a symbolic link"),
+        ("pages/fifo.html", "not a regular file"),
+        ("pages", "not a regular file"),
+    ] {
+        let refused = page(&world, name).ended(End::Code(125));
+        assert!(refused.stderr.contains(&format!("it is {what}")), "{name}: {refused:?}");
+    }
+    assert_eq!(read("mine"), TEXT);
+    assert!(!world.path("nowhere").exists());
+    assert_eq!(fs::read_dir(world.path("pages")).expect("the pages").count(), 5, "no draft is left");
+}

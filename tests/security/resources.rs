@@ -38,7 +38,7 @@ fn a_line_of_hundreds_of_megabytes_is_passed_on_in_little_memory() {
         assert!(most < 64 * 1024, "{mode}: {most} KiB");
         let row = world.rows().pop().expect("a row");
         assert_eq!((row.ending().as_str(), row.text("session_id").as_str()), ("success/", id), "{mode}");
-        assert_eq!(row.text("model"), "", "what is too long is not read");
+        assert_eq!(row.text("model"), "x".repeat(200), "what is too long is cut");
         fs::remove_file(up.path()).and_then(|()| fs::remove_file(go.path())).expect("the pipes");
     }
 }
@@ -74,14 +74,14 @@ fn a_hook_is_given_a_row_of_a_megabyte_whether_it_reads_it_or_not() {
     let long = "\u{1b}".repeat(96_000);
     let hook = format!("cat >{}", world.name("row"));
     for (id, hook) in [("one", hook.as_str()), ("two", "true")] {
-        let options = ["--id", id, "--on-finish", hook];
-        world.run(["sh", "-c", "exit 3", &long]).options(options).run().ended(End::Code(3));
+        let options = ["--id", id, "--on-finish", hook, "--user", &long, "--repo", &long];
+        world.run(["sh", "-c", "exit 3"]).options(options).run().ended(End::Code(3));
         let row = world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0);
         assert_eq!(row.text("delivery_status"), "delivered");
     }
     let text = fs::read_to_string(world.path("row")).expect("the row");
     let row: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!((&row["argv"][3], &row["user_argv"][3]), (&long.as_str().into(), &long.as_str().into()));
+    assert_eq!((&row["user"], &row["repo"]), (&long.as_str().into(), &long.as_str().into()));
     assert!(text.len() > 1 << 20 && !text.contains('\u{1b}'));
 }
 
@@ -106,5 +106,84 @@ fn texts_that_no_screen_holds_are_shown_at_once() {
             let said = bookend(&world, words).ended(End::Code(0)).silent();
             assert!(said.stdout.len() > long.len(), "in a pipe nothing is cut");
         }
+    }
+}
+
+#[test]
+fn a_command_line_of_megabytes_is_cut_and_not_dispatched_again() {
+    let Some(world) = World::of_bookend("a_command_line_of_megabytes_is_cut") else { return };
+    let long = "\u{1b}ü".repeat(30_000);
+    let mut up = world.fifo("up");
+    let script = format!("echo up $# $$ >{}; exec sleep 1000", up.path());
+    let mut argv = vec!["sh", "-c", &script, "sh"];
+    argv.extend([long.as_str(); 12]);
+    let run = world.run(argv).options(["--id", "one", "--key", "k"]).start();
+    let said = up.line();
+    assert!(said.starts_with("up 12 "), "the agent gets all of it: {said}");
+
+    let row = world.row();
+    let (kept, given) = (row.text("argv"), row.text("user_argv"));
+    assert!(kept.len() <= 128 << 10 && given.len() <= 128 << 10, "{} {}", kept.len(), given.len());
+    assert!(given.len() > 100 << 10, "as much as there is room for: {}", given.len());
+    let whole = 12 * long.len() + script.len() + "sh-csh".len();
+    let mark = format!("… (cut, {whole} bytes in all)");
+    let words: Vec<String> = serde_json::from_str(&given).expect("JSON");
+    assert!(words.len() > 4 && words.last().is_some_and(|w| w.ends_with(&mark)), "{words:?}");
+    assert_eq!(row.json("run_options")["argv_cut"], whole);
+    assert!(bookend(&world, &["show", "one"]).ended(End::Code(0)).stdout.contains(&mark));
+
+    run.signal(rustix::process::Signal::KILL);
+    run.wait();
+    let told = bookend(&world, &["recover"]).ended(End::Code(0)).stdout;
+    assert!(told.contains("the row holds only the beginning of its command line"), "{told}");
+    assert!(!told.contains("bookend redispatch"), "{told}");
+    let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
+    assert!(refused.stderr.contains("its row holds only the beginning"), "{refused:?}");
+    assert_eq!(world.rows().len(), 1, "nothing was dispatched");
+}
+
+#[test]
+fn costs_and_counts_beyond_reason_make_no_sum_useless() {
+    let Some(world) = World::of_bookend("costs_and_counts_beyond_reason") else { return };
+    for (id, cost) in [("one", "1e308"), ("two", "1e308"), ("three", "0.25")] {
+        let result = format!(r#"{{"type":"result","is_error":false,"result":"x","total_cost_usd":{cost}}}"#);
+        world.program("claude", &format!("#!/bin/sh\necho '{result}'\n"));
+        let argv = ["claude", "-p", "--output-format", "stream-json", "--verbose", "x"];
+        world.run(argv).options(["--id", id]).run().ended(End::Code(0));
+    }
+    let costs: Vec<Option<f64>> = world.rows().iter().map(|row| row.real("cost_usd")).collect();
+    assert_eq!(costs, [None, None, Some(0.25)], "what an agent says beyond reason is not taken");
+    // Another program may have written anything.
+    world.run(["true"]).options(["--id", "four"]).run().ended(End::Code(0));
+    world.run(["true"]).options(["--id", "five"]).run().ended(End::Code(0));
+    let huge = "cost_usd = 1e308, input_tokens = 9223372036854775807, turns = -9223372036854775808,
+        duration_ms = 9223372036854775807";
+    change(&world, &format!("UPDATE task_history SET {huge} WHERE id IN ('four', 'five')"));
+    for by in ["all", "agent", "day"] {
+        let said = bookend(&world, &["stats", "--by", by]).ended(End::Code(0)).stdout;
+        assert!(said.contains("$0.25") || by == "agent", "{said}");
+        assert!(!said.contains("inf") && !said.contains("NaN"), "{said}");
+        json(&world, &["stats", "--by", by, "--json"]);
+    }
+    assert_eq!(json(&world, &["stats", "--json"])["groups"][0]["cost_usd"], 0.25);
+    let shown = bookend(&world, &["show", "four"]).ended(End::Code(0)).stdout;
+    assert!(shown.contains("$1.00e308") && shown.lines().all(|l| l.len() < 200), "{shown}");
+}
+
+#[test]
+fn an_id_that_is_too_long_or_empty_is_refused_with_the_limit() {
+    let Some(world) = World::of_bookend("an_id_that_is_too_long_or_empty_is_refused") else { return };
+    let run = |id: &str| world.run(["touch", "../effect"]).options(["--id", id]).run();
+    for id in ["a".repeat(201), "a".repeat(100_000), "a:".repeat(51)] {
+        let refused = run(&id).ended(End::Code(2));
+        assert!(refused.stderr.contains("at most 200 bytes"), "{refused:?}");
+    }
+    for id in ["", "a\u{1b}b", "a\u{200b}b", "a b", "a\nb"] {
+        run(id).ended(End::Code(2));
+    }
+    assert!(!world.path("effect").exists(), "the agent ran");
+    for id in ["a".repeat(200), "a:".repeat(50)] {
+        run(&id).ended(End::Code(0)).silent();
+        bookend(&world, &["show", &id]).ended(End::Code(0));
     }
 }

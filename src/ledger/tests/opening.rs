@@ -450,3 +450,22 @@ fn a_ledger_in_use_by_another_program_in_wal_mode_is_waited_for() {
         drop(start(&mut ledger, &new_task("t", None)));
     });
 }
+
+#[test]
+fn no_connection_trusts_the_schema_and_readers_use_no_views() {
+    use rusqlite::config::DbConfig::{
+        SQLITE_DBCONFIG_DEFENSIVE, SQLITE_DBCONFIG_ENABLE_VIEW, SQLITE_DBCONFIG_TRUSTED_SCHEMA,
+    };
+    let world = World::new();
+    let writer = world.open();
+    let reader = Ledger::open_read_only(&world.at()).unwrap().unwrap();
+    for ledger in [&writer, &reader] {
+        assert!(ledger.conn.db_config(SQLITE_DBCONFIG_DEFENSIVE).unwrap());
+        assert!(!ledger.conn.db_config(SQLITE_DBCONFIG_TRUSTED_SCHEMA).unwrap());
+    }
+    assert!(
+        writer.conn.db_config(SQLITE_DBCONFIG_ENABLE_VIEW).unwrap(),
+        "another program's triggers use them"
+    );
+    assert!(!reader.conn.db_config(SQLITE_DBCONFIG_ENABLE_VIEW).unwrap());
+}
