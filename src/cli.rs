@@ -31,7 +31,7 @@ use crate::run;
 use crate::session_cmd;
 use crate::show;
 use crate::stats;
-use crate::task::{OnTerm, Status};
+use crate::task::{KeepSession, OnTerm, Status};
 use crate::timeline;
 use crate::view;
 use operator::{
@@ -260,6 +260,9 @@ struct RunArgs {
     /// Resume a session although the ledger knows it to be unsafe
     #[arg(long, env = "BOOKEND_ALLOW_UNSAFE_RESUME", value_parser = FalseyValueParser::new())]
     allow_unsafe_resume: bool,
+    /// Keep the key's session after these failures: a usage limit, an API error
+    #[arg(long, env = "BOOKEND_KEEP_SESSION", value_name = "FAILURES", value_delimiter = ',')]
+    keep_session: Vec<KeepSessionArg>,
     /// What to do with processes that the agent leaves behind; auto: end them unless it succeeded
     ///
     /// A process with BOOKEND_DETACHED=1 in its own environment is left, except with `end`.
@@ -326,6 +329,12 @@ enum LogArg {
 enum OnTermArg {
     Interrupted,
     Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KeepSessionArg {
+    Limit,
+    ApiError,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -469,6 +478,14 @@ fn run_request(a: RunArgs) -> run::Request {
         },
         fresh: a.fresh,
         allow_unsafe_resume: a.allow_unsafe_resume,
+        keep_session: a
+            .keep_session
+            .into_iter()
+            .map(|after| match after {
+                KeepSessionArg::Limit => KeepSession::Limit,
+                KeepSessionArg::ApiError => KeepSession::ApiError,
+            })
+            .collect(),
         leftovers: match a.leftovers {
             LeftoversArg::Auto => Policy::Auto,
             LeftoversArg::End => Policy::End,

@@ -16,7 +16,7 @@ use crate::process::leftovers::Policy;
 use crate::run::{self, Leave, WhenBusy};
 use crate::show;
 use crate::sys;
-use crate::task::{OnTerm, Status, Task};
+use crate::task::{KeepSession, OnTerm, Status, Task};
 use crate::trust;
 use crate::view;
 
@@ -51,6 +51,8 @@ struct Options {
     grace_ms: u64,
     on_term_cancelled: bool,
     fresh: bool,
+    #[serde(default)]
+    keep_session: Vec<KeepSession>,
     leftovers: Policy,
     #[serde(default)]
     strict: bool,
@@ -149,6 +151,7 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool, argv_c
         grace_ms: ms(request.grace),
         on_term_cancelled: request.on_term == OnTerm::Cancelled,
         fresh: request.fresh,
+        keep_session: request.keep_session.clone(),
         leftovers: request.leftovers,
         strict: request.strict,
         backlog: request.backlog,
@@ -199,6 +202,7 @@ impl Options {
             when_busy,
             on_term: if self.on_term_cancelled { OnTerm::Cancelled } else { OnTerm::Interrupted },
             fresh: self.fresh,
+            keep_session: self.keep_session,
             // What was allowed once was allowed of another session.
             allow_unsafe_resume: false,
             leftovers: self.leftovers,

@@ -22,8 +22,8 @@ const ACL: &str = "system.posix_acl_access";
 /// As many symbolic links as the kernel follows in one path: path_resolution(7).
 const MOST_LINKS: usize = 40;
 
-/// Set to 1, true or yes, it lets others write to the directories above the ledger's own, as Kubernetes sets up
-/// an emptyDir volume (0777). They can then replace the ledger as a whole.
+/// Set to 1, true or yes, it lets others write to the directories above the ledger's own, as Kubernetes sets
+/// up an emptyDir volume (0777). They can then replace the ledger as a whole.
 pub const ALLOW_SHARED_DIR: &str = "BOOKEND_ALLOW_SHARED_DIR";
 
 /// Why the rows of a ledger prove nothing: others than the caller may have written them.

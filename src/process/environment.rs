@@ -10,8 +10,8 @@ pub const MARK: &str = "BOOKEND_TASK_ID";
 /// A hook carries the id of its task under this name, so that it is nobody's left-over.
 pub const FINISHED: &str = "BOOKEND_FINISHED_TASK";
 pub const LEDGER: &str = "BOOKEND_LEDGER";
-/// A process that has it in its own environment, with the value 1, true or yes, is left by the sweep: a daemon
-/// that serves others than the task. bookend does not pass its own on, or it would leave the whole task.
+/// A process that has it in its own environment, with the value 1, true or yes, is left by the sweep: a
+/// daemon that serves others than the task. bookend does not pass its own on, or it would leave all.
 pub const DETACHED: &str = "BOOKEND_DETACHED";
 /// The how-manieth time a hook is run for its task: more than 1 if the one before was cut off.
 pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";

@@ -470,7 +470,9 @@ fn the_page_of_the_timeline_is_private_and_replaces_nothing_but_a_file() {
     page(&world, "pages/kept.html").ended(End::Code(0)).silent();
     assert_eq!(mode("pages/kept.html"), 0o644);
     let read = |name: &str| fs::read_to_string(world.path(name)).expect("a file");
-    assert!(read("pages/kept.html").starts_with("<!doctype html>"));
+    let text = read("pages/kept.html");
+    let policy = "\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline';";
+    assert!(text.starts_with("<!doctype html>") && text.contains(policy), "{text}");
     assert_eq!(read("other"), TEXT, "a page is a new file");
 
     fs::write(world.path("mine"), TEXT).expect("a file");
