@@ -48,7 +48,7 @@ const MOST_LEVELS: u32 = 8;
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 34] = [
+pub const OPTION_VARIABLES: [&str; 35] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",

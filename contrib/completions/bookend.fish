@@ -72,6 +72,8 @@ complete -c bookend -n "__fish_bookend_using_subcommand run" -l idle-timeout -d 
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l grace -d 'How long each rung of the stopping ladder is given: the signal that came, SIGTERM, SIGKILL' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l on-term -d 'What SIGTERM and SIGHUP mean to the task' -r -f -a "interrupted\t''
 cancelled\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l keep-session -d 'Keep the key\'s session after these failures: a usage limit, an API error' -r -f -a "limit\t''
+api-error\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l leftovers -d 'What to do with processes that the agent leaves behind; auto: end them unless it succeeded' -r -f -a "auto\t''
 end\t''
 leave\t''"
