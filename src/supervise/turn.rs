@@ -195,7 +195,7 @@ impl Supervisor<'_> {
         if terminal::may_stop() {
             sys::raise_unblocked(signal);
         } else if let Some(sent) = sent {
-            // In an orphaned group the kernel ignores it, for the agent as for us: POSIX 2.4.3, signal actions.
+            // In an orphaned group the kernel ignores it, for the agent too: POSIX 2.4.3, signal actions.
             sys::raise_unblocked(sent);
         }
         Ok(())
