@@ -120,7 +120,7 @@ pub fn run(
         }
         (None, _, Some(signal)) => HookEnd::Interrupted(signal),
         (None, Some(exit), None) => outcome(exit).map_or_else(HookEnd::Failed, |()| HookEnd::Done),
-        (None, None, None) => HookEnd::Failed("was lost sight of".to_owned()),
+        (None, None, None) => HookEnd::Failed("ended with an unknown exit status".to_owned()),
     })
 }
 
@@ -188,7 +188,7 @@ fn is_stopped(exit: Exit) -> bool {
 pub fn outcome(exit: Exit) -> Result<(), String> {
     match exit {
         Exit::Code(0) => Ok(()),
-        Exit::Code(code) => Err(format!("left with exit code {code}")),
+        Exit::Code(code) => Err(format!("failed with exit code {code}")),
         Exit::Signal(signal) => Err(format!("was killed by signal {signal}")),
     }
 }

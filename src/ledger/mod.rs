@@ -180,10 +180,9 @@ impl Ledger {
         &self.at.file
     }
 
-    /// What to give as `--ledger` to another command so that it opens this ledger; `None`: nothing, since it
-    /// is the default one.
+    /// As [`Location::option`].
     pub fn option(&self) -> Option<&Path> {
-        (self.at.chosen_by != ChosenBy::Default).then_some(&self.at.file)
+        self.at.option()
     }
 
     /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others
