@@ -49,7 +49,8 @@ use settle::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, Se
     max_term_width = 100,
     after_help = "Every command waits for other writers of the ledger, 30s at most; \
         BOOKEND_BUSY_TIMEOUT sets another time (500ms, 2m).\n\
-        The end of a run that finds no place by then is kept in the spool."
+        The end of a run that finds no place by then is kept in the spool.\n\
+        BOOKEND_ALLOW_SHARED_DIR=1 permits others to write to the directories above the ledger's own."
 )]
 struct Cli {
     #[command(flatten)]
@@ -263,8 +264,13 @@ struct RunArgs {
     #[arg(long, env = "BOOKEND_KEEP_SESSION", value_name = "FAILURES", value_delimiter = ',')]
     keep_session: Vec<KeepSessionArg>,
     /// What to do with processes that the agent leaves behind; auto: end them unless it succeeded
+    ///
+    /// A process with BOOKEND_DETACHED=1 in its own environment is left, except with `end`.
     #[arg(long, env = "BOOKEND_LEFTOVERS", value_name = "POLICY", default_value = "auto")]
     leftovers: LeftoversArg,
+    /// Exit with 1 instead of 0 unless the task ends as success
+    #[arg(long, env = "BOOKEND_STRICT", value_parser = FalseyValueParser::new())]
+    strict: bool,
     /// How much output may wait for a slow reader before the agent has to wait (bytes, or 64MiB, 2GiB)
     #[arg(
         long,
@@ -485,6 +491,7 @@ fn run_request(a: RunArgs) -> run::Request {
             LeftoversArg::End => Policy::End,
             LeftoversArg::Leave => Policy::Leave,
         },
+        strict: a.strict,
         backlog: a.backlog,
         on_finish: a.on_finish.filter(|c| !c.is_empty()),
         hook_timeout: a.hook_timeout,

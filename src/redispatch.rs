@@ -54,6 +54,8 @@ struct Options {
     #[serde(default)]
     keep_session: Vec<KeepSession>,
     leftovers: Policy,
+    #[serde(default)]
+    strict: bool,
     #[serde(default = "default_backlog")]
     backlog: u64,
     on_finish: Option<String>,
@@ -151,6 +153,7 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool, argv_c
         fresh: request.fresh,
         keep_session: request.keep_session.clone(),
         leftovers: request.leftovers,
+        strict: request.strict,
         backlog: request.backlog,
         on_finish: text(&request.on_finish),
         hook_timeout_ms: request.hook_timeout.map(ms),
@@ -203,6 +206,7 @@ impl Options {
             // What was allowed once was allowed of another session.
             allow_unsafe_resume: false,
             leftovers: self.leftovers,
+            strict: self.strict,
             backlog: self.backlog,
             on_finish: self.on_finish.map(OsString::from),
             hook_timeout: self.hook_timeout_ms.map(Duration::from_millis),

@@ -48,7 +48,7 @@ const MOST_LEVELS: u32 = 8;
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 34] = [
+pub const OPTION_VARIABLES: [&str; 35] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -71,6 +71,7 @@ pub const OPTION_VARIABLES: [&str; 34] = [
     "BOOKEND_ALLOW_UNSAFE_RESUME",
     "BOOKEND_KEEP_SESSION",
     "BOOKEND_LEFTOVERS",
+    "BOOKEND_STRICT",
     "BOOKEND_BACKLOG",
     "BOOKEND_ON_FINISH",
     "BOOKEND_HOOK_TIMEOUT",
@@ -110,6 +111,8 @@ pub struct Request {
     pub allow_unsafe_resume: bool,
     pub keep_session: Vec<KeepSession>,
     pub leftovers: Policy,
+    /// Exit code 0 means that the row says `success`.
+    pub strict: bool,
     /// Bytes of output that wait for a slow reader before the agent does.
     pub backlog: u64,
     pub on_finish: Option<OsString>,
@@ -330,6 +333,7 @@ fn attend(
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        spares_detached: request.leftovers.spares_detached(),
         cgroup: tasks_cgroup,
     };
     if let Err(no) = ready {
@@ -427,6 +431,7 @@ fn attend(
         (Ending::Failure(Failure::Output), _) => Leave::Code(exit_code::OUTPUT),
         (Ending::Success, _) if output_lost.is_some() => Leave::Code(exit_code::OUTPUT),
         (Ending::Success | Ending::Backgrounded, _) => Leave::Code(0),
+        (_, Some(Exit::Code(0))) if request.strict => Leave::Code(exit_code::NOT_SUCCESS),
         (_, Some(Exit::Code(code))) => Leave::Code(code),
         (_, Some(Exit::Signal(signal))) => Leave::Signal(signal),
         (_, None) => Leave::Signal(stop_signal),

@@ -161,6 +161,8 @@ struct Timers {
     progress: Option<Instant>,
     rest: Option<Instant>,
     stopped: bool,
+    /// The stop signal (SIGTSTP, SIGTTIN, SIGTTOU) that bookend was sent since it was last continued.
+    stop_signal: Option<i32>,
 }
 
 pub struct Supervisor<'a> {
