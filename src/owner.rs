@@ -27,7 +27,7 @@ pub enum Intent {
 /// What of root's environment a command keeps that goes on as a user.
 const KEPT: [&str; 3] = ["PATH", "TERM", "LANG"];
 
-/// Says whose ledger a reading command shows, if it is not the caller's. Root starts the command anew as the
+/// Says whose ledger a reading command shows, if it is not the caller's. Root starts the command again as the
 /// owner, and this does not return.
 ///
 /// # Errors
@@ -52,7 +52,7 @@ pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Resul
     Ok(())
 }
 
-/// Becomes the user `owner` for good and starts the same command line anew, so that nothing of root is left:
+/// Becomes the user `owner` for good and starts the same command line again, so that nothing of root is left:
 /// neither its environment nor its memory, which the user could read.
 fn become_owner(owner: u32, at: &Location, args: &[OsString]) -> Result<Infallible, Error> {
     let file = at.file.display();
@@ -78,7 +78,7 @@ fn become_owner(owner: u32, at: &Location, args: &[OsString]) -> Result<Infallib
     }
     sys::keep_only_stdio().map_err(|e| failed("closing descriptors", e))?;
     let args: Vec<CString> = args.iter().filter_map(|word| CString::new(word.as_bytes()).ok()).collect();
-    execve(c"/proc/self/exe", &args, &environment).map_err(|e| failed("executing bookend anew", e.into()))
+    execve(c"/proc/self/exe", &args, &environment).map_err(|e| failed("executing bookend again", e.into()))
 }
 
 /// The environment of a user as a log-in would make it, with no more of ours than [`KEPT`].

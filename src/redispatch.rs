@@ -274,8 +274,10 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
     let id = &task.id;
     let command = |what: &str| view::suggestion(at.option(), what);
     if task.status == Status::Running {
-        return Err(Error::new(Kind::Busy, format!("task {id} is still running"))
-            .hint(format!("if it is dead, `{}` settles it; nothing was executed", command("recover"))));
+        return Err(Error::new(Kind::Busy, format!("task {id} is still running")).hint(format!(
+            "if its supervisor has died, `{}` settles it; nothing was executed",
+            command("recover")
+        )));
     }
     let refused = |why: &str| Error::failed(format!("task {id} cannot be dispatched again: {why}"));
     if let Some(distrust) = opened.distrust() {

@@ -409,8 +409,8 @@ impl Ledger {
 
     /// Records what became of a task's left-overs after its end.
     pub fn leftovers(&mut self, id: &str, leftovers: &str) -> Result<()> {
-        self.check_files("recording left-overs")?;
-        tasks::leftovers(self.conn(), id, leftovers).map_err(self.failed("recording left-overs"))?;
+        self.check_files("recording leftover processes")?;
+        tasks::leftovers(self.conn(), id, leftovers).map_err(self.failed("recording leftover processes"))?;
         Ok(())
     }
 
