@@ -100,7 +100,7 @@ fn suggested_commands_name_a_ledger_that_is_not_the_default() {
     };
     let lost = with(&["run", "--id", "one", "--", "sh", "-c", "kill -9 $PPID"]);
     assert_eq!(lost.end, End::Signal(libc::SIGKILL), "{lost:?}");
-    let pasted = |command: &str| world.bare(["sh", "-c", command]).run();
+    let pasted = |command: &str| world.bare(["sh", "-c", &format!("exec {command}")]).run();
     let audit: Value = serde_json::from_str(&with(&["audit", "--json"]).stdout).expect("JSON");
     let report = pasted(audit["findings"][0]["fix"].as_str().expect("a command")).ended(End::Code(0)).stdout;
     assert!(report.contains("task one interrupted"), "{report}");
@@ -110,6 +110,8 @@ fn suggested_commands_name_a_ledger_that_is_not_the_default() {
     let list = unknown.split_once("hint: ").and_then(|(_, hint)| hint.split_once(" shows the ids"));
     let listed = pasted(list.expect("a command").0).ended(End::Code(0)).stdout;
     assert_eq!(listed.matches("\none ").count(), 1, "{listed}");
+    let default = pasted("sh -c 'unset XDG_STATE_HOME; bookend run -- true; exec bookend show nosuch'");
+    assert!(default.ended(End::Code(1)).stderr.contains("hint: bookend list shows the ids"));
 }
 
 #[test]
