@@ -15,7 +15,7 @@ use crate::run::Leave;
 use crate::show;
 use crate::stdout::print;
 use crate::sys;
-use crate::task::{Status, Task};
+use crate::task::{Status, Task, Verdict};
 use crate::trust;
 use crate::view;
 
@@ -131,13 +131,15 @@ pub fn deliver_one(
     // Held for as long as the hook runs, as its own supervisor would.
     let _live = match ledger.take_live(task)? {
         Taken::Yes(lock) => Some(lock),
-        Taken::Elsewhere if recovery::is_gone_by_identity(task) => None,
-        Taken::Elsewhere if ledger.evidence(task)? == LiveEvidence::Held => {
-            return Ok((Delivered::ByAnother, None));
-        }
-        Taken::Elsewhere if recovery::has_expired(task, ttl) => None,
-        Taken::Elsewhere => return Ok((Delivered::Unverifiable(doubtful(ledger, task)), None)),
         Taken::Held => return Ok((Delivered::ByAnother, None)),
+        Taken::Elsewhere => match (recovery::judge(LiveEvidence::NoSlot, task), ledger.evidence(task)?) {
+            (Verdict::Gone | Verdict::Recycled, _) => None,
+            (Verdict::Alive, _) | (_, LiveEvidence::Held) => return Ok((Delivered::ByAnother, None)),
+            (Verdict::Unverifiable, _) if recovery::has_expired(task, ttl) => None,
+            (Verdict::Unverifiable, _) => {
+                return Ok((Delivered::Unverifiable(doubtful(ledger, task)), None));
+            }
+        },
     };
     // The live lock may be another boot's: this one is always ours.
     let (_lock, taken) = ledger.take_aftermath(Aftermath::Delivery, &[&task.id])?;

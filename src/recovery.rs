@@ -176,11 +176,6 @@ pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
     Ok(ledger.evidence(task)?)
 }
 
-/// Whether the identity alone says that the supervisor is gone for good.
-pub fn is_gone_by_identity(task: &Task) -> bool {
-    matches!(judge(LiveEvidence::NoSlot, task), Verdict::Gone | Verdict::Recycled)
-}
-
 /// What is known of a task's agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgentState {
