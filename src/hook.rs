@@ -17,6 +17,7 @@ use crate::process::environment;
 use crate::process::gate::{Gated, Launch};
 use crate::process::group::{self, Members};
 use crate::process::watch::{Event, Interest, Source, Watch};
+use crate::recovery;
 use crate::run::OPTION_VARIABLES;
 use crate::supervise::{self, Helper};
 use crate::sys::{self, Change, SignalSet};
@@ -223,14 +224,16 @@ pub fn deliver(
     let kept_command = text("command");
     let Some(command) = given.or(kept_command.as_deref()) else { return Ok(None) };
     if attendant.is_stopping() {
-        warn!("the --on-finish command of task {} was not run: {NEXT}", task.id);
+        let next = next(attendant.ledger());
+        warn!("the --on-finish command of task {} was not run: {next}", task.id);
         return Ok(None);
     }
     let attempt = match attendant.ledger().begin_delivery(task) {
         Ok(Some(attempt)) => attempt,
         Ok(None) => return Ok(None),
         Err(e) => {
-            warn!("the --on-finish command of task {} waits for `bookend recover`: {e}", task.id);
+            let command = recovery::command(attendant.ledger(), "recover");
+            warn!("the --on-finish command of task {} waits for `{command}`: {e}", task.id);
             return Ok(None);
         }
     };
@@ -252,7 +255,8 @@ pub fn deliver(
         }
         HookEnd::Interrupted(signal) => {
             let name = signal_name(signal);
-            warn!("the --on-finish command of task {} was interrupted by {name}: {NEXT}", task.id);
+            let next = next(attendant.ledger());
+            warn!("the --on-finish command of task {} was interrupted by {name}: {next}", task.id);
             Delivery::Pending
         }
     };
@@ -264,7 +268,9 @@ pub fn deliver(
 }
 
 /// What becomes of a delivery that a stop signal cut off.
-const NEXT: &str = "bookend was told to stop; `bookend recover` or `bookend deliver` runs it";
+fn next(ledger: &Ledger) -> String {
+    format!("bookend was told to stop; `{}` runs it", recovery::command(ledger, "recover"))
+}
 
 pub fn signal_name(signal: i32) -> &'static str {
     nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str)
