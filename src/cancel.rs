@@ -148,7 +148,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
 
 fn killed(ledger: &Ledger, id: &str, pid: &str) -> Error {
     let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) was killed");
-    let recover = recovery::command(ledger, "recover");
+    let recover = view::suggestion(ledger.option(), "recover");
     Error::new(Kind::Nothing, message)
         .hint(format!("{recover} settles the task, and ends what is left of it"))
 }
@@ -210,7 +210,7 @@ fn report_end(
         (Status::Running, _) => {
             format!(
                 "task {id}: its supervisor was killed; settle the task with: {}\n",
-                recovery::command(ledger, "recover")
+                view::suggestion(ledger.option(), "recover")
             )
         }
         (status, _) => {

@@ -17,7 +17,6 @@ use crate::process::environment;
 use crate::process::gate::{Gated, Launch};
 use crate::process::group::{self, Members};
 use crate::process::watch::{Event, Interest, Source, Watch};
-use crate::recovery;
 use crate::run::OPTION_VARIABLES;
 use crate::supervise::{self, Helper};
 use crate::sys::{self, Change, SignalSet};
@@ -36,10 +35,10 @@ const ECHO: Duration = Duration::from_millis(100);
 pub trait Attendant {
     fn ledger(&mut self) -> &mut Ledger;
 
-    /// bookend was told to stop: no hook is to be started any more.
+    /// bookend received a stop signal: it starts no more hooks.
     fn is_stopping(&self) -> bool;
 
-    /// Waits until the hook has ended, bookend is told to stop, or `until`.
+    /// Waits until the hook has ended, bookend receives a stop signal, or `until`.
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
@@ -121,7 +120,7 @@ pub fn run(
         }
         (None, _, Some(signal)) => HookEnd::Interrupted(signal),
         (None, Some(exit), None) => outcome(exit).map_or_else(HookEnd::Failed, |()| HookEnd::Done),
-        (None, None, None) => HookEnd::Failed("was lost sight of".to_owned()),
+        (None, None, None) => HookEnd::Failed("ended with an unknown exit status".to_owned()),
     })
 }
 
@@ -189,7 +188,7 @@ fn is_stopped(exit: Exit) -> bool {
 pub fn outcome(exit: Exit) -> Result<(), String> {
     match exit {
         Exit::Code(0) => Ok(()),
-        Exit::Code(code) => Err(format!("left with exit code {code}")),
+        Exit::Code(code) => Err(format!("failed with exit code {code}")),
         Exit::Signal(signal) => Err(format!("was killed by signal {signal}")),
     }
 }
@@ -232,7 +231,7 @@ pub fn deliver(
         Ok(Some(attempt)) => attempt,
         Ok(None) => return Ok(None),
         Err(e) => {
-            let command = recovery::command(attendant.ledger(), "recover");
+            let command = view::suggestion(attendant.ledger().option(), "recover");
             warn!("the --on-finish command of task {} waits for `{command}`: {e}", task.id);
             return Ok(None);
         }
@@ -269,7 +268,7 @@ pub fn deliver(
 
 /// What becomes of a delivery that a stop signal cut off.
 fn next(ledger: &Ledger) -> String {
-    format!("bookend was told to stop; `{}` runs it", recovery::command(ledger, "recover"))
+    format!("bookend received a stop signal; `{}` runs it", view::suggestion(ledger.option(), "recover"))
 }
 
 pub fn signal_name(signal: i32) -> &'static str {

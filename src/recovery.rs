@@ -230,17 +230,9 @@ pub fn keeps_key(task: &Task) -> bool {
     }
 }
 
-/// `bookend recover --ledger FILE`, or another command that opens this ledger.
-pub fn command(ledger: &Ledger, name: &str) -> String {
-    match ledger.option() {
-        Some(file) => format!("bookend {name} --ledger {}", view::quoted(&file.to_string_lossy())),
-        None => format!("bookend {name}"),
-    }
-}
-
 /// `bookend recover --ledger FILE --ttl 0 ID`: ends the doubt about one task, by the operator's word.
 pub fn release_command(ledger: &Ledger, task: &Task) -> String {
-    format!("{} --ttl 0 {}", command(ledger, "recover"), view::operand(&task.id))
+    view::suggestion(ledger.option(), &format!("recover --ttl 0 {}", view::operand(&task.id)))
 }
 
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the

@@ -11,8 +11,8 @@ use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::oom;
-use crate::recovery;
 use crate::task::{Counts, EndSource, Ended, Ending, Exit, Failure, Interrupt, Sender, Stop};
+use crate::view;
 
 impl Supervisor<'_> {
     /// Writes the terminal row, or the spool if the ledger does not take it. Says whether the ledger did.
@@ -68,7 +68,7 @@ impl Supervisor<'_> {
             }
         };
         if let Some(slot) = self.row.spool.take() {
-            let recover = recovery::command(self.ledger, "recover");
+            let recover = view::suggestion(self.ledger.option(), "recover");
             spool(&slot, &self.task.id, ended, &refused, &recover);
         }
         self.row.settled = true;
