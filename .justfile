@@ -21,6 +21,16 @@ real claude:
     cargo build --examples
     BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real
 
+# The same with the Claude Code that npm serves now, which no check depends on.
+real-newest:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    prefix=$(mktemp -d)
+    trap 'rm -r "$prefix"' EXIT
+    npm install --prefix "$prefix" --no-audit --no-fund --loglevel error @anthropic-ai/claude-code@latest
+    "$prefix/node_modules/.bin/claude" --version
+    just real "$prefix/node_modules/.bin/claude"
+
 # The tests on a really booted systemd, each on a machine of its own; needs root.
 systemd *args:
     cargo test --test systemd {{args}}

@@ -207,8 +207,9 @@ impl Audit<'_> {
         sweep.scan(&|stat: &Stat| evidence.is_supervisor(self.ledger, stat)).map_err(Error::failed)?;
         let summary = sweep.summary();
         let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
-        let is_shown =
-            |pid: &i32| !matches!(why(pid), Some(Why::Terminal | Why::Supervisor | Why::Supervised));
+        let is_shown = |pid: &i32| {
+            !matches!(why(pid), Some(Why::Terminal | Why::Supervisor | Why::Supervised | Why::Detached))
+        };
         let shown: Vec<i32> = summary.pids.iter().copied().filter(is_shown).collect();
         let are_endable = shown.iter().any(|pid| why(pid).is_none());
         Ok((shown, are_endable))

@@ -31,7 +31,7 @@ use crate::run;
 use crate::session_cmd;
 use crate::show;
 use crate::stats;
-use crate::task::{OnTerm, Status};
+use crate::task::{KeepSession, OnTerm, Status};
 use crate::timeline;
 use crate::view;
 use operator::{
@@ -49,7 +49,8 @@ use settle::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, Se
     max_term_width = 100,
     after_help = "Every command waits for other writers of the ledger, 30s at most; \
         BOOKEND_BUSY_TIMEOUT sets another time (500ms, 2m).\n\
-        The end of a run that finds no place by then is kept in the spool."
+        The end of a run that finds no place by then is kept in the spool.\n\
+        BOOKEND_ALLOW_SHARED_DIR=1 permits others to write to the directories above the ledger's own."
 )]
 struct Cli {
     #[command(flatten)]
@@ -259,9 +260,17 @@ struct RunArgs {
     /// Resume a session although the ledger knows it to be unsafe
     #[arg(long, env = "BOOKEND_ALLOW_UNSAFE_RESUME", value_parser = FalseyValueParser::new())]
     allow_unsafe_resume: bool,
+    /// Keep the key's session after these failures: a usage limit, an API error
+    #[arg(long, env = "BOOKEND_KEEP_SESSION", value_name = "FAILURES", value_delimiter = ',')]
+    keep_session: Vec<KeepSessionArg>,
     /// What to do with processes that the agent leaves behind; auto: end them unless it succeeded
+    ///
+    /// A process with BOOKEND_DETACHED=1 in its own environment is left, except with `end`.
     #[arg(long, env = "BOOKEND_LEFTOVERS", value_name = "POLICY", default_value = "auto")]
     leftovers: LeftoversArg,
+    /// Exit with 1 instead of 0 unless the task ends as success
+    #[arg(long, env = "BOOKEND_STRICT", value_parser = FalseyValueParser::new())]
+    strict: bool,
     /// How much output may wait for a slow reader before the agent has to wait (bytes, or 64MiB, 2GiB)
     #[arg(
         long,
@@ -320,6 +329,12 @@ enum LogArg {
 enum OnTermArg {
     Interrupted,
     Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum KeepSessionArg {
+    Limit,
+    ApiError,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -463,11 +478,20 @@ fn run_request(a: RunArgs) -> run::Request {
         },
         fresh: a.fresh,
         allow_unsafe_resume: a.allow_unsafe_resume,
+        keep_session: a
+            .keep_session
+            .into_iter()
+            .map(|after| match after {
+                KeepSessionArg::Limit => KeepSession::Limit,
+                KeepSessionArg::ApiError => KeepSession::ApiError,
+            })
+            .collect(),
         leftovers: match a.leftovers {
             LeftoversArg::Auto => Policy::Auto,
             LeftoversArg::End => Policy::End,
             LeftoversArg::Leave => Policy::Leave,
         },
+        strict: a.strict,
         backlog: a.backlog,
         on_finish: a.on_finish.filter(|c| !c.is_empty()),
         hook_timeout: a.hook_timeout,

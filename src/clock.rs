@@ -9,6 +9,11 @@ pub fn now() -> String {
     format!("{:.3}", timestamp())
 }
 
+/// A Unix time in seconds, as the ledger writes it; `None`: it is beyond the calendar.
+pub fn of_unix(seconds: i64) -> Option<String> {
+    Timestamp::from_second(seconds).ok().map(|t| format!("{t:.3}"))
+}
+
 /// Now, or the end of the calendar: a clock may be set to any year, also beyond 9999.
 pub fn timestamp() -> Timestamp {
     let now = SystemTime::now();

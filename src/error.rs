@@ -6,6 +6,8 @@ use std::fmt;
 pub mod exit_code {
     /// Nothing matched, or findings with `--fail-on`.
     pub const NOTHING: i32 = 1;
+    /// `run --strict`: the agent exited with 0, and its task did not end as success.
+    pub const NOT_SUCCESS: i32 = 1;
     /// A recovery could not settle everything.
     pub const UNSETTLED: i32 = 1;
     /// The command line was wrong.

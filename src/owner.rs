@@ -9,7 +9,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{User, execve, geteuid, initgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, User, execve, geteuid, initgroups, setgroups, setresgid, setresuid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::Error;
 use crate::ledger::{self, ChosenBy, Location};
@@ -26,6 +27,8 @@ pub enum Intent {
 
 /// What of root's environment a command keeps that goes on as a user.
 const KEPT: [&str; 3] = ["PATH", "TERM", "LANG"];
+/// The group of a user without a passwd entry: nogroup. Never the file's, which the user may have chosen.
+const NO_GROUP: u32 = 65534;
 
 /// Says whose ledger a reading command shows, if it is not the caller's. Root starts the command anew as the
 /// owner, and this does not return.
@@ -43,7 +46,7 @@ pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Resul
     let whose = format!("{} belongs to {}", at.file.display(), sys::user_name(owner));
     if me.is_root() {
         log::note(&format!("{whose}; this command goes on as that user"));
-        let Err(e) = become_owner(owner, &at, args);
+        let Err(e) = become_owner(owner, intent, &at, args);
         return Err(e);
     }
     if intent == Intent::Read {
@@ -53,45 +56,89 @@ pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Resul
 }
 
 /// Becomes the user `owner` for good and starts the same command line anew, so that nothing of root is left:
-/// neither its environment nor its memory, which the user could read.
-fn become_owner(owner: u32, at: &Location, args: &[OsString]) -> Result<Infallible, Error> {
+/// neither its environment nor its memory, which the user could read, nor its terminal and directory.
+fn become_owner(owner: u32, intent: Intent, at: &Location, args: &[OsString]) -> Result<Infallible, Error> {
     let file = at.file.display();
     let failed = |what: &str, e: io::Error| {
         Error::failed(format!("becoming {}, to whom {file} belongs: {what}: {e}", sys::user_name(owner)))
             .hint("run the command as that user")
     };
     let user = User::from_uid(owner.into()).map_err(|e| failed("reading its passwd entry", e.into()))?;
-    let Some(user) = user else {
+    if user.is_none() && intent == Intent::Act {
         let message =
             format!("{file} belongs to uid {owner}, which has no passwd entry: root cannot become it");
-        return Err(Error::failed(message).hint("run the command as that user, or give the ledger an owner"));
-    };
-    let name = CString::new(user.name.as_bytes()).map_err(|e| failed("its name", e.into()))?;
-    let environment = environment(&user, at);
-    initgroups(&name, user.gid)
-        .and_then(|()| setresgid(user.gid, user.gid, user.gid))
-        .and_then(|()| setresuid(user.uid, user.uid, user.uid))
-        .map_err(|e| failed("changing the user", e.into()))?;
+        return Err(Error::failed(message).hint(
+            "run the command as that user; a unit with DynamicUser=yes can run it itself (ExecStartPre=)",
+        ));
+    }
+    let environment = environment(user.as_ref(), at);
+    sys::give_up_terminal();
+    rustix::thread::set_keep_capabilities(intent == Intent::Read)
+        .map_err(|e| failed("keeping capabilities", e.into()))?;
+    change_user(owner, user.as_ref()).map_err(|e| failed("changing the user", e))?;
+    let must_search = intent == Intent::Read && !fs::exists(&at.file).unwrap_or(false);
+    keep_capabilities(must_search).map_err(|e| failed("dropping capabilities", e))?;
     if !fs::exists(&at.file).unwrap_or(false) {
         let message = format!("{} cannot reach {file}, which is its own", sys::user_name(owner));
         return Err(Error::failed(message).hint("look at the modes of the directories above it"));
+    }
+    if !must_search {
+        leave_unreachable_directory().map_err(|e| failed("changing to the directory /", e))?;
     }
     sys::keep_only_stdio().map_err(|e| failed("closing descriptors", e))?;
     let args: Vec<CString> = args.iter().filter_map(|word| CString::new(word.as_bytes()).ok()).collect();
     execve(c"/proc/self/exe", &args, &environment).map_err(|e| failed("executing bookend anew", e.into()))
 }
 
+fn change_user(uid: u32, user: Option<&User>) -> io::Result<()> {
+    let gid = user.map_or(Gid::from_raw(NO_GROUP), |user| user.gid);
+    match user {
+        Some(user) => initgroups(&CString::new(user.name.as_bytes())?, gid)?,
+        None => setgroups(&[])?,
+    }
+    let uid = Uid::from_raw(uid);
+    Ok(setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid))?)
+}
+
+/// Keeps no capability, or only the one to read and search everything. With it, root reads a ledger that its
+/// owner cannot reach: below `/var/lib/private`, which systemd opens to units with `DynamicUser=yes` alone.
+/// The owner cannot trace a process that has more capabilities: ptrace(2).
+fn keep_capabilities(must_search: bool) -> io::Result<()> {
+    let kept = if must_search { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
+    let permitted = rustix::thread::capabilities(None)?.permitted & kept;
+    let sets = CapabilitySets { effective: permitted, permitted, inheritable: permitted };
+    rustix::thread::set_capabilities(None, sets)?;
+    if !permitted.is_empty() {
+        // It is lost at execve(2) otherwise.
+        rustix::thread::configure_capability_in_ambient_set(CapabilitySet::DAC_READ_SEARCH, true)?;
+    }
+    Ok(())
+}
+
+/// Goes to `/` if the current directory cannot be reached by its path. Being in it, or tracing a process that
+/// is, would be enough to read what it holds.
+fn leave_unreachable_directory() -> io::Result<()> {
+    let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    let by_path = std::env::current_dir().ok().and_then(|path| identity(&path));
+    if by_path.is_some() && by_path == identity(Path::new(".")) {
+        return Ok(());
+    }
+    std::env::set_current_dir("/")
+}
+
 /// The environment of a user as a log-in would make it, with no more of ours than [`KEPT`].
-fn environment(user: &User, at: &Location) -> Vec<CString> {
+fn environment(user: Option<&User>, at: &Location) -> Vec<CString> {
     let mut entries: Vec<(&str, OsString)> =
         KEPT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))).collect();
-    entries.push(("HOME", user.dir.clone().into()));
-    entries.push(("USER", user.name.clone().into()));
-    entries.push(("LOGNAME", user.name.clone().into()));
-    entries.push(("SHELL", user.shell.clone().into()));
-    let runtime = PathBuf::from(format!("/run/user/{}", user.uid));
-    if fs::metadata(&runtime).is_ok_and(|m| m.is_dir() && m.uid() == user.uid.as_raw()) {
-        entries.push(("XDG_RUNTIME_DIR", runtime.into()));
+    if let Some(user) = user {
+        entries.push(("HOME", user.dir.clone().into()));
+        entries.push(("USER", user.name.clone().into()));
+        entries.push(("LOGNAME", user.name.clone().into()));
+        entries.push(("SHELL", user.shell.clone().into()));
+        let runtime = PathBuf::from(format!("/run/user/{}", user.uid));
+        if fs::metadata(&runtime).is_ok_and(|m| m.is_dir() && m.uid() == user.uid.as_raw()) {
+            entries.push(("XDG_RUNTIME_DIR", runtime.into()));
+        }
     }
     if at.chosen_by != ChosenBy::Option {
         entries.push(("BOOKEND_LEDGER", at.file.clone().into()));

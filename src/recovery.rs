@@ -294,11 +294,15 @@ fn is_of_another_boot(task: &Task, here: &Place) -> bool {
     then.is_some_and(|then| !here.boot_id.is_empty() && then != here.boot_id)
 }
 
+/// What `--leftovers` said when a task ran.
+pub fn leftovers_policy(task: &Task) -> Policy {
+    let option = task.run_options.as_ref().and_then(|o| o.get("leftovers"));
+    option.and_then(|o| Policy::deserialize(o).ok()).unwrap_or(Policy::Auto)
+}
+
 /// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.
 pub fn leaves_no_process(task: &Task) -> bool {
-    let option = task.run_options.as_ref().and_then(|o| o.get("leftovers"));
-    let policy = option.and_then(|o| Policy::deserialize(o).ok()).unwrap_or(Policy::Auto);
-    task.status.is_terminal() && policy.ends(task.status == Status::Success)
+    task.status.is_terminal() && leftovers_policy(task).ends(task.status == Status::Success)
 }
 
 /// Whether this process supervises a task of this ledger.
@@ -367,7 +371,15 @@ impl LostTask {
                 let state = spared.iter().find(|s| s.pid == *pid).and_then(|s| s.state).unwrap_or('?');
                 format!("pid {pid}, which is being killed and does not end (state {state})")
             }
-            Some(Why::Terminal | Why::Unmarked | Why::Supervisor | Why::Supervised | Why::Hidden) | None => {
+            Some(
+                Why::Terminal
+                | Why::Unmarked
+                | Why::Supervisor
+                | Why::Supervised
+                | Why::Detached
+                | Why::Hidden,
+            )
+            | None => {
                 format!("pid {pid}")
             }
         };

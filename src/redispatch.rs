@@ -16,7 +16,7 @@ use crate::process::leftovers::Policy;
 use crate::run::{self, Leave, WhenBusy};
 use crate::show;
 use crate::sys;
-use crate::task::{OnTerm, Status, Task};
+use crate::task::{KeepSession, OnTerm, Status, Task};
 use crate::trust;
 use crate::view;
 
@@ -51,7 +51,11 @@ struct Options {
     grace_ms: u64,
     on_term_cancelled: bool,
     fresh: bool,
+    #[serde(default)]
+    keep_session: Vec<KeepSession>,
     leftovers: Policy,
+    #[serde(default)]
+    strict: bool,
     #[serde(default = "default_backlog")]
     backlog: u64,
     on_finish: Option<String>,
@@ -147,7 +151,9 @@ pub fn options_of(request: &run::Request, cwd: PathBuf, read_along: bool, argv_c
         grace_ms: ms(request.grace),
         on_term_cancelled: request.on_term == OnTerm::Cancelled,
         fresh: request.fresh,
+        keep_session: request.keep_session.clone(),
         leftovers: request.leftovers,
+        strict: request.strict,
         backlog: request.backlog,
         on_finish: text(&request.on_finish),
         hook_timeout_ms: request.hook_timeout.map(ms),
@@ -196,9 +202,11 @@ impl Options {
             when_busy,
             on_term: if self.on_term_cancelled { OnTerm::Cancelled } else { OnTerm::Interrupted },
             fresh: self.fresh,
+            keep_session: self.keep_session,
             // What was allowed once was allowed of another session.
             allow_unsafe_resume: false,
             leftovers: self.leftovers,
+            strict: self.strict,
             backlog: self.backlog,
             on_finish: self.on_finish.map(OsString::from),
             hook_timeout: self.hook_timeout_ms.map(Duration::from_millis),

@@ -5,13 +5,13 @@ mod start;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{FcntlArg, OFlag};
 use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
-use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Place, Untracked};
+use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Observed, Place, Untracked};
 use crate::claim::{Hold, Way};
 use crate::clock;
 use crate::error::{Error, Kind, exit_code};
@@ -35,7 +35,9 @@ use crate::redispatch;
 use crate::session::{self, Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
 use crate::supervise::{self, Agent, Conversation, End, Limits, Listening, Row, Supervisor, TaskRef, Traces};
 use crate::sys;
-use crate::task::{self, Cancel, Ending, Evidence, Exit, Failure, NewTask, OnTerm, Status, Task};
+use crate::task::{
+    self, Cancel, Ending, Evidence, Exit, Failure, KeepSession, NewTask, OnTerm, Status, Task,
+};
 use start::{NoStart, end_without_agent, prepare, require_skill};
 
 /// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
@@ -46,7 +48,7 @@ const MOST_LEVELS: u32 = 8;
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
 /// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 33] = [
+pub const OPTION_VARIABLES: [&str; 35] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -67,7 +69,9 @@ pub const OPTION_VARIABLES: [&str; 33] = [
     "BOOKEND_ON_TERM",
     "BOOKEND_FRESH",
     "BOOKEND_ALLOW_UNSAFE_RESUME",
+    "BOOKEND_KEEP_SESSION",
     "BOOKEND_LEFTOVERS",
+    "BOOKEND_STRICT",
     "BOOKEND_BACKLOG",
     "BOOKEND_ON_FINISH",
     "BOOKEND_HOOK_TIMEOUT",
@@ -105,7 +109,10 @@ pub struct Request {
     pub on_term: OnTerm,
     pub fresh: bool,
     pub allow_unsafe_resume: bool,
+    pub keep_session: Vec<KeepSession>,
     pub leftovers: Policy,
+    /// Exit code 0 means that the row says `success`.
+    pub strict: bool,
     /// Bytes of output that wait for a slow reader before the agent does.
     pub backlog: u64,
     pub on_finish: Option<OsString>,
@@ -246,13 +253,17 @@ fn attend(
         parent_id,
         oom_kills_before,
         session_untracked: who.untracked(),
+        tokens_scope: who.adapter.tokens_scope().filter(|_| who.captured),
     };
     claim.insert(&row, &live, "run")?;
     link_session(&claim, &row, &choice)?;
-    let cost_before = match (&choice.resumed_from, who.adapter.cost_is_cumulative()) {
-        (Some(session), true) => claim.last_session_cost(who.provider.as_deref(), session)?,
-        _ => None,
+    // Whether the agent reports the total of a session is not known before it reports.
+    let resumed = choice.resumed_from.as_ref().filter(|_| who.captured);
+    let cost_before = match resumed {
+        Some(session) => claim.last_session_cost(who.provider.as_deref(), session)?,
+        None => None,
     };
+    let transcript = resumed_transcript(&who, &choice);
     let mut child = match child {
         Ok(child) => child,
         Err(e) => {
@@ -322,6 +333,7 @@ fn attend(
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
         seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        spares_detached: request.leftovers.spares_detached(),
         cgroup: tasks_cgroup,
     };
     if let Err(no) = ready {
@@ -382,7 +394,13 @@ fn attend(
         (baseline, git)
     });
     let session = observed.session_id.as_deref().or(choice.session.as_deref());
-    let traces = traces(&who, &ending, session, &row.started_at);
+    let kept = kept(&ending, &observed, &request.keep_session);
+    let traces = match ending {
+        Ending::Failure(Failure::Exit) if observed == Observed::default() => {
+            Traces { unused: is_unused(&who, session, transcript), ..Traces::default() }
+        }
+        _ => traces(&who, &ending, kept, session, &row.started_at),
+    };
     let leftovers = Some(run.summary(&sweep));
     run.settle(End { ending: ending.clone(), error, exit: ended, leftovers, traces });
     failpoint::reached("run.settled");
@@ -413,6 +431,7 @@ fn attend(
         (Ending::Failure(Failure::Output), _) => Leave::Code(exit_code::OUTPUT),
         (Ending::Success, _) if output_lost.is_some() => Leave::Code(exit_code::OUTPUT),
         (Ending::Success | Ending::Backgrounded, _) => Leave::Code(0),
+        (_, Some(Exit::Code(0))) if request.strict => Leave::Code(exit_code::NOT_SUCCESS),
         (_, Some(Exit::Code(code))) => Leave::Code(code),
         (_, Some(Exit::Signal(signal))) => Leave::Signal(signal),
         (_, None) => Leave::Signal(stop_signal),
@@ -555,17 +574,52 @@ fn warning(request: &Request, key: Option<&str>, why: &Untracked) -> Option<Stri
 }
 
 /// What the agent's own files tell once it has ended.
-fn traces(who: &Who, ending: &Ending, session: Option<&str>, since: &str) -> Traces {
+fn traces(
+    who: &Who,
+    ending: &Ending,
+    kept: Option<KeepSession>,
+    session: Option<&str>,
+    since: &str,
+) -> Traces {
     match ending {
-        Ending::Success if !matches!(who.place, Place::Untracked(_)) => Traces {
-            transcript_seen: session.and_then(|id| agent::has_conversation(who.adapter, &who.cwd, id)),
-            backgrounded: None,
-        },
+        Ending::Success | Ending::Failure(_)
+            if (*ending == Ending::Success || kept.is_some())
+                && !matches!(who.place, Place::Untracked(_)) =>
+        {
+            Traces {
+                kept,
+                transcript_seen: session.and_then(|id| agent::has_conversation(who.adapter, &who.cwd, id)),
+                ..Traces::default()
+            }
+        }
         Ending::Backgrounded => {
-            Traces { transcript_seen: None, backgrounded: who.adapter.backgrounded(&who.cwd, since) }
+            Traces { backgrounded: who.adapter.backgrounded(&who.cwd, since), ..Traces::default() }
         }
         _ => Traces::default(),
     }
+}
+
+/// The agent's record of the conversation that it is told to go on with, as it lies before the run.
+fn resumed_transcript(who: &Who, choice: &Choice) -> Option<(u64, SystemTime)> {
+    let resumed = choice.session.as_deref().filter(|_| choice.session == choice.resumed_from)?;
+    agent::transcript_stamp(who.adapter, &who.cwd, resumed)
+}
+
+/// Whether a run that failed without a word used no conversation: the agent refused its arguments. Its record
+/// of the conversation, `before` the run and now, shows it; without one only an output that comes event by
+/// event does, since Claude Code answers an unknown id with an event there.
+fn is_unused(who: &Who, session: Option<&str>, before: Option<(u64, SystemTime)>) -> bool {
+    let Some(session) = session.filter(|_| who.adapter.tracks_sessions()) else { return false };
+    let now = agent::transcript_stamp(who.adapter, &who.cwd, session);
+    let is_sound = || agent::has_sound_transcript(who.adapter, &who.cwd, session);
+    now == before && if before.is_some() { is_sound() } else { who.is_read_along() }
+}
+
+/// Which value of `--keep-session` keeps the session of a run that failed.
+fn kept(ending: &Ending, observed: &Observed, asked: &[KeepSession]) -> Option<KeepSession> {
+    let is_at_rest = observed.tool_in_flight.is_none() && !observed.background && !observed.open_turn;
+    let is_its_result = *ending == Ending::Failure(Failure::AgentError) && is_at_rest;
+    observed.api_failure.filter(|_| is_its_result)?.kept_by(asked)
 }
 
 /// Refuses a run that has too many runs above it: a script named like the agent that calls bookend again
@@ -609,9 +663,10 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
     let used = |session: String, linked: Option<&str>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
         let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
+        let kept = last.task.as_ref().is_some_and(|t| t.session_kept.is_some());
         let veto = last.veto.map(|v| v.why());
         let task = last.task.map(|t| (t.id, t.status));
-        Ok(LastUse { session, restored: last.restored, veto, task, transcript_seen })
+        Ok(LastUse { session, kept, restored: last.restored, veto, task, transcript_seen })
     };
     let linked = match (&who.key, who.adapter.tracks_sessions()) {
         (Some(key), true) => {

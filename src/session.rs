@@ -2,7 +2,7 @@
 //! that used it ended in success.
 
 use crate::agent::{AskedSession, Plan};
-use crate::task::Status;
+use crate::task::{SessionEvidence, Status};
 
 /// The last task that used a session, as the ledger tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub struct LastUse {
     pub session: String,
     /// `None`: no task is known to have used it.
     pub task: Option<(String, Status)>,
+    /// `--keep-session` kept it at the end of that task.
+    pub kept: bool,
     /// An operator has restored it since, or a task that started later succeeded with it.
     pub restored: bool,
     /// Why an invalidation still holds.
@@ -20,12 +22,13 @@ pub struct LastUse {
 
 impl LastUse {
     pub fn is_safe(&self) -> bool {
-        match self.task {
-            Some((_, Status::Running)) => false,
-            _ if self.veto.is_some() => false,
-            Some((_, Status::Success)) => true,
-            _ => self.restored,
-        }
+        let evidence = SessionEvidence {
+            last: self.task.as_ref().map(|(_, status)| *status),
+            kept: self.kept,
+            restored: self.restored,
+            vetoed: self.veto.is_some(),
+        };
+        evidence.may_be_resumed()
     }
 
     /// The task that uses it right now.
@@ -225,6 +228,7 @@ mod tests {
         LastUse {
             session: LINKED.to_owned(),
             task: status.map(|s| ("t1".to_owned(), s)),
+            kept: false,
             restored: false,
             veto: None,
             transcript_seen: None,
@@ -261,17 +265,17 @@ mod tests {
     #[test]
     fn only_a_success_or_an_operators_word_makes_a_session_safe_and_never_beside_a_task_that_runs() {
         for task in Status::ALL.into_iter().map(Some).chain([None]) {
-            for restored in [false, true] {
-                let safe = LastUse { restored, ..last(task) }.is_safe();
+            for (kept, restored) in [(false, false), (false, true), (true, false)] {
+                let safe = LastUse { kept, restored, ..last(task) }.is_safe();
                 let expected = match task {
                     Some(Status::Success) => true,
                     Some(Status::Running) => false,
-                    _ => restored,
+                    _ => kept || restored,
                 };
-                assert_eq!(safe, expected, "{task:?}, restored: {restored}");
+                assert_eq!(safe, expected, "{task:?}, kept: {kept}, restored: {restored}");
                 let veto = Some("it was invalidated".to_owned());
                 assert!(
-                    !LastUse { restored, veto, ..last(task) }.is_safe(),
+                    !LastUse { kept, restored, veto, ..last(task) }.is_safe(),
                     "{task:?} after an invalidation"
                 );
             }

@@ -190,8 +190,9 @@ fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {
 }
 
 fn why_safe(last: &LastUse) -> String {
-    match &last.task {
+    match last.task.as_deref() {
         Some(task) if task.status == Status::Success => format!("task {} ended well with it", task.id),
+        Some(Task { id, session_kept: Some(after), .. }) => format!("task {id} kept it after {after}"),
         _ => "an operator restored it, or a later task ended well with it".to_owned(),
     }
 }

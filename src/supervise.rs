@@ -24,7 +24,7 @@ use crate::process::leftovers::{LeftoverSweep, Step};
 use crate::process::stop::Ladder;
 use crate::process::watch::{Source, Watch};
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, Exit, Outcome, Stop};
+use crate::task::{Cause, Counts, Ended, Ending, Exit, KeepSession, Outcome, Stop};
 use crate::trust;
 
 use clock::Clock;
@@ -161,6 +161,8 @@ struct Timers {
     progress: Option<Instant>,
     rest: Option<Instant>,
     stopped: bool,
+    /// The stop signal (SIGTSTP, SIGTTIN, SIGTTOU) that bookend was sent since it was last continued.
+    stop_signal: Option<i32>,
 }
 
 pub struct Supervisor<'a> {
@@ -237,6 +239,10 @@ pub struct End {
 pub struct Traces {
     /// Whether the transcript lies where bookend looks for it; `None`: bookend did not look.
     pub transcript_seen: Option<bool>,
+    /// The agent refused its arguments: its conversation is what it was.
+    pub unused: bool,
+    /// The session is kept although the run failed.
+    pub kept: Option<KeepSession>,
     /// The id of a conversation that was sent to the background.
     pub backgrounded: Option<String>,
 }

@@ -589,6 +589,17 @@ pub fn keep_only_stdio() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up the controlling terminal, unless this process leads its session: then the terminal is hung up
+/// when it ends. A process of another user that has the terminal on a descriptor, or traces one that has,
+/// could type into it (TIOCSTI of ioctl_tty(2)), and the shell would execute that as its own user.
+pub fn give_up_terminal() {
+    let Ok(terminal) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/tty") else { return };
+    if nix::unistd::getsid(None) != Ok(nix::unistd::getpid()) {
+        // SAFETY: the call takes no argument and touches no memory.
+        unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) };
+    }
+}
+
 /// Whether the file that `conn` has open no longer lies at its path: it was renamed, removed or replaced.
 /// `SQLITE_FCNTL_HAS_MOVED` of <https://www.sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>; what SQLite
 /// cannot say counts as moved.

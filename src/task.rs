@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
 
@@ -355,6 +355,67 @@ pub enum OnTerm {
     Cancelled,
 }
 
+/// After which failures the key keeps its session (`--keep-session`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeepSession {
+    /// The account's usage limit was reached, or the API refused a request as one too many (429).
+    Limit,
+    /// The API refused a request.
+    ApiError,
+}
+
+impl KeepSession {
+    /// The word on the command line and in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeepSession::Limit => "limit",
+            KeepSession::ApiError => "api-error",
+        }
+    }
+}
+
+/// Whose tokens a run's counts include.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokensScope {
+    /// Those of the main conversation alone.
+    Main,
+}
+
+impl TokensScope {
+    /// The word in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TokensScope::Main => "main",
+        }
+    }
+}
+
+/// What decides whether a session may be resumed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionEvidence {
+    /// The status of the last task that used it; `None`: no task is known to have used it.
+    pub last: Option<Status>,
+    /// `--keep-session` kept it at the end of that task.
+    pub kept: bool,
+    /// An operator has restored it since, or a task that started later succeeded with it.
+    pub restored: bool,
+    /// It was invalidated, and neither restored nor used with success since.
+    pub vetoed: bool,
+}
+
+impl SessionEvidence {
+    /// The one rule: `run`, `recover`, `audit` and `session` ask it.
+    pub fn may_be_resumed(self) -> bool {
+        match self.last {
+            Some(Status::Running) => false,
+            _ if self.vetoed => false,
+            Some(Status::Success) => true,
+            _ => self.kept || self.restored,
+        }
+    }
+}
+
 /// All that decides how a run ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence {
@@ -453,6 +514,7 @@ pub struct NewTask {
     pub oom_kills_before: Option<u64>,
     /// Why the key's session is not tracked; `None`: it is, or there is no key.
     pub session_untracked: Option<String>,
+    pub tokens_scope: Option<TokensScope>,
 }
 
 /// All that is known when a task ends.
@@ -479,12 +541,16 @@ pub struct Ended {
     pub context_lost: bool,
     /// Whether the transcript lay where bookend looks for it; `None`: bookend did not look.
     pub transcript_seen: Option<bool>,
+    /// What the session is kept after although the run failed.
+    pub session_kept: Option<KeepSession>,
+    /// When the usage limit that ended the run is lifted: RFC 3339, UTC.
+    pub limit_resets_at: Option<String>,
     pub oom_killed: Option<bool>,
     pub cpu_ms: Option<i64>,
     pub max_rss_kib: Option<i64>,
     /// JSON: `{"found":N,"ended":N,"pids":[…]}`.
     pub leftovers: Option<String>,
-    /// Whether anything was ever said to the agent: exec happened.
+    /// Whether the run used its session: exec happened, and the agent did not refuse its arguments.
     pub executed: bool,
 }
 
@@ -507,6 +573,8 @@ impl Ended {
             tool_in_flight: None,
             context_lost: false,
             transcript_seen: None,
+            session_kept: None,
+            limit_resets_at: None,
             oom_killed: None,
             cpu_ms: None,
             max_rss_kib: None,

@@ -57,6 +57,7 @@ impl Evidence {
             agent: agent.unwrap_or(Identity { pid: 0, start: 0 }),
             agent_tty: 0,
             seat,
+            spares_detached: recovery::leftovers_policy(task).spares_detached(),
             cgroup: Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref()),
         }
     }

@@ -264,6 +264,27 @@ fn a_listen_pid_of_somebody_else_is_left_alone() {
     assert_eq!(output.ended(End::Code(0)).stdout, "1\n");
 }
 
+/// sd_watchdog_enabled(3) and systemd.exec(5): a program acts on them only if they name itself.
+#[test]
+fn watchdog_pid_and_systemd_exec_pid_name_the_agent() {
+    let world = World::new();
+    let script = "echo $$ $LISTEN_PID $WATCHDOG_PID $SYSTEMD_EXEC_PID $WATCHDOG_USEC";
+    let specs = ["own-pid=SYSTEMD_EXEC_PID", "listen-pid", "own-pid=WATCHDOG_PID", "env=WATCHDOG_USEC=7"];
+    let output = world.run_sh(script).with(specs).run().ended(End::Code(0)).silent();
+    let said: Vec<&str> = output.stdout.split_whitespace().collect();
+    assert_eq!(said, [said[0], said[0], said[0], said[0], "7"]);
+}
+
+#[test]
+fn watchdog_pid_and_systemd_exec_pid_of_another_process_stay_as_they_are() {
+    let world = World::new();
+    let script = "echo $WATCHDOG_PID $SYSTEMD_EXEC_PID $MY_WATCHDOG_PID";
+    let specs = ["env=WATCHDOG_PID=1", "env=SYSTEMD_EXEC_PID=0000000000", "own-pid=MY_WATCHDOG_PID"];
+    let process = world.run_sh(script).with(specs).start();
+    let (pid, output) = (process.pid(), process.wait().ended(End::Code(0)).silent());
+    assert_eq!(output.stdout, format!("1 0000000000 {pid}\n"));
+}
+
 #[test]
 fn the_agent_is_in_the_group_and_session_of_the_caller() {
     let world = World::new();

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::harness::{Cmd, End, Fifo, Proc, Row, World, eventually, on_path, possible, state};
+use crate::standins::{Busy, bookend, json, recover};
 
 /// An agent that lets a daemon go and waits for a word before it ends with `code`.
 struct Leaver<'w> {
@@ -15,7 +16,8 @@ struct Leaver<'w> {
 impl<'w> Leaver<'w> {
     /// `daemon` is a command line in which `OUT` is the pipe that it says `stay PID` on.
     fn new(world: &'w World, daemon: &str, code: i32) -> Leaver<'w> {
-        let (out, go) = (world.fifo("out"), world.fifo("go"));
+        let n = if world.ledger().exists() { world.rows().len() } else { 0 };
+        let (out, go) = (world.fifo(&format!("out{n}")), world.fifo(&format!("go{n}")));
         let daemon = daemon.replace("OUT", &out.path());
         let script = format!("probe daemon -- {daemon}; read x <{}; exit {code}", go.path());
         Leaver { world, out, go, script }
@@ -31,7 +33,7 @@ impl<'w> Leaver<'w> {
         let daemon = self.out.pid("stay");
         self.go.tell("now");
         process.wait().ended(End::Code(code));
-        (daemon, self.out, self.world.row())
+        (daemon, self.out, self.world.rows().pop().expect("a row"))
     }
 }
 
@@ -373,4 +375,91 @@ fn nested_rows(world: &World, outer: &str, inner: &str) {
     assert_eq!(rows[1].ending(), inner);
     assert_eq!(rows[1].text("end_source"), "wait", "it saw its end itself");
     assert_eq!(rows[1].text("parent_id"), rows[0].text("id"));
+}
+
+const DETACHED: &str = "probe with setsid env=BOOKEND_DETACHED=1 -- probe stay OUT";
+
+#[test]
+fn a_detached_process_is_left_and_counted_after_a_failure() {
+    let Some(world) = World::of_bookend("a_detached_process_is_left_and_counted") else { return };
+    let (daemon, _out, row) = Leaver::new(&world, DETACHED, 1).run(&[], 1);
+    assert_eq!((count(&row, "found"), count(&row, "ended"), count(&row, "left")), (1, 0, 1), "{row:?}");
+    let spared = &row.json("leftovers")["spared"][0];
+    assert_eq!((&spared["why"], &spared["pid"]), (&"detached".into(), &daemon.into()), "{row:?}");
+    assert_eq!(state(daemon), Some('S'));
+    let shown = bookend(&world, &["show", &row.text("id")]).stdout;
+    assert!(shown.contains(&format!("1 found, 0 ended, 1 left (probe, pid {daemon}: detached)")), "{shown}");
+    let audit = json(&world, &["audit", "--json"]);
+    assert_eq!(audit["summary"]["total"], 0, "{audit:#}");
+    recover(&world, &["--grace", "0s"]);
+    assert_eq!(state(daemon), Some('S'));
+}
+
+#[test]
+fn each_process_is_detached_by_its_own_environment() {
+    let Some(world) = World::of_bookend("each_process_is_detached_by_its_own") else { return };
+    for value in ["0", "", "no", "11"] {
+        let daemon = DETACHED.replace("=1 ", &format!("={value} "));
+        let (_, mut out, row) = Leaver::new(&world, &daemon, 1).run(&[], 1);
+        assert!(out.rest().is_empty(), "{value}: it is gone");
+        assert_eq!(count(&row, "ended"), 1, "{value}: {row:?}");
+    }
+    // What a detached process starts without the variable is not.
+    let child = "probe with setsid unset=BOOKEND_DETACHED -- probe stay OUT";
+    let daemon = format!("env BOOKEND_DETACHED=yes probe daemon -- {child}");
+    let (_, mut out, _row) = Leaver::new(&world, &daemon, 1).run(&[], 1);
+    assert!(out.rest().is_empty(), "it is gone");
+}
+
+#[test]
+fn leftovers_end_ends_a_detached_process_too() {
+    let Some(world) = World::of_bookend("leftovers_end_ends_a_detached_process_too") else { return };
+    for code in [0, 1] {
+        let leaver = Leaver::new(&world, DETACHED, code);
+        let (_, mut out, row) = leaver.run(&["--leftovers", "end"], code);
+        assert!(out.rest().is_empty(), "it is gone");
+        assert_eq!((count(&row, "found"), count(&row, "ended")), (1, 1), "{row:?}");
+    }
+}
+
+#[test]
+fn recovery_leaves_a_detached_process_unless_the_run_said_leftovers_end() {
+    let Some(world) = World::of_bookend("recovery_leaves_a_detached_process") else { return };
+    for (policy, is_left) in [("auto", true), ("end", false)] {
+        let mut out = world.fifo(&format!("daemon.{policy}"));
+        let daemon = DETACHED.replace("OUT", &out.path());
+        let script = format!("probe daemon -- {daemon}; echo ready $$ >$SAY; exec sleep 1000");
+        let options = ["--id", policy, "--leftovers", policy];
+        let busy = Busy::start(&world, &format!("say.{policy}"), |_| world.run_sh(&script).options(options));
+        let daemon = out.pid("stay");
+        busy.kill_all();
+        recover(&world, &["--grace", "0s"]);
+        let row = world.sql(&format!("SELECT * FROM task_history WHERE id = '{policy}'")).remove(0);
+        assert_eq!(row.ending(), "interrupted/supervisor_lost");
+        assert_eq!(count(&row, "found"), 1, "{row:?}");
+        assert_eq!(count(&row, "left"), i64::from(is_left), "{row:?}");
+        assert_eq!(state(daemon).is_some_and(|s| s != 'Z'), is_left, "{policy}");
+    }
+}
+
+/// Otherwise a detached run would leave all that its agent leaves.
+#[test]
+fn bookend_does_not_pass_on_that_it_is_detached() {
+    let Some(world) = World::of_bookend("bookend_does_not_pass_on_that_it_is_detached") else { return };
+    let script = "echo ${BOOKEND_DETACHED-unset}; BOOKEND_DETACHED=1 sh -c 'echo $BOOKEND_DETACHED'";
+    let output = world.run_sh(script).env("BOOKEND_DETACHED", "1").run().ended(End::Code(0)).silent();
+    assert_eq!(output.stdout, "unset\n1\n");
+}
+
+#[test]
+fn the_agent_itself_is_never_detached() {
+    let Some(world) = World::of_bookend("the_agent_itself_is_never_detached") else { return };
+    let script = "trap '' TERM; echo ready $$ >$SAY; while :; do sleep 1000; done";
+    let agent = ["env", "BOOKEND_DETACHED=1", "sh", "-c", script];
+    let busy = Busy::start(&world, "say", |_| world.run(agent).options(["--id", "one"]));
+    let agent = busy.agent;
+    busy.kill_supervisor();
+    recover(&world, &["--grace", "0s"]);
+    crate::standins::gone(&world, agent);
+    assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
 }

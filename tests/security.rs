@@ -11,6 +11,7 @@ mod places;
 mod resources;
 mod setuid;
 mod shared;
+mod stored;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

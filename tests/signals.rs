@@ -421,6 +421,74 @@ fn the_parent_death_signal_follows_from_the_supervisor_alone() {
     eventually(world.deadline(), "the end", || children(supervisor).is_empty());
 }
 
+/// The test's own process is outside of the group and in its session, so the group is not orphaned.
+#[test]
+fn a_stop_signal_stops_both_and_sigcont_continues_both_with_or_without_a_terminal() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let process = world.run(["probe", "stay", &out.path()]).own_group().start();
+    let (agent, job) = (out.pid("stay"), process.pid());
+    let both = |wanted| {
+        for pid in [agent, job] {
+            eventually(world.deadline(), &format!("{wanted} of {pid}"), || state(pid) == Some(wanted));
+        }
+    };
+    for signal in [20, 21, 22] {
+        for to in [job, -job] {
+            world.send(to, [signal]);
+            both('T');
+            world.send(to, [18]);
+            both('S');
+        }
+    }
+    process.signal(Signal::TERM);
+    process.wait().ended(End::Signal(15)).silent();
+}
+
+#[test]
+fn a_stopped_run_that_is_told_to_end_is_continued_and_ends() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let process = world.run(["probe", "stay", &out.path()]).own_group().start();
+    let (agent, job) = (out.pid("stay"), process.pid());
+    world.send(job, [20]);
+    for pid in [agent, job] {
+        eventually(world.deadline(), &format!("a stop of {pid}"), || state(pid) == Some('T'));
+    }
+    world.send(job, [15, 18]);
+    process.wait().ended(End::Signal(15)).silent();
+}
+
+/// An agent that handles SIGTSTP goes on, and so does bookend.
+#[test]
+fn a_stop_signal_that_the_agent_handles_stops_neither() {
+    let world = World::new();
+    let mut run = Counting::start(&world);
+    let job = run.process.pid();
+    for signal in [20, 21, 22] {
+        world.send(job, [signal]);
+        assert_eq!(run.next().0, signal);
+        world.send(job, ["64:7"]);
+        assert_eq!(run.next(), (64, 7), "bookend still forwards");
+    }
+    world.send(run.agent, ["64:1003"]);
+    run.process.wait().ended(End::Code(3)).silent();
+}
+
+#[test]
+fn in_an_orphaned_group_a_stop_signal_stops_neither() {
+    let world = World::new();
+    let mut out = world.fifo("stay");
+    let process = world.run(["probe", "stay", &out.path()]).with(["setsid"]).start();
+    let (agent, job) = (out.pid("stay"), process.pid());
+    for signal in [20, 21, 22] {
+        world.send(job, [signal]);
+    }
+    world.send(job, [15]);
+    process.wait().ended(End::Signal(15)).silent();
+    assert_eq!(state(agent), None);
+}
+
 #[test]
 fn timeout_ends_it_as_it_ends_the_bare_command() {
     let world = World::new();

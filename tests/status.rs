@@ -177,3 +177,66 @@ fn a_time_out_is_the_cause_even_if_the_agent_ends_well_by_it() {
         drop(begun.up);
     }
 }
+
+#[test]
+fn strict_turns_exit_code_0_into_1_unless_the_row_is_success() {
+    let Some(world) = World::of_bookend("strict_turns_exit_code_0_into_1") else { return };
+    for (script, end, ending) in [
+        ("init $id; result $id 1", End::Code(0), "success/"),
+        ("init $id; failed $id", End::Code(1), "failure/agent_error"),
+        ("init $id", End::Code(1), "failure/no_result"),
+        ("init $id; failed $id; exit 7", End::Code(7), "failure/agent_error"),
+        ("init $id; result $id 1; exit 3", End::Code(3), "failure/exit"),
+        ("init $id; kill -15 $$", End::Signal(15), "failure/signal"),
+    ] {
+        world.claude(script);
+        world.run(STREAM).options(["--strict"]).run().ended(end);
+        assert_eq!(last(&world).ending(), ending, "{script}");
+        world.run(STREAM).env("BOOKEND_STRICT", "1").run().ended(end);
+    }
+    world.run(["true"]).options(["--strict"]).run().ended(End::Code(0)).silent();
+    let bounded = world.run(["sleep", "1000"]).options(["--strict", "--timeout", "10ms"]);
+    bounded.run().ended(End::Code(124));
+    world.run(["no such program"]).options(["--strict"]).run().ended(End::Code(127));
+}
+
+/// Claude Code exits with 0 on Ctrl-C.
+#[test]
+fn strict_tells_a_cancelled_run_from_a_successful_one() {
+    let Some(world) = World::of_bookend("strict_tells_a_cancelled_run") else { return };
+    for (signal, name, ending) in
+        [(Signal::INT, "INT", "cancelled/operator"), (Signal::TERM, "TERM", "interrupted/signal")]
+    {
+        for argv in [&STREAM[..], &TEXT] {
+            let begun = begin(&world, argv, &["--strict"], &format!("trap 'exit 0' {name}; WAIT"));
+            begun.process.signal(signal);
+            begun.process.wait().ended(End::Code(1));
+            assert_eq!(last(&world).ending(), ending, "{argv:?}");
+        }
+    }
+}
+
+#[test]
+fn strict_is_repeated_by_redispatch() {
+    let Some(world) = World::of_bookend("strict_is_repeated_by_redispatch") else { return };
+    world.claude("init $id; failed $id");
+    world.run(STREAM).options(["--strict", "--id", "one"]).run().ended(End::Code(1));
+    let again = world.bare(["bookend", "redispatch", "one"]).run();
+    assert_eq!(again.end, End::Code(1), "{again:?}");
+}
+
+/// A plain command may use SIGINT for itself (`an_interrupt_that_the_agent_used_for_itself_is_no_cause`).
+#[test]
+fn an_agent_in_print_mode_that_ignores_sigint_is_escalated_after_the_grace() {
+    let Some(world) = World::of_bookend("an_agent_in_print_mode_that_ignores_sigint") else { return };
+    let json = ["claude", "-p", "--output-format", "json", "hi"];
+    let wrapped = ["nice", "claude", "-p", "hi"];
+    for argv in [&TEXT[..], &json, &STREAM, &wrapped] {
+        for (ignored, end) in [("INT", End::Signal(15)), ("INT TERM", End::Signal(9))] {
+            let begun = begin(&world, argv, &["--grace", "100ms"], &format!("trap '' {ignored}; WAIT"));
+            begun.process.signal(Signal::INT);
+            begun.process.wait().ended(end);
+            assert_eq!(last(&world).ending(), "cancelled/operator", "{argv:?}, {ignored}");
+        }
+    }
+}

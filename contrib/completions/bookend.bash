@@ -1009,7 +1009,7 @@ _bookend() {
             return 0
             ;;
         bookend__subcmd__run)
-            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --leftovers --backlog --on-finish --hook-timeout --retention --quiet --verbose --help --version"
+            opts="-q -v -h -V --ledger --log --id --key --repo --issue --user --agent --agent-type --model --provider --cwd --prepare --forge --require-skill --timeout --idle-timeout --grace --wait --replace --on-term --fresh --allow-unsafe-resume --keep-session --leftovers --strict --backlog --on-finish --hook-timeout --retention --quiet --verbose --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1089,6 +1089,10 @@ _bookend() {
                     ;;
                 --on-term)
                     COMPREPLY=($(compgen -W "interrupted cancelled" -- "${cur}"))
+                    return 0
+                    ;;
+                --keep-session)
+                    COMPREPLY=($(compgen -W "limit api-error" -- "${cur}"))
                     return 0
                     ;;
                 --leftovers)

@@ -72,6 +72,8 @@ complete -c bookend -n "__fish_bookend_using_subcommand run" -l idle-timeout -d 
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l grace -d 'How long each rung of the stopping ladder is given: the signal that came, SIGTERM, SIGKILL' -r
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l on-term -d 'What SIGTERM and SIGHUP mean to the task' -r -f -a "interrupted\t''
 cancelled\t''"
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l keep-session -d 'Keep the key\'s session after these failures: a usage limit, an API error' -r -f -a "limit\t''
+api-error\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l leftovers -d 'What to do with processes that the agent leaves behind; auto: end them unless it succeeded' -r -f -a "auto\t''
 end\t''
 leave\t''"
@@ -83,6 +85,7 @@ complete -c bookend -n "__fish_bookend_using_subcommand run" -l wait -d 'Wait fo
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l replace -d 'Cancel the task that holds the key, then run'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l fresh -d 'Start a fresh conversation, whatever the key\'s session is'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -l allow-unsafe-resume -d 'Resume a session although the ledger knows it to be unsafe'
+complete -c bookend -n "__fish_bookend_using_subcommand run" -l strict -d 'Exit with 1 instead of 0 unless the task ends as success'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -s q -l quiet -d 'Say nothing but errors'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -s v -l verbose -d 'Say what bookend does; twice: in detail'
 complete -c bookend -n "__fish_bookend_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::options::{Options, Words};
 use super::{Adapter, Asked, AskedSession, Mode, Names, Plan, Reader, injected, skills_above};
+use crate::task::TokensScope;
 use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
 use reader::ClaudeReader;
 
@@ -99,8 +100,8 @@ impl Adapter for Claude {
         false
     }
 
-    fn cost_is_cumulative(&self) -> bool {
-        true
+    fn tokens_scope(&self) -> Option<TokensScope> {
+        Some(TokensScope::Main)
     }
 
     fn asked(&self, args: &[OsString], terminal: bool) -> Asked {

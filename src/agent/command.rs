@@ -46,10 +46,6 @@ impl Adapter for Command {
         true
     }
 
-    fn cost_is_cumulative(&self) -> bool {
-        false
-    }
-
     fn asked(&self, _: &[OsString], _: bool) -> Asked {
         Asked {
             mode: Mode::Interactive,

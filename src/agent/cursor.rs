@@ -80,10 +80,6 @@ impl Adapter for Cursor {
         true
     }
 
-    fn cost_is_cumulative(&self) -> bool {
-        false
-    }
-
     fn asked(&self, args: &[OsString], terminal: bool) -> Asked {
         let words = Words(OPTIONS.read(&args[start(args)..]));
         let session = session(&words);

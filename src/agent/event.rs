@@ -78,6 +78,14 @@ pub struct Stream<T> {
     pub usage: Option<Counted<T>>,
 }
 
+/// What a `rate_limit_event` says of the account's usage limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RateLimit {
+    pub rejected: bool,
+    /// Unix time, seconds.
+    pub resets_at: Option<i64>,
+}
+
 /// An event and its texts, or where they stand.
 #[derive(Debug, Default, PartialEq)]
 pub struct Event<'a, T = Cow<'a, str>> {
@@ -102,6 +110,13 @@ pub struct Event<'a, T = Cow<'a, str>> {
     pub turns: Option<i64>,
     /// US dollars.
     pub cost: Option<f64>,
+    /// The agent's own version, as its first event names it.
+    pub version: Option<T>,
+    /// The place of a result among those of one process; older versions of Claude do not count them.
+    pub result_index: Option<i64>,
+    /// The HTTP status with which the API refused the last request.
+    pub api_status: Option<i64>,
+    pub rate_limit: Option<RateLimit>,
     /// The model that cost most, of those that `modelUsage` lists.
     pub costliest: Option<T>,
     is_error: Option<bool>,
@@ -160,6 +175,10 @@ impl<'a> Event<'a> {
                 b"tool_call" => e.tool = tool(c)?,
                 b"num_turns" => e.turns = c.count()?,
                 b"total_cost_usd" => e.cost = c.number()?.filter(|n| (0.0..=MOST_COST_USD).contains(n)),
+                b"claude_code_version" => e.version = c.string()?,
+                b"result_index" => e.result_index = c.count()?,
+                b"api_error_status" => e.api_status = c.count()?,
+                b"rate_limit_info" => e.rate_limit = Some(rate_limit(c)?),
                 b"modelUsage" => e.costliest = costliest(c)?,
                 b"is_error" => e.is_error = c.boolean()?,
                 b"result" => e.result = Some(c.raw()?),
@@ -205,7 +224,9 @@ impl<T> Event<'_, T> {
     /// The same event with each text's place instead of the text; `None` if one has none, or if the event
     /// holds what is no text and may be another in the next of its kind.
     pub fn placed<U>(&self, place: &impl Fn(&T) -> Option<U>) -> Option<Event<'static, U>> {
-        if self.turns.is_some() || self.cost.is_some() || self.result.is_some() || self.errors.is_some() {
+        let counted_once = [self.turns, self.result_index, self.api_status].iter().any(Option::is_some);
+        let is_sum = self.cost.is_some() || self.result.is_some() || self.errors.is_some();
+        if counted_once || is_sum || self.rate_limit.is_some() {
             return None;
         }
         Some(Event {
@@ -232,6 +253,10 @@ impl<T> Event<'_, T> {
             tool: placed(&self.tool, place)?,
             turns: None,
             cost: None,
+            version: placed(&self.version, place)?,
+            result_index: None,
+            api_status: None,
+            rate_limit: None,
             costliest: placed(&self.costliest, place)?,
             is_error: self.is_error,
             result: None,
@@ -360,6 +385,19 @@ fn stream<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Stream<Cow<'a, str>>>> {
         Ok(())
     })?;
     Ok(Some(s))
+}
+
+fn rate_limit(c: &mut Cursor<'_>) -> Parsed<RateLimit> {
+    let mut limit = RateLimit::default();
+    c.object(|c, key| {
+        match key {
+            b"status" => limit.rejected = c.string()?.as_deref() == Some("rejected"),
+            b"resetsAt" => limit.resets_at = c.count()?,
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(limit)
 }
 
 fn length(c: &mut Cursor<'_>) -> Parsed<Option<usize>> {

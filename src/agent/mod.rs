@@ -18,11 +18,13 @@ mod recognise;
 
 use std::ffi::OsString;
 use std::hash::BuildHasher;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use foldhash::quality::FixedState;
 
-use crate::task::{Counts, Outcome};
+use crate::task::{Counts, KeepSession, Outcome, TokensScope};
 
 use claude::Claude;
 use command::Command;
@@ -101,9 +103,11 @@ pub struct Observed {
     /// Of this run alone but for `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
     /// while the agent works; its results then set them right.
     pub counts: Counts,
-    /// The cost figure of the last result as the agent reported it: cumulative over the session where
-    /// `Adapter::cost_is_cumulative`, US dollars.
+    /// The cost figure of the last result as the agent reported it, US dollars.
     pub reported_cost_usd: Option<f64>,
+    pub cost_covers: CostCovers,
+    /// The last result says that the API refused a request.
+    pub api_failure: Option<ApiFailure>,
     pub result: Option<RunResult>,
     /// How many results have come.
     pub results: u32,
@@ -113,6 +117,46 @@ pub struct Observed {
     pub open_turn: bool,
     /// The name of the tool that was called and has not answered.
     pub tool_in_flight: Option<String>,
+}
+
+/// What a reported cost covers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CostCovers {
+    #[default]
+    Run,
+    /// All runs of the session so far.
+    Session,
+}
+
+/// A run that the API ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiFailure {
+    pub kind: ApiFailureKind,
+    /// When the limit is lifted, Unix time in seconds, where the agent printed it.
+    pub resets_at: Option<i64>,
+    /// The events show that no tool was in flight and no background task ran.
+    pub left_nothing: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiFailureKind {
+    /// The account's usage limit was reached.
+    UsageLimit,
+    /// HTTP status 429.
+    TooManyRequests,
+    Other,
+}
+
+impl ApiFailure {
+    /// Which of these values of `--keep-session` keeps the session after it.
+    pub fn kept_by(self, asked: &[KeepSession]) -> Option<KeepSession> {
+        let covers: &[KeepSession] = match self.kind {
+            ApiFailureKind::UsageLimit => &[KeepSession::Limit],
+            ApiFailureKind::TooManyRequests => &[KeepSession::Limit, KeepSession::ApiError],
+            ApiFailureKind::Other => &[KeepSession::ApiError],
+        };
+        covers.iter().copied().find(|k| self.left_nothing && asked.contains(k))
+    }
 }
 
 /// The last result event.
@@ -145,8 +189,10 @@ pub trait Adapter: Sync {
     fn can_assign(&self) -> bool;
     /// Whether it notices that nobody reads its stdout any more, and ends by it.
     fn notices_closed_stdout(&self) -> bool;
-    /// Whether the cost figure goes on counting in a resumed session.
-    fn cost_is_cumulative(&self) -> bool;
+    /// Whose tokens the counts of its output include, where that is known.
+    fn tokens_scope(&self) -> Option<TokensScope> {
+        None
+    }
     /// `args` are the agent's own arguments. Whether stdout is a `terminal` decides if an agent that is
     /// not told to print will do so.
     fn asked(&self, args: &[OsString], terminal: bool) -> Asked;
@@ -236,6 +282,20 @@ pub fn outcome_of(mode: Mode, observed: &Observed) -> Outcome {
 pub fn has_conversation(adapter: &dyn Adapter, cwd: &Path, id: &str) -> Option<bool> {
     let transcript = adapter.transcript(cwd, id)?;
     Some(std::fs::metadata(transcript).is_ok_and(|m| m.is_file() && m.len() > 0))
+}
+
+/// Length and time of change of the agent's record of the conversation `id`; `None`: it is not found.
+pub fn transcript_stamp(adapter: &dyn Adapter, cwd: &Path, id: &str) -> Option<(u64, SystemTime)> {
+    let metadata = std::fs::metadata(adapter.transcript(cwd, id)?).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?)).filter(|(length, _)| *length > 0)
+}
+
+/// Whether the agent's record of the conversation `id` begins as one: Claude Code exits without an event on a
+/// damaged one, as it does on wrong arguments.
+pub fn has_sound_transcript(adapter: &dyn Adapter, cwd: &Path, id: &str) -> bool {
+    let file = adapter.transcript(cwd, id).and_then(|path| std::fs::File::open(path).ok());
+    let mut first = [0];
+    file.is_some_and(|mut file| file.read_exact(&mut first).is_ok() && first == *b"{")
 }
 
 /// Whether the skill `name` (or `plugin:name`) lies in one of the agent's skill folders.

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use clap::error::{ContextKind, ContextValue};
 
+use crate::ledger;
 use crate::process::environment;
 use crate::run::OPTION_VARIABLES;
 use crate::sys;
@@ -14,12 +15,13 @@ use crate::view;
 const PREFIX: &str = "BOOKEND_";
 
 /// Variables that set no option of the command line.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     environment::LEDGER,
     environment::MARK,
     environment::FINISHED,
     environment::ATTEMPT,
-    "BOOKEND_ALLOW_SHARED_DIR",
+    environment::DETACHED,
+    ledger::ALLOW_SHARED_DIR,
 ];
 
 /// The variables whose name begins with `BOOKEND_`, with their values.
@@ -153,6 +155,9 @@ mod tests {
             ("BOOKEND_DEB", None),
             ("BOOKEND_FAILPOINT", None),
             ("BOOKEND_DETACHED", None),
+            ("BOOKEND_DETATCHED", Some("BOOKEND_DETACHED")),
+            ("BOOKEND_ALLOW_SHARED_DIRS", Some("BOOKEND_ALLOW_SHARED_DIR")),
+            ("BOOKEND_STRIKT", Some("BOOKEND_STRICT")),
             ("BOOKEND_PROJECT", None),
         ] {
             assert_eq!(meant(given), right, "{given}");

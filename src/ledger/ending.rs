@@ -9,7 +9,7 @@ use super::sessions::{self, Used};
 use super::statement::execute;
 use super::tasks::{self, Move};
 use crate::clock;
-use crate::task::{EndSource, Ended, Ending, Exit, Status};
+use crate::task::{EndSource, Ended, Ending, Exit, KeepSession, Status};
 
 const SELECT_OPEN: &str = "
     SELECT status, key, provider, session_id, former_session, retention_secs
@@ -43,6 +43,8 @@ const UPDATE_ENDED: &str = "
         tool_in_flight = CASE WHEN :end_source = 'recovery' THEN tool_in_flight ELSE :tool_in_flight END,
         context_lost = CASE WHEN :context_lost THEN 1 ELSE context_lost END,
         transcript_seen = :transcript_seen,
+        session_kept = :session_kept,
+        limit_resets_at = :limit_resets_at,
         oom_killed = :oom_killed,
         cpu_ms = :cpu_ms,
         max_rss_kib = :max_rss_kib,
@@ -115,7 +117,7 @@ pub fn end(
     let mut invalidated = None;
     if !ended.executed {
         sessions::unlink(conn, &used, open.former_session.as_deref())?;
-    } else if ended.ending == Ending::Success {
+    } else if ended.ending == Ending::Success || ended.session_kept.is_some() {
         sessions::keep(conn, &used, session_id)?;
     } else if ended.ending != Ending::Backgrounded {
         invalidated = sessions::end_badly(conn, &used, session_id, &why(&ended.ending))?;
@@ -166,6 +168,8 @@ fn update(
         ":tool_in_flight": ended.tool_in_flight,
         ":context_lost": ended.context_lost,
         ":transcript_seen": ended.transcript_seen,
+        ":session_kept": ended.session_kept.map(KeepSession::as_str),
+        ":limit_resets_at": ended.limit_resets_at,
         ":oom_killed": ended.oom_killed,
         ":cpu_ms": ended.cpu_ms,
         ":max_rss_kib": ended.max_rss_kib,

@@ -41,7 +41,9 @@ pub enum LedgerError {
 
     #[error(
         "the directory {path} can be written by everybody (mode {mode:04o}): anybody could replace the \
-         ledger; chmod o-w it, or name a ledger elsewhere with --ledger FILE",
+         ledger; chmod o-w it, or name a ledger elsewhere with --ledger FILE. If all who can write there are \
+         trusted (a Kubernetes emptyDir), keep the ledger in a directory of its own below it and set \
+         BOOKEND_ALLOW_SHARED_DIR=1",
         path = .path.display()
     )]
     WorldWritable { path: PathBuf, mode: u32 },

@@ -66,7 +66,7 @@ pub use spool::SpoolSlot;
 pub use spool::fuzz;
 pub use stats::GroupBy;
 pub use tasks::{Delivery, Found, Seen};
-pub use trust::{Distrust, distrust};
+pub use trust::{ALLOW_SHARED_DIR, Distrust, distrust};
 
 /// The version of the SQLite that is built in.
 pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {

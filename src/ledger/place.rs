@@ -128,6 +128,8 @@ pub fn prepare_directories(at: &Location) -> Result<()> {
     let meta = match fs::metadata(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             make_private_dir(dir).map_err(|e| LedgerError::io("creating the ledger's directory", dir, e))?;
+            // Another user may have made it first where the directory above is shared.
+            trust::check_way(dir)?;
             fs::metadata(dir).map_err(looking)?
         }
         other => other.map_err(looking)?,

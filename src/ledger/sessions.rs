@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dialect::{self, AnyText, AnyTime};
 use super::tasks;
-use crate::task::{Invalidation, Session, Status, Task, Trust};
+use crate::task::{Invalidation, Session, SessionEvidence, Status, Task, Trust};
 
 const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
@@ -174,12 +174,13 @@ impl LastUse {
     }
 
     pub fn is_safe(&self) -> bool {
-        match self.status() {
-            Some(Status::Running) => false,
-            _ if self.veto.is_some() => false,
-            Some(Status::Success) => true,
-            _ => self.restored,
-        }
+        let evidence = SessionEvidence {
+            last: self.status(),
+            kept: self.task.as_ref().is_some_and(|t| t.session_kept.is_some()),
+            restored: self.restored,
+            vetoed: self.veto.is_some(),
+        };
+        evidence.may_be_resumed()
     }
 
     /// Why it is not safe, if it is not.
@@ -347,8 +348,8 @@ fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rus
     Ok(())
 }
 
-/// The run succeeded: its key goes on with this session, unless an operator withdrew it meanwhile: the
-/// invalidation of a session in use names the task that uses it.
+/// The run succeeded, or `--keep-session` applies: its key goes on with this session, unless an operator
+/// withdrew it meanwhile: the invalidation of a session in use names the task that uses it.
 pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&str>) -> rusqlite::Result<()> {
     let (Some(key), Some(session_id)) = (used.key, session_id) else {
         return Ok(());

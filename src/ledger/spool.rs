@@ -15,7 +15,7 @@ use super::error::{LedgerError, Result};
 use super::{open, place};
 use crate::failpoint;
 use crate::regular;
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, Sender, Status};
+use crate::task::{Counts, EndSource, Ended, Ending, Exit, KeepSession, Sender, Status};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// What of an error's text is kept if the record else does not fit into its slot.
@@ -58,6 +58,10 @@ struct Record {
     context_lost: bool,
     #[serde(default)]
     transcript_seen: Option<bool>,
+    #[serde(default)]
+    session_kept: Option<KeepSession>,
+    #[serde(default)]
+    limit_resets_at: Option<String>,
     oom_killed: Option<bool>,
     cpu_ms: Option<i64>,
     max_rss_kib: Option<i64>,
@@ -99,6 +103,8 @@ impl Record {
             tool_in_flight: ended.tool_in_flight.clone(),
             context_lost: ended.context_lost,
             transcript_seen: ended.transcript_seen,
+            session_kept: ended.session_kept,
+            limit_resets_at: ended.limit_resets_at.clone(),
             oom_killed: ended.oom_killed,
             cpu_ms: ended.cpu_ms,
             max_rss_kib: ended.max_rss_kib,
@@ -163,6 +169,8 @@ impl Record {
             tool_in_flight: self.tool_in_flight,
             context_lost: self.context_lost,
             transcript_seen: self.transcript_seen,
+            session_kept: self.session_kept,
+            limit_resets_at: self.limit_resets_at,
             oom_killed: self.oom_killed,
             cpu_ms: self.cpu_ms,
             max_rss_kib: self.max_rss_kib,

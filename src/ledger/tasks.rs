@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime, Dialect};
 use super::live::LiveLock;
 use super::statement::execute;
-use crate::task::{Counts, Identity, NewTask, Status, Task, Transition};
+use crate::task::{Counts, Identity, NewTask, Status, Task, TokensScope, Transition};
 
 /// What an id, or the beginning of one, names.
 #[derive(Debug)]
@@ -94,7 +94,8 @@ macro_rules! select {
             select!(@text "leftovers"),
             "parent_id, oom_kills_before, ",
             select!(@text "tool_in_flight"),
-            "context_lost, session_untracked, transcript_seen",
+            "context_lost, session_untracked, transcript_seen, tokens_scope, session_kept, ",
+            "limit_resets_at",
             " FROM task_history ",
             $($rest),+
         )
@@ -157,7 +158,8 @@ const INSERT_TASK: &str = "
          session_id, resumed_from, argv, cwd, live_slot, live_dev, live_ino, host, boot_id, pid_ns,
          supervisor_pid, supervisor_start, supervisor_pidfd, agent_pid, agent_start, agent_pidfd, cgroup,
          last_seen_at, on_finish,
-         retention_secs, user_argv, run_options, parent_id, oom_kills_before, session_untracked, reason,
+         retention_secs, user_argv, run_options, parent_id, oom_kills_before, session_untracked,
+         tokens_scope, reason,
          error, finished_at, duration_ms, cost_usd, turns, input_tokens, output_tokens, cache_read_tokens,
          cache_creation_tokens, artifacts)
     VALUES
@@ -166,6 +168,7 @@ const INSERT_TASK: &str = "
          :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
          :supervisor_pidfd, :agent_pid, :agent_start, :agent_pidfd, :cgroup, :last_seen_at, :on_finish,
          :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before, :session_untracked,
+         :tokens_scope,
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 const INSERT_TRANSITION: &str = "
@@ -355,6 +358,7 @@ pub fn insert(
             ":parent_id": task.parent_id,
             ":oom_kills_before": task.oom_kills_before.map(u64::cast_signed),
             ":session_untracked": task.session_untracked,
+            ":tokens_scope": task.tokens_scope.map(TokensScope::as_str),
         },
     )?;
     let begin = Move { from: None, to: Status::Running, reason: None };
@@ -507,6 +511,9 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         context_lost: next!(),
         session_untracked: next!(),
         transcript_seen: next!(),
+        tokens_scope: next!(),
+        session_kept: next!(),
+        limit_resets_at: next!(AnyTime),
     })
 }
 

@@ -22,6 +22,10 @@ const ACL: &str = "system.posix_acl_access";
 /// As many symbolic links as the kernel follows in one path: path_resolution(7).
 const MOST_LINKS: usize = 40;
 
+/// Set to 1, true or yes, it lets others write to the directories above the ledger's own, as Kubernetes sets
+/// up an emptyDir volume (0777). They can then replace the ledger as a whole.
+pub const ALLOW_SHARED_DIR: &str = "BOOKEND_ALLOW_SHARED_DIR";
+
 /// Why the rows of a ledger prove nothing: others than the caller may have written them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Distrust {
@@ -75,11 +79,24 @@ fn has_acl(path: &Path) -> bool {
 /// That nobody but root and the caller can put another file in the place of what lies in `dir`: each
 /// directory on the way to it, through symbolic links too, belongs to one of them and is not written by
 /// others, unless it is sticky. What does not exist yet is not checked.
+///
+/// [`ALLOW_SHARED_DIR`] lets others write to the directories above `dir`, never to `dir` itself.
 pub fn check_way(dir: &Path) -> Result<()> {
+    check_way_to(dir, allows_shared_parents())
+}
+
+fn check_way_to(dir: &Path, shared_parents: bool) -> Result<()> {
+    let check_parent = |path: &Path, meta: &Metadata, trusted: &[u32]| {
+        let checked = check_directory(path, meta, trusted);
+        checked.or_else(|e| match e {
+            LedgerError::WorldWritable { .. } | LedgerError::GroupWritable { .. } if shared_parents => Ok(()),
+            e => Err(e),
+        })
+    };
     let mut at = PathBuf::from("/");
     let top = look(&at)?;
     let trusted = [0, geteuid().as_raw(), top.uid()];
-    check_directory(&at, &top, &trusted)?;
+    check_parent(&at, &top, &trusted)?;
     let mut ahead = parts(dir);
     let mut links = 0;
     while let Some(part) = ahead.pop() {
@@ -93,7 +110,7 @@ pub fn check_way(dir: &Path) -> Result<()> {
             other => other.map_err(|e| LedgerError::io("looking at", &next, e))?,
         };
         if !meta.is_symlink() {
-            check_directory(&next, &meta, &trusted)?;
+            check_parent(&next, &meta, &trusted)?;
             at = next;
             continue;
         }
@@ -109,7 +126,13 @@ pub fn check_way(dir: &Path) -> Result<()> {
         }
         ahead.extend(parts(&target));
     }
-    Ok(())
+    if shared_parents { check_directory(&at, &look(&at)?, &trusted) } else { Ok(()) }
+}
+
+/// Whether the caller has set [`ALLOW_SHARED_DIR`].
+fn allows_shared_parents() -> bool {
+    std::env::var_os(ALLOW_SHARED_DIR)
+        .is_some_and(|value| ["1", "true", "yes"].iter().any(|yes| value == *yes))
 }
 
 /// The names in a path, the last one first. `..` stays: it is meant from where the path has led by then.
@@ -214,6 +237,23 @@ mod tests {
         check_way(&world.join("safe")).unwrap();
         open(&world.join("open"), 0o1777);
         check_way(&world.join("way/new")).unwrap();
+    }
+
+    #[test]
+    fn of_a_shared_way_only_the_last_directory_has_to_be_private() {
+        let (_dir, world) = world();
+        open(&world.join("open/mine/below"), 0o700);
+        open(&world.join("open/mine"), 0o700);
+        open(&world.join("open"), 0o2777);
+        symlink("open", world.join("way")).unwrap();
+        for path in ["open/mine", "open/new", "way/mine", "open/mine/below", "open/mine/below/.."] {
+            check_way_to(&world.join(path), true).unwrap();
+            check_way_to(&world.join(path), false).unwrap_err();
+        }
+        for path in ["open", "way", "open/mine/.."] {
+            let refused = check_way_to(&world.join(path), true);
+            assert!(matches!(refused, Err(LedgerError::WorldWritable { .. })), "{path}: {refused:?}");
+        }
     }
 
     #[test]

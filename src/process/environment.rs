@@ -3,7 +3,6 @@
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::process::gate::LISTEN_PID_BLANK;
 use crate::sys;
 
 /// The mark: a task's processes carry its id in their environment under this name.
@@ -11,6 +10,9 @@ pub const MARK: &str = "BOOKEND_TASK_ID";
 /// A hook carries the id of its task under this name, so that it is nobody's left-over.
 pub const FINISHED: &str = "BOOKEND_FINISHED_TASK";
 pub const LEDGER: &str = "BOOKEND_LEDGER";
+/// A process that has it in its own environment, with the value 1, true or yes, is left by the sweep: a
+/// daemon that serves others than the task. bookend does not pass its own on, or it would leave all.
+pub const DETACHED: &str = "BOOKEND_DETACHED";
 /// The how-manieth time a hook is run for its task: more than 1 if the one before was cut off.
 pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";
 
@@ -20,18 +22,10 @@ pub fn inherited(but: &[&str], add: &[(&str, &OsStr)]) -> Vec<CString> {
     let mut entries = sys::environment();
     entries.retain(|entry| {
         let Some(name) = name_of(entry.as_bytes()) else { return true };
-        !(but.iter().chain(&[MARK, FINISHED, LEDGER, ATTEMPT]).any(|b| b.as_bytes() == name)
+        !(but.iter().chain(&[MARK, FINISHED, LEDGER, ATTEMPT, DETACHED]).any(|b| b.as_bytes() == name)
             // Holds the id of *our* pidfd; without it LISTEN_PID alone decides (sd_listen_fds(3)).
             || name == b"LISTEN_PIDFDID")
     });
-    let own = format!("LISTEN_PID={}", std::process::id());
-    for entry in &mut entries {
-        if entry.as_bytes() == own.as_bytes()
-            && let Ok(blank) = CString::from_vec_with_nul(LISTEN_PID_BLANK.to_vec())
-        {
-            *entry = blank;
-        }
-    }
     for (name, value) in add {
         let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
         // A value with a NUL could not have come from an argument or the environment.

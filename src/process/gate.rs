@@ -124,28 +124,29 @@ impl Gated {
         let (report, report_write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         failpoint::hit("gate.fork")?;
         let Launch { candidates, argv, env, cwd, leads_group, stdio } = launch;
-        let listen_pid = Box::new(LISTEN_PID_BLANK.map(Cell::new));
+        let supervisor = std::process::id();
         let argv_pointers = argv.iter().map(|w| w.as_ptr()).chain([ptr::null()]).collect();
-        let env_pointers = env
-            .iter()
-            .map(|e| match e.as_bytes_with_nul() == LISTEN_PID_BLANK {
-                true => listen_pid.as_ptr().cast::<libc::c_char>(),
-                false => e.as_ptr(),
-            })
-            .chain([ptr::null()])
-            .collect();
+        let mut own_pid_entries = Vec::new();
+        let mut env_pointers: Vec<*const libc::c_char> = env.iter().map(|e| e.as_ptr()).collect();
+        for (entry, pointer) in env.iter().zip(&mut env_pointers) {
+            if let Some(own) = OwnPidEntry::replacing(entry, supervisor) {
+                *pointer = own.bytes.as_ptr().cast();
+                own_pid_entries.push(own);
+            }
+        }
+        env_pointers.push(ptr::null());
         let mut shared = Box::new(Shared {
             candidates,
             argv_pointers,
             env_pointers,
-            listen_pid,
+            own_pid_entries,
             cwd,
             leads_group,
             stdio: [0, 1, 2].map(|n| stdio[n].as_ref().map(AsRawFd::as_raw_fd)),
             gate: gate_read.as_raw_fd(),
             others_gate: gate.as_raw_fd(),
             report: report_write.as_raw_fd(),
-            supervisor: std::process::id() as i32,
+            supervisor: supervisor as i32,
             mask: caller.mask,
             sigchld_ignored: caller.sigchld_ignored,
             orphaned: failpoint::dooms_child("gate.orphaned"),
@@ -245,9 +246,27 @@ impl Gated {
 
 const PID_DIGITS: usize = 10;
 
-/// What to put into the environment where `LISTEN_PID` named us: the child writes its own pid there, or
-/// the agent would ignore the sockets it was given (sd_listen_fds(3)).
-pub const LISTEN_PID_BLANK: &[u8; 22] = b"LISTEN_PID=0000000000\0";
+/// The variables by which systemd names the process that it started. A program ignores its sockets and its
+/// watchdog unless they name itself: sd_listen_fds(3), sd_watchdog_enabled(3), systemd.exec(5).
+const PID_VARIABLES: [&str; 3] = ["LISTEN_PID=", "WATCHDOG_PID=", "SYSTEMD_EXEC_PID="];
+
+/// An environment entry in which the child writes its own pid.
+struct OwnPidEntry {
+    bytes: Box<[Cell<u8>]>,
+    /// Where the pid begins.
+    at: usize,
+}
+
+impl OwnPidEntry {
+    /// What the child gets in place of an entry that names the supervisor.
+    fn replacing(entry: &CStr, supervisor: u32) -> Option<OwnPidEntry> {
+        let value = |name: &str| entry.to_bytes().strip_prefix(name.as_bytes());
+        let is_ours = |name: &&str| value(name).is_some_and(|v| v == supervisor.to_string().as_bytes());
+        let name = PID_VARIABLES.into_iter().find(is_ours)?;
+        let bytes = name.bytes().chain([0; PID_DIGITS + 1]).map(Cell::new).collect();
+        Some(OwnPidEntry { bytes, at: name.len() })
+    }
+}
 
 /// The child's stack: it calls nothing but system calls.
 const STACK: usize = 16 * 1024;
@@ -257,7 +276,7 @@ struct Shared {
     candidates: Vec<CString>,
     argv_pointers: Vec<*const libc::c_char>,
     env_pointers: Vec<*const libc::c_char>,
-    listen_pid: Box<[Cell<u8>; LISTEN_PID_BLANK.len()]>,
+    own_pid_entries: Vec<OwnPidEntry>,
     cwd: Option<CString>,
     leads_group: bool,
     stdio: [Option<RawFd>; 3],
@@ -343,15 +362,15 @@ impl Shared {
                 self.fail(Step::Stdio, e.into_raw());
             }
         }
-        self.name_itself_for_sockets();
+        self.write_own_pid();
         if self.sigchld_ignored {
             sys::ignore_raw(libc::SIGCHLD);
         }
         sys::set_mask_raw(self.mask);
     }
 
-    /// Writes its pid over the blank of `LISTEN_PID_BLANK`, as short as it is.
-    fn name_itself_for_sockets(&self) {
+    /// Writes its pid where the caller's environment named the supervisor.
+    fn write_own_pid(&self) {
         let mut digits = [0u8; PID_DIGITS];
         let mut first = PID_DIGITS;
         let mut rest = own_pid();
@@ -360,9 +379,10 @@ impl Shared {
             digits[first] = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
-        let place = &self.listen_pid[LISTEN_PID_BLANK.len() - 1 - PID_DIGITS..];
-        for (to, digit) in place.iter().zip(digits[first..].iter().chain(&[0])) {
-            to.set(*digit);
+        for entry in &self.own_pid_entries {
+            for (to, digit) in entry.bytes[entry.at..].iter().zip(&digits[first..]) {
+                to.set(*digit);
+            }
         }
     }
 

@@ -56,6 +56,11 @@ impl Policy {
             Policy::Leave => false,
         }
     }
+
+    /// Whether processes that ask to be left by `BOOKEND_DETACHED` are.
+    pub fn spares_detached(self) -> bool {
+        self != Policy::End
+    }
 }
 
 /// Looking for left-overs failed as a whole.
@@ -317,7 +322,18 @@ impl LeftoverSweep {
                 Mark::Unreadable => Sight::UnreadableOfAnother,
             }
         };
-        sorting::sort(&scene, see, is_supervisor)
+        let mut kinds = sorting::sort(&scene, see, is_supervisor);
+        if self.task.spares_detached {
+            let is_detached =
+                |proc: &mut Proc, pid| proc.marks(pid, |_| true).0.is_some_and(mark::is_detached);
+            for (stat, kind) in &mut kinds {
+                let is_agent = stat.identity() == self.task.agent;
+                if matches!(kind, Kind::Ours | Kind::Supervisor) && !is_agent && is_detached(proc, stat.pid) {
+                    *kind = Kind::Spared(Why::Detached);
+                }
+            }
+        }
+        kinds
     }
 
     /// As [`LeftoverSweep::classify`], where no process names the task.

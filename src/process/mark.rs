@@ -16,7 +16,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::dying;
-use super::environment::{LEDGER, MARK};
+use super::environment::{DETACHED, LEDGER, MARK};
 use super::identity;
 
 /// execve(2) takes 6 MiB of arguments and environment at most.
@@ -178,7 +178,8 @@ fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> Marks {
 
 /// The entries of an environment that mark anything.
 pub(super) fn marks_in(environ: &[u8]) -> Vec<u8> {
-    let is_mark = |entry: &&[u8]| [MARK, LEDGER].iter().any(|name| entry.starts_with(name.as_bytes()));
+    let is_mark =
+        |entry: &&[u8]| [MARK, LEDGER, DETACHED].iter().any(|name| entry.starts_with(name.as_bytes()));
     environ.split(|b| *b == 0).filter(is_mark).collect::<Vec<_>>().join(&0)
 }
 
@@ -203,6 +204,12 @@ pub fn is_inside(id: &str, path: &Path) -> bool {
     let is = |name: &str| std::env::var_os(name);
     let ledger = || is(LEDGER).and_then(|named| LedgerFile::at(path).is(named.as_bytes(), "/"));
     is(MARK).is_some_and(|own| own == id) && ledger() != Some(false)
+}
+
+/// Whether a process asks to be left by the sweep.
+pub(super) fn is_detached(marks: &Marks) -> bool {
+    let Marks::Shown(environ) = marks else { return false };
+    values(environ, DETACHED).any(|value| [&b"1"[..], b"true", b"yes"].contains(&value))
 }
 
 /// The ids of the tasks that an environment names.
@@ -400,5 +407,6 @@ mod tests {
         let environ = b"A=1\0BOOKEND_TASK_ID=abc\0B=BOOKEND_LEDGER\0BOOKEND_LEDGER=/l\0XBOOKEND_LEDGER=/m\0";
         assert_eq!(marks_in(environ), b"BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/l");
         assert_eq!(marks_in(b"A=1\0"), b"");
+        assert_eq!(marks_in(b"BOOKEND_DETACHED=1\0A=1\0"), b"BOOKEND_DETACHED=1");
     }
 }

@@ -35,6 +35,8 @@ pub struct Task {
     /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
     pub agent_tty: i32,
     pub seat: Seat,
+    /// Whether processes with `BOOKEND_DETACHED` are left ([`super::leftovers::Policy`]).
+    pub spares_detached: bool,
     /// The cgroup that is the task's alone: whoever is in it carries its mark, so to speak.
     pub cgroup: Option<Cgroup>,
 }
@@ -89,6 +91,8 @@ pub enum Why {
     Supervised,
     /// It is being killed, or exits, and did not come to its end in time (a hung disk, a core dump).
     Dying,
+    /// Its environment says `BOOKEND_DETACHED=1`: it serves others than the task.
+    Detached,
     /// It is the agent, and `/proc` does not show it: it may have changed its user.
     Hidden,
 }
@@ -336,6 +340,7 @@ mod tests {
                 agent: Identity { pid: 200, start: 1000 },
                 agent_tty: AGENT_TTY,
                 seat: self.seat,
+                spares_detached: true,
                 cgroup: None,
             };
             let table = Table::of(self.rows);

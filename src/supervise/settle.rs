@@ -5,7 +5,7 @@ use std::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use super::{End, Supervisor, Traces};
-use crate::agent::Observed;
+use crate::agent::{CostCovers, Observed};
 use crate::clock;
 use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
@@ -35,17 +35,19 @@ impl Supervisor<'_> {
             stop_signal,
             stop_sender,
             counts: self.counts(&observed),
-            session_cost_usd: observed.reported_cost_usd,
+            session_cost_usd: session_total(&observed),
             model: observed.model,
             session_id: observed.session_id.or(end.traces.backgrounded),
             tool_in_flight: observed.tool_in_flight,
             context_lost: self.context_lost,
             transcript_seen: end.traces.transcript_seen,
+            session_kept: end.traces.kept,
+            limit_resets_at: observed.api_failure.and_then(|f| f.resets_at).and_then(clock::of_unix),
             oom_killed,
             cpu_ms: cpu.and_then(|c| i64::try_from(c.as_millis()).ok()),
             max_rss_kib: used.peak_kib.or(usage.map(|u| u.max_rss_kib)),
             leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
-            executed: self.agent.executed,
+            executed: self.agent.executed && !end.traces.unused,
         };
         let ended = self.row.ended.insert(ended).clone();
         self.record(&ended)
@@ -116,13 +118,19 @@ impl Supervisor<'_> {
 
     /// The counts of this run alone.
     pub(super) fn counts(&self, observed: &Observed) -> Counts {
-        let cost_usd = match (observed.reported_cost_usd, self.row.cost_before) {
-            // A figure that dropped is per run, whatever the agent did before.
+        let cost_usd = match (session_total(observed), self.row.cost_before) {
+            // A total below the one before means that the agent lost it and counts anew.
             (Some(now), Some(before)) if now >= before => Some(((now - before) * 1e9).round() / 1e9),
-            (now, _) => now,
+            _ => observed.reported_cost_usd,
         };
         Counts { cost_usd, ..observed.counts }
     }
+}
+
+/// What the session has cost so far, where the agent reports that. 2.1.330 does not count what a version that
+/// reports per run spent on the session.
+fn session_total(observed: &Observed) -> Option<f64> {
+    observed.reported_cost_usd.filter(|_| observed.cost_covers == CostCovers::Session)
 }
 
 /// One guard owns the claim: whatever way is taken out of a run, a panic too, the row gets its end.

@@ -92,13 +92,19 @@ impl Supervisor<'_> {
                 }
             }
         }
-        if fate == Fate::Reached {
-            return Ok(());
+        let stops = matches!(received.signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+        if stops || received.signal == libc::SIGCONT {
+            self.timers.stop_signal = stops.then_some(received.signal);
         }
         match self.phase {
+            _ if fate == Fate::Reached => {}
             Phase::Running if self.agent.executed => forward::forward(&self.agent.child, &received),
             Phase::Before | Phase::Running => self.early.push_back(received),
             Phase::After => {}
+        }
+        // A stop signal to the whole group may stop the agent before bookend reads it.
+        if stops && self.timers.stopped {
+            self.stop_along(self.agent.child.pid, received.signal)?;
         }
         Ok(())
     }
@@ -182,8 +188,15 @@ impl Supervisor<'_> {
     pub(super) fn stop_along(&mut self, pid: i32, signal: i32) -> Result<(), Error> {
         let still = matches!(identity::stat(pid), Ok(Some(s)) if s.state == 'T');
         let continued = self.watch.pending(|r| r.signal == libc::SIGCONT).map_err(watching)?.is_some();
-        if still && !continued && terminal::may_stop() {
+        if !still || continued {
+            return Ok(());
+        }
+        let sent = self.timers.stop_signal.take();
+        if terminal::may_stop() {
             sys::raise_unblocked(signal);
+        } else if let Some(sent) = sent {
+            // In an orphaned group the kernel ignores it, for the agent too: POSIX 2.4.3, signal actions.
+            sys::raise_unblocked(sent);
         }
         Ok(())
     }

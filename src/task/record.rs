@@ -91,6 +91,12 @@ pub struct Task {
     pub session_untracked: Option<String>,
     /// Whether the transcript lay where bookend looks for it when the task ended in success.
     pub transcript_seen: Option<bool>,
+    /// Whether the token counts include those of subagents: `main` (no) or `all`. `None`: not known.
+    pub tokens_scope: Option<String>,
+    /// What `--keep-session` kept the session after: `limit` or `api-error`.
+    pub session_kept: Option<String>,
+    /// When the usage limit that ended the run is lifted, as the agent printed it.
+    pub limit_resets_at: Option<String>,
 }
 
 impl Task {

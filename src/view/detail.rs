@@ -179,7 +179,8 @@ pub fn stopped_by(task: &Task) -> Option<String> {
 fn used(page: &mut Page, task: &Task) {
     page.plain("cost", task.cost_usd.map(money));
     page.plain("turns", task.turns.map(|n| n.to_string()));
-    page.plain("tokens", tokens(task));
+    let scope = if task.tokens_scope.as_deref() == Some("main") { " (without subagents)" } else { "" };
+    page.plain("tokens", tokens(task).map(|tokens| tokens + scope));
     page.plain("processor", task.cpu_ms.map(duration));
     page.plain("memory", task.max_rss_kib.map(|kib| format!("{} MiB at most", (kib + 1023) / 1024)));
     page.data("in flight", task.tool_in_flight.as_deref());
@@ -265,6 +266,10 @@ fn told(page: &mut Page, task: &Task, history: &History) {
     page.data("resumed from", task.resumed_from.as_deref());
     let lost = task.context_lost.filter(|lost| *lost);
     page.plain("context", lost.map(|_| "lost: the agent did not go on with that session".to_owned()));
+    page.data("limit resets", task.limit_resets_at.as_deref());
+    let kept =
+        task.session_kept.as_ref().map(|after| format!("the session, although the run failed ({after})"));
+    page.data("kept", kept.as_deref());
     let next = history.session.as_ref().filter(|_| task.key.is_some());
     page.data("key resumes", next.map(|s| s.session_id.as_str()));
     for gone in &history.invalidations {

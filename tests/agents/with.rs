@@ -22,6 +22,11 @@ pub fn with(args: &[OsString]) -> io::Result<i32> {
             "clearenv" => env.clear(),
             "unset" => env.retain(|e| !e.as_bytes().starts_with(&[value.as_bytes(), b"="].concat())),
             "argv0" => argv0 = Some(value),
+            // A variable that names the command that is executed.
+            "own-pid" => {
+                let name = value.to_str().unwrap_or_default();
+                env.push(format!("{name}={}", std::process::id()).into());
+            }
             "listen-pid" => {
                 env.push(format!("LISTEN_PID={}", std::process::id()).into());
                 env.push("LISTEN_FDS=1".into());

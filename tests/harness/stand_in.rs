@@ -13,7 +13,10 @@ for word; do
   case $was in --session-id|--resume) id=$word ;; esac
   was=$word
 done
-init() { printf '{"type":"system","subtype":"init","session_id":"%s","model":"model-1"}\n' "$1"; }
+init() {
+  printf '{"type":"system","subtype":"init","session_id":"%s","model":"model-1",' "$1"
+  printf '"claude_code_version":"2.1.330"}\n'
+}
 turn() {
   printf '{"type":"assistant","message":{"id":"%s","role":"assistant","content":[],' "$2"
   printf '"usage":{"input_tokens":%s,"output_tokens":%s}},"session_id":"%s"}\n' "$3" "$4" "$1"

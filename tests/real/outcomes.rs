@@ -117,3 +117,22 @@ fn a_full_stdout_is_a_failure() {
         assert!(row.real("cost_usd") > Some(0.0), "{row:?}");
     }
 }
+
+#[test]
+fn the_tokens_of_subagents_are_not_counted() {
+    let test = "the_tokens_of_subagents_are_not_counted";
+    let call = concat!(
+        r#"use:Agent:{"description":"d","prompt":"say hi","subagent_type":"general-purpose","#,
+        r#""run_in_background":false}"#
+    );
+    let Some(real) = Real::new(test, &format!("{call};text:from the subagent;text:done")) else { return };
+    let output = real.claude(STREAM_JSON).run().ended(End::Code(0));
+    assert!(output.stdout.contains("from the subagent"), "{output:?}");
+    let event = result(&output.stdout);
+    let row = real.world.row();
+    assert_eq!(row.text("tokens_scope"), "main");
+    assert_counts(&row, &event);
+    let used = event["modelUsage"].as_object().expect("its models").values();
+    let all: i64 = used.filter_map(|model| model["inputTokens"].as_i64()).sum();
+    assert!(row.number("input_tokens") < Some(all), "{all} with the subagent's: {row:?}");
+}

@@ -1,7 +1,7 @@
 //! A key's conversation goes on, each run's cost is its own, and an interrupted one is not resumed.
 
 use crate::harness::End;
-use crate::{Real, STREAM_JSON, result};
+use crate::{JSON, Real, STREAM_JSON, result};
 
 const KEY: [&str; 2] = ["--key", "forgejo:dev:charles/claude-hooks:1104"];
 
@@ -49,4 +49,49 @@ fn a_run_after_a_failed_one_starts_afresh() {
     assert_eq!(rows[2].text("resumed_from"), "");
     assert_ne!(rows[2].text("session_id"), rows[0].text("session_id"));
     assert_eq!(rows[2].ending(), "success/");
+}
+
+#[test]
+fn an_error_of_the_api_keeps_the_session_if_asked_to() {
+    let test = "an_error_of_the_api_keeps_the_session_if_asked_to";
+    // Claude Code does not wait for hours before it tries again.
+    for (error, option, keeps) in [
+        ("error:400", "api-error", true),
+        ("error:429:36000", "limit", true),
+        ("error:400", "limit", false),
+        ("tool:true;error:400", "api-error", true),
+    ] {
+        let Some(real) = Real::new(test, &format!("text:first;{error}")) else { return };
+        let run = |code| {
+            let options = KEY.into_iter().chain(["--keep-session", option]);
+            real.claude(STREAM_JSON).options(options).run().ended(End::Code(code));
+        };
+        run(0);
+        run(1);
+        let row = real.world.rows().pop().expect("a row");
+        assert_eq!(row.ending(), "failure/agent_error");
+        assert_eq!(row.text("session_kept"), if keeps { option } else { "" }, "{error}: {row:?}");
+        run(1);
+        let rows = real.world.rows();
+        assert_eq!(rows[2].text("resumed_from") == rows[0].text("session_id"), keeps, "{error}: {rows:?}");
+    }
+}
+
+#[test]
+fn a_refused_option_leaves_the_session_as_it_was() {
+    let test = "a_refused_option_leaves_the_session_as_it_was";
+    for mode in [&[][..], &JSON, &STREAM_JSON] {
+        let Some(real) = Real::new(test, "text:first;text:second") else { return };
+        let run = |more: &[&'static str], code| {
+            let mode = mode.iter().chain(more).copied();
+            real.claude(mode).options(KEY).run().ended(End::Code(code))
+        };
+        run(&[], 0);
+        let refused = run(&["--no-such-option"], 1);
+        assert!(refused.stderr.contains("unknown option"), "{refused:?}");
+        run(&[], 0);
+        let rows = real.world.rows();
+        assert_eq!((rows[1].ending().as_str(), rows[1].text("session_id")), ("failure/exit", String::new()));
+        assert_eq!(rows[2].text("resumed_from"), rows[0].text("session_id"), "{mode:?}");
+    }
 }

@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use super::{NOBODY, SOMEBODY, give, open_fifo, set_mode};
-use crate::harness::{Cmd, End, Output, World, is_root, on_path, possible, stat_field};
+
+use crate::harness::{Cmd, End, Output, Pty, World, is_root, on_path, possible, stat_field};
 
 /// A group that is neither root's nor nobody's.
 const STAFF: u32 = 50;
@@ -65,6 +66,12 @@ impl Users {
         let ledger = self.ledger();
         let idly = if on_path("chrt") { &["chrt", "-i", "0"][..] } else { &[] };
         self.world.bare([idly, &["bookend", "--ledger", &ledger], words].concat()).run()
+    }
+
+    /// Makes `hook` the `--on-finish` command of the user's task, to be run in `cwd`.
+    fn set_hook(&self, hook: &str, cwd: &str) {
+        let kept = serde_json::json!({ "command": hook, "cwd": cwd }).to_string();
+        self.sql(&format!("UPDATE task_history SET delivery_status = 'pending', on_finish = '{kept}'"));
     }
 
     fn swap_back(&self) {
@@ -161,8 +168,7 @@ fn what_root_executes_for_a_user_has_that_users_identity_and_environment() {
         "env >{0}/env; id -u >{0}/ids; id -G >>{0}/ids; ls -l /proc/self/fd >{0}/fds",
         users.world.name("tmp")
     );
-    let kept = serde_json::json!({ "command": hook, "cwd": "/" }).to_string();
-    users.sql(&format!("UPDATE task_history SET delivery_status = 'pending', on_finish = '{kept}'"));
+    users.set_hook(&hook, "/");
     let secret = fs::File::open(users.world.path("roots/l.db")).expect("a file of root's");
     rustix::io::fcntl_setfd(&secret, rustix::io::FdFlags::empty()).expect("it is inherited");
     let environment = [("SECRET", "s"), ("XDG_STATE_HOME", "/roots"), ("BOOKEND_GRACE", "1s"), ("LANG", "C")];
@@ -191,6 +197,70 @@ fn what_root_executes_for_a_user_has_that_users_identity_and_environment() {
         assert!(env.lines().any(|l| l == format!("{name}={value}")), "{name} in {env}");
     }
     assert!(!read("tmp/fds").contains("roots/l.db"), "a descriptor of root's: {}", read("tmp/fds"));
+}
+
+/// A process that has root's terminal as its controlling terminal can type into it (TIOCSTI).
+#[test]
+fn what_root_executes_for_a_user_has_no_controlling_terminal() {
+    let Some(users) = Users::new("what_root_executes_for_a_user_has_no_terminal", &["true"]) else { return };
+    let seen = users.world.name("tmp/seen");
+    users.set_hook(&format!("(: </dev/tty) 2>/dev/null && echo one >{seen} || echo none >{seen}"), "/");
+    let mut pty = Pty::bash(&users.world);
+    pty.line(&format!("bookend --ledger {} recover", users.ledger()));
+    let (said, status) = pty.output();
+    assert_eq!(status, 0, "{said}");
+    assert_eq!(fs::read_to_string(seen).expect("the hook ran").trim(), "none");
+}
+
+#[test]
+fn what_root_executes_for_a_user_is_not_in_a_directory_that_the_user_cannot_reach() {
+    let test = "what_root_executes_for_a_user_is_not_in_a_directory";
+    let Some(users) = Users::new(test, &["true"]) else { return };
+    fs::create_dir(users.world.path("roots/open")).expect("a directory");
+    fs::write(users.world.path("roots/open/secret"), "secret").expect("a file");
+    set_mode(&users.world, "roots/open", 0o755);
+    let seen = users.world.name("tmp/seen");
+    let recover = |mode: u32| {
+        set_mode(&users.world, "roots", mode);
+        users.set_hook(&format!("{{ pwd -P; cat secret; }} >{seen} 2>/dev/null"), ".");
+        let command = users.command(&["recover"]).cwd(users.world.path("roots/open"));
+        command.run().ended(End::Code(0));
+        fs::read_to_string(&seen).expect("the hook ran")
+    };
+    assert_eq!(recover(0o700), "/\n");
+    let open = users.world.path("roots/open").canonicalize().expect("its path");
+    assert_eq!(recover(0o755), format!("{}\nsecret", open.display()));
+}
+
+/// As the state directory of a unit with `DynamicUser=yes` that is stopped: below `/var/lib/private`, and of
+/// a user that is not there any more.
+#[test]
+fn root_reads_a_ledger_that_its_owner_cannot_reach_and_changes_nothing_with_roots_rights() {
+    let Some(users) = Users::new("root_reads_a_ledger_that_its_owner_cannot_reach", &["true"]) else {
+        return;
+    };
+    let world = &users.world;
+    for (path, _) in users.owners() {
+        chown(path, Some(SOMEBODY), Some(SOMEBODY)).expect("an owner without a name");
+    }
+    give(world, "tmp", 0);
+    set_mode(world, "tmp", 0o700);
+    for words in [&["list", "--json"][..], &["show", "one", "--json"], &["audit"], &["doctor"], &["stats"]] {
+        let _ = fs::remove_file(world.path("tmp/d/l.db-shm"));
+        let said = users.by_root(words);
+        assert!(!said.stdout.is_empty(), "{words:?}: {said:?}");
+        let others: Vec<_> = users.owners().into_iter().filter(|(_, uid)| *uid != SOMEBODY).collect();
+        assert!(others.is_empty(), "{words:?} made {others:?}");
+    }
+    let listed = users.by_root(&["list", "--json"]).ended(End::Code(0));
+    let json: serde_json::Value = serde_json::from_str(&listed.stdout).expect("stdout is JSON alone");
+    assert_eq!(json["tasks"][0]["id"], "one");
+    let relative = world.bare(["bookend", "--ledger", "l.db", "show", "one"]).cwd(world.path("tmp/d"));
+    relative.run().ended(End::Code(0));
+    let copy = world.name("roots/copy.db");
+    let refused = users.by_root(&["backup", &copy]).ended(End::Code(125));
+    assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
+    assert!(!Path::new(&copy).exists());
 }
 
 #[test]
@@ -235,7 +305,7 @@ fn root_acts_for_no_owner_without_a_passwd_entry_and_runs_no_agent_for_a_user() 
     for (path, _) in users.owners() {
         chown(path, Some(SOMEBODY), Some(STAFF)).expect("an owner without a name");
     }
-    for words in [&["recover"][..], &["redispatch", "one"], &["cancel", "--all"], &["list"], &["prune"]] {
+    for words in [&["recover"][..], &["redispatch", "one"], &["cancel", "--all"], &["prune"]] {
         let refused = users.by_root(words).ended(End::Code(125));
         let said = format!("belongs to uid {SOMEBODY}, which has no passwd entry");
         assert!(refused.stderr.contains(&said), "{words:?}: {refused:?}");
@@ -267,9 +337,11 @@ fn another_user_reads_a_shared_ledger_and_acts_on_nothing_of_it() {
     for words in [
         &["recover"][..],
         &["redispatch", "one"],
+        &["deliver", "one"],
         &["cancel", "--all"],
         &["prune"],
         &["session", "invalidate", "k", "--reason", "x"],
+        &["session", "restore", "k"],
         &["artifact", "add", "--task", "one", "a://b"],
     ] {
         let refused = users.command(words).with(&specs).run().ended(End::Code(125));

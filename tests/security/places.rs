@@ -411,6 +411,44 @@ fn a_program_with_more_rights_than_its_caller_refuses_to_run() {
     }
 }
 
+/// Kubernetes makes an emptyDir volume root's, with mode 0777, or 2777 where the pod has an fsGroup.
+#[test]
+fn allow_shared_dir_relaxes_the_directories_above_the_ledgers_own_alone() {
+    let Some(world) = open_world("allow_shared_dir_relaxes_the_directories_above") else { return };
+    fs::create_dir_all(world.path("tmp/volume/mine")).expect("directories");
+    set_mode(&world, "tmp/volume/mine", 0o700);
+    give(&world, "tmp/volume/mine", NOBODY);
+    let run = |ledger: &str, value: &str| {
+        let options = ["--ledger".to_owned(), world.name(ledger)];
+        let run = world.run(["true"]).options(options).with([format!("uid={NOBODY}")]);
+        run.env("BOOKEND_ALLOW_SHARED_DIR", value).run()
+    };
+    for mode in [0o777, 0o2777] {
+        set_mode(&world, "tmp/volume", mode);
+        let made = format!("tmp/volume/made{mode:o}");
+        for ledger in ["tmp/volume/mine/l.db", &format!("{made}/deep/l.db")] {
+            for value in ["", "0", "no"] {
+                let refused = run(ledger, value).ended(End::Code(125));
+                assert!(refused.stderr.contains("BOOKEND_ALLOW_SHARED_DIR=1"), "{refused:?}");
+            }
+            run(ledger, "1").ended(End::Code(0)).silent();
+        }
+        for dir in [format!("{made}/deep"), format!("{made}/deep/l.db.d"), "tmp/volume/mine".to_owned()] {
+            let meta = fs::metadata(world.path(&dir)).expect("a directory");
+            assert_eq!(meta.mode() & 0o7777, 0o700, "{dir}");
+        }
+        let refused = run("tmp/volume/l.db", "1").ended(End::Code(125));
+        assert!(refused.stderr.contains("can be written by everybody"), "{refused:?}");
+        assert!(!world.path("tmp/volume/l.db").exists());
+    }
+    set_mode(&world, "tmp/volume/mine", 0o770);
+    let refused = run("tmp/volume/mine/l.db", "1").ended(End::Code(125));
+    assert!(refused.stderr.contains("can be written by its group"), "{refused:?}");
+    set_mode(&world, "tmp/volume/mine", 0o700);
+    give(&world, "tmp/volume/mine", SOMEBODY);
+    run("tmp/volume/mine/l.db", "1").ended(End::Code(125));
+}
+
 /// `bookend timeline --html FILE`, under a umask that takes nothing.
 fn page(world: &World, name: &str) -> crate::harness::Output {
     let line = "umask 0; exec bookend timeline --html \"$0\"";
@@ -432,7 +470,9 @@ fn the_page_of_the_timeline_is_private_and_replaces_nothing_but_a_file() {
     page(&world, "pages/kept.html").ended(End::Code(0)).silent();
     assert_eq!(mode("pages/kept.html"), 0o644);
     let read = |name: &str| fs::read_to_string(world.path(name)).expect("a file");
-    assert!(read("pages/kept.html").starts_with("<!doctype html>"));
+    let text = read("pages/kept.html");
+    let policy = "\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline';";
+    assert!(text.starts_with("<!doctype html>") && text.contains(policy), "{text}");
     assert_eq!(read("other"), TEXT, "a page is a new file");
 
     fs::write(world.path("mine"), TEXT).expect("a file");

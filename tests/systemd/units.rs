@@ -251,3 +251,38 @@ fn after_a_power_cut_behind_the_same_boot_id_the_journal_names_the_command_that_
     assert_eq!((&row["status"], &row["end_source"]), (&"interrupted".into(), &"recovery".into()), "{row:#}");
     m.sh("systemctl restart bookend-recover");
 }
+
+/// A program acts on the watchdog only if WATCHDOG_PID names itself: sd_watchdog_enabled(3).
+#[test]
+fn an_agent_tells_systemd_that_it_is_ready_and_feeds_the_watchdog_until_it_hangs() {
+    let Some(m) = Machine::new("an_agent_tells_systemd_that_it_is_ready_and_feeds_the_watchdog") else {
+        return;
+    };
+    m.program(
+        "watched",
+        r#"#!/bin/sh
+[ "$WATCHDOG_PID" = $$ ] && [ "$SYSTEMD_EXEC_PID" = $$ ] || exit 7
+systemd-notify --ready --status="ready: $$"
+while ! [ -e /run/hang ]; do
+  systemd-notify WATCHDOG=1
+  sleep 0.1
+done
+exec sleep 1000
+"#,
+    );
+    let unit = "[Service]\nType=notify\nNotifyAccess=all\nWatchdogSec=10\nKillMode=mixed\nDelegate=yes\n\
+                StateDirectory=watched\nExecStart=/usr/bin/bookend run -- watched\n";
+    m.write("/etc/systemd/system/watched.service", unit);
+    m.sh("systemctl daemon-reload; systemctl start watched");
+    let row = || m.rows_of("root", "/var/lib/watched/bookend.db").remove(0);
+    let status = m.sh("systemctl show -P StatusText watched");
+    assert_eq!(status, format!("ready: {}\n", row()["agent_pid"]));
+    let fed = || m.sh("systemctl show -P WatchdogTimestampMonotonic watched");
+    let first = fed();
+    m.until(&format!("[ $(systemctl show -P WatchdogTimestampMonotonic watched) -gt {} ]", first.trim()));
+    m.sh("touch /run/hang");
+    m.until("[ $(systemctl show -P Result watched) = watchdog ]");
+    m.until("[ $(systemctl show -P ActiveState watched) = failed ]");
+    let row = row();
+    assert_eq!((&row["status"], &row["term_signal"]), (&"failure".into(), &6.into()), "{row:#}");
+}

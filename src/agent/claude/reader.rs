@@ -1,17 +1,20 @@
 //! Reads Claude Code's output: session, model, tokens, cost, turns, tools and the result, while it runs.
 //!
 //! Tokens and turns of a `result` are its own and are summed over a run that has several (background
-//! tasks, input by stream); its cost is the session's so far. Tokens of subagents are in the cost only.
+//! tasks, input by stream); its cost is that of the run or of the session, by the version of Claude. Tokens
+//! of subagents are in the cost only.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use memchr::memmem::Finder;
 
-use crate::agent::event::{Block, Counted, Event, InPlace, Message, Texts, Usage};
+use crate::agent::event::{Block, Counted, Event, InPlace, Message, RateLimit, Texts, Usage};
 use crate::agent::forms::{Forms, Read};
 use crate::agent::lines::{LineSplitter, ObjectSplitter, objects};
-use crate::agent::{Mode, Observed, Reader, brief, hash, is_session_id};
+use crate::agent::{
+    ApiFailure, ApiFailureKind, CostCovers, Mode, Observed, Reader, brief, hash, is_session_id,
+};
 
 /// Messages that may still be streaming at once; counts of older ones are final.
 const RECENT: usize = 16;
@@ -31,6 +34,10 @@ const TELLING: [&[u8]; 2] = [b"init\"", b"background_tasks_changed\""];
 const OF_TASKS: &[u8] = b"task_";
 /// The types that the parts of these events have, and no event has.
 const PARTS: [&[u8]; 2] = [b":\"tool_result\"", b":\"text\""];
+
+/// The last version that was seen to report the cost of the run, and the first of the session's total.
+const LAST_PER_RUN: [u32; 3] = [2, 1, 260];
+const FIRST_TOTAL: [u32; 3] = [2, 1, 300];
 
 #[derive(Debug)]
 enum Splitter {
@@ -103,6 +110,11 @@ struct Tally {
     tasks: Vec<u64>,
     /// Claude lists its tasks by itself, which is surer than counting them.
     lists_tasks: bool,
+    /// An init event has come, so that calls and tasks are seen.
+    began: bool,
+    version: Option<[u32; 3]>,
+    /// What the last event about the usage limit said.
+    rate_limit: RateLimit,
 }
 
 /// What an event of the session that we know looks like.
@@ -190,6 +202,8 @@ impl Tally {
             self.streamed(e, texts);
         } else if texts.is(kind, "system") {
             self.system(e, texts);
+        } else if let Some(limit) = e.rate_limit {
+            self.rate_limit = limit;
         }
     }
 
@@ -203,6 +217,8 @@ impl Tally {
     fn system<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
         match text(&e.subtype, texts).as_deref() {
             Some("init") => {
+                self.began = true;
+                self.version = text(&e.version, texts).as_deref().and_then(version).or(self.version);
                 if let Some(model) = text(&e.model, texts) {
                     keep(&mut self.observed.model, &model);
                 }
@@ -325,6 +341,7 @@ impl Tally {
     }
 
     fn result(&mut self, e: &Event<'_>) {
+        self.observed.api_failure = self.api_failure(e);
         self.settled = self.settled.plus(usage(&e.usage, &InPlace).unwrap_or(self.unsettled));
         let turns = e.turns.or((self.turns > 0).then_some(self.turns));
         if let Some(n) = turns {
@@ -340,6 +357,7 @@ impl Tally {
         if e.cost.is_some() {
             self.observed.reported_cost_usd = e.cost;
             self.observed.counts.cost_usd = e.cost;
+            self.observed.cost_covers = self.cost_covers(e);
         }
         if let (None, Some(model)) = (&self.observed.model, &e.costliest) {
             keep(&mut self.observed.model, model);
@@ -348,6 +366,30 @@ impl Tally {
         self.observed.results += 1;
         self.observed.open_turn = false;
         self.count();
+    }
+
+    fn cost_covers(&self, e: &Event<'_>) -> CostCovers {
+        let is_total = match self.version {
+            Some(version) if version <= LAST_PER_RUN => false,
+            Some(version) if version >= FIRST_TOTAL => true,
+            // A lone result names no version; only the versions with a total were seen to count results.
+            _ => e.result_index.is_some(),
+        };
+        if is_total { CostCovers::Session } else { CostCovers::Run }
+    }
+
+    /// What a result says of the API, before the calls that it ends are forgotten.
+    fn api_failure(&self, e: &Event<'_>) -> Option<ApiFailure> {
+        let error = e.verdict().error?;
+        let kind = api_failure_kind(e, &error, self.rate_limit.rejected)?;
+        let of_limit = self.rate_limit.resets_at.filter(|_| self.rate_limit.rejected);
+        // Without events, only a first turn shows that no tool was called before.
+        let sees_all = self.began || e.turns == Some(1);
+        Some(ApiFailure {
+            kind,
+            resets_at: of_limit.or_else(|| printed_reset(&error)).filter(|_| kind != ApiFailureKind::Other),
+            left_nothing: sees_all && self.calls.is_empty() && !self.observed.background,
+        })
     }
 
     fn count(&mut self) {
@@ -362,6 +404,37 @@ impl Tally {
             (settled, since) => Some(settled.unwrap_or(0).saturating_add(since)),
         };
     }
+}
+
+/// How the result says that the API ended the run: a failed request has the subtype `success`. Versions
+/// before 2.1 give no status, but the text.
+fn api_failure_kind(e: &Event<'_>, error: &str, limit_is_reached: bool) -> Option<ApiFailureKind> {
+    if e.subtype.as_deref() != Some("success") {
+        return None;
+    }
+    let is_limit =
+        ["usage limit reached", "limit reached", "You've hit your"].iter().any(|t| error.contains(t));
+    let refused = |code: &str| error.contains(&format!("API Error: {code}"));
+    if is_limit || (limit_is_reached && e.api_status == Some(429)) {
+        Some(ApiFailureKind::UsageLimit)
+    } else if e.api_status == Some(429) || refused("429") || refused("Request rejected (429)") {
+        Some(ApiFailureKind::TooManyRequests)
+    } else {
+        (e.api_status.is_some_and(|status| status >= 400) || refused("")).then_some(ApiFailureKind::Other)
+    }
+}
+
+/// The Unix time in `Claude AI usage limit reached|1767225600`.
+fn printed_reset(error: &str) -> Option<i64> {
+    let (_, after) = error.split_once("limit reached|")?;
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}
+
+/// `2.1.330`; what follows the numbers does not count.
+fn version(text: &str) -> Option<[u32; 3]> {
+    let mut parts = text.split(['.', '-', '+', ' ']).map(str::parse);
+    Some([parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?])
 }
 
 fn text<'s, T>(text: &'s Option<T>, texts: &'s impl Texts<T>) -> Option<Cow<'s, str>> {

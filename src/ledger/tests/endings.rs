@@ -196,8 +196,8 @@ fn a_success_does_not_bring_back_what_an_operator_withdrew_meanwhile() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("t", "s1")));
     let claim = ledger.claim().unwrap();
-    assert!(claim.invalidate_session(KEY, "operator", None, END).unwrap());
-    assert!(!claim.invalidate_session(KEY, "operator", None, END).unwrap());
+    assert!(claim.invalidate_session(KEY, "operator", Some("t"), END).unwrap());
+    assert!(!claim.invalidate_session(KEY, "operator", Some("t"), END).unwrap());
     claim.commit().unwrap();
     ledger.finish("t", &ended(Ending::Success), "run").unwrap();
     assert_eq!(linked(&ledger), None);
@@ -234,7 +234,8 @@ fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
     let safe = |ledger: &mut Ledger, restored| {
         let last = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", None).unwrap();
         assert!(!last.restored);
-        LastUse { restored, ..last }.is_safe()
+        // A restored session has no veto any more.
+        LastUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.is_safe()
     };
     assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "it runs");
     ledger.finish("t", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();

@@ -81,6 +81,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
         parent_id: None,
         oom_kills_before: None,
         session_untracked: None,
+        tokens_scope: None,
     }
 }
 
@@ -101,6 +102,8 @@ pub fn ended(ending: Ending) -> Ended {
         tool_in_flight: None,
         context_lost: false,
         transcript_seen: None,
+        session_kept: None,
+        limit_resets_at: None,
         oom_killed: None,
         cpu_ms: Some(12),
         max_rss_kib: Some(2048),

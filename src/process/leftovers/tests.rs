@@ -82,8 +82,15 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
 }
 
 fn sweep(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> LeftoverSweep {
-    let task =
-        Task { id: id(), ledger: LedgerFile::at(LEDGER.as_ref()), agent, agent_tty: 0, seat, cgroup: None };
+    let task = Task {
+        id: id(),
+        ledger: LedgerFile::at(LEDGER.as_ref()),
+        agent,
+        agent_tty: 0,
+        seat,
+        spares_detached: true,
+        cgroup: None,
+    };
     LeftoverSweep::new(task, ends, Duration::from_millis(grace_ms))
 }
 

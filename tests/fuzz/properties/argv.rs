@@ -50,6 +50,7 @@ fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
         restored: false,
         veto: None,
         transcript_seen: None,
+        kept: false,
     });
     let known = Known {
         asked: &asked.session,

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::fuzz::Chance;
-use crate::task::{Cancel, Failure, Interrupt};
+use crate::task::{Cancel, Failure, Interrupt, KeepSession};
 
 /// Reads the bytes as a record, and as what makes up an ending to be written.
 pub fn spool(bytes: &[u8]) {
@@ -138,6 +138,11 @@ impl From<'_> {
             tool_in_flight: self.maybe(Self::text),
             context_lost: self.byte() & 1 == 1,
             transcript_seen: self.maybe(|from| from.byte() & 1 == 1),
+            session_kept: self.maybe(|from| match from.byte() & 1 {
+                0 => KeepSession::Limit,
+                _ => KeepSession::ApiError,
+            }),
+            limit_resets_at: self.maybe(Self::text),
             oom_killed: self.maybe(|from| from.byte() & 1 == 1),
             cpu_ms: self.integer(),
             max_rss_kib: self.integer(),
