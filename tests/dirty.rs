@@ -71,8 +71,9 @@ fn an_answer_behind_an_event_that_says_nothing_is_counted() {
         r#"{{"type":"result","subtype":"success","is_error":false,"session_id":"{ID}","total_cost_usd":0.5}}"#
     );
     let echo = r#"{"type":"user","message":{"content":[{"type":"tool_result","content":"x"}]}"#;
-    let piece = r#"{"type":"stream_event","event":{"type":"content_block_delta","index":0,"delta":{"type":"text_delta"}}"#;
-    for event in [echo, piece, r#"{"type":"system","subtype":"status""#] {
+    let delta = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#;
+    let piece = format!(r#"{{"type":"stream_event","event":{delta}"#);
+    for event in [echo, &piece, r#"{"type":"system","subtype":"status""#] {
         for between in ["", " ", "\x1b[0m", "text, \"quoted\" ", "]", "{ oops "] {
             let said = format!("{event},\"session_id\":\"{ID}\"}}{between}{answer}\n{result}\n");
             fs::write(world.path("home/said"), said).expect("what it says");

@@ -32,7 +32,8 @@ const PIECE: [&[u8]; 2] =
 const SYSTEM: &[u8] = br#"system","subtype":""#;
 const TELLING: [&[u8]; 2] = [b"init\"", b"background_tasks_changed\""];
 const OF_TASKS: &[u8] = b"task_";
-/// The types that the parts of these events have, and no event has.
+/// How a type is named, and the types that the parts of these events have, and no event has.
+const TYPE: &[u8] = b"\"type\"";
 const PARTS: [&[u8]; 2] = [b":\"tool_result\"", b":\"text\""];
 
 /// The last version that was seen to report the cost of the run, and the first of the session's total.
@@ -128,15 +129,24 @@ impl KnownSession {
     fn new(id: &str) -> KnownSession {
         KnownSession {
             named: Finder::new(&format!("\"session_id\":\"{id}\"")).into_owned(),
-            types: Finder::new("\"type\""),
+            types: Finder::new(TYPE),
         }
     }
 
-    /// Whether `rest`, which follows the type of an event, names the session and begins no other event: that
-    /// would have a type of its own. In a string the quotes of this word would be escaped.
+    /// Whether `rest`, which follows the type of an event, names the session and begins no other event.
     fn is_named_in_one_event(&self, rest: &[u8]) -> bool {
-        let is_parts = |at: usize| PARTS.iter().any(|part| rest[at + 6..].starts_with(part));
-        self.named.find(rest).is_some() && self.types.find_iter(rest).all(is_parts)
+        self.named.find(rest).is_some() && !self.has_another(rest)
+    }
+
+    /// Whether there is the type of another event. In a string the quotes of this word would be escaped.
+    fn has_another(&self, mut rest: &[u8]) -> bool {
+        while let Some(at) = self.types.find(rest) {
+            rest = &rest[at + TYPE.len()..];
+            if !PARTS.iter().any(|part| rest.starts_with(part)) {
+                return true;
+            }
+        }
+        false
     }
 }
 
