@@ -167,7 +167,7 @@ fn recover_of(ledger: &Ledger) -> String {
 /// EPERM: it is another user's. It is also refused where the row alone says that the process supervises the
 /// task, and others may write to the ledger.
 pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
-    let Some(supervisor) = task.supervisor() else { return Ok(None) };
+    let Some(supervisor) = recovery::comparable_supervisor(task) else { return Ok(None) };
     let Some(handle) = identity::open_recorded(supervisor)? else { return Ok(None) };
     // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
     let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));

@@ -7,7 +7,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::error::{Error, Kind, exit_code};
 use crate::hook::{self, Idle};
-use crate::ledger::{self, Aftermath, Delivery, Ledger, Taken};
+use crate::ledger::{self, Aftermath, Delivery, Ledger, LiveEvidence, Taken};
 use crate::process::caller::Caller;
 use crate::process::watch::Watch;
 use crate::recovery;
@@ -46,6 +46,8 @@ pub enum Delivered {
     As(Delivery),
     /// Its supervisor lives, or another process delivers it, or has.
     ByAnother,
+    /// Whether another process delivers it cannot be judged from here: in words, and what to do about it.
+    Unverifiable(String),
     /// It must not be run: in words.
     Refused(String),
 }
@@ -71,9 +73,12 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     let mut all_delivered = true;
     for task in chosen(&ledger, request)? {
         recovery::evidence(&ledger, &task)?;
-        let (delivered, stopped) = deliver_one(&mut ledger, &mut watch, &task, request.hook_timeout, caller)?;
+        let timeout = request.hook_timeout;
+        let (delivered, stopped) =
+            deliver_one(&mut ledger, &mut watch, &task, recovery::TTL, timeout, caller)?;
         let text = match &delivered {
             Delivered::As(state) => state.as_str().to_owned(),
+            Delivered::Unverifiable(why) => format!("not run: {why}"),
             Delivered::ByAnother => "another process delivers it".to_owned(),
             Delivered::Refused(why) => format!("not run: {why}"),
         };
@@ -110,7 +115,8 @@ fn named(ledger: &Ledger, id: &str, again: bool) -> Result<Task, Error> {
 }
 
 /// Runs the `--on-finish` command of one ended task, while no other process does. Also gives the stop signal
-/// that came meanwhile.
+/// that came meanwhile. `ttl`: how long after its end a task is left to a supervisor that cannot be judged
+/// from here.
 ///
 /// # Errors
 /// When the ledger cannot be read or written, or the kernel has no memory left to watch with.
@@ -118,6 +124,7 @@ pub fn deliver_one(
     ledger: &mut Ledger,
     watch: &mut Watch,
     task: &Task,
+    ttl: Duration,
     timeout: Option<Duration>,
     caller: &Caller,
 ) -> Result<(Delivered, Option<i32>), Error> {
@@ -125,7 +132,12 @@ pub fn deliver_one(
     let _live = match ledger.take_live(task)? {
         Taken::Yes(lock) => Some(lock),
         Taken::Elsewhere if recovery::is_gone_by_identity(task) => None,
-        Taken::Held | Taken::Elsewhere => return Ok((Delivered::ByAnother, None)),
+        Taken::Elsewhere if ledger.evidence(task)? == LiveEvidence::Held => {
+            return Ok((Delivered::ByAnother, None));
+        }
+        Taken::Elsewhere if recovery::has_expired(task, ttl) => None,
+        Taken::Elsewhere => return Ok((Delivered::Unverifiable(doubtful(ledger, task)), None)),
+        Taken::Held => return Ok((Delivered::ByAnother, None)),
     };
     // The live lock may be another boot's: this one is always ours.
     let (_lock, taken) = ledger.take_aftermath(Aftermath::Delivery, &[&task.id])?;
@@ -139,4 +151,10 @@ pub fn deliver_one(
     let mut idle = Idle::new(ledger, watch);
     let state = hook::deliver(task, None, timeout, caller, &mut idle)?;
     Ok((state.map_or(Delivered::ByAnother, Delivered::As), idle.stopped))
+}
+
+/// Why the command of a task is left to a supervisor that cannot be judged, and what to do about it.
+fn doubtful(ledger: &Ledger, task: &Task) -> String {
+    let command = recovery::release_command(ledger, task);
+    format!("its supervisor cannot be judged from here and may still run it; if it has ended: {command}")
 }

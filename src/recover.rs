@@ -436,12 +436,17 @@ impl Recovery<'_> {
             if evidence != LiveEvidence::Held && was_cut_off && task.delivery_attempts >= ATTEMPTS {
                 self.give_up(task)?
             } else {
-                let timeout = self.request.hook_timeout;
-                deliver::deliver_one(&mut self.ledger, &mut self.watch, task, timeout, self.caller)?
+                let Request { ttl, hook_timeout, .. } = *self.request;
+                let (ledger, watch) = (&mut self.ledger, &mut self.watch);
+                deliver::deliver_one(ledger, watch, task, ttl, hook_timeout, self.caller)?
             };
         self.stopped = stopped;
         match delivered {
             Delivered::ByAnother => {}
+            Delivered::Unverifiable(why) => {
+                self.telling.line(&format!("the --on-finish command of task {id}: {why}"));
+                self.report.unverifiable.push(Open { id: id.clone(), key: task.key.clone(), why });
+            }
             Delivered::Refused(why) => {
                 self.ledger.delivery(id, Delivery::Failed, &clock::now())?;
                 self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
@@ -457,8 +462,13 @@ impl Recovery<'_> {
     /// A hook that was cut off again and again is not run once more, unless another process is at it.
     fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<i32>), Error> {
         let (_lock, taken) = self.ledger.take_aftermath(Aftermath::Delivery, &[&task.id])?;
-        if taken != [true] {
-            return Ok((Delivered::ByAnother, None));
+        // Another process may have delivered it since the row was read.
+        let is_unchanged = |now: &Task| {
+            (&now.delivery_status, now.delivery_attempts) == (&task.delivery_status, task.delivery_attempts)
+        };
+        match self.ledger.task(&task.id)? {
+            Named::One(now) if taken == [true] && is_unchanged(&now) => {}
+            _ => return Ok((Delivered::ByAnother, None)),
         }
         self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
         Ok((Delivered::As(Delivery::Failed), None))

@@ -20,7 +20,7 @@ use crate::process::leftovers::summary::Summary;
 use crate::process::leftovers::{self, Policy, Why};
 use crate::process::oom;
 use crate::sys;
-use crate::task::{Ended, Ending, Identity, Interrupt, Place, Status, Task, Verdict};
+use crate::task::{Ended, Ending, Identity, Interrupt, Place, ProcessRecord, Status, Task, Verdict};
 use crate::view;
 
 /// How long a task that cannot be judged is believed in: the default of `recover --ttl`.
@@ -80,6 +80,16 @@ fn place_of(task: &Task) -> Place {
     }
 }
 
+/// What of the record of one of a task's processes can be compared from here.
+fn comparable(recorded: ProcessRecord, task: &Task, here: &Place) -> ProcessRecord {
+    identity::comparable(recorded, &place_of(task), here)
+}
+
+/// A task's supervisor, as far as its record can be compared from here.
+pub fn comparable_supervisor(task: &Task) -> Option<ProcessRecord> {
+    Some(comparable(task.supervisor()?, task, &identity::place()))
+}
+
 /// The same machine: the same boot, or the same name.
 fn same_host(task: &Task, here: &Place) -> bool {
     let at = place_of(task);
@@ -116,7 +126,7 @@ fn supervisor_state(ledger: &Ledger, task: &Task, here: &Place) -> Result<Superv
         return judged();
     }
     let leaving = match judge_from(LiveEvidence::NoSlot, task, here) {
-        Verdict::Alive => leaving(task, lock),
+        Verdict::Alive => leaving(task, lock, here),
         Verdict::Gone | Verdict::Recycled if lock == LiveEvidence::Held => {
             Some(Leaving { supervisor: None, is_dying: false })
         }
@@ -126,8 +136,8 @@ fn supervisor_state(ledger: &Ledger, task: &Task, here: &Place) -> Result<Superv
 }
 
 /// Whether a supervisor that lives is on its way to its end; `None`: it is not, or it has just come there.
-fn leaving(task: &Task, lock: LiveEvidence) -> Option<Leaving> {
-    let supervisor = identity::open_recorded(task.supervisor()?).ok()??;
+fn leaving(task: &Task, lock: LiveEvidence, here: &Place) -> Option<Leaving> {
+    let supervisor = identity::open_recorded(comparable(task.supervisor()?, task, here)).ok()??;
     let is_dying = is_dying(task);
     let leaves = is_dying || lock == LiveEvidence::Free;
     leaves.then_some(Leaving { supervisor: Some(supervisor), is_dying })
@@ -196,7 +206,7 @@ fn agent_state_from(task: &Task, here: &Place) -> AgentState {
     let Some(agent) = task.agent_process().filter(|_| !was_seen_to_end && is_here()) else {
         return AgentState::Ended;
     };
-    match identity::presence(agent) {
+    match identity::presence(comparable(agent, task, here)) {
         Verdict::Gone | Verdict::Recycled => AgentState::Ended,
         Verdict::Unverifiable => AgentState::Unverified,
         Verdict::Alive if identity::may_be_signalled(agent.identity.pid) == Some(false) => {

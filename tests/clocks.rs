@@ -165,3 +165,24 @@ fn a_task_that_ended_in_1970_is_as_old_as_the_one_before_it() {
     assert_eq!(json(&world, &["prune", "--json", "--retention", "30d"])["removed"], 3);
     assert_eq!(world.row().text("id"), "after");
 }
+
+#[test]
+fn tasks_of_1970_before_all_others_are_as_old_as_the_first_one_after_them() {
+    let Some(world) = World::of_bookend("tasks_of_1970_before_all_others") else { return };
+    for id in ["epoch", "epoch-too", "after"] {
+        world.run(["true"]).options(["--id", id]).run().ended(End::Code(0));
+    }
+    let date = |ids: &str, at: &str, cleanup: &str| {
+        let sql = "UPDATE task_history SET started_at = '{at}', finished_at = '{at}', last_seen_at = '{at}',
+                       cleanup_after = '{cleanup}' WHERE id LIKE '{ids}'";
+        change(&world, &sql.replace("{at}", at).replace("{cleanup}", cleanup).replace("{ids}", ids));
+    };
+    date("epoch%", "1970-01-01T00:00:05.000Z", "1971-01-01T00:00:05.000Z");
+    for words in [&["prune", "--json"][..], &["prune", "--json", "--retention", "30d"]] {
+        assert_eq!(json(&world, words)["removed"], 0);
+    }
+    world.run(["true"]).options(["--id", "new"]).run().ended(End::Code(0));
+    date("after", "2001-01-01T00:00:00.000Z", "2002-01-01T00:00:00.000Z");
+    assert_eq!(json(&world, &["prune", "--json"])["removed"], 3);
+    assert_eq!(world.row().text("id"), "new");
+}

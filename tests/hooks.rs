@@ -306,3 +306,51 @@ fn a_recovery_killed_before_it_records_a_report_repeats_it() {
     }
     assert_eq!(fs::read_to_string(world.path("noted")).expect("lines"), "x\nx\nx\n");
 }
+
+#[test]
+fn recovery_does_not_call_failed_what_another_process_delivered_meanwhile() {
+    let Some(world) = World::of_bookend("recovery_does_not_call_failed") else { return };
+    let (mut ready, mut go) = (world.fifo("ready"), world.fifo("go"));
+    let waits = format!(
+        "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; echo ready $$ >{}; read x <{}",
+        ready.path(),
+        go.path()
+    );
+    world.run(["true"]).options(["--id", "first", "--on-finish", &waits]).run();
+    world.run(["true"]).options(["--id", "second", "--on-finish", "true"]).run();
+    change(&world, "UPDATE task_history SET delivery_status = 'delivering'");
+    change(&world, "UPDATE task_history SET delivery_attempts = 3 WHERE id = 'second'");
+    let recovery = world.bare(["bookend", "recover"]).start();
+    ready.pid("ready");
+    bookend(&world, &["deliver", "second"]).ended(End::Code(0));
+    go.tell("now");
+    let told = recovery.wait().ended(End::Code(0)).stdout;
+    assert!(told.contains("task first: delivered") && !told.contains("second"), "{told}");
+    let states: Vec<String> = world.rows().iter().map(|r| r.text("delivery_status")).collect();
+    assert_eq!(states, ["delivered", "delivered"]);
+}
+
+#[test]
+fn the_operator_ends_the_doubt_about_a_hook_of_another_pid_namespace() {
+    let Some(world) = World::of_bookend("the_operator_ends_the_doubt_about_a_hook") else { return };
+    let run = |id: &str| world.run(["true"]).options(["--id", id, "--on-finish", "true"]).run();
+    // As a restarted container leaves it: the same boot, another device number and another pid namespace.
+    let restart = "UPDATE task_history SET delivery_status = 'delivering', live_dev = live_dev + 1,
+                       pid_ns = pid_ns + 1 WHERE delivery_attempts = 1";
+    run("young").ended(End::Code(0));
+    change(&world, restart);
+    let refused = bookend(&world, &["deliver", "young"]).ended(End::Code(1));
+    assert!(refused.stdout.contains("cannot be judged from here"), "{refused:?}");
+    let told = bookend(&world, &["recover"]).ended(End::Code(1)).stdout;
+    let command = told.lines().find_map(|l| l.split("if it has ended: ").nth(1)).expect("a command");
+    assert_eq!(world.row().text("delivery_status"), "delivering");
+    world.bare(["sh", "-c", command]).run().ended(End::Code(0));
+    assert_eq!(world.row().text("delivery_status"), "delivered");
+
+    run("old").ended(End::Code(0));
+    change(&world, restart);
+    change(&world, "UPDATE task_history SET last_seen_at = '2001-01-01T00:00:00.000Z' WHERE id = 'old'");
+    recover(&world, &[]);
+    let states: Vec<String> = world.rows().iter().map(|r| r.text("delivery_status")).collect();
+    assert_eq!(states, ["delivered", "delivered"]);
+}

@@ -264,3 +264,23 @@ fn doctor_warns_where_proc_hides_the_boot_id() {
     let said = world.bare(["bookend", "doctor"]).with(["proc=hidepid=0"]).run().ended(End::Code(0));
     assert!(!said.stdout.contains("boot id"), "{said:?}");
 }
+
+#[test]
+fn a_pidfd_of_an_unknown_boot_identifies_nobody() {
+    let Some(world) = forger("a_pidfd_of_an_unknown_boot") else { return };
+    let busy = Busy::sleep(&world, "before");
+    let agent = busy.agent;
+    busy.kill_all();
+    let _impostor = impostor(&world, agent);
+    let pid = rustix::process::Pid::from_raw(agent).expect("a pid");
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a pidfd");
+    let inode = rustix::fs::fstat(&pidfd).expect("its inode").st_ino;
+    // After a reboot pids and inodes of pidfds are counted from the beginning, in step.
+    change(
+        &world,
+        &format!("UPDATE task_history SET boot_id = 'before', agent_start = 1, agent_pidfd = {inode}"),
+    );
+    let words = ["bookend", "recover", "--grace", "0s"];
+    world.bare(words).with(["proc=subset=pid"]).run().ended(End::Code(0));
+    assert_eq!(state(agent), Some('S'), "it lives: {:?}", world.row());
+}

@@ -50,6 +50,9 @@ macro_rules! page {
     };
 }
 
+/// Before this no bookend ran: a row of an earlier time was written while the clock stood wrong.
+const FIRST_CREDIBLE: &str = "2000-01-01T00:00:00.000Z";
+
 /// The newest sign of life there is.
 const SELECT_NEWEST_ENDED: &str = "
     SELECT max(last_seen_at) FROM task_history WHERE status <> 'running' AND last_seen_at IS NOT NULL";
@@ -113,19 +116,36 @@ struct Candidate {
 /// The ages of rows, by clocks that may have been set meanwhile.
 struct Ages {
     now: Timestamp,
-    /// For each age in seconds, the first row that was started since.
-    first_since: HashMap<i64, Option<i64>>,
+    /// The first row that was started since a time, for each time that was asked for.
+    first_since: HashMap<Timestamp, Option<i64>>,
 }
 
 impl Ages {
-    /// Whether a row that was inserted before this one was started less than `secs` ago. Then this one cannot
-    /// be older, whatever its own times say: the clock stood wrong.
-    fn has_young_predecessor(&mut self, ledger: &Ledger, rowid: i64, secs: i64) -> Result<bool> {
-        let first = match self.first_since.entry(secs) {
+    fn since(&self, secs: i64) -> Timestamp {
+        self.now.checked_sub(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MIN)
+    }
+
+    fn first_since(&mut self, ledger: &Ledger, since: Timestamp) -> Result<Option<i64>> {
+        Ok(match self.first_since.entry(since) {
             Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(unknown) => *unknown.insert(ledger.first_since(self.now, secs)?),
-        };
-        Ok(first.is_some_and(|first| first < rowid))
+            Entry::Vacant(unknown) => *unknown.insert(ledger.first_since(since, self.now)?),
+        })
+    }
+
+    /// Whether a row is younger than `secs`, whatever its own times say: the clock stood wrong.
+    fn is_young(&mut self, ledger: &Ledger, candidate: &Candidate, secs: i64) -> Result<bool> {
+        let young = self.first_since(ledger, self.since(secs))?;
+        // It is no older than a row that was inserted before it.
+        if young.is_some_and(|first| first < candidate.rowid) {
+            return Ok(true);
+        }
+        if candidate.due.as_str() >= FIRST_CREDIBLE {
+            return Ok(false);
+        }
+        // Before it there is none of a credible time: it counts as old as the first one after it.
+        let credible = FIRST_CREDIBLE.parse().unwrap_or(Timestamp::MIN);
+        let credible = self.first_since(ledger, credible)?;
+        Ok(credible.is_none_or(|first| candidate.rowid < first && young == Some(first)))
     }
 }
 
@@ -142,11 +162,10 @@ impl Ledger {
         Ok(Ages { now: limit.map_or(now, |limit| limit.min(now)), first_since: HashMap::new() })
     }
 
-    fn first_since(&self, now: Timestamp, secs: i64) -> Result<Option<i64>> {
-        let since = now.checked_sub(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MIN);
+    fn first_since(&self, since: Timestamp, until: Timestamp) -> Result<Option<i64>> {
         let started = |at| self.dialect.time("task_history.started_at", &super::text(at));
         self.conn
-            .query_row(SELECT_FIRST_SINCE, (started(since), started(now)), |row| row.get(0))
+            .query_row(SELECT_FIRST_SINCE, (started(since), started(until)), |row| row.get(0))
             .map_err(self.failed("looking for the tasks before an old one"))
     }
 
@@ -170,7 +189,7 @@ impl Ledger {
                     Due::Cleanup => candidate.retention_secs.unwrap_or(RETENTION_SECS),
                     Due::Older(age) => age.as_secs(),
                 };
-                if ages.has_young_predecessor(self, candidate.rowid, secs)? {
+                if ages.is_young(self, &candidate, secs)? {
                     continue;
                 }
                 match candidate.kept {

@@ -261,7 +261,14 @@ pub fn judge(recorded: ProcessRecord, at: &Place, here: &Place) -> Verdict {
     if another_world || !proc_is_ours() {
         return Verdict::Unverifiable;
     }
-    presence(recorded)
+    presence(comparable(recorded, at, here))
+}
+
+/// What of a record can be compared from here. Inodes of pidfds are numbered anew at each boot, in step with
+/// pids, so one of an unknown boot proves nothing.
+pub fn comparable(recorded: ProcessRecord, at: &Place, here: &Place) -> ProcessRecord {
+    let same_boot = !at.boot_id.is_empty() && at.boot_id == here.boot_id;
+    ProcessRecord { pidfd_inode: recorded.pidfd_inode.filter(|_| same_boot), ..recorded }
 }
 
 /// Whether a process recorded at `at` may have a pid of ours, on this boot of this machine, as far as both

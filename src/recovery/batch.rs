@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::{
     AgentState, Leaving, LostTask, RECHECK_INTERVAL, SettleOutcome, SupervisorState, agent_may_run,
-    agent_state_from, is_of_another_boot, supervisor_state,
+    agent_state_from, comparable, is_of_another_boot, supervisor_state,
 };
 use crate::error::Error;
 use crate::failpoint;
@@ -268,7 +268,7 @@ impl RecoveryBatch {
         summary: &Summary,
         now: Instant,
     ) -> Option<AgentEnd> {
-        let agent = task.agent_process()?;
+        let agent = comparable(task.agent_process()?, task, &self.here);
         let pid = agent.identity.pid;
         // For root, a ledger of another user proves nothing.
         let is_ours = self.ledger.is_owned_by(nix::unistd::geteuid().as_raw());
