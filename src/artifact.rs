@@ -9,6 +9,7 @@ use crate::error::{Error, Kind};
 use crate::ledger::{self, Found, Ledger};
 use crate::process::environment::MARK;
 use crate::run::Leave;
+use crate::view;
 
 /// What `bookend artifact add` was asked for.
 #[derive(Debug)]
@@ -37,7 +38,8 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         Found::One(task) => task.id,
         _ => {
             let message = format!("no task {id} in the ledger {}", at.file.display());
-            return Err(Error::new(Kind::Nothing, message).hint("bookend list shows the ids"));
+            return Err(Error::new(Kind::Nothing, message)
+                .hint(format!("{} shows the ids", view::suggestion(at.option(), "list"))));
         }
     };
     for artifact in &artifacts {

@@ -98,12 +98,15 @@ impl Audit<'_> {
         });
     }
 
+    fn command(&self, what: &str) -> String {
+        view::suggestion(self.ledger.option(), what)
+    }
+
     fn age(&self, time: &str) -> Option<i64> {
         view::since(time, self.now)
     }
 
     fn spooled(&mut self) -> Result<(), Error> {
-        let recover = || "bookend recover".to_owned();
         for (path, id) in self.ledger.spooled_tasks()? {
             let detail = format!("its terminal record waits in {}", path.display());
             let task = match &id {
@@ -111,7 +114,7 @@ impl Audit<'_> {
                 None => Found::None,
             };
             if let Found::One(task) = task {
-                self.tell(Code::Spooled, Severity::Warn, &task, detail, recover());
+                self.tell(Code::Spooled, Severity::Warn, &task, detail, self.command("recover"));
                 continue;
             }
             let detail = match id {
@@ -126,7 +129,7 @@ impl Audit<'_> {
                 key: None,
                 age_ms: None,
                 detail,
-                fix: recover(),
+                fix: self.command("recover"),
             });
         }
         Ok(())
@@ -140,19 +143,19 @@ impl Audit<'_> {
             match verdict {
                 Verdict::Gone | Verdict::Recycled => {
                     let detail = format!("it is `running`, and its supervisor (pid {pid}) is gone");
-                    self.tell(Code::Lost, Severity::Error, &task, detail, "bookend recover".to_owned());
+                    self.tell(Code::Lost, Severity::Error, &task, detail, self.command("recover"));
                 }
                 Verdict::Unverifiable => {
                     let detail =
                         format!("it is `running`, and cannot be judged from here (pid {pid} on {host})");
-                    let fix = "bookend recover --ttl 0s".to_owned();
+                    let fix = self.command(&format!("recover --ttl 0s {}", view::operand(&task.id)));
                     self.tell(Code::Unverifiable, Severity::Warn, &task, detail, fix);
                 }
                 Verdict::Alive => {
                     let seen = task.last_seen_at.as_ref().and_then(|t| self.age(t)).unwrap_or_default();
                     if is_read_along(&task) && seen as u128 > stale_after.as_millis() {
                         let detail = format!("no sign of life for {}", view::duration(seen));
-                        let fix = format!("bookend cancel {}", view::operand(&task.id));
+                        let fix = self.command(&format!("cancel {}", view::operand(&task.id)));
                         self.tell(Code::StaleRunning, Severity::Warn, &task, detail, fix);
                     }
                 }
@@ -187,7 +190,7 @@ impl Audit<'_> {
                 n => format!("{n} processes of it still run: pids {}", pids.join(", ")),
             };
             let fix = match are_endable && recovery::leaves_no_process(&task) {
-                true => "bookend recover".to_owned(),
+                true => self.command("recover"),
                 false => format!("kill {}", pids.join(" ")),
             };
             self.tell(Code::OrphanProcess, severity, &task, detail, fix);
@@ -230,7 +233,7 @@ impl Audit<'_> {
                 task,
                 age_ms: last_used.and_then(|t| self.age(&t)),
                 detail: format!("session {} would be resumed, and {}", unsafe_now.session_id, unsafe_now.why),
-                fix: "bookend recover".to_owned(),
+                fix: self.command("recover"),
                 key: Some(unsafe_now.key),
             });
         }
@@ -240,7 +243,7 @@ impl Audit<'_> {
     fn deliveries(&mut self) -> Result<(), Error> {
         for task in self.ledger.delivery_failed()? {
             let detail = format!("its --on-finish command failed (attempts: {})", task.delivery_attempts);
-            let fix = format!("bookend deliver {}", view::operand(&task.id));
+            let fix = self.command(&format!("deliver {}", view::operand(&task.id)));
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
         for task in self.ledger.undelivered()? {
@@ -252,7 +255,7 @@ impl Audit<'_> {
                 && now.delivery_status == task.delivery_status
             {
                 let detail = "its --on-finish command was cut off".to_owned();
-                self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, "bookend recover".to_owned());
+                self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, self.command("recover"));
             }
         }
         Ok(())
@@ -265,7 +268,7 @@ impl Audit<'_> {
                 (None, status) => format!("it ended as {status}, and nobody knows when"),
                 (Some(end), _) => format!("it ended ({end}) before it started ({})", task.started_at),
             };
-            let fix = format!("bookend show {}", view::operand(&task.id));
+            let fix = self.command(&format!("show {}", view::operand(&task.id)));
             self.tell(Code::InconsistentTimestamps, Severity::Warn, &task, detail, fix);
         }
         Ok(())
@@ -274,7 +277,7 @@ impl Audit<'_> {
     fn cleanup(&mut self) -> Result<(), Error> {
         for task in self.ledger.uncleaned()? {
             let detail = "it has ended, and no time is set after which it may be removed".to_owned();
-            self.tell(Code::MissingCleanup, Severity::Warn, &task, detail, "bookend prune".to_owned());
+            self.tell(Code::MissingCleanup, Severity::Warn, &task, detail, self.command("prune"));
         }
         Ok(())
     }

@@ -148,17 +148,9 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
 
 fn killed(ledger: &Ledger, id: &str, pid: &str) -> Error {
     let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) was killed");
-    let recover = recover_of(ledger);
+    let recover = view::suggestion(ledger.option(), "recover");
     Error::new(Kind::Nothing, message)
         .hint(format!("{recover} settles the task, and ends what is left of it"))
-}
-
-/// The command that settles the lost tasks of this ledger.
-fn recover_of(ledger: &Ledger) -> String {
-    match ledger.option() {
-        Some(file) => format!("bookend recover --ledger {}", view::quoted(&file.to_string_lossy())),
-        None => "bookend recover".to_owned(),
-    }
 }
 
 /// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
@@ -216,7 +208,10 @@ fn report_end(
             format!("task {id}: still running\n")
         }
         (Status::Running, _) => {
-            format!("task {id}: its supervisor was killed; settle the task with: {}\n", recover_of(ledger))
+            format!(
+                "task {id}: its supervisor was killed; settle the task with: {}\n",
+                view::suggestion(ledger.option(), "recover")
+            )
         }
         (status, _) => {
             let why = view::why(&now);

@@ -153,7 +153,7 @@ enum Command {
     /// For a oneshot at boot; safe at any time, by any number at once. Running rows whose supervisor is
     /// gone become `interrupted`, what they left running is ended, and their sessions are never resumed.
     /// --on-finish commands that nobody saw end are run. Every task that was interrupted since the last
-    /// time is told of once, on stdout, each line with the prefix [recovery].
+    /// time is reported on stdout, each line with the prefix [recovery].
     ///
     /// Exit codes: 0 all is settled; 1 something could not be (or, with --dry-run, waits to be).
     Recover(RecoverArgs),

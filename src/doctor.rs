@@ -117,9 +117,11 @@ fn ledger_points(at: &Location) -> Vec<Point> {
     points.extend(modes(at));
     points.push(match opened.spooled().map(|s| s.len()) {
         Ok(0) => point("spool", Health::Fine, "empty".to_owned()),
-        Ok(n) => {
-            point("spool", Health::Odd, format!("{n} terminal records wait: bookend recover merges them"))
-        }
+        Ok(n) => point(
+            "spool",
+            Health::Odd,
+            format!("{n} terminal records wait: {} merges them", recover(&opened)),
+        ),
         Err(e) => point("spool", Health::Odd, e.to_string()),
     });
     points
@@ -130,6 +132,10 @@ fn said(by: ChosenBy) -> String {
         ChosenBy::Default => "default (~/.local/state)".to_owned(),
         by => by.to_string(),
     }
+}
+
+fn recover(ledger: &Ledger) -> String {
+    view::suggestion(ledger.option(), "recover")
 }
 
 fn tasks(ledger: &Ledger) -> Vec<Point> {
@@ -146,7 +152,7 @@ fn tasks(ledger: &Ledger) -> Vec<Point> {
     vec![match judged() {
         Ok((n, 0)) => point("opening it", Health::Fine, format!("it opens; {n} tasks run")),
         Ok((n, lost)) => {
-            let text = format!("{lost} of {n} running tasks are lost: bookend recover settles them");
+            let text = format!("{lost} of {n} running tasks are lost: {} settles them", recover(ledger));
             point("opening it", Health::Odd, text)
         }
         Err(e) => point("opening it", Health::Bad, e.to_string()),

@@ -1,4 +1,4 @@
-//! Git: where a worktree stands, and what a run left in it: branch, commits, files changed and uncommitted.
+//! Git: the HEAD of a worktree, and what a run left in it: branch, commits, files changed and uncommitted.
 //!
 //! HEAD and its branch are read from the files of the repository, in this process. The rest is asked of git,
 //! see [`ask`]. What git does not answer is unknown, which is `null` in the artifact and never 0.
@@ -27,7 +27,7 @@ const LONGEST_REFS: u64 = 4 << 20;
 /// A longer file is neither a HEAD nor a path to a git directory.
 const LONGEST_HEAD: u64 = 64 << 10;
 
-/// The commit that a worktree stands at.
+/// The commit that HEAD of a worktree names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Head {
     Commit(String),

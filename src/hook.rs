@@ -35,10 +35,10 @@ const ECHO: Duration = Duration::from_millis(100);
 pub trait Attendant {
     fn ledger(&mut self) -> &mut Ledger;
 
-    /// bookend was told to stop: no hook is to be started any more.
+    /// bookend received a stop signal: it starts no more hooks.
     fn is_stopping(&self) -> bool;
 
-    /// Waits until the hook has ended, bookend is told to stop, or `until`.
+    /// Waits until the hook has ended, bookend receives a stop signal, or `until`.
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
@@ -120,7 +120,7 @@ pub fn run(
         }
         (None, _, Some(signal)) => HookEnd::Interrupted(signal),
         (None, Some(exit), None) => outcome(exit).map_or_else(HookEnd::Failed, |()| HookEnd::Done),
-        (None, None, None) => HookEnd::Failed("was lost sight of".to_owned()),
+        (None, None, None) => HookEnd::Failed("ended with an unknown exit status".to_owned()),
     })
 }
 
@@ -188,7 +188,7 @@ fn is_stopped(exit: Exit) -> bool {
 pub fn outcome(exit: Exit) -> Result<(), String> {
     match exit {
         Exit::Code(0) => Ok(()),
-        Exit::Code(code) => Err(format!("left with exit code {code}")),
+        Exit::Code(code) => Err(format!("failed with exit code {code}")),
         Exit::Signal(signal) => Err(format!("was killed by signal {signal}")),
     }
 }
@@ -264,7 +264,7 @@ pub fn deliver(
 }
 
 /// What becomes of a delivery that a stop signal cut off.
-const NEXT: &str = "bookend was told to stop; `bookend recover` or `bookend deliver` runs it";
+const NEXT: &str = "bookend received a stop signal; `bookend recover` or `bookend deliver` runs it";
 
 pub fn signal_name(signal: i32) -> &'static str {
     nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str)

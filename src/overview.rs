@@ -44,7 +44,10 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Leave, E
     }
     let findings = audit::findings(&ledger, stale_after)?;
     text += &view::audit_summary(&findings, 0);
-    text += if findings.is_empty() { "\n" } else { "; see: bookend audit\n" };
+    if !findings.is_empty() {
+        text += &format!("; see: {}", view::suggestion(ledger.option(), "audit"));
+    }
+    text.push('\n');
     text += &format!("Ledger: {path}; more: bookend --help\n");
     print(&text)?;
     Ok(Leave::Code(0))

@@ -30,7 +30,7 @@ const KEPT: [&str; 3] = ["PATH", "TERM", "LANG"];
 /// The group of a user without a passwd entry: nogroup. Never the file's, which the user may have chosen.
 const NO_GROUP: u32 = 65534;
 
-/// Says whose ledger a reading command shows, if it is not the caller's. Root starts the command anew as the
+/// Says whose ledger a reading command shows, if it is not the caller's. Root starts the command again as the
 /// owner, and this does not return.
 ///
 /// # Errors
@@ -55,7 +55,7 @@ pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Resul
     Ok(())
 }
 
-/// Becomes the user `owner` for good and starts the same command line anew, so that nothing of root is left:
+/// Becomes the user `owner` for good and starts the same command line again, so that nothing of root is left:
 /// neither its environment nor its memory, which the user could read, nor its terminal and directory.
 fn become_owner(owner: u32, intent: Intent, at: &Location, args: &[OsString]) -> Result<Infallible, Error> {
     let file = at.file.display();
@@ -87,7 +87,7 @@ fn become_owner(owner: u32, intent: Intent, at: &Location, args: &[OsString]) ->
     }
     sys::keep_only_stdio().map_err(|e| failed("closing descriptors", e))?;
     let args: Vec<CString> = args.iter().filter_map(|word| CString::new(word.as_bytes()).ok()).collect();
-    execve(c"/proc/self/exe", &args, &environment).map_err(|e| failed("executing bookend anew", e.into()))
+    execve(c"/proc/self/exe", &args, &environment).map_err(|e| failed("executing bookend again", e.into()))
 }
 
 fn change_user(uid: u32, user: Option<&User>) -> io::Result<()> {

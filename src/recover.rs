@@ -18,8 +18,7 @@ use crate::failpoint;
 use crate::git::{Git, Survey, Uncommitted};
 use crate::hook::{self, Hook, HookEnd, Idle};
 use crate::ledger::{
-    self, Aftermath, AftermathLock, ChosenBy, Delivery, Filter, Found as Named, Ledger, LiveEvidence,
-    Location, Withdrawn,
+    self, Aftermath, AftermathLock, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Withdrawn,
 };
 use crate::process::caller::{self, Caller};
 use crate::process::environment;
@@ -141,7 +140,6 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             survey: survey(caller),
             wanted: Wanted::resolve(&ledger, &request.ids)?,
             ledger,
-            at: &at,
             request,
             caller,
             telling: &mut telling,
@@ -222,7 +220,6 @@ struct Recovery<'a> {
     wanted: Wanted,
     watch: Watch,
     survey: Survey<'a>,
-    at: &'a Location,
     request: &'a Request,
     caller: &'a Caller,
     telling: &'a mut Telling,
@@ -369,7 +366,7 @@ impl Recovery<'_> {
             match recovery::agent_state(&task) {
                 AgentState::Unverified if recovery::has_expired(&task, self.request.ttl) => {
                     if self.ledger.release_agent(id, &clock::now())? {
-                        self.telling.line(&format!("task {id}: its agent is not counted any more"));
+                        self.telling.line(&format!("task {id}: its agent no longer keeps the key busy"));
                     }
                 }
                 AgentState::Runs | AgentState::OutOfReach => {
@@ -490,7 +487,7 @@ impl Recovery<'_> {
             let uncommitted = uncommitted(&task, &mut self.survey, &mut idle)?;
             self.stopped = idle.stopped;
             drop(idle);
-            let hint = post_mortem(&self.ledger, task, self.at, uncommitted)?;
+            let hint = post_mortem(&self.ledger, task, uncommitted)?;
             self.telling.hint(&hint);
             failpoint::reached("recover.hinting");
             match &self.request.on_interrupted {
@@ -632,13 +629,12 @@ fn preview_hints(
     caller: &Caller,
     report: &mut Report,
 ) -> Result<(), Error> {
-    let at = Location { file: ledger.path().to_owned(), chosen_by: ChosenBy::Option };
     let (mut watch, mut survey) = (watch()?, survey(caller));
     for task in wanted.only(ledger.unhinted()?) {
         let mut idle = Idle::new(ledger, &mut watch);
         let uncommitted = uncommitted(&task, &mut survey, &mut idle)?;
         drop(idle);
-        report.hints.push(post_mortem(ledger, task, &at, uncommitted)?);
+        report.hints.push(post_mortem(ledger, task, uncommitted)?);
     }
     Ok(())
 }
@@ -664,7 +660,7 @@ fn ended(task: &Task, reason: crate::task::Interrupt) -> Ended {
     Ended { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
 }
 
-fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommitted) -> Result<Hint, Error> {
+fn post_mortem(ledger: &Ledger, task: Task, uncommitted: Uncommitted) -> Result<Hint, Error> {
     let invalidated_session = ledger
         .invalidations_of_task(&task.id)?
         .into_iter()
@@ -672,17 +668,13 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommit
         .map(|i| i.session_id);
     let lacks = redispatch::lacks(&task);
     let is_shared = ledger.distrust().is_some();
-    let ledger = match at.chosen_by {
-        ChosenBy::Option => format!(" --ledger {}", view::quoted(&at.file.to_string_lossy())),
-        _ => String::new(),
-    };
+    let command = |what: String| Some(view::suggestion(ledger.option(), &what));
     let id = view::operand(&task.id);
     let (redispatch, redispatch_needs) = match lacks {
         _ if is_shared => (None, Some("others may write to the ledger")),
-        None => (Some(format!("bookend redispatch{ledger} {id}")), None),
+        None => (command(format!("redispatch {id}")), None),
         Some(Lacks::Stdin) => {
-            let command = format!("bookend redispatch{ledger} --stdin {id} <PROMPT");
-            (Some(command), Some("what came on its stdin is gone"))
+            (command(format!("redispatch --stdin {id} <PROMPT")), Some("what came on its stdin is gone"))
         }
         Some(Lacks::Command) => (None, Some("the row does not hold its command line")),
         Some(Lacks::Rest) => (None, Some("the row holds only the beginning of its command line")),
@@ -696,7 +688,7 @@ fn post_mortem(ledger: &Ledger, task: Task, at: &Location, uncommitted: Uncommit
     Ok(Hint { task, invalidated_session, in_worktree, uncommitted, redispatch, redispatch_needs })
 }
 
-/// How the work is told of on stdout: each thing as it is done, or all in one object at the end.
+/// How the work is reported on stdout: each thing as it is done, or all in one object at the end.
 struct Telling {
     json: bool,
     screen: Screen,
@@ -770,6 +762,8 @@ impl Telling {
 /// `[recovery] 2 interrupted, 1 running, … in /…/bookend.db`
 fn summary(report: &Report) -> String {
     let would = if report.dry_run { "nothing was done; " } else { "" };
+    let failed = report.deliveries.iter().filter(|d| d.status == Delivery::Failed.as_str()).count();
+    let delivered = report.deliveries.len() - failed;
     let counts = [
         (report.interrupted.len(), "interrupted"),
         (report.alive, "running"),
@@ -777,9 +771,9 @@ fn summary(report: &Report) -> String {
         (report.stuck.len(), "stuck"),
         (report.spool.len(), "from the spool"),
         (report.sessions.len(), "of unsafe sessions"),
-        (report.deliveries.len(), "delivered"),
-        (report.hints.len(), "told of"),
-        (report.problems.len(), "failed to be handed on"),
+        (delivered, "delivered"),
+        (report.hints.len(), "reported"),
+        (report.problems.len() + failed, "failed"),
     ];
     let told: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();

@@ -232,11 +232,7 @@ pub fn keeps_key(task: &Task) -> bool {
 
 /// `bookend recover --ledger FILE --ttl 0 ID`: ends the doubt about one task, by the operator's word.
 pub fn release_command(ledger: &Ledger, task: &Task) -> String {
-    let option = match ledger.option() {
-        Some(file) => format!(" --ledger {}", view::quoted(&file.to_string_lossy())),
-        None => String::new(),
-    };
-    format!("bookend recover{option} --ttl 0 {}", view::operand(&task.id))
+    view::suggestion(ledger.option(), &format!("recover --ttl 0 {}", view::operand(&task.id)))
 }
 
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the

@@ -272,23 +272,27 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
     let opened = Ledger::open_for_run(&at)?;
     let task = show::find_in(&opened, &request.id)?;
     let id = &task.id;
+    let command = |what: &str| view::suggestion(at.option(), what);
     if task.status == Status::Running {
-        return Err(Error::new(Kind::Busy, format!("task {id} is still running"))
-            .hint("if it is dead, `bookend recover` settles it; nothing was executed"));
+        return Err(Error::new(Kind::Busy, format!("task {id} is still running")).hint(format!(
+            "if its supervisor has died, `{}` settles it; nothing was executed",
+            command("recover")
+        )));
     }
     let refused = |why: &str| Error::failed(format!("task {id} cannot be dispatched again: {why}"));
     if let Some(distrust) = opened.distrust() {
         return Err(refused(&distrust.why).hint(format!(
-            "{}, look at its row (bookend show {}) and try again; or give the command line yourself, with \
+            "{}, look at its row ({}) and try again; or give the command line yourself, with \
              bookend run; nothing was executed",
             trust::remedy(&distrust),
-            view::operand(id)
+            command(&format!("show {}", view::operand(id)))
         )));
     }
     match lacks(&task) {
         Some(Lacks::Stdin) if !request.stdin => {
             return Err(refused("what came on its stdin is gone").hint(format!(
-                "give the prompt anew: bookend redispatch {id} --stdin <PROMPT; nothing was executed"
+                "give the prompt again: {}; nothing was executed",
+                command(&format!("redispatch --stdin {} <PROMPT", view::operand(id)))
             )));
         }
         Some(Lacks::Command) => return Err(refused("its row does not hold its command line")),

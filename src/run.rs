@@ -605,9 +605,9 @@ fn resumed_transcript(who: &Who, choice: &Choice) -> Option<(u64, SystemTime)> {
     agent::transcript_stamp(who.adapter, &who.cwd, resumed)
 }
 
-/// Whether a run that failed without a word used no conversation: the agent refused its arguments. Its record
-/// of the conversation, `before` the run and now, shows it; without one only an output that comes event by
-/// event does, since Claude Code answers an unknown id with an event there.
+/// Whether a run that failed without an event used no conversation: the agent refused its arguments. Its
+/// record of the conversation, `before` the run and now, shows it; without one only an output that comes
+/// event by event does, since Claude Code answers an unknown id with an event there.
 fn is_unused(who: &Who, session: Option<&str>, before: Option<(u64, SystemTime)>) -> bool {
     let Some(session) = session.filter(|_| who.adapter.tracks_sessions()) else { return false };
     let now = agent::transcript_stamp(who.adapter, &who.cwd, session);

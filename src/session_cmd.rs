@@ -134,7 +134,8 @@ fn invalidate(at: &Location, key: &str, reason: &str, json: bool) -> Result<Stri
         view::pretty(&session)
     } else {
         let id = view::one_line(&session.session_id).into_owned();
-        format!("session {id} is not to be resumed; `bookend session restore` brings it back\n")
+        let restore = view::one_line(&command(at, "restore", key)).into_owned();
+        format!("session {id} is not to be resumed; `{restore}` brings it back\n")
     })
 }
 
@@ -150,7 +151,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Kind::Nothing,
             format!("no session was withdrawn from the key {key} in {}", at.file.display()),
         )
-        .hint(format!("bookend session show {} tells what there was", view::operand(key)))),
+        .hint(format!("{} shows what there was", command(at, "show", key)))),
         Restored::InUse(task) => Err(Error::new(
             Kind::Busy,
             format!("task {} runs under the key {key} or with its session", task.id),
@@ -160,7 +161,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Kind::Nothing,
             format!("the key {key} goes on with session {} by now", session.session_id),
         )
-        .hint(format!("bookend session invalidate {} first, if that is not wanted", view::operand(key)))),
+        .hint(format!("{} first, if that is not wanted", command(at, "invalidate", key)))),
     }
 }
 
@@ -174,9 +175,14 @@ fn open(at: &Location, key: &str) -> Result<Ledger, Error> {
     Ok(ledger)
 }
 
+/// `bookend session WHAT KEY`
+fn command(at: &Location, what: &str, key: &str) -> String {
+    view::suggestion(at.option(), &format!("session {what} {}", view::operand(key)))
+}
+
 fn nothing(at: &Location, key: &str) -> Error {
     Error::new(Kind::Nothing, format!("the key {key} has no session in {}", at.file.display()))
-        .hint("bookend session list shows those that have one")
+        .hint(format!("{} shows those that have one", view::suggestion(at.option(), "session list")))
 }
 
 fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {
@@ -201,7 +207,9 @@ fn in_use(ledger: &Ledger, task: &Task) -> Result<String, Error> {
     let id = &task.id;
     Ok(match recovery::judge(recovery::evidence(ledger, task)?, task) {
         Verdict::Alive => format!("task {id} is running"),
-        Verdict::Gone | Verdict::Recycled => format!("task {id} died; `bookend recover` has not settled it"),
+        Verdict::Gone | Verdict::Recycled => {
+            format!("task {id} is lost; `{}` settles it", view::suggestion(ledger.option(), "recover"))
+        }
         Verdict::Unverifiable => format!("task {id} may be running: it cannot be judged from here"),
     })
 }

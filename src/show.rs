@@ -33,7 +33,7 @@ pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     let text = match request.json {
         true => view::detail_json(&task, &history),
         false => {
-            let further = further(verdict, &task, &history);
+            let further = further(&at, verdict, &task, &history);
             view::detail(&task, &history, &further, clock::timestamp(), Screen::of(&std::io::stdout()))
         }
     };
@@ -64,7 +64,8 @@ pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
         Found::One(task) => Ok(*task),
         Found::None => {
             let message = format!("no task {id} in the ledger {}", ledger.path().display());
-            Err(Error::new(Kind::Nothing, message).hint("bookend list shows the ids"))
+            Err(Error::new(Kind::Nothing, message)
+                .hint(format!("{} shows the ids", view::suggestion(ledger.option(), "list"))))
         }
         Found::Ambiguous(ids) => {
             let tasks = ids.iter().filter_map(|id| match ledger.task(id) {
@@ -89,7 +90,7 @@ fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
     })
 }
 
-fn further(verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
+fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
     let running = task.status == Status::Running;
     let adapter = task.agent_type.as_deref().and_then(agent::by_type);
     let conversation = adapter.zip(task.session_id.as_deref()).filter(|(a, _)| a.tracks_sessions());
@@ -104,6 +105,7 @@ fn further(verdict: Option<Verdict>, task: &Task, history: &History) -> Further 
         verdict,
         transcript,
         resume,
+        ledger: at.option().map(Path::to_owned),
         withdrawn: history.invalidations.iter().any(|i| i.restored_at.is_none()),
     }
 }

@@ -81,7 +81,7 @@ pub fn supervisors(ledger: &Ledger) -> impl Fn(&Stat) -> bool + '_ {
 pub fn remedy(distrust: &Distrust) -> String {
     match distrust.fix {
         Some(command) => format!("{command} {}", view::quoted(&distrust.path.to_string_lossy())),
-        None => "check who has written to it".to_owned(),
+        None => "find out who has written to it".to_owned(),
     }
 }
 

@@ -76,7 +76,7 @@ fn a_lost_task_is_one_error_whatever_else_is_wrong_with_it() {
     );
     assert_eq!(findings(&world, &[]), ["lost error gone"]);
     let output = audit(&world, &["--fail-on", "error"]).ended(End::Code(1));
-    assert!(output.stdout.contains("mend: bookend recover"), "{output:?}");
+    assert!(output.stdout.contains("fix: bookend recover"), "{output:?}");
     assert!(
         output.stdout.ends_with("Task audit: 1 findings · 1 errors · 0 warnings (showing 1)\n"),
         "{output:?}"

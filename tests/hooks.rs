@@ -234,7 +234,7 @@ fn deliver_runs_what_failed_and_again_what_was_delivered() {
     }
     let findings = json(&world, &["audit", "--json", "--code", "delivery_failed"])["findings"].clone();
     let fix = findings[0]["fix"].as_str().expect("a fix");
-    assert_eq!(fix, "bookend deliver one");
+    assert_eq!(fix, format!("bookend deliver --ledger {} one", world.ledger().display()));
     let done = world.bare(["sh", "-c", fix]).run().ended(End::Code(0));
     assert_eq!(done.stdout, "task one: delivered\n");
     assert_eq!(bookend(&world, &["deliver", "--failed"]).ended(End::Code(0)).stdout, "task two: delivered\n");

@@ -205,7 +205,7 @@ fn a_refused_command_line_leaves_the_session_as_it_was() {
 
 /// A conversation that the agent cannot read, or that went on, is no longer what it was.
 #[test]
-fn a_failure_that_touched_the_conversation_or_cannot_read_it_takes_it_out_of_use() {
+fn a_failure_that_touched_the_conversation_or_cannot_read_it_invalidates_it() {
     const TEXT: [&str; 3] = ["claude", "-p", "do it"];
     let write = |text: &str| format!("echo '{text}' >\"$HOME/.claude/projects/all/$id.jsonl\"; ");
     for (success, failure) in [

@@ -1,6 +1,7 @@
 //! The operator's daily commands: list and show at length, artifacts, doctor, help.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
@@ -84,7 +85,33 @@ fn a_lost_task_is_seen_in_list_and_show() {
     lost.signal(rustix::process::Signal::KILL);
     lost.wait_here();
     assert!(said(&world, &["list"]).contains("lost"));
-    assert!(said(&world, &["show", "gone"]).contains("bookend recover settles it"));
+    assert!(said(&world, &["show", "gone"]).contains("bookend recover --ledger "));
+}
+
+#[test]
+fn suggested_commands_name_a_ledger_that_is_not_the_default() {
+    let Some(world) = World::of_bookend("suggested_commands_name_a_ledger") else { return };
+    let ledger = world.path("else where/l.db");
+    fs::create_dir(world.path("else where")).expect("a directory");
+    fs::set_permissions(world.path("else where"), fs::Permissions::from_mode(0o700)).expect("its mode");
+    let with = |args: &[&str]| {
+        let ledger = ledger.to_str().expect("UTF-8");
+        world.bare(["bookend", "--ledger", ledger].iter().chain(args).copied()).run()
+    };
+    let lost = with(&["run", "--id", "one", "--", "sh", "-c", "kill -9 $PPID"]);
+    assert_eq!(lost.end, End::Signal(libc::SIGKILL), "{lost:?}");
+    let pasted = |command: &str| world.bare(["sh", "-c", &format!("exec {command}")]).run();
+    let audit: Value = serde_json::from_str(&with(&["audit", "--json"]).stdout).expect("JSON");
+    let report = pasted(audit["findings"][0]["fix"].as_str().expect("a command")).ended(End::Code(0)).stdout;
+    assert!(report.contains("task one interrupted"), "{report}");
+    let again = report.split("again ").nth(1).and_then(|rest| rest.lines().next()).expect("a command");
+    assert_eq!(pasted(again).end, End::Signal(libc::SIGKILL), "{again}");
+    let unknown = with(&["show", "nosuch"]).ended(End::Code(1)).stderr;
+    let list = unknown.split_once("hint: ").and_then(|(_, hint)| hint.split_once(" shows the ids"));
+    let listed = pasted(list.expect("a command").0).ended(End::Code(0)).stdout;
+    assert_eq!(listed.matches("\none ").count(), 1, "{listed}");
+    let default = pasted("sh -c 'unset XDG_STATE_HOME; bookend run -- true; exec bookend show nosuch'");
+    assert!(default.ended(End::Code(1)).stderr.contains("hint: bookend list shows the ids"));
 }
 
 #[test]
@@ -106,7 +133,7 @@ fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
         "1 found, 1 ended, 0 left".to_owned(),
         format!("/{session}.jsonl\n"),
         format!("&& claude --resume {session}"),
-        "bookend session restore 'a key'".to_owned(),
+        format!("bookend session --ledger {} restore 'a key'\n", world.ledger().display()),
         format!("_PID={} + _PID={}", row.pid("supervisor_pid"), row.pid("agent_pid")),
     ] {
         assert!(page.contains(&part), "{part}: {page}");

@@ -19,7 +19,7 @@ fn a_task_whose_processes_are_gone_is_interrupted_and_told_of_once() {
     Busy::sleep(&world, "one").kill_all();
     let told = recover(&world, &[]);
     assert_eq!(count(&told, "[recovery] task one interrupted (supervisor_lost)"), 1, "{told}");
-    assert_eq!(count(&told, "[recovery] 1 interrupted, 1 told of in "), 1, "{told}");
+    assert_eq!(count(&told, "[recovery] 1 interrupted, 1 reported in "), 1, "{told}");
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert_eq!(row.text("end_source"), "recovery");
@@ -116,7 +116,7 @@ fn what_could_not_be_handed_on_is_tried_again() {
     let Some(world) = World::of_bookend("what_could_not_be_handed_on") else { return };
     Busy::sleep(&world, "one").kill_all();
     let failed = bookend(&world, &["recover", "--on-interrupted", "exit 3"]).ended(End::Code(1));
-    assert!(failed.stdout.contains("left with exit code 3"), "{failed:?}");
+    assert!(failed.stdout.contains("failed with exit code 3"), "{failed:?}");
     let told = recover(&world, &["--on-interrupted", "true"]);
     assert_eq!(count(&told, "task one interrupted"), 1, "{told}");
     assert_eq!(count(&recover(&world, &["--on-interrupted", "exit 3"]), "nothing to settle"), 1);
@@ -365,7 +365,7 @@ fn the_hint_tells_what_was_going_on() {
         "in flight Bash",
         ": 2 uncommitted changes",
         &format!("session {} is not to be resumed", row.text("session_id")),
-        &format!("again bookend redispatch {}", row.text("id")),
+        &format!("again bookend redispatch --ledger {} {}", world.ledger().display(), row.text("id")),
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -451,7 +451,7 @@ fn a_prompt_that_came_on_stdin_is_gone_and_has_to_be_given_anew() {
     let told = recover(&world, &[]);
     assert!(told.contains("what came on its stdin is gone"), "{told}");
     let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
-    assert!(refused.stderr.contains("bookend redispatch one --stdin"), "{refused:?}");
+    assert!(refused.stderr.contains("--stdin one <PROMPT"), "{refused:?}");
     assert_eq!(world.rows().len(), 1);
     fs::write(world.path("new"), "the prompt").expect("a prompt");
     let prompt = fs::File::open(world.path("new")).expect("a prompt");

@@ -223,9 +223,9 @@ stderr\t''
 journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l ttl -d 'End a task that cannot be judged from here this long after its last sign of life' -r
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l grace -d 'How long left-over processes are given between SIGTERM and SIGKILL' -r
-complete -c bookend -n "__fish_bookend_using_subcommand recover" -l on-interrupted -d 'A shell command to run once for each interrupted task, with its row as JSON on stdin' -r
+complete -c bookend -n "__fish_bookend_using_subcommand recover" -l on-interrupted -d 'A shell command to run for each interrupted task, with its row as JSON on stdin; at most three times' -r
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l hook-timeout -d 'End a hook after this long (0: never) [default: what the task was given, else 60s]' -r
-complete -c bookend -n "__fish_bookend_using_subcommand recover" -l settle-only -d 'Only mark lost tasks and end what they left; leave hooks and reports to another recovery'
+complete -c bookend -n "__fish_bookend_using_subcommand recover" -l settle-only -d 'Mark lost tasks and end their processes; run no hooks and print no reports'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l dry-run -d 'Say what would be done, and do nothing'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -l json -d 'As one JSON object'
 complete -c bookend -n "__fish_bookend_using_subcommand recover" -s q -l quiet -d 'Say nothing on stderr but errors'
@@ -237,8 +237,8 @@ complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l log -d 'Wher
 stderr\t''
 journald\t''"
 complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l hook-timeout -d 'End a command after this long (0: never) [default: what the task was given, else 60s]' -r
-complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l failed -d 'Those whose command failed'
-complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l again -d 'Also a task of which the command succeeded'
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l failed -d 'Run the commands that failed'
+complete -c bookend -n "__fish_bookend_using_subcommand deliver" -l again -d 'Run the command again even if it succeeded'
 complete -c bookend -n "__fish_bookend_using_subcommand deliver" -s q -l quiet -d 'Say nothing on stderr but errors'
 complete -c bookend -n "__fish_bookend_using_subcommand deliver" -s v -l verbose -d 'Say on stderr what bookend does; twice: in detail'
 complete -c bookend -n "__fish_bookend_using_subcommand deliver" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -9,7 +9,7 @@ use super::json::{Cursor, Malformed, Parsed, lossy};
 
 /// Characters of an error's text that are kept.
 const ERROR_TEXT: usize = 8 << 10;
-/// US dollars. What an agent reports above it is no cost, and would make every sum useless.
+/// US dollars. A greater cost is ignored: it would make every sum useless.
 const MOST_COST_USD: f64 = 1e9;
 
 pub type Text<'a> = Option<Cow<'a, str>>;

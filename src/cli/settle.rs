@@ -14,7 +14,7 @@ use crate::session_cmd;
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
-    /// Settle only these tasks, given by their ids or enough of the beginning of each
+    /// Settle only these tasks; each id may be shortened while it is unique
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// End a task that cannot be judged from here this long after its last sign of life
@@ -35,13 +35,13 @@ pub struct RecoverArgs {
         default_value = "10s",
     )]
     grace: Duration,
-    /// A shell command to run once for each interrupted task, with its row as JSON on stdin
+    /// A shell command to run for each interrupted task, with its row as JSON on stdin; at most three times
     #[arg(long, env = "BOOKEND_ON_INTERRUPTED", value_name = "CMD")]
     on_interrupted: Option<OsString>,
     /// End a hook after this long (0: never) [default: what the task was given, else 60s]
     #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     hook_timeout: Option<Duration>,
-    /// Only mark lost tasks and end what they left; leave hooks and reports to another recovery
+    /// Mark lost tasks and end their processes; run no hooks and print no reports
     #[arg(long, conflicts_with = "on_interrupted")]
     settle_only: bool,
     /// Say what would be done, and do nothing
@@ -61,13 +61,13 @@ pub struct RecoverArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  bookend deliver --failed\n  bookend deliver 019ab3 --hook-timeout 5m")]
 pub struct DeliverArgs {
-    /// The tasks' ids, or enough of their beginnings
+    /// Ids of the tasks; each may be shortened while it is unique
     #[arg(value_name = "ID", conflicts_with = "failed")]
     ids: Vec<String>,
-    /// Those whose command failed
+    /// Run the commands that failed
     #[arg(long)]
     failed: bool,
-    /// Also a task of which the command succeeded
+    /// Run the command again even if it succeeded
     #[arg(long, requires = "ids")]
     again: bool,
     /// End a command after this long (0: never) [default: what the task was given, else 60s]
@@ -155,7 +155,7 @@ pub struct AdoptArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  bookend backup ledger-$(date +%F).db")]
 pub struct BackupArgs {
-    /// The file to write; it must not exist
+    /// The file to create; it must not exist
     pub file: PathBuf,
 }
 

@@ -32,8 +32,8 @@ const STEP: Duration = Duration::from_millis(50);
 /// A longer answer is not read.
 const LONGEST_ANSWER: u64 = 64 << 20;
 
-/// What every git is told besides. `GIT_NO_LAZY_FETCH` is new in 2.45; an empty list of allowed protocols
-/// keeps older ones from fetching objects that a partial clone lacks.
+/// Variables that are set for every git. `GIT_NO_LAZY_FETCH` is new in 2.45; an empty list of allowed
+/// protocols keeps older ones from fetching objects that a partial clone lacks.
 const VARIABLES: [(&str, &str); 5] = [
     ("LC_ALL", "C"),
     ("GIT_OPTIONAL_LOCKS", "0"),

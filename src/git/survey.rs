@@ -1,4 +1,4 @@
-//! What a recovery tells of the worktrees of lost tasks: each is looked at once, and all share one limit.
+//! What a recovery reports about worktrees of lost tasks: each is read once, and all share one limit.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -180,10 +180,9 @@ impl Ledger {
         &self.at.file
     }
 
-    /// What to give as `--ledger` to another command so that it opens this ledger; `None`: nothing, since it
-    /// is the default one.
+    /// As [`Location::option`].
     pub fn option(&self) -> Option<&Path> {
-        (self.at.chosen_by != ChosenBy::Default).then_some(&self.at.file)
+        self.at.option()
     }
 
     /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others
@@ -410,8 +409,8 @@ impl Ledger {
 
     /// Records what became of a task's left-overs after its end.
     pub fn leftovers(&mut self, id: &str, leftovers: &str) -> Result<()> {
-        self.check_files("recording left-overs")?;
-        tasks::leftovers(self.conn(), id, leftovers).map_err(self.failed("recording left-overs"))?;
+        self.check_files("recording leftover processes")?;
+        tasks::leftovers(self.conn(), id, leftovers).map_err(self.failed("recording leftover processes"))?;
         Ok(())
     }
 

@@ -64,6 +64,12 @@ impl Location {
         self.file.parent().unwrap_or(Path::new("/"))
     }
 
+    /// What to give as `--ledger` to another command so that it opens this ledger; `None`: nothing, since it
+    /// is the default one.
+    pub fn option(&self) -> Option<&Path> {
+        (self.chosen_by != ChosenBy::Default).then_some(&self.file)
+    }
+
     /// The private directory beside the ledger: `<file>.d`, for the live locks and the spool.
     pub fn private_dir(&self) -> PathBuf {
         with_suffix(&self.file, ".d")

@@ -349,7 +349,7 @@ fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rus
 }
 
 /// The run succeeded, or `--keep-session` applies: its key goes on with this session, unless an operator
-/// withdrew it meanwhile: the invalidation of a session in use names the task that uses it.
+/// invalidated it meanwhile: the invalidation of a session in use names the task that uses it.
 pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&str>) -> rusqlite::Result<()> {
     let (Some(key), Some(session_id)) = (used.key, session_id) else {
         return Ok(());

@@ -1,12 +1,12 @@
 //! Capture: the agent's stdout, passed on at once and unchanged, and read along.
 //!
-//! A slow reader does not throttle the agent: what it has not taken yet waits in memory, and beyond 1 MiB
-//! in an unlinked file, up to a limit. Only amid much output a reader who is at it is waited for, for
-//! moments: a reader who takes nothing holds nobody up, and one who takes little leaves the agent a few MB a
-//! second at the worst. Beyond the limit, or where the file has no room, the agent waits (back-pressure).
+//! A slow reader does not throttle the agent: what it has not read yet waits in memory, and beyond 1 MiB in
+//! an unlinked file, up to a limit. If there is much output and the reader reads, bookend waits for it for
+//! moments: a reader that reads nothing does not delay the agent, and one that reads little leaves it a few
+//! MB a second. Beyond the limit, or if the file cannot grow, the agent has to wait (back-pressure).
 //!
-//! Only EPIPE means that the reader has gone. A file system without room is tried again, and output that
-//! could not be written is counted: it makes the run a failure.
+//! Only EPIPE means that the reader has exited. If the file system is full, bookend tries again. Output that
+//! could not be written is counted and makes the run a failure.
 //!
 //! The descriptor that we inherited is never made non-blocking; others share it.
 

@@ -2,7 +2,7 @@
 //! proc_pid_status(5).
 //!
 //! That is a reason to wait for the end, never a proof of it: only a readable pidfd is one (pidfd_open(2)).
-//! With much memory the way takes 100 ms and more; with a hung disk or a core dump it takes as long as those.
+//! Freeing much memory takes 100 ms and more; with a hung disk or a core dump the end takes as long as those.
 
 use rustix::fs::CWD;
 

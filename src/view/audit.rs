@@ -135,7 +135,7 @@ pub fn audit(findings: &[Finding], shown: &[&Finding], screen: Screen) -> String
         }
         text.push_str(&format!("\n      {}", one_line(&finding.detail)));
         let fix = screen.paint(Style::new().bold(), &one_line(&finding.fix));
-        text.push_str(&format!("\n      mend: {fix}\n"));
+        text.push_str(&format!("\n      fix: {fix}\n"));
     }
     if !shown.is_empty() {
         text.push('\n');

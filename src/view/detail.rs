@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
-use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, signal, since};
+use super::text::{
+    ago, cells, command_line, duration, money, one_line, operand, quoted, signal, since, suggestion,
+};
 use crate::task::{Invalidation, Session, Status, Task, Transition, Verdict};
 
 /// What is kept of a task beside its row.
@@ -32,6 +34,8 @@ pub struct Further {
     pub resume: Option<(PathBuf, Vec<String>)>,
     /// The conversation was taken out of use, and not restored since.
     pub withdrawn: bool,
+    /// The ledger, if it is not the default one.
+    pub ledger: Option<PathBuf>,
 }
 
 /// One line a fact; what is not known has none. Long text is not cut.
@@ -39,7 +43,7 @@ pub fn detail(task: &Task, history: &History, further: &Further, now: Timestamp,
     let mut page = Page { lines: Vec::new() };
     who(&mut page, task);
     page.plain("", Some(String::new()));
-    end(&mut page, task, further.verdict, now, screen);
+    end(&mut page, task, further, now, screen);
     page.plain("", Some(String::new()));
     used(&mut page, task);
     page.plain("", Some(String::new()));
@@ -104,16 +108,19 @@ fn who(page: &mut Page, task: &Task) {
     page.data("inside task", task.parent_id.as_deref());
 }
 
-fn end(page: &mut Page, task: &Task, verdict: Option<Verdict>, now: Timestamp, screen: Screen) {
+fn end(page: &mut Page, task: &Task, further: &Further, now: Timestamp, screen: Screen) {
     let word = screen.paint(style(task.status), task.status.as_str());
     let why = why(task);
     page.plain("status", Some(if why.is_empty() { word } else { format!("{word} ({why})") }));
     page.plain(
         "alive",
-        verdict.map(|v| match v {
+        further.verdict.map(|v| match v {
             Verdict::Alive => "yes".to_owned(),
             Verdict::Gone | Verdict::Recycled => {
-                "no: its supervisor is gone; bookend recover settles it".to_owned()
+                format!(
+                    "no: its supervisor is gone; {} settles it",
+                    suggestion(further.ledger.as_deref(), "recover")
+                )
             }
             Verdict::Unverifiable => "cannot be judged from here".to_owned(),
         }),
@@ -294,7 +301,12 @@ fn look(page: &mut Page, task: &Task, further: &Further) {
     });
     page.data("go on with", resume.as_deref());
     let restore = task.key.as_ref().filter(|_| further.withdrawn);
-    page.data("restore", restore.map(|k| format!("bookend session restore {}", operand(k))).as_deref());
+    page.data(
+        "restore",
+        restore
+            .map(|k| suggestion(further.ledger.as_deref(), &format!("session restore {}", operand(k))))
+            .as_deref(),
+    );
     let journal = task.boot_id.as_ref().zip(task.supervisor_pid).map(|(boot, supervisor)| {
         let agent = task.agent_pid.map_or_else(String::new, |p| format!(" + _PID={p}"));
         format!("journalctl _BOOT_ID={} _PID={supervisor}{agent}", boot.replace('-', ""))

@@ -1,6 +1,7 @@
 //! Small values as people read them: durations, ages, money, signals, ids, and text of unknown origin.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use jiff::Timestamp;
 use nix::sys::signal::Signal;
@@ -173,6 +174,13 @@ pub fn command_line(words: &[String]) -> String {
 pub fn operand(word: &str) -> String {
     let mark = if word.starts_with('-') { "-- " } else { "" };
     format!("{mark}{}", quoted(word))
+}
+
+/// A command of bookend that works when it is pasted: `ledger` is the file if it is not the default one.
+pub fn suggestion(ledger: Option<&Path>, what: &str) -> String {
+    let Some(file) = ledger else { return format!("bookend {what}") };
+    let (command, rest) = what.split_once(' ').unwrap_or((what, ""));
+    format!("bookend {command} --ledger {} {rest}", quoted(&file.to_string_lossy())).trim_end().to_owned()
 }
 
 /// One word of it.

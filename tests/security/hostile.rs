@@ -253,7 +253,8 @@ fn the_hint_of_recovery_is_one_line_a_task_in_a_pipe() {
     let told = bookend(&world, &["recover", "-v", "-v"]).ended(End::Code(0)).stdout;
     assert!(told.lines().all(|l| l.starts_with("[recovery] ")), "{told}");
     assert_eq!(told.matches(" interrupted (supervisor_lost)").count(), 2, "{told}");
-    assert!(told.contains("again bookend redispatch -- --all"), "no command that would do more: {told}");
+    let again = format!("again bookend redispatch --ledger {} -- --all", world.ledger().display());
+    assert!(told.contains(&again), "no command that would do more: {told}");
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn what_names_a_ledger_that_was_moved_is_counted_and_left() {
         (&daemon.into(), &"unknown_ledger".into())
     );
     let audit = bookend(&world, &["audit", "--ledger", &moved]).ended(End::Code(0)).stdout;
-    assert!(audit.contains("orphan_process") && audit.contains(&format!("mend: kill {daemon}\n")), "{audit}");
+    assert!(audit.contains("orphan_process") && audit.contains(&format!("fix: kill {daemon}\n")), "{audit}");
     assert_eq!(state(daemon), Some('S'));
     // Back in its place it is known again.
     for suffix in ["", "-wal", "-shm", ".d"] {

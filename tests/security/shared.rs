@@ -95,7 +95,7 @@ fn a_row_stays_running_whose_supervisor_lives_whatever_is_forged() {
 }
 
 #[test]
-fn what_a_dead_task_left_is_ended_by_its_marks_in_a_shared_ledger_too() {
+fn recover_ends_leftovers_by_their_marks_in_a_shared_ledger() {
     let Some(shared) = Shared::start("what_a_dead_task_left_is_ended_by_its_marks") else { return };
     let (id, ledger) = (shared.id.clone(), shared.world.name("l.db"));
     let daemon = Marked::start(&shared.world, "daemon", &id, &ledger, &[]);

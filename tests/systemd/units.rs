@@ -55,7 +55,7 @@ fn restart_ends_the_task_and_the_next_one_starts_fresh_with_one_hint() {
 }
 
 #[test]
-fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_anew() {
+fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_again() {
     let Some(m) = Machine::new("agents_start_before_the_hooks_of_lost_tasks") else { return };
     m.show_boot_ids();
     // The hook of a lost task stays until it is let go.

@@ -1,6 +1,5 @@
-//! The programs that start another one: by which options, and where in their arguments it stands. Every
-//! adapter uses this one table. An option that a row does not list makes the row useless: nothing is read
-//! behind it.
+//! The programs that start another one: their options, and where in their arguments the other one is. Every
+//! adapter uses this one table. Arguments after an option that a row does not list are not read.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -250,7 +249,7 @@ impl Launcher {
             && (self.word.is_empty() || self.reach == Reach::Hidden || self.behind_word(args).is_some())
     }
 
-    /// Where in `args` the program stands that it starts. `None`: that cannot be told.
+    /// The index in `args` of the program that it starts. `None`: not known.
     pub fn program(&self, args: &[OsString]) -> Option<usize> {
         let at = if self.word.is_empty() { 0 } else { self.behind_word(args)? };
         let at = match self.then {

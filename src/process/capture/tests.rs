@@ -195,7 +195,7 @@ fn the_readers_pipe_is_enlarged_only_when_it_was_too_small() {
     assert!(between.streams[0] == between.streams[2]);
 }
 
-/// What stdout says of its refusals: only a closed pipe is a reader that has gone.
+/// What stdout says of its refusals: only a closed pipe means that the reader has exited.
 #[test]
 fn a_refusal_is_known_by_its_errno() {
     let of = |errno: Errno| Refusal::of(&errno.into());
