@@ -1,4 +1,4 @@
-//! What a ledger holds, and what it never holds.
+//! What a ledger holds and never holds, and names that others have taken.
 
 use std::fs;
 use std::path::Path;
