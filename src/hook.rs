@@ -223,14 +223,16 @@ pub fn deliver(
     let kept_command = text("command");
     let Some(command) = given.or(kept_command.as_deref()) else { return Ok(None) };
     if attendant.is_stopping() {
-        warn!("the --on-finish command of task {} was not run: {NEXT}", task.id);
+        let next = next(attendant.ledger());
+        warn!("the --on-finish command of task {} was not run: {next}", task.id);
         return Ok(None);
     }
     let attempt = match attendant.ledger().begin_delivery(task) {
         Ok(Some(attempt)) => attempt,
         Ok(None) => return Ok(None),
         Err(e) => {
-            warn!("the --on-finish command of task {} waits for `bookend recover`: {e}", task.id);
+            let command = view::suggestion(attendant.ledger().option(), "recover");
+            warn!("the --on-finish command of task {} waits for `{command}`: {e}", task.id);
             return Ok(None);
         }
     };
@@ -252,7 +254,8 @@ pub fn deliver(
         }
         HookEnd::Interrupted(signal) => {
             let name = signal_name(signal);
-            warn!("the --on-finish command of task {} was interrupted by {name}: {NEXT}", task.id);
+            let next = next(attendant.ledger());
+            warn!("the --on-finish command of task {} was interrupted by {name}: {next}", task.id);
             Delivery::Pending
         }
     };
@@ -264,7 +267,9 @@ pub fn deliver(
 }
 
 /// What becomes of a delivery that a stop signal cut off.
-const NEXT: &str = "bookend received a stop signal; `bookend recover` or `bookend deliver` runs it";
+fn next(ledger: &Ledger) -> String {
+    format!("bookend received a stop signal; `{}` runs it", view::suggestion(ledger.option(), "recover"))
+}
 
 pub fn signal_name(signal: i32) -> &'static str {
     nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str)

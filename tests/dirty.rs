@@ -60,10 +60,32 @@ fn a_result_behind_an_event_that_says_nothing_is_read() {
     }
 }
 
+/// Whatever stands between the two.
+#[test]
+fn an_answer_behind_an_event_that_says_nothing_is_counted() {
+    let Some(world) = World::of_bookend("an_answer_behind_an_event") else { return };
+    let answer = format!(
+        r#"{{"type":"assistant","message":{{"id":"m","usage":{{"input_tokens":30}}}},"session_id":"{ID}"}}"#
+    );
+    let result = format!(
+        r#"{{"type":"result","subtype":"success","is_error":false,"session_id":"{ID}","total_cost_usd":0.5}}"#
+    );
+    let echo = r#"{"type":"user","message":{"content":[{"type":"tool_result","content":"x"}]}"#;
+    let delta = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}"#;
+    let piece = format!(r#"{{"type":"stream_event","event":{delta}"#);
+    for event in [echo, &piece, r#"{"type":"system","subtype":"status""#] {
+        for between in ["", " ", "\x1b[0m", "text, \"quoted\" ", "]", "{ oops "] {
+            let said = format!("{event},\"session_id\":\"{ID}\"}}{between}{answer}\n{result}\n");
+            fs::write(world.path("home/said"), said).expect("what it says");
+            is_read(&world, AGENTS[0], &format!("init {ID}; cat said"));
+        }
+    }
+}
+
 #[test]
 fn a_result_line_of_more_than_16_mib_is_read() {
     let Some(world) = World::of_bookend("a_result_line_of_more_than_16_mib") else { return };
-    let text = "0123456\\n".repeat((17 << 20) / 9);
+    let text = format!("{}\\n", "0123456789".repeat(8)).repeat((17 << 20) / 82);
     let line = format!(
         r#"{{"type":"result","subtype":"success","is_error":false,"result":"{text}","session_id":"{ID}","#
     ) + r#""total_cost_usd":0.5,"usage":{"input_tokens":30,"output_tokens":4}}"#;

@@ -354,3 +354,18 @@ fn the_operator_ends_the_doubt_about_a_hook_of_another_pid_namespace() {
     let states: Vec<String> = world.rows().iter().map(|r| r.text("delivery_status")).collect();
     assert_eq!(states, ["delivered", "delivered"]);
 }
+
+#[test]
+fn the_command_for_a_hook_that_was_cut_off_names_the_ledger() {
+    let Some(world) = World::of_bookend("the_command_for_a_hook_that_was_cut_off") else { return };
+    let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
+    let (hook, ledger) = (stays_once(&ready.path(), &noted), world.name("other/b.db"));
+    let words = ["bookend", "run", "--ledger", &ledger, "--on-finish", &hook, "--", "true"];
+    let run = world.bare(words).start();
+    ready.pid("ready");
+    run.signal(Signal::TERM);
+    let output = run.wait().ended(End::Code(0));
+    let command = output.stderr.split('`').nth(1).expect("a command");
+    world.bare(["sh", "-c", command]).run().ended(End::Code(0));
+    assert_eq!(fs::read_to_string(noted).expect("a line"), "2\n");
+}

@@ -8,6 +8,8 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use memchr::memmem;
+
 use super::{ADAPTERS, Adapter, UnknownAgentType};
 use launchers::{LAUNCHERS, Launcher, Reach, has};
 
@@ -23,7 +25,7 @@ pub struct Names {
     pub programs: &'static str,
     /// Base names that are also other programs': they count only where the agent's type is given.
     pub common: &'static str,
-    /// Packages that hold it, as npx and the like name them; their files are its program too.
+    /// Packages that hold it, as npx and the like name them: there a common name is its program too.
     pub packages: &'static str,
     /// Its releases are programs that are named by their version, in a folder `versions`.
     pub by_version: bool,
@@ -171,8 +173,8 @@ fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Optio
             Reach::Here => {}
             Reach::Hidden => return Walk::Hidden { at },
             reach => {
-                let by = || (base(word), reach == Reach::ElsewhereByShell);
-                away.get_or_insert_with(by);
+                let (_, by_shell) = away.get_or_insert_with(|| (base(word), false));
+                *by_shell |= reach == Reach::ElsewhereByShell;
             }
         }
         match launcher.program(args) {
@@ -227,7 +229,9 @@ impl Names {
         let Some(base) = path.file_name().and_then(OsStr::to_str) else { return false };
         let of_package = |package: &str| {
             let version = word.to_str().and_then(|w| w.strip_prefix(package));
-            version.is_some_and(|v| v.is_empty() || v.starts_with('@')) || holds(path, package)
+            let is_program = || has(self.programs, base) || has(self.common, base);
+            version.is_some_and(|v| v.is_empty() || v.starts_with('@'))
+                || (is_program() && holds(path, package))
         };
         has(self.programs, base)
             || (typed && has(self.common, base))
@@ -250,11 +254,14 @@ fn is_version(name: &str) -> bool {
     name.split('.').count() == 3 && name.split('.').all(is_number)
 }
 
-/// The agent that a word names, if it names one: not a folder that has the name.
+/// The agent that a word names, if it names one: not a folder that has the name, nor a text or an address
+/// that ends with it.
 fn names_agent(word: &OsStr) -> Option<&'static dyn Adapter> {
     let adapter = ADAPTERS.iter().find(|a| a.names().is_name(word, false))?;
-    let is_folder = word.as_bytes().contains(&b'/') && Path::new(word).is_dir();
-    (!is_folder).then_some(*adapter)
+    let bytes = word.as_bytes();
+    let is_folder = bytes.contains(&b'/') && Path::new(word).is_dir();
+    let is_text = bytes.iter().any(u8::is_ascii_whitespace) || memmem::find(bytes, b"://").is_some();
+    (!is_folder && (!is_text || Path::new(word).is_file())).then_some(*adapter)
 }
 
 /// The place behind the first word, from `at` on, that names an agent.
@@ -349,6 +356,7 @@ mod tests {
             "timeout -k 5 60 claude | -p",
             "timeout --signal=INT 60 /work/versions/2.1.330 | -p",
             "flock -n src/claude claude | -p",
+            "node --title claude --env-file .env /x/@anthropic-ai/claude-code/cli.js | -p",
             "node --no-warnings /x/node_modules/@anthropic-ai/claude-code/cli.js | -p hi",
             "npx @anthropic-ai/claude-code@2.1.330 | -p hi",
             "npx -y -p @anthropic-ai/claude-code claude | -p hi",
@@ -373,6 +381,11 @@ mod tests {
         {
             assert_own(line, Some("claude"), &Place::Here);
         }
+        for option in ["--env-file", "--disable-warning", "--dns-result-order", "--title"] {
+            assert_own(&format!("node {option} x server.js | -p"), Some("claude"), &Place::Here);
+        }
+        let argv = ["wrapper", "-p", "fix src/claude"].map(OsString::from);
+        assert_eq!(recognise(&argv, Some("claude")).expect("a type").place, Place::Here);
         assert_own("agent | -p", Some("cursor"), &Place::Here);
         assert_own("cursor-agent | -p", Some("cursor"), &Place::Here);
         for (line, why) in [
@@ -410,9 +423,11 @@ mod tests {
         ] {
             assert_eq!(untracked(line, Some("claude")), by, "{line}");
         }
-        let read_again = ["ssh", "build", "claude", "-p", "say --resume x; rm"].map(OsString::from);
-        let found = recognise(&read_again, Some("claude")).expect("a type");
-        assert_eq!(found.place, Place::Untracked(Untracked::Elsewhere("ssh".to_owned())));
+        let read_again = ["sudo", "ssh", "build", "claude", "-p", "say --resume x; rm"].map(OsString::from);
+        for (argv, by) in [(&read_again[..], "sudo"), (&read_again[1..], "ssh")] {
+            let found = recognise(argv, Some("claude")).expect("a type");
+            assert_eq!(found.place, Place::Untracked(Untracked::Elsewhere(by.to_owned())));
+        }
     }
 
     #[test]
@@ -438,6 +453,7 @@ mod tests {
         }
         assert_eq!(untracked("make claude", None), "make");
         assert_eq!(untracked("true", None), "true");
+        assert_eq!(untracked("node /x/@anthropic-ai/claude-code/install.cjs", None), "install.cjs");
         assert_eq!(untracked("claude -p", Some("command")), "claude");
         assert!(recognise(&words("x"), Some("codex")).is_err());
     }
@@ -458,6 +474,9 @@ mod tests {
         assert_eq!(mentioned(&["sh", "-c", "echo claudette"]), None);
         assert_eq!(mentioned(&["sh", "build.sh", "ask claude"]), None);
         assert_eq!(mentioned(&["make", "all"]), None);
+        assert_eq!(mentioned(&["git", "clone", "https://example.org/claude"]), None);
+        assert_eq!(mentioned(&["ask", "what is in /opt/claude"]), None);
+        assert_eq!(mentioned(&["cat", "/x/@anthropic-ai/claude-code/package.json"]), None);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use super::scan::ProcessScan;
 use super::sorting::{self, Kind, Scene, Sight};
 pub use super::sorting::{IsSupervisor, Seat, Task, Why};
 use super::table::{Proc, Table};
-use crate::task::Identity;
+use crate::task::{Identity, Verdict};
 
 /// How long a process may take to end before it is reported as surviving.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -265,6 +265,15 @@ impl LeftoverSweep {
     /// system call has said so.
     fn is_childless(&self) -> bool {
         matches!(self.task.seat, Seat::Supervisor { .. }) && !any_child()
+    }
+
+    /// The pids of the task's processes that became our children and that `/proc` hides.
+    fn hidden(&self) -> Vec<i32> {
+        // Without a scan there was no child.
+        let Seat::Supervisor { inherited, helpers } = &self.task.seat else { return Vec::new() };
+        let Some(_) = &self.scan else { return Vec::new() };
+        let is_ours = |pid: &i32| !helpers.contains(pid) && inherited.iter().all(|i| i.pid != *pid);
+        hidden_children().into_iter().filter(is_ours).collect()
     }
 
     /// Takes in what the scan shows; `true`: something of it is new.
@@ -531,7 +540,19 @@ pub fn children() -> Result<Vec<Identity>, Error> {
     let mut table = Table::default();
     Proc::open().and_then(|mut p| p.read(&mut table)).map_err(Error::Proc)?;
     let me = std::process::id() as i32;
-    Ok(table.rows().iter().filter(|s| s.ppid == me).map(Stat::identity).collect())
+    let shown = table.rows().iter().filter(|s| s.ppid == me).map(Stat::identity);
+    let hidden = hidden_children().into_iter().map(|pid| Identity { pid, start: 0 });
+    Ok(shown.chain(hidden).collect())
+}
+
+/// The living children of this process that `/proc` hides (`hidepid`), since they run as another user. The
+/// kernel lists their pids all the same (proc_pid_task(5), CONFIG_PROC_CHILDREN).
+fn hidden_children() -> Vec<i32> {
+    let path = format!("/proc/self/task/{}/children", std::process::id());
+    let listed = std::fs::read_to_string(path).unwrap_or_default();
+    let lives = |pid| identity::presence(Identity { pid, start: 0 }.into()) != Verdict::Gone;
+    let is_hidden = |pid: &i32| identity::stat(*pid).is_err() && lives(*pid);
+    listed.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_hidden).collect()
 }
 
 /// What the sweeps of many tasks share: one scan of all processes, and when to take the next.

@@ -93,7 +93,7 @@ pub enum Why {
     Dying,
     /// Its environment says `BOOKEND_DETACHED=1`: it serves others than the task.
     Detached,
-    /// It is the agent, and `/proc` does not show it: it may have changed its user.
+    /// It is the agent, or our child, and `/proc` does not show it: it may have changed its user.
     Hidden,
 }
 

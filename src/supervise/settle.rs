@@ -12,6 +12,7 @@ use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::oom;
 use crate::task::{Counts, EndSource, Ended, Ending, Exit, Failure, Interrupt, Sender, Stop};
+use crate::view;
 
 impl Supervisor<'_> {
     /// Writes the terminal row, or the spool if the ledger does not take it. Says whether the ledger did.
@@ -67,7 +68,8 @@ impl Supervisor<'_> {
             }
         };
         if let Some(slot) = self.row.spool.take() {
-            spool(&slot, &self.task.id, ended, &refused);
+            let recover = view::suggestion(self.ledger.option(), "recover");
+            spool(&slot, &self.task.id, ended, &refused, &recover);
         }
         self.row.settled = true;
         false
@@ -176,7 +178,7 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, id: &str, ended: &Ended, refused: &str) {
+fn spool(slot: &SpoolSlot, id: &str, ended: &Ended, refused: &str, recover: &str) {
     let status = ended.ending.status();
     match slot.write(ended, "run") {
         Ok(file) => warn!(
@@ -191,7 +193,7 @@ fn spool(slot: &SpoolSlot, id: &str, ended: &Ended, refused: &str) {
             let (line, file) = slot.line(ended, "run");
             error!(
                 "the end of task {id} ({status}) is not recorded: {refused}; {e}; the next line is its \
-                 record: save it as {} and run `bookend recover`",
+                 record: save it as {} and run `{recover}`",
                 file.display()
             );
             log::record(&line);

@@ -250,21 +250,22 @@ fn one_that_ends_by_itself_ends_as_any_other() {
 #[test]
 fn a_left_over_that_may_not_be_signalled_is_counted_and_not_waited_for() {
     let Some((world, specs)) = world("a_left_over_that_may_not_be_signalled") else { return };
-    let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
-    let daemon = format!("probe daemon -- raised with uid=0 setsid -- probe stay {}", out.path());
-    let script = format!("{daemon}; read x <{}; exit 1", go.path());
-    let run = world.run_sh(&script).options(["--grace", "60s"]).with(&specs);
-    let run = run.start();
-    let left = out.pid("stay");
-    // Before it is another user's, it may be signalled.
-    go.tell("now");
-    run.wait().ended(End::Code(1));
-    if hides() {
-        assert_eq!(world.row().text("leftovers"), "", "not known");
-        return;
+    for (n, proc) in ["", "proc=hidepid=2"].into_iter().enumerate() {
+        let specs: Vec<String> =
+            [proc].iter().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).chain(specs.clone()).collect();
+        let (mut out, mut go) = (world.fifo(&format!("out{n}")), world.fifo(&format!("go{n}")));
+        let daemon = format!("probe daemon -- raised with uid=0 setsid -- probe stay {}", out.path());
+        let script = format!("{daemon}; read x <{}; exit 1", go.path());
+        let run = world.run_sh(&script).options(["--grace", "60s"]).with(&specs).start();
+        let left = out.pid("stay");
+        // Before it is another user's, it may be signalled.
+        go.tell("now");
+        run.wait().ended(End::Code(1));
+        let row = world.rows().remove(n).json("leftovers");
+        let counts = (&row["found"], &row["ended"], &row["left"]);
+        assert_eq!(counts, (&1.into(), &0.into(), &1.into()), "{proc}: {row}");
+        let why = if hides() || !proc.is_empty() { "hidden" } else { "unreadable" };
+        assert_eq!((&row["spared"][0]["pid"], &row["spared"][0]["why"]), (&left.into(), &why.into()));
+        eventually(world.deadline(), "it lives", || state(left) == Some('S'));
     }
-    let row = world.row().json("leftovers");
-    assert_eq!((&row["found"], &row["ended"], &row["left"]), (&1.into(), &0.into(), &1.into()), "{row}");
-    assert_eq!((&row["spared"][0]["pid"], &row["spared"][0]["why"]), (&left.into(), &"unreadable".into()));
-    eventually(world.deadline(), "it lives", || state(left) == Some('S'));
 }

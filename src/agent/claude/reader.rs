@@ -26,11 +26,15 @@ const REMEMBERED: usize = 64;
 /// in another way they are read in full.
 const EVENT: &[u8] = br#"{"type":""#;
 const ECHO: &[u8] = br#"user","#;
-const PIECE: &[u8] = br#"stream_event","event":{"type":"content_block_"#;
+const PIECE: [&[u8]; 2] =
+    [br#"stream_event","event":{"type":"content_block_delta","index":"#, br#","delta":{"type":""#];
 /// How events of the system go on, and which of them say something; of tasks, unless they are listed too.
 const SYSTEM: &[u8] = br#"system","subtype":""#;
 const TELLING: [&[u8]; 2] = [b"init\"", b"background_tasks_changed\""];
 const OF_TASKS: &[u8] = b"task_";
+/// How a type is named, and the types that the parts of these events have, and no event has.
+const TYPE: &[u8] = b"\"type\"";
+const PARTS: [&[u8]; 2] = [b":\"tool_result\"", b":\"text\""];
 
 /// The last version that was seen to report the cost of the run, and the first of the session's total.
 const LAST_PER_RUN: [u32; 3] = [2, 1, 260];
@@ -118,21 +122,39 @@ struct Tally {
 #[derive(Debug)]
 struct KnownSession {
     named: Finder<'static>,
-    /// What shows that another event stands on the line.
-    another: [Finder<'static>; 2],
+    types: Finder<'static>,
 }
 
 impl KnownSession {
     fn new(id: &str) -> KnownSession {
         KnownSession {
             named: Finder::new(&format!("\"session_id\":\"{id}\"")).into_owned(),
-            another: ["}{", "\"type\":\"result\""].map(Finder::new),
+            types: Finder::new(TYPE),
         }
     }
 
-    fn is_named_in_one_event(&self, line: &[u8]) -> bool {
-        self.named.find(line).is_some() && self.another.iter().all(|other| other.find(line).is_none())
+    /// Whether `rest`, which follows the type of an event, names the session and begins no other event.
+    fn is_named_in_one_event(&self, rest: &[u8]) -> bool {
+        self.named.find(rest).is_some() && !self.has_another(rest)
     }
+
+    /// Whether there is the type of another event. In a string the quotes of this word would be escaped.
+    fn has_another(&self, mut rest: &[u8]) -> bool {
+        while let Some(at) = self.types.find(rest) {
+            rest = &rest[at + TYPE.len()..];
+            if !PARTS.iter().any(|part| rest.starts_with(part)) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// What follows the type of a piece of what the agent is writing.
+fn piece(kind: &[u8]) -> Option<&[u8]> {
+    let rest = kind.strip_prefix(PIECE[0])?;
+    let index = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    rest[index..].strip_prefix(PIECE[1])
 }
 
 impl Tally {
@@ -162,16 +184,17 @@ impl Tally {
 
     fn says_nothing_new(&self, line: &[u8]) -> bool {
         let Some(kind) = line.strip_prefix(EVENT) else { return false };
-        let nothing = match kind.first() {
-            Some(b'u') => self.calls.is_empty() && kind.starts_with(ECHO),
+        let rest = match kind.first() {
+            Some(b'u') => kind.strip_prefix(ECHO).filter(|_| self.calls.is_empty()),
             Some(b's') => match kind.strip_prefix(SYSTEM) {
-                Some(what) if what.starts_with(OF_TASKS) => self.lists_tasks,
-                Some(what) => !TELLING.iter().any(|t| what.starts_with(t)),
-                None => kind.starts_with(PIECE),
+                Some(what) if what.starts_with(OF_TASKS) => Some(what).filter(|_| self.lists_tasks),
+                Some(what) => Some(what).filter(|_| !TELLING.iter().any(|t| what.starts_with(t))),
+                None => piece(kind),
             },
-            _ => false,
+            _ => None,
         };
-        nothing && self.known_session.as_ref().is_some_and(|known| known.is_named_in_one_event(line))
+        let known = self.known_session.as_ref();
+        rest.zip(known).is_some_and(|(rest, known)| known.is_named_in_one_event(rest))
     }
 
     fn take<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {

@@ -139,9 +139,9 @@ pub const LAUNCHERS: &[Launcher] = &[
         Options {
             flags: "--no-warnings --no-deprecation --trace-warnings --trace-deprecation --enable-source-maps
                     --preserve-symlinks --preserve-symlinks-main --expose-gc --use-system-ca",
-            one: "-r --require --import -C --conditions",
-            glued: "--max-old-space-size --max-semi-space-size --stack-size --env-file --env-file-if-exists
-                    --disable-warning --dns-result-order --unhandled-rejections --title",
+            one: "-r --require --import -C --conditions --env-file --env-file-if-exists --disable-warning
+                  --dns-result-order --unhandled-rejections --title",
+            glued: "--max-old-space-size --max-semi-space-size --stack-size",
         },
         Then::Program(0),
     ),

@@ -40,11 +40,15 @@ pub struct Spared {
 impl Summary {
     /// Counts the agent too if no scan saw it, since `/proc` hides it.
     pub fn count_hidden(&mut self, agent: i32) {
-        if !self.pids.contains(&agent) {
+        self.count_hidden_as("agent", agent);
+    }
+
+    fn count_hidden_as(&mut self, name: &str, pid: i32) {
+        if !self.pids.contains(&pid) {
             self.found += 1;
             self.left += 1;
-            self.pids.push(agent);
-            self.spared.push(Spared { pid: agent, name: "agent".to_owned(), why: Why::Hidden, state: None });
+            self.pids.push(pid);
+            self.spared.push(Spared { pid, name: name.to_owned(), why: Why::Hidden, state: None });
         }
     }
 
@@ -72,7 +76,7 @@ impl LeftoverSweep {
         let agent = self.task.agent;
         let survives = |l: &&Leftover| l.kind == Kind::Ours || l.stat.identity() == agent;
         let survivors = self.found.iter().filter(|l| !l.gone).filter(survives);
-        Summary {
+        let mut summary = Summary {
             found,
             ended,
             left: found - ended,
@@ -80,7 +84,11 @@ impl LeftoverSweep {
             pids: ours().map(|l| l.stat.pid).take(NAMED).collect(),
             spared: ours().filter(|l| !l.gone).filter_map(|l| self.spared(l)).take(NAMED).collect(),
             survivors: survivors.map(|l| l.stat.pid).take(NAMED).collect(),
+        };
+        for pid in self.hidden() {
+            summary.count_hidden_as(if pid == agent.pid { "agent" } else { "unknown" }, pid);
         }
+        summary
     }
 
     /// Why one that lives was not ended.
