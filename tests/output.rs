@@ -146,7 +146,7 @@ fn output_beyond_a_file_size_limit_is_a_failure_and_kills_nobody() {
     let output = process.wait().ended(End::Code(74));
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/output", Some(0)));
-    let lost = "299 bytes of the agent's output could not be written to stdout: EFBIG: File too large";
+    let lost = "331 bytes of the agent's output could not be written to stdout: EFBIG: File too large";
     assert_eq!(row.text("error"), lost);
     assert!(output.stderr.contains("could not be written to stdout: EFBIG"), "{output:?}");
     assert_eq!(fs::metadata(&file).expect("the file").len(), LIMIT, "what fitted was written");

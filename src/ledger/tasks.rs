@@ -198,7 +198,12 @@ const UPDATE_AGENT_RELEASED: &str = "
     UPDATE task_history SET agent_released_at = ?2
     WHERE id = ?1 AND status <> 'running' AND agent_released_at IS NULL";
 const SELECT_UNDELIVERED: &str =
-    select!("WHERE ", unsettled!(), " AND delivery_status IN ('pending', 'delivering') ORDER BY started_at");
+    // Without a command there is nothing to deliver: another program wrote such a row.
+    select!(
+        "WHERE ",
+        unsettled!(),
+        " AND delivery_status IN ('pending', 'delivering') AND on_finish IS NOT NULL ORDER BY started_at"
+    );
 const SELECT_UNHINTED: &str =
     select!("WHERE ", unsettled!(), " AND +status = 'interrupted' AND hinted_at IS NULL ORDER BY started_at");
 const SELECT_SUPERVISED_BY: &str =

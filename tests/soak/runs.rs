@@ -270,8 +270,11 @@ impl Plan {
             let is_cut_off = (self.hook_may_fail()
                 && cut_off.iter().any(|how| has(&["the --on-finish command of ", how])))
                 || (self.hook_may_be_killed() && has(&["the prepare command was killed by signal 9"]));
+            // What an agent that was stopped left running holds its stdout until the sweep.
+            let outlived = (end != "0" || self.is_told())
+                && has(&["warning: stopped reading the agent's stdout ", " it is still open in process "]);
             let gives_up = self.is_impatient && has(&["others kept it locked for "]);
-            not_well || settles || refuses || is_missing || is_cut_off || gives_up
+            not_well || settles || refuses || is_missing || is_cut_off || outlived || gives_up
         };
         said.lines().filter(|line| !may_be_said(line)).collect()
     }
