@@ -32,7 +32,7 @@ const README: &str = "README.md";
 const SYSTEMD: &str = "contrib/doc/systemd.md";
 const CONTRIBUTING: &str = "contrib/doc/contributing.md";
 const MACHINE: &str = "needs a booted systemd and root";
-const FOLLOWED: (&str, &str) = ("tests/systemd/readme.rs", "bash_blocks(SYSTEMD)");
+const FOLLOWED: (&str, &str) = ("tests/systemd/documents.rs", "bash_blocks(SYSTEMD)");
 const BUILDS: &str = "builds bookend again";
 
 pub const ELSEWHERE: &[Elsewhere] = &[
@@ -55,7 +55,7 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     section(
         ("contrib/doc/guide.md", "Use bookend from just"),
         "needs the installed package",
-        ("tests/systemd/readme.rs", "\"Use bookend from just\""),
+        ("tests/systemd/documents.rs", "\"Use bookend from just\""),
     ),
     block((CONTRIBUTING, "cargo build"), BUILDS, (".ci/run", "readme_start")),
     block((CONTRIBUTING, "just check"), "runs these tests", (".ci/run", "cargo fmt --check")),
@@ -82,7 +82,7 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     block(
         (CONTRIBUTING, "just generated"),
         "writes into the checkout",
-        ("tests/papers.rs", "\"man\", \"--dir\""),
+        ("tests/generated.rs", "\"man\", \"--dir\""),
     ),
     block((CONTRIBUTING, "just picture"), "needs just and chromium", (".ci/run", "picture")),
     block((CONTRIBUTING, "just deny"), "needs cargo-deny", (".ci/run", "deny --locked --config")),

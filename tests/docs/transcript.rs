@@ -40,8 +40,10 @@ pub fn outputs(world: &World, steps: &[TranscriptStep]) -> Vec<Vec<String>> {
     let mut script = "exec 2>&1\n".to_owned();
     for step in steps {
         let (before, after) = match &step.command {
-            c if c.ends_with('&') => ("mkfifo \"$TMPDIR/hold\"", "exec 9<\"$TMPDIR/hold\"; read -r _ <&9"),
-            c if c.starts_with("kill -9 ") => ("", "wait; cat <&9; exec 9<&-; rm \"$TMPDIR/hold\""),
+            c if c.ends_with('&') => {
+                ("mkfifo \"$TMPDIR/hold\"", "exec 9<\"$TMPDIR/hold\"; read -r _ <&9; rm \"$TMPDIR/hold\"")
+            }
+            c if c.starts_with("kill -9 ") => ("", "wait; cat <&9"),
             _ => ("", ""),
         };
         script += &format!("{before}\nprintf '\\036'\n{}\n{after}\n", step.command);
