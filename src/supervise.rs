@@ -24,7 +24,7 @@ use crate::process::leftovers::{LeftoverSweep, Step};
 use crate::process::stop::Ladder;
 use crate::process::watch::{Source, Watch};
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, Exit, KeepSession, Outcome, Stop};
+use crate::task::{Cause, Counts, Ended, Ending, Exit, KeepSession, Outcome, Stop, TaskId};
 use crate::trust;
 
 use clock::Clock;
@@ -197,7 +197,7 @@ pub struct Supervisor<'a> {
 
 /// What names the task in the ledger.
 pub struct TaskRef {
-    pub id: String,
+    pub id: TaskId,
     pub key: Option<String>,
     pub provider: Option<String>,
 }

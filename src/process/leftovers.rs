@@ -26,7 +26,7 @@ pub use super::scan::ProcessScan;
 use super::sorting::{self, Kind, Scene, Sight};
 pub use super::sorting::{IsSupervisor, Seat, Task, Why};
 use super::table::{Proc, Table};
-use crate::task::{Identity, Verdict};
+use crate::task::{Identity, TaskId, Verdict};
 
 /// How long a process may take to end before it is reported as surviving.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -568,7 +568,7 @@ impl SharedScan {
     ///
     /// # Errors
     /// [`Error::Proc`].
-    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> Result<BTreeSet<String>, Error> {
+    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> Result<BTreeSet<TaskId>, Error> {
         let scan = match &mut self.scan {
             Some(scan) => scan,
             None => self.scan.insert(ProcessScan::open().map_err(Error::Proc)?),
@@ -582,7 +582,7 @@ impl SharedScan {
     ///
     /// # Errors
     /// [`Error::Proc`].
-    pub fn descends_from(&mut self, ancestor: i32, id: &str, ledger: LedgerFile) -> Result<bool, Error> {
+    pub fn descends_from(&mut self, ancestor: i32, id: &TaskId, ledger: LedgerFile) -> Result<bool, Error> {
         let scan = match &mut self.scan {
             Some(scan) => scan,
             None => self.scan.insert(ProcessScan::open().map_err(Error::Proc)?),
