@@ -71,9 +71,17 @@ pub const ELSEWHERE: &[Elsewhere] = &[
         (".ci/run", "cargo test --features failpoints --test main -- crash::"),
     ),
     block((CONTRIBUTING, "just soak"), "takes ten minutes", (".ci/run", "BOOKEND_SOAK=1m cargo test")),
-    block((CONTRIBUTING, "just sanitize"), "builds everything again", (".justfile", "\nsanitize:")),
+    block(
+        (CONTRIBUTING, "just sanitize"),
+        "builds everything again",
+        (".ci/run", "in bench sanitize mutants soak generated; do"),
+    ),
     block((CONTRIBUTING, "just fuzz argv 600"), "needs cargo-fuzz", (".ci/run", "fuzz_targets")),
-    block((CONTRIBUTING, "just mutants"), "takes an hour", (".justfile", "\nmutants *args:")),
+    block(
+        (CONTRIBUTING, "just mutants"),
+        "takes an hour",
+        (".ci/run", "in bench sanitize mutants soak generated; do"),
+    ),
     block(
         (CONTRIBUTING, ".ci/run just instructions --renew"),
         "counts a release",
@@ -89,6 +97,6 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     section(
         ("contrib/doc/performance.md", ""),
         "takes minutes on an idle machine",
-        (".justfile", "\nbench *args:"),
+        (".ci/run", "in bench sanitize mutants soak generated; do"),
     ),
 ];
