@@ -4,6 +4,8 @@
 //! AddressSanitizer, what is between clone and exec too. Where a block says "Unseen", that does not see what
 //! the block does to memory, and why: there the argument is all there is.
 
+pub mod socket;
+
 use std::ffi::c_void;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
