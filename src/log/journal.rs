@@ -110,7 +110,7 @@ impl Journal {
         Some(Journal { layer, filter: Targets::new().with_default(LevelFilter::TRACE), is_log: false })
     }
 
-    pub(super) fn as_log(self, filter: Targets) -> Journal {
+    pub(super) fn into_log(self, filter: Targets) -> Journal {
         Journal { filter, is_log: true, ..self }
     }
 }
@@ -133,16 +133,15 @@ fn connect() -> io::Result<tracing_journald::Layer> {
     };
     let _ = opener.join();
     sys::socket::set_nonblocking(number)?;
-    Ok(layer
-        .with_field_prefix(None)
-        .with_syslog_identifier("bookend".to_owned())
-        .with_priority_mappings(PriorityMappings {
+    Ok(layer.with_field_prefix(None).with_syslog_identifier("bookend".to_owned()).with_priority_mappings(
+        PriorityMappings {
             error: Priority::Error,
             warn: Priority::Warning,
             info: Priority::Informational,
             debug: Priority::Debug,
             trace: Priority::Debug,
-        }))
+        },
+    ))
 }
 
 impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Journal {

@@ -66,7 +66,7 @@ pub fn start(level: LevelFilter, to: To) {
     // Fails only when a log was started before; that one stays in use.
     let _ = match journal {
         Some(journal) => tracing::subscriber::set_global_default(
-            tracing_subscriber::registry().with(journal.as_log(filter)),
+            tracing_subscriber::registry().with(journal.into_log(filter)),
         ),
         None => tracing::subscriber::set_global_default(stderr::StderrLog { filter }),
     };

@@ -51,7 +51,8 @@ mod tests {
         let _reader = UnixDatagram::bind(&path).expect("a socket");
         let socket = UnixDatagram::unbound().expect("a socket");
         set_nonblocking(socket.as_raw_fd()).expect("it is a socket");
-        let refused = (0..100_000).find_map(|_| socket.send_to(b"x", &path).err()).expect("the queue is full");
+        let refused =
+            (0..100_000).find_map(|_| socket.send_to(b"x", &path).err()).expect("the queue is full");
         assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::hostile::{HOSTILE, assert_harmless};
-use crate::harness::{End, Output, World, is_root, on_path, possible};
+use crate::harness::{End, Output, Proc, World, is_root, on_path, possible};
 
 const SECRET: &str = "open-the-pod-bay-doors";
 
@@ -38,7 +38,7 @@ const FIELDS: [&str; 22] = [
 type Message = Vec<(String, Vec<u8>)>;
 
 /// Runs `words` with the socket at `path` in the place of journald's.
-fn beside_journald(world: &World, path: &Path, words: &[&str]) -> Process {
+fn beside_journald(world: &World, path: &Path, words: &[&str]) -> Proc {
     let script = format!(
         "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/journal; : >/run/systemd/journal/socket
          mount --bind {} /run/systemd/journal/socket; exec \"$@\"",
@@ -225,9 +225,10 @@ fn a_journald_that_does_not_read_delays_no_run() {
     let path = world.path("journal");
     let socket = UnixDatagram::bind(&path).expect("a socket");
     let runs = "for n in $(seq 15); do bookend --log journald run -- true; done";
-    let script = format!("{runs} & {runs} & {runs} & {runs}; wait; exec bookend --log journald run -v -- true");
+    let script =
+        format!("{runs} & {runs} & {runs} & {runs}; wait; exec bookend --log journald run -v -- true");
     let output = beside_journald(&world, &path, &["sh", "-c", &script]).wait().ended(End::Code(0));
-    assert_eq!(world.count("status = 'success'"), 61);
+    assert_eq!(world.rows().iter().filter(|r| r.text("status") == "success").count(), 61);
     let lost = "bookend: warning: 2 messages lost: journald does not read its socket\n";
     assert_eq!(output.stderr, lost, "only the last run has -v");
     drop(socket);
