@@ -13,6 +13,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 
+use crate::task::TaskId;
 use escape::Escaped;
 pub use escape::is_harmful;
 use journal::Journal;
@@ -99,7 +100,7 @@ pub fn warn(text: &str) {
 }
 
 /// Writes the record of an end that no file took: one line of JSON on stderr and in the journal.
-pub fn record(task: &str, key: Option<&str>, json: &str) {
+pub fn record(task: &TaskId, key: Option<&str>, json: &str) {
     let is_sent = !ON_STDERR_ALONE.load(Ordering::Relaxed) && journal::record(task, key, json);
     // Where stderr is the journal, once is enough.
     if !is_sent || !journal::is_stderr() {
