@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::process::leftovers::Policy;
 use crate::sys;
-use crate::task::{KeepSession, OnTerm, Task};
+use crate::task::{KeepSession, OnTerm, Task, TaskId};
 
 /// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
 pub const BACKLOG: u64 = 1 << 30;
@@ -17,7 +17,7 @@ pub const BACKLOG: u64 = 1 << 30;
 /// What `bookend run` was asked for.
 #[derive(Debug)]
 pub struct RunOptions {
-    pub id: Option<String>,
+    pub id: Option<TaskId>,
     pub key: Option<String>,
     pub repo: Option<String>,
     pub issue: Option<i64>,

@@ -26,7 +26,7 @@ use crate::process::watch::{Source, Watch};
 use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, KeepSession, Outcome, Stop};
+use crate::task::{Cause, Counts, Ended, Ending, KeepSession, Outcome, Stop, TaskId};
 
 use stopwatch::Clock;
 
@@ -162,7 +162,7 @@ pub struct Supervisor<'a> {
 
 /// What names the task in the ledger.
 pub struct TaskRef {
-    pub id: String,
+    pub id: TaskId,
     pub key: Option<String>,
     pub provider: Option<String>,
 }
