@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use syscalls::{Sysno, syscall};
 
-use crate::task::{Exit, Sender};
+use crate::exit::Exit;
+use crate::task::Sender;
 
 // The unwinder comes from the compiler's archive, not from libgcc_s.so.1: to find, map and bind that library
 // costs each run as much as a commit.

@@ -7,11 +7,12 @@ use tracing::{debug, error, info, warn};
 use super::{End, Supervisor, Traces};
 use crate::agent::{CostCovers, Observed};
 use crate::clock;
+use crate::exit::Exit;
 use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, Failure, Interrupt, Sender, Stop, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, Failure, Interrupt, Sender, Stop, TaskId};
 use crate::view;
 
 impl Supervisor<'_> {
