@@ -5,11 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{ErrorCode, ffi};
+use rusqlite::ffi;
 use thiserror::Error;
 
-use super::files::{self, Damage};
-use super::location::OtherName;
 use crate::failpoint;
 use crate::task::TaskId;
 
@@ -140,8 +138,8 @@ pub enum LedgerError {
     #[error("the task id {id:?} is too long to name a file; give a shorter --id, or none")]
     IdTooLong { id: TaskId },
 
-    #[error("{}; nothing was executed or changed", .other.explain(.path))]
-    OtherName { path: PathBuf, other: OtherName },
+    #[error("{why}; nothing was executed or changed")]
+    OtherName { why: String },
 
     #[error(
         "{doing} in the ledger {path}: making it durable failed (fdatasync of {path}-wal): {source}; a power \
@@ -153,9 +151,9 @@ pub enum LedgerError {
     #[error(
         "{doing} in the ledger {path}: {damage} while bookend had it open, so what is written to it now \
          would be lost; restore the file, or let the next command create a new ledger",
-        path = .path.display(), damage = .damage.as_str()
+        path = .path.display()
     )]
-    Replaced { doing: &'static str, path: PathBuf, damage: Damage },
+    Replaced { doing: &'static str, path: PathBuf, damage: &'static str },
 
     #[error("{doing} in the ledger {path}: {source}; {remedy}", path = .path.display())]
     Database {
@@ -166,19 +164,8 @@ pub enum LedgerError {
     },
 }
 
-const SIZE_LIMIT: &str = "the limit on the size of files is reached: raise it (ulimit -f, LimitFSIZE=)";
-
-/// What to do about an I/O error of SQLite, which keeps its errno to itself.
-fn io_remedy(path: &Path, e: &rusqlite::Error) -> &'static str {
-    match e.sqlite_error().map(|e| e.extended_code) {
-        Some(ffi::SQLITE_IOERR_SHORT_READ) => {
-            "the file or its -wal was truncated: if tasks are running, wait until they have ended and try \
-             again; else sqlite3 FILE .recover reads what can still be read"
-        }
-        _ if files::reach_size_limit(path) => SIZE_LIMIT,
-        _ => "look at the kernel's log (dmesg) for a failing disk",
-    }
-}
+pub(super) const SIZE_LIMIT: &str =
+    "the limit on the size of files is reached: raise it (ulimit -f, LimitFSIZE=)";
 
 /// A step of a transaction at which a test may end bookend, or make SQLite fail as a broken disk does.
 pub(super) fn step(point: &'static str) -> rusqlite::Result<()> {
@@ -213,47 +200,5 @@ impl LedgerError {
             _ => "check the path, or name a ledger elsewhere with --ledger FILE",
         };
         LedgerError::Io { doing, path: path.to_owned(), remedy, source }
-    }
-
-    pub(super) fn sql(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
-        let remedy = match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                return LedgerError::Busy {
-                    doing,
-                    path: path.to_owned(),
-                    waited: super::open::busy_patience(),
-                };
-            }
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) if files::is_sound(path) => {
-                "the file itself is sound (integrity_check: ok), and its -wal or -shm is damaged: wait until \
-                 the running tasks have ended, then try again; their ends wait in the spool"
-            }
-            Some(ErrorCode::NotADatabase) => {
-                "it is no SQLite database, or its beginning is damaged: name another file with --ledger \
-                 FILE, or move it away and keep it; sqlite3 FILE .recover reads what can still be read"
-            }
-            Some(ErrorCode::DiskFull) => "free some space there",
-            Some(ErrorCode::ReadOnly) => {
-                "check the mode of the file and of its directory, or name a ledger elsewhere with \
-                 --ledger FILE"
-            }
-            Some(ErrorCode::DatabaseCorrupt) => {
-                "move it away and keep it; sqlite3 FILE .recover reads what can still be read"
-            }
-            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-                "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
-            }
-            Some(ErrorCode::OperationInterrupted) => {
-                "it took 5 s of CPU time, and others than you can write to this ledger: look at its size and \
-                 its triggers (sqlite3 FILE .schema), or name another with --ledger FILE"
-            }
-            Some(ErrorCode::TooBig) => {
-                "a value in it is longer than bookend reads: look for it with sqlite3, or name another \
-                 ledger with --ledger FILE"
-            }
-            Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
-            _ => "bookend doctor shows which file this is and what is wrong with it",
-        };
-        LedgerError::Database { doing, path: path.to_owned(), remedy, source: Box::new(source) }
     }
 }
