@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Cmd, End, Fifo, World, on_path, possible};
+use crate::harness::{Cmd, End, Fifo, World, eventually, on_path, possible};
 use crate::standins::{self, gone};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -79,8 +79,15 @@ fn restart(dispatcher: &Dispatcher) {
     let mut say: Fifo = world.fifo("say");
     let running = dispatcher.command(&["work"]).env("DO", "stay").env("SAY", say.path()).start();
     let agent = say.pid("ready");
-    let supervisor =
-        dispatcher.strings("SELECT CAST(supervisor_pid AS TEXT) FROM task_history WHERE status = 'running'");
+    let running_with = |condition: &str| {
+        let select = "SELECT CAST(supervisor_pid AS TEXT) FROM task_history WHERE status = 'running'";
+        dispatcher.strings(&format!("{select} AND {condition}"))
+    };
+    // The supervisor commits what it reads shortly after it has read it.
+    eventually(world.deadline(), "the tool call in the row", || {
+        !running_with("tool_in_flight = 'Bash'").is_empty()
+    });
+    let supervisor = running_with("TRUE");
     let supervisor: i32 = supervisor[0].parse().expect("a pid");
     running.signal(Signal::KILL);
     running.wait();
