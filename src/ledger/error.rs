@@ -9,7 +9,7 @@ use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
 use super::files::{self, Damage};
-use super::place::OtherName;
+use super::location::OtherName;
 use crate::failpoint;
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
