@@ -135,8 +135,9 @@ fn nothing_is_lost(dispatcher: &Dispatcher, session: &str) {
         dispatcher.strings("SELECT status FROM task_history ORDER BY started_at, rowid"),
         ["success", "failure", "success", "success", "interrupted", "success"]
     );
-    let lost = "SELECT json_array(key, session_id, tool_in_flight, reason, finished_at IS NULL) FROM task_history \
-                WHERE status = 'interrupted'";
+    let lost = "
+        SELECT json_array(key, session_id, tool_in_flight, reason, finished_at IS NULL)
+        FROM task_history WHERE status = 'interrupted'";
     let lost: Value = serde_json::from_str(&dispatcher.strings(lost)[0]).expect("JSON");
     assert_eq!(lost, serde_json::json!([KEY, session, "Bash", "supervisor_lost", 1]));
     let invalid = dispatcher.strings("SELECT session_id FROM session_invalidation WHERE restored_at IS NULL");

@@ -36,7 +36,6 @@ mod papers;
 mod prune;
 mod recognise;
 mod recover;
-mod reference;
 mod run;
 mod sandbox;
 mod security;
