@@ -257,8 +257,8 @@ fn an_import_upwards_or_sideways_is_a_breach() {
         ("src/low.rs", "use crate::main_item;"),
         ("src/stray.rs", ""),
     ]);
-    let table = "# Layers\n\n| layer | modules |\n| --- | --- |\n| top | `main` |\n| parts | `left`, `right` |\n\
-                 | ground | `low`, `gone` |\n\n# Next\n| a | `b` |\n";
+    let table = "# Layers\n\n| layer | modules |\n| --- | --- |\n| top | `main` |\n\
+                 | parts | `left`, `right` |\n| ground | `low`, `gone` |\n\n# Next\n| a | `b` |\n";
     let wrong = breaches(&graph, &layers(&format!("# First\n{table}")));
     assert_eq!(wrong.len(), 4, "{wrong:?}");
     for (found, expected) in wrong.iter().zip(["gone", "left imports right", "low imports main", "stray"]) {
