@@ -463,7 +463,7 @@ fn run_request(a: RunArgs) -> run::Request {
         agent: given(a.agent),
         agent_type: given(a.agent_type),
         model: given(a.model),
-        provider: given(a.provider),
+        provider: a.provider.and_then(|name| name.parse().ok()),
         cwd: a.cwd.filter(|c| !c.as_os_str().is_empty()),
         prepare: a.prepare.filter(|c| !c.is_empty()),
         forge: a.forge,

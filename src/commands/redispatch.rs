@@ -17,7 +17,7 @@ use crate::process::spawn::caller::Caller;
 use crate::recovery::trust;
 use crate::run::{self, Leave, WhenBusy};
 use crate::sys;
-use crate::task::{KeepSession, OnTerm, Status, Task};
+use crate::task::{KeepSession, OnTerm, Provider, SessionId, Status, Task};
 use crate::view;
 
 /// What `bookend redispatch` was asked for.
@@ -41,7 +41,7 @@ struct Options {
     agent: Option<String>,
     agent_type: Option<String>,
     model: Option<String>,
-    provider: Option<String>,
+    provider: Option<Provider>,
     cwd: Option<PathBuf>,
     prepare: Option<String>,
     forge: String,
@@ -314,7 +314,7 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
             .hint("make the directory again; nothing was executed")
     })?;
     // The id that the user chose is taken: the conversation of that run has it.
-    let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &uuid::Uuid::new_v4().to_string());
+    let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &SessionId::random());
     let again = options.request(argv, request.when_busy, request.level);
     run::run_in(&again, &at, opened, caller)
 }

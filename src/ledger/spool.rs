@@ -15,7 +15,7 @@ use super::error::{LedgerError, Result};
 use super::{location, open};
 use crate::failpoint;
 use crate::sys::files;
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, KeepSession, Sender, Status, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, Exit, KeepSession, Sender, SessionId, Status, TaskId};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// What of an error's text is kept if the record else does not fit into its slot.
@@ -51,7 +51,7 @@ struct Record {
     cache_creation_tokens: Option<i64>,
     session_cost_usd: Option<f64>,
     model: Option<String>,
-    session_id: Option<String>,
+    session_id: Option<SessionId>,
     #[serde(default)]
     tool_in_flight: Option<String>,
     #[serde(default)]

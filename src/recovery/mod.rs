@@ -22,7 +22,9 @@ use crate::process::leftovers::{self, Policy, Why};
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, Handle};
 use crate::sys;
-use crate::task::{Ended, Ending, Identity, Interrupt, Place, ProcessRecord, Status, Task, TaskId, Verdict};
+use crate::task::{
+    Ended, Ending, Identity, Interrupt, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
+};
 use crate::view;
 
 /// How long a task that cannot be judged is believed in: the default of `recover --ttl`.
@@ -508,7 +510,7 @@ impl LostTask {
                     KEY = task.key,
                     STATUS = Status::Interrupted.as_str(),
                     REASON = reason.as_str(),
-                    SESSION_ID = task.session_id,
+                    SESSION_ID = task.session_id.as_ref().map(SessionId::as_str),
                     "task {id} is interrupted: {}",
                     self.how(reason)
                 );
@@ -517,7 +519,7 @@ impl LostTask {
                         MESSAGE_ID = log::id::SESSION_INVALIDATED,
                         TASK_ID = id.as_str(),
                         KEY = task.key,
-                        SESSION_ID = session,
+                        SESSION_ID = session.as_str(),
                         "session {session} is not to be resumed: task {id} was interrupted"
                     );
                 }

@@ -18,7 +18,7 @@ use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::WhenBusy;
 use crate::run::supervisor;
 use crate::sys::{self, Received};
-use crate::task::{ProcessRecord, Task, TaskId};
+use crate::task::{ProcessRecord, SessionId, Task, TaskId};
 
 /// How often a run that waits looks again, at most.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub struct Way {
 pub enum Hold {
     Key(String),
     /// It uses the session that this run would go on with, under another key or none.
-    Session(String),
+    Session(SessionId),
 }
 
 impl fmt::Display for Hold {
