@@ -530,7 +530,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     let given = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => humantime::parse_duration(text)
-            .map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))?,
+            .map_err(|_| "invalid duration; use a value such as 30s, 10m or 1h30m".to_owned())?,
     };
     Ok(given.min(LONGEST))
 }

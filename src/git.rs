@@ -16,7 +16,7 @@ use tracing::debug;
 pub use ask::Git;
 pub use survey::{Survey, Uncommitted};
 
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::hook::Attendant;
 use crate::regular;
 use ask::Silence;
@@ -163,7 +163,7 @@ impl Baseline {
     pub fn record(&self, id: &str, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<(), Error> {
         let Some(artifact) = self.artifact(git, attendant)? else { return Ok(()) };
         if let Err(e) = attendant.ledger().note_artifact(id, &artifact) {
-            debug!("recording what task {id} left in its worktree: {e}");
+            debug!("recording what task {id} left in its worktree: {}", chain(&e));
         }
         Ok(())
     }

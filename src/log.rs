@@ -18,6 +18,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
 
+use crate::error::{Error, chain};
 use journal::Journal;
 pub use journal::id;
 
@@ -79,7 +80,7 @@ pub fn fail(why: &str) {
     if IN_JOURNAL.load(Ordering::Relaxed) {
         tracing::error!("{why}");
     } else {
-        say(&format!("bookend: {}\n", Escaped(why)));
+        say(&format!("bookend: error: {}\n", Escaped(why)));
     }
 }
 
@@ -88,12 +89,17 @@ pub fn note(text: &str) {
     say(&format!("bookend: {}\n", Escaped(text).to_string().replace('\n', "\n  ")));
 }
 
+/// Reports an error that the command goes on after.
+pub fn error(error: &Error) {
+    tracing::error!(hint = error.advice(), "{}", chain(error));
+}
+
 /// Says what is not an error, where a command may have started no log.
-pub fn warn(text: &str) {
+pub fn warn(text: &str, hint: &str) {
     if tracing::dispatcher::has_been_set() {
-        tracing::warn!("{text}");
+        tracing::warn!(hint, "{text}");
     } else {
-        say(&format!("bookend: warning: {}\n", Escaped(text)));
+        say(&format!("bookend: warning: {}\nhint: {}\n", Escaped(text), Escaped(hint)));
     }
 }
 
@@ -152,27 +158,38 @@ impl Subscriber for Log {
     fn exit(&self, _: &Id) {}
 }
 
-/// One message as a line of text.
+/// One message as text: a line, and its hint on the next one.
 fn line(event: &Event<'_>) -> String {
-    let mut message = Message(String::new());
+    let mut message = Message::default();
     event.record(&mut message);
     let severity = match *event.metadata().level() {
         tracing::Level::ERROR => "error: ",
         tracing::Level::WARN => "warning: ",
         _ => "",
     };
-    // No data can begin a line of its own, which would look like one of ours, or name a priority to
-    // journald.
-    format!("bookend: {severity}{}\n", message.0.replace('\n', "\n  "))
+    format!("bookend: {severity}{}\n{}", message.text, message.hint)
 }
 
-struct Message(String);
+#[derive(Default)]
+struct Message {
+    text: String,
+    hint: String,
+}
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            let _ = write!(self.0, "{}", Escaped(&format!("{value:?}")));
+        // No data can begin a line of its own, which would look like one of ours, or name a priority to
+        // journald.
+        let shown = || Escaped(&format!("{value:?}")).to_string().replace('\n', "\n  ");
+        match field.name() {
+            "message" => self.text = shown(),
+            "hint" => self.hint = format!("hint: {}\n", shown()),
+            _ => {}
         }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
     }
 }
 

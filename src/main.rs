@@ -103,7 +103,7 @@ fn start() -> Leave {
     if let Some((file, intent)) = ledger_use(&invocation.request, ledger)
         && let Err(e) = owner::settle(file, intent, &args)
     {
-        log::fail(&e.to_string());
+        log::fail(&e.report());
         return Leave::Code(e.code());
     }
     let done = match &invocation.request {
@@ -158,7 +158,7 @@ fn start() -> Leave {
         if e.kind == Kind::ReaderGone {
             return Leave::Signal(libc::SIGPIPE);
         }
-        log::fail(&e.to_string());
+        log::fail(&e.report());
         Leave::Code(e.code())
     })
 }

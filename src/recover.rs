@@ -207,7 +207,7 @@ impl Wanted {
 }
 
 fn watch() -> Result<Watch, Error> {
-    Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))
+    Watch::new().map_err(|e| Error::failed("watching hooks").caused_by(e))
 }
 
 fn survey(caller: &Caller) -> Survey<'_> {
@@ -294,7 +294,7 @@ impl Recovery<'_> {
             self.mark(lost)?;
             match step {
                 Step::Done => return Ok(doubtful),
-                Step::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::failed)?,
+                Step::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::from)?,
             }
         }
     }
@@ -317,7 +317,7 @@ impl Recovery<'_> {
                     self.telling.line(&text);
                     self.report.spool.push(Spooled { task: Some(id.to_owned()), merged: true, text });
                 }
-                SettleOutcome::Unread(error) => self.leave_open(&task, error.to_string())?,
+                SettleOutcome::Unread(error) => self.leave_open(&task, Error::from(error).in_line())?,
                 SettleOutcome::Untouched => {}
             }
         }
@@ -383,8 +383,9 @@ impl Recovery<'_> {
 
     fn sweep_spool(&mut self) {
         if let Err(e) = self.ledger.sweep_spool() {
-            self.telling.line(&e.to_string());
-            self.report.problems.push(e.to_string());
+            let problem = Error::from(e).in_line();
+            self.telling.line(&problem);
+            self.report.problems.push(problem);
         }
     }
 

@@ -147,6 +147,7 @@ impl Fields {
     fn take(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => self.put("MESSAGE", &Escaped(value).to_string()),
+            "hint" => self.put("HINT", &Escaped(value).to_string()),
             name if is_for_the_journal(name) => self.put(name, value),
             _ => {}
         }
