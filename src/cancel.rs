@@ -56,7 +56,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
     let mut failed = false;
     let mut complain = |e: Error| {
         failed = true;
-        log::fail(&e.report());
+        log::fail(&e);
     };
     let running = |key: Option<String>| {
         ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })

@@ -76,11 +76,11 @@ pub fn about(task: &str, key: Option<&str>) {
 }
 
 /// Says why bookend failed.
-pub fn fail(why: &str) {
+pub fn fail(why: &Error) {
     if IN_JOURNAL.load(Ordering::Relaxed) {
-        tracing::error!("{why}");
+        error(why);
     } else {
-        say(&format!("bookend: error: {}\n", Escaped(why)));
+        say(&format!("bookend: error: {}\n", Escaped(&why.report())));
     }
 }
 

@@ -81,8 +81,11 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
 fn start() -> Leave {
     if sys::is_elevated() {
         log::fail(
-            "bookend was started with more rights than its caller has (a set-user-ID or set-group-ID bit, or \
-             capabilities of its file), and runs whatever its environment says: take them from it",
+            &Error::failed(
+                "bookend has more rights than its caller (a set-user-ID or set-group-ID bit, or file \
+                 capabilities), and would run whatever its environment says",
+            )
+            .hint("remove these rights from the program file"),
         );
         return Leave::Code(exit_code::FAILED);
     }
@@ -91,10 +94,10 @@ fn start() -> Leave {
     let invocation = match cli::parse(args.clone()) {
         Ok(invocation) => invocation,
         Err(message) => {
-            match cli::reworded(&message, &args) {
-                Some(text) => log::say(&text),
+            match message.use_stderr() {
+                true => log::say(&cli::usage_report(&message, &args)),
                 // Nobody left to tell if this fails.
-                None => drop(message.print()),
+                false => drop(message.print()),
             }
             return Leave::Code(message.exit_code());
         }
@@ -103,7 +106,7 @@ fn start() -> Leave {
     if let Some((file, intent)) = ledger_use(&invocation.request, ledger)
         && let Err(e) = owner::settle(file, intent, &args)
     {
-        log::fail(&e.report());
+        log::fail(&e);
         return Leave::Code(e.code());
     }
     let done = match &invocation.request {
@@ -158,7 +161,7 @@ fn start() -> Leave {
         if e.kind == Kind::ReaderGone {
             return Leave::Signal(libc::SIGPIPE);
         }
-        log::fail(&e.report());
+        log::fail(&e);
         Leave::Code(e.code())
     })
 }
