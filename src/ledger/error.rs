@@ -8,7 +8,7 @@ use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
 use super::files::{self, Damage};
-use super::place::{OtherName, shell_word};
+use super::location::{OtherName, shell_word};
 use crate::failpoint;
 
 pub type Result<T> = std::result::Result<T, LedgerError>;

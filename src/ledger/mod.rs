@@ -16,8 +16,8 @@ mod files;
 mod limits;
 mod listing;
 mod live;
+mod location;
 mod open;
-mod place;
 mod prune;
 mod sessions;
 mod spool;
@@ -46,8 +46,8 @@ use ending::By;
 use error::step;
 use limits::Budget;
 use live::{Live, LiveFile};
+use location::OtherName;
 use open::Whose;
-use place::OtherName;
 use spool::Content;
 use wal::Log;
 
@@ -58,7 +58,7 @@ pub use ending::Finished;
 pub use error::{LedgerError, Result};
 pub use listing::Filter;
 pub use live::{Aftermath, AftermathLock, LiveEvidence, LiveLock, Taken};
-pub use place::{ChosenBy, Location, locate};
+pub use location::{ChosenBy, Location, locate};
 pub use prune::{Due, Pruned};
 pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
@@ -131,7 +131,7 @@ impl Ledger {
 
     /// As [`Ledger::open`], for what starts new work: a file that may have another name is refused.
     pub fn open_for_run(at: &Location) -> Result<Ledger> {
-        place::refuse_other_name(&at.file)?;
+        location::refuse_other_name(&at.file)?;
         Ledger::open_for_writing(at)
     }
 

@@ -12,9 +12,9 @@ use nix::fcntl::posix_fallocate;
 use serde::{Deserialize, Serialize};
 
 use super::error::{LedgerError, Result};
-use super::{open, place};
+use super::{location, open};
 use crate::failpoint;
-use crate::regular;
+use crate::sys::files;
 use crate::task::{Counts, EndSource, Ended, Ending, Exit, KeepSession, Sender, Status};
 
 const SLOT_BYTES: i64 = 16 * 1024;
@@ -247,7 +247,7 @@ impl SpoolSlot {
         failpoint::hit("spool.synced")?;
         fs::rename(&self.slot, &self.record)?;
         failpoint::hit("spool.renamed")?;
-        place::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
+        location::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
     }
 
     fn is_in_place(&self) -> bool {
@@ -320,7 +320,7 @@ pub(super) struct Spooled {
 
 impl Waiting {
     fn read(path: PathBuf) -> Option<Waiting> {
-        let read = || regular::read(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
+        let read = || files::read(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
         let content = match failpoint::hit("merge.read").and_then(|()| read()) {
             // Another command has merged it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
@@ -402,7 +402,7 @@ pub(super) fn waiting_for(dir: &Path, id: &str) -> Result<Option<Ended>> {
 pub(super) fn remove(path: &Path) -> Result<()> {
     open::remove_if_there(path)
         .and_then(|()| failpoint::hit("merge.removed"))
-        .and_then(|()| place::sync_directory(path.parent().unwrap_or(Path::new("/"))))
+        .and_then(|()| location::sync_directory(path.parent().unwrap_or(Path::new("/"))))
         .map_err(|e| LedgerError::io("removing the merged record", path, e))
 }
 
@@ -411,8 +411,8 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
     let stem = path.with_extension("");
     let kept = (0u32..)
         .map(|n| match n {
-            0 => place::with_suffix(&stem, ".kept.json"),
-            n => place::with_suffix(&stem, &format!(".{n}.kept.json")),
+            0 => location::with_suffix(&stem, ".kept.json"),
+            n => location::with_suffix(&stem, &format!(".{n}.kept.json")),
         })
         .find(|p| !p.exists())
         .unwrap_or_else(|| path.to_owned());

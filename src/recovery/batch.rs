@@ -16,11 +16,11 @@ use super::{
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::Ledger;
-use crate::process::identity::{self, Handle, Stat};
 use crate::process::leftovers::summary::Summary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, Step};
+use crate::process::procfs::identity::{self, Handle, Stat};
+use crate::recovery::trust::Evidence;
 use crate::task::{Place, Task, Verdict};
-use crate::trust::Evidence;
 
 /// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
 const TRANSACTION: Duration = Duration::from_millis(50);
