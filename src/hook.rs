@@ -86,8 +86,10 @@ pub fn run(
 ) -> Result<HookEnd, Error> {
     let ledger = attendant.ledger().path().to_owned();
     let attempt = hook.attempt.map(|n| OsString::from(n.to_string()));
-    let mut add =
-        vec![(environment::FINISHED, OsStr::new(&task.id)), (environment::LEDGER, ledger.as_os_str())];
+    let mut add = vec![
+        (environment::FINISHED, OsStr::new(task.id.as_str())),
+        (environment::LEDGER, ledger.as_os_str()),
+    ];
     add.extend(attempt.iter().map(|n| (environment::ATTEMPT, n.as_os_str())));
     let env = environment::inherited(&OPTION_VARIABLES, &add);
     // A worktree that is gone by now is no reason to tell nobody.

@@ -35,7 +35,7 @@ use crate::commands::timeline;
 use crate::log;
 use crate::process::leftovers::Policy;
 use crate::run;
-use crate::task::{KeepSession, OnTerm, Status};
+use crate::task::{KeepSession, OnTerm, Status, TaskId};
 use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
@@ -194,8 +194,8 @@ enum Command {
 )]
 struct RunArgs {
     /// The task's id, up to 200 bytes [default: a new UUIDv7]
-    #[arg(long, value_parser = id)]
-    id: Option<String>,
+    #[arg(long)]
+    id: Option<TaskId>,
     /// What must not run twice at once and whose conversation continues [default: from --repo and --issue]
     #[arg(long, env = "BOOKEND_KEY")]
     key: Option<String>,
@@ -521,22 +521,6 @@ fn size(text: &str) -> Result<u64, String> {
 
 fn limit(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a limit is a number above 0".to_owned())
-}
-
-/// Bytes of an id's name in the spool, where each of `.`, `:` and `/` takes three.
-const LONGEST_ID: usize = 200;
-
-/// It goes into file names, the environment and the operator's shell.
-fn id(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/".contains(c);
-    if text.is_empty() || text.starts_with('-') || !text.chars().all(plain) {
-        return Err("an id is made of letters, digits and - _ . : /, and does not begin with -".to_owned());
-    }
-    let length: usize = text.bytes().map(|b| if b".:/".contains(&b) { 3 } else { 1 }).sum();
-    if length > LONGEST_ID {
-        return Err(format!("an id is at most {LONGEST_ID} bytes long, where each of . : / counts as three"));
-    }
-    Ok(text.to_owned())
 }
 
 fn issue(text: &str) -> Result<i64, String> {

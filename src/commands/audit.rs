@@ -17,7 +17,7 @@ use crate::recovery::liveness;
 use crate::recovery::trust::Evidence;
 use crate::run::Leave;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, Verdict};
+use crate::task::{Status, Task, TaskId, Verdict};
 use crate::view::{self, Code, Finding, Screen, Severity};
 
 /// What `bookend audit` was asked for.
@@ -78,7 +78,7 @@ struct Audit<'a> {
     now: Timestamp,
     found: Vec<Finding>,
     /// The tasks that have their finding.
-    told: BTreeSet<String>,
+    told: BTreeSet<TaskId>,
 }
 
 impl Audit<'_> {
@@ -110,7 +110,7 @@ impl Audit<'_> {
         for (path, id) in self.ledger.spooled_tasks()? {
             let detail = format!("its terminal record waits in {}", path.display());
             let task = match &id {
-                Some(id) => self.ledger.task(id)?,
+                Some(id) => self.ledger.task(id.as_str())?,
                 None => Found::None,
             };
             if let Found::One(task) = task {
@@ -148,14 +148,14 @@ impl Audit<'_> {
                 Verdict::Unverifiable => {
                     let detail =
                         format!("it is `running`, and cannot be judged from here (pid {pid} on {host})");
-                    let fix = self.command(&format!("recover --ttl 0s {}", view::operand(&task.id)));
+                    let fix = self.command(&format!("recover --ttl 0s {}", view::operand(task.id.as_str())));
                     self.tell(Code::Unverifiable, Severity::Warn, &task, detail, fix);
                 }
                 Verdict::Alive => {
                     let seen = task.last_seen_at.as_ref().and_then(|t| self.age(t)).unwrap_or_default();
                     if is_read_along(&task) && seen as u128 > stale_after.as_millis() {
                         let detail = format!("no sign of life for {}", view::duration(seen));
-                        let fix = self.command(&format!("cancel {}", view::operand(&task.id)));
+                        let fix = self.command(&format!("cancel {}", view::operand(task.id.as_str())));
                         self.tell(Code::StaleRunning, Severity::Warn, &task, detail, fix);
                     }
                 }
@@ -168,7 +168,7 @@ impl Audit<'_> {
         let ledger = LedgerFile::at(self.ledger.path());
         let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::from)?;
         for id in marked {
-            let Found::One(task) = self.ledger.task(&id)? else { continue };
+            let Found::One(task) = self.ledger.task(id.as_str())? else { continue };
             // A supervisor that still holds its lock is at it.
             let settled = task.status != Status::Running
                 && task.id == id
@@ -243,7 +243,7 @@ impl Audit<'_> {
     fn deliveries(&mut self) -> Result<(), Error> {
         for task in self.ledger.delivery_failed()? {
             let detail = format!("its --on-finish command failed (attempts: {})", task.delivery_attempts);
-            let fix = self.command(&format!("deliver {}", view::operand(&task.id)));
+            let fix = self.command(&format!("deliver {}", view::operand(task.id.as_str())));
             self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
         }
         for task in self.ledger.undelivered()? {
@@ -251,7 +251,7 @@ impl Audit<'_> {
                 continue;
             }
             // It may have ended since it was read.
-            if let Found::One(now) = self.ledger.task(&task.id)?
+            if let Found::One(now) = self.ledger.task(task.id.as_str())?
                 && now.delivery_status == task.delivery_status
             {
                 let detail = "its --on-finish command was cut off".to_owned();
@@ -268,7 +268,7 @@ impl Audit<'_> {
                 (None, status) => format!("it ended as {status}, and nobody knows when"),
                 (Some(end), _) => format!("it ended ({end}) before it started ({})", task.started_at),
             };
-            let fix = self.command(&format!("show {}", view::operand(&task.id)));
+            let fix = self.command(&format!("show {}", view::operand(task.id.as_str())));
             self.tell(Code::InconsistentTimestamps, Severity::Warn, &task, detail, fix);
         }
         Ok(())

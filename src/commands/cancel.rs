@@ -18,7 +18,7 @@ use crate::recovery::{self, AgentState};
 use crate::run::Leave;
 use crate::sys;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, Verdict};
+use crate::task::{Status, Task, TaskId, Verdict};
 use crate::view;
 
 /// Longer than anybody waits, and short enough to be added to a time.
@@ -96,7 +96,10 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
 fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error> {
     let id = &task.id;
     if all && mark::is_inside(id, ledger.path()) {
-        print(&format!("task {}: left alone, since this command runs inside it\n", view::one_line(id)))?;
+        print(&format!(
+            "task {}: left alone, since this command runs inside it\n",
+            view::one_line(id.as_str())
+        ))?;
         return Ok(None);
     }
     let mut now = task.clone();
@@ -142,12 +145,12 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
         return Err(Error::new(Kind::Nothing, message).hint("run `bookend cancel` where it was started"));
     };
     let agent = task.agent_pid.map_or_else(String::new, |p| format!(", which ends the agent, pid {p}"));
-    let id = view::one_line(id);
+    let id = view::one_line(id.as_str());
     print(&format!("task {id}: SIGTERM to its supervisor, pid {pid}{agent}\n"))?;
     Ok(Some(supervisor))
 }
 
-fn killed(ledger: &Ledger, id: &str, pid: &str) -> Error {
+fn killed(ledger: &Ledger, id: &TaskId, pid: &str) -> Error {
     let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) was killed");
     let recover = view::suggestion(ledger.option(), "recover");
     Error::new(Kind::Nothing, message)
@@ -196,12 +199,12 @@ fn report_end(
     let gone = supervisor
         .wait(wait)
         .map_err(|e| Error::failed(format!("waiting for the end of task {id}")).caused_by(e))?;
-    let now = match ledger.task(id)? {
+    let now = match ledger.task(id.as_str())? {
         Found::One(task) => *task,
         _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),
     };
     let after = view::duration(began.elapsed().as_millis() as i64);
-    let id = view::one_line(id);
+    let id = view::one_line(id.as_str());
     let text = match (now.status, gone) {
         (Status::Running, false) if !recovery::is_dying(&now) => {
             format!("task {id}: still running after {after}\n")

@@ -83,7 +83,7 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             Delivered::Refused(why) => format!("not run: {why}"),
         };
         all_delivered &= matches!(delivered, Delivered::As(Delivery::Delivered));
-        print(&format!("task {}: {}\n", view::one_line(&task.id), view::one_line(&text)))?;
+        print(&format!("task {}: {}\n", view::one_line(task.id.as_str()), view::one_line(&text)))?;
         if let Some(signal) = stopped {
             return Ok(Leave::Signal(signal));
         }

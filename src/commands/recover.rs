@@ -30,7 +30,7 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::run::{Leave, OPTION_VARIABLES};
 use crate::sys;
-use crate::task::{Status, Task, Verdict};
+use crate::task::{Status, Task, TaskId, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -85,7 +85,7 @@ impl Report {
 /// A record that waited in the spool.
 #[derive(Debug, Serialize)]
 struct Spooled {
-    task: Option<String>,
+    task: Option<TaskId>,
     merged: bool,
     text: String,
 }
@@ -93,7 +93,7 @@ struct Spooled {
 /// A task that was found dead.
 #[derive(Debug, Serialize)]
 struct Ended {
-    id: String,
+    id: TaskId,
     key: Option<String>,
     reason: &'static str,
 }
@@ -101,7 +101,7 @@ struct Ended {
 /// A task whose row stays `running` although nobody is seen to supervise it.
 #[derive(Debug, Serialize)]
 struct Open {
-    id: String,
+    id: TaskId,
     key: Option<String>,
     why: String,
 }
@@ -109,7 +109,7 @@ struct Open {
 /// An `--on-finish` command that was run, or would be.
 #[derive(Debug, Serialize)]
 struct DeliveredHook {
-    id: String,
+    id: TaskId,
     status: &'static str,
 }
 
@@ -186,7 +186,7 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
 }
 
 /// Which tasks a recovery is about: their whole ids; all where there are none.
-struct Wanted(Vec<String>);
+struct Wanted(Vec<TaskId>);
 
 impl Wanted {
     fn resolve(ledger: &Ledger, ids: &[String]) -> Result<Wanted, Error> {
@@ -197,7 +197,7 @@ impl Wanted {
         self.0.is_empty()
     }
 
-    fn has(&self, id: &str) -> bool {
+    fn has(&self, id: &TaskId) -> bool {
         self.are_all() || self.0.iter().any(|wanted| wanted == id)
     }
 
@@ -225,7 +225,7 @@ struct Recovery<'a> {
     telling: &'a mut Telling,
     report: &'a mut Report,
     /// The tasks whose reports were printed, not yet recorded as such.
-    printed: Vec<String>,
+    printed: Vec<TaskId>,
     /// Keeps other recoveries from reporting them too.
     reporting: Option<AftermathLock>,
     /// The stop signal that came while a hook ran.
@@ -250,7 +250,7 @@ impl Recovery<'_> {
             batch.add(task, now);
         }
         for id in batch.named_tasks()? {
-            if let Named::One(task) = self.ledger.task(&id)?
+            if let Named::One(task) = self.ledger.task(id.as_str())?
                 && task.id == id
                 && self.wanted.has(&id)
                 && recovery::leaves_no_process(&task)
@@ -274,7 +274,7 @@ impl Recovery<'_> {
     }
 
     /// Steps the batch until nothing more is to be done; gives the tasks that cannot be judged.
-    fn drive(&mut self, batch: &mut RecoveryBatch) -> Result<Vec<String>, Error> {
+    fn drive(&mut self, batch: &mut RecoveryBatch) -> Result<Vec<TaskId>, Error> {
         let mut doubtful = Vec::new();
         loop {
             let (outcomes, step) = batch.step(&self.ledger, Instant::now())?;
@@ -315,7 +315,7 @@ impl Recovery<'_> {
                     let text =
                         format!("the end of task {id} ({status}), which waited in the spool, is recorded");
                     self.telling.line(&text);
-                    self.report.spool.push(Spooled { task: Some(id.to_owned()), merged: true, text });
+                    self.report.spool.push(Spooled { task: Some(id.clone()), merged: true, text });
                 }
                 SettleOutcome::Unread(error) => self.leave_open(&task, Error::from(error).in_line())?,
                 SettleOutcome::Untouched => {}
@@ -326,7 +326,7 @@ impl Recovery<'_> {
 
     /// Of the running tasks that cannot be judged, ends those that are too old to wait for, and reports the
     /// others.
-    fn expire(&mut self, ids: Vec<String>, batch: &RecoveryBatch) -> Result<(), Error> {
+    fn expire(&mut self, ids: Vec<TaskId>, batch: &RecoveryBatch) -> Result<(), Error> {
         let tasks = running(&self.ledger, &self.wanted)?.into_iter().filter(|t| ids.contains(&t.id));
         let (expired, kept): (Vec<Task>, Vec<Task>) =
             tasks.partition(|task| recovery::has_expired(task, self.request.ttl));
@@ -359,7 +359,7 @@ impl Recovery<'_> {
     /// key once it is older than `--ttl`.
     fn release_agents(&mut self) -> Result<(), Error> {
         for id in &self.wanted.0 {
-            let Named::One(task) = self.ledger.task(id)? else { continue };
+            let Named::One(task) = self.ledger.task(id.as_str())? else { continue };
             if !task.status.is_terminal() {
                 continue;
             }
@@ -393,7 +393,7 @@ impl Recovery<'_> {
         self.ledger.note_error(lost.id(), &why)?;
         self.telling.line(&format!("task {} stays running: {why}", lost.id()));
         let key = lost.task().key.clone();
-        self.report.stuck.push(Open { id: lost.id().to_owned(), key, why });
+        self.report.stuck.push(Open { id: lost.id().clone(), key, why });
         Ok(())
     }
 
@@ -464,7 +464,7 @@ impl Recovery<'_> {
         let is_unchanged = |now: &Task| {
             (&now.delivery_status, now.delivery_attempts) == (&task.delivery_status, task.delivery_attempts)
         };
-        match self.ledger.task(&task.id)? {
+        match self.ledger.task(task.id.as_str())? {
             Named::One(now) if taken == [true] && is_unchanged(&now) => {}
             _ => return Ok((Delivered::ByAnother, None)),
         }
@@ -476,9 +476,9 @@ impl Recovery<'_> {
     /// restart. What was printed only is recorded as reported by [`Recovery::record_reports`].
     fn hint(&mut self) -> Result<(), Error> {
         let mut due = self.unhinted()?;
-        let ids: Vec<&str> = due.iter().map(|task| task.id.as_str()).collect();
+        let ids: Vec<&TaskId> = due.iter().map(|task| &task.id).collect();
         let (lock, taken) = self.ledger.take_aftermath(Aftermath::Report, &ids)?;
-        let ours: BTreeSet<String> =
+        let ours: BTreeSet<TaskId> =
             due.iter().zip(taken).filter(|(_, taken)| *taken).map(|(t, _)| t.id.clone()).collect();
         // What another process has reported before it let go of its lock.
         due = self.unhinted()?;
@@ -670,7 +670,7 @@ fn post_mortem(ledger: &Ledger, task: Task, uncommitted: Uncommitted) -> Result<
     let lacks = redispatch::lacks(&task);
     let is_shared = ledger.distrust().is_some();
     let command = |what: String| Some(view::suggestion(ledger.option(), &what));
-    let id = view::operand(&task.id);
+    let id = view::operand(task.id.as_str());
     let (redispatch, redispatch_needs) = match lacks {
         _ if is_shared => (None, Some("others may write to the ledger")),
         None => (command(format!("redispatch {id}")), None),

@@ -285,14 +285,14 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
             "{}, look at its row ({}) and try again; or give the command line yourself, with \
              bookend run; nothing was executed",
             trust::remedy(&distrust),
-            command(&format!("show {}", view::operand(id)))
+            command(&format!("show {}", view::operand(id.as_str())))
         )));
     }
     match lacks(&task) {
         Some(Lacks::Stdin) if !request.stdin => {
             return Err(refused("what came on its stdin is gone").hint(format!(
                 "give the prompt again: {}; nothing was executed",
-                command(&format!("redispatch --stdin {} <PROMPT", view::operand(id)))
+                command(&format!("redispatch --stdin {} <PROMPT", view::operand(id.as_str())))
             )));
         }
         Some(Lacks::Command) => return Err(refused("its row does not hold its command line")),

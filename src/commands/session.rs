@@ -128,7 +128,7 @@ fn invalidate(at: &Location, key: &str, reason: &str, json: bool) -> Result<Stri
     let mut ledger = open(at, key)?;
     let claim = ledger.claim()?;
     let Some(session) = claim.session(key)? else { return Err(nothing(at, key)) };
-    claim.invalidate_session(key, reason, session.task_id.as_deref(), &clock::now())?;
+    claim.invalidate_session(key, reason, session.task_id.as_ref(), &clock::now())?;
     claim.commit()?;
     Ok(if json {
         view::pretty(&session)

@@ -68,7 +68,7 @@ pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
                 .hint(format!("run `{}` to see the ids", view::suggestion(ledger.option(), "list"))))
         }
         Found::Ambiguous(ids) => {
-            let tasks = ids.iter().filter_map(|id| match ledger.task(id) {
+            let tasks = ids.iter().filter_map(|id| match ledger.task(id.as_str()) {
                 Ok(Found::One(task)) => Some(format!("{id}  {}  {}", task.status, task.started_at)),
                 _ => None,
             });

@@ -19,6 +19,7 @@ pub use survey::{Survey, Uncommitted};
 use crate::error::{Error, chain};
 use crate::hook::Attendant;
 use crate::sys::files;
+use crate::task::TaskId;
 use ask::Silence;
 use changes::{Changes, Filters, History};
 
@@ -160,7 +161,7 @@ impl Baseline {
     ///
     /// # Errors
     /// As [`Attendant::wait`].
-    pub fn record(&self, id: &str, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<(), Error> {
+    pub fn record(&self, id: &TaskId, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<(), Error> {
         let Some(artifact) = self.artifact(git, attendant)? else { return Ok(()) };
         if let Err(e) = attendant.ledger().note_artifact(id, &artifact) {
             debug!("recording what task {id} left in its worktree: {}", chain(&e));

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::files::{self, Damage};
 use super::location::{OtherName, shell_word};
 use crate::failpoint;
+use crate::task::TaskId;
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -87,16 +88,16 @@ pub enum LedgerError {
     Busy { doing: &'static str, path: PathBuf, waited: Duration },
 
     #[error("the ledger {path} already has a task {id}", path = .path.display())]
-    TaskExists { id: String, path: PathBuf },
+    TaskExists { id: TaskId, path: PathBuf },
 
     #[error("another task is running under the key {key} in the ledger {path}", path = .path.display())]
     KeyBusy { key: String, path: PathBuf },
 
     #[error("there is no task {id} in the ledger {path}", path = .path.display())]
-    NoSuchTask { id: String, path: PathBuf },
+    NoSuchTask { id: TaskId, path: PathBuf },
 
-    #[error("the task id {id:?} is too long to name a file")]
-    IdTooLong { id: String },
+    #[error("the task id {id} is too long to name a file")]
+    IdTooLong { id: TaskId },
 
     #[error("{}; nothing was executed or changed", .other.explain(.path))]
     OtherName { path: PathBuf, other: OtherName },

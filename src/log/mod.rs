@@ -19,6 +19,7 @@ use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
 
 use crate::error::{Error, chain};
+use crate::task::TaskId;
 use journal::Journal;
 pub use journal::id;
 
@@ -71,7 +72,7 @@ pub fn start(level: LevelFilter, to: To) {
 }
 
 /// Gives every message to the journal the task's fields from now on. On stderr nobody would see them.
-pub fn about(task: &str, key: Option<&str>) {
+pub fn about(task: &TaskId, key: Option<&str>) {
     journal::about(task, key);
 }
 

@@ -16,7 +16,7 @@ pub fn verdict(ledger: &Ledger, task: &mut Task) -> Result<Option<Verdict>, Erro
     }
     let verdict = recovery::judge(recovery::evidence(ledger, task)?, task);
     if verdict != Verdict::Alive
-        && let Found::One(now) = ledger.task(&task.id)?
+        && let Found::One(now) = ledger.task(task.id.as_str())?
         && now.status != Status::Running
     {
         *task = *now;
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use crate::ledger::tests::{World, ended, new_task, start};
     use crate::process::procfs::identity;
-    use crate::task::{Ending, Identity, NewTask};
+    use crate::task::{Ending, Identity, NewTask, TaskId};
 
     fn row(ledger: &Ledger) -> Task {
         let Found::One(task) = ledger.task("t").unwrap() else { panic!("no row") };
@@ -51,7 +51,7 @@ mod tests {
         drop(live);
         assert_eq!(verdict(&ledger, &mut seen).unwrap(), Some(Verdict::Gone));
         assert_eq!(seen.status, Status::Running);
-        ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+        ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
         assert_eq!(verdict(&ledger, &mut seen).unwrap(), None, "it has ended since it was read");
         assert_eq!(seen, row(&ledger), "and is known as it is now");
         assert_eq!(verdict(&ledger, &mut seen).unwrap(), None);

@@ -22,7 +22,7 @@ use crate::process::leftovers::{self, Policy, Why};
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, Handle};
 use crate::sys;
-use crate::task::{Ended, Ending, Identity, Interrupt, Place, ProcessRecord, Status, Task, Verdict};
+use crate::task::{Ended, Ending, Identity, Interrupt, Place, ProcessRecord, Status, Task, TaskId, Verdict};
 use crate::view;
 
 /// How long a task that cannot be judged is believed in: the default of `recover --ttl`.
@@ -229,7 +229,7 @@ pub fn keeps_key(task: &Task) -> bool {
 
 /// `bookend recover --ledger FILE --ttl 0 ID`: ends the doubt about one task, by the operator's word.
 pub fn release_command(ledger: &Ledger, task: &Task) -> String {
-    view::suggestion(ledger.option(), &format!("recover --ttl 0 {}", view::operand(&task.id)))
+    view::suggestion(ledger.option(), &format!("recover --ttl 0 {}", view::operand(task.id.as_str())))
 }
 
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the
@@ -329,7 +329,7 @@ impl LostTask {
         &self.task
     }
 
-    pub fn id(&self) -> &str {
+    pub fn id(&self) -> &TaskId {
         &self.task.id
     }
 
@@ -504,7 +504,7 @@ impl LostTask {
             Finished::Done { invalidated } => {
                 info!(
                     MESSAGE_ID = log::id::INTERRUPTED,
-                    TASK_ID = id,
+                    TASK_ID = id.as_str(),
                     KEY = task.key,
                     STATUS = Status::Interrupted.as_str(),
                     REASON = reason.as_str(),
@@ -515,7 +515,7 @@ impl LostTask {
                 if let Some(session) = invalidated {
                     info!(
                         MESSAGE_ID = log::id::SESSION_INVALIDATED,
-                        TASK_ID = id,
+                        TASK_ID = id.as_str(),
                         KEY = task.key,
                         SESSION_ID = session,
                         "session {session} is not to be resumed: task {id} was interrupted"
@@ -543,7 +543,7 @@ impl LostTask {
 
 /// What became of one spooled record, and whether that is as it should be.
 pub fn describe_merged(merged: &Merged) -> (String, bool) {
-    let task = merged.task.as_deref().unwrap_or("of unknown name");
+    let task = merged.task.as_ref().map(TaskId::as_str).unwrap_or("of unknown name");
     match &merged.outcome {
         MergeOutcome::Applied { status, invalidated } => {
             let session = invalidated.as_ref().map(|s| format!("; session {s} is not to be resumed"));

@@ -9,7 +9,7 @@ use crate::process::leftovers::{self, LedgerFile, Seat, SharedScan};
 use crate::process::procfs::identity::{self, Stat};
 use crate::process::procfs::locks::{self, Locked};
 use crate::recovery;
-use crate::task::{Identity, Task};
+use crate::task::{Identity, Task, TaskId};
 use crate::view;
 
 /// What proves which processes belong to a task of a ledger, and which supervise one.
@@ -90,7 +90,7 @@ pub fn remedy(distrust: &Distrust) -> String {
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn supervises(ledger: &Ledger, pid: i32, id: &str) -> io::Result<bool> {
+pub fn supervises(ledger: &Ledger, pid: i32, id: &TaskId) -> io::Result<bool> {
     let holds = live_bytes(ledger).is_some_and(|locked| locks::holds(pid, &locked) == Some(true));
     let ledger = LedgerFile::at(ledger.path());
     Ok(holds && SharedScan::default().descends_from(pid, id, ledger).map_err(io::Error::other)?)

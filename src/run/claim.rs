@@ -18,7 +18,7 @@ use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::WhenBusy;
 use crate::run::supervisor;
 use crate::sys::{self, Received};
-use crate::task::{ProcessRecord, Task};
+use crate::task::{ProcessRecord, Task, TaskId};
 
 /// How often a run that waits looks again, at most.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub struct Way {
     /// The lost holder whose processes have been ended, and what its mark came to.
     cleared: Option<(LostTask, Option<SettleOutcome>)>,
     /// The holder that was told to end, so that it is told once.
-    told: Option<String>,
+    told: Option<TaskId>,
 }
 
 /// What a task is in the way of.

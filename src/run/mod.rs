@@ -36,7 +36,7 @@ use crate::process::watch::Watch;
 use crate::recovery;
 use crate::sys;
 use crate::task::{
-    self, Cancel, Ending, Evidence, Exit, Failure, KeepSession, NewTask, OnTerm, Status, Task,
+    self, Cancel, Ending, Evidence, Exit, Failure, KeepSession, NewTask, OnTerm, Status, Task, TaskId,
 };
 use claim::{Hold, Way};
 use resolve::{Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
@@ -92,7 +92,7 @@ pub const OPTION_VARIABLES: [&str; 35] = [
 /// What `bookend run` was asked for.
 #[derive(Debug)]
 pub struct Request {
-    pub id: Option<String>,
+    pub id: Option<TaskId>,
     pub key: Option<String>,
     pub repo: Option<String>,
     pub issue: Option<i64>,
@@ -191,9 +191,9 @@ fn attend(
         }
         failpoint::reached("run.cleared");
     };
-    let parent_id = std::env::var(environment::MARK).ok();
-    refuse_recursion(&claim, parent_id.as_deref(), &request.argv[0])?;
-    let id = request.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+    let parent_id = std::env::var(environment::MARK).ok().map(TaskId::recorded);
+    refuse_recursion(&claim, parent_id.as_ref(), &request.argv[0])?;
+    let id = request.id.clone().unwrap_or_else(TaskId::random);
     failpoint::reached("run.chosen");
     log::about(&id, who.key.as_deref());
     let (before, own) = request.argv.split_at(who.own);
@@ -387,7 +387,7 @@ fn attend(
     };
     let error = with_loss(error, run.output_loss());
     let asked = baseline.map(|baseline| {
-        let add = [(environment::FINISHED, OsStr::new(&run.task.id))];
+        let add = [(environment::FINISHED, OsStr::new(run.task.id.as_str()))];
         let mut git = Git::new(environment::inherited(&OPTION_VARIABLES, &add), &caller);
         // While the ending becomes durable. What is still to end could change git's settings.
         if !(ends && sweep.is_awaited()) {
@@ -626,7 +626,7 @@ fn kept(ending: &Ending, observed: &Observed, asked: &[KeepSession]) -> Option<K
 
 /// Refuses a run that has too many runs above it: a script named like the agent that calls bookend again
 /// would start itself without end.
-fn refuse_recursion(claim: &Claim<'_>, parent: Option<&str>, program: &OsStr) -> Result<(), Error> {
+fn refuse_recursion(claim: &Claim<'_>, parent: Option<&TaskId>, program: &OsStr) -> Result<(), Error> {
     let Some(parent) = parent else { return Ok(()) };
     if claim.levels(parent, MOST_LEVELS + 1)? <= MOST_LEVELS {
         return Ok(());
@@ -662,7 +662,7 @@ enum Session {
 /// Which conversation goes on, by what the ledger knows of it now.
 fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Session, Error> {
     let provider = who.provider.as_deref();
-    let used = |session: String, linked: Option<&str>| -> Result<LastUse, Error> {
+    let used = |session: String, linked: Option<&TaskId>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
         let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
         let kept = last.task.as_ref().is_some_and(|t| t.session_kept.is_some());
@@ -672,7 +672,7 @@ fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Ses
     };
     let linked = match (&who.key, who.adapter.tracks_sessions()) {
         (Some(key), true) => {
-            claim.session(key)?.map(|s| used(s.session_id, s.task_id.as_deref())).transpose()?
+            claim.session(key)?.map(|s| used(s.session_id, s.task_id.as_ref())).transpose()?
         }
         _ => None,
     };
@@ -735,7 +735,7 @@ fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(),
 }
 
 /// Said once the row is committed: a stderr that nobody reads must not hold the ledger's lock.
-fn announce(id: &str, who: &Who, choice: &Choice) {
+fn announce(id: &TaskId, who: &Who, choice: &Choice) {
     if let Some(warning) = &who.warning {
         warn!("{warning}");
     }
@@ -769,8 +769,8 @@ fn listen(who: &Who, backlog: u64) -> Result<(Option<Listening>, Option<OwnedFd>
 }
 
 /// Without the task's mark if the agent leaves a daemon behind that serves others too.
-fn agents_environment(id: &str, ledger: &Location, is_background: bool) -> Vec<CString> {
-    let add = [(environment::LEDGER, ledger.file.as_os_str()), (environment::MARK, OsStr::new(id))];
+fn agents_environment(id: &TaskId, ledger: &Location, is_background: bool) -> Vec<CString> {
+    let add = [(environment::LEDGER, ledger.file.as_os_str()), (environment::MARK, OsStr::new(id.as_str()))];
     environment::inherited(&OPTION_VARIABLES, if is_background { &add[..1] } else { &add })
 }
 
@@ -778,7 +778,7 @@ fn agents_environment(id: &str, ledger: &Location, is_background: bool) -> Vec<C
 fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Result<(), Error> {
     let Some(command) = &request.on_finish else { return Ok(()) };
     // A row that went to the spool is delivered by the recovery that comes after its merge.
-    let Ok(Found::One(task)) = run.ledger.task(&run.task.id) else { return Ok(()) };
+    let Ok(Found::One(task)) = run.ledger.task(run.task.id.as_str()) else { return Ok(()) };
     if task.status.is_terminal() {
         hook::deliver(&task, Some(command), request.hook_timeout, caller, run)?;
     }

@@ -2,14 +2,14 @@
 //! that used it ended in success.
 
 use crate::agent::{AskedSession, Plan};
-use crate::task::{SessionEvidence, Status};
+use crate::task::{SessionEvidence, Status, TaskId};
 
 /// The last task that used a session, as the ledger tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastUse {
     pub session: String,
     /// `None`: no task is known to have used it.
-    pub task: Option<(String, Status)>,
+    pub task: Option<(TaskId, Status)>,
     /// `--keep-session` kept it at the end of that task.
     pub kept: bool,
     /// An operator has restored it since, or a task that started later succeeded with it.
@@ -32,7 +32,7 @@ impl LastUse {
     }
 
     /// The task that uses it right now.
-    pub fn running(&self) -> Option<&str> {
+    pub fn running(&self) -> Option<&TaskId> {
         match &self.task {
             Some((id, Status::Running)) => Some(id),
             _ => None,
@@ -140,7 +140,7 @@ pub enum Refusal {
     /// The session is in use by this task.
     InUse {
         session: String,
-        task: String,
+        task: TaskId,
     },
     Unsafe {
         session: String,
@@ -227,7 +227,7 @@ mod tests {
     fn last(status: Option<Status>) -> LastUse {
         LastUse {
             session: LINKED.to_owned(),
-            task: status.map(|s| ("t1".to_owned(), s)),
+            task: status.map(|s| (TaskId::recorded("t1"), s)),
             kept: false,
             restored: false,
             veto: None,
@@ -351,7 +351,7 @@ mod tests {
     fn a_session_whose_task_still_runs_is_in_use_unless_a_fresh_one_is_wanted() {
         let linked = last(Some(Status::Running));
         let mut known = known(&AskedSession::Unsaid, Some(&linked));
-        let in_use = Refusal::InUse { session: LINKED.to_owned(), task: "t1".to_owned() };
+        let in_use = Refusal::InUse { session: LINKED.to_owned(), task: TaskId::recorded("t1") };
         assert_eq!(choose(&known), Err(in_use));
         known.fresh = true;
         assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", false), None)));
@@ -449,7 +449,7 @@ mod tests {
             let users = last(Some(Status::Running));
             let known =
                 Known { users: Some(&users), allow_unsafe: true, attended: true, ..known(&asked, None) };
-            let in_use = Refusal::InUse { session: LINKED.to_owned(), task: "t1".to_owned() };
+            let in_use = Refusal::InUse { session: LINKED.to_owned(), task: TaskId::recorded("t1") };
             assert_eq!(choose(&known), Err(in_use), "{asked:?}");
         }
     }

@@ -1,5 +1,6 @@
 //! A task's words: its status, how it ended and why, and which moves are legal. Imports nothing of ours.
 
+mod ids;
 mod record;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use ids::TaskId;
 pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
 
 /// Where a task stands. `Running` is the only status that is not terminal.
@@ -479,7 +481,7 @@ fn counts_as_cause(c: &Cause, e: &Evidence) -> bool {
 /// What is known of a task before its agent executes: the `running` row.
 #[derive(Debug, Clone)]
 pub struct NewTask {
-    pub id: String,
+    pub id: TaskId,
     pub key: Option<String>,
     pub repo: Option<String>,
     pub issue_number: Option<i64>,
@@ -509,7 +511,7 @@ pub struct NewTask {
     pub on_finish: Option<String>,
     /// How long after its end the row is kept, in seconds.
     pub retention_secs: i64,
-    pub parent_id: Option<String>,
+    pub parent_id: Option<TaskId>,
     /// `oom_kill` of the cgroup's memory.events, cgroups(7), at the start.
     pub oom_kills_before: Option<u64>,
     /// Why the key's session is not tracked; `None`: it is, or there is no key.

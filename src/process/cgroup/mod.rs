@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::task::TaskId;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -79,7 +80,7 @@ impl Delegated {
     }
 
     /// Makes the cgroup of a task, whose live lock is in `slot`, and puts the process `agent` into it.
-    pub fn give(&self, task: &str, slot: i64, agent: i32) -> Option<NewCgroup> {
+    pub fn give(&self, task: &TaskId, slot: i64, agent: i32) -> Option<NewCgroup> {
         let name = name(task, slot);
         let made = Cgroup { path: format!("{}/{name}", self.path), directory: self.directory.join(&name) };
         make_directory(&made.directory)
@@ -126,7 +127,7 @@ impl Drop for NewCgroup {
 
 impl Cgroup {
     /// The cgroup that was made for the task, if the recorded path is that of one and it still exists.
-    pub fn of(task: &str, slot: Option<i64>, recorded: Option<&str>) -> Option<Cgroup> {
+    pub fn of(task: &TaskId, slot: Option<i64>, recorded: Option<&str>) -> Option<Cgroup> {
         let path = recorded?;
         let its_own = path.rsplit('/').next() == Some(name(task, slot?).as_str()) && !path.contains("/../");
         let directory = if its_own { directory(path)? } else { return None };
@@ -184,8 +185,8 @@ impl Cgroup {
 
 /// With the task's slot, which is drawn at random: an id is unique in its ledger only, and what is in the
 /// cgroup of another task is not ours to end.
-fn name(task: &str, slot: i64) -> String {
-    format!("task-{}-{slot:016x}", task.replace('/', "_"))
+fn name(task: &TaskId, slot: i64) -> String {
+    format!("task-{}-{slot:016x}", task.as_str().replace('/', "_"))
 }
 
 fn is_delegated(directory: &Path) -> bool {
@@ -240,9 +241,9 @@ mod tests {
     #[test]
     fn only_the_tasks_own_cgroup_is_taken_for_it() {
         for path in [Some("/system.slice"), Some("/"), Some("/task-t"), None] {
-            assert!(Cgroup::of("t", Some(1), path).is_none(), "{path:?}");
+            assert!(Cgroup::of(&TaskId::recorded("t"), Some(1), path).is_none(), "{path:?}");
         }
-        assert_eq!(name("a/../b", 26), "task-a_.._b-000000000000001a");
+        assert_eq!(name(&TaskId::recorded("a/../b"), 26), "task-a_.._b-000000000000001a");
         assert!(is_in("/a/task-t", "/a/task-t") && is_in("/a/task-t/b", "/a/task-t"));
         assert!(!is_in("/a/task-tt", "/a/task-t") && !is_in("/a", "/a/task-t"));
     }

@@ -6,7 +6,7 @@ use crate::process::cgroup::Cgroup;
 use crate::process::procfs::identity::Stat;
 use crate::process::procfs::mark::LedgerFile;
 use crate::process::procfs::table::Table;
-use crate::task::Identity;
+use crate::task::{Identity, TaskId};
 
 /// Who hunts.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub enum Seat {
 /// Whose left-overs.
 #[derive(Debug, Clone)]
 pub struct Task {
-    pub id: String,
+    pub id: TaskId,
     /// The ledger that has its row.
     pub ledger: LedgerFile,
     /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
@@ -335,7 +335,7 @@ mod tests {
 
         fn kinds(self) -> Vec<(i32, Kind)> {
             let task = Task {
-                id: "t".to_owned(),
+                id: TaskId::recorded("t"),
                 ledger: LedgerFile::at(std::path::Path::new("/l.db")),
                 agent: Identity { pid: 200, start: 1000 },
                 agent_tty: AGENT_TTY,

@@ -27,7 +27,7 @@ use crate::process::procfs::identity::{self, Handle, Stat};
 pub use crate::process::procfs::mark::LedgerFile;
 use crate::process::procfs::mark::{self, Mark, TaskMark};
 use crate::process::procfs::table::{Proc, Table};
-use crate::task::{Identity, Verdict};
+use crate::task::{Identity, TaskId, Verdict};
 use classify::{Kind, Scene, Sight};
 
 /// How long a process may take to end before it is reported as surviving.
@@ -584,7 +584,7 @@ impl SharedScan {
     ///
     /// # Errors
     /// [`Error::Proc`].
-    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> Result<BTreeSet<String>, Error> {
+    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> Result<BTreeSet<TaskId>, Error> {
         let scan = match &mut self.scan {
             Some(scan) => scan,
             None => self.scan.insert(ProcessScan::open().map_err(Error::Proc)?),
@@ -598,7 +598,7 @@ impl SharedScan {
     ///
     /// # Errors
     /// [`Error::Proc`].
-    pub fn descends_from(&mut self, ancestor: i32, id: &str, ledger: LedgerFile) -> Result<bool, Error> {
+    pub fn descends_from(&mut self, ancestor: i32, id: &TaskId, ledger: LedgerFile) -> Result<bool, Error> {
         let scan = match &mut self.scan {
             Some(scan) => scan,
             None => self.scan.insert(ProcessScan::open().map_err(Error::Proc)?),

@@ -8,6 +8,7 @@ use crate::process::leftovers::classify::{Seat, Sight, Task};
 use crate::process::procfs::identity::Stat;
 use crate::process::procfs::mark::{self, LedgerFile, Mark, Marks, TaskMark};
 use crate::process::procfs::table::{Proc, Table};
+use crate::task::TaskId;
 
 /// All processes at one moment, and what those of this user show in their environment.
 pub struct ProcessScan {
@@ -60,7 +61,7 @@ impl ProcessScan {
     }
 
     /// The ids of the tasks of `ledger` of which processes of this user live.
-    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> BTreeSet<String> {
+    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> BTreeSet<TaskId> {
         let (proc, user) = (&mut self.proc, self.user);
         let living = self.table.rows().iter().filter(|s| !s.is_dead() && !s.is_kernel_thread());
         living.filter_map(|s| proc.marked_id(s.pid, user, ledger)).collect()

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use crate::process::procfs::dying;
 use crate::process::procfs::identity;
 use crate::process::spawn::environment::{DETACHED, LEDGER, MARK};
+use crate::task::TaskId;
 
 /// execve(2) takes 6 MiB of arguments and environment at most.
 const LONGEST: usize = 8 << 20;
@@ -109,8 +110,8 @@ fn stat_at(root: impl std::os::fd::AsFd, path: &OsStr, resolve: ResolveFlags) ->
 
 impl TaskMark {
     /// The mark of the task `id` of this ledger.
-    pub fn new(id: &str, ledger: LedgerFile) -> TaskMark {
-        TaskMark { id: id.as_bytes().to_vec(), ledger }
+    pub fn new(id: &TaskId, ledger: LedgerFile) -> TaskMark {
+        TaskMark { id: id.as_str().as_bytes().to_vec(), ledger }
     }
 
     pub fn id(&self) -> &[u8] {
@@ -200,10 +201,10 @@ pub fn carries_mark(pid: i32, mark: &TaskMark) -> Mark {
 }
 
 /// Whether this process runs inside the task `id` of the ledger at `path`, as far as can be told.
-pub fn is_inside(id: &str, path: &Path) -> bool {
+pub fn is_inside(id: &TaskId, path: &Path) -> bool {
     let is = |name: &str| std::env::var_os(name);
     let ledger = || is(LEDGER).and_then(|named| LedgerFile::at(path).is(named.as_bytes(), "/"));
-    is(MARK).is_some_and(|own| own == id) && ledger() != Some(false)
+    is(MARK).is_some_and(|own| own == id.as_str()) && ledger() != Some(false)
 }
 
 /// Whether a process asks to be left by the sweep.
@@ -218,10 +219,10 @@ pub(crate) fn ids_in(environ: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// The id of the task whose mark stands in an environment, unless it names another ledger.
-pub(crate) fn marked_id(environ: &[u8], pid: i32, ledger: &LedgerFile) -> Option<String> {
+pub(crate) fn marked_id(environ: &[u8], pid: i32, ledger: &LedgerFile) -> Option<TaskId> {
     let id = values(environ, MARK).next().filter(|id| !id.is_empty())?;
     let id = String::from_utf8(id.to_vec()).ok()?;
-    (ledger.is_named_in(environ, &root_of(pid)) != Some(false)).then_some(id)
+    (ledger.is_named_in(environ, &root_of(pid)) != Some(false)).then(|| TaskId::recorded(id))
 }
 
 /// Opens the environment at `path` under `dir`.
@@ -257,7 +258,7 @@ mod tests {
     use super::*;
 
     fn whose(id: &str) -> TaskMark {
-        TaskMark::new(id, LedgerFile::at(Path::new("/no/ledger")))
+        TaskMark::new(&TaskId::recorded(id), LedgerFile::at(Path::new("/no/ledger")))
     }
 
     fn look(whose: &TaskMark, environ: &str) -> Mark {
@@ -328,7 +329,7 @@ mod tests {
         for name in ["real/l.db", "other.db"] {
             std::fs::write(path(name), "").unwrap();
         }
-        let whose = TaskMark::new("abc", LedgerFile::at(&path("real/l.db")));
+        let whose = TaskMark::new(&TaskId::recorded("abc"), LedgerFile::at(&path("real/l.db")));
         let named = |name: &str| {
             look(&whose, &format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(name).display()))
         };
@@ -338,7 +339,7 @@ mod tests {
         assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc"), Mark::Doubtful);
         assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=l.db"), Mark::Doubtful);
         std::fs::rename(path("real/l.db"), path("moved.db")).unwrap();
-        let moved = TaskMark::new("abc", LedgerFile::at(&path("moved.db")));
+        let moved = TaskMark::new(&TaskId::recorded("abc"), LedgerFile::at(&path("moved.db")));
         let former = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path("real/l.db").display());
         assert_eq!(look(&moved, &former), Mark::Doubtful);
         std::fs::write(path("real/l.db"), "").unwrap();
@@ -349,7 +350,10 @@ mod tests {
     fn the_mark_tells_whose_a_process_is() {
         let ledger = LedgerFile::at(Path::new("/no/ledger"));
         let id = |environ: &[u8]| marked_id(environ, std::process::id() as i32, &ledger);
-        assert_eq!(id(b"A=1\0BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/no/ledger\0").as_deref(), Some("abc"));
+        assert_eq!(
+            id(b"A=1\0BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/no/ledger\0"),
+            Some(TaskId::recorded("abc"))
+        );
         assert_eq!(id(b"BOOKEND_TASK_ID=\0XBOOKEND_TASK_ID=abc\0"), None);
         let here = LedgerFile::at(Path::new("/proc/self/stat"));
         let of_another = b"BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/proc/self/status\0";
@@ -378,7 +382,7 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
         let named = |named: &str, ledger: &str| {
             let environ = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(named).display());
-            look(&TaskMark::new("abc", LedgerFile::at(&path(ledger))), &environ)
+            look(&TaskMark::new(&TaskId::recorded("abc"), LedgerFile::at(&path(ledger))), &environ)
         };
         assert_eq!(named("socket", "l.db"), Mark::Absent);
         assert_eq!(named("socket", "socket"), Mark::Carried);

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use crate::process::procfs::identity::{self, Stat};
 use crate::process::procfs::mark::{self, LedgerFile, Mark, Marks, TaskMark};
+use crate::task::TaskId;
 
 /// The way to `/proc`, with the buffers that every picture reuses.
 pub struct Proc {
@@ -98,7 +99,7 @@ impl Proc {
     }
 
     /// The task whose mark `pid` carries, if it is `user`'s process and names no other ledger.
-    pub fn marked_id(&mut self, pid: i32, user: u32, ledger: &LedgerFile) -> Option<String> {
+    pub fn marked_id(&mut self, pid: i32, user: u32, ledger: &LedgerFile) -> Option<TaskId> {
         match self.marks(pid, |owner| owner == user) {
             (Some(Marks::Shown(environ)), Some(owner)) if owner == user => {
                 mark::marked_id(environ, pid, ledger)

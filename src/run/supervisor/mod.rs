@@ -25,7 +25,7 @@ use crate::process::spawn::gate::{Gated, StartError};
 use crate::process::watch::{Source, Watch};
 use crate::recovery::trust;
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, Exit, KeepSession, Outcome, Stop};
+use crate::task::{Cause, Counts, Ended, Ending, Exit, KeepSession, Outcome, Stop, TaskId};
 
 use stopwatch::Clock;
 
@@ -197,7 +197,7 @@ pub struct Supervisor<'a> {
 
 /// What names the task in the ledger.
 pub struct TaskRef {
-    pub id: String,
+    pub id: TaskId,
     pub key: Option<String>,
     pub provider: Option<String>,
 }

@@ -12,7 +12,7 @@ use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, Failure, Interrupt, Sender, Stop};
+use crate::task::{Counts, EndSource, Ended, Ending, Exit, Failure, Interrupt, Sender, Stop, TaskId};
 use crate::view;
 
 impl Supervisor<'_> {
@@ -179,7 +179,7 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, id: &str, ended: &Ended, refused: &str, recover: &str) {
+fn spool(slot: &SpoolSlot, id: &TaskId, ended: &Ended, refused: &str, recover: &str) {
     let status = ended.ending.status();
     match slot.write(ended, "run") {
         Ok(file) => warn!(
@@ -205,7 +205,7 @@ fn spool(slot: &SpoolSlot, id: &str, ended: &Ended, refused: &str, recover: &str
 
 /// Ends a task whose claim was reported as failed: what could not be synced may be found durable all the same
 /// when the log is next read. An end that the ledger cannot take goes to the spool.
-pub fn withdraw(ledger: &mut Ledger, id: &str, slot: SpoolSlot, ended: &Ended) {
+pub fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &Ended) {
     let settled = match ledger.finish(id, ended, "run") {
         Ok(_) => slot.discard(),
         Err(refused) => {
