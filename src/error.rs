@@ -94,7 +94,7 @@ impl Error {
         }
     }
 
-    /// The text that follows `bookend: error: `: the error with its causes, and the hint on a line of its own.
+    /// What follows `bookend: error: `: the error with its causes, and the hint on a line of its own.
     pub fn report(&self) -> String {
         // Both may hold data: no line break in it begins a line that looks like one of bookend's.
         let indented = |text: &str| text.replace('\n', "\n  ");

@@ -47,4 +47,5 @@ mod start;
 mod status;
 mod terminal;
 mod timeline;
+mod usage;
 mod variables;

@@ -9,7 +9,7 @@ use super::{Cli, variables};
 use crate::agent;
 use crate::view;
 
-/// An error line, what is allowed, and hints. Words from the command line and from variables are shown escaped.
+/// An error line, what is allowed, and hints. Words of the user are shown escaped.
 pub fn report(message: &clap::Error, args: &[OsString]) -> String {
     let set = variables::set();
     let text = clean(message, args.iter().chain(set.iter().map(|(_, value)| value)));
@@ -17,7 +17,8 @@ pub fn report(message: &clap::Error, args: &[OsString]) -> String {
     let mut hints = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         match (line.trim_start().strip_prefix("tip: "), line.strip_prefix("Usage: ")) {
-            (Some(tip), _) => hints.push(tip.to_owned()),
+            (Some(tip), _) if hints.is_empty() => hints.push(tip.to_owned()),
+            (Some(_), _) => {}
             (None, Some(usage)) => report += &format!("usage: {usage}\n"),
             (None, None) if line.starts_with("For more information") => {}
             (None, None) => report += &format!("{line}\n"),

@@ -33,13 +33,15 @@ pub enum LedgerError {
     ForeignDirectory { path: PathBuf, owner: u32, uid: u32 },
 
     #[error(
-        "the directory {path} can be written by everybody (mode {mode:04o}): anybody could replace the ledger",
+        "the directory {path} can be written by everybody (mode {mode:04o}): anybody could replace the \
+         ledger",
         path = .path.display()
     )]
     WorldWritable { path: PathBuf, mode: u32 },
 
     #[error(
-        "the directory {path} can be written by its group (mode {mode:04o}): a member could replace the ledger",
+        "the directory {path} can be written by its group (mode {mode:04o}): a member could replace the \
+         ledger",
         path = .path.display()
     )]
     GroupWritable { path: PathBuf, mode: u32 },
@@ -84,7 +86,10 @@ pub enum LedgerError {
     #[error("{path} cannot be adopted: {why}; the file is unchanged", path = .path.display())]
     NotAdoptable { path: PathBuf, why: String },
 
-    #[error("{doing} in the ledger {path}: other processes kept it locked for {waited:?}", path = .path.display())]
+    #[error(
+        "{doing} in the ledger {path}: other processes kept it locked for {waited:?}",
+        path = .path.display()
+    )]
     Busy { doing: &'static str, path: PathBuf, waited: Duration },
 
     #[error("the ledger {path} already has a task {id}", path = .path.display())]
