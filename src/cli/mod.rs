@@ -34,7 +34,7 @@ use crate::commands::stats;
 use crate::commands::timeline;
 use crate::log;
 use crate::process::leftovers::Policy;
-use crate::run;
+use crate::run::options::{RunOptions, WhenBusy};
 use crate::task::{KeepSession, OnTerm, Status, TaskId};
 use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use query::{
@@ -343,7 +343,7 @@ enum KeepSessionArg {
 enum LeftoversArg {
     Auto,
     End,
-    Leave,
+    Exit,
 }
 
 /// What the user asked for.
@@ -354,7 +354,7 @@ pub struct Invocation {
 }
 
 pub enum Request {
-    Run(Box<run::Request>),
+    Run(Box<RunOptions>),
     List(list::Request),
     Show(show::Request),
     Audit(audit::Request),
@@ -423,8 +423,8 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     Ok(common.with(request))
 }
 
-fn run_request(a: RunArgs) -> run::Request {
-    run::Request {
+fn run_request(a: RunArgs) -> RunOptions {
+    RunOptions {
         id: a.id,
         key: given(a.key),
         repo: given(a.repo),
@@ -459,7 +459,7 @@ fn run_request(a: RunArgs) -> run::Request {
         leftovers: match a.leftovers {
             LeftoversArg::Auto => Policy::Auto,
             LeftoversArg::End => Policy::End,
-            LeftoversArg::Leave => Policy::Leave,
+            LeftoversArg::Exit => Policy::Exit,
         },
         strict: a.strict,
         backlog: a.backlog,
@@ -471,11 +471,11 @@ fn run_request(a: RunArgs) -> run::Request {
     }
 }
 
-fn when_busy(wait: bool, replace: bool) -> run::WhenBusy {
+fn when_busy(wait: bool, replace: bool) -> WhenBusy {
     match (wait, replace) {
-        (true, _) => run::WhenBusy::Wait,
-        (_, true) => run::WhenBusy::Replace,
-        _ => run::WhenBusy::Refuse,
+        (true, _) => WhenBusy::Wait,
+        (_, true) => WhenBusy::Replace,
+        _ => WhenBusy::Refuse,
     }
 }
 

@@ -5,28 +5,33 @@ use std::io;
 use std::path::Path;
 
 use crate::agent;
-use crate::error::{Error, chain, exit_code};
+use crate::error::{Error, chain};
+use crate::exit::Exit;
+use crate::exit::exit_code;
+use crate::helper;
+use crate::helper::Helper;
 use crate::hook;
 use crate::log;
 use crate::process::leftovers::{self, LeftoverSweep};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::gate::{Gated, StartError, Step};
-use crate::run::supervisor::{End, Helper, Supervisor, Traces};
+use crate::run::options::RunOptions;
+use crate::run::supervisor::{End, Supervisor, Traces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
 use crate::view;
 
-use super::{Leave, Request, Who, deliver, output_pipe};
+use super::{Who, deliver, output_pipe};
 
 /// Why the agent is not, or was not, executed.
 pub(super) struct NoStart {
     ending: Ending,
     error: Option<Error>,
-    leave: Leave,
+    leave: Exit,
 }
 
 impl NoStart {
     pub(super) fn failed(reason: Failure, error: Error, code: i32) -> NoStart {
-        NoStart { ending: Ending::Failure(reason), error: Some(error), leave: Leave::Code(code) }
+        NoStart { ending: Ending::Failure(reason), error: Some(error), leave: Exit::Code(code) }
     }
 
     pub(super) fn stopped(stop: Stop, on_term: OnTerm) -> NoStart {
@@ -41,7 +46,7 @@ impl NoStart {
             _ => libc::SIGTERM,
         };
         let error = Some(Error::failed("stopped before the agent was executed"));
-        NoStart { ending, error, leave: Leave::Signal(signal) }
+        NoStart { ending, error, leave: Exit::Signal(signal) }
     }
 
     pub(super) fn not_executed(failed: StartError, program: &OsStr, cwd: Option<&Path>) -> NoStart {
@@ -93,10 +98,10 @@ pub(super) fn end_without_agent(
     run: &mut Supervisor<'_>,
     no: NoStart,
     whose: leftovers::Task,
-    request: &Request,
+    request: &RunOptions,
     caller: &Caller,
-) -> Result<Leave, Error> {
-    if let (Leave::Code(_), Some(error)) = (no.leave, &no.error) {
+) -> Result<Exit, Error> {
+    if let (Exit::Code(_), Some(error)) = (no.leave, &no.error) {
         log::error(error);
     }
     let ends = request.leftovers.ends(false);
@@ -119,15 +124,15 @@ pub(super) fn end_without_agent(
 /// Runs `--prepare`. Its output is shown, and kept in the row, when it fails.
 pub(super) fn prepare(
     run: &mut Supervisor<'_>,
-    request: &Request,
+    request: &RunOptions,
     env: &[CString],
     caller: &Caller,
 ) -> Result<Result<(), NoStart>, Error> {
     let Some(command) = &request.prepare else { return Ok(Ok(())) };
     let failed = |error: Error| Ok(Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED)));
     let started = output_pipe().and_then(|(output, theirs)| {
-        let launch = hook::shell(command, env.to_vec())?
-            .stdio(0, hook::dev_null()?)
+        let launch = helper::shell(command, env.to_vec())?
+            .stdio(0, helper::dev_null()?)
             .stdio(1, theirs.try_clone()?)
             .stdio(2, theirs);
         Ok((Gated::start(launch, caller)?, output))
@@ -152,7 +157,7 @@ pub(super) fn prepare(
     failed(Error::failed(format!("--prepare {how}; the agent was not started{after}")))
 }
 
-pub(super) fn require_skill(request: &Request, who: &Who) -> Result<(), NoStart> {
+pub(super) fn require_skill(request: &RunOptions, who: &Who) -> Result<(), NoStart> {
     let Some(name) = &request.require_skill else { return Ok(()) };
     if agent::has_skill(who.adapter, name, &who.cwd, &who.asked) {
         return Ok(());
@@ -166,6 +171,6 @@ pub(super) fn require_skill(request: &Request, who: &Who) -> Result<(), NoStart>
     Err(NoStart {
         ending: Ending::AbortedNoSkill(name.clone()),
         error: Some(Error::failed(format!("the agent has no skill {name}: {looked}"))),
-        leave: Leave::Code(exit_code::FAILED),
+        leave: Exit::Code(exit_code::FAILED),
     })
 }
