@@ -195,9 +195,9 @@ impl LedgerError {
                 "run bookend as the owner, or name a ledger elsewhere with --ledger FILE".to_owned()
             }
             LedgerError::WorldWritable { path, .. } => format!(
-                "run `chmod o-w {}`, or name a ledger elsewhere with --ledger FILE; if you trust everyone who \
-                 can write there (a Kubernetes emptyDir), keep the ledger in a directory of its own below it \
-                 and set BOOKEND_ALLOW_SHARED_DIR=1",
+                "run `chmod o-w {}`, or name a ledger elsewhere with --ledger FILE; if you trust everyone \
+                 who can write there (a Kubernetes emptyDir), keep the ledger in a directory of its own \
+                 below it and set BOOKEND_ALLOW_SHARED_DIR=1",
                 shell_word(path)
             ),
             LedgerError::GroupWritable { path, .. } => {
