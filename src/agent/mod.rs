@@ -13,7 +13,7 @@ pub mod fuzz;
 mod launcher;
 mod output;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -236,6 +236,12 @@ pub fn by_type(agent_type: &str) -> Option<&'static dyn Adapter> {
 /// The adapter of every program that is no known agent.
 fn no_adapter() -> &'static dyn Adapter {
     &Command
+}
+
+/// Whether `program` is the name of an agent, and not of something that starts one.
+pub fn is_agent(program: &OsStr) -> bool {
+    let adapter = recognise(&[program.to_owned()], None).map(|recognised| recognised.adapter);
+    adapter.is_ok_and(|adapter| adapter.agent_type() != no_adapter().agent_type())
 }
 
 /// A command line, the program first, that gives its new conversation the id `new` if it gave it one.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
 use crate::process::cgroup::oom;
@@ -175,7 +175,7 @@ pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
         }
         let fds = leaving.supervisor.iter().map(AsFd::as_fd);
         let until = if leaving.supervisor.is_some() { until } else { until.min(now + RECHECK_INTERVAL) };
-        leftovers::wait(fds, until).map_err(Error::failed)?;
+        leftovers::wait(fds, until).map_err(Error::from)?;
     }
     Ok(ledger.evidence(task)?)
 }
@@ -528,7 +528,7 @@ impl LostTask {
             SettleOutcome::Unread(_) | SettleOutcome::Untouched => return,
         };
         if let Err(e) = ledger.clear_spool(&self.task.id, merged) {
-            warn!("{e}");
+            warn!(hint = e.hint(), "{}", chain(&e));
         }
     }
 
@@ -587,7 +587,7 @@ pub fn describe_merged(merged: &Merged) -> (String, bool) {
             (format!("a spooled end cannot be read ({why}); it is kept in {}", kept.display()), false)
         }
         MergeOutcome::Waits(e) => {
-            (format!("the end of task {task} goes on waiting in the spool: {e}"), false)
+            (format!("the end of task {task} goes on waiting in the spool: {}", chain(e)), false)
         }
     }
 }

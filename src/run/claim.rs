@@ -187,7 +187,8 @@ impl Way {
             return Ok(());
         }
         let failed = |e: std::io::Error| {
-            Error::new(Kind::Busy, format!("cancelling {}: {e}", name(holder)))
+            Error::new(Kind::Busy, format!("cancelling {}", name(holder)))
+                .caused_by(e)
                 .hint("nothing was executed; end it yourself, or use --wait")
         };
         if stop::ask_to_end(ledger, holder).map_err(failed)?.is_some() {

@@ -9,7 +9,7 @@ use super::stopwatch::Clock;
 use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, Fate};
@@ -291,7 +291,7 @@ impl Supervisor<'_> {
             Ok(()) => self.written.session = Some(session),
             // The ending carries the id again.
             Err(e) => {
-                debug!("session {session} not recorded yet: {e}");
+                debug!("session {session} not recorded yet: {}", chain(&e));
                 self.written.at = Some(Instant::now());
             }
         }
@@ -322,7 +322,7 @@ impl Supervisor<'_> {
                 self.written.counts = counts;
                 self.written.tool = observed.tool_in_flight;
             }
-            Err(e) => debug!("partial counts not recorded: {e}"),
+            Err(e) => debug!("partial counts not recorded: {}", chain(&e)),
         }
         self.written.at = Some(now);
         self.timers.rest = Some(now + REST);
