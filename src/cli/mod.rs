@@ -343,7 +343,7 @@ enum KeepSessionArg {
 enum LeftoversArg {
     Auto,
     End,
-    Exit,
+    Leave,
 }
 
 /// What the user asked for.
@@ -459,7 +459,7 @@ fn run_request(a: RunArgs) -> RunOptions {
         leftovers: match a.leftovers {
             LeftoversArg::Auto => Policy::Auto,
             LeftoversArg::End => Policy::End,
-            LeftoversArg::Exit => Policy::Exit,
+            LeftoversArg::Leave => Policy::Leave,
         },
         strict: a.strict,
         backlog: a.backlog,
