@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{ErrorCode, ffi};
 
 use super::busy;
-use super::error::{LedgerError, SIZE_LIMIT};
+use super::error::{LedgerError, SIZE_LIMIT, SqliteError};
 use super::files;
 
 pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
@@ -18,7 +18,7 @@ pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error)
              the running tasks have ended, then try again; their ends wait in the spool"
         }
         Some(ErrorCode::NotADatabase) => {
-            "it is no SQLite database, or its beginning is damaged: name another file with --ledger \
+            "it is not an SQLite database, or its beginning is damaged: name another file with --ledger \
              FILE, or move it away and keep it; sqlite3 FILE .recover reads what can still be read"
         }
         Some(ErrorCode::DiskFull) => "free some space there",
@@ -41,9 +41,9 @@ pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error)
              ledger with --ledger FILE"
         }
         Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
-        _ => "bookend doctor shows which file this is and what is wrong with it",
+        _ => "run `bookend doctor` to see which file this is and what is wrong with it",
     };
-    LedgerError::Database { doing, path: path.to_owned(), remedy, source: Box::new(source) }
+    LedgerError::Database { doing, path: path.to_owned(), remedy, source: SqliteError(Box::new(source)) }
 }
 
 /// What to do about an I/O error of SQLite, which keeps its errno to itself.

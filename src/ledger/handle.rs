@@ -123,7 +123,7 @@ impl Ledger {
                 wal::empty(&ledger.conn).map_err(ledger.failed("emptying the log"))
             });
             if let Err(e) = emptied {
-                tracing::debug!("{e}");
+                tracing::debug!("{}", crate::error::chain(&e));
             }
         }
     }

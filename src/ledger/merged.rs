@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::LedgerError;
-use crate::task::{Status, TaskId};
+use crate::task::{SessionId, Status, TaskId};
 
 /// A record that waited in the spool, and what became of it.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub enum MergeOutcome {
     Applied {
         status: Status,
         /// The session that is not to be resumed any more.
-        invalidated: Option<String>,
+        invalidated: Option<SessionId>,
     },
     /// Its row had another ending already: the record is kept beside.
     AlreadyTerminal { status: Status, kept: PathBuf },

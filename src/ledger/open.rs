@@ -52,6 +52,6 @@ impl Ledger {
 /// Ends, recovery and readers go on: a backup that makes a hard link must not cost an end.
 fn warn_of_other_name(at: &Location) {
     if let Some(other) = OtherName::of(&at.file) {
-        log::warn(&other.explain(&at.file));
+        log::warn(&other.explain(&at.file), &other.hint(&at.file));
     }
 }

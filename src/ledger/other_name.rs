@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, statx};
 
-use super::error::{LedgerError, Result};
+use super::error::{LedgerError, Result, shell_word};
 
 /// What makes another name of the ledger likely. SQLite names the log after the path, so two names of one
 /// file have two logs, and corrupt it: <https://www.sqlite.org/howtocorrupt.html>, section 2.5.
@@ -33,21 +33,30 @@ impl OtherName {
         }
     }
 
-    /// What is wrong with the file, and the command that finds its other name.
+    /// What is wrong with the file.
     pub fn explain(self, file: &Path) -> String {
         let path = file.display();
         match self {
-            OtherName::HardLink => format!(
-                "{path} has more than one hard link, and writing to it under two names corrupts it; remove \
-                 the other name (find {} -xdev -samefile {} shows it)",
-                shell_word(file_system_of(file)),
-                shell_word(file)
-            ),
-            OtherName::Mount => format!(
-                "{path} is mounted as a single file, and writing to it under two names corrupts it; mount \
-                 its directory instead (findmnt -T {} shows the source)",
-                shell_word(file)
-            ),
+            OtherName::HardLink => {
+                format!("{path} has more than one hard link, and writing to it under two names corrupts it")
+            }
+            OtherName::Mount => {
+                format!("{path} is mounted as a single file, and writing to it under two names corrupts it")
+            }
+        }
+    }
+
+    /// The command that finds the other name.
+    pub fn hint(self, file: &Path) -> String {
+        let word = shell_word(file);
+        match self {
+            OtherName::HardLink => {
+                let top = shell_word(file_system_of(file));
+                format!("run `find {top} -xdev -samefile {word}` to find the other name, and remove it")
+            }
+            OtherName::Mount => {
+                format!("run `findmnt -T {word}` to find the source, and mount its directory instead")
+            }
         }
     }
 }
@@ -55,7 +64,7 @@ impl OtherName {
 /// Refuses a file that may have another name.
 pub fn refuse_other_name(file: &Path) -> Result<()> {
     match OtherName::of(file) {
-        Some(other) => Err(LedgerError::OtherName { why: other.explain(file) }),
+        Some(other) => Err(LedgerError::OtherName { why: other.explain(file), hint: other.hint(file) }),
         None => Ok(()),
     }
 }
@@ -66,9 +75,4 @@ fn file_system_of(file: &Path) -> &Path {
     let own = device(file);
     let above = file.ancestors().skip(1);
     above.take_while(|dir| device(dir) == own).last().unwrap_or(Path::new("/"))
-}
-
-/// A path as one word of a shell.
-fn shell_word(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

@@ -4,7 +4,7 @@ use rusqlite::Row;
 use serde_json::Value;
 
 use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime};
-use crate::task::{Status, Task, TaskId};
+use crate::task::{SessionId, Status, Task, TaskId};
 
 /// The columns in the order in which [`task_of_row`] reads them. Somebody may have filled those of text with
 /// megabytes: then only the length is read, which SQLite knows without reading the text. Of columns of data,
@@ -81,8 +81,8 @@ pub fn status_of(word: &str) -> Status {
     Status::parse(word).unwrap_or(Status::Failure)
 }
 
-fn bare(session_id: String) -> String {
-    dialect::bare(&session_id).to_owned()
+fn bare(session_id: SessionId) -> SessionId {
+    SessionId::recorded(dialect::bare(session_id.as_str()))
 }
 
 pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
@@ -108,7 +108,7 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         agent: next!(AnyText),
         agent_type: next!(AnyText),
         model: next!(AnyText),
-        provider: next!(AnyText),
+        provider: next!(),
         status: {
             word = next!(AnyText).unwrap_or_default();
             status_of(&word)
@@ -126,8 +126,8 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         cache_read_tokens: next!(AnyInteger),
         cache_creation_tokens: next!(AnyInteger),
         artifacts: json(next!(AnyText)),
-        session_id: next!(AnyText).map(bare),
-        resumed_from: next!(AnyText).map(bare),
+        session_id: row.get::<_, Option<_>>(column.next().unwrap_or_default())?.map(bare),
+        resumed_from: row.get::<_, Option<_>>(column.next().unwrap_or_default())?.map(bare),
         argv: words(next!(AnyText)),
         cwd: next!(AnyText),
         live_slot: next!(),

@@ -10,7 +10,9 @@ use super::handle::Ledger;
 use super::live::{LiveEvidence, LiveLock};
 use super::row::{select, status_of, task_of_row, unsettled};
 use super::statement::execute;
-use crate::task::{Counts, Identity, NewTask, Status, Task, TaskId, TokensScope, Transition};
+use crate::task::{
+    Counts, Identity, NewTask, Provider, SessionId, Status, Task, TaskId, TokensScope, Transition,
+};
 
 /// What an id, or the beginning of one, names.
 #[derive(Debug)]
@@ -181,18 +183,19 @@ pub fn last_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task
 
 pub fn running_with_session(
     conn: &Connection,
-    provider: Option<&str>,
-    session_id: &str,
+    provider: Option<&Provider>,
+    session_id: &SessionId,
 ) -> rusqlite::Result<Option<Task>> {
     conn.query_row(SELECT_RUNNING_WITH_SESSION, (session_id, provider), task_of_row).optional()
 }
 
 pub fn last_user_of_session(
     conn: &Connection,
-    provider: Option<&str>,
-    session_id: &str,
+    provider: Option<&Provider>,
+    session_id: &SessionId,
 ) -> rusqlite::Result<Option<Task>> {
-    let last = |id: &str| conn.query_row(SELECT_LAST_OF_SESSION, (id, provider), task_of_row).optional();
+    let last =
+        |id: &SessionId| conn.query_row(SELECT_LAST_OF_SESSION, (id, provider), task_of_row).optional();
     // Another program may have written whose session it is before the id.
     let theirs = dialect::prefixed(provider, session_id).map(|id| last(&id)).transpose()?.flatten();
     Ok(match (last(session_id)?, theirs) {
@@ -207,8 +210,8 @@ pub fn levels(conn: &Connection, task: &TaskId, most: u32) -> rusqlite::Result<u
 
 pub fn last_session_cost(
     conn: &Connection,
-    provider: Option<&str>,
-    session_id: &str,
+    provider: Option<&Provider>,
+    session_id: &SessionId,
 ) -> rusqlite::Result<Option<f64>> {
     conn.query_row(SELECT_LAST_SESSION_COST, (session_id, provider), |row| row.get(0)).optional()
 }

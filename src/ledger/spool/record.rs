@@ -5,7 +5,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, Status, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Status, TaskId};
 
 /// What of an error's text is kept if the record else does not fit into its slot.
 const SHORT_ERROR_CHARS: usize = 2000;
@@ -36,7 +36,7 @@ pub(super) struct Record {
     cache_creation_tokens: Option<i64>,
     session_cost_usd: Option<f64>,
     model: Option<String>,
-    session_id: Option<String>,
+    session_id: Option<SessionId>,
     #[serde(default)]
     tool_in_flight: Option<String>,
     #[serde(default)]
