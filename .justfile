@@ -68,8 +68,8 @@ mutants *args:
     cargo build --examples
     mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
     # First the unit tests alone, which are quick; 2 and 3 say that some lived, or hung.
-    mutants "$@" --exclude src/recover.rs -C=--bin=bookend -- -- task:: session:: liveness:: recovery:: \
-        process::identity process::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
+    mutants "$@" --exclude src/commands/recover.rs -C=--bin=bookend -- -- task:: run::resolve:: recovery:: \
+        process::procfs::identity process::procfs::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
     # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]

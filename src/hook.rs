@@ -12,13 +12,13 @@ use crate::clock;
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::{Delivery, Ledger};
-use crate::process::caller::Caller;
-use crate::process::environment;
-use crate::process::gate::{Gated, Launch};
 use crate::process::group::{self, Members};
+use crate::process::spawn::caller::Caller;
+use crate::process::spawn::environment;
+use crate::process::spawn::gate::{Gated, Launch};
 use crate::process::watch::{Event, Interest, Source, Watch};
 use crate::run::OPTION_VARIABLES;
-use crate::supervise::{self, Helper};
+use crate::run::supervisor::{self, Helper};
 use crate::sys::{self, Change, SignalSet};
 use crate::task::{Exit, Task};
 use crate::view;
@@ -86,8 +86,10 @@ pub fn run(
 ) -> Result<HookEnd, Error> {
     let ledger = attendant.ledger().path().to_owned();
     let attempt = hook.attempt.map(|n| OsString::from(n.to_string()));
-    let mut add =
-        vec![(environment::FINISHED, OsStr::new(&task.id)), (environment::LEDGER, ledger.as_os_str())];
+    let mut add = vec![
+        (environment::FINISHED, OsStr::new(task.id.as_str())),
+        (environment::LEDGER, ledger.as_os_str()),
+    ];
     add.extend(attempt.iter().map(|n| (environment::ATTEMPT, n.as_os_str())));
     let env = environment::inherited(&OPTION_VARIABLES, &add);
     // A worktree that is gone by now is no reason to tell nobody.
@@ -317,7 +319,7 @@ impl Attendant for Idle<'_> {
             let report = hook.as_ref().and_then(|h| h.child.report());
             let interests: Vec<_> =
                 report.into_iter().map(|fd| Interest { source: Source::HelperReport, fd }).collect();
-            match self.watch.next(&interests, until).map_err(supervise::watching)? {
+            match self.watch.next(&interests, until).map_err(supervisor::watching)? {
                 Event::Child { pid, change: Change::Ended(exit), .. } => {
                     hook.iter_mut().filter(|h| h.child.pid == pid).for_each(|h| h.ended = Some(exit));
                 }
@@ -325,7 +327,7 @@ impl Attendant for Idle<'_> {
                     hook.iter_mut().for_each(|h| h.start_error = h.child.read_report().err());
                 }
                 Event::Deadline => return Ok(Waited::Deadline),
-                Event::Signal(received) if supervise::stop_of(&received).is_some() => {
+                Event::Signal(received) if supervisor::stop_of(&received).is_some() => {
                     self.stopped.get_or_insert(received.signal);
                     return Ok(Waited::Stop(received.signal));
                 }

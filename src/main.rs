@@ -2,17 +2,10 @@
 
 #![cfg_attr(not(test), no_main)]
 
-mod adopt;
 mod agent;
-mod artifact;
-mod audit;
-mod backup;
-mod cancel;
-mod claim;
 mod cli;
 mod clock;
-mod deliver;
-mod doctor;
+mod commands;
 mod error;
 mod failpoint;
 #[cfg(test)]
@@ -21,29 +14,13 @@ mod fuzz;
 mod git;
 mod hook;
 mod ledger;
-mod list;
-mod liveness;
 mod log;
-mod overview;
 mod owner;
-mod pages;
 mod process;
-mod prune;
-mod recover;
 mod recovery;
-mod redispatch;
-mod regular;
 mod run;
-mod session;
-mod session_cmd;
-mod show;
-mod stats;
-mod stdout;
-mod supervise;
 mod sys;
 mod task;
-mod timeline;
-mod trust;
 mod view;
 
 use std::ffi::OsString;
@@ -53,9 +30,13 @@ use std::path::Path;
 use tracing::level_filters::LevelFilter;
 
 use crate::cli::Request;
+use crate::commands::{
+    adopt, artifact, audit, backup, cancel, deliver, doctor, list, man, overview, prune, recover, redispatch,
+    session, show, stats, timeline,
+};
 use crate::error::{Error, Kind, exit_code};
 use crate::owner::Intent;
-use crate::process::caller::Caller;
+use crate::process::spawn::caller::Caller;
 use crate::run::Leave;
 
 /// The program's entry. Not Rust's own: that would ignore SIGPIPE and open closed descriptors before the
@@ -137,7 +118,7 @@ fn start() -> Leave {
         }
         Request::Session(request) => {
             log::start(LevelFilter::WARN, invocation.log);
-            session_cmd::session(request, ledger).and_then(|text| say(&text))
+            session::session(request, ledger).and_then(|text| say(&text))
         }
         Request::Adopt(request) => adopt::adopt(request).and_then(|text| say(&text)),
         Request::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
@@ -152,7 +133,7 @@ fn start() -> Leave {
         Request::Doctor(request) => doctor::doctor(request, ledger),
         Request::Overview { stale_after } => overview::overview(ledger, *stale_after),
         Request::Say(text) => say(text),
-        Request::Man(request) => pages::man(request),
+        Request::Man(request) => man::man(request),
     };
     done.unwrap_or_else(|e| {
         if e.kind == Kind::ReaderGone {
@@ -165,7 +146,7 @@ fn start() -> Leave {
 
 /// Which ledger a command uses, and what for. A run is never root's for a user: it refuses the ledger.
 fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Option<&'a Path>, Intent)> {
-    use session_cmd::Request as Session;
+    use session::Request as Session;
     let acts = |acts: bool| Some((ledger, if acts { Intent::Act } else { Intent::Read }));
     match request {
         Request::Run(_) | Request::Say(_) | Request::Man(_) => None,
@@ -189,5 +170,5 @@ fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Opt
 }
 
 fn say(text: &str) -> Result<Leave, Error> {
-    stdout::print(text).map(|()| Leave::Code(0))
+    sys::stdout::print(text).map(|()| Leave::Code(0))
 }

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::event::Event;
-use super::lines::{LineSplitter, ObjectSplitter, objects};
-use super::options::{Options, Words};
+use super::argv::{Options, Words};
+use super::output::event::Event;
+use super::output::lines::{LineSplitter, ObjectSplitter, objects};
 use super::{Adapter, Asked, AskedSession, Mode, Names, Observed, Plan, Reader};
 use super::{brief, hash, home, injected, is_session_id, skills_above};
 

@@ -3,18 +3,15 @@
 //! An adapter is data and two small functions, so that the next agent is a declaration. It knows neither
 //! processes nor the ledger.
 
+mod argv;
 mod claude;
 mod command;
 mod cursor;
-mod event;
-mod forms;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/fuzz/properties/text.rs"]
 pub mod fuzz;
-mod json;
-mod lines;
-mod options;
-mod recognise;
+mod launcher;
+mod output;
 
 use std::ffi::OsString;
 use std::hash::BuildHasher;
@@ -29,7 +26,7 @@ use crate::task::{Counts, KeepSession, Outcome, TokensScope};
 use claude::Claude;
 use command::Command;
 use cursor::Cursor;
-pub use recognise::{Names, Place, Recognised, Untracked, mentioned, recognise};
+pub use launcher::{Names, Place, Recognised, Untracked, mentioned, recognise};
 
 /// What kind of output the user's argv asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use clap::error::{ContextKind, ContextValue};
 
 use crate::ledger;
-use crate::process::environment;
+use crate::process::spawn::environment;
 use crate::run::OPTION_VARIABLES;
 use crate::sys;
 use crate::view;

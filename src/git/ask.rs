@@ -17,9 +17,9 @@ use tracing::debug;
 
 use crate::error::Error;
 use crate::hook::{Attendant, Waited, dev_null};
-use crate::process::caller::Caller;
-use crate::process::gate::{Gated, Launch};
-use crate::supervise::Helper;
+use crate::process::spawn::caller::Caller;
+use crate::process::spawn::gate::{Gated, Launch};
+use crate::run::supervisor::Helper;
 use crate::sys;
 use crate::task::Exit;
 

@@ -21,8 +21,8 @@ use super::backup;
 use super::dialect::{self, Dialect, TimeFormat};
 use super::error::{LedgerError, Result, step};
 use super::limits;
+use super::location::{self, Location, with_suffix};
 use super::open::{self, Found};
-use super::place::{self, Location, with_suffix};
 use super::trust;
 use crate::clock;
 use crate::failpoint;
@@ -91,9 +91,9 @@ const NEEDED: [(&str, &[&str]); 2] =
 pub fn adopt(at: &Location) -> Result<Adoption> {
     open::check_sqlite()?;
     let file = at.file.as_path();
-    let meta = place::check_own(file)?;
+    let meta = location::check_own(file)?;
     trust::check_way(at.directory())?;
-    place::refuse_other_name(file)?;
+    location::refuse_other_name(file)?;
     if meta.len() == 0 {
         return Err(refusal(file, "it is empty"));
     }
@@ -102,7 +102,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
     if let Some(since) = look(&conn, file)? {
         return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
     }
-    place::prepare_directories(at)?;
+    location::prepare_directories(at)?;
     let failed = |doing| move |e| LedgerError::sql(doing, file, e);
     conn.execute_batch(SET_UP).map_err(failed("setting up the adoption"))?;
 
@@ -192,7 +192,7 @@ fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
         .find(|p| !p.exists())
         .unwrap_or(named);
     fs::rename(draft, &backup)
-        .and_then(|()| place::sync_directory(file.parent().unwrap_or(Path::new("/"))))
+        .and_then(|()| location::sync_directory(file.parent().unwrap_or(Path::new("/"))))
         .map_err(io)?;
     Ok(backup)
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::error::step;
 use super::tasks::{self, Delivery};
 use super::{Ledger, Result, sessions, spool};
-use crate::task::{Invalidation, Session, Status, Task, Trust};
+use crate::task::{Invalidation, Session, Status, Task, TaskId, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -48,7 +48,7 @@ impl Ledger {
     }
 
     /// Records how the attempt to run `--on-finish` ended.
-    pub fn delivery(&mut self, id: &str, state: Delivery, at: &str) -> Result<()> {
+    pub fn delivery(&mut self, id: &TaskId, state: Delivery, at: &str) -> Result<()> {
         self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
             Ok(true) => Ok(()),
@@ -66,20 +66,20 @@ impl Ledger {
 
     /// Records that the report of an interrupted task is about to be handed to a command: the number of the
     /// attempt. `None`: it was reported meanwhile.
-    pub fn begin_hint(&mut self, id: &str) -> Result<Option<i64>> {
+    pub fn begin_hint(&mut self, id: &TaskId) -> Result<Option<i64>> {
         self.in_transaction("claiming a report", |conn| {
             conn.query_row(UPDATE_BEGIN_HINT, [id], |row| row.get(0)).optional()
         })
     }
 
     /// An attempt that bookend itself cut short does not count.
-    pub fn take_back_hint(&mut self, id: &str) -> Result<()> {
+    pub fn take_back_hint(&mut self, id: &TaskId) -> Result<()> {
         self.conn().execute(UPDATE_TAKE_BACK_HINT, [id]).map_err(self.failed("taking back a report"))?;
         Ok(())
     }
 
     /// Records, in one commit, that these interrupted tasks were reported.
-    pub fn hinted(&mut self, ids: &[String], at: &str) -> Result<()> {
+    pub fn hinted(&mut self, ids: &[TaskId], at: &str) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -92,7 +92,7 @@ impl Ledger {
     /// Removes the spool slots of tasks that were never committed, or have ended: their supervisors died
     /// before they could.
     pub fn sweep_spool(&mut self) -> Result<()> {
-        let stray = |conn: &Connection, id: &str| -> rusqlite::Result<bool> {
+        let stray = |conn: &Connection, id: &TaskId| -> rusqlite::Result<bool> {
             Ok(tasks::by_id(conn, id)?.is_none_or(|t| t.status.is_terminal()))
         };
         let failed = self.failed("looking whose the slots in the spool are");
@@ -121,7 +121,7 @@ impl Ledger {
     }
 
     /// Notes with a running task why it could not be settled.
-    pub fn note_error(&mut self, id: &str, error: &str) -> Result<()> {
+    pub fn note_error(&mut self, id: &TaskId, error: &str) -> Result<()> {
         self.conn()
             .execute(UPDATE_RUNNING_ERROR, (id, error))
             .map_err(self.failed("noting why a task could not be settled"))?;
@@ -179,7 +179,7 @@ impl Ledger {
                     Found::Running => {}
                     Found::Safe => sessions::trust(conn, &session.key, Trust::Task)?,
                     Found::Unsafe(w) => {
-                        sessions::withdraw(conn, &session, &w.why, session.task_id.as_deref(), at)?;
+                        sessions::withdraw(conn, &session, &w.why, session.task_id.as_ref(), at)?;
                         withdrawn.push(w);
                     }
                 }
@@ -210,7 +210,7 @@ fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<Found> {
 
 fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::LastUse> {
     let provider = session.provider.as_deref();
-    sessions::last_use(conn, provider, &session.session_id, session.task_id.as_deref())
+    sessions::last_use(conn, provider, &session.session_id, session.task_id.as_ref())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Ledger, LedgerError, Result};
+use crate::task::TaskId;
 
 const APPEND_ARTIFACT: &str = "
     UPDATE task_history SET artifacts = json_insert(
@@ -12,7 +13,7 @@ const APPEND_ARTIFACT: &str = "
 
 impl Ledger {
     /// Adds one artifact to a task's row, whether the task still runs or has ended.
-    pub fn add_artifact(&mut self, id: &str, artifact: &Value) -> Result<()> {
+    pub fn add_artifact(&mut self, id: &TaskId, artifact: &Value) -> Result<()> {
         self.check_files("recording an artifact")?;
         let added = self
             .conn
@@ -26,7 +27,7 @@ impl Ledger {
 
     /// As [`Ledger::add_artifact`], for what bookend saw after the end of a task: its exit does not wait for
     /// the disk. A power cut may cost the artifact, never the end.
-    pub fn note_artifact(&mut self, id: &str, artifact: &Value) -> Result<()> {
+    pub fn note_artifact(&mut self, id: &TaskId, artifact: &Value) -> Result<()> {
         self.log.set_lax(true);
         let added = self.add_artifact(id, artifact);
         self.log.set_lax(false);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::tasks::{self, select, unsettled};
 use super::{Ledger, Result, spool};
-use crate::task::Task;
+use crate::task::{Task, TaskId};
 
 const SELECT_ALL_RUNNING: &str = select!("WHERE status = 'running' ORDER BY started_at");
 const SELECT_DELIVERY_FAILED: &str =
@@ -45,7 +45,7 @@ impl Ledger {
     }
 
     /// The tasks whose terminal records wait in the spool; `None` for a record that cannot be read.
-    pub fn spooled_tasks(&self) -> Result<Vec<(PathBuf, Option<String>)>> {
+    pub fn spooled_tasks(&self) -> Result<Vec<(PathBuf, Option<TaskId>)>> {
         Ok(spool::read_all(self.spooled()?)
             .into_iter()
             .map(|waiting| match waiting.content {

@@ -11,7 +11,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::error::{LedgerError, Result};
-use super::place::{self, with_suffix};
+use super::location::{self, with_suffix};
 use super::{Ledger, open};
 
 /// How long a copy waits before it tries a locked database again.
@@ -32,7 +32,7 @@ impl Ledger {
         create(to).map_err(failed)?;
         copy(&self.conn, to)
             .map_err(self.failed("backing up"))
-            .and_then(|()| place::sync_directory(to.parent().unwrap_or(Path::new("/"))).map_err(failed))
+            .and_then(|()| location::sync_directory(to.parent().unwrap_or(Path::new("/"))).map_err(failed))
             .inspect_err(|_| drop(fs::remove_file(to)))
     }
 }

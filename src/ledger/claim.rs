@@ -12,7 +12,7 @@ use super::sessions::{self, LastUse, Used};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use super::wal::Log;
-use crate::task::{Ended, NewTask, Session, Task};
+use crate::task::{Ended, NewTask, Session, Task, TaskId};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
 /// the ledger as it was.
@@ -55,7 +55,7 @@ impl<'a> Claim<'a> {
         &self,
         provider: Option<&str>,
         session_id: &str,
-        linked: Option<&str>,
+        linked: Option<&TaskId>,
     ) -> Result<LastUse> {
         sessions::last_use(&self.tx, provider, session_id, linked)
             .map_err(self.failed("looking for the last user of the session"))
@@ -76,28 +76,34 @@ impl<'a> Claim<'a> {
         sessions::of_key(&self.tx, key).map_err(self.failed("reading the session of the key"))
     }
 
-    pub fn task(&self, id: &str) -> Result<Option<Task>> {
+    pub fn task(&self, id: &TaskId) -> Result<Option<Task>> {
         tasks::by_id(&self.tx, id).map_err(self.failed("reading a task"))
     }
 
     /// How many tasks stand above one another, from `task` upwards by their parents; `most` at most.
-    pub fn levels(&self, task: &str, most: u32) -> Result<u32> {
+    pub fn levels(&self, task: &TaskId, most: u32) -> Result<u32> {
         tasks::levels(&self.tx, task, most).map_err(self.failed("counting the tasks above this one"))
     }
 
     /// Takes the session of a key out of use; `session restore` can bring it back. Whether there was one.
-    pub fn invalidate_session(&self, key: &str, reason: &str, task: Option<&str>, at: &str) -> Result<bool> {
+    pub fn invalidate_session(
+        &self,
+        key: &str,
+        reason: &str,
+        task: Option<&TaskId>,
+        at: &str,
+    ) -> Result<bool> {
         sessions::invalidate(&self.tx, key, reason, task, at)
             .map_err(self.failed("invalidating the session of the key"))
     }
 
     /// The ending that waits in the spool for this task.
-    pub fn spooled(&self, id: &str) -> Result<Option<Ended>> {
+    pub fn spooled(&self, id: &TaskId) -> Result<Option<Ended>> {
         spool::waiting_for(self.spool_dir, id)
     }
 
     /// As [`super::Ledger::finish`], as part of this claim.
-    pub fn end(&self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
+    pub fn end(&self, id: &TaskId, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
         ending::end(&self.tx, self.dialect, id, ended, by)
             .and_then(|finished| step("mark.ended").map(|()| finished))
@@ -106,7 +112,7 @@ impl<'a> Claim<'a> {
 
     /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
     /// agent never executes.
-    pub fn set_session_aside(&self, key: &str, reason: &str, task: &str, at: &str) -> Result<()> {
+    pub fn set_session_aside(&self, key: &str, reason: &str, task: &TaskId, at: &str) -> Result<()> {
         let used = Used { task, key: Some(key), provider: None, at };
         sessions::set_aside(&self.tx, &used, key, reason)
             .map_err(self.failed("setting the session of the key aside"))
@@ -136,7 +142,7 @@ impl<'a> Claim<'a> {
         key: &str,
         provider: Option<&str>,
         session_id: &str,
-        task: &str,
+        task: &TaskId,
         at: &str,
     ) -> Result<()> {
         let used = Used { task, key: Some(key), provider, at };
@@ -146,7 +152,7 @@ impl<'a> Claim<'a> {
     }
 
     /// Room for the ending of a task, kept free before its row is committed.
-    pub fn spool_slot(&self, id: &str) -> Result<SpoolSlot> {
+    pub fn spool_slot(&self, id: &TaskId) -> Result<SpoolSlot> {
         SpoolSlot::reserve(self.spool_dir, id)
     }
 

@@ -9,7 +9,7 @@ use super::sessions::{self, Used};
 use super::statement::execute;
 use super::tasks::{self, Move};
 use crate::clock;
-use crate::task::{EndSource, Ended, Ending, Exit, KeepSession, Status};
+use crate::task::{EndSource, Ended, Ending, Exit, KeepSession, Status, TaskId};
 
 const SELECT_OPEN: &str = "
     SELECT status, key, provider, session_id, former_session, retention_secs
@@ -86,7 +86,7 @@ struct Open {
 pub fn end(
     conn: &Connection,
     dialect: &Dialect,
-    id: &str,
+    id: &TaskId,
     ended: &Ended,
     by: By<'_>,
 ) -> rusqlite::Result<Finished> {
@@ -130,7 +130,7 @@ pub fn end(
 fn update(
     conn: &Connection,
     dialect: &Dialect,
-    id: &str,
+    id: &TaskId,
     ended: &Ended,
     open: &Open,
     session_id: Option<&str>,
@@ -187,7 +187,7 @@ pub fn expect(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Whether the row of a task has just this ending already: from the spool, or from a commit that was
 /// reported as failed and did not fail.
-pub fn is_merged(conn: &Connection, id: &str, ended: &Ended) -> rusqlite::Result<bool> {
+pub fn is_merged(conn: &Connection, id: &TaskId, ended: &Ended) -> rusqlite::Result<bool> {
     type Words = (String, Option<String>, bool, Option<String>);
     let row: Option<Words> = conn
         .query_row(SELECT_ENDED, (id, &ended.finished_at), |row| {

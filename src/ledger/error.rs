@@ -9,8 +9,9 @@ use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
 use super::files::{self, Damage};
-use super::place::OtherName;
+use super::location::OtherName;
 use crate::failpoint;
+use crate::task::TaskId;
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -128,16 +129,16 @@ pub enum LedgerError {
         "a task {id} is in the ledger {path} already; give another --id, or none",
         path = .path.display()
     )]
-    TaskExists { id: String, path: PathBuf },
+    TaskExists { id: TaskId, path: PathBuf },
 
     #[error("another task is running under the key {key} in the ledger {path}", path = .path.display())]
     KeyBusy { key: String, path: PathBuf },
 
     #[error("there is no task {id} in the ledger {path}", path = .path.display())]
-    NoSuchTask { id: String, path: PathBuf },
+    NoSuchTask { id: TaskId, path: PathBuf },
 
     #[error("the task id {id:?} is too long to name a file; give a shorter --id, or none")]
-    IdTooLong { id: String },
+    IdTooLong { id: TaskId },
 
     #[error("{}; nothing was executed or changed", .other.explain(.path))]
     OtherName { path: PathBuf, other: OtherName },

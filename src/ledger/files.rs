@@ -15,7 +15,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags};
 
 use super::limits;
-use super::place::with_suffix;
+use super::location::with_suffix;
 
 /// SQLite maps the index in pieces of this size. "The WAL-Index File Format" of
 /// <https://www.sqlite.org/walformat.html>.

@@ -15,8 +15,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use uuid::Uuid;
 
 use super::error::{LedgerError, Result};
-use super::place;
-use crate::task::Task;
+use super::location;
+use crate::task::{Task, TaskId};
 
 /// Slots lie below this offset; above it is room for locks of the ledger's own.
 pub const SLOTS: i64 = 1 << 62;
@@ -151,7 +151,7 @@ impl Live {
 impl Live {
     /// Takes the bytes that stand for the aftermath of these tasks, and says of each whether it is ours: else
     /// another process is at it. Unlike the live lock they exist on every boot and for every row.
-    pub fn take_aftermath(&self, what: Aftermath, ids: &[&str]) -> Result<(AftermathLock, Vec<bool>)> {
+    pub fn take_aftermath(&self, what: Aftermath, ids: &[&TaskId]) -> Result<(AftermathLock, Vec<bool>)> {
         let live = LiveFile::open(&self.path)?;
         let taken = ids.iter().map(|id| live.try_lock(what.byte(id))).collect::<io::Result<_>>();
         let taken = taken.map_err(|e| LedgerError::io("taking an aftermath lock in", &self.path, e))?;
@@ -162,9 +162,9 @@ impl Live {
 impl Aftermath {
     /// The byte that stands for it: by FNV-1a of the id, 60 bits of it. Of two tasks that share one, one
     /// waits for the next recovery.
-    fn byte(self, id: &str) -> i64 {
+    fn byte(self, id: &TaskId) -> i64 {
         let fold = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
-        let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325, fold) >> 4;
+        let hash = id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fold) >> 4;
         AFTERMATH + (hash << 1 | self as u64).cast_signed()
     }
 }
@@ -190,7 +190,7 @@ impl LiveFile {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path);
         let (live, meta) = LiveFile::checked(path, opened)?;
-        place::check_opened(path, &meta)?;
+        location::check_opened(path, &meta)?;
         if meta.mode() & 0o777 != 0o600 {
             live.file
                 .set_permissions(Permissions::from_mode(0o600))

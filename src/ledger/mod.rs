@@ -9,6 +9,7 @@ mod artifacts;
 mod audit;
 mod backup;
 mod claim;
+mod columns;
 mod dialect;
 mod ending;
 mod error;
@@ -16,8 +17,8 @@ mod files;
 mod limits;
 mod listing;
 mod live;
+mod location;
 mod open;
-mod place;
 mod prune;
 mod sessions;
 mod spool;
@@ -40,14 +41,14 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::clock;
 use crate::failpoint;
 use crate::log;
-use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, Transition};
+use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, TaskId, Transition};
 use dialect::Dialect;
 use ending::By;
 use error::step;
 use limits::Budget;
 use live::{Live, LiveFile};
+use location::OtherName;
 use open::Whose;
-use place::OtherName;
 use spool::Content;
 use wal::Log;
 
@@ -58,7 +59,7 @@ pub use ending::Finished;
 pub use error::{LedgerError, Result};
 pub use listing::Filter;
 pub use live::{Aftermath, AftermathLock, LiveEvidence, LiveLock, Taken};
-pub use place::{ChosenBy, Location, locate};
+pub use location::{ChosenBy, Location, locate};
 pub use prune::{Due, Pruned};
 pub use sessions::{LastUse, Restored};
 pub use spool::SpoolSlot;
@@ -99,7 +100,7 @@ pub struct Ledger {
 #[derive(Debug)]
 pub struct Merged {
     /// `None`: the record cannot be read.
-    pub task: Option<String>,
+    pub task: Option<TaskId>,
     pub outcome: MergeOutcome,
 }
 
@@ -131,7 +132,7 @@ impl Ledger {
 
     /// As [`Ledger::open`], for what starts new work: a file that may have another name is refused.
     pub fn open_for_run(at: &Location) -> Result<Ledger> {
-        place::refuse_other_name(&at.file)?;
+        location::refuse_other_name(&at.file)?;
         Ledger::open_for_writing(at)
     }
 
@@ -247,7 +248,7 @@ impl Ledger {
     /// It does not wait long for a locked ledger: signals and output would wait with it. Nor for the disk,
     /// which a hundred agents that talk would keep busy: a power cut may take the last of it back, and
     /// nothing else.
-    pub fn progress(&mut self, id: &str, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
+    pub fn progress(&mut self, id: &TaskId, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
         self.check_files("writing a task's progress")?;
         self.log.set_lax(true);
         let wrote = self.briefly(BRIEF, |ledger| {
@@ -287,7 +288,7 @@ impl Ledger {
     /// as [`Ledger::progress`] does.
     pub fn session_seen(
         &mut self,
-        task: &str,
+        task: &TaskId,
         key: Option<&str>,
         provider: Option<&str>,
         session_id: &str,
@@ -305,7 +306,7 @@ impl Ledger {
 
     /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
     /// ever updates a running row. `by` is the command that ends it.
-    pub fn finish(&mut self, id: &str, ended: &Ended, by: &str) -> Result<Finished> {
+    pub fn finish(&mut self, id: &TaskId, ended: &Ended, by: &str) -> Result<Finished> {
         let by = By { pid: std::process::id(), command: by };
         let dialect = Arc::clone(&self.dialect);
         let finished = self.in_transaction("ending a task", |conn| {
@@ -342,7 +343,7 @@ impl Ledger {
     }
 
     /// A task's changes of status, in order.
-    pub fn transitions(&self, id: &str) -> Result<Vec<Transition>> {
+    pub fn transitions(&self, id: &TaskId) -> Result<Vec<Transition>> {
         tasks::transitions(self.conn(), id).map_err(self.failed("reading a task's transitions"))
     }
 
@@ -351,7 +352,7 @@ impl Ledger {
     }
 
     /// The sessions that a task's end, or its start, took out of use.
-    pub fn invalidations_of_task(&self, id: &str) -> Result<Vec<Invalidation>> {
+    pub fn invalidations_of_task(&self, id: &TaskId) -> Result<Vec<Invalidation>> {
         sessions::invalidations_of_task(self.conn(), id)
             .map_err(self.failed("reading the invalidated sessions of a task"))
     }
@@ -377,7 +378,7 @@ impl Ledger {
     }
 
     /// Takes the aftermath of tasks upon us: for each whether it is ours, else another process is at it.
-    pub fn take_aftermath(&self, what: Aftermath, ids: &[&str]) -> Result<(AftermathLock, Vec<bool>)> {
+    pub fn take_aftermath(&self, what: Aftermath, ids: &[&TaskId]) -> Result<(AftermathLock, Vec<bool>)> {
         self.live.take_aftermath(what, ids)
     }
 
@@ -390,7 +391,7 @@ impl Ledger {
 
     /// Takes room on the disk for a task's terminal record, before the task is committed.
     #[cfg(test)]
-    pub fn spool_slot(&self, id: &str) -> Result<SpoolSlot> {
+    pub fn spool_slot(&self, id: &TaskId) -> Result<SpoolSlot> {
         SpoolSlot::reserve(&self.spool_dir, id)
     }
 
@@ -408,14 +409,14 @@ impl Ledger {
     }
 
     /// Records what became of a task's left-overs after its end.
-    pub fn leftovers(&mut self, id: &str, leftovers: &str) -> Result<()> {
+    pub fn leftovers(&mut self, id: &TaskId, leftovers: &str) -> Result<()> {
         self.check_files("recording leftover processes")?;
         tasks::leftovers(self.conn(), id, leftovers).map_err(self.failed("recording leftover processes"))?;
         Ok(())
     }
 
     /// Records that the agent of an ended task is no longer counted: it does not keep the key.
-    pub fn release_agent(&mut self, id: &str, at: &str) -> Result<bool> {
+    pub fn release_agent(&mut self, id: &TaskId, at: &str) -> Result<bool> {
         tasks::release_agent(self.conn(), id, at).map_err(self.failed("releasing the agent of a task"))
     }
 
@@ -430,7 +431,7 @@ impl Ledger {
     }
 
     /// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
-    pub fn clear_spool(&self, id: &str, is_merged: bool) -> Result<()> {
+    pub fn clear_spool(&self, id: &TaskId, is_merged: bool) -> Result<()> {
         spool::clear(&self.spool_dir, id, is_merged)
     }
 

@@ -17,7 +17,7 @@ use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
 use super::limits::{self, Budget};
 use super::live::LiveFile;
-use super::place::{self, Location, with_suffix};
+use super::location::{self, Location, with_suffix};
 use super::trust::{self, Distrust};
 use super::wal::Log;
 use crate::failpoint;
@@ -93,19 +93,19 @@ pub fn read_write(at: &Location) -> Result<Opened> {
     check_sqlite()?;
     let file = at.file.as_path();
     // First of all: beside what is no ledger of ours, nothing is made.
-    let found = place::check_file(file)?;
-    place::prepare_directories(at)?;
+    let found = location::check_file(file)?;
+    location::prepare_directories(at)?;
     let meta = match found {
         Some(meta) if meta.len() > 0 => meta,
         _ => {
             create(at)?;
-            place::check_own(file)?
+            location::check_own(file)?
         }
     };
     let log_path = with_suffix(file, "-wal");
     let index = with_suffix(file, "-shm");
-    let log_meta = place::check_file(&log_path)?;
-    let index_meta = place::check_file(&index)?;
+    let log_meta = location::check_file(&log_path)?;
+    let index_meta = location::check_file(&index)?;
 
     let files = [(file, Some(&meta)), (&log_path, log_meta.as_ref()), (&index, index_meta.as_ref())];
     let files = files.into_iter().filter_map(|(path, meta)| Some((path, meta?)));
@@ -140,7 +140,7 @@ pub fn read_write(at: &Location) -> Result<Opened> {
         for (path, meta) in files {
             let shared = trust::shared(path, meta);
             if shared.is_none() || at.chosen_by.owns_directory() {
-                place::tighten(path, meta)?;
+                location::tighten(path, meta)?;
             }
             was_shared = was_shared.or(shared);
         }
@@ -161,16 +161,16 @@ pub enum Whose {
 pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<Dialect>, Budget)>> {
     check_sqlite()?;
     let file = at.file.as_path();
-    let Some(meta) = place::check_type(file)?.filter(|m| m.len() > 0) else { return Ok(None) };
+    let Some(meta) = location::check_type(file)?.filter(|m| m.len() > 0) else { return Ok(None) };
     // Root reads a user's ledger as that user: such a file was put here since.
     let must_be_mine = whose == Whose::Mine || geteuid().is_root();
     if must_be_mine {
-        place::check_file(file)?;
+        location::check_file(file)?;
     }
     if whose == Whose::Mine {
         trust::check_way(at.directory())?;
     }
-    place::check_beside(at)?;
+    location::check_beside(at)?;
     let mut conn = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     if must_be_mine {
         trust::check_opened(&conn, file, &meta)?;
@@ -303,7 +303,7 @@ fn create(at: &Location) -> Result<()> {
     let private = at.private_dir();
     let lock_path = private.join("live");
     let _lock = LiveFile::open(&lock_path)?.hold_for_migration(&lock_path, file)?;
-    if place::check_file(file)?.is_some_and(|m| m.len() > 0) {
+    if location::check_file(file)?.is_some_and(|m| m.len() > 0) {
         return Ok(());
     }
     let draft = private.join("new.db");
@@ -320,8 +320,8 @@ fn create(at: &Location) -> Result<()> {
     set_strays_aside(file, &private)?;
     fs::rename(&draft, file)
         .and_then(|()| failpoint::hit("create.renamed"))
-        .and_then(|()| place::sync_directory(&private))
-        .and_then(|()| file.parent().map_or(Ok(()), place::sync_directory))
+        .and_then(|()| location::sync_directory(&private))
+        .and_then(|()| file.parent().map_or(Ok(()), location::sync_directory))
         .map_err(|e| LedgerError::io("creating the ledger", file, e))
 }
 

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Row, TransactionBehavior};
 
-use super::dialect::AnyText;
 use super::{Ledger, LedgerError, Result, ending};
 use crate::clock;
+use crate::task::TaskId;
 
 /// How long a task without a retention of its own is kept.
 const RETENTION_SECS: i64 = 365 * 24 * 3600;
@@ -106,7 +106,7 @@ pub struct Pruned {
 /// A task that is due.
 struct Candidate {
     rowid: i64,
-    id: String,
+    id: TaskId,
     due: String,
     /// How long it is to be kept, where its row says so.
     retention_secs: Option<i64>,
@@ -248,7 +248,7 @@ impl Ledger {
             };
             Ok(Candidate {
                 rowid: row.get(0)?,
-                id: row.get::<_, AnyText>(1)?.0.unwrap_or_default(),
+                id: row.get::<_, Option<TaskId>>(1)?.unwrap_or_else(|| TaskId::recorded("")),
                 due: row.get(2)?,
                 retention_secs: row.get(5)?,
                 kept,
@@ -261,7 +261,7 @@ impl Ledger {
     }
 
     /// How many of `ids` are dealt with, how many were removed, and how long that held the ledger.
-    fn remove_some(&mut self, ids: &[String]) -> Result<(usize, u64, Duration)> {
+    fn remove_some(&mut self, ids: &[TaskId]) -> Result<(usize, u64, Duration)> {
         let mut done = 0;
         let mut removed = 0;
         let mut remove = || {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dialect::{self, AnyText, AnyTime};
 use super::tasks;
-use crate::task::{Invalidation, Session, SessionEvidence, Status, Task, Trust};
+use crate::task::{Invalidation, Session, SessionEvidence, Status, Task, TaskId, Trust};
 
 const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
@@ -81,7 +81,7 @@ struct Former {
     session_id: String,
     provider: Option<String>,
     last_used_at: Option<String>,
-    task_id: Option<String>,
+    task_id: Option<TaskId>,
     #[serde(default)]
     trusted: i64,
 }
@@ -89,7 +89,7 @@ struct Former {
 /// A conversation as a task uses it.
 #[derive(Debug, Clone, Copy)]
 pub struct Used<'a> {
-    pub task: &'a str,
+    pub task: &'a TaskId,
     pub key: Option<&'a str>,
     pub provider: Option<&'a str>,
     pub at: &'a str,
@@ -123,7 +123,7 @@ pub struct LastUse {
 /// An invalidation that still holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Veto {
-    pub task_id: Option<String>,
+    pub task_id: Option<TaskId>,
     pub reason: String,
 }
 
@@ -142,7 +142,7 @@ pub fn last_use(
     conn: &Connection,
     provider: Option<&str>,
     session_id: &str,
-    linked: Option<&str>,
+    linked: Option<&TaskId>,
 ) -> rusqlite::Result<LastUse> {
     let mut task = tasks::running_with_session(conn, provider, session_id)?;
     if task.is_none() {
@@ -156,7 +156,7 @@ pub fn last_use(
             task = Some(linked);
         }
     }
-    let user = task.as_ref().map(|t| t.id.as_str());
+    let user = task.as_ref().map(|t| &t.id);
     let holds = |sql| conn.query_row(sql, (session_id, provider, user), |_| Ok(())).optional();
     let mut restored = holds(SELECT_IS_RESTORED)?.is_some();
     let veto = |row: &Row<'_>| Ok(Veto { task_id: row.get(0)?, reason: row.get(1)? });
@@ -195,7 +195,7 @@ impl LastUse {
     }
 }
 
-pub fn invalidations_of_task(conn: &Connection, task: &str) -> rusqlite::Result<Vec<Invalidation>> {
+pub fn invalidations_of_task(conn: &Connection, task: &TaskId) -> rusqlite::Result<Vec<Invalidation>> {
     conn.prepare(SELECT_INVALIDATIONS_OF_TASK)?.query_map([task], invalidation_of_row)?.collect()
 }
 
@@ -243,7 +243,7 @@ pub fn restore(conn: &Connection, key: &str, at: &str) -> rusqlite::Result<Resto
         .rfind(|i| i.restored_at.is_none() && i.reason != REPLACED);
     let Some(i) = withdrawn else { return Ok(Restored::Nothing) };
     let provider = i.provider.as_deref();
-    let last = last_use(conn, provider, &i.session_id, i.task_id.as_deref())?;
+    let last = last_use(conn, provider, &i.session_id, i.task_id.as_ref())?;
     if last.status() == Some(Status::Running) {
         return Ok(last.task.map_or(Restored::Nothing, Restored::InUse));
     }
@@ -261,7 +261,7 @@ pub fn invalidate(
     conn: &Connection,
     key: &str,
     reason: &str,
-    task: Option<&str>,
+    task: Option<&TaskId>,
     at: &str,
 ) -> rusqlite::Result<bool> {
     let Some(session) = of_key(conn, key)? else {
@@ -275,7 +275,7 @@ pub fn withdraw(
     conn: &Connection,
     session: &Session,
     reason: &str,
-    task: Option<&str>,
+    task: Option<&TaskId>,
     at: &str,
 ) -> rusqlite::Result<()> {
     conn.execute(DELETE_SESSION, [&session.key])?;
@@ -286,7 +286,7 @@ fn record_invalidation(
     conn: &Connection,
     session: &Session,
     reason: &str,
-    task: Option<&str>,
+    task: Option<&TaskId>,
     at: &str,
 ) -> rusqlite::Result<()> {
     conn.execute(
@@ -403,7 +403,7 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
         return Ok(());
     };
     // What somebody else has linked meanwhile stays.
-    if of_key(conn, key)?.is_some_and(|s| s.task_id.as_deref() != Some(used.task)) {
+    if of_key(conn, key)?.is_some_and(|s| s.task_id.as_ref() != Some(used.task)) {
         return Ok(());
     }
     match former.and_then(|json| serde_json::from_str::<Former>(json).ok()) {
@@ -428,7 +428,7 @@ fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
         session_id: dialect::bare(&session_id).to_owned(),
         provider: row.get::<_, AnyText>(2)?.0,
         last_used_at: row.get::<_, AnyTime>(3)?.0,
-        task_id: row.get::<_, AnyText>(4)?.0,
+        task_id: row.get(4)?,
         trust: Trust::from_number(row.get(5)?),
     })
 }

@@ -12,10 +12,10 @@ use nix::fcntl::posix_fallocate;
 use serde::{Deserialize, Serialize};
 
 use super::error::{LedgerError, Result};
-use super::{open, place};
+use super::{location, open};
 use crate::failpoint;
-use crate::regular;
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, KeepSession, Sender, Status};
+use crate::sys::files;
+use crate::task::{Counts, EndSource, Ended, Ending, Exit, KeepSession, Sender, Status, TaskId};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// What of an error's text is kept if the record else does not fit into its slot.
@@ -30,7 +30,7 @@ const LONGEST_NAME: usize = 200;
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
     version: u32,
-    task: String,
+    task: TaskId,
     by_pid: u32,
     by_command: String,
     status: String,
@@ -70,7 +70,7 @@ struct Record {
 }
 
 impl Record {
-    fn new(task: &str, ended: &Ended, by: &str) -> Record {
+    fn new(task: &TaskId, ended: &Ended, by: &str) -> Record {
         let (exit_code, term_signal) = match ended.exit {
             Some(Exit::Code(code)) => (Some(code), None),
             Some(Exit::Signal(signal)) => (None, Some(signal)),
@@ -195,12 +195,12 @@ pub struct SpoolSlot {
     file: File,
     slot: PathBuf,
     record: PathBuf,
-    task: String,
+    task: TaskId,
 }
 
 impl SpoolSlot {
     /// Takes the room, 16 KiB.
-    pub(super) fn reserve(dir: &Path, id: &str) -> Result<SpoolSlot> {
+    pub(super) fn reserve(dir: &Path, id: &TaskId) -> Result<SpoolSlot> {
         let slot = slot_path(dir, id)?;
         let failed = |e| LedgerError::io("keeping room for the terminal record:", &slot, e);
         let file = create(&slot).map_err(failed)?;
@@ -247,7 +247,7 @@ impl SpoolSlot {
         failpoint::hit("spool.synced")?;
         fs::rename(&self.slot, &self.record)?;
         failpoint::hit("spool.renamed")?;
-        place::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
+        location::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
     }
 
     fn is_in_place(&self) -> bool {
@@ -312,7 +312,7 @@ pub(super) enum Content {
 
 #[derive(Debug)]
 pub(super) struct Spooled {
-    pub task: String,
+    pub task: TaskId,
     pub by_pid: u32,
     pub by_command: String,
     pub ended: Ended,
@@ -320,7 +320,7 @@ pub(super) struct Spooled {
 
 impl Waiting {
     fn read(path: PathBuf) -> Option<Waiting> {
-        let read = || regular::read(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
+        let read = || files::read(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
         let content = match failpoint::hit("merge.read").and_then(|()| read()) {
             // Another command has merged it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
@@ -389,10 +389,10 @@ pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<Waiting> {
 }
 
 /// The readable record of one task.
-pub(super) fn waiting_for(dir: &Path, id: &str) -> Result<Option<Ended>> {
+pub(super) fn waiting_for(dir: &Path, id: &TaskId) -> Result<Option<Ended>> {
     let path = record_path(dir, id)?;
     match Waiting::read(path.clone()).map(|w| w.content) {
-        Some(Content::Record(record)) if record.task == id => Ok(Some(record.ended)),
+        Some(Content::Record(record)) if record.task == *id => Ok(Some(record.ended)),
         Some(Content::Failed(e)) => Err(LedgerError::io("reading the spooled record", &path, e)),
         _ => Ok(None),
     }
@@ -402,7 +402,7 @@ pub(super) fn waiting_for(dir: &Path, id: &str) -> Result<Option<Ended>> {
 pub(super) fn remove(path: &Path) -> Result<()> {
     open::remove_if_there(path)
         .and_then(|()| failpoint::hit("merge.removed"))
-        .and_then(|()| place::sync_directory(path.parent().unwrap_or(Path::new("/"))))
+        .and_then(|()| location::sync_directory(path.parent().unwrap_or(Path::new("/"))))
         .map_err(|e| LedgerError::io("removing the merged record", path, e))
 }
 
@@ -411,8 +411,8 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
     let stem = path.with_extension("");
     let kept = (0u32..)
         .map(|n| match n {
-            0 => place::with_suffix(&stem, ".kept.json"),
-            n => place::with_suffix(&stem, &format!(".{n}.kept.json")),
+            0 => location::with_suffix(&stem, ".kept.json"),
+            n => location::with_suffix(&stem, &format!(".{n}.kept.json")),
         })
         .find(|p| !p.exists())
         .unwrap_or_else(|| path.to_owned());
@@ -425,7 +425,7 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
 }
 
 /// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
-pub(super) fn clear(dir: &Path, id: &str, is_merged: bool) -> Result<()> {
+pub(super) fn clear(dir: &Path, id: &TaskId, is_merged: bool) -> Result<()> {
     let record = if is_merged { Some(record_path(dir, id)?) } else { None };
     for path in record.into_iter().chain([slot_path(dir, id)?]) {
         open::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
@@ -434,17 +434,17 @@ pub(super) fn clear(dir: &Path, id: &str, is_merged: bool) -> Result<()> {
 }
 
 /// The slots, and the ids of the tasks for whose records they are kept free.
-pub(super) fn slots(dir: &Path) -> Result<Vec<(PathBuf, String)>> {
+pub(super) fn slots(dir: &Path) -> Result<Vec<(PathBuf, TaskId)>> {
     let names = entries(dir)?.into_iter();
     Ok(names.filter_map(|path| slot_id(&path).map(|id| (path, id))).collect())
 }
 
-fn slot_id(path: &Path) -> Option<String> {
+fn slot_id(path: &Path) -> Option<TaskId> {
     id_of(path.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".slot")?)
 }
 
 /// What [`file_name`] made a name of.
-fn id_of(name: &str) -> Option<String> {
+fn id_of(name: &str) -> Option<TaskId> {
     let mut id = Vec::new();
     let mut rest = name.bytes();
     while let Some(byte) = rest.next() {
@@ -456,28 +456,28 @@ fn id_of(name: &str) -> Option<String> {
             other => other,
         });
     }
-    String::from_utf8(id).ok()
+    String::from_utf8(id).ok().map(TaskId::recorded)
 }
 
-fn slot_path(dir: &Path, id: &str) -> Result<PathBuf> {
+fn slot_path(dir: &Path, id: &TaskId) -> Result<PathBuf> {
     Ok(dir.join(format!(".{}.slot", file_name(id)?)))
 }
 
-fn record_path(dir: &Path, id: &str) -> Result<PathBuf> {
+fn record_path(dir: &Path, id: &TaskId) -> Result<PathBuf> {
     Ok(dir.join(format!("{}.json", file_name(id)?)))
 }
 
 /// An id, which the user may have chosen, as a name that stays in its directory and is no other id's.
-fn file_name(id: &str) -> Result<String> {
+fn file_name(id: &TaskId) -> Result<String> {
     let mut name = String::new();
-    for byte in id.bytes() {
+    for byte in id.as_str().bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => name.push(byte.into()),
             _ => name.push_str(&format!("%{byte:02X}")),
         }
     }
     if name.is_empty() || name.len() > LONGEST_NAME {
-        return Err(LedgerError::IdTooLong { id: id.to_owned() });
+        return Err(LedgerError::IdTooLong { id: id.clone() });
     }
     Ok(name)
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime, Dialect};
 use super::live::LiveLock;
 use super::statement::execute;
-use crate::task::{Counts, Identity, NewTask, Status, Task, TokensScope, Transition};
+use crate::task::{Counts, Identity, NewTask, Status, Task, TaskId, TokensScope, Transition};
 
 /// What an id, or the beginning of one, names.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub enum Found {
     One(Box<Task>),
     None,
     /// The ids that begin like this, the first ten.
-    Ambiguous(Vec<String>),
+    Ambiguous(Vec<TaskId>),
 }
 
 /// What has been seen of a running task besides its counts.
@@ -209,12 +209,12 @@ const SELECT_UNHINTED: &str =
 const SELECT_SUPERVISED_BY: &str =
     select!("WHERE status = 'running' AND supervisor_pid = ?1 AND supervisor_start = ?2");
 
-pub fn leftovers(conn: &Connection, id: &str, leftovers: &str) -> rusqlite::Result<usize> {
+pub fn leftovers(conn: &Connection, id: &TaskId, leftovers: &str) -> rusqlite::Result<usize> {
     conn.execute(UPDATE_LEFTOVERS, (id, leftovers))
 }
 
 /// Whether the row is changed: the task has ended, and its agent was not released before.
-pub fn release_agent(conn: &Connection, id: &str, at: &str) -> rusqlite::Result<bool> {
+pub fn release_agent(conn: &Connection, id: &TaskId, at: &str) -> rusqlite::Result<bool> {
     Ok(conn.execute(UPDATE_AGENT_RELEASED, (id, at))? == 1)
 }
 
@@ -232,7 +232,7 @@ pub fn supervised_by(conn: &Connection, supervisor: Identity) -> rusqlite::Resul
         .collect()
 }
 
-pub fn by_id(conn: &Connection, id: &str) -> rusqlite::Result<Option<Task>> {
+pub fn by_id(conn: &Connection, id: &TaskId) -> rusqlite::Result<Option<Task>> {
     conn.prepare_cached(SELECT_BY_ID)?.query_row([id], task_of_row).optional()
 }
 
@@ -266,7 +266,7 @@ pub fn last_user_of_session(
     })
 }
 
-pub fn levels(conn: &Connection, task: &str, most: u32) -> rusqlite::Result<u32> {
+pub fn levels(conn: &Connection, task: &TaskId, most: u32) -> rusqlite::Result<u32> {
     conn.query_row(SELECT_LEVELS, (task, most), |row| row.get(0))
 }
 
@@ -283,11 +283,11 @@ pub fn all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusql
 }
 
 pub fn find(conn: &Connection, id_or_prefix: &str) -> rusqlite::Result<Found> {
-    if let Some(task) = by_id(conn, id_or_prefix)? {
+    if let Some(task) = by_id(conn, &TaskId::recorded(id_or_prefix))? {
         return Ok(Found::One(Box::new(task)));
     }
     let end = format!("{id_or_prefix}{}", char::MAX);
-    let mut ids: Vec<String> = conn
+    let mut ids: Vec<TaskId> = conn
         .prepare(SELECT_IDS_BY_PREFIX)?
         .query_map((id_or_prefix, end), |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
@@ -301,7 +301,7 @@ pub fn find(conn: &Connection, id_or_prefix: &str) -> rusqlite::Result<Found> {
     Ok(task.map_or(Found::None, |t| Found::One(Box::new(t))))
 }
 
-pub fn transitions(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Transition>> {
+pub fn transitions(conn: &Connection, id: &TaskId) -> rusqlite::Result<Vec<Transition>> {
     conn.prepare(SELECT_TRANSITIONS)?
         .query_map([id], |row| {
             Ok(Transition {
@@ -379,7 +379,7 @@ pub struct Move<'a> {
 
 pub fn record_move(
     conn: &Connection,
-    id: &str,
+    id: &TaskId,
     at: &str,
     change: &Move<'_>,
     by_pid: u32,
@@ -397,7 +397,7 @@ pub fn record_move(
     Ok(())
 }
 
-pub fn progress(conn: &Connection, id: &str, counts: &Counts, seen: &Seen<'_>) -> rusqlite::Result<()> {
+pub fn progress(conn: &Connection, id: &TaskId, counts: &Counts, seen: &Seen<'_>) -> rusqlite::Result<()> {
     let values = named_params! {
         ":cost_usd": counts.cost_usd,
         ":turns": counts.turns,
@@ -414,7 +414,7 @@ pub fn progress(conn: &Connection, id: &str, counts: &Counts, seen: &Seen<'_>) -
 }
 
 /// Whether there is such a task.
-pub fn delivery(conn: &Connection, id: &str, state: Delivery, at: &str) -> rusqlite::Result<bool> {
+pub fn delivery(conn: &Connection, id: &TaskId, state: Delivery, at: &str) -> rusqlite::Result<bool> {
     Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at))? == 1)
 }
 
@@ -445,7 +445,9 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         };
     }
     Ok(Task {
-        id: next!(AnyText).unwrap_or_default(),
+        id: row
+            .get::<_, Option<TaskId>>(column.next().unwrap_or_default())?
+            .unwrap_or_else(|| TaskId::recorded("")),
         key: next!(AnyText),
         repo: next!(AnyText),
         issue_number: next!(AnyInteger),

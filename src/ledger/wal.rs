@@ -24,7 +24,7 @@ use rusqlite::{Connection, ffi};
 
 use super::error::{LedgerError, Result};
 use super::files::{Damage, OpenFiles};
-use super::place;
+use super::location;
 use crate::failpoint;
 
 /// What a long reader made the log grow to is given back when it begins anew.
@@ -67,7 +67,7 @@ impl Log {
     /// has yet to be made durable in its directory. A ledger that was switched to another way of journalling
     /// has none, and SQLite goes on syncing by itself.
     pub fn keep(conn: &mut Connection, ledger: &Path, before: Option<u64>) -> Result<Log> {
-        let path = place::with_suffix(ledger, "-wal");
+        let path = location::with_suffix(ledger, "-wal");
         let mut log = Log { files: Some(OpenFiles::default()), ..Log::default() };
         // It carries no lock of SQLite's, so that closing it drops none.
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
@@ -91,7 +91,7 @@ impl Log {
                 };
                 sync(&file).map_err(failed)?;
                 if let Some(new_in) = directory.take() {
-                    place::sync_directory(&new_in).map_err(failed)?;
+                    location::sync_directory(&new_in).map_err(failed)?;
                 }
             }
             let pages = u32::try_from(pages).unwrap_or(0);

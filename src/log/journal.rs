@@ -17,6 +17,7 @@ use tracing::{Event, Level};
 
 use super::Escaped;
 use crate::sys;
+use crate::task::TaskId;
 
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// The longest value of a field, in bytes: a datagram has room for a dozen of them.
@@ -71,9 +72,9 @@ impl Journal {
 static ABOUT: OnceLock<Fields> = OnceLock::new();
 
 /// Every message from now on is about this task.
-pub fn about(task: &str, key: Option<&str>) {
+pub fn about(task: &TaskId, key: Option<&str>) {
     let mut fields = Fields::default();
-    fields.put("TASK_ID", task);
+    fields.put("TASK_ID", task.as_str());
     if let Some(key) = key {
         fields.put("KEY", key);
     }

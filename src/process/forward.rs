@@ -1,7 +1,7 @@
 //! Forwarding: which signals the agent still has to be given, each exactly once.
 
-use crate::process::gate::Gated;
-use crate::process::witness::Witness;
+use crate::process::sentinel::Witness;
+use crate::process::spawn::gate::Gated;
 use crate::sys::Received;
 
 /// Queued with SIGTERM by `bookend cancel` and `--replace`: the operator wants this task to end.

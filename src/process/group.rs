@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::gate::Gated;
-use super::identity::{self, Handle};
-use super::table::{Proc, Table};
+use crate::process::procfs::identity::{self, Handle};
+use crate::process::procfs::table::{Proc, Table};
+use crate::process::spawn::gate::Gated;
 
 /// Sends `signal` to the group that `child` leads, or to `child` alone before it leads one. `child` must not
 /// have been reaped: until then its number means it and its group.

@@ -1,6 +1,6 @@
 //! The terminal's job control: when bookend stops together with its agent.
 
-use crate::process::identity;
+use crate::process::procfs::identity;
 
 /// Whether a shell would see us stop, and could continue us: we have a controlling terminal, and our
 /// process group is not orphaned (a parent of it is in another group of the same session). setpgid(2).

@@ -16,11 +16,11 @@ use super::{
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::Ledger;
-use crate::process::identity::{self, Handle, Stat};
 use crate::process::leftovers::summary::Summary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, Step};
-use crate::task::{Place, Task, Verdict};
-use crate::trust::Evidence;
+use crate::process::procfs::identity::{self, Handle, Stat};
+use crate::recovery::trust::Evidence;
+use crate::task::{Place, Task, TaskId, Verdict};
 
 /// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
 const TRANSACTION: Duration = Duration::from_millis(50);
@@ -114,7 +114,7 @@ impl RecoveryBatch {
     ///
     /// # Errors
     /// When /proc cannot be read.
-    pub fn named_tasks(&mut self) -> Result<impl Iterator<Item = String> + use<>, Error> {
+    pub fn named_tasks(&mut self) -> Result<impl Iterator<Item = TaskId> + use<>, Error> {
         Ok(self.scan.named_tasks(&self.ledger).map_err(Error::failed)?.into_iter())
     }
 

@@ -40,7 +40,7 @@ fn lost(id: &str) -> NewTask {
 
 fn begun(ledger: &mut Ledger, task: &NewTask) -> (LiveLock, Task) {
     let live = start(ledger, task);
-    (live, row(ledger, &task.id))
+    (live, row(ledger, task.id.as_str()))
 }
 
 /// The row of a task that is lost, without a ledger around it.
@@ -327,7 +327,7 @@ fn marking_says_how_it_died_and_what_of_it_was_found_and_nothing_that_nobody_saw
     assert_eq!((task.end_source.as_deref(), task.oom_killed), (Some("recovery"), None));
     assert_eq!((task.finished_at, task.exit_code, task.term_signal), (None, None, None));
     assert_eq!(task.leftovers.expect("what was found")["found"], 2);
-    let withdrawn = ledger.invalidations_of_task("t").unwrap();
+    let withdrawn = ledger.invalidations_of_task(&TaskId::recorded("t")).unwrap();
     assert_eq!(withdrawn.len(), 1, "what was said to the session is not known: it is not resumed");
     assert!(matches!(mark(&mut ledger, &dead), SettleOutcome::Untouched), "it has ended");
 }
@@ -374,7 +374,7 @@ fn an_end_that_was_seen_and_waits_wins_over_the_one_that_is_inferred() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
-    let slot = ledger.spool_slot("t").unwrap();
+    let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
     let record = slot.write(&ended(Ending::Cancelled(Cancel::Timeout)), "run").unwrap();
     let dead = found(task, &[7], &[]);
     let marked = mark(&mut ledger, &dead);
@@ -390,7 +390,7 @@ fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
     // Room that nobody gives back.
-    drop(ledger.spool_slot("t").unwrap());
+    drop(ledger.spool_slot(&TaskId::recorded("t")).unwrap());
     let slot = world.at().private_dir().join("spool/.t.slot");
     assert!(slot.exists());
     LostTask::expired(task.clone(), here()).tidy(&ledger, &SettleOutcome::Interrupted(Interrupt::Ttl));
@@ -403,13 +403,13 @@ fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
 #[test]
 fn what_became_of_a_spooled_end_is_said_and_whether_that_is_well() {
     let kept = || "/spool/t.kept".into();
-    let said = |outcome| describe_merged(&Merged { task: Some("t".to_owned()), outcome });
+    let said = |outcome| describe_merged(&Merged { task: Some(TaskId::recorded("t")), outcome });
     let status = Status::Failure;
     let (text, well) = said(MergeOutcome::Applied { status, invalidated: None });
     assert!(well && text.contains("task t (failure)") && !text.contains("session"), "{text}");
     let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some("s1".to_owned()) });
     assert!(well && text.contains("session s1 is not to be resumed"), "{text}");
-    let failed = || LedgerError::NoSuchTask { id: "t".to_owned(), path: kept() };
+    let failed = || LedgerError::NoSuchTask { id: TaskId::recorded("t"), path: kept() };
     for (outcome, words) in [
         (MergeOutcome::AlreadyTerminal { status, kept: kept() }, ["failure", "/spool/t.kept"]),
         (MergeOutcome::NoRow { kept: kept() }, ["task t", "/spool/t.kept"]),

@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::agent;
 use crate::error::{Error, exit_code};
 use crate::hook;
-use crate::process::caller::Caller;
-use crate::process::gate::{Gated, StartError, Step};
 use crate::process::leftovers::{self, LeftoverSweep};
-use crate::supervise::{End, Helper, Supervisor, Traces};
+use crate::process::spawn::caller::Caller;
+use crate::process::spawn::gate::{Gated, StartError, Step};
+use crate::run::supervisor::{End, Helper, Supervisor, Traces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
 
 use super::{Leave, Request, Who, deliver, output_pipe};

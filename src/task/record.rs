@@ -5,14 +5,14 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Identity, ProcessRecord, Status};
+use super::{Identity, ProcessRecord, Status, TaskId};
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///
 /// Times are RFC 3339, UTC, milliseconds; `*_ms` milliseconds; `*_kib` KiB; `cost_usd` US dollars.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Task {
-    pub id: String,
+    pub id: TaskId,
     pub key: Option<String>,
     pub repo: Option<String>,
     pub issue_number: Option<i64>,
@@ -82,7 +82,7 @@ pub struct Task {
     pub user_argv: Option<Vec<String>>,
     pub run_options: Option<Value>,
     pub leftovers: Option<Value>,
-    pub parent_id: Option<String>,
+    pub parent_id: Option<TaskId>,
     /// The tool that was called last and has not answered.
     pub tool_in_flight: Option<String>,
     /// The agent did not go on with the conversation of `resumed_from` but began another one.
@@ -136,7 +136,7 @@ pub struct Group {
 /// One line of `task_transition`: a change of a task's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Transition {
-    pub task_id: String,
+    pub task_id: TaskId,
     pub at: String,
     /// `None`: the task came into being.
     pub from_status: Option<Status>,
@@ -154,7 +154,7 @@ pub struct Session {
     pub provider: Option<String>,
     pub last_used_at: Option<String>,
     /// The last task that used it.
-    pub task_id: Option<String>,
+    pub task_id: Option<TaskId>,
     pub trust: Trust,
 }
 
@@ -196,7 +196,7 @@ pub struct Invalidation {
     pub key: Option<String>,
     pub session_id: String,
     pub provider: Option<String>,
-    pub task_id: Option<String>,
+    pub task_id: Option<TaskId>,
     pub reason: String,
     pub at: String,
     pub restored_at: Option<String>,

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::screen::Screen;
 use super::text::{duration, one_line};
+use crate::task::TaskId;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -77,7 +78,7 @@ impl Code {
 pub struct Finding {
     pub code: Code,
     pub severity: Severity,
-    pub task: Option<String>,
+    pub task: Option<TaskId>,
     pub key: Option<String>,
     /// Since the last sign of life of the task, or the last use of the session. Milliseconds.
     pub age_ms: Option<i64>,
@@ -124,7 +125,7 @@ pub fn audit(findings: &[Finding], shown: &[&Finding], screen: Screen) -> String
         };
         let head = format!("{:<5} {}", finding.severity.as_str(), finding.code.as_str());
         text.push_str(&screen.paint(colour, &head));
-        let named = [("task", &finding.task), ("key", &finding.key)];
+        let named = [("task", finding.task.as_ref().map(TaskId::as_str)), ("key", finding.key.as_deref())];
         for (name, value) in named {
             if let Some(value) = value {
                 text.push_str(&format!("  {name} {}", one_line(value)));

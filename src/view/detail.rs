@@ -11,7 +11,7 @@ use super::tasks::{changed_nothing, style, why};
 use super::text::{
     ago, cells, command_line, duration, money, one_line, operand, quoted, signal, since, suggestion,
 };
-use crate::task::{Invalidation, Session, Status, Task, Transition, Verdict};
+use crate::task::{Invalidation, Session, Status, Task, TaskId, Transition, Verdict};
 
 /// What is kept of a task beside its row.
 #[derive(Debug, Default, Serialize)]
@@ -89,7 +89,7 @@ impl Page {
 }
 
 fn who(page: &mut Page, task: &Task) {
-    page.data("task", Some(&task.id));
+    page.data("task", Some(task.id.as_str()));
     page.data("key", task.key.as_deref());
     page.data("repo", task.repo.as_deref());
     page.plain("issue", task.issue_number.map(|n| format!("#{n}")));
@@ -105,7 +105,7 @@ fn who(page: &mut Page, task: &Task) {
     let typed = task.user_argv.as_deref().filter(|_| task.user_argv != task.argv);
     page.data("as typed", typed.map(command_line).as_deref());
     page.data("in", task.cwd.as_deref());
-    page.data("inside task", task.parent_id.as_deref());
+    page.data("inside task", task.parent_id.as_ref().map(TaskId::as_str));
 }
 
 fn end(page: &mut Page, task: &Task, further: &Further, now: Timestamp, screen: Screen) {

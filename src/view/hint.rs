@@ -46,7 +46,7 @@ impl Hint {
 
     fn title(&self) -> String {
         let reason = self.task.reason.as_deref().unwrap_or("unknown");
-        format!("task {} interrupted ({})", one_line(&self.task.id), one_line(reason))
+        format!("task {} interrupted ({})", one_line(self.task.id.as_str()), one_line(reason))
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {

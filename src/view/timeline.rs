@@ -184,7 +184,7 @@ fn details(span: &Span<'_>) -> Vec<String> {
         Edge::Open => "still running".to_owned(),
         Edge::Inferred => "nobody saw the end".to_owned(),
     };
-    let mut lines = vec![task.id.clone(), status, format!("started {}", task.started_at), end];
+    let mut lines = vec![task.id.to_string(), status, format!("started {}", task.started_at), end];
     lines.push(format!("ran {}", duration(task.duration_ms.unwrap_or(span.to - span.from))));
     lines.extend(task.key.as_ref().map(|k| format!("key {k}")));
     lines.extend(task.agent.as_ref().map(|a| format!("agent {a}")));

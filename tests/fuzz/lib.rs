@@ -9,19 +9,26 @@ mod src {
     pub mod clock;
     pub mod error;
     pub mod failpoint;
-    #[path = "process/identity.rs"]
+    #[path = "process/procfs/identity.rs"]
     pub mod identity;
     pub mod ledger;
     pub mod log;
-    pub mod regular;
-    pub mod session;
+    #[path = "run/resolve.rs"]
+    pub mod resolve;
     pub mod sys;
     pub mod task;
 }
 
-pub use src::{agent, clock, error, failpoint, ledger, log, regular, session, sys, task};
+pub use src::{agent, clock, error, failpoint, ledger, log, sys, task};
+
+pub mod run {
+    //! Of a run only the choice of its session.
+    pub use crate::src::resolve;
+}
 
 pub mod process {
     //! Of the processes only what is parsed.
-    pub use crate::src::identity;
+    pub mod procfs {
+        pub use crate::src::identity;
+    }
 }

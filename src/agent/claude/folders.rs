@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::agent::{home, is_session_id};
-use crate::regular;
+use crate::sys::files;
 
 /// A longer list of plugins is not read: the agent would have to wait for it.
 const LONGEST_LIST: u64 = 16 << 20;
@@ -54,7 +54,7 @@ pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<String> {
 pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: &str) -> Option<String> {
     let cwd = cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned());
     let states = fs::read_dir(jobs).ok()?.flatten().filter_map(|job| {
-        let state = regular::read(&job.path().join("state.json"), 0, LONGEST_STATE).ok()?;
+        let state = files::read(&job.path().join("state.json"), 0, LONGEST_STATE).ok()?;
         serde_json::from_slice::<serde_json::Value>(&state).ok()
     });
     let is_ours = |state: &serde_json::Value| {
@@ -100,7 +100,7 @@ fn holds_something(file: &Path) -> bool {
 /// The skill folders of the installed plugins, as Claude lists them.
 pub fn plugin_folders(config: &Path) -> Vec<PathBuf> {
     let list = config.join("plugins/installed_plugins.json");
-    let list = regular::read(&list, 0, LONGEST_LIST).unwrap_or_default();
+    let list = files::read(&list, 0, LONGEST_LIST).unwrap_or_default();
     let list: serde_json::Value = serde_json::from_slice(&list).unwrap_or_default();
     let plugins = list["plugins"].as_object().into_iter().flat_map(|p| p.values());
     let installs = plugins.filter_map(|p| p.as_array()).flatten();

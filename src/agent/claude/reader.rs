@@ -9,9 +9,9 @@ use std::collections::VecDeque;
 
 use memchr::memmem::Finder;
 
-use crate::agent::event::{Block, Counted, Event, InPlace, Message, RateLimit, Texts, Usage};
-use crate::agent::forms::{Forms, Read};
-use crate::agent::lines::{LineSplitter, ObjectSplitter, objects};
+use crate::agent::output::event::{Block, Counted, Event, InPlace, Message, RateLimit, Texts, Usage};
+use crate::agent::output::forms::{Forms, Read};
+use crate::agent::output::lines::{LineSplitter, ObjectSplitter, objects};
 use crate::agent::{
     ApiFailure, ApiFailureKind, CostCovers, Mode, Observed, Reader, brief, hash, is_session_id,
 };

@@ -34,7 +34,7 @@ fn every_ending_is_read_back_from_its_words() {
 #[test]
 fn a_record_of_another_version_is_not_read() {
     let ended = Ended::unknown(Ending::Success);
-    let record = Record::new("t", &ended, "run");
+    let record = Record::new(&TaskId::recorded("t"), &ended, "run");
     assert!(parse(&record.sealed().unwrap()).is_ok());
     let newer = Record { version: RECORD_VERSION + 1, ..record };
     assert_eq!(parse(&newer.sealed().unwrap()).unwrap_err(), "it has version 2, not 1");
@@ -42,12 +42,12 @@ fn a_record_of_another_version_is_not_read() {
 
 #[test]
 fn an_id_cannot_leave_the_spool_nor_meet_another() {
-    assert_eq!(file_name("../a").unwrap(), "%2E%2E%2Fa");
-    assert_ne!(file_name("a/b").unwrap(), file_name("a%2Fb").unwrap());
-    assert_eq!(id_of(&file_name("a/b:%.c").unwrap()).as_deref(), Some("a/b:%.c"));
+    assert_eq!(file_name(&TaskId::recorded("../a")).unwrap(), "%2E%2E%2Fa");
+    assert_ne!(file_name(&TaskId::recorded("a/b")).unwrap(), file_name(&TaskId::recorded("a%2Fb")).unwrap());
+    assert_eq!(id_of(&file_name(&TaskId::recorded("a/b:%.c")).unwrap()), Some(TaskId::recorded("a/b:%.c")));
     assert_eq!(id_of("a%2"), None);
-    assert!(file_name("").is_err());
-    assert!(file_name(&"x".repeat(300)).is_err());
+    assert!(file_name(&TaskId::recorded("")).is_err());
+    assert!(file_name(&TaskId::recorded("x".repeat(300))).is_err());
 }
 
 #[test]

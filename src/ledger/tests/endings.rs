@@ -3,7 +3,7 @@
 use super::{END, START, World, ended, new_task, start};
 use crate::ledger::sessions::{LastUse, Restored};
 use crate::ledger::{Finished, Found, Ledger};
-use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status, Trust};
+use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status, TaskId, Trust};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
 
@@ -16,20 +16,20 @@ fn with_session(id: &str, session: &str) -> NewTask {
 /// One run that succeeded and left its session to the key.
 fn first_run(ledger: &mut Ledger) {
     drop(start(ledger, &with_session("first", "s1")));
-    ledger.finish("first", &ended(Ending::Success), "run").unwrap();
+    ledger.finish(&TaskId::recorded("first"), &ended(Ending::Success), "run").unwrap();
 }
 
-fn linked(ledger: &Ledger) -> Option<(String, Option<String>)> {
+fn linked(ledger: &Ledger) -> Option<(String, Option<TaskId>)> {
     ledger.session_of_key(KEY).unwrap().map(|s| (s.session_id, s.task_id))
 }
 
-fn link(session: &str, task: &str) -> Option<(String, Option<String>)> {
-    Some((session.to_owned(), Some(task.to_owned())))
+fn link(session: &str, task: &str) -> Option<(String, Option<TaskId>)> {
+    Some((session.to_owned(), Some(TaskId::recorded(task))))
 }
 
 fn reasons(ledger: &Ledger, task: &str) -> Vec<(String, String)> {
     ledger
-        .invalidations_of_task(task)
+        .invalidations_of_task(&TaskId::recorded(task))
         .unwrap()
         .into_iter()
         .filter(|i| i.restored_at.is_none())
@@ -52,7 +52,7 @@ fn a_session_survives_success_and_nothing_else() {
         first_run(&mut ledger);
         drop(start(&mut ledger, &with_session("second", "s1")));
         assert_eq!(linked(&ledger), link("s1", "second"));
-        let finished = ledger.finish("second", &ended(ending), "run").unwrap();
+        let finished = ledger.finish(&TaskId::recorded("second"), &ended(ending), "run").unwrap();
         let Finished::Done { invalidated } = finished else {
             panic!("{finished:?}");
         };
@@ -89,7 +89,7 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         first_run(&mut ledger);
         let before = ledger.session_of_key(KEY).unwrap();
         drop(start(&mut ledger, &with_session("second", session)));
-        let finished = ledger.finish("second", &never_executed(), "run").unwrap();
+        let finished = ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
         assert_eq!(finished, Finished::Done { invalidated: None });
         assert_eq!(ledger.session_of_key(KEY).unwrap(), before);
         assert!(reasons(&ledger, "second").is_empty());
@@ -109,12 +109,12 @@ fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_ex
         let live = ledger.hold_live().unwrap();
         let claim = ledger.claim().unwrap();
         claim.insert(&new_task("second", Some(KEY)), &live, "run").unwrap();
-        claim.set_session_aside(KEY, "fresh", "second", START).unwrap();
+        claim.set_session_aside(KEY, "fresh", &TaskId::recorded("second"), START).unwrap();
         claim.commit().unwrap();
         assert_eq!(linked(&ledger), None);
         assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "fresh".to_owned())]);
         let end = Ended { executed, ..never_executed() };
-        ledger.finish("second", &end, "run").unwrap();
+        ledger.finish(&TaskId::recorded("second"), &end, "run").unwrap();
         assert_eq!(ledger.session_of_key(KEY).unwrap(), before.filter(|_| !executed));
         assert_eq!(reasons(&ledger, "second").len(), usize::from(executed));
     }
@@ -125,9 +125,9 @@ fn an_agent_that_never_executed_leaves_no_link_where_there_was_none() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("only", "s1")));
-    ledger.finish("only", &never_executed(), "run").unwrap();
+    ledger.finish(&TaskId::recorded("only"), &never_executed(), "run").unwrap();
     assert_eq!(linked(&ledger), None);
-    assert!(ledger.invalidations_of_task("only").unwrap().is_empty());
+    assert!(ledger.invalidations_of_task(&TaskId::recorded("only")).unwrap().is_empty());
 }
 
 #[test]
@@ -136,14 +136,14 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
     let mut ledger = world.open();
     first_run(&mut ledger);
     drop(start(&mut ledger, &with_session("second", "s1")));
-    ledger.session_seen("second", Some(KEY), Some("anthropic"), "s2", END).unwrap();
+    ledger.session_seen(&TaskId::recorded("second"), Some(KEY), Some("anthropic"), "s2", END).unwrap();
     let Found::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
     assert_eq!(row.session_id.as_deref(), Some("s2"));
     assert_eq!(linked(&ledger), link("s2", "second"));
     assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "replaced".to_owned())]);
-    ledger.finish("second", &ended(Ending::Success), "run").unwrap();
+    ledger.finish(&TaskId::recorded("second"), &ended(Ending::Success), "run").unwrap();
     assert_eq!(linked(&ledger), link("s2", "second"));
-    ledger.session_seen("second", Some(KEY), Some("anthropic"), "s3", END).unwrap();
+    ledger.session_seen(&TaskId::recorded("second"), Some(KEY), Some("anthropic"), "s3", END).unwrap();
     assert_eq!(linked(&ledger), link("s2", "second"), "a task that has ended says no more");
 }
 
@@ -154,7 +154,7 @@ fn a_session_that_only_the_result_names_is_linked_at_the_end() {
     drop(start(&mut ledger, &new_task("t", Some(KEY))));
     let mut end = ended(Ending::Success);
     end.session_id = Some("late".to_owned());
-    ledger.finish("t", &end, "run").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &end, "run").unwrap();
     assert_eq!(linked(&ledger), link("late", "t"));
 }
 
@@ -166,9 +166,9 @@ fn a_bad_end_withdraws_the_session_from_every_key() {
     let mut keyless = new_task("keyless", None);
     keyless.session_id = Some("s1".to_owned());
     drop(start(&mut ledger, &keyless));
-    ledger.finish("keyless", &ended(Ending::Failure(Failure::Signal)), "run").unwrap();
+    ledger.finish(&TaskId::recorded("keyless"), &ended(Ending::Failure(Failure::Signal)), "run").unwrap();
     assert_eq!(linked(&ledger), None);
-    let invalidated = ledger.invalidations_of_task("keyless").unwrap();
+    let invalidated = ledger.invalidations_of_task(&TaskId::recorded("keyless")).unwrap();
     assert_eq!(invalidated.len(), 1);
     assert_eq!(invalidated[0].key.as_deref(), Some(KEY));
     assert_eq!(invalidated[0].last_used_at.as_deref(), Some(END));
@@ -183,7 +183,7 @@ fn the_same_id_at_another_provider_is_another_session() {
     other.provider = Some("cursor".to_owned());
     other.session_id = Some("s1".to_owned());
     drop(start(&mut ledger, &other));
-    ledger.finish("other", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    ledger.finish(&TaskId::recorded("other"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
     assert_eq!(linked(&ledger), link("s1", "first"));
     let claim = ledger.claim().unwrap();
     let last = claim.last_use(Some("anthropic"), "s1", None).unwrap();
@@ -196,10 +196,10 @@ fn a_success_does_not_bring_back_what_an_operator_withdrew_meanwhile() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("t", "s1")));
     let claim = ledger.claim().unwrap();
-    assert!(claim.invalidate_session(KEY, "operator", Some("t"), END).unwrap());
-    assert!(!claim.invalidate_session(KEY, "operator", Some("t"), END).unwrap());
+    assert!(claim.invalidate_session(KEY, "operator", Some(&TaskId::recorded("t")), END).unwrap());
+    assert!(!claim.invalidate_session(KEY, "operator", Some(&TaskId::recorded("t")), END).unwrap());
     claim.commit().unwrap();
-    ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
     assert_eq!(linked(&ledger), None);
 }
 
@@ -210,7 +210,7 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     drop(start(&mut ledger, &with_session("first", "s1")));
     let mut end = ended(Ending::Success);
     end.session_cost_usd = Some(1.5);
-    ledger.finish("first", &end, "run").unwrap();
+    ledger.finish(&TaskId::recorded("first"), &end, "run").unwrap();
     let mut second = with_session("second", "s1");
     second.key = Some("another key".to_owned());
     second.started_at = END.to_owned();
@@ -219,10 +219,10 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     let provider = Some("anthropic");
     assert_eq!(claim.last_session_cost(provider, "s1").unwrap(), Some(1.5));
     assert_eq!(claim.last_session_cost(provider, "s2").unwrap(), None);
-    let last = claim.last_use(provider, "s1", Some("first")).unwrap();
+    let last = claim.last_use(provider, "s1", Some(&TaskId::recorded("first"))).unwrap();
     assert_eq!((last.status(), last.task.unwrap().id.as_str()), (Some(Status::Running), "second"));
     assert!(claim.last_use(provider, "s2", None).unwrap().task.is_none());
-    let linked = claim.last_use(provider, "s2", Some("first")).unwrap();
+    let linked = claim.last_use(provider, "s2", Some(&TaskId::recorded("first"))).unwrap();
     assert!(linked.task.is_none(), "a task of another session says nothing of this one");
 }
 
@@ -238,10 +238,10 @@ fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
         LastUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.is_safe()
     };
     assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "it runs");
-    ledger.finish("t", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
     assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false, true]);
     drop(start(&mut ledger, &with_session("u", "s1")));
-    ledger.finish("u", &ended(Ending::Success), "run").unwrap();
+    ledger.finish(&TaskId::recorded("u"), &ended(Ending::Success), "run").unwrap();
     assert!(safe(&mut ledger, false), "the last use was a success");
 }
 
@@ -251,11 +251,11 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
     let mut ledger = world.open();
     // A session fails; the next run begins one, which gives way to a third.
     drop(start(&mut ledger, &with_session("first", "s1")));
-    ledger.finish("first", &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    ledger.finish(&TaskId::recorded("first"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
     drop(start(&mut ledger, &with_session("second", "s2")));
-    ledger.session_seen("second", Some(KEY), Some("anthropic"), "s3", END).unwrap();
+    ledger.session_seen(&TaskId::recorded("second"), Some(KEY), Some("anthropic"), "s3", END).unwrap();
     assert_eq!(reasons(&ledger, "second"), [("s2".to_owned(), "replaced".to_owned())]);
-    ledger.finish("second", &never_executed(), "run").unwrap();
+    ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
     let restored = |ledger: &mut Ledger| match ledger.restore_session(KEY, END).unwrap() {
         Restored::Done(session) => Some(session.session_id),
         _ => None,
@@ -283,15 +283,25 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_k
         let mut ledger = world.open();
         let begun = |id: &str, at: &str| NewTask { started_at: at.to_owned(), ..new_task(id, None) };
         drop(start(&mut ledger, &begun("theirs", theirs)));
-        ledger.finish("theirs", &ended(Ending::Failure(Failure::Exit)), "another").unwrap();
-        let linked_only = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", Some("theirs")).unwrap();
-        assert_eq!(linked_only.task.map(|t| t.id).as_deref(), Some("theirs"), "nobody else is known");
+        ledger
+            .finish(&TaskId::recorded("theirs"), &ended(Ending::Failure(Failure::Exit)), "another")
+            .unwrap();
+        let linked_only = ledger
+            .claim()
+            .unwrap()
+            .last_use(Some("anthropic"), "s1", Some(&TaskId::recorded("theirs")))
+            .unwrap();
+        assert_eq!(linked_only.task.map(|t| t.id), Some(TaskId::recorded("theirs")), "nobody else is known");
 
         drop(start(&mut ledger, &NewTask { session_id: Some("s1".to_owned()), ..begun("ours", ours) }));
         if status != runs {
-            ledger.finish("ours", &ended(Ending::Success), "run").unwrap();
+            ledger.finish(&TaskId::recorded("ours"), &ended(Ending::Success), "run").unwrap();
         }
-        let last = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", Some("theirs")).unwrap();
+        let last = ledger
+            .claim()
+            .unwrap()
+            .last_use(Some("anthropic"), "s1", Some(&TaskId::recorded("theirs")))
+            .unwrap();
         assert_eq!((last.status(), last.task.unwrap().id.as_str()), (status, user), "{theirs} {ours}");
     }
 }
@@ -304,12 +314,12 @@ fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
     let live = ledger.hold_live().unwrap();
     let claim = ledger.claim().unwrap();
     let lost = ended(Ending::Interrupted(Interrupt::SupervisorLost));
-    claim.end("dead", &lost, "run").unwrap();
+    claim.end(&TaskId::recorded("dead"), &lost, "run").unwrap();
     assert!(claim.session(KEY).unwrap().is_none());
     let mut next = with_session("next", "s2");
     next.started_at = START.to_owned();
     claim.insert(&next, &live, "run").unwrap();
-    claim.link_session(KEY, Some("anthropic"), "s2", "next", START).unwrap();
+    claim.link_session(KEY, Some("anthropic"), "s2", &TaskId::recorded("next"), START).unwrap();
     claim.commit().unwrap();
     assert_eq!(linked(&ledger), link("s2", "next"));
     assert_eq!(reasons(&ledger, "dead"), [("s1".to_owned(), "interrupted: supervisor_lost".to_owned())]);

@@ -13,7 +13,7 @@ use rusqlite::config::DbConfig;
 use tempfile::TempDir;
 
 use super::{ChosenBy, Ledger, LiveLock, Location};
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, Identity, NewTask, Place};
+use crate::task::{Counts, EndSource, Ended, Ending, Exit, Identity, NewTask, Place, TaskId};
 
 pub const START: &str = "2026-11-21T12:00:00.000Z";
 pub const END: &str = "2026-11-21T12:00:05.000Z";
@@ -52,7 +52,7 @@ pub fn location(file: &Path) -> Location {
 
 pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
     NewTask {
-        id: id.to_owned(),
+        id: TaskId::recorded(id),
         key: key.map(str::to_owned),
         repo: Some("charles/claude-hooks".to_owned()),
         issue_number: Some(1104),

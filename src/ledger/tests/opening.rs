@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::{World, ended, location, new_task, start};
 use crate::ledger::{ChosenBy, Filter, Finished, Ledger, LedgerError, Location, Seen};
 
-use crate::task::{Counts, Ending};
+use crate::task::{Counts, Ending, TaskId};
 
 const CHILD_FILE: &str = "BOOKEND_TEST_CHILD_FILE";
 const CHILD_ID: &str = "BOOKEND_TEST_CHILD_ID";
@@ -36,9 +36,9 @@ fn this_program(test: &str) -> Command {
 
 fn one_life(file: &Path, id: &str) {
     let mut ledger = Ledger::open(&location(file)).unwrap();
-    let slot = ledger.spool_slot(id).unwrap();
+    let slot = ledger.spool_slot(&TaskId::recorded(id)).unwrap();
     let _live = start(&mut ledger, &new_task(id, Some(id)));
-    let finished = ledger.finish(id, &ended(Ending::Success), "run").unwrap();
+    let finished = ledger.finish(&TaskId::recorded(id), &ended(Ending::Success), "run").unwrap();
     assert_eq!(finished, Finished::Done { invalidated: None });
     slot.discard().unwrap();
 }
@@ -126,9 +126,9 @@ fn child_makes_everything() {
         umask(Mode::from_bits_truncate(u32::from_str_radix(&mask, 8).unwrap()));
         let mut ledger = Ledger::open(&location(Path::new(&file))).unwrap();
         let _live = start(&mut ledger, &new_task("t", None));
-        let slot = ledger.spool_slot("t").unwrap();
+        let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
         slot.write(&ended(Ending::Success), "run").unwrap();
-        drop(ledger.spool_slot("u").unwrap());
+        drop(ledger.spool_slot(&TaskId::recorded("u")).unwrap());
     }
 }
 
@@ -323,7 +323,7 @@ fn who_finds_the_log_long_empties_it_once_nobody_reads_an_older_state() {
     let _live = start(&mut ledger, &new_task("t", None));
     let mut progress = || {
         let seen = Seen { model: None, tool_in_flight: None, at: "now" };
-        ledger.progress("t", &Counts::default(), &seen).unwrap();
+        ledger.progress(&TaskId::recorded("t"), &Counts::default(), &seen).unwrap();
         fs::metadata(world.dir.path().join("bookend.db-wal")).unwrap().len()
     };
     let reader = world.raw();

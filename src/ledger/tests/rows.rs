@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{END, START, World, ended, new_task, start};
 use crate::ledger::{Delivery, Filter, Finished, Found, Ledger, LedgerError, LiveEvidence, Seen};
-use crate::task::{Cancel, Counts, Ending, Failure, Interrupt, Status, Task};
+use crate::task::{Cancel, Counts, Ending, Failure, Interrupt, Status, Task, TaskId};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
@@ -14,7 +14,7 @@ fn read(ledger: &Ledger, id: &str) -> Task {
 }
 
 fn ids(ledger: &Ledger, filter: Filter) -> Vec<String> {
-    ledger.tasks(&filter).unwrap().into_iter().map(|t| t.id).collect()
+    ledger.tasks(&filter).unwrap().into_iter().map(|t| t.id.to_string()).collect()
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn two_running_tasks_under_a_key_are_impossible_whoever_writes() {
     drop(claim);
     let foreign = "INSERT INTO task_history (id, key, status, started_at) VALUES ('c', 'k', 'running', '')";
     assert!(world.raw().execute(foreign, []).is_err());
-    ledger.finish("a", &ended(Ending::Success), "run").unwrap();
+    ledger.finish(&TaskId::recorded("a"), &ended(Ending::Success), "run").unwrap();
     drop(start(&mut ledger, &new_task("b", Some("k"))));
 }
 
@@ -70,7 +70,7 @@ fn a_dropped_claim_leaves_the_ledger_as_it_was() {
     claim.insert(&new_task("a", Some("k")), &live, "run").unwrap();
     drop(claim);
     assert!(matches!(ledger.task("a").unwrap(), Found::None));
-    assert!(ledger.transitions("a").unwrap().is_empty());
+    assert!(ledger.transitions(&TaskId::recorded("a")).unwrap().is_empty());
 }
 
 #[test]
@@ -82,8 +82,8 @@ fn a_task_ends_once_and_never_comes_into_being_by_ending() {
     drop(start(&mut ledger, &task));
     let mut first = ended(Ending::Failure(Failure::Exit));
     first.error = Some("it broke".to_owned());
-    ledger.finish("t", &first, "run").unwrap();
-    let again = ledger.finish("t", &ended(Ending::Success), "recover").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &first, "run").unwrap();
+    let again = ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "recover").unwrap();
     assert_eq!(again, Finished::AlreadyTerminal(Status::Failure));
     let row = read(&ledger, "t");
     assert_eq!(
@@ -95,7 +95,7 @@ fn a_task_ends_once_and_never_comes_into_being_by_ending() {
     assert_eq!(row.end_source.as_deref(), Some("wait"));
     assert_eq!(row.last_seen_at.as_deref(), Some(END));
     let moves: Vec<_> = ledger
-        .transitions("t")
+        .transitions(&TaskId::recorded("t"))
         .unwrap()
         .into_iter()
         .map(|m| (m.from_status, m.to_status, m.by_command.unwrap()))
@@ -107,7 +107,7 @@ fn a_task_ends_once_and_never_comes_into_being_by_ending() {
             (Some(Status::Running), Status::Failure, "run".to_owned()),
         ]
     );
-    let nothing = ledger.finish("no-such", &ended(Ending::Success), "run").unwrap();
+    let nothing = ledger.finish(&TaskId::recorded("no-such"), &ended(Ending::Success), "run").unwrap();
     assert_eq!(nothing, Finished::NoRow);
     assert_eq!(ledger.tasks(&Filter::default()).unwrap().len(), 1);
 }
@@ -141,16 +141,28 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
     drop(start(&mut ledger, &new_task("t", None)));
     let counts = Counts { cost_usd: Some(0.25), output_tokens: Some(7), ..Counts::default() };
     ledger
-        .progress("t", &counts, &Seen { model: Some("opus"), tool_in_flight: Some("Bash"), at: END })
+        .progress(
+            &TaskId::recorded("t"),
+            &counts,
+            &Seen { model: Some("opus"), tool_in_flight: Some("Bash"), at: END },
+        )
         .unwrap();
-    ledger.progress("t", &Counts::default(), &Seen { model: None, tool_in_flight: None, at: END }).unwrap();
+    ledger
+        .progress(
+            &TaskId::recorded("t"),
+            &Counts::default(),
+            &Seen { model: None, tool_in_flight: None, at: END },
+        )
+        .unwrap();
     let mut inferred = ended(Ending::Interrupted(Interrupt::SupervisorLost));
     inferred.source = crate::task::EndSource::Recovery;
     inferred.finished_at = None;
     inferred.exit = None;
-    ledger.finish("t", &inferred, "recover").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &inferred, "recover").unwrap();
     let more = Counts { cost_usd: Some(9.0), ..Counts::default() };
-    ledger.progress("t", &more, &Seen { model: None, tool_in_flight: None, at: "later" }).unwrap();
+    ledger
+        .progress(&TaskId::recorded("t"), &more, &Seen { model: None, tool_in_flight: None, at: "later" })
+        .unwrap();
     let row = read(&ledger, "t");
     assert_eq!((row.cost_usd, row.output_tokens, row.turns), (Some(0.25), Some(7), None));
     assert_eq!(row.model.as_deref(), Some("opus"));
@@ -177,7 +189,7 @@ fn running_tasks_come_first_and_each_group_newest_first() {
             "c" => Ending::Cancelled(Cancel::Operator),
             _ => Ending::Success,
         };
-        ledger.finish(id, &ended(ending), "run").unwrap();
+        ledger.finish(&TaskId::recorded(id), &ended(ending), "run").unwrap();
     }
     let all = Filter::default();
     assert_eq!(ids(&ledger, all.clone()), ["b", "e", "d", "c", "a"]);
@@ -219,25 +231,25 @@ fn deliveries_are_counted() {
     let mut task = new_task("t", None);
     task.on_finish = Some("{}".to_owned());
     drop(start(&mut ledger, &task));
-    ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
     let pending = read(&ledger, "t");
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), Some(1));
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), None, "somebody else has taken it");
-    ledger.delivery("t", Delivery::Failed, END).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), Delivery::Failed, END).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
         (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
         (Some("failed"), 1, None)
     );
     assert_eq!(ledger.begin_delivery(&row).unwrap(), Some(2));
-    ledger.delivery("t", Delivery::Delivered, END).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), Delivery::Delivered, END).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
         (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.as_deref()),
         (Some("delivered"), 2, Some(END))
     );
     assert!(matches!(
-        ledger.delivery("u", Delivery::Failed, END).unwrap_err(),
+        ledger.delivery(&TaskId::recorded("u"), Delivery::Failed, END).unwrap_err(),
         LedgerError::NoSuchTask { .. }
     ));
 }
@@ -267,6 +279,6 @@ fn resting_forgets_nothing() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
     ledger.rest().unwrap();
-    ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
     assert_eq!(read(&ledger, "t").status, Status::Success);
 }

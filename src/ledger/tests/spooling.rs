@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{World, ended, new_task, start};
 use crate::ledger::{Found, Ledger, MergeOutcome};
-use crate::task::{Counts, Ended, Ending, Exit, Failure, Sender, Status, Task};
+use crate::task::{Counts, Ended, Ending, Exit, Failure, Sender, Status, Task, TaskId};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
@@ -43,20 +43,20 @@ fn a_spooled_record_comes_into_its_row_as_if_it_had_been_written_there() {
     for id in ["direct", "spooled"] {
         drop(start(&mut ledger, &new_task(id, None)));
     }
-    ledger.finish("direct", &a_rich_end(), "run").unwrap();
-    let slot = ledger.spool_slot("spooled").unwrap();
+    ledger.finish(&TaskId::recorded("direct"), &a_rich_end(), "run").unwrap();
+    let slot = ledger.spool_slot(&TaskId::recorded("spooled")).unwrap();
     let path = slot.write(&a_rich_end(), "run").unwrap();
     assert_eq!(ledger.spooled().unwrap(), [path]);
     let claim = ledger.claim().unwrap();
-    assert!(claim.spooled("spooled").unwrap().is_some());
-    assert!(claim.spooled("direct").unwrap().is_none());
+    assert!(claim.spooled(&TaskId::recorded("spooled")).unwrap().is_some());
+    assert!(claim.spooled(&TaskId::recorded("direct")).unwrap().is_none());
     drop(claim);
     drop(ledger);
 
     let ledger = world.open();
     let merged = ledger.merged();
     assert_eq!(merged.len(), 1);
-    assert_eq!(merged[0].task.as_deref(), Some("spooled"));
+    assert_eq!(merged[0].task, Some(TaskId::recorded("spooled")));
     assert!(matches!(
         &merged[0].outcome,
         MergeOutcome::Applied { status: Status::Failure, invalidated: Some(id) } if id == "s"
@@ -69,7 +69,7 @@ fn a_spooled_record_comes_into_its_row_as_if_it_had_been_written_there() {
     row.id = direct.id.clone();
     row.live_slot = direct.live_slot;
     assert_eq!(row, direct);
-    assert_eq!(ledger.transitions("spooled").unwrap().len(), 2);
+    assert_eq!(ledger.transitions(&TaskId::recorded("spooled")).unwrap().len(), 2);
 }
 
 #[test]
@@ -77,9 +77,9 @@ fn a_record_whose_row_has_ended_is_kept_and_reported() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
-    let slot = ledger.spool_slot("t").unwrap();
+    let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
     slot.write(&a_rich_end(), "run").unwrap();
-    ledger.finish("t", &ended(Ending::Success), "run").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
     let merged = ledger.merge_spool().unwrap();
     let MergeOutcome::AlreadyTerminal { status, kept } = &merged[0].outcome else {
         panic!("{merged:?}");
@@ -95,13 +95,13 @@ fn a_record_that_was_merged_before_is_no_finding() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
-    let path = ledger.spool_slot("t").unwrap().write(&a_rich_end(), "run").unwrap();
+    let path = ledger.spool_slot(&TaskId::recorded("t")).unwrap().write(&a_rich_end(), "run").unwrap();
     let bytes = fs::read(&path).unwrap();
     ledger.merge_spool().unwrap();
     fs::write(&path, bytes).unwrap();
     let merged = ledger.merge_spool().unwrap();
     assert!(matches!(merged[0].outcome, MergeOutcome::Applied { .. }));
-    assert_eq!(ledger.transitions("t").unwrap().len(), 2);
+    assert_eq!(ledger.transitions(&TaskId::recorded("t")).unwrap().len(), 2);
     assert!(!path.exists());
 }
 
@@ -110,13 +110,14 @@ fn what_cannot_be_merged_is_kept_and_reported_and_does_not_stop_the_rest() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("good", None)));
-    ledger.spool_slot("good").unwrap().write(&a_rich_end(), "run").unwrap();
-    let orphan = ledger.spool_slot("orphan").unwrap();
+    ledger.spool_slot(&TaskId::recorded("good")).unwrap().write(&a_rich_end(), "run").unwrap();
+    let orphan = ledger.spool_slot(&TaskId::recorded("orphan")).unwrap();
     let orphan = orphan.write(&a_rich_end(), "run").unwrap();
     fs::write(orphan.with_file_name("torn.json"), "{\"version\":1,").unwrap();
     // It is JSON still, and one digit is another.
     drop(start(&mut ledger, &new_task("damaged", None)));
-    let damaged = ledger.spool_slot("damaged").unwrap().write(&a_rich_end(), "run").unwrap();
+    let damaged =
+        ledger.spool_slot(&TaskId::recorded("damaged")).unwrap().write(&a_rich_end(), "run").unwrap();
     let text = String::from_utf8(fs::read(&damaged).unwrap()).unwrap();
     fs::write(&damaged, text.replacen("\"term_signal\":9", "\"term_signal\":8", 1)).unwrap();
     let outcomes: Vec<_> = ledger.merge_spool().unwrap().into_iter().map(|m| m.outcome).collect();
@@ -137,7 +138,7 @@ fn records_are_merged_in_the_order_in_which_the_tasks_ended() {
         drop(start(&mut ledger, &new_task(id, None)));
         let mut end = ended(Ending::Success);
         end.finished_at = Some(at.to_owned());
-        ledger.spool_slot(id).unwrap().write(&end, "run").unwrap();
+        ledger.spool_slot(&TaskId::recorded(id)).unwrap().write(&end, "run").unwrap();
     }
     let order: Vec<_> = ledger.merge_spool().unwrap().into_iter().map(|m| m.task.unwrap()).collect();
     assert_eq!(order, ["b", "a"]);
@@ -147,18 +148,18 @@ fn records_are_merged_in_the_order_in_which_the_tasks_ended() {
 fn the_room_for_a_record_is_taken_beforehand_and_given_back() {
     let world = World::new();
     let ledger = world.open();
-    let slot = ledger.spool_slot("../odd id").unwrap();
+    let slot = ledger.spool_slot(&TaskId::recorded("../odd id")).unwrap();
     let path = world.at().private_dir().join("spool/.%2E%2E%2Fodd%20id.slot");
     let meta = fs::metadata(&path).unwrap();
     assert!(meta.len() >= 16 * 1024 && meta.blocks() * 512 >= 16 * 1024);
     assert!(ledger.spooled().unwrap().is_empty());
     slot.discard().unwrap();
     assert!(!path.exists());
-    let dead = ledger.spool_slot("dead").unwrap();
+    let dead = ledger.spool_slot(&TaskId::recorded("dead")).unwrap();
     drop(dead);
     let path = world.at().private_dir().join("spool/.dead.slot");
     assert!(path.exists());
-    ledger.clear_spool("dead", true).unwrap();
+    ledger.clear_spool(&TaskId::recorded("dead"), true).unwrap();
     assert!(!path.exists());
 }
 
@@ -169,7 +170,7 @@ fn a_record_may_be_larger_than_its_room() {
     drop(start(&mut ledger, &new_task("t", None)));
     let mut end = a_rich_end();
     end.error = Some("é".repeat(100_000));
-    ledger.spool_slot("t").unwrap().write(&end, "run").unwrap();
+    ledger.spool_slot(&TaskId::recorded("t")).unwrap().write(&end, "run").unwrap();
     ledger.merge_spool().unwrap();
     assert_eq!(read(&ledger, "t").error, end.error);
 }

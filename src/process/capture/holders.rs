@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::os::fd::BorrowedFd;
 
-use crate::process::identity;
+use crate::process::procfs::identity;
 
 /// How many are named; of further ones only the number is given.
 const NAMED: usize = 4;

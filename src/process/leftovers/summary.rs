@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Kind, Leftover, LeftoverSweep, Phase, Why};
-use crate::process::{dying, identity};
+use crate::process::procfs::{dying, identity};
 
 /// How many pids a summary names.
 const NAMED: usize = 64;

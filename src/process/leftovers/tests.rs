@@ -83,7 +83,7 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
 
 fn sweep(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> LeftoverSweep {
     let task = Task {
-        id: id(),
+        id: TaskId::recorded(id()),
         ledger: LedgerFile::at(LEDGER.as_ref()),
         agent,
         agent_tty: 0,

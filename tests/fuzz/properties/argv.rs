@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::agent::{Adapter, Asked, AskedSession, Place, Plan, recognise};
-use crate::session::{Known, LastUse, Transcript, choose};
-use crate::task::Status;
+use crate::run::resolve::{Known, LastUse, Transcript, choose};
+use crate::task::{Status, TaskId};
 
 /// The words are parted by NUL bytes, as in `/proc/PID/cmdline`.
 pub fn argv(line: &[u8]) {
@@ -46,7 +46,7 @@ const NEW: &str = "0197a6a0-0000-4000-8000-000000000123";
 fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
     let last = linked.map(|id| LastUse {
         session: id.to_owned(),
-        task: Some(("t".to_owned(), Status::Success)),
+        task: Some((TaskId::recorded("t"), Status::Success)),
         restored: false,
         veto: None,
         transcript_seen: None,

@@ -9,19 +9,19 @@ use crate::task::{Cancel, Failure, Interrupt, KeepSession};
 pub fn spool(bytes: &[u8]) {
     if let Ok(content) = parse(bytes) {
         let Content::Record(read) = content else { panic!("{content:?} comes of bytes that were read") };
-        assert_eq!(through(&read.task, &read.ended, &read.by_command), read.ended);
+        assert_eq!(through(read.task.as_str(), &read.ended, &read.by_command), read.ended);
     }
     let mut from = From(bytes);
     let (task, by, ended) = (from.text(), from.text(), from.ended());
     assert_eq!(through(&task, &ended, &by), ended);
-    if let Ok(name) = file_name(&task) {
-        assert!(!name.contains(['/', '.', '\0']) && id_of(&name) == Some(task));
+    if let Ok(name) = file_name(&TaskId::recorded(&task)) {
+        assert!(!name.contains(['/', '.', '\0']) && id_of(&name) == Some(TaskId::recorded(task)));
     }
 }
 
 /// What is read of this ending once it is written; and that nothing is read once it is damaged.
 fn through(task: &str, ended: &Ended, by: &str) -> Ended {
-    let written = Record::new(task, ended, by).sealed().expect("JSON");
+    let written = Record::new(&TaskId::recorded(task), ended, by).sealed().expect("JSON");
     let read = match parse(&written) {
         Ok(Content::Record(read)) => read,
         other => panic!("{other:?} of {}", written.escape_ascii()),

@@ -1,7 +1,7 @@
 //! `/proc/PID/stat`: no name of a process, whatever bytes it holds, makes it look like another one.
 
 use super::Chance;
-use crate::process::identity::{Stat, parse_stat};
+use crate::process::procfs::identity::{Stat, parse_stat};
 
 /// Reads the bytes as a line, and as the name of a process in a line that is whole.
 pub fn stat(bytes: &[u8]) {

@@ -3,9 +3,9 @@
 
 use std::borrow::Cow;
 
-use super::event::{Block, Event, Message, Stream, Usage};
-use super::json::{Cursor, Parsed};
-use super::lines::{LineSplitter, ObjectSplitter};
+use super::output::event::{Block, Event, Message, Stream, Usage};
+use super::output::json::{Cursor, Parsed};
+use super::output::lines::{LineSplitter, ObjectSplitter};
 use crate::fuzz::json::Json;
 use crate::fuzz::{Chance, cuts};
 

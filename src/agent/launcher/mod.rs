@@ -1,0 +1,497 @@
+//! Which agent a command line starts, behind which other programs, and where its own arguments begin.
+
+mod table;
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use memchr::memmem;
+
+use super::{ADAPTERS, Adapter, UnknownAgentType};
+use table::{LAUNCHERS, Launcher, Reach, has};
+
+/// How many programs may start one another on a command line.
+const DEPTH: usize = 8;
+/// How many symbolic links are followed from a program to what it is.
+const LINKS: usize = 8;
+
+/// By what an agent is known. Lists are parted by white space.
+#[derive(Debug)]
+pub struct Names {
+    /// Base names of its program.
+    pub programs: &'static str,
+    /// Base names that are also other programs': they count only where the agent's type is given.
+    pub common: &'static str,
+    /// Packages that hold it, as npx and the like name them: there a common name is its program too.
+    pub packages: &'static str,
+    /// Its releases are programs that are named by their version, in a folder `versions`.
+    pub by_version: bool,
+}
+
+/// What a command line starts.
+pub struct Recognised {
+    pub adapter: &'static dyn Adapter,
+    /// Where in the argv, the program first, the agent's own arguments begin.
+    pub own: usize,
+    pub place: Place,
+}
+
+/// Where the agent's conversations are, seen from bookend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Here,
+    /// This program starts it as another user or on another machine.
+    Elsewhere(String),
+    /// Nothing is put into its arguments.
+    Untracked(Untracked),
+}
+
+/// Why a conversation is not tracked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Untracked {
+    /// There is no adapter for this program.
+    NoAdapter(String),
+    /// This program may start several agents, or its arguments do not show which.
+    Hidden(String),
+    /// This program was given an option of which bookend does not know how many words it takes.
+    Unclear(String),
+    /// This program starts it as another user or on another machine.
+    Elsewhere(String),
+    /// This program is not known, and a later argument names an agent.
+    Ambiguous(String),
+}
+
+impl fmt::Display for Untracked {
+    /// As the row has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Untracked::NoAdapter(by)
+            | Untracked::Hidden(by)
+            | Untracked::Unclear(by)
+            | Untracked::Elsewhere(by) => f.write_str(by),
+            Untracked::Ambiguous(by) => write!(f, "ambiguous: {by}"),
+        }
+    }
+}
+
+/// What the walk along a command line came to; places are indexes of the argv.
+#[derive(Debug)]
+enum Walk {
+    Agent {
+        adapter: usize,
+        at: usize,
+    },
+    /// A program of which nothing is known.
+    Program {
+        at: usize,
+    },
+    /// A launcher that does not show what it starts.
+    Hidden {
+        at: usize,
+    },
+    /// A launcher whose arguments are not understood.
+    Unclear {
+        at: usize,
+    },
+}
+
+/// Recognises the agent of a command line, the program first.
+///
+/// # Errors
+/// `agent_type` names no adapter.
+pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognised, UnknownAgentType> {
+    let named = match agent_type {
+        None => None,
+        Some(name) => Some(super::by_type(name).ok_or_else(|| UnknownAgentType {
+            program: argv.first().map(PathBuf::from).unwrap_or_default(),
+            named: name.to_owned(),
+        })?),
+    };
+    let mut away = None;
+    let walk = walk(argv, named, &mut away);
+    let untracked = |why, own| Recognised {
+        adapter: named.unwrap_or_else(super::no_adapter),
+        own,
+        place: Place::Untracked(why),
+    };
+    Ok(match (walk, away) {
+        // Their own words name them, whatever the user says.
+        (Walk::Agent { at, .. }, Some((by, _))) if named.is_none() => untracked(Untracked::Elsewhere(by), at),
+        (Walk::Agent { at, .. }, Some((by, true))) if !argv[at..].iter().all(|w| is_plain(w)) => {
+            untracked(Untracked::Elsewhere(by), argv.len())
+        }
+        (Walk::Agent { adapter, at }, away) => Recognised {
+            adapter: ADAPTERS[adapter],
+            own: at + 1,
+            place: away.map_or(Place::Here, |(by, _)| Place::Elsewhere(by)),
+        },
+        (Walk::Hidden { at }, _) => untracked(Untracked::Hidden(base(&argv[at])), argv.len()),
+        (_, Some((by, _))) => untracked(Untracked::Elsewhere(by), argv.len()),
+        (Walk::Unclear { at }, None) => {
+            untracked(Untracked::Unclear(base(&argv[at])), after_agent(argv, at + 1).unwrap_or(argv.len()))
+        }
+        (Walk::Program { at }, None) => match (named, after_agent(argv, at + 1)) {
+            (None, _) => untracked(Untracked::NoAdapter(base_at(argv, at)), argv.len()),
+            (Some(adapter), _) if !adapter.tracks_sessions() => {
+                untracked(Untracked::NoAdapter(base_at(argv, at)), argv.len())
+            }
+            (Some(_), Some(own)) => untracked(Untracked::Ambiguous(base_at(argv, at)), own),
+            (Some(adapter), None) => {
+                Recognised { adapter, own: (at + 1).min(argv.len()), place: Place::Here }
+            }
+        },
+    })
+}
+
+/// Follows the launchers of a command line. `away` becomes the launcher that leaves this user or machine, and
+/// whether a shell there reads the words again.
+fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Option<(String, bool)>) -> Walk {
+    let mut at = 0;
+    for _ in 0..DEPTH {
+        let Some(word) = argv.get(at) else { break };
+        let known = ADAPTERS.iter().position(|a| {
+            let counts = named.is_none_or(|n| n.agent_type() == a.agent_type());
+            counts && a.names().is_name(word, named.is_some())
+        });
+        if let Some(adapter) = known {
+            return Walk::Agent { adapter, at };
+        }
+        let args = &argv[at + 1..];
+        let name = Path::new(word).file_name().unwrap_or(word);
+        let rows: Vec<&Launcher> =
+            LAUNCHERS.iter().filter(|l| has(l.names, &name.to_string_lossy())).collect();
+        let Some(launcher) = rows.iter().find(|l| l.calls(name, args)).or(rows.first()) else {
+            return match linked(argv, at, named) {
+                Some(adapter) => Walk::Agent { adapter, at },
+                None => Walk::Program { at },
+            };
+        };
+        match launcher.reach {
+            Reach::Here => {}
+            Reach::Hidden => return Walk::Hidden { at },
+            reach => {
+                let (_, by_shell) = away.get_or_insert_with(|| (base(word), false));
+                *by_shell |= reach == Reach::ElsewhereByShell;
+            }
+        }
+        match launcher.program(args) {
+            Some(place) => at += 1 + place,
+            None => return Walk::Unclear { at },
+        }
+    }
+    Walk::Unclear { at: 0 }
+}
+
+/// The agent to which the program at `at` is a symbolic link.
+fn linked(argv: &[OsString], at: usize, named: Option<&'static dyn Adapter>) -> Option<usize> {
+    let word = Path::new(&argv[at]);
+    // What another program looks up may be looked up elsewhere.
+    if at > 0 && !word.is_absolute() {
+        return None;
+    }
+    let mut file =
+        if word.components().count() > 1 || word.is_absolute() { word.to_path_buf() } else { in_path(word)? };
+    for _ in 0..LINKS {
+        let target = std::fs::read_link(&file).ok()?;
+        file = file.parent().unwrap_or(Path::new("")).join(target);
+        let known = ADAPTERS.iter().position(|a| {
+            let counts = named.is_none_or(|n| n.agent_type() == a.agent_type());
+            counts && a.names().is_name(file.as_os_str(), named.is_some())
+        });
+        if known.is_some() {
+            return known;
+        }
+    }
+    None
+}
+
+/// The symbolic link of this name that PATH finds; `None`: it finds none, or a program.
+fn in_path(name: &Path) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    for dir in std::env::split_paths(&path) {
+        let file = dir.join(name);
+        match std::fs::read_link(&file) {
+            Ok(_) => return Some(file),
+            Err(e) if e.kind() == ErrorKind::InvalidInput => return None,
+            Err(_) => {}
+        }
+    }
+    None
+}
+
+impl Names {
+    /// Whether a word of a command line is the name or the path of this agent.
+    fn is_name(&self, word: &OsStr, typed: bool) -> bool {
+        let path = Path::new(word);
+        let Some(base) = path.file_name().and_then(OsStr::to_str) else { return false };
+        let of_package = |package: &str| {
+            let version = word.to_str().and_then(|w| w.strip_prefix(package));
+            let is_program = || has(self.programs, base) || has(self.common, base);
+            version.is_some_and(|v| v.is_empty() || v.starts_with('@'))
+                || (is_program() && holds(path, package))
+        };
+        has(self.programs, base)
+            || (typed && has(self.common, base))
+            || self.packages.split_whitespace().any(of_package)
+            || (self.by_version && is_version(base) && in_versions(path))
+    }
+}
+
+/// Whether `path` is a file below the folder of `package`.
+fn holds(path: &Path, package: &str) -> bool {
+    path.ancestors().skip(1).any(|dir| dir.ends_with(package))
+}
+
+fn in_versions(path: &Path) -> bool {
+    path.parent().and_then(Path::file_name) == Some(OsStr::new("versions"))
+}
+
+fn is_version(name: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    name.split('.').count() == 3 && name.split('.').all(is_number)
+}
+
+/// The agent that a word names, if it names one: not a folder that has the name, nor a text or an address
+/// that ends with it.
+fn names_agent(word: &OsStr) -> Option<&'static dyn Adapter> {
+    let adapter = ADAPTERS.iter().find(|a| a.names().is_name(word, false))?;
+    let bytes = word.as_bytes();
+    let is_folder = bytes.contains(&b'/') && Path::new(word).is_dir();
+    let is_text = bytes.iter().any(u8::is_ascii_whitespace) || memmem::find(bytes, b"://").is_some();
+    (!is_folder && (!is_text || Path::new(word).is_file())).then_some(*adapter)
+}
+
+/// The place behind the first word, from `at` on, that names an agent.
+fn after_agent(argv: &[OsString], at: usize) -> Option<usize> {
+    let words = argv.get(at..)?;
+    words.iter().position(|word| names_agent(word).is_some()).map(|place| at + place + 1)
+}
+
+/// The agent that a command line may start although it is not tracked: one of its arguments, or a word of a
+/// shell's text, names it.
+pub fn mentioned(argv: &[OsString], why: &Untracked) -> Option<&'static str> {
+    let args = argv.get(1..)?;
+    let whole = args.iter().find_map(|word| names_agent(word));
+    let in_text = || {
+        let takes_text = |option: &OsString| {
+            let option = option.as_bytes();
+            option.starts_with(b"-")
+                && (option.ends_with(b"c") || option == b"-S" || option.ends_with(b"string"))
+        };
+        let texts = args.windows(2).filter(|pair| takes_text(&pair[0])).map(|pair| &pair[1]);
+        texts
+            .flat_map(|text| text.as_bytes().split(|b| !is_plain_byte(*b)))
+            .find_map(|word| names_agent(OsStr::from_bytes(word)))
+    };
+    let found = match why {
+        Untracked::Hidden(_) | Untracked::Unclear(_) => whole.or_else(in_text),
+        _ => whole,
+    };
+    found.map(Adapter::agent_type)
+}
+
+/// Whether a shell reads this word as it is.
+fn is_plain(word: &OsStr) -> bool {
+    !word.is_empty() && word.as_bytes().iter().all(|b| is_plain_byte(*b))
+}
+
+fn is_plain_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_./:=@,+%".contains(&byte)
+}
+
+fn base(word: &OsStr) -> String {
+    Path::new(word).file_name().unwrap_or(word).to_string_lossy().into_owned()
+}
+
+fn base_at(argv: &[OsString], at: usize) -> String {
+    argv.get(at).map(|word| base(word)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    /// The type, the words before the agent's own, and how it is tracked; `|` in `line` parts them.
+    fn assert_own(line: &str, agent_type: Option<&str>, place: &Place) {
+        let (before, own) = line.split_once('|').unwrap_or((line, ""));
+        let argv = words(&format!("{before} {own}"));
+        let found = recognise(&argv, agent_type).expect("a type");
+        assert_eq!((&found.place, found.own), (place, words(before).len()), "{line}");
+        assert_eq!(found.adapter.agent_type(), agent_type.unwrap_or("claude"), "{line}");
+    }
+
+    fn untracked(line: &str, agent_type: Option<&str>) -> String {
+        match recognise(&words(line), agent_type).expect("a type").place {
+            Place::Untracked(why) => why.to_string(),
+            place => format!("{place:?}"),
+        }
+    }
+
+    #[test]
+    fn an_agent_is_known_by_its_names_and_behind_what_executes_it_here() {
+        for line in [
+            "claude | -p hi",
+            "/opt/x/claude |",
+            "claude.exe | -p",
+            "./versions/2.1.330 | -p hi",
+            "env A=b claude | -p hi",
+            "env -i -u X --chdir=src/claude PATH=/bin claude | -p",
+            "env -C src/claude claude | -p",
+            "nice claude |",
+            "nice -n 5 claude |",
+            "nice -10 claude |",
+            "ionice -c2 -n 7 claude |",
+            "chrt -b 0 claude |",
+            "taskset -c 0,1 claude |",
+            "nohup claude | -p",
+            "setsid -w claude | -p",
+            "stdbuf -oL claude | -p",
+            "timeout -k 5 60 claude | -p",
+            "timeout --signal=INT 60 /work/versions/2.1.330 | -p",
+            "flock -n src/claude claude | -p",
+            "node --title claude --env-file .env /x/@anthropic-ai/claude-code/cli.js | -p",
+            "node --no-warnings /x/node_modules/@anthropic-ai/claude-code/cli.js | -p hi",
+            "npx @anthropic-ai/claude-code@2.1.330 | -p hi",
+            "npx -y -p @anthropic-ai/claude-code claude | -p hi",
+            "npx --package=@anthropic-ai/claude-code claude | -p",
+            "bunx @anthropic-ai/claude-code | -p",
+            "bun x @anthropic-ai/claude-code | -p",
+            "pnpm dlx @anthropic-ai/claude-code | -p",
+            "mise exec node@20 -- claude | -p",
+            "mise x -- claude | -p",
+            "direnv exec src/claude claude | -p",
+            "env A=1 nice -n 1 timeout 5 claude | -p",
+        ] {
+            assert_own(line, None, &Place::Here);
+            assert_own(line, Some("claude"), &Place::Here);
+        }
+    }
+
+    #[test]
+    fn the_arguments_of_an_unknown_program_are_the_agents_if_its_type_is_given() {
+        for line in
+            ["wrapper | -p hi", "env A=b wrapper | -p", "node server.js | -p", "npx -y some-fork | -p"]
+        {
+            assert_own(line, Some("claude"), &Place::Here);
+        }
+        for option in ["--env-file", "--disable-warning", "--dns-result-order", "--title"] {
+            assert_own(&format!("node {option} x server.js | -p"), Some("claude"), &Place::Here);
+        }
+        let argv = ["wrapper", "-p", "fix src/claude"].map(OsString::from);
+        assert_eq!(recognise(&argv, Some("claude")).expect("a type").place, Place::Here);
+        assert_own("agent | -p", Some("cursor"), &Place::Here);
+        assert_own("cursor-agent | -p", Some("cursor"), &Place::Here);
+        for (line, why) in [
+            ("claude-wrapper -p -- claude", "ambiguous: claude-wrapper"),
+            ("bwrap --ro-bind / / /usr/bin/claude -p", "ambiguous: bwrap"),
+            ("env A=b wrapper cursor-agent", "ambiguous: wrapper"),
+        ] {
+            assert_eq!(untracked(line, Some("claude")), why, "{line}");
+        }
+    }
+
+    #[test]
+    fn behind_another_user_or_machine_an_agent_counts_only_if_its_type_is_given() {
+        for (line, by) in [
+            ("sudo -u claude claude | -p hi", "sudo"),
+            ("sudo -nE A=1 claude | -p", "sudo"),
+            ("doas -u claude claude | -p", "doas"),
+            ("docker run --name claude -it img claude | -p hi", "docker"),
+            ("docker -H tcp://h run --rm -v /srv/claude:/w img claude | -p", "docker"),
+            ("podman exec -w /w box claude | -p", "podman"),
+            ("ssh -p 22 claude@build claude | -p hi", "ssh"),
+            ("nice docker run img claude | -p", "docker"),
+        ] {
+            assert_own(line, Some("claude"), &Place::Elsewhere(by.to_owned()));
+            assert_eq!(untracked(&line.replace('|', ""), None), by, "{line}");
+        }
+        for (line, by) in [
+            ("docker run img -p hi", "docker"),
+            ("docker run --new-option x img claude -p", "docker"),
+            ("docker run -d img claude -p", "docker"),
+            ("docker compose exec box claude -p", "docker"),
+            ("sudo -i claude -p", "sudo"),
+            ("sudo -u claude true", "sudo"),
+            ("ssh build", "ssh"),
+        ] {
+            assert_eq!(untracked(line, Some("claude")), by, "{line}");
+        }
+        let read_again = ["sudo", "ssh", "build", "claude", "-p", "say --resume x; rm"].map(OsString::from);
+        for (argv, by) in [(&read_again[..], "sudo"), (&read_again[1..], "ssh")] {
+            let found = recognise(argv, Some("claude")).expect("a type");
+            assert_eq!(found.place, Place::Untracked(Untracked::Elsewhere(by.to_owned())));
+        }
+    }
+
+    #[test]
+    fn what_hides_an_agent_or_is_not_understood_is_never_touched() {
+        for (line, by) in [
+            ("bash -c exit", "bash"),
+            ("sh run.sh claude -p", "sh"),
+            ("xargs -n1 claude -p", "xargs"),
+            ("parallel claude -p", "parallel"),
+            ("script -qc claude log", "script"),
+            ("env A=1 bash -c claude", "bash"),
+            ("sudo bash -c claude", "bash"),
+            ("env -S claude", "env"),
+            ("timeout --new 5 60 claude -p", "timeout"),
+            ("flock file -c claude", "flock"),
+            ("npx -c claude", "npx"),
+            ("setsid -f claude -p", "setsid"),
+            ("pnpm run claude", "pnpm"),
+            ("mise exec claude -p", "mise"),
+        ] {
+            assert_eq!(untracked(line, Some("claude")), by, "{line}");
+            assert_eq!(untracked(line, None), by, "{line}");
+        }
+        assert_eq!(untracked("make claude", None), "make");
+        assert_eq!(untracked("true", None), "true");
+        assert_eq!(untracked("node /x/@anthropic-ai/claude-code/install.cjs", None), "install.cjs");
+        assert_eq!(untracked("claude -p", Some("command")), "claude");
+        assert!(recognise(&words("x"), Some("codex")).is_err());
+    }
+
+    #[test]
+    fn an_agent_is_mentioned_by_an_argument_or_a_word_of_a_shells_text() {
+        let mentioned = |argv: &[&str]| {
+            let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
+            let Place::Untracked(why) = recognise(&argv, None).expect("a type").place else {
+                panic!("{argv:?} is tracked")
+            };
+            mentioned(&argv, &why)
+        };
+        assert_eq!(mentioned(&["sh", "-c", "cd x && claude -p hi"]), Some("claude"));
+        assert_eq!(mentioned(&["bash", "-lc", "exec /opt/cursor-agent"]), Some("cursor"));
+        assert_eq!(mentioned(&["docker", "run", "img", "claude"]), Some("claude"));
+        assert_eq!(mentioned(&["xargs", "claude"]), Some("claude"));
+        assert_eq!(mentioned(&["sh", "-c", "echo claudette"]), None);
+        assert_eq!(mentioned(&["sh", "build.sh", "ask claude"]), None);
+        assert_eq!(mentioned(&["make", "all"]), None);
+        assert_eq!(mentioned(&["git", "clone", "https://example.org/claude"]), None);
+        assert_eq!(mentioned(&["ask", "what is in /opt/claude"]), None);
+        assert_eq!(mentioned(&["cat", "/x/@anthropic-ai/claude-code/package.json"]), None);
+    }
+
+    #[test]
+    fn a_symbolic_link_is_what_it_leads_to() {
+        let tmp = tempfile::tempdir().expect("a directory");
+        let (real, other) = (tmp.path().join("claude"), tmp.path().join("other"));
+        std::fs::write(&real, "").expect("a program");
+        std::fs::write(&other, "").expect("a program");
+        for (name, to) in [("ai", "claude"), ("again", "ai"), ("plain", "other")] {
+            std::os::unix::fs::symlink(to, tmp.path().join(name)).expect("a link");
+        }
+        let place = |name: &str| recognise(&[tmp.path().join(name).into()], None).expect("a type").place;
+        assert_eq!(place("ai"), Place::Here);
+        assert_eq!(place("again"), Place::Here);
+        assert_eq!(place("plain"), Place::Untracked(Untracked::NoAdapter("plain".to_owned())));
+        assert_eq!(place("other"), Place::Untracked(Untracked::NoAdapter("other".to_owned())));
+    }
+}

@@ -1,0 +1,489 @@
+//! One event of an agent's JSON output: the keys that bookend looks at, whichever agent wrote them.
+//!
+//! Keys are read by name and in any order. An event that is cut or no JSON is no event at all.
+
+use std::borrow::Cow;
+
+use super::json::{Cursor, Malformed, Parsed, lossy};
+use crate::agent::RunResult;
+
+/// Characters of an error's text that are kept.
+const ERROR_TEXT: usize = 8 << 10;
+/// US dollars. A greater cost is ignored: it would make every sum useless.
+const MOST_COST_USD: f64 = 1e9;
+
+pub type Text<'a> = Option<Cow<'a, str>>;
+
+/// Tokens as an event counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub input: Option<i64>,
+    pub output: Option<i64>,
+    pub cache_read: Option<i64>,
+    pub cache_creation: Option<i64>,
+}
+
+impl Usage {
+    pub fn plus(self, other: Usage) -> Usage {
+        self.with(other, i64::saturating_add)
+    }
+
+    /// The larger of each: counts of one message only grow while it streams.
+    pub fn most(self, other: Usage) -> Usage {
+        self.with(other, i64::max)
+    }
+
+    #[inline(always)]
+    fn with(self, other: Usage, join: impl Fn(i64, i64) -> i64) -> Usage {
+        let one = |a: Option<i64>, b: Option<i64>| match (a, b) {
+            (Some(a), Some(b)) => Some(join(a, b)),
+            (a, b) => a.or(b),
+        };
+        Usage {
+            input: one(self.input, other.input),
+            output: one(self.output, other.output),
+            cache_read: one(self.cache_read, other.cache_read),
+            cache_creation: one(self.cache_creation, other.cache_creation),
+        }
+    }
+}
+
+/// Tokens as they were counted, and how that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted<T> {
+    pub usage: Usage,
+    pub text: T,
+}
+
+/// What one block of a message's content says of tools.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Block<T> {
+    Call { id: T, name: T },
+    Answer { id: T },
+}
+
+#[derive(Debug, PartialEq)]
+pub struct Message<T> {
+    pub id: Option<T>,
+    pub model: Option<T>,
+    pub usage: Option<Counted<T>>,
+    pub blocks: Vec<Block<T>>,
+}
+
+/// The event inside a `stream_event`: what the API sent, as it came.
+#[derive(Debug, PartialEq)]
+pub struct Stream<T> {
+    pub kind: Option<T>,
+    pub message: Option<Message<T>>,
+    pub usage: Option<Counted<T>>,
+}
+
+/// What a `rate_limit_event` says of the account's usage limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RateLimit {
+    pub rejected: bool,
+    /// Unix time, seconds.
+    pub resets_at: Option<i64>,
+}
+
+/// An event and its texts, or where they stand.
+#[derive(Debug, Default, PartialEq)]
+pub struct Event<'a, T = Cow<'a, str>> {
+    pub kind: Option<T>,
+    pub subtype: Option<T>,
+    pub session_id: Option<T>,
+    pub model: Option<T>,
+    pub usage: Option<Counted<T>>,
+    pub message: Option<Message<T>>,
+    pub stream: Option<Stream<T>>,
+    /// The message that a `stream_event` belongs to.
+    pub message_id: Option<T>,
+    /// The call of the subagent that speaks.
+    pub parent: Option<T>,
+    /// How many background tasks run, where the event lists them.
+    pub tasks: Option<usize>,
+    pub task_id: Option<T>,
+    pub backgrounded: Option<bool>,
+    /// The tool call of a `tool_call` event.
+    pub call_id: Option<T>,
+    pub tool: Option<T>,
+    pub turns: Option<i64>,
+    /// US dollars.
+    pub cost: Option<f64>,
+    /// The agent's own version, as its first event names it.
+    pub version: Option<T>,
+    /// The place of a result among those of one process; older versions of Claude do not count them.
+    pub result_index: Option<i64>,
+    /// The HTTP status with which the API refused the last request.
+    pub api_status: Option<i64>,
+    pub rate_limit: Option<RateLimit>,
+    /// The model that cost most, of those that `modelUsage` lists.
+    pub costliest: Option<T>,
+    is_error: Option<bool>,
+    result: Option<&'a [u8]>,
+    errors: Option<&'a [u8]>,
+}
+
+/// The texts of an event, wherever they stand.
+pub trait Texts<T> {
+    fn text<'s>(&'s self, text: &'s T) -> Cow<'s, str>;
+    /// Whether `text` is this `word`.
+    fn is(&self, text: &T, word: &str) -> bool;
+    fn usage(&self, counted: &Counted<T>) -> Option<Usage>;
+}
+
+/// They stand in the event itself.
+pub struct InPlace;
+
+impl<'a> Texts<Cow<'a, str>> for InPlace {
+    fn text<'s>(&'s self, text: &'s Cow<'a, str>) -> Cow<'s, str> {
+        Cow::Borrowed(text)
+    }
+
+    fn is(&self, text: &Cow<'a, str>, word: &str) -> bool {
+        text == word
+    }
+
+    fn usage(&self, counted: &Counted<Cow<'a, str>>) -> Option<Usage> {
+        Some(counted.usage)
+    }
+}
+
+impl<'a> Event<'a> {
+    /// Reads one whole event.
+    #[inline]
+    pub fn read(text: &'a [u8]) -> Parsed<Event<'a>> {
+        let mut c = Cursor::new(text);
+        let mut e = Event::default();
+        let mut any = false;
+        c.object(|c, key| {
+            any = true;
+            match key {
+                b"type" => e.kind = c.string()?,
+                b"subtype" => e.subtype = c.string()?,
+                b"session_id" => e.session_id = c.string()?,
+                b"model" => e.model = c.string()?,
+                b"usage" => e.usage = usage(c)?,
+                b"message" => e.message = message(c)?,
+                b"event" => e.stream = stream(c)?,
+                b"api_message_id" => e.message_id = c.string()?,
+                b"parent_tool_use_id" => e.parent = c.string()?,
+                b"tasks" => e.tasks = length(c)?,
+                b"task_id" => e.task_id = c.string()?,
+                b"is_backgrounded" => e.backgrounded = c.boolean()?,
+                b"call_id" => e.call_id = c.string()?,
+                b"tool_call" => e.tool = tool(c)?,
+                b"num_turns" => e.turns = c.count()?,
+                b"total_cost_usd" => e.cost = c.number()?.filter(|n| (0.0..=MOST_COST_USD).contains(n)),
+                b"claude_code_version" => e.version = c.string()?,
+                b"result_index" => e.result_index = c.count()?,
+                b"api_error_status" => e.api_status = c.count()?,
+                b"rate_limit_info" => e.rate_limit = Some(rate_limit(c)?),
+                b"modelUsage" => e.costliest = costliest(c)?,
+                b"is_error" => e.is_error = c.boolean()?,
+                b"result" => e.result = Some(c.raw()?),
+                b"errors" => e.errors = Some(c.raw()?),
+                _ => c.skip()?,
+            }
+            Ok(())
+        })?;
+        if any && c.at_end() { Ok(e) } else { Err(Malformed) }
+    }
+
+    /// Whether it sums up a run. The next of its kind is never like it.
+    pub fn is_result(&self) -> bool {
+        self.kind.as_deref() == Some("result")
+    }
+
+    /// What a `result` event says of success: a failed call to the API has the subtype `success`, and running
+    /// out of turns may come with `is_error` false, so either makes it an error.
+    pub fn verdict(&self) -> RunResult {
+        let subtype = self.subtype.as_deref().unwrap_or("");
+        if self.is_error != Some(true) && !subtype.starts_with("error") {
+            return RunResult { error: None };
+        }
+        let mut text = self
+            .result
+            .and_then(|raw| Cursor::new(raw).string().ok().flatten())
+            .unwrap_or_default()
+            .into_owned();
+        if text.trim().is_empty() {
+            text = self.errors.map(joined).unwrap_or_default();
+        }
+        if text.trim().is_empty() {
+            text = format!("the agent's result says error ({subtype})");
+        }
+        if let Some((end, _)) = text.char_indices().nth(ERROR_TEXT) {
+            text.truncate(end);
+        }
+        RunResult { error: Some(text) }
+    }
+}
+
+impl<T> Event<'_, T> {
+    /// The same event with each text's place instead of the text; `None` if one has none, or if the event
+    /// holds what is no text and may be another in the next of its kind.
+    pub fn placed<U>(&self, place: &impl Fn(&T) -> Option<U>) -> Option<Event<'static, U>> {
+        let counted_once = [self.turns, self.result_index, self.api_status].iter().any(Option::is_some);
+        let is_sum = self.cost.is_some() || self.result.is_some() || self.errors.is_some();
+        if counted_once || is_sum || self.rate_limit.is_some() {
+            return None;
+        }
+        Some(Event {
+            kind: placed(&self.kind, place)?,
+            subtype: placed(&self.subtype, place)?,
+            session_id: placed(&self.session_id, place)?,
+            model: placed(&self.model, place)?,
+            usage: counted(&self.usage, place)?,
+            message: message_placed(&self.message, place)?,
+            stream: match &self.stream {
+                None => None,
+                Some(s) => Some(Stream {
+                    kind: placed(&s.kind, place)?,
+                    message: message_placed(&s.message, place)?,
+                    usage: counted(&s.usage, place)?,
+                }),
+            },
+            message_id: placed(&self.message_id, place)?,
+            parent: placed(&self.parent, place)?,
+            tasks: self.tasks,
+            task_id: placed(&self.task_id, place)?,
+            backgrounded: self.backgrounded,
+            call_id: placed(&self.call_id, place)?,
+            tool: placed(&self.tool, place)?,
+            turns: None,
+            cost: None,
+            version: placed(&self.version, place)?,
+            result_index: None,
+            api_status: None,
+            rate_limit: None,
+            costliest: placed(&self.costliest, place)?,
+            is_error: self.is_error,
+            result: None,
+            errors: None,
+        })
+    }
+}
+
+fn message_placed<T, U>(
+    message: &Option<Message<T>>,
+    place: &impl Fn(&T) -> Option<U>,
+) -> Option<Option<Message<U>>> {
+    let Some(m) = message else { return Some(None) };
+    let block = |block: &Block<T>| {
+        Some(match block {
+            Block::Call { id, name } => Block::Call { id: place(id)?, name: place(name)? },
+            Block::Answer { id } => Block::Answer { id: place(id)? },
+        })
+    };
+    Some(Some(Message {
+        id: placed(&m.id, place)?,
+        model: placed(&m.model, place)?,
+        usage: counted(&m.usage, place)?,
+        blocks: m.blocks.iter().map(block).collect::<Option<_>>()?,
+    }))
+}
+
+fn counted<T, U>(
+    counted: &Option<Counted<T>>,
+    place: &impl Fn(&T) -> Option<U>,
+) -> Option<Option<Counted<U>>> {
+    let Some(c) = counted else { return Some(None) };
+    Some(Some(Counted { usage: c.usage, text: place(&c.text)? }))
+}
+
+fn placed<T, U>(text: &Option<T>, place: &impl Fn(&T) -> Option<U>) -> Option<Option<U>> {
+    text.as_ref().map_or(Some(None), |text| place(text).map(Some))
+}
+
+fn joined(errors: &[u8]) -> String {
+    let mut all = Vec::new();
+    let read = Cursor::new(errors).array(|c| {
+        all.extend(c.string()?);
+        Ok(())
+    });
+    if read.is_ok() { all.join("; ") } else { String::new() }
+}
+
+/// What `text`, a usage as it is written, counts.
+pub fn usage_of(text: &[u8]) -> Option<Usage> {
+    Some(usage(&mut Cursor::new(text)).ok()??.usage)
+}
+
+/// Claude counts in `snake_case`, Cursor in `camelCase`.
+fn usage<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Counted<Cow<'a, str>>>> {
+    let mut u = Usage::default();
+    let text = c.read(|c| {
+        c.object(|c, key| {
+            match key {
+                b"input_tokens" | b"inputTokens" => u.input = c.count()?,
+                b"output_tokens" | b"outputTokens" => u.output = c.count()?,
+                b"cache_read_input_tokens" | b"cacheReadTokens" | b"cacheReadInputTokens" => {
+                    u.cache_read = c.count()?;
+                }
+                b"cache_creation_input_tokens" | b"cacheWriteTokens" | b"cacheCreationInputTokens" => {
+                    u.cache_creation = c.count()?;
+                }
+                _ => c.skip()?,
+            }
+            Ok(())
+        })
+    })?;
+    let counted = || Counted { usage: u, text: lossy(text) };
+    Ok((u != Usage::default()).then(counted))
+}
+
+fn message<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Message<Cow<'a, str>>>> {
+    let mut m = Message { id: None, model: None, usage: None, blocks: Vec::new() };
+    c.object(|c, key| {
+        match key {
+            b"id" => m.id = c.string()?,
+            b"model" => m.model = c.string()?,
+            b"usage" => m.usage = usage(c)?,
+            b"content" => {
+                m.blocks.clear();
+                c.array(|c| {
+                    m.blocks.extend(block(c)?);
+                    Ok(())
+                })?;
+            }
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(Some(m))
+}
+
+fn block<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Block<Cow<'a, str>>>> {
+    let (mut kind, mut id, mut name, mut call) = (None, None, None, None);
+    c.object(|c, key| {
+        match key {
+            b"type" => kind = c.string()?,
+            b"id" => id = c.string()?,
+            b"name" => name = c.string()?,
+            b"tool_use_id" => call = c.string()?,
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(match (kind.as_deref(), id, name, call) {
+        (Some("tool_use"), Some(id), Some(name), _) => Some(Block::Call { id, name }),
+        (Some("tool_result"), _, _, Some(id)) => Some(Block::Answer { id }),
+        _ => None,
+    })
+}
+
+fn stream<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Stream<Cow<'a, str>>>> {
+    let mut s = Stream { kind: None, message: None, usage: None };
+    c.object(|c, key| {
+        match key {
+            b"type" => s.kind = c.string()?,
+            b"message" => s.message = message(c)?,
+            b"usage" => s.usage = usage(c)?,
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(Some(s))
+}
+
+fn rate_limit(c: &mut Cursor<'_>) -> Parsed<RateLimit> {
+    let mut limit = RateLimit::default();
+    c.object(|c, key| {
+        match key {
+            b"status" => limit.rejected = c.string()?.as_deref() == Some("rejected"),
+            b"resetsAt" => limit.resets_at = c.count()?,
+            _ => c.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(limit)
+}
+
+fn length(c: &mut Cursor<'_>) -> Parsed<Option<usize>> {
+    if !c.begins_with(b'[')? {
+        c.skip()?;
+        return Ok(None);
+    }
+    let mut n = 0;
+    c.array(|c| {
+        n += 1;
+        c.skip()
+    })?;
+    Ok(Some(n))
+}
+
+/// The tool of a Cursor event is the one key of its object, e.g. `shellToolCall`.
+fn tool<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
+    let mut name = None;
+    c.object(|c, key| {
+        if let Some(tool) = key.strip_suffix(b"ToolCall") {
+            name.get_or_insert_with(|| Cow::Owned(String::from_utf8_lossy(tool).into_owned()));
+        }
+        c.skip()
+    })?;
+    Ok(name)
+}
+
+fn costliest<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
+    let mut best: Option<(f64, Cow<'a, str>)> = None;
+    c.object(|c, key| {
+        let mut cost = 0.0;
+        c.object(|c, key| {
+            match key {
+                b"costUSD" => cost = c.number()?.unwrap_or(0.0),
+                _ => c.skip()?,
+            }
+            Ok(())
+        })?;
+        if best.as_ref().is_none_or(|(most, _)| cost > *most) {
+            best = Some((cost, Cow::Owned(String::from_utf8_lossy(key).into_owned())));
+        }
+        Ok(())
+    })?;
+    Ok(best.map(|(_, model)| model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_the_wrong_type_loses_no_other_key() {
+        let e = Event::read(
+            br#"{"session_id":7,"num_turns":"x","usage":{"input_tokens":"9","output_tokens":3},
+            "message":"hm","tasks":{},"total_cost_usd":[],"is_error":"yes",
+            "type":"result","subtype":"error_x"}"#,
+        )
+        .unwrap();
+        assert_eq!(e.kind.as_deref(), Some("result"));
+        assert_eq!((e.session_id.as_deref(), e.turns, e.cost, e.tasks), (None, None, None, None));
+        assert_eq!(e.usage.as_ref().unwrap().usage.output, Some(3));
+        assert!(e.verdict().error.is_some());
+    }
+
+    #[test]
+    fn the_last_of_two_equal_keys_counts() {
+        let e = Event::read(br#"{"num_turns":1,"num_turns":2}"#).unwrap();
+        assert_eq!(e.turns, Some(2));
+    }
+
+    #[test]
+    fn what_is_no_object_is_no_event() {
+        for text in ["", "[]", "1", "\"type\"", "null", "{}", "{\"type\":\"result\"", "hello"] {
+            assert!(Event::read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_text_still_has_one() {
+        let e = Event::read(br#"{"type":"result","subtype":"odd","is_error":true,"result":""}"#);
+        assert_eq!(e.unwrap().verdict().error.as_deref(), Some("the agent's result says error (odd)"));
+    }
+
+    #[test]
+    fn the_model_is_the_one_that_cost_most() {
+        let e = Event::read(br#"{"modelUsage":{"small":{"costUSD":0.1},"large":{"costUSD":0.9},"odd":7}}"#);
+        assert_eq!(e.unwrap().costliest.as_deref(), Some("large"));
+    }
+}

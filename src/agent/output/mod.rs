@@ -1,0 +1,6 @@
+//! Reading an agent's output: lines, JSON, and the events in it.
+
+pub mod event;
+pub mod forms;
+pub mod json;
+pub mod lines;

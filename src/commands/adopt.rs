@@ -1,0 +1,73 @@
+//! `bookend adopt`: an existing database becomes the ledger, and the program that owns it goes on working.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::ledger::{self, Adopted, Adoption, Journal, Location};
+use crate::recovery::trust;
+use crate::view;
+
+/// What `bookend adopt` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub file: PathBuf,
+}
+
+/// Adopts the database and says what came of it.
+///
+/// # Errors
+/// When it cannot be adopted; then it is as it was.
+pub fn adopt(request: &Request) -> Result<String, Error> {
+    let at = ledger::locate(Some(&request.file))?;
+    let text = match ledger::adopt(&at)? {
+        Adoption::Done(adopted) => told(&at.file, &adopted),
+        Adoption::Already { since, journal } => {
+            let file = at.file.to_string_lossy();
+            let (file, since) = (view::one_line(&file), view::one_line(&since));
+            format!("{file} was adopted at {since}: nothing to do\n{}", explained(journal))
+        }
+    };
+    Ok(text + &shared(&at))
+}
+
+/// What does not work while others may write to the file, and the command that ends that.
+fn shared(at: &Location) -> String {
+    let Some(distrust) = ledger::distrust(at) else { return String::new() };
+    let (why, remedy) = (view::one_line(&distrust.why).into_owned(), trust::remedy(&distrust));
+    format!("{why}: bookend executes no command that its rows name\nto change that: {remedy}\n")
+}
+
+fn told(file: &Path, a: &Adopted) -> String {
+    let (file, backup) = (file.to_string_lossy(), a.backup.to_string_lossy());
+    format!(
+        "adopted {}: {} and {}, {} of them linked to their last task\nbackup: {}\n{}\
+         use it with: bookend --ledger {} list\n",
+        view::one_line(&file),
+        count(a.tasks, "task"),
+        count(a.sessions, "session"),
+        a.linked,
+        view::one_line(&backup),
+        explained(a.journal),
+        view::one_line(&view::quoted(&file)),
+    )
+}
+
+/// Why the file does not use WAL, if it does not.
+fn explained(journal: Journal) -> &'static str {
+    match journal {
+        Journal::Wal => "",
+        Journal::SharedReaders => {
+            "journal mode: left as it was, since others read the file and could not open a WAL beside it\n"
+        }
+        Journal::InUse => {
+            "journal mode: left as it was, since the file is in use; adopt it again to switch it to WAL\n"
+        }
+    }
+}
+
+fn count(n: i64, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}

@@ -1,0 +1,64 @@
+//! `bookend artifact add`: an agent says what it made.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::clock;
+use crate::error::{Error, Kind};
+use crate::ledger::{self, Found, Ledger};
+use crate::process::spawn::environment::MARK;
+use crate::run::Leave;
+use crate::view;
+
+/// What `bookend artifact add` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// Paths and URLs.
+    pub what: Vec<String>,
+    /// Whose; otherwise of the task that this command runs inside.
+    pub task: Option<String>,
+}
+
+/// # Errors
+/// Outside a task, when a path does not exist, or when the ledger does not take it.
+pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let id = match (&request.task, std::env::var(MARK)) {
+        (Some(id), _) => id.clone(),
+        (None, Ok(id)) => id,
+        (None, Err(_)) => {
+            return Err(Error::usage("adding an artifact: this command does not run inside a task")
+                .hint("call it from inside `bookend run`, or name the task with --task ID"));
+        }
+    };
+    let artifacts = request.what.iter().map(|w| artifact(w)).collect::<Result<Vec<_>, _>>()?;
+    let at = ledger::locate(ledger)?;
+    let mut ledger = Ledger::open(&at)?;
+    let id = match ledger.task(&id)? {
+        Found::One(task) => task.id,
+        _ => {
+            let message = format!("no task {id} in the ledger {}", at.file.display());
+            return Err(Error::new(Kind::Nothing, message)
+                .hint(format!("{} shows the ids", view::suggestion(at.option(), "list"))));
+        }
+    };
+    for artifact in &artifacts {
+        ledger.add_artifact(&id, artifact)?;
+    }
+    Ok(Leave::Code(0))
+}
+
+fn artifact(what: &str) -> Result<Value, Error> {
+    if what.contains("://") {
+        return Ok(json!({ "kind": "url", "url": what, "at": clock::now() }));
+    }
+    let failed = |e: std::io::Error| {
+        Error::new(Kind::Nothing, format!("adding the artifact {what}: {e}"))
+            .hint("name a file that exists, or a URL with ://")
+    };
+    let path = std::fs::canonicalize(what).map_err(failed)?;
+    let meta = std::fs::metadata(&path).map_err(failed)?;
+    let kind = if meta.is_dir() { "directory" } else { "file" };
+    let bytes = meta.is_file().then_some(meta.len());
+    Ok(json!({ "kind": kind, "path": path.to_string_lossy(), "bytes": bytes, "at": clock::now() }))
+}

@@ -1,0 +1,290 @@
+//! `bookend audit`: what in the ledger is not as it should be, derived from the rows and the kernel. It
+//! changes nothing. DESIGN section 9 has the table.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::clock;
+use crate::error::{Error, exit_code};
+use crate::ledger::{self, Found, Ledger, LiveEvidence};
+use crate::process::leftovers::{LedgerFile, LeftoverSweep, SharedScan, Why};
+use crate::process::procfs::identity::Stat;
+use crate::recovery;
+use crate::recovery::liveness;
+use crate::recovery::trust::Evidence;
+use crate::run::Leave;
+use crate::sys::stdout::print;
+use crate::task::{Status, Task, TaskId, Verdict};
+use crate::view::{self, Code, Finding, Screen, Severity};
+
+/// What `bookend audit` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// Show findings of this severity only.
+    pub severity: Option<Severity>,
+    /// Show findings of this code only.
+    pub code: Option<Code>,
+    pub limit: Option<usize>,
+    /// Leave with 1 if there is a finding this severe, shown or not.
+    pub fail_on: Option<Severity>,
+    pub stale_after: Duration,
+    pub json: bool,
+}
+
+/// # Errors
+/// When the ledger cannot be read.
+pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    let findings = match Ledger::open_read_only(&at)? {
+        Some(ledger) => findings(&ledger, request.stale_after)?,
+        None => Vec::new(),
+    };
+    let shown: Vec<&Finding> = findings
+        .iter()
+        .filter(|f| request.severity.is_none_or(|s| f.severity == s))
+        .filter(|f| request.code.is_none_or(|c| f.code == c))
+        .take(request.limit.unwrap_or(usize::MAX))
+        .collect();
+    print(&match request.json {
+        true => view::audit_json(&findings, &shown),
+        false => view::audit(&findings, &shown, Screen::of(&std::io::stdout())),
+    })?;
+    let fails = request.fail_on.is_some_and(|least| findings.iter().any(|f| f.severity >= least));
+    Ok(Leave::Code(if fails { exit_code::NOTHING } else { 0 }))
+}
+
+/// All findings, the severe ones first. A task has its root finding only.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn findings(ledger: &Ledger, stale_after: Duration) -> Result<Vec<Finding>, Error> {
+    let mut audit = Audit { ledger, now: clock::timestamp(), found: Vec::new(), told: BTreeSet::new() };
+    audit.spooled()?;
+    audit.running(stale_after)?;
+    audit.orphans()?;
+    audit.sessions()?;
+    audit.deliveries()?;
+    audit.times()?;
+    audit.cleanup()?;
+    audit.found.sort_by_key(|f| std::cmp::Reverse(f.severity));
+    Ok(audit.found)
+}
+
+struct Audit<'a> {
+    ledger: &'a Ledger,
+    now: Timestamp,
+    found: Vec<Finding>,
+    /// The tasks that have their finding.
+    told: BTreeSet<TaskId>,
+}
+
+impl Audit<'_> {
+    fn tell(&mut self, code: Code, severity: Severity, task: &Task, detail: String, fix: String) {
+        if !self.told.insert(task.id.clone()) {
+            return;
+        }
+        let last = task.finished_at.as_ref().or(task.last_seen_at.as_ref()).unwrap_or(&task.started_at);
+        self.found.push(Finding {
+            code,
+            severity,
+            task: Some(task.id.clone()),
+            key: task.key.clone(),
+            age_ms: self.age(last),
+            detail,
+            fix,
+        });
+    }
+
+    fn command(&self, what: &str) -> String {
+        view::suggestion(self.ledger.option(), what)
+    }
+
+    fn age(&self, time: &str) -> Option<i64> {
+        view::since(time, self.now)
+    }
+
+    fn spooled(&mut self) -> Result<(), Error> {
+        for (path, id) in self.ledger.spooled_tasks()? {
+            let detail = format!("its terminal record waits in {}", path.display());
+            let task = match &id {
+                Some(id) => self.ledger.task(id.as_str())?,
+                None => Found::None,
+            };
+            if let Found::One(task) = task {
+                self.tell(Code::Spooled, Severity::Warn, &task, detail, self.command("recover"));
+                continue;
+            }
+            let detail = match id {
+                Some(_) => format!("{detail}; the ledger has no such task"),
+                None => format!("a terminal record that cannot be read waits in {}", path.display()),
+            };
+            let (code, severity) = (Code::Spooled, Severity::Warn);
+            self.found.push(Finding {
+                code,
+                severity,
+                task: id,
+                key: None,
+                age_ms: None,
+                detail,
+                fix: self.command("recover"),
+            });
+        }
+        Ok(())
+    }
+
+    fn running(&mut self, stale_after: Duration) -> Result<(), Error> {
+        for mut task in self.ledger.running()? {
+            let Some(verdict) = liveness::verdict(self.ledger, &mut task)? else { continue };
+            let pid = task.supervisor_pid.map_or_else(|| "?".to_owned(), |p| p.to_string());
+            let host = task.host.as_deref().unwrap_or("?");
+            match verdict {
+                Verdict::Gone | Verdict::Recycled => {
+                    let detail = format!("it is `running`, and its supervisor (pid {pid}) is gone");
+                    self.tell(Code::Lost, Severity::Error, &task, detail, self.command("recover"));
+                }
+                Verdict::Unverifiable => {
+                    let detail =
+                        format!("it is `running`, and cannot be judged from here (pid {pid} on {host})");
+                    let fix = self.command(&format!("recover --ttl 0s {}", view::operand(task.id.as_str())));
+                    self.tell(Code::Unverifiable, Severity::Warn, &task, detail, fix);
+                }
+                Verdict::Alive => {
+                    let seen = task.last_seen_at.as_ref().and_then(|t| self.age(t)).unwrap_or_default();
+                    if is_read_along(&task) && seen as u128 > stale_after.as_millis() {
+                        let detail = format!("no sign of life for {}", view::duration(seen));
+                        let fix = self.command(&format!("cancel {}", view::operand(task.id.as_str())));
+                        self.tell(Code::StaleRunning, Severity::Warn, &task, detail, fix);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn orphans(&mut self) -> Result<(), Error> {
+        let ledger = LedgerFile::at(self.ledger.path());
+        let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::failed)?;
+        for id in marked {
+            let Found::One(task) = self.ledger.task(id.as_str())? else { continue };
+            // A supervisor that still holds its lock is at it.
+            let settled = task.status != Status::Running
+                && task.id == id
+                && self.ledger.evidence(&task)? != LiveEvidence::Held;
+            if !settled {
+                continue;
+            }
+            let (pids, are_endable) = self.left_behind(&task)?;
+            if pids.is_empty() {
+                continue;
+            }
+            let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+            let severity = match task.status {
+                Status::Success => Severity::Warn,
+                _ => Severity::Error,
+            };
+            let detail = match pids.len() {
+                1 => format!("a process of it still runs: pid {}", pids[0]),
+                n => format!("{n} processes of it still run: pids {}", pids.join(", ")),
+            };
+            let fix = match are_endable && recovery::leaves_no_process(&task) {
+                true => self.command("recover"),
+                false => format!("kill {}", pids.join(" ")),
+            };
+            self.tell(Code::OrphanProcess, severity, &task, detail, fix);
+        }
+        Ok(())
+    }
+
+    /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may
+    /// end any of it.
+    fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
+        let evidence = Evidence::of(self.ledger);
+        let mut task = task.clone();
+        evidence.withhold(&mut task);
+        let agent = task.agent_process().map(|agent| agent.identity);
+        let whose = evidence.leftovers_of(LedgerFile::at(self.ledger.path()), &task, agent);
+        let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);
+        sweep.scan(&|stat: &Stat| evidence.is_supervisor(self.ledger, stat)).map_err(Error::failed)?;
+        let summary = sweep.summary();
+        let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
+        let is_shown = |pid: &i32| {
+            !matches!(why(pid), Some(Why::Terminal | Why::Supervisor | Why::Supervised | Why::Detached))
+        };
+        let shown: Vec<i32> = summary.pids.iter().copied().filter(is_shown).collect();
+        let are_endable = shown.iter().any(|pid| why(pid).is_none());
+        Ok((shown, are_endable))
+    }
+
+    fn sessions(&mut self) -> Result<(), Error> {
+        for unsafe_now in self.ledger.unsafe_sessions()? {
+            let session = self.ledger.session_of_key(&unsafe_now.key)?;
+            let task = session.as_ref().and_then(|s| s.task_id.clone());
+            // A lost task is the root of its session's finding.
+            if task.as_ref().is_some_and(|id| !self.told.insert(id.clone())) {
+                continue;
+            }
+            let last_used = session.and_then(|s| s.last_used_at);
+            self.found.push(Finding {
+                code: Code::UnsafeSession,
+                severity: Severity::Error,
+                task,
+                age_ms: last_used.and_then(|t| self.age(&t)),
+                detail: format!("session {} would be resumed, and {}", unsafe_now.session_id, unsafe_now.why),
+                fix: self.command("recover"),
+                key: Some(unsafe_now.key),
+            });
+        }
+        Ok(())
+    }
+
+    fn deliveries(&mut self) -> Result<(), Error> {
+        for task in self.ledger.delivery_failed()? {
+            let detail = format!("its --on-finish command failed (attempts: {})", task.delivery_attempts);
+            let fix = self.command(&format!("deliver {}", view::operand(task.id.as_str())));
+            self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, fix);
+        }
+        for task in self.ledger.undelivered()? {
+            if self.ledger.evidence(&task)? == LiveEvidence::Held {
+                continue;
+            }
+            // It may have ended since it was read.
+            if let Found::One(now) = self.ledger.task(task.id.as_str())?
+                && now.delivery_status == task.delivery_status
+            {
+                let detail = "its --on-finish command was cut off".to_owned();
+                self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, self.command("recover"));
+            }
+        }
+        Ok(())
+    }
+
+    fn times(&mut self) -> Result<(), Error> {
+        for task in self.ledger.ill_timed()? {
+            let detail = match (&task.finished_at, task.status) {
+                (Some(_), Status::Running) => "it is `running`, and has a time of its end".to_owned(),
+                (None, status) => format!("it ended as {status}, and nobody knows when"),
+                (Some(end), _) => format!("it ended ({end}) before it started ({})", task.started_at),
+            };
+            let fix = self.command(&format!("show {}", view::operand(task.id.as_str())));
+            self.tell(Code::InconsistentTimestamps, Severity::Warn, &task, detail, fix);
+        }
+        Ok(())
+    }
+
+    fn cleanup(&mut self) -> Result<(), Error> {
+        for task in self.ledger.uncleaned()? {
+            let detail = "it has ended, and no time is set after which it may be removed".to_owned();
+            self.tell(Code::MissingCleanup, Severity::Warn, &task, detail, self.command("prune"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the agent's output is read as it comes: only then is silence a sign.
+fn is_read_along(task: &Task) -> bool {
+    let options = task.run_options.as_ref();
+    options.and_then(|o| o.get("read_along")?.as_bool()).unwrap_or_default()
+}

@@ -1,0 +1,230 @@
+//! `bookend cancel`: asks the supervisors of tasks to end them, and waits until they have.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::commands::show;
+use crate::error::{Error, Kind, exit_code};
+use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
+use crate::log;
+use crate::process::forward::CANCEL;
+use crate::process::procfs::identity::{self, Handle};
+use crate::process::procfs::mark;
+use crate::recovery::liveness;
+use crate::recovery::trust;
+use crate::recovery::{self, AgentState};
+use crate::run::Leave;
+use crate::sys;
+use crate::sys::stdout::print;
+use crate::task::{Status, Task, TaskId, Verdict};
+use crate::view;
+
+/// Longer than anybody waits, and short enough to be added to a time.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// Which tasks.
+#[derive(Debug)]
+pub enum Which {
+    Ids(Vec<String>),
+    Key(String),
+    All,
+}
+
+/// What `bookend cancel` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub which: Which,
+    /// Wait for the end; `None`: as long as it takes.
+    pub wait: Option<Duration>,
+}
+
+/// # Errors
+/// When nothing matches, the ledger cannot be read, or stdout cannot be written. What is wrong with one of
+/// several tasks is said, and the others are cancelled all the same.
+pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    let path = at.file.display();
+    let nothing = |what: String| Error::new(Kind::Nothing, format!("{what} in the ledger {path}"));
+    let Some(ledger) = Ledger::open_own_read_only(&at)? else {
+        return Err(Error::new(
+            Kind::Nothing,
+            format!("nothing to cancel: there is no ledger yet at {path}"),
+        ));
+    };
+    let mut failed = false;
+    let mut complain = |e: Error| {
+        failed = true;
+        log::fail(&e.to_string());
+    };
+    let running = |key: Option<String>| {
+        ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })
+    };
+    let tasks: Vec<Task> = match &request.which {
+        Which::Ids(ids) => {
+            let found = ids.iter().map(|id| show::find_in(&ledger, id));
+            found.filter_map(|f| f.map_err(&mut complain).ok()).collect()
+        }
+        Which::Key(key) => running(Some(key.clone()))?,
+        Which::All => running(None)?,
+    };
+    match &request.which {
+        Which::Key(key) if tasks.is_empty() => {
+            return Err(nothing(format!("no task runs under the key {key}")));
+        }
+        Which::All if tasks.is_empty() => return Err(nothing("no task runs".to_owned())),
+        _ => {}
+    }
+    let mut told = Vec::new();
+    for task in tasks {
+        match tell(&ledger, &task, matches!(request.which, Which::All)) {
+            Ok(Some(supervisor)) => told.push((task, supervisor)),
+            Ok(None) => {}
+            Err(e) => complain(e),
+        }
+    }
+    let began = Instant::now();
+    for (task, supervisor) in told {
+        let left = request.wait.map_or(FOREVER, |w| w.saturating_sub(began.elapsed()));
+        failed |= !report_end(&ledger, &task, &supervisor, left, began)?;
+    }
+    Ok(Leave::Code(if failed { exit_code::NOTHING } else { 0 }))
+}
+
+/// Signals the supervisor of one task, and says so. `None`: there is nobody to wait for.
+fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error> {
+    let id = &task.id;
+    if all && mark::is_inside(id, ledger.path()) {
+        print(&format!(
+            "task {}: left alone, since this command runs inside it\n",
+            view::one_line(id.as_str())
+        ))?;
+        return Ok(None);
+    }
+    let mut now = task.clone();
+    let verdict = liveness::verdict(ledger, &mut now)?;
+    let pid = task.supervisor_pid.map_or_else(|| "?".to_owned(), |p| p.to_string());
+    match verdict {
+        None => {
+            let message = format!("task {id} does not run: it ended as {}", now.status);
+            return Err(Error::new(Kind::Nothing, message));
+        }
+        Some(Verdict::Alive) if recovery::is_dying(&now) => return Err(killed(ledger, id, &pid)),
+        Some(Verdict::Alive) => {}
+        Some(Verdict::Gone | Verdict::Recycled) => return Err(killed(ledger, id, &pid)),
+        Some(Verdict::Unverifiable) => {
+            let host = task.host.as_deref().unwrap_or("an unknown host");
+            let message =
+                format!("task {id} cannot be judged from here: its supervisor was pid {pid} on {host}");
+            return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
+        }
+    }
+    let supervisor = ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM) => {
+            let owner = task.supervisor_pid.and_then(identity::user);
+            let owner = owner.map_or_else(|| "another user".to_owned(), sys::user_name);
+            let message =
+                format!("task {id} belongs to {owner}: its supervisor (pid {pid}) may not be signalled");
+            Error::new(Kind::Nothing, message).hint("run bookend cancel as that user, or as root")
+        }
+        _ if e.kind() == io::ErrorKind::Unsupported => {
+            let message =
+                format!("task {id} is not cancelled: its supervisor (pid {pid}) was not signalled: {e}");
+            Error::failed(message).hint(format!("end it yourself: kill {pid}"))
+        }
+        _ => Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid}): {e}")),
+    })?;
+    let Some(supervisor) = supervisor else {
+        if recovery::evidence(ledger, task)? != LiveEvidence::Held {
+            return Err(killed(ledger, id, &pid));
+        }
+        // It holds its lock, so it lives: its pid is another pid namespace's.
+        let message = format!("task {id} runs where pid {pid} means another process (a container?)");
+        return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
+    };
+    let agent = task.agent_pid.map_or_else(String::new, |p| format!(", which ends the agent, pid {p}"));
+    let id = view::one_line(id.as_str());
+    print(&format!("task {id}: SIGTERM to its supervisor, pid {pid}{agent}\n"))?;
+    Ok(Some(supervisor))
+}
+
+fn killed(ledger: &Ledger, id: &TaskId, pid: &str) -> Error {
+    let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) was killed");
+    let recover = view::suggestion(ledger.option(), "recover");
+    Error::new(Kind::Nothing, message)
+        .hint(format!("{recover} settles the task, and ends what is left of it"))
+}
+
+/// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
+///
+/// # Errors
+/// EPERM: it is another user's. It is also refused where the row alone says that the process supervises the
+/// task, and others may write to the ledger.
+pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
+    let Some(supervisor) = recovery::comparable_supervisor(task) else { return Ok(None) };
+    let Some(handle) = identity::open_recorded(supervisor)? else { return Ok(None) };
+    // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
+    let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    // Root may signal whom it likes; of anybody else the kernel asks this.
+    let me = nix::unistd::geteuid();
+    if let Some(user) = handle.user().filter(|user| me.is_root() && *user != me.as_raw()) {
+        return refused(format!("it is a process of {}, and was not signalled", sys::user_name(user)));
+    }
+    if let Some(distrust) = ledger.distrust()
+        && !trust::supervises(ledger, supervisor.identity.pid, &task.id)?
+    {
+        return refused(format!(
+            "it is not seen to supervise the task, and was not signalled, since {}; {}",
+            distrust.why,
+            trust::remedy(&distrust)
+        ));
+    }
+    sys::send_signal(handle.as_fd(), libc::SIGTERM, Some(CANCEL))?;
+    // A supervisor that was stopped acts on it only once it is continued.
+    sys::send_signal(handle.as_fd(), libc::SIGCONT, None)?;
+    Ok(Some(handle))
+}
+
+/// Waits for the supervisor's end, and says what became of the task. Whether it has ended.
+fn report_end(
+    ledger: &Ledger,
+    task: &Task,
+    supervisor: &Handle,
+    wait: Duration,
+    began: Instant,
+) -> Result<bool, Error> {
+    let id = &task.id;
+    let gone =
+        supervisor.wait(wait).map_err(|e| Error::failed(format!("waiting for the end of task {id}: {e}")))?;
+    let now = match ledger.task(id.as_str())? {
+        Found::One(task) => *task,
+        _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),
+    };
+    let after = view::duration(began.elapsed().as_millis() as i64);
+    let id = view::one_line(id.as_str());
+    let text = match (now.status, gone) {
+        (Status::Running, false) if !recovery::is_dying(&now) => {
+            format!("task {id}: still running after {after}\n")
+        }
+        (Status::Running, true) if recovery::evidence(ledger, &now)? == LiveEvidence::Held => {
+            format!("task {id}: still running\n")
+        }
+        (Status::Running, _) => {
+            format!(
+                "task {id}: its supervisor was killed; settle the task with: {}\n",
+                view::suggestion(ledger.option(), "recover")
+            )
+        }
+        (status, _) => {
+            let why = view::why(&now);
+            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            format!("task {id}: {status}{why} after {after}\n")
+        }
+    };
+    let outlived = now.status.is_terminal() && gone && recovery::agent_state(&now) != AgentState::Ended;
+    let error =
+        now.error.as_deref().filter(|_| outlived).map(|e| format!("task {id}: {}\n", view::one_line(e)));
+    print(&(text + &error.unwrap_or_default()))?;
+    Ok(now.status.is_terminal() && !outlived)
+}

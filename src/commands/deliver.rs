@@ -1,0 +1,162 @@
+//! `bookend deliver`: runs `--on-finish` commands that were cut off, failed, or are to run again.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use crate::commands::show;
+use crate::error::{Error, Kind, exit_code};
+use crate::hook::{self, Idle};
+use crate::ledger::{self, Aftermath, Delivery, Ledger, LiveEvidence, Taken};
+use crate::process::spawn::caller::Caller;
+use crate::process::watch::Watch;
+use crate::recovery;
+use crate::recovery::trust;
+use crate::run::Leave;
+use crate::sys;
+use crate::sys::stdout::print;
+use crate::task::{Status, Task, Verdict};
+use crate::view;
+
+/// What `bookend deliver` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub which: Which,
+    /// Also what was delivered.
+    pub again: bool,
+    /// Instead of what each task was given.
+    pub hook_timeout: Option<Duration>,
+    pub level: LevelFilter,
+}
+
+/// The tasks whose commands are to run.
+#[derive(Debug)]
+pub enum Which {
+    /// Those whose command was not run yet, or cut off.
+    Due,
+    Failed,
+    /// Their ids, or enough of their beginnings.
+    Ids(Vec<String>),
+}
+
+/// What came of one delivery.
+pub enum Delivered {
+    /// It was run, and recorded like this.
+    As(Delivery),
+    /// Its supervisor lives, or another process delivers it, or has.
+    ByAnother,
+    /// Whether another process delivers it cannot be judged from here: in words, and what to do about it.
+    Unverifiable(String),
+    /// It must not be run: in words.
+    Refused(String),
+}
+
+/// Runs the commands, and prints for each task what came of it.
+///
+/// # Errors
+/// When the ledger cannot be read or written, or a task cannot be delivered.
+pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Leave, Error> {
+    // As for `recover`: a signal may end this at any point where no hook runs.
+    sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
+    let at = ledger::locate(ledger)?;
+    if !at.file.exists() {
+        let path = at.file.display();
+        return Err(Error::new(
+            Kind::Nothing,
+            format!("nothing to deliver: there is no ledger yet at {path}"),
+        ));
+    }
+    let mut ledger = Ledger::open(&at)?;
+    recovery::report_merged(&ledger);
+    let mut watch = Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))?;
+    let mut all_delivered = true;
+    for task in chosen(&ledger, request)? {
+        recovery::evidence(&ledger, &task)?;
+        let timeout = request.hook_timeout;
+        let (delivered, stopped) =
+            deliver_one(&mut ledger, &mut watch, &task, recovery::TTL, timeout, caller)?;
+        let text = match &delivered {
+            Delivered::As(state) => state.as_str().to_owned(),
+            Delivered::Unverifiable(why) => format!("not run: {why}"),
+            Delivered::ByAnother => "another process delivers it".to_owned(),
+            Delivered::Refused(why) => format!("not run: {why}"),
+        };
+        all_delivered &= matches!(delivered, Delivered::As(Delivery::Delivered));
+        print(&format!("task {}: {}\n", view::one_line(task.id.as_str()), view::one_line(&text)))?;
+        if let Some(signal) = stopped {
+            return Ok(Leave::Signal(signal));
+        }
+    }
+    Ok(Leave::Code(if all_delivered { 0 } else { exit_code::UNSETTLED }))
+}
+
+fn chosen(ledger: &Ledger, request: &Request) -> Result<Vec<Task>, Error> {
+    match &request.which {
+        Which::Due => Ok(ledger.undelivered()?),
+        Which::Failed => Ok(ledger.delivery_failed()?),
+        Which::Ids(ids) => ids.iter().map(|id| named(ledger, id, request.again)).collect(),
+    }
+}
+
+fn named(ledger: &Ledger, id: &str, again: bool) -> Result<Task, Error> {
+    let task = show::find_in(ledger, id)?;
+    let refused = |why: &str| Error::usage(format!("task {}: {why}; nothing was run", task.id));
+    if task.status == Status::Running {
+        return Err(refused("it is still running").hint("--on-finish runs when it has ended"));
+    }
+    match task.delivery_status.as_deref() {
+        None => Err(refused("it was started without --on-finish")),
+        Some("delivered") if !again => {
+            Err(refused("it was delivered already").hint("--again delivers it once more"))
+        }
+        Some(_) => Ok(task),
+    }
+}
+
+/// Runs the `--on-finish` command of one ended task, while no other process does. Also gives the stop signal
+/// that came meanwhile. `ttl`: how long after its end a task is left to a supervisor that cannot be judged
+/// from here.
+///
+/// # Errors
+/// When the ledger cannot be read or written, or the kernel has no memory left to watch with.
+pub fn deliver_one(
+    ledger: &mut Ledger,
+    watch: &mut Watch,
+    task: &Task,
+    ttl: Duration,
+    timeout: Option<Duration>,
+    caller: &Caller,
+) -> Result<(Delivered, Option<i32>), Error> {
+    // Held for as long as the hook runs, as its own supervisor would.
+    let _live = match ledger.take_live(task)? {
+        Taken::Yes(lock) => Some(lock),
+        Taken::Held => return Ok((Delivered::ByAnother, None)),
+        Taken::Elsewhere => match (recovery::judge(LiveEvidence::NoSlot, task), ledger.evidence(task)?) {
+            (Verdict::Gone | Verdict::Recycled, _) => None,
+            (Verdict::Alive, _) | (_, LiveEvidence::Held) => return Ok((Delivered::ByAnother, None)),
+            (Verdict::Unverifiable, _) if recovery::has_expired(task, ttl) => None,
+            (Verdict::Unverifiable, _) => {
+                return Ok((Delivered::Unverifiable(doubtful(ledger, task)), None));
+            }
+        },
+    };
+    // The live lock may be another boot's: this one is always ours.
+    let (_lock, taken) = ledger.take_aftermath(Aftermath::Delivery, &[&task.id])?;
+    if taken != [true] {
+        return Ok((Delivered::ByAnother, None));
+    }
+    if let Some(distrust) = ledger.distrust() {
+        let (why, remedy) = (&distrust.why, trust::remedy(&distrust));
+        return Ok((Delivered::Refused(format!("{why}; {remedy}")), None));
+    }
+    let mut idle = Idle::new(ledger, watch);
+    let state = hook::deliver(task, None, timeout, caller, &mut idle)?;
+    Ok((state.map_or(Delivered::ByAnother, Delivered::As), idle.stopped))
+}
+
+/// Why the command of a task is left to a supervisor that cannot be judged, and what to do about it.
+fn doubtful(ledger: &Ledger, task: &Task) -> String {
+    let command = recovery::release_command(ledger, task);
+    format!("its supervisor cannot be judged from here and may still run it; if it has ended: {command}")
+}

@@ -1,0 +1,226 @@
+//! `bookend doctor`: how bookend is set up here, and what is wrong with it.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::error::{Error, exit_code};
+use crate::ledger::{self, ChosenBy, Ledger, Location};
+use crate::process::procfs::identity;
+use crate::recovery::liveness;
+use crate::run::Leave;
+use crate::sys;
+use crate::sys::stdout::print;
+use crate::task::Verdict;
+use crate::view::{self, Health, Point, Screen};
+
+/// What `bookend doctor` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub json: bool,
+}
+
+/// The programs that bookend has an adapter for.
+const AGENTS: [&str; 2] = ["claude", "cursor-agent"];
+const UNIT: &str = "bookend-recover.service";
+
+/// Says what was found; leaves with 1 if something does not work.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn doctor(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let mut points = vec![point(
+        "bookend",
+        Health::Fine,
+        format!("{}, SQLite {}", env!("CARGO_PKG_VERSION"), ledger::SQLITE),
+    )];
+    points.extend(kernel());
+    match ledger::locate(ledger) {
+        Ok(at) => points.extend(ledger_points(&at)),
+        Err(e) => points.push(point("ledger", Health::Bad, e.to_string())),
+    }
+    points.push(recovery_unit());
+    points.extend(AGENTS.iter().map(|name| agent(name)));
+    print(&match request.json {
+        true => view::points_json(&points),
+        false => view::points(&points, Screen::of(&std::io::stdout())),
+    })?;
+    let bad = points.iter().any(|p| p.health == Health::Bad);
+    Ok(Leave::Code(if bad { exit_code::NOTHING } else { 0 }))
+}
+
+fn point(name: &str, health: Health, text: String) -> Point {
+    Point { name: name.to_owned(), health, text }
+}
+
+/// What the kernel and `/proc` let bookend see and do here.
+fn kernel() -> Vec<Point> {
+    let mut points = vec![processes()];
+    if identity::boot_id().is_none() {
+        points.push(point(
+            "boot id",
+            Health::Odd,
+            "/proc hides /proc/sys/kernel/random/boot_id (subset=pid): a reboot cannot be told from a \
+             supervisor that died; mount /proc without subset=pid"
+                .to_owned(),
+        ));
+    }
+    if !sys::pidfd_signals_work() {
+        let text = format!(
+            "{}: `cancel` and `recover` cannot signal any process but their own children",
+            sys::NO_PIDFD_SIGNALS
+        );
+        points.push(point("signals", Health::Bad, text));
+    }
+    points
+}
+
+fn processes() -> Point {
+    let me = std::process::id() as i32;
+    let own = identity::of(me).ok().flatten();
+    match (own.map(|i| identity::open(&i)), identity::stat(1)) {
+        (Some(Ok(Some(_))), Ok(Some(_))) => point("kernel", Health::Fine, "/proc and pidfds work".to_owned()),
+        (Some(Ok(Some(_))), _) => point(
+            "kernel",
+            Health::Odd,
+            "/proc hides other users' processes (hidepid): from Linux 6.9 on, bookend identifies them by \
+             their pidfds"
+                .to_owned(),
+        ),
+        _ => point(
+            "kernel",
+            Health::Bad,
+            "/proc or pidfd_open(2) does not work: mount /proc, use Linux 5.4 or newer".to_owned(),
+        ),
+    }
+}
+
+fn ledger_points(at: &Location) -> Vec<Point> {
+    let path = at.file.display();
+    let mut points = vec![point("ledger", Health::Fine, format!("{path}, chosen by {}", said(at.chosen_by)))];
+    let opened = match Ledger::open_read_only(at) {
+        Err(e) => {
+            points.push(point("opening it", Health::Bad, e.to_string()));
+            return points;
+        }
+        Ok(None) => {
+            points.push(point(
+                "opening it",
+                Health::Fine,
+                "there is none yet: the first run makes it".to_owned(),
+            ));
+            return points;
+        }
+        Ok(Some(ledger)) => ledger,
+    };
+    points.extend(tasks(&opened));
+    points.extend(modes(at));
+    points.push(match opened.spooled().map(|s| s.len()) {
+        Ok(0) => point("spool", Health::Fine, "empty".to_owned()),
+        Ok(n) => point(
+            "spool",
+            Health::Odd,
+            format!("{n} terminal records wait: {} merges them", recover(&opened)),
+        ),
+        Err(e) => point("spool", Health::Odd, e.to_string()),
+    });
+    points
+}
+
+fn said(by: ChosenBy) -> String {
+    match by {
+        ChosenBy::Default => "default (~/.local/state)".to_owned(),
+        by => by.to_string(),
+    }
+}
+
+fn recover(ledger: &Ledger) -> String {
+    view::suggestion(ledger.option(), "recover")
+}
+
+fn tasks(ledger: &Ledger) -> Vec<Point> {
+    let judged = || -> Result<(usize, usize), Error> {
+        let mut running = ledger.running()?;
+        let mut lost = 0;
+        for task in &mut running {
+            if matches!(liveness::verdict(ledger, task)?, Some(Verdict::Gone | Verdict::Recycled)) {
+                lost += 1;
+            }
+        }
+        Ok((running.len(), lost))
+    };
+    vec![match judged() {
+        Ok((n, 0)) => point("opening it", Health::Fine, format!("it opens; {n} tasks run")),
+        Ok((n, lost)) => {
+            let text = format!("{lost} of {n} running tasks are lost: {} settles them", recover(ledger));
+            point("opening it", Health::Odd, text)
+        }
+        Err(e) => point("opening it", Health::Bad, e.to_string()),
+    }]
+}
+
+/// Who may read and replace what: all of it is to be the user's own, and nobody else's business.
+fn modes(at: &Location) -> Vec<Point> {
+    let private = at.private_dir();
+    let places: [PathBuf; 4] =
+        [at.file.clone(), private.clone(), private.join("live"), private.join("spool")];
+    let me = nix::unistd::geteuid().as_raw();
+    let mut wrong = Vec::new();
+    for path in places {
+        let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
+        let mode = meta.mode() & 0o777;
+        if meta.uid() != me {
+            wrong.push(format!("{} belongs to uid {}, not to you", path.display(), meta.uid()));
+        } else if mode & 0o077 != 0 {
+            wrong.push(format!("{} has mode {mode:04o}: chmod go= it", path.display()));
+        }
+    }
+    match wrong.is_empty() {
+        true => vec![point("modes", Health::Fine, "readable by you alone".to_owned())],
+        false => wrong.into_iter().map(|w| point("modes", Health::Odd, w)).collect(),
+    }
+}
+
+/// Whether something settles lost tasks after a boot, and how it went the last time.
+fn recovery_unit() -> Point {
+    let name = "recovery";
+    if !Path::new("/run/systemd/system").exists() {
+        let text = "systemd does not run here: let something call `bookend recover` at boot";
+        return point(name, Health::Odd, text.to_owned());
+    }
+    let asked = [&["--system"][..], &["--user"]].into_iter().find_map(|scope| {
+        let out = Command::new("systemctl")
+            .args(scope)
+            .args(["show", UNIT, "--property=LoadState,UnitFileState,Result,ExecMainExitTimestamp"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        text.contains("LoadState=loaded").then_some(text)
+    });
+    let Some(asked) = asked else {
+        let text = format!("{UNIT} is not installed: after a crash, call `bookend recover` yourself");
+        return point(name, Health::Odd, text);
+    };
+    let value = |key: &str| {
+        let line = asked.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        line.filter(|v| !v.is_empty()).map(str::to_owned)
+    };
+    let state = value("UnitFileState").unwrap_or_else(|| "unknown".to_owned());
+    let last = value("ExecMainExitTimestamp").unwrap_or_else(|| "never".to_owned());
+    let result = value("Result").unwrap_or_default();
+    let health = if state == "enabled" && result == "success" { Health::Fine } else { Health::Odd };
+    point(name, health, format!("{UNIT} is {state}; last run: {last} ({result})"))
+}
+
+fn agent(name: &str) -> Point {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| std::fs::metadata(file).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0));
+    match found {
+        Some(file) => point(name, Health::Fine, file.display().to_string()),
+        None => point(name, Health::Absent, "not in the PATH".to_owned()),
+    }
+}

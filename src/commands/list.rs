@@ -1,0 +1,116 @@
+//! `bookend list`: which tasks there are, what runs first, then the newest.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::clock;
+use crate::error::Error;
+use crate::ledger::{self, Filter, Ledger, Location};
+use crate::recovery::liveness;
+use crate::run::Leave;
+use crate::sys::stdout::print;
+use crate::task::{Task, Verdict};
+use crate::view::{self, Screen};
+
+/// How often a watched list is drawn again, at most.
+const LOOK: Duration = Duration::from_secs(1);
+/// Lines that the watched table leaves free: its titles, and the line of the cursor.
+const FREE_LINES: usize = 2;
+
+/// What `bookend list` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub filter: Filter,
+    pub output: Output,
+    pub watch: bool,
+}
+
+/// How it is to be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    Table,
+    Json,
+    JsonLines,
+}
+
+/// Shows the tasks. A ledger that does not exist yet is one without tasks.
+///
+/// # Errors
+/// When the ledger cannot be chosen or read, or stdout cannot be written.
+pub fn list(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    if request.watch {
+        return watch(request, &at);
+    }
+    let ledger = Ledger::open_read_only(&at)?;
+    let mut tasks = read(ledger.as_ref(), &request.filter)?;
+    let path = at.file.to_string_lossy();
+    print(&match request.output {
+        Output::Json => view::tasks_json(&path, &tasks),
+        Output::JsonLines => view::tasks_json_lines(&tasks),
+        Output::Table => table(ledger.as_ref(), &at, &request.filter, &mut tasks)?,
+    })?;
+    Ok(Leave::Code(0))
+}
+
+fn read(ledger: Option<&Ledger>, filter: &Filter) -> Result<Vec<Task>, Error> {
+    Ok(ledger.map(|l| l.tasks(filter)).transpose()?.unwrap_or_default())
+}
+
+/// The table, or a line that says why there is none.
+fn table(
+    ledger: Option<&Ledger>,
+    at: &Location,
+    filter: &Filter,
+    tasks: &mut [Task],
+) -> Result<String, Error> {
+    let path = at.file.to_string_lossy();
+    let path = view::one_line(&path);
+    let Some(ledger) = ledger else { return Ok(format!("no tasks: there is no ledger yet at {path}\n")) };
+    if tasks.is_empty() {
+        let what = if filter.selects() { "no such tasks" } else { "no tasks" };
+        return Ok(format!("{what} in {path}\n"));
+    }
+    let verdicts = verdicts(ledger, tasks)?;
+    Ok(view::tasks(tasks, &verdicts, clock::timestamp(), Screen::of(&std::io::stdout())))
+}
+
+/// For each task that the ledger calls running, whether it is; one that has ended by now is read anew.
+///
+/// # Errors
+/// When the live locks cannot be asked.
+pub fn verdicts(ledger: &Ledger, tasks: &mut [Task]) -> Result<Vec<Option<Verdict>>, Error> {
+    tasks.iter_mut().map(|task| liveness::verdict(ledger, task)).collect()
+}
+
+/// Draws the table again whenever something has changed, and each second while something runs. Whether
+/// it has changed is read from memory, so the disk is not touched for that.
+fn watch(request: &Request, at: &Location) -> Result<Leave, Error> {
+    let mut ledger = None;
+    let mut seen = None;
+    let mut tasks = Vec::new();
+    let mut shown = String::new();
+    loop {
+        if ledger.is_none() {
+            ledger = Ledger::open_read_only(at)?;
+        }
+        let rows = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|s| usize::from(s.ws_row));
+        let version = ledger.as_ref().map(Ledger::version).transpose()?;
+        if version != seen || version.is_none() {
+            seen = version;
+            tasks = read(ledger.as_ref(), &request.filter)?;
+        }
+        let fitting = rows.filter(|r| *r > 0).map_or(usize::MAX, |r| r.saturating_sub(FREE_LINES).max(1));
+        let fitting = tasks.len().min(fitting);
+        let text = table(ledger.as_ref(), at, &request.filter, &mut tasks[..fitting])?;
+        if text != shown {
+            print(&match rows {
+                // From the upper left corner; what was longer before is wiped.
+                Some(_) => format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")),
+                None => format!("{text}\n"),
+            })?;
+            shown = text;
+        }
+        std::thread::sleep(LOOK);
+    }
+}

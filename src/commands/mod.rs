@@ -1,0 +1,19 @@
+//! The commands: one command, one file.
+
+pub mod adopt;
+pub mod artifact;
+pub mod audit;
+pub mod backup;
+pub mod cancel;
+pub mod deliver;
+pub mod doctor;
+pub mod list;
+pub mod man;
+pub mod overview;
+pub mod prune;
+pub mod recover;
+pub mod redispatch;
+pub mod session;
+pub mod show;
+pub mod stats;
+pub mod timeline;

@@ -1,0 +1,63 @@
+//! Bare `bookend`: what runs, what ended last, and whether anything is wrong.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::clock;
+use crate::commands::audit;
+use crate::commands::list;
+use crate::error::Error;
+use crate::ledger::{self, Filter, Ledger};
+use crate::run::Leave;
+use crate::sys::stdout::print;
+use crate::task::Status;
+use crate::view::{self, Screen};
+
+/// How many of those that ended are shown.
+const ENDED: usize = 5;
+
+/// # Errors
+/// When the ledger cannot be read.
+pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    let path = at.file.to_string_lossy();
+    let path = view::one_line(&path);
+    let screen = Screen::of(&std::io::stdout());
+    let Some(ledger) = Ledger::open_read_only(&at)? else {
+        print(&format!("{FIRST_STEPS}\nThere is no ledger yet at {path}\n"))?;
+        return Ok(Leave::Code(0));
+    };
+    let running = ledger.running()?;
+    let shown = Filter { limit: Some(running.len() + ENDED), ..Filter::default() };
+    let mut tasks = ledger.tasks(&shown)?;
+    let runs = tasks.iter().take_while(|t| t.status == Status::Running).count();
+    let verdicts = list::verdicts(&ledger, &mut tasks)?;
+    let now = clock::timestamp();
+    let mut text = String::new();
+    for (title, range) in [("Running", 0..runs), ("Ended last", runs..tasks.len())] {
+        text += &view::title(title, screen);
+        text += &match range.is_empty() {
+            true => "nothing\n".to_owned(),
+            false => view::tasks(&tasks[range.clone()], &verdicts[range], now, screen),
+        };
+        text.push('\n');
+    }
+    let findings = audit::findings(&ledger, stale_after)?;
+    text += &view::audit_summary(&findings, 0);
+    if !findings.is_empty() {
+        text += &format!("; see: {}", view::suggestion(ledger.option(), "audit"));
+    }
+    text.push('\n');
+    text += &format!("Ledger: {path}; more: bookend --help\n");
+    print(&text)?;
+    Ok(Leave::Code(0))
+}
+
+const FIRST_STEPS: &str = "\
+bookend puts one row at each end of a coding agent's run. Nothing has run yet.
+
+  bookend run -- claude -p 'say hello'    run an agent
+  bookend list                            see its row
+  bookend doctor                          see how bookend is set up
+  bookend --help                          see all commands
+";

@@ -1,0 +1,80 @@
+//! `bookend prune`: removes tasks whose time to be kept is over.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use crate::error::{Error, Kind};
+use crate::ledger::{self, Due, Ledger, Pruned};
+use crate::run::Leave;
+use crate::sys::stdout::print;
+use crate::view;
+
+/// What `bookend prune` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// Instead of what was said for each task when it started.
+    pub retention: Option<Duration>,
+    pub dry_run: bool,
+    pub vacuum: bool,
+    pub json: bool,
+}
+
+/// # Errors
+/// When the ledger cannot be opened for writing, or stdout not be written.
+pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    let path = at.file.display();
+    let due = match request.retention {
+        None => Due::Cleanup,
+        Some(retention) => Due::Older(SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX)),
+    };
+    let opened = match request.dry_run {
+        true => Ledger::open_read_only(&at)?,
+        // Removing from a ledger is no reason to make one.
+        false if !at.file.exists() => None,
+        false => Some(Ledger::open(&at)?),
+    };
+    let Some(mut ledger) = opened else {
+        return Err(Error::new(Kind::Nothing, format!("nothing to prune: there is no ledger yet at {path}")));
+    };
+    if !request.dry_run {
+        ledger.set_missing_cleanup()?;
+    }
+    let pruned = ledger.prune(&due, request.dry_run)?;
+    if request.vacuum && !request.dry_run {
+        ledger.vacuum()?;
+    }
+    print(&match request.json {
+        true => json(&pruned, request.dry_run),
+        false => text(&pruned, request.dry_run, &view::one_line(&path.to_string())),
+    })?;
+    Ok(Leave::Code(0))
+}
+
+fn text(pruned: &Pruned, dry: bool, path: &str) -> String {
+    let tasks = |n: u64| if n == 1 { "1 task".to_owned() } else { format!("{n} tasks") };
+    let mut text = match dry {
+        true => format!("{} would be removed from {path}\n", tasks(pruned.removed)),
+        false => format!("{} removed from {path}\n", tasks(pruned.removed)),
+    };
+    if pruned.kept_for_session > 0 {
+        text += &format!("{} kept: a key continues the session\n", tasks(pruned.kept_for_session));
+    }
+    if pruned.kept_undelivered > 0 {
+        text += &format!("{} kept: --on-finish or a hint is due\n", tasks(pruned.kept_undelivered));
+    }
+    text
+}
+
+fn json(pruned: &Pruned, dry: bool) -> String {
+    let report = serde_json::json!({
+        "dry_run": dry,
+        "removed": pruned.removed,
+        "kept_for_session": pruned.kept_for_session,
+        "kept_undelivered": pruned.kept_undelivered,
+        "longest_hold_ms": pruned.longest_hold.as_secs_f64() * 1e3,
+    });
+    format!("{report}\n")
+}

@@ -1,0 +1,215 @@
+//! `bookend session`: which conversations the keys go on with, and an operator's word on them.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::clock;
+use crate::error::{Error, Kind};
+use crate::ledger::{self, LastUse, Ledger, Location, Restored};
+use crate::recovery;
+use crate::task::{Invalidation, Session, Status, Task, Verdict};
+use crate::view::{self, Screen, SessionState};
+
+/// What `bookend session` was asked for.
+#[derive(Debug)]
+pub enum Request {
+    List { json: bool },
+    Show { key: String, json: bool },
+    ResumeId { key: String, json: bool },
+    Invalidate { key: String, reason: String, json: bool },
+    Restore { key: String, json: bool },
+}
+
+/// Why a session of a key is written to be no longer used, where the operator gives no other reason.
+pub const BY_OPERATOR: &str = "operator";
+
+/// A key's session, judged as the next run would.
+#[derive(Debug, Serialize)]
+struct Judged {
+    #[serde(flatten)]
+    session: Session,
+    state: SessionState,
+    why: String,
+}
+
+/// The text for stdout.
+///
+/// # Errors
+/// When the ledger cannot be read or written, or there is no such session; `resume-id` also when the session
+/// is not to be resumed now.
+pub fn session(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
+    let at = ledger::locate(ledger)?;
+    match request {
+        Request::List { json } => list(&at, *json),
+        Request::Show { key, json } => show(&at, key, *json),
+        Request::ResumeId { key, json } => resume_id(&at, key, *json),
+        Request::Invalidate { key, reason, json } => invalidate(&at, key, reason, *json),
+        Request::Restore { key, json } => restore(&at, key, *json),
+    }
+}
+
+fn list(at: &Location, json: bool) -> Result<String, Error> {
+    #[derive(Serialize)]
+    struct Listing<'a> {
+        ledger: &'a Path,
+        sessions: &'a [Judged],
+    }
+    let sessions = match Ledger::open_read_only(at)? {
+        Some(ledger) => {
+            ledger.sessions()?.into_iter().map(|s| judge(&ledger, s)).collect::<Result<Vec<_>, _>>()?
+        }
+        None => Vec::new(),
+    };
+    if json {
+        return Ok(view::pretty(&Listing { ledger: &at.file, sessions: &sessions }));
+    }
+    if sessions.is_empty() {
+        return Ok(format!("no sessions in {}\n", view::one_line(&at.file.to_string_lossy())));
+    }
+    let rows: Vec<_> = sessions.iter().map(|s| (&s.session, s.state, s.why.as_str())).collect();
+    Ok(view::sessions(&rows, clock::timestamp(), Screen::of(&std::io::stdout())))
+}
+
+fn show(at: &Location, key: &str, json: bool) -> Result<String, Error> {
+    #[derive(Serialize)]
+    struct Page<'a> {
+        key: &'a str,
+        session: Option<Judged>,
+        invalidations: Vec<Invalidation>,
+    }
+    let nothing = || nothing(at, key);
+    let ledger = Ledger::open_read_only(at)?.ok_or_else(nothing)?;
+    let session = ledger.session_of_key(key)?.map(|s| judge(&ledger, s)).transpose()?;
+    let invalidations = ledger.invalidations_of_key(key)?;
+    if session.is_none() && invalidations.is_empty() {
+        return Err(nothing());
+    }
+    if json {
+        return Ok(view::pretty(&Page { key, session, invalidations }));
+    }
+    let session = session.as_ref().map(|s| (&s.session, s.state, s.why.as_str()));
+    Ok(view::session(key, session, &invalidations))
+}
+
+/// For scripts that start an agent without bookend: the id, if it may be resumed right now.
+fn resume_id(at: &Location, key: &str, json: bool) -> Result<String, Error> {
+    let nothing = || nothing(at, key);
+    let ledger = Ledger::open_read_only(at)?.ok_or_else(nothing)?;
+    let session = ledger.session_of_key(key)?.ok_or_else(nothing)?;
+    let judged = judge(&ledger, session)?;
+    let id = &judged.session.session_id;
+    if judged.state != SessionState::Resumable {
+        return Err(Error::new(Kind::Nothing, format!("session {id} of the key {key}: {}", judged.why))
+            .hint("start without a session"));
+    }
+    // A run that is at its start has the key but no session yet.
+    if let Some(holder) = ledger.holder(key)? {
+        let why = in_use(&ledger, &holder)?;
+        return Err(
+            Error::new(Kind::Nothing, format!("the key {key}: {why}")).hint("start without a session")
+        );
+    }
+    if json {
+        return Ok(view::pretty(&judged));
+    }
+    // A script takes the line as it is, and puts it into a command line.
+    if view::one_line(id) != *id {
+        return Err(Error::new(
+            Kind::Nothing,
+            format!("session {id} of the key {key}: no agent names one so"),
+        )
+        .hint("--json shows what is in the ledger"));
+    }
+    Ok(format!("{id}\n"))
+}
+
+fn invalidate(at: &Location, key: &str, reason: &str, json: bool) -> Result<String, Error> {
+    let mut ledger = open(at, key)?;
+    let claim = ledger.claim()?;
+    let Some(session) = claim.session(key)? else { return Err(nothing(at, key)) };
+    claim.invalidate_session(key, reason, session.task_id.as_ref(), &clock::now())?;
+    claim.commit()?;
+    Ok(if json {
+        view::pretty(&session)
+    } else {
+        let id = view::one_line(&session.session_id).into_owned();
+        let restore = view::one_line(&command(at, "restore", key)).into_owned();
+        format!("session {id} is not to be resumed; `{restore}` brings it back\n")
+    })
+}
+
+fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
+    let mut ledger = open(at, key)?;
+    match ledger.restore_session(key, &clock::now())? {
+        Restored::Done(session) if json => Ok(view::pretty(&session)),
+        Restored::Done(session) => {
+            let (id, key) = (view::one_line(&session.session_id), view::one_line(key));
+            Ok(format!("session {id} will be resumed by the next run under {key}\n"))
+        }
+        Restored::Nothing => Err(Error::new(
+            Kind::Nothing,
+            format!("no session was withdrawn from the key {key} in {}", at.file.display()),
+        )
+        .hint(format!("{} shows what there was", command(at, "show", key)))),
+        Restored::InUse(task) => Err(Error::new(
+            Kind::Busy,
+            format!("task {} runs under the key {key} or with its session", task.id),
+        )
+        .hint("wait for its end")),
+        Restored::Superseded(session) => Err(Error::new(
+            Kind::Nothing,
+            format!("the key {key} goes on with session {} by now", session.session_id),
+        )
+        .hint(format!("{} first, if that is not wanted", command(at, "invalidate", key)))),
+    }
+}
+
+/// The ledger for writing; one that does not exist has no session of this key.
+fn open(at: &Location, key: &str) -> Result<Ledger, Error> {
+    if !at.file.exists() {
+        return Err(nothing(at, key));
+    }
+    let ledger = Ledger::open(at)?;
+    recovery::report_merged(&ledger);
+    Ok(ledger)
+}
+
+/// `bookend session WHAT KEY`
+fn command(at: &Location, what: &str, key: &str) -> String {
+    view::suggestion(at.option(), &format!("session {what} {}", view::operand(key)))
+}
+
+fn nothing(at: &Location, key: &str) -> Error {
+    Error::new(Kind::Nothing, format!("the key {key} has no session in {}", at.file.display()))
+        .hint(format!("{} shows those that have one", view::suggestion(at.option(), "session list")))
+}
+
+fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {
+    let last = ledger.last_use(&session)?;
+    let (state, why) = match &last.task {
+        Some(task) if task.status == Status::Running => (SessionState::InUse, in_use(ledger, task)?),
+        _ if last.is_safe() => (SessionState::Resumable, why_safe(&last)),
+        _ => (SessionState::Unsafe, last.why()),
+    };
+    Ok(Judged { session, state, why })
+}
+
+fn why_safe(last: &LastUse) -> String {
+    match last.task.as_deref() {
+        Some(task) if task.status == Status::Success => format!("task {} ended well with it", task.id),
+        Some(Task { id, session_kept: Some(after), .. }) => format!("task {id} kept it after {after}"),
+        _ => "an operator restored it, or a later task ended well with it".to_owned(),
+    }
+}
+
+fn in_use(ledger: &Ledger, task: &Task) -> Result<String, Error> {
+    let id = &task.id;
+    Ok(match recovery::judge(recovery::evidence(ledger, task)?, task) {
+        Verdict::Alive => format!("task {id} is running"),
+        Verdict::Gone | Verdict::Recycled => {
+            format!("task {id} is lost; `{}` settles it", view::suggestion(ledger.option(), "recover"))
+        }
+        Verdict::Unverifiable => format!("task {id} may be running: it cannot be judged from here"),
+    })
+}

@@ -1,0 +1,119 @@
+//! `bookend show`: all that the ledger knows of one task, and where to look further.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::agent::{self, Plan};
+use crate::clock;
+use crate::error::{Error, Kind};
+use crate::ledger::{self, Found, Ledger, Location};
+use crate::recovery::liveness;
+use crate::run::Leave;
+use crate::sys::stdout::print;
+use crate::task::{Status, Task, Verdict};
+use crate::view::{self, Further, History, Screen};
+
+/// What `bookend show` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// The task's id, or enough of its beginning.
+    pub id: String,
+    pub json: bool,
+}
+
+/// Shows the task.
+///
+/// # Errors
+/// When the ledger cannot be read, no task has such an id, or several have.
+pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    let (ledger, mut task) = find(&request.id, &at)?;
+    let verdict = liveness::verdict(&ledger, &mut task)?;
+    let history = history(&ledger, &task)?;
+    let text = match request.json {
+        true => view::detail_json(&task, &history),
+        false => {
+            let further = further(&at, verdict, &task, &history);
+            view::detail(&task, &history, &further, clock::timestamp(), Screen::of(&std::io::stdout()))
+        }
+    };
+    print(&text)?;
+    Ok(Leave::Code(0))
+}
+
+/// The task of an id, or of the beginning of one, with the ledger that it was read from.
+///
+/// # Errors
+/// When the ledger cannot be read, no task has such an id, or several have.
+pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
+    let path = at.file.display();
+    let Some(ledger) = Ledger::open_read_only(at)? else {
+        let message = format!("no task {id}: there is no ledger yet at {path}");
+        return Err(Error::new(Kind::Nothing, message));
+    };
+    let task = find_in(&ledger, id)?;
+    Ok((ledger, task))
+}
+
+/// As [`find`], in a ledger that is open.
+///
+/// # Errors
+/// When the ledger cannot be read, no task has such an id, or several have.
+pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
+    match ledger.task(id)? {
+        Found::One(task) => Ok(*task),
+        Found::None => {
+            let message = format!("no task {id} in the ledger {}", ledger.path().display());
+            Err(Error::new(Kind::Nothing, message)
+                .hint(format!("{} shows the ids", view::suggestion(ledger.option(), "list"))))
+        }
+        Found::Ambiguous(ids) => {
+            let tasks = ids.iter().filter_map(|id| match ledger.task(id.as_str()) {
+                Ok(Found::One(task)) => Some(format!("{id}  {}  {}", task.status, task.started_at)),
+                _ => None,
+            });
+            let tasks = tasks.collect::<Vec<_>>().join("\n  ");
+            Err(Error::usage(format!("several tasks begin with {id:?}:\n  {tasks}"))
+                .hint("give more of the id"))
+        }
+    }
+}
+
+fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
+    Ok(History {
+        transitions: ledger.transitions(&task.id)?,
+        session: match &task.key {
+            Some(key) => ledger.session_of_key(key)?,
+            None => None,
+        },
+        invalidations: ledger.invalidations_of_task(&task.id)?,
+    })
+}
+
+fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
+    let running = task.status == Status::Running;
+    let adapter = task.agent_type.as_deref().and_then(agent::by_type);
+    let conversation = adapter.zip(task.session_id.as_deref()).filter(|(a, _)| a.tracks_sessions());
+    let cwd = Path::new(task.cwd.as_deref().unwrap_or("/"));
+    let transcript = conversation.and_then(|(a, session)| a.transcript(cwd, session)).filter(|t| t.exists());
+    let resume = conversation.zip(before_own(task)).filter(|_| !running).map(|((a, session), mut words)| {
+        let args = a.argv(&[], &Plan::Resume(session.to_owned()));
+        words.extend(args.iter().map(|w| w.to_string_lossy().into_owned()));
+        (cwd.to_path_buf(), words)
+    });
+    Further {
+        verdict,
+        transcript,
+        resume,
+        ledger: at.option().map(Path::to_owned),
+        withdrawn: history.invalidations.iter().any(|i| i.restored_at.is_none()),
+    }
+}
+
+/// The agent's program and what stands before it on the task's command line.
+fn before_own(task: &Task) -> Option<Vec<String>> {
+    let words: Vec<OsString> = task.argv.as_ref()?.iter().map(OsString::from).collect();
+    let recognised = agent::recognise(&words, task.agent_type.as_deref()).ok()?;
+    let own = Some(recognised.own).filter(|_| !matches!(recognised.place, agent::Place::Untracked(_)))?;
+    Some(task.argv.as_ref()?[..own].to_vec())
+}

@@ -1,0 +1,36 @@
+//! `bookend stats`: how many runs, how they ended, what they cost, by agent, repo, key, model or day.
+
+use std::path::Path;
+
+use crate::error::{Error, Kind};
+use crate::ledger::{self, GroupBy, Ledger};
+use crate::run::Leave;
+use crate::sys::stdout::print;
+use crate::view::{self, Screen};
+
+/// What `bookend stats` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    pub by: GroupBy,
+    /// Started then or later: RFC 3339, UTC, milliseconds.
+    pub since: Option<String>,
+    pub limit: usize,
+    pub json: bool,
+}
+
+/// # Errors
+/// When the ledger cannot be read, or stdout not be written.
+pub fn stats(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    let path = at.file.display();
+    let Some(ledger) = Ledger::open_read_only(&at)? else {
+        return Err(Error::new(Kind::Nothing, format!("no tasks: there is no ledger yet at {path}")));
+    };
+    let groups = ledger.stats(request.by, request.since.as_deref(), request.limit)?;
+    print(&match request.json {
+        true => view::stats_json(request.by.as_str(), &groups),
+        false if groups.is_empty() => format!("no such tasks in {}\n", view::one_line(&path.to_string())),
+        false => view::stats(request.by.as_str(), &groups, Screen::of(&std::io::stdout())),
+    })?;
+    Ok(Leave::Code(0))
+}

@@ -1,0 +1,71 @@
+//! `bookend timeline`: what ran when, as bars in the terminal or as a page of its own.
+
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::clock;
+use crate::commands::list;
+use crate::error::{Error, Kind};
+use crate::ledger::{self, Filter, Ledger};
+use crate::run::Leave;
+use crate::sys::stdout::print;
+use crate::view::{self, Screen};
+
+/// What `bookend timeline` was asked for.
+#[derive(Debug)]
+pub struct Request {
+    /// What ran at that time or later: `filter.since` is always set.
+    pub filter: Filter,
+    pub html: Option<PathBuf>,
+}
+
+/// # Errors
+/// When the ledger cannot be read, or the page not be written.
+pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+    let at = ledger::locate(ledger)?;
+    let path = at.file.to_string_lossy();
+    let path = view::one_line(&path);
+    let Some(ledger) = Ledger::open_read_only(&at)? else {
+        return Err(Error::new(Kind::Nothing, format!("no tasks: there is no ledger yet at {path}")));
+    };
+    let mut tasks = ledger.tasks_in_flight_since(&request.filter)?;
+    let verdicts = list::verdicts(&ledger, &mut tasks)?;
+    let now = clock::timestamp();
+    let since = request.filter.since.as_deref().and_then(|s| s.parse().ok()).unwrap_or(now);
+    let spans = view::spans(&tasks, &verdicts, since, now);
+    match &request.html {
+        None if spans.is_empty() => print(&format!("nothing ran in that time, says {path}\n"))?,
+        None => print(&view::timeline(&spans, since, now, Screen::of(&std::io::stdout())))?,
+        Some(file) => {
+            let page = view::timeline_html(&spans, since, now, &path);
+            write_page(file, &page)?;
+            let file = file.to_string_lossy();
+            print(&format!("{} tasks in {}\n", spans.len(), view::one_line(&file)))?;
+        }
+    }
+    Ok(Leave::Code(0))
+}
+
+/// Writes the page under another name beside `file` and renames it, so that no link is followed and nobody
+/// sees half a page. A new file is private; one that is replaced passes its mode on.
+fn write_page(file: &Path, page: &str) -> Result<(), Error> {
+    let failed = |e: io::Error| Error::failed(format!("writing the timeline to {}: {e}", file.display()));
+    let mode = match fs::symlink_metadata(file) {
+        Ok(meta) if meta.is_file() => meta.mode() & 0o777,
+        Ok(meta) => {
+            let what = if meta.is_symlink() { "a symbolic link" } else { "not a regular file" };
+            let message = format!("writing the timeline to {}: it is {what}", file.display());
+            return Err(Error::failed(message).hint("name a regular file, or one that does not exist"));
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => 0o600,
+        Err(e) => return Err(failed(e)),
+    };
+    let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut draft = tempfile::Builder::new().prefix(".bookend-").tempfile_in(directory).map_err(failed)?;
+    draft.write_all(page.as_bytes()).map_err(failed)?;
+    draft.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed)?;
+    draft.persist(file).map_err(|e| failed(e.error))?;
+    Ok(())
+}

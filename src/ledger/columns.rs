@@ -1,0 +1,27 @@
+//! How the names of a task stand in the tables: as text. `crate::task` knows no database.
+
+use rusqlite::ToSql;
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
+
+use super::dialect::AnyText;
+use crate::task::TaskId;
+
+/// Another program may have written whatever it likes: any value but NULL is read as a text.
+macro_rules! text_column {
+    ($name:ident) => {
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(ToSqlOutput::from(self.as_str()))
+            }
+        }
+
+        impl FromSql for $name {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<$name> {
+                let text = AnyText::column_result(value)?.0;
+                text.map($name::recorded).ok_or(FromSqlError::InvalidType)
+            }
+        }
+    };
+}
+
+text_column!(TaskId);

@@ -1,0 +1,416 @@
+//! A task's mark: the entries `BOOKEND_TASK_ID=<id>` and `BOOKEND_LEDGER=<path>` that its processes carry in
+//! their environment, as `/proc/PID/environ` shows it (proc(5)).
+//!
+//! Both, because an id is unique in its ledger only: `--id nightly` may be a task of two. The path is
+//! compared as the file that it leads to, seen from where the process stands, so a ledger has as many names
+//! as it likes. Where it leads nowhere (a ledger that was moved, or cannot be seen from there), only the very
+//! same path counts; any other leaves it open whose the process is, and such a one is counted and never
+//! signalled.
+
+use std::ffi::OsStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use crate::process::procfs::dying;
+use crate::process::procfs::identity;
+use crate::process::spawn::environment::{DETACHED, LEDGER, MARK};
+use crate::task::TaskId;
+
+/// execve(2) takes 6 MiB of arguments and environment at most.
+const LONGEST: usize = 8 << 20;
+
+/// Whether a process carries a task's mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Both entries stand in its environment.
+    Carried,
+    /// The task's id does, and it cannot be told whether the ledger beside it is the task's.
+    Doubtful,
+    /// They do not, or the process is gone.
+    Absent,
+    /// The process exits, and its environment went with its memory.
+    Exiting,
+    Unreadable,
+}
+
+/// What the environment of a process shows of tasks.
+#[derive(Debug)]
+pub(crate) enum Marks {
+    /// The entries that mark anything; none if the process is gone.
+    Shown(Vec<u8>),
+    /// The process exits, and its environment went with its memory.
+    Exiting,
+    Unreadable,
+}
+
+/// What marks the processes of one task.
+#[derive(Debug, Clone)]
+pub struct TaskMark {
+    id: Vec<u8>,
+    ledger: LedgerFile,
+}
+
+/// A ledger, as processes name it.
+#[derive(Debug, Clone)]
+pub struct LedgerFile {
+    path: PathBuf,
+    /// Device and inode; `None`: it cannot be seen.
+    file: Option<(u64, u64)>,
+    /// The user whose file it is.
+    owner: Option<u32>,
+}
+
+impl LedgerFile {
+    pub fn at(path: &Path) -> LedgerFile {
+        let stat = stat_at(CWD, path.as_os_str(), ResolveFlags::empty());
+        let file = stat.map(|s| (s.st_dev, s.st_ino));
+        LedgerFile { path: path.to_owned(), file, owner: stat.map(|s| s.st_uid) }
+    }
+
+    /// Whether it is the file of `user`: what another user has written into it proves nothing of processes.
+    pub fn is_owned_by(&self, user: u32) -> bool {
+        self.owner == Some(user)
+    }
+
+    /// Whether `named` is this ledger for a process whose root directory is at `root`. `None`: that cannot
+    /// be told.
+    fn is(&self, named: &[u8], root: &str) -> Option<bool> {
+        let named = OsStr::from_bytes(named);
+        let there = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .ok()
+            .filter(|_| Path::new(named).is_absolute())
+            .and_then(|root| stat_at(&root, named, ResolveFlags::IN_ROOT))
+            .map(|stat| (stat.st_dev, stat.st_ino));
+        match (there, self.file) {
+            (Some(there), Some(here)) => Some(there == here),
+            _ => (named == self.path).then_some(true),
+        }
+    }
+
+    /// Whether the ledger that an environment names is this one; `None`: that cannot be told, or none is
+    /// named.
+    fn is_named_in(&self, environ: &[u8], root: &str) -> Option<bool> {
+        let named: Vec<_> = values(environ, LEDGER).map(|path| self.is(path, root)).collect();
+        if named.contains(&Some(true)) {
+            return Some(true);
+        }
+        named.iter().all(|n| *n == Some(false)).then_some(false).filter(|_| !named.is_empty())
+    }
+}
+
+fn stat_at(root: impl std::os::fd::AsFd, path: &OsStr, resolve: ResolveFlags) -> Option<rustix::fs::Stat> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let file = rustix::fs::openat2(root, path, flags, Mode::empty(), resolve).ok()?;
+    rustix::fs::fstat(&file).ok()
+}
+
+impl TaskMark {
+    /// The mark of the task `id` of this ledger.
+    pub fn new(id: &TaskId, ledger: LedgerFile) -> TaskMark {
+        TaskMark { id: id.as_str().as_bytes().to_vec(), ledger }
+    }
+
+    pub fn id(&self) -> &[u8] {
+        &self.id
+    }
+
+    pub fn ledger(&self) -> &LedgerFile {
+        &self.ledger
+    }
+
+    /// What an environment says; `root` is the way to the root directory of its process.
+    fn look(&self, environ: &[u8], root: impl FnOnce() -> String) -> Mark {
+        if !values(environ, MARK).any(|id| id == self.id) {
+            return Mark::Absent;
+        }
+        match self.ledger.is_named_in(environ, &root()) {
+            Some(true) => Mark::Carried,
+            Some(false) => Mark::Absent,
+            None => Mark::Doubtful,
+        }
+    }
+}
+
+impl TaskMark {
+    /// What `pid` shows.
+    pub(crate) fn read(&self, pid: i32, marks: &Marks) -> Mark {
+        match marks {
+            Marks::Shown(environ) => self.look(environ, || root_of(pid)),
+            Marks::Exiting => Mark::Exiting,
+            Marks::Unreadable => Mark::Unreadable,
+        }
+    }
+}
+
+/// What `pid` shows, by its opened environment. Where the first thread has ended, the others show it.
+pub(crate) fn marks_of(pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> Marks {
+    match environ.and_then(|file| read_environ(file, buf)) {
+        Ok([]) | Err(Errno::NOENT | Errno::SRCH) => marks_of_threads(pid, buf),
+        Ok(environ) => Marks::Shown(marks_in(environ)),
+        Err(_) => Marks::Unreadable,
+    }
+}
+
+/// What the threads of a process without a first one show. An empty environment is no environment of an
+/// exiting process: Linux before 6.12 shows that one as empty too.
+fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> Marks {
+    let stat = match identity::stat(pid) {
+        Err(_) => return Marks::Unreadable,
+        Ok(None) => return Marks::Shown(Vec::new()),
+        Ok(Some(stat)) => stat,
+    };
+    if stat.is_dead() || !dying::first_thread_exits(&stat) {
+        return Marks::Shown(Vec::new());
+    }
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let path = thread.path().join("environ");
+        let file = open_environ(CWD, path.as_os_str().as_bytes());
+        match file.and_then(|file| read_environ(&file, buf).map(marks_in)) {
+            Ok(marks) if !marks.is_empty() => return Marks::Shown(marks),
+            _ => {}
+        }
+    }
+    Marks::Exiting
+}
+
+/// The entries of an environment that mark anything.
+pub(crate) fn marks_in(environ: &[u8]) -> Vec<u8> {
+    let is_mark =
+        |entry: &&[u8]| [MARK, LEDGER, DETACHED].iter().any(|name| entry.starts_with(name.as_bytes()));
+    environ.split(|b| *b == 0).filter(is_mark).collect::<Vec<_>>().join(&0)
+}
+
+/// What the entries of this name say in an environment as `/proc/PID/environ` shows it.
+fn values<'a>(environ: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
+    environ.split(|b| *b == 0).filter_map(move |e| e.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+fn root_of(pid: i32) -> String {
+    format!("/proc/{pid}/root")
+}
+
+/// Whether the process `pid` carries the mark.
+pub fn carries_mark(pid: i32, mark: &TaskMark) -> Mark {
+    let mut environ = Vec::new();
+    let file = open_environ(CWD, format!("/proc/{pid}/environ").as_bytes());
+    mark.read(pid, &marks_of(pid, file.as_ref().map_err(|e| *e), &mut environ))
+}
+
+/// Whether this process runs inside the task `id` of the ledger at `path`, as far as can be told.
+pub fn is_inside(id: &TaskId, path: &Path) -> bool {
+    let is = |name: &str| std::env::var_os(name);
+    let ledger = || is(LEDGER).and_then(|named| LedgerFile::at(path).is(named.as_bytes(), "/"));
+    is(MARK).is_some_and(|own| own == id.as_str()) && ledger() != Some(false)
+}
+
+/// Whether a process asks to be left by the sweep.
+pub(crate) fn is_detached(marks: &Marks) -> bool {
+    let Marks::Shown(environ) = marks else { return false };
+    values(environ, DETACHED).any(|value| [&b"1"[..], b"true", b"yes"].contains(&value))
+}
+
+/// The ids of the tasks that an environment names.
+pub(crate) fn ids_in(environ: &[u8]) -> impl Iterator<Item = &[u8]> {
+    values(environ, MARK)
+}
+
+/// The id of the task whose mark stands in an environment, unless it names another ledger.
+pub(crate) fn marked_id(environ: &[u8], pid: i32, ledger: &LedgerFile) -> Option<TaskId> {
+    let id = values(environ, MARK).next().filter(|id| !id.is_empty())?;
+    let id = String::from_utf8(id.to_vec()).ok()?;
+    (ledger.is_named_in(environ, &root_of(pid)) != Some(false)).then(|| TaskId::recorded(id))
+}
+
+/// Opens the environment at `path` under `dir`.
+pub(crate) fn open_environ(dir: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Reads an opened environment, if it is not longer than the kernel lets one be made: a process can let it
+/// seem to be as long as its whole memory.
+pub(crate) fn read_environ<'a>(file: &OwnedFd, buf: &'a mut Vec<u8>) -> rustix::io::Result<&'a [u8]> {
+    let mut len = 0;
+    loop {
+        if len > LONGEST {
+            return Err(Errno::TOOBIG);
+        }
+        if len == buf.len() {
+            buf.resize((buf.len() * 2).max(16 * 1024), 0);
+        }
+        match rustix::io::read(file, &mut buf[len..]) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(&buf[..len])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn whose(id: &str) -> TaskMark {
+        TaskMark::new(&TaskId::recorded(id), LedgerFile::at(Path::new("/no/ledger")))
+    }
+
+    fn look(whose: &TaskMark, environ: &str) -> Mark {
+        whose.look(environ.replace('|', "\0").as_bytes(), || "/".to_owned())
+    }
+
+    #[test]
+    fn a_mark_behind_any_length_of_environment_is_found_and_says_whose_process_it_is() {
+        // Around the sizes at which the buffer grows: it starts with 16 KiB.
+        for filled in [10, 16 * 1024 - 40, 16 * 1024, 40_000, 100_000] {
+            let mut child = Command::new("sleep")
+                .arg("1000")
+                .env_clear()
+                .env("AAA", "x".repeat(filled))
+                .env("BOOKEND_TASK_ID", "abc")
+                .env("BOOKEND_LEDGER", "/no/ledger")
+                .spawn()
+                .unwrap();
+            let pid = child.id() as i32;
+            assert_eq!(carries_mark(pid, &whose("abc")), Mark::Carried, "{filled}");
+            assert_eq!(carries_mark(pid, &whose("ab")), Mark::Absent, "{filled}");
+            let path = format!("/proc/{pid}/environ");
+            let mut buf = Vec::new();
+            let environ = open_environ(CWD, path.as_bytes()).unwrap();
+            assert_eq!(read_environ(&environ, &mut buf).unwrap(), std::fs::read(&path).unwrap());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert_eq!(carries_mark(pid, &whose("abc")), Mark::Absent, "it is gone");
+        }
+    }
+
+    #[test]
+    fn an_environment_that_cannot_be_read_is_neither_marked_nor_unmarked() {
+        let look = |path: &[u8]| {
+            let file = open_environ(CWD, path);
+            whose("abc").read(1, &marks_of(i32::MAX, file.as_ref().map_err(|e| *e), &mut Vec::new()))
+        };
+        // A directory opens and does not read.
+        assert_eq!(look(b"/proc/self/task"), Mark::Unreadable);
+        assert_eq!(look(b"/proc/self/stat/none"), Mark::Unreadable);
+        assert_eq!(look(b"/proc/self/none"), Mark::Absent);
+    }
+
+    #[test]
+    fn only_whole_values_are_the_mark() {
+        let whose = whose("abc");
+        assert_eq!(look(&whose, "A=1|BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=/no/ledger|B=2"), Mark::Carried);
+        assert_eq!(look(&whose, "BOOKEND_LEDGER=/no/ledger|BOOKEND_TASK_ID=abc"), Mark::Carried);
+        for other in [
+            "BOOKEND_TASK_ID=abcd",
+            "BOOKEND_TASK_ID=ab",
+            "XBOOKEND_TASK_ID=abc",
+            "X=BOOKEND_TASK_ID=abc",
+            "BOOKEND_TASK_ID=abc ",
+            "BOOKEND_TASK_IDX=abc",
+            "",
+        ] {
+            assert_eq!(look(&whose, &format!("{other}|BOOKEND_LEDGER=/no/ledger")), Mark::Absent, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_counts_as_the_file_that_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("real")).unwrap();
+        std::os::unix::fs::symlink("real", path("link")).unwrap();
+        for name in ["real/l.db", "other.db"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        let whose = TaskMark::new(&TaskId::recorded("abc"), LedgerFile::at(&path("real/l.db")));
+        let named = |name: &str| {
+            look(&whose, &format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(name).display()))
+        };
+        assert_eq!([named("real/l.db"), named("link/../link/l.db")], [Mark::Carried; 2]);
+        assert_eq!(named("other.db"), Mark::Absent, "another ledger's task");
+        assert_eq!(named("gone.db"), Mark::Doubtful, "perhaps its former place");
+        assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc"), Mark::Doubtful);
+        assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=l.db"), Mark::Doubtful);
+        std::fs::rename(path("real/l.db"), path("moved.db")).unwrap();
+        let moved = TaskMark::new(&TaskId::recorded("abc"), LedgerFile::at(&path("moved.db")));
+        let former = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path("real/l.db").display());
+        assert_eq!(look(&moved, &former), Mark::Doubtful);
+        std::fs::write(path("real/l.db"), "").unwrap();
+        assert_eq!(look(&moved, &former), Mark::Absent, "a new ledger has taken its place");
+    }
+
+    #[test]
+    fn the_mark_tells_whose_a_process_is() {
+        let ledger = LedgerFile::at(Path::new("/no/ledger"));
+        let id = |environ: &[u8]| marked_id(environ, std::process::id() as i32, &ledger);
+        assert_eq!(
+            id(b"A=1\0BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/no/ledger\0"),
+            Some(TaskId::recorded("abc"))
+        );
+        assert_eq!(id(b"BOOKEND_TASK_ID=\0XBOOKEND_TASK_ID=abc\0"), None);
+        let here = LedgerFile::at(Path::new("/proc/self/stat"));
+        let of_another = b"BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/proc/self/status\0";
+        assert_eq!(marked_id(of_another, std::process::id() as i32, &here), None);
+    }
+
+    #[test]
+    fn an_environment_is_read_up_to_the_longest_that_can_be_given_and_no_further() {
+        let file = OwnedFd::from(tempfile::tempfile().unwrap());
+        let read = |len: usize| {
+            rustix::fs::ftruncate(&file, len as u64).unwrap();
+            rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).unwrap();
+            read_environ(&file, &mut Vec::new()).map(<[u8]>::len)
+        };
+        assert_eq!(read(LONGEST), Ok(LONGEST));
+        assert_eq!(read(LONGEST + 1), Err(Errno::TOOBIG));
+    }
+
+    /// To open a pipe would wait for ever for who writes into it, and a device may do anything.
+    #[test]
+    fn what_an_environment_names_as_its_ledger_is_never_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("l.db"), "").unwrap();
+        // It can be looked at, and cannot be opened.
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        let named = |named: &str, ledger: &str| {
+            let environ = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(named).display());
+            look(&TaskMark::new(&TaskId::recorded("abc"), LedgerFile::at(&path(ledger))), &environ)
+        };
+        assert_eq!(named("socket", "l.db"), Mark::Absent);
+        assert_eq!(named("socket", "socket"), Mark::Carried);
+    }
+
+    #[test]
+    fn a_ledger_is_found_below_a_root_that_may_be_passed_through_and_not_read() {
+        use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("l.db"), "").unwrap();
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o100)).unwrap();
+        let look = || {
+            let none = CapabilitySet::empty();
+            // Of this thread only: the modes of files count for it as for anybody.
+            set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+                .unwrap();
+            assert!(std::fs::read_dir(root.path()).is_err(), "it cannot be read");
+            LedgerFile::at(&root.path().join("l.db")).is(b"/l.db", root.path().to_str().unwrap())
+        };
+        assert_eq!(std::thread::scope(|s| s.spawn(look).join().unwrap()), Some(true));
+    }
+
+    #[test]
+    fn of_an_environment_only_the_marks_are_kept() {
+        let environ = b"A=1\0BOOKEND_TASK_ID=abc\0B=BOOKEND_LEDGER\0BOOKEND_LEDGER=/l\0XBOOKEND_LEDGER=/m\0";
+        assert_eq!(marks_in(environ), b"BOOKEND_TASK_ID=abc\0BOOKEND_LEDGER=/l");
+        assert_eq!(marks_in(b"A=1\0"), b"");
+        assert_eq!(marks_in(b"BOOKEND_DETACHED=1\0A=1\0"), b"BOOKEND_DETACHED=1");
+    }
+}

@@ -1,0 +1,5 @@
+//! Starting a process: what it inherits from the caller, its environment, and the gate before its exec.
+
+pub mod caller;
+pub mod environment;
+pub mod gate;

@@ -1,0 +1,102 @@
+//! What is left to go by where others may write to the ledger: what the kernel shows of processes.
+
+use std::cell::OnceCell;
+use std::io;
+
+use crate::ledger::{Distrust, Ledger};
+use crate::process::cgroup::Cgroup;
+use crate::process::leftovers::{self, LedgerFile, Seat, SharedScan};
+use crate::process::procfs::identity::{self, Stat};
+use crate::process::procfs::locks::{self, Locked};
+use crate::recovery;
+use crate::task::{Identity, Task, TaskId};
+use crate::view;
+
+/// What proves which processes belong to a task of a ledger, and which supervise one.
+#[derive(Debug)]
+pub enum Evidence {
+    /// The rows: only this user can have written them.
+    Rows,
+    /// The kernel alone: the marks in environments, and the locks on the ledger's `live` file. `None`: that
+    /// is missing.
+    Kernel(Option<Locked>),
+}
+
+impl Evidence {
+    pub fn of(ledger: &Ledger) -> Evidence {
+        ledger.distrust().map_or(Evidence::Rows, |_| Evidence::Kernel(live_bytes(ledger)))
+    }
+
+    /// Whether a process supervises a task of the ledger.
+    pub fn is_supervisor(&self, ledger: &Ledger, stat: &Stat) -> bool {
+        match self {
+            Evidence::Rows => recovery::holds_live_lock(ledger, stat.identity()),
+            Evidence::Kernel(locked) => locked
+                .as_ref()
+                .is_some_and(|locked| locks::holds(stat.pid, locked).unwrap_or_else(|| may_be_bookend(stat))),
+        }
+    }
+
+    /// Takes from a row what it says of processes, where others may have written that.
+    pub fn withhold(&self, task: &mut Task) {
+        if matches!(self, Evidence::Kernel(_)) {
+            (task.cgroup, task.oom_kills_before) = (None, None);
+            (task.agent_pid, task.agent_start, task.agent_pidfd) = (None, None, None);
+        }
+    }
+
+    /// What to look for of a task's processes; `agent`: its recorded one.
+    pub fn leftovers_of(&self, ledger: LedgerFile, task: &Task, agent: Option<Identity>) -> leftovers::Task {
+        let seat = match self {
+            Evidence::Rows => Seat::Stranger,
+            Evidence::Kernel(_) => Seat::Doubter,
+        };
+        leftovers::Task {
+            id: task.id.clone(),
+            ledger,
+            agent: agent.unwrap_or(Identity { pid: 0, start: 0 }),
+            agent_tty: 0,
+            seat,
+            spares_detached: recovery::leftovers_policy(task).spares_detached(),
+            cgroup: Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref()),
+        }
+    }
+}
+
+/// Whether a process whose descriptors cannot be read may be bookend: it is this user's and has our name.
+fn may_be_bookend(stat: &Stat) -> bool {
+    let own = identity::stat(std::process::id().cast_signed()).ok().flatten();
+    let me = nix::unistd::geteuid().as_raw();
+    own.is_some_and(|own| own.comm == stat.comm) && identity::user(stat.pid) == Some(me)
+}
+
+/// Says of a process whether it supervises a task of the ledger. Whether the rows are trusted is asked with
+/// the first process.
+pub fn supervisors(ledger: &Ledger) -> impl Fn(&Stat) -> bool + '_ {
+    let evidence = OnceCell::new();
+    move |stat| evidence.get_or_init(|| Evidence::of(ledger)).is_supervisor(ledger, stat)
+}
+
+/// What the owner of a ledger does so that its rows are trusted.
+pub fn remedy(distrust: &Distrust) -> String {
+    match distrust.fix {
+        Some(command) => format!("{command} {}", view::quoted(&distrust.path.to_string_lossy())),
+        None => "find out who has written to it".to_owned(),
+    }
+}
+
+/// Whether the process `pid` is seen to supervise the task `id`: it holds a lock on the ledger's `live` file,
+/// and a process of this user with the task's mark descends from it. The row is not asked.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn supervises(ledger: &Ledger, pid: i32, id: &TaskId) -> io::Result<bool> {
+    let holds = live_bytes(ledger).is_some_and(|locked| locks::holds(pid, &locked) == Some(true));
+    let ledger = LedgerFile::at(ledger.path());
+    Ok(holds && SharedScan::default().descends_from(pid, id, ledger).map_err(io::Error::other)?)
+}
+
+fn live_bytes(ledger: &Ledger) -> Option<Locked> {
+    let (dev, ino, bytes) = ledger.live_bytes().ok()??;
+    Some(Locked { dev, ino, bytes })
+}

@@ -1,0 +1,385 @@
+//! One turn of the loop: what each event does to the run.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use tracing::{debug, warn};
+
+use super::stopwatch::Clock;
+use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
+use crate::agent::Mode;
+use crate::clock;
+use crate::error::Error;
+use crate::ledger::Seen;
+use crate::process::cgroup::Cgroup;
+use crate::process::forward::{self, CANCEL, Fate};
+use crate::process::group;
+use crate::process::leftovers::LeftoverSweep;
+use crate::process::procfs::identity;
+use crate::process::terminal;
+use crate::process::watch::{Event, Interest, Source};
+use crate::sys::{self, Change, Received, Usage};
+use crate::task::Stop;
+
+impl Supervisor<'_> {
+    /// One event, or the deadline.
+    pub(super) fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
+        self.pause_clocks();
+        let deadline = self.deadline().into_iter().chain(until).min();
+        let mut interests = Vec::with_capacity(5);
+        let mut look = |source, fd| {
+            if let Some(fd) = fd {
+                interests.push(Interest { source, fd });
+            }
+        };
+        look(Source::Report, self.agent.child.report());
+        if let Some(listening) = &self.listening {
+            look(Source::Output, listening.capture.input());
+            look(Source::Downstream, listening.capture.output());
+        }
+        if let Some(helper) = &self.helper {
+            look(Source::HelperReport, helper.child.report());
+            look(Source::HelperOutput, helper.output.as_ref().map(AsFd::as_fd));
+        }
+        for fd in self.sweep.iter().flat_map(LeftoverSweep::fds) {
+            look(Source::Leftover, Some(fd));
+        }
+        match self.watch.next(&interests, deadline).map_err(watching)? {
+            Event::Signal(received) => self.on_signal(received)?,
+            Event::Child { pid, change, usage } => self.on_child(pid, change, usage)?,
+            Event::Ready(source) => self.on_ready(source)?,
+            Event::Deadline => self.on_deadline(Instant::now())?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let t = &self.timers;
+        let output = self.listening.as_ref().and_then(|l| l.capture.due());
+        let patience = [t.timeout, t.idle, t.linger].map(Clock::deadline);
+        patience.into_iter().chain([t.progress, t.rest, self.ladder.deadline(), output]).flatten().min()
+    }
+
+    /// Time in which the agent could not go on is not counted against it.
+    fn pause_clocks(&mut self) {
+        let held_up = self.listening.as_ref().is_some_and(|l| l.capture.holds_agent_up());
+        let now = Instant::now();
+        let t = &mut self.timers;
+        t.timeout.run(!t.stopped, now);
+        t.idle.run(!t.stopped && !held_up, now);
+        t.linger.run(!t.stopped && !held_up, now);
+    }
+
+    fn on_signal(&mut self, received: Received) -> Result<(), Error> {
+        let more = self.watch.pending(|r| r.signal == received.signal).map_err(watching)?.is_some();
+        let fate = self.forward.fate(&received, self.agent.child.pid, more);
+        if fate == Fate::Noise {
+            return Ok(());
+        }
+        // What runs after the agent has a group of its own, which the terminal does not reach.
+        if let (Phase::After, Some(helper), libc::SIGTSTP | libc::SIGCONT) =
+            (self.phase, &self.helper, received.signal)
+            && helper.ended.is_none()
+        {
+            group::signal(&helper.child, received.signal);
+        }
+        if let Some(stop) = stop_of(&received) {
+            match self.phase {
+                Phase::Before | Phase::Running => self.note(stop, received.signal),
+                Phase::After => {
+                    self.hurried = true;
+                    self.late_stops.push_back(received.signal);
+                }
+            }
+        }
+        let stops = matches!(received.signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+        if stops || received.signal == libc::SIGCONT {
+            self.timers.stop_signal = stops.then_some(received.signal);
+        }
+        match self.phase {
+            _ if fate == Fate::Reached => {}
+            Phase::Running if self.agent.executed => forward::forward(&self.agent.child, &received),
+            Phase::Before | Phase::Running => self.early.push_back(received),
+            Phase::After => {}
+        }
+        // A stop signal to the whole group may stop the agent before bookend reads it.
+        if stops && self.timers.stopped {
+            self.stop_along(self.agent.child.pid, received.signal)?;
+        }
+        Ok(())
+    }
+
+    /// Notes the cause before any signal is sent: a stopped agent may leave with a code of its own.
+    fn note(&mut self, stop: Stop, signal: i32) {
+        let now = Instant::now();
+        let yields = |stop: &Stop| matches!(stop, Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. });
+        if self.asked.as_ref().is_none_or(|a| yields(&a.stop)) {
+            self.asked = Some(Asked { stop, at: now, results: self.observed().results });
+        }
+        // A program at a terminal may use Ctrl-C for itself; a headless one was told to stop.
+        if !yields(&stop) || self.agent.mode != Mode::Interactive {
+            self.ladder.begin(signal, now);
+        }
+        if self.phase == Phase::Before
+            && let Some(helper) = &self.helper
+            && helper.ended.is_none()
+        {
+            self.ladder.begin(signal, now);
+            let _ = helper.child.signal(libc::SIGTERM, None);
+        }
+    }
+
+    /// Stops the agent by our own decision.
+    fn stop(&mut self, stop: Stop) {
+        self.note(stop, libc::SIGTERM);
+        self.send(libc::SIGTERM);
+    }
+
+    pub(super) fn send(&mut self, signal: i32) {
+        let to = match (&self.phase, &self.helper) {
+            (Phase::Before, Some(helper)) if helper.ended.is_none() => &helper.child,
+            (Phase::Running, _) if self.agent.ended.is_none() => &self.agent.child,
+            _ => return,
+        };
+        let sent = to.signal(signal, None);
+        // A stopped process acts on nothing but SIGKILL until it is continued.
+        if self.timers.stopped {
+            let _ = to.signal(libc::SIGCONT, None);
+        }
+        let Err(e) = sent else { return };
+        warn!("could not send signal {signal} to process {}: {e}", to.pid);
+        if signal == libc::SIGKILL && e.raw_os_error() == Some(libc::EPERM) {
+            // Who may write to the cgroup may end all in it, whoever they are.
+            self.out_of_reach = !self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
+        }
+    }
+
+    fn on_child(&mut self, pid: i32, change: Change, usage: Usage) -> Result<(), Error> {
+        if pid == self.agent.child.pid {
+            match change {
+                Change::Ended(exit) => self.agent.ended = Some((exit, usage)),
+                Change::Stopped(signal) => self.on_stopped(signal)?,
+                Change::Continued => self.timers.stopped = false,
+            }
+        } else if let Some(helper) = &mut self.helper
+            && pid == helper.child.pid
+        {
+            match change {
+                Change::Ended(exit) => helper.ended = Some(exit),
+                // A process group of its own is not the shell's job: nobody would continue us with it, unless
+                // it was Ctrl-Z that we passed on.
+                Change::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
+                    self.stop_along(pid, signal)?;
+                }
+                Change::Stopped(_) | Change::Continued => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The agent was stopped, perhaps alone. The shell looks at us: we stop the same way.
+    fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
+        self.timers.stopped = true;
+        self.pause_clocks();
+        self.stop_along(self.agent.child.pid, signal)
+    }
+
+    /// Stops with our child `pid`, for the shell to see.
+    pub(super) fn stop_along(&mut self, pid: i32, signal: i32) -> Result<(), Error> {
+        let still = matches!(identity::stat(pid), Ok(Some(s)) if s.state == 'T');
+        let continued = self.watch.pending(|r| r.signal == libc::SIGCONT).map_err(watching)?.is_some();
+        if !still || continued {
+            return Ok(());
+        }
+        let sent = self.timers.stop_signal.take();
+        if terminal::may_stop() {
+            sys::raise_unblocked(signal);
+        } else if let Some(sent) = sent {
+            // In an orphaned group the kernel ignores it, for the agent too: POSIX 2.4.3, signal actions.
+            sys::raise_unblocked(sent);
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_ready(&mut self, source: Source) -> Result<(), Error> {
+        match source {
+            Source::Report => match self.agent.child.read_report() {
+                Ok(()) => {
+                    self.agent.executed = true;
+                    for received in std::mem::take(&mut self.early) {
+                        forward::forward(&self.agent.child, &received);
+                    }
+                }
+                Err(e) => self.agent.start_error = Some(e),
+            },
+            Source::Output => {
+                if self.listening.as_mut().is_some_and(Listening::read_some) {
+                    // What somebody else still writes after the agent's end is no life of it.
+                    if self.phase == Phase::Running {
+                        self.timers.idle = Clock::of(self.limits.idle_timeout, Instant::now());
+                    }
+                    self.take_note()?;
+                }
+            }
+            Source::Downstream => {
+                if let Some(listening) = &mut self.listening {
+                    listening.capture.flush();
+                }
+            }
+            Source::HelperReport => {
+                if let Some(helper) = &mut self.helper {
+                    helper.start_error = helper.child.read_report().err();
+                }
+            }
+            Source::HelperOutput => {
+                if let Some(helper) = &mut self.helper {
+                    helper.read_output();
+                }
+            }
+            Source::Holder | Source::Leftover => {}
+        }
+        Ok(())
+    }
+
+    /// Looks at what the agent's output tells by now: its session at once, counts once a second.
+    pub(super) fn take_note(&mut self) -> Result<(), Error> {
+        let Some(listening) = &self.listening else { return Ok(()) };
+        let observed = listening.reader.observed();
+        if let (Some(resumed), Some(named)) = (&self.resumed, &observed.session_id) {
+            if resumed != named {
+                warn!(
+                    "the agent did not go on with session {resumed}, it began another one, {named}: its \
+                     context is lost"
+                );
+                self.context_lost = true;
+            }
+            self.resumed = None;
+        }
+        // One that the ledger did not take waits for the next progress.
+        if observed.session_id != self.written.session && !self.written.session_waits {
+            self.commit_session();
+        }
+        let Some(listening) = &self.listening else { return Ok(()) };
+        let observed = listening.reader.observed();
+        let now = Instant::now();
+        if self.phase == Phase::Running && !self.limits.awaits_input {
+            let done = observed.result.is_some() && !observed.background && !observed.open_turn;
+            self.timers.linger = Clock::of(done.then_some(self.limits.grace), now);
+        }
+        let counts = self.counts(observed);
+        let news = self.written.session_waits
+            || counts != self.written.counts
+            || observed.tool_in_flight != self.written.tool;
+        if news && self.timers.progress.is_none() {
+            self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
+        }
+        // Output that changes no count is a sign of life too: the audit takes long silence for a hang.
+        if now > self.written.at.unwrap_or(self.row.started) + SIGN_OF_LIFE {
+            self.timers.progress = Some(now);
+        }
+        Ok(())
+    }
+
+    fn commit_session(&mut self) {
+        let Some(session) = self.observed().session_id else { return };
+        let t = &self.task;
+        let key = t.key.as_deref();
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), &session, &clock::now());
+        self.written.session_waits = seen.is_err();
+        match seen {
+            Ok(()) => self.written.session = Some(session),
+            // The ending carries the id again.
+            Err(e) => {
+                debug!("session {session} not recorded yet: {e}");
+                self.written.at = Some(Instant::now());
+            }
+        }
+    }
+
+    fn write_progress(&mut self, now: Instant) {
+        self.timers.progress = None;
+        if self.written.session_waits {
+            self.commit_session();
+        }
+        let observed = self.observed();
+        let counts = self.counts(&observed);
+        let seen = Seen {
+            model: observed.model.as_deref(),
+            tool_in_flight: observed.tool_in_flight.as_deref(),
+            at: &clock::now(),
+        };
+        let wrote = match self.written.session_waits {
+            true => Ok(()),
+            false => self.ledger.progress(&self.task.id, &counts, &seen),
+        };
+        if wrote.is_err() || self.written.session_waits {
+            self.timers.progress = Some(Instant::now() + PROGRESS);
+        }
+        match wrote {
+            Ok(()) if self.written.session_waits => {}
+            Ok(()) => {
+                self.written.counts = counts;
+                self.written.tool = observed.tool_in_flight;
+            }
+            Err(e) => debug!("partial counts not recorded: {e}"),
+        }
+        self.written.at = Some(now);
+        self.timers.rest = Some(now + REST);
+    }
+
+    fn on_deadline(&mut self, now: Instant) -> Result<(), Error> {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.timers.progress) {
+            self.write_progress(now);
+        }
+        if due(self.timers.rest) {
+            self.timers.rest = None;
+            self.rest();
+        }
+        if let Some(listening) = &mut self.listening
+            && due(listening.capture.due())
+        {
+            listening.capture.flush();
+        }
+        if self.phase == Phase::Running {
+            if self.timers.timeout.take_due(now) {
+                self.stop(Stop::Timeout);
+            }
+            if self.timers.idle.take_due(now) {
+                self.stop(Stop::IdleTimeout);
+            }
+            if self.timers.linger.take_due(now) {
+                self.lingered = true;
+                self.ladder.begin(libc::SIGTERM, now);
+                self.send(libc::SIGTERM);
+            }
+        }
+        if let Some(signal) = self.ladder.due(now) {
+            self.send(signal);
+        }
+        Ok(())
+    }
+}
+
+fn leads_group(pid: i32) -> bool {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::unistd::getpgid(Some(pid)) == Ok(pid)
+}
+
+/// What a signal asks for, if it asks us to stop. One that we inherited as ignored asks for nothing.
+pub fn stop_of(received: &Received) -> Option<Stop> {
+    let Received { signal, sender, .. } = *received;
+    match signal {
+        libc::SIGTERM if received.code == libc::SI_QUEUE && received.value == CANCEL => {
+            Some(Stop::Cancel { sender })
+        }
+        libc::SIGTERM | libc::SIGHUP | libc::SIGINT | libc::SIGQUIT if !sys::is_ignored(signal) => {
+            Some(Stop::Signal { signal, sender })
+        }
+        _ => None,
+    }
+}
+
+pub fn watching(e: std::io::Error) -> Error {
+    Error::failed(format!("watching the agent: {e}"))
+}

@@ -1,0 +1,229 @@
+//! The end of the row: written once, to the ledger or to the spool, whatever way the run took.
+
+use std::time::Instant;
+
+use tracing::{debug, error, info, warn};
+
+use super::{End, Supervisor, Traces};
+use crate::agent::{CostCovers, Observed};
+use crate::clock;
+use crate::ledger::{Finished, Ledger, SpoolSlot};
+use crate::log;
+use crate::process::cgroup::Cgroup;
+use crate::process::cgroup::oom;
+use crate::task::{Counts, EndSource, Ended, Ending, Exit, Failure, Interrupt, Sender, Stop, TaskId};
+use crate::view;
+
+impl Supervisor<'_> {
+    /// Writes the terminal row, or the spool if the ledger does not take it. Says whether the ledger did.
+    pub fn settle(&mut self, end: End) -> bool {
+        let observed = self.observed();
+        let (stop_signal, stop_sender) = self.asked.as_ref().map_or((None, None), |a| stopped_by(a.stop));
+        let usage = end.exit.map(|(_, usage)| usage);
+        // The cgroup also knows of what the agent did not wait for, and of all its processes at once.
+        let used = self.agent.cgroup.as_ref().map(Cgroup::used).unwrap_or_default();
+        let cpu = used.cpu.or(usage.map(|u| u.cpu));
+        let oom_killed = self.oom_killed(end.exit.map(|(exit, _)| exit));
+        let by_oom = || "the kernel's OOM killer ended the agent".to_owned();
+        let leftovers = end.leftovers.filter(|l| l.found > 0);
+        let ended = Ended {
+            ending: end.ending,
+            error: end.error.or_else(|| (oom_killed == Some(true)).then(by_oom)),
+            source: EndSource::Wait,
+            finished_at: Some(clock::now()),
+            duration_ms: Some(elapsed_ms(self.row.started)),
+            exit: end.exit.map(|(exit, _)| exit),
+            stop_signal,
+            stop_sender,
+            counts: self.counts(&observed),
+            session_cost_usd: session_total(&observed),
+            model: observed.model,
+            session_id: observed.session_id.or(end.traces.backgrounded),
+            tool_in_flight: observed.tool_in_flight,
+            context_lost: self.context_lost,
+            transcript_seen: end.traces.transcript_seen,
+            session_kept: end.traces.kept,
+            limit_resets_at: observed.api_failure.and_then(|f| f.resets_at).and_then(clock::of_unix),
+            oom_killed,
+            cpu_ms: cpu.and_then(|c| i64::try_from(c.as_millis()).ok()),
+            max_rss_kib: used.peak_kib.or(usage.map(|u| u.max_rss_kib)),
+            leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
+            executed: self.agent.executed && !end.traces.unused,
+        };
+        let ended = self.row.ended.insert(ended).clone();
+        self.record(&ended)
+    }
+
+    pub(super) fn record(&mut self, ended: &Ended) -> bool {
+        let refused = match self.ledger.finish(&self.task.id, ended, "run") {
+            Ok(Finished::NoRow) => "its row is gone from the ledger".to_owned(),
+            Err(refused) => refused.to_string(),
+            Ok(finished) => {
+                self.report(ended, finished);
+                if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
+                    debug!("{e}");
+                }
+                self.row.settled = true;
+                return true;
+            }
+        };
+        if let Some(slot) = self.row.spool.take() {
+            let recover = view::suggestion(self.ledger.option(), "recover");
+            spool(&slot, &self.task.id, ended, &refused, &recover);
+        }
+        self.row.settled = true;
+        false
+    }
+
+    pub(super) fn report(&self, ended: &Ended, finished: Finished) {
+        let id = &self.task.id;
+        let ending = &ended.ending;
+        match finished {
+            Finished::NoRow => {}
+            Finished::AlreadyTerminal(status) => {
+                warn!(
+                    "task {id} was ended as {status} by somebody else; its own end, {}, is not recorded",
+                    ending.status()
+                );
+            }
+            Finished::Done { invalidated } => {
+                let reason = ending.reason().map(|r| format!(" ({r})")).unwrap_or_default();
+                info!(
+                    MESSAGE_ID = log::id::of(ending.status()),
+                    STATUS = ending.status().as_str(),
+                    REASON = ending.reason(),
+                    SESSION_ID = ended.session_id,
+                    DURATION_MS = ended.duration_ms,
+                    COST_USD = ended.counts.cost_usd,
+                    STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
+                    "task {id} ended as {}{reason}",
+                    ending.status()
+                );
+                if let Some(session) = invalidated {
+                    warn!(
+                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
+                        STATUS = ending.status().as_str(),
+                        SESSION_ID = session,
+                        "session {session} is not to be resumed: task {id} ended as {}{reason}",
+                        ending.status()
+                    );
+                }
+            }
+        }
+    }
+
+    /// Whether the kernel's OOM killer ended the agent, as far as that can be told.
+    fn oom_killed(&self, exit: Option<Exit>) -> Option<bool> {
+        let struck = oom::struck_since(self.row.cgroup.as_deref(), self.row.oom_kills_before)?;
+        Some(struck && exit == Some(Exit::Signal(libc::SIGKILL)))
+    }
+
+    /// The counts of this run alone.
+    pub(super) fn counts(&self, observed: &Observed) -> Counts {
+        let cost_usd = match (session_total(observed), self.row.cost_before) {
+            // A total below the one before means that the agent lost it and counts anew.
+            (Some(now), Some(before)) if now >= before => Some(((now - before) * 1e9).round() / 1e9),
+            _ => observed.reported_cost_usd,
+        };
+        Counts { cost_usd, ..observed.counts }
+    }
+}
+
+/// What the session has cost so far, where the agent reports that. 2.1.330 does not count what a version that
+/// reports per run spent on the session.
+fn session_total(observed: &Observed) -> Option<f64> {
+    observed.reported_cost_usd.filter(|_| observed.cost_covers == CostCovers::Session)
+}
+
+/// One guard owns the claim: whatever way is taken out of a run, a panic too, the row gets its end.
+impl Drop for Supervisor<'_> {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.agent.cgroup {
+            cgroup.remove();
+        }
+        if self.row.settled {
+            return;
+        }
+        if let Some(ended) = self.row.ended.take() {
+            self.record(&ended);
+            return;
+        }
+        let ending = match self.agent.executed {
+            true => Ending::Interrupted(Interrupt::SupervisorLost),
+            false => Ending::Failure(Failure::Spawn),
+        };
+        let error = Some("bookend itself failed while it had the task in charge".to_owned());
+        self.settle(End {
+            ending,
+            error,
+            exit: self.agent.ended,
+            leftovers: None,
+            traces: Traces::default(),
+        });
+    }
+}
+
+/// The sender and the number of the signal that stopped a run, for its row.
+fn stopped_by(stop: Stop) -> (Option<i32>, Option<Sender>) {
+    match stop {
+        Stop::Signal { signal, sender } => (Some(signal), Some(sender)),
+        Stop::Cancel { sender } => (Some(libc::SIGTERM), Some(sender)),
+        Stop::Timeout | Stop::IdleTimeout => (None, None),
+    }
+}
+
+fn elapsed_ms(since: Instant) -> i64 {
+    i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
+/// and the journal: it is lost otherwise.
+fn spool(slot: &SpoolSlot, id: &TaskId, ended: &Ended, refused: &str, recover: &str) {
+    let status = ended.ending.status();
+    match slot.write(ended, "run") {
+        Ok(file) => warn!(
+            MESSAGE_ID = log::id::SPOOLED,
+            STATUS = status.as_str(),
+            SPOOL_FILE = %file.display(),
+            "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next command \
+             that opens the ledger merges it",
+            file.display()
+        ),
+        Err(e) => {
+            let (line, file) = slot.line(ended, "run");
+            error!(
+                "the end of task {id} ({status}) is not recorded: {refused}; {e}; the next line is its \
+                 record: save it as {} and run `{recover}`",
+                file.display()
+            );
+            log::record(&line);
+        }
+    }
+}
+
+/// Ends a task whose claim was reported as failed: what could not be synced may be found durable all the same
+/// when the log is next read. An end that the ledger cannot take goes to the spool.
+pub fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &Ended) {
+    let settled = match ledger.finish(id, ended, "run") {
+        Ok(_) => slot.discard(),
+        Err(refused) => {
+            debug!("{refused}");
+            slot.write(ended, "run").map(drop)
+        }
+    };
+    if let Err(e) = settled {
+        debug!("{e}");
+    }
+}
+
+/// The end of a task whose agent never had a process.
+pub fn never_ran(reason: Failure, error: &str, started: Instant) -> Ended {
+    Ended {
+        ending: Ending::Failure(reason),
+        error: Some(error.to_owned()),
+        source: EndSource::Wait,
+        finished_at: Some(clock::now()),
+        duration_ms: Some(elapsed_ms(started)),
+        ..Ended::unknown(Ending::Failure(reason))
+    }
+}
