@@ -1,7 +1,7 @@
 //! Commands of the user's beside a task: `--prepare` before it, `--on-finish` and `--on-interrupted` after
 //! it. The latter are given the task's row; `run` and `recover` start them through here alike.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use tracing::warn;
 
 use crate::clock;
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::failpoint;
+use crate::helper::{Attendant, Helper, Waited, dev_null, shell};
 use crate::ledger::{Delivery, Ledger};
 use crate::process::group::{self, Members};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::environment;
-use crate::process::spawn::gate::{Gated, Launch};
-use crate::process::watch::{Event, Interest, Source, Watch};
-use crate::run::OPTION_VARIABLES;
-use crate::run::supervisor::{self, Helper};
-use crate::sys::{self, Change, SignalSet};
-use crate::task::{Exit, Task};
+use crate::process::spawn::environment::OPTION_VARIABLES;
+use crate::process::spawn::gate::Gated;
+use crate::sys;
+use crate::task::Task;
 use crate::view;
 
 /// How long a hook may take where nothing else was said (`--hook-timeout`).
@@ -30,29 +30,6 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How long after the end of a hook a stop signal may still come that both were sent: systemd signals the
 /// processes of a unit one after the other.
 const ECHO: Duration = Duration::from_millis(100);
-
-/// Waits for a hook while it runs.
-pub trait Attendant {
-    fn ledger(&mut self) -> &mut Ledger;
-
-    /// bookend received a stop signal: it starts no more hooks.
-    fn is_stopping(&self) -> bool;
-
-    /// Waits until the hook has ended, bookend receives a stop signal, or `until`.
-    ///
-    /// # Errors
-    /// When the kernel has no memory left to watch with.
-    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error>;
-}
-
-/// What ended a wait for a hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waited {
-    Ended,
-    /// This stop signal came.
-    Stop(i32),
-    Deadline,
-}
 
 /// A hook that is to be run for one task.
 pub struct Hook<'a> {
@@ -275,75 +252,6 @@ fn next(ledger: &Ledger) -> String {
 
 pub fn signal_name(signal: i32) -> &'static str {
     nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str)
-}
-
-/// A command that has nothing else to do while a hook runs. As long as this lives, stop signals are blocked,
-/// and read by [`Attendant::wait`].
-pub struct Idle<'a> {
-    pub ledger: &'a mut Ledger,
-    pub watch: &'a mut Watch,
-    /// The stop signal that came.
-    pub stopped: Option<i32>,
-    former: SignalSet,
-}
-
-impl<'a> Idle<'a> {
-    pub fn new(ledger: &'a mut Ledger, watch: &'a mut Watch) -> Idle<'a> {
-        let former = sys::set_mask(SignalSet::ALL);
-        let stops = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
-        sys::set_mask(stops.into_iter().fold(former, SignalSet::with));
-        Idle { ledger, watch, stopped: None, former }
-    }
-}
-
-impl Drop for Idle<'_> {
-    fn drop(&mut self) {
-        sys::set_mask(self.former);
-    }
-}
-
-impl Attendant for Idle<'_> {
-    fn ledger(&mut self) -> &mut Ledger {
-        self.ledger
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stopped.is_some()
-    }
-
-    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error> {
-        loop {
-            if hook.as_ref().is_some_and(|h| h.ended.is_some()) {
-                return Ok(Waited::Ended);
-            }
-            let report = hook.as_ref().and_then(|h| h.child.report());
-            let interests: Vec<_> =
-                report.into_iter().map(|fd| Interest { source: Source::HelperReport, fd }).collect();
-            match self.watch.next(&interests, until).map_err(supervisor::watching)? {
-                Event::Child { pid, change: Change::Ended(exit), .. } => {
-                    hook.iter_mut().filter(|h| h.child.pid == pid).for_each(|h| h.ended = Some(exit));
-                }
-                Event::Ready(_) => {
-                    hook.iter_mut().for_each(|h| h.start_error = h.child.read_report().err());
-                }
-                Event::Deadline => return Ok(Waited::Deadline),
-                Event::Signal(received) if supervisor::stop_of(&received).is_some() => {
-                    self.stopped.get_or_insert(received.signal);
-                    return Ok(Waited::Stop(received.signal));
-                }
-                Event::Child { .. } | Event::Signal(_) => {}
-            }
-        }
-    }
-}
-
-/// A command line of the user's, as the shell reads it.
-pub fn shell(command: &OsStr, env: Vec<CString>) -> std::io::Result<Launch> {
-    Launch::new(&[OsStr::new("/bin/sh"), OsStr::new("-c"), command], env)
-}
-
-pub fn dev_null() -> std::io::Result<OwnedFd> {
-    Ok(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
 }
 
 /// The row as JSON in an unnamed file, ready to be read.

@@ -7,11 +7,13 @@ mod cli;
 mod clock;
 mod commands;
 mod error;
+mod exit;
 mod failpoint;
 #[cfg(test)]
 #[path = "../tests/fuzz/properties/mod.rs"]
 mod fuzz;
 mod git;
+mod helper;
 mod hook;
 mod ledger;
 mod log;
@@ -19,6 +21,7 @@ mod owner;
 mod process;
 mod recovery;
 mod run;
+mod stop;
 mod sys;
 mod task;
 mod view;
@@ -34,10 +37,11 @@ use crate::commands::{
     adopt, artifact, audit, backup, cancel, deliver, doctor, list, man, overview, prune, recover, redispatch,
     session, show, stats, timeline,
 };
-use crate::error::{Error, Kind, exit_code};
+use crate::error::{Error, Kind};
+use crate::exit::Exit;
+use crate::exit::exit_code;
 use crate::owner::Intent;
 use crate::process::spawn::caller::Caller;
-use crate::run::Leave;
 
 /// The program's entry. Not Rust's own: that would ignore SIGPIPE and open closed descriptors before the
 /// first line of ours, and the agent would inherit both.
@@ -45,11 +49,11 @@ use crate::run::Leave;
 pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
     sys::ready_heap();
     // A panic has told its message by now, and the guard of the run has settled the row.
-    let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Leave::Code(exit_code::FAILED));
+    let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Exit::Code(exit_code::FAILED));
     log::flush();
     match leave {
-        Leave::Code(code) => sys::exit_now(code),
-        Leave::Signal(signal) => {
+        Exit::Code(code) => sys::exit_now(code),
+        Exit::Signal(signal) => {
             sys::forbid_core();
             sys::set_disposition(signal, false);
             sys::raise_unblocked(signal);
@@ -59,13 +63,13 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
     }
 }
 
-fn start() -> Leave {
+fn start() -> Exit {
     if sys::is_elevated() {
         log::fail(
             "bookend was started with more rights than its caller has (a set-user-ID or set-group-ID bit, or \
              capabilities of its file), and runs whatever its environment says: take them from it",
         );
-        return Leave::Code(exit_code::FAILED);
+        return Exit::Code(exit_code::FAILED);
     }
     let args: Vec<OsString> = std::env::args_os().collect();
     cli::variables::forget_empty();
@@ -77,7 +81,7 @@ fn start() -> Leave {
                 // Nobody left to tell if this fails.
                 None => drop(message.print()),
             }
-            return Leave::Code(message.exit_code());
+            return Exit::Code(message.exit_code());
         }
     };
     let ledger = invocation.ledger.as_deref();
@@ -85,7 +89,7 @@ fn start() -> Leave {
         && let Err(e) = owner::settle(file, intent, &args)
     {
         log::fail(&e.to_string());
-        return Leave::Code(e.code());
+        return Exit::Code(e.code());
     }
     let done = match &invocation.request {
         Request::Run(request) => {
@@ -137,10 +141,10 @@ fn start() -> Leave {
     };
     done.unwrap_or_else(|e| {
         if e.kind == Kind::ReaderGone {
-            return Leave::Signal(libc::SIGPIPE);
+            return Exit::Signal(libc::SIGPIPE);
         }
         log::fail(&e.to_string());
-        Leave::Code(e.code())
+        Exit::Code(e.code())
     })
 }
 
@@ -169,6 +173,6 @@ fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Opt
     }
 }
 
-fn say(text: &str) -> Result<Leave, Error> {
-    sys::stdout::print(text).map(|()| Leave::Code(0))
+fn say(text: &str) -> Result<Exit, Error> {
+    sys::stdout::print(text).map(|()| Exit::Code(0))
 }

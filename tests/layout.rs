@@ -41,7 +41,7 @@ enum Storey {
 
 fn storey(module: &str) -> Storey {
     match module {
-        "task" => Storey::Words,
+        "task" | "exit" => Storey::Words,
         "sys" | "error" | "log" | "clock" | "failpoint" => Storey::Ground,
         "agent" | "process" | "ledger" | "view" => Storey::Trades,
         "cli" => Storey::CommandLine,
@@ -53,7 +53,9 @@ fn storey(module: &str) -> Storey {
 fn may_use(user: &str, used: &str) -> bool {
     match (storey(user), storey(used)) {
         _ if user == used => true,
-        (Storey::Ground, Storey::Ground) | (Storey::Commands, Storey::Commands) => true,
+        (Storey::Words, Storey::Words)
+        | (Storey::Ground, Storey::Ground)
+        | (Storey::Commands, Storey::Commands) => true,
         (above, below) => above > below,
     }
 }

@@ -31,7 +31,7 @@ use crate::commands::stats;
 use crate::commands::timeline;
 use crate::log;
 use crate::process::leftovers::Policy;
-use crate::run;
+use crate::run::options::{RunOptions, WhenBusy};
 use crate::task::{KeepSession, OnTerm, Status, TaskId};
 use crate::view;
 use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
@@ -341,7 +341,7 @@ enum KeepSessionArg {
 enum LeftoversArg {
     Auto,
     End,
-    Leave,
+    Exit,
 }
 
 /// What the user asked for.
@@ -352,7 +352,7 @@ pub struct Invocation {
 }
 
 pub enum Request {
-    Run(Box<run::Request>),
+    Run(Box<RunOptions>),
     List(list::Request),
     Show(show::Request),
     Audit(audit::Request),
@@ -453,8 +453,8 @@ fn without_colours(text: &str) -> String {
     parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, rest)| rest))
 }
 
-fn run_request(a: RunArgs) -> run::Request {
-    run::Request {
+fn run_request(a: RunArgs) -> RunOptions {
+    RunOptions {
         id: a.id,
         key: given(a.key),
         repo: given(a.repo),
@@ -489,7 +489,7 @@ fn run_request(a: RunArgs) -> run::Request {
         leftovers: match a.leftovers {
             LeftoversArg::Auto => Policy::Auto,
             LeftoversArg::End => Policy::End,
-            LeftoversArg::Leave => Policy::Leave,
+            LeftoversArg::Exit => Policy::Exit,
         },
         strict: a.strict,
         backlog: a.backlog,
@@ -501,11 +501,11 @@ fn run_request(a: RunArgs) -> run::Request {
     }
 }
 
-fn when_busy(wait: bool, replace: bool) -> run::WhenBusy {
+fn when_busy(wait: bool, replace: bool) -> WhenBusy {
     match (wait, replace) {
-        (true, _) => run::WhenBusy::Wait,
-        (_, true) => run::WhenBusy::Replace,
-        _ => run::WhenBusy::Refuse,
+        (true, _) => WhenBusy::Wait,
+        (_, true) => WhenBusy::Replace,
+        _ => WhenBusy::Refuse,
     }
 }
 

@@ -118,7 +118,7 @@ pub struct AuditArgs {
     /// Show at most this many
     #[arg(long, value_name = "N", value_parser = limit)]
     limit: Option<usize>,
-    /// Leave with 1 if anything this severe was found, shown or not: warn, error
+    /// Exit with 1 if anything this severe was found, shown or not: warn, error
     #[arg(long, value_name = "SEVERITY", value_parser = severity)]
     fail_on: Option<Severity>,
     /// How long a task whose output is read along may be silent

@@ -1,6 +1,7 @@
 //! The command line as clap has it, and as it is understood.
 
 use super::*;
+use crate::process::spawn::environment::OPTION_VARIABLES;
 
 #[test]
 fn the_command_line_is_sound() {
@@ -20,7 +21,7 @@ fn every_option_of_run_but_id_has_a_variable_that_the_agent_does_not_inherit() {
         .collect();
     assert!(variables.len() > 20);
     for variable in variables {
-        assert!(run::OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
+        assert!(OPTION_VARIABLES.iter().any(|v| *v == variable), "{variable:?} is inherited");
     }
 }
 

@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue};
 
 use crate::ledger;
 use crate::process::spawn::environment;
-use crate::run::OPTION_VARIABLES;
+use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::sys;
 use crate::view;
 

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::error::{Error, Kind};
+use crate::exit::Exit;
 use crate::ledger::{self, Found, Ledger};
 use crate::process::spawn::environment::MARK;
-use crate::run::Leave;
 use crate::view;
 
 /// What `bookend artifact add` was asked for.
@@ -22,7 +22,7 @@ pub struct Request {
 
 /// # Errors
 /// Outside a task, when a path does not exist, or when the ledger does not take it.
-pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let id = match (&request.task, std::env::var(MARK)) {
         (Some(id), _) => id.clone(),
         (None, Ok(id)) => id,
@@ -45,7 +45,7 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
     for artifact in &artifacts {
         ledger.add_artifact(&id, artifact)?;
     }
-    Ok(Leave::Code(0))
+    Ok(Exit::Code(0))
 }
 
 fn artifact(what: &str) -> Result<Value, Error> {

@@ -8,14 +8,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::clock;
-use crate::error::{Error, exit_code};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::exit::exit_code;
 use crate::ledger::{self, Found, Ledger, LiveEvidence};
 use crate::process::leftovers::{LedgerFile, LeftoverSweep, SharedScan, Why};
 use crate::process::procfs::identity::Stat;
 use crate::recovery;
 use crate::recovery::liveness;
 use crate::recovery::trust::Evidence;
-use crate::run::Leave;
 use crate::sys::stdout::print;
 use crate::task::{Status, Task, TaskId, Verdict};
 use crate::view::{self, Code, Finding, Screen, Severity};
@@ -28,7 +29,7 @@ pub struct Request {
     /// Show findings of this code only.
     pub code: Option<Code>,
     pub limit: Option<usize>,
-    /// Leave with 1 if there is a finding this severe, shown or not.
+    /// Exit with 1 if there is a finding this severe, shown or not.
     pub fail_on: Option<Severity>,
     pub stale_after: Duration,
     pub json: bool,
@@ -36,7 +37,7 @@ pub struct Request {
 
 /// # Errors
 /// When the ledger cannot be read.
-pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let findings = match Ledger::open_read_only(&at)? {
         Some(ledger) => findings(&ledger, request.stale_after)?,
@@ -53,7 +54,7 @@ pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         false => view::audit(&findings, &shown, Screen::of(&std::io::stdout())),
     })?;
     let fails = request.fail_on.is_some_and(|least| findings.iter().any(|f| f.severity >= least));
-    Ok(Leave::Code(if fails { exit_code::NOTHING } else { 0 }))
+    Ok(Exit::Code(if fails { exit_code::NOTHING } else { 0 }))
 }
 
 /// All findings, the severe ones first. A task has its root finding only.

@@ -1,21 +1,20 @@
 //! `bookend cancel`: asks the supervisors of tasks to end them, and waits until they have.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::commands::show;
-use crate::error::{Error, Kind, exit_code};
+use crate::commands::find;
+use crate::error::{Error, Kind};
+use crate::exit::Exit;
+use crate::exit::exit_code;
 use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
 use crate::log;
-use crate::process::forward::CANCEL;
 use crate::process::procfs::identity::{self, Handle};
 use crate::process::procfs::mark;
 use crate::recovery::liveness;
-use crate::recovery::trust;
 use crate::recovery::{self, AgentState};
-use crate::run::Leave;
+use crate::stop;
 use crate::sys;
 use crate::sys::stdout::print;
 use crate::task::{Status, Task, TaskId, Verdict};
@@ -43,7 +42,7 @@ pub struct Request {
 /// # Errors
 /// When nothing matches, the ledger cannot be read, or stdout cannot be written. What is wrong with one of
 /// several tasks is said, and the others are cancelled all the same.
-pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let nothing = |what: String| Error::new(Kind::Nothing, format!("{what} in the ledger {path}"));
@@ -63,7 +62,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
     };
     let tasks: Vec<Task> = match &request.which {
         Which::Ids(ids) => {
-            let found = ids.iter().map(|id| show::find_in(&ledger, id));
+            let found = ids.iter().map(|id| find::find_in(&ledger, id));
             found.filter_map(|f| f.map_err(&mut complain).ok()).collect()
         }
         Which::Key(key) => running(Some(key.clone()))?,
@@ -89,7 +88,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
         let left = request.wait.map_or(FOREVER, |w| w.saturating_sub(began.elapsed()));
         failed |= !report_end(&ledger, &task, &supervisor, left, began)?;
     }
-    Ok(Leave::Code(if failed { exit_code::NOTHING } else { 0 }))
+    Ok(Exit::Code(if failed { exit_code::NOTHING } else { 0 }))
 }
 
 /// Signals the supervisor of one task, and says so. `None`: there is nobody to wait for.
@@ -120,7 +119,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
             return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
         }
     }
-    let supervisor = ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
+    let supervisor = stop::ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
         Some(libc::EPERM) => {
             let owner = task.supervisor_pid.and_then(identity::user);
             let owner = owner.map_or_else(|| "another user".to_owned(), sys::user_name);
@@ -154,36 +153,6 @@ fn killed(ledger: &Ledger, id: &TaskId, pid: &str) -> Error {
     let recover = view::suggestion(ledger.option(), "recover");
     Error::new(Kind::Nothing, message)
         .hint(format!("{recover} settles the task, and ends what is left of it"))
-}
-
-/// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
-///
-/// # Errors
-/// EPERM: it is another user's. It is also refused where the row alone says that the process supervises the
-/// task, and others may write to the ledger.
-pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
-    let Some(supervisor) = recovery::comparable_supervisor(task) else { return Ok(None) };
-    let Some(handle) = identity::open_recorded(supervisor)? else { return Ok(None) };
-    // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
-    let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-    // Root may signal whom it likes; of anybody else the kernel asks this.
-    let me = nix::unistd::geteuid();
-    if let Some(user) = handle.user().filter(|user| me.is_root() && *user != me.as_raw()) {
-        return refused(format!("it is a process of {}, and was not signalled", sys::user_name(user)));
-    }
-    if let Some(distrust) = ledger.distrust()
-        && !trust::supervises(ledger, supervisor.identity.pid, &task.id)?
-    {
-        return refused(format!(
-            "it is not seen to supervise the task, and was not signalled, since {}; {}",
-            distrust.why,
-            trust::remedy(&distrust)
-        ));
-    }
-    sys::send_signal(handle.as_fd(), libc::SIGTERM, Some(CANCEL))?;
-    // A supervisor that was stopped acts on it only once it is continued.
-    sys::send_signal(handle.as_fd(), libc::SIGCONT, None)?;
-    Ok(Some(handle))
 }
 
 /// Waits for the supervisor's end, and says what became of the task. Whether it has ended.

@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::commands::show;
-use crate::error::{Error, Kind, exit_code};
-use crate::hook::{self, Idle};
+use crate::commands::find;
+use crate::error::{Error, Kind};
+use crate::exit::Exit;
+use crate::exit::exit_code;
+use crate::helper::Idle;
+use crate::hook;
 use crate::ledger::{self, Aftermath, Delivery, Ledger, LiveEvidence, Taken};
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
 use crate::recovery;
 use crate::recovery::trust;
-use crate::run::Leave;
 use crate::sys;
 use crate::sys::stdout::print;
 use crate::task::{Status, Task, Verdict};
@@ -56,7 +58,7 @@ pub enum Delivered {
 ///
 /// # Errors
 /// When the ledger cannot be read or written, or a task cannot be delivered.
-pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Leave, Error> {
+pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
     // As for `recover`: a signal may end this at any point where no hook runs.
     sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
     let at = ledger::locate(ledger)?;
@@ -85,10 +87,10 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         all_delivered &= matches!(delivered, Delivered::As(Delivery::Delivered));
         print(&format!("task {}: {}\n", view::one_line(task.id.as_str()), view::one_line(&text)))?;
         if let Some(signal) = stopped {
-            return Ok(Leave::Signal(signal));
+            return Ok(Exit::Signal(signal));
         }
     }
-    Ok(Leave::Code(if all_delivered { 0 } else { exit_code::UNSETTLED }))
+    Ok(Exit::Code(if all_delivered { 0 } else { exit_code::UNSETTLED }))
 }
 
 fn chosen(ledger: &Ledger, request: &Request) -> Result<Vec<Task>, Error> {
@@ -100,7 +102,7 @@ fn chosen(ledger: &Ledger, request: &Request) -> Result<Vec<Task>, Error> {
 }
 
 fn named(ledger: &Ledger, id: &str, again: bool) -> Result<Task, Error> {
-    let task = show::find_in(ledger, id)?;
+    let task = find::find_in(ledger, id)?;
     let refused = |why: &str| Error::usage(format!("task {}: {why}; nothing was run", task.id));
     if task.status == Status::Running {
         return Err(refused("it is still running").hint("--on-finish runs when it has ended"));

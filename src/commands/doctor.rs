@@ -4,11 +4,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::error::{Error, exit_code};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::exit::exit_code;
 use crate::ledger::{self, ChosenBy, Ledger, Location};
 use crate::process::procfs::identity;
 use crate::recovery::liveness;
-use crate::run::Leave;
 use crate::sys;
 use crate::sys::stdout::print;
 use crate::task::Verdict;
@@ -28,7 +29,7 @@ const UNIT: &str = "bookend-recover.service";
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn doctor(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn doctor(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let mut points = vec![point(
         "bookend",
         Health::Fine,
@@ -46,7 +47,7 @@ pub fn doctor(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> 
         false => view::points(&points, Screen::of(&std::io::stdout())),
     })?;
     let bad = points.iter().any(|p| p.health == Health::Bad);
-    Ok(Leave::Code(if bad { exit_code::NOTHING } else { 0 }))
+    Ok(Exit::Code(if bad { exit_code::NOTHING } else { 0 }))
 }
 
 fn point(name: &str, health: Health, text: String) -> Point {

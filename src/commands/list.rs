@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::ledger::{self, Filter, Ledger, Location};
 use crate::recovery::liveness;
-use crate::run::Leave;
 use crate::sys::stdout::print;
 use crate::task::{Task, Verdict};
 use crate::view::{self, Screen};
@@ -37,7 +37,7 @@ pub enum Output {
 ///
 /// # Errors
 /// When the ledger cannot be chosen or read, or stdout cannot be written.
-pub fn list(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn list(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     if request.watch {
         return watch(request, &at);
@@ -50,7 +50,7 @@ pub fn list(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         Output::JsonLines => view::tasks_json_lines(&tasks),
         Output::Table => table(ledger.as_ref(), &at, &request.filter, &mut tasks)?,
     })?;
-    Ok(Leave::Code(0))
+    Ok(Exit::Code(0))
 }
 
 fn read(ledger: Option<&Ledger>, filter: &Filter) -> Result<Vec<Task>, Error> {
@@ -85,7 +85,7 @@ pub fn verdicts(ledger: &Ledger, tasks: &mut [Task]) -> Result<Vec<Option<Verdic
 
 /// Draws the table again whenever something has changed, and each second while something runs. Whether
 /// it has changed is read from memory, so the disk is not touched for that.
-fn watch(request: &Request, at: &Location) -> Result<Leave, Error> {
+fn watch(request: &Request, at: &Location) -> Result<Exit, Error> {
     let mut ledger = None;
     let mut seen = None;
     let mut tasks = Vec::new();

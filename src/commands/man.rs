@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Kind};
-use crate::run::Leave;
+use crate::exit::Exit;
 use crate::sys::stdout::print;
 
 /// What `bookend man` was asked for.
@@ -18,17 +18,17 @@ pub struct Request {
 
 /// # Errors
 /// When there is no such page, or it cannot be written.
-pub fn man(request: &Request) -> Result<Leave, Error> {
+pub fn man(request: &Request) -> Result<Exit, Error> {
     if let Some(dir) = &request.dir {
         let written = std::fs::create_dir_all(dir).and_then(|()| {
             request.pages.iter().try_for_each(|(name, page)| std::fs::write(dir.join(name), page))
         });
         let failed = |e| Error::failed(format!("writing the man pages to {}: {e}", dir.display()));
-        return written.map(|()| Leave::Code(0)).map_err(failed);
+        return written.map(|()| Exit::Code(0)).map_err(failed);
     }
     let wanted = request.command.as_ref().map_or("bookend.1".to_owned(), |c| format!("bookend-{c}.1"));
     match request.pages.iter().find(|(name, _)| *name == wanted) {
-        Some((_, page)) => print(page).map(|()| Leave::Code(0)),
+        Some((_, page)) => print(page).map(|()| Exit::Code(0)),
         None => {
             let name = request.command.as_deref().unwrap_or_default();
             Err(Error::new(Kind::Usage, format!("there is no command {name}")).hint("see bookend --help"))

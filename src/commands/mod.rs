@@ -7,6 +7,7 @@ pub mod backup;
 pub mod cancel;
 pub mod deliver;
 pub mod doctor;
+mod find;
 pub mod list;
 pub mod man;
 pub mod overview;

@@ -7,8 +7,8 @@ use crate::clock;
 use crate::commands::audit;
 use crate::commands::list;
 use crate::error::Error;
+use crate::exit::Exit;
 use crate::ledger::{self, Filter, Ledger};
-use crate::run::Leave;
 use crate::sys::stdout::print;
 use crate::task::Status;
 use crate::view::{self, Screen};
@@ -18,14 +18,14 @@ const ENDED: usize = 5;
 
 /// # Errors
 /// When the ledger cannot be read.
-pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Leave, Error> {
+pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.to_string_lossy();
     let path = view::one_line(&path);
     let screen = Screen::of(&std::io::stdout());
     let Some(ledger) = Ledger::open_read_only(&at)? else {
         print(&format!("{FIRST_STEPS}\nThere is no ledger yet at {path}\n"))?;
-        return Ok(Leave::Code(0));
+        return Ok(Exit::Code(0));
     };
     let running = ledger.running()?;
     let shown = Filter { limit: Some(running.len() + ENDED), ..Filter::default() };
@@ -50,7 +50,7 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Leave, E
     text.push('\n');
     text += &format!("Ledger: {path}; more: bookend --help\n");
     print(&text)?;
-    Ok(Leave::Code(0))
+    Ok(Exit::Code(0))
 }
 
 const FIRST_STEPS: &str = "\

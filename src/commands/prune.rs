@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use crate::error::{Error, Kind};
+use crate::exit::Exit;
 use crate::ledger::{self, Due, Ledger, Pruned};
-use crate::run::Leave;
 use crate::sys::stdout::print;
 use crate::view;
 
@@ -23,7 +23,7 @@ pub struct Request {
 
 /// # Errors
 /// When the ledger cannot be opened for writing, or stdout not be written.
-pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let due = match request.retention {
@@ -50,7 +50,7 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         true => json(&pruned, request.dry_run),
         false => text(&pruned, request.dry_run, &view::one_line(&path.to_string())),
     })?;
-    Ok(Leave::Code(0))
+    Ok(Exit::Code(0))
 }
 
 fn text(pruned: &Pruned, dry: bool, path: &str) -> String {

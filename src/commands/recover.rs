@@ -13,22 +13,25 @@ use tracing::{debug, warn};
 
 use crate::clock;
 use crate::commands::deliver::{self, Delivered};
-use crate::commands::redispatch::{self, Lacks};
-use crate::commands::show;
-use crate::error::{Error, exit_code};
+use crate::commands::find;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::exit::exit_code;
 use crate::failpoint;
 use crate::git::{Git, Survey, Uncommitted};
-use crate::hook::{self, Hook, HookEnd, Idle};
+use crate::helper::Idle;
+use crate::hook::{self, Hook, HookEnd};
 use crate::ledger::{
     self, Aftermath, AftermathLock, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Withdrawn,
 };
 use crate::process::leftovers::{self, Step};
 use crate::process::spawn::caller::{self, Caller};
 use crate::process::spawn::environment;
+use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::process::watch::Watch;
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
-use crate::run::{Leave, OPTION_VARIABLES};
+use crate::run::options::{self, Lacks};
 use crate::sys;
 use crate::task::{Status, Task, TaskId, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
@@ -117,7 +120,7 @@ struct DeliveredHook {
 ///
 /// # Errors
 /// When the ledger or /proc cannot be read, or the ledger cannot be written. What was done by then stands.
-pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Leave, Error> {
+pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
     // A signal may end this at any point: the next recovery goes on from there. Only the ends of our hooks
     // are waited for, and a reader who goes away is no reason to stop.
     sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
@@ -165,7 +168,7 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         recovery.telling.end(recovery.report);
         recovery.record_reports()?;
         if let Some(signal) = recovery.stopped {
-            return Ok(Leave::Signal(signal));
+            return Ok(Exit::Signal(signal));
         }
     } else {
         for path in ledger::records_in_spool(&at)? {
@@ -182,7 +185,7 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
         telling.end(&report);
     }
     let pending = report.dry_run && !(report.interrupted.is_empty() && report.sessions.is_empty());
-    Ok(Leave::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
+    Ok(Exit::Code(if report.settled && !pending { 0 } else { exit_code::UNSETTLED }))
 }
 
 /// Which tasks a recovery is about: their whole ids; all where there are none.
@@ -190,7 +193,7 @@ struct Wanted(Vec<TaskId>);
 
 impl Wanted {
     fn resolve(ledger: &Ledger, ids: &[String]) -> Result<Wanted, Error> {
-        ids.iter().map(|id| Ok(show::find_in(ledger, id)?.id)).collect::<Result<_, _>>().map(Wanted)
+        ids.iter().map(|id| Ok(find::find_in(ledger, id)?.id)).collect::<Result<_, _>>().map(Wanted)
     }
 
     fn are_all(&self) -> bool {
@@ -666,7 +669,7 @@ fn post_mortem(ledger: &Ledger, task: Task, uncommitted: Uncommitted) -> Result<
         .into_iter()
         .rfind(|i| i.restored_at.is_none() && Some(&i.session_id) == task.session_id.as_ref())
         .map(|i| i.session_id);
-    let lacks = redispatch::lacks(&task);
+    let lacks = options::lacks(&task);
     let is_shared = ledger.distrust().is_some();
     let command = |what: String| Some(view::suggestion(ledger.option(), &what));
     let id = view::operand(task.id.as_str());

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use crate::agent::{self, Plan};
 use crate::clock;
-use crate::error::{Error, Kind};
-use crate::ledger::{self, Found, Ledger, Location};
+use crate::commands::find::find;
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::ledger::{self, Ledger, Location};
 use crate::recovery::liveness;
-use crate::run::Leave;
 use crate::sys::stdout::print;
 use crate::task::{Status, Task, Verdict};
 use crate::view::{self, Further, History, Screen};
@@ -25,7 +26,7 @@ pub struct Request {
 ///
 /// # Errors
 /// When the ledger cannot be read, no task has such an id, or several have.
-pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let (ledger, mut task) = find(&request.id, &at)?;
     let verdict = liveness::verdict(&ledger, &mut task)?;
@@ -38,45 +39,7 @@ pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         }
     };
     print(&text)?;
-    Ok(Leave::Code(0))
-}
-
-/// The task of an id, or of the beginning of one, with the ledger that it was read from.
-///
-/// # Errors
-/// When the ledger cannot be read, no task has such an id, or several have.
-pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
-    let path = at.file.display();
-    let Some(ledger) = Ledger::open_read_only(at)? else {
-        let message = format!("no task {id}: there is no ledger yet at {path}");
-        return Err(Error::new(Kind::Nothing, message));
-    };
-    let task = find_in(&ledger, id)?;
-    Ok((ledger, task))
-}
-
-/// As [`find`], in a ledger that is open.
-///
-/// # Errors
-/// When the ledger cannot be read, no task has such an id, or several have.
-pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
-    match ledger.task(id)? {
-        Found::One(task) => Ok(*task),
-        Found::None => {
-            let message = format!("no task {id} in the ledger {}", ledger.path().display());
-            Err(Error::new(Kind::Nothing, message)
-                .hint(format!("{} shows the ids", view::suggestion(ledger.option(), "list"))))
-        }
-        Found::Ambiguous(ids) => {
-            let tasks = ids.iter().filter_map(|id| match ledger.task(id.as_str()) {
-                Ok(Found::One(task)) => Some(format!("{id}  {}  {}", task.status, task.started_at)),
-                _ => None,
-            });
-            let tasks = tasks.collect::<Vec<_>>().join("\n  ");
-            Err(Error::usage(format!("several tasks begin with {id:?}:\n  {tasks}"))
-                .hint("give more of the id"))
-        }
-    }
+    Ok(Exit::Code(0))
 }
 
 fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::error::{Error, Kind};
+use crate::exit::Exit;
 use crate::ledger::{self, GroupBy, Ledger};
-use crate::run::Leave;
 use crate::sys::stdout::print;
 use crate::view::{self, Screen};
 
@@ -20,7 +20,7 @@ pub struct Request {
 
 /// # Errors
 /// When the ledger cannot be read, or stdout not be written.
-pub fn stats(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn stats(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let Some(ledger) = Ledger::open_read_only(&at)? else {
@@ -32,5 +32,5 @@ pub fn stats(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
         false if groups.is_empty() => format!("no such tasks in {}\n", view::one_line(&path.to_string())),
         false => view::stats(request.by.as_str(), &groups, Screen::of(&std::io::stdout())),
     })?;
-    Ok(Leave::Code(0))
+    Ok(Exit::Code(0))
 }

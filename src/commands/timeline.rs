@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::clock;
 use crate::commands::list;
 use crate::error::{Error, Kind};
+use crate::exit::Exit;
 use crate::ledger::{self, Filter, Ledger};
-use crate::run::Leave;
 use crate::sys::stdout::print;
 use crate::view::{self, Screen};
 
@@ -23,7 +23,7 @@ pub struct Request {
 
 /// # Errors
 /// When the ledger cannot be read, or the page not be written.
-pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error> {
+pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.to_string_lossy();
     let path = view::one_line(&path);
@@ -45,7 +45,7 @@ pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Leave, Error
             print(&format!("{} tasks in {}\n", spans.len(), view::one_line(&file)))?;
         }
     }
-    Ok(Leave::Code(0))
+    Ok(Exit::Code(0))
 }
 
 /// Writes the page under another name beside `file` and renames it, so that no link is followed and nobody

@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::error::Error;
-use crate::hook::{Attendant, Waited, dev_null};
+use crate::exit::Exit;
+use crate::helper::Helper;
+use crate::helper::{Attendant, Waited, dev_null};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::gate::{Gated, Launch};
-use crate::run::supervisor::Helper;
 use crate::sys;
-use crate::task::Exit;
 
 /// How long all that one run or one recovery asks of git may take.
 const LIMIT: Duration = Duration::from_secs(2);

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::ask::{Answer, Git, Question, Silence};
 use super::{Head, Position, Worktree};
 use crate::error::Error;
-use crate::hook::Attendant;
+use crate::helper::Attendant;
 
 /// How many names of files are kept, and how many characters of each.
 const NAMES: usize = 15;

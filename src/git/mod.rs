@@ -17,7 +17,7 @@ pub use ask::Git;
 pub use survey::{Survey, Uncommitted};
 
 use crate::error::Error;
-use crate::hook::Attendant;
+use crate::helper::Attendant;
 use crate::sys::files;
 use crate::task::TaskId;
 use ask::Silence;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::changes::{Changes, Filters};
 use super::{Git, Worktree};
 use crate::error::Error;
-use crate::hook::Attendant;
+use crate::helper::Attendant;
 
 /// How many files are not committed where a task ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use super::sessions::{self, Used};
 use super::statement::execute;
 use super::tasks::{self, Move};
 use crate::clock;
-use crate::task::{EndSource, Ended, Ending, Exit, KeepSession, Status, TaskId};
+use crate::exit::Exit;
+use crate::task::{EndSource, Ended, Ending, KeepSession, Status, TaskId};
 
 const SELECT_OPEN: &str = "
     SELECT status, key, provider, session_id, former_session, retention_secs

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{LedgerError, Result};
 use super::{location, open};
+use crate::exit::Exit;
 use crate::failpoint;
 use crate::sys::files;
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, KeepSession, Sender, Status, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, Status, TaskId};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// What of an error's text is kept if the record else does not fit into its slot.

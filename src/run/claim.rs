@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::commands::cancel;
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::leftovers::Step;
@@ -15,8 +14,8 @@ use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source, Watch};
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
-use crate::run::WhenBusy;
-use crate::run::supervisor;
+use crate::run::options::WhenBusy;
+use crate::stop;
 use crate::sys::{self, Received};
 use crate::task::{ProcessRecord, Task, TaskId};
 
@@ -191,7 +190,7 @@ impl Way {
             Error::new(Kind::Busy, format!("cancelling {}: {e}", name(holder)))
                 .hint("nothing was executed; end it yourself, or use --wait")
         };
-        if cancel::ask_to_end(ledger, holder).map_err(failed)?.is_some() {
+        if stop::ask_to_end(ledger, holder).map_err(failed)?.is_some() {
             info!("cancelling {}", name(holder));
         }
         self.told = Some(holder.id.clone());
@@ -220,9 +219,9 @@ fn attend<'a>(
     let interests: Vec<_> = fds.map(|fd| Interest { source: Source::Holder, fd }).collect();
     let mut for_the_agent = Vec::new();
     let stopped = loop {
-        match watch.next(&interests, Some(until)).map_err(supervisor::watching)? {
+        match watch.next(&interests, Some(until)).map_err(stop::watching)? {
             Event::Deadline | Event::Ready(_) => break None,
-            Event::Signal(received) if supervisor::stop_of(&received).is_some() => {
+            Event::Signal(received) if stop::stop_of(&received).is_some() => {
                 break Some(received.signal);
             }
             // There is no agent yet that could stop, and the shell looks at us.

@@ -1,6 +1,7 @@
 //! The way of a run, top to bottom: DESIGN section 3.
 
 mod claim;
+pub mod options;
 pub mod resolve;
 mod start;
 pub mod supervisor;
@@ -8,16 +9,16 @@ pub mod supervisor;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use nix::fcntl::{FcntlArg, OFlag};
-use tracing::level_filters::LevelFilter;
 use tracing::{error, info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Observed, Place, Untracked};
 use crate::clock;
-use crate::commands::redispatch;
-use crate::error::{Error, Kind, exit_code};
+use crate::error::{Error, Kind};
+use crate::exit::Exit;
+use crate::exit::exit_code;
 use crate::failpoint;
 use crate::git::{Baseline, Git};
 use crate::hook;
@@ -25,126 +26,32 @@ use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::capture::{Capture, OutputLoss, WhenReaderGone};
 use crate::process::cgroup::oom;
-use crate::process::cgroup::{self, Delegated, NewCgroup};
+use crate::process::cgroup::{Delegated, NewCgroup};
 use crate::process::forward::Forward;
-use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Policy, Seat};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat};
 use crate::process::procfs::identity;
 use crate::process::spawn::caller::{self, Caller};
 use crate::process::spawn::environment;
+use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::process::spawn::gate::{Gated, Launch};
 use crate::process::watch::Watch;
 use crate::recovery;
+use crate::run::options::RunOptions;
 use crate::sys;
-use crate::task::{
-    self, Cancel, Ending, Evidence, Exit, Failure, KeepSession, NewTask, OnTerm, Status, Task, TaskId,
-};
+use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, Status, Task, TaskId};
 use claim::{Hold, Way};
 use resolve::{Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
 use start::{NoStart, end_without_agent, prepare, require_skill};
 use supervisor::{Agent, Conversation, End, Limits, Listening, Row, Supervisor, TaskRef, Traces};
 
-/// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
-pub const BACKLOG: u64 = 1 << 30;
-
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
-
-/// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
-/// not take the outer one's key.
-pub const OPTION_VARIABLES: [&str; 35] = [
-    "BOOKEND_KEY",
-    "BOOKEND_REPO",
-    "BOOKEND_ISSUE",
-    "BOOKEND_USER",
-    "BOOKEND_AGENT",
-    "BOOKEND_AGENT_TYPE",
-    "BOOKEND_MODEL",
-    "BOOKEND_PROVIDER",
-    "BOOKEND_CWD",
-    "BOOKEND_PREPARE",
-    "BOOKEND_FORGE",
-    "BOOKEND_REQUIRE_SKILL",
-    "BOOKEND_TIMEOUT",
-    "BOOKEND_IDLE_TIMEOUT",
-    "BOOKEND_GRACE",
-    "BOOKEND_WAIT",
-    "BOOKEND_REPLACE",
-    "BOOKEND_ON_TERM",
-    "BOOKEND_FRESH",
-    "BOOKEND_ALLOW_UNSAFE_RESUME",
-    "BOOKEND_KEEP_SESSION",
-    "BOOKEND_LEFTOVERS",
-    "BOOKEND_STRICT",
-    "BOOKEND_BACKLOG",
-    "BOOKEND_ON_FINISH",
-    "BOOKEND_HOOK_TIMEOUT",
-    "BOOKEND_RETENTION",
-    "BOOKEND_QUIET",
-    "BOOKEND_VERBOSE",
-    "BOOKEND_LOG_TO",
-    "BOOKEND_LOG",
-    "BOOKEND_BUSY_TIMEOUT",
-    "BOOKEND_ON_INTERRUPTED",
-    "BOOKEND_TTL",
-    cgroup::DELEGATED_VARIABLE,
-];
-
-/// What `bookend run` was asked for.
-#[derive(Debug)]
-pub struct Request {
-    pub id: Option<TaskId>,
-    pub key: Option<String>,
-    pub repo: Option<String>,
-    pub issue: Option<i64>,
-    pub user: Option<String>,
-    pub agent: Option<String>,
-    pub agent_type: Option<String>,
-    pub model: Option<String>,
-    pub provider: Option<String>,
-    pub cwd: Option<PathBuf>,
-    pub prepare: Option<OsString>,
-    pub forge: String,
-    pub require_skill: Option<String>,
-    pub timeout: Option<Duration>,
-    pub idle_timeout: Option<Duration>,
-    pub grace: Duration,
-    pub when_busy: WhenBusy,
-    pub on_term: OnTerm,
-    pub fresh: bool,
-    pub allow_unsafe_resume: bool,
-    pub keep_session: Vec<KeepSession>,
-    pub leftovers: Policy,
-    /// Exit code 0 means that the row says `success`.
-    pub strict: bool,
-    /// Bytes of output that wait for a slow reader before the agent does.
-    pub backlog: u64,
-    pub on_finish: Option<OsString>,
-    pub hook_timeout: Option<Duration>,
-    pub retention: Duration,
-    pub level: LevelFilter,
-    pub argv: Vec<OsString>,
-}
-
-/// What to do when a live task holds the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenBusy {
-    Refuse,
-    Wait,
-    Replace,
-}
-
-/// How bookend is to leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leave {
-    Code(i32),
-    Signal(i32),
-}
 
 /// Runs the agent between its two rows.
 ///
 /// # Errors
 /// When no row could be made: nothing was executed. Once there is a row, it gets its end whatever happens.
-pub fn run(request: &Request, ledger: Option<&Path>, caller: Caller) -> Result<Leave, Error> {
+pub fn run(request: &RunOptions, ledger: Option<&Path>, caller: Caller) -> Result<Exit, Error> {
     // 1. Who runs, under which key, with what for its row.
     let who = resolve(request)?;
     let location = ledger::locate(ledger)?;
@@ -156,17 +63,17 @@ pub fn run(request: &Request, ledger: Option<&Path>, caller: Caller) -> Result<L
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_in(request: &Request, at: &Location, ledger: Ledger, caller: Caller) -> Result<Leave, Error> {
+pub fn run_in(request: &RunOptions, at: &Location, ledger: Ledger, caller: Caller) -> Result<Exit, Error> {
     attend(request, resolve(request)?, at, ledger, caller)
 }
 
 fn attend(
-    request: &Request,
+    request: &RunOptions,
     who: Who,
     location: &Location,
     mut ledger: Ledger,
     mut caller: Caller,
-) -> Result<Leave, Error> {
+) -> Result<Exit, Error> {
     // 2. Every signal has been blocked since the first line of main: none is lost from here on.
     let mut watch = Watch::new().map_err(|e| Error::failed(format!("reading signals: {e}")))?;
     nix::sys::prctl::set_child_subreaper(true)
@@ -187,7 +94,7 @@ fn attend(
         };
         drop(claim);
         if let Some(signal) = way.clear(&mut ledger, &mut watch, &hold, holder)? {
-            return Ok(Leave::Signal(signal));
+            return Ok(Exit::Signal(signal));
         }
         failpoint::reached("run.cleared");
     };
@@ -227,7 +134,7 @@ fn attend(
     let (supervisor, agent_process) = identity::records(own.identity(), gated);
     let oom_kills_before = place.cgroup.as_deref().and_then(oom::kills);
     let started = Instant::now();
-    let (user_argv, argv_cut) = redispatch::kept_words(&request.argv);
+    let (user_argv, argv_cut) = options::kept_words(&request.argv);
     let row = NewTask {
         id: id.clone(),
         key: who.key.clone(),
@@ -241,9 +148,9 @@ fn attend(
         started_at: clock::now(),
         session_id: choice.session.clone(),
         resumed_from: choice.resumed_from.clone(),
-        argv: redispatch::kept_words(&argv).0,
+        argv: options::kept_words(&argv).0,
         user_argv,
-        run_options: redispatch::options_of(request, current_dir(), who.is_read_along(), argv_cut),
+        run_options: options::options_of(request, current_dir(), who.is_read_along(), argv_cut),
         cwd: who.cwd.clone(),
         place,
         supervisor,
@@ -430,14 +337,14 @@ fn attend(
 
     // 12. As the agent left.
     Ok(match (&ending, exit) {
-        (Ending::Cancelled(Cancel::Timeout | Cancel::IdleTimeout), _) => Leave::Code(exit_code::TIMED_OUT),
-        (Ending::Failure(Failure::Output), _) => Leave::Code(exit_code::OUTPUT),
-        (Ending::Success, _) if output_lost.is_some() => Leave::Code(exit_code::OUTPUT),
-        (Ending::Success | Ending::Backgrounded, _) => Leave::Code(0),
-        (_, Some(Exit::Code(0))) if request.strict => Leave::Code(exit_code::NOT_SUCCESS),
-        (_, Some(Exit::Code(code))) => Leave::Code(code),
-        (_, Some(Exit::Signal(signal))) => Leave::Signal(signal),
-        (_, None) => Leave::Signal(stop_signal),
+        (Ending::Cancelled(Cancel::Timeout | Cancel::IdleTimeout), _) => Exit::Code(exit_code::TIMED_OUT),
+        (Ending::Failure(Failure::Output), _) => Exit::Code(exit_code::OUTPUT),
+        (Ending::Success, _) if output_lost.is_some() => Exit::Code(exit_code::OUTPUT),
+        (Ending::Success | Ending::Backgrounded, _) => Exit::Code(0),
+        (_, Some(Exit::Code(0))) if request.strict => Exit::Code(exit_code::NOT_SUCCESS),
+        (_, Some(Exit::Code(code))) => Exit::Code(code),
+        (_, Some(Exit::Signal(signal))) => Exit::Signal(signal),
+        (_, None) => Exit::Signal(stop_signal),
     })
 }
 
@@ -508,7 +415,7 @@ impl Who {
     }
 }
 
-fn resolve(request: &Request) -> Result<Who, Error> {
+fn resolve(request: &RunOptions) -> Result<Who, Error> {
     let program = &request.argv[0];
     let recognised = agent::recognise(&request.argv, request.agent_type.as_deref()).map_err(Error::usage)?;
     let agent::Recognised { adapter, own, place } = recognised;
@@ -550,7 +457,7 @@ fn resolve(request: &Request) -> Result<Who, Error> {
 }
 
 /// What to say of a command line whose session is not tracked although it names an agent.
-fn warning(request: &Request, key: Option<&str>, why: &Untracked) -> Option<String> {
+fn warning(request: &RunOptions, key: Option<&str>, why: &Untracked) -> Option<String> {
     let is_asked_for = matches!(why, Untracked::Ambiguous(_)) || key.is_some();
     let agent = is_asked_for.then(|| agent::mentioned(&request.argv, why)).flatten()?;
     let of = key.map_or("its session".to_owned(), |key| format!("the session of key {key}"));
@@ -648,7 +555,7 @@ fn current_dir() -> PathBuf {
 
 /// The agent's directory without links: git looks for a worktree along that path. The kernel names the
 /// current directory so.
-fn physical<'p>(request: &Request, cwd: &'p Path) -> std::borrow::Cow<'p, Path> {
+fn physical<'p>(request: &RunOptions, cwd: &'p Path) -> std::borrow::Cow<'p, Path> {
     let given = request.cwd.is_some().then(|| cwd.canonicalize().ok()).flatten();
     given.map_or(cwd.into(), Into::into)
 }
@@ -661,7 +568,7 @@ enum Session {
 }
 
 /// Which conversation goes on, by what the ledger knows of it now.
-fn choose_session(claim: &Claim<'_>, request: &Request, who: &Who) -> Result<Session, Error> {
+fn choose_session(claim: &Claim<'_>, request: &RunOptions, who: &Who) -> Result<Session, Error> {
     let provider = who.provider.as_deref();
     let used = |session: String, linked: Option<&TaskId>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
@@ -776,7 +683,7 @@ fn agents_environment(id: &TaskId, ledger: &Location, is_background: bool) -> Ve
 }
 
 /// Runs `--on-finish` with the row on its stdin.
-fn deliver(run: &mut Supervisor<'_>, request: &Request, caller: &Caller) -> Result<(), Error> {
+fn deliver(run: &mut Supervisor<'_>, request: &RunOptions, caller: &Caller) -> Result<(), Error> {
     let Some(command) = &request.on_finish else { return Ok(()) };
     // A row that went to the spool is delivered by the recovery that comes after its merge.
     let Ok(Found::One(task)) = run.ledger.task(run.task.id.as_str()) else { return Ok(()) };

@@ -4,26 +4,31 @@ use std::ffi::{CString, OsStr};
 use std::path::Path;
 
 use crate::agent;
-use crate::error::{Error, exit_code};
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::exit::exit_code;
+use crate::helper;
+use crate::helper::Helper;
 use crate::hook;
 use crate::process::leftovers::{self, LeftoverSweep};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::gate::{Gated, StartError, Step};
-use crate::run::supervisor::{End, Helper, Supervisor, Traces};
+use crate::run::options::RunOptions;
+use crate::run::supervisor::{End, Supervisor, Traces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
 
-use super::{Leave, Request, Who, deliver, output_pipe};
+use super::{Who, deliver, output_pipe};
 
 /// Why the agent is not, or was not, executed.
 pub(super) struct NoStart {
     ending: Ending,
     error: Option<String>,
-    leave: Leave,
+    leave: Exit,
 }
 
 impl NoStart {
     pub(super) fn failed(reason: Failure, error: String, code: i32) -> NoStart {
-        NoStart { ending: Ending::Failure(reason), error: Some(error), leave: Leave::Code(code) }
+        NoStart { ending: Ending::Failure(reason), error: Some(error), leave: Exit::Code(code) }
     }
 
     pub(super) fn stopped(stop: Stop, on_term: OnTerm) -> NoStart {
@@ -38,7 +43,7 @@ impl NoStart {
             _ => libc::SIGTERM,
         };
         let error = Some("stopped before the agent was executed".to_owned());
-        NoStart { ending, error, leave: Leave::Signal(signal) }
+        NoStart { ending, error, leave: Exit::Signal(signal) }
     }
 
     pub(super) fn not_executed(failed: StartError, program: &OsStr, cwd: Option<&Path>) -> NoStart {
@@ -79,10 +84,10 @@ pub(super) fn end_without_agent(
     run: &mut Supervisor<'_>,
     no: NoStart,
     whose: leftovers::Task,
-    request: &Request,
+    request: &RunOptions,
     caller: &Caller,
-) -> Result<Leave, Error> {
-    if let (Leave::Code(_), Some(error)) = (no.leave, &no.error) {
+) -> Result<Exit, Error> {
+    if let (Exit::Code(_), Some(error)) = (no.leave, &no.error) {
         tracing::error!("{error}");
     }
     let ends = request.leftovers.ends(false);
@@ -105,15 +110,15 @@ pub(super) fn end_without_agent(
 /// Runs `--prepare`. Its output is shown, and kept in the row, when it fails.
 pub(super) fn prepare(
     run: &mut Supervisor<'_>,
-    request: &Request,
+    request: &RunOptions,
     env: &[CString],
     caller: &Caller,
 ) -> Result<Result<(), NoStart>, Error> {
     let Some(command) = &request.prepare else { return Ok(Ok(())) };
     let failed = |error: String| Ok(Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED)));
     let started = output_pipe().and_then(|(output, theirs)| {
-        let launch = hook::shell(command, env.to_vec())?
-            .stdio(0, hook::dev_null()?)
+        let launch = helper::shell(command, env.to_vec())?
+            .stdio(0, helper::dev_null()?)
             .stdio(1, theirs.try_clone()?)
             .stdio(2, theirs);
         Ok((Gated::start(launch, caller)?, output))
@@ -138,7 +143,7 @@ pub(super) fn prepare(
     failed(format!("the prepare command {how}{after}"))
 }
 
-pub(super) fn require_skill(request: &Request, who: &Who) -> Result<(), NoStart> {
+pub(super) fn require_skill(request: &RunOptions, who: &Who) -> Result<(), NoStart> {
     let Some(name) = &request.require_skill else { return Ok(()) };
     if agent::has_skill(who.adapter, name, &who.cwd, &who.asked) {
         return Ok(());
@@ -152,6 +157,6 @@ pub(super) fn require_skill(request: &Request, who: &Who) -> Result<(), NoStart>
     Err(NoStart {
         ending: Ending::AbortedNoSkill(name.clone()),
         error: Some(format!("the agent has no skill {name}: {looked}")),
-        leave: Leave::Code(exit_code::FAILED),
+        leave: Exit::Code(exit_code::FAILED),
     })
 }

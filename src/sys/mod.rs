@@ -5,6 +5,7 @@
 //! the block does to memory, and why: there the argument is all there is.
 
 pub mod files;
+pub mod socket;
 pub mod stdout;
 
 use std::ffi::c_void;
@@ -16,7 +17,8 @@ use std::time::Duration;
 
 use syscalls::{Sysno, syscall};
 
-use crate::task::{Exit, Sender};
+use crate::exit::Exit;
+use crate::task::Sender;
 
 // The unwinder comes from the compiler's archive, not from libgcc_s.so.1: to find, map and bind that library
 // costs each run as much as a commit.

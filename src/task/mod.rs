@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::exit::Exit;
 use serde::{Deserialize, Serialize};
 
 pub use ids::TaskId;
@@ -297,13 +298,6 @@ pub struct Counts {
     pub output_tokens: Option<i64>,
     pub cache_read_tokens: Option<i64>,
     pub cache_creation_tokens: Option<i64>,
-}
-
-/// How the agent's process ended, as wait(2) tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    Code(i32),
-    Signal(i32),
 }
 
 /// Who sent a stop signal, as far as the kernel tells (0: the kernel itself, or another pid namespace).

@@ -8,6 +8,7 @@ mod src {
     pub mod agent;
     pub mod clock;
     pub mod error;
+    pub mod exit;
     pub mod failpoint;
     #[path = "process/procfs/identity.rs"]
     pub mod identity;
@@ -19,7 +20,7 @@ mod src {
     pub mod task;
 }
 
-pub use src::{agent, clock, error, failpoint, ledger, log, sys, task};
+pub use src::{agent, clock, error, exit, failpoint, ledger, log, sys, task};
 
 pub mod run {
     //! Of a run only the choice of its session.

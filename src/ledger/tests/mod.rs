@@ -13,7 +13,8 @@ use rusqlite::config::DbConfig;
 use tempfile::TempDir;
 
 use super::{ChosenBy, Ledger, LiveLock, Location};
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, Identity, NewTask, Place, TaskId};
+use crate::exit::Exit;
+use crate::task::{Counts, EndSource, Ended, Ending, Identity, NewTask, Place, TaskId};
 
 pub const START: &str = "2026-11-21T12:00:00.000Z";
 pub const END: &str = "2026-11-21T12:00:05.000Z";

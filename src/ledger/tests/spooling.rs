@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::{World, ended, new_task, start};
+use crate::exit::Exit;
 use crate::ledger::{Found, Ledger, MergeOutcome};
-use crate::task::{Counts, Ended, Ending, Exit, Failure, Sender, Status, Task, TaskId};
+use crate::task::{Counts, Ended, Ending, Failure, Sender, Status, Task, TaskId};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {

@@ -47,7 +47,7 @@ pub enum Policy {
     /// Counted after a success, ended after any other end.
     Auto,
     End,
-    Leave,
+    Exit,
 }
 
 impl Policy {
@@ -55,7 +55,7 @@ impl Policy {
         match self {
             Policy::Auto => !success,
             Policy::End => true,
-            Policy::Leave => false,
+            Policy::Exit => false,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::process::cgroup;
 use crate::sys;
 
 /// The mark: a task's processes carry its id in their environment under this name.
@@ -15,6 +16,46 @@ pub const LEDGER: &str = "BOOKEND_LEDGER";
 pub const DETACHED: &str = "BOOKEND_DETACHED";
 /// The how-manieth time a hook is run for its task: more than 1 if the one before was cut off.
 pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";
+
+/// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
+/// not take the outer one's key.
+pub const OPTION_VARIABLES: [&str; 35] = [
+    "BOOKEND_KEY",
+    "BOOKEND_REPO",
+    "BOOKEND_ISSUE",
+    "BOOKEND_USER",
+    "BOOKEND_AGENT",
+    "BOOKEND_AGENT_TYPE",
+    "BOOKEND_MODEL",
+    "BOOKEND_PROVIDER",
+    "BOOKEND_CWD",
+    "BOOKEND_PREPARE",
+    "BOOKEND_FORGE",
+    "BOOKEND_REQUIRE_SKILL",
+    "BOOKEND_TIMEOUT",
+    "BOOKEND_IDLE_TIMEOUT",
+    "BOOKEND_GRACE",
+    "BOOKEND_WAIT",
+    "BOOKEND_REPLACE",
+    "BOOKEND_ON_TERM",
+    "BOOKEND_FRESH",
+    "BOOKEND_ALLOW_UNSAFE_RESUME",
+    "BOOKEND_KEEP_SESSION",
+    "BOOKEND_LEFTOVERS",
+    "BOOKEND_STRICT",
+    "BOOKEND_BACKLOG",
+    "BOOKEND_ON_FINISH",
+    "BOOKEND_HOOK_TIMEOUT",
+    "BOOKEND_RETENTION",
+    "BOOKEND_QUIET",
+    "BOOKEND_VERBOSE",
+    "BOOKEND_LOG_TO",
+    "BOOKEND_LOG",
+    "BOOKEND_BUSY_TIMEOUT",
+    "BOOKEND_ON_INTERRUPTED",
+    "BOOKEND_TTL",
+    cgroup::DELEGATED_VARIABLE,
+];
 
 /// The caller's environment without the variables named in `but` and those that bookend sets itself,
 /// then with `add`. Order, repetition and malformed entries are kept.

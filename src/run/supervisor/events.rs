@@ -12,12 +12,13 @@ use crate::clock;
 use crate::error::Error;
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
-use crate::process::forward::{self, CANCEL, Fate};
+use crate::process::forward::{self, Fate};
 use crate::process::group;
 use crate::process::leftovers::LeftoverSweep;
 use crate::process::procfs::identity;
 use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source};
+use crate::stop::{stop_of, watching};
 use crate::sys::{self, Change, Received, Usage};
 use crate::task::Stop;
 
@@ -364,22 +365,4 @@ impl Supervisor<'_> {
 fn leads_group(pid: i32) -> bool {
     let pid = nix::unistd::Pid::from_raw(pid);
     nix::unistd::getpgid(Some(pid)) == Ok(pid)
-}
-
-/// What a signal asks for, if it asks us to stop. One that we inherited as ignored asks for nothing.
-pub fn stop_of(received: &Received) -> Option<Stop> {
-    let Received { signal, sender, .. } = *received;
-    match signal {
-        libc::SIGTERM if received.code == libc::SI_QUEUE && received.value == CANCEL => {
-            Some(Stop::Cancel { sender })
-        }
-        libc::SIGTERM | libc::SIGHUP | libc::SIGINT | libc::SIGQUIT if !sys::is_ignored(signal) => {
-            Some(Stop::Signal { signal, sender })
-        }
-        _ => None,
-    }
-}
-
-pub fn watching(e: std::io::Error) -> Error {
-    Error::failed(format!("watching the agent: {e}"))
 }

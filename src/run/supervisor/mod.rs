@@ -6,14 +6,14 @@ mod settle;
 mod stopwatch;
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
 use crate::agent::{self, Mode, Observed, Reader};
 use crate::error::Error;
-use crate::hook::{Attendant, Waited};
+use crate::exit::Exit;
+use crate::helper::{Attendant, Helper, Waited};
 use crate::ledger::{Ledger, SpoolSlot};
 use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
@@ -24,12 +24,12 @@ use crate::process::leftovers::{LeftoverSweep, Step};
 use crate::process::spawn::gate::{Gated, StartError};
 use crate::process::watch::{Source, Watch};
 use crate::recovery::trust;
+use crate::stop::watching;
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, Exit, KeepSession, Outcome, Stop, TaskId};
+use crate::task::{Cause, Counts, Ended, Ending, KeepSession, Outcome, Stop, TaskId};
 
 use stopwatch::Clock;
 
-pub use events::{stop_of, watching};
 pub use settle::{never_ran, withdraw};
 
 /// How often partial counts are written while the agent runs, at most.
@@ -45,9 +45,6 @@ const QUIET: Duration = Duration::from_secs(1);
 const LONGEST_DRAIN: Duration = Duration::from_secs(10);
 /// Chunks of the agent's output that are taken in one turn, at most.
 const CHUNKS: usize = 4;
-/// Bytes of a prepare command's output that are kept.
-const TAIL: usize = 4096;
-
 /// Where the run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -74,38 +71,6 @@ pub struct Agent {
 impl Agent {
     pub fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
         Agent { child, mode, executed: false, start_error: None, ended: None, cgroup }
-    }
-}
-
-/// A command of the user's that runs beside the agent: `--prepare`, `--on-finish`.
-pub struct Helper {
-    pub child: Gated,
-    pub output: Option<OwnedFd>,
-    /// The last of what it said.
-    pub tail: Vec<u8>,
-    pub start_error: Option<StartError>,
-    pub ended: Option<Exit>,
-}
-
-impl Helper {
-    pub fn new(child: Gated, output: Option<OwnedFd>) -> Helper {
-        Helper { child, output, tail: Vec::new(), start_error: None, ended: None }
-    }
-
-    fn read_output(&mut self) {
-        let mut chunk = [0u8; TAIL];
-        while let Some(output) = &self.output {
-            match nix::unistd::read(output, &mut chunk) {
-                Ok(0) => self.output = None,
-                Ok(n) => {
-                    self.tail.extend_from_slice(&chunk[..n]);
-                    self.tail.drain(..self.tail.len().saturating_sub(TAIL));
-                }
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(nix::errno::Errno::EAGAIN) => break,
-                Err(_) => self.output = None,
-            }
-        }
     }
 }
 

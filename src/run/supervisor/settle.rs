@@ -7,11 +7,12 @@ use tracing::{debug, error, info, warn};
 use super::{End, Supervisor, Traces};
 use crate::agent::{CostCovers, Observed};
 use crate::clock;
+use crate::exit::Exit;
 use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::task::{Counts, EndSource, Ended, Ending, Exit, Failure, Interrupt, Sender, Stop, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, Failure, Interrupt, Sender, Stop, TaskId};
 use crate::view;
 
 impl Supervisor<'_> {
@@ -69,7 +70,7 @@ impl Supervisor<'_> {
         };
         if let Some(slot) = self.row.spool.take() {
             let recover = view::suggestion(self.ledger.option(), "recover");
-            spool(&slot, &self.task.id, ended, &refused, &recover);
+            spool(&slot, (&self.task.id, self.task.key.as_deref()), ended, &refused, &recover);
         }
         self.row.settled = true;
         false
@@ -178,7 +179,8 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, id: &TaskId, ended: &Ended, refused: &str, recover: &str) {
+fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&str>), ended: &Ended, refused: &str, recover: &str) {
+    let (id, key) = task;
     let status = ended.ending.status();
     match slot.write(ended, "run") {
         Ok(file) => warn!(
@@ -196,7 +198,7 @@ fn spool(slot: &SpoolSlot, id: &TaskId, ended: &Ended, refused: &str, recover: &
                  record: save it as {} and run `{recover}`",
                 file.display()
             );
-            log::record(&line);
+            log::record(id, key, &line);
         }
     }
 }

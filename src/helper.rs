@@ -1,0 +1,140 @@
+//! Running a helper: a command beside the agent (`--prepare`, git, a hook), and waiting for it.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::exit::Exit;
+use crate::ledger::Ledger;
+use crate::process::spawn::gate::{Gated, Launch, StartError};
+use crate::process::watch::{Event, Interest, Source, Watch};
+use crate::stop;
+use crate::sys::{self, Change, SignalSet};
+
+/// Bytes of a prepare command's output that are kept.
+const TAIL: usize = 4096;
+
+/// A command of the user's that runs beside the agent: `--prepare`, `--on-finish`.
+pub struct Helper {
+    pub child: Gated,
+    pub output: Option<OwnedFd>,
+    /// The last of what it said.
+    pub tail: Vec<u8>,
+    pub start_error: Option<StartError>,
+    pub ended: Option<Exit>,
+}
+
+impl Helper {
+    pub fn new(child: Gated, output: Option<OwnedFd>) -> Helper {
+        Helper { child, output, tail: Vec::new(), start_error: None, ended: None }
+    }
+
+    pub fn read_output(&mut self) {
+        let mut chunk = [0u8; TAIL];
+        while let Some(output) = &self.output {
+            match nix::unistd::read(output, &mut chunk) {
+                Ok(0) => self.output = None,
+                Ok(n) => {
+                    self.tail.extend_from_slice(&chunk[..n]);
+                    self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::EAGAIN) => break,
+                Err(_) => self.output = None,
+            }
+        }
+    }
+}
+
+/// Waits for a hook while it runs.
+pub trait Attendant {
+    fn ledger(&mut self) -> &mut Ledger;
+
+    /// bookend received a stop signal: it starts no more hooks.
+    fn is_stopping(&self) -> bool;
+
+    /// Waits until the hook has ended, bookend receives a stop signal, or `until`.
+    ///
+    /// # Errors
+    /// When the kernel has no memory left to watch with.
+    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error>;
+}
+
+/// What ended a wait for a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    Ended,
+    /// This stop signal came.
+    Stop(i32),
+    Deadline,
+}
+
+/// A command that has nothing else to do while a hook runs. As long as this lives, stop signals are blocked,
+/// and read by [`Attendant::wait`].
+pub struct Idle<'a> {
+    pub ledger: &'a mut Ledger,
+    pub watch: &'a mut Watch,
+    /// The stop signal that came.
+    pub stopped: Option<i32>,
+    former: SignalSet,
+}
+
+impl<'a> Idle<'a> {
+    pub fn new(ledger: &'a mut Ledger, watch: &'a mut Watch) -> Idle<'a> {
+        let former = sys::set_mask(SignalSet::ALL);
+        let stops = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+        sys::set_mask(stops.into_iter().fold(former, SignalSet::with));
+        Idle { ledger, watch, stopped: None, former }
+    }
+}
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        sys::set_mask(self.former);
+    }
+}
+
+impl Attendant for Idle<'_> {
+    fn ledger(&mut self) -> &mut Ledger {
+        self.ledger
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error> {
+        loop {
+            if hook.as_ref().is_some_and(|h| h.ended.is_some()) {
+                return Ok(Waited::Ended);
+            }
+            let report = hook.as_ref().and_then(|h| h.child.report());
+            let interests: Vec<_> =
+                report.into_iter().map(|fd| Interest { source: Source::HelperReport, fd }).collect();
+            match self.watch.next(&interests, until).map_err(stop::watching)? {
+                Event::Child { pid, change: Change::Ended(exit), .. } => {
+                    hook.iter_mut().filter(|h| h.child.pid == pid).for_each(|h| h.ended = Some(exit));
+                }
+                Event::Ready(_) => {
+                    hook.iter_mut().for_each(|h| h.start_error = h.child.read_report().err());
+                }
+                Event::Deadline => return Ok(Waited::Deadline),
+                Event::Signal(received) if stop::stop_of(&received).is_some() => {
+                    self.stopped.get_or_insert(received.signal);
+                    return Ok(Waited::Stop(received.signal));
+                }
+                Event::Child { .. } | Event::Signal(_) => {}
+            }
+        }
+    }
+}
+
+/// A command line of the user's, as the shell reads it.
+pub fn shell(command: &OsStr, env: Vec<CString>) -> std::io::Result<Launch> {
+    Launch::new(&[OsStr::new("/bin/sh"), OsStr::new("-c"), command], env)
+}
+
+pub fn dev_null() -> std::io::Result<OwnedFd> {
+    Ok(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+}

@@ -1,0 +1,61 @@
+//! Stopping a run: the signals that ask a supervisor to stop, read and sent.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::error::Error;
+use crate::ledger::Ledger;
+use crate::process::forward::CANCEL;
+use crate::process::procfs::identity::{self, Handle};
+use crate::recovery;
+use crate::recovery::trust;
+use crate::sys::{self, Received};
+use crate::task::{Stop, Task};
+
+/// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
+///
+/// # Errors
+/// EPERM: it is another user's. It is also refused where the row alone says that the process supervises the
+/// task, and others may write to the ledger.
+pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
+    let Some(supervisor) = recovery::comparable_supervisor(task) else { return Ok(None) };
+    let Some(handle) = identity::open_recorded(supervisor)? else { return Ok(None) };
+    // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
+    let refused = |why: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    // Root may signal whom it likes; of anybody else the kernel asks this.
+    let me = nix::unistd::geteuid();
+    if let Some(user) = handle.user().filter(|user| me.is_root() && *user != me.as_raw()) {
+        return refused(format!("it is a process of {}, and was not signalled", sys::user_name(user)));
+    }
+    if let Some(distrust) = ledger.distrust()
+        && !trust::supervises(ledger, supervisor.identity.pid, &task.id)?
+    {
+        return refused(format!(
+            "it is not seen to supervise the task, and was not signalled, since {}; {}",
+            distrust.why,
+            trust::remedy(&distrust)
+        ));
+    }
+    sys::send_signal(handle.as_fd(), libc::SIGTERM, Some(CANCEL))?;
+    // A supervisor that was stopped acts on it only once it is continued.
+    sys::send_signal(handle.as_fd(), libc::SIGCONT, None)?;
+    Ok(Some(handle))
+}
+
+/// What a signal asks for, if it asks us to stop. One that we inherited as ignored asks for nothing.
+pub fn stop_of(received: &Received) -> Option<Stop> {
+    let Received { signal, sender, .. } = *received;
+    match signal {
+        libc::SIGTERM if received.code == libc::SI_QUEUE && received.value == CANCEL => {
+            Some(Stop::Cancel { sender })
+        }
+        libc::SIGTERM | libc::SIGHUP | libc::SIGINT | libc::SIGQUIT if !sys::is_ignored(signal) => {
+            Some(Stop::Signal { signal, sender })
+        }
+        _ => None,
+    }
+}
+
+pub fn watching(e: std::io::Error) -> Error {
+    Error::failed(format!("watching the agent: {e}"))
+}
