@@ -74,12 +74,12 @@ mutants *args:
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]
 
-# How fast bookend is, each figure beside its peer's: a table, and target/bench.json. See `just bench --help`.
+# Measure bookend beside its peers; writes target/bench.json, with --doc also contrib/doc/performance.md.
 bench *args:
-    cargo build --release --bin bookend --example least
+    cargo build --release --bin bookend
     cargo test --quiet --bench bench -- measure {{args}}
 
-# Whether bookend does its work in no more instructions than before; --renew keeps what is counted now.
+# Count instructions and fail where they grew by more than 5 %; --renew writes tests/bench/instructions.json.
 instructions *args:
     cargo build --release
     cargo test --quiet --bench bench -- instructions {{args}}
