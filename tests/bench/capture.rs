@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::Bench;
 use crate::agent::{MODE, STREAM};
-use crate::figure::{Figure, Measured, Spread, Target};
+use crate::figure::{Figure, Measured, Spread};
 use crate::harness::World;
 use crate::measure::{assert_success, command, in_turns, link_bench};
 
@@ -25,7 +25,7 @@ pub fn measure(bench: &Bench) -> Vec<Figure> {
         .map(|(writes, mode)| {
             let mode = format!("{mode} {}", mib << 20);
             let what = format!("captured output, {writes}");
-            beside_cat(bench, &what, "ms/MB", Some(Target::AtMost(1.25)), |t| milliseconds(&world, t, &mode))
+            beside_cat(bench, &what, "ms/MB", Some(1.25), |t| milliseconds(&world, t, &mode))
         })
         .into();
     let answers = if bench.quick { 500 } else { 3000 };
@@ -38,7 +38,7 @@ fn beside_cat(
     bench: &Bench,
     what: &str,
     unit: &'static str,
-    target: Option<Target>,
+    target: Option<f64>,
     measure: impl Fn(Through) -> f64,
 ) -> Figure {
     let pairs = in_turns(bench.pairs(10, 3), || measure(Through::Bookend), || measure(Through::Cat));

@@ -25,14 +25,6 @@ impl Spread {
     }
 }
 
-/// What the median must reach.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    AtMost(f64),
-    AtLeast(f64),
-}
-
 /// One figure of bookend and one of its peer, measured one after the other.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair {
@@ -79,7 +71,8 @@ pub struct Figure {
     pub what: String,
     /// The peer; empty where the figure stands alone.
     pub beside: String,
-    pub target: Option<Target>,
+    /// The limit of the median: of the ratios, or of the figure where there is no peer.
+    pub target: Option<f64>,
     pub measured: Option<Measured>,
     /// What is missing to measure it.
     pub needs: Option<String>,
@@ -87,27 +80,20 @@ pub struct Figure {
 }
 
 impl Figure {
-    pub fn new(what: &str, beside: &str, target: Option<Target>, measured: Measured) -> Figure {
+    pub fn new(what: &str, beside: &str, target: Option<f64>, measured: Measured) -> Figure {
         let median = measured.spread.median;
-        let reached = target.map(|t| match t {
-            Target::AtMost(limit) => median <= limit,
-            Target::AtLeast(limit) => median >= limit,
-        });
+        let reached = target.map(|limit| median <= limit);
         let (what, beside) = (what.to_owned(), beside.to_owned());
         Figure { what, beside, target, measured: Some(measured), needs: None, reached }
     }
 
-    pub fn not_measured(what: &str, beside: &str, target: Option<Target>, needs: &str) -> Figure {
+    pub fn not_measured(what: &str, beside: &str, target: Option<f64>, needs: &str) -> Figure {
         let (what, beside, needs) = (what.to_owned(), beside.to_owned(), Some(needs.to_owned()));
         Figure { what, beside, target, measured: None, needs, reached: None }
     }
 
     fn cells(&self) -> [String; 8] {
-        let target = match self.target {
-            Some(Target::AtMost(limit)) => format!("≤ {limit}"),
-            Some(Target::AtLeast(limit)) => format!("≥ {limit}"),
-            None => String::new(),
-        };
+        let target = self.target.map(|limit| format!("≤ {limit}")).unwrap_or_default();
         let reached = match self.reached {
             Some(true) => "yes",
             Some(false) => "no",

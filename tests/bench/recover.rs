@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Bench;
-use crate::figure::{Figure, Measured, Target};
+use crate::figure::{Figure, Measured};
 use crate::harness::{Deadline, World, eventually, marked};
 use crate::measure::{command, in_turns, time};
 
@@ -21,7 +21,7 @@ fn per_task(bench: &Bench) -> Figure {
     let world = bench.world();
     let took: Vec<f64> = (0..bench.pairs(7, 3)).map(|_| recover(&world) / LOST as f64).collect();
     let what = format!("`recover`, per task of {LOST} lost tasks");
-    Figure::new(&what, "", Some(Target::AtMost(0.4)), Measured::alone("ms", &took))
+    Figure::new(&what, "", Some(0.4), Measured::alone("ms", &took))
 }
 
 fn after_long_history(bench: &Bench) -> Figure {
@@ -29,7 +29,7 @@ fn after_long_history(bench: &Bench) -> Figure {
     let pairs = in_turns(bench.pairs(5, 2), || recover(large), || recover(small));
     let what = format!("`recover` of {LOST} lost tasks, {} tasks", bench.long_history());
     let measured = Measured::beside("ms", &pairs, pairs.len());
-    Figure::new(&what, "1,000 tasks", Some(Target::AtMost(2.0)), measured)
+    Figure::new(&what, "1,000 tasks", Some(2.0), measured)
 }
 
 /// The transactions of the writers and of the recovery wait for each other.
@@ -53,7 +53,7 @@ fn beside_writers(bench: &Bench) -> Figure {
     };
     let took: Vec<f64> = (0..bench.pairs(7, 3)).map(|_| beside_writers()).collect();
     let what = format!("`recover` of {LOST_BESIDE_WRITERS} lost tasks beside {WRITERS} writers");
-    Figure::new(&what, "", Some(Target::AtMost(300.0)), Measured::alone("ms", &took))
+    Figure::new(&what, "", Some(300.0), Measured::alone("ms", &took))
 }
 
 /// The milliseconds of one `recover` that settles [`LOST`] tasks.

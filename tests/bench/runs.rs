@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::Bench;
 use crate::agent::{EXITING, nanoseconds};
-use crate::figure::{Figure, Measured, Target};
+use crate::figure::{Figure, Measured};
 use crate::harness::{Deadline, World, eventually, on_path};
 use crate::history;
 use crate::measure::{
@@ -22,7 +22,7 @@ const GIT_STATUS: [&str; 3] = ["git", "status", "--porcelain"];
 /// Programs that start a command in the background; a second command waits for it.
 const NQ: &str = "nq -w $(nq true)";
 const PUEUE: &str = "pueue wait --quiet $(pueue add --print-task-id true)";
-const TARGET: Option<Target> = Some(Target::AtMost(2.0));
+const TARGET: Option<f64> = Some(2.0);
 
 pub fn measure(bench: &Bench) -> Vec<Figure> {
     let (world, old) = (bench.world(), bench.world());
@@ -57,7 +57,7 @@ pub fn measure(bench: &Bench) -> Vec<Figure> {
 fn beside(
     bench: &Bench,
     named: (&str, &str),
-    target: Option<Target>,
+    target: Option<f64>,
     ours: &dyn Fn() -> Installed,
     peer: &dyn Fn() -> Installed,
 ) -> Figure {
@@ -119,7 +119,7 @@ fn in_worktree(bench: &Bench, world: &World) -> Vec<Figure> {
     let git = || Installed::from(command(world, &GIT_STATUS)).in_directory(&worktree);
     let what = "a run in a git worktree";
     vec![
-        beside(bench, (what, &TINI.join(" ")), Some(Target::AtMost(6.0)), &run, &|| installed(world, &TINI)),
+        beside(bench, (what, &TINI.join(" ")), Some(6.0), &run, &|| installed(world, &TINI)),
         beside(bench, (what, &GIT_STATUS.join(" ")), None, &run, &git),
     ]
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::Bench;
-use crate::figure::{Figure, Measured, Pair, Target};
+use crate::figure::{Figure, Measured, Pair};
 use crate::machine::Machine;
 use crate::measure::{install, plain, runs_in_turns};
 
@@ -13,7 +13,7 @@ const SYSTEMD_RUN: &str = "systemd-run --wait --quiet true";
 const STATE: &str = "/srv/bench";
 
 pub fn measure(bench: &Bench) -> Vec<Figure> {
-    let (what, target) = ("a run", Some(Target::AtMost(0.3)));
+    let (what, target) = ("a run", Some(0.3));
     let world = bench.world();
     let bind = |from: &Path, to: &str| format!("{}:{to}", from.display());
     let installed = install("bookend");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::Bench;
 use crate::agent::STREAM;
-use crate::figure::{Figure, Measured, Target};
+use crate::figure::{Figure, Measured};
 use crate::harness::{World, pause};
 use crate::measure::{assert_success, bookend, command, link_bench};
 
@@ -27,7 +27,7 @@ const SETTLING: Duration = Duration::from_secs(3);
 pub fn measure_size(_: &Bench) -> Vec<Figure> {
     let bytes = fs::metadata(bookend()).expect("the program").len();
     let measured = Measured::alone("MiB", &[mib(bytes)]);
-    vec![Figure::new("the program's size", "", Some(Target::AtMost(4.0)), measured)]
+    vec![Figure::new("the program's size", "", Some(4.0), measured)]
 }
 
 pub fn measure_memory(bench: &Bench) -> Vec<Figure> {
@@ -38,7 +38,7 @@ pub fn measure_memory(bench: &Bench) -> Vec<Figure> {
         let values: Vec<f64> = waiting.iter().map(|w| mib(w.anonymous())).collect();
         waiting.into_iter().for_each(Waiting::end);
         let what = format!("memory while the agent waits, {}", setup.0);
-        Figure::new(&what, "", Some(Target::AtMost(0.5)), Measured::alone("MiB", &values))
+        Figure::new(&what, "", Some(0.5), Measured::alone("MiB", &values))
     });
     figures.collect()
 }
@@ -59,7 +59,7 @@ pub fn measure_wake_ups(bench: &Bench) -> Vec<Figure> {
         let a_minute = |(before, after): (&u64, &u64)| (after - before) as f64 * 60.0 / seconds as f64;
         let values: Vec<f64> = before.iter().zip(after).map(a_minute).collect();
         let what = format!("wake-ups while the agent waits, {}", setup.0);
-        Figure::new(&what, "", Some(Target::AtMost(0.0)), Measured::alone("/min", &values))
+        Figure::new(&what, "", Some(0.0), Measured::alone("/min", &values))
     });
     let figures = figures.collect();
     waiting.into_iter().flatten().for_each(Waiting::end);
