@@ -11,6 +11,7 @@ mod costs;
 mod crash;
 mod descriptors;
 mod dirty;
+mod dispatcher;
 mod docs;
 mod durability;
 mod dying;
