@@ -83,12 +83,14 @@ fn rustc() -> String {
 fn count_all() -> BTreeMap<String, u64> {
     let place = CountingPlace::new();
     let smallest = |count: &dyn Fn() -> u64| (0..TIMES).map(|_| count()).min().expect("a count");
-    let difference = |more: u64, less: u64| more.checked_sub(less).expect("more work takes more instructions");
+    let difference =
+        |more: u64, less: u64| more.checked_sub(less).expect("more work takes more instructions");
     // The command opens the ledger for writing, reads one row and changes nothing. Without a ledger it does
     // everything else.
     let invalidate = ["session", "invalidate", "nobody"];
     let nowhere = ["--ledger", "/nowhere/bookend.db", "session", "invalidate", "nobody"];
-    let opening = difference(smallest(&|| place.count(&invalidate, 1)), smallest(&|| place.count(&nowhere, 1)));
+    let opening =
+        difference(smallest(&|| place.count(&invalidate, 1)), smallest(&|| place.count(&nowhere, 1)));
     let line = difference(smallest(&|| place.count_lines(2 * LINES)), smallest(&|| place.count_lines(LINES)));
     BTreeMap::from([
         ("instructions of `run -- true`".to_owned(), smallest(&|| place.count(&RUN[1..], 0))),

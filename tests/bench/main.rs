@@ -209,6 +209,5 @@ fn replace_table(measured: &str) {
     let text = fs::read_to_string(DOCUMENT).unwrap_or_else(|e| panic!("{DOCUMENT}: {e}"));
     let (before, rest) = text.split_once("Measured on ").expect("the line that names the machine");
     let after = rest.splitn(3, "\n\n").nth(2).expect("the text after the table");
-    fs::write(DOCUMENT, format!("{before}{measured}\n{after}"))
-        .unwrap_or_else(|e| panic!("{DOCUMENT}: {e}"));
+    fs::write(DOCUMENT, format!("{before}{measured}\n{after}")).unwrap_or_else(|e| panic!("{DOCUMENT}: {e}"));
 }

@@ -25,8 +25,7 @@ pub fn command(world: &World, argv: &[&str]) -> Command {
 
 /// Like [`command`], in the current environment and directory.
 pub fn plain(argv: &[&str]) -> Command {
-    let null =
-        || Stdio::from(File::options().read(true).write(true).open("/dev/null").expect("/dev/null"));
+    let null = || Stdio::from(File::options().read(true).write(true).open("/dev/null").expect("/dev/null"));
     let mut command = Command::new(absolute(argv[0]));
     command.args(&argv[1..]).stdin(null()).stdout(null()).stderr(null());
     command
