@@ -344,39 +344,34 @@ pub fn make_tables(conn: &Connection) -> rusqlite::Result<()> {
     (1..=VERSION).try_for_each(|version| apply(conn, version))
 }
 
-/// The indexes of version 1 that a later version replaces.
-const SUPERSEDED_BY_2: [&str; 8] = [
-    "task_history_one_running_per_key",
-    "task_history_running",
-    "task_history_undelivered",
-    "task_history_unhinted",
-    "task_history_delivery_failed",
-    "task_history_uncleaned",
-    "task_history_ill_timed",
-    "task_history_ended",
-];
-const SUPERSEDED_BY_4: [&str; 1] = ["task_history_last_seen"];
-
 /// Brings a ledger of the version before to `version`.
 fn apply(conn: &Connection, version: i64) -> rusqlite::Result<()> {
-    match version {
-        2 => drop_superseded(conn, &SUPERSEDED_BY_2)?,
-        4 => drop_superseded(conn, &SUPERSEDED_BY_4)?,
-        _ => {}
+    if version == 2 {
+        drop_superseded(conn)?;
     }
     conn.execute_batch(MIGRATIONS[version as usize - 1])
 }
 
-/// Drops indexes of version 1. In an adopted file another program may have an index of the same name: ours is
-/// recognised by its definition.
-fn drop_superseded(conn: &Connection, superseded: &[&str]) -> rusqlite::Result<()> {
+/// The indexes of version 1 that version 2 does without. In an adopted file another program may have one of
+/// the same name: ours is known by its words.
+fn drop_superseded(conn: &Connection) -> rusqlite::Result<()> {
+    const SUPERSEDED: [&str; 8] = [
+        "task_history_one_running_per_key",
+        "task_history_running",
+        "task_history_undelivered",
+        "task_history_unhinted",
+        "task_history_delivery_failed",
+        "task_history_uncleaned",
+        "task_history_ill_timed",
+        "task_history_ended",
+    ];
     let indexes: Vec<(String, String)> = conn
         .prepare(SELECT_INDEXES)?
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
     for (name, sql) in indexes {
         let first = name.strip_prefix("bookend_").unwrap_or(&name);
-        if superseded.contains(&first) && MIGRATIONS[0].contains(&sql.replacen(&name, first, 1)) {
+        if SUPERSEDED.contains(&first) && MIGRATIONS[0].contains(&sql.replacen(&name, first, 1)) {
             conn.execute_batch(&format!("DROP INDEX {name}"))?;
         }
     }

@@ -260,7 +260,7 @@ fn a_newer_ledger_is_refused_with_both_versions() {
     {
         assert!(matches!(refusal, LedgerError::Newer { ledger: 99, program: 4, .. }));
         let said = refusal.to_string();
-        assert!(said.contains("version 99") && said.contains("up to 3"), "{said}");
+        assert!(said.contains("version 99") && said.contains("up to 4"), "{said}");
     }
 }
 
