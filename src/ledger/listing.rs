@@ -76,8 +76,9 @@ const SELECT_ENDED_SINCE: &str = select!(
      AND (:agent IS NULL OR +agent = :agent)
      ORDER BY last_seen_at DESC LIMIT :limit"
 );
-/// How many of the listed tasks an index holds, counted up to a limit: beyond it, the choice matters less than
-/// counting costs.
+
+/// How many of the listed tasks an index holds. Counting ends at a limit, beyond which it costs more than a
+/// better choice saves.
 macro_rules! counted {
     ($by:literal) => {
         concat!(
@@ -220,7 +221,8 @@ mod tests {
             .raw()
             .execute_batch(&format!(
                 "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {tasks})
-                 INSERT INTO task_history (id, key, repo, agent, status, started_at, finished_at, last_seen_at)
+                 INSERT INTO task_history
+                     (id, key, repo, agent, status, started_at, finished_at, last_seen_at)
                  SELECT format('%08d', i), format('key-%d', i % {tasks}), iif(i % 2, 'odd', 'even'),
                      iif(i % 3, 'review', 'dev'), iif(i % 10, 'success', 'failure'),
                      strftime('%Y-%m-%dT%H:%M:%fZ', 1700000000 + i * 30, 'unixepoch'),

@@ -1,5 +1,5 @@
-//! Counts the instructions of what bookend does most, its disk syncs, and its size. Counts do not depend on the
-//! load of the machine, so a file keeps them and `.ci/run` compares.
+//! Counts the instructions of what bookend does most, its disk syncs, and its size. Counts do not depend on
+//! the load of the machine, so a file keeps them and `.ci/run` compares.
 //!
 //! Cachegrind counts the supervisor alone, not what it executes. The program's path, the environment and the
 //! bytes of the ledger, on which a count depends, are the same each time.

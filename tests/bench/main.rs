@@ -1,5 +1,5 @@
-//! Measures bookend beside its peers: each figure and its peer's in turns in the same run, so that the load of
-//! the machine affects both. `just bench` starts it and prints the table.
+//! Measures bookend beside its peers: each figure and its peer's in turns in the same run, so that the load
+//! of the machine affects both. `just bench` starts it and prints the table.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it prints a table")]
 
 mod agent;
