@@ -30,7 +30,7 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::log;
-use crate::process::leftovers::Policy;
+use crate::process::leftovers::LeftoversPolicy;
 use crate::run::options::{RunOptions, WhenBusy};
 use crate::task::{KeepSession, OnTerm, Status, TaskId};
 use crate::view;
@@ -487,9 +487,9 @@ fn run_request(a: RunArgs) -> RunOptions {
             })
             .collect(),
         leftovers: match a.leftovers {
-            LeftoversArg::Auto => Policy::Auto,
-            LeftoversArg::End => Policy::End,
-            LeftoversArg::Exit => Policy::Exit,
+            LeftoversArg::Auto => LeftoversPolicy::Auto,
+            LeftoversArg::End => LeftoversPolicy::End,
+            LeftoversArg::Exit => LeftoversPolicy::Exit,
         },
         strict: a.strict,
         backlog: a.backlog,

@@ -12,7 +12,7 @@ use crate::helper::Helper;
 use crate::hook;
 use crate::process::leftovers::{self, LeftoverSweep};
 use crate::process::spawn::caller::Caller;
-use crate::process::spawn::gate::{Gated, StartError, Step};
+use crate::process::spawn::gate::{Gated, StartError, StartStep};
 use crate::run::options::RunOptions;
 use crate::run::supervisor::{End, Supervisor, Traces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
@@ -53,27 +53,27 @@ impl NoStart {
         let needs = names_a_file && std::fs::metadata(program).is_ok();
         let program = format!("{:?}", program.to_string_lossy());
         let (code, error) = match (failed.step, failed.errno) {
-            (Step::Chdir, _) => {
+            (StartStep::Chdir, _) => {
                 let cwd = cwd.unwrap_or(Path::new("")).display();
                 (exit_code::FAILED, format!("entering the agent's directory {cwd}: {why}"))
             }
-            (Step::Stdio, _) => (exit_code::FAILED, format!("giving the agent its stdout: {why}")),
-            (Step::Exec, libc::ENOENT) if needs => (
+            (StartStep::Stdio, _) => (exit_code::FAILED, format!("giving the agent its stdout: {why}")),
+            (StartStep::Exec, libc::ENOENT) if needs => (
                 exit_code::NOT_FOUND,
                 format!(
                     "executing {program}: its interpreter, named in its first line, or its loader is missing"
                 ),
             ),
-            (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
+            (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) => {
                 (exit_code::NOT_FOUND, format!("executing {program}: not found ({why})"))
             }
-            (Step::Exec, libc::ENOEXEC) => (
+            (StartStep::Exec, libc::ENOEXEC) => (
                 exit_code::NOT_EXECUTABLE,
                 format!(
                     "executing {program}: {why}; no program for this machine, or a script without a #! line"
                 ),
             ),
-            (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),
+            (StartStep::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),
         };
         NoStart::failed(Failure::Spawn, error, code)
     }
@@ -83,7 +83,7 @@ impl NoStart {
 pub(super) fn end_without_agent(
     run: &mut Supervisor<'_>,
     no: NoStart,
-    whose: leftovers::Task,
+    whose: leftovers::SweptTask,
     request: &RunOptions,
     caller: &Caller,
 ) -> Result<Exit, Error> {
