@@ -13,13 +13,11 @@ pub mod fuzz;
 mod launcher;
 mod output;
 
-use std::ffi::OsString;
-use std::hash::BuildHasher;
+use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use foldhash::quality::FixedState;
 
 use crate::task::{Counts, KeepSession, Outcome, TokensScope};
 
@@ -240,6 +238,12 @@ fn no_adapter() -> &'static dyn Adapter {
     &Command
 }
 
+/// Whether `program` is the name of an agent, and not of something that starts one.
+pub fn is_agent(program: &OsStr) -> bool {
+    let adapter = recognise(&[program.to_owned()], None).map(|recognised| recognised.adapter);
+    adapter.is_ok_and(|adapter| adapter.agent_type() != no_adapter().agent_type())
+}
+
 /// A command line, the program first, that gives its new conversation the id `new` if it gave it one.
 pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &str) -> Vec<String> {
     let words: Vec<OsString> = argv.iter().map(OsString::from).collect();
@@ -319,7 +323,9 @@ fn brief(name: &str) -> &str {
 /// What is kept of the id of a call or a message: it may be as long as a line.
 fn hash(id: &str) -> u64 {
     // Nobody gains by making two ids alike but the agent whose own counts would be wrong.
-    FixedState::default().hash_one(id)
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether `id` may be put into an argv and a path: it comes from an agent's output.

@@ -81,7 +81,8 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
     };
     let from = &options.cwd_at_start;
     std::env::set_current_dir(from).map_err(|e| {
-        refused(&format!("entering {}, where it was started: {e}", from.display()))
+        refused(&format!("entering {}, where it was started", from.display()))
+            .caused_by(e)
             .hint("make the directory again; nothing was executed")
     })?;
     // The id that the user chose is taken: the conversation of that run has it.

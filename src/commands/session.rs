@@ -119,7 +119,7 @@ fn resume_id(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Kind::Nothing,
             format!("session {id} of the key {key}: no agent names one so"),
         )
-        .hint("--json shows what is in the ledger"));
+        .hint("use --json to see what is in the ledger"));
     }
     Ok(format!("{id}\n"))
 }
@@ -151,7 +151,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Kind::Nothing,
             format!("no session was withdrawn from the key {key} in {}", at.file.display()),
         )
-        .hint(format!("{} shows what there was", command(at, "show", key)))),
+        .hint(format!("run `{}` to see what there was", command(at, "show", key)))),
         Restored::InUse(task) => Err(Error::new(
             Kind::Busy,
             format!("task {} runs under the key {key} or with its session", task.id),
@@ -161,7 +161,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Kind::Nothing,
             format!("the key {key} goes on with session {} by now", session.session_id),
         )
-        .hint(format!("{} first, if that is not wanted", command(at, "invalidate", key)))),
+        .hint(format!("run `{}` first, if that is not wanted", command(at, "invalidate", key)))),
     }
 }
 
@@ -181,8 +181,10 @@ fn command(at: &Location, what: &str, key: &str) -> String {
 }
 
 fn nothing(at: &Location, key: &str) -> Error {
-    Error::new(Kind::Nothing, format!("the key {key} has no session in {}", at.file.display()))
-        .hint(format!("{} shows those that have one", view::suggestion(at.option(), "session list")))
+    Error::new(Kind::Nothing, format!("the key {key} has no session in {}", at.file.display())).hint(format!(
+        "run `{}` to see the keys that have one",
+        view::suggestion(at.option(), "session list")
+    ))
 }
 
 fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {

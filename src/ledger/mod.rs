@@ -278,7 +278,7 @@ impl Ledger {
                 wal::empty(&ledger.conn).map_err(ledger.failed("emptying the log"))
             });
             if let Err(e) = emptied {
-                tracing::debug!("{e}");
+                tracing::debug!("{}", crate::error::chain(&e));
             }
         }
     }
@@ -497,7 +497,7 @@ pub fn records_in_spool(at: &Location) -> Result<Vec<PathBuf>> {
 /// Ends, recovery and readers go on: a backup that makes a hard link must not cost an end.
 fn warn_of_other_name(at: &Location) {
     if let Some(other) = OtherName::of(&at.file) {
-        log::warn(&other.explain(&at.file));
+        log::warn(&other.explain(&at.file), &other.hint(&at.file));
     }
 }
 

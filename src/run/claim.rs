@@ -79,13 +79,13 @@ impl Way {
     pub fn report(&self, ledger: &Ledger) {
         let Some((lost, Some(marked))) = &self.cleared else { return };
         match marked {
-            SettleOutcome::Interrupted(_) => warn!("settled {}", lost.describe()),
+            SettleOutcome::Interrupted { .. } => warn!("settled {}", lost.describe()),
             SettleOutcome::Seen(status) => {
                 warn!("task {} had ended as {status}: recorded from the spool", lost.id())
             }
             SettleOutcome::Unread(_) | SettleOutcome::Untouched => {}
         }
-        lost.tidy(ledger, marked);
+        lost.close(ledger, marked);
     }
 
     /// Refuses, waits for, replaces or settles the holder. `Some`: a stop signal came meanwhile, and there is
@@ -187,7 +187,8 @@ impl Way {
             return Ok(());
         }
         let failed = |e: std::io::Error| {
-            Error::new(Kind::Busy, format!("cancelling {}: {e}", name(holder)))
+            Error::new(Kind::Busy, format!("cancelling {}", name(holder)))
+                .caused_by(e)
                 .hint("nothing was executed; end it yourself, or use --wait")
         };
         if stop::ask_to_end(ledger, holder).map_err(failed)?.is_some() {

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Observed, Place, Untracked};
 use crate::clock;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, chain};
 use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::failpoint;
@@ -75,9 +75,9 @@ fn attend(
     mut caller: Caller,
 ) -> Result<Exit, Error> {
     // 2. Every signal has been blocked since the first line of main: none is lost from here on.
-    let mut watch = Watch::new().map_err(|e| Error::failed(format!("reading signals: {e}")))?;
+    let mut watch = Watch::new().map_err(|e| Error::failed("reading signals").caused_by(e))?;
     nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| Error::failed(format!("becoming the reaper of the agent's orphans: {e}")))?;
+        .map_err(|e| Error::failed("becoming the reaper of the agent's orphans").caused_by(e))?;
 
     // 3. The claim, in one transaction: nobody else holds the key, or whoever did is settled.
     recovery::report_merged(&ledger);
@@ -112,11 +112,11 @@ fn attend(
     let env = agents_environment(&id, location, who.is_background());
     let mut launch = Launch::new(&argv, env.clone())
         .and_then(|l| l.cwd(request.cwd.as_deref().map(Path::as_os_str)))
-        .map_err(|e| Error::usage(format!("the agent's command line: {e}")))?;
+        .map_err(|e| Error::usage("the agent's command line").caused_by(e))?;
     if let Some(stdout) = agents_stdout {
         launch = launch.stdio(1, stdout);
     }
-    let had = leftovers::children().map_err(Error::failed)?;
+    let had = leftovers::children().map_err(Error::from)?;
     let mut place = identity::place();
     // What works on in the background is not this task's to account for, or to end.
     let delegated = DelegatedCgroup::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
@@ -177,18 +177,17 @@ fn attend(
     let mut child = match child {
         Ok(child) => child,
         Err(e) => {
-            let error = format!("no process for the agent: {e}");
-            claim.end(&id, &supervisor::never_ran(Failure::Spawn, &error, started), "run")?;
+            let error = Error::failed("creating a process for the agent").caused_by(e);
+            claim.end(&id, &supervisor::never_ran(Failure::Spawn, &chain(&error), started), "run")?;
             claim.commit()?;
-            return Err(Error::failed(error)
-                .hint("the task is recorded as failure; look at `ulimit -u` and `ulimit -n`"));
+            return Err(error.hint("run `ulimit -u -n` to see the limits; the task is recorded as failure"));
         }
     };
     // Without room for the record, a full disk would lose the end of the task: nothing is executed then.
     let spool = claim.spool_slot(&id)?;
     if let Err(e) = claim.commit() {
         child.dismiss();
-        let ended = supervisor::never_ran(Failure::Spawn, &e.to_string(), started);
+        let ended = supervisor::never_ran(Failure::Spawn, &chain(&e), started);
         supervisor::withdraw(&mut ledger, &id, spool, &ended);
         return Err(e.into());
     }
@@ -619,7 +618,7 @@ fn choose_session(claim: &Claim<'_>, request: &RunOptions, who: &Who) -> Result<
                 Kind::UnsafeResume,
                 format!("resuming session {session} is not safe: {why}"),
             )
-            .hint("start a fresh one, or say --allow-unsafe-resume; nothing was executed"));
+            .hint("start a fresh one, or use --allow-unsafe-resume; nothing was executed"));
         }
     };
     Ok(Session::Chosen(choice))
@@ -672,7 +671,7 @@ fn listen(who: &Who, backlog: u64) -> Result<(Option<Listening>, Option<OwnedFd>
         false => WhenReaderGone::Drain,
     };
     let (capture, agents) = Capture::new(sys::stdio(1), when_gone, backlog)
-        .map_err(|e| Error::failed(format!("capturing the agent's stdout: {e}")))?;
+        .map_err(|e| Error::failed("capturing the agent's stdout").caused_by(e))?;
     Ok((Some(Listening { capture, reader: who.adapter.reader(who.asked.mode) }), Some(agents)))
 }
 
@@ -701,7 +700,7 @@ pub fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 fn reading_proc(e: std::io::Error) -> Error {
-    Error::failed(format!("reading /proc: {e}")).hint("bookend needs /proc to tell processes apart")
+    Error::failed("reading /proc").caused_by(e).hint("bookend needs /proc to tell processes apart")
 }
 
 fn no_proc() -> Error {

@@ -68,12 +68,26 @@ impl LeftoversPolicy {
 /// Looking for left-overs failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
-    #[error(
-        "looking through /proc for what the task left behind: {0} (nothing was ended; is /proc mounted?)"
-    )]
+    #[error("looking through /proc for what the task left behind; nothing was ended")]
     Proc(#[source] io::Error),
-    #[error("waiting for what the task left behind to end: {0} (`bookend recover` ends what is left)")]
+    #[error("waiting for what the task left behind to end")]
     Wait(#[source] io::Error),
+}
+
+impl SweepError {
+    pub fn hint(&self) -> &'static str {
+        match self {
+            SweepError::Proc(_) => "check that /proc is mounted",
+            SweepError::Wait(_) => "run `bookend recover` to end what is left",
+        }
+    }
+}
+
+impl From<SweepError> for crate::error::Error {
+    fn from(e: SweepError) -> crate::error::Error {
+        let hint = e.hint();
+        crate::error::Error::failed(e).hint(hint)
+    }
 }
 
 /// What has to be done next.

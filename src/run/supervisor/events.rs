@@ -9,7 +9,7 @@ use super::stopwatch::Clock;
 use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, SignalDelivery};
@@ -20,7 +20,7 @@ use crate::process::terminal;
 use crate::process::watch::{WatchEvent, WatchInterest, WatchSource};
 use crate::stop::{stop_of, watching};
 use crate::sys::{self, ChildChange, ReceivedSignal, ResourceUsage};
-use crate::task::Stop;
+use crate::task::{Stop, signal_name};
 
 impl Supervisor<'_> {
     /// One event, or the deadline.
@@ -148,7 +148,7 @@ impl Supervisor<'_> {
             let _ = to.signal(libc::SIGCONT, None);
         }
         let Err(e) = sent else { return };
-        warn!("could not send signal {signal} to process {}: {e}", to.pid);
+        warn!("could not send {} to process {}: {e}", signal_name(signal), to.pid);
         if signal == libc::SIGKILL && e.raw_os_error() == Some(libc::EPERM) {
             // Who may write to the cgroup may end all in it, whoever they are.
             self.out_of_reach = !self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
@@ -291,7 +291,7 @@ impl Supervisor<'_> {
             Ok(()) => self.written.session = Some(session),
             // The ending carries the id again.
             Err(e) => {
-                debug!("session {session} not recorded yet: {e}");
+                debug!("session {session} not recorded yet: {}", chain(&e));
                 self.written.at = Some(Instant::now());
             }
         }
@@ -322,7 +322,7 @@ impl Supervisor<'_> {
                 self.written.counts = counts;
                 self.written.tool = observed.tool_in_flight;
             }
-            Err(e) => debug!("partial counts not recorded: {e}"),
+            Err(e) => debug!("partial counts not recorded: {}", chain(&e)),
         }
         self.written.at = Some(now);
         self.timers.rest = Some(now + REST);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use crate::agent::{self, Mode, Observed, Reader};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::helper::{Attendant, Helper, Waited};
 use crate::ledger::{Ledger, SpoolSlot};
@@ -292,7 +292,7 @@ impl<'a> Supervisor<'a> {
             listening.capture.rest();
         }
         if let Err(e) = self.ledger.rest() {
-            debug!("{e}");
+            debug!("{}", chain(&e));
         }
         sys::trim_memory();
     }
@@ -386,7 +386,7 @@ impl<'a> Supervisor<'a> {
     /// Looks what the agent left behind; signals nothing yet.
     pub fn look_for_leftovers(&self, sweep: &mut LeftoverSweep) {
         if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
-            warn!("{e}");
+            warn!(hint = e.hint(), "{}", chain(&e));
         }
     }
 
@@ -417,14 +417,19 @@ impl<'a> Supervisor<'a> {
                     turned?;
                 }
                 Err(e) => {
-                    warn!("{e}");
+                    warn!(hint = e.hint(), "{}", chain(&e));
                     break;
                 }
             }
         }
         let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
-            warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
+            warn!(
+                hint = e.hint(),
+                "recording what became of the left-overs of task {}: {}",
+                self.task.id,
+                chain(&e)
+            );
         }
         Ok(())
     }

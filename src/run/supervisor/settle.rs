@@ -7,6 +7,7 @@ use tracing::{debug, error, info, warn};
 use super::{End, Supervisor, Traces};
 use crate::agent::{CostCovers, Observed};
 use crate::clock;
+use crate::error::chain;
 use crate::exit::Exit;
 use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
@@ -58,11 +59,11 @@ impl Supervisor<'_> {
     pub(super) fn record(&mut self, ended: &Ended) -> bool {
         let refused = match self.ledger.finish(&self.task.id, ended, "run") {
             Ok(Finished::NoRow) => "its row is gone from the ledger".to_owned(),
-            Err(refused) => refused.to_string(),
+            Err(refused) => chain(&refused),
             Ok(finished) => {
                 self.report(ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
-                    debug!("{e}");
+                    debug!("{}", chain(&e));
                 }
                 self.row.settled = true;
                 return true;
@@ -194,8 +195,9 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&str>), ended: &Ended, refused
         Err(e) => {
             let (line, file) = slot.line(ended, "run");
             error!(
-                "the end of task {id} ({status}) is not recorded: {refused}; {e}; the next line is its \
+                "the end of task {id} ({status}) is not recorded: {refused}; {}; the next line is its \
                  record: save it as {} and run `{recover}`",
+                chain(&e),
                 file.display()
             );
             log::record(id, key, &line);
@@ -209,12 +211,12 @@ pub fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &Ended
     let settled = match ledger.finish(id, ended, "run") {
         Ok(_) => slot.discard(),
         Err(refused) => {
-            debug!("{refused}");
+            debug!("{}", chain(&refused));
             slot.write(ended, "run").map(drop)
         }
     };
     if let Err(e) = settled {
-        debug!("{e}");
+        debug!("{}", chain(&e));
     }
 }
 
