@@ -343,7 +343,7 @@ enum KeepSessionArg {
 enum LeftoversArg {
     Auto,
     End,
-    Exit,
+    Leave,
 }
 
 /// What the user asked for.
@@ -433,7 +433,7 @@ fn run_request(a: RunArgs) -> RunOptions {
         agent: given(a.agent),
         agent_type: given(a.agent_type),
         model: given(a.model),
-        provider: given(a.provider),
+        provider: a.provider.and_then(|name| name.parse().ok()),
         cwd: a.cwd.filter(|c| !c.as_os_str().is_empty()),
         prepare: a.prepare.filter(|c| !c.is_empty()),
         forge: a.forge,
@@ -459,7 +459,7 @@ fn run_request(a: RunArgs) -> RunOptions {
         leftovers: match a.leftovers {
             LeftoversArg::Auto => LeftoversPolicy::Auto,
             LeftoversArg::End => LeftoversPolicy::End,
-            LeftoversArg::Exit => LeftoversPolicy::Exit,
+            LeftoversArg::Leave => LeftoversPolicy::Leave,
         },
         strict: a.strict,
         backlog: a.backlog,

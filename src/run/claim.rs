@@ -17,7 +17,7 @@ use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::options::WhenBusy;
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
-use crate::task::{ProcessRecord, Task, TaskId};
+use crate::task::{ProcessRecord, SessionId, Task, TaskId};
 
 /// How often a run that waits looks again, at most.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub struct Way {
 pub enum Hold {
     Key(String),
     /// It uses the session that this run would go on with, under another key or none.
-    Session(String),
+    Session(SessionId),
 }
 
 impl fmt::Display for Hold {

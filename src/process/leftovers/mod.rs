@@ -47,7 +47,7 @@ pub enum LeftoversPolicy {
     /// Counted after a success, ended after any other end.
     Auto,
     End,
-    Exit,
+    Leave,
 }
 
 impl LeftoversPolicy {
@@ -55,7 +55,7 @@ impl LeftoversPolicy {
         match self {
             LeftoversPolicy::Auto => !success,
             LeftoversPolicy::End => true,
-            LeftoversPolicy::Exit => false,
+            LeftoversPolicy::Leave => false,
         }
     }
 

@@ -365,5 +365,5 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
 #[test]
 fn a_policy_says_what_is_ended() {
     assert!(!LeftoversPolicy::Auto.ends(true) && LeftoversPolicy::Auto.ends(false));
-    assert!(LeftoversPolicy::End.ends(true) && !LeftoversPolicy::Exit.ends(false));
+    assert!(LeftoversPolicy::End.ends(true) && !LeftoversPolicy::Leave.ends(false));
 }

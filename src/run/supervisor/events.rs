@@ -285,7 +285,7 @@ impl Supervisor<'_> {
         let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
         let key = t.key.as_deref();
-        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), &session, &clock::now());
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_ref(), &session, &clock::now());
         self.written.session_waits = seen.is_err();
         match seen {
             Ok(()) => self.written.session = Some(session),
