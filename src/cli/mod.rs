@@ -33,7 +33,7 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::log;
-use crate::process::leftovers::Policy;
+use crate::process::leftovers::LeftoversPolicy;
 use crate::run::options::{RunOptions, WhenBusy};
 use crate::task::{KeepSession, OnTerm, Status, TaskId};
 use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
@@ -343,7 +343,7 @@ enum KeepSessionArg {
 enum LeftoversArg {
     Auto,
     End,
-    Exit,
+    Leave,
 }
 
 /// What the user asked for.
@@ -433,7 +433,7 @@ fn run_request(a: RunArgs) -> RunOptions {
         agent: given(a.agent),
         agent_type: given(a.agent_type),
         model: given(a.model),
-        provider: given(a.provider),
+        provider: a.provider.and_then(|name| name.parse().ok()),
         cwd: a.cwd.filter(|c| !c.as_os_str().is_empty()),
         prepare: a.prepare.filter(|c| !c.is_empty()),
         forge: a.forge,
@@ -457,9 +457,9 @@ fn run_request(a: RunArgs) -> RunOptions {
             })
             .collect(),
         leftovers: match a.leftovers {
-            LeftoversArg::Auto => Policy::Auto,
-            LeftoversArg::End => Policy::End,
-            LeftoversArg::Exit => Policy::Exit,
+            LeftoversArg::Auto => LeftoversPolicy::Auto,
+            LeftoversArg::End => LeftoversPolicy::End,
+            LeftoversArg::Leave => LeftoversPolicy::Leave,
         },
         strict: a.strict,
         backlog: a.backlog,

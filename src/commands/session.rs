@@ -114,7 +114,7 @@ fn resume_id(at: &Location, key: &str, json: bool) -> Result<String, Error> {
         return Ok(view::pretty(&judged));
     }
     // A script takes the line as it is, and puts it into a command line.
-    if view::one_line(id) != *id {
+    if view::one_line(id.as_str()) != id.as_str() {
         return Err(Error::new(
             Kind::Nothing,
             format!("session {id} of the key {key}: no agent names one so"),
@@ -133,7 +133,7 @@ fn invalidate(at: &Location, key: &str, reason: &str, json: bool) -> Result<Stri
     Ok(if json {
         view::pretty(&session)
     } else {
-        let id = view::one_line(&session.session_id).into_owned();
+        let id = view::one_line(session.session_id.as_str()).into_owned();
         let restore = view::one_line(&command(at, "restore", key)).into_owned();
         format!("session {id} is not to be resumed; `{restore}` brings it back\n")
     })
@@ -144,7 +144,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
     match ledger.restore_session(key, &clock::now())? {
         Restored::Done(session) if json => Ok(view::pretty(&session)),
         Restored::Done(session) => {
-            let (id, key) = (view::one_line(&session.session_id), view::one_line(key));
+            let (id, key) = (view::one_line(session.session_id.as_str()), view::one_line(key));
             Ok(format!("session {id} will be resumed by the next run under {key}\n"))
         }
         Restored::Nothing => Err(Error::new(

@@ -41,7 +41,9 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::clock;
 use crate::failpoint;
 use crate::log;
-use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, TaskId, Transition};
+use crate::task::{
+    Counts, Ended, Identity, Invalidation, Provider, Session, SessionId, Status, Task, TaskId, Transition,
+};
 use dialect::Dialect;
 use ending::By;
 use error::step;
@@ -110,7 +112,7 @@ pub enum MergeOutcome {
     Applied {
         status: Status,
         /// The session that is not to be resumed any more.
-        invalidated: Option<String>,
+        invalidated: Option<SessionId>,
     },
     /// Its row had another ending already: the record is kept beside.
     AlreadyTerminal { status: Status, kept: PathBuf },
@@ -290,8 +292,8 @@ impl Ledger {
         &mut self,
         task: &TaskId,
         key: Option<&str>,
-        provider: Option<&str>,
-        session_id: &str,
+        provider: Option<&Provider>,
+        session_id: &SessionId,
         at: &str,
     ) -> Result<()> {
         let used = sessions::Used { task, key, provider, at };

@@ -26,9 +26,9 @@ use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::capture::{Capture, OutputLoss, WhenReaderGone};
 use crate::process::cgroup::oom;
-use crate::process::cgroup::{Delegated, NewCgroup};
+use crate::process::cgroup::{DelegatedCgroup, NewCgroup};
 use crate::process::forward::Forward;
-use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SweepOwner};
 use crate::process::procfs::identity;
 use crate::process::spawn::caller::{self, Caller};
 use crate::process::spawn::environment;
@@ -38,7 +38,9 @@ use crate::process::watch::Watch;
 use crate::recovery;
 use crate::run::options::RunOptions;
 use crate::sys;
-use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, Status, Task, TaskId};
+use crate::task::{
+    self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, Provider, SessionId, Status, Task, TaskId,
+};
 use claim::{Hold, Way};
 use resolve::{Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
 use start::{NoStart, end_without_agent, prepare, require_skill};
@@ -119,7 +121,7 @@ fn attend(
     let had = leftovers::children().map_err(Error::from)?;
     let mut place = identity::place();
     // What works on in the background is not this task's to account for, or to end.
-    let delegated = Delegated::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
+    let delegated = DelegatedCgroup::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
     let child = Gated::start(launch, &caller);
     let forward = Forward::start();
 
@@ -170,7 +172,7 @@ fn attend(
     // Whether the agent reports the total of a session is not known before it reports.
     let resumed = choice.resumed_from.as_ref().filter(|_| who.captured);
     let cost_before = match resumed {
-        Some(session) => claim.last_session_cost(who.provider.as_deref(), session)?,
+        Some(session) => claim.last_session_cost(who.provider.as_ref(), session)?,
         None => None,
     };
     let transcript = resumed_transcript(&who, &choice);
@@ -236,12 +238,12 @@ fn attend(
         Some(stop) => Err(NoStart::stopped(stop, request.on_term)),
         None => ready,
     };
-    let whose = leftovers::Task {
+    let whose = leftovers::SweptTask {
         id: run.task.id.clone(),
         ledger: LedgerFile::at(&location.file),
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
-        seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        owner: SweepOwner::Supervisor { inherited: had, helpers: run.helpers() },
         spares_detached: request.leftovers.spares_detached(),
         cgroup: tasks_cgroup,
     };
@@ -302,7 +304,7 @@ fn attend(
         }
         (baseline, git)
     });
-    let session = observed.session_id.as_deref().or(choice.session.as_deref());
+    let session = observed.session_id.as_ref().or(choice.session.as_ref());
     let kept = kept(&ending, &observed, &request.keep_session);
     let traces = match ending {
         Ending::Failure(Failure::Exit) if observed == Observed::default() => {
@@ -381,7 +383,7 @@ pub struct Who {
     pub key: Option<String>,
     /// The persona.
     pub persona: String,
-    pub provider: Option<String>,
+    pub provider: Option<Provider>,
     /// Where the agent is to run.
     pub cwd: PathBuf,
     /// Its stdout is read along.
@@ -451,7 +453,7 @@ fn resolve(request: &RunOptions) -> Result<Who, Error> {
     };
     let cwd = request.cwd.clone().unwrap_or_else(current_dir);
     let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
-    let provider = request.provider.clone().or_else(|| adapter.provider().map(str::to_owned));
+    let provider = request.provider.clone().or_else(|| adapter.provider().map(Provider::recorded));
     Ok(Who { adapter, own, place, asked, key, persona, provider, cwd, captured, warning })
 }
 
@@ -487,7 +489,7 @@ fn traces(
     who: &Who,
     ending: &Ending,
     kept: Option<KeepSession>,
-    session: Option<&str>,
+    session: Option<&SessionId>,
     since: &str,
 ) -> Traces {
     match ending {
@@ -510,14 +512,14 @@ fn traces(
 
 /// The agent's record of the conversation that it is told to go on with, as it lies before the run.
 fn resumed_transcript(who: &Who, choice: &Choice) -> Option<(u64, SystemTime)> {
-    let resumed = choice.session.as_deref().filter(|_| choice.session == choice.resumed_from)?;
+    let resumed = choice.session.as_ref().filter(|_| choice.session == choice.resumed_from)?;
     agent::transcript_stamp(who.adapter, &who.cwd, resumed)
 }
 
 /// Whether a run that failed without an event used no conversation: the agent refused its arguments. Its
 /// record of the conversation, `before` the run and now, shows it; without one only an output that comes
 /// event by event does, since Claude Code answers an unknown id with an event there.
-fn is_unused(who: &Who, session: Option<&str>, before: Option<(u64, SystemTime)>) -> bool {
+fn is_unused(who: &Who, session: Option<&SessionId>, before: Option<(u64, SystemTime)>) -> bool {
     let Some(session) = session.filter(|_| who.adapter.tracks_sessions()) else { return false };
     let now = agent::transcript_stamp(who.adapter, &who.cwd, session);
     let is_sound = || agent::has_sound_transcript(who.adapter, &who.cwd, session);
@@ -568,8 +570,8 @@ enum Session {
 
 /// Which conversation goes on, by what the ledger knows of it now.
 fn choose_session(claim: &Claim<'_>, request: &RunOptions, who: &Who) -> Result<Session, Error> {
-    let provider = who.provider.as_deref();
-    let used = |session: String, linked: Option<&TaskId>| -> Result<LastUse, Error> {
+    let provider = who.provider.as_ref();
+    let used = |session: SessionId, linked: Option<&TaskId>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
         let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
         let kept = last.task.as_ref().is_some_and(|t| t.session_kept.is_some());
@@ -600,7 +602,7 @@ fn choose_session(claim: &Claim<'_>, request: &RunOptions, who: &Who) -> Result<
     let chosen = resolve::choose(&Known {
         asked: &who.asked.session,
         fresh: request.fresh,
-        new_id: who.adapter.can_assign().then(|| uuid::Uuid::new_v4().to_string()),
+        new_id: who.adapter.can_assign().then(SessionId::random),
         linked: linked.as_ref(),
         transcript,
         users: users.as_ref(),
@@ -636,7 +638,7 @@ fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(),
         None => {}
     }
     if let Some(session) = &choice.session {
-        claim.link_session(key, row.provider.as_deref(), session, &row.id, &row.started_at)?;
+        claim.link_session(key, row.provider.as_ref(), session, &row.id, &row.started_at)?;
     }
     Ok(())
 }
@@ -649,14 +651,16 @@ fn announce(id: &TaskId, who: &Who, choice: &Choice) {
     if let Some(warning) = &choice.warning {
         warn!("{warning}");
     }
-    let resume = choice.resumed_from.as_deref().unwrap_or("<none>");
-    let session = choice.session.as_deref().unwrap_or("<not yet known>");
+    let resumed_from = choice.resumed_from.as_ref().map(SessionId::as_str);
+    let session = choice.session.as_ref().map(SessionId::as_str);
     info!(
         MESSAGE_ID = log::id::STARTED,
         STATUS = Status::Running.as_str(),
-        SESSION_ID = choice.session,
-        RESUMED_FROM = choice.resumed_from,
-        "task {id} running: resume={resume} session={session}"
+        SESSION_ID = session,
+        RESUMED_FROM = resumed_from,
+        "task {id} running: resume={} session={}",
+        resumed_from.unwrap_or("<none>"),
+        session.unwrap_or("<not yet known>")
     );
 }
 

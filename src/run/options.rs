@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use crate::process::leftovers::Policy;
+use crate::process::leftovers::LeftoversPolicy;
 use crate::sys;
-use crate::task::{KeepSession, OnTerm, Task, TaskId};
+use crate::task::{KeepSession, OnTerm, Provider, Task, TaskId};
 
 /// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
 pub const BACKLOG: u64 = 1 << 30;
@@ -25,7 +25,7 @@ pub struct RunOptions {
     pub agent: Option<String>,
     pub agent_type: Option<String>,
     pub model: Option<String>,
-    pub provider: Option<String>,
+    pub provider: Option<Provider>,
     pub cwd: Option<PathBuf>,
     pub prepare: Option<OsString>,
     pub forge: String,
@@ -38,7 +38,7 @@ pub struct RunOptions {
     pub fresh: bool,
     pub allow_unsafe_resume: bool,
     pub keep_session: Vec<KeepSession>,
-    pub leftovers: Policy,
+    pub leftovers: LeftoversPolicy,
     /// Exit code 0 means that the row says `success`.
     pub strict: bool,
     /// Bytes of output that wait for a slow reader before the agent does.
@@ -68,7 +68,7 @@ pub struct StoredOptions {
     agent: Option<String>,
     pub agent_type: Option<String>,
     model: Option<String>,
-    provider: Option<String>,
+    provider: Option<Provider>,
     cwd: Option<PathBuf>,
     prepare: Option<String>,
     forge: String,
@@ -80,7 +80,7 @@ pub struct StoredOptions {
     fresh: bool,
     #[serde(default)]
     keep_session: Vec<KeepSession>,
-    leftovers: Policy,
+    leftovers: LeftoversPolicy,
     #[serde(default)]
     strict: bool,
     #[serde(default = "default_backlog")]

@@ -13,7 +13,7 @@ use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::task::{Counts, EndSource, Ended, Ending, Failure, Interrupt, Sender, Stop, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, Failure, Interrupt, Sender, SessionId, Stop, TaskId};
 use crate::view;
 
 impl Supervisor<'_> {
@@ -94,7 +94,7 @@ impl Supervisor<'_> {
                     MESSAGE_ID = log::id::of(ending.status()),
                     STATUS = ending.status().as_str(),
                     REASON = ending.reason(),
-                    SESSION_ID = ended.session_id,
+                    SESSION_ID = ended.session_id.as_ref().map(SessionId::as_str),
                     DURATION_MS = ended.duration_ms,
                     COST_USD = ended.counts.cost_usd,
                     STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
@@ -105,7 +105,7 @@ impl Supervisor<'_> {
                     warn!(
                         MESSAGE_ID = log::id::SESSION_INVALIDATED,
                         STATUS = ending.status().as_str(),
-                        SESSION_ID = session,
+                        SESSION_ID = session.as_str(),
                         "session {session} is not to be resumed: task {id} ended as {}{reason}",
                         ending.status()
                     );
