@@ -9,10 +9,11 @@ use super::dialect::Dialect;
 use super::error::{LedgerError, Result};
 use crate::clock;
 
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/001.sql"),
     include_str!("migrations/002.sql"),
     include_str!("migrations/003.sql"),
+    include_str!("migrations/004.sql"),
 ];
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
