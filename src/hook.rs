@@ -20,7 +20,7 @@ use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::process::spawn::gate::Gated;
 use crate::sys;
-use crate::task::Task;
+use crate::task::{Task, signal_name};
 use crate::view;
 
 /// How long a hook may take where nothing else was said (`--hook-timeout`).
@@ -168,7 +168,7 @@ pub fn outcome(exit: Exit) -> Result<(), String> {
     match exit {
         Exit::Code(0) => Ok(()),
         Exit::Code(code) => Err(format!("failed with exit code {code}")),
-        Exit::Signal(signal) => Err(format!("was killed by signal {signal}")),
+        Exit::Signal(signal) => Err(format!("was killed by {}", signal_name(signal))),
     }
 }
 
@@ -248,10 +248,6 @@ pub fn deliver(
 /// What becomes of a delivery that a stop signal cut off.
 fn next(ledger: &Ledger) -> String {
     format!("bookend received a stop signal; `{}` runs it", view::suggestion(ledger.option(), "recover"))
-}
-
-pub fn signal_name(signal: i32) -> &'static str {
-    nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str)
 }
 
 /// The row as JSON in an unnamed file, ready to be read.

@@ -55,12 +55,24 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
         Exit::Code(code) => sys::exit_now(code),
         Exit::Signal(signal) => {
             sys::forbid_core();
-            sys::set_disposition(signal, false);
-            sys::raise_unblocked(signal);
-            // A process that cannot die by it (PID 1) says it as a shell would.
+            die_by(signal);
+            // As a shell reports a death by a signal.
             sys::exit_now(128 + signal)
         }
     }
+}
+
+/// Dies by `signal`. Returns where that is impossible: PID 1 ignores a signal with its default action
+/// (pid_namespaces(7)), and a sandbox may forbid kill(2). The emulation would abort there.
+fn die_by(signal: i32) {
+    let own = nix::unistd::getpid();
+    if own.as_raw() == 1 || nix::sys::signal::kill(own, None).is_err() {
+        return;
+    }
+    // It refuses real-time signals, SIGPWR and SIGSTKFLT, and does nothing for SIGIO.
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+    sys::set_disposition(signal, false);
+    sys::raise_unblocked(signal);
 }
 
 fn start() -> Exit {

@@ -14,12 +14,10 @@ mod launcher;
 mod output;
 
 use std::ffi::OsString;
-use std::hash::BuildHasher;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use foldhash::quality::FixedState;
 
 use crate::task::{Counts, KeepSession, Outcome, TokensScope};
 
@@ -319,7 +317,9 @@ fn brief(name: &str) -> &str {
 /// What is kept of the id of a call or a message: it may be as long as a line.
 fn hash(id: &str) -> u64 {
     // Nobody gains by making two ids alike but the agent whose own counts would be wrong.
-    FixedState::default().hash_one(id)
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether `id` may be put into an argv and a path: it comes from an agent's output.

@@ -216,12 +216,8 @@ fn recovery_unit() -> Point {
 }
 
 fn agent(name: &str) -> Point {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| std::fs::metadata(file).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0));
-    match found {
-        Some(file) => point(name, Health::Fine, file.display().to_string()),
-        None => point(name, Health::Absent, "not in the PATH".to_owned()),
+    match which::which(name) {
+        Ok(file) => point(name, Health::Fine, file.display().to_string()),
+        Err(_) => point(name, Health::Absent, "not in the PATH".to_owned()),
     }
 }

@@ -33,7 +33,7 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::run::options::{self, Lacks};
 use crate::sys;
-use crate::task::{Status, Task, TaskId, Verdict};
+use crate::task::{Status, Task, TaskId, Verdict, signal_name};
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -310,7 +310,7 @@ impl Recovery<'_> {
         failpoint::reached("recover.ended");
         for (task, outcome) in batch::settle(&mut self.ledger, lost, "recover")? {
             match outcome {
-                SettleOutcome::Interrupted(reason) => {
+                SettleOutcome::Interrupted { reason, .. } => {
                     self.report.interrupted.push(ended(task.task(), reason))
                 }
                 SettleOutcome::Seen(status) => {
@@ -541,7 +541,7 @@ impl Recovery<'_> {
             HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), &clock::now())?),
             HookEnd::Interrupted(signal) => {
                 self.ledger.take_back_hint(id)?;
-                format!("was interrupted by {}", hook::signal_name(signal))
+                format!("was interrupted by {}", signal_name(signal))
             }
             HookEnd::Failed(how) => how,
         };

@@ -12,6 +12,7 @@ use super::sessions::{self, LastUse, Used};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use super::wal::Log;
+use crate::log::Silence;
 use crate::task::{Ended, NewTask, Session, Task, TaskId};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
@@ -23,6 +24,7 @@ pub struct Claim<'a> {
     dialect: &'a Dialect,
     spool_dir: &'a Path,
     live: &'a Live,
+    _silence: Silence,
 }
 
 impl<'a> Claim<'a> {
@@ -33,7 +35,7 @@ impl<'a> Claim<'a> {
         spool_dir: &'a Path,
         live: &'a Live,
     ) -> Claim<'a> {
-        Claim { tx, file, log, dialect, spool_dir, live }
+        Claim { tx, file, log, dialect, spool_dir, live, _silence: Silence::begin() }
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {

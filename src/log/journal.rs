@@ -16,14 +16,14 @@ use nix::sys::stat::fstat;
 use tracing::field::{Field, Value, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, EnteredSpan, Id};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Event, Metadata, Span, Subscriber};
 use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::escape::Escaped;
-use super::stderr;
+use super::{silence, stderr};
 use crate::sys;
 use crate::task::TaskId;
 
@@ -72,6 +72,15 @@ pub(super) fn is_stderr() -> bool {
 pub fn about(task: &TaskId, key: Option<&str>) {
     // A process has one run, and messages after its end are about it too: the span is never left.
     mem::forget(enter(task, key));
+}
+
+/// Runs `say`, whose messages are about another task: they do not get the fields of this process's own.
+pub fn about_another<T>(say: impl FnOnce() -> T) -> T {
+    let own = Span::current();
+    own.with_subscriber(|(id, log)| log.exit(id));
+    let said = say();
+    own.with_subscriber(|(id, log)| log.enter(id));
+    said
 }
 
 /// A span is written to the journal only, and whatever the level of messages is.
@@ -157,6 +166,7 @@ impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Journal {
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        silence::assert_none();
         let sent = self.layer.as_ref().map_or(Err(Errno::EAGAIN), |layer| send(layer, event, context));
         match sent {
             Ok(()) => {}

@@ -5,6 +5,7 @@
 
 mod escape;
 mod journal;
+mod silence;
 mod stderr;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,8 @@ use crate::task::TaskId;
 use escape::Escaped;
 pub use escape::is_harmful;
 use journal::Journal;
-pub use journal::{about, id};
+pub use journal::{about, about_another, id};
+pub use silence::Silence;
 pub use stderr::say;
 
 /// Where messages go (`--log`).

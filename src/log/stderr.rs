@@ -20,6 +20,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
 
 use super::escape::Escaped;
+use super::silence;
 use crate::sys;
 
 /// Bytes that are buffered; messages beyond it are dropped and counted.
@@ -51,6 +52,7 @@ impl Subscriber for StderrLog {
     }
 
     fn event(&self, event: &Event<'_>) {
+        silence::assert_none();
         say(&line(event));
     }
 

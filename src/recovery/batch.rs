@@ -352,7 +352,7 @@ pub fn settle(
         }
         claim.commit()?;
         failpoint::reached("recover.marked");
-        settled[first..].iter().for_each(|(task, outcome)| task.tidy(ledger, outcome));
+        settled[first..].iter().for_each(|(task, outcome)| task.close(ledger, outcome));
     }
     Ok(settled)
 }

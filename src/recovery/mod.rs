@@ -256,7 +256,11 @@ pub struct LostTask {
 /// What came of marking a lost task.
 #[derive(Debug)]
 pub enum SettleOutcome {
-    Interrupted(Interrupt),
+    Interrupted {
+        reason: Interrupt,
+        /// The session that is not to be resumed.
+        invalidated: Option<String>,
+    },
     /// Its supervisor had seen its end, which waited in the spool.
     Seen(Status),
     /// Its end waits in the spool and cannot be read now: none is inferred.
@@ -501,42 +505,53 @@ impl LostTask {
             ..Ended::unknown(Ending::Interrupted(reason))
         };
         match claim.end(id, &ended, by)? {
-            Finished::Done { invalidated } => {
-                info!(
-                    MESSAGE_ID = log::id::INTERRUPTED,
-                    TASK_ID = id.as_str(),
-                    KEY = task.key,
-                    STATUS = Status::Interrupted.as_str(),
-                    REASON = reason.as_str(),
-                    SESSION_ID = task.session_id,
-                    "task {id} is interrupted: {}",
-                    self.how(reason)
-                );
-                if let Some(session) = invalidated {
-                    info!(
-                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
-                        TASK_ID = id.as_str(),
-                        KEY = task.key,
-                        SESSION_ID = session,
-                        "session {session} is not to be resumed: task {id} was interrupted"
-                    );
-                }
-                Ok(SettleOutcome::Interrupted(reason))
-            }
+            Finished::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
             Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(SettleOutcome::Untouched),
         }
     }
 
-    /// Removes what the task had in the spool, once its mark is durable.
-    pub fn tidy(&self, ledger: &Ledger, marked: &SettleOutcome) {
+    /// Logs what became of the task and removes its files from the spool. Call it once the mark is durable:
+    /// nothing is logged in a transaction.
+    pub fn close(&self, ledger: &Ledger, marked: &SettleOutcome) {
         let merged = match marked {
-            SettleOutcome::Interrupted(_) if !self.expired => false,
+            SettleOutcome::Interrupted { reason, invalidated } => {
+                log::about_another(|| self.log_interrupted(*reason, invalidated.as_deref()));
+                // The supervisor of an expired task may live, and need its room.
+                if self.expired {
+                    return;
+                }
+                false
+            }
             SettleOutcome::Seen(_) => true,
-            // Its supervisor may live, and need its room.
-            SettleOutcome::Interrupted(_) | SettleOutcome::Unread(_) | SettleOutcome::Untouched => return,
+            SettleOutcome::Unread(_) | SettleOutcome::Untouched => return,
         };
         if let Err(e) = ledger.clear_spool(&self.task.id, merged) {
             warn!("{e}");
+        }
+    }
+
+    fn log_interrupted(&self, reason: Interrupt, invalidated: Option<&str>) {
+        let task = &self.task;
+        info!(
+            MESSAGE_ID = log::id::INTERRUPTED,
+            TASK_ID = task.id.as_str(),
+            KEY = task.key,
+            STATUS = Status::Interrupted.as_str(),
+            REASON = reason.as_str(),
+            SESSION_ID = task.session_id,
+            "task {} is interrupted: {}",
+            task.id,
+            self.how(reason)
+        );
+        if let Some(session) = invalidated {
+            info!(
+                MESSAGE_ID = log::id::SESSION_INVALIDATED,
+                TASK_ID = task.id.as_str(),
+                KEY = task.key,
+                SESSION_ID = session,
+                "session {session} is not to be resumed: task {} was interrupted",
+                task.id
+            );
         }
     }
 }

@@ -79,13 +79,13 @@ impl Way {
     pub fn report(&self, ledger: &Ledger) {
         let Some((lost, Some(marked))) = &self.cleared else { return };
         match marked {
-            SettleOutcome::Interrupted(_) => warn!("settled {}", lost.describe()),
+            SettleOutcome::Interrupted { .. } => warn!("settled {}", lost.describe()),
             SettleOutcome::Seen(status) => {
                 warn!("task {} had ended as {status}: recorded from the spool", lost.id())
             }
             SettleOutcome::Unread(_) | SettleOutcome::Untouched => {}
         }
-        lost.tidy(ledger, marked);
+        lost.close(ledger, marked);
     }
 
     /// Refuses, waits for, replaces or settles the holder. `Some`: a stop signal came meanwhile, and there is

@@ -2,6 +2,7 @@
 
 mod ids;
 mod record;
+mod signal;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ids::TaskId;
 pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
+pub use signal::signal_name;
 
 /// Where a task stands. `Running` is the only status that is not terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

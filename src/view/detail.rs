@@ -8,10 +8,8 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
-use super::text::{
-    ago, cells, command_line, duration, money, one_line, operand, quoted, signal, since, suggestion,
-};
-use crate::task::{Invalidation, Session, Status, Task, TaskId, Transition, Verdict};
+use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion};
+use crate::task::{Invalidation, Session, Status, Task, TaskId, Transition, Verdict, signal_name};
 
 /// What is kept of a task beside its row.
 #[derive(Debug, Default, Serialize)]
@@ -137,7 +135,7 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Timestamp, screen: 
     let unseen = task.last_seen_at.as_ref().filter(|_| task.finished_at.is_none());
     page.plain("last seen", unseen.map(dated));
     page.plain("exit code", task.exit_code.map(|n| n.to_string()));
-    page.plain("killed by", task.term_signal.map(signal));
+    page.plain("killed by", task.term_signal.map(signal_name));
     page.plain("stopped by", stopped_by(task));
     page.plain("end known by", task.end_source.as_deref().map(known_by));
     page.plain("out of memory", task.oom_killed.filter(|killed| *killed).map(|_| "yes".to_owned()));
@@ -175,7 +173,7 @@ fn leftovers(summary: &Value) -> String {
 }
 
 pub fn stopped_by(task: &Task) -> Option<String> {
-    let name = signal(task.stop_signal?);
+    let name = signal_name(task.stop_signal?);
     Some(match (task.stop_sender_pid, task.stop_sender_uid) {
         (Some(0), _) => format!("{name} from the kernel"),
         (Some(pid), Some(uid)) => format!("{name} from pid {pid} (uid {uid})"),

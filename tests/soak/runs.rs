@@ -269,7 +269,7 @@ impl Plan {
             let cut_off = [" was killed", " was interrupted by ", " was not run: "];
             let is_cut_off = (self.hook_may_fail()
                 && cut_off.iter().any(|how| has(&["the --on-finish command of ", how])))
-                || (self.hook_may_be_killed() && has(&["the prepare command was killed by signal 9"]));
+                || (self.hook_may_be_killed() && has(&["the prepare command was killed by SIGKILL"]));
             // What an agent that was stopped left running holds its stdout until the sweep.
             let outlived = (end != "0" || self.is_told())
                 && has(&["warning: stopped reading the agent's stdout ", " it is still open in process "]);

@@ -20,7 +20,7 @@ use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source};
 use crate::stop::{stop_of, watching};
 use crate::sys::{self, Change, Received, Usage};
-use crate::task::Stop;
+use crate::task::{Stop, signal_name};
 
 impl Supervisor<'_> {
     /// One event, or the deadline.
@@ -148,7 +148,7 @@ impl Supervisor<'_> {
             let _ = to.signal(libc::SIGCONT, None);
         }
         let Err(e) = sent else { return };
-        warn!("could not send signal {signal} to process {}: {e}", to.pid);
+        warn!("could not send {} to process {}: {e}", signal_name(signal), to.pid);
         if signal == libc::SIGKILL && e.raw_os_error() == Some(libc::EPERM) {
             // Who may write to the cgroup may end all in it, whoever they are.
             self.out_of_reach = !self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
