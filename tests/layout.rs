@@ -1,5 +1,6 @@
 //! The shape of the repository: its layers and imports, where `unsafe` code is, names, sizes and words.
 
+mod architecture;
 mod imports;
 mod size;
 mod source;
