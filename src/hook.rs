@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::helper::{Attendant, Helper, Waited, dev_null, shell};
@@ -211,7 +211,12 @@ pub fn deliver(
         Ok(None) => return Ok(None),
         Err(e) => {
             let command = view::suggestion(attendant.ledger().option(), "recover");
-            warn!("the --on-finish command of task {} waits for `{command}`: {e}", task.id);
+            warn!(
+                hint = e.hint(),
+                "the --on-finish command of task {} waits for `{command}`: {}",
+                task.id,
+                chain(&e)
+            );
             return Ok(None);
         }
     };
@@ -240,7 +245,7 @@ pub fn deliver(
     };
     failpoint::reached("delivery.ended");
     if let Err(e) = attendant.ledger().delivery(&task.id, state, &clock::now()) {
-        warn!("recording how --on-finish ended: {e}");
+        warn!(hint = e.hint(), "recording how --on-finish ended: {}", chain(&e));
     }
     Ok(Some(state))
 }

@@ -79,8 +79,11 @@ fn die_by(signal: i32) {
 fn start() -> Exit {
     if sys::is_elevated() {
         log::fail(
-            "bookend was started with more rights than its caller has (a set-user-ID or set-group-ID bit, or \
-             capabilities of its file), and runs whatever its environment says: take them from it",
+            &Error::failed(
+                "bookend has more rights than its caller (a set-user-ID or set-group-ID bit, or file \
+                 capabilities), and would run whatever its environment says",
+            )
+            .hint("remove these rights from the program file"),
         );
         return Exit::Code(exit_code::FAILED);
     }
@@ -89,10 +92,10 @@ fn start() -> Exit {
     let invocation = match cli::parse(args.clone()) {
         Ok(invocation) => invocation,
         Err(message) => {
-            match cli::reworded(&message, &args) {
-                Some(text) => log::say(&text),
+            match message.use_stderr() {
+                true => log::say(&cli::usage_report(&message, &args)),
                 // Nobody left to tell if this fails.
-                None => drop(message.print()),
+                false => drop(message.print()),
             }
             return Exit::Code(message.exit_code());
         }
@@ -101,7 +104,7 @@ fn start() -> Exit {
     if let Some((file, intent)) = ledger_use(&invocation.request, ledger)
         && let Err(e) = owner::settle(file, intent, &args)
     {
-        log::fail(&e.to_string());
+        log::fail(&e);
         return Exit::Code(e.code());
     }
     let done = match &invocation.request {
@@ -156,7 +159,7 @@ fn start() -> Exit {
         if e.kind == Kind::ReaderGone {
             return Exit::Signal(libc::SIGPIPE);
         }
-        log::fail(&e.to_string());
+        log::fail(&e);
         Exit::Code(e.code())
     })
 }

@@ -49,4 +49,5 @@ mod start;
 mod status;
 mod terminal;
 mod timeline;
+mod usage;
 mod variables;

@@ -16,7 +16,7 @@ use tracing::debug;
 pub use ask::Git;
 pub use survey::{Survey, Uncommitted};
 
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::helper::Attendant;
 use crate::sys::files;
 use crate::task::TaskId;
@@ -164,7 +164,7 @@ impl Baseline {
     pub fn record(&self, id: &TaskId, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<(), Error> {
         let Some(artifact) = self.artifact(git, attendant)? else { return Ok(()) };
         if let Err(e) = attendant.ledger().note_artifact(id, &artifact) {
-            debug!("recording what task {id} left in its worktree: {e}");
+            debug!("recording what task {id} left in its worktree: {}", chain(&e));
         }
         Ok(())
     }

@@ -203,6 +203,12 @@ impl Texts {
     fn put(&mut self, field: &Field, text: &str) {
         self.0[field.index()] = match field.name() {
             "message" => Some(cut(&Escaped(text).to_string()).to_owned()),
+            // The message is the first field of an event, and has been put here by now.
+            "hint" => {
+                let hint = format!("\nhint: {}", cut(&Escaped(text).to_string()));
+                self.0.iter_mut().flatten().take(1).for_each(|message| *message += &hint);
+                None
+            }
             // The record of an end: it is ASCII, and useless if it is cut.
             "MESSAGE" => Some(text.to_owned()),
             name if is_for_the_journal(name) => Some(cut(text).to_owned()),

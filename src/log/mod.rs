@@ -14,6 +14,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 
+use crate::error::{Error, chain};
 use crate::task::TaskId;
 use escape::Escaped;
 pub use escape::is_harmful;
@@ -79,11 +80,11 @@ pub fn start(level: LevelFilter, to: To) {
 }
 
 /// Says why bookend failed.
-pub fn fail(why: &str) {
+pub fn fail(why: &Error) {
     if IN_JOURNAL.load(Ordering::Relaxed) {
-        tracing::error!("{why}");
+        error(why);
     } else {
-        say(&format!("bookend: {}\n", Escaped(why)));
+        say(&format!("bookend: error: {}\n", Escaped(&why.report())));
     }
 }
 
@@ -92,12 +93,17 @@ pub fn note(text: &str) {
     say(&format!("bookend: {}\n", Escaped(text).to_string().replace('\n', "\n  ")));
 }
 
+/// Reports an error that the command goes on after.
+pub fn error(error: &Error) {
+    tracing::error!(hint = error.advice(), "{}", chain(error));
+}
+
 /// Says what is not an error, where a command may have started no log.
-pub fn warn(text: &str) {
+pub fn warn(text: &str, hint: &str) {
     if tracing::dispatcher::has_been_set() {
-        tracing::warn!("{text}");
+        tracing::warn!(hint, "{text}");
     } else {
-        say(&format!("bookend: warning: {}\n", Escaped(text)));
+        say(&format!("bookend: warning: {}\nhint: {}\n", Escaped(text), Escaped(hint)));
     }
 }
 

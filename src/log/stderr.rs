@@ -4,7 +4,7 @@
 //! opened again with a file description of its own (proc_pid_fd(5)), a socket gets `MSG_DONTWAIT`, and any
 //! other file is polled before it is written to.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -69,26 +69,37 @@ impl Subscriber for StderrLog {
     fn exit(&self, _: &Id) {}
 }
 
-/// One message as a line of text. Further lines of it are indented: no data begins a line, which would look
-/// like a message of ours or name a priority to journald.
+/// One message as a line of text, and its hint on the next one. Further lines of either are indented: no data
+/// begins a line, which would look like a message of ours or name a priority to journald.
 pub(super) fn line(event: &Event<'_>) -> String {
-    let mut message = Message(String::new());
+    let mut message = Message::default();
     event.record(&mut message);
     let severity = match *event.metadata().level() {
         Level::ERROR => "error: ",
         Level::WARN => "warning: ",
         _ => "",
     };
-    format!("bookend: {severity}{}\n", message.0.replace('\n', "\n  "))
+    format!("bookend: {severity}{}\n{}", message.text, message.hint)
 }
 
-struct Message(String);
+#[derive(Default)]
+struct Message {
+    text: String,
+    hint: String,
+}
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            let _ = write!(self.0, "{}", Escaped(&format!("{value:?}")));
+        let shown = || Escaped(&format!("{value:?}")).to_string().replace('\n', "\n  ");
+        match field.name() {
+            "message" => self.text = shown(),
+            "hint" => self.hint = format!("hint: {}\n", shown()),
+            _ => {}
         }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.record_debug(field, &format_args!("{value}"));
     }
 }
 

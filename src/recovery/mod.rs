@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
 use crate::process::cgroup::oom;
@@ -22,7 +22,9 @@ use crate::process::leftovers::{self, Policy, Why};
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, Handle};
 use crate::sys;
-use crate::task::{Ended, Ending, Identity, Interrupt, Place, ProcessRecord, Status, Task, TaskId, Verdict};
+use crate::task::{
+    Ended, Ending, Identity, Interrupt, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
+};
 use crate::view;
 
 /// How long a task that cannot be judged is believed in: the default of `recover --ttl`.
@@ -173,7 +175,7 @@ pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
         }
         let fds = leaving.supervisor.iter().map(AsFd::as_fd);
         let until = if leaving.supervisor.is_some() { until } else { until.min(now + RECHECK_INTERVAL) };
-        leftovers::wait(fds, until).map_err(Error::failed)?;
+        leftovers::wait(fds, until).map_err(Error::from)?;
     }
     Ok(ledger.evidence(task)?)
 }
@@ -259,7 +261,7 @@ pub enum SettleOutcome {
     Interrupted {
         reason: Interrupt,
         /// The session that is not to be resumed.
-        invalidated: Option<String>,
+        invalidated: Option<SessionId>,
     },
     /// Its supervisor had seen its end, which waited in the spool.
     Seen(Status),
@@ -515,7 +517,7 @@ impl LostTask {
     pub fn close(&self, ledger: &Ledger, marked: &SettleOutcome) {
         let merged = match marked {
             SettleOutcome::Interrupted { reason, invalidated } => {
-                log::about_another(|| self.log_interrupted(*reason, invalidated.as_deref()));
+                log::about_another(|| self.log_interrupted(*reason, invalidated.as_ref()));
                 // The supervisor of an expired task may live, and need its room.
                 if self.expired {
                     return;
@@ -526,11 +528,11 @@ impl LostTask {
             SettleOutcome::Unread(_) | SettleOutcome::Untouched => return,
         };
         if let Err(e) = ledger.clear_spool(&self.task.id, merged) {
-            warn!("{e}");
+            warn!(hint = e.hint(), "{}", chain(&e));
         }
     }
 
-    fn log_interrupted(&self, reason: Interrupt, invalidated: Option<&str>) {
+    fn log_interrupted(&self, reason: Interrupt, invalidated: Option<&SessionId>) {
         let task = &self.task;
         info!(
             MESSAGE_ID = log::id::INTERRUPTED,
@@ -538,7 +540,7 @@ impl LostTask {
             KEY = task.key,
             STATUS = Status::Interrupted.as_str(),
             REASON = reason.as_str(),
-            SESSION_ID = task.session_id,
+            SESSION_ID = task.session_id.as_ref().map(SessionId::as_str),
             "task {} is interrupted: {}",
             task.id,
             self.how(reason)
@@ -548,7 +550,7 @@ impl LostTask {
                 MESSAGE_ID = log::id::SESSION_INVALIDATED,
                 TASK_ID = task.id.as_str(),
                 KEY = task.key,
-                SESSION_ID = session,
+                SESSION_ID = session.as_str(),
                 "session {session} is not to be resumed: task {} was interrupted",
                 task.id
             );
@@ -585,7 +587,7 @@ pub fn describe_merged(merged: &Merged) -> (String, bool) {
             (format!("a spooled end cannot be read ({why}); it is kept in {}", kept.display()), false)
         }
         MergeOutcome::Waits(e) => {
-            (format!("the end of task {task} goes on waiting in the spool: {e}"), false)
+            (format!("the end of task {task} goes on waiting in the spool: {}", chain(e)), false)
         }
     }
 }

@@ -322,7 +322,7 @@ fn mark(ledger: &mut Ledger, dead: &LostTask) -> SettleOutcome {
 fn marking_says_how_it_died_and_what_of_it_was_found_and_nothing_that_nobody_saw() {
     let world = World::new();
     let mut ledger = world.open();
-    let (_, task) = begun(&mut ledger, &NewTask { session_id: Some("s1".to_owned()), ..lost("t") });
+    let (_, task) = begun(&mut ledger, &NewTask { session_id: Some(SessionId::recorded("s1")), ..lost("t") });
     let dead = found(task, &[NOBODY.pid, 7], &[]);
     assert!(matches!(
         mark(&mut ledger, &dead),
@@ -414,7 +414,7 @@ fn what_became_of_a_spooled_end_is_said_and_whether_that_is_well() {
     let status = Status::Failure;
     let (text, well) = said(MergeOutcome::Applied { status, invalidated: None });
     assert!(well && text.contains("task t (failure)") && !text.contains("session"), "{text}");
-    let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some("s1".to_owned()) });
+    let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some(SessionId::recorded("s1")) });
     assert!(well && text.contains("session s1 is not to be resumed"), "{text}");
     let failed = || LedgerError::NoSuchTask { id: TaskId::recorded("t"), path: kept() };
     for (outcome, words) in [

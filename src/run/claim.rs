@@ -17,7 +17,7 @@ use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::options::WhenBusy;
 use crate::stop;
 use crate::sys::{self, Received};
-use crate::task::{ProcessRecord, Task, TaskId};
+use crate::task::{ProcessRecord, SessionId, Task, TaskId};
 
 /// How often a run that waits looks again, at most.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub struct Way {
 pub enum Hold {
     Key(String),
     /// It uses the session that this run would go on with, under another key or none.
-    Session(String),
+    Session(SessionId),
 }
 
 impl fmt::Display for Hold {
@@ -187,7 +187,8 @@ impl Way {
             return Ok(());
         }
         let failed = |e: std::io::Error| {
-            Error::new(Kind::Busy, format!("cancelling {}: {e}", name(holder)))
+            Error::new(Kind::Busy, format!("cancelling {}", name(holder)))
+                .caused_by(e)
                 .hint("nothing was executed; end it yourself, or use --wait")
         };
         if stop::ask_to_end(ledger, holder).map_err(failed)?.is_some() {

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Observed, Place, Untracked};
 use crate::clock;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, chain};
 use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::failpoint;
@@ -38,7 +38,9 @@ use crate::process::watch::Watch;
 use crate::recovery;
 use crate::run::options::RunOptions;
 use crate::sys;
-use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, Status, Task, TaskId};
+use crate::task::{
+    self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, Provider, SessionId, Status, Task, TaskId,
+};
 use claim::{Hold, Way};
 use resolve::{Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
 use start::{NoStart, end_without_agent, prepare, require_skill};
@@ -75,9 +77,9 @@ fn attend(
     mut caller: Caller,
 ) -> Result<Exit, Error> {
     // 2. Every signal has been blocked since the first line of main: none is lost from here on.
-    let mut watch = Watch::new().map_err(|e| Error::failed(format!("reading signals: {e}")))?;
+    let mut watch = Watch::new().map_err(|e| Error::failed("reading signals").caused_by(e))?;
     nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| Error::failed(format!("becoming the reaper of the agent's orphans: {e}")))?;
+        .map_err(|e| Error::failed("becoming the reaper of the agent's orphans").caused_by(e))?;
 
     // 3. The claim, in one transaction: nobody else holds the key, or whoever did is settled.
     recovery::report_merged(&ledger);
@@ -112,11 +114,11 @@ fn attend(
     let env = agents_environment(&id, location, who.is_background());
     let mut launch = Launch::new(&argv, env.clone())
         .and_then(|l| l.cwd(request.cwd.as_deref().map(Path::as_os_str)))
-        .map_err(|e| Error::usage(format!("the agent's command line: {e}")))?;
+        .map_err(|e| Error::usage("the agent's command line").caused_by(e))?;
     if let Some(stdout) = agents_stdout {
         launch = launch.stdio(1, stdout);
     }
-    let had = leftovers::children().map_err(Error::failed)?;
+    let had = leftovers::children().map_err(Error::from)?;
     let mut place = identity::place();
     // What works on in the background is not this task's to account for, or to end.
     let delegated = Delegated::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
@@ -170,25 +172,24 @@ fn attend(
     // Whether the agent reports the total of a session is not known before it reports.
     let resumed = choice.resumed_from.as_ref().filter(|_| who.captured);
     let cost_before = match resumed {
-        Some(session) => claim.last_session_cost(who.provider.as_deref(), session)?,
+        Some(session) => claim.last_session_cost(who.provider.as_ref(), session)?,
         None => None,
     };
     let transcript = resumed_transcript(&who, &choice);
     let mut child = match child {
         Ok(child) => child,
         Err(e) => {
-            let error = format!("no process for the agent: {e}");
-            claim.end(&id, &supervisor::never_ran(Failure::Spawn, &error, started), "run")?;
+            let error = Error::failed("creating a process for the agent").caused_by(e);
+            claim.end(&id, &supervisor::never_ran(Failure::Spawn, &chain(&error), started), "run")?;
             claim.commit()?;
-            return Err(Error::failed(error)
-                .hint("the task is recorded as failure; look at `ulimit -u` and `ulimit -n`"));
+            return Err(error.hint("run `ulimit -u -n` to see the limits; the task is recorded as failure"));
         }
     };
     // Without room for the record, a full disk would lose the end of the task: nothing is executed then.
     let spool = claim.spool_slot(&id)?;
     if let Err(e) = claim.commit() {
         child.dismiss();
-        let ended = supervisor::never_ran(Failure::Spawn, &e.to_string(), started);
+        let ended = supervisor::never_ran(Failure::Spawn, &chain(&e), started);
         supervisor::withdraw(&mut ledger, &id, spool, &ended);
         return Err(e.into());
     }
@@ -303,7 +304,7 @@ fn attend(
         }
         (baseline, git)
     });
-    let session = observed.session_id.as_deref().or(choice.session.as_deref());
+    let session = observed.session_id.as_ref().or(choice.session.as_ref());
     let kept = kept(&ending, &observed, &request.keep_session);
     let traces = match ending {
         Ending::Failure(Failure::Exit) if observed == Observed::default() => {
@@ -382,7 +383,7 @@ pub struct Who {
     pub key: Option<String>,
     /// The persona.
     pub persona: String,
-    pub provider: Option<String>,
+    pub provider: Option<Provider>,
     /// Where the agent is to run.
     pub cwd: PathBuf,
     /// Its stdout is read along.
@@ -452,7 +453,7 @@ fn resolve(request: &RunOptions) -> Result<Who, Error> {
     };
     let cwd = request.cwd.clone().unwrap_or_else(current_dir);
     let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
-    let provider = request.provider.clone().or_else(|| adapter.provider().map(str::to_owned));
+    let provider = request.provider.clone().or_else(|| adapter.provider().map(Provider::recorded));
     Ok(Who { adapter, own, place, asked, key, persona, provider, cwd, captured, warning })
 }
 
@@ -488,7 +489,7 @@ fn traces(
     who: &Who,
     ending: &Ending,
     kept: Option<KeepSession>,
-    session: Option<&str>,
+    session: Option<&SessionId>,
     since: &str,
 ) -> Traces {
     match ending {
@@ -511,14 +512,14 @@ fn traces(
 
 /// The agent's record of the conversation that it is told to go on with, as it lies before the run.
 fn resumed_transcript(who: &Who, choice: &Choice) -> Option<(u64, SystemTime)> {
-    let resumed = choice.session.as_deref().filter(|_| choice.session == choice.resumed_from)?;
+    let resumed = choice.session.as_ref().filter(|_| choice.session == choice.resumed_from)?;
     agent::transcript_stamp(who.adapter, &who.cwd, resumed)
 }
 
 /// Whether a run that failed without an event used no conversation: the agent refused its arguments. Its
 /// record of the conversation, `before` the run and now, shows it; without one only an output that comes
 /// event by event does, since Claude Code answers an unknown id with an event there.
-fn is_unused(who: &Who, session: Option<&str>, before: Option<(u64, SystemTime)>) -> bool {
+fn is_unused(who: &Who, session: Option<&SessionId>, before: Option<(u64, SystemTime)>) -> bool {
     let Some(session) = session.filter(|_| who.adapter.tracks_sessions()) else { return false };
     let now = agent::transcript_stamp(who.adapter, &who.cwd, session);
     let is_sound = || agent::has_sound_transcript(who.adapter, &who.cwd, session);
@@ -569,8 +570,8 @@ enum Session {
 
 /// Which conversation goes on, by what the ledger knows of it now.
 fn choose_session(claim: &Claim<'_>, request: &RunOptions, who: &Who) -> Result<Session, Error> {
-    let provider = who.provider.as_deref();
-    let used = |session: String, linked: Option<&TaskId>| -> Result<LastUse, Error> {
+    let provider = who.provider.as_ref();
+    let used = |session: SessionId, linked: Option<&TaskId>| -> Result<LastUse, Error> {
         let last = claim.last_use(provider, &session, linked)?;
         let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
         let kept = last.task.as_ref().is_some_and(|t| t.session_kept.is_some());
@@ -601,7 +602,7 @@ fn choose_session(claim: &Claim<'_>, request: &RunOptions, who: &Who) -> Result<
     let chosen = resolve::choose(&Known {
         asked: &who.asked.session,
         fresh: request.fresh,
-        new_id: who.adapter.can_assign().then(|| uuid::Uuid::new_v4().to_string()),
+        new_id: who.adapter.can_assign().then(SessionId::random),
         linked: linked.as_ref(),
         transcript,
         users: users.as_ref(),
@@ -619,7 +620,7 @@ fn choose_session(claim: &Claim<'_>, request: &RunOptions, who: &Who) -> Result<
                 Kind::UnsafeResume,
                 format!("resuming session {session} is not safe: {why}"),
             )
-            .hint("start a fresh one, or say --allow-unsafe-resume; nothing was executed"));
+            .hint("start a fresh one, or use --allow-unsafe-resume; nothing was executed"));
         }
     };
     Ok(Session::Chosen(choice))
@@ -637,7 +638,7 @@ fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(),
         None => {}
     }
     if let Some(session) = &choice.session {
-        claim.link_session(key, row.provider.as_deref(), session, &row.id, &row.started_at)?;
+        claim.link_session(key, row.provider.as_ref(), session, &row.id, &row.started_at)?;
     }
     Ok(())
 }
@@ -650,14 +651,16 @@ fn announce(id: &TaskId, who: &Who, choice: &Choice) {
     if let Some(warning) = &choice.warning {
         warn!("{warning}");
     }
-    let resume = choice.resumed_from.as_deref().unwrap_or("<none>");
-    let session = choice.session.as_deref().unwrap_or("<not yet known>");
+    let resumed_from = choice.resumed_from.as_ref().map(SessionId::as_str);
+    let session = choice.session.as_ref().map(SessionId::as_str);
     info!(
         MESSAGE_ID = log::id::STARTED,
         STATUS = Status::Running.as_str(),
-        SESSION_ID = choice.session,
-        RESUMED_FROM = choice.resumed_from,
-        "task {id} running: resume={resume} session={session}"
+        SESSION_ID = session,
+        RESUMED_FROM = resumed_from,
+        "task {id} running: resume={} session={}",
+        resumed_from.unwrap_or("<none>"),
+        session.unwrap_or("<not yet known>")
     );
 }
 
@@ -672,7 +675,7 @@ fn listen(who: &Who, backlog: u64) -> Result<(Option<Listening>, Option<OwnedFd>
         false => WhenReaderGone::Drain,
     };
     let (capture, agents) = Capture::new(sys::stdio(1), when_gone, backlog)
-        .map_err(|e| Error::failed(format!("capturing the agent's stdout: {e}")))?;
+        .map_err(|e| Error::failed("capturing the agent's stdout").caused_by(e))?;
     Ok((Some(Listening { capture, reader: who.adapter.reader(who.asked.mode) }), Some(agents)))
 }
 
@@ -701,7 +704,7 @@ pub fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 fn reading_proc(e: std::io::Error) -> Error {
-    Error::failed(format!("reading /proc: {e}")).hint("bookend needs /proc to tell processes apart")
+    Error::failed("reading /proc").caused_by(e).hint("bookend needs /proc to tell processes apart")
 }
 
 fn no_proc() -> Error {

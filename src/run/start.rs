@@ -1,33 +1,36 @@
 //! The start: what must be there before the agent is executed, and the end of a task that never was.
 
 use std::ffi::{CString, OsStr};
+use std::io;
 use std::path::Path;
 
 use crate::agent;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::helper;
 use crate::helper::Helper;
 use crate::hook;
+use crate::log;
 use crate::process::leftovers::{self, LeftoverSweep};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::gate::{Gated, StartError, Step};
 use crate::run::options::RunOptions;
 use crate::run::supervisor::{End, Supervisor, Traces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
+use crate::view;
 
 use super::{Who, deliver, output_pipe};
 
 /// Why the agent is not, or was not, executed.
 pub(super) struct NoStart {
     ending: Ending,
-    error: Option<String>,
+    error: Option<Error>,
     leave: Exit,
 }
 
 impl NoStart {
-    pub(super) fn failed(reason: Failure, error: String, code: i32) -> NoStart {
+    pub(super) fn failed(reason: Failure, error: Error, code: i32) -> NoStart {
         NoStart { ending: Ending::Failure(reason), error: Some(error), leave: Exit::Code(code) }
     }
 
@@ -42,38 +45,49 @@ impl NoStart {
             Stop::Signal { signal, .. } => signal,
             _ => libc::SIGTERM,
         };
-        let error = Some("stopped before the agent was executed".to_owned());
+        let error = Some(Error::failed("stopped before the agent was executed"));
         NoStart { ending, error, leave: Exit::Signal(signal) }
     }
 
     pub(super) fn not_executed(failed: StartError, program: &OsStr, cwd: Option<&Path>) -> NoStart {
-        let why = std::io::Error::from_raw_os_error(failed.errno);
+        let why = io::Error::from_raw_os_error(failed.errno);
         // A name with a slash was looked for nowhere else, and is told apart from what it needs.
         let names_a_file = Path::new(program).components().count() > 1;
         let needs = names_a_file && std::fs::metadata(program).is_ok();
-        let program = format!("{:?}", program.to_string_lossy());
+        let word = view::quoted(&program.to_string_lossy());
+        let program = program.display();
         let (code, error) = match (failed.step, failed.errno) {
             (Step::Chdir, _) => {
                 let cwd = cwd.unwrap_or(Path::new("")).display();
-                (exit_code::FAILED, format!("entering the agent's directory {cwd}: {why}"))
+                let error = Error::failed(format!("entering the agent's directory {cwd}")).caused_by(why);
+                (exit_code::FAILED, error.hint("create the directory, or use another --cwd"))
             }
-            (Step::Stdio, _) => (exit_code::FAILED, format!("giving the agent its stdout: {why}")),
-            (Step::Exec, libc::ENOENT) if needs => (
-                exit_code::NOT_FOUND,
-                format!(
-                    "executing {program}: its interpreter, named in its first line, or its loader is missing"
-                ),
-            ),
+            (Step::Stdio, _) => {
+                (exit_code::FAILED, Error::failed("giving the agent its stdout").caused_by(why))
+            }
+            (Step::Exec, libc::ENOENT) if needs => {
+                let error =
+                    format!("{program}: the interpreter named in its first line, or its loader, is missing");
+                let error = Error::failed(error).hint(format!("run `file {word}` to see what it needs"));
+                (exit_code::NOT_FOUND, error)
+            }
+            (Step::Exec, libc::ENOENT | libc::ENOTDIR) if names_a_file => {
+                let error = Error::failed(format!("{program}: not found")).caused_by(why);
+                (exit_code::NOT_FOUND, error.hint("check the path"))
+            }
             (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
-                (exit_code::NOT_FOUND, format!("executing {program}: not found ({why})"))
+                let error = Error::failed(format!("{program}: command not found in PATH"));
+                (exit_code::NOT_FOUND, error.hint("install it, or use its full path"))
             }
-            (Step::Exec, libc::ENOEXEC) => (
-                exit_code::NOT_EXECUTABLE,
-                format!(
-                    "executing {program}: {why}; no program for this machine, or a script without a #! line"
-                ),
-            ),
-            (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("executing {program}: {why}")),
+            (Step::Exec, libc::ENOEXEC) => {
+                let error =
+                    format!("{program}: not a program for this machine, or a script without a #! line");
+                (exit_code::NOT_EXECUTABLE, Error::failed(error).caused_by(why))
+            }
+            (Step::Exec, _) => {
+                let error = Error::failed(format!("{program}: not executable")).caused_by(why);
+                (exit_code::NOT_EXECUTABLE, error.hint(format!("run `ls -l {word}` to see its mode")))
+            }
         };
         NoStart::failed(Failure::Spawn, error, code)
     }
@@ -88,7 +102,7 @@ pub(super) fn end_without_agent(
     caller: &Caller,
 ) -> Result<Exit, Error> {
     if let (Exit::Code(_), Some(error)) = (no.leave, &no.error) {
-        tracing::error!("{error}");
+        log::error(error);
     }
     let ends = request.leftovers.ends(false);
     let mut sweep = LeftoverSweep::new(whose, ends, request.grace);
@@ -97,7 +111,7 @@ pub(super) fn end_without_agent(
     }
     run.settle(End {
         ending: no.ending,
-        error: no.error,
+        error: no.error.as_ref().map(|e| chain(e)),
         exit: None,
         leftovers: Some(sweep.summary()),
         traces: Traces::default(),
@@ -115,7 +129,7 @@ pub(super) fn prepare(
     caller: &Caller,
 ) -> Result<Result<(), NoStart>, Error> {
     let Some(command) = &request.prepare else { return Ok(Ok(())) };
-    let failed = |error: String| Ok(Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED)));
+    let failed = |error: Error| Ok(Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED)));
     let started = output_pipe().and_then(|(output, theirs)| {
         let launch = helper::shell(command, env.to_vec())?
             .stdio(0, helper::dev_null()?)
@@ -125,14 +139,14 @@ pub(super) fn prepare(
     });
     let (mut child, output) = match started {
         Ok(started) => started,
-        Err(e) => return failed(format!("starting the prepare command: {e}")),
+        Err(e) => return failed(Error::failed("starting --prepare").caused_by(e)),
     };
     child.open();
     run.helper = Some(Helper::new(child, Some(output)));
     run.await_helper(None)?;
     let Some(helper) = run.helper.take() else { return Ok(Ok(())) };
     let how = match (helper.start_error, helper.ended.map(hook::outcome)) {
-        (Some(e), _) => format!("could not be started: {}", std::io::Error::from_raw_os_error(e.errno)),
+        (Some(e), _) => format!("could not be started: {}", io::Error::from_raw_os_error(e.errno)),
         (None, Some(Ok(()))) => return Ok(Ok(())),
         (None, Some(Err(how))) => how,
         (None, None) => "did not end".to_owned(),
@@ -140,7 +154,7 @@ pub(super) fn prepare(
     let said = String::from_utf8_lossy(&helper.tail);
     let said = said.trim_end();
     let after = if said.is_empty() { String::new() } else { format!("\n{said}") };
-    failed(format!("the prepare command {how}{after}"))
+    failed(Error::failed(format!("--prepare {how}; the agent was not started{after}")))
 }
 
 pub(super) fn require_skill(request: &RunOptions, who: &Who) -> Result<(), NoStart> {
@@ -156,7 +170,7 @@ pub(super) fn require_skill(request: &RunOptions, who: &Who) -> Result<(), NoSta
     };
     Err(NoStart {
         ending: Ending::AbortedNoSkill(name.clone()),
-        error: Some(format!("the agent has no skill {name}: {looked}")),
+        error: Some(Error::failed(format!("the agent has no skill {name}: {looked}"))),
         leave: Exit::Code(exit_code::FAILED),
     })
 }

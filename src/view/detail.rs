@@ -9,7 +9,9 @@ use serde_json::Value;
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
 use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion};
-use crate::task::{Invalidation, Session, Status, Task, TaskId, Transition, Verdict, signal_name};
+use crate::task::{
+    Invalidation, Provider, Session, SessionId, Status, Task, TaskId, Transition, Verdict, signal_name,
+};
 
 /// What is kept of a task beside its row.
 #[derive(Debug, Default, Serialize)]
@@ -98,7 +100,7 @@ fn who(page: &mut Page, task: &Task) {
     });
     page.data("agent", agent.as_deref());
     page.data("model", task.model.as_deref());
-    page.data("provider", task.provider.as_deref());
+    page.data("provider", task.provider.as_ref().map(Provider::as_str));
     page.data("command", task.argv.as_deref().map(command_line).as_deref());
     let typed = task.user_argv.as_deref().filter(|_| task.user_argv != task.argv);
     page.data("as typed", typed.map(command_line).as_deref());
@@ -262,13 +264,13 @@ fn session(task: &Task) -> Option<String> {
     let untracked = task.session_untracked.as_ref().map(|why| format!("not tracked ({why})"));
     match (&task.session_id, untracked) {
         (Some(id), Some(untracked)) => Some(format!("{id}, {untracked}")),
-        (id, untracked) => id.clone().or(untracked),
+        (id, untracked) => id.as_ref().map(SessionId::to_string).or(untracked),
     }
 }
 
 fn told(page: &mut Page, task: &Task, history: &History) {
     page.data("session", session(task).as_deref());
-    page.data("resumed from", task.resumed_from.as_deref());
+    page.data("resumed from", task.resumed_from.as_ref().map(SessionId::as_str));
     let lost = task.context_lost.filter(|lost| *lost);
     page.plain("context", lost.map(|_| "lost: the agent did not go on with that session".to_owned()));
     page.data("limit resets", task.limit_resets_at.as_deref());

@@ -9,7 +9,7 @@ use super::stopwatch::Clock;
 use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, Fate};
@@ -285,13 +285,13 @@ impl Supervisor<'_> {
         let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
         let key = t.key.as_deref();
-        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), &session, &clock::now());
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_ref(), &session, &clock::now());
         self.written.session_waits = seen.is_err();
         match seen {
             Ok(()) => self.written.session = Some(session),
             // The ending carries the id again.
             Err(e) => {
-                debug!("session {session} not recorded yet: {e}");
+                debug!("session {session} not recorded yet: {}", chain(&e));
                 self.written.at = Some(Instant::now());
             }
         }
@@ -322,7 +322,7 @@ impl Supervisor<'_> {
                 self.written.counts = counts;
                 self.written.tool = observed.tool_in_flight;
             }
-            Err(e) => debug!("partial counts not recorded: {e}"),
+            Err(e) => debug!("partial counts not recorded: {}", chain(&e)),
         }
         self.written.at = Some(now);
         self.timers.rest = Some(now + REST);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use crate::agent::{self, Mode, Observed, Reader};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::helper::{Attendant, Helper, Waited};
 use crate::ledger::{Ledger, SpoolSlot};
@@ -26,7 +26,7 @@ use crate::process::watch::{Source, Watch};
 use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, KeepSession, Outcome, Stop, TaskId};
+use crate::task::{Cause, Counts, Ended, Ending, KeepSession, Outcome, Provider, SessionId, Stop, TaskId};
 
 use stopwatch::Clock;
 
@@ -155,7 +155,7 @@ pub struct Supervisor<'a> {
     timers: Timers,
     written: Written,
     /// The id that the agent was told to go on with, until it has named its own.
-    resumed: Option<String>,
+    resumed: Option<SessionId>,
     context_lost: bool,
     sweep: Option<LeftoverSweep>,
 }
@@ -164,7 +164,7 @@ pub struct Supervisor<'a> {
 pub struct TaskRef {
     pub id: TaskId,
     pub key: Option<String>,
-    pub provider: Option<String>,
+    pub provider: Option<Provider>,
 }
 
 /// What the row's end needs besides what was seen.
@@ -185,9 +185,9 @@ pub struct Row {
 /// The conversation of a run, as it was chosen.
 pub struct Conversation {
     /// The id known before the agent says a word.
-    pub session: Option<String>,
+    pub session: Option<SessionId>,
     /// The id that the agent was told to go on with.
-    pub resumed: Option<String>,
+    pub resumed: Option<SessionId>,
 }
 
 /// How a run ended, as far as its ending is judged.
@@ -209,13 +209,13 @@ pub struct Traces {
     /// The session is kept although the run failed.
     pub kept: Option<KeepSession>,
     /// The id of a conversation that was sent to the background.
-    pub backgrounded: Option<String>,
+    pub backgrounded: Option<SessionId>,
 }
 
 /// What the ledger has been told of the agent's output.
 #[derive(Default)]
 struct Written {
-    session: Option<String>,
+    session: Option<SessionId>,
     /// The ledger was locked when the agent named its session.
     session_waits: bool,
     counts: Counts,
@@ -292,7 +292,7 @@ impl<'a> Supervisor<'a> {
             listening.capture.rest();
         }
         if let Err(e) = self.ledger.rest() {
-            debug!("{e}");
+            debug!("{}", chain(&e));
         }
         sys::trim_memory();
     }
@@ -386,7 +386,7 @@ impl<'a> Supervisor<'a> {
     /// Looks what the agent left behind; signals nothing yet.
     pub fn look_for_leftovers(&self, sweep: &mut LeftoverSweep) {
         if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
-            warn!("{e}");
+            warn!(hint = e.hint(), "{}", chain(&e));
         }
     }
 
@@ -417,14 +417,19 @@ impl<'a> Supervisor<'a> {
                     turned?;
                 }
                 Err(e) => {
-                    warn!("{e}");
+                    warn!(hint = e.hint(), "{}", chain(&e));
                     break;
                 }
             }
         }
         let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
-            warn!("recording what became of the left-overs of task {}: {e}", self.task.id);
+            warn!(
+                hint = e.hint(),
+                "recording what became of the left-overs of task {}: {}",
+                self.task.id,
+                chain(&e)
+            );
         }
         Ok(())
     }

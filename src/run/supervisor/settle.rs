@@ -7,12 +7,13 @@ use tracing::{debug, error, info, warn};
 use super::{End, Supervisor, Traces};
 use crate::agent::{CostCovers, Observed};
 use crate::clock;
+use crate::error::chain;
 use crate::exit::Exit;
 use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::task::{Counts, EndSource, Ended, Ending, Failure, Interrupt, Sender, Stop, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, Failure, Interrupt, Sender, SessionId, Stop, TaskId};
 use crate::view;
 
 impl Supervisor<'_> {
@@ -58,11 +59,11 @@ impl Supervisor<'_> {
     pub(super) fn record(&mut self, ended: &Ended) -> bool {
         let refused = match self.ledger.finish(&self.task.id, ended, "run") {
             Ok(Finished::NoRow) => "its row is gone from the ledger".to_owned(),
-            Err(refused) => refused.to_string(),
+            Err(refused) => chain(&refused),
             Ok(finished) => {
                 self.report(ended, finished);
                 if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
-                    debug!("{e}");
+                    debug!("{}", chain(&e));
                 }
                 self.row.settled = true;
                 return true;
@@ -93,7 +94,7 @@ impl Supervisor<'_> {
                     MESSAGE_ID = log::id::of(ending.status()),
                     STATUS = ending.status().as_str(),
                     REASON = ending.reason(),
-                    SESSION_ID = ended.session_id,
+                    SESSION_ID = ended.session_id.as_ref().map(SessionId::as_str),
                     DURATION_MS = ended.duration_ms,
                     COST_USD = ended.counts.cost_usd,
                     STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
@@ -104,7 +105,7 @@ impl Supervisor<'_> {
                     warn!(
                         MESSAGE_ID = log::id::SESSION_INVALIDATED,
                         STATUS = ending.status().as_str(),
-                        SESSION_ID = session,
+                        SESSION_ID = session.as_str(),
                         "session {session} is not to be resumed: task {id} ended as {}{reason}",
                         ending.status()
                     );
@@ -194,8 +195,9 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&str>), ended: &Ended, refused
         Err(e) => {
             let (line, file) = slot.line(ended, "run");
             error!(
-                "the end of task {id} ({status}) is not recorded: {refused}; {e}; the next line is its \
+                "the end of task {id} ({status}) is not recorded: {refused}; {}; the next line is its \
                  record: save it as {} and run `{recover}`",
+                chain(&e),
                 file.display()
             );
             log::record(id, key, &line);
@@ -209,12 +211,12 @@ pub fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &Ended
     let settled = match ledger.finish(id, ended, "run") {
         Ok(_) => slot.discard(),
         Err(refused) => {
-            debug!("{refused}");
+            debug!("{}", chain(&refused));
             slot.write(ended, "run").map(drop)
         }
     };
     if let Err(e) = settled {
-        debug!("{e}");
+        debug!("{}", chain(&e));
     }
 }
 
