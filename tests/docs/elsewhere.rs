@@ -64,7 +64,7 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     block(
         (
             DISPATCHERS,
-            "bookend --ledger dispatcher.db run --id \"$TASK\" --repo charles/claude-hooks --issue 1104 --agent dev -- \\",
+            r#"bookend --ledger dispatcher.db run --id "$TASK" --repo charles/claude-hooks --issue 1104 \"#,
         ),
         DATABASE,
         ("tests/agents/dispatcher.py", "\"run\", *about, \"--\", *agent"),
