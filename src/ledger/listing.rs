@@ -4,13 +4,13 @@ use rusqlite::{Connection, named_params};
 
 use super::tasks::{self, select};
 use super::{Ledger, Result};
-use crate::task::{Status, Task};
+use crate::task::{Key, Status, Task};
 
 /// Which tasks to read. `None` leaves a question open.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub status: Option<Status>,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub repo: Option<String>,
     /// The persona.
     pub agent: Option<String>,
