@@ -8,7 +8,7 @@ use rusqlite::ffi;
 use thiserror::Error;
 
 use crate::failpoint;
-use crate::task::TaskId;
+use crate::task::{Key, TaskId};
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -94,7 +94,7 @@ pub enum LedgerError {
     TaskExists { id: TaskId, path: PathBuf },
 
     #[error("another task is running under the key {key} in the ledger {path}", path = .path.display())]
-    KeyBusy { key: String, path: PathBuf },
+    KeyBusy { key: Key, path: PathBuf },
 
     #[error("there is no task {id} in the ledger {path}", path = .path.display())]
     NoSuchTask { id: TaskId, path: PathBuf },

@@ -6,13 +6,13 @@ use super::error::Result;
 use super::handle::Ledger;
 use super::row::select;
 use super::tasks;
-use crate::task::{Status, Task};
+use crate::task::{Key, Status, Task};
 
 /// Which tasks to read. `None` leaves a question open.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub status: Option<Status>,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub repo: Option<String>,
     /// The persona.
     pub agent: Option<String>,
@@ -166,7 +166,7 @@ fn select_ended(conn: &Connection, filter: &Filter) -> rusqlite::Result<&'static
     // Most tasks succeed: `success` has no index, and the first such tasks are found soon by their start.
     let status = filter.status.filter(|s| *s != Status::Success).map(Status::as_str);
     let mut usable = [
-        (filter.key.as_deref(), COUNT_BY_KEY, SELECT_ENDED_BY_KEY),
+        (filter.key.as_ref().map(Key::as_str), COUNT_BY_KEY, SELECT_ENDED_BY_KEY),
         (filter.repo.as_deref(), COUNT_BY_REPO, SELECT_ENDED_BY_REPO),
         (filter.agent.as_deref(), COUNT_BY_AGENT, SELECT_ENDED_BY_AGENT),
         (status, COUNT_BY_STATUS, SELECT_ENDED_BY_STATUS),
@@ -254,7 +254,7 @@ mod tests {
         let text = |text: &str| Some(text.to_owned());
         let none = Filter { limit: Some(10), ..Filter::default() };
         vec![
-            Filter { key: text("key-7"), ..none.clone() },
+            Filter { key: Some("key-7".into()), ..none.clone() },
             Filter { repo: text("odd"), ..none.clone() },
             Filter { agent: text("dev"), ..none.clone() },
             Filter { agent: text("nobody"), ..none.clone() },

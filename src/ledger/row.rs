@@ -101,7 +101,7 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         id: row
             .get::<_, Option<TaskId>>(column.next().unwrap_or_default())?
             .unwrap_or_else(|| TaskId::recorded("")),
-        key: next!(AnyText),
+        key: next!(),
         repo: next!(AnyText),
         issue_number: next!(AnyInteger),
         user: next!(AnyText),

@@ -11,7 +11,7 @@ use super::live::{LiveEvidence, LiveLock};
 use super::row::{select, status_of, task_of_row, unsettled};
 use super::statement::execute;
 use crate::task::{
-    Counts, Identity, NewTask, Provider, SessionId, Status, Task, TaskId, TokensScope, Transition,
+    Counts, Identity, Key, NewTask, Provider, SessionId, Status, Task, TaskId, TokensScope, Transition,
 };
 
 /// What an id, or the beginning of one, names.
@@ -173,11 +173,11 @@ pub fn by_id(conn: &Connection, id: &TaskId) -> rusqlite::Result<Option<Task>> {
     conn.prepare_cached(SELECT_BY_ID)?.query_row([id], task_of_row).optional()
 }
 
-pub fn holder(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
+pub fn holder(conn: &Connection, key: &Key) -> rusqlite::Result<Option<Task>> {
     conn.query_row(SELECT_HOLDER, [key], task_of_row).optional()
 }
 
-pub fn last_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
+pub fn last_of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Option<Task>> {
     conn.query_row(SELECT_LAST_OF_KEY, [key], task_of_row).optional()
 }
 

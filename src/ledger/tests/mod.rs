@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{ChosenBy, Ledger, LiveLock, Location};
 use crate::exit::Exit;
-use crate::task::{Counts, EndSource, Ended, Ending, Identity, NewTask, Place, Provider, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, Identity, Key, NewTask, Place, Provider, TaskId};
 
 pub const START: &str = "2026-11-21T12:00:00.000Z";
 pub const END: &str = "2026-11-21T12:00:05.000Z";
@@ -54,7 +54,7 @@ pub fn location(file: &Path) -> Location {
 pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
     NewTask {
         id: TaskId::recorded(id),
-        key: key.map(str::to_owned),
+        key: key.map(Key::recorded),
         repo: Some("charles/claude-hooks".to_owned()),
         issue_number: Some(1104),
         user: None,
