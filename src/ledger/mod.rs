@@ -43,25 +43,25 @@ pub mod tests;
 mod trust;
 mod wal;
 
-pub use adopt::{Adopted, Adoption, Journal, adopt};
+pub use adopt::{AdoptionOutcome, AdoptionSummary, JournalMode, adopt};
 pub use claim::Claim;
 pub use connect::SQLITE;
-pub use ending::Finished;
+pub use ending::FinishOutcome;
 pub use error::{LedgerError, Result};
-pub use followups::Withdrawn;
+pub use followups::UnsafeSession;
 pub use handle::Ledger;
-pub use listing::Filter;
+pub use listing::TaskFilter;
 #[cfg(test)]
 pub use live::LiveLock;
-pub use live::{Aftermath, AftermathLock, LiveEvidence, Taken};
+pub use live::{FollowUp, FollowUpLock, LiveEvidence, TakenLock};
 pub use location::{ChosenBy, Location, locate};
 pub use merge::records_in_spool;
-pub use merged::{MergeOutcome, Merged};
-pub use prune::{Due, Pruned};
-pub use sessions::{LastUse, Restored};
+pub use merged::{MergeOutcome, MergedRecord};
+pub use prune::{PruneScope, PruneSummary};
+pub use sessions::{LastUse, RestoreOutcome};
 pub use spool::SpoolSlot;
 #[cfg(any(test, fuzzing))]
 pub use spool::fuzz;
 pub use stats::GroupBy;
-pub use tasks::{Delivery, Found, Seen};
+pub use tasks::{DeliveryStatus, TaskLookup, TaskProgress};
 pub use trust::{ALLOW_SHARED_DIR, Distrust, distrust};

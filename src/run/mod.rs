@@ -22,7 +22,7 @@ use crate::exit::exit_code;
 use crate::failpoint;
 use crate::git::{Baseline, Git};
 use crate::hook;
-use crate::ledger::{self, Claim, Found, Ledger, Location};
+use crate::ledger::{self, Claim, Ledger, Location, TaskLookup};
 use crate::log;
 use crate::process::capture::{Capture, OutputLoss, WhenReaderGone};
 use crate::process::cgroup::oom;
@@ -690,7 +690,7 @@ fn agents_environment(id: &TaskId, ledger: &Location, is_background: bool) -> Ve
 fn deliver(run: &mut Supervisor<'_>, request: &RunOptions, caller: &Caller) -> Result<(), Error> {
     let Some(command) = &request.on_finish else { return Ok(()) };
     // A row that went to the spool is delivered by the recovery that comes after its merge.
-    let Ok(Found::One(task)) = run.ledger.task(run.task.id.as_str()) else { return Ok(()) };
+    let Ok(TaskLookup::One(task)) = run.ledger.task(run.task.id.as_str()) else { return Ok(()) };
     if task.status.is_terminal() {
         hook::deliver(&task, Some(command), request.hook_timeout, caller, run)?;
     }

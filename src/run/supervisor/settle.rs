@@ -9,7 +9,7 @@ use crate::agent::{CostCovers, Observed};
 use crate::clock;
 use crate::error::chain;
 use crate::exit::Exit;
-use crate::ledger::{Finished, Ledger, SpoolSlot};
+use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
@@ -60,7 +60,7 @@ impl Supervisor<'_> {
 
     pub(super) fn record(&mut self, ended: &Ended) -> bool {
         let refused = match self.ledger.finish(&self.task.id, ended, "run") {
-            Ok(Finished::NoRow) => "its row is gone from the ledger".to_owned(),
+            Ok(FinishOutcome::NoRow) => "its row is gone from the ledger".to_owned(),
             Err(refused) => chain(&refused),
             Ok(finished) => {
                 self.report(ended, finished);
@@ -79,18 +79,18 @@ impl Supervisor<'_> {
         false
     }
 
-    pub(super) fn report(&self, ended: &Ended, finished: Finished) {
+    pub(super) fn report(&self, ended: &Ended, finished: FinishOutcome) {
         let id = &self.task.id;
         let ending = &ended.ending;
         match finished {
-            Finished::NoRow => {}
-            Finished::AlreadyTerminal(status) => {
+            FinishOutcome::NoRow => {}
+            FinishOutcome::AlreadyTerminal(status) => {
                 warn!(
                     "task {id} was ended as {status} by somebody else; its own end, {}, is not recorded",
                     ending.status()
                 );
             }
-            Finished::Done { invalidated } => {
+            FinishOutcome::Done { invalidated } => {
                 let reason = ending.reason().map(|r| format!(" ({r})")).unwrap_or_default();
                 info!(
                     MESSAGE_ID = log::id::of(ending.status()),
