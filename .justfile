@@ -68,7 +68,7 @@ mutants *args:
     cargo build --examples
     mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
     # First the unit tests alone, which are quick; 2 and 3 say that some lived, or hung.
-    mutants "$@" --exclude src/commands/recover.rs -C=--bin=bookend -- -- task:: run::resolve:: recovery:: \
+    mutants "$@" --exclude src/commands/recover.rs -C=--bin=bookend -- -- task:: run::session:: recovery:: \
         process::procfs::identity process::procfs::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
     # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
