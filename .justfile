@@ -1,27 +1,27 @@
-# What there is to do here.
+# List the recipes.
 default:
     @just --list
 
-# Every test that this machine can run.
+# Run every test that this machine can run.
 test *args:
     cargo test {{args}}
 
-# Format, lint, test: before a commit.
+# Check formatting, lint and test, as before a commit.
 check:
     cargo fmt --check
     cargo clippy --locked --all-targets -- -D warnings
     cargo test
 
-# The whole check of a fresh clone, real Claude Code included; needs root.
+# Run the whole check of a fresh clone, real Claude Code included; needs root.
 ci:
     .ci/run
 
-# Real Claude Code through bookend, against a loopback API.
+# Test with real Claude Code, against a loopback API.
 real claude:
     cargo build --examples
     BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real
 
-# The same with the Claude Code that npm serves now, which no check depends on.
+# Test with the newest Claude Code of npm; no other check depends on it.
 real-newest:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -31,35 +31,35 @@ real-newest:
     "$prefix/node_modules/.bin/claude" --version
     just real "$prefix/node_modules/.bin/claude"
 
-# The tests on a really booted systemd, each on a machine of its own; needs root.
+# Test on a booted systemd, each test on its own machine; needs root.
 systemd *args:
     cargo test --test systemd {{args}}
 
-# A hundred supervisors for a while, and all that befalls them: nothing grows, is lost or is left.
+# Run a hundred supervisors for a while: nothing may grow, be lost or be left behind.
 soak time='10m':
     cargo build --release
     cargo build --examples
     BOOKEND_SOAK={{time}} BOOKEND_SOAK_OF=$PWD/target/release/bookend cargo test --test main soak::
 
-# The tests under AddressSanitizer: bookend, its gated child and its witness, but not SQLite's own code.
+# Test under AddressSanitizer: bookend and its children, but not SQLite's own code.
 sanitize:
     #!/usr/bin/env bash
     set -euo pipefail
-    # A stable toolchain has the sanitizer too. No frames on the heap: the child would share them with us.
+    # A stable toolchain has the sanitizer too. No frames on the heap: the gated child would share them.
     export RUSTC_BOOTSTRAP=1 CFLAGS=-fno-sanitize=address
     export RUSTFLAGS='-Zsanitizer=address -Cllvm-args=-asan-use-after-return=never'
-    # bookend leaves by _exit(2), with ledger and stacks given up on purpose: nothing is to be learnt of leaks.
+    # bookend exits by _exit(2) and leaks its ledger and stacks on purpose: leak reports are noise.
     export ASAN_OPTIONS=detect_leaks=0:disable_coredump=0
     sanitized=(--target "$(rustc --print host-tuple)" --target-dir target/sanitize)
     cargo build "${sanitized[@]}" --examples
     cargo test "${sanitized[@]}" --bin bookend
-    # Left out: what measures memory or lasts for long; and two that cannot bear the sanitizer's remark that
-    # the child stands on a stack of no thread, since writing it stops a job of a terminal, or kills where the
-    # reader of stderr is gone. Elsewhere the tests take no notice of it.
+    # Left out: tests that measure memory or take long, and two that the sanitizer's warning about the gated
+    # child's stack breaks: writing it stops a background job, or kills a process whose stderr has no reader.
+    # The other tests ignore that warning.
     cargo test "${sanitized[@]}" --test main -- --skip soak:: --skip passed_on_in_little_memory \
         --skip a_background_job_that_writes_is_stopped --skip the_parent_death_signal_follows
 
-# Break each decision once and see a test fail: needs cargo-mutants 27, root, and an hour or more.
+# Change each decision once and expect a test to fail; needs cargo-mutants 27, root, and an hour.
 [positional-arguments]
 mutants *args:
     #!/usr/bin/env bash
@@ -67,25 +67,25 @@ mutants *args:
     export CARGO_TARGET_DIR=$PWD/target/mutants CARGO_PROFILE_DEV_DEBUG=none
     cargo build --examples
     mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
-    # First the unit tests alone, which are quick; 2 and 3 say that some lived, or hung.
+    # First the unit tests alone, which are fast. Exit codes 2 and 3: some mutants survived, or hung.
     mutants "$@" --exclude src/commands/recover.rs -C=--bin=bookend -- -- task:: run::session:: recovery:: \
         process::procfs::identity process::procfs::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
-    # Then, for those that lived, the tests of the real binary. One that hangs is found out too.
+    # Then, for the survivors, the tests of the real binary. A mutant that hangs counts as caught.
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]
 
-# How fast bookend is, each figure beside its peer's: a table, and target/bench.json. See `just bench --help`.
+# Measure bookend beside its peers: a table, and target/bench.json. See `just bench --help`.
 bench *args:
     cargo build --release --bin bookend --example least
     cargo test --quiet --bench bench -- measure {{args}}
 
-# Whether bookend does its work in no more instructions than before; --renew keeps what is counted now.
+# Compare the instructions of a run with the recorded ones; --renew records the new ones.
 instructions *args:
     cargo build --release
     cargo test --quiet --bench bench -- instructions {{args}}
 
-# Write contrib/man and contrib/completions anew, after the command line has changed.
-papers:
+# Regenerate contrib/man and contrib/completions, after the command line has changed.
+generated:
     cargo build
     rm -rf contrib/man contrib/completions
     mkdir -p contrib/man contrib/completions
@@ -94,17 +94,38 @@ papers:
     target/debug/bookend completions zsh >contrib/completions/_bookend
     target/debug/bookend completions fish >contrib/completions/bookend.fish
 
-# Fuzz one target for so many seconds, guided by coverage; see tests/fuzz/README.md.
+# Draw the README's picture, a page of `bookend timeline --html`; needs chromium and sqlite3.
+picture file="contrib/doc/timeline.png":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo build --bin bookend
+    work=$(mktemp -d)
+    trap 'kill $!; wait; rm -r "$work"' EXIT
+    export BOOKEND_LEDGER=$work/bookend/bookend.db
+    mkfifo "$work/up"
+    target/debug/bookend run --id running --key forgejo:dev:1111 --agent dev -- \
+        sh -c 'echo >"$0"; exec sleep 600' "$work/up" &
+    read -r <"$work/up"
+    sqlite3 "$BOOKEND_LEDGER" <tests/docs/timeline.sql
+    target/debug/bookend timeline --since 4h --html "$work/page.html"
+    sed -i "s|$work/bookend|~/.local/state/bookend|" "$work/page.html"
+    HOME=$work chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run \
+        --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars \
+        --blink-settings=preferredColorScheme=1 --window-size=960,420 --screenshot="$work/picture.png" \
+        "file://$work/page.html" 2>/dev/null
+    cp "$work/picture.png" {{quote(file)}}
+
+# Fuzz one target for some seconds, guided by coverage; see tests/fuzz/README.md.
 fuzz target seconds="300" sanitizer="none":
     mkdir -p target/fuzz/corpus/{{target}}
     RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz --sanitizer {{sanitizer}} {{target}} \
         target/fuzz/corpus/{{target}} tests/fuzz/corpus/{{target}} -- -max_total_time={{seconds}} -timeout=10
 
-# Make an input that breaks a property small.
+# Minimise an input that breaks a property.
 fuzz-minimise target input:
     RUSTC_BOOTSTRAP=1 cargo fuzz tmin --fuzz-dir tests/fuzz --target-dir target/fuzz --sanitizer none {{target}} \
         tests/fuzz/{{input}}
 
-# Licences, doubled versions, sources and advisories of what we depend on; needs cargo-deny.
+# Check licences, duplicate versions, sources and advisories of dependencies; needs cargo-deny.
 deny:
     cargo deny --locked --config .config/deny.toml check

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::helper::{self, Attendant, Helper, Wait, Waited, dev_null, shell};
@@ -20,7 +20,7 @@ use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::process::spawn::gate::Gated;
 use crate::sys;
-use crate::task::Task;
+use crate::task::{Task, signal_name};
 use crate::view;
 
 /// How long a hook may take where nothing else was said (`--hook-timeout`).
@@ -170,7 +170,7 @@ pub fn outcome(exit: Exit) -> Result<(), String> {
     match exit {
         Exit::Code(0) => Ok(()),
         Exit::Code(code) => Err(format!("failed with exit code {code}")),
-        Exit::Signal(signal) => Err(format!("was killed by signal {signal}")),
+        Exit::Signal(signal) => Err(format!("was killed by {}", signal_name(signal))),
     }
 }
 
@@ -213,7 +213,12 @@ pub fn deliver(
         Ok(None) => return Ok(None),
         Err(e) => {
             let command = view::suggestion(attendant.ledger().option(), "recover");
-            warn!("the --on-finish command of task {} waits for `{command}`: {e}", task.id);
+            warn!(
+                hint = e.hint(),
+                "the --on-finish command of task {} waits for `{command}`: {}",
+                task.id,
+                chain(&e)
+            );
             return Ok(None);
         }
     };
@@ -242,7 +247,7 @@ pub fn deliver(
     };
     failpoint::reached("delivery.ended");
     if let Err(e) = attendant.ledger().delivery(&task.id, state, &clock::now()) {
-        warn!("recording how --on-finish ended: {e}");
+        warn!(hint = e.hint(), "recording how --on-finish ended: {}", chain(&e));
     }
     Ok(Some(state))
 }
@@ -250,10 +255,6 @@ pub fn deliver(
 /// What becomes of a delivery that a stop signal cut off.
 fn next(ledger: &Ledger) -> String {
     format!("bookend received a stop signal; `{}` runs it", view::suggestion(ledger.option(), "recover"))
-}
-
-pub fn signal_name(signal: i32) -> &'static str {
-    nix::sys::signal::Signal::try_from(signal).map_or("a signal", nix::sys::signal::Signal::as_str)
 }
 
 /// The row as JSON in an unnamed file, ready to be read.

@@ -55,19 +55,34 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
         Exit::Code(code) => sys::exit_now(code),
         Exit::Signal(signal) => {
             sys::forbid_core();
-            sys::set_disposition(signal, false);
-            sys::raise_unblocked(signal);
-            // A process that cannot die by it (PID 1) says it as a shell would.
+            die_by(signal);
+            // As a shell reports a death by a signal.
             sys::exit_now(128 + signal)
         }
     }
 }
 
+/// Dies by `signal`. Returns where that is impossible: PID 1 ignores a signal with its default action
+/// (pid_namespaces(7)), and a sandbox may forbid kill(2). The emulation would abort there.
+fn die_by(signal: i32) {
+    let own = nix::unistd::getpid();
+    if own.as_raw() == 1 || nix::sys::signal::kill(own, None).is_err() {
+        return;
+    }
+    // It refuses real-time signals, SIGPWR and SIGSTKFLT, and does nothing for SIGIO.
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+    sys::set_disposition(signal, false);
+    sys::raise_unblocked(signal);
+}
+
 fn start() -> Exit {
     if sys::is_elevated() {
         log::fail(
-            "bookend was started with more rights than its caller has (a set-user-ID or set-group-ID bit, or \
-             capabilities of its file), and runs whatever its environment says: take them from it",
+            &Error::failed(
+                "bookend has more rights than its caller (a set-user-ID or set-group-ID bit, or file \
+                 capabilities), and would run whatever its environment says",
+            )
+            .hint("remove these rights from the program file"),
         );
         return Exit::Code(exit_code::FAILED);
     }
@@ -76,10 +91,10 @@ fn start() -> Exit {
     let invocation = match cli::parse(args.clone()) {
         Ok(invocation) => invocation,
         Err(message) => {
-            match cli::reworded(&message, &args) {
-                Some(text) => log::say(&text),
+            match message.use_stderr() {
+                true => log::say(&cli::usage_report(&message, &args)),
                 // Nobody left to tell if this fails.
-                None => drop(message.print()),
+                false => drop(message.print()),
             }
             return Exit::Code(message.exit_code());
         }
@@ -88,7 +103,7 @@ fn start() -> Exit {
     if let Some((file, intent)) = ledger_use(&invocation.request, ledger)
         && let Err(e) = owner::settle(file, intent, &args)
     {
-        log::fail(&e.to_string());
+        log::fail(&e);
         return Exit::Code(e.code());
     }
     let done = match &invocation.request {
@@ -143,7 +158,7 @@ fn start() -> Exit {
         if e.kind == Kind::ReaderGone {
             return Exit::Signal(libc::SIGPIPE);
         }
-        log::fail(&e.to_string());
+        log::fail(&e);
         Exit::Code(e.code())
     })
 }

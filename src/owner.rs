@@ -60,7 +60,8 @@ pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Resul
 fn become_owner(owner: u32, intent: Intent, at: &Location, args: &[OsString]) -> Result<Infallible, Error> {
     let file = at.file.display();
     let failed = |what: &str, e: io::Error| {
-        Error::failed(format!("becoming {}, to whom {file} belongs: {what}: {e}", sys::user_name(owner)))
+        Error::failed(format!("becoming {}, to whom {file} belongs: {what}", sys::user_name(owner)))
+            .caused_by(e)
             .hint("run the command as that user")
     };
     let user = User::from_uid(owner.into()).map_err(|e| failed("reading its passwd entry", e.into()))?;

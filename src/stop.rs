@@ -57,5 +57,5 @@ pub fn stop_of(received: &Received) -> Option<Stop> {
 }
 
 pub fn watching(e: std::io::Error) -> Error {
-    Error::failed(format!("watching the agent: {e}"))
+    Error::failed("watching the agent").caused_by(e)
 }

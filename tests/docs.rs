@@ -1,26 +1,32 @@
-//! Every command in the README works as it stands there.
+//! The documents tell the truth: their commands work, their output is real, their links lead somewhere.
 
+mod comparison;
+mod elsewhere;
+mod links;
+mod transcript;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{End, World};
+use crate::harness::{DocumentBlock, End, World, blocks, document, documents, prose};
+use elsewhere::{ELSEWHERE, Elsewhere};
 
-/// The shell blocks of the README, in order.
-fn blocks() -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let text = fs::read_to_string(path).expect("README.md");
-    text.split("```sh\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap_or_default().to_owned())
-        .collect()
+/// The languages of blocks that contain no commands.
+const DATA: [&str; 10] = ["", "text", "json", "jsonc", "ini", "toml", "sql", "rust", "mermaid", "diff"];
+
+fn all_blocks(language: &str) -> Vec<DocumentBlock> {
+    let of = |name: &String| blocks(name);
+    documents().iter().flat_map(of).filter(|b| b.language == language).collect()
 }
 
-/// What a person with a fresh machine types. `.ci/run` runs both word by word.
-fn is_for_a_fresh_machine(block: &str) -> bool {
-    block.starts_with("cargo ")
+/// The two commands for a fresh machine build bookend, so `.ci/run` runs them.
+fn is_for_a_fresh_machine(block: &DocumentBlock) -> bool {
+    block.document == "README.md" && block.text.starts_with("cargo ")
 }
 
-/// Prints what Claude Code prints, and keeps the conversation where Claude Code keeps it.
+/// Prints what Claude Code prints and keeps the conversation where Claude Code keeps it. If there is a pipe
+/// `$TMPDIR/hold`, it reports there that it runs, and then works until it is stopped.
 const CLAUDE: &str = r#"#!/bin/sh
 mode=text
 id=11111111-1111-4111-8111-111111111111
@@ -34,14 +40,19 @@ done
 folder=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g')
 mkdir -p "$folder"
 echo '{}' >>"$folder/$id.jsonl"
+if [ -p "$TMPDIR/hold" ]; then
+  exec 8>"$TMPDIR/hold"
+  echo works >&8
+  exec sleep 1000
+fi
 if [ "$mode" = stream-json ]; then
   echo '{"type":"system","subtype":"init","session_id":"'"$id"'","model":"stand-in"}'
-  echo '{"type":"result","subtype":"success","is_error":false,"result":"hello","session_id":"'"$id"'",
-    "num_turns":1,"total_cost_usd":0.01,"usage":{"input_tokens":1,"output_tokens":1}}' | tr -d '\n'
-  echo
-else
-  echo hello
 fi
+case $mode in
+  text) echo hello ;;
+  *) printf '{"type":"result","subtype":"success","is_error":false,"result":"hello","session_id":"%s",' "$id"
+     echo '"num_turns":4,"total_cost_usd":0.0832,"usage":{"input_tokens":5210,"output_tokens":1280}}' ;;
+esac
 "#;
 
 fn world() -> World {
@@ -51,84 +62,184 @@ fn world() -> World {
 }
 
 #[test]
-fn every_block_of_the_readme_runs() {
-    let mut tried = 0;
-    for block in blocks().iter().filter(|b| !is_for_a_fresh_machine(b)) {
+fn every_sh_block_runs() {
+    let mut runs = 0;
+    for block in all_blocks("sh").iter().filter(|b| !is_for_a_fresh_machine(b)) {
         let world = world();
-        let output = world.bare(["sh", "-eu", "-c", block]).run();
-        assert_eq!(output.end, End::Code(0), "{block}\n{output:?}");
-        tried += 1;
+        let output = world.bare(["sh", "-eu", "-c", &block.text]).run();
+        assert_eq!(output.end, End::Code(0), "{}\n{}\n{output:?}", block.place(), block.text);
+        runs += 1;
     }
-    assert!(tried > 8, "{tried} blocks");
+    assert!(runs > 8, "{runs} blocks");
+}
+
+#[test]
+fn every_console_block_shows_the_real_output() {
+    let mut wrong = String::new();
+    for name in documents() {
+        let blocks: Vec<_> = blocks(&name).into_iter().filter(|b| b.language == "console").collect();
+        let steps = transcript::steps(&blocks);
+        let outputs = transcript::outputs(&world(), &steps);
+        assert_eq!(outputs.len(), steps.len(), "{name}: {outputs:#?}");
+        for (step, output) in steps.iter().zip(&outputs) {
+            if !transcript::agree(&step.expected, output) {
+                wrong += &format!("{}: $ {}\n{}\n", step.place, step.command, output.join("\n"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "the documents show something else than this:\n{wrong}");
+}
+
+#[test]
+fn every_bash_block_is_run_elsewhere() {
+    let blocks = all_blocks("bash");
+    let runs = |entry: &Elsewhere, block: &DocumentBlock| {
+        let first = block.text.lines().next();
+        entry.document == block.document
+            && (entry.command.is_empty() || first == Some(entry.command))
+            && (entry.section.is_empty() || entry.section == block.section)
+    };
+    for block in &blocks {
+        let entry = ELSEWHERE.iter().find(|e| runs(e, block));
+        assert!(entry.is_some(), "{}: list it in tests/docs/elsewhere.rs\n{}", block.place(), block.text);
+    }
+    for entry in ELSEWHERE {
+        let Elsewhere { document, command, section, reason, file, evidence } = entry;
+        let used = !root().join(document).exists() || blocks.iter().any(|block| runs(entry, block));
+        assert!(used, "{document} has no block {command:?} in {section:?} ({reason})");
+        assert!(self::document(file).contains(evidence), "{file} does not run {command:?}: no {evidence:?}");
+    }
+}
+
+#[test]
+fn every_block_says_whether_it_contains_commands() {
+    for name in documents() {
+        for block in blocks(&name) {
+            let is_data = DATA.contains(&block.language.as_str());
+            let known = is_data || ["sh", "console", "bash"].contains(&block.language.as_str());
+            assert!(known, "{}: a block of an unknown language {:?}", block.place(), block.language);
+            let has_command = block
+                .text
+                .lines()
+                .any(|l| ["$ ", "bookend ", "cargo ", "just "].iter().any(|p| l.starts_with(p)));
+            let is_output = block.text.starts_with("bookend: ");
+            assert!(!is_data || !has_command || is_output, "{}: its commands are not run", block.place());
+        }
+    }
 }
 
 #[test]
 fn a_fresh_machine_needs_two_commands() {
-    let blocks = blocks();
-    let (fresh, tour): (Vec<_>, Vec<_>) = blocks.iter().partition(|b| is_for_a_fresh_machine(b));
+    let readme: Vec<_> = blocks("README.md").into_iter().filter(|b| b.language == "sh").collect();
+    let fresh: Vec<_> = readme.iter().filter(|b| is_for_a_fresh_machine(b)).collect();
     assert_eq!(fresh.len(), 2, "{fresh:?}");
-    assert!(fresh.iter().all(|b| b.lines().count() == 1), "one line each: {fresh:?}");
-    assert!(tour.iter().all(|b| !b.contains("cargo ")), "the tour takes bookend from the PATH");
+    assert!(fresh.iter().all(|b| b.text.lines().count() == 1), "one line each: {fresh:?}");
 
-    // The build itself is not repeated here: what follows it is run with this build.
-    let rest = fresh[0].strip_prefix("cargo build --release && ").expect("it builds first");
+    // The build is not repeated here: the rest of the line runs with this build.
+    let rest = fresh[0].text.strip_prefix("cargo build --release && ").expect("it builds first");
     let world = world();
     let output = world.bare(["sh", "-eu", "-c", &rest.replace("./target/release/", "")]).run();
     let output = output.ended(End::Code(0)).silent();
     assert!(output.stdout.starts_with("hello\n"), "{output:?}");
     assert!(output.stdout.contains("success"), "it shows the row: {output:?}");
-    assert_eq!(fresh[1], "cargo test\n");
+    assert_eq!(fresh[1].text, "cargo test\n");
 }
 
 #[test]
-fn the_readmes_second_run_under_a_key_resumes_the_first() {
-    let blocks = blocks();
-    let block = blocks.iter().find(|b| b.contains("--key nightly -- claude")).expect("the block about keys");
+fn the_second_run_under_a_key_in_the_guide_resumes_the_first() {
+    let blocks = blocks("contrib/doc/guide.md");
+    let block =
+        blocks.iter().find(|b| b.text.contains("--key nightly -- claude")).expect("the block about keys");
     let world = world();
-    world.bare(["sh", "-eu", "-c", block]).run().ended(End::Code(0)).silent();
+    world.bare(["sh", "-eu", "-c", &block.text]).run().ended(End::Code(0)).silent();
     let rows = world.rows();
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[1].text("resumed_from"), rows[0].text("session_id"));
 }
 
 #[test]
-fn the_readme_names_every_command_and_every_option_it_names_exists() {
-    let text =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("README.md");
+fn the_readme_is_a_page_of_150_lines_with_a_small_picture() {
+    let lines = document("README.md").lines().count();
+    assert!(lines <= 150, "{lines} lines: put the rest into contrib/doc");
+    let picture = fs::read(root().join("contrib/doc/timeline.png")).expect("the picture");
+    assert!(picture.starts_with(b"\x89PNG\r\n"), "a PNG");
+    assert!(picture.len() < 100_000, "{} bytes", picture.len());
+    assert!(document("README.md").contains("](contrib/doc/timeline.png)"));
+}
+
+#[test]
+fn every_document_is_in_the_package() {
+    let manifest = document("Cargo.toml");
+    for asset in ["[\"README.md\", ", "[\"contrib/doc/*.md\", ", "[\"contrib/doc/*.png\", "] {
+        assert!(manifest.contains(asset), "no asset {asset}");
+    }
+}
+
+/// Options of other programs that the documents name.
+const FOREIGN: [&str; 16] = [
+    "--bin",
+    "--test",
+    "--resume",
+    "--session-id",
+    "--bg",
+    "--output-format",
+    "--verbose",
+    "--release",
+    "--path",
+    "--wait",
+    "--pipe",
+    "--print",
+    "--append-system-prompt",
+    "--dangerously-skip-permissions",
+    "--all-targets",
+    "--locked",
+];
+
+/// The commands of bookend as its man pages name them, such as `session list`.
+fn commands() -> BTreeSet<String> {
+    let entries = fs::read_dir(root().join("contrib/man")).expect("contrib/man").flatten();
+    let name = |e: fs::DirEntry| e.file_name().to_string_lossy().trim_end_matches(".1").to_owned();
+    let pages: BTreeSet<String> = entries.map(name).collect();
+    let names = pages.iter().filter_map(|page| page.strip_prefix("bookend-"));
+    // `resume-id` is one word, the parts of `session-resume-id` are two.
+    let words = |name: &str| match name.split_once('-') {
+        Some((first, rest)) if pages.contains(&format!("bookend-{first}")) => format!("{first} {rest}"),
+        _ => name.to_owned(),
+    };
+    names.map(words).collect()
+}
+
+#[test]
+fn every_command_and_option_in_the_text_exists() {
     let world = world();
-    let help = |command: &str| world.bare(["bookend", command, "--help"]).run().ended(End::Code(0)).stdout;
-    let known: String = [
-        "run",
-        "list",
-        "show",
-        "audit",
-        "cancel",
-        "prune",
-        "doctor",
-        "stats",
-        "timeline",
-        "recover",
-        "deliver",
-        "redispatch",
-        "adopt",
-        "backup",
-        "man",
-    ]
-    .map(help)
-    .concat();
-    // What is for machines with systemd or just is followed there, in tests/systemd.
-    let (ours, machines): (Vec<_>, Vec<_>) =
-        text.split("```").enumerate().partition(|(n, part)| n % 2 == 0 || !part.starts_with("bash\n"));
-    assert!(!machines.is_empty());
-    let text: String = ours.into_iter().map(|(_, part)| part).collect();
-    for word in text.split(|c: char| c.is_whitespace() || "`=,;:.)".contains(c)) {
-        let is_option =
-            word.strip_prefix("--").is_some_and(|w| w.starts_with(|c: char| c.is_ascii_lowercase()));
-        let is_ours =
-            !["--resume", "--session-id", "--bg", "--output-format", "--verbose", "--release", "--path"]
-                .contains(&word);
-        if is_option && is_ours {
-            assert!(known.contains(word), "{word} is in the README and in no --help");
+    let commands = commands();
+    let help = |command: &String| {
+        let argv = ["bookend"].into_iter().chain(command.split(' ')).chain(["--help"]);
+        world.bare(argv).run().ended(End::Code(0)).stdout
+    };
+    let help: String = commands.iter().map(help).collect();
+    for name in documents() {
+        let prose = prose(&name);
+        for code in prose.split('`').skip(1).step_by(2) {
+            if let Some(rest) = code.strip_prefix("bookend ") {
+                let first = rest.split_whitespace().next().unwrap_or_default();
+                let exists = commands.contains(first)
+                    || first.starts_with('-')
+                    || !first.starts_with(char::is_lowercase);
+                assert!(exists, "{name}: `{code}` names no command");
+            }
+            for word in code.split(|c: char| c.is_whitespace() || "=,;:.)|[]".contains(c)) {
+                let is_option =
+                    word.strip_prefix("--").is_some_and(|w| w.starts_with(|c: char| c.is_ascii_lowercase()));
+                assert!(
+                    !is_option || FOREIGN.contains(&word) || help.contains(word),
+                    "{name}: {word} is in no --help of bookend"
+                );
+            }
         }
     }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }

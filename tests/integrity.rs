@@ -288,9 +288,9 @@ fn has_parts(output: &Output, parts: &[&str]) {
 
 /// The command in the parentheses of a message.
 fn command_in(message: &str, program: &str) -> String {
-    let from = message.find(&format!("({program} ")).expect("a command") + 1;
+    let from = message.find(&format!("`{program} ")).expect("a command") + 1;
     let command = &message[from..];
-    command[..command.rfind(" shows").expect("its end")].to_owned()
+    command[..command.find('`').expect("its end")].to_owned()
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn a_claim_that_fails_leaves_no_cgroup_behind() {
         fs::remove_dir(cgroup).expect("an empty cgroup");
     }
     assert_eq!((first.end, second.end), (End::Code(0), End::Code(2)), "{first:?} {second:?}");
-    assert!(second.stderr.contains("is in the ledger"), "{second:?}");
+    assert!(second.stderr.contains("already has a task one"), "{second:?}");
     assert!(world.row().text("cgroup").contains("task-one-"), "it had a cgroup");
     assert_eq!(names, ["supervisor"]);
 }

@@ -100,13 +100,13 @@ fn what_is_no_ledger_is_refused_and_left_as_it_is() {
 
     let text = "these are notes of mine, and no database\n".repeat(200);
     fs::write(world.path("notes.db"), &text).expect("a file");
-    refused(&world, touch(&world, "notes.db"), &[&world.name("notes.db"), "no SQLite database"]);
+    refused(&world, touch(&world, "notes.db"), &[&world.name("notes.db"), "not an SQLite database"]);
     assert_eq!(fs::read_to_string(world.path("notes.db")).expect("the notes"), text);
 
     let other = Connection::open(world.path("other.db")).expect("a database");
     other.execute_batch("CREATE TABLE pets (name TEXT); INSERT INTO pets VALUES ('rex')").expect("a table");
     drop(other);
-    refused(&world, touch(&world, "other.db"), &[&world.name("other.db"), "no ledger"]);
+    refused(&world, touch(&world, "other.db"), &[&world.name("other.db"), "not a bookend ledger"]);
     let pets = world.sql_of("other.db", "SELECT * FROM sqlite_schema");
     assert_eq!(pets.len(), 1, "it got no tables of ours");
 

@@ -107,11 +107,11 @@ fn suggested_commands_name_a_ledger_that_is_not_the_default() {
     let again = report.split("again ").nth(1).and_then(|rest| rest.lines().next()).expect("a command");
     assert_eq!(pasted(again).end, End::Signal(libc::SIGKILL), "{again}");
     let unknown = with(&["show", "nosuch"]).ended(End::Code(1)).stderr;
-    let list = unknown.split_once("hint: ").and_then(|(_, hint)| hint.split_once(" shows the ids"));
-    let listed = pasted(list.expect("a command").0).ended(End::Code(0)).stdout;
+    let list = unknown.split_once("hint: run `").and_then(|(_, hint)| hint.split('`').next());
+    let listed = pasted(list.expect("a command")).ended(End::Code(0)).stdout;
     assert_eq!(listed.matches("\none ").count(), 1, "{listed}");
     let default = pasted("sh -c 'unset XDG_STATE_HOME; bookend run -- true; exec bookend show nosuch'");
-    assert!(default.ended(End::Code(1)).stderr.contains("hint: bookend list shows the ids"));
+    assert!(default.ended(End::Code(1)).stderr.contains("hint: run `bookend list` to see the ids"));
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it() {
     fs::write(world.path("broken"), "no database at all").expect("a file");
     let broken = world.name("broken");
     let output = bookend(&world, &["doctor", "--ledger", &broken]).ended(End::Code(1));
-    assert!(output.stdout.contains("BAD") && output.stdout.contains("no SQLite database"), "{output:?}");
+    assert!(output.stdout.contains("FAIL") && output.stdout.contains("not an SQLite database"), "{output:?}");
 }
 
 #[test]

@@ -150,11 +150,11 @@ fn where_there_is_no_room_for_a_process_the_task_ends() {
     specs.push(format!("rlimit={PROCESSES}:0:0"));
     let effect = world.name("home/effect");
     let output = world.run(["touch", &effect]).with(specs).run().ended(End::Code(125));
-    assert!(output.stderr.contains("no process for the agent"), "{}", output.stderr);
+    assert!(output.stderr.contains("creating a process for the agent"), "{}", output.stderr);
     assert!(!world.path("home/effect").exists(), "the agent ran");
     let row = world.row();
     assert_eq!(row.ending(), "failure/spawn");
-    assert!(row.text("error").contains("no process for the agent"), "{}", row.text("error"));
+    assert!(row.text("error").contains("creating a process for the agent"), "{}", row.text("error"));
     assert_eq!(row.number("agent_pid"), None);
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::{Adapter, Asked, AskedSession, Mode, Names, Observed, Plan, Reader};
+use crate::task::SessionId;
 
 static NAMES: Names = Names { programs: "", common: "", packages: "", by_version: false };
 
@@ -64,11 +65,11 @@ impl Adapter for Command {
         Box::new(Deaf::default())
     }
 
-    fn transcript(&self, _: &Path, _: &str) -> Option<PathBuf> {
+    fn transcript(&self, _: &Path, _: &SessionId) -> Option<PathBuf> {
         None
     }
 
-    fn most_recent(&self, _: &Path) -> Option<String> {
+    fn most_recent(&self, _: &Path) -> Option<SessionId> {
         None
     }
 

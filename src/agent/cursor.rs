@@ -9,7 +9,8 @@ use super::argv::{Options, Words};
 use super::output::event::Event;
 use super::output::lines::{LineSplitter, ObjectSplitter, objects};
 use super::{Adapter, Asked, AskedSession, Mode, Names, Observed, Plan, Reader};
-use super::{brief, hash, home, injected, is_session_id, skills_above};
+use super::{brief, hash, home, injected, skills_above};
+use crate::task::SessionId;
 
 static OPTIONS: Options = Options {
     one: "
@@ -106,7 +107,7 @@ impl Adapter for Cursor {
         }
         match plan {
             Plan::AsGiven | Plan::Assign(_) => args.to_vec(),
-            Plan::Resume(id) => injected(args, at, "--resume", id),
+            Plan::Resume(id) => injected(args, at, "--resume", id.as_str()),
         }
     }
 
@@ -118,11 +119,11 @@ impl Adapter for Cursor {
         })
     }
 
-    fn transcript(&self, _: &Path, _: &str) -> Option<PathBuf> {
+    fn transcript(&self, _: &Path, _: &SessionId) -> Option<PathBuf> {
         None
     }
 
-    fn most_recent(&self, _: &Path) -> Option<String> {
+    fn most_recent(&self, _: &Path) -> Option<SessionId> {
         None
     }
 
@@ -148,7 +149,7 @@ fn session(words: &Words) -> AskedSession {
         return match words.text("--resume").as_deref() {
             // What `--continue` is short for.
             Some("-1") => AskedSession::Continue,
-            Some(id) => AskedSession::Resume(id.to_owned()),
+            Some(id) => AskedSession::Resume(SessionId::recorded(id)),
             None => AskedSession::ResumePicker,
         };
     }
@@ -211,10 +212,11 @@ impl Tally {
         if e.kind.is_none() {
             return;
         }
-        if let Some(id) = e.session_id.as_deref().filter(|id| is_session_id(id))
-            && self.observed.session_id.as_deref() != Some(id)
+        if let Some(id) = e.session_id.as_deref()
+            && self.observed.session_id.as_ref().is_none_or(|known| known.as_str() != id)
+            && let Ok(id) = id.parse()
         {
-            self.observed.session_id = Some(id.to_owned());
+            self.observed.session_id = Some(id);
         }
         match (e.kind.as_deref(), e.subtype.as_deref()) {
             (Some("system"), Some("init")) => {
@@ -284,7 +286,7 @@ mod tests {
     #[test]
     fn a_stream_is_read_to_its_result() {
         let o = read(Mode::StreamJson, STREAM);
-        assert_eq!(o.session_id.as_deref(), Some(CHAT));
+        assert_eq!(o.session_id, Some(CHAT.into()));
         assert_eq!(o.model.as_deref(), Some("Composer 2"));
         assert_eq!(
             o.counts,
@@ -317,7 +319,7 @@ mod tests {
     #[test]
     fn one_object_says_it_all() {
         let o = read(Mode::Json, OBJECT);
-        assert_eq!(o.session_id.as_deref(), Some(CHAT));
+        assert_eq!(o.session_id, Some(CHAT.into()));
         assert_eq!((o.counts.input_tokens, o.counts.output_tokens), (Some(1523), Some(87)));
         assert_eq!(o.counts.cache_read_tokens, None);
         assert_eq!(outcome_of(Mode::Json, &o), Outcome::Ok);

@@ -13,15 +13,13 @@ pub mod fuzz;
 mod launcher;
 mod output;
 
-use std::ffi::OsString;
-use std::hash::BuildHasher;
+use std::ffi::{OsStr, OsString};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use foldhash::quality::FixedState;
-
-use crate::task::{Counts, KeepSession, Outcome, TokensScope};
+use crate::task::{Counts, KeepSession, Outcome, SessionId, TokensScope};
 
 use claude::Claude;
 use command::Command;
@@ -47,16 +45,16 @@ pub enum AskedSession {
     /// Nothing: bookend may inject.
     Unsaid,
     /// It names one to be resumed (an id, a chat id, or a name).
-    Resume(String),
+    Resume(SessionId),
     /// A resume flag without a value: the agent asks the person which.
     ResumePicker,
     /// The most recent conversation of this folder.
     Continue,
     /// A new conversation under this id; an empty one: the agent makes one up.
-    Assign(String),
+    Assign(SessionId),
     /// Resume the first (`None`: the most recent, or one that is picked), as a branch of its own under a
     /// new id (which the second names, if given).
-    Fork(Option<String>, Option<String>),
+    Fork(Option<SessionId>, Option<SessionId>),
     /// Nothing of this conversation is kept: it can never be resumed.
     NotKept,
     /// The conversation goes on in the background after the agent has exited. Inside: what the argv says
@@ -86,16 +84,16 @@ pub enum Plan {
     /// The argv stays as the user gave it.
     AsGiven,
     /// A fresh conversation under this id (agents that can be told it).
-    Assign(String),
+    Assign(SessionId),
     /// The conversation of this id goes on.
-    Resume(String),
+    Resume(SessionId),
 }
 
 /// What has been read from the agent's output so far.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observed {
     /// The session id named last.
-    pub session_id: Option<String>,
+    pub session_id: Option<SessionId>,
     pub model: Option<String>,
     /// Of this run alone but for `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
     /// while the agent works; its results then set them right.
@@ -202,12 +200,12 @@ pub trait Adapter: Sync {
     /// A reader for a captured mode (`Json`, `StreamJson`).
     fn reader(&self, mode: Mode) -> Box<dyn Reader>;
     /// Where the agent keeps the conversation `id` when run in `cwd`, or would; `None`: it cannot be told.
-    fn transcript(&self, cwd: &Path, id: &str) -> Option<PathBuf>;
+    fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
     /// The id that "the most recent conversation of this folder" means now, where it can be told.
-    fn most_recent(&self, cwd: &Path) -> Option<String>;
+    fn most_recent(&self, cwd: &Path) -> Option<SessionId>;
     /// The id of the one conversation that was sent to the background from `cwd` since then (RFC 3339, UTC,
     /// milliseconds), where it can be told.
-    fn backgrounded(&self, _cwd: &Path, _since: &str) -> Option<String> {
+    fn backgrounded(&self, _cwd: &Path, _since: &str) -> Option<SessionId> {
         None
     }
     /// The folders in which a skill may lie, in the order the agent looks.
@@ -240,15 +238,21 @@ fn no_adapter() -> &'static dyn Adapter {
     &Command
 }
 
+/// Whether `program` is the name of an agent, and not of something that starts one.
+pub fn is_agent(program: &OsStr) -> bool {
+    let adapter = recognise(&[program.to_owned()], None).map(|recognised| recognised.adapter);
+    adapter.is_ok_and(|adapter| adapter.agent_type() != no_adapter().agent_type())
+}
+
 /// A command line, the program first, that gives its new conversation the id `new` if it gave it one.
-pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &str) -> Vec<String> {
+pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId) -> Vec<String> {
     let words: Vec<OsString> = argv.iter().map(OsString::from).collect();
     let Ok(Recognised { adapter, own, place }) = recognise(&words, agent_type) else { return argv };
     let (false, Some(option)) = (matches!(place, Place::Untracked(_)), adapter.id_option()) else {
         return argv;
     };
     let given = match adapter.asked(&words[own..], false).session {
-        AskedSession::Assign(id) | AskedSession::Fork(_, Some(id)) if !id.is_empty() => id,
+        AskedSession::Assign(id) | AskedSession::Fork(_, Some(id)) if !id.as_str().is_empty() => id,
         _ => return argv,
     };
     let glued = format!("{option}={given}");
@@ -256,8 +260,8 @@ pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &str) -> Ve
     for (at, word) in renamed.iter_mut().enumerate().skip(own) {
         if *word == glued {
             *word = format!("{option}={new}");
-        } else if *word == given && argv[at - 1] == option {
-            new.clone_into(word);
+        } else if *word == given.as_str() && argv[at - 1] == option {
+            new.as_str().clone_into(word);
         }
     }
     renamed
@@ -276,20 +280,20 @@ pub fn outcome_of(mode: Mode, observed: &Observed) -> Outcome {
 
 /// Whether the agent still has the conversation `id`; `None`: it cannot be told. An empty transcript
 /// cannot be resumed.
-pub fn has_conversation(adapter: &dyn Adapter, cwd: &Path, id: &str) -> Option<bool> {
+pub fn has_conversation(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> Option<bool> {
     let transcript = adapter.transcript(cwd, id)?;
     Some(std::fs::metadata(transcript).is_ok_and(|m| m.is_file() && m.len() > 0))
 }
 
 /// Length and time of change of the agent's record of the conversation `id`; `None`: it is not found.
-pub fn transcript_stamp(adapter: &dyn Adapter, cwd: &Path, id: &str) -> Option<(u64, SystemTime)> {
+pub fn transcript_stamp(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> Option<(u64, SystemTime)> {
     let metadata = std::fs::metadata(adapter.transcript(cwd, id)?).ok()?;
     Some((metadata.len(), metadata.modified().ok()?)).filter(|(length, _)| *length > 0)
 }
 
 /// Whether the agent's record of the conversation `id` begins as one: Claude Code exits without an event on a
 /// damaged one, as it does on wrong arguments.
-pub fn has_sound_transcript(adapter: &dyn Adapter, cwd: &Path, id: &str) -> bool {
+pub fn has_sound_transcript(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> bool {
     let file = adapter.transcript(cwd, id).and_then(|path| std::fs::File::open(path).ok());
     let mut first = [0];
     file.is_some_and(|mut file| file.read_exact(&mut first).is_ok() && first == *b"{")
@@ -319,13 +323,9 @@ fn brief(name: &str) -> &str {
 /// What is kept of the id of a call or a message: it may be as long as a line.
 fn hash(id: &str) -> u64 {
     // Nobody gains by making two ids alike but the agent whose own counts would be wrong.
-    FixedState::default().hash_one(id)
-}
-
-/// Whether `id` may be put into an argv and a path: it comes from an agent's output.
-fn is_session_id(id: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    (1..=128).contains(&id.len()) && !id.starts_with(['-', '.']) && id.bytes().all(plain)
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// `args` with an option and its value put in at `at`, glued where the value could be taken for an option.
@@ -356,8 +356,9 @@ mod tests {
 
     #[test]
     fn an_id_that_the_user_gave_is_replaced_where_it_names_a_new_conversation() {
-        let renamed =
-            |line: &str| with_new_id(line.split(' ').map(str::to_owned).collect(), None, "NEW").join(" ");
+        let renamed = |line: &str| {
+            with_new_id(line.split(' ').map(str::to_owned).collect(), None, &"NEW".into()).join(" ")
+        };
         for (line, again) in [
             ("claude --session-id U -p hi", "claude --session-id NEW -p hi"),
             ("env A=b claude -p --session-id=U U", "env A=b claude -p --session-id=NEW U"),

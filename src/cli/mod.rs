@@ -3,7 +3,10 @@
 mod generate;
 mod manage;
 mod query;
+mod usage;
 pub mod variables;
+
+pub use usage::report as usage_report;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -33,7 +36,6 @@ use crate::log;
 use crate::process::leftovers::Policy;
 use crate::run::options::{RunOptions, WhenBusy};
 use crate::task::{KeepSession, OnTerm, Status, TaskId};
-use crate::view;
 use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
@@ -341,7 +343,7 @@ enum KeepSessionArg {
 enum LeftoversArg {
     Auto,
     End,
-    Exit,
+    Leave,
 }
 
 /// What the user asked for.
@@ -421,38 +423,6 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     Ok(common.with(request))
 }
 
-/// What to say of a command line that is wrong, where clap's own message would show words that a terminal
-/// must not get as they are, or does not name the variable that holds the wrong value. `None`: clap's message
-/// can be printed as it is.
-pub fn reworded(message: &clap::Error, args: &[OsString]) -> Option<String> {
-    // With clap's colours: without them it would leave out the ends of what is in the words.
-    let mut text = message.render().ansi().to_string();
-    let set = variables::set();
-    let words = args.iter().cloned().chain(set.iter().map(|(_, value)| value.clone()));
-    let mut changed = false;
-    for word in words {
-        let word = word.to_string_lossy();
-        // Of `--option=value` only the value may be shown.
-        for part in [Some(&*word), word.split_once('=').map(|(_, value)| value)].into_iter().flatten() {
-            let safe = view::one_line(part);
-            changed |= safe != part && text.contains(part);
-            text = text.replace(part, &safe);
-        }
-    }
-    let blamed = variables::blamed(message, args, &set);
-    if changed || blamed.is_some() {
-        let text = without_colours(&text);
-        return Some(blamed.map_or(text.clone(), |names| text + &names));
-    }
-    None
-}
-
-fn without_colours(text: &str) -> String {
-    let mut parts = text.split("\x1b[");
-    let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, rest)| rest))
-}
-
 fn run_request(a: RunArgs) -> RunOptions {
     RunOptions {
         id: a.id,
@@ -463,7 +433,7 @@ fn run_request(a: RunArgs) -> RunOptions {
         agent: given(a.agent),
         agent_type: given(a.agent_type),
         model: given(a.model),
-        provider: given(a.provider),
+        provider: a.provider.and_then(|name| name.parse().ok()),
         cwd: a.cwd.filter(|c| !c.as_os_str().is_empty()),
         prepare: a.prepare.filter(|c| !c.is_empty()),
         forge: a.forge,
@@ -489,7 +459,7 @@ fn run_request(a: RunArgs) -> RunOptions {
         leftovers: match a.leftovers {
             LeftoversArg::Auto => Policy::Auto,
             LeftoversArg::End => Policy::End,
-            LeftoversArg::Exit => Policy::Exit,
+            LeftoversArg::Leave => Policy::Leave,
         },
         strict: a.strict,
         backlog: a.backlog,
@@ -530,7 +500,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     let given = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => humantime::parse_duration(text)
-            .map_err(|e| format!("{e}; write it like 30s, 10m, 1h 30m or 2days"))?,
+            .map_err(|_| "invalid duration; use a value such as 30s, 10m or 1h30m".to_owned())?,
     };
     Ok(given.min(LONGEST))
 }

@@ -92,8 +92,8 @@ pub fn verbosity(text: &str) -> Result<u8, String> {
     }
 }
 
-/// The lines that name the variables from which a wrong value came. `None`: it came from the command line.
-pub fn blamed(message: &clap::Error, args: &[OsString], set: &[(String, OsString)]) -> Option<String> {
+/// Names the variables from which a wrong value came, not the command line.
+pub fn blamed(message: &clap::Error, args: &[OsString], set: &[(String, OsString)]) -> Vec<String> {
     let named =
         [ContextKind::InvalidArg, ContextKind::PriorArg].into_iter().filter_map(|kind| message.get(kind));
     let options = named.flat_map(|value| match value {
@@ -101,12 +101,12 @@ pub fn blamed(message: &clap::Error, args: &[OsString], set: &[(String, OsString
         ContextValue::Strings(many) => many.iter().map(String::as_str).collect(),
         _ => Vec::new(),
     });
-    let mut lines = String::new();
-    for (name, value) in options.filter_map(|option| variable_of(option, args, set)) {
-        let value = value.to_string_lossy();
-        lines += &format!("\nThe value comes from the environment: {name}={}\n", view::one_line(&value));
-    }
-    (!lines.is_empty()).then_some(lines)
+    let variables = options.filter_map(|option| variable_of(option, args, set));
+    let named = variables.map(|(name, value)| {
+        let value = view::quoted(&value.to_string_lossy());
+        format!("the value comes from the environment: {name}={}", view::one_line(&value))
+    });
+    named.collect()
 }
 
 /// The variable that set `option`, which clap names like `--issue <NUMBER>`.

@@ -39,7 +39,7 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
         _ => {
             let message = format!("no task {id} in the ledger {}", at.file.display());
             return Err(Error::new(Kind::Nothing, message)
-                .hint(format!("{} shows the ids", view::suggestion(at.option(), "list"))));
+                .hint(format!("run `{}` to see the ids", view::suggestion(at.option(), "list"))));
         }
     };
     for artifact in &artifacts {
@@ -53,7 +53,8 @@ fn artifact(what: &str) -> Result<Value, Error> {
         return Ok(json!({ "kind": "url", "url": what, "at": clock::now() }));
     }
     let failed = |e: std::io::Error| {
-        Error::new(Kind::Nothing, format!("adding the artifact {what}: {e}"))
+        Error::new(Kind::Nothing, format!("adding the artifact {what}"))
+            .caused_by(e)
             .hint("name a file that exists, or a URL with ://")
     };
     let path = std::fs::canonicalize(what).map_err(failed)?;

@@ -167,7 +167,7 @@ impl Audit<'_> {
 
     fn orphans(&mut self) -> Result<(), Error> {
         let ledger = LedgerFile::at(self.ledger.path());
-        let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::failed)?;
+        let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::from)?;
         for id in marked {
             let Found::One(task) = self.ledger.task(id.as_str())? else { continue };
             // A supervisor that still holds its lock is at it.
@@ -208,7 +208,7 @@ impl Audit<'_> {
         let agent = task.agent_process().map(|agent| agent.identity);
         let whose = evidence.leftovers_of(LedgerFile::at(self.ledger.path()), &task, agent);
         let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);
-        sweep.scan(&|stat: &Stat| evidence.is_supervisor(self.ledger, stat)).map_err(Error::failed)?;
+        sweep.scan(&|stat: &Stat| evidence.is_supervisor(self.ledger, stat)).map_err(Error::from)?;
         let summary = sweep.summary();
         let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
         let is_shown = |pid: &i32| {

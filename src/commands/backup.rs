@@ -23,7 +23,7 @@ pub fn backup(request: &Request, ledger: Option<&Path>) -> Result<String, Error>
         return Err(Error::new(Kind::Nothing, format!("no backup: there is no ledger yet at {from}")));
     };
     let to = std::path::absolute(&request.file)
-        .map_err(|e| Error::failed(format!("the path {}: {e}", request.file.display())))?;
+        .map_err(|e| Error::failed(format!("the path {}", request.file.display())).caused_by(e))?;
     ledger.back_up(&to)?;
     let said = format!("backed up {from} to {}", to.display());
     Ok(format!("{}\n", view::one_line(&said)))

@@ -55,7 +55,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let mut failed = false;
     let mut complain = |e: Error| {
         failed = true;
-        log::fail(&e.to_string());
+        log::fail(&e);
     };
     let running = |key: Option<String>| {
         ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })
@@ -116,7 +116,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
             let host = task.host.as_deref().unwrap_or("an unknown host");
             let message =
                 format!("task {id} cannot be judged from here: its supervisor was pid {pid} on {host}");
-            return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
+            return Err(Error::new(Kind::Nothing, message).hint("run `bookend cancel` where it was started"));
         }
     }
     let supervisor = stop::ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
@@ -125,14 +125,15 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
             let owner = owner.map_or_else(|| "another user".to_owned(), sys::user_name);
             let message =
                 format!("task {id} belongs to {owner}: its supervisor (pid {pid}) may not be signalled");
-            Error::new(Kind::Nothing, message).hint("run bookend cancel as that user, or as root")
+            Error::new(Kind::Nothing, message).hint("run `bookend cancel` as that user, or as root")
         }
         _ if e.kind() == io::ErrorKind::Unsupported => {
-            let message =
-                format!("task {id} is not cancelled: its supervisor (pid {pid}) was not signalled: {e}");
-            Error::failed(message).hint(format!("end it yourself: kill {pid}"))
+            let message = format!("task {id} is not cancelled: its supervisor (pid {pid}) was not signalled");
+            Error::failed(message).caused_by(e).hint(format!("run `kill {pid}` to end it yourself"))
         }
-        _ => Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid}): {e}")),
+        _ => {
+            Error::failed(format!("cancelling task {id}: signalling its supervisor (pid {pid})")).caused_by(e)
+        }
     })?;
     let Some(supervisor) = supervisor else {
         if recovery::evidence(ledger, task)? != LiveEvidence::Held {
@@ -140,7 +141,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error
         }
         // It holds its lock, so it lives: its pid is another pid namespace's.
         let message = format!("task {id} runs where pid {pid} means another process (a container?)");
-        return Err(Error::new(Kind::Nothing, message).hint("run bookend cancel where it was started"));
+        return Err(Error::new(Kind::Nothing, message).hint("run `bookend cancel` where it was started"));
     };
     let agent = task.agent_pid.map_or_else(String::new, |p| format!(", which ends the agent, pid {p}"));
     let id = view::one_line(id.as_str());
@@ -152,7 +153,7 @@ fn killed(ledger: &Ledger, id: &TaskId, pid: &str) -> Error {
     let message = format!("task {id} cannot be cancelled: its supervisor (pid {pid}) was killed");
     let recover = view::suggestion(ledger.option(), "recover");
     Error::new(Kind::Nothing, message)
-        .hint(format!("{recover} settles the task, and ends what is left of it"))
+        .hint(format!("run `{recover}` to settle the task and end its leftover processes"))
 }
 
 /// Waits for the supervisor's end, and says what became of the task. Whether it has ended.
@@ -164,8 +165,9 @@ fn report_end(
     began: Instant,
 ) -> Result<bool, Error> {
     let id = &task.id;
-    let gone =
-        supervisor.wait(wait).map_err(|e| Error::failed(format!("waiting for the end of task {id}: {e}")))?;
+    let gone = supervisor
+        .wait(wait)
+        .map_err(|e| Error::failed(format!("waiting for the end of task {id}")).caused_by(e))?;
     let now = match ledger.task(id.as_str())? {
         Found::One(task) => *task,
         _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),

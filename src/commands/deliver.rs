@@ -71,7 +71,7 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     }
     let mut ledger = Ledger::open(&at)?;
     recovery::report_merged(&ledger);
-    let mut watch = Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))?;
+    let mut watch = Watch::new().map_err(|e| Error::failed("watching hooks").caused_by(e))?;
     let mut all_delivered = true;
     for task in chosen(&ledger, request)? {
         recovery::evidence(&ledger, &task)?;

@@ -38,7 +38,7 @@ pub fn doctor(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     points.extend(kernel());
     match ledger::locate(ledger) {
         Ok(at) => points.extend(ledger_points(&at)),
-        Err(e) => points.push(point("ledger", Health::Bad, e.to_string())),
+        Err(e) => points.push(point("ledger", Health::Bad, Error::from(e).in_line())),
     }
     points.push(recovery_unit());
     points.extend(AGENTS.iter().map(|name| agent(name)));
@@ -101,7 +101,7 @@ fn ledger_points(at: &Location) -> Vec<Point> {
     let mut points = vec![point("ledger", Health::Fine, format!("{path}, chosen by {}", said(at.chosen_by)))];
     let opened = match Ledger::open_read_only(at) {
         Err(e) => {
-            points.push(point("opening it", Health::Bad, e.to_string()));
+            points.push(point("opening it", Health::Bad, Error::from(e).in_line()));
             return points;
         }
         Ok(None) => {
@@ -123,7 +123,7 @@ fn ledger_points(at: &Location) -> Vec<Point> {
             Health::Odd,
             format!("{n} terminal records wait: {} merges them", recover(&opened)),
         ),
-        Err(e) => point("spool", Health::Odd, e.to_string()),
+        Err(e) => point("spool", Health::Odd, Error::from(e).in_line()),
     });
     points
 }
@@ -156,7 +156,7 @@ fn tasks(ledger: &Ledger) -> Vec<Point> {
             let text = format!("{lost} of {n} running tasks are lost: {} settles them", recover(ledger));
             point("opening it", Health::Odd, text)
         }
-        Err(e) => point("opening it", Health::Bad, e.to_string()),
+        Err(e) => point("opening it", Health::Bad, e.in_line()),
     }]
 }
 
@@ -216,12 +216,8 @@ fn recovery_unit() -> Point {
 }
 
 fn agent(name: &str) -> Point {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| std::fs::metadata(file).is_ok_and(|m| m.is_file() && m.mode() & 0o111 != 0));
-    match found {
-        Some(file) => point(name, Health::Fine, file.display().to_string()),
-        None => point(name, Health::Absent, "not in the PATH".to_owned()),
+    match which::which(name) {
+        Ok(file) => point(name, Health::Fine, file.display().to_string()),
+        Err(_) => point(name, Health::Absent, "not in the PATH".to_owned()),
     }
 }

@@ -29,7 +29,7 @@ pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
         Found::None => {
             let message = format!("no task {id} in the ledger {}", ledger.path().display());
             Err(Error::new(Kind::Nothing, message)
-                .hint(format!("{} shows the ids", view::suggestion(ledger.option(), "list"))))
+                .hint(format!("run `{}` to see the ids", view::suggestion(ledger.option(), "list"))))
         }
         Found::Ambiguous(ids) => {
             let tasks = ids.iter().filter_map(|id| match ledger.task(id.as_str()) {
@@ -38,7 +38,7 @@ pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
             });
             let tasks = tasks.collect::<Vec<_>>().join("\n  ");
             Err(Error::usage(format!("several tasks begin with {id:?}:\n  {tasks}"))
-                .hint("give more of the id"))
+                .hint("use more of the id"))
         }
     }
 }

@@ -23,7 +23,7 @@ pub fn man(request: &Request) -> Result<Exit, Error> {
         let written = std::fs::create_dir_all(dir).and_then(|()| {
             request.pages.iter().try_for_each(|(name, page)| std::fs::write(dir.join(name), page))
         });
-        let failed = |e| Error::failed(format!("writing the man pages to {}: {e}", dir.display()));
+        let failed = |e| Error::failed(format!("writing the man pages to {}", dir.display())).caused_by(e);
         return written.map(|()| Exit::Code(0)).map_err(failed);
     }
     let wanted = request.command.as_ref().map_or("bookend.1".to_owned(), |c| format!("bookend-{c}.1"));
@@ -31,7 +31,8 @@ pub fn man(request: &Request) -> Result<Exit, Error> {
         Some((_, page)) => print(page).map(|()| Exit::Code(0)),
         None => {
             let name = request.command.as_deref().unwrap_or_default();
-            Err(Error::new(Kind::Usage, format!("there is no command {name}")).hint("see bookend --help"))
+            Err(Error::new(Kind::Usage, format!("there is no command {name}"))
+                .hint("run `bookend --help` to list the commands"))
         }
     }
 }

@@ -33,7 +33,7 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::run::options::{self, Lacks};
 use crate::sys;
-use crate::task::{Status, Task, TaskId, Verdict};
+use crate::task::{Status, Task, TaskId, Verdict, signal_name};
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -210,7 +210,7 @@ impl Wanted {
 }
 
 fn watch() -> Result<Watch, Error> {
-    Watch::new().map_err(|e| Error::failed(format!("watching hooks: {e}")))
+    Watch::new().map_err(|e| Error::failed("watching hooks").caused_by(e))
 }
 
 fn survey(caller: &Caller) -> Survey<'_> {
@@ -297,7 +297,7 @@ impl Recovery<'_> {
             self.mark(lost)?;
             match step {
                 Step::Done => return Ok(doubtful),
-                Step::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::failed)?,
+                Step::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::from)?,
             }
         }
     }
@@ -310,7 +310,7 @@ impl Recovery<'_> {
         failpoint::reached("recover.ended");
         for (task, outcome) in batch::settle(&mut self.ledger, lost, "recover")? {
             match outcome {
-                SettleOutcome::Interrupted(reason) => {
+                SettleOutcome::Interrupted { reason, .. } => {
                     self.report.interrupted.push(ended(task.task(), reason))
                 }
                 SettleOutcome::Seen(status) => {
@@ -320,7 +320,7 @@ impl Recovery<'_> {
                     self.telling.line(&text);
                     self.report.spool.push(Spooled { task: Some(id.clone()), merged: true, text });
                 }
-                SettleOutcome::Unread(error) => self.leave_open(&task, error.to_string())?,
+                SettleOutcome::Unread(error) => self.leave_open(&task, Error::from(error).in_line())?,
                 SettleOutcome::Untouched => {}
             }
         }
@@ -386,8 +386,9 @@ impl Recovery<'_> {
 
     fn sweep_spool(&mut self) {
         if let Err(e) = self.ledger.sweep_spool() {
-            self.telling.line(&e.to_string());
-            self.report.problems.push(e.to_string());
+            let problem = Error::from(e).in_line();
+            self.telling.line(&problem);
+            self.report.problems.push(problem);
         }
     }
 
@@ -541,7 +542,7 @@ impl Recovery<'_> {
             HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), &clock::now())?),
             HookEnd::Interrupted(signal) => {
                 self.ledger.take_back_hint(id)?;
-                format!("was interrupted by {}", hook::signal_name(signal))
+                format!("was interrupted by {}", signal_name(signal))
             }
             HookEnd::Failed(how) => how,
         };

@@ -15,7 +15,7 @@ use crate::recovery::trust;
 use crate::run;
 use crate::run::options::WhenBusy;
 use crate::run::options::{Lacks, kept, lacks};
-use crate::task::Status;
+use crate::task::{SessionId, Status};
 use crate::view;
 
 /// What `bookend redispatch` was asked for.
@@ -81,11 +81,12 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
     };
     let from = &options.cwd_at_start;
     std::env::set_current_dir(from).map_err(|e| {
-        refused(&format!("entering {}, where it was started: {e}", from.display()))
+        refused(&format!("entering {}, where it was started", from.display()))
+            .caused_by(e)
             .hint("make the directory again; nothing was executed")
     })?;
     // The id that the user chose is taken: the conversation of that run has it.
-    let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &uuid::Uuid::new_v4().to_string());
+    let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &SessionId::random());
     let again = options.request(argv, request.when_busy, request.level);
     run::run_in(&again, &at, opened, caller)
 }

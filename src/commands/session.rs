@@ -114,12 +114,12 @@ fn resume_id(at: &Location, key: &str, json: bool) -> Result<String, Error> {
         return Ok(view::pretty(&judged));
     }
     // A script takes the line as it is, and puts it into a command line.
-    if view::one_line(id) != *id {
+    if view::one_line(id.as_str()) != id.as_str() {
         return Err(Error::new(
             Kind::Nothing,
             format!("session {id} of the key {key}: no agent names one so"),
         )
-        .hint("--json shows what is in the ledger"));
+        .hint("use --json to see what is in the ledger"));
     }
     Ok(format!("{id}\n"))
 }
@@ -133,7 +133,7 @@ fn invalidate(at: &Location, key: &str, reason: &str, json: bool) -> Result<Stri
     Ok(if json {
         view::pretty(&session)
     } else {
-        let id = view::one_line(&session.session_id).into_owned();
+        let id = view::one_line(session.session_id.as_str()).into_owned();
         let restore = view::one_line(&command(at, "restore", key)).into_owned();
         format!("session {id} is not to be resumed; `{restore}` brings it back\n")
     })
@@ -144,14 +144,14 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
     match ledger.restore_session(key, &clock::now())? {
         Restored::Done(session) if json => Ok(view::pretty(&session)),
         Restored::Done(session) => {
-            let (id, key) = (view::one_line(&session.session_id), view::one_line(key));
+            let (id, key) = (view::one_line(session.session_id.as_str()), view::one_line(key));
             Ok(format!("session {id} will be resumed by the next run under {key}\n"))
         }
         Restored::Nothing => Err(Error::new(
             Kind::Nothing,
             format!("no session was withdrawn from the key {key} in {}", at.file.display()),
         )
-        .hint(format!("{} shows what there was", command(at, "show", key)))),
+        .hint(format!("run `{}` to see what there was", command(at, "show", key)))),
         Restored::InUse(task) => Err(Error::new(
             Kind::Busy,
             format!("task {} runs under the key {key} or with its session", task.id),
@@ -161,7 +161,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
             Kind::Nothing,
             format!("the key {key} goes on with session {} by now", session.session_id),
         )
-        .hint(format!("{} first, if that is not wanted", command(at, "invalidate", key)))),
+        .hint(format!("run `{}` first, if that is not wanted", command(at, "invalidate", key)))),
     }
 }
 
@@ -181,8 +181,10 @@ fn command(at: &Location, what: &str, key: &str) -> String {
 }
 
 fn nothing(at: &Location, key: &str) -> Error {
-    Error::new(Kind::Nothing, format!("the key {key} has no session in {}", at.file.display()))
-        .hint(format!("{} shows those that have one", view::suggestion(at.option(), "session list")))
+    Error::new(Kind::Nothing, format!("the key {key} has no session in {}", at.file.display())).hint(format!(
+        "run `{}` to see the keys that have one",
+        view::suggestion(at.option(), "session list")
+    ))
 }
 
 fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {

@@ -56,7 +56,7 @@ fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
 fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
     let running = task.status == Status::Running;
     let adapter = task.agent_type.as_deref().and_then(agent::by_type);
-    let conversation = adapter.zip(task.session_id.as_deref()).filter(|(a, _)| a.tracks_sessions());
+    let conversation = adapter.zip(task.session_id.as_ref()).filter(|(a, _)| a.tracks_sessions());
     let cwd = Path::new(task.cwd.as_deref().unwrap_or("/"));
     let transcript = conversation.and_then(|(a, session)| a.transcript(cwd, session)).filter(|t| t.exists());
     let resume = conversation.zip(before_own(task)).filter(|_| !running).map(|((a, session), mut words)| {

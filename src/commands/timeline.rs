@@ -51,7 +51,8 @@ pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error>
 /// Writes the page under another name beside `file` and renames it, so that no link is followed and nobody
 /// sees half a page. A new file is private; one that is replaced passes its mode on.
 fn write_page(file: &Path, page: &str) -> Result<(), Error> {
-    let failed = |e: io::Error| Error::failed(format!("writing the timeline to {}: {e}", file.display()));
+    let failed =
+        |e: io::Error| Error::failed(format!("writing the timeline to {}", file.display())).caused_by(e);
     let mode = match fs::symlink_metadata(file) {
         Ok(meta) if meta.is_file() => meta.mode() & 0o777,
         Ok(meta) => {

@@ -8,7 +8,7 @@ use tracing::debug;
 use super::ask::{Git, Silence};
 use super::changes::{Changes, Filters, History};
 use super::worktree::{Head, Position, Worktree};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::helper::Attendant;
 use crate::task::TaskId;
 
@@ -39,7 +39,7 @@ impl Baseline {
     pub fn record(&self, id: &TaskId, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<(), Error> {
         let Some(artifact) = self.artifact(git, attendant)? else { return Ok(()) };
         if let Err(e) = attendant.ledger().note_artifact(id, &artifact) {
-            debug!("recording what task {id} left in its worktree: {e}");
+            debug!("recording what task {id} left in its worktree: {}", chain(&e));
         }
         Ok(())
     }

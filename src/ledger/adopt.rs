@@ -132,7 +132,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
 /// When it was adopted, if it was; `None`: it is a database to adopt.
 fn look(conn: &Connection, file: &Path) -> Result<Option<String>> {
     let found = open::look(conn, file).map_err(|e| match e {
-        LedgerError::NotALedger { .. } => refusal(file, "it is no SQLite database"),
+        LedgerError::NotALedger { .. } => refusal(file, "it is not an SQLite database"),
         LedgerError::StandIn { name, .. } => {
             refusal(file, format!("its {name} is a view or a virtual table, not a table"))
         }

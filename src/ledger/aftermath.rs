@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::error::step;
 use super::tasks::{self, Delivery};
 use super::{Ledger, Result, sessions, spool};
-use crate::task::{Invalidation, Session, Status, Task, TaskId, Trust};
+use crate::task::{Invalidation, Session, SessionId, Status, Task, TaskId, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -28,7 +28,7 @@ const UPDATE_RUNNING_ERROR: &str = "
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Withdrawn {
     pub key: String,
-    pub session_id: String,
+    pub session_id: SessionId,
     pub why: String,
 }
 
@@ -209,7 +209,7 @@ fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<Found> {
 }
 
 fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::LastUse> {
-    let provider = session.provider.as_deref();
+    let provider = session.provider.as_ref();
     sessions::last_use(conn, provider, &session.session_id, session.task_id.as_ref())
 }
 

@@ -12,7 +12,8 @@ use super::sessions::{self, LastUse, Used};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use super::wal::Log;
-use crate::task::{Ended, NewTask, Session, Task, TaskId};
+use crate::log::Silence;
+use crate::task::{Ended, NewTask, Provider, Session, SessionId, Task, TaskId};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
 /// the ledger as it was.
@@ -23,6 +24,7 @@ pub struct Claim<'a> {
     dialect: &'a Dialect,
     spool_dir: &'a Path,
     live: &'a Live,
+    _silence: Silence,
 }
 
 impl<'a> Claim<'a> {
@@ -33,7 +35,7 @@ impl<'a> Claim<'a> {
         spool_dir: &'a Path,
         live: &'a Live,
     ) -> Claim<'a> {
-        Claim { tx, file, log, dialect, spool_dir, live }
+        Claim { tx, file, log, dialect, spool_dir, live, _silence: Silence::begin() }
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
@@ -53,8 +55,8 @@ impl<'a> Claim<'a> {
     /// The last use of a session, under whatever key. `linked`: the task that a key names as its last user.
     pub fn last_use(
         &self,
-        provider: Option<&str>,
-        session_id: &str,
+        provider: Option<&Provider>,
+        session_id: &SessionId,
         linked: Option<&TaskId>,
     ) -> Result<LastUse> {
         sessions::last_use(&self.tx, provider, session_id, linked)
@@ -67,7 +69,11 @@ impl<'a> Claim<'a> {
     }
 
     /// What the agent had reported for this session so far, US dollars.
-    pub fn last_session_cost(&self, provider: Option<&str>, session_id: &str) -> Result<Option<f64>> {
+    pub fn last_session_cost(
+        &self,
+        provider: Option<&Provider>,
+        session_id: &SessionId,
+    ) -> Result<Option<f64>> {
         tasks::last_session_cost(&self.tx, provider, session_id)
             .map_err(self.failed("reading the cost of the session"))
     }
@@ -140,8 +146,8 @@ impl<'a> Claim<'a> {
     pub fn link_session(
         &self,
         key: &str,
-        provider: Option<&str>,
-        session_id: &str,
+        provider: Option<&Provider>,
+        session_id: &SessionId,
         task: &TaskId,
         at: &str,
     ) -> Result<()> {

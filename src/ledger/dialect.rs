@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::task::{Provider, SessionId};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
@@ -151,8 +152,9 @@ pub fn prefix(session_id: &str) -> Option<&str> {
 }
 
 /// The session id as another program may have written it.
-pub fn prefixed(provider: Option<&str>, session_id: &str) -> Option<String> {
-    provider.filter(|p| PREFIXES.contains(p)).map(|p| format!("{p}:{session_id}"))
+pub fn prefixed(provider: Option<&Provider>, session_id: &SessionId) -> Option<SessionId> {
+    let provider = provider.filter(|p| PREFIXES.contains(&p.as_str()))?;
+    Some(SessionId::recorded(format!("{provider}:{session_id}")))
 }
 
 impl Dialect {

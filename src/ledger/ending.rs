@@ -10,7 +10,7 @@ use super::statement::execute;
 use super::tasks::{self, Move};
 use crate::clock;
 use crate::exit::Exit;
-use crate::task::{EndSource, Ended, Ending, KeepSession, Status, TaskId};
+use crate::task::{EndSource, Ended, Ending, KeepSession, Provider, SessionId, Status, TaskId};
 
 const SELECT_OPEN: &str = "
     SELECT status, key, provider, session_id, former_session, retention_secs
@@ -59,7 +59,7 @@ const UPDATE_ENDED: &str = "
 pub enum Finished {
     Done {
         /// The session that is not to be resumed any more.
-        invalidated: Option<String>,
+        invalidated: Option<SessionId>,
     },
     /// Somebody was first; nothing was changed.
     AlreadyTerminal(Status),
@@ -77,8 +77,8 @@ pub struct By<'a> {
 struct Open {
     status: Status,
     key: Option<String>,
-    provider: Option<String>,
-    session_id: Option<String>,
+    provider: Option<Provider>,
+    session_id: Option<SessionId>,
     former_session: Option<String>,
     retention_secs: Option<i64>,
 }
@@ -97,8 +97,8 @@ pub fn end(
             Ok(Open {
                 status: tasks::status_of(&row.get::<_, String>(0)?),
                 key: row.get::<_, AnyText>(1)?.0,
-                provider: row.get::<_, AnyText>(2)?.0,
-                session_id: row.get::<_, AnyText>(3)?.0,
+                provider: row.get(2)?,
+                session_id: row.get(3)?,
                 former_session: row.get(4)?,
                 retention_secs: row.get(5)?,
             })
@@ -111,10 +111,10 @@ pub fn end(
         return Ok(Finished::AlreadyTerminal(open.status));
     }
     let at = ended.finished_at.clone().unwrap_or_else(super::now);
-    let session_id = ended.session_id.as_deref().or(open.session_id.as_deref());
+    let session_id = ended.session_id.as_ref().or(open.session_id.as_ref());
     update(conn, dialect, id, ended, &open, session_id, &at)?;
     step("end.updated")?;
-    let used = Used { task: id, key: open.key.as_deref(), provider: open.provider.as_deref(), at: &at };
+    let used = Used { task: id, key: open.key.as_deref(), provider: open.provider.as_ref(), at: &at };
     let mut invalidated = None;
     if !ended.executed {
         sessions::unlink(conn, &used, open.former_session.as_deref())?;
@@ -134,7 +134,7 @@ fn update(
     id: &TaskId,
     ended: &Ended,
     open: &Open,
-    session_id: Option<&str>,
+    session_id: Option<&SessionId>,
     at: &str,
 ) -> rusqlite::Result<()> {
     let (exit_code, term_signal) = match ended.exit {

@@ -1,6 +1,5 @@
 //! What can go wrong with the ledger, said so that the user knows what to do next.
 
-use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,126 +8,91 @@ use rusqlite::{ErrorCode, ffi};
 use thiserror::Error;
 
 use super::files::{self, Damage};
-use super::location::OtherName;
+use super::location::{OtherName, shell_word};
 use crate::failpoint;
 use crate::task::TaskId;
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
-/// A failure of the ledger or of the files beside it.
+/// A failure of the ledger or of the files beside it. [`LedgerError::hint`] says what to do about it.
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    #[error(
-        "choosing the ledger: uid {uid} has no home directory; name the file with --ledger FILE or \
-         $BOOKEND_LEDGER"
-    )]
+    #[error("choosing the ledger: uid {uid} has no home directory")]
     NoHome { uid: u32 },
 
-    #[error(
-        "{path} is a directory, and the ledger is a file; name a file in it, e.g. {path}/bookend.db",
-        path = .path.display()
-    )]
+    #[error("{path} is a directory; the ledger is a file", path = .path.display())]
     IsDirectory { path: PathBuf },
 
-    #[error("{doing} {path}: {source}; {remedy}", path = .path.display())]
-    Io { doing: &'static str, path: PathBuf, remedy: &'static str, source: io::Error },
+    #[error("{doing} {path}", path = .path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
 
     #[error(
-        "{path} belongs to uid {owner}, not to you (uid {uid}): whoever owns it could replace the ledger; \
-         run as its owner, or name a ledger elsewhere with --ledger FILE",
+        "{path} belongs to uid {owner}, not to you (uid {uid}): its owner could replace the ledger",
         path = .path.display()
     )]
     ForeignDirectory { path: PathBuf, owner: u32, uid: u32 },
 
     #[error(
         "the directory {path} can be written by everybody (mode {mode:04o}): anybody could replace the \
-         ledger; chmod o-w it, or name a ledger elsewhere with --ledger FILE. If all who can write there are \
-         trusted (a Kubernetes emptyDir), keep the ledger in a directory of its own below it and set \
-         BOOKEND_ALLOW_SHARED_DIR=1",
+         ledger",
         path = .path.display()
     )]
     WorldWritable { path: PathBuf, mode: u32 },
 
     #[error(
         "the directory {path} can be written by its group (mode {mode:04o}): a member could replace the \
-         ledger; chmod g-w it, or name a ledger elsewhere with --ledger FILE",
+         ledger",
         path = .path.display()
     )]
     GroupWritable { path: PathBuf, mode: u32 },
 
-    #[error(
-        "{path} was replaced while it was being opened; look at what replaces it, and try again",
-        path = .path.display()
-    )]
+    #[error("{path} was replaced while it was being opened", path = .path.display())]
     Swapped { path: PathBuf },
 
-    #[error(
-        "{path} is a symbolic link, which bookend does not follow there; remove it, or name the file that \
-         it points to with --ledger FILE",
-        path = .path.display()
-    )]
+    #[error("{path} is a symbolic link, which bookend does not follow there", path = .path.display())]
     Symlink { path: PathBuf },
 
-    #[error(
-        "{path} is not {wanted}; move it away, or name a ledger elsewhere with --ledger FILE",
-        path = .path.display()
-    )]
+    #[error("{path} is not {wanted}", path = .path.display())]
     WrongType { path: PathBuf, wanted: &'static str },
 
-    #[error(
-        "{path} belongs to uid {owner}, not to you (uid {uid}); run as its owner, or name a ledger of your \
-         own with --ledger FILE",
-        path = .path.display()
-    )]
+    #[error("{path} belongs to uid {owner}, not to you (uid {uid})", path = .path.display())]
     ForeignFile { path: PathBuf, owner: u32, uid: u32 },
 
-    #[error(
-        "SQLite {found} is linked, and before 3.51.3 it can corrupt a ledger; build bookend with its bundled \
-         SQLite"
-    )]
+    #[error("SQLite {found} is linked; versions before 3.51.3 can corrupt a ledger")]
     SqliteTooOld { found: &'static str },
 
     #[error(
-        "the ledger {path} has version {ledger}, and this bookend knows versions up to {program}; use the \
-         newer bookend",
+        "the ledger {path} has version {ledger}; this bookend supports versions up to {program}",
         path = .path.display()
     )]
     Newer { path: PathBuf, ledger: i64, program: i64 },
 
     #[error(
-        "the ledger {path} has version {ledger}, and this bookend reads version {program}; any writing \
-         command, e.g. bookend recover, brings it up to date",
+        "the ledger {path} has version {ledger}; this bookend reads version {program}",
         path = .path.display()
     )]
     Older { path: PathBuf, ledger: i64, program: i64 },
 
-    #[error(
-        "{path} is no ledger of bookend's: {why}; name another file with --ledger FILE or $BOOKEND_LEDGER",
-        path = .path.display()
-    )]
+    #[error("{path} is not a bookend ledger: {why}", path = .path.display())]
     NotALedger { path: PathBuf, why: &'static str },
 
     #[error(
         "{path} is not used: {name} in it is a view or a virtual table, not a table, and reading it could \
-         execute any SQL; name another file with --ledger FILE or $BOOKEND_LEDGER",
+         execute any SQL",
         path = .path.display()
     )]
     StandIn { path: PathBuf, name: String },
 
-    #[error("{path} cannot be adopted: {why}; it is as it was", path = .path.display())]
+    #[error("{path} cannot be adopted: {why}; the file is unchanged", path = .path.display())]
     NotAdoptable { path: PathBuf, why: String },
 
     #[error(
-        "{doing} in the ledger {path}: others kept it locked for {waited:?}; look for a program that \
-         holds it open in a transaction (fuser {path}), and try again",
+        "{doing} in the ledger {path}: other processes kept it locked for {waited:?}",
         path = .path.display()
     )]
     Busy { doing: &'static str, path: PathBuf, waited: Duration },
 
-    #[error(
-        "a task {id} is in the ledger {path} already; give another --id, or none",
-        path = .path.display()
-    )]
+    #[error("the ledger {path} already has a task {id}", path = .path.display())]
     TaskExists { id: TaskId, path: PathBuf },
 
     #[error("another task is running under the key {key} in the ledger {path}", path = .path.display())]
@@ -137,36 +101,49 @@ pub enum LedgerError {
     #[error("there is no task {id} in the ledger {path}", path = .path.display())]
     NoSuchTask { id: TaskId, path: PathBuf },
 
-    #[error("the task id {id:?} is too long to name a file; give a shorter --id, or none")]
+    #[error("the task id {id} is too long to name a file")]
     IdTooLong { id: TaskId },
 
     #[error("{}; nothing was executed or changed", .other.explain(.path))]
     OtherName { path: PathBuf, other: OtherName },
 
     #[error(
-        "{doing} in the ledger {path}: making it durable failed (fdatasync of {path}-wal): {source}; a power \
-         failure may undo what was written; check the disk and the kernel's log (dmesg)",
+        "{doing} in the ledger {path}: fdatasync of {path}-wal failed, so a power failure may undo what was \
+         written",
         path = .path.display()
     )]
     Unsynced { doing: &'static str, path: PathBuf, source: io::Error },
 
     #[error(
         "{doing} in the ledger {path}: {damage} while bookend had it open, so what is written to it now \
-         would be lost; restore the file, or let the next command create a new ledger",
+         would be lost",
         path = .path.display(), damage = .damage.as_str()
     )]
     Replaced { doing: &'static str, path: PathBuf, damage: Damage },
 
-    #[error("{doing} in the ledger {path}: {source}; {remedy}", path = .path.display())]
-    Database {
-        doing: &'static str,
-        path: PathBuf,
-        remedy: &'static str,
-        source: Box<dyn Error + Send + Sync>,
-    },
+    #[error("{doing} in the ledger {path}", path = .path.display())]
+    Database { doing: &'static str, path: PathBuf, remedy: &'static str, source: SqliteError },
 }
 
+/// What SQLite reported. It has no source of its own: rusqlite's repeats the message as an error code.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct SqliteError(Box<rusqlite::Error>);
+
 const SIZE_LIMIT: &str = "the limit on the size of files is reached: raise it (ulimit -f, LimitFSIZE=)";
+
+fn io_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there",
+        io::ErrorKind::PermissionDenied => {
+            "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
+        }
+        io::ErrorKind::AlreadyExists => "name a file that does not exist yet",
+        io::ErrorKind::FileTooLarge => SIZE_LIMIT,
+        io::ErrorKind::ReadOnlyFilesystem => "name a ledger elsewhere with --ledger FILE",
+        _ => "check the path, or name a ledger elsewhere with --ledger FILE",
+    }
+}
 
 /// What to do about an I/O error of SQLite, which keeps its errno to itself.
 fn io_remedy(path: &Path, e: &rusqlite::Error) -> &'static str {
@@ -196,23 +173,74 @@ impl From<LedgerError> for crate::error::Error {
             LedgerError::KeyBusy { .. } => Kind::Busy,
             _ => Kind::Failed,
         };
-        crate::error::Error::new(kind, e)
+        let hint = e.hint();
+        let error = crate::error::Error::new(kind, e);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 }
 
 impl LedgerError {
-    pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> LedgerError {
-        let remedy = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there",
-            io::ErrorKind::PermissionDenied => {
-                "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            LedgerError::NoHome { .. } => "name the file with --ledger FILE or BOOKEND_LEDGER".to_owned(),
+            LedgerError::IsDirectory { path } => {
+                format!("name a file in it, such as --ledger {}", shell_word(&path.join("bookend.db")))
             }
-            io::ErrorKind::AlreadyExists => "name a file that does not exist yet",
-            io::ErrorKind::FileTooLarge => SIZE_LIMIT,
-            io::ErrorKind::ReadOnlyFilesystem => "name a ledger elsewhere with --ledger FILE",
-            _ => "check the path, or name a ledger elsewhere with --ledger FILE",
-        };
-        LedgerError::Io { doing, path: path.to_owned(), remedy, source }
+            LedgerError::Io { source, .. } => io_hint(source).to_owned(),
+            LedgerError::ForeignDirectory { .. } => {
+                "run bookend as the owner, or name a ledger elsewhere with --ledger FILE".to_owned()
+            }
+            LedgerError::WorldWritable { path, .. } => format!(
+                "run `chmod o-w {}`, or name a ledger elsewhere with --ledger FILE; if you trust everyone \
+                 who can write there (a Kubernetes emptyDir), keep the ledger in a directory of its own \
+                 below it and set BOOKEND_ALLOW_SHARED_DIR=1",
+                shell_word(path)
+            ),
+            LedgerError::GroupWritable { path, .. } => {
+                format!("run `chmod g-w {}`, or name a ledger elsewhere with --ledger FILE", shell_word(path))
+            }
+            LedgerError::Swapped { .. } => "find out what replaces it, then try again".to_owned(),
+            LedgerError::Symlink { .. } => {
+                "remove the link, or name the file that it points to with --ledger FILE".to_owned()
+            }
+            LedgerError::WrongType { .. } => {
+                "move it away, or name a ledger elsewhere with --ledger FILE".to_owned()
+            }
+            LedgerError::ForeignFile { .. } => {
+                "run bookend as the owner, or name a ledger of your own with --ledger FILE".to_owned()
+            }
+            LedgerError::SqliteTooOld { .. } => "build bookend with its bundled SQLite".to_owned(),
+            LedgerError::Newer { .. } => "use the newer bookend".to_owned(),
+            LedgerError::Older { path, .. } => {
+                format!("run `bookend --ledger {} recover` to bring it up to date", shell_word(path))
+            }
+            LedgerError::NotALedger { .. } | LedgerError::StandIn { .. } => {
+                "name another file with --ledger FILE or BOOKEND_LEDGER".to_owned()
+            }
+            LedgerError::Busy { path, .. } => format!(
+                "run `fuser {}` to find the program that holds it open in a transaction, then try again",
+                shell_word(path)
+            ),
+            LedgerError::TaskExists { .. } => "use another --id, or none".to_owned(),
+            LedgerError::IdTooLong { .. } => "use a shorter --id, or none".to_owned(),
+            LedgerError::OtherName { path, other } => other.hint(path),
+            LedgerError::Unsynced { .. } => "check the disk and the kernel log (`dmesg`)".to_owned(),
+            LedgerError::Replaced { .. } => {
+                "restore the file, or let the next command create a new ledger".to_owned()
+            }
+            LedgerError::Database { remedy, .. } => (*remedy).to_owned(),
+            LedgerError::NotAdoptable { .. }
+            | LedgerError::KeyBusy { .. }
+            | LedgerError::NoSuchTask { .. } => return None,
+        })
+    }
+
+    pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> LedgerError {
+        LedgerError::Io { doing, path: path.to_owned(), source }
     }
 
     pub(super) fn sql(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
@@ -229,7 +257,7 @@ impl LedgerError {
                  the running tasks have ended, then try again; their ends wait in the spool"
             }
             Some(ErrorCode::NotADatabase) => {
-                "it is no SQLite database, or its beginning is damaged: name another file with --ledger \
+                "it is not an SQLite database, or its beginning is damaged: name another file with --ledger \
                  FILE, or move it away and keep it; sqlite3 FILE .recover reads what can still be read"
             }
             Some(ErrorCode::DiskFull) => "free some space there",
@@ -252,8 +280,8 @@ impl LedgerError {
                  ledger with --ledger FILE"
             }
             Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
-            _ => "bookend doctor shows which file this is and what is wrong with it",
+            _ => "run `bookend doctor` to see which file this is and what is wrong with it",
         };
-        LedgerError::Database { doing, path: path.to_owned(), remedy, source: Box::new(source) }
+        LedgerError::Database { doing, path: path.to_owned(), remedy, source: SqliteError(Box::new(source)) }
     }
 }

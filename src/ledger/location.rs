@@ -280,21 +280,30 @@ impl OtherName {
         }
     }
 
-    /// What is wrong with the file, and the command that finds its other name.
+    /// What is wrong with the file.
     pub fn explain(self, file: &Path) -> String {
         let path = file.display();
         match self {
-            OtherName::HardLink => format!(
-                "{path} has more than one hard link, and writing to it under two names corrupts it; remove \
-                 the other name (find {} -xdev -samefile {} shows it)",
-                shell_word(file_system_of(file)),
-                shell_word(file)
-            ),
-            OtherName::Mount => format!(
-                "{path} is mounted as a single file, and writing to it under two names corrupts it; mount \
-                 its directory instead (findmnt -T {} shows the source)",
-                shell_word(file)
-            ),
+            OtherName::HardLink => {
+                format!("{path} has more than one hard link, and writing to it under two names corrupts it")
+            }
+            OtherName::Mount => {
+                format!("{path} is mounted as a single file, and writing to it under two names corrupts it")
+            }
+        }
+    }
+
+    /// The command that finds the other name.
+    pub fn hint(self, file: &Path) -> String {
+        let word = shell_word(file);
+        match self {
+            OtherName::HardLink => {
+                let top = shell_word(file_system_of(file));
+                format!("run `find {top} -xdev -samefile {word}` to find the other name, and remove it")
+            }
+            OtherName::Mount => {
+                format!("run `findmnt -T {word}` to find the source, and mount its directory instead")
+            }
         }
     }
 }
@@ -316,7 +325,7 @@ fn file_system_of(file: &Path) -> &Path {
 }
 
 /// A path as one word of a shell.
-fn shell_word(path: &Path) -> String {
+pub(super) fn shell_word(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 

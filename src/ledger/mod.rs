@@ -41,7 +41,9 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::clock;
 use crate::failpoint;
 use crate::log;
-use crate::task::{Counts, Ended, Identity, Invalidation, Session, Status, Task, TaskId, Transition};
+use crate::task::{
+    Counts, Ended, Identity, Invalidation, Provider, Session, SessionId, Status, Task, TaskId, Transition,
+};
 use dialect::Dialect;
 use ending::By;
 use error::step;
@@ -110,7 +112,7 @@ pub enum MergeOutcome {
     Applied {
         status: Status,
         /// The session that is not to be resumed any more.
-        invalidated: Option<String>,
+        invalidated: Option<SessionId>,
     },
     /// Its row had another ending already: the record is kept beside.
     AlreadyTerminal { status: Status, kept: PathBuf },
@@ -278,7 +280,7 @@ impl Ledger {
                 wal::empty(&ledger.conn).map_err(ledger.failed("emptying the log"))
             });
             if let Err(e) = emptied {
-                tracing::debug!("{e}");
+                tracing::debug!("{}", crate::error::chain(&e));
             }
         }
     }
@@ -290,8 +292,8 @@ impl Ledger {
         &mut self,
         task: &TaskId,
         key: Option<&str>,
-        provider: Option<&str>,
-        session_id: &str,
+        provider: Option<&Provider>,
+        session_id: &SessionId,
         at: &str,
     ) -> Result<()> {
         let used = sessions::Used { task, key, provider, at };
@@ -497,7 +499,7 @@ pub fn records_in_spool(at: &Location) -> Result<Vec<PathBuf>> {
 /// Ends, recovery and readers go on: a backup that makes a hard link must not cost an end.
 fn warn_of_other_name(at: &Location) {
     if let Some(other) = OtherName::of(&at.file) {
-        log::warn(&other.explain(&at.file));
+        log::warn(&other.explain(&at.file), &other.hint(&at.file));
     }
 }
 

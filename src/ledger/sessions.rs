@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dialect::{self, AnyText, AnyTime};
 use super::tasks;
-use crate::task::{Invalidation, Session, SessionEvidence, Status, Task, TaskId, Trust};
+use crate::task::{Invalidation, Provider, Session, SessionEvidence, SessionId, Status, Task, TaskId, Trust};
 
 const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
@@ -78,8 +78,8 @@ const REPLACED: &str = "replaced";
 /// The session row that a task's link displaced, kept in the task's row.
 #[derive(Debug, Serialize, Deserialize)]
 struct Former {
-    session_id: String,
-    provider: Option<String>,
+    session_id: SessionId,
+    provider: Option<Provider>,
     last_used_at: Option<String>,
     task_id: Option<TaskId>,
     #[serde(default)]
@@ -91,7 +91,7 @@ struct Former {
 pub struct Used<'a> {
     pub task: &'a TaskId,
     pub key: Option<&'a str>,
-    pub provider: Option<&'a str>,
+    pub provider: Option<&'a Provider>,
     pub at: &'a str,
 }
 
@@ -140,8 +140,8 @@ impl Veto {
 /// `linked`: the task that the key's row names as the last user.
 pub fn last_use(
     conn: &Connection,
-    provider: Option<&str>,
-    session_id: &str,
+    provider: Option<&Provider>,
+    session_id: &SessionId,
     linked: Option<&TaskId>,
 ) -> rusqlite::Result<LastUse> {
     let mut task = tasks::running_with_session(conn, provider, session_id)?;
@@ -242,7 +242,7 @@ pub fn restore(conn: &Connection, key: &str, at: &str) -> rusqlite::Result<Resto
         .into_iter()
         .rfind(|i| i.restored_at.is_none() && i.reason != REPLACED);
     let Some(i) = withdrawn else { return Ok(Restored::Nothing) };
-    let provider = i.provider.as_deref();
+    let provider = i.provider.as_ref();
     let last = last_use(conn, provider, &i.session_id, i.task_id.as_ref())?;
     if last.status() == Some(Status::Running) {
         return Ok(last.task.map_or(Restored::Nothing, Restored::InUse));
@@ -297,7 +297,7 @@ fn record_invalidation(
 }
 
 /// Gives the key's session to a task that starts, and remembers in the task's row what was there before.
-pub fn link(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rusqlite::Result<()> {
+pub fn link(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionId) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)? {
         remember(conn, used, &former)?;
     }
@@ -324,7 +324,7 @@ fn remember(conn: &Connection, used: &Used<'_>, former: &Session) -> rusqlite::R
 }
 
 /// The agent has named its session: the running row knows it from now on, and so does the key.
-pub fn seen(conn: &Connection, used: &Used<'_>, session_id: &str) -> rusqlite::Result<bool> {
+pub fn seen(conn: &Connection, used: &Used<'_>, session_id: &SessionId) -> rusqlite::Result<bool> {
     if conn.execute(UPDATE_TASK_SESSION, (used.task, session_id))? == 0 {
         return Ok(false);
     }
@@ -335,9 +335,9 @@ pub fn seen(conn: &Connection, used: &Used<'_>, session_id: &str) -> rusqlite::R
 }
 
 /// The key names this session and this task; another session that it named gives way.
-fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rusqlite::Result<()> {
+fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionId) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)?
-        && former.session_id != session_id
+        && former.session_id != *session_id
     {
         record_invalidation(conn, &former, REPLACED, Some(used.task), used.at)?;
     }
@@ -350,7 +350,7 @@ fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &str) -> rus
 
 /// The run succeeded, or `--keep-session` applies: its key goes on with this session, unless an operator
 /// invalidated it meanwhile: the invalidation of a session in use names the task that uses it.
-pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&str>) -> rusqlite::Result<()> {
+pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&SessionId>) -> rusqlite::Result<()> {
     let (Some(key), Some(session_id)) = (used.key, session_id) else {
         return Ok(());
     };
@@ -373,9 +373,9 @@ pub fn trust(conn: &Connection, key: &str, trust: Trust) -> rusqlite::Result<()>
 pub fn end_badly(
     conn: &Connection,
     used: &Used<'_>,
-    session_id: Option<&str>,
+    session_id: Option<&SessionId>,
     reason: &str,
-) -> rusqlite::Result<Option<String>> {
+) -> rusqlite::Result<Option<SessionId>> {
     let named: Vec<Session> = conn
         .prepare(SELECT_SESSIONS_TO_END)?
         .query_map((session_id, used.provider, used.key, used.task), session_of_row)?
@@ -384,7 +384,7 @@ pub fn end_badly(
         withdraw(conn, session, reason, Some(used.task), used.at)?;
     }
     match session_id {
-        Some(id) if !named.iter().any(|s| s.session_id == id) => {
+        Some(id) if !named.iter().any(|s| s.session_id == *id) => {
             // No key names it; that it is not to be resumed is recorded all the same.
             conn.execute(
                 INSERT_INVALIDATION,
@@ -425,8 +425,8 @@ fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
     let session_id = row.get::<_, AnyText>(1)?.0.unwrap_or_default();
     Ok(Session {
         key: row.get(0)?,
-        session_id: dialect::bare(&session_id).to_owned(),
-        provider: row.get::<_, AnyText>(2)?.0,
+        session_id: SessionId::recorded(dialect::bare(&session_id)),
+        provider: row.get(2)?,
         last_used_at: row.get::<_, AnyTime>(3)?.0,
         task_id: row.get(4)?,
         trust: Trust::from_number(row.get(5)?),

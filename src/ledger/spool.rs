@@ -16,7 +16,7 @@ use super::{location, open};
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::sys::files;
-use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, Status, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Status, TaskId};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// What of an error's text is kept if the record else does not fit into its slot.
@@ -52,7 +52,7 @@ struct Record {
     cache_creation_tokens: Option<i64>,
     session_cost_usd: Option<f64>,
     model: Option<String>,
-    session_id: Option<String>,
+    session_id: Option<SessionId>,
     #[serde(default)]
     tool_in_flight: Option<String>,
     #[serde(default)]

@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime, Dialect};
 use super::live::LiveLock;
 use super::statement::execute;
-use crate::task::{Counts, Identity, NewTask, Status, Task, TaskId, TokensScope, Transition};
+use crate::task::{
+    Counts, Identity, NewTask, Provider, SessionId, Status, Task, TaskId, TokensScope, Transition,
+};
 
 /// What an id, or the beginning of one, names.
 #[derive(Debug)]
@@ -246,18 +248,19 @@ pub fn last_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task
 
 pub fn running_with_session(
     conn: &Connection,
-    provider: Option<&str>,
-    session_id: &str,
+    provider: Option<&Provider>,
+    session_id: &SessionId,
 ) -> rusqlite::Result<Option<Task>> {
     conn.query_row(SELECT_RUNNING_WITH_SESSION, (session_id, provider), task_of_row).optional()
 }
 
 pub fn last_user_of_session(
     conn: &Connection,
-    provider: Option<&str>,
-    session_id: &str,
+    provider: Option<&Provider>,
+    session_id: &SessionId,
 ) -> rusqlite::Result<Option<Task>> {
-    let last = |id: &str| conn.query_row(SELECT_LAST_OF_SESSION, (id, provider), task_of_row).optional();
+    let last =
+        |id: &SessionId| conn.query_row(SELECT_LAST_OF_SESSION, (id, provider), task_of_row).optional();
     // Another program may have written whose session it is before the id.
     let theirs = dialect::prefixed(provider, session_id).map(|id| last(&id)).transpose()?.flatten();
     Ok(match (last(session_id)?, theirs) {
@@ -272,8 +275,8 @@ pub fn levels(conn: &Connection, task: &TaskId, most: u32) -> rusqlite::Result<u
 
 pub fn last_session_cost(
     conn: &Connection,
-    provider: Option<&str>,
-    session_id: &str,
+    provider: Option<&Provider>,
+    session_id: &SessionId,
 ) -> rusqlite::Result<Option<f64>> {
     conn.query_row(SELECT_LAST_SESSION_COST, (session_id, provider), |row| row.get(0)).optional()
 }
@@ -424,8 +427,8 @@ pub fn status_of(word: &str) -> Status {
     Status::parse(word).unwrap_or(Status::Failure)
 }
 
-fn bare(session_id: String) -> String {
-    dialect::bare(&session_id).to_owned()
+fn bare(session_id: SessionId) -> SessionId {
+    SessionId::recorded(dialect::bare(session_id.as_str()))
 }
 
 fn json_array(words: &[String]) -> String {
@@ -455,7 +458,7 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         agent: next!(AnyText),
         agent_type: next!(AnyText),
         model: next!(AnyText),
-        provider: next!(AnyText),
+        provider: next!(),
         status: {
             word = next!(AnyText).unwrap_or_default();
             status_of(&word)
@@ -473,8 +476,8 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         cache_read_tokens: next!(AnyInteger),
         cache_creation_tokens: next!(AnyInteger),
         artifacts: json(next!(AnyText)),
-        session_id: next!(AnyText).map(bare),
-        resumed_from: next!(AnyText).map(bare),
+        session_id: row.get::<_, Option<_>>(column.next().unwrap_or_default())?.map(bare),
+        resumed_from: row.get::<_, Option<_>>(column.next().unwrap_or_default())?.map(bare),
         argv: words(next!(AnyText)),
         cwd: next!(AnyText),
         live_slot: next!(),

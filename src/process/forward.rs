@@ -3,6 +3,7 @@
 use crate::process::sentinel::Witness;
 use crate::process::spawn::gate::Gated;
 use crate::sys::Received;
+use crate::task::signal_name;
 
 /// Queued with SIGTERM by `bookend cancel` and `--replace`: the operator wants this task to end.
 pub const CANCEL: u64 = u64::from_be_bytes(*b"bookend!");
@@ -54,6 +55,6 @@ fn in_our_group(agent: i32) -> bool {
 pub fn forward(agent: &Gated, received: &Received) {
     let value = (received.code == libc::SI_QUEUE).then_some(received.value);
     if let Err(e) = agent.signal(received.signal, value) {
-        tracing::warn!("could not forward signal {} to the agent: {e}", received.signal);
+        tracing::warn!("could not forward {} to the agent: {e}", signal_name(received.signal));
     }
 }

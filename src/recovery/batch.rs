@@ -115,7 +115,7 @@ impl RecoveryBatch {
     /// # Errors
     /// When /proc cannot be read.
     pub fn named_tasks(&mut self) -> Result<impl Iterator<Item = TaskId> + use<>, Error> {
-        Ok(self.scan.named_tasks(&self.ledger).map_err(Error::failed)?.into_iter())
+        Ok(self.scan.named_tasks(&self.ledger).map_err(Error::from)?.into_iter())
     }
 
     /// Takes charge of a task that the ledger calls running, or of the processes of one that has ended.
@@ -145,7 +145,7 @@ impl RecoveryBatch {
         let steps = self
             .scan
             .step(&mut sweeps, Instant::now(), &|stat: &Stat| self.evidence.is_supervisor(ledger, stat))
-            .map_err(|e| Error::failed(format!("ending what lost tasks left running: {e}")))?;
+            .map_err(|e| Error::failed("ending what lost tasks left running").caused_by(e))?;
         let mut steps = steps.into_iter();
         for mut recovery in std::mem::take(&mut self.tasks) {
             match recovery.sweep().and_then(|_| steps.next()) {
@@ -352,7 +352,7 @@ pub fn settle(
         }
         claim.commit()?;
         failpoint::reached("recover.marked");
-        settled[first..].iter().for_each(|(task, outcome)| task.tidy(ledger, outcome));
+        settled[first..].iter().for_each(|(task, outcome)| task.close(ledger, outcome));
     }
     Ok(settled)
 }

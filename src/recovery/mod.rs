@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
 use crate::process::cgroup::oom;
@@ -22,7 +22,9 @@ use crate::process::leftovers::{self, Policy, Why};
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, Handle};
 use crate::sys;
-use crate::task::{Ended, Ending, Identity, Interrupt, Place, ProcessRecord, Status, Task, TaskId, Verdict};
+use crate::task::{
+    Ended, Ending, Identity, Interrupt, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
+};
 use crate::view;
 
 /// How long a task that cannot be judged is believed in: the default of `recover --ttl`.
@@ -173,7 +175,7 @@ pub fn evidence(ledger: &Ledger, task: &Task) -> Result<LiveEvidence, Error> {
         }
         let fds = leaving.supervisor.iter().map(AsFd::as_fd);
         let until = if leaving.supervisor.is_some() { until } else { until.min(now + RECHECK_INTERVAL) };
-        leftovers::wait(fds, until).map_err(Error::failed)?;
+        leftovers::wait(fds, until).map_err(Error::from)?;
     }
     Ok(ledger.evidence(task)?)
 }
@@ -256,7 +258,11 @@ pub struct LostTask {
 /// What came of marking a lost task.
 #[derive(Debug)]
 pub enum SettleOutcome {
-    Interrupted(Interrupt),
+    Interrupted {
+        reason: Interrupt,
+        /// The session that is not to be resumed.
+        invalidated: Option<SessionId>,
+    },
     /// Its supervisor had seen its end, which waited in the spool.
     Seen(Status),
     /// Its end waits in the spool and cannot be read now: none is inferred.
@@ -501,42 +507,53 @@ impl LostTask {
             ..Ended::unknown(Ending::Interrupted(reason))
         };
         match claim.end(id, &ended, by)? {
-            Finished::Done { invalidated } => {
-                info!(
-                    MESSAGE_ID = log::id::INTERRUPTED,
-                    TASK_ID = id.as_str(),
-                    KEY = task.key,
-                    STATUS = Status::Interrupted.as_str(),
-                    REASON = reason.as_str(),
-                    SESSION_ID = task.session_id,
-                    "task {id} is interrupted: {}",
-                    self.how(reason)
-                );
-                if let Some(session) = invalidated {
-                    info!(
-                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
-                        TASK_ID = id.as_str(),
-                        KEY = task.key,
-                        SESSION_ID = session,
-                        "session {session} is not to be resumed: task {id} was interrupted"
-                    );
-                }
-                Ok(SettleOutcome::Interrupted(reason))
-            }
+            Finished::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
             Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(SettleOutcome::Untouched),
         }
     }
 
-    /// Removes what the task had in the spool, once its mark is durable.
-    pub fn tidy(&self, ledger: &Ledger, marked: &SettleOutcome) {
+    /// Logs what became of the task and removes its files from the spool. Call it once the mark is durable:
+    /// nothing is logged in a transaction.
+    pub fn close(&self, ledger: &Ledger, marked: &SettleOutcome) {
         let merged = match marked {
-            SettleOutcome::Interrupted(_) if !self.expired => false,
+            SettleOutcome::Interrupted { reason, invalidated } => {
+                log::about_another(|| self.log_interrupted(*reason, invalidated.as_ref()));
+                // The supervisor of an expired task may live, and need its room.
+                if self.expired {
+                    return;
+                }
+                false
+            }
             SettleOutcome::Seen(_) => true,
-            // Its supervisor may live, and need its room.
-            SettleOutcome::Interrupted(_) | SettleOutcome::Unread(_) | SettleOutcome::Untouched => return,
+            SettleOutcome::Unread(_) | SettleOutcome::Untouched => return,
         };
         if let Err(e) = ledger.clear_spool(&self.task.id, merged) {
-            warn!("{e}");
+            warn!(hint = e.hint(), "{}", chain(&e));
+        }
+    }
+
+    fn log_interrupted(&self, reason: Interrupt, invalidated: Option<&SessionId>) {
+        let task = &self.task;
+        info!(
+            MESSAGE_ID = log::id::INTERRUPTED,
+            TASK_ID = task.id.as_str(),
+            KEY = task.key,
+            STATUS = Status::Interrupted.as_str(),
+            REASON = reason.as_str(),
+            SESSION_ID = task.session_id.as_ref().map(SessionId::as_str),
+            "task {} is interrupted: {}",
+            task.id,
+            self.how(reason)
+        );
+        if let Some(session) = invalidated {
+            info!(
+                MESSAGE_ID = log::id::SESSION_INVALIDATED,
+                TASK_ID = task.id.as_str(),
+                KEY = task.key,
+                SESSION_ID = session.as_str(),
+                "session {session} is not to be resumed: task {} was interrupted",
+                task.id
+            );
         }
     }
 }
@@ -570,7 +587,7 @@ pub fn describe_merged(merged: &Merged) -> (String, bool) {
             (format!("a spooled end cannot be read ({why}); it is kept in {}", kept.display()), false)
         }
         MergeOutcome::Waits(e) => {
-            (format!("the end of task {task} goes on waiting in the spool: {e}"), false)
+            (format!("the end of task {task} goes on waiting in the spool: {}", chain(e)), false)
         }
     }
 }

@@ -307,6 +307,10 @@ fn how_it_died_names_who_was_gone_and_who_still_ran() {
     assert_eq!(how(&LostTask::found(unknown, here()), lost), "its supervisor was gone without a word");
 }
 
+fn interrupted(reason: Interrupt) -> SettleOutcome {
+    SettleOutcome::Interrupted { reason, invalidated: None }
+}
+
 fn mark(ledger: &mut Ledger, dead: &LostTask) -> SettleOutcome {
     let claim = ledger.claim().unwrap();
     let marked = dead.mark(&claim, "recover").unwrap();
@@ -318,9 +322,12 @@ fn mark(ledger: &mut Ledger, dead: &LostTask) -> SettleOutcome {
 fn marking_says_how_it_died_and_what_of_it_was_found_and_nothing_that_nobody_saw() {
     let world = World::new();
     let mut ledger = world.open();
-    let (_, task) = begun(&mut ledger, &NewTask { session_id: Some("s1".to_owned()), ..lost("t") });
+    let (_, task) = begun(&mut ledger, &NewTask { session_id: Some(SessionId::recorded("s1")), ..lost("t") });
     let dead = found(task, &[NOBODY.pid, 7], &[]);
-    assert!(matches!(mark(&mut ledger, &dead), SettleOutcome::Interrupted(Interrupt::SupervisorLost)));
+    assert!(matches!(
+        mark(&mut ledger, &dead),
+        SettleOutcome::Interrupted { reason: Interrupt::SupervisorLost, .. }
+    ));
     let task = row(&ledger, "t");
     assert_eq!((task.status, task.reason.as_deref()), (Status::Interrupted, Some("supervisor_lost")));
     assert_eq!(task.error, Some(dead.how(Interrupt::SupervisorLost)));
@@ -337,7 +344,7 @@ fn where_nothing_was_left_nothing_is_said_of_it() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
-    assert!(matches!(mark(&mut ledger, &found(task, &[], &[])), SettleOutcome::Interrupted(_)));
+    assert!(matches!(mark(&mut ledger, &found(task, &[], &[])), SettleOutcome::Interrupted { .. }));
     assert_eq!(row(&ledger, "t").leftovers, None);
 }
 
@@ -364,7 +371,7 @@ fn what_proves_to_live_or_cannot_be_judged_any_more_is_not_marked_but_if_it_is_t
     assert_eq!(row(&ledger, "t").status, Status::Running);
     assert!(matches!(
         mark(&mut ledger, &LostTask::expired(task, here())),
-        SettleOutcome::Interrupted(Interrupt::Ttl)
+        SettleOutcome::Interrupted { reason: Interrupt::Ttl, .. }
     ));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("ttl"));
 }
@@ -380,7 +387,7 @@ fn an_end_that_was_seen_and_waits_wins_over_the_one_that_is_inferred() {
     let marked = mark(&mut ledger, &dead);
     assert!(matches!(marked, SettleOutcome::Seen(Status::Cancelled)));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("timeout"));
-    dead.tidy(&ledger, &marked);
+    dead.close(&ledger, &marked);
     assert!(!record.exists(), "it is in the row now");
 }
 
@@ -393,10 +400,10 @@ fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
     drop(ledger.spool_slot(&TaskId::recorded("t")).unwrap());
     let slot = world.at().private_dir().join("spool/.t.slot");
     assert!(slot.exists());
-    LostTask::expired(task.clone(), here()).tidy(&ledger, &SettleOutcome::Interrupted(Interrupt::Ttl));
-    LostTask::found(task.clone(), here()).tidy(&ledger, &SettleOutcome::Untouched);
+    LostTask::expired(task.clone(), here()).close(&ledger, &interrupted(Interrupt::Ttl));
+    LostTask::found(task.clone(), here()).close(&ledger, &SettleOutcome::Untouched);
     assert!(slot.exists(), "its supervisor may live");
-    LostTask::found(task, here()).tidy(&ledger, &SettleOutcome::Interrupted(Interrupt::SupervisorLost));
+    LostTask::found(task, here()).close(&ledger, &interrupted(Interrupt::SupervisorLost));
     assert!(!slot.exists());
 }
 
@@ -407,7 +414,7 @@ fn what_became_of_a_spooled_end_is_said_and_whether_that_is_well() {
     let status = Status::Failure;
     let (text, well) = said(MergeOutcome::Applied { status, invalidated: None });
     assert!(well && text.contains("task t (failure)") && !text.contains("session"), "{text}");
-    let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some("s1".to_owned()) });
+    let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some(SessionId::recorded("s1")) });
     assert!(well && text.contains("session s1 is not to be resumed"), "{text}");
     let failed = || LedgerError::NoSuchTask { id: TaskId::recorded("t"), path: kept() };
     for (outcome, words) in [

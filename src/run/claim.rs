@@ -20,7 +20,7 @@ use crate::run::options::WhenBusy;
 use crate::run::session::{self, Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
 use crate::stop;
 use crate::sys::{self, Received};
-use crate::task::{NewTask, ProcessRecord, Task, TaskId};
+use crate::task::{NewTask, ProcessRecord, SessionId, Task, TaskId};
 
 /// How often a waiting run looks at the key again, at the latest.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ pub(super) enum Attempt {
 pub(super) enum Conflict {
     Key(String),
     /// The session that this run would resume, in use under another key or without one.
-    Session(String),
+    Session(SessionId),
 }
 
 impl fmt::Display for Conflict {
@@ -95,13 +95,13 @@ impl<'a> KeyClaim<'a> {
     pub(super) fn report(&self, ledger: &Ledger) {
         let Some((lost, Some(outcome))) = &self.settled else { return };
         match outcome {
-            SettleOutcome::Interrupted(_) => warn!("settled {}", lost.describe()),
+            SettleOutcome::Interrupted { .. } => warn!("settled {}", lost.describe()),
             SettleOutcome::Seen(status) => {
                 warn!("task {} had ended as {status}: recorded from the spool", lost.id())
             }
             SettleOutcome::Unread(_) | SettleOutcome::Untouched => {}
         }
-        lost.tidy(ledger, outcome);
+        lost.close(ledger, outcome);
     }
 
     /// Refuses the run, waits for the holder, cancels it or settles it. `Some`: bookend received a stop
@@ -200,7 +200,8 @@ impl<'a> KeyClaim<'a> {
             return Ok(());
         }
         let failed = |e: std::io::Error| {
-            Error::new(Kind::Busy, format!("cancelling {}: {e}", name(holder)))
+            Error::new(Kind::Busy, format!("cancelling {}", name(holder)))
+                .caused_by(e)
                 .hint("nothing was executed; end it yourself, or use --wait")
         };
         if stop::ask_to_end(ledger, holder).map_err(failed)?.is_some() {
@@ -274,7 +275,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
     let chosen = session::choose(&Known {
         asked: &command.asked.session,
         fresh: options.fresh,
-        new_id: command.adapter.can_assign().then(|| uuid::Uuid::new_v4().to_string()),
+        new_id: command.adapter.can_assign().then(SessionId::random),
         linked: linked.as_ref(),
         transcript,
         users: users.as_ref(),
@@ -295,7 +296,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
 }
 
 /// The session that the agent's own arguments resume, `--continue` resolved.
-fn named_session(command: &AgentCommand) -> Option<String> {
+fn named_session(command: &AgentCommand) -> Option<SessionId> {
     let asked = match &command.asked.session {
         AskedSession::Background(asked) => asked,
         asked => asked,
@@ -311,10 +312,10 @@ fn named_session(command: &AgentCommand) -> Option<String> {
 fn last_use(
     claim: &Claim<'_>,
     command: &AgentCommand,
-    session: String,
+    session: SessionId,
     linked: Option<&TaskId>,
 ) -> Result<LastUse, Error> {
-    let last = claim.last_use(command.provider.as_deref(), &session, linked)?;
+    let last = claim.last_use(command.provider.as_ref(), &session, linked)?;
     let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
     let kept = last.task.as_ref().is_some_and(|t| t.session_kept.is_some());
     let veto = last.veto.map(|v| v.why());
@@ -338,7 +339,7 @@ pub(super) fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) ->
         None => {}
     }
     if let Some(session) = &choice.session {
-        claim.link_session(key, row.provider.as_deref(), session, &row.id, &row.started_at)?;
+        claim.link_session(key, row.provider.as_ref(), session, &row.id, &row.started_at)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::ledger::{LiveLock, Location};
 use crate::process::spawn::caller;
 use crate::run::options::RunOptions;
 use crate::sys;
+use crate::task::Provider;
 
 /// What every step of a run refers to.
 pub(super) struct RunContext<'a> {
@@ -28,7 +29,7 @@ pub(super) struct AgentCommand {
     pub(super) asked: Asked,
     pub(super) key: Option<String>,
     pub(super) persona: String,
-    pub(super) provider: Option<String>,
+    pub(super) provider: Option<Provider>,
     /// The agent's working directory, absolute.
     pub(super) cwd: PathBuf,
     /// Whether bookend reads the agent's stdout and passes it on.
@@ -67,7 +68,7 @@ impl AgentCommand {
         };
         let cwd = options.cwd.clone().unwrap_or_else(current_dir);
         let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
-        let provider = options.provider.clone().or_else(|| adapter.provider().map(str::to_owned));
+        let provider = options.provider.clone().or_else(|| adapter.provider().map(Provider::recorded));
         Ok(AgentCommand { adapter, own_args, place, asked, key, persona, provider, cwd, captured, warning })
     }
 

@@ -59,9 +59,9 @@ fn supervise(
     mut caller: Caller,
 ) -> Result<Exit, Error> {
     // 2. Read signals, all of which have been blocked since the first line of main; adopt orphans.
-    let mut watch = Watch::new().map_err(|e| Error::failed(format!("reading signals: {e}")))?;
+    let mut watch = Watch::new().map_err(|e| Error::failed("reading signals").caused_by(e))?;
     nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| Error::failed(format!("becoming the reaper of the agent's orphans: {e}")))?;
+        .map_err(|e| Error::failed("becoming the reaper of the agent's orphans").caused_by(e))?;
 
     // 3. Claim the key and choose the session, in one transaction. A conflict is resolved outside of it.
     recovery::report_merged(&ledger);

@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::process::leftovers::Policy;
 use crate::sys;
-use crate::task::{KeepSession, OnTerm, Task, TaskId};
+use crate::task::{KeepSession, OnTerm, Provider, Task, TaskId};
 
 /// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
 pub const BACKLOG: u64 = 1 << 30;
@@ -25,7 +25,7 @@ pub struct RunOptions {
     pub agent: Option<String>,
     pub agent_type: Option<String>,
     pub model: Option<String>,
-    pub provider: Option<String>,
+    pub provider: Option<Provider>,
     pub cwd: Option<PathBuf>,
     pub prepare: Option<OsString>,
     pub forge: String,
@@ -68,7 +68,7 @@ pub struct StoredOptions {
     agent: Option<String>,
     pub agent_type: Option<String>,
     model: Option<String>,
-    provider: Option<String>,
+    provider: Option<Provider>,
     cwd: Option<PathBuf>,
     prepare: Option<String>,
     forge: String,

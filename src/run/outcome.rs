@@ -18,7 +18,7 @@ use crate::run::session::Choice;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
 use crate::sys::Usage;
-use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask};
+use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, SessionId};
 
 /// How the agent's process ended; `None`: bookend could not kill it.
 pub(super) type AgentExit = Option<(Exit, Usage)>;
@@ -59,7 +59,7 @@ pub(super) fn end(
         Some(_) => observed.result.as_ref().and_then(|r| r.error.clone()),
         None => Some(out_of_reach(run.agent_pid())),
     };
-    let session = observed.session_id.as_deref().or(choice.session.as_deref());
+    let session = observed.session_id.as_ref().or(choice.session.as_ref());
     let traces = match ending {
         Ending::Failure(Failure::Exit) if observed == Observed::default() => SessionTraces {
             unused: is_unused(context.command, session, transcript),
@@ -146,7 +146,7 @@ pub(super) type TranscriptStamp = Option<(u64, SystemTime)>;
 
 /// The transcript of the session that the agent is told to resume, as it is before the run.
 pub(super) fn resumed_transcript(command: &AgentCommand, choice: &Choice) -> TranscriptStamp {
-    let resumed = choice.session.as_deref().filter(|_| choice.session == choice.resumed_from)?;
+    let resumed = choice.session.as_ref().filter(|_| choice.session == choice.resumed_from)?;
     agent::transcript_stamp(command.adapter, &command.cwd, resumed)
 }
 
@@ -155,13 +155,13 @@ fn traces(
     command: &AgentCommand,
     ending: &Ending,
     kept: Option<KeepSession>,
-    session: Option<&str>,
+    session: Option<&SessionId>,
     since: &str,
 ) -> SessionTraces {
     let is_kept = *ending == Ending::Success || kept.is_some();
     match ending {
         Ending::Success | Ending::Failure(_) if is_kept && !matches!(command.place, Place::Untracked(_)) => {
-            let find = |id| agent::has_conversation(command.adapter, &command.cwd, id);
+            let find = |id: &SessionId| agent::has_conversation(command.adapter, &command.cwd, id);
             SessionTraces { kept, transcript_seen: session.and_then(find), ..SessionTraces::default() }
         }
         Ending::Backgrounded => SessionTraces {
@@ -175,7 +175,7 @@ fn traces(
 /// Whether a run that failed without an event left its session unchanged, because the agent rejected its
 /// arguments. The transcript, before the run and now, shows that. Without a transcript only a stream of
 /// events does: Claude Code answers an unknown session id with an event there.
-fn is_unused(command: &AgentCommand, session: Option<&str>, before: TranscriptStamp) -> bool {
+fn is_unused(command: &AgentCommand, session: Option<&SessionId>, before: TranscriptStamp) -> bool {
     let Some(session) = session.filter(|_| command.adapter.tracks_sessions()) else { return false };
     let now = agent::transcript_stamp(command.adapter, &command.cwd, session);
     let is_sound = || agent::has_sound_transcript(command.adapter, &command.cwd, session);

@@ -1,17 +1,16 @@
 //! What must happen before the agent's exec: `--prepare` and the required skill. Ends a task without an exec.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, OFlag};
-use tracing::error;
-
 use crate::agent;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::exit::{Exit, exit_code};
 use crate::helper::{self, Wait};
 use crate::hook;
+use crate::log;
 use crate::process::leftovers::{self, LeftoverSweep};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::gate::{Gated, StartError, Step};
@@ -21,16 +20,18 @@ use crate::run::outcome::deliver;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
+use crate::view;
+use nix::fcntl::{FcntlArg, OFlag};
 
 /// Why the agent was not executed.
 pub(super) struct NoStart {
     ending: Ending,
-    error: Option<String>,
+    error: Option<Error>,
     exit: Exit,
 }
 
 impl NoStart {
-    fn failed(reason: Failure, error: String, code: i32) -> NoStart {
+    fn failed(reason: Failure, error: Error, code: i32) -> NoStart {
         NoStart { ending: Ending::Failure(reason), error: Some(error), exit: Exit::Code(code) }
     }
 
@@ -45,40 +46,49 @@ impl NoStart {
             Stop::Signal { signal, .. } => signal,
             _ => libc::SIGTERM,
         };
-        let error = Some("stopped before the agent was executed".to_owned());
+        let error = Some(Error::failed("stopped before the agent was executed"));
         NoStart { ending, error, exit: Exit::Signal(signal) }
     }
 }
 
 /// The agent's exec failed.
 pub(super) fn not_executed(failed: StartError, options: &RunOptions) -> NoStart {
-    let why = std::io::Error::from_raw_os_error(failed.errno);
+    let why = io::Error::from_raw_os_error(failed.errno);
     let program = &options.argv[0];
     // A name with a slash is not searched in PATH. If the file exists, what it needs to run is missing.
     let names_a_file = Path::new(program).components().count() > 1;
     let exists = names_a_file && std::fs::metadata(program).is_ok();
+    let word = view::quoted(&program.to_string_lossy());
     let program = program.display();
     let (code, error) = match (failed.step, failed.errno) {
         (Step::Chdir, _) => {
             let cwd = options.cwd.as_deref().unwrap_or(Path::new("")).display();
-            (exit_code::FAILED, format!("entering the agent's directory {cwd}: {why}"))
+            let error = Error::failed(format!("entering the agent's directory {cwd}")).caused_by(why);
+            (exit_code::FAILED, error.hint("create the directory, or use another --cwd"))
         }
-        (Step::Stdio, _) => (exit_code::FAILED, format!("giving the agent its stdout: {why}")),
-        (Step::Exec, libc::ENOENT) if exists => (
-            exit_code::NOT_FOUND,
-            format!("{program}: the interpreter named in its first line, or its loader, is missing"),
-        ),
+        (Step::Stdio, _) => (exit_code::FAILED, Error::failed("giving the agent its stdout").caused_by(why)),
+        (Step::Exec, libc::ENOENT) if exists => {
+            let error =
+                format!("{program}: the interpreter named in its first line, or its loader, is missing");
+            let error = Error::failed(error).hint(format!("run `file {word}` to see what it needs"));
+            (exit_code::NOT_FOUND, error)
+        }
         (Step::Exec, libc::ENOENT | libc::ENOTDIR) if names_a_file => {
-            (exit_code::NOT_FOUND, format!("{program}: no such file"))
+            let error = Error::failed(format!("{program}: not found")).caused_by(why);
+            (exit_code::NOT_FOUND, error.hint("check the path"))
         }
         (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
-            (exit_code::NOT_FOUND, format!("{program}: command not found in PATH"))
+            let error = Error::failed(format!("{program}: command not found in PATH"));
+            (exit_code::NOT_FOUND, error.hint("install it, or use its full path"))
         }
-        (Step::Exec, libc::ENOEXEC) => (
-            exit_code::NOT_EXECUTABLE,
-            format!("{program}: {why}; it is not a program for this machine, or a script without a #! line"),
-        ),
-        (Step::Exec, _) => (exit_code::NOT_EXECUTABLE, format!("{program}: {why}")),
+        (Step::Exec, libc::ENOEXEC) => {
+            let error = format!("{program}: not a program for this machine, or a script without a #! line");
+            (exit_code::NOT_EXECUTABLE, Error::failed(error).caused_by(why))
+        }
+        (Step::Exec, _) => {
+            let error = Error::failed(format!("{program}: not executable")).caused_by(why);
+            (exit_code::NOT_EXECUTABLE, error.hint(format!("run `ls -l {word}` to see its mode")))
+        }
     };
     NoStart::failed(Failure::Spawn, error, code)
 }
@@ -107,7 +117,7 @@ pub(super) fn end_without_agent(
     caller: &Caller,
 ) -> Result<Exit, Error> {
     if let (Exit::Code(_), Some(error)) = (no_start.exit, &no_start.error) {
-        error!("{error}");
+        log::error(error);
     }
     let ends = options.leftovers.ends(false);
     let mut sweep = LeftoverSweep::new(target, ends, options.grace);
@@ -116,7 +126,7 @@ pub(super) fn end_without_agent(
     }
     run.settle(RunEnd {
         ending: no_start.ending,
-        error: no_start.error,
+        error: no_start.error.as_ref().map(|e| chain(e)),
         exit: None,
         leftovers: Some(sweep.summary()),
         traces: SessionTraces::default(),
@@ -139,7 +149,7 @@ pub(super) fn prepare(
     Ok(match run_prepare(run, context.options, env, caller)? {
         Ok(()) => require_skill(context.options, context.command),
         Err(how) => {
-            let error = format!("--prepare {how}");
+            let error = Error::failed(format!("--prepare {how}"));
             Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED))
         }
     })
@@ -160,7 +170,7 @@ fn run_prepare(
             .stdio(2, theirs);
         Ok((Gated::start(launch, caller)?, output))
     });
-    let not_started = |e: std::io::Error| format!("could not be started: {e}; the agent was not started");
+    let not_started = |e: io::Error| format!("could not be started: {e}; the agent was not started");
     let (child, output) = match started {
         Ok(started) => started,
         Err(e) => return Ok(Err(not_started(e))),
@@ -169,7 +179,7 @@ fn run_prepare(
     let helper = helper::attend(child, Some(output), to_its_end, run, &mut |_, _| to_its_end)?;
     let Some(helper) = helper else { return Ok(Ok(())) };
     let how = match (helper.start_error, helper.ended.map(hook::outcome)) {
-        (Some(e), _) => return Ok(Err(not_started(std::io::Error::from_raw_os_error(e.errno)))),
+        (Some(e), _) => return Ok(Err(not_started(io::Error::from_raw_os_error(e.errno)))),
         (None, Some(Ok(()))) => return Ok(Ok(())),
         (None, Some(Err(how))) => how,
         (None, None) => "did not end".to_owned(),
@@ -181,7 +191,7 @@ fn run_prepare(
 }
 
 /// A pipe whose reading end does not block.
-fn output_pipe() -> std::io::Result<(OwnedFd, OwnedFd)> {
+fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     nix::fcntl::fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((ours, theirs))
@@ -200,7 +210,7 @@ fn require_skill(options: &RunOptions, command: &AgentCommand) -> Result<(), NoS
     };
     Err(NoStart {
         ending: Ending::AbortedNoSkill(name.clone()),
-        error: Some(format!("the agent has no skill {name}: {looked}")),
+        error: Some(Error::failed(format!("the agent has no skill {name}: {looked}"))),
         exit: Exit::Code(exit_code::FAILED),
     })
 }

@@ -2,12 +2,12 @@
 //! that used it ended in success.
 
 use crate::agent::{AskedSession, Plan};
-use crate::task::{SessionEvidence, Status, TaskId};
+use crate::task::{SessionEvidence, SessionId, Status, TaskId};
 
 /// The last task that used a session, as the ledger tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastUse {
-    pub session: String,
+    pub session: SessionId,
     /// `None`: no task is known to have used it.
     pub task: Option<(TaskId, Status)>,
     /// `--keep-session` kept it at the end of that task.
@@ -55,7 +55,7 @@ pub struct Known<'a> {
     /// The user wants a fresh conversation (`--fresh`).
     pub fresh: bool,
     /// The agent can be told the id of a new conversation.
-    pub new_id: Option<String>,
+    pub new_id: Option<SessionId>,
     /// The session linked to the key.
     pub linked: Option<&'a LastUse>,
     pub transcript: Transcript,
@@ -105,8 +105,8 @@ impl Transcript {
 pub struct Choice {
     pub plan: Plan,
     /// The id known before the agent says a word.
-    pub session: Option<String>,
-    pub resumed_from: Option<String>,
+    pub session: Option<SessionId>,
+    pub resumed_from: Option<SessionId>,
     /// The linked session is not to be used any more.
     pub invalidate: Option<Withdrawal>,
     pub warning: Option<String>,
@@ -115,8 +115,8 @@ pub struct Choice {
 impl Choice {
     /// The id that the agent must name if it goes on with what it was told to; `None`: there is none, or the
     /// user named it by something else than its id.
-    pub fn resumed_id(&self) -> Option<String> {
-        let is_id = |s: &String| uuid::Uuid::parse_str(s).is_ok();
+    pub fn resumed_id(&self) -> Option<SessionId> {
+        let is_id = |s: &SessionId| uuid::Uuid::parse_str(s.as_str()).is_ok();
         match &self.plan {
             Plan::Resume(id) => Some(id.clone()),
             // A fork has another id by intention.
@@ -139,11 +139,11 @@ pub struct Withdrawal {
 pub enum Refusal {
     /// The session is in use by this task.
     InUse {
-        session: String,
+        session: SessionId,
         task: TaskId,
     },
     Unsafe {
-        session: String,
+        session: SessionId,
         why: String,
     },
 }
@@ -205,7 +205,7 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     let users = known.users.map(|u| u.session.clone());
     let session = match known.asked {
-        AskedSession::Assign(id) => Some(id.clone()).filter(|id| !id.is_empty()),
+        AskedSession::Assign(id) => Some(id.clone()).filter(|id| !id.as_str().is_empty()),
         AskedSession::Fork(_, new) => new.clone(),
         AskedSession::Resume(_) | AskedSession::Continue => users.clone(),
         _ => None,
@@ -226,7 +226,7 @@ mod tests {
 
     fn last(status: Option<Status>) -> LastUse {
         LastUse {
-            session: LINKED.to_owned(),
+            session: SessionId::recorded(LINKED),
             task: status.map(|s| (TaskId::recorded("t1"), s)),
             kept: false,
             restored: false,
@@ -239,7 +239,7 @@ mod tests {
         Known {
             asked,
             fresh: false,
-            new_id: Some(NEW.to_owned()),
+            new_id: Some(SessionId::recorded(NEW)),
             linked,
             transcript: Transcript::Usable,
             users: None,
@@ -250,8 +250,8 @@ mod tests {
 
     fn fresh(invalidate: Option<Withdrawal>, warning: Option<String>) -> Choice {
         Choice {
-            plan: Plan::Assign(NEW.to_owned()),
-            session: Some(NEW.to_owned()),
+            plan: Plan::Assign(SessionId::recorded(NEW)),
+            session: Some(SessionId::recorded(NEW)),
             resumed_from: None,
             invalidate,
             warning,
@@ -286,18 +286,25 @@ mod tests {
     fn the_id_that_the_agent_is_held_to_is_that_of_what_it_goes_on_with() {
         const ID: &str = "0199aaaa-0000-7000-8000-000000000001";
         const OTHER: &str = "0199aaaa-0000-7000-8000-000000000002";
-        let text = |s: &str| Some(s.to_owned());
+        let text = |s: &str| Some(SessionId::recorded(s));
         let held_to = |plan, session: Option<&str>, resumed_from: Option<&str>| {
             let (session, resumed_from) = (session.and_then(text), resumed_from.and_then(text));
             Choice { plan, session, resumed_from, invalidate: None, warning: None }.resumed_id()
         };
         // What bookend puts in is an id, whatever it looks like.
-        assert_eq!(held_to(Plan::Resume(LINKED.to_owned()), Some(LINKED), Some(LINKED)), text(LINKED));
+        assert_eq!(
+            held_to(Plan::Resume(SessionId::recorded(LINKED)), Some(LINKED), Some(LINKED)),
+            text(LINKED)
+        );
         assert_eq!(held_to(Plan::AsGiven, Some(ID), Some(ID)), text(ID));
         assert_eq!(held_to(Plan::AsGiven, Some("by name"), Some("by name")), None, "a name is no id");
         assert_eq!(held_to(Plan::AsGiven, Some(OTHER), Some(ID)), None, "a fork has an id of its own");
         assert_eq!(held_to(Plan::AsGiven, None, Some(ID)), None, "its id is not known yet");
-        assert_eq!(held_to(Plan::Assign(NEW.to_owned()), Some(NEW), None), None, "it goes on with nothing");
+        assert_eq!(
+            held_to(Plan::Assign(SessionId::recorded(NEW)), Some(NEW), None),
+            None,
+            "it goes on with nothing"
+        );
         assert_eq!(held_to(Plan::AsGiven, None, None), None);
     }
 
@@ -324,9 +331,9 @@ mod tests {
         let linked = last(Some(Status::Success));
         let choice = choose(&known(&AskedSession::Unsaid, Some(&linked)));
         let expected = Choice {
-            plan: Plan::Resume(LINKED.to_owned()),
-            session: Some(LINKED.to_owned()),
-            resumed_from: Some(LINKED.to_owned()),
+            plan: Plan::Resume(SessionId::recorded(LINKED)),
+            session: Some(SessionId::recorded(LINKED)),
+            resumed_from: Some(SessionId::recorded(LINKED)),
             invalidate: None,
             warning: None,
         };
@@ -351,7 +358,7 @@ mod tests {
     fn a_session_whose_task_still_runs_is_in_use_unless_a_fresh_one_is_wanted() {
         let linked = last(Some(Status::Running));
         let mut known = known(&AskedSession::Unsaid, Some(&linked));
-        let in_use = Refusal::InUse { session: LINKED.to_owned(), task: TaskId::recorded("t1") };
+        let in_use = Refusal::InUse { session: SessionId::recorded(LINKED), task: TaskId::recorded("t1") };
         assert_eq!(choose(&known), Err(in_use));
         known.fresh = true;
         assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", false), None)));
@@ -379,14 +386,14 @@ mod tests {
 
     /// What the user's argv says, with the session that it names for resuming; what is recorded.
     fn said() -> [(AskedSession, bool, Option<&'static str>); 9] {
-        let id = || LINKED.to_owned();
+        let id = || SessionId::recorded(LINKED);
         [
             (AskedSession::Resume(id()), true, Some(LINKED)),
             (AskedSession::Continue, true, Some(LINKED)),
             (AskedSession::Fork(Some(id()), None), true, None),
-            (AskedSession::Fork(None, Some("c5".to_owned())), true, Some("c5")),
-            (AskedSession::Assign("d6".to_owned()), false, Some("d6")),
-            (AskedSession::Assign(String::new()), false, None),
+            (AskedSession::Fork(None, Some(SessionId::recorded("c5"))), true, Some("c5")),
+            (AskedSession::Assign(SessionId::recorded("d6")), false, Some("d6")),
+            (AskedSession::Assign("".into()), false, None),
             (AskedSession::ResumePicker, false, None),
             (AskedSession::NotKept, false, None),
             (AskedSession::NoConversation, false, None),
@@ -402,8 +409,8 @@ mod tests {
                 let known = Known { users: users.as_ref(), ..known(&asked, status) };
                 let expected = Choice {
                     plan: Plan::AsGiven,
-                    session: session.map(str::to_owned),
-                    resumed_from: resumes.then(|| LINKED.to_owned()),
+                    session: session.map(SessionId::recorded),
+                    resumed_from: resumes.then(|| LINKED.into()),
                     invalidate: None,
                     warning: None,
                 };
@@ -425,7 +432,7 @@ mod tests {
                 assert!(why.contains("t1") && why.contains(status.as_str()), "{why}");
 
                 let allowed = choose(&Known { allow_unsafe: true, ..bare() }).expect("allowed");
-                assert_eq!(allowed.resumed_from.as_deref(), Some(LINKED));
+                assert_eq!(allowed.resumed_from, Some(LINKED.into()));
                 assert_eq!(allowed.warning, None);
 
                 let attended = choose(&Known { attended: true, ..bare() }).expect("a person decides");
@@ -437,10 +444,10 @@ mod tests {
 
     #[test]
     fn a_session_that_no_task_is_known_to_have_used_is_the_users_own_affair() {
-        let asked = AskedSession::Resume(LINKED.to_owned());
+        let asked = AskedSession::Resume(SessionId::recorded(LINKED));
         let users = last(None);
         let choice = choose(&Known { users: Some(&users), ..known(&asked, None) }).expect("a choice");
-        assert_eq!((choice.session.as_deref(), choice.warning), (Some(LINKED), None));
+        assert_eq!((choice.session, choice.warning), (Some(LINKED.into()), None));
     }
 
     #[test]
@@ -449,7 +456,8 @@ mod tests {
             let users = last(Some(Status::Running));
             let known =
                 Known { users: Some(&users), allow_unsafe: true, attended: true, ..known(&asked, None) };
-            let in_use = Refusal::InUse { session: LINKED.to_owned(), task: TaskId::recorded("t1") };
+            let in_use =
+                Refusal::InUse { session: SessionId::recorded(LINKED), task: TaskId::recorded("t1") };
             assert_eq!(choose(&known), Err(in_use), "{asked:?}");
         }
     }

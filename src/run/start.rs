@@ -8,7 +8,7 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::hook;
 use crate::ledger::{Claim, Ledger, LedgerError, Location, SpoolSlot};
 use crate::log;
@@ -30,7 +30,7 @@ use crate::run::supervisor::{
     Agent, CapturedOutput, Conversation, Limits, RowFacts, Supervisor, SupervisorStart, TaskRef,
 };
 use crate::sys;
-use crate::task::{Failure, Identity, NewTask, Place, Status, TaskId};
+use crate::task::{Failure, Identity, NewTask, Place, SessionId, Status, TaskId};
 
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
@@ -102,11 +102,11 @@ impl ForkedAgent {
         let env = agent_environment(&ids.id, location, command.is_background());
         let mut launch = Launch::new(&words, env.clone())
             .and_then(|l| l.cwd(options.cwd.as_deref().map(Path::as_os_str)))
-            .map_err(|e| Error::usage(format!("the agent's command line: {e}")))?;
+            .map_err(|e| Error::usage("the agent's command line").caused_by(e))?;
         if let Some(stdout) = agents_stdout {
             launch = launch.stdio(1, stdout);
         }
-        let inherited = leftovers::children().map_err(Error::failed)?;
+        let inherited = leftovers::children().map_err(Error::from)?;
         let mut place = identity::place();
         // A background agent works on for others too: it is not charged to this task, and not ended with it.
         let delegated = Delegated::enter(place.cgroup.as_deref()).filter(|_| !command.is_background());
@@ -185,11 +185,11 @@ impl ForkedAgent {
         let child = match self.child {
             Ok(child) => child,
             Err(e) => {
-                let error = format!("no process for the agent: {e}");
-                claim.end(&row.id, &never_ran(Failure::Spawn, &error, started), "run")?;
+                let error = Error::failed("creating a process for the agent").caused_by(e);
+                claim.end(&row.id, &never_ran(Failure::Spawn, &chain(&error), started), "run")?;
                 claim.commit()?;
-                return Err(Error::failed(error)
-                    .hint("the task is recorded as failure; look at `ulimit -u` and `ulimit -n`")
+                return Err(error
+                    .hint("run `ulimit -u -n` to see the limits; the task is recorded as failure")
                     .into());
             }
         };
@@ -286,7 +286,7 @@ impl StartFailed {
             StartFailed::Uncommitted(failed) => {
                 let Uncommitted { mut child, started, spool, refused } = *failed;
                 child.dismiss();
-                let ended = never_ran(Failure::Spawn, &refused.to_string(), started);
+                let ended = never_ran(Failure::Spawn, &chain(&refused), started);
                 withdraw(ledger, id, spool, &ended);
                 refused.into()
             }
@@ -298,7 +298,7 @@ impl StartFailed {
 /// before it reports.
 fn cost_before(claim: &Claim<'_>, command: &AgentCommand, choice: &Choice) -> Result<Option<f64>, Error> {
     match choice.resumed_from.as_ref().filter(|_| command.captured) {
-        Some(session) => Ok(claim.last_session_cost(command.provider.as_deref(), session)?),
+        Some(session) => Ok(claim.last_session_cost(command.provider.as_ref(), session)?),
         None => Ok(None),
     }
 }
@@ -318,14 +318,16 @@ pub(super) fn announce(id: &TaskId, command: &AgentCommand, choice: &Choice) {
     for warning in command.warning.iter().chain(&choice.warning) {
         warn!("{warning}");
     }
-    let resume = choice.resumed_from.as_deref().unwrap_or("<none>");
-    let session = choice.session.as_deref().unwrap_or("<not yet known>");
+    let resumed_from = choice.resumed_from.as_ref().map(SessionId::as_str);
+    let session = choice.session.as_ref().map(SessionId::as_str);
     info!(
         MESSAGE_ID = log::id::STARTED,
         STATUS = Status::Running.as_str(),
-        SESSION_ID = choice.session,
-        RESUMED_FROM = choice.resumed_from,
-        "task {id} running: resume={resume} session={session}"
+        SESSION_ID = session,
+        RESUMED_FROM = resumed_from,
+        "task {id} running: resume={} session={}",
+        resumed_from.unwrap_or("<none>"),
+        session.unwrap_or("<not yet known>")
     );
 }
 
@@ -341,7 +343,7 @@ fn capture(command: &AgentCommand, backlog: u64) -> Result<(Option<CapturedOutpu
         false => WhenReaderGone::Drain,
     };
     let (capture, agents) = Capture::new(sys::stdio(1), when_gone, backlog)
-        .map_err(|e| Error::failed(format!("capturing the agent's stdout: {e}")))?;
+        .map_err(|e| Error::failed("capturing the agent's stdout").caused_by(e))?;
     let reader = command.adapter.reader(command.asked.mode);
     Ok((Some(CapturedOutput { capture, reader }), Some(agents)))
 }
@@ -353,7 +355,7 @@ fn agent_environment(id: &TaskId, ledger: &Location, is_background: bool) -> Vec
 }
 
 fn reading_proc(e: std::io::Error) -> Error {
-    Error::failed(format!("reading /proc: {e}")).hint("bookend needs /proc to tell processes apart")
+    Error::failed("reading /proc").caused_by(e).hint("bookend needs /proc to tell processes apart")
 }
 
 fn no_proc() -> Error {

@@ -5,6 +5,7 @@
 //! the block does to memory, and why: there the argument is all there is.
 
 pub mod files;
+pub mod socket;
 pub mod stdout;
 
 use std::ffi::c_void;

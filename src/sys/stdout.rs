@@ -11,7 +11,7 @@ use crate::error::{Error, Kind};
 pub fn print(text: &str) -> Result<(), Error> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| match e.kind() {
-        ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the reader of stdout has gone"),
-        _ => Error::failed(format!("writing to stdout: {e}")),
+        ErrorKind::BrokenPipe => Error::new(Kind::ReaderGone, "the process reading stdout has exited"),
+        _ => Error::failed("writing to stdout").caused_by(e),
     })
 }

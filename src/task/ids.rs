@@ -14,8 +14,8 @@ macro_rules! text_name {
         pub struct $name(String);
 
         impl $name {
-            /// A name that was accepted before: it stands in a ledger, a record or an environment. What a
-            /// user gives is parsed instead.
+            /// A name that is taken as it is: it stands in a ledger, a record, an environment or an agent's
+            /// command line. What is checked goes through [`str::parse`].
             pub fn recorded(text: impl Into<String>) -> $name {
                 $name(text.into())
             }
@@ -32,6 +32,13 @@ macro_rules! text_name {
         }
 
         #[cfg(test)]
+        impl From<&str> for $name {
+            fn from(text: &str) -> $name {
+                $name(text.to_owned())
+            }
+        }
+
+        #[cfg(test)]
         impl PartialEq<&str> for $name {
             fn eq(&self, other: &&str) -> bool {
                 self.0 == *other
@@ -43,6 +50,16 @@ macro_rules! text_name {
 text_name! {
     /// The id of a task.
     TaskId
+}
+
+text_name! {
+    /// The id of a conversation, as the agent names it; or another name by which a user has it resumed.
+    SessionId
+}
+
+text_name! {
+    /// Who serves the model: `anthropic`, `cursor`, …
+    Provider
 }
 
 /// The longest id in bytes as a file name in the spool, where each of `.`, `:` and `/` takes three.
@@ -81,6 +98,50 @@ impl FromStr for TaskId {
     }
 }
 
+/// Why a text is not the id of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a session id is made of 1 to 128 letters, digits and - _ ., and does not begin with - or .")]
+pub struct InvalidSessionId;
+
+/// An agent's output and its files name it, and it becomes part of a command line and of a path.
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+
+    fn from_str(text: &str) -> Result<SessionId, InvalidSessionId> {
+        is_session_id(text).then(|| SessionId(text.to_owned())).ok_or(InvalidSessionId)
+    }
+}
+
+fn is_session_id(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=128).contains(&text.len()) && !text.starts_with(['-', '.']) && text.bytes().all(is_plain)
+}
+
+impl SessionId {
+    /// A new one: a UUIDv4.
+    pub fn random() -> SessionId {
+        SessionId(uuid::Uuid::new_v4().to_string())
+    }
+
+    /// Whether it would pass [`str::parse`]: one that is recorded may be any text.
+    pub fn is_valid(&self) -> bool {
+        is_session_id(&self.0)
+    }
+}
+
+/// An empty name names nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the name is empty")]
+pub struct EmptyName;
+
+impl FromStr for Provider {
+    type Err = EmptyName;
+
+    fn from_str(text: &str) -> Result<Provider, EmptyName> {
+        if text.is_empty() { Err(EmptyName) } else { Ok(Provider(text.to_owned())) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +168,24 @@ mod tests {
     fn a_random_task_id_is_valid() {
         let id = TaskId::random();
         assert_eq!(id.as_str().parse(), Ok(id));
+    }
+
+    #[test]
+    fn a_session_id_is_safe_in_a_command_line_and_in_a_path() {
+        for id in ["a", "0199aaaa-0000-7000-8000-000000000001", "a.b_c", &"x".repeat(128)] {
+            assert_eq!(id.parse(), Ok(SessionId::recorded(id)));
+            assert!(SessionId::recorded(id).is_valid());
+        }
+        for id in ["", "-a", ".a", "..", "a/b", "a b", "a:b", "é", "a\0", &"x".repeat(129)] {
+            assert_eq!(id.parse::<SessionId>(), Err(InvalidSessionId), "{id:?}");
+            assert!(!SessionId::recorded(id).is_valid(), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_provider_is_none() {
+        assert_eq!("".parse::<Provider>(), Err(EmptyName));
+        assert_eq!("anthropic".parse(), Ok(Provider::recorded("anthropic")));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod ids;
 mod record;
+mod signal;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,8 +11,9 @@ use std::time::Duration;
 use crate::exit::Exit;
 use serde::{Deserialize, Serialize};
 
-pub use ids::TaskId;
+pub use ids::{Provider, SessionId, TaskId};
 pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
+pub use signal::signal_name;
 
 /// Where a task stands. `Running` is the only status that is not terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -485,11 +487,11 @@ pub struct NewTask {
     /// The adapter: `claude`, `cursor`, `command`.
     pub agent_type: &'static str,
     pub model: Option<String>,
-    pub provider: Option<String>,
+    pub provider: Option<Provider>,
     /// RFC 3339, UTC, milliseconds.
     pub started_at: String,
-    pub session_id: Option<String>,
-    pub resumed_from: Option<String>,
+    pub session_id: Option<SessionId>,
+    pub resumed_from: Option<SessionId>,
     /// What is executed, after session flags were put in.
     pub argv: Vec<String>,
     /// What the user typed.
@@ -530,7 +532,7 @@ pub struct Ended {
     /// The agent's own cumulative figure for its session, US dollars.
     pub session_cost_usd: Option<f64>,
     pub model: Option<String>,
-    pub session_id: Option<String>,
+    pub session_id: Option<SessionId>,
     /// The tool that was called and had not answered.
     pub tool_in_flight: Option<String>,
     /// The agent began another conversation than the one it was told to go on with.

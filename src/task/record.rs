@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Identity, ProcessRecord, Status, TaskId};
+use super::{Identity, ProcessRecord, Provider, SessionId, Status, TaskId};
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///
@@ -20,7 +20,7 @@ pub struct Task {
     pub agent: Option<String>,
     pub agent_type: Option<String>,
     pub model: Option<String>,
-    pub provider: Option<String>,
+    pub provider: Option<Provider>,
     pub status: Status,
     pub reason: Option<String>,
     pub error: Option<String>,
@@ -36,8 +36,8 @@ pub struct Task {
     pub cache_read_tokens: Option<i64>,
     pub cache_creation_tokens: Option<i64>,
     pub artifacts: Option<Value>,
-    pub session_id: Option<String>,
-    pub resumed_from: Option<String>,
+    pub session_id: Option<SessionId>,
+    pub resumed_from: Option<SessionId>,
     pub argv: Option<Vec<String>>,
     pub cwd: Option<String>,
     pub live_slot: Option<i64>,
@@ -150,8 +150,8 @@ pub struct Transition {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Session {
     pub key: String,
-    pub session_id: String,
-    pub provider: Option<String>,
+    pub session_id: SessionId,
+    pub provider: Option<Provider>,
     pub last_used_at: Option<String>,
     /// The last task that used it.
     pub task_id: Option<TaskId>,
@@ -194,8 +194,8 @@ impl Trust {
 pub struct Invalidation {
     pub id: i64,
     pub key: Option<String>,
-    pub session_id: String,
-    pub provider: Option<String>,
+    pub session_id: SessionId,
+    pub provider: Option<Provider>,
     pub task_id: Option<TaskId>,
     pub reason: String,
     pub at: String,

@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
-use super::text::{
-    ago, cells, command_line, duration, money, one_line, operand, quoted, signal, since, suggestion,
+use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion};
+use crate::task::{
+    Invalidation, Provider, Session, SessionId, Status, Task, TaskId, Transition, Verdict, signal_name,
 };
-use crate::task::{Invalidation, Session, Status, Task, TaskId, Transition, Verdict};
 
 /// What is kept of a task beside its row.
 #[derive(Debug, Default, Serialize)]
@@ -100,7 +100,7 @@ fn who(page: &mut Page, task: &Task) {
     });
     page.data("agent", agent.as_deref());
     page.data("model", task.model.as_deref());
-    page.data("provider", task.provider.as_deref());
+    page.data("provider", task.provider.as_ref().map(Provider::as_str));
     page.data("command", task.argv.as_deref().map(command_line).as_deref());
     let typed = task.user_argv.as_deref().filter(|_| task.user_argv != task.argv);
     page.data("as typed", typed.map(command_line).as_deref());
@@ -137,7 +137,7 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Timestamp, screen: 
     let unseen = task.last_seen_at.as_ref().filter(|_| task.finished_at.is_none());
     page.plain("last seen", unseen.map(dated));
     page.plain("exit code", task.exit_code.map(|n| n.to_string()));
-    page.plain("killed by", task.term_signal.map(signal));
+    page.plain("killed by", task.term_signal.map(signal_name));
     page.plain("stopped by", stopped_by(task));
     page.plain("end known by", task.end_source.as_deref().map(known_by));
     page.plain("out of memory", task.oom_killed.filter(|killed| *killed).map(|_| "yes".to_owned()));
@@ -175,7 +175,7 @@ fn leftovers(summary: &Value) -> String {
 }
 
 pub fn stopped_by(task: &Task) -> Option<String> {
-    let name = signal(task.stop_signal?);
+    let name = signal_name(task.stop_signal?);
     Some(match (task.stop_sender_pid, task.stop_sender_uid) {
         (Some(0), _) => format!("{name} from the kernel"),
         (Some(pid), Some(uid)) => format!("{name} from pid {pid} (uid {uid})"),
@@ -264,13 +264,13 @@ fn session(task: &Task) -> Option<String> {
     let untracked = task.session_untracked.as_ref().map(|why| format!("not tracked ({why})"));
     match (&task.session_id, untracked) {
         (Some(id), Some(untracked)) => Some(format!("{id}, {untracked}")),
-        (id, untracked) => id.clone().or(untracked),
+        (id, untracked) => id.as_ref().map(SessionId::to_string).or(untracked),
     }
 }
 
 fn told(page: &mut Page, task: &Task, history: &History) {
     page.data("session", session(task).as_deref());
-    page.data("resumed from", task.resumed_from.as_deref());
+    page.data("resumed from", task.resumed_from.as_ref().map(SessionId::as_str));
     let lost = task.context_lost.filter(|lost| *lost);
     page.plain("context", lost.map(|_| "lost: the agent did not go on with that session".to_owned()));
     page.data("limit resets", task.limit_resets_at.as_deref());

@@ -6,7 +6,7 @@ use super::detail::{stopped_by, tokens};
 use super::screen::Screen;
 use super::tasks::style;
 use super::text::{money, one_line};
-use crate::task::Task;
+use crate::task::{SessionId, Task};
 
 /// What every line of recovery begins with.
 pub const PREFIX: &str = "[recovery]";
@@ -16,7 +16,7 @@ pub const PREFIX: &str = "[recovery]";
 pub struct Hint {
     pub task: Task,
     /// The session that is not to be resumed any more.
-    pub invalidated_session: Option<String>,
+    pub invalidated_session: Option<SessionId>,
     /// Where it ran there is a git worktree.
     pub in_worktree: bool,
     /// Files with uncommitted changes there; `None`: git did not say.

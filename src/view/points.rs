@@ -35,8 +35,8 @@ pub fn points(points: &[Point], screen: Screen) -> String {
 fn line(point: &Point, wide: usize, screen: Screen) -> String {
     let (word, style) = match point.health {
         Health::Fine => ("ok", AnsiColor::Green.on_default()),
-        Health::Odd => ("look", AnsiColor::Yellow.on_default()),
-        Health::Bad => ("BAD", AnsiColor::Red.on_default().bold()),
+        Health::Odd => ("warn", AnsiColor::Yellow.on_default()),
+        Health::Bad => ("FAIL", AnsiColor::Red.on_default().bold()),
         Health::Absent => ("-", Style::new().dimmed()),
     };
     let padding = " ".repeat(4 - word.len());

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{ago, one_line};
-use crate::task::{Invalidation, Session};
+use crate::task::{Invalidation, Provider, Session};
 
 /// Whether a session may be resumed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -58,8 +58,8 @@ fn row((session, state, why): &Judged<'_>, now: Timestamp) -> Vec<Cell> {
     vec![
         known(Some(&session.key)),
         Cell { text: state.as_str().to_owned(), style: state.style() },
-        known(Some(&session.session_id)),
-        known(session.provider.as_deref()),
+        known(Some(session.session_id.as_str())),
+        known(session.provider.as_ref().map(Provider::as_str)),
         Cell::from(session.last_used_at.as_ref().map_or_else(String::new, |t| ago(t, now))),
         known(Some(why)),
     ]
@@ -70,7 +70,7 @@ pub fn session(key: &str, session: Option<Judged<'_>>, withdrawn: &[Invalidation
     let mut page = format!("key       {}\n", one_line(key));
     match session {
         Some((session, state, why)) => {
-            page.push_str(&format!("session   {}\n", one_line(&session.session_id)));
+            page.push_str(&format!("session   {}\n", one_line(session.session_id.as_str())));
             page.push_str(&format!("state     {}: {}\n", state.as_str(), one_line(why)));
             if let Some(at) = &session.last_used_at {
                 page.push_str(&format!("last used {}\n", one_line(at)));
@@ -82,7 +82,7 @@ pub fn session(key: &str, session: Option<Judged<'_>>, withdrawn: &[Invalidation
         let restored = if i.restored_at.is_some() { ", restored since" } else { "" };
         page.push_str(&format!(
             "withdrawn {} at {}: {}{restored}\n",
-            one_line(&i.session_id),
+            one_line(i.session_id.as_str()),
             one_line(&i.at),
             one_line(&i.reason)
         ));

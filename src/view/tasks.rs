@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
-use super::text::{ago, duration, money, one_line, short_ids, signal, since};
-use crate::task::{Status, Task, Verdict};
+use super::text::{ago, duration, money, one_line, short_ids, since};
+use crate::task::{Status, Task, Verdict, signal_name};
 
 const COLUMNS: [Column; 9] = [
     Column { title: "ID", right: false, shrinks: Shrinks::Never, matters: 9 },
@@ -71,9 +71,9 @@ pub fn why(task: &Task) -> String {
         (Status::Running, ..) => task.agent_pid.map_or_else(String::new, |pid| format!("pid {pid}")),
         (Status::Success, ..) => String::new(),
         (Status::Failure, Some(code), _) if reason == "exit" => format!("exit {code}"),
-        (Status::Failure, _, Some(number)) if reason == "signal" => signal(number),
+        (Status::Failure, _, Some(number)) if reason == "signal" => signal_name(number),
         (Status::Interrupted, ..) if reason == "signal" => {
-            task.stop_signal.map_or_else(|| reason.to_owned(), signal)
+            task.stop_signal.map_or_else(|| reason.to_owned(), signal_name)
         }
         (Status::AbortedNoSkill, ..) => format!("no skill {}", one_line(reason)),
         _ => one_line(reason).into_owned(),

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use jiff::Timestamp;
-use nix::sys::signal::Signal;
 use unicode_width::UnicodeWidthStr;
 
 use crate::log::is_harmful;
@@ -142,11 +141,6 @@ pub fn money(usd: f64) -> String {
         size if size != 0.0 && size < 0.095 => format!("${usd:.4}"),
         _ => format!("${usd:.2}"),
     }
-}
-
-/// `SIGTERM`, or `signal 40` for those without a name.
-pub fn signal(number: i32) -> String {
-    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |s| s.as_str().to_owned())
 }
 
 /// Long enough for the milliseconds in which a UUIDv7 was made (RFC 9562, section 5.7).

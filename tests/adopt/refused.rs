@@ -46,7 +46,7 @@ fn what_is_no_database_with_tasks_is_refused() {
     for (file, why) in [
         ("missing", "No such file"),
         ("empty", "it is empty"),
-        ("text", "no SQLite database"),
+        ("text", "not an SQLite database"),
         ("directory", "is a directory"),
         ("link", "symbolic link"),
         ("tableless", "no tables"),

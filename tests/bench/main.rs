@@ -65,7 +65,7 @@ struct Measure {
     /// Where to write the figures as JSON [default: bench.json in cargo's target directory]
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Put the table into README.md
+    /// Put the table into contrib/doc/performance.md
     #[arg(long, conflicts_with_all = ["lines", "quick"])]
     readme: bool,
 }
@@ -176,9 +176,9 @@ fn measure_all(options: &Measure) {
 
 /// The paragraph that names the machine, and the table after it.
 fn renew_readme(measured: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let text = fs::read_to_string(&file).expect("README.md");
-    let (before, rest) = text.split_once("Measured on ").expect("the line of the machine in README.md");
-    let after = rest.splitn(3, "\n\n").nth(2).expect("what follows the table in README.md");
-    fs::write(&file, format!("{before}{measured}\n{after}")).expect("README.md");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/doc/performance.md");
+    let text = fs::read_to_string(&file).expect("performance.md");
+    let (before, rest) = text.split_once("Measured on ").expect("the line of the machine");
+    let after = rest.splitn(3, "\n\n").nth(2).expect("what follows the table");
+    fs::write(&file, format!("{before}{measured}\n{after}")).expect("performance.md");
 }

@@ -6,6 +6,7 @@
 //! `BOOKEND_TEST_ALL=1`: what this machine cannot check is a failure instead of a skip.
 
 mod cmd;
+mod document;
 mod fifo;
 mod ledger;
 mod procfs;
@@ -24,6 +25,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 pub use cmd::{Cmd, End, Output, Proc};
+pub use document::{DocumentBlock, blocks, document, documents, prose};
 pub use fifo::Fifo;
 pub use ledger::Row;
 pub use procfs::{

@@ -1,15 +1,16 @@
 //! The journal: no data makes a field of its own, and neither prompt nor argv gets there.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::Duration;
 
 use super::hostile::{HOSTILE, assert_harmless};
-use crate::harness::{End, Output, World, is_root, on_path, possible};
+use crate::harness::{End, Output, Proc, World, is_root, on_path, possible};
 
 const SECRET: &str = "open-the-pod-bay-doors";
 
-/// The fields that a message may have.
-const FIELDS: [&str; 15] = [
+/// The fields that a message may have: those of bookend, and those that tracing-journald adds.
+const FIELDS: [&str; 22] = [
     "MESSAGE",
     "MESSAGE_ID",
     "PRIORITY",
@@ -25,25 +26,35 @@ const FIELDS: [&str; 15] = [
     "STOP_SENDER_PID",
     "SPOOL_FILE",
     "INVOCATION_ID",
+    "TARGET",
+    "CODE_FILE",
+    "CODE_LINE",
+    "SPAN_NAME",
+    "SPAN_TARGET",
+    "SPAN_CODE_FILE",
+    "SPAN_CODE_LINE",
 ];
 
 type Message = Vec<(String, Vec<u8>)>;
 
-/// Runs `words` where what takes messages in journald's place is this test; what it was sent, and what the
+/// Runs `words` with the socket at `path` in the place of journald's.
+fn beside_journald(world: &World, path: &Path, words: &[&str]) -> Proc {
+    let script = format!(
+        "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/journal; : >/run/systemd/journal/socket
+         mount --bind {} /run/systemd/journal/socket; exec \"$@\"",
+        path.display()
+    );
+    world.bare([&["unshare", "--mount", "sh", "-euc", &script, "sh"], words].concat()).start()
+}
+
+/// Runs `words` where this test takes the messages in journald's place: what it was sent, and what the
 /// command said.
 fn spoken(world: &World, words: &[&str], code: i32) -> (Vec<Message>, Output) {
     let path = world.path("journal");
     let _ = std::fs::remove_file(&path);
     let socket = UnixDatagram::bind(&path).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
-    let done = world.path("done");
-    let script = format!(
-        "mount -t tmpfs tmpfs /run; mkdir -p /run/systemd/journal; : >/run/systemd/journal/socket
-         mount --bind {} /run/systemd/journal/socket; exec \"$@\"",
-        path.display()
-    );
-    let command = [&["unshare", "--mount", "sh", "-euc", &script, "sh"], words].concat();
-    let process = world.bare(command).start();
+    let process = beside_journald(world, &path, words);
     // It is read meanwhile: what is not taken at once is dropped.
     let reader = std::thread::spawn(move || {
         let mut messages = Vec::new();
@@ -53,13 +64,15 @@ fn spoken(world: &World, words: &[&str], code: i32) -> (Vec<Message>, Output) {
             if datagram[..n] == *b"done" {
                 return messages;
             }
-            messages.push(parse(&datagram[..n]));
+            // An empty message asks whether anything listens.
+            if n > 0 {
+                messages.push(parse(&datagram[..n]));
+            }
         }
     });
     let output = process.wait().ended(End::Code(code));
     UnixDatagram::unbound().and_then(|s| s.send_to(b"done", &path)).expect("the last word");
     let messages = reader.join().expect("messages");
-    let _ = std::fs::remove_file(done);
     (messages, output)
 }
 
@@ -203,6 +216,22 @@ fn a_value_without_end_is_cut_and_the_message_still_gets_there() {
     let told = messages.iter().filter(|m| field(m, "MESSAGE_ID").is_some()).count();
     assert_eq!(told, 2, "its start and its end: {output:?}");
     assert!(messages.iter().all(|m| field(m, "KEY").is_none_or(|k| k.len() == 16 * 1024)));
+}
+
+/// The queue of its socket (net.unix.max_dgram_qlen) is full after a few runs, and some run at the same time.
+#[test]
+fn a_journald_that_does_not_read_delays_no_run() {
+    let Some(world) = world("a_journald_that_does_not_read_delays_no_run") else { return };
+    let path = world.path("journal");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    let runs = "for n in $(seq 15); do bookend --log journald run -- true; done";
+    let script =
+        format!("{runs} & {runs} & {runs} & {runs}; wait; exec bookend --log journald run -v -- true");
+    let output = beside_journald(&world, &path, &["sh", "-c", &script]).wait().ended(End::Code(0));
+    assert_eq!(world.rows().iter().filter(|r| r.text("status") == "success").count(), 61);
+    let lost = "bookend: warning: 2 messages lost: journald does not read its socket\n";
+    assert_eq!(output.stderr, lost, "only the last run has -v");
+    drop(socket);
 }
 
 /// Where stderr is a pipe to journald, each line would be a message, and `<0>` before it its priority.

@@ -192,7 +192,7 @@ fn a_time_out_of_one_that_may_not_be_signalled_says_so_and_does_not_wait_for_eve
     let options = ["--timeout", "100ms", "--grace", "100ms", "--key", "k", "--on-finish", "cat >../tmp/row"];
     let mut raised = Raised::start(&world, &specs, ROOT, &options);
     let said = raised.run.wait_here().ended(End::Code(124));
-    assert!(said.stderr.contains("could not send signal 9"), "{said:?}");
+    assert!(said.stderr.contains("could not send SIGKILL"), "{said:?}");
     assert!(said.stderr.contains("was not ended, and runs on"), "{said:?}");
     raised.assert_honest("cancelled/timeout");
     let told: serde_json::Value =

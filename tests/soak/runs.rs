@@ -258,22 +258,22 @@ impl Plan {
         let is_refused = end == "75";
         let may_be_said = |line: &str| {
             let Some(line) = line.strip_prefix("bookend: ") else {
-                return is_refused && line.starts_with("hint: --wait waits for it");
+                return line.starts_with("hint: ");
             };
             let has = |parts: &[&str]| parts.iter().all(|part| line.contains(part));
             let not_well = (end != "0" || self.is_told())
                 && has(&["warning: session ", " is not to be resumed: ", &own]);
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
-            let is_missing = self.how == How::Missing && has(&["error: executing ", ": not found"]);
+            let is_missing = self.how == How::Missing && has(&["error: ", ": command not found in PATH"]);
             let cut_off = [" was killed", " was interrupted by ", " was not run: "];
             let is_cut_off = (self.hook_may_fail()
                 && cut_off.iter().any(|how| has(&["the --on-finish command of ", how])))
-                || (self.hook_may_be_killed() && has(&["the prepare command was killed by signal 9"]));
+                || (self.hook_may_be_killed() && has(&["--prepare was killed by SIGKILL"]));
             // What an agent that was stopped left running holds its stdout until the sweep.
             let outlived = (end != "0" || self.is_told())
                 && has(&["warning: stopped reading the agent's stdout ", " it is still open in process "]);
-            let gives_up = self.is_impatient && has(&["others kept it locked for "]);
+            let gives_up = self.is_impatient && has(&["other processes kept it locked for "]);
             not_well || settles || refuses || is_missing || is_cut_off || outlived || gives_up
         };
         said.lines().filter(|line| !may_be_said(line)).collect()

@@ -1,11 +1,11 @@
-//! The justfile module, called by the real `just`.
+//! Runs the module of contrib/just with the real `just`.
 
 use std::path::Path;
 
 use crate::harness::{on_path, possible};
 use crate::machine::Machine;
 
-/// A machine with `just` and a project of ada's that uses the module. `None`, said on stderr: there is none.
+/// A machine with `just`. `None` where the test cannot run, which stderr reports.
 pub fn machine_with_just(test: &str, make: impl Fn(&str) -> Option<Machine>) -> Option<Machine> {
     let given = std::env::var_os("BOOKEND_JUST");
     if !possible(test, given.is_some() || on_path("just"), "`just`, in the PATH or as BOOKEND_JUST") {
@@ -18,11 +18,11 @@ pub fn machine_with_just(test: &str, make: impl Fn(&str) -> Option<Machine>) -> 
     Some(m)
 }
 
-const PROJECT: &str = "mod agent '/usr/share/bookend/bookend.just'\n\n# What else there is to do\nother:\n";
+const PROJECT: &str = "mod agent '/usr/share/bookend/bookend.just'\n\n# Another recipe\nother:\n";
 
 #[test]
-fn the_just_module_runs_agents_where_it_is_called_from() {
-    let name = "the_just_module_runs_agents_where_it_is_called_from";
+fn just_runs_agents_in_the_directory_of_the_caller() {
+    let name = "just_runs_agents_in_the_directory_of_the_caller";
     let Some(m) = machine_with_just(name, Machine::new) else { return };
     m.write("/srv/project/justfile", PROJECT);
     m.write("/srv/project/below/file", "");
@@ -49,8 +49,8 @@ fn the_just_module_runs_agents_where_it_is_called_from() {
 }
 
 #[test]
-fn just_restart_interrupts_what_runs_and_loses_nothing() {
-    let name = "just_restart_interrupts_what_runs_and_loses_nothing";
+fn just_restart_ends_running_tasks_as_interrupted() {
+    let name = "just_restart_ends_running_tasks_as_interrupted";
     let Some(m) = machine_with_just(name, Machine::new) else { return };
     m.write("/srv/project/justfile", "import '/usr/share/bookend/bookend.just'\n");
     m.task("one", "claude -p work --output-format stream-json --verbose", "");

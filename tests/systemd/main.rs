@@ -9,8 +9,8 @@
 mod harness;
 
 mod cgroups;
+mod documents;
 mod journal;
 mod just;
 mod machine;
-mod readme;
 mod units;

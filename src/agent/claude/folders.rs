@@ -6,8 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::agent::{home, is_session_id};
+use crate::agent::home;
 use crate::sys::files;
+use crate::task::SessionId;
 
 /// A longer list of plugins is not read: the agent would have to wait for it.
 const LONGEST_LIST: u64 = 16 << 20;
@@ -23,8 +24,8 @@ pub fn config_dir() -> Option<PathBuf> {
 }
 
 /// In the project folder of `cwd`, or wherever that id has a conversation: Claude looks there too.
-pub fn transcript_in(projects: &Path, cwd: &Path, id: &str) -> Option<PathBuf> {
-    if !is_session_id(id) {
+pub fn transcript_in(projects: &Path, cwd: &Path, id: &SessionId) -> Option<PathBuf> {
+    if !id.is_valid() {
         return None;
     }
     let file = format!("{id}.jsonl");
@@ -35,7 +36,7 @@ pub fn transcript_in(projects: &Path, cwd: &Path, id: &str) -> Option<PathBuf> {
 }
 
 /// The id of the conversation of `cwd` that was written last.
-pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<String> {
+pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<SessionId> {
     let folders = project_folders(projects, cwd).into_iter();
     let files = folders.filter_map(|d| fs::read_dir(d).ok()).flatten().flatten();
     let conversations = files.filter_map(|entry| {
@@ -47,11 +48,11 @@ pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<String> {
         let changed = entry.metadata().and_then(|m| m.modified());
         counts.then(|| (changed.unwrap_or(SystemTime::UNIX_EPOCH), id.to_owned()))
     });
-    conversations.max().map(|(_, id)| id)
+    conversations.max().map(|(_, id)| SessionId::recorded(id))
 }
 
 /// The id of the conversation of the only job that was made from `cwd` since then.
-pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: &str) -> Option<String> {
+pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: &str) -> Option<SessionId> {
     let cwd = cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned());
     let states = fs::read_dir(jobs).ok()?.flatten().filter_map(|job| {
         let state = files::read(&job.path().join("state.json"), 0, LONGEST_STATE).ok()?;
@@ -62,7 +63,7 @@ pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: &str) -> Option<String> {
             && state["createdAt"].as_str().is_some_and(|at| at >= since)
     };
     let mut ours = states.filter(is_ours);
-    let id = ours.next()?["sessionId"].as_str().filter(|id| is_session_id(id))?.to_owned();
+    let id = ours.next()?["sessionId"].as_str()?.parse().ok()?;
     ours.next().is_none().then_some(id)
 }
 
@@ -130,7 +131,7 @@ mod tests {
         fs::write(here.join("a.jsonl"), "{}").unwrap();
         fs::write(here.join("b.jsonl"), "").unwrap();
         fs::write(there.join("b.jsonl"), "{}").unwrap();
-        let find = |id| transcript_in(&projects, &cwd, id);
+        let find = |id: &str| transcript_in(&projects, &cwd, &id.into());
         assert_eq!(find("a"), Some(here.join("a.jsonl")));
         assert_eq!(find("b"), Some(there.join("b.jsonl")));
         assert_eq!(find("c"), Some(here.join("c.jsonl")));
@@ -151,7 +152,7 @@ mod tests {
             let when = SystemTime::now() - std::time::Duration::from_secs(age);
             file.set_modified(when).unwrap();
         }
-        assert_eq!(most_recent_in(&cwd, &cwd).as_deref(), Some(ids[1]));
+        assert_eq!(most_recent_in(&cwd, &cwd), Some(ids[1].into()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::argv::{Options, Words};
 use super::{Adapter, Asked, AskedSession, Mode, Names, Plan, Reader, injected, skills_above};
-use crate::task::TokensScope;
+use crate::task::{SessionId, TokensScope};
 use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
 use reader::ClaudeReader;
 
@@ -131,8 +131,8 @@ impl Adapter for Claude {
         }
         match plan {
             Plan::AsGiven => args.to_vec(),
-            Plan::Assign(id) => injected(args, 0, "--session-id", id),
-            Plan::Resume(id) => injected(args, 0, "--resume", id),
+            Plan::Assign(id) => injected(args, 0, "--session-id", id.as_str()),
+            Plan::Resume(id) => injected(args, 0, "--resume", id.as_str()),
         }
     }
 
@@ -144,15 +144,15 @@ impl Adapter for Claude {
         Box::new(ClaudeReader::new(mode))
     }
 
-    fn transcript(&self, cwd: &Path, id: &str) -> Option<PathBuf> {
+    fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf> {
         transcript_in(&config_dir()?.join("projects"), cwd, id)
     }
 
-    fn most_recent(&self, cwd: &Path) -> Option<String> {
+    fn most_recent(&self, cwd: &Path) -> Option<SessionId> {
         most_recent_in(&config_dir()?.join("projects"), cwd)
     }
 
-    fn backgrounded(&self, cwd: &Path, since: &str) -> Option<String> {
+    fn backgrounded(&self, cwd: &Path, since: &str) -> Option<SessionId> {
         backgrounded_in(&config_dir()?.join("jobs"), cwd, since)
     }
 
@@ -190,9 +190,9 @@ fn conversation(words: &Words) -> AskedSession {
         return AskedSession::NoConversation;
     }
     let fork = words.has("--fork-session");
-    let id = words.text("--session-id");
+    let id = words.text("--session-id").map(SessionId::recorded);
     if words.has("--resume") {
-        return match (words.text("--resume"), fork) {
+        return match (words.text("--resume").map(SessionId::recorded), fork) {
             (from, true) => AskedSession::Fork(from, id),
             (Some(from), false) => AskedSession::Resume(from),
             (None, false) => AskedSession::ResumePicker,
@@ -212,7 +212,7 @@ fn conversation(words: &Words) -> AskedSession {
     }
     // An empty id names none, and would undo one that is put in.
     if words.has("--session-id") {
-        AskedSession::Assign(id.unwrap_or_default())
+        AskedSession::Assign(id.unwrap_or_else(|| SessionId::recorded("")))
     } else {
         AskedSession::Unsaid
     }
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn what_the_argv_says_of_sessions_is_seen() {
         use AskedSession::{Assign, Continue, Fork, NotKept, Resume, ResumePicker, Unsaid};
-        let some = |s: &str| Some(s.to_owned());
+        let some = |s: &str| Some(s.into());
         for (line, session) in [
             ("-p hi", Unsaid),
             ("", Unsaid),
@@ -282,7 +282,7 @@ mod tests {
             ("-c -p hi", Continue),
             ("-pc hi", Continue),
             ("--session-id abc -p hi", Assign("abc".into())),
-            ("--session-id= -p hi", Assign(String::new())),
+            ("--session-id= -p hi", Assign("".into())),
             ("--resume a --fork-session", Fork(some("a"), None)),
             ("--resume a --fork-session --session-id b", Fork(some("a"), some("b"))),
             ("-c --fork-session", Fork(None, None)),

@@ -12,9 +12,7 @@ use memchr::memmem::Finder;
 use crate::agent::output::event::{Block, Counted, Event, InPlace, Message, RateLimit, Texts, Usage};
 use crate::agent::output::forms::{Forms, Read};
 use crate::agent::output::lines::{LineSplitter, ObjectSplitter, objects};
-use crate::agent::{
-    ApiFailure, ApiFailureKind, CostCovers, Mode, Observed, Reader, brief, hash, is_session_id,
-};
+use crate::agent::{ApiFailure, ApiFailureKind, CostCovers, Mode, Observed, Reader, brief, hash};
 
 /// Messages that may still be streaming at once; counts of older ones are final.
 const RECENT: usize = 16;
@@ -200,7 +198,7 @@ impl Tally {
     fn take<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
         let Some(kind) = &e.kind else { return };
         if let Some(named) = &e.session_id
-            && !self.observed.session_id.as_ref().is_some_and(|known| texts.is(named, known))
+            && !self.observed.session_id.as_ref().is_some_and(|known| texts.is(named, known.as_str()))
         {
             self.session(&texts.text(named));
         }
@@ -218,8 +216,8 @@ impl Tally {
     }
 
     fn session(&mut self, id: &str) {
-        if is_session_id(id) {
-            self.observed.session_id = Some(id.to_owned());
+        if let Ok(session) = id.parse() {
+            self.observed.session_id = Some(session);
             self.known_session = Some(KnownSession::new(id));
         }
     }

@@ -3,13 +3,15 @@
 use super::{END, START, World, ended, new_task, start};
 use crate::ledger::sessions::{LastUse, Restored};
 use crate::ledger::{Finished, Found, Ledger};
-use crate::task::{Cancel, Ended, Ending, Failure, Interrupt, NewTask, Status, TaskId, Trust};
+use crate::task::{
+    Cancel, Ended, Ending, Failure, Interrupt, NewTask, Provider, SessionId, Status, TaskId, Trust,
+};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
 
 fn with_session(id: &str, session: &str) -> NewTask {
     let mut task = new_task(id, Some(KEY));
-    task.session_id = Some(session.to_owned());
+    task.session_id = Some(session.into());
     task
 }
 
@@ -19,12 +21,12 @@ fn first_run(ledger: &mut Ledger) {
     ledger.finish(&TaskId::recorded("first"), &ended(Ending::Success), "run").unwrap();
 }
 
-fn linked(ledger: &Ledger) -> Option<(String, Option<TaskId>)> {
+fn linked(ledger: &Ledger) -> Option<(SessionId, Option<TaskId>)> {
     ledger.session_of_key(KEY).unwrap().map(|s| (s.session_id, s.task_id))
 }
 
-fn link(session: &str, task: &str) -> Option<(String, Option<TaskId>)> {
-    Some((session.to_owned(), Some(TaskId::recorded(task))))
+fn link(session: &str, task: &str) -> Option<(SessionId, Option<TaskId>)> {
+    Some((session.into(), Some(TaskId::recorded(task))))
 }
 
 fn reasons(ledger: &Ledger, task: &str) -> Vec<(String, String)> {
@@ -33,7 +35,7 @@ fn reasons(ledger: &Ledger, task: &str) -> Vec<(String, String)> {
         .unwrap()
         .into_iter()
         .filter(|i| i.restored_at.is_none())
-        .map(|i| (i.session_id, i.reason))
+        .map(|i| (i.session_id.to_string(), i.reason))
         .collect()
 }
 
@@ -66,7 +68,7 @@ fn a_session_survives_success_and_nothing_else() {
                 assert!(reasons(&ledger, "second").is_empty());
             }
             Some(reason) => {
-                assert_eq!(invalidated.as_deref(), Some("s1"));
+                assert_eq!(invalidated, Some("s1".into()));
                 assert_eq!(linked(&ledger), None);
                 assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), reason.to_owned())]);
             }
@@ -94,7 +96,8 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         assert_eq!(ledger.session_of_key(KEY).unwrap(), before);
         assert!(reasons(&ledger, "second").is_empty());
         let claim = ledger.claim().unwrap();
-        let last = claim.last_use(Some("anthropic"), "s1", None).unwrap();
+        let last =
+            claim.last_use(Some(&Provider::recorded("anthropic")), &SessionId::recorded("s1"), None).unwrap();
         assert_eq!(last.task.unwrap().id, "first", "its failure says nothing against the session");
     }
 }
@@ -136,14 +139,30 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
     let mut ledger = world.open();
     first_run(&mut ledger);
     drop(start(&mut ledger, &with_session("second", "s1")));
-    ledger.session_seen(&TaskId::recorded("second"), Some(KEY), Some("anthropic"), "s2", END).unwrap();
+    ledger
+        .session_seen(
+            &TaskId::recorded("second"),
+            Some(KEY),
+            Some(&Provider::recorded("anthropic")),
+            &SessionId::recorded("s2"),
+            END,
+        )
+        .unwrap();
     let Found::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
-    assert_eq!(row.session_id.as_deref(), Some("s2"));
+    assert_eq!(row.session_id, Some("s2".into()));
     assert_eq!(linked(&ledger), link("s2", "second"));
     assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "replaced".to_owned())]);
     ledger.finish(&TaskId::recorded("second"), &ended(Ending::Success), "run").unwrap();
     assert_eq!(linked(&ledger), link("s2", "second"));
-    ledger.session_seen(&TaskId::recorded("second"), Some(KEY), Some("anthropic"), "s3", END).unwrap();
+    ledger
+        .session_seen(
+            &TaskId::recorded("second"),
+            Some(KEY),
+            Some(&Provider::recorded("anthropic")),
+            &SessionId::recorded("s3"),
+            END,
+        )
+        .unwrap();
     assert_eq!(linked(&ledger), link("s2", "second"), "a task that has ended says no more");
 }
 
@@ -153,7 +172,7 @@ fn a_session_that_only_the_result_names_is_linked_at_the_end() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", Some(KEY))));
     let mut end = ended(Ending::Success);
-    end.session_id = Some("late".to_owned());
+    end.session_id = Some(SessionId::recorded("late"));
     ledger.finish(&TaskId::recorded("t"), &end, "run").unwrap();
     assert_eq!(linked(&ledger), link("late", "t"));
 }
@@ -164,7 +183,7 @@ fn a_bad_end_withdraws_the_session_from_every_key() {
     let mut ledger = world.open();
     first_run(&mut ledger);
     let mut keyless = new_task("keyless", None);
-    keyless.session_id = Some("s1".to_owned());
+    keyless.session_id = Some(SessionId::recorded("s1"));
     drop(start(&mut ledger, &keyless));
     ledger.finish(&TaskId::recorded("keyless"), &ended(Ending::Failure(Failure::Signal)), "run").unwrap();
     assert_eq!(linked(&ledger), None);
@@ -180,13 +199,14 @@ fn the_same_id_at_another_provider_is_another_session() {
     let mut ledger = world.open();
     first_run(&mut ledger);
     let mut other = new_task("other", None);
-    other.provider = Some("cursor".to_owned());
-    other.session_id = Some("s1".to_owned());
+    other.provider = Some(Provider::recorded("cursor"));
+    other.session_id = Some(SessionId::recorded("s1"));
     drop(start(&mut ledger, &other));
     ledger.finish(&TaskId::recorded("other"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
     assert_eq!(linked(&ledger), link("s1", "first"));
     let claim = ledger.claim().unwrap();
-    let last = claim.last_use(Some("anthropic"), "s1", None).unwrap();
+    let last =
+        claim.last_use(Some(&Provider::recorded("anthropic")), &SessionId::recorded("s1"), None).unwrap();
     assert_eq!(last.task.unwrap().id, "first");
 }
 
@@ -216,13 +236,13 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     second.started_at = END.to_owned();
     drop(start(&mut ledger, &second));
     let claim = ledger.claim().unwrap();
-    let provider = Some("anthropic");
-    assert_eq!(claim.last_session_cost(provider, "s1").unwrap(), Some(1.5));
-    assert_eq!(claim.last_session_cost(provider, "s2").unwrap(), None);
-    let last = claim.last_use(provider, "s1", Some(&TaskId::recorded("first"))).unwrap();
+    let provider = Some(&Provider::recorded("anthropic"));
+    assert_eq!(claim.last_session_cost(provider, &"s1".into()).unwrap(), Some(1.5));
+    assert_eq!(claim.last_session_cost(provider, &"s2".into()).unwrap(), None);
+    let last = claim.last_use(provider, &"s1".into(), Some(&TaskId::recorded("first"))).unwrap();
     assert_eq!((last.status(), last.task.unwrap().id.as_str()), (Some(Status::Running), "second"));
-    assert!(claim.last_use(provider, "s2", None).unwrap().task.is_none());
-    let linked = claim.last_use(provider, "s2", Some(&TaskId::recorded("first"))).unwrap();
+    assert!(claim.last_use(provider, &"s2".into(), None).unwrap().task.is_none());
+    let linked = claim.last_use(provider, &"s2".into(), Some(&TaskId::recorded("first"))).unwrap();
     assert!(linked.task.is_none(), "a task of another session says nothing of this one");
 }
 
@@ -232,7 +252,11 @@ fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("t", "s1")));
     let safe = |ledger: &mut Ledger, restored| {
-        let last = ledger.claim().unwrap().last_use(Some("anthropic"), "s1", None).unwrap();
+        let last = ledger
+            .claim()
+            .unwrap()
+            .last_use(Some(&Provider::recorded("anthropic")), &SessionId::recorded("s1"), None)
+            .unwrap();
         assert!(!last.restored);
         // A restored session has no veto any more.
         LastUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.is_safe()
@@ -253,7 +277,15 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
     drop(start(&mut ledger, &with_session("first", "s1")));
     ledger.finish(&TaskId::recorded("first"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
     drop(start(&mut ledger, &with_session("second", "s2")));
-    ledger.session_seen(&TaskId::recorded("second"), Some(KEY), Some("anthropic"), "s3", END).unwrap();
+    ledger
+        .session_seen(
+            &TaskId::recorded("second"),
+            Some(KEY),
+            Some(&Provider::recorded("anthropic")),
+            &SessionId::recorded("s3"),
+            END,
+        )
+        .unwrap();
     assert_eq!(reasons(&ledger, "second"), [("s2".to_owned(), "replaced".to_owned())]);
     ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
     let restored = |ledger: &mut Ledger| match ledger.restore_session(KEY, END).unwrap() {
@@ -262,7 +294,7 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
     };
     let gone = world.raw();
     gone.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
-    assert_eq!(restored(&mut ledger).as_deref(), Some("s1"), "s2 only gave way");
+    assert_eq!(restored(&mut ledger), Some("s1".into()), "s2 only gave way");
     gone.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
     assert_eq!(restored(&mut ledger), None, "s1 was restored before");
 }
@@ -289,18 +321,29 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_k
         let linked_only = ledger
             .claim()
             .unwrap()
-            .last_use(Some("anthropic"), "s1", Some(&TaskId::recorded("theirs")))
+            .last_use(
+                Some(&Provider::recorded("anthropic")),
+                &SessionId::recorded("s1"),
+                Some(&TaskId::recorded("theirs")),
+            )
             .unwrap();
         assert_eq!(linked_only.task.map(|t| t.id), Some(TaskId::recorded("theirs")), "nobody else is known");
 
-        drop(start(&mut ledger, &NewTask { session_id: Some("s1".to_owned()), ..begun("ours", ours) }));
+        drop(start(
+            &mut ledger,
+            &NewTask { session_id: Some(SessionId::recorded("s1")), ..begun("ours", ours) },
+        ));
         if status != runs {
             ledger.finish(&TaskId::recorded("ours"), &ended(Ending::Success), "run").unwrap();
         }
         let last = ledger
             .claim()
             .unwrap()
-            .last_use(Some("anthropic"), "s1", Some(&TaskId::recorded("theirs")))
+            .last_use(
+                Some(&Provider::recorded("anthropic")),
+                &SessionId::recorded("s1"),
+                Some(&TaskId::recorded("theirs")),
+            )
             .unwrap();
         assert_eq!((last.status(), last.task.unwrap().id.as_str()), (status, user), "{theirs} {ours}");
     }
@@ -319,7 +362,15 @@ fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
     let mut next = with_session("next", "s2");
     next.started_at = START.to_owned();
     claim.insert(&next, &live, "run").unwrap();
-    claim.link_session(KEY, Some("anthropic"), "s2", &TaskId::recorded("next"), START).unwrap();
+    claim
+        .link_session(
+            KEY,
+            Some(&Provider::recorded("anthropic")),
+            &SessionId::recorded("s2"),
+            &TaskId::recorded("next"),
+            START,
+        )
+        .unwrap();
     claim.commit().unwrap();
     assert_eq!(linked(&ledger), link("s2", "next"));
     assert_eq!(reasons(&ledger, "dead"), [("s1".to_owned(), "interrupted: supervisor_lost".to_owned())]);

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{ChosenBy, Ledger, LiveLock, Location};
 use crate::exit::Exit;
-use crate::task::{Counts, EndSource, Ended, Ending, Identity, NewTask, Place, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, Identity, NewTask, Place, Provider, TaskId};
 
 pub const START: &str = "2026-11-21T12:00:00.000Z";
 pub const END: &str = "2026-11-21T12:00:05.000Z";
@@ -61,7 +61,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
         agent: "dev".to_owned(),
         agent_type: "claude",
         model: None,
-        provider: Some("anthropic".to_owned()),
+        provider: Some(Provider::recorded("anthropic")),
         started_at: START.to_owned(),
         session_id: None,
         resumed_from: None,
@@ -119,7 +119,7 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
     let claim = ledger.claim().unwrap();
     claim.insert(task, &live, "run").unwrap();
     if let (Some(key), Some(session)) = (&task.key, &task.session_id) {
-        claim.link_session(key, task.provider.as_deref(), session, &task.id, &task.started_at).unwrap();
+        claim.link_session(key, task.provider.as_ref(), session, &task.id, &task.started_at).unwrap();
     }
     claim.commit().unwrap();
     live

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use super::{World, ended, new_task, start};
 use crate::exit::Exit;
 use crate::ledger::{Found, Ledger, MergeOutcome};
-use crate::task::{Counts, Ended, Ending, Failure, Sender, Status, Task, TaskId};
+use crate::task::{Counts, Ended, Ending, Failure, Sender, SessionId, Status, Task, TaskId};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
@@ -31,7 +31,7 @@ fn a_rich_end() -> Ended {
     };
     end.session_cost_usd = Some(0.5);
     end.model = Some("opus".to_owned());
-    end.session_id = Some("s".to_owned());
+    end.session_id = Some(SessionId::recorded("s"));
     end.oom_killed = Some(true);
     end.leftovers = Some("{\"found\":1}".to_owned());
     end
@@ -60,7 +60,7 @@ fn a_spooled_record_comes_into_its_row_as_if_it_had_been_written_there() {
     assert_eq!(merged[0].task, Some(TaskId::recorded("spooled")));
     assert!(matches!(
         &merged[0].outcome,
-        MergeOutcome::Applied { status: Status::Failure, invalidated: Some(id) } if id == "s"
+        MergeOutcome::Applied { status: Status::Failure, invalidated: Some(id) } if *id == "s"
     ));
     assert!(ledger.spooled().unwrap().is_empty());
     let mut row = read(&ledger, "spooled");

@@ -47,7 +47,7 @@ pub enum Policy {
     /// Counted after a success, ended after any other end.
     Auto,
     End,
-    Exit,
+    Leave,
 }
 
 impl Policy {
@@ -55,7 +55,7 @@ impl Policy {
         match self {
             Policy::Auto => !success,
             Policy::End => true,
-            Policy::Exit => false,
+            Policy::Leave => false,
         }
     }
 
@@ -68,12 +68,26 @@ impl Policy {
 /// Looking for left-overs failed as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "looking through /proc for what the task left behind: {0} (nothing was ended; is /proc mounted?)"
-    )]
+    #[error("looking through /proc for what the task left behind; nothing was ended")]
     Proc(#[source] io::Error),
-    #[error("waiting for what the task left behind to end: {0} (`bookend recover` ends what is left)")]
+    #[error("waiting for what the task left behind to end")]
     Wait(#[source] io::Error),
+}
+
+impl Error {
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Error::Proc(_) => "check that /proc is mounted",
+            Error::Wait(_) => "run `bookend recover` to end what is left",
+        }
+    }
+}
+
+impl From<Error> for crate::error::Error {
+    fn from(e: Error) -> crate::error::Error {
+        let hint = e.hint();
+        crate::error::Error::failed(e).hint(hint)
+    }
 }
 
 /// What has to be done next.

@@ -355,5 +355,5 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
 #[test]
 fn a_policy_says_what_is_ended() {
     assert!(!Policy::Auto.ends(true) && Policy::Auto.ends(false));
-    assert!(Policy::End.ends(true) && !Policy::Exit.ends(false));
+    assert!(Policy::End.ends(true) && !Policy::Leave.ends(false));
 }

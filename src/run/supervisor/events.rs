@@ -10,7 +10,7 @@ use super::stopwatch::Clock;
 use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, Fate};
@@ -21,7 +21,7 @@ use crate::process::terminal;
 use crate::process::watch::{Event, Interest, Source};
 use crate::stop::{stop_of, watching};
 use crate::sys::{self, Change, Received, Usage};
-use crate::task::Stop;
+use crate::task::{Stop, signal_name};
 
 impl Supervisor<'_> {
     /// One event, or the deadline.
@@ -146,7 +146,7 @@ impl Supervisor<'_> {
             let _ = to.signal(libc::SIGCONT, None);
         }
         let Err(e) = sent else { return };
-        warn!("could not send signal {signal} to process {}: {e}", to.pid);
+        warn!("could not send {} to process {}: {e}", signal_name(signal), to.pid);
         if signal == libc::SIGKILL && e.raw_os_error() == Some(libc::EPERM) {
             // Write access to the cgroup is enough to kill all processes in it, whatever their user.
             let killed = self.agent.state.is_alive() && self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
@@ -286,13 +286,13 @@ impl Supervisor<'_> {
         let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
         let key = t.key.as_deref();
-        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_deref(), &session, &clock::now());
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_ref(), &session, &clock::now());
         self.written.session_waits = seen.is_err();
         match seen {
             Ok(()) => self.written.session = Some(session),
             // The ending carries the id again.
             Err(e) => {
-                debug!("session {session} not recorded yet: {e}");
+                debug!("session {session} not recorded yet: {}", chain(&e));
                 self.written.at = Some(Instant::now());
             }
         }
@@ -323,7 +323,7 @@ impl Supervisor<'_> {
                 self.written.counts = counts;
                 self.written.tool = observed.tool_in_flight;
             }
-            Err(e) => debug!("partial counts not recorded: {e}"),
+            Err(e) => debug!("partial counts not recorded: {}", chain(&e)),
         }
         self.written.at = Some(now);
         self.timers.rest = Some(now + REST);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use crate::agent::{self, Mode, Observed, Reader};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::helper::{Attendant, Helper, Waited};
 use crate::ledger::{Found, Ledger, SpoolSlot};
@@ -26,7 +26,7 @@ use crate::process::watch::{Source, Watch};
 use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Outcome, Stop, Task, TaskId};
+use crate::task::{Cause, Counts, Outcome, Provider, SessionId, Stop, Task, TaskId};
 use state::{AgentState, RowState, StopState};
 use stopwatch::Clock;
 
@@ -61,7 +61,7 @@ pub(super) struct SupervisorStart {
 pub(super) struct TaskRef {
     pub(super) id: TaskId,
     pub(super) key: Option<String>,
-    pub(super) provider: Option<String>,
+    pub(super) provider: Option<Provider>,
 }
 
 /// What the end of the row is computed from, besides what the supervisor sees.
@@ -126,9 +126,9 @@ pub(super) struct Limits {
 /// The conversation of a run, as it was chosen.
 pub(super) struct Conversation {
     /// The session id known before the agent reports one.
-    pub(super) session: Option<String>,
+    pub(super) session: Option<SessionId>,
     /// The session id that the agent was told to resume.
-    pub(super) resumed: Option<String>,
+    pub(super) resumed: Option<SessionId>,
 }
 
 /// The clocks that run beside the agent. The first three pause while it is stopped; `idle` and `linger` also
@@ -148,7 +148,7 @@ struct Timers {
 /// What the ledger holds of the agent's output.
 #[derive(Default)]
 struct Written {
-    session: Option<String>,
+    session: Option<SessionId>,
     /// The ledger was locked when the agent reported its session.
     session_waits: bool,
     counts: Counts,
@@ -175,7 +175,7 @@ pub(super) struct Supervisor<'a> {
     timers: Timers,
     written: Written,
     /// The session id that the agent was told to resume, until it reports one.
-    resumed: Option<String>,
+    resumed: Option<SessionId>,
     context_lost: bool,
     sweep: Option<LeftoverSweep>,
 }
@@ -253,7 +253,7 @@ impl<'a> Supervisor<'a> {
             output.capture.rest();
         }
         if let Err(e) = self.ledger.rest() {
-            debug!("{e}");
+            debug!("{}", chain(&e));
         }
         sys::trim_memory();
     }
@@ -345,7 +345,7 @@ impl<'a> Supervisor<'a> {
     /// Finds the leftover processes. Signals nothing yet.
     pub(super) fn scan_leftovers(&self, sweep: &mut LeftoverSweep) {
         if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
-            warn!("{e}");
+            warn!(hint = e.hint(), "{}", chain(&e));
         }
     }
 
@@ -375,14 +375,19 @@ impl<'a> Supervisor<'a> {
                     turned?;
                 }
                 Err(e) => {
-                    warn!("{e}");
+                    warn!(hint = e.hint(), "{}", chain(&e));
                     break;
                 }
             }
         }
         let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
-            warn!("recording the leftover processes of task {}: {e}", self.task.id);
+            warn!(
+                hint = e.hint(),
+                "recording the leftover processes of task {}: {}",
+                self.task.id,
+                chain(&e)
+            );
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::Supervisor;
 use super::state::RowState;
 use crate::agent::{CostCovers, Observed};
 use crate::clock;
+use crate::error::chain;
 use crate::exit::Exit;
 use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
@@ -15,7 +16,9 @@ use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
 use crate::process::leftovers::summary::Summary;
 use crate::sys::Usage;
-use crate::task::{Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Sender, Stop, TaskId};
+use crate::task::{
+    Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Sender, SessionId, Stop, TaskId,
+};
 use crate::view;
 
 /// How a run ended.
@@ -37,7 +40,7 @@ pub(crate) struct SessionTraces {
     /// The session is kept although the run failed.
     pub(crate) kept: Option<KeepSession>,
     /// The id of a session that continues in the background.
-    pub(crate) backgrounded: Option<String>,
+    pub(crate) backgrounded: Option<SessionId>,
 }
 
 impl Supervisor<'_> {
@@ -94,7 +97,7 @@ impl Supervisor<'_> {
         let RowState::Ending(_, ended) = &self.row else { return };
         let refused = match self.ledger.finish(&self.task.id, ended, "run") {
             Ok(Finished::NoRow) => Some("its row is missing from the ledger".to_owned()),
-            Err(refused) => Some(refused.to_string()),
+            Err(refused) => Some(chain(&refused)),
             Ok(finished) => {
                 report(&self.task.id, ended, finished);
                 None
@@ -106,11 +109,11 @@ impl Supervisor<'_> {
         match refused {
             Some(refused) => {
                 let recover = view::suggestion(self.ledger.option(), "recover");
-                spool(&slot, &self.task.id, &ended, &refused, &recover);
+                spool(&slot, (&self.task.id, self.task.key.as_deref()), &ended, &refused, &recover);
             }
             None => {
                 if let Err(e) = slot.discard() {
-                    debug!("{e}");
+                    debug!("{}", chain(&e));
                 }
             }
         }
@@ -181,7 +184,7 @@ fn report(id: &TaskId, ended: &Ended, finished: Finished) {
         MESSAGE_ID = log::id::of(status),
         STATUS = status.as_str(),
         REASON = reason,
-        SESSION_ID = ended.session_id,
+        SESSION_ID = ended.session_id.as_ref().map(SessionId::as_str),
         DURATION_MS = ended.duration_ms,
         COST_USD = ended.counts.cost_usd,
         STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
@@ -191,7 +194,7 @@ fn report(id: &TaskId, ended: &Ended, finished: Finished) {
         warn!(
             MESSAGE_ID = log::id::SESSION_INVALIDATED,
             STATUS = status.as_str(),
-            SESSION_ID = session,
+            SESSION_ID = session.as_str(),
             "session {session} is not to be resumed: task {id} ended as {status}{because}"
         );
     }
@@ -212,7 +215,8 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, id: &TaskId, ended: &Ended, refused: &str, recover: &str) {
+fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&str>), ended: &Ended, refused: &str, recover: &str) {
+    let (id, key) = task;
     let status = ended.ending.status();
     match slot.write(ended, "run") {
         Ok(file) => warn!(
@@ -226,11 +230,12 @@ fn spool(slot: &SpoolSlot, id: &TaskId, ended: &Ended, refused: &str, recover: &
         Err(e) => {
             let (line, file) = slot.line(ended, "run");
             error!(
-                "the end of task {id} ({status}) is not recorded: {refused}; {e}; the next line is its \
+                "the end of task {id} ({status}) is not recorded: {refused}; {}; the next line is its \
                  record: save it as {} and run `{recover}`",
+                chain(&e),
                 file.display()
             );
-            log::record(&line);
+            log::record(id, key, &line);
         }
     }
 }
@@ -241,12 +246,12 @@ pub(crate) fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended:
     let settled = match ledger.finish(id, ended, "run") {
         Ok(_) => slot.discard(),
         Err(refused) => {
-            debug!("{refused}");
+            debug!("{}", chain(&refused));
             slot.write(ended, "run").map(drop)
         }
     };
     if let Err(e) = settled {
-        debug!("{e}");
+        debug!("{}", chain(&e));
     }
 }
 

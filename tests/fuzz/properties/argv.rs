@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::agent::{Adapter, Asked, AskedSession, Place, Plan, recognise};
 use crate::run::session::{Known, LastUse, Transcript, choose};
-use crate::task::{Status, TaskId};
+use crate::task::{SessionId, Status, TaskId};
 
 /// The words are parted by NUL bytes, as in `/proc/PID/cmdline`.
 pub fn argv(line: &[u8]) {
@@ -45,7 +45,7 @@ const NEW: &str = "0197a6a0-0000-4000-8000-000000000123";
 /// What the run would do with these words: `linked` is the session that the key names.
 fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
     let last = linked.map(|id| LastUse {
-        session: id.to_owned(),
+        session: SessionId::recorded(id),
         task: Some((TaskId::recorded("t"), Status::Success)),
         restored: false,
         veto: None,
@@ -55,7 +55,7 @@ fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
     let known = Known {
         asked: &asked.session,
         fresh: false,
-        new_id: adapter.can_assign().then(|| NEW.to_owned()),
+        new_id: adapter.can_assign().then(|| SessionId::recorded(NEW)),
         linked: last.as_ref(),
         transcript: Transcript::Usable,
         users: None,
@@ -76,9 +76,9 @@ fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &Asked, lin
         Plan::Assign(id) => ("--session-id", id),
         Plan::Resume(id) => ("--resume", id),
     };
-    let put_in: Vec<OsString> = match id.starts_with('-') {
+    let put_in: Vec<OsString> = match id.as_str().starts_with('-') {
         true => vec![format!("{flag}={id}").into()],
-        false => vec![flag.into(), id.into()],
+        false => vec![flag.into(), id.as_str().into()],
     };
     let at = (0..=args.len())
         .find(|at| argv[*at..].starts_with(&put_in) && argv[..*at] == args[..*at])
@@ -109,7 +109,7 @@ fn nothing_is_invented(asked: &Asked, args: &[OsString]) {
         AskedSession::Fork(from, id) => from.iter().chain(id).collect(),
         _ => Vec::new(),
     };
-    assert!(named.into_iter().chain(&asked.model).all(|text| stands(text)));
+    assert!(named.into_iter().map(SessionId::as_str).chain(asked.model.as_deref()).all(stands));
     for dir in &asked.extra_dirs {
         assert!(args.iter().any(|a| a.as_bytes().ends_with(dir.as_os_str().as_bytes())));
     }

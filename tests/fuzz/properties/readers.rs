@@ -3,6 +3,7 @@
 use super::json::Json;
 use super::{Chance, cuts};
 use crate::agent::{Adapter, Mode, Observed, Reader, by_type};
+use crate::task::SessionId;
 
 fn named(agent_type: &str) -> &'static dyn Adapter {
     by_type(agent_type).expect("every type has an adapter")
@@ -71,7 +72,7 @@ fn follows(program: &str, stream: &[u8]) {
 }
 
 fn sane(o: &Observed) {
-    if let Some(id) = &o.session_id {
+    if let Some(id) = o.session_id.as_ref().map(SessionId::as_str) {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         assert!(id.bytes().all(plain) && !id.is_empty() && !id.starts_with(['-', '.']), "{id}");
     }

@@ -134,7 +134,7 @@ impl From<'_> {
             },
             session_cost_usd: self.real(),
             model: self.maybe(Self::text),
-            session_id: self.maybe(Self::text),
+            session_id: self.maybe(|from| SessionId::recorded(from.text())),
             tool_in_flight: self.maybe(Self::text),
             context_lost: self.byte() & 1 == 1,
             transcript_seen: self.maybe(|from| from.byte() & 1 == 1),

@@ -30,7 +30,7 @@ fn error(o: &Observed) -> &str {
 #[test]
 fn one_json_object() {
     let o = read(Mode::Json, sample!("02-json.stdout.json"));
-    assert_eq!(o.session_id.as_deref(), Some("70c58839-7df2-4fac-a8ca-566378ded2b5"));
+    assert_eq!(o.session_id, Some("70c58839-7df2-4fac-a8ca-566378ded2b5".into()));
     assert_eq!(o.model.as_deref(), Some("claude-opus-5-5"));
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
     assert_eq!((o.counts.cache_read_tokens, o.counts.cache_creation_tokens), (Some(0), Some(0)));
@@ -41,7 +41,7 @@ fn one_json_object() {
 fn an_array_of_events_on_one_line_or_many() {
     let line = sample!("05-json-verbose.stdout.json");
     let o = read(Mode::Json, line);
-    assert_eq!(o.session_id.as_deref(), Some("11346155-51a7-40ee-8c65-8dec3f58e505"));
+    assert_eq!(o.session_id, Some("11346155-51a7-40ee-8c65-8dec3f58e505".into()));
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
     let value: serde_json::Value = serde_json::from_slice(line).unwrap();
     let pretty = serde_json::to_vec_pretty(&value).unwrap();
@@ -69,7 +69,7 @@ fn errors_come_as_a_list_too() {
     assert_eq!(numbers(&o), (Some(200), Some(40), Some(3), Some(0.0016)));
     let o = read(Mode::StreamJson, sample!("64-sj-badresume-garbage.stdout.jsonl"));
     assert!(error(&o).contains("Provided value \"zzz\" is not a UUID"));
-    assert_eq!(o.session_id.as_deref(), Some("1ea75816-e050-45e5-8033-85cc4c5005d8"));
+    assert_eq!(o.session_id, Some("1ea75816-e050-45e5-8033-85cc4c5005d8".into()));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_stream_with_a_tool_and_hooks() {
     assert_eq!((o.tool_in_flight.as_deref(), o.open_turn), (None, false));
     let first = sample!("101-hook-events-sj.stdout.jsonl").split(|b| *b == b'\n').next().unwrap();
     let id = read(Mode::StreamJson, first).session_id;
-    assert!(id.unwrap().starts_with("1a9f8b69-"));
+    assert!(id.unwrap().as_str().starts_with("1a9f8b69-"));
 }
 
 #[test]

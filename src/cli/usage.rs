@@ -1,0 +1,87 @@
+//! What bookend says of a command line that is wrong: clap's words, in the form of every other error.
+
+use std::ffi::OsString;
+
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::{Cli, variables};
+use crate::agent;
+use crate::view;
+
+/// An error line, what is allowed, and hints. Words of the user are shown escaped.
+pub fn report(message: &clap::Error, args: &[OsString]) -> String {
+    let set = variables::set();
+    let text = clean(message, args.iter().chain(set.iter().map(|(_, value)| value)));
+    let mut report = "bookend: ".to_owned();
+    let mut hints = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        match (line.trim_start().strip_prefix("tip: "), line.strip_prefix("Usage: ")) {
+            (Some(tip), _) if hints.is_empty() => hints.push(tip.to_owned()),
+            (Some(_), _) => {}
+            (None, Some(usage)) => report += &format!("usage: {usage}\n"),
+            (None, None) if line.starts_with("For more information") => {}
+            (None, None) => report += &format!("{line}\n"),
+        }
+    }
+    hints.extend(variables::blamed(message, args, &set));
+    if let Some(run) = run_of_agent(message, args) {
+        hints = vec![run];
+    } else if hints.is_empty() {
+        hints.push(format!("run `{} --help` to see what it takes", command_of(args)));
+    }
+    hints.iter().for_each(|hint| report += &format!("hint: {hint}\n"));
+    report
+}
+
+/// clap's text without colours. They are taken out here: where clap leaves them out, it also leaves out the
+/// ends of what is in the words.
+fn clean<'a>(message: &clap::Error, words: impl Iterator<Item = &'a OsString>) -> String {
+    let mut text = message.render().ansi().to_string();
+    for word in words {
+        let word = word.to_string_lossy();
+        // Of `--option=value` only the value may be shown.
+        for part in [Some(&*word), word.split_once('=').map(|(_, value)| value)].into_iter().flatten() {
+            let safe = view::one_line(part);
+            if safe != part {
+                text = text.replace(part, &safe);
+            }
+        }
+    }
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, rest)| rest))
+}
+
+/// The command that was meant where an agent's name stands in the place of a command.
+fn run_of_agent(message: &clap::Error, args: &[OsString]) -> Option<String> {
+    if message.kind() != ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    let Some(ContextValue::String(word)) = message.get(ContextKind::InvalidSubcommand) else { return None };
+    let at = args.iter().skip(1).position(|arg| arg.to_str() == Some(word))? + 1;
+    agent::is_agent(&args[at]).then(|| {
+        let words = |words: &[OsString]| -> String {
+            words.iter().map(|w| format!(" {}", view::quoted(&w.to_string_lossy()))).collect()
+        };
+        let command = format!("bookend run{} --{}", words(&args[1..at]), words(&args[at..]));
+        format!("run `{}`", view::one_line(&command))
+    })
+}
+
+/// The command that `args` name, without its options: `bookend session list`.
+fn command_of(args: &[OsString]) -> String {
+    let mut whole = Cli::command();
+    whole.build();
+    let (mut command, mut name) = (&whole, "bookend".to_owned());
+    for word in args.iter().skip(1) {
+        if let Some(below) = command.find_subcommand(word) {
+            name += &format!(" {}", below.get_name());
+            command = below;
+        }
+        if !command.has_subcommands() {
+            break;
+        }
+    }
+    name
+}

@@ -1,0 +1,74 @@
+//! Errors have one form: `bookend: error: …`, then a hint.
+
+use crate::harness::{End, World};
+
+/// What bookend says of a wrong command line.
+fn refused(words: &[&str]) -> String {
+    let world = World::new();
+    let output = world.bare([&["bookend"], words].concat()).run().ended(End::Code(2));
+    assert_eq!(output.stdout, "");
+    output.stderr
+}
+
+#[test]
+fn a_usage_error_has_the_prefix_and_ends_with_a_hint() {
+    for (words, error, hint) in [
+        (&["run", "--tmeout", "5", "--", "true"][..], "unexpected argument '--tmeout' found", "'--timeout'"),
+        (&["run"], "the following required arguments were not provided:", "run `bookend run --help`"),
+        (&["session", "show"], "the following required", "run `bookend session show --help`"),
+        (&["nonsense"], "unrecognized subcommand 'nonsense'", "run `bookend --help`"),
+    ] {
+        let said = refused(words);
+        assert!(said.starts_with(&format!("bookend: error: {error}")), "{said}");
+        let last = said.lines().last().unwrap_or_default();
+        assert!(last.starts_with("hint: ") && last.contains(hint), "{said}");
+    }
+}
+
+#[test]
+fn a_wrong_duration_is_refused_with_right_ones() {
+    let said = refused(&["run", "--timeout", "soon", "--", "true"]);
+    let error = "bookend: error: invalid value 'soon' for '--timeout <DURATION>': \
+        invalid duration; use a value such as 30s, 10m or 1h30m\n";
+    assert!(said.starts_with(error), "{said}");
+}
+
+#[test]
+fn an_agents_name_in_the_place_of_a_command_suggests_run() {
+    let said = refused(&["claude", "-p", "fix it"]);
+    assert_eq!(said.lines().last(), Some("hint: run `bookend run -- claude -p 'fix it'`"), "{said}");
+    let said = refused(&["--ledger", "x.db", "cursor-agent"]);
+    assert_eq!(said.lines().last(), Some("hint: run `bookend run --ledger x.db -- cursor-agent`"), "{said}");
+    assert!(!refused(&["sh", "-c", "x"]).contains("bookend run"));
+}
+
+#[test]
+fn a_program_that_is_missing_is_named_without_an_errno() {
+    let Some(world) = World::of_bookend("a_program_that_is_missing") else { return };
+    let output = world.run(["no-such-agent"]).run().ended(End::Code(127));
+    assert_eq!(
+        output.stderr,
+        "bookend: error: no-such-agent: command not found in PATH\nhint: install it, or use its full path\n"
+    );
+    assert_eq!(world.row().text("error"), "no-such-agent: command not found in PATH");
+}
+
+#[test]
+fn a_prepare_command_that_fails_is_named_by_its_option() {
+    let Some(world) = World::of_bookend("a_prepare_command_that_fails") else { return };
+    let output = world.bare(["bookend", "run", "--prepare", "exit 3", "--", "true"]).run();
+    assert_eq!(
+        output.ended(End::Code(125)).stderr,
+        "bookend: error: --prepare failed with exit code 3; the agent was not started\n"
+    );
+}
+
+#[test]
+fn an_error_shows_its_causes_behind_colons() {
+    let world = World::new();
+    let output = world.bare(["bookend", "--ledger", "/dev/null/x.db", "run", "--", "true"]).run();
+    let said = output.ended(End::Code(125)).stderr;
+    let (error, hint) = said.trim_end().split_once("\nhint: ").expect("a hint");
+    assert!(error.starts_with("bookend: error: ") && error.contains(": Not a directory"), "{said}");
+    assert!(!hint.contains('\n'), "{said}");
+}
