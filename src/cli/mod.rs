@@ -33,9 +33,9 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::log;
-use crate::process::leftovers::Policy;
+use crate::process::leftovers::LeftoversPolicy;
 use crate::run::options::{RunOptions, WhenBusy};
-use crate::task::{KeepSession, OnTerm, Status, TaskId};
+use crate::task::{KeepSession, Key, OnTerm, Status, TaskId};
 use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
@@ -426,7 +426,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
 fn run_request(a: RunArgs) -> RunOptions {
     RunOptions {
         id: a.id,
-        key: given(a.key),
+        key: a.key.and_then(|name| name.parse().ok()),
         repo: given(a.repo),
         issue: a.issue,
         user: given(a.user),
@@ -457,9 +457,9 @@ fn run_request(a: RunArgs) -> RunOptions {
             })
             .collect(),
         leftovers: match a.leftovers {
-            LeftoversArg::Auto => Policy::Auto,
-            LeftoversArg::End => Policy::End,
-            LeftoversArg::Leave => Policy::Leave,
+            LeftoversArg::Auto => LeftoversPolicy::Auto,
+            LeftoversArg::End => LeftoversPolicy::End,
+            LeftoversArg::Leave => LeftoversPolicy::Leave,
         },
         strict: a.strict,
         backlog: a.backlog,
@@ -486,6 +486,11 @@ fn level(quiet: bool, verbose: u8) -> LevelFilter {
         (_, 1) => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     }
+}
+
+/// A key that may stand in a ledger: another program may have written any.
+fn any_key(text: &str) -> Result<Key, std::convert::Infallible> {
+    Ok(Key::recorded(text))
 }
 
 /// An option variable that is set to nothing counts as not set.

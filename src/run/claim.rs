@@ -9,18 +9,18 @@ use tracing::{info, warn};
 use crate::agent::{self, AskedSession, Mode, Place};
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
-use crate::process::leftovers::Step;
+use crate::process::leftovers::SweepStep;
 use crate::process::procfs::identity;
 use crate::process::terminal;
-use crate::process::watch::{Event, Interest, Source, Watch};
+use crate::process::watch::{Watch, WatchEvent, WatchInterest, WatchSource};
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::command::{AgentCommand, RunContext};
 use crate::run::options::WhenBusy;
 use crate::run::session::{self, Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
 use crate::stop;
-use crate::sys::{self, Received};
-use crate::task::{NewTask, ProcessRecord, SessionId, Task, TaskId};
+use crate::sys::{self, ReceivedSignal};
+use crate::task::{Key, NewTask, ProcessRecord, SessionId, Task, TaskId};
 
 /// How often a waiting run looks at the key again, at the latest.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ pub(super) enum Attempt {
 /// What another task holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Conflict {
-    Key(String),
+    Key(Key),
     /// The session that this run would resume, in use under another key or without one.
     Session(SessionId),
 }
@@ -186,8 +186,8 @@ impl<'a> KeyClaim<'a> {
                 return Ok(Recovered::Outcome(Box::new(outcome)));
             }
             let until = match step {
-                Step::Wait(until) => until,
-                Step::Done => Instant::now(),
+                SweepStep::Wait(until) => until,
+                SweepStep::Done => Instant::now(),
             };
             if let Some(signal) = wait_for_any(watch, batch.fds(), until)? {
                 return Ok(Recovered::Stopped(signal));
@@ -230,20 +230,20 @@ fn wait_for_any<'f>(
     fds: impl Iterator<Item = BorrowedFd<'f>>,
     until: Instant,
 ) -> Result<Option<i32>, Error> {
-    let interests: Vec<_> = fds.map(|fd| Interest { source: Source::Holder, fd }).collect();
+    let interests: Vec<_> = fds.map(|fd| WatchInterest { source: WatchSource::Holder, fd }).collect();
     let mut for_the_agent = Vec::new();
     let stopped = loop {
         match watch.next(&interests, Some(until)).map_err(stop::watching)? {
-            Event::Deadline | Event::Ready(_) => break None,
-            Event::Signal(received) if stop::stop_of(&received).is_some() => {
+            WatchEvent::Deadline | WatchEvent::Ready(_) => break None,
+            WatchEvent::Signal(received) if stop::stop_of(&received).is_some() => {
                 break Some(received.signal);
             }
             // There is no agent yet that the signal could stop, and the shell watches bookend.
-            Event::Signal(Received { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
+            WatchEvent::Signal(ReceivedSignal { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
                 sys::raise_unblocked(libc::SIGTSTP);
             }
-            Event::Signal(received) => for_the_agent.push(received),
-            Event::Child { .. } => {}
+            WatchEvent::Signal(received) => for_the_agent.push(received),
+            WatchEvent::Child { .. } => {}
         }
     };
     watch.put_back(for_the_agent);

@@ -8,7 +8,7 @@ use crate::ledger::{LiveLock, Location};
 use crate::process::spawn::caller;
 use crate::run::options::RunOptions;
 use crate::sys;
-use crate::task::Provider;
+use crate::task::{Key, Provider};
 
 /// What every step of a run refers to.
 pub(super) struct RunContext<'a> {
@@ -27,7 +27,7 @@ pub(super) struct AgentCommand {
     pub(super) own_args: usize,
     pub(super) place: Place,
     pub(super) asked: Asked,
-    pub(super) key: Option<String>,
+    pub(super) key: Option<Key>,
     pub(super) persona: String,
     pub(super) provider: Option<Provider>,
     /// The agent's working directory, absolute.
@@ -63,7 +63,7 @@ impl AgentCommand {
         let persona = options.agent.clone().unwrap_or_else(|| base_name(options));
         let key = options.key.clone().or_else(|| derived_key(options, &persona));
         let warning = match &place {
-            Place::Untracked(why) => untracked_warning(options, key.as_deref(), why),
+            Place::Untracked(why) => untracked_warning(options, key.as_ref(), why),
             _ => None,
         };
         let cwd = options.cwd.clone().unwrap_or_else(current_dir);
@@ -121,13 +121,13 @@ fn base_name(options: &RunOptions) -> String {
 }
 
 /// The key of `--repo` and `--issue`. With only one of them there is none: unrelated runs would share it.
-fn derived_key(options: &RunOptions, persona: &str) -> Option<String> {
+fn derived_key(options: &RunOptions, persona: &str) -> Option<Key> {
     let (repo, issue) = (options.repo.as_ref()?, options.issue?);
-    Some(format!("{}:{persona}:{repo}:{issue}", options.forge))
+    Some(Key::recorded(format!("{}:{persona}:{repo}:{issue}", options.forge)))
 }
 
 /// The warning about a command line that names an agent whose session is not tracked.
-fn untracked_warning(options: &RunOptions, key: Option<&str>, why: &Untracked) -> Option<String> {
+fn untracked_warning(options: &RunOptions, key: Option<&Key>, why: &Untracked) -> Option<String> {
     let is_asked_for = matches!(why, Untracked::Ambiguous(_)) || key.is_some();
     let agent = is_asked_for.then(|| agent::mentioned(&options.argv, why)).flatten()?;
     let session = key.map_or("its session".to_owned(), |key| format!("the session of key {key}"));

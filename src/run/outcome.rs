@@ -17,11 +17,11 @@ use crate::run::options::RunOptions;
 use crate::run::session::Choice;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
-use crate::sys::Usage;
+use crate::sys::ResourceUsage;
 use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, SessionId};
 
 /// How the agent's process ended; `None`: bookend could not kill it.
-pub(super) type AgentExit = Option<(Exit, Usage)>;
+pub(super) type AgentExit = Option<(Exit, ResourceUsage)>;
 
 /// The ending of a run whose agent was executed.
 pub(super) fn judge(

@@ -13,7 +13,7 @@ use crate::hook;
 use crate::log;
 use crate::process::leftovers::{self, LeftoverSweep};
 use crate::process::spawn::caller::Caller;
-use crate::process::spawn::gate::{Gated, StartError, Step};
+use crate::process::spawn::gate::{Gated, StartError, StartStep};
 use crate::run::command::{AgentCommand, RunContext};
 use crate::run::options::RunOptions;
 use crate::run::outcome::deliver;
@@ -61,31 +61,33 @@ pub(super) fn not_executed(failed: StartError, options: &RunOptions) -> NoStart 
     let word = view::quoted(&program.to_string_lossy());
     let program = program.display();
     let (code, error) = match (failed.step, failed.errno) {
-        (Step::Chdir, _) => {
+        (StartStep::Chdir, _) => {
             let cwd = options.cwd.as_deref().unwrap_or(Path::new("")).display();
             let error = Error::failed(format!("entering the agent's directory {cwd}")).caused_by(why);
             (exit_code::FAILED, error.hint("create the directory, or use another --cwd"))
         }
-        (Step::Stdio, _) => (exit_code::FAILED, Error::failed("giving the agent its stdout").caused_by(why)),
-        (Step::Exec, libc::ENOENT) if exists => {
+        (StartStep::Stdio, _) => {
+            (exit_code::FAILED, Error::failed("giving the agent its stdout").caused_by(why))
+        }
+        (StartStep::Exec, libc::ENOENT) if exists => {
             let error =
                 format!("{program}: the interpreter named in its first line, or its loader, is missing");
             let error = Error::failed(error).hint(format!("run `file {word}` to see what it needs"));
             (exit_code::NOT_FOUND, error)
         }
-        (Step::Exec, libc::ENOENT | libc::ENOTDIR) if names_a_file => {
+        (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) if names_a_file => {
             let error = Error::failed(format!("{program}: not found")).caused_by(why);
             (exit_code::NOT_FOUND, error.hint("check the path"))
         }
-        (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
+        (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) => {
             let error = Error::failed(format!("{program}: command not found in PATH"));
             (exit_code::NOT_FOUND, error.hint("install it, or use its full path"))
         }
-        (Step::Exec, libc::ENOEXEC) => {
+        (StartStep::Exec, libc::ENOEXEC) => {
             let error = format!("{program}: not a program for this machine, or a script without a #! line");
             (exit_code::NOT_EXECUTABLE, Error::failed(error).caused_by(why))
         }
-        (Step::Exec, _) => {
+        (StartStep::Exec, _) => {
             let error = Error::failed(format!("{program}: not executable")).caused_by(why);
             (exit_code::NOT_EXECUTABLE, error.hint(format!("run `ls -l {word}` to see its mode")))
         }
@@ -112,7 +114,7 @@ pub(super) fn ready_unless_stopped(
 pub(super) fn end_without_agent(
     run: &mut Supervisor<'_>,
     no_start: NoStart,
-    target: leftovers::Task,
+    target: leftovers::SweptTask,
     options: &RunOptions,
     caller: &Caller,
 ) -> Result<Exit, Error> {

@@ -14,10 +14,10 @@ use crate::ledger::{Claim, Ledger, LedgerError, Location, SpoolSlot};
 use crate::log;
 use crate::process::capture::{Capture, WhenReaderGone};
 use crate::process::cgroup::oom;
-use crate::process::cgroup::{Cgroup, Delegated, NewCgroup};
+use crate::process::cgroup::{Cgroup, DelegatedCgroup, NewCgroup};
 use crate::process::forward::Forward;
-use crate::process::leftovers::{self, LedgerFile, Seat};
-use crate::process::procfs::identity::{self, Stat};
+use crate::process::leftovers::{self, LedgerFile, SweepOwner};
+use crate::process::procfs::identity::{self, ProcessStat};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::environment::{self, OPTION_VARIABLES};
 use crate::process::spawn::gate::{Gated, Launch};
@@ -77,7 +77,7 @@ pub(super) struct ForkedAgent {
     forward: Forward,
     cgroup: Option<NewCgroup>,
     place: Place,
-    supervisor: Stat,
+    supervisor: ProcessStat,
     /// Children that bookend had before.
     inherited: Vec<Identity>,
 }
@@ -109,7 +109,7 @@ impl ForkedAgent {
         let inherited = leftovers::children().map_err(Error::from)?;
         let mut place = identity::place();
         // A background agent works on for others too: it is not charged to this task, and not ended with it.
-        let delegated = Delegated::enter(place.cgroup.as_deref()).filter(|_| !command.is_background());
+        let delegated = DelegatedCgroup::enter(place.cgroup.as_deref()).filter(|_| !command.is_background());
         let child = Gated::start(launch, caller);
         let forward = Forward::start();
         let cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&ids.id, live.slot, c.pid));
@@ -244,13 +244,13 @@ impl Family {
         run: &Supervisor<'_>,
         row: &NewTask,
         context: &RunContext<'_>,
-    ) -> leftovers::Task {
-        leftovers::Task {
+    ) -> leftovers::SweptTask {
+        leftovers::SweptTask {
             id: row.id.clone(),
             ledger: LedgerFile::at(&context.location.file),
             agent: row.agent_process.unwrap_or(row.supervisor).identity,
             agent_tty: self.tty,
-            seat: Seat::Supervisor { inherited: self.inherited, helpers: run.helpers() },
+            owner: SweepOwner::Supervisor { inherited: self.inherited, helpers: run.helpers() },
             spares_detached: context.options.leftovers.spares_detached(),
             cgroup: self.cgroup,
         }

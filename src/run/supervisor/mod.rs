@@ -17,16 +17,16 @@ use crate::helper::{Attendant, Helper, Waited};
 use crate::ledger::{Found, Ledger, SpoolSlot};
 use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
-use crate::process::escalation::Ladder;
+use crate::process::escalation::Escalation;
 use crate::process::forward::Forward;
-use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{LeftoverSweep, Step};
+use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::{LeftoverSweep, SweepStep};
 use crate::process::spawn::gate::{Gated, StartError};
-use crate::process::watch::{Source, Watch};
+use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
 use crate::stop::watching;
-use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Outcome, Provider, SessionId, Stop, Task, TaskId};
+use crate::sys::{self, ReceivedSignal, ResourceUsage};
+use crate::task::{Cause, Counts, Key, Outcome, Provider, SessionId, Stop, Task, TaskId};
 use state::{AgentState, RowState, StopState};
 use stopwatch::Clock;
 
@@ -60,7 +60,7 @@ pub(super) struct SupervisorStart {
 /// What names the task in the ledger.
 pub(super) struct TaskRef {
     pub(super) id: TaskId,
-    pub(super) key: Option<String>,
+    pub(super) key: Option<Key>,
     pub(super) provider: Option<Provider>,
 }
 
@@ -170,8 +170,8 @@ pub(super) struct Supervisor<'a> {
     stop: StopState,
     forward: Forward,
     /// Signals for the agent that came before its exec.
-    early: VecDeque<Received>,
-    ladder: Ladder,
+    early: VecDeque<ReceivedSignal>,
+    escalation: Escalation,
     timers: Timers,
     written: Written,
     /// The session id that the agent was told to resume, until it reports one.
@@ -192,7 +192,7 @@ impl<'a> Supervisor<'a> {
             agent: start.agent,
             output: start.output,
             helper: None,
-            ladder: Ladder::new(start.limits.grace),
+            escalation: Escalation::new(start.limits.grace),
             limits: start.limits,
             stop: StopState::default(),
             forward: start.forward,
@@ -263,16 +263,16 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
-    pub(super) fn await_agent(&mut self) -> Result<Option<(Exit, Usage)>, Error> {
+    pub(super) fn await_agent(&mut self) -> Result<Option<(Exit, ResourceUsage)>, Error> {
         while self.agent.state.end().is_none() {
             self.turn(None)?;
         }
         // Its exit may be reported before the result of its exec.
         if self.agent.child.report().is_some() {
-            self.on_ready(Source::Report)?;
+            self.on_ready(WatchSource::Report)?;
         }
         self.timers = Timers::default();
-        self.ladder = Ladder::new(self.limits.grace);
+        self.escalation = Escalation::new(self.limits.grace);
         Ok(self.agent.state.exited())
     }
 
@@ -350,7 +350,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// What a sweep found, and an agent that could not be killed and that `/proc` hides.
-    pub(super) fn summary(&self, sweep: &LeftoverSweep) -> Summary {
+    pub(super) fn summary(&self, sweep: &LeftoverSweep) -> LeftoverSummary {
         let mut summary = sweep.summary();
         if self.agent.state.is_out_of_reach() {
             summary.count_hidden(self.agent.child.pid);
@@ -366,8 +366,8 @@ impl<'a> Supervisor<'a> {
         loop {
             let step = sweep.step(Instant::now(), &trust::supervisors(self.ledger));
             match step {
-                Ok(Step::Done) => break,
-                Ok(Step::Wait(until)) => {
+                Ok(SweepStep::Done) => break,
+                Ok(SweepStep::Wait(until)) => {
                     self.sweep = Some(sweep);
                     let turned = self.turn(Some(until));
                     let Some(back) = self.sweep.take() else { return turned };
@@ -394,7 +394,7 @@ impl<'a> Supervisor<'a> {
 
     /// Children of bookend that do not belong to the task: the sentinel.
     pub(super) fn helpers(&self) -> Vec<i32> {
-        self.forward.witness().into_iter().collect()
+        self.forward.sentinel().into_iter().collect()
     }
 
     /// Waits until the process reading stdout has taken everything, or has exited, or a stop signal comes.

@@ -14,10 +14,10 @@ use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::process::leftovers::summary::Summary;
-use crate::sys::Usage;
+use crate::process::leftovers::summary::LeftoverSummary;
+use crate::sys::ResourceUsage;
 use crate::task::{
-    Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Sender, SessionId, Stop, TaskId,
+    Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Stop, TaskId,
 };
 use crate::view;
 
@@ -25,8 +25,8 @@ use crate::view;
 pub(crate) struct RunEnd {
     pub(crate) ending: Ending,
     pub(crate) error: Option<String>,
-    pub(crate) exit: Option<(Exit, Usage)>,
-    pub(crate) leftovers: Option<Summary>,
+    pub(crate) exit: Option<(Exit, ResourceUsage)>,
+    pub(crate) leftovers: Option<LeftoverSummary>,
     pub(crate) traces: SessionTraces,
 }
 
@@ -109,7 +109,7 @@ impl Supervisor<'_> {
         match refused {
             Some(refused) => {
                 let recover = view::suggestion(self.ledger.option(), "recover");
-                spool(&slot, (&self.task.id, self.task.key.as_deref()), &ended, &refused, &recover);
+                spool(&slot, (&self.task.id, self.task.key.as_ref()), &ended, &refused, &recover);
             }
             None => {
                 if let Err(e) = slot.discard() {
@@ -215,7 +215,7 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&str>), ended: &Ended, refused: &str, recover: &str) {
+fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &Ended, refused: &str, recover: &str) {
     let (id, key) = task;
     let status = ended.ending.status();
     match slot.write(ended, "run") {

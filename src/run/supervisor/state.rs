@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::exit::Exit;
 use crate::ledger::SpoolSlot;
-use crate::sys::Usage;
+use crate::sys::ResourceUsage;
 use crate::task::{Ended, Stop};
 
 use crate::process::spawn::gate::StartError;
@@ -27,7 +27,7 @@ pub(super) enum AgentState {
 /// How bookend's wait for the agent ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AgentEnd {
-    Exited(Exit, Usage),
+    Exited(Exit, ResourceUsage),
     /// The kernel does not let bookend kill it: it has become another user's process.
     OutOfReach,
 }
@@ -66,7 +66,7 @@ impl AgentState {
         }
     }
 
-    pub(super) fn exited(self) -> Option<(Exit, Usage)> {
+    pub(super) fn exited(self) -> Option<(Exit, ResourceUsage)> {
         match self.end() {
             Some(AgentEnd::Exited(exit, usage)) => Some((exit, usage)),
             Some(AgentEnd::OutOfReach) | None => None,
@@ -215,16 +215,20 @@ mod tests {
         assert!(state.is_alive() && !state.executed());
         state.ended(AgentEnd::OutOfReach);
         state.reported(Ok(()));
-        state
-            .ended(AgentEnd::Exited(Exit::Code(0), Usage { cpu: std::time::Duration::ZERO, max_rss_kib: 0 }));
+        state.ended(AgentEnd::Exited(
+            Exit::Code(0),
+            ResourceUsage { cpu: std::time::Duration::ZERO, max_rss_kib: 0 },
+        ));
         assert!(state.is_out_of_reach() && state.executed() && state.exited().is_none());
     }
 
     #[test]
     fn an_agent_that_is_dismissed_at_the_gate_never_executed() {
         let mut state = AgentState::AtGate;
-        state
-            .ended(AgentEnd::Exited(Exit::Code(0), Usage { cpu: std::time::Duration::ZERO, max_rss_kib: 0 }));
+        state.ended(AgentEnd::Exited(
+            Exit::Code(0),
+            ResourceUsage { cpu: std::time::Duration::ZERO, max_rss_kib: 0 },
+        ));
         state.opened();
         assert!(!state.is_alive() && !state.executed() && state.start_error().is_none());
     }
