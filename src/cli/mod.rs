@@ -150,6 +150,7 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print a man page
     Man(ManArgs),
+    #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
     /// Settle what died: find it, end what it left, mark it, and tell
     ///
     /// For a oneshot at boot; safe at any time, by any number at once. Running rows whose supervisor is

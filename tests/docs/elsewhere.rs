@@ -30,6 +30,9 @@ const fn section(
 
 const README: &str = "README.md";
 const SYSTEMD: &str = "contrib/doc/systemd.md";
+const DISPATCHERS: &str = "contrib/doc/dispatchers.md";
+const DISPATCHER: &str = "tests/dispatcher.rs";
+const DATABASE: &str = "needs a dispatcher's database";
 const CONTRIBUTING: &str = "contrib/doc/contributing.md";
 const MACHINE: &str = "needs a booted systemd and root";
 const FOLLOWED: (&str, &str) = ("tests/systemd/documents.rs", "bash_blocks(SYSTEMD)");
@@ -53,6 +56,25 @@ pub const ELSEWHERE: &[Elsewhere] = &[
         ("contrib/doc/guide.md", "Use bookend from just"),
         "needs the installed package",
         ("tests/systemd/documents.rs", "\"Use bookend from just\""),
+    ),
+    block((DISPATCHERS, "bookend adopt dispatcher.db"), DATABASE, (DISPATCHER, "\"bookend\", \"adopt\"")),
+    block(
+        (
+            DISPATCHERS,
+            r#"bookend --ledger dispatcher.db run --id "$TASK" --repo charles/claude-hooks --issue 1104 \"#,
+        ),
+        DATABASE,
+        ("tests/agents/dispatcher.py", "\"run\", *about, \"--\", *agent"),
+    ),
+    block(
+        (DISPATCHERS, "bookend --ledger dispatcher.db recover"),
+        DATABASE,
+        ("tests/agents/dispatcher.py", "self.bookend(\"recover\")"),
+    ),
+    block(
+        (DISPATCHERS, "bookend --ledger dispatcher.db show \"$TASK\" --json"),
+        DATABASE,
+        (DISPATCHER, "\"show\", \"own\", \"--json\""),
     ),
     block((CONTRIBUTING, "cargo build"), BUILDS, (".ci/run", "readme_start")),
     block((CONTRIBUTING, "just check"), "runs these tests", (".ci/run", "cargo fmt --check")),
