@@ -51,9 +51,7 @@ pub use error::{LedgerError, Result};
 pub use followups::UnsafeSession;
 pub use handle::Ledger;
 pub use listing::TaskFilter;
-#[cfg(test)]
-pub use live::LiveLock;
-pub use live::{FollowUp, FollowUpLock, LiveEvidence, TakenLock};
+pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, TakenLock};
 pub use location::{ChosenBy, Location, locate};
 pub use merge::records_in_spool;
 pub use merged::{MergeOutcome, MergedRecord};
