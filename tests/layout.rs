@@ -3,6 +3,7 @@
 mod imports;
 mod size;
 mod source;
+mod system_calls;
 mod types;
 mod words;
 

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::helper::Helper;
 use crate::helper::{Attendant, Waited, dev_null};
+use crate::process::group;
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::gate::{Gated, Launch};
 use crate::sys;
@@ -272,12 +273,7 @@ impl Effort {
 
 /// Kills a child with all that is in its process group. It is not reaped, so the number still means it.
 fn end_group(child: &Gated) {
-    use rustix::process::{Pid, Signal, kill_process_group};
-    let leader = nix::unistd::Pid::from_raw(child.pid);
-    // It leads the group only once it is past the gate.
-    if child.pid > 1 && nix::unistd::getpgid(Some(leader)) == Ok(leader) {
-        let _ = Pid::from_raw(child.pid).map(|group| kill_process_group(group, Signal::KILL));
-    }
+    group::signal(child, libc::SIGKILL);
     let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL, None);
 }
 

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, getpgid};
+
 use crate::process::procfs::identity::{self, Handle};
 use crate::process::procfs::table::{Proc, Table};
 use crate::process::spawn::gate::Gated;
@@ -9,15 +12,16 @@ use crate::process::spawn::gate::Gated;
 /// Sends `signal` to the group that `child` leads, or to `child` alone before it leads one. `child` must not
 /// have been reaped: until then its number means it and its group.
 pub fn signal(child: &Gated, signal: i32) {
-    use rustix::process::{Pid, Signal, kill_process_group};
-    let leader = nix::unistd::Pid::from_raw(child.pid);
-    let leads = child.pid > 1 && nix::unistd::getpgid(Some(leader)) == Ok(leader);
-    match (Pid::from_raw(child.pid).filter(|_| leads), Signal::from_named_raw(signal)) {
-        (Some(group), Some(signal)) => {
-            let _ = kill_process_group(group, signal);
-        }
+    match Signal::try_from(signal) {
+        Ok(signal) if leads_group(child) => drop(killpg(Pid::from_raw(child.pid), signal)),
         _ => drop(child.signal(signal, None)),
     }
+}
+
+/// Whether `child`, which has not been reaped, leads a process group: it does once it is past the gate.
+fn leads_group(child: &Gated) -> bool {
+    let leader = Pid::from_raw(child.pid);
+    child.pid > 1 && getpgid(Some(leader)) == Ok(leader)
 }
 
 /// The members of a group whose leader may end, and be reaped, before they do.
@@ -40,7 +44,6 @@ impl Members {
 
     /// Waits for their ends until `until`, then kills what is left of the group.
     pub fn end(self, until: Instant) {
-        use rustix::process::{Pid, Signal, kill_process_group};
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         let alive = self.held.iter().filter(|h| !h.wait(left(until)).unwrap_or(false));
         // While one that was in the group is still in it, the number cannot mean another group.
@@ -49,9 +52,9 @@ impl Members {
             now.is_some_and(|s| s.identity() == h.identity() && s.pgrp == self.group)
         };
         if let Some(member) = alive.collect::<Vec<_>>().into_iter().find(is_in_it)
-            && let Some(group) = Pid::from_raw(self.group)
+            && self.group > 1
         {
-            let _ = kill_process_group(group, Signal::KILL);
+            let _ = killpg(Pid::from_raw(self.group), Signal::SIGKILL);
             drop(member.wait(Duration::from_secs(1)));
         }
     }
