@@ -176,24 +176,7 @@ fn every_document_is_in_the_package() {
 }
 
 /// Options of other programs that the documents name.
-const FOREIGN: [&str; 16] = [
-    "--bin",
-    "--test",
-    "--resume",
-    "--session-id",
-    "--bg",
-    "--output-format",
-    "--verbose",
-    "--release",
-    "--path",
-    "--wait",
-    "--pipe",
-    "--print",
-    "--append-system-prompt",
-    "--dangerously-skip-permissions",
-    "--all-targets",
-    "--locked",
-];
+const FOREIGN: [&str; 6] = ["--bg", "--bin", "--output-format", "--resume", "--session-id", "--test"];
 
 /// The commands of bookend as its man pages name them, such as `session list`.
 fn commands() -> BTreeSet<String> {
