@@ -33,7 +33,7 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::log;
-use crate::process::leftovers::Policy;
+use crate::process::leftovers::LeftoversPolicy;
 use crate::run::options::{RunOptions, WhenBusy};
 use crate::task::{KeepSession, OnTerm, Status, TaskId};
 use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
@@ -457,9 +457,9 @@ fn run_request(a: RunArgs) -> RunOptions {
             })
             .collect(),
         leftovers: match a.leftovers {
-            LeftoversArg::Auto => Policy::Auto,
-            LeftoversArg::End => Policy::End,
-            LeftoversArg::Leave => Policy::Leave,
+            LeftoversArg::Auto => LeftoversPolicy::Auto,
+            LeftoversArg::End => LeftoversPolicy::End,
+            LeftoversArg::Leave => LeftoversPolicy::Leave,
         },
         strict: a.strict,
         backlog: a.backlog,

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
 use crate::log;
-use crate::process::procfs::identity::{self, Handle};
+use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::mark;
 use crate::recovery::liveness;
 use crate::recovery::{self, AgentState};
@@ -92,7 +92,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
 }
 
 /// Signals the supervisor of one task, and says so. `None`: there is nobody to wait for.
-fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error> {
+fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>, Error> {
     let id = &task.id;
     if all && mark::is_inside(id, ledger.path()) {
         print(&format!(
@@ -160,7 +160,7 @@ fn killed(ledger: &Ledger, id: &TaskId, pid: &str) -> Error {
 fn report_end(
     ledger: &Ledger,
     task: &Task,
-    supervisor: &Handle,
+    supervisor: &ProcessHandle,
     wait: Duration,
     began: Instant,
 ) -> Result<bool, Error> {

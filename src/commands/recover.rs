@@ -24,7 +24,7 @@ use crate::hook::{self, Hook, HookEnd};
 use crate::ledger::{
     self, Aftermath, AftermathLock, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Withdrawn,
 };
-use crate::process::leftovers::{self, Step};
+use crate::process::leftovers::{self, SweepStep};
 use crate::process::spawn::caller::{self, Caller};
 use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
@@ -296,8 +296,8 @@ impl Recovery<'_> {
             }
             self.mark(lost)?;
             match step {
-                Step::Done => return Ok(doubtful),
-                Step::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::from)?,
+                SweepStep::Done => return Ok(doubtful),
+                SweepStep::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::from)?,
             }
         }
     }

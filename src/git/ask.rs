@@ -8,7 +8,6 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -211,7 +210,7 @@ impl<'a> Git<'a> {
         let Some(helper) = helper else { return Ok(None) };
         if helper.ended.is_none() {
             debug!("git did not end in time and is killed");
-            end_group(&helper.child);
+            group::signal(&helper.child, libc::SIGKILL);
         }
         Ok(helper.ended)
     }
@@ -269,12 +268,6 @@ impl Effort {
     fn is_more_than(self, before: Effort) -> bool {
         self.is_busy || self.ticks > before.ticks
     }
-}
-
-/// Kills a child with all that is in its process group. It is not reaped, so the number still means it.
-fn end_group(child: &Gated) {
-    group::signal(child, libc::SIGKILL);
-    let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL, None);
 }
 
 #[cfg(test)]

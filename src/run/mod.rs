@@ -26,9 +26,9 @@ use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::capture::{Capture, OutputLoss, WhenReaderGone};
 use crate::process::cgroup::oom;
-use crate::process::cgroup::{Delegated, NewCgroup};
+use crate::process::cgroup::{DelegatedCgroup, NewCgroup};
 use crate::process::forward::Forward;
-use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SweepOwner};
 use crate::process::procfs::identity;
 use crate::process::spawn::caller::{self, Caller};
 use crate::process::spawn::environment;
@@ -121,7 +121,7 @@ fn attend(
     let had = leftovers::children().map_err(Error::from)?;
     let mut place = identity::place();
     // What works on in the background is not this task's to account for, or to end.
-    let delegated = Delegated::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
+    let delegated = DelegatedCgroup::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
     let child = Gated::start(launch, &caller);
     let forward = Forward::start();
 
@@ -238,12 +238,12 @@ fn attend(
         Some(stop) => Err(NoStart::stopped(stop, request.on_term)),
         None => ready,
     };
-    let whose = leftovers::Task {
+    let whose = leftovers::SweptTask {
         id: run.task.id.clone(),
         ledger: LedgerFile::at(&location.file),
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
-        seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        owner: SweepOwner::Supervisor { inherited: had, helpers: run.helpers() },
         spares_detached: request.leftovers.spares_detached(),
         cgroup: tasks_cgroup,
     };

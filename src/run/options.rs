@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use crate::process::leftovers::Policy;
+use crate::process::leftovers::LeftoversPolicy;
 use crate::sys;
 use crate::task::{KeepSession, OnTerm, Provider, Task, TaskId};
 
@@ -38,7 +38,7 @@ pub struct RunOptions {
     pub fresh: bool,
     pub allow_unsafe_resume: bool,
     pub keep_session: Vec<KeepSession>,
-    pub leftovers: Policy,
+    pub leftovers: LeftoversPolicy,
     /// Exit code 0 means that the row says `success`.
     pub strict: bool,
     /// Bytes of output that wait for a slow reader before the agent does.
@@ -80,7 +80,7 @@ pub struct StoredOptions {
     fresh: bool,
     #[serde(default)]
     keep_session: Vec<KeepSession>,
-    leftovers: Policy,
+    leftovers: LeftoversPolicy,
     #[serde(default)]
     strict: bool,
     #[serde(default = "default_backlog")]

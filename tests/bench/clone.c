@@ -9,7 +9,7 @@
 int clone(int (*run)(void *), void *stack, int flags, void *argument, ...)
 {
     (void)stack;
-    // The witness (src/process/witness.rs): bookend does without where there is no room for one.
+    // The sentinel (src/process/sentinel.rs): bookend does without where there is no room for one.
     if (!(flags & CLONE_PIDFD)) {
         errno = EAGAIN;
         return -1;

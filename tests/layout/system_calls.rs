@@ -4,7 +4,7 @@
 use super::source::files_below;
 
 /// The files that use rustix, and what nix lacks there. Their other calls share its error type.
-const RUSTIX: [(&str, &str); 16] = [
+const RUSTIX: [(&str, &str); 17] = [
     ("src/commands/list.rs", "tcgetwinsize"),
     ("src/ledger/location.rs", "statx"),
     ("src/ledger/trust.rs", "lgetxattr"),
@@ -19,7 +19,8 @@ const RUSTIX: [(&str, &str); 16] = [
     ("src/process/procfs/mark.rs", "the descriptors of identity.rs"),
     ("src/process/procfs/table.rs", "getdents64 into a buffer of its own"),
     ("src/recovery/batch.rs", "the signals of a pidfd"),
-    ("src/sys/mod.rs", "pidfd_open, waitid of an end by a real-time signal"),
+    ("src/sys/pidfd.rs", "pidfd_open"),
+    ("src/sys/user.rs", "capabilities"),
     ("src/view/screen.rs", "tcgetwinsize"),
 ];
 
