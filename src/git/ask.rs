@@ -104,7 +104,7 @@ impl<'a> Git<'a> {
     /// The settings of filters and of git itself, as `git config --show-scope -z` writes them.
     ///
     /// # Errors
-    /// As [`Attendant::attend`].
+    /// As [`Attendant::wait`].
     pub(super) fn settings(&mut self, top: &Path, attendant: &mut dyn Attendant) -> Result<Answer, Error> {
         match self.ahead.take() {
             Some(started) => self.answer(started, &SETTINGS_ASKED, attendant),

@@ -17,7 +17,7 @@ use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::options::WhenBusy;
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
-use crate::task::{ProcessRecord, SessionId, Task, TaskId};
+use crate::task::{Key, ProcessRecord, SessionId, Task, TaskId};
 
 /// How often a run that waits looks again, at most.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub struct Way {
 /// What a task is in the way of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
-    Key(String),
+    Key(Key),
     /// It uses the session that this run would go on with, under another key or none.
     Session(SessionId),
 }
@@ -61,7 +61,7 @@ impl Way {
     ///
     /// # Errors
     /// When the ledger does not tell, or does not take the mark.
-    pub fn look(&mut self, claim: &Claim<'_>, key: Option<&str>) -> Result<Option<Task>, Error> {
+    pub fn look(&mut self, claim: &Claim<'_>, key: Option<&Key>) -> Result<Option<Task>, Error> {
         if let Some((lost, marked)) = &mut self.cleared {
             *marked = match lost.mark(claim, "run")? {
                 SettleOutcome::Unread(e) => return Err(e.into()),

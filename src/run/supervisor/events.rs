@@ -284,7 +284,7 @@ impl Supervisor<'_> {
     fn commit_session(&mut self) {
         let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
-        let key = t.key.as_deref();
+        let key = t.key.as_ref();
         let seen = self.ledger.session_seen(&t.id, key, t.provider.as_ref(), &session, &clock::now());
         self.written.session_waits = seen.is_err();
         match seen {

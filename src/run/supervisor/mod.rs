@@ -26,7 +26,9 @@ use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, ReceivedSignal, ResourceUsage};
-use crate::task::{Cause, Counts, Ended, Ending, KeepSession, Outcome, Provider, SessionId, Stop, TaskId};
+use crate::task::{
+    Cause, Counts, Ended, Ending, KeepSession, Key, Outcome, Provider, SessionId, Stop, TaskId,
+};
 
 use stopwatch::Clock;
 
@@ -163,7 +165,7 @@ pub struct Supervisor<'a> {
 /// What names the task in the ledger.
 pub struct TaskRef {
     pub id: TaskId,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub provider: Option<Provider>,
 }
 
