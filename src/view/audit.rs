@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use super::json::pretty;
 use super::screen::Screen;
 use super::text::{duration, one_line};
 use crate::task::{Key, TaskId};
@@ -155,7 +156,7 @@ pub fn audit_json(findings: &[Finding], shown: &[&Finding]) -> String {
         shown: usize,
         findings: &'a [&'a Finding],
     }
-    super::pretty(&Report { summary: Summary::of(findings), shown: shown.len(), findings: shown })
+    pretty(&Report { summary: Summary::of(findings), shown: shown.len(), findings: shown })
 }
 
 #[cfg(test)]
