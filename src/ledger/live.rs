@@ -271,7 +271,7 @@ impl LiveFile {
 
 /// Major number 0: a number that the kernel gave to a mount, not to a device (`get_anon_bdev`, fs/super.c).
 fn is_anonymous(dev: u64) -> bool {
-    rustix::fs::major(dev) == 0
+    nix::sys::stat::major(dev) == 0
 }
 
 /// Held while the ledger is created or migrated.
