@@ -19,7 +19,7 @@ use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::escalation::Escalation;
 use crate::process::forward::Forward;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{LeftoverSweep, SweepStep};
 use crate::process::spawn::gate::{Gated, StartError};
 use crate::process::watch::{Watch, WatchSource};
