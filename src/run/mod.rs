@@ -24,7 +24,7 @@ use crate::git::{Baseline, Git};
 use crate::hook;
 use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
-use crate::process::capture::{Capture, OutputLoss, WhenReaderGone};
+use crate::process::capture::{Capture, OnClosedOutput, OutputLoss};
 use crate::process::cgroup::oom;
 use crate::process::cgroup::{DelegatedCgroup, NewCgroup};
 use crate::process::forward::Forward;
@@ -671,8 +671,8 @@ fn listen(who: &Who, backlog: u64) -> Result<(Option<Listening>, Option<OwnedFd>
     }
     // Claude Code does not notice that its reader has gone, and works on; others get their own EPIPE.
     let when_gone = match who.adapter.notices_closed_stdout() {
-        true => WhenReaderGone::HangUp,
-        false => WhenReaderGone::Drain,
+        true => OnClosedOutput::HangUp,
+        false => OnClosedOutput::Drain,
     };
     let (capture, agents) = Capture::new(sys::stdio(1), when_gone, backlog)
         .map_err(|e| Error::failed("capturing the agent's stdout").caused_by(e))?;

@@ -289,7 +289,7 @@ impl<'a> Supervisor<'a> {
     /// Gives back what memory is not needed while nothing happens: it may be a long wait, beside many others.
     fn rest(&mut self) {
         if let Some(listening) = &mut self.listening {
-            listening.capture.rest();
+            listening.capture.free_buffer();
         }
         if let Err(e) = self.ledger.rest() {
             debug!("{}", chain(&e));
