@@ -68,15 +68,15 @@ mutants *args:
     cargo build --examples
     mutants() { cargo mutants --config .config/mutants.toml --output target/mutants "$@"; }
     # First the unit tests alone, which are fast. Exit codes 2 and 3: some mutants survived, or hung.
-    mutants "$@" --exclude src/commands/recover.rs -C=--bin=bookend -- -- task:: run::resolve:: recovery:: \
+    mutants "$@" --exclude src/commands/recover.rs -C=--bin=bookend -- -- task:: run::session:: recovery:: \
         process::procfs::identity process::procfs::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
     # Then, for the survivors, the tests of the real binary. A mutant that hangs counts as caught.
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]
 
-# Measure bookend beside its peers: a table, and target/bench.json. See `just bench --help`.
+# Measure bookend beside its peers: a table, and target/bench.json. With --doc, renew performance.md too.
 bench *args:
-    cargo build --release --bin bookend --example least
+    cargo build --release --bin bookend
     cargo test --quiet --bench bench -- measure {{args}}
 
 # Compare the instructions of a run with the recorded ones; --renew records the new ones.

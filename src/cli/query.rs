@@ -9,7 +9,7 @@ use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 
 use super::generate::ForShell;
-use super::{duration, limit, status};
+use super::{any_key, duration, limit, status};
 use crate::clock;
 use crate::commands::artifact;
 use crate::commands::audit;
@@ -21,7 +21,7 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::ledger::{Filter, GroupBy};
-use crate::task::Status;
+use crate::task::{Key, Status};
 use crate::view::{Code, Severity};
 
 /// How long a task whose output is read along may be silent before that is a finding.
@@ -31,8 +31,8 @@ pub const STALE: Duration = Duration::from_secs(30 * 60);
 #[derive(Debug, Args)]
 struct Whose {
     /// Only tasks under this key
-    #[arg(long)]
-    key: Option<String>,
+    #[arg(long, value_parser = any_key)]
+    key: Option<Key>,
     /// Only tasks about this repository
     #[arg(long)]
     repo: Option<String>,
@@ -179,8 +179,8 @@ pub struct CancelArgs {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// The task that runs under this key
-    #[arg(long)]
-    key: Option<String>,
+    #[arg(long, value_parser = any_key)]
+    key: Option<Key>,
     /// Every task that runs, but for the one that this command runs inside
     #[arg(long)]
     all: bool,

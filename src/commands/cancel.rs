@@ -17,7 +17,7 @@ use crate::recovery::{self, AgentState};
 use crate::stop;
 use crate::sys;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, TaskId, Verdict};
+use crate::task::{Key, Status, Task, TaskId, Verdict};
 use crate::view;
 
 /// Longer than anybody waits, and short enough to be added to a time.
@@ -27,7 +27,7 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 #[derive(Debug)]
 pub enum Which {
     Ids(Vec<String>),
-    Key(String),
+    Key(Key),
     All,
 }
 
@@ -57,9 +57,8 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
         failed = true;
         log::fail(&e);
     };
-    let running = |key: Option<String>| {
-        ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })
-    };
+    let running =
+        |key: Option<Key>| ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() });
     let tasks: Vec<Task> = match &request.which {
         Which::Ids(ids) => {
             let found = ids.iter().map(|id| find::find_in(&ledger, id));

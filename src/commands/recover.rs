@@ -33,7 +33,7 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::run::options::{self, Lacks};
 use crate::sys;
-use crate::task::{Status, Task, TaskId, Verdict, signal_name};
+use crate::task::{Key, Status, Task, TaskId, Verdict, signal_name};
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -97,7 +97,7 @@ struct Spooled {
 #[derive(Debug, Serialize)]
 struct Ended {
     id: TaskId,
-    key: Option<String>,
+    key: Option<Key>,
     reason: &'static str,
 }
 
@@ -105,7 +105,7 @@ struct Ended {
 #[derive(Debug, Serialize)]
 struct Open {
     id: TaskId,
-    key: Option<String>,
+    key: Option<Key>,
     why: String,
 }
 

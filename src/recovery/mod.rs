@@ -23,7 +23,7 @@ use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::sys;
 use crate::task::{
-    Ended, Ending, Identity, Interrupt, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
+    Ended, Ending, Identity, Interrupt, Key, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
 };
 use crate::view;
 
@@ -537,7 +537,7 @@ impl LostTask {
         info!(
             MESSAGE_ID = log::id::INTERRUPTED,
             TASK_ID = task.id.as_str(),
-            KEY = task.key,
+            KEY = task.key.as_ref().map(Key::as_str),
             STATUS = Status::Interrupted.as_str(),
             REASON = reason.as_str(),
             SESSION_ID = task.session_id.as_ref().map(SessionId::as_str),
@@ -549,7 +549,7 @@ impl LostTask {
             info!(
                 MESSAGE_ID = log::id::SESSION_INVALIDATED,
                 TASK_ID = task.id.as_str(),
-                KEY = task.key,
+                KEY = task.key.as_ref().map(Key::as_str),
                 SESSION_ID = session.as_str(),
                 "session {session} is not to be resumed: task {} was interrupted",
                 task.id

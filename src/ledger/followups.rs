@@ -3,10 +3,12 @@
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
-use super::error::step;
+use super::error::{LedgerError, Result, step};
+use super::file_check;
+use super::handle::Ledger;
 use super::tasks::{self, Delivery};
-use super::{Ledger, Result, sessions, spool};
-use crate::task::{Invalidation, Session, SessionId, Status, Task, TaskId, Trust};
+use super::{sessions, spool};
+use crate::task::{Invalidation, Key, Session, SessionId, Status, Task, TaskId, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -27,7 +29,7 @@ const UPDATE_RUNNING_ERROR: &str = "
 /// A session that was taken out of use because its last task did not end well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Withdrawn {
-    pub key: String,
+    pub key: Key,
     pub session_id: SessionId,
     pub why: String,
 }
@@ -52,9 +54,7 @@ impl Ledger {
         self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
             Ok(true) => Ok(()),
-            Ok(false) => {
-                Err(super::LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() })
-            }
+            Ok(false) => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() }),
             Err(e) => Err(self.failed("recording a delivery")(e)),
         }
     }
@@ -114,8 +114,8 @@ impl Ledger {
             Ok(found)
         })?;
         for path in slots {
-            super::open::remove_if_there(&path)
-                .map_err(|e| super::LedgerError::io("removing the stray spool slot", &path, e))?;
+            file_check::remove_if_there(&path)
+                .map_err(|e| LedgerError::io("removing the stray spool slot", &path, e))?;
         }
         Ok(())
     }
@@ -134,7 +134,7 @@ impl Ledger {
     }
 
     /// The running task under a key.
-    pub fn holder(&self, key: &str) -> Result<Option<Task>> {
+    pub fn holder(&self, key: &Key) -> Result<Option<Task>> {
         tasks::holder(self.conn(), key).map_err(self.failed("looking for the holder of the key"))
     }
 
@@ -144,13 +144,13 @@ impl Ledger {
     }
 
     /// The sessions that were taken away from a key, oldest first.
-    pub fn invalidations_of_key(&self, key: &str) -> Result<Vec<Invalidation>> {
+    pub fn invalidations_of_key(&self, key: &Key) -> Result<Vec<Invalidation>> {
         sessions::invalidations_of_key(self.conn(), key)
             .map_err(self.failed("reading the invalidated sessions of a key"))
     }
 
     /// Brings back the session that was withdrawn last from a key, on an operator's word.
-    pub fn restore_session(&mut self, key: &str, at: &str) -> Result<sessions::Restored> {
+    pub fn restore_session(&mut self, key: &Key, at: &str) -> Result<sessions::Restored> {
         self.in_transaction("restoring a session", |conn| sessions::restore(conn, key, at))
     }
 
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn only_sessions_that_nobody_vouches_for_are_looked_at() {
         let conn = Connection::open_in_memory().unwrap();
-        super::super::open::make_tables(&conn).unwrap();
+        super::super::schema::make_tables(&conn).unwrap();
         let sql = format!("EXPLAIN QUERY PLAN {}", sessions::SELECT_UNTRUSTED);
         let plan: String = conn.query_row(&sql, [], |row| row.get(3)).unwrap();
         assert!(plan.contains("claude_sdk_sessions_untrusted"), "{plan}");
