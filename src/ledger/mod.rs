@@ -51,8 +51,6 @@ pub use error::{LedgerError, Result};
 pub use followups::Withdrawn;
 pub use handle::Ledger;
 pub use listing::Filter;
-#[cfg(test)]
-pub use live::LiveLock;
 pub use live::{Aftermath, AftermathLock, LiveEvidence, LiveLock, Taken};
 pub use location::{ChosenBy, Location, locate};
 pub use merge::records_in_spool;
