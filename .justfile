@@ -74,9 +74,9 @@ mutants *args:
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
         aftermath:: recover:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]
 
-# Measure bookend beside its peers: a table, and target/bench.json. See `just bench --help`.
+# Measure bookend beside its peers: a table, and target/bench.json. With --doc, renew performance.md too.
 bench *args:
-    cargo build --release --bin bookend --example least
+    cargo build --release --bin bookend
     cargo test --quiet --bench bench -- measure {{args}}
 
 # Compare the instructions of a run with the recorded ones; --renew records the new ones.

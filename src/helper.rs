@@ -8,9 +8,9 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::Ledger;
 use crate::process::spawn::gate::{Gated, Launch, StartError};
-use crate::process::watch::{Event, Interest, Source, Watch};
+use crate::process::watch::{Watch, WatchEvent, WatchInterest, WatchSource};
 use crate::stop;
-use crate::sys::{self, Change, SignalSet};
+use crate::sys::{self, ChildChange, SignalSet};
 
 /// Bytes of a prepare command's output that are kept.
 const TAIL: usize = 4096;
@@ -110,21 +110,23 @@ impl Attendant for Idle<'_> {
                 return Ok(Waited::Ended);
             }
             let report = hook.as_ref().and_then(|h| h.child.report());
-            let interests: Vec<_> =
-                report.into_iter().map(|fd| Interest { source: Source::HelperReport, fd }).collect();
+            let interests: Vec<_> = report
+                .into_iter()
+                .map(|fd| WatchInterest { source: WatchSource::HelperReport, fd })
+                .collect();
             match self.watch.next(&interests, until).map_err(stop::watching)? {
-                Event::Child { pid, change: Change::Ended(exit), .. } => {
+                WatchEvent::Child { pid, change: ChildChange::Ended(exit), .. } => {
                     hook.iter_mut().filter(|h| h.child.pid == pid).for_each(|h| h.ended = Some(exit));
                 }
-                Event::Ready(_) => {
+                WatchEvent::Ready(_) => {
                     hook.iter_mut().for_each(|h| h.start_error = h.child.read_report().err());
                 }
-                Event::Deadline => return Ok(Waited::Deadline),
-                Event::Signal(received) if stop::stop_of(&received).is_some() => {
+                WatchEvent::Deadline => return Ok(Waited::Deadline),
+                WatchEvent::Signal(received) if stop::stop_of(&received).is_some() => {
                     self.stopped.get_or_insert(received.signal);
                     return Ok(Waited::Stop(received.signal));
                 }
-                Event::Child { .. } | Event::Signal(_) => {}
+                WatchEvent::Child { .. } | WatchEvent::Signal(_) => {}
             }
         }
     }

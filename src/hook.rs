@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::failpoint;
 use crate::helper::{Attendant, Helper, Waited, dev_null, shell};
 use crate::ledger::{Delivery, Ledger};
-use crate::process::group::{self, Members};
+use crate::process::group::{self, GroupMembers};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
@@ -112,7 +112,7 @@ fn attend(
 ) -> Result<(Option<Helper>, Option<i32>, bool), Error> {
     let mut helper = Some(Helper::new(child, None));
     let mut until = limit.map(|limit| Instant::now() + limit);
-    let mut members: Option<Members> = None;
+    let mut members: Option<GroupMembers> = None;
     let mut killed = false;
     let mut stop = None;
     loop {
@@ -125,7 +125,7 @@ fn attend(
                 group::signal(child, signal);
             }
             Waited::Deadline if members.is_none() => {
-                members = Some(Members::of(child));
+                members = Some(GroupMembers::of(child));
                 group::signal(child, libc::SIGTERM);
                 // A stopped process acts on nothing but SIGKILL until it is continued.
                 group::signal(child, libc::SIGCONT);

@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use crate::error::Error;
 use crate::ledger::Ledger;
 use crate::process::forward::CANCEL;
-use crate::process::procfs::identity::{self, Handle};
+use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::recovery;
 use crate::recovery::trust;
-use crate::sys::{self, Received};
+use crate::sys::{self, ReceivedSignal};
 use crate::task::{Stop, Task};
 
 /// Asks a task's supervisor to end it as cancelled by the operator. `None`: the recorded process is gone.
@@ -17,7 +17,7 @@ use crate::task::{Stop, Task};
 /// # Errors
 /// EPERM: it is another user's. It is also refused where the row alone says that the process supervises the
 /// task, and others may write to the ledger.
-pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
+pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<ProcessHandle>> {
     let Some(supervisor) = recovery::comparable_supervisor(task) else { return Ok(None) };
     let Some(handle) = identity::open_recorded(supervisor)? else { return Ok(None) };
     // Asked behind the handle, like the identity: the pid cannot become another process's meanwhile.
@@ -43,8 +43,8 @@ pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<Handle>> {
 }
 
 /// What a signal asks for, if it asks us to stop. One that we inherited as ignored asks for nothing.
-pub fn stop_of(received: &Received) -> Option<Stop> {
-    let Received { signal, sender, .. } = *received;
+pub fn stop_of(received: &ReceivedSignal) -> Option<Stop> {
+    let ReceivedSignal { signal, sender, .. } = *received;
     match signal {
         libc::SIGTERM if received.code == libc::SI_QUEUE && received.value == CANCEL => {
             Some(Stop::Cancel { sender })

@@ -185,7 +185,7 @@ bookend run --id one --key k -- sh -c 'echo $$ >"$SAY"; exec sleep 1000' &
 read agent <"$SAY"
 kill -9 $! "$agent"
 wait $! || :
-# The witness still has the memory of its supervisor for a moment.
+# The sentinel still has the memory of its supervisor for a moment.
 until umount "$M" 2>/dev/null; do :; done
 mount -t tmpfs none "$T/other"
 second=$(layers)

@@ -132,14 +132,14 @@ fn signals_to_the_whole_group_that_merged_for_the_supervisor_swallow_no_later_on
     };
     let mut agent = Counting::start(&world);
     let supervisor = agent.process.pid();
-    let helper = children(supervisor).into_iter().find(|c| *c != agent.agent).expect("the witness");
+    let helper = children(supervisor).into_iter().find(|c| *c != agent.agent).expect("the sentinel");
     world.send(supervisor, [19]);
     eventually(world.deadline(), "its stop", || state(supervisor) == Some('T'));
     for _ in 0..3 {
         world.send(-supervisor, [10]);
         assert_eq!(agent.next().0, 10);
         let has_it = || pending(helper) == 0 && state(helper) == Some('S');
-        eventually(world.deadline(), "the witness has seen it", has_it);
+        eventually(world.deadline(), "the sentinel has seen it", has_it);
     }
     world.send(supervisor, [18]);
     assert_eq!(agent.next().0, 18);

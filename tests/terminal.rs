@@ -124,7 +124,7 @@ fn each_signal_of_the_terminal_arrives_once() {
 
 /// Whoever tells what the whole group was sent may be slow: what only a terminal sends went to all of it.
 #[test]
-fn a_key_arrives_once_even_if_the_witness_does_not_see_it() {
+fn a_key_arrives_once_even_if_the_sentinel_does_not_see_it() {
     let Some((world, mut pty)) = shell("a_key_arrives_once_even_if") else {
         return;
     };
@@ -135,9 +135,9 @@ fn a_key_arrives_once_even_if_the_witness_does_not_see_it() {
     pty.line(&format!("$W probe count {}", out.path()));
     let agent = out.pid("ready");
     let supervisor = number(agent, 4);
-    let witness = children(supervisor).into_iter().find(|c| *c != agent).expect("the witness");
-    world.send(witness, [19]);
-    is(&world, witness, 'T');
+    let sentinel = children(supervisor).into_iter().find(|c| *c != agent).expect("the sentinel");
+    world.send(sentinel, [19]);
+    is(&world, sentinel, 'T');
     for (key, signal) in [("\x03", "2 "), ("\x1c", "3 "), ("\x1a", "20 ")] {
         pty.send(key);
         let line = out.line();

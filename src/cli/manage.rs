@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::values::duration;
+use super::values::{any_key, duration};
 use super::{level, when_busy};
 use crate::commands::deliver::{self, Which};
 use crate::commands::recover;
 use crate::commands::redispatch;
 use crate::commands::session;
+use crate::task::Key;
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
@@ -125,7 +126,8 @@ pub enum SessionCommand {
     /// Show the session of a key, and its invalidated ones
     Show {
         /// Key of the session
-        key: String,
+        #[arg(value_parser = any_key)]
+        key: Key,
         /// Print one JSON object: {"key", "session", "invalidations"}
         #[arg(long)]
         json: bool,
@@ -136,7 +138,8 @@ pub enum SessionCommand {
     /// the session succeeded and no live process holds it.
     ResumeId {
         /// Key of the session
-        key: String,
+        #[arg(value_parser = any_key)]
+        key: Key,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -144,7 +147,8 @@ pub enum SessionCommand {
     /// Invalidate the session of a key
     Invalidate {
         /// Key of the session
-        key: String,
+        #[arg(value_parser = any_key)]
+        key: Key,
         /// Reason to record
         #[arg(long, default_value = session::BY_OPERATOR)]
         reason: String,
@@ -157,7 +161,8 @@ pub enum SessionCommand {
     /// The next run with the key resumes it, although its last task did not succeed.
     Restore {
         /// Key of the session
-        key: String,
+        #[arg(value_parser = any_key)]
+        key: Key,
         /// Print one JSON object
         #[arg(long)]
         json: bool,

@@ -158,6 +158,7 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print a man page
     Man(ManArgs),
+    #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
     /// Mark lost tasks as interrupted and clean up after them
     ///
     /// Call it at boot; it is safe at any time, and several may run at once. A running row whose supervisor is

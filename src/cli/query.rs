@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::complete::ForShell;
-use super::values::{code, duration, group, limit, severity, since, status};
+use super::values::{any_key, code, duration, group, limit, severity, since, status};
 use crate::commands::artifact;
 use crate::commands::audit;
 use crate::commands::cancel::{self, Which};
@@ -17,7 +17,7 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::ledger::{Filter, GroupBy};
-use crate::task::Status;
+use crate::task::{Key, Status};
 use crate::view::{Code, Severity};
 
 /// How long a task whose output is captured may be silent before that is a finding.
@@ -27,8 +27,8 @@ pub const STALE: Duration = Duration::from_secs(30 * 60);
 #[derive(Debug, Args)]
 struct Selection {
     /// Show only tasks with this key
-    #[arg(long)]
-    key: Option<String>,
+    #[arg(long, value_parser = any_key)]
+    key: Option<Key>,
     /// Show only tasks of this repository
     #[arg(long)]
     repo: Option<String>,
@@ -169,8 +169,8 @@ pub struct CancelArgs {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// Cancel the task that runs with this key
-    #[arg(long)]
-    key: Option<String>,
+    #[arg(long, value_parser = any_key)]
+    key: Option<Key>,
     /// Cancel every running task
     ///
     /// The task that this command runs inside is left alone.

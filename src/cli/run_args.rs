@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
 use super::values::{duration, issue, size};
 use super::{level, variables, when_busy};
-use crate::process::leftovers::Policy;
+use crate::process::leftovers::LeftoversPolicy;
 use crate::run::options::RunOptions;
 use crate::task::{KeepSession, OnTerm, TaskId};
 
@@ -283,7 +283,7 @@ impl RunArgs {
     pub(super) fn options(self) -> RunOptions {
         RunOptions {
             id: self.id,
-            key: given(self.key),
+            key: self.key.and_then(|name| name.parse().ok()),
             repo: given(self.repo),
             issue: self.issue,
             user: given(self.user),
@@ -314,9 +314,9 @@ impl RunArgs {
                 })
                 .collect(),
             leftovers: match self.leftovers {
-                LeftoversArg::Auto => Policy::Auto,
-                LeftoversArg::End => Policy::End,
-                LeftoversArg::Leave => Policy::Leave,
+                LeftoversArg::Auto => LeftoversPolicy::Auto,
+                LeftoversArg::End => LeftoversPolicy::End,
+                LeftoversArg::Leave => LeftoversPolicy::Leave,
             },
             strict: self.strict,
             backlog: self.backlog,

@@ -1,5 +1,6 @@
 //! The values of options: durations, sizes, times and words, from text.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -9,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::clock;
 use crate::ledger::GroupBy;
-use crate::task::Status;
+use crate::task::{Key, Status};
 use crate::view::{Code, Severity};
 
 /// The longest duration: it can be added to any time without overflow.
@@ -71,6 +72,11 @@ where
     PossibleValuesParser::new(each.iter().map(|value| word(*value))).try_map(move |given| {
         each.iter().copied().find(|value| word(*value) == given).ok_or("not one of these values")
     })
+}
+
+/// A key that may be in a ledger: another program may have written any.
+pub(super) fn any_key(text: &str) -> Result<Key, Infallible> {
+    Ok(Key::recorded(text))
 }
 
 /// A time as the ledger writes it: so long ago, a date, or a time.

@@ -12,11 +12,11 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::ledger::{self, Found, Ledger, LiveEvidence};
-use crate::process::leftovers::{LedgerFile, LeftoverSweep, SharedScan, Why};
-use crate::process::procfs::identity::Stat;
+use crate::process::leftovers::{LedgerFile, LeftoverSweep, SharedScan, SparedReason};
+use crate::process::procfs::identity::ProcessStat;
 use crate::recovery;
 use crate::recovery::liveness;
-use crate::recovery::trust::Evidence;
+use crate::recovery::trust::OwnershipEvidence;
 use crate::sys::stdout::print;
 use crate::task::{Status, Task, TaskId, Verdict};
 use crate::view::{self, Code, Finding, Screen, Severity};
@@ -202,17 +202,25 @@ impl Audit<'_> {
     /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may
     /// end any of it.
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
-        let evidence = Evidence::of(self.ledger);
+        let evidence = OwnershipEvidence::of(self.ledger);
         let mut task = task.clone();
         evidence.withhold(&mut task);
         let agent = task.agent_process().map(|agent| agent.identity);
         let whose = evidence.leftovers_of(LedgerFile::at(self.ledger.path()), &task, agent);
         let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);
-        sweep.scan(&|stat: &Stat| evidence.is_supervisor(self.ledger, stat)).map_err(Error::from)?;
+        sweep.scan(&|stat: &ProcessStat| evidence.is_supervisor(self.ledger, stat)).map_err(Error::from)?;
         let summary = sweep.summary();
         let why = |pid: &i32| summary.spared.iter().find(|s| s.pid == *pid).map(|s| s.why);
         let is_shown = |pid: &i32| {
-            !matches!(why(pid), Some(Why::Terminal | Why::Supervisor | Why::Supervised | Why::Detached))
+            !matches!(
+                why(pid),
+                Some(
+                    SparedReason::Terminal
+                        | SparedReason::Supervisor
+                        | SparedReason::Supervised
+                        | SparedReason::Detached
+                )
+            )
         };
         let shown: Vec<i32> = summary.pids.iter().copied().filter(is_shown).collect();
         let are_endable = shown.iter().any(|pid| why(pid).is_none());

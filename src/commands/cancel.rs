@@ -10,14 +10,14 @@ use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
 use crate::log;
-use crate::process::procfs::identity::{self, Handle};
+use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::mark;
 use crate::recovery::liveness;
 use crate::recovery::{self, AgentState};
 use crate::stop;
 use crate::sys;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, TaskId, Verdict};
+use crate::task::{Key, Status, Task, TaskId, Verdict};
 use crate::view;
 
 /// Longer than anybody waits, and short enough to be added to a time.
@@ -27,7 +27,7 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 #[derive(Debug)]
 pub enum Which {
     Ids(Vec<String>),
-    Key(String),
+    Key(Key),
     All,
 }
 
@@ -57,9 +57,8 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
         failed = true;
         log::fail(&e);
     };
-    let running = |key: Option<String>| {
-        ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })
-    };
+    let running =
+        |key: Option<Key>| ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() });
     let tasks: Vec<Task> = match &request.which {
         Which::Ids(ids) => {
             let found = ids.iter().map(|id| find::find_in(&ledger, id));
@@ -92,7 +91,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
 }
 
 /// Signals the supervisor of one task, and says so. `None`: there is nobody to wait for.
-fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<Handle>, Error> {
+fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>, Error> {
     let id = &task.id;
     if all && mark::is_inside(id, ledger.path()) {
         print(&format!(
@@ -160,7 +159,7 @@ fn killed(ledger: &Ledger, id: &TaskId, pid: &str) -> Error {
 fn report_end(
     ledger: &Ledger,
     task: &Task,
-    supervisor: &Handle,
+    supervisor: &ProcessHandle,
     wait: Duration,
     began: Instant,
 ) -> Result<bool, Error> {

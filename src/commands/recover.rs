@@ -24,7 +24,7 @@ use crate::hook::{self, Hook, HookEnd};
 use crate::ledger::{
     self, Aftermath, AftermathLock, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Withdrawn,
 };
-use crate::process::leftovers::{self, Step};
+use crate::process::leftovers::{self, SweepStep};
 use crate::process::spawn::caller::{self, Caller};
 use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
@@ -33,7 +33,7 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::run::options::{self, Lacks};
 use crate::sys;
-use crate::task::{Status, Task, TaskId, Verdict, signal_name};
+use crate::task::{Key, Status, Task, TaskId, Verdict, signal_name};
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -97,7 +97,7 @@ struct Spooled {
 #[derive(Debug, Serialize)]
 struct Ended {
     id: TaskId,
-    key: Option<String>,
+    key: Option<Key>,
     reason: &'static str,
 }
 
@@ -105,7 +105,7 @@ struct Ended {
 #[derive(Debug, Serialize)]
 struct Open {
     id: TaskId,
-    key: Option<String>,
+    key: Option<Key>,
     why: String,
 }
 
@@ -296,8 +296,8 @@ impl Recovery<'_> {
             }
             self.mark(lost)?;
             match step {
-                Step::Done => return Ok(doubtful),
-                Step::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::from)?,
+                SweepStep::Done => return Ok(doubtful),
+                SweepStep::Wait(until) => leftovers::wait(batch.fds(), until).map_err(Error::from)?,
             }
         }
     }

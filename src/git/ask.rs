@@ -8,7 +8,6 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use crate::error::Error;
 use crate::exit::Exit;
 use crate::helper::Helper;
 use crate::helper::{Attendant, Waited, dev_null};
+use crate::process::group;
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::gate::{Gated, Launch};
 use crate::sys;
@@ -104,7 +104,7 @@ impl<'a> Git<'a> {
     /// The settings of filters and of git itself, as `git config --show-scope -z` writes them.
     ///
     /// # Errors
-    /// As [`Attendant::attend`].
+    /// As [`Attendant::wait`].
     pub(super) fn settings(&mut self, top: &Path, attendant: &mut dyn Attendant) -> Result<Answer, Error> {
         match self.ahead.take() {
             Some(started) => self.answer(started, &SETTINGS_ASKED, attendant),
@@ -210,7 +210,7 @@ impl<'a> Git<'a> {
         let Some(helper) = helper else { return Ok(None) };
         if helper.ended.is_none() {
             debug!("git did not end in time and is killed");
-            end_group(&helper.child);
+            group::signal(&helper.child, libc::SIGKILL);
         }
         Ok(helper.ended)
     }
@@ -268,17 +268,6 @@ impl Effort {
     fn is_more_than(self, before: Effort) -> bool {
         self.is_busy || self.ticks > before.ticks
     }
-}
-
-/// Kills a child with all that is in its process group. It is not reaped, so the number still means it.
-fn end_group(child: &Gated) {
-    use rustix::process::{Pid, Signal, kill_process_group};
-    let leader = nix::unistd::Pid::from_raw(child.pid);
-    // It leads the group only once it is past the gate.
-    if child.pid > 1 && nix::unistd::getpgid(Some(leader)) == Ok(leader) {
-        let _ = Pid::from_raw(child.pid).map(|group| kill_process_group(group, Signal::KILL));
-    }
-    let _ = sys::send_signal(child.pidfd.as_fd(), libc::SIGKILL, None);
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::error::step;
 use super::tasks::{self, Delivery};
 use super::{Ledger, Result, sessions, spool};
-use crate::task::{Invalidation, Session, SessionId, Status, Task, TaskId, Trust};
+use crate::task::{Invalidation, Key, Session, SessionId, Status, Task, TaskId, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -27,7 +27,7 @@ const UPDATE_RUNNING_ERROR: &str = "
 /// A session that was taken out of use because its last task did not end well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Withdrawn {
-    pub key: String,
+    pub key: Key,
     pub session_id: SessionId,
     pub why: String,
 }
@@ -134,7 +134,7 @@ impl Ledger {
     }
 
     /// The running task under a key.
-    pub fn holder(&self, key: &str) -> Result<Option<Task>> {
+    pub fn holder(&self, key: &Key) -> Result<Option<Task>> {
         tasks::holder(self.conn(), key).map_err(self.failed("looking for the holder of the key"))
     }
 
@@ -144,13 +144,13 @@ impl Ledger {
     }
 
     /// The sessions that were taken away from a key, oldest first.
-    pub fn invalidations_of_key(&self, key: &str) -> Result<Vec<Invalidation>> {
+    pub fn invalidations_of_key(&self, key: &Key) -> Result<Vec<Invalidation>> {
         sessions::invalidations_of_key(self.conn(), key)
             .map_err(self.failed("reading the invalidated sessions of a key"))
     }
 
     /// Brings back the session that was withdrawn last from a key, on an operator's word.
-    pub fn restore_session(&mut self, key: &str, at: &str) -> Result<sessions::Restored> {
+    pub fn restore_session(&mut self, key: &Key, at: &str) -> Result<sessions::Restored> {
         self.in_transaction("restoring a session", |conn| sessions::restore(conn, key, at))
     }
 

@@ -13,7 +13,7 @@ use super::spool::{self, SpoolSlot};
 use super::tasks;
 use super::wal::Log;
 use crate::log::Silence;
-use crate::task::{Ended, NewTask, Provider, Session, SessionId, Task, TaskId};
+use crate::task::{Ended, Key, NewTask, Provider, Session, SessionId, Task, TaskId};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
 /// the ledger as it was.
@@ -43,12 +43,12 @@ impl<'a> Claim<'a> {
     }
 
     /// The running task under a key.
-    pub fn holder(&self, key: &str) -> Result<Option<Task>> {
+    pub fn holder(&self, key: &Key) -> Result<Option<Task>> {
         tasks::holder(&self.tx, key).map_err(self.failed("looking for the holder of the key"))
     }
 
     /// The last task that has ended under a key.
-    pub fn last_of_key(&self, key: &str) -> Result<Option<Task>> {
+    pub fn last_of_key(&self, key: &Key) -> Result<Option<Task>> {
         tasks::last_of_key(&self.tx, key).map_err(self.failed("looking for the last task of the key"))
     }
 
@@ -78,7 +78,7 @@ impl<'a> Claim<'a> {
             .map_err(self.failed("reading the cost of the session"))
     }
 
-    pub fn session(&self, key: &str) -> Result<Option<Session>> {
+    pub fn session(&self, key: &Key) -> Result<Option<Session>> {
         sessions::of_key(&self.tx, key).map_err(self.failed("reading the session of the key"))
     }
 
@@ -94,7 +94,7 @@ impl<'a> Claim<'a> {
     /// Takes the session of a key out of use; `session restore` can bring it back. Whether there was one.
     pub fn invalidate_session(
         &self,
-        key: &str,
+        key: &Key,
         reason: &str,
         task: Option<&TaskId>,
         at: &str,
@@ -118,7 +118,7 @@ impl<'a> Claim<'a> {
 
     /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
     /// agent never executes.
-    pub fn set_session_aside(&self, key: &str, reason: &str, task: &TaskId, at: &str) -> Result<()> {
+    pub fn set_session_aside(&self, key: &Key, reason: &str, task: &TaskId, at: &str) -> Result<()> {
         let used = Used { task, key: Some(key), provider: None, at };
         sessions::set_aside(&self.tx, &used, key, reason)
             .map_err(self.failed("setting the session of the key aside"))
@@ -145,7 +145,7 @@ impl<'a> Claim<'a> {
     /// task, and comes back if its agent never executes.
     pub fn link_session(
         &self,
-        key: &str,
+        key: &Key,
         provider: Option<&Provider>,
         session_id: &SessionId,
         task: &TaskId,

@@ -3,14 +3,14 @@
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::dialect::{AnyText, Dialect};
+use super::dialect::Dialect;
 use super::error::step;
 use super::sessions::{self, Used};
 use super::statement::execute;
 use super::tasks::{self, Move};
 use crate::clock;
 use crate::exit::Exit;
-use crate::task::{EndSource, Ended, Ending, KeepSession, Provider, SessionId, Status, TaskId};
+use crate::task::{EndSource, Ended, Ending, KeepSession, Key, Provider, SessionId, Status, TaskId};
 
 const SELECT_OPEN: &str = "
     SELECT status, key, provider, session_id, former_session, retention_secs
@@ -76,7 +76,7 @@ pub struct By<'a> {
 
 struct Open {
     status: Status,
-    key: Option<String>,
+    key: Option<Key>,
     provider: Option<Provider>,
     session_id: Option<SessionId>,
     former_session: Option<String>,
@@ -96,7 +96,7 @@ pub fn end(
         .query_row([id], |row| {
             Ok(Open {
                 status: tasks::status_of(&row.get::<_, String>(0)?),
-                key: row.get::<_, AnyText>(1)?.0,
+                key: row.get(1)?,
                 provider: row.get(2)?,
                 session_id: row.get(3)?,
                 former_session: row.get(4)?,
@@ -114,7 +114,7 @@ pub fn end(
     let session_id = ended.session_id.as_ref().or(open.session_id.as_ref());
     update(conn, dialect, id, ended, &open, session_id, &at)?;
     step("end.updated")?;
-    let used = Used { task: id, key: open.key.as_deref(), provider: open.provider.as_ref(), at: &at };
+    let used = Used { task: id, key: open.key.as_ref(), provider: open.provider.as_ref(), at: &at };
     let mut invalidated = None;
     if !ended.executed {
         sessions::unlink(conn, &used, open.former_session.as_deref())?;

@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::files::{self, Damage};
 use super::location::{OtherName, shell_word};
 use crate::failpoint;
-use crate::task::TaskId;
+use crate::task::{Key, TaskId};
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -96,7 +96,7 @@ pub enum LedgerError {
     TaskExists { id: TaskId, path: PathBuf },
 
     #[error("another task is running under the key {key} in the ledger {path}", path = .path.display())]
-    KeyBusy { key: String, path: PathBuf },
+    KeyBusy { key: Key, path: PathBuf },
 
     #[error("there is no task {id} in the ledger {path}", path = .path.display())]
     NoSuchTask { id: TaskId, path: PathBuf },

@@ -4,13 +4,13 @@ use rusqlite::{Connection, named_params};
 
 use super::tasks::{self, select};
 use super::{Ledger, Result};
-use crate::task::{Status, Task};
+use crate::task::{Key, Status, Task};
 
 /// Which tasks to read. `None` leaves a question open.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub status: Option<Status>,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub repo: Option<String>,
     /// The persona.
     pub agent: Option<String>,
@@ -54,15 +54,45 @@ const SELECT_ENDED_BY_KEY: &str = listed!("status <> 'running' AND key = :key");
 const SELECT_ENDED_BY_REPO: &str = listed!("status <> 'running' AND repo = :repo");
 const SELECT_ENDED_BY_AGENT: &str = listed!("status <> 'running' AND agent = :agent");
 const SELECT_ENDED_BY_STATUS: &str = listed!("status NOT IN ('running', 'success') AND status = :status");
-/// Started before, ended since.
+/// Started before `:since`, ended then or later: first the tasks of that hour, then those of the index in
+/// `migrations/004.sql`. SQLite uses the index only for the same expressions, word for word.
 const SELECT_ENDED_SINCE: &str = select!(
-    "WHERE status <> 'running' AND last_seen_at >= :since
+    "WHERE rowid IN (
+        SELECT rowid FROM task_history
+        WHERE status <> 'running' AND last_seen_at >= :since AND last_seen_at < substr(:since, 1, 13) || '~'
+          AND substr(started_at, 1, 13) = substr(last_seen_at, 1, 13)
+          AND started_at < kept_time('task_history.started_at', :since)
+        UNION ALL
+        SELECT rowid FROM task_history
+        WHERE status <> 'running' AND substr(started_at, 1, 13) <> substr(last_seen_at, 1, 13)
+          AND CASE
+            WHEN substr(started_at, 1, 10) = substr(last_seen_at, 1, 10) THEN substr(last_seen_at, 1, 10)
+            WHEN substr(started_at, 1, 7) = substr(last_seen_at, 1, 7) THEN substr(last_seen_at, 1, 7)
+            ELSE ''
+          END IN (substr(:since, 1, 10), substr(:since, 1, 7), '')
+          AND last_seen_at >= :since AND started_at < kept_time('task_history.started_at', :since))
      AND (:key IS NULL OR +key = :key)
      AND (:repo IS NULL OR +repo = :repo)
      AND (:agent IS NULL OR +agent = :agent)
-     AND started_at < kept_time('task_history.started_at', :since)
      ORDER BY last_seen_at DESC LIMIT :limit"
 );
+
+/// How many of the listed tasks an index holds. Counting ends at a limit, beyond which it costs more than a
+/// better choice saves.
+macro_rules! counted {
+    ($by:literal) => {
+        concat!(
+            "SELECT count(*) FROM (SELECT 1 FROM task_history WHERE ",
+            $by,
+            " AND started_at >= coalesce(kept_time('task_history.started_at', :since), -9e999) LIMIT 1000)"
+        )
+    };
+}
+
+const COUNT_BY_KEY: &str = counted!("key = :value");
+const COUNT_BY_REPO: &str = counted!("repo = :value");
+const COUNT_BY_AGENT: &str = counted!("agent = :value");
+const COUNT_BY_STATUS: &str = counted!("status NOT IN ('running', 'success') AND status = :value");
 const DATA_VERSION: &str = "PRAGMA data_version";
 
 impl Ledger {
@@ -124,28 +154,51 @@ fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
     };
     let left = limit.saturating_sub(tasks.len() as i64);
     if filter.status != Some(Status::Running) && left > 0 {
-        tasks.extend(read(
-            match filter {
-                Filter { key: Some(_), .. } => SELECT_ENDED_BY_KEY,
-                Filter { repo: Some(_), .. } => SELECT_ENDED_BY_REPO,
-                Filter { agent: Some(_), .. } => SELECT_ENDED_BY_AGENT,
-                // Those that ended well are the many: they are met soon among all.
-                Filter { status: Some(status), .. } if *status != Status::Success => SELECT_ENDED_BY_STATUS,
-                _ => SELECT_ENDED,
-            },
-            left,
-        )?);
+        tasks.extend(read(select_ended(conn, filter)?, left)?);
     }
     Ok(tasks)
+}
+
+/// The statement that reads the ended tasks by the index with the fewest entries for this filter.
+fn select_ended(conn: &Connection, filter: &Filter) -> rusqlite::Result<&'static str> {
+    // Most tasks succeed: `success` has no index, and the first such tasks are found soon by their start.
+    let status = filter.status.filter(|s| *s != Status::Success).map(Status::as_str);
+    let mut usable = [
+        (filter.key.as_ref().map(Key::as_str), COUNT_BY_KEY, SELECT_ENDED_BY_KEY),
+        (filter.repo.as_deref(), COUNT_BY_REPO, SELECT_ENDED_BY_REPO),
+        (filter.agent.as_deref(), COUNT_BY_AGENT, SELECT_ENDED_BY_AGENT),
+        (status, COUNT_BY_STATUS, SELECT_ENDED_BY_STATUS),
+    ]
+    .into_iter()
+    .filter_map(|(value, count, select)| Some((value?, count, select)))
+    .peekable();
+    let Some(first) = usable.next() else { return Ok(SELECT_ENDED) };
+    if usable.peek().is_none() {
+        return Ok(first.2);
+    }
+    let mut fewest = (i64::MAX, first.2);
+    for (value, count, select) in std::iter::once(first).chain(usable) {
+        let params = named_params! { ":value": value, ":since": filter.since };
+        let entries: i64 = conn.query_row(count, params, |row| row.get(0))?;
+        if entries < fewest.0 {
+            fewest = (entries, select);
+        }
+    }
+    Ok(fewest.1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use crate::ledger::tests::{World, each_uses_an_index};
+
     #[test]
-    fn no_listing_grows_with_history_but_by_what_it_returns() {
-        super::super::tests::each_uses_an_index(&[
+    fn each_listing_uses_an_index() {
+        each_uses_an_index(&[
             SELECT_RUNNING,
             SELECT_ENDED,
             SELECT_ENDED_BY_KEY,
@@ -153,6 +206,119 @@ mod tests {
             SELECT_ENDED_BY_AGENT,
             SELECT_ENDED_BY_STATUS,
             SELECT_ENDED_SINCE,
+            COUNT_BY_KEY,
+            COUNT_BY_REPO,
+            COUNT_BY_AGENT,
+            COUNT_BY_STATUS,
         ]);
+    }
+
+    /// `tasks` ended tasks, one every 30 seconds, each of 40 seconds.
+    fn history(tasks: u32) -> (World, Ledger) {
+        let world = World::new();
+        let ledger = world.open();
+        world
+            .raw()
+            .execute_batch(&format!(
+                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {tasks})
+                 INSERT INTO task_history
+                     (id, key, repo, agent, status, started_at, finished_at, last_seen_at)
+                 SELECT format('%08d', i), format('key-%d', i % {tasks}), iif(i % 2, 'odd', 'even'),
+                     iif(i % 3, 'review', 'dev'), iif(i % 10, 'success', 'failure'),
+                     strftime('%Y-%m-%dT%H:%M:%fZ', 1700000000 + i * 30, 'unixepoch'),
+                     strftime('%Y-%m-%dT%H:%M:%fZ', 1700000040 + i * 30, 'unixepoch'),
+                     strftime('%Y-%m-%dT%H:%M:%fZ', 1700000040 + i * 30, 'unixepoch')
+                 FROM n"
+            ))
+            .unwrap();
+        (world, ledger)
+    }
+
+    /// How many of SQLite's instructions it takes.
+    fn steps<T>(ledger: &mut Ledger, read: impl FnOnce(&Ledger) -> T) -> (T, u64) {
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&count);
+        let counter = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        ledger.conn.progress_handler(1, Some(counter)).unwrap();
+        let read = read(ledger);
+        ledger.conn.progress_handler(1, None::<fn() -> bool>).unwrap();
+        (read, count.load(Ordering::Relaxed))
+    }
+
+    fn filters() -> Vec<Filter> {
+        let text = |text: &str| Some(text.to_owned());
+        let none = Filter { limit: Some(10), ..Filter::default() };
+        vec![
+            Filter { key: Some("key-7".into()), ..none.clone() },
+            Filter { repo: text("odd"), ..none.clone() },
+            Filter { agent: text("dev"), ..none.clone() },
+            Filter { agent: text("nobody"), ..none.clone() },
+            Filter { repo: text("odd"), agent: text("nobody"), ..none.clone() },
+            none,
+        ]
+    }
+
+    #[test]
+    fn a_timeline_reads_no_more_of_a_long_history() {
+        let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
+        // Before everything, in the middle of the short history, after everything.
+        for since in ["2023-11-01T00:00:00.000Z", "2023-11-15T02:20:05.000Z", "2024-11-01T00:00:00.000Z"] {
+            for filter in filters() {
+                let filter = Filter { since: Some(since.to_owned()), ..filter };
+                let (_, few) = steps(&mut small, |l| l.tasks_in_flight_since(&filter).unwrap());
+                let (_, many) = steps(&mut large, |l| l.tasks_in_flight_since(&filter).unwrap());
+                assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_reads_no_more_of_a_long_history() {
+        let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
+        let of_status = |status| move |f: Filter| Filter { status: Some(status), ..f };
+        let interrupted = filters().into_iter().map(of_status(Status::Interrupted));
+        let running = filters().into_iter().map(of_status(Status::Running));
+        for filter in filters().into_iter().chain(interrupted).chain(running) {
+            let (_, few) = steps(&mut small, |l| l.tasks(&filter).unwrap());
+            let (_, many) = steps(&mut large, |l| l.tasks(&filter).unwrap());
+            assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
+        }
+    }
+
+    #[test]
+    fn tasks_in_flight_are_found_whatever_their_length() {
+        let world = World::new();
+        let ledger = world.open();
+        let since = "2026-03-05T12:30:00.000Z";
+        let in_flight = [
+            ("year", "2025-12-31T23:59:59.000Z", since),
+            ("month", "2026-02-28T12:30:00.000Z", "2026-03-05T12:30:01.000Z"),
+            ("day", "2026-03-04T23:00:00.000Z", "2026-03-06T00:00:00.000Z"),
+            ("hour", "2026-03-05T11:59:59.999Z", "2026-03-05T13:00:00.000Z"),
+            ("minute", "2026-03-05T12:29:59.999Z", "2026-03-05T12:30:00.000Z"),
+        ];
+        let others = [
+            ("before", "2025-01-01T00:00:00.000Z", "2026-03-05T12:29:59.999Z"),
+            ("same hour", "2026-03-05T12:00:00.000Z", "2026-03-05T12:29:59.999Z"),
+        ];
+        let raw = world.raw();
+        for (id, started, ended) in in_flight.into_iter().chain(others) {
+            raw.execute(
+                "INSERT INTO task_history (id, status, started_at, finished_at, last_seen_at)
+                 VALUES (?1, 'success', ?2, ?3, ?3)",
+                (id, started, ended),
+            )
+            .unwrap();
+        }
+        let filter = Filter { since: Some(since.to_owned()), ..Filter::default() };
+        let mut found: Vec<String> =
+            ledger.tasks_in_flight_since(&filter).unwrap().into_iter().map(|t| t.id.to_string()).collect();
+        found.sort();
+        let mut expected = in_flight.map(|(id, ..)| id.to_owned());
+        expected.sort();
+        assert_eq!(found, expected);
     }
 }

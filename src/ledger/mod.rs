@@ -42,7 +42,8 @@ use crate::clock;
 use crate::failpoint;
 use crate::log;
 use crate::task::{
-    Counts, Ended, Identity, Invalidation, Provider, Session, SessionId, Status, Task, TaskId, Transition,
+    Counts, Ended, Identity, Invalidation, Key, Provider, Session, SessionId, Status, Task, TaskId,
+    Transition,
 };
 use dialect::Dialect;
 use ending::By;
@@ -291,7 +292,7 @@ impl Ledger {
     pub fn session_seen(
         &mut self,
         task: &TaskId,
-        key: Option<&str>,
+        key: Option<&Key>,
         provider: Option<&Provider>,
         session_id: &SessionId,
         at: &str,
@@ -349,7 +350,7 @@ impl Ledger {
         tasks::transitions(self.conn(), id).map_err(self.failed("reading a task's transitions"))
     }
 
-    pub fn session_of_key(&self, key: &str) -> Result<Option<Session>> {
+    pub fn session_of_key(&self, key: &Key) -> Result<Option<Session>> {
         sessions::of_key(self.conn(), key).map_err(self.failed("reading the session of the key"))
     }
 

@@ -32,10 +32,11 @@ const LONGEST_NAP: Duration = Duration::from_millis(20);
 /// Before this version the WAL-reset bug can corrupt a ledger (<https://www.sqlite.org/wal.html>).
 const OLDEST_SQLITE: i32 = 3_051_003;
 
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/001.sql"),
     include_str!("migrations/002.sql"),
     include_str!("migrations/003.sql"),
+    include_str!("migrations/004.sql"),
 ];
 const VERSION: i64 = MIGRATIONS.len() as i64;
 

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::dialect::{self, AnyText, AnyTime};
 use super::tasks;
-use crate::task::{Invalidation, Provider, Session, SessionEvidence, SessionId, Status, Task, TaskId, Trust};
+use crate::task::{
+    Invalidation, Key, Provider, Session, SessionEvidence, SessionId, Status, Task, TaskId, Trust,
+};
 
 const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
@@ -90,12 +92,12 @@ struct Former {
 #[derive(Debug, Clone, Copy)]
 pub struct Used<'a> {
     pub task: &'a TaskId,
-    pub key: Option<&'a str>,
+    pub key: Option<&'a Key>,
     pub provider: Option<&'a Provider>,
     pub at: &'a str,
 }
 
-pub fn of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<Session>> {
+pub fn of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Option<Session>> {
     conn.query_row(SELECT_SESSION, [key], session_of_row).optional()
 }
 
@@ -200,7 +202,7 @@ pub fn invalidations_of_task(conn: &Connection, task: &TaskId) -> rusqlite::Resu
 }
 
 /// Those of a key, oldest first.
-pub fn invalidations_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Vec<Invalidation>> {
+pub fn invalidations_of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Vec<Invalidation>> {
     conn.prepare(SELECT_INVALIDATIONS_OF_KEY)?.query_map([key], invalidation_of_row)?.collect()
 }
 
@@ -231,7 +233,7 @@ pub enum Restored {
 }
 
 /// Brings back the session that was withdrawn last from `key`, on an operator's word.
-pub fn restore(conn: &Connection, key: &str, at: &str) -> rusqlite::Result<Restored> {
+pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<Restored> {
     if let Some(session) = of_key(conn, key)? {
         return Ok(Restored::Superseded(session));
     }
@@ -259,7 +261,7 @@ pub fn restore(conn: &Connection, key: &str, at: &str) -> rusqlite::Result<Resto
 /// Takes the session of a key out of use. Whether there was one.
 pub fn invalidate(
     conn: &Connection,
-    key: &str,
+    key: &Key,
     reason: &str,
     task: Option<&TaskId>,
     at: &str,
@@ -297,7 +299,7 @@ fn record_invalidation(
 }
 
 /// Gives the key's session to a task that starts, and remembers in the task's row what was there before.
-pub fn link(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionId) -> rusqlite::Result<()> {
+pub fn link(conn: &Connection, used: &Used<'_>, key: &Key, session_id: &SessionId) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)? {
         remember(conn, used, &former)?;
     }
@@ -305,7 +307,7 @@ pub fn link(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionI
 }
 
 /// Takes the key's session out of use for a task that starts, and remembers it in the task's row.
-pub fn set_aside(conn: &Connection, used: &Used<'_>, key: &str, reason: &str) -> rusqlite::Result<()> {
+pub fn set_aside(conn: &Connection, used: &Used<'_>, key: &Key, reason: &str) -> rusqlite::Result<()> {
     let Some(former) = of_key(conn, key)? else { return Ok(()) };
     remember(conn, used, &former)?;
     withdraw(conn, &former, reason, Some(used.task), used.at)
@@ -335,7 +337,7 @@ pub fn seen(conn: &Connection, used: &Used<'_>, session_id: &SessionId) -> rusql
 }
 
 /// The key names this session and this task; another session that it named gives way.
-fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionId) -> rusqlite::Result<()> {
+fn point(conn: &Connection, used: &Used<'_>, key: &Key, session_id: &SessionId) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)?
         && former.session_id != *session_id
     {
@@ -364,7 +366,7 @@ pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&SessionId>) 
 }
 
 /// The session of the key may be resumed.
-pub fn trust(conn: &Connection, key: &str, trust: Trust) -> rusqlite::Result<()> {
+pub fn trust(conn: &Connection, key: &Key, trust: Trust) -> rusqlite::Result<()> {
     conn.execute(UPDATE_TRUSTED, (key, trust.as_number()))?;
     Ok(())
 }

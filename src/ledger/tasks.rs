@@ -7,7 +7,7 @@ use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime, Dialect};
 use super::live::LiveLock;
 use super::statement::execute;
 use crate::task::{
-    Counts, Identity, NewTask, Provider, SessionId, Status, Task, TaskId, TokensScope, Transition,
+    Counts, Identity, Key, NewTask, Provider, SessionId, Status, Task, TaskId, TokensScope, Transition,
 };
 
 /// What an id, or the beginning of one, names.
@@ -238,11 +238,11 @@ pub fn by_id(conn: &Connection, id: &TaskId) -> rusqlite::Result<Option<Task>> {
     conn.prepare_cached(SELECT_BY_ID)?.query_row([id], task_of_row).optional()
 }
 
-pub fn holder(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
+pub fn holder(conn: &Connection, key: &Key) -> rusqlite::Result<Option<Task>> {
     conn.query_row(SELECT_HOLDER, [key], task_of_row).optional()
 }
 
-pub fn last_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
+pub fn last_of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Option<Task>> {
     conn.query_row(SELECT_LAST_OF_KEY, [key], task_of_row).optional()
 }
 
@@ -451,7 +451,7 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         id: row
             .get::<_, Option<TaskId>>(column.next().unwrap_or_default())?
             .unwrap_or_else(|| TaskId::recorded("")),
-        key: next!(AnyText),
+        key: next!(),
         repo: next!(AnyText),
         issue_number: next!(AnyInteger),
         user: next!(AnyText),

@@ -1,44 +1,46 @@
-//! The ladder: how an agent is made to stop. The signal that came, then SIGTERM, then SIGKILL, a grace apart.
+//! The escalation that stops an agent: the signal that arrived, then SIGTERM, then SIGKILL, one grace period
+//! apart.
 
 use std::time::{Duration, Instant};
 
 #[derive(Debug)]
-pub struct Ladder {
+pub struct Escalation {
     grace: Duration,
-    climb: Option<Climb>,
+    /// `None`: it has not begun, or SIGKILL was sent.
+    next: Option<EscalationStep>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Climb {
-    next: i32,
+struct EscalationStep {
+    signal: i32,
     at: Instant,
 }
 
-impl Ladder {
-    pub fn new(grace: Duration) -> Ladder {
-        Ladder { grace, climb: None }
+impl Escalation {
+    pub fn new(grace: Duration) -> Escalation {
+        Escalation { grace, next: None }
     }
 
-    /// `signal` has been sent: the first rung. A ladder that is being climbed already goes on as it was.
+    /// `signal` has been sent, which is the first step. An escalation that has begun is not changed.
     pub fn begin(&mut self, signal: i32, now: Instant) {
-        if self.climb.is_none() {
-            let next = if signal == libc::SIGTERM { libc::SIGKILL } else { libc::SIGTERM };
-            self.climb = Some(Climb { next, at: now + self.grace });
+        if self.next.is_none() {
+            let signal = if signal == libc::SIGTERM { libc::SIGKILL } else { libc::SIGTERM };
+            self.next = Some(EscalationStep { signal, at: now + self.grace });
         }
     }
 
-    /// When the next rung is due.
+    /// When the next step is due.
     pub fn deadline(&self) -> Option<Instant> {
-        self.climb.map(|c| c.at)
+        self.next.map(|step| step.at)
     }
 
     /// The signal that is due now, if any.
     pub fn due(&mut self, now: Instant) -> Option<i32> {
-        let climb = self.climb.filter(|c| c.at <= now)?;
-        // Nothing comes after SIGKILL.
-        self.climb =
-            (climb.next != libc::SIGKILL).then(|| Climb { next: libc::SIGKILL, at: now + self.grace });
-        Some(climb.next)
+        let due = self.next.filter(|step| step.at <= now)?;
+        // SIGKILL is the last step.
+        let is_last = due.signal == libc::SIGKILL;
+        self.next = (!is_last).then(|| EscalationStep { signal: libc::SIGKILL, at: now + self.grace });
+        Some(due.signal)
     }
 }
 
@@ -47,25 +49,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ladder_goes_from_what_came_over_term_to_kill() {
+    fn sigterm_and_then_sigkill_follow_another_signal() {
         let start = Instant::now();
         let grace = Duration::from_secs(10);
-        let mut ladder = Ladder::new(grace);
-        assert_eq!(ladder.deadline(), None);
-        ladder.begin(libc::SIGHUP, start);
-        assert_eq!(ladder.due(start), None);
-        assert_eq!(ladder.due(start + grace), Some(libc::SIGTERM));
-        assert_eq!(ladder.due(start + grace), None);
-        assert_eq!(ladder.due(start + grace * 2), Some(libc::SIGKILL));
-        assert_eq!(ladder.deadline(), None);
+        let mut escalation = Escalation::new(grace);
+        assert_eq!(escalation.deadline(), None);
+        escalation.begin(libc::SIGHUP, start);
+        assert_eq!(escalation.due(start), None);
+        assert_eq!(escalation.due(start + grace), Some(libc::SIGTERM));
+        assert_eq!(escalation.due(start + grace), None);
+        assert_eq!(escalation.due(start + grace * 2), Some(libc::SIGKILL));
+        assert_eq!(escalation.deadline(), None);
     }
 
     #[test]
-    fn a_term_is_followed_by_kill() {
+    fn sigkill_follows_sigterm() {
         let start = Instant::now();
-        let mut ladder = Ladder::new(Duration::ZERO);
-        ladder.begin(libc::SIGTERM, start);
-        ladder.begin(libc::SIGHUP, start);
-        assert_eq!(ladder.due(start), Some(libc::SIGKILL));
+        let mut escalation = Escalation::new(Duration::ZERO);
+        escalation.begin(libc::SIGTERM, start);
+        escalation.begin(libc::SIGHUP, start);
+        assert_eq!(escalation.due(start), Some(libc::SIGKILL));
     }
 }

@@ -1,57 +1,56 @@
-//! The process group that a child of ours leads: a signal for all of it, and its end.
+//! The process group that a child of ours leads: signalling it, and ending its members.
 
 use std::time::{Duration, Instant};
 
-use crate::process::procfs::identity::{self, Handle};
-use crate::process::procfs::table::{Proc, Table};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, getpgid};
+
+use crate::process::procfs::identity::{self, ProcessHandle};
+use crate::process::procfs::table::{ProcFs, ProcessSnapshot};
 use crate::process::spawn::gate::Gated;
 
-/// Sends `signal` to the group that `child` leads, or to `child` alone before it leads one. `child` must not
-/// have been reaped: until then its number means it and its group.
+/// Sends `signal` to the group that `child` leads, or to `child` alone while it does not lead one yet. `child`
+/// must not have been reaped: until then nothing else can have its pid.
 pub fn signal(child: &Gated, signal: i32) {
-    use rustix::process::{Pid, Signal, kill_process_group};
-    let leader = nix::unistd::Pid::from_raw(child.pid);
-    let leads = child.pid > 1 && nix::unistd::getpgid(Some(leader)) == Ok(leader);
-    match (Pid::from_raw(child.pid).filter(|_| leads), Signal::from_named_raw(signal)) {
-        (Some(group), Some(signal)) => {
-            let _ = kill_process_group(group, signal);
-        }
-        _ => drop(child.signal(signal, None)),
+    let leader = Pid::from_raw(child.pid);
+    let leads = child.pid > 1 && getpgid(Some(leader)) == Ok(leader);
+    // nix has no real-time signals; a group is ended by standard ones.
+    match Signal::try_from(signal).ok().filter(|_| leads) {
+        Some(signal) => drop(killpg(leader, signal)),
+        None => drop(child.signal(signal, None)),
     }
 }
 
-/// The members of a group whose leader may end, and be reaped, before they do.
-pub struct Members {
+/// The members of a group whose leader may end, and be reaped, before them.
+pub struct GroupMembers {
     group: i32,
-    held: Vec<Handle>,
+    held: Vec<ProcessHandle>,
 }
 
-impl Members {
-    /// Those of the group that `child`, which has not been reaped, leads now. What `/proc` hides is left out.
-    pub fn of(child: &Gated) -> Members {
-        let mut table = Table::default();
-        if let Ok(mut proc) = Proc::open() {
+impl GroupMembers {
+    /// The members of the group that `child`, which has not been reaped, leads now. Processes that `/proc` hides
+    /// are missing.
+    pub fn of(child: &Gated) -> GroupMembers {
+        let mut table = ProcessSnapshot::default();
+        if let Ok(mut proc) = ProcFs::open() {
             drop(proc.read(&mut table));
         }
         let members = table.rows().iter().filter(|s| s.pgrp == child.pid && s.pid != child.pid);
         let held = members.filter_map(|s| identity::open(&s.identity()).ok().flatten()).collect();
-        Members { group: child.pid, held }
+        GroupMembers { group: child.pid, held }
     }
 
-    /// Waits for their ends until `until`, then kills what is left of the group.
+    /// Waits until `until` for the members to end, then kills those that are left.
     pub fn end(self, until: Instant) {
-        use rustix::process::{Pid, Signal, kill_process_group};
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         let alive = self.held.iter().filter(|h| !h.wait(left(until)).unwrap_or(false));
-        // While one that was in the group is still in it, the number cannot mean another group.
-        let is_in_it = |h: &&Handle| {
+        // While a former member is still in the group, no other group can have its number.
+        let is_in_it = |h: &&ProcessHandle| {
             let now = identity::stat(h.identity().pid).ok().flatten();
             now.is_some_and(|s| s.identity() == h.identity() && s.pgrp == self.group)
         };
-        if let Some(member) = alive.collect::<Vec<_>>().into_iter().find(is_in_it)
-            && let Some(group) = Pid::from_raw(self.group)
-        {
-            let _ = kill_process_group(group, Signal::KILL);
+        if let Some(member) = alive.collect::<Vec<_>>().into_iter().find(is_in_it) {
+            let _ = killpg(Pid::from_raw(self.group), Signal::SIGKILL);
             drop(member.wait(Duration::from_secs(1)));
         }
     }

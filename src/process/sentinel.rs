@@ -1,44 +1,45 @@
-//! The witness: tells a signal that was sent to our whole process group from one sent to us alone.
+//! The sentinel: distinguishes a signal sent to our whole process group from one sent to us alone.
 //!
-//! The agent is in our group, so what was sent to the group it has had already, and must not get again
-//! from us. The kernel does not tell the receiver which it was; but a sibling in the group that blocks
-//! every signal and counts those that reach it knows.
+//! The agent is in our group, so it has already received what was sent to the group, and must not receive it
+//! again from us. The kernel does not say to whom a signal was sent. A sibling in the group that blocks every
+//! signal and counts those that reach it shows it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::sys::{self, Received};
+use crate::sys::{self, ReceivedSignal};
 
-pub struct Witness {
-    /// `None`: the kernel had no room for it.
+pub struct Sentinel {
+    /// `None`: the kernel had no room for another process.
     pid: Option<i32>,
+    /// How many of each signal were attributed to the group so far.
     accounted: [u32; 65],
 }
 
-impl Witness {
-    /// Starts it. Without one (no room for a process) only what the kernel sent counts as sent to all.
-    pub fn start() -> Witness {
-        let pid = if children_are_beside_us() { sys::start_witness().ok() } else { None };
-        Witness { pid, accounted: [0; 65] }
+impl Sentinel {
+    /// Starts the process. Without it, only what the kernel sent counts as sent to the whole group.
+    pub fn start() -> Sentinel {
+        let pid = if children_are_beside_us() { sys::start_sentinel().ok() } else { None };
+        Sentinel { pid, accounted: [0; 65] }
     }
 
-    /// Whether this signal reached the whole group; `more` of its number wait for us.
-    pub fn saw(&mut self, received: &Received, more: bool) -> bool {
+    /// Whether this signal was sent to the whole group. `more`: further signals with the same number are queued.
+    pub fn saw(&mut self, received: &ReceivedSignal, more: bool) -> bool {
         let signal = received.signal;
         let terminals = received.is_from_kernel() && by_terminal(signal);
         let Some(pid) = self.pid else { return terminals };
         let Some(accounted) = self.accounted.get_mut(signal as usize) else { return false };
-        // The kernel hands a group's signal to its youngest member first, so the witness has had it
-        // before us; it may only not have come to count it yet.
-        while sys::witnessed(signal) == *accounted && !settled(pid, signal) {
+        // The kernel delivers to the youngest member of a group first, so the sentinel has received it
+        // before us; it may not have counted it yet.
+        while sys::signals_seen(signal) == *accounted && !settled(pid, signal) {
             std::thread::yield_now();
         }
-        let seen = sys::witnessed(signal);
+        let seen = sys::signals_seen(signal);
         if seen == *accounted {
-            // Two in quick succession may have merged for the witness and not for us.
+            // Two in quick succession may have merged for the sentinel and not for us.
             return terminals;
         }
-        // Standard signals merge while they wait, for each process at its own pace; real-time ones queue.
+        // Standard signals merge while pending, in each process separately; real-time signals queue.
         let all = signal < libc::SIGRTMIN() && !more;
         *accounted = if all { seen } else { *accounted + 1 };
         true
@@ -49,22 +50,22 @@ impl Witness {
     }
 }
 
-/// Whether what we fork is in our own pid namespace. Otherwise (`unshare --pid` without --fork) the agent is
-/// the first process of another one, whose end waits for all others in it to be reaped.
+/// Whether our children are in our own pid namespace. Otherwise (`unshare --pid` without --fork) the agent is
+/// the first process of another namespace, and it cannot end before all others in it are reaped.
 fn children_are_beside_us() -> bool {
     let namespace = |of: &str| fs::metadata(format!("/proc/self/ns/{of}")).ok().map(|m| m.ino());
     namespace("pid") == namespace("pid_for_children")
 }
 
-impl Drop for Witness {
+impl Drop for Sentinel {
     fn drop(&mut self) {
         if let Some(pid) = self.pid {
-            sys::end_witness(pid);
+            sys::end_sentinel(pid);
         }
     }
 }
 
-/// The signals that a terminal sends to its foreground group.
+/// Whether a terminal sends this signal to its foreground process group.
 fn by_terminal(signal: i32) -> bool {
     matches!(
         signal,
@@ -72,7 +73,7 @@ fn by_terminal(signal: i32) -> bool {
     )
 }
 
-/// Whether the witness sleeps and `signal` does not wait for it: it has counted all that came.
+/// Whether the sentinel sleeps and `signal` is not pending for it: it has counted all that arrived.
 fn settled(pid: i32, signal: i32) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
     let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("").trim();
@@ -81,6 +82,6 @@ fn settled(pid: i32, signal: i32) -> bool {
     };
     let running = field("State:").starts_with('R');
     !running && !waits("ShdPnd:") && !waits("SigPnd:")
-        // Stopped with the whole group: it will count when it is continued, and so shall we.
+        // Stopped with the whole group: it counts when it is continued, and so do we.
         || field("State:").starts_with(['T', 't', 'Z', 'X'])
 }

@@ -1,9 +1,10 @@
-//! The terminal's job control: when bookend stops together with its agent.
+//! Job control: whether bookend may stop together with its agent.
 
 use crate::process::procfs::identity;
 
-/// Whether a shell would see us stop, and could continue us: we have a controlling terminal, and our
-/// process group is not orphaned (a parent of it is in another group of the same session). setpgid(2).
+/// Whether a shell would notice that we stopped, and could continue us: we have a controlling terminal, and
+/// our process group is not orphaned (the parent of a member is in another group of the same session).
+/// setpgid(2).
 pub fn may_stop() -> bool {
     let Ok(Some(own)) = identity::stat(nix::unistd::getpid().as_raw()) else { return false };
     if own.tty_nr == 0 {

@@ -1,7 +1,7 @@
-//! The watch: one `poll` over signals, children, captured output and deadlines, told as events.
+//! The watch: one `poll` over signals, children, captured output and deadlines, reported as events.
 //!
-//! Nothing wakes it without cause: no tick, no time-out but the next deadline. Every child is reaped
-//! here, by pid; bookend is a subreaper and may be given children it never forked.
+//! It never wakes without a cause: there is no tick, and the only time-out is the next deadline. Every child
+//! is reaped here, by pid; bookend is a subreaper and gets children that it never forked.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,27 +12,28 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::failpoint;
-use crate::sys::{self, Change, Received, Usage};
+use crate::process::procfs::identity::poll_timeout;
+use crate::sys::{self, ChildChange, ReceivedSignal, ResourceUsage};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    Signal(Received),
+pub enum WatchEvent {
+    Signal(ReceivedSignal),
     Child {
         pid: i32,
-        change: Change,
-        usage: Usage,
+        change: ChildChange,
+        usage: ResourceUsage,
     },
-    /// The source of this name can be read or written, or was hung up.
-    Ready(Source),
+    /// A descriptor of this source is readable or writable, or was hung up.
+    Ready(WatchSource),
     /// The deadline that `next` was given has passed.
     Deadline,
 }
 
-/// What the watch looks at besides signals and children.
+/// What the watch polls besides signals and children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The report pipe of a child that was let through the gate.
+pub enum WatchSource {
+    /// The report pipe of a child whose gate was opened.
     Report,
     /// The agent's captured stdout.
     Output,
@@ -40,31 +41,31 @@ pub enum Source {
     HelperReport,
     /// The output of a prepare command.
     HelperOutput,
-    /// The supervisor of another task, whose end is waited for.
+    /// The supervisor of another task, whose exit is waited for.
     Holder,
-    /// A process that the agent left behind and that is to end.
+    /// A leftover process that is to end.
     Leftover,
     /// Our stdout, while there is something to be written.
     Downstream,
 }
 
-/// A descriptor to look at, by its name.
+/// A descriptor to poll, and its source.
 #[derive(Debug, Clone, Copy)]
-pub struct Interest<'a> {
-    pub source: Source,
+pub struct WatchInterest<'a> {
+    pub source: WatchSource,
     pub fd: BorrowedFd<'a>,
 }
 
 #[derive(Debug)]
 pub struct Watch {
     signals: OwnedFd,
-    queue: VecDeque<Event>,
-    /// A SIGCHLD was read and the children were not asked yet.
+    queue: VecDeque<WatchEvent>,
+    /// A SIGCHLD was read and no child was waited for yet.
     child_changed: bool,
 }
 
 impl Watch {
-    /// Every signal must be blocked by now: what came before is read like what comes after.
+    /// Every signal must be blocked by now: those that arrived since then are read too.
     ///
     /// # Errors
     /// When the kernel has no room for a descriptor.
@@ -72,67 +73,67 @@ impl Watch {
         Ok(Watch { signals: sys::signalfd_all()?, queue: VecDeque::new(), child_changed: false })
     }
 
-    /// The first signal that waits and is `wanted`; it stays in line.
+    /// The first pending signal that is `wanted`; it stays queued.
     ///
     /// # Errors
     /// When the signals cannot be read, for want of kernel memory.
-    pub fn pending(&mut self, wanted: impl Fn(&Received) -> bool) -> io::Result<Option<Received>> {
+    pub fn pending(
+        &mut self,
+        wanted: impl Fn(&ReceivedSignal) -> bool,
+    ) -> io::Result<Option<ReceivedSignal>> {
         self.read_signals()?;
         Ok(self.queue.iter().find_map(|e| match e {
-            Event::Signal(r) if wanted(r) => Some(*r),
+            WatchEvent::Signal(r) if wanted(r) => Some(*r),
             _ => None,
         }))
     }
 
-    /// Puts back signals that were taken out by somebody whom they did not concern, before all others.
-    pub fn put_back(&mut self, signals: Vec<Received>) {
+    /// Puts back signals that its caller took and does not handle, before all others.
+    pub fn put_back(&mut self, signals: Vec<ReceivedSignal>) {
         for received in signals.into_iter().rev() {
-            self.queue.push_front(Event::Signal(received));
+            self.queue.push_front(WatchEvent::Signal(received));
         }
     }
 
-    /// The next event. Signals come before the child's end that they caused, so that the cause is known
-    /// when the end is judged.
+    /// The next event. A signal comes before the exit that it caused, so that the cause is known when the
+    /// exit is judged.
     ///
     /// # Errors
     /// Only when `poll` itself fails, for want of kernel memory.
-    pub fn next(&mut self, interests: &[Interest<'_>], deadline: Option<Instant>) -> io::Result<Event> {
+    pub fn next(
+        &mut self,
+        interests: &[WatchInterest<'_>],
+        deadline: Option<Instant>,
+    ) -> io::Result<WatchEvent> {
         loop {
             if let Some(event) = self.queue.pop_front() {
                 return Ok(event);
             }
             if std::mem::take(&mut self.child_changed) {
                 while let Some((pid, change, usage)) = sys::wait_any() {
-                    self.queue.push_back(Event::Child { pid, change, usage });
+                    self.queue.push_back(WatchEvent::Child { pid, change, usage });
                 }
                 continue;
             }
-            let timeout = match deadline {
-                None => PollTimeout::NONE,
-                Some(at) => {
-                    // Rounded up, or the last millisecond would be spent spinning.
-                    let left = at.saturating_duration_since(Instant::now()).as_nanos();
-                    let ms = left.div_ceil(1_000_000).min(i32::MAX as u128);
-                    PollTimeout::try_from(ms as i32).unwrap_or(PollTimeout::MAX)
-                }
-            };
+            let left = |at: Instant| poll_timeout(at.saturating_duration_since(Instant::now()));
+            let timeout = deadline.map_or(PollTimeout::NONE, left);
             let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             fds.extend(interests.iter().map(|i| PollFd::new(i.fd, wanted(i.source))));
             failpoint::hit("watch.poll")?;
             match poll(&mut fds, timeout) {
-                // A deadline that has passed yields to whatever else there is, or it could starve that.
-                Ok(0) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(Event::Deadline),
+                // Only without other events: a deadline that has passed must not starve them.
+                Ok(0) if deadline.is_some_and(|at| at <= Instant::now()) => return Ok(WatchEvent::Deadline),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }
             let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             let signalled = ready(&fds[0]);
-            let sources: Vec<Source> =
+            let sources: Vec<WatchSource> =
                 interests.iter().zip(&fds[1..]).filter(|(_, fd)| ready(fd)).map(|(i, _)| i.source).collect();
             if signalled {
                 self.read_signals()?;
             }
-            self.queue.extend(sources.into_iter().map(Event::Ready));
+            self.queue.extend(sources.into_iter().map(WatchEvent::Ready));
         }
     }
 
@@ -141,21 +142,21 @@ impl Watch {
             if received.signal == libc::SIGCHLD {
                 self.child_changed = true;
             } else {
-                self.queue.push_back(Event::Signal(received));
+                self.queue.push_back(WatchEvent::Signal(received));
             }
         }
         Ok(())
     }
 }
 
-fn wanted(source: Source) -> PollFlags {
+fn wanted(source: WatchSource) -> PollFlags {
     match source {
-        Source::Report
-        | Source::Output
-        | Source::HelperReport
-        | Source::HelperOutput
-        | Source::Holder
-        | Source::Leftover => PollFlags::POLLIN,
-        Source::Downstream => PollFlags::POLLOUT,
+        WatchSource::Report
+        | WatchSource::Output
+        | WatchSource::HelperReport
+        | WatchSource::HelperOutput
+        | WatchSource::Holder
+        | WatchSource::Leftover => PollFlags::POLLIN,
+        WatchSource::Downstream => PollFlags::POLLOUT,
     }
 }

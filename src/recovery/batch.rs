@@ -16,10 +16,10 @@ use super::{
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::Ledger;
-use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, Step};
-use crate::process::procfs::identity::{self, Handle, Stat};
-use crate::recovery::trust::Evidence;
+use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
+use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
+use crate::recovery::trust::OwnershipEvidence;
 use crate::task::{Place, Task, TaskId, Verdict};
 
 /// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
@@ -42,7 +42,7 @@ pub struct RecoveryBatch {
     here: Rc<Place>,
     grace: Duration,
     ledger: LedgerFile,
-    evidence: Evidence,
+    evidence: OwnershipEvidence,
     scan: SharedScan,
     tasks: Vec<TaskRecovery>,
 }
@@ -61,19 +61,19 @@ enum RecoveryState {
     /// Its processes are ended.
     Sweeping(Box<LeftoverSweep>),
     /// Its agent is ended, which the scan did not see or could not read.
-    EndingAgent(AgentEnd, Summary),
+    EndingAgent(AgentEnd, LeftoverSummary),
 }
 
 /// The end of an agent that is proven by its recorded identity alone.
 struct AgentEnd {
-    agent: Handle,
+    agent: ProcessHandle,
     is_killed: bool,
     until: Instant,
 }
 
 impl AgentEnd {
     /// Sends SIGTERM; SIGCONT too, since a stopped process acts on it only once it is continued.
-    fn begin(agent: Handle, until: Instant) -> io::Result<AgentEnd> {
+    fn begin(agent: ProcessHandle, until: Instant) -> io::Result<AgentEnd> {
         agent.signal(Signal::TERM)?;
         agent.signal(Signal::CONT)?;
         Ok(AgentEnd { agent, is_killed: false, until })
@@ -99,7 +99,7 @@ impl RecoveryBatch {
             here: Rc::new(identity::place()),
             grace,
             ledger: LedgerFile::at(ledger.path()),
-            evidence: Evidence::of(ledger),
+            evidence: OwnershipEvidence::of(ledger),
             scan: SharedScan::default(),
             tasks: Vec::new(),
         }
@@ -128,7 +128,11 @@ impl RecoveryBatch {
     ///
     /// # Errors
     /// When the ledger's live locks or /proc cannot be read.
-    pub fn step(&mut self, ledger: &Ledger, now: Instant) -> Result<(Vec<RecoveryOutcome>, Step), Error> {
+    pub fn step(
+        &mut self,
+        ledger: &Ledger,
+        now: Instant,
+    ) -> Result<(Vec<RecoveryOutcome>, SweepStep), Error> {
         let (mut outcomes, mut next) = (Vec::new(), None);
         let wait = |next: &mut Option<Instant>, at: Instant| *next = Some(next.map_or(at, |n| n.min(at)));
         for recovery in std::mem::take(&mut self.tasks) {
@@ -144,26 +148,28 @@ impl RecoveryBatch {
             self.tasks.iter_mut().filter_map(TaskRecovery::sweep).collect();
         let steps = self
             .scan
-            .step(&mut sweeps, Instant::now(), &|stat: &Stat| self.evidence.is_supervisor(ledger, stat))
+            .step(&mut sweeps, Instant::now(), &|stat: &ProcessStat| {
+                self.evidence.is_supervisor(ledger, stat)
+            })
             .map_err(|e| Error::failed("ending what lost tasks left running").caused_by(e))?;
         let mut steps = steps.into_iter();
         for mut recovery in std::mem::take(&mut self.tasks) {
             match recovery.sweep().and_then(|_| steps.next()) {
-                Some(Step::Done) => match self.swept(ledger, recovery, now) {
+                Some(SweepStep::Done) => match self.swept(ledger, recovery, now) {
                     Judged::Over(outcome) => outcomes.push(outcome),
                     Judged::Waits(recovery, at) => {
                         at.inspect(|at| wait(&mut next, *at));
                         self.tasks.push(recovery);
                     }
                 },
-                Some(Step::Wait(at)) => {
+                Some(SweepStep::Wait(at)) => {
                     wait(&mut next, at);
                     self.tasks.push(recovery);
                 }
                 None => self.tasks.push(recovery),
             }
         }
-        Ok((outcomes, next.map_or(Step::Done, Step::Wait)))
+        Ok((outcomes, next.map_or(SweepStep::Done, SweepStep::Wait)))
     }
 
     /// What becomes readable when one that is waited for ends.
@@ -230,8 +236,10 @@ impl RecoveryBatch {
     /// The sweep of a task's processes. `None`: of another boot nothing can be left.
     fn sweep_of(&self, task: &Task) -> Option<LeftoverSweep> {
         let agent = match &self.evidence {
-            Evidence::Kernel(_) => None,
-            Evidence::Rows => Some(task.agent_process().filter(|_| !is_of_another_boot(task, &self.here))?),
+            OwnershipEvidence::Kernel(_) => None,
+            OwnershipEvidence::Rows => {
+                Some(task.agent_process().filter(|_| !is_of_another_boot(task, &self.here))?)
+            }
         };
         let swept = self.evidence.leftovers_of(self.ledger.clone(), task, agent.map(|a| a.identity));
         Some(LeftoverSweep::new(swept, true, self.grace))
@@ -265,7 +273,7 @@ impl RecoveryBatch {
         &self,
         task: &Task,
         state: AgentState,
-        summary: &Summary,
+        summary: &LeftoverSummary,
         now: Instant,
     ) -> Option<AgentEnd> {
         let agent = comparable(task.agent_process()?, task, &self.here);
@@ -282,7 +290,7 @@ impl RecoveryBatch {
     }
 
     /// All that can be done about its processes is done.
-    fn over(&self, ledger: &Ledger, task: Task, leftovers: Option<Summary>) -> RecoveryOutcome {
+    fn over(&self, ledger: &Ledger, task: Task, leftovers: Option<LeftoverSummary>) -> RecoveryOutcome {
         let mut lost = LostTask { leftovers, ..LostTask::found(task, self.here()) };
         if let (Some(summary), Some(pid)) = (&mut lost.leftovers, lost.task.agent_pid) {
             let state = agent_state_from(&lost.task, &self.here);

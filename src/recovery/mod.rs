@@ -17,13 +17,13 @@ use crate::error::{Error, chain};
 use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
 use crate::log;
 use crate::process::cgroup::oom;
-use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{self, Policy, Why};
+use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::{self, LeftoversPolicy, SparedReason};
 use crate::process::procfs::dying;
-use crate::process::procfs::identity::{self, Handle};
+use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::sys;
 use crate::task::{
-    Ended, Ending, Identity, Interrupt, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
+    Ended, Ending, Identity, Interrupt, Key, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
 };
 use crate::view;
 
@@ -111,7 +111,7 @@ enum SupervisorState {
 /// forked holds the lock until it executes or exits.
 struct Leaving {
     /// `None`: only a child is left.
-    supervisor: Option<Handle>,
+    supervisor: Option<ProcessHandle>,
     /// It exits, or was sent SIGKILL.
     is_dying: bool,
 }
@@ -249,7 +249,7 @@ pub fn has_expired(task: &Task, ttl: Duration) -> bool {
 pub struct LostTask {
     task: Task,
     here: Rc<Place>,
-    leftovers: Option<Summary>,
+    leftovers: Option<LeftoverSummary>,
     expired: bool,
     /// That its agent may still run, and what to do about it.
     agent_may_run: Option<String>,
@@ -304,9 +304,9 @@ fn is_of_another_boot(task: &Task, here: &Place) -> bool {
 }
 
 /// What `--leftovers` said when a task ran.
-pub fn leftovers_policy(task: &Task) -> Policy {
+pub fn leftovers_policy(task: &Task) -> LeftoversPolicy {
     let option = task.run_options.as_ref().and_then(|o| o.get("leftovers"));
-    option.and_then(|o| Policy::deserialize(o).ok()).unwrap_or(Policy::Auto)
+    option.and_then(|o| LeftoversPolicy::deserialize(o).ok()).unwrap_or(LeftoversPolicy::Auto)
 }
 
 /// Whether what a task left running is to be ended: it has ended, and its `--leftovers` says so.
@@ -345,7 +345,7 @@ impl LostTask {
     }
 
     /// What was found of it and what became of that; `None`: nothing was looked for.
-    pub fn leftovers(&self) -> Option<&Summary> {
+    pub fn leftovers(&self) -> Option<&LeftoverSummary> {
         self.leftovers.as_ref()
     }
 
@@ -362,7 +362,7 @@ impl LostTask {
     /// Why it cannot be settled: `its supervisor is gone, but …`.
     pub fn stuck(&self) -> Option<String> {
         let spared = self.leftovers.as_ref().map_or(&[][..], |l| &l.spared);
-        if let Some(kept) = spared.iter().find(|s| s.why == Why::Supervised) {
+        if let Some(kept) = spared.iter().find(|s| s.why == SparedReason::Supervised) {
             return Some(format!(
                 "its row names no living supervisor, but one lives above pid {} of it: others may write to \
                  the ledger",
@@ -370,23 +370,23 @@ impl LostTask {
             ));
         }
         let named = |pid: &i32| match spared.iter().find(|s| s.pid == *pid).map(|s| s.why) {
-            Some(Why::Unreadable) => {
+            Some(SparedReason::Unreadable) => {
                 format!("pid {pid}, whose environment cannot be read (it may run as another user)")
             }
-            Some(Why::UnknownLedger) => {
+            Some(SparedReason::UnknownLedger) => {
                 format!("pid {pid}, which names a ledger that is not there (this one may have been moved)")
             }
-            Some(Why::Dying) => {
+            Some(SparedReason::Dying) => {
                 let state = spared.iter().find(|s| s.pid == *pid).and_then(|s| s.state).unwrap_or('?');
                 format!("pid {pid}, which is being killed and does not end (state {state})")
             }
             Some(
-                Why::Terminal
-                | Why::Unmarked
-                | Why::Supervisor
-                | Why::Supervised
-                | Why::Detached
-                | Why::Hidden,
+                SparedReason::Terminal
+                | SparedReason::Unmarked
+                | SparedReason::Supervisor
+                | SparedReason::Supervised
+                | SparedReason::Detached
+                | SparedReason::Hidden,
             )
             | None => {
                 format!("pid {pid}")
@@ -441,7 +441,7 @@ impl LostTask {
     fn how(&self, reason: Interrupt) -> String {
         let pid = |pid: Option<i32>| pid.map_or_else(String::new, |p| format!(" (pid {p})"));
         let (supervisor, agent) = (pid(self.task.supervisor_pid), pid(self.task.agent_pid));
-        let still_ran = |l: &Summary| self.task.agent_pid.is_some_and(|p| l.pids.contains(&p));
+        let still_ran = |l: &LeftoverSummary| self.task.agent_pid.is_some_and(|p| l.pids.contains(&p));
         let agents = match &self.leftovers {
             _ if self.agent_may_run.is_some() => self.agent_may_run.clone().unwrap_or_default(),
             Some(l) if still_ran(l) => format!("its agent{agent} still ran and was ended"),
@@ -537,7 +537,7 @@ impl LostTask {
         info!(
             MESSAGE_ID = log::id::INTERRUPTED,
             TASK_ID = task.id.as_str(),
-            KEY = task.key,
+            KEY = task.key.as_ref().map(Key::as_str),
             STATUS = Status::Interrupted.as_str(),
             REASON = reason.as_str(),
             SESSION_ID = task.session_id.as_ref().map(SessionId::as_str),
@@ -549,7 +549,7 @@ impl LostTask {
             info!(
                 MESSAGE_ID = log::id::SESSION_INVALIDATED,
                 TASK_ID = task.id.as_str(),
-                KEY = task.key,
+                KEY = task.key.as_ref().map(Key::as_str),
                 SESSION_ID = session.as_str(),
                 "session {session} is not to be resumed: task {} was interrupted",
                 task.id

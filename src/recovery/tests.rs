@@ -6,7 +6,7 @@ use super::*;
 use crate::ledger::LiveLock;
 use crate::ledger::tests::{START, World, ended, new_task, start};
 use crate::ledger::{Found, LedgerError};
-use crate::process::leftovers::summary::Spared;
+use crate::process::leftovers::summary::SparedProcess;
 use crate::task::{Cancel, NewTask};
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
@@ -50,7 +50,7 @@ fn lost_row() -> Task {
 }
 
 fn found(task: Task, pids: &[i32], survivors: &[i32]) -> LostTask {
-    let leftovers = Summary {
+    let leftovers = LeftoverSummary {
         found: pids.len(),
         ended: pids.len() - survivors.len(),
         left: 0,
@@ -231,12 +231,8 @@ fn survivors_keep_a_dead_task_from_being_settled_and_are_named() {
 #[test]
 fn of_each_survivor_it_is_said_why_it_was_not_ended() {
     let mut dead = found(lost_row(), &[7, 8, 9], &[7, 8, 9]);
-    let spared = [(8, Why::Unreadable), (9, Why::UnknownLedger)].map(|(pid, why)| Spared {
-        pid,
-        name: "env".to_owned(),
-        why,
-        state: None,
-    });
+    let spared = [(8, SparedReason::Unreadable), (9, SparedReason::UnknownLedger)]
+        .map(|(pid, why)| SparedProcess { pid, name: "env".to_owned(), why, state: None });
     dead.leftovers.as_mut().expect("a summary").spared = spared.into();
     let why = dead.stuck().expect("it is stuck");
     for part in ["pid 7; pid 8, whose environment cannot be read", "pid 9, which names a ledger that is not"]

@@ -5,33 +5,33 @@ use std::io;
 
 use crate::ledger::{Distrust, Ledger};
 use crate::process::cgroup::Cgroup;
-use crate::process::leftovers::{self, LedgerFile, Seat, SharedScan};
-use crate::process::procfs::identity::{self, Stat};
-use crate::process::procfs::locks::{self, Locked};
+use crate::process::leftovers::{self, LedgerFile, SharedScan, SweepOwner};
+use crate::process::procfs::identity::{self, ProcessStat};
+use crate::process::procfs::locks::{self, LockedBytes};
 use crate::recovery;
 use crate::task::{Identity, Task, TaskId};
 use crate::view;
 
 /// What proves which processes belong to a task of a ledger, and which supervise one.
 #[derive(Debug)]
-pub enum Evidence {
+pub enum OwnershipEvidence {
     /// The rows: only this user can have written them.
     Rows,
     /// The kernel alone: the marks in environments, and the locks on the ledger's `live` file. `None`: that
     /// is missing.
-    Kernel(Option<Locked>),
+    Kernel(Option<LockedBytes>),
 }
 
-impl Evidence {
-    pub fn of(ledger: &Ledger) -> Evidence {
-        ledger.distrust().map_or(Evidence::Rows, |_| Evidence::Kernel(live_bytes(ledger)))
+impl OwnershipEvidence {
+    pub fn of(ledger: &Ledger) -> OwnershipEvidence {
+        ledger.distrust().map_or(OwnershipEvidence::Rows, |_| OwnershipEvidence::Kernel(live_bytes(ledger)))
     }
 
     /// Whether a process supervises a task of the ledger.
-    pub fn is_supervisor(&self, ledger: &Ledger, stat: &Stat) -> bool {
+    pub fn is_supervisor(&self, ledger: &Ledger, stat: &ProcessStat) -> bool {
         match self {
-            Evidence::Rows => recovery::holds_live_lock(ledger, stat.identity()),
-            Evidence::Kernel(locked) => locked
+            OwnershipEvidence::Rows => recovery::holds_live_lock(ledger, stat.identity()),
+            OwnershipEvidence::Kernel(locked) => locked
                 .as_ref()
                 .is_some_and(|locked| locks::holds(stat.pid, locked).unwrap_or_else(|| may_be_bookend(stat))),
         }
@@ -39,24 +39,29 @@ impl Evidence {
 
     /// Takes from a row what it says of processes, where others may have written that.
     pub fn withhold(&self, task: &mut Task) {
-        if matches!(self, Evidence::Kernel(_)) {
+        if matches!(self, OwnershipEvidence::Kernel(_)) {
             (task.cgroup, task.oom_kills_before) = (None, None);
             (task.agent_pid, task.agent_start, task.agent_pidfd) = (None, None, None);
         }
     }
 
     /// What to look for of a task's processes; `agent`: its recorded one.
-    pub fn leftovers_of(&self, ledger: LedgerFile, task: &Task, agent: Option<Identity>) -> leftovers::Task {
-        let seat = match self {
-            Evidence::Rows => Seat::Stranger,
-            Evidence::Kernel(_) => Seat::Doubter,
+    pub fn leftovers_of(
+        &self,
+        ledger: LedgerFile,
+        task: &Task,
+        agent: Option<Identity>,
+    ) -> leftovers::SweptTask {
+        let owner = match self {
+            OwnershipEvidence::Rows => SweepOwner::Stranger,
+            OwnershipEvidence::Kernel(_) => SweepOwner::Doubter,
         };
-        leftovers::Task {
+        leftovers::SweptTask {
             id: task.id.clone(),
             ledger,
             agent: agent.unwrap_or(Identity { pid: 0, start: 0 }),
             agent_tty: 0,
-            seat,
+            owner,
             spares_detached: recovery::leftovers_policy(task).spares_detached(),
             cgroup: Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref()),
         }
@@ -64,7 +69,7 @@ impl Evidence {
 }
 
 /// Whether a process whose descriptors cannot be read may be bookend: it is this user's and has our name.
-fn may_be_bookend(stat: &Stat) -> bool {
+fn may_be_bookend(stat: &ProcessStat) -> bool {
     let own = identity::stat(std::process::id().cast_signed()).ok().flatten();
     let me = nix::unistd::geteuid().as_raw();
     own.is_some_and(|own| own.comm == stat.comm) && identity::user(stat.pid) == Some(me)
@@ -72,9 +77,9 @@ fn may_be_bookend(stat: &Stat) -> bool {
 
 /// Says of a process whether it supervises a task of the ledger. Whether the rows are trusted is asked with
 /// the first process.
-pub fn supervisors(ledger: &Ledger) -> impl Fn(&Stat) -> bool + '_ {
+pub fn supervisors(ledger: &Ledger) -> impl Fn(&ProcessStat) -> bool + '_ {
     let evidence = OnceCell::new();
-    move |stat| evidence.get_or_init(|| Evidence::of(ledger)).is_supervisor(ledger, stat)
+    move |stat| evidence.get_or_init(|| OwnershipEvidence::of(ledger)).is_supervisor(ledger, stat)
 }
 
 /// What the owner of a ledger does so that its rows are trusted.
@@ -96,7 +101,7 @@ pub fn supervises(ledger: &Ledger, pid: i32, id: &TaskId) -> io::Result<bool> {
     Ok(holds && SharedScan::default().descends_from(pid, id, ledger).map_err(io::Error::other)?)
 }
 
-fn live_bytes(ledger: &Ledger) -> Option<Locked> {
+fn live_bytes(ledger: &Ledger) -> Option<LockedBytes> {
     let (dev, ino, bytes) = ledger.live_bytes().ok()??;
-    Some(Locked { dev, ino, bytes })
+    Some(LockedBytes { dev, ino, bytes })
 }

@@ -8,16 +8,16 @@ use tracing::{info, warn};
 
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
-use crate::process::leftovers::Step;
+use crate::process::leftovers::SweepStep;
 use crate::process::procfs::identity;
 use crate::process::terminal;
-use crate::process::watch::{Event, Interest, Source, Watch};
+use crate::process::watch::{Watch, WatchEvent, WatchInterest, WatchSource};
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::options::WhenBusy;
 use crate::stop;
-use crate::sys::{self, Received};
-use crate::task::{ProcessRecord, SessionId, Task, TaskId};
+use crate::sys::{self, ReceivedSignal};
+use crate::task::{Key, ProcessRecord, SessionId, Task, TaskId};
 
 /// How often a run that waits looks again, at most.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub struct Way {
 /// What a task is in the way of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hold {
-    Key(String),
+    Key(Key),
     /// It uses the session that this run would go on with, under another key or none.
     Session(SessionId),
 }
@@ -61,7 +61,7 @@ impl Way {
     ///
     /// # Errors
     /// When the ledger does not tell, or does not take the mark.
-    pub fn look(&mut self, claim: &Claim<'_>, key: Option<&str>) -> Result<Option<Task>, Error> {
+    pub fn look(&mut self, claim: &Claim<'_>, key: Option<&Key>) -> Result<Option<Task>, Error> {
         if let Some((lost, marked)) = &mut self.cleared {
             *marked = match lost.mark(claim, "run")? {
                 SettleOutcome::Unread(e) => return Err(e.into()),
@@ -173,8 +173,8 @@ impl Way {
                 return Ok(Recovered::Outcome(Box::new(outcome)));
             }
             let until = match step {
-                Step::Wait(until) => until,
-                Step::Done => Instant::now(),
+                SweepStep::Wait(until) => until,
+                SweepStep::Done => Instant::now(),
             };
             if let Some(signal) = attend(watch, batch.fds(), until)? {
                 return Ok(Recovered::Stopped(signal));
@@ -217,20 +217,20 @@ fn attend<'a>(
     fds: impl Iterator<Item = BorrowedFd<'a>>,
     until: Instant,
 ) -> Result<Option<i32>, Error> {
-    let interests: Vec<_> = fds.map(|fd| Interest { source: Source::Holder, fd }).collect();
+    let interests: Vec<_> = fds.map(|fd| WatchInterest { source: WatchSource::Holder, fd }).collect();
     let mut for_the_agent = Vec::new();
     let stopped = loop {
         match watch.next(&interests, Some(until)).map_err(stop::watching)? {
-            Event::Deadline | Event::Ready(_) => break None,
-            Event::Signal(received) if stop::stop_of(&received).is_some() => {
+            WatchEvent::Deadline | WatchEvent::Ready(_) => break None,
+            WatchEvent::Signal(received) if stop::stop_of(&received).is_some() => {
                 break Some(received.signal);
             }
             // There is no agent yet that could stop, and the shell looks at us.
-            Event::Signal(Received { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
+            WatchEvent::Signal(ReceivedSignal { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
                 sys::raise_unblocked(libc::SIGTSTP);
             }
-            Event::Signal(received) => for_the_agent.push(received),
-            Event::Child { .. } => {}
+            WatchEvent::Signal(received) => for_the_agent.push(received),
+            WatchEvent::Child { .. } => {}
         }
     };
     watch.put_back(for_the_agent);

@@ -26,9 +26,9 @@ use crate::ledger::{self, Claim, Found, Ledger, Location};
 use crate::log;
 use crate::process::capture::{Capture, OutputLoss, WhenReaderGone};
 use crate::process::cgroup::oom;
-use crate::process::cgroup::{Delegated, NewCgroup};
+use crate::process::cgroup::{DelegatedCgroup, NewCgroup};
 use crate::process::forward::Forward;
-use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, Seat};
+use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SweepOwner};
 use crate::process::procfs::identity;
 use crate::process::spawn::caller::{self, Caller};
 use crate::process::spawn::environment;
@@ -39,7 +39,8 @@ use crate::recovery;
 use crate::run::options::RunOptions;
 use crate::sys;
 use crate::task::{
-    self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, Provider, SessionId, Status, Task, TaskId,
+    self, Cancel, Ending, Evidence, Failure, KeepSession, Key, NewTask, Provider, SessionId, Status, Task,
+    TaskId,
 };
 use claim::{Hold, Way};
 use resolve::{Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
@@ -87,9 +88,9 @@ fn attend(
     let mut way = Way::new(request.when_busy, request.grace);
     let (claim, choice) = loop {
         let claim = ledger.claim()?;
-        let (hold, holder) = match way.look(&claim, who.key.as_deref())? {
-            Some(holder) => (Hold::Key(who.key.clone().unwrap_or_default()), holder),
-            None => match choose_session(&claim, request, &who)? {
+        let (hold, holder) = match (way.look(&claim, who.key.as_ref())?, &who.key) {
+            (Some(holder), Some(key)) => (Hold::Key(key.clone()), holder),
+            _ => match choose_session(&claim, request, &who)? {
                 Session::Chosen(choice) => break (claim, choice),
                 Session::InUse(hold, task) => (hold, *task),
             },
@@ -104,7 +105,7 @@ fn attend(
     refuse_recursion(&claim, parent_id.as_ref(), &request.argv[0])?;
     let id = request.id.clone().unwrap_or_else(TaskId::random);
     failpoint::reached("run.chosen");
-    log::about(&id, who.key.as_deref());
+    log::about(&id, who.key.as_ref());
     let (before, own) = request.argv.split_at(who.own);
     let args = who.adapter.argv(own, &choice.plan);
     let argv: Vec<&OsStr> = before.iter().chain(&args).map(OsString::as_os_str).collect();
@@ -121,7 +122,7 @@ fn attend(
     let had = leftovers::children().map_err(Error::from)?;
     let mut place = identity::place();
     // What works on in the background is not this task's to account for, or to end.
-    let delegated = Delegated::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
+    let delegated = DelegatedCgroup::enter(place.cgroup.as_deref()).filter(|_| !who.is_background());
     let child = Gated::start(launch, &caller);
     let forward = Forward::start();
 
@@ -238,12 +239,12 @@ fn attend(
         Some(stop) => Err(NoStart::stopped(stop, request.on_term)),
         None => ready,
     };
-    let whose = leftovers::Task {
+    let whose = leftovers::SweptTask {
         id: run.task.id.clone(),
         ledger: LedgerFile::at(&location.file),
         agent: row.agent_process.unwrap_or(row.supervisor).identity,
         agent_tty: own.tty_nr,
-        seat: Seat::Supervisor { inherited: had, helpers: run.helpers() },
+        owner: SweepOwner::Supervisor { inherited: had, helpers: run.helpers() },
         spares_detached: request.leftovers.spares_detached(),
         cgroup: tasks_cgroup,
     };
@@ -380,7 +381,7 @@ pub struct Who {
     own: usize,
     place: Place,
     pub asked: Asked,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     /// The persona.
     pub persona: String,
     pub provider: Option<Provider>,
@@ -435,7 +436,7 @@ fn resolve(request: &RunOptions) -> Result<Who, Error> {
     let key = request.key.clone().or_else(|| {
         // Never from less than both: a key must not bring together what does not belong together.
         let (repo, issue) = (request.repo.as_ref()?, request.issue?);
-        Some(format!("{}:{persona}:{repo}:{issue}", request.forge))
+        Some(Key::recorded(format!("{}:{persona}:{repo}:{issue}", request.forge)))
     });
     // An agent whose stdout is closed is to find it closed.
     let heard = !terminal && caller::was_open(1);
@@ -448,7 +449,7 @@ fn resolve(request: &RunOptions) -> Result<Who, Error> {
         .hint("--timeout limits the whole run in every mode"));
     }
     let warning = match &place {
-        Place::Untracked(why) => warning(request, key.as_deref(), why),
+        Place::Untracked(why) => warning(request, key.as_ref(), why),
         _ => None,
     };
     let cwd = request.cwd.clone().unwrap_or_else(current_dir);
@@ -458,7 +459,7 @@ fn resolve(request: &RunOptions) -> Result<Who, Error> {
 }
 
 /// What to say of a command line whose session is not tracked although it names an agent.
-fn warning(request: &RunOptions, key: Option<&str>, why: &Untracked) -> Option<String> {
+fn warning(request: &RunOptions, key: Option<&Key>, why: &Untracked) -> Option<String> {
     let is_asked_for = matches!(why, Untracked::Ambiguous(_)) || key.is_some();
     let agent = is_asked_for.then(|| agent::mentioned(&request.argv, why)).flatten()?;
     let of = key.map_or("its session".to_owned(), |key| format!("the session of key {key}"));

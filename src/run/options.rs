@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
-use crate::process::leftovers::Policy;
+use crate::process::leftovers::LeftoversPolicy;
 use crate::sys;
-use crate::task::{KeepSession, OnTerm, Provider, Task, TaskId};
+use crate::task::{KeepSession, Key, OnTerm, Provider, Task, TaskId};
 
 /// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
 pub const BACKLOG: u64 = 1 << 30;
@@ -18,7 +18,7 @@ pub const BACKLOG: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct RunOptions {
     pub id: Option<TaskId>,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub repo: Option<String>,
     pub issue: Option<i64>,
     pub user: Option<String>,
@@ -38,7 +38,7 @@ pub struct RunOptions {
     pub fresh: bool,
     pub allow_unsafe_resume: bool,
     pub keep_session: Vec<KeepSession>,
-    pub leftovers: Policy,
+    pub leftovers: LeftoversPolicy,
     /// Exit code 0 means that the row says `success`.
     pub strict: bool,
     /// Bytes of output that wait for a slow reader before the agent does.
@@ -61,7 +61,7 @@ pub enum WhenBusy {
 /// The options of a run, as its row keeps them. Text that is not UTF-8 is kept as far as it is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredOptions {
-    key: Option<String>,
+    key: Option<Key>,
     repo: Option<String>,
     issue: Option<i64>,
     user: Option<String>,
@@ -80,7 +80,7 @@ pub struct StoredOptions {
     fresh: bool,
     #[serde(default)]
     keep_session: Vec<KeepSession>,
-    leftovers: Policy,
+    leftovers: LeftoversPolicy,
     #[serde(default)]
     strict: bool,
     #[serde(default = "default_backlog")]

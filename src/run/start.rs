@@ -14,7 +14,7 @@ use crate::hook;
 use crate::log;
 use crate::process::leftovers::{self, LeftoverSweep};
 use crate::process::spawn::caller::Caller;
-use crate::process::spawn::gate::{Gated, StartError, Step};
+use crate::process::spawn::gate::{Gated, StartError, StartStep};
 use crate::run::options::RunOptions;
 use crate::run::supervisor::{End, Supervisor, Traces};
 use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
@@ -57,34 +57,34 @@ impl NoStart {
         let word = view::quoted(&program.to_string_lossy());
         let program = program.display();
         let (code, error) = match (failed.step, failed.errno) {
-            (Step::Chdir, _) => {
+            (StartStep::Chdir, _) => {
                 let cwd = cwd.unwrap_or(Path::new("")).display();
                 let error = Error::failed(format!("entering the agent's directory {cwd}")).caused_by(why);
                 (exit_code::FAILED, error.hint("create the directory, or use another --cwd"))
             }
-            (Step::Stdio, _) => {
+            (StartStep::Stdio, _) => {
                 (exit_code::FAILED, Error::failed("giving the agent its stdout").caused_by(why))
             }
-            (Step::Exec, libc::ENOENT) if needs => {
+            (StartStep::Exec, libc::ENOENT) if needs => {
                 let error =
                     format!("{program}: the interpreter named in its first line, or its loader, is missing");
                 let error = Error::failed(error).hint(format!("run `file {word}` to see what it needs"));
                 (exit_code::NOT_FOUND, error)
             }
-            (Step::Exec, libc::ENOENT | libc::ENOTDIR) if names_a_file => {
+            (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) if names_a_file => {
                 let error = Error::failed(format!("{program}: not found")).caused_by(why);
                 (exit_code::NOT_FOUND, error.hint("check the path"))
             }
-            (Step::Exec, libc::ENOENT | libc::ENOTDIR) => {
+            (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) => {
                 let error = Error::failed(format!("{program}: command not found in PATH"));
                 (exit_code::NOT_FOUND, error.hint("install it, or use its full path"))
             }
-            (Step::Exec, libc::ENOEXEC) => {
+            (StartStep::Exec, libc::ENOEXEC) => {
                 let error =
                     format!("{program}: not a program for this machine, or a script without a #! line");
                 (exit_code::NOT_EXECUTABLE, Error::failed(error).caused_by(why))
             }
-            (Step::Exec, _) => {
+            (StartStep::Exec, _) => {
                 let error = Error::failed(format!("{program}: not executable")).caused_by(why);
                 (exit_code::NOT_EXECUTABLE, error.hint(format!("run `ls -l {word}` to see its mode")))
             }
@@ -97,7 +97,7 @@ impl NoStart {
 pub(super) fn end_without_agent(
     run: &mut Supervisor<'_>,
     no: NoStart,
-    whose: leftovers::Task,
+    whose: leftovers::SweptTask,
     request: &RunOptions,
     caller: &Caller,
 ) -> Result<Exit, Error> {

@@ -1,15 +1,20 @@
-//! Reading a regular file, whatever somebody may have laid at its path.
+//! Files: reading one that others may have replaced, one in memory, and whether SQLite's was moved.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::ffi::c_void;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// All of a regular file that has `longest` bytes at most, opened with `flags` besides. Where others may lay
-/// files, a named pipe would keep its reader for ever, and a long file take all memory.
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use rusqlite::Connection;
+use rusqlite::ffi::{SQLITE_FCNTL_HAS_MOVED, SQLITE_OK, sqlite3_file_control};
+
+/// The content of a regular file of at most `longest` bytes, opened with additional `flags`. In a directory
+/// that others can write to, a named pipe would block its reader, and a huge file would use up all memory.
 ///
 /// # Errors
-/// Those of open(2) and read(2); `InvalidData` for what is no regular file, or is longer.
+/// Those of open(2) and read(2); `InvalidData`: it is not a regular file, or is longer.
 pub fn read(path: &Path, flags: i32, longest: u64) -> io::Result<Vec<u8>> {
     let file = OpenOptions::new()
         .read(true)
@@ -22,4 +27,33 @@ pub fn read(path: &Path, flags: i32, longest: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(longest + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > longest { refused("it is too long") } else { Ok(bytes) }
+}
+
+/// An unnamed file in memory that contains `bytes`, positioned at its beginning.
+///
+/// # Errors
+/// When the kernel has no memory or no descriptor left.
+pub fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Whether the file that `conn` has open is no longer at its path: it was renamed, removed or replaced.
+/// `SQLITE_FCNTL_HAS_MOVED` of <https://www.sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>; if
+/// SQLite cannot tell, it counts as moved.
+pub fn has_moved(conn: &Connection) -> bool {
+    let mut moved: libc::c_int = 1;
+    // SAFETY: the handle is valid while `conn` is borrowed; the name is a literal with its NUL; the operation
+    // writes one int, which outlives the call.
+    let said = unsafe {
+        sqlite3_file_control(
+            conn.handle(),
+            c"main".as_ptr(),
+            SQLITE_FCNTL_HAS_MOVED,
+            (&raw mut moved).cast::<c_void>(),
+        )
+    };
+    said != SQLITE_OK || moved != 0
 }

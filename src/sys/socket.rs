@@ -1,4 +1,4 @@
-//! Makes a socket non-blocking that another crate has opened and does not hand out.
+//! Makes a socket non-blocking that another crate has opened and does not expose.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};

@@ -1,4 +1,4 @@
-//! What a command says to its user, on stdout.
+//! Writing the output of a command to stdout.
 
 use std::io::{ErrorKind, Write};
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Kind};
 /// Writes `text` out at once.
 ///
 /// # Errors
-/// When it cannot be written. A reader that has gone is told apart: it ends us as it ends any filter.
+/// When it cannot be written. A closed pipe has its own kind: bookend then ends by SIGPIPE, as a filter does.
 pub fn print(text: &str) -> Result<(), Error> {
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|e| match e.kind() {

@@ -1,28 +1,50 @@
-//! Stands in for Claude Code: says recorded events, as fast as it can or one each time it is asked.
-//! The program of this folder is it when it is called `claude`.
+//! The agents that the bench starts: a stand-in for Claude Code, and a program that reports when it exits.
+//!
+//! The bench starts itself through a link; the name of the link decides which agent it is.
 
 use std::io::Read;
 
+use nix::time::{ClockId, clock_gettime};
+
 const RECORDED: &str = include_str!("../samples/110-bg-task-8s-sj.stdout.jsonl");
-/// So many times the recorded events are said before the same messages come again.
+/// How often the recorded events repeat, with other message ids, before the same ids come again.
 const DISTINCT: usize = 500;
 
-/// What it is told to do, in the environment.
-pub const ORDER: &str = "BENCH_AGENT";
+/// The environment variable that selects what the stand-in for Claude Code prints.
+pub const MODE: &str = "BENCH_AGENT";
 
-/// A command line of claude whose output is read along as it comes.
+/// A command line of claude whose output bookend reads while it comes.
 pub const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "do it"];
 
-pub fn main() {
-    let order = std::env::var(ORDER).unwrap_or_default();
-    let (mode, bytes) = order.split_once(' ').unwrap_or((&order, "0"));
+/// The name under which the bench is the program that reports its exit.
+pub const EXITING: &str = "exiting";
+
+/// Runs the agent that is called `name`. `false`: there is none.
+pub fn run(name: &str) -> bool {
+    match name {
+        "claude" => claude(),
+        EXITING => print!("{}", nanoseconds()),
+        _ => return false,
+    }
+    true
+}
+
+/// The monotonic clock, which all processes share.
+pub fn nanoseconds() -> i64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the monotonic clock");
+    now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}
+
+fn claude() {
+    let mode = std::env::var(MODE).unwrap_or_default();
+    let (mode, bytes) = mode.split_once(' ').unwrap_or((&mode, "0"));
     let bytes = bytes.parse().unwrap_or(0);
-    // What a reader that has gone means to it is the same as in any program: it ends.
+    // A failed write means that the reader has exited; the agent then exits as well.
     let _ = match mode {
-        "lines" => say(bytes, 1),
-        "bulk" => say(bytes, 64 << 10),
-        "asked" => answer(),
-        _ => be_silent(),
+        "lines" => print_events(bytes, 1),
+        "bulk" => print_events(bytes, 64 << 10),
+        "answer" => answer(),
+        _ => wait_for_stdin(),
     };
 }
 
@@ -34,13 +56,13 @@ fn init() -> &'static str {
     RECORDED.lines().next().expect("the first event")
 }
 
-/// A text that the assistant says: the most common of all events.
-pub fn assistant() -> &'static str {
+/// A text of the assistant, the most common event.
+fn assistant() -> &'static str {
     RECORDED.lines().rfind(|l| is_kind(l, "assistant")).expect("an event of the assistant")
 }
 
 /// The recorded events between the first and the result, each message with an id of its own.
-pub fn events() -> impl Iterator<Item = String> {
+fn events() -> impl Iterator<Item = String> {
     let body =
         || RECORDED.lines().filter(|l| !l.contains("\"subtype\":\"init\"") && !l.contains("\"num_turns\""));
     (0..DISTINCT)
@@ -51,28 +73,28 @@ fn result() -> &'static str {
     RECORDED.lines().rfind(|l| l.contains("\"num_turns\"")).expect("a result")
 }
 
-/// Says `bytes` or a little more, in pieces of whole lines of at least `piece` bytes.
-fn say(bytes: usize, piece: usize) -> std::io::Result<usize> {
-    let mut pieces = vec![String::new()];
+/// Prints at least `bytes`, in writes of whole lines of at least `size` bytes.
+fn print_events(bytes: usize, size: usize) -> std::io::Result<usize> {
+    let mut chunks = vec![String::new()];
     for event in events() {
-        if pieces[pieces.len() - 1].len() >= piece {
-            pieces.push(String::new());
+        if chunks[chunks.len() - 1].len() >= size {
+            chunks.push(String::new());
         }
-        let last = pieces.len() - 1;
-        pieces[last].push_str(&event);
+        let last = chunks.len() - 1;
+        chunks[last].push_str(&event);
     }
-    let mut said = raw(&format!("{}\n", init()))?;
-    for piece in pieces.iter().cycle() {
-        if said >= bytes {
+    let mut printed = write(&format!("{}\n", init()))?;
+    for chunk in chunks.iter().cycle() {
+        if printed >= bytes {
             break;
         }
-        said += raw(piece)?;
+        printed += write(chunk)?;
     }
-    raw(&format!("{}\n", result()))
+    write(&format!("{}\n", result()))
 }
 
-/// One write(2), if the pipe takes it whole: no buffer of the standard library's between.
-fn raw(text: &str) -> std::io::Result<usize> {
+/// One write(2) if the pipe has room, without the buffer of the standard library.
+fn write(text: &str) -> std::io::Result<usize> {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
         let written = nix::unistd::write(std::io::stdout(), rest)?;
@@ -81,20 +103,20 @@ fn raw(text: &str) -> std::io::Result<usize> {
     Ok(text.len())
 }
 
-/// One event for each byte of stdin.
+/// Prints one event for each byte of stdin.
 fn answer() -> std::io::Result<usize> {
-    raw(&format!("{}\n", init()))?;
+    write(&format!("{}\n", init()))?;
     let line = format!("{}\n", assistant());
-    let mut asked = [0];
+    let mut byte = [0];
     let mut stdin = std::io::stdin().lock();
-    while stdin.read(&mut asked)? == 1 {
-        raw(&line)?;
+    while stdin.read(&mut byte)? == 1 {
+        write(&line)?;
     }
-    raw(&format!("{}\n", result()))
+    write(&format!("{}\n", result()))
 }
 
-/// Says that it is there, and nothing more until stdin ends.
-fn be_silent() -> std::io::Result<usize> {
-    raw(&format!("{}\n", init()))?;
+/// Prints the first event, and nothing more until stdin ends.
+fn wait_for_stdin() -> std::io::Result<usize> {
+    write(&format!("{}\n", init()))?;
     std::io::stdin().lock().read_to_end(&mut Vec::new())
 }

@@ -1,93 +1,93 @@
-//! The agent's output through bookend, which reads it along, beside the same through `cat`.
+//! The agent's output through bookend, which reads it, beside the same output through `cat`.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::symlink;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use crate::Bench;
-use crate::agent::{ORDER, STREAM};
-use crate::figure::{Figure, Measured, Spread, Target};
+use crate::agent::{MODE, STREAM};
+use crate::figure::{Figure, Measured, Spread};
 use crate::harness::World;
-use crate::measure::{command, ended_well, in_turns};
+use crate::measure::{assert_success, command, in_turns, link_bench};
 
-/// What stands between the agent and its reader.
+/// The program between the agent and the reader.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Between {
+enum Through {
     Bookend,
     Cat,
 }
 
 pub fn measure(bench: &Bench) -> Vec<Figure> {
     let world = bench.world();
-    call_us_claude(&world);
+    link_bench(&world, "claude");
     let mib = if bench.quick { 32 } else { 256 };
-    let flows = [("a write a line", "lines"), ("64 KiB a write", "bulk")].map(|(what, mode)| {
-        let order = format!("{mode} {}", mib << 20);
-        let through = |between| throughput(&world, between, &order);
-        let pairs = in_turns(bench.pairs(10, 3), || through(Between::Bookend), || through(Between::Cat));
-        let measured = Measured::beside("MiB/s", &pairs, pairs.len());
-        Figure::new(&format!("captured output, {what}"), "cat", Some(Target::AtLeast(0.8)), measured)
-    });
+    let mut figures: Vec<Figure> = [("one write a line", "lines"), ("64 KiB a write", "bulk")]
+        .map(|(writes, mode)| {
+            let mode = format!("{mode} {}", mib << 20);
+            let what = format!("captured output, {writes}");
+            beside_cat(bench, &what, "ms/MB", Some(1.25), |t| milliseconds(&world, t, &mode))
+        })
+        .into();
     let answers = if bench.quick { 500 } else { 3000 };
-    let through = |between| latency(&world, between, answers);
-    let pairs = in_turns(bench.pairs(10, 3), || through(Between::Bookend), || through(Between::Cat));
-    let latency = Measured::beside("µs", &pairs, pairs.len());
-    let mut figures = flows.to_vec();
-    figures.push(Figure::new("a line asked for and seen", "cat", None, latency));
+    let latency = |through| latency(&world, through, answers);
+    figures.push(beside_cat(bench, "one captured line, asked for and answered", "µs", None, latency));
     figures
 }
 
-/// The world's `claude` is this program.
-pub fn call_us_claude(world: &World) {
-    let us = std::env::current_exe().expect("our own path");
-    symlink(us, world.path("bin/claude")).expect("claude in the world's PATH");
+fn beside_cat(
+    bench: &Bench,
+    what: &str,
+    unit: &'static str,
+    target: Option<f64>,
+    measure: impl Fn(Through) -> f64,
+) -> Figure {
+    let pairs = in_turns(bench.pairs(10, 3), || measure(Through::Bookend), || measure(Through::Cat));
+    Figure::new(what, "cat", target, Measured::beside(unit, &pairs, pairs.len()))
 }
 
 struct Pipeline {
     processes: Vec<(Command, Child)>,
-    to: Option<ChildStdin>,
-    from: ChildStdout,
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
 }
 
 impl Pipeline {
-    fn start(world: &World, between: Between, order: &str) -> Pipeline {
+    fn start(world: &World, through: Through, mode: &str) -> Pipeline {
         let claude = world.name("bin/claude");
         let agent = [&[&claude[..]], &STREAM[1..]].concat();
-        let mut first = match between {
-            Between::Bookend => command(world, &[&["bookend", "run", "--"], &agent[..]].concat()),
-            Between::Cat => command(world, &agent),
+        let mut first = match through {
+            Through::Bookend => command(world, &[&["bookend", "run", "--"], &agent[..]].concat()),
+            Through::Cat => command(world, &agent),
         };
-        first.env(ORDER, order).stdin(Stdio::piped()).stdout(Stdio::piped());
+        first.env(MODE, mode).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = first.spawn().expect("the agent");
-        let (to, mut from) = (child.stdin.take(), child.stdout.take().expect("its stdout"));
+        let (stdin, mut stdout) = (child.stdin.take(), child.stdout.take().expect("its stdout"));
         let mut processes = vec![(first, child)];
-        if between == Between::Cat {
+        if through == Through::Cat {
             let mut cat = command(world, &["cat"]);
-            let mut child = cat.stdin(from).stdout(Stdio::piped()).spawn().expect("cat");
-            from = child.stdout.take().expect("its stdout");
-            // It would keep the agent's pipe open.
+            let mut child = cat.stdin(stdout).stdout(Stdio::piped()).spawn().expect("cat");
+            stdout = child.stdout.take().expect("its stdout");
+            // The command would keep the agent's pipe open.
             cat.stdin(Stdio::null());
             processes.push((cat, child));
         }
-        Pipeline { processes, to, from }
+        Pipeline { processes, stdin, stdout }
     }
 
     fn end(mut self) {
-        drop(self.to.take());
-        self.from.read_to_end(&mut Vec::new()).expect("the rest of the output");
+        drop(self.stdin.take());
+        self.stdout.read_to_end(&mut Vec::new()).expect("the rest of the output");
         for (command, child) in &mut self.processes {
-            let status = child.wait().expect("its status");
-            ended_well(command, status);
+            assert_success(command, child.wait().expect("its status"));
         }
     }
 }
 
-/// From the first to the last byte.
-fn throughput(world: &World, between: Between, order: &str) -> f64 {
-    let mut pipeline = Pipeline::start(world, between, order);
+/// The milliseconds that a million bytes take, from the first byte to the last.
+fn milliseconds(world: &World, through: Through, mode: &str) -> f64 {
+    let mut pipeline = Pipeline::start(world, through, mode);
     let mut buffer = vec![0; 64 << 10];
-    let mut read = || pipeline.from.read(&mut buffer).expect("the agent's output");
+    let mut read = || pipeline.stdout.read(&mut buffer).expect("the agent's output");
     let mut bytes = read();
     let began = Instant::now();
     let mut last = began;
@@ -99,29 +99,29 @@ fn throughput(world: &World, between: Between, order: &str) -> f64 {
         last = Instant::now();
     }
     pipeline.end();
-    bytes as f64 / f64::from(1 << 20) / (last - began).as_secs_f64()
+    (last - began).as_secs_f64() * 1e3 / (bytes as f64 / 1e6)
 }
 
-/// The microseconds from asking the agent for a line until that is here, both ways the agent's included.
-fn latency(world: &World, between: Between, answers: usize) -> f64 {
-    let mut pipeline = Pipeline::start(world, between, "asked");
+/// The microseconds between asking the agent for a line and reading it, median of `answers`.
+fn latency(world: &World, through: Through, answers: usize) -> f64 {
+    let mut pipeline = Pipeline::start(world, through, "answer");
     let mut buffer = vec![0; 64 << 10];
-    read_line(&mut pipeline.from, &mut buffer);
+    read_line(&mut pipeline.stdout, &mut buffer);
     let mut took = Vec::with_capacity(answers);
     for _ in 0..answers {
         let began = Instant::now();
-        pipeline.to.as_mut().expect("its stdin").write_all(b"?").expect("a question");
-        read_line(&mut pipeline.from, &mut buffer);
+        pipeline.stdin.as_mut().expect("its stdin").write_all(b"?").expect("a question");
+        read_line(&mut pipeline.stdout, &mut buffer);
         took.push(began.elapsed().as_secs_f64() * 1e6);
     }
     pipeline.end();
     Spread::of(&took).median
 }
 
-pub fn read_line(from: &mut ChildStdout, buffer: &mut [u8]) {
+pub fn read_line(stdout: &mut ChildStdout, buffer: &mut [u8]) {
     loop {
-        let n = from.read(buffer).expect("the agent's output");
-        assert!(n > 0, "the agent has ended");
+        let n = stdout.read(buffer).expect("the agent's output");
+        assert!(n > 0, "the agent has exited");
         if buffer[n - 1] == b'\n' {
             return;
         }

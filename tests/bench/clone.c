@@ -1,4 +1,4 @@
-// Stands in for clone(2) while valgrind counts, since valgrind follows no child but that of fork(2).
+// Replaces clone(2) while valgrind counts: valgrind supports only the flags of fork(2).
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sched.h>
@@ -9,7 +9,7 @@
 int clone(int (*run)(void *), void *stack, int flags, void *argument, ...)
 {
     (void)stack;
-    // The witness (src/process/witness.rs): bookend does without where there is no room for one.
+    // Only the gated child asks for a pidfd. The sentinel does not, and bookend works without it.
     if (!(flags & CLONE_PIDFD)) {
         errno = EAGAIN;
         return -1;

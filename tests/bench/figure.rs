@@ -1,8 +1,7 @@
-//! A figure beside its peer's, what it must reach, and the table of them.
+//! Figures beside their peers', their targets, and the table of them.
 
 use serde::Serialize;
 
-/// The least, the middle and the most of what was seen.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Spread {
     pub min: f64,
@@ -26,15 +25,7 @@ impl Spread {
     }
 }
 
-/// What the middle must reach.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    AtMost(f64),
-    AtLeast(f64),
-}
-
-/// bookend's figure and its peer's, each taken while the other was.
+/// One figure of bookend and one of its peer, measured one after the other.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair {
     pub ours: f64,
@@ -44,27 +35,27 @@ pub struct Pair {
 #[derive(Debug, Clone, Serialize)]
 pub struct Measured {
     pub unit: &'static str,
-    /// The middle of all.
+    /// The median of all measurements.
     pub ours: f64,
     pub theirs: Option<f64>,
-    /// Of the ratios, each the middle of its round; where there is no peer, of our own figure.
+    /// Of the ratios, each the median of its round. Where there is no peer, of our own figure.
     pub spread: Spread,
 }
 
 impl Measured {
-    /// The pairs in the order in which they were taken, cut into rounds: one slow run says nothing.
+    /// `pairs` are in the order in which they were measured, and are cut into rounds.
     pub fn beside(unit: &'static str, pairs: &[Pair], rounds: usize) -> Measured {
-        let middle = |of: fn(&Pair) -> f64, pairs: &[Pair]| {
+        let median = |of: fn(&Pair) -> f64, pairs: &[Pair]| {
             Spread::of(&pairs.iter().map(of).collect::<Vec<_>>()).median
         };
         let ratios: Vec<f64> = pairs
             .chunks(pairs.len().div_ceil(rounds))
-            .map(|round| middle(|p| p.ours / p.theirs, round))
+            .map(|round| median(|p| p.ours / p.theirs, round))
             .collect();
         Measured {
             unit,
-            ours: middle(|p| p.ours, pairs),
-            theirs: Some(middle(|p| p.theirs, pairs)),
+            ours: median(|p| p.ours, pairs),
+            theirs: Some(median(|p| p.theirs, pairs)),
             spread: Spread::of(&ratios),
         }
     }
@@ -80,35 +71,29 @@ pub struct Figure {
     pub what: String,
     /// The peer; empty where the figure stands alone.
     pub beside: String,
-    pub target: Option<Target>,
+    /// The limit of the median: of the ratios, or of the figure where there is no peer.
+    pub target: Option<f64>,
     pub measured: Option<Measured>,
-    /// Why it is not measured.
+    /// What is missing to measure it.
     pub needs: Option<String>,
     pub reached: Option<bool>,
 }
 
 impl Figure {
-    pub fn new(what: &str, beside: &str, target: Option<Target>, measured: Measured) -> Figure {
-        let middle = measured.spread.median;
-        let reached = target.map(|t| match t {
-            Target::AtMost(most) => middle <= most,
-            Target::AtLeast(least) => middle >= least,
-        });
+    pub fn new(what: &str, beside: &str, target: Option<f64>, measured: Measured) -> Figure {
+        let median = measured.spread.median;
+        let reached = target.map(|limit| median <= limit);
         let (what, beside) = (what.to_owned(), beside.to_owned());
         Figure { what, beside, target, measured: Some(measured), needs: None, reached }
     }
 
-    pub fn not_measured(what: &str, beside: &str, target: Option<Target>, needs: &str) -> Figure {
+    pub fn not_measured(what: &str, beside: &str, target: Option<f64>, needs: &str) -> Figure {
         let (what, beside, needs) = (what.to_owned(), beside.to_owned(), Some(needs.to_owned()));
         Figure { what, beside, target, measured: None, needs, reached: None }
     }
 
     fn cells(&self) -> [String; 8] {
-        let target = match self.target {
-            Some(Target::AtMost(most)) => format!("≤ {most}"),
-            Some(Target::AtLeast(least)) => format!("≥ {least}"),
-            None => String::new(),
-        };
+        let target = self.target.map(|limit| format!("≤ {limit}")).unwrap_or_default();
         let reached = match self.reached {
             Some(true) => "yes",
             Some(false) => "no",
@@ -135,7 +120,7 @@ impl Figure {
     }
 }
 
-/// Three digits that count.
+/// Three significant digits.
 fn short(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 || v == 0.0 => format!("{value:.0}"),
@@ -144,10 +129,10 @@ fn short(value: f64) -> String {
     }
 }
 
-/// In Markdown, and straight on a screen too.
+/// A Markdown table with aligned columns.
 pub fn table(figures: &[Figure]) -> String {
     let head =
-        ["what", "beside", "bookend", "peer", "ratio", "of rounds", "must be", "is"].map(str::to_owned);
+        ["what", "peer", "bookend", "its peer", "ratio", "of rounds", "target", "met"].map(str::to_owned);
     let rows: Vec<[String; 8]> = [head].into_iter().chain(figures.iter().map(Figure::cells)).collect();
     let widths: [usize; 8] =
         std::array::from_fn(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0).max(3));

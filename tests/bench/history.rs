@@ -1,12 +1,15 @@
-//! A ledger with a past: so many ended tasks, as years of work would have left them.
+//! Ledgers with many ended tasks, as years of use would leave them.
 
 use crate::harness::World;
 use crate::measure::{command, time};
 
+/// Adds `rows` ended tasks, one every 30 seconds, each of 20 seconds.
 pub fn fill(world: &World, rows: u32) {
     time(&mut command(world, &["bookend", "run", "--", "true"]));
     world.write(&format!(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
+        "PRAGMA cache_size = -500000;
+         PRAGMA synchronous = OFF;
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
          INSERT INTO task_history (id, key, repo, issue_number, agent, agent_type, provider, status, reason,
              started_at, finished_at, duration_ms, cost_usd, turns, input_tokens, output_tokens, session_id,
              argv, user_argv, cwd, live_slot, boot_id, host, end_source, last_seen_at, cleanup_after)

@@ -1,8 +1,8 @@
-//! How many instructions bookend spends on what it does most, how often it waits for the disk, and how large
-//! it is. Unlike a time, a count is the same under load, so that it can be kept in a file and held to.
+//! Counts the instructions of what bookend does most, its disk syncs, and its size. Counts do not depend on
+//! the load of the machine, so a file keeps them and `.ci/run` compares.
 //!
-//! Cachegrind counts the supervisor alone: what it executes is not followed. Everything that a count depends
-//! on is the same each time: the program's path, the environment, and the bytes of the ledger.
+//! Cachegrind counts the supervisor alone, not what it executes. The program's path, the environment and the
+//! bytes of the ledger, on which a count depends, are the same each time.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,35 +13,35 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::{ORDER, STREAM};
-use crate::capture::{call_us_claude, read_line};
+use crate::agent::{MODE, STREAM};
+use crate::capture::read_line;
 use crate::harness::{World, pause};
-use crate::measure::{bookend, command, time};
-use crate::start::RUN;
+use crate::measure::{bookend, command, link_bench, time};
+use crate::runs::RUN;
 
-/// A count may be so much more than what is kept.
+/// By how much a count may exceed the kept one.
 const TOLERANCE_PERCENT: f64 = 5.0;
-/// Each is counted so many times; the least is taken, since nothing makes a run do less than its work.
+/// The smallest of so many counts is taken: noise only adds instructions.
 const TIMES: usize = 3;
-/// A line costs what twice as many lines cost more, divided by their number.
+/// Runs of this many lines and of twice as many are counted; their difference is the cost of the lines.
 const LINES: u32 = 500;
-/// By then the counts of the first lines are in the ledger.
+/// After this time the counts of the first lines are in the ledger.
 const PROGRESS: Duration = Duration::from_millis(1500);
-/// Names the valgrind to use; `VALGRIND_LIB` may say where its tools lie.
+/// Names the valgrind to use. `VALGRIND_LIB` may name the directory of its tools.
 const VALGRIND: &str = "BOOKEND_VALGRIND";
-/// The first that knows all system calls of bookend (pidfd_open).
+/// The first version that implements all system calls of bookend (pidfd_open).
 const OLDEST_VALGRIND: (u32, u32) = (3, 24);
 
-/// What is kept in the repository.
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
-    /// Another compiler makes another program.
+    /// The compiler: another one makes another program.
     rustc: String,
     counts: BTreeMap<String, u64>,
 }
 
-/// Compares with what is kept, or keeps what is counted now. Says whether all is well.
-pub fn instructions(renew: bool) -> bool {
+/// Compares with the kept counts, or keeps the new ones. `false`: a count is too large.
+pub fn check(renew: bool) -> bool {
     let now = Kept { rustc: rustc(), counts: count_all() };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/instructions.json");
     if renew {
@@ -56,23 +56,23 @@ pub fn instructions(renew: bool) -> bool {
     assert_eq!(
         kept.counts.keys().collect::<Vec<_>>(),
         now.counts.keys().collect::<Vec<_>>(),
-        "what is counted has changed: `.ci/run just instructions --renew`"
+        "other things are counted now; run `.ci/run just instructions --renew`"
     );
-    let mut well = true;
+    let mut within = true;
     for (what, count) in now.counts {
         let was = kept.counts[&what];
         let change = (count as f64 / was as f64 - 1.0) * 100.0;
-        let verdict = if change > TOLERANCE_PERCENT {
-            well = false;
-            "  TOO MANY: find out why, or `.ci/run just instructions --renew`"
+        let advice = if change > TOLERANCE_PERCENT {
+            within = false;
+            "  TOO MANY: find the cause, or run `.ci/run just instructions --renew`"
         } else if change < -TOLERANCE_PERCENT {
-            "  fewer: keep it so by `.ci/run just instructions --renew`"
+            "  fewer: run `.ci/run just instructions --renew` to keep it"
         } else {
             ""
         };
-        println!("{what:<34} {count:>9}, kept {was:>9}: {change:+.2} %{verdict}");
+        println!("{what:<34} {count:>9}, kept {was:>9}: {change:+.2} %{advice}");
     }
-    well
+    within
 }
 
 fn rustc() -> String {
@@ -81,50 +81,52 @@ fn rustc() -> String {
 }
 
 fn count_all() -> BTreeMap<String, u64> {
-    let ground = Ground::new();
-    let least = |count: &dyn Fn() -> u64| (0..TIMES).map(|_| count()).min().expect("a count");
-    let less = |more: u64, less: u64| more.checked_sub(less).expect("more work takes more instructions");
-    // It opens the ledger for writing, asks it one thing, and has nothing to do; where there is no ledger it
-    // does all else.
-    let withdraw = ["session", "invalidate", "nobody"];
+    let place = CountingPlace::new();
+    let smallest = |count: &dyn Fn() -> u64| (0..TIMES).map(|_| count()).min().expect("a count");
+    let difference =
+        |more: u64, less: u64| more.checked_sub(less).expect("more work takes more instructions");
+    // The command opens the ledger for writing, reads one row and changes nothing. Without a ledger it does
+    // everything else.
+    let invalidate = ["session", "invalidate", "nobody"];
     let nowhere = ["--ledger", "/nowhere/bookend.db", "session", "invalidate", "nobody"];
-    let opening = less(least(&|| ground.count(&withdraw, 1)), least(&|| ground.count(&nowhere, 1)));
-    let line = less(least(&|| ground.count_lines(2 * LINES)), least(&|| ground.count_lines(LINES)));
+    let opening =
+        difference(smallest(&|| place.count(&invalidate, 1)), smallest(&|| place.count(&nowhere, 1)));
+    let line = difference(smallest(&|| place.count_lines(2 * LINES)), smallest(&|| place.count_lines(LINES)));
     BTreeMap::from([
-        ("instructions of `run -- true`".to_owned(), least(&|| ground.count(&RUN[1..], 0))),
+        ("instructions of `run -- true`".to_owned(), smallest(&|| place.count(&RUN[1..], 0))),
         ("instructions of a captured line".to_owned(), line / u64::from(LINES)),
         ("instructions of opening the ledger".to_owned(), opening),
-        ("syncs of `run -- true`".to_owned(), ground.syncs(&RUN[1..])),
-        ("bytes of the program".to_owned(), fs::metadata(&ground.program).expect("the program").len()),
+        ("syncs of `run -- true`".to_owned(), place.syncs(&RUN[1..])),
+        ("bytes of the program".to_owned(), fs::metadata(&place.program).expect("the program").len()),
     ])
 }
 
-/// Where it is counted.
-struct Ground {
+/// The directory, ledger and tools of all counts.
+struct CountingPlace {
     world: World,
     program: PathBuf,
     valgrind: String,
-    /// What bookend has of clone(2), since valgrind has too little of it.
+    /// The library that replaces clone(2).
     clone: PathBuf,
 }
 
-impl Ground {
-    fn new() -> Ground {
+impl CountingPlace {
+    fn new() -> CountingPlace {
         // A path of the same length on every machine.
         let world = World::without_probe(Path::new("/tmp"));
         let program = world.path("measured");
         fs::copy(bookend(), &program).expect("a copy of bookend");
-        call_us_claude(&world);
-        // A ledger that has been used, its log neither empty nor so full that the next run empties it.
+        link_bench(&world, "claude");
+        // A ledger that has been used. Its log is neither empty nor so full that the next run copies it.
         time(&mut command(&world, &RUN));
-        fs::rename(world.path("state"), world.path("as-it-was")).expect("the ledger put by");
+        fs::rename(world.path("state"), world.path("original")).expect("moving the ledger");
         let clone = world.path("clone.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench/clone.c");
         time(command(&world, &["cc", "-shared", "-fPIC", "-O2", "-o"]).arg(&clone).arg(source));
-        Ground { world, program, valgrind: valgrind(), clone }
+        CountingPlace { world, program, valgrind: valgrind(), clone }
     }
 
-    /// `code`: how it ends when it has done its work.
+    /// `code` is the expected exit code.
     fn count(&self, words: &[&str], code: i32) -> u64 {
         let mut child = self.start(words, "");
         let status = child.wait().expect("its status");
@@ -132,10 +134,10 @@ impl Ground {
         self.counted(&child)
     }
 
-    /// A run whose agent is asked for each line, so that each is one turn of bookend's loop.
+    /// The agent is asked for each line, so that bookend reads each on its own.
     fn count_lines(&self, lines: u32) -> u64 {
         let claude = self.world.name("bin/claude");
-        let mut child = self.start(&[&["run", "--", &claude], &STREAM[1..]].concat(), "asked");
+        let mut child = self.start(&[&["run", "--", &claude], &STREAM[1..]].concat(), "answer");
         let (mut to, mut from) =
             (child.stdin.take().expect("its stdin"), child.stdout.take().expect("its stdout"));
         let mut buffer = vec![0; 64 << 10];
@@ -145,8 +147,7 @@ impl Ground {
             to.write_all(b"?").expect("a question");
             read_line(&mut from, &mut buffer);
         }
-        // Each line says the same, so that its counts are written twice, the second time after a second:
-        // every run is to last so long.
+        // bookend writes the counts with the first line and again after a second: every run lasts longer.
         pause(PROGRESS.saturating_sub(began.elapsed()));
         drop(to);
         read_line(&mut from, &mut buffer);
@@ -155,7 +156,7 @@ impl Ground {
         self.counted(&child)
     }
 
-    /// How often it has the disk make something durable.
+    /// How often the command waits until data is on the disk.
     fn syncs(&self, words: &[&str]) -> u64 {
         self.restore();
         let log = self.world.name("syncs");
@@ -164,15 +165,15 @@ impl Ground {
         fs::read_to_string(&log).expect("strace's log").lines().count() as u64
     }
 
-    /// Makes the ledger the same as each time.
+    /// Restores the bytes of the ledger.
     fn restore(&self) {
         let state = self.world.path("state");
         let _ = fs::remove_dir_all(&state);
-        let copied = Command::new("cp").arg("-a").arg(self.world.path("as-it-was")).arg(&state).status();
+        let copied = Command::new("cp").arg("-a").arg(self.world.path("original")).arg(&state).status();
         assert!(copied.expect("cp").success(), "a copy of the ledger");
     }
 
-    fn start(&self, words: &[&str], order: &str) -> Child {
+    fn start(&self, words: &[&str], mode: &str) -> Child {
         self.restore();
         let mut counted = command(&self.world, &[self.valgrind.as_str()]);
         counted
@@ -180,7 +181,7 @@ impl Ground {
             .arg(format!("--log-file={}", self.world.name("log.%p")))
             .arg(&self.program)
             .args(words)
-            .env(ORDER, order)
+            .env(MODE, mode)
             .env("LD_PRELOAD", &self.clone)
             .envs(std::env::var_os("VALGRIND_LIB").map(|lib| ("VALGRIND_LIB", lib)))
             .stdin(Stdio::piped())
@@ -188,7 +189,7 @@ impl Ground {
         counted.spawn().expect("valgrind")
     }
 
-    /// The log has valgrind's pid in its name, which is bookend's.
+    /// The log is named after the pid of bookend, which is valgrind's.
     fn counted(&self, child: &Child) -> u64 {
         let log = self.world.path(&format!("log.{}", child.id()));
         let said = fs::read_to_string(&log).expect("valgrind's log");

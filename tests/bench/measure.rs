@@ -1,7 +1,8 @@
-//! Starting programs with as little of our own as can be, and taking their time in turns.
+//! Starts the programs that are compared, and times them in turns.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -11,33 +12,50 @@ use crate::figure::Pair;
 use crate::harness::World;
 use crate::{scratch, target};
 
-/// Into so many rounds the runs of a figure are cut, each with programs of its own.
+/// The rounds of a figure. Each round uses a new copy of the programs.
 pub const ROUNDS: usize = 10;
 
-/// A command that can be started again and again: its program is an absolute path, so that std spawns it
-/// (vfork) instead of forking us.
+/// A command that can be started repeatedly. Its program is an absolute path, so that std uses vfork(2).
 pub fn command(world: &World, argv: &[&str]) -> Command {
     let mut command = plain(argv);
-    // No git worktree: bookend asks git what a run made of one.
+    // `/` is not a git worktree; in a worktree bookend runs git.
     command.env_clear().envs(world.environment()).current_dir("/");
     command
 }
 
-/// As [`command`], in the environment and the directory that there are.
+/// Like [`command`], in the current environment and directory.
 pub fn plain(argv: &[&str]) -> Command {
-    let nothing =
-        || Stdio::from(File::options().read(true).write(true).open("/dev/null").expect("/dev/null"));
+    let null = || Stdio::from(File::options().read(true).write(true).open("/dev/null").expect("/dev/null"));
     let mut command = Command::new(absolute(argv[0]));
-    command.args(&argv[1..]).stdin(nothing()).stdout(nothing()).stderr(nothing());
+    command.args(&argv[1..]).stdin(null()).stdout(null()).stderr(null());
     command
 }
 
-/// As [`command`], of a copy of the program, made as who installs it makes one. How fast a program starts
-/// depends on where its pages happen to lie in memory, by several per cent.
-pub fn installed(world: &World, argv: &[&str]) -> (TempPath, Command) {
+/// A command together with the copy of the program that it starts.
+pub struct Installed {
+    command: Command,
+    _program: Option<TempPath>,
+}
+
+impl From<Command> for Installed {
+    fn from(command: Command) -> Installed {
+        Installed { command, _program: None }
+    }
+}
+
+/// Like [`command`], with a new copy of the program. The start of a program takes some per cent more or less
+/// depending on where its pages are in memory.
+pub fn installed(world: &World, argv: &[&str]) -> Installed {
     let copy = install(argv[0]);
     let command = command(world, &[&[copy.to_str().expect("UTF-8")], &argv[1..]].concat());
-    (copy, command)
+    Installed { command, _program: Some(copy) }
+}
+
+impl Installed {
+    pub fn in_directory(mut self, directory: &Path) -> Installed {
+        self.command.current_dir(directory);
+        self
+    }
 }
 
 pub fn install(program: &str) -> TempPath {
@@ -50,7 +68,6 @@ pub fn install(program: &str) -> TempPath {
 fn absolute(name: &str) -> PathBuf {
     match name {
         "bookend" => return bookend(),
-        "least" => return least(),
         path if path.contains('/') => return path.into(),
         _ => {}
     }
@@ -59,36 +76,33 @@ fn absolute(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is not in PATH"))
 }
 
-/// What is released, not what the tests drive.
+/// The release, not the build that the tests use.
 pub fn bookend() -> PathBuf {
-    built("release/bookend")
-}
-
-/// What does the least that keeps two rows: `least.rs`.
-fn least() -> PathBuf {
-    built("release/examples/least")
-}
-
-fn built(name: &str) -> PathBuf {
-    let path = target(name);
+    let path = target("release/bookend");
     assert!(path.exists(), "{} is missing: `just bench` builds it", path.display());
     path
 }
 
-/// The milliseconds from before its start until it was reaped.
+/// Puts this program into the world's PATH under the name of an agent.
+pub fn link_bench(world: &World, name: &str) {
+    let bench = std::env::current_exe().expect("the path of the bench");
+    symlink(bench, world.path("bin").join(name)).expect("a link in the world's PATH");
+}
+
+/// The milliseconds from the start of a process until it is reaped.
 pub fn time(command: &mut Command) -> f64 {
     let began = Instant::now();
     let status = command.spawn().and_then(|mut child| child.wait());
     let took = began.elapsed();
-    ended_well(command, status.unwrap_or_else(|e| panic!("{command:?}: {e}")));
+    assert_success(command, status.unwrap_or_else(|e| panic!("{command:?}: {e}")));
     took.as_secs_f64() * 1e3
 }
 
-pub fn ended_well(command: &Command, status: ExitStatus) {
+pub fn assert_success(command: &Command, status: ExitStatus) {
     assert!(status.success(), "{command:?}: {status}");
 }
 
-/// Ours and theirs in turns, changing who is first.
+/// Measures ours and theirs in turns, each first in every second pair.
 pub fn in_turns(pairs: usize, mut ours: impl FnMut() -> f64, mut theirs: impl FnMut() -> f64) -> Vec<Pair> {
     let mut pair = |number| {
         if number % 2 == 0 {
@@ -102,20 +116,23 @@ pub fn in_turns(pairs: usize, mut ours: impl FnMut() -> f64, mut theirs: impl Fn
     (0..pairs).map(&mut pair).collect()
 }
 
-/// As [`runs_in_turns`], in rounds, with both programs [`installed`] anew for each.
+/// Like [`in_turns`], in [`ROUNDS`] rounds with commands made anew for each. The first runs do not count.
 pub fn rounds_in_turns(
     pairs: usize,
-    ours: impl Fn() -> (TempPath, Command),
-    theirs: impl Fn() -> (TempPath, Command),
+    ours: impl Fn() -> Installed,
+    theirs: impl Fn() -> Installed,
+    measure: impl Fn(&mut Command) -> f64,
 ) -> Vec<Pair> {
     let round = |_| {
-        let ((_our_program, mut ours), (_their_program, mut theirs)) = (ours(), theirs());
-        runs_in_turns(pairs.div_ceil(ROUNDS), &mut ours, &mut theirs)
+        let (mut ours, mut theirs) = (ours(), theirs());
+        measure(&mut ours.command);
+        measure(&mut theirs.command);
+        in_turns(pairs.div_ceil(ROUNDS), || measure(&mut ours.command), || measure(&mut theirs.command))
     };
     (0..ROUNDS).flat_map(round).collect()
 }
 
-/// Whole runs of two commands in turns; a few first that do not count.
+/// Whole runs of two commands in turns. The first runs do not count.
 pub fn runs_in_turns(pairs: usize, ours: &mut Command, theirs: &mut Command) -> Vec<Pair> {
     for _ in 0..5 {
         time(ours);

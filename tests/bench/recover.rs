@@ -1,56 +1,42 @@
-//! `recover` after many supervisors were killed: in a ledger with a long past beside one with a short, for
-//! each task, and beside writers.
+//! `recover` of many lost tasks: per task, after a long history, and beside other writers.
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::Bench;
-use crate::figure::{Figure, Measured, Target};
+use crate::figure::{Figure, Measured};
 use crate::harness::{Deadline, World, eventually, marked};
-use crate::history;
 use crate::measure::{command, in_turns, time};
 
-const DEAD: usize = 100;
-/// What each lost task costs is seen in so many.
-const MANY: usize = 500;
+/// The lost tasks of one measurement.
+const LOST: usize = 500;
+const LOST_BESIDE_WRITERS: usize = 100;
 const WRITERS: usize = 20;
 
 pub fn measure(bench: &Bench) -> Vec<Figure> {
-    let (large_rows, name) = if bench.quick { (100_000, "100,000") } else { (1_000_000, "a million") };
-    let (small, large) = (bench.world(), bench.world());
-    history::fill(&small, 1_000);
-    history::fill(&large, large_rows);
-    let recover = |world: &World| {
-        die(world);
-        let took = time(&mut command(world, &["bookend", "recover"]));
-        let left = world.sql("SELECT id FROM task_history WHERE status = 'running'");
-        assert!(left.is_empty(), "recover left {left:?}");
-        took
-    };
-    let pairs = in_turns(bench.pairs(7, 3), || recover(&large), || recover(&small));
-    let what = format!("`recover` of {DEAD} dead after {name} others");
-    let measured = Measured::beside("ms", &pairs, pairs.len());
-    let past = Figure::new(&what, "after 1,000", Some(Target::AtMost(2.0)), measured);
-    vec![past, each(bench), beside_writers(bench)]
+    vec![per_task(bench), after_long_history(bench), beside_writers(bench)]
 }
 
-/// What each of many lost tasks costs.
-fn each(bench: &Bench) -> Figure {
+fn per_task(bench: &Bench) -> Figure {
     let world = bench.world();
-    let recover = || {
-        copies(&world, MANY);
-        time(&mut command(&world, &["bookend", "recover"])) / MANY as f64
-    };
-    let took: Vec<f64> = (0..bench.pairs(7, 3)).map(|_| recover()).collect();
-    let what = format!("`recover` for each of {MANY} lost tasks");
-    Figure::new(&what, "", Some(Target::AtMost(0.4)), Measured::alone("ms", &took))
+    let took: Vec<f64> = (0..bench.pairs(7, 3)).map(|_| recover(&world) / LOST as f64).collect();
+    let what = format!("`recover`, per task of {LOST} lost tasks");
+    Figure::new(&what, "", Some(0.4), Measured::alone("ms", &took))
 }
 
-/// While others write all the time, their transactions and those of the recovery wait for each other.
+fn after_long_history(bench: &Bench) -> Figure {
+    let (small, large) = bench.histories();
+    let pairs = in_turns(bench.pairs(5, 2), || recover(large), || recover(small));
+    let what = format!("`recover` of {LOST} lost tasks, {} tasks", bench.long_history());
+    let measured = Measured::beside("ms", &pairs, pairs.len());
+    Figure::new(&what, "1,000 tasks", Some(2.0), measured)
+}
+
+/// The transactions of the writers and of the recovery wait for each other.
 fn beside_writers(bench: &Bench) -> Figure {
     let world = bench.world();
-    let recover = || {
-        copies(&world, DEAD);
+    let beside_writers = || {
+        lose(&world, LOST_BESIDE_WRITERS);
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..WRITERS {
@@ -65,20 +51,29 @@ fn beside_writers(bench: &Bench) -> Figure {
             took
         })
     };
-    let took: Vec<f64> = (0..bench.pairs(7, 3)).map(|_| recover()).collect();
-    let what = format!("`recover` of {DEAD} lost tasks beside {WRITERS} writers");
-    Figure::new(&what, "", Some(Target::AtMost(300.0)), Measured::alone("ms", &took))
+    let took: Vec<f64> = (0..bench.pairs(7, 3)).map(|_| beside_writers()).collect();
+    let what = format!("`recover` of {LOST_BESIDE_WRITERS} lost tasks beside {WRITERS} writers");
+    Figure::new(&what, "", Some(300.0), Measured::alone("ms", &took))
 }
 
-/// Kills one supervisor and its agent, and leaves so many rows as theirs.
-fn copies(world: &World, rows: usize) {
+/// The milliseconds of one `recover` that settles [`LOST`] tasks.
+fn recover(world: &World) -> f64 {
+    lose(world, LOST);
+    let took = time(&mut command(world, &["bookend", "recover"]));
+    let left = world.sql("SELECT id FROM task_history WHERE status = 'running'");
+    assert!(left.is_empty(), "recover left {left:?}");
+    took
+}
+
+/// Kills one supervisor and its agent, and copies its row until there are `tasks` rows.
+fn lose(world: &World, tasks: usize) {
     let mut run = command(world, &["bookend", "run", "--", "sleep", "1000"]);
     let mut supervisor = run.stdin(Stdio::null()).spawn().expect("bookend");
     let running = "SELECT count(*) AS n FROM task_history WHERE status = 'running'";
     let runs = || world.ledger().exists() && world.sql(running)[0].number("n") == Some(1);
-    eventually(Deadline::new(), "it runs", runs);
-    supervisor.kill().and_then(|()| supervisor.wait()).expect("its death");
-    eventually(Deadline::new(), "its agent is gone too", || marked(world).is_empty());
+    eventually(Deadline::new(), "the task runs", runs);
+    supervisor.kill().and_then(|()| supervisor.wait()).expect("the exit of the supervisor");
+    eventually(Deadline::new(), "the agent has exited", || marked(world).is_empty());
     let columns = world.sql("SELECT name FROM pragma_table_info('task_history')");
     let columns: Vec<String> = columns.iter().map(|c| format!("\"{}\"", c.text("name"))).collect();
     let copied: Vec<String> = columns
@@ -92,21 +87,8 @@ fn copies(world: &World, rows: usize) {
     world.write(&format!(
         "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {})
          INSERT INTO task_history ({}) SELECT {} FROM c, task_history WHERE status = 'running'",
-        rows - 1,
+        tasks - 1,
         columns.join(", "),
         copied.join(", ")
     ));
-}
-
-/// Leaves so many rows that say `running`, and nobody behind them.
-fn die(world: &World) {
-    let mut run = command(world, &["bookend", "run", "--", "sleep", "1000"]);
-    let start = |_| run.stdin(Stdio::null()).spawn().expect("bookend");
-    let mut supervisors: Vec<Child> = (0..DEAD).map(start).collect();
-    let running = "SELECT count(*) AS n FROM task_history WHERE status = 'running'";
-    eventually(Deadline::new(), "all of them run", || world.sql(running)[0].number("n") == Some(DEAD as i64));
-    for supervisor in &mut supervisors {
-        supervisor.kill().and_then(|()| supervisor.wait()).expect("its death");
-    }
-    eventually(Deadline::new(), "their agents are gone too", || marked(world).is_empty());
 }

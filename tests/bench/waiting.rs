@@ -1,4 +1,4 @@
-//! What a supervisor costs while its agent is silent: memory, and wake-ups. The program's size too.
+//! What a supervisor costs while its agent prints nothing: memory and wake-ups. Also the program's size.
 
 use std::fs;
 use std::io::Read;
@@ -7,47 +7,47 @@ use std::time::Duration;
 
 use crate::Bench;
 use crate::agent::STREAM;
-use crate::capture::call_us_claude;
-use crate::figure::{Figure, Measured, Target};
+use crate::figure::{Figure, Measured};
 use crate::harness::{World, pause};
-use crate::measure::{bookend, command, ended_well};
+use crate::measure::{assert_success, bookend, command, link_bench};
 
-/// Bookend's options, and the agent's command line.
-const WAYS: [(&str, &[&str], bool); 4] = [
+/// A name, bookend's options, and whether bookend captures the agent's output.
+type Setup = (&'static str, &'static [&'static str], bool);
+const SETUPS: [Setup; 4] = [
     ("uncaptured", &[], false),
     ("captured", &[], true),
     ("uncaptured, --timeout 1h", &["--timeout", "1h"], false),
     ("captured, --timeout 1h --idle-timeout 1h", &["--timeout", "1h", "--idle-timeout", "1h"], true),
 ];
-/// Of each, so that one is no accident.
+/// The supervisors of each setup.
 const EACH: usize = 3;
-/// After its last word the agent's counts are written once more, a second later at most.
+/// bookend writes the agent's counts once more, at most a second after the agent's last line.
 const SETTLING: Duration = Duration::from_secs(3);
 
 pub fn measure_size(_: &Bench) -> Vec<Figure> {
     let bytes = fs::metadata(bookend()).expect("the program").len();
     let measured = Measured::alone("MiB", &[mib(bytes)]);
-    vec![Figure::new("the program's size", "", Some(Target::AtMost(4.0)), measured)]
+    vec![Figure::new("the program's size", "", Some(4.0), measured)]
 }
 
 pub fn measure_memory(bench: &Bench) -> Vec<Figure> {
     let world = world(bench);
-    let figures = WAYS[..2].iter().map(|way| {
-        let waiting: Vec<Waiting> = (0..EACH).map(|_| Waiting::start(&world, way)).collect();
+    let figures = SETUPS[..2].iter().map(|setup| {
+        let waiting: Vec<Waiting> = (0..EACH).map(|_| Waiting::start(&world, setup)).collect();
         pause(SETTLING);
         let values: Vec<f64> = waiting.iter().map(|w| mib(w.anonymous())).collect();
         waiting.into_iter().for_each(Waiting::end);
-        let what = format!("anonymous memory, waiting, {}", way.0);
-        Figure::new(&what, "", Some(Target::AtMost(0.5)), Measured::alone("MiB", &values))
+        let what = format!("memory while the agent waits, {}", setup.0);
+        Figure::new(&what, "", Some(0.5), Measured::alone("MiB", &values))
     });
     figures.collect()
 }
 
 pub fn measure_wake_ups(bench: &Bench) -> Vec<Figure> {
     let world = world(bench);
-    let seconds = if bench.quick { 10 } else { 60 };
+    let seconds = if bench.quick { 10 } else { 30 };
     let waiting: Vec<Vec<Waiting>> =
-        WAYS.iter().map(|way| (0..EACH).map(|_| Waiting::start(&world, way)).collect()).collect();
+        SETUPS.iter().map(|setup| (0..EACH).map(|_| Waiting::start(&world, setup)).collect()).collect();
     pause(SETTLING);
     let count = || -> Vec<Vec<u64>> {
         waiting.iter().map(|same| same.iter().map(Waiting::switches).collect()).collect()
@@ -55,11 +55,11 @@ pub fn measure_wake_ups(bench: &Bench) -> Vec<Figure> {
     let before = count();
     pause(Duration::from_secs(seconds));
     let after = count();
-    let figures = WAYS.iter().zip(before.iter().zip(&after)).map(|(way, (before, after))| {
+    let figures = SETUPS.iter().zip(before.iter().zip(&after)).map(|(setup, (before, after))| {
         let a_minute = |(before, after): (&u64, &u64)| (after - before) as f64 * 60.0 / seconds as f64;
         let values: Vec<f64> = before.iter().zip(after).map(a_minute).collect();
-        let what = format!("wake-ups, {}", way.0);
-        Figure::new(&what, "", Some(Target::AtMost(0.0)), Measured::alone("/min", &values))
+        let what = format!("wake-ups while the agent waits, {}", setup.0);
+        Figure::new(&what, "", Some(0.0), Measured::alone("/min", &values))
     });
     let figures = figures.collect();
     waiting.into_iter().flatten().for_each(Waiting::end);
@@ -68,7 +68,7 @@ pub fn measure_wake_ups(bench: &Bench) -> Vec<Figure> {
 
 fn world(bench: &Bench) -> World {
     let world = bench.world();
-    call_us_claude(&world);
+    link_bench(&world, "claude");
     world
 }
 
@@ -76,16 +76,15 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A supervisor whose agent has said its first line and is silent until its stdin ends.
+/// A supervisor whose agent has printed its first line and waits for the end of its stdin.
 struct Waiting {
     command: Command,
     child: Child,
 }
 
 impl Waiting {
-    fn start(world: &World, (_, options, captured): &(&str, &[&str], bool)) -> Waiting {
+    fn start(world: &World, (_, options, captured): &Setup) -> Waiting {
         let claude = world.name("bin/claude");
-        // Without a result at its end a captured agent has failed: it is of no account here.
         let words = if *captured { &STREAM[1..] } else { &["-p", "do it"] };
         let argv = [&["bookend", "run"], *options, &["--", &claude], words].concat();
         let mut command = command(world, &argv);
@@ -100,14 +99,14 @@ impl Waiting {
         fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
     }
 
-    /// The bytes that are its own and no file's: heap, stack, and what it has written to of the program.
+    /// The bytes of its own that no file backs: heap, stack, and pages of the program that it wrote to.
     fn anonymous(&self) -> u64 {
         let rollup = self.proc("smaps_rollup");
         let kib = rollup.lines().find_map(|l| l.strip_prefix("Anonymous:")?.trim().strip_suffix(" kB"));
         kib.and_then(|n| n.parse::<u64>().ok()).expect("its anonymous memory") << 10
     }
 
-    /// How often it gave up the processor or was made to: each time it had been woken.
+    /// The context switches of all its threads. Each wake-up causes at least one.
     fn switches(&self) -> u64 {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
         let of_thread = |id: std::ffi::OsString| {
@@ -123,6 +122,6 @@ impl Waiting {
         let mut rest = Vec::new();
         self.child.stdout.take().expect("its stdout").read_to_end(&mut rest).expect("the rest");
         let status = self.child.wait().expect("its status");
-        ended_well(&self.command, status);
+        assert_success(&self.command, status);
     }
 }

@@ -105,7 +105,7 @@ pub fn forked(parent: i32) -> Vec<i32> {
     list.split_whitespace().filter_map(|p| p.parse().ok()).collect()
 }
 
-/// Kills what runs right below `parent`: the agent, at the gate or behind it, or a hook. The witness, which
+/// Kills what runs right below `parent`: the agent, at the gate or behind it, or a hook. The sentinel, which
 /// has no life of its own, is spared.
 fn kill_children(parent: i32) {
     for pid in forked(parent) {
@@ -114,7 +114,7 @@ fn kill_children(parent: i32) {
         };
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         // Asked behind the handle: the number could have become somebody else's.
-        if stat_field(pid, 4) == Some(parent.to_string()) && name.trim_end() != "bookend-witness" {
+        if stat_field(pid, 4) == Some(parent.to_string()) && name.trim_end() != "bookend-sentine" {
             let _ = pidfd_send_signal(&handle, Signal::KILL);
         }
     }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{END, START, World, ended, new_task, start};
 use crate::ledger::{Delivery, Filter, Finished, Found, Ledger, LedgerError, LiveEvidence, Seen};
-use crate::task::{Cancel, Counts, Ending, Failure, Interrupt, Status, Task, TaskId};
+use crate::task::{Cancel, Counts, Ending, Failure, Interrupt, Key, Status, Task, TaskId};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
@@ -49,7 +49,7 @@ fn two_running_tasks_under_a_key_are_impossible_whoever_writes() {
     let mut ledger = world.open();
     let live = start(&mut ledger, &new_task("a", Some("k")));
     let claim = ledger.claim().unwrap();
-    assert_eq!(claim.holder("k").unwrap().unwrap().id, "a");
+    assert_eq!(claim.holder(&Key::recorded("k")).unwrap().unwrap().id, "a");
     let clash = claim.insert(&new_task("b", Some("k")), &live, "run").unwrap_err();
     assert!(matches!(clash, LedgerError::KeyBusy { .. }));
     let same = claim.insert(&new_task("a", None), &live, "run").unwrap_err();
@@ -197,7 +197,7 @@ fn running_tasks_come_first_and_each_group_newest_first() {
     assert_eq!(ids(&ledger, limited(3)), ["b", "e", "d"]);
     assert_eq!(ids(&ledger, limited(1)), ["b"]);
     assert!(ids(&ledger, limited(0)).is_empty());
-    let of = |status, key: Option<&str>| Filter { status, key: key.map(str::to_owned), ..Filter::default() };
+    let of = |status, key: Option<&str>| Filter { status, key: key.map(Key::recorded), ..Filter::default() };
     assert_eq!(ids(&ledger, of(None, Some("even"))), ["e", "c", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), None)), ["e", "d", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), Some("even"))), ["e", "a"]);

@@ -30,7 +30,7 @@ const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// A cgroup that was delegated to us, with this process out of the way of what is made in it.
 #[derive(Debug)]
-pub struct Delegated {
+pub struct DelegatedCgroup {
     path: String,
     directory: PathBuf,
 }
@@ -45,21 +45,21 @@ pub struct Cgroup {
 
 /// What a cgroup has used since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Used {
+pub struct CgroupUsage {
     /// User and system time: `usage_usec` of `cpu.stat`.
     pub cpu: Option<Duration>,
     /// `memory.peak`, with the page cache that was charged to it.
     pub peak_kib: Option<i64>,
 }
 
-impl Delegated {
+impl DelegatedCgroup {
     /// Takes charge of `own`, the cgroup that this process is in. Call it before anything is forked: a cgroup
     /// that hands controllers on has no processes in itself. `None`: it was not delegated to us, or the
     /// kernel refuses.
-    pub fn enter(own: Option<&str>) -> Option<Delegated> {
+    pub fn enter(own: Option<&str>) -> Option<DelegatedCgroup> {
         let path = own.filter(|own| *own != "/")?.to_owned();
         let directory = directory_of(&path, is_delegated)?;
-        let entered = Delegated { path, directory };
+        let entered = DelegatedCgroup { path, directory };
         entered
             .make_room()
             .inspect_err(|e| debug!("{}: {e}; no cgroup for the task", entered.directory.display()))
@@ -139,9 +139,9 @@ impl Cgroup {
         &self.path
     }
 
-    pub fn used(&self) -> Used {
+    pub fn used(&self) -> CgroupUsage {
         let read = |file: &str| fs::read_to_string(self.directory.join(file)).ok();
-        Used {
+        CgroupUsage {
             cpu: read("cpu.stat").and_then(|t| usage_of(&t)),
             peak_kib: read("memory.peak")
                 .and_then(|t| t.trim().parse::<i64>().ok())

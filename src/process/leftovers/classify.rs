@@ -3,14 +3,14 @@
 use serde::Serialize;
 
 use crate::process::cgroup::Cgroup;
-use crate::process::procfs::identity::Stat;
+use crate::process::procfs::identity::ProcessStat;
 use crate::process::procfs::mark::LedgerFile;
-use crate::process::procfs::table::Table;
+use crate::process::procfs::table::ProcessSnapshot;
 use crate::task::{Identity, TaskId};
 
 /// Who hunts.
 #[derive(Debug, Clone)]
-pub enum Seat {
+pub enum SweepOwner {
     /// The task's own supervisor, its subreaper since before the agent was forked: what is below it is the
     /// task's, but for its own helpers, and for the children that it had before
     /// ([`super::children`]). With such children about, an orphan without the mark may be theirs
@@ -18,35 +18,35 @@ pub enum Seat {
     Supervisor { inherited: Vec<Identity>, helpers: Vec<i32> },
     /// Anybody else: only the mark tells.
     Stranger,
-    /// As [`Seat::Stranger`], for a ledger that others may write to: a process is also left to any supervisor
+    /// As [`SweepOwner::Stranger`], for a ledger that others may write to: a process is also left to any supervisor
     /// above it, marked or not, since its row may have been forged.
     Doubter,
 }
 
 /// Whose left-overs.
 #[derive(Debug, Clone)]
-pub struct Task {
+pub struct SweptTask {
     pub id: TaskId,
     /// The ledger that has its row.
     pub ledger: LedgerFile,
     /// Nothing that started before it belongs to the task; start 0: not known. Of this boot: after another
     /// one there is nothing to sweep.
     pub agent: Identity,
-    /// The device number of the agent's controlling terminal ([`Stat::tty_nr`]); 0: it had none.
+    /// The device number of the agent's controlling terminal ([`ProcessStat::tty_nr`]); 0: it had none.
     pub agent_tty: i32,
-    pub seat: Seat,
-    /// Whether processes with `BOOKEND_DETACHED` are left ([`super::Policy`]).
+    pub owner: SweepOwner,
+    /// Whether processes with `BOOKEND_DETACHED` are left ([`super::LeftoversPolicy`]).
     pub spares_detached: bool,
     /// The cgroup that is the task's alone: whoever is in it carries its mark, so to speak.
     pub cgroup: Option<Cgroup>,
 }
 
 /// Says of a process whether it is a supervisor that holds its live lock: only the ledger's side knows.
-pub type IsSupervisor<'a> = &'a dyn Fn(&Stat) -> bool;
+pub type IsSupervisor<'a> = &'a dyn Fn(&ProcessStat) -> bool;
 
 /// What a process's environment says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub enum MarkCheck {
     Marked,
     /// Marked, but another user's process: the task's only if it is below us.
     MarkedOfAnother,
@@ -62,11 +62,11 @@ pub enum Sight {
 
 /// What a process is to the sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProcessClass {
     Ours,
     /// Holds its live lock: it is told to end, and ends its own task itself.
     Supervisor,
-    Spared(Why),
+    Spared(SparedReason),
     Unreadable,
     /// It exits, and may be the task's: its end is waited for, and it is sent nothing.
     Exiting,
@@ -75,7 +75,7 @@ pub enum Kind {
 /// Why one of the task's processes is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub enum SparedReason {
     /// It serves a terminal that is not the agent's, or sits at one: a person may be using it.
     Terminal,
     /// Not our child, and its environment does not carry the mark: nothing proves it at the last moment.
@@ -97,16 +97,16 @@ pub enum Why {
     Hidden,
 }
 
-pub struct Scene<'a> {
-    pub task: &'a Task,
+pub struct ScanView<'a> {
+    pub task: &'a SweptTask,
     pub me: i32,
-    pub table: &'a Table,
+    pub table: &'a ProcessSnapshot,
 }
 
-impl Scene<'_> {
+impl ScanView<'_> {
     /// Whether a process is the agent, or below it or us.
-    pub fn is_related(&self, stat: &Stat) -> bool {
-        let is_root = |s: &Stat| s.pid == self.me || s.identity() == self.task.agent;
+    pub fn is_related(&self, stat: &ProcessStat) -> bool {
+        let is_root = |s: &ProcessStat| s.pid == self.me || s.identity() == self.task.agent;
         let rows = self.table.rows();
         let above = self.table.index(stat.pid).map(|i| self.table.above(i));
         is_root(stat) || above.into_iter().flatten().any(|a| is_root(&rows[a]))
@@ -115,20 +115,20 @@ impl Scene<'_> {
 
 /// Sorts out what concerns the task; `see` is asked at most once of each process that may.
 pub fn sort(
-    scene: &Scene<'_>,
-    see: &mut dyn FnMut(&Stat) -> Sight,
+    scene: &ScanView<'_>,
+    see: &mut dyn FnMut(&ProcessStat) -> MarkCheck,
     is_supervisor: IsSupervisor<'_>,
-) -> Vec<(Stat, Kind)> {
+) -> Vec<(ProcessStat, ProcessClass)> {
     let rows = scene.table.rows();
     let ancestors: Vec<usize> = match scene.table.index(scene.me) {
         Some(me) => scene.table.above(me).collect(),
         None => Vec::new(),
     };
-    let helpers: &[i32] = match &scene.task.seat {
-        Seat::Supervisor { helpers, .. } => helpers,
-        Seat::Stranger | Seat::Doubter => &[],
+    let helpers: &[i32] = match &scene.task.owner {
+        SweepOwner::Supervisor { helpers, .. } => helpers,
+        SweepOwner::Stranger | SweepOwner::Doubter => &[],
     };
-    let sights: Vec<Option<Sight>> = rows
+    let sights: Vec<Option<MarkCheck>> = rows
         .iter()
         .enumerate()
         .map(|(i, s)| {
@@ -161,11 +161,11 @@ struct Terminals {
 }
 
 impl Terminals {
-    fn of(scene: &Scene<'_>) -> Terminals {
+    fn of(scene: &ScanView<'_>) -> Terminals {
         let rows = scene.table.rows();
         let mut reaches = vec![false; rows.len()];
         let mut serves = vec![false; rows.len()];
-        let foreign = |s: &Stat| s.tty_nr != 0 && s.tty_nr != scene.task.agent_tty && !s.is_dead();
+        let foreign = |s: &ProcessStat| s.tty_nr != 0 && s.tty_nr != scene.task.agent_tty && !s.is_dead();
         for i in (0..rows.len()).filter(|i| foreign(&rows[*i])) {
             reaches[i] = true;
             for (n, up) in scene.table.above(i).enumerate() {
@@ -181,14 +181,14 @@ impl Terminals {
 }
 
 struct Judge<'a> {
-    scene: &'a Scene<'a>,
-    sights: &'a [Option<Sight>],
+    scene: &'a ScanView<'a>,
+    sights: &'a [Option<MarkCheck>],
     terminals: Terminals,
     is_supervisor: &'a mut dyn FnMut(usize) -> bool,
 }
 
 impl Judge<'_> {
-    fn kind(&mut self, i: usize, sight: Sight) -> Option<Kind> {
+    fn kind(&mut self, i: usize, sight: MarkCheck) -> Option<ProcessClass> {
         let rows = self.scene.table.rows();
         let above: Vec<usize> =
             self.scene.table.above(i).take_while(|a| rows[*a].pid != self.scene.me).collect();
@@ -198,56 +198,58 @@ impl Judge<'_> {
         let marked_above = above.iter().any(|a| self.is_marked(*a));
         let rooted = below_us || below_agent;
         let marked = match sight {
-            Sight::Marked => true,
-            Sight::MarkedOfAnother => rooted,
-            Sight::Doubtful if !below_us => return Some(Kind::Spared(Why::UnknownLedger)),
-            Sight::Doubtful | Sight::Unmarked => false,
-            Sight::Unreadable | Sight::UnreadableOfAnother if rooted => false,
-            Sight::Exiting | Sight::ExitingOfAnother if rooted || marked_above => false,
+            MarkCheck::Marked => true,
+            MarkCheck::MarkedOfAnother => rooted,
+            MarkCheck::Doubtful if !below_us => {
+                return Some(ProcessClass::Spared(SparedReason::UnknownLedger));
+            }
+            MarkCheck::Doubtful | MarkCheck::Unmarked => false,
+            MarkCheck::Unreadable | MarkCheck::UnreadableOfAnother if rooted => false,
+            MarkCheck::Exiting | MarkCheck::ExitingOfAnother if rooted || marked_above => false,
             // A supervisor's processes are all below it.
-            Sight::Exiting => return self.is_for_a_stranger().then_some(Kind::Exiting),
-            Sight::ExitingOfAnother => return None,
-            Sight::Unreadable => return Some(Kind::Unreadable),
-            Sight::UnreadableOfAnother => return marked_above.then_some(Kind::Unreadable),
+            MarkCheck::Exiting => return self.is_for_a_stranger().then_some(ProcessClass::Exiting),
+            MarkCheck::ExitingOfAnother => return None,
+            MarkCheck::Unreadable => return Some(ProcessClass::Unreadable),
+            MarkCheck::UnreadableOfAnother => return marked_above.then_some(ProcessClass::Unreadable),
         };
         if !(marked || rooted || marked_above) {
             return None;
         }
-        let doubts = matches!(self.scene.task.seat, Seat::Doubter);
+        let doubts = matches!(self.scene.task.owner, SweepOwner::Doubter);
         for a in &above {
             if (below_us || doubts || self.is_marked(*a)) && (self.is_supervisor)(*a) {
-                return (doubts && marked).then_some(Kind::Spared(Why::Supervised));
+                return (doubts && marked).then_some(ProcessClass::Spared(SparedReason::Supervised));
             }
         }
-        if matches!(sight, Sight::Unreadable | Sight::UnreadableOfAnother) {
-            return Some(Kind::Spared(Why::Unreadable));
+        if matches!(sight, MarkCheck::Unreadable | MarkCheck::UnreadableOfAnother) {
+            return Some(ProcessClass::Spared(SparedReason::Unreadable));
         }
-        if matches!(sight, Sight::Exiting | Sight::ExitingOfAnother) {
-            return Some(if below_us { Kind::Ours } else { Kind::Exiting });
+        if matches!(sight, MarkCheck::Exiting | MarkCheck::ExitingOfAnother) {
+            return Some(if below_us { ProcessClass::Ours } else { ProcessClass::Exiting });
         }
         Some(if self.belongs_to_a_terminal(i, &above, rooted) {
-            Kind::Spared(Why::Terminal)
+            ProcessClass::Spared(SparedReason::Terminal)
         } else if (self.is_supervisor)(i) {
-            Kind::Supervisor
+            ProcessClass::Supervisor
         } else if marked || below_us {
-            Kind::Ours
+            ProcessClass::Ours
         } else {
-            Kind::Spared(Why::Unmarked)
+            ProcessClass::Spared(SparedReason::Unmarked)
         })
     }
 
     fn is_for_a_stranger(&self) -> bool {
-        matches!(self.scene.task.seat, Seat::Stranger | Seat::Doubter)
+        matches!(self.scene.task.owner, SweepOwner::Stranger | SweepOwner::Doubter)
     }
 
     fn is_marked(&self, i: usize) -> bool {
-        self.sights[i] == Some(Sight::Marked)
+        self.sights[i] == Some(MarkCheck::Marked)
     }
 
     /// Whether it is below us and the task's. Where we were given children before the task began, what is
     /// below those is not, and what came to us as an orphan may be either's: only a mark decides then.
     fn is_below_us(&self, i: usize, above: &[usize]) -> bool {
-        let Seat::Supervisor { inherited, .. } = &self.scene.task.seat else {
+        let SweepOwner::Supervisor { inherited, .. } = &self.scene.task.owner else {
             return false;
         };
         let rows = self.scene.table.rows();
@@ -255,7 +257,8 @@ impl Judge<'_> {
         if rows[top].ppid != self.scene.me {
             return false;
         }
-        let carries = |a: &usize| matches!(self.sights[*a], Some(Sight::Marked | Sight::MarkedOfAnother));
+        let carries =
+            |a: &usize| matches!(self.sights[*a], Some(MarkCheck::Marked | MarkCheck::MarkedOfAnother));
         inherited.is_empty() || std::iter::once(&i).chain(above).any(carries)
     }
 
@@ -284,13 +287,13 @@ impl Judge<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::procfs::identity::{Comm, Stat};
+    use crate::process::procfs::identity::{Comm, ProcessStat};
 
     const ME: i32 = 100;
     const AGENT_TTY: i32 = 7;
 
-    fn row(pid: i32, ppid: i32) -> Stat {
-        Stat {
+    fn row(pid: i32, ppid: i32) -> ProcessStat {
+        ProcessStat {
             pid,
             comm: Comm::new(b"x"),
             state: 'S',
@@ -304,51 +307,51 @@ mod tests {
         }
     }
 
-    fn at(tty_nr: i32, row: Stat) -> Stat {
-        Stat { tty_nr, ..row }
+    fn at(tty_nr: i32, row: ProcessStat) -> ProcessStat {
+        ProcessStat { tty_nr, ..row }
     }
 
-    fn leader(row: Stat) -> Stat {
-        Stat { session: row.pid, ..row }
+    fn leader(row: ProcessStat) -> ProcessStat {
+        ProcessStat { session: row.pid, ..row }
     }
 
     struct World {
-        seat: Seat,
-        rows: Vec<Stat>,
+        owner: SweepOwner,
+        rows: Vec<ProcessStat>,
         marked: Vec<i32>,
         supervisors: Vec<i32>,
         /// What else there is to be seen.
-        sights: Vec<(i32, Sight)>,
+        sights: Vec<(i32, MarkCheck)>,
     }
 
     impl World {
-        fn of(seat: Seat, rows: &[Stat], marked: &[i32]) -> World {
-            let shell = Stat { start: 10, ..row(50, 1) };
-            let me = Stat { start: 990, ..row(ME, 50) };
-            let rows = [&[Stat { start: 1, ..row(1, 0) }, shell, me], rows].concat();
-            World { seat, rows, marked: marked.to_vec(), supervisors: Vec::new(), sights: Vec::new() }
+        fn of(owner: SweepOwner, rows: &[ProcessStat], marked: &[i32]) -> World {
+            let shell = ProcessStat { start: 10, ..row(50, 1) };
+            let me = ProcessStat { start: 990, ..row(ME, 50) };
+            let rows = [&[ProcessStat { start: 1, ..row(1, 0) }, shell, me], rows].concat();
+            World { owner, rows, marked: marked.to_vec(), supervisors: Vec::new(), sights: Vec::new() }
         }
 
-        fn supervisor(rows: &[Stat], marked: &[i32]) -> World {
-            World::of(Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() }, rows, marked)
+        fn supervisor(rows: &[ProcessStat], marked: &[i32]) -> World {
+            World::of(SweepOwner::Supervisor { inherited: Vec::new(), helpers: Vec::new() }, rows, marked)
         }
 
-        fn kinds(self) -> Vec<(i32, Kind)> {
-            let task = Task {
+        fn kinds(self) -> Vec<(i32, ProcessClass)> {
+            let task = SweptTask {
                 id: TaskId::recorded("t"),
                 ledger: LedgerFile::at(std::path::Path::new("/l.db")),
                 agent: Identity { pid: 200, start: 1000 },
                 agent_tty: AGENT_TTY,
-                seat: self.seat,
+                owner: self.owner,
                 spares_detached: true,
                 cgroup: None,
             };
-            let table = Table::of(self.rows);
-            let scene = Scene { task: &task, me: ME, table: &table };
-            let see = &mut |s: &Stat| match self.sights.iter().find(|(pid, _)| *pid == s.pid) {
+            let table = ProcessSnapshot::of(self.rows);
+            let scene = ScanView { task: &task, me: ME, table: &table };
+            let see = &mut |s: &ProcessStat| match self.sights.iter().find(|(pid, _)| *pid == s.pid) {
                 Some((_, sight)) => *sight,
-                None if self.marked.contains(&s.pid) => Sight::Marked,
-                None => Sight::Unmarked,
+                None if self.marked.contains(&s.pid) => MarkCheck::Marked,
+                None => MarkCheck::Unmarked,
             };
             let found = sort(&scene, see, &|s| self.supervisors.contains(&s.pid));
             found.into_iter().map(|(s, k)| (s.pid, k)).collect()
@@ -358,35 +361,36 @@ mod tests {
     #[test]
     fn what_is_below_the_supervisor_is_the_tasks_marked_or_not() {
         let world = World::supervisor(&[row(201, ME), row(202, 201), row(300, 1)], &[]);
-        assert_eq!(world.kinds(), [(201, Kind::Ours), (202, Kind::Ours)]);
+        assert_eq!(world.kinds(), [(201, ProcessClass::Ours), (202, ProcessClass::Ours)]);
     }
 
     #[test]
     fn what_was_there_before_the_agent_is_not_the_tasks() {
-        let old = Stat { start: 999, ..row(99, ME) };
+        let old = ProcessStat { start: 999, ..row(99, ME) };
         assert_eq!(World::supervisor(&[old], &[99]).kinds(), []);
     }
 
     #[test]
     fn inherited_children_and_what_is_below_them_are_strangers() {
-        let inherited = Seat::Supervisor { inherited: vec![row(98, ME).identity()], helpers: Vec::new() };
+        let inherited =
+            SweepOwner::Supervisor { inherited: vec![row(98, ME).identity()], helpers: Vec::new() };
         let rows = [row(98, ME), row(201, 98), row(202, ME), row(203, ME), row(204, 203)];
         let world = World::of(inherited, &rows, &[203]);
-        assert_eq!(world.kinds(), [(203, Kind::Ours), (204, Kind::Ours)]);
+        assert_eq!(world.kinds(), [(203, ProcessClass::Ours), (204, ProcessClass::Ours)]);
     }
 
     #[test]
     fn a_helper_is_not_the_tasks_and_takes_nothing_from_it() {
         let helpers = vec![201];
-        let seat = Seat::Supervisor { inherited: Vec::new(), helpers };
-        let world = World::of(seat, &[row(201, ME), row(202, ME)], &[]);
-        assert_eq!(world.kinds(), [(202, Kind::Ours)]);
+        let owner = SweepOwner::Supervisor { inherited: Vec::new(), helpers };
+        let world = World::of(owner, &[row(201, ME), row(202, ME)], &[]);
+        assert_eq!(world.kinds(), [(202, ProcessClass::Ours)]);
     }
 
     #[test]
     fn ancestors_zombies_and_kernel_threads_are_never_found() {
-        let zombie = Stat { state: 'Z', ..row(201, ME) };
-        let kernel = Stat { flags: 0x0020_0000, ..row(202, 2) };
+        let zombie = ProcessStat { state: 'Z', ..row(201, ME) };
+        let kernel = ProcessStat { flags: 0x0020_0000, ..row(202, 2) };
         let mut world = World::supervisor(&[zombie, kernel], &[1, 50, ME, 201, 202]);
         for row in &mut world.rows {
             row.start = 2000;
@@ -396,117 +400,134 @@ mod tests {
 
     #[test]
     fn the_mark_finds_what_is_not_below_and_its_unmarked_children_are_left() {
-        let world = World::of(Seat::Stranger, &[row(201, 1), row(202, 201), row(203, ME)], &[201]);
-        assert_eq!(world.kinds(), [(201, Kind::Ours), (202, Kind::Spared(Why::Unmarked))]);
+        let world = World::of(SweepOwner::Stranger, &[row(201, 1), row(202, 201), row(203, ME)], &[201]);
+        assert_eq!(
+            world.kinds(),
+            [(201, ProcessClass::Ours), (202, ProcessClass::Spared(SparedReason::Unmarked))]
+        );
     }
 
     #[test]
     fn where_the_ledger_that_is_named_leads_nowhere_a_process_is_counted_and_left() {
-        let doubtful = |seat, rows: &[Stat]| {
-            let mut world = World::of(seat, rows, &[]);
-            world.sights = vec![(200, Sight::Doubtful), (201, Sight::Doubtful)];
+        let doubtful = |owner, rows: &[ProcessStat]| {
+            let mut world = World::of(owner, rows, &[]);
+            world.sights = vec![(200, MarkCheck::Doubtful), (201, MarkCheck::Doubtful)];
             world.kinds()
         };
-        let spared = Kind::Spared(Why::UnknownLedger);
-        assert_eq!(doubtful(Seat::Stranger, &[row(200, 1), row(201, 1)]), [(200, spared), (201, spared)]);
-        let seat = Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
-        assert_eq!(doubtful(seat, &[row(201, ME), row(202, 1)]), [(201, Kind::Ours)], "it is below us");
+        let spared = ProcessClass::Spared(SparedReason::UnknownLedger);
+        assert_eq!(
+            doubtful(SweepOwner::Stranger, &[row(200, 1), row(201, 1)]),
+            [(200, spared), (201, spared)]
+        );
+        let owner = SweepOwner::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
+        assert_eq!(
+            doubtful(owner, &[row(201, ME), row(202, 1)]),
+            [(201, ProcessClass::Ours)],
+            "it is below us"
+        );
     }
 
     #[test]
     fn a_process_that_changed_its_user_is_counted_and_left() {
-        let unreadable = |seat, rows: &[Stat], supervisors: &[i32]| {
-            let mut world = World::of(seat, rows, &[]);
-            world.sights = vec![(200, Sight::UnreadableOfAnother), (201, Sight::Unreadable)];
+        let unreadable = |owner, rows: &[ProcessStat], supervisors: &[i32]| {
+            let mut world = World::of(owner, rows, &[]);
+            world.sights = vec![(200, MarkCheck::UnreadableOfAnother), (201, MarkCheck::Unreadable)];
             world.supervisors = supervisors.to_vec();
             world.kinds()
         };
-        let spared = Kind::Spared(Why::Unreadable);
+        let spared = ProcessClass::Spared(SparedReason::Unreadable);
         let rows = [row(200, 1), row(201, 200)];
-        assert_eq!(unreadable(Seat::Stranger, &rows, &[]), [(200, spared), (201, spared)]);
-        assert_eq!(unreadable(Seat::Stranger, &[row(201, 1)], &[]), [(201, Kind::Unreadable)]);
+        assert_eq!(unreadable(SweepOwner::Stranger, &rows, &[]), [(200, spared), (201, spared)]);
+        assert_eq!(unreadable(SweepOwner::Stranger, &[row(201, 1)], &[]), [(201, ProcessClass::Unreadable)]);
         let below = [row(202, ME), row(201, 202)];
-        let seat = || Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
-        assert_eq!(unreadable(seat(), &below, &[]), [(201, spared), (202, Kind::Ours)]);
-        assert_eq!(unreadable(seat(), &below, &[202]), [(202, Kind::Supervisor)], "left to the nested one");
+        let owner = || SweepOwner::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
+        assert_eq!(unreadable(owner(), &below, &[]), [(201, spared), (202, ProcessClass::Ours)]);
+        assert_eq!(
+            unreadable(owner(), &below, &[202]),
+            [(202, ProcessClass::Supervisor)],
+            "left to the nested one"
+        );
     }
 
     #[test]
     fn an_exiting_process_is_waited_for_unless_it_cannot_be_the_tasks() {
-        let exiting = |seat, rows: &[Stat], marked: &[i32]| {
-            let mut world = World::of(seat, rows, marked);
-            world.sights = vec![(201, Sight::Exiting), (202, Sight::ExitingOfAnother)];
+        let exiting = |owner, rows: &[ProcessStat], marked: &[i32]| {
+            let mut world = World::of(owner, rows, marked);
+            world.sights = vec![(201, MarkCheck::Exiting), (202, MarkCheck::ExitingOfAnother)];
             world.kinds()
         };
-        let supervisor = || Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
-        let exits = Kind::Exiting;
-        assert_eq!(exiting(Seat::Stranger, &[row(201, 1), row(202, 1)], &[]), [(201, exits)]);
+        let supervisor = || SweepOwner::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
+        let exits = ProcessClass::Exiting;
+        assert_eq!(exiting(SweepOwner::Stranger, &[row(201, 1), row(202, 1)], &[]), [(201, exits)]);
         assert_eq!(exiting(supervisor(), &[row(201, 1), row(202, 1)], &[]), [], "all of it is below us");
-        assert_eq!(exiting(supervisor(), &[row(201, ME)], &[]), [(201, Kind::Ours)]);
+        assert_eq!(exiting(supervisor(), &[row(201, ME)], &[]), [(201, ProcessClass::Ours)]);
         let below = [row(203, 1), row(202, 203)];
-        assert_eq!(exiting(Seat::Stranger, &below, &[203]), [(202, exits), (203, Kind::Ours)]);
-        let before = Stat { start: 999, ..row(201, 1) };
-        assert_eq!(exiting(Seat::Stranger, &[before], &[]), []);
+        assert_eq!(exiting(SweepOwner::Stranger, &below, &[203]), [(202, exits), (203, ProcessClass::Ours)]);
+        let before = ProcessStat { start: 999, ..row(201, 1) };
+        assert_eq!(exiting(SweepOwner::Stranger, &[before], &[]), []);
     }
 
     #[test]
     fn a_nested_supervisor_is_told_and_what_is_below_it_is_left_to_it() {
         let mut world = World::supervisor(&[row(201, ME), row(202, 201), row(203, 202)], &[201, 203]);
         world.supervisors = vec![201];
-        assert_eq!(world.kinds(), [(201, Kind::Supervisor)]);
+        assert_eq!(world.kinds(), [(201, ProcessClass::Supervisor)]);
     }
 
     #[test]
     fn the_supervisor_around_a_dead_task_does_not_shield_its_left_overs() {
-        let outer = Stat { start: 5, ..row(40, 1) };
-        let mut world = World::of(Seat::Stranger, &[outer, row(201, 40)], &[201]);
+        let outer = ProcessStat { start: 5, ..row(40, 1) };
+        let mut world = World::of(SweepOwner::Stranger, &[outer, row(201, 40)], &[201]);
         world.supervisors = vec![40];
-        assert_eq!(world.kinds(), [(201, Kind::Ours)]);
+        assert_eq!(world.kinds(), [(201, ProcessClass::Ours)]);
     }
 
     #[test]
     fn where_rows_prove_nothing_any_supervisor_above_keeps_what_is_below_it() {
-        let outer = Stat { start: 5, ..row(40, 1) };
+        let outer = ProcessStat { start: 5, ..row(40, 1) };
         let mut world =
-            World::of(Seat::Doubter, &[outer, row(201, 40), row(202, 201), row(203, 1)], &[201, 203]);
+            World::of(SweepOwner::Doubter, &[outer, row(201, 40), row(202, 201), row(203, 1)], &[201, 203]);
         world.supervisors = vec![40];
-        assert_eq!(world.kinds(), [(201, Kind::Spared(Why::Supervised)), (203, Kind::Ours)]);
+        assert_eq!(
+            world.kinds(),
+            [(201, ProcessClass::Spared(SparedReason::Supervised)), (203, ProcessClass::Ours)]
+        );
     }
 
     #[test]
     fn by_its_mark_alone_a_process_at_another_terminal_is_spared() {
         let rows = [at(9, row(201, 1)), at(AGENT_TTY, row(202, 1)), row(203, 1)];
-        let world = World::of(Seat::Stranger, &rows, &[201, 202, 203]);
-        let spared = Kind::Spared(Why::Terminal);
-        assert_eq!(world.kinds(), [(201, spared), (202, Kind::Ours), (203, Kind::Ours)]);
+        let world = World::of(SweepOwner::Stranger, &rows, &[201, 202, 203]);
+        let spared = ProcessClass::Spared(SparedReason::Terminal);
+        assert_eq!(world.kinds(), [(201, spared), (202, ProcessClass::Ours), (203, ProcessClass::Ours)]);
     }
 
     #[test]
     fn a_terminal_server_found_by_its_mark_is_spared_with_all_below_it() {
         let rows = [leader(row(201, 1)), at(9, leader(row(202, 201))), row(203, 202), leader(row(204, 203))];
-        let world = World::of(Seat::Stranger, &rows, &[201, 202, 203, 204]);
-        assert!(world.kinds().iter().all(|(_, k)| *k == Kind::Spared(Why::Terminal)));
+        let world = World::of(SweepOwner::Stranger, &rows, &[201, 202, 203, 204]);
+        assert!(world.kinds().iter().all(|(_, k)| *k == ProcessClass::Spared(SparedReason::Terminal)));
     }
 
     #[test]
     fn a_terminal_server_that_became_our_child_is_spared_with_all_below_it() {
         let rows = [leader(row(201, ME)), at(9, leader(row(202, 201))), row(203, 202), row(204, ME)];
         let world = World::supervisor(&rows, &[201, 202, 203, 204]);
-        let spared = Kind::Spared(Why::Terminal);
-        assert_eq!(world.kinds(), [(201, spared), (202, spared), (203, spared), (204, Kind::Ours)]);
+        let spared = ProcessClass::Spared(SparedReason::Terminal);
+        assert_eq!(world.kinds(), [(201, spared), (202, spared), (203, spared), (204, ProcessClass::Ours)]);
     }
 
     #[test]
     fn a_job_of_the_agent_with_a_terminal_of_its_own_is_still_the_agents() {
         let rows = [row(201, ME), at(9, leader(row(202, 201)))];
         let world = World::supervisor(&rows, &[201, 202]);
-        assert_eq!(world.kinds(), [(201, Kind::Ours), (202, Kind::Ours)]);
+        assert_eq!(world.kinds(), [(201, ProcessClass::Ours), (202, ProcessClass::Ours)]);
     }
 
     #[test]
     fn the_agent_that_outlived_its_supervisor_is_not_spared_for_a_child_at_a_terminal() {
         let rows = [row(200, 1), row(201, 200), at(9, leader(row(202, 201)))];
-        let world = World::of(Seat::Stranger, &rows, &[200, 201, 202]);
-        assert!(world.kinds().iter().all(|(_, k)| *k == Kind::Ours));
+        let world = World::of(SweepOwner::Stranger, &rows, &[200, 201, 202]);
+        assert!(world.kinds().iter().all(|(_, k)| *k == ProcessClass::Ours));
     }
 }

@@ -20,15 +20,15 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::process::cgroup::Cgroup;
-pub use crate::process::leftovers::classify::{IsSupervisor, Seat, Task, Why};
+pub use crate::process::leftovers::classify::{IsSupervisor, SparedReason, SweepOwner, SweptTask};
 pub use crate::process::leftovers::scan::ProcessScan;
 use crate::process::procfs::dying;
-use crate::process::procfs::identity::{self, Handle, Stat};
+use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 pub use crate::process::procfs::mark::LedgerFile;
-use crate::process::procfs::mark::{self, Mark, TaskMark};
-use crate::process::procfs::table::{Proc, Table};
+use crate::process::procfs::mark::{self, MarkState, TaskMark};
+use crate::process::procfs::table::{ProcFs, ProcessSnapshot};
 use crate::task::{Identity, TaskId, Verdict};
-use classify::{Kind, Scene, Sight};
+use classify::{MarkCheck, ProcessClass, ScanView};
 
 /// How long a process may take to end before it is reported as surviving.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -43,48 +43,48 @@ const LOOKS: usize = 16;
 /// What is done with left-overs (`--leftovers`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Policy {
+pub enum LeftoversPolicy {
     /// Counted after a success, ended after any other end.
     Auto,
     End,
     Leave,
 }
 
-impl Policy {
+impl LeftoversPolicy {
     pub fn ends(self, success: bool) -> bool {
         match self {
-            Policy::Auto => !success,
-            Policy::End => true,
-            Policy::Leave => false,
+            LeftoversPolicy::Auto => !success,
+            LeftoversPolicy::End => true,
+            LeftoversPolicy::Leave => false,
         }
     }
 
     /// Whether processes that ask to be left by `BOOKEND_DETACHED` are.
     pub fn spares_detached(self) -> bool {
-        self != Policy::End
+        self != LeftoversPolicy::End
     }
 }
 
 /// Looking for left-overs failed as a whole.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum SweepError {
     #[error("looking through /proc for what the task left behind; nothing was ended")]
     Proc(#[source] io::Error),
     #[error("waiting for what the task left behind to end")]
     Wait(#[source] io::Error),
 }
 
-impl Error {
+impl SweepError {
     pub fn hint(&self) -> &'static str {
         match self {
-            Error::Proc(_) => "check that /proc is mounted",
-            Error::Wait(_) => "run `bookend recover` to end what is left",
+            SweepError::Proc(_) => "check that /proc is mounted",
+            SweepError::Wait(_) => "run `bookend recover` to end what is left",
         }
     }
 }
 
-impl From<Error> for crate::error::Error {
-    fn from(e: Error) -> crate::error::Error {
+impl From<SweepError> for crate::error::Error {
+    fn from(e: SweepError) -> crate::error::Error {
         let hint = e.hint();
         crate::error::Error::failed(e).hint(hint)
     }
@@ -92,14 +92,14 @@ impl From<Error> for crate::error::Error {
 
 /// What has to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum SweepStep {
     Done,
     /// Call again when one of [`LeftoverSweep::fds`] is readable, at this time at the latest.
     Wait(Instant),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SweepPhase {
     New,
     Known,
     Terming { until: Instant },
@@ -118,9 +118,9 @@ enum SignalSent {
 }
 
 struct Leftover {
-    stat: Stat,
-    kind: Kind,
-    handle: Option<Handle>,
+    stat: ProcessStat,
+    kind: ProcessClass,
+    handle: Option<ProcessHandle>,
     sent: SignalSent,
     gone: bool,
 }
@@ -128,15 +128,15 @@ struct Leftover {
 impl Leftover {
     /// Whether its end is worth waiting for.
     fn awaited(&self) -> bool {
-        let ends = matches!(self.kind, Kind::Ours | Kind::Supervisor | Kind::Exiting);
+        let ends = matches!(self.kind, ProcessClass::Ours | ProcessClass::Supervisor | ProcessClass::Exiting);
         !self.gone && self.sent != SignalSent::Refused && ends
     }
 
     /// The signal that `word` means for it, unless it has had that.
     fn due(&self, word: SignalSent) -> Option<Signal> {
         match (word, self.kind) {
-            (_, Kind::Exiting) => None,
-            (SignalSent::Kill, Kind::Ours) => (self.sent != SignalSent::Kill).then_some(Signal::KILL),
+            (_, ProcessClass::Exiting) => None,
+            (SignalSent::Kill, ProcessClass::Ours) => (self.sent != SignalSent::Kill).then_some(Signal::KILL),
             _ => (self.sent == SignalSent::Nothing).then_some(Signal::TERM),
         }
     }
@@ -150,13 +150,13 @@ impl Leftover {
 
 /// Finds and ends the leftover processes of one task.
 pub struct LeftoverSweep {
-    task: Task,
+    task: SweptTask,
     mark: TaskMark,
     me: i32,
     user: u32,
     grace: Duration,
     ends: bool,
-    phase: Phase,
+    phase: SweepPhase,
     /// How long the end of a process is waited for that exits and that nothing proves to be the task's.
     unproven_until: Option<Instant>,
     scan: Option<ProcessScan>,
@@ -164,9 +164,9 @@ pub struct LeftoverSweep {
 }
 
 impl LeftoverSweep {
-    /// `ends`: what is found is ended ([`Policy::ends`]), with `grace` between SIGTERM and SIGKILL;
+    /// `ends`: what is found is ended ([`LeftoversPolicy::ends`]), with `grace` between SIGTERM and SIGKILL;
     /// otherwise it is only counted.
-    pub fn new(task: Task, ends: bool, grace: Duration) -> LeftoverSweep {
+    pub fn new(task: SweptTask, ends: bool, grace: Duration) -> LeftoverSweep {
         LeftoverSweep {
             mark: TaskMark::new(&task.id, task.ledger.clone()),
             task,
@@ -174,7 +174,7 @@ impl LeftoverSweep {
             user: rustix::process::geteuid().as_raw(),
             grace,
             ends,
-            phase: Phase::New,
+            phase: SweepPhase::New,
             unproven_until: None,
             scan: None,
             found: Vec::new(),
@@ -184,8 +184,8 @@ impl LeftoverSweep {
     /// Looks, until two looks in a row find nothing new. Signals nothing.
     ///
     /// # Errors
-    /// [`Error::Proc`].
-    pub fn scan(&mut self, is_supervisor: IsSupervisor<'_>) -> Result<(), Error> {
+    /// [`SweepError::Proc`].
+    pub fn scan(&mut self, is_supervisor: IsSupervisor<'_>) -> Result<(), SweepError> {
         let mut scan = self.scan.take();
         let looked = look(&mut [self], &mut scan, is_supervisor);
         self.scan = scan;
@@ -195,8 +195,8 @@ impl LeftoverSweep {
     /// Does what can be done now, without blocking.
     ///
     /// # Errors
-    /// [`Error`]; the sweep is over then.
-    pub fn step(&mut self, now: Instant, is_supervisor: IsSupervisor<'_>) -> Result<Step, Error> {
+    /// [`SweepError`]; the sweep is over then.
+    pub fn step(&mut self, now: Instant, is_supervisor: IsSupervisor<'_>) -> Result<SweepStep, SweepError> {
         let looks = self.wants_a_look(now)?;
         if looks {
             self.scan(is_supervisor)?;
@@ -205,39 +205,39 @@ impl LeftoverSweep {
     }
 
     /// Whether to look before going on.
-    fn wants_a_look(&mut self, now: Instant) -> Result<bool, Error> {
-        self.note_ends().map_err(Error::Wait)?;
+    fn wants_a_look(&mut self, now: Instant) -> Result<bool, SweepError> {
+        self.note_ends().map_err(SweepError::Wait)?;
         if self.unproven_until.is_some_and(|until| now >= until) {
             self.unproven_until = None;
-            for leftover in self.found.iter_mut().filter(|l| l.kind == Kind::Exiting) {
-                leftover.kind = Kind::Unreadable;
+            for leftover in self.found.iter_mut().filter(|l| l.kind == ProcessClass::Exiting) {
+                leftover.kind = ProcessClass::Unreadable;
             }
         }
         Ok(match self.phase {
-            Phase::New => true,
-            Phase::Terming { until } => !self.is_awaited() || now >= until,
-            Phase::Killing { .. } => !self.is_awaited(),
-            Phase::Known | Phase::Done => false,
+            SweepPhase::New => true,
+            SweepPhase::Terming { until } => !self.is_awaited() || now >= until,
+            SweepPhase::Killing { .. } => !self.is_awaited(),
+            SweepPhase::Known | SweepPhase::Done => false,
         })
     }
 
     /// `looked`: what was found is all there is now.
-    fn go_on(&mut self, now: Instant, mut looked: bool) -> Step {
-        if self.phase == Phase::Known {
-            let unproven = self.found.iter().any(|l| l.kind == Kind::Exiting);
+    fn go_on(&mut self, now: Instant, mut looked: bool) -> SweepStep {
+        if self.phase == SweepPhase::Known {
+            let unproven = self.found.iter().any(|l| l.kind == ProcessClass::Exiting);
             self.unproven_until = unproven.then(|| now + SETTLE);
             let any = self.ends && self.is_awaited();
-            self.phase = if any { Phase::Terming { until: now + self.grace } } else { Phase::Done };
+            self.phase = if any { SweepPhase::Terming { until: now + self.grace } } else { SweepPhase::Done };
         }
         loop {
             let (until, word) = match self.phase {
-                Phase::Terming { until } => {
+                SweepPhase::Terming { until } => {
                     if now < until {
                         self.send(SignalSent::Term);
                     }
                     (until, SignalSent::Term)
                 }
-                Phase::Killing { since } => {
+                SweepPhase::Killing { since } => {
                     // A process found only now is sent it before the time of any is over; and the end of one
                     // may have made another our child, which may be signalled only now.
                     self.send(SignalSent::Kill);
@@ -245,24 +245,24 @@ impl LeftoverSweep {
                     let patience = if self.found.iter().any(dying) { DYING } else { SETTLE };
                     (since + patience, SignalSent::Kill)
                 }
-                Phase::New | Phase::Known | Phase::Done => return Step::Done,
+                SweepPhase::New | SweepPhase::Known | SweepPhase::Done => return SweepStep::Done,
             };
             let settled = !self.is_awaited();
             let late = now >= until;
             if (settled && looked) || (late && word == SignalSent::Kill) {
-                self.phase = Phase::Done;
+                self.phase = SweepPhase::Done;
                 self.note_other_ends();
             } else if settled {
-                return Step::Wait(now);
+                return SweepStep::Wait(now);
             } else if late {
-                self.phase = Phase::Killing { since: now };
+                self.phase = SweepPhase::Killing { since: now };
                 looked = false;
             } else {
                 // One that is just executing something shows no mark for that moment.
                 let unseen = |l: &Leftover| l.awaited() && (l.handle.is_none() || l.due(word).is_some());
                 let blind = self.is_crowded() || self.found.iter().any(unseen);
                 let until = until.min(self.unproven_until.unwrap_or(until));
-                return Step::Wait(if blind { until.min(now + RECHECK_INTERVAL) } else { until });
+                return SweepStep::Wait(if blind { until.min(now + RECHECK_INTERVAL) } else { until });
             }
         }
     }
@@ -280,13 +280,13 @@ impl LeftoverSweep {
     /// With no child left nothing is below the subreaper: all that the agent ever forked is gone, and one
     /// system call has said so.
     fn is_childless(&self) -> bool {
-        matches!(self.task.seat, Seat::Supervisor { .. }) && !any_child()
+        matches!(self.task.owner, SweepOwner::Supervisor { .. }) && !any_child()
     }
 
     /// The pids of the task's processes that became our children and that `/proc` hides.
     fn hidden(&self) -> Vec<i32> {
         // Without a scan there was no child.
-        let Seat::Supervisor { inherited, helpers } = &self.task.seat else { return Vec::new() };
+        let SweepOwner::Supervisor { inherited, helpers } = &self.task.owner else { return Vec::new() };
         let Some(_) = &self.scan else { return Vec::new() };
         let is_ours = |pid: &i32| !helpers.contains(pid) && inherited.iter().all(|i| i.pid != *pid);
         hidden_children().into_iter().filter(is_ours).collect()
@@ -303,17 +303,18 @@ impl LeftoverSweep {
             let id = stat.identity();
             if let Some(known) = self.found.iter_mut().find(|l| l.stat.identity() == id) {
                 // What was known of it before it began to exit stands.
-                if kind != Kind::Exiting {
+                if kind != ProcessClass::Exiting {
                     known.kind = kind;
                 }
                 continue;
             }
             // Those that begin to exit later were seen before, or were begun by one that was.
-            if kind == Kind::Exiting && !(self.ends && self.phase == Phase::New) {
+            if kind == ProcessClass::Exiting && !(self.ends && self.phase == SweepPhase::New) {
                 continue;
             }
-            new |= kind != Kind::Exiting;
-            let wanted = self.ends && matches!(kind, Kind::Ours | Kind::Supervisor | Kind::Exiting);
+            new |= kind != ProcessClass::Exiting;
+            let wanted = self.ends
+                && matches!(kind, ProcessClass::Ours | ProcessClass::Supervisor | ProcessClass::Exiting);
             let (handle, gone) = match wanted.then(|| identity::open(&id)) {
                 Some(Ok(Some(handle))) => (Some(handle), false),
                 Some(Ok(None)) => (None, true),
@@ -326,35 +327,42 @@ impl LeftoverSweep {
     }
 
     /// What each process is that concerns the task.
-    fn classify(&self, scan: &mut ProcessScan, is_supervisor: IsSupervisor<'_>) -> Vec<(Stat, Kind)> {
+    fn classify(
+        &self,
+        scan: &mut ProcessScan,
+        is_supervisor: IsSupervisor<'_>,
+    ) -> Vec<(ProcessStat, ProcessClass)> {
         let ProcessScan { proc, table, .. } = scan;
         let (mark, user) = (&self.mark, self.user);
         let members = self.task.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
-        let scene = Scene { task: &self.task, me: self.me, table };
-        let see = &mut |stat: &Stat| {
+        let scene = ScanView { task: &self.task, me: self.me, table };
+        let see = &mut |stat: &ProcessStat| {
             let (mark, owner) = proc.mark(stat.pid, mark, |owner| owner == user || scene.is_related(stat));
             let is_ours = owner == Some(user);
             match mark {
-                _ if is_ours && self.is_proven_agent(stat.identity()) => Sight::Marked,
-                Mark::Carried if is_ours => Sight::Marked,
-                _ if members.contains(&stat.pid) => Sight::Marked,
-                Mark::Carried => Sight::MarkedOfAnother,
-                Mark::Doubtful if is_ours => Sight::Doubtful,
-                Mark::Doubtful | Mark::Absent => Sight::Unmarked,
-                Mark::Exiting if is_ours => Sight::Exiting,
-                Mark::Exiting => Sight::ExitingOfAnother,
-                Mark::Unreadable if is_ours => Sight::Unreadable,
-                Mark::Unreadable => Sight::UnreadableOfAnother,
+                _ if is_ours && self.is_proven_agent(stat.identity()) => MarkCheck::Marked,
+                MarkState::Carried if is_ours => MarkCheck::Marked,
+                _ if members.contains(&stat.pid) => MarkCheck::Marked,
+                MarkState::Carried => MarkCheck::MarkedOfAnother,
+                MarkState::Doubtful if is_ours => MarkCheck::Doubtful,
+                MarkState::Doubtful | MarkState::Absent => MarkCheck::Unmarked,
+                MarkState::Exiting if is_ours => MarkCheck::Exiting,
+                MarkState::Exiting => MarkCheck::ExitingOfAnother,
+                MarkState::Unreadable if is_ours => MarkCheck::Unreadable,
+                MarkState::Unreadable => MarkCheck::UnreadableOfAnother,
             }
         };
         let mut kinds = classify::sort(&scene, see, is_supervisor);
         if self.task.spares_detached {
             let is_detached =
-                |proc: &mut Proc, pid| proc.marks(pid, |_| true).0.is_some_and(mark::is_detached);
+                |proc: &mut ProcFs, pid| proc.marks(pid, |_| true).0.is_some_and(mark::is_detached);
             for (stat, kind) in &mut kinds {
                 let is_agent = stat.identity() == self.task.agent;
-                if matches!(kind, Kind::Ours | Kind::Supervisor) && !is_agent && is_detached(proc, stat.pid) {
-                    *kind = Kind::Spared(Why::Detached);
+                if matches!(kind, ProcessClass::Ours | ProcessClass::Supervisor)
+                    && !is_agent
+                    && is_detached(proc, stat.pid)
+                {
+                    *kind = ProcessClass::Spared(SparedReason::Detached);
                 }
             }
         }
@@ -362,8 +370,10 @@ impl LeftoverSweep {
     }
 
     /// As [`LeftoverSweep::classify`], where no process names the task.
-    fn unclear(&self, scan: &mut ProcessScan) -> Vec<(Stat, Kind)> {
-        let kind = |sight| if sight == Sight::Exiting { Kind::Exiting } else { Kind::Unreadable };
+    fn unclear(&self, scan: &mut ProcessScan) -> Vec<(ProcessStat, ProcessClass)> {
+        let kind = |sight| {
+            if sight == MarkCheck::Exiting { ProcessClass::Exiting } else { ProcessClass::Unreadable }
+        };
         let unclear = scan.unclear().into_iter().filter(|(stat, _)| stat.start >= self.task.agent.start);
         unclear.map(|(stat, sight)| (stat, kind(sight))).collect()
     }
@@ -412,7 +422,7 @@ impl LeftoverSweep {
 
     /// Whether a process lives in the task's cgroup although all that were found there are gone.
     fn is_crowded(&self) -> bool {
-        let known = |l: &Leftover| !l.gone && (l.kind != Kind::Ours || l.awaited());
+        let known = |l: &Leftover| !l.gone && (l.kind != ProcessClass::Ours || l.awaited());
         self.task.cgroup.as_ref().is_some_and(Cgroup::is_populated) && !self.found.iter().any(known)
     }
 
@@ -421,7 +431,8 @@ impl LeftoverSweep {
     fn kill_cgroup(&self) {
         let Some(cgroup) = &self.task.cgroup else { return };
         let members = cgroup.members();
-        let is_spared = |l: &Leftover| !l.gone && l.kind != Kind::Ours && members.contains(&l.stat.pid);
+        let is_spared =
+            |l: &Leftover| !l.gone && l.kind != ProcessClass::Ours && members.contains(&l.stat.pid);
         if !members.contains(&self.me) && !self.found.iter().any(is_spared) {
             cgroup.kill();
         }
@@ -470,13 +481,13 @@ impl LeftoverSweep {
     /// What the process is now, if it may be signalled: it is our child, its environment still carries the
     /// mark, it is in the task's own cgroup, or it is the agent that was recorded. The handle keeps the pid
     /// from becoming another's between this question and the signal.
-    fn may_signal(&self, handle: &Handle) -> Option<Stat> {
+    fn may_signal(&self, handle: &ProcessHandle) -> Option<ProcessStat> {
         let id = handle.identity();
         let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;
-        let child = matches!(self.task.seat, Seat::Supervisor { .. }) && now.ppid == self.me;
+        let child = matches!(self.task.owner, SweepOwner::Supervisor { .. }) && now.ppid == self.me;
         let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(id.pid));
         let agent = || self.is_proven_agent(id) && identity::user(id.pid) == Some(self.user);
-        let marked = || mark::carries_mark(id.pid, &self.mark) == Mark::Carried;
+        let marked = || mark::carries_mark(id.pid, &self.mark) == MarkState::Carried;
         (child || marked() || within() || agent()).then_some(now)
     }
 }
@@ -487,7 +498,7 @@ fn look(
     sweeps: &mut [&mut LeftoverSweep],
     scan: &mut Option<ProcessScan>,
     is_supervisor: IsSupervisor<'_>,
-) -> Result<(), Error> {
+) -> Result<(), SweepError> {
     // What is only counted is not worth reading all of /proc for at the end of each good run: the mark
     // alone could still be on what somebody else's daemon started, and `audit` shows that.
     let is_done = |s: &&mut LeftoverSweep| !s.ends && s.is_childless();
@@ -498,15 +509,15 @@ fn look(
         }
         let scan = match scan {
             Some(scan) => scan,
-            None => scan.insert(ProcessScan::open().map_err(Error::Proc)?),
+            None => scan.insert(ProcessScan::open().map_err(SweepError::Proc)?),
         };
-        scan.read().map_err(Error::Proc)?;
+        scan.read().map_err(SweepError::Proc)?;
         for (sweep, empty) in sweeps.iter_mut().zip(&mut empty).filter(|(_, empty)| **empty < 2) {
             *empty = if sweep.take_in(scan, is_supervisor) { 0 } else { *empty + 1 };
         }
     }
-    for sweep in sweeps.iter_mut().filter(|s| s.phase == Phase::New) {
-        sweep.phase = Phase::Known;
+    for sweep in sweeps.iter_mut().filter(|s| s.phase == SweepPhase::New) {
+        sweep.phase = SweepPhase::Known;
     }
     Ok(())
 }
@@ -514,17 +525,17 @@ fn look(
 /// Waits until one of `fds` is readable, at most until then.
 ///
 /// # Errors
-/// [`Error::Wait`].
-pub fn wait<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, until: Instant) -> Result<(), Error> {
+/// [`SweepError::Wait`].
+pub fn wait<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, until: Instant) -> Result<(), SweepError> {
     let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     let timeout = identity::poll_timeout(until.saturating_duration_since(Instant::now()));
     match nix::poll::poll(&mut fds, timeout) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-        Err(e) => Err(Error::Wait(e.into())),
+        Err(e) => Err(SweepError::Wait(e.into())),
     }
 }
 
-fn send(handle: &Handle, signal: Signal, now: &Stat) -> io::Result<bool> {
+fn send(handle: &ProcessHandle, signal: Signal, now: &ProcessStat) -> io::Result<bool> {
     let sent = handle.signal(signal)?;
     // A stopped process would sleep on its SIGTERM until the grace is over.
     if sent && signal == Signal::TERM && now.state == 'T' {
@@ -534,7 +545,7 @@ fn send(handle: &Handle, signal: Signal, now: &Stat) -> io::Result<bool> {
 }
 
 /// An unreadable `/proc` is not death.
-fn is_gone(stat: &Stat) -> bool {
+fn is_gone(stat: &ProcessStat) -> bool {
     identity::of(stat.pid).is_ok_and(|now| now != Some(stat.identity()))
 }
 
@@ -548,15 +559,15 @@ fn any_child() -> bool {
 /// executed it may have left it some (`sleep 9 & exec bookend run …`).
 ///
 /// # Errors
-/// [`Error::Proc`].
-pub fn children() -> Result<Vec<Identity>, Error> {
+/// [`SweepError::Proc`].
+pub fn children() -> Result<Vec<Identity>, SweepError> {
     if !any_child() {
         return Ok(Vec::new());
     }
-    let mut table = Table::default();
-    Proc::open().and_then(|mut p| p.read(&mut table)).map_err(Error::Proc)?;
+    let mut table = ProcessSnapshot::default();
+    ProcFs::open().and_then(|mut p| p.read(&mut table)).map_err(SweepError::Proc)?;
     let me = std::process::id() as i32;
-    let shown = table.rows().iter().filter(|s| s.ppid == me).map(Stat::identity);
+    let shown = table.rows().iter().filter(|s| s.ppid == me).map(ProcessStat::identity);
     let hidden = hidden_children().into_iter().map(|pid| Identity { pid, start: 0 });
     Ok(shown.chain(hidden).collect())
 }
@@ -583,13 +594,13 @@ impl SharedScan {
     /// ledger a process means, its task counts too.
     ///
     /// # Errors
-    /// [`Error::Proc`].
-    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> Result<BTreeSet<TaskId>, Error> {
+    /// [`SweepError::Proc`].
+    pub fn named_tasks(&mut self, ledger: &LedgerFile) -> Result<BTreeSet<TaskId>, SweepError> {
         let scan = match &mut self.scan {
             Some(scan) => scan,
-            None => self.scan.insert(ProcessScan::open().map_err(Error::Proc)?),
+            None => self.scan.insert(ProcessScan::open().map_err(SweepError::Proc)?),
         };
-        scan.read().map_err(Error::Proc)?;
+        scan.read().map_err(SweepError::Proc)?;
         Ok(scan.named_tasks(ledger))
     }
 
@@ -597,29 +608,34 @@ impl SharedScan {
     /// process `ancestor`.
     ///
     /// # Errors
-    /// [`Error::Proc`].
-    pub fn descends_from(&mut self, ancestor: i32, id: &TaskId, ledger: LedgerFile) -> Result<bool, Error> {
+    /// [`SweepError::Proc`].
+    pub fn descends_from(
+        &mut self,
+        ancestor: i32,
+        id: &TaskId,
+        ledger: LedgerFile,
+    ) -> Result<bool, SweepError> {
         let scan = match &mut self.scan {
             Some(scan) => scan,
-            None => self.scan.insert(ProcessScan::open().map_err(Error::Proc)?),
+            None => self.scan.insert(ProcessScan::open().map_err(SweepError::Proc)?),
         };
-        scan.read().map_err(Error::Proc)?;
+        scan.read().map_err(SweepError::Proc)?;
         Ok(scan.descends_from(ancestor, &TaskMark::new(id, ledger)))
     }
 
     /// Does for all `sweeps` what can be done now, without blocking; says of each what has to be done next.
     ///
     /// # Errors
-    /// [`Error`]; the sweeps are over then.
+    /// [`SweepError`]; the sweeps are over then.
     pub fn step(
         &mut self,
         sweeps: &mut [&mut LeftoverSweep],
         now: Instant,
         is_supervisor: IsSupervisor<'_>,
-    ) -> Result<Vec<Step>, Error> {
+    ) -> Result<Vec<SweepStep>, SweepError> {
         let wants: Vec<bool> = sweeps.iter_mut().map(|s| s.wants_a_look(now)).collect::<Result<_, _>>()?;
         // They end one after the other: those that end in a moment are looked for with those that have.
-        let all = sweeps.iter().zip(&wants).all(|(sweep, wants)| *wants || sweep.phase == Phase::Done);
+        let all = sweeps.iter().zip(&wants).all(|(sweep, wants)| *wants || sweep.phase == SweepPhase::Done);
         let next = self.next_look.filter(|next| now < *next);
         let looks = wants.contains(&true) && (all || next.is_none());
         if looks {
@@ -629,7 +645,7 @@ impl SharedScan {
             self.next_look = Some(Instant::now() + RECHECK_INTERVAL);
         }
         let go_on = |(sweep, wants): (&mut &mut LeftoverSweep, bool)| match (wants && !looks, next) {
-            (true, Some(next)) => Step::Wait(next),
+            (true, Some(next)) => SweepStep::Wait(next),
             _ => sweep.go_on(now, wants),
         };
         Ok(sweeps.iter_mut().zip(wants).map(go_on).collect())

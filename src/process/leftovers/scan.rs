@@ -4,16 +4,16 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 
-use crate::process::leftovers::classify::{Seat, Sight, Task};
-use crate::process::procfs::identity::Stat;
-use crate::process::procfs::mark::{self, LedgerFile, Mark, Marks, TaskMark};
-use crate::process::procfs::table::{Proc, Table};
+use crate::process::leftovers::classify::{MarkCheck, SweepOwner, SweptTask};
+use crate::process::procfs::identity::ProcessStat;
+use crate::process::procfs::mark::{self, LedgerFile, MarkState, ProcessMarks, TaskMark};
+use crate::process::procfs::table::{ProcFs, ProcessSnapshot};
 use crate::task::TaskId;
 
 /// All processes at one moment, and what those of this user show in their environment.
 pub struct ProcessScan {
-    pub(super) proc: Proc,
-    pub(super) table: Table,
+    pub(super) proc: ProcFs,
+    pub(super) table: ProcessSnapshot,
     index: Option<Index>,
     user: u32,
 }
@@ -22,7 +22,7 @@ pub struct ProcessScan {
 struct Index {
     ids: HashSet<Vec<u8>>,
     /// The rows of those whose environment says nothing of tasks because it cannot be read.
-    unclear: Vec<(usize, Sight)>,
+    unclear: Vec<(usize, MarkCheck)>,
 }
 
 impl ProcessScan {
@@ -32,7 +32,7 @@ impl ProcessScan {
     /// `/proc` is not mounted, or is another pid namespace's.
     pub fn open() -> io::Result<ProcessScan> {
         let user = rustix::process::geteuid().as_raw();
-        Ok(ProcessScan { proc: Proc::open()?, table: Table::default(), index: None, user })
+        Ok(ProcessScan { proc: ProcFs::open()?, table: ProcessSnapshot::default(), index: None, user })
     }
 
     /// Looks at all processes anew.
@@ -46,8 +46,8 @@ impl ProcessScan {
 
     /// Whether a process of the task can be among them, as far as that can be told without looking at each:
     /// one names it, is its agent or is in its cgroup. The children of a supervisor need not name its task.
-    pub(super) fn may_hold(&mut self, task: &Task, mark: &TaskMark) -> bool {
-        if matches!(task.seat, Seat::Supervisor { .. }) || task.cgroup.is_some() {
+    pub(super) fn may_hold(&mut self, task: &SweptTask, mark: &TaskMark) -> bool {
+        if matches!(task.owner, SweepOwner::Supervisor { .. }) || task.cgroup.is_some() {
             return true;
         }
         let agent = self.table.index(task.agent.pid).map(|i| self.table.rows()[i].identity());
@@ -55,7 +55,7 @@ impl ProcessScan {
     }
 
     /// The processes of this user that show nothing: perhaps a task's, perhaps not.
-    pub(super) fn unclear(&mut self) -> Vec<(Stat, Sight)> {
+    pub(super) fn unclear(&mut self) -> Vec<(ProcessStat, MarkCheck)> {
         let unclear = self.index().unclear.clone();
         unclear.into_iter().map(|(i, sight)| (self.table.rows()[i], sight)).collect()
     }
@@ -72,7 +72,7 @@ impl ProcessScan {
         let (proc, table, user) = (&mut self.proc, &self.table, self.user);
         let rows = table.rows();
         let mut below = (0..rows.len()).filter(|i| table.above(*i).any(|above| rows[above].pid == ancestor));
-        below.any(|i| proc.mark(rows[i].pid, mark, |owner| owner == user) == (Mark::Carried, Some(user)))
+        below.any(|i| proc.mark(rows[i].pid, mark, |owner| owner == user) == (MarkState::Carried, Some(user)))
     }
 
     fn index(&mut self) -> &Index {
@@ -81,18 +81,20 @@ impl ProcessScan {
     }
 }
 
-fn index_of(proc: &mut Proc, table: &Table, user: u32) -> Index {
+fn index_of(proc: &mut ProcFs, table: &ProcessSnapshot, user: u32) -> Index {
     let mut index = Index { ids: HashSet::new(), unclear: Vec::new() };
     let me = std::process::id().cast_signed();
-    let may_be = |s: &Stat| !s.is_dead() && !s.is_kernel_thread() && s.pid != me;
+    let may_be = |s: &ProcessStat| !s.is_dead() && !s.is_kernel_thread() && s.pid != me;
     for (i, stat) in table.rows().iter().enumerate().filter(|(_, s)| may_be(s)) {
         match proc.marks(stat.pid, |owner| owner == user) {
-            (Some(Marks::Shown(environ)), Some(owner)) if owner == user => {
+            (Some(ProcessMarks::Shown(environ)), Some(owner)) if owner == user => {
                 index.ids.extend(mark::ids_in(environ).map(<[u8]>::to_vec));
             }
-            (Some(Marks::Exiting), Some(owner)) if owner == user => index.unclear.push((i, Sight::Exiting)),
-            (Some(Marks::Unreadable), Some(owner)) if owner == user => {
-                index.unclear.push((i, Sight::Unreadable));
+            (Some(ProcessMarks::Exiting), Some(owner)) if owner == user => {
+                index.unclear.push((i, MarkCheck::Exiting))
+            }
+            (Some(ProcessMarks::Unreadable), Some(owner)) if owner == user => {
+                index.unclear.push((i, MarkCheck::Unreadable));
             }
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Kind, Leftover, LeftoverSweep, Phase, Why};
+use super::{Leftover, LeftoverSweep, ProcessClass, SparedReason, SweepPhase};
 use crate::process::procfs::{dying, identity};
 
 /// How many pids a summary names.
@@ -10,7 +10,7 @@ const NAMED: usize = 64;
 
 /// As JSON the row's `leftovers`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub struct LeftoverSummary {
     pub found: usize,
     pub ended: usize,
     pub left: usize,
@@ -21,23 +21,23 @@ pub struct Summary {
     pub pids: Vec<i32>,
     /// Those left on purpose, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub spared: Vec<Spared>,
+    pub spared: Vec<SparedProcess>,
     /// Those that should have ended and live, the agent among them if it does.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub survivors: Vec<i32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Spared {
+pub struct SparedProcess {
     pub pid: i32,
     pub name: String,
-    pub why: Why,
+    pub why: SparedReason,
     /// Its state, as proc_pid_stat(5) has it, where that is the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<char>,
 }
 
-impl Summary {
+impl LeftoverSummary {
     /// Counts the agent too if no scan saw it, since `/proc` hides it.
     pub fn count_hidden(&mut self, agent: i32) {
         self.count_hidden_as("agent", agent);
@@ -48,13 +48,20 @@ impl Summary {
             self.found += 1;
             self.left += 1;
             self.pids.push(pid);
-            self.spared.push(Spared { pid, name: name.to_owned(), why: Why::Hidden, state: None });
+            self.spared.push(SparedProcess {
+                pid,
+                name: name.to_owned(),
+                why: SparedReason::Hidden,
+                state: None,
+            });
         }
     }
 
     /// Whether the agent was left because the scan did not see it, or could not read its environment.
     pub fn leaves_unread(&self, agent: i32) -> bool {
-        let is_unread = |s: &Spared| s.pid == agent && matches!(s.why, Why::Unreadable | Why::Hidden);
+        let is_unread = |s: &SparedProcess| {
+            s.pid == agent && matches!(s.why, SparedReason::Unreadable | SparedReason::Hidden)
+        };
         self.spared.iter().any(is_unread)
     }
 
@@ -68,15 +75,15 @@ impl Summary {
 }
 
 impl LeftoverSweep {
-    pub fn summary(&self) -> Summary {
-        let is_known = |l: &&Leftover| !matches!(l.kind, Kind::Unreadable | Kind::Exiting);
+    pub fn summary(&self) -> LeftoverSummary {
+        let is_known = |l: &&Leftover| !matches!(l.kind, ProcessClass::Unreadable | ProcessClass::Exiting);
         let ours = || self.found.iter().filter(is_known);
         let found = ours().count();
         let ended = ours().filter(|l| l.gone).count();
         let agent = self.task.agent;
-        let survives = |l: &&Leftover| l.kind == Kind::Ours || l.stat.identity() == agent;
+        let survives = |l: &&Leftover| l.kind == ProcessClass::Ours || l.stat.identity() == agent;
         let survivors = self.found.iter().filter(|l| !l.gone).filter(survives);
-        let mut summary = Summary {
+        let mut summary = LeftoverSummary {
             found,
             ended,
             left: found - ended,
@@ -92,18 +99,19 @@ impl LeftoverSweep {
     }
 
     /// Why one that lives was not ended.
-    fn spared(&self, leftover: &Leftover) -> Option<Spared> {
+    fn spared(&self, leftover: &Leftover) -> Option<SparedProcess> {
         let mut state = None;
         let why = match leftover.kind {
-            Kind::Spared(why) => why,
-            Kind::Supervisor => Why::Supervisor,
-            Kind::Ours => {
+            ProcessClass::Spared(why) => why,
+            ProcessClass::Supervisor => SparedReason::Supervisor,
+            ProcessClass::Ours => {
                 let now = identity::stat(leftover.stat.pid).ok().flatten()?;
                 state = Some(now.state);
-                (self.ends && self.phase == Phase::Done && dying::is_dying(&now)).then_some(Why::Dying)?
+                (self.ends && self.phase == SweepPhase::Done && dying::is_dying(&now))
+                    .then_some(SparedReason::Dying)?
             }
-            Kind::Unreadable | Kind::Exiting => return None,
+            ProcessClass::Unreadable | ProcessClass::Exiting => return None,
         };
-        Some(Spared { pid: leftover.stat.pid, name: leftover.stat.comm.to_string(), why, state })
+        Some(SparedProcess { pid: leftover.stat.pid, name: leftover.stat.comm.to_string(), why, state })
     }
 }

@@ -7,15 +7,18 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use rustix::process::Pid;
 
-use super::summary::Summary;
+use super::summary::LeftoverSummary;
 use super::*;
 
 const NOBODY: IsSupervisor<'static> = &|_| false;
 const ALONE: &str = "TEST_ALONE";
 const LEDGER: &str = "/no/such/ledger";
 
-fn end_blocking(sweep: &mut LeftoverSweep, is_supervisor: IsSupervisor<'_>) -> Result<Summary, Error> {
-    while let Step::Wait(until) = sweep.step(Instant::now(), is_supervisor)? {
+fn end_blocking(
+    sweep: &mut LeftoverSweep,
+    is_supervisor: IsSupervisor<'_>,
+) -> Result<LeftoverSummary, SweepError> {
+    while let SweepStep::Wait(until) = sweep.step(Instant::now(), is_supervisor)? {
         wait(sweep.fds(), until)?;
     }
     Ok(sweep.summary())
@@ -81,21 +84,21 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
     (child, said, identity)
 }
 
-fn sweep(agent: Identity, seat: Seat, ends: bool, grace_ms: u64) -> LeftoverSweep {
-    let task = Task {
+fn sweep(agent: Identity, owner: SweepOwner, ends: bool, grace_ms: u64) -> LeftoverSweep {
+    let task = SweptTask {
         id: TaskId::recorded(id()),
         ledger: LedgerFile::at(LEDGER.as_ref()),
         agent,
         agent_tty: 0,
-        seat,
+        owner,
         spares_detached: true,
         cgroup: None,
     };
     LeftoverSweep::new(task, ends, Duration::from_millis(grace_ms))
 }
 
-fn supervisor() -> Seat {
-    Seat::Supervisor { inherited: Vec::new(), helpers: Vec::new() }
+fn supervisor() -> SweepOwner {
+    SweepOwner::Supervisor { inherited: Vec::new(), helpers: Vec::new() }
 }
 
 fn is_alive(pid: i32) -> bool {
@@ -134,15 +137,15 @@ fn who_was_sent_sigkill_is_given_longer_to_die_than_who_was_only_told() {
     let stat = identity::stat(std::process::id().cast_signed()).unwrap().unwrap();
     let since = Instant::now();
     for (kind, told, patience) in
-        [(Kind::Ours, SignalSent::Kill, DYING), (Kind::Supervisor, SignalSent::Term, SETTLE)]
+        [(ProcessClass::Ours, SignalSent::Kill, DYING), (ProcessClass::Supervisor, SignalSent::Term, SETTLE)]
     {
-        let mut sweep = sweep(stat.identity(), Seat::Stranger, true, 0);
+        let mut sweep = sweep(stat.identity(), SweepOwner::Stranger, true, 0);
         let handle = identity::open(&stat.identity()).unwrap();
         sweep.found.push(Leftover { stat, kind, handle, sent: told, gone: false });
-        sweep.phase = Phase::Killing { since };
+        sweep.phase = SweepPhase::Killing { since };
         let nearly = since + patience - Duration::from_millis(1);
-        assert!(matches!(sweep.go_on(nearly, false), Step::Wait(_)), "{patience:?}");
-        assert_eq!(sweep.go_on(since + patience, false), Step::Done, "{patience:?}");
+        assert!(matches!(sweep.go_on(nearly, false), SweepStep::Wait(_)), "{patience:?}");
+        assert_eq!(sweep.go_on(since + patience, false), SweepStep::Done, "{patience:?}");
         assert_eq!(sweep.summary().ended, 0);
     }
 }
@@ -155,10 +158,16 @@ fn who_is_found_when_the_time_of_others_is_over_is_sent_sigkill_all_the_same() {
         let mut sweep = sweep(agent, supervisor(), true, 0);
         let stat = identity::stat(agent.pid).unwrap().unwrap();
         let handle = identity::open(&agent).unwrap();
-        sweep.found.push(Leftover { stat, kind: Kind::Ours, handle, sent: SignalSent::Nothing, gone: false });
+        sweep.found.push(Leftover {
+            stat,
+            kind: ProcessClass::Ours,
+            handle,
+            sent: SignalSent::Nothing,
+            gone: false,
+        });
         let now = Instant::now();
-        sweep.phase = Phase::Killing { since: now - SETTLE };
-        assert!(matches!(sweep.go_on(now, true), Step::Wait(_)));
+        sweep.phase = SweepPhase::Killing { since: now - SETTLE };
+        assert!(matches!(sweep.go_on(now, true), SweepStep::Wait(_)));
         assert_eq!(ExitStatusExt::signal(&child.wait().unwrap()), Some(libc::SIGKILL));
     });
 }
@@ -214,7 +223,7 @@ fn who_cannot_be_told_at_one_moment_is_told_at_another() {
     let (mut child, mut said, agent) = agent(script, &id());
     let pid = said.pids(1)[0];
     child.wait().unwrap();
-    let mut sweep = sweep(agent, Seat::Stranger, true, 100);
+    let mut sweep = sweep(agent, SweepOwner::Stranger, true, 100);
     let summary = end_blocking(&mut sweep, NOBODY).unwrap();
     assert!(summary.survivors.is_empty() && summary.pids.contains(&pid), "{pid}: {summary:?}");
     said.all_ended();
@@ -245,7 +254,7 @@ fn after_a_success_they_are_only_counted() {
         child.wait().unwrap();
         let mut sweep = sweep(agent, supervisor(), false, 0);
         sweep.scan(NOBODY).unwrap();
-        assert_eq!(sweep.step(Instant::now(), NOBODY).unwrap(), Step::Done);
+        assert_eq!(sweep.step(Instant::now(), NOBODY).unwrap(), SweepStep::Done);
         let summary = sweep.summary();
         assert_eq!((summary.found, summary.ended, summary.left, &summary.pids), (1, 0, 1, &vec![pid]));
         assert!(is_alive(pid));
@@ -266,7 +275,8 @@ fn the_mark_finds_what_outlived_the_supervisor_and_nobody_elses() {
         let (ours, theirs) = (said.pids(1)[0], other_said.pids(1)[0]);
         child.wait().unwrap();
         other.wait().unwrap();
-        let summary = end_blocking(&mut sweep(agent_of_ours, Seat::Stranger, true, 60_000), NOBODY).unwrap();
+        let summary =
+            end_blocking(&mut sweep(agent_of_ours, SweepOwner::Stranger, true, 60_000), NOBODY).unwrap();
         assert_eq!((summary.found, summary.ended, &summary.pids), (1, 1, &vec![ours]));
         said.all_ended();
         assert!(is_alive(theirs));
@@ -283,16 +293,16 @@ fn a_terminal_that_is_not_the_agents_spares_the_server_behind_it() {
             "(setsid sh -c 'setsid sh -c \"{}\" & echo $$; wait' &) ; exit 1",
             pane.replace('$', "\\$")
         );
-        for (seat, subreaper) in [(Seat::Stranger, false), (supervisor(), true)] {
+        for (owner, subreaper) in [(SweepOwner::Stranger, false), (supervisor(), true)] {
             if subreaper {
                 become_subreaper();
             }
             let (mut child, mut said, agent) = agent(&script, &id());
             let pids = said.pids(2);
             child.wait().unwrap();
-            let summary = end_blocking(&mut sweep(agent, seat, true, 60_000), NOBODY).unwrap();
+            let summary = end_blocking(&mut sweep(agent, owner, true, 60_000), NOBODY).unwrap();
             assert_eq!((summary.found, summary.ended, summary.left), (2, 0, 2), "{summary:?}");
-            assert!(summary.spared.iter().all(|s| s.why == Why::Terminal));
+            assert!(summary.spared.iter().all(|s| s.why == SparedReason::Terminal));
             kill_the_living(&pids);
             said.all_ended();
         }
@@ -311,11 +321,11 @@ fn a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own() {
         let (mut child, mut said, agent) = agent(script, &id());
         let pids = said.pids(2);
         child.wait().unwrap();
-        let is_leader = |s: &Stat| pids.contains(&s.pid) && s.session == s.pid;
+        let is_leader = |s: &ProcessStat| pids.contains(&s.pid) && s.session == s.pid;
         let summary = end_blocking(&mut sweep(agent, supervisor(), true, 0), &is_leader).unwrap();
         assert_eq!(said.line(), "term");
         assert_eq!((summary.found, summary.left, summary.survivors.len()), (1, 1, 0));
-        assert_eq!(summary.spared[0].why, Why::Supervisor);
+        assert_eq!(summary.spared[0].why, SparedReason::Supervisor);
         kill_the_living(&pids);
         said.all_ended();
         reap_all();
@@ -341,7 +351,7 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
         drop(before.stdin.take());
         let strangers = Said(BufReader::new(before.stdout.take().unwrap())).pids(2);
         let summary = end_blocking(
-            &mut sweep(agent, Seat::Supervisor { inherited, helpers: Vec::new() }, true, 60_000),
+            &mut sweep(agent, SweepOwner::Supervisor { inherited, helpers: Vec::new() }, true, 60_000),
             NOBODY,
         )
         .unwrap();
@@ -354,6 +364,6 @@ fn a_child_that_was_there_before_is_spared_with_its_own() {
 
 #[test]
 fn a_policy_says_what_is_ended() {
-    assert!(!Policy::Auto.ends(true) && Policy::Auto.ends(false));
-    assert!(Policy::End.ends(true) && !Policy::Leave.ends(false));
+    assert!(!LeftoversPolicy::Auto.ends(true) && LeftoversPolicy::Auto.ends(false));
+    assert!(LeftoversPolicy::End.ends(true) && !LeftoversPolicy::Leave.ends(false));
 }

@@ -6,7 +6,7 @@
 
 use rustix::fs::CWD;
 
-use crate::process::procfs::identity::{self, Stat};
+use crate::process::procfs::identity::{self, ProcessStat};
 
 /// `PF_EXITING` of the kernel's `sched.h`. The first thread of a process can exit before the others.
 const EXITING: u32 = 0x4;
@@ -14,13 +14,13 @@ const EXITING: u32 = 0x4;
 const SIGNALED: u32 = 0x200 | 0x400;
 
 /// Whether the process exits, or SIGKILL waits for it to be scheduled.
-pub fn is_dying(stat: &Stat) -> bool {
+pub fn is_dying(stat: &ProcessStat) -> bool {
     let exits = stat.flags & SIGNALED != 0 || (stat.flags & EXITING != 0 && stat.threads <= 1);
     exits || is_kill_pending(stat.pid)
 }
 
 /// Whether its first thread exits: then that has no environment any more.
-pub(crate) fn first_thread_exits(stat: &Stat) -> bool {
+pub(crate) fn first_thread_exits(stat: &ProcessStat) -> bool {
     stat.flags & (EXITING | SIGNALED) != 0
 }
 

@@ -53,7 +53,7 @@ impl fmt::Debug for Comm {
 
 /// One line of `/proc/PID/stat`, as far as bookend reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stat {
+pub struct ProcessStat {
     pub pid: i32,
     pub comm: Comm,
     /// `R`, `S`, `D`, `T`, `t`, `Z`, `X`, `I`.
@@ -69,7 +69,7 @@ pub struct Stat {
     pub start: u64,
 }
 
-impl Stat {
+impl ProcessStat {
     pub fn identity(&self) -> Identity {
         Identity { pid: self.pid, start: self.start }
     }
@@ -90,7 +90,7 @@ impl Stat {
 
 /// Reads one `/proc/PID/stat`. The name may hold anything, `)` and newlines too: the last `)` ends it.
 /// `None`: this is no such line.
-pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
+pub fn parse_stat(bytes: &[u8]) -> Option<ProcessStat> {
     let open = bytes.iter().position(|b| *b == b'(')?;
     let close = bytes.iter().rposition(|b| *b == b')')?;
     let pid = std::str::from_utf8(bytes.get(..open)?).ok()?.trim().parse().ok()?;
@@ -107,7 +107,7 @@ pub fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let start = fields.nth(1)?.parse().ok()?;
     // What follows shows that it is whole: a start that was cut would be another process's.
     fields.next()?;
-    Some(Stat { pid, comm, state, ppid, pgrp, session, tty_nr, flags, threads, start })
+    Some(ProcessStat { pid, comm, state, ppid, pgrp, session, tty_nr, flags, threads, start })
 }
 
 /// Reads as much of a small file under `dir` as fits into `buf`, in one read.
@@ -131,7 +131,7 @@ fn number(pid: i32) -> Option<Pid> {
 /// # Errors
 /// Whatever keeps `/proc/PID/stat` from being read while the process may well live: a `/proc` that hides
 /// it (`hidepid`) or is not mounted. It is never taken for death.
-pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
+pub fn stat(pid: i32) -> io::Result<Option<ProcessStat>> {
     let Some(number) = number(pid) else {
         return Ok(None);
     };
@@ -330,7 +330,7 @@ pub fn may_be_signalled(pid: i32) -> Option<bool> {
 
 /// A process held by its pidfd: it cannot become another one while this lives.
 #[derive(Debug)]
-pub struct Handle {
+pub struct ProcessHandle {
     pidfd: OwnedFd,
     identity: Identity,
 }
@@ -339,7 +339,7 @@ pub struct Handle {
 ///
 /// # Errors
 /// pidfd_open(2) (EMFILE, …) or as [`stat`].
-pub fn open(identity: &Identity) -> io::Result<Option<Handle>> {
+pub fn open(identity: &Identity) -> io::Result<Option<ProcessHandle>> {
     open_recorded(ProcessRecord::from(*identity))
 }
 
@@ -347,7 +347,7 @@ pub fn open(identity: &Identity) -> io::Result<Option<Handle>> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_recorded(recorded: ProcessRecord) -> io::Result<Option<Handle>> {
+pub fn open_recorded(recorded: ProcessRecord) -> io::Result<Option<ProcessHandle>> {
     let ProcessRecord { identity, pidfd_inode } = recorded;
     let Some(pid) = number(identity.pid) else {
         return Ok(None);
@@ -358,10 +358,10 @@ pub fn open_recorded(recorded: ProcessRecord) -> io::Result<Option<Handle>> {
         Some(inode) => rustix::fs::fstat(&pidfd)?.st_ino == inode && !has_ended(pidfd.as_fd()),
         None => of(identity.pid)?.is_some_and(|now| now == identity),
     };
-    Ok(same.then_some(Handle { pidfd, identity }))
+    Ok(same.then_some(ProcessHandle { pidfd, identity }))
 }
 
-impl Handle {
+impl ProcessHandle {
     pub fn identity(&self) -> Identity {
         self.identity
     }
@@ -398,7 +398,7 @@ impl Handle {
     }
 }
 
-impl AsFd for Handle {
+impl AsFd for ProcessHandle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }

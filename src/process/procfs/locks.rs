@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 
 /// A file, by device and inode, and the bytes of it whose locks count.
 #[derive(Debug, Clone)]
-pub struct Locked {
+pub struct LockedBytes {
     pub dev: u64,
     pub ino: u64,
     pub bytes: Range<i64>,
@@ -16,7 +16,7 @@ pub struct Locked {
 
 /// Whether `pid` has the file open with an open-file-description write lock on one of the bytes. `None`: its
 /// descriptors may not be read.
-pub fn holds(pid: i32, locked: &Locked) -> Option<bool> {
+pub fn holds(pid: i32, locked: &LockedBytes) -> Option<bool> {
     let list = match fs::read_dir(format!("/proc/{pid}/fdinfo")) {
         Ok(list) => list,
         Err(e) => return is_gone(&e).then_some(false),
@@ -55,7 +55,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let meta = file.metadata().unwrap();
         let here = |bytes| {
-            let locked = Locked { dev: meta.dev(), ino: meta.ino(), bytes };
+            let locked = LockedBytes { dev: meta.dev(), ino: meta.ino(), bytes };
             holds(std::process::id() as i32, &locked)
         };
         assert_eq!(here(0..100), Some(false), "nothing is locked yet");
@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(here(0..100), Some(true));
         assert_eq!(here(43..100), Some(false), "another byte");
         let other = File::open("/proc/self/stat").unwrap().metadata().unwrap();
-        let locked = Locked { dev: other.dev(), ino: other.ino(), bytes: 0..100 };
+        let locked = LockedBytes { dev: other.dev(), ino: other.ino(), bytes: 0..100 };
         assert_eq!(holds(std::process::id() as i32, &locked), Some(false), "another file");
     }
 

@@ -25,7 +25,7 @@ const LONGEST: usize = 8 << 20;
 
 /// Whether a process carries a task's mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
+pub enum MarkState {
     /// Both entries stand in its environment.
     Carried,
     /// The task's id does, and it cannot be told whether the ledger beside it is the task's.
@@ -39,7 +39,7 @@ pub enum Mark {
 
 /// What the environment of a process shows of tasks.
 #[derive(Debug)]
-pub(crate) enum Marks {
+pub(crate) enum ProcessMarks {
     /// The entries that mark anything; none if the process is gone.
     Shown(Vec<u8>),
     /// The process exits, and its environment went with its memory.
@@ -123,58 +123,58 @@ impl TaskMark {
     }
 
     /// What an environment says; `root` is the way to the root directory of its process.
-    fn look(&self, environ: &[u8], root: impl FnOnce() -> String) -> Mark {
+    fn look(&self, environ: &[u8], root: impl FnOnce() -> String) -> MarkState {
         if !values(environ, MARK).any(|id| id == self.id) {
-            return Mark::Absent;
+            return MarkState::Absent;
         }
         match self.ledger.is_named_in(environ, &root()) {
-            Some(true) => Mark::Carried,
-            Some(false) => Mark::Absent,
-            None => Mark::Doubtful,
+            Some(true) => MarkState::Carried,
+            Some(false) => MarkState::Absent,
+            None => MarkState::Doubtful,
         }
     }
 }
 
 impl TaskMark {
     /// What `pid` shows.
-    pub(crate) fn read(&self, pid: i32, marks: &Marks) -> Mark {
+    pub(crate) fn read(&self, pid: i32, marks: &ProcessMarks) -> MarkState {
         match marks {
-            Marks::Shown(environ) => self.look(environ, || root_of(pid)),
-            Marks::Exiting => Mark::Exiting,
-            Marks::Unreadable => Mark::Unreadable,
+            ProcessMarks::Shown(environ) => self.look(environ, || root_of(pid)),
+            ProcessMarks::Exiting => MarkState::Exiting,
+            ProcessMarks::Unreadable => MarkState::Unreadable,
         }
     }
 }
 
 /// What `pid` shows, by its opened environment. Where the first thread has ended, the others show it.
-pub(crate) fn marks_of(pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> Marks {
+pub(crate) fn marks_of(pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> ProcessMarks {
     match environ.and_then(|file| read_environ(file, buf)) {
         Ok([]) | Err(Errno::NOENT | Errno::SRCH) => marks_of_threads(pid, buf),
-        Ok(environ) => Marks::Shown(marks_in(environ)),
-        Err(_) => Marks::Unreadable,
+        Ok(environ) => ProcessMarks::Shown(marks_in(environ)),
+        Err(_) => ProcessMarks::Unreadable,
     }
 }
 
 /// What the threads of a process without a first one show. An empty environment is no environment of an
 /// exiting process: Linux before 6.12 shows that one as empty too.
-fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> Marks {
+fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> ProcessMarks {
     let stat = match identity::stat(pid) {
-        Err(_) => return Marks::Unreadable,
-        Ok(None) => return Marks::Shown(Vec::new()),
+        Err(_) => return ProcessMarks::Unreadable,
+        Ok(None) => return ProcessMarks::Shown(Vec::new()),
         Ok(Some(stat)) => stat,
     };
     if stat.is_dead() || !dying::first_thread_exits(&stat) {
-        return Marks::Shown(Vec::new());
+        return ProcessMarks::Shown(Vec::new());
     }
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let path = thread.path().join("environ");
         let file = open_environ(CWD, path.as_os_str().as_bytes());
         match file.and_then(|file| read_environ(&file, buf).map(marks_in)) {
-            Ok(marks) if !marks.is_empty() => return Marks::Shown(marks),
+            Ok(marks) if !marks.is_empty() => return ProcessMarks::Shown(marks),
             _ => {}
         }
     }
-    Marks::Exiting
+    ProcessMarks::Exiting
 }
 
 /// The entries of an environment that mark anything.
@@ -194,7 +194,7 @@ fn root_of(pid: i32) -> String {
 }
 
 /// Whether the process `pid` carries the mark.
-pub fn carries_mark(pid: i32, mark: &TaskMark) -> Mark {
+pub fn carries_mark(pid: i32, mark: &TaskMark) -> MarkState {
     let mut environ = Vec::new();
     let file = open_environ(CWD, format!("/proc/{pid}/environ").as_bytes());
     mark.read(pid, &marks_of(pid, file.as_ref().map_err(|e| *e), &mut environ))
@@ -208,8 +208,8 @@ pub fn is_inside(id: &TaskId, path: &Path) -> bool {
 }
 
 /// Whether a process asks to be left by the sweep.
-pub(crate) fn is_detached(marks: &Marks) -> bool {
-    let Marks::Shown(environ) = marks else { return false };
+pub(crate) fn is_detached(marks: &ProcessMarks) -> bool {
+    let ProcessMarks::Shown(environ) = marks else { return false };
     values(environ, DETACHED).any(|value| [&b"1"[..], b"true", b"yes"].contains(&value))
 }
 
@@ -261,7 +261,7 @@ mod tests {
         TaskMark::new(&TaskId::recorded(id), LedgerFile::at(Path::new("/no/ledger")))
     }
 
-    fn look(whose: &TaskMark, environ: &str) -> Mark {
+    fn look(whose: &TaskMark, environ: &str) -> MarkState {
         whose.look(environ.replace('|', "\0").as_bytes(), || "/".to_owned())
     }
 
@@ -278,15 +278,15 @@ mod tests {
                 .spawn()
                 .unwrap();
             let pid = child.id() as i32;
-            assert_eq!(carries_mark(pid, &whose("abc")), Mark::Carried, "{filled}");
-            assert_eq!(carries_mark(pid, &whose("ab")), Mark::Absent, "{filled}");
+            assert_eq!(carries_mark(pid, &whose("abc")), MarkState::Carried, "{filled}");
+            assert_eq!(carries_mark(pid, &whose("ab")), MarkState::Absent, "{filled}");
             let path = format!("/proc/{pid}/environ");
             let mut buf = Vec::new();
             let environ = open_environ(CWD, path.as_bytes()).unwrap();
             assert_eq!(read_environ(&environ, &mut buf).unwrap(), std::fs::read(&path).unwrap());
             child.kill().unwrap();
             child.wait().unwrap();
-            assert_eq!(carries_mark(pid, &whose("abc")), Mark::Absent, "it is gone");
+            assert_eq!(carries_mark(pid, &whose("abc")), MarkState::Absent, "it is gone");
         }
     }
 
@@ -297,16 +297,16 @@ mod tests {
             whose("abc").read(1, &marks_of(i32::MAX, file.as_ref().map_err(|e| *e), &mut Vec::new()))
         };
         // A directory opens and does not read.
-        assert_eq!(look(b"/proc/self/task"), Mark::Unreadable);
-        assert_eq!(look(b"/proc/self/stat/none"), Mark::Unreadable);
-        assert_eq!(look(b"/proc/self/none"), Mark::Absent);
+        assert_eq!(look(b"/proc/self/task"), MarkState::Unreadable);
+        assert_eq!(look(b"/proc/self/stat/none"), MarkState::Unreadable);
+        assert_eq!(look(b"/proc/self/none"), MarkState::Absent);
     }
 
     #[test]
     fn only_whole_values_are_the_mark() {
         let whose = whose("abc");
-        assert_eq!(look(&whose, "A=1|BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=/no/ledger|B=2"), Mark::Carried);
-        assert_eq!(look(&whose, "BOOKEND_LEDGER=/no/ledger|BOOKEND_TASK_ID=abc"), Mark::Carried);
+        assert_eq!(look(&whose, "A=1|BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=/no/ledger|B=2"), MarkState::Carried);
+        assert_eq!(look(&whose, "BOOKEND_LEDGER=/no/ledger|BOOKEND_TASK_ID=abc"), MarkState::Carried);
         for other in [
             "BOOKEND_TASK_ID=abcd",
             "BOOKEND_TASK_ID=ab",
@@ -316,7 +316,11 @@ mod tests {
             "BOOKEND_TASK_IDX=abc",
             "",
         ] {
-            assert_eq!(look(&whose, &format!("{other}|BOOKEND_LEDGER=/no/ledger")), Mark::Absent, "{other}");
+            assert_eq!(
+                look(&whose, &format!("{other}|BOOKEND_LEDGER=/no/ledger")),
+                MarkState::Absent,
+                "{other}"
+            );
         }
     }
 
@@ -333,17 +337,17 @@ mod tests {
         let named = |name: &str| {
             look(&whose, &format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(name).display()))
         };
-        assert_eq!([named("real/l.db"), named("link/../link/l.db")], [Mark::Carried; 2]);
-        assert_eq!(named("other.db"), Mark::Absent, "another ledger's task");
-        assert_eq!(named("gone.db"), Mark::Doubtful, "perhaps its former place");
-        assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc"), Mark::Doubtful);
-        assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=l.db"), Mark::Doubtful);
+        assert_eq!([named("real/l.db"), named("link/../link/l.db")], [MarkState::Carried; 2]);
+        assert_eq!(named("other.db"), MarkState::Absent, "another ledger's task");
+        assert_eq!(named("gone.db"), MarkState::Doubtful, "perhaps its former place");
+        assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc"), MarkState::Doubtful);
+        assert_eq!(look(&whose, "BOOKEND_TASK_ID=abc|BOOKEND_LEDGER=l.db"), MarkState::Doubtful);
         std::fs::rename(path("real/l.db"), path("moved.db")).unwrap();
         let moved = TaskMark::new(&TaskId::recorded("abc"), LedgerFile::at(&path("moved.db")));
         let former = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path("real/l.db").display());
-        assert_eq!(look(&moved, &former), Mark::Doubtful);
+        assert_eq!(look(&moved, &former), MarkState::Doubtful);
         std::fs::write(path("real/l.db"), "").unwrap();
-        assert_eq!(look(&moved, &former), Mark::Absent, "a new ledger has taken its place");
+        assert_eq!(look(&moved, &former), MarkState::Absent, "a new ledger has taken its place");
     }
 
     #[test]
@@ -384,8 +388,8 @@ mod tests {
             let environ = format!("BOOKEND_TASK_ID=abc|BOOKEND_LEDGER={}", path(named).display());
             look(&TaskMark::new(&TaskId::recorded("abc"), LedgerFile::at(&path(ledger))), &environ)
         };
-        assert_eq!(named("socket", "l.db"), Mark::Absent);
-        assert_eq!(named("socket", "socket"), Mark::Carried);
+        assert_eq!(named("socket", "l.db"), MarkState::Absent);
+        assert_eq!(named("socket", "socket"), MarkState::Carried);
     }
 
     #[test]

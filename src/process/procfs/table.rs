@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 
-use crate::process::procfs::identity::{self, Stat};
-use crate::process::procfs::mark::{self, LedgerFile, Mark, Marks, TaskMark};
+use crate::process::procfs::identity::{self, ProcessStat};
+use crate::process::procfs::mark::{self, LedgerFile, MarkState, ProcessMarks, TaskMark};
 use crate::task::TaskId;
 
 /// The way to `/proc`, with the buffers that every picture reuses.
-pub struct Proc {
+pub struct ProcFs {
     dir: OwnedFd,
     entries: Vec<u8>,
     environ: Vec<u8>,
@@ -25,13 +25,13 @@ struct Seen {
     /// Whose it is, where that could be told.
     owner: Option<u32>,
     /// Its marks; `None`: they concerned nobody yet.
-    marks: Option<Marks>,
+    marks: Option<ProcessMarks>,
 }
 
-impl Proc {
+impl ProcFs {
     /// # Errors
     /// `/proc` is not mounted, or is another pid namespace's.
-    pub fn open() -> io::Result<Proc> {
+    pub fn open() -> io::Result<ProcFs> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open("/proc", flags, Mode::empty())?;
         if !identity::proc_is_ours() {
@@ -39,20 +39,20 @@ impl Proc {
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
         let entries = Vec::with_capacity(32 * 1024);
-        Ok(Proc { dir, entries, environ: Vec::new(), seen: HashMap::new() })
+        Ok(ProcFs { dir, entries, environ: Vec::new(), seen: HashMap::new() })
     }
 
     /// Takes a picture of all processes.
     ///
     /// # Errors
     /// `/proc` cannot be listed. A process that cannot be read is left out.
-    pub fn read(&mut self, table: &mut Table) -> io::Result<()> {
+    pub fn read(&mut self, table: &mut ProcessSnapshot) -> io::Result<()> {
         rustix::fs::seek(&self.dir, SeekFrom::Start(0))?;
         let dir = self.dir.as_fd();
         let mut rows = std::mem::take(&mut table.rows);
         rows.clear();
         each_pid(dir, &mut self.entries, |pid| rows.extend(stat_of(dir, pid)))?;
-        *table = Table::of(rows);
+        *table = ProcessSnapshot::of(rows);
         self.seen.clear();
         Ok(())
     }
@@ -66,9 +66,9 @@ impl Proc {
         pid: i32,
         whose: &TaskMark,
         concerns: impl Fn(u32) -> bool,
-    ) -> (Mark, Option<u32>) {
+    ) -> (MarkState, Option<u32>) {
         let (marks, owner) = self.marks(pid, concerns);
-        (marks.map_or(Mark::Absent, |marks| whose.read(pid, marks)), owner)
+        (marks.map_or(MarkState::Absent, |marks| whose.read(pid, marks)), owner)
     }
 
     /// What `pid` shows; `None`: it concerns nobody yet.
@@ -76,7 +76,7 @@ impl Proc {
         &mut self,
         pid: i32,
         concerns: impl Fn(u32) -> bool,
-    ) -> (Option<&Marks>, Option<u32>) {
+    ) -> (Option<&ProcessMarks>, Option<u32>) {
         let known = self.seen.remove(&pid).filter(|s| s.marks.is_some() || !s.owner.is_some_and(&concerns));
         let seen = known.unwrap_or_else(|| self.see(pid, concerns));
         let seen = self.seen.entry(pid).insert_entry(seen).into_mut();
@@ -89,7 +89,7 @@ impl Proc {
         let owner = self.owner(pid, file.as_ref().ok());
         let is_gone = matches!(file, Err(Errno::NOENT | Errno::SRCH));
         let marks = match &file {
-            Err(_) if !is_gone => Some(Marks::Unreadable),
+            Err(_) if !is_gone => Some(ProcessMarks::Unreadable),
             _ if owner.is_some_and(concerns) => {
                 Some(mark::marks_of(pid, file.as_ref().map_err(|e| *e), &mut self.environ))
             }
@@ -101,7 +101,7 @@ impl Proc {
     /// The task whose mark `pid` carries, if it is `user`'s process and names no other ledger.
     pub fn marked_id(&mut self, pid: i32, user: u32, ledger: &LedgerFile) -> Option<TaskId> {
         match self.marks(pid, |owner| owner == user) {
-            (Some(Marks::Shown(environ)), Some(owner)) if owner == user => {
+            (Some(ProcessMarks::Shown(environ)), Some(owner)) if owner == user => {
                 mark::marked_id(environ, pid, ledger)
             }
             _ => None,
@@ -122,7 +122,7 @@ impl Proc {
     }
 }
 
-fn stat_of(dir: BorrowedFd<'_>, pid: i32) -> Option<Stat> {
+fn stat_of(dir: BorrowedFd<'_>, pid: i32) -> Option<ProcessStat> {
     let mut path = [0; 24];
     let mut buf = [0; 1024];
     let len = identity::read_at(dir, name(pid, "stat", &mut path), &mut buf).ok()?;
@@ -154,17 +154,17 @@ fn each_pid(dir: BorrowedFd<'_>, buf: &mut Vec<u8>, mut visit: impl FnMut(i32)) 
 
 /// The picture.
 #[derive(Default)]
-pub struct Table {
-    rows: Vec<Stat>,
+pub struct ProcessSnapshot {
+    rows: Vec<ProcessStat>,
 }
 
-impl Table {
-    pub fn of(mut rows: Vec<Stat>) -> Table {
+impl ProcessSnapshot {
+    pub fn of(mut rows: Vec<ProcessStat>) -> ProcessSnapshot {
         rows.sort_unstable_by_key(|s| s.pid);
-        Table { rows }
+        ProcessSnapshot { rows }
     }
 
-    pub fn rows(&self) -> &[Stat] {
+    pub fn rows(&self) -> &[ProcessStat] {
         &self.rows
     }
 
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn we_stand_in_the_picture_below_our_parent() {
-        let mut proc = Proc::open().unwrap();
-        let mut table = Table::default();
+        let mut proc = ProcFs::open().unwrap();
+        let mut table = ProcessSnapshot::default();
         proc.read(&mut table).unwrap();
         let me = table.index(std::process::id() as i32).unwrap();
         assert_eq!(table.above(me).next().map(|i| table.rows()[i].pid), Some(table.rows()[me].ppid));
@@ -201,7 +201,7 @@ mod tests {
             )
             .unwrap()
         };
-        let table = Table::of(vec![line(3, 2), line(2, 3)]);
+        let table = ProcessSnapshot::of(vec![line(3, 2), line(2, 3)]);
         assert!(table.above(0).count() <= 2);
     }
 }

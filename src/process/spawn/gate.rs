@@ -86,7 +86,7 @@ fn candidates(program: &CStr, env: &[CString]) -> Vec<CString> {
 
 /// Where a start failed, as the child reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum StartStep {
     Chdir,
     Stdio,
     Exec,
@@ -95,7 +95,7 @@ pub enum Step {
 /// Why there is no agent: the step and the errno of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartError {
-    pub step: Step,
+    pub step: StartStep,
     pub errno: i32,
 }
 
@@ -236,9 +236,9 @@ impl Gated {
             return Ok(());
         }
         let step = match i32::from_ne_bytes([a, b, c, d]) {
-            0 => Step::Chdir,
-            1 => Step::Stdio,
-            _ => Step::Exec,
+            0 => StartStep::Chdir,
+            1 => StartStep::Stdio,
+            _ => StartStep::Exec,
         };
         Err(StartError { step, errno: i32::from_ne_bytes([e, f, g, h]) })
     }
@@ -350,7 +350,7 @@ impl Shared {
         if let Some(cwd) = &self.cwd {
             // SAFETY: NUL-terminated, and part of `self`. Unseen: the kernel reads it.
             if let Err(e) = unsafe { syscall!(Sysno::chdir, cwd.as_ptr()) } {
-                self.fail(Step::Chdir, e.into_raw());
+                self.fail(StartStep::Chdir, e.into_raw());
             }
         }
         for (number, fd) in self.stdio.iter().enumerate() {
@@ -359,7 +359,7 @@ impl Shared {
                 // to 2 itself: those were all occupied before bookend opened anything.
                 && let Err(e) = unsafe { syscall!(Sysno::dup3, fd, number, 0) }
             {
-                self.fail(Step::Stdio, e.into_raw());
+                self.fail(StartStep::Stdio, e.into_raw());
             }
         }
         self.write_own_pid();
@@ -407,11 +407,11 @@ impl Shared {
                 }
             }
         }
-        self.fail(Step::Exec, errno)
+        self.fail(StartStep::Exec, errno)
     }
 
     /// Tells the supervisor where and why it ended, and leaves.
-    fn fail(&self, step: Step, errno: i32) -> ! {
+    fn fail(&self, step: StartStep, errno: i32) -> ! {
         let words = [step as i32, errno];
         // SAFETY: eight bytes of this stack; at most PIPE_BUF, so written whole or not at all. Unseen: the
         // kernel reads them.

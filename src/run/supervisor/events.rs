@@ -12,14 +12,14 @@ use crate::clock;
 use crate::error::{Error, chain};
 use crate::ledger::Seen;
 use crate::process::cgroup::Cgroup;
-use crate::process::forward::{self, Fate};
+use crate::process::forward::{self, SignalDelivery};
 use crate::process::group;
 use crate::process::leftovers::LeftoverSweep;
 use crate::process::procfs::identity;
 use crate::process::terminal;
-use crate::process::watch::{Event, Interest, Source};
+use crate::process::watch::{WatchEvent, WatchInterest, WatchSource};
 use crate::stop::{stop_of, watching};
-use crate::sys::{self, Change, Received, Usage};
+use crate::sys::{self, ChildChange, ReceivedSignal, ResourceUsage};
 use crate::task::{Stop, signal_name};
 
 impl Supervisor<'_> {
@@ -30,26 +30,26 @@ impl Supervisor<'_> {
         let mut interests = Vec::with_capacity(5);
         let mut look = |source, fd| {
             if let Some(fd) = fd {
-                interests.push(Interest { source, fd });
+                interests.push(WatchInterest { source, fd });
             }
         };
-        look(Source::Report, self.agent.child.report());
+        look(WatchSource::Report, self.agent.child.report());
         if let Some(listening) = &self.listening {
-            look(Source::Output, listening.capture.input());
-            look(Source::Downstream, listening.capture.output());
+            look(WatchSource::Output, listening.capture.input());
+            look(WatchSource::Downstream, listening.capture.output());
         }
         if let Some(helper) = &self.helper {
-            look(Source::HelperReport, helper.child.report());
-            look(Source::HelperOutput, helper.output.as_ref().map(AsFd::as_fd));
+            look(WatchSource::HelperReport, helper.child.report());
+            look(WatchSource::HelperOutput, helper.output.as_ref().map(AsFd::as_fd));
         }
         for fd in self.sweep.iter().flat_map(LeftoverSweep::fds) {
-            look(Source::Leftover, Some(fd));
+            look(WatchSource::Leftover, Some(fd));
         }
         match self.watch.next(&interests, deadline).map_err(watching)? {
-            Event::Signal(received) => self.on_signal(received)?,
-            Event::Child { pid, change, usage } => self.on_child(pid, change, usage)?,
-            Event::Ready(source) => self.on_ready(source)?,
-            Event::Deadline => self.on_deadline(Instant::now())?,
+            WatchEvent::Signal(received) => self.on_signal(received)?,
+            WatchEvent::Child { pid, change, usage } => self.on_child(pid, change, usage)?,
+            WatchEvent::Ready(source) => self.on_ready(source)?,
+            WatchEvent::Deadline => self.on_deadline(Instant::now())?,
         }
         Ok(())
     }
@@ -58,7 +58,7 @@ impl Supervisor<'_> {
         let t = &self.timers;
         let output = self.listening.as_ref().and_then(|l| l.capture.due());
         let patience = [t.timeout, t.idle, t.linger].map(Clock::deadline);
-        patience.into_iter().chain([t.progress, t.rest, self.ladder.deadline(), output]).flatten().min()
+        patience.into_iter().chain([t.progress, t.rest, self.escalation.deadline(), output]).flatten().min()
     }
 
     /// Time in which the agent could not go on is not counted against it.
@@ -71,10 +71,10 @@ impl Supervisor<'_> {
         t.linger.run(!t.stopped && !held_up, now);
     }
 
-    fn on_signal(&mut self, received: Received) -> Result<(), Error> {
+    fn on_signal(&mut self, received: ReceivedSignal) -> Result<(), Error> {
         let more = self.watch.pending(|r| r.signal == received.signal).map_err(watching)?.is_some();
-        let fate = self.forward.fate(&received, self.agent.child.pid, more);
-        if fate == Fate::Noise {
+        let delivery = self.forward.delivery(&received, self.agent.child.pid, more);
+        if delivery == SignalDelivery::Ignore {
             return Ok(());
         }
         // What runs after the agent has a group of its own, which the terminal does not reach.
@@ -98,7 +98,7 @@ impl Supervisor<'_> {
             self.timers.stop_signal = stops.then_some(received.signal);
         }
         match self.phase {
-            _ if fate == Fate::Reached => {}
+            _ if delivery == SignalDelivery::AlreadyDelivered => {}
             Phase::Running if self.agent.executed => forward::forward(&self.agent.child, &received),
             Phase::Before | Phase::Running => self.early.push_back(received),
             Phase::After => {}
@@ -119,13 +119,13 @@ impl Supervisor<'_> {
         }
         // A program at a terminal may use Ctrl-C for itself; a headless one was told to stop.
         if !yields(&stop) || self.agent.mode != Mode::Interactive {
-            self.ladder.begin(signal, now);
+            self.escalation.begin(signal, now);
         }
         if self.phase == Phase::Before
             && let Some(helper) = &self.helper
             && helper.ended.is_none()
         {
-            self.ladder.begin(signal, now);
+            self.escalation.begin(signal, now);
             let _ = helper.child.signal(libc::SIGTERM, None);
         }
     }
@@ -155,24 +155,24 @@ impl Supervisor<'_> {
         }
     }
 
-    fn on_child(&mut self, pid: i32, change: Change, usage: Usage) -> Result<(), Error> {
+    fn on_child(&mut self, pid: i32, change: ChildChange, usage: ResourceUsage) -> Result<(), Error> {
         if pid == self.agent.child.pid {
             match change {
-                Change::Ended(exit) => self.agent.ended = Some((exit, usage)),
-                Change::Stopped(signal) => self.on_stopped(signal)?,
-                Change::Continued => self.timers.stopped = false,
+                ChildChange::Ended(exit) => self.agent.ended = Some((exit, usage)),
+                ChildChange::Stopped(signal) => self.on_stopped(signal)?,
+                ChildChange::Continued => self.timers.stopped = false,
             }
         } else if let Some(helper) = &mut self.helper
             && pid == helper.child.pid
         {
             match change {
-                Change::Ended(exit) => helper.ended = Some(exit),
+                ChildChange::Ended(exit) => helper.ended = Some(exit),
                 // A process group of its own is not the shell's job: nobody would continue us with it, unless
                 // it was Ctrl-Z that we passed on.
-                Change::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
+                ChildChange::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
                     self.stop_along(pid, signal)?;
                 }
-                Change::Stopped(_) | Change::Continued => {}
+                ChildChange::Stopped(_) | ChildChange::Continued => {}
             }
         }
         Ok(())
@@ -202,9 +202,9 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    pub(super) fn on_ready(&mut self, source: Source) -> Result<(), Error> {
+    pub(super) fn on_ready(&mut self, source: WatchSource) -> Result<(), Error> {
         match source {
-            Source::Report => match self.agent.child.read_report() {
+            WatchSource::Report => match self.agent.child.read_report() {
                 Ok(()) => {
                     self.agent.executed = true;
                     for received in std::mem::take(&mut self.early) {
@@ -213,7 +213,7 @@ impl Supervisor<'_> {
                 }
                 Err(e) => self.agent.start_error = Some(e),
             },
-            Source::Output => {
+            WatchSource::Output => {
                 if self.listening.as_mut().is_some_and(Listening::read_some) {
                     // What somebody else still writes after the agent's end is no life of it.
                     if self.phase == Phase::Running {
@@ -222,22 +222,22 @@ impl Supervisor<'_> {
                     self.take_note()?;
                 }
             }
-            Source::Downstream => {
+            WatchSource::Downstream => {
                 if let Some(listening) = &mut self.listening {
                     listening.capture.flush();
                 }
             }
-            Source::HelperReport => {
+            WatchSource::HelperReport => {
                 if let Some(helper) = &mut self.helper {
                     helper.start_error = helper.child.read_report().err();
                 }
             }
-            Source::HelperOutput => {
+            WatchSource::HelperOutput => {
                 if let Some(helper) = &mut self.helper {
                     helper.read_output();
                 }
             }
-            Source::Holder | Source::Leftover => {}
+            WatchSource::Holder | WatchSource::Leftover => {}
         }
         Ok(())
     }
@@ -284,7 +284,7 @@ impl Supervisor<'_> {
     fn commit_session(&mut self) {
         let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
-        let key = t.key.as_deref();
+        let key = t.key.as_ref();
         let seen = self.ledger.session_seen(&t.id, key, t.provider.as_ref(), &session, &clock::now());
         self.written.session_waits = seen.is_err();
         match seen {
@@ -351,11 +351,11 @@ impl Supervisor<'_> {
             }
             if self.timers.linger.take_due(now) {
                 self.lingered = true;
-                self.ladder.begin(libc::SIGTERM, now);
+                self.escalation.begin(libc::SIGTERM, now);
                 self.send(libc::SIGTERM);
             }
         }
-        if let Some(signal) = self.ladder.due(now) {
+        if let Some(signal) = self.escalation.due(now) {
             self.send(signal);
         }
         Ok(())

@@ -17,16 +17,18 @@ use crate::helper::{Attendant, Helper, Waited};
 use crate::ledger::{Ledger, SpoolSlot};
 use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
-use crate::process::escalation::Ladder;
+use crate::process::escalation::Escalation;
 use crate::process::forward::Forward;
-use crate::process::leftovers::summary::Summary;
-use crate::process::leftovers::{LeftoverSweep, Step};
+use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::{LeftoverSweep, SweepStep};
 use crate::process::spawn::gate::{Gated, StartError};
-use crate::process::watch::{Source, Watch};
+use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
 use crate::stop::watching;
-use crate::sys::{self, Received, Usage};
-use crate::task::{Cause, Counts, Ended, Ending, KeepSession, Outcome, Provider, SessionId, Stop, TaskId};
+use crate::sys::{self, ReceivedSignal, ResourceUsage};
+use crate::task::{
+    Cause, Counts, Ended, Ending, KeepSession, Key, Outcome, Provider, SessionId, Stop, TaskId,
+};
 
 use stopwatch::Clock;
 
@@ -63,7 +65,7 @@ pub struct Agent {
     /// Its exec is known to have happened.
     pub executed: bool,
     pub start_error: Option<StartError>,
-    pub ended: Option<(Exit, Usage)>,
+    pub ended: Option<(Exit, ResourceUsage)>,
     /// The cgroup that is its task's alone.
     cgroup: Option<Cgroup>,
 }
@@ -149,9 +151,9 @@ pub struct Supervisor<'a> {
     row: Row,
     phase: Phase,
     forward: Forward,
-    early: VecDeque<Received>,
+    early: VecDeque<ReceivedSignal>,
     asked: Option<Asked>,
-    ladder: Ladder,
+    escalation: Escalation,
     timers: Timers,
     written: Written,
     /// The id that the agent was told to go on with, until it has named its own.
@@ -163,7 +165,7 @@ pub struct Supervisor<'a> {
 /// What names the task in the ledger.
 pub struct TaskRef {
     pub id: TaskId,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub provider: Option<Provider>,
 }
 
@@ -194,8 +196,8 @@ pub struct Conversation {
 pub struct End {
     pub ending: Ending,
     pub error: Option<String>,
-    pub exit: Option<(Exit, Usage)>,
-    pub leftovers: Option<Summary>,
+    pub exit: Option<(Exit, ResourceUsage)>,
+    pub leftovers: Option<LeftoverSummary>,
     pub traces: Traces,
 }
 
@@ -234,7 +236,7 @@ impl<'a> Supervisor<'a> {
         limits: Limits,
         conversation: Conversation,
     ) -> Supervisor<'a> {
-        let ladder = Ladder::new(limits.grace);
+        let escalation = Escalation::new(limits.grace);
         Supervisor {
             watch,
             ledger,
@@ -252,7 +254,7 @@ impl<'a> Supervisor<'a> {
             forward,
             early: VecDeque::new(),
             asked: None,
-            ladder,
+            escalation,
             timers: Timers::default(),
             written: Written { session: conversation.session, ..Written::default() },
             resumed: conversation.resumed,
@@ -302,17 +304,17 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
-    pub fn attend(&mut self) -> Result<Option<(Exit, Usage)>, Error> {
+    pub fn attend(&mut self) -> Result<Option<(Exit, ResourceUsage)>, Error> {
         loop {
             let ended = self.agent.ended;
             if ended.is_some() || self.out_of_reach {
                 // Its end may be told before how its exec went.
                 if self.agent.child.report().is_some() {
-                    self.on_ready(Source::Report)?;
+                    self.on_ready(WatchSource::Report)?;
                 }
                 self.phase = Phase::After;
                 self.timers = Timers::default();
-                self.ladder = Ladder::new(self.limits.grace);
+                self.escalation = Escalation::new(self.limits.grace);
                 return Ok(ended);
             }
             self.turn(None)?;
@@ -391,7 +393,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// What a sweep found, and an agent that could not be ended and that `/proc` hides.
-    pub fn summary(&self, sweep: &LeftoverSweep) -> Summary {
+    pub fn summary(&self, sweep: &LeftoverSweep) -> LeftoverSummary {
         let mut summary = sweep.summary();
         if self.out_of_reach {
             summary.count_hidden(self.agent.child.pid);
@@ -408,8 +410,8 @@ impl<'a> Supervisor<'a> {
             let ledger = &*self.ledger;
             let step = sweep.step(Instant::now(), &trust::supervisors(ledger));
             match step {
-                Ok(Step::Done) => break,
-                Ok(Step::Wait(until)) => {
+                Ok(SweepStep::Done) => break,
+                Ok(SweepStep::Wait(until)) => {
                     self.sweep = Some(sweep);
                     let turned = self.turn(Some(until));
                     let Some(back) = self.sweep.take() else { return turned };
@@ -436,7 +438,7 @@ impl<'a> Supervisor<'a> {
 
     /// Children of ours that are not the task's: the witness.
     pub fn helpers(&self) -> Vec<i32> {
-        self.forward.witness().into_iter().collect()
+        self.forward.sentinel().into_iter().collect()
     }
 
     /// Waits until the helper has ended, for `bound` at most; says whether it did.

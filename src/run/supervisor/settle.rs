@@ -13,7 +13,9 @@ use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::task::{Counts, EndSource, Ended, Ending, Failure, Interrupt, Sender, SessionId, Stop, TaskId};
+use crate::task::{
+    Counts, EndSource, Ended, Ending, Failure, Interrupt, Key, Sender, SessionId, Stop, TaskId,
+};
 use crate::view;
 
 impl Supervisor<'_> {
@@ -71,7 +73,7 @@ impl Supervisor<'_> {
         };
         if let Some(slot) = self.row.spool.take() {
             let recover = view::suggestion(self.ledger.option(), "recover");
-            spool(&slot, (&self.task.id, self.task.key.as_deref()), ended, &refused, &recover);
+            spool(&slot, (&self.task.id, self.task.key.as_ref()), ended, &refused, &recover);
         }
         self.row.settled = true;
         false
@@ -180,7 +182,7 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&str>), ended: &Ended, refused: &str, recover: &str) {
+fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &Ended, refused: &str, recover: &str) {
     let (id, key) = task;
     let status = ended.ending.status();
     match slot.write(ended, "run") {

@@ -1,7 +1,7 @@
 //! `/proc/PID/stat`: no name of a process, whatever bytes it holds, makes it look like another one.
 
 use super::Chance;
-use crate::process::procfs::identity::{Stat, parse_stat};
+use crate::process::procfs::identity::{ProcessStat, parse_stat};
 
 /// Reads the bytes as a line, and as the name of a process in a line that is whole.
 pub fn stat(bytes: &[u8]) {
@@ -11,7 +11,7 @@ pub fn stat(bytes: &[u8]) {
         assert_eq!(read.comm.as_bytes(), &bytes[open + 1..close][..(close - open - 1).min(15)]);
         let renamed = [&bytes[..=open], b"x) Z 1 (\n", &bytes[close..]].concat();
         let renamed = parse_stat(&renamed).expect("another name changes nothing else");
-        assert_eq!(Stat { comm: read.comm, ..renamed }, read);
+        assert_eq!(ProcessStat { comm: read.comm, ..renamed }, read);
     }
     let mut chance = Chance::of(bytes);
     let mut any = |most: usize| chance.below(most);
