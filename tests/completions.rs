@@ -1,4 +1,4 @@
-//! Completions, in the shells themselves: words of bookend, keys and ids from the ledger, and the agent's own.
+//! Completions, in the shells themselves: bookend's words, keys and ids from the ledger, the agent's own.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,8 @@ fn bash_completes_words_keys_ids_and_the_agent() {
         return;
     }
     let rc = format!(
-        "PS1='ready> '\n. {library}\n. {}\nshow() {{ printf '\\n[%s]\\n' \"$READLINE_LINE\"; }}\nbind -x '\"\\C-g\": show'\n\
+        "PS1='ready> '\n. {library}\n. {}\nshow() {{ printf '\\n[%s]\\n' \"$READLINE_LINE\"; }}\n\
+         bind -x '\"\\C-g\": show'\n\
          bind 'set enable-bracketed-paste off'\nbind 'set bell-style none'\n",
         world.name("script")
     );
@@ -72,7 +73,8 @@ fn zsh_completes_words_keys_ids_and_the_agent() {
     let Some(world) = world("zsh_completes", "zsh") else { return };
     let rc = format!(
         "PS1='ready> '\nautoload -U compinit\ncompinit -u -D\n. {}\n\
-         show() {{ print -r -- \"[$BUFFER]\" }}\nzle -N show\nbindkey '^G' show\nbindkey '^U' kill-whole-line\n",
+         show() {{ print -r -- \"[$BUFFER]\" }}\nzle -N show\n\
+         bindkey '^G' show\nbindkey '^U' kill-whole-line\n",
         world.name("script")
     );
     std::fs::write(world.path("home/.zshrc"), rc).expect("the start-up file");

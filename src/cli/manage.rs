@@ -21,7 +21,8 @@ pub struct RecoverArgs {
     ids: Vec<String>,
     /// Mark an unverifiable task after this long
     ///
-    /// Counted from its last sign of life: a task of another host or pid namespace cannot be judged from here.
+    /// Counted from its last sign of life: a task of another host or pid namespace cannot be judged from
+    /// here.
     #[arg(
         long,
         env = "BOOKEND_TTL",

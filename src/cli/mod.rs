@@ -132,8 +132,8 @@ enum Command {
     /// Report problems, each with the command that fixes it
     ///
     /// It changes nothing. The codes: lost (running, and the supervisor is gone), stale_running (alive, and
-    /// silent for long), unverifiable (cannot be judged from here), orphan_process (ended, and processes of it
-    /// still run), unsafe_session (the key would resume a session whose last task did not succeed),
+    /// silent for long), unverifiable (cannot be judged from here), orphan_process (ended, and processes of
+    /// it still run), unsafe_session (the key would resume a session whose last task did not succeed),
     /// delivery_failed (--on-finish failed or was cut off), inconsistent_timestamps (times that contradict
     /// each other), missing_cleanup (no expiry date), spooled (the end waits in the spool).
     Audit(AuditArgs),
@@ -161,8 +161,8 @@ enum Command {
     #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
     /// Mark lost tasks as interrupted and clean up after them
     ///
-    /// Call it at boot; it is safe at any time, and several may run at once. A running row whose supervisor is
-    /// gone becomes `interrupted`, its leftover processes are ended, and its session is invalidated. Pending
+    /// Call it at boot; it is safe at any time, and several may run at once. A running row whose supervisor
+    /// is gone becomes `interrupted`, its leftover processes are ended, and its session is invalidated. Pending
     /// --on-finish commands are run. Each task that was interrupted since the last recovery is reported on
     /// stdout, each line with the prefix [recovery].
     Recover(RecoverArgs),
@@ -181,9 +181,9 @@ enum Command {
     Session(SessionCommand),
     /// Make the database of another program the ledger
     ///
-    /// The tables task_history and claude_sdk_sessions are rebuilt so that they can hold bookend's rows; every
-    /// row and column stays, and the program that owns the database keeps working. A backup is left beside the
-    /// file. It is one transaction: if it is interrupted, the file is unchanged. A second call does nothing.
+    /// The tables task_history and claude_sdk_sessions are rebuilt so that they can hold bookend's rows;
+    /// every row and column stays, and the program that owns the database keeps working. A backup is left
+    /// beside the file. It is one transaction: if it is interrupted, the file is unchanged. A second call does nothing.
     Adopt(AdoptArgs),
     /// Copy the ledger into a new file
     ///

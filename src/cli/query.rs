@@ -110,7 +110,9 @@ pub struct AuditArgs {
     /// Show at most this many findings
     #[arg(long, value_name = "N", value_parser = limit)]
     limit: Option<usize>,
-    /// Exit with 1 if anything this severe was found, shown or not: warn, error
+    /// Exit with 1 if there is a finding this severe
+    ///
+    /// Findings that --severity, --code and --limit leave out count too.
     #[arg(long, value_name = "SEVERITY", value_parser = severity())]
     fail_on: Option<Severity>,
     /// Report a task that was silent for this long

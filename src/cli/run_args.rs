@@ -13,7 +13,7 @@ use crate::process::leftovers::LeftoversPolicy;
 use crate::run::options::RunOptions;
 use crate::task::{KeepSession, OnTerm, TaskId};
 
-// Each option's first line is its short help; what follows the empty line is shown by `--help` and the man page.
+// Each option's first line is its short help; `--help` and the man page also show what follows.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// Task id [default: a new UUIDv7]
@@ -31,7 +31,13 @@ pub(super) struct RunArgs {
     #[arg(long, env = "BOOKEND_REPO", help_heading = "Identity")]
     repo: Option<String>,
     /// Issue number of the task
-    #[arg(long, env = "BOOKEND_ISSUE", value_name = "NUMBER", value_parser = issue, help_heading = "Identity")]
+    #[arg(
+        long,
+        env = "BOOKEND_ISSUE",
+        value_name = "NUMBER",
+        value_parser = issue,
+        help_heading = "Identity",
+    )]
     issue: Option<i64>,
     /// User on whose behalf the task runs
     #[arg(long, env = "BOOKEND_USER", help_heading = "Identity")]
@@ -68,7 +74,13 @@ pub(super) struct RunArgs {
     /// Run the agent in this directory
     ///
     /// --prepare may create it.
-    #[arg(long, env = "BOOKEND_CWD", value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Identity")]
+    #[arg(
+        long,
+        env = "BOOKEND_CWD",
+        value_name = "DIR",
+        value_hint = ValueHint::DirPath,
+        help_heading = "Identity",
+    )]
     cwd: Option<PathBuf>,
 
     /// Start a fresh conversation
@@ -98,7 +110,8 @@ pub(super) struct RunArgs {
 
     /// Stop the agent after this long (0: never)
     ///
-    /// A value such as 30s, 10m or 1h30m; a bare number is seconds. The time starts when the agent is executed.
+    /// A value such as 30s, 10m or 1h30m; a bare number is seconds. The time starts when the agent is
+    /// executed.
     #[arg(
         long,
         env = "BOOKEND_TIMEOUT",

@@ -108,7 +108,8 @@ fn every_command_has_an_example_and_every_example_parses() {
     let called = folder.path().join("called");
     // Each call of bookend is noted, a word per line, and nothing else is called.
     let stubs = format!(
-        "bookend() {{ printf '%s\\n' bookend \"$@\" . >>'{}'; }}; jq() {{ :; }}; man() {{ :; }}; claude() {{ :; }}\n\
+        "bookend() {{ printf '%s\\n' bookend \"$@\" . >>'{}'; }}\n\
+         jq() {{ :; }}; man() {{ :; }}; claude() {{ :; }}\n\
          HOME={}; touch prompt.txt; mkdir -p ~/.zfunc ~/.config/fish/completions\n",
         called.display(),
         folder.path().display()
