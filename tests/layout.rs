@@ -4,6 +4,7 @@ mod architecture;
 mod imports;
 mod size;
 mod source;
+mod system_calls;
 mod types;
 mod words;
 

@@ -1,7 +1,7 @@
 //! Completions: a script for each shell, and the candidates that the scripts ask for.
 //!
-//! The scripts call `bookend __complete INDEX WORD…`. From the agent's program on they leave the completion to
-//! the shell, which completes programs, their own arguments and files.
+//! The scripts call `bookend __complete INDEX WORD…`. From the agent's program on they leave the completion
+//! to the shell, which completes programs, their own arguments and files.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

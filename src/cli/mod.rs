@@ -162,9 +162,9 @@ enum Command {
     /// Mark lost tasks as interrupted and clean up after them
     ///
     /// Call it at boot; it is safe at any time, and several may run at once. A running row whose supervisor
-    /// is gone becomes `interrupted`, its leftover processes are ended, and its session is invalidated. Pending
-    /// --on-finish commands are run. Each task that was interrupted since the last recovery is reported on
-    /// stdout, each line with the prefix [recovery].
+    /// is gone becomes `interrupted`, its leftover processes are ended, and its session is invalidated.
+    /// Pending --on-finish commands are run. Each task that was interrupted since the last recovery is
+    /// reported on stdout, each line with the prefix [recovery].
     Recover(RecoverArgs),
     /// Run --on-finish commands that failed or were cut off
     ///
@@ -183,7 +183,8 @@ enum Command {
     ///
     /// The tables task_history and claude_sdk_sessions are rebuilt so that they can hold bookend's rows;
     /// every row and column stays, and the program that owns the database keeps working. A backup is left
-    /// beside the file. It is one transaction: if it is interrupted, the file is unchanged. A second call does nothing.
+    /// beside the file. It is one transaction: if it is interrupted, the file is unchanged. A second call
+    /// does nothing.
     Adopt(AdoptArgs),
     /// Copy the ledger into a new file
     ///

@@ -16,7 +16,7 @@ use crate::commands::prune;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
-use crate::ledger::{Filter, GroupBy};
+use crate::ledger::{GroupBy, TaskFilter};
 use crate::task::{Key, Status};
 use crate::view::{Code, Severity};
 
@@ -38,9 +38,9 @@ struct Selection {
 }
 
 impl Selection {
-    fn filter(self, since: Option<String>, limit: usize) -> Filter {
+    fn filter(self, since: Option<String>, limit: usize) -> TaskFilter {
         let Selection { key, repo, agent } = self;
-        Filter { status: None, key, repo, agent, since, limit: Some(limit) }
+        TaskFilter { status: None, key, repo, agent, since, limit: Some(limit) }
     }
 }
 
@@ -73,7 +73,7 @@ pub struct ListArgs {
 impl ListArgs {
     pub fn request(self) -> list::Request {
         list::Request {
-            filter: Filter { status: self.status, ..self.selection.filter(self.since, self.limit) },
+            filter: TaskFilter { status: self.status, ..self.selection.filter(self.since, self.limit) },
             output: match (self.json, self.jsonl) {
                 (true, _) => list::Output::Json,
                 (_, true) => list::Output::JsonLines,

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::ledger::{self, Filter, Ledger};
+use crate::ledger::{self, Ledger, TaskFilter};
 use crate::task::Task;
 use crate::view;
 
@@ -62,5 +62,5 @@ fn read(ledger: Option<&Path>) -> Result<Vec<Task>, Error> {
         return Ok(Vec::new());
     }
     let Some(ledger) = Ledger::open_read_only(&at)? else { return Ok(Vec::new()) };
-    Ok(ledger.tasks(&Filter { limit: Some(TASKS), ..Filter::default() })?)
+    Ok(ledger.tasks(&TaskFilter { limit: Some(TASKS), ..TaskFilter::default() })?)
 }

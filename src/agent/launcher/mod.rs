@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use memchr::memmem;
 
 use super::adapter::{Adapter, AgentNames};
-use super::registry::{ADAPTERS, UnknownAgentType};
+use super::registry::{self, ADAPTERS, UnknownAgentType};
 use table::{LAUNCHERS, Launcher, Reach, has};
 
 /// How many programs may start one another on a command line.
@@ -93,7 +93,7 @@ enum Walk {
 pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognised, UnknownAgentType> {
     let named = match agent_type {
         None => None,
-        Some(name) => Some(super::by_type(name).ok_or_else(|| UnknownAgentType {
+        Some(name) => Some(registry::by_type(name).ok_or_else(|| UnknownAgentType {
             program: argv.first().map(PathBuf::from).unwrap_or_default(),
             named: name.to_owned(),
         })?),
@@ -101,7 +101,7 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
     let mut away = None;
     let walk = walk(argv, named, &mut away);
     let untracked = |why, own| Recognised {
-        adapter: named.unwrap_or_else(super::no_adapter),
+        adapter: named.unwrap_or_else(registry::no_adapter),
         own,
         place: Place::Untracked(why),
     };
