@@ -1,4 +1,4 @@
-//! Which tasks are listed, and in what order: what runs first, then what ended, each newest first.
+//! Lists tasks: the running ones first, then the ended ones, each newest first.
 
 use rusqlite::{Connection, named_params};
 
@@ -6,7 +6,7 @@ use super::tasks::{self, select};
 use super::{Ledger, Result};
 use crate::task::{Status, Task};
 
-/// Which tasks to read. `None` leaves a question open.
+/// Which tasks to read. `None` does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub status: Option<Status>,
@@ -16,12 +16,12 @@ pub struct Filter {
     pub agent: Option<String>,
     /// Started then or later: RFC 3339, UTC, milliseconds.
     pub since: Option<String>,
-    /// `None`: all of them.
+    /// `None`: no limit.
     pub limit: Option<usize>,
 }
 
 impl Filter {
-    /// Whether it lets some tasks through and others not.
+    /// Whether it excludes any tasks.
     pub fn selects(&self) -> bool {
         self.status.is_some()
             || self.key.is_some()
@@ -31,8 +31,8 @@ impl Filter {
     }
 }
 
-/// Without `:since`, from below every time, whether the column holds text or numbers.
-/// The columns behind a `+` are only compared: the index is chosen by the one before them.
+/// Without `:since` the bound is below every time, whether the column holds text or numbers.
+/// A column behind `+` is only compared: SQLite uses the index of the column before it.
 macro_rules! listed {
     ($by:literal) => {
         select!(
@@ -101,7 +101,7 @@ impl Ledger {
         list(self.conn(), filter).map_err(self.failed("reading tasks"))
     }
 
-    /// Those that ran at `filter.since` or later, whenever they started.
+    /// The tasks that ran at `filter.since` or later, whenever they started.
     pub fn tasks_in_flight_since(&self, filter: &Filter) -> Result<Vec<Task>> {
         let read = || -> rusqlite::Result<Vec<Task>> {
             let running = Filter { status: Some(Status::Running), since: None, ..filter.clone() };
@@ -120,15 +120,14 @@ impl Ledger {
             )?);
             Ok(tasks)
         };
-        read().map_err(self.failed("reading what was in flight"))
+        read().map_err(self.failed("reading the tasks in flight"))
     }
 
-    /// A number that differs from the one before if somebody has changed the ledger meanwhile. It is read
-    /// from shared memory.
+    /// A number that changes when another process writes to the ledger. SQLite reads it from shared memory.
     pub fn version(&self) -> Result<i64> {
         self.conn()
             .query_row(DATA_VERSION, [], |row| row.get(0))
-            .map_err(self.failed("looking whether it has changed"))
+            .map_err(self.failed("checking whether it has changed"))
     }
 }
 
@@ -194,6 +193,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use crate::ledger::GroupBy;
     use crate::ledger::tests::{World, each_uses_an_index};
 
     #[test]
@@ -285,6 +285,20 @@ mod tests {
             let (_, few) = steps(&mut small, |l| l.tasks(&filter).unwrap());
             let (_, many) = steps(&mut large, |l| l.tasks(&filter).unwrap());
             assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
+        }
+    }
+
+    #[test]
+    fn stats_read_only_the_tasks_since_then() {
+        let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
+        for by in GroupBy::EACH {
+            // Each day of both histories has the same number of tasks.
+            let of_a_day = |ledger: &mut Ledger, since| {
+                steps(ledger, |l| l.stats(by, Some(since), 10).unwrap()).1
+            };
+            let few = of_a_day(&mut small, "2023-11-15T07:33:20.000Z");
+            let many = of_a_day(&mut large, "2023-11-20T20:53:20.000Z");
+            assert!(many <= 2 * few, "by {}: {few} steps of 4,000 tasks, {many} of 20,000", by.as_str());
         }
     }
 
