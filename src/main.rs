@@ -1,5 +1,6 @@
 //! Parses, dispatches, and turns what came of it into an exit code: the only place that exits.
-
+//!
+#![doc = include_str!("ARCHITECTURE.md")]
 #![cfg_attr(not(test), no_main)]
 
 mod agent;

@@ -168,8 +168,9 @@ fn a_dispatcher_sees_by_exit_code_75_that_the_key_is_held() {
 }
 
 #[test]
-fn a_dispatcher_may_insert_rows_of_its_own() {
-    let Some(dispatcher) = Dispatcher::adopted("a_dispatcher_may_insert_rows_of_its_own") else { return };
+fn a_dispatcher_may_change_its_own_rows_and_not_how_a_run_ended() {
+    let test = "a_dispatcher_may_change_its_own_rows_and_not_how_a_run_ended";
+    let Some(dispatcher) = Dispatcher::adopted(test) else { return };
     let name = dispatcher.name();
     let insert =
         "INSERT INTO task_history (id, repo, issue_number, agent, status, started_at, finished_at, turns)
@@ -181,4 +182,10 @@ fn a_dispatcher_may_insert_rows_of_its_own() {
     assert_eq!(shown["task"]["status"], "success");
     let changed = theirs.execute("UPDATE task_history SET status = 'failure' WHERE id = 'own'", []);
     assert_eq!(changed.expect("their own row"), 1);
+
+    let run = ["bookend", "--ledger", &name, "run", "--id", "ours", "--", "true"];
+    dispatcher.world.bare(run).run().ended(End::Code(0)).silent();
+    let refused = theirs.execute("UPDATE task_history SET status = 'failure' WHERE id = 'ours'", []);
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(dispatcher.strings("SELECT status FROM task_history WHERE id = 'ours'"), ["success"]);
 }

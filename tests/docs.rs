@@ -94,9 +94,8 @@ fn every_console_block_shows_the_real_output() {
 fn every_bash_block_is_run_elsewhere() {
     let blocks = all_blocks("bash");
     let runs = |entry: &Elsewhere, block: &DocumentBlock| {
-        let first = block.text.lines().next();
         entry.document == block.document
-            && (entry.command.is_empty() || first == Some(entry.command))
+            && block.text.starts_with(entry.command)
             && (entry.section.is_empty() || entry.section == block.section)
     };
     for block in &blocks {

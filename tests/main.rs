@@ -36,6 +36,7 @@ mod output;
 mod prune;
 mod recognise;
 mod recover;
+mod reference;
 mod run;
 mod sandbox;
 mod security;

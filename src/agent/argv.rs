@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// The options of a program, in lists parted by white space. One that stands in no list takes no value.
 #[derive(Debug)]
-pub struct Options {
+pub struct OptionTable {
     /// Always take the next word as their value.
     pub one: &'static str,
     /// Take the next word unless it looks like an option.
@@ -36,7 +36,7 @@ enum Takes {
     Many,
 }
 
-impl Options {
+impl OptionTable {
     pub fn read(&self, args: &[OsString]) -> Vec<Word> {
         let mut words = Vec::new();
         let mut swallowing: Option<String> = None;
@@ -152,4 +152,16 @@ impl Words {
             Word::Option { .. } => None,
         })
     }
+}
+
+/// `args` with an option and its value put in at `at`, glued where the value could be taken for an option.
+pub fn injected(args: &[OsString], at: usize, option: &str, value: &str) -> Vec<OsString> {
+    let mut argv = args[..at].to_vec();
+    if value.starts_with('-') {
+        argv.push(format!("{option}={value}").into());
+    } else {
+        argv.extend([option.into(), value.into()]);
+    }
+    argv.extend_from_slice(&args[at..]);
+    argv
 }

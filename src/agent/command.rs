@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::{Adapter, Asked, AskedSession, Mode, Names, Observed, Plan, Reader};
+use super::adapter::{Adapter, AgentNames, Asked, AskedSession, Mode, Observed, Plan, Reader};
 use crate::task::SessionId;
 
-static NAMES: Names = Names { programs: "", common: "", packages: "", by_version: false };
+static NAMES: AgentNames = AgentNames { programs: "", common: "", packages: "", by_version: false };
 
 #[derive(Debug)]
-pub struct Command;
+pub struct CommandAdapter;
 
 #[derive(Debug, Default)]
 struct Deaf(Observed);
@@ -22,8 +22,8 @@ impl Reader for Deaf {
     }
 }
 
-impl Adapter for Command {
-    fn names(&self) -> &'static Names {
+impl Adapter for CommandAdapter {
+    fn names(&self) -> &'static AgentNames {
         &NAMES
     }
 

@@ -5,14 +5,15 @@ use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::argv::{Options, Words};
+use super::adapter::{Adapter, AgentNames, Asked, AskedSession, Mode, Observed, Plan, Reader};
+use super::argv::{OptionTable, Words, injected};
+use super::home::{home, skills_above};
 use super::output::event::Event;
+use super::output::kept::{brief, hash};
 use super::output::lines::{LineSplitter, ObjectSplitter, objects};
-use super::{Adapter, Asked, AskedSession, Mode, Names, Observed, Plan, Reader};
-use super::{brief, hash, home, injected, skills_above};
 use crate::task::SessionId;
 
-static OPTIONS: Options = Options {
+static OPTIONS: OptionTable = OptionTable {
     one: "
         --add-dir --api-key --endpoint --header --mode --model --name --output-format --plugin-dir
         --sandbox --workspace --worktree-base",
@@ -40,13 +41,14 @@ const COMMANDS: &str = "
     mcp models plugin rule sandbox status uninstall-shell-integration update whoami worker
 ";
 
-/// Options with which no conversation is held by this process.
+/// OptionTable with which no conversation is held by this process.
 const ELSEWHERE: [&str; 4] = ["--cloud", "--help", "--list-models", "--version"];
 
 /// Tool calls that are remembered at once.
 const REMEMBERED: usize = 64;
 
-static NAMES: Names = Names { programs: "cursor-agent", common: "agent", packages: "", by_version: false };
+static NAMES: AgentNames =
+    AgentNames { programs: "cursor-agent", common: "agent", packages: "", by_version: false };
 
 #[derive(Debug)]
 pub struct Cursor;
@@ -57,7 +59,7 @@ fn start(args: &[OsString]) -> usize {
 }
 
 impl Adapter for Cursor {
-    fn names(&self) -> &'static Names {
+    fn names(&self) -> &'static AgentNames {
         &NAMES
     }
 

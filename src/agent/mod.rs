@@ -3,6 +3,7 @@
 //! An adapter is data and two small functions, so that the next agent is a declaration. It knows neither
 //! processes nor the ledger.
 
+mod adapter;
 mod argv;
 mod claude;
 mod command;
@@ -10,233 +11,22 @@ mod cursor;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/fuzz/properties/text.rs"]
 pub mod fuzz;
+mod home;
 mod launcher;
 mod output;
+mod registry;
 
 use std::ffi::{OsStr, OsString};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
-use crate::task::{Counts, KeepSession, Outcome, SessionId, TokensScope};
+use crate::task::{Outcome, SessionId};
 
-use claude::Claude;
-use command::Command;
-use cursor::Cursor;
-pub use launcher::{Names, Place, Recognised, Untracked, mentioned, recognise};
-
-/// What kind of output the user's argv asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// A person at a terminal, an agent without an adapter, or no conversation at all.
-    Interactive,
-    /// Print mode, the final text only: nothing to read, silent until its end.
-    Text,
-    /// One JSON object, or with `--verbose` one array, at the end: silent until then.
-    Json,
-    /// One JSON event a line, as they happen.
-    StreamJson,
-}
-
-/// What the user's argv says of sessions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AskedSession {
-    /// Nothing: bookend may inject.
-    Unsaid,
-    /// It names one to be resumed (an id, a chat id, or a name).
-    Resume(SessionId),
-    /// A resume flag without a value: the agent asks the person which.
-    ResumePicker,
-    /// The most recent conversation of this folder.
-    Continue,
-    /// A new conversation under this id; an empty one: the agent makes one up.
-    Assign(SessionId),
-    /// Resume the first (`None`: the most recent, or one that is picked), as a branch of its own under a
-    /// new id (which the second names, if given).
-    Fork(Option<SessionId>, Option<SessionId>),
-    /// Nothing of this conversation is kept: it can never be resumed.
-    NotKept,
-    /// The conversation goes on in the background after the agent has exited. Inside: what the argv says
-    /// otherwise.
-    Background(Box<AskedSession>),
-    /// No conversation is held by this process (a subcommand, `--version`, a cloud session): there is
-    /// nothing to inject into and nothing to resume.
-    NoConversation,
-}
-
-/// What an adapter reads from the user's argv before anything is started.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
-    pub mode: Mode,
-    pub session: AskedSession,
-    pub model: Option<String>,
-    /// Folders beside the cwd whose skills count (`--add-dir`).
-    pub extra_dirs: Vec<PathBuf>,
-    /// Further prompts come on stdin (`--input-format stream-json`), each with a result of its own: the
-    /// agent does not linger when it stays after one.
-    pub conversing: bool,
-}
-
-/// What bookend decided about the session, to be put into the argv.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
-    /// The argv stays as the user gave it.
-    AsGiven,
-    /// A fresh conversation under this id (agents that can be told it).
-    Assign(SessionId),
-    /// The conversation of this id goes on.
-    Resume(SessionId),
-}
-
-/// What has been read from the agent's output so far.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Observed {
-    /// The session id named last.
-    pub session_id: Option<SessionId>,
-    pub model: Option<String>,
-    /// Of this run alone but for `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
-    /// while the agent works; its results then set them right.
-    pub counts: Counts,
-    /// The cost figure of the last result as the agent reported it, US dollars.
-    pub reported_cost_usd: Option<f64>,
-    pub cost_covers: CostCovers,
-    /// The last result says that the API refused a request.
-    pub api_failure: Option<ApiFailure>,
-    pub result: Option<RunResult>,
-    /// How many results have come.
-    pub results: u32,
-    /// Background tasks of the agent still run, and may begin a further turn when they end.
-    pub background: bool,
-    /// A turn began after the last result: a further one is due.
-    pub open_turn: bool,
-    /// The name of the tool that was called and has not answered.
-    pub tool_in_flight: Option<String>,
-}
-
-/// What a reported cost covers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum CostCovers {
-    #[default]
-    Run,
-    /// All runs of the session so far.
-    Session,
-}
-
-/// A run that the API ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ApiFailure {
-    pub kind: ApiFailureKind,
-    /// When the limit is lifted, Unix time in seconds, where the agent printed it.
-    pub resets_at: Option<i64>,
-    /// The events show that no tool was in flight and no background task ran.
-    pub left_nothing: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ApiFailureKind {
-    /// The account's usage limit was reached.
-    UsageLimit,
-    /// HTTP status 429.
-    TooManyRequests,
-    Other,
-}
-
-impl ApiFailure {
-    /// Which of these values of `--keep-session` keeps the session after it.
-    pub fn kept_by(self, asked: &[KeepSession]) -> Option<KeepSession> {
-        let covers: &[KeepSession] = match self.kind {
-            ApiFailureKind::UsageLimit => &[KeepSession::Limit],
-            ApiFailureKind::TooManyRequests => &[KeepSession::Limit, KeepSession::ApiError],
-            ApiFailureKind::Other => &[KeepSession::ApiError],
-        };
-        covers.iter().copied().find(|k| self.left_nothing && asked.contains(k))
-    }
-}
-
-/// The last result event.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RunResult {
-    /// The error's text where the event says error.
-    pub error: Option<String>,
-}
-
-/// Reads an agent's output along, cut anywhere.
-pub trait Reader {
-    /// The next bytes. What is not understood changes nothing.
-    fn feed(&mut self, bytes: &[u8]);
-    /// No more will come: a last line without a newline counts too.
-    fn finish(&mut self);
-    fn observed(&self) -> &Observed;
-}
-
-/// One agent program.
-pub trait Adapter: Sync {
-    /// By what it is known on a command line.
-    fn names(&self) -> &'static Names;
-    /// The word for `agent_type`: `claude`, `cursor`, `command`.
-    fn agent_type(&self) -> &'static str;
-    /// Who serves the model, where the adapter knows it.
-    fn provider(&self) -> Option<&'static str>;
-    /// Whether bookend follows this agent's sessions at all.
-    fn tracks_sessions(&self) -> bool;
-    /// Whether the id of a new session can be chosen (`claude --session-id`).
-    fn can_assign(&self) -> bool;
-    /// Whether it notices that nobody reads its stdout any more, and ends by it.
-    fn notices_closed_stdout(&self) -> bool;
-    /// Whose tokens the counts of its output include, where that is known.
-    fn tokens_scope(&self) -> Option<TokensScope> {
-        None
-    }
-    /// `args` are the agent's own arguments. Whether stdout is a `terminal` decides if an agent that is
-    /// not told to print will do so.
-    fn asked(&self, args: &[OsString], terminal: bool) -> Asked;
-    /// The agent's own arguments with the plan put in where the agent looks for it.
-    fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString>;
-    /// The option with which the user gives a new conversation its id.
-    fn id_option(&self) -> Option<&'static str> {
-        None
-    }
-    /// A reader for a captured mode (`Json`, `StreamJson`).
-    fn reader(&self, mode: Mode) -> Box<dyn Reader>;
-    /// Where the agent keeps the conversation `id` when run in `cwd`, or would; `None`: it cannot be told.
-    fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
-    /// The id that "the most recent conversation of this folder" means now, where it can be told.
-    fn most_recent(&self, cwd: &Path) -> Option<SessionId>;
-    /// The id of the one conversation that was sent to the background from `cwd` since then (RFC 3339, UTC,
-    /// milliseconds), where it can be told.
-    fn backgrounded(&self, _cwd: &Path, _since: &str) -> Option<SessionId> {
-        None
-    }
-    /// The folders in which a skill may lie, in the order the agent looks.
-    fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf>;
-}
-
-/// `--agent-type` names no adapter.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "choosing the adapter for {}: there is no agent type `{named}`; use claude, cursor or command, \
-     or leave --agent-type out to go by the program's name",
-    program.display()
-)]
-pub struct UnknownAgentType {
-    pub program: PathBuf,
-    pub named: String,
-}
-
-/// The agents whose conversations are tracked.
-static ADAPTERS: [&dyn Adapter; 2] = [&Claude, &Cursor];
-
-/// The adapter of that `agent_type`.
-pub fn by_type(agent_type: &str) -> Option<&'static dyn Adapter> {
-    let all = ADAPTERS.iter().copied().chain([no_adapter()]);
-    all.into_iter().find(|a| a.agent_type() == agent_type)
-}
-
-/// The adapter of every program that is no known agent.
-fn no_adapter() -> &'static dyn Adapter {
-    &Command
-}
+pub use adapter::{Adapter, Asked, AskedSession, CostCovers, Mode, Observed, Plan, Reader, RunResult};
+pub use launcher::{Place, Recognised, Untracked, mentioned, recognise};
+pub use registry::by_type;
+use registry::no_adapter;
 
 /// Whether `program` is the name of an agent, and not of something that starts one.
 pub fn is_agent(program: &OsStr) -> bool {
@@ -309,47 +99,6 @@ pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, asked: &Asked) -
     folders.iter().any(|f| f.join(name).join("SKILL.md").is_file())
 }
 
-/// Characters of a name (a model, a tool) that are kept: it is written again with every progress.
-const NAME: usize = 200;
-
-/// What is kept of a name that an agent's output gives.
-fn brief(name: &str) -> &str {
-    if name.len() <= NAME {
-        return name;
-    }
-    name.char_indices().nth(NAME).map_or(name, |(end, _)| &name[..end])
-}
-
-/// What is kept of the id of a call or a message: it may be as long as a line.
-fn hash(id: &str) -> u64 {
-    // Nobody gains by making two ids alike but the agent whose own counts would be wrong.
-    let mut hasher = DefaultHasher::new();
-    id.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// `args` with an option and its value put in at `at`, glued where the value could be taken for an option.
-fn injected(args: &[OsString], at: usize, option: &str, value: &str) -> Vec<OsString> {
-    let mut argv = args[..at].to_vec();
-    if value.starts_with('-') {
-        argv.push(format!("{option}={value}").into());
-    } else {
-        argv.extend([option.into(), value.into()]);
-    }
-    argv.extend_from_slice(&args[at..]);
-    argv
-}
-
-/// `places` in `cwd` and each of its parents, the nearest first.
-fn skills_above(cwd: &Path, places: &[&str]) -> Vec<PathBuf> {
-    let dirs = cwd.ancestors();
-    dirs.flat_map(|dir| places.iter().map(|p| dir.join(p))).collect()
-}
-
-fn home() -> Option<PathBuf> {
-    std::env::home_dir().filter(|h| !h.as_os_str().is_empty())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,15 +122,6 @@ mod tests {
         ] {
             assert_eq!(renamed(line), again);
         }
-    }
-
-    #[test]
-    fn ids_that_differ_are_kept_apart() {
-        let ids = (0..100_000).map(|n| format!("msg_{n:06}_0123456789"));
-        let odd = ["", "\0", "\0\0", "a", "a\0", "12345678", "12345678\0", "1234567812345678"];
-        let all: Vec<u64> = ids.map(|id| hash(&id)).chain(odd.map(hash)).collect();
-        let different: std::collections::HashSet<&u64> = all.iter().collect();
-        assert_eq!(different.len(), all.len());
     }
 
     #[test]

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::{duration, level, when_busy};
+use super::{any_key, duration, level, when_busy};
 use crate::commands::deliver::{self, Which};
 use crate::commands::recover;
 use crate::commands::redispatch;
 use crate::commands::session;
+use crate::task::Key;
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
@@ -112,7 +113,8 @@ pub enum SessionCommand {
     },
     /// Show a key's session, and those that were taken away from it
     Show {
-        key: String,
+        #[arg(value_parser = any_key)]
+        key: Key,
         /// As one JSON object: {"key", "session", "invalidations"}
         #[arg(long)]
         json: bool,
@@ -122,14 +124,16 @@ pub enum SessionCommand {
     /// For scripts that start an agent without bookend: only if the session's last task ended well and no
     /// live process holds it.
     ResumeId {
-        key: String,
+        #[arg(value_parser = any_key)]
+        key: Key,
         /// As one JSON object
         #[arg(long)]
         json: bool,
     },
     /// Take a key's session out of use
     Invalidate {
-        key: String,
+        #[arg(value_parser = any_key)]
+        key: Key,
         /// Why, for the record
         #[arg(long, default_value = session::BY_OPERATOR)]
         reason: String,
@@ -139,7 +143,8 @@ pub enum SessionCommand {
     },
     /// Bring back the session that was withdrawn last from a key, although its last task did not end well
     Restore {
-        key: String,
+        #[arg(value_parser = any_key)]
+        key: Key,
         /// As one JSON object
         #[arg(long)]
         json: bool,

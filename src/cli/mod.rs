@@ -35,7 +35,7 @@ use crate::commands::timeline;
 use crate::log;
 use crate::process::leftovers::LeftoversPolicy;
 use crate::run::options::{RunOptions, WhenBusy};
-use crate::task::{KeepSession, OnTerm, Status, TaskId};
+use crate::task::{KeepSession, Key, OnTerm, Status, TaskId};
 use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
@@ -150,6 +150,7 @@ enum Command {
     Completions(CompletionsArgs),
     /// Print a man page
     Man(ManArgs),
+    #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
     /// Settle what died: find it, end what it left, mark it, and tell
     ///
     /// For a oneshot at boot; safe at any time, by any number at once. Running rows whose supervisor is
@@ -426,7 +427,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
 fn run_request(a: RunArgs) -> RunOptions {
     RunOptions {
         id: a.id,
-        key: given(a.key),
+        key: a.key.and_then(|name| name.parse().ok()),
         repo: given(a.repo),
         issue: a.issue,
         user: given(a.user),
@@ -486,6 +487,11 @@ fn level(quiet: bool, verbose: u8) -> LevelFilter {
         (_, 1) => LevelFilter::INFO,
         _ => LevelFilter::DEBUG,
     }
+}
+
+/// A key that may stand in a ledger: another program may have written any.
+fn any_key(text: &str) -> Result<Key, std::convert::Infallible> {
+    Ok(Key::recorded(text))
 }
 
 /// An option variable that is set to nothing counts as not set.

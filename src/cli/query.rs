@@ -9,7 +9,7 @@ use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
 
 use super::generate::ForShell;
-use super::{duration, limit, status};
+use super::{any_key, duration, limit, status};
 use crate::clock;
 use crate::commands::artifact;
 use crate::commands::audit;
@@ -20,8 +20,8 @@ use crate::commands::prune;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
-use crate::ledger::{Filter, GroupBy};
-use crate::task::Status;
+use crate::ledger::{GroupBy, TaskFilter};
+use crate::task::{Key, Status};
 use crate::view::{Code, Severity};
 
 /// How long a task whose output is read along may be silent before that is a finding.
@@ -31,8 +31,8 @@ pub const STALE: Duration = Duration::from_secs(30 * 60);
 #[derive(Debug, Args)]
 struct Whose {
     /// Only tasks under this key
-    #[arg(long)]
-    key: Option<String>,
+    #[arg(long, value_parser = any_key)]
+    key: Option<Key>,
     /// Only tasks about this repository
     #[arg(long)]
     repo: Option<String>,
@@ -42,9 +42,9 @@ struct Whose {
 }
 
 impl Whose {
-    fn filter(self, since: Option<String>, limit: usize) -> Filter {
+    fn filter(self, since: Option<String>, limit: usize) -> TaskFilter {
         let Whose { key, repo, agent } = self;
-        Filter { status: None, key, repo, agent, since, limit: Some(limit) }
+        TaskFilter { status: None, key, repo, agent, since, limit: Some(limit) }
     }
 }
 
@@ -78,7 +78,7 @@ pub struct ListArgs {
 impl ListArgs {
     pub fn request(self) -> list::Request {
         list::Request {
-            filter: Filter { status: self.status, ..self.whose.filter(self.since, self.limit) },
+            filter: TaskFilter { status: self.status, ..self.whose.filter(self.since, self.limit) },
             output: match (self.json, self.jsonl) {
                 (true, _) => list::Output::Json,
                 (_, true) => list::Output::JsonLines,
@@ -179,8 +179,8 @@ pub struct CancelArgs {
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// The task that runs under this key
-    #[arg(long)]
-    key: Option<String>,
+    #[arg(long, value_parser = any_key)]
+    key: Option<Key>,
     /// Every task that runs, but for the one that this command runs inside
     #[arg(long)]
     all: bool,

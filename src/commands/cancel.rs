@@ -8,7 +8,7 @@ use crate::commands::find;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
+use crate::ledger::{self, Ledger, LiveEvidence, TaskFilter, TaskLookup};
 use crate::log;
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::mark;
@@ -17,7 +17,7 @@ use crate::recovery::{self, AgentState};
 use crate::stop;
 use crate::sys;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, TaskId, Verdict};
+use crate::task::{Key, Status, Task, TaskId, Verdict};
 use crate::view;
 
 /// Longer than anybody waits, and short enough to be added to a time.
@@ -27,7 +27,7 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 #[derive(Debug)]
 pub enum Which {
     Ids(Vec<String>),
-    Key(String),
+    Key(Key),
     All,
 }
 
@@ -57,8 +57,8 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
         failed = true;
         log::fail(&e);
     };
-    let running = |key: Option<String>| {
-        ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() })
+    let running = |key: Option<Key>| {
+        ledger.tasks(&TaskFilter { status: Some(Status::Running), key, ..TaskFilter::default() })
     };
     let tasks: Vec<Task> = match &request.which {
         Which::Ids(ids) => {
@@ -169,7 +169,7 @@ fn report_end(
         .wait(wait)
         .map_err(|e| Error::failed(format!("waiting for the end of task {id}")).caused_by(e))?;
     let now = match ledger.task(id.as_str())? {
-        Found::One(task) => *task,
+        TaskLookup::One(task) => *task,
         _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),
     };
     let after = view::duration(began.elapsed().as_millis() as i64);

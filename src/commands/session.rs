@@ -6,19 +6,19 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::error::{Error, Kind};
-use crate::ledger::{self, LastUse, Ledger, Location, Restored};
+use crate::ledger::{self, LastUse, Ledger, Location, RestoreOutcome};
 use crate::recovery;
-use crate::task::{Invalidation, Session, Status, Task, Verdict};
+use crate::task::{Invalidation, Key, Session, Status, Task, Verdict};
 use crate::view::{self, Screen, SessionState};
 
 /// What `bookend session` was asked for.
 #[derive(Debug)]
 pub enum Request {
     List { json: bool },
-    Show { key: String, json: bool },
-    ResumeId { key: String, json: bool },
-    Invalidate { key: String, reason: String, json: bool },
-    Restore { key: String, json: bool },
+    Show { key: Key, json: bool },
+    ResumeId { key: Key, json: bool },
+    Invalidate { key: Key, reason: String, json: bool },
+    Restore { key: Key, json: bool },
 }
 
 /// Why a session of a key is written to be no longer used, where the operator gives no other reason.
@@ -71,10 +71,10 @@ fn list(at: &Location, json: bool) -> Result<String, Error> {
     Ok(view::sessions(&rows, clock::timestamp(), Screen::of(&std::io::stdout())))
 }
 
-fn show(at: &Location, key: &str, json: bool) -> Result<String, Error> {
+fn show(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     #[derive(Serialize)]
     struct Page<'a> {
-        key: &'a str,
+        key: &'a Key,
         session: Option<Judged>,
         invalidations: Vec<Invalidation>,
     }
@@ -93,7 +93,7 @@ fn show(at: &Location, key: &str, json: bool) -> Result<String, Error> {
 }
 
 /// For scripts that start an agent without bookend: the id, if it may be resumed right now.
-fn resume_id(at: &Location, key: &str, json: bool) -> Result<String, Error> {
+fn resume_id(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     let nothing = || nothing(at, key);
     let ledger = Ledger::open_read_only(at)?.ok_or_else(nothing)?;
     let session = ledger.session_of_key(key)?.ok_or_else(nothing)?;
@@ -124,7 +124,7 @@ fn resume_id(at: &Location, key: &str, json: bool) -> Result<String, Error> {
     Ok(format!("{id}\n"))
 }
 
-fn invalidate(at: &Location, key: &str, reason: &str, json: bool) -> Result<String, Error> {
+fn invalidate(at: &Location, key: &Key, reason: &str, json: bool) -> Result<String, Error> {
     let mut ledger = open(at, key)?;
     let claim = ledger.claim()?;
     let Some(session) = claim.session(key)? else { return Err(nothing(at, key)) };
@@ -139,25 +139,25 @@ fn invalidate(at: &Location, key: &str, reason: &str, json: bool) -> Result<Stri
     })
 }
 
-fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
+fn restore(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     let mut ledger = open(at, key)?;
     match ledger.restore_session(key, &clock::now())? {
-        Restored::Done(session) if json => Ok(view::pretty(&session)),
-        Restored::Done(session) => {
-            let (id, key) = (view::one_line(session.session_id.as_str()), view::one_line(key));
+        RestoreOutcome::Done(session) if json => Ok(view::pretty(&session)),
+        RestoreOutcome::Done(session) => {
+            let (id, key) = (view::one_line(session.session_id.as_str()), view::one_line(key.as_str()));
             Ok(format!("session {id} will be resumed by the next run under {key}\n"))
         }
-        Restored::Nothing => Err(Error::new(
+        RestoreOutcome::Nothing => Err(Error::new(
             Kind::Nothing,
             format!("no session was withdrawn from the key {key} in {}", at.file.display()),
         )
         .hint(format!("run `{}` to see what there was", command(at, "show", key)))),
-        Restored::InUse(task) => Err(Error::new(
+        RestoreOutcome::InUse(task) => Err(Error::new(
             Kind::Busy,
             format!("task {} runs under the key {key} or with its session", task.id),
         )
         .hint("wait for its end")),
-        Restored::Superseded(session) => Err(Error::new(
+        RestoreOutcome::Superseded(session) => Err(Error::new(
             Kind::Nothing,
             format!("the key {key} goes on with session {} by now", session.session_id),
         )
@@ -166,7 +166,7 @@ fn restore(at: &Location, key: &str, json: bool) -> Result<String, Error> {
 }
 
 /// The ledger for writing; one that does not exist has no session of this key.
-fn open(at: &Location, key: &str) -> Result<Ledger, Error> {
+fn open(at: &Location, key: &Key) -> Result<Ledger, Error> {
     if !at.file.exists() {
         return Err(nothing(at, key));
     }
@@ -176,11 +176,11 @@ fn open(at: &Location, key: &str) -> Result<Ledger, Error> {
 }
 
 /// `bookend session WHAT KEY`
-fn command(at: &Location, what: &str, key: &str) -> String {
-    view::suggestion(at.option(), &format!("session {what} {}", view::operand(key)))
+fn command(at: &Location, what: &str, key: &Key) -> String {
+    view::suggestion(at.option(), &format!("session {what} {}", view::operand(key.as_str())))
 }
 
-fn nothing(at: &Location, key: &str) -> Error {
+fn nothing(at: &Location, key: &Key) -> Error {
     Error::new(Kind::Nothing, format!("the key {key} has no session in {}", at.file.display())).hint(format!(
         "run `{}` to see the keys that have one",
         view::suggestion(at.option(), "session list")

@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
-use super::tasks::{self, select, unsettled};
-use super::{Ledger, Result, spool};
+use super::error::Result;
+use super::handle::Ledger;
+use super::row::{select, unsettled};
+use super::{spool, tasks};
 use crate::task::{Task, TaskId};
 
 const SELECT_ALL_RUNNING: &str = select!("WHERE status = 'running' ORDER BY started_at");
@@ -49,8 +51,10 @@ impl Ledger {
         Ok(spool::read_all(self.spooled()?)
             .into_iter()
             .map(|waiting| match waiting.content {
-                spool::Content::Record(record) => (waiting.path, Some(record.task)),
-                spool::Content::Unreadable(_) | spool::Content::Failed(_) => (waiting.path, None),
+                spool::WaitingContent::Record(record) => (waiting.path, Some(record.task)),
+                spool::WaitingContent::Unreadable(_) | spool::WaitingContent::Failed(_) => {
+                    (waiting.path, None)
+                }
             })
             .collect())
     }

@@ -2,28 +2,30 @@
 
 use std::path::Path;
 
-use rusqlite::{ErrorCode, Transaction};
+use rusqlite::{ErrorCode, Transaction, TransactionBehavior};
 
+use super::diagnosis::database_error;
 use super::dialect::Dialect;
-use super::ending::{self, By, Finished};
+use super::ending::{self, EndedBy, FinishOutcome};
 use super::error::{LedgerError, Result, step};
-use super::live::{Live, LiveEvidence, LiveLock};
-use super::sessions::{self, LastUse, Used};
+use super::handle::Ledger;
+use super::live::{LiveEvidence, LiveLock, LiveLocks};
+use super::sessions::{self, LastUse, SessionUser};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
-use super::wal::Log;
+use super::wal::WriteAheadLog;
 use crate::log::Silence;
-use crate::task::{Ended, NewTask, Provider, Session, SessionId, Task, TaskId};
+use crate::task::{Ended, Key, NewTask, Provider, Session, SessionId, Task, TaskId};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
 /// the ledger as it was.
 pub struct Claim<'a> {
     tx: Transaction<'a>,
     file: &'a Path,
-    log: &'a Log,
+    log: &'a WriteAheadLog,
     dialect: &'a Dialect,
     spool_dir: &'a Path,
-    live: &'a Live,
+    live: &'a LiveLocks,
     _silence: Silence,
 }
 
@@ -31,9 +33,9 @@ impl<'a> Claim<'a> {
     pub(super) fn new(
         tx: Transaction<'a>,
         file: &'a Path,
-        (log, dialect): (&'a Log, &'a Dialect),
+        (log, dialect): (&'a WriteAheadLog, &'a Dialect),
         spool_dir: &'a Path,
-        live: &'a Live,
+        live: &'a LiveLocks,
     ) -> Claim<'a> {
         Claim { tx, file, log, dialect, spool_dir, live, _silence: Silence::begin() }
     }
@@ -43,12 +45,12 @@ impl<'a> Claim<'a> {
     }
 
     /// The running task under a key.
-    pub fn holder(&self, key: &str) -> Result<Option<Task>> {
+    pub fn holder(&self, key: &Key) -> Result<Option<Task>> {
         tasks::holder(&self.tx, key).map_err(self.failed("looking for the holder of the key"))
     }
 
     /// The last task that has ended under a key.
-    pub fn last_of_key(&self, key: &str) -> Result<Option<Task>> {
+    pub fn last_of_key(&self, key: &Key) -> Result<Option<Task>> {
         tasks::last_of_key(&self.tx, key).map_err(self.failed("looking for the last task of the key"))
     }
 
@@ -78,7 +80,7 @@ impl<'a> Claim<'a> {
             .map_err(self.failed("reading the cost of the session"))
     }
 
-    pub fn session(&self, key: &str) -> Result<Option<Session>> {
+    pub fn session(&self, key: &Key) -> Result<Option<Session>> {
         sessions::of_key(&self.tx, key).map_err(self.failed("reading the session of the key"))
     }
 
@@ -94,7 +96,7 @@ impl<'a> Claim<'a> {
     /// Takes the session of a key out of use; `session restore` can bring it back. Whether there was one.
     pub fn invalidate_session(
         &self,
-        key: &str,
+        key: &Key,
         reason: &str,
         task: Option<&TaskId>,
         at: &str,
@@ -109,8 +111,8 @@ impl<'a> Claim<'a> {
     }
 
     /// As [`super::Ledger::finish`], as part of this claim.
-    pub fn end(&self, id: &TaskId, ended: &Ended, by: &str) -> Result<Finished> {
-        let by = By { pid: std::process::id(), command: by };
+    pub fn end(&self, id: &TaskId, ended: &Ended, by: &str) -> Result<FinishOutcome> {
+        let by = EndedBy { pid: std::process::id(), command: by };
         ending::end(&self.tx, self.dialect, id, ended, by)
             .and_then(|finished| step("mark.ended").map(|()| finished))
             .map_err(self.failed("ending a task"))
@@ -118,8 +120,8 @@ impl<'a> Claim<'a> {
 
     /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
     /// agent never executes.
-    pub fn set_session_aside(&self, key: &str, reason: &str, task: &TaskId, at: &str) -> Result<()> {
-        let used = Used { task, key: Some(key), provider: None, at };
+    pub fn set_session_aside(&self, key: &Key, reason: &str, task: &TaskId, at: &str) -> Result<()> {
+        let used = SessionUser { task, key: Some(key), provider: None, at };
         sessions::set_aside(&self.tx, &used, key, reason)
             .map_err(self.failed("setting the session of the key aside"))
     }
@@ -145,13 +147,13 @@ impl<'a> Claim<'a> {
     /// task, and comes back if its agent never executes.
     pub fn link_session(
         &self,
-        key: &str,
+        key: &Key,
         provider: Option<&Provider>,
         session_id: &SessionId,
         task: &TaskId,
         at: &str,
     ) -> Result<()> {
-        let used = Used { task, key: Some(key), provider, at };
+        let used = SessionUser { task, key: Some(key), provider, at };
         sessions::link(&self.tx, &used, key, session_id)
             .and_then(|()| step("claim.linked"))
             .map_err(self.failed("linking the session"))
@@ -169,5 +171,19 @@ impl<'a> Claim<'a> {
             .and_then(|()| self.tx.commit())
             .and_then(|()| step("claim.committed"))
             .map_err(|e| log.error("committing the claim", file, e))
+    }
+}
+
+impl Ledger {
+    /// Takes the write lock: nobody else changes the ledger until the claim is committed or dropped.
+    pub fn claim(&mut self) -> Result<Claim<'_>> {
+        self.check_files("claiming")?;
+        let file = self.at.file.as_path();
+        let tx = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|tx| step("claim.begun").map(|()| tx))
+            .map_err(|e| database_error("claiming", file, e))?;
+        Ok(Claim::new(tx, file, (&self.log, &self.dialect), &self.spool_dir, &self.live))
     }
 }

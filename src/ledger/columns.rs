@@ -4,7 +4,7 @@ use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 
 use super::dialect::AnyText;
-use crate::task::{Provider, SessionId, TaskId};
+use crate::task::{Key, Provider, SessionId, TaskId};
 
 /// Another program may have written whatever it likes: any value but NULL is read as a text.
 macro_rules! text_column {
@@ -25,5 +25,6 @@ macro_rules! text_column {
 }
 
 text_column!(TaskId);
+text_column!(Key);
 text_column!(Provider);
 text_column!(SessionId);

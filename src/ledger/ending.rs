@@ -1,16 +1,20 @@
 //! The one ending of a task: terminal row, verdict on its session, its transition, all in one transaction.
 
 use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::dialect::{AnyText, Dialect};
-use super::error::step;
-use super::sessions::{self, Used};
+use super::dialect::Dialect;
+use super::error::{Result, step};
+use super::handle::Ledger;
+use super::row;
+use super::sessions::{self, SessionUser};
 use super::statement::execute;
-use super::tasks::{self, Move};
+use super::tasks::{self, StatusChange};
 use crate::clock;
 use crate::exit::Exit;
-use crate::task::{EndSource, Ended, Ending, KeepSession, Provider, SessionId, Status, TaskId};
+use crate::task::{EndSource, Ended, Ending, KeepSession, Key, Provider, SessionId, Status, TaskId};
 
 const SELECT_OPEN: &str = "
     SELECT status, key, provider, session_id, former_session, retention_secs
@@ -56,7 +60,7 @@ const UPDATE_ENDED: &str = "
 
 /// What came of ending a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finished {
+pub enum FinishOutcome {
     Done {
         /// The session that is not to be resumed any more.
         invalidated: Option<SessionId>,
@@ -69,14 +73,14 @@ pub enum Finished {
 
 /// Who ends it, for `task_transition`.
 #[derive(Debug, Clone, Copy)]
-pub struct By<'a> {
+pub struct EndedBy<'a> {
     pub pid: u32,
     pub command: &'a str,
 }
 
 struct Open {
     status: Status,
-    key: Option<String>,
+    key: Option<Key>,
     provider: Option<Provider>,
     session_id: Option<SessionId>,
     former_session: Option<String>,
@@ -89,14 +93,14 @@ pub fn end(
     dialect: &Dialect,
     id: &TaskId,
     ended: &Ended,
-    by: By<'_>,
-) -> rusqlite::Result<Finished> {
+    by: EndedBy<'_>,
+) -> rusqlite::Result<FinishOutcome> {
     let open = conn
         .prepare_cached(SELECT_OPEN)?
         .query_row([id], |row| {
             Ok(Open {
-                status: tasks::status_of(&row.get::<_, String>(0)?),
-                key: row.get::<_, AnyText>(1)?.0,
+                status: row::status_of(&row.get::<_, String>(0)?),
+                key: row.get(1)?,
                 provider: row.get(2)?,
                 session_id: row.get(3)?,
                 former_session: row.get(4)?,
@@ -105,16 +109,16 @@ pub fn end(
         })
         .optional()?;
     let Some(open) = open else {
-        return Ok(Finished::NoRow);
+        return Ok(FinishOutcome::NoRow);
     };
     if !open.status.may_become(ended.ending.status()) {
-        return Ok(Finished::AlreadyTerminal(open.status));
+        return Ok(FinishOutcome::AlreadyTerminal(open.status));
     }
-    let at = ended.finished_at.clone().unwrap_or_else(super::now);
+    let at = ended.finished_at.clone().unwrap_or_else(clock::now);
     let session_id = ended.session_id.as_ref().or(open.session_id.as_ref());
     update(conn, dialect, id, ended, &open, session_id, &at)?;
     step("end.updated")?;
-    let used = Used { task: id, key: open.key.as_deref(), provider: open.provider.as_ref(), at: &at };
+    let used = SessionUser { task: id, key: open.key.as_ref(), provider: open.provider.as_ref(), at: &at };
     let mut invalidated = None;
     if !ended.executed {
         sessions::unlink(conn, &used, open.former_session.as_deref())?;
@@ -123,9 +127,10 @@ pub fn end(
     } else if ended.ending != Ending::Backgrounded {
         invalidated = sessions::end_badly(conn, &used, session_id, &why(&ended.ending))?;
     }
-    let change = Move { from: Some(open.status), to: ended.ending.status(), reason: ended.ending.reason() };
+    let change =
+        StatusChange { from: Some(open.status), to: ended.ending.status(), reason: ended.ending.reason() };
     tasks::record_move(conn, id, &at, &change, by.pid, by.command)?;
-    Ok(Finished::Done { invalidated })
+    Ok(FinishOutcome::Done { invalidated })
 }
 
 fn update(
@@ -215,7 +220,30 @@ fn why(ending: &Ending) -> String {
 pub fn later(at: &str, secs: i64) -> String {
     let from = at.parse().unwrap_or_else(|_| clock::timestamp());
     let until = from.checked_add(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MAX);
-    super::text(until)
+    clock::text(until)
+}
+
+impl Ledger {
+    /// Makes ready for [`Ledger::finish`], so that it takes less time then.
+    pub fn expect_end(&self) {
+        // What fails here fails there too, and is told there.
+        if self.check_files("preparing to end a task").is_ok() {
+            let _ = expect(&self.conn);
+        }
+    }
+
+    /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
+    /// ever updates a running row. `by` is the command that ends it.
+    pub fn finish(&mut self, id: &TaskId, ended: &Ended, by: &str) -> Result<FinishOutcome> {
+        let by = EndedBy { pid: std::process::id(), command: by };
+        let dialect = Arc::clone(&self.dialect);
+        let finished = self.in_transaction("ending a task", |conn| {
+            step("end.begun")?;
+            let finished = end(conn, &dialect, id, ended, by)?;
+            step("end.written").map(|()| finished)
+        })?;
+        step("end.committed").map(|()| finished).map_err(self.failed("ending a task"))
+    }
 }
 
 #[cfg(test)]

@@ -3,9 +3,14 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
+use super::busy::BRIEF;
 use super::dialect::{self, AnyText, AnyTime};
+use super::error::{Result, step};
+use super::handle::Ledger;
 use super::tasks;
-use crate::task::{Invalidation, Provider, Session, SessionEvidence, SessionId, Status, Task, TaskId, Trust};
+use crate::task::{
+    Invalidation, Key, Provider, Session, SessionEvidence, SessionId, Status, Task, TaskId, Trust,
+};
 
 const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
@@ -77,7 +82,7 @@ const REPLACED: &str = "replaced";
 
 /// The session row that a task's link displaced, kept in the task's row.
 #[derive(Debug, Serialize, Deserialize)]
-struct Former {
+struct DisplacedSession {
     session_id: SessionId,
     provider: Option<Provider>,
     last_used_at: Option<String>,
@@ -88,14 +93,14 @@ struct Former {
 
 /// A conversation as a task uses it.
 #[derive(Debug, Clone, Copy)]
-pub struct Used<'a> {
+pub struct SessionUser<'a> {
     pub task: &'a TaskId,
-    pub key: Option<&'a str>,
+    pub key: Option<&'a Key>,
     pub provider: Option<&'a Provider>,
     pub at: &'a str,
 }
 
-pub fn of_key(conn: &Connection, key: &str) -> rusqlite::Result<Option<Session>> {
+pub fn of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Option<Session>> {
     conn.query_row(SELECT_SESSION, [key], session_of_row).optional()
 }
 
@@ -117,17 +122,17 @@ pub struct LastUse {
     /// An operator has restored it since, or a task that started later succeeded with it.
     pub restored: bool,
     /// It was invalidated, and neither restored nor used with success since.
-    pub veto: Option<Veto>,
+    pub veto: Option<SessionVeto>,
 }
 
 /// An invalidation that still holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Veto {
+pub struct SessionVeto {
     pub task_id: Option<TaskId>,
     pub reason: String,
 }
 
-impl Veto {
+impl SessionVeto {
     /// `it was invalidated by task 019… (failure: exit)`
     pub fn why(&self) -> String {
         match &self.task_id {
@@ -159,7 +164,7 @@ pub fn last_use(
     let user = task.as_ref().map(|t| &t.id);
     let holds = |sql| conn.query_row(sql, (session_id, provider, user), |_| Ok(())).optional();
     let mut restored = holds(SELECT_IS_RESTORED)?.is_some();
-    let veto = |row: &Row<'_>| Ok(Veto { task_id: row.get(0)?, reason: row.get(1)? });
+    let veto = |row: &Row<'_>| Ok(SessionVeto { task_id: row.get(0)?, reason: row.get(1)? });
     let veto = conn.query_row(SELECT_VETO, (session_id, provider), veto).optional()?;
     if let (None, Some(user), false) = (&veto, user, restored) {
         // What the last task by the clock says against it is settled if its invalidation no longer holds.
@@ -200,7 +205,7 @@ pub fn invalidations_of_task(conn: &Connection, task: &TaskId) -> rusqlite::Resu
 }
 
 /// Those of a key, oldest first.
-pub fn invalidations_of_key(conn: &Connection, key: &str) -> rusqlite::Result<Vec<Invalidation>> {
+pub fn invalidations_of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Vec<Invalidation>> {
     conn.prepare(SELECT_INVALIDATIONS_OF_KEY)?.query_map([key], invalidation_of_row)?.collect()
 }
 
@@ -220,7 +225,7 @@ fn invalidation_of_row(row: &Row<'_>) -> rusqlite::Result<Invalidation> {
 
 /// What came of bringing a withdrawn session back.
 #[derive(Debug)]
-pub enum Restored {
+pub enum RestoreOutcome {
     Done(Session),
     /// None was withdrawn from this key.
     Nothing,
@@ -231,21 +236,21 @@ pub enum Restored {
 }
 
 /// Brings back the session that was withdrawn last from `key`, on an operator's word.
-pub fn restore(conn: &Connection, key: &str, at: &str) -> rusqlite::Result<Restored> {
+pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<RestoreOutcome> {
     if let Some(session) = of_key(conn, key)? {
-        return Ok(Restored::Superseded(session));
+        return Ok(RestoreOutcome::Superseded(session));
     }
     if let Some(task) = tasks::holder(conn, key)? {
-        return Ok(Restored::InUse(Box::new(task)));
+        return Ok(RestoreOutcome::InUse(Box::new(task)));
     }
     let withdrawn = invalidations_of_key(conn, key)?
         .into_iter()
         .rfind(|i| i.restored_at.is_none() && i.reason != REPLACED);
-    let Some(i) = withdrawn else { return Ok(Restored::Nothing) };
+    let Some(i) = withdrawn else { return Ok(RestoreOutcome::Nothing) };
     let provider = i.provider.as_ref();
     let last = last_use(conn, provider, &i.session_id, i.task_id.as_ref())?;
     if last.status() == Some(Status::Running) {
-        return Ok(last.task.map_or(Restored::Nothing, Restored::InUse));
+        return Ok(last.task.map_or(RestoreOutcome::Nothing, RestoreOutcome::InUse));
     }
     let user = last.task.map(|t| t.id);
     conn.execute(
@@ -253,13 +258,13 @@ pub fn restore(conn: &Connection, key: &str, at: &str) -> rusqlite::Result<Resto
         (key, &i.session_id, provider, &i.last_used_at, &user, Trust::Operator.as_number()),
     )?;
     conn.execute(UPDATE_WITHDRAWN_RESTORED, (&i.session_id, provider, at))?;
-    Ok(of_key(conn, key)?.map_or(Restored::Nothing, Restored::Done))
+    Ok(of_key(conn, key)?.map_or(RestoreOutcome::Nothing, RestoreOutcome::Done))
 }
 
 /// Takes the session of a key out of use. Whether there was one.
 pub fn invalidate(
     conn: &Connection,
-    key: &str,
+    key: &Key,
     reason: &str,
     task: Option<&TaskId>,
     at: &str,
@@ -297,7 +302,12 @@ fn record_invalidation(
 }
 
 /// Gives the key's session to a task that starts, and remembers in the task's row what was there before.
-pub fn link(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionId) -> rusqlite::Result<()> {
+pub fn link(
+    conn: &Connection,
+    used: &SessionUser<'_>,
+    key: &Key,
+    session_id: &SessionId,
+) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)? {
         remember(conn, used, &former)?;
     }
@@ -305,14 +315,14 @@ pub fn link(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionI
 }
 
 /// Takes the key's session out of use for a task that starts, and remembers it in the task's row.
-pub fn set_aside(conn: &Connection, used: &Used<'_>, key: &str, reason: &str) -> rusqlite::Result<()> {
+pub fn set_aside(conn: &Connection, used: &SessionUser<'_>, key: &Key, reason: &str) -> rusqlite::Result<()> {
     let Some(former) = of_key(conn, key)? else { return Ok(()) };
     remember(conn, used, &former)?;
     withdraw(conn, &former, reason, Some(used.task), used.at)
 }
 
-fn remember(conn: &Connection, used: &Used<'_>, former: &Session) -> rusqlite::Result<()> {
-    let former = Former {
+fn remember(conn: &Connection, used: &SessionUser<'_>, former: &Session) -> rusqlite::Result<()> {
+    let former = DisplacedSession {
         session_id: former.session_id.clone(),
         provider: former.provider.clone(),
         last_used_at: former.last_used_at.clone(),
@@ -324,7 +334,7 @@ fn remember(conn: &Connection, used: &Used<'_>, former: &Session) -> rusqlite::R
 }
 
 /// The agent has named its session: the running row knows it from now on, and so does the key.
-pub fn seen(conn: &Connection, used: &Used<'_>, session_id: &SessionId) -> rusqlite::Result<bool> {
+pub fn seen(conn: &Connection, used: &SessionUser<'_>, session_id: &SessionId) -> rusqlite::Result<bool> {
     if conn.execute(UPDATE_TASK_SESSION, (used.task, session_id))? == 0 {
         return Ok(false);
     }
@@ -335,7 +345,12 @@ pub fn seen(conn: &Connection, used: &Used<'_>, session_id: &SessionId) -> rusql
 }
 
 /// The key names this session and this task; another session that it named gives way.
-fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionId) -> rusqlite::Result<()> {
+fn point(
+    conn: &Connection,
+    used: &SessionUser<'_>,
+    key: &Key,
+    session_id: &SessionId,
+) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)?
         && former.session_id != *session_id
     {
@@ -350,7 +365,11 @@ fn point(conn: &Connection, used: &Used<'_>, key: &str, session_id: &SessionId) 
 
 /// The run succeeded, or `--keep-session` applies: its key goes on with this session, unless an operator
 /// invalidated it meanwhile: the invalidation of a session in use names the task that uses it.
-pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&SessionId>) -> rusqlite::Result<()> {
+pub fn keep(
+    conn: &Connection,
+    used: &SessionUser<'_>,
+    session_id: Option<&SessionId>,
+) -> rusqlite::Result<()> {
     let (Some(key), Some(session_id)) = (used.key, session_id) else {
         return Ok(());
     };
@@ -364,7 +383,7 @@ pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&SessionId>) 
 }
 
 /// The session of the key may be resumed.
-pub fn trust(conn: &Connection, key: &str, trust: Trust) -> rusqlite::Result<()> {
+pub fn trust(conn: &Connection, key: &Key, trust: Trust) -> rusqlite::Result<()> {
     conn.execute(UPDATE_TRUSTED, (key, trust.as_number()))?;
     Ok(())
 }
@@ -372,7 +391,7 @@ pub fn trust(conn: &Connection, key: &str, trust: Trust) -> rusqlite::Result<()>
 /// The run did not succeed: its session is withdrawn from every key that names it. Which session, if any.
 pub fn end_badly(
     conn: &Connection,
-    used: &Used<'_>,
+    used: &SessionUser<'_>,
     session_id: Option<&SessionId>,
     reason: &str,
 ) -> rusqlite::Result<Option<SessionId>> {
@@ -398,7 +417,7 @@ pub fn end_badly(
 }
 
 /// The agent never executed, so nothing was said to any session: what the link displaced comes back.
-pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusqlite::Result<()> {
+pub fn unlink(conn: &Connection, used: &SessionUser<'_>, former: Option<&str>) -> rusqlite::Result<()> {
     let Some(key) = used.key else {
         return Ok(());
     };
@@ -406,7 +425,7 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
     if of_key(conn, key)?.is_some_and(|s| s.task_id.as_ref() != Some(used.task)) {
         return Ok(());
     }
-    match former.and_then(|json| serde_json::from_str::<Former>(json).ok()) {
+    match former.and_then(|json| serde_json::from_str::<DisplacedSession>(json).ok()) {
         Some(f) => {
             conn.execute(
                 UPSERT_SESSION,
@@ -431,4 +450,37 @@ fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
         task_id: row.get(4)?,
         trust: Trust::from_number(row.get(5)?),
     })
+}
+
+impl Ledger {
+    /// The agent has named its session: durable in the task's row, and under the key, when this returns.
+    /// Another session that the key named gives way. A task that has ended is left alone. It waits as long
+    /// as [`Ledger::progress`] does.
+    pub fn session_seen(
+        &mut self,
+        task: &TaskId,
+        key: Option<&Key>,
+        provider: Option<&Provider>,
+        session_id: &SessionId,
+        at: &str,
+    ) -> Result<()> {
+        let used = SessionUser { task, key, provider, at };
+        self.briefly(BRIEF, |ledger| {
+            ledger.in_transaction("writing a task's session", |conn| {
+                seen(conn, &used, session_id)?;
+                step("session.written")
+            })
+        })?;
+        step("session.committed").map_err(self.failed("writing a task's session"))
+    }
+
+    pub fn session_of_key(&self, key: &Key) -> Result<Option<Session>> {
+        of_key(self.conn(), key).map_err(self.failed("reading the session of the key"))
+    }
+
+    /// The sessions that a task's end, or its start, took out of use.
+    pub fn invalidations_of_task(&self, id: &TaskId) -> Result<Vec<Invalidation>> {
+        invalidations_of_task(self.conn(), id)
+            .map_err(self.failed("reading the invalidated sessions of a task"))
+    }
 }

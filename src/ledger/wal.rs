@@ -22,8 +22,10 @@ use std::time::Duration;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ffi};
 
+use super::diagnosis::database_error;
 use super::error::{LedgerError, Result};
-use super::files::{Damage, OpenFiles};
+use super::file_check;
+use super::files::{FileDamage, OpenFiles};
 use super::location;
 use crate::failpoint;
 
@@ -51,7 +53,7 @@ const EMPTY: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The log of a ledger that was opened for writing.
 #[derive(Debug, Default)]
-pub struct Log {
+pub struct WriteAheadLog {
     /// Its length after the last commit of ours.
     pages: Arc<AtomicU32>,
     /// Commits are not synced.
@@ -62,13 +64,13 @@ pub struct Log {
     files: Option<OpenFiles>,
 }
 
-impl Log {
+impl WriteAheadLog {
     /// Takes charge of the log. `before` names the one that was there before the ledger was opened: a new one
     /// has yet to be made durable in its directory. A ledger that was switched to another way of journalling
     /// has none, and SQLite goes on syncing by itself.
-    pub fn keep(conn: &mut Connection, ledger: &Path, before: Option<u64>) -> Result<Log> {
+    pub fn keep(conn: &mut Connection, ledger: &Path, before: Option<u64>) -> Result<WriteAheadLog> {
         let path = location::with_suffix(ledger, "-wal");
-        let mut log = Log { files: Some(OpenFiles::default()), ..Log::default() };
+        let mut log = WriteAheadLog { files: Some(OpenFiles::default()), ..WriteAheadLog::default() };
         // It carries no lock of SQLite's, so that closing it drops none.
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
         let file = match opened {
@@ -91,7 +93,7 @@ impl Log {
                 };
                 sync(&file).map_err(failed)?;
                 if let Some(new_in) = directory.take() {
-                    location::sync_directory(&new_in).map_err(failed)?;
+                    file_check::sync_directory(&new_in).map_err(failed)?;
                 }
             }
             let pages = u32::try_from(pages).unwrap_or(0);
@@ -104,7 +106,7 @@ impl Log {
         };
         conn.execute_batch(SETTINGS)
             .and_then(|()| conn.wal_hook(Some(committed)))
-            .map_err(|e| LedgerError::sql("setting up the connection", ledger, e))?;
+            .map_err(|e| database_error("setting up the connection", ledger, e))?;
         Ok(log)
     }
 
@@ -116,7 +118,7 @@ impl Log {
 
     /// What happened to the files of the ledger since it was opened. A commit is lost in them then, however
     /// well it goes.
-    pub fn damage(&self, conn: &Connection) -> Option<Damage> {
+    pub fn damage(&self, conn: &Connection) -> Option<FileDamage> {
         self.files.as_ref()?.damage(conn, self.pages.load(Ordering::Relaxed))
     }
 
@@ -124,7 +126,7 @@ impl Log {
     /// error" and forgets why.
     pub fn error(&self, doing: &'static str, ledger: &Path, e: rusqlite::Error) -> LedgerError {
         match self.unsynced.swap(0, Ordering::Relaxed) {
-            0 => LedgerError::sql(doing, ledger, e),
+            0 => database_error(doing, ledger, e),
             errno => LedgerError::Unsynced {
                 doing,
                 path: ledger.to_owned(),

@@ -25,7 +25,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::escape::Escaped;
 use super::{silence, stderr};
 use crate::sys;
-use crate::task::TaskId;
+use crate::task::{Key, TaskId};
 
 /// The longest value of a field, in bytes: a dozen of them fit into a datagram.
 const LONGEST: usize = 16 * 1024;
@@ -69,7 +69,7 @@ pub(super) fn is_stderr() -> bool {
 }
 
 /// Every message from now on has the task's fields.
-pub fn about(task: &TaskId, key: Option<&str>) {
+pub fn about(task: &TaskId, key: Option<&Key>) {
     // A process has one run, and messages after its end are about it too: the span is never left.
     mem::forget(enter(task, key));
 }
@@ -84,13 +84,14 @@ pub fn about_another<T>(say: impl FnOnce() -> T) -> T {
 }
 
 /// A span is written to the journal only, and whatever the level of messages is.
-fn enter(task: &TaskId, key: Option<&str>) -> EnteredSpan {
-    tracing::error_span!("task", TASK_ID = cut(task.as_str()), KEY = key.map(cut)).entered()
+fn enter(task: &TaskId, key: Option<&Key>) -> EnteredSpan {
+    tracing::error_span!("task", TASK_ID = cut(task.as_str()), KEY = key.map(|key| cut(key.as_str())))
+        .entered()
 }
 
 /// Sends the record of an end that no file took, whether or not messages go to the journal. Returns whether
 /// journald took it.
-pub(super) fn record(task: &TaskId, key: Option<&str>, json: &str) -> bool {
+pub(super) fn record(task: &TaskId, key: Option<&Key>, json: &str) -> bool {
     let Some(journal) = Journal::open() else { return false };
     let before = lost();
     tracing::subscriber::with_default(tracing_subscriber::registry().with(journal), || {

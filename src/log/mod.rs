@@ -15,7 +15,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::error::{Error, chain};
-use crate::task::TaskId;
+use crate::task::{Key, TaskId};
 use escape::Escaped;
 pub use escape::is_harmful;
 use journal::Journal;
@@ -108,7 +108,7 @@ pub fn warn(text: &str, hint: &str) {
 }
 
 /// Writes the record of an end that no file took: one line of JSON on stderr and in the journal.
-pub fn record(task: &TaskId, key: Option<&str>, json: &str) {
+pub fn record(task: &TaskId, key: Option<&Key>, json: &str) {
     let is_sent = !ON_STDERR_ALONE.load(Ordering::Relaxed) && journal::record(task, key, json);
     // Where stderr is the journal, once is enough.
     if !is_sent || !journal::is_stderr() {

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::error::{Error, chain};
-use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
+use crate::ledger::{Claim, FinishOutcome, Ledger, LedgerError, LiveEvidence, MergeOutcome, MergedRecord};
 use crate::log;
 use crate::process::cgroup::oom;
 use crate::process::leftovers::summary::LeftoverSummary;
@@ -23,7 +23,7 @@ use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::sys;
 use crate::task::{
-    Ended, Ending, Identity, Interrupt, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
+    Ended, Ending, Identity, Interrupt, Key, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
 };
 use crate::view;
 
@@ -507,8 +507,8 @@ impl LostTask {
             ..Ended::unknown(Ending::Interrupted(reason))
         };
         match claim.end(id, &ended, by)? {
-            Finished::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
-            Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(SettleOutcome::Untouched),
+            FinishOutcome::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
+            FinishOutcome::AlreadyTerminal(_) | FinishOutcome::NoRow => Ok(SettleOutcome::Untouched),
         }
     }
 
@@ -537,7 +537,7 @@ impl LostTask {
         info!(
             MESSAGE_ID = log::id::INTERRUPTED,
             TASK_ID = task.id.as_str(),
-            KEY = task.key,
+            KEY = task.key.as_ref().map(Key::as_str),
             STATUS = Status::Interrupted.as_str(),
             REASON = reason.as_str(),
             SESSION_ID = task.session_id.as_ref().map(SessionId::as_str),
@@ -549,7 +549,7 @@ impl LostTask {
             info!(
                 MESSAGE_ID = log::id::SESSION_INVALIDATED,
                 TASK_ID = task.id.as_str(),
-                KEY = task.key,
+                KEY = task.key.as_ref().map(Key::as_str),
                 SESSION_ID = session.as_str(),
                 "session {session} is not to be resumed: task {} was interrupted",
                 task.id
@@ -559,7 +559,7 @@ impl LostTask {
 }
 
 /// What became of one spooled record, and whether that is as it should be.
-pub fn describe_merged(merged: &Merged) -> (String, bool) {
+pub fn describe_merged(merged: &MergedRecord) -> (String, bool) {
     let task = merged.task.as_ref().map(TaskId::as_str).unwrap_or("of unknown name");
     match &merged.outcome {
         MergeOutcome::Applied { status, invalidated } => {

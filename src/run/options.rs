@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::process::leftovers::LeftoversPolicy;
 use crate::sys;
-use crate::task::{KeepSession, OnTerm, Provider, Task, TaskId};
+use crate::task::{KeepSession, Key, OnTerm, Provider, Task, TaskId};
 
 /// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
 pub const BACKLOG: u64 = 1 << 30;
@@ -18,7 +18,7 @@ pub const BACKLOG: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct RunOptions {
     pub id: Option<TaskId>,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub repo: Option<String>,
     pub issue: Option<i64>,
     pub user: Option<String>,
@@ -61,7 +61,7 @@ pub enum WhenBusy {
 /// The options of a run, as its row keeps them. Text that is not UTF-8 is kept as far as it is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredOptions {
-    key: Option<String>,
+    key: Option<Key>,
     repo: Option<String>,
     issue: Option<i64>,
     user: Option<String>,

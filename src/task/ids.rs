@@ -58,6 +58,11 @@ text_name! {
 }
 
 text_name! {
+    /// What must not run twice at once, and whose conversation continues.
+    Key
+}
+
+text_name! {
     /// Who serves the model: `anthropic`, `cursor`, …
     Provider
 }
@@ -134,11 +139,23 @@ impl SessionId {
 #[error("the name is empty")]
 pub struct EmptyName;
 
+fn not_empty(text: &str) -> Result<String, EmptyName> {
+    if text.is_empty() { Err(EmptyName) } else { Ok(text.to_owned()) }
+}
+
+impl FromStr for Key {
+    type Err = EmptyName;
+
+    fn from_str(text: &str) -> Result<Key, EmptyName> {
+        not_empty(text).map(Key)
+    }
+}
+
 impl FromStr for Provider {
     type Err = EmptyName;
 
     fn from_str(text: &str) -> Result<Provider, EmptyName> {
-        if text.is_empty() { Err(EmptyName) } else { Ok(Provider(text.to_owned())) }
+        not_empty(text).map(Provider)
     }
 }
 
@@ -183,7 +200,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_provider_is_none() {
+    fn an_empty_key_or_provider_names_nothing() {
+        assert_eq!("".parse::<Key>(), Err(EmptyName));
+        assert_eq!("a b".parse(), Ok(Key::recorded("a b")));
         assert_eq!("".parse::<Provider>(), Err(EmptyName));
         assert_eq!("anthropic".parse(), Ok(Provider::recorded("anthropic")));
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::exit::Exit;
 use serde::{Deserialize, Serialize};
 
-pub use ids::{Provider, SessionId, TaskId};
+pub use ids::{Key, Provider, SessionId, TaskId};
 pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
 pub use signal::signal_name;
 
@@ -478,7 +478,7 @@ fn counts_as_cause(c: &Cause, e: &Evidence) -> bool {
 #[derive(Debug, Clone)]
 pub struct NewTask {
     pub id: TaskId,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub repo: Option<String>,
     pub issue_number: Option<i64>,
     pub user: Option<String>,

@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Identity, ProcessRecord, Provider, SessionId, Status, TaskId};
+use super::{Identity, Key, ProcessRecord, Provider, SessionId, Status, TaskId};
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///
@@ -13,7 +13,7 @@ use super::{Identity, ProcessRecord, Provider, SessionId, Status, TaskId};
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Task {
     pub id: TaskId,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub repo: Option<String>,
     pub issue_number: Option<i64>,
     pub user: Option<String>,
@@ -149,7 +149,7 @@ pub struct Transition {
 /// One row of `claude_sdk_sessions`: the conversation that a key continues.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Session {
-    pub key: String,
+    pub key: Key,
     pub session_id: SessionId,
     pub provider: Option<Provider>,
     pub last_used_at: Option<String>,
@@ -193,7 +193,7 @@ impl Trust {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Invalidation {
     pub id: i64,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     pub session_id: SessionId,
     pub provider: Option<Provider>,
     pub task_id: Option<TaskId>,

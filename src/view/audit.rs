@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use super::json::pretty;
 use super::screen::Screen;
 use super::text::{duration, one_line};
-use crate::task::TaskId;
+use crate::task::{Key, TaskId};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -79,7 +80,7 @@ pub struct Finding {
     pub code: Code,
     pub severity: Severity,
     pub task: Option<TaskId>,
-    pub key: Option<String>,
+    pub key: Option<Key>,
     /// Since the last sign of life of the task, or the last use of the session. Milliseconds.
     pub age_ms: Option<i64>,
     pub detail: String,
@@ -125,7 +126,10 @@ pub fn audit(findings: &[Finding], shown: &[&Finding], screen: Screen) -> String
         };
         let head = format!("{:<5} {}", finding.severity.as_str(), finding.code.as_str());
         text.push_str(&screen.paint(colour, &head));
-        let named = [("task", finding.task.as_ref().map(TaskId::as_str)), ("key", finding.key.as_deref())];
+        let named = [
+            ("task", finding.task.as_ref().map(TaskId::as_str)),
+            ("key", finding.key.as_ref().map(Key::as_str)),
+        ];
         for (name, value) in named {
             if let Some(value) = value {
                 text.push_str(&format!("  {name} {}", one_line(value)));
@@ -152,7 +156,7 @@ pub fn audit_json(findings: &[Finding], shown: &[&Finding]) -> String {
         shown: usize,
         findings: &'a [&'a Finding],
     }
-    super::pretty(&Report { summary: Summary::of(findings), shown: shown.len(), findings: shown })
+    pretty(&Report { summary: Summary::of(findings), shown: shown.len(), findings: shown })
 }
 
 #[cfg(test)]

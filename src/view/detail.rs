@@ -10,7 +10,7 @@ use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
 use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion};
 use crate::task::{
-    Invalidation, Provider, Session, SessionId, Status, Task, TaskId, Transition, Verdict, signal_name,
+    Invalidation, Key, Provider, Session, SessionId, Status, Task, TaskId, Transition, Verdict, signal_name,
 };
 
 /// What is kept of a task beside its row.
@@ -90,7 +90,7 @@ impl Page {
 
 fn who(page: &mut Page, task: &Task) {
     page.data("task", Some(task.id.as_str()));
-    page.data("key", task.key.as_deref());
+    page.data("key", task.key.as_ref().map(Key::as_str));
     page.data("repo", task.repo.as_deref());
     page.plain("issue", task.issue_number.map(|n| format!("#{n}")));
     page.data("user", task.user.as_deref());
@@ -304,7 +304,9 @@ fn look(page: &mut Page, task: &Task, further: &Further) {
     page.data(
         "restore",
         restore
-            .map(|k| suggestion(further.ledger.as_deref(), &format!("session restore {}", operand(k))))
+            .map(|k| {
+                suggestion(further.ledger.as_deref(), &format!("session restore {}", operand(k.as_str())))
+            })
             .as_deref(),
     );
     let journal = task.boot_id.as_ref().zip(task.supervisor_pid).map(|(boot, supervisor)| {

@@ -6,7 +6,7 @@ use super::detail::{stopped_by, tokens};
 use super::screen::Screen;
 use super::tasks::style;
 use super::text::{money, one_line};
-use crate::task::{SessionId, Task};
+use crate::task::{Key, SessionId, Task};
 
 /// What every line of recovery begins with.
 pub const PREFIX: &str = "[recovery]";
@@ -55,7 +55,7 @@ impl Hint {
         let mut tell = |name, fact: Option<String>| {
             facts.extend(fact.map(|f| (name, one_line(&f).into_owned())));
         };
-        tell("key", task.key.clone());
+        tell("key", task.key.as_ref().map(Key::to_string));
         tell("agent", agent(task));
         tell("ran", Some(span(task)));
         tell("how", task.error.clone());

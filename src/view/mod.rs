@@ -5,6 +5,7 @@
 mod audit;
 mod detail;
 mod hint;
+mod json;
 mod points;
 mod screen;
 mod sessions;
@@ -17,6 +18,7 @@ mod timeline;
 pub use audit::{Code, Finding, Severity, audit, audit_json, audit_summary};
 pub use detail::{Further, History, detail};
 pub use hint::{Hint, PREFIX};
+pub use json::{json_line, pretty};
 pub use points::{Health, Point, points, points_json};
 pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
@@ -49,11 +51,6 @@ pub fn tasks_json_lines(tasks: &[Task]) -> String {
     tasks.iter().map(json_line).collect()
 }
 
-/// On one line, and a newline.
-pub fn json_line(shown: &impl Serialize) -> String {
-    plain(serde_json::to_string(shown))
-}
-
 /// `{"task", "transitions", "session", "invalidations"}`, and a newline.
 pub fn detail_json(task: &Task, history: &History) -> String {
     #[derive(Serialize)]
@@ -63,13 +60,4 @@ pub fn detail_json(task: &Task, history: &History) -> String {
         history: &'a History,
     }
     pretty(&Page { task, history })
-}
-
-pub fn pretty(shown: &impl Serialize) -> String {
-    plain(serde_json::to_string_pretty(shown))
-}
-
-/// What is shown has text keys only, which always is JSON: there is no error to tell.
-fn plain(json: serde_json::Result<String>) -> String {
-    json.map(|text| text::harmless_json(text) + "\n").unwrap_or_default()
 }

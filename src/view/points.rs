@@ -3,6 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use super::json::pretty;
 use super::screen::Screen;
 use super::text::{cells, one_line};
 
@@ -50,5 +51,5 @@ pub fn points_json(points: &[Point]) -> String {
         healthy: bool,
         points: &'a [Point],
     }
-    super::pretty(&Report { healthy: points.iter().all(|p| p.health != Health::Bad), points })
+    pretty(&Report { healthy: points.iter().all(|p| p.health != Health::Bad), points })
 }

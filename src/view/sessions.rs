@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{ago, one_line};
-use crate::task::{Invalidation, Provider, Session};
+use crate::task::{Invalidation, Key, Provider, Session};
 
 /// Whether a session may be resumed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -56,7 +56,7 @@ pub fn sessions(sessions: &[Judged<'_>], now: Timestamp, screen: Screen) -> Stri
 fn row((session, state, why): &Judged<'_>, now: Timestamp) -> Vec<Cell> {
     let known = |text: Option<&str>| Cell::from(one_line(text.unwrap_or_default()).into_owned());
     vec![
-        known(Some(&session.key)),
+        known(Some(session.key.as_str())),
         Cell { text: state.as_str().to_owned(), style: state.style() },
         known(Some(session.session_id.as_str())),
         known(session.provider.as_ref().map(Provider::as_str)),
@@ -66,8 +66,8 @@ fn row((session, state, why): &Judged<'_>, now: Timestamp) -> Vec<Cell> {
 }
 
 /// What a key goes on with, and what was taken away from it.
-pub fn session(key: &str, session: Option<Judged<'_>>, withdrawn: &[Invalidation]) -> String {
-    let mut page = format!("key       {}\n", one_line(key));
+pub fn session(key: &Key, session: Option<Judged<'_>>, withdrawn: &[Invalidation]) -> String {
+    let mut page = format!("key       {}\n", one_line(key.as_str()));
     match session {
         Some((session, state, why)) => {
             page.push_str(&format!("session   {}\n", one_line(session.session_id.as_str())));

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::json::pretty;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{count, duration, money, one_line};
@@ -90,7 +91,7 @@ pub fn stats_json(by: &str, groups: &[Group]) -> String {
         groups: Vec<Line<'a>>,
     }
     let groups = groups.iter().map(|group| Line { group, success_rate: success_rate(group) }).collect();
-    super::pretty(&Report { by, groups })
+    pretty(&Report { by, groups })
 }
 
 #[cfg(test)]

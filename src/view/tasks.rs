@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{ago, duration, money, one_line, short_ids, since};
-use crate::task::{Status, Task, Verdict, signal_name};
+use crate::task::{Key, Status, Task, Verdict, signal_name};
 
 const COLUMNS: [Column; 9] = [
     Column { title: "ID", right: false, shrinks: Shrinks::Never, matters: 9 },
@@ -40,13 +40,13 @@ fn row(task: &Task, verdict: Option<Verdict>, id: &str, now: Timestamp) -> Vec<C
         }
         Some(Verdict::Alive) | None => (why(task), Style::new()),
     };
-    let known = |text: &Option<String>| one_line(text.as_deref().unwrap_or_default()).into_owned();
+    let known = |text: Option<&str>| one_line(text.unwrap_or_default()).into_owned();
     vec![
         Cell::from(one_line(id).into_owned()),
         Cell { text: task.status.to_string(), style: style(task.status) },
         Cell { text: why, style: style_of_why },
-        Cell::from(known(&task.agent)),
-        Cell::from(known(&task.key)),
+        Cell::from(known(task.agent.as_deref())),
+        Cell::from(known(task.key.as_ref().map(Key::as_str))),
         Cell::from(ago(&task.started_at, now)),
         Cell::from(time(task, now)),
         Cell::from(task.turns.map_or_else(String::new, |n| n.to_string())),

@@ -7,7 +7,7 @@ use jiff::tz::Offset;
 use super::screen::Screen;
 use super::tasks::{style, why};
 use super::text::{cells, cut_start, duration, one_line, short_ids};
-use crate::task::{Status, Task, Verdict};
+use crate::task::{Key, Status, Task, Verdict};
 
 /// How the end of a bar is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub fn timeline(spans: &[Span<'_>], since: Timestamp, now: Timestamp, screen: Sc
     let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.as_millisecond());
     let end = now.as_millisecond().max(begin + 1);
     let name_of = |s: &Span<'_>| {
-        let what = s.task.key.as_deref().or(s.task.agent.as_deref()).unwrap_or_default();
+        let what = s.task.key.as_ref().map(Key::as_str).or(s.task.agent.as_deref()).unwrap_or_default();
         format!("{} {}", one_line(s.id), one_line(what))
     };
     let names: Vec<String> = spans.iter().map(name_of).collect();
@@ -146,7 +146,7 @@ pub fn timeline_html(spans: &[Span<'_>], since: Timestamp, now: Timestamp, ledge
             Edge::Open => "open",
             Edge::Inferred => "inferred",
         };
-        let what = task.key.as_deref().or(task.agent.as_deref()).unwrap_or_default();
+        let what = task.key.as_ref().map(Key::as_str).or(task.agent.as_deref()).unwrap_or_default();
         let details = details(span);
         bars.push_str(&format!(
             "<div class=\"row\" tabindex=\"0\"><span class=\"name\">{} {}</span><span class=\"lane\">\

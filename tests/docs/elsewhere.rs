@@ -3,7 +3,7 @@
 /// A `bash` block, or all of a section, and what runs it instead of `tests/docs.rs`.
 pub struct Elsewhere {
     pub document: &'static str,
-    /// The first line of the block; empty for every `bash` block of the section.
+    /// How the block begins; empty for every `bash` block of the section.
     pub command: &'static str,
     pub section: &'static str,
     pub reason: &'static str,
@@ -30,6 +30,9 @@ const fn section(
 
 const README: &str = "README.md";
 const SYSTEMD: &str = "contrib/doc/systemd.md";
+const DISPATCHERS: &str = "contrib/doc/dispatchers.md";
+const DISPATCHER: &str = "tests/dispatcher.rs";
+const DATABASE: &str = "needs a dispatcher's database";
 const CONTRIBUTING: &str = "contrib/doc/contributing.md";
 const MACHINE: &str = "needs a booted systemd and root";
 const FOLLOWED: (&str, &str) = ("tests/systemd/documents.rs", "bash_blocks(SYSTEMD)");
@@ -39,10 +42,7 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     block((README, "cargo install --path ."), BUILDS, (".ci/run", "cargo install --quiet --locked --path .")),
     block((README, "cargo deb"), BUILDS, (".ci/run", "  cargo deb\n")),
     block(
-        (
-            README,
-            "RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target x86_64-unknown-linux-gnu",
-        ),
+        (README, "RUSTFLAGS='-C target-feature=+crt-static'"),
         BUILDS,
         (".ci/run", "grep -x 'RUSTFLAGS=.*' README.md"),
     ),
@@ -56,6 +56,25 @@ pub const ELSEWHERE: &[Elsewhere] = &[
         ("contrib/doc/guide.md", "Use bookend from just"),
         "needs the installed package",
         ("tests/systemd/documents.rs", "\"Use bookend from just\""),
+    ),
+    block((DISPATCHERS, "bookend adopt dispatcher.db"), DATABASE, (DISPATCHER, "\"bookend\", \"adopt\"")),
+    block(
+        (
+            DISPATCHERS,
+            r#"bookend --ledger dispatcher.db run --id "$TASK" --repo charles/claude-hooks --issue 1104 \"#,
+        ),
+        DATABASE,
+        ("tests/agents/dispatcher.py", "\"run\", *about, \"--\", *agent"),
+    ),
+    block(
+        (DISPATCHERS, "bookend --ledger dispatcher.db recover"),
+        DATABASE,
+        ("tests/agents/dispatcher.py", "self.bookend(\"recover\")"),
+    ),
+    block(
+        (DISPATCHERS, "bookend --ledger dispatcher.db show \"$TASK\" --json"),
+        DATABASE,
+        (DISPATCHER, "\"show\", \"own\", \"--json\""),
     ),
     block((CONTRIBUTING, "cargo build"), BUILDS, (".ci/run", "readme_start")),
     block((CONTRIBUTING, "just check"), "runs these tests", (".ci/run", "cargo fmt --check")),

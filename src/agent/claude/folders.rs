@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::agent::home;
+use crate::agent::home::home;
 use crate::sys::files;
 use crate::task::SessionId;
 

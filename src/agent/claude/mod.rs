@@ -6,14 +6,15 @@ mod reader;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::argv::{Options, Words};
-use super::{Adapter, Asked, AskedSession, Mode, Names, Plan, Reader, injected, skills_above};
+use super::adapter::{Adapter, AgentNames, Asked, AskedSession, Mode, Plan, Reader};
+use super::argv::{OptionTable, Words, injected};
+use super::home::skills_above;
 use crate::task::{SessionId, TokensScope};
 use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
 use reader::ClaudeReader;
 
 /// The options of `claude`, hidden ones too, that take a value.
-static OPTIONS: Options = Options {
+static OPTIONS: OptionTable = OptionTable {
     one: "
         --ablation --advisor --agent --agent-color --agent-id --agent-name --agent-type --agents
         --append-subagent-system-prompt --append-subagent-system-prompt-file --append-system-prompt
@@ -62,10 +63,10 @@ const COMMANDS: &str = "
     update upgrade workspace-trust worktree-hook xaa
 ";
 
-/// Options with which no conversation is held by this process.
+/// OptionTable with which no conversation is held by this process.
 const ELSEWHERE: [&str; 5] = ["--cloud", "--desktop", "--help", "--init-only", "--version"];
 
-static NAMES: Names = Names {
+static NAMES: AgentNames = AgentNames {
     programs: "claude claude.exe",
     common: "claude-code cli.js cli-wrapper.cjs",
     packages: "@anthropic-ai/claude-code",
@@ -76,7 +77,7 @@ static NAMES: Names = Names {
 pub struct Claude;
 
 impl Adapter for Claude {
-    fn names(&self) -> &'static Names {
+    fn names(&self) -> &'static AgentNames {
         &NAMES
     }
 

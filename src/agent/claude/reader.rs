@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 
 use memchr::memmem::Finder;
 
+use crate::agent::adapter::{ApiFailure, ApiFailureKind, CostCovers, Mode, Observed, Reader};
 use crate::agent::output::event::{Block, Counted, Event, InPlace, Message, RateLimit, Texts, Usage};
 use crate::agent::output::forms::{Forms, Read};
+use crate::agent::output::kept::{brief, hash};
 use crate::agent::output::lines::{LineSplitter, ObjectSplitter, objects};
-use crate::agent::{ApiFailure, ApiFailureKind, CostCovers, Mode, Observed, Reader, brief, hash};
 
 /// Messages that may still be streaming at once; counts of older ones are final.
 const RECENT: usize = 16;

@@ -10,26 +10,14 @@ use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 
-use super::{ADAPTERS, Adapter, UnknownAgentType};
+use super::adapter::{Adapter, AgentNames};
+use super::registry::{self, ADAPTERS, UnknownAgentType};
 use table::{LAUNCHERS, Launcher, Reach, has};
 
 /// How many programs may start one another on a command line.
 const DEPTH: usize = 8;
 /// How many symbolic links are followed from a program to what it is.
 const LINKS: usize = 8;
-
-/// By what an agent is known. Lists are parted by white space.
-#[derive(Debug)]
-pub struct Names {
-    /// Base names of its program.
-    pub programs: &'static str,
-    /// Base names that are also other programs': they count only where the agent's type is given.
-    pub common: &'static str,
-    /// Packages that hold it, as npx and the like name them: there a common name is its program too.
-    pub packages: &'static str,
-    /// Its releases are programs that are named by their version, in a folder `versions`.
-    pub by_version: bool,
-}
 
 /// What a command line starts.
 pub struct Recognised {
@@ -105,7 +93,7 @@ enum Walk {
 pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognised, UnknownAgentType> {
     let named = match agent_type {
         None => None,
-        Some(name) => Some(super::by_type(name).ok_or_else(|| UnknownAgentType {
+        Some(name) => Some(registry::by_type(name).ok_or_else(|| UnknownAgentType {
             program: argv.first().map(PathBuf::from).unwrap_or_default(),
             named: name.to_owned(),
         })?),
@@ -113,7 +101,7 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
     let mut away = None;
     let walk = walk(argv, named, &mut away);
     let untracked = |why, own| Recognised {
-        adapter: named.unwrap_or_else(super::no_adapter),
+        adapter: named.unwrap_or_else(registry::no_adapter),
         own,
         place: Place::Untracked(why),
     };
@@ -222,7 +210,7 @@ fn in_path(name: &Path) -> Option<PathBuf> {
     None
 }
 
-impl Names {
+impl AgentNames {
     /// Whether a word of a command line is the name or the path of this agent.
     fn is_name(&self, word: &OsStr, typed: bool) -> bool {
         let path = Path::new(word);

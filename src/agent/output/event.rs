@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
-use super::json::{Cursor, Malformed, Parsed, lossy};
-use crate::agent::RunResult;
+use super::json::{JsonCursor, Malformed, Parsed, lossy};
+use crate::agent::adapter::RunResult;
 
 /// Characters of an error's text that are kept.
 const ERROR_TEXT: usize = 8 << 10;
@@ -153,7 +153,7 @@ impl<'a> Event<'a> {
     /// Reads one whole event.
     #[inline]
     pub fn read(text: &'a [u8]) -> Parsed<Event<'a>> {
-        let mut c = Cursor::new(text);
+        let mut c = JsonCursor::new(text);
         let mut e = Event::default();
         let mut any = false;
         c.object(|c, key| {
@@ -204,7 +204,7 @@ impl<'a> Event<'a> {
         }
         let mut text = self
             .result
-            .and_then(|raw| Cursor::new(raw).string().ok().flatten())
+            .and_then(|raw| JsonCursor::new(raw).string().ok().flatten())
             .unwrap_or_default()
             .into_owned();
         if text.trim().is_empty() {
@@ -298,7 +298,7 @@ fn placed<T, U>(text: &Option<T>, place: &impl Fn(&T) -> Option<U>) -> Option<Op
 
 fn joined(errors: &[u8]) -> String {
     let mut all = Vec::new();
-    let read = Cursor::new(errors).array(|c| {
+    let read = JsonCursor::new(errors).array(|c| {
         all.extend(c.string()?);
         Ok(())
     });
@@ -307,11 +307,11 @@ fn joined(errors: &[u8]) -> String {
 
 /// What `text`, a usage as it is written, counts.
 pub fn usage_of(text: &[u8]) -> Option<Usage> {
-    Some(usage(&mut Cursor::new(text)).ok()??.usage)
+    Some(usage(&mut JsonCursor::new(text)).ok()??.usage)
 }
 
-/// Claude counts in `snake_case`, Cursor in `camelCase`.
-fn usage<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Counted<Cow<'a, str>>>> {
+/// Claude counts in `snake_case`, JsonCursor in `camelCase`.
+fn usage<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Counted<Cow<'a, str>>>> {
     let mut u = Usage::default();
     let text = c.read(|c| {
         c.object(|c, key| {
@@ -333,7 +333,7 @@ fn usage<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Counted<Cow<'a, str>>>> {
     Ok((u != Usage::default()).then(counted))
 }
 
-fn message<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Message<Cow<'a, str>>>> {
+fn message<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Message<Cow<'a, str>>>> {
     let mut m = Message { id: None, model: None, usage: None, blocks: Vec::new() };
     c.object(|c, key| {
         match key {
@@ -354,7 +354,7 @@ fn message<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Message<Cow<'a, str>>>> {
     Ok(Some(m))
 }
 
-fn block<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Block<Cow<'a, str>>>> {
+fn block<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Block<Cow<'a, str>>>> {
     let (mut kind, mut id, mut name, mut call) = (None, None, None, None);
     c.object(|c, key| {
         match key {
@@ -373,7 +373,7 @@ fn block<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Block<Cow<'a, str>>>> {
     })
 }
 
-fn stream<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Stream<Cow<'a, str>>>> {
+fn stream<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Stream<Cow<'a, str>>>> {
     let mut s = Stream { kind: None, message: None, usage: None };
     c.object(|c, key| {
         match key {
@@ -387,7 +387,7 @@ fn stream<'a>(c: &mut Cursor<'a>) -> Parsed<Option<Stream<Cow<'a, str>>>> {
     Ok(Some(s))
 }
 
-fn rate_limit(c: &mut Cursor<'_>) -> Parsed<RateLimit> {
+fn rate_limit(c: &mut JsonCursor<'_>) -> Parsed<RateLimit> {
     let mut limit = RateLimit::default();
     c.object(|c, key| {
         match key {
@@ -400,7 +400,7 @@ fn rate_limit(c: &mut Cursor<'_>) -> Parsed<RateLimit> {
     Ok(limit)
 }
 
-fn length(c: &mut Cursor<'_>) -> Parsed<Option<usize>> {
+fn length(c: &mut JsonCursor<'_>) -> Parsed<Option<usize>> {
     if !c.begins_with(b'[')? {
         c.skip()?;
         return Ok(None);
@@ -413,8 +413,8 @@ fn length(c: &mut Cursor<'_>) -> Parsed<Option<usize>> {
     Ok(Some(n))
 }
 
-/// The tool of a Cursor event is the one key of its object, e.g. `shellToolCall`.
-fn tool<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
+/// The tool of a JsonCursor event is the one key of its object, e.g. `shellToolCall`.
+fn tool<'a>(c: &mut JsonCursor<'a>) -> Parsed<Text<'a>> {
     let mut name = None;
     c.object(|c, key| {
         if let Some(tool) = key.strip_suffix(b"ToolCall") {
@@ -425,7 +425,7 @@ fn tool<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
     Ok(name)
 }
 
-fn costliest<'a>(c: &mut Cursor<'a>) -> Parsed<Text<'a>> {
+fn costliest<'a>(c: &mut JsonCursor<'a>) -> Parsed<Text<'a>> {
     let mut best: Option<(f64, Cow<'a, str>)> = None;
     c.object(|c, key| {
         let mut cost = 0.0;

@@ -16,14 +16,14 @@ pub type Parsed<T> = Result<T, Malformed>;
 
 /// A place in a JSON text.
 #[derive(Debug)]
-pub struct Cursor<'a> {
+pub struct JsonCursor<'a> {
     text: &'a [u8],
     at: usize,
 }
 
-impl<'a> Cursor<'a> {
-    pub fn new(text: &'a [u8]) -> Cursor<'a> {
-        Cursor { text, at: 0 }
+impl<'a> JsonCursor<'a> {
+    pub fn new(text: &'a [u8]) -> JsonCursor<'a> {
+        JsonCursor { text, at: 0 }
     }
 
     /// How many bytes have been read; after an error, those before the value that is not JSON.
@@ -137,7 +137,7 @@ impl<'a> Cursor<'a> {
 
     /// The value here as it is written.
     pub fn raw(&mut self) -> Parsed<&'a [u8]> {
-        self.read(Cursor::skip)
+        self.read(JsonCursor::skip)
     }
 
     /// The value here as it is written, which `read` reads.
@@ -300,7 +300,7 @@ mod tests {
 
     fn keys(text: &str) -> Parsed<Vec<(String, String)>> {
         let mut out = Vec::new();
-        let mut cursor = Cursor::new(text.as_bytes());
+        let mut cursor = JsonCursor::new(text.as_bytes());
         cursor.object(|c, key| {
             let value = c.raw()?;
             out.push((
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn numbers_beyond_reason_are_no_numbers() {
-        let n = |text: &str| Cursor::new(text.as_bytes()).count().unwrap();
+        let n = |text: &str| JsonCursor::new(text.as_bytes()).count().unwrap();
         assert_eq!(n("12"), Some(12));
         assert_eq!(n("1e3"), Some(1000));
         for text in ["1e400", "-3", "99999999999999999999999", "\"7\"", "null", "nan", "inf", "[1]"] {
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn strings_are_unescaped_and_broken_ones_kept_as_they_are() {
-        let s = |text: &str| Cursor::new(text.as_bytes()).string().unwrap().unwrap().into_owned();
+        let s = |text: &str| JsonCursor::new(text.as_bytes()).string().unwrap().unwrap().into_owned();
         assert_eq!(s(r#""a\n\u00e9\ud83d\ude00""#), "a\né😀");
         assert_eq!(s(r#""\ud83d""#), r"\ud83d");
     }
@@ -368,10 +368,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_can_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let mut c = Cursor::new(&bytes);
+            let mut c = JsonCursor::new(&bytes);
             let _ = c.object(|c, _| c.array(|c| c.string().map(drop)));
-            let _ = Cursor::new(&bytes).number();
-            let _ = Cursor::new(&bytes).string();
+            let _ = JsonCursor::new(&bytes).number();
+            let _ = JsonCursor::new(&bytes).string();
         }
 
         #[test]

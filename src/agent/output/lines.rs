@@ -4,7 +4,7 @@
 
 use memchr::{memchr, memchr_iter, memchr3, memmem};
 
-use super::json::Cursor;
+use super::json::JsonCursor;
 
 /// The longest line or object that is held as it is, in bytes. Lines of 1 MB are normal.
 const LIMIT: usize = 16 << 20;
@@ -20,7 +20,7 @@ pub fn objects(text: &[u8], mut object: impl FnMut(&[u8])) -> usize {
     let (mut at, mut end) = (0, 0);
     while let Some(i) = memchr(b'{', &text[at..]) {
         let start = at + i;
-        let mut cursor = Cursor::new(&text[start..]);
+        let mut cursor = JsonCursor::new(&text[start..]);
         let is_object = cursor.object(|c, _| c.skip()).is_ok();
         at = start + cursor.place().max(1);
         if is_object {

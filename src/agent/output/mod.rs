@@ -3,4 +3,5 @@
 pub mod event;
 pub mod forms;
 pub mod json;
+pub mod kept;
 pub mod lines;

@@ -1,10 +1,10 @@
 //! Sessions: the verdict at each end, and what a link displaces.
 
 use super::{END, START, World, ended, new_task, start};
-use crate::ledger::sessions::{LastUse, Restored};
-use crate::ledger::{Finished, Found, Ledger};
+use crate::ledger::sessions::{LastUse, RestoreOutcome};
+use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
 use crate::task::{
-    Cancel, Ended, Ending, Failure, Interrupt, NewTask, Provider, SessionId, Status, TaskId, Trust,
+    Cancel, Ended, Ending, Failure, Interrupt, Key, NewTask, Provider, SessionId, Status, TaskId, Trust,
 };
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -22,7 +22,7 @@ fn first_run(ledger: &mut Ledger) {
 }
 
 fn linked(ledger: &Ledger) -> Option<(SessionId, Option<TaskId>)> {
-    ledger.session_of_key(KEY).unwrap().map(|s| (s.session_id, s.task_id))
+    ledger.session_of_key(&Key::recorded(KEY)).unwrap().map(|s| (s.session_id, s.task_id))
 }
 
 fn link(session: &str, task: &str) -> Option<(SessionId, Option<TaskId>)> {
@@ -55,13 +55,13 @@ fn a_session_survives_success_and_nothing_else() {
         drop(start(&mut ledger, &with_session("second", "s1")));
         assert_eq!(linked(&ledger), link("s1", "second"));
         let finished = ledger.finish(&TaskId::recorded("second"), &ended(ending), "run").unwrap();
-        let Finished::Done { invalidated } = finished else {
+        let FinishOutcome::Done { invalidated } = finished else {
             panic!("{finished:?}");
         };
         match reason {
             None => {
                 assert_eq!(invalidated, None);
-                let session = ledger.session_of_key(KEY).unwrap().unwrap();
+                let session = ledger.session_of_key(&Key::recorded(KEY)).unwrap().unwrap();
                 assert_eq!(session.session_id, "s1");
                 assert_eq!(session.last_used_at.as_deref(), Some(END));
                 assert_eq!(session.trust, Trust::Task, "nobody needs to judge it anew");
@@ -89,11 +89,11 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         let world = World::new();
         let mut ledger = world.open();
         first_run(&mut ledger);
-        let before = ledger.session_of_key(KEY).unwrap();
+        let before = ledger.session_of_key(&Key::recorded(KEY)).unwrap();
         drop(start(&mut ledger, &with_session("second", session)));
         let finished = ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
-        assert_eq!(finished, Finished::Done { invalidated: None });
-        assert_eq!(ledger.session_of_key(KEY).unwrap(), before);
+        assert_eq!(finished, FinishOutcome::Done { invalidated: None });
+        assert_eq!(ledger.session_of_key(&Key::recorded(KEY)).unwrap(), before);
         assert!(reasons(&ledger, "second").is_empty());
         let claim = ledger.claim().unwrap();
         let last =
@@ -108,17 +108,17 @@ fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_ex
         let world = World::new();
         let mut ledger = world.open();
         first_run(&mut ledger);
-        let before = ledger.session_of_key(KEY).unwrap();
+        let before = ledger.session_of_key(&Key::recorded(KEY)).unwrap();
         let live = ledger.hold_live().unwrap();
         let claim = ledger.claim().unwrap();
         claim.insert(&new_task("second", Some(KEY)), &live, "run").unwrap();
-        claim.set_session_aside(KEY, "fresh", &TaskId::recorded("second"), START).unwrap();
+        claim.set_session_aside(&Key::recorded(KEY), "fresh", &TaskId::recorded("second"), START).unwrap();
         claim.commit().unwrap();
         assert_eq!(linked(&ledger), None);
         assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "fresh".to_owned())]);
         let end = Ended { executed, ..never_executed() };
         ledger.finish(&TaskId::recorded("second"), &end, "run").unwrap();
-        assert_eq!(ledger.session_of_key(KEY).unwrap(), before.filter(|_| !executed));
+        assert_eq!(ledger.session_of_key(&Key::recorded(KEY)).unwrap(), before.filter(|_| !executed));
         assert_eq!(reasons(&ledger, "second").len(), usize::from(executed));
     }
 }
@@ -142,13 +142,13 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
     ledger
         .session_seen(
             &TaskId::recorded("second"),
-            Some(KEY),
+            Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s2"),
             END,
         )
         .unwrap();
-    let Found::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
+    let TaskLookup::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
     assert_eq!(row.session_id, Some("s2".into()));
     assert_eq!(linked(&ledger), link("s2", "second"));
     assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "replaced".to_owned())]);
@@ -157,7 +157,7 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
     ledger
         .session_seen(
             &TaskId::recorded("second"),
-            Some(KEY),
+            Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s3"),
             END,
@@ -189,7 +189,7 @@ fn a_bad_end_withdraws_the_session_from_every_key() {
     assert_eq!(linked(&ledger), None);
     let invalidated = ledger.invalidations_of_task(&TaskId::recorded("keyless")).unwrap();
     assert_eq!(invalidated.len(), 1);
-    assert_eq!(invalidated[0].key.as_deref(), Some(KEY));
+    assert_eq!(invalidated[0].key, Some(KEY.into()));
     assert_eq!(invalidated[0].last_used_at.as_deref(), Some(END));
 }
 
@@ -216,8 +216,14 @@ fn a_success_does_not_bring_back_what_an_operator_withdrew_meanwhile() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("t", "s1")));
     let claim = ledger.claim().unwrap();
-    assert!(claim.invalidate_session(KEY, "operator", Some(&TaskId::recorded("t")), END).unwrap());
-    assert!(!claim.invalidate_session(KEY, "operator", Some(&TaskId::recorded("t")), END).unwrap());
+    assert!(
+        claim.invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), END).unwrap()
+    );
+    assert!(
+        !claim
+            .invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), END)
+            .unwrap()
+    );
     claim.commit().unwrap();
     ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
     assert_eq!(linked(&ledger), None);
@@ -232,7 +238,7 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     end.session_cost_usd = Some(1.5);
     ledger.finish(&TaskId::recorded("first"), &end, "run").unwrap();
     let mut second = with_session("second", "s1");
-    second.key = Some("another key".to_owned());
+    second.key = Some(Key::recorded("another key"));
     second.started_at = END.to_owned();
     drop(start(&mut ledger, &second));
     let claim = ledger.claim().unwrap();
@@ -280,7 +286,7 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
     ledger
         .session_seen(
             &TaskId::recorded("second"),
-            Some(KEY),
+            Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s3"),
             END,
@@ -288,8 +294,8 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
         .unwrap();
     assert_eq!(reasons(&ledger, "second"), [("s2".to_owned(), "replaced".to_owned())]);
     ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
-    let restored = |ledger: &mut Ledger| match ledger.restore_session(KEY, END).unwrap() {
-        Restored::Done(session) => Some(session.session_id),
+    let restored = |ledger: &mut Ledger| match ledger.restore_session(&Key::recorded(KEY), END).unwrap() {
+        RestoreOutcome::Done(session) => Some(session.session_id),
         _ => None,
     };
     let gone = world.raw();
@@ -358,13 +364,13 @@ fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
     let claim = ledger.claim().unwrap();
     let lost = ended(Ending::Interrupted(Interrupt::SupervisorLost));
     claim.end(&TaskId::recorded("dead"), &lost, "run").unwrap();
-    assert!(claim.session(KEY).unwrap().is_none());
+    assert!(claim.session(&Key::recorded(KEY)).unwrap().is_none());
     let mut next = with_session("next", "s2");
     next.started_at = START.to_owned();
     claim.insert(&next, &live, "run").unwrap();
     claim
         .link_session(
-            KEY,
+            &Key::recorded(KEY),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s2"),
             &TaskId::recorded("next"),

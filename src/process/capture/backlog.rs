@@ -7,9 +7,10 @@ use std::os::unix::fs::FileExt;
 
 use nix::fcntl::FallocateFlags;
 
-use super::CHUNK;
 use crate::sys;
 
+/// Bytes that are read from the file at once, and that an empty buffer keeps.
+pub(super) const CHUNK: usize = 64 * 1024;
 /// Bytes that wait in memory, at most.
 pub(super) const MEMORY: usize = 1 << 20;
 

@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 
-use super::CHUNK;
+use super::backlog::CHUNK;
 
 /// How long a line without its newline waits for it.
 const LINE_WAIT: Duration = Duration::from_secs(1);

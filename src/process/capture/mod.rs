@@ -28,7 +28,6 @@ use backlog::Backlog;
 use downstream::{Downstream, Refusal};
 pub use holders::PipeHolders;
 
-const CHUNK: usize = 64 * 1024;
 /// What the agent's pipe holds, in bytes: the agent writes on while what it wrote before is read, all at
 /// once. A user's pipes may hold 64 MiB together, pipe(7).
 const PIPE: usize = 256 * 1024;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 
-use super::backlog::MEMORY;
+use super::backlog::{CHUNK, MEMORY};
 use super::*;
 
 #[test]

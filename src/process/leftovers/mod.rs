@@ -171,7 +171,7 @@ impl LeftoverSweep {
             mark: TaskMark::new(&task.id, task.ledger.clone()),
             task,
             me: std::process::id() as i32,
-            user: rustix::process::geteuid().as_raw(),
+            user: nix::unistd::geteuid().as_raw(),
             grace,
             ends,
             phase: SweepPhase::New,

@@ -31,7 +31,7 @@ impl ProcessScan {
     /// # Errors
     /// `/proc` is not mounted, or is another pid namespace's.
     pub fn open() -> io::Result<ProcessScan> {
-        let user = rustix::process::geteuid().as_raw();
+        let user = nix::unistd::geteuid().as_raw();
         Ok(ProcessScan { proc: ProcFs::open()?, table: ProcessSnapshot::default(), index: None, user })
     }
 

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use super::output::event::{Block, Event, Message, Stream, Usage};
-use super::output::json::{Cursor, Parsed};
+use super::output::json::{JsonCursor, Parsed};
 use super::output::lines::{LineSplitter, ObjectSplitter};
 use crate::fuzz::json::Json;
 use crate::fuzz::{Chance, cuts};
@@ -87,7 +87,7 @@ pub fn json(text: &[u8]) {
         Ok(read) => read,
         Err(e) => return assert!(!e.is_eof() || event.is_err(), "a text that is cut is believed"),
     };
-    let mut cursor = Cursor::new(text);
+    let mut cursor = JsonCursor::new(text);
     assert_eq!(again(&mut cursor), Ok(read.clone()));
     assert!(cursor.at_end());
     if read.members().is_empty() {
@@ -104,7 +104,7 @@ pub fn json(text: &[u8]) {
 }
 
 /// The value here, read with our reader's own means.
-fn again(c: &mut Cursor<'_>) -> Parsed<Json> {
+fn again(c: &mut JsonCursor<'_>) -> Parsed<Json> {
     if c.begins_with(b'{')? {
         let mut members = Vec::new();
         c.object(|c, key| {
@@ -123,7 +123,7 @@ fn again(c: &mut Cursor<'_>) -> Parsed<Json> {
         return Ok(Json::Array(elements));
     }
     let raw = c.raw()?;
-    let of = || Cursor::new(raw);
+    let of = || JsonCursor::new(raw);
     let count = of().count()?;
     let value = match (of().string()?, of().number()?, of().boolean()?) {
         (Some(text), None, None) => Json::Text(text.into_owned()),

@@ -186,10 +186,10 @@ fn of_names_and_ids_that_never_end_little_is_kept() {
     reader.feed(line.as_bytes());
     reader.finish();
     let o = reader.observed();
-    assert_eq!(o.model.as_ref().map(String::len), Some(crate::agent::NAME));
-    assert_eq!(o.tool_in_flight.as_ref().map(String::len), Some(crate::agent::NAME));
+    assert_eq!(o.model.as_ref().map(String::len), Some(crate::agent::output::kept::NAME));
+    assert_eq!(o.tool_in_flight.as_ref().map(String::len), Some(crate::agent::output::kept::NAME));
     let calls = &reader.tally.calls;
-    assert!(calls.len() == 3 && calls.iter().all(|(_, name)| name.len() == crate::agent::NAME));
+    assert!(calls.len() == 3 && calls.iter().all(|(_, name)| name.len() == crate::agent::output::kept::NAME));
 }
 
 proptest! {

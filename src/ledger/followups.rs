@@ -3,10 +3,12 @@
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
-use super::error::step;
-use super::tasks::{self, Delivery};
-use super::{Ledger, Result, sessions, spool};
-use crate::task::{Invalidation, Session, SessionId, Status, Task, TaskId, Trust};
+use super::error::{LedgerError, Result, step};
+use super::file_check;
+use super::handle::Ledger;
+use super::tasks::{self, DeliveryStatus};
+use super::{sessions, spool};
+use crate::task::{Invalidation, Key, Session, SessionId, Status, Task, TaskId, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -26,8 +28,8 @@ const UPDATE_RUNNING_ERROR: &str = "
 
 /// A session that was taken out of use because its last task did not end well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Withdrawn {
-    pub key: String,
+pub struct UnsafeSession {
+    pub key: Key,
     pub session_id: SessionId,
     pub why: String,
 }
@@ -48,13 +50,11 @@ impl Ledger {
     }
 
     /// Records how the attempt to run `--on-finish` ended.
-    pub fn delivery(&mut self, id: &TaskId, state: Delivery, at: &str) -> Result<()> {
+    pub fn delivery(&mut self, id: &TaskId, state: DeliveryStatus, at: &str) -> Result<()> {
         self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
             Ok(true) => Ok(()),
-            Ok(false) => {
-                Err(super::LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() })
-            }
+            Ok(false) => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() }),
             Err(e) => Err(self.failed("recording a delivery")(e)),
         }
     }
@@ -114,8 +114,8 @@ impl Ledger {
             Ok(found)
         })?;
         for path in slots {
-            super::open::remove_if_there(&path)
-                .map_err(|e| super::LedgerError::io("removing the stray spool slot", &path, e))?;
+            file_check::remove_if_there(&path)
+                .map_err(|e| LedgerError::io("removing the stray spool slot", &path, e))?;
         }
         Ok(())
     }
@@ -134,7 +134,7 @@ impl Ledger {
     }
 
     /// The running task under a key.
-    pub fn holder(&self, key: &str) -> Result<Option<Task>> {
+    pub fn holder(&self, key: &Key) -> Result<Option<Task>> {
         tasks::holder(self.conn(), key).map_err(self.failed("looking for the holder of the key"))
     }
 
@@ -144,29 +144,29 @@ impl Ledger {
     }
 
     /// The sessions that were taken away from a key, oldest first.
-    pub fn invalidations_of_key(&self, key: &str) -> Result<Vec<Invalidation>> {
+    pub fn invalidations_of_key(&self, key: &Key) -> Result<Vec<Invalidation>> {
         sessions::invalidations_of_key(self.conn(), key)
             .map_err(self.failed("reading the invalidated sessions of a key"))
     }
 
     /// Brings back the session that was withdrawn last from a key, on an operator's word.
-    pub fn restore_session(&mut self, key: &str, at: &str) -> Result<sessions::Restored> {
+    pub fn restore_session(&mut self, key: &Key, at: &str) -> Result<sessions::RestoreOutcome> {
         self.in_transaction("restoring a session", |conn| sessions::restore(conn, key, at))
     }
 
     /// The sessions that are unsafe now, whoever wrote them. Those of running tasks are none.
-    pub fn unsafe_sessions(&self) -> Result<Vec<Withdrawn>> {
+    pub fn unsafe_sessions(&self) -> Result<Vec<UnsafeSession>> {
         let judge = || sessions::untrusted(self.conn())?.iter().map(|s| judge(self.conn(), s)).collect();
         let verdicts: rusqlite::Result<Vec<_>> = judge();
         let verdicts = verdicts.map_err(self.failed("looking for unsafe sessions"))?;
         Ok(verdicts
             .into_iter()
-            .filter_map(|v| if let Found::Unsafe(w) = v { Some(w) } else { None })
+            .filter_map(|v| if let SessionVerdict::Unsafe(w) = v { Some(w) } else { None })
             .collect())
     }
 
     /// Takes every unsafe session out of use.
-    pub fn withdraw_unsafe_sessions(&mut self, at: &str) -> Result<Vec<Withdrawn>> {
+    pub fn withdraw_unsafe_sessions(&mut self, at: &str) -> Result<Vec<UnsafeSession>> {
         // Most often there is none: then nobody is kept from writing.
         let any = sessions::untrusted(self.conn()).map_err(self.failed("looking for unsafe sessions"))?;
         if any.is_empty() {
@@ -176,9 +176,9 @@ impl Ledger {
             let mut withdrawn = Vec::new();
             for session in sessions::untrusted(conn)? {
                 match judge(conn, &session)? {
-                    Found::Running => {}
-                    Found::Safe => sessions::trust(conn, &session.key, Trust::Task)?,
-                    Found::Unsafe(w) => {
+                    SessionVerdict::Running => {}
+                    SessionVerdict::Safe => sessions::trust(conn, &session.key, Trust::Task)?,
+                    SessionVerdict::Unsafe(w) => {
                         sessions::withdraw(conn, &session, &w.why, session.task_id.as_ref(), at)?;
                         withdrawn.push(w);
                     }
@@ -189,23 +189,23 @@ impl Ledger {
     }
 }
 
-enum Found {
+enum SessionVerdict {
     Safe,
     Running,
-    Unsafe(Withdrawn),
+    Unsafe(UnsafeSession),
 }
 
-fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<Found> {
+fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<SessionVerdict> {
     let last = last_use(conn, session)?;
     if last.is_safe() {
-        return Ok(Found::Safe);
+        return Ok(SessionVerdict::Safe);
     }
     let why = match &last.task {
-        Some(task) if task.status == Status::Running => return Ok(Found::Running),
+        Some(task) if task.status == Status::Running => return Ok(SessionVerdict::Running),
         _ => last.why(),
     };
     let (key, session_id) = (session.key.clone(), session.session_id.clone());
-    Ok(Found::Unsafe(Withdrawn { key, session_id, why }))
+    Ok(SessionVerdict::Unsafe(UnsafeSession { key, session_id, why }))
 }
 
 fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::LastUse> {
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn only_sessions_that_nobody_vouches_for_are_looked_at() {
         let conn = Connection::open_in_memory().unwrap();
-        super::super::open::make_tables(&conn).unwrap();
+        super::super::schema::make_tables(&conn).unwrap();
         let sql = format!("EXPLAIN QUERY PLAN {}", sessions::SELECT_UNTRUSTED);
         let plan: String = conn.query_row(&sql, [], |row| row.get(3)).unwrap();
         assert!(plan.contains("claude_sdk_sessions_untrusted"), "{plan}");

@@ -1,0 +1,34 @@
+//! The adapters that there are.
+
+use std::path::PathBuf;
+
+use super::adapter::Adapter;
+use super::claude::Claude;
+use super::command::CommandAdapter;
+use super::cursor::Cursor;
+
+/// `--agent-type` names no adapter.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "choosing the adapter for {}: there is no agent type `{named}`; use claude, cursor or command, \
+     or leave --agent-type out to go by the program's name",
+    program.display()
+)]
+pub struct UnknownAgentType {
+    pub program: PathBuf,
+    pub named: String,
+}
+
+/// The agents whose conversations are tracked.
+pub(super) static ADAPTERS: [&dyn Adapter; 2] = [&Claude, &Cursor];
+
+/// The adapter of that `agent_type`.
+pub fn by_type(agent_type: &str) -> Option<&'static dyn Adapter> {
+    let all = ADAPTERS.iter().copied().chain([no_adapter()]);
+    all.into_iter().find(|a| a.agent_type() == agent_type)
+}
+
+/// The adapter of every program that is no known agent.
+pub(super) fn no_adapter() -> &'static dyn Adapter {
+    &CommandAdapter
+}
