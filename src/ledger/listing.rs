@@ -56,7 +56,7 @@ const SELECT_ENDED_BY_KEY: &str = listed!("status <> 'running' AND key = :key");
 const SELECT_ENDED_BY_REPO: &str = listed!("status <> 'running' AND repo = :repo");
 const SELECT_ENDED_BY_AGENT: &str = listed!("status <> 'running' AND agent = :agent");
 const SELECT_ENDED_BY_STATUS: &str = listed!("status NOT IN ('running', 'success') AND status = :status");
-/// Started before `:since`, ended then or later: on the same day, or on another day than it started. The second
+/// Started before `:since`, ended then or later: on that day, or on another day than it started. The second
 /// condition is that of the index in `migrations/004.sql`, word for word; otherwise SQLite does not use it.
 const SELECT_ENDED_SINCE: &str = select!(
     "WHERE rowid IN (
