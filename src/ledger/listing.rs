@@ -290,9 +290,8 @@ mod tests {
         let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
         for by in GroupBy::EACH {
             // Each day of both histories has the same number of tasks.
-            let of_a_day = |ledger: &mut Ledger, since| {
-                steps(ledger, |l| l.stats(by, Some(since), 10).unwrap()).1
-            };
+            let of_a_day =
+                |ledger: &mut Ledger, since| steps(ledger, |l| l.stats(by, Some(since), 10).unwrap()).1;
             let few = of_a_day(&mut small, "2023-11-15T07:33:20.000Z");
             let many = of_a_day(&mut large, "2023-11-20T20:53:20.000Z");
             assert!(many <= 2 * few, "by {}: {few} steps of 4,000 tasks, {many} of 20,000", by.as_str());
