@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::error::{Error, Kind};
-use crate::ledger::{self, LastUse, Ledger, Location, RestoreOutcome};
+use crate::ledger::{self, Ledger, Location, RecordedUse, RestoreOutcome};
 use crate::recovery;
 use crate::task::{Invalidation, Key, Session, Status, Task, Verdict};
 use crate::view::{self, Screen, SessionState};
@@ -197,7 +197,7 @@ fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {
     Ok(Judged { session, state, why })
 }
 
-fn why_safe(last: &LastUse) -> String {
+fn why_safe(last: &RecordedUse) -> String {
     match last.task.as_deref() {
         Some(task) if task.status == Status::Success => format!("task {} ended well with it", task.id),
         Some(Task { id, session_kept: Some(after), .. }) => format!("task {id} kept it after {after}"),

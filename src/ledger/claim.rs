@@ -10,7 +10,7 @@ use super::ending::{self, EndedBy, FinishOutcome};
 use super::error::{LedgerError, Result, step};
 use super::handle::Ledger;
 use super::live::{LiveEvidence, LiveLock, LiveLocks};
-use super::sessions::{self, LastUse, SessionUser};
+use super::sessions::{self, RecordedUse, SessionUser};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use super::wal::WriteAheadLog;
@@ -60,7 +60,7 @@ impl<'a> Claim<'a> {
         provider: Option<&Provider>,
         session_id: &SessionId,
         linked: Option<&TaskId>,
-    ) -> Result<LastUse> {
+    ) -> Result<RecordedUse> {
         sessions::last_use(&self.tx, provider, session_id, linked)
             .map_err(self.failed("looking for the last user of the session"))
     }

@@ -139,7 +139,7 @@ impl Ledger {
     }
 
     /// The last use of a key's session.
-    pub fn last_use(&self, session: &Session) -> Result<sessions::LastUse> {
+    pub fn last_use(&self, session: &Session) -> Result<sessions::RecordedUse> {
         last_use(self.conn(), session).map_err(self.failed("looking for the last user of a session"))
     }
 
@@ -208,7 +208,7 @@ fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<SessionVerdic
     Ok(SessionVerdict::Unsafe(UnsafeSession { key, session_id, why }))
 }
 
-fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::LastUse> {
+fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::RecordedUse> {
     let provider = session.provider.as_ref();
     sessions::last_use(conn, provider, &session.session_id, session.task_id.as_ref())
 }

@@ -116,7 +116,7 @@ pub fn untrusted(conn: &Connection) -> rusqlite::Result<Vec<Session>> {
 
 /// The last use of a conversation.
 #[derive(Debug)]
-pub struct LastUse {
+pub struct RecordedUse {
     /// One that runs, else the newest that is known to have used it.
     pub task: Option<Box<Task>>,
     /// An operator has restored it since, or a task that started later succeeded with it.
@@ -148,7 +148,7 @@ pub fn last_use(
     provider: Option<&Provider>,
     session_id: &SessionId,
     linked: Option<&TaskId>,
-) -> rusqlite::Result<LastUse> {
+) -> rusqlite::Result<RecordedUse> {
     let mut task = tasks::running_with_session(conn, provider, session_id)?;
     if task.is_none() {
         task = tasks::last_user_of_session(conn, provider, session_id)?;
@@ -170,10 +170,10 @@ pub fn last_use(
         // What the last task by the clock says against it is settled if its invalidation no longer holds.
         restored = conn.query_row(SELECT_IS_CLOSED, (session_id, user), |_| Ok(())).optional()?.is_some();
     }
-    Ok(LastUse { task: task.map(Box::new), restored, veto })
+    Ok(RecordedUse { task: task.map(Box::new), restored, veto })
 }
 
-impl LastUse {
+impl RecordedUse {
     pub fn status(&self) -> Option<Status> {
         self.task.as_ref().map(|t| t.status)
     }

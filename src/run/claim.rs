@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::agent::{self, AskedSession, Mode, Place};
+use crate::agent::{self, AskedSession, Mode, SessionPlace};
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::leftovers::SweepStep;
@@ -133,7 +133,8 @@ impl<'a> KeyClaim<'a> {
             (RecoveryOutcome::Unverifiable(_), ..) => Err(busy(
                 ", which cannot be judged from here".to_owned(),
                 &format!(
-                    "look for it where it was started, or run under another key or ledger; if it has ended: {}",
+                    "look for it where it was started, or run under another key or ledger; \
+                     if it has ended: {}",
                     recovery::release_command(ledger, &holder)
                 ),
             )),
@@ -269,7 +270,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
     let users = named_session(command).map(|id| last_use(claim, command, id, None)).transpose()?;
     let transcript = linked.as_ref().map_or(Transcript::Usable, |l| {
         let exists = agent::has_conversation(command.adapter, &command.cwd, &l.session);
-        Transcript::judge(exists, l.transcript_seen, matches!(command.place, Place::Elsewhere(_)))
+        Transcript::judge(exists, l.transcript_seen, matches!(command.place, SessionPlace::Elsewhere(_)))
     });
     let at_terminal = || std::io::IsTerminal::is_terminal(&sys::stdio(0));
     let chosen = session::choose(&Known {

@@ -1,7 +1,7 @@
 //! Sessions: the verdict at each end, and what a link displaces.
 
 use super::{END, START, World, ended, new_task, start};
-use crate::ledger::sessions::{LastUse, RestoreOutcome};
+use crate::ledger::sessions::{RecordedUse, RestoreOutcome};
 use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
 use crate::task::{
     Cancel, Ended, Ending, Failure, Interrupt, Key, NewTask, Provider, SessionId, Status, TaskId, Trust,
@@ -265,7 +265,7 @@ fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
             .unwrap();
         assert!(!last.restored);
         // A restored session has no veto any more.
-        LastUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.is_safe()
+        RecordedUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.is_safe()
     };
     assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "it runs");
     ledger.finish(&TaskId::recorded("t"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
