@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::error::{Error, chain};
-use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
+use crate::ledger::{Claim, FinishOutcome, Ledger, LedgerError, LiveEvidence, MergeOutcome, MergedRecord};
 use crate::log;
 use crate::process::cgroup::oom;
 use crate::process::leftovers::summary::LeftoverSummary;
@@ -507,8 +507,8 @@ impl LostTask {
             ..Ended::unknown(Ending::Interrupted(reason))
         };
         match claim.end(id, &ended, by)? {
-            Finished::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
-            Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(SettleOutcome::Untouched),
+            FinishOutcome::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
+            FinishOutcome::AlreadyTerminal(_) | FinishOutcome::NoRow => Ok(SettleOutcome::Untouched),
         }
     }
 
@@ -559,7 +559,7 @@ impl LostTask {
 }
 
 /// What became of one spooled record, and whether that is as it should be.
-pub fn describe_merged(merged: &Merged) -> (String, bool) {
+pub fn describe_merged(merged: &MergedRecord) -> (String, bool) {
     let task = merged.task.as_ref().map(TaskId::as_str).unwrap_or("of unknown name");
     match &merged.outcome {
         MergeOutcome::Applied { status, invalidated } => {

@@ -14,7 +14,7 @@ use crate::agent::{self, Mode, Observed, Reader};
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::helper::{Attendant, Helper, Waited};
-use crate::ledger::{Found, Ledger, SpoolSlot};
+use crate::ledger::{Ledger, SpoolSlot, TaskLookup};
 use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::escalation::Escalation;
@@ -208,7 +208,7 @@ impl<'a> Supervisor<'a> {
     /// The task's row, if the ledger has it.
     pub(super) fn row(&self) -> Option<Task> {
         match self.ledger.task(self.task.id.as_str()) {
-            Ok(Found::One(task)) => Some(*task),
+            Ok(TaskLookup::One(task)) => Some(*task),
             _ => None,
         }
     }
