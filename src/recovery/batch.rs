@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 use tracing::warn;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::Ledger;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::recovery::trust::OwnershipEvidence;
@@ -74,8 +74,8 @@ struct AgentEnd {
 impl AgentEnd {
     /// Sends SIGTERM; SIGCONT too, since a stopped process acts on it only once it is continued.
     fn begin(agent: ProcessHandle, until: Instant) -> io::Result<AgentEnd> {
-        agent.signal(Signal::TERM)?;
-        agent.signal(Signal::CONT)?;
+        agent.signal(Signal::SIGTERM)?;
+        agent.signal(Signal::SIGCONT)?;
         Ok(AgentEnd { agent, is_killed: false, until })
     }
 
@@ -87,7 +87,7 @@ impl AgentEnd {
         if now >= self.until && !self.is_killed {
             self.is_killed = true;
             self.until = now + leftovers::DYING;
-            return self.agent.signal(Signal::KILL).is_err();
+            return self.agent.signal(Signal::SIGKILL).is_err();
         }
         now >= self.until
     }
@@ -280,7 +280,7 @@ impl RecoveryBatch {
         let pid = agent.identity.pid;
         // For root, a ledger of another user proves nothing.
         let is_ours = self.ledger.is_owned_by(nix::unistd::geteuid().as_raw());
-        if state != AgentState::Runs || !summary.leaves_unread(pid) || !is_ours {
+        if state != AgentState::Runs || !summary.spares_unread(pid) || !is_ours {
             return None;
         }
         let agent = identity::open_recorded(agent).ok()??;
@@ -294,7 +294,7 @@ impl RecoveryBatch {
         let mut lost = LostTask { leftovers, ..LostTask::found(task, self.here()) };
         if let (Some(summary), Some(pid)) = (&mut lost.leftovers, lost.task.agent_pid) {
             let state = agent_state_from(&lost.task, &self.here);
-            if summary.leaves_unread(pid) {
+            if summary.spares_unread(pid) {
                 match state {
                     AgentState::Ended => summary.note_end(pid),
                     AgentState::Runs if !summary.survivors.contains(&pid) => summary.survivors.push(pid),

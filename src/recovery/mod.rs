@@ -17,7 +17,7 @@ use crate::error::{Error, chain};
 use crate::ledger::{Claim, FinishOutcome, Ledger, LedgerError, LiveEvidence, MergeOutcome, MergedRecord};
 use crate::log;
 use crate::process::cgroup::oom;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LeftoversPolicy, SparedReason};
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle};

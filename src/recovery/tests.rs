@@ -6,7 +6,7 @@ use super::*;
 use crate::ledger::LiveLock;
 use crate::ledger::tests::{START, World, ended, new_task, start};
 use crate::ledger::{LedgerError, TaskLookup};
-use crate::process::leftovers::summary::SparedProcess;
+use crate::process::leftovers::SparedProcess;
 use crate::task::{Cancel, NewTask};
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];

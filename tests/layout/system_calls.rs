@@ -6,7 +6,7 @@ use super::source::files_below;
 /// The files that use rustix, and what nix lacks there. Their other calls share its error type.
 const RUSTIX: [(&str, &str); 17] = [
     ("src/commands/list.rs", "tcgetwinsize"),
-    ("src/ledger/location.rs", "statx"),
+    ("src/ledger/other_name.rs", "statx"),
     ("src/ledger/trust.rs", "lgetxattr"),
     ("src/owner.rs", "capabilities"),
     ("src/process/capture/mod.rs", "FIONREAD"),

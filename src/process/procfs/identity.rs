@@ -9,9 +9,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::Signal;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::sys;
 use crate::task::{Identity, Place, ProcessRecord, Verdict};
@@ -371,7 +372,7 @@ impl ProcessHandle {
     /// # Errors
     /// As [`sys::send_signal`].
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        sys::send_signal(self.pidfd.as_fd(), signal.as_raw(), None)
+        sys::send_signal(self.pidfd.as_fd(), signal as i32, None)
     }
 
     /// The effective user of the process, as far as it can be told.

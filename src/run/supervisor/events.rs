@@ -64,7 +64,7 @@ impl Supervisor<'_> {
 
     /// Time in which the agent could not go on is not counted against it.
     fn pause_clocks(&mut self) {
-        let held_up = self.output.as_ref().is_some_and(|o| o.capture.holds_agent_up());
+        let held_up = self.output.as_ref().is_some_and(|o| o.capture.delays_agent());
         let now = Instant::now();
         let t = &mut self.timers;
         t.timeout.run(!t.stopped, now);

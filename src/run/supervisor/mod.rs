@@ -19,7 +19,7 @@ use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::escalation::Escalation;
 use crate::process::forward::Forward;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{LeftoverSweep, SweepStep};
 use crate::process::spawn::gate::{Gated, StartError};
 use crate::process::watch::{Watch, WatchSource};
@@ -250,7 +250,7 @@ impl<'a> Supervisor<'a> {
     /// Gives back the memory that is not needed while nothing happens: many supervisors may wait at once.
     fn rest(&mut self) {
         if let Some(output) = &mut self.output {
-            output.capture.rest();
+            output.capture.free_buffer();
         }
         if let Err(e) = self.ledger.rest() {
             debug!("{}", chain(&e));

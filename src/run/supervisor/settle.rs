@@ -14,7 +14,7 @@ use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
     Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Stop, TaskId,
