@@ -35,7 +35,7 @@ const LAST_BREATH: Duration = Duration::from_secs(1);
 /// How often a lock is asked for again whose holder has no descriptor to wait for.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Judges a running row by what the kernel says of its live lock, else by its identity. DESIGN section 6.
+/// Judges a running row by what the kernel says of its live lock, else by its identity.
 pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
     judge_from(lock, task, &identity::place())
 }
