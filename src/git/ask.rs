@@ -49,14 +49,14 @@ const KEPT: [&str; 4] = ["GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_N
 
 /// Why git did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(super) enum NoAnswer {
     /// It failed, or cannot be started.
     Refused,
     /// It did not exit in time and was killed, or no time is left.
     Hung,
 }
 
-pub(super) type Answer<T = Vec<u8>> = Result<T, Silence>;
+pub(super) type Answer<T = Vec<u8>> = Result<T, NoAnswer>;
 
 /// A question: git's arguments, its stdin, and the settings to empty besides the usual ones.
 pub(super) struct Question<'q> {
@@ -130,7 +130,7 @@ impl<'a> Git<'a> {
         attendant: &mut dyn Attendant,
     ) -> Result<Answer, Error> {
         if self.left.is_zero() {
-            return Ok(Err(Silence::Hung));
+            return Ok(Err(NoAnswer::Hung));
         }
         let started = self.start(top, question);
         self.answer(started, question, attendant)
@@ -146,14 +146,14 @@ impl<'a> Git<'a> {
             Ok(started) => started,
             Err(e) => {
                 debug!("asking git {}: {e}", question.args.join(" "));
-                return Ok(Err(Silence::Refused));
+                return Ok(Err(NoAnswer::Refused));
             }
         };
         let ended = self.await_end(child, attendant)?;
         Ok(match ended {
-            Some(Exit::Code(0)) => read(answer).ok_or(Silence::Refused),
-            Some(_) => Err(Silence::Refused),
-            None => Err(Silence::Hung),
+            Some(Exit::Code(0)) => read(answer).ok_or(NoAnswer::Refused),
+            Some(_) => Err(NoAnswer::Refused),
+            None => Err(NoAnswer::Hung),
         })
     }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::ask::{Git, Silence};
-use super::changes::{Changes, Filters, History};
+use super::ask::{Git, NoAnswer};
+use super::changes::{Changes, Filters, GitHistory};
 use super::worktree::{Head, Position, Worktree};
 use crate::error::{Error, chain};
 use crate::helper::Attendant;
@@ -51,8 +51,8 @@ impl Baseline {
         let now = self.worktree.position();
         let filters = Filters::of(&self.worktree, git, attendant)?;
         let history = match filters {
-            Err(Silence::Hung) => History::unasked(before, &now),
-            _ => History::between(before, &now, &self.worktree, git, attendant)?,
+            Err(NoAnswer::Hung) => GitHistory::unasked(before, &now),
+            _ => GitHistory::between(before, &now, &self.worktree, git, attendant)?,
         };
         let changes = match &filters {
             Ok(filters) if !history.hung => Changes::of(&self.worktree, filters, git, attendant)?,

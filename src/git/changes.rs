@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::ask::{Answer, Git, Question, Silence};
+use super::ask::{Answer, Git, NoAnswer, Question};
 use super::worktree::{Head, Position, Worktree};
 use crate::error::Error;
 use crate::helper::Attendant;
@@ -41,19 +41,19 @@ impl Names {
 
 /// What was committed between two positions. The default: nothing is known.
 #[derive(Debug, Default)]
-pub(super) struct History {
+pub(super) struct GitHistory {
     pub commits: Option<u64>,
     pub changed: Option<Names>,
     /// Git did not answer in time.
     pub hung: bool,
 }
 
-impl History {
+impl GitHistory {
     /// What is known without git.
-    pub(super) fn unasked(before: &Position, now: &Position) -> History {
+    pub(super) fn unasked(before: &Position, now: &Position) -> GitHistory {
         match before.head.is_some() && before.head == now.head {
-            true => History { commits: Some(0), changed: Some(Names::default()), hung: false },
-            false => History::default(),
+            true => GitHistory { commits: Some(0), changed: Some(Names::default()), hung: false },
+            false => GitHistory::default(),
         }
     }
 
@@ -64,12 +64,12 @@ impl History {
         worktree: &Worktree,
         git: &mut Git<'_>,
         attendant: &mut dyn Attendant,
-    ) -> Result<History, Error> {
+    ) -> Result<GitHistory, Error> {
         let (Some(head), Some(Head::Commit(now_at))) = (&before.head, &now.head) else {
-            return Ok(History::unasked(before, now));
+            return Ok(GitHistory::unasked(before, now));
         };
         let (range, tree) = match head {
-            Head::Commit(id) if id == now_at => return Ok(History::unasked(before, now)),
+            Head::Commit(id) if id == now_at => return Ok(GitHistory::unasked(before, now)),
             Head::Commit(id) => (format!("{id}..{now_at}"), id.as_str()),
             Head::Unborn => (now_at.clone(), EMPTY_TREES[usize::from(now_at.len() > 40)]),
         };
@@ -78,11 +78,11 @@ impl History {
         let files = ["diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty"];
         let files = [&files[..], &["--name-only", "-z", tree, now_at, "--"]].concat();
         let changed = match commits {
-            Err(Silence::Hung) => Err(Silence::Hung),
+            Err(NoAnswer::Hung) => Err(NoAnswer::Hung),
             _ => plainly(git, &worktree.top, &files, attendant)?,
         };
-        Ok(History {
-            hung: changed == Err(Silence::Hung),
+        Ok(GitHistory {
+            hung: changed == Err(NoAnswer::Hung),
             commits: commits.ok().and_then(|said| String::from_utf8(said).ok()?.trim().parse().ok()),
             changed: changed.ok().map(|said| Names::of(fields(&said))),
         })
@@ -162,7 +162,7 @@ impl Filters {
         attendant: &mut dyn Attendant,
     ) -> Result<Answer<Filters>, Error> {
         let settings = git.settings(&worktree.top, attendant)?;
-        Ok(settings.and_then(|said| filters(&said, worktree).ok_or(Silence::Refused)))
+        Ok(settings.and_then(|said| filters(&said, worktree).ok_or(NoAnswer::Refused)))
     }
 }
 

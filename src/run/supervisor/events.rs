@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
-use super::state::{AgentEnd, AgentState, RequestedStop};
+use super::state::{AgentExit, AgentPhase, RequestedStop};
 use super::stopwatch::Clock;
 use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
@@ -79,7 +79,7 @@ impl Supervisor<'_> {
             return Ok(());
         }
         // A hook has a process group of its own, which the terminal does not signal.
-        if let (AgentState::Over(..), Some(helper), libc::SIGTSTP | libc::SIGCONT) =
+        if let (AgentPhase::Over(..), Some(helper), libc::SIGTSTP | libc::SIGCONT) =
             (self.agent.state, &self.helper, received.signal)
             && helper.ended.is_none()
         {
@@ -87,8 +87,8 @@ impl Supervisor<'_> {
         }
         if let Some(stop) = stop_of(&received) {
             match self.agent.state {
-                AgentState::AtGate | AgentState::Alive(_) => self.request_stop(stop, received.signal),
-                AgentState::Over(..) => self.stop.hurry(received.signal),
+                AgentPhase::AtGate | AgentPhase::Alive(_) => self.request_stop(stop, received.signal),
+                AgentPhase::Over(..) => self.stop.hurry(received.signal),
             }
         }
         let stops = matches!(received.signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
@@ -97,9 +97,9 @@ impl Supervisor<'_> {
         }
         match self.agent.state {
             _ if delivery == SignalDelivery::AlreadyDelivered => {}
-            AgentState::Alive(Some(Ok(()))) => forward::forward(&self.agent.child, &received),
-            AgentState::AtGate | AgentState::Alive(_) => self.early.push_back(received),
-            AgentState::Over(..) => {}
+            AgentPhase::Alive(Some(Ok(()))) => forward::forward(&self.agent.child, &received),
+            AgentPhase::AtGate | AgentPhase::Alive(_) => self.early.push_back(received),
+            AgentPhase::Over(..) => {}
         }
         // A stop signal to the whole group may stop the agent before bookend reads it.
         if stops && self.timers.stopped {
@@ -120,7 +120,7 @@ impl Supervisor<'_> {
         if !yields(&stop) || self.agent.mode != Mode::Interactive {
             self.escalation.begin(signal, now);
         }
-        if let (AgentState::AtGate, Some(helper)) = (self.agent.state, &self.helper)
+        if let (AgentPhase::AtGate, Some(helper)) = (self.agent.state, &self.helper)
             && helper.ended.is_none()
         {
             self.escalation.begin(signal, now);
@@ -136,8 +136,8 @@ impl Supervisor<'_> {
 
     pub(super) fn send(&mut self, signal: i32) {
         let to = match (self.agent.state, &self.helper) {
-            (AgentState::AtGate, Some(helper)) if helper.ended.is_none() => &helper.child,
-            (AgentState::Alive(_), _) => &self.agent.child,
+            (AgentPhase::AtGate, Some(helper)) if helper.ended.is_none() => &helper.child,
+            (AgentPhase::Alive(_), _) => &self.agent.child,
             _ => return,
         };
         let sent = to.signal(signal, None);
@@ -151,7 +151,7 @@ impl Supervisor<'_> {
             // Write access to the cgroup is enough to kill all processes in it, whatever their user.
             let killed = self.agent.state.is_alive() && self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
             if self.agent.state.is_alive() && !killed {
-                self.agent.state.ended(AgentEnd::OutOfReach);
+                self.agent.state.ended(AgentExit::OutOfReach);
             }
         }
     }
@@ -159,7 +159,7 @@ impl Supervisor<'_> {
     fn on_child(&mut self, pid: i32, change: ChildChange, usage: ResourceUsage) -> Result<(), Error> {
         if pid == self.agent.child.pid {
             match change {
-                ChildChange::Ended(exit) => self.agent.state.ended(AgentEnd::Exited(exit, usage)),
+                ChildChange::Ended(exit) => self.agent.state.ended(AgentExit::Exited(exit, usage)),
                 ChildChange::Stopped(signal) => self.on_stopped(signal)?,
                 ChildChange::Continued => self.timers.stopped = false,
             }
