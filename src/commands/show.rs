@@ -77,7 +77,7 @@ fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &Histo
 fn before_own(task: &Task) -> Option<Vec<String>> {
     let words: Vec<OsString> = task.argv.as_ref()?.iter().map(OsString::from).collect();
     let recognised = agent::recognise(&words, task.agent_type.as_deref()).ok()?;
-    let start = Some(recognised.args_start)
+    let own = Some(recognised.args_start)
         .filter(|_| !matches!(recognised.place, agent::SessionPlace::Untracked(_)))?;
-    Some(task.argv.as_ref()?[..start].to_vec())
+    Some(task.argv.as_ref()?[..own].to_vec())
 }
