@@ -1,4 +1,4 @@
-//! Running a helper: a command beside the agent (`--prepare`, git, a hook), and waiting for it.
+//! Running a helper: a command beside the agent (`--prepare`, git, a hook).
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::OwnedFd;
@@ -12,14 +12,14 @@ use crate::process::watch::{Watch, WatchEvent, WatchInterest, WatchSource};
 use crate::stop;
 use crate::sys::{self, ChildChange, SignalSet};
 
-/// Bytes of a prepare command's output that are kept.
+/// Bytes of a helper's output that are kept.
 const TAIL: usize = 4096;
 
-/// A command of the user's that runs beside the agent: `--prepare`, `--on-finish`.
+/// The process of a helper.
 pub struct Helper {
     pub child: Gated,
     pub output: Option<OwnedFd>,
-    /// The last of what it said.
+    /// The end of its output.
     pub tail: Vec<u8>,
     pub start_error: Option<StartError>,
     pub ended: Option<Exit>,
@@ -47,35 +47,69 @@ impl Helper {
     }
 }
 
-/// Waits for a hook while it runs.
+/// Waits for a helper, beside its own work.
 pub trait Attendant {
     fn ledger(&mut self) -> &mut Ledger;
 
-    /// bookend received a stop signal: it starts no more hooks.
+    /// bookend has received a stop signal, and starts no more hooks.
     fn is_stopping(&self) -> bool;
 
-    /// Waits until the hook has ended, bookend receives a stop signal, or `until`.
+    /// Waits until the helper has exited, bookend receives a stop signal, or `until`.
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
-    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error>;
+    fn wait(&mut self, helper: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error>;
 }
 
-/// What ended a wait for a hook.
+/// What ended a wait for a helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
     Ended,
-    /// This stop signal came.
+    /// bookend received this stop signal.
     Stop(i32),
     Deadline,
 }
 
-/// A command that has nothing else to do while a hook runs. As long as this lives, stop signals are blocked,
-/// and read by [`Attendant::wait`].
+/// Whether to wait longer for a helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until then; `None`: until it exits.
+    Until(Option<Instant>),
+    GiveUp,
+}
+
+/// Opens the gate of a helper, and waits for it. `next` decides after each stop signal and each deadline.
+/// `None`: the attendant has lost the helper.
+///
+/// # Errors
+/// As [`Attendant::wait`].
+pub fn attend(
+    mut child: Gated,
+    output: Option<OwnedFd>,
+    mut wait: Wait,
+    attendant: &mut dyn Attendant,
+    next: &mut dyn FnMut(&Gated, Waited) -> Wait,
+) -> Result<Option<Helper>, Error> {
+    child.open();
+    let mut helper = Some(Helper::new(child, output));
+    while let Wait::Until(until) = wait {
+        let waited = attendant.wait(&mut helper, until)?;
+        let Some(helper) = &mut helper else { break };
+        if helper.ended.is_some() || waited == Waited::Ended {
+            helper.read_output();
+            break;
+        }
+        wait = next(&helper.child, waited);
+    }
+    Ok(helper)
+}
+
+/// A command that does nothing else while a hook runs. While this exists, stop signals are blocked, and read
+/// by [`Attendant::wait`].
 pub struct Idle<'a> {
     pub ledger: &'a mut Ledger,
     pub watch: &'a mut Watch,
-    /// The stop signal that came.
+    /// The stop signal that bookend has received.
     pub stopped: Option<i32>,
     former: SignalSet,
 }
@@ -132,7 +166,7 @@ impl Attendant for Idle<'_> {
     }
 }
 
-/// A command line of the user's, as the shell reads it.
+/// A command line that the shell reads.
 pub fn shell(command: &OsStr, env: Vec<CString>) -> std::io::Result<Launch> {
     Launch::new(&[OsStr::new("/bin/sh"), OsStr::new("-c"), command], env)
 }

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::failpoint;
-use crate::helper::{Attendant, Helper, Waited, dev_null, shell};
+use crate::helper::{self, Attendant, Helper, Wait, Waited, dev_null, shell};
 use crate::ledger::{Delivery, Ledger};
 use crate::process::group::{self, GroupMembers};
 use crate::process::spawn::caller::Caller;
@@ -81,11 +81,10 @@ pub fn run(
             .stdio(2, errors);
         Gated::start(launch, caller)
     });
-    let mut child = match started {
+    let child = match started {
         Ok(child) => child,
         Err(e) => return Ok(HookEnd::Failed(format!("could not be started: {e}"))),
     };
-    child.open();
     let (helper, stop, timed_out) = attend(child, hook.limit, attendant)?;
     let started = helper.as_ref().and_then(|h| h.start_error);
     Ok(match (started, helper.and_then(|h| h.ended), stop) {
@@ -110,16 +109,14 @@ fn attend(
     limit: Option<Duration>,
     attendant: &mut dyn Attendant,
 ) -> Result<(Option<Helper>, Option<i32>, bool), Error> {
-    let mut helper = Some(Helper::new(child, None));
-    let mut until = limit.map(|limit| Instant::now() + limit);
+    let after = |grace: Duration| Wait::Until(Some(Instant::now() + grace));
+    let first = limit.map_or(Wait::Until(None), after);
+    let mut wait = first;
     let mut members: Option<GroupMembers> = None;
-    let mut killed = false;
-    let mut stop = None;
-    loop {
-        let waited = attendant.wait(&mut helper, until)?;
-        let Some(Helper { child, .. }) = &helper else { break };
+    let (mut killed, mut stop) = (false, None);
+    let mut next = |child: &Gated, waited| {
         match waited {
-            Waited::Ended => break,
+            Waited::Ended => {}
             Waited::Stop(signal) => {
                 stop.get_or_insert(signal);
                 group::signal(child, signal);
@@ -129,20 +126,25 @@ fn attend(
                 group::signal(child, libc::SIGTERM);
                 // A stopped process acts on nothing but SIGKILL until it is continued.
                 group::signal(child, libc::SIGCONT);
-                until = Some(Instant::now() + GRACE);
+                wait = after(GRACE);
             }
-            // Not even SIGKILL ends what the kernel does not let go of.
-            Waited::Deadline if killed => break,
+            // SIGKILL does not end a process that the kernel cannot interrupt.
+            Waited::Deadline if killed => wait = Wait::GiveUp,
             Waited::Deadline => {
                 group::signal(child, libc::SIGKILL);
                 killed = true;
-                until = Some(Instant::now() + GRACE);
+                wait = after(GRACE);
             }
         }
-    }
+        wait
+    };
+    let helper = helper::attend(child, None, first, attendant, &mut next)?;
     let timed_out = members.is_some();
     if let Some(members) = members {
-        members.end(until.unwrap_or_else(Instant::now));
+        members.end(match wait {
+            Wait::Until(Some(until)) => until,
+            Wait::Until(None) | Wait::GiveUp => Instant::now(),
+        });
     }
     let ended = helper.as_ref().and_then(|h| h.ended);
     if stop.is_none()

@@ -116,7 +116,7 @@ fn a_prepare_command_that_fails_ends_the_task() {
 #[test]
 fn a_prepare_command_that_is_killed_ends_the_task() {
     let Some(world) = World::of_bookend("a_prepare_command_that_is_killed") else { return };
-    let row = never_runs(&world, &["--prepare", "kill -9 $$"], End::Code(125), "signal 9");
+    let row = never_runs(&world, &["--prepare", "kill -9 $$"], End::Code(125), "was killed by SIGKILL");
     assert_eq!(row.ending(), "failure/prepare");
 }
 

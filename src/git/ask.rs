@@ -16,12 +16,13 @@ use tracing::debug;
 
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::helper::Helper;
-use crate::helper::{Attendant, Waited, dev_null};
+use crate::helper::{self, Attendant, Wait, Waited, dev_null};
 use crate::process::group;
 use crate::process::spawn::caller::Caller;
+use crate::process::spawn::environment::{self, OPTION_VARIABLES};
 use crate::process::spawn::gate::{Gated, Launch};
 use crate::sys;
+use crate::task::TaskId;
 
 /// How long all that one run or one recovery asks of git may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -93,6 +94,12 @@ impl<'a> Git<'a> {
         env.push(entry(b"PATH", path.as_bytes()));
         env.extend(VARIABLES.map(|(name, value)| entry(name.as_bytes(), value.as_bytes())));
         Git { program, env, caller, left: LIMIT, ahead: None }
+    }
+
+    /// Git, with the environment of bookend itself for the task `id`.
+    pub fn for_task(id: &TaskId, caller: &'a Caller) -> Git<'a> {
+        let add = [(environment::FINISHED, OsStr::new(id.as_str()))];
+        Git::new(environment::inherited(&OPTION_VARIABLES, &add), caller)
     }
 
     /// Asks for the settings already, to have them when [`Git::settings`] is called. No other child of the
@@ -189,24 +196,24 @@ impl<'a> Git<'a> {
     /// Waits for the child for as long as it works, within the limit; `None`: it was killed.
     fn await_end(&mut self, child: Gated, attendant: &mut dyn Attendant) -> Result<Option<Exit>, Error> {
         let begun = Instant::now();
-        let pid = child.pid;
-        let mut helper = Some(Helper::new(child, None));
-        let (mut bound, mut effort) = (QUIET, None);
-        loop {
-            let until = Instant::now() + bound.min(self.left.saturating_sub(begun.elapsed()));
-            let waited = attendant.wait(&mut helper, Some(until))?;
-            let is_hurried = matches!(waited, Waited::Stop(_)) || attendant.is_stopping();
-            let has_ended = helper.as_ref().is_none_or(|h| h.ended.is_some());
-            if has_ended || is_hurried || begun.elapsed() >= self.left {
-                break;
+        let left = self.left;
+        let until = move |bound: Duration| {
+            Wait::Until(Some(Instant::now() + bound.min(left.saturating_sub(begun.elapsed()))))
+        };
+        let is_stopping = attendant.is_stopping();
+        let mut effort = None;
+        let helper = helper::attend(child, None, until(QUIET), attendant, &mut |child, waited| {
+            let is_hurried = is_stopping || matches!(waited, Waited::Stop(_));
+            if is_hurried || begun.elapsed() >= left {
+                return Wait::GiveUp;
             }
-            let now = Effort::of(pid);
-            if effort.is_some_and(|before| !now.is_more_than(before)) {
-                break;
+            let now = Effort::of(child.pid);
+            match effort.replace(now) {
+                Some(before) if !now.is_more_than(before) => Wait::GiveUp,
+                _ => until(STEP),
             }
-            (bound, effort) = (STEP, Some(now));
-        }
-        self.left = self.left.saturating_sub(begun.elapsed());
+        })?;
+        self.left = left.saturating_sub(begun.elapsed());
         let Some(helper) = helper else { return Ok(None) };
         if helper.ended.is_none() {
             debug!("git did not end in time and is killed");

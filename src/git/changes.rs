@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::ask::{Answer, Git, Question, Silence};
-use super::{Head, Position, Worktree};
+use super::worktree::{Head, Position, Worktree};
 use crate::error::Error;
 use crate::helper::Attendant;
 

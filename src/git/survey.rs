@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::ask::Git;
 use super::changes::{Changes, Filters};
-use super::{Git, Worktree};
+use super::worktree::Worktree;
 use crate::error::Error;
 use crate::helper::Attendant;
 

@@ -1,4 +1,4 @@
-//! The claim: one live task a key. Who holds it, whether that task is alive, and how its way is cleared.
+//! The claim: one running task per key and per session. A holder is waited for, replaced, settled or refused.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::agent::{self, AskedSession, Mode, Place};
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::leftovers::SweepStep;
@@ -14,126 +15,138 @@ use crate::process::terminal;
 use crate::process::watch::{Watch, WatchEvent, WatchInterest, WatchSource};
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
+use crate::run::command::{AgentCommand, RunContext};
 use crate::run::options::WhenBusy;
+use crate::run::session::{self, Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
-use crate::task::{Key, ProcessRecord, SessionId, Task, TaskId};
+use crate::task::{Key, NewTask, ProcessRecord, SessionId, Task, TaskId};
 
-/// How often a run that waits looks again, at most.
+/// How often a waiting run looks at the key again, at the latest.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The way to a key and its session: what stood in it is cleared without a transaction, then judged again
-/// inside one.
-pub struct Way {
-    when_busy: WhenBusy,
-    grace: Duration,
-    /// The lost holder whose processes have been ended, and what its mark came to.
-    cleared: Option<(LostTask, Option<SettleOutcome>)>,
-    /// The holder that was told to end, so that it is told once.
-    told: Option<TaskId>,
+/// The attempts of one run to claim its key and its session. A conflict is resolved without a transaction;
+/// the next attempt decides again inside one.
+pub(super) struct KeyClaim<'a> {
+    context: &'a RunContext<'a>,
+    /// The lost holder whose processes have been ended, and how it was settled.
+    settled: Option<(LostTask, Option<SettleOutcome>)>,
+    /// The holder that `--replace` has cancelled, so that it is signalled once.
+    cancelled: Option<TaskId>,
 }
 
-/// What a task is in the way of.
+/// What came of one attempt.
+pub(super) enum Attempt {
+    Claimed(Choice),
+    Held(Conflict, Box<Task>),
+}
+
+/// What another task holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hold {
+pub(super) enum Conflict {
     Key(Key),
-    /// It uses the session that this run would go on with, under another key or none.
+    /// The session that this run would resume, in use under another key or without one.
     Session(SessionId),
 }
 
-impl fmt::Display for Hold {
+impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Hold::Key(key) => write!(f, "the key {key} is held by"),
-            Hold::Session(session) => write!(f, "session {session} is in use by"),
+            Conflict::Key(key) => write!(f, "the key {key} is held by"),
+            Conflict::Session(session) => write!(f, "session {session} is in use by"),
         }
     }
 }
 
-impl Way {
-    pub fn new(when_busy: WhenBusy, grace: Duration) -> Way {
-        Way { when_busy, grace, cleared: None, told: None }
+impl<'a> KeyClaim<'a> {
+    pub(super) fn new(context: &'a RunContext<'a>) -> KeyClaim<'a> {
+        KeyClaim { context, settled: None, cancelled: None }
     }
 
-    /// The task that holds `key`: the one that runs, or the last one if its agent has outlived it, which
-    /// happens where that has become another user's. A dead one that was cleared is marked here, in the
-    /// claim's transaction.
+    /// Claims the key and chooses the session, in the transaction of `claim`.
     ///
     /// # Errors
-    /// When the ledger does not tell, or does not take the mark.
-    pub fn look(&mut self, claim: &Claim<'_>, key: Option<&Key>) -> Result<Option<Task>, Error> {
-        if let Some((lost, marked)) = &mut self.cleared {
-            *marked = match lost.mark(claim, "run")? {
+    /// When the ledger cannot be read, or when resuming the requested session is unsafe (78).
+    pub(super) fn attempt(&mut self, claim: &Claim<'_>) -> Result<Attempt, Error> {
+        match (self.holder(claim)?, &self.context.command.key) {
+            (Some(holder), Some(key)) => Ok(Attempt::Held(Conflict::Key(key.clone()), Box::new(holder))),
+            _ => choose_session(claim, self.context),
+        }
+    }
+
+    /// The task that holds the key: the running one, or the last one if its agent has outlived it, which
+    /// happens where the agent has become another user's. A lost holder whose processes have been ended is
+    /// settled here, in the claim's transaction.
+    fn holder(&mut self, claim: &Claim<'_>) -> Result<Option<Task>, Error> {
+        if let Some((lost, outcome)) = &mut self.settled {
+            *outcome = match lost.mark(claim, "run")? {
                 SettleOutcome::Unread(e) => return Err(e.into()),
-                outcome => Some(outcome),
+                settled => Some(settled),
             };
         }
-        let Some(key) = key else { return Ok(None) };
+        let Some(key) = &self.context.command.key else { return Ok(None) };
         Ok(match claim.holder(key)? {
             None => claim.last_of_key(key)?.filter(recovery::keeps_key),
             holder => holder,
         })
     }
 
-    /// The claim is durable: says which predecessor was settled with it.
-    pub fn report(&self, ledger: &Ledger) {
-        let Some((lost, Some(marked))) = &self.cleared else { return };
-        match marked {
+    /// Reports the holder that was settled with this claim. Call it once the claim is durable.
+    pub(super) fn report(&self, ledger: &Ledger) {
+        let Some((lost, Some(outcome))) = &self.settled else { return };
+        match outcome {
             SettleOutcome::Interrupted { .. } => warn!("settled {}", lost.describe()),
             SettleOutcome::Seen(status) => {
                 warn!("task {} had ended as {status}: recorded from the spool", lost.id())
             }
             SettleOutcome::Unread(_) | SettleOutcome::Untouched => {}
         }
-        lost.close(ledger, marked);
+        lost.close(ledger, outcome);
     }
 
-    /// Refuses, waits for, replaces or settles the holder. `Some`: a stop signal came meanwhile, and there is
-    /// no task yet.
+    /// Refuses the run, waits for the holder, cancels it or settles it. `Some`: bookend received a stop
+    /// signal meanwhile, and there is no task yet.
     ///
     /// # Errors
-    /// 75 when the key stays held, or the session in use.
-    pub fn clear(
+    /// Exit code 75 when the key stays held, or the session in use.
+    pub(super) fn resolve(
         &mut self,
         ledger: &mut Ledger,
         watch: &mut Watch,
-        hold: &Hold,
+        conflict: &Conflict,
         holder: Task,
     ) -> Result<Option<i32>, Error> {
-        let refused = |hint: &str| {
-            Error::new(Kind::Busy, format!("{hold} {}", name(&holder)))
+        let busy = |what: String, hint: &str| {
+            Error::new(Kind::Busy, format!("{conflict} {}{what}", name(&holder)))
                 .hint(format!("{hint}; nothing was executed"))
         };
         let outcome = match self.recover(ledger, watch, holder.clone())? {
             Recovered::Outcome(outcome) => *outcome,
             Recovered::Stopped(signal) => return Ok(Some(signal)),
         };
-        match (outcome, self.when_busy, hold) {
-            (RecoveryOutcome::Lost(lost), ..) => self.settle_lost(ledger, watch, hold, lost),
+        match (outcome, self.context.options.when_busy, conflict) {
+            (RecoveryOutcome::Lost(lost), ..) => self.settle_lost(ledger, watch, conflict, lost),
             (RecoveryOutcome::Stuck(lost, why), ..) => {
                 ledger.note_error(lost.id(), &why)?;
-                Err(Error::new(Kind::Busy, format!("{hold} {}: {why}", name(&holder)))
-                    .hint("end them, then try again; nothing was executed"))
+                Err(busy(format!(": {why}"), "end them, then try again"))
             }
-            (RecoveryOutcome::Unverifiable(_), ..) => Err(Error::new(
-                Kind::Busy,
-                format!("{hold} {}, which cannot be judged from here", name(&holder)),
-            )
-            .hint(format!(
-                "look for it where it was started, or run under another key or ledger; if it has ended: {}; \
-                 nothing was executed",
-                recovery::release_command(ledger, &holder)
-            ))),
-            (RecoveryOutcome::Alive(_), WhenBusy::Wait, _) => self.wait(watch, holder.supervisor()),
-            (RecoveryOutcome::Alive(_), WhenBusy::Refuse, Hold::Key(_)) => {
-                Err(refused("--wait waits for it, --replace cancels it and runs"))
+            (RecoveryOutcome::Unverifiable(_), ..) => Err(busy(
+                ", which cannot be judged from here".to_owned(),
+                &format!(
+                    "look for it where it was started, or run under another key or ledger; if it has ended: {}",
+                    recovery::release_command(ledger, &holder)
+                ),
+            )),
+            (RecoveryOutcome::Alive(_), WhenBusy::Wait, _) => wait(watch, holder.supervisor()),
+            (RecoveryOutcome::Alive(_), WhenBusy::Refuse, Conflict::Key(_)) => {
+                Err(busy(String::new(), "--wait waits for it, --replace cancels it and runs"))
             }
-            (RecoveryOutcome::Alive(_), WhenBusy::Replace, Hold::Key(_)) => {
+            (RecoveryOutcome::Alive(_), WhenBusy::Replace, Conflict::Key(_)) => {
                 self.cancel(ledger, &holder)?;
-                self.wait(watch, holder.supervisor())
+                wait(watch, holder.supervisor())
             }
-            (RecoveryOutcome::Alive(_), WhenBusy::Refuse | WhenBusy::Replace, Hold::Session(_)) => {
-                Err(refused("--wait waits for it, --fresh starts without it"))
+            (RecoveryOutcome::Alive(_), WhenBusy::Refuse | WhenBusy::Replace, Conflict::Session(_)) => {
+                Err(busy(String::new(), "--wait waits for it, --fresh starts without it"))
             }
         }
     }
@@ -144,28 +157,28 @@ impl Way {
         &mut self,
         ledger: &mut Ledger,
         watch: &mut Watch,
-        hold: &Hold,
+        conflict: &Conflict,
         lost: LostTask,
     ) -> Result<Option<i32>, Error> {
         let may_run = lost.agent_may_run().filter(|_| recovery::keeps_key(lost.task()));
         let Some(agent_may_run) = may_run.map(str::to_owned) else {
-            self.cleared = Some((lost, None));
+            self.settled = Some((lost, None));
             return Ok(None);
         };
         let (named, agent) = (name(lost.task()), lost.task().agent_process());
         batch::settle(ledger, vec![lost], "run")?;
-        match self.when_busy {
-            WhenBusy::Wait => self.wait(watch, agent),
+        match self.context.options.when_busy {
+            WhenBusy::Wait => wait(watch, agent),
             WhenBusy::Refuse | WhenBusy::Replace => {
-                Err(Error::new(Kind::Busy, format!("{hold} {named}: {agent_may_run}"))
+                Err(Error::new(Kind::Busy, format!("{conflict} {named}: {agent_may_run}"))
                     .hint("nothing was executed"))
             }
         }
     }
 
-    /// Judges the holder; if it is lost, ends its processes.
+    /// Reaches a verdict on the holder. If it is lost, ends its processes.
     fn recover(&self, ledger: &Ledger, watch: &mut Watch, holder: Task) -> Result<Recovered, Error> {
-        let mut batch = RecoveryBatch::new(ledger, self.grace);
+        let mut batch = RecoveryBatch::new(ledger, self.context.options.grace);
         batch.add(holder, Instant::now());
         loop {
             let (mut outcomes, step) = batch.step(ledger, Instant::now())?;
@@ -176,14 +189,14 @@ impl Way {
                 SweepStep::Wait(until) => until,
                 SweepStep::Done => Instant::now(),
             };
-            if let Some(signal) = attend(watch, batch.fds(), until)? {
+            if let Some(signal) = wait_for_any(watch, batch.fds(), until)? {
                 return Ok(Recovered::Stopped(signal));
             }
         }
     }
 
     fn cancel(&mut self, ledger: &Ledger, holder: &Task) -> Result<(), Error> {
-        if self.told.as_ref() == Some(&holder.id) {
+        if self.cancelled.as_ref() == Some(&holder.id) {
             return Ok(());
         }
         let failed = |e: std::io::Error| {
@@ -194,27 +207,27 @@ impl Way {
         if stop::ask_to_end(ledger, holder).map_err(failed)?.is_some() {
             info!("cancelling {}", name(holder));
         }
-        self.told = Some(holder.id.clone());
+        self.cancelled = Some(holder.id.clone());
         Ok(())
-    }
-
-    /// Waits until the holder's process is gone, for at most [`POLL_INTERVAL`].
-    fn wait(&self, watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<i32>, Error> {
-        let handle = holder.and_then(|h| identity::open_recorded(h).ok().flatten());
-        attend(watch, handle.iter().map(AsFd::as_fd), Instant::now() + POLL_INTERVAL)
     }
 }
 
-/// What became of the holder, or the signal that stopped the run meanwhile.
+/// The verdict on a holder, or the signal that stopped the run before there was one.
 enum Recovered {
     Outcome(Box<RecoveryOutcome>),
     Stopped(i32),
 }
 
-/// Waits until one of `fds` is readable, at most until then. `Some`: a stop signal came.
-fn attend<'a>(
+/// Waits for the holder's process to exit, for at most [`POLL_INTERVAL`].
+fn wait(watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<i32>, Error> {
+    let handle = holder.and_then(|h| identity::open_recorded(h).ok().flatten());
+    wait_for_any(watch, handle.iter().map(AsFd::as_fd), Instant::now() + POLL_INTERVAL)
+}
+
+/// Waits until one of `fds` is readable, at most until then. `Some`: bookend received this stop signal.
+fn wait_for_any<'f>(
     watch: &mut Watch,
-    fds: impl Iterator<Item = BorrowedFd<'a>>,
+    fds: impl Iterator<Item = BorrowedFd<'f>>,
     until: Instant,
 ) -> Result<Option<i32>, Error> {
     let interests: Vec<_> = fds.map(|fd| WatchInterest { source: WatchSource::Holder, fd }).collect();
@@ -225,7 +238,7 @@ fn attend<'a>(
             WatchEvent::Signal(received) if stop::stop_of(&received).is_some() => {
                 break Some(received.signal);
             }
-            // There is no agent yet that could stop, and the shell looks at us.
+            // There is no agent yet that the signal could stop, and the shell watches bookend.
             WatchEvent::Signal(ReceivedSignal { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
                 sys::raise_unblocked(libc::SIGTSTP);
             }
@@ -241,4 +254,92 @@ fn attend<'a>(
 fn name(task: &Task) -> String {
     let pid = task.supervisor_pid.map_or_else(|| "unknown".to_owned(), |p| p.to_string());
     format!("task {} (pid {pid}, since {})", task.id, task.started_at)
+}
+
+/// Chooses the session to resume, by what the ledger says in this transaction.
+fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt, Error> {
+    let RunContext { options, command, .. } = context;
+    let linked = match (&command.key, command.adapter.tracks_sessions()) {
+        (Some(key), true) => claim
+            .session(key)?
+            .map(|s| last_use(claim, command, s.session_id, s.task_id.as_ref()))
+            .transpose()?,
+        _ => None,
+    };
+    let users = named_session(command).map(|id| last_use(claim, command, id, None)).transpose()?;
+    let transcript = linked.as_ref().map_or(Transcript::Usable, |l| {
+        let exists = agent::has_conversation(command.adapter, &command.cwd, &l.session);
+        Transcript::judge(exists, l.transcript_seen, matches!(command.place, Place::Elsewhere(_)))
+    });
+    let at_terminal = || std::io::IsTerminal::is_terminal(&sys::stdio(0));
+    let chosen = session::choose(&Known {
+        asked: &command.asked.session,
+        fresh: options.fresh,
+        new_id: command.adapter.can_assign().then(SessionId::random),
+        linked: linked.as_ref(),
+        transcript,
+        users: users.as_ref(),
+        allow_unsafe: options.allow_unsafe_resume,
+        attended: command.asked.mode == Mode::Interactive && at_terminal(),
+    });
+    match chosen {
+        Ok(choice) => Ok(Attempt::Claimed(choice)),
+        Err(Refusal::InUse { session, task }) => {
+            let task = claim.task(&task)?.ok_or_else(|| Error::failed(format!("task {task} vanished")))?;
+            Ok(Attempt::Held(Conflict::Session(session), Box::new(task)))
+        }
+        Err(Refusal::Unsafe { session, why }) => {
+            Err(Error::new(Kind::UnsafeResume, format!("resuming session {session} is not safe: {why}"))
+                .hint("start a fresh one, or use --allow-unsafe-resume; nothing was executed"))
+        }
+    }
+}
+
+/// The session that the agent's own arguments resume, `--continue` resolved.
+fn named_session(command: &AgentCommand) -> Option<SessionId> {
+    let asked = match &command.asked.session {
+        AskedSession::Background(asked) => asked,
+        asked => asked,
+    };
+    match asked {
+        AskedSession::Resume(id) | AskedSession::Fork(Some(id), _) => Some(id.clone()),
+        AskedSession::Continue | AskedSession::Fork(None, _) => command.adapter.most_recent(&command.cwd),
+        _ => None,
+    }
+}
+
+/// The last task that used `session`. `linked`: the task that linked it to the key.
+fn last_use(
+    claim: &Claim<'_>,
+    command: &AgentCommand,
+    session: SessionId,
+    linked: Option<&TaskId>,
+) -> Result<LastUse, Error> {
+    let last = claim.last_use(command.provider.as_ref(), &session, linked)?;
+    let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
+    let kept = last.task.as_ref().is_some_and(|t| t.session_kept.is_some());
+    let veto = last.veto.map(|v| v.why());
+    let task = last.task.map(|t| (t.id, t.status));
+    Ok(LastUse { session, kept, restored: last.restored, veto, task, transcript_seen })
+}
+
+/// Links the chosen session to the key, and invalidates the one that it replaces.
+///
+/// # Errors
+/// When the ledger cannot be written.
+pub(super) fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(), Error> {
+    let Some(key) = &row.key else { return Ok(()) };
+    match choice.invalidate {
+        Some(Withdrawal { reason, was_safe: true }) => {
+            claim.set_session_aside(key, reason, &row.id, &row.started_at)?;
+        }
+        Some(Withdrawal { reason, was_safe: false }) => {
+            claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+        }
+        None => {}
+    }
+    if let Some(session) = &choice.session {
+        claim.link_session(key, row.provider.as_ref(), session, &row.id, &row.started_at)?;
+    }
+    Ok(())
 }

@@ -1,176 +1,363 @@
-//! The start: what must be there before the agent is executed, and the end of a task that never was.
+//! The start of a task: the agent's gated process, and the running row that is committed before its exec.
 
-use std::ffi::{CString, OsStr};
-use std::io;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Instant;
 
-use crate::agent;
+use tracing::{info, warn};
+
+use crate::clock;
 use crate::error::{Error, chain};
-use crate::exit::Exit;
-use crate::exit::exit_code;
-use crate::helper;
-use crate::helper::Helper;
 use crate::hook;
+use crate::ledger::{Claim, Ledger, LedgerError, Location, SpoolSlot};
 use crate::log;
-use crate::process::leftovers::{self, LeftoverSweep};
+use crate::process::capture::{Capture, WhenReaderGone};
+use crate::process::cgroup::oom;
+use crate::process::cgroup::{Cgroup, DelegatedCgroup, NewCgroup};
+use crate::process::forward::Forward;
+use crate::process::leftovers::{self, LedgerFile, SweepOwner};
+use crate::process::procfs::identity::{self, ProcessStat};
 use crate::process::spawn::caller::Caller;
-use crate::process::spawn::gate::{Gated, StartError, StartStep};
-use crate::run::options::RunOptions;
-use crate::run::supervisor::{End, Supervisor, Traces};
-use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
-use crate::view;
+use crate::process::spawn::environment::{self, OPTION_VARIABLES};
+use crate::process::spawn::gate::{Gated, Launch};
+use crate::run::claim::link_session;
+use crate::run::command::{AgentCommand, RunContext, current_dir};
+use crate::run::options::{self, RunOptions};
+use crate::run::session::Choice;
+use crate::run::supervisor::settle::{never_ran, withdraw};
+use crate::run::supervisor::{
+    Agent, CapturedOutput, Conversation, Limits, RowFacts, Supervisor, SupervisorStart, TaskRef,
+};
+use crate::sys;
+use crate::task::{Failure, Identity, NewTask, Place, SessionId, Status, TaskId};
 
-use super::{Who, deliver, output_pipe};
+/// How many runs may be nested, counted by the parents of their tasks.
+const MOST_LEVELS: u32 = 8;
 
-/// Why the agent is not, or was not, executed.
-pub(super) struct NoStart {
-    ending: Ending,
-    error: Option<Error>,
-    leave: Exit,
+/// A task's id and the id of the task that this bookend runs inside, if any.
+pub(super) struct TaskIds {
+    pub(super) id: TaskId,
+    pub(super) parent: Option<TaskId>,
 }
 
-impl NoStart {
-    pub(super) fn failed(reason: Failure, error: Error, code: i32) -> NoStart {
-        NoStart { ending: Ending::Failure(reason), error: Some(error), leave: Exit::Code(code) }
+impl TaskIds {
+    /// The id of a new task.
+    ///
+    /// # Errors
+    /// When too many runs are nested, as by a script named like the agent that calls bookend again.
+    pub(super) fn choose(claim: &Claim<'_>, options: &RunOptions) -> Result<TaskIds, Error> {
+        let parent = std::env::var(environment::MARK).ok().map(TaskId::recorded);
+        if let Some(parent) = &parent
+            && claim.levels(parent, MOST_LEVELS + 1)? > MOST_LEVELS
+        {
+            return Err(nested_too_deep(&options.argv[0]));
+        }
+        Ok(TaskIds { id: options.id.clone().unwrap_or_else(TaskId::random), parent })
+    }
+}
+
+fn nested_too_deep(program: &OsStr) -> Error {
+    let program = program.display();
+    Error::failed(format!(
+        "{program}: more than {MOST_LEVELS} runs are nested, each started by the one before"
+    ))
+    .hint(format!(
+        "if {program} is a script that calls bookend, give bookend the path of the real program; nothing was \
+         executed"
+    ))
+}
+
+/// The agent's process, waiting at the gate: it has a pid and has executed nothing.
+pub(super) struct ForkedAgent {
+    child: std::io::Result<Gated>,
+    argv: Vec<OsString>,
+    env: Vec<CString>,
+    output: Option<CapturedOutput>,
+    forward: Forward,
+    cgroup: Option<NewCgroup>,
+    place: Place,
+    supervisor: ProcessStat,
+    /// Children that bookend had before.
+    inherited: Vec<Identity>,
+}
+
+impl ForkedAgent {
+    /// Forks the agent. No process for it is an error that [`ForkedAgent::record`] writes to the row.
+    ///
+    /// # Errors
+    /// When the command line holds a NUL byte, the output cannot be captured, or `/proc` cannot be read.
+    pub(super) fn fork(
+        ids: &TaskIds,
+        context: &RunContext<'_>,
+        choice: &Choice,
+        caller: &Caller,
+    ) -> Result<ForkedAgent, Error> {
+        let RunContext { options, command, location, live } = context;
+        let (before, own) = options.argv.split_at(command.own_args);
+        let argv: Vec<OsString> =
+            before.iter().cloned().chain(command.adapter.argv(own, &choice.plan)).collect();
+        let words: Vec<&OsStr> = argv.iter().map(OsString::as_os_str).collect();
+        let (output, agents_stdout) = capture(command, options.backlog)?;
+        let env = agent_environment(&ids.id, location, command.is_background());
+        let mut launch = Launch::new(&words, env.clone())
+            .and_then(|l| l.cwd(options.cwd.as_deref().map(Path::as_os_str)))
+            .map_err(|e| Error::usage("the agent's command line").caused_by(e))?;
+        if let Some(stdout) = agents_stdout {
+            launch = launch.stdio(1, stdout);
+        }
+        let inherited = leftovers::children().map_err(Error::from)?;
+        let mut place = identity::place();
+        // A background agent works on for others too: it is not charged to this task, and not ended with it.
+        let delegated = DelegatedCgroup::enter(place.cgroup.as_deref()).filter(|_| !command.is_background());
+        let child = Gated::start(launch, caller);
+        let forward = Forward::start();
+        let cgroup = child.as_ref().ok().and_then(|c| delegated?.give(&ids.id, live.slot, c.pid));
+        if let Some(new) = &cgroup {
+            place.cgroup = Some(new.cgroup.path().to_owned());
+        }
+        let supervisor =
+            identity::stat(std::process::id() as i32).map_err(reading_proc)?.ok_or_else(no_proc)?;
+        Ok(ForkedAgent { child, argv, env, output, forward, cgroup, place, supervisor, inherited })
     }
 
-    pub(super) fn stopped(stop: Stop, on_term: OnTerm) -> NoStart {
-        let ending = match stop {
-            Stop::Signal { signal: libc::SIGTERM | libc::SIGHUP, .. } if on_term == OnTerm::Interrupted => {
-                Ending::Interrupted(Interrupt::Signal)
+    /// The running row, with the identities of both processes.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub(super) fn running_row(
+        &self,
+        ids: TaskIds,
+        context: &RunContext<'_>,
+        choice: &Choice,
+    ) -> Result<NewTask, Error> {
+        let RunContext { options, command, .. } = context;
+        let child = self.child.as_ref().ok();
+        let agent = child.map(|c| identity::of(c.pid)).transpose().map_err(reading_proc)?;
+        let gated = agent.flatten().zip(child.map(|c| c.pidfd.as_fd()));
+        let (supervisor, agent_process) = identity::records(self.supervisor.identity(), gated);
+        let (user_argv, argv_cut) = options::kept_words(&options.argv);
+        let on_finish = options.on_finish.as_ref();
+        Ok(NewTask {
+            id: ids.id,
+            key: command.key.clone(),
+            repo: options.repo.clone(),
+            issue_number: options.issue,
+            user: options.user.clone(),
+            agent: command.persona.clone(),
+            agent_type: command.adapter.agent_type(),
+            model: command.asked.model.clone().or_else(|| options.model.clone()),
+            provider: command.provider.clone(),
+            started_at: clock::now(),
+            session_id: choice.session.clone(),
+            resumed_from: choice.resumed_from.clone(),
+            argv: options::kept_words(&self.argv).0,
+            user_argv,
+            run_options: options::options_of(options, current_dir(), command.streams(), argv_cut),
+            cwd: command.cwd.clone(),
+            place: self.place.clone(),
+            supervisor,
+            agent_process,
+            on_finish: on_finish.map(|c| hook::on_finish(c, current_dir(), options.hook_timeout)),
+            retention_secs: i64::try_from(options.retention.as_secs()).unwrap_or(i64::MAX),
+            parent_id: ids.parent,
+            oom_kills_before: self.place.cgroup.as_deref().and_then(oom::kills),
+            session_untracked: command.untracked(),
+            tokens_scope: command.adapter.tokens_scope().filter(|_| command.captured),
+        })
+    }
+
+    /// Commits the running row and the link to its session. Without a process for the agent the row is ended
+    /// in the same transaction.
+    ///
+    /// # Errors
+    /// When the ledger does not take the row: nothing was executed.
+    pub(super) fn commit(
+        self,
+        claim: Claim<'_>,
+        row: &NewTask,
+        context: &RunContext<'_>,
+        choice: &Choice,
+    ) -> Result<GatedTask, StartFailed> {
+        let started = Instant::now();
+        claim.insert(row, context.live, "run")?;
+        link_session(&claim, row, choice)?;
+        let child = match self.child {
+            Ok(child) => child,
+            Err(e) => {
+                let error = Error::failed("creating a process for the agent").caused_by(e);
+                claim.end(&row.id, &never_ran(Failure::Spawn, &chain(&error), started), "run")?;
+                claim.commit()?;
+                return Err(error
+                    .hint("run `ulimit -u -n` to see the limits; the task is recorded as failure")
+                    .into());
             }
-            _ => Ending::Cancelled(Cancel::Operator),
         };
-        let signal = match stop {
-            Stop::Signal { signal, .. } => signal,
-            _ => libc::SIGTERM,
+        let cost_before = cost_before(&claim, context.command, choice)?;
+        // Without room for the record, a full disk would lose the end of the task.
+        let spool = claim.spool_slot(&row.id)?;
+        if let Err(refused) = claim.commit() {
+            return Err(StartFailed::Uncommitted(Box::new(Uncommitted { child, started, spool, refused })));
+        }
+        let cgroup = self.cgroup.map(NewCgroup::keep);
+        let facts = RowFacts {
+            started,
+            cost_before,
+            cgroup: row.place.cgroup.clone(),
+            oom_kills_before: row.oom_kills_before,
         };
-        let error = Some(Error::failed("stopped before the agent was executed"));
-        NoStart { ending, error, leave: Exit::Signal(signal) }
-    }
-
-    pub(super) fn not_executed(failed: StartError, program: &OsStr, cwd: Option<&Path>) -> NoStart {
-        let why = io::Error::from_raw_os_error(failed.errno);
-        // A name with a slash was looked for nowhere else, and is told apart from what it needs.
-        let names_a_file = Path::new(program).components().count() > 1;
-        let needs = names_a_file && std::fs::metadata(program).is_ok();
-        let word = view::quoted(&program.to_string_lossy());
-        let program = program.display();
-        let (code, error) = match (failed.step, failed.errno) {
-            (StartStep::Chdir, _) => {
-                let cwd = cwd.unwrap_or(Path::new("")).display();
-                let error = Error::failed(format!("entering the agent's directory {cwd}")).caused_by(why);
-                (exit_code::FAILED, error.hint("create the directory, or use another --cwd"))
-            }
-            (StartStep::Stdio, _) => {
-                (exit_code::FAILED, Error::failed("giving the agent its stdout").caused_by(why))
-            }
-            (StartStep::Exec, libc::ENOENT) if needs => {
-                let error =
-                    format!("{program}: the interpreter named in its first line, or its loader, is missing");
-                let error = Error::failed(error).hint(format!("run `file {word}` to see what it needs"));
-                (exit_code::NOT_FOUND, error)
-            }
-            (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) if names_a_file => {
-                let error = Error::failed(format!("{program}: not found")).caused_by(why);
-                (exit_code::NOT_FOUND, error.hint("check the path"))
-            }
-            (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) => {
-                let error = Error::failed(format!("{program}: command not found in PATH"));
-                (exit_code::NOT_FOUND, error.hint("install it, or use its full path"))
-            }
-            (StartStep::Exec, libc::ENOEXEC) => {
-                let error =
-                    format!("{program}: not a program for this machine, or a script without a #! line");
-                (exit_code::NOT_EXECUTABLE, Error::failed(error).caused_by(why))
-            }
-            (StartStep::Exec, _) => {
-                let error = Error::failed(format!("{program}: not executable")).caused_by(why);
-                (exit_code::NOT_EXECUTABLE, error.hint(format!("run `ls -l {word}` to see its mode")))
-            }
+        let start = SupervisorStart {
+            task: TaskRef { id: row.id.clone(), key: row.key.clone(), provider: row.provider.clone() },
+            row: facts,
+            spool,
+            agent: Agent::new(child, context.command.asked.mode, cgroup.clone()),
+            forward: self.forward,
+            output: self.output,
+            limits: limits(context),
+            conversation: Conversation { session: choice.session.clone(), resumed: choice.resumed_id() },
         };
-        NoStart::failed(Failure::Spawn, error, code)
+        let family = Family { inherited: self.inherited, tty: self.supervisor.tty_nr, cgroup };
+        Ok(GatedTask { start, env: self.env, family })
     }
 }
 
-/// Ends a task whose agent was never executed. The prepare command may have left something all the same.
-pub(super) fn end_without_agent(
-    run: &mut Supervisor<'_>,
-    no: NoStart,
-    whose: leftovers::SweptTask,
-    request: &RunOptions,
-    caller: &Caller,
-) -> Result<Exit, Error> {
-    if let (Exit::Code(_), Some(error)) = (no.leave, &no.error) {
-        log::error(error);
-    }
-    let ends = request.leftovers.ends(false);
-    let mut sweep = LeftoverSweep::new(whose, ends, request.grace);
-    if request.prepare.is_some() {
-        run.look_for_leftovers(&mut sweep);
-    }
-    run.settle(End {
-        ending: no.ending,
-        error: no.error.as_ref().map(|e| chain(e)),
-        exit: None,
-        leftovers: Some(sweep.summary()),
-        traces: Traces::default(),
-    });
-    run.end_leftovers(sweep, ends)?;
-    deliver(run, request, caller)?;
-    Ok(no.leave)
+/// A task whose running row is committed, and whose agent still waits at the gate.
+pub(super) struct GatedTask {
+    pub(super) start: SupervisorStart,
+    /// The agent's environment, which `--prepare` gets too.
+    pub(super) env: Vec<CString>,
+    pub(super) family: Family,
 }
 
-/// Runs `--prepare`. Its output is shown, and kept in the row, when it fails.
-pub(super) fn prepare(
-    run: &mut Supervisor<'_>,
-    request: &RunOptions,
-    env: &[CString],
-    caller: &Caller,
-) -> Result<Result<(), NoStart>, Error> {
-    let Some(command) = &request.prepare else { return Ok(Ok(())) };
-    let failed = |error: Error| Ok(Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED)));
-    let started = output_pipe().and_then(|(output, theirs)| {
-        let launch = helper::shell(command, env.to_vec())?
-            .stdio(0, helper::dev_null()?)
-            .stdio(1, theirs.try_clone()?)
-            .stdio(2, theirs);
-        Ok((Gated::start(launch, caller)?, output))
-    });
-    let (mut child, output) = match started {
-        Ok(started) => started,
-        Err(e) => return failed(Error::failed("starting --prepare").caused_by(e)),
-    };
-    child.open();
-    run.helper = Some(Helper::new(child, Some(output)));
-    run.await_helper(None)?;
-    let Some(helper) = run.helper.take() else { return Ok(Ok(())) };
-    let how = match (helper.start_error, helper.ended.map(hook::outcome)) {
-        (Some(e), _) => format!("could not be started: {}", io::Error::from_raw_os_error(e.errno)),
-        (None, Some(Ok(()))) => return Ok(Ok(())),
-        (None, Some(Err(how))) => how,
-        (None, None) => "did not end".to_owned(),
-    };
-    let said = String::from_utf8_lossy(&helper.tail);
-    let said = said.trim_end();
-    let after = if said.is_empty() { String::new() } else { format!("\n{said}") };
-    failed(Error::failed(format!("--prepare {how}; the agent was not started{after}")))
+/// What tells the task's processes from others.
+pub(super) struct Family {
+    /// Children that bookend had before.
+    inherited: Vec<Identity>,
+    tty: i32,
+    cgroup: Option<Cgroup>,
 }
 
-pub(super) fn require_skill(request: &RunOptions, who: &Who) -> Result<(), NoStart> {
-    let Some(name) = &request.require_skill else { return Ok(()) };
-    if agent::has_skill(who.adapter, name, &who.cwd, &who.asked) {
-        return Ok(());
+impl Family {
+    /// The processes that a sweep after the run looks for.
+    pub(super) fn sweep_target(
+        self,
+        run: &Supervisor<'_>,
+        row: &NewTask,
+        context: &RunContext<'_>,
+    ) -> leftovers::SweptTask {
+        leftovers::SweptTask {
+            id: row.id.clone(),
+            ledger: LedgerFile::at(&context.location.file),
+            agent: row.agent_process.unwrap_or(row.supervisor).identity,
+            agent_tty: self.tty,
+            owner: SweepOwner::Supervisor { inherited: self.inherited, helpers: run.helpers() },
+            spares_detached: context.options.leftovers.spares_detached(),
+            cgroup: self.cgroup,
+        }
     }
-    let folders = who.adapter.skill_folders(&who.cwd, &who.asked);
-    let folders: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
-    let looked = match folders.is_empty() {
-        true => format!("bookend knows no skill folders of {}", request.argv[0].display()),
-        false => format!("looked in {}", folders.join(", ")),
+}
+
+/// Why there is no task to supervise.
+pub(super) enum StartFailed {
+    Refused(Error),
+    /// The commit of the running row was reported as failed.
+    Uncommitted(Box<Uncommitted>),
+}
+
+/// A running row that may be durable although its commit failed.
+pub(super) struct Uncommitted {
+    child: Gated,
+    started: Instant,
+    spool: SpoolSlot,
+    refused: LedgerError,
+}
+
+impl<E: Into<Error>> From<E> for StartFailed {
+    fn from(e: E) -> StartFailed {
+        StartFailed::Refused(e.into())
+    }
+}
+
+impl StartFailed {
+    /// Ends what was begun, and returns the error that stops the run.
+    pub(super) fn withdraw(self, ledger: &mut Ledger, id: &TaskId) -> Error {
+        match self {
+            StartFailed::Refused(e) => e,
+            StartFailed::Uncommitted(failed) => {
+                let Uncommitted { mut child, started, spool, refused } = *failed;
+                child.dismiss();
+                let ended = never_ran(Failure::Spawn, &chain(&refused), started);
+                withdraw(ledger, id, spool, &ended);
+                refused.into()
+            }
+        }
+    }
+}
+
+/// What the session had cost before this run. Whether the agent reports the total of a session is not known
+/// before it reports.
+fn cost_before(claim: &Claim<'_>, command: &AgentCommand, choice: &Choice) -> Result<Option<f64>, Error> {
+    match choice.resumed_from.as_ref().filter(|_| command.captured) {
+        Some(session) => Ok(claim.last_session_cost(command.provider.as_ref(), session)?),
+        None => Ok(None),
+    }
+}
+
+fn limits(context: &RunContext<'_>) -> Limits {
+    let options = context.options;
+    Limits {
+        timeout: options.timeout.filter(|t| !t.is_zero()),
+        idle_timeout: options.idle_timeout.filter(|t| !t.is_zero()),
+        grace: options.grace,
+        awaits_input: context.command.asked.conversing,
+    }
+}
+
+/// Logs the start. Called after the commit, so that a stderr nobody reads does not hold the ledger's lock.
+pub(super) fn announce(id: &TaskId, command: &AgentCommand, choice: &Choice) {
+    for warning in command.warning.iter().chain(&choice.warning) {
+        warn!("{warning}");
+    }
+    let resumed_from = choice.resumed_from.as_ref().map(SessionId::as_str);
+    let session = choice.session.as_ref().map(SessionId::as_str);
+    info!(
+        MESSAGE_ID = log::id::STARTED,
+        STATUS = Status::Running.as_str(),
+        SESSION_ID = session,
+        RESUMED_FROM = resumed_from,
+        "task {id} running: resume={} session={}",
+        resumed_from.unwrap_or("<none>"),
+        session.unwrap_or("<not yet known>")
+    );
+}
+
+/// The capture of the agent's stdout, and the end of the pipe that the agent gets. Nothing is captured in a
+/// mode that bookend does not read.
+fn capture(command: &AgentCommand, backlog: u64) -> Result<(Option<CapturedOutput>, Option<OwnedFd>), Error> {
+    if !command.captured {
+        return Ok((None, None));
+    }
+    // Claude Code does not notice a closed stdout and works on; other agents get an EPIPE of their own.
+    let when_gone = match command.adapter.notices_closed_stdout() {
+        true => WhenReaderGone::HangUp,
+        false => WhenReaderGone::Drain,
     };
-    Err(NoStart {
-        ending: Ending::AbortedNoSkill(name.clone()),
-        error: Some(Error::failed(format!("the agent has no skill {name}: {looked}"))),
-        leave: Exit::Code(exit_code::FAILED),
-    })
+    let (capture, agents) = Capture::new(sys::stdio(1), when_gone, backlog)
+        .map_err(|e| Error::failed("capturing the agent's stdout").caused_by(e))?;
+    let reader = command.adapter.reader(command.asked.mode);
+    Ok((Some(CapturedOutput { capture, reader }), Some(agents)))
+}
+
+/// The agent's environment. Without the task's mark if the agent leaves a daemon behind that serves others.
+fn agent_environment(id: &TaskId, ledger: &Location, is_background: bool) -> Vec<CString> {
+    let add = [(environment::LEDGER, ledger.file.as_os_str()), (environment::MARK, OsStr::new(id.as_str()))];
+    environment::inherited(&OPTION_VARIABLES, if is_background { &add[..1] } else { &add })
+}
+
+fn reading_proc(e: std::io::Error) -> Error {
+    Error::failed("reading /proc").caused_by(e).hint("bookend needs /proc to tell processes apart")
+}
+
+fn no_proc() -> Error {
+    reading_proc(std::io::ErrorKind::NotFound.into())
 }

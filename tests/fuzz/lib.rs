@@ -14,8 +14,8 @@ mod src {
     pub mod identity;
     pub mod ledger;
     pub mod log;
-    #[path = "run/resolve.rs"]
-    pub mod resolve;
+    #[path = "run/session.rs"]
+    pub mod session;
     pub mod sys;
     pub mod task;
 }
@@ -24,7 +24,7 @@ pub use src::{agent, clock, error, exit, failpoint, ledger, log, sys, task};
 
 pub mod run {
     //! Of a run only the choice of its session.
-    pub use crate::src::resolve;
+    pub use crate::src::session;
 }
 
 pub mod process {

@@ -1,12 +1,13 @@
-//! One turn of the loop: what each event does to the run.
+//! One turn of the supervisor: it waits for one event and acts on it.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
 
 use tracing::{debug, warn};
 
+use super::state::{AgentEnd, AgentState, RequestedStop};
 use super::stopwatch::Clock;
-use super::{Asked, Listening, PROGRESS, Phase, REST, SIGN_OF_LIFE, Supervisor};
+use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
 use crate::error::{Error, chain};
@@ -34,9 +35,9 @@ impl Supervisor<'_> {
             }
         };
         look(WatchSource::Report, self.agent.child.report());
-        if let Some(listening) = &self.listening {
-            look(WatchSource::Output, listening.capture.input());
-            look(WatchSource::Downstream, listening.capture.output());
+        if let Some(output) = &self.output {
+            look(WatchSource::Output, output.capture.input());
+            look(WatchSource::Downstream, output.capture.output());
         }
         if let Some(helper) = &self.helper {
             look(WatchSource::HelperReport, helper.child.report());
@@ -56,14 +57,14 @@ impl Supervisor<'_> {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let t = &self.timers;
-        let output = self.listening.as_ref().and_then(|l| l.capture.due());
+        let output = self.output.as_ref().and_then(|o| o.capture.due());
         let patience = [t.timeout, t.idle, t.linger].map(Clock::deadline);
         patience.into_iter().chain([t.progress, t.rest, self.escalation.deadline(), output]).flatten().min()
     }
 
     /// Time in which the agent could not go on is not counted against it.
     fn pause_clocks(&mut self) {
-        let held_up = self.listening.as_ref().is_some_and(|l| l.capture.holds_agent_up());
+        let held_up = self.output.as_ref().is_some_and(|o| o.capture.holds_agent_up());
         let now = Instant::now();
         let t = &mut self.timers;
         t.timeout.run(!t.stopped, now);
@@ -78,30 +79,27 @@ impl Supervisor<'_> {
             return Ok(());
         }
         // What runs after the agent has a group of its own, which the terminal does not reach.
-        if let (Phase::After, Some(helper), libc::SIGTSTP | libc::SIGCONT) =
-            (self.phase, &self.helper, received.signal)
+        if let (AgentState::Over(..), Some(helper), libc::SIGTSTP | libc::SIGCONT) =
+            (self.agent.state, &self.helper, received.signal)
             && helper.ended.is_none()
         {
             group::signal(&helper.child, received.signal);
         }
         if let Some(stop) = stop_of(&received) {
-            match self.phase {
-                Phase::Before | Phase::Running => self.note(stop, received.signal),
-                Phase::After => {
-                    self.hurried = true;
-                    self.late_stops.push_back(received.signal);
-                }
+            match self.agent.state {
+                AgentState::AtGate | AgentState::Alive(_) => self.request_stop(stop, received.signal),
+                AgentState::Over(..) => self.stop.hurry(received.signal),
             }
         }
         let stops = matches!(received.signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
         if stops || received.signal == libc::SIGCONT {
             self.timers.stop_signal = stops.then_some(received.signal);
         }
-        match self.phase {
+        match self.agent.state {
             _ if delivery == SignalDelivery::AlreadyDelivered => {}
-            Phase::Running if self.agent.executed => forward::forward(&self.agent.child, &received),
-            Phase::Before | Phase::Running => self.early.push_back(received),
-            Phase::After => {}
+            AgentState::Alive(Some(Ok(()))) => forward::forward(&self.agent.child, &received),
+            AgentState::AtGate | AgentState::Alive(_) => self.early.push_back(received),
+            AgentState::Over(..) => {}
         }
         // A stop signal to the whole group may stop the agent before bookend reads it.
         if stops && self.timers.stopped {
@@ -110,19 +108,19 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Notes the cause before any signal is sent: a stopped agent may leave with a code of its own.
-    fn note(&mut self, stop: Stop, signal: i32) {
+    /// Notes the stop before any signal is sent: the agent may exit with a code of its own.
+    fn request_stop(&mut self, stop: Stop, signal: i32) {
         let now = Instant::now();
         let yields = |stop: &Stop| matches!(stop, Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. });
-        if self.asked.as_ref().is_none_or(|a| yields(&a.stop)) {
-            self.asked = Some(Asked { stop, at: now, results: self.observed().results });
+        if self.stop.requested().is_none_or(|r| yields(&r.stop)) {
+            let results = self.observed().results;
+            self.stop.request(RequestedStop { stop, at: now, results });
         }
-        // A program at a terminal may use Ctrl-C for itself; a headless one was told to stop.
+        // A program at a terminal may handle Ctrl-C itself; a headless one was told to stop.
         if !yields(&stop) || self.agent.mode != Mode::Interactive {
             self.escalation.begin(signal, now);
         }
-        if self.phase == Phase::Before
-            && let Some(helper) = &self.helper
+        if let (AgentState::AtGate, Some(helper)) = (self.agent.state, &self.helper)
             && helper.ended.is_none()
         {
             self.escalation.begin(signal, now);
@@ -130,16 +128,16 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Stops the agent by our own decision.
-    fn stop(&mut self, stop: Stop) {
-        self.note(stop, libc::SIGTERM);
+    /// Stops the agent at a limit.
+    fn stop_at_limit(&mut self, stop: Stop) {
+        self.request_stop(stop, libc::SIGTERM);
         self.send(libc::SIGTERM);
     }
 
     pub(super) fn send(&mut self, signal: i32) {
-        let to = match (&self.phase, &self.helper) {
-            (Phase::Before, Some(helper)) if helper.ended.is_none() => &helper.child,
-            (Phase::Running, _) if self.agent.ended.is_none() => &self.agent.child,
+        let to = match (self.agent.state, &self.helper) {
+            (AgentState::AtGate, Some(helper)) if helper.ended.is_none() => &helper.child,
+            (AgentState::Alive(_), _) => &self.agent.child,
             _ => return,
         };
         let sent = to.signal(signal, None);
@@ -150,15 +148,18 @@ impl Supervisor<'_> {
         let Err(e) = sent else { return };
         warn!("could not send {} to process {}: {e}", signal_name(signal), to.pid);
         if signal == libc::SIGKILL && e.raw_os_error() == Some(libc::EPERM) {
-            // Who may write to the cgroup may end all in it, whoever they are.
-            self.out_of_reach = !self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
+            // Write access to the cgroup is enough to kill all processes in it, whatever their user.
+            let killed = self.agent.state.is_alive() && self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
+            if self.agent.state.is_alive() && !killed {
+                self.agent.state.ended(AgentEnd::OutOfReach);
+            }
         }
     }
 
     fn on_child(&mut self, pid: i32, change: ChildChange, usage: ResourceUsage) -> Result<(), Error> {
         if pid == self.agent.child.pid {
             match change {
-                ChildChange::Ended(exit) => self.agent.ended = Some((exit, usage)),
+                ChildChange::Ended(exit) => self.agent.state.ended(AgentEnd::Exited(exit, usage)),
                 ChildChange::Stopped(signal) => self.on_stopped(signal)?,
                 ChildChange::Continued => self.timers.stopped = false,
             }
@@ -206,25 +207,25 @@ impl Supervisor<'_> {
         match source {
             WatchSource::Report => match self.agent.child.read_report() {
                 Ok(()) => {
-                    self.agent.executed = true;
+                    self.agent.state.reported(Ok(()));
                     for received in std::mem::take(&mut self.early) {
                         forward::forward(&self.agent.child, &received);
                     }
                 }
-                Err(e) => self.agent.start_error = Some(e),
+                Err(e) => self.agent.state.reported(Err(e)),
             },
             WatchSource::Output => {
-                if self.listening.as_mut().is_some_and(Listening::read_some) {
+                if self.output.as_mut().is_some_and(CapturedOutput::read_some) {
                     // What somebody else still writes after the agent's end is no life of it.
-                    if self.phase == Phase::Running {
+                    if self.agent.state.is_alive() {
                         self.timers.idle = Clock::of(self.limits.idle_timeout, Instant::now());
                     }
-                    self.take_note()?;
+                    self.record_output()?;
                 }
             }
             WatchSource::Downstream => {
-                if let Some(listening) = &mut self.listening {
-                    listening.capture.flush();
+                if let Some(output) = &mut self.output {
+                    output.capture.flush();
                 }
             }
             WatchSource::HelperReport => {
@@ -243,9 +244,9 @@ impl Supervisor<'_> {
     }
 
     /// Looks at what the agent's output tells by now: its session at once, counts once a second.
-    pub(super) fn take_note(&mut self) -> Result<(), Error> {
-        let Some(listening) = &self.listening else { return Ok(()) };
-        let observed = listening.reader.observed();
+    pub(super) fn record_output(&mut self) -> Result<(), Error> {
+        let Some(output) = &self.output else { return Ok(()) };
+        let observed = output.reader.observed();
         if let (Some(resumed), Some(named)) = (&self.resumed, &observed.session_id) {
             if resumed != named {
                 warn!(
@@ -260,10 +261,10 @@ impl Supervisor<'_> {
         if observed.session_id != self.written.session && !self.written.session_waits {
             self.commit_session();
         }
-        let Some(listening) = &self.listening else { return Ok(()) };
-        let observed = listening.reader.observed();
+        let Some(output) = &self.output else { return Ok(()) };
+        let observed = output.reader.observed();
         let now = Instant::now();
-        if self.phase == Phase::Running && !self.limits.awaits_input {
+        if self.agent.state.is_alive() && !self.limits.awaits_input {
             let done = observed.result.is_some() && !observed.background && !observed.open_turn;
             self.timers.linger = Clock::of(done.then_some(self.limits.grace), now);
         }
@@ -275,7 +276,7 @@ impl Supervisor<'_> {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
         }
         // Output that changes no count is a sign of life too: the audit takes long silence for a hang.
-        if now > self.written.at.unwrap_or(self.row.started) + SIGN_OF_LIFE {
+        if now > self.written.at.unwrap_or(self.facts.started) + SIGN_OF_LIFE {
             self.timers.progress = Some(now);
         }
         Ok(())
@@ -337,20 +338,20 @@ impl Supervisor<'_> {
             self.timers.rest = None;
             self.rest();
         }
-        if let Some(listening) = &mut self.listening
-            && due(listening.capture.due())
+        if let Some(output) = &mut self.output
+            && due(output.capture.due())
         {
-            listening.capture.flush();
+            output.capture.flush();
         }
-        if self.phase == Phase::Running {
+        if self.agent.state.is_alive() {
             if self.timers.timeout.take_due(now) {
-                self.stop(Stop::Timeout);
+                self.stop_at_limit(Stop::Timeout);
             }
             if self.timers.idle.take_due(now) {
-                self.stop(Stop::IdleTimeout);
+                self.stop_at_limit(Stop::IdleTimeout);
             }
             if self.timers.linger.take_due(now) {
-                self.lingered = true;
+                self.stop.linger();
                 self.escalation.begin(libc::SIGTERM, now);
                 self.send(libc::SIGTERM);
             }

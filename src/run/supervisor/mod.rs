@@ -1,8 +1,8 @@
-//! The supervisor at work: one loop that turns events into moves while prepare command, agent and hook
-//! live and die. `run.rs` tells in which order; `turn.rs` what each event does, `settle.rs` how the row ends.
+//! The supervisor: the state of one run, and what it waits for between the fork and its end.
 
 mod events;
-mod settle;
+pub(super) mod settle;
+mod state;
 mod stopwatch;
 
 use std::collections::VecDeque;
@@ -14,7 +14,7 @@ use crate::agent::{self, Mode, Observed, Reader};
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::helper::{Attendant, Helper, Waited};
-use crate::ledger::{Ledger, SpoolSlot};
+use crate::ledger::{Found, Ledger, SpoolSlot};
 use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::escalation::Escalation;
@@ -26,64 +26,77 @@ use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, ReceivedSignal, ResourceUsage};
-use crate::task::{
-    Cause, Counts, Ended, Ending, KeepSession, Key, Outcome, Provider, SessionId, Stop, TaskId,
-};
-
+use crate::task::{Cause, Counts, Key, Outcome, Provider, SessionId, Stop, Task, TaskId};
+use state::{AgentState, RowState, StopState};
 use stopwatch::Clock;
 
-pub use settle::{never_ran, withdraw};
-
-/// How often partial counts are written while the agent runs, at most.
+/// Time between two writes of partial counts, at least.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How often it is written that the agent still says something, at most.
+/// Time between two writes that say that the agent still produces output, at least.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
-/// After how long without need of the ledger its memory is given back. A run that is over before spares
-/// the kernel the taking and giving.
+/// Time without use of the ledger after which its memory is given back. A shorter run saves the kernel that
+/// work.
 const REST: Duration = Duration::from_millis(100);
-/// How long after the last byte of the agent's output its pipe is still read when the agent has ended and
-/// another process has the pipe open; and how long in all.
+/// If another process keeps the agent's stdout open after the agent's exit, bookend reads on until nothing
+/// has come for `QUIET`, and for `LONGEST_DRAIN` at most.
 const QUIET: Duration = Duration::from_secs(1);
 const LONGEST_DRAIN: Duration = Duration::from_secs(10);
-/// Chunks of the agent's output that are taken in one turn, at most.
+/// Chunks of the agent's output that are read in one turn, at most.
 const CHUNKS: usize = 4;
-/// Where the run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// The agent waits at the gate.
-    Before,
-    /// The gate is open.
-    Running,
-    /// The agent has ended.
-    After,
+
+/// What a supervisor starts with.
+pub(super) struct SupervisorStart {
+    pub(super) task: TaskRef,
+    pub(super) row: RowFacts,
+    /// Takes the ending if the ledger does not.
+    pub(super) spool: SpoolSlot,
+    pub(super) agent: Agent,
+    pub(super) forward: Forward,
+    pub(super) output: Option<CapturedOutput>,
+    pub(super) limits: Limits,
+    pub(super) conversation: Conversation,
+}
+
+/// What names the task in the ledger.
+pub(super) struct TaskRef {
+    pub(super) id: TaskId,
+    pub(super) key: Option<Key>,
+    pub(super) provider: Option<Provider>,
+}
+
+/// What the end of the row is computed from, besides what the supervisor sees.
+pub(super) struct RowFacts {
+    /// When the task was claimed.
+    pub(super) started: Instant,
+    /// What the session had cost before, as the agent counts, US dollars.
+    pub(super) cost_before: Option<f64>,
+    pub(super) cgroup: Option<String>,
+    pub(super) oom_kills_before: Option<u64>,
 }
 
 /// The agent's process.
-pub struct Agent {
-    pub child: Gated,
-    pub mode: Mode,
-    /// Its exec is known to have happened.
-    pub executed: bool,
-    pub start_error: Option<StartError>,
-    pub ended: Option<(Exit, ResourceUsage)>,
-    /// The cgroup that is its task's alone.
+pub(super) struct Agent {
+    child: Gated,
+    mode: Mode,
+    state: AgentState,
+    /// The cgroup that holds only this task.
     cgroup: Option<Cgroup>,
 }
 
 impl Agent {
-    pub fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
-        Agent { child, mode, executed: false, start_error: None, ended: None, cgroup }
+    pub(super) fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
+        Agent { child, mode, state: AgentState::AtGate, cgroup }
     }
 }
 
-/// What is read from the agent's captured output.
-pub struct Listening {
-    pub capture: Capture,
-    pub reader: Box<dyn Reader>,
+/// The agent's captured stdout, and the adapter that reads it.
+pub(super) struct CapturedOutput {
+    pub(super) capture: Capture,
+    pub(super) reader: Box<dyn Reader>,
 }
 
-impl Listening {
-    /// Takes what waits, yet not so much that other events would wait for long; says whether there was any.
+impl CapturedOutput {
+    /// Reads what is waiting, but not so much that other events have to wait. Returns whether there was any.
     fn read_some(&mut self) -> bool {
         let any = self.read();
         for _ in 1..CHUNKS {
@@ -94,32 +107,32 @@ impl Listening {
         any
     }
 
-    /// Takes one chunk from the agent; says whether there was any.
+    /// Reads one chunk from the agent. Returns whether there was one.
     fn read(&mut self) -> bool {
-        let Listening { capture, reader } = self;
+        let CapturedOutput { capture, reader } = self;
         capture.read(&mut |bytes| reader.feed(bytes))
     }
 }
 
-/// The limits a run was given, and how it is to stop.
-pub struct Limits {
-    pub timeout: Option<Duration>,
-    pub idle_timeout: Option<Duration>,
-    pub grace: Duration,
-    /// The agent may wait for more input after a result: that is no lingering.
-    pub awaits_input: bool,
+/// The limits of a run.
+pub(super) struct Limits {
+    pub(super) timeout: Option<Duration>,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) grace: Duration,
+    /// The agent may wait for more input after a result, and is not ended for that.
+    pub(super) awaits_input: bool,
 }
 
-/// The first stop that was asked for and that still counts.
-struct Asked {
-    stop: Stop,
-    at: Instant,
-    /// How many results had come by then.
-    results: u32,
+/// The conversation of a run, as it was chosen.
+pub(super) struct Conversation {
+    /// The session id known before the agent reports one.
+    pub(super) session: Option<SessionId>,
+    /// The session id that the agent was told to resume.
+    pub(super) resumed: Option<SessionId>,
 }
 
-/// The clocks that run beside the agent. The first three pause while it is stopped, and `idle` and `linger`
-/// also while it waits for our stdout to take more.
+/// The clocks that run beside the agent. The first three pause while it is stopped; `idle` and `linger` also
+/// while it waits for bookend's stdout to take more.
 #[derive(Default)]
 struct Timers {
     timeout: Clock,
@@ -128,170 +141,116 @@ struct Timers {
     progress: Option<Instant>,
     rest: Option<Instant>,
     stopped: bool,
-    /// The stop signal (SIGTSTP, SIGTTIN, SIGTTOU) that bookend was sent since it was last continued.
+    /// The signal (SIGTSTP, SIGTTIN, SIGTTOU) that bookend received since it was last continued.
     stop_signal: Option<i32>,
 }
 
-pub struct Supervisor<'a> {
-    pub watch: Watch,
-    pub ledger: &'a mut Ledger,
-    pub task: TaskRef,
-    pub agent: Agent,
-    pub listening: Option<Listening>,
-    pub helper: Option<Helper>,
-    /// bookend itself ended the agent, which stayed after its result.
-    pub lingered: bool,
-    /// A stop came after the agent's end: nothing more is waited for.
-    pub hurried: bool,
-    /// The stop signals that came after the agent's end, for the hook that runs then.
-    late_stops: VecDeque<i32>,
-    /// The kernel did not let us kill the agent.
-    out_of_reach: bool,
-    pub limits: Limits,
-    row: Row,
-    phase: Phase,
-    forward: Forward,
-    early: VecDeque<ReceivedSignal>,
-    asked: Option<Asked>,
-    escalation: Escalation,
-    timers: Timers,
-    written: Written,
-    /// The id that the agent was told to go on with, until it has named its own.
-    resumed: Option<SessionId>,
-    context_lost: bool,
-    sweep: Option<LeftoverSweep>,
-}
-
-/// What names the task in the ledger.
-pub struct TaskRef {
-    pub id: TaskId,
-    pub key: Option<Key>,
-    pub provider: Option<Provider>,
-}
-
-/// What the row's end needs besides what was seen.
-pub struct Row {
-    /// When the task was claimed.
-    pub started: Instant,
-    /// Where the ending goes if the ledger does not take it.
-    pub spool: Option<SpoolSlot>,
-    /// What the session had cost before, as the agent counts, US dollars.
-    pub cost_before: Option<f64>,
-    pub cgroup: Option<String>,
-    pub oom_kills_before: Option<u64>,
-    /// Its end, once that is judged.
-    pub ended: Option<Ended>,
-    pub settled: bool,
-}
-
-/// The conversation of a run, as it was chosen.
-pub struct Conversation {
-    /// The id known before the agent says a word.
-    pub session: Option<SessionId>,
-    /// The id that the agent was told to go on with.
-    pub resumed: Option<SessionId>,
-}
-
-/// How a run ended, as far as its ending is judged.
-pub struct End {
-    pub ending: Ending,
-    pub error: Option<String>,
-    pub exit: Option<(Exit, ResourceUsage)>,
-    pub leftovers: Option<LeftoverSummary>,
-    pub traces: Traces,
-}
-
-/// What the agent's own files tell of its conversation.
-#[derive(Debug, Default)]
-pub struct Traces {
-    /// Whether the transcript lies where bookend looks for it; `None`: bookend did not look.
-    pub transcript_seen: Option<bool>,
-    /// The agent refused its arguments: its conversation is what it was.
-    pub unused: bool,
-    /// The session is kept although the run failed.
-    pub kept: Option<KeepSession>,
-    /// The id of a conversation that was sent to the background.
-    pub backgrounded: Option<SessionId>,
-}
-
-/// What the ledger has been told of the agent's output.
+/// What the ledger holds of the agent's output.
 #[derive(Default)]
 struct Written {
     session: Option<SessionId>,
-    /// The ledger was locked when the agent named its session.
+    /// The ledger was locked when the agent reported its session.
     session_waits: bool,
     counts: Counts,
     tool: Option<String>,
     at: Option<Instant>,
 }
 
+/// One run between its fork and its end. Dropping it ends the row if nothing else has.
+pub(super) struct Supervisor<'a> {
+    watch: Watch,
+    ledger: &'a mut Ledger,
+    task: TaskRef,
+    facts: RowFacts,
+    row: RowState,
+    agent: Agent,
+    output: Option<CapturedOutput>,
+    helper: Option<Helper>,
+    limits: Limits,
+    stop: StopState,
+    forward: Forward,
+    /// Signals for the agent that came before its exec.
+    early: VecDeque<ReceivedSignal>,
+    escalation: Escalation,
+    timers: Timers,
+    written: Written,
+    /// The session id that the agent was told to resume, until it reports one.
+    resumed: Option<SessionId>,
+    context_lost: bool,
+    sweep: Option<LeftoverSweep>,
+}
+
 impl<'a> Supervisor<'a> {
-    /// Call it as soon as the gated child exists: from then on a signal to the group reaches it too.
-    pub fn new(
-        watch: Watch,
-        ledger: &'a mut Ledger,
-        (task, row): (TaskRef, Row),
-        (agent, forward): (Agent, Forward),
-        listening: Option<Listening>,
-        limits: Limits,
-        conversation: Conversation,
-    ) -> Supervisor<'a> {
-        let escalation = Escalation::new(limits.grace);
+    /// Supervises `start`. From here on a signal to bookend is also a signal to its agent.
+    pub(super) fn new(watch: Watch, ledger: &'a mut Ledger, start: SupervisorStart) -> Supervisor<'a> {
         Supervisor {
             watch,
             ledger,
-            task,
-            agent,
-            listening,
+            task: start.task,
+            facts: start.row,
+            row: RowState::Running(start.spool),
+            agent: start.agent,
+            output: start.output,
             helper: None,
-            lingered: false,
-            hurried: false,
-            late_stops: VecDeque::new(),
-            out_of_reach: false,
-            limits,
-            row,
-            phase: Phase::Before,
-            forward,
+            escalation: Escalation::new(start.limits.grace),
+            limits: start.limits,
+            stop: StopState::default(),
+            forward: start.forward,
             early: VecDeque::new(),
-            asked: None,
-            escalation,
             timers: Timers::default(),
-            written: Written { session: conversation.session, ..Written::default() },
-            resumed: conversation.resumed,
+            written: Written { session: start.conversation.session, ..Written::default() },
+            resumed: start.conversation.resumed,
             context_lost: false,
             sweep: None,
         }
     }
 
-    /// What the agent's output has told so far.
-    pub fn observed(&self) -> Observed {
-        self.listening.as_ref().map(|l| l.reader.observed().clone()).unwrap_or_default()
+    /// The task's row, if the ledger has it.
+    pub(super) fn row(&self) -> Option<Task> {
+        match self.ledger.task(self.task.id.as_str()) {
+            Ok(Found::One(task)) => Some(*task),
+            _ => None,
+        }
     }
 
-    /// The stop that was asked for before the agent ever ran.
-    pub fn stop_before_exec(&mut self) -> Result<Option<Stop>, Error> {
+    pub(super) fn agent_pid(&self) -> i32 {
+        self.agent.child.pid
+    }
+
+    /// Why the agent's exec failed, if it did.
+    pub(super) fn start_error(&self) -> Option<StartError> {
+        self.agent.state.start_error()
+    }
+
+    /// What the agent's output has reported so far.
+    pub(super) fn observed(&self) -> Observed {
+        self.output.as_ref().map(|o| o.reader.observed().clone()).unwrap_or_default()
+    }
+
+    /// The stop that was requested before the agent's exec.
+    pub(super) fn stop_before_exec(&mut self) -> Result<Option<Stop>, Error> {
         while self.watch.pending(|_| true).map_err(watching)?.is_some() {
             self.turn(Some(Instant::now()))?;
         }
-        Ok(self.asked.as_ref().map(|a| a.stop))
+        Ok(self.stop.requested().map(|r| r.stop))
     }
 
-    /// Opens the gate. The clocks start here.
-    pub fn open_gate(&mut self) {
+    /// Opens the gate, and starts the clocks.
+    pub(super) fn open_gate(&mut self) {
         let now = Instant::now();
         self.timers.timeout = Clock::of(self.limits.timeout, now);
         self.timers.idle = Clock::of(self.limits.idle_timeout, now);
         self.timers.rest = Some(now + REST);
-        self.phase = Phase::Running;
+        self.agent.state.opened();
         self.agent.child.open();
-        // While the agent begins: so that the end of a short run does not wait for it.
+        // Prepared while the agent starts, so that the end of a short run does not wait for it.
         self.ledger.expect_end();
     }
 
-    /// Gives back what memory is not needed while nothing happens: it may be a long wait, beside many others.
+    /// Gives back the memory that is not needed while nothing happens: many supervisors may wait at once.
     fn rest(&mut self) {
-        if let Some(listening) = &mut self.listening {
-            listening.capture.rest();
+        if let Some(output) = &mut self.output {
+            output.capture.rest();
         }
         if let Err(e) = self.ledger.rest() {
             debug!("{}", chain(&e));
@@ -299,55 +258,50 @@ impl<'a> Supervisor<'a> {
         sys::trim_memory();
     }
 
-    /// Waits until the agent has ended; `None`: it was to end, and has become another user's, whose processes
-    /// we may not signal. It would be waited for in vain.
+    /// Waits for the agent to exit. `None`: it was to be killed, and has become another user's process, which
+    /// bookend may not signal.
     ///
     /// # Errors
     /// When the kernel has no memory left to watch with.
-    pub fn attend(&mut self) -> Result<Option<(Exit, ResourceUsage)>, Error> {
-        loop {
-            let ended = self.agent.ended;
-            if ended.is_some() || self.out_of_reach {
-                // Its end may be told before how its exec went.
-                if self.agent.child.report().is_some() {
-                    self.on_ready(WatchSource::Report)?;
-                }
-                self.phase = Phase::After;
-                self.timers = Timers::default();
-                self.escalation = Escalation::new(self.limits.grace);
-                return Ok(ended);
-            }
+    pub(super) fn await_agent(&mut self) -> Result<Option<(Exit, ResourceUsage)>, Error> {
+        while self.agent.state.end().is_none() {
             self.turn(None)?;
         }
+        // Its exit may be reported before the result of its exec.
+        if self.agent.child.report().is_some() {
+            self.on_ready(WatchSource::Report)?;
+        }
+        self.timers = Timers::default();
+        self.escalation = Escalation::new(self.limits.grace);
+        Ok(self.agent.state.exited())
     }
 
-    /// Takes what is still in the agent's pipe. Another process may have it open, and may still write: that
-    /// delays the end until nothing has come for [`QUIET`], by [`LONGEST_DRAIN`] at most.
-    pub fn drain(&mut self) -> Result<(), Error> {
+    /// Reads what is still in the agent's pipe, see [`QUIET`].
+    pub(super) fn drain(&mut self) -> Result<(), Error> {
         let ended_at = Instant::now();
         let (mut last, mut total) = (ended_at, 0);
-        if let Some(listening) = &mut self.listening {
-            listening.capture.agent_ended();
+        if let Some(output) = &mut self.output {
+            output.capture.agent_ended();
         }
-        while let Some(listening) = &mut self.listening {
-            listening.read_some();
+        while let Some(output) = &mut self.output {
+            output.read_some();
             let now = Instant::now();
-            if listening.capture.total() > total {
-                (last, total) = (now, listening.capture.total());
+            if output.capture.total() > total {
+                (last, total) = (now, output.capture.total());
             }
             let until = (last + QUIET).min(ended_at + LONGEST_DRAIN);
-            if listening.capture.ended() || now >= until || self.hurried {
-                self.end_of_output(ended_at);
-                return self.take_note();
+            if output.capture.ended() || now >= until || self.stop.is_hurried() {
+                self.stop_reading(ended_at);
+                return self.record_output();
             }
             self.turn(Some(until))?;
         }
         Ok(())
     }
 
-    /// Reads no more of the agent's output. If its pipe is still open, says who has it open.
-    fn end_of_output(&mut self, ended_at: Instant) {
-        let Some(Listening { capture, reader }) = &mut self.listening else { return };
+    /// Reads no more of the agent's output. If its pipe is still open, warns which processes hold it.
+    fn stop_reading(&mut self, ended_at: Instant) {
+        let Some(CapturedOutput { capture, reader }) = &mut self.output else { return };
         if let Some(holders) = capture.holders() {
             warn!(
                 "stopped reading the agent's stdout {:.1} s after the agent's exit, at {} bytes: it is still \
@@ -360,55 +314,57 @@ impl<'a> Supervisor<'a> {
         reader.finish();
     }
 
-    /// Waits until our stdout has taken what its file system had no room for, until `until` at most. What it
-    /// has not taken by then is lost.
-    pub fn await_room(&mut self, until: Instant) -> Result<(), Error> {
-        let lacks_room = |l: &Listening| l.capture.lacks_room();
-        while !self.hurried && self.listening.as_ref().is_some_and(lacks_room) && Instant::now() < until {
+    /// Waits until bookend's stdout has taken what its file system had no room for, until `until` at most.
+    /// What it has not taken by then is lost.
+    pub(super) fn await_room(&mut self, until: Instant) -> Result<(), Error> {
+        let lacks_room = |o: &CapturedOutput| o.capture.lacks_room();
+        while !self.stop.is_hurried()
+            && self.output.as_ref().is_some_and(lacks_room)
+            && Instant::now() < until
+        {
             self.turn(Some(until))?;
         }
-        if let Some(listening) = &mut self.listening {
-            listening.capture.give_up();
+        if let Some(output) = &mut self.output {
+            output.capture.give_up();
         }
         Ok(())
     }
 
-    /// What of the agent's output could not be written to our stdout.
-    pub fn output_loss(&self) -> Option<OutputLoss> {
-        self.listening.as_ref().and_then(|l| l.capture.loss())
+    /// The part of the agent's output that could not be written to bookend's stdout.
+    pub(super) fn output_loss(&self) -> Option<OutputLoss> {
+        self.output.as_ref().and_then(|o| o.capture.loss())
     }
 
-    /// What the agent's output says of success; an output that was not read along says nothing.
-    pub fn outcome(&self) -> Outcome {
-        self.listening
+    /// What the agent's output says about success. Output that was not captured says nothing.
+    pub(super) fn outcome(&self) -> Outcome {
+        self.output
             .as_ref()
-            .map_or(Outcome::NotDue, |l| agent::outcome_of(self.agent.mode, l.reader.observed()))
+            .map_or(Outcome::NotDue, |o| agent::outcome_of(self.agent.mode, o.reader.observed()))
     }
 
-    /// Looks what the agent left behind; signals nothing yet.
-    pub fn look_for_leftovers(&self, sweep: &mut LeftoverSweep) {
+    /// Finds the leftover processes. Signals nothing yet.
+    pub(super) fn scan_leftovers(&self, sweep: &mut LeftoverSweep) {
         if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
             warn!(hint = e.hint(), "{}", chain(&e));
         }
     }
 
-    /// What a sweep found, and an agent that could not be ended and that `/proc` hides.
-    pub fn summary(&self, sweep: &LeftoverSweep) -> LeftoverSummary {
+    /// What a sweep found, and an agent that could not be killed and that `/proc` hides.
+    pub(super) fn summary(&self, sweep: &LeftoverSweep) -> LeftoverSummary {
         let mut summary = sweep.summary();
-        if self.out_of_reach {
+        if self.agent.state.is_out_of_reach() {
             summary.count_hidden(self.agent.child.pid);
         }
         summary
     }
 
-    /// Ends what the agent left behind and records what became of it; the loop goes on beside it.
-    pub fn end_leftovers(&mut self, mut sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
+    /// Ends the leftover processes and records the result.
+    pub(super) fn end_leftovers(&mut self, mut sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
         if !ends || !sweep.is_awaited() {
             return Ok(());
         }
         loop {
-            let ledger = &*self.ledger;
-            let step = sweep.step(Instant::now(), &trust::supervisors(ledger));
+            let step = sweep.step(Instant::now(), &trust::supervisors(self.ledger));
             match step {
                 Ok(SweepStep::Done) => break,
                 Ok(SweepStep::Wait(until)) => {
@@ -428,7 +384,7 @@ impl<'a> Supervisor<'a> {
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
             warn!(
                 hint = e.hint(),
-                "recording what became of the left-overs of task {}: {}",
+                "recording the leftover processes of task {}: {}",
                 self.task.id,
                 chain(&e)
             );
@@ -436,61 +392,49 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
-    /// Children of ours that are not the task's: the witness.
-    pub fn helpers(&self) -> Vec<i32> {
+    /// Children of bookend that do not belong to the task: the sentinel.
+    pub(super) fn helpers(&self) -> Vec<i32> {
         self.forward.sentinel().into_iter().collect()
     }
 
-    /// Waits until the helper has ended, for `bound` at most; says whether it did.
-    pub fn await_helper(&mut self, bound: Option<Duration>) -> Result<bool, Error> {
-        let until = bound.map(|b| Instant::now() + b);
-        while let Some(helper) = &mut self.helper {
-            if helper.ended.is_some() {
-                helper.read_output();
-                return Ok(true);
-            }
-            if self.hurried || until.is_some_and(|u| Instant::now() >= u) {
-                return Ok(false);
-            }
-            self.turn(until)?;
-        }
-        Ok(true)
-    }
-
-    /// Waits until the reader of our stdout has taken all, or has gone, or we are told to stop.
-    pub fn flush(&mut self) -> Result<(), Error> {
-        while !self.hurried && self.listening.as_ref().is_some_and(|l| l.capture.output().is_some()) {
+    /// Waits until the process reading stdout has taken everything, or has exited, or a stop signal comes.
+    pub(super) fn flush(&mut self) -> Result<(), Error> {
+        while !self.stop.is_hurried() && self.output.as_ref().is_some_and(|o| o.capture.output().is_some()) {
             self.turn(None)?;
         }
         Ok(())
     }
 
-    /// Waits until a child that was sent away at the gate is gone.
-    pub fn dismiss(&mut self) -> Result<(), Error> {
+    /// Ends the gated child without an exec, and waits for its exit.
+    pub(super) fn dismiss(&mut self) -> Result<(), Error> {
         self.agent.child.dismiss();
-        while self.agent.ended.is_none() {
+        while self.agent.state.end().is_none() {
             self.turn(None)?;
         }
-        self.phase = Phase::After;
         Ok(())
     }
 
-    /// By which signal to leave where the agent has left by none.
-    pub fn stop_signal(&self) -> i32 {
-        match self.asked.as_ref().map(|a| a.stop) {
+    /// The signal by which bookend exits where it does not know how the agent exited.
+    pub(super) fn stop_signal(&self) -> i32 {
+        match self.stop.requested().map(|r| r.stop) {
             Some(Stop::Signal { signal, .. }) => signal,
             Some(Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout) | None => libc::SIGTERM,
         }
     }
 
-    /// What asked the run to stop, judged by what came after it.
-    pub fn cause(&self, ended_at: Instant) -> Option<Cause> {
-        let asked = self.asked.as_ref()?;
+    /// Whether bookend ended the agent because it stayed after its result.
+    pub(super) fn has_lingered(&self) -> bool {
+        self.stop.has_lingered()
+    }
+
+    /// The stop that was requested, with what came after it.
+    pub(super) fn cause(&self, ended_at: Instant) -> Option<Cause> {
+        let requested = self.stop.requested()?;
         let results = self.observed().results;
         Some(Cause {
-            stop: asked.stop,
-            after_result: asked.results > 0 && asked.results == results,
-            ran_on: ended_at.saturating_duration_since(asked.at),
+            stop: requested.stop,
+            after_result: requested.results > 0 && requested.results == results,
+            ran_on: ended_at.saturating_duration_since(requested.at),
         })
     }
 }
@@ -501,13 +445,13 @@ impl Attendant for Supervisor<'_> {
     }
 
     fn is_stopping(&self) -> bool {
-        self.hurried
+        self.stop.is_hurried()
     }
 
-    fn wait(&mut self, hook: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error> {
-        self.helper = hook.take();
+    fn wait(&mut self, helper: &mut Option<Helper>, until: Option<Instant>) -> Result<Waited, Error> {
+        self.helper = helper.take();
         let waited = loop {
-            if let Some(signal) = self.late_stops.pop_front() {
+            if let Some(signal) = self.stop.next_signal() {
                 break Ok(Waited::Stop(signal));
             }
             if self.helper.as_ref().is_some_and(|h| h.ended.is_some()) {
@@ -520,7 +464,7 @@ impl Attendant for Supervisor<'_> {
                 break Err(e);
             }
         };
-        *hook = self.helper.take();
+        *helper = self.helper.take();
         waited
     }
 }

@@ -1,10 +1,11 @@
-//! The end of the row: written once, to the ledger or to the spool, whatever way the run took.
+//! The end of the row: written once, to the ledger or to the spool, however the run ended.
 
 use std::time::Instant;
 
 use tracing::{debug, error, info, warn};
 
-use super::{End, Supervisor, Traces};
+use super::Supervisor;
+use super::state::RowState;
 use crate::agent::{CostCovers, Observed};
 use crate::clock;
 use crate::error::chain;
@@ -13,29 +14,63 @@ use crate::ledger::{Finished, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
+use crate::process::leftovers::summary::LeftoverSummary;
+use crate::sys::ResourceUsage;
 use crate::task::{
-    Counts, EndSource, Ended, Ending, Failure, Interrupt, Key, Sender, SessionId, Stop, TaskId,
+    Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Stop, TaskId,
 };
 use crate::view;
 
+/// How a run ended.
+pub(crate) struct RunEnd {
+    pub(crate) ending: Ending,
+    pub(crate) error: Option<String>,
+    pub(crate) exit: Option<(Exit, ResourceUsage)>,
+    pub(crate) leftovers: Option<LeftoverSummary>,
+    pub(crate) traces: SessionTraces,
+}
+
+/// What the agent's own files say about its session.
+#[derive(Debug, Default)]
+pub(crate) struct SessionTraces {
+    /// Whether the transcript is where bookend looks for it; `None`: bookend did not look.
+    pub(crate) transcript_seen: Option<bool>,
+    /// The agent rejected its arguments: its session is unchanged.
+    pub(crate) unused: bool,
+    /// The session is kept although the run failed.
+    pub(crate) kept: Option<KeepSession>,
+    /// The id of a session that continues in the background.
+    pub(crate) backgrounded: Option<SessionId>,
+}
+
 impl Supervisor<'_> {
-    /// Writes the terminal row, or the spool if the ledger does not take it. Says whether the ledger did.
-    pub fn settle(&mut self, end: End) -> bool {
+    /// Ends the row, in the ledger or, if that fails, in the spool.
+    pub(crate) fn settle(&mut self, end: RunEnd) {
+        let ended = Box::new(self.ended(end));
+        self.row = match std::mem::replace(&mut self.row, RowState::Settled) {
+            RowState::Running(slot) | RowState::Ending(slot, _) => RowState::Ending(slot, ended),
+            RowState::Settled => RowState::Settled,
+        };
+        self.record();
+    }
+
+    /// All that the row says about the end.
+    fn ended(&self, end: RunEnd) -> Ended {
         let observed = self.observed();
-        let (stop_signal, stop_sender) = self.asked.as_ref().map_or((None, None), |a| stopped_by(a.stop));
+        let (stop_signal, stop_sender) = self.stop.requested().map_or((None, None), |r| stopped_by(r.stop));
         let usage = end.exit.map(|(_, usage)| usage);
-        // The cgroup also knows of what the agent did not wait for, and of all its processes at once.
+        // The cgroup also counts what the agent did not wait for, and all of its processes at once.
         let used = self.agent.cgroup.as_ref().map(Cgroup::used).unwrap_or_default();
         let cpu = used.cpu.or(usage.map(|u| u.cpu));
         let oom_killed = self.oom_killed(end.exit.map(|(exit, _)| exit));
         let by_oom = || "the kernel's OOM killer ended the agent".to_owned();
         let leftovers = end.leftovers.filter(|l| l.found > 0);
-        let ended = Ended {
+        Ended {
             ending: end.ending,
             error: end.error.or_else(|| (oom_killed == Some(true)).then(by_oom)),
             source: EndSource::Wait,
             finished_at: Some(clock::now()),
-            duration_ms: Some(elapsed_ms(self.row.started)),
+            duration_ms: Some(elapsed_ms(self.facts.started)),
             exit: end.exit.map(|(exit, _)| exit),
             stop_signal,
             stop_sender,
@@ -52,65 +87,33 @@ impl Supervisor<'_> {
             cpu_ms: cpu.and_then(|c| i64::try_from(c.as_millis()).ok()),
             max_rss_kib: used.peak_kib.or(usage.map(|u| u.max_rss_kib)),
             leftovers: leftovers.and_then(|l| serde_json::to_string(&l).ok()),
-            executed: self.agent.executed && !end.traces.unused,
-        };
-        let ended = self.row.ended.insert(ended).clone();
-        self.record(&ended)
-    }
-
-    pub(super) fn record(&mut self, ended: &Ended) -> bool {
-        let refused = match self.ledger.finish(&self.task.id, ended, "run") {
-            Ok(Finished::NoRow) => "its row is gone from the ledger".to_owned(),
-            Err(refused) => chain(&refused),
-            Ok(finished) => {
-                self.report(ended, finished);
-                if let Some(Err(e)) = self.row.spool.take().map(SpoolSlot::discard) {
-                    debug!("{}", chain(&e));
-                }
-                self.row.settled = true;
-                return true;
-            }
-        };
-        if let Some(slot) = self.row.spool.take() {
-            let recover = view::suggestion(self.ledger.option(), "recover");
-            spool(&slot, (&self.task.id, self.task.key.as_ref()), ended, &refused, &recover);
+            executed: self.agent.state.executed() && !end.traces.unused,
         }
-        self.row.settled = true;
-        false
     }
 
-    pub(super) fn report(&self, ended: &Ended, finished: Finished) {
-        let id = &self.task.id;
-        let ending = &ended.ending;
-        match finished {
-            Finished::NoRow => {}
-            Finished::AlreadyTerminal(status) => {
-                warn!(
-                    "task {id} was ended as {status} by somebody else; its own end, {}, is not recorded",
-                    ending.status()
-                );
+    /// Records an ending that is decided. The state stays [`RowState::Ending`] until the ending is recorded,
+    /// so that a panic on the way leaves it to the destructor.
+    fn record(&mut self) {
+        let RowState::Ending(_, ended) = &self.row else { return };
+        let refused = match self.ledger.finish(&self.task.id, ended, "run") {
+            Ok(Finished::NoRow) => Some("its row is missing from the ledger".to_owned()),
+            Err(refused) => Some(chain(&refused)),
+            Ok(finished) => {
+                report(&self.task.id, ended, finished);
+                None
             }
-            Finished::Done { invalidated } => {
-                let reason = ending.reason().map(|r| format!(" ({r})")).unwrap_or_default();
-                info!(
-                    MESSAGE_ID = log::id::of(ending.status()),
-                    STATUS = ending.status().as_str(),
-                    REASON = ending.reason(),
-                    SESSION_ID = ended.session_id.as_ref().map(SessionId::as_str),
-                    DURATION_MS = ended.duration_ms,
-                    COST_USD = ended.counts.cost_usd,
-                    STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
-                    "task {id} ended as {}{reason}",
-                    ending.status()
-                );
-                if let Some(session) = invalidated {
-                    warn!(
-                        MESSAGE_ID = log::id::SESSION_INVALIDATED,
-                        STATUS = ending.status().as_str(),
-                        SESSION_ID = session.as_str(),
-                        "session {session} is not to be resumed: task {id} ended as {}{reason}",
-                        ending.status()
-                    );
+        };
+        let RowState::Ending(slot, ended) = std::mem::replace(&mut self.row, RowState::Settled) else {
+            return;
+        };
+        match refused {
+            Some(refused) => {
+                let recover = view::suggestion(self.ledger.option(), "recover");
+                spool(&slot, (&self.task.id, self.task.key.as_ref()), &ended, &refused, &recover);
+            }
+            None => {
+                if let Err(e) = slot.discard() {
+                    debug!("{}", chain(&e));
                 }
             }
         }
@@ -118,13 +121,13 @@ impl Supervisor<'_> {
 
     /// Whether the kernel's OOM killer ended the agent, as far as that can be told.
     fn oom_killed(&self, exit: Option<Exit>) -> Option<bool> {
-        let struck = oom::struck_since(self.row.cgroup.as_deref(), self.row.oom_kills_before)?;
+        let struck = oom::struck_since(self.facts.cgroup.as_deref(), self.facts.oom_kills_before)?;
         Some(struck && exit == Some(Exit::Signal(libc::SIGKILL)))
     }
 
     /// The counts of this run alone.
     pub(super) fn counts(&self, observed: &Observed) -> Counts {
-        let cost_usd = match (session_total(observed), self.row.cost_before) {
+        let cost_usd = match (session_total(observed), self.facts.cost_before) {
             // A total below the one before means that the agent lost it and counts anew.
             (Some(now), Some(before)) if now >= before => Some(((now - before) * 1e9).round() / 1e9),
             _ => observed.reported_cost_usd,
@@ -139,31 +142,61 @@ fn session_total(observed: &Observed) -> Option<f64> {
     observed.reported_cost_usd.filter(|_| observed.cost_covers == CostCovers::Session)
 }
 
-/// One guard owns the claim: whatever way is taken out of a run, a panic too, the row gets its end.
+/// Whatever ends a run, a panic too, its row is ended.
 impl Drop for Supervisor<'_> {
     fn drop(&mut self) {
         if let Some(cgroup) = &self.agent.cgroup {
             cgroup.remove();
         }
-        if self.row.settled {
+        match self.row {
+            RowState::Settled => {}
+            RowState::Ending(..) => self.record(),
+            RowState::Running(_) => self.settle(RunEnd {
+                ending: match self.agent.state.executed() {
+                    true => Ending::Interrupted(Interrupt::SupervisorLost),
+                    false => Ending::Failure(Failure::Spawn),
+                },
+                error: Some("bookend failed while it supervised the task".to_owned()),
+                exit: self.agent.state.exited(),
+                leftovers: None,
+                traces: SessionTraces::default(),
+            }),
+        }
+    }
+}
+
+/// Logs an end that the ledger has taken.
+fn report(id: &TaskId, ended: &Ended, finished: Finished) {
+    let (status, reason) = (ended.ending.status(), ended.ending.reason());
+    let invalidated = match finished {
+        Finished::NoRow => return,
+        Finished::AlreadyTerminal(status) => {
+            warn!(
+                "another process ended task {id} as {status}; its own end, {}, is not recorded",
+                ended.ending.status()
+            );
             return;
         }
-        if let Some(ended) = self.row.ended.take() {
-            self.record(&ended);
-            return;
-        }
-        let ending = match self.agent.executed {
-            true => Ending::Interrupted(Interrupt::SupervisorLost),
-            false => Ending::Failure(Failure::Spawn),
-        };
-        let error = Some("bookend itself failed while it had the task in charge".to_owned());
-        self.settle(End {
-            ending,
-            error,
-            exit: self.agent.ended,
-            leftovers: None,
-            traces: Traces::default(),
-        });
+        Finished::Done { invalidated } => invalidated,
+    };
+    let because = reason.map(|r| format!(" ({r})")).unwrap_or_default();
+    info!(
+        MESSAGE_ID = log::id::of(status),
+        STATUS = status.as_str(),
+        REASON = reason,
+        SESSION_ID = ended.session_id.as_ref().map(SessionId::as_str),
+        DURATION_MS = ended.duration_ms,
+        COST_USD = ended.counts.cost_usd,
+        STOP_SENDER_PID = ended.stop_sender.map(|s| s.pid),
+        "task {id} ended as {status}{because}"
+    );
+    if let Some(session) = invalidated {
+        warn!(
+            MESSAGE_ID = log::id::SESSION_INVALIDATED,
+            STATUS = status.as_str(),
+            SESSION_ID = session.as_str(),
+            "session {session} is not to be resumed: task {id} ended as {status}{because}"
+        );
     }
 }
 
@@ -209,7 +242,7 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &Ended, refused
 
 /// Ends a task whose claim was reported as failed: what could not be synced may be found durable all the same
 /// when the log is next read. An end that the ledger cannot take goes to the spool.
-pub fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &Ended) {
+pub(crate) fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &Ended) {
     let settled = match ledger.finish(id, ended, "run") {
         Ok(_) => slot.discard(),
         Err(refused) => {
@@ -223,7 +256,7 @@ pub fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &Ended
 }
 
 /// The end of a task whose agent never had a process.
-pub fn never_ran(reason: Failure, error: &str, started: Instant) -> Ended {
+pub(crate) fn never_ran(reason: Failure, error: &str, started: Instant) -> Ended {
     Ended {
         ending: Ending::Failure(reason),
         error: Some(error.to_owned()),

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::agent::{Adapter, Asked, AskedSession, Place, Plan, recognise};
-use crate::run::resolve::{Known, LastUse, Transcript, choose};
+use crate::run::session::{Known, LastUse, Transcript, choose};
 use crate::task::{SessionId, Status, TaskId};
 
 /// The words are parted by NUL bytes, as in `/proc/PID/cmdline`.

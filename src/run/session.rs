@@ -1,4 +1,4 @@
-//! The session policy: which conversation a run goes on with. A session is resumed only if the last task
+//! The choice of a session: which conversation a run resumes. A session is resumed only if the last task
 //! that used it ended in success.
 
 use crate::agent::{AskedSession, Plan};

@@ -1,0 +1,158 @@
+//! The agent's command line: which agent it starts, under which key, and how its output is read.
+
+use std::path::{Path, PathBuf};
+
+use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Place, Untracked};
+use crate::error::Error;
+use crate::ledger::{LiveLock, Location};
+use crate::process::spawn::caller;
+use crate::run::options::RunOptions;
+use crate::sys;
+use crate::task::{Key, Provider};
+
+/// What every step of a run refers to.
+pub(super) struct RunContext<'a> {
+    pub(super) options: &'a RunOptions,
+    pub(super) command: &'a AgentCommand,
+    /// Where the ledger is.
+    pub(super) location: &'a Location,
+    /// Held from before the claim until the end of the run.
+    pub(super) live: &'a LiveLock,
+}
+
+/// The agent's command line, resolved from the options and from its own words, before anything is changed.
+pub(super) struct AgentCommand {
+    pub(super) adapter: &'static dyn Adapter,
+    /// The index in the command line at which the agent's own arguments begin.
+    pub(super) own_args: usize,
+    pub(super) place: Place,
+    pub(super) asked: Asked,
+    pub(super) key: Option<Key>,
+    pub(super) persona: String,
+    pub(super) provider: Option<Provider>,
+    /// The agent's working directory, absolute.
+    pub(super) cwd: PathBuf,
+    /// Whether bookend reads the agent's stdout and passes it on.
+    pub(super) captured: bool,
+    /// Printed if the user may expect a session to be tracked that is not.
+    pub(super) warning: Option<String>,
+}
+
+impl AgentCommand {
+    /// Resolves the command line of `options`.
+    ///
+    /// # Errors
+    /// When `--agent-type` names an unknown agent, or `--idle-timeout` is given for an agent whose output
+    /// arrives only at its end.
+    pub(super) fn resolve(options: &RunOptions) -> Result<AgentCommand, Error> {
+        let recognised =
+            agent::recognise(&options.argv, options.agent_type.as_deref()).map_err(Error::usage)?;
+        let agent::Recognised { adapter, own: own_args, place } = recognised;
+        let terminal = std::io::IsTerminal::is_terminal(&sys::stdio(1));
+        let asked = asked(adapter.asked(&options.argv[own_args..], terminal), &place, own_args, options);
+        // An agent whose stdout is closed must find it closed.
+        let captured =
+            matches!(asked.mode, Mode::Json | Mode::StreamJson) && !terminal && caller::was_open(1);
+        if options.idle_timeout.is_some() && !(captured && asked.mode == Mode::StreamJson) {
+            return Err(Error::usage(
+                "--idle-timeout needs output that arrives while the agent works: add `--output-format \
+                 stream-json` to its command line (for claude also --verbose), with stdout not a terminal",
+            )
+            .hint("--timeout limits the whole run in every mode"));
+        }
+        let persona = options.agent.clone().unwrap_or_else(|| base_name(options));
+        let key = options.key.clone().or_else(|| derived_key(options, &persona));
+        let warning = match &place {
+            Place::Untracked(why) => untracked_warning(options, key.as_ref(), why),
+            _ => None,
+        };
+        let cwd = options.cwd.clone().unwrap_or_else(current_dir);
+        let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
+        let provider = options.provider.clone().or_else(|| adapter.provider().map(Provider::recorded));
+        Ok(AgentCommand { adapter, own_args, place, asked, key, persona, provider, cwd, captured, warning })
+    }
+
+    /// Whether the agent continues in the background after its process has exited.
+    pub(super) fn is_background(&self) -> bool {
+        matches!(self.asked.session, AskedSession::Background(_))
+    }
+
+    /// Why the key keeps no session of this run. `None`: the session is tracked, or there is no key.
+    pub(super) fn untracked(&self) -> Option<String> {
+        self.key.as_ref()?;
+        match (&self.place, &self.asked.session) {
+            (Place::Untracked(why), _) => Some(why.to_string()),
+            (_, AskedSession::Background(_)) => Some("backgrounded".to_owned()),
+            (_, AskedSession::NoConversation) => Some("no conversation".to_owned()),
+            (_, AskedSession::NotKept) => Some("not kept by the agent".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Whether the output arrives while the agent works, so that silence means something.
+    pub(super) fn streams(&self) -> bool {
+        self.captured && self.asked.mode == Mode::StreamJson
+    }
+
+    /// The agent's directory without symbolic links, along which git looks for a worktree. getcwd(3) returns
+    /// the current directory without links.
+    pub(super) fn physical_cwd(&self, options: &RunOptions) -> PathBuf {
+        let given = options.cwd.is_some().then(|| self.cwd.canonicalize().ok()).flatten();
+        given.unwrap_or_else(|| self.cwd.clone())
+    }
+}
+
+/// What the agent's own arguments ask for, as far as bookend can read them at this place.
+fn asked(asked: Asked, place: &Place, own_args: usize, options: &RunOptions) -> Asked {
+    match (place, own_args < options.argv.len()) {
+        (Place::Untracked(_), true) => Asked { session: AskedSession::NoConversation, ..asked },
+        // None of its arguments is known.
+        (Place::Untracked(_), false) => {
+            Asked { mode: Mode::Interactive, session: AskedSession::NoConversation, ..asked }
+        }
+        _ => asked,
+    }
+}
+
+/// The name of the program, without its directory.
+fn base_name(options: &RunOptions) -> String {
+    let program = &options.argv[0];
+    Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned()
+}
+
+/// The key of `--repo` and `--issue`. With only one of them there is none: unrelated runs would share it.
+fn derived_key(options: &RunOptions, persona: &str) -> Option<Key> {
+    let (repo, issue) = (options.repo.as_ref()?, options.issue?);
+    Some(Key::recorded(format!("{}:{persona}:{repo}:{issue}", options.forge)))
+}
+
+/// The warning about a command line that names an agent whose session is not tracked.
+fn untracked_warning(options: &RunOptions, key: Option<&Key>, why: &Untracked) -> Option<String> {
+    let is_asked_for = matches!(why, Untracked::Ambiguous(_)) || key.is_some();
+    let agent = is_asked_for.then(|| agent::mentioned(&options.argv, why)).flatten()?;
+    let session = key.map_or("its session".to_owned(), |key| format!("the session of key {key}"));
+    let is_named = options.agent_type.is_some();
+    let because = match why {
+        Untracked::Elsewhere(by) if !is_named => format!(
+            "{by} runs {agent} as another user or on another machine; add --agent-type {agent}, or run \
+             bookend there"
+        ),
+        Untracked::Elsewhere(by) => {
+            format!("the arguments of {by} do not show where those of {agent} begin; run bookend there")
+        }
+        Untracked::Hidden(by) => {
+            format!("{by} may start {agent} among others; give bookend the command line of {agent} itself")
+        }
+        Untracked::Unclear(by) => format!(
+            "bookend does not know all options of {by}; give bookend the command line of {agent} itself"
+        ),
+        Untracked::Ambiguous(by) | Untracked::NoAdapter(by) => format!(
+            "bookend does not know how {by} starts {agent}; give bookend the command line of {agent} itself"
+        ),
+    };
+    Some(format!("{session} is not tracked: {because}"))
+}
+
+pub(super) fn current_dir() -> PathBuf {
+    std::env::current_dir().unwrap_or_default()
+}
