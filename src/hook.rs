@@ -20,7 +20,7 @@ use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::process::spawn::gate::Gated;
 use crate::sys;
-use crate::task::{Task, signal_name};
+use crate::task::{Signal, Task};
 use crate::view;
 
 /// How long a hook may take where nothing else was said (`--hook-timeout`).
@@ -48,7 +48,7 @@ pub enum HookEnd {
     /// In words.
     Failed(String),
     /// It did not succeed, after a signal that told bookend to stop and that was passed on to it.
-    Interrupted(i32),
+    Interrupted(Signal),
 }
 
 /// Runs a hook with the row as JSON on its stdin.
@@ -108,7 +108,7 @@ fn attend(
     child: Gated,
     limit: Option<Duration>,
     attendant: &mut dyn Attendant,
-) -> Result<(Option<Helper>, Option<i32>, bool), Error> {
+) -> Result<(Option<Helper>, Option<Signal>, bool), Error> {
     let after = |grace: Duration| Wait::Until(Some(Instant::now() + grace));
     let first = limit.map_or(Wait::Until(None), after);
     let mut wait = first;
@@ -123,15 +123,15 @@ fn attend(
             }
             Waited::Deadline if members.is_none() => {
                 members = Some(GroupMembers::of(child));
-                group::signal(child, libc::SIGTERM);
+                group::signal(child, Signal::TERM);
                 // A stopped process acts on nothing but SIGKILL until it is continued.
-                group::signal(child, libc::SIGCONT);
+                group::signal(child, Signal::CONT);
                 wait = after(GRACE);
             }
             // SIGKILL does not end a process that the kernel cannot interrupt.
             Waited::Deadline if killed => wait = Wait::GiveUp,
             Waited::Deadline => {
-                group::signal(child, libc::SIGKILL);
+                group::signal(child, Signal::KILL);
                 killed = true;
                 wait = after(GRACE);
             }
@@ -158,11 +158,11 @@ fn attend(
 
 /// Whether this is how a shell or its command ends when it is told to stop.
 fn is_stopped(exit: Exit) -> bool {
-    let stops = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
-    match exit {
-        Exit::Signal(signal) => stops.contains(&signal),
-        Exit::Code(code) => stops.contains(&(code - 128)),
-    }
+    let signal = match exit {
+        Exit::Signal(signal) => signal,
+        Exit::Code(code) => Signal::from_number(code - 128),
+    };
+    Signal::STOPS.contains(&signal)
 }
 
 /// In words how a command failed, if it did.
@@ -170,7 +170,7 @@ pub fn outcome(exit: Exit) -> Result<(), String> {
     match exit {
         Exit::Code(0) => Ok(()),
         Exit::Code(code) => Err(format!("failed with exit code {code}")),
-        Exit::Signal(signal) => Err(format!("was killed by {}", signal_name(signal))),
+        Exit::Signal(signal) => Err(format!("was killed by {signal}")),
     }
 }
 
@@ -239,9 +239,8 @@ pub fn deliver(
             Delivery::Failed
         }
         HookEnd::Interrupted(signal) => {
-            let name = signal_name(signal);
             let next = next(attendant.ledger());
-            warn!("the --on-finish command of task {} was interrupted by {name}: {next}", task.id);
+            warn!("the --on-finish command of task {} was interrupted by {signal}: {next}", task.id);
             Delivery::Pending
         }
     };

@@ -16,7 +16,7 @@ use super::{location, open};
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::sys::files;
-use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Status, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Signal, Status, TaskId};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// What of an error's text is kept if the record else does not fit into its slot.
@@ -40,8 +40,8 @@ struct Record {
     finished_at: Option<String>,
     duration_ms: Option<i64>,
     exit_code: Option<i32>,
-    term_signal: Option<i32>,
-    stop_signal: Option<i32>,
+    term_signal: Option<Signal>,
+    stop_signal: Option<Signal>,
     stop_sender_pid: Option<i32>,
     stop_sender_uid: Option<u32>,
     cost_usd: Option<f64>,

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use tracing::warn;
 
 use super::{
@@ -20,7 +19,7 @@ use crate::process::leftovers::summary::LeftoverSummary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::recovery::trust::OwnershipEvidence;
-use crate::task::{Place, Task, TaskId, Verdict};
+use crate::task::{Place, Signal, Task, TaskId, Verdict};
 
 /// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
 const TRANSACTION: Duration = Duration::from_millis(50);

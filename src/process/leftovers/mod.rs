@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use rustix::process::{Signal, WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::process::cgroup::Cgroup;
@@ -27,7 +27,7 @@ use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 pub use crate::process::procfs::mark::LedgerFile;
 use crate::process::procfs::mark::{self, MarkState, TaskMark};
 use crate::process::procfs::table::{ProcFs, ProcessSnapshot};
-use crate::task::{Identity, TaskId, Verdict};
+use crate::task::{Identity, Signal, TaskId, Verdict};
 use classify::{MarkCheck, ProcessClass, ScanView};
 
 /// How long a process may take to end before it is reported as surviving.

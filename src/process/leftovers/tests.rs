@@ -109,12 +109,12 @@ fn is_alive(pid: i32) -> bool {
 fn kill_the_living(pids: &[i32]) {
     assert!(pids.iter().all(|&pid| is_alive(pid)));
     for &pid in pids {
-        let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+        let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
     }
 }
 
 fn kill(pid: i32) {
-    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
 }
 
 fn reap_all() {

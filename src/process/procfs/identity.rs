@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 
 use crate::sys;
-use crate::task::{Identity, Place, ProcessRecord, Verdict};
+use crate::task::{Identity, Place, ProcessRecord, Signal, Verdict};
 
 /// `PF_KTHREAD` of the kernel's `sched.h`: a thread of the kernel itself.
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -371,7 +371,7 @@ impl ProcessHandle {
     /// # Errors
     /// As [`sys::send_signal`].
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        sys::send_signal(self.pidfd.as_fd(), signal.as_raw(), None)
+        sys::send_signal(self.pidfd.as_fd(), signal, None)
     }
 
     /// The effective user of the process, as far as it can be told.

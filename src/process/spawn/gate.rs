@@ -19,6 +19,7 @@ use syscalls::{Sysno, syscall};
 use crate::failpoint;
 use crate::process::spawn::caller::Caller;
 use crate::sys::{self, SignalSet};
+use crate::task::Signal;
 
 /// What a child is to become. All of it is made before it exists: it allocates nothing.
 pub struct Launch {
@@ -187,7 +188,7 @@ impl Gated {
     ///
     /// # Errors
     /// As [`sys::signal_child`].
-    pub fn signal(&self, signal: i32, value: Option<u64>) -> io::Result<bool> {
+    pub fn signal(&self, signal: Signal, value: Option<u64>) -> io::Result<bool> {
         sys::signal_child((self.pid, self.pidfd.as_fd()), signal, value)
     }
 
@@ -364,7 +365,7 @@ impl Shared {
         }
         self.write_own_pid();
         if self.sigchld_ignored {
-            sys::ignore_raw(libc::SIGCHLD);
+            sys::ignore_raw(Signal::CHLD);
         }
         sys::set_mask_raw(self.mask);
     }

@@ -17,7 +17,8 @@ use crate::process::cgroup::oom;
 use crate::process::leftovers::summary::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
-    Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Stop, TaskId,
+    Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Signal, Stop,
+    TaskId,
 };
 use crate::view;
 
@@ -122,7 +123,7 @@ impl Supervisor<'_> {
     /// Whether the kernel's OOM killer ended the agent, as far as that can be told.
     fn oom_killed(&self, exit: Option<Exit>) -> Option<bool> {
         let struck = oom::struck_since(self.facts.cgroup.as_deref(), self.facts.oom_kills_before)?;
-        Some(struck && exit == Some(Exit::Signal(libc::SIGKILL)))
+        Some(struck && exit == Some(Exit::Signal(Signal::KILL)))
     }
 
     /// The counts of this run alone.
@@ -201,10 +202,10 @@ fn report(id: &TaskId, ended: &Ended, finished: Finished) {
 }
 
 /// The sender and the number of the signal that stopped a run, for its row.
-fn stopped_by(stop: Stop) -> (Option<i32>, Option<Sender>) {
+fn stopped_by(stop: Stop) -> (Option<Signal>, Option<Sender>) {
     match stop {
         Stop::Signal { signal, sender } => (Some(signal), Some(sender)),
-        Stop::Cancel { sender } => (Some(libc::SIGTERM), Some(sender)),
+        Stop::Cancel { sender } => (Some(Signal::TERM), Some(sender)),
         Stop::Timeout | Stop::IdleTimeout => (None, None),
     }
 }
