@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Ledger, LedgerError, Result};
+use super::error::{LedgerError, Result};
+use super::handle::Ledger;
 use crate::task::TaskId;
 
 const APPEND_ARTIFACT: &str = "

@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
-use super::tasks::{self, select, unsettled};
-use super::{Ledger, Result, spool};
+use super::error::Result;
+use super::handle::Ledger;
+use super::row::{select, unsettled};
+use super::{spool, tasks};
 use crate::task::{Task, TaskId};
 
 const SELECT_ALL_RUNNING: &str = select!("WHERE status = 'running' ORDER BY started_at");

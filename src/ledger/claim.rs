@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use rusqlite::{ErrorCode, Transaction};
+use rusqlite::{ErrorCode, Transaction, TransactionBehavior};
 
+use super::diagnosis::database_error;
 use super::dialect::Dialect;
 use super::ending::{self, By, Finished};
 use super::error::{LedgerError, Result, step};
+use super::handle::Ledger;
 use super::live::{Live, LiveEvidence, LiveLock};
 use super::sessions::{self, LastUse, Used};
 use super::spool::{self, SpoolSlot};
@@ -169,5 +171,19 @@ impl<'a> Claim<'a> {
             .and_then(|()| self.tx.commit())
             .and_then(|()| step("claim.committed"))
             .map_err(|e| log.error("committing the claim", file, e))
+    }
+}
+
+impl Ledger {
+    /// Takes the write lock: nobody else changes the ledger until the claim is committed or dropped.
+    pub fn claim(&mut self) -> Result<Claim<'_>> {
+        self.check_files("claiming")?;
+        let file = self.at.file.as_path();
+        let tx = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .and_then(|tx| step("claim.begun").map(|()| tx))
+            .map_err(|e| database_error("claiming", file, e))?;
+        Ok(Claim::new(tx, file, (&self.log, &self.dialect), &self.spool_dir, &self.live))
     }
 }

@@ -16,6 +16,8 @@ use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{FromSql, FromSqlResult, Value, ValueRef};
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
+
 /// What the setting `adopted` of a ledger holds, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dialect {
@@ -135,7 +137,7 @@ fn ours(text: &str) -> String {
         return text.to_owned();
     }
     let time = text.trim().parse::<f64>().map_or_else(|_| parse(text.trim()), of_epoch);
-    time.map_or_else(|| text.to_owned(), super::text)
+    time.map_or_else(|| text.to_owned(), clock::text)
 }
 
 /// Without the word that says whose session it is: `cursor:6ce4…` is `6ce4…` for the agent.
@@ -216,8 +218,8 @@ impl FromSql for AnyTime {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         Ok(AnyTime(match value {
             ValueRef::Null => None,
-            ValueRef::Integer(n) => of_epoch(n as f64).map(super::text),
-            ValueRef::Real(n) => of_epoch(n).map(super::text),
+            ValueRef::Integer(n) => of_epoch(n as f64).map(clock::text),
+            ValueRef::Real(n) => of_epoch(n).map(clock::text),
             ValueRef::Text(t) | ValueRef::Blob(t) => Some(ours(&String::from_utf8_lossy(t))),
         }))
     }

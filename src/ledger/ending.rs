@@ -1,10 +1,14 @@
 //! The one ending of a task: terminal row, verdict on its session, its transition, all in one transaction.
 
 use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::dialect::Dialect;
-use super::error::step;
+use super::error::{Result, step};
+use super::handle::Ledger;
+use super::row;
 use super::sessions::{self, Used};
 use super::statement::execute;
 use super::tasks::{self, Move};
@@ -95,7 +99,7 @@ pub fn end(
         .prepare_cached(SELECT_OPEN)?
         .query_row([id], |row| {
             Ok(Open {
-                status: tasks::status_of(&row.get::<_, String>(0)?),
+                status: row::status_of(&row.get::<_, String>(0)?),
                 key: row.get(1)?,
                 provider: row.get(2)?,
                 session_id: row.get(3)?,
@@ -110,7 +114,7 @@ pub fn end(
     if !open.status.may_become(ended.ending.status()) {
         return Ok(Finished::AlreadyTerminal(open.status));
     }
-    let at = ended.finished_at.clone().unwrap_or_else(super::now);
+    let at = ended.finished_at.clone().unwrap_or_else(clock::now);
     let session_id = ended.session_id.as_ref().or(open.session_id.as_ref());
     update(conn, dialect, id, ended, &open, session_id, &at)?;
     step("end.updated")?;
@@ -215,7 +219,30 @@ fn why(ending: &Ending) -> String {
 pub fn later(at: &str, secs: i64) -> String {
     let from = at.parse().unwrap_or_else(|_| clock::timestamp());
     let until = from.checked_add(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MAX);
-    super::text(until)
+    clock::text(until)
+}
+
+impl Ledger {
+    /// Makes ready for [`Ledger::finish`], so that it takes less time then.
+    pub fn expect_end(&self) {
+        // What fails here fails there too, and is told there.
+        if self.check_files("preparing to end a task").is_ok() {
+            let _ = expect(&self.conn);
+        }
+    }
+
+    /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
+    /// ever updates a running row. `by` is the command that ends it.
+    pub fn finish(&mut self, id: &TaskId, ended: &Ended, by: &str) -> Result<Finished> {
+        let by = By { pid: std::process::id(), command: by };
+        let dialect = Arc::clone(&self.dialect);
+        let finished = self.in_transaction("ending a task", |conn| {
+            step("end.begun")?;
+            let finished = end(conn, &dialect, id, ended, by)?;
+            step("end.written").map(|()| finished)
+        })?;
+        step("end.committed").map(|()| finished).map_err(self.failed("ending a task"))
+    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{ErrorCode, ffi};
+use rusqlite::ffi;
 use thiserror::Error;
 
-use super::files::{self, Damage};
-use super::location::{OtherName, shell_word};
 use crate::failpoint;
 use crate::task::{Key, TaskId};
 
@@ -104,8 +102,8 @@ pub enum LedgerError {
     #[error("the task id {id} is too long to name a file")]
     IdTooLong { id: TaskId },
 
-    #[error("{}; nothing was executed or changed", .other.explain(.path))]
-    OtherName { path: PathBuf, other: OtherName },
+    #[error("{why}; nothing was executed or changed")]
+    OtherName { why: String, hint: String },
 
     #[error(
         "{doing} in the ledger {path}: fdatasync of {path}-wal failed, so a power failure may undo what was \
@@ -117,9 +115,9 @@ pub enum LedgerError {
     #[error(
         "{doing} in the ledger {path}: {damage} while bookend had it open, so what is written to it now \
          would be lost",
-        path = .path.display(), damage = .damage.as_str()
+        path = .path.display()
     )]
-    Replaced { doing: &'static str, path: PathBuf, damage: Damage },
+    Replaced { doing: &'static str, path: PathBuf, damage: &'static str },
 
     #[error("{doing} in the ledger {path}", path = .path.display())]
     Database { doing: &'static str, path: PathBuf, remedy: &'static str, source: SqliteError },
@@ -128,9 +126,10 @@ pub enum LedgerError {
 /// What SQLite reported. It has no source of its own: rusqlite's repeats the message as an error code.
 #[derive(Debug, Error)]
 #[error("{0}")]
-pub struct SqliteError(Box<rusqlite::Error>);
+pub struct SqliteError(pub(super) Box<rusqlite::Error>);
 
-const SIZE_LIMIT: &str = "the limit on the size of files is reached: raise it (ulimit -f, LimitFSIZE=)";
+pub(super) const SIZE_LIMIT: &str =
+    "the limit on the size of files is reached: raise it (ulimit -f, LimitFSIZE=)";
 
 fn io_hint(error: &io::Error) -> &'static str {
     match error.kind() {
@@ -142,18 +141,6 @@ fn io_hint(error: &io::Error) -> &'static str {
         io::ErrorKind::FileTooLarge => SIZE_LIMIT,
         io::ErrorKind::ReadOnlyFilesystem => "name a ledger elsewhere with --ledger FILE",
         _ => "check the path, or name a ledger elsewhere with --ledger FILE",
-    }
-}
-
-/// What to do about an I/O error of SQLite, which keeps its errno to itself.
-fn io_remedy(path: &Path, e: &rusqlite::Error) -> &'static str {
-    match e.sqlite_error().map(|e| e.extended_code) {
-        Some(ffi::SQLITE_IOERR_SHORT_READ) => {
-            "the file or its -wal was truncated: if tasks are running, wait until they have ended and try \
-             again; else sqlite3 FILE .recover reads what can still be read"
-        }
-        _ if files::reach_size_limit(path) => SIZE_LIMIT,
-        _ => "look at the kernel's log (dmesg) for a failing disk",
     }
 }
 
@@ -227,7 +214,7 @@ impl LedgerError {
             ),
             LedgerError::TaskExists { .. } => "use another --id, or none".to_owned(),
             LedgerError::IdTooLong { .. } => "use a shorter --id, or none".to_owned(),
-            LedgerError::OtherName { path, other } => other.hint(path),
+            LedgerError::OtherName { hint, .. } => hint.clone(),
             LedgerError::Unsynced { .. } => "check the disk and the kernel log (`dmesg`)".to_owned(),
             LedgerError::Replaced { .. } => {
                 "restore the file, or let the next command create a new ledger".to_owned()
@@ -242,46 +229,9 @@ impl LedgerError {
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> LedgerError {
         LedgerError::Io { doing, path: path.to_owned(), source }
     }
+}
 
-    pub(super) fn sql(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
-        let remedy = match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                return LedgerError::Busy {
-                    doing,
-                    path: path.to_owned(),
-                    waited: super::open::busy_patience(),
-                };
-            }
-            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) if files::is_sound(path) => {
-                "the file itself is sound (integrity_check: ok), and its -wal or -shm is damaged: wait until \
-                 the running tasks have ended, then try again; their ends wait in the spool"
-            }
-            Some(ErrorCode::NotADatabase) => {
-                "it is not an SQLite database, or its beginning is damaged: name another file with --ledger \
-                 FILE, or move it away and keep it; sqlite3 FILE .recover reads what can still be read"
-            }
-            Some(ErrorCode::DiskFull) => "free some space there",
-            Some(ErrorCode::ReadOnly) => {
-                "check the mode of the file and of its directory, or name a ledger elsewhere with \
-                 --ledger FILE"
-            }
-            Some(ErrorCode::DatabaseCorrupt) => {
-                "move it away and keep it; sqlite3 FILE .recover reads what can still be read"
-            }
-            Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-                "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
-            }
-            Some(ErrorCode::OperationInterrupted) => {
-                "it took 5 s of CPU time, and others than you can write to this ledger: look at its size and \
-                 its triggers (sqlite3 FILE .schema), or name another with --ledger FILE"
-            }
-            Some(ErrorCode::TooBig) => {
-                "a value in it is longer than bookend reads: look for it with sqlite3, or name another \
-                 ledger with --ledger FILE"
-            }
-            Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
-            _ => "run `bookend doctor` to see which file this is and what is wrong with it",
-        };
-        LedgerError::Database { doing, path: path.to_owned(), remedy, source: SqliteError(Box::new(source)) }
-    }
+/// A path as one word of a shell.
+pub(super) fn shell_word(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

@@ -2,8 +2,10 @@
 
 use rusqlite::{Connection, named_params};
 
-use super::tasks::{self, select};
-use super::{Ledger, Result};
+use super::error::Result;
+use super::handle::Ledger;
+use super::row::select;
+use super::tasks;
 use crate::task::{Key, Status, Task};
 
 /// Which tasks to read. `None` leaves a question open.

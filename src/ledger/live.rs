@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use uuid::Uuid;
 
 use super::error::{LedgerError, Result};
-use super::location;
+use super::file_check;
 use crate::task::{Task, TaskId};
 
 /// Slots lie below this offset; above it is room for locks of the ledger's own.
@@ -190,7 +190,7 @@ impl LiveFile {
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path);
         let (live, meta) = LiveFile::checked(path, opened)?;
-        location::check_opened(path, &meta)?;
+        file_check::check_opened(path, &meta)?;
         if meta.mode() & 0o777 != 0o600 {
             live.file
                 .set_permissions(Permissions::from_mode(0o600))

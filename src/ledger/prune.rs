@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Row, TransactionBehavior};
 
-use super::{Ledger, LedgerError, Result, ending};
+use super::diagnosis::database_error;
+use super::ending;
+use super::error::Result;
+use super::handle::Ledger;
 use crate::clock;
 use crate::task::TaskId;
 
@@ -163,7 +166,7 @@ impl Ledger {
     }
 
     fn first_since(&self, since: Timestamp, until: Timestamp) -> Result<Option<i64>> {
-        let started = |at| self.dialect.time("task_history.started_at", &super::text(at));
+        let started = |at| self.dialect.time("task_history.started_at", &clock::text(at));
         self.conn
             .query_row(SELECT_FIRST_SINCE, (started(since), started(until)), |row| row.get(0))
             .map_err(self.failed("looking for the tasks before an old one"))
@@ -177,7 +180,7 @@ impl Ledger {
             Due::Cleanup => ages.now,
             Due::Older(age) => ages.now.checked_sub(*age).unwrap_or(Timestamp::MIN),
         };
-        let until = super::text(until);
+        let until = clock::text(until);
         let mut after = (String::new(), i64::MIN);
         loop {
             let page = self.page(due, &until, &after)?;
@@ -281,7 +284,7 @@ impl Ledger {
             tx.commit()?;
             Ok(began.elapsed())
         };
-        let held = remove().map_err(|e| LedgerError::sql("removing old tasks", &self.at.file, e))?;
+        let held = remove().map_err(|e| database_error("removing old tasks", &self.at.file, e))?;
         Ok((done, removed, held))
     }
 }

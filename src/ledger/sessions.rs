@@ -3,7 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
 
+use super::busy::BRIEF;
 use super::dialect::{self, AnyText, AnyTime};
+use super::error::{Result, step};
+use super::handle::Ledger;
 use super::tasks;
 use crate::task::{
     Invalidation, Key, Provider, Session, SessionEvidence, SessionId, Status, Task, TaskId, Trust,
@@ -433,4 +436,37 @@ fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
         task_id: row.get(4)?,
         trust: Trust::from_number(row.get(5)?),
     })
+}
+
+impl Ledger {
+    /// The agent has named its session: durable in the task's row, and under the key, when this returns.
+    /// Another session that the key named gives way. A task that has ended is left alone. It waits as long
+    /// as [`Ledger::progress`] does.
+    pub fn session_seen(
+        &mut self,
+        task: &TaskId,
+        key: Option<&Key>,
+        provider: Option<&Provider>,
+        session_id: &SessionId,
+        at: &str,
+    ) -> Result<()> {
+        let used = Used { task, key, provider, at };
+        self.briefly(BRIEF, |ledger| {
+            ledger.in_transaction("writing a task's session", |conn| {
+                seen(conn, &used, session_id)?;
+                step("session.written")
+            })
+        })?;
+        step("session.committed").map_err(self.failed("writing a task's session"))
+    }
+
+    pub fn session_of_key(&self, key: &Key) -> Result<Option<Session>> {
+        of_key(self.conn(), key).map_err(self.failed("reading the session of the key"))
+    }
+
+    /// The sessions that a task's end, or its start, took out of use.
+    pub fn invalidations_of_task(&self, id: &TaskId) -> Result<Vec<Invalidation>> {
+        invalidations_of_task(self.conn(), id)
+            .map_err(self.failed("reading the invalidated sessions of a task"))
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Its room on the disk is taken before the task starts, so that a full disk cannot swallow the end.
 
+pub mod record;
+
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -9,186 +11,19 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::posix_fallocate;
-use serde::{Deserialize, Serialize};
 
 use super::error::{LedgerError, Result};
-use super::{location, open};
-use crate::exit::Exit;
+use super::{file_check, location};
 use crate::failpoint;
 use crate::sys::files;
-use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Signal, Status, TaskId};
+use crate::task::{Ended, TaskId};
+use record::{Record, Spooled, parse};
 
 const SLOT_BYTES: i64 = 16 * 1024;
-/// What of an error's text is kept if the record else does not fit into its slot.
-const SHORT_ERROR_CHARS: usize = 2000;
-const RECORD_VERSION: u32 = 1;
 /// A longer file is no record: texts in one are cut long before.
 const LONGEST_RECORD: u64 = 4 << 20;
 /// What most file systems allow for a name, less our suffixes.
 const LONGEST_NAME: usize = 200;
-
-/// A record as it lies in the spool: flat, of its own version, independent of the tables.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    version: u32,
-    task: TaskId,
-    by_pid: u32,
-    by_command: String,
-    status: String,
-    reason: Option<String>,
-    error: Option<String>,
-    finished_at: Option<String>,
-    duration_ms: Option<i64>,
-    exit_code: Option<i32>,
-    term_signal: Option<Signal>,
-    stop_signal: Option<Signal>,
-    stop_sender_pid: Option<i32>,
-    stop_sender_uid: Option<u32>,
-    cost_usd: Option<f64>,
-    turns: Option<i64>,
-    input_tokens: Option<i64>,
-    output_tokens: Option<i64>,
-    cache_read_tokens: Option<i64>,
-    cache_creation_tokens: Option<i64>,
-    session_cost_usd: Option<f64>,
-    model: Option<String>,
-    session_id: Option<SessionId>,
-    #[serde(default)]
-    tool_in_flight: Option<String>,
-    #[serde(default)]
-    context_lost: bool,
-    #[serde(default)]
-    transcript_seen: Option<bool>,
-    #[serde(default)]
-    session_kept: Option<KeepSession>,
-    #[serde(default)]
-    limit_resets_at: Option<String>,
-    oom_killed: Option<bool>,
-    cpu_ms: Option<i64>,
-    max_rss_kib: Option<i64>,
-    leftovers: Option<String>,
-    executed: bool,
-}
-
-impl Record {
-    fn new(task: &TaskId, ended: &Ended, by: &str) -> Record {
-        let (exit_code, term_signal) = match ended.exit {
-            Some(Exit::Code(code)) => (Some(code), None),
-            Some(Exit::Signal(signal)) => (None, Some(signal)),
-            None => (None, None),
-        };
-        Record {
-            version: RECORD_VERSION,
-            task: task.to_owned(),
-            by_pid: std::process::id(),
-            by_command: by.to_owned(),
-            status: ended.ending.status().as_str().to_owned(),
-            reason: ended.ending.reason().map(str::to_owned),
-            error: ended.error.clone(),
-            finished_at: ended.finished_at.clone(),
-            duration_ms: ended.duration_ms,
-            exit_code,
-            term_signal,
-            stop_signal: ended.stop_signal,
-            stop_sender_pid: ended.stop_sender.map(|s| s.pid),
-            stop_sender_uid: ended.stop_sender.map(|s| s.uid),
-            cost_usd: ended.counts.cost_usd,
-            turns: ended.counts.turns,
-            input_tokens: ended.counts.input_tokens,
-            output_tokens: ended.counts.output_tokens,
-            cache_read_tokens: ended.counts.cache_read_tokens,
-            cache_creation_tokens: ended.counts.cache_creation_tokens,
-            session_cost_usd: ended.session_cost_usd,
-            model: ended.model.clone(),
-            session_id: ended.session_id.clone(),
-            tool_in_flight: ended.tool_in_flight.clone(),
-            context_lost: ended.context_lost,
-            transcript_seen: ended.transcript_seen,
-            session_kept: ended.session_kept,
-            limit_resets_at: ended.limit_resets_at.clone(),
-            oom_killed: ended.oom_killed,
-            cpu_ms: ended.cpu_ms,
-            max_rss_kib: ended.max_rss_kib,
-            leftovers: ended.leftovers.clone(),
-            executed: ended.executed,
-        }
-    }
-
-    /// As it lies in the spool.
-    fn sealed(&self) -> io::Result<Vec<u8>> {
-        let bytes = serde_json::to_vec(self)?;
-        let rest = &bytes[1..];
-        Ok([seal(rest).as_bytes(), rest].concat())
-    }
-
-    /// Leaves out what makes a record too long for its slot.
-    fn shorten(&mut self) {
-        self.error = self.error.take().map(|e| e.chars().take(SHORT_ERROR_CHARS).collect());
-        self.leftovers = None;
-    }
-
-    /// One line of ASCII, which a terminal and the journal show as it is. It is a valid record.
-    fn line(&self) -> io::Result<String> {
-        let mut rest = String::new();
-        for c in serde_json::to_string(self)?.chars().skip(1) {
-            match c {
-                ' '..='~' => rest.push(c),
-                // serde_json has escaped the control characters below it.
-                _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|u| rest.push_str(&format!("\\u{u:04x}"))),
-            }
-        }
-        Ok(seal(rest.as_bytes()) + &rest)
-    }
-
-    fn ended(self) -> std::result::Result<Ended, String> {
-        let ending = Status::parse(&self.status)
-            .and_then(|status| Ending::from_words(status, self.reason.as_deref()))
-            .ok_or_else(|| format!("no ending is called {:?}, {:?}", self.status, self.reason))?;
-        Ok(Ended {
-            ending,
-            error: self.error,
-            source: EndSource::Spool,
-            finished_at: self.finished_at,
-            duration_ms: self.duration_ms,
-            exit: self.exit_code.map(Exit::Code).or(self.term_signal.map(Exit::Signal)),
-            stop_signal: self.stop_signal,
-            stop_sender: match (self.stop_sender_pid, self.stop_sender_uid) {
-                (Some(pid), Some(uid)) => Some(Sender { pid, uid }),
-                _ => None,
-            },
-            counts: Counts {
-                cost_usd: self.cost_usd,
-                turns: self.turns,
-                input_tokens: self.input_tokens,
-                output_tokens: self.output_tokens,
-                cache_read_tokens: self.cache_read_tokens,
-                cache_creation_tokens: self.cache_creation_tokens,
-            },
-            session_cost_usd: self.session_cost_usd,
-            model: self.model,
-            session_id: self.session_id,
-            tool_in_flight: self.tool_in_flight,
-            context_lost: self.context_lost,
-            transcript_seen: self.transcript_seen,
-            session_kept: self.session_kept,
-            limit_resets_at: self.limit_resets_at,
-            oom_killed: self.oom_killed,
-            cpu_ms: self.cpu_ms,
-            max_rss_kib: self.max_rss_kib,
-            leftovers: self.leftovers,
-            executed: self.executed,
-        })
-    }
-}
-
-/// How a record begins, still as JSON: the FNV-1a hash of the `rest`, so that no damage passes for an ending.
-fn seal(rest: &[u8]) -> String {
-    let hash = rest.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{{\"check\":\"{hash:016x}\",")
-}
-const SEAL_BYTES: usize = r#"{"check":"0123456789abcdef","#.len();
 
 /// The room kept for one task's record. It stays behind if its supervisor dies; recovery removes it.
 #[derive(Debug)]
@@ -248,7 +83,7 @@ impl SpoolSlot {
         failpoint::hit("spool.synced")?;
         fs::rename(&self.slot, &self.record)?;
         failpoint::hit("spool.renamed")?;
-        location::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
+        file_check::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
     }
 
     fn is_in_place(&self) -> bool {
@@ -259,7 +94,7 @@ impl SpoolSlot {
     /// Gives the room back: the ledger took the record.
     pub fn discard(self) -> Result<()> {
         failpoint::hit("spool.discard")
-            .and_then(|()| open::remove_if_there(&self.slot))
+            .and_then(|()| file_check::remove_if_there(&self.slot))
             .map_err(|e| LedgerError::io("removing the unused spool slot", &self.slot, e))
     }
 }
@@ -279,7 +114,9 @@ fn create(slot: &Path) -> io::Result<File> {
         OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(slot)
     };
     match create() {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => open::remove_if_there(slot).and_then(|()| create()),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            file_check::remove_if_there(slot).and_then(|()| create())
+        }
         other => other,
     }
 }
@@ -311,14 +148,6 @@ pub(super) enum Content {
     Failed(io::Error),
 }
 
-#[derive(Debug)]
-pub(super) struct Spooled {
-    pub task: TaskId,
-    pub by_pid: u32,
-    pub by_command: String,
-    pub ended: Ended,
-}
-
 impl Waiting {
     fn read(path: PathBuf) -> Option<Waiting> {
         let read = || files::read(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
@@ -331,7 +160,10 @@ impl Waiting {
                 Content::Unreadable("it is a symbolic link, which bookend does not follow there".to_owned())
             }
             Err(e) => Content::Failed(e),
-            Ok(bytes) => parse(&bytes).unwrap_or_else(Content::Unreadable),
+            Ok(bytes) => match parse(&bytes) {
+                Ok(record) => Content::Record(Box::new(record)),
+                Err(why) => Content::Unreadable(why),
+            },
         };
         Some(Waiting { path, content })
     }
@@ -342,22 +174,6 @@ impl Waiting {
             Content::Unreadable(_) | Content::Failed(_) => None,
         }
     }
-}
-
-fn parse(bytes: &[u8]) -> std::result::Result<Content, String> {
-    if bytes.split_at_checked(SEAL_BYTES).is_none_or(|(head, rest)| head != seal(rest).as_bytes()) {
-        return Err("it is no record, or was cut or damaged: its check does not fit".to_owned());
-    }
-    let record: Record = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if record.version != RECORD_VERSION {
-        return Err(format!("it has version {}, not {RECORD_VERSION}", record.version));
-    }
-    Ok(Content::Record(Box::new(Spooled {
-        task: record.task.clone(),
-        by_pid: record.by_pid,
-        by_command: record.by_command.clone(),
-        ended: record.ended()?,
-    })))
 }
 
 /// The files that wait, by name. Kept ones and the slots of tasks that still run are none of them.
@@ -401,9 +217,9 @@ pub(super) fn waiting_for(dir: &Path, id: &TaskId) -> Result<Option<Ended>> {
 
 /// Removes a merged record, durably: else a power cut would bring it back as one to report.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    open::remove_if_there(path)
+    file_check::remove_if_there(path)
         .and_then(|()| failpoint::hit("merge.removed"))
-        .and_then(|()| location::sync_directory(path.parent().unwrap_or(Path::new("/"))))
+        .and_then(|()| file_check::sync_directory(path.parent().unwrap_or(Path::new("/"))))
         .map_err(|e| LedgerError::io("removing the merged record", path, e))
 }
 
@@ -429,7 +245,7 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
 pub(super) fn clear(dir: &Path, id: &TaskId, is_merged: bool) -> Result<()> {
     let record = if is_merged { Some(record_path(dir, id)?) } else { None };
     for path in record.into_iter().chain([slot_path(dir, id)?]) {
-        open::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
+        file_check::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
     }
     Ok(())
 }

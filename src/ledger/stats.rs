@@ -3,7 +3,8 @@
 use rusqlite::{Row, named_params};
 
 use super::dialect::{AnyInteger, AnyReal, AnyText};
-use super::{Ledger, Result};
+use super::error::Result;
+use super::handle::Ledger;
 use crate::task::Group;
 
 /// What tasks are grouped by.

@@ -11,7 +11,8 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid};
 use rusqlite::Connection;
 
 use super::error::{LedgerError, Result};
-use super::location::{self, Location, with_suffix};
+use super::file_check;
+use super::location::{Location, with_suffix};
 use crate::sys;
 
 const GROUP_WRITES: u32 = 0o020;
@@ -196,7 +197,7 @@ fn is_only_user(user: &User) -> bool {
 /// That the file which `conn` has open is the one that was looked at before, is the caller's own, and still
 /// lies at its path.
 pub fn check_opened(conn: &Connection, file: &Path, before: &Metadata) -> Result<()> {
-    let now = location::check_file(file)?;
+    let now = file_check::check_file(file)?;
     let is_same = now.is_some_and(|now| (now.dev(), now.ino()) == (before.dev(), before.ino()));
     if is_same && !sys::has_moved(conn) {
         return Ok(());

@@ -22,7 +22,9 @@ use std::time::Duration;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ffi};
 
+use super::diagnosis::database_error;
 use super::error::{LedgerError, Result};
+use super::file_check;
 use super::files::{Damage, OpenFiles};
 use super::location;
 use crate::failpoint;
@@ -91,7 +93,7 @@ impl Log {
                 };
                 sync(&file).map_err(failed)?;
                 if let Some(new_in) = directory.take() {
-                    location::sync_directory(&new_in).map_err(failed)?;
+                    file_check::sync_directory(&new_in).map_err(failed)?;
                 }
             }
             let pages = u32::try_from(pages).unwrap_or(0);
@@ -104,7 +106,7 @@ impl Log {
         };
         conn.execute_batch(SETTINGS)
             .and_then(|()| conn.wal_hook(Some(committed)))
-            .map_err(|e| LedgerError::sql("setting up the connection", ledger, e))?;
+            .map_err(|e| database_error("setting up the connection", ledger, e))?;
         Ok(log)
     }
 
@@ -124,7 +126,7 @@ impl Log {
     /// error" and forgets why.
     pub fn error(&self, doing: &'static str, ledger: &Path, e: rusqlite::Error) -> LedgerError {
         match self.unsynced.swap(0, Ordering::Relaxed) {
-            0 => LedgerError::sql(doing, ledger, e),
+            0 => database_error(doing, ledger, e),
             errno => LedgerError::Unsynced {
                 doing,
                 path: ledger.to_owned(),

@@ -4,7 +4,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::ddl::{self, Change, CreateTable, quoted};
-use crate::ledger::open;
+use crate::ledger::schema;
 use crate::task::Status;
 
 const DRAFT: &str = "bookend_rebuild";
@@ -147,7 +147,7 @@ struct Object {
 impl Own {
     pub fn read() -> rusqlite::Result<Own> {
         let conn = Connection::open_in_memory()?;
-        open::make_tables(&conn)?;
+        schema::make_tables(&conn)?;
         let objects = conn
             .prepare(SELECT_OWN)?
             .query_map([], |row| {

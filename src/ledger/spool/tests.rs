@@ -1,44 +1,6 @@
-//! Names, records and slots of the spool.
+//! Names and slots of the spool.
 
 use super::*;
-use crate::task::{Cancel, Failure, Interrupt};
-
-fn every_ending() -> Vec<Ending> {
-    vec![
-        Ending::Success,
-        Ending::Failure(Failure::AgentError),
-        Ending::Failure(Failure::Exit),
-        Ending::Failure(Failure::Signal),
-        Ending::Failure(Failure::NoResult),
-        Ending::Failure(Failure::Prepare),
-        Ending::Failure(Failure::Spawn),
-        Ending::Cancelled(Cancel::Operator),
-        Ending::Cancelled(Cancel::Timeout),
-        Ending::Cancelled(Cancel::IdleTimeout),
-        Ending::Interrupted(Interrupt::Signal),
-        Ending::Interrupted(Interrupt::SupervisorLost),
-        Ending::Interrupted(Interrupt::Oom),
-        Ending::Interrupted(Interrupt::Rebooted),
-        Ending::Interrupted(Interrupt::Ttl),
-        Ending::AbortedNoSkill("review".into()),
-    ]
-}
-
-#[test]
-fn every_ending_is_read_back_from_its_words() {
-    for ending in every_ending() {
-        assert_eq!(Ending::from_words(ending.status(), ending.reason()), Some(ending));
-    }
-}
-
-#[test]
-fn a_record_of_another_version_is_not_read() {
-    let ended = Ended::unknown(Ending::Success);
-    let record = Record::new(&TaskId::recorded("t"), &ended, "run");
-    assert!(parse(&record.sealed().unwrap()).is_ok());
-    let newer = Record { version: RECORD_VERSION + 1, ..record };
-    assert_eq!(parse(&newer.sealed().unwrap()).unwrap_err(), "it has version 2, not 1");
-}
 
 #[test]
 fn an_id_cannot_leave_the_spool_nor_meet_another() {

@@ -131,7 +131,7 @@ pub fn each_uses_an_index(queries: &[&str]) {
     let conn = Connection::open_in_memory().unwrap();
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
     super::dialect::register(&conn, &Default::default()).unwrap();
-    super::open::make_tables(&conn).unwrap();
+    super::schema::make_tables(&conn).unwrap();
     for sql in queries {
         let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
         let params = explain.parameter_count();

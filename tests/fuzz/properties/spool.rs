@@ -2,13 +2,15 @@
 //! spool's own, so these properties are a child of it.
 
 use super::*;
+use crate::exit::Exit;
 use crate::fuzz::Chance;
-use crate::task::{Cancel, Failure, Interrupt, KeepSession, Signal};
+use crate::task::{
+    Cancel, Counts, EndSource, Ending, Failure, Interrupt, KeepSession, Sender, SessionId, Signal,
+};
 
 /// Reads the bytes as a record, and as what makes up an ending to be written.
 pub fn spool(bytes: &[u8]) {
-    if let Ok(content) = parse(bytes) {
-        let Content::Record(read) = content else { panic!("{content:?} comes of bytes that were read") };
+    if let Ok(read) = parse(bytes) {
         assert_eq!(through(read.task.as_str(), &read.ended, &read.by_command), read.ended);
     }
     let mut from = From(bytes);
@@ -23,7 +25,7 @@ pub fn spool(bytes: &[u8]) {
 fn through(task: &str, ended: &Ended, by: &str) -> Ended {
     let written = Record::new(&TaskId::recorded(task), ended, by).sealed().expect("JSON");
     let read = match parse(&written) {
-        Ok(Content::Record(read)) => read,
+        Ok(read) => read,
         other => panic!("{other:?} of {}", written.escape_ascii()),
     };
     assert_eq!((read.task.as_str(), read.by_command.as_str()), (task, by));

@@ -3,9 +3,11 @@
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
-use super::error::step;
+use super::error::{LedgerError, Result, step};
+use super::file_check;
+use super::handle::Ledger;
 use super::tasks::{self, Delivery};
-use super::{Ledger, Result, sessions, spool};
+use super::{sessions, spool};
 use crate::task::{Invalidation, Key, Session, SessionId, Status, Task, TaskId, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
@@ -52,9 +54,7 @@ impl Ledger {
         self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
             Ok(true) => Ok(()),
-            Ok(false) => {
-                Err(super::LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() })
-            }
+            Ok(false) => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() }),
             Err(e) => Err(self.failed("recording a delivery")(e)),
         }
     }
@@ -114,8 +114,8 @@ impl Ledger {
             Ok(found)
         })?;
         for path in slots {
-            super::open::remove_if_there(&path)
-                .map_err(|e| super::LedgerError::io("removing the stray spool slot", &path, e))?;
+            file_check::remove_if_there(&path)
+                .map_err(|e| LedgerError::io("removing the stray spool slot", &path, e))?;
         }
         Ok(())
     }
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn only_sessions_that_nobody_vouches_for_are_looked_at() {
         let conn = Connection::open_in_memory().unwrap();
-        super::super::open::make_tables(&conn).unwrap();
+        super::super::schema::make_tables(&conn).unwrap();
         let sql = format!("EXPLAIN QUERY PLAN {}", sessions::SELECT_UNTRUSTED);
         let plan: String = conn.query_row(&sql, [], |row| row.get(3)).unwrap();
         assert!(plan.contains("claude_sdk_sessions_untrusted"), "{plan}");

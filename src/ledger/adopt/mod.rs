@@ -17,12 +17,17 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
-use super::backup;
+use super::connect;
+use super::copy;
+use super::diagnosis::database_error;
 use super::dialect::{self, Dialect, TimeFormat};
+use super::directories;
 use super::error::{LedgerError, Result, step};
+use super::file_check;
 use super::limits;
-use super::location::{self, Location, with_suffix};
-use super::open::{self, Found};
+use super::location::{Location, with_suffix};
+use super::other_name;
+use super::schema::{self, Found};
 use super::trust;
 use crate::clock;
 use crate::failpoint;
@@ -89,21 +94,21 @@ const NEEDED: [(&str, &[&str]); 2] =
 /// When the file is no such database, is bookend's own, belongs to somebody else, or stays locked; then it is
 /// what it was.
 pub fn adopt(at: &Location) -> Result<Adoption> {
-    open::check_sqlite()?;
+    connect::check_sqlite()?;
     let file = at.file.as_path();
-    let meta = location::check_own(file)?;
+    let meta = file_check::check_own(file)?;
     trust::check_way(at.directory())?;
-    location::refuse_other_name(file)?;
+    other_name::refuse_other_name(file)?;
     if meta.len() == 0 {
         return Err(refusal(file, "it is empty"));
     }
-    let mut conn = open::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let mut conn = connect::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     trust::check_opened(&conn, file, &meta)?;
     if let Some(since) = look(&conn, file)? {
         return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
     }
-    location::prepare_directories(at)?;
-    let failed = |doing| move |e| LedgerError::sql(doing, file, e);
+    directories::prepare_directories(at)?;
+    let failed = |doing| move |e| database_error(doing, file, e);
     conn.execute_batch(SET_UP).map_err(failed("setting up the adoption"))?;
 
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed("adopting"))?;
@@ -131,7 +136,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
 
 /// When it was adopted, if it was; `None`: it is a database to adopt.
 fn look(conn: &Connection, file: &Path) -> Result<Option<String>> {
-    let found = open::look(conn, file).map_err(|e| match e {
+    let found = schema::look(conn, file).map_err(|e| match e {
         LedgerError::NotALedger { .. } => refusal(file, "it is not an SQLite database"),
         LedgerError::StandIn { name, .. } => {
             refusal(file, format!("its {name} is a view or a virtual table, not a table"))
@@ -140,7 +145,7 @@ fn look(conn: &Connection, file: &Path) -> Result<Option<String>> {
     })?;
     match found {
         Found::Ledger { version, adopted } => {
-            open::refuse_newer(file, version)?;
+            schema::refuse_newer(file, version)?;
             match adopted {
                 Some(dialect) => Ok(Some(dialect.at)),
                 None => Err(refusal(file, "it is a ledger of bookend's own already, and needs no adoption")),
@@ -159,7 +164,7 @@ fn refusal(file: &Path, why: impl Into<String>) -> LedgerError {
 }
 
 fn reading(file: &Path) -> impl Fn(rusqlite::Error) -> LedgerError {
-    move |e| LedgerError::sql("reading the tables", file, e)
+    move |e| database_error("reading the tables", file, e)
 }
 
 fn hit(point: &'static str, file: &Path) -> Result<()> {
@@ -176,14 +181,14 @@ fn violations(conn: &Connection) -> Option<i64> {
 fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
     let io = |e| LedgerError::io("backing up to", draft, e);
     for suffix in ["", "-journal", "-wal", "-shm"] {
-        open::remove_if_there(&with_suffix(draft, suffix)).map_err(io)?;
+        file_check::remove_if_there(&with_suffix(draft, suffix)).map_err(io)?;
     }
-    backup::create(draft).map_err(io)?;
+    copy::create(draft).map_err(io)?;
     // The write lock is held by another connection, which cannot be read through meanwhile.
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
     Connection::open_with_flags(file, flags)
-        .and_then(|source| backup::copy(&source, draft))
-        .map_err(|e| LedgerError::sql("backing up", file, e))?;
+        .and_then(|source| copy::copy(&source, draft))
+        .map_err(|e| database_error("backing up", file, e))?;
     // 20261121T195343Z
     let stamp = format!("{:.0}", clock::timestamp()).replace(['-', ':'], "");
     let named = with_suffix(file, &format!(".before-bookend-{stamp}"));
@@ -192,7 +197,7 @@ fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
         .find(|p| !p.exists())
         .unwrap_or(named);
     fs::rename(draft, &backup)
-        .and_then(|()| location::sync_directory(file.parent().unwrap_or(Path::new("/"))))
+        .and_then(|()| file_check::sync_directory(file.parent().unwrap_or(Path::new("/"))))
         .map_err(io)?;
     Ok(backup)
 }
@@ -205,14 +210,14 @@ fn transform_soundly(tx: &Connection, file: &Path) -> Result<(i64, i64, i64)> {
         return Err(refusal(file, "its foreign keys would not hold any more"));
     }
     tx.query_row(SELECT_COUNTS, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .map_err(|e| LedgerError::sql("counting what was adopted", file, e))
+        .map_err(|e| database_error("counting what was adopted", file, e))
 }
 
 /// All that changes, inside the caller's transaction.
 fn transform(tx: &Connection, file: &Path) -> Result<()> {
-    let failed = |doing| move |e| LedgerError::sql(doing, file, e);
+    let failed = |doing| move |e| database_error(doing, file, e);
     let own = Own::read().map_err(reading(file))?;
-    let mut dialect = Dialect { at: super::now(), ..Dialect::default() };
+    let mut dialect = Dialect { at: clock::now(), ..Dialect::default() };
     let mut dependents = Vec::new();
     let mut has_issues = false;
     for (name, needed) in NEEDED {
@@ -243,9 +248,9 @@ fn transform(tx: &Connection, file: &Path) -> Result<()> {
         }
     }
     let settle = || {
-        tx.execute_batch(include_str!("adopt/settle.sql"))?;
+        tx.execute_batch(include_str!("settle.sql"))?;
         if has_issues {
-            tx.execute_batch(include_str!("adopt/link_sessions.sql"))?;
+            tx.execute_batch(include_str!("link_sessions.sql"))?;
         }
         step("adopt.linked")?;
         for sql in &dependents {
@@ -253,15 +258,15 @@ fn transform(tx: &Connection, file: &Path) -> Result<()> {
         }
         own.create_indexes_and_triggers(tx)?;
         if has_issues {
-            tx.execute_batch(include_str!("adopt/keep_linking.sql"))?;
+            tx.execute_batch(include_str!("keep_linking.sql"))?;
         }
         dialect.prefixes = prefixes(tx)?;
-        open::record_versions(tx)?;
+        schema::record_versions(tx)?;
         tx.execute(INSERT_SETTING, [serde_json::to_string(&dialect).unwrap_or_default()])?;
         dialect::register(tx, &Arc::new(dialect))
     };
     settle().map_err(failed("settling what was adopted"))?;
-    tx.execute_batch(include_str!("adopt/trial.sql"))
+    tx.execute_batch(include_str!("trial.sql"))
         .map_err(|e| refusal(file, format!("a task of bookend's does not fit into it: {e}")))
 }
 
@@ -297,7 +302,7 @@ fn prefixes(tx: &Connection) -> rusqlite::Result<Vec<String>> {
 /// WAL lets readers and writers pass each other. The switch needs a moment in which nobody uses the file, and
 /// no busy handler waits for it.
 fn switch_to_wal(conn: &Connection, at: &Location) -> Result<Journal> {
-    let failed = |e| LedgerError::sql("looking at the journal mode", &at.file, e);
+    let failed = |e| database_error("looking at the journal mode", &at.file, e);
     let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
     if mode.eq_ignore_ascii_case("wal") {
         return Ok(Journal::Wal);

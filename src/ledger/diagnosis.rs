@@ -1,0 +1,59 @@
+//! What a failure of SQLite means for the user: the ledger's files say more than the error code.
+
+use std::path::Path;
+
+use rusqlite::{ErrorCode, ffi};
+
+use super::busy;
+use super::error::{LedgerError, SIZE_LIMIT, SqliteError};
+use super::files;
+
+pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
+    let remedy = match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            return LedgerError::Busy { doing, path: path.to_owned(), waited: busy::patience() };
+        }
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) if files::is_sound(path) => {
+            "the file itself is sound (integrity_check: ok), and its -wal or -shm is damaged: wait until \
+             the running tasks have ended, then try again; their ends wait in the spool"
+        }
+        Some(ErrorCode::NotADatabase) => {
+            "it is not an SQLite database, or its beginning is damaged: name another file with --ledger \
+             FILE, or move it away and keep it; sqlite3 FILE .recover reads what can still be read"
+        }
+        Some(ErrorCode::DiskFull) => "free some space there",
+        Some(ErrorCode::ReadOnly) => {
+            "check the mode of the file and of its directory, or name a ledger elsewhere with \
+             --ledger FILE"
+        }
+        Some(ErrorCode::DatabaseCorrupt) => {
+            "move it away and keep it; sqlite3 FILE .recover reads what can still be read"
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
+        }
+        Some(ErrorCode::OperationInterrupted) => {
+            "it took 5 s of CPU time, and others than you can write to this ledger: look at its size and \
+             its triggers (sqlite3 FILE .schema), or name another with --ledger FILE"
+        }
+        Some(ErrorCode::TooBig) => {
+            "a value in it is longer than bookend reads: look for it with sqlite3, or name another \
+             ledger with --ledger FILE"
+        }
+        Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
+        _ => "run `bookend doctor` to see which file this is and what is wrong with it",
+    };
+    LedgerError::Database { doing, path: path.to_owned(), remedy, source: SqliteError(Box::new(source)) }
+}
+
+/// What to do about an I/O error of SQLite, which keeps its errno to itself.
+fn io_remedy(path: &Path, e: &rusqlite::Error) -> &'static str {
+    match e.sqlite_error().map(|e| e.extended_code) {
+        Some(ffi::SQLITE_IOERR_SHORT_READ) => {
+            "the file or its -wal was truncated: if tasks are running, wait until they have ended and try \
+             again; else sqlite3 FILE .recover reads what can still be read"
+        }
+        _ if files::reach_size_limit(path) => SIZE_LIMIT,
+        _ => "look at the kernel's log (dmesg) for a failing disk",
+    }
+}

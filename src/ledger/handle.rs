@@ -1,0 +1,178 @@
+//! An opened ledger, and how its operations run: on checked files, in one transaction each.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::busy;
+use super::dialect::Dialect;
+use super::error::{LedgerError, Result};
+use super::limits::Budget;
+use super::live::{Aftermath, AftermathLock, Live, LiveEvidence, LiveFile, LiveLock, SLOTS, Taken};
+use super::location::Location;
+use super::merged::Merged;
+use super::trust::{self, Distrust};
+use super::wal::{self, Log};
+use crate::failpoint;
+use crate::task::{Task, TaskId};
+
+/// 8 MiB of pages. A run has 256 KiB of them.
+const MANY_PAGES: &str = "PRAGMA cache_size = -8192";
+
+/// An opened ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    pub(super) conn: Connection,
+    pub(super) log: Log,
+    pub(super) dialect: Arc<Dialect>,
+    pub(super) at: Location,
+    pub(super) live: Live,
+    pub(super) spool_dir: PathBuf,
+    pub(super) merged: Vec<Merged>,
+    /// Others could write to the ledger when it was opened.
+    pub(super) was_shared: Option<Distrust>,
+    pub(super) budget: Budget,
+}
+
+impl Ledger {
+    pub(super) fn over(opened: (Connection, Arc<Dialect>, Budget), log: Log, at: &Location) -> Ledger {
+        let (conn, dialect, budget) = opened;
+        let private = at.private_dir();
+        Ledger {
+            conn,
+            log,
+            dialect,
+            at: at.clone(),
+            live: Live::at(private.join("live")),
+            spool_dir: private.join("spool"),
+            merged: Vec::new(),
+            was_shared: None,
+            budget,
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.at.file
+    }
+
+    /// As [`Location::option`].
+    pub fn option(&self) -> Option<&Path> {
+        self.at.option()
+    }
+
+    /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others
+    /// may have written them.
+    pub fn distrust(&self) -> Option<Distrust> {
+        self.was_shared.clone().or_else(|| trust::distrust(&self.at))
+    }
+
+    pub(super) fn failed(&self, doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LedgerError {
+        move |e| self.log.error(doing, &self.at.file, e)
+    }
+
+    /// The connection, for an operation that begins.
+    pub(super) fn conn(&self) -> &Connection {
+        self.budget.renew();
+        &self.conn
+    }
+
+    /// Refuses to go on with files that are not those that were opened, before they are used.
+    pub(super) fn check_files(&self, doing: &'static str) -> Result<()> {
+        match self.log.damage(self.conn()) {
+            Some(damage) => {
+                Err(LedgerError::Replaced { doing, path: self.at.file.clone(), damage: damage.as_str() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes room in memory for the pages of many tasks that are settled in one transaction: else SQLite
+    /// writes them to the log before the commit, and again after it reads them back.
+    pub fn expect_many(&self) -> Result<()> {
+        self.conn.execute_batch(MANY_PAGES).map_err(self.failed("making the page cache larger"))
+    }
+
+    /// Gives back the memory of cached pages, before a long wait.
+    pub fn rest(&self) -> Result<()> {
+        self.conn.flush_prepared_statement_cache();
+        self.conn.execute_batch("PRAGMA shrink_memory").map_err(self.failed("giving back memory"))
+    }
+
+    pub(super) fn briefly<T>(
+        &mut self,
+        longest: Duration,
+        work: impl FnOnce(&mut Ledger) -> Result<T>,
+    ) -> Result<T> {
+        let wait = |ledger: &mut Ledger, longest| {
+            let set = ledger.conn.busy_handler(Some(busy::handler(longest)));
+            set.map_err(ledger.failed("setting how long to wait"))
+        };
+        wait(self, longest)?;
+        let done = work(self);
+        wait(self, busy::patience())?;
+        done
+    }
+
+    /// What was written stands, whatever becomes of the log: the next writer tries again.
+    pub(super) fn keep_log_short(&mut self) {
+        if self.log.is_long() {
+            let emptied = self.briefly(wal::PATIENCE, |ledger| {
+                wal::empty(&ledger.conn).map_err(ledger.failed("emptying the log"))
+            });
+            if let Err(e) = emptied {
+                tracing::debug!("{}", crate::error::chain(&e));
+            }
+        }
+    }
+
+    pub(super) fn in_transaction<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T> {
+        self.check_files(doing)?;
+        let apply = || {
+            let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let done = work(&tx)?;
+            tx.commit()?;
+            Ok(done)
+        };
+        let done = apply().map_err(|e| self.log.error(doing, &self.at.file, e))?;
+        self.keep_log_short();
+        Ok(done)
+    }
+}
+
+/// The live locks.
+impl Ledger {
+    /// Takes a live lock in a slot of its own, for a task that is about to be inserted.
+    pub fn hold_live(&self) -> Result<LiveLock> {
+        let lock = LiveFile::open(&self.live.path)?.hold(&self.live.path)?;
+        failpoint::hit("live.held")
+            .map(|()| lock)
+            .map_err(|e| LedgerError::io("taking a live lock in", &self.live.path, e))
+    }
+
+    /// What the kernel says of a task's live lock now.
+    pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
+        self.live.evidence(task)
+    }
+
+    /// Takes the live lock of a task that has ended, so that nobody else finishes what it left undone.
+    pub fn take_live(&self, task: &Task) -> Result<Taken> {
+        self.live.take(task)
+    }
+
+    /// Takes the aftermath of tasks upon us: for each whether it is ours, else another process is at it.
+    pub fn take_aftermath(&self, what: Aftermath, ids: &[&TaskId]) -> Result<(AftermathLock, Vec<bool>)> {
+        self.live.take_aftermath(what, ids)
+    }
+
+    /// Device and inode of the file `live`, and the bytes of it that supervisors lock.
+    pub fn live_bytes(&self) -> Result<Option<(u64, u64, Range<i64>)>> {
+        Ok(self.live.file()?.map(|live| (live.dev, live.ino, 0..SLOTS)))
+    }
+}

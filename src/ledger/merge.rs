@@ -1,0 +1,95 @@
+//! Merging the spool: the records that wait in it, brought into their rows.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::ending::{self, By, Finished};
+use super::error::{LedgerError, Result, step};
+use super::handle::Ledger;
+use super::location::Location;
+use super::merged::{MergeOutcome, Merged};
+#[cfg(test)]
+use super::spool::SpoolSlot;
+use super::spool::{self, Content, record};
+use crate::task::TaskId;
+
+impl Ledger {
+    /// Takes room on the disk for a task's terminal record, before the task is committed.
+    #[cfg(test)]
+    pub fn spool_slot(&self, id: &TaskId) -> Result<SpoolSlot> {
+        SpoolSlot::reserve(&self.spool_dir, id)
+    }
+
+    /// The records that wait in the spool.
+    pub fn spooled(&self) -> Result<Vec<PathBuf>> {
+        spool::waiting(&self.spool_dir)
+    }
+
+    /// What became of the records that waited when this ledger was opened.
+    pub fn merged(&self) -> &[Merged] {
+        &self.merged
+    }
+
+    /// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
+    pub fn clear_spool(&self, id: &TaskId, is_merged: bool) -> Result<()> {
+        spool::clear(&self.spool_dir, id, is_merged)
+    }
+
+    /// Brings the waiting records into their rows, in the order in which the tasks ended. One that cannot
+    /// be merged is kept beside and reported.
+    pub fn merge_spool(&mut self) -> Result<Vec<Merged>> {
+        let paths = spool::waiting(&self.spool_dir)?;
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(spool::read_all(paths).into_iter().map(|record| self.merge(record)).collect())
+    }
+
+    fn merge(&mut self, waiting: spool::Waiting) -> Merged {
+        let path = waiting.path;
+        let (task, outcome) = match waiting.content {
+            Content::Record(record) => {
+                let outcome = self.merge_record(&path, &record);
+                (Some(record.task), outcome)
+            }
+            Content::Unreadable(why) => {
+                let outcome = spool::keep(&path).map(|kept| MergeOutcome::Unreadable { why, kept });
+                (None, outcome)
+            }
+            Content::Failed(e) => (None, Err(LedgerError::io("reading the spooled record", &path, e))),
+        };
+        Merged { task, outcome: outcome.unwrap_or_else(MergeOutcome::Waits) }
+    }
+
+    fn merge_record(&mut self, path: &Path, record: &record::Spooled) -> Result<MergeOutcome> {
+        let by = By { pid: record.by_pid, command: &record.by_command };
+        let (task, ended) = (&record.task, &record.ended);
+        let dialect = Arc::clone(&self.dialect);
+        let finished = self.in_transaction("merging a spooled record", |conn| {
+            match ending::end(conn, &dialect, task, ended, by)? {
+                // Merged before, and its file was not removed: a crash in between, or another merger.
+                Finished::AlreadyTerminal(_) if ending::is_merged(conn, task, ended)? => {
+                    Ok(Finished::Done { invalidated: None })
+                }
+                other => Ok(other),
+            }
+            .and_then(|finished| step("merge.written").map(|()| finished))
+        })?;
+        step("merge.committed").map_err(self.failed("merging a spooled record"))?;
+        Ok(match finished {
+            Finished::Done { invalidated } => {
+                spool::remove(path)?;
+                MergeOutcome::Applied { status: ended.ending.status(), invalidated }
+            }
+            Finished::AlreadyTerminal(status) => {
+                MergeOutcome::AlreadyTerminal { status, kept: spool::keep(path)? }
+            }
+            Finished::NoRow => MergeOutcome::NoRow { kept: spool::keep(path)? },
+        })
+    }
+}
+
+/// The records that wait beside a ledger, which may be missing.
+pub fn records_in_spool(at: &Location) -> Result<Vec<PathBuf>> {
+    spool::waiting(&at.private_dir().join("spool"))
+}
