@@ -113,8 +113,7 @@ mod armed {
     pub fn act(name: &str, action: Option<Action>) {
         match action {
             Some(Action::Kill) => {
-                let _ =
-                    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL);
             }
             Some(Action::Panic) => panic!("the point {name} asks for it"),
             Some(Action::Io) | None => {}

@@ -13,7 +13,7 @@ use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::failpoint;
 use crate::helper::{self, Attendant, Helper, Wait, Waited, dev_null, shell};
-use crate::ledger::{Delivery, Ledger};
+use crate::ledger::{DeliveryStatus, Ledger};
 use crate::process::group::{self, GroupMembers};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::environment;
@@ -198,7 +198,7 @@ pub fn deliver(
     timeout: Option<Duration>,
     caller: &Caller,
     attendant: &mut dyn Attendant,
-) -> Result<Option<Delivery>, Error> {
+) -> Result<Option<DeliveryStatus>, Error> {
     let kept = |name: &str| task.on_finish.as_ref()?.get(name);
     let text = |name: &str| kept(name)?.as_str().map(OsString::from);
     let kept_command = text("command");
@@ -233,15 +233,15 @@ pub fn deliver(
     };
     let hook = Hook { command, cwd: &cwd, attempt: Some(attempt), limit: limit(timeout) };
     let state = match run(&hook, task, caller, attendant)? {
-        HookEnd::Done => Delivery::Delivered,
+        HookEnd::Done => DeliveryStatus::Delivered,
         HookEnd::Failed(how) => {
             warn!("the --on-finish command of task {} {how}; the task's own end stands", task.id);
-            Delivery::Failed
+            DeliveryStatus::Failed
         }
         HookEnd::Interrupted(signal) => {
             let next = next(attendant.ledger());
             warn!("the --on-finish command of task {} was interrupted by {signal}: {next}", task.id);
-            Delivery::Pending
+            DeliveryStatus::Pending
         }
     };
     failpoint::reached("delivery.ended");

@@ -20,7 +20,7 @@ use crate::commands::prune;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
-use crate::ledger::{Filter, GroupBy};
+use crate::ledger::{GroupBy, TaskFilter};
 use crate::task::{Key, Status};
 use crate::view::{Code, Severity};
 
@@ -42,9 +42,9 @@ struct Whose {
 }
 
 impl Whose {
-    fn filter(self, since: Option<String>, limit: usize) -> Filter {
+    fn filter(self, since: Option<String>, limit: usize) -> TaskFilter {
         let Whose { key, repo, agent } = self;
-        Filter { status: None, key, repo, agent, since, limit: Some(limit) }
+        TaskFilter { status: None, key, repo, agent, since, limit: Some(limit) }
     }
 }
 
@@ -78,7 +78,7 @@ pub struct ListArgs {
 impl ListArgs {
     pub fn request(self) -> list::Request {
         list::Request {
-            filter: Filter { status: self.status, ..self.whose.filter(self.since, self.limit) },
+            filter: TaskFilter { status: self.status, ..self.whose.filter(self.since, self.limit) },
             output: match (self.json, self.jsonl) {
                 (true, _) => list::Output::Json,
                 (_, true) => list::Output::JsonLines,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::ledger::{self, Adopted, Adoption, Journal, Location};
+use crate::ledger::{self, AdoptionOutcome, AdoptionSummary, JournalMode, Location};
 use crate::recovery::trust;
 use crate::view;
 
@@ -20,8 +20,8 @@ pub struct Request {
 pub fn adopt(request: &Request) -> Result<String, Error> {
     let at = ledger::locate(Some(&request.file))?;
     let text = match ledger::adopt(&at)? {
-        Adoption::Done(adopted) => told(&at.file, &adopted),
-        Adoption::Already { since, journal } => {
+        AdoptionOutcome::Done(adopted) => told(&at.file, &adopted),
+        AdoptionOutcome::Already { since, journal } => {
             let file = at.file.to_string_lossy();
             let (file, since) = (view::one_line(&file), view::one_line(&since));
             format!("{file} was adopted at {since}: nothing to do\n{}", explained(journal))
@@ -37,7 +37,7 @@ fn shared(at: &Location) -> String {
     format!("{why}: bookend executes no command that its rows name\nto change that: {remedy}\n")
 }
 
-fn told(file: &Path, a: &Adopted) -> String {
+fn told(file: &Path, a: &AdoptionSummary) -> String {
     let (file, backup) = (file.to_string_lossy(), a.backup.to_string_lossy());
     format!(
         "adopted {}: {} and {}, {} of them linked to their last task\nbackup: {}\n{}\
@@ -53,13 +53,13 @@ fn told(file: &Path, a: &Adopted) -> String {
 }
 
 /// Why the file does not use WAL, if it does not.
-fn explained(journal: Journal) -> &'static str {
+fn explained(journal: JournalMode) -> &'static str {
     match journal {
-        Journal::Wal => "",
-        Journal::SharedReaders => {
+        JournalMode::Wal => "",
+        JournalMode::SharedReaders => {
             "journal mode: left as it was, since others read the file and could not open a WAL beside it\n"
         }
-        Journal::InUse => {
+        JournalMode::InUse => {
             "journal mode: left as it was, since the file is in use; adopt it again to switch it to WAL\n"
         }
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::clock;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
-use crate::ledger::{self, Found, Ledger};
+use crate::ledger::{self, Ledger, TaskLookup};
 use crate::process::spawn::environment::MARK;
 use crate::view;
 
@@ -35,7 +35,7 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let mut ledger = Ledger::open(&at)?;
     let id = match ledger.task(&id)? {
-        Found::One(task) => task.id,
+        TaskLookup::One(task) => task.id,
         _ => {
             let message = format!("no task {id} in the ledger {}", at.file.display());
             return Err(Error::new(Kind::Nothing, message)

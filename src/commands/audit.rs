@@ -1,5 +1,5 @@
 //! `bookend audit`: what in the ledger is not as it should be, derived from the rows and the kernel. It
-//! changes nothing. DESIGN section 9 has the table.
+//! changes nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::ledger::{self, Found, Ledger, LiveEvidence};
+use crate::ledger::{self, Ledger, LiveEvidence, TaskLookup};
 use crate::process::leftovers::{LedgerFile, LeftoverSweep, SharedScan, SparedReason};
 use crate::process::procfs::identity::ProcessStat;
 use crate::recovery;
@@ -112,9 +112,9 @@ impl Audit<'_> {
             let detail = format!("its terminal record waits in {}", path.display());
             let task = match &id {
                 Some(id) => self.ledger.task(id.as_str())?,
-                None => Found::None,
+                None => TaskLookup::None,
             };
-            if let Found::One(task) = task {
+            if let TaskLookup::One(task) = task {
                 self.tell(Code::Spooled, Severity::Warn, &task, detail, self.command("recover"));
                 continue;
             }
@@ -169,7 +169,7 @@ impl Audit<'_> {
         let ledger = LedgerFile::at(self.ledger.path());
         let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::from)?;
         for id in marked {
-            let Found::One(task) = self.ledger.task(id.as_str())? else { continue };
+            let TaskLookup::One(task) = self.ledger.task(id.as_str())? else { continue };
             // A supervisor that still holds its lock is at it.
             let settled = task.status != Status::Running
                 && task.id == id
@@ -260,7 +260,7 @@ impl Audit<'_> {
                 continue;
             }
             // It may have ended since it was read.
-            if let Found::One(now) = self.ledger.task(task.id.as_str())?
+            if let TaskLookup::One(now) = self.ledger.task(task.id.as_str())?
                 && now.delivery_status == task.delivery_status
             {
                 let detail = "its --on-finish command was cut off".to_owned();

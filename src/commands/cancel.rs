@@ -8,7 +8,7 @@ use crate::commands::find;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::ledger::{self, Filter, Found, Ledger, LiveEvidence};
+use crate::ledger::{self, Ledger, LiveEvidence, TaskFilter, TaskLookup};
 use crate::log;
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::mark;
@@ -57,8 +57,9 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
         failed = true;
         log::fail(&e);
     };
-    let running =
-        |key: Option<Key>| ledger.tasks(&Filter { status: Some(Status::Running), key, ..Filter::default() });
+    let running = |key: Option<Key>| {
+        ledger.tasks(&TaskFilter { status: Some(Status::Running), key, ..TaskFilter::default() })
+    };
     let tasks: Vec<Task> = match &request.which {
         Which::Ids(ids) => {
             let found = ids.iter().map(|id| find::find_in(&ledger, id));
@@ -168,7 +169,7 @@ fn report_end(
         .wait(wait)
         .map_err(|e| Error::failed(format!("waiting for the end of task {id}")).caused_by(e))?;
     let now = match ledger.task(id.as_str())? {
-        Found::One(task) => *task,
+        TaskLookup::One(task) => *task,
         _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),
     };
     let after = view::duration(began.elapsed().as_millis() as i64);

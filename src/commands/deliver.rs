@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::helper::Idle;
 use crate::hook;
-use crate::ledger::{self, Aftermath, Delivery, Ledger, LiveEvidence, Taken};
+use crate::ledger::{self, DeliveryStatus, FollowUp, Ledger, LiveEvidence, TakenLock};
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
 use crate::recovery;
@@ -45,7 +45,7 @@ pub enum Which {
 /// What came of one delivery.
 pub enum Delivered {
     /// It was run, and recorded like this.
-    As(Delivery),
+    As(DeliveryStatus),
     /// Its supervisor lives, or another process delivers it, or has.
     ByAnother,
     /// Whether another process delivers it cannot be judged from here: in words, and what to do about it.
@@ -84,7 +84,7 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             Delivered::ByAnother => "another process delivers it".to_owned(),
             Delivered::Refused(why) => format!("not run: {why}"),
         };
-        all_delivered &= matches!(delivered, Delivered::As(Delivery::Delivered));
+        all_delivered &= matches!(delivered, Delivered::As(DeliveryStatus::Delivered));
         print(&format!("task {}: {}\n", view::one_line(task.id.as_str()), view::one_line(&text)))?;
         if let Some(signal) = stopped {
             return Ok(Exit::Signal(signal));
@@ -132,9 +132,9 @@ pub fn deliver_one(
 ) -> Result<(Delivered, Option<Signal>), Error> {
     // Held for as long as the hook runs, as its own supervisor would.
     let _live = match ledger.take_live(task)? {
-        Taken::Yes(lock) => Some(lock),
-        Taken::Held => return Ok((Delivered::ByAnother, None)),
-        Taken::Elsewhere => match (recovery::judge(LiveEvidence::NoSlot, task), ledger.evidence(task)?) {
+        TakenLock::Yes(lock) => Some(lock),
+        TakenLock::Held => return Ok((Delivered::ByAnother, None)),
+        TakenLock::Elsewhere => match (recovery::judge(LiveEvidence::NoSlot, task), ledger.evidence(task)?) {
             (Verdict::Gone | Verdict::Recycled, _) => None,
             (Verdict::Alive, _) | (_, LiveEvidence::Held) => return Ok((Delivered::ByAnother, None)),
             (Verdict::Unverifiable, _) if recovery::has_expired(task, ttl) => None,
@@ -144,7 +144,7 @@ pub fn deliver_one(
         },
     };
     // The live lock may be another boot's: this one is always ours.
-    let (_lock, taken) = ledger.take_aftermath(Aftermath::Delivery, &[&task.id])?;
+    let (_lock, taken) = ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
     if taken != [true] {
         return Ok((Delivered::ByAnother, None));
     }

@@ -1,7 +1,7 @@
 //! Finding a task by its id, or by the beginning of its id.
 
 use crate::error::{Error, Kind};
-use crate::ledger::{Found, Ledger, Location};
+use crate::ledger::{Ledger, Location, TaskLookup};
 use crate::task::Task;
 use crate::view;
 
@@ -25,15 +25,15 @@ pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
 /// When the ledger cannot be read, no task has such an id, or several have.
 pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
     match ledger.task(id)? {
-        Found::One(task) => Ok(*task),
-        Found::None => {
+        TaskLookup::One(task) => Ok(*task),
+        TaskLookup::None => {
             let message = format!("no task {id} in the ledger {}", ledger.path().display());
             Err(Error::new(Kind::Nothing, message)
                 .hint(format!("run `{}` to see the ids", view::suggestion(ledger.option(), "list"))))
         }
-        Found::Ambiguous(ids) => {
+        TaskLookup::Ambiguous(ids) => {
             let tasks = ids.iter().filter_map(|id| match ledger.task(id.as_str()) {
-                Ok(Found::One(task)) => Some(format!("{id}  {}  {}", task.status, task.started_at)),
+                Ok(TaskLookup::One(task)) => Some(format!("{id}  {}  {}", task.status, task.started_at)),
                 _ => None,
             });
             let tasks = tasks.collect::<Vec<_>>().join("\n  ");

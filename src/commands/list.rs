@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, Filter, Ledger, Location};
+use crate::ledger::{self, Ledger, Location, TaskFilter};
 use crate::recovery::liveness;
 use crate::sys::stdout::print;
 use crate::task::{Task, Verdict};
@@ -20,7 +20,7 @@ const FREE_LINES: usize = 2;
 /// What `bookend list` was asked for.
 #[derive(Debug)]
 pub struct Request {
-    pub filter: Filter,
+    pub filter: TaskFilter,
     pub output: Output,
     pub watch: bool,
 }
@@ -53,7 +53,7 @@ pub fn list(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     Ok(Exit::Code(0))
 }
 
-fn read(ledger: Option<&Ledger>, filter: &Filter) -> Result<Vec<Task>, Error> {
+fn read(ledger: Option<&Ledger>, filter: &TaskFilter) -> Result<Vec<Task>, Error> {
     Ok(ledger.map(|l| l.tasks(filter)).transpose()?.unwrap_or_default())
 }
 
@@ -61,7 +61,7 @@ fn read(ledger: Option<&Ledger>, filter: &Filter) -> Result<Vec<Task>, Error> {
 fn table(
     ledger: Option<&Ledger>,
     at: &Location,
-    filter: &Filter,
+    filter: &TaskFilter,
     tasks: &mut [Task],
 ) -> Result<String, Error> {
     let path = at.file.to_string_lossy();

@@ -8,7 +8,7 @@ use crate::commands::audit;
 use crate::commands::list;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, Filter, Ledger};
+use crate::ledger::{self, Ledger, TaskFilter};
 use crate::sys::stdout::print;
 use crate::task::Status;
 use crate::view::{self, Screen};
@@ -28,7 +28,7 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
         return Ok(Exit::Code(0));
     };
     let running = ledger.running()?;
-    let shown = Filter { limit: Some(running.len() + ENDED), ..Filter::default() };
+    let shown = TaskFilter { limit: Some(running.len() + ENDED), ..TaskFilter::default() };
     let mut tasks = ledger.tasks(&shown)?;
     let runs = tasks.iter().take_while(|t| t.status == Status::Running).count();
     let verdicts = list::verdicts(&ledger, &mut tasks)?;

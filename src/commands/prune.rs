@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
-use crate::ledger::{self, Due, Ledger, Pruned};
+use crate::ledger::{self, Ledger, PruneScope, PruneSummary};
 use crate::sys::stdout::print;
 use crate::view;
 
@@ -27,8 +27,10 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let due = match request.retention {
-        None => Due::Cleanup,
-        Some(retention) => Due::Older(SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX)),
+        None => PruneScope::Cleanup,
+        Some(retention) => {
+            PruneScope::Older(SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX))
+        }
     };
     let opened = match request.dry_run {
         true => Ledger::open_read_only(&at)?,
@@ -53,7 +55,7 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     Ok(Exit::Code(0))
 }
 
-fn text(pruned: &Pruned, dry: bool, path: &str) -> String {
+fn text(pruned: &PruneSummary, dry: bool, path: &str) -> String {
     let tasks = |n: u64| if n == 1 { "1 task".to_owned() } else { format!("{n} tasks") };
     let mut text = match dry {
         true => format!("{} would be removed from {path}\n", tasks(pruned.removed)),
@@ -68,7 +70,7 @@ fn text(pruned: &Pruned, dry: bool, path: &str) -> String {
     text
 }
 
-fn json(pruned: &Pruned, dry: bool) -> String {
+fn json(pruned: &PruneSummary, dry: bool) -> String {
     let report = serde_json::json!({
         "dry_run": dry,
         "removed": pruned.removed,

@@ -22,7 +22,7 @@ use crate::git::{Git, Survey, Uncommitted};
 use crate::helper::Idle;
 use crate::hook::{self, Hook, HookEnd};
 use crate::ledger::{
-    self, Aftermath, AftermathLock, Delivery, Filter, Found as Named, Ledger, LiveEvidence, Withdrawn,
+    self, DeliveryStatus, FollowUp, FollowUpLock, Ledger, LiveEvidence, TaskFilter, TaskLookup, UnsafeSession,
 };
 use crate::process::leftovers::{self, SweepStep};
 use crate::process::spawn::caller::{self, Caller};
@@ -70,7 +70,7 @@ struct Report {
     interrupted: Vec<Ended>,
     unverifiable: Vec<Open>,
     stuck: Vec<Open>,
-    sessions: Vec<Withdrawn>,
+    sessions: Vec<UnsafeSession>,
     deliveries: Vec<DeliveredHook>,
     hints: Vec<Hint>,
     problems: Vec<String>,
@@ -230,7 +230,7 @@ struct Recovery<'a> {
     /// The tasks whose reports were printed, not yet recorded as such.
     printed: Vec<TaskId>,
     /// Keeps other recoveries from reporting them too.
-    reporting: Option<AftermathLock>,
+    reporting: Option<FollowUpLock>,
     /// The stop signal that came while a hook ran.
     stopped: Option<Signal>,
 }
@@ -253,7 +253,7 @@ impl Recovery<'_> {
             batch.add(task, now);
         }
         for id in batch.named_tasks()? {
-            if let Named::One(task) = self.ledger.task(id.as_str())?
+            if let TaskLookup::One(task) = self.ledger.task(id.as_str())?
                 && task.id == id
                 && self.wanted.has(&id)
                 && recovery::leaves_no_process(&task)
@@ -362,7 +362,7 @@ impl Recovery<'_> {
     /// key once it is older than `--ttl`.
     fn release_agents(&mut self) -> Result<(), Error> {
         for id in &self.wanted.0 {
-            let Named::One(task) = self.ledger.task(id.as_str())? else { continue };
+            let TaskLookup::One(task) = self.ledger.task(id.as_str())? else { continue };
             if !task.status.is_terminal() {
                 continue;
             }
@@ -432,7 +432,7 @@ impl Recovery<'_> {
     fn deliver_one(&mut self, task: &Task) -> Result<(), Error> {
         let id = &task.id;
         let evidence = recovery::evidence(&self.ledger, task)?;
-        let was_cut_off = task.delivery_status.as_deref() == Some(Delivery::Delivering.as_str());
+        let was_cut_off = task.delivery_status.as_deref() == Some(DeliveryStatus::Delivering.as_str());
         let (delivered, stopped) =
             if evidence != LiveEvidence::Held && was_cut_off && task.delivery_attempts >= ATTEMPTS {
                 self.give_up(task)?
@@ -449,7 +449,7 @@ impl Recovery<'_> {
                 self.report.unverifiable.push(Open { id: id.clone(), key: task.key.clone(), why });
             }
             Delivered::Refused(why) => {
-                self.ledger.delivery(id, Delivery::Failed, &clock::now())?;
+                self.ledger.delivery(id, DeliveryStatus::Failed, &clock::now())?;
                 self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
             }
             Delivered::As(state) => {
@@ -462,17 +462,17 @@ impl Recovery<'_> {
 
     /// A hook that was cut off again and again is not run once more, unless another process is at it.
     fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<Signal>), Error> {
-        let (_lock, taken) = self.ledger.take_aftermath(Aftermath::Delivery, &[&task.id])?;
+        let (_lock, taken) = self.ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
         // Another process may have delivered it since the row was read.
         let is_unchanged = |now: &Task| {
             (&now.delivery_status, now.delivery_attempts) == (&task.delivery_status, task.delivery_attempts)
         };
         match self.ledger.task(task.id.as_str())? {
-            Named::One(now) if taken == [true] && is_unchanged(&now) => {}
+            TaskLookup::One(now) if taken == [true] && is_unchanged(&now) => {}
             _ => return Ok((Delivered::ByAnother, None)),
         }
-        self.ledger.delivery(&task.id, Delivery::Failed, &clock::now())?;
-        Ok((Delivered::As(Delivery::Failed), None))
+        self.ledger.delivery(&task.id, DeliveryStatus::Failed, &clock::now())?;
+        Ok((Delivered::As(DeliveryStatus::Failed), None))
     }
 
     /// Reports each interrupted task that was not reported yet, also one that ended itself on a clean
@@ -480,7 +480,7 @@ impl Recovery<'_> {
     fn hint(&mut self) -> Result<(), Error> {
         let mut due = self.unhinted()?;
         let ids: Vec<&TaskId> = due.iter().map(|task| &task.id).collect();
-        let (lock, taken) = self.ledger.take_aftermath(Aftermath::Report, &ids)?;
+        let (lock, taken) = self.ledger.take_aftermath(FollowUp::Report, &ids)?;
         let ours: BTreeSet<TaskId> =
             due.iter().zip(taken).filter(|(_, taken)| *taken).map(|(t, _)| t.id.clone()).collect();
         // What another process has reported before it let go of its lock.
@@ -588,7 +588,7 @@ impl Recovery<'_> {
 }
 
 fn running(ledger: &Ledger, wanted: &Wanted) -> Result<Vec<Task>, Error> {
-    Ok(wanted.only(ledger.tasks(&Filter { status: Some(Status::Running), ..Filter::default() })?))
+    Ok(wanted.only(ledger.tasks(&TaskFilter { status: Some(Status::Running), ..TaskFilter::default() })?))
 }
 
 /// Says what a recovery would do, and does nothing.
@@ -621,7 +621,7 @@ fn preview(ledger: &Ledger, wanted: &Wanted, request: &Request, report: &mut Rep
     }
     for task in wanted.only(ledger.undelivered()?) {
         if ledger.evidence(&task)? != LiveEvidence::Held {
-            report.deliveries.push(DeliveredHook { id: task.id, status: Delivery::Pending.as_str() });
+            report.deliveries.push(DeliveredHook { id: task.id, status: DeliveryStatus::Pending.as_str() });
         }
     }
     Ok(())
@@ -766,7 +766,7 @@ impl Telling {
 /// `[recovery] 2 interrupted, 1 running, … in /…/bookend.db`
 fn summary(report: &Report) -> String {
     let would = if report.dry_run { "nothing was done; " } else { "" };
-    let failed = report.deliveries.iter().filter(|d| d.status == Delivery::Failed.as_str()).count();
+    let failed = report.deliveries.iter().filter(|d| d.status == DeliveryStatus::Failed.as_str()).count();
     let delivered = report.deliveries.len() - failed;
     let counts = [
         (report.interrupted.len(), "interrupted"),

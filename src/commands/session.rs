@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::clock;
 use crate::error::{Error, Kind};
-use crate::ledger::{self, LastUse, Ledger, Location, Restored};
+use crate::ledger::{self, LastUse, Ledger, Location, RestoreOutcome};
 use crate::recovery;
 use crate::task::{Invalidation, Key, Session, Status, Task, Verdict};
 use crate::view::{self, Screen, SessionState};
@@ -142,22 +142,22 @@ fn invalidate(at: &Location, key: &Key, reason: &str, json: bool) -> Result<Stri
 fn restore(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     let mut ledger = open(at, key)?;
     match ledger.restore_session(key, &clock::now())? {
-        Restored::Done(session) if json => Ok(view::pretty(&session)),
-        Restored::Done(session) => {
+        RestoreOutcome::Done(session) if json => Ok(view::pretty(&session)),
+        RestoreOutcome::Done(session) => {
             let (id, key) = (view::one_line(session.session_id.as_str()), view::one_line(key.as_str()));
             Ok(format!("session {id} will be resumed by the next run under {key}\n"))
         }
-        Restored::Nothing => Err(Error::new(
+        RestoreOutcome::Nothing => Err(Error::new(
             Kind::Nothing,
             format!("no session was withdrawn from the key {key} in {}", at.file.display()),
         )
         .hint(format!("run `{}` to see what there was", command(at, "show", key)))),
-        Restored::InUse(task) => Err(Error::new(
+        RestoreOutcome::InUse(task) => Err(Error::new(
             Kind::Busy,
             format!("task {} runs under the key {key} or with its session", task.id),
         )
         .hint("wait for its end")),
-        Restored::Superseded(session) => Err(Error::new(
+        RestoreOutcome::Superseded(session) => Err(Error::new(
             Kind::Nothing,
             format!("the key {key} goes on with session {} by now", session.session_id),
         )

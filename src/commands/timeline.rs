@@ -9,7 +9,7 @@ use crate::clock;
 use crate::commands::list;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
-use crate::ledger::{self, Filter, Ledger};
+use crate::ledger::{self, Ledger, TaskFilter};
 use crate::sys::stdout::print;
 use crate::view::{self, Screen};
 
@@ -17,7 +17,7 @@ use crate::view::{self, Screen};
 #[derive(Debug)]
 pub struct Request {
     /// What ran at that time or later: `filter.since` is always set.
-    pub filter: Filter,
+    pub filter: TaskFilter,
     pub html: Option<PathBuf>,
 }
 

@@ -51,8 +51,10 @@ impl Ledger {
         Ok(spool::read_all(self.spooled()?)
             .into_iter()
             .map(|waiting| match waiting.content {
-                spool::Content::Record(record) => (waiting.path, Some(record.task)),
-                spool::Content::Unreadable(_) | spool::Content::Failed(_) => (waiting.path, None),
+                spool::WaitingContent::Record(record) => (waiting.path, Some(record.task)),
+                spool::WaitingContent::Unreadable(_) | spool::WaitingContent::Failed(_) => {
+                    (waiting.path, None)
+                }
             })
             .collect())
     }

@@ -6,14 +6,14 @@ use rusqlite::{ErrorCode, Transaction, TransactionBehavior};
 
 use super::diagnosis::database_error;
 use super::dialect::Dialect;
-use super::ending::{self, By, Finished};
+use super::ending::{self, EndedBy, FinishOutcome};
 use super::error::{LedgerError, Result, step};
 use super::handle::Ledger;
-use super::live::{Live, LiveEvidence, LiveLock};
-use super::sessions::{self, LastUse, Used};
+use super::live::{LiveEvidence, LiveLock, LiveLocks};
+use super::sessions::{self, LastUse, SessionUser};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
-use super::wal::Log;
+use super::wal::WriteAheadLog;
 use crate::log::Silence;
 use crate::task::{Ended, Key, NewTask, Provider, Session, SessionId, Task, TaskId};
 
@@ -22,10 +22,10 @@ use crate::task::{Ended, Key, NewTask, Provider, Session, SessionId, Task, TaskI
 pub struct Claim<'a> {
     tx: Transaction<'a>,
     file: &'a Path,
-    log: &'a Log,
+    log: &'a WriteAheadLog,
     dialect: &'a Dialect,
     spool_dir: &'a Path,
-    live: &'a Live,
+    live: &'a LiveLocks,
     _silence: Silence,
 }
 
@@ -33,9 +33,9 @@ impl<'a> Claim<'a> {
     pub(super) fn new(
         tx: Transaction<'a>,
         file: &'a Path,
-        (log, dialect): (&'a Log, &'a Dialect),
+        (log, dialect): (&'a WriteAheadLog, &'a Dialect),
         spool_dir: &'a Path,
-        live: &'a Live,
+        live: &'a LiveLocks,
     ) -> Claim<'a> {
         Claim { tx, file, log, dialect, spool_dir, live, _silence: Silence::begin() }
     }
@@ -111,8 +111,8 @@ impl<'a> Claim<'a> {
     }
 
     /// As [`super::Ledger::finish`], as part of this claim.
-    pub fn end(&self, id: &TaskId, ended: &Ended, by: &str) -> Result<Finished> {
-        let by = By { pid: std::process::id(), command: by };
+    pub fn end(&self, id: &TaskId, ended: &Ended, by: &str) -> Result<FinishOutcome> {
+        let by = EndedBy { pid: std::process::id(), command: by };
         ending::end(&self.tx, self.dialect, id, ended, by)
             .and_then(|finished| step("mark.ended").map(|()| finished))
             .map_err(self.failed("ending a task"))
@@ -121,7 +121,7 @@ impl<'a> Claim<'a> {
     /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
     /// agent never executes.
     pub fn set_session_aside(&self, key: &Key, reason: &str, task: &TaskId, at: &str) -> Result<()> {
-        let used = Used { task, key: Some(key), provider: None, at };
+        let used = SessionUser { task, key: Some(key), provider: None, at };
         sessions::set_aside(&self.tx, &used, key, reason)
             .map_err(self.failed("setting the session of the key aside"))
     }
@@ -153,7 +153,7 @@ impl<'a> Claim<'a> {
         task: &TaskId,
         at: &str,
     ) -> Result<()> {
-        let used = Used { task, key: Some(key), provider, at };
+        let used = SessionUser { task, key: Some(key), provider, at };
         sessions::link(&self.tx, &used, key, session_id)
             .and_then(|()| step("claim.linked"))
             .map_err(self.failed("linking the session"))

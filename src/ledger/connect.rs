@@ -12,12 +12,12 @@ use super::create;
 use super::diagnosis::database_error;
 use super::dialect::{self, Dialect};
 use super::error::{LedgerError, Result};
-use super::limits::{self, Budget};
+use super::limits::{self, CpuBudget};
 use super::live::LiveFile;
 use super::location::{Location, with_suffix};
-use super::schema::{self, Found, VERSION};
+use super::schema::{self, FileContents, VERSION};
 use super::trust::{self, Distrust};
-use super::wal::Log;
+use super::wal::WriteAheadLog;
 use super::{busy, directories, file_check};
 
 /// Before this version the WAL-reset bug can corrupt a ledger (<https://www.sqlite.org/wal.html>).
@@ -32,17 +32,17 @@ pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
 };
 
 /// A ledger that is open for writing.
-pub struct Opened {
+pub struct OpenedForWriting {
     pub conn: Connection,
-    pub log: Log,
+    pub log: WriteAheadLog,
     pub dialect: Arc<Dialect>,
     /// Others could write to a file of it until this one was made private.
     pub was_shared: Option<Distrust>,
-    pub budget: Budget,
+    pub budget: CpuBudget,
 }
 
 /// Opens the ledger for writing; makes it, or brings it up to date, if need be.
-pub fn read_write(at: &Location) -> Result<Opened> {
+pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
     check_sqlite()?;
     let file = at.file.as_path();
     // First of all: beside what is no ledger of ours, nothing is made.
@@ -70,10 +70,10 @@ pub fn read_write(at: &Location) -> Result<Opened> {
     let budget = match is_shared {
         true => limits::bound_others(&mut conn).map_err(set_up)?,
         // What the caller's other program keeps in the rows is copied when they change, however long it is.
-        false => Budget::default(),
+        false => CpuBudget::default(),
     };
     let adopted = match schema::look(&conn, file)? {
-        Found::Ledger { version, adopted } => {
+        FileContents::Ledger { version, adopted } => {
             schema::refuse_newer(file, version)?;
             limits::allow_views(&conn).map_err(set_up)?;
             if version < VERSION {
@@ -83,7 +83,7 @@ pub fn read_write(at: &Location) -> Result<Opened> {
             }
             adopted
         }
-        Found::Empty | Found::Foreign => return Err(foreign(file)),
+        FileContents::Empty | FileContents::Foreign => return Err(foreign(file)),
     };
     let is_ours = adopted.is_none();
     let dialect = Arc::new(adopted.unwrap_or_default());
@@ -98,29 +98,32 @@ pub fn read_write(at: &Location) -> Result<Opened> {
             was_shared = was_shared.or(shared);
         }
     }
-    let log = Log::keep(&mut conn, file, log_meta.as_ref().map(|m| m.ino()))?;
-    Ok(Opened { conn, log, dialect, was_shared, budget })
+    let log = WriteAheadLog::keep(&mut conn, file, log_meta.as_ref().map(|m| m.ino()))?;
+    Ok(OpenedForWriting { conn, log, dialect, was_shared, budget })
 }
 
 /// Whose ledger may be opened for reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
-    Anybodys,
+pub enum RequiredOwner {
+    Anyone,
     /// As for writing: what is read from it is acted upon.
-    Mine,
+    Caller,
 }
 
 /// Opens the ledger for reading; makes and changes nothing. `None`: there is none.
-pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<Dialect>, Budget)>> {
+pub fn read_only(
+    at: &Location,
+    whose: RequiredOwner,
+) -> Result<Option<(Connection, Arc<Dialect>, CpuBudget)>> {
     check_sqlite()?;
     let file = at.file.as_path();
     let Some(meta) = file_check::check_type(file)?.filter(|m| m.len() > 0) else { return Ok(None) };
     // Root reads a user's ledger as that user: such a file was put here since.
-    let must_be_mine = whose == Whose::Mine || geteuid().is_root();
+    let must_be_mine = whose == RequiredOwner::Caller || geteuid().is_root();
     if must_be_mine {
         file_check::check_file(file)?;
     }
-    if whose == Whose::Mine {
+    if whose == RequiredOwner::Caller {
         trust::check_way(at.directory())?;
     }
     directories::check_beside(at)?;
@@ -130,11 +133,11 @@ pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<
     }
     let budget = match trust::distrust(at) {
         Some(_) => limits::bound_others(&mut conn),
-        None => limits::bound(&conn).map(|()| Budget::default()),
+        None => limits::bound(&conn).map(|()| CpuBudget::default()),
     };
     let budget = budget.map_err(|e| database_error("setting up the connection", file, e))?;
     match schema::look(&conn, file)? {
-        Found::Ledger { version, adopted } => {
+        FileContents::Ledger { version, adopted } => {
             let dialect = Arc::new(adopted.unwrap_or_default());
             dialect::register(&conn, &dialect)
                 .map_err(|e| database_error("setting up the connection", file, e))?;
@@ -144,8 +147,8 @@ pub fn read_only(at: &Location, whose: Whose) -> Result<Option<(Connection, Arc<
             }
             Ok(Some((conn, dialect, budget)))
         }
-        Found::Empty => Ok(None),
-        Found::Foreign => Err(foreign(file)),
+        FileContents::Empty => Ok(None),
+        FileContents::Foreign => Err(foreign(file)),
     }
 }
 
@@ -165,7 +168,7 @@ pub fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
         let mut conn = Connection::open_with_flags(file, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         limits::harden(&conn)?;
         // The last one to close would else empty the log, two more fsyncs for every lone run, and remove
-        // it: but a reader that may not write there needs it (DESIGN: persistent WAL).
+        // it: but a reader that may not write there needs it (a persistent WAL).
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // No statement is made ready a second time because of what is bound to it.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;

@@ -9,9 +9,9 @@ use super::dialect::Dialect;
 use super::error::{Result, step};
 use super::handle::Ledger;
 use super::row;
-use super::sessions::{self, Used};
+use super::sessions::{self, SessionUser};
 use super::statement::execute;
-use super::tasks::{self, Move};
+use super::tasks::{self, StatusChange};
 use crate::clock;
 use crate::exit::Exit;
 use crate::task::{EndSource, Ended, Ending, KeepSession, Key, Provider, SessionId, Status, TaskId};
@@ -60,7 +60,7 @@ const UPDATE_ENDED: &str = "
 
 /// What came of ending a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finished {
+pub enum FinishOutcome {
     Done {
         /// The session that is not to be resumed any more.
         invalidated: Option<SessionId>,
@@ -73,7 +73,7 @@ pub enum Finished {
 
 /// Who ends it, for `task_transition`.
 #[derive(Debug, Clone, Copy)]
-pub struct By<'a> {
+pub struct EndedBy<'a> {
     pub pid: u32,
     pub command: &'a str,
 }
@@ -93,8 +93,8 @@ pub fn end(
     dialect: &Dialect,
     id: &TaskId,
     ended: &Ended,
-    by: By<'_>,
-) -> rusqlite::Result<Finished> {
+    by: EndedBy<'_>,
+) -> rusqlite::Result<FinishOutcome> {
     let open = conn
         .prepare_cached(SELECT_OPEN)?
         .query_row([id], |row| {
@@ -109,16 +109,16 @@ pub fn end(
         })
         .optional()?;
     let Some(open) = open else {
-        return Ok(Finished::NoRow);
+        return Ok(FinishOutcome::NoRow);
     };
     if !open.status.may_become(ended.ending.status()) {
-        return Ok(Finished::AlreadyTerminal(open.status));
+        return Ok(FinishOutcome::AlreadyTerminal(open.status));
     }
     let at = ended.finished_at.clone().unwrap_or_else(clock::now);
     let session_id = ended.session_id.as_ref().or(open.session_id.as_ref());
     update(conn, dialect, id, ended, &open, session_id, &at)?;
     step("end.updated")?;
-    let used = Used { task: id, key: open.key.as_ref(), provider: open.provider.as_ref(), at: &at };
+    let used = SessionUser { task: id, key: open.key.as_ref(), provider: open.provider.as_ref(), at: &at };
     let mut invalidated = None;
     if !ended.executed {
         sessions::unlink(conn, &used, open.former_session.as_deref())?;
@@ -127,9 +127,10 @@ pub fn end(
     } else if ended.ending != Ending::Backgrounded {
         invalidated = sessions::end_badly(conn, &used, session_id, &why(&ended.ending))?;
     }
-    let change = Move { from: Some(open.status), to: ended.ending.status(), reason: ended.ending.reason() };
+    let change =
+        StatusChange { from: Some(open.status), to: ended.ending.status(), reason: ended.ending.reason() };
     tasks::record_move(conn, id, &at, &change, by.pid, by.command)?;
-    Ok(Finished::Done { invalidated })
+    Ok(FinishOutcome::Done { invalidated })
 }
 
 fn update(
@@ -233,8 +234,8 @@ impl Ledger {
 
     /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
     /// ever updates a running row. `by` is the command that ends it.
-    pub fn finish(&mut self, id: &TaskId, ended: &Ended, by: &str) -> Result<Finished> {
-        let by = By { pid: std::process::id(), command: by };
+    pub fn finish(&mut self, id: &TaskId, ended: &Ended, by: &str) -> Result<FinishOutcome> {
+        let by = EndedBy { pid: std::process::id(), command: by };
         let dialect = Arc::clone(&self.dialect);
         let finished = self.in_transaction("ending a task", |conn| {
             step("end.begun")?;

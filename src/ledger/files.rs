@@ -33,7 +33,7 @@ const LOOKS: usize = 3;
 
 /// What happened to the files of a ledger while it was open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Damage {
+pub enum FileDamage {
     Moved,
     LogReplaced,
     LogCut,
@@ -41,14 +41,14 @@ pub enum Damage {
     IndexCut,
 }
 
-impl Damage {
+impl FileDamage {
     pub fn as_str(self) -> &'static str {
         match self {
-            Damage::Moved => "it was deleted, renamed or replaced",
-            Damage::LogReplaced => "its -wal was deleted or replaced",
-            Damage::LogCut => "its -wal was truncated",
-            Damage::IndexReplaced => "its -shm was deleted or replaced",
-            Damage::IndexCut => "its -shm was truncated",
+            FileDamage::Moved => "it was deleted, renamed or replaced",
+            FileDamage::LogReplaced => "its -wal was deleted or replaced",
+            FileDamage::LogCut => "its -wal was truncated",
+            FileDamage::IndexReplaced => "its -shm was deleted or replaced",
+            FileDamage::IndexCut => "its -shm was truncated",
         }
     }
 }
@@ -57,7 +57,7 @@ impl Damage {
 #[derive(Debug, Default)]
 pub struct OpenFiles {
     beside: Option<Beside>,
-    damage: Cell<Option<Damage>>,
+    damage: Cell<Option<FileDamage>>,
 }
 
 /// The log and its index. A ledger in another journal mode has none.
@@ -91,7 +91,7 @@ impl OpenFiles {
 
     /// What happened to the files since they were opened. `frames`: how long the log was after the last
     /// commit of this connection. Damage is remembered, since what was written meanwhile may be lost.
-    pub fn damage(&self, conn: &Connection, frames: u32) -> Option<Damage> {
+    pub fn damage(&self, conn: &Connection, frames: u32) -> Option<FileDamage> {
         if self.damage.get().is_none() {
             let beside = || self.beside.as_ref().and_then(|b| b.damage(conn, frames));
             self.damage.set(moved(conn).or_else(beside));
@@ -101,17 +101,17 @@ impl OpenFiles {
 }
 
 impl Beside {
-    fn damage(&self, conn: &Connection, frames: u32) -> Option<Damage> {
+    fn damage(&self, conn: &Connection, frames: u32) -> Option<FileDamage> {
         let pieces = (u64::from(frames) + HEADER_FRAMES).div_ceil(FRAMES_A_PIECE);
         self.mapped.set(self.mapped.get().max(pieces * INDEX_PIECE));
         match fs::symlink_metadata(&self.index) {
-            Ok(index) if id(&index) != self.index_id => return Some(Damage::IndexReplaced),
-            Ok(index) if index.len() < self.mapped.get() => return Some(Damage::IndexCut),
+            Ok(index) if id(&index) != self.index_id => return Some(FileDamage::IndexReplaced),
+            Ok(index) if index.len() < self.mapped.get() => return Some(FileDamage::IndexCut),
             Ok(_) => {}
-            Err(_) => return Some(Damage::IndexReplaced),
+            Err(_) => return Some(FileDamage::IndexReplaced),
         }
         match fs::symlink_metadata(&self.log) {
-            Ok(log) if id(&log) != self.log_id => Some(Damage::LogReplaced),
+            Ok(log) if id(&log) != self.log_id => Some(FileDamage::LogReplaced),
             Ok(log) if log.len() >= self.whole.get() => {
                 self.whole.set(log.len());
                 None
@@ -121,17 +121,17 @@ impl Beside {
                 self.whole.set(fs::symlink_metadata(&self.log).map_or(0, |m| m.len()));
                 None
             }
-            Ok(_) => Some(Damage::LogCut),
-            Err(_) => Some(Damage::LogReplaced),
+            Ok(_) => Some(FileDamage::LogCut),
+            Err(_) => Some(FileDamage::LogReplaced),
         }
     }
 }
 
 /// Whether the path of the ledger names another file now, or none.
-fn moved(conn: &Connection) -> Option<Damage> {
+fn moved(conn: &Connection) -> Option<FileDamage> {
     let mut has_moved = 0;
     let asked = conn.file_control(Some(MAIN_DB), FileControl::HasMoved(&mut has_moved));
-    (asked.is_ok() && has_moved != 0).then_some(Damage::Moved)
+    (asked.is_ok() && has_moved != 0).then_some(FileDamage::Moved)
 }
 
 /// Whether the log has all the frames that its index names.

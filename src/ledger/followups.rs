@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::error::{LedgerError, Result, step};
 use super::file_check;
 use super::handle::Ledger;
-use super::tasks::{self, Delivery};
+use super::tasks::{self, DeliveryStatus};
 use super::{sessions, spool};
 use crate::task::{Invalidation, Key, Session, SessionId, Status, Task, TaskId, Trust};
 
@@ -28,7 +28,7 @@ const UPDATE_RUNNING_ERROR: &str = "
 
 /// A session that was taken out of use because its last task did not end well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Withdrawn {
+pub struct UnsafeSession {
     pub key: Key,
     pub session_id: SessionId,
     pub why: String,
@@ -50,7 +50,7 @@ impl Ledger {
     }
 
     /// Records how the attempt to run `--on-finish` ended.
-    pub fn delivery(&mut self, id: &TaskId, state: Delivery, at: &str) -> Result<()> {
+    pub fn delivery(&mut self, id: &TaskId, state: DeliveryStatus, at: &str) -> Result<()> {
         self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
             Ok(true) => Ok(()),
@@ -150,23 +150,23 @@ impl Ledger {
     }
 
     /// Brings back the session that was withdrawn last from a key, on an operator's word.
-    pub fn restore_session(&mut self, key: &Key, at: &str) -> Result<sessions::Restored> {
+    pub fn restore_session(&mut self, key: &Key, at: &str) -> Result<sessions::RestoreOutcome> {
         self.in_transaction("restoring a session", |conn| sessions::restore(conn, key, at))
     }
 
     /// The sessions that are unsafe now, whoever wrote them. Those of running tasks are none.
-    pub fn unsafe_sessions(&self) -> Result<Vec<Withdrawn>> {
+    pub fn unsafe_sessions(&self) -> Result<Vec<UnsafeSession>> {
         let judge = || sessions::untrusted(self.conn())?.iter().map(|s| judge(self.conn(), s)).collect();
         let verdicts: rusqlite::Result<Vec<_>> = judge();
         let verdicts = verdicts.map_err(self.failed("looking for unsafe sessions"))?;
         Ok(verdicts
             .into_iter()
-            .filter_map(|v| if let Found::Unsafe(w) = v { Some(w) } else { None })
+            .filter_map(|v| if let SessionVerdict::Unsafe(w) = v { Some(w) } else { None })
             .collect())
     }
 
     /// Takes every unsafe session out of use.
-    pub fn withdraw_unsafe_sessions(&mut self, at: &str) -> Result<Vec<Withdrawn>> {
+    pub fn withdraw_unsafe_sessions(&mut self, at: &str) -> Result<Vec<UnsafeSession>> {
         // Most often there is none: then nobody is kept from writing.
         let any = sessions::untrusted(self.conn()).map_err(self.failed("looking for unsafe sessions"))?;
         if any.is_empty() {
@@ -176,9 +176,9 @@ impl Ledger {
             let mut withdrawn = Vec::new();
             for session in sessions::untrusted(conn)? {
                 match judge(conn, &session)? {
-                    Found::Running => {}
-                    Found::Safe => sessions::trust(conn, &session.key, Trust::Task)?,
-                    Found::Unsafe(w) => {
+                    SessionVerdict::Running => {}
+                    SessionVerdict::Safe => sessions::trust(conn, &session.key, Trust::Task)?,
+                    SessionVerdict::Unsafe(w) => {
                         sessions::withdraw(conn, &session, &w.why, session.task_id.as_ref(), at)?;
                         withdrawn.push(w);
                     }
@@ -189,23 +189,23 @@ impl Ledger {
     }
 }
 
-enum Found {
+enum SessionVerdict {
     Safe,
     Running,
-    Unsafe(Withdrawn),
+    Unsafe(UnsafeSession),
 }
 
-fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<Found> {
+fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<SessionVerdict> {
     let last = last_use(conn, session)?;
     if last.is_safe() {
-        return Ok(Found::Safe);
+        return Ok(SessionVerdict::Safe);
     }
     let why = match &last.task {
-        Some(task) if task.status == Status::Running => return Ok(Found::Running),
+        Some(task) if task.status == Status::Running => return Ok(SessionVerdict::Running),
         _ => last.why(),
     };
     let (key, session_id) = (session.key.clone(), session.session_id.clone());
-    Ok(Found::Unsafe(Withdrawn { key, session_id, why }))
+    Ok(SessionVerdict::Unsafe(UnsafeSession { key, session_id, why }))
 }
 
 fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::LastUse> {

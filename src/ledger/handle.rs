@@ -10,12 +10,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::busy;
 use super::dialect::Dialect;
 use super::error::{LedgerError, Result};
-use super::limits::Budget;
-use super::live::{Aftermath, AftermathLock, Live, LiveEvidence, LiveFile, LiveLock, SLOTS, Taken};
+use super::limits::CpuBudget;
+use super::live::{FollowUp, FollowUpLock, LiveEvidence, LiveFile, LiveLock, LiveLocks, SLOTS, TakenLock};
 use super::location::Location;
-use super::merged::Merged;
+use super::merged::MergedRecord;
 use super::trust::{self, Distrust};
-use super::wal::{self, Log};
+use super::wal::{self, WriteAheadLog};
 use crate::failpoint;
 use crate::task::{Task, TaskId};
 
@@ -26,19 +26,23 @@ const MANY_PAGES: &str = "PRAGMA cache_size = -8192";
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) conn: Connection,
-    pub(super) log: Log,
+    pub(super) log: WriteAheadLog,
     pub(super) dialect: Arc<Dialect>,
     pub(super) at: Location,
-    pub(super) live: Live,
+    pub(super) live: LiveLocks,
     pub(super) spool_dir: PathBuf,
-    pub(super) merged: Vec<Merged>,
+    pub(super) merged: Vec<MergedRecord>,
     /// Others could write to the ledger when it was opened.
     pub(super) was_shared: Option<Distrust>,
-    pub(super) budget: Budget,
+    pub(super) budget: CpuBudget,
 }
 
 impl Ledger {
-    pub(super) fn over(opened: (Connection, Arc<Dialect>, Budget), log: Log, at: &Location) -> Ledger {
+    pub(super) fn over(
+        opened: (Connection, Arc<Dialect>, CpuBudget),
+        log: WriteAheadLog,
+        at: &Location,
+    ) -> Ledger {
         let (conn, dialect, budget) = opened;
         let private = at.private_dir();
         Ledger {
@@ -46,7 +50,7 @@ impl Ledger {
             log,
             dialect,
             at: at.clone(),
-            live: Live::at(private.join("live")),
+            live: LiveLocks::at(private.join("live")),
             spool_dir: private.join("spool"),
             merged: Vec::new(),
             was_shared: None,
@@ -162,12 +166,12 @@ impl Ledger {
     }
 
     /// Takes the live lock of a task that has ended, so that nobody else finishes what it left undone.
-    pub fn take_live(&self, task: &Task) -> Result<Taken> {
+    pub fn take_live(&self, task: &Task) -> Result<TakenLock> {
         self.live.take(task)
     }
 
     /// Takes the aftermath of tasks upon us: for each whether it is ours, else another process is at it.
-    pub fn take_aftermath(&self, what: Aftermath, ids: &[&TaskId]) -> Result<(AftermathLock, Vec<bool>)> {
+    pub fn take_aftermath(&self, what: FollowUp, ids: &[&TaskId]) -> Result<(FollowUpLock, Vec<bool>)> {
         self.live.take_aftermath(what, ids)
     }
 

@@ -40,11 +40,11 @@ pub fn bound(conn: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Bounds what a file can cost that others can write to.
-pub fn bound_others(conn: &mut Connection) -> rusqlite::Result<Budget> {
+pub fn bound_others(conn: &mut Connection) -> rusqlite::Result<CpuBudget> {
     conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE_OF_OTHERS)?;
     conn.execute_batch("PRAGMA cell_size_check = ON")?;
     let until = Arc::new(AtomicI64::new(0));
-    let budget = Budget(Some(Arc::clone(&until)));
+    let budget = CpuBudget(Some(Arc::clone(&until)));
     budget.renew();
     conn.progress_handler(LOOK_EVERY, Some(move || cpu_time() > until.load(Ordering::Relaxed)))?;
     Ok(budget)
@@ -52,9 +52,9 @@ pub fn bound_others(conn: &mut Connection) -> rusqlite::Result<Budget> {
 
 /// The CPU time after which the statements of a connection are interrupted.
 #[derive(Debug, Clone, Default)]
-pub struct Budget(Option<Arc<AtomicI64>>);
+pub struct CpuBudget(Option<Arc<AtomicI64>>);
 
-impl Budget {
+impl CpuBudget {
     /// An operation begins.
     pub fn renew(&self) {
         self.set(|| cpu_time().saturating_add(LONGEST_OPERATION.as_nanos() as i64));

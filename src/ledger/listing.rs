@@ -10,7 +10,7 @@ use crate::task::{Key, Status, Task};
 
 /// Which tasks to read. `None` leaves a question open.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct TaskFilter {
     pub status: Option<Status>,
     pub key: Option<Key>,
     pub repo: Option<String>,
@@ -22,7 +22,7 @@ pub struct Filter {
     pub limit: Option<usize>,
 }
 
-impl Filter {
+impl TaskFilter {
     /// Whether it lets some tasks through and others not.
     pub fn selects(&self) -> bool {
         self.status.is_some()
@@ -99,14 +99,14 @@ const DATA_VERSION: &str = "PRAGMA data_version";
 
 impl Ledger {
     /// The running tasks first, then those that ended, each newest first.
-    pub fn tasks(&self, filter: &Filter) -> Result<Vec<Task>> {
+    pub fn tasks(&self, filter: &TaskFilter) -> Result<Vec<Task>> {
         list(self.conn(), filter).map_err(self.failed("reading tasks"))
     }
 
     /// Those that ran at `filter.since` or later, whenever they started.
-    pub fn tasks_in_flight_since(&self, filter: &Filter) -> Result<Vec<Task>> {
+    pub fn tasks_in_flight_since(&self, filter: &TaskFilter) -> Result<Vec<Task>> {
         let read = || -> rusqlite::Result<Vec<Task>> {
-            let running = Filter { status: Some(Status::Running), since: None, ..filter.clone() };
+            let running = TaskFilter { status: Some(Status::Running), since: None, ..filter.clone() };
             let mut tasks = list(self.conn(), &running)?;
             tasks.extend(list(self.conn(), filter)?.into_iter().filter(|t| t.status != Status::Running));
             tasks.extend(tasks::all(
@@ -134,7 +134,7 @@ impl Ledger {
     }
 }
 
-fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
+fn list(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<Vec<Task>> {
     let limit = filter.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
     let read = |sql: &str, limit: i64| {
         tasks::all(
@@ -162,7 +162,7 @@ fn list(conn: &Connection, filter: &Filter) -> rusqlite::Result<Vec<Task>> {
 }
 
 /// The statement that reads the ended tasks by the index with the fewest entries for this filter.
-fn select_ended(conn: &Connection, filter: &Filter) -> rusqlite::Result<&'static str> {
+fn select_ended(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<&'static str> {
     // Most tasks succeed: `success` has no index, and the first such tasks are found soon by their start.
     let status = filter.status.filter(|s| *s != Status::Success).map(Status::as_str);
     let mut usable = [
@@ -250,15 +250,15 @@ mod tests {
         (read, count.load(Ordering::Relaxed))
     }
 
-    fn filters() -> Vec<Filter> {
+    fn filters() -> Vec<TaskFilter> {
         let text = |text: &str| Some(text.to_owned());
-        let none = Filter { limit: Some(10), ..Filter::default() };
+        let none = TaskFilter { limit: Some(10), ..TaskFilter::default() };
         vec![
-            Filter { key: Some("key-7".into()), ..none.clone() },
-            Filter { repo: text("odd"), ..none.clone() },
-            Filter { agent: text("dev"), ..none.clone() },
-            Filter { agent: text("nobody"), ..none.clone() },
-            Filter { repo: text("odd"), agent: text("nobody"), ..none.clone() },
+            TaskFilter { key: Some("key-7".into()), ..none.clone() },
+            TaskFilter { repo: text("odd"), ..none.clone() },
+            TaskFilter { agent: text("dev"), ..none.clone() },
+            TaskFilter { agent: text("nobody"), ..none.clone() },
+            TaskFilter { repo: text("odd"), agent: text("nobody"), ..none.clone() },
             none,
         ]
     }
@@ -269,7 +269,7 @@ mod tests {
         // Before everything, in the middle of the short history, after everything.
         for since in ["2023-11-01T00:00:00.000Z", "2023-11-15T02:20:05.000Z", "2024-11-01T00:00:00.000Z"] {
             for filter in filters() {
-                let filter = Filter { since: Some(since.to_owned()), ..filter };
+                let filter = TaskFilter { since: Some(since.to_owned()), ..filter };
                 let (_, few) = steps(&mut small, |l| l.tasks_in_flight_since(&filter).unwrap());
                 let (_, many) = steps(&mut large, |l| l.tasks_in_flight_since(&filter).unwrap());
                 assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn a_list_reads_no_more_of_a_long_history() {
         let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
-        let of_status = |status| move |f: Filter| Filter { status: Some(status), ..f };
+        let of_status = |status| move |f: TaskFilter| TaskFilter { status: Some(status), ..f };
         let interrupted = filters().into_iter().map(of_status(Status::Interrupted));
         let running = filters().into_iter().map(of_status(Status::Running));
         for filter in filters().into_iter().chain(interrupted).chain(running) {
@@ -315,7 +315,7 @@ mod tests {
             )
             .unwrap();
         }
-        let filter = Filter { since: Some(since.to_owned()), ..Filter::default() };
+        let filter = TaskFilter { since: Some(since.to_owned()), ..TaskFilter::default() };
         let mut found: Vec<String> =
             ledger.tasks_in_flight_since(&filter).unwrap().into_iter().map(|t| t.id.to_string()).collect();
         found.sort();

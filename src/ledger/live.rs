@@ -66,7 +66,7 @@ pub struct LiveLock {
 
 /// What came of trying to take the live lock of a task.
 #[derive(Debug)]
-pub enum Taken {
+pub enum TakenLock {
     Yes(LiveLock),
     /// Its supervisor lives, or somebody else takes care of the task.
     Held,
@@ -76,7 +76,7 @@ pub enum Taken {
 
 /// What is still to be done for a task that has ended, and is to be done by one process at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aftermath {
+pub enum FollowUp {
     Delivery,
     Report,
 }
@@ -84,20 +84,20 @@ pub enum Aftermath {
 /// Held bytes that stand for the aftermath of tasks: they are free again when this is dropped, or its process
 /// dies.
 #[derive(Debug)]
-pub struct AftermathLock {
+pub struct FollowUpLock {
     _file: File,
 }
 
 /// The `live` file of a ledger, for asking: what is held is held through descriptions of its own.
 #[derive(Debug)]
-pub struct Live {
+pub struct LiveLocks {
     pub path: PathBuf,
     opened: OnceCell<Option<LiveFile>>,
 }
 
-impl Live {
-    pub fn at(path: PathBuf) -> Live {
-        Live { path, opened: OnceCell::new() }
+impl LiveLocks {
+    pub fn at(path: PathBuf) -> LiveLocks {
+        LiveLocks { path, opened: OnceCell::new() }
     }
 
     /// What the kernel says of a task's live lock now.
@@ -134,32 +134,32 @@ impl Live {
     }
 
     /// Takes the live lock of a task whose supervisor has let go of it, to finish what that left undone.
-    pub fn take(&self, task: &Task) -> Result<Taken> {
-        let Some(slot) = task.live_slot else { return Ok(Taken::Elsewhere) };
+    pub fn take(&self, task: &Task) -> Result<TakenLock> {
+        let Some(slot) = task.live_slot else { return Ok(TakenLock::Elsewhere) };
         let live = LiveFile::open(&self.path)?;
         if !live.is_of(task) {
-            return Ok(Taken::Elsewhere);
+            return Ok(TakenLock::Elsewhere);
         }
         match live.try_lock(slot) {
-            Ok(true) => Ok(Taken::Yes(live.holding(slot))),
-            Ok(false) => Ok(Taken::Held),
+            Ok(true) => Ok(TakenLock::Yes(live.holding(slot))),
+            Ok(false) => Ok(TakenLock::Held),
             Err(e) => Err(LedgerError::io("taking a live lock in", &self.path, e)),
         }
     }
 }
 
-impl Live {
+impl LiveLocks {
     /// Takes the bytes that stand for the aftermath of these tasks, and says of each whether it is ours: else
     /// another process is at it. Unlike the live lock they exist on every boot and for every row.
-    pub fn take_aftermath(&self, what: Aftermath, ids: &[&TaskId]) -> Result<(AftermathLock, Vec<bool>)> {
+    pub fn take_aftermath(&self, what: FollowUp, ids: &[&TaskId]) -> Result<(FollowUpLock, Vec<bool>)> {
         let live = LiveFile::open(&self.path)?;
         let taken = ids.iter().map(|id| live.try_lock(what.byte(id))).collect::<io::Result<_>>();
         let taken = taken.map_err(|e| LedgerError::io("taking an aftermath lock in", &self.path, e))?;
-        Ok((AftermathLock { _file: live.file }, taken))
+        Ok((FollowUpLock { _file: live.file }, taken))
     }
 }
 
-impl Aftermath {
+impl FollowUp {
     /// The byte that stands for it: by FNV-1a of the id, 60 bits of it. Of two tasks that share one, one
     /// waits for the next recovery.
     fn byte(self, id: &TaskId) -> i64 {
@@ -271,7 +271,7 @@ impl LiveFile {
 
 /// Major number 0: a number that the kernel gave to a mount, not to a device (`get_anon_bdev`, fs/super.c).
 fn is_anonymous(dev: u64) -> bool {
-    rustix::fs::major(dev) == 0
+    nix::sys::stat::major(dev) == 0
 }
 
 /// Held while the ledger is created or migrated.

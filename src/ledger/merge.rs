@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::ending::{self, By, Finished};
+use super::ending::{self, EndedBy, FinishOutcome};
 use super::error::{LedgerError, Result, step};
 use super::handle::Ledger;
 use super::location::Location;
-use super::merged::{MergeOutcome, Merged};
+use super::merged::{MergeOutcome, MergedRecord};
 #[cfg(test)]
 use super::spool::SpoolSlot;
-use super::spool::{self, Content, record};
+use super::spool::{self, WaitingContent, record};
 use crate::task::TaskId;
 
 impl Ledger {
@@ -26,7 +26,7 @@ impl Ledger {
     }
 
     /// What became of the records that waited when this ledger was opened.
-    pub fn merged(&self) -> &[Merged] {
+    pub fn merged(&self) -> &[MergedRecord] {
         &self.merged
     }
 
@@ -37,7 +37,7 @@ impl Ledger {
 
     /// Brings the waiting records into their rows, in the order in which the tasks ended. One that cannot
     /// be merged is kept beside and reported.
-    pub fn merge_spool(&mut self) -> Result<Vec<Merged>> {
+    pub fn merge_spool(&mut self) -> Result<Vec<MergedRecord>> {
         let paths = spool::waiting(&self.spool_dir)?;
         if paths.is_empty() {
             return Ok(Vec::new());
@@ -45,31 +45,31 @@ impl Ledger {
         Ok(spool::read_all(paths).into_iter().map(|record| self.merge(record)).collect())
     }
 
-    fn merge(&mut self, waiting: spool::Waiting) -> Merged {
+    fn merge(&mut self, waiting: spool::WaitingRecord) -> MergedRecord {
         let path = waiting.path;
         let (task, outcome) = match waiting.content {
-            Content::Record(record) => {
+            WaitingContent::Record(record) => {
                 let outcome = self.merge_record(&path, &record);
                 (Some(record.task), outcome)
             }
-            Content::Unreadable(why) => {
+            WaitingContent::Unreadable(why) => {
                 let outcome = spool::keep(&path).map(|kept| MergeOutcome::Unreadable { why, kept });
                 (None, outcome)
             }
-            Content::Failed(e) => (None, Err(LedgerError::io("reading the spooled record", &path, e))),
+            WaitingContent::Failed(e) => (None, Err(LedgerError::io("reading the spooled record", &path, e))),
         };
-        Merged { task, outcome: outcome.unwrap_or_else(MergeOutcome::Waits) }
+        MergedRecord { task, outcome: outcome.unwrap_or_else(MergeOutcome::Waits) }
     }
 
-    fn merge_record(&mut self, path: &Path, record: &record::Spooled) -> Result<MergeOutcome> {
-        let by = By { pid: record.by_pid, command: &record.by_command };
+    fn merge_record(&mut self, path: &Path, record: &record::SpooledRecord) -> Result<MergeOutcome> {
+        let by = EndedBy { pid: record.by_pid, command: &record.by_command };
         let (task, ended) = (&record.task, &record.ended);
         let dialect = Arc::clone(&self.dialect);
         let finished = self.in_transaction("merging a spooled record", |conn| {
             match ending::end(conn, &dialect, task, ended, by)? {
                 // Merged before, and its file was not removed: a crash in between, or another merger.
-                Finished::AlreadyTerminal(_) if ending::is_merged(conn, task, ended)? => {
-                    Ok(Finished::Done { invalidated: None })
+                FinishOutcome::AlreadyTerminal(_) if ending::is_merged(conn, task, ended)? => {
+                    Ok(FinishOutcome::Done { invalidated: None })
                 }
                 other => Ok(other),
             }
@@ -77,14 +77,14 @@ impl Ledger {
         })?;
         step("merge.committed").map_err(self.failed("merging a spooled record"))?;
         Ok(match finished {
-            Finished::Done { invalidated } => {
+            FinishOutcome::Done { invalidated } => {
                 spool::remove(path)?;
                 MergeOutcome::Applied { status: ended.ending.status(), invalidated }
             }
-            Finished::AlreadyTerminal(status) => {
+            FinishOutcome::AlreadyTerminal(status) => {
                 MergeOutcome::AlreadyTerminal { status, kept: spool::keep(path)? }
             }
-            Finished::NoRow => MergeOutcome::NoRow { kept: spool::keep(path)? },
+            FinishOutcome::NoRow => MergeOutcome::NoRow { kept: spool::keep(path)? },
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::task::{SessionId, Status, TaskId};
 
 /// A record that waited in the spool, and what became of it.
 #[derive(Debug)]
-pub struct Merged {
+pub struct MergedRecord {
     /// `None`: the record cannot be read.
     pub task: Option<TaskId>,
     pub outcome: MergeOutcome,

@@ -1,11 +1,11 @@
 //! Opening the ledger: for a new run, for other writing, for reading.
 
-use super::connect::{self, Whose};
+use super::connect::{self, RequiredOwner};
 use super::error::{LedgerError, Result};
 use super::handle::Ledger;
 use super::location::Location;
 use super::other_name::{self, OtherName};
-use super::wal::Log;
+use super::wal::WriteAheadLog;
 use crate::failpoint;
 use crate::log;
 
@@ -34,18 +34,18 @@ impl Ledger {
 
     /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
     pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
-        Ledger::read_only(at, Whose::Anybodys)
+        Ledger::read_only(at, RequiredOwner::Anyone)
     }
 
     /// As [`Ledger::open_read_only`], for acting upon what the rows say: the ledger has to be the caller's.
     pub fn open_own_read_only(at: &Location) -> Result<Option<Ledger>> {
-        Ledger::read_only(at, Whose::Mine)
+        Ledger::read_only(at, RequiredOwner::Caller)
     }
 
-    fn read_only(at: &Location, whose: Whose) -> Result<Option<Ledger>> {
+    fn read_only(at: &Location, whose: RequiredOwner) -> Result<Option<Ledger>> {
         warn_of_other_name(at);
         let opened = connect::read_only(at, whose)?;
-        Ok(opened.map(|opened| Ledger::over(opened, Log::default(), at)))
+        Ok(opened.map(|opened| Ledger::over(opened, WriteAheadLog::default(), at)))
     }
 }
 

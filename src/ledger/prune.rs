@@ -80,7 +80,7 @@ const DELETE_TASK: &str = "
 
 /// Which tasks are due.
 #[derive(Debug, Clone, Copy)]
-pub enum Due {
+pub enum PruneScope {
     /// Past the time in their rows.
     Cleanup,
     /// Ended so long ago, whatever their rows say.
@@ -89,7 +89,7 @@ pub enum Due {
 
 /// Why a task that is due is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum KeptReason {
     /// It is the last one that used the session of a key.
     Session,
     /// Its `--on-finish` command is still to be run, or its hint to be given.
@@ -98,7 +98,7 @@ pub enum Kept {
 
 /// What a prune did, or would do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pruned {
+pub struct PruneSummary {
     pub removed: u64,
     pub kept_for_session: u64,
     pub kept_undelivered: u64,
@@ -113,17 +113,17 @@ struct Candidate {
     due: String,
     /// How long it is to be kept, where its row says so.
     retention_secs: Option<i64>,
-    kept: Option<Kept>,
+    kept: Option<KeptReason>,
 }
 
 /// The ages of rows, by clocks that may have been set meanwhile.
-struct Ages {
+struct TaskAges {
     now: Timestamp,
     /// The first row that was started since a time, for each time that was asked for.
     first_since: HashMap<Timestamp, Option<i64>>,
 }
 
-impl Ages {
+impl TaskAges {
     fn since(&self, secs: i64) -> Timestamp {
         self.now.checked_sub(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MIN)
     }
@@ -155,14 +155,14 @@ impl Ages {
 impl Ledger {
     /// From when on ages count: now, but a day after the newest sign of life at most. A clock that was set
     /// forward makes nothing old.
-    fn ages(&self) -> Result<Ages> {
+    fn ages(&self) -> Result<TaskAges> {
         let newest = |sql| self.conn.query_row(sql, [], |row| row.get::<_, Option<String>>(0));
         let newest = || Ok([newest(SELECT_NEWEST_ENDED)?, newest(SELECT_NEWEST_RUNNING)?]);
         let newest = newest().map_err(self.failed("looking for the newest task"))?;
         let limit = newest.into_iter().flatten().filter_map(|time| time.parse::<Timestamp>().ok()).max();
         let limit = limit.map(|at| at.checked_add(ONE_DAY).unwrap_or(at));
         let now = clock::timestamp();
-        Ok(Ages { now: limit.map_or(now, |limit| limit.min(now)), first_since: HashMap::new() })
+        Ok(TaskAges { now: limit.map_or(now, |limit| limit.min(now)), first_since: HashMap::new() })
     }
 
     fn first_since(&self, since: Timestamp, until: Timestamp) -> Result<Option<i64>> {
@@ -173,12 +173,12 @@ impl Ledger {
     }
 
     /// Removes the tasks that are due with their transitions, in batches. `dry`: only counts them.
-    pub fn prune(&mut self, due: &Due, dry: bool) -> Result<Pruned> {
-        let mut pruned = Pruned::default();
+    pub fn prune(&mut self, due: &PruneScope, dry: bool) -> Result<PruneSummary> {
+        let mut pruned = PruneSummary::default();
         let mut ages = self.ages()?;
         let until = match due {
-            Due::Cleanup => ages.now,
-            Due::Older(age) => ages.now.checked_sub(*age).unwrap_or(Timestamp::MIN),
+            PruneScope::Cleanup => ages.now,
+            PruneScope::Older(age) => ages.now.checked_sub(*age).unwrap_or(Timestamp::MIN),
         };
         let until = clock::text(until);
         let mut after = (String::new(), i64::MIN);
@@ -189,15 +189,15 @@ impl Ledger {
             let mut ids = Vec::new();
             for candidate in page {
                 let secs = match due {
-                    Due::Cleanup => candidate.retention_secs.unwrap_or(RETENTION_SECS),
-                    Due::Older(age) => age.as_secs(),
+                    PruneScope::Cleanup => candidate.retention_secs.unwrap_or(RETENTION_SECS),
+                    PruneScope::Older(age) => age.as_secs(),
                 };
                 if ages.is_young(self, &candidate, secs)? {
                     continue;
                 }
                 match candidate.kept {
-                    Some(Kept::Session) => pruned.kept_for_session += 1,
-                    Some(Kept::Undelivered) => pruned.kept_undelivered += 1,
+                    Some(KeptReason::Session) => pruned.kept_for_session += 1,
+                    Some(KeptReason::Undelivered) => pruned.kept_undelivered += 1,
                     None => ids.push(candidate.id),
                 }
             }
@@ -238,15 +238,15 @@ impl Ledger {
         self.conn.execute_batch("VACUUM").map_err(self.failed("compacting the file"))
     }
 
-    fn page(&self, due: &Due, until: &str, after: &(String, i64)) -> Result<Vec<Candidate>> {
+    fn page(&self, due: &PruneScope, until: &str, after: &(String, i64)) -> Result<Vec<Candidate>> {
         let sql = match due {
-            Due::Cleanup => SELECT_PAST_CLEANUP,
-            Due::Older(_) => SELECT_PAST_RETENTION,
+            PruneScope::Cleanup => SELECT_PAST_CLEANUP,
+            PruneScope::Older(_) => SELECT_PAST_RETENTION,
         };
         let read = |row: &Row<'_>| {
             let kept = match (row.get::<_, Option<bool>>(3)?.unwrap_or_default(), row.get(4)?) {
-                (true, _) => Some(Kept::Undelivered),
-                (_, true) => Some(Kept::Session),
+                (true, _) => Some(KeptReason::Undelivered),
+                (_, true) => Some(KeptReason::Session),
                 (false, false) => None,
             };
             Ok(Candidate {

@@ -39,7 +39,7 @@ const INSERT_VERSION: &str = "INSERT INTO bookend_migration (version, applied_at
 
 /// What an opened ledger file turned out to be.
 #[derive(Debug)]
-pub enum Found {
+pub enum FileContents {
     Ledger {
         version: i64,
         /// How it is written, if it is another program's too.
@@ -49,7 +49,7 @@ pub enum Found {
     Foreign,
 }
 
-pub fn look(conn: &Connection, file: &Path) -> Result<Found> {
+pub fn look(conn: &Connection, file: &Path) -> Result<FileContents> {
     let failed = |e| database_error("reading the version", file, e);
     let found = conn.query_row(SELECT_VERSION, [], |row| {
         Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?, row.get(2)?))
@@ -57,7 +57,7 @@ pub fn look(conn: &Connection, file: &Path) -> Result<Found> {
     let stand_in = |name| LedgerError::StandIn { path: file.to_owned(), name };
     match found {
         Ok((_, _, Some(name))) => Err(stand_in(name)),
-        Ok((version, adopted, None)) => Ok(Found::Ledger {
+        Ok((version, adopted, None)) => Ok(FileContents::Ledger {
             version: version.unwrap_or(0),
             adopted: adopted.map(|text| serde_json::from_str(&text).unwrap_or_default()),
         }),
@@ -72,7 +72,7 @@ pub fn look(conn: &Connection, file: &Path) -> Result<Found> {
                 return Err(failed(e));
             }
             let is_empty: bool = conn.query_row(SELECT_IS_EMPTY, [], |row| row.get(0)).map_err(failed)?;
-            Ok(if is_empty { Found::Empty } else { Found::Foreign })
+            Ok(if is_empty { FileContents::Empty } else { FileContents::Foreign })
         }
     }
 }

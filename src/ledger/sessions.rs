@@ -82,7 +82,7 @@ const REPLACED: &str = "replaced";
 
 /// The session row that a task's link displaced, kept in the task's row.
 #[derive(Debug, Serialize, Deserialize)]
-struct Former {
+struct DisplacedSession {
     session_id: SessionId,
     provider: Option<Provider>,
     last_used_at: Option<String>,
@@ -93,7 +93,7 @@ struct Former {
 
 /// A conversation as a task uses it.
 #[derive(Debug, Clone, Copy)]
-pub struct Used<'a> {
+pub struct SessionUser<'a> {
     pub task: &'a TaskId,
     pub key: Option<&'a Key>,
     pub provider: Option<&'a Provider>,
@@ -122,17 +122,17 @@ pub struct LastUse {
     /// An operator has restored it since, or a task that started later succeeded with it.
     pub restored: bool,
     /// It was invalidated, and neither restored nor used with success since.
-    pub veto: Option<Veto>,
+    pub veto: Option<SessionVeto>,
 }
 
 /// An invalidation that still holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Veto {
+pub struct SessionVeto {
     pub task_id: Option<TaskId>,
     pub reason: String,
 }
 
-impl Veto {
+impl SessionVeto {
     /// `it was invalidated by task 019… (failure: exit)`
     pub fn why(&self) -> String {
         match &self.task_id {
@@ -164,7 +164,7 @@ pub fn last_use(
     let user = task.as_ref().map(|t| &t.id);
     let holds = |sql| conn.query_row(sql, (session_id, provider, user), |_| Ok(())).optional();
     let mut restored = holds(SELECT_IS_RESTORED)?.is_some();
-    let veto = |row: &Row<'_>| Ok(Veto { task_id: row.get(0)?, reason: row.get(1)? });
+    let veto = |row: &Row<'_>| Ok(SessionVeto { task_id: row.get(0)?, reason: row.get(1)? });
     let veto = conn.query_row(SELECT_VETO, (session_id, provider), veto).optional()?;
     if let (None, Some(user), false) = (&veto, user, restored) {
         // What the last task by the clock says against it is settled if its invalidation no longer holds.
@@ -225,7 +225,7 @@ fn invalidation_of_row(row: &Row<'_>) -> rusqlite::Result<Invalidation> {
 
 /// What came of bringing a withdrawn session back.
 #[derive(Debug)]
-pub enum Restored {
+pub enum RestoreOutcome {
     Done(Session),
     /// None was withdrawn from this key.
     Nothing,
@@ -236,21 +236,21 @@ pub enum Restored {
 }
 
 /// Brings back the session that was withdrawn last from `key`, on an operator's word.
-pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<Restored> {
+pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<RestoreOutcome> {
     if let Some(session) = of_key(conn, key)? {
-        return Ok(Restored::Superseded(session));
+        return Ok(RestoreOutcome::Superseded(session));
     }
     if let Some(task) = tasks::holder(conn, key)? {
-        return Ok(Restored::InUse(Box::new(task)));
+        return Ok(RestoreOutcome::InUse(Box::new(task)));
     }
     let withdrawn = invalidations_of_key(conn, key)?
         .into_iter()
         .rfind(|i| i.restored_at.is_none() && i.reason != REPLACED);
-    let Some(i) = withdrawn else { return Ok(Restored::Nothing) };
+    let Some(i) = withdrawn else { return Ok(RestoreOutcome::Nothing) };
     let provider = i.provider.as_ref();
     let last = last_use(conn, provider, &i.session_id, i.task_id.as_ref())?;
     if last.status() == Some(Status::Running) {
-        return Ok(last.task.map_or(Restored::Nothing, Restored::InUse));
+        return Ok(last.task.map_or(RestoreOutcome::Nothing, RestoreOutcome::InUse));
     }
     let user = last.task.map(|t| t.id);
     conn.execute(
@@ -258,7 +258,7 @@ pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<Resto
         (key, &i.session_id, provider, &i.last_used_at, &user, Trust::Operator.as_number()),
     )?;
     conn.execute(UPDATE_WITHDRAWN_RESTORED, (&i.session_id, provider, at))?;
-    Ok(of_key(conn, key)?.map_or(Restored::Nothing, Restored::Done))
+    Ok(of_key(conn, key)?.map_or(RestoreOutcome::Nothing, RestoreOutcome::Done))
 }
 
 /// Takes the session of a key out of use. Whether there was one.
@@ -302,7 +302,12 @@ fn record_invalidation(
 }
 
 /// Gives the key's session to a task that starts, and remembers in the task's row what was there before.
-pub fn link(conn: &Connection, used: &Used<'_>, key: &Key, session_id: &SessionId) -> rusqlite::Result<()> {
+pub fn link(
+    conn: &Connection,
+    used: &SessionUser<'_>,
+    key: &Key,
+    session_id: &SessionId,
+) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)? {
         remember(conn, used, &former)?;
     }
@@ -310,14 +315,14 @@ pub fn link(conn: &Connection, used: &Used<'_>, key: &Key, session_id: &SessionI
 }
 
 /// Takes the key's session out of use for a task that starts, and remembers it in the task's row.
-pub fn set_aside(conn: &Connection, used: &Used<'_>, key: &Key, reason: &str) -> rusqlite::Result<()> {
+pub fn set_aside(conn: &Connection, used: &SessionUser<'_>, key: &Key, reason: &str) -> rusqlite::Result<()> {
     let Some(former) = of_key(conn, key)? else { return Ok(()) };
     remember(conn, used, &former)?;
     withdraw(conn, &former, reason, Some(used.task), used.at)
 }
 
-fn remember(conn: &Connection, used: &Used<'_>, former: &Session) -> rusqlite::Result<()> {
-    let former = Former {
+fn remember(conn: &Connection, used: &SessionUser<'_>, former: &Session) -> rusqlite::Result<()> {
+    let former = DisplacedSession {
         session_id: former.session_id.clone(),
         provider: former.provider.clone(),
         last_used_at: former.last_used_at.clone(),
@@ -329,7 +334,7 @@ fn remember(conn: &Connection, used: &Used<'_>, former: &Session) -> rusqlite::R
 }
 
 /// The agent has named its session: the running row knows it from now on, and so does the key.
-pub fn seen(conn: &Connection, used: &Used<'_>, session_id: &SessionId) -> rusqlite::Result<bool> {
+pub fn seen(conn: &Connection, used: &SessionUser<'_>, session_id: &SessionId) -> rusqlite::Result<bool> {
     if conn.execute(UPDATE_TASK_SESSION, (used.task, session_id))? == 0 {
         return Ok(false);
     }
@@ -340,7 +345,12 @@ pub fn seen(conn: &Connection, used: &Used<'_>, session_id: &SessionId) -> rusql
 }
 
 /// The key names this session and this task; another session that it named gives way.
-fn point(conn: &Connection, used: &Used<'_>, key: &Key, session_id: &SessionId) -> rusqlite::Result<()> {
+fn point(
+    conn: &Connection,
+    used: &SessionUser<'_>,
+    key: &Key,
+    session_id: &SessionId,
+) -> rusqlite::Result<()> {
     if let Some(former) = of_key(conn, key)?
         && former.session_id != *session_id
     {
@@ -355,7 +365,11 @@ fn point(conn: &Connection, used: &Used<'_>, key: &Key, session_id: &SessionId) 
 
 /// The run succeeded, or `--keep-session` applies: its key goes on with this session, unless an operator
 /// invalidated it meanwhile: the invalidation of a session in use names the task that uses it.
-pub fn keep(conn: &Connection, used: &Used<'_>, session_id: Option<&SessionId>) -> rusqlite::Result<()> {
+pub fn keep(
+    conn: &Connection,
+    used: &SessionUser<'_>,
+    session_id: Option<&SessionId>,
+) -> rusqlite::Result<()> {
     let (Some(key), Some(session_id)) = (used.key, session_id) else {
         return Ok(());
     };
@@ -377,7 +391,7 @@ pub fn trust(conn: &Connection, key: &Key, trust: Trust) -> rusqlite::Result<()>
 /// The run did not succeed: its session is withdrawn from every key that names it. Which session, if any.
 pub fn end_badly(
     conn: &Connection,
-    used: &Used<'_>,
+    used: &SessionUser<'_>,
     session_id: Option<&SessionId>,
     reason: &str,
 ) -> rusqlite::Result<Option<SessionId>> {
@@ -403,7 +417,7 @@ pub fn end_badly(
 }
 
 /// The agent never executed, so nothing was said to any session: what the link displaced comes back.
-pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusqlite::Result<()> {
+pub fn unlink(conn: &Connection, used: &SessionUser<'_>, former: Option<&str>) -> rusqlite::Result<()> {
     let Some(key) = used.key else {
         return Ok(());
     };
@@ -411,7 +425,7 @@ pub fn unlink(conn: &Connection, used: &Used<'_>, former: Option<&str>) -> rusql
     if of_key(conn, key)?.is_some_and(|s| s.task_id.as_ref() != Some(used.task)) {
         return Ok(());
     }
-    match former.and_then(|json| serde_json::from_str::<Former>(json).ok()) {
+    match former.and_then(|json| serde_json::from_str::<DisplacedSession>(json).ok()) {
         Some(f) => {
             conn.execute(
                 UPSERT_SESSION,
@@ -450,7 +464,7 @@ impl Ledger {
         session_id: &SessionId,
         at: &str,
     ) -> Result<()> {
-        let used = Used { task, key, provider, at };
+        let used = SessionUser { task, key, provider, at };
         self.briefly(BRIEF, |ledger| {
             ledger.in_transaction("writing a task's session", |conn| {
                 seen(conn, &used, session_id)?;

@@ -17,7 +17,7 @@ use super::{file_check, location};
 use crate::failpoint;
 use crate::sys::files;
 use crate::task::{Ended, TaskId};
-use record::{Record, Spooled, parse};
+use record::{Record, SpooledRecord, parse};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// A longer file is no record: texts in one are cut long before.
@@ -134,44 +134,44 @@ fn allocate(file: &File) -> io::Result<()> {
 
 /// A file that waits in the spool.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct WaitingRecord {
     pub path: PathBuf,
-    pub content: Content,
+    pub content: WaitingContent,
 }
 
 #[derive(Debug)]
-pub(super) enum Content {
-    Record(Box<Spooled>),
+pub(super) enum WaitingContent {
+    Record(Box<SpooledRecord>),
     /// What is in it is no record.
     Unreadable(String),
     /// It cannot be read now; perhaps later.
     Failed(io::Error),
 }
 
-impl Waiting {
-    fn read(path: PathBuf) -> Option<Waiting> {
+impl WaitingRecord {
+    fn read(path: PathBuf) -> Option<WaitingRecord> {
         let read = || files::read(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
         let content = match failpoint::hit("merge.read").and_then(|()| read()) {
             // Another command has merged it meanwhile.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
             // Nothing of bookend's making: it will not become a record later.
-            Err(e) if e.kind() == ErrorKind::InvalidData => Content::Unreadable(e.to_string()),
-            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
-                Content::Unreadable("it is a symbolic link, which bookend does not follow there".to_owned())
-            }
-            Err(e) => Content::Failed(e),
+            Err(e) if e.kind() == ErrorKind::InvalidData => WaitingContent::Unreadable(e.to_string()),
+            Err(e) if e.raw_os_error() == Some(libc::ELOOP) => WaitingContent::Unreadable(
+                "it is a symbolic link, which bookend does not follow there".to_owned(),
+            ),
+            Err(e) => WaitingContent::Failed(e),
             Ok(bytes) => match parse(&bytes) {
-                Ok(record) => Content::Record(Box::new(record)),
-                Err(why) => Content::Unreadable(why),
+                Ok(record) => WaitingContent::Record(Box::new(record)),
+                Err(why) => WaitingContent::Unreadable(why),
             },
         };
-        Some(Waiting { path, content })
+        Some(WaitingRecord { path, content })
     }
 
     fn finished_at(&self) -> Option<&str> {
         match &self.content {
-            Content::Record(record) => record.ended.finished_at.as_deref(),
-            Content::Unreadable(_) | Content::Failed(_) => None,
+            WaitingContent::Record(record) => record.ended.finished_at.as_deref(),
+            WaitingContent::Unreadable(_) | WaitingContent::Failed(_) => None,
         }
     }
 }
@@ -199,8 +199,8 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The waiting records in the order in which their tasks ended; what cannot be read comes first.
-pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<Waiting> {
-    let mut all: Vec<Waiting> = paths.into_iter().filter_map(Waiting::read).collect();
+pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<WaitingRecord> {
+    let mut all: Vec<WaitingRecord> = paths.into_iter().filter_map(WaitingRecord::read).collect();
     all.sort_by(|a, b| a.finished_at().cmp(&b.finished_at()));
     all
 }
@@ -208,9 +208,9 @@ pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<Waiting> {
 /// The readable record of one task.
 pub(super) fn waiting_for(dir: &Path, id: &TaskId) -> Result<Option<Ended>> {
     let path = record_path(dir, id)?;
-    match Waiting::read(path.clone()).map(|w| w.content) {
-        Some(Content::Record(record)) if record.task == *id => Ok(Some(record.ended)),
-        Some(Content::Failed(e)) => Err(LedgerError::io("reading the spooled record", &path, e)),
+    match WaitingRecord::read(path.clone()).map(|w| w.content) {
+        Some(WaitingContent::Record(record)) if record.task == *id => Ok(Some(record.ended)),
+        Some(WaitingContent::Failed(e)) => Err(LedgerError::io("reading the spooled record", &path, e)),
         _ => Ok(None),
     }
 }

@@ -16,7 +16,7 @@ use crate::task::{
 
 /// What an id, or the beginning of one, names.
 #[derive(Debug)]
-pub enum Found {
+pub enum TaskLookup {
     One(Box<Task>),
     None,
     /// The ids that begin like this, the first ten.
@@ -25,7 +25,7 @@ pub enum Found {
 
 /// What has been seen of a running task besides its counts.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen<'a> {
+pub struct TaskProgress<'a> {
     pub model: Option<&'a str>,
     /// The tool that was called and has not answered.
     pub tool_in_flight: Option<&'a str>,
@@ -35,7 +35,7 @@ pub struct Seen<'a> {
 
 /// Where the `--on-finish` command of a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
+pub enum DeliveryStatus {
     /// It is still to be run.
     Pending,
     /// It was begun, and not seen to end.
@@ -44,13 +44,13 @@ pub enum Delivery {
     Failed,
 }
 
-impl Delivery {
+impl DeliveryStatus {
     pub fn as_str(self) -> &'static str {
         match self {
-            Delivery::Pending => "pending",
-            Delivery::Delivering => "delivering",
-            Delivery::Delivered => "delivered",
-            Delivery::Failed => "failed",
+            DeliveryStatus::Pending => "pending",
+            DeliveryStatus::Delivering => "delivering",
+            DeliveryStatus::Delivered => "delivered",
+            DeliveryStatus::Failed => "failed",
         }
     }
 }
@@ -220,9 +220,9 @@ pub fn all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusql
     conn.prepare(sql)?.query_map(params, task_of_row)?.collect()
 }
 
-pub fn find(conn: &Connection, id_or_prefix: &str) -> rusqlite::Result<Found> {
+pub fn find(conn: &Connection, id_or_prefix: &str) -> rusqlite::Result<TaskLookup> {
     if let Some(task) = by_id(conn, &TaskId::recorded(id_or_prefix))? {
-        return Ok(Found::One(Box::new(task)));
+        return Ok(TaskLookup::One(Box::new(task)));
     }
     let end = format!("{id_or_prefix}{}", char::MAX);
     let mut ids: Vec<TaskId> = conn
@@ -230,13 +230,13 @@ pub fn find(conn: &Connection, id_or_prefix: &str) -> rusqlite::Result<Found> {
         .query_map((id_or_prefix, end), |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     if ids.len() > 1 {
-        return Ok(Found::Ambiguous(ids));
+        return Ok(TaskLookup::Ambiguous(ids));
     }
     let task = match ids.pop() {
         Some(id) => by_id(conn, &id)?,
         None => None,
     };
-    Ok(task.map_or(Found::None, |t| Found::One(Box::new(t))))
+    Ok(task.map_or(TaskLookup::None, |t| TaskLookup::One(Box::new(t))))
 }
 
 pub fn transitions(conn: &Connection, id: &TaskId) -> rusqlite::Result<Vec<Transition>> {
@@ -304,12 +304,12 @@ pub fn insert(
             ":tokens_scope": task.tokens_scope.map(TokensScope::as_str),
         },
     )?;
-    let begin = Move { from: None, to: Status::Running, reason: None };
+    let begin = StatusChange { from: None, to: Status::Running, reason: None };
     record_move(conn, &task.id, &task.started_at, &begin, std::process::id(), by)
 }
 
 /// A change of status, for `task_transition`.
-pub struct Move<'a> {
+pub struct StatusChange<'a> {
     pub from: Option<Status>,
     pub to: Status,
     pub reason: Option<&'a str>,
@@ -319,7 +319,7 @@ pub fn record_move(
     conn: &Connection,
     id: &TaskId,
     at: &str,
-    change: &Move<'_>,
+    change: &StatusChange<'_>,
     by_pid: u32,
     by: &str,
 ) -> rusqlite::Result<()> {
@@ -335,7 +335,12 @@ pub fn record_move(
     Ok(())
 }
 
-pub fn progress(conn: &Connection, id: &TaskId, counts: &Counts, seen: &Seen<'_>) -> rusqlite::Result<()> {
+pub fn progress(
+    conn: &Connection,
+    id: &TaskId,
+    counts: &Counts,
+    seen: &TaskProgress<'_>,
+) -> rusqlite::Result<()> {
     let values = named_params! {
         ":cost_usd": counts.cost_usd,
         ":turns": counts.turns,
@@ -352,7 +357,7 @@ pub fn progress(conn: &Connection, id: &TaskId, counts: &Counts, seen: &Seen<'_>
 }
 
 /// Whether there is such a task.
-pub fn delivery(conn: &Connection, id: &TaskId, state: Delivery, at: &str) -> rusqlite::Result<bool> {
+pub fn delivery(conn: &Connection, id: &TaskId, state: DeliveryStatus, at: &str) -> rusqlite::Result<bool> {
     Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at))? == 1)
 }
 
@@ -365,7 +370,7 @@ impl Ledger {
     /// It does not wait long for a locked ledger: signals and output would wait with it. Nor for the disk,
     /// which a hundred agents that talk would keep busy: a power cut may take the last of it back, and
     /// nothing else.
-    pub fn progress(&mut self, id: &TaskId, counts: &Counts, seen: &Seen<'_>) -> Result<()> {
+    pub fn progress(&mut self, id: &TaskId, counts: &Counts, seen: &TaskProgress<'_>) -> Result<()> {
         self.check_files("writing a task's progress")?;
         self.log.set_lax(true);
         let wrote = self.briefly(BRIEF, |ledger| {
@@ -378,7 +383,7 @@ impl Ledger {
     }
 
     /// The task of an id, or of the beginning of one.
-    pub fn task(&self, id_or_prefix: &str) -> Result<Found> {
+    pub fn task(&self, id_or_prefix: &str) -> Result<TaskLookup> {
         self.check_files("reading a task")?;
         find(self.conn(), id_or_prefix).map_err(self.failed("reading a task"))
     }

@@ -25,7 +25,7 @@ use rusqlite::{Connection, ffi};
 use super::diagnosis::database_error;
 use super::error::{LedgerError, Result};
 use super::file_check;
-use super::files::{Damage, OpenFiles};
+use super::files::{FileDamage, OpenFiles};
 use super::location;
 use crate::failpoint;
 
@@ -53,7 +53,7 @@ const EMPTY: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// The log of a ledger that was opened for writing.
 #[derive(Debug, Default)]
-pub struct Log {
+pub struct WriteAheadLog {
     /// Its length after the last commit of ours.
     pages: Arc<AtomicU32>,
     /// Commits are not synced.
@@ -64,13 +64,13 @@ pub struct Log {
     files: Option<OpenFiles>,
 }
 
-impl Log {
+impl WriteAheadLog {
     /// Takes charge of the log. `before` names the one that was there before the ledger was opened: a new one
     /// has yet to be made durable in its directory. A ledger that was switched to another way of journalling
     /// has none, and SQLite goes on syncing by itself.
-    pub fn keep(conn: &mut Connection, ledger: &Path, before: Option<u64>) -> Result<Log> {
+    pub fn keep(conn: &mut Connection, ledger: &Path, before: Option<u64>) -> Result<WriteAheadLog> {
         let path = location::with_suffix(ledger, "-wal");
-        let mut log = Log { files: Some(OpenFiles::default()), ..Log::default() };
+        let mut log = WriteAheadLog { files: Some(OpenFiles::default()), ..WriteAheadLog::default() };
         // It carries no lock of SQLite's, so that closing it drops none.
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
         let file = match opened {
@@ -118,7 +118,7 @@ impl Log {
 
     /// What happened to the files of the ledger since it was opened. A commit is lost in them then, however
     /// well it goes.
-    pub fn damage(&self, conn: &Connection) -> Option<Damage> {
+    pub fn damage(&self, conn: &Connection) -> Option<FileDamage> {
         self.files.as_ref()?.damage(conn, self.pages.load(Ordering::Relaxed))
     }
 

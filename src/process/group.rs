@@ -6,7 +6,7 @@ use nix::sys::signal::killpg;
 use nix::unistd::{Pid, getpgid};
 
 use crate::process::procfs::identity::{self, ProcessHandle};
-use crate::process::procfs::table::{ProcFs, ProcessSnapshot};
+use crate::process::procfs::snapshot::{ProcFs, ProcessSnapshot};
 use crate::process::spawn::gate::Gated;
 use crate::task::Signal;
 
@@ -32,11 +32,11 @@ impl GroupMembers {
     /// The members of the group that `child`, which has not been reaped, leads now. Processes that `/proc` hides
     /// are missing.
     pub fn of(child: &Gated) -> GroupMembers {
-        let mut table = ProcessSnapshot::default();
+        let mut snapshot = ProcessSnapshot::default();
         if let Ok(mut proc) = ProcFs::open() {
-            drop(proc.read(&mut table));
+            drop(proc.read(&mut snapshot));
         }
-        let members = table.rows().iter().filter(|s| s.pgrp == child.pid && s.pid != child.pid);
+        let members = snapshot.rows().iter().filter(|s| s.pgrp == child.pid && s.pid != child.pid);
         let held = members.filter_map(|s| identity::open(&s.identity()).ok().flatten()).collect();
         GroupMembers { group: child.pid, held }
     }

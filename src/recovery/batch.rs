@@ -15,7 +15,7 @@ use super::{
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::Ledger;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::recovery::trust::OwnershipEvidence;
@@ -279,7 +279,7 @@ impl RecoveryBatch {
         let pid = agent.identity.pid;
         // For root, a ledger of another user proves nothing.
         let is_ours = self.ledger.is_owned_by(nix::unistd::geteuid().as_raw());
-        if state != AgentState::Runs || !summary.leaves_unread(pid) || !is_ours {
+        if state != AgentState::Runs || !summary.spares_unread(pid) || !is_ours {
             return None;
         }
         let agent = identity::open_recorded(agent).ok()??;
@@ -293,7 +293,7 @@ impl RecoveryBatch {
         let mut lost = LostTask { leftovers, ..LostTask::found(task, self.here()) };
         if let (Some(summary), Some(pid)) = (&mut lost.leftovers, lost.task.agent_pid) {
             let state = agent_state_from(&lost.task, &self.here);
-            if summary.leaves_unread(pid) {
+            if summary.spares_unread(pid) {
                 match state {
                     AgentState::Ended => summary.note_end(pid),
                     AgentState::Runs if !summary.survivors.contains(&pid) => summary.survivors.push(pid),

@@ -1,7 +1,7 @@
 //! Whether a task that was read as running is alive, although rows and processes change while one looks.
 
 use crate::error::Error;
-use crate::ledger::{Found, Ledger};
+use crate::ledger::{Ledger, TaskLookup};
 use crate::recovery;
 use crate::task::{Status, Task, Verdict};
 
@@ -16,7 +16,7 @@ pub fn verdict(ledger: &Ledger, task: &mut Task) -> Result<Option<Verdict>, Erro
     }
     let verdict = recovery::judge(recovery::evidence(ledger, task)?, task);
     if verdict != Verdict::Alive
-        && let Found::One(now) = ledger.task(task.id.as_str())?
+        && let TaskLookup::One(now) = ledger.task(task.id.as_str())?
         && now.status != Status::Running
     {
         *task = *now;
@@ -35,7 +35,7 @@ mod tests {
     use crate::task::{Ending, Identity, NewTask, TaskId};
 
     fn row(ledger: &Ledger) -> Task {
-        let Found::One(task) = ledger.task("t").unwrap() else { panic!("no row") };
+        let TaskLookup::One(task) = ledger.task("t").unwrap() else { panic!("no row") };
         *task
     }
 

@@ -14,10 +14,10 @@ use tracing::{info, warn};
 
 use crate::clock;
 use crate::error::{Error, chain};
-use crate::ledger::{Claim, Finished, Ledger, LedgerError, LiveEvidence, MergeOutcome, Merged};
+use crate::ledger::{Claim, FinishOutcome, Ledger, LedgerError, LiveEvidence, MergeOutcome, MergedRecord};
 use crate::log;
 use crate::process::cgroup::oom;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LeftoversPolicy, SparedReason};
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle};
@@ -35,7 +35,7 @@ const LAST_BREATH: Duration = Duration::from_secs(1);
 /// How often a lock is asked for again whose holder has no descriptor to wait for.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Judges a running row by what the kernel says of its live lock, else by its identity. DESIGN section 6.
+/// Judges a running row by what the kernel says of its live lock, else by its identity.
 pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
     judge_from(lock, task, &identity::place())
 }
@@ -507,8 +507,8 @@ impl LostTask {
             ..Ended::unknown(Ending::Interrupted(reason))
         };
         match claim.end(id, &ended, by)? {
-            Finished::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
-            Finished::AlreadyTerminal(_) | Finished::NoRow => Ok(SettleOutcome::Untouched),
+            FinishOutcome::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
+            FinishOutcome::AlreadyTerminal(_) | FinishOutcome::NoRow => Ok(SettleOutcome::Untouched),
         }
     }
 
@@ -559,7 +559,7 @@ impl LostTask {
 }
 
 /// What became of one spooled record, and whether that is as it should be.
-pub fn describe_merged(merged: &Merged) -> (String, bool) {
+pub fn describe_merged(merged: &MergedRecord) -> (String, bool) {
     let task = merged.task.as_ref().map(TaskId::as_str).unwrap_or("of unknown name");
     match &merged.outcome {
         MergeOutcome::Applied { status, invalidated } => {

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::*;
 use crate::ledger::LiveLock;
 use crate::ledger::tests::{START, World, ended, new_task, start};
-use crate::ledger::{Found, LedgerError};
-use crate::process::leftovers::summary::SparedProcess;
+use crate::ledger::{LedgerError, TaskLookup};
+use crate::process::leftovers::SparedProcess;
 use crate::task::{Cancel, NewTask};
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
@@ -23,7 +23,7 @@ fn here() -> Rc<Place> {
 
 fn row(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
-        Found::One(task) => *task,
+        TaskLookup::One(task) => *task,
         other => panic!("{id}: {other:?}"),
     }
 }
@@ -406,7 +406,9 @@ fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
 #[test]
 fn what_became_of_a_spooled_end_is_said_and_whether_that_is_well() {
     let kept = || "/spool/t.kept".into();
-    let said = |outcome| describe_merged(&Merged { task: Some(TaskId::recorded("t")), outcome });
+    let said = |outcome| {
+        describe_merged(&crate::ledger::MergedRecord { task: Some(TaskId::recorded("t")), outcome })
+    };
     let status = Status::Failure;
     let (text, well) = said(MergeOutcome::Applied { status, invalidated: None });
     assert!(well && text.contains("task t (failure)") && !text.contains("session"), "{text}");

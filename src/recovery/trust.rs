@@ -53,8 +53,8 @@ impl OwnershipEvidence {
         agent: Option<Identity>,
     ) -> leftovers::SweptTask {
         let owner = match self {
-            OwnershipEvidence::Rows => SweepOwner::Stranger,
-            OwnershipEvidence::Kernel(_) => SweepOwner::Doubter,
+            OwnershipEvidence::Rows => SweepOwner::Recovery,
+            OwnershipEvidence::Kernel(_) => SweepOwner::DistrustfulRecovery,
         };
         leftovers::SweptTask {
             id: task.id.clone(),

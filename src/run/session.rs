@@ -148,7 +148,7 @@ pub enum Refusal {
     },
 }
 
-/// DESIGN section 7, the rows at the start of a task.
+/// Decides which session a run starts with.
 ///
 /// # Errors
 /// When the session that would be resumed is in use, or is unsafe and nobody allowed that.

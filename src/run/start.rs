@@ -12,7 +12,7 @@ use crate::error::{Error, chain};
 use crate::hook;
 use crate::ledger::{Claim, Ledger, LedgerError, Location, SpoolSlot};
 use crate::log;
-use crate::process::capture::{Capture, WhenReaderGone};
+use crate::process::capture::{Capture, OnClosedOutput};
 use crate::process::cgroup::oom;
 use crate::process::cgroup::{Cgroup, DelegatedCgroup, NewCgroup};
 use crate::process::forward::Forward;
@@ -83,7 +83,7 @@ pub(super) struct ForkedAgent {
 }
 
 impl ForkedAgent {
-    /// Forks the agent. No process for it is an error that [`ForkedAgent::record`] writes to the row.
+    /// Forks the agent. No process for it is an error that [`ForkedAgent::commit`] writes to the row.
     ///
     /// # Errors
     /// When the command line holds a NUL byte, the output cannot be captured, or `/proc` cannot be read.
@@ -339,8 +339,8 @@ fn capture(command: &AgentCommand, backlog: u64) -> Result<(Option<CapturedOutpu
     }
     // Claude Code does not notice a closed stdout and works on; other agents get an EPIPE of their own.
     let when_gone = match command.adapter.notices_closed_stdout() {
-        true => WhenReaderGone::HangUp,
-        false => WhenReaderGone::Drain,
+        true => OnClosedOutput::HangUp,
+        false => OnClosedOutput::Drain,
     };
     let (capture, agents) = Capture::new(sys::stdio(1), when_gone, backlog)
         .map_err(|e| Error::failed("capturing the agent's stdout").caused_by(e))?;

@@ -429,7 +429,7 @@ pub struct Evidence {
     pub on_term: OnTerm,
 }
 
-/// The verdict of DESIGN section 4. Success needs exit 0, a last result without error where one was
+/// Judges a run. Success needs exit 0, a last result without error where one was
 /// due, and no stop asked for before that result.
 pub fn judge(e: &Evidence) -> Ending {
     let cause = e.cause.filter(|c| counts_as_cause(c, e));

@@ -1,9 +1,12 @@
-//! Forms: how the events were written that came before. An agent writes all of one kind alike, so that most
-//! differ from an earlier one inside strings and in numbers only. What lies between these is compared with
-//! the earlier event, many bytes at a time, instead of being read token by token.
+//! Remembers how earlier events were written. An agent writes all events of one kind alike: most differ from
+//! an earlier one only inside strings and in numbers. What lies between these is compared with the earlier
+//! event, many bytes at a time, instead of being read token by token.
 //!
-//! Where it is the same, reading the event in full would find the same keys, in the same order, with values
-//! of the same types: it is the earlier event with other texts.
+//! Where it is equal, reading the event in full would find the same keys, in the same order, with values of
+//! the same types: it is the earlier event with other texts.
+//!
+//! The reason for it is processor time: of 95 MB of stream-json, a run and its agent took 83 ms with it and
+//! 117 ms without (least of 12, interleaved, release builds).
 
 use std::borrow::Cow;
 use std::cell::RefCell;

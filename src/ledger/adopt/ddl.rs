@@ -38,7 +38,7 @@ impl Token<'_> {
 }
 
 /// What is to become of a table.
-pub struct Change<'a> {
+pub struct TableChange<'a> {
     /// The name of the table that is made.
     pub name: &'a str,
     /// Columns to add, each as it stands in a CREATE TABLE.
@@ -102,7 +102,7 @@ impl<'a> CreateTable<'a> {
     }
 
     /// The statement that makes the changed table; it always has a rowid, by which bookend orders.
-    pub fn changed(&self, change: &Change<'_>) -> String {
+    pub fn changed(&self, change: &TableChange<'_>) -> String {
         let mut edits = vec![self.replace(self.name..self.name + 1, quoted(change.name))];
         let mut last_column = 0;
         for item in &self.items {
@@ -164,7 +164,7 @@ impl<'a> CreateTable<'a> {
         range
     }
 
-    fn checks(&self, item: &Item, change: &Change<'_>) -> Vec<Edit> {
+    fn checks(&self, item: &Item, change: &TableChange<'_>) -> Vec<Edit> {
         let mut edits = Vec::new();
         for at in self.outside(item).filter(|at| self.says(*at, &["CHECK", "("])) {
             let Some(close) = closing(&self.tokens, at + 1) else { continue };
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     fn changed(sql: &str) -> String {
-        CreateTable::parse(sql).unwrap().changed(&Change {
+        CreateTable::parse(sql).unwrap().changed(&TableChange {
             name: "new",
             add: &["key TEXT".to_owned()],
             keeps_not_null: &|c| c == "id",
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn an_integer_key_gives_way() {
         let sql = "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, n)";
-        let change = Change {
+        let change = TableChange {
             name: "new",
             add: &[],
             keeps_not_null: &|_| true,

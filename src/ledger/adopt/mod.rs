@@ -27,39 +27,39 @@ use super::file_check;
 use super::limits;
 use super::location::{Location, with_suffix};
 use super::other_name;
-use super::schema::{self, Found};
+use super::schema::{self, FileContents};
 use super::trust;
 use crate::clock;
 use crate::failpoint;
-use rebuild::{Own, Theirs};
+use rebuild::{ForeignTable, OwnTables};
 
 /// What [`adopt`] did.
 #[derive(Debug)]
-pub enum Adoption {
-    Done(Adopted),
+pub enum AdoptionOutcome {
+    Done(AdoptionSummary),
     /// It was done before.
     Already {
         /// RFC 3339, UTC, milliseconds.
         since: String,
-        journal: Journal,
+        journal: JournalMode,
     },
 }
 
 /// An adopted database, in numbers.
 #[derive(Debug)]
-pub struct Adopted {
+pub struct AdoptionSummary {
     pub tasks: i64,
     pub sessions: i64,
     /// Sessions whose last task was found.
     pub linked: i64,
     /// The database as it was.
     pub backup: PathBuf,
-    pub journal: Journal,
+    pub journal: JournalMode,
 }
 
 /// How the adopted file takes its changes from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Journal {
+pub enum JournalMode {
     Wal,
     /// Left as it was: others read the file, and could not open the log beside it.
     SharedReaders,
@@ -93,7 +93,7 @@ const NEEDED: [(&str, &[&str]); 2] =
 /// # Errors
 /// When the file is no such database, is bookend's own, belongs to somebody else, or stays locked; then it is
 /// what it was.
-pub fn adopt(at: &Location) -> Result<Adoption> {
+pub fn adopt(at: &Location) -> Result<AdoptionOutcome> {
     connect::check_sqlite()?;
     let file = at.file.as_path();
     let meta = file_check::check_own(file)?;
@@ -105,7 +105,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
     let mut conn = connect::connect(file, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     trust::check_opened(&conn, file, &meta)?;
     if let Some(since) = look(&conn, file)? {
-        return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
+        return Ok(AdoptionOutcome::Already { since, journal: switch_to_wal(&conn, at)? });
     }
     directories::prepare_directories(at)?;
     let failed = |doing| move |e| database_error(doing, file, e);
@@ -114,7 +114,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed("adopting"))?;
     if let Some(since) = look(&tx, file)? {
         drop(tx);
-        return Ok(Adoption::Already { since, journal: switch_to_wal(&conn, at)? });
+        return Ok(AdoptionOutcome::Already { since, journal: switch_to_wal(&conn, at)? });
     }
     limits::allow_views(&tx).map_err(failed("setting up the adoption"))?;
     hit("adopt.begun", file)?;
@@ -131,7 +131,7 @@ pub fn adopt(at: &Location) -> Result<Adoption> {
     hit("adopt.committed", file)?;
 
     let journal = switch_to_wal(&conn, at)?;
-    Ok(Adoption::Done(Adopted { tasks, sessions, linked, backup, journal }))
+    Ok(AdoptionOutcome::Done(AdoptionSummary { tasks, sessions, linked, backup, journal }))
 }
 
 /// When it was adopted, if it was; `None`: it is a database to adopt.
@@ -144,15 +144,15 @@ fn look(conn: &Connection, file: &Path) -> Result<Option<String>> {
         e => e,
     })?;
     match found {
-        Found::Ledger { version, adopted } => {
+        FileContents::Ledger { version, adopted } => {
             schema::refuse_newer(file, version)?;
             match adopted {
                 Some(dialect) => Ok(Some(dialect.at)),
                 None => Err(refusal(file, "it is a ledger of bookend's own already, and needs no adoption")),
             }
         }
-        Found::Empty => Err(refusal(file, "it has no tables")),
-        Found::Foreign => match Theirs::read(conn, "task_history").map_err(reading(file))? {
+        FileContents::Empty => Err(refusal(file, "it has no tables")),
+        FileContents::Foreign => match ForeignTable::read(conn, "task_history").map_err(reading(file))? {
             Some(_) => Ok(None),
             None => Err(refusal(file, "it has no table task_history")),
         },
@@ -216,12 +216,12 @@ fn transform_soundly(tx: &Connection, file: &Path) -> Result<(i64, i64, i64)> {
 /// All that changes, inside the caller's transaction.
 fn transform(tx: &Connection, file: &Path) -> Result<()> {
     let failed = |doing| move |e| database_error(doing, file, e);
-    let own = Own::read().map_err(reading(file))?;
+    let own = OwnTables::read().map_err(reading(file))?;
     let mut dialect = Dialect { at: clock::now(), ..Dialect::default() };
     let mut dependents = Vec::new();
     let mut has_issues = false;
     for (name, needed) in NEEDED {
-        let Some(theirs) = Theirs::read(tx, name).map_err(reading(file))? else { continue };
+        let Some(theirs) = ForeignTable::read(tx, name).map_err(reading(file))? else { continue };
         if let Some(missing) = needed.iter().find(|c| !theirs.has(c)) {
             return Err(refusal(file, format!("its table {name} has no column {missing}")));
         }
@@ -271,7 +271,7 @@ fn transform(tx: &Connection, file: &Path) -> Result<()> {
 }
 
 /// How the columns for times that a table had before are written, by their newest value.
-fn times(tx: &Connection, theirs: &Theirs) -> rusqlite::Result<Vec<(String, TimeFormat)>> {
+fn times(tx: &Connection, theirs: &ForeignTable) -> rusqlite::Result<Vec<(String, TimeFormat)>> {
     const TIMES: [&str; 3] = ["started_at", "finished_at", "last_used_at"];
     let mut formats = Vec::new();
     for name in TIMES {
@@ -301,23 +301,23 @@ fn prefixes(tx: &Connection) -> rusqlite::Result<Vec<String>> {
 
 /// WAL lets readers and writers pass each other. The switch needs a moment in which nobody uses the file, and
 /// no busy handler waits for it.
-fn switch_to_wal(conn: &Connection, at: &Location) -> Result<Journal> {
+fn switch_to_wal(conn: &Connection, at: &Location) -> Result<JournalMode> {
     let failed = |e| database_error("looking at the journal mode", &at.file, e);
     let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
     if mode.eq_ignore_ascii_case("wal") {
-        return Ok(Journal::Wal);
+        return Ok(JournalMode::Wal);
     }
     if has_shared_readers(at) {
-        return Ok(Journal::SharedReaders);
+        return Ok(JournalMode::SharedReaders);
     }
     let since = Instant::now();
     loop {
         let switched =
             conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
         match switched {
-            Ok(mode) if mode.eq_ignore_ascii_case("wal") => return Ok(Journal::Wal),
+            Ok(mode) if mode.eq_ignore_ascii_case("wal") => return Ok(JournalMode::Wal),
             Err(e) if !is_locked(&e) => return Err(failed(e)),
-            _ if since.elapsed() > WAL_PATIENCE => return Ok(Journal::InUse),
+            _ if since.elapsed() > WAL_PATIENCE => return Ok(JournalMode::InUse),
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -3,7 +3,7 @@
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::ddl::{self, Change, CreateTable, quoted};
+use super::ddl::{self, CreateTable, TableChange, quoted};
 use crate::ledger::schema;
 use crate::task::Status;
 
@@ -52,21 +52,21 @@ struct Column {
 
 /// A table of the other program.
 #[derive(Debug)]
-pub struct Theirs {
+pub struct ForeignTable {
     name: String,
     sql: String,
     columns: Vec<Column>,
 }
 
-impl Theirs {
+impl ForeignTable {
     /// `None`: there is no such table.
-    pub fn read(conn: &Connection, name: &str) -> rusqlite::Result<Option<Theirs>> {
+    pub fn read(conn: &Connection, name: &str) -> rusqlite::Result<Option<ForeignTable>> {
         let found = conn
             .query_row(SELECT_SQL, [name], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
             .optional()?;
         let Some((name, sql)) = found else { return Ok(None) };
         let columns = columns(conn, &name)?;
-        Ok(Some(Theirs { name, sql, columns }))
+        Ok(Some(ForeignTable { name, sql, columns }))
     }
 
     pub fn name(&self) -> String {
@@ -130,7 +130,7 @@ fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
 
 /// The tables of a ledger of bookend's own, as they are made.
 #[derive(Debug)]
-pub struct Own {
+pub struct OwnTables {
     objects: Vec<Object>,
     /// Tables and their columns.
     columns: Vec<(String, String)>,
@@ -144,8 +144,8 @@ struct Object {
     sql: String,
 }
 
-impl Own {
-    pub fn read() -> rusqlite::Result<Own> {
+impl OwnTables {
+    pub fn read() -> rusqlite::Result<OwnTables> {
         let conn = Connection::open_in_memory()?;
         schema::make_tables(&conn)?;
         let objects = conn
@@ -158,7 +158,7 @@ impl Own {
             .prepare(SELECT_OWN_COLUMNS)?
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<rusqlite::Result<_>>()?;
-        Ok(Own { objects, columns })
+        Ok(OwnTables { objects, columns })
     }
 
     fn of_kind(&self, kind: &'static str) -> impl Iterator<Item = &Object> {
@@ -231,8 +231,8 @@ fn rules(table: &str) -> Rules {
 /// that come back. The inner error says why it cannot be rebuilt.
 pub fn rebuild(
     conn: &Connection,
-    theirs: &Theirs,
-    own: &Own,
+    theirs: &ForeignTable,
+    own: &OwnTables,
 ) -> rusqlite::Result<std::result::Result<Vec<String>, String>> {
     let Some(old) = CreateTable::parse(&theirs.sql) else {
         return Ok(Err("is no ordinary table".to_owned()));
@@ -265,7 +265,7 @@ pub fn rebuild(
     let counts_on = theirs.sql.to_ascii_uppercase().contains("AUTOINCREMENT");
     let row_number =
         format!("{ROW_NUMBER} INTEGER PRIMARY KEY{}", if counts_on { " AUTOINCREMENT" } else { "" });
-    let change = Change {
+    let change = TableChange {
         name: DRAFT,
         add: &add,
         keeps_not_null: &keeps_not_null,
@@ -315,7 +315,7 @@ pub fn rebuild(
 }
 
 /// Copies every row, with its rowid; whether the copy is the same as the original.
-fn copy(conn: &Connection, theirs: &Theirs, numbered: bool) -> rusqlite::Result<bool> {
+fn copy(conn: &Connection, theirs: &ForeignTable, numbered: bool) -> rusqlite::Result<bool> {
     let kept: Vec<&Column> = theirs.columns.iter().filter(|c| !c.is_generated).collect();
     let names: Vec<String> = kept.iter().map(|c| quoted(&c.name)).collect();
     let list = names.join(", ");

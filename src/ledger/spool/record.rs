@@ -175,14 +175,14 @@ fn seal(rest: &[u8]) -> String {
 const SEAL_BYTES: usize = r#"{"check":"0123456789abcdef","#.len();
 
 #[derive(Debug)]
-pub struct Spooled {
+pub struct SpooledRecord {
     pub task: TaskId,
     pub by_pid: u32,
     pub by_command: String,
     pub ended: Ended,
 }
 
-pub(super) fn parse(bytes: &[u8]) -> Result<Spooled, String> {
+pub(super) fn parse(bytes: &[u8]) -> Result<SpooledRecord, String> {
     if bytes.split_at_checked(SEAL_BYTES).is_none_or(|(head, rest)| head != seal(rest).as_bytes()) {
         return Err("it is no record, or was cut or damaged: its check does not fit".to_owned());
     }
@@ -190,7 +190,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Spooled, String> {
     if record.version != RECORD_VERSION {
         return Err(format!("it has version {}, not {RECORD_VERSION}", record.version));
     }
-    Ok(Spooled {
+    Ok(SpooledRecord {
         task: record.task.clone(),
         by_pid: record.by_pid,
         by_command: record.by_command.clone(),

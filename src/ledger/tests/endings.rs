@@ -1,8 +1,8 @@
 //! Sessions: the verdict at each end, and what a link displaces.
 
 use super::{END, START, World, ended, new_task, start};
-use crate::ledger::sessions::{LastUse, Restored};
-use crate::ledger::{Finished, Found, Ledger};
+use crate::ledger::sessions::{LastUse, RestoreOutcome};
+use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
 use crate::task::{
     Cancel, Ended, Ending, Failure, Interrupt, Key, NewTask, Provider, SessionId, Status, TaskId, Trust,
 };
@@ -55,7 +55,7 @@ fn a_session_survives_success_and_nothing_else() {
         drop(start(&mut ledger, &with_session("second", "s1")));
         assert_eq!(linked(&ledger), link("s1", "second"));
         let finished = ledger.finish(&TaskId::recorded("second"), &ended(ending), "run").unwrap();
-        let Finished::Done { invalidated } = finished else {
+        let FinishOutcome::Done { invalidated } = finished else {
             panic!("{finished:?}");
         };
         match reason {
@@ -92,7 +92,7 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         let before = ledger.session_of_key(&Key::recorded(KEY)).unwrap();
         drop(start(&mut ledger, &with_session("second", session)));
         let finished = ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
-        assert_eq!(finished, Finished::Done { invalidated: None });
+        assert_eq!(finished, FinishOutcome::Done { invalidated: None });
         assert_eq!(ledger.session_of_key(&Key::recorded(KEY)).unwrap(), before);
         assert!(reasons(&ledger, "second").is_empty());
         let claim = ledger.claim().unwrap();
@@ -148,7 +148,7 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
             END,
         )
         .unwrap();
-    let Found::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
+    let TaskLookup::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
     assert_eq!(row.session_id, Some("s2".into()));
     assert_eq!(linked(&ledger), link("s2", "second"));
     assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "replaced".to_owned())]);
@@ -295,7 +295,7 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
     assert_eq!(reasons(&ledger, "second"), [("s2".to_owned(), "replaced".to_owned())]);
     ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
     let restored = |ledger: &mut Ledger| match ledger.restore_session(&Key::recorded(KEY), END).unwrap() {
-        Restored::Done(session) => Some(session.session_id),
+        RestoreOutcome::Done(session) => Some(session.session_id),
         _ => None,
     };
     let gone = world.raw();

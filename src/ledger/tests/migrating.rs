@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use super::World;
-use crate::ledger::Filter;
+use crate::ledger::TaskFilter;
 use crate::task::Status;
 
 /// A ledger of version 1 in an adopted file: an index of ours had to take another name.
@@ -44,9 +44,9 @@ fn a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_history() {
     let expected = [&expected[..], &[("c", 1, "failure")]].concat();
     let moves: Vec<_> = moves.iter().map(|(id, n, to)| (id.as_str(), *n, to.as_str())).collect();
     assert_eq!(moves, expected);
-    let ids: Vec<_> = ledger.tasks(&Filter::default()).unwrap().into_iter().map(|t| t.id).collect();
+    let ids: Vec<_> = ledger.tasks(&TaskFilter::default()).unwrap().into_iter().map(|t| t.id).collect();
     assert_eq!(ids, ["b", "c", "a"]);
-    let failed = Filter { status: Some(Status::Failure), ..Filter::default() };
+    let failed = TaskFilter { status: Some(Status::Failure), ..TaskFilter::default() };
     assert_eq!(ledger.tasks(&failed).unwrap().len(), 1);
     let of = |conn: &Connection| -> BTreeMap<String, String> {
         conn.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")

@@ -11,7 +11,7 @@ use nix::unistd::{Gid, Uid, chown, geteuid};
 use rusqlite::Connection;
 
 use super::{World, ended, location, new_task, start};
-use crate::ledger::{ChosenBy, Filter, Finished, Ledger, LedgerError, Location, Seen};
+use crate::ledger::{ChosenBy, FinishOutcome, Ledger, LedgerError, Location, TaskFilter, TaskProgress};
 
 use crate::task::{Counts, Ending, TaskId};
 
@@ -39,13 +39,13 @@ fn one_life(file: &Path, id: &str) {
     let slot = ledger.spool_slot(&TaskId::recorded(id)).unwrap();
     let _live = start(&mut ledger, &new_task(id, Some(id)));
     let finished = ledger.finish(&TaskId::recorded(id), &ended(Ending::Success), "run").unwrap();
-    assert_eq!(finished, Finished::Done { invalidated: None });
+    assert_eq!(finished, FinishOutcome::Done { invalidated: None });
     slot.discard().unwrap();
 }
 
 fn assert_all_lived(world: &World, n: usize) {
     let ledger = world.open();
-    let done = Filter { status: Some(crate::task::Status::Success), ..Filter::default() };
+    let done = TaskFilter { status: Some(crate::task::Status::Success), ..TaskFilter::default() };
     assert_eq!(ledger.tasks(&done).unwrap().len(), n);
     let check: String = world.raw().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
@@ -294,7 +294,7 @@ fn the_log_of_a_lost_ledger_is_not_taken_for_the_new_ones() {
     one_life(&world.file(), "old");
     fs::remove_file(world.file()).unwrap();
     let ledger = world.open();
-    assert!(ledger.tasks(&Filter::default()).unwrap().is_empty());
+    assert!(ledger.tasks(&TaskFilter::default()).unwrap().is_empty());
     let kept = fs::read_dir(world.at().private_dir())
         .unwrap()
         .filter(|e| {
@@ -323,7 +323,7 @@ fn who_finds_the_log_long_empties_it_once_nobody_reads_an_older_state() {
     let mut ledger = world.open();
     let _live = start(&mut ledger, &new_task("t", None));
     let mut progress = || {
-        let seen = Seen { model: None, tool_in_flight: None, at: "now" };
+        let seen = TaskProgress { model: None, tool_in_flight: None, at: "now" };
         ledger.progress(&TaskId::recorded("t"), &Counts::default(), &seen).unwrap();
         fs::metadata(world.dir.path().join("bookend.db-wal")).unwrap().len()
     };
@@ -386,7 +386,7 @@ fn a_reader_sees_what_writers_commit_meanwhile() {
     let reader = Ledger::open_read_only(&world.at()).unwrap().unwrap();
     let _live = start(&mut writer, &new_task("t", None));
     let claim = writer.claim().unwrap();
-    assert_eq!(reader.tasks(&Filter::default()).unwrap().len(), 1);
+    assert_eq!(reader.tasks(&TaskFilter::default()).unwrap().len(), 1);
     drop(claim);
 }
 
@@ -424,7 +424,7 @@ fn child_reads() {
     if let Some(file) = std::env::var_os(CHILD_FILE) {
         assert!(fs::OpenOptions::new().write(true).open(&file).is_err());
         let ledger = Ledger::open_read_only(&location(Path::new(&file))).unwrap().unwrap();
-        assert_eq!(ledger.tasks(&Filter::default()).unwrap()[0].id, "seen");
+        assert_eq!(ledger.tasks(&TaskFilter::default()).unwrap()[0].id, "seen");
     }
 }
 

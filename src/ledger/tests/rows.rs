@@ -3,17 +3,19 @@
 use serde_json::json;
 
 use super::{END, START, World, ended, new_task, start};
-use crate::ledger::{Delivery, Filter, Finished, Found, Ledger, LedgerError, LiveEvidence, Seen};
+use crate::ledger::{
+    DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, TaskFilter, TaskLookup, TaskProgress,
+};
 use crate::task::{Cancel, Counts, Ending, Failure, Interrupt, Key, Status, Task, TaskId};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
-        Found::One(task) => *task,
+        TaskLookup::One(task) => *task,
         other => panic!("{id}: {other:?}"),
     }
 }
 
-fn ids(ledger: &Ledger, filter: Filter) -> Vec<String> {
+fn ids(ledger: &Ledger, filter: TaskFilter) -> Vec<String> {
     ledger.tasks(&filter).unwrap().into_iter().map(|t| t.id.to_string()).collect()
 }
 
@@ -69,7 +71,7 @@ fn a_dropped_claim_leaves_the_ledger_as_it_was() {
     let claim = ledger.claim().unwrap();
     claim.insert(&new_task("a", Some("k")), &live, "run").unwrap();
     drop(claim);
-    assert!(matches!(ledger.task("a").unwrap(), Found::None));
+    assert!(matches!(ledger.task("a").unwrap(), TaskLookup::None));
     assert!(ledger.transitions(&TaskId::recorded("a")).unwrap().is_empty());
 }
 
@@ -84,7 +86,7 @@ fn a_task_ends_once_and_never_comes_into_being_by_ending() {
     first.error = Some("it broke".to_owned());
     ledger.finish(&TaskId::recorded("t"), &first, "run").unwrap();
     let again = ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "recover").unwrap();
-    assert_eq!(again, Finished::AlreadyTerminal(Status::Failure));
+    assert_eq!(again, FinishOutcome::AlreadyTerminal(Status::Failure));
     let row = read(&ledger, "t");
     assert_eq!(
         (row.status, row.reason.as_deref(), row.error.as_deref()),
@@ -108,8 +110,8 @@ fn a_task_ends_once_and_never_comes_into_being_by_ending() {
         ]
     );
     let nothing = ledger.finish(&TaskId::recorded("no-such"), &ended(Ending::Success), "run").unwrap();
-    assert_eq!(nothing, Finished::NoRow);
-    assert_eq!(ledger.tasks(&Filter::default()).unwrap().len(), 1);
+    assert_eq!(nothing, FinishOutcome::NoRow);
+    assert_eq!(ledger.tasks(&TaskFilter::default()).unwrap().len(), 1);
 }
 
 #[test]
@@ -144,14 +146,14 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
         .progress(
             &TaskId::recorded("t"),
             &counts,
-            &Seen { model: Some("opus"), tool_in_flight: Some("Bash"), at: END },
+            &TaskProgress { model: Some("opus"), tool_in_flight: Some("Bash"), at: END },
         )
         .unwrap();
     ledger
         .progress(
             &TaskId::recorded("t"),
             &Counts::default(),
-            &Seen { model: None, tool_in_flight: None, at: END },
+            &TaskProgress { model: None, tool_in_flight: None, at: END },
         )
         .unwrap();
     let mut inferred = ended(Ending::Interrupted(Interrupt::SupervisorLost));
@@ -161,7 +163,11 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
     ledger.finish(&TaskId::recorded("t"), &inferred, "recover").unwrap();
     let more = Counts { cost_usd: Some(9.0), ..Counts::default() };
     ledger
-        .progress(&TaskId::recorded("t"), &more, &Seen { model: None, tool_in_flight: None, at: "later" })
+        .progress(
+            &TaskId::recorded("t"),
+            &more,
+            &TaskProgress { model: None, tool_in_flight: None, at: "later" },
+        )
         .unwrap();
     let row = read(&ledger, "t");
     assert_eq!((row.cost_usd, row.output_tokens, row.turns), (Some(0.25), Some(7), None));
@@ -191,13 +197,17 @@ fn running_tasks_come_first_and_each_group_newest_first() {
         };
         ledger.finish(&TaskId::recorded(id), &ended(ending), "run").unwrap();
     }
-    let all = Filter::default();
+    let all = TaskFilter::default();
     assert_eq!(ids(&ledger, all.clone()), ["b", "e", "d", "c", "a"]);
-    let limited = |limit| Filter { limit: Some(limit), ..Filter::default() };
+    let limited = |limit| TaskFilter { limit: Some(limit), ..TaskFilter::default() };
     assert_eq!(ids(&ledger, limited(3)), ["b", "e", "d"]);
     assert_eq!(ids(&ledger, limited(1)), ["b"]);
     assert!(ids(&ledger, limited(0)).is_empty());
-    let of = |status, key: Option<&str>| Filter { status, key: key.map(Key::recorded), ..Filter::default() };
+    let of = |status, key: Option<&str>| TaskFilter {
+        status,
+        key: key.map(Key::recorded),
+        ..TaskFilter::default()
+    };
     assert_eq!(ids(&ledger, of(None, Some("even"))), ["e", "c", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), None)), ["e", "d", "a"]);
     assert_eq!(ids(&ledger, of(Some(Status::Success), Some("even"))), ["e", "a"]);
@@ -217,11 +227,11 @@ fn an_id_may_be_shortened_while_unique() {
     assert_eq!(read(&ledger, "0193bc").id, "0193bc");
     assert_eq!(read(&ledger, "x").id, "x%_");
     match ledger.task("0193").unwrap() {
-        Found::Ambiguous(ids) => assert_eq!(ids, ["0193a", "0193b", "0193bc"]),
+        TaskLookup::Ambiguous(ids) => assert_eq!(ids, ["0193a", "0193b", "0193bc"]),
         other => panic!("{other:?}"),
     }
-    assert!(matches!(ledger.task("%").unwrap(), Found::None));
-    assert!(matches!(ledger.task("").unwrap(), Found::Ambiguous(_)));
+    assert!(matches!(ledger.task("%").unwrap(), TaskLookup::None));
+    assert!(matches!(ledger.task("").unwrap(), TaskLookup::Ambiguous(_)));
 }
 
 #[test]
@@ -235,21 +245,21 @@ fn deliveries_are_counted() {
     let pending = read(&ledger, "t");
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), Some(1));
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), None, "somebody else has taken it");
-    ledger.delivery(&TaskId::recorded("t"), Delivery::Failed, END).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Failed, END).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
         (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
         (Some("failed"), 1, None)
     );
     assert_eq!(ledger.begin_delivery(&row).unwrap(), Some(2));
-    ledger.delivery(&TaskId::recorded("t"), Delivery::Delivered, END).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Delivered, END).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
         (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.as_deref()),
         (Some("delivered"), 2, Some(END))
     );
     assert!(matches!(
-        ledger.delivery(&TaskId::recorded("u"), Delivery::Failed, END).unwrap_err(),
+        ledger.delivery(&TaskId::recorded("u"), DeliveryStatus::Failed, END).unwrap_err(),
         LedgerError::NoSuchTask { .. }
     ));
 }

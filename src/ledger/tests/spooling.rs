@@ -5,12 +5,12 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{World, ended, new_task, start};
 use crate::exit::Exit;
-use crate::ledger::{Found, Ledger, MergeOutcome};
+use crate::ledger::{Ledger, MergeOutcome, TaskLookup};
 use crate::task::{Counts, Ended, Ending, Failure, Sender, SessionId, Signal, Status, Task, TaskId};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
-        Found::One(task) => *task,
+        TaskLookup::One(task) => *task,
         other => panic!("{id}: {other:?}"),
     }
 }
@@ -128,7 +128,7 @@ fn what_cannot_be_merged_is_kept_and_reported_and_does_not_stop_the_rest() {
     assert_eq!(count(|o| matches!(o, MergeOutcome::Applied { .. })), 1);
     assert_eq!(read(&ledger, "good").status, Status::Failure);
     assert_eq!(read(&ledger, "damaged").status, Status::Running);
-    assert!(matches!(ledger.task("orphan").unwrap(), Found::None));
+    assert!(matches!(ledger.task("orphan").unwrap(), TaskLookup::None));
 }
 
 #[test]

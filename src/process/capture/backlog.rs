@@ -1,4 +1,4 @@
-//! What stdout has not taken yet: up to 1 MiB in memory, the rest in an unlinked file, up to a limit.
+//! Output that stdout has not accepted yet: up to 1 MiB in memory, the rest in an unlinked file, up to a limit.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,19 +9,19 @@ use nix::fcntl::FallocateFlags;
 
 use crate::sys;
 
-/// Bytes that are read from the file at once, and that an empty buffer keeps.
+/// Bytes that are copied at a time.
 pub(super) const CHUNK: usize = 64 * 1024;
-/// Bytes that wait in memory, at most.
+/// Bytes that wait in memory at most.
 pub(super) const MEMORY: usize = 1 << 20;
 
-/// What the reader has not taken yet, oldest first: `memory`, then `file`, then `held`.
+/// What the reader has not accepted yet, oldest first: `memory`, then `file`, then `held`.
 #[derive(Debug)]
 pub(super) struct Backlog {
     pub(super) memory: VecDeque<u8>,
     pub(super) file: Option<Spilled>,
-    /// What the file could not take: while there is any, nothing more is read from the agent.
+    /// What could not be written to the file. While there is any, nothing more is read from the agent.
     held: Vec<u8>,
-    /// Bytes from which on nothing more is read from the agent.
+    /// With so many bytes waiting, nothing more is read from the agent.
     limit: u64,
 }
 
@@ -30,8 +30,8 @@ pub(super) struct Spilled {
     pub(super) file: File,
     read: u64,
     pub(super) written: u64,
-    /// Of what was read, this much is on the disk no more.
-    given_back: u64,
+    /// How many of the bytes read no longer occupy the disk.
+    punched: u64,
 }
 
 impl Backlog {
@@ -48,7 +48,7 @@ impl Backlog {
         self.memory.len() as u64 + in_file + self.held.len() as u64
     }
 
-    /// Whether it takes more of what the agent writes.
+    /// Whether more may be read from the agent.
     pub(super) fn has_room(&self) -> bool {
         self.is_empty() || (self.held.is_empty() && self.len() < self.limit)
     }
@@ -68,7 +68,7 @@ impl Backlog {
 
     fn spill(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.file.is_none() {
-            self.file = Some(Spilled { file: tempfile::tempfile()?, read: 0, written: 0, given_back: 0 });
+            self.file = Some(Spilled { file: tempfile::tempfile()?, read: 0, written: 0, punched: 0 });
         }
         if let Some(spilled) = &mut self.file {
             spilled.file.write_all_at(bytes, spilled.written)?;
@@ -88,13 +88,13 @@ impl Backlog {
                     spilled.read += n as u64;
                     self.memory.extend(&chunk[..n]);
                 }
-                // Our own unlinked file is not readable: what it held is lost, and the order is kept.
+                // Our own unlinked file cannot be read: its content is lost, and the order is kept.
                 _ => spilled.read = spilled.written,
             }
             if spilled.read == spilled.written {
                 self.file = None;
             } else {
-                spilled.give_back();
+                spilled.free_read_part();
             }
         }
         if self.memory.is_empty() && self.file.is_none() {
@@ -114,14 +114,14 @@ impl Backlog {
 }
 
 impl Spilled {
-    /// Gives the disk back what has been read. A reader who never quite catches up would else make the file
-    /// as long as all that the agent ever says.
-    fn give_back(&mut self) {
-        if self.read - self.given_back >= MEMORY as u64 {
+    /// Frees the disk space of what has been read. With a reader that never quite catches up, the file would
+    /// otherwise grow as long as the whole output of the agent.
+    fn free_read_part(&mut self) {
+        if self.read - self.punched >= MEMORY as u64 {
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            // A file system that has no holes keeps it until the end.
+            // A file system without holes keeps it until the end.
             let _ = nix::fcntl::fallocate(&self.file, flags, 0, self.read.cast_signed());
-            self.given_back = self.read;
+            self.punched = self.read;
         }
     }
 }

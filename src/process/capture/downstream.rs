@@ -1,4 +1,4 @@
-//! bookend's own stdout: what it takes to write to it without waiting, and what its refusals mean.
+//! bookend's own stdout: how to write to it without waiting, and what its errors mean.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Write};
@@ -14,34 +14,34 @@ use nix::sys::socket::{MsgFlags, send};
 
 use super::backlog::CHUNK;
 
-/// How long a line without its newline waits for it.
+/// How long an incomplete line waits for its newline.
 const LINE_WAIT: Duration = Duration::from_secs(1);
 /// The longest line that is written in one piece, in bytes.
 const LONGEST_LINE: usize = 16 << 20;
 
-/// Our stdout, by what it takes to write to it without waiting.
+/// Our stdout, by how it can be written to without waiting.
 #[derive(Debug)]
 pub(super) enum Downstream {
-    /// A pipe, opened once more so that it can be non-blocking.
+    /// A pipe, opened a second time so that it can be non-blocking.
     Pipe(OwnedFd),
-    /// A pipe that cannot be opened again (another user's): after POLLOUT it takes `PIPE_BUF` bytes.
+    /// A pipe that cannot be opened again (another user's): after POLLOUT it accepts `PIPE_BUF` bytes.
     Shared(OwnedFd),
     Socket(OwnedFd),
-    /// A file or a device: it takes all, at once.
+    /// A file or a device, which accepts everything at once.
     File(File),
-    /// A regular file that others may append to as well.
-    Log(Log),
+    /// A regular file to which other processes may append too.
+    Log(AppendedLog),
     Closed,
 }
 
-/// Why stdout did not take what it was given.
+/// Why stdout did not accept a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It would have to be waited for.
-    NotNow,
+    /// The write would block.
+    WouldBlock,
     /// The process reading it has closed it.
     ReaderGone,
-    /// Its file system has no room, or the user's quota is used up: that can change.
+    /// Its file system is full or the user's quota is used up, which can change.
     Full(Errno),
     Failed(Errno),
 }
@@ -49,8 +49,8 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn of(e: &io::Error) -> Refusal {
         match e.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
-            Errno::EAGAIN => Refusal::NotNow,
-            // A TCP connection that the reader has reset says so once, then EPIPE: tcp(7).
+            Errno::EAGAIN => Refusal::WouldBlock,
+            // A TCP connection that its reader has reset fails so once, then with EPIPE: tcp(7).
             Errno::EPIPE | Errno::ECONNRESET => Refusal::ReaderGone,
             errno @ (Errno::ENOSPC | Errno::EDQUOT) => Refusal::Full(errno),
             errno => Refusal::Failed(errno),
@@ -68,7 +68,7 @@ impl Downstream {
         if !kind.is_fifo() {
             let flags = OFlag::from_bits_truncate(fcntl(&own, FcntlArg::F_GETFL)?);
             return Ok(match kind.is_file() && flags.contains(OFlag::O_APPEND) {
-                true => Downstream::Log(Log { file: own, line: Vec::new(), since: None }),
+                true => Downstream::Log(AppendedLog { file: own, line: Vec::new(), since: None }),
                 false => Downstream::File(own),
             });
         }
@@ -82,7 +82,7 @@ impl Downstream {
         })
     }
 
-    /// Takes what goes without waiting, and says how many bytes those were.
+    /// Writes as much as possible without waiting, and returns the number of bytes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         loop {
             match self.attempt(bytes) {
@@ -111,7 +111,7 @@ impl Downstream {
         }
     }
 
-    /// Writes the line that waits for its newline.
+    /// Writes the incomplete line.
     pub(super) fn write_line(&mut self) -> Result<(), Refusal> {
         let Downstream::Log(log) = self else { return Ok(()) };
         while !log.line.is_empty() {
@@ -123,12 +123,12 @@ impl Downstream {
         Ok(())
     }
 
-    /// Bytes of a line that waits for its newline.
+    /// Bytes of the incomplete line.
     pub(super) fn waiting(&self) -> usize {
         if let Downstream::Log(log) = self { log.line.len() } else { 0 }
     }
 
-    /// When the line that waits for its newline is to be written without it.
+    /// When the incomplete line is to be written without its newline.
     pub(super) fn line_due(&self) -> Option<Instant> {
         let Downstream::Log(log) = self else { return None };
         log.since.map(|since| since + LINE_WAIT)
@@ -137,24 +137,24 @@ impl Downstream {
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Downstream::Pipe(fd) | Downstream::Shared(fd) | Downstream::Socket(fd) => Some(fd.as_fd()),
-            Downstream::File(file) | Downstream::Log(Log { file, .. }) => Some(file.as_fd()),
+            Downstream::File(file) | Downstream::Log(AppendedLog { file, .. }) => Some(file.as_fd()),
             Downstream::Closed => None,
         }
     }
 }
 
-/// A regular file opened with `O_APPEND`. Each write to it is whole among those of other processes, since the
-/// kernel holds the inode's lock meanwhile: so each write is of whole lines.
+/// A regular file opened with `O_APPEND`. Writes of several processes do not mix, since the kernel locks the
+/// inode for each: so each write consists of whole lines.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct AppendedLog {
     file: File,
-    /// What has come of a line.
+    /// The incomplete line.
     line: Vec<u8>,
-    /// When the first byte of it came.
+    /// When its first byte arrived.
     since: Option<Instant>,
 }
 
-impl Log {
+impl AppendedLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match memrchr(b'\n', bytes) {
             Some(end) => self.append(&bytes[..=end]),
@@ -167,7 +167,7 @@ impl Log {
         }
     }
 
-    /// Writes what waits and then `bytes`, at once. Says how many of `bytes` were taken.
+    /// Writes the incomplete line and `bytes` in one call. Returns how many of `bytes` were written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.write_vectored(&[IoSlice::new(&self.line), IoSlice::new(bytes)])?;
         let of_line = n.min(self.line.len());

@@ -1,4 +1,4 @@
-//! Which processes have a pipe open, as far as `/proc/PID/fd` may be read: those of the same user, proc(5).
+//! Which processes have a pipe open, as far as `/proc/PID/fd` can be read: those of the same user, proc(5).
 
 use std::ffi::OsString;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::process::procfs::identity;
 
-/// How many are named; of further ones only the number is given.
+/// How many are named; the others are only counted.
 const NAMED: usize = 4;
 
 /// The other processes that have a pipe open.
@@ -47,7 +47,7 @@ impl fmt::Display for PipeHolders {
             write!(f, "process {pid} ({name})")?;
         }
         match self.found.len() {
-            0 => f.write_str("a process that bookend may not look at"),
+            0 => f.write_str("a process that bookend may not inspect"),
             n if n > NAMED => write!(f, " and {} more", n - NAMED),
             _ => Ok(()),
         }

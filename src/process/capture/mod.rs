@@ -1,14 +1,14 @@
-//! Capture: the agent's stdout, passed on at once and unchanged, and read along.
+//! Captures the agent's stdout: passes it on at once and unchanged, and shows it to the adapter.
 //!
-//! A slow reader does not throttle the agent: what it has not read yet waits in memory, and beyond 1 MiB in
-//! an unlinked file, up to a limit. If there is much output and the reader reads, bookend waits for it for
-//! moments: a reader that reads nothing does not delay the agent, and one that reads little leaves it a few
-//! MB a second. Beyond the limit, or if the file cannot grow, the agent has to wait (back-pressure).
+//! A slow reader does not throttle the agent: unread output waits in memory, and beyond 1 MiB in an unlinked
+//! file, up to a limit. If there is much output and the reader is reading, bookend waits for it for moments: a
+//! reader that reads nothing does not delay the agent, and one that reads little leaves it a few MB a second.
+//! Beyond the limit, or if the file cannot grow, the agent has to wait (back-pressure).
 //!
 //! Only EPIPE means that the reader has exited. If the file system is full, bookend tries again. Output that
 //! could not be written is counted and makes the run a failure.
 //!
-//! The descriptor that we inherited is never made non-blocking; others share it.
+//! The inherited descriptor is never made non-blocking, since other processes share it.
 
 mod backlog;
 mod downstream;
@@ -20,32 +20,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use rustix::pipe::{SpliceFlags, tee};
 
 use backlog::Backlog;
 use downstream::{Downstream, Refusal};
 pub use holders::PipeHolders;
 
-/// What the agent's pipe holds, in bytes: the agent writes on while what it wrote before is read, all at
-/// once. A user's pipes may hold 64 MiB together, pipe(7).
+/// The capacity of the agent's pipe in bytes: the agent can write while its earlier output is read. All pipes of
+/// a user may hold 64 MiB together, pipe(7).
 const PIPE: usize = 256 * 1024;
-/// From so many bytes at a time on, the pages of the agent's pipe are passed on instead of copied. Each takes
-/// a place in the reader's pipe however little is in it.
+/// From so many bytes on, the pages of the agent's pipe are passed on instead of copied. A page occupies one slot
+/// of the reader's pipe however little it contains.
 const MUCH: usize = 16 * 1024;
-/// How long a reader who is at it may keep us from reading on. The agent writes on into its own pipe
-/// meanwhile; what the reader takes later is copied, and waits.
+/// How long to wait for a reader that is reading. Meanwhile the agent can write into its own pipe; what the
+/// reader does not accept in time is copied.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// How long until a file system that had no room is tried again.
+/// The time between attempts to write to a full file system.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// What to do when nobody reads our stdout any more.
+/// What to do when the process reading our stdout has exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenReaderGone {
-    /// Drain and read along: this agent would not notice.
+pub enum OnClosedOutput {
+    /// Read on and discard: this agent would not notice.
     Drain,
-    /// Hang up on the agent too, so that it gets its own EPIPE.
+    /// Close the agent's pipe too, so that the agent gets EPIPE.
     HangUp,
 }
 
@@ -55,29 +54,29 @@ pub struct Capture {
     to: Downstream,
     backlog: Backlog,
     outlet: Outlet,
-    when_gone: WhenReaderGone,
+    on_closed: OnClosedOutput,
     chunk: Vec<u8>,
-    /// There was much to read the last time: there will be again.
+    /// The last read returned much, so the next one probably does too.
     much: bool,
-    /// What the reader has been given already of what is still to be read.
+    /// Bytes that the reader has been given and that are still to be read from the agent's pipe.
     ahead: usize,
-    /// The reader's pipe is as large as the agent's, if that could be had.
+    /// Enlarging the reader's pipe was tried.
     enlarged: bool,
-    /// He was waited for the last time.
-    held_up: bool,
-    /// He was waited for in vain, and has taken nothing since.
-    asleep: bool,
+    /// The last call waited for the reader.
+    waited: bool,
+    /// The reader was waited for in vain, and has read nothing since.
+    reader_is_idle: bool,
     /// Bytes read from the agent.
     total: u64,
-    /// What the agent's pipe held when the agent had ended: it is read although there is no room for it.
+    /// What the agent's pipe contained when the agent ended: it is read even if there is no room for it.
     owed: usize,
 }
 
-/// Whether our stdout takes what it is given.
+/// Whether our stdout accepts output.
 #[derive(Debug)]
 enum Outlet {
     Open,
-    /// Its file system had no room.
+    /// Its file system was full.
     Full {
         errno: Errno,
         retry: Instant,
@@ -102,61 +101,61 @@ impl fmt::Display for OutputLoss {
 }
 
 impl Capture {
-    /// A capture that passes on to `stdout`, and the end that the agent is to write to. At `backlog` bytes
-    /// that stdout has not taken, the agent has to wait.
+    /// A capture that passes output on to `stdout`, and the end that the agent writes to. With `backlog` bytes
+    /// waiting for stdout, the agent has to wait.
     ///
     /// # Errors
     /// When the kernel has no room for a pipe, or `stdout` is closed.
     pub fn new(
         stdout: BorrowedFd<'_>,
-        when_gone: WhenReaderGone,
+        on_closed: OnClosedOutput,
         backlog: u64,
     ) -> io::Result<(Capture, OwnedFd)> {
         let to = Downstream::of(stdout)?;
         let (from, agents) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        // It is refused to who has too much in pipes already: the usual size will do.
-        let _ = nix::fcntl::fcntl(&from, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE as i32));
+        fcntl(&from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        // Refused if the user's pipes are too large already: the default size works too.
+        let _ = fcntl(&from, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
         let capture = Capture {
             from: Some(from),
             to,
             backlog: Backlog::new(backlog),
             outlet: Outlet::Open,
-            when_gone,
+            on_closed,
             chunk: Vec::new(),
             much: false,
             ahead: 0,
             enlarged: false,
-            held_up: false,
-            asleep: false,
+            waited: false,
+            reader_is_idle: false,
             total: 0,
             owed: 0,
         };
         Ok((capture, agents))
     }
 
-    /// Where to wait for more output: nowhere while what was read cannot be put by.
+    /// What to poll for more output; `None` while there is no room for it.
     pub fn input(&self) -> Option<BorrowedFd<'_>> {
         self.from.as_ref().filter(|_| self.backlog.has_room() || self.owed > 0).map(AsFd::as_fd)
     }
 
-    /// Whether the agent has to wait until our stdout takes more.
-    pub fn holds_agent_up(&self) -> bool {
+    /// Whether the agent has to wait until our stdout accepts more.
+    pub fn delays_agent(&self) -> bool {
         self.from.is_some() && !self.backlog.has_room()
     }
 
-    /// Where to wait for the reader, while something waits for it.
+    /// What to poll for the reader, while output waits for it.
     pub fn output(&self) -> Option<BorrowedFd<'_>> {
-        // A file system without room says that it can be written to: poll(2).
+        // A file on a full file system always polls as writable: poll(2).
         if self.backlog.is_empty() || self.lacks_room() { None } else { self.to.fd() }
     }
 
-    /// Whether the file system of our stdout had no room.
+    /// Whether the file system of our stdout was full.
     pub fn lacks_room(&self) -> bool {
         matches!(self.outlet, Outlet::Full { .. })
     }
 
-    /// When to call [`Capture::flush`], whatever happens until then.
+    /// When to call [`Capture::flush`] at the latest.
     pub fn due(&self) -> Option<Instant> {
         match self.outlet {
             Outlet::Open => self.to.line_due(),
@@ -175,35 +174,35 @@ impl Capture {
         self.total
     }
 
-    /// Who else has the agent's stdout open.
+    /// The other processes that have the agent's stdout open.
     pub fn holders(&self) -> Option<PipeHolders> {
         self.from.as_ref().map(|pipe| PipeHolders::of(pipe.as_fd()))
     }
 
-    /// The agent has ended: what it has written is read even if nothing takes it now.
+    /// The agent has ended: what it has written is read even if stdout does not accept it now.
     pub fn agent_ended(&mut self) {
         let held = self.from.as_ref().and_then(|pipe| rustix::io::ioctl_fionread(pipe).ok());
         self.owed = held.map_or(0, |n| n as usize);
     }
 
-    /// Whether the agent's side has ended, or was hung up on.
+    /// Whether the agent's side has ended or was closed.
     pub fn ended(&self) -> bool {
         self.from.is_none()
     }
 
-    /// Whether there was much to read the last time, and nobody was waited for: there may be more at once.
+    /// Whether the last read returned much without waiting for the reader: there may be more right now.
     pub fn has_much(&self) -> bool {
-        self.much && !self.held_up && self.input().is_some()
+        self.much && !self.waited && self.input().is_some()
     }
 
-    /// Reads one chunk, passes it on, then shows it to `along`. Says whether there was any.
-    pub fn read(&mut self, along: &mut dyn FnMut(&[u8])) -> bool {
+    /// Reads one chunk, passes it on, then shows it to `observe`. Returns whether there was one.
+    pub fn read(&mut self, observe: &mut dyn FnMut(&[u8])) -> bool {
         if self.much && self.ahead == 0 {
             self.ahead = self.pass_pages_on();
         }
         let Some(from) = &self.from else { return false };
         if self.chunk.is_empty() {
-            // Zeros from the kernel: what no chunk reaches is no memory.
+            // Zeroed by the kernel: pages that no chunk reaches use no memory.
             self.chunk = vec![0; PIPE];
         }
         let due = match (self.ahead, self.backlog.has_room()) {
@@ -231,35 +230,35 @@ impl Capture {
         }
         self.ahead = self.ahead.saturating_sub(n);
         self.much = n >= MUCH;
-        along(&chunk[..n]);
+        observe(&chunk[..n]);
         self.chunk = chunk;
         true
     }
 
-    /// Gives the reader the very pages that the agent has written, without a copy, and says how many bytes
-    /// lie in them: they are still to be read. Nobody writes to a page that lies in a pipe, but for an agent
-    /// that lends the pipe memory of its own, vmsplice(2): none that says JSON does.
+    /// Gives the reader the pages that the agent has written, without a copy, and returns how many bytes they
+    /// contain: those are still to be read. A page in a pipe does not change, unless an agent lends the pipe its
+    /// own memory, vmsplice(2), which no agent does that writes JSON.
     fn pass_pages_on(&mut self) -> usize {
         let mut until = None;
-        self.held_up = false;
+        self.waited = false;
         loop {
             self.flush();
             let (Some(from), Downstream::Pipe(to)) = (&self.from, &self.to) else { return 0 };
             if self.backlog.is_empty() {
-                match tee(from, to, PIPE, SpliceFlags::NONBLOCK) {
+                match tee(from, to, PIPE, SpliceFFlags::SPLICE_F_NONBLOCK) {
                     Ok(n) => {
-                        self.asleep = false;
+                        self.reader_is_idle = false;
                         return n;
                     }
-                    Err(rustix::io::Errno::AGAIN) => {}
-                    Err(rustix::io::Errno::PIPE) => {
-                        self.reader_gone();
+                    Err(Errno::EAGAIN) => {}
+                    Err(Errno::EPIPE) => {
+                        self.close_output();
                         return 0;
                     }
                     Err(_) => return 0,
                 }
             }
-            // Not for little.
+            // Not worth it for little output.
             if rustix::io::ioctl_fionread(from).is_ok_and(|n| n < MUCH as u64) {
                 return 0;
             }
@@ -268,28 +267,28 @@ impl Capture {
                 enlarge(to);
                 continue;
             }
-            // A reader who is at it makes room in a moment: that costs him and us less than a copy that
-            // waits. Not for long.
-            if self.asleep {
+            // A reader that is reading makes room in a moment, which costs less than a copy. Waits only
+            // briefly.
+            if self.reader_is_idle {
                 return 0;
             }
-            self.held_up = true;
+            self.waited = true;
             let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
             let left = until.saturating_duration_since(Instant::now()).as_millis();
             let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
             if poll(&mut fds, PollTimeout::from(left as u8)) != Ok(1) {
-                self.asleep = true;
+                self.reader_is_idle = true;
                 return 0;
             }
         }
     }
 
-    /// Gives back what is not needed until the next chunk.
-    pub fn rest(&mut self) {
+    /// Frees the buffer until the next chunk.
+    pub fn free_buffer(&mut self) {
         self.chunk = Vec::new();
     }
 
-    /// Stops listening to the agent's side: what is still written there is lost.
+    /// Closes the agent's side: what is still written there is lost.
     pub fn hang_up(&mut self) {
         self.from = None;
         self.flush();
@@ -312,12 +311,12 @@ impl Capture {
         }
     }
 
-    /// Writes what waits, as far as our stdout takes it.
+    /// Writes the waiting output, as far as our stdout accepts it.
     pub fn flush(&mut self) {
         while let Some(front) = self.backlog.front() {
             match write(&mut self.to, &mut self.outlet, front) {
                 Ok(n) => {
-                    self.asleep = false;
+                    self.reader_is_idle = false;
                     self.backlog.consume(n);
                 }
                 Err(refusal) => return self.refused(refusal),
@@ -327,7 +326,7 @@ impl Capture {
         self.close_when_empty();
     }
 
-    /// Writes the line that waits for its newline, if that does not come or has not come in time.
+    /// Writes the incomplete line if its newline cannot come any more or has not come in time.
     fn end_line(&mut self) {
         let due = self.to.line_due();
         if due.is_some_and(|due| self.from.is_none() || due <= Instant::now()) {
@@ -340,14 +339,14 @@ impl Capture {
 
     fn refused(&mut self, refusal: Refusal) {
         match refusal {
-            Refusal::NotNow => {}
-            Refusal::ReaderGone => self.reader_gone(),
+            Refusal::WouldBlock => {}
+            Refusal::ReaderGone => self.close_output(),
             Refusal::Full(errno) => self.outlet = Outlet::Full { errno, retry: Instant::now() + RETRY },
             Refusal::Failed(errno) => self.failed(errno),
         }
     }
 
-    /// Gives up on a file system that still has no room.
+    /// Stops waiting for a full file system.
     pub fn give_up(&mut self) {
         if let Outlet::Full { errno, .. } = self.outlet {
             self.failed(errno);
@@ -356,20 +355,20 @@ impl Capture {
 
     fn failed(&mut self, errno: Errno) {
         let bytes = self.backlog.len() + self.to.waiting() as u64;
-        self.reader_gone();
+        self.close_output();
         self.outlet = Outlet::Failed(OutputLoss { errno, bytes });
     }
 
-    fn reader_gone(&mut self) {
+    fn close_output(&mut self) {
         self.to = Downstream::Closed;
         self.outlet = Outlet::Open;
         self.backlog.clear();
-        if self.when_gone == WhenReaderGone::HangUp {
+        if self.on_closed == OnClosedOutput::HangUp {
             self.from = None;
         }
     }
 
-    /// Nothing more will come: the reader gets its end-of-file now, not when we leave.
+    /// Once nothing more can come, the reader gets its end-of-file at once and not only when bookend exits.
     fn close_when_empty(&mut self) {
         if self.from.is_none() && self.backlog.is_empty() && self.to.waiting() == 0 {
             self.to = Downstream::Closed;
@@ -377,25 +376,25 @@ impl Capture {
     }
 }
 
-/// Gives `bytes` to our stdout, and says how many it took.
+/// Writes `bytes` to our stdout, and returns how many it accepted.
 fn write(to: &mut Downstream, outlet: &mut Outlet, bytes: &[u8]) -> Result<usize, Refusal> {
     let waited = to.waiting();
     let taken = to.write(bytes)?;
-    // A part of a line that waits for its newline was not written.
+    // An incomplete line was only kept, not written.
     if to.waiting() <= waited {
         *outlet = Outlet::Open;
     }
     Ok(taken)
 }
 
-/// Makes the reader's pipe as large as the agent's. It is somebody else's, and yet: bytes and order are the
-/// same, and that a full one holds nobody up is so anyway, since we take what it does not. Not before it was
-/// too small: for most it is large enough, and what a user's pipes may hold together is bounded.
+/// Makes the reader's pipe as large as the agent's. The pipe is not ours, but bytes and order stay the same, and
+/// we keep what does not fit. Only once it was too small: most pipes are large enough, and what all pipes of a
+/// user may hold is limited.
 fn enlarge(pipe: &OwnedFd) {
-    let size = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_GETPIPE_SZ);
+    let size = fcntl(pipe, FcntlArg::F_GETPIPE_SZ);
     if size.is_ok_and(|size| size < PIPE as i32) {
-        // It is refused to who has too much in pipes already.
-        let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE as i32));
+        // Refused if the user's pipes are too large already.
+        let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE as i32));
     }
 }
 

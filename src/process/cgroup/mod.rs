@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::task::TaskId;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
+use nix::unistd::{AccessFlags, Pid};
 use tracing::debug;
 
 /// Where cgroup2 is mounted: alone, or beside the older hierarchies.
@@ -196,7 +196,7 @@ fn is_delegated(directory: &Path) -> bool {
     };
     (std::env::var_os(DELEGATED_VARIABLE).is_some_and(|v| v == "1") || is_marked())
         // To another user, who started us: it is not ours then. Nor is there any on the other mount.
-        && rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_ok()
+        && nix::unistd::access(directory, AccessFlags::W_OK).is_ok()
 }
 
 fn directory(path: &str) -> Option<PathBuf> {

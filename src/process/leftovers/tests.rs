@@ -1,16 +1,26 @@
-//! Hunting real processes. Each test does it in a process of its own, so that what other tests start is not
-//! below it.
+//! Sweeps of real processes. Each test runs in its own process, so that processes of other tests are not below
+//! it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use rustix::process::Pid;
+use std::time::{Duration, Instant};
 
-use super::summary::LeftoverSummary;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+use super::classify::ProcessClass;
+use super::error::SweepError;
+use super::leftover::{Leftover, SETTLE, SignalSent};
+use super::sweep::SweepPhase;
+use super::swept_task::IsSupervisor;
 use super::*;
+use crate::process::procfs::identity::{self, ProcessStat};
+use crate::task::{Identity, TaskId};
 
-const NOBODY: IsSupervisor<'static> = &|_| false;
+const NO_SUPERVISOR: IsSupervisor<'static> = &|_| false;
 const ALONE: &str = "TEST_ALONE";
 const LEDGER: &str = "/no/such/ledger";
 
@@ -40,26 +50,26 @@ fn alone(name: &str, body: impl FnOnce()) {
     assert!(out.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// Tests run side by side, and a mark is seen by all of them: each has its own.
+/// Tests run in parallel and see all marks, so each uses its own.
 fn id() -> String {
     format!("test-{}", std::process::id())
 }
 
 fn become_subreaper() {
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    nix::sys::prctl::set_child_subreaper(true).unwrap();
 }
 
-/// What a test's processes say, line by line; its end is the end of all of them.
-struct Said(BufReader<ChildStdout>);
+/// What a test's processes print. Its end-of-file shows that all of them have ended.
+struct ProcessOutput(BufReader<ChildStdout>);
 
-impl Said {
+impl ProcessOutput {
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.0.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    /// The pids of `n` processes that each said theirs.
+    /// The pids that `n` processes print.
     fn pids(&mut self, n: usize) -> Vec<i32> {
         (0..n).map(|_| self.line().parse().unwrap()).collect()
     }
@@ -69,7 +79,7 @@ impl Said {
     }
 }
 
-fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
+fn agent(script: &str, id: &str) -> (Child, ProcessOutput, Identity) {
     let mut child = Command::new("sh")
         .args(["-c", script])
         .env("BOOKEND_TASK_ID", id)
@@ -80,8 +90,8 @@ fn agent(script: &str, id: &str) -> (Child, Said, Identity) {
         .spawn()
         .unwrap();
     let identity = identity::stat(child.id() as i32).unwrap().unwrap().identity();
-    let said = Said(BufReader::new(child.stdout.take().unwrap()));
-    (child, said, identity)
+    let output = ProcessOutput(BufReader::new(child.stdout.take().unwrap()));
+    (child, output, identity)
 }
 
 fn sweep(agent: Identity, owner: SweepOwner, ends: bool, grace_ms: u64) -> LeftoverSweep {
@@ -105,21 +115,20 @@ fn is_alive(pid: i32) -> bool {
     identity::of(pid).unwrap().is_some()
 }
 
-/// All of them live, and are killed. One may wait for another, and be gone with it.
-fn kill_the_living(pids: &[i32]) {
+/// All of them are alive, and are killed. One may wait for another, and end with it.
+fn kill_living(pids: &[i32]) {
     assert!(pids.iter().all(|&pid| is_alive(pid)));
     for &pid in pids {
-        let _ = rustix::process::kill_process(Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL);
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
 }
 
-fn kill(pid: i32) {
-    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+fn kill_one(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
 }
 
 fn reap_all() {
-    let any = WaitIdOptions::EXITED;
-    while rustix::process::waitid(WaitId::All, any).is_ok() {}
+    while waitid(Id::All, WaitPidFlag::WEXITED).is_ok() {}
 }
 
 /// A terminal, and the shell words that make it the controlling one of a session leader without one.
@@ -132,49 +141,49 @@ fn terminal() -> (nix::pty::OpenptyResult, String) {
 }
 
 #[test]
-fn who_was_sent_sigkill_is_given_longer_to_die_than_who_was_only_told() {
-    // One that does not end: this test. Nothing is sent to it, since it has had its signal.
+fn waits_longer_after_sigkill_than_after_sigterm() {
+    // This test is the process that does not end. It is not sent a signal again.
     let stat = identity::stat(std::process::id().cast_signed()).unwrap().unwrap();
     let since = Instant::now();
-    for (kind, told, patience) in
+    for (class, sent, patience) in
         [(ProcessClass::Ours, SignalSent::Kill, DYING), (ProcessClass::Supervisor, SignalSent::Term, SETTLE)]
     {
-        let mut sweep = sweep(stat.identity(), SweepOwner::Stranger, true, 0);
+        let mut sweep = sweep(stat.identity(), SweepOwner::Recovery, true, 0);
         let handle = identity::open(&stat.identity()).unwrap();
-        sweep.found.push(Leftover { stat, kind, handle, sent: told, gone: false });
+        sweep.found.push(Leftover { stat, class, handle, sent, has_ended: false });
         sweep.phase = SweepPhase::Killing { since };
         let nearly = since + patience - Duration::from_millis(1);
-        assert!(matches!(sweep.go_on(nearly, false), SweepStep::Wait(_)), "{patience:?}");
-        assert_eq!(sweep.go_on(since + patience, false), SweepStep::Done, "{patience:?}");
+        assert!(matches!(sweep.advance(nearly, false), SweepStep::Wait(_)), "{patience:?}");
+        assert_eq!(sweep.advance(since + patience, false), SweepStep::Done, "{patience:?}");
         assert_eq!(sweep.summary().ended, 0);
     }
 }
 
 #[test]
-fn who_is_found_when_the_time_of_others_is_over_is_sent_sigkill_all_the_same() {
-    alone("who_is_found_when_the_time_of_others_is_over_is_sent_sigkill_all_the_same", || {
-        let (mut child, mut said, agent) = agent("echo $$; exec sleep 1000", &id());
-        said.pids(1);
+fn kills_a_process_that_is_found_after_the_grace_period() {
+    alone("kills_a_process_that_is_found_after_the_grace_period", || {
+        let (mut child, mut output, agent) = agent("echo $$; exec sleep 1000", &id());
+        output.pids(1);
         let mut sweep = sweep(agent, supervisor(), true, 0);
         let stat = identity::stat(agent.pid).unwrap().unwrap();
         let handle = identity::open(&agent).unwrap();
         sweep.found.push(Leftover {
             stat,
-            kind: ProcessClass::Ours,
+            class: ProcessClass::Ours,
             handle,
             sent: SignalSent::Nothing,
-            gone: false,
+            has_ended: false,
         });
         let now = Instant::now();
         sweep.phase = SweepPhase::Killing { since: now - SETTLE };
-        assert!(matches!(sweep.go_on(now, true), SweepStep::Wait(_)));
+        assert!(matches!(sweep.advance(now, true), SweepStep::Wait(_)));
         assert_eq!(ExitStatusExt::signal(&child.wait().unwrap()), Some(libc::SIGKILL));
     });
 }
 
 #[test]
-fn all_that_the_agent_forked_is_ended() {
-    alone("all_that_the_agent_forked_is_ended", || {
+fn ends_all_that_the_agent_forked() {
+    alone("ends_all_that_the_agent_forked", || {
         become_subreaper();
         let script = r#"
             setsid sh -c 'echo $$; exec sleep 1000' &
@@ -183,187 +192,187 @@ fn all_that_the_agent_forked_is_ended() {
             sh -c 'env -i sh -c "echo \$\$; exec sleep 1000" & echo $$; wait' &
             sh -c 'trap "" TERM; echo $$; exec sleep 1000' &
             exit 1"#;
-        let (mut child, mut said, agent) = agent(script, &id());
-        let pids = said.pids(6);
+        let (mut child, mut output, agent) = agent(script, &id());
+        let pids = output.pids(6);
         child.wait().unwrap();
         let mut sweep = sweep(agent, supervisor(), true, 300);
-        let summary = end_blocking(&mut sweep, NOBODY).unwrap();
+        let summary = end_blocking(&mut sweep, NO_SUPERVISOR).unwrap();
         assert!(summary.survivors.is_empty());
         assert!(summary.found >= 6, "{summary:?}");
         assert_eq!((summary.ended, summary.left), (summary.found, 0));
         for pid in pids {
             assert!(!is_alive(pid) && summary.pids.contains(&pid), "{pid} {summary:?}");
         }
-        said.all_ended();
+        output.all_ended();
         reap_all();
     });
 }
 
 #[test]
-fn what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over() {
-    alone("what_ends_at_sigterm_is_not_waited_for_until_the_grace_is_over", || {
+fn does_not_wait_out_the_grace_period_after_the_last_exit() {
+    alone("does_not_wait_out_the_grace_period_after_the_last_exit", || {
         become_subreaper();
-        let (mut child, mut said, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
-        said.pids(1);
+        let (mut child, mut output, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
+        output.pids(1);
         child.wait().unwrap();
         let begun = Instant::now();
-        let summary = end_blocking(&mut sweep(agent, supervisor(), true, 600_000), NOBODY).unwrap();
+        let summary = end_blocking(&mut sweep(agent, supervisor(), true, 600_000), NO_SUPERVISOR).unwrap();
         assert_eq!((summary.found, summary.ended), (1, 1));
         assert!(begun.elapsed() < Duration::from_secs(60));
         reap_all();
     });
 }
 
-/// Told to end it executes other programs, and carries the mark again only when the grace is over.
+/// On SIGTERM it executes other programs, and carries the mark again only when the grace period is over.
 #[test]
-fn who_cannot_be_told_at_one_moment_is_told_at_another() {
+fn retries_a_process_that_it_could_not_signal() {
     let script = "export LATER=\"sleep 0.6; exec env BOOKEND_TASK_ID=$BOOKEND_TASK_ID sleep 1000\"
         setsid sh -c 'trap \"exec env -u BOOKEND_TASK_ID sh -c \\\"\\$LATER\\\"\" TERM
             echo $$; sleep 1000 & wait' &";
-    let (mut child, mut said, agent) = agent(script, &id());
-    let pid = said.pids(1)[0];
+    let (mut child, mut output, agent) = agent(script, &id());
+    let pid = output.pids(1)[0];
     child.wait().unwrap();
-    let mut sweep = sweep(agent, SweepOwner::Stranger, true, 100);
-    let summary = end_blocking(&mut sweep, NOBODY).unwrap();
+    let mut sweep = sweep(agent, SweepOwner::Recovery, true, 100);
+    let summary = end_blocking(&mut sweep, NO_SUPERVISOR).unwrap();
     assert!(summary.survivors.is_empty() && summary.pids.contains(&pid), "{pid}: {summary:?}");
-    said.all_ended();
+    output.all_ended();
 }
 
 #[test]
-fn a_stopped_process_hears_sigterm() {
-    alone("a_stopped_process_hears_sigterm", || {
+fn a_stopped_process_acts_on_sigterm() {
+    alone("a_stopped_process_acts_on_sigterm", || {
         become_subreaper();
         let script = r#"setsid sh -c 'trap "echo term; exit" TERM; echo $$; kill -STOP $$; wait' & exit 1"#;
-        let (mut child, mut said, agent) = agent(script, &id());
-        let pid = said.pids(1)[0];
+        let (mut child, mut output, agent) = agent(script, &id());
+        let pid = output.pids(1)[0];
         child.wait().unwrap();
-        let stopped = WaitId::Pid(Pid::from_raw(pid).unwrap());
-        rustix::process::waitid(stopped, WaitIdOptions::STOPPED).unwrap();
-        end_blocking(&mut sweep(agent, supervisor(), true, 600_000), NOBODY).unwrap();
-        assert_eq!(said.line(), "term");
+        waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WSTOPPED).unwrap();
+        end_blocking(&mut sweep(agent, supervisor(), true, 600_000), NO_SUPERVISOR).unwrap();
+        assert_eq!(output.line(), "term");
         reap_all();
     });
 }
 
 #[test]
-fn after_a_success_they_are_only_counted() {
-    alone("after_a_success_they_are_only_counted", || {
+fn leftovers_of_a_success_are_only_counted() {
+    alone("leftovers_of_a_success_are_only_counted", || {
         become_subreaper();
-        let (mut child, mut said, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 0", &id());
-        let pid = said.pids(1)[0];
+        let (mut child, mut output, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 0", &id());
+        let pid = output.pids(1)[0];
         child.wait().unwrap();
         let mut sweep = sweep(agent, supervisor(), false, 0);
-        sweep.scan(NOBODY).unwrap();
-        assert_eq!(sweep.step(Instant::now(), NOBODY).unwrap(), SweepStep::Done);
+        sweep.scan(NO_SUPERVISOR).unwrap();
+        assert_eq!(sweep.step(Instant::now(), NO_SUPERVISOR).unwrap(), SweepStep::Done);
         let summary = sweep.summary();
         assert_eq!((summary.found, summary.ended, summary.left, &summary.pids), (1, 0, 1, &vec![pid]));
         assert!(is_alive(pid));
-        kill(pid);
+        kill_one(pid);
         reap_all();
         sweep = self::sweep(agent, supervisor(), false, 0);
-        sweep.scan(NOBODY).unwrap();
+        sweep.scan(NO_SUPERVISOR).unwrap();
         assert_eq!(sweep.summary().found, 0);
     });
 }
 
 #[test]
-fn the_mark_finds_what_outlived_the_supervisor_and_nobody_elses() {
-    alone("the_mark_finds_what_outlived_the_supervisor_and_nobody_elses", || {
+fn the_mark_finds_what_outlived_the_supervisor_and_nothing_else() {
+    alone("the_mark_finds_what_outlived_the_supervisor_and_nothing_else", || {
         let orphan = "(setsid sh -c 'echo $$; exec sleep 1000' &) ; exit 1";
-        let (mut child, mut said, agent_of_ours) = agent(orphan, &id());
-        let (mut other, mut other_said, _) = agent(orphan, &(id() + "1"));
-        let (ours, theirs) = (said.pids(1)[0], other_said.pids(1)[0]);
+        let (mut child, mut output, agent_of_ours) = agent(orphan, &id());
+        let (mut other, mut other_output, _) = agent(orphan, &(id() + "1"));
+        let (ours, theirs) = (output.pids(1)[0], other_output.pids(1)[0]);
         child.wait().unwrap();
         other.wait().unwrap();
         let summary =
-            end_blocking(&mut sweep(agent_of_ours, SweepOwner::Stranger, true, 60_000), NOBODY).unwrap();
+            end_blocking(&mut sweep(agent_of_ours, SweepOwner::Recovery, true, 60_000), NO_SUPERVISOR)
+                .unwrap();
         assert_eq!((summary.found, summary.ended, &summary.pids), (1, 1, &vec![ours]));
-        said.all_ended();
+        output.all_ended();
         assert!(is_alive(theirs));
-        kill(theirs);
+        kill_one(theirs);
     });
 }
 
 #[test]
-fn a_terminal_that_is_not_the_agents_spares_the_server_behind_it() {
-    alone("a_terminal_that_is_not_the_agents_spares_the_server_behind_it", || {
+fn spares_the_server_of_a_terminal_that_is_not_the_agents() {
+    alone("spares_the_server_of_a_terminal_that_is_not_the_agents", || {
         let (_pty, take_it) = terminal();
         let pane = format!("{take_it}; echo $$; exec sleep 1000");
         let script = format!(
             "(setsid sh -c 'setsid sh -c \"{}\" & echo $$; wait' &) ; exit 1",
             pane.replace('$', "\\$")
         );
-        for (owner, subreaper) in [(SweepOwner::Stranger, false), (supervisor(), true)] {
+        for (owner, subreaper) in [(SweepOwner::Recovery, false), (supervisor(), true)] {
             if subreaper {
                 become_subreaper();
             }
-            let (mut child, mut said, agent) = agent(&script, &id());
-            let pids = said.pids(2);
+            let (mut child, mut output, agent) = agent(&script, &id());
+            let pids = output.pids(2);
             child.wait().unwrap();
-            let summary = end_blocking(&mut sweep(agent, owner, true, 60_000), NOBODY).unwrap();
+            let summary = end_blocking(&mut sweep(agent, owner, true, 60_000), NO_SUPERVISOR).unwrap();
             assert_eq!((summary.found, summary.ended, summary.left), (2, 0, 2), "{summary:?}");
             assert!(summary.spared.iter().all(|s| s.why == SparedReason::Terminal));
-            kill_the_living(&pids);
-            said.all_ended();
+            kill_living(&pids);
+            output.all_ended();
         }
         reap_all();
     });
 }
 
 #[test]
-fn a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own() {
-    alone("a_live_supervisor_is_told_but_not_killed_and_what_is_below_it_is_its_own", || {
+fn sends_sigterm_but_not_sigkill_to_a_nested_supervisor_and_spares_its_processes() {
+    alone("sends_sigterm_but_not_sigkill_to_a_nested_supervisor_and_spares_its_processes", || {
         become_subreaper();
         let script = r#"setsid sh -c '
             trap "echo term" TERM
             sh -c "trap \"\" TERM; echo \$\$; exec sleep 1000" & echo $$
             wait; wait' & exit 1"#;
-        let (mut child, mut said, agent) = agent(script, &id());
-        let pids = said.pids(2);
+        let (mut child, mut output, agent) = agent(script, &id());
+        let pids = output.pids(2);
         child.wait().unwrap();
         let is_leader = |s: &ProcessStat| pids.contains(&s.pid) && s.session == s.pid;
         let summary = end_blocking(&mut sweep(agent, supervisor(), true, 0), &is_leader).unwrap();
-        assert_eq!(said.line(), "term");
+        assert_eq!(output.line(), "term");
         assert_eq!((summary.found, summary.left, summary.survivors.len()), (1, 1, 0));
         assert_eq!(summary.spared[0].why, SparedReason::Supervisor);
-        kill_the_living(&pids);
-        said.all_ended();
+        kill_living(&pids);
+        output.all_ended();
         reap_all();
     });
 }
 
 #[test]
-fn a_child_that_was_there_before_is_spared_with_its_own() {
-    alone("a_child_that_was_there_before_is_spared_with_its_own", || {
+fn spares_an_inherited_child_and_its_descendants() {
+    alone("spares_an_inherited_child_and_its_descendants", || {
         become_subreaper();
-        let stranger = "read go; sh -c 'echo $$; exec sleep 1000' & echo $$; wait";
+        let inherited_script = "read go; sh -c 'echo $$; exec sleep 1000' & echo $$; wait";
         let mut before = Command::new("sh")
-            .args(["-c", stranger])
+            .args(["-c", inherited_script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let inherited = children().unwrap();
         assert_eq!(inherited.iter().map(|i| i.pid).collect::<Vec<_>>(), [before.id() as i32]);
-        let (mut child, mut said, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
-        let ours = said.pids(1);
+        let (mut child, mut output, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
+        let ours = output.pids(1);
         child.wait().unwrap();
         drop(before.stdin.take());
-        let strangers = Said(BufReader::new(before.stdout.take().unwrap())).pids(2);
+        let others = ProcessOutput(BufReader::new(before.stdout.take().unwrap())).pids(2);
         let summary = end_blocking(
             &mut sweep(agent, SweepOwner::Supervisor { inherited, helpers: Vec::new() }, true, 60_000),
-            NOBODY,
+            NO_SUPERVISOR,
         )
         .unwrap();
         assert_eq!((&summary.pids, summary.ended), (&ours, 1));
-        kill_the_living(&strangers);
+        kill_living(&others);
         before.wait().unwrap();
         reap_all();
     });
 }
 
 #[test]
-fn a_policy_says_what_is_ended() {
+fn the_policy_decides_what_is_ended() {
     assert!(!LeftoversPolicy::Auto.ends(true) && LeftoversPolicy::Auto.ends(false));
     assert!(LeftoversPolicy::End.ends(true) && !LeftoversPolicy::Leave.ends(false));
 }

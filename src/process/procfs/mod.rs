@@ -4,4 +4,4 @@ pub mod dying;
 pub mod identity;
 pub mod locks;
 pub mod mark;
-pub mod table;
+pub mod snapshot;

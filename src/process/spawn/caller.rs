@@ -1,5 +1,5 @@
-//! What the caller handed over: signal mask, dispositions and descriptors, taken in charge when bookend
-//! starts and given on to the agent as they were.
+//! The caller's signal mask, dispositions and descriptors: bookend takes them over when it starts and passes
+//! them on to the agent unchanged.
 
 use std::fs;
 use std::io;
@@ -15,15 +15,15 @@ use crate::task::Signal;
 #[derive(Debug)]
 pub struct Caller {
     pub mask: SignalSet,
-    /// With SIGCHLD ignored the kernel reaps our children itself, and no status is left for us.
+    /// While SIGCHLD is ignored, the kernel reaps our children itself and their status is lost.
     pub sigchld_ignored: bool,
     /// Open descriptors above 2 that the agent is to inherit.
     descriptors: Vec<RawFd>,
 }
 
 impl Caller {
-    /// Blocks every signal and notes what there was. The first thing that `run` does: what comes later
-    /// than this is not lost, and what is opened later is not the caller's.
+    /// Blocks every signal and records what bookend inherited. This is the first step of `run`: no later signal
+    /// is lost, and no descriptor that bookend opens counts as the caller's.
     pub fn take_over() -> Caller {
         let mask = sys::set_mask(SignalSet::ALL);
         sys::occupy_closed_stdio();
@@ -34,11 +34,11 @@ impl Caller {
         Caller { mask, sigchld_ignored, descriptors: open_descriptors() }
     }
 
-    /// Lets go of all that the agent has inherited, once it has: who closes the last copy of a pipe must
-    /// be the agent, or its reader waits for us. Stderr stays, for our own messages.
+    /// Closes all that the agent has inherited, once it has: the agent must close the last copy of a pipe, or the
+    /// process reading it would wait for us. Stderr stays open for our own messages.
     ///
     /// # Errors
-    /// When /dev/null cannot be opened; the descriptors are still ours then.
+    /// When /dev/null cannot be opened; the standard descriptors then stay open.
     pub fn let_go(&mut self) -> io::Result<()> {
         for fd in self.descriptors.drain(..) {
             sys::close_inherited(fd);
@@ -55,14 +55,14 @@ impl Caller {
     }
 }
 
-/// Whether descriptor `number`, of 0 to 2, was open when bookend was started. Ask before it is let go of:
-/// what stands in for a closed one is close-on-exec, which nothing inherited can be.
+/// Whether descriptor `number`, 0 to 2, was open when bookend was started. Ask before [`Caller::let_go`]: what
+/// occupies a closed one is close-on-exec, which no inherited descriptor can be.
 pub fn was_open(number: RawFd) -> bool {
     let flags = nix::fcntl::fcntl(sys::stdio(number), FcntlArg::F_GETFD);
     flags.is_ok_and(|f| !FdFlag::from_bits_retain(f).contains(FdFlag::FD_CLOEXEC))
 }
 
-/// Whether descriptor `number` is a pipe or a socket: somebody may wait for its end.
+/// Whether descriptor `number` is a pipe or a socket: another process may wait for its end-of-file.
 fn is_pipe(number: RawFd) -> bool {
     fstat(sys::stdio(number)).is_ok_and(|s| {
         let kind = SFlag::from_bits_truncate(s.st_mode & SFlag::S_IFMT.bits());
@@ -70,10 +70,10 @@ fn is_pipe(number: RawFd) -> bool {
     })
 }
 
-/// The descriptors above 2 that are open now. Where there is no /proc, none are known and all stay open.
+/// The descriptors above 2 that are open now. Without /proc none are known, and all stay open.
 fn open_descriptors() -> Vec<RawFd> {
     const LIST: &str = "/proc/self/fd";
-    // Its size is the number of them since Linux 6.2, and 0 before (proc_pid_fd(5)); 0 to 2 are all open.
+    // Since Linux 6.2 its size is their number, before that 0 (proc_pid_fd(5)); 0 to 2 are all open.
     if fs::metadata(LIST).is_ok_and(|list| list.len() == 3) {
         return Vec::new();
     }

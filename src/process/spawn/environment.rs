@@ -1,4 +1,5 @@
-//! The environment of what bookend starts: the caller's, without what steers bookend itself.
+//! The environment of the processes that bookend starts: the caller's, without the variables that configure
+//! bookend.
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
@@ -6,19 +7,19 @@ use std::os::unix::ffi::OsStrExt;
 use crate::process::cgroup;
 use crate::sys;
 
-/// The mark: a task's processes carry its id in their environment under this name.
+/// The mark: the processes of a task carry its id in their environment under this name.
 pub const MARK: &str = "BOOKEND_TASK_ID";
-/// A hook carries the id of its task under this name, so that it is nobody's left-over.
+/// A hook carries the id of its task under this name, so that it is not a leftover of the task.
 pub const FINISHED: &str = "BOOKEND_FINISHED_TASK";
 pub const LEDGER: &str = "BOOKEND_LEDGER";
-/// A process that has it in its own environment, with the value 1, true or yes, is left by the sweep: a
-/// daemon that serves others than the task. bookend does not pass its own on, or it would leave all.
+/// The sweep spares a process that has this in its environment with the value 1, true or yes: a daemon that
+/// serves more than the task. bookend does not pass its own on, or it would spare every process.
 pub const DETACHED: &str = "BOOKEND_DETACHED";
-/// The how-manieth time a hook is run for its task: more than 1 if the one before was cut off.
+/// The number of the attempt to run a hook for its task: more than 1 if an earlier one was interrupted.
 pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";
 
-/// The variables that set options of bookend. Agents and hooks do not inherit them, so that a nested run does
-/// not take the outer one's key.
+/// The variables that set options of bookend. Agents and hooks do not inherit them, or a nested run would use
+/// the outer run's key.
 pub const OPTION_VARIABLES: [&str; 35] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
@@ -57,19 +58,19 @@ pub const OPTION_VARIABLES: [&str; 35] = [
     cgroup::DELEGATED_VARIABLE,
 ];
 
-/// The caller's environment without the variables named in `but` and those that bookend sets itself,
-/// then with `add`. Order, repetition and malformed entries are kept.
+/// The caller's environment without the variables in `but` and those that bookend sets itself, followed by
+/// `add`. Order, repeated and malformed entries are kept.
 pub fn inherited(but: &[&str], add: &[(&str, &OsStr)]) -> Vec<CString> {
     let mut entries = sys::environment();
     entries.retain(|entry| {
         let Some(name) = name_of(entry.as_bytes()) else { return true };
         !(but.iter().chain(&[MARK, FINISHED, LEDGER, ATTEMPT, DETACHED]).any(|b| b.as_bytes() == name)
-            // Holds the id of *our* pidfd; without it LISTEN_PID alone decides (sd_listen_fds(3)).
+            // Contains the id of *our* pidfd; without it LISTEN_PID alone decides (sd_listen_fds(3)).
             || name == b"LISTEN_PIDFDID")
     });
     for (name, value) in add {
         let entry = [name.as_bytes(), b"=", value.as_bytes()].concat();
-        // A value with a NUL could not have come from an argument or the environment.
+        // Arguments and the environment cannot contain NUL bytes.
         entries.extend(CString::new(entry));
     }
     entries

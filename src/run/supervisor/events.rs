@@ -11,7 +11,7 @@ use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::Mode;
 use crate::clock;
 use crate::error::{Error, chain};
-use crate::ledger::Seen;
+use crate::ledger::TaskProgress;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, SignalDelivery};
 use crate::process::group;
@@ -64,7 +64,7 @@ impl Supervisor<'_> {
 
     /// Time in which the agent could not go on is not counted against it.
     fn pause_clocks(&mut self) {
-        let held_up = self.output.as_ref().is_some_and(|o| o.capture.holds_agent_up());
+        let held_up = self.output.as_ref().is_some_and(|o| o.capture.delays_agent());
         let now = Instant::now();
         let t = &mut self.timers;
         t.timeout.run(!t.stopped, now);
@@ -305,7 +305,7 @@ impl Supervisor<'_> {
         }
         let observed = self.observed();
         let counts = self.counts(&observed);
-        let seen = Seen {
+        let seen = TaskProgress {
             model: observed.model.as_deref(),
             tool_in_flight: observed.tool_in_flight.as_deref(),
             at: &clock::now(),

@@ -14,12 +14,12 @@ use crate::agent::{self, Mode, Observed, Reader};
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::helper::{Attendant, Helper, Waited};
-use crate::ledger::{Found, Ledger, SpoolSlot};
+use crate::ledger::{Ledger, SpoolSlot, TaskLookup};
 use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::escalation::Escalation;
 use crate::process::forward::Forward;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{LeftoverSweep, SweepStep};
 use crate::process::spawn::gate::{Gated, StartError};
 use crate::process::watch::{Watch, WatchSource};
@@ -208,7 +208,7 @@ impl<'a> Supervisor<'a> {
     /// The task's row, if the ledger has it.
     pub(super) fn row(&self) -> Option<Task> {
         match self.ledger.task(self.task.id.as_str()) {
-            Ok(Found::One(task)) => Some(*task),
+            Ok(TaskLookup::One(task)) => Some(*task),
             _ => None,
         }
     }
@@ -250,7 +250,7 @@ impl<'a> Supervisor<'a> {
     /// Gives back the memory that is not needed while nothing happens: many supervisors may wait at once.
     fn rest(&mut self) {
         if let Some(output) = &mut self.output {
-            output.capture.rest();
+            output.capture.free_buffer();
         }
         if let Err(e) = self.ledger.rest() {
             debug!("{}", chain(&e));

@@ -10,11 +10,11 @@ use crate::agent::{CostCovers, Observed};
 use crate::clock;
 use crate::error::chain;
 use crate::exit::Exit;
-use crate::ledger::{Finished, Ledger, SpoolSlot};
+use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
-use crate::process::leftovers::summary::LeftoverSummary;
+use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
     Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Signal, Stop,
@@ -97,7 +97,7 @@ impl Supervisor<'_> {
     fn record(&mut self) {
         let RowState::Ending(_, ended) = &self.row else { return };
         let refused = match self.ledger.finish(&self.task.id, ended, "run") {
-            Ok(Finished::NoRow) => Some("its row is missing from the ledger".to_owned()),
+            Ok(FinishOutcome::NoRow) => Some("its row is missing from the ledger".to_owned()),
             Err(refused) => Some(chain(&refused)),
             Ok(finished) => {
                 report(&self.task.id, ended, finished);
@@ -167,18 +167,18 @@ impl Drop for Supervisor<'_> {
 }
 
 /// Logs an end that the ledger has taken.
-fn report(id: &TaskId, ended: &Ended, finished: Finished) {
+fn report(id: &TaskId, ended: &Ended, finished: FinishOutcome) {
     let (status, reason) = (ended.ending.status(), ended.ending.reason());
     let invalidated = match finished {
-        Finished::NoRow => return,
-        Finished::AlreadyTerminal(status) => {
+        FinishOutcome::NoRow => return,
+        FinishOutcome::AlreadyTerminal(status) => {
             warn!(
                 "another process ended task {id} as {status}; its own end, {}, is not recorded",
                 ended.ending.status()
             );
             return;
         }
-        Finished::Done { invalidated } => invalidated,
+        FinishOutcome::Done { invalidated } => invalidated,
     };
     let because = reason.map(|r| format!(" ({r})")).unwrap_or_default();
     info!(

@@ -1,4 +1,4 @@
-//! One picture of all processes that `/proc` shows: who is below whom.
+//! A snapshot of all processes that `/proc` shows, with their ancestry.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,20 +11,20 @@ use crate::process::procfs::identity::{self, ProcessStat};
 use crate::process::procfs::mark::{self, LedgerFile, MarkState, ProcessMarks, TaskMark};
 use crate::task::TaskId;
 
-/// The way to `/proc`, with the buffers that every picture reuses.
+/// An open `/proc`, with the buffers that all snapshots share.
 pub struct ProcFs {
     dir: OwnedFd,
     entries: Vec<u8>,
     environ: Vec<u8>,
-    /// Of the processes of the last picture, those that were asked for their marks.
+    /// The processes of the last snapshot whose marks were asked for.
     seen: HashMap<i32, Seen>,
 }
 
-/// What a process has shown of itself.
+/// What a process shows of itself.
 struct Seen {
-    /// Whose it is, where that could be told.
+    /// Its user, if known.
     owner: Option<u32>,
-    /// Its marks; `None`: they concerned nobody yet.
+    /// Its marks; `None`: no caller was concerned by its user yet.
     marks: Option<ProcessMarks>,
 }
 
@@ -42,25 +42,24 @@ impl ProcFs {
         Ok(ProcFs { dir, entries, environ: Vec::new(), seen: HashMap::new() })
     }
 
-    /// Takes a picture of all processes.
+    /// Takes a snapshot of all processes.
     ///
     /// # Errors
-    /// `/proc` cannot be listed. A process that cannot be read is left out.
-    pub fn read(&mut self, table: &mut ProcessSnapshot) -> io::Result<()> {
+    /// `/proc` cannot be listed. A process that cannot be read is missing.
+    pub fn read(&mut self, snapshot: &mut ProcessSnapshot) -> io::Result<()> {
         rustix::fs::seek(&self.dir, SeekFrom::Start(0))?;
         let dir = self.dir.as_fd();
-        let mut rows = std::mem::take(&mut table.rows);
+        let mut rows = std::mem::take(&mut snapshot.rows);
         rows.clear();
         each_pid(dir, &mut self.entries, |pid| rows.extend(stat_of(dir, pid)))?;
-        *table = ProcessSnapshot::of(rows);
+        *snapshot = ProcessSnapshot::of(rows);
         self.seen.clear();
         Ok(())
     }
 
-    /// Whether `pid` carries a mark in its environment, and whose process it is where that could be told.
-    /// The environment is read only if its owner `concerns` us: it is memory of that process, which can
-    /// let its reader wait, so that root would wait for whoever likes. It is read once for all who ask of
-    /// one picture.
+    /// Whether `pid` carries a mark in its environment, and its user if known. The environment is read only if
+    /// its user `concerns` the caller: it is memory of that process, which can delay its reader, so any user
+    /// could delay root. It is read once per snapshot.
     pub fn mark(
         &mut self,
         pid: i32,
@@ -71,7 +70,7 @@ impl ProcFs {
         (marks.map_or(MarkState::Absent, |marks| whose.read(pid, marks)), owner)
     }
 
-    /// What `pid` shows; `None`: it concerns nobody yet.
+    /// What `pid` shows; `None`: its user concerns no caller yet.
     pub(crate) fn marks(
         &mut self,
         pid: i32,
@@ -87,9 +86,9 @@ impl ProcFs {
         let mut path = [0; 24];
         let file = mark::open_environ(self.dir.as_fd(), name(pid, "environ", &mut path));
         let owner = self.owner(pid, file.as_ref().ok());
-        let is_gone = matches!(file, Err(Errno::NOENT | Errno::SRCH));
+        let has_ended = matches!(file, Err(Errno::NOENT | Errno::SRCH));
         let marks = match &file {
-            Err(_) if !is_gone => Some(ProcessMarks::Unreadable),
+            Err(_) if !has_ended => Some(ProcessMarks::Unreadable),
             _ if owner.is_some_and(concerns) => {
                 Some(mark::marks_of(pid, file.as_ref().map_err(|e| *e), &mut self.environ))
             }
@@ -98,7 +97,7 @@ impl ProcFs {
         Seen { owner, marks }
     }
 
-    /// The task whose mark `pid` carries, if it is `user`'s process and names no other ledger.
+    /// The task whose mark `pid` carries, if it is a process of `user` and names no other ledger.
     pub fn marked_id(&mut self, pid: i32, user: u32, ledger: &LedgerFile) -> Option<TaskId> {
         match self.marks(pid, |owner| owner == user) {
             (Some(ProcessMarks::Shown(environ)), Some(owner)) if owner == user => {
@@ -108,7 +107,8 @@ impl ProcFs {
         }
     }
 
-    /// The effective user of a process, by its opened environment. What may not be dumped looks like root's.
+    /// The effective user of a process, from its opened environment. The files of a process that may not be
+    /// dumped belong to root.
     fn owner(&self, pid: i32, environ: Option<&OwnedFd>) -> Option<u32> {
         match environ.and_then(|f| rustix::fs::fstat(f).ok()).map(|s| s.st_uid) {
             Some(0) | None => self.user(pid),
@@ -139,7 +139,7 @@ fn name<'a>(pid: i32, file: &str, buf: &'a mut [u8; 24]) -> &'a [u8] {
     &buf[..24 - left]
 }
 
-/// Calls `visit` with each pid that `/proc` lists from here on.
+/// Calls `visit` with each pid that `/proc` lists.
 fn each_pid(dir: BorrowedFd<'_>, buf: &mut Vec<u8>, mut visit: impl FnMut(i32)) -> io::Result<()> {
     let mut entries = RawDir::new(dir, buf.spare_capacity_mut());
     while let Some(entry) = entries.next() {
@@ -152,7 +152,7 @@ fn each_pid(dir: BorrowedFd<'_>, buf: &mut Vec<u8>, mut visit: impl FnMut(i32)) 
     Ok(())
 }
 
-/// The picture.
+/// All processes at one moment, by pid.
 #[derive(Default)]
 pub struct ProcessSnapshot {
     rows: Vec<ProcessStat>,
@@ -172,8 +172,8 @@ impl ProcessSnapshot {
         self.rows.binary_search_by_key(&pid, |s| s.pid).ok()
     }
 
-    /// The ancestors of row `of`, from its parent upwards. They end in any case: a picture that was taken
-    /// while processes moved may hold a circle.
+    /// The ancestors of row `of`, its parent first. Bounded: a snapshot that was taken while processes changed
+    /// their parents may contain a circle.
     pub fn above(&self, of: usize) -> impl Iterator<Item = usize> + '_ {
         let up = |i: &usize| self.index(self.rows[*i].ppid);
         std::iter::successors(up(&of), move |i| up(i)).take(self.rows.len())
@@ -185,23 +185,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn we_stand_in_the_picture_below_our_parent() {
+    fn the_snapshot_contains_this_process_below_its_parent() {
         let mut proc = ProcFs::open().unwrap();
-        let mut table = ProcessSnapshot::default();
-        proc.read(&mut table).unwrap();
-        let me = table.index(std::process::id() as i32).unwrap();
-        assert_eq!(table.above(me).next().map(|i| table.rows()[i].pid), Some(table.rows()[me].ppid));
+        let mut snapshot = ProcessSnapshot::default();
+        proc.read(&mut snapshot).unwrap();
+        let me = snapshot.index(std::process::id() as i32).unwrap();
+        assert_eq!(snapshot.above(me).next().map(|i| snapshot.rows()[i].pid), Some(snapshot.rows()[me].ppid));
     }
 
     #[test]
-    fn a_circle_of_parents_ends() {
+    fn the_ancestors_in_a_circle_end() {
         let line = |pid: i32, ppid: i32| {
             identity::parse_stat(
                 format!("{pid} (a) S {ppid} 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 5 0").as_bytes(),
             )
             .unwrap()
         };
-        let table = ProcessSnapshot::of(vec![line(3, 2), line(2, 3)]);
-        assert!(table.above(0).count() <= 2);
+        let snapshot = ProcessSnapshot::of(vec![line(3, 2), line(2, 3)]);
+        assert!(snapshot.above(0).count() <= 2);
     }
 }
