@@ -71,7 +71,7 @@ fn a_success_keeps_the_session_a_cancellation_and_a_failure_do_not() {
 
         let (failed, second) = run(&world, program, "fail", 1);
         assert_eq!(second.text("resumed_from"), first.text("session_id"));
-        assert!(failed.stderr.contains("warning: session"), "the failure is told: {failed:?}");
+        assert!(failed.stderr.contains("starts a fresh conversation"), "the failure is reported: {failed:?}");
         assert_eq!(linked(&world), None);
         let (_, third) = run(&world, program, "", 0);
         assert_eq!(third.text("resumed_from"), "");

@@ -2,6 +2,7 @@
 
 mod ids;
 mod record;
+pub mod resume;
 pub mod signal;
 
 use std::fmt;
@@ -385,31 +386,6 @@ impl TokensScope {
     pub fn as_str(self) -> &'static str {
         match self {
             TokensScope::Main => "main",
-        }
-    }
-}
-
-/// What decides whether a session may be resumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionEvidence {
-    /// The status of the last task that used it; `None`: no task is known to have used it.
-    pub last: Option<Status>,
-    /// `--keep-session` kept it at the end of that task.
-    pub kept: bool,
-    /// An operator has restored it since, or a task that started later succeeded with it.
-    pub restored: bool,
-    /// It was invalidated, and neither restored nor used with success since.
-    pub vetoed: bool,
-}
-
-impl SessionEvidence {
-    /// The one rule: `run`, `recover`, `audit` and `session` ask it.
-    pub fn may_be_resumed(self) -> bool {
-        match self.last {
-            Some(Status::Running) => false,
-            _ if self.vetoed => false,
-            Some(Status::Success) => true,
-            _ => self.kept || self.restored,
         }
     }
 }

@@ -252,8 +252,6 @@ impl Plan {
 
     /// What bookend said, but for what it may have said of this run.
     pub fn unexpected<'a>(&self, end: &str, said: &'a str) -> Vec<&'a str> {
-        // The one below it has its id and more.
-        let own = format!("task {}", self.id);
         let has_key = self.key != Key::None;
         let is_refused = end == "75";
         let may_be_said = |line: &str| {
@@ -262,7 +260,7 @@ impl Plan {
             };
             let has = |parts: &[&str]| parts.iter().all(|part| line.contains(part));
             let not_well = (end != "0" || self.is_told())
-                && has(&["warning: session ", " is not to be resumed: ", &own]);
+                && has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"]);
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
             let is_missing = self.how == How::Missing && has(&["error: ", ": command not found in PATH"]);
