@@ -67,7 +67,7 @@ struct Report {
     /// How many tasks run, supervisor and all.
     alive: usize,
     spool: Vec<Spooled>,
-    interrupted: Vec<Ended>,
+    interrupted: Vec<InterruptedTask>,
     unverifiable: Vec<Open>,
     stuck: Vec<Open>,
     sessions: Vec<UnsafeSession>,
@@ -95,7 +95,7 @@ struct Spooled {
 
 /// A task that was found dead.
 #[derive(Debug, Serialize)]
-struct Ended {
+struct InterruptedTask {
     id: TaskId,
     key: Option<Key>,
     reason: &'static str,
@@ -660,8 +660,8 @@ fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Res
     }
 }
 
-fn ended(task: &Task, reason: crate::task::Interrupt) -> Ended {
-    Ended { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
+fn ended(task: &Task, reason: crate::task::Interrupt) -> InterruptedTask {
+    InterruptedTask { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
 }
 
 fn post_mortem(ledger: &Ledger, task: Task, uncommitted: Uncommitted) -> Result<Hint, Error> {

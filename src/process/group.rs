@@ -9,8 +9,8 @@ use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::snapshot::{ProcFs, ProcessSnapshot};
 use crate::process::spawn::gate::Gated;
 
-/// Sends `signal` to the group that `child` leads, or to `child` alone while it does not lead one yet. `child`
-/// must not have been reaped: until then nothing else can have its pid.
+/// Sends `signal` to the group that `child` leads, or to `child` alone while it does not lead one yet.
+/// `child` must not have been reaped: until then nothing else can have its pid.
 pub fn signal(child: &Gated, signal: i32) {
     let leader = Pid::from_raw(child.pid);
     let leads = child.pid > 1 && getpgid(Some(leader)) == Ok(leader);
@@ -28,8 +28,8 @@ pub struct GroupMembers {
 }
 
 impl GroupMembers {
-    /// The members of the group that `child`, which has not been reaped, leads now. Processes that `/proc` hides
-    /// are missing.
+    /// The members of the group that `child`, which has not been reaped, leads now. Processes that `/proc`
+    /// hides are missing.
     pub fn of(child: &Gated) -> GroupMembers {
         let mut snapshot = ProcessSnapshot::default();
         if let Ok(mut proc) = ProcFs::open() {

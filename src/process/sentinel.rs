@@ -23,7 +23,8 @@ impl Sentinel {
         Sentinel { pid, accounted: [0; 65] }
     }
 
-    /// Whether this signal was sent to the whole group. `more`: further signals with the same number are queued.
+    /// Whether this signal was sent to the whole group. `more`: further signals with the same number are
+    /// queued.
     pub fn saw(&mut self, received: &ReceivedSignal, more: bool) -> bool {
         let signal = received.signal;
         let terminals = received.is_from_kernel() && by_terminal(signal);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::agent::{self, AskedSession, Mode, Place};
+use crate::agent::{self, AskedSession, Mode, SessionPlace};
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::leftovers::SweepStep;
@@ -273,7 +273,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
         Transcript::judge(
             exists,
             l.last.as_ref().and_then(|t| t.transcript_seen),
-            matches!(command.place, Place::Elsewhere(_)),
+            matches!(command.place, SessionPlace::Elsewhere(_)),
         )
     });
     let at_terminal = || std::io::IsTerminal::is_terminal(&sys::stdio(0));

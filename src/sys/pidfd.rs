@@ -78,8 +78,8 @@ fn ended_or(returned: libc::c_long) -> io::Result<bool> {
     }
 }
 
-/// The effective user of the process behind `pidfd`, also where `/proc` hides the process. `None`: the kernel is
-/// older than 6.13. PIDFD_GET_INFO, include/uapi/linux/pidfd.h.
+/// The effective user of the process behind `pidfd`, also where `/proc` hides the process. `None`: the kernel
+/// is older than 6.13. PIDFD_GET_INFO, include/uapi/linux/pidfd.h.
 pub fn pidfd_user(pidfd: BorrowedFd<'_>) -> Option<u32> {
     const WORDS: usize = 16;
     const EUID: usize = 9;

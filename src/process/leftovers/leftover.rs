@@ -12,8 +12,8 @@ use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 /// How long a process may take to end before it is reported as surviving.
 pub(super) const SETTLE: Duration = Duration::from_secs(2);
 
-/// The same for a process that was sent SIGKILL or exits: it ends, but two seconds are short if a hundred others
-/// exit before it, or if it has much memory to release.
+/// The same for a process that was sent SIGKILL or exits: it ends, but two seconds are short if a hundred
+/// others exit before it, or if it has much memory to release.
 pub const DYING: Duration = Duration::from_secs(10);
 
 /// Which signal a process has been sent.

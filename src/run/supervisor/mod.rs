@@ -27,7 +27,7 @@ use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, ReceivedSignal, ResourceUsage};
 use crate::task::{Cause, Counts, Key, Outcome, Provider, SessionId, Stop, Task, TaskId};
-use state::{AgentState, RowState, StopState};
+use state::{AgentPhase, RowState, StopState};
 use stopwatch::Clock;
 
 /// Time between two writes of partial counts, at least.
@@ -78,14 +78,14 @@ pub(super) struct RowFacts {
 pub(super) struct Agent {
     child: Gated,
     mode: Mode,
-    state: AgentState,
+    state: AgentPhase,
     /// The cgroup that holds only this task.
     cgroup: Option<Cgroup>,
 }
 
 impl Agent {
     pub(super) fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
-        Agent { child, mode, state: AgentState::AtGate, cgroup }
+        Agent { child, mode, state: AgentPhase::AtGate, cgroup }
     }
 }
 
