@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::task::{Counts, KeepSession, SessionId, TokensScope};
+use crate::task::{KeepSession, SessionId, TokensScope, UsageCounts};
 
 /// What kind of output the user's argv asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub struct ObservedOutput {
     pub model: Option<String>,
     /// Of this run alone but for `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
     /// while the agent works; its results then set them right.
-    pub counts: Counts,
+    pub counts: UsageCounts,
     /// The cost figure of the last result as the agent reported it, US dollars.
     pub reported_cost_usd: Option<f64>,
     pub cost_covers: CostCovers,

@@ -267,7 +267,7 @@ fn is_command(word: &str) -> bool {
 mod tests {
     use super::*;
     use crate::agent::outcome_of;
-    use crate::task::{Counts, Outcome};
+    use crate::task::{AgentOutcome, UsageCounts};
     use proptest::prelude::*;
 
     const STREAM: &[u8] =
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(o.model.as_deref(), Some("Composer 2"));
         assert_eq!(
             o.counts,
-            Counts {
+            UsageCounts {
                 cost_usd: None,
                 turns: None,
                 input_tokens: Some(1523),
@@ -304,7 +304,7 @@ mod tests {
             }
         );
         assert_eq!(o.tool_in_flight, None);
-        assert_eq!(outcome_of(OutputMode::StreamJson, &o), Outcome::Ok);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Ok);
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(tool(6).as_deref(), Some("shell"));
         assert_eq!(tool(7).as_deref(), Some("shell"));
         assert_eq!(tool(8), None);
-        assert_eq!(outcome_of(OutputMode::StreamJson, &until(9)), Outcome::Missing);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &until(9)), AgentOutcome::Missing);
     }
 
     #[test]
@@ -326,7 +326,7 @@ mod tests {
         assert_eq!(o.session_id, Some(CHAT.into()));
         assert_eq!((o.counts.input_tokens, o.counts.output_tokens), (Some(1523), Some(87)));
         assert_eq!(o.counts.cache_read_tokens, None);
-        assert_eq!(outcome_of(OutputMode::Json, &o), Outcome::Ok);
+        assert_eq!(outcome_of(OutputMode::Json, &o), AgentOutcome::Ok);
     }
 
     #[test]

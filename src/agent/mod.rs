@@ -21,7 +21,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::task::{Outcome, SessionId};
+use crate::task::{AgentOutcome, SessionId};
 
 pub use adapter::{
     Adapter, AgentArgs, CostCovers, ObservedOutput, OutputMode, OutputReader, RunResult, SessionPlan,
@@ -63,13 +63,15 @@ pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId)
 }
 
 /// What the output says of success, once the agent has ended.
-pub fn outcome_of(mode: OutputMode, observed: &ObservedOutput) -> Outcome {
+pub fn outcome_of(mode: OutputMode, observed: &ObservedOutput) -> AgentOutcome {
     match (mode, &observed.result) {
-        (OutputMode::Interactive | OutputMode::Text, _) => Outcome::NotDue,
-        (OutputMode::Json | OutputMode::StreamJson, None) => Outcome::Missing,
-        (OutputMode::Json | OutputMode::StreamJson, Some(_)) if observed.open_turn => Outcome::Missing,
-        (OutputMode::Json | OutputMode::StreamJson, Some(RunResult { error: None })) => Outcome::Ok,
-        (OutputMode::Json | OutputMode::StreamJson, Some(RunResult { error: Some(_) })) => Outcome::Error,
+        (OutputMode::Interactive | OutputMode::Text, _) => AgentOutcome::NotDue,
+        (OutputMode::Json | OutputMode::StreamJson, None) => AgentOutcome::Missing,
+        (OutputMode::Json | OutputMode::StreamJson, Some(_)) if observed.open_turn => AgentOutcome::Missing,
+        (OutputMode::Json | OutputMode::StreamJson, Some(RunResult { error: None })) => AgentOutcome::Ok,
+        (OutputMode::Json | OutputMode::StreamJson, Some(RunResult { error: Some(_) })) => {
+            AgentOutcome::Error
+        }
     }
 }
 
@@ -149,12 +151,12 @@ mod tests {
     #[test]
     fn an_outcome_is_due_only_where_a_result_is_printed() {
         let mut o = ObservedOutput::default();
-        assert_eq!(outcome_of(OutputMode::Text, &o), Outcome::NotDue);
-        assert_eq!(outcome_of(OutputMode::StreamJson, &o), Outcome::Missing);
+        assert_eq!(outcome_of(OutputMode::Text, &o), AgentOutcome::NotDue);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Missing);
         o.result = Some(RunResult { error: None });
         o.background = true;
-        assert_eq!(outcome_of(OutputMode::StreamJson, &o), Outcome::Ok);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Ok);
         o.open_turn = true;
-        assert_eq!(outcome_of(OutputMode::StreamJson, &o), Outcome::Missing);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Missing);
     }
 }

@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use serde::{Deserialize, Serialize};
 
 pub use ids::{Key, Provider, SessionId, TaskId};
-pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
+pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusTransition, Task};
 pub use signal::Signal;
 
 /// Where a task stands. `Running` is the only status that is not terminal.
@@ -91,7 +91,7 @@ impl fmt::Display for Status {
 
 /// Why a failure is a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum FailureReason {
     /// The agent's last result event says error.
     AgentError,
     /// It left with a code other than 0.
@@ -110,7 +110,7 @@ pub enum Failure {
 
 /// Why a task was cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cancel {
+pub enum CancelReason {
     Operator,
     Timeout,
     IdleTimeout,
@@ -118,7 +118,7 @@ pub enum Cancel {
 
 /// Why a task was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interrupt {
+pub enum InterruptReason {
     /// The supervisor was told to stop by SIGTERM or SIGHUP.
     Signal,
     /// Found dead: the supervisor went without a word.
@@ -131,14 +131,14 @@ pub enum Interrupt {
     Ttl,
 }
 
-impl Interrupt {
+impl InterruptReason {
     pub fn as_str(self) -> &'static str {
         match self {
-            Interrupt::Signal => "signal",
-            Interrupt::SupervisorLost => "supervisor_lost",
-            Interrupt::Oom => "oom",
-            Interrupt::Rebooted => "rebooted",
-            Interrupt::Ttl => "ttl",
+            InterruptReason::Signal => "signal",
+            InterruptReason::SupervisorLost => "supervisor_lost",
+            InterruptReason::Oom => "oom",
+            InterruptReason::Rebooted => "rebooted",
+            InterruptReason::Ttl => "ttl",
         }
     }
 }
@@ -149,9 +149,9 @@ pub enum Ending {
     Success,
     /// The agent ended well and works on in the background, out of bookend's sight.
     Backgrounded,
-    Failure(Failure),
-    Cancelled(Cancel),
-    Interrupted(Interrupt),
+    Failure(FailureReason),
+    Cancelled(CancelReason),
+    Interrupted(InterruptReason),
     /// The skill that was required and is not there.
     AbortedNoSkill(String),
 }
@@ -175,16 +175,16 @@ impl Ending {
         Some(match self {
             Ending::Success => return None,
             Ending::Backgrounded => BACKGROUNDED,
-            Ending::Failure(Failure::AgentError) => "agent_error",
-            Ending::Failure(Failure::Exit) => "exit",
-            Ending::Failure(Failure::Signal) => "signal",
-            Ending::Failure(Failure::NoResult) => "no_result",
-            Ending::Failure(Failure::Output) => "output",
-            Ending::Failure(Failure::Prepare) => "prepare",
-            Ending::Failure(Failure::Spawn) => "spawn",
-            Ending::Cancelled(Cancel::Operator) => "operator",
-            Ending::Cancelled(Cancel::Timeout) => "timeout",
-            Ending::Cancelled(Cancel::IdleTimeout) => "idle_timeout",
+            Ending::Failure(FailureReason::AgentError) => "agent_error",
+            Ending::Failure(FailureReason::Exit) => "exit",
+            Ending::Failure(FailureReason::Signal) => "signal",
+            Ending::Failure(FailureReason::NoResult) => "no_result",
+            Ending::Failure(FailureReason::Output) => "output",
+            Ending::Failure(FailureReason::Prepare) => "prepare",
+            Ending::Failure(FailureReason::Spawn) => "spawn",
+            Ending::Cancelled(CancelReason::Operator) => "operator",
+            Ending::Cancelled(CancelReason::Timeout) => "timeout",
+            Ending::Cancelled(CancelReason::IdleTimeout) => "idle_timeout",
             Ending::Interrupted(why) => why.as_str(),
             Ending::AbortedNoSkill(name) => name,
         })
@@ -196,27 +196,27 @@ impl Ending {
             (Status::Success, None) => Ending::Success,
             (Status::Success, Some(BACKGROUNDED)) => Ending::Backgrounded,
             (Status::Failure, Some(word)) => Ending::Failure(match word {
-                "agent_error" => Failure::AgentError,
-                "exit" => Failure::Exit,
-                "signal" => Failure::Signal,
-                "no_result" => Failure::NoResult,
-                "output" => Failure::Output,
-                "prepare" => Failure::Prepare,
-                "spawn" => Failure::Spawn,
+                "agent_error" => FailureReason::AgentError,
+                "exit" => FailureReason::Exit,
+                "signal" => FailureReason::Signal,
+                "no_result" => FailureReason::NoResult,
+                "output" => FailureReason::Output,
+                "prepare" => FailureReason::Prepare,
+                "spawn" => FailureReason::Spawn,
                 _ => return None,
             }),
             (Status::Cancelled, Some(word)) => Ending::Cancelled(match word {
-                "operator" => Cancel::Operator,
-                "timeout" => Cancel::Timeout,
-                "idle_timeout" => Cancel::IdleTimeout,
+                "operator" => CancelReason::Operator,
+                "timeout" => CancelReason::Timeout,
+                "idle_timeout" => CancelReason::IdleTimeout,
                 _ => return None,
             }),
             (Status::Interrupted, Some(word)) => Ending::Interrupted(match word {
-                "signal" => Interrupt::Signal,
-                "supervisor_lost" => Interrupt::SupervisorLost,
-                "oom" => Interrupt::Oom,
-                "rebooted" => Interrupt::Rebooted,
-                "ttl" => Interrupt::Ttl,
+                "signal" => InterruptReason::Signal,
+                "supervisor_lost" => InterruptReason::SupervisorLost,
+                "oom" => InterruptReason::Oom,
+                "rebooted" => InterruptReason::Rebooted,
+                "ttl" => InterruptReason::Ttl,
                 _ => return None,
             }),
             (Status::AbortedNoSkill, Some(name)) => Ending::AbortedNoSkill(name.to_owned()),
@@ -249,7 +249,7 @@ impl EndSource {
 /// What makes a pid mean one process: the pid and its start, in clock ticks since boot
 /// (`/proc/PID/stat` field 22, proc(5)). The boot id is kept once a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
+pub struct ProcessIdentity {
     pub pid: i32,
     pub start: u64,
 }
@@ -257,20 +257,20 @@ pub struct Identity {
 /// A process as a row records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessRecord {
-    pub identity: Identity,
+    pub identity: ProcessIdentity,
     /// The inode of its pidfd, unique for a boot (pidfs, Linux 6.9). `None`: not recorded.
     pub pidfd_inode: Option<u64>,
 }
 
-impl From<Identity> for ProcessRecord {
-    fn from(identity: Identity) -> ProcessRecord {
+impl From<ProcessIdentity> for ProcessRecord {
+    fn from(identity: ProcessIdentity) -> ProcessRecord {
         ProcessRecord { identity, pidfd_inode: None }
     }
 }
 
 /// Where a process stands in the world: what its pid is relative to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ProcessScope {
     pub host: String,
     /// `/proc/sys/kernel/random/boot_id`, random(4).
     pub boot_id: String,
@@ -293,7 +293,7 @@ pub enum Verdict {
 
 /// What a run has used so far. `None` is "not known", which is never the same as 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Counts {
+pub struct UsageCounts {
     /// US dollars of this run alone.
     pub cost_usd: Option<f64>,
     pub turns: Option<i64>,
@@ -305,22 +305,22 @@ pub struct Counts {
 
 /// Who sent a stop signal, as far as the kernel tells (0: the kernel itself, or another pid namespace).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sender {
+pub struct SignalSender {
     pub pid: i32,
     pub uid: u32,
 }
 
 /// What asked the run to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
+pub enum StopRequest {
     /// A stop signal to the supervisor.
     Signal {
         signal: Signal,
-        sender: Sender,
+        sender: SignalSender,
     },
     /// `bookend cancel`, or `--replace` by another run.
     Cancel {
-        sender: Sender,
+        sender: SignalSender,
     },
     Timeout,
     IdleTimeout,
@@ -328,8 +328,8 @@ pub enum Stop {
 
 /// The first stop that was asked for, with what is needed to judge it later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cause {
-    pub stop: Stop,
+pub struct StopCause {
+    pub stop: StopRequest,
     /// Whether a result had already come when it was asked for, and none after it.
     pub after_result: bool,
     /// How long the agent still ran after it.
@@ -338,7 +338,7 @@ pub struct Cause {
 
 /// What the agent's output said of its success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AgentOutcome {
     /// This mode has no result event.
     NotDue,
     /// One was due and never came.
@@ -392,11 +392,11 @@ impl TokensScope {
 
 /// All that decides how a run ended.
 #[derive(Debug, Clone, Copy)]
-pub struct Evidence {
+pub struct RunEvidence {
     /// `None`: it could not be ended, and nobody waits for it any more.
     pub exit: Option<Exit>,
-    pub outcome: Outcome,
-    pub cause: Option<Cause>,
+    pub outcome: AgentOutcome,
+    pub cause: Option<StopCause>,
     /// bookend itself ended the agent because it stayed after its result.
     pub lingered: bool,
     /// Not all of its output could be written to stdout.
@@ -407,45 +407,50 @@ pub struct Evidence {
 
 /// Judges a run. Success needs exit 0, a last result without error where one was
 /// due, and no stop asked for before that result.
-pub fn judge(e: &Evidence) -> Ending {
+pub fn judge(e: &RunEvidence) -> Ending {
     let cause = e.cause.filter(|c| counts_as_cause(c, e));
     if let Some(c) = cause {
         return match c.stop {
-            Stop::Timeout => Ending::Cancelled(Cancel::Timeout),
-            Stop::IdleTimeout => Ending::Cancelled(Cancel::IdleTimeout),
-            Stop::Cancel { .. } => Ending::Cancelled(Cancel::Operator),
-            Stop::Signal { signal, .. } => match signal {
-                Signal::INT | Signal::QUIT => Ending::Cancelled(Cancel::Operator),
-                _ if e.on_term == OnTerm::Cancelled => Ending::Cancelled(Cancel::Operator),
-                _ => Ending::Interrupted(Interrupt::Signal),
+            StopRequest::Timeout => Ending::Cancelled(CancelReason::Timeout),
+            StopRequest::IdleTimeout => Ending::Cancelled(CancelReason::IdleTimeout),
+            StopRequest::Cancel { .. } => Ending::Cancelled(CancelReason::Operator),
+            StopRequest::Signal { signal, .. } => match signal {
+                Signal::INT | Signal::QUIT => Ending::Cancelled(CancelReason::Operator),
+                _ if e.on_term == OnTerm::Cancelled => Ending::Cancelled(CancelReason::Operator),
+                _ => Ending::Interrupted(InterruptReason::Signal),
             },
         };
     }
     if e.output_lost {
-        return Ending::Failure(Failure::Output);
+        return Ending::Failure(FailureReason::Output);
     }
     match (e.outcome, e.exit) {
-        (Outcome::Error, _) => Ending::Failure(Failure::AgentError),
-        (Outcome::Ok, _) if e.lingered => Ending::Success,
-        (_, Some(Exit::Signal(_)) | None) => Ending::Failure(Failure::Signal),
-        (Outcome::Ok | Outcome::NotDue, Some(Exit::Code(0))) => Ending::Success,
-        (Outcome::Missing, Some(Exit::Code(0))) => Ending::Failure(Failure::NoResult),
-        (_, Some(Exit::Code(_))) => Ending::Failure(Failure::Exit),
+        (AgentOutcome::Error, _) => Ending::Failure(FailureReason::AgentError),
+        (AgentOutcome::Ok, _) if e.lingered => Ending::Success,
+        (_, Some(Exit::Signal(_)) | None) => Ending::Failure(FailureReason::Signal),
+        (AgentOutcome::Ok | AgentOutcome::NotDue, Some(Exit::Code(0))) => Ending::Success,
+        (AgentOutcome::Missing, Some(Exit::Code(0))) => Ending::Failure(FailureReason::NoResult),
+        (_, Some(Exit::Code(_))) => Ending::Failure(FailureReason::Exit),
     }
 }
 
 /// Whether the stop that was asked for is what ended the run.
-fn counts_as_cause(c: &Cause, e: &Evidence) -> bool {
+fn counts_as_cause(c: &StopCause, e: &RunEvidence) -> bool {
     let ended_well = e.exit == Some(Exit::Code(0)) || e.lingered;
     match e.outcome {
         // The result came first, and the run then ended well: the stop changed nothing.
-        Outcome::Ok if c.after_result => !ended_well,
-        Outcome::Error if c.after_result => false,
-        Outcome::Ok | Outcome::Error | Outcome::Missing => true,
-        Outcome::NotDue => match c.stop {
+        AgentOutcome::Ok if c.after_result => !ended_well,
+        AgentOutcome::Error if c.after_result => false,
+        AgentOutcome::Ok | AgentOutcome::Error | AgentOutcome::Missing => true,
+        AgentOutcome::NotDue => match c.stop {
             // A program may use Ctrl-C for itself, and go on.
-            Stop::Signal { signal: Signal::INT | Signal::QUIT, .. } => !ended_well || c.ran_on <= e.grace,
-            Stop::Signal { .. } | Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout => true,
+            StopRequest::Signal { signal: Signal::INT | Signal::QUIT, .. } => {
+                !ended_well || c.ran_on <= e.grace
+            }
+            StopRequest::Signal { .. }
+            | StopRequest::Cancel { .. }
+            | StopRequest::Timeout
+            | StopRequest::IdleTimeout => true,
         },
     }
 }
@@ -475,7 +480,7 @@ pub struct NewTask {
     /// JSON of the options that `redispatch` repeats.
     pub run_options: String,
     pub cwd: PathBuf,
-    pub place: Place,
+    pub place: ProcessScope,
     pub supervisor: ProcessRecord,
     /// `None`: there was no room for a process.
     pub agent_process: Option<ProcessRecord>,
@@ -493,7 +498,7 @@ pub struct NewTask {
 
 /// All that is known when a task ends.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ended {
+pub struct TaskEnd {
     pub ending: Ending,
     pub error: Option<String>,
     pub source: EndSource,
@@ -503,8 +508,8 @@ pub struct Ended {
     pub duration_ms: Option<i64>,
     pub exit: Option<Exit>,
     pub stop_signal: Option<Signal>,
-    pub stop_sender: Option<Sender>,
-    pub counts: Counts,
+    pub stop_sender: Option<SignalSender>,
+    pub counts: UsageCounts,
     /// The agent's own cumulative figure for its session, US dollars.
     pub session_cost_usd: Option<f64>,
     pub model: Option<String>,
@@ -528,10 +533,10 @@ pub struct Ended {
     pub executed: bool,
 }
 
-impl Ended {
+impl TaskEnd {
     /// An ending of which nothing else is known.
-    pub fn unknown(ending: Ending) -> Ended {
-        Ended {
+    pub fn unknown(ending: Ending) -> TaskEnd {
+        TaskEnd {
             ending,
             error: None,
             source: EndSource::Recovery,
@@ -540,7 +545,7 @@ impl Ended {
             exit: None,
             stop_signal: None,
             stop_sender: None,
-            counts: Counts::default(),
+            counts: UsageCounts::default(),
             session_cost_usd: None,
             model: None,
             session_id: None,

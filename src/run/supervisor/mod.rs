@@ -26,7 +26,9 @@ use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, ReceivedSignal, ResourceUsage};
-use crate::task::{Cause, Counts, Key, Outcome, Provider, SessionId, Signal, Stop, Task, TaskId};
+use crate::task::{
+    AgentOutcome, Key, Provider, SessionId, Signal, StopCause, StopRequest, Task, TaskId, UsageCounts,
+};
 use state::{AgentPhase, RowState, StopState};
 use stopwatch::Clock;
 
@@ -151,7 +153,7 @@ struct Written {
     session: Option<SessionId>,
     /// The ledger was locked when the agent reported its session.
     session_waits: bool,
-    counts: Counts,
+    counts: UsageCounts,
     tool: Option<String>,
     at: Option<Instant>,
 }
@@ -228,7 +230,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The stop that was requested before the agent's exec.
-    pub(super) fn stop_before_exec(&mut self) -> Result<Option<Stop>, Error> {
+    pub(super) fn stop_before_exec(&mut self) -> Result<Option<StopRequest>, Error> {
         while self.watch.pending(|_| true).map_err(watching)?.is_some() {
             self.turn(Some(Instant::now()))?;
         }
@@ -336,10 +338,10 @@ impl<'a> Supervisor<'a> {
     }
 
     /// What the agent's output says about success. Output that was not captured says nothing.
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> AgentOutcome {
         self.output
             .as_ref()
-            .map_or(Outcome::NotDue, |o| agent::outcome_of(self.agent.mode, o.reader.observed()))
+            .map_or(AgentOutcome::NotDue, |o| agent::outcome_of(self.agent.mode, o.reader.observed()))
     }
 
     /// Finds the leftover processes. Signals nothing yet.
@@ -417,8 +419,10 @@ impl<'a> Supervisor<'a> {
     /// The signal by which bookend exits where it does not know how the agent exited.
     pub(super) fn stop_signal(&self) -> Signal {
         match self.stop.requested().map(|r| r.stop) {
-            Some(Stop::Signal { signal, .. }) => signal,
-            Some(Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout) | None => Signal::TERM,
+            Some(StopRequest::Signal { signal, .. }) => signal,
+            Some(StopRequest::Cancel { .. } | StopRequest::Timeout | StopRequest::IdleTimeout) | None => {
+                Signal::TERM
+            }
         }
     }
 
@@ -428,10 +432,10 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The stop that was requested, with what came after it.
-    pub(super) fn cause(&self, ended_at: Instant) -> Option<Cause> {
+    pub(super) fn cause(&self, ended_at: Instant) -> Option<StopCause> {
         let requested = self.stop.requested()?;
         let results = self.observed().results;
-        Some(Cause {
+        Some(StopCause {
             stop: requested.stop,
             after_result: requested.results > 0 && requested.results == results,
             ran_on: ended_at.saturating_duration_since(requested.at),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::agent::outcome_of;
-use crate::task::Outcome;
+use crate::task::AgentOutcome;
 use proptest::prelude::*;
 
 macro_rules! sample {
@@ -34,7 +34,7 @@ fn one_json_object() {
     assert_eq!(o.model.as_deref(), Some("claude-opus-5-5"));
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
     assert_eq!((o.counts.cache_read_tokens, o.counts.cache_creation_tokens), (Some(0), Some(0)));
-    assert_eq!(outcome_of(OutputMode::Json, &o), Outcome::Ok);
+    assert_eq!(outcome_of(OutputMode::Json, &o), AgentOutcome::Ok);
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn a_failed_call_to_the_api_is_an_error_though_its_subtype_is_success() {
     let o = read(OutputMode::Json, sample!("30-error-500-json.stdout.json"));
     assert!(error(&o).starts_with("API Error: 500 fake api_error (500)."));
     assert_eq!(numbers(&o), (Some(0), Some(0), Some(1), Some(0.0)));
-    assert_eq!(outcome_of(OutputMode::Json, &o), Outcome::Error);
+    assert_eq!(outcome_of(OutputMode::Json, &o), AgentOutcome::Error);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_killed_run_shows_what_it_had_used_and_the_tool_in_flight() {
     let o = read(OutputMode::StreamJson, sample!("72-tool-SIGKILL-sj.stdout.txt"));
     assert_eq!(numbers(&o), (Some(100), Some(1), Some(1), None));
     assert_eq!(o.tool_in_flight.as_deref(), Some("Bash"));
-    assert_eq!(outcome_of(OutputMode::StreamJson, &o), Outcome::Missing);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Missing);
 }
 
 #[test]
@@ -115,10 +115,10 @@ fn a_background_task_brings_a_second_result_and_both_count() {
     let first = until(7);
     assert_eq!(numbers(&first), (Some(200), Some(40), Some(2), Some(0.0016)));
     assert!(first.background);
-    assert_eq!(outcome_of(OutputMode::StreamJson, &first), Outcome::Ok);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &first), AgentOutcome::Ok);
     let second_begun = until(11);
     assert!(!second_begun.background && second_begun.open_turn);
-    assert_eq!(outcome_of(OutputMode::StreamJson, &second_begun), Outcome::Missing);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &second_begun), AgentOutcome::Missing);
     assert_eq!(numbers(&until(12)), (Some(300), Some(41), Some(3), Some(0.0016)));
 }
 
@@ -126,7 +126,7 @@ fn a_background_task_brings_a_second_result_and_both_count() {
 fn of_many_prompts_on_stdin_the_last_result_decides() {
     let o = read(OutputMode::StreamJson, sample!("111-stream-json-input.jsonl"));
     assert_eq!(numbers(&o), (Some(300), Some(60), Some(5), Some(0.0024000000000000002)));
-    assert_eq!(outcome_of(OutputMode::StreamJson, &o), Outcome::Ok);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Ok);
 }
 
 #[test]
