@@ -1,4 +1,5 @@
-//! The one rule that decides whether a session may be resumed. `run`, `recover`, `audit` and `session` use it.
+//! The one rule that decides whether a session may be resumed. `run`, `recover`, `audit` and `session` use
+//! it.
 
 use super::{SessionId, Status, Task, TaskId};
 
