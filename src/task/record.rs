@@ -5,7 +5,9 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Identity, Key, ProcessRecord, Provider, SessionId, Status, TaskId};
+use super::ending::Status;
+use super::identity::{Identity, ProcessRecord};
+use super::ids::{Key, Provider, SessionId, TaskId};
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///
