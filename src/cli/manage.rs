@@ -79,7 +79,7 @@ pub struct DeliverArgs {
     /// Run a command even if it has succeeded
     #[arg(long, requires = "ids")]
     again: bool,
-    /// Stop a command after this long [default: the task's, or 60s]
+    /// Stop a command after this long [default: the task's or 60s]
     ///
     /// 0: never.
     #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]

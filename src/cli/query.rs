@@ -118,7 +118,7 @@ pub struct AuditArgs {
     /// Report a task that was silent for this long
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     stale_after: Duration,
-    /// Print one JSON object: {"summary", "shown", "findings": [...]}
+    /// Print JSON: {"summary", "shown", "findings": [...]}
     #[arg(long)]
     json: bool,
 }

@@ -6,7 +6,7 @@ mod ids;
 mod outcome;
 mod record;
 pub mod resume;
-mod signal;
+pub mod signal;
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub use identity::{Identity, Place, ProcessRecord, Verdict};
 pub use ids::{Key, Provider, SessionId, TaskId};
 pub use outcome::{Cause, Evidence, KeepSession, OnTerm, Outcome, Sender, Stop, TokensScope, judge};
 pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
-pub use signal::signal_name;
+pub use signal::Signal;
 
 /// What a run has used so far. `None` is "not known", which is never the same as 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -83,7 +83,7 @@ pub struct Ended {
     /// CLOCK_MONOTONIC, milliseconds.
     pub duration_ms: Option<i64>,
     pub exit: Option<Exit>,
-    pub stop_signal: Option<i32>,
+    pub stop_signal: Option<Signal>,
     pub stop_sender: Option<Sender>,
     pub counts: Counts,
     /// The agent's own cumulative figure for its session, US dollars.

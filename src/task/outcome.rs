@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ending::{Cancel, Ending, Failure, Interrupt};
+use super::signal::Signal;
 use crate::exit::Exit;
 
 /// Who sent a stop signal, as far as the kernel tells (0: the kernel itself, or another pid namespace).
@@ -19,7 +20,7 @@ pub struct Sender {
 pub enum Stop {
     /// A stop signal to the supervisor.
     Signal {
-        signal: i32,
+        signal: Signal,
         sender: Sender,
     },
     /// `bookend cancel`, or `--replace` by another run.
@@ -119,7 +120,7 @@ pub fn judge(e: &Evidence) -> Ending {
             Stop::IdleTimeout => Ending::Cancelled(Cancel::IdleTimeout),
             Stop::Cancel { .. } => Ending::Cancelled(Cancel::Operator),
             Stop::Signal { signal, .. } => match signal {
-                libc::SIGINT | libc::SIGQUIT => Ending::Cancelled(Cancel::Operator),
+                Signal::INT | Signal::QUIT => Ending::Cancelled(Cancel::Operator),
                 _ if e.on_term == OnTerm::Cancelled => Ending::Cancelled(Cancel::Operator),
                 _ => Ending::Interrupted(Interrupt::Signal),
             },
@@ -148,7 +149,7 @@ fn counts_as_cause(c: &Cause, e: &Evidence) -> bool {
         Outcome::Ok | Outcome::Error | Outcome::Missing => true,
         Outcome::NotDue => match c.stop {
             // A program may use Ctrl-C for itself, and go on.
-            Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. } => !ended_well || c.ran_on <= e.grace,
+            Stop::Signal { signal: Signal::INT | Signal::QUIT, .. } => !ended_well || c.ran_on <= e.grace,
             Stop::Signal { .. } | Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout => true,
         },
     }

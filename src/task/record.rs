@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::ending::Status;
 use super::identity::{Identity, ProcessRecord};
 use super::ids::{Key, Provider, SessionId, TaskId};
+use super::signal::Signal;
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///
@@ -61,8 +62,8 @@ pub struct Task {
     pub agent_released_at: Option<String>,
     pub cgroup: Option<String>,
     pub exit_code: Option<i32>,
-    pub term_signal: Option<i32>,
-    pub stop_signal: Option<i32>,
+    pub term_signal: Option<Signal>,
+    pub stop_signal: Option<Signal>,
     pub stop_sender_pid: Option<i32>,
     pub stop_sender_uid: Option<u32>,
     pub end_source: Option<String>,

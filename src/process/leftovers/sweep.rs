@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 
 use super::children::{has_children, hidden_children};
 use super::classify::{self, MarkCheck, ProcessClass, ScanView, SparedReason};
@@ -19,7 +18,7 @@ use crate::process::cgroup::Cgroup;
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::process::procfs::mark::{self, MarkState, TaskMark};
 use crate::process::procfs::snapshot::ProcFs;
-use crate::task::Identity;
+use crate::task::{Identity, Signal};
 
 /// How often a process is checked again that has no descriptor or could not be signalled.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -380,7 +379,7 @@ impl LeftoverSweep {
                     let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(now.pid));
                     leftover.sent = match send(&handle, signal, &now) {
                         Err(_) if !within() => SignalSent::Refused,
-                        _ if signal == Signal::SIGKILL => SignalSent::Kill,
+                        _ if signal == Signal::KILL => SignalSent::Kill,
                         _ => SignalSent::Term,
                     };
                 }
