@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::agent::{self, AskedSession, Mode, SessionPlace};
+use crate::agent::{self, OutputMode, SessionPlace, SessionRequest};
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::leftovers::SweepStep;
@@ -286,7 +286,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
         transcript,
         users: users.as_ref(),
         allow_unsafe: options.allow_unsafe_resume,
-        attended: command.asked.mode == Mode::Interactive && at_terminal(),
+        attended: command.asked.mode == OutputMode::Interactive && at_terminal(),
     });
     match chosen {
         Ok(choice) => Ok(Attempt::Claimed(choice)),
@@ -304,12 +304,12 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
 /// The session that the agent's own arguments resume, `--continue` resolved.
 fn named_session(command: &AgentCommand) -> Option<SessionId> {
     let asked = match &command.asked.session {
-        AskedSession::Background(asked) => asked,
+        SessionRequest::Background(asked) => asked,
         asked => asked,
     };
     match asked {
-        AskedSession::Resume(id) | AskedSession::Fork(Some(id), _) => Some(id.clone()),
-        AskedSession::Continue | AskedSession::Fork(None, _) => command.adapter.most_recent(&command.cwd),
+        SessionRequest::Resume(id) | SessionRequest::Fork(Some(id), _) => Some(id.clone()),
+        SessionRequest::Continue | SessionRequest::Fork(None, _) => command.adapter.most_recent(&command.cwd),
         _ => None,
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::error;
 
-use crate::agent::{self, Observed, SessionPlace};
+use crate::agent::{self, ObservedOutput, SessionPlace};
 use crate::error::Error;
 use crate::exit::{Exit, exit_code};
 use crate::hook;
@@ -61,7 +61,7 @@ pub(super) fn end(
     };
     let session = observed.session_id.as_ref().or(choice.session.as_ref());
     let traces = match ending {
-        Ending::Failure(Failure::Exit) if observed == Observed::default() => SessionTraces {
+        Ending::Failure(Failure::Exit) if observed == ObservedOutput::default() => SessionTraces {
             unused: is_unused(context.command, session, transcript),
             ..SessionTraces::default()
         },
@@ -185,7 +185,7 @@ fn is_unused(command: &AgentCommand, session: Option<&SessionId>, before: Transc
 }
 
 /// The value of `--keep-session` that keeps the session of a failed run.
-fn kept(ending: &Ending, observed: &Observed, asked: &[KeepSession]) -> Option<KeepSession> {
+fn kept(ending: &Ending, observed: &ObservedOutput, asked: &[KeepSession]) -> Option<KeepSession> {
     let is_at_rest = observed.tool_in_flight.is_none() && !observed.background && !observed.open_turn;
     let is_its_result = *ending == Ending::Failure(Failure::AgentError) && is_at_rest;
     observed.api_failure.filter(|_| is_its_result)?.kept_by(asked)

@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use super::state::{AgentExit, AgentPhase, RequestedStop};
 use super::stopwatch::Clock;
 use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
-use crate::agent::Mode;
+use crate::agent::OutputMode;
 use crate::clock;
 use crate::error::{Error, chain};
 use crate::ledger::TaskProgress;
@@ -117,7 +117,7 @@ impl Supervisor<'_> {
             self.stop.request(RequestedStop { stop, at: now, results });
         }
         // A program at a terminal may handle Ctrl-C itself; a headless one was told to stop.
-        if !yields(&stop) || self.agent.mode != Mode::Interactive {
+        if !yields(&stop) || self.agent.mode != OutputMode::Interactive {
             self.escalation.begin(signal, now);
         }
         if let (AgentPhase::AtGate, Some(helper)) = (self.agent.state, &self.helper)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use crate::agent::{self, Mode, Observed, Reader};
+use crate::agent::{self, ObservedOutput, OutputMode, OutputReader};
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::helper::{Attendant, Helper, Waited};
@@ -77,14 +77,14 @@ pub(super) struct RowFacts {
 /// The agent's process.
 pub(super) struct Agent {
     child: Gated,
-    mode: Mode,
+    mode: OutputMode,
     state: AgentPhase,
     /// The cgroup that holds only this task.
     cgroup: Option<Cgroup>,
 }
 
 impl Agent {
-    pub(super) fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
+    pub(super) fn new(child: Gated, mode: OutputMode, cgroup: Option<Cgroup>) -> Agent {
         Agent { child, mode, state: AgentPhase::AtGate, cgroup }
     }
 }
@@ -92,7 +92,7 @@ impl Agent {
 /// The agent's captured stdout, and the adapter that reads it.
 pub(super) struct CapturedOutput {
     pub(super) capture: Capture,
-    pub(super) reader: Box<dyn Reader>,
+    pub(super) reader: Box<dyn OutputReader>,
 }
 
 impl CapturedOutput {
@@ -223,7 +223,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// What the agent's output has reported so far.
-    pub(super) fn observed(&self) -> Observed {
+    pub(super) fn observed(&self) -> ObservedOutput {
         self.output.as_ref().map(|o| o.reader.observed().clone()).unwrap_or_default()
     }
 

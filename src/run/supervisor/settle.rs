@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::state::RowState;
 use super::{Supervisor, TaskRef};
-use crate::agent::{CostCovers, Observed};
+use crate::agent::{CostCovers, ObservedOutput};
 use crate::clock;
 use crate::error::chain;
 use crate::exit::Exit;
@@ -128,7 +128,7 @@ impl Supervisor<'_> {
     }
 
     /// The counts of this run alone.
-    pub(super) fn counts(&self, observed: &Observed) -> Counts {
+    pub(super) fn counts(&self, observed: &ObservedOutput) -> Counts {
         let cost_usd = match (session_total(observed), self.facts.cost_before) {
             // A total below the one before means that the agent lost it and counts anew.
             (Some(now), Some(before)) if now >= before => Some(((now - before) * 1e9).round() / 1e9),
@@ -140,7 +140,7 @@ impl Supervisor<'_> {
 
 /// What the session has cost so far, where the agent reports that. 2.1.330 does not count what a version that
 /// reports per run spent on the session.
-fn session_total(observed: &Observed) -> Option<f64> {
+fn session_total(observed: &ObservedOutput) -> Option<f64> {
     observed.reported_cost_usd.filter(|_| observed.cost_covers == CostCovers::Session)
 }
 
