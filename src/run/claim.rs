@@ -134,7 +134,8 @@ impl<'a> KeyClaim<'a> {
             (RecoveryOutcome::Unverifiable(_), ..) => Err(busy(
                 ", which cannot be judged from here".to_owned(),
                 &format!(
-                    "look for it where it was started, or run under another key or ledger; if it has ended: {}",
+                    "look for it where it was started, or run under another key or ledger; \
+                     if it has ended: {}",
                     recovery::release_command(ledger, &holder)
                 ),
             )),

@@ -5,7 +5,10 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Key, ProcessIdentity, ProcessRecord, Provider, SessionId, Signal, Status, TaskId};
+use super::ending::Status;
+use super::identity::{ProcessIdentity, ProcessRecord};
+use super::ids::{Key, Provider, SessionId, TaskId};
+use super::signal::Signal;
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///

@@ -1,5 +1,7 @@
 //! How a run is judged, case by case.
 
+use std::time::Duration;
+
 use super::*;
 
 const GRACE: Duration = Duration::from_secs(10);
