@@ -69,8 +69,8 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             format!("nothing to deliver: there is no ledger yet at {path}"),
         ));
     }
-    let mut ledger = Ledger::open(&at)?;
-    recovery::report_merged(&ledger);
+    let (mut ledger, merged) = Ledger::open(&at)?;
+    ledger::report_merged(&merged);
     let mut watch = Watch::new().map_err(|e| Error::failed("watching hooks").caused_by(e))?;
     let mut all_delivered = true;
     for task in chosen(&ledger, request)? {

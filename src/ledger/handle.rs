@@ -13,10 +13,10 @@ use super::error::{LedgerError, Result};
 use super::limits::CpuBudget;
 use super::live::{FollowUp, FollowUpLock, LiveEvidence, LiveFile, LiveLock, LiveLocks, SLOTS, TakenLock};
 use super::location::Location;
-use super::merged::MergedRecord;
 use super::trust::{self, Distrust};
 use super::wal::{self, WriteAheadLog};
 use crate::failpoint;
+use crate::log::Silence;
 use crate::task::{Task, TaskId};
 
 /// 8 MiB of pages. A run has 256 KiB of them.
@@ -31,7 +31,6 @@ pub struct Ledger {
     pub(super) at: Location,
     pub(super) live: LiveLocks,
     pub(super) spool_dir: PathBuf,
-    pub(super) merged: Vec<MergedRecord>,
     /// Others could write to the ledger when it was opened.
     pub(super) was_shared: Option<Distrust>,
     pub(super) budget: CpuBudget,
@@ -52,7 +51,6 @@ impl Ledger {
             at: at.clone(),
             live: LiveLocks::at(private.join("live")),
             spool_dir: private.join("spool"),
-            merged: Vec::new(),
             was_shared: None,
             budget,
         }
@@ -140,6 +138,7 @@ impl Ledger {
         self.check_files(doing)?;
         let apply = || {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let _silence = Silence::begin();
             let done = work(&tx)?;
             tx.commit()?;
             Ok(done)

@@ -25,11 +25,6 @@ impl Ledger {
         spool::waiting(&self.spool_dir)
     }
 
-    /// What became of the records that waited when this ledger was opened.
-    pub fn merged(&self) -> &[MergedRecord] {
-        &self.merged
-    }
-
     /// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
     pub fn clear_spool(&self, id: &TaskId, is_merged: bool) -> Result<()> {
         spool::clear(&self.spool_dir, id, is_merged)

@@ -54,7 +54,9 @@ pub use listing::TaskFilter;
 pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, TakenLock};
 pub use location::{ChosenBy, Location, locate};
 pub use merge::records_in_spool;
-pub use merged::{MergeOutcome, MergedRecord};
+#[cfg(test)]
+pub use merged::MergeOutcome;
+pub use merged::{MergedRecord, report_merged};
 pub use prune::{PruneScope, PruneSummary};
 pub use sessions::RestoreOutcome;
 pub use spool::SpoolSlot;

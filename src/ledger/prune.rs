@@ -12,6 +12,7 @@ use super::ending;
 use super::error::Result;
 use super::handle::Ledger;
 use crate::clock;
+use crate::log::Silence;
 use crate::task::TaskId;
 
 /// How long a task without a retention of its own is kept.
@@ -269,6 +270,7 @@ impl Ledger {
         let mut removed = 0;
         let mut remove = || {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let _silence = Silence::begin();
             let began = Instant::now();
             for id in ids {
                 if tx.prepare_cached(DELETE_TASK)?.execute([id])? == 1 {
