@@ -144,7 +144,7 @@ pub fn deliver_one(
         },
     };
     // The live lock may be another boot's: this one is always ours.
-    let (_lock, taken) = ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
+    let (_lock, taken) = ledger.lock_follow_ups(FollowUp::Delivery, &[&task.id])?;
     if taken != [true] {
         return Ok((Delivered::ByAnother, None));
     }

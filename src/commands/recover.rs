@@ -402,7 +402,7 @@ impl Recovery<'_> {
     }
 
     fn withdraw_sessions(&mut self) -> Result<(), Error> {
-        self.report.sessions = self.ledger.withdraw_unsafe_sessions(&clock::now())?;
+        self.report.sessions = self.ledger.invalidate_unsafe_sessions(&clock::now())?;
         for s in &self.report.sessions {
             let text =
                 format!("session {} of the key {} is not to be resumed: {}", s.session_id, s.key, s.why);
@@ -463,7 +463,7 @@ impl Recovery<'_> {
 
     /// A hook that was cut off again and again is not run once more, unless another process is at it.
     fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<i32>), Error> {
-        let (_lock, taken) = self.ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
+        let (_lock, taken) = self.ledger.lock_follow_ups(FollowUp::Delivery, &[&task.id])?;
         // Another process may have delivered it since the row was read.
         let is_unchanged = |now: &Task| {
             (&now.delivery_status, now.delivery_attempts) == (&task.delivery_status, task.delivery_attempts)
@@ -481,7 +481,7 @@ impl Recovery<'_> {
     fn hint(&mut self) -> Result<(), Error> {
         let mut due = self.unhinted()?;
         let ids: Vec<&TaskId> = due.iter().map(|task| &task.id).collect();
-        let (lock, taken) = self.ledger.take_aftermath(FollowUp::Report, &ids)?;
+        let (lock, taken) = self.ledger.lock_follow_ups(FollowUp::Report, &ids)?;
         let ours: BTreeSet<TaskId> =
             due.iter().zip(taken).filter(|(_, taken)| *taken).map(|(t, _)| t.id.clone()).collect();
         // What another process has reported before it let go of its lock.

@@ -1,4 +1,4 @@
-//! Which tasks are listed, and in what order: what runs first, then what ended, each newest first.
+//! Listing tasks: the running ones first, then the ended ones, each newest first.
 
 use rusqlite::{Connection, named_params};
 
@@ -8,7 +8,7 @@ use super::row::select;
 use super::tasks;
 use crate::task::{Key, Status, Task};
 
-/// Which tasks to read. `None` leaves a question open.
+/// Which tasks to read. `None` accepts all.
 #[derive(Debug, Clone, Default)]
 pub struct TaskFilter {
     pub status: Option<Status>,
@@ -23,7 +23,7 @@ pub struct TaskFilter {
 }
 
 impl TaskFilter {
-    /// Whether it lets some tasks through and others not.
+    /// Whether it excludes any task.
     pub fn selects(&self) -> bool {
         self.status.is_some()
             || self.key.is_some()
@@ -33,8 +33,8 @@ impl TaskFilter {
     }
 }
 
-/// Without `:since`, from below every time, whether the column holds text or numbers.
-/// The columns behind a `+` are only compared: the index is chosen by the one before them.
+/// Without `:since`, all times, whether the column holds text or numbers. The columns with a `+` are only
+/// compared: the index is chosen by the condition before them.
 macro_rules! listed {
     ($by:literal) => {
         select!(
@@ -103,7 +103,7 @@ impl Ledger {
         list(self.conn(), filter).map_err(self.failed("reading tasks"))
     }
 
-    /// Those that ran at `filter.since` or later, whenever they started.
+    /// The tasks that ran at `filter.since` or later, whenever they started.
     pub fn tasks_in_flight_since(&self, filter: &TaskFilter) -> Result<Vec<Task>> {
         let read = || -> rusqlite::Result<Vec<Task>> {
             let running = TaskFilter { status: Some(Status::Running), since: None, ..filter.clone() };
@@ -125,12 +125,9 @@ impl Ledger {
         read().map_err(self.failed("reading what was in flight"))
     }
 
-    /// A number that differs from the one before if somebody has changed the ledger meanwhile. It is read
-    /// from shared memory.
+    /// A number that changes when another process changes the ledger. It is read from shared memory.
     pub fn version(&self) -> Result<i64> {
-        self.conn()
-            .query_row(DATA_VERSION, [], |row| row.get(0))
-            .map_err(self.failed("looking whether it has changed"))
+        self.conn().query_row(DATA_VERSION, [], |row| row.get(0)).map_err(self.failed("checking for changes"))
     }
 }
 

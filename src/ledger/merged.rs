@@ -24,16 +24,16 @@ pub enum MergeOutcome {
         status: Status,
         invalidated: Option<SessionId>,
     },
-    /// Its row already had another ending. The record was put aside.
+    /// Its row already had another ending. The record was moved away.
     AlreadyTerminal {
         status: Status,
         kept: PathBuf,
     },
-    /// The ledger has no such row. The record was put aside.
+    /// The ledger has no such row. The record was moved away.
     NoRow {
         kept: PathBuf,
     },
-    /// Not a record, or one of an unknown version. It was put aside.
+    /// Not a record, or one of an unknown version. It was moved away.
     Unreadable {
         why: String,
         kept: PathBuf,

@@ -1,4 +1,4 @@
-//! Opening the ledger: for a new run, for other writing, for reading.
+//! Opening the ledger for a run, for other writers and for readers.
 
 use super::connect::{self, RequiredOwner};
 use super::error::{LedgerError, Result};
@@ -18,7 +18,7 @@ impl Ledger {
         Ledger::open_for_writing(at)
     }
 
-    /// As [`Ledger::open`], for what starts new work: a file that may have another name is refused.
+    /// As [`Ledger::open`], for a new run: a file that may have a second name is refused.
     pub fn open_for_run(at: &Location) -> Result<(Ledger, Vec<MergedRecord>)> {
         other_name::refuse_other_name(&at.file)?;
         Ledger::open_for_writing(at)
@@ -33,12 +33,13 @@ impl Ledger {
         Ok((ledger, merged))
     }
 
-    /// Opens the ledger for reading: nothing is made, changed or migrated. `None`: there is none.
+    /// Opens the ledger for reading, and creates, changes or migrates nothing. `None`: it does not exist.
     pub fn open_read_only(at: &Location) -> Result<Option<Ledger>> {
         Ledger::read_only(at, RequiredOwner::Anyone)
     }
 
-    /// As [`Ledger::open_read_only`], for acting upon what the rows say: the ledger has to be the caller's.
+    /// As [`Ledger::open_read_only`], for commands that act on the rows: the ledger must belong to the
+    /// caller.
     pub fn open_own_read_only(at: &Location) -> Result<Option<Ledger>> {
         Ledger::read_only(at, RequiredOwner::Caller)
     }
@@ -50,7 +51,7 @@ impl Ledger {
     }
 }
 
-/// Ends, recovery and readers go on: a backup that makes a hard link must not cost an end.
+/// Warns only: ends, recovery and readers must work while a backup program holds a hard link.
 fn warn_of_other_name(at: &Location) {
     if let Some(other) = OtherName::of(&at.file) {
         log::warn(&other.explain(&at.file), &other.hint(&at.file));
