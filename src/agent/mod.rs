@@ -24,7 +24,7 @@ use std::time::SystemTime;
 use crate::task::{Outcome, SessionId};
 
 pub use adapter::{Adapter, Asked, AskedSession, CostCovers, Mode, Observed, Plan, Reader, RunResult};
-pub use launcher::{Place, Recognised, Untracked, mentioned, recognise};
+pub use launcher::{Recognised, SessionPlace, Untracked, mentioned, recognise};
 pub use registry::by_type;
 use registry::no_adapter;
 
@@ -38,7 +38,7 @@ pub fn is_agent(program: &OsStr) -> bool {
 pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId) -> Vec<String> {
     let words: Vec<OsString> = argv.iter().map(OsString::from).collect();
     let Ok(Recognised { adapter, own, place }) = recognise(&words, agent_type) else { return argv };
-    let (false, Some(option)) = (matches!(place, Place::Untracked(_)), adapter.id_option()) else {
+    let (false, Some(option)) = (matches!(place, SessionPlace::Untracked(_)), adapter.id_option()) else {
         return argv;
     };
     let given = match adapter.asked(&words[own..], false).session {

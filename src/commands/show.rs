@@ -77,6 +77,7 @@ fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &Histo
 fn before_own(task: &Task) -> Option<Vec<String>> {
     let words: Vec<OsString> = task.argv.as_ref()?.iter().map(OsString::from).collect();
     let recognised = agent::recognise(&words, task.agent_type.as_deref()).ok()?;
-    let own = Some(recognised.own).filter(|_| !matches!(recognised.place, agent::Place::Untracked(_)))?;
+    let own =
+        Some(recognised.own).filter(|_| !matches!(recognised.place, agent::SessionPlace::Untracked(_)))?;
     Some(task.argv.as_ref()?[..own].to_vec())
 }

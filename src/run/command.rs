@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::agent::{self, Adapter, Asked, AskedSession, Mode, Place, Untracked};
+use crate::agent::{self, Adapter, Asked, AskedSession, Mode, SessionPlace, Untracked};
 use crate::error::Error;
 use crate::ledger::{LiveLock, Location};
 use crate::process::spawn::caller;
@@ -25,7 +25,7 @@ pub(super) struct AgentCommand {
     pub(super) adapter: &'static dyn Adapter,
     /// The index in the command line at which the agent's own arguments begin.
     pub(super) own_args: usize,
-    pub(super) place: Place,
+    pub(super) place: SessionPlace,
     pub(super) asked: Asked,
     pub(super) key: Option<Key>,
     pub(super) persona: String,
@@ -63,7 +63,7 @@ impl AgentCommand {
         let persona = options.agent.clone().unwrap_or_else(|| base_name(options));
         let key = options.key.clone().or_else(|| derived_key(options, &persona));
         let warning = match &place {
-            Place::Untracked(why) => untracked_warning(options, key.as_ref(), why),
+            SessionPlace::Untracked(why) => untracked_warning(options, key.as_ref(), why),
             _ => None,
         };
         let cwd = options.cwd.clone().unwrap_or_else(current_dir);
@@ -81,7 +81,7 @@ impl AgentCommand {
     pub(super) fn untracked(&self) -> Option<String> {
         self.key.as_ref()?;
         match (&self.place, &self.asked.session) {
-            (Place::Untracked(why), _) => Some(why.to_string()),
+            (SessionPlace::Untracked(why), _) => Some(why.to_string()),
             (_, AskedSession::Background(_)) => Some("backgrounded".to_owned()),
             (_, AskedSession::NoConversation) => Some("no conversation".to_owned()),
             (_, AskedSession::NotKept) => Some("not kept by the agent".to_owned()),
@@ -103,11 +103,11 @@ impl AgentCommand {
 }
 
 /// What the agent's own arguments ask for, as far as bookend can read them at this place.
-fn asked(asked: Asked, place: &Place, own_args: usize, options: &RunOptions) -> Asked {
+fn asked(asked: Asked, place: &SessionPlace, own_args: usize, options: &RunOptions) -> Asked {
     match (place, own_args < options.argv.len()) {
-        (Place::Untracked(_), true) => Asked { session: AskedSession::NoConversation, ..asked },
+        (SessionPlace::Untracked(_), true) => Asked { session: AskedSession::NoConversation, ..asked },
         // None of its arguments is known.
-        (Place::Untracked(_), false) => {
+        (SessionPlace::Untracked(_), false) => {
             Asked { mode: Mode::Interactive, session: AskedSession::NoConversation, ..asked }
         }
         _ => asked,

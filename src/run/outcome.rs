@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::error;
 
-use crate::agent::{self, Observed, Place};
+use crate::agent::{self, Observed, SessionPlace};
 use crate::error::Error;
 use crate::exit::{Exit, exit_code};
 use crate::hook;
@@ -160,7 +160,9 @@ fn traces(
 ) -> SessionTraces {
     let is_kept = *ending == Ending::Success || kept.is_some();
     match ending {
-        Ending::Success | Ending::Failure(_) if is_kept && !matches!(command.place, Place::Untracked(_)) => {
+        Ending::Success | Ending::Failure(_)
+            if is_kept && !matches!(command.place, SessionPlace::Untracked(_)) =>
+        {
             let find = |id: &SessionId| agent::has_conversation(command.adapter, &command.cwd, id);
             SessionTraces { kept, transcript_seen: session.and_then(find), ..SessionTraces::default() }
         }

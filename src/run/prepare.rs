@@ -19,7 +19,7 @@ use crate::run::options::RunOptions;
 use crate::run::outcome::deliver;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
-use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Stop};
+use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Signal, Stop};
 use crate::view;
 use nix::fcntl::{FcntlArg, OFlag};
 
@@ -37,14 +37,14 @@ impl NoStart {
 
     fn stopped(stop: Stop, on_term: OnTerm) -> NoStart {
         let ending = match stop {
-            Stop::Signal { signal: libc::SIGTERM | libc::SIGHUP, .. } if on_term == OnTerm::Interrupted => {
+            Stop::Signal { signal: Signal::TERM | Signal::HUP, .. } if on_term == OnTerm::Interrupted => {
                 Ending::Interrupted(Interrupt::Signal)
             }
             _ => Ending::Cancelled(Cancel::Operator),
         };
         let signal = match stop {
             Stop::Signal { signal, .. } => signal,
-            _ => libc::SIGTERM,
+            _ => Signal::TERM,
         };
         let error = Some(Error::failed("stopped before the agent was executed"));
         NoStart { ending, error, exit: Exit::Signal(signal) }

@@ -197,7 +197,7 @@ impl ForkedAgent {
         // Without room for the record, a full disk would lose the end of the task.
         let spool = claim.spool_slot(&row.id)?;
         if let Err(refused) = claim.commit() {
-            return Err(StartFailed::Uncommitted(Box::new(Uncommitted { child, started, spool, refused })));
+            return Err(StartFailed::FailedCommit(Box::new(FailedCommit { child, started, spool, refused })));
         }
         let cgroup = self.cgroup.map(NewCgroup::keep);
         let facts = RowFacts {
@@ -261,11 +261,11 @@ impl Family {
 pub(super) enum StartFailed {
     Refused(Error),
     /// The commit of the running row was reported as failed.
-    Uncommitted(Box<Uncommitted>),
+    FailedCommit(Box<FailedCommit>),
 }
 
 /// A running row that may be durable although its commit failed.
-pub(super) struct Uncommitted {
+pub(super) struct FailedCommit {
     child: Gated,
     started: Instant,
     spool: SpoolSlot,
@@ -283,8 +283,8 @@ impl StartFailed {
     pub(super) fn withdraw(self, ledger: &mut Ledger, id: &TaskId) -> Error {
         match self {
             StartFailed::Refused(e) => e,
-            StartFailed::Uncommitted(failed) => {
-                let Uncommitted { mut child, started, spool, refused } = *failed;
+            StartFailed::FailedCommit(failed) => {
+                let FailedCommit { mut child, started, spool, refused } = *failed;
                 child.dismiss();
                 let ended = never_ran(Failure::Spawn, &chain(&refused), started);
                 withdraw(ledger, id, spool, &ended);

@@ -3,7 +3,7 @@
 mod ids;
 mod record;
 pub mod resume;
-mod signal;
+pub mod signal;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ids::{Key, Provider, SessionId, TaskId};
 pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
-pub use signal::signal_name;
+pub use signal::Signal;
 
 /// Where a task stands. `Running` is the only status that is not terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -315,7 +315,7 @@ pub struct Sender {
 pub enum Stop {
     /// A stop signal to the supervisor.
     Signal {
-        signal: i32,
+        signal: Signal,
         sender: Sender,
     },
     /// `bookend cancel`, or `--replace` by another run.
@@ -415,7 +415,7 @@ pub fn judge(e: &Evidence) -> Ending {
             Stop::IdleTimeout => Ending::Cancelled(Cancel::IdleTimeout),
             Stop::Cancel { .. } => Ending::Cancelled(Cancel::Operator),
             Stop::Signal { signal, .. } => match signal {
-                libc::SIGINT | libc::SIGQUIT => Ending::Cancelled(Cancel::Operator),
+                Signal::INT | Signal::QUIT => Ending::Cancelled(Cancel::Operator),
                 _ if e.on_term == OnTerm::Cancelled => Ending::Cancelled(Cancel::Operator),
                 _ => Ending::Interrupted(Interrupt::Signal),
             },
@@ -444,7 +444,7 @@ fn counts_as_cause(c: &Cause, e: &Evidence) -> bool {
         Outcome::Ok | Outcome::Error | Outcome::Missing => true,
         Outcome::NotDue => match c.stop {
             // A program may use Ctrl-C for itself, and go on.
-            Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. } => !ended_well || c.ran_on <= e.grace,
+            Stop::Signal { signal: Signal::INT | Signal::QUIT, .. } => !ended_well || c.ran_on <= e.grace,
             Stop::Signal { .. } | Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout => true,
         },
     }
@@ -502,7 +502,7 @@ pub struct Ended {
     /// CLOCK_MONOTONIC, milliseconds.
     pub duration_ms: Option<i64>,
     pub exit: Option<Exit>,
-    pub stop_signal: Option<i32>,
+    pub stop_signal: Option<Signal>,
     pub stop_sender: Option<Sender>,
     pub counts: Counts,
     /// The agent's own cumulative figure for its session, US dollars.

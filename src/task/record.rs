@@ -5,7 +5,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Identity, Key, ProcessRecord, Provider, SessionId, Status, TaskId};
+use super::{Identity, Key, ProcessRecord, Provider, SessionId, Signal, Status, TaskId};
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///
@@ -59,8 +59,8 @@ pub struct Task {
     pub agent_released_at: Option<String>,
     pub cgroup: Option<String>,
     pub exit_code: Option<i32>,
-    pub term_signal: Option<i32>,
-    pub stop_signal: Option<i32>,
+    pub term_signal: Option<Signal>,
+    pub stop_signal: Option<Signal>,
     pub stop_sender_pid: Option<i32>,
     pub stop_sender_uid: Option<u32>,
     pub end_source: Option<String>,

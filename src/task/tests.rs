@@ -11,7 +11,7 @@ const OK: Exit = Exit::Code(0);
 const BAD: Exit = Exit::Code(1);
 /// Claude Code leaves so when it is stopped by SIGTERM.
 const STOPPED: Exit = Exit::Code(143);
-const KILLED: Exit = Exit::Signal(libc::SIGTERM);
+const KILLED: Exit = Exit::Signal(Signal::TERM);
 
 const EXITS: [Exit; 4] = [OK, BAD, STOPPED, KILLED];
 const OUTCOMES: [Outcome; 4] = [Outcome::NotDue, Outcome::Missing, Outcome::Ok, Outcome::Error];
@@ -19,16 +19,16 @@ const OUTCOMES: [Outcome; 4] = [Outcome::NotDue, Outcome::Missing, Outcome::Ok, 
 const CANCELLED: Ending = Ending::Cancelled(Cancel::Operator);
 const INTERRUPTED: Ending = Ending::Interrupted(Interrupt::Signal);
 
-fn by(signal: i32) -> Stop {
+fn by(signal: Signal) -> Stop {
     Stop::Signal { signal, sender: SOMEBODY }
 }
 
 fn stops() -> [(Stop, Ending); 7] {
     [
-        (by(libc::SIGTERM), INTERRUPTED),
-        (by(libc::SIGHUP), INTERRUPTED),
-        (by(libc::SIGINT), CANCELLED),
-        (by(libc::SIGQUIT), CANCELLED),
+        (by(Signal::TERM), INTERRUPTED),
+        (by(Signal::HUP), INTERRUPTED),
+        (by(Signal::INT), CANCELLED),
+        (by(Signal::QUIT), CANCELLED),
         (Stop::Cancel { sender: SOMEBODY }, CANCELLED),
         (Stop::Timeout, Ending::Cancelled(Cancel::Timeout)),
         (Stop::IdleTimeout, Ending::Cancelled(Cancel::IdleTimeout)),
@@ -114,7 +114,7 @@ fn a_stop_after_a_bad_result_does_not_excuse_it() {
 #[test]
 fn without_results_a_term_a_hang_up_a_cancel_and_a_time_out_always_count() {
     for (stop, ending) in stops() {
-        if matches!(stop, Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. }) {
+        if matches!(stop, Stop::Signal { signal: Signal::INT | Signal::QUIT, .. }) {
             continue;
         }
         for exit in EXITS {
@@ -128,7 +128,7 @@ fn without_results_a_term_a_hang_up_a_cancel_and_a_time_out_always_count() {
 
 #[test]
 fn without_results_a_ctrl_c_counts_if_the_agent_ended_badly_or_soon() {
-    for stop in [by(libc::SIGINT), by(libc::SIGQUIT)] {
+    for stop in [by(Signal::INT), by(Signal::QUIT)] {
         for exit in EXITS {
             for ran_on in [NOW, GRACE, LATE] {
                 let evidence = stopped(exit, Outcome::NotDue, stop, false, ran_on);

@@ -10,7 +10,7 @@ use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
 use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion};
 use crate::task::{
-    Invalidation, Key, Provider, Session, SessionId, Status, Task, TaskId, Transition, Verdict, signal_name,
+    Invalidation, Key, Provider, Session, SessionId, Status, Task, TaskId, Transition, Verdict,
 };
 
 /// What is kept of a task beside its row.
@@ -137,7 +137,7 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Timestamp, screen: 
     let unseen = task.last_seen_at.as_ref().filter(|_| task.finished_at.is_none());
     page.plain("last seen", unseen.map(dated));
     page.plain("exit code", task.exit_code.map(|n| n.to_string()));
-    page.plain("killed by", task.term_signal.map(signal_name));
+    page.plain("killed by", task.term_signal.map(|s| s.to_string()));
     page.plain("stopped by", stopped_by(task));
     page.plain("end known by", task.end_source.as_deref().map(known_by));
     page.plain("out of memory", task.oom_killed.filter(|killed| *killed).map(|_| "yes".to_owned()));
@@ -175,7 +175,7 @@ fn leftovers(summary: &Value) -> String {
 }
 
 pub fn stopped_by(task: &Task) -> Option<String> {
-    let name = signal_name(task.stop_signal?);
+    let name = task.stop_signal?.to_string();
     Some(match (task.stop_sender_pid, task.stop_sender_uid) {
         (Some(0), _) => format!("{name} from the kernel"),
         (Some(pid), Some(uid)) => format!("{name} from pid {pid} (uid {uid})"),

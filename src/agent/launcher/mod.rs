@@ -24,12 +24,12 @@ pub struct Recognised {
     pub adapter: &'static dyn Adapter,
     /// Where in the argv, the program first, the agent's own arguments begin.
     pub own: usize,
-    pub place: Place,
+    pub place: SessionPlace,
 }
 
 /// Where the agent's conversations are, seen from bookend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum SessionPlace {
     Here,
     /// This program starts it as another user or on another machine.
     Elsewhere(String),
@@ -103,7 +103,7 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
     let untracked = |why, own| Recognised {
         adapter: named.unwrap_or_else(registry::no_adapter),
         own,
-        place: Place::Untracked(why),
+        place: SessionPlace::Untracked(why),
     };
     Ok(match (walk, away) {
         // Their own words name them, whatever the user says.
@@ -114,7 +114,7 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
         (Walk::Agent { adapter, at }, away) => Recognised {
             adapter: ADAPTERS[adapter],
             own: at + 1,
-            place: away.map_or(Place::Here, |(by, _)| Place::Elsewhere(by)),
+            place: away.map_or(SessionPlace::Here, |(by, _)| SessionPlace::Elsewhere(by)),
         },
         (Walk::Hidden { at }, _) => untracked(Untracked::Hidden(base(&argv[at])), argv.len()),
         (_, Some((by, _))) => untracked(Untracked::Elsewhere(by), argv.len()),
@@ -128,7 +128,7 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
             }
             (Some(_), Some(own)) => untracked(Untracked::Ambiguous(base_at(argv, at)), own),
             (Some(adapter), None) => {
-                Recognised { adapter, own: (at + 1).min(argv.len()), place: Place::Here }
+                Recognised { adapter, own: (at + 1).min(argv.len()), place: SessionPlace::Here }
             }
         },
     })
@@ -307,7 +307,7 @@ mod tests {
     }
 
     /// The type, the words before the agent's own, and how it is tracked; `|` in `line` parts them.
-    fn assert_own(line: &str, agent_type: Option<&str>, place: &Place) {
+    fn assert_own(line: &str, agent_type: Option<&str>, place: &SessionPlace) {
         let (before, own) = line.split_once('|').unwrap_or((line, ""));
         let argv = words(&format!("{before} {own}"));
         let found = recognise(&argv, agent_type).expect("a type");
@@ -317,7 +317,7 @@ mod tests {
 
     fn untracked(line: &str, agent_type: Option<&str>) -> String {
         match recognise(&words(line), agent_type).expect("a type").place {
-            Place::Untracked(why) => why.to_string(),
+            SessionPlace::Untracked(why) => why.to_string(),
             place => format!("{place:?}"),
         }
     }
@@ -357,8 +357,8 @@ mod tests {
             "direnv exec src/claude claude | -p",
             "env A=1 nice -n 1 timeout 5 claude | -p",
         ] {
-            assert_own(line, None, &Place::Here);
-            assert_own(line, Some("claude"), &Place::Here);
+            assert_own(line, None, &SessionPlace::Here);
+            assert_own(line, Some("claude"), &SessionPlace::Here);
         }
     }
 
@@ -367,15 +367,15 @@ mod tests {
         for line in
             ["wrapper | -p hi", "env A=b wrapper | -p", "node server.js | -p", "npx -y some-fork | -p"]
         {
-            assert_own(line, Some("claude"), &Place::Here);
+            assert_own(line, Some("claude"), &SessionPlace::Here);
         }
         for option in ["--env-file", "--disable-warning", "--dns-result-order", "--title"] {
-            assert_own(&format!("node {option} x server.js | -p"), Some("claude"), &Place::Here);
+            assert_own(&format!("node {option} x server.js | -p"), Some("claude"), &SessionPlace::Here);
         }
         let argv = ["wrapper", "-p", "fix src/claude"].map(OsString::from);
-        assert_eq!(recognise(&argv, Some("claude")).expect("a type").place, Place::Here);
-        assert_own("agent | -p", Some("cursor"), &Place::Here);
-        assert_own("cursor-agent | -p", Some("cursor"), &Place::Here);
+        assert_eq!(recognise(&argv, Some("claude")).expect("a type").place, SessionPlace::Here);
+        assert_own("agent | -p", Some("cursor"), &SessionPlace::Here);
+        assert_own("cursor-agent | -p", Some("cursor"), &SessionPlace::Here);
         for (line, why) in [
             ("claude-wrapper -p -- claude", "ambiguous: claude-wrapper"),
             ("bwrap --ro-bind / / /usr/bin/claude -p", "ambiguous: bwrap"),
@@ -397,7 +397,7 @@ mod tests {
             ("ssh -p 22 claude@build claude | -p hi", "ssh"),
             ("nice docker run img claude | -p", "docker"),
         ] {
-            assert_own(line, Some("claude"), &Place::Elsewhere(by.to_owned()));
+            assert_own(line, Some("claude"), &SessionPlace::Elsewhere(by.to_owned()));
             assert_eq!(untracked(&line.replace('|', ""), None), by, "{line}");
         }
         for (line, by) in [
@@ -414,7 +414,7 @@ mod tests {
         let read_again = ["sudo", "ssh", "build", "claude", "-p", "say --resume x; rm"].map(OsString::from);
         for (argv, by) in [(&read_again[..], "sudo"), (&read_again[1..], "ssh")] {
             let found = recognise(argv, Some("claude")).expect("a type");
-            assert_eq!(found.place, Place::Untracked(Untracked::Elsewhere(by.to_owned())));
+            assert_eq!(found.place, SessionPlace::Untracked(Untracked::Elsewhere(by.to_owned())));
         }
     }
 
@@ -450,7 +450,7 @@ mod tests {
     fn an_agent_is_mentioned_by_an_argument_or_a_word_of_a_shells_text() {
         let mentioned = |argv: &[&str]| {
             let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
-            let Place::Untracked(why) = recognise(&argv, None).expect("a type").place else {
+            let SessionPlace::Untracked(why) = recognise(&argv, None).expect("a type").place else {
                 panic!("{argv:?} is tracked")
             };
             mentioned(&argv, &why)
@@ -477,9 +477,9 @@ mod tests {
             std::os::unix::fs::symlink(to, tmp.path().join(name)).expect("a link");
         }
         let place = |name: &str| recognise(&[tmp.path().join(name).into()], None).expect("a type").place;
-        assert_eq!(place("ai"), Place::Here);
-        assert_eq!(place("again"), Place::Here);
-        assert_eq!(place("plain"), Place::Untracked(Untracked::NoAdapter("plain".to_owned())));
-        assert_eq!(place("other"), Place::Untracked(Untracked::NoAdapter("other".to_owned())));
+        assert_eq!(place("ai"), SessionPlace::Here);
+        assert_eq!(place("again"), SessionPlace::Here);
+        assert_eq!(place("plain"), SessionPlace::Untracked(Untracked::NoAdapter("plain".to_owned())));
+        assert_eq!(place("other"), SessionPlace::Untracked(Untracked::NoAdapter("other".to_owned())));
     }
 }

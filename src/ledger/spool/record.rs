@@ -5,7 +5,7 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Status, TaskId};
+use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Signal, Status, TaskId};
 
 /// The length to which an error's text is truncated if the record does not fit in its slot.
 const SHORT_ERROR_CHARS: usize = 2000;
@@ -24,8 +24,8 @@ pub(super) struct Record {
     finished_at: Option<String>,
     duration_ms: Option<i64>,
     exit_code: Option<i32>,
-    term_signal: Option<i32>,
-    stop_signal: Option<i32>,
+    term_signal: Option<Signal>,
+    stop_signal: Option<Signal>,
     stop_sender_pid: Option<i32>,
     stop_sender_uid: Option<u32>,
     cost_usd: Option<f64>,

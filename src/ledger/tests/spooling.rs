@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use super::{World, ended, new_task, start};
 use crate::exit::Exit;
 use crate::ledger::{Ledger, MergeOutcome, TaskLookup};
-use crate::task::{Counts, Ended, Ending, Failure, Sender, SessionId, Status, Task, TaskId};
+use crate::task::{Counts, Ended, Ending, Failure, Sender, SessionId, Signal, Status, Task, TaskId};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
@@ -18,8 +18,8 @@ fn read(ledger: &Ledger, id: &str) -> Task {
 fn a_rich_end() -> Ended {
     let mut end = ended(Ending::Failure(Failure::Signal));
     end.error = Some("killed\n\"by\" whom?".to_owned());
-    end.exit = Some(Exit::Signal(9));
-    end.stop_signal = Some(15);
+    end.exit = Some(Exit::Signal(Signal::KILL));
+    end.stop_signal = Some(Signal::TERM);
     end.stop_sender = Some(Sender { pid: 7, uid: 1000 });
     end.counts = Counts {
         cost_usd: Some(0.125),

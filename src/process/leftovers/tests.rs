@@ -1,5 +1,5 @@
-//! Sweeps of real processes. Each test runs in its own process, so that processes of other tests are not below
-//! it.
+//! Sweeps of real processes. Each test runs in its own process, so that processes of other tests are not
+//! below it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;

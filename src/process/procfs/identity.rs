@@ -9,13 +9,12 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::signal::Signal;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::sys;
-use crate::task::{Identity, Place, ProcessRecord, Verdict};
+use crate::task::{Identity, Place, ProcessRecord, Signal, Verdict};
 
 /// `PF_KTHREAD` of the kernel's `sched.h`: a thread of the kernel itself.
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -372,7 +371,7 @@ impl ProcessHandle {
     /// # Errors
     /// As [`sys::send_signal`].
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        sys::send_signal(self.pidfd.as_fd(), signal as i32, None)
+        sys::send_signal(self.pidfd.as_fd(), signal, None)
     }
 
     /// The effective user of the process, as far as it can be told.

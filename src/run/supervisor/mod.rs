@@ -26,8 +26,8 @@ use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, ReceivedSignal, ResourceUsage};
-use crate::task::{Cause, Counts, Key, Outcome, Provider, SessionId, Stop, Task, TaskId};
-use state::{AgentState, RowState, StopState};
+use crate::task::{Cause, Counts, Key, Outcome, Provider, SessionId, Signal, Stop, Task, TaskId};
+use state::{AgentPhase, RowState, StopState};
 use stopwatch::Clock;
 
 /// Time between two writes of partial counts, at least.
@@ -78,14 +78,14 @@ pub(super) struct RowFacts {
 pub(super) struct Agent {
     child: Gated,
     mode: Mode,
-    state: AgentState,
+    state: AgentPhase,
     /// The cgroup that holds only this task.
     cgroup: Option<Cgroup>,
 }
 
 impl Agent {
     pub(super) fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
-        Agent { child, mode, state: AgentState::AtGate, cgroup }
+        Agent { child, mode, state: AgentPhase::AtGate, cgroup }
     }
 }
 
@@ -142,7 +142,7 @@ struct Timers {
     rest: Option<Instant>,
     stopped: bool,
     /// The signal (SIGTSTP, SIGTTIN, SIGTTOU) that bookend received since it was last continued.
-    stop_signal: Option<i32>,
+    stop_signal: Option<Signal>,
 }
 
 /// What the ledger holds of the agent's output.
@@ -415,10 +415,10 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The signal by which bookend exits where it does not know how the agent exited.
-    pub(super) fn stop_signal(&self) -> i32 {
+    pub(super) fn stop_signal(&self) -> Signal {
         match self.stop.requested().map(|r| r.stop) {
             Some(Stop::Signal { signal, .. }) => signal,
-            Some(Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout) | None => libc::SIGTERM,
+            Some(Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout) | None => Signal::TERM,
         }
     }
 

@@ -18,8 +18,8 @@ use crate::process::cgroup::oom;
 use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
-    Cancel, Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Stop,
-    TaskId,
+    Cancel, Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId,
+    Signal, Stop, TaskId,
 };
 use crate::view;
 
@@ -124,7 +124,7 @@ impl Supervisor<'_> {
     /// Whether the kernel's OOM killer ended the agent, as far as that can be told.
     fn oom_killed(&self, exit: Option<Exit>) -> Option<bool> {
         let struck = oom::struck_since(self.facts.cgroup.as_deref(), self.facts.oom_kills_before)?;
-        Some(struck && exit == Some(Exit::Signal(libc::SIGKILL)))
+        Some(struck && exit == Some(Exit::Signal(Signal::KILL)))
     }
 
     /// The counts of this run alone.
@@ -232,10 +232,10 @@ fn what_next(session: &SessionId, key: Option<&Key>, ledger: Option<&Path>) -> S
 }
 
 /// The sender and the number of the signal that stopped a run, for its row.
-fn stopped_by(stop: Stop) -> (Option<i32>, Option<Sender>) {
+fn stopped_by(stop: Stop) -> (Option<Signal>, Option<Sender>) {
     match stop {
         Stop::Signal { signal, sender } => (Some(signal), Some(sender)),
-        Stop::Cancel { sender } => (Some(libc::SIGTERM), Some(sender)),
+        Stop::Cancel { sender } => (Some(Signal::TERM), Some(sender)),
         Stop::Timeout | Stop::IdleTimeout => (None, None),
     }
 }

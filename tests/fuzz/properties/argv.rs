@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::agent::{Adapter, Asked, AskedSession, Place, Plan, recognise};
+use crate::agent::{Adapter, Asked, AskedSession, Plan, SessionPlace, recognise};
 use crate::run::session::{Known, Transcript, choose};
 use crate::task::resume::{LastTask, SessionUse};
 use crate::task::{SessionId, Status, TaskId};
@@ -27,7 +27,7 @@ pub fn argv(line: &[u8]) {
             [OsString::from(program)].into_iter().chain(args.iter().cloned()).collect();
         let recognised = recognise(&words, agent_type).expect("an adapter");
         let own = &words[recognised.own..];
-        if matches!(recognised.place, Place::Untracked(_)) {
+        if matches!(recognised.place, SessionPlace::Untracked(_)) {
             continue;
         }
         let adapter = recognised.adapter;

@@ -4,7 +4,9 @@
 use super::*;
 use crate::exit::Exit;
 use crate::fuzz::Chance;
-use crate::task::{Cancel, Counts, EndSource, Ending, Failure, Interrupt, KeepSession, Sender, SessionId};
+use crate::task::{
+    Cancel, Counts, EndSource, Ending, Failure, Interrupt, KeepSession, Sender, SessionId, Signal,
+};
 
 /// Reads the bytes as a record, and as what makes up an ending to be written.
 pub fn spool(bytes: &[u8]) {
@@ -120,9 +122,9 @@ impl From<'_> {
             exit: match self.byte() % 3 {
                 0 => None,
                 1 => Some(Exit::Code(self.number() as i32)),
-                _ => Some(Exit::Signal(self.number() as i32)),
+                _ => Some(Exit::Signal(Signal::from_number(self.number() as i32))),
             },
-            stop_signal: self.small(),
+            stop_signal: self.small().map(Signal::from_number),
             stop_sender: self.maybe(|from| Sender { pid: from.number() as i32, uid: from.number() as u32 }),
             counts: Counts {
                 cost_usd: self.real(),

@@ -70,12 +70,12 @@ fn a_handle_holds_only_the_process_that_was_meant() {
     assert!(open(&recycled).unwrap().is_none());
     let handle = open(&identity).unwrap().unwrap();
     assert_eq!(handle.identity(), identity);
-    assert!(handle.signal(Signal::SIGKILL).unwrap());
+    assert!(handle.signal(Signal::KILL).unwrap());
     let has_ended = handle.wait(Duration::from_secs(30)).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(has_ended, "it was told");
-    assert!(!handle.signal(Signal::SIGKILL).unwrap());
+    assert!(!handle.signal(Signal::KILL).unwrap());
     assert!(open(&identity).unwrap().is_none());
 }
 
