@@ -10,17 +10,17 @@ use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
 use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion};
 use crate::task::{
-    Invalidation, Key, Provider, Session, SessionId, Status, Task, TaskId, Transition, Verdict,
+    Key, Provider, Session, SessionId, SessionInvalidation, Status, StatusTransition, Task, TaskId, Verdict,
 };
 
 /// What is kept of a task beside its row.
 #[derive(Debug, Default, Serialize)]
 pub struct History {
-    pub transitions: Vec<Transition>,
+    pub transitions: Vec<StatusTransition>,
     /// The conversation that the task's key continues now.
     pub session: Option<Session>,
     /// The conversations that this task took out of use.
-    pub invalidations: Vec<Invalidation>,
+    pub invalidations: Vec<SessionInvalidation>,
 }
 
 /// Where to look further.
@@ -316,7 +316,7 @@ fn look(page: &mut Page, task: &Task, further: &Further) {
     page.data("journal", journal.as_deref());
 }
 
-fn transition(step: &Transition) -> String {
+fn transition(step: &StatusTransition) -> String {
     let mut line = format!("{}  {}", step.at, step.to_status);
     if let Some(reason) = &step.reason {
         line.push_str(&format!(" ({reason})"));
