@@ -1,4 +1,4 @@
-//! `bookend artifact add`: an agent says what it made.
+//! `bookend artifact add`: an agent records what it produced.
 
 use std::path::Path;
 
@@ -11,12 +11,12 @@ use crate::ledger::{self, Ledger, TaskLookup};
 use crate::process::spawn::environment::MARK;
 use crate::view;
 
-/// What `bookend artifact add` was asked for.
+/// The options of `bookend artifact add`.
 #[derive(Debug)]
 pub struct Request {
     /// Paths and URLs.
     pub what: Vec<String>,
-    /// Whose; otherwise of the task that this command runs inside.
+    /// The task; `None`: the one that this command runs inside.
     pub task: Option<String>,
 }
 
@@ -33,7 +33,8 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     };
     let artifacts = request.what.iter().map(|w| artifact(w)).collect::<Result<Vec<_>, _>>()?;
     let at = ledger::locate(ledger)?;
-    let mut ledger = Ledger::open(&at)?;
+    let (mut ledger, merged) = Ledger::open(&at)?;
+    ledger::report_merged(&merged);
     let id = match ledger.task(&id)? {
         TaskLookup::One(task) => task.id,
         _ => {
