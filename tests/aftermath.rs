@@ -90,7 +90,7 @@ fn an_agent_without_the_mark_is_ended_by_its_recorded_identity() {
     eventually(world.deadline(), "an agent without the mark", || !is_marked());
     busy.kill_supervisor();
     let told = recover(&world, &["--grace", "0s"]);
-    assert_eq!(said_of(&told, "still ran and was ended"), 1, "{told}");
+    assert_eq!(said_of(&told, "was still running and was ended"), 1, "{told}");
     gone(&world, agent);
     assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
 }

@@ -99,7 +99,7 @@ fn the_ending_wins_over_a_recovery_that_found_its_task_dead() {
     // It cannot merge the record, finds the task's lock free, and is let in only then.
     let mut recovery = world.bare(["bookend", "recover"]).env("BOOKEND_BUSY_TIMEOUT", "1s").start();
     let line = recovery.line();
-    assert!(line.contains("goes on waiting in the spool"), "{line}");
+    assert!(line.contains("stays in the spool"), "{line}");
     drop(lock);
     let rest = recovery.wait();
     assert!(rest.stdout.contains("the end of task one (failure)"), "{rest:?}");

@@ -190,7 +190,7 @@ impl Audit<'_> {
                 1 => format!("a process of it still runs: pid {}", pids[0]),
                 n => format!("{n} processes of it still run: pids {}", pids.join(", ")),
             };
-            let fix = match are_endable && recovery::leaves_no_process(&task) {
+            let fix = match are_endable && recovery::ends_leftovers(&task) {
                 true => self.command("recover"),
                 false => format!("kill {}", pids.join(" ")),
             };
@@ -204,7 +204,7 @@ impl Audit<'_> {
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
         let evidence = OwnershipEvidence::of(self.ledger);
         let mut task = task.clone();
-        evidence.withhold(&mut task);
+        evidence.redact(&mut task);
         let agent = task.agent_process().map(|agent| agent.identity);
         let whose = evidence.leftovers_of(LedgerFile::at(self.ledger.path()), &task, agent);
         let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);

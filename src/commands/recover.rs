@@ -256,7 +256,7 @@ impl Recovery<'_> {
             if let TaskLookup::One(task) = self.ledger.task(id.as_str())?
                 && task.id == id
                 && self.wanted.has(&id)
-                && recovery::leaves_no_process(&task)
+                && recovery::ends_leftovers(&task)
             {
                 batch.add(*task, now);
             }
@@ -313,15 +313,17 @@ impl Recovery<'_> {
                 SettleOutcome::Interrupted { reason, .. } => {
                     self.report.interrupted.push(ended(task.task(), reason))
                 }
-                SettleOutcome::Seen(status) => {
+                SettleOutcome::FromSpool(status) => {
                     let id = task.id();
                     let text =
                         format!("the end of task {id} ({status}), which waited in the spool, is recorded");
                     self.telling.line(&text);
                     self.report.spool.push(Spooled { task: Some(id.clone()), merged: true, text });
                 }
-                SettleOutcome::Unread(error) => self.leave_open(&task, Error::from(error).in_line())?,
-                SettleOutcome::Untouched => {}
+                SettleOutcome::UnreadableSpool(error) => {
+                    self.leave_open(&task, Error::from(error).in_line())?
+                }
+                SettleOutcome::Unchanged => {}
             }
         }
         Ok(())
@@ -604,7 +606,7 @@ fn preview(ledger: &Ledger, wanted: &Wanted, request: &Request, report: &mut Rep
                 report.alive += 1;
                 continue;
             }
-            Verdict::Gone | Verdict::Recycled => LostTask::found(task, here.clone()),
+            Verdict::Gone | Verdict::Recycled => LostTask::unswept(task, here.clone()),
             Verdict::Unverifiable if recovery::has_expired(&task, request.ttl) => {
                 LostTask::expired(task, here.clone())
             }

@@ -219,7 +219,7 @@ fn what_is_no_record_in_the_spool_is_put_aside_and_not_followed() {
     let found = bookend(&world, &["audit"]).ended(End::Code(0)).silent();
     assert_eq!(found.stdout.matches("a terminal record that cannot be read waits").count(), 6, "{found:?}");
     let said = world.run(["true"]).options(["--id", "two"]).run().ended(End::Code(0));
-    assert_eq!(said.stderr.matches("a spooled end cannot be read").count(), 6, "{said:?}");
+    assert_eq!(said.stderr.matches("a spooled ending cannot be read").count(), 6, "{said:?}");
     assert_eq!(said.stderr.matches("it is a symbolic link, which bookend does not follow").count(), 3);
     let aside = looks(&world.path(SPOOL)).5;
     assert_eq!(aside, ["a", "b", "c", "d", "e", "f"].map(|n| format!("{n}.kept.json")));
