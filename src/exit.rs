@@ -7,7 +7,7 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// The exit codes of bookend itself. Otherwise it leaves as the agent left.
+/// The exit codes of bookend itself. Otherwise it exits with the agent's code, or dies by the same signal.
 pub mod exit_code {
     /// Nothing matched, or findings with `--fail-on`.
     pub const NOTHING: i32 = 1;
@@ -23,7 +23,7 @@ pub mod exit_code {
     pub const BUSY: i32 = 75;
     /// Resuming that session is unsafe. `EX_CONFIG` of sysexits(3).
     pub const UNSAFE_RESUME: i32 = 78;
-    /// A time-out of ours ended the agent; as timeout(1).
+    /// A timeout ended the agent; as timeout(1).
     pub const TIMED_OUT: i32 = 124;
     /// bookend failed before the agent ran; as env(1).
     pub const FAILED: i32 = 125;
@@ -32,3 +32,34 @@ pub mod exit_code {
     /// The program was not found; as the shell's.
     pub const NOT_FOUND: i32 = 127;
 }
+
+/// The exit codes of a command, by its full name, as its man page lists them.
+pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
+    if matches!(command, "bookend run" | "bookend redispatch") {
+        return RUN.to_vec();
+    }
+    let nothing = match command {
+        "bookend audit" => Some("Findings of the severity that --fail-on names."),
+        "bookend recover" => Some("Something could not be settled, or with --dry-run waits to be settled."),
+        "bookend deliver" => Some("A command failed or was not run."),
+        "bookend doctor" => Some("Something does not work: a line begins with FAIL."),
+        "bookend" | "bookend list" | "bookend man" | "bookend completions" => None,
+        _ => Some("Nothing matched, or the ledger does not exist."),
+    };
+    let nothing = nothing.map(|text| ("1", text));
+    let ends = [("2", "The command line is wrong."), ("125", "bookend failed, for example at the ledger.")];
+    [("0", "Success.")].into_iter().chain(nothing).chain(ends).collect()
+}
+
+const RUN: [(&str, &str); 10] = [
+    ("the agent's", "The agent ran. If a signal killed it, bookend dies by the same signal."),
+    ("1", "With --strict: the agent exited with 0, and its task did not end as success."),
+    ("2", "The command line is wrong."),
+    ("74", "The agent's output could not be written to stdout."),
+    ("75", "The key is held by a live task."),
+    ("78", "The command line resumes a session that is unsafe to resume."),
+    ("124", "--timeout or --idle-timeout ended the agent."),
+    ("125", "bookend failed before the agent ran: no record, no run."),
+    ("126", "The agent's program is not executable."),
+    ("127", "The agent's program was not found."),
+];

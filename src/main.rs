@@ -153,6 +153,7 @@ fn start() -> Exit {
         Request::Doctor(request) => doctor::doctor(request, ledger),
         Request::Overview { stale_after } => overview::overview(ledger, *stale_after),
         Request::Say(text) => say(text),
+        Request::Complete(completion) => say(&completion.candidates()),
         Request::Man(request) => man::man(request),
     };
     done.unwrap_or_else(|e| {
@@ -169,7 +170,7 @@ fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Opt
     use session::Request as Session;
     let acts = |acts: bool| Some((ledger, if acts { Intent::Act } else { Intent::Read }));
     match request {
-        Request::Run(_) | Request::Say(_) | Request::Man(_) => None,
+        Request::Run(_) | Request::Say(_) | Request::Complete(_) | Request::Man(_) => None,
         Request::Adopt(request) => Some((Some(&request.file), Intent::Act)),
         Request::Recover(request) => acts(!request.dry_run),
         Request::Prune(request) => acts(!request.dry_run),

@@ -269,7 +269,7 @@ fn cursor_resumes_what_it_named_and_follows_where_it_goes() {
     assert_eq!(run(&format!("init {ID}; result {ID} 1")), (words.into(), ID.into()));
     assert_eq!(run("init $id; result $id 1"), (format!("--resume {ID} {words}"), ID.into()));
     assert_eq!(world.rows()[1].text("resumed_from"), ID);
-    // It does not know the chat any more, and starts another one without a word.
+    // It does not know the chat any more, and starts another one without a message.
     assert_eq!(
         run(&format!("init {other}; result {other} 1")),
         (format!("--resume {ID} {words}"), other.into())

@@ -1,4 +1,4 @@
-//! What is still to be done once a task has ended: its left-overs, its delivery, its hint, its session, its
+//! What is still to be done once a task has ended: its leftovers, its delivery, its hint, its session, its
 //! room in the spool. Done by recovery where the supervisor could not, and only there.
 
 use std::fs;
@@ -34,7 +34,7 @@ fn what_an_ended_task_left_is_ended_by_recovery_where_its_option_says_so() {
 }
 
 #[test]
-fn a_process_that_bore_an_ended_tasks_mark_before_it_began_is_not_its_left_over() {
+fn a_process_that_bore_an_ended_tasks_mark_before_it_began_is_not_its_leftover() {
     let Some(world) = World::of_bookend("a_process_that_bore_an_ended_tasks_mark_before_it_began") else {
         return;
     };

@@ -23,7 +23,7 @@ fn findings(world: &World, options: &[&str]) -> Vec<String> {
     let findings = report["findings"].as_array().expect("findings");
     findings
         .iter()
-        .inspect(|f| assert_ne!(word(f, "fix"), "", "each names what mends it: {f}"))
+        .inspect(|f| assert_ne!(word(f, "fix"), "", "each names what fixes it: {f}"))
         .map(|f| format!("{} {} {}", word(f, "code"), word(f, "severity"), word(f, "task")))
         .collect()
 }
@@ -41,7 +41,7 @@ fn start(world: &World, id: &str) -> Proc {
     run
 }
 
-/// Kills the supervisor without a word.
+/// Kills the supervisor with SIGKILL.
 fn lose(world: &World, id: &str) -> Proc {
     let mut run = start(world, id);
     run.signal(rustix::process::Signal::KILL);
@@ -179,7 +179,7 @@ fn failed_deliveries_impossible_times_and_tasks_kept_for_ever_are_warnings() {
         ]
     );
     world.bare(["bookend", "prune"]).run().ended(End::Code(0));
-    assert!(!findings(&world, &[]).contains(&"missing_cleanup warn kept".to_owned()), "prune mends it");
+    assert!(!findings(&world, &[]).contains(&"missing_cleanup warn kept".to_owned()), "prune fixes it");
 }
 
 #[test]

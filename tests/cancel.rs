@@ -92,8 +92,8 @@ fn a_dead_or_recycled_supervisor_is_never_signalled() {
 }
 
 #[test]
-fn an_agent_that_ignores_the_signal_is_ended_by_the_ladder_and_wait_can_be_bounded() {
-    let test = "an_agent_that_ignores_the_signal_is_ended_by_the_ladder_and_wait_can_be_bounded";
+fn an_agent_that_ignores_the_signal_is_ended_by_the_escalation_and_wait_can_be_bounded() {
+    let test = "an_agent_that_ignores_the_signal_is_ended_by_the_escalation_and_wait_can_be_bounded";
     let Some(world) = World::of_bookend(test) else { return };
     let options = ["--id", "deaf", "--grace", "200ms"];
     let run = start_after(&world, &options, "trap '' TERM;", "while :; do sleep 1000; done");

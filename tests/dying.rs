@@ -196,7 +196,8 @@ fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others
     let said = recover.wait().ended(End::Code(1)).stdout;
     let killed = "was killed but has not ended (state t)";
     for part in [
-        "task agent stays running: its supervisor has ended, but some of its processes could not be ended".to_owned(),
+        "task agent stays running: its supervisor has ended, but some of its processes could not be ended"
+            .to_owned(),
         format!("pid {}, which {killed}", agent.1),
         format!("task supervisor stays running: its supervisor (pid {}) {killed}", supervisor.0.pid()),
         "1 interrupted, 2 stuck".to_owned(),

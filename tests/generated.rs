@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{End, World};
+use crate::harness::{End, World, on_path, possible};
 
 const FIX: &str = "`just generated` writes them again";
 
@@ -41,4 +41,26 @@ fn the_completions_in_contrib_are_current() {
 
 fn contrib(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib").join(name)
+}
+
+#[test]
+fn the_man_pages_have_every_section_and_no_warning() {
+    let pages = files(&contrib("man"));
+    for (name, page) in &pages {
+        for section in
+            ["SYNOPSIS", "ENVIRONMENT", "\"EXIT STATUS\"", "FILES", "EXAMPLES\n.nf", "\"SEE ALSO\""]
+        {
+            assert!(page.contains(&format!("\n.SH {section}\n")), "{name} has no section {section}");
+        }
+    }
+    assert!(pages["bookend-run.1"].contains("[\\fB\\-\\-key\\fR\\fI KEY\\fR]"), "a synopsis shows values");
+    let test = "the_man_pages_have_no_warning";
+    if !possible(test, on_path("mandoc"), "mandoc") {
+        return;
+    }
+    let world = World::new();
+    let names = pages.keys().map(|name| contrib("man").join(name).display().to_string());
+    let words = ["mandoc", "-Tlint", "-Wwarning"].map(str::to_owned).into_iter().chain(names);
+    let output = world.bare(words).run();
+    assert_eq!((output.end, output.stdout.as_str()), (End::Code(0), ""));
 }

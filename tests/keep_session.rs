@@ -54,7 +54,7 @@ fn assert_kept(argv: &[&str], script: &str, options: &[&str], kept: Option<&str>
         ("failure/agent_error", session.clone())
     );
     assert_eq!(failed.text("session_kept"), kept.unwrap_or_default(), "{script} {options:?}");
-    assert_eq!(said.stderr.contains("is not to be resumed"), kept.is_none(), "{said:?}");
+    assert_eq!(said.stderr.contains("starts a fresh conversation"), kept.is_none(), "{said:?}");
 
     // Another program may have written the link anew: everyone judges it by the task.
     change(&world, "UPDATE claude_sdk_sessions SET trusted = 0");
@@ -191,7 +191,7 @@ fn a_refused_command_line_leaves_the_session_as_it_was() {
         for _ in 0..2 {
             world.stand_in("claude", refuse);
             let output = world.run(argv.iter().copied()).options(KEY).run().ended(End::Code(1));
-            assert!(!output.stderr.contains("is not to be resumed"), "{output:?}");
+            assert!(!output.stderr.contains("starts a fresh conversation"), "{output:?}");
             let row = world.rows().pop().expect("a row");
             let used = (row.text("resumed_from"), row.text("session_id"));
             assert_eq!((row.ending().as_str(), used), ("failure/exit", (session.clone(), String::new())));

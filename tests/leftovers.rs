@@ -345,7 +345,7 @@ fn a_nested_run_is_never_killed_nor_what_is_below_it() {
     assert!(leaver.out.rest().is_empty(), "its agent is gone in the end");
     eventually(world.deadline(), "the inner row's end", || world.rows()[1].text("status") != "running");
     nested_rows(&world, "failure/exit", "interrupted/signal");
-    assert_eq!(world.rows()[1].number("term_signal"), Some(9), "by its own ladder");
+    assert_eq!(world.rows()[1].number("term_signal"), Some(9), "by its own escalation");
 }
 
 /// The outer one asks the inner to end, and nobody below it; its own grace is long over meanwhile.

@@ -1,4 +1,4 @@
-//! Time-outs, the ladder, a stay after the result, and no work while nothing happens.
+//! Timeouts, the escalation, an agent that stays after its result, and no work while nothing happens.
 
 use crate::harness::{End, Fifo, Proc, Pty, World, children, eventually, on_path, possible, state, switches};
 
@@ -43,13 +43,13 @@ fn an_agent_that_ignores_sigterm_is_killed_after_the_grace() {
 }
 
 #[test]
-fn the_ladder_of_a_signal_that_came_goes_over_term_to_kill() {
-    let Some(world) = World::of_bookend("the_ladder_of_a_signal") else {
+fn a_signal_is_escalated_to_sigterm_and_sigkill() {
+    let Some(world) = World::of_bookend("a_signal_is_escalated") else {
         return;
     };
     let (process, _out) = stay(&world, &["--grace", "100ms"], &["ignore=15"]);
     world.send(process.pid(), [15]);
-    // Ignored by the caller: forwarded, but no cause, so no ladder either.
+    // Ignored by the caller: forwarded, but no cause, so there is no escalation either.
     world.send(process.pid(), [12]);
     process.wait().ended(End::Signal(12));
 
@@ -122,7 +122,7 @@ fn an_idle_time_out_ends_an_agent_that_never_says_a_word() {
     falls_silent_after(&world, "");
 }
 
-/// Longer than the limit in all, and never for so long without a word.
+/// Longer than the limit in all, and never for so long without output.
 #[test]
 fn an_idle_time_out_begins_again_with_each_output() {
     let Some(world) = World::of_bookend("an_idle_time_out_begins_again") else {
@@ -133,7 +133,7 @@ fn an_idle_time_out_begins_again_with_each_output() {
     assert_eq!(world.row().ending(), "success/");
 }
 
-/// A program that a person talks to may use Ctrl-C for itself: no ladder begins, however long it goes on.
+/// A program that a person talks to may use Ctrl-C for itself: no escalation begins, however long it continues.
 #[test]
 fn an_interactive_agent_that_goes_on_after_a_ctrl_c_is_left_in_peace() {
     let Some(world) = World::of_bookend("an_interactive_agent_that_goes_on") else {
@@ -150,7 +150,7 @@ fn an_interactive_agent_that_goes_on_after_a_ctrl_c_is_left_in_peace() {
     world.bare(["sleep", "0.3"]).run().ended(End::Code(0));
     world.send(process.pid(), ["64:77"]);
     let line = out.line();
-    assert!(line.starts_with("64 77"), "no rung of a ladder came: {line}");
+    assert!(line.starts_with("64 77"), "no step of an escalation came: {line}");
     world.send(agent, ["64:1000"]);
     process.wait().ended(End::Code(0)).silent();
     assert_eq!(world.row().ending(), "success/", "it ended long after, and well");
@@ -234,7 +234,7 @@ fn a_time_out_goes_on_when_the_agent_does() {
 
 /// A stopped process acts on nothing but SIGKILL: it is continued, so that it can end as it was asked to.
 #[test]
-fn a_stopped_agent_is_continued_by_the_ladder() {
+fn a_stopped_agent_is_continued_by_the_escalation() {
     let Some(world) = World::of_bookend("a_stopped_agent_is_continued") else {
         return;
     };
@@ -316,8 +316,8 @@ fn nothing_wakes_up_while_a_captured_agent_is_silent() {
 
 /// What the agent left behind writes to its stdout faster than anybody reads: it is read for ten seconds.
 #[test]
-fn a_left_over_that_never_stops_writing_does_not_hold_the_end() {
-    let Some(world) = World::of_bookend("a_left_over_that_never_stops_writing") else {
+fn a_leftover_that_never_stops_writing_does_not_hold_the_end() {
+    let Some(world) = World::of_bookend("a_leftover_that_never_stops_writing") else {
         return;
     };
     claude(&world, "init; for n in 1 2 3 4; do yes & done; sleep 0.1; result done");

@@ -79,8 +79,8 @@ fn an_id_may_be_shortened_while_it_is_unique() {
 }
 
 #[test]
-fn show_tells_the_whole_story() {
-    let Some(world) = World::of_bookend("show_tells_the_whole_story") else { return };
+fn show_prints_everything_about_a_task() {
+    let Some(world) = World::of_bookend("show_prints_everything_about_a_task") else { return };
     run(&world, "one", "exit 3");
     let shown = json(&world, &["show", "one", "--json"]);
     let keys: Vec<&str> = shown.as_object().expect("an object").keys().map(String::as_str).collect();

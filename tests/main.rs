@@ -7,6 +7,7 @@ mod audit;
 mod cancel;
 mod capture;
 mod clocks;
+mod completions;
 mod costs;
 mod crash;
 mod descriptors;

@@ -251,7 +251,7 @@ fn doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it() {
         )
     };
     assert!(point("ledger").1.contains("$XDG_STATE_HOME"));
-    assert!(point("opening it").1.contains("there is none yet"));
+    assert!(point("opening it").1.contains("it does not exist yet"));
     assert_eq!(point("claude"), ("fine".to_owned(), world.name("bin/claude")));
     assert_eq!(point("cursor-agent").0, "absent");
     run(&world, &[], "true");

@@ -171,7 +171,7 @@ fn a_link_and_a_version_are_the_agent() {
 }
 
 #[test]
-fn a_wrapper_with_a_home_of_its_own_goes_on_with_its_conversation() {
+fn a_wrapper_with_a_home_of_its_own_resumes_its_conversation() {
     let Some(world) = World::of_bookend("a_wrapper_with_a_home_of_its_own") else { return };
     let keep = "d=$HOME/account-b/projects/all; mkdir -p $d; echo '{}' >>$d/$id.jsonl";
     world.stand_in("claude", keep);

@@ -1,4 +1,4 @@
-//! What dies without a word is found, settled and told, once, and nothing that lives is touched.
+//! Lost tasks are found, settled and reported once, and running tasks are left alone.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn count(text: &str, what: &str) -> usize {
 }
 
 #[test]
-fn a_task_whose_processes_are_gone_is_interrupted_and_told_of_once() {
+fn a_task_whose_processes_are_gone_is_interrupted_and_reported_once() {
     let Some(world) = World::of_bookend("a_task_whose_processes_are_gone") else { return };
     Busy::sleep(&world, "one").kill_all();
     let told = recover(&world, &[]);
@@ -94,7 +94,7 @@ fn many_recoveries_at_once_settle_and_tell_each_task_once() {
 }
 
 #[test]
-fn a_task_that_ended_itself_on_a_clean_restart_is_told_of_and_handed_on_once() {
+fn a_task_that_ended_itself_on_a_clean_restart_is_reported_and_handed_on_once() {
     let Some(world) = World::of_bookend("a_task_that_ended_itself_on_a_clean_restart") else { return };
     let busy = Busy::sleep(&world, "one");
     busy.supervisor.signal(Signal::TERM);

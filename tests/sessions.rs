@@ -71,7 +71,7 @@ fn a_success_keeps_the_session_a_cancellation_and_a_failure_do_not() {
 
         let (failed, second) = run(&world, program, "fail", 1);
         assert_eq!(second.text("resumed_from"), first.text("session_id"));
-        assert!(failed.stderr.contains("warning: session"), "the failure is told: {failed:?}");
+        assert!(failed.stderr.contains("starts a fresh conversation"), "the failure is reported: {failed:?}");
         assert_eq!(linked(&world), None);
         let (_, third) = run(&world, program, "", 0);
         assert_eq!(third.text("resumed_from"), "");
@@ -107,8 +107,8 @@ fn a_session_whose_last_task_failed_is_refused_with_a_warning_whoever_left_it_th
 }
 
 #[test]
-fn recovery_withdraws_every_session_that_is_unsafe_and_no_other() {
-    let Some(world) = world("recovery_withdraws_every_session_that_is_unsafe") else { return };
+fn recovery_invalidates_every_session_that_is_unsafe_and_no_other() {
+    let Some(world) = world("recovery_invalidates_every_session_that_is_unsafe") else { return };
     let (_, good) = run(&world, "claude", "", 0);
     let (session, task) = (good.text("session_id"), good.text("id"));
     let (_, bad) = {
@@ -201,8 +201,8 @@ fn what_an_operator_restores_is_resumed_and_recovery_leaves_it() {
 }
 
 #[test]
-fn what_an_operator_withdraws_is_not_resumed() {
-    let Some(world) = world("what_an_operator_withdraws") else { return };
+fn what_an_operator_invalidates_is_not_resumed() {
+    let Some(world) = world("what_an_operator_invalidates") else { return };
     let (_, first) = run(&world, "claude", "", 0);
     bookend(&world, &["session", "invalidate", KEY, "--reason", "poisoned"]).ended(End::Code(0)).silent();
     assert_eq!(linked(&world), None);

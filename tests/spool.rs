@@ -209,7 +209,7 @@ fn an_ending_that_finds_the_ledger_destroyed_is_kept_and_every_command_says_what
 }
 
 #[test]
-fn a_record_that_cannot_be_merged_is_told_of_once() {
+fn a_record_that_cannot_be_merged_is_reported_once() {
     let Some(world) = World::of_bookend("a_record_that_cannot_be_merged") else { return };
     world.run_sh("true").run().ended(End::Code(0));
     let spool = world.path("state/bookend/bookend.db.d/spool");

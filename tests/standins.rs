@@ -136,7 +136,7 @@ pub fn change(world: &World, sql: &str) {
     ledger.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
 }
 
-/// The session that the key goes on with, and its last task.
+/// The session that the key resumes, and its last task.
 pub fn linked(world: &World) -> Option<(String, String)> {
     let rows = world.sql("SELECT session_id, task_id FROM claude_sdk_sessions");
     rows.first().map(|r| (r.text("session_id"), r.text("task_id")))

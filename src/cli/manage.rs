@@ -1,4 +1,4 @@
-//! The commands that settle: what died, its sessions, its next run; and the adoption of a database.
+//! The arguments of the commands that maintain the ledger.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::{any_key, duration, level, when_busy};
+use super::values::{any_key, duration};
+use super::{level, when_busy};
 use crate::commands::deliver::{self, Which};
 use crate::commands::recover;
 use crate::commands::redispatch;
@@ -15,10 +16,13 @@ use crate::task::Key;
 
 #[derive(Debug, Args)]
 pub struct RecoverArgs {
-    /// Settle only these tasks; each id may be shortened while it is unique
+    /// Task ids, or unique prefixes of them [default: all]
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// End a task that cannot be judged from here this long after its last sign of life
+    /// Mark an unverifiable task after this long
+    ///
+    /// Counted from its last sign of life: a task of another host or pid namespace cannot be judged from
+    /// here.
     #[arg(
         long,
         env = "BOOKEND_TTL",
@@ -27,7 +31,7 @@ pub struct RecoverArgs {
         default_value = "24h",
     )]
     ttl: Duration,
-    /// How long left-over processes are given between SIGTERM and SIGKILL
+    /// Time between SIGTERM and SIGKILL for leftover processes
     #[arg(
         long,
         env = "BOOKEND_GRACE",
@@ -36,116 +40,131 @@ pub struct RecoverArgs {
         default_value = "10s",
     )]
     grace: Duration,
-    /// A shell command to run for each interrupted task, with its row as JSON on stdin; at most three times
+    /// Run a shell command for each interrupted task
+    ///
+    /// It gets the row as JSON on its stdin, and is tried at most three times.
     #[arg(long, env = "BOOKEND_ON_INTERRUPTED", value_name = "CMD")]
     on_interrupted: Option<OsString>,
-    /// End a hook after this long (0: never) [default: what the task was given, else 60s]
+    /// Stop a hook after this long [default: the task's, or 60s]
+    ///
+    /// 0: never.
     #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     hook_timeout: Option<Duration>,
-    /// Mark lost tasks and end their processes; run no hooks and print no reports
+    /// Mark lost tasks and end their processes only
+    ///
+    /// No hook is run and nothing is reported.
     #[arg(long, conflicts_with = "on_interrupted")]
     settle_only: bool,
-    /// Say what would be done, and do nothing
+    /// Print what would be done; do nothing
     #[arg(long)]
     dry_run: bool,
-    /// As one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Say nothing on stderr but errors
+    /// Print errors only on stderr
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say on stderr what bookend does; twice: in detail
+    /// Print on stderr what bookend does; twice: in detail
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend deliver --failed\n  bookend deliver 019ab3 --hook-timeout 5m")]
 pub struct DeliverArgs {
-    /// Ids of the tasks; each may be shortened while it is unique
+    /// Task ids, or unique prefixes of them
     #[arg(value_name = "ID", conflicts_with = "failed")]
     ids: Vec<String>,
     /// Run the commands that failed
     #[arg(long)]
     failed: bool,
-    /// Run the command again even if it succeeded
+    /// Run a command even if it has succeeded
     #[arg(long, requires = "ids")]
     again: bool,
-    /// End a command after this long (0: never) [default: what the task was given, else 60s]
+    /// Stop a command after this long [default: the task's, or 60s]
+    ///
+    /// 0: never.
     #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     hook_timeout: Option<Duration>,
-    /// Say nothing on stderr but errors
+    /// Print errors only on stderr
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say on stderr what bookend does; twice: in detail
+    /// Print on stderr what bookend does; twice: in detail
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
 }
 
 #[derive(Debug, Args)]
 pub struct RedispatchArgs {
-    /// The task's id, or enough of its beginning
+    /// Task id, or a unique prefix of it
     id: String,
-    /// The prompt that came on its stdin comes again, on this command's
+    /// Read the prompt from stdin
+    ///
+    /// For a task whose prompt came on stdin: the row does not hold it.
     #[arg(long)]
     stdin: bool,
-    /// Wait for the task that holds the key, instead of leaving with 75
+    /// Wait for the task that holds the key
     #[arg(long)]
     wait: bool,
     /// Cancel the task that holds the key, then run
     #[arg(long, conflicts_with = "wait")]
     replace: bool,
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say what bookend does; twice: in detail
+    /// Print what bookend does; twice: in detail
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum SessionCommand {
-    /// Show every key's session, and whether it may be resumed
+    /// List the sessions, and whether they may be resumed
     List {
-        /// As one JSON object: {"ledger", "sessions": [...]}
+        /// Print one JSON object: {"ledger", "sessions": [...]}
         #[arg(long)]
         json: bool,
     },
-    /// Show a key's session, and those that were taken away from it
+    /// Show the session of a key, and its invalidated ones
     Show {
+        /// Key of the session
         #[arg(value_parser = any_key)]
         key: Key,
-        /// As one JSON object: {"key", "session", "invalidations"}
+        /// Print one JSON object: {"key", "session", "invalidations"}
         #[arg(long)]
         json: bool,
     },
-    /// Print the id that may be resumed now, or leave with 1 and say why not
+    /// Print the session id that may be resumed now
     ///
-    /// For scripts that start an agent without bookend: only if the session's last task ended well and no
-    /// live process holds it.
+    /// For scripts that start an agent without bookend. Exits with 1, and says why, unless the last task of
+    /// the session succeeded and no live process holds it.
     ResumeId {
+        /// Key of the session
         #[arg(value_parser = any_key)]
         key: Key,
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Take a key's session out of use
+    /// Invalidate the session of a key
     Invalidate {
+        /// Key of the session
         #[arg(value_parser = any_key)]
         key: Key,
-        /// Why, for the record
+        /// Reason to record
         #[arg(long, default_value = session::BY_OPERATOR)]
         reason: String,
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Bring back the session that was withdrawn last from a key, although its last task did not end well
+    /// Restore the session that was invalidated last
+    ///
+    /// The next run with the key resumes it, although its last task did not succeed.
     Restore {
+        /// Key of the session
         #[arg(value_parser = any_key)]
         key: Key,
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -153,14 +172,13 @@ pub enum SessionCommand {
 
 #[derive(Debug, Args)]
 pub struct AdoptArgs {
-    /// The SQLite file that has the tables
+    /// SQLite file that has the tables
     pub file: PathBuf,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  bookend backup ledger-$(date +%F).db")]
 pub struct BackupArgs {
-    /// The file to create; it must not exist
+    /// File to create; it must not exist
     pub file: PathBuf,
 }
 

@@ -1,16 +1,12 @@
-//! The operator's commands: to look, to judge, to stop, to clean.
+//! The arguments of the commands that inspect tasks, and of the small ones.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
-use jiff::civil::{Date, Time};
-use jiff::tz::Offset;
-use jiff::{SignedDuration, Timestamp};
 
-use super::generate::ForShell;
-use super::{any_key, duration, limit, status};
-use crate::clock;
+use super::complete::ForShell;
+use super::values::{any_key, code, duration, group, limit, severity, since, status};
 use crate::commands::artifact;
 use crate::commands::audit;
 use crate::commands::cancel::{self, Which};
@@ -24,53 +20,52 @@ use crate::ledger::{GroupBy, TaskFilter};
 use crate::task::{Key, Status};
 use crate::view::{Code, Severity};
 
-/// How long a task whose output is read along may be silent before that is a finding.
+/// How long a task whose output is captured may be silent before that is a finding.
 pub const STALE: Duration = Duration::from_secs(30 * 60);
 
 // No doc comment: it would become the help of the command.
 #[derive(Debug, Args)]
-struct Whose {
-    /// Only tasks under this key
+struct Selection {
+    /// Show only tasks with this key
     #[arg(long, value_parser = any_key)]
     key: Option<Key>,
-    /// Only tasks about this repository
+    /// Show only tasks of this repository
     #[arg(long)]
     repo: Option<String>,
-    /// Only tasks of this persona, e.g. dev
+    /// Show only tasks of this persona, e.g. dev
     #[arg(long)]
     agent: Option<String>,
 }
 
-impl Whose {
+impl Selection {
     fn filter(self, since: Option<String>, limit: usize) -> TaskFilter {
-        let Whose { key, repo, agent } = self;
+        let Selection { key, repo, agent } = self;
         TaskFilter { status: None, key, repo, agent, since, limit: Some(limit) }
     }
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend list --status failure --since 2d\n  \
-    bookend list --repo charles/claude-hooks --watch\n  \
-    bookend list --jsonl --limit 1000 | jq .cost_usd")]
 pub struct ListArgs {
-    /// Only tasks of this status
-    #[arg(long, value_name = "STATUS", value_parser = status)]
+    /// Show only tasks with this status
+    #[arg(long, value_name = "STATUS", value_parser = status())]
     status: Option<Status>,
     #[command(flatten)]
-    whose: Whose,
-    /// Only tasks started since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)
+    selection: Selection,
+    /// Show only tasks started since then
+    ///
+    /// A duration such as 2h or 3d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<String>,
-    /// At most this many
+    /// Show at most this many tasks
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
     limit: usize,
-    /// As one JSON object: {"ledger", "tasks": [...]}
+    /// Print one JSON object: {"ledger", "tasks": [...]}
     #[arg(long, conflicts_with = "jsonl")]
     json: bool,
-    /// As JSON, one task a line
+    /// Print one JSON object per line, one per task
     #[arg(long)]
     jsonl: bool,
-    /// Draw it again whenever something changes, until Ctrl-C
+    /// Redraw the table when something changes
     #[arg(long, conflicts_with_all = ["json", "jsonl"])]
     watch: bool,
 }
@@ -78,7 +73,7 @@ pub struct ListArgs {
 impl ListArgs {
     pub fn request(self) -> list::Request {
         list::Request {
-            filter: TaskFilter { status: self.status, ..self.whose.filter(self.since, self.limit) },
+            filter: TaskFilter { status: self.status, ..self.selection.filter(self.since, self.limit) },
             output: match (self.json, self.jsonl) {
                 (true, _) => list::Output::Json,
                 (_, true) => list::Output::JsonLines,
@@ -90,11 +85,10 @@ impl ListArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend show 019ab3\n  bookend show 019ab3 --json | jq .task.error")]
 pub struct ShowArgs {
-    /// The task's id, or enough of its beginning
+    /// Task id, or a unique prefix of it
     id: String,
-    /// As one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -106,25 +100,25 @@ impl ShowArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend audit\n  bookend audit --fail-on error || bookend recover\n  \
-    bookend audit --code orphan_process --json")]
 pub struct AuditArgs {
-    /// Show only findings this severe: warn, error
-    #[arg(long, value_parser = severity)]
+    /// Show only findings of this severity
+    #[arg(long, value_parser = severity())]
     severity: Option<Severity>,
-    /// Show only findings of this code
-    #[arg(long, value_parser = code)]
+    /// Show only findings with this code
+    #[arg(long, value_parser = code())]
     code: Option<Code>,
-    /// Show at most this many
+    /// Show at most this many findings
     #[arg(long, value_name = "N", value_parser = limit)]
     limit: Option<usize>,
-    /// Exit with 1 if anything this severe was found, shown or not: warn, error
-    #[arg(long, value_name = "SEVERITY", value_parser = severity)]
+    /// Exit with 1 if there is a finding this severe
+    ///
+    /// Findings that --severity, --code and --limit leave out count too.
+    #[arg(long, value_name = "SEVERITY", value_parser = severity())]
     fail_on: Option<Severity>,
-    /// How long a task whose output is read along may be silent
+    /// Report a task that was silent for this long
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     stale_after: Duration,
-    /// As one JSON object: {"summary", "shown", "findings": [...]}
+    /// Print one JSON object: {"summary", "shown", "findings": [...]}
     #[arg(long)]
     json: bool,
 }
@@ -150,13 +144,12 @@ pub struct ArtifactArgs {
 
 #[derive(Debug, Subcommand)]
 enum ArtifactCommand {
-    /// Note a file, a directory or a URL with the task, from inside its run
-    #[command(after_help = "Example:\n  bookend artifact add report.html https://example.org/pull/7")]
+    /// Record a file, a directory or a URL of the task
     Add {
-        /// A path that exists, or a URL
+        /// Path that exists, or a URL
         #[arg(required = true, value_name = "PATH|URL")]
         what: Vec<String>,
-        /// Another task than the one around this command
+        /// Task id [default: the task that this command runs inside]
         #[arg(long, value_name = "ID")]
         task: Option<String>,
     },
@@ -172,19 +165,22 @@ impl ArtifactArgs {
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("which").required(true).args(["ids", "key", "all"]),
-    after_help = "Examples:\n  bookend cancel 019ab3\n  bookend cancel --key nightly\n  bookend cancel --all"
 )]
 pub struct CancelArgs {
-    /// The tasks' ids, or enough of their beginnings
+    /// Task ids, or unique prefixes of them
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// The task that runs under this key
+    /// Cancel the task that runs with this key
     #[arg(long, value_parser = any_key)]
     key: Option<Key>,
-    /// Every task that runs, but for the one that this command runs inside
+    /// Cancel every running task
+    ///
+    /// The task that this command runs inside is left alone.
     #[arg(long)]
     all: bool,
-    /// Wait this long at most (0: not at all) [default: until they have ended]
+    /// Wait at most this long [default: until they end]
+    ///
+    /// 0: do not wait.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     wait: Option<Duration>,
 }
@@ -201,18 +197,21 @@ impl CancelArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend prune --dry-run\n  bookend prune --retention 90d --vacuum")]
 pub struct PruneArgs {
-    /// Remove all that ended so long ago [default: what each task was given, 365d]
+    /// Delete tasks that ended this long ago
+    ///
+    /// By default each task's own --retention decides (365d).
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     retention: Option<Duration>,
-    /// Only say how many
+    /// Print the number of tasks; delete nothing
     #[arg(long)]
     dry_run: bool,
-    /// Give the room back to the file system; others wait meanwhile
+    /// Return the space to the file system
+    ///
+    /// Other commands that write to the ledger wait meanwhile.
     #[arg(long)]
     vacuum: bool,
-    /// As one JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -229,18 +228,19 @@ impl PruneArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend stats --by repo --since 30d\n  bookend stats --by day --json")]
 pub struct StatsArgs {
-    /// What to group by: all, agent, repo, key, model, day
-    #[arg(long, value_name = "WHAT", default_value = "agent", value_parser = by)]
+    /// Group the tasks by this
+    #[arg(long, value_name = "WHAT", default_value = "agent", value_parser = group())]
     by: GroupBy,
-    /// Only tasks started since: 2h, 30d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)
+    /// Count only tasks started since then
+    ///
+    /// A duration such as 2h or 30d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<String>,
-    /// At most this many groups
+    /// Show at most this many groups
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
     limit: usize,
-    /// As one JSON object: {"by", "groups": [...]}
+    /// Print one JSON object: {"by", "groups": [...]}
     #[arg(long)]
     json: bool,
 }
@@ -252,30 +252,33 @@ impl StatsArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend timeline --since 2h\n  bookend timeline --html page.html")]
 pub struct TimelineArgs {
-    /// What was in flight since: 2h, 3d, 2026-11-21, or a whole RFC 3339 time (a date is UTC)
+    /// Show tasks that ran since then
+    ///
+    /// A duration such as 2h or 3d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = since)]
     since: String,
     #[command(flatten)]
-    whose: Whose,
-    /// At most this many, the newest
+    selection: Selection,
+    /// Show at most this many tasks, the newest
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = limit)]
     limit: usize,
-    /// Write a page that needs nothing else, instead
+    /// Write an HTML page to this file
+    ///
+    /// The page loads nothing else.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
 
 impl TimelineArgs {
     pub fn request(self) -> timeline::Request {
-        timeline::Request { filter: self.whose.filter(Some(self.since), self.limit), html: self.html }
+        timeline::Request { filter: self.selection.filter(Some(self.since), self.limit), html: self.html }
     }
 }
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// As one JSON object: {"healthy", "points": [...]}
+    /// Print one JSON object: {"healthy", "points": [...]}
     #[arg(long)]
     json: bool,
 }
@@ -287,68 +290,17 @@ impl DoctorArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  bookend completions bash >/etc/bash_completion.d/bookend\n  \
-    bookend completions zsh >~/.zfunc/_bookend\n  \
-    bookend completions fish >~/.config/fish/completions/bookend.fish")]
 pub struct CompletionsArgs {
+    /// Shell to complete for
     #[arg(value_name = "SHELL")]
     pub shell: ForShell,
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  bookend man run | man -l -\n  bookend man --dir ~/.local/share/man/man1"
-)]
 pub struct ManArgs {
-    /// The command it is about [default: bookend itself]
+    /// Command [default: bookend itself]
     pub command: Option<String>,
-    /// Write the pages of all commands there instead
+    /// Write all pages to this directory
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     pub dir: Option<PathBuf>,
-}
-
-fn by(word: &str) -> Result<GroupBy, String> {
-    GroupBy::EACH
-        .into_iter()
-        .find(|b| b.as_str() == word)
-        .ok_or_else(|| format!("group by one of: {}", GroupBy::EACH.map(GroupBy::as_str).join(", ")))
-}
-
-fn severity(word: &str) -> Result<Severity, String> {
-    [Severity::Warn, Severity::Error]
-        .into_iter()
-        .find(|s| s.as_str() == word)
-        .ok_or_else(|| "a severity is warn or error".to_owned())
-}
-
-fn code(word: &str) -> Result<Code, String> {
-    Code::parse(word).ok_or_else(|| format!("a code is one of: {}", Code::ALL.map(Code::as_str).join(", ")))
-}
-
-/// A time as the ledger writes it: so long ago, a date, or a time.
-fn since(text: &str) -> Result<String, String> {
-    let time = if let Ok(time) = text.parse::<Timestamp>() {
-        Some(time)
-    } else if let Ok(date) = text.parse::<Date>() {
-        Offset::UTC.to_timestamp(date.to_datetime(Time::midnight())).ok()
-    } else {
-        let ago = duration(text)
-            .map_err(|_| "write it like 30m, 2h, 3d, 2026-11-21 or 2026-11-21T12:00:00Z".to_owned())?;
-        let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
-        clock::timestamp().checked_sub(ago).ok()
-    };
-    Ok(format!("{:.3}", time.unwrap_or(Timestamp::UNIX_EPOCH)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn since_takes_ages_dates_and_times() {
-        assert_eq!(since("2026-11-21").as_deref(), Ok("2026-11-21T00:00:00.000Z"));
-        assert_eq!(since("2026-11-21T12:00:00+01:00").as_deref(), Ok("2026-11-21T11:00:00.000Z"));
-        assert!(since("2h").is_ok_and(|t| t < format!("{:.3}", clock::timestamp())));
-        assert!(since("yesterday").is_err());
-    }
 }

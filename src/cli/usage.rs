@@ -14,6 +14,12 @@ pub fn report(message: &clap::Error, args: &[OsString]) -> String {
     let set = variables::set();
     let text = clean(message, args.iter().chain(set.iter().map(|(_, value)| value)));
     let mut report = "bookend: ".to_owned();
+    if message.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let name = command_of(args);
+        return format!(
+            "{report}error: {name}: no command given\nhint: run `{name} --help` to list the commands\n"
+        );
+    }
     let mut hints = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         match (line.trim_start().strip_prefix("tip: "), line.strip_prefix("Usage: ")) {

@@ -1,5 +1,5 @@
 //! `bookend audit`: what in the ledger is not as it should be, derived from the rows and the kernel. It
-//! changes nothing. DESIGN section 9 has the table.
+//! changes nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;

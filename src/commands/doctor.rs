@@ -1,4 +1,4 @@
-//! `bookend doctor`: how bookend is set up here, and what is wrong with it.
+//! `bookend doctor`: checks how bookend is set up here.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub struct Request {
 const AGENTS: [&str; 2] = ["claude", "cursor-agent"];
 const UNIT: &str = "bookend-recover.service";
 
-/// Says what was found; leaves with 1 if something does not work.
+/// Prints a line for each check; exits with 1 if something does not work.
 ///
 /// # Errors
 /// When stdout cannot be written.
@@ -108,7 +108,7 @@ fn ledger_points(at: &Location) -> Vec<Point> {
             points.push(point(
                 "opening it",
                 Health::Fine,
-                "there is none yet: the first run makes it".to_owned(),
+                "it does not exist yet; the first run creates it".to_owned(),
             ));
             return points;
         }
@@ -121,7 +121,7 @@ fn ledger_points(at: &Location) -> Vec<Point> {
         Ok(n) => point(
             "spool",
             Health::Odd,
-            format!("{n} terminal records wait: {} merges them", recover(&opened)),
+            format!("{n} records of ended tasks wait; run `{}` to merge them", recover(&opened)),
         ),
         Err(e) => point("spool", Health::Odd, Error::from(e).in_line()),
     });
@@ -153,7 +153,8 @@ fn tasks(ledger: &Ledger) -> Vec<Point> {
     vec![match judged() {
         Ok((n, 0)) => point("opening it", Health::Fine, format!("it opens; {n} tasks run")),
         Ok((n, lost)) => {
-            let text = format!("{lost} of {n} running tasks are lost: {} settles them", recover(ledger));
+            let text =
+                format!("{lost} of {n} running tasks are lost; run `{}` to settle them", recover(ledger));
             point("opening it", Health::Odd, text)
         }
         Err(e) => point("opening it", Health::Bad, e.in_line()),
@@ -173,7 +174,8 @@ fn modes(at: &Location) -> Vec<Point> {
         if meta.uid() != me {
             wrong.push(format!("{} belongs to uid {}, not to you", path.display(), meta.uid()));
         } else if mode & 0o077 != 0 {
-            wrong.push(format!("{} has mode {mode:04o}: chmod go= it", path.display()));
+            let word = view::quoted(&path.to_string_lossy());
+            wrong.push(format!("{} has mode {mode:04o}; run `chmod go= {word}`", path.display()));
         }
     }
     match wrong.is_empty() {
@@ -186,7 +188,7 @@ fn modes(at: &Location) -> Vec<Point> {
 fn recovery_unit() -> Point {
     let name = "recovery";
     if !Path::new("/run/systemd/system").exists() {
-        let text = "systemd does not run here: let something call `bookend recover` at boot";
+        let text = "systemd does not run here; call `bookend recover` at boot";
         return point(name, Health::Odd, text.to_owned());
     }
     let asked = [&["--system"][..], &["--user"]].into_iter().find_map(|scope| {
@@ -201,7 +203,7 @@ fn recovery_unit() -> Point {
         text.contains("LoadState=loaded").then_some(text)
     });
     let Some(asked) = asked else {
-        let text = format!("{UNIT} is not installed: after a crash, call `bookend recover` yourself");
+        let text = format!("{UNIT} is not installed; call `bookend recover` after a crash");
         return point(name, Health::Odd, text);
     };
     let value = |key: &str| {
@@ -218,6 +220,6 @@ fn recovery_unit() -> Point {
 fn agent(name: &str) -> Point {
     match which::which(name) {
         Ok(file) => point(name, Health::Fine, file.display().to_string()),
-        Err(_) => point(name, Health::Absent, "not in the PATH".to_owned()),
+        Err(_) => point(name, Health::Absent, "not in PATH".to_owned()),
     }
 }

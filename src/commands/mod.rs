@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod audit;
 pub mod backup;
 pub mod cancel;
+pub mod candidates;
 pub mod deliver;
 pub mod doctor;
 mod find;

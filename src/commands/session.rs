@@ -5,9 +5,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::clock;
+use crate::commands::find;
 use crate::error::{Error, Kind};
-use crate::ledger::{self, LastUse, Ledger, Location, RestoreOutcome};
+use crate::ledger::{self, Ledger, Location, RestoreOutcome};
 use crate::recovery;
+use crate::task::resume::{LastTask, SessionUse};
 use crate::task::{Invalidation, Key, Session, Status, Task, Verdict};
 use crate::view::{self, Screen, SessionState};
 
@@ -152,11 +154,10 @@ fn restore(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
             format!("no session was withdrawn from the key {key} in {}", at.file.display()),
         )
         .hint(format!("run `{}` to see what there was", command(at, "show", key)))),
-        RestoreOutcome::InUse(task) => Err(Error::new(
-            Kind::Busy,
-            format!("task {} runs under the key {key} or with its session", task.id),
-        )
-        .hint("wait for its end")),
+        RestoreOutcome::InUse(task) => {
+            Err(Error::new(Kind::Busy, format!("task {task} runs under the key {key} or with its session"))
+                .hint("wait for its end"))
+        }
         RestoreOutcome::Superseded(session) => Err(Error::new(
             Kind::Nothing,
             format!("the key {key} goes on with session {} by now", session.session_id),
@@ -189,19 +190,20 @@ fn nothing(at: &Location, key: &Key) -> Error {
 
 fn judge(ledger: &Ledger, session: Session) -> Result<Judged, Error> {
     let last = ledger.last_use(&session)?;
-    let (state, why) = match &last.task {
-        Some(task) if task.status == Status::Running => (SessionState::InUse, in_use(ledger, task)?),
-        _ if last.is_safe() => (SessionState::Resumable, why_safe(&last)),
-        _ => (SessionState::Unsafe, last.why()),
+    let running = last.running().map(|id| find::find_in(ledger, id.as_str())).transpose()?;
+    let (state, why) = match &running {
+        Some(task) => (SessionState::InUse, in_use(ledger, task)?),
+        None if last.may_be_resumed() => (SessionState::Resumable, why_safe(&last)),
+        None => (SessionState::Unsafe, last.why_not()),
     };
     Ok(Judged { session, state, why })
 }
 
-fn why_safe(last: &LastUse) -> String {
-    match last.task.as_deref() {
-        Some(task) if task.status == Status::Success => format!("task {} ended well with it", task.id),
-        Some(Task { id, session_kept: Some(after), .. }) => format!("task {id} kept it after {after}"),
-        _ => "an operator restored it, or a later task ended well with it".to_owned(),
+fn why_safe(session: &SessionUse) -> String {
+    match &session.last {
+        Some(last) if last.status == Status::Success => format!("task {} succeeded with it", last.id),
+        Some(LastTask { id, kept: Some(after), .. }) => format!("task {id} kept it after {after}"),
+        _ => "an operator restored it, or a later task succeeded with it".to_owned(),
     }
 }
 

@@ -10,11 +10,12 @@ use super::ending::{self, EndedBy, FinishOutcome};
 use super::error::{LedgerError, Result, step};
 use super::handle::Ledger;
 use super::live::{LiveEvidence, LiveLock, LiveLocks};
-use super::sessions::{self, LastUse, SessionUser};
+use super::sessions::{self, SessionUser};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use super::wal::WriteAheadLog;
 use crate::log::Silence;
+use crate::task::resume::SessionUse;
 use crate::task::{Ended, Key, NewTask, Provider, Session, SessionId, Task, TaskId};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
@@ -60,7 +61,7 @@ impl<'a> Claim<'a> {
         provider: Option<&Provider>,
         session_id: &SessionId,
         linked: Option<&TaskId>,
-    ) -> Result<LastUse> {
+    ) -> Result<SessionUse> {
         sessions::last_use(&self.tx, provider, session_id, linked)
             .map_err(self.failed("looking for the last user of the session"))
     }

@@ -168,7 +168,7 @@ pub fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
         let mut conn = Connection::open_with_flags(file, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         limits::harden(&conn)?;
         // The last one to close would else empty the log, two more fsyncs for every lone run, and remove
-        // it: but a reader that may not write there needs it (DESIGN: persistent WAL).
+        // it: but a reader that may not write there needs it (a persistent WAL).
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         // No statement is made ready a second time because of what is bound to it.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;

@@ -8,7 +8,8 @@ use super::file_check;
 use super::handle::Ledger;
 use super::tasks::{self, DeliveryStatus};
 use super::{sessions, spool};
-use crate::task::{Invalidation, Key, Session, SessionId, Status, Task, TaskId, Trust};
+use crate::task::resume::SessionUse;
+use crate::task::{Invalidation, Key, Session, SessionId, Task, TaskId, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -139,7 +140,7 @@ impl Ledger {
     }
 
     /// The last use of a key's session.
-    pub fn last_use(&self, session: &Session) -> Result<sessions::LastUse> {
+    pub fn last_use(&self, session: &Session) -> Result<SessionUse> {
         last_use(self.conn(), session).map_err(self.failed("looking for the last user of a session"))
     }
 
@@ -197,18 +198,18 @@ enum SessionVerdict {
 
 fn judge(conn: &Connection, session: &Session) -> rusqlite::Result<SessionVerdict> {
     let last = last_use(conn, session)?;
-    if last.is_safe() {
+    if last.may_be_resumed() {
         return Ok(SessionVerdict::Safe);
     }
-    let why = match &last.task {
-        Some(task) if task.status == Status::Running => return Ok(SessionVerdict::Running),
-        _ => last.why(),
-    };
+    if last.running().is_some() {
+        return Ok(SessionVerdict::Running);
+    }
+    let why = last.why_not();
     let (key, session_id) = (session.key.clone(), session.session_id.clone());
     Ok(SessionVerdict::Unsafe(UnsafeSession { key, session_id, why }))
 }
 
-fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<sessions::LastUse> {
+fn last_use(conn: &Connection, session: &Session) -> rusqlite::Result<SessionUse> {
     let provider = session.provider.as_ref();
     sessions::last_use(conn, provider, &session.session_id, session.task_id.as_ref())
 }

@@ -56,7 +56,7 @@ pub use location::{ChosenBy, Location, locate};
 pub use merge::records_in_spool;
 pub use merged::{MergeOutcome, MergedRecord};
 pub use prune::{PruneScope, PruneSummary};
-pub use sessions::{LastUse, RestoreOutcome};
+pub use sessions::RestoreOutcome;
 pub use spool::SpoolSlot;
 #[cfg(any(test, fuzzing))]
 pub use spool::fuzz;

@@ -8,9 +8,8 @@ use super::dialect::{self, AnyText, AnyTime};
 use super::error::{Result, step};
 use super::handle::Ledger;
 use super::tasks;
-use crate::task::{
-    Invalidation, Key, Provider, Session, SessionEvidence, SessionId, Status, Task, TaskId, Trust,
-};
+use crate::task::resume::{LastTask, SessionUse, SessionVeto};
+use crate::task::{Invalidation, Key, Provider, Session, SessionId, Status, Task, TaskId, Trust};
 
 const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
@@ -114,41 +113,13 @@ pub fn untrusted(conn: &Connection) -> rusqlite::Result<Vec<Session>> {
     conn.prepare(SELECT_UNTRUSTED)?.query_map([], session_of_row)?.collect()
 }
 
-/// The last use of a conversation.
-#[derive(Debug)]
-pub struct LastUse {
-    /// One that runs, else the newest that is known to have used it.
-    pub task: Option<Box<Task>>,
-    /// An operator has restored it since, or a task that started later succeeded with it.
-    pub restored: bool,
-    /// It was invalidated, and neither restored nor used with success since.
-    pub veto: Option<SessionVeto>,
-}
-
-/// An invalidation that still holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionVeto {
-    pub task_id: Option<TaskId>,
-    pub reason: String,
-}
-
-impl SessionVeto {
-    /// `it was invalidated by task 019… (failure: exit)`
-    pub fn why(&self) -> String {
-        match &self.task_id {
-            Some(task) => format!("it was invalidated by task {task} ({})", self.reason),
-            None => format!("it was invalidated ({})", self.reason),
-        }
-    }
-}
-
 /// `linked`: the task that the key's row names as the last user.
 pub fn last_use(
     conn: &Connection,
     provider: Option<&Provider>,
     session_id: &SessionId,
     linked: Option<&TaskId>,
-) -> rusqlite::Result<LastUse> {
+) -> rusqlite::Result<SessionUse> {
     let mut task = tasks::running_with_session(conn, provider, session_id)?;
     if task.is_none() {
         task = tasks::last_user_of_session(conn, provider, session_id)?;
@@ -170,34 +141,7 @@ pub fn last_use(
         // What the last task by the clock says against it is settled if its invalidation no longer holds.
         restored = conn.query_row(SELECT_IS_CLOSED, (session_id, user), |_| Ok(())).optional()?.is_some();
     }
-    Ok(LastUse { task: task.map(Box::new), restored, veto })
-}
-
-impl LastUse {
-    pub fn status(&self) -> Option<Status> {
-        self.task.as_ref().map(|t| t.status)
-    }
-
-    pub fn is_safe(&self) -> bool {
-        let evidence = SessionEvidence {
-            last: self.status(),
-            kept: self.task.as_ref().is_some_and(|t| t.session_kept.is_some()),
-            restored: self.restored,
-            vetoed: self.veto.is_some(),
-        };
-        evidence.may_be_resumed()
-    }
-
-    /// Why it is not safe, if it is not.
-    pub fn why(&self) -> String {
-        match (&self.task, &self.veto) {
-            (Some(task), _) if task.status != Status::Success => {
-                format!("its last task, {}, ended as {}", task.id, task.status)
-            }
-            (_, Some(veto)) => veto.why(),
-            _ => "no task is known that used it".to_owned(),
-        }
-    }
+    Ok(SessionUse { session: session_id.clone(), last: task.map(LastTask::from), restored, veto })
 }
 
 pub fn invalidations_of_task(conn: &Connection, task: &TaskId) -> rusqlite::Result<Vec<Invalidation>> {
@@ -230,7 +174,7 @@ pub enum RestoreOutcome {
     /// None was withdrawn from this key.
     Nothing,
     /// This task runs under the key, or with the session.
-    InUse(Box<Task>),
+    InUse(TaskId),
     /// The key goes on with another one by now.
     Superseded(Session),
 }
@@ -241,7 +185,7 @@ pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<Resto
         return Ok(RestoreOutcome::Superseded(session));
     }
     if let Some(task) = tasks::holder(conn, key)? {
-        return Ok(RestoreOutcome::InUse(Box::new(task)));
+        return Ok(RestoreOutcome::InUse(task.id));
     }
     let withdrawn = invalidations_of_key(conn, key)?
         .into_iter()
@@ -249,10 +193,10 @@ pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<Resto
     let Some(i) = withdrawn else { return Ok(RestoreOutcome::Nothing) };
     let provider = i.provider.as_ref();
     let last = last_use(conn, provider, &i.session_id, i.task_id.as_ref())?;
-    if last.status() == Some(Status::Running) {
-        return Ok(last.task.map_or(RestoreOutcome::Nothing, RestoreOutcome::InUse));
+    if let Some(task) = last.running() {
+        return Ok(RestoreOutcome::InUse(task.clone()));
     }
-    let user = last.task.map(|t| t.id);
+    let user = last.last.map(|t| t.id);
     conn.execute(
         UPSERT_SESSION,
         (key, &i.session_id, provider, &i.last_used_at, &user, Trust::Operator.as_number()),

@@ -17,9 +17,10 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::command::{AgentCommand, RunContext};
 use crate::run::options::WhenBusy;
-use crate::run::session::{self, Choice, Known, LastUse, Refusal, Transcript, Withdrawal};
+use crate::run::session::{self, Choice, Known, Refusal, Transcript, Withdrawal};
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
+use crate::task::resume::SessionUse;
 use crate::task::{Key, NewTask, ProcessRecord, SessionId, Task, TaskId};
 
 /// How often a waiting run looks at the key again, at the latest.
@@ -269,7 +270,11 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
     let users = named_session(command).map(|id| last_use(claim, command, id, None)).transpose()?;
     let transcript = linked.as_ref().map_or(Transcript::Usable, |l| {
         let exists = agent::has_conversation(command.adapter, &command.cwd, &l.session);
-        Transcript::judge(exists, l.transcript_seen, matches!(command.place, Place::Elsewhere(_)))
+        Transcript::judge(
+            exists,
+            l.last.as_ref().and_then(|t| t.transcript_seen),
+            matches!(command.place, Place::Elsewhere(_)),
+        )
     });
     let at_terminal = || std::io::IsTerminal::is_terminal(&sys::stdio(0));
     let chosen = session::choose(&Known {
@@ -314,13 +319,8 @@ fn last_use(
     command: &AgentCommand,
     session: SessionId,
     linked: Option<&TaskId>,
-) -> Result<LastUse, Error> {
-    let last = claim.last_use(command.provider.as_ref(), &session, linked)?;
-    let transcript_seen = last.task.as_ref().and_then(|t| t.transcript_seen);
-    let kept = last.task.as_ref().is_some_and(|t| t.session_kept.is_some());
-    let veto = last.veto.map(|v| v.why());
-    let task = last.task.map(|t| (t.id, t.status));
-    Ok(LastUse { session, kept, restored: last.restored, veto, task, transcript_seen })
+) -> Result<SessionUse, Error> {
+    Ok(claim.last_use(command.provider.as_ref(), &session, linked)?)
 }
 
 /// Links the chosen session to the key, and invalidates the one that it replaces.

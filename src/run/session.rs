@@ -2,52 +2,8 @@
 //! that used it ended in success.
 
 use crate::agent::{AskedSession, Plan};
-use crate::task::{SessionEvidence, SessionId, Status, TaskId};
-
-/// The last task that used a session, as the ledger tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastUse {
-    pub session: SessionId,
-    /// `None`: no task is known to have used it.
-    pub task: Option<(TaskId, Status)>,
-    /// `--keep-session` kept it at the end of that task.
-    pub kept: bool,
-    /// An operator has restored it since, or a task that started later succeeded with it.
-    pub restored: bool,
-    /// Why an invalidation still holds.
-    pub veto: Option<String>,
-    /// Whether that task left a transcript where bookend looks for it; `None`: nobody looked.
-    pub transcript_seen: Option<bool>,
-}
-
-impl LastUse {
-    pub fn is_safe(&self) -> bool {
-        let evidence = SessionEvidence {
-            last: self.task.as_ref().map(|(_, status)| *status),
-            kept: self.kept,
-            restored: self.restored,
-            vetoed: self.veto.is_some(),
-        };
-        evidence.may_be_resumed()
-    }
-
-    /// The task that uses it right now.
-    pub fn running(&self) -> Option<&TaskId> {
-        match &self.task {
-            Some((id, Status::Running)) => Some(id),
-            _ => None,
-        }
-    }
-
-    /// Says why it is not safe.
-    pub fn why(&self) -> String {
-        match (&self.task, &self.veto) {
-            (Some((_, Status::Success)) | None, Some(why)) => why.clone(),
-            (Some((id, status)), _) => format!("the last task that used it, {id}, ended as {status}"),
-            (None, None) => "no task is known that used it to a good end".to_owned(),
-        }
-    }
-}
+use crate::task::resume::SessionUse;
+use crate::task::{SessionId, TaskId};
 
 /// All that the choice depends on.
 pub struct Known<'a> {
@@ -57,10 +13,10 @@ pub struct Known<'a> {
     /// The agent can be told the id of a new conversation.
     pub new_id: Option<SessionId>,
     /// The session linked to the key.
-    pub linked: Option<&'a LastUse>,
+    pub linked: Option<&'a SessionUse>,
     pub transcript: Transcript,
     /// The session that the user's own argv resumes, `--continue` resolved.
-    pub users: Option<&'a LastUse>,
+    pub users: Option<&'a SessionUse>,
     /// `--allow-unsafe-resume`.
     pub allow_unsafe: bool,
     /// A person sits at the terminal and is warned rather than refused.
@@ -148,7 +104,7 @@ pub enum Refusal {
     },
 }
 
-/// DESIGN section 7, the rows at the start of a task.
+/// Decides which session a run starts with.
 ///
 /// # Errors
 /// When the session that would be resumed is in use, or is unsafe and nobody allowed that.
@@ -165,14 +121,14 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     };
     let Some(linked) = known.linked else { return Ok(fresh(None, None)) };
     if known.fresh {
-        return Ok(fresh(Some(Withdrawal { reason: "fresh", was_safe: linked.is_safe() }), None));
+        return Ok(fresh(Some(Withdrawal { reason: "fresh", was_safe: linked.may_be_resumed() }), None));
     }
     let session = linked.session.clone();
     if let Some(task) = linked.running() {
         return Err(Refusal::InUse { session, task: task.to_owned() });
     }
-    if !linked.is_safe() {
-        let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why());
+    if !linked.may_be_resumed() {
+        let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why_not());
         return Ok(fresh(Some(Withdrawal { reason: "unsafe_session", was_safe: false }), Some(warning)));
     }
     if let Some(why) = known.transcript.why() {
@@ -196,11 +152,11 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
         if let Some(task) = last.running() {
             return Err(Refusal::InUse { session, task: task.to_owned() });
         }
-        if (last.task.is_some() || last.veto.is_some()) && !last.is_safe() && !known.allow_unsafe {
+        if (last.last.is_some() || last.veto.is_some()) && !last.may_be_resumed() && !known.allow_unsafe {
             if !known.attended {
-                return Err(Refusal::Unsafe { session, why: last.why() });
+                return Err(Refusal::Unsafe { session, why: last.why_not() });
             }
-            warning = Some(format!("session {session} may be in a bad state: {}", last.why()));
+            warning = Some(format!("session {session} may be in a bad state: {}", last.why_not()));
         }
     }
     let users = known.users.map(|u| u.session.clone());
@@ -220,22 +176,23 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::Status;
+    use crate::task::resume::LastTask;
 
     const LINKED: &str = "a3";
     const NEW: &str = "b4";
 
-    fn last(status: Option<Status>) -> LastUse {
-        LastUse {
-            session: SessionId::recorded(LINKED),
-            task: status.map(|s| (TaskId::recorded("t1"), s)),
-            kept: false,
-            restored: false,
-            veto: None,
+    fn last(status: Option<Status>) -> SessionUse {
+        let last = status.map(|status| LastTask {
+            id: TaskId::recorded("t1"),
+            status,
+            kept: None,
             transcript_seen: None,
-        }
+        });
+        SessionUse { session: SessionId::recorded(LINKED), last, restored: false, veto: None }
     }
 
-    fn known<'a>(asked: &'a AskedSession, linked: Option<&'a LastUse>) -> Known<'a> {
+    fn known<'a>(asked: &'a AskedSession, linked: Option<&'a SessionUse>) -> Known<'a> {
         Known {
             asked,
             fresh: false,
@@ -260,26 +217,6 @@ mod tests {
 
     fn withdrawn(reason: &'static str, was_safe: bool) -> Option<Withdrawal> {
         Some(Withdrawal { reason, was_safe })
-    }
-
-    #[test]
-    fn only_a_success_or_an_operators_word_makes_a_session_safe_and_never_beside_a_task_that_runs() {
-        for task in Status::ALL.into_iter().map(Some).chain([None]) {
-            for (kept, restored) in [(false, false), (false, true), (true, false)] {
-                let safe = LastUse { kept, restored, ..last(task) }.is_safe();
-                let expected = match task {
-                    Some(Status::Success) => true,
-                    Some(Status::Running) => false,
-                    _ => kept || restored,
-                };
-                assert_eq!(safe, expected, "{task:?}, kept: {kept}, restored: {restored}");
-                let veto = Some("it was invalidated".to_owned());
-                assert!(
-                    !LastUse { kept, restored, veto, ..last(task) }.is_safe(),
-                    "{task:?} after an invalidation"
-                );
-            }
-        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(super) struct ForkedAgent {
 }
 
 impl ForkedAgent {
-    /// Forks the agent. No process for it is an error that [`ForkedAgent::record`] writes to the row.
+    /// Forks the agent. No process for it is an error that [`ForkedAgent::commit`] writes to the row.
     ///
     /// # Errors
     /// When the command line holds a NUL byte, the output cannot be captured, or `/proc` cannot be read.

@@ -2,6 +2,7 @@
 
 mod ids;
 mod record;
+pub mod resume;
 mod signal;
 
 use std::fmt;
@@ -389,31 +390,6 @@ impl TokensScope {
     }
 }
 
-/// What decides whether a session may be resumed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionEvidence {
-    /// The status of the last task that used it; `None`: no task is known to have used it.
-    pub last: Option<Status>,
-    /// `--keep-session` kept it at the end of that task.
-    pub kept: bool,
-    /// An operator has restored it since, or a task that started later succeeded with it.
-    pub restored: bool,
-    /// It was invalidated, and neither restored nor used with success since.
-    pub vetoed: bool,
-}
-
-impl SessionEvidence {
-    /// The one rule: `run`, `recover`, `audit` and `session` ask it.
-    pub fn may_be_resumed(self) -> bool {
-        match self.last {
-            Some(Status::Running) => false,
-            _ if self.vetoed => false,
-            Some(Status::Success) => true,
-            _ => self.kept || self.restored,
-        }
-    }
-}
-
 /// All that decides how a run ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence {
@@ -429,7 +405,7 @@ pub struct Evidence {
     pub on_term: OnTerm,
 }
 
-/// The verdict of DESIGN section 4. Success needs exit 0, a last result without error where one was
+/// Judges a run. Success needs exit 0, a last result without error where one was
 /// due, and no stop asked for before that result.
 pub fn judge(e: &Evidence) -> Ending {
     let cause = e.cause.filter(|c| counts_as_cause(c, e));

@@ -1,4 +1,4 @@
-//! The verdict on a run, DESIGN section 4, row by row.
+//! How a run is judged, case by case.
 
 use super::*;
 

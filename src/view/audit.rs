@@ -68,10 +68,6 @@ impl Code {
             Code::Spooled => "spooled",
         }
     }
-
-    pub fn parse(word: &str) -> Option<Code> {
-        Code::ALL.into_iter().find(|c| c.as_str() == word)
-    }
 }
 
 /// One thing that is not as it should be.

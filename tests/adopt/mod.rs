@@ -134,7 +134,7 @@ fn every_row_and_column_survives_in_every_shape() {
         theirs.adopted();
 
         assert_sound(&conn);
-        // The one value that changes: the end of a task whose end nobody saw.
+        // The one value that changes: the end of a task that was inferred.
         for (table, rows) in &mut before.0 {
             if table.eq_ignore_ascii_case("task_history") {
                 let place = |name: &str| {

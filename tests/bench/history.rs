@@ -19,8 +19,8 @@ pub fn fill(world: &World, rows: u32) {
              CASE i % 10 WHEN 0 THEN 'exit' END,
              strftime('%Y-%m-%dT%H:%M:%fZ', 1700000000 + i * 30, 'unixepoch'),
              strftime('%Y-%m-%dT%H:%M:%fZ', 1700000020 + i * 30, 'unixepoch'),
-             20000, 0.25, 7, 1000, 200, format('session-%d', i), '[\"claude\",\"-p\",\"go on with it\"]',
-             '[\"claude\",\"-p\",\"go on with it\"]', '/srv/work', i, 'boot', 'host', 'wait',
+             20000, 0.25, 7, 1000, 200, format('session-%d', i), '[\"claude\",\"-p\",\"continue it\"]',
+             '[\"claude\",\"-p\",\"continue it\"]', '/srv/work', i, 'boot', 'host', 'wait',
              strftime('%Y-%m-%dT%H:%M:%fZ', 1700000020 + i * 30, 'unixepoch'), '2100-01-01T00:00:00.000Z'
          FROM n;
          INSERT INTO claude_sdk_sessions (key, session_id, provider, task_id, trusted)

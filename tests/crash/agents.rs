@@ -97,7 +97,7 @@ pub fn world(test: &str) -> Option<World> {
     Some(world)
 }
 
-/// A process beside, which has a mark of its own and is nobody's left-over.
+/// A process beside, which has a mark of its own and is no task's leftover.
 pub fn bystander(world: &World) -> Proc {
     world.bare(["sleep", "100000"]).env("BOOKEND_TASK_ID", "0").start()
 }

@@ -1,4 +1,4 @@
-//! What always holds (DESIGN, section 2), checked from outside after a recovery: one function for the crash
+//! The invariants of `src/ARCHITECTURE.md`, checked from outside after a recovery: one function for the crash
 //! matrix and the storm alike.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,7 +79,7 @@ fn no_ghost(rows: &[Row], wrong: &mut Wrong) {
         let id = row.text("id");
         wrong.unless(row.text("status") != "running", || format!("2: {id} is a ghost"));
         let says = ["error", "exit_code", "term_signal"].iter().any(|c| !row.text(c).is_empty());
-        wrong.unless(row.text("status") != "failure" || says, || format!("2: {id} failed without a word"));
+        wrong.unless(row.text("status") != "failure" || says, || format!("2: {id} failed without a message"));
     }
 }
 
@@ -181,7 +181,7 @@ fn readable(world: &World, rows: &[Row], wrong: &mut Wrong) {
     }
 }
 
-/// Each interrupted task was told of, and each end was delivered.
+/// Each interrupted task was reported, and each end was delivered.
 fn told(world: &World, rows: &[Row], wrong: &mut Wrong) {
     let delivered: BTreeSet<String> = lines(world, DELIVERED).into_iter().collect();
     for row in rows {

@@ -140,7 +140,7 @@ fn left_running(world: &World, before: &[String], output: &Output) -> Option<Str
     let open: Vec<_> = running(world).into_iter().filter(|id| !before.contains(id)).collect();
     let words = ["is not recorded", "it waits in", "committing the claim"];
     let says = words.iter().any(|w| output.stderr.contains(w));
-    (!open.is_empty() && !says).then(|| format!("left running without a word: {open:?}"))
+    (!open.is_empty() && !says).then(|| format!("left running without a message: {open:?}"))
 }
 
 fn running(world: &World) -> Vec<String> {

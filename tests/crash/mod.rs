@@ -1,7 +1,7 @@
 //! bookend dies at every step, and every step fails: what always holds, holds after the next recovery.
 
 pub mod agents;
-pub mod fate;
+pub mod fault;
 pub mod invariants;
 #[cfg(feature = "failpoints")]
 mod matrix;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::agents::{self, ON_FINISH, cursor};
-use super::fate::{self, Dice, Fate, await_child, bookend, number, recovery};
+use super::fault::{self, Dice, Fault, await_child, bookend, number, recovery};
 use super::invariants;
 use crate::harness::{World, pause, say};
 
@@ -26,7 +26,7 @@ const LATEST_US: u64 = 100_000;
 fn whoever_dies_in_a_storm_everything_holds_after_it() {
     let Some(mut world) = agents::world("the storm") else { return };
     let runs = number("BOOKEND_STORM").map_or(RUNS, |n| n as usize);
-    let seed = fate::seed("BOOKEND_STORM_SEED");
+    let seed = fault::seed("BOOKEND_STORM_SEED");
     let started = Instant::now();
     let bystander = agents::bystander(&world);
     let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -42,13 +42,13 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
                         if n >= runs {
                             break;
                         }
-                        let (fate, end, said) = one(&world, Dice::of(seed, n));
-                        *met.lock().expect("the count").entry((fate, end.clone())).or_insert(0usize) += 1;
+                        let (fault, end, said) = one(&world, Dice::of(seed, n));
+                        *met.lock().expect("the count").entry((fault, end.clone())).or_insert(0usize) += 1;
                         if !["0", "3", "75", "signal 9", "signal 15"].contains(&end.as_str()) {
                             wrong
                                 .lock()
                                 .expect("the list")
-                                .push(format!("run {n}, {fate:?}, left with {end}: {said}"));
+                                .push(format!("run {n}, {fault:?}, left with {end}: {said}"));
                         }
                     }
                 })
@@ -90,8 +90,8 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
         "storm of {runs} runs, {AT_ONCE} at once, {recoveries} recoveries, seed {seed}: survived in {:?}",
         started.elapsed()
     ));
-    for ((fate, end), count) in met {
-        say(&format!("  {count:5} × {fate:?}, left with {end}"));
+    for ((fault, end), count) in met {
+        say(&format!("  {count:5} × {fault:?}, left with {end}"));
     }
     for row in world
         .sql("SELECT status, reason, count(*) AS n FROM task_history GROUP BY status, reason ORDER BY n DESC")
@@ -100,8 +100,8 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
     }
 }
 
-/// One run and what befalls it.
-fn one(world: &World, mut dice: Dice) -> (Fate, String, String) {
+/// One run and what is done to it.
+fn one(world: &World, mut dice: Dice) -> (Fault, String, String) {
     let mut command = bookend(world);
     command.args(["run", "-q", "--grace", "200ms"]);
     if dice.roll(8) > 0 {
@@ -113,17 +113,17 @@ fn one(world: &World, mut dice: Dice) -> (Fate, String, String) {
     if dice.roll(4) == 0 {
         command.args(["--on-finish", ON_FINISH]);
     }
-    let fate = match dice.roll(8) {
-        0..3 => Fate::SupervisorKilled,
-        3 => Fate::AgentKilled,
-        4 => Fate::BothKilled,
-        5 => Fate::Told(15),
-        _ => Fate::Spared,
+    let fault = match dice.roll(8) {
+        0..3 => Fault::SupervisorKilled,
+        3 => Fault::AgentKilled,
+        4 => Fault::BothKilled,
+        5 => Fault::Signalled(15),
+        _ => Fault::Nothing,
     };
     // One that nobody kills must end by itself.
-    let how = match (dice.roll(8), fate) {
-        (0, Fate::SupervisorKilled | Fate::BothKilled | Fate::Told(_)) => "stubborn",
-        (1, Fate::SupervisorKilled | Fate::BothKilled | Fate::Told(_)) => "hang",
+    let how = match (dice.roll(8), fault) {
+        (0, Fault::SupervisorKilled | Fault::BothKilled | Fault::Signalled(_)) => "stubborn",
+        (1, Fault::SupervisorKilled | Fault::BothKilled | Fault::Signalled(_)) => "hang",
         (2, _) => "fail",
         (3..6, _) => "nap",
         _ => "ok",
@@ -137,15 +137,15 @@ fn one(world: &World, mut dice: Dice) -> (Fate, String, String) {
     command.stdout(Stdio::null()).stderr(errors.try_clone().expect("stderr"));
     let mut child = command.spawn().expect("a run");
     let moment = Duration::from_micros(dice.roll(LATEST_US));
-    if fate != Fate::Spared {
+    if fault != Fault::Nothing {
         if dice.roll(3) > 0 {
             await_child(&mut child);
         }
         pause(moment);
     }
-    fate.strike(&mut child);
-    let end = fate::end(child.wait().expect("its end"));
+    fault.strike(&mut child);
+    let end = fault::end(child.wait().expect("its end"));
     let mut said = String::new();
     errors.rewind().and_then(|()| errors.read_to_string(&mut said)).expect("what it said");
-    (fate, end, said)
+    (fault, end, said)
 }

@@ -91,7 +91,7 @@ fn foreign_rows(world: &World) {
         VALUES (?1, 'success', ?2, ?2, ?2)";
     let session = "INSERT INTO claude_sdk_sessions (key, session_id, provider, last_used_at, task_id)
         VALUES (?1, ?1, ?1, ?1, ?1)";
-    let withdrawn = "INSERT INTO session_invalidation (key, session_id, provider, task_id, reason, at)
+    let invalidated = "INSERT INTO session_invalidation (key, session_id, provider, task_id, reason, at)
         VALUES (?1, ?1, ?1, ?1, ?1, ?1)";
     let now = "2026-01-01T00:00:00.000Z";
     let ledger = rusqlite::Connection::open(world.ledger()).expect("the ledger");
@@ -100,7 +100,7 @@ fn foreign_rows(world: &World) {
     ledger.execute(lost, ("--all", format!("lost{HOSTILE}"), now)).expect("a row");
     ledger.execute(bare, ("\u{1b}[2Jx\nbookend: error: forged", now)).expect("a row");
     ledger.execute(session, [format!("session{HOSTILE}")]).expect("a session");
-    ledger.execute(withdrawn, [HOSTILE]).expect("an invalidation");
+    ledger.execute(invalidated, [HOSTILE]).expect("an invalidation");
 }
 
 /// Tasks of every kind, each with as much of it as there is place for.

@@ -253,7 +253,7 @@ fn a_pid_that_is_somebody_else_is_not_signalled_though_the_task_lives() {
     another.wait().ended(End::Code(0));
 }
 
-/// Root reads his ledger, in which he has written whatever he likes.
+/// Root reads the ledger of a user who has written forged rows into it.
 #[test]
 fn root_cancels_no_process_that_is_not_the_owners() {
     let test = "root_cancels_no_process_that_is_not_the_owners";
@@ -270,7 +270,8 @@ fn root_cancels_no_process_that_is_not_the_owners() {
     let pid = out.pid("ready");
     let start = stat_field(pid, 22).expect("a start");
     let row = world.row();
-    let (his, his_start) = (row.pid("supervisor_pid"), row.number("supervisor_start").expect("a start"));
+    let (owners, owners_start) =
+        (row.pid("supervisor_pid"), row.number("supervisor_start").expect("a start"));
     change(
         &world,
         &format!(
@@ -284,10 +285,10 @@ fn root_cancels_no_process_that_is_not_the_owners() {
     world.send(pid, ["64:1000"]);
     assert!(out.rest().is_empty(), "no signal but the last came");
     bystander.wait().ended(End::Code(0));
-    // Root may cancel what is his.
+    // Root may cancel what is the owner's.
     change(
         &world,
-        &format!("UPDATE task_history SET supervisor_pid = {his}, supervisor_start = {his_start}"),
+        &format!("UPDATE task_history SET supervisor_pid = {owners}, supervisor_start = {owners_start}"),
     );
     bookend(&world, &["cancel", "one"]).ended(End::Code(0));
     run.wait().ended(End::Signal(Signal::TERM.as_raw()));

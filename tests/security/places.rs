@@ -58,7 +58,7 @@ impl Laid {
     }
 }
 
-/// What can be told of a file or a directory.
+/// What can be seen of a file or a directory.
 fn looks(path: &Path) -> (u64, u32, u32, i64, i64, Vec<String>) {
     let m = fs::symlink_metadata(path).expect("it is there still");
     let names = fs::read_dir(path).into_iter().flatten().flatten();
@@ -171,7 +171,7 @@ fn a_directory_above_that_everybody_can_write_to_is_refused() {
     world.run(["true"]).options(["--ledger", &world.name("way/l.db")]).run().ended(End::Code(0)).silent();
 }
 
-/// Somebody else's ledger is not written, however open he left it.
+/// Another user's ledger is not written, even if its mode permits it.
 #[test]
 fn a_ledger_of_another_user_is_refused_and_as_it_was() {
     let Some(world) = open_world("a_ledger_of_another_user_is_refused") else { return };
@@ -187,7 +187,7 @@ fn a_ledger_of_another_user_is_refused_and_as_it_was() {
     let refused = bookend(world, &["recover", "--ledger", &laid.ledger()]).ended(End::Code(125));
     assert!(refused.stderr.contains("belongs to uid"), "{refused:?}");
     assert!(!laid.effect() && fs::read(world.path("case/l.db")).expect("it") == before);
-    // As he himself in his directory that is another's.
+    // As that user, in a directory that belongs to another.
     give(world, "case", 0);
     let specs = [format!("uid={SOMEBODY}")];
     give(world, "tmp", SOMEBODY);

@@ -248,8 +248,8 @@ fn one_that_ends_by_itself_ends_as_any_other() {
 }
 
 #[test]
-fn a_left_over_that_may_not_be_signalled_is_counted_and_not_waited_for() {
-    let Some((world, specs)) = world("a_left_over_that_may_not_be_signalled") else { return };
+fn a_leftover_that_may_not_be_signalled_is_counted_and_not_waited_for() {
+    let Some((world, specs)) = world("a_leftover_that_may_not_be_signalled") else { return };
     for (n, proc) in ["", "proc=hidepid=2"].into_iter().enumerate() {
         let specs: Vec<String> =
             [proc].iter().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).chain(specs.clone()).collect();

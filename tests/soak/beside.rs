@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::Soak;
 use super::lasting::Life;
 use super::runs::{IMPATIENCE, Run};
-use crate::crash::fate::{bookend, recovery};
+use crate::crash::fault::{bookend, recovery};
 use crate::harness::pause;
 
 /// The `--on-interrupted` command notes here for whom it ran.

@@ -1,4 +1,4 @@
-//! What is looked at when all is over, and what is told of it.
+//! What is checked at the end of the soak, and what is printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +9,7 @@ use super::beside::{HANDED, LOCKED, LOG, LONG_READ, Seen, check_once, recover_on
 use super::lasting::{Life, Sample};
 use super::runs::{Plan, Run};
 use crate::crash::agents::lines;
-use crate::crash::fate::bookend;
+use crate::crash::fault::bookend;
 use crate::crash::invariants;
 use crate::harness::{Proc, Row, inhabitants, say};
 
@@ -139,8 +139,8 @@ fn report(soak: &Soak, seen: &Seen, rows: &BTreeMap<String, Row>) {
     };
     let plans = || seen.runs.iter().map(|r| &r.plan);
     say(&format!("  agents: {}", table(&mut plans().map(|p| format!("{:?}", p.how)))));
-    let fate = |p: &Plan| if p.is_cancelled { "Cancelled".to_owned() } else { format!("{:?}", p.fate) };
-    say(&format!("  fates: {}", table(&mut plans().map(fate))));
+    let fault = |p: &Plan| if p.is_cancelled { "Cancelled".to_owned() } else { format!("{:?}", p.fault) };
+    say(&format!("  faults: {}", table(&mut plans().map(fault))));
     say(&format!("  runs left with: {}", table(&mut seen.runs.iter().map(|r| r.end.clone()))));
     let ending = |row: &Row| format!("{} ({})", row.ending(), row.text("end_source"));
     say(&format!("  rows: {}", table(&mut rows.values().map(ending))));

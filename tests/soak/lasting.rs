@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::Soak;
 use super::runs::ends_within;
 use crate::crash::agents::{ON_FINISH, claude, cursor};
-use crate::crash::fate::{self, bookend, forked, tell};
+use crate::crash::fault::{self, bookend, forked, tell};
 use crate::harness::{memory, open_files, pause, state};
 
 /// Who reads what the agent says.
@@ -28,7 +28,7 @@ enum Reader {
     InBursts,
     /// Less than what comes.
     TooSlowly,
-    /// He has gone away.
+    /// The process that reads has exited.
     Gone,
 }
 
@@ -261,7 +261,7 @@ impl Life {
             soak.wrong(format!("{} does not end: pid {}", self.name, self.pid));
             own.child.kill().expect("a signal to our child");
         }
-        let end = fate::end(own.child.wait().expect("its end"));
+        let end = fault::end(own.child.wait().expect("its end"));
         if self.id.is_some() {
             soak.alive.fetch_sub(1, Ordering::Relaxed);
         }

@@ -1,6 +1,6 @@
 //! The soak: a hundred supervisors for minutes. Some live all the time, beside agents that talk; the others
-//! come and go, and what befalls them is what befalls agents: they end well, fail, crash, hang, are told to
-//! stop, are killed. Recoveries recover and readers read. Nothing may grow, be lost or be left.
+//! come and go, and what happens to agents happens to them: they succeed, fail, crash, hang, are stopped,
+//! are killed. Recoveries recover and readers read. Nothing may grow, be lost or be left.
 //!
 //! `BOOKEND_SOAK=10m` sets how long, `BOOKEND_SOAK_AT_ONCE` how many, `BOOKEND_SOAK_SEED` repeats the
 //! choices of an earlier one, `BOOKEND_SOAK_OF` is the program itself.
@@ -17,7 +17,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::crash::agents::{self, OVER};
-use crate::crash::fate;
+use crate::crash::fault;
 use crate::harness::{World, pause};
 
 /// As one test among many.
@@ -95,7 +95,7 @@ impl Drop for End<'_> {
 }
 
 #[test]
-fn whatever_befalls_a_hundred_supervisors_nothing_grows_is_lost_or_left() {
+fn a_hundred_supervisors_grow_lose_and_leave_nothing() {
     let Some(world) = agents::world("the soak") else { return };
     if let Some(program) = std::env::var_os("BOOKEND_SOAK_OF") {
         let place = world.path("bin/bookend");
@@ -106,9 +106,9 @@ fn whatever_befalls_a_hundred_supervisors_nothing_grows_is_lost_or_left() {
     let (length, at_once) = asked.map_or(SHORT, |length| (length, AT_ONCE));
     let mut soak = Soak {
         world,
-        seed: fate::seed("BOOKEND_SOAK_SEED"),
+        seed: fault::seed("BOOKEND_SOAK_SEED"),
         length,
-        at_once: fate::number("BOOKEND_SOAK_AT_ONCE").map_or(at_once, |n| n as usize),
+        at_once: fault::number("BOOKEND_SOAK_AT_ONCE").map_or(at_once, |n| n as usize),
         began: OnceLock::new(),
         is_over: AtomicBool::new(false),
         alive: AtomicUsize::new(0),

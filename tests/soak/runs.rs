@@ -1,4 +1,4 @@
-//! Those that come and go: in each slot one run after another, its agent, its key and its fate drawn by lot.
+//! Short runs: one after another in each slot, with an agent, a key and a fault chosen at random.
 //! How each may end, and what may be said of it, follows from what was drawn.
 
 use std::io::{Read, Seek};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::Soak;
 use crate::crash::agents::{ON_FINISH, claude, cursor};
-use crate::crash::fate::{self, Dice, Fate, bookend};
+use crate::crash::fault::{self, Dice, Fault, bookend};
 use crate::harness::ready;
 
 /// The longest that an agent works; less where there is less time.
@@ -55,14 +55,14 @@ enum Key {
 pub struct Plan {
     pub id: String,
     pub how: How,
-    pub fate: Fate,
+    pub fault: Fault,
     /// `bookend cancel` ends it.
     pub is_cancelled: bool,
     /// It does not wait for a ledger that is locked.
     is_impatient: bool,
     key: Key,
     life: Duration,
-    /// When its fate strikes.
+    /// When its fault strikes.
     moment: Duration,
     /// The agent's program: 0 `agent`, 1 `cursor-agent`, 2 `claude`.
     pub program: u64,
@@ -99,7 +99,7 @@ impl Plan {
             6 if dice.roll(2) == 0 => Key::Shared(dice.roll(SHARED), Some("--replace")),
             _ => Key::None,
         };
-        // Whoever has a key goes on with its conversation, so it is the same program.
+        // A run under a key resumes the conversation of the last, so it runs the same program.
         let program = match key {
             Key::Own => slot as u64 % 3,
             Key::Shared(n, _) => n % 3,
@@ -116,20 +116,20 @@ impl Plan {
             13 if program > 0 => How::FallsSilent,
             _ => How::Hangs,
         };
-        let fate = match dice.roll(16) {
-            0..3 => Fate::SupervisorKilled,
-            3 => Fate::AgentKilled,
-            4..6 => Fate::BothKilled,
-            6..8 => Fate::Told(15),
-            8 => Fate::Told(2),
-            9 => Fate::Told(1),
-            _ => Fate::Spared,
+        let fault = match dice.roll(16) {
+            0..3 => Fault::SupervisorKilled,
+            3 => Fault::AgentKilled,
+            4..6 => Fault::BothKilled,
+            6..8 => Fault::Signalled(15),
+            8 => Fault::Signalled(2),
+            9 => Fault::Signalled(1),
+            _ => Fault::Nothing,
         };
         Plan {
             id: format!("soak-{n:06}"),
             how,
-            fate,
-            is_cancelled: fate == Fate::Spared && dice.roll(6) == 0,
+            fault,
+            is_cancelled: fault == Fault::Nothing && dice.roll(6) == 0,
             is_impatient: dice.roll(16) == 0,
             key,
             life,
@@ -201,22 +201,22 @@ impl Plan {
             may.extend(signals.iter().flat_map(|end| [(*end, ending), (*end, "")]));
             may.push((own.0, ending));
         };
-        match self.fate {
-            Fate::Told(2) => stopped("cancelled/operator"),
-            Fate::Told(_) => stopped("interrupted/signal"),
+        match self.fault {
+            Fault::Signalled(2) => stopped("cancelled/operator"),
+            Fault::Signalled(_) => stopped("interrupted/signal"),
             _ => {}
         }
         let is_shared = matches!(self.key, Key::Shared(..));
         if self.is_cancelled || is_shared {
             stopped("cancelled/operator");
         }
-        match self.fate {
-            Fate::SupervisorKilled | Fate::BothKilled => {
+        match self.fault {
+            Fault::SupervisorKilled | Fault::BothKilled => {
                 let endings = ["", "interrupted/supervisor_lost", "failure/signal", own.1];
                 may.extend(endings.map(|ending| ("signal 9", ending)));
             }
-            Fate::AgentKilled => may.push(("signal 9", "failure/signal")),
-            Fate::Spared | Fate::Told(_) => {}
+            Fault::AgentKilled => may.push(("signal 9", "failure/signal")),
+            Fault::Nothing | Fault::Signalled(_) => {}
         }
         if self.hook_may_be_killed() {
             may.extend(["125", "signal 9"].map(|end| (end, "failure/prepare")));
@@ -236,12 +236,12 @@ impl Plan {
 
     /// Whether somebody may have told its supervisor to end it.
     fn is_told(&self) -> bool {
-        self.is_cancelled || matches!(self.key, Key::Shared(..)) || matches!(self.fate, Fate::Told(_))
+        self.is_cancelled || matches!(self.key, Key::Shared(..)) || matches!(self.fault, Fault::Signalled(_))
     }
 
     /// Whether what was killed may have been a hook.
     fn hook_may_be_killed(&self) -> bool {
-        self.has_hooks && matches!(self.fate, Fate::AgentKilled | Fate::BothKilled)
+        self.has_hooks && matches!(self.fault, Fault::AgentKilled | Fault::BothKilled)
     }
 
     /// Whether its `--on-finish` command may have been cut off: by whoever kills what runs, or told to stop
@@ -252,8 +252,6 @@ impl Plan {
 
     /// What bookend said, but for what it may have said of this run.
     pub fn unexpected<'a>(&self, end: &str, said: &'a str) -> Vec<&'a str> {
-        // The one below it has its id and more.
-        let own = format!("task {}", self.id);
         let has_key = self.key != Key::None;
         let is_refused = end == "75";
         let may_be_said = |line: &str| {
@@ -262,7 +260,7 @@ impl Plan {
             };
             let has = |parts: &[&str]| parts.iter().all(|part| line.contains(part));
             let not_well = (end != "0" || self.is_told())
-                && has(&["warning: session ", " is not to be resumed: ", &own]);
+                && has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"]);
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
             let is_missing = self.how == How::Missing && has(&["error: ", ": command not found in PATH"]);
@@ -280,7 +278,7 @@ impl Plan {
     }
 }
 
-/// One run and what befalls it.
+/// One run and what is done to it.
 fn one(soak: &Soak, plan: Plan, slot: usize) -> Run {
     let mut errors = tempfile::tempfile().expect("a file for stderr");
     let mut run = plan
@@ -291,9 +289,9 @@ fn one(soak: &Soak, plan: Plan, slot: usize) -> Run {
         .expect("a run");
     soak.alive.fetch_add(1, Ordering::Relaxed);
     let handle = pidfd_open(Pid::from_child(&run), PidfdFlags::empty()).expect("a pidfd of our child");
-    let is_struck = plan.fate != Fate::Spared || plan.is_cancelled;
+    let is_struck = plan.fault != Fault::Nothing || plan.is_cancelled;
     if is_struck && !ends_within(&handle, plan.moment) {
-        plan.fate.strike(&mut run);
+        plan.fault.strike(&mut run);
         if plan.is_cancelled {
             cancel(soak, &plan.id);
         }
@@ -318,7 +316,7 @@ pub fn ends_within(handle: &OwnedFd, time: Duration) -> bool {
 pub fn leaves(soak: &Soak, run: &mut Child) -> String {
     let status = run.wait().expect("its end");
     soak.alive.fetch_sub(1, Ordering::Relaxed);
-    fate::end(status)
+    fault::end(status)
 }
 
 fn cancel(soak: &Soak, id: &str) {

@@ -52,8 +52,10 @@ fn a_task_has_its_own_cgroup_and_what_it_used_comes_from_there() {
 }
 
 #[test]
-fn who_forks_faster_than_he_is_found_ends_with_his_cgroup() {
-    let Some(m) = Machine::new("who_forks_faster_than_he_is_found_ends_with_his_cgroup") else { return };
+fn processes_that_fork_faster_than_a_scan_end_with_their_cgroup() {
+    let Some(m) = Machine::new("processes_that_fork_faster_than_a_scan_end_with_their_cgroup") else {
+        return;
+    };
     m.program("hopper", "#!/bin/sh\ntrap '' TERM\nexec 0</dev/null >/dev/null 2>&1\n\"$0\" &\n");
     let script = "bookend run --leftovers end --grace 1s -- sh -c 'env -i setsid /usr/local/bin/hopper'; \
                   test ! -s /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/task-*/cgroup.procs 2>&1; \
@@ -126,7 +128,7 @@ fn an_agent_that_became_another_user_ends_with_its_cgroup() {
     assert_eq!((&left["found"], &left["ended"]), (&1.into(), &1.into()), "{rows:#?}");
 }
 
-/// Runs a script as a unit of the user `bookend`, with a cgroup delegated to him.
+/// Runs a script as a unit of the user `bookend`, with a cgroup delegated to it.
 fn as_user(m: &Machine, script: &str) -> Said {
     m.exec(&[
         "systemd-run",

@@ -168,7 +168,7 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
         let text = message["__REALTIME_TIMESTAMP"].as_str().expect("a time").to_owned();
         text.parse::<u64>().expect("microseconds")
     };
-    assert!(at(&settled[0]) < at(&started[0]), "first the dead, then the living");
+    assert!(at(&settled[0]) < at(&started[0]), "lost tasks are settled before agents start");
     let session = lost["session_id"].as_str().expect("a session");
     let key = "forgejo:dev:charles/claude-hooks:1104";
     let said = m.exec(&[

@@ -1,8 +1,9 @@
 //! Sessions: the verdict at each end, and what a link displaces.
 
 use super::{END, START, World, ended, new_task, start};
-use crate::ledger::sessions::{LastUse, RestoreOutcome};
+use crate::ledger::sessions::RestoreOutcome;
 use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
+use crate::task::resume::SessionUse;
 use crate::task::{
     Cancel, Ended, Ending, Failure, Interrupt, Key, NewTask, Provider, SessionId, Status, TaskId, Trust,
 };
@@ -76,6 +77,45 @@ fn a_session_survives_success_and_nothing_else() {
     }
 }
 
+/// One ending of each terminal status.
+fn one_ending_each() -> [Ending; 5] {
+    [
+        Ending::Success,
+        Ending::Failure(Failure::Exit),
+        Ending::Cancelled(Cancel::Operator),
+        Ending::Interrupted(Interrupt::SupervisorLost),
+        Ending::AbortedNoSkill("review".to_owned()),
+    ]
+}
+
+/// What the statements keep, withdraw and veto is what the rule says, whatever a task ended as before.
+#[test]
+fn the_statements_follow_the_resume_rule_for_every_status() {
+    let terminal = Status::ALL.into_iter().filter(|s| s.is_terminal());
+    assert!(terminal.eq(one_ending_each().iter().map(Ending::status)), "a status has no ending here");
+    for first in one_ending_each() {
+        for second in one_ending_each() {
+            let world = World::new();
+            let mut ledger = world.open();
+            for (id, ending) in [("first", &first), ("second", &second)] {
+                drop(start(&mut ledger, &with_session(id, "s1")));
+                ledger.finish(&TaskId::recorded(id), &ended(ending.clone()), "run").unwrap();
+            }
+            let provider = Provider::recorded("anthropic");
+            let used = ledger.claim().unwrap().last_use(Some(&provider), &"s1".into(), None).unwrap();
+            let context = format!("{first:?}, then {second:?}: {used:?}");
+            assert_eq!(
+                used.last.as_ref().map(|l| (l.id.as_str(), l.status)),
+                Some(("second", second.status()))
+            );
+            let rule = SessionUse { veto: None, restored: false, ..used.clone() };
+            assert_eq!(used.may_be_resumed(), rule.may_be_resumed(), "{context}");
+            assert_eq!(linked(&ledger).is_some(), rule.may_be_resumed(), "{context}");
+            assert_eq!(used.veto.is_some(), !rule.may_be_resumed(), "{context}");
+        }
+    }
+}
+
 fn never_executed() -> Ended {
     let mut end = ended(Ending::Failure(Failure::Spawn));
     end.executed = false;
@@ -98,7 +138,7 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         let claim = ledger.claim().unwrap();
         let last =
             claim.last_use(Some(&Provider::recorded("anthropic")), &SessionId::recorded("s1"), None).unwrap();
-        assert_eq!(last.task.unwrap().id, "first", "its failure says nothing against the session");
+        assert_eq!(last.last.unwrap().id, "first", "its failure says nothing against the session");
     }
 }
 
@@ -207,7 +247,7 @@ fn the_same_id_at_another_provider_is_another_session() {
     let claim = ledger.claim().unwrap();
     let last =
         claim.last_use(Some(&Provider::recorded("anthropic")), &SessionId::recorded("s1"), None).unwrap();
-    assert_eq!(last.task.unwrap().id, "first");
+    assert_eq!(last.last.unwrap().id, "first");
 }
 
 #[test]
@@ -246,10 +286,10 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     assert_eq!(claim.last_session_cost(provider, &"s1".into()).unwrap(), Some(1.5));
     assert_eq!(claim.last_session_cost(provider, &"s2".into()).unwrap(), None);
     let last = claim.last_use(provider, &"s1".into(), Some(&TaskId::recorded("first"))).unwrap();
-    assert_eq!((last.status(), last.task.unwrap().id.as_str()), (Some(Status::Running), "second"));
-    assert!(claim.last_use(provider, &"s2".into(), None).unwrap().task.is_none());
+    assert_eq!(last.running().map(TaskId::as_str), Some("second"));
+    assert!(claim.last_use(provider, &"s2".into(), None).unwrap().last.is_none());
     let linked = claim.last_use(provider, &"s2".into(), Some(&TaskId::recorded("first"))).unwrap();
-    assert!(linked.task.is_none(), "a task of another session says nothing of this one");
+    assert!(linked.last.is_none(), "a task of another session says nothing of this one");
 }
 
 #[test]
@@ -265,7 +305,7 @@ fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
             .unwrap();
         assert!(!last.restored);
         // A restored session has no veto any more.
-        LastUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.is_safe()
+        SessionUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.may_be_resumed()
     };
     assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "it runs");
     ledger.finish(&TaskId::recorded("t"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
@@ -333,7 +373,7 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_k
                 Some(&TaskId::recorded("theirs")),
             )
             .unwrap();
-        assert_eq!(linked_only.task.map(|t| t.id), Some(TaskId::recorded("theirs")), "nobody else is known");
+        assert_eq!(linked_only.last.map(|t| t.id), Some(TaskId::recorded("theirs")), "nobody else is known");
 
         drop(start(
             &mut ledger,
@@ -351,7 +391,8 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_k
                 Some(&TaskId::recorded("theirs")),
             )
             .unwrap();
-        assert_eq!((last.status(), last.task.unwrap().id.as_str()), (status, user), "{theirs} {ours}");
+        let last = last.last.unwrap();
+        assert_eq!((Some(last.status), last.id.as_str()), (status, user), "{theirs} {ours}");
     }
 }
 

@@ -1,11 +1,12 @@
 //! The end of the row: written once, to the ledger or to the spool, however the run ended.
 
+use std::path::Path;
 use std::time::Instant;
 
 use tracing::{debug, error, info, warn};
 
-use super::Supervisor;
 use super::state::RowState;
+use super::{Supervisor, TaskRef};
 use crate::agent::{CostCovers, Observed};
 use crate::clock;
 use crate::error::chain;
@@ -17,7 +18,8 @@ use crate::process::cgroup::oom;
 use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
-    Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Stop, TaskId,
+    Cancel, Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId, Stop,
+    TaskId,
 };
 use crate::view;
 
@@ -99,7 +101,7 @@ impl Supervisor<'_> {
             Ok(FinishOutcome::NoRow) => Some("its row is missing from the ledger".to_owned()),
             Err(refused) => Some(chain(&refused)),
             Ok(finished) => {
-                report(&self.task.id, ended, finished);
+                report(&self.task, ended, finished, self.ledger.option());
                 None
             }
         };
@@ -166,7 +168,8 @@ impl Drop for Supervisor<'_> {
 }
 
 /// Logs an end that the ledger has taken.
-fn report(id: &TaskId, ended: &Ended, finished: FinishOutcome) {
+fn report(task: &TaskRef, ended: &Ended, finished: FinishOutcome, ledger: Option<&Path>) {
+    let id = &task.id;
     let (status, reason) = (ended.ending.status(), ended.ending.reason());
     let invalidated = match finished {
         FinishOutcome::NoRow => return,
@@ -195,9 +198,37 @@ fn report(id: &TaskId, ended: &Ended, finished: FinishOutcome) {
             MESSAGE_ID = log::id::SESSION_INVALIDATED,
             STATUS = status.as_str(),
             SESSION_ID = session.as_str(),
-            "session {session} is not to be resumed: task {id} ended as {status}{because}"
+            "{}; {}",
+            how(&ended.ending),
+            what_next(&session, task.key.as_ref(), ledger)
         );
     }
+}
+
+/// In words, how a run ended.
+fn how(ending: &Ending) -> String {
+    match ending {
+        Ending::Success => "the run succeeded".to_owned(),
+        Ending::Cancelled(Cancel::Timeout) => "the run timed out".to_owned(),
+        Ending::Cancelled(Cancel::IdleTimeout) => "the run timed out without output".to_owned(),
+        Ending::Cancelled(Cancel::Operator) => "the run was cancelled".to_owned(),
+        Ending::Interrupted(_) => "the run was interrupted".to_owned(),
+        Ending::Backgrounded => "the agent continues in the background".to_owned(),
+        Ending::Failure(_) | Ending::AbortedNoSkill(_) => match ending.reason() {
+            Some(reason) => format!("the run failed ({reason})"),
+            None => "the run failed".to_owned(),
+        },
+    }
+}
+
+/// What follows from the invalidation of a session.
+fn what_next(session: &SessionId, key: Option<&Key>, ledger: Option<&Path>) -> String {
+    let Some(key) = key else { return format!("bookend refuses to resume its session {session}") };
+    let restore = format!("session restore {}", view::operand(key.as_str()));
+    format!(
+        "the next run under key {key} starts a fresh conversation (undo: `{}`)",
+        view::suggestion(ledger, &restore)
+    )
 }
 
 /// The sender and the number of the signal that stopped a run, for its row.

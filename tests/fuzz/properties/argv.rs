@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::agent::{Adapter, Asked, AskedSession, Place, Plan, recognise};
-use crate::run::session::{Known, LastUse, Transcript, choose};
+use crate::run::session::{Known, Transcript, choose};
+use crate::task::resume::{LastTask, SessionUse};
 use crate::task::{SessionId, Status, TaskId};
 
 /// The words are parted by NUL bytes, as in `/proc/PID/cmdline`.
@@ -44,13 +45,16 @@ const NEW: &str = "0197a6a0-0000-4000-8000-000000000123";
 
 /// What the run would do with these words: `linked` is the session that the key names.
 fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
-    let last = linked.map(|id| LastUse {
+    let last = linked.map(|id| SessionUse {
         session: SessionId::recorded(id),
-        task: Some((TaskId::recorded("t"), Status::Success)),
+        last: Some(LastTask {
+            id: TaskId::recorded("t"),
+            status: Status::Success,
+            kept: None,
+            transcript_seen: None,
+        }),
         restored: false,
         veto: None,
-        transcript_seen: None,
-        kept: false,
     });
     let known = Known {
         asked: &asked.session,

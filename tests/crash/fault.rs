@@ -1,4 +1,4 @@
-//! Chance, and what it does to a run: for storm and soak alike.
+//! Random choices, and what they do to a run, for the storm and the soak.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -25,26 +25,26 @@ impl Dice {
     }
 }
 
-/// What befalls a run.
+/// What is done to a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fate {
-    Spared,
+pub enum Fault {
+    Nothing,
     SupervisorKilled,
     AgentKilled,
     BothKilled,
     /// The supervisor gets this signal.
-    Told(i32),
+    Signalled(i32),
 }
 
-impl Fate {
+impl Fault {
     pub fn strike(self, run: &mut Child) {
-        if matches!(self, Fate::AgentKilled | Fate::BothKilled) {
+        if matches!(self, Fault::AgentKilled | Fault::BothKilled) {
             kill_children(run.id() as i32);
         }
         match self {
-            Fate::SupervisorKilled | Fate::BothKilled => run.kill().expect("a signal to our child"),
-            Fate::Told(signal) => tell(run, signal),
-            Fate::AgentKilled | Fate::Spared => {}
+            Fault::SupervisorKilled | Fault::BothKilled => run.kill().expect("a signal to our child"),
+            Fault::Signalled(signal) => tell(run, signal),
+            Fault::AgentKilled | Fault::Nothing => {}
         }
     }
 }

@@ -1,0 +1,78 @@
+//! An example or more for every command, shown by `--help` and in the man pages. A test parses each.
+
+/// The examples of a command, by its full name.
+pub(super) fn of(command: &str) -> &'static [&'static str] {
+    EXAMPLES.iter().find(|(name, _)| *name == command).map_or(&[], |(_, lines)| *lines)
+}
+
+const EXAMPLES: &[(&str, &[&str])] = &[
+    (
+        "bookend",
+        &["bookend run -- claude -p 'fix the bug' --output-format json", "bookend list", "bookend recover"],
+    ),
+    (
+        "bookend run",
+        &[
+            "bookend run -- claude -p 'fix the bug' --output-format json",
+            "bookend run --repo charles/claude-hooks --issue 1104 --agent dev -- claude -p 'continue'",
+            "bookend run --key nightly --timeout 1h -- cursor-agent -p 'update the docs'",
+        ],
+    ),
+    (
+        "bookend list",
+        &[
+            "bookend list --status failure --since 2d",
+            "bookend list --repo charles/claude-hooks --watch",
+            "bookend list --jsonl --limit 1000 | jq .cost_usd",
+        ],
+    ),
+    ("bookend show", &["bookend show 019ab3", "bookend show 019ab3 --json | jq .task.error"]),
+    (
+        "bookend audit",
+        &[
+            "bookend audit",
+            "bookend audit --fail-on error || bookend recover",
+            "bookend audit --code orphan_process --json",
+        ],
+    ),
+    ("bookend artifact", &["bookend artifact add report.html"]),
+    ("bookend artifact add", &["bookend artifact add report.html https://example.org/pull/7"]),
+    (
+        "bookend cancel",
+        &["bookend cancel 019ab3", "bookend cancel --key nightly", "bookend cancel --all --wait 30s"],
+    ),
+    ("bookend prune", &["bookend prune --dry-run", "bookend prune --retention 90d --vacuum"]),
+    ("bookend stats", &["bookend stats --by repo --since 30d", "bookend stats --by day --json"]),
+    ("bookend timeline", &["bookend timeline --since 2h", "bookend timeline --html page.html"]),
+    ("bookend doctor", &["bookend doctor", "bookend doctor --json | jq .healthy"]),
+    (
+        "bookend completions",
+        &[
+            "bookend completions bash >/etc/bash_completion.d/bookend",
+            "bookend completions zsh >~/.zfunc/_bookend",
+            "bookend completions fish >~/.config/fish/completions/bookend.fish",
+        ],
+    ),
+    ("bookend man", &["bookend man run | man -l -", "bookend man --dir ~/.local/share/man/man1"]),
+    (
+        "bookend recover",
+        &[
+            "bookend recover",
+            "bookend recover --dry-run --json",
+            "bookend recover --on-interrupted 'mail -s interrupted ops'",
+        ],
+    ),
+    ("bookend deliver", &["bookend deliver --failed", "bookend deliver 019ab3 --hook-timeout 5m"]),
+    ("bookend redispatch", &["bookend redispatch 019ab3", "bookend redispatch --stdin 019ab3 <prompt.txt"]),
+    ("bookend session", &["bookend session list"]),
+    ("bookend session list", &["bookend session list", "bookend session list --json"]),
+    ("bookend session show", &["bookend session show nightly"]),
+    (
+        "bookend session resume-id",
+        &["claude --resume \"$(bookend session resume-id nightly)\" -p 'continue'"],
+    ),
+    ("bookend session invalidate", &["bookend session invalidate nightly --reason 'wrong branch'"]),
+    ("bookend session restore", &["bookend session restore nightly"]),
+    ("bookend adopt", &["bookend adopt /var/lib/dispatcher/tasks.db"]),
+    ("bookend backup", &["bookend backup ledger-$(date +%F).db"]),
+];

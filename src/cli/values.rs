@@ -1,0 +1,109 @@
+//! The values of options: durations, sizes, times and words, from text.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use jiff::civil::{Date, Time};
+use jiff::tz::Offset;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::clock;
+use crate::ledger::GroupBy;
+use crate::task::{Key, Status};
+use crate::view::{Code, Severity};
+
+/// The longest duration: it can be added to any time without overflow.
+const LONGEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let given = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|_| "invalid duration; use a value such as 30s, 10m or 1h30m".to_owned())?,
+    };
+    Ok(given.min(LONGEST))
+}
+
+/// Bytes, or a number with KiB, MiB or GiB (`K`, `M` and `G` mean the same).
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].trim_start() {
+        "" => Some(0),
+        "K" | "KiB" => Some(10),
+        "M" | "MiB" => Some(20),
+        "G" | "GiB" => Some(30),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(shift).and_then(|(n, shift)| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "invalid size; use a value such as 500000, 64MiB or 2GiB".to_owned())
+}
+
+pub(super) fn limit(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "invalid limit; use a number above 0".to_owned())
+}
+
+pub(super) fn issue(text: &str) -> Result<i64, String> {
+    let number = text.strip_prefix('#').unwrap_or(text);
+    number.parse().map_err(|_| "invalid issue number; use a value such as 1104".to_owned())
+}
+
+pub(super) fn status() -> impl TypedValueParser<Value = Status> {
+    one_of(&Status::ALL, Status::as_str)
+}
+
+pub(super) fn group() -> impl TypedValueParser<Value = GroupBy> {
+    one_of(&GroupBy::EACH, GroupBy::as_str)
+}
+
+pub(super) fn severity() -> impl TypedValueParser<Value = Severity> {
+    one_of(&[Severity::Warn, Severity::Error], Severity::as_str)
+}
+
+pub(super) fn code() -> impl TypedValueParser<Value = Code> {
+    one_of(&Code::ALL, Code::as_str)
+}
+
+/// One of some words. clap lists them in the help and in the completions.
+fn one_of<T>(each: &'static [T], word: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync,
+{
+    PossibleValuesParser::new(each.iter().map(|value| word(*value))).try_map(move |given| {
+        each.iter().copied().find(|value| word(*value) == given).ok_or("not one of these values")
+    })
+}
+
+/// A key that may be in a ledger: another program may have written any.
+pub(super) fn any_key(text: &str) -> Result<Key, Infallible> {
+    Ok(Key::recorded(text))
+}
+
+/// A time as the ledger writes it: so long ago, a date, or a time.
+pub(super) fn since(text: &str) -> Result<String, String> {
+    let time = if let Ok(time) = text.parse::<Timestamp>() {
+        Some(time)
+    } else if let Ok(date) = text.parse::<Date>() {
+        Offset::UTC.to_timestamp(date.to_datetime(Time::midnight())).ok()
+    } else {
+        let ago = duration(text).map_err(|_| {
+            "invalid time; use a value such as 30m, 2h, 3d, 2026-11-21 or 2026-11-21T12:00:00Z".to_owned()
+        })?;
+        let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
+        clock::timestamp().checked_sub(ago).ok()
+    };
+    Ok(format!("{:.3}", time.unwrap_or(Timestamp::UNIX_EPOCH)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_takes_ages_dates_and_times() {
+        assert_eq!(since("2026-11-21").as_deref(), Ok("2026-11-21T00:00:00.000Z"));
+        assert_eq!(since("2026-11-21T12:00:00+01:00").as_deref(), Ok("2026-11-21T11:00:00.000Z"));
+        assert!(since("2h").is_ok_and(|t| t < format!("{:.3}", clock::timestamp())));
+        assert!(since("yesterday").is_err());
+    }
+}
