@@ -26,7 +26,7 @@ fn what_an_ended_task_left_is_ended_by_recovery_where_its_option_says_so() {
     // As if the supervisor had died before it could end it.
     change(&world, "UPDATE task_history SET run_options = json_set(run_options, '$.leftovers', 'auto')");
     let told = recover(&world, &[]);
-    assert_eq!(said_of(&told, "task left-behind had ended; of what it left running, 1 ended"), 1, "{told}");
+    assert_eq!(said_of(&told, "task left-behind had ended; leftover processes ended: 1"), 1, "{told}");
     gone(&world, daemon);
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.json("leftovers")["ended"].as_i64()), ("failure/exit", Some(1)));

@@ -19,7 +19,7 @@ fn a_task_whose_processes_are_gone_is_interrupted_and_reported_once() {
     Busy::sleep(&world, "one").kill_all();
     let told = recover(&world, &[]);
     assert_eq!(count(&told, "[recovery] task one interrupted (supervisor_lost)"), 1, "{told}");
-    assert_eq!(count(&told, "[recovery] 1 interrupted, 1 reported in "), 1, "{told}");
+    assert_eq!(count(&told, "[recovery] 1 task interrupted, 1 interrupted task reported in "), 1, "{told}");
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert_eq!(row.text("end_source"), "recovery");

@@ -183,8 +183,8 @@ pub struct BackupArgs {
 }
 
 impl RecoverArgs {
-    pub fn request(self) -> recover::Request {
-        recover::Request {
+    pub fn request(self) -> recover::RecoverOptions {
+        recover::RecoverOptions {
             ids: self.ids,
             ttl: self.ttl,
             grace: self.grace,
