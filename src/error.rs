@@ -5,14 +5,14 @@ use std::fmt::{self, Write as _};
 
 use crate::exit::exit_code;
 
-type Cause = Box<dyn StdError + Send + Sync>;
+type BoxedCause = Box<dyn StdError + Send + Sync>;
 
 /// An error of bookend. `Display` shows what failed, `source` says why, [`Error::report`] shows all of it.
 #[derive(Debug)]
 pub struct Error {
     pub kind: Kind,
-    failed: Cause,
-    cause: Option<Cause>,
+    failed: BoxedCause,
+    cause: Option<BoxedCause>,
     hint: Option<String>,
 }
 
@@ -30,20 +30,20 @@ pub enum Kind {
 
 impl Error {
     /// `failed` is a text or another error, whose place this one takes.
-    pub fn new(kind: Kind, failed: impl Into<Cause>) -> Error {
+    pub fn new(kind: Kind, failed: impl Into<BoxedCause>) -> Error {
         Error { kind, failed: failed.into(), cause: None, hint: None }
     }
 
-    pub fn usage(failed: impl Into<Cause>) -> Error {
+    pub fn usage(failed: impl Into<BoxedCause>) -> Error {
         Error::new(Kind::Usage, failed)
     }
 
-    pub fn failed(failed: impl Into<Cause>) -> Error {
+    pub fn failed(failed: impl Into<BoxedCause>) -> Error {
         Error::new(Kind::Failed, failed)
     }
 
     /// Adds why it failed.
-    pub fn caused_by(mut self, cause: impl Into<Cause>) -> Error {
+    pub fn caused_by(mut self, cause: impl Into<BoxedCause>) -> Error {
         self.cause = Some(cause.into());
         self
     }

@@ -1,4 +1,4 @@
-//! Points at which a test can end bookend or make its I/O fail; none without the feature `failpoints`.
+//! Fail points, where a test can kill bookend or make its I/O fail. Empty without the feature `failpoints`.
 //!
 //! `BOOKEND_FAILPOINT=name:kill` ends the process there by SIGKILL, `name:io` makes the step fail,
 //! `name:panic` panics. `name#2:kill` means the second time that the point is passed; several are separated
@@ -9,7 +9,7 @@ pub mod points;
 
 use std::io;
 
-/// A step that can fail.
+/// Passes a point whose step can fail.
 ///
 /// # Errors
 /// Where the environment asks for an I/O error.
@@ -24,19 +24,19 @@ pub fn hit(name: &'static str) -> io::Result<()> {
     }
 }
 
-/// A step that cannot fail, but before or after which bookend can end.
+/// Passes a point whose step cannot fail.
 #[cfg(feature = "failpoints")]
 pub fn reached(name: &'static str) {
     armed::act(name, armed::pass(name, ""));
 }
 
-/// Whether a freshly forked child is to be ended, or to end its parent, at this point of its life.
+/// Whether a test kills a newly forked child, or its parent, at this point.
 #[cfg(feature = "failpoints")]
 pub fn dooms_child(name: &'static str) -> bool {
     armed::pass(name, "child") == Some(armed::Action::Kill)
 }
 
-/// Nothing ever fails here.
+/// Never fails.
 ///
 /// # Errors
 /// None.
@@ -46,12 +46,12 @@ pub fn hit(_: &'static str) -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing ever ends here.
+/// Does nothing.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn reached(_: &'static str) {}
 
-/// No child is ever ended.
+/// Always false.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn dooms_child(_: &'static str) -> bool {
@@ -74,7 +74,7 @@ mod armed {
 
     static PASSED: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
-    /// Notes that the point is passed, and tells what the environment asks for there.
+    /// Records that the point is passed, and returns the action that the environment requests.
     pub fn pass(name: &'static str, kind: &str) -> Option<Action> {
         assert!(
             points::STEPS.contains(&name) || points::ADOPTION.contains(&name),

@@ -1,5 +1,4 @@
-//! Commands of the user's beside a task: `--prepare` before it, `--on-finish` and `--on-interrupted` after
-//! it. The latter are given the task's row; `run` and `recover` start them through here alike.
+//! Hooks: the commands `--on-finish` and `--on-interrupted`, which get the task's row on their stdin.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -20,24 +19,24 @@ use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::process::spawn::gate::Gated;
 use crate::sys;
-use crate::task::{Task, signal_name};
+use crate::task::{Signal, Task};
 use crate::view;
 
-/// How long a hook may take where nothing else was said (`--hook-timeout`).
+/// How long a hook may take without `--hook-timeout`.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
-/// Time between SIGTERM and SIGKILL for the group of a hook whose time is over.
+/// Time between SIGTERM and SIGKILL for the process group of a hook that timed out.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long after the end of a hook a stop signal may still come that both were sent: systemd signals the
+/// How long bookend waits, after a hook died of a signal, for a signal of its own: systemd signals the
 /// processes of a unit one after the other.
 const ECHO: Duration = Duration::from_millis(100);
 
-/// A hook that is to be run for one task.
+/// A hook to run for one task.
 pub struct Hook<'a> {
     pub command: &'a OsStr,
     pub cwd: &'a Path,
-    /// `None`: it is not a delivery.
+    /// How often the hook has been started for its task; `None`: it is not a delivery.
     pub attempt: Option<i64>,
-    /// `None`: it may take as long as it likes.
+    /// `None`: there is no limit.
     pub limit: Option<Duration>,
 }
 
@@ -45,10 +44,10 @@ pub struct Hook<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HookEnd {
     Done,
-    /// In words.
+    /// Why, in words.
     Failed(String),
-    /// It did not succeed, after a signal that told bookend to stop and that was passed on to it.
-    Interrupted(i32),
+    /// It failed after a stop signal to bookend, which bookend passed on.
+    Interrupted(Signal),
 }
 
 /// Runs a hook with the row as JSON on its stdin.
@@ -69,7 +68,7 @@ pub fn run(
     ];
     add.extend(attempt.iter().map(|n| (environment::ATTEMPT, n.as_os_str())));
     let env = environment::inherited(&OPTION_VARIABLES, &add);
-    // A worktree that is gone by now is no reason to tell nobody.
+    // The hook must run even if the worktree has been removed.
     let cwd = if hook.cwd.is_dir() { hook.cwd } else { Path::new("/") };
     let started = row_as_file(task).and_then(|row| {
         let errors = sys::stdio(2).try_clone_to_owned().or_else(|_| dev_null())?;
@@ -94,7 +93,7 @@ pub fn run(
         (None, Some(Exit::Code(0)), _) if !timed_out => HookEnd::Done,
         (None, ..) if timed_out => {
             let limit = humantime::format_duration(hook.limit.unwrap_or_default());
-            HookEnd::Failed(format!("did not end within {limit} (--hook-timeout) and was ended"))
+            HookEnd::Failed(format!("did not exit within {limit} (--hook-timeout) and was killed"))
         }
         (None, _, Some(signal)) => HookEnd::Interrupted(signal),
         (None, Some(exit), None) => outcome(exit).map_or_else(HookEnd::Failed, |()| HookEnd::Done),
@@ -102,13 +101,13 @@ pub fn run(
     })
 }
 
-/// Waits for the end of a hook. A stop signal is passed on to its whole group; when its time is over the
-/// group is sent SIGTERM, then SIGKILL. Also gives the first stop signal, and whether the time was over.
+/// Waits for a hook to exit. Passes a stop signal on to its process group; at the limit sends the group
+/// SIGTERM, then SIGKILL. Also returns the first stop signal, and whether the hook timed out.
 fn attend(
     child: Gated,
     limit: Option<Duration>,
     attendant: &mut dyn Attendant,
-) -> Result<(Option<Helper>, Option<i32>, bool), Error> {
+) -> Result<(Option<Helper>, Option<Signal>, bool), Error> {
     let after = |grace: Duration| Wait::Until(Some(Instant::now() + grace));
     let first = limit.map_or(Wait::Until(None), after);
     let mut wait = first;
@@ -123,15 +122,15 @@ fn attend(
             }
             Waited::Deadline if members.is_none() => {
                 members = Some(GroupMembers::of(child));
-                group::signal(child, libc::SIGTERM);
+                group::signal(child, Signal::TERM);
                 // A stopped process acts on nothing but SIGKILL until it is continued.
-                group::signal(child, libc::SIGCONT);
+                group::signal(child, Signal::CONT);
                 wait = after(GRACE);
             }
             // SIGKILL does not end a process that the kernel cannot interrupt.
             Waited::Deadline if killed => wait = Wait::GiveUp,
             Waited::Deadline => {
-                group::signal(child, libc::SIGKILL);
+                group::signal(child, Signal::KILL);
                 killed = true;
                 wait = after(GRACE);
             }
@@ -156,39 +155,39 @@ fn attend(
     Ok((helper, stop, timed_out))
 }
 
-/// Whether this is how a shell or its command ends when it is told to stop.
+/// Whether a shell or its command exits like this after a stop signal.
 fn is_stopped(exit: Exit) -> bool {
-    let stops = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
-    match exit {
-        Exit::Signal(signal) => stops.contains(&signal),
-        Exit::Code(code) => stops.contains(&(code - 128)),
-    }
+    let signal = match exit {
+        Exit::Signal(signal) => signal,
+        Exit::Code(code) => Signal::from_number(code - 128),
+    };
+    Signal::STOPS.contains(&signal)
 }
 
-/// In words how a command failed, if it did.
+/// How a command failed, in words, if it did.
 pub fn outcome(exit: Exit) -> Result<(), String> {
     match exit {
         Exit::Code(0) => Ok(()),
         Exit::Code(code) => Err(format!("failed with exit code {code}")),
-        Exit::Signal(signal) => Err(format!("was killed by {}", signal_name(signal))),
+        Exit::Signal(signal) => Err(format!("was killed by {signal}")),
     }
 }
 
-/// `--on-finish` as the task's row keeps it.
+/// `--on-finish` as the task's row stores it.
 pub fn on_finish(command: &OsStr, cwd: PathBuf, timeout: Option<Duration>) -> String {
     let (command, cwd) = (command.to_string_lossy(), cwd.to_string_lossy());
     let timeout_ms = timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
     serde_json::json!({ "command": command, "cwd": cwd, "timeout_ms": timeout_ms }).to_string()
 }
 
-/// How long a hook may take, as an option or a row says it. `None`: for ever.
-pub fn limit(said: Option<Duration>) -> Option<Duration> {
-    Some(said.unwrap_or(TIMEOUT)).filter(|limit| !limit.is_zero())
+/// The limit of a hook, from its option or its row. `None`: there is none.
+pub fn limit(given: Option<Duration>) -> Option<Duration> {
+    Some(given.unwrap_or(TIMEOUT)).filter(|limit| !limit.is_zero())
 }
 
-/// Runs the task's `--on-finish` command, unless somebody else does or has. Whatever it does, the task's end
-/// stays what it is. `given`: the command as it came, of which the row keeps the text only. `timeout`:
-/// instead of the one that the row keeps.
+/// Runs the task's `--on-finish` command, unless another process is running it or has. The ending of the task
+/// does not change. `given`: the command in bytes, of which the row stores only text. `timeout`: replaces the
+/// one of the row.
 ///
 /// # Errors
 /// As [`Attendant::wait`].
@@ -223,7 +222,7 @@ pub fn deliver(
         }
     };
     failpoint::reached("delivery.begun");
-    // A run does not read back from the row how its own command is to be run: others may write there.
+    // A run does not trust the row for its own command: other processes may write there.
     let (cwd, timeout) = match given {
         Some(_) => (std::env::current_dir().unwrap_or_default(), timeout),
         None => {
@@ -235,13 +234,12 @@ pub fn deliver(
     let state = match run(&hook, task, caller, attendant)? {
         HookEnd::Done => DeliveryStatus::Delivered,
         HookEnd::Failed(how) => {
-            warn!("the --on-finish command of task {} {how}; the task's own end stands", task.id);
+            warn!("the --on-finish command of task {} {how}; the task's ending does not change", task.id);
             DeliveryStatus::Failed
         }
         HookEnd::Interrupted(signal) => {
-            let name = signal_name(signal);
             let next = next(attendant.ledger());
-            warn!("the --on-finish command of task {} was interrupted by {name}: {next}", task.id);
+            warn!("the --on-finish command of task {} was interrupted by {signal}: {next}", task.id);
             DeliveryStatus::Pending
         }
     };
@@ -252,12 +250,12 @@ pub fn deliver(
     Ok(Some(state))
 }
 
-/// What becomes of a delivery that a stop signal cut off.
+/// What happens to a delivery that a stop signal interrupted.
 fn next(ledger: &Ledger) -> String {
     format!("bookend received a stop signal; `{}` runs it", view::suggestion(ledger.option(), "recover"))
 }
 
-/// The row as JSON in an unnamed file, ready to be read.
+/// The row as JSON, in an unnamed file positioned at its start.
 fn row_as_file(task: &Task) -> std::io::Result<OwnedFd> {
     Ok(sys::memory_file("row", view::json_line(task).as_bytes())?.into())
 }
@@ -267,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hook_may_take_a_minute_unless_something_else_is_said() {
+    fn a_hook_may_take_a_minute_by_default_and_zero_means_no_limit() {
         assert_eq!(limit(None), Some(Duration::from_secs(60)));
         assert_eq!(limit(Some(Duration::from_secs(5))), Some(Duration::from_secs(5)));
         assert_eq!(limit(Some(Duration::ZERO)), None);

@@ -1,5 +1,5 @@
-//! Whose ledger it is: root becomes the owner of a user's ledger before it is opened, and what somebody else
-//! reads of it is said to be the owner's.
+//! The owner of the ledger: root becomes that user before it opens the ledger; other readers are told whose
+//! ledger they see.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
@@ -21,22 +21,22 @@ use crate::sys;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     Read,
-    /// Write to it, execute what it says, or signal processes that it names.
+    /// Write to it, execute commands that it stores, or signal processes that it names.
     Act,
 }
 
-/// What of root's environment a command keeps that goes on as a user.
+/// The variables that a command keeps when root becomes a user.
 const KEPT: [&str; 3] = ["PATH", "TERM", "LANG"];
-/// The group of a user without a passwd entry: nogroup. Never the file's, which the user may have chosen.
+/// The group of a user without a passwd entry: nogroup. Never the file's group, which the user may choose.
 const NO_GROUP: u32 = 65534;
 
-/// Says whose ledger a reading command shows, if it is not the caller's. Root starts the command again as the
-/// owner, and this does not return.
+/// Reports whose ledger a command reads, if it is not the caller's. Root starts the command again as the
+/// owner; then this does not return.
 ///
 /// # Errors
-/// When root cannot become the owner. Whether somebody else may use the ledger is for the ledger to say.
+/// When root cannot become the owner. The ledger itself checks whether another user may use it.
 pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Result<(), Error> {
-    // What is wrong with the choice is said by the command.
+    // The command reports what is wrong with the location.
     let Ok(at) = ledger::locate(ledger) else { return Ok(()) };
     let Ok(meta) = fs::symlink_metadata(&at.file) else { return Ok(()) };
     let (me, owner) = (geteuid(), meta.uid());
@@ -45,7 +45,7 @@ pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Resul
     }
     let whose = format!("{} belongs to {}", at.file.display(), sys::user_name(owner));
     if me.is_root() {
-        log::note(&format!("{whose}; this command goes on as that user"));
+        log::note(&format!("{whose}; this command continues as that user"));
         let Err(e) = become_owner(owner, intent, &at, args);
         return Err(e);
     }
@@ -55,8 +55,8 @@ pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Resul
     Ok(())
 }
 
-/// Becomes the user `owner` for good and starts the same command line again, so that nothing of root is left:
-/// neither its environment nor its memory, which the user could read, nor its terminal and directory.
+/// Becomes the user `owner` permanently and starts the same command line again. Nothing of root remains: not
+/// its environment and memory, which the user could read, nor its terminal and directory.
 fn become_owner(owner: u32, intent: Intent, at: &Location, args: &[OsString]) -> Result<Infallible, Error> {
     let file = at.file.display();
     let failed = |what: &str, e: io::Error| {
@@ -81,7 +81,9 @@ fn become_owner(owner: u32, intent: Intent, at: &Location, args: &[OsString]) ->
     keep_capabilities(must_search).map_err(|e| failed("dropping capabilities", e))?;
     if !fs::exists(&at.file).unwrap_or(false) {
         let message = format!("{} cannot reach {file}, which is its own", sys::user_name(owner));
-        return Err(Error::failed(message).hint("look at the modes of the directories above it"));
+        return Err(
+            Error::failed(message).hint("check the modes of the directories above it with `namei -l`")
+        );
     }
     if !must_search {
         leave_unreachable_directory().map_err(|e| failed("changing to the directory /", e))?;
@@ -101,23 +103,23 @@ fn change_user(uid: u32, user: Option<&User>) -> io::Result<()> {
     Ok(setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid))?)
 }
 
-/// Keeps no capability, or only the one to read and search everything. With it, root reads a ledger that its
-/// owner cannot reach: below `/var/lib/private`, which systemd opens to units with `DynamicUser=yes` alone.
-/// The owner cannot trace a process that has more capabilities: ptrace(2).
+/// Keeps no capability, or only CAP_DAC_READ_SEARCH. With it, root reads a ledger that its owner cannot reach:
+/// below `/var/lib/private`, which systemd opens only to units with `DynamicUser=yes`. The owner cannot trace
+/// a process that has more capabilities: ptrace(2).
 fn keep_capabilities(must_search: bool) -> io::Result<()> {
     let kept = if must_search { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
     let permitted = rustix::thread::capabilities(None)?.permitted & kept;
     let sets = CapabilitySets { effective: permitted, permitted, inheritable: permitted };
     rustix::thread::set_capabilities(None, sets)?;
     if !permitted.is_empty() {
-        // It is lost at execve(2) otherwise.
+        // execve(2) clears it otherwise.
         rustix::thread::configure_capability_in_ambient_set(CapabilitySet::DAC_READ_SEARCH, true)?;
     }
     Ok(())
 }
 
-/// Goes to `/` if the current directory cannot be reached by its path. Being in it, or tracing a process that
-/// is, would be enough to read what it holds.
+/// Changes to `/` if the current directory cannot be reached by its path. A process in that directory, or a
+/// tracer of one, could read it.
 fn leave_unreachable_directory() -> io::Result<()> {
     let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
     let by_path = std::env::current_dir().ok().and_then(|path| identity(&path));
@@ -127,7 +129,7 @@ fn leave_unreachable_directory() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// The environment of a user as a log-in would make it, with no more of ours than [`KEPT`].
+/// The environment of a user as after a login, with [`KEPT`] of the caller's.
 fn environment(user: Option<&User>, at: &Location) -> Vec<CString> {
     let mut entries: Vec<(&str, OsString)> =
         KEPT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))).collect();

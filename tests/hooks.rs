@@ -94,7 +94,7 @@ fn the_time_out_of_a_hook_ends_its_whole_group() {
     let options = ["--hook-timeout", "1s", "--on-finish", &hook];
     let output = world.run(["true"]).options(options).run().ended(End::Code(0));
     gone(&world, ready.pid("ready"));
-    assert!(output.stderr.contains("did not end within 1s (--hook-timeout)"), "{}", output.stderr);
+    assert!(output.stderr.contains("did not exit within 1s (--hook-timeout)"), "{}", output.stderr);
     assert_eq!(world.row().text("delivery_status"), "failed");
 }
 
@@ -108,7 +108,7 @@ fn recovery_gives_a_hook_the_time_that_its_task_was_given() {
     run.signal(Signal::KILL);
     run.wait();
     let told = bookend(&world, &["recover"]).ended(End::Code(0));
-    assert!(told.stderr.contains("did not end within 1s"), "{told:?}");
+    assert!(told.stderr.contains("did not exit within 1s"), "{told:?}");
     assert_eq!(world.row().text("delivery_status"), "failed");
 }
 

@@ -133,7 +133,8 @@ fn an_idle_time_out_begins_again_with_each_output() {
     assert_eq!(world.row().ending(), "success/");
 }
 
-/// A program that a person talks to may use Ctrl-C for itself: no escalation begins, however long it continues.
+/// A program that a person talks to may use Ctrl-C for itself: no escalation begins, however long it
+/// continues.
 #[test]
 fn an_interactive_agent_that_goes_on_after_a_ctrl_c_is_left_in_peace() {
     let Some(world) = World::of_bookend("an_interactive_agent_that_goes_on") else {

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::values::{any_key, duration};
-use super::{level, when_busy};
+use super::values::{any_key, duration, level, when_busy};
 use crate::commands::deliver::{self, Which};
 use crate::commands::recover;
 use crate::commands::redispatch;
@@ -80,7 +79,7 @@ pub struct DeliverArgs {
     /// Run a command even if it has succeeded
     #[arg(long, requires = "ids")]
     again: bool,
-    /// Stop a command after this long [default: the task's, or 60s]
+    /// Stop a command after this long [default: the task's or 60s]
     ///
     /// 0: never.
     #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::complete::ForShell;
+use super::shell::ForShell;
 use super::values::{any_key, code, duration, group, limit, severity, since, status};
 use crate::commands::artifact;
 use crate::commands::audit;
@@ -118,7 +118,7 @@ pub struct AuditArgs {
     /// Report a task that was silent for this long
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     stale_after: Duration,
-    /// Print one JSON object: {"summary", "shown", "findings": [...]}
+    /// Print JSON: {"summary", "shown", "findings": [...]}
     #[arg(long)]
     json: bool,
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind};
 use crate::ledger::{self, Ledger, Location, RestoreOutcome};
 use crate::recovery;
 use crate::task::resume::{LastTask, SessionUse};
-use crate::task::{Invalidation, Key, Session, Status, Task, Verdict};
+use crate::task::{Key, Session, SessionInvalidation, Status, Task, Verdict};
 use crate::view::{self, Screen, SessionState};
 
 /// What `bookend session` was asked for.
@@ -78,7 +78,7 @@ fn show(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     struct Page<'a> {
         key: &'a Key,
         session: Option<Judged>,
-        invalidations: Vec<Invalidation>,
+        invalidations: Vec<SessionInvalidation>,
     }
     let nothing = || nothing(at, key);
     let ledger = Ledger::open_read_only(at)?.ok_or_else(nothing)?;

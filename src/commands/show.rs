@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::agent::{self, Plan};
+use crate::agent::{self, SessionPlan};
 use crate::clock;
 use crate::commands::find::find;
 use crate::error::Error;
@@ -60,7 +60,7 @@ fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &Histo
     let cwd = Path::new(task.cwd.as_deref().unwrap_or("/"));
     let transcript = conversation.and_then(|(a, session)| a.transcript(cwd, session)).filter(|t| t.exists());
     let resume = conversation.zip(before_own(task)).filter(|_| !running).map(|((a, session), mut words)| {
-        let args = a.argv(&[], &Plan::Resume(session.to_owned()));
+        let args = a.argv(&[], &SessionPlan::Resume(session.to_owned()));
         words.extend(args.iter().map(|w| w.to_string_lossy().into_owned()));
         (cwd.to_path_buf(), words)
     });
@@ -77,6 +77,7 @@ fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &Histo
 fn before_own(task: &Task) -> Option<Vec<String>> {
     let words: Vec<OsString> = task.argv.as_ref()?.iter().map(OsString::from).collect();
     let recognised = agent::recognise(&words, task.agent_type.as_deref()).ok()?;
-    let own = Some(recognised.own).filter(|_| !matches!(recognised.place, agent::Place::Untracked(_)))?;
+    let own = Some(recognised.args_start)
+        .filter(|_| !matches!(recognised.place, agent::SessionPlace::Untracked(_)))?;
     Some(task.argv.as_ref()?[..own].to_vec())
 }

@@ -1,9 +1,9 @@
-//! Asking git, without a shell, so that it executes nothing that the repository names.
+//! Runs git so that it executes nothing that the repository names.
 //!
-//! The agent can write the repository's settings, and it may have been confined where git is not. Hooks, the
-//! monitor of the file system, fetching, pagers and external diffs are switched off by variables that git
-//! prefers to every file. Filters have names of the repository's choice: git is asked for those first. Its
-//! answer also shows whether it knows such variables (since 2.31); if not, it is not asked to look at files.
+//! The agent can write the repository's settings, and may be sandboxed where git is not. Variables, which git
+//! prefers to every file, disable hooks, the file system monitor, fetching, pagers and external diffs. Filters
+//! have names that the repository chooses, so git lists those first. Its answer also shows whether it knows
+//! these variables (since 2.31); an older git is not used on files.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -22,19 +22,19 @@ use crate::process::spawn::caller::Caller;
 use crate::process::spawn::environment::{self, OPTION_VARIABLES};
 use crate::process::spawn::gate::{Gated, Launch};
 use crate::sys;
-use crate::task::TaskId;
+use crate::task::{Signal, TaskId};
 
-/// How long all that one run or one recovery asks of git may take.
+/// Time for all questions to git of one run or one recovery.
 const LIMIT: Duration = Duration::from_secs(2);
-/// After this time a git that does nothing is taken to hang: it waits for a named pipe, or is stopped.
+/// A git that is idle for this long is considered hung: it reads a named pipe, or is stopped.
 const QUIET: Duration = Duration::from_millis(150);
-/// How long it must have done nothing by then.
+/// Time between two checks whether git is idle.
 const STEP: Duration = Duration::from_millis(50);
-/// A longer answer is not read.
+/// Longer answers are not read.
 const LONGEST_ANSWER: u64 = 64 << 20;
 
-/// Variables that are set for every git. `GIT_NO_LAZY_FETCH` is new in 2.45; an empty list of allowed
-/// protocols keeps older ones from fetching objects that a partial clone lacks.
+/// Variables set for every git. `GIT_NO_LAZY_FETCH` exists since 2.45; an empty list of allowed protocols stops
+/// an older git from fetching the objects that a partial clone lacks.
 const VARIABLES: [(&str, &str); 5] = [
     ("LC_ALL", "C"),
     ("GIT_OPTIONAL_LOCKS", "0"),
@@ -43,42 +43,42 @@ const VARIABLES: [(&str, &str); 5] = [
     ("GIT_ALLOW_PROTOCOL", ""),
 ];
 const SETTINGS: [(&str, &str); 2] = [("core.hooksPath", "/dev/null"), ("core.fsmonitor", "false")];
-/// Where the operator keeps settings; every other variable of git's describes some other repository
-/// (`git rev-parse --local-env-vars`), or makes git start programs or write files.
+/// Variables that name the operator's settings. All others of git's describe another repository
+/// (`git rev-parse --local-env-vars`), or make git start programs or write files.
 const KEPT: [&str; 4] = ["GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_EXEC_PATH"];
 
 /// Why git did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(super) enum NoAnswer {
     /// It failed, or cannot be started.
     Refused,
-    /// It did not end in time and was killed, or there is no time left to ask it.
+    /// It did not exit in time and was killed, or no time is left.
     Hung,
 }
 
-pub(super) type Answer<T = Vec<u8>> = Result<T, Silence>;
+pub(super) type Answer<T = Vec<u8>> = Result<T, NoAnswer>;
 
-/// A question: git's arguments, what it reads, and settings besides those that are always made.
+/// A question: git's arguments, its stdin, and the settings to empty besides the usual ones.
 pub(super) struct Question<'q> {
     pub args: &'q [&'q str],
     pub input: Option<&'q [u8]>,
     pub emptied: &'q [Vec<u8>],
 }
 
-/// Git, as one run or one recovery may ask it.
+/// Git, for the questions of one run or one recovery.
 pub struct Git<'a> {
-    /// From an absolute entry of `PATH`: a relative one would be in the agent's directory.
+    /// From an absolute entry of `PATH`: a relative one would lead into the agent's directory.
     program: Option<PathBuf>,
     env: Vec<CString>,
     caller: &'a Caller,
     left: Duration,
-    /// A question for settings that was put ahead of time.
+    /// The question for settings, asked ahead of time.
     ahead: Option<Started>,
 }
 
 type Started = std::io::Result<(Gated, File)>;
 
-/// The settings that matter here: those of filters, and two by which the answer itself is judged.
+/// The settings that matter here: those of filters, and two that show whether the answer can be used.
 const SETTINGS_ASKED: Question<'_> = Question {
     args: &["config", "-z", "--show-scope", "--get-regexp", r"^(filter\..*|core\.(fsmonitor|worktree))$"],
     input: None,
@@ -86,7 +86,7 @@ const SETTINGS_ASKED: Question<'_> = Question {
 };
 
 impl<'a> Git<'a> {
-    /// `env`: what git inherits, but for the variables that steer git itself.
+    /// `env`: what git inherits, without the variables that control git itself.
     pub fn new(mut env: Vec<CString>, caller: &'a Caller) -> Git<'a> {
         let path = absolute(std::env::var_os("PATH").as_deref());
         let program = which::which_in("git", Some(&path), "/").ok();
@@ -102,8 +102,8 @@ impl<'a> Git<'a> {
         Git::new(environment::inherited(&OPTION_VARIABLES, &add), caller)
     }
 
-    /// Asks for the settings already, to have them when [`Git::settings`] is called. No other child of the
-    /// attendant's may be waited for in between: it would take note of its own only.
+    /// Asks for the settings ahead of [`Git::settings`]. Until then the attendant must not wait for another
+    /// helper: it would miss the exit of this one.
     pub(super) fn begin(&mut self, top: &Path) {
         self.ahead = Some(self.start(top, &SETTINGS_ASKED));
     }
@@ -119,7 +119,7 @@ impl<'a> Git<'a> {
         }
     }
 
-    /// What git says in the directory `top`, which is the top of a worktree.
+    /// The answer of git in `top`, the top directory of a worktree.
     ///
     /// # Errors
     /// As [`Attendant::wait`].
@@ -130,7 +130,7 @@ impl<'a> Git<'a> {
         attendant: &mut dyn Attendant,
     ) -> Result<Answer, Error> {
         if self.left.is_zero() {
-            return Ok(Err(Silence::Hung));
+            return Ok(Err(NoAnswer::Hung));
         }
         let started = self.start(top, question);
         self.answer(started, question, attendant)
@@ -146,14 +146,14 @@ impl<'a> Git<'a> {
             Ok(started) => started,
             Err(e) => {
                 debug!("asking git {}: {e}", question.args.join(" "));
-                return Ok(Err(Silence::Refused));
+                return Ok(Err(NoAnswer::Refused));
             }
         };
         let ended = self.await_end(child, attendant)?;
         Ok(match ended {
-            Some(Exit::Code(0)) => read(answer).ok_or(Silence::Refused),
-            Some(_) => Err(Silence::Refused),
-            None => Err(Silence::Hung),
+            Some(Exit::Code(0)) => read(answer).ok_or(NoAnswer::Refused),
+            Some(_) => Err(NoAnswer::Refused),
+            None => Err(NoAnswer::Hung),
         })
     }
 
@@ -178,7 +178,7 @@ impl<'a> Git<'a> {
 
     fn environment(&self, top: &Path, emptied: &[Vec<u8>]) -> Vec<CString> {
         let mut env = self.env.clone();
-        // A repository that was broken meanwhile must not make git look at the one around it.
+        // If the repository has been damaged, git must not find the one around it.
         let above = top.parent().unwrap_or(top).as_os_str().as_bytes();
         env.push(entry(b"GIT_CEILING_DIRECTORIES", above));
         let made = SETTINGS.map(|(key, value)| (key.as_bytes(), value.as_bytes()));
@@ -193,7 +193,7 @@ impl<'a> Git<'a> {
         env
     }
 
-    /// Waits for the child for as long as it works, within the limit; `None`: it was killed.
+    /// Waits for the child while it works, within the limit. `None`: it was killed.
     fn await_end(&mut self, child: Gated, attendant: &mut dyn Attendant) -> Result<Option<Exit>, Error> {
         let begun = Instant::now();
         let left = self.left;
@@ -216,8 +216,8 @@ impl<'a> Git<'a> {
         self.left = left.saturating_sub(begun.elapsed());
         let Some(helper) = helper else { return Ok(None) };
         if helper.ended.is_none() {
-            debug!("git did not end in time and is killed");
-            group::signal(&helper.child, libc::SIGKILL);
+            debug!("git did not exit in time and is killed");
+            group::signal(&helper.child, Signal::KILL);
         }
         Ok(helper.ended)
     }
@@ -236,11 +236,11 @@ fn steers_git(entry: &[u8]) -> bool {
 }
 
 fn entry(name: &[u8], value: &[u8]) -> CString {
-    // Neither a path nor a setting can hold a NUL byte.
+    // Neither a path nor a setting can contain a NUL byte.
     CString::new([name, b"=", value].concat()).unwrap_or_default()
 }
 
-/// The answer, from its beginning: git moved the offset that both share.
+/// The answer from its beginning: git has moved the shared file offset.
 fn read(mut answer: File) -> Option<Vec<u8>> {
     use std::io::Seek;
     if answer.metadata().ok()?.len() > LONGEST_ANSWER {
@@ -252,10 +252,10 @@ fn read(mut answer: File) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// What a process was seen to do.
+/// The activity of a process.
 #[derive(Debug, Clone, Copy)]
 struct Effort {
-    /// It runs, wants to, or waits for a disk.
+    /// It is running, runnable, or waiting for a disk.
     is_busy: bool,
     /// CPU time of all its threads, in clock ticks.
     ticks: u64,

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tracing::debug;
 
-use super::ask::{Git, Silence};
-use super::changes::{Changes, Filters, History};
+use super::ask::{Git, NoAnswer};
+use super::changes::{Changes, Filters, GitHistory};
 use super::worktree::{Head, Position, Worktree};
 use crate::error::{Error, chain};
 use crate::helper::Attendant;
@@ -26,20 +26,21 @@ impl Baseline {
         Some(Baseline { position: worktree.position(), worktree })
     }
 
-    /// Lets git read its settings while something else is done. Until `record` is called, the attendant may
-    /// wait for nothing else.
+    /// Lets git read its settings meanwhile. Until `record` is called, the attendant must not wait for another
+    /// helper.
     pub fn begin(&self, git: &mut Git<'_>) {
         git.begin(&self.worktree.top);
     }
 
-    /// Records with the task `id` what has become of the worktree. A failure to do so is not the task's.
+    /// Records the state of the worktree as an artifact of task `id`. A failure does not change the task's
+    /// ending.
     ///
     /// # Errors
     /// As [`Attendant::wait`].
     pub fn record(&self, id: &TaskId, git: &mut Git<'_>, attendant: &mut dyn Attendant) -> Result<(), Error> {
         let Some(artifact) = self.artifact(git, attendant)? else { return Ok(()) };
         if let Err(e) = attendant.ledger().note_artifact(id, &artifact) {
-            debug!("recording what task {id} left in its worktree: {}", chain(&e));
+            debug!("recording the worktree of task {id}: {}", chain(&e));
         }
         Ok(())
     }
@@ -50,8 +51,8 @@ impl Baseline {
         let now = self.worktree.position();
         let filters = Filters::of(&self.worktree, git, attendant)?;
         let history = match filters {
-            Err(Silence::Hung) => History::unasked(before, &now),
-            _ => History::between(before, &now, &self.worktree, git, attendant)?,
+            Err(NoAnswer::Hung) => GitHistory::unasked(before, &now),
+            _ => GitHistory::between(before, &now, &self.worktree, git, attendant)?,
         };
         let changes = match &filters {
             Ok(filters) if !history.hung => Changes::of(&self.worktree, filters, git, attendant)?,

@@ -1,13 +1,13 @@
-//! What git says of a worktree: commits since another one, files changed by them, files not committed.
+//! What git reports about a worktree: commits since another one, the files they change, uncommitted files.
 
 use std::path::Path;
 
-use super::ask::{Answer, Git, Question, Silence};
+use super::ask::{Answer, Git, NoAnswer, Question};
 use super::worktree::{Head, Position, Worktree};
 use crate::error::Error;
 use crate::helper::Attendant;
 
-/// How many names of files are kept, and how many characters of each.
+/// How many file names are stored, and how many characters of each.
 const NAMES: usize = 15;
 const LONGEST_NAME: usize = 100;
 
@@ -17,7 +17,7 @@ const EMPTY_TREES: [&str; 2] = [
     "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
 ];
 
-/// Files: how many, and the names of the first.
+/// The number of files, and the names of the first ones.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Names {
     pub count: u64,
@@ -41,35 +41,35 @@ impl Names {
 
 /// What was committed between two positions. The default: nothing is known.
 #[derive(Debug, Default)]
-pub(super) struct History {
+pub(super) struct GitHistory {
     pub commits: Option<u64>,
     pub changed: Option<Names>,
-    /// Git did not end in time when it was asked.
+    /// Git did not answer in time.
     pub hung: bool,
 }
 
-impl History {
+impl GitHistory {
     /// What is known without git.
-    pub(super) fn unasked(before: &Position, now: &Position) -> History {
+    pub(super) fn unasked(before: &Position, now: &Position) -> GitHistory {
         match before.head.is_some() && before.head == now.head {
-            true => History { commits: Some(0), changed: Some(Names::default()), hung: false },
-            false => History::default(),
+            true => GitHistory { commits: Some(0), changed: Some(Names::default()), hung: false },
+            false => GitHistory::default(),
         }
     }
 
-    /// Git is asked only where HEAD has moved.
+    /// Asks git only if HEAD has moved.
     pub(super) fn between(
         before: &Position,
         now: &Position,
         worktree: &Worktree,
         git: &mut Git<'_>,
         attendant: &mut dyn Attendant,
-    ) -> Result<History, Error> {
+    ) -> Result<GitHistory, Error> {
         let (Some(head), Some(Head::Commit(now_at))) = (&before.head, &now.head) else {
-            return Ok(History::unasked(before, now));
+            return Ok(GitHistory::unasked(before, now));
         };
         let (range, tree) = match head {
-            Head::Commit(id) if id == now_at => return Ok(History::unasked(before, now)),
+            Head::Commit(id) if id == now_at => return Ok(GitHistory::unasked(before, now)),
             Head::Commit(id) => (format!("{id}..{now_at}"), id.as_str()),
             Head::Unborn => (now_at.clone(), EMPTY_TREES[usize::from(now_at.len() > 40)]),
         };
@@ -78,11 +78,11 @@ impl History {
         let files = ["diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty"];
         let files = [&files[..], &["--name-only", "-z", tree, now_at, "--"]].concat();
         let changed = match commits {
-            Err(Silence::Hung) => Err(Silence::Hung),
+            Err(NoAnswer::Hung) => Err(NoAnswer::Hung),
             _ => plainly(git, &worktree.top, &files, attendant)?,
         };
-        Ok(History {
-            hung: changed == Err(Silence::Hung),
+        Ok(GitHistory {
+            hung: changed == Err(NoAnswer::Hung),
             commits: commits.ok().and_then(|said| String::from_utf8(said).ok()?.trim().parse().ok()),
             changed: changed.ok().map(|said| Names::of(fields(&said))),
         })
@@ -93,17 +93,17 @@ impl History {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     pub uncommitted: Names,
-    /// Only its filter could tell whether such a file has changed, and the filter is not executed.
+    /// Only the filter of such a file could show whether it has changed, and bookend does not run filters.
     pub unknown: Names,
 }
 
 impl Changes {
-    /// How many files are not committed. Where nothing but unknown ones were listed, that is unknown too.
+    /// The number of uncommitted files. If git listed only unknown ones, the number is unknown too.
     pub(super) fn known(&self) -> Option<u64> {
         (self.uncommitted.count > 0 || self.unknown.count == 0).then_some(self.uncommitted.count)
     }
 
-    /// `None`: git did not say.
+    /// `None`: git did not answer.
     pub(super) fn of(
         worktree: &Worktree,
         filters: &Filters,
@@ -145,24 +145,24 @@ fn plainly(
     git.ask(top, &Question { args, input: None, emptied: &[] }, attendant)
 }
 
-fn fields(said: &[u8]) -> impl Iterator<Item = &[u8]> {
-    said.split(|&b| b == 0).filter(|field| !field.is_empty())
+fn fields(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&b| b == 0).filter(|field| !field.is_empty())
 }
 
-/// The settings of every filter, by their names: they are emptied wherever git looks at files.
+/// The names of all filter settings. They are emptied whenever git reads files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Filters(Vec<Vec<u8>>);
 
 impl Filters {
-    /// `Err`: nothing more is to be asked of the worktree. Git has not answered, has not taken our own
-    /// settings, or looks at another directory.
+    /// `Err`: ask git nothing more about the worktree. It has not answered, has ignored bookend's settings, or
+    /// uses another directory.
     pub(super) fn of(
         worktree: &Worktree,
         git: &mut Git<'_>,
         attendant: &mut dyn Attendant,
     ) -> Result<Answer<Filters>, Error> {
         let settings = git.settings(&worktree.top, attendant)?;
-        Ok(settings.and_then(|said| filters(&said, worktree).ok_or(Silence::Refused)))
+        Ok(settings.and_then(|said| filters(&said, worktree).ok_or(NoAnswer::Refused)))
     }
 }
 
@@ -177,7 +177,7 @@ fn filters(settings: &[u8], worktree: &Worktree) -> Option<Filters> {
         };
         match (scope, key) {
             (b"command", b"core.fsmonitor") => has_ours = value == b"false",
-            // The shared settings do not say it of a linked worktree.
+            // The shared settings do not describe a linked worktree.
             (b"local", b"core.worktree") if worktree.common.is_some() => {}
             (b"local" | b"worktree", b"core.worktree") if !is_at(value, worktree) => return None,
             _ if key.starts_with(b"filter.") => filters.push(key.to_owned()),
@@ -196,14 +196,14 @@ fn is_at(value: &[u8], worktree: &Worktree) -> bool {
     named.canonicalize().is_ok_and(|named| named == worktree.top)
 }
 
-/// The names of a status in porcelain format 1: those that differ for certain, and those whose content in the
-/// worktree differs, which a filter may explain.
+/// The names in a status in porcelain format 1: files that differ for certain, and files whose content differs,
+/// which a filter may explain.
 fn listed(status: &[u8], has_filters: bool) -> (Vec<&[u8]>, Vec<&[u8]>) {
     let (mut certain, mut doubtful) = (Vec::new(), Vec::new());
     let mut all = fields(status);
     while let Some(entry) = all.next() {
         let (state, name) = (entry.get(..2).unwrap_or(entry), entry.get(3..).unwrap_or_default());
-        // The former name of what was renamed or copied follows.
+        // The old name of a renamed or copied file follows.
         if state.iter().any(|s| matches!(s, b'R' | b'C')) {
             all.next();
         }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_git_that_does_not_take_our_settings_is_not_asked() {
+    fn a_git_that_ignores_bookends_settings_is_not_used() {
         let of = |said: &[u8]| filters(said, &worktree());
         assert_eq!(of(b"command\0core.fsmonitor\nfalse\0"), Some(Filters(vec![])));
         assert_eq!(of(b"local\0core.fsmonitor\nfalse\0"), None);

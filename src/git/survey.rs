@@ -9,12 +9,12 @@ use super::worktree::Worktree;
 use crate::error::Error;
 use crate::helper::Attendant;
 
-/// How many files are not committed where a task ran.
+/// The number of uncommitted files where a task ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Uncommitted {
-    /// It is not a worktree, or is not here.
+    /// There is no worktree here.
     NoWorktree,
-    /// Git did not say.
+    /// git did not answer.
     Unknown,
     Files(u64),
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::files;
 
-/// A longer list of packed refs is not read: the agent would have to wait for it.
+/// Longer lists of packed refs are not read: the agent would have to wait.
 const LONGEST_REFS: u64 = 4 << 20;
 /// A longer file is neither a HEAD nor a path to a git directory.
 const LONGEST_HEAD: u64 = 64 << 10;
@@ -27,7 +27,7 @@ impl Head {
     }
 }
 
-/// What HEAD says. The default: nothing is known.
+/// The branch and the commit of HEAD. The default: nothing is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Position {
     /// `None`: it is detached, or not known.
@@ -64,7 +64,7 @@ impl Worktree {
         let Some(name) = head.trim().strip_prefix("ref: ") else {
             return Position { branch: None, head: commit(head.trim()) };
         };
-        // The reftable format keeps no files to read, and says so by this name.
+        // With the reftable format there are no files to read; this name announces it.
         if name == "refs/heads/.invalid" {
             return Position::default();
         }
@@ -79,7 +79,7 @@ impl Worktree {
         if let Some(id) = read(&loose, LONGEST_HEAD) {
             return commit(id.trim());
         }
-        // A directory stays behind where a branch below this name was deleted.
+        // A directory remains after a branch below this name was deleted.
         let is_unreadable = fs::metadata(&loose).is_ok_and(|meta| !meta.is_dir());
         if is_unreadable || !name.starts_with("refs/heads/") {
             return None;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_unknown() {
+    fn a_head_that_cannot_be_read_is_unknown() {
         let reftable = (".git/HEAD", "ref: refs/heads/.invalid\n");
         assert_eq!(at(&[reftable], ""), Some(Position::default()));
         let unknown = Position { branch: Some("main".to_owned()), head: None };

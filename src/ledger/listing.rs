@@ -1,4 +1,4 @@
-//! Which tasks are listed, and in what order: what runs first, then what ended, each newest first.
+//! Lists tasks: the running ones first, then the ended ones, each newest first.
 
 use rusqlite::{Connection, named_params};
 
@@ -8,7 +8,7 @@ use super::row::select;
 use super::tasks;
 use crate::task::{Key, Status, Task};
 
-/// Which tasks to read. `None` leaves a question open.
+/// Which tasks to read. `None` does not filter.
 #[derive(Debug, Clone, Default)]
 pub struct TaskFilter {
     pub status: Option<Status>,
@@ -18,12 +18,12 @@ pub struct TaskFilter {
     pub agent: Option<String>,
     /// Started then or later: RFC 3339, UTC, milliseconds.
     pub since: Option<String>,
-    /// `None`: all of them.
+    /// `None`: no limit.
     pub limit: Option<usize>,
 }
 
 impl TaskFilter {
-    /// Whether it lets some tasks through and others not.
+    /// Whether it excludes any tasks.
     pub fn selects(&self) -> bool {
         self.status.is_some()
             || self.key.is_some()
@@ -33,8 +33,8 @@ impl TaskFilter {
     }
 }
 
-/// Without `:since`, from below every time, whether the column holds text or numbers.
-/// The columns behind a `+` are only compared: the index is chosen by the one before them.
+/// Without `:since` the bound is below every time, whether the column holds text or numbers.
+/// A column behind `+` is only compared: SQLite uses the index of the column before it.
 macro_rules! listed {
     ($by:literal) => {
         select!(
@@ -56,23 +56,18 @@ const SELECT_ENDED_BY_KEY: &str = listed!("status <> 'running' AND key = :key");
 const SELECT_ENDED_BY_REPO: &str = listed!("status <> 'running' AND repo = :repo");
 const SELECT_ENDED_BY_AGENT: &str = listed!("status <> 'running' AND agent = :agent");
 const SELECT_ENDED_BY_STATUS: &str = listed!("status NOT IN ('running', 'success') AND status = :status");
-/// Started before `:since`, ended then or later: first the tasks of that hour, then those of the index in
-/// `migrations/004.sql`. SQLite uses the index only for the same expressions, word for word.
+/// Started before `:since`, ended then or later: on that day, or on another day than it started. The second
+/// condition is that of the index in `migrations/004.sql`, word for word; otherwise SQLite does not use it.
 const SELECT_ENDED_SINCE: &str = select!(
     "WHERE rowid IN (
         SELECT rowid FROM task_history
-        WHERE status <> 'running' AND last_seen_at >= :since AND last_seen_at < substr(:since, 1, 13) || '~'
-          AND substr(started_at, 1, 13) = substr(last_seen_at, 1, 13)
+        WHERE status <> 'running' AND last_seen_at >= :since AND last_seen_at < substr(:since, 1, 10) || '~'
           AND started_at < kept_time('task_history.started_at', :since)
         UNION ALL
         SELECT rowid FROM task_history
-        WHERE status <> 'running' AND substr(started_at, 1, 13) <> substr(last_seen_at, 1, 13)
-          AND CASE
-            WHEN substr(started_at, 1, 10) = substr(last_seen_at, 1, 10) THEN substr(last_seen_at, 1, 10)
-            WHEN substr(started_at, 1, 7) = substr(last_seen_at, 1, 7) THEN substr(last_seen_at, 1, 7)
-            ELSE ''
-          END IN (substr(:since, 1, 10), substr(:since, 1, 7), '')
-          AND last_seen_at >= :since AND started_at < kept_time('task_history.started_at', :since))
+        WHERE last_seen_at > substr(started_at, 1, 10) || '~' AND last_seen_at >= :since
+          AND started_at < kept_time('task_history.started_at', :since))
+     AND +status <> 'running'
      AND (:key IS NULL OR +key = :key)
      AND (:repo IS NULL OR +repo = :repo)
      AND (:agent IS NULL OR +agent = :agent)
@@ -103,7 +98,7 @@ impl Ledger {
         list(self.conn(), filter).map_err(self.failed("reading tasks"))
     }
 
-    /// Those that ran at `filter.since` or later, whenever they started.
+    /// The tasks that ran at `filter.since` or later, whenever they started.
     pub fn tasks_in_flight_since(&self, filter: &TaskFilter) -> Result<Vec<Task>> {
         let read = || -> rusqlite::Result<Vec<Task>> {
             let running = TaskFilter { status: Some(Status::Running), since: None, ..filter.clone() };
@@ -122,15 +117,14 @@ impl Ledger {
             )?);
             Ok(tasks)
         };
-        read().map_err(self.failed("reading what was in flight"))
+        read().map_err(self.failed("reading the tasks in flight"))
     }
 
-    /// A number that differs from the one before if somebody has changed the ledger meanwhile. It is read
-    /// from shared memory.
+    /// A number that changes when another process writes to the ledger. SQLite reads it from shared memory.
     pub fn version(&self) -> Result<i64> {
         self.conn()
             .query_row(DATA_VERSION, [], |row| row.get(0))
-            .map_err(self.failed("looking whether it has changed"))
+            .map_err(self.failed("checking whether it has changed"))
     }
 }
 
@@ -196,6 +190,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use crate::ledger::GroupBy;
     use crate::ledger::tests::{World, each_uses_an_index};
 
     #[test]
@@ -287,6 +282,19 @@ mod tests {
             let (_, few) = steps(&mut small, |l| l.tasks(&filter).unwrap());
             let (_, many) = steps(&mut large, |l| l.tasks(&filter).unwrap());
             assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
+        }
+    }
+
+    #[test]
+    fn stats_read_only_the_tasks_since_then() {
+        let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
+        for by in GroupBy::EACH {
+            // Each day of both histories has the same number of tasks.
+            let of_a_day =
+                |ledger: &mut Ledger, since| steps(ledger, |l| l.stats(by, Some(since), 10).unwrap()).1;
+            let few = of_a_day(&mut small, "2023-11-15T07:33:20.000Z");
+            let many = of_a_day(&mut large, "2023-11-20T20:53:20.000Z");
+            assert!(many <= 2 * few, "by {}: {few} steps of 4,000 tasks, {many} of 20,000", by.as_str());
         }
     }
 

@@ -1,8 +1,8 @@
 //! bookend's messages to journald, with fields that journalctl can filter by: systemd.journal-fields(7).
 //!
-//! tracing-journald writes the messages. Its socket blocks, so it is made non-blocking: a message that journald
-//! does not take at once is dropped and counted. Of an event's fields, only those with names in capitals
-//! become fields of the journal.
+//! tracing-journald writes the messages. Its socket blocks, so it is made non-blocking: a message that
+//! journald does not take at once is dropped and counted. Of an event's fields, only those with names in
+//! capitals become fields of the journal.
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -183,7 +183,7 @@ where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {
     let fields = event.metadata().fields();
-    let mut texts = Texts(vec![None; fields.len()]);
+    let mut texts = FieldTexts(vec![None; fields.len()]);
     event.record(&mut texts);
     let values: Vec<_> = texts.0.iter().map(|text| text.as_ref().map(|t| t as &dyn Value)).collect();
     // The layer drops the error of its last system call; errno(3) still has it.
@@ -198,9 +198,9 @@ where
 }
 
 /// The fields of an event as the journal gets them, in the order of their declaration.
-struct Texts(Vec<Option<String>>);
+struct FieldTexts(Vec<Option<String>>);
 
-impl Texts {
+impl FieldTexts {
     fn put(&mut self, field: &Field, text: &str) {
         self.0[field.index()] = match field.name() {
             "message" => Some(cut(&Escaped(text).to_string()).to_owned()),
@@ -218,7 +218,7 @@ impl Texts {
     }
 }
 
-impl Visit for Texts {
+impl Visit for FieldTexts {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.put(field, value);
     }

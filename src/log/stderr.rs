@@ -72,7 +72,7 @@ impl Subscriber for StderrLog {
 /// One message as a line of text, and its hint on the next one. Further lines of either are indented: no data
 /// begins a line, which would look like a message of ours or name a priority to journald.
 pub(super) fn line(event: &Event<'_>) -> String {
-    let mut message = Message::default();
+    let mut message = MessageText::default();
     event.record(&mut message);
     let severity = match *event.metadata().level() {
         Level::ERROR => "error: ",
@@ -83,12 +83,12 @@ pub(super) fn line(event: &Event<'_>) -> String {
 }
 
 #[derive(Default)]
-struct Message {
+struct MessageText {
     text: String,
     hint: String,
 }
 
-impl Visit for Message {
+impl Visit for MessageText {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let shown = || Escaped(&format!("{value:?}")).to_string().replace('\n', "\n  ");
         match field.name() {
@@ -103,10 +103,10 @@ impl Visit for Message {
     }
 }
 
-static BACKLOG: Mutex<Backlog> = Mutex::new(Backlog { bytes: Vec::new(), lost: 0, to: None });
+static BACKLOG: Mutex<WaitingMessages> = Mutex::new(WaitingMessages { bytes: Vec::new(), lost: 0, to: None });
 
 /// What stderr has not taken yet.
-struct Backlog {
+struct WaitingMessages {
     bytes: Vec<u8>,
     /// The number of messages that were dropped.
     lost: usize,
@@ -122,7 +122,7 @@ enum Stderr {
     Polled,
 }
 
-impl Backlog {
+impl WaitingMessages {
     fn say(&mut self, text: &str) {
         if !self.bytes.is_empty() && self.bytes.len() + text.len() > LIMIT {
             self.lost += 1;

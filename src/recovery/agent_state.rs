@@ -5,7 +5,7 @@ use super::policy::{TTL, has_expired, release_command};
 use crate::ledger::Ledger;
 use crate::process::procfs::identity;
 use crate::sys;
-use crate::task::{Interrupt, Place, Task, Verdict};
+use crate::task::{InterruptReason, ProcessScope, Task, Verdict};
 
 /// What is known of a task's agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub fn agent_state(task: &Task) -> AgentState {
 }
 
 /// As [`agent_state`], for this process's own place.
-pub(super) fn agent_state_from(task: &Task, here: &Place) -> AgentState {
+pub(super) fn agent_state_from(task: &Task, here: &ProcessScope) -> AgentState {
     let end_is_recorded = task.exit_code.is_some() || task.term_signal.is_some();
     let is_here = || identity::may_be_here(&place_of(task), here);
     let Some(agent) = task.agent_process().filter(|_| !end_is_recorded && is_here()) else {
@@ -49,8 +49,8 @@ pub fn keeps_key(task: &Task) -> bool {
         AgentState::Ended => false,
         AgentState::Runs | AgentState::OutOfReach => true,
         AgentState::Unverified => {
-            let is_released =
-                task.agent_released_at.is_some() || task.reason.as_deref() == Some(Interrupt::Ttl.as_str());
+            let is_released = task.agent_released_at.is_some()
+                || task.reason.as_deref() == Some(InterruptReason::Ttl.as_str());
             !is_released && !has_expired(task, TTL)
         }
     }

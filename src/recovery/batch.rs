@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use tracing::warn;
 
 use super::agent_state::{AgentState, agent_may_run, agent_state_from};
@@ -20,7 +19,7 @@ use crate::ledger::Ledger;
 use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
-use crate::task::{Place, Task, TaskId, Verdict};
+use crate::task::{ProcessScope, Signal, Task, TaskId, Verdict};
 
 /// How long tasks are settled in one transaction. Running supervisors give up partial writes after 250 ms.
 const TRANSACTION: Duration = Duration::from_millis(50);
@@ -39,7 +38,7 @@ pub enum RecoveryOutcome {
 
 /// The tasks that are being settled.
 pub struct RecoveryBatch {
-    here: Rc<Place>,
+    here: Rc<ProcessScope>,
     grace: Duration,
     ledger: LedgerFile,
     evidence: OwnershipEvidence,
@@ -74,8 +73,8 @@ struct AgentTermination {
 impl AgentTermination {
     /// Sends SIGTERM, and SIGCONT, since a stopped process acts on SIGTERM only when it is continued.
     fn begin(agent: ProcessHandle, until: Instant) -> io::Result<AgentTermination> {
-        agent.signal(Signal::SIGTERM)?;
-        agent.signal(Signal::SIGCONT)?;
+        agent.signal(Signal::TERM)?;
+        agent.signal(Signal::CONT)?;
         Ok(AgentTermination { agent, is_killed: false, until })
     }
 
@@ -87,7 +86,7 @@ impl AgentTermination {
         if now >= self.until && !self.is_killed {
             self.is_killed = true;
             self.until = now + leftovers::DYING;
-            return self.agent.signal(Signal::SIGKILL).is_err();
+            return self.agent.signal(Signal::KILL).is_err();
         }
         now >= self.until
     }
@@ -106,7 +105,7 @@ impl RecoveryBatch {
     }
 
     /// The place of this process, read once.
-    pub fn here(&self) -> Rc<Place> {
+    pub fn here(&self) -> Rc<ProcessScope> {
         Rc::clone(&self.here)
     }
 

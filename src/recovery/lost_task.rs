@@ -12,12 +12,14 @@ use crate::log;
 use crate::process::cgroup::oom;
 use crate::process::leftovers::{LeftoverSummary, SparedReason};
 use crate::sys;
-use crate::task::{Ended, Ending, Interrupt, Key, Place, SessionId, Status, Task, TaskId, Verdict};
+use crate::task::{
+    Ending, InterruptReason, Key, ProcessScope, SessionId, Status, Task, TaskEnd, TaskId, Verdict,
+};
 
 /// A task whose supervisor and processes have ended, or one that cannot be verified and has expired.
 pub struct LostTask {
     pub(super) task: Task,
-    here: Rc<Place>,
+    here: Rc<ProcessScope>,
     pub(super) leftovers: Option<LeftoverSummary>,
     is_expired: bool,
     /// That its agent may still run, and what to do.
@@ -28,7 +30,7 @@ pub struct LostTask {
 #[derive(Debug)]
 pub enum SettleOutcome {
     Interrupted {
-        reason: Interrupt,
+        reason: InterruptReason,
         /// The session that is not to be resumed.
         invalidated: Option<SessionId>,
     },
@@ -43,12 +45,12 @@ pub enum SettleOutcome {
 impl LostTask {
     /// A task that cannot be verified and has expired. Only its row is changed: its processes may be any others
     /// by now.
-    pub fn expired(task: Task, here: Rc<Place>) -> LostTask {
+    pub fn expired(task: Task, here: Rc<ProcessScope>) -> LostTask {
         LostTask { is_expired: true, ..LostTask::unswept(task, here) }
     }
 
     /// A lost task whose processes were not swept.
-    pub fn unswept(task: Task, here: Rc<Place>) -> LostTask {
+    pub fn unswept(task: Task, here: Rc<ProcessScope>) -> LostTask {
         LostTask { task, here, leftovers: None, is_expired: false, agent_may_run: None }
     }
 
@@ -141,15 +143,15 @@ impl LostTask {
     }
 
     /// Why it was interrupted, as far as the kernel shows.
-    pub fn reason(&self) -> Interrupt {
+    pub fn reason(&self) -> InterruptReason {
         if self.is_expired {
-            Interrupt::Ttl
+            InterruptReason::Ttl
         } else if is_of_another_boot(&self.task, &self.here) {
-            Interrupt::Rebooted
+            InterruptReason::Rebooted
         } else if self.oom_killed() == Some(true) {
-            Interrupt::Oom
+            InterruptReason::Oom
         } else {
-            Interrupt::SupervisorLost
+            InterruptReason::SupervisorLost
         }
     }
 
@@ -162,7 +164,7 @@ impl LostTask {
     }
 
     /// What happened to it, in words.
-    pub(super) fn explanation(&self, reason: Interrupt) -> String {
+    pub(super) fn explanation(&self, reason: InterruptReason) -> String {
         let pid = |pid: Option<i32>| pid.map_or_else(String::new, |p| format!(" (pid {p})"));
         let (supervisor, agent) = (pid(self.task.supervisor_pid), pid(self.task.agent_pid));
         let still_ran = |l: &LeftoverSummary| self.task.agent_pid.is_some_and(|p| l.pids.contains(&p));
@@ -173,20 +175,20 @@ impl LostTask {
             None => String::new(),
         };
         match reason {
-            Interrupt::Rebooted => "the machine rebooted during the run".to_owned(),
-            Interrupt::Oom => {
+            InterruptReason::Rebooted => "the machine rebooted during the run".to_owned(),
+            InterruptReason::Oom => {
                 format!(
                     "its supervisor{supervisor} died after the OOM killer had killed a process in its cgroup; {agents}"
                 )
             }
-            Interrupt::Ttl => {
+            InterruptReason::Ttl => {
                 let last = self.task.last_seen_at.as_deref().unwrap_or(&self.task.started_at);
                 format!("it cannot be judged from here, and has shown no sign of life since {last}")
             }
-            Interrupt::SupervisorLost | Interrupt::Signal if agents.is_empty() => {
+            InterruptReason::SupervisorLost | InterruptReason::Signal if agents.is_empty() => {
                 format!("its supervisor{supervisor} died unexpectedly")
             }
-            Interrupt::SupervisorLost | Interrupt::Signal => {
+            InterruptReason::SupervisorLost | InterruptReason::Signal => {
                 format!("its supervisor{supervisor} died unexpectedly; {agents}")
             }
         }
@@ -223,12 +225,12 @@ impl LostTask {
         let reason = self.reason();
         let leftovers = self.leftovers.as_ref().filter(|l| l.found > 0);
         // The time of its end is unknown: `last_seen_at` says until when it certainly lived.
-        let ended = Ended {
+        let ended = TaskEnd {
             error: Some(self.explanation(reason)),
             oom_killed: self.oom_killed(),
             leftovers: leftovers.and_then(|l| serde_json::to_string(l).ok()),
             executed: true,
-            ..Ended::unknown(Ending::Interrupted(reason))
+            ..TaskEnd::unknown(Ending::Interrupted(reason))
         };
         match claim.end(id, &ended, by)? {
             FinishOutcome::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
@@ -256,7 +258,7 @@ impl LostTask {
         }
     }
 
-    fn log_interrupted(&self, reason: Interrupt, invalidated: Option<&SessionId>) {
+    fn log_interrupted(&self, reason: InterruptReason, invalidated: Option<&SessionId>) {
         let task = &self.task;
         info!(
             MESSAGE_ID = log::id::INTERRUPTED,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::clock;
 use crate::ledger::Ledger;
 use crate::process::leftovers::LeftoversPolicy;
-use crate::task::{Identity, Status, Task};
+use crate::task::{ProcessIdentity, Status, Task};
 use crate::view;
 
 /// How long a task that cannot be verified counts as running: the default of `recover --ttl`.
@@ -41,6 +41,6 @@ pub fn ends_leftovers(task: &Task) -> bool {
 }
 
 /// Whether this process supervises a task of this ledger.
-pub(super) fn holds_live_lock(ledger: &Ledger, process: Identity) -> bool {
+pub(super) fn holds_live_lock(ledger: &Ledger, process: ProcessIdentity) -> bool {
     ledger.supervised_by(process).unwrap_or_default()
 }

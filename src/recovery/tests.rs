@@ -16,19 +16,21 @@ use crate::ledger::{LedgerError, TaskLookup};
 use crate::process::leftovers::SparedProcess;
 use crate::process::leftovers::{LeftoverSummary, SparedReason};
 use crate::process::procfs::identity;
-use crate::task::{Cancel, NewTask};
-use crate::task::{Ending, Identity, Interrupt, Place, SessionId, Status, Task, TaskId, Verdict};
+use crate::task::{CancelReason, NewTask};
+use crate::task::{
+    Ending, InterruptReason, ProcessIdentity, ProcessScope, SessionId, Status, Task, TaskId, Verdict,
+};
 use jiff::SignedDuration;
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
 /// A pid that no kernel gives out.
-const NOBODY: Identity = Identity { pid: i32::MAX, start: 1 };
+const NOBODY: ProcessIdentity = ProcessIdentity { pid: i32::MAX, start: 1 };
 
-fn me() -> Identity {
+fn me() -> ProcessIdentity {
     identity::of(std::process::id() as i32).unwrap().unwrap()
 }
 
-fn here() -> Rc<Place> {
+fn here() -> Rc<ProcessScope> {
     Rc::new(identity::place())
 }
 
@@ -138,7 +140,7 @@ fn without_a_lock_the_identity_of_the_supervisor_decides() {
     let supervised_by = |task: &mut Task, pid: i32, start: u64| {
         (task.supervisor_pid, task.supervisor_start) = (Some(pid), Some(start));
     };
-    let Identity { pid, start } = me();
+    let ProcessIdentity { pid, start } = me();
     supervised_by(&mut task, pid, start + 1);
     assert_eq!(judge(LiveEvidence::NoSlot, &task), Verdict::Recycled);
     assert_eq!(judge(LiveEvidence::Free, &task), Verdict::Recycled);
@@ -225,7 +227,7 @@ fn only_the_holder_of_the_lock_supervises_a_task() {
     let live = start(&mut ledger, &NewTask { supervisor: me().into(), ..lost("t") });
     assert!(holds_live_lock(&ledger, me()));
     assert!(!holds_live_lock(&ledger, NOBODY));
-    assert!(!holds_live_lock(&ledger, Identity { start: me().start + 1, ..me() }));
+    assert!(!holds_live_lock(&ledger, ProcessIdentity { start: me().start + 1, ..me() }));
     drop(live);
     assert!(!holds_live_lock(&ledger, me()));
 }
@@ -259,7 +261,7 @@ fn each_survivor_is_named_with_the_reason() {
 fn an_agent_runs_if_its_identity_is_unchanged() {
     let mut task = lost_row();
     assert_eq!(agent_state(&task), AgentState::Ended);
-    let Identity { pid, start } = me();
+    let ProcessIdentity { pid, start } = me();
     (task.agent_pid, task.agent_start) = (Some(pid), Some(start));
     assert_eq!(agent_state(&task), AgentState::Runs);
     task.agent_start = Some(start + 1);
@@ -281,20 +283,20 @@ fn a_lost_task_is_described_with_its_id_start_and_leftovers() {
 fn the_reason_follows_from_boot_and_expiry() {
     let task = lost_row();
     let reason = |task: &Task| LostTask::unswept(task.clone(), here()).reason();
-    assert_eq!(reason(&task), Interrupt::SupervisorLost);
-    assert_eq!(LostTask::expired(task.clone(), here()).reason(), Interrupt::Ttl);
+    assert_eq!(reason(&task), InterruptReason::SupervisorLost);
+    assert_eq!(LostTask::expired(task.clone(), here()).reason(), InterruptReason::Ttl);
     let unknown = Task { boot_id: None, ..task.clone() };
-    assert_eq!(reason(&unknown), Interrupt::SupervisorLost, "nobody knows of another boot");
+    assert_eq!(reason(&unknown), InterruptReason::SupervisorLost, "nobody knows of another boot");
     let booted = Task { boot_id: Some("another".to_owned()), ..task };
-    assert_eq!(reason(&booted), Interrupt::Rebooted);
-    assert_eq!(LostTask::expired(booted, here()).reason(), Interrupt::Ttl);
+    assert_eq!(reason(&booted), InterruptReason::Rebooted);
+    assert_eq!(LostTask::expired(booted, here()).reason(), InterruptReason::Ttl);
 }
 
 #[test]
 fn the_explanation_names_the_supervisor_and_the_agent() {
     let task = Task { supervisor_pid: Some(5), agent_pid: Some(6), ..lost_row() };
     let how = |lost_task: &LostTask, reason| lost_task.explanation(reason);
-    let lost = Interrupt::SupervisorLost;
+    let lost = InterruptReason::SupervisorLost;
     let alone = LostTask::unswept(task.clone(), here());
     assert_eq!(how(&alone, lost), "its supervisor (pid 5) died unexpectedly");
     assert_eq!(
@@ -306,18 +308,18 @@ fn the_explanation_names_the_supervisor_and_the_agent() {
         how(&outlived, lost),
         "its supervisor (pid 5) died unexpectedly; its agent (pid 6) was still running and was ended"
     );
-    let oom = how(&outlived, Interrupt::Oom);
+    let oom = how(&outlived, InterruptReason::Oom);
     assert!(oom.contains("OOM killer") && oom.contains("pid 6") && oom.contains("still running"), "{oom}");
-    assert!(how(&alone, Interrupt::Rebooted).contains("rebooted"));
-    let ttl = how(&alone, Interrupt::Ttl);
+    assert!(how(&alone, InterruptReason::Rebooted).contains("rebooted"));
+    let ttl = how(&alone, InterruptReason::Ttl);
     assert!(ttl.contains(&task.started_at), "{ttl}");
     let seen = Task { last_seen_at: Some("2026-11-21T12:00:03.000Z".to_owned()), ..task.clone() };
-    assert!(how(&LostTask::unswept(seen, here()), Interrupt::Ttl).contains("2026-11-21T12:00:03.000Z"));
+    assert!(how(&LostTask::unswept(seen, here()), InterruptReason::Ttl).contains("2026-11-21T12:00:03.000Z"));
     let unknown = Task { supervisor_pid: None, agent_pid: None, ..task };
     assert_eq!(how(&LostTask::unswept(unknown, here()), lost), "its supervisor died unexpectedly");
 }
 
-fn interrupted(reason: Interrupt) -> SettleOutcome {
+fn interrupted(reason: InterruptReason) -> SettleOutcome {
     SettleOutcome::Interrupted { reason, invalidated: None }
 }
 
@@ -336,11 +338,11 @@ fn settling_records_the_explanation_and_leftovers_but_no_unknown_times() {
     let lost_task = found(task, &[NOBODY.pid, 7], &[]);
     assert!(matches!(
         settle(&mut ledger, &lost_task),
-        SettleOutcome::Interrupted { reason: Interrupt::SupervisorLost, .. }
+        SettleOutcome::Interrupted { reason: InterruptReason::SupervisorLost, .. }
     ));
     let task = row(&ledger, "t");
     assert_eq!((task.status, task.reason.as_deref()), (Status::Interrupted, Some("supervisor_lost")));
-    assert_eq!(task.error, Some(lost_task.explanation(Interrupt::SupervisorLost)));
+    assert_eq!(task.error, Some(lost_task.explanation(InterruptReason::SupervisorLost)));
     assert_eq!((task.end_source.as_deref(), task.oom_killed), (Some("recovery"), None));
     assert_eq!((task.finished_at, task.exit_code, task.term_signal), (None, None, None));
     assert_eq!(task.leftovers.expect("what was found")["found"], 2);
@@ -381,7 +383,7 @@ fn a_live_or_unverifiable_task_is_not_settled_unless_it_has_expired() {
     assert_eq!(row(&ledger, "t").status, Status::Running);
     assert!(matches!(
         settle(&mut ledger, &LostTask::expired(task, here())),
-        SettleOutcome::Interrupted { reason: Interrupt::Ttl, .. }
+        SettleOutcome::Interrupted { reason: InterruptReason::Ttl, .. }
     ));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("ttl"));
 }
@@ -392,7 +394,7 @@ fn an_ending_in_the_spool_takes_precedence() {
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
     let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
-    let record = slot.write(&ended(Ending::Cancelled(Cancel::Timeout)), "run").unwrap();
+    let record = slot.write(&ended(Ending::Cancelled(CancelReason::Timeout)), "run").unwrap();
     let lost_task = found(task, &[7], &[]);
     let marked = settle(&mut ledger, &lost_task);
     assert!(matches!(marked, SettleOutcome::FromSpool(Status::Cancelled)));
@@ -410,10 +412,10 @@ fn spool_files_of_a_settled_task_are_removed_unless_it_may_be_alive() {
     drop(ledger.spool_slot(&TaskId::recorded("t")).unwrap());
     let slot = world.at().private_dir().join("spool/.t.slot");
     assert!(slot.exists());
-    LostTask::expired(task.clone(), here()).close(&ledger, &interrupted(Interrupt::Ttl));
+    LostTask::expired(task.clone(), here()).close(&ledger, &interrupted(InterruptReason::Ttl));
     LostTask::unswept(task.clone(), here()).close(&ledger, &SettleOutcome::Unchanged);
     assert!(slot.exists(), "its supervisor may live");
-    LostTask::unswept(task, here()).close(&ledger, &interrupted(Interrupt::SupervisorLost));
+    LostTask::unswept(task, here()).close(&ledger, &interrupted(InterruptReason::SupervisorLost));
     assert!(!slot.exists());
 }
 

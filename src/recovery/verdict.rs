@@ -9,7 +9,7 @@ use crate::ledger::{Ledger, LiveEvidence};
 use crate::process::leftovers;
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle};
-use crate::task::{Place, Task, Verdict};
+use crate::task::{ProcessScope, Task, Verdict};
 
 /// How long the children of a dead supervisor may take to exit, and a supervisor that has released its lock.
 pub(super) const EXIT_DELAY: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
 }
 
 /// As [`judge`], for this process's own place.
-pub(super) fn judge_from(lock: LiveEvidence, task: &Task, here: &Place) -> Verdict {
+pub(super) fn judge_from(lock: LiveEvidence, task: &Task, here: &ProcessScope) -> Verdict {
     let lock = match lock {
         // An anonymous number does not identify a device, and after a reboot no process can hold the lock.
         LiveEvidence::Renumbered { anonymous }
@@ -80,7 +80,11 @@ impl ExitingSupervisor {
     }
 }
 
-pub(super) fn supervisor_state(ledger: &Ledger, task: &Task, here: &Place) -> Result<SupervisorState, Error> {
+pub(super) fn supervisor_state(
+    ledger: &Ledger,
+    task: &Task,
+    here: &ProcessScope,
+) -> Result<SupervisorState, Error> {
     let lock = ledger.evidence(task)?;
     let judged = || Ok(SupervisorState::Judged(judge_from(lock, task, here)));
     if !matches!(lock, LiveEvidence::Held | LiveEvidence::Free | LiveEvidence::NoSlot) {
@@ -97,7 +101,7 @@ pub(super) fn supervisor_state(ledger: &Ledger, task: &Task, here: &Place) -> Re
 }
 
 /// A live supervisor that is exiting; `None`: it is not, or it has just ended.
-fn exiting(task: &Task, lock: LiveEvidence, here: &Place) -> Option<ExitingSupervisor> {
+fn exiting(task: &Task, lock: LiveEvidence, here: &ProcessScope) -> Option<ExitingSupervisor> {
     let supervisor = identity::open_recorded(comparable(task.supervisor()?, task, here)).ok()??;
     let is_dying = is_dying(task);
     let is_exiting = is_dying || lock == LiveEvidence::Free;

@@ -1,4 +1,4 @@
-//! What a run was asked for, and how its row keeps that so that it can be dispatched again.
+//! The options of a run, and their form in the row, from which `redispatch` repeats the run.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::process::leftovers::LeftoversPolicy;
 use crate::sys;
 use crate::task::{KeepSession, Key, OnTerm, Provider, Task, TaskId};
 
-/// Bytes of output that wait for a slow reader before the agent does, unless `--backlog` says another number.
+/// Default of `--backlog`: bytes of output that bookend buffers for a slow reader before the agent waits.
 pub const BACKLOG: u64 = 1 << 30;
 
-/// What `bookend run` was asked for.
+/// The options and the command line of `bookend run`.
 #[derive(Debug)]
 pub struct RunOptions {
     pub id: Option<TaskId>,
@@ -39,9 +39,9 @@ pub struct RunOptions {
     pub allow_unsafe_resume: bool,
     pub keep_session: Vec<KeepSession>,
     pub leftovers: LeftoversPolicy,
-    /// Exit code 0 means that the row says `success`.
+    /// Exit with 0 only if the status is `success`.
     pub strict: bool,
-    /// Bytes of output that wait for a slow reader before the agent does.
+    /// Bytes of output that bookend buffers for a slow reader before the agent waits.
     pub backlog: u64,
     pub on_finish: Option<OsString>,
     pub hook_timeout: Option<Duration>,
@@ -58,7 +58,7 @@ pub enum WhenBusy {
     Replace,
 }
 
-/// The options of a run, as its row keeps them. Text that is not UTF-8 is kept as far as it is.
+/// The options of a run, as its row stores them. Text that is not UTF-8 is stored lossily.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredOptions {
     key: Option<Key>,
@@ -91,26 +91,25 @@ pub struct StoredOptions {
     retention_s: u64,
     pub cwd_at_start: PathBuf,
     stdin_at_start: String,
-    /// The output was read as it came: silence was a sign.
+    /// The output arrived while the agent worked.
     #[serde(default)]
     read_along: bool,
-    /// The bytes of the user's command line, where the row holds only its beginning.
+    /// The length of the user's command line in bytes, if the row stores only its beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     argv_cut: Option<usize>,
 }
 
-/// Of a run that knew no such option.
+/// The backlog of a run from before this option.
 fn default_backlog() -> u64 {
     BACKLOG
 }
 
-/// The bytes of JSON that a row keeps of each of its two command lines.
+/// The bytes of JSON that a row stores of each of its two command lines.
 const LONGEST_ARGV: usize = 128 << 10;
-/// Room for the mark at the end of one that is cut.
+/// Room for the note at the end of a truncated command line.
 const CUT_MARK: usize = 64;
 
-/// The words of a command line as its row keeps them. Where that is only the beginning, also its length in
-/// bytes.
+/// The words of a command line as its row stores them, and its length in bytes if that is only the beginning.
 pub fn kept_words<W: AsRef<OsStr>>(words: &[W]) -> (Vec<String>, Option<usize>) {
     let mut kept: Vec<String> =
         words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
@@ -142,7 +141,7 @@ pub fn kept_words<W: AsRef<OsStr>>(words: &[W]) -> (Vec<String>, Option<usize>) 
     (kept, Some(bytes))
 }
 
-/// What a word takes in a JSON array, with quotes and a comma.
+/// The bytes of a word in a JSON array, with quotes and a comma.
 fn json_length(word: &str) -> usize {
     word.chars().map(json_length_of).sum::<usize>() + 3
 }
@@ -155,7 +154,7 @@ fn json_length_of(c: char) -> usize {
     }
 }
 
-/// The JSON of a run's options, for its row. `argv_cut`: see [`kept_words`].
+/// The options of a run as JSON for its row. `argv_cut`: see [`kept_words`].
 pub fn options_of(request: &RunOptions, cwd: PathBuf, read_along: bool, argv_cut: Option<usize>) -> String {
     let text = |o: &Option<OsString>| o.as_ref().map(|v| v.to_string_lossy().into_owned());
     let lossy = |p: &Path| PathBuf::from(p.to_string_lossy().into_owned());
@@ -194,7 +193,7 @@ pub fn options_of(request: &RunOptions, cwd: PathBuf, read_along: bool, argv_cut
     serde_json::to_string(&options).unwrap_or_default()
 }
 
-/// What stdin is, in a word: a prompt that came through a pipe cannot be given again.
+/// The kind of stdin: a prompt that came through a pipe cannot be repeated.
 fn kind_of_stdin() -> &'static str {
     use nix::sys::stat::{SFlag, fstat};
     let Ok(stat) = fstat(sys::stdio(0)) else { return "closed" };
@@ -230,7 +229,7 @@ impl StoredOptions {
             on_term: if self.on_term_cancelled { OnTerm::Cancelled } else { OnTerm::Interrupted },
             fresh: self.fresh,
             keep_session: self.keep_session,
-            // What was allowed once was allowed of another session.
+            // It was allowed for another session.
             allow_unsafe_resume: false,
             leftovers: self.leftovers,
             strict: self.strict,
@@ -244,21 +243,21 @@ impl StoredOptions {
     }
 }
 
-/// Why a task cannot be dispatched again by its row alone.
+/// What a row lacks to dispatch its task again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lacks {
-    /// What came on its stdin is gone.
+    /// What its stdin contained.
     Stdin,
-    /// Another program wrote the row, or one that kept less.
+    /// Its command line: another program wrote the row, or an older bookend.
     Command,
-    /// Its command line is not UTF-8, and the row keeps text only.
+    /// Bytes: its command line is not UTF-8, and the row stores text.
     Bytes,
-    /// Its command line is too long for the row.
+    /// The rest of a command line that is too long for a row.
     Rest,
 }
 
-/// What a row lacks for being dispatched again; `None`: nothing.
+/// What a row lacks to dispatch its task again; `None`: nothing.
 pub fn lacks(task: &Task) -> Option<Lacks> {
     let Some((argv, options)) = kept(task) else { return Some(Lacks::Command) };
     if options.argv_cut.is_some() {
@@ -274,7 +273,7 @@ pub fn lacks(task: &Task) -> Option<Lacks> {
         return Some(Lacks::Bytes);
     }
     match options.stdin_at_start.as_str() {
-        // A terminal or /dev/null; the next one is given its own.
+        // A terminal or /dev/null: the new run has its own.
         "device" | "closed" => None,
         _ => Some(Lacks::Stdin),
     }

@@ -1,47 +1,47 @@
 //! The choice of a session: which conversation a run resumes. A session is resumed only if the last task
 //! that used it ended in success.
 
-use crate::agent::{AskedSession, Plan};
+use crate::agent::{SessionPlan, SessionRequest};
 use crate::task::resume::SessionUse;
 use crate::task::{SessionId, TaskId};
 
-/// All that the choice depends on.
+/// What the choice depends on.
 pub struct Known<'a> {
-    pub asked: &'a AskedSession,
+    pub asked: &'a SessionRequest,
     /// The user wants a fresh conversation (`--fresh`).
     pub fresh: bool,
-    /// The agent can be told the id of a new conversation.
+    /// An id for a new conversation; `None`: the agent does not accept one.
     pub new_id: Option<SessionId>,
     /// The session linked to the key.
     pub linked: Option<&'a SessionUse>,
     pub transcript: Transcript,
-    /// The session that the user's own argv resumes, `--continue` resolved.
+    /// The session that the agent's own arguments resume, `--continue` resolved.
     pub users: Option<&'a SessionUse>,
     /// `--allow-unsafe-resume`.
     pub allow_unsafe: bool,
-    /// A person sits at the terminal and is warned rather than refused.
+    /// A person at the terminal is warned instead of refused.
     pub attended: bool,
 }
 
 /// The agent's own record of the session linked to the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transcript {
-    /// It is there, or nothing says that it should be.
+    /// It exists, or nothing says that it should.
     Usable,
-    /// It was where bookend looks and is gone: resuming could only fail.
+    /// It existed and is missing: resuming could only fail.
     Gone,
-    /// The agent runs as another user or on another machine, and bookend does not see it.
+    /// The agent runs as another user or on another machine, where bookend cannot see it.
     Unseen,
 }
 
 impl Transcript {
-    /// `is_there`: whether it is found now; `None`: the agent keeps it where bookend does not look. `seen`:
-    /// whether it was found when the session's last task ended.
+    /// `is_there`: whether it exists now; `None`: the agent stores it where bookend does not look. `seen`:
+    /// whether it existed when the session's last task ended.
     pub fn judge(is_there: Option<bool>, seen: Option<bool>, elsewhere: bool) -> Transcript {
         match (is_there, seen) {
             (Some(true), Some(true)) => Transcript::Usable,
             _ if elsewhere => Transcript::Unseen,
-            // A wrapper may give the agent another home.
+            // A wrapper may set another HOME for the agent.
             (Some(false), Some(false)) | (Some(true) | None, _) => Transcript::Usable,
             (Some(false), _) => Transcript::Gone,
         }
@@ -56,41 +56,41 @@ impl Transcript {
     }
 }
 
-/// What was chosen.
+/// The chosen session, and how the agent is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    pub plan: Plan,
-    /// The id known before the agent says a word.
+    pub plan: SessionPlan,
+    /// The id known before the agent reports one.
     pub session: Option<SessionId>,
     pub resumed_from: Option<SessionId>,
-    /// The linked session is not to be used any more.
+    /// The linked session is invalidated.
     pub invalidate: Option<Withdrawal>,
     pub warning: Option<String>,
 }
 
 impl Choice {
-    /// The id that the agent must name if it goes on with what it was told to; `None`: there is none, or the
-    /// user named it by something else than its id.
+    /// The id that the agent must report if it resumes what it was told to; `None`: there is none, or the user
+    /// named the session by something other than its id.
     pub fn resumed_id(&self) -> Option<SessionId> {
         let is_id = |s: &SessionId| uuid::Uuid::parse_str(s.as_str()).is_ok();
         match &self.plan {
-            Plan::Resume(id) => Some(id.clone()),
-            // A fork has another id by intention.
+            SessionPlan::Resume(id) => Some(id.clone()),
+            // A fork has a new id.
             _ if self.session == self.resumed_from => self.resumed_from.clone().filter(is_id),
             _ => None,
         }
     }
 }
 
-/// A session that is taken from its key.
+/// The invalidation of the session that is linked to the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Withdrawal {
     pub reason: &'static str,
-    /// Nothing was wrong with it: it comes back if the agent never executes.
+    /// It was safe: the link is restored if the agent is never executed.
     pub was_safe: bool,
 }
 
-/// Why there is no run.
+/// Why the run is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// The session is in use by this task.
@@ -107,13 +107,13 @@ pub enum Refusal {
 /// Decides which session a run starts with.
 ///
 /// # Errors
-/// When the session that would be resumed is in use, or is unsafe and nobody allowed that.
+/// When the session to resume is in use, or unsafe and not allowed.
 pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
-    if *known.asked != AskedSession::Unsaid {
+    if *known.asked != SessionRequest::Unspecified {
         return as_asked(known);
     }
     let fresh = |invalidate, warning| Choice {
-        plan: known.new_id.clone().map_or(Plan::AsGiven, Plan::Assign),
+        plan: known.new_id.clone().map_or(SessionPlan::AsGiven, SessionPlan::Assign),
         session: known.new_id.clone(),
         resumed_from: None,
         invalidate,
@@ -136,7 +136,7 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
         return Ok(fresh(Some(Withdrawal { reason: "no_transcript", was_safe: true }), Some(warning)));
     }
     Ok(Choice {
-        plan: Plan::Resume(session.clone()),
+        plan: SessionPlan::Resume(session.clone()),
         session: Some(session.clone()),
         resumed_from: Some(session),
         invalidate: None,
@@ -144,7 +144,8 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     })
 }
 
-/// The user's argv speaks of sessions: it is never overridden, only recorded, and refused if unsafe.
+/// The agent's own arguments contain session options: they are recorded and never changed, and refused if the
+/// session is unsafe.
 fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
     let mut warning = None;
     if let Some(last) = known.users {
@@ -161,16 +162,15 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     let users = known.users.map(|u| u.session.clone());
     let session = match known.asked {
-        AskedSession::Assign(id) => Some(id.clone()).filter(|id| !id.as_str().is_empty()),
-        AskedSession::Fork(_, new) => new.clone(),
-        AskedSession::Resume(_) | AskedSession::Continue => users.clone(),
+        SessionRequest::Assign(new) | SessionRequest::Fork(_, new) => new.clone(),
+        SessionRequest::Resume(_) | SessionRequest::Continue => users.clone(),
         _ => None,
     };
-    // It works on after this run, so that no other run may go on with it.
-    let in_background = matches!(known.asked, AskedSession::Background(_));
+    // The agent works on it after this run, so no other run may resume it.
+    let in_background = matches!(known.asked, SessionRequest::Background(_));
     let taken = known.linked.filter(|linked| in_background && Some(&linked.session) == users.as_ref());
     let invalidate = taken.map(|_| Withdrawal { reason: "backgrounded", was_safe: true });
-    Ok(Choice { plan: Plan::AsGiven, session, resumed_from: users, invalidate, warning })
+    Ok(Choice { plan: SessionPlan::AsGiven, session, resumed_from: users, invalidate, warning })
 }
 
 #[cfg(test)]
@@ -192,7 +192,7 @@ mod tests {
         SessionUse { session: SessionId::recorded(LINKED), last, restored: false, veto: None }
     }
 
-    fn known<'a>(asked: &'a AskedSession, linked: Option<&'a SessionUse>) -> Known<'a> {
+    fn known<'a>(asked: &'a SessionRequest, linked: Option<&'a SessionUse>) -> Known<'a> {
         Known {
             asked,
             fresh: false,
@@ -207,7 +207,7 @@ mod tests {
 
     fn fresh(invalidate: Option<Withdrawal>, warning: Option<String>) -> Choice {
         Choice {
-            plan: Plan::Assign(SessionId::recorded(NEW)),
+            plan: SessionPlan::Assign(SessionId::recorded(NEW)),
             session: Some(SessionId::recorded(NEW)),
             resumed_from: None,
             invalidate,
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_that_the_agent_is_held_to_is_that_of_what_it_goes_on_with() {
+    fn the_agent_must_report_the_id_that_it_was_told_to_resume() {
         const ID: &str = "0199aaaa-0000-7000-8000-000000000001";
         const OTHER: &str = "0199aaaa-0000-7000-8000-000000000002";
         let text = |s: &str| Some(SessionId::recorded(s));
@@ -228,21 +228,25 @@ mod tests {
             let (session, resumed_from) = (session.and_then(text), resumed_from.and_then(text));
             Choice { plan, session, resumed_from, invalidate: None, warning: None }.resumed_id()
         };
-        // What bookend puts in is an id, whatever it looks like.
+        // An id that bookend passes counts as an id whatever its form.
         assert_eq!(
-            held_to(Plan::Resume(SessionId::recorded(LINKED)), Some(LINKED), Some(LINKED)),
+            held_to(SessionPlan::Resume(SessionId::recorded(LINKED)), Some(LINKED), Some(LINKED)),
             text(LINKED)
         );
-        assert_eq!(held_to(Plan::AsGiven, Some(ID), Some(ID)), text(ID));
-        assert_eq!(held_to(Plan::AsGiven, Some("by name"), Some("by name")), None, "a name is no id");
-        assert_eq!(held_to(Plan::AsGiven, Some(OTHER), Some(ID)), None, "a fork has an id of its own");
-        assert_eq!(held_to(Plan::AsGiven, None, Some(ID)), None, "its id is not known yet");
+        assert_eq!(held_to(SessionPlan::AsGiven, Some(ID), Some(ID)), text(ID));
         assert_eq!(
-            held_to(Plan::Assign(SessionId::recorded(NEW)), Some(NEW), None),
+            held_to(SessionPlan::AsGiven, Some("by name"), Some("by name")),
             None,
-            "it goes on with nothing"
+            "a name is not an id"
         );
-        assert_eq!(held_to(Plan::AsGiven, None, None), None);
+        assert_eq!(held_to(SessionPlan::AsGiven, Some(OTHER), Some(ID)), None, "a fork has a new id");
+        assert_eq!(held_to(SessionPlan::AsGiven, None, Some(ID)), None, "its id is not known yet");
+        assert_eq!(
+            held_to(SessionPlan::Assign(SessionId::recorded(NEW)), Some(NEW), None),
+            None,
+            "it resumes nothing"
+        );
+        assert_eq!(held_to(SessionPlan::AsGiven, None, None), None);
     }
 
     /// Every status but success, and none at all; and not running, which is refused.
@@ -252,23 +256,23 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_a_session_starts_fresh_under_an_id_that_is_known_before() {
-        assert_eq!(choose(&known(&AskedSession::Unsaid, None)), Ok(fresh(None, None)));
+    fn a_key_without_a_session_starts_fresh_with_an_assigned_id() {
+        assert_eq!(choose(&known(&SessionRequest::Unspecified, None)), Ok(fresh(None, None)));
     }
 
     #[test]
-    fn an_agent_that_cannot_be_told_an_id_starts_as_given_and_its_id_is_not_known_yet() {
-        let known = Known { new_id: None, ..known(&AskedSession::Unsaid, None) };
+    fn an_agent_that_accepts_no_id_starts_as_given() {
+        let known = Known { new_id: None, ..known(&SessionRequest::Unspecified, None) };
         let choice = choose(&known).expect("a choice");
-        assert_eq!((choice.plan, choice.session), (Plan::AsGiven, None));
+        assert_eq!((choice.plan, choice.session), (SessionPlan::AsGiven, None));
     }
 
     #[test]
     fn a_session_whose_last_task_ended_in_success_is_resumed() {
         let linked = last(Some(Status::Success));
-        let choice = choose(&known(&AskedSession::Unsaid, Some(&linked)));
+        let choice = choose(&known(&SessionRequest::Unspecified, Some(&linked)));
         let expected = Choice {
-            plan: Plan::Resume(SessionId::recorded(LINKED)),
+            plan: SessionPlan::Resume(SessionId::recorded(LINKED)),
             session: Some(SessionId::recorded(LINKED)),
             resumed_from: Some(SessionId::recorded(LINKED)),
             invalidate: None,
@@ -281,7 +285,7 @@ mod tests {
     fn a_session_whose_last_task_is_missing_or_ended_otherwise_is_invalidated_with_a_warning() {
         for status in unsafe_ends() {
             let linked = last(status);
-            let choice = choose(&known(&AskedSession::Unsaid, Some(&linked))).expect("a choice");
+            let choice = choose(&known(&SessionRequest::Unspecified, Some(&linked))).expect("a choice");
             let warning = choice.warning.clone().expect("a warning");
             assert_eq!(choice, fresh(withdrawn("unsafe_session", false), Some(warning.clone())));
             assert!(warning.contains(LINKED), "the session is named: {warning}");
@@ -292,9 +296,9 @@ mod tests {
     }
 
     #[test]
-    fn a_session_whose_task_still_runs_is_in_use_unless_a_fresh_one_is_wanted() {
+    fn the_session_of_a_running_task_is_in_use_unless_fresh_is_requested() {
         let linked = last(Some(Status::Running));
-        let mut known = known(&AskedSession::Unsaid, Some(&linked));
+        let mut known = known(&SessionRequest::Unspecified, Some(&linked));
         let in_use = Refusal::InUse { session: SessionId::recorded(LINKED), task: TaskId::recorded("t1") };
         assert_eq!(choose(&known), Err(in_use));
         known.fresh = true;
@@ -302,10 +306,10 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_one_that_is_wanted_is_fresh_without_a_warning() {
+    fn fresh_starts_without_a_warning() {
         for status in [Some(Status::Success), Some(Status::Failure), None] {
             let linked = last(status);
-            let known = Known { fresh: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
+            let known = Known { fresh: true, ..known(&SessionRequest::Unspecified, Some(&linked)) };
             let was_safe = status == Some(Status::Success);
             assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", was_safe), None)));
         }
@@ -314,38 +318,39 @@ mod tests {
     #[test]
     fn a_good_session_without_a_transcript_is_not_resumed() {
         let linked = last(Some(Status::Success));
-        let known = Known { transcript: Transcript::Gone, ..known(&AskedSession::Unsaid, Some(&linked)) };
+        let known =
+            Known { transcript: Transcript::Gone, ..known(&SessionRequest::Unspecified, Some(&linked)) };
         let choice = choose(&known).expect("a choice");
         let warning = choice.warning.clone().expect("a warning");
         assert_eq!(choice, fresh(withdrawn("no_transcript", true), Some(warning.clone())));
         assert!(warning.contains(LINKED) && warning.contains("transcript"), "{warning}");
     }
 
-    /// What the user's argv says, with the session that it names for resuming; what is recorded.
-    fn said() -> [(AskedSession, bool, Option<&'static str>); 9] {
+    /// What the agent's arguments ask for, whether they name a session to resume, and what is recorded.
+    fn asked_sessions() -> [(SessionRequest, bool, Option<&'static str>); 9] {
         let id = || SessionId::recorded(LINKED);
         [
-            (AskedSession::Resume(id()), true, Some(LINKED)),
-            (AskedSession::Continue, true, Some(LINKED)),
-            (AskedSession::Fork(Some(id()), None), true, None),
-            (AskedSession::Fork(None, Some(SessionId::recorded("c5"))), true, Some("c5")),
-            (AskedSession::Assign(SessionId::recorded("d6")), false, Some("d6")),
-            (AskedSession::Assign("".into()), false, None),
-            (AskedSession::ResumePicker, false, None),
-            (AskedSession::NotKept, false, None),
-            (AskedSession::NoConversation, false, None),
+            (SessionRequest::Resume(id()), true, Some(LINKED)),
+            (SessionRequest::Continue, true, Some(LINKED)),
+            (SessionRequest::Fork(Some(id()), None), true, None),
+            (SessionRequest::Fork(None, Some(SessionId::recorded("c5"))), true, Some("c5")),
+            (SessionRequest::Assign(Some(SessionId::recorded("d6"))), false, Some("d6")),
+            (SessionRequest::Assign(None), false, None),
+            (SessionRequest::ResumePicker, false, None),
+            (SessionRequest::NotKept, false, None),
+            (SessionRequest::NoConversation, false, None),
         ]
     }
 
     #[test]
-    fn an_argv_that_speaks_of_sessions_is_never_overridden_only_recorded() {
+    fn session_options_of_the_agent_are_recorded_and_never_changed() {
         let linked = last(Some(Status::Success));
-        for (asked, resumes, session) in said() {
+        for (asked, resumes, session) in asked_sessions() {
             let users = resumes.then(|| last(Some(Status::Success)));
             for status in [None, Some(&linked)] {
                 let known = Known { users: users.as_ref(), ..known(&asked, status) };
                 let expected = Choice {
-                    plan: Plan::AsGiven,
+                    plan: SessionPlan::AsGiven,
                     session: session.map(SessionId::recorded),
                     resumed_from: resumes.then(|| LINKED.into()),
                     invalidate: None,
@@ -357,8 +362,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unsafe_session_that_the_argv_resumes_is_refused_unless_allowed_or_attended() {
-        for (asked, _, _) in said().into_iter().filter(|(_, resumes, _)| *resumes) {
+    fn resuming_an_unsafe_session_is_refused_unless_allowed_or_attended() {
+        for (asked, _, _) in asked_sessions().into_iter().filter(|(_, resumes, _)| *resumes) {
             for status in unsafe_ends().flatten() {
                 let users = last(Some(status));
                 let bare = || Known { users: Some(&users), ..known(&asked, None) };
@@ -373,15 +378,15 @@ mod tests {
                 assert_eq!(allowed.warning, None);
 
                 let attended = choose(&Known { attended: true, ..bare() }).expect("a person decides");
-                assert_eq!(attended.plan, Plan::AsGiven);
+                assert_eq!(attended.plan, SessionPlan::AsGiven);
                 assert!(attended.warning.is_some_and(|w| w.contains(LINKED)), "and is warned");
             }
         }
     }
 
     #[test]
-    fn a_session_that_no_task_is_known_to_have_used_is_the_users_own_affair() {
-        let asked = AskedSession::Resume(SessionId::recorded(LINKED));
+    fn a_session_that_no_task_has_used_may_be_resumed() {
+        let asked = SessionRequest::Resume(SessionId::recorded(LINKED));
         let users = last(None);
         let choice = choose(&Known { users: Some(&users), ..known(&asked, None) }).expect("a choice");
         assert_eq!((choice.session, choice.warning), (Some(LINKED.into()), None));
@@ -389,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_session_in_use_is_refused_whatever_is_allowed() {
-        for (asked, _, _) in said().into_iter().filter(|(_, resumes, _)| *resumes) {
+        for (asked, _, _) in asked_sessions().into_iter().filter(|(_, resumes, _)| *resumes) {
             let users = last(Some(Status::Running));
             let known =
                 Known { users: Some(&users), allow_unsafe: true, attended: true, ..known(&asked, None) };

@@ -31,8 +31,8 @@ pub fn stdio(fd: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// Makes descriptor `onto` (0 to 2) a close-on-exec copy of `fd`. dup3(2); nix's dup2_stdin and the like set no
-/// flag.
+/// Makes descriptor `onto` (0 to 2) a close-on-exec copy of `fd`. dup3(2); nix's dup2_stdin and the like set
+/// no flag.
 pub fn replace_stdio(fd: BorrowedFd<'_>, onto: RawFd) -> io::Result<()> {
     assert!((0..=2).contains(&onto));
     // SAFETY: dup3 on numbers touches no memory; nothing owns `onto` (see `stdio`).

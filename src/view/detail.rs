@@ -10,17 +10,17 @@ use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
 use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion};
 use crate::task::{
-    Invalidation, Key, Provider, Session, SessionId, Status, Task, TaskId, Transition, Verdict, signal_name,
+    Key, Provider, Session, SessionId, SessionInvalidation, Status, StatusTransition, Task, TaskId, Verdict,
 };
 
 /// What is kept of a task beside its row.
 #[derive(Debug, Default, Serialize)]
 pub struct History {
-    pub transitions: Vec<Transition>,
+    pub transitions: Vec<StatusTransition>,
     /// The conversation that the task's key continues now.
     pub session: Option<Session>,
     /// The conversations that this task took out of use.
-    pub invalidations: Vec<Invalidation>,
+    pub invalidations: Vec<SessionInvalidation>,
 }
 
 /// Where to look further.
@@ -137,7 +137,7 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Timestamp, screen: 
     let unseen = task.last_seen_at.as_ref().filter(|_| task.finished_at.is_none());
     page.plain("last seen", unseen.map(dated));
     page.plain("exit code", task.exit_code.map(|n| n.to_string()));
-    page.plain("killed by", task.term_signal.map(signal_name));
+    page.plain("killed by", task.term_signal.map(|s| s.to_string()));
     page.plain("stopped by", stopped_by(task));
     page.plain("end known by", task.end_source.as_deref().map(known_by));
     page.plain("out of memory", task.oom_killed.filter(|killed| *killed).map(|_| "yes".to_owned()));
@@ -175,7 +175,7 @@ fn leftovers(summary: &Value) -> String {
 }
 
 pub fn stopped_by(task: &Task) -> Option<String> {
-    let name = signal_name(task.stop_signal?);
+    let name = task.stop_signal?.to_string();
     Some(match (task.stop_sender_pid, task.stop_sender_uid) {
         (Some(0), _) => format!("{name} from the kernel"),
         (Some(pid), Some(uid)) => format!("{name} from pid {pid} (uid {uid})"),
@@ -316,7 +316,7 @@ fn look(page: &mut Page, task: &Task, further: &Further) {
     page.data("journal", journal.as_deref());
 }
 
-fn transition(step: &Transition) -> String {
+fn transition(step: &StatusTransition) -> String {
     let mut line = format!("{}  {}", step.at, step.to_status);
     if let Some(reason) = &step.reason {
         line.push_str(&format!(" ({reason})"));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{ago, one_line};
-use crate::task::{Invalidation, Key, Provider, Session};
+use crate::task::{Key, Provider, Session, SessionInvalidation};
 
 /// Whether a session may be resumed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -46,14 +46,14 @@ const COLUMNS: [Column; 6] = [
 ];
 
 /// A session, whether it may be resumed, and why.
-pub type Judged<'a> = (&'a Session, SessionState, &'a str);
+pub type JudgedSession<'a> = (&'a Session, SessionState, &'a str);
 
-pub fn sessions(sessions: &[Judged<'_>], now: Timestamp, screen: Screen) -> String {
+pub fn sessions(sessions: &[JudgedSession<'_>], now: Timestamp, screen: Screen) -> String {
     let rows: Vec<Vec<Cell>> = sessions.iter().map(|s| row(s, now)).collect();
     table(&COLUMNS, &rows, screen)
 }
 
-fn row((session, state, why): &Judged<'_>, now: Timestamp) -> Vec<Cell> {
+fn row((session, state, why): &JudgedSession<'_>, now: Timestamp) -> Vec<Cell> {
     let known = |text: Option<&str>| Cell::from(one_line(text.unwrap_or_default()).into_owned());
     vec![
         known(Some(session.key.as_str())),
@@ -66,7 +66,7 @@ fn row((session, state, why): &Judged<'_>, now: Timestamp) -> Vec<Cell> {
 }
 
 /// What a key goes on with, and what was taken away from it.
-pub fn session(key: &Key, session: Option<Judged<'_>>, withdrawn: &[Invalidation]) -> String {
+pub fn session(key: &Key, session: Option<JudgedSession<'_>>, withdrawn: &[SessionInvalidation]) -> String {
     let mut page = format!("key       {}\n", one_line(key.as_str()));
     match session {
         Some((session, state, why)) => {

@@ -6,7 +6,7 @@ use super::json::pretty;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{count, duration, money, one_line};
-use crate::task::Group;
+use crate::task::StatsGroup;
 
 /// Cells of the longest bar.
 const BAR: usize = 20;
@@ -24,7 +24,7 @@ const COLUMNS: [Column; 9] = [
 ];
 
 /// A group a line; `by` is what they are grouped by.
-pub fn stats(by: &'static str, groups: &[Group], screen: Screen) -> String {
+pub fn stats(by: &'static str, groups: &[StatsGroup], screen: Screen) -> String {
     let most = groups.iter().map(|g| g.runs).max().unwrap_or(0);
     let rows: Vec<Vec<Cell>> = groups.iter().map(|g| row(by, g, most)).collect();
     let mut columns = COLUMNS;
@@ -39,7 +39,7 @@ pub fn stats(by: &'static str, groups: &[Group], screen: Screen) -> String {
     table(&columns, &rows, screen)
 }
 
-fn row(by: &str, group: &Group, most: i64) -> Vec<Cell> {
+fn row(by: &str, group: &StatsGroup, most: i64) -> Vec<Cell> {
     let name = match &group.name {
         Some(name) => one_line(name).into_owned(),
         None if by == "all" => "all".to_owned(),
@@ -62,7 +62,7 @@ fn row(by: &str, group: &Group, most: i64) -> Vec<Cell> {
 }
 
 /// Of those that have ended.
-fn success_rate(group: &Group) -> Option<f64> {
+fn success_rate(group: &StatsGroup) -> Option<f64> {
     let ended = group.runs - group.running;
     (ended > 0).then(|| group.success as f64 / ended as f64)
 }
@@ -78,11 +78,11 @@ fn bar(part: i64, most: i64) -> String {
 }
 
 /// `{"by", "groups": [...]}`, and a newline.
-pub fn stats_json(by: &str, groups: &[Group]) -> String {
+pub fn stats_json(by: &str, groups: &[StatsGroup]) -> String {
     #[derive(Serialize)]
     struct Line<'a> {
         #[serde(flatten)]
-        group: &'a Group,
+        group: &'a StatsGroup,
         success_rate: Option<f64>,
     }
     #[derive(Serialize)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{ago, duration, money, one_line, short_ids, since};
-use crate::task::{Key, Status, Task, Verdict, signal_name};
+use crate::task::{Key, Status, Task, Verdict};
 
 const COLUMNS: [Column; 9] = [
     Column { title: "ID", right: false, shrinks: Shrinks::Never, matters: 9 },
@@ -71,9 +71,9 @@ pub fn why(task: &Task) -> String {
         (Status::Running, ..) => task.agent_pid.map_or_else(String::new, |pid| format!("pid {pid}")),
         (Status::Success, ..) => String::new(),
         (Status::Failure, Some(code), _) if reason == "exit" => format!("exit {code}"),
-        (Status::Failure, _, Some(number)) if reason == "signal" => signal_name(number),
+        (Status::Failure, _, Some(signal)) if reason == "signal" => signal.to_string(),
         (Status::Interrupted, ..) if reason == "signal" => {
-            task.stop_signal.map_or_else(|| reason.to_owned(), signal_name)
+            task.stop_signal.map_or_else(|| reason.to_owned(), |s| s.to_string())
         }
         (Status::AbortedNoSkill, ..) => format!("no skill {}", one_line(reason)),
         _ => one_line(reason).into_owned(),

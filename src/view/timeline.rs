@@ -21,7 +21,7 @@ pub enum Edge {
 
 /// A task on the axis. Milliseconds since 1970, cut to what is shown.
 #[derive(Debug, Clone)]
-pub struct Span<'a> {
+pub struct TimelineSpan<'a> {
     pub task: &'a Task,
     pub id: &'a str,
     pub from: i64,
@@ -35,11 +35,11 @@ pub fn spans<'a>(
     verdicts: &[Option<Verdict>],
     since: Timestamp,
     now: Timestamp,
-) -> Vec<Span<'a>> {
+) -> Vec<TimelineSpan<'a>> {
     let (since, now) = (since.as_millisecond(), now.as_millisecond());
     let at = |time: &str| time.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
     let ids: Vec<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
-    let mut spans: Vec<Span<'a>> = tasks
+    let mut spans: Vec<TimelineSpan<'a>> = tasks
         .iter()
         .zip(verdicts)
         .zip(short_ids(&ids))
@@ -51,7 +51,7 @@ pub fn spans<'a>(
                 (Status::Running, _, _) | (_, _, None) => (last.unwrap_or(from), Edge::Inferred),
                 (_, _, Some(end)) => (end, Edge::Seen),
             };
-            (to >= since).then(|| Span {
+            (to >= since).then(|| TimelineSpan {
                 task,
                 id,
                 from: from.max(since),
@@ -70,11 +70,11 @@ const LEAST_BAR: usize = 20;
 const NAME: usize = 36;
 
 /// Bars in the terminal; 100 wide where there is none.
-pub fn timeline(spans: &[Span<'_>], since: Timestamp, now: Timestamp, screen: Screen) -> String {
+pub fn timeline(spans: &[TimelineSpan<'_>], since: Timestamp, now: Timestamp, screen: Screen) -> String {
     let width = screen.width.unwrap_or(100);
     let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.as_millisecond());
     let end = now.as_millisecond().max(begin + 1);
-    let name_of = |s: &Span<'_>| {
+    let name_of = |s: &TimelineSpan<'_>| {
         let what = s.task.key.as_ref().map(Key::as_str).or(s.task.agent.as_deref()).unwrap_or_default();
         format!("{} {}", one_line(s.id), one_line(what))
     };
@@ -134,7 +134,7 @@ fn axis(begin: i64, end: i64, room: usize) -> String {
 const PAGE: &str = include_str!("timeline.html");
 
 /// One page that needs nothing else: light and dark, details where the pointer is.
-pub fn timeline_html(spans: &[Span<'_>], since: Timestamp, now: Timestamp, ledger: &str) -> String {
+pub fn timeline_html(spans: &[TimelineSpan<'_>], since: Timestamp, now: Timestamp, ledger: &str) -> String {
     let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.as_millisecond());
     let end = now.as_millisecond().max(begin + 1);
     let share = |ms: i64| (ms - begin) as f64 / (end - begin) as f64 * 100.0;
@@ -175,7 +175,7 @@ pub fn timeline_html(spans: &[Span<'_>], since: Timestamp, now: Timestamp, ledge
         .replace("{{BARS}}", &bars)
 }
 
-fn details(span: &Span<'_>) -> Vec<String> {
+fn details(span: &TimelineSpan<'_>) -> Vec<String> {
     let task = span.task;
     let why = why(task);
     let status = if why.is_empty() { task.status.to_string() } else { format!("{} ({why})", task.status) };

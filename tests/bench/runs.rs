@@ -10,7 +10,7 @@ use crate::figure::{Figure, Measured};
 use crate::harness::{Deadline, World, eventually, on_path};
 use crate::history;
 use crate::measure::{
-    Installed, ROUNDS, assert_success, command, installed, link_bench, rounds_in_turns, time,
+    Installed, ROUNDS, assert_success, command, in_turns, installed, link_bench, rounds_in_turns, time,
 };
 
 pub const RUN: [&str; 4] = ["bookend", "run", "--", "true"];
@@ -75,38 +75,35 @@ fn queued(bench: &Bench, world: &World, program: &str, script: &str, usual: usiz
     if !on_path(program) {
         return Figure::not_measured("a run", script, None, program);
     }
+    let (mut ours, mut theirs) = (command(world, &RUN), command(world, &["sh", "-ec", script]));
+    theirs.envs(queue_environment(world));
+    // pueue takes seconds: no run is left out, and few are enough.
+    let pairs = in_turns(bench.pairs(usual, 5), || time(&mut ours), || time(&mut theirs));
+    Figure::new("a run", script, None, Measured::beside("ms", &pairs, pairs.len().min(ROUNDS)))
+}
+
+/// The directory of nq's files, and that of pueue's socket.
+fn queue_environment(world: &World) -> [(&'static str, PathBuf); 2] {
     let queue = world.path("queue");
     std::fs::create_dir_all(&queue).expect("a directory for the queue");
-    let theirs = || {
-        let mut command = command(world, &["sh", "-ec", script]);
-        command.env("NQDIR", &queue).env("XDG_RUNTIME_DIR", &queue);
-        command.into()
-    };
-    let pairs = bench.pairs(usual, usual.min(10));
-    let pairs = rounds_in_turns(pairs, || installed(world, &RUN), theirs, time);
-    Figure::new("a run", script, None, Measured::beside("ms", &pairs, ROUNDS))
+    ["NQDIR", "XDG_RUNTIME_DIR"].map(|name| (name, queue.clone()))
 }
 
 /// Its daemon runs meanwhile.
 fn pueue(bench: &Bench, world: &World) -> Figure {
-    let mut daemon = on_path("pueued").then(|| {
-        let queue = world.path("pueue");
-        std::fs::create_dir(&queue).expect("a directory for pueue");
-        let mut pueued = command(world, &["pueued"]);
-        pueued.env("XDG_RUNTIME_DIR", world.path("queue"));
-        std::fs::create_dir_all(world.path("queue")).expect("a directory for its socket");
-        let daemon = pueued.spawn().expect("pueued");
-        let is_ready = || {
-            let mut status = command(world, &["pueue", "status"]);
-            status.env("XDG_RUNTIME_DIR", world.path("queue"));
-            status.status().expect("pueue").success()
-        };
+    let command = |name| {
+        let mut command = command(world, &[name]);
+        command.envs(queue_environment(world));
+        command
+    };
+    let daemon = on_path("pueued").then(|| {
+        let daemon = command("pueued").spawn().expect("pueued");
+        let is_ready = || command("pueue").arg("status").status().expect("pueue").success();
         eventually(Deadline::new(), "pueued accepts commands", is_ready);
         daemon
     });
-    // pueue looks every two seconds whether a command has exited.
-    let figure = queued(bench, world, "pueue", PUEUE, 10);
-    if let Some(daemon) = &mut daemon {
+    let figure = queued(bench, world, "pueue", PUEUE, 5);
+    if let Some(mut daemon) = daemon {
         daemon.kill().and_then(|()| daemon.wait()).expect("pueued's exit");
     }
     figure

@@ -283,7 +283,7 @@ fn root_looks_at_a_users_ledger_and_makes_nothing_of_its_own_there() {
         let _ = fs::remove_file(users.world.path("tmp/d/l.db-shm"));
         let said = users.by_root(words);
         let note = format!(
-            "{} belongs to user nobody (uid {NOBODY}); this command goes on as that user",
+            "{} belongs to user nobody (uid {NOBODY}); this command continues as that user",
             users.ledger()
         );
         assert!(said.stderr.contains(&note), "{words:?}: {said:?}");

@@ -74,8 +74,7 @@ fn stderr_that_is_not_the_journal_stays_stderr() {
     let said = m.sh(&format!("{env}; bookend --log journald run -- true 2>&1"));
     assert_eq!(said, "");
     assert_eq!(m.journal(&["MESSAGE_ID=20f2b8ad4b8a4c6b8e5921fde2777540"]).len(), 1);
-    let said =
-        m.sh("export XDG_STATE_HOME=/srv/state; BOOKEND_LOG=bookend::run::supervisor=info bookend run -- true 2>&1");
+    let said = m.sh(&format!("{env}; BOOKEND_LOG=bookend::run::supervisor=info bookend run -- true 2>&1"));
     assert!(said.contains("ended as") && !said.contains("resume=<none>"), "{said}");
     let said = m.sh("export XDG_STATE_HOME=/srv/state; BOOKEND_LOG=a=b=c bookend run -- true 2>&1");
     assert!(said.contains("BOOKEND_LOG is not used"), "{said}");

@@ -12,7 +12,7 @@ use memchr::memmem;
 
 use super::adapter::{Adapter, AgentNames};
 use super::registry::{self, ADAPTERS, UnknownAgentType};
-use table::{LAUNCHERS, Launcher, Reach, has};
+use table::{LAUNCHERS, LaunchReach, Launcher, has};
 
 /// How many programs may start one another on a command line.
 const DEPTH: usize = 8;
@@ -20,26 +20,26 @@ const DEPTH: usize = 8;
 const LINKS: usize = 8;
 
 /// What a command line starts.
-pub struct Recognised {
+pub struct RecognisedAgent {
     pub adapter: &'static dyn Adapter,
     /// Where in the argv, the program first, the agent's own arguments begin.
-    pub own: usize,
-    pub place: Place,
+    pub args_start: usize,
+    pub place: SessionPlace,
 }
 
 /// Where the agent's conversations are, seen from bookend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum SessionPlace {
     Here,
     /// This program starts it as another user or on another machine.
     Elsewhere(String),
     /// Nothing is put into its arguments.
-    Untracked(Untracked),
+    Untracked(UntrackedReason),
 }
 
 /// Why a conversation is not tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Untracked {
+pub enum UntrackedReason {
     /// There is no adapter for this program.
     NoAdapter(String),
     /// This program may start several agents, or its arguments do not show which.
@@ -52,15 +52,15 @@ pub enum Untracked {
     Ambiguous(String),
 }
 
-impl fmt::Display for Untracked {
+impl fmt::Display for UntrackedReason {
     /// As the row has it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Untracked::NoAdapter(by)
-            | Untracked::Hidden(by)
-            | Untracked::Unclear(by)
-            | Untracked::Elsewhere(by) => f.write_str(by),
-            Untracked::Ambiguous(by) => write!(f, "ambiguous: {by}"),
+            UntrackedReason::NoAdapter(by)
+            | UntrackedReason::Hidden(by)
+            | UntrackedReason::Unclear(by)
+            | UntrackedReason::Elsewhere(by) => f.write_str(by),
+            UntrackedReason::Ambiguous(by) => write!(f, "ambiguous: {by}"),
         }
     }
 }
@@ -90,7 +90,7 @@ enum Walk {
 ///
 /// # Errors
 /// `agent_type` names no adapter.
-pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognised, UnknownAgentType> {
+pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<RecognisedAgent, UnknownAgentType> {
     let named = match agent_type {
         None => None,
         Some(name) => Some(registry::by_type(name).ok_or_else(|| UnknownAgentType {
@@ -100,35 +100,40 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
     };
     let mut away = None;
     let walk = walk(argv, named, &mut away);
-    let untracked = |why, own| Recognised {
+    let untracked = |why, args_start| RecognisedAgent {
         adapter: named.unwrap_or_else(registry::no_adapter),
-        own,
-        place: Place::Untracked(why),
+        args_start,
+        place: SessionPlace::Untracked(why),
     };
     Ok(match (walk, away) {
         // Their own words name them, whatever the user says.
-        (Walk::Agent { at, .. }, Some((by, _))) if named.is_none() => untracked(Untracked::Elsewhere(by), at),
+        (Walk::Agent { at, .. }, Some((by, _))) if named.is_none() => {
+            untracked(UntrackedReason::Elsewhere(by), at)
+        }
         (Walk::Agent { at, .. }, Some((by, true))) if !argv[at..].iter().all(|w| is_plain(w)) => {
-            untracked(Untracked::Elsewhere(by), argv.len())
+            untracked(UntrackedReason::Elsewhere(by), argv.len())
         }
-        (Walk::Agent { adapter, at }, away) => Recognised {
+        (Walk::Agent { adapter, at }, away) => RecognisedAgent {
             adapter: ADAPTERS[adapter],
-            own: at + 1,
-            place: away.map_or(Place::Here, |(by, _)| Place::Elsewhere(by)),
+            args_start: at + 1,
+            place: away.map_or(SessionPlace::Here, |(by, _)| SessionPlace::Elsewhere(by)),
         },
-        (Walk::Hidden { at }, _) => untracked(Untracked::Hidden(base(&argv[at])), argv.len()),
-        (_, Some((by, _))) => untracked(Untracked::Elsewhere(by), argv.len()),
-        (Walk::Unclear { at }, None) => {
-            untracked(Untracked::Unclear(base(&argv[at])), after_agent(argv, at + 1).unwrap_or(argv.len()))
-        }
+        (Walk::Hidden { at }, _) => untracked(UntrackedReason::Hidden(base(&argv[at])), argv.len()),
+        (_, Some((by, _))) => untracked(UntrackedReason::Elsewhere(by), argv.len()),
+        (Walk::Unclear { at }, None) => untracked(
+            UntrackedReason::Unclear(base(&argv[at])),
+            after_agent(argv, at + 1).unwrap_or(argv.len()),
+        ),
         (Walk::Program { at }, None) => match (named, after_agent(argv, at + 1)) {
-            (None, _) => untracked(Untracked::NoAdapter(base_at(argv, at)), argv.len()),
+            (None, _) => untracked(UntrackedReason::NoAdapter(base_at(argv, at)), argv.len()),
             (Some(adapter), _) if !adapter.tracks_sessions() => {
-                untracked(Untracked::NoAdapter(base_at(argv, at)), argv.len())
+                untracked(UntrackedReason::NoAdapter(base_at(argv, at)), argv.len())
             }
-            (Some(_), Some(own)) => untracked(Untracked::Ambiguous(base_at(argv, at)), own),
+            (Some(_), Some(args_start)) => {
+                untracked(UntrackedReason::Ambiguous(base_at(argv, at)), args_start)
+            }
             (Some(adapter), None) => {
-                Recognised { adapter, own: (at + 1).min(argv.len()), place: Place::Here }
+                RecognisedAgent { adapter, args_start: (at + 1).min(argv.len()), place: SessionPlace::Here }
             }
         },
     })
@@ -158,11 +163,11 @@ fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Optio
             };
         };
         match launcher.reach {
-            Reach::Here => {}
-            Reach::Hidden => return Walk::Hidden { at },
+            LaunchReach::Here => {}
+            LaunchReach::Hidden => return Walk::Hidden { at },
             reach => {
                 let (_, by_shell) = away.get_or_insert_with(|| (base(word), false));
-                *by_shell |= reach == Reach::ElsewhereByShell;
+                *by_shell |= reach == LaunchReach::ElsewhereByShell;
             }
         }
         match launcher.program(args) {
@@ -260,7 +265,7 @@ fn after_agent(argv: &[OsString], at: usize) -> Option<usize> {
 
 /// The agent that a command line may start although it is not tracked: one of its arguments, or a word of a
 /// shell's text, names it.
-pub fn mentioned(argv: &[OsString], why: &Untracked) -> Option<&'static str> {
+pub fn mentioned(argv: &[OsString], why: &UntrackedReason) -> Option<&'static str> {
     let args = argv.get(1..)?;
     let whole = args.iter().find_map(|word| names_agent(word));
     let in_text = || {
@@ -275,7 +280,7 @@ pub fn mentioned(argv: &[OsString], why: &Untracked) -> Option<&'static str> {
             .find_map(|word| names_agent(OsStr::from_bytes(word)))
     };
     let found = match why {
-        Untracked::Hidden(_) | Untracked::Unclear(_) => whole.or_else(in_text),
+        UntrackedReason::Hidden(_) | UntrackedReason::Unclear(_) => whole.or_else(in_text),
         _ => whole,
     };
     found.map(Adapter::agent_type)
@@ -307,17 +312,17 @@ mod tests {
     }
 
     /// The type, the words before the agent's own, and how it is tracked; `|` in `line` parts them.
-    fn assert_own(line: &str, agent_type: Option<&str>, place: &Place) {
+    fn assert_own(line: &str, agent_type: Option<&str>, place: &SessionPlace) {
         let (before, own) = line.split_once('|').unwrap_or((line, ""));
         let argv = words(&format!("{before} {own}"));
         let found = recognise(&argv, agent_type).expect("a type");
-        assert_eq!((&found.place, found.own), (place, words(before).len()), "{line}");
+        assert_eq!((&found.place, found.args_start), (place, words(before).len()), "{line}");
         assert_eq!(found.adapter.agent_type(), agent_type.unwrap_or("claude"), "{line}");
     }
 
     fn untracked(line: &str, agent_type: Option<&str>) -> String {
         match recognise(&words(line), agent_type).expect("a type").place {
-            Place::Untracked(why) => why.to_string(),
+            SessionPlace::Untracked(why) => why.to_string(),
             place => format!("{place:?}"),
         }
     }
@@ -357,8 +362,8 @@ mod tests {
             "direnv exec src/claude claude | -p",
             "env A=1 nice -n 1 timeout 5 claude | -p",
         ] {
-            assert_own(line, None, &Place::Here);
-            assert_own(line, Some("claude"), &Place::Here);
+            assert_own(line, None, &SessionPlace::Here);
+            assert_own(line, Some("claude"), &SessionPlace::Here);
         }
     }
 
@@ -367,15 +372,15 @@ mod tests {
         for line in
             ["wrapper | -p hi", "env A=b wrapper | -p", "node server.js | -p", "npx -y some-fork | -p"]
         {
-            assert_own(line, Some("claude"), &Place::Here);
+            assert_own(line, Some("claude"), &SessionPlace::Here);
         }
         for option in ["--env-file", "--disable-warning", "--dns-result-order", "--title"] {
-            assert_own(&format!("node {option} x server.js | -p"), Some("claude"), &Place::Here);
+            assert_own(&format!("node {option} x server.js | -p"), Some("claude"), &SessionPlace::Here);
         }
         let argv = ["wrapper", "-p", "fix src/claude"].map(OsString::from);
-        assert_eq!(recognise(&argv, Some("claude")).expect("a type").place, Place::Here);
-        assert_own("agent | -p", Some("cursor"), &Place::Here);
-        assert_own("cursor-agent | -p", Some("cursor"), &Place::Here);
+        assert_eq!(recognise(&argv, Some("claude")).expect("a type").place, SessionPlace::Here);
+        assert_own("agent | -p", Some("cursor"), &SessionPlace::Here);
+        assert_own("cursor-agent | -p", Some("cursor"), &SessionPlace::Here);
         for (line, why) in [
             ("claude-wrapper -p -- claude", "ambiguous: claude-wrapper"),
             ("bwrap --ro-bind / / /usr/bin/claude -p", "ambiguous: bwrap"),
@@ -397,7 +402,7 @@ mod tests {
             ("ssh -p 22 claude@build claude | -p hi", "ssh"),
             ("nice docker run img claude | -p", "docker"),
         ] {
-            assert_own(line, Some("claude"), &Place::Elsewhere(by.to_owned()));
+            assert_own(line, Some("claude"), &SessionPlace::Elsewhere(by.to_owned()));
             assert_eq!(untracked(&line.replace('|', ""), None), by, "{line}");
         }
         for (line, by) in [
@@ -414,7 +419,7 @@ mod tests {
         let read_again = ["sudo", "ssh", "build", "claude", "-p", "say --resume x; rm"].map(OsString::from);
         for (argv, by) in [(&read_again[..], "sudo"), (&read_again[1..], "ssh")] {
             let found = recognise(argv, Some("claude")).expect("a type");
-            assert_eq!(found.place, Place::Untracked(Untracked::Elsewhere(by.to_owned())));
+            assert_eq!(found.place, SessionPlace::Untracked(UntrackedReason::Elsewhere(by.to_owned())));
         }
     }
 
@@ -450,7 +455,7 @@ mod tests {
     fn an_agent_is_mentioned_by_an_argument_or_a_word_of_a_shells_text() {
         let mentioned = |argv: &[&str]| {
             let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
-            let Place::Untracked(why) = recognise(&argv, None).expect("a type").place else {
+            let SessionPlace::Untracked(why) = recognise(&argv, None).expect("a type").place else {
                 panic!("{argv:?} is tracked")
             };
             mentioned(&argv, &why)
@@ -477,9 +482,9 @@ mod tests {
             std::os::unix::fs::symlink(to, tmp.path().join(name)).expect("a link");
         }
         let place = |name: &str| recognise(&[tmp.path().join(name).into()], None).expect("a type").place;
-        assert_eq!(place("ai"), Place::Here);
-        assert_eq!(place("again"), Place::Here);
-        assert_eq!(place("plain"), Place::Untracked(Untracked::NoAdapter("plain".to_owned())));
-        assert_eq!(place("other"), Place::Untracked(Untracked::NoAdapter("other".to_owned())));
+        assert_eq!(place("ai"), SessionPlace::Here);
+        assert_eq!(place("again"), SessionPlace::Here);
+        assert_eq!(place("plain"), SessionPlace::Untracked(UntrackedReason::NoAdapter("plain".to_owned())));
+        assert_eq!(place("other"), SessionPlace::Untracked(UntrackedReason::NoAdapter("other".to_owned())));
     }
 }

@@ -226,12 +226,12 @@ impl LineSplitter {
 pub struct ObjectSplitter {
     held: Held,
     depth: u64,
-    place: Place,
+    place: Within,
 }
 
 /// Where a push has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Within {
     /// Between objects.
     Outside,
     /// Behind the brace that may begin an object: a key or the end must follow.
@@ -244,7 +244,7 @@ enum Place {
 
 impl ObjectSplitter {
     pub fn new() -> ObjectSplitter {
-        ObjectSplitter { held: Held::new(LIMIT), depth: 0, place: Place::Outside }
+        ObjectSplitter { held: Held::new(LIMIT), depth: 0, place: Within::Outside }
     }
 
     /// Calls `object` for each outermost object that ends in `bytes`.
@@ -254,41 +254,41 @@ impl ObjectSplitter {
         while let Some(i) = self.next_mark(bytes, at) {
             at = i + 1;
             self.place = match (self.place, bytes[i]) {
-                (Place::Outside, _) => {
+                (Within::Outside, _) => {
                     start = i;
                     self.depth = 1;
-                    Place::Opened
+                    Within::Opened
                 }
-                (Place::Inside, b'{') => {
+                (Within::Inside, b'{') => {
                     self.depth += 1;
-                    Place::Opened
+                    Within::Opened
                 }
-                (Place::Opened | Place::Inside, b'}') => {
+                (Within::Opened | Within::Inside, b'}') => {
                     self.depth -= 1;
                     if self.depth == 0 {
                         self.held.deliver(&bytes[start..at], &mut object);
                     }
-                    if self.depth == 0 { Place::Outside } else { Place::Inside }
+                    if self.depth == 0 { Within::Outside } else { Within::Inside }
                 }
-                (Place::Opened | Place::Inside, b'"') | (Place::Escape, _) => Place::Text,
-                (Place::Text, b'"') => Place::Inside,
-                (Place::Text, b'\\') => Place::Escape,
+                (Within::Opened | Within::Inside, b'"') | (Within::Escape, _) => Within::Text,
+                (Within::Text, b'"') => Within::Inside,
+                (Within::Text, b'\\') => Within::Escape,
                 // A string does not go on over lines, and no other byte follows a brace: it was text.
-                (Place::Text | Place::Opened | Place::Inside, _) => {
+                (Within::Text | Within::Opened | Within::Inside, _) => {
                     self.held.clear();
                     at = i;
-                    Place::Outside
+                    Within::Outside
                 }
             };
         }
-        if self.place != Place::Outside {
+        if self.place != Within::Outside {
             self.held.add(&bytes[start..]);
         }
     }
 
     /// Calls `object` for those that begin a line below an object that never ended.
     pub fn finish(&mut self, mut object: impl FnMut(&[u8])) {
-        self.place = Place::Outside;
+        self.place = Within::Outside;
         let mut rest = &self.held.bytes[..];
         for _ in 0..TRIES {
             let Some(at) = memmem::find(rest, b"\n{") else { break };
@@ -302,11 +302,11 @@ impl ObjectSplitter {
     fn next_mark(&self, bytes: &[u8], from: usize) -> Option<usize> {
         let rest = &bytes[from..];
         let found = match self.place {
-            Place::Outside => memchr(b'{', rest),
-            Place::Opened => rest.iter().position(|b| !b.is_ascii_whitespace()),
-            Place::Inside => memchr3(b'"', b'{', b'}', rest),
-            Place::Text => memchr3(b'"', b'\\', b'\n', rest),
-            Place::Escape => (!rest.is_empty()).then_some(0),
+            Within::Outside => memchr(b'{', rest),
+            Within::Opened => rest.iter().position(|b| !b.is_ascii_whitespace()),
+            Within::Inside => memchr3(b'"', b'{', b'}', rest),
+            Within::Text => memchr3(b'"', b'\\', b'\n', rest),
+            Within::Escape => (!rest.is_empty()).then_some(0),
         };
         found.map(|i| from + i)
     }

@@ -18,7 +18,7 @@ use crate::helper::Idle;
 use crate::hook::{self, Hook, HookEnd};
 use crate::ledger::{DeliveryStatus, FollowUp, LiveEvidence, TaskLookup};
 use crate::recovery;
-use crate::task::{Task, TaskId, signal_name};
+use crate::task::{Signal, Task, TaskId};
 
 /// How often an interrupted hook is tried before it counts as failed: the hook itself may crash the machine.
 const ATTEMPTS: i64 = 3;
@@ -74,7 +74,7 @@ impl Recovery<'_> {
     }
 
     /// Marks a hook that was interrupted too often as failed, unless another process is running it.
-    fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<i32>), Error> {
+    fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<Signal>), Error> {
         let (_lock, taken) = self.ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
         // Another process may have delivered it since the row was read.
         let is_unchanged = |now: &Task| {
@@ -155,7 +155,7 @@ impl Recovery<'_> {
             HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), &clock::now())?),
             HookEnd::Interrupted(signal) => {
                 self.ledger.take_back_hint(id)?;
-                format!("was interrupted by {}", signal_name(signal))
+                format!("was interrupted by {signal}")
             }
             HookEnd::Failed(how) => how,
         };

@@ -17,6 +17,7 @@ use crate::exit::{Exit, exit_code};
 use crate::ledger::{self, Ledger, Location};
 use crate::process::spawn::caller::Caller;
 use crate::sys;
+use crate::task::Signal;
 use crate::view;
 use options::SelectedTasks;
 use report::{RecoveryReport, Reporter, SpooledRecord};
@@ -29,7 +30,7 @@ use work::Recovery;
 pub fn recover(options: &RecoverOptions, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
     // A signal may end this at any point: the next recovery continues from there. It waits for its hooks only,
     // and a closed stdout does not stop it.
-    sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
+    sys::set_mask(caller.mask.with(Signal::CHLD).with(Signal::PIPE));
     let at = ledger::locate(ledger)?;
     let mut reporter = Reporter::new(options.json);
     let mut report =

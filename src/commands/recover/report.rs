@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::ledger::{DeliveryStatus, UnsafeSession};
 use crate::process::spawn::caller;
-use crate::task::{Interrupt, Key, Task, TaskId};
+use crate::task::{InterruptReason, Key, Task, TaskId};
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// What a recovery did or would do: the JSON of `recover --json`.
@@ -55,7 +55,7 @@ pub(super) struct InterruptedTask {
     pub(super) reason: &'static str,
 }
 
-pub(super) fn interrupted(task: &Task, reason: Interrupt) -> InterruptedTask {
+pub(super) fn interrupted(task: &Task, reason: InterruptReason) -> InterruptedTask {
     InterruptedTask { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
 }
 

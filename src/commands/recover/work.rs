@@ -14,7 +14,7 @@ use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
-use crate::task::{Task, TaskId};
+use crate::task::{Signal, Task, TaskId};
 
 /// One recovery at work.
 pub(super) struct Recovery<'a> {
@@ -31,7 +31,7 @@ pub(super) struct Recovery<'a> {
     /// Keeps other recoveries from reporting them too.
     pub(super) report_lock: Option<FollowUpLock>,
     /// The stop signal that arrived while a hook ran.
-    pub(super) stopped: Option<i32>,
+    pub(super) stopped: Option<Signal>,
 }
 
 impl Recovery<'_> {

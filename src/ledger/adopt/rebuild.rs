@@ -42,7 +42,7 @@ const CREATE_ID_FILLER: &str = "
 
 /// A column of a table that is there.
 #[derive(Debug)]
-struct Column {
+struct ForeignColumn {
     name: String,
     declared: String,
     has_default: bool,
@@ -55,7 +55,7 @@ struct Column {
 pub struct ForeignTable {
     name: String,
     sql: String,
-    columns: Vec<Column>,
+    columns: Vec<ForeignColumn>,
 }
 
 impl ForeignTable {
@@ -73,7 +73,7 @@ impl ForeignTable {
         self.name.to_ascii_lowercase()
     }
 
-    fn column(&self, name: &str) -> Option<&Column> {
+    fn column(&self, name: &str) -> Option<&ForeignColumn> {
         self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name))
     }
 
@@ -95,7 +95,7 @@ impl ForeignTable {
     }
 
     /// The column that is another name of the rowid, if it is the `id`.
-    fn integer_key(&self) -> Option<&Column> {
+    fn integer_key(&self) -> Option<&ForeignColumn> {
         let mut keys = self.columns.iter().filter(|c| c.is_key);
         let key = keys.next().filter(|c| c.declared.eq_ignore_ascii_case("INTEGER"))?;
         (keys.next().is_none() && self.has_rowid()).then_some(key)
@@ -114,10 +114,10 @@ impl ForeignTable {
     }
 }
 
-fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
+fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<ForeignColumn>> {
     conn.prepare(SELECT_COLUMNS)?
         .query_map([table], |row| {
-            Ok(Column {
+            Ok(ForeignColumn {
                 name: row.get(0)?,
                 declared: row.get(1)?,
                 has_default: row.get(2)?,
@@ -316,7 +316,7 @@ pub fn rebuild(
 
 /// Copies every row, with its rowid; whether the copy is the same as the original.
 fn copy(conn: &Connection, theirs: &ForeignTable, numbered: bool) -> rusqlite::Result<bool> {
-    let kept: Vec<&Column> = theirs.columns.iter().filter(|c| !c.is_generated).collect();
+    let kept: Vec<&ForeignColumn> = theirs.columns.iter().filter(|c| !c.is_generated).collect();
     let names: Vec<String> = kept.iter().map(|c| quoted(&c.name)).collect();
     let list = names.join(", ");
     let table = quoted(&theirs.name);

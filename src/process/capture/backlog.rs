@@ -1,4 +1,5 @@
-//! Output that stdout has not accepted yet: up to 1 MiB in memory, the rest in an unlinked file, up to a limit.
+//! Output that stdout has not accepted yet: up to 1 MiB in memory, the rest in an unlinked file, up to a
+//! limit.
 
 use std::collections::VecDeque;
 use std::fs::File;

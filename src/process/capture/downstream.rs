@@ -36,7 +36,7 @@ pub(super) enum Downstream {
 
 /// Why stdout did not accept a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum WriteRefusal {
     /// The write would block.
     WouldBlock,
     /// The process reading it has closed it.
@@ -46,14 +46,14 @@ pub(super) enum Refusal {
     Failed(Errno),
 }
 
-impl Refusal {
-    pub(super) fn of(e: &io::Error) -> Refusal {
+impl WriteRefusal {
+    pub(super) fn of(e: &io::Error) -> WriteRefusal {
         match e.raw_os_error().map_or(Errno::EIO, Errno::from_raw) {
-            Errno::EAGAIN => Refusal::WouldBlock,
+            Errno::EAGAIN => WriteRefusal::WouldBlock,
             // A TCP connection that its reader has reset fails so once, then with EPIPE: tcp(7).
-            Errno::EPIPE | Errno::ECONNRESET => Refusal::ReaderGone,
-            errno @ (Errno::ENOSPC | Errno::EDQUOT) => Refusal::Full(errno),
-            errno => Refusal::Failed(errno),
+            Errno::EPIPE | Errno::ECONNRESET => WriteRefusal::ReaderGone,
+            errno @ (Errno::ENOSPC | Errno::EDQUOT) => WriteRefusal::Full(errno),
+            errno => WriteRefusal::Failed(errno),
         }
     }
 }
@@ -83,11 +83,11 @@ impl Downstream {
     }
 
     /// Writes as much as possible without waiting, and returns the number of bytes.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, WriteRefusal> {
         loop {
             match self.attempt(bytes) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                outcome => return outcome.map_err(|e| Refusal::of(&e)),
+                outcome => return outcome.map_err(|e| WriteRefusal::of(&e)),
             }
         }
     }
@@ -112,12 +112,12 @@ impl Downstream {
     }
 
     /// Writes the incomplete line.
-    pub(super) fn write_line(&mut self) -> Result<(), Refusal> {
+    pub(super) fn write_line(&mut self) -> Result<(), WriteRefusal> {
         let Downstream::Log(log) = self else { return Ok(()) };
         while !log.line.is_empty() {
             match log.append(&[]) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                outcome => drop(outcome.map_err(|e| Refusal::of(&e))?),
+                outcome => drop(outcome.map_err(|e| WriteRefusal::of(&e))?),
             }
         }
         Ok(())

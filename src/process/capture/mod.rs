@@ -1,9 +1,9 @@
 //! Captures the agent's stdout: passes it on at once and unchanged, and shows it to the adapter.
 //!
 //! A slow reader does not throttle the agent: unread output waits in memory, and beyond 1 MiB in an unlinked
-//! file, up to a limit. If there is much output and the reader is reading, bookend waits for it for moments: a
-//! reader that reads nothing does not delay the agent, and one that reads little leaves it a few MB a second.
-//! Beyond the limit, or if the file cannot grow, the agent has to wait (back-pressure).
+//! file, up to a limit. If there is much output and the reader is reading, bookend waits for it for moments:
+//! a reader that reads nothing does not delay the agent, and one that reads little leaves it a few MB a
+//! second. Beyond the limit, or if the file cannot grow, the agent has to wait (back-pressure).
 //!
 //! Only EPIPE means that the reader has exited. If the file system is full, bookend tries again. Output that
 //! could not be written is counted and makes the run a failure.
@@ -24,14 +24,14 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, tee};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use backlog::Backlog;
-use downstream::{Downstream, Refusal};
+use downstream::{Downstream, WriteRefusal};
 pub use holders::PipeHolders;
 
-/// The capacity of the agent's pipe in bytes: the agent can write while its earlier output is read. All pipes of
-/// a user may hold 64 MiB together, pipe(7).
+/// The capacity of the agent's pipe in bytes: the agent can write while its earlier output is read. All pipes
+/// of a user may hold 64 MiB together, pipe(7).
 const PIPE: usize = 256 * 1024;
-/// From so many bytes on, the pages of the agent's pipe are passed on instead of copied. A page occupies one slot
-/// of the reader's pipe however little it contains.
+/// From so many bytes on, the pages of the agent's pipe are passed on instead of copied. A page occupies one
+/// slot of the reader's pipe however little it contains.
 const MUCH: usize = 16 * 1024;
 /// How long to wait for a reader that is reading. Meanwhile the agent can write into its own pipe; what the
 /// reader does not accept in time is copied.
@@ -101,8 +101,8 @@ impl fmt::Display for OutputLoss {
 }
 
 impl Capture {
-    /// A capture that passes output on to `stdout`, and the end that the agent writes to. With `backlog` bytes
-    /// waiting for stdout, the agent has to wait.
+    /// A capture that passes output on to `stdout`, and the end that the agent writes to. With `backlog`
+    /// bytes waiting for stdout, the agent has to wait.
     ///
     /// # Errors
     /// When the kernel has no room for a pipe, or `stdout` is closed.
@@ -236,8 +236,8 @@ impl Capture {
     }
 
     /// Gives the reader the pages that the agent has written, without a copy, and returns how many bytes they
-    /// contain: those are still to be read. A page in a pipe does not change, unless an agent lends the pipe its
-    /// own memory, vmsplice(2), which no agent does that writes JSON.
+    /// contain: those are still to be read. A page in a pipe does not change, unless an agent lends the pipe
+    /// its own memory, vmsplice(2), which no agent does that writes JSON.
     fn pass_pages_on(&mut self) -> usize {
         let mut until = None;
         self.waited = false;
@@ -337,12 +337,12 @@ impl Capture {
         }
     }
 
-    fn refused(&mut self, refusal: Refusal) {
+    fn refused(&mut self, refusal: WriteRefusal) {
         match refusal {
-            Refusal::WouldBlock => {}
-            Refusal::ReaderGone => self.close_output(),
-            Refusal::Full(errno) => self.outlet = Outlet::Full { errno, retry: Instant::now() + RETRY },
-            Refusal::Failed(errno) => self.failed(errno),
+            WriteRefusal::WouldBlock => {}
+            WriteRefusal::ReaderGone => self.close_output(),
+            WriteRefusal::Full(errno) => self.outlet = Outlet::Full { errno, retry: Instant::now() + RETRY },
+            WriteRefusal::Failed(errno) => self.failed(errno),
         }
     }
 
@@ -377,7 +377,7 @@ impl Capture {
 }
 
 /// Writes `bytes` to our stdout, and returns how many it accepted.
-fn write(to: &mut Downstream, outlet: &mut Outlet, bytes: &[u8]) -> Result<usize, Refusal> {
+fn write(to: &mut Downstream, outlet: &mut Outlet, bytes: &[u8]) -> Result<usize, WriteRefusal> {
     let waited = to.waiting();
     let taken = to.write(bytes)?;
     // An incomplete line was only kept, not written.
@@ -387,9 +387,9 @@ fn write(to: &mut Downstream, outlet: &mut Outlet, bytes: &[u8]) -> Result<usize
     Ok(taken)
 }
 
-/// Makes the reader's pipe as large as the agent's. The pipe is not ours, but bytes and order stay the same, and
-/// we keep what does not fit. Only once it was too small: most pipes are large enough, and what all pipes of a
-/// user may hold is limited.
+/// Makes the reader's pipe as large as the agent's. The pipe is not ours, but bytes and order stay the same,
+/// and we keep what does not fit. Only once it was too small: most pipes are large enough, and what all pipes
+/// of a user may hold is limited.
 fn enlarge(pipe: &OwnedFd) {
     let size = fcntl(pipe, FcntlArg::F_GETPIPE_SZ);
     if size.is_ok_and(|size| size < PIPE as i32) {

@@ -197,15 +197,15 @@ fn the_readers_pipe_is_enlarged_only_when_it_was_too_small() {
 
 #[test]
 fn only_a_closed_pipe_means_that_the_reader_has_exited() {
-    let of = |errno: Errno| Refusal::of(&errno.into());
+    let of = |errno: Errno| WriteRefusal::of(&errno.into());
     for (errno, refusal) in [
-        (Errno::EAGAIN, Refusal::WouldBlock),
-        (Errno::EPIPE, Refusal::ReaderGone),
-        (Errno::ECONNRESET, Refusal::ReaderGone),
-        (Errno::ENOSPC, Refusal::Full(Errno::ENOSPC)),
-        (Errno::EDQUOT, Refusal::Full(Errno::EDQUOT)),
-        (Errno::EIO, Refusal::Failed(Errno::EIO)),
-        (Errno::EFBIG, Refusal::Failed(Errno::EFBIG)),
+        (Errno::EAGAIN, WriteRefusal::WouldBlock),
+        (Errno::EPIPE, WriteRefusal::ReaderGone),
+        (Errno::ECONNRESET, WriteRefusal::ReaderGone),
+        (Errno::ENOSPC, WriteRefusal::Full(Errno::ENOSPC)),
+        (Errno::EDQUOT, WriteRefusal::Full(Errno::EDQUOT)),
+        (Errno::EIO, WriteRefusal::Failed(Errno::EIO)),
+        (Errno::EFBIG, WriteRefusal::Failed(Errno::EFBIG)),
     ] {
         assert_eq!(of(errno), refusal);
     }

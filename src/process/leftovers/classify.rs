@@ -209,8 +209,8 @@ impl Judge<'_> {
         self.checks[i] == Some(MarkCheck::Marked)
     }
 
-    /// Whether it is below us and the task's. If we had children before the task began, their descendants are not
-    /// the task's, and an orphan may belong to either: then only a mark proves it.
+    /// Whether it is below us and the task's. If we had children before the task began, their descendants are
+    /// not the task's, and an orphan may belong to either: then only a mark proves it.
     fn is_below_us(&self, i: usize, above: &[usize]) -> bool {
         let SweepOwner::Supervisor { inherited, .. } = &self.view.task.owner else {
             return false;
@@ -225,9 +225,10 @@ impl Judge<'_> {
         inherited.is_empty() || std::iter::once(&i).chain(above).any(carries)
     }
 
-    /// A process that is known by its mark alone is spared if it or one below it has a terminal that is not the
-    /// agent's, or if it is below such a process. A process that the agent started is spared only if it is, or is
-    /// below, a daemon that serves terminals: a tmux server started in the task and used outside of it.
+    /// A process that is known by its mark alone is spared if it or one below it has a terminal that is not
+    /// the agent's, or if it is below such a process. A process that the agent started is spared only if it
+    /// is, or is below, a daemon that serves terminals: a tmux server started in the task and used outside of
+    /// it.
     fn belongs_to_a_terminal(&self, i: usize, above: &[usize], rooted: bool) -> bool {
         let mut family = std::iter::once(i).chain(above.iter().copied());
         if rooted {
@@ -237,8 +238,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether it has no terminal, leads its session or is in one without a leader, has lost its parent, and has
-    /// a child on a terminal that is not the agent's.
+    /// Whether it has no terminal, leads its session or is in one without a leader, has lost its parent, and
+    /// has a child on a terminal that is not the agent's.
     fn is_terminal_server(&self, i: usize) -> bool {
         let rows = self.view.snapshot.rows();
         let s = &rows[i];

@@ -45,8 +45,8 @@ impl ProcessScan {
         self.proc.read(&mut self.snapshot)
     }
 
-    /// Whether a process of the task can be among them, as far as the index tells: one names it, is its agent, or
-    /// may be in its cgroup. The children of a supervisor need not name its task.
+    /// Whether a process of the task can be among them, as far as the index tells: one names it, is its
+    /// agent, or may be in its cgroup. The children of a supervisor need not name its task.
     pub(super) fn may_hold(&mut self, task: &SweptTask, mark: &TaskMark) -> bool {
         if matches!(task.owner, SweepOwner::Supervisor { .. }) || task.cgroup.is_some() {
             return true;

@@ -18,8 +18,8 @@ pub struct SharedScan {
 }
 
 impl SharedScan {
-    /// The ids of the tasks of `ledger` that have live processes of this user. If it is unclear which ledger a
-    /// process names, its task is included.
+    /// The ids of the tasks of `ledger` that have live processes of this user. If it is unclear which ledger
+    /// a process names, its task is included.
     ///
     /// # Errors
     /// [`SweepError::Proc`].

@@ -16,8 +16,8 @@ pub struct LeftoverSummary {
     pub found: usize,
     pub ended: usize,
     pub left: usize,
-    /// Processes of the same user, started after the agent, whose environment cannot be read: perhaps the task's,
-    /// perhaps not.
+    /// Processes of the same user, started after the agent, whose environment cannot be read: perhaps the
+    /// task's, perhaps not.
     pub unreadable: usize,
     /// The first of those found, ended or not.
     pub pids: Vec<i32>,

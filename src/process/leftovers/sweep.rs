@@ -1,5 +1,5 @@
-//! Ends the leftovers of one task: a state machine with a step, descriptors and a deadline, driven by a loop. It
-//! neither blocks nor reaps.
+//! Ends the leftovers of one task: a state machine with a step, descriptors and a deadline, driven by a loop.
+//! It neither blocks nor reaps.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 
 use super::children::{has_children, hidden_children};
 use super::classify::{self, MarkCheck, ProcessClass, ScanView, SparedReason};
@@ -19,7 +18,7 @@ use crate::process::cgroup::Cgroup;
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::process::procfs::mark::{self, MarkState, TaskMark};
 use crate::process::procfs::snapshot::ProcFs;
-use crate::task::Identity;
+use crate::task::{ProcessIdentity, Signal};
 
 /// How often a process is checked again that has no descriptor or could not be signalled.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -68,8 +67,8 @@ pub struct LeftoverSweep {
 }
 
 impl LeftoverSweep {
-    /// `ends`: ends what it finds ([`super::LeftoversPolicy::ends`]), with `grace` between SIGTERM and SIGKILL;
-    /// otherwise it only counts.
+    /// `ends`: ends what it finds ([`super::LeftoversPolicy::ends`]), with `grace` between SIGTERM and
+    /// SIGKILL; otherwise it only counts.
     pub fn new(task: SweptTask, ends: bool, grace: Duration) -> LeftoverSweep {
         LeftoverSweep {
             mark: TaskMark::new(&task.id, task.ledger.clone()),
@@ -143,8 +142,8 @@ impl LeftoverSweep {
                     (until, SignalSent::Term)
                 }
                 SweepPhase::Killing { since } => {
-                    // A process may have been found only now, or have become our child only now, by the end of
-                    // its parent; only then it may be signalled.
+                    // A process may have been found only now, or have become our child only now, by the end
+                    // of its parent; only then it may be signalled.
                     self.send(SignalSent::Kill);
                     let dying = |l: &Leftover| l.is_awaited() && l.is_dying();
                     let patience = if self.found.iter().any(dying) { DYING } else { SETTLE };
@@ -188,8 +187,8 @@ impl LeftoverSweep {
         self.task.cgroup.as_ref()
     }
 
-    /// Without a child nothing is below the subreaper: all that the agent ever forked has ended, and one system
-    /// call shows it.
+    /// Without a child nothing is below the subreaper: all that the agent ever forked has ended, and one
+    /// system call shows it.
     fn is_childless(&self) -> bool {
         matches!(self.task.owner, SweepOwner::Supervisor { .. }) && !has_children()
     }
@@ -291,7 +290,7 @@ impl LeftoverSweep {
 
     /// Whether this is the recorded agent, in a ledger that this user owns: a ledger of another user proves
     /// nothing to root.
-    fn is_proven_agent(&self, identity: Identity) -> bool {
+    fn is_proven_agent(&self, identity: ProcessIdentity) -> bool {
         let is_known = self.task.agent.start != 0 && self.mark.ledger().is_owned_by(self.user);
         is_known && identity == self.task.agent
     }
@@ -337,8 +336,8 @@ impl LeftoverSweep {
         self.task.cgroup.as_ref().is_some_and(Cgroup::is_populated) && !self.found.iter().any(known)
     }
 
-    /// Kills all in the task's cgroup at once, unless one of them is to be spared. Also catches processes that
-    /// fork faster than a scan completes.
+    /// Kills all in the task's cgroup at once, unless one of them is to be spared. Also catches processes
+    /// that fork faster than a scan completes.
     fn kill_cgroup(&self) {
         let Some(cgroup) = &self.task.cgroup else { return };
         let members = cgroup.members();
@@ -380,7 +379,7 @@ impl LeftoverSweep {
                     let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(now.pid));
                     leftover.sent = match send(&handle, signal, &now) {
                         Err(_) if !within() => SignalSent::Refused,
-                        _ if signal == Signal::SIGKILL => SignalSent::Kill,
+                        _ if signal == Signal::KILL => SignalSent::Kill,
                         _ => SignalSent::Term,
                     };
                 }
@@ -389,9 +388,9 @@ impl LeftoverSweep {
         }
     }
 
-    /// The present state of the process if it may be signalled: it is our child, its environment still carries
-    /// the mark, it is in the task's own cgroup, or it is the recorded agent. The handle keeps the pid from
-    /// being recycled between this check and the signal.
+    /// The present state of the process if it may be signalled: it is our child, its environment still
+    /// carries the mark, it is in the task's own cgroup, or it is the recorded agent. The handle keeps the
+    /// pid from being recycled between this check and the signal.
     fn may_signal(&self, handle: &ProcessHandle) -> Option<ProcessStat> {
         let id = handle.identity();
         let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;
@@ -403,8 +402,8 @@ impl LeftoverSweep {
     }
 }
 
-/// Scans for the leftovers of all `sweeps` at once, for each until two scans in a row find nothing new: /proc is
-/// read as often for many tasks as for one.
+/// Scans for the leftovers of all `sweeps` at once, for each until two scans in a row find nothing new: /proc
+/// is read as often for many tasks as for one.
 pub(super) fn scan_all(
     sweeps: &mut [&mut LeftoverSweep],
     scan: &mut Option<ProcessScan>,

@@ -57,9 +57,9 @@ impl ProcFs {
         Ok(())
     }
 
-    /// Whether `pid` carries a mark in its environment, and its user if known. The environment is read only if
-    /// its user `concerns` the caller: it is memory of that process, which can delay its reader, so any user
-    /// could delay root. It is read once per snapshot.
+    /// Whether `pid` carries a mark in its environment, and its user if known. The environment is read only
+    /// if its user `concerns` the caller: it is memory of that process, which can delay its reader, so any
+    /// user could delay root. It is read once per snapshot.
     pub fn mark(
         &mut self,
         pid: i32,
@@ -172,8 +172,8 @@ impl ProcessSnapshot {
         self.rows.binary_search_by_key(&pid, |s| s.pid).ok()
     }
 
-    /// The ancestors of row `of`, its parent first. Bounded: a snapshot that was taken while processes changed
-    /// their parents may contain a circle.
+    /// The ancestors of row `of`, its parent first. Bounded: a snapshot that was taken while processes
+    /// changed their parents may contain a circle.
     pub fn above(&self, of: usize) -> impl Iterator<Item = usize> + '_ {
         let up = |i: &usize| self.index(self.rows[*i].ppid);
         std::iter::successors(up(&of), move |i| up(i)).take(self.rows.len())

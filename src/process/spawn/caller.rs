@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::sys::{self, SignalSet};
+use crate::task::Signal;
 
 #[derive(Debug)]
 pub struct Caller {
@@ -21,20 +22,20 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Blocks every signal and records what bookend inherited. This is the first step of `run`: no later signal
-    /// is lost, and no descriptor that bookend opens counts as the caller's.
+    /// Blocks every signal and records what bookend inherited. This is the first step of `run`: no later
+    /// signal is lost, and no descriptor that bookend opens counts as the caller's.
     pub fn take_over() -> Caller {
         let mask = sys::set_mask(SignalSet::ALL);
         sys::occupy_closed_stdio();
-        let sigchld_ignored = sys::is_ignored(libc::SIGCHLD);
+        let sigchld_ignored = sys::is_ignored(Signal::CHLD);
         if sigchld_ignored {
-            sys::set_disposition(libc::SIGCHLD, false);
+            sys::set_disposition(Signal::CHLD, false);
         }
         Caller { mask, sigchld_ignored, descriptors: open_descriptors() }
     }
 
-    /// Closes all that the agent has inherited, once it has: the agent must close the last copy of a pipe, or the
-    /// process reading it would wait for us. Stderr stays open for our own messages.
+    /// Closes all that the agent has inherited, once it has: the agent must close the last copy of a pipe, or
+    /// the process reading it would wait for us. Stderr stays open for our own messages.
     ///
     /// # Errors
     /// When /dev/null cannot be opened; the standard descriptors then stay open.
@@ -54,8 +55,8 @@ impl Caller {
     }
 }
 
-/// Whether descriptor `number`, 0 to 2, was open when bookend was started. Ask before [`Caller::let_go`]: what
-/// occupies a closed one is close-on-exec, which no inherited descriptor can be.
+/// Whether descriptor `number`, 0 to 2, was open when bookend was started. Ask before [`Caller::let_go`]:
+/// what occupies a closed one is close-on-exec, which no inherited descriptor can be.
 pub fn was_open(number: RawFd) -> bool {
     let flags = nix::fcntl::fcntl(sys::stdio(number), FcntlArg::F_GETFD);
     flags.is_ok_and(|f| !FdFlag::from_bits_retain(f).contains(FdFlag::FD_CLOEXEC))

@@ -12,6 +12,7 @@ use syscalls::{Sysno, syscall};
 
 use super::launch::StartStep;
 use crate::sys::{self, SignalSet};
+use crate::task::Signal;
 
 const PID_DIGITS: usize = 10;
 
@@ -137,8 +138,8 @@ impl ChildMemory {
     /// # Safety
     /// No child uses it: there was none, or it has executed or exited.
     pub(super) unsafe fn free(self) {
-        // SAFETY: both come from `Box::leak` and are freed once, since `self` is consumed and is not `Copy`; the
-        // caller says that the child has left the memory.
+        // SAFETY: both come from `Box::leak` and are freed once, since `self` is consumed and is not `Copy`;
+        // the caller says that the child has left the memory.
         unsafe {
             drop(Box::from_raw(self.plan.as_ptr()));
             drop(Box::from_raw(self.stack.as_ptr()));
@@ -149,8 +150,8 @@ impl ChildMemory {
 impl ChildPlan {
     /// All that the child does before exec.
     extern "C" fn run(plan: *mut c_void) -> libc::c_int {
-        // SAFETY: `clone_child` passes a pointer to its leaked plan, which is neither changed nor freed before
-        // this process has left the memory that both share. The child writes to `Cell`s only.
+        // SAFETY: `clone_child` passes a pointer to its leaked plan, which is neither changed nor freed
+        // before this process has left the memory that both share. The child writes to `Cell`s only.
         let plan = unsafe { &*plan.cast::<ChildPlan>() };
         plan.wait_at_gate();
         plan.become_agent();
@@ -209,7 +210,7 @@ impl ChildPlan {
         }
         self.write_own_pid();
         if self.sigchld_ignored {
-            sys::ignore_raw(libc::SIGCHLD);
+            sys::ignore_raw(Signal::CHLD);
         }
         sys::set_mask_raw(self.mask);
     }

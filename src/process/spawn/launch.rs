@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-/// What a child is to become. All of it is prepared before the child exists, since the child allocates nothing.
+/// What a child is to become. All of it is prepared before the child exists, since the child allocates
+/// nothing.
 pub struct Launch {
     /// The paths to try, in the order of `PATH`.
     pub(super) candidates: Vec<CString>,

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
-use super::state::{AgentEnd, AgentState, RequestedStop};
+use super::state::{AgentExit, AgentPhase, RequestedStop};
 use super::stopwatch::Clock;
 use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
-use crate::agent::Mode;
+use crate::agent::OutputMode;
 use crate::clock;
 use crate::error::{Error, chain};
 use crate::ledger::TaskProgress;
@@ -21,10 +21,10 @@ use crate::process::terminal;
 use crate::process::watch::{WatchEvent, WatchInterest, WatchSource};
 use crate::stop::{stop_of, watching};
 use crate::sys::{self, ChildChange, ReceivedSignal, ResourceUsage};
-use crate::task::{Stop, signal_name};
+use crate::task::{Signal, StopRequest};
 
 impl Supervisor<'_> {
-    /// One event, or the deadline.
+    /// Waits for one event or the deadline, and acts on it.
     pub(super) fn turn(&mut self, until: Option<Instant>) -> Result<(), Error> {
         self.pause_clocks();
         let deadline = self.deadline().into_iter().chain(until).min();
@@ -62,7 +62,7 @@ impl Supervisor<'_> {
         patience.into_iter().chain([t.progress, t.rest, self.escalation.deadline(), output]).flatten().min()
     }
 
-    /// Time in which the agent could not go on is not counted against it.
+    /// Pauses the clocks while the agent cannot make progress.
     fn pause_clocks(&mut self) {
         let held_up = self.output.as_ref().is_some_and(|o| o.capture.delays_agent());
         let now = Instant::now();
@@ -78,8 +78,8 @@ impl Supervisor<'_> {
         if delivery == SignalDelivery::Ignore {
             return Ok(());
         }
-        // What runs after the agent has a group of its own, which the terminal does not reach.
-        if let (AgentState::Over(..), Some(helper), libc::SIGTSTP | libc::SIGCONT) =
+        // A hook has a process group of its own, which the terminal does not signal.
+        if let (AgentPhase::Over(..), Some(helper), Signal::TSTP | Signal::CONT) =
             (self.agent.state, &self.helper, received.signal)
             && helper.ended.is_none()
         {
@@ -87,19 +87,19 @@ impl Supervisor<'_> {
         }
         if let Some(stop) = stop_of(&received) {
             match self.agent.state {
-                AgentState::AtGate | AgentState::Alive(_) => self.request_stop(stop, received.signal),
-                AgentState::Over(..) => self.stop.hurry(received.signal),
+                AgentPhase::AtGate | AgentPhase::Alive(_) => self.request_stop(stop, received.signal),
+                AgentPhase::Over(..) => self.stop.hurry(received.signal),
             }
         }
-        let stops = matches!(received.signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
-        if stops || received.signal == libc::SIGCONT {
+        let stops = matches!(received.signal, Signal::TSTP | Signal::TTIN | Signal::TTOU);
+        if stops || received.signal == Signal::CONT {
             self.timers.stop_signal = stops.then_some(received.signal);
         }
         match self.agent.state {
             _ if delivery == SignalDelivery::AlreadyDelivered => {}
-            AgentState::Alive(Some(Ok(()))) => forward::forward(&self.agent.child, &received),
-            AgentState::AtGate | AgentState::Alive(_) => self.early.push_back(received),
-            AgentState::Over(..) => {}
+            AgentPhase::Alive(Some(Ok(()))) => forward::forward(&self.agent.child, &received),
+            AgentPhase::AtGate | AgentPhase::Alive(_) => self.early.push_back(received),
+            AgentPhase::Over(..) => {}
         }
         // A stop signal to the whole group may stop the agent before bookend reads it.
         if stops && self.timers.stopped {
@@ -109,49 +109,51 @@ impl Supervisor<'_> {
     }
 
     /// Notes the stop before any signal is sent: the agent may exit with a code of its own.
-    fn request_stop(&mut self, stop: Stop, signal: i32) {
+    fn request_stop(&mut self, stop: StopRequest, signal: Signal) {
         let now = Instant::now();
-        let yields = |stop: &Stop| matches!(stop, Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. });
+        let yields = |stop: &StopRequest| {
+            matches!(stop, StopRequest::Signal { signal: Signal::INT | Signal::QUIT, .. })
+        };
         if self.stop.requested().is_none_or(|r| yields(&r.stop)) {
             let results = self.observed().results;
             self.stop.request(RequestedStop { stop, at: now, results });
         }
         // A program at a terminal may handle Ctrl-C itself; a headless one was told to stop.
-        if !yields(&stop) || self.agent.mode != Mode::Interactive {
+        if !yields(&stop) || self.agent.mode != OutputMode::Interactive {
             self.escalation.begin(signal, now);
         }
-        if let (AgentState::AtGate, Some(helper)) = (self.agent.state, &self.helper)
+        if let (AgentPhase::AtGate, Some(helper)) = (self.agent.state, &self.helper)
             && helper.ended.is_none()
         {
             self.escalation.begin(signal, now);
-            let _ = helper.child.signal(libc::SIGTERM, None);
+            let _ = helper.child.signal(Signal::TERM, None);
         }
     }
 
     /// Stops the agent at a limit.
-    fn stop_at_limit(&mut self, stop: Stop) {
-        self.request_stop(stop, libc::SIGTERM);
-        self.send(libc::SIGTERM);
+    fn stop_at_limit(&mut self, stop: StopRequest) {
+        self.request_stop(stop, Signal::TERM);
+        self.send(Signal::TERM);
     }
 
-    pub(super) fn send(&mut self, signal: i32) {
+    pub(super) fn send(&mut self, signal: Signal) {
         let to = match (self.agent.state, &self.helper) {
-            (AgentState::AtGate, Some(helper)) if helper.ended.is_none() => &helper.child,
-            (AgentState::Alive(_), _) => &self.agent.child,
+            (AgentPhase::AtGate, Some(helper)) if helper.ended.is_none() => &helper.child,
+            (AgentPhase::Alive(_), _) => &self.agent.child,
             _ => return,
         };
         let sent = to.signal(signal, None);
         // A stopped process acts on nothing but SIGKILL until it is continued.
         if self.timers.stopped {
-            let _ = to.signal(libc::SIGCONT, None);
+            let _ = to.signal(Signal::CONT, None);
         }
         let Err(e) = sent else { return };
-        warn!("could not send {} to process {}: {e}", signal_name(signal), to.pid);
-        if signal == libc::SIGKILL && e.raw_os_error() == Some(libc::EPERM) {
+        warn!("could not send {signal} to process {}: {e}", to.pid);
+        if signal == Signal::KILL && e.raw_os_error() == Some(libc::EPERM) {
             // Write access to the cgroup is enough to kill all processes in it, whatever their user.
             let killed = self.agent.state.is_alive() && self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
             if self.agent.state.is_alive() && !killed {
-                self.agent.state.ended(AgentEnd::OutOfReach);
+                self.agent.state.ended(AgentExit::OutOfReach);
             }
         }
     }
@@ -159,7 +161,7 @@ impl Supervisor<'_> {
     fn on_child(&mut self, pid: i32, change: ChildChange, usage: ResourceUsage) -> Result<(), Error> {
         if pid == self.agent.child.pid {
             match change {
-                ChildChange::Ended(exit) => self.agent.state.ended(AgentEnd::Exited(exit, usage)),
+                ChildChange::Ended(exit) => self.agent.state.ended(AgentExit::Exited(exit, usage)),
                 ChildChange::Stopped(signal) => self.on_stopped(signal)?,
                 ChildChange::Continued => self.timers.stopped = false,
             }
@@ -168,9 +170,9 @@ impl Supervisor<'_> {
         {
             match change {
                 ChildChange::Ended(exit) => helper.ended = Some(exit),
-                // A process group of its own is not the shell's job: nobody would continue us with it, unless
-                // it was Ctrl-Z that we passed on.
-                ChildChange::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
+                // The shell does not know a helper's own process group and would not continue bookend with
+                // it, except after a Ctrl-Z that bookend passed on.
+                ChildChange::Stopped(signal) if signal == Signal::TSTP || !leads_group(pid) => {
                     self.stop_along(pid, signal)?;
                 }
                 ChildChange::Stopped(_) | ChildChange::Continued => {}
@@ -179,17 +181,17 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// The agent was stopped, perhaps alone. The shell looks at us: we stop the same way.
-    fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
+    /// The agent was stopped, perhaps alone. The shell watches bookend, which stops by the same signal.
+    fn on_stopped(&mut self, signal: Signal) -> Result<(), Error> {
         self.timers.stopped = true;
         self.pause_clocks();
         self.stop_along(self.agent.child.pid, signal)
     }
 
-    /// Stops with our child `pid`, for the shell to see.
-    pub(super) fn stop_along(&mut self, pid: i32, signal: i32) -> Result<(), Error> {
+    /// Stops bookend together with its child `pid`, so that the shell sees it.
+    pub(super) fn stop_along(&mut self, pid: i32, signal: Signal) -> Result<(), Error> {
         let still = matches!(identity::stat(pid), Ok(Some(s)) if s.state == 'T');
-        let continued = self.watch.pending(|r| r.signal == libc::SIGCONT).map_err(watching)?.is_some();
+        let continued = self.watch.pending(|r| r.signal == Signal::CONT).map_err(watching)?.is_some();
         if !still || continued {
             return Ok(());
         }
@@ -197,7 +199,7 @@ impl Supervisor<'_> {
         if terminal::may_stop() {
             sys::raise_unblocked(signal);
         } else if let Some(sent) = sent {
-            // In an orphaned group the kernel ignores it, for the agent too: POSIX 2.4.3, signal actions.
+            // In an orphaned process group the kernel ignores it, for the agent too: POSIX 2.4.3.
             sys::raise_unblocked(sent);
         }
         Ok(())
@@ -216,7 +218,7 @@ impl Supervisor<'_> {
             },
             WatchSource::Output => {
                 if self.output.as_mut().is_some_and(CapturedOutput::read_some) {
-                    // What somebody else still writes after the agent's end is no life of it.
+                    // Output that another process writes after the agent's exit is not the agent's.
                     if self.agent.state.is_alive() {
                         self.timers.idle = Clock::of(self.limits.idle_timeout, Instant::now());
                     }
@@ -243,21 +245,20 @@ impl Supervisor<'_> {
         Ok(())
     }
 
-    /// Looks at what the agent's output tells by now: its session at once, counts once a second.
+    /// Records what the agent's output has reported: its session at once, counts once a second.
     pub(super) fn record_output(&mut self) -> Result<(), Error> {
         let Some(output) = &self.output else { return Ok(()) };
         let observed = output.reader.observed();
         if let (Some(resumed), Some(named)) = (&self.resumed, &observed.session_id) {
             if resumed != named {
                 warn!(
-                    "the agent did not go on with session {resumed}, it began another one, {named}: its \
-                     context is lost"
+                    "the agent did not resume session {resumed} and started session {named}: its context is lost"
                 );
                 self.context_lost = true;
             }
             self.resumed = None;
         }
-        // One that the ledger did not take waits for the next progress.
+        // A session that the ledger did not take is written with the next progress.
         if observed.session_id != self.written.session && !self.written.session_waits {
             self.commit_session();
         }
@@ -275,7 +276,7 @@ impl Supervisor<'_> {
         if news && self.timers.progress.is_none() {
             self.timers.progress = Some(self.written.at.map_or(now, |at| at + PROGRESS));
         }
-        // Output that changes no count is a sign of life too: the audit takes long silence for a hang.
+        // Output that changes no count is a sign of life too: the audit reports long silence as a hang.
         if now > self.written.at.unwrap_or(self.facts.started) + SIGN_OF_LIFE {
             self.timers.progress = Some(now);
         }
@@ -290,7 +291,7 @@ impl Supervisor<'_> {
         self.written.session_waits = seen.is_err();
         match seen {
             Ok(()) => self.written.session = Some(session),
-            // The ending carries the id again.
+            // The ending records the id again.
             Err(e) => {
                 debug!("session {session} not recorded yet: {}", chain(&e));
                 self.written.at = Some(Instant::now());
@@ -345,15 +346,15 @@ impl Supervisor<'_> {
         }
         if self.agent.state.is_alive() {
             if self.timers.timeout.take_due(now) {
-                self.stop_at_limit(Stop::Timeout);
+                self.stop_at_limit(StopRequest::Timeout);
             }
             if self.timers.idle.take_due(now) {
-                self.stop_at_limit(Stop::IdleTimeout);
+                self.stop_at_limit(StopRequest::IdleTimeout);
             }
             if self.timers.linger.take_due(now) {
                 self.stop.linger();
-                self.escalation.begin(libc::SIGTERM, now);
-                self.send(libc::SIGTERM);
+                self.escalation.begin(Signal::TERM, now);
+                self.send(Signal::TERM);
             }
         }
         if let Some(signal) = self.escalation.due(now) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::exit::Exit;
 use crate::ledger::SpoolSlot;
 use crate::sys::ResourceUsage;
-use crate::task::{Ended, Stop};
+use crate::task::{Signal, StopRequest, TaskEnd};
 
 use crate::process::spawn::gate::StartError;
 
@@ -15,72 +15,72 @@ pub(super) type ExecReport = Option<Result<(), StartError>>;
 
 /// Where the agent's process is between its fork and its exit.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum AgentState {
+pub(super) enum AgentPhase {
     /// It waits at the gate.
     AtGate,
     /// The gate is open.
     Alive(ExecReport),
     /// It has exited, or is given up.
-    Over(ExecReport, AgentEnd),
+    Over(ExecReport, AgentExit),
 }
 
 /// How bookend's wait for the agent ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum AgentEnd {
+pub(super) enum AgentExit {
     Exited(Exit, ResourceUsage),
     /// The kernel does not let bookend kill it: it has become another user's process.
     OutOfReach,
 }
 
-impl AgentState {
+impl AgentPhase {
     pub(super) fn opened(&mut self) {
-        if let AgentState::AtGate = self {
-            *self = AgentState::Alive(None);
+        if let AgentPhase::AtGate = self {
+            *self = AgentPhase::Alive(None);
         }
     }
 
     pub(super) fn reported(&mut self, report: Result<(), StartError>) {
         match self {
-            AgentState::AtGate => {}
-            AgentState::Alive(exec) | AgentState::Over(exec, _) => *exec = Some(report),
+            AgentPhase::AtGate => {}
+            AgentPhase::Alive(exec) | AgentPhase::Over(exec, _) => *exec = Some(report),
         }
     }
 
-    pub(super) fn ended(&mut self, end: AgentEnd) {
+    pub(super) fn ended(&mut self, end: AgentExit) {
         *self = match *self {
-            AgentState::AtGate => AgentState::Over(None, end),
-            AgentState::Alive(exec) => AgentState::Over(exec, end),
+            AgentPhase::AtGate => AgentPhase::Over(None, end),
+            AgentPhase::Alive(exec) => AgentPhase::Over(exec, end),
             // The first end stands: nothing waits for a process that was given up.
-            over @ AgentState::Over(..) => over,
+            over @ AgentPhase::Over(..) => over,
         };
     }
 
     pub(super) fn is_alive(self) -> bool {
-        matches!(self, AgentState::Alive(_))
+        matches!(self, AgentPhase::Alive(_))
     }
 
-    pub(super) fn end(self) -> Option<AgentEnd> {
+    pub(super) fn end(self) -> Option<AgentExit> {
         match self {
-            AgentState::Over(_, end) => Some(end),
-            AgentState::AtGate | AgentState::Alive(_) => None,
+            AgentPhase::Over(_, end) => Some(end),
+            AgentPhase::AtGate | AgentPhase::Alive(_) => None,
         }
     }
 
     pub(super) fn exited(self) -> Option<(Exit, ResourceUsage)> {
         match self.end() {
-            Some(AgentEnd::Exited(exit, usage)) => Some((exit, usage)),
-            Some(AgentEnd::OutOfReach) | None => None,
+            Some(AgentExit::Exited(exit, usage)) => Some((exit, usage)),
+            Some(AgentExit::OutOfReach) | None => None,
         }
     }
 
     pub(super) fn is_out_of_reach(self) -> bool {
-        matches!(self.end(), Some(AgentEnd::OutOfReach))
+        matches!(self.end(), Some(AgentExit::OutOfReach))
     }
 
     fn exec(self) -> ExecReport {
         match self {
-            AgentState::AtGate => None,
-            AgentState::Alive(exec) | AgentState::Over(exec, _) => exec,
+            AgentPhase::AtGate => None,
+            AgentPhase::Alive(exec) | AgentPhase::Over(exec, _) => exec,
         }
     }
 
@@ -99,14 +99,14 @@ pub(super) enum RowState {
     /// `running`. The slot takes the ending if the ledger does not.
     Running(SpoolSlot),
     /// The ending is decided, and not yet recorded.
-    Ending(SpoolSlot, Box<Ended>),
+    Ending(SpoolSlot, Box<TaskEnd>),
     /// It is recorded, in the ledger or in the spool.
     Settled,
 }
 
 /// The first stop that was requested, if it still counts.
 pub(super) struct RequestedStop {
-    pub(super) stop: Stop,
+    pub(super) stop: StopRequest,
     pub(super) at: Instant,
     /// How many results the agent had reported by then.
     pub(super) results: u32,
@@ -124,7 +124,7 @@ pub(super) enum StopState {
     Lingered(Option<RequestedStop>),
     /// A stop came after the agent's exit: bookend waits for nothing more. The signals are passed on to the
     /// hook that runs then.
-    Hurried { before: Box<StopState>, signals: VecDeque<i32> },
+    Hurried { before: Box<StopState>, signals: VecDeque<Signal> },
 }
 
 impl StopState {
@@ -144,7 +144,7 @@ impl StopState {
         };
     }
 
-    pub(super) fn hurry(&mut self, signal: i32) {
+    pub(super) fn hurry(&mut self, signal: Signal) {
         match self {
             StopState::Hurried { signals, .. } => signals.push_back(signal),
             _ => {
@@ -176,7 +176,7 @@ impl StopState {
     }
 
     /// The next stop signal that came after the agent's exit.
-    pub(super) fn next_signal(&mut self) -> Option<i32> {
+    pub(super) fn next_signal(&mut self) -> Option<Signal> {
         match self {
             StopState::Hurried { signals, .. } => signals.pop_front(),
             _ => None,
@@ -187,35 +187,35 @@ impl StopState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Sender;
+    use crate::task::SignalSender;
 
-    fn requested(stop: Stop) -> RequestedStop {
+    fn requested(stop: StopRequest) -> RequestedStop {
         RequestedStop { stop, at: Instant::now(), results: 0 }
     }
 
     #[test]
     fn a_late_signal_keeps_the_stop_that_was_requested_before() {
         let mut state = StopState::default();
-        state.request(requested(Stop::Timeout));
+        state.request(requested(StopRequest::Timeout));
         state.linger();
-        state.hurry(libc::SIGTERM);
-        state.hurry(libc::SIGINT);
-        state.request(requested(Stop::Cancel { sender: Sender { pid: 1, uid: 0 } }));
+        state.hurry(Signal::TERM);
+        state.hurry(Signal::INT);
+        state.request(requested(StopRequest::Cancel { sender: SignalSender { pid: 1, uid: 0 } }));
         assert!(state.is_hurried() && state.has_lingered());
-        assert_eq!(state.requested().map(|r| r.stop), Some(Stop::Timeout));
+        assert_eq!(state.requested().map(|r| r.stop), Some(StopRequest::Timeout));
         let signals: Vec<_> = std::iter::from_fn(|| state.next_signal()).collect();
-        assert_eq!(signals, [libc::SIGTERM, libc::SIGINT]);
+        assert_eq!(signals, [Signal::TERM, Signal::INT]);
         assert!(state.is_hurried(), "it stays hurried once its signals are passed on");
     }
 
     #[test]
     fn the_first_end_of_an_agent_stands_and_its_exec_may_be_reported_later() {
-        let mut state = AgentState::AtGate;
+        let mut state = AgentPhase::AtGate;
         state.opened();
         assert!(state.is_alive() && !state.executed());
-        state.ended(AgentEnd::OutOfReach);
+        state.ended(AgentExit::OutOfReach);
         state.reported(Ok(()));
-        state.ended(AgentEnd::Exited(
+        state.ended(AgentExit::Exited(
             Exit::Code(0),
             ResourceUsage { cpu: std::time::Duration::ZERO, max_rss_kib: 0 },
         ));
@@ -224,8 +224,8 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_dismissed_at_the_gate_never_executed() {
-        let mut state = AgentState::AtGate;
-        state.ended(AgentEnd::Exited(
+        let mut state = AgentPhase::AtGate;
+        state.ended(AgentExit::Exited(
             Exit::Code(0),
             ResourceUsage { cpu: std::time::Duration::ZERO, max_rss_kib: 0 },
         ));

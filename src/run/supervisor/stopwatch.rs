@@ -1,4 +1,4 @@
-//! A clock that can pause: what is left of a limit while the agent cannot be expected to go on.
+//! A clock that can pause: a limit does not run while the agent cannot make progress.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,17 @@ pub(super) enum Clock {
     #[default]
     Off,
     Until(Instant),
-    /// This much is left when it goes on.
+    /// This much is left when it continues.
     Paused(Duration),
 }
 
 impl Clock {
-    /// One that runs out `limit` from now; without a limit, never.
+    /// A clock that expires `limit` from now; without a limit, never.
     pub(super) fn of(limit: Option<Duration>, now: Instant) -> Clock {
         limit.map_or(Clock::Off, |limit| Clock::Until(now + limit))
     }
 
-    /// Lets it run, or pauses it.
+    /// Continues the clock, or pauses it.
     pub(super) fn run(&mut self, runs: bool, now: Instant) {
         *self = match (*self, runs) {
             (Clock::Until(at), false) => Clock::Paused(at.saturating_duration_since(now)),
@@ -26,12 +26,12 @@ impl Clock {
         };
     }
 
-    /// When it runs out.
+    /// When it expires.
     pub(super) fn deadline(self) -> Option<Instant> {
         if let Clock::Until(at) = self { Some(at) } else { None }
     }
 
-    /// Whether it has run out. It says so once.
+    /// Whether it has expired. True once only.
     pub(super) fn take_due(&mut self, now: Instant) -> bool {
         let due = self.deadline().is_some_and(|at| at <= now);
         if due {
