@@ -1,4 +1,4 @@
-//! `bookend show`: all that the ledger knows of one task, and where to look further.
+//! `bookend show`: everything the ledger knows about one task, and where to find more.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::sys::stdout::print;
 use crate::task::{Status, Task, Verdict};
 use crate::view::{self, Further, History, Screen};
 
-/// What `bookend show` was asked for.
+/// The options of `bookend show`.
 #[derive(Debug)]
 pub struct Request {
-    /// The task's id, or enough of its beginning.
+    /// The task's id, or a unique prefix.
     pub id: String,
     pub json: bool,
 }
@@ -73,7 +73,7 @@ fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &Histo
     }
 }
 
-/// The agent's program and what stands before it on the task's command line.
+/// The task's command line up to and including the agent's program.
 fn before_own(task: &Task) -> Option<Vec<String>> {
     let words: Vec<OsString> = task.argv.as_ref()?.iter().map(OsString::from).collect();
     let recognised = agent::recognise(&words, task.agent_type.as_deref()).ok()?;

@@ -277,7 +277,7 @@ impl LostTask {
                 TASK_ID = task.id.as_str(),
                 KEY = task.key.as_ref().map(Key::as_str),
                 SESSION_ID = session.as_str(),
-                "session {session} is invalidated: task {} was interrupted",
+                "session {session} invalidated: task {} was interrupted",
                 task.id
             );
         }

@@ -11,7 +11,7 @@ pub fn describe_merged(merged: &MergedRecord) -> (String, bool) {
     let task = merged.task.as_ref().map(TaskId::as_str).unwrap_or("of unknown name");
     match &merged.outcome {
         MergeOutcome::Applied { status, invalidated } => {
-            let session = invalidated.as_ref().map(|s| format!("; session {s} is invalidated"));
+            let session = invalidated.as_ref().map(|s| format!("; session {s} invalidated"));
             let session = session.unwrap_or_default();
             (format!("the ending of task {task} ({status}) is recorded from the spool{session}"), true)
         }

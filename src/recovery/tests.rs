@@ -429,7 +429,7 @@ fn the_result_of_merging_a_spooled_ending_is_described() {
     let (text, well) = said(MergeOutcome::Applied { status, invalidated: None });
     assert!(well && text.contains("task t (failure)") && !text.contains("session"), "{text}");
     let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some(SessionId::recorded("s1")) });
-    assert!(well && text.contains("session s1 is invalidated"), "{text}");
+    assert!(well && text.contains("session s1 invalidated"), "{text}");
     let failed = || LedgerError::NoSuchTask { id: TaskId::recorded("t"), path: kept() };
     for (outcome, words) in [
         (MergeOutcome::AlreadyTerminal { status, kept: kept() }, ["failure", "/spool/t.kept"]),

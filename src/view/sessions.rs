@@ -1,4 +1,4 @@
-//! The keys' sessions: the table of `session list`, the page of `session show`.
+//! The sessions of keys: the table of `session list` and the page of `session show`.
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
@@ -65,7 +65,7 @@ fn row((session, state, why): &JudgedSession<'_>, now: Timestamp) -> Vec<Cell> {
     ]
 }
 
-/// What a key goes on with, and what was taken away from it.
+/// The session that a key resumes, and the sessions that were invalidated.
 pub fn session(key: &Key, session: Option<JudgedSession<'_>>, withdrawn: &[SessionInvalidation]) -> String {
     let mut page = format!("key       {}\n", one_line(key.as_str()));
     match session {

@@ -202,7 +202,7 @@ impl Recovery<'_> {
     pub(super) fn invalidate_sessions(&mut self) -> Result<(), Error> {
         self.report.sessions = self.ledger.withdraw_unsafe_sessions(&clock::now())?;
         for s in &self.report.sessions {
-            let text = format!("key {}: session {} is invalidated: {}", s.key, s.session_id, s.why);
+            let text = format!("key {}: session {} invalidated: {}", s.key, s.session_id, s.why);
             self.reporter.line(&text);
         }
         Ok(())
