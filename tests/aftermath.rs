@@ -154,7 +154,7 @@ fn a_hint_does_not_warn_of_a_session_that_an_operator_has_restored() {
         }
         let told = recover(&world, &[]);
         assert_eq!(said_of(&told, "interrupted (signal)"), 1, "{told}");
-        let warned = said_of(&told, &format!("session {session} is not to be resumed"));
+        let warned = said_of(&told, &format!("session {session} invalidated"));
         assert_eq!(warned, usize::from(!restored), "{told}");
     }
 }
