@@ -5,7 +5,6 @@ pub mod batch;
 mod host;
 pub mod liveness;
 mod lost_task;
-mod merged;
 mod policy;
 pub mod trust;
 mod verdict;
@@ -13,7 +12,6 @@ mod verdict;
 pub use agent_state::{AgentState, agent_state, keeps_key};
 pub use host::comparable_supervisor;
 pub use lost_task::{LostTask, SettleOutcome};
-pub use merged::{describe_merged, report_merged};
 pub use policy::{TTL, ends_leftovers, has_expired, release_command};
 pub use verdict::{evidence, is_dying, judge};
 

@@ -10,9 +10,9 @@ use super::verdict::{EXIT_DELAY, verdict};
 use super::*;
 use crate::clock;
 use crate::ledger::LiveLock;
+use crate::ledger::TaskLookup;
 use crate::ledger::tests::{START, World, ended, new_task, start};
-use crate::ledger::{Ledger, LiveEvidence, MergeOutcome};
-use crate::ledger::{LedgerError, TaskLookup};
+use crate::ledger::{Ledger, LiveEvidence};
 use crate::process::leftovers::SparedProcess;
 use crate::process::leftovers::{LeftoverSummary, SparedReason};
 use crate::process::procfs::identity;
@@ -417,30 +417,4 @@ fn spool_files_of_a_settled_task_are_removed_unless_it_may_be_alive() {
     assert!(slot.exists(), "its supervisor may live");
     LostTask::unswept(task, here()).close(&ledger, &interrupted(InterruptReason::SupervisorLost));
     assert!(!slot.exists());
-}
-
-#[test]
-fn the_result_of_merging_a_spooled_ending_is_described() {
-    let kept = || "/spool/t.kept".into();
-    let said = |outcome| {
-        describe_merged(&crate::ledger::MergedRecord { task: Some(TaskId::recorded("t")), outcome })
-    };
-    let status = Status::Failure;
-    let (text, well) = said(MergeOutcome::Applied { status, invalidated: None });
-    assert!(well && text.contains("task t (failure)") && !text.contains("session"), "{text}");
-    let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some(SessionId::recorded("s1")) });
-    assert!(well && text.contains("session s1 invalidated"), "{text}");
-    let failed = || LedgerError::NoSuchTask { id: TaskId::recorded("t"), path: kept() };
-    for (outcome, words) in [
-        (MergeOutcome::AlreadyTerminal { status, kept: kept() }, ["failure", "/spool/t.kept"]),
-        (MergeOutcome::NoRow { kept: kept() }, ["task t", "/spool/t.kept"]),
-        (
-            MergeOutcome::Unreadable { why: "it is cut".to_owned(), kept: kept() },
-            ["it is cut", "/spool/t.kept"],
-        ),
-        (MergeOutcome::Waits(failed()), ["task t", "stays in the spool"]),
-    ] {
-        let (text, well) = said(outcome);
-        assert!(!well && words.iter().all(|w| text.contains(w)), "{text}");
-    }
 }

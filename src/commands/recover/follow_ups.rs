@@ -75,7 +75,7 @@ impl Recovery<'_> {
 
     /// Marks a hook that was interrupted too often as failed, unless another process is running it.
     fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<Signal>), Error> {
-        let (_lock, taken) = self.ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
+        let (_lock, taken) = self.ledger.lock_follow_ups(FollowUp::Delivery, &[&task.id])?;
         // Another process may have delivered it since the row was read.
         let is_unchanged = |now: &Task| {
             (&now.delivery_status, now.delivery_attempts) == (&task.delivery_status, task.delivery_attempts)
@@ -93,7 +93,7 @@ impl Recovery<'_> {
     pub(super) fn report_interrupted(&mut self) -> Result<(), Error> {
         let mut due = self.unreported()?;
         let ids: Vec<&TaskId> = due.iter().map(|task| &task.id).collect();
-        let (lock, taken) = self.ledger.take_aftermath(FollowUp::Report, &ids)?;
+        let (lock, taken) = self.ledger.lock_follow_ups(FollowUp::Report, &ids)?;
         let ours: BTreeSet<TaskId> =
             due.iter().zip(taken).filter(|(_, taken)| *taken).map(|(t, _)| t.id.clone()).collect();
         // Without those that another process reported before it released its lock.

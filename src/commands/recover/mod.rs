@@ -14,7 +14,7 @@ pub use options::RecoverOptions;
 
 use crate::error::Error;
 use crate::exit::{Exit, exit_code};
-use crate::ledger::{self, Ledger, Location};
+use crate::ledger::{self, Ledger, Location, MergedRecord};
 use crate::process::spawn::caller::Caller;
 use crate::sys;
 use crate::task::Signal;
@@ -40,7 +40,8 @@ pub fn recover(options: &RecoverOptions, ledger: Option<&Path>, caller: &Caller)
             preview::preview(&mut ledger, options, caller, &mut report)?;
         }
     } else if at.file.exists() {
-        return settle(options, Ledger::open(&at)?, caller, &mut reporter, &mut report);
+        let (ledger, merged) = Ledger::open(&at)?;
+        return settle(options, (ledger, &merged), caller, &mut reporter, &mut report);
     } else {
         report_spool_without_ledger(&at, &mut reporter, &mut report)?;
     }
@@ -52,7 +53,7 @@ pub fn recover(options: &RecoverOptions, ledger: Option<&Path>, caller: &Caller)
 /// The recovery of a ledger that exists. Its report is printed before it is recorded as printed.
 fn settle(
     options: &RecoverOptions,
-    ledger: Ledger,
+    (ledger, merged): (Ledger, &[MergedRecord]),
     caller: &Caller,
     reporter: &mut Reporter,
     report: &mut RecoveryReport,
@@ -71,7 +72,7 @@ fn settle(
         report_lock: None,
         stopped: None,
     };
-    recovery.note_merged();
+    recovery.report_spool(merged);
     recovery.settle()?;
     recovery.release_agents()?;
     if recovery.selected.are_all() {

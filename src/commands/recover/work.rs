@@ -8,7 +8,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::failpoint;
 use crate::git::Survey;
-use crate::ledger::{FollowUpLock, Ledger, TaskLookup};
+use crate::ledger::{FollowUpLock, Ledger, MergedRecord, TaskLookup};
 use crate::process::leftovers::{self, SweepStep};
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
@@ -35,11 +35,15 @@ pub(super) struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    pub(super) fn note_merged(&mut self) {
-        for merged in self.ledger.merged() {
-            let (text, is_well) = recovery::describe_merged(merged);
+    pub(super) fn report_spool(&mut self, merged: &[MergedRecord]) {
+        for record in merged {
+            let text = record.to_string();
             self.reporter.line(&text);
-            self.report.spool.push(SpooledRecord { task: merged.task.clone(), merged: is_well, text });
+            self.report.spool.push(SpooledRecord {
+                task: record.task.clone(),
+                merged: record.is_applied(),
+                text,
+            });
         }
     }
 
@@ -67,7 +71,8 @@ impl Recovery<'_> {
         }
         // An exiting supervisor is alive without its lock. If it could not write the ending, that is in the
         // spool by now.
-        self.ledger.merge_spool()?;
+        let merged = self.ledger.merge_spool()?;
+        self.report_spool(&merged);
         for task in
             running(&self.ledger, &self.selected)?.into_iter().filter(|t| unverifiable.contains(&t.id))
         {
@@ -116,7 +121,7 @@ impl Recovery<'_> {
                 }
                 SettleOutcome::FromSpool(status) => {
                     let id = task.id();
-                    let text = format!("the ending of task {id} ({status}) is recorded from the spool");
+                    let text = format!("recorded the end of task {id} ({status}) from the spool");
                     self.reporter.line(&text);
                     self.report.spool.push(SpooledRecord { task: Some(id.clone()), merged: true, text });
                 }
@@ -200,7 +205,7 @@ impl Recovery<'_> {
     }
 
     pub(super) fn invalidate_sessions(&mut self) -> Result<(), Error> {
-        self.report.sessions = self.ledger.withdraw_unsafe_sessions(&clock::now())?;
+        self.report.sessions = self.ledger.invalidate_unsafe_sessions(&clock::now())?;
         for s in &self.report.sessions {
             let text = format!("key {}: session {} invalidated: {}", s.key, s.session_id, s.why);
             self.reporter.line(&text);
