@@ -1,10 +1,12 @@
 //! How a process exits, and the exit codes of bookend itself.
 
+use crate::task::signal::Signal;
+
 /// How a process ended, as wait(2) reports it, and how bookend itself exits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Code(i32),
-    Signal(i32),
+    Signal(Signal),
 }
 
 /// The exit codes of bookend itself. Otherwise it exits with the agent's code, or dies by the same signal.

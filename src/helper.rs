@@ -11,6 +11,7 @@ use crate::process::spawn::gate::{Gated, Launch, StartError};
 use crate::process::watch::{Watch, WatchEvent, WatchInterest, WatchSource};
 use crate::stop;
 use crate::sys::{self, ChildChange, SignalSet};
+use crate::task::Signal;
 
 /// Bytes of a helper's output that are kept.
 const TAIL: usize = 4096;
@@ -66,7 +67,7 @@ pub trait Attendant {
 pub enum Waited {
     Ended,
     /// bookend received this stop signal.
-    Stop(i32),
+    Stop(Signal),
     Deadline,
 }
 
@@ -110,15 +111,14 @@ pub struct Idle<'a> {
     pub ledger: &'a mut Ledger,
     pub watch: &'a mut Watch,
     /// The stop signal that bookend has received.
-    pub stopped: Option<i32>,
+    pub stopped: Option<Signal>,
     former: SignalSet,
 }
 
 impl<'a> Idle<'a> {
     pub fn new(ledger: &'a mut Ledger, watch: &'a mut Watch) -> Idle<'a> {
         let former = sys::set_mask(SignalSet::ALL);
-        let stops = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
-        sys::set_mask(stops.into_iter().fold(former, SignalSet::with));
+        sys::set_mask(Signal::STOPS.into_iter().fold(former, SignalSet::with));
         Idle { ledger, watch, stopped: None, former }
     }
 }

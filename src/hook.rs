@@ -19,7 +19,7 @@ use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::process::spawn::gate::Gated;
 use crate::sys;
-use crate::task::{Task, signal_name};
+use crate::task::{Signal, Task};
 use crate::view;
 
 /// How long a hook may take without `--hook-timeout`.
@@ -47,7 +47,7 @@ pub enum HookEnd {
     /// Why, in words.
     Failed(String),
     /// It failed after a stop signal to bookend, which bookend passed on.
-    Interrupted(i32),
+    Interrupted(Signal),
 }
 
 /// Runs a hook with the row as JSON on its stdin.
@@ -107,7 +107,7 @@ fn attend(
     child: Gated,
     limit: Option<Duration>,
     attendant: &mut dyn Attendant,
-) -> Result<(Option<Helper>, Option<i32>, bool), Error> {
+) -> Result<(Option<Helper>, Option<Signal>, bool), Error> {
     let after = |grace: Duration| Wait::Until(Some(Instant::now() + grace));
     let first = limit.map_or(Wait::Until(None), after);
     let mut wait = first;
@@ -122,15 +122,15 @@ fn attend(
             }
             Waited::Deadline if members.is_none() => {
                 members = Some(GroupMembers::of(child));
-                group::signal(child, libc::SIGTERM);
+                group::signal(child, Signal::TERM);
                 // A stopped process acts on nothing but SIGKILL until it is continued.
-                group::signal(child, libc::SIGCONT);
+                group::signal(child, Signal::CONT);
                 wait = after(GRACE);
             }
             // SIGKILL does not end a process that the kernel cannot interrupt.
             Waited::Deadline if killed => wait = Wait::GiveUp,
             Waited::Deadline => {
-                group::signal(child, libc::SIGKILL);
+                group::signal(child, Signal::KILL);
                 killed = true;
                 wait = after(GRACE);
             }
@@ -157,11 +157,11 @@ fn attend(
 
 /// Whether a shell or its command exits like this after a stop signal.
 fn is_stopped(exit: Exit) -> bool {
-    let stops = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
-    match exit {
-        Exit::Signal(signal) => stops.contains(&signal),
-        Exit::Code(code) => stops.contains(&(code - 128)),
-    }
+    let signal = match exit {
+        Exit::Signal(signal) => signal,
+        Exit::Code(code) => Signal::from_number(code - 128),
+    };
+    Signal::STOPS.contains(&signal)
 }
 
 /// How a command failed, in words, if it did.
@@ -169,7 +169,7 @@ pub fn outcome(exit: Exit) -> Result<(), String> {
     match exit {
         Exit::Code(0) => Ok(()),
         Exit::Code(code) => Err(format!("failed with exit code {code}")),
-        Exit::Signal(signal) => Err(format!("was killed by {}", signal_name(signal))),
+        Exit::Signal(signal) => Err(format!("was killed by {signal}")),
     }
 }
 
@@ -238,9 +238,8 @@ pub fn deliver(
             DeliveryStatus::Failed
         }
         HookEnd::Interrupted(signal) => {
-            let name = signal_name(signal);
             let next = next(attendant.ledger());
-            warn!("the --on-finish command of task {} was interrupted by {name}: {next}", task.id);
+            warn!("the --on-finish command of task {} was interrupted by {signal}: {next}", task.id);
             DeliveryStatus::Pending
         }
     };

@@ -43,6 +43,7 @@ use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::owner::Intent;
 use crate::process::spawn::caller::Caller;
+use crate::task::Signal;
 
 /// The program's entry. Not Rust's own: that would ignore SIGPIPE and open closed descriptors before the
 /// first line of ours, and the agent would inherit both.
@@ -58,20 +59,20 @@ pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) ->
             sys::forbid_core();
             die_by(signal);
             // As a shell reports a death by a signal.
-            sys::exit_now(128 + signal)
+            sys::exit_now(128 + signal.number())
         }
     }
 }
 
 /// Dies by `signal`. Returns where that is impossible: PID 1 ignores a signal with its default action
 /// (pid_namespaces(7)), and a sandbox may forbid kill(2). The emulation would abort there.
-fn die_by(signal: i32) {
+fn die_by(signal: Signal) {
     let own = nix::unistd::getpid();
     if own.as_raw() == 1 || nix::sys::signal::kill(own, None).is_err() {
         return;
     }
     // It refuses real-time signals, SIGPWR and SIGSTKFLT, and does nothing for SIGIO.
-    let _ = signal_hook::low_level::emulate_default_handler(signal);
+    let _ = signal_hook::low_level::emulate_default_handler(signal.number());
     sys::set_disposition(signal, false);
     sys::raise_unblocked(signal);
 }
@@ -158,7 +159,7 @@ fn start() -> Exit {
     };
     done.unwrap_or_else(|e| {
         if e.kind == Kind::ReaderGone {
-            return Exit::Signal(libc::SIGPIPE);
+            return Exit::Signal(Signal::PIPE);
         }
         log::fail(&e);
         Exit::Code(e.code())

@@ -10,7 +10,7 @@ use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::recovery;
 use crate::recovery::trust;
 use crate::sys::{self, ReceivedSignal};
-use crate::task::{Stop, Task};
+use crate::task::{Signal, StopRequest, Task};
 
 /// Asks a task's supervisor to cancel it. `None`: the recorded process has exited.
 ///
@@ -36,21 +36,21 @@ pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<ProcessHand
             trust::remedy(&distrust)
         ));
     }
-    sys::send_signal(handle.as_fd(), libc::SIGTERM, Some(CANCEL))?;
+    sys::send_signal(handle.as_fd(), Signal::TERM, Some(CANCEL))?;
     // A supervisor that was stopped acts on it only once it is continued.
-    sys::send_signal(handle.as_fd(), libc::SIGCONT, None)?;
+    sys::send_signal(handle.as_fd(), Signal::CONT, None)?;
     Ok(Some(handle))
 }
 
 /// The stop that a signal requests, if any. A signal that bookend inherited as ignored requests none.
-pub fn stop_of(received: &ReceivedSignal) -> Option<Stop> {
+pub fn stop_of(received: &ReceivedSignal) -> Option<StopRequest> {
     let ReceivedSignal { signal, sender, .. } = *received;
     match signal {
-        libc::SIGTERM if received.code == libc::SI_QUEUE && received.value == CANCEL => {
-            Some(Stop::Cancel { sender })
+        Signal::TERM if received.code == libc::SI_QUEUE && received.value == CANCEL => {
+            Some(StopRequest::Cancel { sender })
         }
-        libc::SIGTERM | libc::SIGHUP | libc::SIGINT | libc::SIGQUIT if !sys::is_ignored(signal) => {
-            Some(Stop::Signal { signal, sender })
+        Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT if !sys::is_ignored(signal) => {
+            Some(StopRequest::Signal { signal, sender })
         }
         _ => None,
     }

@@ -33,6 +33,22 @@ fn an_empty_list_names_the_ledger_that_was_read() {
 }
 
 #[test]
+fn people_read_the_name_of_a_signal_and_programs_its_number() {
+    let test = "people_read_the_name_of_a_signal_and_programs_its_number";
+    let Some(world) = World::of_bookend(test) else { return };
+    // glibc's first real-time signal for programs is 34.
+    for (number, name) in [(15, "SIGTERM"), (40, "SIGRTMIN+6")] {
+        let id = format!("killed-by-{number}");
+        world.run(["probe", "die", &number.to_string()]).options(["--id", &id]).run();
+        let detail = look(&world, &["show", &id]).ended(End::Code(0)).stdout;
+        assert!(detail.lines().any(|l| l.starts_with("killed by") && l.ends_with(name)), "{detail}");
+        let table = look(&world, &["list"]).ended(End::Code(0)).stdout;
+        assert!(table.lines().any(|l| l.contains(&id) && l.contains(name)), "{table}");
+        assert_eq!(json(&world, &["show", &id, "--json"])["task"]["term_signal"], number);
+    }
+}
+
+#[test]
 fn what_runs_stands_on_top_and_then_the_newest() {
     let Some(world) = World::of_bookend("what_runs_stands_on_top_and_then_the_newest") else { return };
     let (started, mut end) = (world.fifo("started"), world.fifo("end"));

@@ -7,9 +7,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::civil::{Date, Time};
 use jiff::tz::Offset;
 use jiff::{SignedDuration, Timestamp};
+use tracing::level_filters::LevelFilter;
 
 use crate::clock;
 use crate::ledger::GroupBy;
+use crate::run::options::WhenBusy;
 use crate::task::{Key, Status};
 use crate::view::{Code, Severity};
 
@@ -93,6 +95,23 @@ pub(super) fn since(text: &str) -> Result<String, String> {
         clock::timestamp().checked_sub(ago).ok()
     };
     Ok(format!("{:.3}", time.unwrap_or(Timestamp::UNIX_EPOCH)))
+}
+
+pub(super) fn when_busy(wait: bool, replace: bool) -> WhenBusy {
+    match (wait, replace) {
+        (true, _) => WhenBusy::Wait,
+        (_, true) => WhenBusy::Replace,
+        _ => WhenBusy::Refuse,
+    }
+}
+
+pub(super) fn level(quiet: bool, verbose: u8) -> LevelFilter {
+    match (quiet, verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    }
 }
 
 #[cfg(test)]

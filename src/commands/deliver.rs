@@ -18,7 +18,7 @@ use crate::recovery;
 use crate::recovery::trust;
 use crate::sys;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, Verdict};
+use crate::task::{Signal, Status, Task, Verdict};
 use crate::view;
 
 /// What `bookend deliver` was asked for.
@@ -60,7 +60,7 @@ pub enum Delivered {
 /// When the ledger cannot be read or written, or a task cannot be delivered.
 pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
     // As for `recover`: a signal may end this at any point where no hook runs.
-    sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
+    sys::set_mask(caller.mask.with(Signal::CHLD).with(Signal::PIPE));
     let at = ledger::locate(ledger)?;
     if !at.file.exists() {
         let path = at.file.display();
@@ -129,7 +129,7 @@ pub fn deliver_one(
     ttl: Duration,
     timeout: Option<Duration>,
     caller: &Caller,
-) -> Result<(Delivered, Option<i32>), Error> {
+) -> Result<(Delivered, Option<Signal>), Error> {
     // Held for as long as the hook runs, as its own supervisor would.
     let _live = match ledger.take_live(task)? {
         TakenLock::Yes(lock) => Some(lock),

@@ -33,7 +33,7 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::run::options::{self, Lacks};
 use crate::sys;
-use crate::task::{Key, Status, Task, TaskId, Verdict, signal_name};
+use crate::task::{Key, Signal, Status, Task, TaskId, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -123,7 +123,7 @@ struct DeliveredHook {
 pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
     // A signal may end this at any point: the next recovery goes on from there. Only the ends of our hooks
     // are waited for, and a reader who goes away is no reason to stop.
-    sys::set_mask(caller.mask.with(libc::SIGCHLD).with(libc::SIGPIPE));
+    sys::set_mask(caller.mask.with(Signal::CHLD).with(Signal::PIPE));
     let at = ledger::locate(ledger)?;
     let closed = (!caller::was_open(1)).then(|| std::io::Error::from_raw_os_error(libc::EBADF));
     let mut telling = Telling { json: request.json, screen: Screen::of(&std::io::stdout()), failed: closed };
@@ -232,7 +232,7 @@ struct Recovery<'a> {
     /// Keeps other recoveries from reporting them too.
     reporting: Option<FollowUpLock>,
     /// The stop signal that came while a hook ran.
-    stopped: Option<i32>,
+    stopped: Option<Signal>,
 }
 
 impl Recovery<'_> {
@@ -461,7 +461,7 @@ impl Recovery<'_> {
     }
 
     /// A hook that was cut off again and again is not run once more, unless another process is at it.
-    fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<i32>), Error> {
+    fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<Signal>), Error> {
         let (_lock, taken) = self.ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
         // Another process may have delivered it since the row was read.
         let is_unchanged = |now: &Task| {
@@ -542,7 +542,7 @@ impl Recovery<'_> {
             HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), &clock::now())?),
             HookEnd::Interrupted(signal) => {
                 self.ledger.take_back_hint(id)?;
-                format!("was interrupted by {}", signal_name(signal))
+                format!("was interrupted by {signal}")
             }
             HookEnd::Failed(how) => how,
         };
@@ -660,7 +660,7 @@ fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Res
     }
 }
 
-fn ended(task: &Task, reason: crate::task::Interrupt) -> InterruptedTask {
+fn ended(task: &Task, reason: crate::task::InterruptReason) -> InterruptedTask {
     InterruptedTask { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
 }
 

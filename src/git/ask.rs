@@ -22,7 +22,7 @@ use crate::process::spawn::caller::Caller;
 use crate::process::spawn::environment::{self, OPTION_VARIABLES};
 use crate::process::spawn::gate::{Gated, Launch};
 use crate::sys;
-use crate::task::TaskId;
+use crate::task::{Signal, TaskId};
 
 /// Time for all questions to git of one run or one recovery.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -217,7 +217,7 @@ impl<'a> Git<'a> {
         let Some(helper) = helper else { return Ok(None) };
         if helper.ended.is_none() {
             debug!("git did not exit in time and is killed");
-            group::signal(&helper.child, libc::SIGKILL);
+            group::signal(&helper.child, Signal::KILL);
         }
         Ok(helper.ended)
     }

@@ -4,7 +4,7 @@ use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 
 use super::dialect::AnyText;
-use crate::task::{Key, Provider, SessionId, TaskId};
+use crate::task::{Key, Provider, SessionId, Signal, TaskId};
 
 /// Another program may have written whatever it likes: any value but NULL is read as a text.
 macro_rules! text_column {
@@ -28,3 +28,15 @@ text_column!(TaskId);
 text_column!(Key);
 text_column!(Provider);
 text_column!(SessionId);
+
+impl ToSql for Signal {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.number()))
+    }
+}
+
+impl FromSql for Signal {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Signal> {
+        i32::column_result(value).map(Signal::from_number)
+    }
+}

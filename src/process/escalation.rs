@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::task::Signal;
+
 #[derive(Debug)]
 pub struct Escalation {
     grace: Duration,
@@ -12,7 +14,7 @@ pub struct Escalation {
 
 #[derive(Debug, Clone, Copy)]
 struct EscalationStep {
-    signal: i32,
+    signal: Signal,
     at: Instant,
 }
 
@@ -22,9 +24,9 @@ impl Escalation {
     }
 
     /// `signal` has been sent, which is the first step. An escalation that has begun is not changed.
-    pub fn begin(&mut self, signal: i32, now: Instant) {
+    pub fn begin(&mut self, signal: Signal, now: Instant) {
         if self.next.is_none() {
-            let signal = if signal == libc::SIGTERM { libc::SIGKILL } else { libc::SIGTERM };
+            let signal = if signal == Signal::TERM { Signal::KILL } else { Signal::TERM };
             self.next = Some(EscalationStep { signal, at: now + self.grace });
         }
     }
@@ -35,11 +37,11 @@ impl Escalation {
     }
 
     /// The signal that is due now, if any.
-    pub fn due(&mut self, now: Instant) -> Option<i32> {
+    pub fn due(&mut self, now: Instant) -> Option<Signal> {
         let due = self.next.filter(|step| step.at <= now)?;
         // SIGKILL is the last step.
-        let is_last = due.signal == libc::SIGKILL;
-        self.next = (!is_last).then(|| EscalationStep { signal: libc::SIGKILL, at: now + self.grace });
+        let is_last = due.signal == Signal::KILL;
+        self.next = (!is_last).then(|| EscalationStep { signal: Signal::KILL, at: now + self.grace });
         Some(due.signal)
     }
 }
@@ -54,11 +56,11 @@ mod tests {
         let grace = Duration::from_secs(10);
         let mut escalation = Escalation::new(grace);
         assert_eq!(escalation.deadline(), None);
-        escalation.begin(libc::SIGHUP, start);
+        escalation.begin(Signal::HUP, start);
         assert_eq!(escalation.due(start), None);
-        assert_eq!(escalation.due(start + grace), Some(libc::SIGTERM));
+        assert_eq!(escalation.due(start + grace), Some(Signal::TERM));
         assert_eq!(escalation.due(start + grace), None);
-        assert_eq!(escalation.due(start + grace * 2), Some(libc::SIGKILL));
+        assert_eq!(escalation.due(start + grace * 2), Some(Signal::KILL));
         assert_eq!(escalation.deadline(), None);
     }
 
@@ -66,8 +68,8 @@ mod tests {
     fn sigkill_follows_sigterm() {
         let start = Instant::now();
         let mut escalation = Escalation::new(Duration::ZERO);
-        escalation.begin(libc::SIGTERM, start);
-        escalation.begin(libc::SIGHUP, start);
-        assert_eq!(escalation.due(start), Some(libc::SIGKILL));
+        escalation.begin(Signal::TERM, start);
+        escalation.begin(Signal::HUP, start);
+        assert_eq!(escalation.due(start), Some(Signal::KILL));
     }
 }

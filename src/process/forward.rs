@@ -3,7 +3,6 @@
 use crate::process::sentinel::Sentinel;
 use crate::process::spawn::gate::Gated;
 use crate::sys::ReceivedSignal;
-use crate::task::signal_name;
 
 /// The value that `bookend cancel` and `--replace` queue with SIGTERM: the operator ends this task.
 pub const CANCEL: u64 = u64::from_be_bytes(*b"bookend!");
@@ -59,6 +58,6 @@ fn in_our_group(agent: i32) -> bool {
 pub fn forward(agent: &Gated, received: &ReceivedSignal) {
     let value = (received.code == libc::SI_QUEUE).then_some(received.value);
     if let Err(e) = agent.signal(received.signal, value) {
-        tracing::warn!("could not forward {} to the agent: {e}", signal_name(received.signal));
+        tracing::warn!("could not forward {} to the agent: {e}", received.signal);
     }
 }

@@ -2,20 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::killpg;
 use nix::unistd::{Pid, getpgid};
 
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::snapshot::{ProcFs, ProcessSnapshot};
 use crate::process::spawn::gate::Gated;
+use crate::task::Signal;
 
 /// Sends `signal` to the group that `child` leads, or to `child` alone while it does not lead one yet.
 /// `child` must not have been reaped: until then nothing else can have its pid.
-pub fn signal(child: &Gated, signal: i32) {
+pub fn signal(child: &Gated, signal: Signal) {
     let leader = Pid::from_raw(child.pid);
     let leads = child.pid > 1 && getpgid(Some(leader)) == Ok(leader);
     // nix has no real-time signals; a group is ended by standard ones.
-    match Signal::try_from(signal).ok().filter(|_| leads) {
+    match nix::sys::signal::Signal::try_from(signal.number()).ok().filter(|_| leads) {
         Some(signal) => drop(killpg(leader, signal)),
         None => drop(child.signal(signal, None)),
     }
@@ -50,7 +51,7 @@ impl GroupMembers {
             now.is_some_and(|s| s.identity() == h.identity() && s.pgrp == self.group)
         };
         if let Some(member) = alive.collect::<Vec<_>>().into_iter().find(is_in_it) {
-            let _ = killpg(Pid::from_raw(self.group), Signal::SIGKILL);
+            let _ = killpg(Pid::from_raw(self.group), nix::sys::signal::Signal::SIGKILL);
             drop(member.wait(Duration::from_secs(1)));
         }
     }

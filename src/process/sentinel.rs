@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use crate::sys::{self, ReceivedSignal};
+use crate::task::Signal;
 
 pub struct Sentinel {
     /// `None`: the kernel had no room for another process.
@@ -29,7 +30,7 @@ impl Sentinel {
         let signal = received.signal;
         let terminals = received.is_from_kernel() && by_terminal(signal);
         let Some(pid) = self.pid else { return terminals };
-        let Some(accounted) = self.accounted.get_mut(signal as usize) else { return false };
+        let Some(accounted) = self.accounted.get_mut(signal.number() as usize) else { return false };
         // The kernel delivers to the youngest member of a group first, so the sentinel has received it
         // before us; it may not have counted it yet.
         while sys::signals_seen(signal) == *accounted && !settled(pid, signal) {
@@ -41,7 +42,7 @@ impl Sentinel {
             return terminals;
         }
         // Standard signals merge while pending, in each process separately; real-time signals queue.
-        let all = signal < libc::SIGRTMIN() && !more;
+        let all = !signal.is_real_time() && !more;
         *accounted = if all { seen } else { *accounted + 1 };
         true
     }
@@ -67,15 +68,12 @@ impl Drop for Sentinel {
 }
 
 /// Whether a terminal sends this signal to its foreground process group.
-fn by_terminal(signal: i32) -> bool {
-    matches!(
-        signal,
-        libc::SIGINT | libc::SIGQUIT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU | libc::SIGWINCH
-    )
+fn by_terminal(signal: Signal) -> bool {
+    matches!(signal, Signal::INT | Signal::QUIT | Signal::TSTP | Signal::TTIN | Signal::TTOU | Signal::WINCH)
 }
 
 /// Whether the sentinel sleeps and `signal` is not pending for it: it has counted all that arrived.
-fn settled(pid: i32, signal: i32) -> bool {
+fn settled(pid: i32, signal: Signal) -> bool {
     let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
     let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("").trim();
     let waits = |name: &str| {

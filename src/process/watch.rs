@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::failpoint;
 use crate::process::procfs::identity::poll_timeout;
 use crate::sys::{self, ChildChange, ReceivedSignal, ResourceUsage};
+use crate::task::Signal;
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +140,7 @@ impl Watch {
 
     fn read_signals(&mut self) -> io::Result<()> {
         while let Some(received) = sys::read_signal(self.signals.as_fd())? {
-            if received.signal == libc::SIGCHLD {
+            if received.signal == Signal::CHLD {
                 self.child_changed = true;
             } else {
                 self.queue.push_back(WatchEvent::Signal(received));

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use tracing::warn;
 
 use super::{
@@ -20,7 +19,7 @@ use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::recovery::trust::OwnershipEvidence;
-use crate::task::{Place, Task, TaskId, Verdict};
+use crate::task::{ProcessScope, Signal, Task, TaskId, Verdict};
 
 /// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
 const TRANSACTION: Duration = Duration::from_millis(50);
@@ -39,7 +38,7 @@ pub enum RecoveryOutcome {
 
 /// Many tasks on their way to being settled.
 pub struct RecoveryBatch {
-    here: Rc<Place>,
+    here: Rc<ProcessScope>,
     grace: Duration,
     ledger: LedgerFile,
     evidence: OwnershipEvidence,
@@ -74,8 +73,8 @@ struct AgentEnd {
 impl AgentEnd {
     /// Sends SIGTERM; SIGCONT too, since a stopped process acts on it only once it is continued.
     fn begin(agent: ProcessHandle, until: Instant) -> io::Result<AgentEnd> {
-        agent.signal(Signal::SIGTERM)?;
-        agent.signal(Signal::SIGCONT)?;
+        agent.signal(Signal::TERM)?;
+        agent.signal(Signal::CONT)?;
         Ok(AgentEnd { agent, is_killed: false, until })
     }
 
@@ -87,7 +86,7 @@ impl AgentEnd {
         if now >= self.until && !self.is_killed {
             self.is_killed = true;
             self.until = now + leftovers::DYING;
-            return self.agent.signal(Signal::SIGKILL).is_err();
+            return self.agent.signal(Signal::KILL).is_err();
         }
         now >= self.until
     }
@@ -106,7 +105,7 @@ impl RecoveryBatch {
     }
 
     /// The place of this process, read once.
-    pub fn here(&self) -> Rc<Place> {
+    pub fn here(&self) -> Rc<ProcessScope> {
         Rc::clone(&self.here)
     }
 

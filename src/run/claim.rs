@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::agent::{self, AskedSession, Mode, SessionPlace};
+use crate::agent::{self, OutputMode, SessionPlace, SessionRequest};
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::leftovers::SweepStep;
@@ -21,7 +21,7 @@ use crate::run::session::{self, Choice, Known, Refusal, Transcript, Withdrawal};
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
 use crate::task::resume::SessionUse;
-use crate::task::{Key, NewTask, ProcessRecord, SessionId, Task, TaskId};
+use crate::task::{Key, NewTask, ProcessRecord, SessionId, Signal, Task, TaskId};
 
 /// How often a waiting run looks at the key again, at the latest.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -116,7 +116,7 @@ impl<'a> KeyClaim<'a> {
         watch: &mut Watch,
         conflict: &Conflict,
         holder: Task,
-    ) -> Result<Option<i32>, Error> {
+    ) -> Result<Option<Signal>, Error> {
         let busy = |what: String, hint: &str| {
             Error::new(Kind::Busy, format!("{conflict} {}{what}", name(&holder)))
                 .hint(format!("{hint}; nothing was executed"))
@@ -134,7 +134,8 @@ impl<'a> KeyClaim<'a> {
             (RecoveryOutcome::Unverifiable(_), ..) => Err(busy(
                 ", which cannot be judged from here".to_owned(),
                 &format!(
-                    "look for it where it was started, or run under another key or ledger; if it has ended: {}",
+                    "look for it where it was started, or run under another key or ledger; \
+                     if it has ended: {}",
                     recovery::release_command(ledger, &holder)
                 ),
             )),
@@ -160,7 +161,7 @@ impl<'a> KeyClaim<'a> {
         watch: &mut Watch,
         conflict: &Conflict,
         lost: LostTask,
-    ) -> Result<Option<i32>, Error> {
+    ) -> Result<Option<Signal>, Error> {
         let may_run = lost.agent_may_run().filter(|_| recovery::keeps_key(lost.task()));
         let Some(agent_may_run) = may_run.map(str::to_owned) else {
             self.settled = Some((lost, None));
@@ -216,11 +217,11 @@ impl<'a> KeyClaim<'a> {
 /// The verdict on a holder, or the signal that stopped the run before there was one.
 enum Recovered {
     Outcome(Box<RecoveryOutcome>),
-    Stopped(i32),
+    Stopped(Signal),
 }
 
 /// Waits for the holder's process to exit, for at most [`POLL_INTERVAL`].
-fn wait(watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<i32>, Error> {
+fn wait(watch: &mut Watch, holder: Option<ProcessRecord>) -> Result<Option<Signal>, Error> {
     let handle = holder.and_then(|h| identity::open_recorded(h).ok().flatten());
     wait_for_any(watch, handle.iter().map(AsFd::as_fd), Instant::now() + POLL_INTERVAL)
 }
@@ -230,7 +231,7 @@ fn wait_for_any<'f>(
     watch: &mut Watch,
     fds: impl Iterator<Item = BorrowedFd<'f>>,
     until: Instant,
-) -> Result<Option<i32>, Error> {
+) -> Result<Option<Signal>, Error> {
     let interests: Vec<_> = fds.map(|fd| WatchInterest { source: WatchSource::Holder, fd }).collect();
     let mut for_the_agent = Vec::new();
     let stopped = loop {
@@ -240,8 +241,8 @@ fn wait_for_any<'f>(
                 break Some(received.signal);
             }
             // There is no agent yet that the signal could stop, and the shell watches bookend.
-            WatchEvent::Signal(ReceivedSignal { signal: libc::SIGTSTP, .. }) if terminal::may_stop() => {
-                sys::raise_unblocked(libc::SIGTSTP);
+            WatchEvent::Signal(ReceivedSignal { signal: Signal::TSTP, .. }) if terminal::may_stop() => {
+                sys::raise_unblocked(Signal::TSTP);
             }
             WatchEvent::Signal(received) => for_the_agent.push(received),
             WatchEvent::Child { .. } => {}
@@ -285,7 +286,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
         transcript,
         users: users.as_ref(),
         allow_unsafe: options.allow_unsafe_resume,
-        attended: command.asked.mode == Mode::Interactive && at_terminal(),
+        attended: command.asked.mode == OutputMode::Interactive && at_terminal(),
     });
     match chosen {
         Ok(choice) => Ok(Attempt::Claimed(choice)),
@@ -303,12 +304,12 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
 /// The session that the agent's own arguments resume, `--continue` resolved.
 fn named_session(command: &AgentCommand) -> Option<SessionId> {
     let asked = match &command.asked.session {
-        AskedSession::Background(asked) => asked,
+        SessionRequest::Background(asked) => asked,
         asked => asked,
     };
     match asked {
-        AskedSession::Resume(id) | AskedSession::Fork(Some(id), _) => Some(id.clone()),
-        AskedSession::Continue | AskedSession::Fork(None, _) => command.adapter.most_recent(&command.cwd),
+        SessionRequest::Resume(id) | SessionRequest::Fork(Some(id), _) => Some(id.clone()),
+        SessionRequest::Continue | SessionRequest::Fork(None, _) => command.adapter.most_recent(&command.cwd),
         _ => None,
     }
 }

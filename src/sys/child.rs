@@ -4,12 +4,13 @@ use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use crate::exit::Exit;
+use crate::task::Signal;
 
 /// What changed about a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChildChange {
     Ended(Exit),
-    Stopped(i32),
+    Stopped(Signal),
     Continued,
 }
 
@@ -44,11 +45,11 @@ pub fn wait_any() -> Option<(i32, ChildChange, ResourceUsage)> {
         Duration::from_secs(t.tv_sec.max(0) as u64) + Duration::from_micros(t.tv_usec.max(0) as u64)
     };
     let change = if libc::WIFSTOPPED(status) {
-        ChildChange::Stopped(libc::WSTOPSIG(status))
+        ChildChange::Stopped(Signal::from_number(libc::WSTOPSIG(status)))
     } else if libc::WIFCONTINUED(status) {
         ChildChange::Continued
     } else if libc::WIFSIGNALED(status) {
-        ChildChange::Ended(Exit::Signal(libc::WTERMSIG(status)))
+        ChildChange::Ended(Exit::Signal(Signal::from_number(libc::WTERMSIG(status))))
     } else {
         ChildChange::Ended(Exit::Code(libc::WEXITSTATUS(status)))
     };

@@ -7,6 +7,8 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 
+use crate::task::Signal;
+
 /// Sends `signal` to the process behind `pidfd`; with a value it is queued as by sigqueue(3).
 /// `Ok(false)`: the process has ended. pidfd_send_signal(2); rustix's takes no value.
 ///
@@ -14,8 +16,8 @@ use nix::unistd::Pid;
 /// EPERM: the process belongs to another user. [`io::ErrorKind::Unsupported`]: this kernel (before 5.1) or a
 /// sandbox refuses the call itself. Then nothing is signalled: kill(2) could reach another process with that
 /// pid.
-pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, value: Option<u64>) -> io::Result<bool> {
-    match pidfd_send_signal(pidfd, signal, value) {
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: Signal, value: Option<u64>) -> io::Result<bool> {
+    match pidfd_send_signal(pidfd, signal.number(), value) {
         Err(e) if is_refused(&e) && !pidfd_signals_work() => {
             Err(io::Error::new(io::ErrorKind::Unsupported, NO_PIDFD_SIGNALS))
         }
@@ -28,10 +30,10 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, value: Option<u64>) -> io
 ///
 /// # Errors
 /// EPERM: the child has changed its user.
-pub fn signal_child(child: (i32, BorrowedFd<'_>), signal: i32, value: Option<u64>) -> io::Result<bool> {
+pub fn signal_child(child: (i32, BorrowedFd<'_>), signal: Signal, value: Option<u64>) -> io::Result<bool> {
     let (pid, pidfd) = child;
-    match pidfd_send_signal(pidfd, signal, value) {
-        Err(e) if is_refused(&e) => kill_child(pid, signal, value),
+    match pidfd_send_signal(pidfd, signal.number(), value) {
+        Err(e) if is_refused(&e) => kill_child(pid, signal.number(), value),
         sent => sent,
     }
 }

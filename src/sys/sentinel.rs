@@ -4,12 +4,13 @@ use std::ffi::c_void;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::kill;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use syscalls::{Sysno, syscall};
 
 use super::signal::{SET_BYTES, SignalSet};
+use crate::task::Signal;
 
 /// How often each signal reached the sentinel, by signal number.
 static SEEN: [AtomicU32; 65] = [const { AtomicU32::new(0) }; 65];
@@ -77,12 +78,12 @@ extern "C" fn sentinel(supervisor: *mut c_void) -> libc::c_int {
 /// Ends the sentinel and reaps it. Where a sandbox forbids kill(2), it dies with this process.
 pub fn end_sentinel(pid: i32) {
     let pid = Pid::from_raw(pid);
-    if kill(pid, Signal::SIGKILL).is_ok() {
+    if kill(pid, nix::sys::signal::Signal::SIGKILL).is_ok() {
         let _ = waitpid(pid, Some(WaitPidFlag::__WALL));
     }
 }
 
 /// How often `signal` has reached the sentinel.
-pub fn signals_seen(signal: i32) -> u32 {
-    SEEN.get(signal as usize).map_or(0, |c| c.load(Ordering::SeqCst))
+pub fn signals_seen(signal: Signal) -> u32 {
+    SEEN.get(signal.number() as usize).map_or(0, |c| c.load(Ordering::SeqCst))
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use syscalls::{Sysno, syscall};
 
-use crate::task::Sender;
+use crate::task::{Signal, SignalSender};
 
 /// A set of signals as the kernel stores it: bit n-1 stands for signal n. It can hold all 64, including 32
 /// and 33, which the C library reserves and nix therefore cannot express: they must be passed on too.
@@ -18,12 +18,20 @@ pub struct SignalSet(pub u64);
 impl SignalSet {
     pub const ALL: SignalSet = SignalSet(u64::MAX);
 
-    pub fn contains(self, signal: i32) -> bool {
-        (1..=64).contains(&signal) && self.0 & (1 << (signal - 1)) != 0
+    pub fn contains(self, signal: Signal) -> bool {
+        self.0 & signal_bit(signal) != 0
     }
 
-    pub fn with(self, signal: i32) -> SignalSet {
-        SignalSet(self.0 | 1 << (signal - 1))
+    pub fn with(self, signal: Signal) -> SignalSet {
+        SignalSet(self.0 | signal_bit(signal))
+    }
+}
+
+/// 0 for a number that is no signal.
+fn signal_bit(signal: Signal) -> u64 {
+    match signal.number() {
+        number @ 1..=64 => 1 << (number - 1),
+        _ => 0,
     }
 }
 
@@ -49,12 +57,12 @@ pub fn set_mask_raw(set: SignalSet) {
 }
 
 /// Ignores `signal`, for a child that shares our memory. sigaction(2).
-pub fn ignore_raw(signal: i32) {
+pub fn ignore_raw(signal: Signal) {
     // The kernel's own struct: handler, flags, restorer, mask. Only the handler is set.
     let action = [libc::SIG_IGN as u64, 0, 0, 0];
     // SAFETY: the pointer is to as many bytes as the kernel reads, and outlives the call; a null old action
     // is allowed. No function of ours becomes a handler. Unseen: the kernel reads them.
-    let _ = unsafe { syscall!(Sysno::rt_sigaction, signal, action.as_ptr(), 0, SET_BYTES) };
+    let _ = unsafe { syscall!(Sysno::rt_sigaction, signal.number(), action.as_ptr(), 0, SET_BYTES) };
 }
 
 /// A descriptor from which every signal can be read, close-on-exec and non-blocking. signalfd(2); nix's set
@@ -79,10 +87,10 @@ pub fn signalfd_all() -> io::Result<OwnedFd> {
 /// One signal as it arrived: its sender and how it was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceivedSignal {
-    pub signal: i32,
+    pub signal: Signal,
     /// `si_code` of sigaction(2): `SI_USER`, `SI_QUEUE`, `SI_TKILL`, or > 0 from the kernel.
     pub code: i32,
-    pub sender: Sender,
+    pub sender: SignalSender,
     /// `si_value` of a queued signal.
     pub value: u64,
 }
@@ -114,39 +122,39 @@ pub fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<ReceivedSignal>> {
     // knows what may be read, not what was ever written.
     let info = unsafe { info.assume_init() };
     Ok(Some(ReceivedSignal {
-        signal: info.ssi_signo as i32,
+        signal: Signal::from_number(info.ssi_signo as i32),
         code: info.ssi_code,
-        sender: Sender { pid: info.ssi_pid as i32, uid: info.ssi_uid },
+        sender: SignalSender { pid: info.ssi_pid as i32, uid: info.ssi_uid },
         value: info.ssi_ptr,
     }))
 }
 
 /// Whether this process ignores `signal`. sigaction(2), which nix cannot ask without changing the action.
-pub fn is_ignored(signal: i32) -> bool {
+pub fn is_ignored(signal: Signal) -> bool {
     let mut old = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a null new action changes nothing; the pointer is valid for a write of its type.
-    let ret = unsafe { libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr()) };
+    let ret = unsafe { libc::sigaction(signal.number(), std::ptr::null(), old.as_mut_ptr()) };
     // SAFETY: zeroed is a valid sigaction where the call failed, else the kernel's answer.
     ret == 0 && unsafe { old.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
 /// Sets `signal` to its default action or to ignored. sigaction(2); nix has no real-time signals.
-pub fn set_disposition(signal: i32, ignored: bool) {
+pub fn set_disposition(signal: Signal, ignored: bool) {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: zeroed is a valid sigaction; only its handler is set, to one of the two constants that
     // are not functions, so none of our code ever runs in a signal handler.
     unsafe {
         (*action.as_mut_ptr()).sa_sigaction = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
-        libc::sigaction(signal, action.as_ptr(), std::ptr::null_mut());
+        libc::sigaction(signal.number(), action.as_ptr(), std::ptr::null_mut());
     }
 }
 
 /// Sends `signal` to this process and unblocks it for a moment. Returns if the process is still there: it
 /// was stopped and continued, or cannot die by a signal (PID 1).
-pub fn raise_unblocked(signal: i32) {
+pub fn raise_unblocked(signal: Signal) {
     // SAFETY: kill to our own pid touches no memory.
-    unsafe { libc::kill(libc::getpid(), signal) };
-    let all_but = SignalSet(SignalSet::ALL.0 & !(1 << (signal - 1)));
+    unsafe { libc::kill(libc::getpid(), signal.number()) };
+    let all_but = SignalSet(SignalSet::ALL.0 & !signal_bit(signal));
     set_mask(all_but);
     set_mask(SignalSet::ALL);
 }

@@ -3,11 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use super::classify::ProcessClass;
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
+use crate::task::Signal;
 
 /// How long a process may take to end before it is reported as surviving.
 pub(super) const SETTLE: Duration = Duration::from_secs(2);
@@ -48,10 +47,8 @@ impl Leftover {
     pub(super) fn due(&self, stage: SignalSent) -> Option<Signal> {
         match (stage, self.class) {
             (_, ProcessClass::Exiting) => None,
-            (SignalSent::Kill, ProcessClass::Ours) => {
-                (self.sent != SignalSent::Kill).then_some(Signal::SIGKILL)
-            }
-            _ => (self.sent == SignalSent::Nothing).then_some(Signal::SIGTERM),
+            (SignalSent::Kill, ProcessClass::Ours) => (self.sent != SignalSent::Kill).then_some(Signal::KILL),
+            _ => (self.sent == SignalSent::Nothing).then_some(Signal::TERM),
         }
     }
 
@@ -66,8 +63,8 @@ impl Leftover {
 pub(super) fn send(handle: &ProcessHandle, signal: Signal, now: &ProcessStat) -> io::Result<bool> {
     let sent = handle.signal(signal)?;
     // A stopped process would not act on SIGTERM before the grace period is over.
-    if sent && signal == Signal::SIGTERM && now.state == 'T' {
-        handle.signal(Signal::SIGCONT)?;
+    if sent && signal == Signal::TERM && now.state == 'T' {
+        handle.signal(Signal::CONT)?;
     }
     Ok(sent)
 }

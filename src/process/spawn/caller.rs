@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use crate::sys::{self, SignalSet};
+use crate::task::Signal;
 
 #[derive(Debug)]
 pub struct Caller {
@@ -26,9 +27,9 @@ impl Caller {
     pub fn take_over() -> Caller {
         let mask = sys::set_mask(SignalSet::ALL);
         sys::occupy_closed_stdio();
-        let sigchld_ignored = sys::is_ignored(libc::SIGCHLD);
+        let sigchld_ignored = sys::is_ignored(Signal::CHLD);
         if sigchld_ignored {
-            sys::set_disposition(libc::SIGCHLD, false);
+            sys::set_disposition(Signal::CHLD, false);
         }
         Caller { mask, sigchld_ignored, descriptors: open_descriptors() }
     }

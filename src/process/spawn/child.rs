@@ -12,6 +12,7 @@ use syscalls::{Sysno, syscall};
 
 use super::launch::StartStep;
 use crate::sys::{self, SignalSet};
+use crate::task::Signal;
 
 const PID_DIGITS: usize = 10;
 
@@ -209,7 +210,7 @@ impl ChildPlan {
         }
         self.write_own_pid();
         if self.sigchld_ignored {
-            sys::ignore_raw(libc::SIGCHLD);
+            sys::ignore_raw(Signal::CHLD);
         }
         sys::set_mask_raw(self.mask);
     }

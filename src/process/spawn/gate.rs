@@ -15,6 +15,7 @@ pub use super::launch::{Launch, StartError, StartStep};
 use crate::failpoint;
 use crate::process::spawn::caller::Caller;
 use crate::sys;
+use crate::task::Signal;
 
 /// A child of bookend. It waits at the gate until that is opened, and exits when it is closed.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Gated {
     ///
     /// # Errors
     /// As [`sys::signal_child`].
-    pub fn signal(&self, signal: i32, value: Option<u64>) -> io::Result<bool> {
+    pub fn signal(&self, signal: Signal, value: Option<u64>) -> io::Result<bool> {
         sys::signal_child((self.pid, self.pidfd.as_fd()), signal, value)
     }
 

@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use super::state::{AgentExit, AgentPhase, RequestedStop};
 use super::stopwatch::Clock;
 use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
-use crate::agent::Mode;
+use crate::agent::OutputMode;
 use crate::clock;
 use crate::error::{Error, chain};
 use crate::ledger::TaskProgress;
@@ -21,7 +21,7 @@ use crate::process::terminal;
 use crate::process::watch::{WatchEvent, WatchInterest, WatchSource};
 use crate::stop::{stop_of, watching};
 use crate::sys::{self, ChildChange, ReceivedSignal, ResourceUsage};
-use crate::task::{Stop, signal_name};
+use crate::task::{Signal, StopRequest};
 
 impl Supervisor<'_> {
     /// Waits for one event or the deadline, and acts on it.
@@ -79,7 +79,7 @@ impl Supervisor<'_> {
             return Ok(());
         }
         // A hook has a process group of its own, which the terminal does not signal.
-        if let (AgentPhase::Over(..), Some(helper), libc::SIGTSTP | libc::SIGCONT) =
+        if let (AgentPhase::Over(..), Some(helper), Signal::TSTP | Signal::CONT) =
             (self.agent.state, &self.helper, received.signal)
             && helper.ended.is_none()
         {
@@ -91,8 +91,8 @@ impl Supervisor<'_> {
                 AgentPhase::Over(..) => self.stop.hurry(received.signal),
             }
         }
-        let stops = matches!(received.signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
-        if stops || received.signal == libc::SIGCONT {
+        let stops = matches!(received.signal, Signal::TSTP | Signal::TTIN | Signal::TTOU);
+        if stops || received.signal == Signal::CONT {
             self.timers.stop_signal = stops.then_some(received.signal);
         }
         match self.agent.state {
@@ -109,32 +109,34 @@ impl Supervisor<'_> {
     }
 
     /// Notes the stop before any signal is sent: the agent may exit with a code of its own.
-    fn request_stop(&mut self, stop: Stop, signal: i32) {
+    fn request_stop(&mut self, stop: StopRequest, signal: Signal) {
         let now = Instant::now();
-        let yields = |stop: &Stop| matches!(stop, Stop::Signal { signal: libc::SIGINT | libc::SIGQUIT, .. });
+        let yields = |stop: &StopRequest| {
+            matches!(stop, StopRequest::Signal { signal: Signal::INT | Signal::QUIT, .. })
+        };
         if self.stop.requested().is_none_or(|r| yields(&r.stop)) {
             let results = self.observed().results;
             self.stop.request(RequestedStop { stop, at: now, results });
         }
         // A program at a terminal may handle Ctrl-C itself; a headless one was told to stop.
-        if !yields(&stop) || self.agent.mode != Mode::Interactive {
+        if !yields(&stop) || self.agent.mode != OutputMode::Interactive {
             self.escalation.begin(signal, now);
         }
         if let (AgentPhase::AtGate, Some(helper)) = (self.agent.state, &self.helper)
             && helper.ended.is_none()
         {
             self.escalation.begin(signal, now);
-            let _ = helper.child.signal(libc::SIGTERM, None);
+            let _ = helper.child.signal(Signal::TERM, None);
         }
     }
 
     /// Stops the agent at a limit.
-    fn stop_at_limit(&mut self, stop: Stop) {
-        self.request_stop(stop, libc::SIGTERM);
-        self.send(libc::SIGTERM);
+    fn stop_at_limit(&mut self, stop: StopRequest) {
+        self.request_stop(stop, Signal::TERM);
+        self.send(Signal::TERM);
     }
 
-    pub(super) fn send(&mut self, signal: i32) {
+    pub(super) fn send(&mut self, signal: Signal) {
         let to = match (self.agent.state, &self.helper) {
             (AgentPhase::AtGate, Some(helper)) if helper.ended.is_none() => &helper.child,
             (AgentPhase::Alive(_), _) => &self.agent.child,
@@ -143,11 +145,11 @@ impl Supervisor<'_> {
         let sent = to.signal(signal, None);
         // A stopped process acts on nothing but SIGKILL until it is continued.
         if self.timers.stopped {
-            let _ = to.signal(libc::SIGCONT, None);
+            let _ = to.signal(Signal::CONT, None);
         }
         let Err(e) = sent else { return };
-        warn!("could not send {} to process {}: {e}", signal_name(signal), to.pid);
-        if signal == libc::SIGKILL && e.raw_os_error() == Some(libc::EPERM) {
+        warn!("could not send {signal} to process {}: {e}", to.pid);
+        if signal == Signal::KILL && e.raw_os_error() == Some(libc::EPERM) {
             // Write access to the cgroup is enough to kill all processes in it, whatever their user.
             let killed = self.agent.state.is_alive() && self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
             if self.agent.state.is_alive() && !killed {
@@ -170,7 +172,7 @@ impl Supervisor<'_> {
                 ChildChange::Ended(exit) => helper.ended = Some(exit),
                 // The shell does not know a helper's own process group and would not continue bookend with
                 // it, except after a Ctrl-Z that bookend passed on.
-                ChildChange::Stopped(signal) if signal == libc::SIGTSTP || !leads_group(pid) => {
+                ChildChange::Stopped(signal) if signal == Signal::TSTP || !leads_group(pid) => {
                     self.stop_along(pid, signal)?;
                 }
                 ChildChange::Stopped(_) | ChildChange::Continued => {}
@@ -180,16 +182,16 @@ impl Supervisor<'_> {
     }
 
     /// The agent was stopped, perhaps alone. The shell watches bookend, which stops by the same signal.
-    fn on_stopped(&mut self, signal: i32) -> Result<(), Error> {
+    fn on_stopped(&mut self, signal: Signal) -> Result<(), Error> {
         self.timers.stopped = true;
         self.pause_clocks();
         self.stop_along(self.agent.child.pid, signal)
     }
 
     /// Stops bookend together with its child `pid`, so that the shell sees it.
-    pub(super) fn stop_along(&mut self, pid: i32, signal: i32) -> Result<(), Error> {
+    pub(super) fn stop_along(&mut self, pid: i32, signal: Signal) -> Result<(), Error> {
         let still = matches!(identity::stat(pid), Ok(Some(s)) if s.state == 'T');
-        let continued = self.watch.pending(|r| r.signal == libc::SIGCONT).map_err(watching)?.is_some();
+        let continued = self.watch.pending(|r| r.signal == Signal::CONT).map_err(watching)?.is_some();
         if !still || continued {
             return Ok(());
         }
@@ -344,15 +346,15 @@ impl Supervisor<'_> {
         }
         if self.agent.state.is_alive() {
             if self.timers.timeout.take_due(now) {
-                self.stop_at_limit(Stop::Timeout);
+                self.stop_at_limit(StopRequest::Timeout);
             }
             if self.timers.idle.take_due(now) {
-                self.stop_at_limit(Stop::IdleTimeout);
+                self.stop_at_limit(StopRequest::IdleTimeout);
             }
             if self.timers.linger.take_due(now) {
                 self.stop.linger();
-                self.escalation.begin(libc::SIGTERM, now);
-                self.send(libc::SIGTERM);
+                self.escalation.begin(Signal::TERM, now);
+                self.send(Signal::TERM);
             }
         }
         if let Some(signal) = self.escalation.due(now) {
