@@ -275,7 +275,7 @@ fn settle_only_leaves_hooks_and_reports_to_the_next_recovery() {
     let options = ["--id", "one", "--on-finish", &hook];
     Busy::start(&world, "say", |_| world.run_sh(script).options(options)).kill_all();
     let told = recover(&world, &["--settle-only"]);
-    assert!(told.contains("1 interrupted") && !told.contains("task one interrupted"), "{told}");
+    assert!(told.contains("1 task interrupted") && !told.contains("task one interrupted"), "{told}");
     let row = world.row();
     assert_eq!(
         (row.text("status").as_str(), row.text("delivery_status").as_str()),
