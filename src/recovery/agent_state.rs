@@ -42,8 +42,8 @@ pub(super) fn agent_state_from(task: &Task, here: &ProcessScope) -> AgentState {
     }
 }
 
-/// Whether an ended task still keeps its key because its agent runs or may run. An agent that cannot be verified
-/// keeps it for [`TTL`], unless `recover` released it.
+/// Whether an ended task still keeps its key because its agent runs or may run. An agent that cannot be
+/// verified keeps it for [`TTL`], unless `recover` released it.
 pub fn keeps_key(task: &Task) -> bool {
     match agent_state(task) {
         AgentState::Ended => false,

@@ -1,5 +1,5 @@
-//! Settles lost tasks: one state machine per task, all over one scan of all processes. It never blocks; its caller
-//! waits for its descriptors.
+//! Settles lost tasks: one state machine per task, all over one scan of all processes. It never blocks; its
+//! caller waits for its descriptors.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -5,8 +5,8 @@ use crate::ledger::{Ledger, TaskLookup};
 use crate::recovery::verdict::{evidence, judge};
 use crate::task::{Status, Task, Verdict};
 
-/// Judges a running task; `None`: it has ended. It may end after its row was read and before its supervisor is
-/// checked, so the row of a task that is not alive is read again.
+/// Judges a running task; `None`: it has ended. It may end after its row was read and before its supervisor
+/// is checked, so the row of a task that is not alive is read again.
 ///
 /// # Errors
 /// When the ledger or its live locks cannot be read.

@@ -43,8 +43,8 @@ pub enum SettleOutcome {
 }
 
 impl LostTask {
-    /// A task that cannot be verified and has expired. Only its row is changed: its processes may be any others
-    /// by now.
+    /// A task that cannot be verified and has expired. Only its row is changed: its processes may be any
+    /// others by now.
     pub fn expired(task: Task, here: Rc<ProcessScope>) -> LostTask {
         LostTask { is_expired: true, ..LostTask::unswept(task, here) }
     }
@@ -178,7 +178,8 @@ impl LostTask {
             InterruptReason::Rebooted => "the machine rebooted during the run".to_owned(),
             InterruptReason::Oom => {
                 format!(
-                    "its supervisor{supervisor} died after the OOM killer had killed a process in its cgroup; {agents}"
+                    "its supervisor{supervisor} died after the OOM killer had killed a process in its cgroup; \
+                     {agents}"
                 )
             }
             InterruptReason::Ttl => {
@@ -238,8 +239,8 @@ impl LostTask {
         }
     }
 
-    /// Logs the outcome and removes the task's files from the spool. Call it once the ending is durable: nothing is
-    /// logged in a transaction.
+    /// Logs the outcome and removes the task's files from the spool. Call it once the ending is durable:
+    /// nothing is logged in a transaction.
     pub fn close(&self, ledger: &Ledger, outcome: &SettleOutcome) {
         let merged = match outcome {
             SettleOutcome::Interrupted { reason, invalidated } => {

@@ -17,8 +17,8 @@ use crate::view;
 pub enum OwnershipEvidence {
     /// The rows, which only this user can have written.
     Rows,
-    /// Only the kernel: marks in environments, and locks on the ledger's `live` file. `None`: there is no such
-    /// file.
+    /// Only the kernel: marks in environments, and locks on the ledger's `live` file. `None`: there is no
+    /// such file.
     Kernel(Option<LockedBytes>),
 }
 
@@ -68,15 +68,16 @@ impl OwnershipEvidence {
     }
 }
 
-/// Whether a process whose descriptors cannot be read may be bookend: it belongs to this user and has our name.
+/// Whether a process whose descriptors cannot be read may be bookend: it belongs to this user and has our
+/// name.
 fn may_be_bookend(stat: &ProcessStat) -> bool {
     let own = identity::stat(std::process::id().cast_signed()).ok().flatten();
     let me = nix::unistd::geteuid().as_raw();
     own.is_some_and(|own| own.comm == stat.comm) && identity::user(stat.pid) == Some(me)
 }
 
-/// Whether a process supervises a task of the ledger. Whether the rows are trusted is determined for the first
-/// process.
+/// Whether a process supervises a task of the ledger. Whether the rows are trusted is determined for the
+/// first process.
 pub fn supervisors(ledger: &Ledger) -> impl Fn(&ProcessStat) -> bool + '_ {
     let evidence = OnceCell::new();
     move |stat| evidence.get_or_init(|| OwnershipEvidence::of(ledger)).is_supervisor(ledger, stat)
@@ -90,8 +91,8 @@ pub fn remedy(distrust: &Distrust) -> String {
     }
 }
 
-/// Whether the process `pid` demonstrably supervises the task `id`: it holds a lock on the ledger's `live` file,
-/// and a process of this user with the task's mark descends from it. The row is not used.
+/// Whether the process `pid` demonstrably supervises the task `id`: it holds a lock on the ledger's `live`
+/// file, and a process of this user with the task's mark descends from it. The row is not used.
 ///
 /// # Errors
 /// When `/proc` cannot be read.

@@ -64,8 +64,8 @@ pub(super) enum SupervisorState {
 }
 
 /// A supervisor that is exiting. Its lock and its process do not disappear together: the kernel releases the
-/// memory of an exiting process, then closes its files, and then makes it a zombie; a child that it has forked
-/// holds the lock until it executes or exits.
+/// memory of an exiting process, then closes its files, and then makes it a zombie; a child that it has
+/// forked holds the lock until it executes or exits.
 pub(super) struct ExitingSupervisor {
     /// `None`: only a child is left.
     pub(super) supervisor: Option<ProcessHandle>,

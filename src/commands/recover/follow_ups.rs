@@ -24,7 +24,8 @@ use crate::task::{Signal, Task, TaskId};
 const ATTEMPTS: i64 = 3;
 
 impl Recovery<'_> {
-    /// Runs the `--on-finish` commands without a recorded result, including those of tasks that end meanwhile.
+    /// Runs the `--on-finish` commands without a recorded result, including those of tasks that end
+    /// meanwhile.
     pub(super) fn deliver(&mut self) -> Result<(), Error> {
         let mut tried = BTreeSet::new();
         loop {
@@ -88,8 +89,8 @@ impl Recovery<'_> {
         Ok((Delivered::As(DeliveryStatus::Failed), None))
     }
 
-    /// Reports each interrupted task that was not reported yet, also one that ended itself on a clean restart.
-    /// [`Recovery::record_reports`] records those that were only printed.
+    /// Reports each interrupted task that was not reported yet, also one that ended itself on a clean
+    /// restart. [`Recovery::record_reports`] records those that were only printed.
     pub(super) fn report_interrupted(&mut self) -> Result<(), Error> {
         let mut due = self.unreported()?;
         let ids: Vec<&TaskId> = due.iter().map(|task| &task.id).collect();
@@ -170,7 +171,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Records the printed tasks as reported, in one commit. A crash before this repeats reports and loses none.
+    /// Records the printed tasks as reported, in one commit. A crash before this repeats reports and loses
+    /// none.
     pub(super) fn record_reports(&mut self) -> Result<(), Error> {
         failpoint::reached("recover.reported");
         match self.reporter.failed.take() {

@@ -1,5 +1,5 @@
-//! `bookend recover`: settles lost tasks and reports them. It is safe at any time, and several may run at once;
-//! its cost grows with the number of running tasks, not with the history.
+//! `bookend recover`: settles lost tasks and reports them. It is safe at any time, and several may run at
+//! once; its cost grows with the number of running tasks, not with the history.
 
 mod follow_ups;
 mod options;
@@ -28,8 +28,8 @@ use work::Recovery;
 /// # Errors
 /// When the ledger or /proc cannot be read, or the ledger cannot be written. What was done by then stands.
 pub fn recover(options: &RecoverOptions, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
-    // A signal may end this at any point: the next recovery continues from there. It waits for its hooks only,
-    // and a closed stdout does not stop it.
+    // A signal may end this at any point: the next recovery continues from there. It waits for its hooks
+    // only, and a closed stdout does not stop it.
     sys::set_mask(caller.mask.with(Signal::CHLD).with(Signal::PIPE));
     let at = ledger::locate(ledger)?;
     let mut reporter = Reporter::new(options.json);

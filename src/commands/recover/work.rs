@@ -47,8 +47,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// Settles every lost task, and ends the leftovers of tasks whose supervisors died or failed after they had
-    /// written the ending and before they had ended the leftovers.
+    /// Settles every lost task, and ends the leftovers of tasks whose supervisors died or failed after they
+    /// had written the ending and before they had ended the leftovers.
     pub(super) fn settle(&mut self) -> Result<(), Error> {
         let mut batch = RecoveryBatch::new(&self.ledger, self.options.grace);
         let now = Instant::now();
