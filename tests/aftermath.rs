@@ -65,7 +65,7 @@ fn what_an_ended_task_left_is_its_supervisors_affair_while_that_lives() {
     let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
     let run = world.run_sh(&script).options(["--id", "in-its-grace", "--grace", "1000s"]).start();
     let daemon = out.pid("stay");
-    go.tell("now");
+    go.write_line("now");
     let ended = || world.rows().first().is_some_and(|r| r.ending() == "failure/exit");
     eventually(world.deadline(), "the end in the ledger", ended);
     let told = recover(&world, &["--grace", "0s"]);

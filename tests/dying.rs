@@ -5,7 +5,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{End, Fifo, Output, Proc, World, eventually, possible, say, stat_field, state};
+use crate::harness::{End, Fifo, Output, Proc, World, eventually, possible, print_line, stat_field, state};
 use crate::standins::{Busy, bookend};
 
 /// What is killed.
@@ -62,7 +62,7 @@ fn each_is_settled(test: &str, agent: &str, beside: impl Fn(&World, &mut Fifo, i
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), kills() * 8, wrong.join("\n"));
     if kills() > 5 {
-        say(&format!("{test}: {} kills, each settled", kills() * 8));
+        print_line(&format!("{test}: {} kills, each settled", kills() * 8));
     }
 }
 

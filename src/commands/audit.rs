@@ -198,7 +198,8 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// The leftover processes of a task, without those at a terminal, and whether recovery may end any of them.
+    /// The leftover processes of a task, without those at a terminal, and whether recovery may end any of
+    /// them.
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
         let evidence = OwnershipEvidence::of(self.ledger);
         let mut task = task.clone();
