@@ -154,7 +154,7 @@ fn a_report_does_not_mention_a_restored_session() {
         }
         let told = recover(&world, &[]);
         assert_eq!(said_of(&told, "interrupted (signal)"), 1, "{told}");
-        let warned = said_of(&told, &format!("session {session} is not to be resumed"));
+        let warned = said_of(&told, &format!("session {session} invalidated"));
         assert_eq!(warned, usize::from(!restored), "{told}");
     }
 }

@@ -37,7 +37,7 @@ fn a_world_writable_directory_is_refused() {
     let Some(world) = World::of_bookend("a_directory_that_everybody_can_write_to") else { return };
     fs::create_dir(world.path("open")).expect("a directory");
     set_mode(&world.path("open"), 0o777);
-    refused(&world, touch(&world, "open/l.db"), &[&world.name("open"), "everybody", "--ledger"]);
+    refused(&world, touch(&world, "open/l.db"), &[&world.name("open"), "all users", "--ledger"]);
     // In a sticky directory, such as /tmp, users cannot replace each other's files.
     set_mode(&world.path("open"), 0o1777);
     touch(&world, "open/l.db").run().ended(End::Code(0)).silent();
@@ -47,7 +47,7 @@ fn a_world_writable_directory_is_refused() {
     set_mode(&own, 0o777);
     fs::remove_file(world.path("tmp/effect")).expect("the effect");
     let command = world.run(["touch", &world.name("tmp/effect")]);
-    refused(&world, command, &[&world.name("state/bookend"), "everybody"]);
+    refused(&world, command, &[&world.name("state/bookend"), "all users"]);
 }
 
 #[test]
