@@ -80,8 +80,8 @@ impl<'a> KeyClaim<'a> {
     /// settled here, in the claim's transaction.
     fn holder(&mut self, claim: &Claim<'_>) -> Result<Option<Task>, Error> {
         if let Some((lost, outcome)) = &mut self.settled {
-            *outcome = match lost.mark(claim, "run")? {
-                SettleOutcome::Unread(e) => return Err(e.into()),
+            *outcome = match lost.settle(claim, "run")? {
+                SettleOutcome::UnreadableSpool(e) => return Err(e.into()),
                 settled => Some(settled),
             };
         }
@@ -97,10 +97,10 @@ impl<'a> KeyClaim<'a> {
         let Some((lost, Some(outcome))) = &self.settled else { return };
         match outcome {
             SettleOutcome::Interrupted { .. } => warn!("settled {}", lost.describe()),
-            SettleOutcome::Seen(status) => {
+            SettleOutcome::FromSpool(status) => {
                 warn!("task {} had ended as {status}: recorded from the spool", lost.id())
             }
-            SettleOutcome::Unread(_) | SettleOutcome::Untouched => {}
+            SettleOutcome::UnreadableSpool(_) | SettleOutcome::Unchanged => {}
         }
         lost.close(ledger, outcome);
     }
@@ -332,7 +332,7 @@ pub(super) fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) ->
     let Some(key) = &row.key else { return Ok(()) };
     match choice.invalidate {
         Some(Withdrawal { reason, was_safe: true }) => {
-            claim.set_session_aside(key, reason, &row.id, &row.started_at)?;
+            claim.invalidate_session_for_start(key, reason, &row.id, &row.started_at)?;
         }
         Some(Withdrawal { reason, was_safe: false }) => {
             claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;

@@ -153,7 +153,9 @@ fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_ex
         let live = ledger.hold_live().unwrap();
         let claim = ledger.claim().unwrap();
         claim.insert(&new_task("second", Some(KEY)), &live, "run").unwrap();
-        claim.set_session_aside(&Key::recorded(KEY), "fresh", &TaskId::recorded("second"), START).unwrap();
+        claim
+            .invalidate_session_for_start(&Key::recorded(KEY), "fresh", &TaskId::recorded("second"), START)
+            .unwrap();
         claim.commit().unwrap();
         assert_eq!(linked(&ledger), None);
         assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "fresh".to_owned())]);
