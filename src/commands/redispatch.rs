@@ -76,17 +76,17 @@ pub fn redispatch(options: &RedispatchOptions, ledger: Option<&Path>, caller: Ca
         }
         Some(Lacks::Stdin) | None => {}
     }
-    let Some((argv, options)) = kept(&task) else {
+    let Some((argv, stored)) = kept(&task) else {
         return Err(refused("its row does not store its command line"));
     };
-    let from = &options.cwd_at_start;
+    let from = &stored.cwd_at_start;
     std::env::set_current_dir(from).map_err(|e| {
         refused(&format!("entering {}, where it was started", from.display()))
             .caused_by(e)
             .hint("create the directory; nothing was executed")
     })?;
     // The id that the user chose is taken: the session of the former run has it.
-    let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &SessionId::random());
-    let again = options.options(argv, options.when_busy, options.level);
+    let argv = agent::with_new_id(argv, stored.agent_type.as_deref(), &SessionId::random());
+    let again = stored.request(argv, options.when_busy, options.level);
     run::run_in(&again, &at, opened, caller)
 }
