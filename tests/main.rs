@@ -1,4 +1,4 @@
-//! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
+//! Tests of the real binary. Each module covers one aspect of its behaviour.
 
 mod adapters;
 mod adopt;
@@ -11,7 +11,6 @@ mod completions;
 mod costs;
 mod crash;
 mod descriptors;
-mod dirty;
 mod dispatcher;
 mod docs;
 mod durability;
@@ -31,6 +30,7 @@ mod ledger;
 mod leftovers;
 mod limits;
 mod look;
+mod mixed_output;
 mod operator;
 mod orphans;
 mod output;
