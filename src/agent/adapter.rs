@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::task::{Counts, KeepSession, SessionId, TokensScope};
+use crate::task::{Counts, KeepSession, SessionId, Time, TokensScope};
 
 /// What kind of output the user's argv asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,9 +195,9 @@ pub trait Adapter: Sync {
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
     /// The id that "the most recent conversation of this folder" means now, where it can be told.
     fn most_recent(&self, cwd: &Path) -> Option<SessionId>;
-    /// The id of the one conversation that was sent to the background from `cwd` since then (RFC 3339, UTC,
-    /// milliseconds), where it can be told.
-    fn backgrounded(&self, _cwd: &Path, _since: &str) -> Option<SessionId> {
+    /// The id of the one conversation that was sent to the background from `cwd` since then, where it can be
+    /// told.
+    fn backgrounded(&self, _cwd: &Path, _since: Time) -> Option<SessionId> {
         None
     }
     /// The folders in which a skill may lie, in the order the agent looks.

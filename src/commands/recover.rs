@@ -11,7 +11,6 @@ use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, warn};
 
-use crate::clock;
 use crate::commands::deliver::{self, Delivered};
 use crate::commands::find;
 use crate::error::Error;
@@ -33,7 +32,7 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::run::options::{self, Lacks};
 use crate::sys;
-use crate::task::{Key, Signal, Status, Task, TaskId, Verdict};
+use crate::task::{Key, Signal, Status, Task, TaskId, Time, Verdict};
 use crate::view::{self, Hint, PREFIX, Screen};
 
 /// How often a delivery that was cut off is tried again before it counts as failed: a hook may be what
@@ -368,7 +367,7 @@ impl Recovery<'_> {
             }
             match recovery::agent_state(&task) {
                 AgentState::Unverified if recovery::has_expired(&task, self.request.ttl) => {
-                    if self.ledger.release_agent(id, &clock::now())? {
+                    if self.ledger.release_agent(id, Time::now())? {
                         self.telling.line(&format!("task {id}: its agent no longer keeps the key busy"));
                     }
                 }
@@ -401,7 +400,7 @@ impl Recovery<'_> {
     }
 
     fn withdraw_sessions(&mut self) -> Result<(), Error> {
-        self.report.sessions = self.ledger.withdraw_unsafe_sessions(&clock::now())?;
+        self.report.sessions = self.ledger.withdraw_unsafe_sessions(Time::now())?;
         for s in &self.report.sessions {
             let text =
                 format!("session {} of the key {} is not to be resumed: {}", s.session_id, s.key, s.why);
@@ -449,7 +448,7 @@ impl Recovery<'_> {
                 self.report.unverifiable.push(Open { id: id.clone(), key: task.key.clone(), why });
             }
             Delivered::Refused(why) => {
-                self.ledger.delivery(id, DeliveryStatus::Failed, &clock::now())?;
+                self.ledger.delivery(id, DeliveryStatus::Failed, Time::now())?;
                 self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
             }
             Delivered::As(state) => {
@@ -471,7 +470,7 @@ impl Recovery<'_> {
             TaskLookup::One(now) if taken == [true] && is_unchanged(&now) => {}
             _ => return Ok((Delivered::ByAnother, None)),
         }
-        self.ledger.delivery(&task.id, DeliveryStatus::Failed, &clock::now())?;
+        self.ledger.delivery(&task.id, DeliveryStatus::Failed, Time::now())?;
         Ok((Delivered::As(DeliveryStatus::Failed), None))
     }
 
@@ -539,7 +538,7 @@ impl Recovery<'_> {
         };
         failpoint::reached("recover.handed");
         let how = match done {
-            HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), &clock::now())?),
+            HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), Time::now())?),
             HookEnd::Interrupted(signal) => {
                 self.ledger.take_back_hint(id)?;
                 format!("was interrupted by {signal}")
@@ -551,7 +550,7 @@ impl Recovery<'_> {
             false => "the next recovery tries again",
         };
         if attempt >= ATTEMPTS && self.stopped.is_none() {
-            self.ledger.hinted(std::slice::from_ref(id), &clock::now())?;
+            self.ledger.hinted(std::slice::from_ref(id), Time::now())?;
         }
         self.problem(format!("the --on-interrupted command {how} for task {id}; {next}"));
         Ok(())
@@ -562,7 +561,7 @@ impl Recovery<'_> {
     fn record_reports(&mut self) -> Result<(), Error> {
         failpoint::reached("recover.reported");
         match self.telling.failed.take() {
-            None => self.ledger.hinted(&self.printed, &clock::now())?,
+            None => self.ledger.hinted(&self.printed, Time::now())?,
             Some(e) if self.printed.is_empty() => {
                 debug!("standard output does not take the report: {e}");
             }

@@ -16,7 +16,7 @@ use super::tasks;
 use super::wal::WriteAheadLog;
 use crate::log::Silence;
 use crate::task::resume::SessionUse;
-use crate::task::{Ended, Key, NewTask, Provider, Session, SessionId, Task, TaskId};
+use crate::task::{Ended, Key, NewTask, Provider, Session, SessionId, Task, TaskId, Time};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
 /// the ledger as it was.
@@ -100,7 +100,7 @@ impl<'a> Claim<'a> {
         key: &Key,
         reason: &str,
         task: Option<&TaskId>,
-        at: &str,
+        at: Time,
     ) -> Result<bool> {
         sessions::invalidate(&self.tx, key, reason, task, at)
             .map_err(self.failed("invalidating the session of the key"))
@@ -121,7 +121,7 @@ impl<'a> Claim<'a> {
 
     /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
     /// agent never executes.
-    pub fn set_session_aside(&self, key: &Key, reason: &str, task: &TaskId, at: &str) -> Result<()> {
+    pub fn set_session_aside(&self, key: &Key, reason: &str, task: &TaskId, at: Time) -> Result<()> {
         let used = SessionUser { task, key: Some(key), provider: None, at };
         sessions::set_aside(&self.tx, &used, key, reason)
             .map_err(self.failed("setting the session of the key aside"))
@@ -152,7 +152,7 @@ impl<'a> Claim<'a> {
         provider: Option<&Provider>,
         session_id: &SessionId,
         task: &TaskId,
-        at: &str,
+        at: Time,
     ) -> Result<()> {
         let used = SessionUser { task, key: Some(key), provider, at };
         sessions::link(&self.tx, &used, key, session_id)

@@ -4,7 +4,7 @@ use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 
 use super::dialect::AnyText;
-use crate::task::{Key, Provider, SessionId, Signal, TaskId};
+use crate::task::{Key, Provider, RecordedTime, SessionId, Signal, TaskId, Time};
 
 /// Another program may have written whatever it likes: any value but NULL is read as a text.
 macro_rules! text_column {
@@ -38,5 +38,24 @@ impl ToSql for Signal {
 impl FromSql for Signal {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Signal> {
         i32::column_result(value).map(Signal::from_number)
+    }
+}
+
+impl ToSql for Time {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.to_string()))
+    }
+}
+
+impl ToSql for RecordedTime {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::from(self.to_string()))
+    }
+}
+
+/// A column of bookend's own tables; those that another program may fill are read as [`super::dialect::AnyTime`].
+impl FromSql for RecordedTime {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<RecordedTime> {
+        String::column_result(value).map(RecordedTime::recorded)
     }
 }

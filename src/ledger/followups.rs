@@ -9,7 +9,7 @@ use super::handle::Ledger;
 use super::tasks::{self, DeliveryStatus};
 use super::{sessions, spool};
 use crate::task::resume::SessionUse;
-use crate::task::{Invalidation, Key, Session, SessionId, Task, TaskId, Trust};
+use crate::task::{Invalidation, Key, Session, SessionId, Task, TaskId, Time, Trust};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -51,7 +51,7 @@ impl Ledger {
     }
 
     /// Records how the attempt to run `--on-finish` ended.
-    pub fn delivery(&mut self, id: &TaskId, state: DeliveryStatus, at: &str) -> Result<()> {
+    pub fn delivery(&mut self, id: &TaskId, state: DeliveryStatus, at: Time) -> Result<()> {
         self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
             Ok(true) => Ok(()),
@@ -80,7 +80,7 @@ impl Ledger {
     }
 
     /// Records, in one commit, that these interrupted tasks were reported.
-    pub fn hinted(&mut self, ids: &[TaskId], at: &str) -> Result<()> {
+    pub fn hinted(&mut self, ids: &[TaskId], at: Time) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -151,7 +151,7 @@ impl Ledger {
     }
 
     /// Brings back the session that was withdrawn last from a key, on an operator's word.
-    pub fn restore_session(&mut self, key: &Key, at: &str) -> Result<sessions::RestoreOutcome> {
+    pub fn restore_session(&mut self, key: &Key, at: Time) -> Result<sessions::RestoreOutcome> {
         self.in_transaction("restoring a session", |conn| sessions::restore(conn, key, at))
     }
 
@@ -167,7 +167,7 @@ impl Ledger {
     }
 
     /// Takes every unsafe session out of use.
-    pub fn withdraw_unsafe_sessions(&mut self, at: &str) -> Result<Vec<UnsafeSession>> {
+    pub fn withdraw_unsafe_sessions(&mut self, at: Time) -> Result<Vec<UnsafeSession>> {
         // Most often there is none: then nobody is kept from writing.
         let any = sessions::untrusted(self.conn()).map_err(self.failed("looking for unsafe sessions"))?;
         if any.is_empty() {

@@ -9,7 +9,9 @@ use super::error::{Result, step};
 use super::handle::Ledger;
 use super::tasks;
 use crate::task::resume::{LastTask, SessionUse, SessionVeto};
-use crate::task::{Invalidation, Key, Provider, Session, SessionId, Status, Task, TaskId, Trust};
+use crate::task::{
+    Invalidation, Key, Provider, RecordedTime, Session, SessionId, Status, Task, TaskId, Time, Trust,
+};
 
 const SELECT_SESSION: &str = "
     SELECT key, session_id, provider, last_used_at, task_id, trusted FROM claude_sdk_sessions WHERE key = ?1";
@@ -84,7 +86,7 @@ const REPLACED: &str = "replaced";
 struct DisplacedSession {
     session_id: SessionId,
     provider: Option<Provider>,
-    last_used_at: Option<String>,
+    last_used_at: Option<RecordedTime>,
     task_id: Option<TaskId>,
     #[serde(default)]
     trusted: i64,
@@ -96,7 +98,7 @@ pub struct SessionUser<'a> {
     pub task: &'a TaskId,
     pub key: Option<&'a Key>,
     pub provider: Option<&'a Provider>,
-    pub at: &'a str,
+    pub at: Time,
 }
 
 pub fn of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Option<Session>> {
@@ -180,7 +182,7 @@ pub enum RestoreOutcome {
 }
 
 /// Brings back the session that was withdrawn last from `key`, on an operator's word.
-pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<RestoreOutcome> {
+pub fn restore(conn: &Connection, key: &Key, at: Time) -> rusqlite::Result<RestoreOutcome> {
     if let Some(session) = of_key(conn, key)? {
         return Ok(RestoreOutcome::Superseded(session));
     }
@@ -211,7 +213,7 @@ pub fn invalidate(
     key: &Key,
     reason: &str,
     task: Option<&TaskId>,
-    at: &str,
+    at: Time,
 ) -> rusqlite::Result<bool> {
     let Some(session) = of_key(conn, key)? else {
         return Ok(false);
@@ -225,7 +227,7 @@ pub fn withdraw(
     session: &Session,
     reason: &str,
     task: Option<&TaskId>,
-    at: &str,
+    at: Time,
 ) -> rusqlite::Result<()> {
     conn.execute(DELETE_SESSION, [&session.key])?;
     record_invalidation(conn, session, reason, task, at)
@@ -236,7 +238,7 @@ fn record_invalidation(
     session: &Session,
     reason: &str,
     task: Option<&TaskId>,
-    at: &str,
+    at: Time,
 ) -> rusqlite::Result<()> {
     conn.execute(
         INSERT_INVALIDATION,
@@ -406,7 +408,7 @@ impl Ledger {
         key: Option<&Key>,
         provider: Option<&Provider>,
         session_id: &SessionId,
-        at: &str,
+        at: Time,
     ) -> Result<()> {
         let used = SessionUser { task, key, provider, at };
         self.briefly(BRIEF, |ledger| {

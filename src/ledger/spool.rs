@@ -16,7 +16,7 @@ use super::error::{LedgerError, Result};
 use super::{file_check, location};
 use crate::failpoint;
 use crate::sys::files;
-use crate::task::{Ended, TaskId};
+use crate::task::{Ended, TaskId, Time};
 use record::{Record, SpooledRecord, parse};
 
 const SLOT_BYTES: i64 = 16 * 1024;
@@ -168,9 +168,9 @@ impl WaitingRecord {
         Some(WaitingRecord { path, content })
     }
 
-    fn finished_at(&self) -> Option<&str> {
+    fn finished_at(&self) -> Option<Time> {
         match &self.content {
-            WaitingContent::Record(record) => record.ended.finished_at.as_deref(),
+            WaitingContent::Record(record) => record.ended.finished_at,
             WaitingContent::Unreadable(_) | WaitingContent::Failed(_) => None,
         }
     }

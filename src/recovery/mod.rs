@@ -8,11 +8,10 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use crate::clock;
 use crate::error::{Error, chain};
 use crate::ledger::{Claim, FinishOutcome, Ledger, LedgerError, LiveEvidence, MergeOutcome, MergedRecord};
 use crate::log;
@@ -23,7 +22,8 @@ use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::sys;
 use crate::task::{
-    Ended, Ending, Identity, Interrupt, Key, Place, ProcessRecord, SessionId, Status, Task, TaskId, Verdict,
+    Ended, Ending, Identity, Interrupt, Key, Place, ProcessRecord, SessionId, Status, Task, TaskId, Time,
+    Verdict,
 };
 use crate::view;
 
@@ -237,11 +237,10 @@ pub fn release_command(ledger: &Ledger, task: &Task) -> String {
 /// Whether a task that cannot be judged from here has given no sign of life for longer than `ttl`, by the
 /// wall clock.
 pub fn has_expired(task: &Task, ttl: Duration) -> bool {
-    // Both are RFC 3339 in UTC, so the later one is the greater text.
-    let last = task.last_seen_at.as_deref().max(task.hinted_at.as_deref()).unwrap_or(&task.started_at);
-    let Ok(last) = last.parse::<Timestamp>() else { return false };
+    let last = task.last_seen_at.as_ref().max(task.hinted_at.as_ref()).unwrap_or(&task.started_at);
+    let Some(last) = last.time() else { return false };
     let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
-    clock::timestamp().duration_since(last) > ttl
+    Time::now().timestamp().duration_since(last.timestamp()) > ttl
 }
 
 /// A task whose supervisor is gone, its processes ended; or one that cannot be judged and is too old to wait
@@ -456,7 +455,7 @@ impl LostTask {
                 )
             }
             Interrupt::Ttl => {
-                let last = self.task.last_seen_at.as_deref().unwrap_or(&self.task.started_at);
+                let last = self.task.last_seen_at.as_ref().unwrap_or(&self.task.started_at);
                 format!("it cannot be judged from here, and gave no sign of life since {last}")
             }
             Interrupt::SupervisorLost | Interrupt::Signal if agents.is_empty() => {

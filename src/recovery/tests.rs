@@ -7,7 +7,7 @@ use crate::ledger::LiveLock;
 use crate::ledger::tests::{START, World, ended, new_task, start};
 use crate::ledger::{LedgerError, TaskLookup};
 use crate::process::leftovers::SparedProcess;
-use crate::task::{Cancel, NewTask};
+use crate::task::{Cancel, NewTask, RecordedTime, Time};
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
 /// A pid that no kernel gives out.
@@ -172,7 +172,7 @@ fn a_lock_that_a_dead_supervisors_child_still_holds_is_waited_for_but_not_for_lo
 
 #[test]
 fn the_last_sign_of_life_decides_what_is_too_old() {
-    let ago = |hours: i64| (clock::timestamp() - SignedDuration::from_hours(hours)).to_string();
+    let ago = |hours: i64| RecordedTime::At(Time::now().minus(SignedDuration::from_hours(hours)));
     let hours = |n: u64| Duration::from_secs(n * 3600);
     let mut task = lost_row();
     (task.started_at, task.last_seen_at) = (ago(30), None);
@@ -182,7 +182,7 @@ fn the_last_sign_of_life_decides_what_is_too_old() {
     assert!(!has_expired(&task, hours(24)), "it was seen since");
     assert!(has_expired(&task, hours(1)));
     assert!(!has_expired(&task, Duration::MAX));
-    task.last_seen_at = Some("yesterday".to_owned());
+    task.last_seen_at = Some(RecordedTime::Text("yesterday".to_owned()));
     assert!(!has_expired(&task, Duration::ZERO), "an unreadable time is no proof");
 }
 
@@ -296,8 +296,11 @@ fn how_it_died_names_who_was_gone_and_who_still_ran() {
     assert!(oom.contains("OOM killer") && oom.contains("pid 6") && oom.contains("still ran"), "{oom}");
     assert!(how(&alone, Interrupt::Rebooted).contains("booted anew"));
     let ttl = how(&alone, Interrupt::Ttl);
-    assert!(ttl.contains(&task.started_at), "{ttl}");
-    let seen = Task { last_seen_at: Some("2026-11-21T12:00:03.000Z".to_owned()), ..task.clone() };
+    assert!(ttl.contains(&task.started_at.to_string()), "{ttl}");
+    let seen = Task {
+        last_seen_at: Some(RecordedTime::recorded("2026-11-21T12:00:03.000Z".to_owned())),
+        ..task.clone()
+    };
     assert!(how(&LostTask::found(seen, here()), Interrupt::Ttl).contains("2026-11-21T12:00:03.000Z"));
     let unknown = Task { supervisor_pid: None, agent_pid: None, ..task };
     assert_eq!(how(&LostTask::found(unknown, here()), lost), "its supervisor was gone without a word");

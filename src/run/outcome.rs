@@ -18,7 +18,7 @@ use crate::run::session::Choice;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
 use crate::sys::ResourceUsage;
-use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, SessionId};
+use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, SessionId, Time};
 
 /// How the agent's process ended; `None`: bookend could not kill it.
 pub(super) type AgentExit = Option<(Exit, ResourceUsage)>;
@@ -67,7 +67,7 @@ pub(super) fn end(
         },
         _ => {
             let kept = kept(ending, &observed, &context.options.keep_session);
-            traces(context.command, ending, kept, session, &row.started_at)
+            traces(context.command, ending, kept, session, row.started_at)
         }
     };
     RunEnd {
@@ -156,7 +156,7 @@ fn traces(
     ending: &Ending,
     kept: Option<KeepSession>,
     session: Option<&SessionId>,
-    since: &str,
+    since: Time,
 ) -> SessionTraces {
     let is_kept = *ending == Ending::Success || kept.is_some();
     match ending {

@@ -4,6 +4,7 @@ mod ids;
 mod record;
 pub mod resume;
 pub mod signal;
+mod time;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use ids::{Key, Provider, SessionId, TaskId};
 pub use record::{Group, Invalidation, Session, Task, Transition, Trust};
 pub use signal::Signal;
+pub use time::{RecordedTime, Time};
 
 /// Where a task stands. `Running` is the only status that is not terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -464,8 +466,7 @@ pub struct NewTask {
     pub agent_type: &'static str,
     pub model: Option<String>,
     pub provider: Option<Provider>,
-    /// RFC 3339, UTC, milliseconds.
-    pub started_at: String,
+    pub started_at: Time,
     pub session_id: Option<SessionId>,
     pub resumed_from: Option<SessionId>,
     /// What is executed, after session flags were put in.
@@ -497,8 +498,8 @@ pub struct Ended {
     pub ending: Ending,
     pub error: Option<String>,
     pub source: EndSource,
-    /// RFC 3339, UTC, milliseconds; `None` where nobody saw the end.
-    pub finished_at: Option<String>,
+    /// `None`: nobody saw the end.
+    pub finished_at: Option<Time>,
     /// CLOCK_MONOTONIC, milliseconds.
     pub duration_ms: Option<i64>,
     pub exit: Option<Exit>,
@@ -517,8 +518,8 @@ pub struct Ended {
     pub transcript_seen: Option<bool>,
     /// What the session is kept after although the run failed.
     pub session_kept: Option<KeepSession>,
-    /// When the usage limit that ended the run is lifted: RFC 3339, UTC.
-    pub limit_resets_at: Option<String>,
+    /// When the usage limit that ended the run is lifted.
+    pub limit_resets_at: Option<Time>,
     pub oom_killed: Option<bool>,
     pub cpu_ms: Option<i64>,
     pub max_rss_kib: Option<i64>,

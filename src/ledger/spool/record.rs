@@ -5,7 +5,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
-use crate::task::{Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Signal, Status, TaskId};
+use crate::task::{
+    Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Signal, Status, TaskId, Time,
+};
 
 /// What of an error's text is kept if the record else does not fit into its slot.
 const SHORT_ERROR_CHARS: usize = 2000;
@@ -21,7 +23,7 @@ pub(super) struct Record {
     status: String,
     reason: Option<String>,
     error: Option<String>,
-    finished_at: Option<String>,
+    finished_at: Option<Time>,
     duration_ms: Option<i64>,
     exit_code: Option<i32>,
     term_signal: Option<Signal>,
@@ -46,7 +48,7 @@ pub(super) struct Record {
     #[serde(default)]
     session_kept: Option<KeepSession>,
     #[serde(default)]
-    limit_resets_at: Option<String>,
+    limit_resets_at: Option<Time>,
     oom_killed: Option<bool>,
     cpu_ms: Option<i64>,
     max_rss_kib: Option<i64>,
@@ -69,7 +71,7 @@ impl Record {
             status: ended.ending.status().as_str().to_owned(),
             reason: ended.ending.reason().map(str::to_owned),
             error: ended.error.clone(),
-            finished_at: ended.finished_at.clone(),
+            finished_at: ended.finished_at,
             duration_ms: ended.duration_ms,
             exit_code,
             term_signal,
@@ -89,7 +91,7 @@ impl Record {
             context_lost: ended.context_lost,
             transcript_seen: ended.transcript_seen,
             session_kept: ended.session_kept,
-            limit_resets_at: ended.limit_resets_at.clone(),
+            limit_resets_at: ended.limit_resets_at,
             oom_killed: ended.oom_killed,
             cpu_ms: ended.cpu_ms,
             max_rss_kib: ended.max_rss_kib,

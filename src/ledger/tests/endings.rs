@@ -1,6 +1,6 @@
 //! Sessions: the verdict at each end, and what a link displaces.
 
-use super::{END, START, World, ended, new_task, start};
+use super::{END, START, World, ended, new_task, start, time};
 use crate::ledger::sessions::RestoreOutcome;
 use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
 use crate::task::resume::SessionUse;
@@ -64,7 +64,7 @@ fn a_session_survives_success_and_nothing_else() {
                 assert_eq!(invalidated, None);
                 let session = ledger.session_of_key(&Key::recorded(KEY)).unwrap().unwrap();
                 assert_eq!(session.session_id, "s1");
-                assert_eq!(session.last_used_at.as_deref(), Some(END));
+                assert_eq!(session.last_used_at, Some(time(END).into()));
                 assert_eq!(session.trust, Trust::Task, "nobody needs to judge it anew");
                 assert!(reasons(&ledger, "second").is_empty());
             }
@@ -152,7 +152,9 @@ fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_ex
         let live = ledger.hold_live().unwrap();
         let claim = ledger.claim().unwrap();
         claim.insert(&new_task("second", Some(KEY)), &live, "run").unwrap();
-        claim.set_session_aside(&Key::recorded(KEY), "fresh", &TaskId::recorded("second"), START).unwrap();
+        claim
+            .set_session_aside(&Key::recorded(KEY), "fresh", &TaskId::recorded("second"), time(START))
+            .unwrap();
         claim.commit().unwrap();
         assert_eq!(linked(&ledger), None);
         assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "fresh".to_owned())]);
@@ -185,7 +187,7 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
             Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s2"),
-            END,
+            time(END),
         )
         .unwrap();
     let TaskLookup::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
@@ -200,7 +202,7 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
             Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s3"),
-            END,
+            time(END),
         )
         .unwrap();
     assert_eq!(linked(&ledger), link("s2", "second"), "a task that has ended says no more");
@@ -230,7 +232,7 @@ fn a_bad_end_withdraws_the_session_from_every_key() {
     let invalidated = ledger.invalidations_of_task(&TaskId::recorded("keyless")).unwrap();
     assert_eq!(invalidated.len(), 1);
     assert_eq!(invalidated[0].key, Some(KEY.into()));
-    assert_eq!(invalidated[0].last_used_at.as_deref(), Some(END));
+    assert_eq!(invalidated[0].last_used_at, Some(time(END).into()));
 }
 
 #[test]
@@ -257,11 +259,13 @@ fn a_success_does_not_bring_back_what_an_operator_withdrew_meanwhile() {
     drop(start(&mut ledger, &with_session("t", "s1")));
     let claim = ledger.claim().unwrap();
     assert!(
-        claim.invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), END).unwrap()
+        claim
+            .invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), time(END))
+            .unwrap()
     );
     assert!(
         !claim
-            .invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), END)
+            .invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), time(END))
             .unwrap()
     );
     claim.commit().unwrap();
@@ -279,7 +283,7 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
     ledger.finish(&TaskId::recorded("first"), &end, "run").unwrap();
     let mut second = with_session("second", "s1");
     second.key = Some(Key::recorded("another key"));
-    second.started_at = END.to_owned();
+    second.started_at = time(END);
     drop(start(&mut ledger, &second));
     let claim = ledger.claim().unwrap();
     let provider = Some(&Provider::recorded("anthropic"));
@@ -329,12 +333,13 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
             Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s3"),
-            END,
+            time(END),
         )
         .unwrap();
     assert_eq!(reasons(&ledger, "second"), [("s2".to_owned(), "replaced".to_owned())]);
     ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
-    let restored = |ledger: &mut Ledger| match ledger.restore_session(&Key::recorded(KEY), END).unwrap() {
+    let restored = |ledger: &mut Ledger| match ledger.restore_session(&Key::recorded(KEY), time(END)).unwrap()
+    {
         RestoreOutcome::Done(session) => Some(session.session_id),
         _ => None,
     };
@@ -359,7 +364,7 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_k
     ] {
         let world = World::new();
         let mut ledger = world.open();
-        let begun = |id: &str, at: &str| NewTask { started_at: at.to_owned(), ..new_task(id, None) };
+        let begun = |id: &str, at: &str| NewTask { started_at: time(at), ..new_task(id, None) };
         drop(start(&mut ledger, &begun("theirs", theirs)));
         ledger
             .finish(&TaskId::recorded("theirs"), &ended(Ending::Failure(Failure::Exit)), "another")
@@ -407,7 +412,7 @@ fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
     claim.end(&TaskId::recorded("dead"), &lost, "run").unwrap();
     assert!(claim.session(&Key::recorded(KEY)).unwrap().is_none());
     let mut next = with_session("next", "s2");
-    next.started_at = START.to_owned();
+    next.started_at = time(START);
     claim.insert(&next, &live, "run").unwrap();
     claim
         .link_session(
@@ -415,7 +420,7 @@ fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s2"),
             &TaskId::recorded("next"),
-            START,
+            time(START),
         )
         .unwrap();
     claim.commit().unwrap();

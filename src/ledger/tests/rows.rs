@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{END, START, World, ended, new_task, start};
+use super::{END, START, World, ended, new_task, start, time};
 use crate::ledger::{
     DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, TaskFilter, TaskLookup, TaskProgress,
 };
@@ -39,7 +39,7 @@ fn a_running_row_says_what_was_claimed() {
         (Some(live.slot), Some(live.dev), Some(live.ino))
     );
     assert_eq!((row.cost_usd, row.turns, row.finished_at), (None, None, None));
-    assert_eq!(row.last_seen_at.as_deref(), Some(START));
+    assert_eq!(row.last_seen_at, Some(time(START).into()));
     let value = serde_json::to_value(read(&ledger, "t")).unwrap();
     assert_eq!(value["argv"][1], "-p");
     assert_eq!(value["status"], "running");
@@ -92,10 +92,10 @@ fn a_task_ends_once_and_never_comes_into_being_by_ending() {
         (row.status, row.reason.as_deref(), row.error.as_deref()),
         (Status::Failure, Some("exit"), Some("it broke"))
     );
-    assert_eq!(row.cleanup_after.as_deref(), Some("2026-11-21T13:00:05.000Z"));
+    assert_eq!(row.cleanup_after, Some(time("2026-11-21T13:00:05.000Z").into()));
     assert_eq!(row.delivery_status.as_deref(), Some("pending"));
     assert_eq!(row.end_source.as_deref(), Some("wait"));
-    assert_eq!(row.last_seen_at.as_deref(), Some(END));
+    assert_eq!(row.last_seen_at, Some(time(END).into()));
     let moves: Vec<_> = ledger
         .transitions(&TaskId::recorded("t"))
         .unwrap()
@@ -146,14 +146,14 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
         .progress(
             &TaskId::recorded("t"),
             &counts,
-            &TaskProgress { model: Some("opus"), tool_in_flight: Some("Bash"), at: END },
+            &TaskProgress { model: Some("opus"), tool_in_flight: Some("Bash"), at: time(END) },
         )
         .unwrap();
     ledger
         .progress(
             &TaskId::recorded("t"),
             &Counts::default(),
-            &TaskProgress { model: None, tool_in_flight: None, at: END },
+            &TaskProgress { model: None, tool_in_flight: None, at: time(END) },
         )
         .unwrap();
     let mut inferred = ended(Ending::Interrupted(Interrupt::SupervisorLost));
@@ -166,14 +166,14 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
         .progress(
             &TaskId::recorded("t"),
             &more,
-            &TaskProgress { model: None, tool_in_flight: None, at: "later" },
+            &TaskProgress { model: None, tool_in_flight: None, at: crate::task::Time::now() },
         )
         .unwrap();
     let row = read(&ledger, "t");
     assert_eq!((row.cost_usd, row.output_tokens, row.turns), (Some(0.25), Some(7), None));
     assert_eq!(row.model.as_deref(), Some("opus"));
     assert_eq!((row.finished_at, row.exit_code), (None, None));
-    assert_eq!(row.last_seen_at.as_deref(), Some(END));
+    assert_eq!(row.last_seen_at, Some(time(END).into()));
     assert!(row.cleanup_after.is_some());
 }
 
@@ -188,7 +188,7 @@ fn running_tasks_come_first_and_each_group_newest_first() {
             _ => "odd",
         };
         let mut task = new_task(id, Some(key));
-        task.started_at = format!("2026-11-21T12:00:0{n}.000Z");
+        task.started_at = time(&format!("2026-11-21T12:00:0{n}.000Z"));
         drop(start(&mut ledger, &task));
         let ending = match id {
             "b" => continue,
@@ -245,21 +245,21 @@ fn deliveries_are_counted() {
     let pending = read(&ledger, "t");
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), Some(1));
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), None, "somebody else has taken it");
-    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Failed, END).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Failed, time(END)).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
         (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
         (Some("failed"), 1, None)
     );
     assert_eq!(ledger.begin_delivery(&row).unwrap(), Some(2));
-    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Delivered, END).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Delivered, time(END)).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
-        (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.as_deref()),
-        (Some("delivered"), 2, Some(END))
+        (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
+        (Some("delivered"), 2, Some(time(END).into()))
     );
     assert!(matches!(
-        ledger.delivery(&TaskId::recorded("u"), DeliveryStatus::Failed, END).unwrap_err(),
+        ledger.delivery(&TaskId::recorded("u"), DeliveryStatus::Failed, time(END)).unwrap_err(),
         LedgerError::NoSuchTask { .. }
     ));
 }
