@@ -10,7 +10,7 @@ use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::recovery;
 use crate::recovery::trust;
 use crate::sys::{self, ReceivedSignal};
-use crate::task::{Signal, Stop, Task};
+use crate::task::{Signal, StopRequest, Task};
 
 /// Asks a task's supervisor to cancel it. `None`: the recorded process has exited.
 ///
@@ -43,14 +43,14 @@ pub fn ask_to_end(ledger: &Ledger, task: &Task) -> io::Result<Option<ProcessHand
 }
 
 /// The stop that a signal requests, if any. A signal that bookend inherited as ignored requests none.
-pub fn stop_of(received: &ReceivedSignal) -> Option<Stop> {
+pub fn stop_of(received: &ReceivedSignal) -> Option<StopRequest> {
     let ReceivedSignal { signal, sender, .. } = *received;
     match signal {
         Signal::TERM if received.code == libc::SI_QUEUE && received.value == CANCEL => {
-            Some(Stop::Cancel { sender })
+            Some(StopRequest::Cancel { sender })
         }
         Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT if !sys::is_ignored(signal) => {
-            Some(Stop::Signal { signal, sender })
+            Some(StopRequest::Signal { signal, sender })
         }
         _ => None,
     }

@@ -78,7 +78,7 @@ fn a_lost_task_is_one_error_whatever_else_is_wrong_with_it() {
     let output = audit(&world, &["--fail-on", "error"]).ended(End::Code(1));
     assert!(output.stdout.contains("fix: bookend recover"), "{output:?}");
     assert!(
-        output.stdout.ends_with("Task audit: 1 findings · 1 errors · 0 warnings (showing 1)\n"),
+        output.stdout.ends_with("Task audit: 1 finding · 1 error · 0 warnings (showing 1)\n"),
         "{output:?}"
     );
 }

@@ -56,7 +56,7 @@ fn several_are_cancelled_at_once_by_key_or_all() {
     three.wait();
     assert!(world.rows().iter().all(|r| r.ending() == "cancelled/operator"));
     let output = cancel(&world, &["--all"]).ended(End::Code(1));
-    assert!(output.stderr.contains("no task runs"), "{output:?}");
+    assert!(output.stderr.contains("no task is running"), "{output:?}");
     cancel(&world, &[]).ended(End::Code(2));
     cancel(&world, &["--all", "one"]).ended(End::Code(2));
 }
@@ -109,7 +109,7 @@ fn all_from_inside_a_run_leaves_that_run_alone() {
     let Some(world) = World::of_bookend("all_from_inside_a_run_leaves_that_run_alone") else { return };
     let other = start(&world, &["--id", "other"], "exec sleep 1000");
     let output = world.run_sh("bookend cancel --all").options(["--id", "self"]).run().ended(End::Code(0));
-    assert!(output.stdout.contains("task self: left alone"), "{output:?}");
+    assert!(output.stdout.contains("task self: skipped"), "{output:?}");
     other.wait();
     let endings: Vec<_> = world.rows().iter().map(|r| r.ending()).collect();
     assert_eq!(endings, ["cancelled/operator", "success/"]);

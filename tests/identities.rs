@@ -164,10 +164,10 @@ fn what_a_dead_task_left_is_found_by_its_mark_alone() {
     busy.kill_all();
     let told = recover(&world, &["--grace", "5s"]);
     gone(&world, daemon);
-    assert!(told.contains("1 process that still ran"), "{told}");
+    assert!(told.contains("1 leftover process"), "{told}");
     assert!(state(stranger).is_some_and(|s| s != 'Z'));
     drop(other);
-    assert!(bookend(&world, &["show", "one"]).stdout.contains("left-overs"));
+    assert!(bookend(&world, &["show", "one"]).stdout.contains("leftovers"));
 }
 
 /// Loses the task `one`, then mounts the overlay with its ledger anew, on a device of another number, as the

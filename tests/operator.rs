@@ -129,7 +129,7 @@ fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
     let row = world.row();
     let session = row.text("session_id");
     for part in [
-        "bookend saw it".to_owned(),
+        "the supervisor".to_owned(),
         "1 found, 1 ended, 0 left".to_owned(),
         format!("/{session}.jsonl\n"),
         format!("&& claude --resume {session}"),
@@ -139,7 +139,7 @@ fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
         assert!(page.contains(&part), "{part}: {page}");
     }
     world.write("UPDATE task_history SET end_source = 'recovery'");
-    assert!(said(&world, &["show", "one"]).contains("nobody saw it: recovery inferred it"));
+    assert!(said(&world, &["show", "one"]).contains("recovery, which inferred it"));
 }
 
 #[test]

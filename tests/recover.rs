@@ -364,7 +364,7 @@ fn the_hint_tells_what_was_going_on() {
         "tokens: 100 in",
         "in flight Bash",
         ": 2 uncommitted changes",
-        &format!("session {} is not to be resumed", row.text("session_id")),
+        &format!("session {} invalidated", row.text("session_id")),
         &format!("again bookend redispatch --ledger {} {}", world.ledger().display(), row.text("id")),
     ] {
         assert!(line.contains(part), "{part} in {line}");

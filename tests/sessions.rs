@@ -38,7 +38,7 @@ fn incident(program: &str) {
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert_eq!(told.matches("[recovery] task").count(), 1, "{told}");
-    assert!(told.contains(&format!("session {session} is not to be resumed")), "{told}");
+    assert!(told.contains(&format!("session {session} invalidated")), "{told}");
     assert_eq!(linked(&world), None);
 
     let (said, second) = run(&world, program, "", 0);

@@ -157,7 +157,7 @@ fn every_task_is_there(page: &Page, seen: &Value) {
         let row = page.rows.iter().find(|r| r.text("id") == id).expect("its row");
         let details = text(&shown["tip"]);
         let end = match id {
-            "unseen" => "nobody saw the end".to_owned(),
+            "unseen" => "end time unknown".to_owned(),
             "going" => "still running".to_owned(),
             _ => format!("finished {}", row.text("finished_at")),
         };

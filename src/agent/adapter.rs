@@ -3,11 +3,11 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::task::{Counts, KeepSession, SessionId, Time, TokensScope};
+use crate::task::{KeepSession, SessionId, Time, TokensScope, UsageCounts};
 
 /// What kind of output the user's argv asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum OutputMode {
     /// A person at a terminal, an agent without an adapter, or no conversation at all.
     Interactive,
     /// Print mode, the final text only: nothing to read, silent until its end.
@@ -20,9 +20,9 @@ pub enum Mode {
 
 /// What the user's argv says of sessions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AskedSession {
+pub enum SessionRequest {
     /// Nothing: bookend may inject.
-    Unsaid,
+    Unspecified,
     /// It names one to be resumed (an id, a chat id, or a name).
     Resume(SessionId),
     /// A resume flag without a value: the agent asks the person which.
@@ -30,7 +30,7 @@ pub enum AskedSession {
     /// The most recent conversation of this folder.
     Continue,
     /// A new conversation under this id; an empty one: the agent makes one up.
-    Assign(SessionId),
+    Assign(Option<SessionId>),
     /// Resume the first (`None`: the most recent, or one that is picked), as a branch of its own under a
     /// new id (which the second names, if given).
     Fork(Option<SessionId>, Option<SessionId>),
@@ -38,7 +38,7 @@ pub enum AskedSession {
     NotKept,
     /// The conversation goes on in the background after the agent has exited. Inside: what the argv says
     /// otherwise.
-    Background(Box<AskedSession>),
+    Background(Box<SessionRequest>),
     /// No conversation is held by this process (a subcommand, `--version`, a cloud session): there is
     /// nothing to inject into and nothing to resume.
     NoConversation,
@@ -46,9 +46,9 @@ pub enum AskedSession {
 
 /// What an adapter reads from the user's argv before anything is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
-    pub mode: Mode,
-    pub session: AskedSession,
+pub struct AgentArgs {
+    pub mode: OutputMode,
+    pub session: SessionRequest,
     pub model: Option<String>,
     /// Folders beside the cwd whose skills count (`--add-dir`).
     pub extra_dirs: Vec<PathBuf>,
@@ -59,7 +59,7 @@ pub struct Asked {
 
 /// What bookend decided about the session, to be put into the argv.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Plan {
+pub enum SessionPlan {
     /// The argv stays as the user gave it.
     AsGiven,
     /// A fresh conversation under this id (agents that can be told it).
@@ -70,13 +70,13 @@ pub enum Plan {
 
 /// What has been read from the agent's output so far.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Observed {
+pub struct ObservedOutput {
     /// The session id named last.
     pub session_id: Option<SessionId>,
     pub model: Option<String>,
     /// Of this run alone but for `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
     /// while the agent works; its results then set them right.
-    pub counts: Counts,
+    pub counts: UsageCounts,
     /// The cost figure of the last result as the agent reported it, US dollars.
     pub reported_cost_usd: Option<f64>,
     pub cost_covers: CostCovers,
@@ -141,12 +141,12 @@ pub struct RunResult {
 }
 
 /// Reads an agent's output along, cut anywhere.
-pub trait Reader {
+pub trait OutputReader {
     /// The next bytes. What is not understood changes nothing.
     fn feed(&mut self, bytes: &[u8]);
     /// No more will come: a last line without a newline counts too.
     fn finish(&mut self);
-    fn observed(&self) -> &Observed;
+    fn observed(&self) -> &ObservedOutput;
 }
 
 /// By what an agent is known. Lists are parted by white space.
@@ -182,15 +182,15 @@ pub trait Adapter: Sync {
     }
     /// `args` are the agent's own arguments. Whether stdout is a `terminal` decides if an agent that is
     /// not told to print will do so.
-    fn asked(&self, args: &[OsString], terminal: bool) -> Asked;
+    fn parse(&self, args: &[OsString], terminal: bool) -> AgentArgs;
     /// The agent's own arguments with the plan put in where the agent looks for it.
-    fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString>;
+    fn argv(&self, args: &[OsString], plan: &SessionPlan) -> Vec<OsString>;
     /// The option with which the user gives a new conversation its id.
     fn id_option(&self) -> Option<&'static str> {
         None
     }
     /// A reader for a captured mode (`Json`, `StreamJson`).
-    fn reader(&self, mode: Mode) -> Box<dyn Reader>;
+    fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader>;
     /// Where the agent keeps the conversation `id` when run in `cwd`, or would; `None`: it cannot be told.
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
     /// The id that "the most recent conversation of this folder" means now, where it can be told.
@@ -201,5 +201,5 @@ pub trait Adapter: Sync {
         None
     }
     /// The folders in which a skill may lie, in the order the agent looks.
-    fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf>;
+    fn skill_folders(&self, cwd: &Path, asked: &AgentArgs) -> Vec<PathBuf>;
 }

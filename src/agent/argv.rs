@@ -19,7 +19,7 @@ pub struct OptionTable {
 
 /// A word of the argv, with its value if it takes one.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Word {
+pub enum ParsedArg {
     Option {
         name: String,
         value: Option<OsString>,
@@ -37,19 +37,19 @@ enum Takes {
 }
 
 impl OptionTable {
-    pub fn read(&self, args: &[OsString]) -> Vec<Word> {
+    pub fn read(&self, args: &[OsString]) -> Vec<ParsedArg> {
         let mut words = Vec::new();
         let mut swallowing: Option<String> = None;
         let mut rest: Vec<OsString> = args.iter().rev().cloned().collect();
         while let Some(arg) = rest.pop() {
             if arg == "--" {
-                words.extend(rest.drain(..).rev().map(Word::Operand));
+                words.extend(rest.drain(..).rev().map(ParsedArg::Operand));
                 break;
             }
             if !looks_like_option(&arg) {
                 words.push(match &swallowing {
                     Some(name) => option(name, Some(arg)),
-                    None => Word::Operand(arg),
+                    None => ParsedArg::Operand(arg),
                 });
                 continue;
             }
@@ -81,7 +81,7 @@ impl OptionTable {
     }
 
     /// `-pc` is `-p -c`, and `-rID` is `-r ID`.
-    fn short_cluster(&self, bytes: &[u8], rest: &mut Vec<OsString>, words: &mut Vec<Word>) {
+    fn short_cluster(&self, bytes: &[u8], rest: &mut Vec<OsString>, words: &mut Vec<ParsedArg>) {
         let name = self.long_name(&String::from_utf8_lossy(&bytes[..2]));
         let tail = &bytes[2..];
         if self.takes(&name) == Takes::Nothing {
@@ -111,8 +111,8 @@ impl OptionTable {
     }
 }
 
-fn option(name: &str, value: Option<OsString>) -> Word {
-    Word::Option { name: name.to_owned(), value }
+fn option(name: &str, value: Option<OsString>) -> ParsedArg {
+    ParsedArg::Option { name: name.to_owned(), value }
 }
 
 fn looks_like_option(arg: &OsStr) -> bool {
@@ -121,9 +121,9 @@ fn looks_like_option(arg: &OsStr) -> bool {
 
 /// What was read from an argv, to be asked for by name.
 #[derive(Debug)]
-pub struct Words(pub Vec<Word>);
+pub struct ParsedArgs(pub Vec<ParsedArg>);
 
-impl Words {
+impl ParsedArgs {
     pub fn has(&self, name: &str) -> bool {
         self.last(name).is_some()
     }
@@ -141,15 +141,15 @@ impl Words {
 
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = Option<&'a OsStr>> {
         self.0.iter().filter_map(move |w| match w {
-            Word::Option { name: n, value } if n == name => Some(value.as_deref()),
-            Word::Option { .. } | Word::Operand(_) => None,
+            ParsedArg::Option { name: n, value } if n == name => Some(value.as_deref()),
+            ParsedArg::Option { .. } | ParsedArg::Operand(_) => None,
         })
     }
 
     pub fn first_operand(&self) -> Option<&OsStr> {
         self.0.iter().find_map(|w| match w {
-            Word::Operand(o) => Some(o.as_os_str()),
-            Word::Option { .. } => None,
+            ParsedArg::Operand(o) => Some(o.as_os_str()),
+            ParsedArg::Option { .. } => None,
         })
     }
 }

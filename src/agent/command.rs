@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::adapter::{Adapter, AgentNames, Asked, AskedSession, Mode, Observed, Plan, Reader};
+use super::adapter::{
+    Adapter, AgentArgs, AgentNames, ObservedOutput, OutputMode, OutputReader, SessionPlan, SessionRequest,
+};
 use crate::task::SessionId;
 
 static NAMES: AgentNames = AgentNames { programs: "", common: "", packages: "", by_version: false };
@@ -12,12 +14,12 @@ static NAMES: AgentNames = AgentNames { programs: "", common: "", packages: "", 
 pub struct CommandAdapter;
 
 #[derive(Debug, Default)]
-struct Deaf(Observed);
+struct NoOutputReader(ObservedOutput);
 
-impl Reader for Deaf {
+impl OutputReader for NoOutputReader {
     fn feed(&mut self, _: &[u8]) {}
     fn finish(&mut self) {}
-    fn observed(&self) -> &Observed {
+    fn observed(&self) -> &ObservedOutput {
         &self.0
     }
 }
@@ -47,22 +49,22 @@ impl Adapter for CommandAdapter {
         true
     }
 
-    fn asked(&self, _: &[OsString], _: bool) -> Asked {
-        Asked {
-            mode: Mode::Interactive,
-            session: AskedSession::NoConversation,
+    fn parse(&self, _: &[OsString], _: bool) -> AgentArgs {
+        AgentArgs {
+            mode: OutputMode::Interactive,
+            session: SessionRequest::NoConversation,
             model: None,
             extra_dirs: Vec::new(),
             conversing: false,
         }
     }
 
-    fn argv(&self, args: &[OsString], _: &Plan) -> Vec<OsString> {
+    fn argv(&self, args: &[OsString], _: &SessionPlan) -> Vec<OsString> {
         args.to_vec()
     }
 
-    fn reader(&self, _: Mode) -> Box<dyn Reader> {
-        Box::new(Deaf::default())
+    fn reader(&self, _: OutputMode) -> Box<dyn OutputReader> {
+        Box::new(NoOutputReader::default())
     }
 
     fn transcript(&self, _: &Path, _: &SessionId) -> Option<PathBuf> {
@@ -73,7 +75,7 @@ impl Adapter for CommandAdapter {
         None
     }
 
-    fn skill_folders(&self, _: &Path, _: &Asked) -> Vec<PathBuf> {
+    fn skill_folders(&self, _: &Path, _: &AgentArgs) -> Vec<PathBuf> {
         Vec::new()
     }
 }

@@ -5,10 +5,12 @@ use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::adapter::{Adapter, AgentNames, Asked, AskedSession, Mode, Observed, Plan, Reader};
-use super::argv::{OptionTable, Words, injected};
+use super::adapter::{
+    Adapter, AgentArgs, AgentNames, ObservedOutput, OutputMode, OutputReader, SessionPlan, SessionRequest,
+};
+use super::argv::{OptionTable, ParsedArgs, injected};
 use super::home::{home, skills_above};
-use super::output::event::Event;
+use super::output::event::OutputEvent;
 use super::output::kept::{brief, hash};
 use super::output::lines::{LineSplitter, ObjectSplitter, objects};
 use crate::task::SessionId;
@@ -41,7 +43,7 @@ const COMMANDS: &str = "
     mcp models plugin rule sandbox status uninstall-shell-integration update whoami worker
 ";
 
-/// OptionTable with which no conversation is held by this process.
+/// Options with which no conversation is held by this process.
 const ELSEWHERE: [&str; 4] = ["--cloud", "--help", "--list-models", "--version"];
 
 /// Tool calls that are remembered at once.
@@ -51,14 +53,14 @@ static NAMES: AgentNames =
     AgentNames { programs: "cursor-agent", common: "agent", packages: "", by_version: false };
 
 #[derive(Debug)]
-pub struct Cursor;
+pub struct CursorAdapter;
 
 /// Where the options begin: behind the command `agent`, if it comes first.
 fn start(args: &[OsString]) -> usize {
     usize::from(args.first().is_some_and(|a| a == "agent"))
 }
 
-impl Adapter for Cursor {
+impl Adapter for CursorAdapter {
     fn names(&self) -> &'static AgentNames {
         &NAMES
     }
@@ -83,17 +85,17 @@ impl Adapter for Cursor {
         true
     }
 
-    fn asked(&self, args: &[OsString], terminal: bool) -> Asked {
-        let words = Words(OPTIONS.read(&args[start(args)..]));
+    fn parse(&self, args: &[OsString], terminal: bool) -> AgentArgs {
+        let words = ParsedArgs(OPTIONS.read(&args[start(args)..]));
         let session = session(&words);
         let print = words.has("--print") || !terminal;
         let mode = match words.text("--output-format").as_deref() {
-            _ if !print || session == AskedSession::NoConversation => Mode::Interactive,
-            Some("json") => Mode::Json,
-            Some("stream-json") => Mode::StreamJson,
-            _ => Mode::Text,
+            _ if !print || session == SessionRequest::NoConversation => OutputMode::Interactive,
+            Some("json") => OutputMode::Json,
+            Some("stream-json") => OutputMode::StreamJson,
+            _ => OutputMode::Text,
         };
-        Asked {
+        AgentArgs {
             mode,
             session,
             model: words.text("--model"),
@@ -102,20 +104,20 @@ impl Adapter for Cursor {
         }
     }
 
-    fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString> {
+    fn argv(&self, args: &[OsString], plan: &SessionPlan) -> Vec<OsString> {
         let at = start(args);
-        if session(&Words(OPTIONS.read(&args[at..]))) == AskedSession::NoConversation {
+        if session(&ParsedArgs(OPTIONS.read(&args[at..]))) == SessionRequest::NoConversation {
             return args.to_vec();
         }
         match plan {
-            Plan::AsGiven | Plan::Assign(_) => args.to_vec(),
-            Plan::Resume(id) => injected(args, at, "--resume", id.as_str()),
+            SessionPlan::AsGiven | SessionPlan::Assign(_) => args.to_vec(),
+            SessionPlan::Resume(id) => injected(args, at, "--resume", id.as_str()),
         }
     }
 
-    fn reader(&self, mode: Mode) -> Box<dyn Reader> {
+    fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader> {
         Box::new(CursorReader {
-            lines: (mode != Mode::Json).then(LineSplitter::new),
+            lines: (mode != OutputMode::Json).then(LineSplitter::new),
             objects: ObjectSplitter::new(),
             tally: Tally::default(),
         })
@@ -129,7 +131,7 @@ impl Adapter for Cursor {
         None
     }
 
-    fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf> {
+    fn skill_folders(&self, cwd: &Path, asked: &AgentArgs) -> Vec<PathBuf> {
         const PLACES: [&str; 4] = [".agents/skills", ".cursor/skills", ".claude/skills", ".codex/skills"];
         let mut folders = skills_above(cwd, &PLACES);
         let beside = home().into_iter().chain(asked.extra_dirs.iter().map(|d| cwd.join(d)));
@@ -140,28 +142,28 @@ impl Adapter for Cursor {
     }
 }
 
-fn session(words: &Words) -> AskedSession {
+fn session(words: &ParsedArgs) -> SessionRequest {
     match words.first_operand().and_then(OsStr::to_str) {
-        Some("resume") => return AskedSession::Continue,
-        Some("ls") => return AskedSession::ResumePicker,
-        Some(c) if is_command(c) => return AskedSession::NoConversation,
+        Some("resume") => return SessionRequest::Continue,
+        Some("ls") => return SessionRequest::ResumePicker,
+        Some(c) if is_command(c) => return SessionRequest::NoConversation,
         _ => {}
     }
     if words.has("--resume") {
         return match words.text("--resume").as_deref() {
             // What `--continue` is short for.
-            Some("-1") => AskedSession::Continue,
-            Some(id) => AskedSession::Resume(SessionId::recorded(id)),
-            None => AskedSession::ResumePicker,
+            Some("-1") => SessionRequest::Continue,
+            Some(id) => SessionRequest::Resume(SessionId::recorded(id)),
+            None => SessionRequest::ResumePicker,
         };
     }
     if words.has("--continue") {
-        return AskedSession::Continue;
+        return SessionRequest::Continue;
     }
     if ELSEWHERE.iter().any(|o| words.has(o)) {
-        return AskedSession::NoConversation;
+        return SessionRequest::NoConversation;
     }
-    AskedSession::Unsaid
+    SessionRequest::Unspecified
 }
 
 #[derive(Debug)]
@@ -172,7 +174,7 @@ struct CursorReader {
     tally: Tally,
 }
 
-impl Reader for CursorReader {
+impl OutputReader for CursorReader {
     fn feed(&mut self, bytes: &[u8]) {
         let tally = &mut self.tally;
         match &mut self.lines {
@@ -189,28 +191,28 @@ impl Reader for CursorReader {
         }
     }
 
-    fn observed(&self) -> &Observed {
+    fn observed(&self) -> &ObservedOutput {
         &self.tally.observed
     }
 }
 
 #[derive(Debug, Default)]
 struct Tally {
-    observed: Observed,
+    observed: ObservedOutput,
     /// Calls without an answer: the hash of the id, and the tool.
     calls: Vec<(u64, String)>,
 }
 
 impl Tally {
     fn line(&mut self, line: &[u8]) {
-        match Event::read(line) {
+        match OutputEvent::read(line) {
             Ok(event) => self.event(event),
             // There is other text on the line.
-            Err(_) => drop(objects(line, |o| Event::read(o).into_iter().for_each(|e| self.event(e)))),
+            Err(_) => drop(objects(line, |o| OutputEvent::read(o).into_iter().for_each(|e| self.event(e)))),
         }
     }
 
-    fn event(&mut self, e: Event<'_>) {
+    fn event(&mut self, e: OutputEvent<'_>) {
         if e.kind.is_none() {
             return;
         }
@@ -242,7 +244,7 @@ impl Tally {
         self.observed.tool_in_flight = self.calls.last().map(|(_, tool)| tool.clone());
     }
 
-    fn result(&mut self, e: &Event<'_>) {
+    fn result(&mut self, e: &OutputEvent<'_>) {
         if let Some(usage) = e.usage.as_ref().map(|c| c.usage) {
             let counts = &mut self.observed.counts;
             counts.input_tokens = usage.input;
@@ -265,7 +267,7 @@ fn is_command(word: &str) -> bool {
 mod tests {
     use super::*;
     use crate::agent::outcome_of;
-    use crate::task::{Counts, Outcome};
+    use crate::task::{AgentOutcome, UsageCounts};
     use proptest::prelude::*;
 
     const STREAM: &[u8] =
@@ -278,8 +280,8 @@ mod tests {
         line.split_whitespace().map(OsString::from).collect()
     }
 
-    fn read(mode: Mode, bytes: &[u8]) -> Observed {
-        let mut reader = Cursor.reader(mode);
+    fn read(mode: OutputMode, bytes: &[u8]) -> ObservedOutput {
+        let mut reader = CursorAdapter.reader(mode);
         reader.feed(bytes);
         reader.finish();
         reader.observed().clone()
@@ -287,12 +289,12 @@ mod tests {
 
     #[test]
     fn a_stream_is_read_to_its_result() {
-        let o = read(Mode::StreamJson, STREAM);
+        let o = read(OutputMode::StreamJson, STREAM);
         assert_eq!(o.session_id, Some(CHAT.into()));
         assert_eq!(o.model.as_deref(), Some("Composer 2"));
         assert_eq!(
             o.counts,
-            Counts {
+            UsageCounts {
                 cost_usd: None,
                 turns: None,
                 input_tokens: Some(1523),
@@ -302,36 +304,36 @@ mod tests {
             }
         );
         assert_eq!(o.tool_in_flight, None);
-        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Ok);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Ok);
     }
 
     #[test]
     fn the_tool_in_flight_is_one_that_has_not_answered() {
         let lines: Vec<&[u8]> = STREAM.split_inclusive(|b| *b == b'\n').collect();
-        let until = |n: usize| read(Mode::StreamJson, &lines[..n].concat());
+        let until = |n: usize| read(OutputMode::StreamJson, &lines[..n].concat());
         let tool = |n: usize| until(n).tool_in_flight;
         assert_eq!(tool(4), None);
         assert_eq!(tool(5).as_deref(), Some("read"));
         assert_eq!(tool(6).as_deref(), Some("shell"));
         assert_eq!(tool(7).as_deref(), Some("shell"));
         assert_eq!(tool(8), None);
-        assert_eq!(outcome_of(Mode::StreamJson, &until(9)), Outcome::Missing);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &until(9)), AgentOutcome::Missing);
     }
 
     #[test]
     fn one_object_says_it_all() {
-        let o = read(Mode::Json, OBJECT);
+        let o = read(OutputMode::Json, OBJECT);
         assert_eq!(o.session_id, Some(CHAT.into()));
         assert_eq!((o.counts.input_tokens, o.counts.output_tokens), (Some(1523), Some(87)));
         assert_eq!(o.counts.cache_read_tokens, None);
-        assert_eq!(outcome_of(Mode::Json, &o), Outcome::Ok);
+        assert_eq!(outcome_of(OutputMode::Json, &o), AgentOutcome::Ok);
     }
 
     #[test]
     fn what_the_argv_says_is_seen() {
-        use AskedSession::{Continue, NoConversation, Resume, ResumePicker, Unsaid};
+        use SessionRequest::{Continue, NoConversation, Resume, ResumePicker, Unspecified};
         for (line, session) in [
-            ("-p hi --output-format json", Unsaid),
+            ("-p hi --output-format json", Unspecified),
             ("--resume abc -p hi", Resume("abc".into())),
             ("--resume=abc", Resume("abc".into())),
             ("--resume", ResumePicker),
@@ -339,27 +341,27 @@ mod tests {
             ("--continue", Continue),
             ("--resume=-1", Continue),
             ("resume -p hi", Continue),
-            ("-p -- --resume x", Unsaid),
-            ("--model --resume hi", Unsaid),
+            ("-p -- --resume x", Unspecified),
+            ("--model --resume hi", Unspecified),
             ("agent --resume abc", Resume("abc".into())),
             ("login", NoConversation),
             ("status", NoConversation),
             ("-c hi", NoConversation),
             ("--version", NoConversation),
         ] {
-            assert_eq!(Cursor.asked(&args(line), false).session, session, "{line}");
+            assert_eq!(CursorAdapter.parse(&args(line), false).session, session, "{line}");
         }
-        let asked = Cursor.asked(&args("-p --model gpt-5 --output-format=stream-json hi"), true);
-        assert_eq!((asked.mode, asked.model.as_deref()), (Mode::StreamJson, Some("gpt-5")));
+        let asked = CursorAdapter.parse(&args("-p --model gpt-5 --output-format=stream-json hi"), true);
+        assert_eq!((asked.mode, asked.model.as_deref()), (OutputMode::StreamJson, Some("gpt-5")));
     }
 
     #[test]
     fn a_chat_is_resumed_where_one_is_held() {
-        let resumed = |line: &str| Cursor.argv(&args(line), &Plan::Resume("ID".into()));
+        let resumed = |line: &str| CursorAdapter.argv(&args(line), &SessionPlan::Resume("ID".into()));
         assert_eq!(resumed("-p hi"), args("--resume ID -p hi"));
         assert_eq!(resumed("agent -p hi"), args("agent --resume ID -p hi"));
         assert_eq!(resumed("login"), args("login"));
-        assert_eq!(Cursor.argv(&args("-p"), &Plan::Assign("ID".into())), args("-p"));
+        assert_eq!(CursorAdapter.argv(&args("-p"), &SessionPlan::Assign("ID".into())), args("-p"));
     }
 
     proptest! {
@@ -368,7 +370,7 @@ mod tests {
             line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|agent|ls)", 0..8),
         ) {
             let args: Vec<OsString> = line.iter().map(OsString::from).collect();
-            let mut argv = Cursor.argv(&args, &Plan::Resume("a".into()));
+            let mut argv = CursorAdapter.argv(&args, &SessionPlan::Resume("a".into()));
             if argv.len() > args.len() {
                 let at = start(&args);
                 argv.drain(at..at + 2);

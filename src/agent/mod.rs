@@ -21,10 +21,13 @@ use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::task::{Outcome, SessionId};
+use crate::task::{AgentOutcome, SessionId};
 
-pub use adapter::{Adapter, Asked, AskedSession, CostCovers, Mode, Observed, Plan, Reader, RunResult};
-pub use launcher::{Recognised, SessionPlace, Untracked, mentioned, recognise};
+pub use adapter::{
+    Adapter, AgentArgs, CostCovers, ObservedOutput, OutputMode, OutputReader, RunResult, SessionPlan,
+    SessionRequest,
+};
+pub use launcher::{RecognisedAgent, SessionPlace, UntrackedReason, mentioned, recognise};
 pub use registry::by_type;
 use registry::no_adapter;
 
@@ -37,17 +40,19 @@ pub fn is_agent(program: &OsStr) -> bool {
 /// A command line, the program first, that gives its new conversation the id `new` if it gave it one.
 pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId) -> Vec<String> {
     let words: Vec<OsString> = argv.iter().map(OsString::from).collect();
-    let Ok(Recognised { adapter, own, place }) = recognise(&words, agent_type) else { return argv };
+    let Ok(RecognisedAgent { adapter, args_start, place }) = recognise(&words, agent_type) else {
+        return argv;
+    };
     let (false, Some(option)) = (matches!(place, SessionPlace::Untracked(_)), adapter.id_option()) else {
         return argv;
     };
-    let given = match adapter.asked(&words[own..], false).session {
-        AskedSession::Assign(id) | AskedSession::Fork(_, Some(id)) if !id.as_str().is_empty() => id,
+    let given = match adapter.parse(&words[args_start..], false).session {
+        SessionRequest::Assign(Some(id)) | SessionRequest::Fork(_, Some(id)) => id,
         _ => return argv,
     };
     let glued = format!("{option}={given}");
     let mut renamed = argv.clone();
-    for (at, word) in renamed.iter_mut().enumerate().skip(own) {
+    for (at, word) in renamed.iter_mut().enumerate().skip(args_start) {
         if *word == glued {
             *word = format!("{option}={new}");
         } else if *word == given.as_str() && argv[at - 1] == option {
@@ -58,13 +63,15 @@ pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId)
 }
 
 /// What the output says of success, once the agent has ended.
-pub fn outcome_of(mode: Mode, observed: &Observed) -> Outcome {
+pub fn outcome_of(mode: OutputMode, observed: &ObservedOutput) -> AgentOutcome {
     match (mode, &observed.result) {
-        (Mode::Interactive | Mode::Text, _) => Outcome::NotDue,
-        (Mode::Json | Mode::StreamJson, None) => Outcome::Missing,
-        (Mode::Json | Mode::StreamJson, Some(_)) if observed.open_turn => Outcome::Missing,
-        (Mode::Json | Mode::StreamJson, Some(RunResult { error: None })) => Outcome::Ok,
-        (Mode::Json | Mode::StreamJson, Some(RunResult { error: Some(_) })) => Outcome::Error,
+        (OutputMode::Interactive | OutputMode::Text, _) => AgentOutcome::NotDue,
+        (OutputMode::Json | OutputMode::StreamJson, None) => AgentOutcome::Missing,
+        (OutputMode::Json | OutputMode::StreamJson, Some(_)) if observed.open_turn => AgentOutcome::Missing,
+        (OutputMode::Json | OutputMode::StreamJson, Some(RunResult { error: None })) => AgentOutcome::Ok,
+        (OutputMode::Json | OutputMode::StreamJson, Some(RunResult { error: Some(_) })) => {
+            AgentOutcome::Error
+        }
     }
 }
 
@@ -90,7 +97,7 @@ pub fn has_sound_transcript(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -
 }
 
 /// Whether the skill `name` (or `plugin:name`) lies in one of the agent's skill folders.
-pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, asked: &Asked) -> bool {
+pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, asked: &AgentArgs) -> bool {
     let name = name.rsplit(':').next().unwrap_or_default();
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
         return false;
@@ -133,8 +140,8 @@ mod tests {
         std::fs::create_dir_all(&below).unwrap();
         std::fs::write(skill.join("SKILL.md"), "x").unwrap();
         let claude = by_type("claude").unwrap();
-        let asked = claude.asked(&[], false);
-        let has = |name: &str| has_skill(claude, name, &below, &asked);
+        let args = claude.parse(&[], false);
+        let has = |name: &str| has_skill(claude, name, &below, &args);
         assert!(has("deploy"));
         for name in ["Deploy", "deploy/", "../skills/deploy", "", ".", "..", "other"] {
             assert!(!has(name), "{name}");
@@ -143,13 +150,13 @@ mod tests {
 
     #[test]
     fn an_outcome_is_due_only_where_a_result_is_printed() {
-        let mut o = Observed::default();
-        assert_eq!(outcome_of(Mode::Text, &o), Outcome::NotDue);
-        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Missing);
+        let mut o = ObservedOutput::default();
+        assert_eq!(outcome_of(OutputMode::Text, &o), AgentOutcome::NotDue);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Missing);
         o.result = Some(RunResult { error: None });
         o.background = true;
-        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Ok);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Ok);
         o.open_turn = true;
-        assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Missing);
+        assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Missing);
     }
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::adapter::Adapter;
-use super::claude::Claude;
+use super::claude::ClaudeAdapter;
 use super::command::CommandAdapter;
-use super::cursor::Cursor;
+use super::cursor::CursorAdapter;
 
 /// `--agent-type` names no adapter.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +20,7 @@ pub struct UnknownAgentType {
 }
 
 /// The agents whose conversations are tracked.
-pub(super) static ADAPTERS: [&dyn Adapter; 2] = [&Claude, &Cursor];
+pub(super) static ADAPTERS: [&dyn Adapter; 2] = [&ClaudeAdapter, &CursorAdapter];
 
 /// The adapter of that `agent_type`.
 pub fn by_type(agent_type: &str) -> Option<&'static dyn Adapter> {

@@ -6,28 +6,11 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use clap::{Arg, Command, CommandFactory, ValueEnum};
+use clap::{Arg, Command, CommandFactory};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 
-use super::Cli;
+use super::command_line::Cli;
 use crate::commands::candidates::{self, Candidate};
-
-/// The shells that bookend has a script for.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum ForShell {
-    Bash,
-    Zsh,
-    Fish,
-}
-
-/// The completion script for a shell.
-pub(super) fn script(shell: ForShell) -> &'static str {
-    match shell {
-        ForShell::Bash => include_str!("shells/bookend.bash"),
-        ForShell::Zsh => include_str!("shells/_bookend"),
-        ForShell::Fish => include_str!("shells/bookend.fish"),
-    }
-}
 
 /// A command line that a shell completes.
 pub struct Completion {

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use clap::{Command, CommandFactory};
 
-use super::{Cli, examples};
+use super::command_line::Cli;
+use super::examples;
 
 /// The commands by what they are for. A test compares them with the command line.
 pub(super) const GROUPS: [(&str, &[&str]); 4] = [

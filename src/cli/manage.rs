@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::values::{any_key, duration};
-use super::{level, when_busy};
+use super::values::{any_key, duration, level, when_busy};
 use crate::commands::deliver::{self, Which};
 use crate::commands::recover;
 use crate::commands::redispatch;

@@ -1,5 +1,6 @@
 //! The command line, turned into plain requests. Nothing below this module knows clap.
 
+mod command_line;
 mod complete;
 mod examples;
 mod help;
@@ -7,6 +8,7 @@ mod man_page;
 mod manage;
 mod query;
 mod run_args;
+mod shell;
 mod usage;
 mod values;
 pub mod variables;
@@ -18,9 +20,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use tracing::level_filters::LevelFilter;
 
 use crate::commands::adopt;
 use crate::commands::artifact;
@@ -39,58 +40,8 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::log;
-use crate::run::options::{RunOptions, WhenBusy};
-use manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
-use query::{
-    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
-    StatsArgs, TimelineArgs,
-};
-use run_args::RunArgs;
-
-/// Record every coding-agent run in SQLite
-///
-/// bookend writes a row before the agent starts and completes it when the agent exits, however it exits.
-#[derive(Debug, Parser)]
-#[command(name = "bookend", version, propagate_version = true, max_term_width = 100)]
-struct Cli {
-    #[command(flatten)]
-    common: Common,
-
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-/// What every command takes.
-#[derive(Debug, Args)]
-struct Common {
-    /// Ledger, an SQLite file
-    ///
-    /// By default $BOOKEND_LEDGER, else $STATE_DIRECTORY/bookend.db, else $XDG_STATE_HOME/bookend/bookend.db
-    /// (~/.local/state).
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILE",
-        value_hint = ValueHint::FilePath,
-        display_order = 900
-    )]
-    ledger: Option<PathBuf>,
-
-    /// Send messages to stderr or to the journal
-    ///
-    /// auto: to the journal if stderr is the journal. BOOKEND_LOG filters them: a level, such as debug, or
-    /// target=level pairs.
-    #[arg(
-        long,
-        global = true,
-        env = "BOOKEND_LOG_TO",
-        value_name = "WHERE",
-        default_value = "auto",
-        display_order = 901,
-        hide_short_help = true
-    )]
-    log: LogArg,
-}
+use crate::run::options::RunOptions;
+use command_line::{Cli, Command, Common, LogArg, Run};
 
 impl Common {
     fn with(self, request: Request) -> Invocation {
@@ -101,103 +52,6 @@ impl Common {
         };
         Invocation { ledger: self.ledger, log, request }
     }
-}
-
-/// `bookend run` alone: building these options takes clap half as long as building those of all commands.
-#[derive(Debug, Parser)]
-struct Run {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    args: RunArgs,
-}
-
-// `defer`: clap builds the options of the command that is called, and of no other.
-#[derive(Debug, Subcommand)]
-#[command(defer = true)]
-enum Command {
-    /// Run an agent and record it in the ledger
-    ///
-    /// bookend commits the `running` row before it executes the agent, and completes the row when the agent
-    /// exits. bookend then exits with the agent's exit code, or dies by the same signal.
-    ///
-    /// An agent whose stdin is an open, idle pipe may wait for input: Claude Code waits 3 s and warns. Use
-    /// `</dev/null` to avoid that.
-    Run(Box<RunArgs>),
-    /// List tasks, running ones first
-    #[command(visible_alias = "ls")]
-    List(ListArgs),
-    /// Show everything about one task
-    Show(ShowArgs),
-    /// Report problems, each with the command that fixes it
-    ///
-    /// It changes nothing. The codes: lost (running, and the supervisor is gone), stale_running (alive, and
-    /// silent for long), unverifiable (cannot be judged from here), orphan_process (ended, and processes of
-    /// it still run), unsafe_session (the key would resume a session whose last task did not succeed),
-    /// delivery_failed (--on-finish failed or was cut off), inconsistent_timestamps (times that contradict
-    /// each other), missing_cleanup (no expiry date), spooled (the end waits in the spool).
-    Audit(AuditArgs),
-    /// Record what a task made
-    Artifact(ArtifactArgs),
-    /// Cancel running tasks and wait until they have ended
-    Cancel(CancelArgs),
-    /// Delete tasks past their retention period
-    ///
-    /// Running tasks are kept, and so are the last task of a session that a key would resume, and tasks whose
-    /// --on-finish command or recovery report is due. Other commands use the ledger meanwhile.
-    Prune(PruneArgs),
-    /// Count runs, how they ended, and what they cost
-    Stats(StatsArgs),
-    /// Show when tasks ran
-    Timeline(TimelineArgs),
-    /// Check how bookend is set up here
-    ///
-    /// Each line begins with ok, warn or FAIL; `-` marks a program that is absent and not needed.
-    Doctor(DoctorArgs),
-    /// Print the completion script for a shell
-    Completions(CompletionsArgs),
-    /// Print a man page
-    Man(ManArgs),
-    #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
-    /// Mark lost tasks as interrupted and clean up after them
-    ///
-    /// Call it at boot; it is safe at any time, and several may run at once. A running row whose supervisor
-    /// is gone becomes `interrupted`, its leftover processes are ended, and its session is invalidated.
-    /// Pending --on-finish commands are run. Each task that was interrupted since the last recovery is
-    /// reported on stdout, each line with the prefix [recovery].
-    Recover(RecoverArgs),
-    /// Run --on-finish commands that failed or were cut off
-    ///
-    /// Without an id: those that were not run yet or were cut off, as `recover` does. Each gets the row as
-    /// JSON on its stdin, and the number of the attempt in BOOKEND_DELIVERY_ATTEMPT.
-    Deliver(DeliverArgs),
-    /// Run an ended task again
-    ///
-    /// With its command line, key and options, in the directory where it was started. Its session follows the
-    /// rules of any run: after an interruption a fresh one starts.
-    Redispatch(RedispatchArgs),
-    /// Show and change the sessions of keys
-    #[command(subcommand)]
-    Session(SessionCommand),
-    /// Make the database of another program the ledger
-    ///
-    /// The tables task_history and claude_sdk_sessions are rebuilt so that they can hold bookend's rows;
-    /// every row and column stays, and the program that owns the database keeps working. A backup is left
-    /// beside the file. It is one transaction: if it is interrupted, the file is unchanged. A second call
-    /// does nothing.
-    Adopt(AdoptArgs),
-    /// Copy the ledger into a new file
-    ///
-    /// Other commands use the ledger meanwhile. A plain copy of the file would miss what was committed last,
-    /// which is in the -wal file beside it.
-    Backup(BackupArgs),
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogArg {
-    Auto,
-    Stderr,
-    Journald,
 }
 
 /// What the user asked for.
@@ -270,7 +124,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Timeline(a) => Request::Timeline(a.request()),
         Command::Stats(a) => Request::Stats(a.request()),
         Command::Doctor(a) => Request::Doctor(a.request()),
-        Command::Completions(a) => Request::Say(complete::script(a.shell).to_owned()),
+        Command::Completions(a) => Request::Say(shell::script(a.shell).to_owned()),
         Command::Man(a) => {
             Request::Man(man::Request { pages: man_page::pages(), command: a.command, dir: a.dir })
         }
@@ -282,23 +136,6 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Backup(a) => Request::Backup(backup::Request { file: a.file }),
     };
     Ok(common.with(request))
-}
-
-fn when_busy(wait: bool, replace: bool) -> WhenBusy {
-    match (wait, replace) {
-        (true, _) => WhenBusy::Wait,
-        (_, true) => WhenBusy::Replace,
-        _ => WhenBusy::Refuse,
-    }
-}
-
-fn level(quiet: bool, verbose: u8) -> LevelFilter {
-    match (quiet, verbose) {
-        (true, _) => LevelFilter::ERROR,
-        (_, 0) => LevelFilter::WARN,
-        (_, 1) => LevelFilter::INFO,
-        _ => LevelFilter::DEBUG,
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::complete::ForShell;
+use super::shell::ForShell;
 use super::values::{any_key, code, duration, group, limit, severity, since, status};
 use crate::commands::artifact;
 use crate::commands::audit;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
-use super::values::{duration, issue, size};
-use super::{level, variables, when_busy};
+use super::values::{duration, issue, level, size, when_busy};
+use super::variables;
 use crate::process::leftovers::LeftoversPolicy;
 use crate::run::options::RunOptions;
 use crate::task::{KeepSession, OnTerm, TaskId};

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::{Cli, variables};
+use super::command_line::Cli;
+use super::variables;
 use crate::agent;
 use crate::view;
 

@@ -7,8 +7,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::SignedDuration;
 use jiff::civil::{self, Date};
 use jiff::tz::Offset;
+use tracing::level_filters::LevelFilter;
 
 use crate::ledger::GroupBy;
+use crate::run::options::WhenBusy;
 use crate::task::{Key, Status, Time};
 use crate::view::{Code, Severity};
 
@@ -92,6 +94,23 @@ pub(super) fn since(text: &str) -> Result<Time, String> {
         Time::now().timestamp().checked_sub(ago).ok().map(Time::from)
     };
     Ok(time.unwrap_or(Time::UNIX_EPOCH))
+}
+
+pub(super) fn when_busy(wait: bool, replace: bool) -> WhenBusy {
+    match (wait, replace) {
+        (true, _) => WhenBusy::Wait,
+        (_, true) => WhenBusy::Replace,
+        _ => WhenBusy::Refuse,
+    }
+}
+
+pub(super) fn level(quiet: bool, verbose: u8) -> LevelFilter {
+    match (quiet, verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    }
 }
 
 #[cfg(test)]

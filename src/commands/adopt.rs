@@ -1,4 +1,4 @@
-//! `bookend adopt`: an existing database becomes the ledger, and the program that owns it goes on working.
+//! `bookend adopt`: makes an existing database the ledger. The program that owns it keeps working.
 
 use std::path::{Path, PathBuf};
 
@@ -7,16 +7,16 @@ use crate::ledger::{self, AdoptionOutcome, AdoptionSummary, JournalMode, Locatio
 use crate::recovery::trust;
 use crate::view;
 
-/// What `bookend adopt` was asked for.
+/// The options of `bookend adopt`.
 #[derive(Debug)]
 pub struct Request {
     pub file: PathBuf,
 }
 
-/// Adopts the database and says what came of it.
+/// Adopts the database and reports the result.
 ///
 /// # Errors
-/// When it cannot be adopted; then it is as it was.
+/// When it cannot be adopted: it is unchanged then.
 pub fn adopt(request: &Request) -> Result<String, Error> {
     let at = ledger::locate(Some(&request.file))?;
     let text = match ledger::adopt(&at)? {
@@ -30,7 +30,7 @@ pub fn adopt(request: &Request) -> Result<String, Error> {
     Ok(text + &shared(&at))
 }
 
-/// What does not work while others may write to the file, and the command that ends that.
+/// What does not work while other users may write to the file, and the command that changes that.
 fn shared(at: &Location) -> String {
     let Some(distrust) = ledger::distrust(at) else { return String::new() };
     let (why, remedy) = (view::one_line(&distrust.why).into_owned(), trust::remedy(&distrust));
@@ -52,15 +52,15 @@ fn told(file: &Path, a: &AdoptionSummary) -> String {
     )
 }
 
-/// Why the file does not use WAL, if it does not.
+/// Why the file does not use WAL, if so.
 fn explained(journal: JournalMode) -> &'static str {
     match journal {
         JournalMode::Wal => "",
         JournalMode::SharedReaders => {
-            "journal mode: left as it was, since others read the file and could not open a WAL beside it\n"
+            "journal mode: unchanged, because other users read the file and could not open a WAL beside it\n"
         }
         JournalMode::InUse => {
-            "journal mode: left as it was, since the file is in use; adopt it again to switch it to WAL\n"
+            "journal mode: unchanged, because the file is in use; adopt it again to switch it to WAL\n"
         }
     }
 }

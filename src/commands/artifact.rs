@@ -1,4 +1,4 @@
-//! `bookend artifact add`: an agent says what it made.
+//! `bookend artifact add`: an agent records what it produced.
 
 use std::path::Path;
 
@@ -11,12 +11,12 @@ use crate::process::spawn::environment::MARK;
 use crate::task::Time;
 use crate::view;
 
-/// What `bookend artifact add` was asked for.
+/// The options of `bookend artifact add`.
 #[derive(Debug)]
 pub struct Request {
     /// Paths and URLs.
     pub what: Vec<String>,
-    /// Whose; otherwise of the task that this command runs inside.
+    /// The task; `None`: the one that this command runs inside.
     pub task: Option<String>,
 }
 

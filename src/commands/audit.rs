@@ -1,5 +1,4 @@
-//! `bookend audit`: what in the ledger is not as it should be, derived from the rows and the kernel. It
-//! changes nothing.
+//! `bookend audit`: reports problems, each with the command that fixes it. It changes nothing.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +17,7 @@ use crate::sys::stdout::print;
 use crate::task::{RecordedTime, Status, Task, TaskId, Time, Verdict};
 use crate::view::{self, Code, Finding, Screen, Severity};
 
-/// What `bookend audit` was asked for.
+/// The options of `bookend audit`.
 #[derive(Debug)]
 pub struct Request {
     /// Show findings of this severity only.
@@ -26,7 +25,7 @@ pub struct Request {
     /// Show findings of this code only.
     pub code: Option<Code>,
     pub limit: Option<usize>,
-    /// Exit with 1 if there is a finding this severe, shown or not.
+    /// Exit with 1 if there is a finding of this severity, shown or not.
     pub fail_on: Option<Severity>,
     pub stale_after: Duration,
     pub json: bool,
@@ -54,7 +53,7 @@ pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     Ok(Exit::Code(if fails { exit_code::NOTHING } else { 0 }))
 }
 
-/// All findings, the severe ones first. A task has its root finding only.
+/// All findings, errors first. A task has only its root finding.
 ///
 /// # Errors
 /// When the ledger cannot be read.
@@ -75,7 +74,7 @@ struct Audit<'a> {
     ledger: &'a Ledger,
     now: Time,
     found: Vec<Finding>,
-    /// The tasks that have their finding.
+    /// The tasks that have a finding.
     told: BTreeSet<TaskId>,
 }
 
@@ -140,7 +139,7 @@ impl Audit<'_> {
             let host = task.host.as_deref().unwrap_or("?");
             match verdict {
                 Verdict::Gone | Verdict::Recycled => {
-                    let detail = format!("it is `running`, and its supervisor (pid {pid}) is gone");
+                    let detail = format!("it is `running`, and its supervisor (pid {pid}) has exited");
                     self.tell(Code::Lost, Severity::Error, &task, detail, self.command("recover"));
                 }
                 Verdict::Unverifiable => {
@@ -167,7 +166,7 @@ impl Audit<'_> {
         let marked = SharedScan::default().named_tasks(&ledger).map_err(Error::from)?;
         for id in marked {
             let TaskLookup::One(task) = self.ledger.task(id.as_str())? else { continue };
-            // A supervisor that still holds its lock is at it.
+            // A supervisor that holds its lock is still ending them.
             let settled = task.status != Status::Running
                 && task.id == id
                 && self.ledger.evidence(&task)? != LiveEvidence::Held;
@@ -184,8 +183,8 @@ impl Audit<'_> {
                 _ => Severity::Error,
             };
             let detail = match pids.len() {
-                1 => format!("a process of it still runs: pid {}", pids[0]),
-                n => format!("{n} processes of it still run: pids {}", pids.join(", ")),
+                1 => format!("one of its processes still runs: pid {}", pids[0]),
+                n => format!("{n} of its processes still run: pids {}", pids.join(", ")),
             };
             let fix = match are_endable && recovery::leaves_no_process(&task) {
                 true => self.command("recover"),
@@ -196,8 +195,7 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// What a task left behind, but for what a person at a terminal may be using; and whether recovery may
-    /// end any of it.
+    /// The leftover processes of a task, without those at a terminal, and whether recovery may end any of them.
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
         let evidence = OwnershipEvidence::of(self.ledger);
         let mut task = task.clone();
@@ -228,7 +226,7 @@ impl Audit<'_> {
         for unsafe_now in self.ledger.unsafe_sessions()? {
             let session = self.ledger.session_of_key(&unsafe_now.key)?;
             let task = session.as_ref().and_then(|s| s.task_id.clone());
-            // A lost task is the root of its session's finding.
+            // The finding of a lost task covers its session.
             if task.as_ref().is_some_and(|id| !self.told.insert(id.clone())) {
                 continue;
             }
@@ -260,7 +258,7 @@ impl Audit<'_> {
             if let TaskLookup::One(now) = self.ledger.task(task.id.as_str())?
                 && now.delivery_status == task.delivery_status
             {
-                let detail = "its --on-finish command was cut off".to_owned();
+                let detail = "its --on-finish command was interrupted".to_owned();
                 self.tell(Code::DeliveryFailed, Severity::Warn, &task, detail, self.command("recover"));
             }
         }
@@ -270,8 +268,8 @@ impl Audit<'_> {
     fn times(&mut self) -> Result<(), Error> {
         for task in self.ledger.ill_timed()? {
             let detail = match (&task.finished_at, task.status) {
-                (Some(_), Status::Running) => "it is `running`, and has a time of its end".to_owned(),
-                (None, status) => format!("it ended as {status}, and nobody knows when"),
+                (Some(_), Status::Running) => "it is `running`, and has an end time".to_owned(),
+                (None, status) => format!("it ended as {status}, and has no end time"),
                 (Some(end), _) => format!("it ended ({end}) before it started ({})", task.started_at),
             };
             let fix = self.command(&format!("show {}", view::operand(task.id.as_str())));
@@ -282,14 +280,14 @@ impl Audit<'_> {
 
     fn cleanup(&mut self) -> Result<(), Error> {
         for task in self.ledger.uncleaned()? {
-            let detail = "it has ended, and no time is set after which it may be removed".to_owned();
+            let detail = "it has ended, and has no expiry time".to_owned();
             self.tell(Code::MissingCleanup, Severity::Warn, &task, detail, self.command("prune"));
         }
         Ok(())
     }
 }
 
-/// Whether the agent's output is read as it comes: only then is silence a sign.
+/// Whether the agent's output arrives while it works: only then does silence mean something.
 fn is_read_along(task: &Task) -> bool {
     let options = task.run_options.as_ref();
     options.and_then(|o| o.get("read_along")?.as_bool()).unwrap_or_default()

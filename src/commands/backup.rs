@@ -1,4 +1,4 @@
-//! `bookend backup`: a copy of the ledger, while others write to it.
+//! `bookend backup`: copies the ledger while other processes write to it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +6,13 @@ use crate::error::{Error, Kind};
 use crate::ledger::{self, Ledger};
 use crate::view;
 
-/// What `bookend backup` was asked for.
+/// The options of `bookend backup`.
 #[derive(Debug)]
 pub struct Request {
     pub file: PathBuf,
 }
 
-/// Copies the ledger into a new file and says where it is.
+/// Copies the ledger into a new file and reports its path.
 ///
 /// # Errors
 /// When there is no ledger, it cannot be read, or the file exists or cannot be written.

@@ -1,4 +1,4 @@
-//! `bookend cancel`: asks the supervisors of tasks to end them, and waits until they have.
+//! `bookend cancel`: asks supervisors to end their tasks, and waits for that.
 
 use std::io;
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::sys::stdout::print;
 use crate::task::{Key, Status, Task, TaskId, Verdict};
 use crate::view;
 
-/// Longer than anybody waits, and short enough to be added to a time.
+/// A practically unlimited wait that can still be added to a time.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// Which tasks.
+/// The tasks to cancel.
 #[derive(Debug)]
 pub enum Which {
     Ids(Vec<String>),
@@ -31,17 +31,17 @@ pub enum Which {
     All,
 }
 
-/// What `bookend cancel` was asked for.
+/// The options of `bookend cancel`.
 #[derive(Debug)]
 pub struct Request {
     pub which: Which,
-    /// Wait for the end; `None`: as long as it takes.
+    /// How long to wait for the end; `None`: without a limit.
     pub wait: Option<Duration>,
 }
 
 /// # Errors
-/// When nothing matches, the ledger cannot be read, or stdout cannot be written. What is wrong with one of
-/// several tasks is said, and the others are cancelled all the same.
+/// When nothing matches, the ledger cannot be read, or stdout cannot be written. An error with one of several
+/// tasks is printed, and the others are cancelled.
 pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
@@ -70,9 +70,9 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     };
     match &request.which {
         Which::Key(key) if tasks.is_empty() => {
-            return Err(nothing(format!("no task runs under the key {key}")));
+            return Err(nothing(format!("no task is running under the key {key}")));
         }
-        Which::All if tasks.is_empty() => return Err(nothing("no task runs".to_owned())),
+        Which::All if tasks.is_empty() => return Err(nothing("no task is running".to_owned())),
         _ => {}
     }
     let mut told = Vec::new();
@@ -91,12 +91,12 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     Ok(Exit::Code(if failed { exit_code::NOTHING } else { 0 }))
 }
 
-/// Signals the supervisor of one task, and says so. `None`: there is nobody to wait for.
+/// Signals the supervisor of one task, and reports it. `None`: there is nothing to wait for.
 fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>, Error> {
     let id = &task.id;
     if all && mark::is_inside(id, ledger.path()) {
         print(&format!(
-            "task {}: left alone, since this command runs inside it\n",
+            "task {}: skipped, because this command runs inside it\n",
             view::one_line(id.as_str())
         ))?;
         return Ok(None);
@@ -106,7 +106,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>
     let pid = task.supervisor_pid.map_or_else(|| "?".to_owned(), |p| p.to_string());
     match verdict {
         None => {
-            let message = format!("task {id} does not run: it ended as {}", now.status);
+            let message = format!("task {id} is not running: it ended as {}", now.status);
             return Err(Error::new(Kind::Nothing, message));
         }
         Some(Verdict::Alive) if recovery::is_dying(&now) => return Err(killed(ledger, id, &pid)),
@@ -139,7 +139,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>
         if recovery::evidence(ledger, task)? != LiveEvidence::Held {
             return Err(killed(ledger, id, &pid));
         }
-        // It holds its lock, so it lives: its pid is another pid namespace's.
+        // It holds its lock, so it is alive: its pid belongs to another pid namespace.
         let message = format!("task {id} runs where pid {pid} means another process (a container?)");
         return Err(Error::new(Kind::Nothing, message).hint("run `bookend cancel` where it was started"));
     };
@@ -156,7 +156,7 @@ fn killed(ledger: &Ledger, id: &TaskId, pid: &str) -> Error {
         .hint(format!("run `{recover}` to settle the task and end its leftover processes"))
 }
 
-/// Waits for the supervisor's end, and says what became of the task. Whether it has ended.
+/// Waits for the supervisor to exit, and reports the state of the task. Returns whether it has ended.
 fn report_end(
     ledger: &Ledger,
     task: &Task,
@@ -170,7 +170,7 @@ fn report_end(
         .map_err(|e| Error::failed(format!("waiting for the end of task {id}")).caused_by(e))?;
     let now = match ledger.task(id.as_str())? {
         TaskLookup::One(task) => *task,
-        _ => return Err(Error::failed(format!("the row of task {id} has gone from the ledger"))),
+        _ => return Err(Error::failed(format!("the row of task {id} is missing from the ledger"))),
     };
     let after = view::duration(began.elapsed().as_millis() as i64);
     let id = view::one_line(id.as_str());

@@ -1,14 +1,14 @@
-//! Finding a task by its id, or by the beginning of its id.
+//! Finds a task by its id or a unique prefix of it.
 
 use crate::error::{Error, Kind};
 use crate::ledger::{Ledger, Location, TaskLookup};
 use crate::task::Task;
 use crate::view;
 
-/// The task of an id, or of the beginning of one, with the ledger that it was read from.
+/// The task with this id or prefix, and its ledger.
 ///
 /// # Errors
-/// When the ledger cannot be read, no task has such an id, or several have.
+/// When the ledger cannot be read, or no task or several tasks match.
 pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
     let path = at.file.display();
     let Some(ledger) = Ledger::open_read_only(at)? else {
@@ -22,7 +22,7 @@ pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
 /// As [`find`], in a ledger that is open.
 ///
 /// # Errors
-/// When the ledger cannot be read, no task has such an id, or several have.
+/// When the ledger cannot be read, or no task or several tasks match.
 pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
     match ledger.task(id)? {
         TaskLookup::One(task) => Ok(*task),
@@ -37,7 +37,7 @@ pub fn find_in(ledger: &Ledger, id: &str) -> Result<Task, Error> {
                 _ => None,
             });
             let tasks = tasks.collect::<Vec<_>>().join("\n  ");
-            Err(Error::usage(format!("several tasks begin with {id:?}:\n  {tasks}"))
+            Err(Error::usage(format!("several task ids begin with {id:?}:\n  {tasks}"))
                 .hint("use more of the id"))
         }
     }

@@ -1,4 +1,4 @@
-//! `bookend list`: which tasks there are, what runs first, then the newest.
+//! `bookend list`: lists tasks, running ones first, then the newest.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::sys::stdout::print;
 use crate::task::{Task, Time, Verdict};
 use crate::view::{self, Screen};
 
-/// How often a watched list is drawn again, at most.
+/// The minimum time between two redraws of a watched list.
 const LOOK: Duration = Duration::from_secs(1);
-/// Lines that the watched table leaves free: its titles, and the line of the cursor.
+/// Lines that a watched table leaves free: its titles, and the line of the cursor.
 const FREE_LINES: usize = 2;
 
-/// What `bookend list` was asked for.
+/// The options of `bookend list`.
 #[derive(Debug)]
 pub struct Request {
     pub filter: TaskFilter,
@@ -24,7 +24,7 @@ pub struct Request {
     pub watch: bool,
 }
 
-/// How it is to be shown.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
     Table,
@@ -32,7 +32,7 @@ pub enum Output {
     JsonLines,
 }
 
-/// Shows the tasks. A ledger that does not exist yet is one without tasks.
+/// Lists the tasks. A missing ledger counts as one without tasks.
 ///
 /// # Errors
 /// When the ledger cannot be chosen or read, or stdout cannot be written.
@@ -56,7 +56,7 @@ fn read(ledger: Option<&Ledger>, filter: &TaskFilter) -> Result<Vec<Task>, Error
     Ok(ledger.map(|l| l.tasks(filter)).transpose()?.unwrap_or_default())
 }
 
-/// The table, or a line that says why there is none.
+/// The table, or a line that says why it is empty.
 fn table(
     ledger: Option<&Ledger>,
     at: &Location,
@@ -74,16 +74,16 @@ fn table(
     Ok(view::tasks(tasks, &verdicts, Time::now(), Screen::of(&std::io::stdout())))
 }
 
-/// For each task that the ledger calls running, whether it is; one that has ended by now is read anew.
+/// The verdict on each running task. A task that has ended meanwhile is read again.
 ///
 /// # Errors
-/// When the live locks cannot be asked.
+/// When the live locks cannot be read.
 pub fn verdicts(ledger: &Ledger, tasks: &mut [Task]) -> Result<Vec<Option<Verdict>>, Error> {
     tasks.iter_mut().map(|task| liveness::verdict(ledger, task)).collect()
 }
 
-/// Draws the table again whenever something has changed, and each second while something runs. Whether
-/// it has changed is read from memory, so the disk is not touched for that.
+/// Redraws the table whenever the ledger has changed, and each second while a task runs. SQLite keeps the
+/// change counter in shared memory, so checking it does not touch the disk.
 fn watch(request: &Request, at: &Location) -> Result<Exit, Error> {
     let mut ledger = None;
     let mut seen = None;
@@ -104,7 +104,7 @@ fn watch(request: &Request, at: &Location) -> Result<Exit, Error> {
         let text = table(ledger.as_ref(), at, &request.filter, &mut tasks[..fitting])?;
         if text != shown {
             print(&match rows {
-                // From the upper left corner; what was longer before is wiped.
+                // From the upper left corner, clearing the rest of each line and of the screen.
                 Some(_) => format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")),
                 None => format!("{text}\n"),
             })?;

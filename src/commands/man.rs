@@ -1,4 +1,4 @@
-//! `bookend man`: the man pages, to be read or to be installed.
+//! `bookend man`: prints or writes the man pages.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::sys::stdout::print;
 
-/// What `bookend man` was asked for.
+/// The options of `bookend man`.
 pub struct Request {
     /// Every page, by file name; bookend's own is the first.
     pub pages: Vec<(String, String)>,

@@ -1,4 +1,4 @@
-//! Bare `bookend`: what runs, what ended last, and whether anything is wrong.
+//! `bookend` without a command: what runs, what ended last, and whether there are problems.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::sys::stdout::print;
 use crate::task::{Status, Time};
 use crate::view::{self, Screen};
 
-/// How many of those that ended are shown.
+/// How many ended tasks are shown.
 const ENDED: usize = 5;
 
 /// # Errors
@@ -53,7 +53,7 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
 }
 
 const FIRST_STEPS: &str = "\
-bookend puts one row at each end of a coding agent's run. Nothing has run yet.
+bookend records every coding-agent run in SQLite. Nothing has run yet.
 
   bookend run -- claude -p 'say hello'    run an agent
   bookend list                            see its row

@@ -1,4 +1,4 @@
-//! `bookend prune`: removes tasks whose time to be kept is over.
+//! `bookend prune`: deletes tasks past their retention period.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::ledger::{self, Ledger, PruneScope, PruneSummary};
 use crate::sys::stdout::print;
 use crate::view;
 
-/// What `bookend prune` was asked for.
+/// The options of `bookend prune`.
 #[derive(Debug)]
 pub struct Request {
-    /// Instead of what was said for each task when it started.
+    /// Replaces the retention of each task.
     pub retention: Option<Duration>,
     pub dry_run: bool,
     pub vacuum: bool,
@@ -34,7 +34,7 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     };
     let opened = match request.dry_run {
         true => Ledger::open_read_only(&at)?,
-        // Removing from a ledger is no reason to make one.
+        // Pruning does not create a ledger.
         false if !at.file.exists() => None,
         false => Some(Ledger::open(&at)?),
     };
@@ -62,10 +62,11 @@ fn text(pruned: &PruneSummary, dry: bool, path: &str) -> String {
         false => format!("{} removed from {path}\n", tasks(pruned.removed)),
     };
     if pruned.kept_for_session > 0 {
-        text += &format!("{} kept: a key continues the session\n", tasks(pruned.kept_for_session));
+        text += &format!("{} kept: a key resumes the session\n", tasks(pruned.kept_for_session));
     }
     if pruned.kept_undelivered > 0 {
-        text += &format!("{} kept: --on-finish or a hint is due\n", tasks(pruned.kept_undelivered));
+        text +=
+            &format!("{} kept: --on-finish or a recovery report is due\n", tasks(pruned.kept_undelivered));
     }
     text
 }

@@ -659,7 +659,7 @@ fn uncommitted(task: &Task, survey: &mut Survey<'_>, idle: &mut Idle<'_>) -> Res
     }
 }
 
-fn ended(task: &Task, reason: crate::task::Interrupt) -> InterruptedTask {
+fn ended(task: &Task, reason: crate::task::InterruptReason) -> InterruptedTask {
     InterruptedTask { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
 }
 

@@ -1,5 +1,4 @@
-//! `bookend redispatch`: the same task once more, as the hint of recovery proposes it. And what `run` keeps
-//! of itself so that this can be done.
+//! `bookend redispatch`: runs an interrupted task again, as the recovery report suggests.
 
 use std::path::Path;
 
@@ -18,18 +17,18 @@ use crate::run::options::{Lacks, kept, lacks};
 use crate::task::{SessionId, Status};
 use crate::view;
 
-/// What `bookend redispatch` was asked for.
+/// The options of `bookend redispatch`.
 #[derive(Debug)]
 pub struct Request {
-    /// The task's id, or enough of its beginning.
+    /// The task's id, or a unique prefix.
     pub id: String,
-    /// The prompt comes again, on this command's stdin.
+    /// The prompt is on this command's stdin.
     pub stdin: bool,
     pub when_busy: WhenBusy,
     pub level: LevelFilter,
 }
 
-/// Runs the task once more, under its key and options, where it was started from.
+/// Runs the task again, with its key and options, in the directory where it was started.
 ///
 /// # Errors
 /// When it still runs, or its row does not hold what is needed; then as [`run::run`].
@@ -39,7 +38,7 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
         let message = format!("no task {}: there is no ledger yet at {}", request.id, at.file.display());
         return Err(Error::new(Kind::Nothing, message));
     }
-    // Opened once: another file that comes to lie at its path meanwhile is not read.
+    // Opened once: if the file is replaced meanwhile, the new one is not read.
     let opened = Ledger::open_for_run(&at)?;
     let task = find::find_in(&opened, &request.id)?;
     let id = &task.id;
@@ -61,31 +60,31 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
     }
     match lacks(&task) {
         Some(Lacks::Stdin) if !request.stdin => {
-            return Err(refused("what came on its stdin is gone").hint(format!(
-                "give the prompt again: {}; nothing was executed",
+            return Err(refused("its stdin is not stored").hint(format!(
+                "provide the prompt again: {}; nothing was executed",
                 command(&format!("redispatch --stdin {} <PROMPT", view::operand(id.as_str())))
             )));
         }
-        Some(Lacks::Command) => return Err(refused("its row does not hold its command line")),
+        Some(Lacks::Command) => return Err(refused("its row does not store its command line")),
         Some(Lacks::Bytes) => {
-            return Err(refused("its command line is not UTF-8, and its row keeps text only"));
+            return Err(refused("its command line is not UTF-8, and its row stores only text"));
         }
         Some(Lacks::Rest) => {
-            return Err(refused("its command line was too long, and its row holds only the beginning")
-                .hint("give the command line yourself, with bookend run; nothing was executed"));
+            return Err(refused("its command line is too long, and its row stores only the beginning")
+                .hint("start it with `bookend run` and its command line; nothing was executed"));
         }
         Some(Lacks::Stdin) | None => {}
     }
     let Some((argv, options)) = kept(&task) else {
-        return Err(refused("its row does not hold its command line"));
+        return Err(refused("its row does not store its command line"));
     };
     let from = &options.cwd_at_start;
     std::env::set_current_dir(from).map_err(|e| {
         refused(&format!("entering {}, where it was started", from.display()))
             .caused_by(e)
-            .hint("make the directory again; nothing was executed")
+            .hint("create the directory; nothing was executed")
     })?;
-    // The id that the user chose is taken: the conversation of that run has it.
+    // The id that the user chose is taken: the session of the former run has it.
     let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &SessionId::random());
     let again = options.request(argv, request.when_busy, request.level);
     run::run_in(&again, &at, opened, caller)

@@ -1,4 +1,4 @@
-//! `bookend session`: which conversations the keys go on with, and an operator's word on them.
+//! `bookend session`: shows, invalidates and restores the sessions of keys.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::error::{Error, Kind};
 use crate::ledger::{self, Ledger, Location, RestoreOutcome};
 use crate::recovery;
 use crate::task::resume::{LastTask, SessionUse};
-use crate::task::{Invalidation, Key, Session, Status, Task, Time, Verdict};
+use crate::task::{Key, Session, SessionInvalidation, Status, Task, Time, Verdict};
 use crate::view::{self, Screen, SessionState};
 
-/// What `bookend session` was asked for.
+/// The options of `bookend session`.
 #[derive(Debug)]
 pub enum Request {
     List { json: bool },
@@ -22,10 +22,10 @@ pub enum Request {
     Restore { key: Key, json: bool },
 }
 
-/// Why a session of a key is written to be no longer used, where the operator gives no other reason.
+/// The reason of an invalidation, if the operator gives none.
 pub const BY_OPERATOR: &str = "operator";
 
-/// A key's session, judged as the next run would.
+/// A key's session, judged as by the next run.
 #[derive(Debug, Serialize)]
 struct Judged {
     #[serde(flatten)]
@@ -38,7 +38,7 @@ struct Judged {
 ///
 /// # Errors
 /// When the ledger cannot be read or written, or there is no such session; `resume-id` also when the session
-/// is not to be resumed now.
+/// must not be resumed now.
 pub fn session(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
     let at = ledger::locate(ledger)?;
     match request {
@@ -77,7 +77,7 @@ fn show(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     struct Page<'a> {
         key: &'a Key,
         session: Option<Judged>,
-        invalidations: Vec<Invalidation>,
+        invalidations: Vec<SessionInvalidation>,
     }
     let nothing = || nothing(at, key);
     let ledger = Ledger::open_read_only(at)?.ok_or_else(nothing)?;
@@ -93,7 +93,7 @@ fn show(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     Ok(view::session(key, session, &invalidations))
 }
 
-/// For scripts that start an agent without bookend: the id, if it may be resumed right now.
+/// For scripts that start an agent without bookend: the id, if it may be resumed now.
 fn resume_id(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     let nothing = || nothing(at, key);
     let ledger = Ledger::open_read_only(at)?.ok_or_else(nothing)?;
@@ -104,7 +104,7 @@ fn resume_id(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
         return Err(Error::new(Kind::Nothing, format!("session {id} of the key {key}: {}", judged.why))
             .hint("start without a session"));
     }
-    // A run that is at its start has the key but no session yet.
+    // A run that has just started has the key but no session yet.
     if let Some(holder) = ledger.holder(key)? {
         let why = in_use(&ledger, &holder)?;
         return Err(
@@ -114,11 +114,11 @@ fn resume_id(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     if json {
         return Ok(view::pretty(&judged));
     }
-    // A script takes the line as it is, and puts it into a command line.
+    // A script puts the line into a command line without checking it.
     if view::one_line(id.as_str()) != id.as_str() {
         return Err(Error::new(
             Kind::Nothing,
-            format!("session {id} of the key {key}: no agent names one so"),
+            format!("session {id} of the key {key}: it is not an id that an agent produces"),
         )
         .hint("use --json to see what is in the ledger"));
     }
@@ -136,7 +136,7 @@ fn invalidate(at: &Location, key: &Key, reason: &str, json: bool) -> Result<Stri
     } else {
         let id = view::one_line(session.session_id.as_str()).into_owned();
         let restore = view::one_line(&command(at, "restore", key)).into_owned();
-        format!("session {id} is not to be resumed; `{restore}` brings it back\n")
+        format!("session {id} invalidated; undo: `{restore}`\n")
     })
 }
 
@@ -150,18 +150,19 @@ fn restore(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
         }
         RestoreOutcome::Nothing => Err(Error::new(
             Kind::Nothing,
-            format!("no session was withdrawn from the key {key} in {}", at.file.display()),
+            format!("no session of the key {key} was invalidated in {}", at.file.display()),
         )
         .hint(format!("run `{}` to see what there was", command(at, "show", key)))),
-        RestoreOutcome::InUse(task) => {
-            Err(Error::new(Kind::Busy, format!("task {task} runs under the key {key} or with its session"))
-                .hint("wait for its end"))
-        }
+        RestoreOutcome::InUse(task) => Err(Error::new(
+            Kind::Busy,
+            format!("task {task} is running under the key {key} or with its session"),
+        )
+        .hint("wait until it has ended")),
         RestoreOutcome::Superseded(session) => Err(Error::new(
             Kind::Nothing,
-            format!("the key {key} goes on with session {} by now", session.session_id),
+            format!("the key {key} already resumes session {}", session.session_id),
         )
-        .hint(format!("run `{}` first, if that is not wanted", command(at, "invalidate", key)))),
+        .hint(format!("run `{}` first to replace that session", command(at, "invalidate", key)))),
     }
 }
 

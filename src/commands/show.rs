@@ -1,9 +1,9 @@
-//! `bookend show`: all that the ledger knows of one task, and where to look further.
+//! `bookend show`: everything the ledger knows about one task, and where to find more.
 
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::agent::{self, Plan};
+use crate::agent::{self, SessionPlan};
 use crate::commands::find::find;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -13,10 +13,10 @@ use crate::sys::stdout::print;
 use crate::task::{Status, Task, Time, Verdict};
 use crate::view::{self, Further, History, Screen};
 
-/// What `bookend show` was asked for.
+/// The options of `bookend show`.
 #[derive(Debug)]
 pub struct Request {
-    /// The task's id, or enough of its beginning.
+    /// The task's id, or a unique prefix.
     pub id: String,
     pub json: bool,
 }
@@ -59,7 +59,7 @@ fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &Histo
     let cwd = Path::new(task.cwd.as_deref().unwrap_or("/"));
     let transcript = conversation.and_then(|(a, session)| a.transcript(cwd, session)).filter(|t| t.exists());
     let resume = conversation.zip(before_own(task)).filter(|_| !running).map(|((a, session), mut words)| {
-        let args = a.argv(&[], &Plan::Resume(session.to_owned()));
+        let args = a.argv(&[], &SessionPlan::Resume(session.to_owned()));
         words.extend(args.iter().map(|w| w.to_string_lossy().into_owned()));
         (cwd.to_path_buf(), words)
     });
@@ -72,11 +72,11 @@ fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &Histo
     }
 }
 
-/// The agent's program and what stands before it on the task's command line.
+/// The task's command line up to and including the agent's program.
 fn before_own(task: &Task) -> Option<Vec<String>> {
     let words: Vec<OsString> = task.argv.as_ref()?.iter().map(OsString::from).collect();
     let recognised = agent::recognise(&words, task.agent_type.as_deref()).ok()?;
-    let own =
-        Some(recognised.own).filter(|_| !matches!(recognised.place, agent::SessionPlace::Untracked(_)))?;
+    let own = Some(recognised.args_start)
+        .filter(|_| !matches!(recognised.place, agent::SessionPlace::Untracked(_)))?;
     Some(task.argv.as_ref()?[..own].to_vec())
 }

@@ -1,4 +1,4 @@
-//! `bookend stats`: how many runs, how they ended, what they cost, by agent, repo, key, model or day.
+//! `bookend stats`: counts, endings and costs of runs by agent, repo, key, model or day.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::sys::stdout::print;
 use crate::task::Time;
 use crate::view::{self, Screen};
 
-/// What `bookend stats` was asked for.
+/// The options of `bookend stats`.
 #[derive(Debug)]
 pub struct Request {
     pub by: GroupBy,

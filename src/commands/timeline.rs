@@ -1,4 +1,4 @@
-//! `bookend timeline`: what ran when, as bars in the terminal or as a page of its own.
+//! `bookend timeline`: shows when tasks ran, in the terminal or as an HTML page.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -13,7 +13,7 @@ use crate::sys::stdout::print;
 use crate::task::Time;
 use crate::view::{self, Screen};
 
-/// What `bookend timeline` was asked for.
+/// The options of `bookend timeline`.
 #[derive(Debug)]
 pub struct Request {
     /// What ran at that time or later: `filter.since` is always set.
@@ -36,7 +36,7 @@ pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error>
     let since = request.filter.since.unwrap_or(now);
     let spans = view::spans(&tasks, &verdicts, since, now);
     match &request.html {
-        None if spans.is_empty() => print(&format!("nothing ran in that time, says {path}\n"))?,
+        None if spans.is_empty() => print(&format!("nothing ran in that period in {path}\n"))?,
         None => print(&view::timeline(&spans, since, now, Screen::of(&std::io::stdout())))?,
         Some(file) => {
             let page = view::timeline_html(&spans, since, now, &path);
@@ -48,8 +48,8 @@ pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error>
     Ok(Exit::Code(0))
 }
 
-/// Writes the page under another name beside `file` and renames it, so that no link is followed and nobody
-/// sees half a page. A new file is private; one that is replaced passes its mode on.
+/// Writes the page under a temporary name and renames it to `file`, so that no link is followed and no reader
+/// sees half a page. A new file is private; a replaced file keeps its mode.
 fn write_page(file: &Path, page: &str) -> Result<(), Error> {
     let failed =
         |e: io::Error| Error::failed(format!("writing the timeline to {}", file.display())).caused_by(e);

@@ -16,7 +16,7 @@ use super::tasks;
 use super::wal::WriteAheadLog;
 use crate::log::Silence;
 use crate::task::resume::SessionUse;
-use crate::task::{Ended, Key, NewTask, Provider, Session, SessionId, Task, TaskId, Time};
+use crate::task::{Key, NewTask, Provider, Session, SessionId, Task, TaskEnd, TaskId, Time};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
 /// the ledger as it was.
@@ -107,12 +107,12 @@ impl<'a> Claim<'a> {
     }
 
     /// The ending that waits in the spool for this task.
-    pub fn spooled(&self, id: &TaskId) -> Result<Option<Ended>> {
+    pub fn spooled(&self, id: &TaskId) -> Result<Option<TaskEnd>> {
         spool::waiting_for(self.spool_dir, id)
     }
 
     /// As [`super::Ledger::finish`], as part of this claim.
-    pub fn end(&self, id: &TaskId, ended: &Ended, by: &str) -> Result<FinishOutcome> {
+    pub fn end(&self, id: &TaskId, ended: &TaskEnd, by: &str) -> Result<FinishOutcome> {
         let by = EndedBy { pid: std::process::id(), command: by };
         ending::end(&self.tx, self.dialect, id, ended, by)
             .and_then(|finished| step("mark.ended").map(|()| finished))

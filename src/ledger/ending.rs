@@ -13,7 +13,7 @@ use super::sessions::{self, SessionUser};
 use super::statement::execute;
 use super::tasks::{self, StatusChange};
 use crate::exit::Exit;
-use crate::task::{EndSource, Ended, Ending, KeepSession, Key, Provider, SessionId, Status, TaskId, Time};
+use crate::task::{EndSource, Ending, KeepSession, Key, Provider, SessionId, Status, TaskEnd, TaskId, Time};
 
 const SELECT_OPEN: &str = "
     SELECT status, key, provider, session_id, former_session, retention_secs
@@ -91,7 +91,7 @@ pub fn end(
     conn: &Connection,
     dialect: &Dialect,
     id: &TaskId,
-    ended: &Ended,
+    ended: &TaskEnd,
     by: EndedBy<'_>,
 ) -> rusqlite::Result<FinishOutcome> {
     let open = conn
@@ -136,7 +136,7 @@ fn update(
     conn: &Connection,
     dialect: &Dialect,
     id: &TaskId,
-    ended: &Ended,
+    ended: &TaskEnd,
     open: &Open,
     session_id: Option<&SessionId>,
     at: Time,
@@ -192,7 +192,7 @@ pub fn expect(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Whether the row of a task has just this ending already: from the spool, or from a commit that was
 /// reported as failed and did not fail.
-pub fn is_merged(conn: &Connection, id: &TaskId, ended: &Ended) -> rusqlite::Result<bool> {
+pub fn is_merged(conn: &Connection, id: &TaskId, ended: &TaskEnd) -> rusqlite::Result<bool> {
     type Words = (String, Option<String>, bool, Option<String>);
     let row: Option<Words> = conn
         .query_row(SELECT_ENDED, (id, &ended.finished_at), |row| {
@@ -226,7 +226,7 @@ impl Ledger {
 
     /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
     /// ever updates a running row. `by` is the command that ends it.
-    pub fn finish(&mut self, id: &TaskId, ended: &Ended, by: &str) -> Result<FinishOutcome> {
+    pub fn finish(&mut self, id: &TaskId, ended: &TaskEnd, by: &str) -> Result<FinishOutcome> {
         let by = EndedBy { pid: std::process::id(), command: by };
         let dialect = Arc::clone(&self.dialect);
         let finished = self.in_transaction("ending a task", |conn| {

@@ -9,7 +9,7 @@ use super::handle::Ledger;
 use super::tasks::{self, DeliveryStatus};
 use super::{sessions, spool};
 use crate::task::resume::SessionUse;
-use crate::task::{Invalidation, Key, Session, SessionId, Task, TaskId, Time, Trust};
+use crate::task::{Key, Session, SessionId, SessionInvalidation, SessionTrust, Task, TaskId, Time};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -145,7 +145,7 @@ impl Ledger {
     }
 
     /// The sessions that were taken away from a key, oldest first.
-    pub fn invalidations_of_key(&self, key: &Key) -> Result<Vec<Invalidation>> {
+    pub fn invalidations_of_key(&self, key: &Key) -> Result<Vec<SessionInvalidation>> {
         sessions::invalidations_of_key(self.conn(), key)
             .map_err(self.failed("reading the invalidated sessions of a key"))
     }
@@ -178,7 +178,7 @@ impl Ledger {
             for session in sessions::untrusted(conn)? {
                 match judge(conn, &session)? {
                     SessionVerdict::Running => {}
-                    SessionVerdict::Safe => sessions::trust(conn, &session.key, Trust::Task)?,
+                    SessionVerdict::Safe => sessions::trust(conn, &session.key, SessionTrust::Task)?,
                     SessionVerdict::Unsafe(w) => {
                         sessions::withdraw(conn, &session, &w.why, session.task_id.as_ref(), at)?;
                         withdrawn.push(w);

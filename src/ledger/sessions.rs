@@ -10,7 +10,8 @@ use super::handle::Ledger;
 use super::tasks;
 use crate::task::resume::{LastTask, SessionUse, SessionVeto};
 use crate::task::{
-    Invalidation, Key, Provider, RecordedTime, Session, SessionId, Status, Task, TaskId, Time, Trust,
+    Key, Provider, RecordedTime, Session, SessionId, SessionInvalidation, SessionTrust, Status, Task, TaskId,
+    Time,
 };
 
 const SELECT_SESSION: &str = "
@@ -146,17 +147,17 @@ pub fn last_use(
     Ok(SessionUse { session: session_id.clone(), last: task.map(LastTask::from), restored, veto })
 }
 
-pub fn invalidations_of_task(conn: &Connection, task: &TaskId) -> rusqlite::Result<Vec<Invalidation>> {
+pub fn invalidations_of_task(conn: &Connection, task: &TaskId) -> rusqlite::Result<Vec<SessionInvalidation>> {
     conn.prepare(SELECT_INVALIDATIONS_OF_TASK)?.query_map([task], invalidation_of_row)?.collect()
 }
 
 /// Those of a key, oldest first.
-pub fn invalidations_of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Vec<Invalidation>> {
+pub fn invalidations_of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Vec<SessionInvalidation>> {
     conn.prepare(SELECT_INVALIDATIONS_OF_KEY)?.query_map([key], invalidation_of_row)?.collect()
 }
 
-fn invalidation_of_row(row: &Row<'_>) -> rusqlite::Result<Invalidation> {
-    Ok(Invalidation {
+fn invalidation_of_row(row: &Row<'_>) -> rusqlite::Result<SessionInvalidation> {
+    Ok(SessionInvalidation {
         id: row.get(0)?,
         key: row.get(1)?,
         session_id: row.get(2)?,
@@ -201,7 +202,7 @@ pub fn restore(conn: &Connection, key: &Key, at: Time) -> rusqlite::Result<Resto
     let user = last.last.map(|t| t.id);
     conn.execute(
         UPSERT_SESSION,
-        (key, &i.session_id, provider, &i.last_used_at, &user, Trust::Operator.as_number()),
+        (key, &i.session_id, provider, &i.last_used_at, &user, SessionTrust::Operator.as_number()),
     )?;
     conn.execute(UPDATE_WITHDRAWN_RESTORED, (&i.session_id, provider, at))?;
     Ok(of_key(conn, key)?.map_or(RestoreOutcome::Nothing, RestoreOutcome::Done))
@@ -304,7 +305,7 @@ fn point(
     }
     conn.execute(
         UPSERT_SESSION,
-        (key, session_id, used.provider, used.at, used.task, Trust::None.as_number()),
+        (key, session_id, used.provider, used.at, used.task, SessionTrust::None.as_number()),
     )?;
     Ok(())
 }
@@ -323,13 +324,13 @@ pub fn keep(
         conn.query_row(SELECT_IS_WITHDRAWN, (session_id, key, used.task), |_| Ok(())).optional()?;
     if withdrawn.is_none() {
         point(conn, used, key, session_id)?;
-        trust(conn, key, Trust::Task)?;
+        trust(conn, key, SessionTrust::Task)?;
     }
     Ok(())
 }
 
 /// The session of the key may be resumed.
-pub fn trust(conn: &Connection, key: &Key, trust: Trust) -> rusqlite::Result<()> {
+pub fn trust(conn: &Connection, key: &Key, trust: SessionTrust) -> rusqlite::Result<()> {
     conn.execute(UPDATE_TRUSTED, (key, trust.as_number()))?;
     Ok(())
 }
@@ -394,7 +395,7 @@ fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
         provider: row.get(2)?,
         last_used_at: row.get::<_, AnyTime>(3)?.0,
         task_id: row.get(4)?,
-        trust: Trust::from_number(row.get(5)?),
+        trust: SessionTrust::from_number(row.get(5)?),
     })
 }
 
@@ -425,7 +426,7 @@ impl Ledger {
     }
 
     /// The sessions that a task's end, or its start, took out of use.
-    pub fn invalidations_of_task(&self, id: &TaskId) -> Result<Vec<Invalidation>> {
+    pub fn invalidations_of_task(&self, id: &TaskId) -> Result<Vec<SessionInvalidation>> {
         invalidations_of_task(self.conn(), id)
             .map_err(self.failed("reading the invalidated sessions of a task"))
     }

@@ -16,7 +16,7 @@ use super::error::{LedgerError, Result};
 use super::{file_check, location};
 use crate::failpoint;
 use crate::sys::files;
-use crate::task::{Ended, TaskId, Time};
+use crate::task::{TaskEnd, TaskId, Time};
 use record::{Record, SpooledRecord, parse};
 
 const SLOT_BYTES: i64 = 16 * 1024;
@@ -48,20 +48,20 @@ impl SpoolSlot {
     }
 
     /// Writes the record durably; the path under which it waits. `by` is the command that ends the task.
-    pub fn write(&self, ended: &Ended, by: &str) -> Result<PathBuf> {
+    pub fn write(&self, ended: &TaskEnd, by: &str) -> Result<PathBuf> {
         self.put(ended, by)
             .map_err(|e| LedgerError::io("writing the terminal record to the spool:", &self.record, e))?;
         Ok(self.record.clone())
     }
 
     /// The record as one line of JSON, for what cannot be written anywhere, and the file that it belongs in.
-    pub fn line(&self, ended: &Ended, by: &str) -> (String, &Path) {
+    pub fn line(&self, ended: &TaskEnd, by: &str) -> (String, &Path) {
         let mut record = Record::new(&self.task, ended, by);
         record.shorten();
         (record.line().unwrap_or_default(), &self.record)
     }
 
-    fn put(&self, ended: &Ended, by: &str) -> io::Result<()> {
+    fn put(&self, ended: &TaskEnd, by: &str) -> io::Result<()> {
         let created;
         let file = if self.is_in_place() {
             &self.file
@@ -206,7 +206,7 @@ pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<WaitingRecord> {
 }
 
 /// The readable record of one task.
-pub(super) fn waiting_for(dir: &Path, id: &TaskId) -> Result<Option<Ended>> {
+pub(super) fn waiting_for(dir: &Path, id: &TaskId) -> Result<Option<TaskEnd>> {
     let path = record_path(dir, id)?;
     match WaitingRecord::read(path.clone()).map(|w| w.content) {
         Some(WaitingContent::Record(record)) if record.task == *id => Ok(Some(record.ended)),

@@ -5,7 +5,7 @@ use rusqlite::{Row, named_params};
 use super::dialect::{AnyInteger, AnyReal, AnyText};
 use super::error::Result;
 use super::handle::Ledger;
-use crate::task::{Group, Time};
+use crate::task::{StatsGroup, Time};
 
 /// What tasks are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ const SUM_BY_DAY: &str = sums!("substr(started_at, 1, 10)", "1 DESC");
 
 impl Ledger {
     /// The greatest groups first, days newest first.
-    pub fn stats(&self, by: GroupBy, since: Option<Time>, limit: usize) -> Result<Vec<Group>> {
+    pub fn stats(&self, by: GroupBy, since: Option<Time>, limit: usize) -> Result<Vec<StatsGroup>> {
         let sql = match by {
             GroupBy::All => SUM_ALL,
             GroupBy::Agent => SUM_BY_AGENT,
@@ -92,7 +92,7 @@ impl Ledger {
             GroupBy::Day => SUM_BY_DAY,
         };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let sums = || -> rusqlite::Result<Vec<Group>> {
+        let sums = || -> rusqlite::Result<Vec<StatsGroup>> {
             self.conn()
                 .prepare(sql)?
                 .query_map(named_params! { ":since": since, ":limit": limit }, group_of_row)?
@@ -102,8 +102,8 @@ impl Ledger {
     }
 }
 
-fn group_of_row(row: &Row<'_>) -> rusqlite::Result<Group> {
-    Ok(Group {
+fn group_of_row(row: &Row<'_>) -> rusqlite::Result<StatsGroup> {
+    Ok(StatsGroup {
         name: row.get::<_, AnyText>(0)?.0,
         runs: row.get(1)?,
         running: row.get(2)?,

@@ -11,7 +11,8 @@ use super::live::{LiveEvidence, LiveLock};
 use super::row::{select, status_of, task_of_row, unsettled};
 use super::statement::execute;
 use crate::task::{
-    Counts, Identity, Key, NewTask, Provider, SessionId, Status, Task, TaskId, Time, TokensScope, Transition,
+    Key, NewTask, ProcessIdentity, Provider, SessionId, Status, StatusTransition, Task, TaskId, Time,
+    TokensScope, UsageCounts,
 };
 
 /// What an id, or the beginning of one, names.
@@ -162,7 +163,7 @@ pub fn unhinted(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
     all(conn, SELECT_UNHINTED, [])
 }
 
-pub fn supervised_by(conn: &Connection, supervisor: Identity) -> rusqlite::Result<Vec<Task>> {
+pub fn supervised_by(conn: &Connection, supervisor: ProcessIdentity) -> rusqlite::Result<Vec<Task>> {
     conn.prepare_cached(SELECT_SUPERVISED_BY)?
         .query_map((supervisor.pid, supervisor.start.cast_signed()), task_of_row)?
         .collect()
@@ -238,10 +239,10 @@ pub fn find(conn: &Connection, id_or_prefix: &str) -> rusqlite::Result<TaskLooku
     Ok(task.map_or(TaskLookup::None, |t| TaskLookup::One(Box::new(t))))
 }
 
-pub fn transitions(conn: &Connection, id: &TaskId) -> rusqlite::Result<Vec<Transition>> {
+pub fn transitions(conn: &Connection, id: &TaskId) -> rusqlite::Result<Vec<StatusTransition>> {
     conn.prepare(SELECT_TRANSITIONS)?
         .query_map([id], |row| {
-            Ok(Transition {
+            Ok(StatusTransition {
                 task_id: row.get(0)?,
                 at: row.get(1)?,
                 from_status: row.get::<_, Option<String>>(2)?.as_deref().map(status_of),
@@ -337,7 +338,7 @@ pub fn record_move(
 pub fn progress(
     conn: &Connection,
     id: &TaskId,
-    counts: &Counts,
+    counts: &UsageCounts,
     seen: &TaskProgress<'_>,
 ) -> rusqlite::Result<()> {
     let values = named_params! {
@@ -369,7 +370,7 @@ impl Ledger {
     /// It does not wait long for a locked ledger: signals and output would wait with it. Nor for the disk,
     /// which a hundred agents that talk would keep busy: a power cut may take the last of it back, and
     /// nothing else.
-    pub fn progress(&mut self, id: &TaskId, counts: &Counts, seen: &TaskProgress<'_>) -> Result<()> {
+    pub fn progress(&mut self, id: &TaskId, counts: &UsageCounts, seen: &TaskProgress<'_>) -> Result<()> {
         self.check_files("writing a task's progress")?;
         self.log.set_lax(true);
         let wrote = self.briefly(BRIEF, |ledger| {
@@ -388,12 +389,12 @@ impl Ledger {
     }
 
     /// A task's changes of status, in order.
-    pub fn transitions(&self, id: &TaskId) -> Result<Vec<Transition>> {
+    pub fn transitions(&self, id: &TaskId) -> Result<Vec<StatusTransition>> {
         transitions(self.conn(), id).map_err(self.failed("reading a task's transitions"))
     }
 
     /// Whether this process supervises a running task of this ledger and holds its live lock.
-    pub fn supervised_by(&self, supervisor: Identity) -> Result<bool> {
+    pub fn supervised_by(&self, supervisor: ProcessIdentity) -> Result<bool> {
         self.check_files("looking for the task of a supervisor")?;
         let tasks = supervised_by(self.conn(), supervisor)
             .map_err(self.failed("looking for the task of a supervisor"))?;

@@ -19,7 +19,7 @@ use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::recovery::trust::OwnershipEvidence;
-use crate::task::{Place, Signal, Task, TaskId, Verdict};
+use crate::task::{ProcessScope, Signal, Task, TaskId, Verdict};
 
 /// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
 const TRANSACTION: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ pub enum RecoveryOutcome {
 
 /// Many tasks on their way to being settled.
 pub struct RecoveryBatch {
-    here: Rc<Place>,
+    here: Rc<ProcessScope>,
     grace: Duration,
     ledger: LedgerFile,
     evidence: OwnershipEvidence,
@@ -105,7 +105,7 @@ impl RecoveryBatch {
     }
 
     /// The place of this process, read once.
-    pub fn here(&self) -> Rc<Place> {
+    pub fn here(&self) -> Rc<ProcessScope> {
         Rc::clone(&self.here)
     }
 

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use crate::ledger::tests::{World, ended, new_task, start};
     use crate::process::procfs::identity;
-    use crate::task::{Ending, Identity, NewTask, TaskId};
+    use crate::task::{Ending, NewTask, ProcessIdentity, TaskId};
 
     fn row(ledger: &Ledger) -> Task {
         let TaskLookup::One(task) = ledger.task("t").unwrap() else { panic!("no row") };
@@ -43,7 +43,7 @@ mod tests {
     fn a_task_that_ends_while_one_looks_is_not_taken_for_dead() {
         let world = World::new();
         let mut ledger = world.open();
-        let nobody = Identity { pid: i32::MAX, start: 1 };
+        let nobody = ProcessIdentity { pid: i32::MAX, start: 1 };
         let task = NewTask { place: identity::place(), supervisor: nobody.into(), ..new_task("t", None) };
         let live = start(&mut ledger, &task);
         let mut seen = row(&ledger);

@@ -22,8 +22,8 @@ use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::sys;
 use crate::task::{
-    Ended, Ending, Identity, Interrupt, Key, Place, ProcessRecord, SessionId, Status, Task, TaskId, Time,
-    Verdict,
+    Ending, InterruptReason, Key, ProcessIdentity, ProcessRecord, ProcessScope, SessionId, Status, Task,
+    TaskEnd, TaskId, Time, Verdict,
 };
 use crate::view;
 
@@ -41,7 +41,7 @@ pub fn judge(lock: LiveEvidence, task: &Task) -> Verdict {
 }
 
 /// As [`judge`], for this process's own place.
-fn judge_from(lock: LiveEvidence, task: &Task, here: &Place) -> Verdict {
+fn judge_from(lock: LiveEvidence, task: &Task, here: &ProcessScope) -> Verdict {
     let lock = match lock {
         // An anonymous number identifies no device; and of another boot nobody can hold the lock any more.
         LiveEvidence::Renumbered { anonymous }
@@ -75,8 +75,8 @@ fn verdict(lock: LiveEvidence, identity: impl Fn() -> Verdict, same_host: bool) 
     }
 }
 
-fn place_of(task: &Task) -> Place {
-    Place {
+fn place_of(task: &Task) -> ProcessScope {
+    ProcessScope {
         host: task.host.clone().unwrap_or_default(),
         boot_id: task.boot_id.clone().unwrap_or_default(),
         pid_ns: task.pid_ns.unwrap_or_default(),
@@ -85,7 +85,7 @@ fn place_of(task: &Task) -> Place {
 }
 
 /// What of the record of one of a task's processes can be compared from here.
-fn comparable(recorded: ProcessRecord, task: &Task, here: &Place) -> ProcessRecord {
+fn comparable(recorded: ProcessRecord, task: &Task, here: &ProcessScope) -> ProcessRecord {
     identity::comparable(recorded, &place_of(task), here)
 }
 
@@ -95,7 +95,7 @@ pub fn comparable_supervisor(task: &Task) -> Option<ProcessRecord> {
 }
 
 /// The same machine: the same boot, or the same name.
-fn same_host(task: &Task, here: &Place) -> bool {
+fn same_host(task: &Task, here: &ProcessScope) -> bool {
     let at = place_of(task);
     (!at.boot_id.is_empty() && at.boot_id == here.boot_id) || at.host.is_empty() || at.host == here.host
 }
@@ -123,7 +123,7 @@ impl Leaving {
     }
 }
 
-fn supervisor_state(ledger: &Ledger, task: &Task, here: &Place) -> Result<SupervisorState, Error> {
+fn supervisor_state(ledger: &Ledger, task: &Task, here: &ProcessScope) -> Result<SupervisorState, Error> {
     let lock = ledger.evidence(task)?;
     let judged = || Ok(SupervisorState::Judged(judge_from(lock, task, here)));
     if !matches!(lock, LiveEvidence::Held | LiveEvidence::Free | LiveEvidence::NoSlot) {
@@ -140,7 +140,7 @@ fn supervisor_state(ledger: &Ledger, task: &Task, here: &Place) -> Result<Superv
 }
 
 /// Whether a supervisor that lives is on its way to its end; `None`: it is not, or it has just come there.
-fn leaving(task: &Task, lock: LiveEvidence, here: &Place) -> Option<Leaving> {
+fn leaving(task: &Task, lock: LiveEvidence, here: &ProcessScope) -> Option<Leaving> {
     let supervisor = identity::open_recorded(comparable(task.supervisor()?, task, here)).ok()??;
     let is_dying = is_dying(task);
     let leaves = is_dying || lock == LiveEvidence::Free;
@@ -199,7 +199,7 @@ pub fn agent_state(task: &Task) -> AgentState {
 }
 
 /// As [`agent_state`], for this process's own place.
-fn agent_state_from(task: &Task, here: &Place) -> AgentState {
+fn agent_state_from(task: &Task, here: &ProcessScope) -> AgentState {
     let was_seen_to_end = task.exit_code.is_some() || task.term_signal.is_some();
     let is_here = || identity::may_be_here(&place_of(task), here);
     let Some(agent) = task.agent_process().filter(|_| !was_seen_to_end && is_here()) else {
@@ -222,8 +222,8 @@ pub fn keeps_key(task: &Task) -> bool {
         AgentState::Ended => false,
         AgentState::Runs | AgentState::OutOfReach => true,
         AgentState::Unverified => {
-            let is_given_up =
-                task.agent_released_at.is_some() || task.reason.as_deref() == Some(Interrupt::Ttl.as_str());
+            let is_given_up = task.agent_released_at.is_some()
+                || task.reason.as_deref() == Some(InterruptReason::Ttl.as_str());
             !is_given_up && !has_expired(task, TTL)
         }
     }
@@ -247,7 +247,7 @@ pub fn has_expired(task: &Task, ttl: Duration) -> bool {
 /// for.
 pub struct LostTask {
     task: Task,
-    here: Rc<Place>,
+    here: Rc<ProcessScope>,
     leftovers: Option<LeftoverSummary>,
     expired: bool,
     /// That its agent may still run, and what to do about it.
@@ -258,7 +258,7 @@ pub struct LostTask {
 #[derive(Debug)]
 pub enum SettleOutcome {
     Interrupted {
-        reason: Interrupt,
+        reason: InterruptReason,
         /// The session that is not to be resumed.
         invalidated: Option<SessionId>,
     },
@@ -297,7 +297,7 @@ fn agent_may_run(ledger: &Ledger, task: &Task, state: AgentState) -> Option<Stri
 }
 
 /// Whether the machine is known to have been booted since the task ran.
-fn is_of_another_boot(task: &Task, here: &Place) -> bool {
+fn is_of_another_boot(task: &Task, here: &ProcessScope) -> bool {
     let then = task.boot_id.as_deref().filter(|id| !id.is_empty());
     then.is_some_and(|then| !here.boot_id.is_empty() && then != here.boot_id)
 }
@@ -314,19 +314,19 @@ pub fn leaves_no_process(task: &Task) -> bool {
 }
 
 /// Whether this process supervises a task of this ledger.
-pub fn holds_live_lock(ledger: &Ledger, process: Identity) -> bool {
+pub fn holds_live_lock(ledger: &Ledger, process: ProcessIdentity) -> bool {
     ledger.supervised_by(process).unwrap_or_default()
 }
 
 impl LostTask {
     /// A task that cannot be judged and is too old to wait for. Nothing of it is touched but its row: what
     /// runs there may be anybody's.
-    pub fn expired(task: Task, here: Rc<Place>) -> LostTask {
+    pub fn expired(task: Task, here: Rc<ProcessScope>) -> LostTask {
         LostTask { expired: true, ..LostTask::found(task, here) }
     }
 
     /// A lost task of which nothing has been touched.
-    pub fn found(task: Task, here: Rc<Place>) -> LostTask {
+    pub fn found(task: Task, here: Rc<ProcessScope>) -> LostTask {
         LostTask { task, here, leftovers: None, expired: false, agent_may_run: None }
     }
 
@@ -416,15 +416,15 @@ impl LostTask {
     }
 
     /// As far as the kernel tells.
-    pub fn reason(&self) -> Interrupt {
+    pub fn reason(&self) -> InterruptReason {
         if self.expired {
-            Interrupt::Ttl
+            InterruptReason::Ttl
         } else if is_of_another_boot(&self.task, &self.here) {
-            Interrupt::Rebooted
+            InterruptReason::Rebooted
         } else if self.oom_killed() == Some(true) {
-            Interrupt::Oom
+            InterruptReason::Oom
         } else {
-            Interrupt::SupervisorLost
+            InterruptReason::SupervisorLost
         }
     }
 
@@ -437,7 +437,7 @@ impl LostTask {
     }
 
     /// How it died, in words.
-    fn how(&self, reason: Interrupt) -> String {
+    fn how(&self, reason: InterruptReason) -> String {
         let pid = |pid: Option<i32>| pid.map_or_else(String::new, |p| format!(" (pid {p})"));
         let (supervisor, agent) = (pid(self.task.supervisor_pid), pid(self.task.agent_pid));
         let still_ran = |l: &LeftoverSummary| self.task.agent_pid.is_some_and(|p| l.pids.contains(&p));
@@ -448,20 +448,20 @@ impl LostTask {
             None => String::new(),
         };
         match reason {
-            Interrupt::Rebooted => "the machine was booted anew while it ran".to_owned(),
-            Interrupt::Oom => {
+            InterruptReason::Rebooted => "the machine was booted anew while it ran".to_owned(),
+            InterruptReason::Oom => {
                 format!(
                     "its supervisor{supervisor} was gone after the OOM killer struck in its cgroup; {agents}"
                 )
             }
-            Interrupt::Ttl => {
+            InterruptReason::Ttl => {
                 let last = self.task.last_seen_at.as_ref().unwrap_or(&self.task.started_at);
                 format!("it cannot be judged from here, and gave no sign of life since {last}")
             }
-            Interrupt::SupervisorLost | Interrupt::Signal if agents.is_empty() => {
+            InterruptReason::SupervisorLost | InterruptReason::Signal if agents.is_empty() => {
                 format!("its supervisor{supervisor} was gone without a word")
             }
-            Interrupt::SupervisorLost | Interrupt::Signal => {
+            InterruptReason::SupervisorLost | InterruptReason::Signal => {
                 format!("its supervisor{supervisor} was gone without a word; {agents}")
             }
         }
@@ -498,12 +498,12 @@ impl LostTask {
         let reason = self.reason();
         let leftovers = self.leftovers.as_ref().filter(|l| l.found > 0);
         // Nobody saw the end: `last_seen_at` says until when it surely lived.
-        let ended = Ended {
+        let ended = TaskEnd {
             error: Some(self.how(reason)),
             oom_killed: self.oom_killed(),
             leftovers: leftovers.and_then(|l| serde_json::to_string(l).ok()),
             executed: true,
-            ..Ended::unknown(Ending::Interrupted(reason))
+            ..TaskEnd::unknown(Ending::Interrupted(reason))
         };
         match claim.end(id, &ended, by)? {
             FinishOutcome::Done { invalidated } => Ok(SettleOutcome::Interrupted { reason, invalidated }),
@@ -531,7 +531,7 @@ impl LostTask {
         }
     }
 
-    fn log_interrupted(&self, reason: Interrupt, invalidated: Option<&SessionId>) {
+    fn log_interrupted(&self, reason: InterruptReason, invalidated: Option<&SessionId>) {
         let task = &self.task;
         info!(
             MESSAGE_ID = log::id::INTERRUPTED,

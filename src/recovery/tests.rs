@@ -7,17 +7,17 @@ use crate::ledger::LiveLock;
 use crate::ledger::tests::{START, World, ended, new_task, start};
 use crate::ledger::{LedgerError, TaskLookup};
 use crate::process::leftovers::SparedProcess;
-use crate::task::{Cancel, NewTask, RecordedTime, Time};
+use crate::task::{CancelReason, NewTask, RecordedTime, Time};
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
 /// A pid that no kernel gives out.
-const NOBODY: Identity = Identity { pid: i32::MAX, start: 1 };
+const NOBODY: ProcessIdentity = ProcessIdentity { pid: i32::MAX, start: 1 };
 
-fn me() -> Identity {
+fn me() -> ProcessIdentity {
     identity::of(std::process::id() as i32).unwrap().unwrap()
 }
 
-fn here() -> Rc<Place> {
+fn here() -> Rc<ProcessScope> {
     Rc::new(identity::place())
 }
 
@@ -125,7 +125,7 @@ fn without_a_lock_the_identity_of_the_supervisor_decides() {
     let supervised_by = |task: &mut Task, pid: i32, start: u64| {
         (task.supervisor_pid, task.supervisor_start) = (Some(pid), Some(start));
     };
-    let Identity { pid, start } = me();
+    let ProcessIdentity { pid, start } = me();
     supervised_by(&mut task, pid, start + 1);
     assert_eq!(judge(LiveEvidence::NoSlot, &task), Verdict::Recycled);
     assert_eq!(judge(LiveEvidence::Free, &task), Verdict::Recycled);
@@ -212,7 +212,7 @@ fn only_who_holds_the_lock_of_a_task_supervises_it() {
     let live = start(&mut ledger, &NewTask { supervisor: me().into(), ..lost("t") });
     assert!(holds_live_lock(&ledger, me()));
     assert!(!holds_live_lock(&ledger, NOBODY));
-    assert!(!holds_live_lock(&ledger, Identity { start: me().start + 1, ..me() }));
+    assert!(!holds_live_lock(&ledger, ProcessIdentity { start: me().start + 1, ..me() }));
     drop(live);
     assert!(!holds_live_lock(&ledger, me()));
 }
@@ -245,7 +245,7 @@ fn of_each_survivor_it_is_said_why_it_was_not_ended() {
 fn an_agent_lives_that_is_still_the_one_that_was_started() {
     let mut task = lost_row();
     assert_eq!(agent_state(&task), AgentState::Ended);
-    let Identity { pid, start } = me();
+    let ProcessIdentity { pid, start } = me();
     (task.agent_pid, task.agent_start) = (Some(pid), Some(start));
     assert_eq!(agent_state(&task), AgentState::Runs);
     task.agent_start = Some(start + 1);
@@ -267,20 +267,20 @@ fn a_dead_task_is_described_by_its_name_its_age_and_what_was_ended_of_it() {
 fn the_reason_is_what_the_kernel_tells() {
     let task = lost_row();
     let reason = |task: &Task| LostTask::found(task.clone(), here()).reason();
-    assert_eq!(reason(&task), Interrupt::SupervisorLost);
-    assert_eq!(LostTask::expired(task.clone(), here()).reason(), Interrupt::Ttl);
+    assert_eq!(reason(&task), InterruptReason::SupervisorLost);
+    assert_eq!(LostTask::expired(task.clone(), here()).reason(), InterruptReason::Ttl);
     let unknown = Task { boot_id: None, ..task.clone() };
-    assert_eq!(reason(&unknown), Interrupt::SupervisorLost, "nobody knows of another boot");
+    assert_eq!(reason(&unknown), InterruptReason::SupervisorLost, "nobody knows of another boot");
     let booted = Task { boot_id: Some("another".to_owned()), ..task };
-    assert_eq!(reason(&booted), Interrupt::Rebooted);
-    assert_eq!(LostTask::expired(booted, here()).reason(), Interrupt::Ttl);
+    assert_eq!(reason(&booted), InterruptReason::Rebooted);
+    assert_eq!(LostTask::expired(booted, here()).reason(), InterruptReason::Ttl);
 }
 
 #[test]
 fn how_it_died_names_who_was_gone_and_who_still_ran() {
     let task = Task { supervisor_pid: Some(5), agent_pid: Some(6), ..lost_row() };
     let how = |dead: &LostTask, reason| dead.how(reason);
-    let lost = Interrupt::SupervisorLost;
+    let lost = InterruptReason::SupervisorLost;
     let alone = LostTask::found(task.clone(), here());
     assert_eq!(how(&alone, lost), "its supervisor (pid 5) was gone without a word");
     assert_eq!(
@@ -292,21 +292,21 @@ fn how_it_died_names_who_was_gone_and_who_still_ran() {
         how(&outlived, lost),
         "its supervisor (pid 5) was gone without a word; its agent (pid 6) still ran and was ended"
     );
-    let oom = how(&outlived, Interrupt::Oom);
+    let oom = how(&outlived, InterruptReason::Oom);
     assert!(oom.contains("OOM killer") && oom.contains("pid 6") && oom.contains("still ran"), "{oom}");
-    assert!(how(&alone, Interrupt::Rebooted).contains("booted anew"));
-    let ttl = how(&alone, Interrupt::Ttl);
+    assert!(how(&alone, InterruptReason::Rebooted).contains("booted anew"));
+    let ttl = how(&alone, InterruptReason::Ttl);
     assert!(ttl.contains(&task.started_at.to_string()), "{ttl}");
     let seen = Task {
         last_seen_at: Some(RecordedTime::recorded("2026-11-21T12:00:03.000Z".to_owned())),
         ..task.clone()
     };
-    assert!(how(&LostTask::found(seen, here()), Interrupt::Ttl).contains("2026-11-21T12:00:03.000Z"));
+    assert!(how(&LostTask::found(seen, here()), InterruptReason::Ttl).contains("2026-11-21T12:00:03.000Z"));
     let unknown = Task { supervisor_pid: None, agent_pid: None, ..task };
     assert_eq!(how(&LostTask::found(unknown, here()), lost), "its supervisor was gone without a word");
 }
 
-fn interrupted(reason: Interrupt) -> SettleOutcome {
+fn interrupted(reason: InterruptReason) -> SettleOutcome {
     SettleOutcome::Interrupted { reason, invalidated: None }
 }
 
@@ -325,11 +325,11 @@ fn marking_says_how_it_died_and_what_of_it_was_found_and_nothing_that_nobody_saw
     let dead = found(task, &[NOBODY.pid, 7], &[]);
     assert!(matches!(
         mark(&mut ledger, &dead),
-        SettleOutcome::Interrupted { reason: Interrupt::SupervisorLost, .. }
+        SettleOutcome::Interrupted { reason: InterruptReason::SupervisorLost, .. }
     ));
     let task = row(&ledger, "t");
     assert_eq!((task.status, task.reason.as_deref()), (Status::Interrupted, Some("supervisor_lost")));
-    assert_eq!(task.error, Some(dead.how(Interrupt::SupervisorLost)));
+    assert_eq!(task.error, Some(dead.how(InterruptReason::SupervisorLost)));
     assert_eq!((task.end_source.as_deref(), task.oom_killed), (Some("recovery"), None));
     assert_eq!((task.finished_at, task.exit_code, task.term_signal), (None, None, None));
     assert_eq!(task.leftovers.expect("what was found")["found"], 2);
@@ -370,7 +370,7 @@ fn what_proves_to_live_or_cannot_be_judged_any_more_is_not_marked_but_if_it_is_t
     assert_eq!(row(&ledger, "t").status, Status::Running);
     assert!(matches!(
         mark(&mut ledger, &LostTask::expired(task, here())),
-        SettleOutcome::Interrupted { reason: Interrupt::Ttl, .. }
+        SettleOutcome::Interrupted { reason: InterruptReason::Ttl, .. }
     ));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("ttl"));
 }
@@ -381,7 +381,7 @@ fn an_end_that_was_seen_and_waits_wins_over_the_one_that_is_inferred() {
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
     let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
-    let record = slot.write(&ended(Ending::Cancelled(Cancel::Timeout)), "run").unwrap();
+    let record = slot.write(&ended(Ending::Cancelled(CancelReason::Timeout)), "run").unwrap();
     let dead = found(task, &[7], &[]);
     let marked = mark(&mut ledger, &dead);
     assert!(matches!(marked, SettleOutcome::Seen(Status::Cancelled)));
@@ -399,10 +399,10 @@ fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
     drop(ledger.spool_slot(&TaskId::recorded("t")).unwrap());
     let slot = world.at().private_dir().join("spool/.t.slot");
     assert!(slot.exists());
-    LostTask::expired(task.clone(), here()).close(&ledger, &interrupted(Interrupt::Ttl));
+    LostTask::expired(task.clone(), here()).close(&ledger, &interrupted(InterruptReason::Ttl));
     LostTask::found(task.clone(), here()).close(&ledger, &SettleOutcome::Untouched);
     assert!(slot.exists(), "its supervisor may live");
-    LostTask::found(task, here()).close(&ledger, &interrupted(Interrupt::SupervisorLost));
+    LostTask::found(task, here()).close(&ledger, &interrupted(InterruptReason::SupervisorLost));
     assert!(!slot.exists());
 }
 

@@ -9,7 +9,7 @@ use crate::process::leftovers::{self, LedgerFile, SharedScan, SweepOwner};
 use crate::process::procfs::identity::{self, ProcessStat};
 use crate::process::procfs::locks::{self, LockedBytes};
 use crate::recovery;
-use crate::task::{Identity, Task, TaskId};
+use crate::task::{ProcessIdentity, Task, TaskId};
 use crate::view;
 
 /// What proves which processes belong to a task of a ledger, and which supervise one.
@@ -50,7 +50,7 @@ impl OwnershipEvidence {
         &self,
         ledger: LedgerFile,
         task: &Task,
-        agent: Option<Identity>,
+        agent: Option<ProcessIdentity>,
     ) -> leftovers::SweptTask {
         let owner = match self {
             OwnershipEvidence::Rows => SweepOwner::Recovery,
@@ -59,7 +59,7 @@ impl OwnershipEvidence {
         leftovers::SweptTask {
             id: task.id.clone(),
             ledger,
-            agent: agent.unwrap_or(Identity { pid: 0, start: 0 }),
+            agent: agent.unwrap_or(ProcessIdentity { pid: 0, start: 0 }),
             agent_tty: 0,
             owner,
             spares_detached: recovery::leftovers_policy(task).spares_detached(),

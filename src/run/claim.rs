@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use crate::agent::{self, AskedSession, Mode, SessionPlace};
+use crate::agent::{self, OutputMode, SessionPlace, SessionRequest};
 use crate::error::{Error, Kind};
 use crate::ledger::{Claim, Ledger};
 use crate::process::leftovers::SweepStep;
@@ -134,7 +134,8 @@ impl<'a> KeyClaim<'a> {
             (RecoveryOutcome::Unverifiable(_), ..) => Err(busy(
                 ", which cannot be judged from here".to_owned(),
                 &format!(
-                    "look for it where it was started, or run under another key or ledger; if it has ended: {}",
+                    "look for it where it was started, or run under another key or ledger; \
+                     if it has ended: {}",
                     recovery::release_command(ledger, &holder)
                 ),
             )),
@@ -285,7 +286,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
         transcript,
         users: users.as_ref(),
         allow_unsafe: options.allow_unsafe_resume,
-        attended: command.asked.mode == Mode::Interactive && at_terminal(),
+        attended: command.asked.mode == OutputMode::Interactive && at_terminal(),
     });
     match chosen {
         Ok(choice) => Ok(Attempt::Claimed(choice)),
@@ -303,12 +304,12 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
 /// The session that the agent's own arguments resume, `--continue` resolved.
 fn named_session(command: &AgentCommand) -> Option<SessionId> {
     let asked = match &command.asked.session {
-        AskedSession::Background(asked) => asked,
+        SessionRequest::Background(asked) => asked,
         asked => asked,
     };
     match asked {
-        AskedSession::Resume(id) | AskedSession::Fork(Some(id), _) => Some(id.clone()),
-        AskedSession::Continue | AskedSession::Fork(None, _) => command.adapter.most_recent(&command.cwd),
+        SessionRequest::Resume(id) | SessionRequest::Fork(Some(id), _) => Some(id.clone()),
+        SessionRequest::Continue | SessionRequest::Fork(None, _) => command.adapter.most_recent(&command.cwd),
         _ => None,
     }
 }

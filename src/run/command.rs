@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::agent::{self, Adapter, Asked, AskedSession, Mode, SessionPlace, Untracked};
+use crate::agent::{self, Adapter, AgentArgs, OutputMode, SessionPlace, SessionRequest, UntrackedReason};
 use crate::error::Error;
 use crate::ledger::{LiveLock, Location};
 use crate::process::spawn::caller;
@@ -26,7 +26,7 @@ pub(super) struct AgentCommand {
     /// The index in the command line at which the agent's own arguments begin.
     pub(super) own_args: usize,
     pub(super) place: SessionPlace,
-    pub(super) asked: Asked,
+    pub(super) asked: AgentArgs,
     pub(super) key: Option<Key>,
     pub(super) persona: String,
     pub(super) provider: Option<Provider>,
@@ -47,13 +47,14 @@ impl AgentCommand {
     pub(super) fn resolve(options: &RunOptions) -> Result<AgentCommand, Error> {
         let recognised =
             agent::recognise(&options.argv, options.agent_type.as_deref()).map_err(Error::usage)?;
-        let agent::Recognised { adapter, own: own_args, place } = recognised;
+        let agent::RecognisedAgent { adapter, args_start: own_args, place } = recognised;
         let terminal = std::io::IsTerminal::is_terminal(&sys::stdio(1));
-        let asked = asked(adapter.asked(&options.argv[own_args..], terminal), &place, own_args, options);
+        let asked = asked(adapter.parse(&options.argv[own_args..], terminal), &place, own_args, options);
         // An agent whose stdout is closed must find it closed.
-        let captured =
-            matches!(asked.mode, Mode::Json | Mode::StreamJson) && !terminal && caller::was_open(1);
-        if options.idle_timeout.is_some() && !(captured && asked.mode == Mode::StreamJson) {
+        let captured = matches!(asked.mode, OutputMode::Json | OutputMode::StreamJson)
+            && !terminal
+            && caller::was_open(1);
+        if options.idle_timeout.is_some() && !(captured && asked.mode == OutputMode::StreamJson) {
             return Err(Error::usage(
                 "--idle-timeout needs output that arrives while the agent works: add `--output-format \
                  stream-json` to its command line (for claude also --verbose), with stdout not a terminal",
@@ -74,7 +75,7 @@ impl AgentCommand {
 
     /// Whether the agent continues in the background after its process has exited.
     pub(super) fn is_background(&self) -> bool {
-        matches!(self.asked.session, AskedSession::Background(_))
+        matches!(self.asked.session, SessionRequest::Background(_))
     }
 
     /// Why the key keeps no session of this run. `None`: the session is tracked, or there is no key.
@@ -82,16 +83,16 @@ impl AgentCommand {
         self.key.as_ref()?;
         match (&self.place, &self.asked.session) {
             (SessionPlace::Untracked(why), _) => Some(why.to_string()),
-            (_, AskedSession::Background(_)) => Some("backgrounded".to_owned()),
-            (_, AskedSession::NoConversation) => Some("no conversation".to_owned()),
-            (_, AskedSession::NotKept) => Some("not kept by the agent".to_owned()),
+            (_, SessionRequest::Background(_)) => Some("backgrounded".to_owned()),
+            (_, SessionRequest::NoConversation) => Some("no conversation".to_owned()),
+            (_, SessionRequest::NotKept) => Some("not kept by the agent".to_owned()),
             _ => None,
         }
     }
 
     /// Whether the output arrives while the agent works, so that silence means something.
     pub(super) fn streams(&self) -> bool {
-        self.captured && self.asked.mode == Mode::StreamJson
+        self.captured && self.asked.mode == OutputMode::StreamJson
     }
 
     /// The agent's directory without symbolic links, along which git looks for a worktree. getcwd(3) returns
@@ -103,12 +104,12 @@ impl AgentCommand {
 }
 
 /// What the agent's own arguments ask for, as far as bookend can read them at this place.
-fn asked(asked: Asked, place: &SessionPlace, own_args: usize, options: &RunOptions) -> Asked {
+fn asked(asked: AgentArgs, place: &SessionPlace, own_args: usize, options: &RunOptions) -> AgentArgs {
     match (place, own_args < options.argv.len()) {
-        (SessionPlace::Untracked(_), true) => Asked { session: AskedSession::NoConversation, ..asked },
+        (SessionPlace::Untracked(_), true) => AgentArgs { session: SessionRequest::NoConversation, ..asked },
         // None of its arguments is known.
         (SessionPlace::Untracked(_), false) => {
-            Asked { mode: Mode::Interactive, session: AskedSession::NoConversation, ..asked }
+            AgentArgs { mode: OutputMode::Interactive, session: SessionRequest::NoConversation, ..asked }
         }
         _ => asked,
     }
@@ -127,26 +128,26 @@ fn derived_key(options: &RunOptions, persona: &str) -> Option<Key> {
 }
 
 /// The warning about a command line that names an agent whose session is not tracked.
-fn untracked_warning(options: &RunOptions, key: Option<&Key>, why: &Untracked) -> Option<String> {
-    let is_asked_for = matches!(why, Untracked::Ambiguous(_)) || key.is_some();
+fn untracked_warning(options: &RunOptions, key: Option<&Key>, why: &UntrackedReason) -> Option<String> {
+    let is_asked_for = matches!(why, UntrackedReason::Ambiguous(_)) || key.is_some();
     let agent = is_asked_for.then(|| agent::mentioned(&options.argv, why)).flatten()?;
     let session = key.map_or("its session".to_owned(), |key| format!("the session of key {key}"));
     let is_named = options.agent_type.is_some();
     let because = match why {
-        Untracked::Elsewhere(by) if !is_named => format!(
+        UntrackedReason::Elsewhere(by) if !is_named => format!(
             "{by} runs {agent} as another user or on another machine; add --agent-type {agent}, or run \
              bookend there"
         ),
-        Untracked::Elsewhere(by) => {
+        UntrackedReason::Elsewhere(by) => {
             format!("the arguments of {by} do not show where those of {agent} begin; run bookend there")
         }
-        Untracked::Hidden(by) => {
+        UntrackedReason::Hidden(by) => {
             format!("{by} may start {agent} among others; give bookend the command line of {agent} itself")
         }
-        Untracked::Unclear(by) => format!(
+        UntrackedReason::Unclear(by) => format!(
             "bookend does not know all options of {by}; give bookend the command line of {agent} itself"
         ),
-        Untracked::Ambiguous(by) | Untracked::NoAdapter(by) => format!(
+        UntrackedReason::Ambiguous(by) | UntrackedReason::NoAdapter(by) => format!(
             "bookend does not know how {by} starts {agent}; give bookend the command line of {agent} itself"
         ),
     };

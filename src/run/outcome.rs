@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::error;
 
-use crate::agent::{self, Observed, SessionPlace};
+use crate::agent::{self, ObservedOutput, SessionPlace};
 use crate::error::Error;
 use crate::exit::{Exit, exit_code};
 use crate::hook;
@@ -18,7 +18,9 @@ use crate::run::session::Choice;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
 use crate::sys::ResourceUsage;
-use crate::task::{self, Cancel, Ending, Evidence, Failure, KeepSession, NewTask, SessionId, Time};
+use crate::task::{
+    self, CancelReason, Ending, FailureReason, KeepSession, NewTask, RunEvidence, SessionId, Time,
+};
 
 /// How the agent's process ended; `None`: bookend could not kill it.
 pub(super) type AgentExit = Option<(Exit, ResourceUsage)>;
@@ -30,7 +32,7 @@ pub(super) fn judge(
     agent: AgentExit,
     ended_at: Instant,
 ) -> Ending {
-    let ending = task::judge(&Evidence {
+    let ending = task::judge(&RunEvidence {
         exit: agent.map(|(exit, _)| exit),
         outcome: run.outcome(),
         cause: run.cause(ended_at),
@@ -61,7 +63,7 @@ pub(super) fn end(
     };
     let session = observed.session_id.as_ref().or(choice.session.as_ref());
     let traces = match ending {
-        Ending::Failure(Failure::Exit) if observed == Observed::default() => SessionTraces {
+        Ending::Failure(FailureReason::Exit) if observed == ObservedOutput::default() => SessionTraces {
             unused: is_unused(context.command, session, transcript),
             ..SessionTraces::default()
         },
@@ -92,8 +94,10 @@ pub(super) fn exit(
         error!("{loss}");
     }
     match (ending, agent.map(|(exit, _)| exit)) {
-        (Ending::Cancelled(Cancel::Timeout | Cancel::IdleTimeout), _) => Exit::Code(exit_code::TIMED_OUT),
-        (Ending::Failure(Failure::Output), _) => Exit::Code(exit_code::OUTPUT),
+        (Ending::Cancelled(CancelReason::Timeout | CancelReason::IdleTimeout), _) => {
+            Exit::Code(exit_code::TIMED_OUT)
+        }
+        (Ending::Failure(FailureReason::Output), _) => Exit::Code(exit_code::OUTPUT),
         (Ending::Success, _) if loss.is_some() => Exit::Code(exit_code::OUTPUT),
         (Ending::Success | Ending::Backgrounded, _) => Exit::Code(0),
         (_, Some(Exit::Code(0))) if context.options.strict => Exit::Code(exit_code::NOT_SUCCESS),
@@ -185,8 +189,8 @@ fn is_unused(command: &AgentCommand, session: Option<&SessionId>, before: Transc
 }
 
 /// The value of `--keep-session` that keeps the session of a failed run.
-fn kept(ending: &Ending, observed: &Observed, asked: &[KeepSession]) -> Option<KeepSession> {
+fn kept(ending: &Ending, observed: &ObservedOutput, asked: &[KeepSession]) -> Option<KeepSession> {
     let is_at_rest = observed.tool_in_flight.is_none() && !observed.background && !observed.open_turn;
-    let is_its_result = *ending == Ending::Failure(Failure::AgentError) && is_at_rest;
+    let is_its_result = *ending == Ending::Failure(FailureReason::AgentError) && is_at_rest;
     observed.api_failure.filter(|_| is_its_result)?.kept_by(asked)
 }

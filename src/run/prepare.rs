@@ -19,7 +19,7 @@ use crate::run::options::RunOptions;
 use crate::run::outcome::deliver;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
-use crate::task::{Cancel, Ending, Failure, Interrupt, OnTerm, Signal, Stop};
+use crate::task::{CancelReason, Ending, FailureReason, InterruptReason, OnTerm, Signal, StopRequest};
 use crate::view;
 use nix::fcntl::{FcntlArg, OFlag};
 
@@ -31,19 +31,21 @@ pub(super) struct NoStart {
 }
 
 impl NoStart {
-    fn failed(reason: Failure, error: Error, code: i32) -> NoStart {
+    fn failed(reason: FailureReason, error: Error, code: i32) -> NoStart {
         NoStart { ending: Ending::Failure(reason), error: Some(error), exit: Exit::Code(code) }
     }
 
-    fn stopped(stop: Stop, on_term: OnTerm) -> NoStart {
+    fn stopped(stop: StopRequest, on_term: OnTerm) -> NoStart {
         let ending = match stop {
-            Stop::Signal { signal: Signal::TERM | Signal::HUP, .. } if on_term == OnTerm::Interrupted => {
-                Ending::Interrupted(Interrupt::Signal)
+            StopRequest::Signal { signal: Signal::TERM | Signal::HUP, .. }
+                if on_term == OnTerm::Interrupted =>
+            {
+                Ending::Interrupted(InterruptReason::Signal)
             }
-            _ => Ending::Cancelled(Cancel::Operator),
+            _ => Ending::Cancelled(CancelReason::Operator),
         };
         let signal = match stop {
-            Stop::Signal { signal, .. } => signal,
+            StopRequest::Signal { signal, .. } => signal,
             _ => Signal::TERM,
         };
         let error = Some(Error::failed("stopped before the agent was executed"));
@@ -92,7 +94,7 @@ pub(super) fn not_executed(failed: StartError, options: &RunOptions) -> NoStart 
             (exit_code::NOT_EXECUTABLE, error.hint(format!("run `ls -l {word}` to see its mode")))
         }
     };
-    NoStart::failed(Failure::Spawn, error, code)
+    NoStart::failed(FailureReason::Spawn, error, code)
 }
 
 /// `ready`, unless a stop was requested before the agent's exec.
@@ -152,7 +154,7 @@ pub(super) fn prepare(
         Ok(()) => require_skill(context.options, context.command),
         Err(how) => {
             let error = Error::failed(format!("--prepare {how}"));
-            Err(NoStart::failed(Failure::Prepare, error, exit_code::FAILED))
+            Err(NoStart::failed(FailureReason::Prepare, error, exit_code::FAILED))
         }
     })
 }

@@ -1,13 +1,13 @@
 //! The choice of a session: which conversation a run resumes. A session is resumed only if the last task
 //! that used it ended in success.
 
-use crate::agent::{AskedSession, Plan};
+use crate::agent::{SessionPlan, SessionRequest};
 use crate::task::resume::SessionUse;
 use crate::task::{SessionId, TaskId};
 
 /// What the choice depends on.
 pub struct Known<'a> {
-    pub asked: &'a AskedSession,
+    pub asked: &'a SessionRequest,
     /// The user wants a fresh conversation (`--fresh`).
     pub fresh: bool,
     /// An id for a new conversation; `None`: the agent does not accept one.
@@ -59,7 +59,7 @@ impl Transcript {
 /// The chosen session, and how the agent is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    pub plan: Plan,
+    pub plan: SessionPlan,
     /// The id known before the agent reports one.
     pub session: Option<SessionId>,
     pub resumed_from: Option<SessionId>,
@@ -74,7 +74,7 @@ impl Choice {
     pub fn resumed_id(&self) -> Option<SessionId> {
         let is_id = |s: &SessionId| uuid::Uuid::parse_str(s.as_str()).is_ok();
         match &self.plan {
-            Plan::Resume(id) => Some(id.clone()),
+            SessionPlan::Resume(id) => Some(id.clone()),
             // A fork has a new id.
             _ if self.session == self.resumed_from => self.resumed_from.clone().filter(is_id),
             _ => None,
@@ -109,11 +109,11 @@ pub enum Refusal {
 /// # Errors
 /// When the session to resume is in use, or unsafe and not allowed.
 pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
-    if *known.asked != AskedSession::Unsaid {
+    if *known.asked != SessionRequest::Unspecified {
         return as_asked(known);
     }
     let fresh = |invalidate, warning| Choice {
-        plan: known.new_id.clone().map_or(Plan::AsGiven, Plan::Assign),
+        plan: known.new_id.clone().map_or(SessionPlan::AsGiven, SessionPlan::Assign),
         session: known.new_id.clone(),
         resumed_from: None,
         invalidate,
@@ -136,7 +136,7 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
         return Ok(fresh(Some(Withdrawal { reason: "no_transcript", was_safe: true }), Some(warning)));
     }
     Ok(Choice {
-        plan: Plan::Resume(session.clone()),
+        plan: SessionPlan::Resume(session.clone()),
         session: Some(session.clone()),
         resumed_from: Some(session),
         invalidate: None,
@@ -162,16 +162,15 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     let users = known.users.map(|u| u.session.clone());
     let session = match known.asked {
-        AskedSession::Assign(id) => Some(id.clone()).filter(|id| !id.as_str().is_empty()),
-        AskedSession::Fork(_, new) => new.clone(),
-        AskedSession::Resume(_) | AskedSession::Continue => users.clone(),
+        SessionRequest::Assign(new) | SessionRequest::Fork(_, new) => new.clone(),
+        SessionRequest::Resume(_) | SessionRequest::Continue => users.clone(),
         _ => None,
     };
     // The agent works on it after this run, so no other run may resume it.
-    let in_background = matches!(known.asked, AskedSession::Background(_));
+    let in_background = matches!(known.asked, SessionRequest::Background(_));
     let taken = known.linked.filter(|linked| in_background && Some(&linked.session) == users.as_ref());
     let invalidate = taken.map(|_| Withdrawal { reason: "backgrounded", was_safe: true });
-    Ok(Choice { plan: Plan::AsGiven, session, resumed_from: users, invalidate, warning })
+    Ok(Choice { plan: SessionPlan::AsGiven, session, resumed_from: users, invalidate, warning })
 }
 
 #[cfg(test)]
@@ -193,7 +192,7 @@ mod tests {
         SessionUse { session: SessionId::recorded(LINKED), last, restored: false, veto: None }
     }
 
-    fn known<'a>(asked: &'a AskedSession, linked: Option<&'a SessionUse>) -> Known<'a> {
+    fn known<'a>(asked: &'a SessionRequest, linked: Option<&'a SessionUse>) -> Known<'a> {
         Known {
             asked,
             fresh: false,
@@ -208,7 +207,7 @@ mod tests {
 
     fn fresh(invalidate: Option<Withdrawal>, warning: Option<String>) -> Choice {
         Choice {
-            plan: Plan::Assign(SessionId::recorded(NEW)),
+            plan: SessionPlan::Assign(SessionId::recorded(NEW)),
             session: Some(SessionId::recorded(NEW)),
             resumed_from: None,
             invalidate,
@@ -231,19 +230,23 @@ mod tests {
         };
         // An id that bookend passes counts as an id whatever its form.
         assert_eq!(
-            held_to(Plan::Resume(SessionId::recorded(LINKED)), Some(LINKED), Some(LINKED)),
+            held_to(SessionPlan::Resume(SessionId::recorded(LINKED)), Some(LINKED), Some(LINKED)),
             text(LINKED)
         );
-        assert_eq!(held_to(Plan::AsGiven, Some(ID), Some(ID)), text(ID));
-        assert_eq!(held_to(Plan::AsGiven, Some("by name"), Some("by name")), None, "a name is not an id");
-        assert_eq!(held_to(Plan::AsGiven, Some(OTHER), Some(ID)), None, "a fork has a new id");
-        assert_eq!(held_to(Plan::AsGiven, None, Some(ID)), None, "its id is not known yet");
+        assert_eq!(held_to(SessionPlan::AsGiven, Some(ID), Some(ID)), text(ID));
         assert_eq!(
-            held_to(Plan::Assign(SessionId::recorded(NEW)), Some(NEW), None),
+            held_to(SessionPlan::AsGiven, Some("by name"), Some("by name")),
+            None,
+            "a name is not an id"
+        );
+        assert_eq!(held_to(SessionPlan::AsGiven, Some(OTHER), Some(ID)), None, "a fork has a new id");
+        assert_eq!(held_to(SessionPlan::AsGiven, None, Some(ID)), None, "its id is not known yet");
+        assert_eq!(
+            held_to(SessionPlan::Assign(SessionId::recorded(NEW)), Some(NEW), None),
             None,
             "it resumes nothing"
         );
-        assert_eq!(held_to(Plan::AsGiven, None, None), None);
+        assert_eq!(held_to(SessionPlan::AsGiven, None, None), None);
     }
 
     /// Every status but success, and none at all; and not running, which is refused.
@@ -254,22 +257,22 @@ mod tests {
 
     #[test]
     fn a_key_without_a_session_starts_fresh_with_an_assigned_id() {
-        assert_eq!(choose(&known(&AskedSession::Unsaid, None)), Ok(fresh(None, None)));
+        assert_eq!(choose(&known(&SessionRequest::Unspecified, None)), Ok(fresh(None, None)));
     }
 
     #[test]
     fn an_agent_that_accepts_no_id_starts_as_given() {
-        let known = Known { new_id: None, ..known(&AskedSession::Unsaid, None) };
+        let known = Known { new_id: None, ..known(&SessionRequest::Unspecified, None) };
         let choice = choose(&known).expect("a choice");
-        assert_eq!((choice.plan, choice.session), (Plan::AsGiven, None));
+        assert_eq!((choice.plan, choice.session), (SessionPlan::AsGiven, None));
     }
 
     #[test]
     fn a_session_whose_last_task_ended_in_success_is_resumed() {
         let linked = last(Some(Status::Success));
-        let choice = choose(&known(&AskedSession::Unsaid, Some(&linked)));
+        let choice = choose(&known(&SessionRequest::Unspecified, Some(&linked)));
         let expected = Choice {
-            plan: Plan::Resume(SessionId::recorded(LINKED)),
+            plan: SessionPlan::Resume(SessionId::recorded(LINKED)),
             session: Some(SessionId::recorded(LINKED)),
             resumed_from: Some(SessionId::recorded(LINKED)),
             invalidate: None,
@@ -282,7 +285,7 @@ mod tests {
     fn a_session_whose_last_task_is_missing_or_ended_otherwise_is_invalidated_with_a_warning() {
         for status in unsafe_ends() {
             let linked = last(status);
-            let choice = choose(&known(&AskedSession::Unsaid, Some(&linked))).expect("a choice");
+            let choice = choose(&known(&SessionRequest::Unspecified, Some(&linked))).expect("a choice");
             let warning = choice.warning.clone().expect("a warning");
             assert_eq!(choice, fresh(withdrawn("unsafe_session", false), Some(warning.clone())));
             assert!(warning.contains(LINKED), "the session is named: {warning}");
@@ -295,7 +298,7 @@ mod tests {
     #[test]
     fn the_session_of_a_running_task_is_in_use_unless_fresh_is_requested() {
         let linked = last(Some(Status::Running));
-        let mut known = known(&AskedSession::Unsaid, Some(&linked));
+        let mut known = known(&SessionRequest::Unspecified, Some(&linked));
         let in_use = Refusal::InUse { session: SessionId::recorded(LINKED), task: TaskId::recorded("t1") };
         assert_eq!(choose(&known), Err(in_use));
         known.fresh = true;
@@ -306,7 +309,7 @@ mod tests {
     fn fresh_starts_without_a_warning() {
         for status in [Some(Status::Success), Some(Status::Failure), None] {
             let linked = last(status);
-            let known = Known { fresh: true, ..known(&AskedSession::Unsaid, Some(&linked)) };
+            let known = Known { fresh: true, ..known(&SessionRequest::Unspecified, Some(&linked)) };
             let was_safe = status == Some(Status::Success);
             assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", was_safe), None)));
         }
@@ -315,7 +318,8 @@ mod tests {
     #[test]
     fn a_good_session_without_a_transcript_is_not_resumed() {
         let linked = last(Some(Status::Success));
-        let known = Known { transcript: Transcript::Gone, ..known(&AskedSession::Unsaid, Some(&linked)) };
+        let known =
+            Known { transcript: Transcript::Gone, ..known(&SessionRequest::Unspecified, Some(&linked)) };
         let choice = choose(&known).expect("a choice");
         let warning = choice.warning.clone().expect("a warning");
         assert_eq!(choice, fresh(withdrawn("no_transcript", true), Some(warning.clone())));
@@ -323,18 +327,18 @@ mod tests {
     }
 
     /// What the agent's arguments ask for, whether they name a session to resume, and what is recorded.
-    fn asked_sessions() -> [(AskedSession, bool, Option<&'static str>); 9] {
+    fn asked_sessions() -> [(SessionRequest, bool, Option<&'static str>); 9] {
         let id = || SessionId::recorded(LINKED);
         [
-            (AskedSession::Resume(id()), true, Some(LINKED)),
-            (AskedSession::Continue, true, Some(LINKED)),
-            (AskedSession::Fork(Some(id()), None), true, None),
-            (AskedSession::Fork(None, Some(SessionId::recorded("c5"))), true, Some("c5")),
-            (AskedSession::Assign(SessionId::recorded("d6")), false, Some("d6")),
-            (AskedSession::Assign("".into()), false, None),
-            (AskedSession::ResumePicker, false, None),
-            (AskedSession::NotKept, false, None),
-            (AskedSession::NoConversation, false, None),
+            (SessionRequest::Resume(id()), true, Some(LINKED)),
+            (SessionRequest::Continue, true, Some(LINKED)),
+            (SessionRequest::Fork(Some(id()), None), true, None),
+            (SessionRequest::Fork(None, Some(SessionId::recorded("c5"))), true, Some("c5")),
+            (SessionRequest::Assign(Some(SessionId::recorded("d6"))), false, Some("d6")),
+            (SessionRequest::Assign(None), false, None),
+            (SessionRequest::ResumePicker, false, None),
+            (SessionRequest::NotKept, false, None),
+            (SessionRequest::NoConversation, false, None),
         ]
     }
 
@@ -346,7 +350,7 @@ mod tests {
             for status in [None, Some(&linked)] {
                 let known = Known { users: users.as_ref(), ..known(&asked, status) };
                 let expected = Choice {
-                    plan: Plan::AsGiven,
+                    plan: SessionPlan::AsGiven,
                     session: session.map(SessionId::recorded),
                     resumed_from: resumes.then(|| LINKED.into()),
                     invalidate: None,
@@ -374,7 +378,7 @@ mod tests {
                 assert_eq!(allowed.warning, None);
 
                 let attended = choose(&Known { attended: true, ..bare() }).expect("a person decides");
-                assert_eq!(attended.plan, Plan::AsGiven);
+                assert_eq!(attended.plan, SessionPlan::AsGiven);
                 assert!(attended.warning.is_some_and(|w| w.contains(LINKED)), "and is warned");
             }
         }
@@ -382,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_session_that_no_task_has_used_may_be_resumed() {
-        let asked = AskedSession::Resume(SessionId::recorded(LINKED));
+        let asked = SessionRequest::Resume(SessionId::recorded(LINKED));
         let users = last(None);
         let choice = choose(&Known { users: Some(&users), ..known(&asked, None) }).expect("a choice");
         assert_eq!((choice.session, choice.warning), (Some(LINKED.into()), None));

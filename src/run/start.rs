@@ -29,7 +29,7 @@ use crate::run::supervisor::{
     Agent, CapturedOutput, Conversation, Limits, RowFacts, Supervisor, SupervisorStart, TaskRef,
 };
 use crate::sys;
-use crate::task::{Failure, Identity, NewTask, Place, SessionId, Status, TaskId, Time};
+use crate::task::{FailureReason, NewTask, ProcessIdentity, ProcessScope, SessionId, Status, TaskId, Time};
 
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
@@ -75,10 +75,10 @@ pub(super) struct ForkedAgent {
     output: Option<CapturedOutput>,
     forward: Forward,
     cgroup: Option<NewCgroup>,
-    place: Place,
+    place: ProcessScope,
     supervisor: ProcessStat,
     /// Children that bookend had before.
-    inherited: Vec<Identity>,
+    inherited: Vec<ProcessIdentity>,
 }
 
 impl ForkedAgent {
@@ -185,7 +185,7 @@ impl ForkedAgent {
             Ok(child) => child,
             Err(e) => {
                 let error = Error::failed("creating a process for the agent").caused_by(e);
-                claim.end(&row.id, &never_ran(Failure::Spawn, &chain(&error), started), "run")?;
+                claim.end(&row.id, &never_ran(FailureReason::Spawn, &chain(&error), started), "run")?;
                 claim.commit()?;
                 return Err(error
                     .hint("run `ulimit -u -n` to see the limits; the task is recorded as failure")
@@ -231,7 +231,7 @@ pub(super) struct GatedTask {
 /// What tells the task's processes from others.
 pub(super) struct Family {
     /// Children that bookend had before.
-    inherited: Vec<Identity>,
+    inherited: Vec<ProcessIdentity>,
     tty: i32,
     cgroup: Option<Cgroup>,
 }
@@ -285,7 +285,7 @@ impl StartFailed {
             StartFailed::FailedCommit(failed) => {
                 let FailedCommit { mut child, started, spool, refused } = *failed;
                 child.dismiss();
-                let ended = never_ran(Failure::Spawn, &chain(&refused), started);
+                let ended = never_ran(FailureReason::Spawn, &chain(&refused), started);
                 withdraw(ledger, id, spool, &ended);
                 refused.into()
             }

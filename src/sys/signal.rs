@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use syscalls::{Sysno, syscall};
 
-use crate::task::{Sender, Signal};
+use crate::task::{Signal, SignalSender};
 
 /// A set of signals as the kernel stores it: bit n-1 stands for signal n. It can hold all 64, including 32
 /// and 33, which the C library reserves and nix therefore cannot express: they must be passed on too.
@@ -90,7 +90,7 @@ pub struct ReceivedSignal {
     pub signal: Signal,
     /// `si_code` of sigaction(2): `SI_USER`, `SI_QUEUE`, `SI_TKILL`, or > 0 from the kernel.
     pub code: i32,
-    pub sender: Sender,
+    pub sender: SignalSender,
     /// `si_value` of a queued signal.
     pub value: u64,
 }
@@ -124,7 +124,7 @@ pub fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<ReceivedSignal>> {
     Ok(Some(ReceivedSignal {
         signal: Signal::from_number(info.ssi_signo as i32),
         code: info.ssi_code,
-        sender: Sender { pid: info.ssi_pid as i32, uid: info.ssi_uid },
+        sender: SignalSender { pid: info.ssi_pid as i32, uid: info.ssi_uid },
         value: info.ssi_ptr,
     }))
 }

@@ -5,7 +5,11 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Identity, Key, ProcessRecord, Provider, RecordedTime, SessionId, Signal, Status, TaskId};
+use super::ending::Status;
+use super::identity::{ProcessIdentity, ProcessRecord};
+use super::ids::{Key, Provider, SessionId, TaskId};
+use super::signal::Signal;
+use super::time::RecordedTime;
 
 /// One row of `task_history`. `None` is "not known", or "not yet".
 ///
@@ -110,12 +114,12 @@ impl Task {
 }
 
 fn process(pid: Option<i32>, start: Option<u64>, pidfd_inode: Option<u64>) -> Option<ProcessRecord> {
-    Some(ProcessRecord { identity: Identity { pid: pid?, start: start? }, pidfd_inode })
+    Some(ProcessRecord { identity: ProcessIdentity { pid: pid?, start: start? }, pidfd_inode })
 }
 
 /// Sums over some tasks. `None`: known of none of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Group {
+pub struct StatsGroup {
     pub name: Option<String>,
     pub runs: i64,
     pub running: i64,
@@ -135,7 +139,7 @@ pub struct Group {
 
 /// One line of `task_transition`: a change of a task's status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Transition {
+pub struct StatusTransition {
     pub task_id: TaskId,
     pub at: RecordedTime,
     /// `None`: the task came into being.
@@ -155,13 +159,13 @@ pub struct Session {
     pub last_used_at: Option<RecordedTime>,
     /// The last task that used it.
     pub task_id: Option<TaskId>,
-    pub trust: Trust,
+    pub trust: SessionTrust,
 }
 
 /// Who says that a session may be resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Trust {
+pub enum SessionTrust {
     /// Nobody yet: its last task runs, or another program wrote it.
     None,
     /// Its last task ended well with it.
@@ -170,28 +174,28 @@ pub enum Trust {
     Operator,
 }
 
-impl Trust {
+impl SessionTrust {
     /// As it stands in the ledger.
     pub fn as_number(self) -> i64 {
         match self {
-            Trust::None => 0,
-            Trust::Task => 1,
-            Trust::Operator => 2,
+            SessionTrust::None => 0,
+            SessionTrust::Task => 1,
+            SessionTrust::Operator => 2,
         }
     }
 
-    pub fn from_number(number: i64) -> Trust {
+    pub fn from_number(number: i64) -> SessionTrust {
         match number {
-            1 => Trust::Task,
-            2 => Trust::Operator,
-            _ => Trust::None,
+            1 => SessionTrust::Task,
+            2 => SessionTrust::Operator,
+            _ => SessionTrust::None,
         }
     }
 }
 
 /// One row of `session_invalidation`: a conversation that is not to be resumed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Invalidation {
+pub struct SessionInvalidation {
     pub id: i64,
     pub key: Option<Key>,
     pub session_id: SessionId,

@@ -1,6 +1,9 @@
-//! The one rule that decides whether a session may be resumed. `run`, `recover`, `audit` and `session` use it.
+//! The one rule that decides whether a session may be resumed. `run`, `recover`, `audit` and `session` use
+//! it.
 
-use super::{SessionId, Status, Task, TaskId};
+use super::ending::Status;
+use super::ids::{SessionId, TaskId};
+use super::record::Task;
 
 /// What the ledger knows about the use of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::screen::Screen;
 use super::text::{duration, one_line};
 use crate::task::{Key, TaskId};
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
@@ -70,7 +70,7 @@ impl Code {
     }
 }
 
-/// One thing that is not as it should be.
+/// One problem in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub code: Code,
@@ -80,7 +80,7 @@ pub struct Finding {
     /// Since the last sign of life of the task, or the last use of the session. Milliseconds.
     pub age_ms: Option<i64>,
     pub detail: String,
-    /// The command that mends it.
+    /// The command that fixes it.
     pub fix: String,
 }
 
@@ -106,13 +106,18 @@ impl Summary {
 /// `Task audit: N findings · E errors · W warnings (showing K)`.
 pub fn audit_summary(findings: &[Finding], shown: usize) -> String {
     let s = Summary::of(findings);
-    format!(
-        "Task audit: {} findings · {} errors · {} warnings (showing {shown})",
-        s.total, s.errors, s.warnings
-    )
+    let [findings, errors, warnings] = [(s.total, "finding"), (s.errors, "error"), (s.warnings, "warning")]
+        .map(|(n, what)| counted(n, what));
+    format!("Task audit: {findings} · {errors} · {warnings} (showing {shown})")
 }
 
-/// Each finding with what mends it, then the summary of all, shown or not.
+/// `1 error`, `2 errors`.
+fn counted(n: usize, what: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{plural}")
+}
+
+/// Each finding with its fix, then the summary of all findings, shown or not.
 pub fn audit(findings: &[Finding], shown: &[&Finding], screen: Screen) -> String {
     let mut text = String::new();
     for finding in shown {
@@ -160,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_summary_counts_all_and_says_how_many_are_shown() {
+    fn the_summary_counts_all_findings_and_how_many_are_shown() {
         let finding = |code, severity| Finding {
             code,
             severity,
@@ -171,7 +176,7 @@ mod tests {
             fix: String::new(),
         };
         let all = [finding(Code::Lost, Severity::Error), finding(Code::Spooled, Severity::Warn)];
-        assert_eq!(audit_summary(&all, 1), "Task audit: 2 findings · 1 errors · 1 warnings (showing 1)");
+        assert_eq!(audit_summary(&all, 1), "Task audit: 2 findings · 1 error · 1 warning (showing 1)");
         assert_eq!(audit_summary(&[], 0), "Task audit: 0 findings · 0 errors · 0 warnings (showing 0)");
     }
 }

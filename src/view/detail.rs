@@ -1,4 +1,4 @@
-//! The page of `show`: all that is known of one task.
+//! The page of `show`: everything that is known about one task.
 
 use std::path::PathBuf;
 
@@ -11,39 +11,39 @@ use super::text::{
     ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion, when,
 };
 use crate::task::{
-    Invalidation, Key, Provider, RecordedTime, Session, SessionId, Status, Task, TaskId, Time, Transition,
-    Verdict,
+    Key, Provider, RecordedTime, Session, SessionId, SessionInvalidation, Status, StatusTransition, Task,
+    TaskId, Time, Verdict,
 };
 
-/// What is kept of a task beside its row.
+/// What the ledger stores about a task besides its row.
 #[derive(Debug, Default, Serialize)]
 pub struct History {
-    pub transitions: Vec<Transition>,
-    /// The conversation that the task's key continues now.
+    pub transitions: Vec<StatusTransition>,
+    /// The session that the task's key resumes now.
     pub session: Option<Session>,
-    /// The conversations that this task took out of use.
-    pub invalidations: Vec<Invalidation>,
+    /// The sessions that this task invalidated.
+    pub invalidations: Vec<SessionInvalidation>,
 }
 
-/// Where to look further.
+/// Where to find more.
 #[derive(Debug, Default)]
 pub struct Further {
-    /// Of a task that the ledger calls running.
+    /// The verdict on a task whose status is running.
     pub verdict: Option<Verdict>,
-    /// Where the agent keeps the conversation.
+    /// The transcript of the session.
     pub transcript: Option<PathBuf>,
-    /// The command line that goes on with it, and where to run it.
+    /// The directory and the command line that resume the session.
     pub resume: Option<(PathBuf, Vec<String>)>,
-    /// The conversation was taken out of use, and not restored since.
+    /// The session is invalidated, and not restored since.
     pub withdrawn: bool,
     /// The ledger, if it is not the default one.
     pub ledger: Option<PathBuf>,
 }
 
-/// One line a fact; what is not known has none. Long text is not cut.
+/// One line per fact; unknown facts have none. Long text is not cut.
 pub fn detail(task: &Task, history: &History, further: &Further, now: Time, screen: Screen) -> String {
     let mut page = Page { lines: Vec::new() };
-    who(&mut page, task);
+    identity(&mut page, task);
     page.plain("", Some(String::new()));
     end(&mut page, task, further, now, screen);
     page.plain("", Some(String::new()));
@@ -51,9 +51,9 @@ pub fn detail(task: &Task, history: &History, further: &Further, now: Time, scre
     page.plain("", Some(String::new()));
     processes(&mut page, task);
     page.plain("", Some(String::new()));
-    told(&mut page, task, history);
+    conversation(&mut page, task, history);
     page.plain("", Some(String::new()));
-    look(&mut page, task, further);
+    further_lines(&mut page, task, further);
     page.render()
 }
 
@@ -62,7 +62,7 @@ struct Page {
 }
 
 impl Page {
-    /// Text that bookend made itself.
+    /// Text that bookend produced itself.
     fn plain(&mut self, name: &'static str, value: Option<String>) {
         self.lines.extend(value.map(|v| (name, v)));
     }
@@ -72,7 +72,7 @@ impl Page {
         self.plain(name, value.map(|v| one_line(v).into_owned()));
     }
 
-    /// Names in one column, values in the other; no empty line beside another, nor at the end.
+    /// Names in one column, values in the other, without two empty lines in a row or one at the end.
     fn render(self) -> String {
         let wide = self.lines.iter().map(|(name, _)| cells(name)).max().unwrap_or(0);
         let mut text = String::new();
@@ -90,7 +90,7 @@ impl Page {
     }
 }
 
-fn who(page: &mut Page, task: &Task) {
+fn identity(page: &mut Page, task: &Task) {
     page.data("task", Some(task.id.as_str()));
     page.data("key", task.key.as_ref().map(Key::as_str));
     page.data("repo", task.repo.as_deref());
@@ -105,8 +105,8 @@ fn who(page: &mut Page, task: &Task) {
     page.data("provider", task.provider.as_ref().map(Provider::as_str));
     page.data("command", task.argv.as_deref().map(command_line).as_deref());
     let typed = task.user_argv.as_deref().filter(|_| task.user_argv != task.argv);
-    page.data("as typed", typed.map(command_line).as_deref());
-    page.data("in", task.cwd.as_deref());
+    page.data("command", typed.map(command_line).as_deref());
+    page.data("cwd", task.cwd.as_deref());
     page.data("inside task", task.parent_id.as_ref().map(TaskId::as_str));
 }
 
@@ -120,7 +120,7 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Time, screen: Scree
             Verdict::Alive => "yes".to_owned(),
             Verdict::Gone | Verdict::Recycled => {
                 format!(
-                    "no: its supervisor is gone; {} settles it",
+                    "no: its supervisor has exited; {} settles it",
                     suggestion(further.ledger.as_deref(), "recover")
                 )
             }
@@ -141,17 +141,17 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Time, screen: Scree
     page.plain("exit code", task.exit_code.map(|n| n.to_string()));
     page.plain("killed by", task.term_signal.map(|s| s.to_string()));
     page.plain("stopped by", stopped_by(task));
-    page.plain("end known by", task.end_source.as_deref().map(known_by));
+    page.plain("recorded by", task.end_source.as_deref().map(known_by));
     page.plain("out of memory", task.oom_killed.filter(|killed| *killed).map(|_| "yes".to_owned()));
-    page.data("left-overs", task.leftovers.as_ref().map(leftovers).as_deref());
+    page.data("leftovers", task.leftovers.as_ref().map(leftovers).as_deref());
 }
 
-/// Who says how it ended.
+/// How the end is known.
 fn known_by(source: &str) -> String {
     match source {
-        "wait" => "bookend saw it".to_owned(),
-        "spool" => "bookend saw it; the record waited in the spool".to_owned(),
-        "recovery" => "nobody saw it: recovery inferred it".to_owned(),
+        "wait" => "the supervisor".to_owned(),
+        "spool" => "the supervisor, through the spool".to_owned(),
+        "recovery" => "recovery, which inferred it".to_owned(),
         other => one_line(other).into_owned(),
     }
 }
@@ -190,7 +190,7 @@ fn used(page: &mut Page, task: &Task) {
     page.plain("turns", task.turns.map(|n| n.to_string()));
     let scope = if task.tokens_scope.as_deref() == Some("main") { " (without subagents)" } else { "" };
     page.plain("tokens", tokens(task).map(|tokens| tokens + scope));
-    page.plain("processor", task.cpu_ms.map(duration));
+    page.plain("CPU time", task.cpu_ms.map(duration));
     page.plain("memory", task.max_rss_kib.map(|kib| format!("{} MiB at most", (kib + 1023) / 1024)));
     page.data("in flight", task.tool_in_flight.as_deref());
     let artifacts = task.artifacts.as_ref().map(artifacts).unwrap_or_default();
@@ -200,7 +200,7 @@ fn used(page: &mut Page, task: &Task) {
     page.plain("changes", changed_nothing(task).then(|| "none: it succeeded and changed nothing".to_owned()));
 }
 
-/// `12 in, 34 out`, as far as they are known.
+/// `12 in, 34 out`, as far as the counts are known.
 pub fn tokens(task: &Task) -> Option<String> {
     let counts = [
         ("in", task.input_tokens),
@@ -213,7 +213,7 @@ pub fn tokens(task: &Task) -> Option<String> {
     (!known.is_empty()).then(|| known.join(", "))
 }
 
-/// A line each.
+/// One line per artifact.
 fn artifacts(all: &Value) -> Vec<String> {
     let Some(all) = all.as_array() else { return vec![all.to_string()] };
     all.iter().flat_map(artifact).collect()
@@ -228,7 +228,7 @@ fn artifact(artifact: &Value) -> Vec<String> {
     }
 }
 
-/// The counts on one line, then a line for each file that is named.
+/// The counts on one line, then one line for each file named.
 fn git(artifact: &Value) -> Vec<String> {
     let count = |name: &str| artifact.get(name).and_then(Value::as_u64);
     let said = |name: &str| count(name).map_or_else(|| "unknown".to_owned(), |n| n.to_string());
@@ -270,11 +270,11 @@ fn session(task: &Task) -> Option<String> {
     }
 }
 
-fn told(page: &mut Page, task: &Task, history: &History) {
+fn conversation(page: &mut Page, task: &Task, history: &History) {
     page.data("session", session(task).as_deref());
     page.data("resumed from", task.resumed_from.as_ref().map(SessionId::as_str));
     let lost = task.context_lost.filter(|lost| *lost);
-    page.plain("context", lost.map(|_| "lost: the agent did not go on with that session".to_owned()));
+    page.plain("context", lost.map(|_| "lost: the agent did not resume that session".to_owned()));
     page.plain("limit resets", task.limit_resets_at.as_ref().map(when));
     let kept =
         task.session_kept.as_ref().map(|after| format!("the session, although the run failed ({after})"));
@@ -282,26 +282,26 @@ fn told(page: &mut Page, task: &Task, history: &History) {
     let next = history.session.as_ref().filter(|_| task.key.is_some());
     page.data("key resumes", next.map(|s| s.session_id.as_str()));
     for gone in &history.invalidations {
-        page.data("taken out", Some(&format!("{}: {}", gone.session_id, gone.reason)));
+        page.data("invalidated", Some(&format!("{}: {}", gone.session_id, gone.reason)));
     }
     let delivery =
         task.delivery_status.as_ref().map(|s| format!("{s} (attempts: {})", task.delivery_attempts));
     page.data("delivery", delivery.as_deref());
-    page.plain("kept until", task.cleanup_after.as_ref().map(when));
+    page.plain("expires", task.cleanup_after.as_ref().map(when));
     for (nth, step) in history.transitions.iter().enumerate() {
         page.data(if nth == 0 { "history" } else { "" }, Some(&transition(step)));
     }
 }
 
-/// Where to look further, each as a path or a command.
-fn look(page: &mut Page, task: &Task, further: &Further) {
+/// Where to find more, each as a path or a command.
+fn further_lines(page: &mut Page, task: &Task, further: &Further) {
     let transcript = further.transcript.as_ref().map(|t| t.to_string_lossy().into_owned());
     page.data("transcript", transcript.as_deref());
     let resume = further.resume.as_ref().map(|(cwd, words)| {
-        let unsafe_now = if further.withdrawn { "  # taken out of use: look before you go on" } else { "" };
+        let unsafe_now = if further.withdrawn { "  # invalidated: check its state first" } else { "" };
         format!("cd {} && {}{unsafe_now}", quoted(&cwd.to_string_lossy()), command_line(words))
     });
-    page.data("go on with", resume.as_deref());
+    page.data("resume with", resume.as_deref());
     let restore = task.key.as_ref().filter(|_| further.withdrawn);
     page.data(
         "restore",
@@ -318,7 +318,7 @@ fn look(page: &mut Page, task: &Task, further: &Further) {
     page.data("journal", journal.as_deref());
 }
 
-fn transition(step: &Transition) -> String {
+fn transition(step: &StatusTransition) -> String {
     let mut line = format!("{}  {}", step.at, step.to_status);
     if let Some(reason) = &step.reason {
         line.push_str(&format!(" ({reason})"));

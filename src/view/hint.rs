@@ -1,4 +1,4 @@
-//! The post-mortem of an interrupted task: one line for a log, a block for a terminal, the same as JSON.
+//! The recovery report of an interrupted task: one line for a log, a block for a terminal, or JSON.
 
 use serde::Serialize;
 
@@ -8,22 +8,22 @@ use super::tasks::style;
 use super::text::{money, one_line};
 use crate::task::{Key, SessionId, Task};
 
-/// What every line of recovery begins with.
+/// The prefix of every line of a recovery report.
 pub const PREFIX: &str = "[recovery]";
 
-/// All that is told of an interrupted task.
+/// What is reported about an interrupted task.
 #[derive(Debug, Serialize)]
 pub struct Hint {
     pub task: Task,
-    /// The session that is not to be resumed any more.
+    /// The invalidated session.
     pub invalidated_session: Option<SessionId>,
-    /// Where it ran there is a git worktree.
+    /// Whether the task ran in a git worktree.
     pub in_worktree: bool,
-    /// Files with uncommitted changes there; `None`: git did not say.
+    /// The number of uncommitted files there; `None`: git did not answer.
     pub uncommitted: Option<u64>,
     /// The command that dispatches it again; `None`: its row does not hold what is needed.
     pub redispatch: Option<String>,
-    /// What keeps it from being dispatched by that command alone.
+    /// What that command lacks to dispatch it.
     pub redispatch_needs: Option<&'static str>,
 }
 
@@ -34,7 +34,7 @@ impl Hint {
         format!("{}: {}", self.title(), facts.join("; "))
     }
 
-    /// A title with the prefix, and a line each for what is known.
+    /// A title with the prefix, and one line per fact.
     pub fn block(&self, screen: Screen) -> String {
         let title = screen.paint(style(self.task.status), &self.title());
         let mut block = format!("{PREFIX} {title}\n");
@@ -64,7 +64,7 @@ impl Hint {
         tell("used", used(task));
         tell("in flight", task.tool_in_flight.clone());
         tell("worktree", self.worktree());
-        tell("session", self.invalidated_session.as_ref().map(|s| format!("{s} is not to be resumed")));
+        tell("session", self.invalidated_session.as_ref().map(|s| format!("{s} invalidated")));
         tell("again", self.again());
         facts
     }
@@ -116,8 +116,8 @@ fn span(task: &Task) -> String {
 fn ended_leftovers(task: &Task) -> Option<String> {
     match task.leftovers.as_ref()?.get("ended")?.as_u64()? {
         0 => None,
-        1 => Some("1 process that still ran".to_owned()),
-        n => Some(format!("{n} processes that still ran")),
+        1 => Some("1 leftover process".to_owned()),
+        n => Some(format!("{n} leftover processes")),
     }
 }
 

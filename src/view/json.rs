@@ -4,17 +4,17 @@ use serde::Serialize;
 
 use super::text;
 
-/// On one line, and a newline.
+/// JSON on one line, with a newline.
 pub fn json_line(shown: &impl Serialize) -> String {
     plain(serde_json::to_string(shown))
 }
 
-/// On several lines, and a newline.
+/// JSON on several lines, with a newline.
 pub fn pretty(shown: &impl Serialize) -> String {
     plain(serde_json::to_string_pretty(shown))
 }
 
-/// What is shown has text keys only, which always is JSON: there is no error to tell.
+/// Values with text keys only always serialise, so there is no error to report.
 fn plain(json: serde_json::Result<String>) -> String {
     json.map(|text| text::harmless_json(text) + "\n").unwrap_or_default()
 }

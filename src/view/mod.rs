@@ -1,6 +1,6 @@
-//! What people are shown of tasks and sessions: tables, pages, the hint of recovery. And JSON, for programs.
+//! Text and JSON for tasks and sessions: tables, pages and the recovery report.
 //!
-//! Everything here turns values into text; nothing here reads a ledger, looks at a process or prints.
+//! This module turns values into text. It does not read a ledger, inspect processes or print.
 
 mod audit;
 mod detail;
@@ -31,7 +31,7 @@ use serde::Serialize;
 
 use crate::task::Task;
 
-/// A line over a table.
+/// The title line of a table.
 pub fn title(text: &str, screen: Screen) -> String {
     screen.paint(anstyle::Style::new().underline(), text) + "\n"
 }
@@ -46,7 +46,7 @@ pub fn tasks_json(ledger: &str, tasks: &[Task]) -> String {
     pretty(&Listing { ledger, tasks })
 }
 
-/// One task a line.
+/// One task per line.
 pub fn tasks_json_lines(tasks: &[Task]) -> String {
     tasks.iter().map(json_line).collect()
 }

@@ -1,4 +1,4 @@
-//! The points of `doctor`: a line each, with a word for how it stands.
+//! The checks of `doctor`, one line each.
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -7,20 +7,20 @@ use super::json::pretty;
 use super::screen::Screen;
 use super::text::{cells, one_line};
 
-/// How something stands.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     Fine,
-    /// It works, and something should be done about it.
+    /// It works, but needs attention.
     Odd,
     /// It does not work.
     Bad,
-    /// It is not there, and need not be.
+    /// It is missing, and is optional.
     Absent,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Serialize)]
 pub struct Point {
     pub name: String,

@@ -1,20 +1,20 @@
-//! What the output may look like: how wide, and whether in colour.
+//! The width of the output, and whether it may have colour.
 
 use std::ffi::OsStr;
 
 use anstyle::Style;
 
-/// Where text is shown.
+/// The screen that text is printed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Screen {
-    /// In terminal cells; `None`: no terminal, so nothing is cut.
+    /// In terminal cells; `None`: not a terminal, so nothing is cut.
     pub width: Option<usize>,
     pub colour: bool,
 }
 
 impl Screen {
-    /// The terminal of `out`, if it is one. Colour only there, and not under `NO_COLOR`
-    /// (<https://no-color.org>) or on a terminal that has none.
+    /// The terminal of `out`, if it is one. There is colour only on a terminal that supports it, and not with
+    /// `NO_COLOR` (<https://no-color.org>).
     pub fn of(out: &impl std::os::fd::AsFd) -> Screen {
         let size = rustix::termios::tcgetwinsize(out).ok();
         Screen::from(
@@ -33,7 +33,7 @@ impl Screen {
         }
     }
 
-    /// `text` in this style, where colour is wanted.
+    /// `text` in this style, if there is colour.
     pub fn paint(self, style: Style, text: &str) -> String {
         if self.colour && style != Style::new() { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colour_is_only_for_a_terminal_that_nobody_asked_to_stay_plain() {
+    fn colour_is_only_for_a_terminal_without_no_color() {
         let colour = |columns, no_color: Option<&str>, term: Option<&str>| {
             Screen::from(columns, no_color.map(OsStr::new), term.map(OsStr::new)).colour
         };

@@ -1,4 +1,4 @@
-//! The keys' sessions: the table of `session list`, the page of `session show`.
+//! The sessions of keys: the table of `session list` and the page of `session show`.
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{ago, one_line, when};
-use crate::task::{Invalidation, Key, Provider, Session, Time};
+use crate::task::{Key, Provider, Session, SessionInvalidation, Time};
 
 /// Whether a session may be resumed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -64,8 +64,8 @@ fn row((session, state, why): &JudgedSession<'_>, now: Time) -> Vec<Cell> {
     ]
 }
 
-/// What a key goes on with, and what was taken away from it.
-pub fn session(key: &Key, session: Option<JudgedSession<'_>>, withdrawn: &[Invalidation]) -> String {
+/// The session that a key resumes, and the sessions that were invalidated.
+pub fn session(key: &Key, session: Option<JudgedSession<'_>>, withdrawn: &[SessionInvalidation]) -> String {
     let mut page = format!("key       {}\n", one_line(key.as_str()));
     match session {
         Some((session, state, why)) => {

@@ -1,4 +1,4 @@
-//! Sums by group: a table with a bar for each group's share.
+//! Statistics by group: a table with a bar for the share of each group.
 
 use serde::Serialize;
 
@@ -6,9 +6,9 @@ use super::json::pretty;
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{count, duration, money, one_line};
-use crate::task::Group;
+use crate::task::StatsGroup;
 
-/// Cells of the longest bar.
+/// The width of the longest bar, in cells.
 const BAR: usize = 20;
 
 const COLUMNS: [Column; 9] = [
@@ -23,8 +23,8 @@ const COLUMNS: [Column; 9] = [
     Column { title: "TIME", right: true, shrinks: Shrinks::Never, matters: 1 },
 ];
 
-/// A group a line; `by` is what they are grouped by.
-pub fn stats(by: &'static str, groups: &[Group], screen: Screen) -> String {
+/// One group per line. `by`: what they are grouped by.
+pub fn stats(by: &'static str, groups: &[StatsGroup], screen: Screen) -> String {
     let most = groups.iter().map(|g| g.runs).max().unwrap_or(0);
     let rows: Vec<Vec<Cell>> = groups.iter().map(|g| row(by, g, most)).collect();
     let mut columns = COLUMNS;
@@ -39,7 +39,7 @@ pub fn stats(by: &'static str, groups: &[Group], screen: Screen) -> String {
     table(&columns, &rows, screen)
 }
 
-fn row(by: &str, group: &Group, most: i64) -> Vec<Cell> {
+fn row(by: &str, group: &StatsGroup, most: i64) -> Vec<Cell> {
     let name = match &group.name {
         Some(name) => one_line(name).into_owned(),
         None if by == "all" => "all".to_owned(),
@@ -61,13 +61,13 @@ fn row(by: &str, group: &Group, most: i64) -> Vec<Cell> {
     ]
 }
 
-/// Of those that have ended.
-fn success_rate(group: &Group) -> Option<f64> {
+/// The share of successes among the tasks that have ended.
+fn success_rate(group: &StatsGroup) -> Option<f64> {
     let ended = group.runs - group.running;
     (ended > 0).then(|| group.success as f64 / ended as f64)
 }
 
-/// Its length is this share of the most, in eighths of a cell.
+/// A bar whose length is `part` of `most`, in eighths of a cell.
 fn bar(part: i64, most: i64) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     if part <= 0 || most <= 0 {
@@ -78,11 +78,11 @@ fn bar(part: i64, most: i64) -> String {
 }
 
 /// `{"by", "groups": [...]}`, and a newline.
-pub fn stats_json(by: &str, groups: &[Group]) -> String {
+pub fn stats_json(by: &str, groups: &[StatsGroup]) -> String {
     #[derive(Serialize)]
     struct Line<'a> {
         #[serde(flatten)]
-        group: &'a Group,
+        group: &'a StatsGroup,
         success_rate: Option<f64>,
     }
     #[derive(Serialize)]
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_is_as_long_as_its_share_and_never_nothing_for_something() {
+    fn a_bar_is_as_long_as_its_share_and_visible_for_any_share() {
         assert_eq!(bar(10, 10), "█".repeat(BAR));
         assert_eq!(bar(5, 10), "█".repeat(BAR / 2));
         assert_eq!(bar(1, 1_000_000), "▏");

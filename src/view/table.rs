@@ -1,5 +1,4 @@
-//! Rows of text in columns that fit a width: what may shrink is cut first, what matters least is left out
-//! next.
+//! Tables that fit a width: first the columns that may shrink are cut, then the least important are left out.
 
 use std::borrow::Cow;
 
@@ -14,21 +13,21 @@ const GAP: usize = 2;
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
     pub title: &'static str,
-    /// Figures stand to the right.
+    /// Numbers are aligned to the right.
     pub right: bool,
     pub shrinks: Shrinks,
-    /// When there is no room, the lowest goes first.
+    /// Columns with the lowest value are left out first.
     pub matters: u8,
 }
 
-/// What a column does when there is not enough room.
+/// How a column shrinks.
 #[derive(Debug, Clone, Copy)]
 pub enum Shrinks {
-    /// It is shown whole or not at all.
+    /// Shown in full or not at all.
     Never,
-    /// The ends of its texts are cut, down to so many cells.
+    /// The ends of its texts are cut, to this many cells at least.
     AtEnd(usize),
-    /// The beginnings are, because the ends tell more.
+    /// The starts of its texts are cut, because the ends say more.
     AtStart(usize),
 }
 
@@ -42,7 +41,7 @@ impl Shrinks {
     }
 }
 
-/// What stands in one place. The text is plain: it was made harmless before.
+/// One cell. Its text has been escaped before.
 #[derive(Debug, Clone, Default)]
 pub struct Cell {
     pub text: String,
@@ -55,7 +54,7 @@ impl From<String> for Cell {
     }
 }
 
-/// The table with its titles, a line each. A column in which nothing stands is left out.
+/// The table with its titles. An empty column is left out.
 pub fn table(columns: &[Column], rows: &[Vec<Cell>], screen: Screen) -> String {
     let widest = |i: usize| rows.iter().map(|row| cells(&row[i].text)).max().unwrap_or(0);
     let shown: Vec<(usize, usize)> = (0..columns.len())
@@ -86,7 +85,7 @@ fn fit(columns: &[Column], mut shown: Vec<(usize, usize)>, room: Option<usize>) 
         *width -= 1;
         excess -= 1;
     }
-    // One column that is still too wide is cut all the same.
+    // A single column that is still too wide is cut anyway.
     if let [(_, width)] = shown.as_mut_slice() {
         *width = (*width).min(room.max(1));
     }
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn first_what_may_shrink_is_cut_and_then_what_matters_least_is_left_out() {
+    fn shrinkable_columns_are_cut_before_unimportant_ones_are_left_out() {
         assert_eq!(shown(Some(16)), "ID   KEY    COST\na1   …-key    $1\nb22  k       $10\n");
         assert_eq!(shown(Some(9)), "ID   KEY\na1   …key\nb22  k\n");
         assert_eq!(shown(Some(2)), "ID\na1\nb…\n");
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_in_which_nothing_stands_is_left_out() {
+    fn an_empty_column_is_left_out() {
         let row = vec![Cell::from("a".to_owned()), Cell::default(), Cell::from("$1".to_owned())];
         let text = table(&COLUMNS, &[row], Screen { width: None, colour: false });
         assert_eq!(text, "ID  COST\na     $1\n");

@@ -1,4 +1,4 @@
-//! The table of `list`: one task a line.
+//! The table of `list`, one task per line.
 
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
@@ -20,9 +20,9 @@ const COLUMNS: [Column; 9] = [
     Column { title: "COST", right: true, shrinks: Shrinks::Never, matters: 2 },
 ];
 
-/// The tasks in the order given. `now` dates what still runs.
+/// The tasks in the given order. `now`: for the age of running tasks.
 ///
-/// `verdicts` says of each running one, in the same order, whether it is alive.
+/// `verdicts`: for each running task, in the same order, whether it is alive.
 pub fn tasks(tasks: &[Task], verdicts: &[Option<Verdict>], now: Time, screen: Screen) -> String {
     let ids: Vec<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
     let rows: Vec<Vec<Cell>> =
@@ -63,7 +63,7 @@ pub fn style(status: Status) -> Style {
     colour.on_default()
 }
 
-/// The shortest thing that tells how it ended, or where it runs.
+/// The shortest text that says why it ended, or where it runs.
 pub fn why(task: &Task) -> String {
     let reason = task.reason.as_deref().unwrap_or_default();
     match (task.status, task.exit_code, task.term_signal) {
@@ -79,12 +79,12 @@ pub fn why(task: &Task) -> String {
     }
 }
 
-/// It succeeded in a git worktree whose HEAD is the same as before, and which git called clean.
+/// Whether it succeeded in a git worktree that is clean and has the same HEAD as before.
 pub fn changed_nothing(task: &Task) -> bool {
     let artifacts = task.artifacts.as_ref().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let is_zero = |git: &Value, name: &str| git.get(name).and_then(Value::as_i64) == Some(0);
     let is_same = |git: &Value, before: &str, now: &str| {
-        // Rows of earlier versions do not hold the branch before.
+        // Rows of earlier versions lack the branch before the run.
         git.get(before).is_none_or(|before| Some(before) == git.get(now))
     };
     let is_clean = |git: &Value| {

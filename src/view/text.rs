@@ -1,4 +1,4 @@
-//! Small values as people read them: durations, ages, money, signals, ids, and text of unknown origin.
+//! Values for people: durations, ages, money, ids, and text of unknown origin.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr;
 use crate::log::is_harmful;
 use crate::task::{RecordedTime, Time};
 
-/// Text of unknown origin on one line: what is harmful in it is made visible.
+/// Text of unknown origin on one line, with control characters escaped.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(is_harmful) {
         return Cow::Borrowed(text);
@@ -24,11 +24,10 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// The same JSON, with what is harmful in its texts written as JSON's own escapes: whoever parses it sees no
-/// difference, and a terminal is not driven by it.
+/// The same JSON with control characters in its strings escaped. A parser sees no difference, and the text
+/// cannot control a terminal.
 pub fn harmless_json(json: String) -> String {
-    // What stands outside of texts is harmless but for the line breaks between them, and those within are
-    // escaped already.
+    // Outside of strings JSON has only line breaks; inside, line breaks are escaped already.
     let is_harmful = |c: char| c != '\n' && is_harmful(c);
     if !json.contains(is_harmful) {
         return json;
@@ -44,20 +43,20 @@ pub fn harmless_json(json: String) -> String {
     safe
 }
 
-/// How many cells of a terminal `text` takes.
+/// The width of `text` in terminal cells.
 pub fn cells(text: &str) -> usize {
     text.width()
 }
 
-/// The most characters for a cell that are looked at where text is cut: marks that stand above each other
-/// take no room, so a text of nothing else would be looked at for ever.
+/// The limit of characters per cell that are examined where text is cut: combining marks take no room, so a
+/// text of nothing else would be examined to its end.
 const STACKED: usize = 8;
 
 fn fits(text: &str, room: usize) -> bool {
     cells(text) <= room && text.chars().nth(room * STACKED).is_none()
 }
 
-/// The beginning of `text` that fits into `room` cells, with `…` where something was cut.
+/// The start of `text` that fits into `room` cells, with `…` if the rest is cut.
 pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
     if fits(text, room) {
         return Cow::Borrowed(text);
@@ -73,7 +72,7 @@ pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..end]))
 }
 
-/// The end of `text` that fits into `room` cells, with `…` where something was cut.
+/// The end of `text` that fits into `room` cells, with `…` if the start is cut.
 pub fn cut_start(text: &str, room: usize) -> Cow<'_, str> {
     if fits(text, room) {
         return Cow::Borrowed(text);
@@ -88,7 +87,7 @@ pub fn cut_start(text: &str, room: usize) -> Cow<'_, str> {
     Cow::Owned(format!("…{}", &text[start..]))
 }
 
-/// Milliseconds as people say them: `0.04s`, `12s`, `3m 05s`, `2h 07m`, `4d 03h`.
+/// Milliseconds as a duration: `0.04s`, `12s`, `3m 05s`, `2h 07m`, `4d 03h`.
 pub fn duration(ms: i64) -> String {
     let ms = ms.max(0);
     let s = ms / 1000;
@@ -106,7 +105,7 @@ pub fn when(time: &RecordedTime) -> String {
     one_line(&time.to_string()).into_owned()
 }
 
-/// How long ago a time was, in its greatest unit; the time itself if it cannot be read.
+/// The age of a time in its largest unit; the text itself if it is not a time.
 pub fn ago(time: &RecordedTime, now: Time) -> String {
     match since(time, now) {
         None => when(time),
@@ -119,7 +118,7 @@ pub fn ago(time: &RecordedTime, now: Time) -> String {
     }
 }
 
-/// Milliseconds since a time; a clock that was set back counts as none.
+/// Milliseconds since a time; 0 if the clock was set back.
 pub fn since(time: &RecordedTime, now: Time) -> Option<i64> {
     let then = time.time()?;
     Some((now.unix_millis() - then.unix_millis()).max(0))
@@ -141,18 +140,18 @@ pub fn count(n: i64) -> String {
 /// US dollars, with as many digits as small sums need.
 pub fn money(usd: f64) -> String {
     match usd.abs() {
-        // Another program's row: hundreds of digits tell nobody more.
+        // A row of another program: hundreds of digits do not help.
         size if size > 1e15 => format!("${usd:.2e}"),
         size if size != 0.0 && size < 0.095 => format!("${usd:.4}"),
         _ => format!("${usd:.2}"),
     }
 }
 
-/// Long enough for the milliseconds in which a UUIDv7 was made (RFC 9562, section 5.7).
+/// The length that covers the millisecond timestamp of a UUIDv7 (RFC 9562, section 5.7).
 const SHORTEST_ID: usize = 13;
 
-/// How many characters of each id to show: those of UUIDs are cut to what tells the listed ones apart, others
-/// stay whole, since somebody gave them.
+/// The ids as shown: UUIDs are cut to the length at which the listed ones differ; ids that a user chose stay
+/// whole.
 pub fn short_ids<'a>(ids: &[&'a str]) -> Vec<&'a str> {
     let common = |a: &str, b: &str| a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
     let mut sorted = ids.to_vec();
@@ -164,25 +163,25 @@ pub fn short_ids<'a>(ids: &[&'a str]) -> Vec<&'a str> {
         .collect()
 }
 
-/// Words as a shell would take them back.
+/// A command line, quoted for a shell.
 pub fn command_line(words: &[String]) -> String {
     words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word that is no option whatever it is, for a command that takes it by its place.
+/// An operand, quoted for a shell, that is never parsed as an option.
 pub fn operand(word: &str) -> String {
     let mark = if word.starts_with('-') { "-- " } else { "" };
     format!("{mark}{}", quoted(word))
 }
 
-/// A command of bookend that works when it is pasted: `ledger` is the file if it is not the default one.
+/// A bookend command that works when pasted. `ledger`: its file, if it is not the default one.
 pub fn suggestion(ledger: Option<&Path>, what: &str) -> String {
     let Some(file) = ledger else { return format!("bookend {what}") };
     let (command, rest) = what.split_once(' ').unwrap_or((what, ""));
     format!("bookend {command} --ledger {} {rest}", quoted(&file.to_string_lossy())).trim_end().to_owned()
 }
 
-/// One word of it.
+/// One word, quoted for a shell.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -205,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_drive_the_terminal_is_made_visible() {
+    fn control_characters_are_escaped() {
         assert_eq!(one_line("\x1b[31mred\r\n\u{202e}x"), "\\u{1b}[31mred\\r\\n\\u{202e}x");
         assert_eq!(one_line("schön 日本 e\u{301} ❤"), "schön 日本 e\u{301} ❤");
         assert_eq!(one_line("❤\u{fe0f}"), "❤\\u{fe0f}");
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn every_character_that_unicode_calls_control_format_or_ignorable_is_made_visible() {
+    fn every_control_format_and_ignorable_character_is_escaped() {
         use regex_syntax::hir::{Class, HirKind};
         let classes = r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]";
         let parsed = regex_syntax::parse(classes).unwrap();
@@ -227,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn json_means_the_same_without_what_could_drive_the_terminal() {
+    fn escaped_json_has_the_same_value() {
         let value = serde_json::json!({ "a\u{7f}": "\u{9b}2J\u{202e}\n\u{e0041}", "b": "ü" });
         let safe = harmless_json(serde_json::to_string_pretty(&value).unwrap());
         assert!(!safe.contains(|c| c != '\n' && is_harmful(c)) && safe.contains('ü'), "{safe}");
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_any_length_is_cut_at_once() {
+    fn a_very_long_text_is_cut_quickly() {
         let long = "x".repeat(4 << 20);
         assert_eq!((cut(&long, 4).as_ref(), cut_start(&long, 4).as_ref()), ("xxx…", "…xxx"));
         let stacked = format!("{}{}", "e", "\u{301}".repeat(4 << 20));
@@ -245,12 +244,12 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_not_taken_for_an_option_nor_for_more_than_a_word() {
+    fn an_operand_is_one_word_and_not_an_option() {
         assert_eq!(["a1", "--all", "x; y"].map(operand), ["a1", "-- --all", "'x; y'"]);
     }
 
     #[test]
-    fn what_is_cut_fits_wide_characters_too() {
+    fn cut_text_counts_wide_characters() {
         assert_eq!(cut("abcdef", 6), "abcdef");
         assert_eq!(cut("abcdef", 4), "abc…");
         assert_eq!(cut("日本語", 4), "日…");
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn small_sums_are_not_rounded_to_nothing() {
+    fn small_sums_are_not_rounded_to_zero() {
         assert_eq!([0.0, 0.0008, 0.05, 1.234].map(money), ["$0.00", "$0.0008", "$0.0500", "$1.23"]);
         assert_eq!([2e12, 1e308].map(money), ["$2000000000000.00", "$1.00e308"]);
     }
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn shortened_ids_stay_unique_and_given_ones_whole() {
+    fn shortened_uuids_stay_unique_and_chosen_ids_stay_whole() {
         let a = "019a8b3c-4d5e-7000-8000-000000000001";
         let b = "019a8b3c-4d5e-7001-8000-000000000001";
         let c = "019a8b3c-9d5e-7001-8000-000000000001";
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_can_be_given_to_a_shell_again() {
+    fn a_command_line_can_be_pasted_into_a_shell() {
         let words = ["claude", "-p", "it's ü", ""].map(str::to_owned);
         assert_eq!(command_line(&words), r"claude -p 'it'\''s ü' ''");
     }

@@ -1,4 +1,4 @@
-//! What ran when: one bar a task, on a common axis of time.
+//! The timeline: one bar per task on a common time axis.
 
 use anstyle::Style;
 use jiff::tz::Offset;
@@ -12,13 +12,13 @@ use crate::task::{Key, RecordedTime, Status, Task, Time, Verdict};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
     Seen,
-    /// It goes on.
+    /// The task is running.
     Open,
-    /// Nobody saw it: until here it surely lived.
+    /// The end time is unknown: the bar ends at the last sign of life.
     Inferred,
 }
 
-/// A task on the axis. Milliseconds since 1970, cut to what is shown.
+/// A task on the axis, in milliseconds since 1970, cut to the shown range.
 #[derive(Debug, Clone)]
 pub struct TimelineSpan<'a> {
     pub task: &'a Task,
@@ -28,7 +28,7 @@ pub struct TimelineSpan<'a> {
     pub edge: Edge,
 }
 
-/// The tasks that were in flight between `since` and `now`, the oldest first.
+/// The tasks that ran between `since` and `now`, oldest first.
 pub fn spans<'a>(
     tasks: &'a [Task],
     verdicts: &[Option<Verdict>],
@@ -63,12 +63,12 @@ pub fn spans<'a>(
     spans
 }
 
-/// The least cells for the bars.
+/// The minimum width of the bars, in cells.
 const LEAST_BAR: usize = 20;
-/// The most cells for names.
+/// The maximum width of the names, in cells.
 const NAME: usize = 36;
 
-/// Bars in the terminal; 100 wide where there is none.
+/// Bars in the terminal; 100 cells wide where there is no terminal.
 pub fn timeline(spans: &[TimelineSpan<'_>], since: Time, now: Time, screen: Screen) -> String {
     let width = screen.width.unwrap_or(100);
     let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.unix_millis());
@@ -97,7 +97,7 @@ pub fn timeline(spans: &[TimelineSpan<'_>], since: Time, now: Time, screen: Scre
         let padding = " ".repeat(name_width - cells(&name) + 1 + from);
         text.push_str(&format!("{name}{padding}{}\n", screen.paint(style(span.task.status), &bar)));
     }
-    let legend = screen.paint(Style::new().dimmed(), "▶ running   ╳ nobody saw the end (UTC)");
+    let legend = screen.paint(Style::new().dimmed(), "▶ running   ╳ end time unknown (UTC)");
     text + &legend + "\n"
 }
 
@@ -111,7 +111,7 @@ fn day_and_time(ms: i64) -> (String, String, String) {
     )
 }
 
-/// The first and the last time, with as many between as fit.
+/// The first and the last time, with as many in between as fit.
 fn axis(begin: i64, end: i64, room: usize) -> String {
     let at = |ms: i64| {
         let (day, minute, second) = day_and_time(ms);
@@ -132,7 +132,7 @@ fn axis(begin: i64, end: i64, room: usize) -> String {
 
 const PAGE: &str = include_str!("timeline.html");
 
-/// One page that needs nothing else: light and dark, details where the pointer is.
+/// A self-contained page, light and dark, with details under the pointer.
 pub fn timeline_html(spans: &[TimelineSpan<'_>], since: Time, now: Time, ledger: &str) -> String {
     let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.unix_millis());
     let end = now.unix_millis().max(begin + 1);
@@ -167,7 +167,7 @@ pub fn timeline_html(spans: &[TimelineSpan<'_>], since: Time, now: Time, ledger:
             format!("<span class=\"tick\" style=\"left:{:.3}%\">{text}</span>", share(ms))
         })
         .collect();
-    // Data comes last: what it holds is never looked through for places.
+    // Data is inserted last, so that placeholders in it are not replaced.
     PAGE.replace("{{TICKS}}", &ticks)
         .replace("{{COUNT}}", &spans.len().to_string())
         .replace("{{LEDGER}}", &html(ledger))
@@ -184,7 +184,7 @@ fn details(span: &TimelineSpan<'_>) -> Vec<String> {
             None => "finished ?".to_owned(),
         },
         Edge::Open => "still running".to_owned(),
-        Edge::Inferred => "nobody saw the end".to_owned(),
+        Edge::Inferred => "end time unknown".to_owned(),
     };
     let mut lines = vec![task.id.to_string(), status, format!("started {}", task.started_at), end];
     lines.push(format!("ran {}", duration(task.duration_ms.unwrap_or(span.to - span.from))));
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_cannot_leave_its_place_in_the_page() {
+    fn data_is_escaped_in_the_page() {
         let safe = html("<script>alert('x')</script>&\"\u{202e}");
         assert!(!safe.contains(['<', '>', '"', '\'', '\u{202e}']), "{safe}");
     }

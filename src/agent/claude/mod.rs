@@ -6,8 +6,8 @@ mod reader;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::adapter::{Adapter, AgentNames, Asked, AskedSession, Mode, Plan, Reader};
-use super::argv::{OptionTable, Words, injected};
+use super::adapter::{Adapter, AgentArgs, AgentNames, OutputMode, OutputReader, SessionPlan, SessionRequest};
+use super::argv::{OptionTable, ParsedArgs, injected};
 use super::home::skills_above;
 use crate::task::{SessionId, Time, TokensScope};
 use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
@@ -63,7 +63,7 @@ const COMMANDS: &str = "
     update upgrade workspace-trust worktree-hook xaa
 ";
 
-/// OptionTable with which no conversation is held by this process.
+/// Options with which no conversation is held by this process.
 const ELSEWHERE: [&str; 5] = ["--cloud", "--desktop", "--help", "--init-only", "--version"];
 
 static NAMES: AgentNames = AgentNames {
@@ -74,9 +74,9 @@ static NAMES: AgentNames = AgentNames {
 };
 
 #[derive(Debug)]
-pub struct Claude;
+pub struct ClaudeAdapter;
 
-impl Adapter for Claude {
+impl Adapter for ClaudeAdapter {
     fn names(&self) -> &'static AgentNames {
         &NAMES
     }
@@ -105,17 +105,17 @@ impl Adapter for Claude {
         Some(TokensScope::Main)
     }
 
-    fn asked(&self, args: &[OsString], terminal: bool) -> Asked {
-        let words = Words(OPTIONS.read(args));
+    fn parse(&self, args: &[OsString], terminal: bool) -> AgentArgs {
+        let words = ParsedArgs(OPTIONS.read(args));
         let session = session(&words);
         let print = prints(&words) || !terminal;
         let mode = match words.text("--output-format").as_deref() {
-            _ if !print || holds_none(&session) => Mode::Interactive,
-            Some("json") => Mode::Json,
-            Some("stream-json") => Mode::StreamJson,
-            _ => Mode::Text,
+            _ if !print || holds_none(&session) => OutputMode::Interactive,
+            Some("json") => OutputMode::Json,
+            Some("stream-json") => OutputMode::StreamJson,
+            _ => OutputMode::Text,
         };
-        Asked {
+        AgentArgs {
             mode,
             session,
             model: words.text("--model"),
@@ -126,14 +126,14 @@ impl Adapter for Claude {
 
     /// The flags go before all else: after an option that takes many values, or one that may take one,
     /// they would be safe too, but not behind `--`, and the front needs no knowledge of either.
-    fn argv(&self, args: &[OsString], plan: &Plan) -> Vec<OsString> {
-        if holds_none(&session(&Words(OPTIONS.read(args)))) {
+    fn argv(&self, args: &[OsString], plan: &SessionPlan) -> Vec<OsString> {
+        if holds_none(&session(&ParsedArgs(OPTIONS.read(args)))) {
             return args.to_vec();
         }
         match plan {
-            Plan::AsGiven => args.to_vec(),
-            Plan::Assign(id) => injected(args, 0, "--session-id", id.as_str()),
-            Plan::Resume(id) => injected(args, 0, "--resume", id.as_str()),
+            SessionPlan::AsGiven => args.to_vec(),
+            SessionPlan::Assign(id) => injected(args, 0, "--session-id", id.as_str()),
+            SessionPlan::Resume(id) => injected(args, 0, "--resume", id.as_str()),
         }
     }
 
@@ -141,7 +141,7 @@ impl Adapter for Claude {
         Some("--session-id")
     }
 
-    fn reader(&self, mode: Mode) -> Box<dyn Reader> {
+    fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader> {
         Box::new(ClaudeReader::new(mode))
     }
 
@@ -157,7 +157,7 @@ impl Adapter for Claude {
         backgrounded_in(&config_dir()?.join("jobs"), cwd, since)
     }
 
-    fn skill_folders(&self, cwd: &Path, asked: &Asked) -> Vec<PathBuf> {
+    fn skill_folders(&self, cwd: &Path, asked: &AgentArgs) -> Vec<PathBuf> {
         let mut folders = skills_above(cwd, &[".claude/skills"]);
         let beside = asked.extra_dirs.iter();
         if let Some(config) = config_dir() {
@@ -170,53 +170,48 @@ impl Adapter for Claude {
 }
 
 /// Whether this process holds no conversation itself.
-fn holds_none(session: &AskedSession) -> bool {
-    matches!(session, AskedSession::NoConversation | AskedSession::Background(_))
+fn holds_none(session: &SessionRequest) -> bool {
+    matches!(session, SessionRequest::NoConversation | SessionRequest::Background(_))
 }
 
-fn prints(words: &Words) -> bool {
+fn prints(words: &ParsedArgs) -> bool {
     ["--print", "--init-only", "--sdk-url"].iter().any(|o| words.has(o))
 }
 
-fn session(words: &Words) -> AskedSession {
+fn session(words: &ParsedArgs) -> SessionRequest {
     match words.has("--bg") && !words.has("--help") && !words.has("--version") {
-        true => AskedSession::Background(Box::new(conversation(words))),
+        true => SessionRequest::Background(Box::new(conversation(words))),
         false => conversation(words),
     }
 }
 
-fn conversation(words: &Words) -> AskedSession {
+fn conversation(words: &ParsedArgs) -> SessionRequest {
     let command = words.first_operand().and_then(OsStr::to_str);
     if command.is_some_and(is_command) && !prints(words) {
-        return AskedSession::NoConversation;
+        return SessionRequest::NoConversation;
     }
     let fork = words.has("--fork-session");
     let id = words.text("--session-id").map(SessionId::recorded);
     if words.has("--resume") {
         return match (words.text("--resume").map(SessionId::recorded), fork) {
-            (from, true) => AskedSession::Fork(from, id),
-            (Some(from), false) => AskedSession::Resume(from),
-            (None, false) => AskedSession::ResumePicker,
+            (from, true) => SessionRequest::Fork(from, id),
+            (Some(from), false) => SessionRequest::Resume(from),
+            (None, false) => SessionRequest::ResumePicker,
         };
     }
     if words.has("--continue") {
-        return if fork { AskedSession::Fork(None, id) } else { AskedSession::Continue };
+        return if fork { SessionRequest::Fork(None, id) } else { SessionRequest::Continue };
     }
     if ELSEWHERE.iter().any(|o| words.has(o)) {
-        return AskedSession::NoConversation;
+        return SessionRequest::NoConversation;
     }
     if words.has("--from-pr") || words.has("--teleport") {
-        return AskedSession::ResumePicker;
+        return SessionRequest::ResumePicker;
     }
     if words.has("--no-session-persistence") {
-        return AskedSession::NotKept;
+        return SessionRequest::NotKept;
     }
-    // An empty id names none, and would undo one that is put in.
-    if words.has("--session-id") {
-        AskedSession::Assign(id.unwrap_or_else(|| SessionId::recorded("")))
-    } else {
-        AskedSession::Unsaid
-    }
+    if words.has("--session-id") { SessionRequest::Assign(id) } else { SessionRequest::Unspecified }
 }
 
 fn is_command(word: &str) -> bool {
@@ -232,26 +227,26 @@ mod tests {
         line.split_whitespace().map(OsString::from).collect()
     }
 
-    fn asked(line: &str) -> Asked {
-        Claude.asked(&args(line), false)
+    fn asked(line: &str) -> AgentArgs {
+        ClaudeAdapter.parse(&args(line), false)
     }
 
     fn resumed(line: &str) -> String {
-        let argv = Claude.argv(&args(line), &Plan::Resume("ID".into()));
+        let argv = ClaudeAdapter.argv(&args(line), &SessionPlan::Resume("ID".into()));
         argv.join(OsStr::new(" ")).into_string().unwrap()
     }
 
     #[test]
     fn the_mode_is_the_one_claude_will_use() {
         for (line, mode) in [
-            ("-p hi", Mode::Text),
-            ("-p hi --output-format json", Mode::Json),
-            ("-p hi --output-format=stream-json --verbose", Mode::StreamJson),
-            ("--output-format json --output-format text -p hi", Mode::Text),
-            ("-p -- hi --output-format json", Mode::Text),
-            ("--append-system-prompt --output-format json -p", Mode::Text),
-            ("hi --output-format json", Mode::Json),
-            ("mcp list --output-format json", Mode::Interactive),
+            ("-p hi", OutputMode::Text),
+            ("-p hi --output-format json", OutputMode::Json),
+            ("-p hi --output-format=stream-json --verbose", OutputMode::StreamJson),
+            ("--output-format json --output-format text -p hi", OutputMode::Text),
+            ("-p -- hi --output-format json", OutputMode::Text),
+            ("--append-system-prompt --output-format json -p", OutputMode::Text),
+            ("hi --output-format json", OutputMode::Json),
+            ("mcp list --output-format json", OutputMode::Interactive),
         ] {
             assert_eq!(asked(line).mode, mode, "{line}");
         }
@@ -259,20 +254,20 @@ mod tests {
 
     #[test]
     fn on_a_terminal_only_print_mode_prints() {
-        let on_terminal = |line: &str| Claude.asked(&args(line), true).mode;
-        assert_eq!(on_terminal("hi --output-format json"), Mode::Interactive);
-        assert_eq!(on_terminal("-p hi --output-format json"), Mode::Json);
-        assert_eq!(on_terminal("-pc hi"), Mode::Text);
-        assert_eq!(on_terminal("hi -- -p"), Mode::Interactive);
+        let on_terminal = |line: &str| ClaudeAdapter.parse(&args(line), true).mode;
+        assert_eq!(on_terminal("hi --output-format json"), OutputMode::Interactive);
+        assert_eq!(on_terminal("-p hi --output-format json"), OutputMode::Json);
+        assert_eq!(on_terminal("-pc hi"), OutputMode::Text);
+        assert_eq!(on_terminal("hi -- -p"), OutputMode::Interactive);
     }
 
     #[test]
     fn what_the_argv_says_of_sessions_is_seen() {
-        use AskedSession::{Assign, Continue, Fork, NotKept, Resume, ResumePicker, Unsaid};
+        use SessionRequest::{Assign, Continue, Fork, NotKept, Resume, ResumePicker, Unspecified};
         let some = |s: &str| Some(s.into());
         for (line, session) in [
-            ("-p hi", Unsaid),
-            ("", Unsaid),
+            ("-p hi", Unspecified),
+            ("", Unspecified),
             ("-p --resume abc hi", Resume("abc".into())),
             ("-p --resume=abc hi", Resume("abc".into())),
             ("-rabc -p hi", Resume("abc".into())),
@@ -282,20 +277,20 @@ mod tests {
             ("--from-pr 12", ResumePicker),
             ("-c -p hi", Continue),
             ("-pc hi", Continue),
-            ("--session-id abc -p hi", Assign("abc".into())),
-            ("--session-id= -p hi", Assign("".into())),
+            ("--session-id abc -p hi", Assign(some("abc"))),
+            ("--session-id= -p hi", Assign(None)),
             ("--resume a --fork-session", Fork(some("a"), None)),
             ("--resume a --fork-session --session-id b", Fork(some("a"), some("b"))),
             ("-c --fork-session", Fork(None, None)),
             ("--resume a --session-id b", Resume("a".into())),
-            ("--fork-session -p hi", Unsaid),
+            ("--fork-session -p hi", Unspecified),
             ("-p hi --no-session-persistence --session-id b", NotKept),
             ("-p hi --no-session-persistence --resume a", Resume("a".into())),
-            ("-p -- hi --resume abc", Unsaid),
-            ("-p --append-system-prompt --resume hi", Unsaid),
-            ("-p --allowedTools Bash mcp -- hi", Unsaid),
-            ("-p --model -c", Unsaid),
-            ("-p mcp", Unsaid),
+            ("-p -- hi --resume abc", Unspecified),
+            ("-p --append-system-prompt --resume hi", Unspecified),
+            ("-p --allowedTools Bash mcp -- hi", Unspecified),
+            ("-p --model -c", Unspecified),
+            ("-p mcp", Unspecified),
         ] {
             assert_eq!(asked(line).session, session, "{line}");
         }
@@ -313,10 +308,10 @@ mod tests {
             "--model opus plugin install x",
             "--cloud",
         ] {
-            assert_eq!(asked(line).session, AskedSession::NoConversation, "{line}");
+            assert_eq!(asked(line).session, SessionRequest::NoConversation, "{line}");
             assert_eq!(resumed(line), line);
         }
-        assert_eq!(asked("--version").mode, Mode::Interactive);
+        assert_eq!(asked("--version").mode, OutputMode::Interactive);
     }
 
     #[test]
@@ -333,9 +328,9 @@ mod tests {
         assert_eq!(resumed("-p --add-dir a b -- hi"), "--resume ID -p --add-dir a b -- hi");
         assert_eq!(resumed("--debug"), "--resume ID --debug");
         assert_eq!(resumed(""), "--resume ID");
-        let odd = Claude.argv(&args("-p"), &Plan::Resume("-x".into()));
+        let odd = ClaudeAdapter.argv(&args("-p"), &SessionPlan::Resume("-x".into()));
         assert_eq!(odd, args("--resume=-x -p"));
-        assert_eq!(Claude.argv(&args("-p x"), &Plan::AsGiven), args("-p x"));
+        assert_eq!(ClaudeAdapter.argv(&args("-p x"), &SessionPlan::AsGiven), args("-p x"));
     }
 
     proptest! {
@@ -343,11 +338,11 @@ mod tests {
         fn the_users_words_survive_in_order(
             line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|mcp)", 0..8),
             plan in prop_oneof![
-                Just(Plan::AsGiven), Just(Plan::Resume("a".into())), Just(Plan::Assign("b".into()))
+                Just(SessionPlan::AsGiven), Just(SessionPlan::Resume("a".into())), Just(SessionPlan::Assign("b".into()))
             ],
         ) {
             let args: Vec<OsString> = line.iter().map(OsString::from).collect();
-            let mut argv = Claude.argv(&args, &plan);
+            let mut argv = ClaudeAdapter.argv(&args, &plan);
             if argv.len() > args.len() {
                 argv.drain(..2);
             }

@@ -9,9 +9,13 @@ use std::collections::VecDeque;
 
 use memchr::memmem::Finder;
 
-use crate::agent::adapter::{ApiFailure, ApiFailureKind, CostCovers, Mode, Observed, Reader};
-use crate::agent::output::event::{Block, Counted, Event, InPlace, Message, RateLimit, Texts, Usage};
-use crate::agent::output::forms::{Forms, Read};
+use crate::agent::adapter::{
+    ApiFailure, ApiFailureKind, CostCovers, ObservedOutput, OutputMode, OutputReader,
+};
+use crate::agent::output::event::{
+    CountedUsage, EventMessage, EventTexts, InlineTexts, OutputEvent, RateLimit, TokenUsage, ToolBlock,
+};
+use crate::agent::output::forms::{EventRead, FormCache};
 use crate::agent::output::kept::{brief, hash};
 use crate::agent::output::lines::{LineSplitter, ObjectSplitter, objects};
 
@@ -48,24 +52,26 @@ enum Splitter {
 #[derive(Debug)]
 pub struct ClaudeReader {
     splitter: Splitter,
-    forms: Forms,
+    forms: FormCache,
     tally: Tally,
 }
 
 impl ClaudeReader {
-    pub fn new(mode: Mode) -> ClaudeReader {
+    pub fn new(mode: OutputMode) -> ClaudeReader {
         ClaudeReader {
             splitter: match mode {
-                Mode::Json => Splitter::Objects(ObjectSplitter::new()),
-                Mode::StreamJson | Mode::Text | Mode::Interactive => Splitter::Lines(LineSplitter::new()),
+                OutputMode::Json => Splitter::Objects(ObjectSplitter::new()),
+                OutputMode::StreamJson | OutputMode::Text | OutputMode::Interactive => {
+                    Splitter::Lines(LineSplitter::new())
+                }
             },
-            forms: Forms::new(),
+            forms: FormCache::new(),
             tally: Tally::default(),
         }
     }
 }
 
-impl Reader for ClaudeReader {
+impl OutputReader for ClaudeReader {
     fn feed(&mut self, bytes: &[u8]) {
         let ClaudeReader { splitter, forms, tally } = self;
         match splitter {
@@ -82,7 +88,7 @@ impl Reader for ClaudeReader {
         }
     }
 
-    fn observed(&self) -> &Observed {
+    fn observed(&self) -> &ObservedOutput {
         &self.tally.observed
     }
 }
@@ -90,18 +96,18 @@ impl Reader for ClaudeReader {
 /// All that was read, and what is needed to count no message twice.
 #[derive(Debug, Default)]
 struct Tally {
-    observed: Observed,
+    observed: ObservedOutput,
     /// How an event names the session that we know.
     known_session: Option<KnownSession>,
     /// The sum of all results.
-    settled: Usage,
+    settled: TokenUsage,
     settled_turns: Option<i64>,
     /// Since the last result: messages that are surely over, and those that may still grow, by the hash
     /// of their ids.
-    over: Usage,
+    over: TokenUsage,
     /// The sum of both.
-    unsettled: Usage,
-    recent: VecDeque<(u64, Usage)>,
+    unsettled: TokenUsage,
+    recent: VecDeque<(u64, TokenUsage)>,
     turns: i64,
     /// The message that streams.
     streaming: Option<u64>,
@@ -157,7 +163,7 @@ fn piece(kind: &[u8]) -> Option<&[u8]> {
 }
 
 impl Tally {
-    fn line(&mut self, line: &[u8], forms: &mut Forms) {
+    fn line(&mut self, line: &[u8], forms: &mut FormCache) {
         if !self.says_nothing_new(line) && !self.event(line, forms) {
             // There is other text on the line.
             objects(line, |o| {
@@ -167,11 +173,11 @@ impl Tally {
     }
 
     /// Takes one event; `false`: it is none.
-    fn event(&mut self, text: &[u8], forms: &mut Forms) -> bool {
+    fn event(&mut self, text: &[u8], forms: &mut FormCache) -> bool {
         match forms.read(text) {
-            Ok(Read::Alike(event, texts)) => self.take(event, &texts),
-            Ok(Read::New(event)) => {
-                self.take(&*event, &InPlace);
+            Ok(EventRead::Alike(event, texts)) => self.take(event, &texts),
+            Ok(EventRead::New(event)) => {
+                self.take(&*event, &InlineTexts);
                 if event.is_result() {
                     self.result(&event);
                 }
@@ -196,7 +202,7 @@ impl Tally {
         rest.zip(known).is_some_and(|(rest, known)| known.is_named_in_one_event(rest))
     }
 
-    fn take<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
+    fn take<T>(&mut self, e: &OutputEvent<'_, T>, texts: &impl EventTexts<T>) {
         let Some(kind) = &e.kind else { return };
         if let Some(named) = &e.session_id
             && !self.observed.session_id.as_ref().is_some_and(|known| texts.is(named, known.as_str()))
@@ -223,7 +229,7 @@ impl Tally {
         }
     }
 
-    fn system<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
+    fn system<T>(&mut self, e: &OutputEvent<'_, T>, texts: &impl EventTexts<T>) {
         match text(&e.subtype, texts).as_deref() {
             Some("init") => {
                 self.began = true;
@@ -253,7 +259,7 @@ impl Tally {
         }
     }
 
-    fn assistant<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
+    fn assistant<T>(&mut self, e: &OutputEvent<'_, T>, texts: &impl EventTexts<T>) {
         let Some(m) = &e.message else { return };
         self.calls(&m.blocks, texts);
         if e.parent.is_some() {
@@ -270,7 +276,7 @@ impl Tally {
         }
     }
 
-    fn streamed<T>(&mut self, e: &Event<'_, T>, texts: &impl Texts<T>) {
+    fn streamed<T>(&mut self, e: &OutputEvent<'_, T>, texts: &impl EventTexts<T>) {
         let Some(s) = &e.stream else { return };
         if e.parent.is_some() {
             return;
@@ -294,7 +300,7 @@ impl Tally {
     }
 
     /// Counts a message that is new, or what is new of one that is known.
-    fn message(&mut self, id: u64, usage: Usage) {
+    fn message(&mut self, id: u64, usage: TokenUsage) {
         match self.recent.iter_mut().find(|(known, _)| *known == id) {
             Some((_, so_far)) => {
                 let most = so_far.most(usage);
@@ -318,9 +324,9 @@ impl Tally {
         self.count();
     }
 
-    fn calls<T>(&mut self, blocks: &[Block<T>], texts: &impl Texts<T>) {
+    fn calls<T>(&mut self, blocks: &[ToolBlock<T>], texts: &impl EventTexts<T>) {
         for block in blocks {
-            if let Block::Call { id, name } = block
+            if let ToolBlock::Call { id, name } = block
                 && self.calls.len() < REMEMBERED
             {
                 let id = hash(&texts.text(id));
@@ -332,9 +338,9 @@ impl Tally {
         self.show_tool();
     }
 
-    fn answers<T>(&mut self, message: Option<&Message<T>>, texts: &impl Texts<T>) {
+    fn answers<T>(&mut self, message: Option<&EventMessage<T>>, texts: &impl EventTexts<T>) {
         for block in message.map_or(&[][..], |m| &m.blocks) {
-            if let Block::Answer { id } = block {
+            if let ToolBlock::Answer { id } = block {
                 let id = hash(&texts.text(id));
                 self.calls.retain(|(known, _)| *known != id);
             }
@@ -349,15 +355,15 @@ impl Tally {
         }
     }
 
-    fn result(&mut self, e: &Event<'_>) {
+    fn result(&mut self, e: &OutputEvent<'_>) {
         self.observed.api_failure = self.api_failure(e);
-        self.settled = self.settled.plus(usage(&e.usage, &InPlace).unwrap_or(self.unsettled));
+        self.settled = self.settled.plus(usage(&e.usage, &InlineTexts).unwrap_or(self.unsettled));
         let turns = e.turns.or((self.turns > 0).then_some(self.turns));
         if let Some(n) = turns {
             self.settled_turns = Some(self.settled_turns.unwrap_or(0).saturating_add(n));
         }
-        self.over = Usage::default();
-        self.unsettled = Usage::default();
+        self.over = TokenUsage::default();
+        self.unsettled = TokenUsage::default();
         self.recent.clear();
         self.turns = 0;
         self.streaming = None;
@@ -377,7 +383,7 @@ impl Tally {
         self.count();
     }
 
-    fn cost_covers(&self, e: &Event<'_>) -> CostCovers {
+    fn cost_covers(&self, e: &OutputEvent<'_>) -> CostCovers {
         let is_total = match self.version {
             Some(version) if version <= LAST_PER_RUN => false,
             Some(version) if version >= FIRST_TOTAL => true,
@@ -388,7 +394,7 @@ impl Tally {
     }
 
     /// What a result says of the API, before the calls that it ends are forgotten.
-    fn api_failure(&self, e: &Event<'_>) -> Option<ApiFailure> {
+    fn api_failure(&self, e: &OutputEvent<'_>) -> Option<ApiFailure> {
         let error = e.verdict().error?;
         let kind = api_failure_kind(e, &error, self.rate_limit.rejected)?;
         let of_limit = self.rate_limit.resets_at.filter(|_| self.rate_limit.rejected);
@@ -417,7 +423,7 @@ impl Tally {
 
 /// How the result says that the API ended the run: a failed request has the subtype `success`. Versions
 /// before 2.1 give no status, but the text.
-fn api_failure_kind(e: &Event<'_>, error: &str, limit_is_reached: bool) -> Option<ApiFailureKind> {
+fn api_failure_kind(e: &OutputEvent<'_>, error: &str, limit_is_reached: bool) -> Option<ApiFailureKind> {
     if e.subtype.as_deref() != Some("success") {
         return None;
     }
@@ -446,11 +452,11 @@ fn version(text: &str) -> Option<[u32; 3]> {
     Some([parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?])
 }
 
-fn text<'s, T>(text: &'s Option<T>, texts: &'s impl Texts<T>) -> Option<Cow<'s, str>> {
+fn text<'s, T>(text: &'s Option<T>, texts: &'s impl EventTexts<T>) -> Option<Cow<'s, str>> {
     text.as_ref().map(|t| texts.text(t))
 }
 
-fn usage<T>(counted: &Option<Counted<T>>, texts: &impl Texts<T>) -> Option<Usage> {
+fn usage<T>(counted: &Option<CountedUsage<T>>, texts: &impl EventTexts<T>) -> Option<TokenUsage> {
     counted.as_ref().and_then(|c| texts.usage(c))
 }
 

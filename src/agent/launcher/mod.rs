@@ -12,7 +12,7 @@ use memchr::memmem;
 
 use super::adapter::{Adapter, AgentNames};
 use super::registry::{self, ADAPTERS, UnknownAgentType};
-use table::{LAUNCHERS, Launcher, Reach, has};
+use table::{LAUNCHERS, LaunchReach, Launcher, has};
 
 /// How many programs may start one another on a command line.
 const DEPTH: usize = 8;
@@ -20,10 +20,10 @@ const DEPTH: usize = 8;
 const LINKS: usize = 8;
 
 /// What a command line starts.
-pub struct Recognised {
+pub struct RecognisedAgent {
     pub adapter: &'static dyn Adapter,
     /// Where in the argv, the program first, the agent's own arguments begin.
-    pub own: usize,
+    pub args_start: usize,
     pub place: SessionPlace,
 }
 
@@ -34,12 +34,12 @@ pub enum SessionPlace {
     /// This program starts it as another user or on another machine.
     Elsewhere(String),
     /// Nothing is put into its arguments.
-    Untracked(Untracked),
+    Untracked(UntrackedReason),
 }
 
 /// Why a conversation is not tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Untracked {
+pub enum UntrackedReason {
     /// There is no adapter for this program.
     NoAdapter(String),
     /// This program may start several agents, or its arguments do not show which.
@@ -52,15 +52,15 @@ pub enum Untracked {
     Ambiguous(String),
 }
 
-impl fmt::Display for Untracked {
+impl fmt::Display for UntrackedReason {
     /// As the row has it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Untracked::NoAdapter(by)
-            | Untracked::Hidden(by)
-            | Untracked::Unclear(by)
-            | Untracked::Elsewhere(by) => f.write_str(by),
-            Untracked::Ambiguous(by) => write!(f, "ambiguous: {by}"),
+            UntrackedReason::NoAdapter(by)
+            | UntrackedReason::Hidden(by)
+            | UntrackedReason::Unclear(by)
+            | UntrackedReason::Elsewhere(by) => f.write_str(by),
+            UntrackedReason::Ambiguous(by) => write!(f, "ambiguous: {by}"),
         }
     }
 }
@@ -90,7 +90,7 @@ enum Walk {
 ///
 /// # Errors
 /// `agent_type` names no adapter.
-pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognised, UnknownAgentType> {
+pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<RecognisedAgent, UnknownAgentType> {
     let named = match agent_type {
         None => None,
         Some(name) => Some(registry::by_type(name).ok_or_else(|| UnknownAgentType {
@@ -100,35 +100,40 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
     };
     let mut away = None;
     let walk = walk(argv, named, &mut away);
-    let untracked = |why, own| Recognised {
+    let untracked = |why, args_start| RecognisedAgent {
         adapter: named.unwrap_or_else(registry::no_adapter),
-        own,
+        args_start,
         place: SessionPlace::Untracked(why),
     };
     Ok(match (walk, away) {
         // Their own words name them, whatever the user says.
-        (Walk::Agent { at, .. }, Some((by, _))) if named.is_none() => untracked(Untracked::Elsewhere(by), at),
-        (Walk::Agent { at, .. }, Some((by, true))) if !argv[at..].iter().all(|w| is_plain(w)) => {
-            untracked(Untracked::Elsewhere(by), argv.len())
+        (Walk::Agent { at, .. }, Some((by, _))) if named.is_none() => {
+            untracked(UntrackedReason::Elsewhere(by), at)
         }
-        (Walk::Agent { adapter, at }, away) => Recognised {
+        (Walk::Agent { at, .. }, Some((by, true))) if !argv[at..].iter().all(|w| is_plain(w)) => {
+            untracked(UntrackedReason::Elsewhere(by), argv.len())
+        }
+        (Walk::Agent { adapter, at }, away) => RecognisedAgent {
             adapter: ADAPTERS[adapter],
-            own: at + 1,
+            args_start: at + 1,
             place: away.map_or(SessionPlace::Here, |(by, _)| SessionPlace::Elsewhere(by)),
         },
-        (Walk::Hidden { at }, _) => untracked(Untracked::Hidden(base(&argv[at])), argv.len()),
-        (_, Some((by, _))) => untracked(Untracked::Elsewhere(by), argv.len()),
-        (Walk::Unclear { at }, None) => {
-            untracked(Untracked::Unclear(base(&argv[at])), after_agent(argv, at + 1).unwrap_or(argv.len()))
-        }
+        (Walk::Hidden { at }, _) => untracked(UntrackedReason::Hidden(base(&argv[at])), argv.len()),
+        (_, Some((by, _))) => untracked(UntrackedReason::Elsewhere(by), argv.len()),
+        (Walk::Unclear { at }, None) => untracked(
+            UntrackedReason::Unclear(base(&argv[at])),
+            after_agent(argv, at + 1).unwrap_or(argv.len()),
+        ),
         (Walk::Program { at }, None) => match (named, after_agent(argv, at + 1)) {
-            (None, _) => untracked(Untracked::NoAdapter(base_at(argv, at)), argv.len()),
+            (None, _) => untracked(UntrackedReason::NoAdapter(base_at(argv, at)), argv.len()),
             (Some(adapter), _) if !adapter.tracks_sessions() => {
-                untracked(Untracked::NoAdapter(base_at(argv, at)), argv.len())
+                untracked(UntrackedReason::NoAdapter(base_at(argv, at)), argv.len())
             }
-            (Some(_), Some(own)) => untracked(Untracked::Ambiguous(base_at(argv, at)), own),
+            (Some(_), Some(args_start)) => {
+                untracked(UntrackedReason::Ambiguous(base_at(argv, at)), args_start)
+            }
             (Some(adapter), None) => {
-                Recognised { adapter, own: (at + 1).min(argv.len()), place: SessionPlace::Here }
+                RecognisedAgent { adapter, args_start: (at + 1).min(argv.len()), place: SessionPlace::Here }
             }
         },
     })
@@ -158,11 +163,11 @@ fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Optio
             };
         };
         match launcher.reach {
-            Reach::Here => {}
-            Reach::Hidden => return Walk::Hidden { at },
+            LaunchReach::Here => {}
+            LaunchReach::Hidden => return Walk::Hidden { at },
             reach => {
                 let (_, by_shell) = away.get_or_insert_with(|| (base(word), false));
-                *by_shell |= reach == Reach::ElsewhereByShell;
+                *by_shell |= reach == LaunchReach::ElsewhereByShell;
             }
         }
         match launcher.program(args) {
@@ -260,7 +265,7 @@ fn after_agent(argv: &[OsString], at: usize) -> Option<usize> {
 
 /// The agent that a command line may start although it is not tracked: one of its arguments, or a word of a
 /// shell's text, names it.
-pub fn mentioned(argv: &[OsString], why: &Untracked) -> Option<&'static str> {
+pub fn mentioned(argv: &[OsString], why: &UntrackedReason) -> Option<&'static str> {
     let args = argv.get(1..)?;
     let whole = args.iter().find_map(|word| names_agent(word));
     let in_text = || {
@@ -275,7 +280,7 @@ pub fn mentioned(argv: &[OsString], why: &Untracked) -> Option<&'static str> {
             .find_map(|word| names_agent(OsStr::from_bytes(word)))
     };
     let found = match why {
-        Untracked::Hidden(_) | Untracked::Unclear(_) => whole.or_else(in_text),
+        UntrackedReason::Hidden(_) | UntrackedReason::Unclear(_) => whole.or_else(in_text),
         _ => whole,
     };
     found.map(Adapter::agent_type)
@@ -311,7 +316,7 @@ mod tests {
         let (before, own) = line.split_once('|').unwrap_or((line, ""));
         let argv = words(&format!("{before} {own}"));
         let found = recognise(&argv, agent_type).expect("a type");
-        assert_eq!((&found.place, found.own), (place, words(before).len()), "{line}");
+        assert_eq!((&found.place, found.args_start), (place, words(before).len()), "{line}");
         assert_eq!(found.adapter.agent_type(), agent_type.unwrap_or("claude"), "{line}");
     }
 
@@ -414,7 +419,7 @@ mod tests {
         let read_again = ["sudo", "ssh", "build", "claude", "-p", "say --resume x; rm"].map(OsString::from);
         for (argv, by) in [(&read_again[..], "sudo"), (&read_again[1..], "ssh")] {
             let found = recognise(argv, Some("claude")).expect("a type");
-            assert_eq!(found.place, SessionPlace::Untracked(Untracked::Elsewhere(by.to_owned())));
+            assert_eq!(found.place, SessionPlace::Untracked(UntrackedReason::Elsewhere(by.to_owned())));
         }
     }
 
@@ -479,7 +484,7 @@ mod tests {
         let place = |name: &str| recognise(&[tmp.path().join(name).into()], None).expect("a type").place;
         assert_eq!(place("ai"), SessionPlace::Here);
         assert_eq!(place("again"), SessionPlace::Here);
-        assert_eq!(place("plain"), SessionPlace::Untracked(Untracked::NoAdapter("plain".to_owned())));
-        assert_eq!(place("other"), SessionPlace::Untracked(Untracked::NoAdapter("other".to_owned())));
+        assert_eq!(place("plain"), SessionPlace::Untracked(UntrackedReason::NoAdapter("plain".to_owned())));
+        assert_eq!(place("other"), SessionPlace::Untracked(UntrackedReason::NoAdapter("other".to_owned())));
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 /// What a launcher does with the program that it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum LaunchReach {
     /// Executes it once, as the same user on the same machine.
     Here,
     /// Executes it as another user or on another machine, which may keep its conversations elsewhere.
@@ -19,7 +19,7 @@ pub enum Reach {
 
 /// How a launcher's arguments name the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub enum ProgramPosition {
     /// The program comes after this many operands.
     Program(usize),
     /// The program comes after `NAME=VALUE` words.
@@ -33,18 +33,18 @@ pub enum Then {
 pub struct Launcher {
     /// Its base names, parted by white space.
     pub names: &'static str,
-    pub reach: Reach,
+    pub reach: LaunchReach,
     /// The options before `word`.
-    pub global: Options,
+    pub global: LauncherOptions,
     /// The subcommand, by all its names; an empty one: there is none.
     pub word: &'static str,
-    pub options: Options,
-    pub then: Then,
+    pub options: LauncherOptions,
+    pub then: ProgramPosition,
 }
 
 /// The options of a launcher, in lists parted by white space.
 #[derive(Debug)]
-pub struct Options {
+pub struct LauncherOptions {
     /// Take no value.
     pub flags: &'static str,
     /// Take the next word as their value, unless one is glued on.
@@ -53,27 +53,34 @@ pub struct Options {
     pub glued: &'static str,
 }
 
-const NONE: Options = Options { flags: "", one: "", glued: "" };
+const NONE: LauncherOptions = LauncherOptions { flags: "", one: "", glued: "" };
 
-const fn here(names: &'static str, options: Options, then: Then) -> Launcher {
-    Launcher { names, reach: Reach::Here, global: NONE, word: "", options, then }
+const fn here(names: &'static str, options: LauncherOptions, then: ProgramPosition) -> Launcher {
+    Launcher { names, reach: LaunchReach::Here, global: NONE, word: "", options, then }
 }
 
 const fn hidden(names: &'static str) -> Launcher {
-    Launcher { names, reach: Reach::Hidden, global: NONE, word: "", options: NONE, then: Then::Program(0) }
+    Launcher {
+        names,
+        reach: LaunchReach::Hidden,
+        global: NONE,
+        word: "",
+        options: NONE,
+        then: ProgramPosition::Program(0),
+    }
 }
 
-const fn flags(flags: &'static str, one: &'static str) -> Options {
-    Options { flags, one, glued: "" }
+const fn flags(flags: &'static str, one: &'static str) -> LauncherOptions {
+    LauncherOptions { flags, one, glued: "" }
 }
 
-const CONTAINER_GLOBAL: Options =
+const CONTAINER_GLOBAL: LauncherOptions =
     flags("-D --debug --tls --tlsverify", "-H --host -c --context --config -l --log-level");
-const CONTAINER_EXEC: Options = flags(
+const CONTAINER_EXEC: LauncherOptions = flags(
     "-i --interactive -t --tty --privileged",
     "-e --env --env-file -u --user -w --workdir --detach-keys",
 );
-const CONTAINER_RUN: Options = flags(
+const CONTAINER_RUN: LauncherOptions = flags(
     "-i --interactive -t --tty --init --no-healthcheck --oom-kill-disable --privileged -P --publish-all -q
      --quiet --read-only --rm --sig-proxy",
     "--add-host --annotation -a --attach --blkio-weight --cap-add --cap-drop --cgroup-parent --cgroupns
@@ -90,19 +97,19 @@ const CONTAINER_RUN: Options = flags(
 pub const LAUNCHERS: &[Launcher] = &[
     here(
         "env",
-        Options {
+        LauncherOptions {
             flags: "-i --ignore-environment -v --debug --list-signal-handling",
             one: "-u --unset -C --chdir -a --argv0",
             glued: "--block-signal --default-signal --ignore-signal",
         },
-        Then::Assignments,
+        ProgramPosition::Assignments,
     ),
     here(
         "nice",
-        Options { flags: "", one: "-n --adjustment", glued: "-0 -1 -2 -3 -4 -5 -6 -7 -8 -9" },
-        Then::Program(0),
+        LauncherOptions { flags: "", one: "-n --adjustment", glued: "-0 -1 -2 -3 -4 -5 -6 -7 -8 -9" },
+        ProgramPosition::Program(0),
     ),
-    here("ionice", flags("-t --ignore", "-c --class -n --classdata"), Then::Program(0)),
+    here("ionice", flags("-t --ignore", "-c --class -n --classdata"), ProgramPosition::Program(0)),
     here(
         "chrt",
         flags(
@@ -110,21 +117,21 @@ pub const LAUNCHERS: &[Launcher] = &[
              --verbose",
             "-T --sched-runtime -P --sched-period -D --sched-deadline",
         ),
-        Then::Program(1),
+        ProgramPosition::Program(1),
     ),
-    here("taskset", flags("-a --all-tasks -c --cpu-list", ""), Then::Program(1)),
-    here("nohup", NONE, Then::Program(0)),
-    here("setsid", flags("-c --ctty -w --wait", ""), Then::Program(0)),
-    here("stdbuf", flags("", "-i --input -o --output -e --error"), Then::Program(0)),
+    here("taskset", flags("-a --all-tasks -c --cpu-list", ""), ProgramPosition::Program(1)),
+    here("nohup", NONE, ProgramPosition::Program(0)),
+    here("setsid", flags("-c --ctty -w --wait", ""), ProgramPosition::Program(0)),
+    here("stdbuf", flags("", "-i --input -o --output -e --error"), ProgramPosition::Program(0)),
     here(
         "time",
         flags("-v --verbose -p --portability -a --append -q --quiet", "-o --output -f --format"),
-        Then::Program(0),
+        ProgramPosition::Program(0),
     ),
     here(
         "timeout",
         flags("-f --foreground -p --preserve-status -v --verbose", "-k --kill-after -s --signal"),
-        Then::Program(1),
+        ProgramPosition::Program(1),
     ),
     here(
         "flock",
@@ -132,18 +139,18 @@ pub const LAUNCHERS: &[Launcher] = &[
             "-s --shared -x -e --exclusive -n --nb --nonblock -o --close -F --no-fork --verbose",
             "-w --wait --timeout -E --conflict-exit-code",
         ),
-        Then::Program(1),
+        ProgramPosition::Program(1),
     ),
     here(
         "node nodejs",
-        Options {
+        LauncherOptions {
             flags: "--no-warnings --no-deprecation --trace-warnings --trace-deprecation --enable-source-maps
                     --preserve-symlinks --preserve-symlinks-main --expose-gc --use-system-ca",
             one: "-r --require --import -C --conditions --env-file --env-file-if-exists --disable-warning
                   --dns-result-order --unhandled-rejections --title",
             glued: "--max-old-space-size --max-semi-space-size --stack-size",
         },
-        Then::Program(0),
+        ProgramPosition::Program(0),
     ),
     here(
         "npx",
@@ -152,89 +159,93 @@ pub const LAUNCHERS: &[Launcher] = &[
              --ignore-existing",
             "-p --package --cache --userconfig --registry --loglevel",
         ),
-        Then::Program(0),
+        ProgramPosition::Program(0),
     ),
-    here("bunx", flags("--bun --no-install --verbose --silent", "-p --package"), Then::Program(0)),
+    here("bunx", flags("--bun --no-install --verbose --silent", "-p --package"), ProgramPosition::Program(0)),
     Launcher {
         names: "bun",
-        reach: Reach::Here,
+        reach: LaunchReach::Here,
         global: NONE,
         word: "x",
         options: flags("--bun --no-install --verbose --silent", "-p --package"),
-        then: Then::Program(0),
+        then: ProgramPosition::Program(0),
     },
     Launcher {
         names: "pnpm",
-        reach: Reach::Here,
+        reach: LaunchReach::Here,
         global: flags("-s --silent", "-C --dir --loglevel --reporter"),
         word: "dlx",
-        options: Options { flags: "-s --silent", one: "--reporter --package", glued: "--allow-build" },
-        then: Then::Program(0),
+        options: LauncherOptions {
+            flags: "-s --silent",
+            one: "--reporter --package",
+            glued: "--allow-build",
+        },
+        then: ProgramPosition::Program(0),
     },
     Launcher {
         names: "mise",
-        reach: Reach::Here,
+        reach: LaunchReach::Here,
         global: flags("-q --quiet -v --verbose -y --yes --silent", "-C --cd -E --env -j --jobs"),
         word: "exec x",
         options: flags("--raw -q --quiet -v --verbose -y --yes --silent", "-C --cd -E --env -j --jobs"),
-        then: Then::Dashes,
+        then: ProgramPosition::Dashes,
     },
     Launcher {
         names: "direnv",
-        reach: Reach::Here,
+        reach: LaunchReach::Here,
         global: NONE,
         word: "exec",
         options: NONE,
-        then: Then::Program(1),
+        then: ProgramPosition::Program(1),
     },
     Launcher {
         names: "sudo sudo-rs",
-        reach: Reach::Elsewhere,
+        reach: LaunchReach::Elsewhere,
         global: NONE,
         word: "",
-        options: Options {
+        options: LauncherOptions {
             flags: "-A --askpass -B --bell -E -H --set-home -k --reset-timestamp -n --non-interactive -N
                     --no-update -P --preserve-groups -S --stdin",
             one: "-C --close-from -D --chdir -g --group -h --host -p --prompt -R --chroot -r --role -t --type
                   -T --command-timeout -u --user",
             glued: "--preserve-env",
         },
-        then: Then::Assignments,
+        then: ProgramPosition::Assignments,
     },
     Launcher {
         names: "doas",
-        reach: Reach::Elsewhere,
+        reach: LaunchReach::Elsewhere,
         global: NONE,
         word: "",
         options: flags("-n", "-a -C -u"),
-        then: Then::Program(0),
+        then: ProgramPosition::Program(0),
     },
     Launcher {
         names: "docker podman nerdctl",
-        reach: Reach::Elsewhere,
+        reach: LaunchReach::Elsewhere,
         global: CONTAINER_GLOBAL,
         word: "run",
         options: CONTAINER_RUN,
-        then: Then::Program(1),
+        then: ProgramPosition::Program(1),
     },
     Launcher {
         names: "docker podman nerdctl",
-        reach: Reach::Elsewhere,
+        reach: LaunchReach::Elsewhere,
         global: CONTAINER_GLOBAL,
         word: "exec",
         options: CONTAINER_EXEC,
-        then: Then::Program(1),
+        then: ProgramPosition::Program(1),
     },
     Launcher {
         names: "ssh",
-        reach: Reach::ElsewhereByShell,
+        reach: LaunchReach::ElsewhereByShell,
         global: NONE,
         word: "",
         options: flags(
             "-4 -6 -A -a -C -g -K -k -M -n -q -s -T -t -v -X -x -Y -y",
             "-B -b -c -D -E -e -F -I -i -J -L -l -m -o -P -p -R -S -W -w",
         ),
-        then: Then::Program(1),
+        then: ProgramPosition::Program(1),
     },
     hidden("sh bash dash zsh fish ksh mksh ash busybox csh tcsh nu pwsh"),
     hidden("xargs parallel script watch tmux screen expect unbuffer su runuser machinectl systemd-run"),
@@ -246,20 +257,20 @@ impl Launcher {
     pub fn calls(&self, program: &OsStr, args: &[OsString]) -> bool {
         let name = program.to_str().unwrap_or_default();
         has(self.names, name)
-            && (self.word.is_empty() || self.reach == Reach::Hidden || self.behind_word(args).is_some())
+            && (self.word.is_empty() || self.reach == LaunchReach::Hidden || self.behind_word(args).is_some())
     }
 
     /// The index in `args` of the program that it starts. `None`: not known.
     pub fn program(&self, args: &[OsString]) -> Option<usize> {
         let at = if self.word.is_empty() { 0 } else { self.behind_word(args)? };
         let at = match self.then {
-            Then::Dashes => {
+            ProgramPosition::Dashes => {
                 args[at..].iter().position(|a| a == "--").filter(|_| self.options.skip(args, at).is_some())?
                     + at
                     + 1
             }
-            Then::Program(operands) => self.options.skip(args, at)? + operands,
-            Then::Assignments => {
+            ProgramPosition::Program(operands) => self.options.skip(args, at)? + operands,
+            ProgramPosition::Assignments => {
                 let at = self.options.skip(args, at)?;
                 at + args[at..].iter().take_while(|a| a.as_bytes().contains(&b'=')).count()
             }
@@ -273,7 +284,7 @@ impl Launcher {
     }
 }
 
-impl Options {
+impl LauncherOptions {
     /// Where the options end that begin at `at`. `None`: one of them is not known.
     fn skip(&self, args: &[OsString], mut at: usize) -> Option<usize> {
         while let Some(word) = args.get(at) {
@@ -304,7 +315,7 @@ impl Options {
         self.cluster(word)
     }
 
-    /// As [`Options::words`], for `-it`, `-uroot` and the like.
+    /// As [`LauncherOptions::words`], for `-it`, `-uroot` and the like.
     fn cluster(&self, word: &str) -> Option<usize> {
         for (place, letter) in word.char_indices().skip(1) {
             let name = format!("-{letter}");

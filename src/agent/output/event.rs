@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::json::{JsonCursor, Malformed, Parsed, lossy};
+use super::json::{JsonCursor, JsonResult, MalformedJson, lossy};
 use crate::agent::adapter::RunResult;
 
 /// Characters of an error's text that are kept.
@@ -12,34 +12,34 @@ const ERROR_TEXT: usize = 8 << 10;
 /// US dollars. A greater cost is ignored: it would make every sum useless.
 const MOST_COST_USD: f64 = 1e9;
 
-pub type Text<'a> = Option<Cow<'a, str>>;
+type EventText<'a> = Option<Cow<'a, str>>;
 
 /// Tokens as an event counts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct TokenUsage {
     pub input: Option<i64>,
     pub output: Option<i64>,
     pub cache_read: Option<i64>,
     pub cache_creation: Option<i64>,
 }
 
-impl Usage {
-    pub fn plus(self, other: Usage) -> Usage {
+impl TokenUsage {
+    pub fn plus(self, other: TokenUsage) -> TokenUsage {
         self.with(other, i64::saturating_add)
     }
 
     /// The larger of each: counts of one message only grow while it streams.
-    pub fn most(self, other: Usage) -> Usage {
+    pub fn most(self, other: TokenUsage) -> TokenUsage {
         self.with(other, i64::max)
     }
 
     #[inline(always)]
-    fn with(self, other: Usage, join: impl Fn(i64, i64) -> i64) -> Usage {
+    fn with(self, other: TokenUsage, join: impl Fn(i64, i64) -> i64) -> TokenUsage {
         let one = |a: Option<i64>, b: Option<i64>| match (a, b) {
             (Some(a), Some(b)) => Some(join(a, b)),
             (a, b) => a.or(b),
         };
-        Usage {
+        TokenUsage {
             input: one(self.input, other.input),
             output: one(self.output, other.output),
             cache_read: one(self.cache_read, other.cache_read),
@@ -50,32 +50,32 @@ impl Usage {
 
 /// Tokens as they were counted, and how that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counted<T> {
-    pub usage: Usage,
+pub struct CountedUsage<T> {
+    pub usage: TokenUsage,
     pub text: T,
 }
 
 /// What one block of a message's content says of tools.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Block<T> {
+pub enum ToolBlock<T> {
     Call { id: T, name: T },
     Answer { id: T },
 }
 
 #[derive(Debug, PartialEq)]
-pub struct Message<T> {
+pub struct EventMessage<T> {
     pub id: Option<T>,
     pub model: Option<T>,
-    pub usage: Option<Counted<T>>,
-    pub blocks: Vec<Block<T>>,
+    pub usage: Option<CountedUsage<T>>,
+    pub blocks: Vec<ToolBlock<T>>,
 }
 
 /// The event inside a `stream_event`: what the API sent, as it came.
 #[derive(Debug, PartialEq)]
-pub struct Stream<T> {
+pub struct StreamedEvent<T> {
     pub kind: Option<T>,
-    pub message: Option<Message<T>>,
-    pub usage: Option<Counted<T>>,
+    pub message: Option<EventMessage<T>>,
+    pub usage: Option<CountedUsage<T>>,
 }
 
 /// What a `rate_limit_event` says of the account's usage limit.
@@ -88,14 +88,14 @@ pub struct RateLimit {
 
 /// An event and its texts, or where they stand.
 #[derive(Debug, Default, PartialEq)]
-pub struct Event<'a, T = Cow<'a, str>> {
+pub struct OutputEvent<'a, T = Cow<'a, str>> {
     pub kind: Option<T>,
     pub subtype: Option<T>,
     pub session_id: Option<T>,
     pub model: Option<T>,
-    pub usage: Option<Counted<T>>,
-    pub message: Option<Message<T>>,
-    pub stream: Option<Stream<T>>,
+    pub usage: Option<CountedUsage<T>>,
+    pub message: Option<EventMessage<T>>,
+    pub stream: Option<StreamedEvent<T>>,
     /// The message that a `stream_event` belongs to.
     pub message_id: Option<T>,
     /// The call of the subagent that speaks.
@@ -125,17 +125,17 @@ pub struct Event<'a, T = Cow<'a, str>> {
 }
 
 /// The texts of an event, wherever they stand.
-pub trait Texts<T> {
+pub trait EventTexts<T> {
     fn text<'s>(&'s self, text: &'s T) -> Cow<'s, str>;
     /// Whether `text` is this `word`.
     fn is(&self, text: &T, word: &str) -> bool;
-    fn usage(&self, counted: &Counted<T>) -> Option<Usage>;
+    fn usage(&self, counted: &CountedUsage<T>) -> Option<TokenUsage>;
 }
 
 /// They stand in the event itself.
-pub struct InPlace;
+pub struct InlineTexts;
 
-impl<'a> Texts<Cow<'a, str>> for InPlace {
+impl<'a> EventTexts<Cow<'a, str>> for InlineTexts {
     fn text<'s>(&'s self, text: &'s Cow<'a, str>) -> Cow<'s, str> {
         Cow::Borrowed(text)
     }
@@ -144,17 +144,17 @@ impl<'a> Texts<Cow<'a, str>> for InPlace {
         text == word
     }
 
-    fn usage(&self, counted: &Counted<Cow<'a, str>>) -> Option<Usage> {
+    fn usage(&self, counted: &CountedUsage<Cow<'a, str>>) -> Option<TokenUsage> {
         Some(counted.usage)
     }
 }
 
-impl<'a> Event<'a> {
+impl<'a> OutputEvent<'a> {
     /// Reads one whole event.
     #[inline]
-    pub fn read(text: &'a [u8]) -> Parsed<Event<'a>> {
+    pub fn read(text: &'a [u8]) -> JsonResult<OutputEvent<'a>> {
         let mut c = JsonCursor::new(text);
-        let mut e = Event::default();
+        let mut e = OutputEvent::default();
         let mut any = false;
         c.object(|c, key| {
             any = true;
@@ -187,7 +187,7 @@ impl<'a> Event<'a> {
             }
             Ok(())
         })?;
-        if any && c.at_end() { Ok(e) } else { Err(Malformed) }
+        if any && c.at_end() { Ok(e) } else { Err(MalformedJson) }
     }
 
     /// Whether it sums up a run. The next of its kind is never like it.
@@ -220,16 +220,16 @@ impl<'a> Event<'a> {
     }
 }
 
-impl<T> Event<'_, T> {
+impl<T> OutputEvent<'_, T> {
     /// The same event with each text's place instead of the text; `None` if one has none, or if the event
     /// holds what is no text and may be another in the next of its kind.
-    pub fn placed<U>(&self, place: &impl Fn(&T) -> Option<U>) -> Option<Event<'static, U>> {
+    pub fn placed<U>(&self, place: &impl Fn(&T) -> Option<U>) -> Option<OutputEvent<'static, U>> {
         let counted_once = [self.turns, self.result_index, self.api_status].iter().any(Option::is_some);
         let is_sum = self.cost.is_some() || self.result.is_some() || self.errors.is_some();
         if counted_once || is_sum || self.rate_limit.is_some() {
             return None;
         }
-        Some(Event {
+        Some(OutputEvent {
             kind: placed(&self.kind, place)?,
             subtype: placed(&self.subtype, place)?,
             session_id: placed(&self.session_id, place)?,
@@ -238,7 +238,7 @@ impl<T> Event<'_, T> {
             message: message_placed(&self.message, place)?,
             stream: match &self.stream {
                 None => None,
-                Some(s) => Some(Stream {
+                Some(s) => Some(StreamedEvent {
                     kind: placed(&s.kind, place)?,
                     message: message_placed(&s.message, place)?,
                     usage: counted(&s.usage, place)?,
@@ -266,17 +266,17 @@ impl<T> Event<'_, T> {
 }
 
 fn message_placed<T, U>(
-    message: &Option<Message<T>>,
+    message: &Option<EventMessage<T>>,
     place: &impl Fn(&T) -> Option<U>,
-) -> Option<Option<Message<U>>> {
+) -> Option<Option<EventMessage<U>>> {
     let Some(m) = message else { return Some(None) };
-    let block = |block: &Block<T>| {
+    let block = |block: &ToolBlock<T>| {
         Some(match block {
-            Block::Call { id, name } => Block::Call { id: place(id)?, name: place(name)? },
-            Block::Answer { id } => Block::Answer { id: place(id)? },
+            ToolBlock::Call { id, name } => ToolBlock::Call { id: place(id)?, name: place(name)? },
+            ToolBlock::Answer { id } => ToolBlock::Answer { id: place(id)? },
         })
     };
-    Some(Some(Message {
+    Some(Some(EventMessage {
         id: placed(&m.id, place)?,
         model: placed(&m.model, place)?,
         usage: counted(&m.usage, place)?,
@@ -285,11 +285,11 @@ fn message_placed<T, U>(
 }
 
 fn counted<T, U>(
-    counted: &Option<Counted<T>>,
+    counted: &Option<CountedUsage<T>>,
     place: &impl Fn(&T) -> Option<U>,
-) -> Option<Option<Counted<U>>> {
+) -> Option<Option<CountedUsage<U>>> {
     let Some(c) = counted else { return Some(None) };
-    Some(Some(Counted { usage: c.usage, text: place(&c.text)? }))
+    Some(Some(CountedUsage { usage: c.usage, text: place(&c.text)? }))
 }
 
 fn placed<T, U>(text: &Option<T>, place: &impl Fn(&T) -> Option<U>) -> Option<Option<U>> {
@@ -306,13 +306,13 @@ fn joined(errors: &[u8]) -> String {
 }
 
 /// What `text`, a usage as it is written, counts.
-pub fn usage_of(text: &[u8]) -> Option<Usage> {
+pub fn usage_of(text: &[u8]) -> Option<TokenUsage> {
     Some(usage(&mut JsonCursor::new(text)).ok()??.usage)
 }
 
-/// Claude counts in `snake_case`, JsonCursor in `camelCase`.
-fn usage<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Counted<Cow<'a, str>>>> {
-    let mut u = Usage::default();
+/// Claude counts in `snake_case`, Cursor in `camelCase`.
+fn usage<'a>(c: &mut JsonCursor<'a>) -> JsonResult<Option<CountedUsage<Cow<'a, str>>>> {
+    let mut u = TokenUsage::default();
     let text = c.read(|c| {
         c.object(|c, key| {
             match key {
@@ -329,12 +329,12 @@ fn usage<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Counted<Cow<'a, str>>>> {
             Ok(())
         })
     })?;
-    let counted = || Counted { usage: u, text: lossy(text) };
-    Ok((u != Usage::default()).then(counted))
+    let counted = || CountedUsage { usage: u, text: lossy(text) };
+    Ok((u != TokenUsage::default()).then(counted))
 }
 
-fn message<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Message<Cow<'a, str>>>> {
-    let mut m = Message { id: None, model: None, usage: None, blocks: Vec::new() };
+fn message<'a>(c: &mut JsonCursor<'a>) -> JsonResult<Option<EventMessage<Cow<'a, str>>>> {
+    let mut m = EventMessage { id: None, model: None, usage: None, blocks: Vec::new() };
     c.object(|c, key| {
         match key {
             b"id" => m.id = c.string()?,
@@ -354,7 +354,7 @@ fn message<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Message<Cow<'a, str>>>> 
     Ok(Some(m))
 }
 
-fn block<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Block<Cow<'a, str>>>> {
+fn block<'a>(c: &mut JsonCursor<'a>) -> JsonResult<Option<ToolBlock<Cow<'a, str>>>> {
     let (mut kind, mut id, mut name, mut call) = (None, None, None, None);
     c.object(|c, key| {
         match key {
@@ -367,14 +367,14 @@ fn block<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Block<Cow<'a, str>>>> {
         Ok(())
     })?;
     Ok(match (kind.as_deref(), id, name, call) {
-        (Some("tool_use"), Some(id), Some(name), _) => Some(Block::Call { id, name }),
-        (Some("tool_result"), _, _, Some(id)) => Some(Block::Answer { id }),
+        (Some("tool_use"), Some(id), Some(name), _) => Some(ToolBlock::Call { id, name }),
+        (Some("tool_result"), _, _, Some(id)) => Some(ToolBlock::Answer { id }),
         _ => None,
     })
 }
 
-fn stream<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Stream<Cow<'a, str>>>> {
-    let mut s = Stream { kind: None, message: None, usage: None };
+fn stream<'a>(c: &mut JsonCursor<'a>) -> JsonResult<Option<StreamedEvent<Cow<'a, str>>>> {
+    let mut s = StreamedEvent { kind: None, message: None, usage: None };
     c.object(|c, key| {
         match key {
             b"type" => s.kind = c.string()?,
@@ -387,7 +387,7 @@ fn stream<'a>(c: &mut JsonCursor<'a>) -> Parsed<Option<Stream<Cow<'a, str>>>> {
     Ok(Some(s))
 }
 
-fn rate_limit(c: &mut JsonCursor<'_>) -> Parsed<RateLimit> {
+fn rate_limit(c: &mut JsonCursor<'_>) -> JsonResult<RateLimit> {
     let mut limit = RateLimit::default();
     c.object(|c, key| {
         match key {
@@ -400,7 +400,7 @@ fn rate_limit(c: &mut JsonCursor<'_>) -> Parsed<RateLimit> {
     Ok(limit)
 }
 
-fn length(c: &mut JsonCursor<'_>) -> Parsed<Option<usize>> {
+fn length(c: &mut JsonCursor<'_>) -> JsonResult<Option<usize>> {
     if !c.begins_with(b'[')? {
         c.skip()?;
         return Ok(None);
@@ -413,8 +413,8 @@ fn length(c: &mut JsonCursor<'_>) -> Parsed<Option<usize>> {
     Ok(Some(n))
 }
 
-/// The tool of a JsonCursor event is the one key of its object, e.g. `shellToolCall`.
-fn tool<'a>(c: &mut JsonCursor<'a>) -> Parsed<Text<'a>> {
+/// The tool of a Cursor event is the one key of its object, e.g. `shellToolCall`.
+fn tool<'a>(c: &mut JsonCursor<'a>) -> JsonResult<EventText<'a>> {
     let mut name = None;
     c.object(|c, key| {
         if let Some(tool) = key.strip_suffix(b"ToolCall") {
@@ -425,7 +425,7 @@ fn tool<'a>(c: &mut JsonCursor<'a>) -> Parsed<Text<'a>> {
     Ok(name)
 }
 
-fn costliest<'a>(c: &mut JsonCursor<'a>) -> Parsed<Text<'a>> {
+fn costliest<'a>(c: &mut JsonCursor<'a>) -> JsonResult<EventText<'a>> {
     let mut best: Option<(f64, Cow<'a, str>)> = None;
     c.object(|c, key| {
         let mut cost = 0.0;
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_key_of_the_wrong_type_loses_no_other_key() {
-        let e = Event::read(
+        let e = OutputEvent::read(
             br#"{"session_id":7,"num_turns":"x","usage":{"input_tokens":"9","output_tokens":3},
             "message":"hm","tasks":{},"total_cost_usd":[],"is_error":"yes",
             "type":"result","subtype":"error_x"}"#,
@@ -464,26 +464,27 @@ mod tests {
 
     #[test]
     fn the_last_of_two_equal_keys_counts() {
-        let e = Event::read(br#"{"num_turns":1,"num_turns":2}"#).unwrap();
+        let e = OutputEvent::read(br#"{"num_turns":1,"num_turns":2}"#).unwrap();
         assert_eq!(e.turns, Some(2));
     }
 
     #[test]
     fn what_is_no_object_is_no_event() {
         for text in ["", "[]", "1", "\"type\"", "null", "{}", "{\"type\":\"result\"", "hello"] {
-            assert!(Event::read(text.as_bytes()).is_err(), "{text}");
+            assert!(OutputEvent::read(text.as_bytes()).is_err(), "{text}");
         }
     }
 
     #[test]
     fn an_error_without_a_text_still_has_one() {
-        let e = Event::read(br#"{"type":"result","subtype":"odd","is_error":true,"result":""}"#);
+        let e = OutputEvent::read(br#"{"type":"result","subtype":"odd","is_error":true,"result":""}"#);
         assert_eq!(e.unwrap().verdict().error.as_deref(), Some("the agent's result says error (odd)"));
     }
 
     #[test]
     fn the_model_is_the_one_that_cost_most() {
-        let e = Event::read(br#"{"modelUsage":{"small":{"costUSD":0.1},"large":{"costUSD":0.9},"odd":7}}"#);
+        let e =
+            OutputEvent::read(br#"{"modelUsage":{"small":{"costUSD":0.1},"large":{"costUSD":0.9},"odd":7}}"#);
         assert_eq!(e.unwrap().costliest.as_deref(), Some("large"));
     }
 }

@@ -13,8 +13,8 @@ use std::cell::RefCell;
 
 use memchr::memchr2;
 
-use super::event::{Counted, Event, Texts, Usage, usage_of};
-use super::json::{Parsed, lossy};
+use super::event::{CountedUsage, EventTexts, OutputEvent, TokenUsage, usage_of};
+use super::json::{JsonResult, lossy};
 
 /// The longest event that is looked at, in bytes: a longer one is mostly one string, soon read in full.
 const LONGEST: usize = 4096;
@@ -27,7 +27,7 @@ const DIGITS: usize = 15;
 
 /// The forms of the events so far.
 #[derive(Debug)]
-pub struct Forms {
+pub struct FormCache {
     known: Vec<Form>,
     /// Where in the last event each step of its form began.
     starts: [u32; STEPS],
@@ -44,10 +44,10 @@ const PRICE: u32 = 8;
 
 /// An event that was read.
 #[derive(Debug)]
-pub enum Read<'f, 'a> {
+pub enum EventRead<'f, 'a> {
     /// One that is written as an earlier one, and the texts that it has.
-    Alike(&'f Event<'static, Span>, Found<'f, 'a>),
-    New(Box<Event<'a>>),
+    Alike(&'f OutputEvent<'static, TextSpan>, FormTexts<'f, 'a>),
+    New(Box<OutputEvent<'a>>),
 }
 
 /// An event that came before.
@@ -55,7 +55,7 @@ pub enum Read<'f, 'a> {
 struct Form {
     text: Box<[u8]>,
     steps: Vec<Step>,
-    event: Event<'static, Span>,
+    event: OutputEvent<'static, TextSpan>,
     /// The form of what came after it.
     next: usize,
 }
@@ -65,13 +65,13 @@ struct Form {
 struct Step {
     start: usize,
     end: usize,
-    then: Then,
+    then: AfterStep,
     /// The event holds what comes then: it must be plain, to be that as it stands.
     asked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
+enum AfterStep {
     /// What is in a string.
     Text,
     /// A count, whatever it counts.
@@ -81,38 +81,38 @@ enum Then {
 
 /// A place in the part that stays of a step.
 #[derive(Debug, Clone, Copy)]
-pub struct At {
+pub struct FormOffset {
     step: usize,
     offset: usize,
 }
 
 /// A text of the event.
 #[derive(Debug)]
-pub enum Span {
+pub enum TextSpan {
     Stays(Box<str>),
     /// It stands between these.
-    Varies(At, At),
+    Varies(FormOffset, FormOffset),
 }
 
-impl Forms {
-    pub fn new() -> Forms {
-        Forms { known: Vec::new(), starts: [0; STEPS], last: 0, oldest: 0, credit: MOST_CREDIT }
+impl FormCache {
+    pub fn new() -> FormCache {
+        FormCache { known: Vec::new(), starts: [0; STEPS], last: 0, oldest: 0, credit: MOST_CREDIT }
     }
 
-    /// As [`Event::read`]; a result is always `New`.
-    pub fn read<'f, 'a>(&'f mut self, line: &'a [u8]) -> Parsed<Read<'f, 'a>> {
+    /// As [`OutputEvent::read`]; a result is always `New`.
+    pub fn read<'f, 'a>(&'f mut self, line: &'a [u8]) -> JsonResult<EventRead<'f, 'a>> {
         if line.len() > LONGEST {
-            return Ok(Read::New(Box::new(Event::read(line)?)));
+            return Ok(EventRead::New(Box::new(OutputEvent::read(line)?)));
         }
         if let Some(number) = self.find(line) {
             self.credit = MOST_CREDIT.min(self.credit + 1);
             self.came(number);
             let form = &self.known[number];
-            return Ok(Read::Alike(&form.event, Found { form, line, starts: &self.starts }));
+            return Ok(EventRead::Alike(&form.event, FormTexts { form, line, starts: &self.starts }));
         }
-        let event = Event::read(line)?;
+        let event = OutputEvent::read(line)?;
         self.learn(line, &event);
-        Ok(Read::New(Box::new(event)))
+        Ok(EventRead::New(Box::new(event)))
     }
 
     /// The form that `line` has: first of all is asked what followed the last one before.
@@ -138,7 +138,7 @@ impl Forms {
         self.last = form;
     }
 
-    fn learn(&mut self, line: &[u8], event: &Event<'_>) {
+    fn learn(&mut self, line: &[u8], event: &OutputEvent<'_>) {
         if self.credit < PRICE {
             // Now and then it is tried anew: the agent may have begun to repeat itself.
             self.credit += u32::from(line.len().is_multiple_of(16));
@@ -158,7 +158,7 @@ impl Forms {
 }
 
 impl Form {
-    fn of(text: &[u8], event: &Event<'_>) -> Option<Form> {
+    fn of(text: &[u8], event: &OutputEvent<'_>) -> Option<Form> {
         if event.is_result() {
             return None;
         }
@@ -168,7 +168,7 @@ impl Form {
             // What has been unescaped stands nowhere.
             let Cow::Borrowed(part) = *t else { return None };
             let span = place(part, text, &steps)?;
-            if let Span::Varies(from, _) = span {
+            if let TextSpan::Varies(from, _) = span {
                 asked.borrow_mut().push(from.step);
             }
             Some(span)
@@ -191,18 +191,18 @@ impl Form {
             }
             at = next;
             match step.then {
-                Then::Text => match end_of_string(line, at) {
+                AfterStep::Text => match end_of_string(line, at) {
                     Some((end, plain)) if plain || !step.asked => at = end,
                     _ => return false,
                 },
-                Then::Digits => {
+                AfterStep::Digits => {
                     let end = digits(line, at);
                     if end == at || end - at > DIGITS {
                         return false;
                     }
                     at = end;
                 }
-                Then::End => return at == line.len(),
+                AfterStep::End => return at == line.len(),
             }
         }
         false
@@ -210,7 +210,7 @@ impl Form {
 }
 
 /// The form of `text`, which was read as `event`. `None`: it has none.
-fn steps(text: &[u8], event: &Event<'_>) -> Option<Vec<Step>> {
+fn steps(text: &[u8], event: &OutputEvent<'_>) -> Option<Vec<Step>> {
     let same = |known: &Option<Cow<'_, str>>, inner: &[u8]| {
         known.as_ref().is_some_and(|known| known.as_bytes() == inner)
     };
@@ -239,7 +239,7 @@ fn steps(text: &[u8], event: &Event<'_>) -> Option<Vec<Step>> {
                 {
                     continue;
                 }
-                (from, to, Then::Text)
+                (from, to, AfterStep::Text)
             }
             b'-' | b'+' | b'.' | b'0'..=b'9' => {
                 let from = at;
@@ -248,7 +248,7 @@ fn steps(text: &[u8], event: &Event<'_>) -> Option<Vec<Step>> {
                 if at - from > DIGITS || digits(text, from) != at || text[from..at] == *b"0" {
                     continue;
                 }
-                (from, at, Then::Digits)
+                (from, at, AfterStep::Digits)
             }
             _ => {
                 at += 1;
@@ -258,7 +258,7 @@ fn steps(text: &[u8], event: &Event<'_>) -> Option<Vec<Step>> {
         steps.push(Step { start, end: from, then, asked: false });
         start = to;
     }
-    steps.push(Step { start, end: text.len(), then: Then::End, asked: false });
+    steps.push(Step { start, end: text.len(), then: AfterStep::End, asked: false });
     (steps.len() <= STEPS).then_some(steps)
 }
 
@@ -293,55 +293,55 @@ fn digits(text: &[u8], mut at: usize) -> usize {
 }
 
 /// Where in the form of `whole` its part `text` stands.
-fn place(text: &str, whole: &[u8], steps: &[Step]) -> Option<Span> {
+fn place(text: &str, whole: &[u8], steps: &[Step]) -> Option<TextSpan> {
     let from = text.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     let to = from + text.len();
     let first = steps.iter().position(|s| from <= s.end)?;
     let last = steps.iter().rposition(|s| s.start <= to)?;
     if first == last {
-        return Some(Span::Stays(text.into()));
+        return Some(TextSpan::Stays(text.into()));
     }
     let at = |step: usize, place: usize| {
         let offset = place.checked_sub(steps[step].start)?;
-        (place <= steps[step].end).then_some(At { step, offset })
+        (place <= steps[step].end).then_some(FormOffset { step, offset })
     };
-    Some(Span::Varies(at(first, from)?, at(last, to)?))
+    Some(TextSpan::Varies(at(first, from)?, at(last, to)?))
 }
 
 /// The texts of an event of a form that is known.
 #[derive(Debug)]
-pub struct Found<'f, 'a> {
+pub struct FormTexts<'f, 'a> {
     form: &'f Form,
     line: &'a [u8],
     starts: &'f [u32; STEPS],
 }
 
-impl<'a> Found<'_, 'a> {
-    fn between(&self, from: At, to: At) -> &'a [u8] {
-        let at = |at: At| self.starts[at.step] as usize + at.offset;
+impl<'a> FormTexts<'_, 'a> {
+    fn between(&self, from: FormOffset, to: FormOffset) -> &'a [u8] {
+        let at = |at: FormOffset| self.starts[at.step] as usize + at.offset;
         self.line.get(at(from)..at(to)).unwrap_or_default()
     }
 }
 
-impl Texts<Span> for Found<'_, '_> {
-    fn text<'s>(&'s self, span: &'s Span) -> Cow<'s, str> {
+impl EventTexts<TextSpan> for FormTexts<'_, '_> {
+    fn text<'s>(&'s self, span: &'s TextSpan) -> Cow<'s, str> {
         match span {
-            Span::Stays(text) => Cow::Borrowed(text),
-            Span::Varies(from, to) => lossy(self.between(*from, *to)),
+            TextSpan::Stays(text) => Cow::Borrowed(text),
+            TextSpan::Varies(from, to) => lossy(self.between(*from, *to)),
         }
     }
 
-    fn is(&self, span: &Span, word: &str) -> bool {
+    fn is(&self, span: &TextSpan, word: &str) -> bool {
         match span {
-            Span::Stays(text) => **text == *word,
-            Span::Varies(from, to) => self.between(*from, *to) == word.as_bytes(),
+            TextSpan::Stays(text) => **text == *word,
+            TextSpan::Varies(from, to) => self.between(*from, *to) == word.as_bytes(),
         }
     }
 
-    fn usage(&self, counted: &Counted<Span>) -> Option<Usage> {
-        let Span::Varies(from, to) = counted.text else { return Some(counted.usage) };
+    fn usage(&self, counted: &CountedUsage<TextSpan>) -> Option<TokenUsage> {
+        let TextSpan::Varies(from, to) = counted.text else { return Some(counted.usage) };
         let text = self.between(from, to);
-        let at = |at: At| self.form.steps[at.step].start + at.offset;
+        let at = |at: FormOffset| self.form.steps[at.step].start + at.offset;
         let same = self.form.text.get(at(from)..at(to)) == Some(text);
         if same { Some(counted.usage) } else { usage_of(text) }
     }

@@ -10,9 +10,9 @@ use memchr::memchr2;
 
 /// The text ended too early, or is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub struct MalformedJson;
 
-pub type Parsed<T> = Result<T, Malformed>;
+pub type JsonResult<T> = Result<T, MalformedJson>;
 
 /// A place in a JSON text.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl<'a> JsonCursor<'a> {
 
     /// Calls `member` for each key of the object here, with the cursor before its value, which `member`
     /// must read or skip. Any other value is skipped.
-    pub fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8]) -> Parsed<()>) -> Parsed<()> {
+    pub fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8]) -> JsonResult<()>) -> JsonResult<()> {
         if self.peek()? != b'{' {
             return self.skip();
         }
@@ -63,7 +63,7 @@ impl<'a> JsonCursor<'a> {
 
     /// Calls `element` before each element of the array here, which it must read or skip. Any other
     /// value is skipped.
-    pub fn array(&mut self, mut element: impl FnMut(&mut Self) -> Parsed<()>) -> Parsed<()> {
+    pub fn array(&mut self, mut element: impl FnMut(&mut Self) -> JsonResult<()>) -> JsonResult<()> {
         if self.peek()? != b'[' {
             return self.skip();
         }
@@ -81,7 +81,7 @@ impl<'a> JsonCursor<'a> {
     }
 
     /// The string here; any other value is skipped.
-    pub fn string(&mut self) -> Parsed<Option<Cow<'a, str>>> {
+    pub fn string(&mut self) -> JsonResult<Option<Cow<'a, str>>> {
         if self.peek()? != b'"' {
             self.skip()?;
             return Ok(None);
@@ -90,7 +90,7 @@ impl<'a> JsonCursor<'a> {
     }
 
     /// The number here; any other value is skipped.
-    pub fn number(&mut self) -> Parsed<Option<f64>> {
+    pub fn number(&mut self) -> JsonResult<Option<f64>> {
         let word = self.raw()?;
         let digits = word.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-');
         Ok(std::str::from_utf8(word)
@@ -101,7 +101,7 @@ impl<'a> JsonCursor<'a> {
     }
 
     /// The count here, never below 0; any other value is skipped.
-    pub fn count(&mut self) -> Parsed<Option<i64>> {
+    pub fn count(&mut self) -> JsonResult<Option<i64>> {
         let start = self.at;
         if let Some(n) = self.digits() {
             return Ok(Some(n));
@@ -127,7 +127,7 @@ impl<'a> JsonCursor<'a> {
     }
 
     /// The truth value here; any other value is skipped.
-    pub fn boolean(&mut self) -> Parsed<Option<bool>> {
+    pub fn boolean(&mut self) -> JsonResult<Option<bool>> {
         Ok(match self.raw()? {
             b"true" => Some(true),
             b"false" => Some(false),
@@ -136,12 +136,12 @@ impl<'a> JsonCursor<'a> {
     }
 
     /// The value here as it is written.
-    pub fn raw(&mut self) -> Parsed<&'a [u8]> {
+    pub fn raw(&mut self) -> JsonResult<&'a [u8]> {
         self.read(JsonCursor::skip)
     }
 
     /// The value here as it is written, which `read` reads.
-    pub fn read(&mut self, read: impl FnOnce(&mut Self) -> Parsed<()>) -> Parsed<&'a [u8]> {
+    pub fn read(&mut self, read: impl FnOnce(&mut Self) -> JsonResult<()>) -> JsonResult<&'a [u8]> {
         self.peek()?;
         let start = self.at;
         read(self)?;
@@ -149,16 +149,16 @@ impl<'a> JsonCursor<'a> {
     }
 
     /// Whether the value here begins with `byte`.
-    pub fn begins_with(&mut self, byte: u8) -> Parsed<bool> {
+    pub fn begins_with(&mut self, byte: u8) -> JsonResult<bool> {
         Ok(self.peek()? == byte)
     }
 
     /// Past the value here, whatever it is.
-    pub fn skip(&mut self) -> Parsed<()> {
+    pub fn skip(&mut self) -> JsonResult<()> {
         match self.peek()? {
             b'"' => self.quoted().map(drop),
             b'{' | b'[' => self.skip_nested(),
-            b',' | b':' | b'}' | b']' => Err(Malformed),
+            b',' | b':' | b'}' | b']' => Err(MalformedJson),
             _ => {
                 let rest = &self.text[self.at..];
                 let end = |b: &u8| matches!(b, b',' | b'}' | b']') || b.is_ascii_whitespace();
@@ -168,10 +168,10 @@ impl<'a> JsonCursor<'a> {
         }
     }
 
-    fn skip_nested(&mut self) -> Parsed<()> {
+    fn skip_nested(&mut self) -> JsonResult<()> {
         let mut depth = 0usize;
         loop {
-            match self.text.get(self.at).ok_or(Malformed)? {
+            match self.text.get(self.at).ok_or(MalformedJson)? {
                 b'"' => {
                     self.quoted()?;
                     continue;
@@ -188,9 +188,9 @@ impl<'a> JsonCursor<'a> {
     }
 
     /// What stands between the quotes here.
-    fn quoted(&mut self) -> Parsed<Quoted<'a>> {
+    fn quoted(&mut self) -> JsonResult<Quoted<'a>> {
         if self.peek()? != b'"' {
-            return Err(Malformed);
+            return Err(MalformedJson);
         }
         let start = self.at + 1;
         let mut at = start;
@@ -208,8 +208,8 @@ impl<'a> JsonCursor<'a> {
 
     /// The next quote or backslash from `at` on. Keys and short values end within a few words, before a
     /// vector search has begun.
-    fn quote_or_escape(&self, mut at: usize) -> Parsed<usize> {
-        let rest = self.text.get(at..).ok_or(Malformed)?;
+    fn quote_or_escape(&self, mut at: usize) -> JsonResult<usize> {
+        let rest = self.text.get(at..).ok_or(MalformedJson)?;
         for word in rest.chunks_exact(8).take(5) {
             let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
             let found = holds(word, b'"') | holds(word, b'\\');
@@ -219,34 +219,34 @@ impl<'a> JsonCursor<'a> {
             at += 8;
         }
         let rest = &self.text[at..];
-        memchr2(b'"', b'\\', rest).map(|i| at + i).ok_or(Malformed)
+        memchr2(b'"', b'\\', rest).map(|i| at + i).ok_or(MalformedJson)
     }
 
     /// Past a comma, or past the `close` that ends the object or array here.
     #[inline(always)]
-    fn last_of(&mut self, close: u8) -> Parsed<bool> {
+    fn last_of(&mut self, close: u8) -> JsonResult<bool> {
         let next = self.peek()?;
         self.at += 1;
         match next {
             b',' => Ok(false),
             b if b == close => Ok(true),
-            _ => Err(Malformed),
+            _ => Err(MalformedJson),
         }
     }
 
     #[inline(always)]
-    fn expect(&mut self, byte: u8) -> Parsed<()> {
+    fn expect(&mut self, byte: u8) -> JsonResult<()> {
         if self.peek()? != byte {
-            return Err(Malformed);
+            return Err(MalformedJson);
         }
         self.at += 1;
         Ok(())
     }
 
     #[inline(always)]
-    fn peek(&mut self) -> Parsed<u8> {
+    fn peek(&mut self) -> JsonResult<u8> {
         self.blank();
-        self.text.get(self.at).copied().ok_or(Malformed)
+        self.text.get(self.at).copied().ok_or(MalformedJson)
     }
 
     #[inline(always)]
@@ -298,7 +298,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn keys(text: &str) -> Parsed<Vec<(String, String)>> {
+    fn keys(text: &str) -> JsonResult<Vec<(String, String)>> {
         let mut out = Vec::new();
         let mut cursor = JsonCursor::new(text.as_bytes());
         cursor.object(|c, key| {
@@ -309,7 +309,7 @@ mod tests {
             ));
             Ok(())
         })?;
-        if cursor.at_end() { Ok(out) } else { Err(Malformed) }
+        if cursor.at_end() { Ok(out) } else { Err(MalformedJson) }
     }
 
     #[test]
@@ -338,7 +338,7 @@ mod tests {
             r#"{"a":1 "b":2}"#,
             r#"{"a":,}"#,
         ] {
-            assert_eq!(keys(text), Err(Malformed), "{text}");
+            assert_eq!(keys(text), Err(MalformedJson), "{text}");
         }
     }
 

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::task::{
-    Counts, EndSource, Ended, Ending, KeepSession, Sender, SessionId, Signal, Status, TaskId, Time,
+    EndSource, Ending, KeepSession, SessionId, Signal, SignalSender, Status, TaskEnd, TaskId, Time,
+    UsageCounts,
 };
 
 /// What of an error's text is kept if the record else does not fit into its slot.
@@ -57,7 +58,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(task: &TaskId, ended: &Ended, by: &str) -> Record {
+    pub(super) fn new(task: &TaskId, ended: &TaskEnd, by: &str) -> Record {
         let (exit_code, term_signal) = match ended.exit {
             Some(Exit::Code(code)) => (Some(code), None),
             Some(Exit::Signal(signal)) => (None, Some(signal)),
@@ -126,11 +127,11 @@ impl Record {
         Ok(seal(rest.as_bytes()) + &rest)
     }
 
-    fn ended(self) -> Result<Ended, String> {
+    fn ended(self) -> Result<TaskEnd, String> {
         let ending = Status::parse(&self.status)
             .and_then(|status| Ending::from_words(status, self.reason.as_deref()))
             .ok_or_else(|| format!("no ending is called {:?}, {:?}", self.status, self.reason))?;
-        Ok(Ended {
+        Ok(TaskEnd {
             ending,
             error: self.error,
             source: EndSource::Spool,
@@ -139,10 +140,10 @@ impl Record {
             exit: self.exit_code.map(Exit::Code).or(self.term_signal.map(Exit::Signal)),
             stop_signal: self.stop_signal,
             stop_sender: match (self.stop_sender_pid, self.stop_sender_uid) {
-                (Some(pid), Some(uid)) => Some(Sender { pid, uid }),
+                (Some(pid), Some(uid)) => Some(SignalSender { pid, uid }),
                 _ => None,
             },
-            counts: Counts {
+            counts: UsageCounts {
                 cost_usd: self.cost_usd,
                 turns: self.turns,
                 input_tokens: self.input_tokens,
@@ -181,7 +182,7 @@ pub struct SpooledRecord {
     pub task: TaskId,
     pub by_pid: u32,
     pub by_command: String,
-    pub ended: Ended,
+    pub ended: TaskEnd,
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<SpooledRecord, String> {
@@ -203,25 +204,25 @@ pub(super) fn parse(bytes: &[u8]) -> Result<SpooledRecord, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Cancel, Failure, Interrupt};
+    use crate::task::{CancelReason, FailureReason, InterruptReason};
 
     fn every_ending() -> Vec<Ending> {
         vec![
             Ending::Success,
-            Ending::Failure(Failure::AgentError),
-            Ending::Failure(Failure::Exit),
-            Ending::Failure(Failure::Signal),
-            Ending::Failure(Failure::NoResult),
-            Ending::Failure(Failure::Prepare),
-            Ending::Failure(Failure::Spawn),
-            Ending::Cancelled(Cancel::Operator),
-            Ending::Cancelled(Cancel::Timeout),
-            Ending::Cancelled(Cancel::IdleTimeout),
-            Ending::Interrupted(Interrupt::Signal),
-            Ending::Interrupted(Interrupt::SupervisorLost),
-            Ending::Interrupted(Interrupt::Oom),
-            Ending::Interrupted(Interrupt::Rebooted),
-            Ending::Interrupted(Interrupt::Ttl),
+            Ending::Failure(FailureReason::AgentError),
+            Ending::Failure(FailureReason::Exit),
+            Ending::Failure(FailureReason::Signal),
+            Ending::Failure(FailureReason::NoResult),
+            Ending::Failure(FailureReason::Prepare),
+            Ending::Failure(FailureReason::Spawn),
+            Ending::Cancelled(CancelReason::Operator),
+            Ending::Cancelled(CancelReason::Timeout),
+            Ending::Cancelled(CancelReason::IdleTimeout),
+            Ending::Interrupted(InterruptReason::Signal),
+            Ending::Interrupted(InterruptReason::SupervisorLost),
+            Ending::Interrupted(InterruptReason::Oom),
+            Ending::Interrupted(InterruptReason::Rebooted),
+            Ending::Interrupted(InterruptReason::Ttl),
             Ending::AbortedNoSkill("review".into()),
         ]
     }
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_record_of_another_version_is_not_read() {
-        let ended = Ended::unknown(Ending::Success);
+        let ended = TaskEnd::unknown(Ending::Success);
         let record = Record::new(&TaskId::recorded("t"), &ended, "run");
         assert!(parse(&record.sealed().unwrap()).is_ok());
         let newer = Record { version: RECORD_VERSION + 1, ..record };

@@ -5,7 +5,8 @@ use crate::ledger::sessions::RestoreOutcome;
 use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
 use crate::task::resume::SessionUse;
 use crate::task::{
-    Cancel, Ended, Ending, Failure, Interrupt, Key, NewTask, Provider, SessionId, Status, TaskId, Trust,
+    CancelReason, Ending, FailureReason, InterruptReason, Key, NewTask, Provider, SessionId, SessionTrust,
+    Status, TaskEnd, TaskId,
 };
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -44,10 +45,10 @@ fn reasons(ledger: &Ledger, task: &str) -> Vec<(String, String)> {
 fn a_session_survives_success_and_nothing_else() {
     let endings = [
         (Ending::Success, None),
-        (Ending::Failure(Failure::Exit), Some("failure: exit")),
-        (Ending::Failure(Failure::AgentError), Some("failure: agent_error")),
-        (Ending::Cancelled(Cancel::Timeout), Some("cancelled: timeout")),
-        (Ending::Interrupted(Interrupt::SupervisorLost), Some("interrupted: supervisor_lost")),
+        (Ending::Failure(FailureReason::Exit), Some("failure: exit")),
+        (Ending::Failure(FailureReason::AgentError), Some("failure: agent_error")),
+        (Ending::Cancelled(CancelReason::Timeout), Some("cancelled: timeout")),
+        (Ending::Interrupted(InterruptReason::SupervisorLost), Some("interrupted: supervisor_lost")),
     ];
     for (ending, reason) in endings {
         let world = World::new();
@@ -65,7 +66,7 @@ fn a_session_survives_success_and_nothing_else() {
                 let session = ledger.session_of_key(&Key::recorded(KEY)).unwrap().unwrap();
                 assert_eq!(session.session_id, "s1");
                 assert_eq!(session.last_used_at, Some(time(END).into()));
-                assert_eq!(session.trust, Trust::Task, "nobody needs to judge it anew");
+                assert_eq!(session.trust, SessionTrust::Task, "nobody needs to judge it anew");
                 assert!(reasons(&ledger, "second").is_empty());
             }
             Some(reason) => {
@@ -81,9 +82,9 @@ fn a_session_survives_success_and_nothing_else() {
 fn one_ending_each() -> [Ending; 5] {
     [
         Ending::Success,
-        Ending::Failure(Failure::Exit),
-        Ending::Cancelled(Cancel::Operator),
-        Ending::Interrupted(Interrupt::SupervisorLost),
+        Ending::Failure(FailureReason::Exit),
+        Ending::Cancelled(CancelReason::Operator),
+        Ending::Interrupted(InterruptReason::SupervisorLost),
         Ending::AbortedNoSkill("review".to_owned()),
     ]
 }
@@ -116,8 +117,8 @@ fn the_statements_follow_the_resume_rule_for_every_status() {
     }
 }
 
-fn never_executed() -> Ended {
-    let mut end = ended(Ending::Failure(Failure::Spawn));
+fn never_executed() -> TaskEnd {
+    let mut end = ended(Ending::Failure(FailureReason::Spawn));
     end.executed = false;
     end.exit = None;
     end
@@ -158,7 +159,7 @@ fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_ex
         claim.commit().unwrap();
         assert_eq!(linked(&ledger), None);
         assert_eq!(reasons(&ledger, "second"), [("s1".to_owned(), "fresh".to_owned())]);
-        let end = Ended { executed, ..never_executed() };
+        let end = TaskEnd { executed, ..never_executed() };
         ledger.finish(&TaskId::recorded("second"), &end, "run").unwrap();
         assert_eq!(ledger.session_of_key(&Key::recorded(KEY)).unwrap(), before.filter(|_| !executed));
         assert_eq!(reasons(&ledger, "second").len(), usize::from(executed));
@@ -227,7 +228,9 @@ fn a_bad_end_withdraws_the_session_from_every_key() {
     let mut keyless = new_task("keyless", None);
     keyless.session_id = Some(SessionId::recorded("s1"));
     drop(start(&mut ledger, &keyless));
-    ledger.finish(&TaskId::recorded("keyless"), &ended(Ending::Failure(Failure::Signal)), "run").unwrap();
+    ledger
+        .finish(&TaskId::recorded("keyless"), &ended(Ending::Failure(FailureReason::Signal)), "run")
+        .unwrap();
     assert_eq!(linked(&ledger), None);
     let invalidated = ledger.invalidations_of_task(&TaskId::recorded("keyless")).unwrap();
     assert_eq!(invalidated.len(), 1);
@@ -244,7 +247,7 @@ fn the_same_id_at_another_provider_is_another_session() {
     other.provider = Some(Provider::recorded("cursor"));
     other.session_id = Some(SessionId::recorded("s1"));
     drop(start(&mut ledger, &other));
-    ledger.finish(&TaskId::recorded("other"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    ledger.finish(&TaskId::recorded("other"), &ended(Ending::Failure(FailureReason::Exit)), "run").unwrap();
     assert_eq!(linked(&ledger), link("s1", "first"));
     let claim = ledger.claim().unwrap();
     let last =
@@ -312,7 +315,7 @@ fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
         SessionUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.may_be_resumed()
     };
     assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "it runs");
-    ledger.finish(&TaskId::recorded("t"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    ledger.finish(&TaskId::recorded("t"), &ended(Ending::Failure(FailureReason::Exit)), "run").unwrap();
     assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false, true]);
     drop(start(&mut ledger, &with_session("u", "s1")));
     ledger.finish(&TaskId::recorded("u"), &ended(Ending::Success), "run").unwrap();
@@ -325,7 +328,7 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
     let mut ledger = world.open();
     // A session fails; the next run begins one, which gives way to a third.
     drop(start(&mut ledger, &with_session("first", "s1")));
-    ledger.finish(&TaskId::recorded("first"), &ended(Ending::Failure(Failure::Exit)), "run").unwrap();
+    ledger.finish(&TaskId::recorded("first"), &ended(Ending::Failure(FailureReason::Exit)), "run").unwrap();
     drop(start(&mut ledger, &with_session("second", "s2")));
     ledger
         .session_seen(
@@ -367,7 +370,7 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_k
         let begun = |id: &str, at: &str| NewTask { started_at: time(at), ..new_task(id, None) };
         drop(start(&mut ledger, &begun("theirs", theirs)));
         ledger
-            .finish(&TaskId::recorded("theirs"), &ended(Ending::Failure(Failure::Exit)), "another")
+            .finish(&TaskId::recorded("theirs"), &ended(Ending::Failure(FailureReason::Exit)), "another")
             .unwrap();
         let linked_only = ledger
             .claim()
@@ -408,7 +411,7 @@ fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
     drop(start(&mut ledger, &with_session("dead", "s1")));
     let live = ledger.hold_live().unwrap();
     let claim = ledger.claim().unwrap();
-    let lost = ended(Ending::Interrupted(Interrupt::SupervisorLost));
+    let lost = ended(Ending::Interrupted(InterruptReason::SupervisorLost));
     claim.end(&TaskId::recorded("dead"), &lost, "run").unwrap();
     assert!(claim.session(&Key::recorded(KEY)).unwrap().is_none());
     let mut next = with_session("next", "s2");

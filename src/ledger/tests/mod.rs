@@ -14,7 +14,10 @@ use tempfile::TempDir;
 
 use super::{ChosenBy, Ledger, LiveLock, Location};
 use crate::exit::Exit;
-use crate::task::{Counts, EndSource, Ended, Ending, Identity, Key, NewTask, Place, Provider, TaskId, Time};
+use crate::task::{
+    EndSource, Ending, Key, NewTask, ProcessIdentity, ProcessScope, Provider, TaskEnd, TaskId, Time,
+    UsageCounts,
+};
 
 pub const START: &str = "2026-11-21T12:00:00.000Z";
 pub const END: &str = "2026-11-21T12:00:05.000Z";
@@ -73,14 +76,14 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
         user_argv: vec!["claude".to_owned()],
         run_options: "{\"grace\":10}".to_owned(),
         cwd: PathBuf::from("/tmp"),
-        place: Place {
+        place: ProcessScope {
             host: "host".to_owned(),
             boot_id: "boot".to_owned(),
             pid_ns: u64::MAX - 1,
             cgroup: None,
         },
-        supervisor: Identity { pid: 100, start: 7 }.into(),
-        agent_process: Some(Identity { pid: 101, start: 8 }.into()),
+        supervisor: ProcessIdentity { pid: 100, start: 7 }.into(),
+        agent_process: Some(ProcessIdentity { pid: 101, start: 8 }.into()),
         on_finish: None,
         retention_secs: 3600,
         parent_id: None,
@@ -90,8 +93,8 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
     }
 }
 
-pub fn ended(ending: Ending) -> Ended {
-    Ended {
+pub fn ended(ending: Ending) -> TaskEnd {
+    TaskEnd {
         ending,
         error: None,
         source: EndSource::Wait,
@@ -100,7 +103,7 @@ pub fn ended(ending: Ending) -> Ended {
         exit: Some(Exit::Code(0)),
         stop_signal: None,
         stop_sender: None,
-        counts: Counts::default(),
+        counts: UsageCounts::default(),
         session_cost_usd: None,
         model: None,
         session_id: None,

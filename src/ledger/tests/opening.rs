@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::{World, ended, location, new_task, start};
 use crate::ledger::{ChosenBy, FinishOutcome, Ledger, LedgerError, Location, TaskFilter, TaskProgress};
 
-use crate::task::{Counts, Ending, TaskId, Time};
+use crate::task::{Ending, TaskId, Time, UsageCounts};
 
 const CHILD_FILE: &str = "BOOKEND_TEST_CHILD_FILE";
 const CHILD_ID: &str = "BOOKEND_TEST_CHILD_ID";
@@ -324,7 +324,7 @@ fn who_finds_the_log_long_empties_it_once_nobody_reads_an_older_state() {
     let _live = start(&mut ledger, &new_task("t", None));
     let mut progress = || {
         let seen = TaskProgress { model: None, tool_in_flight: None, at: Time::now() };
-        ledger.progress(&TaskId::recorded("t"), &Counts::default(), &seen).unwrap();
+        ledger.progress(&TaskId::recorded("t"), &UsageCounts::default(), &seen).unwrap();
         fs::metadata(world.dir.path().join("bookend.db-wal")).unwrap().len()
     };
     let reader = world.raw();

@@ -6,7 +6,9 @@ use super::{END, START, World, ended, new_task, start, time};
 use crate::ledger::{
     DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, TaskFilter, TaskLookup, TaskProgress,
 };
-use crate::task::{Cancel, Counts, Ending, Failure, Interrupt, Key, Status, Task, TaskId};
+use crate::task::{
+    CancelReason, Ending, FailureReason, InterruptReason, Key, Status, Task, TaskId, UsageCounts,
+};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
@@ -82,7 +84,7 @@ fn a_task_ends_once_and_never_comes_into_being_by_ending() {
     let mut task = new_task("t", None);
     task.on_finish = Some("{}".to_owned());
     drop(start(&mut ledger, &task));
-    let mut first = ended(Ending::Failure(Failure::Exit));
+    let mut first = ended(Ending::Failure(FailureReason::Exit));
     first.error = Some("it broke".to_owned());
     ledger.finish(&TaskId::recorded("t"), &first, "run").unwrap();
     let again = ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "recover").unwrap();
@@ -141,7 +143,7 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
-    let counts = Counts { cost_usd: Some(0.25), output_tokens: Some(7), ..Counts::default() };
+    let counts = UsageCounts { cost_usd: Some(0.25), output_tokens: Some(7), ..UsageCounts::default() };
     ledger
         .progress(
             &TaskId::recorded("t"),
@@ -152,16 +154,16 @@ fn what_is_not_known_never_overwrites_what_had_been_counted() {
     ledger
         .progress(
             &TaskId::recorded("t"),
-            &Counts::default(),
+            &UsageCounts::default(),
             &TaskProgress { model: None, tool_in_flight: None, at: time(END) },
         )
         .unwrap();
-    let mut inferred = ended(Ending::Interrupted(Interrupt::SupervisorLost));
+    let mut inferred = ended(Ending::Interrupted(InterruptReason::SupervisorLost));
     inferred.source = crate::task::EndSource::Recovery;
     inferred.finished_at = None;
     inferred.exit = None;
     ledger.finish(&TaskId::recorded("t"), &inferred, "recover").unwrap();
-    let more = Counts { cost_usd: Some(9.0), ..Counts::default() };
+    let more = UsageCounts { cost_usd: Some(9.0), ..UsageCounts::default() };
     ledger
         .progress(
             &TaskId::recorded("t"),
@@ -192,7 +194,7 @@ fn running_tasks_come_first_and_each_group_newest_first() {
         drop(start(&mut ledger, &task));
         let ending = match id {
             "b" => continue,
-            "c" => Ending::Cancelled(Cancel::Operator),
+            "c" => Ending::Cancelled(CancelReason::Operator),
             _ => Ending::Success,
         };
         ledger.finish(&TaskId::recorded(id), &ended(ending), "run").unwrap();

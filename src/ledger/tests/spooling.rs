@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use super::{World, ended, new_task, start, time};
 use crate::exit::Exit;
 use crate::ledger::{Ledger, MergeOutcome, TaskLookup};
-use crate::task::{Counts, Ended, Ending, Failure, Sender, SessionId, Signal, Status, Task, TaskId};
+use crate::task::{
+    Ending, FailureReason, SessionId, Signal, SignalSender, Status, Task, TaskEnd, TaskId, UsageCounts,
+};
 
 fn read(ledger: &Ledger, id: &str) -> Task {
     match ledger.task(id).unwrap() {
@@ -15,13 +17,13 @@ fn read(ledger: &Ledger, id: &str) -> Task {
     }
 }
 
-fn a_rich_end() -> Ended {
-    let mut end = ended(Ending::Failure(Failure::Signal));
+fn a_rich_end() -> TaskEnd {
+    let mut end = ended(Ending::Failure(FailureReason::Signal));
     end.error = Some("killed\n\"by\" whom?".to_owned());
     end.exit = Some(Exit::Signal(Signal::KILL));
     end.stop_signal = Some(Signal::TERM);
-    end.stop_sender = Some(Sender { pid: 7, uid: 1000 });
-    end.counts = Counts {
+    end.stop_sender = Some(SignalSender { pid: 7, uid: 1000 });
+    end.counts = UsageCounts {
         cost_usd: Some(0.125),
         turns: Some(3),
         input_tokens: Some(1),

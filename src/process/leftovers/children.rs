@@ -6,7 +6,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use super::error::SweepError;
 use crate::process::procfs::identity::{self, ProcessStat};
 use crate::process::procfs::snapshot::{ProcFs, ProcessSnapshot};
-use crate::task::{Identity, Verdict};
+use crate::task::{ProcessIdentity, Verdict};
 
 /// Whether this process has any child, zombies included. Nothing is reaped.
 pub(super) fn has_children() -> bool {
@@ -19,7 +19,7 @@ pub(super) fn has_children() -> bool {
 ///
 /// # Errors
 /// [`SweepError::Proc`].
-pub fn children() -> Result<Vec<Identity>, SweepError> {
+pub fn children() -> Result<Vec<ProcessIdentity>, SweepError> {
     if !has_children() {
         return Ok(Vec::new());
     }
@@ -27,7 +27,7 @@ pub fn children() -> Result<Vec<Identity>, SweepError> {
     ProcFs::open().and_then(|mut p| p.read(&mut snapshot)).map_err(SweepError::Proc)?;
     let me = std::process::id() as i32;
     let shown = snapshot.rows().iter().filter(|s| s.ppid == me).map(ProcessStat::identity);
-    let hidden = hidden_children().into_iter().map(|pid| Identity { pid, start: 0 });
+    let hidden = hidden_children().into_iter().map(|pid| ProcessIdentity { pid, start: 0 });
     Ok(shown.chain(hidden).collect())
 }
 
@@ -36,7 +36,7 @@ pub fn children() -> Result<Vec<Identity>, SweepError> {
 pub(super) fn hidden_children() -> Vec<i32> {
     let path = format!("/proc/self/task/{}/children", std::process::id());
     let listed = std::fs::read_to_string(path).unwrap_or_default();
-    let lives = |pid| identity::presence(Identity { pid, start: 0 }.into()) != Verdict::Gone;
+    let lives = |pid| identity::presence(ProcessIdentity { pid, start: 0 }.into()) != Verdict::Gone;
     let is_hidden = |pid: &i32| identity::stat(*pid).is_err() && lives(*pid);
     listed.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_hidden).collect()
 }

@@ -18,7 +18,7 @@ use crate::process::cgroup::Cgroup;
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::process::procfs::mark::{self, MarkState, TaskMark};
 use crate::process::procfs::snapshot::ProcFs;
-use crate::task::{Identity, Signal};
+use crate::task::{ProcessIdentity, Signal};
 
 /// How often a process is checked again that has no descriptor or could not be signalled.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -290,7 +290,7 @@ impl LeftoverSweep {
 
     /// Whether this is the recorded agent, in a ledger that this user owns: a ledger of another user proves
     /// nothing to root.
-    fn is_proven_agent(&self, identity: Identity) -> bool {
+    fn is_proven_agent(&self, identity: ProcessIdentity) -> bool {
         let is_known = self.task.agent.start != 0 && self.mark.ledger().is_owned_by(self.user);
         is_known && identity == self.task.agent
     }

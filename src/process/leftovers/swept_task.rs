@@ -3,7 +3,7 @@
 use crate::process::cgroup::Cgroup;
 use crate::process::procfs::identity::ProcessStat;
 use crate::process::procfs::mark::LedgerFile;
-use crate::task::{Identity, TaskId};
+use crate::task::{ProcessIdentity, TaskId};
 
 /// Who sweeps, which decides what proves that a process is the task's.
 #[derive(Debug, Clone)]
@@ -12,7 +12,7 @@ pub enum SweepOwner {
     /// task's, except for its own helpers and for the `inherited` children that it had before
     /// ([`super::children`]). If there are such, an orphan without the mark may be theirs and is spared.
     /// Helpers are children that are not reaped yet; they fork nothing, so they cause no such doubt.
-    Supervisor { inherited: Vec<Identity>, helpers: Vec<i32> },
+    Supervisor { inherited: Vec<ProcessIdentity>, helpers: Vec<i32> },
     /// Another process, such as `recover`: only the mark proves that a process is the task's.
     Recovery,
     /// As [`SweepOwner::Recovery`], for a ledger that others may write to: a process below any supervisor is
@@ -28,7 +28,7 @@ pub struct SweptTask {
     pub ledger: LedgerFile,
     /// No process that started before it belongs to the task; start 0: unknown. It ran during this boot:
     /// after a reboot there is nothing to sweep.
-    pub agent: Identity,
+    pub agent: ProcessIdentity,
     /// The device number of the agent's controlling terminal ([`ProcessStat::tty_nr`]); 0: it had none.
     pub agent_tty: i32,
     pub owner: SweepOwner,

@@ -18,7 +18,7 @@ use super::sweep::SweepPhase;
 use super::swept_task::IsSupervisor;
 use super::*;
 use crate::process::procfs::identity::{self, ProcessStat};
-use crate::task::{Identity, TaskId};
+use crate::task::{ProcessIdentity, TaskId};
 
 const NO_SUPERVISOR: IsSupervisor<'static> = &|_| false;
 const ALONE: &str = "TEST_ALONE";
@@ -79,7 +79,7 @@ impl ProcessOutput {
     }
 }
 
-fn agent(script: &str, id: &str) -> (Child, ProcessOutput, Identity) {
+fn agent(script: &str, id: &str) -> (Child, ProcessOutput, ProcessIdentity) {
     let mut child = Command::new("sh")
         .args(["-c", script])
         .env("BOOKEND_TASK_ID", id)
@@ -94,7 +94,7 @@ fn agent(script: &str, id: &str) -> (Child, ProcessOutput, Identity) {
     (child, output, identity)
 }
 
-fn sweep(agent: Identity, owner: SweepOwner, ends: bool, grace_ms: u64) -> LeftoverSweep {
+fn sweep(agent: ProcessIdentity, owner: SweepOwner, ends: bool, grace_ms: u64) -> LeftoverSweep {
     let task = SweptTask {
         id: TaskId::recorded(id()),
         ledger: LedgerFile::at(LEDGER.as_ref()),

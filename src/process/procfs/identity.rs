@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::sys;
-use crate::task::{Identity, Place, ProcessRecord, Signal, Verdict};
+use crate::task::{ProcessIdentity, ProcessRecord, ProcessScope, Signal, Verdict};
 
 /// `PF_KTHREAD` of the kernel's `sched.h`: a thread of the kernel itself.
 const KERNEL_THREAD: u32 = 0x0020_0000;
@@ -70,8 +70,8 @@ pub struct ProcessStat {
 }
 
 impl ProcessStat {
-    pub fn identity(&self) -> Identity {
-        Identity { pid: self.pid, start: self.start }
+    pub fn identity(&self) -> ProcessIdentity {
+        ProcessIdentity { pid: self.pid, start: self.start }
     }
 
     /// A zombie is dead, unless only its first thread has ended and others run on.
@@ -170,7 +170,7 @@ pub fn stat(pid: i32) -> io::Result<Option<ProcessStat>> {
 ///
 /// # Errors
 /// As [`stat`].
-pub fn of(pid: i32) -> io::Result<Option<Identity>> {
+pub fn of(pid: i32) -> io::Result<Option<ProcessIdentity>> {
     Ok(stat(pid)?.filter(|s| !s.is_dead()).map(|s| s.identity()))
 }
 
@@ -193,8 +193,8 @@ fn pidfd(pid: Pid) -> rustix::io::Result<Option<OwnedFd>> {
 /// The records of this process and of its child behind `child`, with the inodes of their pidfds. Before
 /// pidfs (Linux 6.9) all pidfds had one inode in common, which is not recorded.
 pub fn records(
-    own: Identity,
-    child: Option<(Identity, BorrowedFd<'_>)>,
+    own: ProcessIdentity,
+    child: Option<(ProcessIdentity, BorrowedFd<'_>)>,
 ) -> (ProcessRecord, Option<ProcessRecord>) {
     let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).ok().map(|s| s.st_ino);
     let my_inode = number(own.pid).and_then(|pid| inode(pidfd(pid).ok()??.as_fd()));
@@ -233,8 +233,8 @@ pub fn boot_id() -> Option<String> {
 }
 
 /// Where this process stands. What cannot be read is empty, or 0: it then proves nothing to anybody.
-pub fn place() -> Place {
-    Place {
+pub fn place() -> ProcessScope {
+    ProcessScope {
         host: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
         boot_id: boot_id().unwrap_or_default(),
         pid_ns: std::fs::metadata("/proc/self/ns/pid").map(|m| m.ino()).unwrap_or(0),
@@ -251,7 +251,7 @@ fn cgroup() -> Option<String> {
 
 /// What the identity alone says of a process that was recorded at `at`, asked from `here`. An empty host
 /// or boot id, a pid namespace or a start of 0 were not recorded.
-pub fn judge(recorded: ProcessRecord, at: &Place, here: &Place) -> Verdict {
+pub fn judge(recorded: ProcessRecord, at: &ProcessScope, here: &ProcessScope) -> Verdict {
     let same_host = at.host.is_empty() || at.host == here.host;
     if !at.boot_id.is_empty() && at.boot_id != here.boot_id {
         let known = !here.boot_id.is_empty();
@@ -266,14 +266,14 @@ pub fn judge(recorded: ProcessRecord, at: &Place, here: &Place) -> Verdict {
 
 /// What of a record can be compared from here. Inodes of pidfds are numbered anew at each boot, in step with
 /// pids, so one of an unknown boot proves nothing.
-pub fn comparable(recorded: ProcessRecord, at: &Place, here: &Place) -> ProcessRecord {
+pub fn comparable(recorded: ProcessRecord, at: &ProcessScope, here: &ProcessScope) -> ProcessRecord {
     let same_boot = !at.boot_id.is_empty() && at.boot_id == here.boot_id;
     ProcessRecord { pidfd_inode: recorded.pidfd_inode.filter(|_| same_boot), ..recorded }
 }
 
 /// Whether a process recorded at `at` may have a pid of ours, on this boot of this machine, as far as both
 /// places are known.
-pub fn may_be_here(at: &Place, here: &Place) -> bool {
+pub fn may_be_here(at: &ProcessScope, here: &ProcessScope) -> bool {
     let agree = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
     let same_boot = !at.boot_id.is_empty() && at.boot_id == here.boot_id;
     let same_machine = same_boot || (agree(&at.boot_id, &here.boot_id) && agree(&at.host, &here.host));
@@ -332,14 +332,14 @@ pub fn may_be_signalled(pid: i32) -> Option<bool> {
 #[derive(Debug)]
 pub struct ProcessHandle {
     pidfd: OwnedFd,
-    identity: Identity,
+    identity: ProcessIdentity,
 }
 
 /// Holds the process that `identity` names; `None`: it is gone, or its pid is somebody else now.
 ///
 /// # Errors
 /// pidfd_open(2) (EMFILE, …) or as [`stat`].
-pub fn open(identity: &Identity) -> io::Result<Option<ProcessHandle>> {
+pub fn open(identity: &ProcessIdentity) -> io::Result<Option<ProcessHandle>> {
     open_recorded(ProcessRecord::from(*identity))
 }
 
@@ -362,7 +362,7 @@ pub fn open_recorded(recorded: ProcessRecord) -> io::Result<Option<ProcessHandle
 }
 
 impl ProcessHandle {
-    pub fn identity(&self) -> Identity {
+    pub fn identity(&self) -> ProcessIdentity {
         self.identity
     }
 

@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use super::state::{AgentExit, AgentPhase, RequestedStop};
 use super::stopwatch::Clock;
 use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
-use crate::agent::Mode;
+use crate::agent::OutputMode;
 use crate::error::{Error, chain};
 use crate::ledger::TaskProgress;
 use crate::process::cgroup::Cgroup;
@@ -20,7 +20,7 @@ use crate::process::terminal;
 use crate::process::watch::{WatchEvent, WatchInterest, WatchSource};
 use crate::stop::{stop_of, watching};
 use crate::sys::{self, ChildChange, ReceivedSignal, ResourceUsage};
-use crate::task::{Signal, Stop, Time};
+use crate::task::{Signal, StopRequest, Time};
 
 impl Supervisor<'_> {
     /// Waits for one event or the deadline, and acts on it.
@@ -108,15 +108,17 @@ impl Supervisor<'_> {
     }
 
     /// Notes the stop before any signal is sent: the agent may exit with a code of its own.
-    fn request_stop(&mut self, stop: Stop, signal: Signal) {
+    fn request_stop(&mut self, stop: StopRequest, signal: Signal) {
         let now = Instant::now();
-        let yields = |stop: &Stop| matches!(stop, Stop::Signal { signal: Signal::INT | Signal::QUIT, .. });
+        let yields = |stop: &StopRequest| {
+            matches!(stop, StopRequest::Signal { signal: Signal::INT | Signal::QUIT, .. })
+        };
         if self.stop.requested().is_none_or(|r| yields(&r.stop)) {
             let results = self.observed().results;
             self.stop.request(RequestedStop { stop, at: now, results });
         }
         // A program at a terminal may handle Ctrl-C itself; a headless one was told to stop.
-        if !yields(&stop) || self.agent.mode != Mode::Interactive {
+        if !yields(&stop) || self.agent.mode != OutputMode::Interactive {
             self.escalation.begin(signal, now);
         }
         if let (AgentPhase::AtGate, Some(helper)) = (self.agent.state, &self.helper)
@@ -128,7 +130,7 @@ impl Supervisor<'_> {
     }
 
     /// Stops the agent at a limit.
-    fn stop_at_limit(&mut self, stop: Stop) {
+    fn stop_at_limit(&mut self, stop: StopRequest) {
         self.request_stop(stop, Signal::TERM);
         self.send(Signal::TERM);
     }
@@ -343,10 +345,10 @@ impl Supervisor<'_> {
         }
         if self.agent.state.is_alive() {
             if self.timers.timeout.take_due(now) {
-                self.stop_at_limit(Stop::Timeout);
+                self.stop_at_limit(StopRequest::Timeout);
             }
             if self.timers.idle.take_due(now) {
-                self.stop_at_limit(Stop::IdleTimeout);
+                self.stop_at_limit(StopRequest::IdleTimeout);
             }
             if self.timers.linger.take_due(now) {
                 self.stop.linger();

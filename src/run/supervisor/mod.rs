@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
-use crate::agent::{self, Mode, Observed, Reader};
+use crate::agent::{self, ObservedOutput, OutputMode, OutputReader};
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::helper::{Attendant, Helper, Waited};
@@ -26,7 +26,9 @@ use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, ReceivedSignal, ResourceUsage};
-use crate::task::{Cause, Counts, Key, Outcome, Provider, SessionId, Signal, Stop, Task, TaskId};
+use crate::task::{
+    AgentOutcome, Key, Provider, SessionId, Signal, StopCause, StopRequest, Task, TaskId, UsageCounts,
+};
 use state::{AgentPhase, RowState, StopState};
 use stopwatch::Clock;
 
@@ -77,14 +79,14 @@ pub(super) struct RowFacts {
 /// The agent's process.
 pub(super) struct Agent {
     child: Gated,
-    mode: Mode,
+    mode: OutputMode,
     state: AgentPhase,
     /// The cgroup that holds only this task.
     cgroup: Option<Cgroup>,
 }
 
 impl Agent {
-    pub(super) fn new(child: Gated, mode: Mode, cgroup: Option<Cgroup>) -> Agent {
+    pub(super) fn new(child: Gated, mode: OutputMode, cgroup: Option<Cgroup>) -> Agent {
         Agent { child, mode, state: AgentPhase::AtGate, cgroup }
     }
 }
@@ -92,7 +94,7 @@ impl Agent {
 /// The agent's captured stdout, and the adapter that reads it.
 pub(super) struct CapturedOutput {
     pub(super) capture: Capture,
-    pub(super) reader: Box<dyn Reader>,
+    pub(super) reader: Box<dyn OutputReader>,
 }
 
 impl CapturedOutput {
@@ -151,7 +153,7 @@ struct Written {
     session: Option<SessionId>,
     /// The ledger was locked when the agent reported its session.
     session_waits: bool,
-    counts: Counts,
+    counts: UsageCounts,
     tool: Option<String>,
     at: Option<Instant>,
 }
@@ -223,12 +225,12 @@ impl<'a> Supervisor<'a> {
     }
 
     /// What the agent's output has reported so far.
-    pub(super) fn observed(&self) -> Observed {
+    pub(super) fn observed(&self) -> ObservedOutput {
         self.output.as_ref().map(|o| o.reader.observed().clone()).unwrap_or_default()
     }
 
     /// The stop that was requested before the agent's exec.
-    pub(super) fn stop_before_exec(&mut self) -> Result<Option<Stop>, Error> {
+    pub(super) fn stop_before_exec(&mut self) -> Result<Option<StopRequest>, Error> {
         while self.watch.pending(|_| true).map_err(watching)?.is_some() {
             self.turn(Some(Instant::now()))?;
         }
@@ -336,10 +338,10 @@ impl<'a> Supervisor<'a> {
     }
 
     /// What the agent's output says about success. Output that was not captured says nothing.
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> AgentOutcome {
         self.output
             .as_ref()
-            .map_or(Outcome::NotDue, |o| agent::outcome_of(self.agent.mode, o.reader.observed()))
+            .map_or(AgentOutcome::NotDue, |o| agent::outcome_of(self.agent.mode, o.reader.observed()))
     }
 
     /// Finds the leftover processes. Signals nothing yet.
@@ -417,8 +419,10 @@ impl<'a> Supervisor<'a> {
     /// The signal by which bookend exits where it does not know how the agent exited.
     pub(super) fn stop_signal(&self) -> Signal {
         match self.stop.requested().map(|r| r.stop) {
-            Some(Stop::Signal { signal, .. }) => signal,
-            Some(Stop::Cancel { .. } | Stop::Timeout | Stop::IdleTimeout) | None => Signal::TERM,
+            Some(StopRequest::Signal { signal, .. }) => signal,
+            Some(StopRequest::Cancel { .. } | StopRequest::Timeout | StopRequest::IdleTimeout) | None => {
+                Signal::TERM
+            }
         }
     }
 
@@ -428,10 +432,10 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The stop that was requested, with what came after it.
-    pub(super) fn cause(&self, ended_at: Instant) -> Option<Cause> {
+    pub(super) fn cause(&self, ended_at: Instant) -> Option<StopCause> {
         let requested = self.stop.requested()?;
         let results = self.observed().results;
-        Some(Cause {
+        Some(StopCause {
             stop: requested.stop,
             after_result: requested.results > 0 && requested.results == results,
             ran_on: ended_at.saturating_duration_since(requested.at),

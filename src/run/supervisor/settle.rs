@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::state::RowState;
 use super::{Supervisor, TaskRef};
-use crate::agent::{CostCovers, Observed};
+use crate::agent::{CostCovers, ObservedOutput};
 use crate::error::chain;
 use crate::exit::Exit;
 use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
@@ -17,8 +17,8 @@ use crate::process::cgroup::oom;
 use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
-    Cancel, Counts, EndSource, Ended, Ending, Failure, Interrupt, KeepSession, Key, Sender, SessionId,
-    Signal, Stop, TaskId, Time,
+    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId, Signal,
+    SignalSender, StopRequest, TaskEnd, TaskId, Time, UsageCounts,
 };
 use crate::view;
 
@@ -56,7 +56,7 @@ impl Supervisor<'_> {
     }
 
     /// All that the row says about the end.
-    fn ended(&self, end: RunEnd) -> Ended {
+    fn ended(&self, end: RunEnd) -> TaskEnd {
         let observed = self.observed();
         let (stop_signal, stop_sender) = self.stop.requested().map_or((None, None), |r| stopped_by(r.stop));
         let usage = end.exit.map(|(_, usage)| usage);
@@ -66,7 +66,7 @@ impl Supervisor<'_> {
         let oom_killed = self.oom_killed(end.exit.map(|(exit, _)| exit));
         let by_oom = || "the kernel's OOM killer ended the agent".to_owned();
         let leftovers = end.leftovers.filter(|l| l.found > 0);
-        Ended {
+        TaskEnd {
             ending: end.ending,
             error: end.error.or_else(|| (oom_killed == Some(true)).then(by_oom)),
             source: EndSource::Wait,
@@ -127,19 +127,19 @@ impl Supervisor<'_> {
     }
 
     /// The counts of this run alone.
-    pub(super) fn counts(&self, observed: &Observed) -> Counts {
+    pub(super) fn counts(&self, observed: &ObservedOutput) -> UsageCounts {
         let cost_usd = match (session_total(observed), self.facts.cost_before) {
             // A total below the one before means that the agent lost it and counts anew.
             (Some(now), Some(before)) if now >= before => Some(((now - before) * 1e9).round() / 1e9),
             _ => observed.reported_cost_usd,
         };
-        Counts { cost_usd, ..observed.counts }
+        UsageCounts { cost_usd, ..observed.counts }
     }
 }
 
 /// What the session has cost so far, where the agent reports that. 2.1.330 does not count what a version that
 /// reports per run spent on the session.
-fn session_total(observed: &Observed) -> Option<f64> {
+fn session_total(observed: &ObservedOutput) -> Option<f64> {
     observed.reported_cost_usd.filter(|_| observed.cost_covers == CostCovers::Session)
 }
 
@@ -154,8 +154,8 @@ impl Drop for Supervisor<'_> {
             RowState::Ending(..) => self.record(),
             RowState::Running(_) => self.settle(RunEnd {
                 ending: match self.agent.state.executed() {
-                    true => Ending::Interrupted(Interrupt::SupervisorLost),
-                    false => Ending::Failure(Failure::Spawn),
+                    true => Ending::Interrupted(InterruptReason::SupervisorLost),
+                    false => Ending::Failure(FailureReason::Spawn),
                 },
                 error: Some("bookend failed while it supervised the task".to_owned()),
                 exit: self.agent.state.exited(),
@@ -167,7 +167,7 @@ impl Drop for Supervisor<'_> {
 }
 
 /// Logs an end that the ledger has taken.
-fn report(task: &TaskRef, ended: &Ended, finished: FinishOutcome, ledger: Option<&Path>) {
+fn report(task: &TaskRef, ended: &TaskEnd, finished: FinishOutcome, ledger: Option<&Path>) {
     let id = &task.id;
     let (status, reason) = (ended.ending.status(), ended.ending.reason());
     let invalidated = match finished {
@@ -208,9 +208,9 @@ fn report(task: &TaskRef, ended: &Ended, finished: FinishOutcome, ledger: Option
 fn how(ending: &Ending) -> String {
     match ending {
         Ending::Success => "the run succeeded".to_owned(),
-        Ending::Cancelled(Cancel::Timeout) => "the run timed out".to_owned(),
-        Ending::Cancelled(Cancel::IdleTimeout) => "the run timed out without output".to_owned(),
-        Ending::Cancelled(Cancel::Operator) => "the run was cancelled".to_owned(),
+        Ending::Cancelled(CancelReason::Timeout) => "the run timed out".to_owned(),
+        Ending::Cancelled(CancelReason::IdleTimeout) => "the run timed out without output".to_owned(),
+        Ending::Cancelled(CancelReason::Operator) => "the run was cancelled".to_owned(),
         Ending::Interrupted(_) => "the run was interrupted".to_owned(),
         Ending::Backgrounded => "the agent continues in the background".to_owned(),
         Ending::Failure(_) | Ending::AbortedNoSkill(_) => match ending.reason() {
@@ -231,11 +231,11 @@ fn what_next(session: &SessionId, key: Option<&Key>, ledger: Option<&Path>) -> S
 }
 
 /// The sender and the number of the signal that stopped a run, for its row.
-fn stopped_by(stop: Stop) -> (Option<Signal>, Option<Sender>) {
+fn stopped_by(stop: StopRequest) -> (Option<Signal>, Option<SignalSender>) {
     match stop {
-        Stop::Signal { signal, sender } => (Some(signal), Some(sender)),
-        Stop::Cancel { sender } => (Some(Signal::TERM), Some(sender)),
-        Stop::Timeout | Stop::IdleTimeout => (None, None),
+        StopRequest::Signal { signal, sender } => (Some(signal), Some(sender)),
+        StopRequest::Cancel { sender } => (Some(Signal::TERM), Some(sender)),
+        StopRequest::Timeout | StopRequest::IdleTimeout => (None, None),
     }
 }
 
@@ -245,7 +245,7 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &Ended, refused: &str, recover: &str) {
+fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refused: &str, recover: &str) {
     let (id, key) = task;
     let status = ended.ending.status();
     match slot.write(ended, "run") {
@@ -272,7 +272,7 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &Ended, refused
 
 /// Ends a task whose claim was reported as failed: what could not be synced may be found durable all the same
 /// when the log is next read. An end that the ledger cannot take goes to the spool.
-pub(crate) fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &Ended) {
+pub(crate) fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &TaskEnd) {
     let settled = match ledger.finish(id, ended, "run") {
         Ok(_) => slot.discard(),
         Err(refused) => {
@@ -286,13 +286,13 @@ pub(crate) fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended:
 }
 
 /// The end of a task whose agent never had a process.
-pub(crate) fn never_ran(reason: Failure, error: &str, started: Instant) -> Ended {
-    Ended {
+pub(crate) fn never_ran(reason: FailureReason, error: &str, started: Instant) -> TaskEnd {
+    TaskEnd {
         ending: Ending::Failure(reason),
         error: Some(error.to_owned()),
         source: EndSource::Wait,
         finished_at: Some(Time::now()),
         duration_ms: Some(elapsed_ms(started)),
-        ..Ended::unknown(Ending::Failure(reason))
+        ..TaskEnd::unknown(Ending::Failure(reason))
     }
 }

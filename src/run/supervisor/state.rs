@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::exit::Exit;
 use crate::ledger::SpoolSlot;
 use crate::sys::ResourceUsage;
-use crate::task::{Ended, Signal, Stop};
+use crate::task::{Signal, StopRequest, TaskEnd};
 
 use crate::process::spawn::gate::StartError;
 
@@ -99,14 +99,14 @@ pub(super) enum RowState {
     /// `running`. The slot takes the ending if the ledger does not.
     Running(SpoolSlot),
     /// The ending is decided, and not yet recorded.
-    Ending(SpoolSlot, Box<Ended>),
+    Ending(SpoolSlot, Box<TaskEnd>),
     /// It is recorded, in the ledger or in the spool.
     Settled,
 }
 
 /// The first stop that was requested, if it still counts.
 pub(super) struct RequestedStop {
-    pub(super) stop: Stop,
+    pub(super) stop: StopRequest,
     pub(super) at: Instant,
     /// How many results the agent had reported by then.
     pub(super) results: u32,
@@ -187,22 +187,22 @@ impl StopState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Sender;
+    use crate::task::SignalSender;
 
-    fn requested(stop: Stop) -> RequestedStop {
+    fn requested(stop: StopRequest) -> RequestedStop {
         RequestedStop { stop, at: Instant::now(), results: 0 }
     }
 
     #[test]
     fn a_late_signal_keeps_the_stop_that_was_requested_before() {
         let mut state = StopState::default();
-        state.request(requested(Stop::Timeout));
+        state.request(requested(StopRequest::Timeout));
         state.linger();
         state.hurry(Signal::TERM);
         state.hurry(Signal::INT);
-        state.request(requested(Stop::Cancel { sender: Sender { pid: 1, uid: 0 } }));
+        state.request(requested(StopRequest::Cancel { sender: SignalSender { pid: 1, uid: 0 } }));
         assert!(state.is_hurried() && state.has_lingered());
-        assert_eq!(state.requested().map(|r| r.stop), Some(Stop::Timeout));
+        assert_eq!(state.requested().map(|r| r.stop), Some(StopRequest::Timeout));
         let signals: Vec<_> = std::iter::from_fn(|| state.next_signal()).collect();
         assert_eq!(signals, [Signal::TERM, Signal::INT]);
         assert!(state.is_hurried(), "it stays hurried once its signals are passed on");

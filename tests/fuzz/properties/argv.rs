@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use crate::agent::{Adapter, Asked, AskedSession, Plan, SessionPlace, recognise};
+use crate::agent::{Adapter, AgentArgs, SessionPlace, SessionPlan, SessionRequest, recognise};
 use crate::run::session::{Known, Transcript, choose};
 use crate::task::resume::{LastTask, SessionUse};
 use crate::task::{SessionId, Status, TaskId};
@@ -26,13 +26,13 @@ pub fn argv(line: &[u8]) {
         let words: Vec<OsString> =
             [OsString::from(program)].into_iter().chain(args.iter().cloned()).collect();
         let recognised = recognise(&words, agent_type).expect("an adapter");
-        let own = &words[recognised.own..];
+        let own = &words[recognised.args_start..];
         if matches!(recognised.place, SessionPlace::Untracked(_)) {
             continue;
         }
         let adapter = recognised.adapter;
-        let asked = adapter.asked(own, false);
-        assert_eq!(adapter.asked(own, true).session, asked.session);
+        let asked = adapter.parse(own, false);
+        assert_eq!(adapter.parse(own, true).session, asked.session);
         nothing_is_invented(&asked, own);
         for linked in [None, Some("0197a6a0-0000-4000-8000-00000000abcd"), Some("-x")] {
             one_flag_at_most(adapter, own, &asked, linked);
@@ -44,7 +44,7 @@ pub fn argv(line: &[u8]) {
 const NEW: &str = "0197a6a0-0000-4000-8000-000000000123";
 
 /// What the run would do with these words: `linked` is the session that the key names.
-fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
+fn chosen(adapter: &dyn Adapter, asked: &AgentArgs, linked: Option<&str>) -> SessionPlan {
     let last = linked.map(|id| SessionUse {
         session: SessionId::recorded(id),
         last: Some(LastTask {
@@ -69,16 +69,16 @@ fn chosen(adapter: &dyn Adapter, asked: &Asked, linked: Option<&str>) -> Plan {
     choose(&known).expect("a choice").plan
 }
 
-fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &Asked, linked: Option<&str>) {
+fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &AgentArgs, linked: Option<&str>) {
     let plan = chosen(adapter, asked, linked);
     let argv = adapter.argv(args, &plan);
-    if asked.session != AskedSession::Unsaid {
-        assert_eq!((&plan, argv.as_slice()), (&Plan::AsGiven, args), "the user's own word counts");
+    if asked.session != SessionRequest::Unspecified {
+        assert_eq!((&plan, argv.as_slice()), (&SessionPlan::AsGiven, args), "the user's own word counts");
     }
     let (flag, id) = match &plan {
-        Plan::AsGiven => return assert_eq!(argv, args),
-        Plan::Assign(id) => ("--session-id", id),
-        Plan::Resume(id) => ("--resume", id),
+        SessionPlan::AsGiven => return assert_eq!(argv, args),
+        SessionPlan::Assign(id) => ("--session-id", id),
+        SessionPlan::Resume(id) => ("--resume", id),
     };
     let put_in: Vec<OsString> = match id.as_str().starts_with('-') {
         true => vec![format!("{flag}={id}").into()],
@@ -92,25 +92,25 @@ fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &Asked, lin
     assert_eq!(lead, at, "{argv:?}: it comes first of the agent's own words, so before `--`");
 
     // It is read back as it was meant, and nothing else is read otherwise.
-    let again = adapter.asked(&argv, false);
+    let again = adapter.parse(&argv, false);
     let meant = match (&plan, &again.session) {
-        (Plan::Assign(id), read) => *read == AskedSession::Assign(id.clone()),
+        (SessionPlan::Assign(id), read) => *read == SessionRequest::Assign(Some(id.clone())),
         // With `--fork-session`, which says nothing as long as nothing is resumed.
-        (_, AskedSession::Fork(from, None)) => from.as_ref() == Some(id),
-        (_, read) => *read == AskedSession::Resume(id.clone()),
+        (_, SessionRequest::Fork(from, None)) => from.as_ref() == Some(id),
+        (_, read) => *read == SessionRequest::Resume(id.clone()),
     };
     assert!(meant, "{argv:?} is read as {:?}", again.session);
-    assert_eq!(Asked { session: asked.session.clone(), ..again.clone() }, *asked);
+    assert_eq!(AgentArgs { session: asked.session.clone(), ..again.clone() }, *asked);
     let next = chosen(adapter, &again, Some("another"));
-    assert_eq!((&next, adapter.argv(&argv, &next)), (&Plan::AsGiven, argv), "once is enough");
+    assert_eq!((&next, adapter.argv(&argv, &next)), (&SessionPlan::AsGiven, argv), "once is enough");
 }
 
 /// What is read from the words stands in them.
-fn nothing_is_invented(asked: &Asked, args: &[OsString]) {
+fn nothing_is_invented(asked: &AgentArgs, args: &[OsString]) {
     let stands = |text: &str| args.iter().any(|a| a.to_string_lossy().ends_with(text));
     let named = match &asked.session {
-        AskedSession::Resume(id) | AskedSession::Assign(id) => vec![id],
-        AskedSession::Fork(from, id) => from.iter().chain(id).collect(),
+        SessionRequest::Resume(id) | SessionRequest::Assign(Some(id)) => vec![id],
+        SessionRequest::Fork(from, id) => from.iter().chain(id).collect(),
         _ => Vec::new(),
     };
     assert!(named.into_iter().map(SessionId::as_str).chain(asked.model.as_deref()).all(stands));

@@ -2,7 +2,7 @@
 
 use super::json::Json;
 use super::{Chance, cuts};
-use crate::agent::{Adapter, Mode, Observed, Reader, by_type};
+use crate::agent::{Adapter, ObservedOutput, OutputMode, OutputReader, by_type};
 use crate::task::SessionId;
 
 fn named(agent_type: &str) -> &'static dyn Adapter {
@@ -19,12 +19,12 @@ pub fn cursor(stream: &[u8]) {
 }
 
 pub fn command(stream: &[u8]) {
-    for mode in [Mode::StreamJson, Mode::Json] {
-        assert_eq!(read("command", mode, stream), Observed::default());
+    for mode in [OutputMode::StreamJson, OutputMode::Json] {
+        assert_eq!(read("command", mode, stream), ObservedOutput::default());
     }
 }
 
-fn read(program: &str, mode: Mode, stream: &[u8]) -> Observed {
+fn read(program: &str, mode: OutputMode, stream: &[u8]) -> ObservedOutput {
     let mut reader = named(program).reader(mode);
     reader.feed(stream);
     reader.finish();
@@ -34,8 +34,8 @@ fn read(program: &str, mode: Mode, stream: &[u8]) -> Observed {
 /// Neither where the pieces end, nor a last line end, nor a line of noise makes a difference, and what was
 /// read is sane at any moment.
 fn follows(program: &str, stream: &[u8]) {
-    for mode in [Mode::StreamJson, Mode::Json] {
-        let fed = |parts: &[&[u8]]| -> Box<dyn Reader> {
+    for mode in [OutputMode::StreamJson, OutputMode::Json] {
+        let fed = |parts: &[&[u8]]| -> Box<dyn OutputReader> {
             let mut reader = named(program).reader(mode);
             parts.iter().for_each(|part| reader.feed(part));
             reader
@@ -56,22 +56,22 @@ fn follows(program: &str, stream: &[u8]) {
         sane(half.observed());
         assert_eq!(half.observed(), fed(&stream[..at].chunks(1).collect::<Vec<_>>()).observed());
     }
-    let whole = read(program, Mode::StreamJson, stream);
-    assert_eq!(read(program, Mode::StreamJson, &[stream, b"\n"].concat()), whole);
+    let whole = read(program, OutputMode::StreamJson, stream);
+    assert_eq!(read(program, OutputMode::StreamJson, &[stream, b"\n"].concat()), whole);
     let mut noisy = Vec::new();
     for line in stream.split_inclusive(|b| *b == b'\n') {
         noisy.extend_from_slice(b"Warning: {\"type\":\"result\",\n");
         noisy.extend_from_slice(line);
     }
-    assert_eq!(read(program, Mode::StreamJson, &noisy), whole);
+    assert_eq!(read(program, OutputMode::StreamJson, &noisy), whole);
     let is_object = |line: &&[u8]| Json::read(line).is_ok_and(|json| matches!(json, Json::Object(_)));
     let is_blank = |line: &&[u8]| line.trim_ascii().is_empty();
     if stream.split(|b| *b == b'\n').all(|line| is_blank(&line) || is_object(&line)) {
-        assert_eq!(read(program, Mode::Json, stream), whole, "objects are read as lines are");
+        assert_eq!(read(program, OutputMode::Json, stream), whole, "objects are read as lines are");
     }
 }
 
-fn sane(o: &Observed) {
+fn sane(o: &ObservedOutput) {
     if let Some(id) = o.session_id.as_ref().map(SessionId::as_str) {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         assert!(id.bytes().all(plain) && !id.is_empty() && !id.starts_with(['-', '.']), "{id}");
@@ -99,5 +99,8 @@ fn shortcuts_change_nothing(stream: &[u8]) {
         usual.extend_from_slice(&[line, b"\n"].concat());
         unusual.extend_from_slice(&[b"{\"\":0,\"", rest, b"\n"].concat());
     }
-    assert_eq!(read("claude", Mode::StreamJson, &usual), read("claude", Mode::StreamJson, &unusual));
+    assert_eq!(
+        read("claude", OutputMode::StreamJson, &usual),
+        read("claude", OutputMode::StreamJson, &unusual)
+    );
 }

@@ -5,7 +5,8 @@ use super::*;
 use crate::exit::Exit;
 use crate::fuzz::Chance;
 use crate::task::{
-    Cancel, Counts, EndSource, Ending, Failure, Interrupt, KeepSession, Sender, SessionId, Signal,
+    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, SessionId, Signal,
+    SignalSender, UsageCounts,
 };
 
 /// Reads the bytes as a record, and as what makes up an ending to be written.
@@ -22,7 +23,7 @@ pub fn spool(bytes: &[u8]) {
 }
 
 /// What is read of this ending once it is written; and that nothing is read once it is damaged.
-fn through(task: &str, ended: &Ended, by: &str) -> Ended {
+fn through(task: &str, ended: &TaskEnd, by: &str) -> TaskEnd {
     let written = Record::new(&TaskId::recorded(task), ended, by).sealed().expect("JSON");
     let read = match parse(&written) {
         Ok(read) => read,
@@ -93,7 +94,7 @@ impl From<'_> {
     }
 
     fn ending(&mut self) -> Ending {
-        use {Cancel as C, Failure as F, Interrupt as I};
+        use {CancelReason as C, FailureReason as F, InterruptReason as I};
         match self.byte() % 18 {
             0 => Ending::Success,
             1 => Ending::Failure(F::AgentError),
@@ -116,8 +117,8 @@ impl From<'_> {
         }
     }
 
-    fn ended(&mut self) -> Ended {
-        Ended {
+    fn ended(&mut self) -> TaskEnd {
+        TaskEnd {
             ending: self.ending(),
             error: self.maybe(Self::text),
             source: EndSource::Spool,
@@ -129,8 +130,9 @@ impl From<'_> {
                 _ => Some(Exit::Signal(Signal::from_number(self.number() as i32))),
             },
             stop_signal: self.small().map(Signal::from_number),
-            stop_sender: self.maybe(|from| Sender { pid: from.number() as i32, uid: from.number() as u32 }),
-            counts: Counts {
+            stop_sender: self
+                .maybe(|from| SignalSender { pid: from.number() as i32, uid: from.number() as u32 }),
+            counts: UsageCounts {
                 cost_usd: self.real(),
                 turns: self.integer(),
                 input_tokens: self.integer(),

@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-use super::output::event::{Block, Event, Message, Stream, Usage};
-use super::output::json::{JsonCursor, Parsed};
+use super::output::event::{EventMessage, OutputEvent, StreamedEvent, TokenUsage, ToolBlock};
+use super::output::json::{JsonCursor, JsonResult};
 use super::output::lines::{LineSplitter, ObjectSplitter};
 use crate::fuzz::json::Json;
 use crate::fuzz::{Chance, cuts};
@@ -82,7 +82,7 @@ fn gather(value: &Json, into: &mut Vec<Json>) -> bool {
 /// Where serde_json reads an object, our reader sees the same in it; where it says that the text is cut, ours
 /// believes nothing of it; and so for each beginning of a whole text.
 pub fn json(text: &[u8]) {
-    let event = Event::read(text);
+    let event = OutputEvent::read(text);
     let read = match Json::read(text) {
         Ok(read) => read,
         Err(e) => return assert!(!e.is_eof() || event.is_err(), "a text that is cut is believed"),
@@ -99,12 +99,12 @@ pub fn json(text: &[u8]) {
     let mut chance = Chance::of(text);
     for _ in 0..32 {
         let at = chance.below(end - 1);
-        assert!(Event::read(&text[..at]).is_err(), "cut after {at} bytes, it is believed");
+        assert!(OutputEvent::read(&text[..at]).is_err(), "cut after {at} bytes, it is believed");
     }
 }
 
 /// The value here, read with our reader's own means.
-fn again(c: &mut JsonCursor<'_>) -> Parsed<Json> {
+fn again(c: &mut JsonCursor<'_>) -> JsonResult<Json> {
     if c.begins_with(b'{')? {
         let mut members = Vec::new();
         c.object(|c, key| {
@@ -144,7 +144,7 @@ fn text_of<'a>(object: &'a Json, key: &str) -> Option<&'a str> {
     object.last(&[key]).and_then(Json::text)
 }
 
-fn same_event(event: &Event<'_>, json: &Json) {
+fn same_event(event: &OutputEvent<'_>, json: &Json) {
     let text = |key| text_of(json, key);
     assert_eq!(event.kind.as_deref(), text("type"));
     assert_eq!(event.subtype.as_deref(), text("subtype"));
@@ -174,9 +174,9 @@ fn same_event(event: &Event<'_>, json: &Json) {
     assert_eq!(event.verdict().error.is_some(), error.unwrap_or_else(by_word));
 }
 
-fn usage(json: &Json) -> Option<Usage> {
+fn usage(json: &Json) -> Option<TokenUsage> {
     let count = |keys: &[&str]| count_of(json.last(keys));
-    let usage = Usage {
+    let usage = TokenUsage {
         input: count(&["input_tokens", "inputTokens"]),
         output: count(&["output_tokens", "outputTokens"]),
         cache_read: count(&["cache_read_input_tokens", "cacheReadTokens", "cacheReadInputTokens"]),
@@ -186,10 +186,10 @@ fn usage(json: &Json) -> Option<Usage> {
             "cacheCreationInputTokens",
         ]),
     };
-    (usage != Usage::default()).then_some(usage)
+    (usage != TokenUsage::default()).then_some(usage)
 }
 
-fn same_message(message: Option<&Message<Cow<'_, str>>>, json: Option<&Json>) {
+fn same_message(message: Option<&EventMessage<Cow<'_, str>>>, json: Option<&Json>) {
     let (Some(message), Some(json)) = (message, json) else {
         return assert!(message.is_none() && json.is_none());
     };
@@ -198,20 +198,20 @@ fn same_message(message: Option<&Message<Cow<'_, str>>>, json: Option<&Json>) {
     assert_eq!(message.usage.as_ref().map(|c| c.usage), json.last(&["usage"]).and_then(usage));
     let content = json.last(&["content"]);
     let blocks = if let Some(Json::Array(blocks)) = content { blocks.as_slice() } else { &[] };
-    let blocks: Vec<Block<Cow<'_, str>>> = blocks.iter().filter_map(block).collect();
+    let blocks: Vec<ToolBlock<Cow<'_, str>>> = blocks.iter().filter_map(block).collect();
     assert_eq!(message.blocks, blocks);
 }
 
-fn block(json: &Json) -> Option<Block<Cow<'_, str>>> {
+fn block(json: &Json) -> Option<ToolBlock<Cow<'_, str>>> {
     let text = |key| text_of(json, key);
     match text("type")? {
-        "tool_use" => Some(Block::Call { id: text("id")?.into(), name: text("name")?.into() }),
-        "tool_result" => Some(Block::Answer { id: text("tool_use_id")?.into() }),
+        "tool_use" => Some(ToolBlock::Call { id: text("id")?.into(), name: text("name")?.into() }),
+        "tool_result" => Some(ToolBlock::Answer { id: text("tool_use_id")?.into() }),
         _ => None,
     }
 }
 
-fn same_stream(stream: Option<&Stream<Cow<'_, str>>>, json: Option<&Json>) {
+fn same_stream(stream: Option<&StreamedEvent<Cow<'_, str>>>, json: Option<&Json>) {
     let (Some(stream), Some(json)) = (stream, json) else {
         return assert!(stream.is_none() && json.is_none());
     };

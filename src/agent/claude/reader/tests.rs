@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::agent::outcome_of;
-use crate::task::Outcome;
+use crate::task::AgentOutcome;
 use proptest::prelude::*;
 
 macro_rules! sample {
@@ -11,7 +11,7 @@ macro_rules! sample {
     };
 }
 
-fn read(mode: Mode, bytes: &[u8]) -> Observed {
+fn read(mode: OutputMode, bytes: &[u8]) -> ObservedOutput {
     let mut reader = ClaudeReader::new(mode);
     reader.feed(bytes);
     reader.finish();
@@ -19,76 +19,76 @@ fn read(mode: Mode, bytes: &[u8]) -> Observed {
 }
 
 /// Input, output tokens and turns, cost.
-fn numbers(o: &Observed) -> (Option<i64>, Option<i64>, Option<i64>, Option<f64>) {
+fn numbers(o: &ObservedOutput) -> (Option<i64>, Option<i64>, Option<i64>, Option<f64>) {
     (o.counts.input_tokens, o.counts.output_tokens, o.counts.turns, o.reported_cost_usd)
 }
 
-fn error(o: &Observed) -> &str {
+fn error(o: &ObservedOutput) -> &str {
     o.result.as_ref().unwrap().error.as_deref().unwrap()
 }
 
 #[test]
 fn one_json_object() {
-    let o = read(Mode::Json, sample!("02-json.stdout.json"));
+    let o = read(OutputMode::Json, sample!("02-json.stdout.json"));
     assert_eq!(o.session_id, Some("70c58839-7df2-4fac-a8ca-566378ded2b5".into()));
     assert_eq!(o.model.as_deref(), Some("claude-opus-5-5"));
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
     assert_eq!((o.counts.cache_read_tokens, o.counts.cache_creation_tokens), (Some(0), Some(0)));
-    assert_eq!(outcome_of(Mode::Json, &o), Outcome::Ok);
+    assert_eq!(outcome_of(OutputMode::Json, &o), AgentOutcome::Ok);
 }
 
 #[test]
 fn an_array_of_events_on_one_line_or_many() {
     let line = sample!("05-json-verbose.stdout.json");
-    let o = read(Mode::Json, line);
+    let o = read(OutputMode::Json, line);
     assert_eq!(o.session_id, Some("11346155-51a7-40ee-8c65-8dec3f58e505".into()));
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
     let value: serde_json::Value = serde_json::from_slice(line).unwrap();
     let pretty = serde_json::to_vec_pretty(&value).unwrap();
-    assert_eq!(read(Mode::Json, &pretty), o);
+    assert_eq!(read(OutputMode::Json, &pretty), o);
 }
 
 #[test]
 fn a_resumed_session_goes_on_counting_its_cost() {
-    let o = read(Mode::Json, sample!("12-resume.stdout.json"));
+    let o = read(OutputMode::Json, sample!("12-resume.stdout.json"));
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0016)));
 }
 
 #[test]
 fn a_failed_call_to_the_api_is_an_error_though_its_subtype_is_success() {
-    let o = read(Mode::Json, sample!("30-error-500-json.stdout.json"));
+    let o = read(OutputMode::Json, sample!("30-error-500-json.stdout.json"));
     assert!(error(&o).starts_with("API Error: 500 fake api_error (500)."));
     assert_eq!(numbers(&o), (Some(0), Some(0), Some(1), Some(0.0)));
-    assert_eq!(outcome_of(Mode::Json, &o), Outcome::Error);
+    assert_eq!(outcome_of(OutputMode::Json, &o), AgentOutcome::Error);
 }
 
 #[test]
 fn errors_come_as_a_list_too() {
-    let o = read(Mode::StreamJson, sample!("45-maxturns-sj.stdout.jsonl"));
+    let o = read(OutputMode::StreamJson, sample!("45-maxturns-sj.stdout.jsonl"));
     assert_eq!(error(&o), "Reached maximum number of turns (2)");
     assert_eq!(numbers(&o), (Some(200), Some(40), Some(3), Some(0.0016)));
-    let o = read(Mode::StreamJson, sample!("64-sj-badresume-garbage.stdout.jsonl"));
+    let o = read(OutputMode::StreamJson, sample!("64-sj-badresume-garbage.stdout.jsonl"));
     assert!(error(&o).contains("Provided value \"zzz\" is not a UUID"));
     assert_eq!(o.session_id, Some("1ea75816-e050-45e5-8033-85cc4c5005d8".into()));
 }
 
 #[test]
 fn a_stream_with_a_tool_and_hooks() {
-    let o = read(Mode::StreamJson, sample!("101-hook-events-sj.stdout.jsonl"));
+    let o = read(OutputMode::StreamJson, sample!("101-hook-events-sj.stdout.jsonl"));
     assert_eq!(numbers(&o), (Some(200), Some(40), Some(2), Some(0.0016)));
     assert_eq!((o.tool_in_flight.as_deref(), o.open_turn), (None, false));
     let first = sample!("101-hook-events-sj.stdout.jsonl").split(|b| *b == b'\n').next().unwrap();
-    let id = read(Mode::StreamJson, first).session_id;
+    let id = read(OutputMode::StreamJson, first).session_id;
     assert!(id.unwrap().as_str().starts_with("1a9f8b69-"));
 }
 
 #[test]
 fn partial_messages_count_once_and_as_they_grow() {
     let all = sample!("06-stream-json-partial.stdout.jsonl");
-    let o = read(Mode::StreamJson, all);
+    let o = read(OutputMode::StreamJson, all);
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
     let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
-    let until = |n: usize| numbers(&read(Mode::StreamJson, &lines[..n].concat()));
+    let until = |n: usize| numbers(&read(OutputMode::StreamJson, &lines[..n].concat()));
     assert_eq!(until(2), (None, None, None, None));
     assert_eq!(until(3), (Some(100), Some(1), Some(1), None));
     assert_eq!(until(6), (Some(100), Some(1), Some(1), None));
@@ -97,36 +97,36 @@ fn partial_messages_count_once_and_as_they_grow() {
 
 #[test]
 fn a_killed_run_shows_what_it_had_used_and_the_tool_in_flight() {
-    let o = read(Mode::StreamJson, sample!("72-tool-SIGKILL-sj.stdout.txt"));
+    let o = read(OutputMode::StreamJson, sample!("72-tool-SIGKILL-sj.stdout.txt"));
     assert_eq!(numbers(&o), (Some(100), Some(1), Some(1), None));
     assert_eq!(o.tool_in_flight.as_deref(), Some("Bash"));
-    assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Missing);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Missing);
 }
 
 #[test]
 fn a_background_task_brings_a_second_result_and_both_count() {
     let all = sample!("110-bg-task-8s-sj.stdout.jsonl");
-    let o = read(Mode::StreamJson, all);
+    let o = read(OutputMode::StreamJson, all);
     assert_eq!(numbers(&o), (Some(300), Some(60), Some(3), Some(0.0024000000000000002)));
     assert_eq!((o.background, o.open_turn), (false, false));
     let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
-    let until = |n: usize| read(Mode::StreamJson, &lines[..n].concat());
+    let until = |n: usize| read(OutputMode::StreamJson, &lines[..n].concat());
     assert!(!until(2).background && until(3).background);
     let first = until(7);
     assert_eq!(numbers(&first), (Some(200), Some(40), Some(2), Some(0.0016)));
     assert!(first.background);
-    assert_eq!(outcome_of(Mode::StreamJson, &first), Outcome::Ok);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &first), AgentOutcome::Ok);
     let second_begun = until(11);
     assert!(!second_begun.background && second_begun.open_turn);
-    assert_eq!(outcome_of(Mode::StreamJson, &second_begun), Outcome::Missing);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &second_begun), AgentOutcome::Missing);
     assert_eq!(numbers(&until(12)), (Some(300), Some(41), Some(3), Some(0.0016)));
 }
 
 #[test]
 fn of_many_prompts_on_stdin_the_last_result_decides() {
-    let o = read(Mode::StreamJson, sample!("111-stream-json-input.jsonl"));
+    let o = read(OutputMode::StreamJson, sample!("111-stream-json-input.jsonl"));
     assert_eq!(numbers(&o), (Some(300), Some(60), Some(5), Some(0.0024000000000000002)));
-    assert_eq!(outcome_of(Mode::StreamJson, &o), Outcome::Ok);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Ok);
 }
 
 #[test]
@@ -134,8 +134,8 @@ fn tasks_are_counted_where_they_are_not_listed() {
     let start = br#"{"type":"system","subtype":"task_started","task_id":"a","is_backgrounded":true}
 "#;
     let stop = br#"{"type":"system","subtype":"task_notification","task_id":"a"}"#;
-    assert!(read(Mode::StreamJson, start).background);
-    assert!(!read(Mode::StreamJson, &[&start[..], stop].concat()).background);
+    assert!(read(OutputMode::StreamJson, start).background);
+    assert!(!read(OutputMode::StreamJson, &[&start[..], stop].concat()).background);
 }
 
 #[test]
@@ -146,20 +146,20 @@ fn noise_between_the_lines_changes_nothing() {
         noisy.extend_from_slice(b"not json\n{\"type\":\"result\",\n\xff\xfe\n[[[[\n\n");
         noisy.extend_from_slice(line);
     }
-    assert_eq!(read(Mode::StreamJson, &noisy), read(Mode::StreamJson, all));
+    assert_eq!(read(OutputMode::StreamJson, &noisy), read(OutputMode::StreamJson, all));
 }
 
 #[test]
 fn an_id_that_could_be_a_flag_or_a_path_is_not_taken() {
     for id in ["--dangerous", "../../x", "a b", "", "a/b", &"x".repeat(200)] {
         let line = format!(r#"{{"type":"system","session_id":"{id}"}}"#);
-        assert_eq!(read(Mode::StreamJson, line.as_bytes()).session_id, None, "{id}");
+        assert_eq!(read(OutputMode::StreamJson, line.as_bytes()).session_id, None, "{id}");
     }
 }
 
 #[test]
 fn many_messages_are_all_counted_in_bounded_memory() {
-    let mut reader = ClaudeReader::new(Mode::StreamJson);
+    let mut reader = ClaudeReader::new(OutputMode::StreamJson);
     for n in 0..1000 {
         for _ in 0..2 {
             let usage = r#"{"input_tokens":2,"output_tokens":1}"#;
@@ -182,7 +182,7 @@ fn of_names_and_ids_that_never_end_little_is_kept() {
             {{"type":"assistant","message":{{"id":"{long}","content":[{}]}}}}"#,
         blocks.join(",")
     );
-    let mut reader = ClaudeReader::new(Mode::StreamJson);
+    let mut reader = ClaudeReader::new(OutputMode::StreamJson);
     reader.feed(line.as_bytes());
     reader.finish();
     let o = reader.observed();
@@ -196,10 +196,10 @@ proptest! {
     #[test]
     fn any_chunking_reads_the_same(size in 1usize..5000) {
         let all = sample!("110-bg-task-8s-sj.stdout.jsonl");
-        let mut reader = ClaudeReader::new(Mode::StreamJson);
+        let mut reader = ClaudeReader::new(OutputMode::StreamJson);
         all.chunks(size).for_each(|c| reader.feed(c));
         reader.finish();
-        prop_assert_eq!(reader.observed(), &read(Mode::StreamJson, all));
+        prop_assert_eq!(reader.observed(), &read(OutputMode::StreamJson, all));
     }
 
     #[test]
@@ -207,7 +207,7 @@ proptest! {
         let mut all = sample!("06-stream-json-partial.stdout.jsonl").to_vec();
         let at = at.index(all.len());
         all[at] = byte;
-        read(Mode::StreamJson, &all);
-        read(Mode::Json, &all[..at]);
+        read(OutputMode::StreamJson, &all);
+        read(OutputMode::Json, &all[..at]);
     }
 }

@@ -1,7 +1,7 @@
 //! An event that is read by its form is the one that is read in full.
 
 use super::*;
-use crate::agent::output::event::{InPlace, Message};
+use crate::agent::output::event::{EventMessage, InlineTexts};
 use proptest::prelude::*;
 
 const KEYS: [&str; 20] = [
@@ -99,14 +99,14 @@ fn filled(chance: &mut Chance, shape: &str) -> String {
 }
 
 /// An event with its own texts and counts, wherever they stand.
-fn plain<T>(event: &Event<'_, T>, texts: &impl Texts<T>) -> Event<'static, String> {
+fn plain<T>(event: &OutputEvent<'_, T>, texts: &impl EventTexts<T>) -> OutputEvent<'static, String> {
     let mut plain = event.placed(&|text| Some(texts.text(text).into_owned())).expect("nothing but texts");
-    let count = |to: &mut Option<Counted<String>>, of: &Option<Counted<T>>| {
+    let count = |to: &mut Option<CountedUsage<String>>, of: &Option<CountedUsage<T>>| {
         if let (Some(to), Some(of)) = (to, of) {
             to.usage = texts.usage(of).expect("a usage");
         }
     };
-    let count_in = |to: &mut Option<Message<String>>, of: &Option<Message<T>>| {
+    let count_in = |to: &mut Option<EventMessage<String>>, of: &Option<EventMessage<T>>| {
         if let (Some(to), Some(of)) = (to, of) {
             count(&mut to.usage, &of.usage);
         }
@@ -121,14 +121,14 @@ fn plain<T>(event: &Event<'_, T>, texts: &impl Texts<T>) -> Event<'static, Strin
 }
 
 /// Whether an event is read in full, if it is one: it must be the same one anyway.
-fn is_new(forms: &mut Forms, line: &[u8]) -> Option<bool> {
-    let full = Event::read(line);
+fn is_new(forms: &mut FormCache, line: &[u8]) -> Option<bool> {
+    let full = OutputEvent::read(line);
     match forms.read(line) {
-        Ok(Read::Alike(event, texts)) => {
-            assert_eq!(plain(event, &texts), plain(&full.unwrap(), &InPlace));
+        Ok(EventRead::Alike(event, texts)) => {
+            assert_eq!(plain(event, &texts), plain(&full.unwrap(), &InlineTexts));
             Some(false)
         }
-        Ok(Read::New(event)) => {
+        Ok(EventRead::New(event)) => {
             assert_eq!(*event, full.unwrap());
             Some(true)
         }
@@ -147,7 +147,7 @@ const TEXT: &str = concat!(
 
 #[test]
 fn an_event_like_an_earlier_one_has_its_own_texts_and_counts() {
-    let mut forms = Forms::new();
+    let mut forms = FormCache::new();
     assert_eq!(is_new(&mut forms, TEXT.as_bytes()), Some(true));
     let other = TEXT
         .replace("msg_1", "msg_98765")
@@ -155,7 +155,7 @@ fn an_event_like_an_earlier_one_has_its_own_texts_and_counts() {
         .replace("_tokens\":4", "_tokens\":4321")
         .replace("1-2", "22-222");
     assert_eq!(is_new(&mut forms, other.as_bytes()), Some(false));
-    let Ok(Read::Alike(event, texts)) = forms.read(other.as_bytes()) else { panic!("it is new") };
+    let Ok(EventRead::Alike(event, texts)) = forms.read(other.as_bytes()) else { panic!("it is new") };
     let message = plain(event, &texts).message.unwrap();
     assert_eq!(message.id.as_deref(), Some("msg_98765"));
     assert_eq!(message.usage.unwrap().usage.output, Some(4321));
@@ -166,7 +166,7 @@ fn an_event_like_an_earlier_one_has_its_own_texts_and_counts() {
 
 #[test]
 fn what_an_event_says_of_tools_hangs_on_types_that_are_the_same() {
-    let mut forms = Forms::new();
+    let mut forms = FormCache::new();
     let odd = r#"{"type":"A","message":{"content":[{"type":"B","id":"C","name":"D"}]}}"#;
     let call = odd.replace("\"B\"", "\"tool_use\"");
     for line in [odd, &call, odd, &call] {
@@ -176,7 +176,7 @@ fn what_an_event_says_of_tools_hangs_on_types_that_are_the_same() {
 
 #[test]
 fn an_event_that_is_cut_or_goes_on_is_none_although_it_begins_like_an_earlier_one() {
-    let mut forms = Forms::new();
+    let mut forms = FormCache::new();
     is_new(&mut forms, TEXT.as_bytes());
     for end in 0..TEXT.len() {
         assert_eq!(is_new(&mut forms, &TEXT.as_bytes()[..end]), None, "{}", &TEXT[..end]);
@@ -188,7 +188,7 @@ fn an_event_that_is_cut_or_goes_on_is_none_although_it_begins_like_an_earlier_on
 
 #[test]
 fn a_stream_of_ever_new_forms_is_soon_not_learned() {
-    let mut forms = Forms::new();
+    let mut forms = FormCache::new();
     for i in 0..10_000 {
         let line = format!("{{\"type\":\"x\",\"key_{i}\":\"A\"}}");
         assert_eq!(is_new(&mut forms, line.as_bytes()), Some(true));
@@ -207,7 +207,7 @@ proptest! {
     #[test]
     fn an_event_read_by_its_form_is_the_one_read_in_full(seed in any::<u64>()) {
         let mut chance = Chance(seed);
-        let mut forms = Forms::new();
+        let mut forms = FormCache::new();
         let mut shapes = Vec::new();
         for _ in 0..1 + chance.below(3) {
             let mut shape = String::new();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::process::procfs::identity::Comm;
 use crate::process::procfs::mark::LedgerFile;
-use crate::task::{Identity, TaskId};
+use crate::task::{ProcessIdentity, TaskId};
 
 const ME: i32 = 100;
 const AGENT_TTY: i32 = 7;
@@ -56,7 +56,7 @@ impl World {
         let task = SweptTask {
             id: TaskId::recorded("t"),
             ledger: LedgerFile::at(std::path::Path::new("/l.db")),
-            agent: Identity { pid: 200, start: 1000 },
+            agent: ProcessIdentity { pid: 200, start: 1000 },
             agent_tty: AGENT_TTY,
             owner: self.owner,
             spares_detached: true,

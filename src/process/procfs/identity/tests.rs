@@ -66,7 +66,7 @@ fn we_are_alive_and_a_zombie_is_dead() {
 fn a_handle_holds_only_the_process_that_was_meant() {
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
     let identity = of(child.id() as i32).unwrap().unwrap();
-    let recycled = Identity { start: identity.start + 1, ..identity };
+    let recycled = ProcessIdentity { start: identity.start + 1, ..identity };
     assert!(open(&recycled).unwrap().is_none());
     let handle = open(&identity).unwrap().unwrap();
     assert_eq!(handle.identity(), identity);
@@ -83,19 +83,19 @@ fn a_handle_holds_only_the_process_that_was_meant() {
 fn the_verdict_follows_the_identity_and_its_world() {
     let here = place();
     let me = of(std::process::id() as i32).unwrap().unwrap();
-    let other = Identity { start: me.start + 1, ..me };
+    let other = ProcessIdentity { start: me.start + 1, ..me };
     assert_eq!(judge(me.into(), &here, &here), Verdict::Alive);
     assert_eq!(judge(other.into(), &here, &here), Verdict::Recycled);
-    assert_eq!(judge(Identity { pid: i32::MAX, start: 1 }.into(), &here, &here), Verdict::Gone);
-    let booted = Place { boot_id: "another".to_owned(), ..here.clone() };
+    assert_eq!(judge(ProcessIdentity { pid: i32::MAX, start: 1 }.into(), &here, &here), Verdict::Gone);
+    let booted = ProcessScope { boot_id: "another".to_owned(), ..here.clone() };
     assert_eq!(judge(me.into(), &booted, &here), Verdict::Gone);
-    let elsewhere = Place { host: "another".to_owned(), ..booted };
+    let elsewhere = ProcessScope { host: "another".to_owned(), ..booted };
     assert_eq!(judge(me.into(), &elsewhere, &here), Verdict::Unverifiable);
-    let namespace = Place { pid_ns: here.pid_ns + 1, ..here.clone() };
+    let namespace = ProcessScope { pid_ns: here.pid_ns + 1, ..here.clone() };
     assert_eq!(judge(me.into(), &namespace, &here), Verdict::Unverifiable);
-    let renamed = Place { host: "another".to_owned(), ..here.clone() };
+    let renamed = ProcessScope { host: "another".to_owned(), ..here.clone() };
     assert_eq!(judge(me.into(), &renamed, &here), Verdict::Alive);
-    assert_eq!(judge(Identity { start: 0, ..me }.into(), &here, &here), Verdict::Unverifiable);
+    assert_eq!(judge(ProcessIdentity { start: 0, ..me }.into(), &here, &here), Verdict::Unverifiable);
 }
 
 /// What was not recorded (`""`, 0) proves nothing against a process, and nothing for one elsewhere.
@@ -108,7 +108,7 @@ fn a_process_is_judged_only_from_the_world_in_which_it_was_recorded() {
         for host in ["", here.host.as_str(), "another"] {
             for pid_ns in [0, here.pid_ns, other_ns] {
                 let (host, boot_id) = (host.to_owned(), boot.to_owned());
-                let at = Place { host, boot_id, pid_ns, cgroup: None };
+                let at = ProcessScope { host, boot_id, pid_ns, cgroup: None };
                 let expected = match (boot, at.host.as_str()) {
                     ("another" | "", "another") => Verdict::Unverifiable,
                     ("another", _) => Verdict::Gone,
@@ -117,7 +117,7 @@ fn a_process_is_judged_only_from_the_world_in_which_it_was_recorded() {
                 };
                 assert_eq!(judge(me.into(), &at, &here), expected, "{at:?}");
 
-                let nowhere = Place { boot_id: String::new(), ..here.clone() };
+                let nowhere = ProcessScope { boot_id: String::new(), ..here.clone() };
                 if !boot.is_empty() {
                     assert_eq!(
                         judge(me.into(), &at, &nowhere),
@@ -160,7 +160,7 @@ fn a_zombie_whose_other_threads_run_on_is_not_dead_and_a_thread_of_the_kernel_is
     }
     assert!(with('S', KERNEL_THREAD | 0x40, 1).is_kernel_thread());
     assert!(!with('S', 0x40, 1).is_kernel_thread() && !with('S', 0, 1).is_kernel_thread());
-    assert_eq!(with('S', 0, 1).identity(), Identity { pid: 7, start: 5 });
+    assert_eq!(with('S', 0, 1).identity(), ProcessIdentity { pid: 7, start: 5 });
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_name_is_shown_as_it_is_and_padded_where_asked() {
 fn what_is_no_pid_is_nobody() {
     for pid in [0, -1, i32::MIN] {
         assert_eq!(stat(pid).unwrap(), None, "{pid}");
-        assert!(open(&Identity { pid, start: 0 }).unwrap().is_none(), "{pid}");
+        assert!(open(&ProcessIdentity { pid, start: 0 }).unwrap().is_none(), "{pid}");
     }
 }
 

@@ -1,0 +1,235 @@
+//! The statuses of a task, its ending, and which moves are legal.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Where a task stands. `Running` is the only status that is not terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    Running,
+    Success,
+    Failure,
+    Cancelled,
+    Interrupted,
+    AbortedNoSkill,
+}
+
+impl Status {
+    pub const ALL: [Status; 6] = [
+        Status::Running,
+        Status::Success,
+        Status::Failure,
+        Status::Cancelled,
+        Status::Interrupted,
+        Status::AbortedNoSkill,
+    ];
+
+    /// The word that stands in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Running => "running",
+            Status::Success => "success",
+            Status::Failure => "failure",
+            Status::Cancelled => "cancelled",
+            Status::Interrupted => "interrupted",
+            Status::AbortedNoSkill => "aborted_no_skill",
+        }
+    }
+
+    pub fn parse(word: &str) -> Option<Status> {
+        Status::ALL.into_iter().find(|s| s.as_str() == word)
+    }
+
+    pub fn is_terminal(self) -> bool {
+        self != Status::Running
+    }
+
+    /// Every legal move of a task. The one place that owns them: `Ending` can name no other target, and
+    /// the ledger's triggers repeat this table for whoever else writes.
+    pub fn may_become(self, next: Status) -> bool {
+        match (self, next) {
+            (Status::Running, Status::Running) => false,
+            (
+                Status::Running,
+                Status::Success
+                | Status::Failure
+                | Status::Cancelled
+                | Status::Interrupted
+                | Status::AbortedNoSkill,
+            ) => true,
+            (
+                Status::Success
+                | Status::Failure
+                | Status::Cancelled
+                | Status::Interrupted
+                | Status::AbortedNoSkill,
+                _,
+            ) => false,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a failure is a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureReason {
+    /// The agent's last result event says error.
+    AgentError,
+    /// It left with a code other than 0.
+    Exit,
+    /// It was killed by a signal that nobody sent through us.
+    Signal,
+    /// It left with 0 although the result that was due never came.
+    NoResult,
+    /// Its output could not be written to stdout.
+    Output,
+    /// The prepare command failed.
+    Prepare,
+    /// It could not be started: not found, not executable, fork failed, no such cwd.
+    Spawn,
+}
+
+/// Why a task was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CancelReason {
+    Operator,
+    Timeout,
+    IdleTimeout,
+}
+
+/// Why a task was interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterruptReason {
+    /// The supervisor was told to stop by SIGTERM or SIGHUP.
+    Signal,
+    /// Found dead: the supervisor went without a word.
+    SupervisorLost,
+    /// Found dead: the kernel's OOM killer struck in its cgroup.
+    Oom,
+    /// Found dead: the machine was booted since.
+    Rebooted,
+    /// Could not be judged, and too old to be believed in.
+    Ttl,
+}
+
+impl InterruptReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            InterruptReason::Signal => "signal",
+            InterruptReason::SupervisorLost => "supervisor_lost",
+            InterruptReason::Oom => "oom",
+            InterruptReason::Rebooted => "rebooted",
+            InterruptReason::Ttl => "ttl",
+        }
+    }
+}
+
+/// How a task ends. It cannot say `running`, so no ending can leave a task open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    Success,
+    /// The agent ended well and works on in the background, out of bookend's sight.
+    Backgrounded,
+    Failure(FailureReason),
+    Cancelled(CancelReason),
+    Interrupted(InterruptReason),
+    /// The skill that was required and is not there.
+    AbortedNoSkill(String),
+}
+
+/// The reason of a success that goes on in the background.
+const BACKGROUNDED: &str = "backgrounded";
+
+impl Ending {
+    pub fn status(&self) -> Status {
+        match self {
+            Ending::Success | Ending::Backgrounded => Status::Success,
+            Ending::Failure(_) => Status::Failure,
+            Ending::Cancelled(_) => Status::Cancelled,
+            Ending::Interrupted(_) => Status::Interrupted,
+            Ending::AbortedNoSkill(_) => Status::AbortedNoSkill,
+        }
+    }
+
+    /// The word for the `reason` column; a plain success needs none.
+    pub fn reason(&self) -> Option<&str> {
+        Some(match self {
+            Ending::Success => return None,
+            Ending::Backgrounded => BACKGROUNDED,
+            Ending::Failure(FailureReason::AgentError) => "agent_error",
+            Ending::Failure(FailureReason::Exit) => "exit",
+            Ending::Failure(FailureReason::Signal) => "signal",
+            Ending::Failure(FailureReason::NoResult) => "no_result",
+            Ending::Failure(FailureReason::Output) => "output",
+            Ending::Failure(FailureReason::Prepare) => "prepare",
+            Ending::Failure(FailureReason::Spawn) => "spawn",
+            Ending::Cancelled(CancelReason::Operator) => "operator",
+            Ending::Cancelled(CancelReason::Timeout) => "timeout",
+            Ending::Cancelled(CancelReason::IdleTimeout) => "idle_timeout",
+            Ending::Interrupted(why) => why.as_str(),
+            Ending::AbortedNoSkill(name) => name,
+        })
+    }
+
+    /// The ending that has these words, for what reads a kept record back. `None`: no ending has them.
+    pub fn from_words(status: Status, reason: Option<&str>) -> Option<Ending> {
+        Some(match (status, reason) {
+            (Status::Success, None) => Ending::Success,
+            (Status::Success, Some(BACKGROUNDED)) => Ending::Backgrounded,
+            (Status::Failure, Some(word)) => Ending::Failure(match word {
+                "agent_error" => FailureReason::AgentError,
+                "exit" => FailureReason::Exit,
+                "signal" => FailureReason::Signal,
+                "no_result" => FailureReason::NoResult,
+                "output" => FailureReason::Output,
+                "prepare" => FailureReason::Prepare,
+                "spawn" => FailureReason::Spawn,
+                _ => return None,
+            }),
+            (Status::Cancelled, Some(word)) => Ending::Cancelled(match word {
+                "operator" => CancelReason::Operator,
+                "timeout" => CancelReason::Timeout,
+                "idle_timeout" => CancelReason::IdleTimeout,
+                _ => return None,
+            }),
+            (Status::Interrupted, Some(word)) => Ending::Interrupted(match word {
+                "signal" => InterruptReason::Signal,
+                "supervisor_lost" => InterruptReason::SupervisorLost,
+                "oom" => InterruptReason::Oom,
+                "rebooted" => InterruptReason::Rebooted,
+                "ttl" => InterruptReason::Ttl,
+                _ => return None,
+            }),
+            (Status::AbortedNoSkill, Some(name)) => Ending::AbortedNoSkill(name.to_owned()),
+            _ => return None,
+        })
+    }
+}
+
+/// Who says how a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndSource {
+    /// bookend waited for the agent and saw its end.
+    Wait,
+    /// bookend saw its end, and it came to the ledger through the spool.
+    Spool,
+    /// Nobody saw it: recovery inferred it.
+    Recovery,
+}
+
+impl EndSource {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndSource::Wait => "wait",
+            EndSource::Spool => "spool",
+            EndSource::Recovery => "recovery",
+        }
+    }
+}
