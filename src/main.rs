@@ -144,10 +144,16 @@ fn start() -> Exit {
         Request::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
         Request::List(request) => list::list(request, ledger),
         Request::Show(request) => show::show(request, ledger),
-        Request::Artifact(request) => artifact::add(request, ledger),
+        Request::Artifact(request) => {
+            log::start(LevelFilter::WARN, invocation.log);
+            artifact::add(request, ledger)
+        }
         Request::Audit(request) => audit::audit(request, ledger),
         Request::Cancel(request) => cancel::cancel(request, ledger),
-        Request::Prune(request) => prune::prune(request, ledger),
+        Request::Prune(request) => {
+            log::start(LevelFilter::WARN, invocation.log);
+            prune::prune(request, ledger)
+        }
         Request::Stats(request) => stats::stats(request, ledger),
         Request::Timeline(request) => timeline::timeline(request, ledger),
         Request::Doctor(request) => doctor::doctor(request, ledger),

@@ -103,9 +103,9 @@ fn change_user(uid: u32, user: Option<&User>) -> io::Result<()> {
     Ok(setresgid(gid, gid, gid).and_then(|()| setresuid(uid, uid, uid))?)
 }
 
-/// Keeps no capability, or only CAP_DAC_READ_SEARCH. With it, root reads a ledger that its owner cannot reach:
-/// below `/var/lib/private`, which systemd opens only to units with `DynamicUser=yes`. The owner cannot trace
-/// a process that has more capabilities: ptrace(2).
+/// Keeps no capability, or only CAP_DAC_READ_SEARCH. With it, root reads a ledger that its owner cannot
+/// reach: below `/var/lib/private`, which systemd opens only to units with `DynamicUser=yes`. The owner
+/// cannot trace a process that has more capabilities: ptrace(2).
 fn keep_capabilities(must_search: bool) -> io::Result<()> {
     let kept = if must_search { CapabilitySet::DAC_READ_SEARCH } else { CapabilitySet::empty() };
     let permitted = rustix::thread::capabilities(None)?.permitted & kept;

@@ -78,16 +78,57 @@ fn an_ending_that_finds_the_ledger_locked_waits_and_is_merged() {
     assert!(records(&spool).is_empty());
 }
 
+/// The commands that merge the spool, besides `recover`, which prints what it merged.
+const WRITING_COMMANDS: [&[&str]; 5] = [
+    &["run", "--", "true"],
+    &["prune"],
+    &["deliver"],
+    &["artifact", "add", "--task", "one", "https://example.org"],
+    &["session", "invalidate", "a-key"],
+];
+
 #[test]
-fn any_command_that_writes_takes_it_in_and_says_so() {
-    let Some(world) = World::of_bookend("any_command_that_writes_takes_it_in") else { return };
-    let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
-    let lock = locked(&world);
-    waiting.end_in_spool(&world);
-    drop(lock);
-    let next = world.run_sh("true").options(["-v"]).run().ended(End::Code(0));
-    assert!(next.stderr.contains("the end of task one (failure)"), "{next:?}");
-    assert_eq!(world.rows()[0].ending(), "failure/exit");
+fn each_writing_command_reports_a_merge_as_information() {
+    for (n, command) in WRITING_COMMANDS.into_iter().enumerate() {
+        let Some(world) = World::of_bookend(&format!("each_writing_command_{n}")) else { return };
+        let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
+        let lock = locked(&world);
+        waiting.end_in_spool(&world);
+        drop(lock);
+        let next = world.bare([&["bookend"], command].concat()).env("BOOKEND_LOG", "info").run();
+        let merged = "recorded the end of task one (failure) from the spool";
+        assert_eq!(next.stderr.matches(merged).count(), 1, "{command:?}: {next:?}");
+        assert_eq!(world.rows()[0].ending(), "failure/exit");
+    }
+}
+
+#[test]
+fn a_run_reports_a_merge_with_v_only() {
+    for (options, times) in [(&["-v"][..], 1), (&[], 0)] {
+        let Some(world) = World::of_bookend(&format!("a_run_reports_a_merge_{times}")) else { return };
+        let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
+        let lock = locked(&world);
+        waiting.end_in_spool(&world);
+        drop(lock);
+        let next = world.run_sh("true").options(options.iter().copied()).run().ended(End::Code(0));
+        assert_eq!(next.stderr.matches("recorded the end of task one").count(), times, "{next:?}");
+        assert_eq!(world.rows()[0].ending(), "failure/exit");
+    }
+}
+
+#[test]
+fn each_writing_command_warns_of_a_record_that_it_moves_away() {
+    let Some(world) = World::of_bookend("each_writing_command_warns") else { return };
+    world.run_sh("true").options(["--id", "one"]).run().ended(End::Code(0));
+    let spool = world.path("state/bookend/bookend.db.d/spool");
+    for (n, command) in WRITING_COMMANDS.into_iter().enumerate() {
+        fs::write(spool.join(format!("torn{n}.json")), "{\"version\":1,").expect("a torn record");
+        let said = bookend(&world, command);
+        assert!(said.stderr.contains("bookend: warning: a spooled record cannot be read"), "{said:?}");
+        assert!(said.stderr.contains(&format!("torn{n}.kept.json")), "{said:?}");
+        let again = bookend(&world, command);
+        assert!(!again.stderr.contains("spooled record"), "it is reported once: {again:?}");
+    }
 }
 
 #[test]
@@ -99,7 +140,7 @@ fn the_ending_wins_over_a_recovery_that_found_its_task_dead() {
     // It cannot merge the record, finds the task's lock free, and is let in only then.
     let mut recovery = world.bare(["bookend", "recover"]).env("BOOKEND_BUSY_TIMEOUT", "1s").start();
     let line = recovery.line();
-    assert!(line.contains("goes on waiting in the spool"), "{line}");
+    assert!(line.contains("stays in the spool"), "{line}");
     drop(lock);
     let rest = recovery.wait();
     assert!(rest.stdout.contains("the end of task one (failure)"), "{rest:?}");

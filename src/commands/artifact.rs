@@ -33,7 +33,8 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     };
     let artifacts = request.what.iter().map(|w| artifact(w)).collect::<Result<Vec<_>, _>>()?;
     let at = ledger::locate(ledger)?;
-    let mut ledger = Ledger::open(&at)?;
+    let (mut ledger, merged) = Ledger::open(&at)?;
+    ledger::report_merged(&merged);
     let id = match ledger.task(&id)? {
         TaskLookup::One(task) => task.id,
         _ => {

@@ -69,8 +69,8 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             format!("nothing to deliver: there is no ledger yet at {path}"),
         ));
     }
-    let mut ledger = Ledger::open(&at)?;
-    recovery::report_merged(&ledger);
+    let (mut ledger, merged) = Ledger::open(&at)?;
+    ledger::report_merged(&merged);
     let mut watch = Watch::new().map_err(|e| Error::failed("watching hooks").caused_by(e))?;
     let mut all_delivered = true;
     for task in chosen(&ledger, request)? {
@@ -144,7 +144,7 @@ pub fn deliver_one(
         },
     };
     // The live lock may be another boot's: this one is always ours.
-    let (_lock, taken) = ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
+    let (_lock, taken) = ledger.lock_follow_ups(FollowUp::Delivery, &[&task.id])?;
     if taken != [true] {
         return Ok((Delivered::ByAnother, None));
     }

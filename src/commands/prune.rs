@@ -36,7 +36,11 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
         true => Ledger::open_read_only(&at)?,
         // Pruning does not create a ledger.
         false if !at.file.exists() => None,
-        false => Some(Ledger::open(&at)?),
+        false => {
+            let (ledger, merged) = Ledger::open(&at)?;
+            ledger::report_merged(&merged);
+            Some(ledger)
+        }
     };
     let Some(mut ledger) = opened else {
         return Err(Error::new(Kind::Nothing, format!("nothing to prune: there is no ledger yet at {path}")));

@@ -21,7 +21,8 @@ use crate::git::{Git, Survey, Uncommitted};
 use crate::helper::Idle;
 use crate::hook::{self, Hook, HookEnd};
 use crate::ledger::{
-    self, DeliveryStatus, FollowUp, FollowUpLock, Ledger, LiveEvidence, TaskFilter, TaskLookup, UnsafeSession,
+    self, DeliveryStatus, FollowUp, FollowUpLock, Ledger, LiveEvidence, MergedRecord, TaskFilter, TaskLookup,
+    UnsafeSession,
 };
 use crate::process::leftovers::{self, SweepStep};
 use crate::process::spawn::caller::{self, Caller};
@@ -135,7 +136,7 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             preview_hints(&mut ledger, &wanted, caller, &mut report)?;
         }
     } else if is_there {
-        let ledger = Ledger::open(&at)?;
+        let (ledger, merged) = Ledger::open(&at)?;
         ledger.expect_many()?;
         let mut recovery = Recovery {
             watch: watch()?,
@@ -150,7 +151,7 @@ pub fn recover(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
             reporting: None,
             stopped: None,
         };
-        recovery.take_from_spool();
+        recovery.report_spool(&merged);
         recovery.settle()?;
         recovery.release_agents()?;
         if recovery.wanted.are_all() {
@@ -235,11 +236,11 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    fn take_from_spool(&mut self) {
-        for merged in self.ledger.merged() {
-            let (text, is_well) = recovery::describe_merged(merged);
+    fn report_spool(&mut self, merged: &[MergedRecord]) {
+        for record in merged {
+            let text = record.to_string();
             self.telling.line(&text);
-            self.report.spool.push(Spooled { task: merged.task.clone(), merged: is_well, text });
+            self.report.spool.push(Spooled { task: record.task.clone(), merged: record.is_applied(), text });
         }
     }
 
@@ -267,7 +268,8 @@ impl Recovery<'_> {
         }
         // A supervisor that exits has let go of its lock and still lives; if it could not write its end, that
         // is in the spool by now.
-        self.ledger.merge_spool()?;
+        let merged = self.ledger.merge_spool()?;
+        self.report_spool(&merged);
         for task in running(&self.ledger, &self.wanted)?.into_iter().filter(|t| doubtful.contains(&t.id)) {
             batch.add(task, Instant::now());
         }
@@ -314,8 +316,7 @@ impl Recovery<'_> {
                 }
                 SettleOutcome::Seen(status) => {
                     let id = task.id();
-                    let text =
-                        format!("the end of task {id} ({status}), which waited in the spool, is recorded");
+                    let text = format!("recorded the end of task {id} ({status}) from the spool");
                     self.telling.line(&text);
                     self.report.spool.push(Spooled { task: Some(id.clone()), merged: true, text });
                 }
@@ -400,7 +401,7 @@ impl Recovery<'_> {
     }
 
     fn withdraw_sessions(&mut self) -> Result<(), Error> {
-        self.report.sessions = self.ledger.withdraw_unsafe_sessions(Time::now())?;
+        self.report.sessions = self.ledger.invalidate_unsafe_sessions(Time::now())?;
         for s in &self.report.sessions {
             let text =
                 format!("session {} of the key {} is not to be resumed: {}", s.session_id, s.key, s.why);
@@ -461,7 +462,7 @@ impl Recovery<'_> {
 
     /// A hook that was cut off again and again is not run once more, unless another process is at it.
     fn give_up(&mut self, task: &Task) -> Result<(Delivered, Option<Signal>), Error> {
-        let (_lock, taken) = self.ledger.take_aftermath(FollowUp::Delivery, &[&task.id])?;
+        let (_lock, taken) = self.ledger.lock_follow_ups(FollowUp::Delivery, &[&task.id])?;
         // Another process may have delivered it since the row was read.
         let is_unchanged = |now: &Task| {
             (&now.delivery_status, now.delivery_attempts) == (&task.delivery_status, task.delivery_attempts)
@@ -479,7 +480,7 @@ impl Recovery<'_> {
     fn hint(&mut self) -> Result<(), Error> {
         let mut due = self.unhinted()?;
         let ids: Vec<&TaskId> = due.iter().map(|task| &task.id).collect();
-        let (lock, taken) = self.ledger.take_aftermath(FollowUp::Report, &ids)?;
+        let (lock, taken) = self.ledger.lock_follow_ups(FollowUp::Report, &ids)?;
         let ours: BTreeSet<TaskId> =
             due.iter().zip(taken).filter(|(_, taken)| *taken).map(|(t, _)| t.id.clone()).collect();
         // What another process has reported before it let go of its lock.

@@ -39,7 +39,8 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
         return Err(Error::new(Kind::Nothing, message));
     }
     // Opened once: if the file is replaced meanwhile, the new one is not read.
-    let opened = Ledger::open_for_run(&at)?;
+    let (opened, merged) = Ledger::open_for_run(&at)?;
+    ledger::report_merged(&merged);
     let task = find::find_in(&opened, &request.id)?;
     let id = &task.id;
     let command = |what: &str| view::suggestion(at.option(), what);

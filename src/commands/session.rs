@@ -171,8 +171,8 @@ fn open(at: &Location, key: &Key) -> Result<Ledger, Error> {
     if !at.file.exists() {
         return Err(nothing(at, key));
     }
-    let ledger = Ledger::open(at)?;
-    recovery::report_merged(&ledger);
+    let (ledger, merged) = Ledger::open(at)?;
+    ledger::report_merged(&merged);
     Ok(ledger)
 }
 

@@ -1,9 +1,9 @@
 //! Runs git so that it executes nothing that the repository names.
 //!
 //! The agent can write the repository's settings, and may be sandboxed where git is not. Variables, which git
-//! prefers to every file, disable hooks, the file system monitor, fetching, pagers and external diffs. Filters
-//! have names that the repository chooses, so git lists those first. Its answer also shows whether it knows
-//! these variables (since 2.31); an older git is not used on files.
+//! prefers to every file, disable hooks, the file system monitor, fetching, pagers and external diffs.
+//! Filters have names that the repository chooses, so git lists those first. Its answer also shows whether it
+//! knows these variables (since 2.31); an older git is not used on files.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -33,8 +33,8 @@ const STEP: Duration = Duration::from_millis(50);
 /// Longer answers are not read.
 const LONGEST_ANSWER: u64 = 64 << 20;
 
-/// Variables set for every git. `GIT_NO_LAZY_FETCH` exists since 2.45; an empty list of allowed protocols stops
-/// an older git from fetching the objects that a partial clone lacks.
+/// Variables set for every git. `GIT_NO_LAZY_FETCH` exists since 2.45; an empty list of allowed protocols
+/// stops an older git from fetching the objects that a partial clone lacks.
 const VARIABLES: [(&str, &str); 5] = [
     ("LC_ALL", "C"),
     ("GIT_OPTIONAL_LOCKS", "0"),

@@ -26,8 +26,8 @@ impl Baseline {
         Some(Baseline { position: worktree.position(), worktree })
     }
 
-    /// Lets git read its settings meanwhile. Until `record` is called, the attendant must not wait for another
-    /// helper.
+    /// Lets git read its settings meanwhile. Until `record` is called, the attendant must not wait for
+    /// another helper.
     pub fn begin(&self, git: &mut Git<'_>) {
         git.begin(&self.worktree.top);
     }

@@ -154,8 +154,8 @@ fn fields(text: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(super) struct Filters(Vec<Vec<u8>>);
 
 impl Filters {
-    /// `Err`: ask git nothing more about the worktree. It has not answered, has ignored bookend's settings, or
-    /// uses another directory.
+    /// `Err`: ask git nothing more about the worktree. It has not answered, has ignored bookend's settings,
+    /// or uses another directory.
     pub(super) fn of(
         worktree: &Worktree,
         git: &mut Git<'_>,
@@ -196,8 +196,8 @@ fn is_at(value: &[u8], worktree: &Worktree) -> bool {
     named.canonicalize().is_ok_and(|named| named == worktree.top)
 }
 
-/// The names in a status in porcelain format 1: files that differ for certain, and files whose content differs,
-/// which a filter may explain.
+/// The names in a status in porcelain format 1: files that differ for certain, and files whose content
+/// differs, which a filter may explain.
 fn listed(status: &[u8], has_filters: bool) -> (Vec<&[u8]>, Vec<&[u8]>) {
     let (mut certain, mut doubtful) = (Vec::new(), Vec::new());
     let mut all = fields(status);

@@ -1,4 +1,4 @@
-//! What a run left behind, as its row keeps it: a JSON array of objects with a `kind`.
+//! The artifacts of a task, stored as a JSON array of objects with a `kind`.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ const APPEND_ARTIFACT: &str = "
     WHERE id = ?1";
 
 impl Ledger {
-    /// Adds one artifact to a task's row, whether the task still runs or has ended.
+    /// Adds an artifact to a running or ended task.
     pub fn add_artifact(&mut self, id: &TaskId, artifact: &Value) -> Result<()> {
         self.check_files("recording an artifact")?;
         let added = self
@@ -26,8 +26,8 @@ impl Ledger {
         }
     }
 
-    /// As [`Ledger::add_artifact`], for what bookend saw after the end of a task: its exit does not wait for
-    /// the disk. A power cut may cost the artifact, never the end.
+    /// As [`Ledger::add_artifact`], for what bookend records after the end of a task: it does not wait for
+    /// the disk. A power failure may lose the artifact, but not the end.
     pub fn note_artifact(&mut self, id: &TaskId, artifact: &Value) -> Result<()> {
         self.log.set_lax(true);
         let added = self.add_artifact(id, artifact);

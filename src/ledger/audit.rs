@@ -1,5 +1,5 @@
-//! What the audit asks the ledger: rows that contradict themselves or were left half done, by indexes that
-//! hold nothing else.
+//! The rows for the audit: those that contradict themselves or are incomplete, found by indexes that hold
+//! only such rows.
 
 use std::path::PathBuf;
 
@@ -38,15 +38,15 @@ impl Ledger {
 
     /// The tasks whose times and status contradict each other.
     pub fn ill_timed(&self) -> Result<Vec<Task>> {
-        self.all_of(SELECT_ILL_TIMED, "reading times that cannot be")
+        self.all_of(SELECT_ILL_TIMED, "reading contradictory times")
     }
 
-    /// The ended tasks of bookend's own that no prune would ever remove.
+    /// The ended tasks of bookend that no prune would ever remove.
     pub fn uncleaned(&self) -> Result<Vec<Task>> {
-        self.all_of(SELECT_UNCLEANED, "reading tasks that are kept for ever")
+        self.all_of(SELECT_UNCLEANED, "reading tasks that never expire")
     }
 
-    /// The tasks whose terminal records wait in the spool; `None` for a record that cannot be read.
+    /// The tasks whose records are in the spool; `None` for a record that cannot be read.
     pub fn spooled_tasks(&self) -> Result<Vec<(PathBuf, Option<TaskId>)>> {
         Ok(spool::read_all(self.spooled()?)
             .into_iter()
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cost_of_an_audit_grows_with_what_is_wrong_and_not_with_history() {
+    fn each_audit_query_uses_an_index() {
         super::super::tests::each_uses_an_index(&[
             SELECT_ALL_RUNNING,
             SELECT_DELIVERY_FAILED,

@@ -1,5 +1,4 @@
-//! Copies of a whole database by SQLite's backup API, while others write to it. The file alone is not a copy:
-//! what was committed last is in the log. <https://www.sqlite.org/backup.html>
+//! `bookend backup`: a copy of the ledger in a new file.
 
 use std::fs;
 use std::io;
@@ -12,7 +11,7 @@ use super::handle::Ledger;
 use super::location::with_suffix;
 
 impl Ledger {
-    /// Copies the ledger into a new file, mode 0600, durably. An existing file is refused, as is one beside
+    /// Copies the ledger into a new file, mode 0600, durably. Refuses an existing file, and a path beside
     /// which SQLite would find the log of another database.
     pub fn back_up(&self, to: &Path) -> Result<()> {
         let failed = |e| LedgerError::io("writing the backup", to, e);

@@ -1,4 +1,4 @@
-//! A claim: one transaction in which a key is judged, its dead holder ended, and the new row written.
+//! A claim: one transaction that checks the holder of a key, ends it if it is lost, and writes the new row.
 
 use std::path::Path;
 
@@ -18,8 +18,8 @@ use crate::log::Silence;
 use crate::task::resume::SessionUse;
 use crate::task::{Key, NewTask, Provider, Session, SessionId, Task, TaskEnd, TaskId, Time};
 
-/// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropped without [`Claim::commit`] it leaves
-/// the ledger as it was.
+/// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropping it without [`Claim::commit`] changes
+/// nothing.
 pub struct Claim<'a> {
     tx: Transaction<'a>,
     file: &'a Path,
@@ -55,7 +55,7 @@ impl<'a> Claim<'a> {
         tasks::last_of_key(&self.tx, key).map_err(self.failed("looking for the last task of the key"))
     }
 
-    /// The last use of a session, under whatever key. `linked`: the task that a key names as its last user.
+    /// The last use of a session under any key. `linked`: the task that a key names as its last user.
     pub fn last_use(
         &self,
         provider: Option<&Provider>,
@@ -66,12 +66,12 @@ impl<'a> Claim<'a> {
             .map_err(self.failed("looking for the last user of the session"))
     }
 
-    /// What the kernel says of a task's live lock now.
+    /// What the kernel reports about a task's live lock now.
     pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
         self.live.evidence(task)
     }
 
-    /// What the agent had reported for this session so far, US dollars.
+    /// The total cost that the agent last reported for this session, US dollars.
     pub fn last_session_cost(
         &self,
         provider: Option<&Provider>,
@@ -89,12 +89,12 @@ impl<'a> Claim<'a> {
         tasks::by_id(&self.tx, id).map_err(self.failed("reading a task"))
     }
 
-    /// How many tasks stand above one another, from `task` upwards by their parents; `most` at most.
+    /// The nesting depth of `task`, counted through its parents, at most `most`.
     pub fn levels(&self, task: &TaskId, most: u32) -> Result<u32> {
         tasks::levels(&self.tx, task, most).map_err(self.failed("counting the tasks above this one"))
     }
 
-    /// Takes the session of a key out of use; `session restore` can bring it back. Whether there was one.
+    /// Invalidates the session of a key, and returns whether there was one. `session restore` undoes it.
     pub fn invalidate_session(
         &self,
         key: &Key,
@@ -106,12 +106,12 @@ impl<'a> Claim<'a> {
             .map_err(self.failed("invalidating the session of the key"))
     }
 
-    /// The ending that waits in the spool for this task.
+    /// The ending of this task in the spool.
     pub fn spooled(&self, id: &TaskId) -> Result<Option<TaskEnd>> {
         spool::waiting_for(self.spool_dir, id)
     }
 
-    /// As [`super::Ledger::finish`], as part of this claim.
+    /// As [`Ledger::finish`], within this claim.
     pub fn end(&self, id: &TaskId, ended: &TaskEnd, by: &str) -> Result<FinishOutcome> {
         let by = EndedBy { pid: std::process::id(), command: by };
         ending::end(&self.tx, self.dialect, id, ended, by)
@@ -119,12 +119,18 @@ impl<'a> Claim<'a> {
             .map_err(self.failed("ending a task"))
     }
 
-    /// Takes the session of a key out of use for a task that has been inserted. It comes back if the task's
-    /// agent never executes.
-    pub fn set_session_aside(&self, key: &Key, reason: &str, task: &TaskId, at: Time) -> Result<()> {
+    /// Invalidates the session of a key for a task that has been inserted. It is restored if the agent never
+    /// executes.
+    pub fn invalidate_session_for_start(
+        &self,
+        key: &Key,
+        reason: &str,
+        task: &TaskId,
+        at: Time,
+    ) -> Result<()> {
         let used = SessionUser { task, key: Some(key), provider: None, at };
-        sessions::set_aside(&self.tx, &used, key, reason)
-            .map_err(self.failed("setting the session of the key aside"))
+        sessions::invalidate_for_start(&self.tx, &used, key, reason)
+            .map_err(self.failed("invalidating the session of the key"))
     }
 
     /// Writes the `running` row.
@@ -144,8 +150,8 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// Gives the key's session to a task that has been inserted. What it displaces is remembered with the
-    /// task, and comes back if its agent never executes.
+    /// Links a session to the key for a task that has been inserted. The session that it displaces is
+    /// restored if the agent never executes.
     pub fn link_session(
         &self,
         key: &Key,
@@ -160,12 +166,12 @@ impl<'a> Claim<'a> {
             .map_err(self.failed("linking the session"))
     }
 
-    /// Room for the ending of a task, kept free before its row is committed.
+    /// Reserves disk space for the ending of a task, before its row is committed.
     pub fn spool_slot(&self, id: &TaskId) -> Result<SpoolSlot> {
         SpoolSlot::reserve(self.spool_dir, id)
     }
 
-    /// Makes all of it durable.
+    /// Commits all of it durably.
     pub fn commit(self) -> Result<()> {
         let (file, log) = (self.file, self.log);
         step("claim.commit")
@@ -176,7 +182,7 @@ impl<'a> Claim<'a> {
 }
 
 impl Ledger {
-    /// Takes the write lock: nobody else changes the ledger until the claim is committed or dropped.
+    /// Takes the write lock: no other process changes the ledger until the claim is committed or dropped.
     pub fn claim(&mut self) -> Result<Claim<'_>> {
         self.check_files("claiming")?;
         let file = self.at.file.as_path();

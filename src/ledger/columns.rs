@@ -1,4 +1,4 @@
-//! How the names of a task stand in the tables: as text. `crate::task` knows no database.
+//! The typed names of a task as text columns, since `crate::task` does not depend on the database.
 
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
@@ -6,7 +6,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRe
 use super::dialect::AnyText;
 use crate::task::{Key, Provider, RecordedTime, SessionId, Signal, TaskId, Time};
 
-/// Another program may have written whatever it likes: any value but NULL is read as a text.
+/// Another program may have written any value: all but NULL are read as text.
 macro_rules! text_column {
     ($name:ident) => {
         impl ToSql for $name {

@@ -1,4 +1,4 @@
-//! Opening the ledger file: made whole before anybody sees it, brought up to date, set up for many writers.
+//! Opening the ledger file: created whole, migrated, and set up for many writers.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -20,32 +20,32 @@ use super::trust::{self, Distrust};
 use super::wal::WriteAheadLog;
 use super::{busy, directories, file_check};
 
-/// Before this version the WAL-reset bug can corrupt a ledger (<https://www.sqlite.org/wal.html>).
+/// Older versions have the WAL-reset bug, which can corrupt a ledger (<https://www.sqlite.org/wal.html>).
 const OLDEST_SQLITE: i32 = 3_051_003;
 
 const SETTINGS: &str = "PRAGMA cache_size = -256";
 
-/// The version of the SQLite that is built in.
+/// The version of the bundled SQLite.
 pub const SQLITE: &str = match rusqlite::ffi::SQLITE_VERSION.to_str() {
     Ok(version) => version,
     Err(_) => "of unknown version",
 };
 
-/// A ledger that is open for writing.
+/// A ledger file that is open for writing.
 pub struct OpenedForWriting {
     pub conn: Connection,
     pub log: WriteAheadLog,
     pub dialect: Arc<Dialect>,
-    /// Others could write to a file of it until this one was made private.
+    /// Other users could write to one of its files until it was made private just now.
     pub was_shared: Option<Distrust>,
     pub budget: CpuBudget,
 }
 
-/// Opens the ledger for writing; makes it, or brings it up to date, if need be.
+/// Opens the ledger for writing; creates or migrates it where necessary.
 pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
     check_sqlite()?;
     let file = at.file.as_path();
-    // First of all: beside what is no ledger of ours, nothing is made.
+    // First, so that nothing is created beside a file that is not a ledger.
     let found = file_check::check_file(file)?;
     directories::prepare_directories(at)?;
     let meta = match found {
@@ -69,10 +69,10 @@ pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
     let set_up = |e| database_error("setting up the connection", file, e);
     let budget = match is_shared {
         true => limits::bound_others(&mut conn).map_err(set_up)?,
-        // What the caller's other program keeps in the rows is copied when they change, however long it is.
+        // No limit: values of another program are copied when a row changes, however long they are.
         false => CpuBudget::default(),
     };
-    let adopted = match schema::look(&conn, file)? {
+    let adopted = match schema::identify(&conn, file)? {
         FileContents::Ledger { version, adopted } => {
             schema::refuse_newer(file, version)?;
             limits::allow_views(&conn).map_err(set_up)?;
@@ -102,15 +102,15 @@ pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
     Ok(OpenedForWriting { conn, log, dialect, was_shared, budget })
 }
 
-/// Whose ledger may be opened for reading.
+/// Who must own a ledger that is opened for reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequiredOwner {
     Anyone,
-    /// As for writing: what is read from it is acted upon.
+    /// As for writing: the command acts on the rows.
     Caller,
 }
 
-/// Opens the ledger for reading; makes and changes nothing. `None`: there is none.
+/// Opens the ledger for reading; creates and changes nothing. `None`: it does not exist.
 pub fn read_only(
     at: &Location,
     whose: RequiredOwner,
@@ -118,13 +118,13 @@ pub fn read_only(
     check_sqlite()?;
     let file = at.file.as_path();
     let Some(meta) = file_check::check_type(file)?.filter(|m| m.len() > 0) else { return Ok(None) };
-    // Root reads a user's ledger as that user: such a file was put here since.
+    // Root reads a user's ledger as that user, so a file of root was put there since.
     let must_be_mine = whose == RequiredOwner::Caller || geteuid().is_root();
     if must_be_mine {
         file_check::check_file(file)?;
     }
     if whose == RequiredOwner::Caller {
-        trust::check_way(at.directory())?;
+        trust::check_ancestors(at.directory())?;
     }
     directories::check_beside(at)?;
     let mut conn = connect(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -136,7 +136,7 @@ pub fn read_only(
         None => limits::bound(&conn).map(|()| CpuBudget::default()),
     };
     let budget = budget.map_err(|e| database_error("setting up the connection", file, e))?;
-    match schema::look(&conn, file)? {
+    match schema::identify(&conn, file)? {
         FileContents::Ledger { version, adopted } => {
             let dialect = Arc::new(adopted.unwrap_or_default());
             dialect::register(&conn, &dialect)
@@ -167,10 +167,10 @@ pub fn connect(file: &Path, mode: OpenFlags) -> Result<Connection> {
     let set_up = || {
         let mut conn = Connection::open_with_flags(file, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         limits::harden(&conn)?;
-        // The last one to close would else empty the log, two more fsyncs for every lone run, and remove
-        // it: but a reader that may not write there needs it (a persistent WAL).
+        // Without it the last connection to close empties the log, which costs a lone run two fsyncs, and
+        // removes it, although a reader without write permission for the directory needs it.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        // No statement is made ready a second time because of what is bound to it.
+        // Statements are not prepared again because of the values bound to them.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         conn.busy_handler(Some(busy::handler(busy::patience())))?;
         Ok(conn)

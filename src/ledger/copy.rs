@@ -1,5 +1,5 @@
-//! Copies of a whole database by SQLite's backup API, while others write to it. The file alone is not a copy:
-//! what was committed last is in the log. <https://www.sqlite.org/backup.html>
+//! Copying a whole database with SQLite's backup API while others write to it. The file alone is not a copy:
+//! the last commits are in the log. <https://www.sqlite.org/backup.html>
 
 use std::fs::{OpenOptions, Permissions};
 use std::io;
@@ -12,10 +12,10 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::busy;
 
-/// How long a copy waits before it tries a locked database again.
+/// The pause before a copy tries a locked database again.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A new file of 0600, whatever the umask.
+/// Creates a file of mode 0600, whatever the umask.
 pub fn create(path: &Path) -> io::Result<()> {
     OpenOptions::new()
         .write(true)
@@ -26,9 +26,9 @@ pub fn create(path: &Path) -> io::Result<()> {
         .set_permissions(Permissions::from_mode(0o600))
 }
 
-/// Copies a database into the file `to`, which is there and empty, in one step: what others commit meanwhile
-/// is not in the copy. SQLite opens the file again by its path, where whoever can write to the directory may
-/// have put a link to another database by then: links are not followed.
+/// Copies a database into the empty file `to`, in one step: later commits are not in the copy. SQLite opens
+/// the file by its path, where another user may have put a link to another database meanwhile: links are not
+/// followed.
 pub fn copy(source: &Connection, to: &Path) -> rusqlite::Result<()> {
     let flags =
         OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NOFOLLOW;
@@ -68,8 +68,8 @@ mod tests {
         let other = Connection::open(path("other.db")).unwrap();
         other.execute_batch("CREATE TABLE precious (x)").unwrap();
         fs::create_dir(path("real")).unwrap();
-        symlink("real", path("way")).unwrap();
-        let to = path("way/copy.db");
+        symlink("real", path("link_to_real")).unwrap();
+        let to = path("link_to_real/copy.db");
         create(&to).unwrap();
         copy(&source, &to).unwrap();
         fs::remove_file(&to).unwrap();

@@ -1,4 +1,4 @@
-//! Making a new ledger file.
+//! Creating a new ledger file.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -15,12 +15,12 @@ use super::location::{Location, with_suffix};
 use super::{copy, limits, schema};
 use crate::failpoint;
 
-/// The page of a new ledger, in bytes. A run changes a little in each of a dozen pages, all of which go into
-/// the log; a row without a long prompt has room enough in this.
+/// The page size of a new ledger, in bytes. A run changes a little in each of a dozen pages, all of which are
+/// written to the log; a row without a long prompt fits in one.
 const PAGE: u32 = 2048;
 
-/// Makes a whole ledger under another name and then gives it its own, so that nobody ever opens half a
-/// one, and the switch to WAL, which no busy handler covers, happens where nobody else is.
+/// Creates the ledger under another name and renames it, so that no process opens an incomplete one. The
+/// switch to WAL, which no busy handler covers, also happens where no other process is.
 pub fn create(at: &Location) -> Result<()> {
     let file = at.file.as_path();
     let private = at.private_dir();
@@ -32,15 +32,14 @@ pub fn create(at: &Location) -> Result<()> {
     let draft = private.join("new.db");
     for suffix in ["", "-wal", "-shm", "-journal"] {
         let path = with_suffix(&draft, suffix);
-        remove_if_there(&path)
-            .map_err(|e| LedgerError::io("removing what an interrupted creation left:", &path, e))?;
+        remove_if_there(&path).map_err(|e| LedgerError::io("removing an incomplete draft:", &path, e))?;
     }
     copy::create(&draft)
         .and_then(|()| failpoint::hit("create.drafted"))
         .map_err(|e| LedgerError::io("creating the ledger's draft", &draft, e))?;
     fill(&draft)?;
     failpoint::hit("create.filled").map_err(|e| LedgerError::io("creating the ledger", file, e))?;
-    set_strays_aside(file, &private)?;
+    move_stray_logs(file, &private)?;
     fs::rename(&draft, file)
         .and_then(|()| failpoint::hit("create.renamed"))
         .and_then(|()| file_check::sync_directory(&private))
@@ -62,14 +61,14 @@ fn fill(draft: &Path) -> Result<()> {
     conn.close().map_err(|(_, e)| failed(e))
 }
 
-/// A log whose ledger is gone would be taken for the log of the new one.
-fn set_strays_aside(file: &Path, private: &Path) -> Result<()> {
+/// Moves away a log without a ledger: SQLite would use it as the log of the new one.
+fn move_stray_logs(file: &Path, private: &Path) -> Result<()> {
     for suffix in ["-wal", "-shm", "-journal"] {
         let stray = with_suffix(file, suffix);
         let aside = private.join(format!("stray{suffix}.{}", Uuid::now_v7()));
         match fs::rename(&stray, aside) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
-                return Err(LedgerError::io("setting aside the stray log", &stray, e));
+                return Err(LedgerError::io("moving away the stray log", &stray, e));
             }
             _ => {}
         }

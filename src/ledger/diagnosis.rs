@@ -1,4 +1,4 @@
-//! What a failure of SQLite means for the user: the ledger's files say more than the error code.
+//! What a failure of SQLite means and what to do about it: its error code alone does not say.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error)
             "check its owner and mode, or name a ledger elsewhere with --ledger FILE"
         }
         Some(ErrorCode::OperationInterrupted) => {
-            "it took 5 s of CPU time, and others than you can write to this ledger: look at its size and \
+            "it took 5 s of CPU time, and other users can write to this ledger: check its size and \
              its triggers (sqlite3 FILE .schema), or name another with --ledger FILE"
         }
         Some(ErrorCode::TooBig) => {
@@ -46,7 +46,7 @@ pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error)
     LedgerError::Database { doing, path: path.to_owned(), remedy, source: SqliteError(Box::new(source)) }
 }
 
-/// What to do about an I/O error of SQLite, which keeps its errno to itself.
+/// What to do about an I/O error. SQLite does not pass the errno on.
 fn io_remedy(path: &Path, e: &rusqlite::Error) -> &'static str {
     match e.sqlite_error().map(|e| e.extended_code) {
         Some(ffi::SQLITE_IOERR_SHORT_READ) => {

@@ -1,8 +1,8 @@
-//! How an adopted ledger writes times and session ids, and how they are read: as ours, whoever wrote them.
+//! How an adopted file stores times, session ids and statuses. All are read in bookend's own format.
 //!
-//! What bookend writes into columns that another program had before goes through [`Dialect::time`], or
-//! through the SQL functions `kept_time(column, time)` and `kept_session(provider, id)`; in a ledger of its
-//! own all change nothing. Of what a statement that calls a function changes, SQLite keeps a copy first.
+//! Values for columns that the other program had before are written with [`Dialect::time`], or with the SQL
+//! functions `kept_time(column, time)` and `kept_session(provider, id)`. In a ledger of bookend's own, none
+//! of them changes anything. SQLite copies the pages that a statement with a function changes first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{FromSql, FromSqlResult, Value, ValueRef};
 use serde::{Deserialize, Serialize};
 
-/// What the setting `adopted` of a ledger holds, as JSON.
+/// The value of the setting `adopted`, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dialect {
     /// When it was adopted.
     pub at: RecordedTime,
-    /// By `table.column`: how times are written there, where that is not our way.
+    /// By `table.column`: the format of times in the columns that use another one than bookend.
     pub times: BTreeMap<String, TimeFormat>,
-    /// The words that stand before session ids, with a colon, to say whose they are.
+    /// The prefixes of session ids, which name the provider: `cursor` in `cursor:6ce4…`.
     pub prefixes: Vec<String>,
 }
 
-/// A way to write a time.
+/// A format of times.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeFormat {
@@ -36,11 +36,11 @@ pub enum TimeFormat {
     Text { separator: char, digits: u8, zone: String },
 }
 
-/// The words that are taken for a prefix of a session id.
+/// The words that are recognized as a prefix.
 const PREFIXES: [&str; 6] = ["claude", "anthropic", "cursor", "codex", "gemini", "opencode"];
 
 impl TimeFormat {
-    /// The format of a time that somebody wrote. `None`: it is no time.
+    /// The format of a value. `None`: it is not a time.
     pub fn of(value: &Value) -> Option<TimeFormat> {
         match value {
             Value::Null | Value::Blob(_) => None,
@@ -61,7 +61,7 @@ impl TimeFormat {
         let tail = text.get(19..).unwrap_or_default();
         let digits = tail.strip_prefix('.').map_or(0, |t| t.bytes().take_while(u8::is_ascii_digit).count());
         let zone = tail.get(if digits == 0 { 0 } else { digits + 1 }..)?;
-        // Another zone than UTC has no place in what we write: its own clock may be changed.
+        // Only UTC is written: the offset of another zone changes with the seasons.
         let zone = if zone.starts_with(['+', '-']) { "+00:00" } else { zone };
         Some(TimeFormat::Text { separator, digits: digits.min(9) as u8, zone: zone.to_owned() })
     }
@@ -84,6 +84,7 @@ impl TimeFormat {
         TimeFormat::Text { separator: 'T', digits: 3, zone: "Z".to_owned() }
     }
 
+    /// Writes a time of bookend in this format.
     fn write(&self, time: Time) -> Value {
         let time = time.timestamp();
         match self {
@@ -104,7 +105,7 @@ impl TimeFormat {
     }
 }
 
-/// Seconds, milli-, micro- or nanoseconds: told by the size, which holds from 1973 until 5138.
+/// Seconds, milli-, micro- or nanoseconds: recognized by their size, which is right from 1973 until 5138.
 fn per_second(n: f64) -> i64 {
     match n.abs() {
         n if n < 1e11 => 1,
@@ -126,7 +127,7 @@ fn of_epoch(n: f64) -> Option<Time> {
     Time::from_unix_millis((seconds * 1e3).round() as i64)
 }
 
-/// A time as we write it, whoever wrote it. What is no time stays as it is.
+/// Converts a time to bookend's format. Any other text stays as it is.
 fn ours(text: &str) -> RecordedTime {
     let is_ours = text.len() == 24 && text.ends_with('Z') && text.as_bytes()[10] == b'T';
     if is_ours {
@@ -136,7 +137,7 @@ fn ours(text: &str) -> RecordedTime {
     time.map_or_else(|| RecordedTime::Text(text.to_owned()), RecordedTime::At)
 }
 
-/// Without the word that says whose session it is: `cursor:6ce4…` is `6ce4…` for the agent.
+/// Removes the prefix: for the agent, `cursor:6ce4…` is `6ce4…`.
 pub fn bare(session_id: &str) -> &str {
     match session_id.split_once(':') {
         Some((word, id)) if PREFIXES.contains(&word) && !id.is_empty() => id,
@@ -156,7 +157,7 @@ pub fn prefixed(provider: Option<&Provider>, session_id: &SessionId) -> Option<S
 }
 
 impl Dialect {
-    /// A time as it is kept in `table.column`.
+    /// A time of bookend in the format of `table.column`.
     pub fn time(&self, column: &str, time: Time) -> Value {
         match self.times.get(column) {
             Some(format) => format.write(time),
@@ -186,7 +187,7 @@ impl Dialect {
     }
 }
 
-/// Teaches a connection how its ledger writes.
+/// Registers the SQL functions of a dialect with a connection.
 pub fn register(conn: &Connection, dialect: &Arc<Dialect>) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
     let (of_times, dialect) = (Arc::clone(dialect), Arc::clone(dialect));
@@ -202,19 +203,19 @@ pub fn register(conn: &Connection, dialect: &Arc<Dialect>) -> rusqlite::Result<(
     })
 }
 
-/// A time of whatever format.
+/// A time in any format.
 #[derive(Debug)]
 pub struct AnyTime(pub Option<RecordedTime>);
 
-/// A text, or what is to be shown for something else.
+/// A text, or another value converted to text.
 #[derive(Debug)]
 pub struct AnyText(pub Option<String>);
 
-/// A whole number, however it is kept.
+/// An integer, stored as any type.
 #[derive(Debug)]
 pub struct AnyInteger(pub Option<i64>);
 
-/// A number, however it is kept.
+/// A number, stored as any type.
 #[derive(Debug)]
 pub struct AnyReal(pub Option<f64>);
 
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_written_as_it_was_found_and_read_as_ours() {
+    fn a_time_is_written_in_the_format_of_the_file_and_read_in_ours() {
         let second = "2026-11-21T12:00:00.000Z";
         for (found, written, read) in [
             (Value::Integer(1), Value::Integer(1_795_262_400), second),
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_stripped_for_the_agent_and_put_back_for_the_other_program() {
+    fn a_prefix_is_removed_for_the_agent_and_restored_for_the_other_program() {
         assert_eq!(bare("cursor:6ce4"), "6ce4");
         assert_eq!(bare("6ce4"), "6ce4");
         assert_eq!(bare("other:6ce4"), "other:6ce4");

@@ -1,4 +1,4 @@
-//! The directories of the ledger: made private, and refused where others could tamper with it.
+//! The directories of the ledger: created private, and refused where other users could tamper with them.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
@@ -10,16 +10,16 @@ use super::file_check::{OTHERS, check_owner, check_type, chmod};
 use super::location::{Location, with_suffix};
 use super::trust;
 
-/// Makes the directories, and refuses those in which somebody else could tamper with the ledger.
+/// Creates the directories, and refuses those in which other users could replace the ledger.
 pub fn prepare_directories(at: &Location) -> Result<()> {
     let dir = at.directory();
-    trust::check_way(dir)?;
-    let looking = |e| LedgerError::io("looking at the ledger's directory", dir, e);
+    trust::check_ancestors(dir)?;
+    let looking = |e| LedgerError::io("reading the ledger's directory", dir, e);
     let meta = match fs::metadata(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => {
             make_private_dir(dir).map_err(|e| LedgerError::io("creating the ledger's directory", dir, e))?;
-            // Another user may have made it first where the directory above is shared.
-            trust::check_way(dir)?;
+            // Another user may have created it first if the directory above is shared.
+            trust::check_ancestors(dir)?;
             fs::metadata(dir).map_err(looking)?
         }
         other => other.map_err(looking)?,
@@ -27,11 +27,11 @@ pub fn prepare_directories(at: &Location) -> Result<()> {
     if at.chosen_by.owns_directory() && meta.mode() & OTHERS != 0 {
         chmod(dir, 0o700)?;
     }
-    own_directory(&at.private_dir())?;
-    own_directory(&at.private_dir().join("spool"))
+    ensure_private(&at.private_dir())?;
+    ensure_private(&at.private_dir().join("spool"))
 }
 
-/// Refuses a link where bookend keeps what is its alone, for those who only read.
+/// For readers: refuses a symbolic link in place of a file or directory that only bookend creates.
 pub fn check_beside(at: &Location) -> Result<()> {
     for suffix in ["-wal", "-shm"] {
         check_type(&with_suffix(&at.file, suffix))?;
@@ -45,15 +45,15 @@ pub fn check_beside(at: &Location) -> Result<()> {
     Ok(())
 }
 
-/// A directory that is bookend's alone: made if it is missing, 0700, never a link, never somebody else's.
-fn own_directory(dir: &Path) -> Result<()> {
+/// Makes sure that a directory exists, has mode 0700, belongs to the caller and is not a link.
+fn ensure_private(dir: &Path) -> Result<()> {
     let meta = match fs::symlink_metadata(dir) {
         Ok(meta) => meta,
         Err(e) if e.kind() == ErrorKind::NotFound => {
             make_private_dir(dir).map_err(|e| LedgerError::io("creating the directory", dir, e))?;
-            fs::symlink_metadata(dir).map_err(|e| LedgerError::io("looking at", dir, e))?
+            fs::symlink_metadata(dir).map_err(|e| LedgerError::io("reading the attributes of", dir, e))?
         }
-        Err(e) => return Err(LedgerError::io("looking at", dir, e)),
+        Err(e) => return Err(LedgerError::io("reading the attributes of", dir, e)),
     };
     if meta.is_symlink() {
         return Err(LedgerError::Symlink { path: dir.to_owned() });
@@ -74,7 +74,7 @@ fn make_private_dir(dir: &Path) -> io::Result<()> {
         Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o700)),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(e) if e.kind() == ErrorKind::NotFound => match dir.parent() {
-            // Where the parent is there and nothing can be made in it (/proc), this would go on for ever.
+            // If the parent exists and nothing can be created in it (/proc), retrying would never end.
             Some(parent) if !parent.exists() => {
                 make_private_dir(parent)?;
                 make_private_dir(dir)

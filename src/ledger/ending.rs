@@ -1,4 +1,4 @@
-//! The one ending of a task: terminal row, verdict on its session, its transition, all in one transaction.
+//! Ending a task: the terminal row, its session and its transition, in one transaction.
 
 use jiff::SignedDuration;
 use std::sync::Arc;
@@ -57,20 +57,20 @@ const UPDATE_ENDED: &str = "
         cleanup_after = :cleanup_after
     WHERE id = :id AND status = 'running'";
 
-/// What came of ending a task.
+/// The result of ending a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FinishOutcome {
     Done {
-        /// The session that is not to be resumed any more.
+        /// The session that was invalidated.
         invalidated: Option<SessionId>,
     },
-    /// Somebody was first; nothing was changed.
+    /// It had already ended; nothing was changed.
     AlreadyTerminal(Status),
-    /// There is no such row; none was made.
+    /// The row does not exist.
     NoRow,
 }
 
-/// Who ends it, for `task_transition`.
+/// The process that ends a task, for `task_transition`.
 #[derive(Debug, Clone, Copy)]
 pub struct EndedBy<'a> {
     pub pid: u32,
@@ -86,7 +86,7 @@ struct Open {
     retention_secs: Option<i64>,
 }
 
-/// Ends a task, inside the caller's transaction.
+/// Ends a task, in the transaction of the caller.
 pub fn end(
     conn: &Connection,
     dialect: &Dialect,
@@ -124,7 +124,7 @@ pub fn end(
     } else if ended.ending == Ending::Success || ended.session_kept.is_some() {
         sessions::keep(conn, &used, session_id)?;
     } else if ended.ending != Ending::Backgrounded {
-        invalidated = sessions::end_badly(conn, &used, session_id, &why(&ended.ending))?;
+        invalidated = sessions::end_badly(conn, &used, session_id, &invalidation_reason(&ended.ending))?;
     }
     let change =
         StatusChange { from: Some(open.status), to: ended.ending.status(), reason: ended.ending.reason() };
@@ -162,7 +162,7 @@ fn update(
         ":cache_read_tokens": ended.counts.cache_read_tokens,
         ":cache_creation_tokens": ended.counts.cache_creation_tokens,
         ":model": ended.model,
-        // A task whose agent never executed used no session: its failure says nothing against it.
+        // A task whose agent never executed used no session, so its failure invalidates none.
         ":session_id": session_id.filter(|_| ended.executed),
         ":exit_code": exit_code,
         ":term_signal": term_signal,
@@ -185,13 +185,13 @@ fn update(
     execute(&mut *conn.prepare_cached(UPDATE_ENDED)?, values).map(drop)
 }
 
-/// Has the database make ready what [`end`] will ask of it.
+/// Prepares the statements of [`end`].
 pub fn expect(conn: &Connection) -> rusqlite::Result<()> {
     [SELECT_OPEN, UPDATE_ENDED].iter().try_for_each(|sql| conn.prepare_cached(sql).map(drop))
 }
 
-/// Whether the row of a task has just this ending already: from the spool, or from a commit that was
-/// reported as failed and did not fail.
+/// Whether the row already has this ending: from the spool, or from a commit that was reported as failed and
+/// had succeeded.
 pub fn is_merged(conn: &Connection, id: &TaskId, ended: &TaskEnd) -> rusqlite::Result<bool> {
     type Words = (String, Option<String>, bool, Option<String>);
     let row: Option<Words> = conn
@@ -207,8 +207,8 @@ pub fn is_merged(conn: &Connection, id: &TaskId, ended: &TaskEnd) -> rusqlite::R
     }))
 }
 
-/// The reason that stands with an invalidated session.
-fn why(ending: &Ending) -> String {
+/// The reason recorded with an invalidated session.
+fn invalidation_reason(ending: &Ending) -> String {
     match ending.reason() {
         Some(reason) => format!("{}: {reason}", ending.status()),
         None => ending.status().to_string(),
@@ -216,16 +216,16 @@ fn why(ending: &Ending) -> String {
 }
 
 impl Ledger {
-    /// Makes ready for [`Ledger::finish`], so that it takes less time then.
+    /// Prepares [`Ledger::finish`], so that it takes less time.
     pub fn expect_end(&self) {
-        // What fails here fails there too, and is told there.
+        // Errors are reported by `finish`, where they occur again.
         if self.check_files("preparing to end a task").is_ok() {
             let _ = expect(&self.conn);
         }
     }
 
-    /// Ends a task: its terminal row, the verdict on its session, the transition, in one commit. It only
-    /// ever updates a running row. `by` is the command that ends it.
+    /// Ends a running task: its terminal row, its session and its transition, in one commit. `by` is the
+    /// command that ends it.
     pub fn finish(&mut self, id: &TaskId, ended: &TaskEnd, by: &str) -> Result<FinishOutcome> {
         let by = EndedBy { pid: std::process::id(), command: by };
         let dialect = Arc::clone(&self.dialect);

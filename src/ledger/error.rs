@@ -1,4 +1,4 @@
-//! What can go wrong with the ledger, said so that the user knows what to do next.
+//! The errors of the ledger, each with a hint that says what to do next.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,15 +31,13 @@ pub enum LedgerError {
     ForeignDirectory { path: PathBuf, owner: u32, uid: u32 },
 
     #[error(
-        "the directory {path} can be written by everybody (mode {mode:04o}): anybody could replace the \
-         ledger",
+        "the directory {path} is writable by all users (mode {mode:04o}), who could replace the ledger",
         path = .path.display()
     )]
     WorldWritable { path: PathBuf, mode: u32 },
 
     #[error(
-        "the directory {path} can be written by its group (mode {mode:04o}): a member could replace the \
-         ledger",
+        "the directory {path} is writable by its group (mode {mode:04o}), whose members could replace the ledger",
         path = .path.display()
     )]
     GroupWritable { path: PathBuf, mode: u32 },
@@ -144,7 +142,7 @@ fn io_hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// A step of a transaction at which a test may end bookend, or make SQLite fail as a broken disk does.
+/// A fail point inside a transaction: a test ends bookend there, or makes SQLite fail as a broken disk does.
 pub(super) fn step(point: &'static str) -> rusqlite::Result<()> {
     failpoint::hit(point).map_err(|e| {
         let code = ffi::Error::new(ffi::SQLITE_IOERR);
@@ -231,7 +229,7 @@ impl LedgerError {
     }
 }
 
-/// A path as one word of a shell.
+/// A path, quoted for a shell.
 pub(super) fn shell_word(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

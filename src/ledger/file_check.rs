@@ -1,4 +1,7 @@
 //! Whether a file may be used as a file of the ledger: its type, its owner, its mode.
+//!
+//! All checks use the path: opening the ledger file and closing it again would drop the locks that SQLite holds
+//! on it in this process (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
 
 use std::fs::{self, Metadata, Permissions};
 use std::io::{self, ErrorKind};
@@ -11,7 +14,7 @@ use super::error::{LedgerError, Result};
 
 pub const OTHERS: u32 = 0o077;
 
-/// Whether the ledger, or a file of its own beside it, may be used as it lies there. `None`: it is missing.
+/// Checks that a file is a regular file of the caller. `None`: it does not exist.
 pub fn check_file(path: &Path) -> Result<Option<Metadata>> {
     let Some(meta) = check_type(path)? else {
         return Ok(None);
@@ -20,24 +23,25 @@ pub fn check_file(path: &Path) -> Result<Option<Metadata>> {
     Ok(Some(meta))
 }
 
-/// As [`check_file`], of one that has to be there.
+/// As [`check_file`], for a file that must exist.
 pub fn check_own(path: &Path) -> Result<Metadata> {
-    let missing = || LedgerError::io("looking at", path, io::Error::from_raw_os_error(libc::ENOENT));
+    let missing =
+        || LedgerError::io("reading the attributes of", path, io::Error::from_raw_os_error(libc::ENOENT));
     check_file(path)?.ok_or_else(missing)
 }
 
-/// That a path names a regular file itself, or nothing.
+/// Checks that a path names a regular file, not a link to one. `None`: it does not exist.
 pub fn check_type(path: &Path) -> Result<Option<Metadata>> {
     let meta = match fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(LedgerError::io("looking at", path, e)),
+        Err(e) => return Err(LedgerError::io("reading the attributes of", path, e)),
     };
     check_regular(path, &meta)?;
     Ok(Some(meta))
 }
 
-/// That an opened file is a regular one of our own.
+/// Checks that an opened file is a regular file of the caller.
 pub fn check_opened(path: &Path, meta: &Metadata) -> Result<()> {
     check_regular(path, meta)?;
     check_owner(path, meta)
@@ -65,17 +69,17 @@ pub fn check_owner(path: &Path, meta: &Metadata) -> Result<()> {
     }
 }
 
-/// Takes from a file what others may do with it.
+/// Removes the permissions of group and others from a file.
 pub fn tighten(path: &Path, meta: &Metadata) -> Result<()> {
     if meta.mode() & OTHERS == 0 { Ok(()) } else { chmod(path, meta.mode() & 0o700) }
 }
 
 pub fn chmod(path: &Path, mode: u32) -> Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
-        .map_err(|e| LedgerError::io("making private", path, e))
+        .map_err(|e| LedgerError::io("changing the mode of", path, e))
 }
 
-/// Makes what was renamed or removed in a directory durable. fsync(2).
+/// Makes renames and removals in a directory durable: fsync(2).
 pub fn sync_directory(dir: &Path) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
 }

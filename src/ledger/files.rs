@@ -1,9 +1,9 @@
-//! Whether the files of an opened ledger are still those that were opened.
+//! Whether the files of an open ledger are still those that were opened.
 //!
-//! SQLite goes on writing to a file that was deleted or renamed, and to a log that was cut, and reports
-//! success: <https://www.sqlite.org/howtocorrupt.html>, section 2. It maps the index of the log (`-shm`) into
-//! memory, and reading beyond the end of a cut file is a SIGBUS: mmap(2). So the files are compared before
-//! each transaction. What happens to them inside a transaction is not seen.
+//! SQLite keeps writing to a file that was deleted or renamed, and to a truncated log, and reports success:
+//! <https://www.sqlite.org/howtocorrupt.html>, section 2. It maps the index of the log (`-shm`) into memory,
+//! where reading past the end of a truncated file raises SIGBUS: mmap(2). So the files are compared before
+//! each transaction. A change during a transaction is not detected.
 
 use std::cell::Cell;
 use std::fs::{self, Metadata};
@@ -17,19 +17,20 @@ use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags};
 use super::limits;
 use super::location::with_suffix;
 
-/// SQLite maps the index in pieces of this size. "The WAL-Index File Format" of
-/// <https://www.sqlite.org/walformat.html>.
-const INDEX_PIECE: u64 = 32 * 1024;
-/// Frames of the log that the first piece has less room for, since it begins with a header.
+/// SQLite maps the index in blocks of this size. <https://www.sqlite.org/walformat.html>, "The WAL-Index File
+/// Format".
+const INDEX_BLOCK: u64 = 32 * 1024;
+/// The first block holds this many frames fewer, since it begins with a header.
 const HEADER_FRAMES: u64 = 34;
-const FRAMES_A_PIECE: u64 = 4096;
+const FRAMES_PER_BLOCK: u64 = 4096;
 /// Bytes before the first frame of the log, and before the page of each frame.
 const LOG_HEADER: u64 = 32;
 const FRAME_HEADER: u64 = 24;
-/// Bytes that one write of SQLite's adds to a file, at most.
+/// The most bytes that one write of SQLite adds to a file.
 const ONE_WRITE: u64 = 64 * 1024 + FRAME_HEADER;
-/// How often the log must be found too short: another process may cut it rightly between two looks.
-const LOOKS: usize = 3;
+/// How many checks in a row must find the log too short: a checkpoint of another process may truncate it
+/// between two reads.
+const CHECKS: usize = 3;
 
 /// What happened to the files of a ledger while it was open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,21 +61,21 @@ pub struct OpenFiles {
     damage: Cell<Option<FileDamage>>,
 }
 
-/// The log and its index. A ledger in another journal mode has none.
+/// The log and its index. A ledger in another journal mode has neither.
 #[derive(Debug)]
 struct Beside {
     log: PathBuf,
     log_id: (u64, u64),
-    /// The log was whole when it was this long.
+    /// The log was complete at this length.
     whole: Cell<u64>,
     index: PathBuf,
     index_id: (u64, u64),
-    /// How long the index must be, for what is mapped of it.
+    /// The least length of the index, for the blocks that are mapped.
     mapped: Cell<u64>,
 }
 
 impl OpenFiles {
-    /// Notes what is open, with what the log was when it was opened.
+    /// Records the open files. `log`: the attributes of the log when it was opened.
     pub fn note(file: &Path, log: &Metadata) -> std::io::Result<OpenFiles> {
         let index = with_suffix(file, "-shm");
         let meta = fs::symlink_metadata(&index)?;
@@ -89,8 +90,8 @@ impl OpenFiles {
         Ok(OpenFiles { beside: Some(beside), damage: Cell::new(None) })
     }
 
-    /// What happened to the files since they were opened. `frames`: how long the log was after the last
-    /// commit of this connection. Damage is remembered, since what was written meanwhile may be lost.
+    /// What happened to the files since they were opened. `frames`: the length of the log after the last
+    /// commit of this connection. Damage is remembered, since later writes may be lost.
     pub fn damage(&self, conn: &Connection, frames: u32) -> Option<FileDamage> {
         if self.damage.get().is_none() {
             let beside = || self.beside.as_ref().and_then(|b| b.damage(conn, frames));
@@ -102,8 +103,8 @@ impl OpenFiles {
 
 impl Beside {
     fn damage(&self, conn: &Connection, frames: u32) -> Option<FileDamage> {
-        let pieces = (u64::from(frames) + HEADER_FRAMES).div_ceil(FRAMES_A_PIECE);
-        self.mapped.set(self.mapped.get().max(pieces * INDEX_PIECE));
+        let blocks = (u64::from(frames) + HEADER_FRAMES).div_ceil(FRAMES_PER_BLOCK);
+        self.mapped.set(self.mapped.get().max(blocks * INDEX_BLOCK));
         match fs::symlink_metadata(&self.index) {
             Ok(index) if id(&index) != self.index_id => return Some(FileDamage::IndexReplaced),
             Ok(index) if index.len() < self.mapped.get() => return Some(FileDamage::IndexCut),
@@ -116,7 +117,7 @@ impl Beside {
                 self.whole.set(log.len());
                 None
             }
-            // A checkpoint may cut it: then it has fewer frames too.
+            // A checkpoint may truncate it: then its index names fewer frames too.
             Ok(_) if is_whole(conn, &self.log) => {
                 self.whole.set(fs::symlink_metadata(&self.log).map_or(0, |m| m.len()));
                 None
@@ -130,26 +131,26 @@ impl Beside {
 /// Whether the path of the ledger names another file now, or none.
 fn moved(conn: &Connection) -> Option<FileDamage> {
     let mut has_moved = 0;
-    let asked = conn.file_control(Some(MAIN_DB), FileControl::HasMoved(&mut has_moved));
-    (asked.is_ok() && has_moved != 0).then_some(FileDamage::Moved)
+    let answer = conn.file_control(Some(MAIN_DB), FileControl::HasMoved(&mut has_moved));
+    (answer.is_ok() && has_moved != 0).then_some(FileDamage::Moved)
 }
 
 /// Whether the log has all the frames that its index names.
 pub fn is_whole(conn: &Connection, log: &Path) -> bool {
-    (0..LOOKS).any(|_| looks_whole(conn, log).unwrap_or(false))
+    (0..CHECKS).any(|_| is_whole_now(conn, log).unwrap_or(false))
 }
 
-fn looks_whole(conn: &Connection, log: &Path) -> rusqlite::Result<bool> {
+fn is_whole_now(conn: &Connection, log: &Path) -> rusqlite::Result<bool> {
     let number = |sql, column| conn.query_row(sql, [], |row| row.get::<_, i64>(column));
-    // The frames first: others make the log longer before they count the frame.
+    // Frames first: other writers extend the log before they count a frame.
     let frames = number("PRAGMA wal_checkpoint(NOOP)", 1)?.max(0).unsigned_abs();
     let page = number("PRAGMA page_size", 0)?.unsigned_abs();
     let needed = if frames == 0 { 0 } else { LOG_HEADER + frames * (FRAME_HEADER + page) };
     Ok(fs::symlink_metadata(log).is_ok_and(|m| m.len() >= needed))
 }
 
-/// Whether the file alone, without its log, passes SQLite's check. `immutable` leaves log, index and locks
-/// alone: <https://www.sqlite.org/uri.html>.
+/// Whether the file without its log passes SQLite's check. With `immutable` SQLite ignores log, index and
+/// locks: <https://www.sqlite.org/uri.html>.
 pub fn is_sound(file: &Path) -> bool {
     let check = || -> rusqlite::Result<String> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
@@ -171,7 +172,7 @@ fn uri(file: &Path) -> String {
     uri + "?immutable=1"
 }
 
-/// Whether a file of the ledger is about as long as RLIMIT_FSIZE allows: setrlimit(2).
+/// Whether a file of the ledger has about reached the RLIMIT_FSIZE limit: setrlimit(2).
 pub fn reach_size_limit(file: &Path) -> bool {
     let limit = getrlimit(Resource::RLIMIT_FSIZE).map_or(RLIM_INFINITY, |(soft, _)| soft);
     let longest = ["", "-wal", "-shm"].iter().filter_map(|s| fs::metadata(with_suffix(file, s)).ok());

@@ -1,4 +1,4 @@
-//! What is still to be done for tasks that have ended: hooks to run, hints to give, sessions to withdraw.
+//! Work that remains after tasks have ended: hooks, reports and unsafe sessions.
 
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
@@ -27,7 +27,7 @@ const UPDATE_TAKE_BACK_HINT: &str = "
 const UPDATE_RUNNING_ERROR: &str = "
     UPDATE task_history SET error = ?2 WHERE id = ?1 AND status = 'running'";
 
-/// A session that was taken out of use because its last task did not end well.
+/// A session that must not be resumed, since its last task did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnsafeSession {
     pub key: Key,
@@ -36,12 +36,13 @@ pub struct UnsafeSession {
 }
 
 impl Ledger {
-    /// The ended tasks whose `--on-finish` command was not seen to end.
+    /// The ended tasks whose `--on-finish` command has not run, or whose end was not recorded.
     pub fn undelivered(&self) -> Result<Vec<Task>> {
         tasks::undelivered(self.conn()).map_err(self.failed("looking for undelivered ends"))
     }
 
-    /// Takes the delivery of a task's end upon us: the number of the attempt. `None`: somebody else has.
+    /// Claims the delivery of a task's end, and returns the number of the attempt. `None`: another process
+    /// has claimed it.
     pub fn begin_delivery(&mut self, task: &Task) -> Result<Option<i64>> {
         let was = task.delivery_status.as_deref();
         self.in_transaction("claiming a delivery", |conn| {
@@ -50,7 +51,7 @@ impl Ledger {
         })
     }
 
-    /// Records how the attempt to run `--on-finish` ended.
+    /// Records the result of `--on-finish`.
     pub fn delivery(&mut self, id: &TaskId, state: DeliveryStatus, at: Time) -> Result<()> {
         self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
@@ -60,20 +61,20 @@ impl Ledger {
         }
     }
 
-    /// The interrupted tasks of which nobody was told yet, oldest first.
+    /// The interrupted tasks that were not reported yet, oldest first.
     pub fn unhinted(&self) -> Result<Vec<Task>> {
         tasks::unhinted(self.conn()).map_err(self.failed("looking for interrupted tasks"))
     }
 
-    /// Records that the report of an interrupted task is about to be handed to a command: the number of the
-    /// attempt. `None`: it was reported meanwhile.
+    /// Records that the report of an interrupted task is about to be passed to a command, and returns the
+    /// number of the attempt. `None`: it was reported meanwhile.
     pub fn begin_hint(&mut self, id: &TaskId) -> Result<Option<i64>> {
         self.in_transaction("claiming a report", |conn| {
             conn.query_row(UPDATE_BEGIN_HINT, [id], |row| row.get(0)).optional()
         })
     }
 
-    /// An attempt that bookend itself cut short does not count.
+    /// Undoes [`Ledger::begin_hint`] for an attempt that bookend itself interrupted.
     pub fn take_back_hint(&mut self, id: &TaskId) -> Result<()> {
         self.conn().execute(UPDATE_TAKE_BACK_HINT, [id]).map_err(self.failed("taking back a report"))?;
         Ok(())
@@ -96,14 +97,15 @@ impl Ledger {
         let stray = |conn: &Connection, id: &TaskId| -> rusqlite::Result<bool> {
             Ok(tasks::by_id(conn, id)?.is_none_or(|t| t.status.is_terminal()))
         };
-        let failed = self.failed("looking whose the slots in the spool are");
+        let failed = self.failed("looking for stray slots in the spool");
         let any = spool::slots(&self.spool_dir)?
             .into_iter()
             .try_fold(false, |any, (_, id)| Ok(any || stray(self.conn(), &id)?));
         if !any.map_err(failed)? {
             return Ok(());
         }
-        // Nobody is between taking a slot and committing its task while we hold the write lock.
+        // While this process holds the write lock, no process is between reserving a slot and committing its
+        // task.
         let dir = self.spool_dir.clone();
         let slots = self.in_transaction("sweeping the spool", |conn| {
             let mut found = Vec::new();
@@ -121,7 +123,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes with a running task why it could not be settled.
+    /// Records with a running task why it could not be settled.
     pub fn note_error(&mut self, id: &TaskId, error: &str) -> Result<()> {
         self.conn()
             .execute(UPDATE_RUNNING_ERROR, (id, error))
@@ -144,18 +146,18 @@ impl Ledger {
         last_use(self.conn(), session).map_err(self.failed("looking for the last user of a session"))
     }
 
-    /// The sessions that were taken away from a key, oldest first.
+    /// The invalidations of a key, oldest first.
     pub fn invalidations_of_key(&self, key: &Key) -> Result<Vec<SessionInvalidation>> {
         sessions::invalidations_of_key(self.conn(), key)
             .map_err(self.failed("reading the invalidated sessions of a key"))
     }
 
-    /// Brings back the session that was withdrawn last from a key, on an operator's word.
+    /// Restores the last invalidated session of a key for an operator.
     pub fn restore_session(&mut self, key: &Key, at: Time) -> Result<sessions::RestoreOutcome> {
         self.in_transaction("restoring a session", |conn| sessions::restore(conn, key, at))
     }
 
-    /// The sessions that are unsafe now, whoever wrote them. Those of running tasks are none.
+    /// The sessions that are unsafe now, whichever program wrote them. Sessions of running tasks are not.
     pub fn unsafe_sessions(&self) -> Result<Vec<UnsafeSession>> {
         let judge = || sessions::untrusted(self.conn())?.iter().map(|s| judge(self.conn(), s)).collect();
         let verdicts: rusqlite::Result<Vec<_>> = judge();
@@ -166,26 +168,26 @@ impl Ledger {
             .collect())
     }
 
-    /// Takes every unsafe session out of use.
-    pub fn withdraw_unsafe_sessions(&mut self, at: Time) -> Result<Vec<UnsafeSession>> {
-        // Most often there is none: then nobody is kept from writing.
+    /// Invalidates every unsafe session.
+    pub fn invalidate_unsafe_sessions(&mut self, at: Time) -> Result<Vec<UnsafeSession>> {
+        // Usually there is none: then other writers do not have to wait.
         let any = sessions::untrusted(self.conn()).map_err(self.failed("looking for unsafe sessions"))?;
         if any.is_empty() {
             return Ok(Vec::new());
         }
-        self.in_transaction("withdrawing unsafe sessions", |conn| {
-            let mut withdrawn = Vec::new();
+        self.in_transaction("invalidating unsafe sessions", |conn| {
+            let mut invalidated = Vec::new();
             for session in sessions::untrusted(conn)? {
                 match judge(conn, &session)? {
                     SessionVerdict::Running => {}
                     SessionVerdict::Safe => sessions::trust(conn, &session.key, SessionTrust::Task)?,
                     SessionVerdict::Unsafe(w) => {
-                        sessions::withdraw(conn, &session, &w.why, session.task_id.as_ref(), at)?;
-                        withdrawn.push(w);
+                        sessions::invalidate_session(conn, &session, &w.why, session.task_id.as_ref(), at)?;
+                        invalidated.push(w);
                     }
                 }
             }
-            step("sessions.withdrawn").map(|()| withdrawn)
+            step("sessions.withdrawn").map(|()| invalidated)
         })
     }
 }
@@ -219,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_sessions_that_nobody_vouches_for_are_looked_at() {
+    fn only_untrusted_sessions_are_read() {
         let conn = Connection::open_in_memory().unwrap();
         super::super::schema::make_tables(&conn).unwrap();
         let sql = format!("EXPLAIN QUERY PLAN {}", sessions::SELECT_UNTRUSTED);

@@ -1,4 +1,4 @@
-//! An opened ledger, and how its operations run: on checked files, in one transaction each.
+//! An open ledger. Each operation checks its files first and runs in one transaction.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use super::error::{LedgerError, Result};
 use super::limits::CpuBudget;
 use super::live::{FollowUp, FollowUpLock, LiveEvidence, LiveFile, LiveLock, LiveLocks, SLOTS, TakenLock};
 use super::location::Location;
-use super::merged::MergedRecord;
 use super::trust::{self, Distrust};
 use super::wal::{self, WriteAheadLog};
 use crate::failpoint;
+use crate::log::Silence;
 use crate::task::{Task, TaskId};
 
-/// 8 MiB of pages. A run has 256 KiB of them.
+/// 8 MiB of pages; the default is 256 KiB.
 const MANY_PAGES: &str = "PRAGMA cache_size = -8192";
 
-/// An opened ledger.
+/// An open ledger.
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) conn: Connection,
@@ -31,8 +31,7 @@ pub struct Ledger {
     pub(super) at: Location,
     pub(super) live: LiveLocks,
     pub(super) spool_dir: PathBuf,
-    pub(super) merged: Vec<MergedRecord>,
-    /// Others could write to the ledger when it was opened.
+    /// Other users could write to the ledger when it was opened.
     pub(super) was_shared: Option<Distrust>,
     pub(super) budget: CpuBudget,
 }
@@ -52,7 +51,6 @@ impl Ledger {
             at: at.clone(),
             live: LiveLocks::at(private.join("live")),
             spool_dir: private.join("spool"),
-            merged: Vec::new(),
             was_shared: None,
             budget,
         }
@@ -67,8 +65,8 @@ impl Ledger {
         self.at.option()
     }
 
-    /// Why no command of the rows is executed, and nothing that they say of processes acted upon: others
-    /// may have written them.
+    /// Why commands in the rows are not executed and processes in them not signalled: other users may have
+    /// written them.
     pub fn distrust(&self) -> Option<Distrust> {
         self.was_shared.clone().or_else(|| trust::distrust(&self.at))
     }
@@ -77,13 +75,13 @@ impl Ledger {
         move |e| self.log.error(doing, &self.at.file, e)
     }
 
-    /// The connection, for an operation that begins.
+    /// The connection, for a new operation.
     pub(super) fn conn(&self) -> &Connection {
         self.budget.renew();
         &self.conn
     }
 
-    /// Refuses to go on with files that are not those that were opened, before they are used.
+    /// Fails if the files are no longer those that were opened.
     pub(super) fn check_files(&self, doing: &'static str) -> Result<()> {
         match self.log.damage(self.conn()) {
             Some(damage) => {
@@ -93,13 +91,13 @@ impl Ledger {
         }
     }
 
-    /// Makes room in memory for the pages of many tasks that are settled in one transaction: else SQLite
-    /// writes them to the log before the commit, and again after it reads them back.
+    /// Enlarges the page cache for settling many tasks in one transaction. Otherwise SQLite writes pages to
+    /// the log before the commit and reads them back.
     pub fn expect_many(&self) -> Result<()> {
         self.conn.execute_batch(MANY_PAGES).map_err(self.failed("making the page cache larger"))
     }
 
-    /// Gives back the memory of cached pages, before a long wait.
+    /// Frees the memory of cached pages, before a long wait.
     pub fn rest(&self) -> Result<()> {
         self.conn.flush_prepared_statement_cache();
         self.conn.execute_batch("PRAGMA shrink_memory").map_err(self.failed("giving back memory"))
@@ -120,7 +118,7 @@ impl Ledger {
         done
     }
 
-    /// What was written stands, whatever becomes of the log: the next writer tries again.
+    /// If this fails the data is written all the same, and the next writer tries again.
     pub(super) fn keep_log_short(&mut self) {
         if self.log.is_long() {
             let emptied = self.briefly(wal::PATIENCE, |ledger| {
@@ -140,6 +138,7 @@ impl Ledger {
         self.check_files(doing)?;
         let apply = || {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let _silence = Silence::begin();
             let done = work(&tx)?;
             tx.commit()?;
             Ok(done)
@@ -152,7 +151,7 @@ impl Ledger {
 
 /// The live locks.
 impl Ledger {
-    /// Takes a live lock in a slot of its own, for a task that is about to be inserted.
+    /// Takes a live lock in a new slot, for a task that is about to be inserted.
     pub fn hold_live(&self) -> Result<LiveLock> {
         let lock = LiveFile::open(&self.live.path)?.hold(&self.live.path)?;
         failpoint::hit("live.held")
@@ -160,22 +159,22 @@ impl Ledger {
             .map_err(|e| LedgerError::io("taking a live lock in", &self.live.path, e))
     }
 
-    /// What the kernel says of a task's live lock now.
+    /// What the kernel reports about a task's live lock now.
     pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
         self.live.evidence(task)
     }
 
-    /// Takes the live lock of a task that has ended, so that nobody else finishes what it left undone.
+    /// Takes the live lock of a task that has ended, so that only this process finishes it.
     pub fn take_live(&self, task: &Task) -> Result<TakenLock> {
         self.live.take(task)
     }
 
-    /// Takes the aftermath of tasks upon us: for each whether it is ours, else another process is at it.
-    pub fn take_aftermath(&self, what: FollowUp, ids: &[&TaskId]) -> Result<(FollowUpLock, Vec<bool>)> {
-        self.live.take_aftermath(what, ids)
+    /// Locks one kind of follow-up for these tasks, and returns for each whether this process holds it now.
+    pub fn lock_follow_ups(&self, what: FollowUp, ids: &[&TaskId]) -> Result<(FollowUpLock, Vec<bool>)> {
+        self.live.lock_follow_ups(what, ids)
     }
 
-    /// Device and inode of the file `live`, and the bytes of it that supervisors lock.
+    /// Device and inode of the file `live`, and the range of bytes that supervisors lock.
     pub fn live_bytes(&self) -> Result<Option<(u64, u64, Range<i64>)>> {
         Ok(self.live.file()?.map(|live| (live.dev, live.ino, 0..SLOTS)))
     }

@@ -1,5 +1,5 @@
-//! What a database may make SQLite do. Its file may come from somebody else, so this follows SQLite's advice
-//! for such files: <https://www.sqlite.org/security.html>.
+//! Limits on what a database file can make SQLite do. Another user may have written the file, so this follows
+//! <https://www.sqlite.org/security.html>.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,17 +11,17 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 
-/// CPU time that one operation may take on a ledger that others can write to.
+/// The CPU time that one operation may take on a ledger that other users can write to.
 pub const LONGEST_OPERATION: Duration = Duration::from_secs(5);
-/// Instructions of SQLite's virtual machine between two looks at the clock. Few statements have more.
-const LOOK_EVERY: i32 = 1000;
-/// The longest value or row that is read, in bytes. Linux takes command lines of 6 MiB, which are 36 MiB of
+/// Instructions of SQLite's virtual machine between two checks of the clock. Few statements have more.
+const CHECK_INTERVAL: i32 = 1000;
+/// The longest value or row that is read, in bytes. Linux accepts command lines of 6 MiB, which are 36 MiB of
 /// JSON if they are all control characters.
 const LONGEST_VALUE: i32 = 64 << 20;
-/// The same where others can write: a row has some 70 columns.
+/// The same where other users can write: a row has about 70 columns.
 const LONGEST_VALUE_OF_OTHERS: i32 = 8 << 20;
 
-/// Takes from a connection what only a hostile database needs. Views stay disabled until [`allow_views`].
+/// Disables features that only a hostile database needs. Views stay disabled until [`allow_views`].
 pub fn harden(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -29,24 +29,24 @@ pub fn harden(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// For writing: the triggers of the other program may use its views.
+/// For writing: triggers of the other program may use its views.
 pub fn allow_views(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, true).map(drop)
 }
 
-/// Bounds what is read from a file that only the caller can write to.
+/// Limits what is read from a file that only the caller can write to.
 pub fn bound(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE).map(drop)
 }
 
-/// Bounds what a file can cost that others can write to.
+/// Limits the cost of a file that other users can write to.
 pub fn bound_others(conn: &mut Connection) -> rusqlite::Result<CpuBudget> {
     conn.set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_VALUE_OF_OTHERS)?;
     conn.execute_batch("PRAGMA cell_size_check = ON")?;
     let until = Arc::new(AtomicI64::new(0));
     let budget = CpuBudget(Some(Arc::clone(&until)));
     budget.renew();
-    conn.progress_handler(LOOK_EVERY, Some(move || cpu_time() > until.load(Ordering::Relaxed)))?;
+    conn.progress_handler(CHECK_INTERVAL, Some(move || cpu_time() > until.load(Ordering::Relaxed)))?;
     Ok(budget)
 }
 
@@ -55,12 +55,12 @@ pub fn bound_others(conn: &mut Connection) -> rusqlite::Result<CpuBudget> {
 pub struct CpuBudget(Option<Arc<AtomicI64>>);
 
 impl CpuBudget {
-    /// An operation begins.
+    /// Starts the time of a new operation.
     pub fn renew(&self) {
         self.set(|| cpu_time().saturating_add(LONGEST_OPERATION.as_nanos() as i64));
     }
 
-    /// An operation begins that takes its time.
+    /// Removes the limit, for a long operation.
     pub fn lift(&self) {
         self.set(|| i64::MAX);
     }
@@ -72,7 +72,7 @@ impl CpuBudget {
     }
 }
 
-/// Of this thread, in nanoseconds: waiting for another writer, or for a busy machine, takes none.
+/// The CPU time of this thread, in nanoseconds. Waiting takes none.
 fn cpu_time() -> i64 {
     ClockId::CLOCK_THREAD_CPUTIME_ID.now().map_or(0, |t| t.num_nanoseconds())
 }

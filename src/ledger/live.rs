@@ -1,7 +1,8 @@
-//! The live lock: one locked byte says that a supervisor lives.
+//! The live lock: one locked byte proves that a supervisor is running.
 //!
-//! Open-file-description locks (fcntl_locking(2)): the kernel drops them however the holder dies, and they
-//! know neither pids nor pid namespaces. The file `live` is never removed, so its inode names it for good.
+//! Open file description locks (fcntl_locking(2)): the kernel drops them however the holder dies, and they do
+//! not depend on pids or pid namespaces. The file `live` is never removed, so its inode identifies it
+//! permanently.
 
 use std::cell::OnceCell;
 use std::fs::{File, Metadata, OpenOptions, Permissions};
@@ -18,36 +19,35 @@ use super::error::{LedgerError, Result};
 use super::file_check;
 use crate::task::{Task, TaskId};
 
-/// Slots lie below this offset; above it is room for locks of the ledger's own.
+/// Slots are below this offset; the bytes above are for other locks of the ledger.
 pub const SLOTS: i64 = 1 << 62;
 /// The byte that is held while the ledger is created or migrated.
 const MIGRATION: i64 = SLOTS;
-/// The bytes that stand for the aftermath of tasks, by their ids: from here on.
-const AFTERMATH: i64 = SLOTS + 1;
+/// From here on: the bytes for the follow-ups of tasks, by their ids.
+const FOLLOW_UPS: i64 = SLOTS + 1;
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the kernel says of the byte of a task.
+/// What the kernel reports about the byte of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LiveEvidence {
-    /// Its supervisor lives.
+    /// Its supervisor is running.
     Held,
     Free,
-    /// The row names no slot: another program wrote it.
+    /// The row has no slot: another program wrote it.
     NoSlot,
     /// The row's slot is in another file than the one beside this ledger (a copied ledger, a lost file).
     OtherFile,
-    /// It has the row's inode number, but lies on a device of another number, and nobody holds the slot in
-    /// it. Devices are numbered anew at each boot. Within one, it is another file, unless one of the numbers
-    /// is `anonymous`: such a number is given to a mount (overlay, btrfs, NFS, …), and the next mount of the
-    /// same files may get another one.
+    /// It has the row's inode number but another device number, and the slot is free. Device numbers change
+    /// at each boot. Within one boot it is another file, unless one of the numbers is `anonymous`: such a
+    /// number belongs to a mount (overlay, btrfs, NFS, …) and changes when the same files are mounted again.
     Renumbered {
         anonymous: bool,
     },
-    /// The file cannot be opened from here.
+    /// This process cannot open the file.
     Unreadable,
 }
 
-/// The file `live`, opened.
+/// The open file `live`.
 #[derive(Debug)]
 pub struct LiveFile {
     file: File,
@@ -55,7 +55,7 @@ pub struct LiveFile {
     pub ino: u64,
 }
 
-/// A held byte: it is free again when this is dropped, or its process dies.
+/// A held byte. It becomes free when this is dropped or its process dies.
 #[derive(Debug)]
 pub struct LiveLock {
     pub slot: i64,
@@ -64,31 +64,30 @@ pub struct LiveLock {
     _file: File,
 }
 
-/// What came of trying to take the live lock of a task.
+/// The result of trying to take the live lock of a task.
 #[derive(Debug)]
 pub enum TakenLock {
     Yes(LiveLock),
-    /// Its supervisor lives, or somebody else takes care of the task.
+    /// Its supervisor is running, or another process is finishing the task.
     Held,
     /// The task's byte is not in the file beside this ledger.
     Elsewhere,
 }
 
-/// What is still to be done for a task that has ended, and is to be done by one process at a time.
+/// Work that remains after a task has ended, done by one process at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FollowUp {
     Delivery,
     Report,
 }
 
-/// Held bytes that stand for the aftermath of tasks: they are free again when this is dropped, or its process
-/// dies.
+/// Held bytes for the follow-ups of tasks. They become free when this is dropped or its process dies.
 #[derive(Debug)]
 pub struct FollowUpLock {
     _file: File,
 }
 
-/// The `live` file of a ledger, for asking: what is held is held through descriptions of its own.
+/// The `live` file of a ledger, for queries: locks are held through separate descriptions.
 #[derive(Debug)]
 pub struct LiveLocks {
     pub path: PathBuf,
@@ -100,7 +99,7 @@ impl LiveLocks {
         LiveLocks { path, opened: OnceCell::new() }
     }
 
-    /// What the kernel says of a task's live lock now.
+    /// What the kernel reports about a task's live lock now.
     pub fn evidence(&self, task: &Task) -> Result<LiveEvidence> {
         let Some(slot) = task.live_slot else { return Ok(LiveEvidence::NoSlot) };
         let opened = match self.file() {
@@ -111,33 +110,33 @@ impl LiveLocks {
         let Some(live) = opened.as_ref().filter(|live| task.live_ino == Some(live.ino)) else {
             return Ok(LiveEvidence::OtherFile);
         };
-        // Nobody else draws the same slot, so a held one is its supervisor's, whatever the device's number.
+        // No other task has this slot, so a held one is its supervisor's, whatever the number of the device.
         match live.is_held(slot) {
             Ok(true) => Ok(LiveEvidence::Held),
-            Ok(false) if live.is_of(task) => Ok(LiveEvidence::Free),
+            Ok(false) if live.is_named_by(task) => Ok(LiveEvidence::Free),
             Ok(false) => {
                 let anonymous =
                     [task.live_dev, Some(live.dev)].iter().flatten().any(|dev| is_anonymous(*dev));
                 Ok(LiveEvidence::Renumbered { anonymous })
             }
-            Err(e) => Err(LedgerError::io("asking for a live lock in", &self.path, e)),
+            Err(e) => Err(LedgerError::io("querying a live lock in", &self.path, e)),
         }
     }
 
-    /// The file, opened once. `None`: it is missing.
+    /// The file, opened once. `None`: it does not exist.
     pub fn file(&self) -> Result<Option<&LiveFile>> {
         if let Some(opened) = self.opened.get() {
             return Ok(opened.as_ref());
         }
-        let opened = LiveFile::open_to_ask(&self.path)?;
+        let opened = LiveFile::open_for_query(&self.path)?;
         Ok(self.opened.get_or_init(|| opened).as_ref())
     }
 
-    /// Takes the live lock of a task whose supervisor has let go of it, to finish what that left undone.
+    /// Takes the live lock of a task whose supervisor has released it, to finish the task.
     pub fn take(&self, task: &Task) -> Result<TakenLock> {
         let Some(slot) = task.live_slot else { return Ok(TakenLock::Elsewhere) };
         let live = LiveFile::open(&self.path)?;
-        if !live.is_of(task) {
+        if !live.is_named_by(task) {
             return Ok(TakenLock::Elsewhere);
         }
         match live.try_lock(slot) {
@@ -149,29 +148,29 @@ impl LiveLocks {
 }
 
 impl LiveLocks {
-    /// Takes the bytes that stand for the aftermath of these tasks, and says of each whether it is ours: else
-    /// another process is at it. Unlike the live lock they exist on every boot and for every row.
-    pub fn take_aftermath(&self, what: FollowUp, ids: &[&TaskId]) -> Result<(FollowUpLock, Vec<bool>)> {
+    /// Locks one kind of follow-up for these tasks, and returns for each whether this process holds it now.
+    /// Unlike the live lock, the bytes exist on every boot and for every row.
+    pub fn lock_follow_ups(&self, what: FollowUp, ids: &[&TaskId]) -> Result<(FollowUpLock, Vec<bool>)> {
         let live = LiveFile::open(&self.path)?;
         let taken = ids.iter().map(|id| live.try_lock(what.byte(id))).collect::<io::Result<_>>();
-        let taken = taken.map_err(|e| LedgerError::io("taking an aftermath lock in", &self.path, e))?;
+        let taken = taken.map_err(|e| LedgerError::io("taking a follow-up lock in", &self.path, e))?;
         Ok((FollowUpLock { _file: live.file }, taken))
     }
 }
 
 impl FollowUp {
-    /// The byte that stands for it: by FNV-1a of the id, 60 bits of it. Of two tasks that share one, one
-    /// waits for the next recovery.
+    /// Its byte, from 60 bits of the FNV-1a hash of the id. If two tasks share a byte, one waits for the next
+    /// recovery.
     fn byte(self, id: &TaskId) -> i64 {
         let fold = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
         let hash = id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fold) >> 4;
-        AFTERMATH + (hash << 1 | self as u64).cast_signed()
+        FOLLOW_UPS + (hash << 1 | self as u64).cast_signed()
     }
 }
 
 impl LiveFile {
-    /// Whether it is the file that the task's row names.
-    fn is_of(&self, task: &Task) -> bool {
+    /// Whether this is the file named by the task's row.
+    fn is_named_by(&self, task: &Task) -> bool {
         (task.live_dev, task.live_ino) == (Some(self.dev), Some(self.ino))
     }
 
@@ -179,7 +178,7 @@ impl LiveFile {
         LiveLock { slot, dev: self.dev, ino: self.ino, _file: self.file }
     }
 
-    /// Opens the file for holding bytes of it; makes it if it is missing.
+    /// Opens the file for locking; creates it if it does not exist.
     pub fn open(path: &Path) -> Result<LiveFile> {
         let opened = OpenOptions::new()
             .read(true)
@@ -194,13 +193,13 @@ impl LiveFile {
         if meta.mode() & 0o777 != 0o600 {
             live.file
                 .set_permissions(Permissions::from_mode(0o600))
-                .map_err(|e| LedgerError::io("making private", path, e))?;
+                .map_err(|e| LedgerError::io("changing the mode of", path, e))?;
         }
         Ok(live)
     }
 
-    /// Opens the file for asking only. `None`: it is missing.
-    pub fn open_to_ask(path: &Path) -> Result<Option<LiveFile>> {
+    /// Opens the file for queries. `None`: it does not exist.
+    pub fn open_for_query(path: &Path) -> Result<Option<LiveFile>> {
         let opened =
             OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
         if matches!(&opened, Err(e) if e.kind() == ErrorKind::NotFound) {
@@ -214,7 +213,7 @@ impl LiveFile {
             Some(libc::ELOOP) => LedgerError::Symlink { path: path.to_owned() },
             _ => LedgerError::io("opening the live locks", path, e),
         })?;
-        let meta = file.metadata().map_err(|e| LedgerError::io("looking at the live locks", path, e))?;
+        let meta = file.metadata().map_err(|e| LedgerError::io("reading the attributes of", path, e))?;
         if !meta.is_file() {
             return Err(LedgerError::WrongType { path: path.to_owned(), wanted: "a regular file" });
         }
@@ -222,9 +221,9 @@ impl LiveFile {
         Ok((live, meta))
     }
 
-    /// Locks a byte that nobody holds, for as long as the returned lock lives.
+    /// Locks a free byte for as long as the returned lock lives.
     ///
-    /// A slot drawn at random is taken at the first try but once in 2⁶² times the number of the living.
+    /// A random slot is taken with a probability of one in 2⁶² for each running task.
     pub fn hold(self, path: &Path) -> Result<LiveLock> {
         loop {
             let slot = random_slot();
@@ -234,7 +233,7 @@ impl LiveFile {
         }
     }
 
-    /// Waits until the ledger may be created or migrated by this process alone.
+    /// Waits until this process alone may create or migrate the ledger.
     pub fn hold_for_migration(self, path: &Path, ledger: &Path) -> Result<MigrationLock> {
         let start = Instant::now();
         while !self
@@ -253,7 +252,7 @@ impl LiveFile {
         Ok(MigrationLock { _file: self.file })
     }
 
-    /// Whether somebody else holds the byte. The asker's own open file must not be the holder's.
+    /// Whether another open file description holds the byte.
     pub fn is_held(&self, slot: i64) -> io::Result<bool> {
         let mut lock = byte(slot);
         fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut lock))?;
@@ -269,7 +268,7 @@ impl LiveFile {
     }
 }
 
-/// Major number 0: a number that the kernel gave to a mount, not to a device (`get_anon_bdev`, fs/super.c).
+/// Major number 0: the kernel gave the number to a mount, not to a device (`get_anon_bdev`, fs/super.c).
 fn is_anonymous(dev: u64) -> bool {
     nix::sys::stat::major(dev) == 0
 }
@@ -290,7 +289,7 @@ fn byte(offset: i64) -> libc::flock {
     }
 }
 
-/// 62 random bits: what a version 4 UUID has in its lower half besides two bits of variant.
+/// 62 random bits: the lower half of a version 4 UUID without its two variant bits.
 fn random_slot() -> i64 {
     (Uuid::new_v4().as_u64_pair().1 & (SLOTS as u64 - 1)).cast_signed()
 }
@@ -300,11 +299,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_held_byte_is_seen_from_another_description_and_free_after_its_holder() {
+    fn a_held_byte_is_held_for_other_descriptions_until_its_holder_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("live");
         let lock = LiveFile::open(&path).unwrap().hold(&path).unwrap();
-        let asker = LiveFile::open_to_ask(&path).unwrap().unwrap();
+        let asker = LiveFile::open_for_query(&path).unwrap().unwrap();
         assert_eq!((asker.dev, asker.ino), (lock.dev, lock.ino));
         assert!(asker.is_held(lock.slot).unwrap());
         assert!(!asker.is_held(lock.slot ^ 1).unwrap());

@@ -1,7 +1,4 @@
-//! Where the ledger lies, and that nobody else can read or replace it: choice, owners, types, modes.
-//!
-//! All of it goes by path: opening the ledger file here and closing it again would drop the locks that
-//! SQLite holds on it in this process (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
+//! The path of the ledger: the option, the variables and the default directory that choose it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,7 +8,7 @@ use nix::unistd::{User, geteuid};
 
 use super::error::{LedgerError, Result};
 
-/// What made the choice of a ledger.
+/// What chose the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChosenBy {
     Option,
@@ -32,7 +29,7 @@ impl ChosenBy {
         }
     }
 
-    /// Whether the directory around the ledger is bookend's own, not one that the user shares with it.
+    /// Whether the directory of the ledger belongs to bookend alone.
     pub(super) fn owns_directory(self) -> bool {
         matches!(self, ChosenBy::XdgStateHome | ChosenBy::Default)
     }
@@ -44,7 +41,7 @@ impl fmt::Display for ChosenBy {
     }
 }
 
-/// The ledger's path, absolute, and what named it.
+/// The absolute path of the ledger, and what chose it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     pub file: PathBuf,
@@ -57,8 +54,7 @@ impl Location {
         self.file.parent().unwrap_or(Path::new("/"))
     }
 
-    /// What to give as `--ledger` to another command so that it opens this ledger; `None`: nothing, since it
-    /// is the default one.
+    /// The `--ledger` option with which another command opens this ledger; `None`: it is the default one.
     pub fn option(&self) -> Option<&Path> {
         (self.chosen_by != ChosenBy::Default).then_some(&self.file)
     }
@@ -70,7 +66,7 @@ impl Location {
 }
 
 /// Chooses the ledger: `--ledger`, `$BOOKEND_LEDGER`, `$STATE_DIRECTORY`, `$XDG_STATE_HOME`,
-/// `~/.local/state`. An empty variable counts as unset. Nothing is created.
+/// `~/.local/state`. An empty variable counts as unset. Creates nothing.
 pub fn locate(explicit: Option<&Path>) -> Result<Location> {
     choose(explicit, |name| std::env::var_os(name), home)
 }
@@ -88,7 +84,7 @@ fn choose(
     } else if let Some(dir) = first_of_list(var("STATE_DIRECTORY")) {
         (dir.join("bookend.db"), ChosenBy::StateDirectory)
     } else if let Some(dir) = set("XDG_STATE_HOME").filter(|p| p.is_absolute()) {
-        // The XDG base directory specification: a relative path is invalid and to be ignored.
+        // XDG base directory specification: a relative path is invalid and must be ignored.
         (dir.join("bookend/bookend.db"), ChosenBy::XdgStateHome)
     } else {
         let home = set("HOME")

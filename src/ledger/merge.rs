@@ -1,4 +1,4 @@
-//! Merging the spool: the records that wait in it, brought into their rows.
+//! Merging the spool: its records are written to their rows.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,29 +14,24 @@ use super::spool::{self, WaitingContent, record};
 use crate::task::TaskId;
 
 impl Ledger {
-    /// Takes room on the disk for a task's terminal record, before the task is committed.
+    /// Reserves disk space for the record of a task, before the task is committed.
     #[cfg(test)]
     pub fn spool_slot(&self, id: &TaskId) -> Result<SpoolSlot> {
         SpoolSlot::reserve(&self.spool_dir, id)
     }
 
-    /// The records that wait in the spool.
+    /// The records in the spool.
     pub fn spooled(&self) -> Result<Vec<PathBuf>> {
         spool::waiting(&self.spool_dir)
     }
 
-    /// What became of the records that waited when this ledger was opened.
-    pub fn merged(&self) -> &[MergedRecord] {
-        &self.merged
-    }
-
-    /// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
+    /// Removes the slot of a lost task from the spool, and its record if that `is_merged`.
     pub fn clear_spool(&self, id: &TaskId, is_merged: bool) -> Result<()> {
         spool::clear(&self.spool_dir, id, is_merged)
     }
 
-    /// Brings the waiting records into their rows, in the order in which the tasks ended. One that cannot
-    /// be merged is kept beside and reported.
+    /// Writes the records in the spool to their rows, in the order in which the tasks ended. A record that
+    /// cannot be merged is moved away and reported.
     pub fn merge_spool(&mut self) -> Result<Vec<MergedRecord>> {
         let paths = spool::waiting(&self.spool_dir)?;
         if paths.is_empty() {
@@ -67,7 +62,8 @@ impl Ledger {
         let dialect = Arc::clone(&self.dialect);
         let finished = self.in_transaction("merging a spooled record", |conn| {
             match ending::end(conn, &dialect, task, ended, by)? {
-                // Merged before, and its file was not removed: a crash in between, or another merger.
+                // It was merged before, and its file was not removed: a crash in between, or another process
+                // that merges.
                 FinishOutcome::AlreadyTerminal(_) if ending::is_merged(conn, task, ended)? => {
                     Ok(FinishOutcome::Done { invalidated: None })
                 }
@@ -89,7 +85,7 @@ impl Ledger {
     }
 }
 
-/// The records that wait beside a ledger, which may be missing.
+/// The records in the spool of a ledger that may not exist.
 pub fn records_in_spool(at: &Location) -> Result<Vec<PathBuf>> {
     spool::waiting(&at.private_dir().join("spool"))
 }

@@ -1,7 +1,7 @@
-//! The ledger: one SQLite file that says what ran, how it ended, and which conversation may go on.
+//! The ledger: one SQLite file that records what ran, how it ended, and which session may be resumed.
 //!
-//! Nothing above this module sees SQL or a type of the database: it speaks of tasks, sessions, claims and
-//! endings.
+//! Modules above this one use tasks, sessions, claims and endings; SQL and the types of the database stay in
+//! here.
 
 mod adopt;
 mod artifacts;
@@ -54,7 +54,9 @@ pub use listing::TaskFilter;
 pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, TakenLock};
 pub use location::{ChosenBy, Location, locate};
 pub use merge::records_in_spool;
-pub use merged::{MergeOutcome, MergedRecord};
+#[cfg(test)]
+pub use merged::MergeOutcome;
+pub use merged::{MergedRecord, report_merged};
 pub use prune::{PruneScope, PruneSummary};
 pub use sessions::RestoreOutcome;
 pub use spool::SpoolSlot;

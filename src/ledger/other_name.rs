@@ -1,4 +1,4 @@
-//! Whether a ledger file may have a second name, under which another program would corrupt it.
+//! Whether a ledger file may have a second name: two programs that use two names corrupt it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -8,22 +8,22 @@ use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, statx};
 
 use super::error::{LedgerError, Result, shell_word};
 
-/// What makes another name of the ledger likely. SQLite names the log after the path, so two names of one
-/// file have two logs, and corrupt it: <https://www.sqlite.org/howtocorrupt.html>, section 2.5.
+/// Evidence of a second name. SQLite names the log after the path, so two names of one file have two logs and
+/// corrupt it: <https://www.sqlite.org/howtocorrupt.html>, section 2.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherName {
     HardLink,
-    /// The file alone is mounted there: `docker -v ledger.db:/x.db`.
+    /// The file itself is a mount point: `docker -v ledger.db:/x.db`.
     Mount,
 }
 
 impl OtherName {
-    /// What was found of a file that is there. Where the kernel cannot say, nothing was.
+    /// The evidence that the kernel gives. `None` also where it gives none.
     pub fn of(file: &Path) -> Option<OtherName> {
         let asked = StatxFlags::NLINK | StatxFlags::TYPE;
         let meta = statx(CWD, file, AtFlags::SYMLINK_NOFOLLOW, asked).ok()?;
         if !FileType::from_raw_mode(meta.stx_mode.into()).is_file() {
-            // Opening says what it is.
+            // Opening it reports the wrong type.
             return None;
         }
         if meta.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {

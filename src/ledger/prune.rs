@@ -1,4 +1,4 @@
-//! Removing old tasks, a few at a time: nobody else waits long for the ledger meanwhile.
+//! Deleting tasks past their retention period, in short transactions that other writers hardly notice.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,19 +10,20 @@ use rusqlite::{Row, TransactionBehavior};
 use super::diagnosis::database_error;
 use super::error::Result;
 use super::handle::Ledger;
+use crate::log::Silence;
 use crate::task::{TaskId, Time};
 
-/// How long a task without a retention of its own is kept.
+/// The retention period of a task that has none of its own.
 const RETENTION_SECS: i64 = 365 * 24 * 3600;
-/// How far beyond the newest sign of life ages count.
+/// Ages are counted up to this long after the newest `last_seen_at`.
 const ONE_DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// How long a batch may hold the ledger before its commit begins.
+/// How long a batch may hold the write lock before its commit.
 const HOLD: Duration = Duration::from_millis(20);
-/// How many tasks are looked at in one read.
+/// How many tasks one query reads.
 const PAGE: i64 = 500;
 
-/// A page of what ran here and has ended, by the time from which on it is due.
+/// A page of the ended tasks of bookend, by the time when they are due.
 macro_rules! page {
     ($due:literal) => {
         concat!(
@@ -51,56 +52,56 @@ macro_rules! page {
     };
 }
 
-/// Before this no bookend ran: a row of an earlier time was written while the clock stood wrong.
+/// bookend did not exist before: a row with an earlier time was written while the clock was wrong.
 const FIRST_CREDIBLE: &str = "2000-01-01T00:00:00.000Z";
 
-/// The newest sign of life there is.
+/// The newest `last_seen_at`.
 const SELECT_NEWEST_ENDED: &str = "
     SELECT max(last_seen_at) FROM task_history WHERE status <> 'running' AND last_seen_at IS NOT NULL";
 const SELECT_NEWEST_RUNNING: &str = "SELECT max(last_seen_at) FROM task_history WHERE status = 'running'";
-/// The first row, in the order of insertion, of those that were started within a time.
+/// The first inserted row among those that started in a time range.
 const SELECT_FIRST_SINCE: &str =
     "SELECT min(rowid) FROM task_history WHERE started_at > ?1 AND started_at <= ?2";
 const SELECT_PAST_CLEANUP: &str = page!("t.cleanup_after");
-/// A task was seen last at its end.
+/// `last_seen_at` of an ended task is its end.
 const SELECT_PAST_RETENTION: &str = page!("t.last_seen_at");
 const DELETE_TRANSITIONS: &str = "DELETE FROM task_transition WHERE task_id = ?1";
 const DELETE_INVALIDATIONS: &str = "DELETE FROM session_invalidation WHERE task_id = ?1";
 const UPDATE_CLEANUP: &str = "
     UPDATE task_history SET cleanup_after = ?2
     WHERE id = ?1 AND status <> 'running' AND cleanup_after IS NULL AND live_slot IS NOT NULL";
-/// Asked again: the task may have become needed since it was looked at.
+/// Checked again: the task may be needed again since it was read.
 const DELETE_TASK: &str = "
     DELETE FROM task_history
     WHERE id = ?1 AND status <> 'running'
       AND (delivery_status IS NULL OR delivery_status NOT IN ('pending', 'delivering'))
       AND NOT EXISTS (SELECT 1 FROM claude_sdk_sessions s WHERE s.task_id = task_history.id)";
 
-/// Which tasks are due.
+/// Which tasks to delete.
 #[derive(Debug, Clone, Copy)]
 pub enum PruneScope {
-    /// Past the time in their rows.
+    /// Those past the time in their rows.
     Cleanup,
-    /// Ended so long ago, whatever their rows say.
+    /// Those that ended this long ago.
     Older(SignedDuration),
 }
 
 /// Why a task that is due is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeptReason {
-    /// It is the last one that used the session of a key.
+    /// It is the last task that used the session of a key.
     Session,
-    /// Its `--on-finish` command is still to be run, or its hint to be given.
+    /// Its `--on-finish` command has not run, or it was not reported.
     Undelivered,
 }
 
-/// What a prune did, or would do.
+/// The result of a prune, or of a dry run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PruneSummary {
     pub removed: u64,
     pub kept_for_session: u64,
     pub kept_undelivered: u64,
-    /// The longest time for which a batch held the ledger.
+    /// The longest time that a batch held the write lock.
     pub longest_hold: Duration,
 }
 
@@ -109,15 +110,15 @@ struct Candidate {
     rowid: i64,
     id: TaskId,
     due: String,
-    /// How long it is to be kept, where its row says so.
+    /// The retention period in its row.
     retention_secs: Option<i64>,
     kept: Option<KeptReason>,
 }
 
-/// The ages of rows, by clocks that may have been set meanwhile.
+/// The ages of rows; the clock may have been wrong when they were written.
 struct TaskAges {
     now: Time,
-    /// The first row that was started since a time, for each time that was asked for.
+    /// The first row that started since a time, for each time that was queried.
     first_since: HashMap<Time, Option<i64>>,
 }
 
@@ -133,17 +134,17 @@ impl TaskAges {
         })
     }
 
-    /// Whether a row is younger than `secs`, whatever its own times say: the clock stood wrong.
+    /// Whether a row is younger than `secs`, even if its own times are wrong.
     fn is_young(&mut self, ledger: &Ledger, candidate: &Candidate, secs: i64) -> Result<bool> {
         let young = self.first_since(ledger, self.since(secs))?;
-        // It is no older than a row that was inserted before it.
+        // It is not older than a row that was inserted before it.
         if young.is_some_and(|first| first < candidate.rowid) {
             return Ok(true);
         }
         if candidate.due.as_str() >= FIRST_CREDIBLE {
             return Ok(false);
         }
-        // Before it there is none of a credible time: it counts as old as the first one after it.
+        // No row before it has a credible time: it counts as old as the first one after it.
         let credible = FIRST_CREDIBLE.parse().unwrap_or(Time::UNIX_EPOCH);
         let credible = self.first_since(ledger, credible)?;
         Ok(credible.is_none_or(|first| candidate.rowid < first && young == Some(first)))
@@ -151,8 +152,8 @@ impl TaskAges {
 }
 
 impl Ledger {
-    /// From when on ages count: now, but a day after the newest sign of life at most. A clock that was set
-    /// forward makes nothing old.
+    /// The time from which ages are counted: now, but at most a day after the newest `last_seen_at`. So a
+    /// clock that was set forward makes no task old.
     fn ages(&self) -> Result<TaskAges> {
         let newest = |sql| self.conn.query_row(sql, [], |row| row.get::<_, Option<String>>(0));
         let newest = || Ok([newest(SELECT_NEWEST_ENDED)?, newest(SELECT_NEWEST_RUNNING)?]);
@@ -170,7 +171,7 @@ impl Ledger {
             .map_err(self.failed("looking for the tasks before an old one"))
     }
 
-    /// Removes the tasks that are due with their transitions, in batches. `dry`: only counts them.
+    /// Deletes the tasks that are due with their transitions, in batches. `dry`: only counts them.
     pub fn prune(&mut self, due: &PruneScope, dry: bool) -> Result<PruneSummary> {
         let mut pruned = PruneSummary::default();
         let mut ages = self.ages()?;
@@ -209,14 +210,14 @@ impl Ledger {
                 rest = &rest[done..];
                 pruned.removed += removed;
                 pruned.longest_hold = pruned.longest_hold.max(held);
-                // Whoever waits for the ledger gets it before the next batch does.
+                // Lets waiting writers go first.
                 std::thread::sleep(held.min(HOLD));
             }
         }
     }
 
-    /// Sets the time after which it may be removed for each ended task that has none: its own retention, or
-    /// a year, after its end. How many there were.
+    /// Sets the expiry of each ended task that has none: its retention period, or a year, after its end.
+    /// Returns how many there were.
     pub fn set_missing_cleanup(&mut self) -> Result<usize> {
         let mut set = 0;
         for task in self.uncleaned()? {
@@ -226,12 +227,12 @@ impl Ledger {
             set += self
                 .conn
                 .execute(UPDATE_CLEANUP, (&task.id, until))
-                .map_err(self.failed("setting when old tasks may be removed"))?;
+                .map_err(self.failed("setting the expiry of old tasks"))?;
         }
         Ok(set)
     }
 
-    /// Gives the room of removed rows back to the file system. Others wait meanwhile.
+    /// Returns the space of deleted rows to the file system. Other processes wait meanwhile.
     pub fn vacuum(&mut self) -> Result<()> {
         self.budget.lift();
         self.conn.execute_batch("VACUUM").map_err(self.failed("compacting the file"))
@@ -262,12 +263,13 @@ impl Ledger {
         page().map_err(self.failed("looking for old tasks"))
     }
 
-    /// How many of `ids` are dealt with, how many were removed, and how long that held the ledger.
+    /// Returns how many of `ids` are done, how many rows were deleted, and how long that held the write lock.
     fn remove_some(&mut self, ids: &[TaskId]) -> Result<(usize, u64, Duration)> {
         let mut done = 0;
         let mut removed = 0;
         let mut remove = || {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let _silence = Silence::begin();
             let began = Instant::now();
             for id in ids {
                 if tx.prepare_cached(DELETE_TASK)?.execute([id])? == 1 {
@@ -283,7 +285,7 @@ impl Ledger {
             tx.commit()?;
             Ok(began.elapsed())
         };
-        let held = remove().map_err(|e| database_error("removing old tasks", &self.at.file, e))?;
+        let held = remove().map_err(|e| database_error("deleting old tasks", &self.at.file, e))?;
         Ok((done, removed, held))
     }
 }
@@ -293,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_tasks_are_found_by_indexes() {
+    fn each_prune_query_uses_an_index() {
         super::super::tests::each_uses_an_index(&[
             SELECT_PAST_CLEANUP,
             SELECT_PAST_RETENTION,

@@ -1,4 +1,4 @@
-//! A row of `task_history`, read: its columns and the task that they make.
+//! Reading a row of `task_history` as a task.
 
 use rusqlite::Row;
 use serde_json::Value;
@@ -6,9 +6,9 @@ use serde_json::Value;
 use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime};
 use crate::task::{SessionId, Status, Task, TaskId};
 
-/// The columns in the order in which [`task_of_row`] reads them. Somebody may have filled those of text with
-/// megabytes: then only the length is read, which SQLite knows without reading the text. Of columns of data,
-/// which are acted upon and not only shown, what is too long counts as missing.
+/// The columns in the order in which [`task_of_row`] reads them. Of a text longer than 1 MiB only the length
+/// is read, which SQLite knows without reading the text. A column that bookend acts on counts as missing
+/// then.
 macro_rules! select {
     (@text $column:literal) => {
         concat!(
@@ -60,7 +60,8 @@ macro_rules! select {
 }
 pub(super) use select;
 
-/// What the index `task_history_unsettled` holds, word for word: else the index is not used.
+/// The condition of the index `task_history_unsettled`, word for word: otherwise SQLite does not use the
+/// index.
 macro_rules! unsettled {
     () => {
         "(
@@ -75,8 +76,8 @@ macro_rules! unsettled {
 }
 pub(super) use unsettled;
 
-/// The status that a row says. Another program may have words of its own for the end of its tasks: whatever
-/// they mean, no session is resumed on their strength.
+/// The status of a row. An unknown word of another program counts as a failure, so that no session is resumed
+/// because of it.
 pub fn status_of(word: &str) -> Status {
     Status::parse(word).unwrap_or(Status::Failure)
 }
@@ -92,7 +93,7 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         () => {
             row.get(column.next().unwrap_or_default())?
         };
-        // A column that another program may have had before, whatever it keeps in it.
+        // A column in which another program may have stored any type.
         ($any:ident) => {
             row.get::<_, $any>(column.next().unwrap_or_default())?.0
         };
@@ -177,12 +178,12 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
     })
 }
 
-/// 64-bit numbers of the kernel are kept by their bits: SQLite's integers are signed.
+/// Unsigned 64-bit numbers are stored bit by bit in SQLite's signed integers.
 fn unsigned(number: Option<i64>) -> Option<u64> {
     number.map(i64::cast_unsigned)
 }
 
-/// What is no JSON was written by somebody else: it is shown as the text it is.
+/// A text that is not JSON comes from another program and is shown as text.
 fn json(text: Option<String>) -> Option<Value> {
     text.map(|t| serde_json::from_str(&t).unwrap_or(Value::String(t)))
 }

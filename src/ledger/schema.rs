@@ -1,4 +1,4 @@
-//! The tables of the ledger: recognized in a file, made, and brought up to date.
+//! The tables of the ledger: recognized in a file, created, and migrated.
 
 use std::path::Path;
 
@@ -17,7 +17,8 @@ const MIGRATIONS: [&str; 4] = [
 ];
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// A view or a virtual table that has the name of a table of the ledger. A virtual table has no root page.
+/// The name of a view or a virtual table that is called like a table of the ledger. A virtual table has no
+/// root page.
 macro_rules! stand_in {
     () => {
         "(SELECT name FROM sqlite_schema
@@ -37,19 +38,19 @@ const SELECT_IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
 const SELECT_INDEXES: &str = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
 const INSERT_VERSION: &str = "INSERT INTO bookend_migration (version, applied_at) VALUES (?1, ?2)";
 
-/// What an opened ledger file turned out to be.
+/// What an opened file contains.
 #[derive(Debug)]
 pub enum FileContents {
     Ledger {
         version: i64,
-        /// How it is written, if it is another program's too.
+        /// How values are written, if it was adopted from another program.
         adopted: Option<Dialect>,
     },
     Empty,
     Foreign,
 }
 
-pub fn look(conn: &Connection, file: &Path) -> Result<FileContents> {
+pub fn identify(conn: &Connection, file: &Path) -> Result<FileContents> {
     let failed = |e| database_error("reading the version", file, e);
     let found = conn.query_row(SELECT_VERSION, [], |row| {
         Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<String>>(1)?, row.get(2)?))
@@ -62,7 +63,7 @@ pub fn look(conn: &Connection, file: &Path) -> Result<FileContents> {
             adopted: adopted.map(|text| serde_json::from_str(&text).unwrap_or_default()),
         }),
         Err(e) if e.sqlite_error_code() != Some(rusqlite::ErrorCode::Unknown) => Err(failed(e)),
-        // No such table, or the tables are there by now.
+        // The table does not exist, or another process has just created it.
         Err(e) => {
             if let Some(name) = conn.query_row(SELECT_STAND_IN, [], |row| row.get(0)).map_err(failed)? {
                 return Err(stand_in(name));
@@ -84,12 +85,12 @@ pub fn refuse_newer(file: &Path, version: i64) -> Result<()> {
     Ok(())
 }
 
-/// The tables of the newest version, in an empty database.
+/// Creates the tables of the newest version in an empty database.
 pub fn make_tables(conn: &Connection) -> rusqlite::Result<()> {
     (1..=VERSION).try_for_each(|version| apply(conn, version))
 }
 
-/// Brings a ledger of the version before to `version`.
+/// Migrates a ledger from the previous version to `version`.
 fn apply(conn: &Connection, version: i64) -> rusqlite::Result<()> {
     if version == 2 {
         drop_superseded(conn)?;
@@ -97,8 +98,8 @@ fn apply(conn: &Connection, version: i64) -> rusqlite::Result<()> {
     conn.execute_batch(MIGRATIONS[version as usize - 1])
 }
 
-/// The indexes of version 1 that version 2 does without. In an adopted file another program may have one of
-/// the same name: ours is known by its words.
+/// Drops the indexes of version 1 that version 2 replaces. In an adopted file another program may have an
+/// index of the same name: ours is recognized by its text.
 fn drop_superseded(conn: &Connection) -> rusqlite::Result<()> {
     const SUPERSEDED: [&str; 8] = [
         "task_history_one_running_per_key",
@@ -123,7 +124,7 @@ fn drop_superseded(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Says that the tables are of the newest version.
+/// Records that the tables have the newest version.
 pub fn record_versions(conn: &Connection) -> rusqlite::Result<()> {
     (1..=VERSION).try_for_each(|v| conn.execute(INSERT_VERSION, (v, Time::now())).map(drop))
 }

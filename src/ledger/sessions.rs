@@ -1,4 +1,4 @@
-//! Which conversation a key continues, and which ones may never be continued.
+//! The sessions of keys: linked, invalidated and restored.
 
 use rusqlite::{Connection, OptionalExtension, Row};
 use serde::{Deserialize, Serialize};
@@ -51,15 +51,15 @@ const SELECT_INVALIDATIONS_OF_TASK: &str = "
 const SELECT_INVALIDATIONS_OF_KEY: &str = "
     SELECT id, key, session_id, provider, task_id, reason, at, restored_at, last_used_at
     FROM session_invalidation WHERE key = ?1 ORDER BY id";
-const UPDATE_WITHDRAWN_RESTORED: &str = "
+const UPDATE_ALL_RESTORED: &str = "
     UPDATE session_invalidation SET restored_at = ?3
     WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
       AND restored_at IS NULL AND reason <> 'replaced'";
-const SELECT_IS_WITHDRAWN: &str = "
+const SELECT_IS_INVALIDATED: &str = "
     SELECT 1 FROM session_invalidation
     WHERE session_id = ?1 AND key = ?2 AND task_id = ?3 AND restored_at IS NULL AND reason <> 'replaced'";
-/// A later success is one of a task whose row was inserted later: clocks are set. What a user only did not
-/// want to continue was not judged unsafe.
+/// A later success is that of a task inserted later, since clocks are set. A session that a user only did not
+/// want to resume was not unsafe.
 const SELECT_VETO: &str = "
     SELECT i.task_id, i.reason FROM session_invalidation i
     LEFT JOIN task_history u ON u.id = i.task_id
@@ -79,10 +79,10 @@ const UPDATE_TASK_SESSION: &str = "
     UPDATE task_history SET session_id = ?2 WHERE id = ?1 AND status = 'running'";
 const UPDATE_FORMER: &str = "UPDATE task_history SET former_session = ?2 WHERE id = ?1";
 
-/// Why a session row gave way to another one of the same key.
+/// The reason when a key gets another session.
 const REPLACED: &str = "replaced";
 
-/// The session row that a task's link displaced, kept in the task's row.
+/// The session row that a task displaced, stored with the task.
 #[derive(Debug, Serialize, Deserialize)]
 struct DisplacedSession {
     session_id: SessionId,
@@ -93,7 +93,7 @@ struct DisplacedSession {
     trusted: i64,
 }
 
-/// A conversation as a task uses it.
+/// The use of a session by a task.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionUser<'a> {
     pub task: &'a TaskId,
@@ -111,12 +111,12 @@ pub fn all(conn: &Connection) -> rusqlite::Result<Vec<Session>> {
     conn.prepare(SELECT_SESSIONS)?.query_map([], session_of_row)?.collect()
 }
 
-/// The sessions that nobody vouches for.
+/// The sessions whose last task is not known to have succeeded.
 pub fn untrusted(conn: &Connection) -> rusqlite::Result<Vec<Session>> {
     conn.prepare(SELECT_UNTRUSTED)?.query_map([], session_of_row)?.collect()
 }
 
-/// `linked`: the task that the key's row names as the last user.
+/// The last use of a session. `linked`: the task that the row of the key names as its last user.
 pub fn last_use(
     conn: &Connection,
     provider: Option<&Provider>,
@@ -127,7 +127,8 @@ pub fn last_use(
     if task.is_none() {
         task = tasks::last_user_of_session(conn, provider, session_id)?;
     }
-    // A task of another program may not say which session it used; one that used another says nothing.
+    // A task of another program may not record its session. If it recorded another one, it did not use this
+    // one.
     let linked = linked.map(|id| tasks::by_id(conn, id)).transpose()?.flatten();
     if let Some(linked) = linked.filter(|t| t.session_id.is_none()) {
         let is_newer = |t: &Task| t.status != Status::Running && linked.started_at > t.started_at;
@@ -141,7 +142,7 @@ pub fn last_use(
     let veto = |row: &Row<'_>| Ok(SessionVeto { task_id: row.get(0)?, reason: row.get(1)? });
     let veto = conn.query_row(SELECT_VETO, (session_id, provider), veto).optional()?;
     if let (None, Some(user), false) = (&veto, user, restored) {
-        // What the last task by the clock says against it is settled if its invalidation no longer holds.
+        // The invalidation by the last task no longer holds, so the session was restored.
         restored = conn.query_row(SELECT_IS_CLOSED, (session_id, user), |_| Ok(())).optional()?.is_some();
     }
     Ok(SessionUse { session: session_id.clone(), last: task.map(LastTask::from), restored, veto })
@@ -151,7 +152,7 @@ pub fn invalidations_of_task(conn: &Connection, task: &TaskId) -> rusqlite::Resu
     conn.prepare(SELECT_INVALIDATIONS_OF_TASK)?.query_map([task], invalidation_of_row)?.collect()
 }
 
-/// Those of a key, oldest first.
+/// The invalidations of a key, oldest first.
 pub fn invalidations_of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Vec<SessionInvalidation>> {
     conn.prepare(SELECT_INVALIDATIONS_OF_KEY)?.query_map([key], invalidation_of_row)?.collect()
 }
@@ -170,19 +171,19 @@ fn invalidation_of_row(row: &Row<'_>) -> rusqlite::Result<SessionInvalidation> {
     })
 }
 
-/// What came of bringing a withdrawn session back.
+/// The result of restoring a session.
 #[derive(Debug)]
 pub enum RestoreOutcome {
     Done(Session),
-    /// None was withdrawn from this key.
+    /// The key has no invalidated session.
     Nothing,
-    /// This task runs under the key, or with the session.
+    /// This task is running under the key or with the session.
     InUse(TaskId),
-    /// The key goes on with another one by now.
+    /// The key has another session now.
     Superseded(Session),
 }
 
-/// Brings back the session that was withdrawn last from `key`, on an operator's word.
+/// Restores the last invalidated session of `key` for an operator.
 pub fn restore(conn: &Connection, key: &Key, at: Time) -> rusqlite::Result<RestoreOutcome> {
     if let Some(session) = of_key(conn, key)? {
         return Ok(RestoreOutcome::Superseded(session));
@@ -190,10 +191,10 @@ pub fn restore(conn: &Connection, key: &Key, at: Time) -> rusqlite::Result<Resto
     if let Some(task) = tasks::holder(conn, key)? {
         return Ok(RestoreOutcome::InUse(task.id));
     }
-    let withdrawn = invalidations_of_key(conn, key)?
+    let invalidated = invalidations_of_key(conn, key)?
         .into_iter()
         .rfind(|i| i.restored_at.is_none() && i.reason != REPLACED);
-    let Some(i) = withdrawn else { return Ok(RestoreOutcome::Nothing) };
+    let Some(i) = invalidated else { return Ok(RestoreOutcome::Nothing) };
     let provider = i.provider.as_ref();
     let last = last_use(conn, provider, &i.session_id, i.task_id.as_ref())?;
     if let Some(task) = last.running() {
@@ -204,11 +205,11 @@ pub fn restore(conn: &Connection, key: &Key, at: Time) -> rusqlite::Result<Resto
         UPSERT_SESSION,
         (key, &i.session_id, provider, &i.last_used_at, &user, SessionTrust::Operator.as_number()),
     )?;
-    conn.execute(UPDATE_WITHDRAWN_RESTORED, (&i.session_id, provider, at))?;
+    conn.execute(UPDATE_ALL_RESTORED, (&i.session_id, provider, at))?;
     Ok(of_key(conn, key)?.map_or(RestoreOutcome::Nothing, RestoreOutcome::Done))
 }
 
-/// Takes the session of a key out of use. Whether there was one.
+/// Invalidates the session of a key, and returns whether there was one.
 pub fn invalidate(
     conn: &Connection,
     key: &Key,
@@ -219,11 +220,11 @@ pub fn invalidate(
     let Some(session) = of_key(conn, key)? else {
         return Ok(false);
     };
-    withdraw(conn, &session, reason, task, at)?;
+    invalidate_session(conn, &session, reason, task, at)?;
     Ok(true)
 }
 
-pub fn withdraw(
+pub fn invalidate_session(
     conn: &Connection,
     session: &Session,
     reason: &str,
@@ -248,7 +249,7 @@ fn record_invalidation(
     Ok(())
 }
 
-/// Gives the key's session to a task that starts, and remembers in the task's row what was there before.
+/// Links a session to the key for a task that starts, and records the displaced session with the task.
 pub fn link(
     conn: &Connection,
     used: &SessionUser<'_>,
@@ -261,11 +262,16 @@ pub fn link(
     point(conn, used, key, session_id)
 }
 
-/// Takes the key's session out of use for a task that starts, and remembers it in the task's row.
-pub fn set_aside(conn: &Connection, used: &SessionUser<'_>, key: &Key, reason: &str) -> rusqlite::Result<()> {
+/// Invalidates the session of the key for a task that starts, and records it with the task.
+pub fn invalidate_for_start(
+    conn: &Connection,
+    used: &SessionUser<'_>,
+    key: &Key,
+    reason: &str,
+) -> rusqlite::Result<()> {
     let Some(former) = of_key(conn, key)? else { return Ok(()) };
     remember(conn, used, &former)?;
-    withdraw(conn, &former, reason, Some(used.task), used.at)
+    invalidate_session(conn, &former, reason, Some(used.task), used.at)
 }
 
 fn remember(conn: &Connection, used: &SessionUser<'_>, former: &Session) -> rusqlite::Result<()> {
@@ -280,7 +286,7 @@ fn remember(conn: &Connection, used: &SessionUser<'_>, former: &Session) -> rusq
     Ok(())
 }
 
-/// The agent has named its session: the running row knows it from now on, and so does the key.
+/// Records the session that the agent reported, with the running task and with the key.
 pub fn seen(conn: &Connection, used: &SessionUser<'_>, session_id: &SessionId) -> rusqlite::Result<bool> {
     if conn.execute(UPDATE_TASK_SESSION, (used.task, session_id))? == 0 {
         return Ok(false);
@@ -291,7 +297,7 @@ pub fn seen(conn: &Connection, used: &SessionUser<'_>, session_id: &SessionId) -
     Ok(true)
 }
 
-/// The key names this session and this task; another session that it named gives way.
+/// Links the session and the task to the key, in place of another session.
 fn point(
     conn: &Connection,
     used: &SessionUser<'_>,
@@ -310,8 +316,8 @@ fn point(
     Ok(())
 }
 
-/// The run succeeded, or `--keep-session` applies: its key goes on with this session, unless an operator
-/// invalidated it meanwhile: the invalidation of a session in use names the task that uses it.
+/// Keeps the session after a success or with `--keep-session`, unless an operator invalidated it meanwhile.
+/// The invalidation of a session in use names the task that uses it.
 pub fn keep(
     conn: &Connection,
     used: &SessionUser<'_>,
@@ -320,22 +326,22 @@ pub fn keep(
     let (Some(key), Some(session_id)) = (used.key, session_id) else {
         return Ok(());
     };
-    let withdrawn =
-        conn.query_row(SELECT_IS_WITHDRAWN, (session_id, key, used.task), |_| Ok(())).optional()?;
-    if withdrawn.is_none() {
+    let invalidated =
+        conn.query_row(SELECT_IS_INVALIDATED, (session_id, key, used.task), |_| Ok(())).optional()?;
+    if invalidated.is_none() {
         point(conn, used, key, session_id)?;
         trust(conn, key, SessionTrust::Task)?;
     }
     Ok(())
 }
 
-/// The session of the key may be resumed.
+/// Marks the session of the key as safe to resume.
 pub fn trust(conn: &Connection, key: &Key, trust: SessionTrust) -> rusqlite::Result<()> {
     conn.execute(UPDATE_TRUSTED, (key, trust.as_number()))?;
     Ok(())
 }
 
-/// The run did not succeed: its session is withdrawn from every key that names it. Which session, if any.
+/// Invalidates the session of a run that did not succeed, under every key that names it, and returns it.
 pub fn end_badly(
     conn: &Connection,
     used: &SessionUser<'_>,
@@ -347,11 +353,11 @@ pub fn end_badly(
         .query_map((session_id, used.provider, used.key, used.task), session_of_row)?
         .collect::<rusqlite::Result<_>>()?;
     for session in &named {
-        withdraw(conn, session, reason, Some(used.task), used.at)?;
+        invalidate_session(conn, session, reason, Some(used.task), used.at)?;
     }
     match session_id {
         Some(id) if !named.iter().any(|s| s.session_id == *id) => {
-            // No key names it; that it is not to be resumed is recorded all the same.
+            // No key names it; the invalidation is recorded all the same.
             conn.execute(
                 INSERT_INVALIDATION,
                 (used.key, id, used.provider, used.task, reason, used.at, None::<&str>),
@@ -363,12 +369,12 @@ pub fn end_badly(
     }
 }
 
-/// The agent never executed, so nothing was said to any session: what the link displaced comes back.
+/// Restores the session that the link displaced: the agent never executed, so no session was used.
 pub fn unlink(conn: &Connection, used: &SessionUser<'_>, former: Option<&str>) -> rusqlite::Result<()> {
     let Some(key) = used.key else {
         return Ok(());
     };
-    // What somebody else has linked meanwhile stays.
+    // A link that another task has made since stays.
     if of_key(conn, key)?.is_some_and(|s| s.task_id.as_ref() != Some(used.task)) {
         return Ok(());
     }
@@ -400,9 +406,9 @@ fn session_of_row(row: &Row<'_>) -> rusqlite::Result<Session> {
 }
 
 impl Ledger {
-    /// The agent has named its session: durable in the task's row, and under the key, when this returns.
-    /// Another session that the key named gives way. A task that has ended is left alone. It waits as long
-    /// as [`Ledger::progress`] does.
+    /// Records the session that the agent reported, durably, with the task and with the key, in place of
+    /// another session. Ended tasks are not changed. Waits for a locked ledger as briefly as
+    /// [`Ledger::progress`].
     pub fn session_seen(
         &mut self,
         task: &TaskId,
@@ -425,7 +431,7 @@ impl Ledger {
         of_key(self.conn(), key).map_err(self.failed("reading the session of the key"))
     }
 
-    /// The sessions that a task's end, or its start, took out of use.
+    /// The sessions that the start or the end of a task invalidated.
     pub fn invalidations_of_task(&self, id: &TaskId) -> Result<Vec<SessionInvalidation>> {
         invalidations_of_task(self.conn(), id)
             .map_err(self.failed("reading the invalidated sessions of a task"))

@@ -1,6 +1,6 @@
-//! The spool: where a terminal record waits that the ledger could not take.
+//! The spool: it holds the record of an end that the ledger could not take.
 //!
-//! Its room on the disk is taken before the task starts, so that a full disk cannot swallow the end.
+//! The disk space is reserved before the task starts, so that a full disk cannot lose the end.
 
 pub mod record;
 
@@ -20,12 +20,13 @@ use crate::task::{TaskEnd, TaskId, Time};
 use record::{Record, SpooledRecord, parse};
 
 const SLOT_BYTES: i64 = 16 * 1024;
-/// A longer file is no record: texts in one are cut long before.
+/// A longer file is not a record: its texts are truncated.
 const LONGEST_RECORD: u64 = 4 << 20;
-/// What most file systems allow for a name, less our suffixes.
+/// The longest file name that most file systems allow, less the suffixes.
 const LONGEST_NAME: usize = 200;
 
-/// The room kept for one task's record. It stays behind if its supervisor dies; recovery removes it.
+/// The space reserved for the record of one task. If its supervisor dies, the file stays until recovery
+/// removes it.
 #[derive(Debug)]
 pub struct SpoolSlot {
     file: File,
@@ -35,10 +36,10 @@ pub struct SpoolSlot {
 }
 
 impl SpoolSlot {
-    /// Takes the room, 16 KiB.
+    /// Reserves 16 KiB.
     pub(super) fn reserve(dir: &Path, id: &TaskId) -> Result<SpoolSlot> {
         let slot = slot_path(dir, id)?;
-        let failed = |e| LedgerError::io("keeping room for the terminal record:", &slot, e);
+        let failed = |e| LedgerError::io("reserving space for the terminal record:", &slot, e);
         let file = create(&slot).map_err(failed)?;
         if let Err(e) = allocate(&file).and_then(|()| failpoint::hit("spool.reserved")) {
             let _ = fs::remove_file(&slot);
@@ -47,14 +48,14 @@ impl SpoolSlot {
         Ok(SpoolSlot { file, record: record_path(dir, id)?, slot, task: id.to_owned() })
     }
 
-    /// Writes the record durably; the path under which it waits. `by` is the command that ends the task.
+    /// Writes the record durably, and returns its path. `by` is the command that ends the task.
     pub fn write(&self, ended: &TaskEnd, by: &str) -> Result<PathBuf> {
         self.put(ended, by)
             .map_err(|e| LedgerError::io("writing the terminal record to the spool:", &self.record, e))?;
         Ok(self.record.clone())
     }
 
-    /// The record as one line of JSON, for what cannot be written anywhere, and the file that it belongs in.
+    /// The record as one line of JSON, for when no file can be written, and the path where it belongs.
     pub fn line(&self, ended: &TaskEnd, by: &str) -> (String, &Path) {
         let mut record = Record::new(&self.task, ended, by);
         record.shorten();
@@ -66,7 +67,7 @@ impl SpoolSlot {
         let file = if self.is_in_place() {
             &self.file
         } else {
-            // Removed, or something else put there, which would be given the record's name.
+            // The slot was removed, or replaced by another file, which must not become the record.
             created = create(&self.slot)?;
             &created
         };
@@ -91,7 +92,7 @@ impl SpoolSlot {
         here.is_ok_and(|h| held.is_ok_and(|o| (h.dev(), h.ino()) == (o.dev(), o.ino())))
     }
 
-    /// Gives the room back: the ledger took the record.
+    /// Frees the space: the ledger took the record.
     pub fn discard(self) -> Result<()> {
         failpoint::hit("spool.discard")
             .and_then(|()| file_check::remove_if_there(&self.slot))
@@ -106,8 +107,8 @@ fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
     file.set_len(bytes.len() as u64)
 }
 
-/// A slot of our own making. What lies there can only be a dead task's, since ids are unique in the ledger; a
-/// link is removed, never followed.
+/// Creates a new slot. An existing file can only be that of a lost task, since ids are unique in the ledger;
+/// a link is removed, never followed.
 fn create(slot: &Path) -> io::Result<File> {
     let create = || {
         failpoint::hit("spool.reserve")?;
@@ -121,7 +122,7 @@ fn create(slot: &Path) -> io::Result<File> {
     }
 }
 
-/// posix_fallocate(3), or zeros where the file system has no such call.
+/// posix_fallocate(3), or zeros if the file system does not support it.
 fn allocate(file: &File) -> io::Result<()> {
     match posix_fallocate(file, 0, SLOT_BYTES) {
         Ok(()) => Ok(()),
@@ -132,7 +133,7 @@ fn allocate(file: &File) -> io::Result<()> {
     }
 }
 
-/// A file that waits in the spool.
+/// A file in the spool.
 #[derive(Debug)]
 pub(super) struct WaitingRecord {
     pub path: PathBuf,
@@ -142,9 +143,9 @@ pub(super) struct WaitingRecord {
 #[derive(Debug)]
 pub(super) enum WaitingContent {
     Record(Box<SpooledRecord>),
-    /// What is in it is no record.
+    /// Its content is not a record.
     Unreadable(String),
-    /// It cannot be read now; perhaps later.
+    /// It cannot be read now, but perhaps later.
     Failed(io::Error),
 }
 
@@ -152,9 +153,9 @@ impl WaitingRecord {
     fn read(path: PathBuf) -> Option<WaitingRecord> {
         let read = || files::read(&path, libc::O_NOFOLLOW, LONGEST_RECORD);
         let content = match failpoint::hit("merge.read").and_then(|()| read()) {
-            // Another command has merged it meanwhile.
+            // Another process has merged it.
             Err(e) if e.kind() == ErrorKind::NotFound => return None,
-            // Nothing of bookend's making: it will not become a record later.
+            // bookend did not write it: it will not become a record later.
             Err(e) if e.kind() == ErrorKind::InvalidData => WaitingContent::Unreadable(e.to_string()),
             Err(e) if e.raw_os_error() == Some(libc::ELOOP) => WaitingContent::Unreadable(
                 "it is a symbolic link, which bookend does not follow there".to_owned(),
@@ -176,7 +177,8 @@ impl WaitingRecord {
     }
 }
 
-/// The files that wait, by name. Kept ones and the slots of tasks that still run are none of them.
+/// The records in the spool, by name. Records that were moved away and slots of running tasks are not among
+/// them.
 pub(super) fn waiting(dir: &Path) -> Result<Vec<PathBuf>> {
     let waits = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
@@ -187,7 +189,7 @@ pub(super) fn waiting(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// All that lies in the spool.
+/// All files in the spool.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -198,14 +200,14 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
         .map_err(|e| LedgerError::io("reading the spool", dir, e))
 }
 
-/// The waiting records in the order in which their tasks ended; what cannot be read comes first.
+/// The records in the order in which their tasks ended; unreadable ones come first.
 pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<WaitingRecord> {
     let mut all: Vec<WaitingRecord> = paths.into_iter().filter_map(WaitingRecord::read).collect();
-    all.sort_by(|a, b| a.finished_at().cmp(&b.finished_at()));
+    all.sort_by_key(|record| record.finished_at());
     all
 }
 
-/// The readable record of one task.
+/// The record of one task, if it can be read.
 pub(super) fn waiting_for(dir: &Path, id: &TaskId) -> Result<Option<TaskEnd>> {
     let path = record_path(dir, id)?;
     match WaitingRecord::read(path.clone()).map(|w| w.content) {
@@ -215,7 +217,7 @@ pub(super) fn waiting_for(dir: &Path, id: &TaskId) -> Result<Option<TaskEnd>> {
     }
 }
 
-/// Removes a merged record, durably: else a power cut would bring it back as one to report.
+/// Removes a merged record durably: otherwise it would be merged and reported again after a power failure.
 pub(super) fn remove(path: &Path) -> Result<()> {
     file_check::remove_if_there(path)
         .and_then(|()| failpoint::hit("merge.removed"))
@@ -223,7 +225,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         .map_err(|e| LedgerError::io("removing the merged record", path, e))
 }
 
-/// Puts aside a record that cannot be merged, never over another one; its new path.
+/// Moves away a record that cannot be merged, never over another file, and returns its new path.
 pub(super) fn keep(path: &Path) -> Result<PathBuf> {
     let stem = path.with_extension("");
     let kept = (0u32..)
@@ -235,13 +237,13 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
         .unwrap_or_else(|| path.to_owned());
     match fs::rename(path, &kept).and_then(|()| failpoint::hit("merge.kept")) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
-            Err(LedgerError::io("putting the spooled record aside:", path, e))
+            Err(LedgerError::io("moving the spooled record away:", path, e))
         }
         _ => Ok(kept),
     }
 }
 
-/// Removes what a dead task has in the spool: its slot, and its record if that `is_merged`.
+/// Removes the slot of a lost task, and its record if that `is_merged`.
 pub(super) fn clear(dir: &Path, id: &TaskId, is_merged: bool) -> Result<()> {
     let record = if is_merged { Some(record_path(dir, id)?) } else { None };
     for path in record.into_iter().chain([slot_path(dir, id)?]) {
@@ -250,7 +252,7 @@ pub(super) fn clear(dir: &Path, id: &TaskId, is_merged: bool) -> Result<()> {
     Ok(())
 }
 
-/// The slots, and the ids of the tasks for whose records they are kept free.
+/// The slots, with the ids of their tasks.
 pub(super) fn slots(dir: &Path) -> Result<Vec<(PathBuf, TaskId)>> {
     let names = entries(dir)?.into_iter();
     Ok(names.filter_map(|path| slot_id(&path).map(|id| (path, id))).collect())
@@ -260,7 +262,7 @@ fn slot_id(path: &Path) -> Option<TaskId> {
     id_of(path.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".slot")?)
 }
 
-/// What [`file_name`] made a name of.
+/// The id from which [`file_name`] made a name.
 fn id_of(name: &str) -> Option<TaskId> {
     let mut id = Vec::new();
     let mut rest = name.bytes();
@@ -284,7 +286,7 @@ fn record_path(dir: &Path, id: &TaskId) -> Result<PathBuf> {
     Ok(dir.join(format!("{}.json", file_name(id)?)))
 }
 
-/// An id, which the user may have chosen, as a name that stays in its directory and is no other id's.
+/// An id as a file name: it cannot leave its directory, and differs for each id.
 fn file_name(id: &TaskId) -> Result<String> {
     let mut name = String::new();
     for byte in id.as_str().bytes() {

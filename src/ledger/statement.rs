@@ -1,12 +1,12 @@
-//! Executing a statement of many values.
+//! Executing a statement with many values.
 
 use rusqlite::{Error, Result, Statement, ToSql};
 
-/// Executes a statement with all its values, which are given in the order in which it first names them: to
-/// have each name looked up among all was a thirtieth of a run.
+/// Executes a statement with its values in the order of their first use. Looking each name up took a
+/// thirtieth of a run's instructions.
 ///
 /// # Errors
-/// Where there are more or fewer of them than it names, or one in another place.
+/// When the values do not match the parameters of the statement one by one.
 pub fn execute(statement: &mut Statement<'_>, values: &[(&str, &dyn ToSql)]) -> Result<usize> {
     let named = statement.parameter_count();
     if named != values.len() {

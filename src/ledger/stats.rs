@@ -1,4 +1,4 @@
-//! Sums over many tasks, one group a line.
+//! Totals over many tasks, one row per group.
 
 use rusqlite::{Row, named_params};
 
@@ -35,15 +35,15 @@ impl GroupBy {
     }
 }
 
-/// The sum of a column, without values that no run reaches: they would make the sum infinite, or overflow it,
-/// which SQLite reports as an error.
+/// The sum of a column, without impossible values: they would make the sum infinite, or overflow it, which
+/// SQLite reports as an error.
 macro_rules! sum {
     ($column:literal, $most:literal) => {
         concat!("sum(iif(abs(", $column, " + 0.0) <= ", $most, ", ", $column, ", NULL))")
     };
 }
 
-/// A column that another program writes otherwise is no day: such rows make up a group of their own.
+/// Rows in which another program writes times in another format make up a group of their own.
 macro_rules! sums {
     ($name:literal, $order:literal) => {
         concat!(
@@ -81,7 +81,7 @@ const SUM_BY_MODEL: &str = sums!("model", "2 DESC, 1");
 const SUM_BY_DAY: &str = sums!("substr(started_at, 1, 10)", "1 DESC");
 
 impl Ledger {
-    /// The greatest groups first, days newest first.
+    /// The largest groups first, days newest first.
     pub fn stats(&self, by: GroupBy, since: Option<Time>, limit: usize) -> Result<Vec<StatsGroup>> {
         let sql = match by {
             GroupBy::All => SUM_ALL,

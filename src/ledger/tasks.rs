@@ -1,4 +1,4 @@
-//! The rows of `task_history` and their moves, read and written.
+//! Reading and writing the rows of `task_history` and their transitions.
 
 use rusqlite::{Connection, OptionalExtension, named_params};
 use serde_json::Value;
@@ -15,30 +15,30 @@ use crate::task::{
     TokensScope, UsageCounts,
 };
 
-/// What an id, or the beginning of one, names.
+/// The result of looking up an id or the beginning of one.
 #[derive(Debug)]
 pub enum TaskLookup {
     One(Box<Task>),
     None,
-    /// The ids that begin like this, the first ten.
+    /// The first ten ids with this beginning.
     Ambiguous(Vec<TaskId>),
 }
 
-/// What has been seen of a running task besides its counts.
+/// The progress of a running task, besides its counts.
 #[derive(Debug, Clone, Copy)]
 pub struct TaskProgress<'a> {
     pub model: Option<&'a str>,
-    /// The tool that was called and has not answered.
+    /// The tool call that has no result yet.
     pub tool_in_flight: Option<&'a str>,
     pub at: Time,
 }
 
-/// Where the `--on-finish` command of a task stands.
+/// The state of the `--on-finish` command of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryStatus {
-    /// It is still to be run.
+    /// It has not run yet.
     Pending,
-    /// It was begun, and not seen to end.
+    /// It was started; its end was not recorded.
     Delivering,
     Delivered,
     Failed,
@@ -74,7 +74,7 @@ const SELECT_LAST_SESSION_COST: &str = "
     WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
       AND session_cost_usd IS NOT NULL
     ORDER BY started_at DESC, rowid DESC LIMIT 1";
-/// How many tasks stand above one another, counted from `?1` upwards and to `?2` at most.
+/// The nesting depth of task `?1`, counted through its parents, at most `?2`.
 const SELECT_LEVELS: &str = "
     WITH RECURSIVE above (id, level) AS (
         SELECT ?1, 1
@@ -87,8 +87,8 @@ const SELECT_TRANSITIONS: &str = "
     SELECT task_id, at, from_status, to_status, reason, by_pid, by_command
     FROM task_transition WHERE task_id = ?1 ORDER BY n";
 
-/// OR FAIL, and no function: whatever goes wrong, the transaction is given up, and SQLite need not keep a
-/// copy of each page for giving up this statement alone.
+/// OR FAIL and no SQL function: any error rolls back the whole transaction, so SQLite need not copy each page
+/// for undoing this statement alone.
 const INSERT_TASK: &str = "
     INSERT OR FAIL INTO task_history
         (id, key, repo, issue_number, user, agent, agent_type, model, provider, status, started_at,
@@ -135,7 +135,7 @@ const UPDATE_AGENT_RELEASED: &str = "
     UPDATE task_history SET agent_released_at = ?2
     WHERE id = ?1 AND status <> 'running' AND agent_released_at IS NULL";
 const SELECT_UNDELIVERED: &str =
-    // Without a command there is nothing to deliver: another program wrote such a row.
+    // A row of another program has no command to deliver.
     select!(
         "WHERE ",
         unsettled!(),
@@ -150,7 +150,7 @@ pub fn set_leftovers(conn: &Connection, id: &TaskId, leftovers: &str) -> rusqlit
     conn.execute(UPDATE_LEFTOVERS, (id, leftovers))
 }
 
-/// Whether the row is changed: the task has ended, and its agent was not released before.
+/// Returns whether the row was changed: the task has ended, and its agent was not released before.
 pub fn release_agent(conn: &Connection, id: &TaskId, at: Time) -> rusqlite::Result<bool> {
     Ok(conn.execute(UPDATE_AGENT_RELEASED, (id, at))? == 1)
 }
@@ -196,7 +196,7 @@ pub fn last_user_of_session(
 ) -> rusqlite::Result<Option<Task>> {
     let last =
         |id: &SessionId| conn.query_row(SELECT_LAST_OF_SESSION, (id, provider), task_of_row).optional();
-    // Another program may have written whose session it is before the id.
+    // Another program may have written the provider before the id.
     let theirs = dialect::prefixed(provider, session_id).map(|id| last(&id)).transpose()?.flatten();
     Ok(match (last(session_id)?, theirs) {
         (Some(ours), Some(theirs)) if theirs.started_at > ours.started_at => Some(theirs),
@@ -255,7 +255,7 @@ pub fn transitions(conn: &Connection, id: &TaskId) -> rusqlite::Result<Vec<Statu
         .collect()
 }
 
-/// The `running` row and the line that says it came into being.
+/// Writes the `running` row and its first transition.
 pub fn insert(
     conn: &Connection,
     dialect: &Dialect,
@@ -356,7 +356,7 @@ pub fn progress(
     execute(&mut *conn.prepare_cached(UPDATE_PROGRESS)?, values).map(drop)
 }
 
-/// Whether there is such a task.
+/// Returns whether the task exists.
 pub fn delivery(conn: &Connection, id: &TaskId, state: DeliveryStatus, at: Time) -> rusqlite::Result<bool> {
     Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at))? == 1)
 }
@@ -366,10 +366,9 @@ fn json_array(words: &[String]) -> String {
 }
 
 impl Ledger {
-    /// Writes what the run has used so far; a task that has ended is left alone. `None` never overwrites.
-    /// It does not wait long for a locked ledger: signals and output would wait with it. Nor for the disk,
-    /// which a hundred agents that talk would keep busy: a power cut may take the last of it back, and
-    /// nothing else.
+    /// Writes the progress of a running task; ended tasks are not changed, and `None` overwrites nothing. It
+    /// waits only briefly for a locked ledger, so that signals and output are not delayed, and does not wait
+    /// for the disk: a power failure may undo the last progress.
     pub fn progress(&mut self, id: &TaskId, counts: &UsageCounts, seen: &TaskProgress<'_>) -> Result<()> {
         self.check_files("writing a task's progress")?;
         self.log.set_lax(true);
@@ -382,7 +381,7 @@ impl Ledger {
         wrote
     }
 
-    /// The task of an id, or of the beginning of one.
+    /// Looks up a task by its id or the beginning of it.
     pub fn task(&self, id_or_prefix: &str) -> Result<TaskLookup> {
         self.check_files("reading a task")?;
         find(self.conn(), id_or_prefix).map_err(self.failed("reading a task"))
@@ -406,14 +405,14 @@ impl Ledger {
         Ok(false)
     }
 
-    /// Records what became of a task's left-overs after its end.
+    /// Records what became of the leftover processes of a task after its end.
     pub fn leftovers(&mut self, id: &TaskId, leftovers: &str) -> Result<()> {
         self.check_files("recording leftover processes")?;
         set_leftovers(self.conn(), id, leftovers).map_err(self.failed("recording leftover processes"))?;
         Ok(())
     }
 
-    /// Records that the agent of an ended task is no longer counted: it does not keep the key.
+    /// Records that the agent of an ended task no longer holds the key.
     pub fn release_agent(&mut self, id: &TaskId, at: Time) -> Result<bool> {
         release_agent(self.conn(), id, at).map_err(self.failed("releasing the agent of a task"))
     }
@@ -424,7 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_query_grows_with_history_but_by_what_it_returns() {
+    fn each_query_uses_an_index() {
         super::super::tests::each_uses_an_index(&[
             SELECT_BY_ID,
             SELECT_HOLDER,

@@ -1,5 +1,5 @@
-//! Who can change the ledger besides the caller: the owners of its files and of the directories above it, and
-//! whoever their modes and access control lists let write.
+//! Which users besides the caller can change the ledger: by owner, mode and access control list of its files
+//! and of the directories above it.
 
 use std::ffi::OsString;
 use std::fs::{self, Metadata};
@@ -20,23 +20,23 @@ const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 /// The extended attribute that holds an access control list: acl(5).
 const ACL: &str = "system.posix_acl_access";
-/// As many symbolic links as the kernel follows in one path: path_resolution(7).
+/// The kernel follows this many symbolic links in one path: path_resolution(7).
 const MOST_LINKS: usize = 40;
 
-/// Set to 1, true or yes, it lets others write to the directories above the ledger's own, as Kubernetes sets
-/// up an emptyDir volume (0777). They can then replace the ledger as a whole.
+/// Set to 1, true or yes, it allows directories above the ledger's own to be writable by others, as a
+/// Kubernetes emptyDir volume is (0777). Those users can then replace the whole ledger.
 pub const ALLOW_SHARED_DIR: &str = "BOOKEND_ALLOW_SHARED_DIR";
 
-/// Why the rows of a ledger prove nothing: others than the caller may have written them.
+/// Why the rows of a ledger are not trusted: other users may have written them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Distrust {
     pub path: PathBuf,
     pub why: String,
-    /// The command that ends it, to be followed by the path. `None`: only the owner of the file can.
+    /// The command that fixes it, without the path. `None`: only the owner of the file can fix it.
     pub fix: Option<&'static str>,
 }
 
-/// Whether others than the caller may write to the ledger or to SQLite's files beside it.
+/// Whether other users may write to the ledger or to SQLite's files beside it.
 pub fn distrust(at: &Location) -> Option<Distrust> {
     ["", "-wal", "-shm", "-journal"].into_iter().find_map(|suffix| {
         let path = with_suffix(&at.file, suffix);
@@ -54,7 +54,7 @@ pub fn distrust(at: &Location) -> Option<Distrust> {
     })
 }
 
-/// Whether the mode of a file lets others write to it.
+/// Whether the mode of a file lets other users write to it.
 pub fn shared(path: &Path, meta: &Metadata) -> Option<Distrust> {
     let mode = meta.mode() & 0o777;
     let fix = match (mode & GROUP_WRITES != 0, mode & OTHERS_WRITE != 0) {
@@ -63,11 +63,11 @@ pub fn shared(path: &Path, meta: &Metadata) -> Option<Distrust> {
         (false, true) => "chmod o-w",
         (false, false) => return None,
     };
-    let why = format!("others than you may write to {} (mode {mode:04o})", path.display());
+    let why = format!("other users may write to {} (mode {mode:04o})", path.display());
     Some(Distrust { path: path.to_owned(), why, fix: Some(fix) })
 }
 
-/// Whether a file has an access control list, or may have one: what cannot be asked counts as yes.
+/// Whether a file has an access control list. An unexpected error counts as yes.
 fn has_acl(path: &Path) -> bool {
     use rustix::io::Errno;
     let mut none = [0u8; 0];
@@ -77,16 +77,16 @@ fn has_acl(path: &Path) -> bool {
     )
 }
 
-/// That nobody but root and the caller can put another file in the place of what lies in `dir`: each
-/// directory on the way to it, through symbolic links too, belongs to one of them and is not written by
-/// others, unless it is sticky. What does not exist yet is not checked.
+/// Checks that only root and the caller can replace what is in `dir`: each directory on the path, also those
+/// that symbolic links lead through, belongs to one of them, and others cannot write to it unless it is
+/// sticky. Directories that do not exist yet are not checked.
 ///
-/// [`ALLOW_SHARED_DIR`] lets others write to the directories above `dir`, never to `dir` itself.
-pub fn check_way(dir: &Path) -> Result<()> {
-    check_way_to(dir, allows_shared_parents())
+/// [`ALLOW_SHARED_DIR`] allows the directories above `dir` to be writable by others, never `dir` itself.
+pub fn check_ancestors(dir: &Path) -> Result<()> {
+    check_ancestors_of(dir, allows_shared_parents())
 }
 
-fn check_way_to(dir: &Path, shared_parents: bool) -> Result<()> {
+fn check_ancestors_of(dir: &Path, shared_parents: bool) -> Result<()> {
     let check_parent = |path: &Path, meta: &Metadata, trusted: &[u32]| {
         let checked = check_directory(path, meta, trusted);
         checked.or_else(|e| match e {
@@ -95,7 +95,7 @@ fn check_way_to(dir: &Path, shared_parents: bool) -> Result<()> {
         })
     };
     let mut at = PathBuf::from("/");
-    let top = look(&at)?;
+    let top = attributes(&at)?;
     let trusted = [0, geteuid().as_raw(), top.uid()];
     check_parent(&at, &top, &trusted)?;
     let mut ahead = parts(dir);
@@ -108,7 +108,7 @@ fn check_way_to(dir: &Path, shared_parents: bool) -> Result<()> {
         let next = at.join(part);
         let meta = match fs::symlink_metadata(&next) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(|e| LedgerError::io("looking at", &next, e))?,
+            other => other.map_err(|e| LedgerError::io("reading the attributes of", &next, e))?,
         };
         if !meta.is_symlink() {
             check_parent(&next, &meta, &trusted)?;
@@ -127,7 +127,7 @@ fn check_way_to(dir: &Path, shared_parents: bool) -> Result<()> {
         }
         ahead.extend(parts(&target));
     }
-    if shared_parents { check_directory(&at, &look(&at)?, &trusted) } else { Ok(()) }
+    if shared_parents { check_directory(&at, &attributes(&at)?, &trusted) } else { Ok(()) }
 }
 
 /// Whether the caller has set [`ALLOW_SHARED_DIR`].
@@ -136,7 +136,7 @@ fn allows_shared_parents() -> bool {
         .is_some_and(|value| ["1", "true", "yes"].iter().any(|yes| value == *yes))
 }
 
-/// The names in a path, the last one first. `..` stays: it is meant from where the path has led by then.
+/// The names in a path, the last one first. `..` stays: it refers to the directory that the path has reached.
 fn parts(path: &Path) -> Vec<OsString> {
     let name = |c: Component<'_>| match c {
         Component::Normal(name) => Some(name.to_owned()),
@@ -146,8 +146,8 @@ fn parts(path: &Path) -> Vec<OsString> {
     path.components().rev().filter_map(name).collect()
 }
 
-fn look(path: &Path) -> Result<Metadata> {
-    fs::symlink_metadata(path).map_err(|e| LedgerError::io("looking at", path, e))
+fn attributes(path: &Path) -> Result<Metadata> {
+    fs::symlink_metadata(path).map_err(|e| LedgerError::io("reading the attributes of", path, e))
 }
 
 fn check_owner(path: &Path, meta: &Metadata, trusted: &[u32]) -> Result<()> {
@@ -176,8 +176,8 @@ fn check_directory(path: &Path, meta: &Metadata, trusted: &[u32]) -> Result<()> 
     }
 }
 
-/// Whether the group of a directory is its owner's alone, as most systems give one to each user (and make
-/// new directories writable by it): named like the user, without members, and nobody else's first group.
+/// Whether only the owner of a directory is in its group, as on most systems, where new directories are
+/// writable by it: the group has the user's name and no members, and is the first group of no other user.
 fn is_private_group(meta: &Metadata) -> bool {
     let user = User::from_uid(Uid::from_raw(meta.uid())).ok().flatten();
     let group = Group::from_gid(Gid::from_raw(meta.gid())).ok().flatten();
@@ -186,7 +186,7 @@ fn is_private_group(meta: &Metadata) -> bool {
     })
 }
 
-/// Whether /etc/passwd gives the user's first group to nobody else.
+/// Whether the user's first group is that of no other user in /etc/passwd.
 fn is_only_user(user: &User) -> bool {
     let gid = user.gid.to_string();
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -194,8 +194,8 @@ fn is_only_user(user: &User) -> bool {
     !others.into_iter().any(|f| f.get(3) == Some(&gid.as_str()) && f.first() != Some(&user.name.as_str()))
 }
 
-/// That the file which `conn` has open is the one that was looked at before, is the caller's own, and still
-/// lies at its path.
+/// Checks that the file that `conn` has open is the one that was checked before, belongs to the caller, and
+/// is still at its path.
 pub fn check_opened(conn: &Connection, file: &Path, before: &Metadata) -> Result<()> {
     let now = file_check::check_file(file)?;
     let is_same = now.is_some_and(|now| (now.dev(), now.ino()) == (before.dev(), before.ino()));
@@ -223,45 +223,45 @@ mod tests {
     }
 
     #[test]
-    fn every_directory_that_a_path_passes_is_checked_links_included() {
+    fn every_directory_on_a_path_is_checked_including_links() {
         let (_dir, world) = world();
         open(&world.join("open/mine"), 0o700);
         open(&world.join("safe"), 0o700);
         open(&world.join("open"), 0o777);
-        // From a safe place into an open one, and from there into a safe one again.
-        symlink(world.join("open/back"), world.join("way")).unwrap();
+        // From a private directory into a shared one, and back into a private one.
+        symlink(world.join("open/back"), world.join("link")).unwrap();
         symlink("../safe", world.join("open/back")).unwrap();
-        for path in ["open/mine", "open/new/deep", "way", "way/new", "safe/../open/mine"] {
-            let refused = check_way(&world.join(path));
+        for path in ["open/mine", "open/new/deep", "link", "link/new", "safe/../open/mine"] {
+            let refused = check_ancestors(&world.join(path));
             assert!(matches!(refused, Err(LedgerError::WorldWritable { .. })), "{path}: {refused:?}");
         }
-        check_way(&world.join("safe")).unwrap();
+        check_ancestors(&world.join("safe")).unwrap();
         open(&world.join("open"), 0o1777);
-        check_way(&world.join("way/new")).unwrap();
+        check_ancestors(&world.join("link/new")).unwrap();
     }
 
     #[test]
-    fn of_a_shared_way_only_the_last_directory_has_to_be_private() {
+    fn with_shared_parents_only_the_last_directory_has_to_be_private() {
         let (_dir, world) = world();
         open(&world.join("open/mine/below"), 0o700);
         open(&world.join("open/mine"), 0o700);
         open(&world.join("open"), 0o2777);
-        symlink("open", world.join("way")).unwrap();
-        for path in ["open/mine", "open/new", "way/mine", "open/mine/below", "open/mine/below/.."] {
-            check_way_to(&world.join(path), true).unwrap();
-            check_way_to(&world.join(path), false).unwrap_err();
+        symlink("open", world.join("link")).unwrap();
+        for path in ["open/mine", "open/new", "link/mine", "open/mine/below", "open/mine/below/.."] {
+            check_ancestors_of(&world.join(path), true).unwrap();
+            check_ancestors_of(&world.join(path), false).unwrap_err();
         }
-        for path in ["open", "way", "open/mine/.."] {
-            let refused = check_way_to(&world.join(path), true);
+        for path in ["open", "link", "open/mine/.."] {
+            let refused = check_ancestors_of(&world.join(path), true);
             assert!(matches!(refused, Err(LedgerError::WorldWritable { .. })), "{path}: {refused:?}");
         }
     }
 
     #[test]
-    fn links_that_lead_in_a_circle_are_refused() {
+    fn circular_links_are_refused() {
         let (_dir, world) = world();
         symlink("b", world.join("a")).unwrap();
         symlink("a", world.join("b")).unwrap();
-        assert!(matches!(check_way(&world.join("a/l")), Err(LedgerError::Io { .. })));
+        assert!(matches!(check_ancestors(&world.join("a/l")), Err(LedgerError::Io { .. })));
     }
 }

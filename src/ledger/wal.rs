@@ -1,13 +1,13 @@
 //! The write-ahead log: made durable after each commit, and kept short.
 //!
-//! SQLite would sync it by itself, but while it holds the write lock, so that a hundred supervisors wait
-//! for each other's disk, and with fsync(2), which also waits for the file's times to be journalled. Here the
-//! lock is let go first, and whoever syncs makes durable what others have committed before him.
+//! SQLite would sync the log itself, but while it holds the write lock, so that a hundred supervisors wait for
+//! each other's disk writes, and with fsync(2), which also waits for the timestamps of the file. Here the lock
+//! is released first, and a process that syncs also makes durable what others committed before it.
 //!
-//! Now and then the log is copied into the ledger, beside the others who write. The next writer begins it
-//! anew if all of it was copied: if nobody has written meanwhile, and nobody reads an older state. Among a
-//! hundred writers somebody always has, and the log would grow for as long as they write. So who finds it
-//! long empties it while he keeps the others from writing.
+//! From time to time the log is copied into the ledger while others write. The next writer restarts the log if
+//! all of it was copied, no process has written since, and no process reads an older state. With a hundred
+//! writers that never happens, and the log would keep growing. So the process that finds it long keeps other
+//! writers out for a moment and empties it.
 //!
 //! <https://www.sqlite.org/wal.html>, <https://www.sqlite.org/c3ref/wal_hook.html>
 
@@ -29,32 +29,32 @@ use super::files::{FileDamage, OpenFiles};
 use super::location;
 use crate::failpoint;
 
-/// What a long reader made the log grow to is given back when it begins anew.
+/// `journal_size_limit`: the space that a long reader made the log grow to is freed when the log restarts.
 const SETTINGS: &str = "
     PRAGMA synchronous = NORMAL;
     PRAGMA journal_size_limit = 1048576";
 
-/// Pages of log from which it is copied. Whoever opens a ledger that nobody else has open reads the whole
-/// log, so a long one would be paid for by every lone run.
-const WORTH_COPYING: u32 = 64;
-/// A little more than a commit writes, in pages: of those that make the log longer by `WORTH_COPYING` one or
-/// two copy it, whether they are one program's or a hundred programs'.
+/// The log is copied from this many pages on. The first process that opens a ledger reads the whole log, so a
+/// long log slows down every lone run.
+const COPY_FROM: u32 = 64;
+/// In pages, a little more than a commit writes: while the log grows by `COPY_FROM`, one or two commits
+/// copy it, however many programs write.
 const STRIDE: u32 = 8;
-/// Pages of log from which it is long: 2 MiB where the pages are ours.
+/// The log is long from this many pages on: 2 MiB with the page size of a new ledger.
 const LONG: u32 = 1024;
-/// Pages that others may have written since the copying began. If more are left, somebody reads an older
-/// state, and the writers would be kept waiting in vain.
+/// Pages that others may have written since copying began. If more are left, a process reads an older state,
+/// and keeping the writers out would be in vain.
 const FEW: i64 = 64;
-/// How long the writers are waited for, and then the readers while the writers wait.
+/// How long to wait for the writers, and then for the readers while the writers wait.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
 const COPY: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 const EMPTY: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
-/// The log of a ledger that was opened for writing.
+/// The log of a ledger that is open for writing.
 #[derive(Debug, Default)]
 pub struct WriteAheadLog {
-    /// Its length after the last commit of ours.
+    /// Its length after the last commit of this process.
     pages: Arc<AtomicU32>,
     /// Commits are not synced.
     lax: Arc<AtomicBool>,
@@ -65,25 +65,26 @@ pub struct WriteAheadLog {
 }
 
 impl WriteAheadLog {
-    /// Takes charge of the log. `before` names the one that was there before the ledger was opened: a new one
-    /// has yet to be made durable in its directory. A ledger that was switched to another way of journalling
-    /// has none, and SQLite goes on syncing by itself.
+    /// Takes over the syncing of the log. `before`: the inode of the log before the ledger was opened; a new
+    /// log must still be made durable in its directory. A ledger in another journal mode has no log, and
+    /// SQLite keeps syncing by itself.
     pub fn keep(conn: &mut Connection, ledger: &Path, before: Option<u64>) -> Result<WriteAheadLog> {
         let path = location::with_suffix(ledger, "-wal");
         let mut log = WriteAheadLog { files: Some(OpenFiles::default()), ..WriteAheadLog::default() };
-        // It carries no lock of SQLite's, so that closing it drops none.
+        // SQLite holds no lock on this file, so closing it drops none.
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
         let file = match opened {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(log),
             other => other.map_err(|e| LedgerError::io("opening the log", &path, e))?,
         };
-        let meta = file.metadata().map_err(|e| LedgerError::io("looking at the log", &path, e))?;
+        let meta = file.metadata().map_err(|e| LedgerError::io("reading the attributes of", &path, e))?;
         let mut directory = match before {
             Some(inode) if inode == meta.ino() => None,
             _ => ledger.parent().map(Path::to_owned),
         };
         let files = OpenFiles::note(ledger, &meta);
-        log.files = Some(files.map_err(|e| LedgerError::io("looking at the log's index of", ledger, e))?);
+        log.files =
+            Some(files.map_err(|e| LedgerError::io("reading the attributes of the index of", ledger, e))?);
         let (length, lax, unsynced) = (log.pages.clone(), log.lax.clone(), log.unsynced.clone());
         let committed = move |wal: &mut Wal, pages| {
             if !lax.load(Ordering::Relaxed) {
@@ -98,8 +99,8 @@ impl WriteAheadLog {
             }
             let pages = u32::try_from(pages).unwrap_or(0);
             length.store(pages, Ordering::Relaxed);
-            if pages >= WORTH_COPYING && pages % WORTH_COPYING < STRIDE {
-                // Another writer is at it, or it goes wrong and is tried again: nothing depends on it.
+            if pages >= COPY_FROM && pages % COPY_FROM < STRIDE {
+                // It fails if another writer copies it now. The next commit tries again.
                 let _ = wal.checkpoint();
             }
             Ok(())
@@ -110,20 +111,19 @@ impl WriteAheadLog {
         Ok(log)
     }
 
-    /// From now on a commit is only with the kernel when it returns, and on the disk with the next one that
-    /// is synced; or no longer.
+    /// If `lax`, a commit returns when the kernel has the data; the next synced commit makes it durable.
     pub fn set_lax(&self, lax: bool) {
         self.lax.store(lax, Ordering::Relaxed);
     }
 
-    /// What happened to the files of the ledger since it was opened. A commit is lost in them then, however
-    /// well it goes.
+    /// What happened to the files of the ledger since it was opened. Commits to such files are lost although
+    /// they succeed.
     pub fn damage(&self, conn: &Connection) -> Option<FileDamage> {
         self.files.as_ref()?.damage(conn, self.pages.load(Ordering::Relaxed))
     }
 
-    /// Says why something failed that may have been a commit. SQLite reports a hook that failed as "SQL logic
-    /// error" and forgets why.
+    /// The error of an operation that may have been a commit: SQLite reports a failed hook as "SQL logic
+    /// error", without the reason.
     pub fn error(&self, doing: &'static str, ledger: &Path, e: rusqlite::Error) -> LedgerError {
         match self.unsynced.swap(0, Ordering::Relaxed) {
             0 => database_error(doing, ledger, e),
@@ -140,7 +140,7 @@ impl WriteAheadLog {
     }
 }
 
-/// Copies the log into the file and cuts it, unless somebody is in the way or at it already.
+/// Copies the log into the file and truncates it, unless other processes use it.
 pub fn empty(conn: &Connection) -> rusqlite::Result<()> {
     let pages = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
     let (all, copied) = conn.query_row(COPY, [], pages)?;
@@ -155,7 +155,7 @@ fn sync(file: &File) -> io::Result<()> {
     file.sync_data()
 }
 
-/// As SQLite names it where its own sync fails.
+/// The error code that SQLite uses when its own sync fails.
 fn unsynced_commit() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR_FSYNC), None)
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use crate::error::{Error, chain};
-use crate::ledger::{Claim, FinishOutcome, Ledger, LedgerError, LiveEvidence, MergeOutcome, MergedRecord};
+use crate::ledger::{Claim, FinishOutcome, Ledger, LedgerError, LiveEvidence};
 use crate::log;
 use crate::process::cgroup::oom;
 use crate::process::leftovers::LeftoverSummary;
@@ -553,50 +553,6 @@ impl LostTask {
                 "session {session} is not to be resumed: task {} was interrupted",
                 task.id
             );
-        }
-    }
-}
-
-/// What became of one spooled record, and whether that is as it should be.
-pub fn describe_merged(merged: &MergedRecord) -> (String, bool) {
-    let task = merged.task.as_ref().map(TaskId::as_str).unwrap_or("of unknown name");
-    match &merged.outcome {
-        MergeOutcome::Applied { status, invalidated } => {
-            let session = invalidated.as_ref().map(|s| format!("; session {s} is not to be resumed"));
-            let session = session.unwrap_or_default();
-            (
-                format!("the end of task {task} ({status}), which waited in the spool, is recorded{session}"),
-                true,
-            )
-        }
-        MergeOutcome::AlreadyTerminal { status, kept } => {
-            let kept = kept.display();
-            (format!("task {task} had ended as {status} already; its spooled end is kept in {kept}"), false)
-        }
-        MergeOutcome::NoRow { kept } => {
-            let kept = kept.display();
-            (
-                format!(
-                    "a spooled end belongs to task {task}, which the ledger does not have; kept in {kept}"
-                ),
-                false,
-            )
-        }
-        MergeOutcome::Unreadable { why, kept } => {
-            (format!("a spooled end cannot be read ({why}); it is kept in {}", kept.display()), false)
-        }
-        MergeOutcome::Waits(e) => {
-            (format!("the end of task {task} goes on waiting in the spool: {}", chain(e)), false)
-        }
-    }
-}
-
-/// Logs what became of the records that waited in the spool when the ledger was opened.
-pub fn report_merged(ledger: &Ledger) {
-    for merged in ledger.merged() {
-        match describe_merged(merged) {
-            (text, true) => info!("{text}"),
-            (text, false) => warn!("{text}"),
         }
     }
 }

@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::ledger::LiveLock;
+use crate::ledger::TaskLookup;
 use crate::ledger::tests::{START, World, ended, new_task, start};
-use crate::ledger::{LedgerError, TaskLookup};
 use crate::process::leftovers::SparedProcess;
 use crate::task::{CancelReason, NewTask, RecordedTime, Time};
 
@@ -404,30 +404,4 @@ fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
     assert!(slot.exists(), "its supervisor may live");
     LostTask::found(task, here()).close(&ledger, &interrupted(InterruptReason::SupervisorLost));
     assert!(!slot.exists());
-}
-
-#[test]
-fn what_became_of_a_spooled_end_is_said_and_whether_that_is_well() {
-    let kept = || "/spool/t.kept".into();
-    let said = |outcome| {
-        describe_merged(&crate::ledger::MergedRecord { task: Some(TaskId::recorded("t")), outcome })
-    };
-    let status = Status::Failure;
-    let (text, well) = said(MergeOutcome::Applied { status, invalidated: None });
-    assert!(well && text.contains("task t (failure)") && !text.contains("session"), "{text}");
-    let (text, well) = said(MergeOutcome::Applied { status, invalidated: Some(SessionId::recorded("s1")) });
-    assert!(well && text.contains("session s1 is not to be resumed"), "{text}");
-    let failed = || LedgerError::NoSuchTask { id: TaskId::recorded("t"), path: kept() };
-    for (outcome, words) in [
-        (MergeOutcome::AlreadyTerminal { status, kept: kept() }, ["failure", "/spool/t.kept"]),
-        (MergeOutcome::NoRow { kept: kept() }, ["task t", "/spool/t.kept"]),
-        (
-            MergeOutcome::Unreadable { why: "it is cut".to_owned(), kept: kept() },
-            ["it is cut", "/spool/t.kept"],
-        ),
-        (MergeOutcome::Waits(failed()), ["task t", "goes on waiting"]),
-    ] {
-        let (text, well) = said(outcome);
-        assert!(!well && words.iter().all(|w| text.contains(w)), "{text}");
-    }
 }

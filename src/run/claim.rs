@@ -332,7 +332,7 @@ pub(super) fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) ->
     let Some(key) = &row.key else { return Ok(()) };
     match choice.invalidate {
         Some(Withdrawal { reason, was_safe: true }) => {
-            claim.set_session_aside(key, reason, &row.id, row.started_at)?;
+            claim.invalidate_session_for_start(key, reason, &row.id, row.started_at)?;
         }
         Some(Withdrawal { reason, was_safe: false }) => {
             claim.invalidate_session(key, reason, Some(&row.id), row.started_at)?;

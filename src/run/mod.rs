@@ -23,7 +23,6 @@ use crate::log;
 use crate::process::leftovers::LeftoverSweep;
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
-use crate::recovery;
 use crate::task::Ending;
 use claim::{Attempt, KeyClaim};
 use command::{AgentCommand, RunContext};
@@ -38,7 +37,8 @@ use supervisor::Supervisor;
 pub fn run(options: &RunOptions, ledger: Option<&Path>, caller: Caller) -> Result<Exit, Error> {
     let command = AgentCommand::resolve(options)?;
     let location = ledger::locate(ledger)?;
-    let ledger = Ledger::open_for_run(&location)?;
+    let (ledger, merged) = Ledger::open_for_run(&location)?;
+    ledger::report_merged(&merged);
     supervise(options, &command, &location, ledger, caller)
 }
 
@@ -64,7 +64,6 @@ fn supervise(
         .map_err(|e| Error::failed("becoming the reaper of the agent's orphans").caused_by(e))?;
 
     // 3. Claim the key and choose the session, in one transaction. A conflict is resolved outside of it.
-    recovery::report_merged(&ledger);
     let live = ledger.hold_live()?;
     let context = RunContext { options, command, location, live: &live };
     let mut key_claim = KeyClaim::new(&context);

@@ -69,8 +69,8 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// The id that the agent must report if it resumes what it was told to; `None`: there is none, or the user
-    /// named the session by something other than its id.
+    /// The id that the agent must report if it resumes what it was told to; `None`: there is none, or the
+    /// user named the session by something other than its id.
     pub fn resumed_id(&self) -> Option<SessionId> {
         let is_id = |s: &SessionId| uuid::Uuid::parse_str(s.as_str()).is_ok();
         match &self.plan {

@@ -51,7 +51,7 @@ fn no_file_is_longer_than_five_hundred_lines() {
     let is_long = |file: &SourceFile| file.text.lines().count() > MOST_LINES_OF_A_FILE;
     let files = files_below("src").into_iter().chain(files_below("tests")).filter(is_long);
     let wrong: Vec<String> = files.map(|f| format!("{}: {} lines", f.name, f.text.lines().count())).collect();
-    super::at_most(8, &wrong);
+    super::at_most(4, &wrong);
 }
 
 #[test]

@@ -4,21 +4,18 @@
 use super::source::files_below;
 
 /// The files that use rustix, and what nix lacks there. Their other calls share its error type.
-const RUSTIX: [(&str, &str); 17] = [
+const RUSTIX: [(&str, &str); 14] = [
     ("src/commands/list.rs", "tcgetwinsize"),
     ("src/ledger/other_name.rs", "statx"),
     ("src/ledger/trust.rs", "lgetxattr"),
     ("src/owner.rs", "capabilities"),
     ("src/process/capture/mod.rs", "FIONREAD"),
     ("src/process/cgroup/mod.rs", "getxattr"),
-    ("src/process/leftovers/mod.rs", "waitid of an end by a real-time signal"),
-    ("src/process/leftovers/tests.rs", "waitid of an end by a real-time signal"),
     ("src/process/procfs/dying.rs", "the error of identity.rs"),
     ("src/process/procfs/identity/tests.rs", "pidfd_open"),
     ("src/process/procfs/identity.rs", "pidfd_open"),
     ("src/process/procfs/mark.rs", "the descriptors of identity.rs"),
-    ("src/process/procfs/table.rs", "getdents64 into a buffer of its own"),
-    ("src/recovery/batch.rs", "the signals of a pidfd"),
+    ("src/process/procfs/snapshot.rs", "getdents64 into a buffer of its own"),
     ("src/sys/pidfd.rs", "pidfd_open"),
     ("src/sys/user.rs", "capabilities"),
     ("src/view/screen.rs", "tcgetwinsize"),

@@ -389,12 +389,12 @@ fn each_directory_above_is_the_users_or_roots_and_written_by_no_other() {
     accepted();
     give(world, "tmp/top", NOBODY);
     set_mode(world, "tmp/top", 0o757);
-    refused("can be written by everybody");
+    refused("is writable by all users");
     set_mode(world, "tmp/top", 0o1777);
     accepted();
     chown(world.path("tmp/top"), Some(NOBODY), Some(STAFF)).expect("a group");
     set_mode(world, "tmp/top", 0o775);
-    refused("can be written by its group");
+    refused("is writable by its group");
     set_mode(world, "tmp/top", 0o755);
     accepted();
     // A link may be laid anew by its owner alone.

@@ -219,7 +219,7 @@ fn what_is_no_record_in_the_spool_is_put_aside_and_not_followed() {
     let found = bookend(&world, &["audit"]).ended(End::Code(0)).silent();
     assert_eq!(found.stdout.matches("a terminal record that cannot be read waits").count(), 6, "{found:?}");
     let said = world.run(["true"]).options(["--id", "two"]).run().ended(End::Code(0));
-    assert_eq!(said.stderr.matches("a spooled end cannot be read").count(), 6, "{said:?}");
+    assert_eq!(said.stderr.matches("a spooled record cannot be read").count(), 6, "{said:?}");
     assert_eq!(said.stderr.matches("it is a symbolic link, which bookend does not follow").count(), 3);
     let aside = looks(&world.path(SPOOL)).5;
     assert_eq!(aside, ["a", "b", "c", "d", "e", "f"].map(|n| format!("{n}.kept.json")));
@@ -291,9 +291,9 @@ fn commands_in_a_ledger_that_others_may_write_to_are_not_run() {
         pend();
         set_mode(&world, &format!("theirs.db{part}"), mode);
         let said = bookend(&world, &["recover", "--ledger", &ledger]).ended(End::Code(1));
-        assert!(said.stdout.contains("others than you may write to"), "{part} {mode:o}: {said:?}");
+        assert!(said.stdout.contains("other users may write to"), "{part} {mode:o}: {said:?}");
         let said = bookend(&world, &["redispatch", "one", "--ledger", &ledger]).ended(End::Code(125));
-        assert!(said.stderr.contains("others than you may write to"), "{part} {mode:o}: {said:?}");
+        assert!(said.stderr.contains("other users may write to"), "{part} {mode:o}: {said:?}");
         assert!(!world.path("effect").exists() && !world.path("agent").exists(), "{part} {mode:o}: it ran");
         set_mode(&world, &format!("theirs.db{part}"), 0o644);
         recover(&world, &["--ledger", &ledger]);
@@ -438,12 +438,12 @@ fn allow_shared_dir_relaxes_the_directories_above_the_ledgers_own_alone() {
             assert_eq!(meta.mode() & 0o7777, 0o700, "{dir}");
         }
         let refused = run("tmp/volume/l.db", "1").ended(End::Code(125));
-        assert!(refused.stderr.contains("can be written by everybody"), "{refused:?}");
+        assert!(refused.stderr.contains("is writable by all users"), "{refused:?}");
         assert!(!world.path("tmp/volume/l.db").exists());
     }
     set_mode(&world, "tmp/volume/mine", 0o770);
     let refused = run("tmp/volume/mine/l.db", "1").ended(End::Code(125));
-    assert!(refused.stderr.contains("can be written by its group"), "{refused:?}");
+    assert!(refused.stderr.contains("is writable by its group"), "{refused:?}");
     set_mode(&world, "tmp/volume/mine", 0o700);
     give(&world, "tmp/volume/mine", SOMEBODY);
     run("tmp/volume/mine/l.db", "1").ended(End::Code(125));

@@ -110,5 +110,5 @@ fn a_directory_above_may_be_written_by_a_group_that_is_the_users_alone() {
     run().ended(expected);
     std::os::unix::fs::chown(world.path("near"), None, Some(SOMEBODY)).expect("another group");
     let refused = run().ended(End::Code(125));
-    assert!(refused.stderr.contains("can be written by its group"), "{refused:?}");
+    assert!(refused.stderr.contains("is writable by its group"), "{refused:?}");
 }

@@ -338,7 +338,9 @@ mod tests {
         fn the_users_words_survive_in_order(
             line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|mcp)", 0..8),
             plan in prop_oneof![
-                Just(SessionPlan::AsGiven), Just(SessionPlan::Resume("a".into())), Just(SessionPlan::Assign("b".into()))
+                Just(SessionPlan::AsGiven),
+                Just(SessionPlan::Resume("a".into())),
+                Just(SessionPlan::Assign("b".into()))
             ],
         ) {
             let args: Vec<OsString> = line.iter().map(OsString::from).collect();

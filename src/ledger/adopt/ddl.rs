@@ -1,15 +1,16 @@
-//! Edits the text of a CREATE TABLE: its author's words stay, but for what a row of bookend's could not meet.
+//! Edits the text of a CREATE TABLE statement so that the table takes bookend's rows. The rest of the text
+//! stays as its author wrote it.
 
 use std::ops::Range;
 
-/// A CREATE TABLE statement, as `sqlite_schema` keeps it, cut into its parts.
+/// A CREATE TABLE statement from `sqlite_schema`, split into its parts.
 #[derive(Debug)]
 pub struct CreateTable<'a> {
     sql: &'a str,
     tokens: Vec<Token<'a>>,
     name: usize,
     items: Vec<Item>,
-    /// The words after the closing parenthesis.
+    /// The options after the closing parenthesis.
     options: Range<usize>,
 }
 
@@ -37,19 +38,19 @@ impl Token<'_> {
     }
 }
 
-/// What is to become of a table.
+/// The changes to a table.
 pub struct TableChange<'a> {
-    /// The name of the table that is made.
+    /// The name of the new table.
     pub name: &'a str,
-    /// Columns to add, each as it stands in a CREATE TABLE.
+    /// Columns to add, each with its text in a CREATE TABLE.
     pub add: &'a [String],
-    /// Whether a column may go on refusing NULL.
+    /// Whether a column keeps its NOT NULL.
     pub keeps_not_null: &'a dyn Fn(&str) -> bool,
-    /// The column whose CHECK lists the words that it may have, and the words to add to it.
+    /// A column whose CHECK lists the allowed words, and the words to add to it.
     pub words: Option<(&'a str, &'a [&'a str])>,
-    /// The condition under which a row is bookend's: other CHECKs do not apply to it.
+    /// The condition for a row of bookend: other CHECKs do not apply to it.
     pub exempt: &'a str,
-    /// An integer primary key that is to give way, and the column that takes its place.
+    /// An integer primary key to replace, and the column that replaces it.
     pub integer_key: Option<(&'a str, &'a str)>,
 }
 
@@ -59,7 +60,7 @@ struct Edit {
 }
 
 impl<'a> CreateTable<'a> {
-    /// Reads the statement. `None`: it is none, or one of a kind that cannot be edited (a virtual table).
+    /// Parses the statement. `None`: it is not a CREATE TABLE, or cannot be edited (a virtual table).
     pub fn parse(sql: &'a str) -> Option<CreateTable<'a>> {
         let tokens = tokens(sql)?;
         let head = tokens.first()?.is("CREATE") && tokens.get(1)?.is("TABLE");
@@ -83,12 +84,12 @@ impl<'a> CreateTable<'a> {
         Some(CreateTable { sql, tokens, name: 2, items, options })
     }
 
-    /// Whether the words after the columns say so: `STRICT`, `WITHOUT ROWID`.
+    /// Whether an option is set: `STRICT`, `WITHOUT ROWID`.
     pub fn has_option(&self, word: &str) -> bool {
         self.tokens[self.options.clone()].iter().any(|t| t.is(word))
     }
 
-    /// A column's own text.
+    /// The text of a column.
     pub fn column(&self, name: &str) -> Option<&'a str> {
         let item = self.items.iter().find(|i| i.is_column(name))?;
         let tokens = &self.tokens[item.tokens.clone()];
@@ -101,7 +102,7 @@ impl<'a> CreateTable<'a> {
         self.sql[..end].to_owned()
     }
 
-    /// The statement that makes the changed table; it always has a rowid, by which bookend orders.
+    /// The statement that creates the changed table. It always has a rowid, by which bookend orders.
     pub fn changed(&self, change: &TableChange<'_>) -> String {
         let mut edits = vec![self.replace(self.name..self.name + 1, quoted(change.name))];
         let mut last_column = 0;
@@ -134,13 +135,13 @@ impl<'a> CreateTable<'a> {
         Edit { at: self.tokens[tokens.start].at..self.tokens[tokens.end - 1].end(), text }
     }
 
-    /// Takes out `[CONSTRAINT name] NOT NULL [ON CONFLICT word]`.
+    /// Removes `[CONSTRAINT name] NOT NULL [ON CONFLICT word]`.
     fn not_null(&self, item: &Item) -> Option<Edit> {
         let at = self.outside(item).find(|at| self.says(*at, &["NOT", "NULL"]))?;
         Some(self.replace(self.constraint_around(item, at..at + 2), String::new()))
     }
 
-    /// Makes `PRIMARY KEY [ASC|DESC] [ON CONFLICT word] [AUTOINCREMENT]` an index of its own.
+    /// Replaces `PRIMARY KEY [ASC|DESC] [ON CONFLICT word] [AUTOINCREMENT]` by UNIQUE.
     fn primary_key(&self, item: &Item) -> Option<Edit> {
         let at = self.outside(item).find(|at| self.says(*at, &["PRIMARY", "KEY"]))?;
         let mut end = at + 2;
@@ -180,7 +181,7 @@ impl<'a> CreateTable<'a> {
         edits
     }
 
-    /// If an expression is `column IN ('a', 'b')` and nothing else: adds the words that it lacks.
+    /// If an expression is exactly `column IN ('a', 'b')`, adds the missing words.
     fn word_list(&self, expr: Range<usize>, column: &str, words: &[&str]) -> Option<Edit> {
         let mut tokens = &self.tokens[expr];
         while let [first, inner @ .., last] = tokens
@@ -204,7 +205,7 @@ impl<'a> CreateTable<'a> {
         Some(Edit { at: last.end()..last.end(), text: missing })
     }
 
-    /// The tokens of an item that are in no parentheses.
+    /// The tokens of an item outside parentheses.
     fn outside(&self, item: &Item) -> impl Iterator<Item = usize> {
         let mut depth = 0;
         item.tokens.clone().filter(move |at| {
@@ -230,7 +231,7 @@ fn apply(sql: &str, mut edits: Vec<Edit>) -> String {
     changed
 }
 
-/// The text of a trigger with `NEW.column` replaced.
+/// A trigger with `NEW.column` replaced.
 pub fn replace_new(trigger: &str, column: &str, with: &str) -> String {
     let edits = tokens(trigger).unwrap_or_default();
     let edits = edits
@@ -267,7 +268,7 @@ fn closing(tokens: &[Token<'_>], open: usize) -> Option<usize> {
     None
 }
 
-/// Words, quoted names and strings whole, other characters one by one; comments and blanks left out.
+/// Splits into words, quoted names, strings and single other characters, without comments and spaces.
 fn tokens(sql: &str) -> Option<Vec<Token<'_>>> {
     let mut tokens = Vec::new();
     let mut at = 0;
@@ -294,7 +295,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || c == '$'
 }
 
-/// How long a quoted piece is; the quote itself is written twice in it.
+/// The length of a quoted name or string; a quote in it is doubled.
 fn quote_len(text: &str, quote: char) -> Option<usize> {
     let mut at = 1;
     loop {
@@ -315,7 +316,7 @@ fn unquoted(text: &str) -> String {
     }
 }
 
-/// A name as SQL takes it, whatever is in it.
+/// Quotes any name for SQL.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn not_null_goes_and_the_rest_stays_as_it_was_written() {
+    fn not_null_is_removed_and_the_rest_is_unchanged() {
         let sql = "CREATE TABLE task_history(id TEXT NOT NULL PRIMARY KEY,\n  -- NOT NULL\n  \
                    [at,x] TEXT DEFAULT 'NOT NULL' CONSTRAINT \"n\" NOT NULL ON CONFLICT FAIL COLLATE NOCASE)";
         assert_eq!(
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_words_gets_those_that_it_lacks() {
+    fn a_list_of_words_gets_the_missing_ones() {
         let sql =
             "CREATE TABLE t (id, \"status\" TEXT CHECK ((status IN ('success', 'it''s'))), PRIMARY KEY (id))";
         assert_eq!(
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn another_check_holds_for_the_rows_of_others_only() {
+    fn another_check_applies_only_to_the_rows_of_the_other_program() {
         let sql = "CREATE TABLE t (id, n CHECK (n > 0 -- (a comment\n), CHECK (id <> 'x' AND n IN (1)))";
         assert_eq!(
             changed(sql),
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn an_integer_key_gives_way() {
+    fn an_integer_key_is_replaced() {
         let sql = "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, n)";
         let change = TableChange {
             name: "new",
@@ -385,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trigger_reads_another_column_instead() {
+    fn a_trigger_reads_another_expression_instead() {
         let sql = "CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT new . \"id\", NEW.idx, 'NEW.id'; END";
         assert_eq!(
             replace_new(sql, "id", "f(NEW.id)"),

@@ -1,10 +1,9 @@
-//! Adopting the database of another program: its tables are rebuilt so that bookend's rows fit in, and it
-//! goes on working.
+//! Adopting the database of another program: its tables are rebuilt to take bookend's rows, and the other
+//! program keeps working.
 //!
-//! The way is SQLite's own for a change that ALTER TABLE cannot make
+//! This follows SQLite's procedure for changes that ALTER TABLE cannot make
 //! (<https://www.sqlite.org/lang_altertable.html#otheralter>), in one transaction: killed at any point, the
-//! file is what it was. This is the one place where SQL is put together: what the tables of others look like
-//! is not known before.
+//! file is unchanged. Only here SQL is composed at run time, since the foreign tables are not known in advance.
 
 mod ddl;
 mod rebuild;
@@ -33,36 +32,36 @@ use crate::failpoint;
 use crate::task::{RecordedTime, Time};
 use rebuild::{ForeignTable, OwnTables};
 
-/// What [`adopt`] did.
+/// The result of [`adopt`].
 #[derive(Debug)]
 pub enum AdoptionOutcome {
     Done(AdoptionSummary),
-    /// It was done before.
+    /// The database was already adopted.
     Already {
         since: RecordedTime,
         journal: JournalMode,
     },
 }
 
-/// An adopted database, in numbers.
+/// What was adopted.
 #[derive(Debug)]
 pub struct AdoptionSummary {
     pub tasks: i64,
     pub sessions: i64,
-    /// Sessions whose last task was found.
+    /// Sessions linked to their last task.
     pub linked: i64,
-    /// The database as it was.
+    /// A copy of the database before the adoption.
     pub backup: PathBuf,
     pub journal: JournalMode,
 }
 
-/// How the adopted file takes its changes from now on.
+/// The journal mode of the adopted file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JournalMode {
     Wal,
-    /// Left as it was: others read the file, and could not open the log beside it.
+    /// Unchanged: other users read the file, and could not open a log beside it.
     SharedReaders,
-    /// Left as it was: somebody kept it locked.
+    /// Unchanged: another process kept the file locked.
     InUse,
 }
 
@@ -80,23 +79,23 @@ const SELECT_COUNTS: &str = "
 const SELECT_SESSION_IDS: &str = "SELECT session_id FROM claude_sdk_sessions WHERE session_id LIKE '%:%'";
 const INSERT_SETTING: &str = "INSERT INTO bookend_setting (name, value) VALUES ('adopted', ?1)";
 
-/// How long to wait for a moment in which nobody else uses the file, to switch it to WAL.
+/// How long to wait for a moment when no other process uses the file, to switch it to WAL.
 const WAL_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What must be there to be a history of tasks.
+/// The tables and columns that a history of tasks needs.
 const NEEDED: [(&str, &[&str]); 2] =
     [("task_history", &["id", "status", "started_at"]), ("claude_sdk_sessions", &["key", "session_id"])];
 
-/// Makes an existing database of the caller's the ledger at this place.
+/// Makes an existing database of the caller a ledger.
 ///
 /// # Errors
-/// When the file is no such database, is bookend's own, belongs to somebody else, or stays locked; then it is
-/// what it was.
+/// When the file is not such a database, already belongs to bookend or to another user, or stays locked. Then
+/// it is unchanged.
 pub fn adopt(at: &Location) -> Result<AdoptionOutcome> {
     connect::check_sqlite()?;
     let file = at.file.as_path();
     let meta = file_check::check_own(file)?;
-    trust::check_way(at.directory())?;
+    trust::check_ancestors(at.directory())?;
     other_name::refuse_other_name(file)?;
     if meta.len() == 0 {
         return Err(refusal(file, "it is empty"));
@@ -118,11 +117,11 @@ pub fn adopt(at: &Location) -> Result<AdoptionOutcome> {
     limits::allow_views(&tx).map_err(failed("setting up the adoption"))?;
     hit("adopt.begun", file)?;
     let draft = with_suffix(file, ".before-bookend.partial");
-    // What is left of a copy that failed is of no use to anybody.
+    // An incomplete copy is useless.
     let backup = back_up(file, &draft).inspect_err(|_| drop(fs::remove_file(&draft)))?;
     hit("adopt.backed_up", file)?;
-    let (tasks, sessions, linked) = transform_soundly(&tx, file).inspect_err(|_| {
-        // Nothing has changed, so it is a copy of nothing in particular; if it stays, no harm is done.
+    let (tasks, sessions, linked) = transform_checked(&tx, file).inspect_err(|_| {
+        // Nothing was changed, so no backup is needed.
         drop(fs::remove_file(&backup));
     })?;
     hit("adopt.before_commit", file)?;
@@ -133,9 +132,9 @@ pub fn adopt(at: &Location) -> Result<AdoptionOutcome> {
     Ok(AdoptionOutcome::Done(AdoptionSummary { tasks, sessions, linked, backup, journal }))
 }
 
-/// When it was adopted, if it was; `None`: it is a database to adopt.
+/// When it was adopted. `None`: it can be adopted.
 fn look(conn: &Connection, file: &Path) -> Result<Option<RecordedTime>> {
-    let found = schema::look(conn, file).map_err(|e| match e {
+    let found = schema::identify(conn, file).map_err(|e| match e {
         LedgerError::NotALedger { .. } => refusal(file, "it is not an SQLite database"),
         LedgerError::StandIn { name, .. } => {
             refusal(file, format!("its {name} is a view or a virtual table, not a table"))
@@ -147,7 +146,7 @@ fn look(conn: &Connection, file: &Path) -> Result<Option<RecordedTime>> {
             schema::refuse_newer(file, version)?;
             match adopted {
                 Some(dialect) => Ok(Some(dialect.at)),
-                None => Err(refusal(file, "it is a ledger of bookend's own already, and needs no adoption")),
+                None => Err(refusal(file, "it is already a ledger of bookend")),
             }
         }
         FileContents::Empty => Err(refusal(file, "it has no tables")),
@@ -170,25 +169,24 @@ fn hit(point: &'static str, file: &Path) -> Result<()> {
     failpoint::hit(point).map_err(|e| LedgerError::io("adopting", file, e))
 }
 
-/// `None`: SQLite cannot tell, because a key refers to what is no key.
+/// `None`: SQLite cannot check, because a foreign key refers to a column that is not a key.
 fn violations(conn: &Connection) -> Option<i64> {
     conn.query_row(SELECT_VIOLATIONS, [], |row| row.get(0)).ok()
 }
 
-/// A copy of the whole database beside it, private and durable. Nobody else writes meanwhile: the caller
-/// holds the write lock.
+/// Copies the whole database to a private, durable file beside it. The caller holds the write lock.
 fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
     let io = |e| LedgerError::io("backing up to", draft, e);
     for suffix in ["", "-journal", "-wal", "-shm"] {
         file_check::remove_if_there(&with_suffix(draft, suffix)).map_err(io)?;
     }
     copy::create(draft).map_err(io)?;
-    // The write lock is held by another connection, which cannot be read through meanwhile.
+    // The connection with the write lock cannot be the source of a backup.
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
     Connection::open_with_flags(file, flags)
         .and_then(|source| copy::copy(&source, draft))
         .map_err(|e| database_error("backing up", file, e))?;
-    // 20261121T195343Z
+    // Example: 20261121T195343Z
     let stamp = format!("{:.0}", Time::now().timestamp()).replace(['-', ':'], "");
     let named = with_suffix(file, &format!(".before-bookend-{stamp}"));
     let backup = (0u32..)
@@ -201,18 +199,18 @@ fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
     Ok(backup)
 }
 
-/// How many tasks and sessions there are then, and how many of the sessions are linked.
-fn transform_soundly(tx: &Connection, file: &Path) -> Result<(i64, i64, i64)> {
+/// Returns the numbers of tasks, of sessions, and of linked sessions.
+fn transform_checked(tx: &Connection, file: &Path) -> Result<(i64, i64, i64)> {
     let before = violations(tx);
     transform(tx, file)?;
     if violations(tx) != before {
-        return Err(refusal(file, "its foreign keys would not hold any more"));
+        return Err(refusal(file, "its foreign keys would be violated"));
     }
     tx.query_row(SELECT_COUNTS, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .map_err(|e| database_error("counting what was adopted", file, e))
 }
 
-/// All that changes, inside the caller's transaction.
+/// All changes, in the transaction of the caller.
 fn transform(tx: &Connection, file: &Path) -> Result<()> {
     let failed = |doing| move |e| database_error(doing, file, e);
     let own = OwnTables::read().map_err(reading(file))?;
@@ -227,7 +225,7 @@ fn transform(tx: &Connection, file: &Path) -> Result<()> {
         if name == "task_history" {
             has_issues = ["agent", "repo", "issue_number"].iter().all(|c| theirs.has(c));
         }
-        let times = times(tx, &theirs).map_err(failed("looking how times are written"))?;
+        let times = times(tx, &theirs).map_err(failed("reading the formats of times"))?;
         dialect.times.extend(times);
         let rebuilt = rebuild::rebuild(tx, &theirs, &own)
             .map_err(failed("rebuilding the tables"))?
@@ -266,10 +264,10 @@ fn transform(tx: &Connection, file: &Path) -> Result<()> {
     };
     settle().map_err(failed("settling what was adopted"))?;
     tx.execute_batch(include_str!("trial.sql"))
-        .map_err(|e| refusal(file, format!("a task of bookend's does not fit into it: {e}")))
+        .map_err(|e| refusal(file, format!("it does not accept a task of bookend: {e}")))
 }
 
-/// How the columns for times that a table had before are written, by their newest value.
+/// The formats of the time columns that a table had before, by their newest values.
 fn times(tx: &Connection, theirs: &ForeignTable) -> rusqlite::Result<Vec<(String, TimeFormat)>> {
     const TIMES: [&str; 3] = ["started_at", "finished_at", "last_used_at"];
     let mut formats = Vec::new();
@@ -277,7 +275,7 @@ fn times(tx: &Connection, theirs: &ForeignTable) -> rusqlite::Result<Vec<(String
         let Some(declared) = theirs.declared(name) else { continue };
         let found = match theirs.newest(tx, name)? {
             Some(value) => TimeFormat::of(&value).unwrap_or_else(TimeFormat::ours),
-            // An end that was not yet written will be written as the beginnings are.
+            // Ends will be written like starts.
             None => match formats.first() {
                 Some((_, format)) => TimeFormat::clone(format),
                 None => TimeFormat::of_declared(declared),
@@ -288,7 +286,7 @@ fn times(tx: &Connection, theirs: &ForeignTable) -> rusqlite::Result<Vec<(String
     Ok(formats)
 }
 
-/// The words before the session ids.
+/// The prefixes of the session ids.
 fn prefixes(tx: &Connection) -> rusqlite::Result<Vec<String>> {
     let ids: Vec<String> =
         tx.prepare(SELECT_SESSION_IDS)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
@@ -298,10 +296,10 @@ fn prefixes(tx: &Connection) -> rusqlite::Result<Vec<String>> {
     Ok(words)
 }
 
-/// WAL lets readers and writers pass each other. The switch needs a moment in which nobody uses the file, and
-/// no busy handler waits for it.
+/// In WAL mode readers and writers do not block each other. The switch needs a moment when no other process
+/// uses the file, and no busy handler waits for it.
 fn switch_to_wal(conn: &Connection, at: &Location) -> Result<JournalMode> {
-    let failed = |e| database_error("looking at the journal mode", &at.file, e);
+    let failed = |e| database_error("reading the journal mode", &at.file, e);
     let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(failed)?;
     if mode.eq_ignore_ascii_case("wal") {
         return Ok(JournalMode::Wal);
@@ -326,8 +324,8 @@ fn is_locked(e: &rusqlite::Error) -> bool {
     matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// Whether somebody may read the file who may not write beside it: such a reader opens no WAL database whose
-/// log is not there yet.
+/// Whether another user may read the file but not write to its directory: such a reader cannot open a WAL
+/// database that has no log yet.
 fn has_shared_readers(at: &Location) -> bool {
     let directory = at.file.parent().unwrap_or(Path::new("/"));
     let (Ok(file), Ok(directory)) = (fs::metadata(&at.file), fs::metadata(directory)) else { return false };

@@ -1,4 +1,5 @@
-//! One table of another program, made anew so that bookend's rows fit in; every row and column survives.
+//! Rebuilding one table of another program so that it takes bookend's rows; all its rows and columns are
+//! kept.
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension};
@@ -8,7 +9,7 @@ use crate::ledger::schema;
 use crate::task::Status;
 
 const DRAFT: &str = "bookend_rebuild";
-/// Takes the place of an integer primary key: an id of bookend's is no integer.
+/// Replaces an integer primary key, since the ids of bookend are text.
 const ROW_NUMBER: &str = "bookend_rowid";
 
 const SELECT_SQL: &str = "
@@ -19,7 +20,7 @@ const SELECT_DEPENDENTS: &str = "
     SELECT sql FROM sqlite_schema
     WHERE tbl_name = ?1 COLLATE NOCASE AND type IN ('index', 'trigger') AND sql IS NOT NULL
     ORDER BY type, rowid";
-/// What the author of a table said of its first columns, and of its foreign keys.
+/// The declarations of the first columns of a table, and its foreign keys.
 const SELECT_SHAPE: &str = "
     SELECT (SELECT group_concat(quote(name) || quote(type) || quote(dflt_value) || hidden, ', ')
             FROM (SELECT * FROM pragma_table_xinfo(?1) ORDER BY cid LIMIT ?2)),
@@ -40,7 +41,7 @@ const CREATE_ID_FILLER: &str = "
         UPDATE task_history SET id = NEW.bookend_rowid WHERE bookend_rowid = NEW.bookend_rowid;
     END";
 
-/// A column of a table that is there.
+/// A column of an existing table.
 #[derive(Debug)]
 struct ForeignColumn {
     name: String,
@@ -59,7 +60,7 @@ pub struct ForeignTable {
 }
 
 impl ForeignTable {
-    /// `None`: there is no such table.
+    /// `None`: the table does not exist.
     pub fn read(conn: &Connection, name: &str) -> rusqlite::Result<Option<ForeignTable>> {
         let found = conn
             .query_row(SELECT_SQL, [name], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))
@@ -81,12 +82,12 @@ impl ForeignTable {
         self.column(column).is_some()
     }
 
-    /// The type with which a column was declared.
+    /// The declared type of a column.
     pub fn declared(&self, column: &str) -> Option<&str> {
         self.column(column).map(|c| c.declared.as_str())
     }
 
-    /// The value that a column got last.
+    /// The newest value of a column.
     pub fn newest(&self, conn: &Connection, column: &str) -> rusqlite::Result<Option<Value>> {
         let (column, table) = (quoted(column), quoted(&self.name));
         let order = if self.rowid().is_some() { "ORDER BY rowid DESC" } else { "" };
@@ -94,7 +95,7 @@ impl ForeignTable {
         conn.query_row(&sql, [], |row| row.get(0)).optional()
     }
 
-    /// The column that is another name of the rowid, if it is the `id`.
+    /// The column that is an alias of the rowid.
     fn integer_key(&self) -> Option<&ForeignColumn> {
         let mut keys = self.columns.iter().filter(|c| c.is_key);
         let key = keys.next().filter(|c| c.declared.eq_ignore_ascii_case("INTEGER"))?;
@@ -105,7 +106,7 @@ impl ForeignTable {
         CreateTable::parse(&self.sql).is_some_and(|t| !t.has_option("ROWID"))
     }
 
-    /// A name of the rowid that no column has taken, where the rowid is not a column anyway.
+    /// A name for the rowid that no column has; `None`: the table has no rowid.
     fn rowid(&self) -> Option<&'static str> {
         if !self.has_rowid() {
             return None;
@@ -128,7 +129,7 @@ fn columns(conn: &Connection, table: &str) -> rusqlite::Result<Vec<ForeignColumn
         .collect()
 }
 
-/// The tables of a ledger of bookend's own, as they are made.
+/// The tables of a new ledger.
 #[derive(Debug)]
 pub struct OwnTables {
     objects: Vec<Object>,
@@ -177,15 +178,15 @@ impl OwnTables {
         self.columns.iter().filter(move |(t, _)| t == table).map(|(_, column)| column.as_str())
     }
 
-    /// Not STRICT: a SQLite of the other program's that is older than STRICT could not open the file.
+    /// Not STRICT: the other program may use a SQLite that is older than STRICT and could not open the file.
     pub fn create_table(&self, conn: &Connection, name: &str) -> rusqlite::Result<()> {
         let sql = self.sql(name);
         let sql = CreateTable::parse(sql).map_or_else(|| sql.to_owned(), |t| t.without_options());
         conn.execute_batch(&sql)
     }
 
-    /// An index whose name the other program has taken gets another one. The trigger that keeps an ending
-    /// as it is holds for the rows of bookend's: what the other program does with its own is its own affair.
+    /// An index gets another name if its own is taken. The trigger that protects endings applies only to rows
+    /// of bookend.
     pub fn create_indexes_and_triggers(&self, conn: &Connection) -> rusqlite::Result<()> {
         for object in self.of_kind("index").chain(self.of_kind("trigger")) {
             let is_taken = conn.query_row(SELECT_IS_TAKEN, [&object.name], |_| Ok(())).optional()?;
@@ -202,13 +203,13 @@ impl OwnTables {
     }
 }
 
-/// What a table is to both programs.
+/// How bookend and the other program share a table.
 struct Rules {
-    /// The columns that bookend never leaves out.
+    /// The columns that bookend always fills.
     always: &'static [&'static str],
-    /// Holds for the rows that bookend wrote, and for those whose end nobody saw.
+    /// The condition for rows that bookend wrote, or whose end is unknown.
     exempt: &'static str,
-    /// The column that bookend looks rows up by.
+    /// The column by which bookend finds rows.
     key: &'static str,
 }
 
@@ -227,15 +228,15 @@ fn rules(table: &str) -> Rules {
     }
 }
 
-/// Rebuilds a table; its indexes and triggers, which went with it, are to be made again by the statements
-/// that come back. The inner error says why it cannot be rebuilt.
+/// Rebuilds a table, and returns the statements that restore its indexes and triggers. The inner error says
+/// why the table cannot be rebuilt.
 pub fn rebuild(
     conn: &Connection,
     theirs: &ForeignTable,
     own: &OwnTables,
 ) -> rusqlite::Result<std::result::Result<Vec<String>, String>> {
     let Some(old) = CreateTable::parse(&theirs.sql) else {
-        return Ok(Err("is no ordinary table".to_owned()));
+        return Ok(Err("is not an ordinary table".to_owned()));
     };
     let name = theirs.name();
     let Some(wanted) = CreateTable::parse(own.sql(&name)) else { return Ok(Ok(Vec::new())) };
@@ -248,7 +249,7 @@ pub fn rebuild(
         _ => None,
     };
     if integer_key.is_some() && old.has_option("STRICT") {
-        return Ok(Err("is STRICT and takes only integers as ids; an id of bookend's is a text".to_owned()));
+        return Ok(Err("is STRICT and accepts only integers as ids; the ids of bookend are text".to_owned()));
     }
 
     let known: Vec<&str> = own.columns_of(&name).collect();
@@ -284,7 +285,7 @@ pub fn rebuild(
         return Ok(Err("is written in a way that bookend does not understand".to_owned()));
     }
     if !copy(conn, theirs, integer_key.is_some())? {
-        return Ok(Err("does not come out of a copy as it went in".to_owned()));
+        return Ok(Err("differs from its copy".to_owned()));
     }
 
     let mut dependents: Vec<String> = conn
@@ -300,7 +301,7 @@ pub fn rebuild(
         conn.execute(INSERT_SEQUENCE, (&theirs.name, last))?;
     }
     if let Some(key) = integer_key {
-        // What the other program's triggers read must be there before the id is filled in.
+        // The triggers of the other program read the id before it is filled in.
         let with = format!("coalesce(NEW.{}, NEW.{ROW_NUMBER})", quoted(&key.name));
         for sql in dependents.iter_mut().filter(|sql| is_trigger(sql)) {
             *sql = ddl::replace_new(sql, &key.name, &with);
@@ -314,7 +315,7 @@ pub fn rebuild(
     Ok(Ok(dependents))
 }
 
-/// Copies every row, with its rowid; whether the copy is the same as the original.
+/// Copies all rows with their rowids, and returns whether the copy equals the original.
 fn copy(conn: &Connection, theirs: &ForeignTable, numbered: bool) -> rusqlite::Result<bool> {
     let kept: Vec<&ForeignColumn> = theirs.columns.iter().filter(|c| !c.is_generated).collect();
     let names: Vec<String> = kept.iter().map(|c| quoted(&c.name)).collect();
@@ -334,7 +335,7 @@ fn copy(conn: &Connection, theirs: &ForeignTable, numbered: bool) -> rusqlite::R
     conn.query_row(&same, [], |row| row.get(0))
 }
 
-/// The last number that AUTOINCREMENT gave.
+/// The last number given by AUTOINCREMENT.
 fn sequence(conn: &Connection, table: &str) -> rusqlite::Result<Option<i64>> {
     let has = conn.query_row(SELECT_HAS_SEQUENCE, [], |_| Ok(())).optional()?;
     match has {
@@ -347,7 +348,7 @@ fn is_trigger(sql: &str) -> bool {
     sql.get(.."CREATE TRIGGER".len()).is_some_and(|head| head.eq_ignore_ascii_case("CREATE TRIGGER"))
 }
 
-/// Whether the column alone tells rows apart.
+/// Whether a unique index covers this column alone.
 fn has_unique(conn: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
     const SELECT_UNIQUE: &str = "
         SELECT 1 FROM pragma_index_list(?1) l

@@ -1,4 +1,4 @@
--- A task of bookend's from its start to its end: what refuses it is to be known now, not when an agent waits.
+-- Writes a task of bookend from start to end, so that a constraint that refuses it is found now.
 PRAGMA ignore_check_constraints = OFF;
 SAVEPOINT trial;
 INSERT INTO task_history (id, key, agent, agent_type, status, started_at, live_slot)

@@ -1,4 +1,4 @@
-//! The record of a task's end, as it is kept in the spool.
+//! The format of a record in the spool.
 
 use std::io;
 
@@ -10,11 +10,11 @@ use crate::task::{
     UsageCounts,
 };
 
-/// What of an error's text is kept if the record else does not fit into its slot.
+/// The length to which an error's text is truncated if the record does not fit in its slot.
 const SHORT_ERROR_CHARS: usize = 2000;
 const RECORD_VERSION: u32 = 1;
 
-/// A record as it lies in the spool: flat, of its own version, independent of the tables.
+/// A record in the spool: flat, with its own version, independent of the tables.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     version: u32,
@@ -101,26 +101,26 @@ impl Record {
         }
     }
 
-    /// As it lies in the spool.
+    /// The bytes of the record, with a checksum.
     pub(super) fn sealed(&self) -> io::Result<Vec<u8>> {
         let bytes = serde_json::to_vec(self)?;
         let rest = &bytes[1..];
         Ok([seal(rest).as_bytes(), rest].concat())
     }
 
-    /// Leaves out what makes a record too long for its slot.
+    /// Shortens a record that does not fit in its slot.
     pub(super) fn shorten(&mut self) {
         self.error = self.error.take().map(|e| e.chars().take(SHORT_ERROR_CHARS).collect());
         self.leftovers = None;
     }
 
-    /// One line of ASCII, which a terminal and the journal show as it is. It is a valid record.
+    /// The record as one line of ASCII, which a terminal and the journal show unchanged.
     pub(super) fn line(&self) -> io::Result<String> {
         let mut rest = String::new();
         for c in serde_json::to_string(self)?.chars().skip(1) {
             match c {
                 ' '..='~' => rest.push(c),
-                // serde_json has escaped the control characters below it.
+                // serde_json has already escaped the control characters.
                 _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|u| rest.push_str(&format!("\\u{u:04x}"))),
             }
         }
@@ -168,7 +168,8 @@ impl Record {
     }
 }
 
-/// How a record begins, still as JSON: the FNV-1a hash of the `rest`, so that no damage passes for an ending.
+/// The beginning of a record: the FNV-1a hash of the `rest`, so that a damaged record is not taken for an
+/// ending.
 fn seal(rest: &[u8]) -> String {
     let hash = rest.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -187,7 +188,7 @@ pub struct SpooledRecord {
 
 pub(super) fn parse(bytes: &[u8]) -> Result<SpooledRecord, String> {
     if bytes.split_at_checked(SEAL_BYTES).is_none_or(|(head, rest)| head != seal(rest).as_bytes()) {
-        return Err("it is no record, or was cut or damaged: its check does not fit".to_owned());
+        return Err("it is not a record, or is truncated or damaged: its checksum is wrong".to_owned());
     }
     let record: Record = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     if record.version != RECORD_VERSION {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn an_id_cannot_leave_the_spool_nor_meet_another() {
+fn a_file_name_stays_in_the_spool_and_differs_for_each_id() {
     assert_eq!(file_name(&TaskId::recorded("../a")).unwrap(), "%2E%2E%2Fa");
     assert_ne!(file_name(&TaskId::recorded("a/b")).unwrap(), file_name(&TaskId::recorded("a%2Fb")).unwrap());
     assert_eq!(id_of(&file_name(&TaskId::recorded("a/b:%.c")).unwrap()), Some(TaskId::recorded("a/b:%.c")));
@@ -13,7 +13,7 @@ fn an_id_cannot_leave_the_spool_nor_meet_another() {
 }
 
 #[test]
-fn unfinished_slots_and_kept_records_do_not_wait() {
+fn slots_and_kept_records_are_not_merged() {
     let dir = tempfile::tempdir().unwrap();
     for name in [".a.slot", "b.kept.json", ".c.json", "d.json", "e.txt"] {
         fs::write(dir.path().join(name), "").unwrap();
@@ -22,7 +22,7 @@ fn unfinished_slots_and_kept_records_do_not_wait() {
 }
 
 #[test]
-fn putting_aside_never_overwrites() {
+fn a_record_that_is_moved_away_overwrites_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.json");
     fs::write(&path, "1").unwrap();

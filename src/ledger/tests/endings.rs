@@ -154,7 +154,12 @@ fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_ex
         let claim = ledger.claim().unwrap();
         claim.insert(&new_task("second", Some(KEY)), &live, "run").unwrap();
         claim
-            .set_session_aside(&Key::recorded(KEY), "fresh", &TaskId::recorded("second"), time(START))
+            .invalidate_session_for_start(
+                &Key::recorded(KEY),
+                "fresh",
+                &TaskId::recorded("second"),
+                time(START),
+            )
             .unwrap();
         claim.commit().unwrap();
         assert_eq!(linked(&ledger), None);

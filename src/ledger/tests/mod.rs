@@ -45,7 +45,7 @@ impl World {
     }
 
     pub fn open(&self) -> Ledger {
-        Ledger::open(&self.at()).unwrap()
+        Ledger::open(&self.at()).unwrap().0
     }
 
     /// The file as another program sees it.

@@ -35,7 +35,7 @@ fn this_program(test: &str) -> Command {
 }
 
 fn one_life(file: &Path, id: &str) {
-    let mut ledger = Ledger::open(&location(file)).unwrap();
+    let mut ledger = Ledger::open(&location(file)).unwrap().0;
     let slot = ledger.spool_slot(&TaskId::recorded(id)).unwrap();
     let _live = start(&mut ledger, &new_task(id, Some(id)));
     let finished = ledger.finish(&TaskId::recorded(id), &ended(Ending::Success), "run").unwrap();
@@ -124,7 +124,7 @@ fn everything_made_is_private_whatever_the_umask() {
 fn child_makes_everything() {
     if let (Some(file), Ok(mask)) = (std::env::var_os(CHILD_FILE), std::env::var(CHILD_ID)) {
         umask(Mode::from_bits_truncate(u32::from_str_radix(&mask, 8).unwrap()));
-        let mut ledger = Ledger::open(&location(Path::new(&file))).unwrap();
+        let mut ledger = Ledger::open(&location(Path::new(&file))).unwrap().0;
         let _live = start(&mut ledger, &new_task("t", None));
         let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
         slot.write(&ended(Ending::Success), "run").unwrap();
@@ -137,7 +137,7 @@ fn what_existed_with_wider_modes_is_tightened() {
     let world = World::new();
     let dir = world.dir.path().join("bookend");
     let at = Location { file: dir.join("bookend.db"), chosen_by: ChosenBy::Default };
-    let ledger = Ledger::open(&at).unwrap();
+    let ledger = Ledger::open(&at).unwrap().0;
     drop(ledger.hold_live().unwrap());
     drop(ledger);
     let private = dir.join("bookend.db.d");
@@ -150,7 +150,7 @@ fn what_existed_with_wider_modes_is_tightened() {
     let dirs = [dir.clone(), private.clone(), private.join("spool")];
     files.iter().for_each(|f| chmod(f, 0o666));
     dirs.iter().for_each(|d| chmod(d, 0o755));
-    let ledger = Ledger::open(&at).unwrap();
+    let ledger = Ledger::open(&at).unwrap().0;
     drop(ledger.hold_live().unwrap());
     for file in &files {
         assert_eq!(mode(file), 0o600, "{}", file.display());

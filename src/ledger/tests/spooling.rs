@@ -56,8 +56,7 @@ fn a_spooled_record_comes_into_its_row_as_if_it_had_been_written_there() {
     drop(claim);
     drop(ledger);
 
-    let ledger = world.open();
-    let merged = ledger.merged();
+    let (ledger, merged) = Ledger::open(&world.at()).unwrap();
     assert_eq!(merged.len(), 1);
     assert_eq!(merged[0].task, Some(TaskId::recorded("spooled")));
     assert!(matches!(

@@ -10,7 +10,8 @@ use crate::task::{ProcessIdentity, TaskId};
 pub enum SweepOwner {
     /// The task's own supervisor, subreaper since before the agent was forked: what is below it is the
     /// task's, except for its own helpers and for the `inherited` children that it had before
-    /// ([`super::children`]). If there are such, an orphan without the mark may be theirs and is spared.
+    /// ([`children()`](super::children())). If there are such, an orphan
+    /// without the mark may be theirs and is spared.
     /// Helpers are children that are not reaped yet; they fork nothing, so they cause no such doubt.
     Supervisor { inherited: Vec<ProcessIdentity>, helpers: Vec<i32> },
     /// Another process, such as `recover`: only the mark proves that a process is the task's.

@@ -251,7 +251,8 @@ impl Supervisor<'_> {
         if let (Some(resumed), Some(named)) = (&self.resumed, &observed.session_id) {
             if resumed != named {
                 warn!(
-                    "the agent did not resume session {resumed} and started session {named}: its context is lost"
+                    "the agent did not resume session {resumed} and started session {named}: its context is \
+                     lost"
                 );
                 self.context_lost = true;
             }
