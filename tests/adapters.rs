@@ -180,7 +180,7 @@ fn a_session_that_the_agent_names_is_committed_at_once() {
         (session.text("task_id"), session.text("provider")),
         (world.row().text("id"), "cursor".into())
     );
-    go.tell("on");
+    go.write_line("on");
     process.wait().ended(End::Code(0)).silent();
     assert_eq!(world.row().ending(), "success/");
 }
@@ -198,7 +198,7 @@ fn counts_are_kept_while_it_runs_and_outlive_a_killed_supervisor() {
     });
     process.signal(Signal::KILL);
     process.wait().ended(End::Signal(9));
-    go.tell("nobody listens");
+    go.write_line("nobody listens");
     let row = world.row();
     assert_eq!(row.text("status"), "running", "nobody is left to say more");
     assert_eq!((row.number("output_tokens"), row.number("turns")), (Some(15), Some(2)));
@@ -220,7 +220,7 @@ fn claude_is_told_its_session_before_it_says_a_word() {
     assert_eq!(world.row().text("session_id"), id);
     let sessions = world.sql("SELECT * FROM claude_sdk_sessions WHERE key = 'k'");
     assert_eq!(sessions[0].text("session_id"), id);
-    go.tell("on");
+    go.write_line("on");
     process.wait().ended(End::Code(0)).silent();
     assert_eq!(world.row().json("argv"), serde_json::json!(["claude", "--session-id", id, "-p", "hi"]));
     assert_eq!(world.row().json("user_argv"), serde_json::json!(["claude", "-p", "hi"]));

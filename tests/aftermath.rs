@@ -26,7 +26,7 @@ fn what_an_ended_task_left_is_ended_by_recovery_where_its_option_says_so() {
     // As if the supervisor had died before it could end it.
     change(&world, "UPDATE task_history SET run_options = json_set(run_options, '$.leftovers', 'auto')");
     let told = recover(&world, &[]);
-    assert_eq!(said_of(&told, "task left-behind had ended; of what it left running, 1 ended"), 1, "{told}");
+    assert_eq!(said_of(&told, "task left-behind had ended; leftover processes ended: 1"), 1, "{told}");
     gone(&world, daemon);
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.json("leftovers")["ended"].as_i64()), ("failure/exit", Some(1)));
@@ -65,7 +65,7 @@ fn what_an_ended_task_left_is_its_supervisors_affair_while_that_lives() {
     let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
     let run = world.run_sh(&script).options(["--id", "in-its-grace", "--grace", "1000s"]).start();
     let daemon = out.pid("stay");
-    go.tell("now");
+    go.write_line("now");
     let ended = || world.rows().first().is_some_and(|r| r.ending() == "failure/exit");
     eventually(world.deadline(), "the end in the ledger", ended);
     let told = recover(&world, &["--grace", "0s"]);
@@ -90,7 +90,7 @@ fn an_agent_without_the_mark_is_ended_by_its_recorded_identity() {
     eventually(world.deadline(), "an agent without the mark", || !is_marked());
     busy.kill_supervisor();
     let told = recover(&world, &["--grace", "0s"]);
-    assert_eq!(said_of(&told, "still ran and was ended"), 1, "{told}");
+    assert_eq!(said_of(&told, "was still running and was ended"), 1, "{told}");
     gone(&world, agent);
     assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
 }
@@ -154,7 +154,7 @@ fn a_hint_does_not_warn_of_a_session_that_an_operator_has_restored() {
         }
         let told = recover(&world, &[]);
         assert_eq!(said_of(&told, "interrupted (signal)"), 1, "{told}");
-        let warned = said_of(&told, &format!("session {session} is not to be resumed"));
+        let warned = said_of(&told, &format!("session {session} invalidated"));
         assert_eq!(warned, usize::from(!restored), "{told}");
     }
 }

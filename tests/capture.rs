@@ -38,8 +38,8 @@ fn each_byte_comes_at_once() {
     let mut process = world.run(STREAM).start();
     // Each part comes although no line is whole and the agent waits for us.
     for part in ["one", "onetwo", "onetwo\n{\"three", "onetwo\n{\"three\":1}\n"] {
-        process.said(part.as_bytes());
-        go.tell("on");
+        process.wait_for_output(part.as_bytes());
+        go.write_line("on");
     }
     process.wait().ended(End::Code(0));
 }
@@ -90,8 +90,8 @@ fn a_character_cut_in_half_is_passed_on_at_once_and_read_whole() {
     );
     world.stand_in("claude", &script);
     let mut process = world.run(STREAM).start();
-    process.said(b"mod\xc3");
-    go.tell("on");
+    process.wait_for_output(b"mod\xc3");
+    go.write_line("on");
     let output = process.wait().ended(End::Code(0)).silent();
     assert!(output.stdout.contains("\"modèle\""), "{}", output.stdout);
     assert_eq!(world.row().text("model"), "modèle");
@@ -110,9 +110,9 @@ fn an_agent_that_closes_stdout_ends_it_for_the_reader_and_works_on() {
         world.stand_in("claude", &script);
         let mut process = world.run(STREAM).start();
         let agent = up.pid("up");
-        process.stdout_end();
+        process.read_stdout_to_end();
         assert!(state(agent).is_some(), "the agent lives");
-        go.tell("on");
+        go.write_line("on");
         process.wait().ended(End::Code(code));
         assert_eq!(world.rows().pop().expect("a row").ending(), ending);
     }
@@ -137,7 +137,7 @@ fn much_and_little_come_in_order_whether_the_reader_sleeps_or_not() {
         // It has said all although nobody has taken it.
         assert_eq!(done.line(), "done");
         assert!(process.line() == format!("{text} line {n}"), "line {n}");
-        go.tell("on");
+        go.write_line("on");
     }
     let output = process.wait().ended(End::Code(4));
     let expected = [&bulk[..], &bulk, b"\n", &bulk].concat();
@@ -189,8 +189,8 @@ fn claude_is_drained_and_read_when_its_reader_has_gone() {
     world.stand_in("claude", &script);
     let mut process = world.run(STREAM).start();
     process.line();
-    process.drop_stdout();
-    go.tell("on");
+    process.close_stdout();
+    go.write_line("on");
     process.wait().ended(End::Code(0)).silent();
     let row = world.row();
     assert_eq!(row.ending(), "success/");
@@ -203,7 +203,7 @@ fn another_agent_gets_its_own_broken_pipe_when_its_reader_has_gone() {
     world.stand_in("cursor-agent", &format!("init {ID}; exec yes '{{}}'"));
     let mut process = world.run(CURSOR).start();
     process.line();
-    process.drop_stdout();
+    process.close_stdout();
     process.wait().ended(End::Signal(13));
     let row = world.row();
     assert_eq!(row.ending(), "failure/signal");
@@ -222,7 +222,7 @@ fn a_grandchild_that_holds_the_pipe_delays_the_end_by_a_second_and_is_named() {
     let process = world.run(STREAM).start();
     let holder = stay.pid("stay");
     let asked = Instant::now();
-    go.tell("on");
+    go.write_line("on");
     let output = process.wait().ended(End::Code(0));
     // The bound is one second; the rest is for a machine that is busy.
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());

@@ -87,7 +87,7 @@ fn a_session_that_is_invalidated_while_it_is_used_stays_so_whatever_the_clock_sa
     bookend(&world, &["session", "invalidate", crate::standins::KEY]).ended(End::Code(0));
     // As if the clock had been set back between the start and this.
     change(&world, "UPDATE session_invalidation SET at = '2001-01-01T00:00:00.000Z'");
-    go.tell("now");
+    go.write_line("now");
     run.wait().ended(End::Code(0));
     assert_eq!(linked(&world), None);
 }

@@ -11,7 +11,7 @@ fn a_closed_stdout_gives_its_reader_the_end() {
     let mut out = world.fifo("out");
     let mut agent = world.run(["probe", "close", "1", &out.path()]).start();
     out.pid("closed");
-    assert_eq!(agent.stdout_end(), "");
+    assert_eq!(agent.read_stdout_to_end(), "");
     assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
 }
 

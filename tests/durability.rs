@@ -81,7 +81,7 @@ fn a_spooled_record_is_synced_before_its_rename_and_its_directory_after_it() {
     let run = world.bare(words).env("BOOKEND_BUSY_TIMEOUT", "10ms").start();
     say.pid("ready");
     let lock = locked(&world);
-    go.tell("now");
+    go.write_line("now");
     run.wait().ended(End::Code(3));
     drop(lock);
     let calls = calls(&world);

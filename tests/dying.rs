@@ -5,7 +5,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{End, Fifo, Output, Proc, World, eventually, possible, say, stat_field, state};
+use crate::harness::{End, Fifo, Output, Proc, World, eventually, possible, print_line, stat_field, state};
 use crate::standins::{Busy, bookend};
 
 /// What is killed.
@@ -62,7 +62,7 @@ fn each_is_settled(test: &str, agent: &str, beside: impl Fn(&World, &mut Fifo, i
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), kills() * 8, wrong.join("\n"));
     if kills() > 5 {
-        say(&format!("{test}: {} kills, each settled", kills() * 8));
+        print_line(&format!("{test}: {} kills, each settled", kills() * 8));
     }
 }
 
@@ -128,7 +128,7 @@ fn a_daemon_whose_first_thread_has_ended_is_found_by_its_mark() {
     let daemon = out.pid("ready");
     run.signal(Signal::KILL);
     let audit = bookend(&world, &["recover", "--grace", "100ms"]).ended(End::Code(0));
-    assert!(audit.stdout.contains("1 interrupted"), "{audit:?}");
+    assert!(audit.stdout.contains("1 task interrupted"), "{audit:?}");
     let pid = Pid::from_raw(daemon).expect("a pid");
     let is_hidden = stat_field(daemon, 20).is_none() && rustix::process::test_kill_process(pid).is_ok();
     if is_hidden {
@@ -194,12 +194,13 @@ fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others
     world.run(["true"]).options(["--key", "quick"]).run().ended(End::Code(0));
     let refused = world.run(["true"]).options(["--key", "agent", "--grace", "0s"]).start();
     let said = recover.wait().ended(End::Code(1)).stdout;
-    let killed = "is being killed and does not end (state t)";
+    let killed = "was killed but has not ended (state t)";
     for part in [
-        "task agent stays running: its supervisor is gone, but processes of it could not be ended".to_owned(),
+        "task agent stays running: its supervisor has ended, but some of its processes could not be ended"
+            .to_owned(),
         format!("pid {}, which {killed}", agent.1),
         format!("task supervisor stays running: its supervisor (pid {}) {killed}", supervisor.0.pid()),
-        "1 interrupted, 2 stuck".to_owned(),
+        "1 task interrupted, 2 stuck tasks".to_owned(),
     ] {
         assert!(said.contains(&part), "{part} in {said}");
     }
@@ -209,5 +210,5 @@ fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others
     // Without their tracers they end.
     drop((first, second));
     let said = bookend(&world, &["recover", "--grace", "0s"]).ended(End::Code(0)).stdout;
-    assert!(said.contains("2 interrupted"), "{said}");
+    assert!(said.contains("2 tasks interrupted"), "{said}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::{End, Under, World, is_root, possible};
+use crate::harness::{End, World, Wrapper, is_root, possible};
 
 const CODES: [i32; 24] =
     [0, 1, 2, 3, 7, 63, 64, 75, 77, 78, 99, 100, 124, 125, 126, 127, 128, 129, 130, 137, 143, 192, 254, 255];
@@ -155,7 +155,7 @@ fn a_reader_that_goes_ends_the_writer_by_sigpipe() {
     let world = World::new();
     let mut yes = world.run(["yes"]).start();
     assert_eq!(yes.line(), "y");
-    yes.drop_stdout();
+    yes.close_stdout();
     yes.wait().ended(End::Signal(13)).silent();
 }
 
@@ -164,7 +164,7 @@ fn an_ignored_sigpipe_stays_ignored() {
     let world = World::new();
     let mut agent =
         world.run_sh("read x; echo a; echo b || exit 9").with(["ignore=13"]).piped_input().start();
-    agent.drop_stdout();
+    agent.close_stdout();
     agent.stdin = None;
     let output = agent.wait();
     assert_eq!(output.end, End::Code(9), "{output:?}");
@@ -195,7 +195,7 @@ fn nothing_but_the_ledger_is_written_and_all_of_it_is_private() {
     let Some(world) = World::of_bookend("nothing_but_the_ledger_is_written") else {
         return;
     };
-    assert_eq!(world.under, Under::Bookend);
+    assert_eq!(world.wrapper, Wrapper::Bookend);
     world.run(["true"]).with(["umask=000"]).run().ended(End::Code(0));
     for name in ["home", "tmp"] {
         let found: Vec<_> = fs::read_dir(world.path(name)).expect("a directory").flatten().collect();

@@ -156,7 +156,7 @@ fn two_recoveries_after_a_reboot_run_a_hook_once() {
     let second = world.bare(["bookend", "recover"]).start();
     let told = second.wait().ended(End::Code(0)).stdout;
     assert!(told.contains("nothing to settle"), "{told}");
-    go.tell("now");
+    go.write_line("now");
     first.wait().ended(End::Code(0));
     assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "x\n");
     assert_eq!(world.row().text("delivery_status"), "delivered");
@@ -275,7 +275,7 @@ fn settle_only_leaves_hooks_and_reports_to_the_next_recovery() {
     let options = ["--id", "one", "--on-finish", &hook];
     Busy::start(&world, "say", |_| world.run_sh(script).options(options)).kill_all();
     let told = recover(&world, &["--settle-only"]);
-    assert!(told.contains("1 interrupted") && !told.contains("task one interrupted"), "{told}");
+    assert!(told.contains("1 task interrupted") && !told.contains("task one interrupted"), "{told}");
     let row = world.row();
     assert_eq!(
         (row.text("status").as_str(), row.text("delivery_status").as_str()),
@@ -323,7 +323,7 @@ fn recovery_does_not_call_failed_what_another_process_delivered_meanwhile() {
     let recovery = world.bare(["bookend", "recover"]).start();
     ready.pid("ready");
     bookend(&world, &["deliver", "second"]).ended(End::Code(0));
-    go.tell("now");
+    go.write_line("now");
     let told = recovery.wait().ended(End::Code(0)).stdout;
     assert!(told.contains("task first: delivered") && !told.contains("second"), "{told}");
     let states: Vec<String> = world.rows().iter().map(|r| r.text("delivery_status")).collect();

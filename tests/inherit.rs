@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use serde_json::Value;
 
-use crate::harness::{Cmd, End, Under, World, is_root};
+use crate::harness::{Cmd, End, World, Wrapper, is_root};
 
 fn hex(s: &str) -> String {
     s.bytes().map(|b| format!("{b:02x}")).collect()
@@ -57,7 +57,7 @@ fn same_os(specs: &[OsString]) {
     fs::remove_file(world.path("report")).expect("the report");
     let mut wrapped = report(&world, world.run(argv).with(specs), "report", 0);
     let added = take_added(&mut wrapped);
-    let expected = if world.under == Under::Bookend { 2 } else { 0 };
+    let expected = if world.wrapper == Wrapper::Bookend { 2 } else { 0 };
     assert_eq!(added.len(), expected, "{specs:?}: added variables {added:?}");
     for (name, value) in bare.as_object().expect("an object") {
         assert_eq!(&wrapped[name], value, "{specs:?}: {name} is not what the bare command sees");

@@ -167,7 +167,7 @@ fn a_kept_session_is_kept_by_an_end_that_came_through_the_spool() {
     let process = world.run(STREAM).options(options).env("BOOKEND_BUSY_TIMEOUT", "100ms").start();
     up.pid("up");
     ledger.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
-    go.tell("on");
+    go.write_line("on");
     let said = process.wait().ended(End::Code(1));
     assert!(said.stderr.contains("the next command"), "{said:?}");
     ledger.execute_batch("ROLLBACK").expect("the end of the lock");

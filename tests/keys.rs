@@ -58,7 +58,7 @@ fn a_second_run_under_a_key_is_refused_with_75_and_told_why() {
     assert_eq!(world.rows().len(), 1, "no row of a run that never was");
     world.run(["true"]).options(["--key", "other"]).run().ended(End::Code(0)).silent();
 
-    holder.go.tell("on");
+    holder.go.write_line("on");
     holder.process.wait().ended(End::Code(0)).silent();
     assert_eq!(task(&world, "holder").ending(), "success/");
     world.run(["true"]).options(["--key", "k"]).run().ended(End::Code(0)).silent();
@@ -73,7 +73,7 @@ fn a_run_that_waits_begins_when_the_holder_has_ended() {
     let waiting = world.run_sh(script).options(["--key", "k", "--wait"]).own_group().start();
     // A third one is refused all the while.
     world.run(["true"]).options(["--key", "k"]).run().ended(End::Code(75));
-    holder.go.tell("on");
+    holder.go.write_line("on");
     holder.process.wait().ended(End::Code(0)).silent();
     waiting.wait().ended(End::Code(0)).silent();
     let seen = fs::read_to_string(world.path("seen")).expect("what it saw");
@@ -92,7 +92,7 @@ fn a_run_that_waits_can_be_stopped() {
         waiting.signal(signal);
         waiting.wait().ended(End::Signal(signal.as_raw()));
     }
-    holder.go.tell("on");
+    holder.go.write_line("on");
     holder.process.wait().ended(End::Code(0)).silent();
     assert!(!world.path("effect").exists(), "the agent ran");
     assert_eq!(world.rows().len(), 1);
@@ -128,7 +128,7 @@ fn the_database_itself_makes_two_under_a_key_impossible() {
     let refused = insert("second", "k").expect_err("two under a key");
     assert!(refused.to_string().contains("UNIQUE"), "{refused}");
     insert("elsewhere", "other").expect("another key is free");
-    holder.go.tell("on");
+    holder.go.write_line("on");
     holder.process.wait().ended(End::Code(0)).silent();
     insert("later", "k").expect("the key is free now");
     let again = world.change("UPDATE task_history SET status = 'running' WHERE id = 'holder'");
@@ -330,7 +330,7 @@ fn a_session_in_use_under_another_key_is_refused_with_75() {
         assert!(output.stderr.contains(&session) && output.stderr.contains("user"), "{}", output.stderr);
     }
     assert_eq!((world.argvs().len(), world.rows().len()), (count, 3), "nothing was executed");
-    go.tell("on");
+    go.write_line("on");
     user.wait().ended(End::Code(0)).silent();
 }
 

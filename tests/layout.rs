@@ -74,7 +74,7 @@ fn no_line_is_wider_than_110_characters() {
 fn only_known_names_are_at_the_top_level() {
     let files = Command::new("git").args(["ls-tree", "--name-only", "HEAD"]).current_dir(root()).output();
     let Ok(files) = files else {
-        return crate::harness::say("skipped only_known_names_are_at_the_top_level: needs git");
+        return crate::harness::print_line("skipped only_known_names_are_at_the_top_level: needs git");
     };
     for name in String::from_utf8_lossy(&files.stdout).lines() {
         let known = ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "contrib", "src", "tests"];

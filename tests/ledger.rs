@@ -139,7 +139,7 @@ fn a_newer_ledger_is_refused_with_both_versions() {
 
 #[test]
 fn a_directory_that_cannot_be_written_to_is_refused() {
-    let Some((world, specs)) = World::of_nobody("a_directory_that_cannot_be_written_to") else { return };
+    let Some((world, specs)) = World::unprivileged("a_directory_that_cannot_be_written_to") else { return };
     let command = || world.run(["touch", &world.name("tmp/effect")]).with(&specs);
     set_mode(&world.path("state"), 0o555);
     refused(&world, command(), &[&world.name("state/bookend"), "ermission denied"]);
@@ -169,7 +169,7 @@ fn assert_private(folder: &Path) {
 #[test]
 fn modes_are_private_whatever_the_umask() {
     for umask in ["000", "022", "777"] {
-        let Some((world, mut specs)) = World::of_nobody("modes_are_private_whatever_the_umask") else {
+        let Some((world, mut specs)) = World::unprivileged("modes_are_private_whatever_the_umask") else {
             return;
         };
         specs.push(format!("umask={umask}"));
@@ -202,7 +202,7 @@ fn modes_that_were_wider_are_made_private() {
     set_mode(&folder, 0o755);
     world.run(["true"]).run().ended(End::Code(0)).silent();
     assert_private(&folder);
-    end.tell("now");
+    end.write_line("now");
     holder.wait().ended(End::Code(0)).silent();
 }
 
@@ -277,7 +277,7 @@ fn what_is_written_while_the_agent_talks_waits_for_no_disk() {
         let counted =
             || world.ledger().exists() && world.rows().iter().any(|r| r.text("input_tokens") == "7");
         eventually(world.deadline(), "what it has said so far", || talk.is_empty() || counted());
-        go.tell("on");
+        go.write_line("on");
         process.wait().ended(End::Code(0)).silent();
         Some(fs::read_to_string(trace).expect("the trace").lines().count())
     };

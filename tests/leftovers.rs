@@ -31,7 +31,7 @@ impl<'w> Leaver<'w> {
     fn run(mut self, options: &[&str], code: i32) -> (i32, Fifo, Row) {
         let process: Proc = self.command().options(options.iter().copied()).own_group().start();
         let daemon = self.out.pid("stay");
-        self.go.tell("now");
+        self.go.write_line("now");
         process.wait().ended(End::Code(code));
         (daemon, self.out, self.world.rows().pop().expect("a row"))
     }
@@ -140,7 +140,7 @@ fn the_ending_is_committed_before_the_grace() {
     let mut leaver = Leaver::new(&world, "probe with setsid ignore=15 -- probe stay OUT", 1);
     let process = leaver.command().options(["--grace", "20s"]).own_group().start();
     let daemon = leaver.out.pid("stay");
-    leaver.go.tell("now");
+    leaver.go.write_line("now");
     eventually(world.deadline(), "the row's end", || world.row().text("status") == "failure");
     assert_eq!(state(daemon), Some('S'), "its grace runs");
     assert_ne!(state(process.pid()), Some('Z'), "bookend waits for it");
@@ -156,7 +156,7 @@ fn a_stopped_one_is_ended_too() {
     let daemon = leaver.out.pid("stay");
     world.send(daemon, [19]);
     eventually(world.deadline(), "its stop", || state(daemon) == Some('T'));
-    leaver.go.tell("now");
+    leaver.go.write_line("now");
     process.wait().ended(End::Code(1));
     assert!(leaver.out.rest().is_empty(), "it is gone");
 }
@@ -172,7 +172,7 @@ fn a_stopped_one_is_continued_so_that_it_can_end_as_it_is_asked() {
     let daemon = leaver.out.pid("ready");
     world.send(daemon, [19]);
     eventually(world.deadline(), "its stop", || state(daemon) == Some('T'));
-    leaver.go.tell("now");
+    leaver.go.write_line("now");
     assert!(leaver.out.line().starts_with("15 "), "SIGTERM");
     world.send(daemon, ["64:1000"]);
     process.wait().ended(End::Code(1));
@@ -197,10 +197,10 @@ fn one_without_the_mark_is_told_only_once_it_is_bookends_own_child() {
     let mut leaver = Leaver::new(&world, "probe with setsid -- parent OUT", 1);
     let process = leaver.command().own_group().start();
     let child = leaver.out.pid("ready");
-    leaver.go.tell("now");
+    leaver.go.write_line("now");
     assert_eq!(leaver.out.line(), "asked");
     eventually(world.deadline(), "bookend has told all that it may", || state(process.pid()) == Some('S'));
-    end.tell("now");
+    end.write_line("now");
     assert_eq!(leaver.out.line(), "gone", "its child was left alone until then");
     assert!(leaver.out.line().starts_with("15 "));
     world.send(child, ["64:1000"]);
@@ -231,7 +231,7 @@ fn stranger(world: &World, specs: &str, command: &str) -> (Proc, Fifo) {
     let line = format!("exec probe with env=BOOKEND_TASK_ID={} {command}", specs.replace("ID", &id));
     let stranger = world.bare(["sh", "-c", &line]).env("BOOKEND_LEDGER", world.ledger()).start();
     out.pid("stay");
-    go.tell("now");
+    go.write_line("now");
     process.wait().ended(End::Code(1));
     (stranger, out)
 }
@@ -293,7 +293,7 @@ fn a_tmux_server_begun_within_the_task_survives() {
     let script = format!("{session}; read x <{}; exit 1", go.path());
     let process = world.run_sh(&script).options(["--grace", "100ms"]).own_group().start();
     let inside = out.pid("stay");
-    go.tell("now");
+    go.write_line("now");
     process.wait().ended(End::Code(1));
     world.bare(["tmux", "-L", "own", "has-session"]).run().ended(End::Code(0));
     assert_eq!(state(inside), Some('S'), "and what runs in it");
@@ -322,7 +322,7 @@ fn a_nested_run_that_was_let_go_settles_its_own_row_when_the_outer_ends() {
     let mut leaver = Leaver::new(&world, inner, 1);
     let process = leaver.command().own_group().start();
     leaver.out.pid("stay");
-    leaver.go.tell("now");
+    leaver.go.write_line("now");
     process.wait().ended(End::Code(1));
     assert!(leaver.out.rest().is_empty(), "its agent is gone");
     eventually(world.deadline(), "the inner row's end", || world.rows()[1].text("status") != "running");
@@ -340,7 +340,7 @@ fn a_nested_run_is_never_killed_nor_what_is_below_it() {
     let mut leaver = Leaver::new(&world, inner, 1);
     let process = leaver.command().options(["--grace", "50ms"]).own_group().start();
     leaver.out.pid("stay");
-    leaver.go.tell("now");
+    leaver.go.write_line("now");
     process.wait().ended(End::Code(1));
     assert!(leaver.out.rest().is_empty(), "its agent is gone in the end");
     eventually(world.deadline(), "the inner row's end", || world.rows()[1].text("status") != "running");
@@ -358,7 +358,7 @@ fn what_is_below_a_nested_run_is_left_to_it() {
     let mut leaver = Leaver::new(&world, inner, 1);
     let process = leaver.command().options(["--grace", "50ms"]).own_group().start();
     let agent = leaver.out.pid("ready");
-    leaver.go.tell("now");
+    leaver.go.write_line("now");
     assert!(leaver.out.line().starts_with("15 "), "forwarded by the inner one");
     process.wait().ended(End::Code(1));
     world.send(agent, ["64:1003"]);

@@ -1,6 +1,8 @@
 //! Timeouts, the escalation, an agent that stays after its result, and no work while nothing happens.
 
-use crate::harness::{End, Fifo, Proc, Pty, World, children, eventually, on_path, possible, state, switches};
+use crate::harness::{
+    End, Fifo, Proc, Pty, World, children, eventually, on_path, possible, state, voluntary_switches,
+};
 
 fn stay(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo) {
     let (process, out, _) = stay_as(world, options, specs);
@@ -259,8 +261,8 @@ fn a_broken_pipe_of_bookends_own_is_not_the_agents() {
     claude(&world, &script);
     let mut process = world.run(STREAM).own_group().start();
     assert!(process.line().contains("init"));
-    process.drop_stdout();
-    go.tell("now");
+    process.close_stdout();
+    go.write_line("now");
     let agent = out.pid("ready");
     let is_read = || world.row().text("session_id") == other;
     eventually(world.deadline(), "what nobody takes is read along", is_read);
@@ -277,7 +279,7 @@ fn a_broken_pipe_of_bookends_own_is_not_the_agents() {
 fn wake_ups(world: &World, process: &Proc, agent: i32) -> u64 {
     let count = || {
         let helpers = children(process.pid()).into_iter().filter(|c| *c != agent);
-        helpers.chain([process.pid()]).map(switches).sum::<u64>()
+        helpers.chain([process.pid()]).map(voluntary_switches).sum::<u64>()
     };
     let mut last = count();
     eventually(world.deadline(), "bookend has gone to sleep", || {
@@ -352,7 +354,7 @@ fn what_is_written_after_the_agents_end_starts_no_clock() {
         .map(|f| crate::harness::stat_field(process.pid(), f).and_then(|n| n.parse().ok()).unwrap_or(0u64))
         .iter()
         .sum();
-    go.tell("now");
+    go.write_line("now");
     process.wait().ended(End::Code(0));
     assert!(used < 50, "it spins: {used} ticks");
 }
@@ -392,7 +394,7 @@ fn a_locked_ledger_does_not_hold_up_what_the_agent_says() {
     let other = rusqlite::Connection::open(world.path("l.db")).expect("the ledger");
     other.busy_timeout(std::time::Duration::from_secs(10)).expect("a time-out");
     other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
-    go.tell("now");
+    go.write_line("now");
     assert!(process.line().contains("assistant"));
     let asked = std::time::Instant::now();
     assert_eq!(process.line(), "more");
@@ -402,6 +404,6 @@ fn a_locked_ledger_does_not_hold_up_what_the_agent_says() {
     drop(other);
     eventually(world.deadline(), "what the ledger did not take before", || tokens() == Some(7));
     let mut more = more;
-    more.tell("now");
+    more.write_line("now");
     process.wait().ended(End::Code(0));
 }

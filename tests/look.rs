@@ -74,7 +74,7 @@ fn what_runs_stands_on_top_and_then_the_newest() {
     let lines = look(&world, &["list", "--jsonl"]).ended(End::Code(0)).stdout;
     assert_eq!(lines.lines().filter(|l| serde_json::from_str::<Value>(l).is_ok()).count(), 3);
 
-    end.tell("now");
+    end.write_line("now");
     running.wait().ended(End::Code(0));
 }
 

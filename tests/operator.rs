@@ -66,7 +66,7 @@ fn a_watched_list_shows_what_begins_and_ends() {
     up.line();
     pty.expect("watched");
     pty.expect("running");
-    end.tell("now");
+    end.write_line("now");
     running.wait();
     pty.expect("success");
     pty.send("\x03");

@@ -14,7 +14,7 @@ fn orphans_are_reaped_while_the_agent_lives_and_are_not_taken_for_it() {
     let mut go = world.fifo("go");
     let script = format!("probe orphans 20 {}; exit $?", go.path());
     let agent = world.run_sh(&script).start();
-    go.tell("now");
+    go.write_line("now");
     agent.wait().ended(End::Code(3)).silent();
 
     let mut go = world.fifo("go again");
@@ -23,7 +23,7 @@ fn orphans_are_reaped_while_the_agent_lives_and_are_not_taken_for_it() {
     if agent.supervised() {
         eventually(world.deadline(), "orphans come and are reaped", || zombies(pid).is_empty());
     }
-    go.tell("now");
+    go.write_line("now");
     agent.wait().ended(End::Code(3)).silent();
 }
 
@@ -38,7 +38,7 @@ fn a_child_that_it_never_forked_is_not_taken_for_the_agent() {
     if agent.supervised() {
         eventually(world.deadline(), "it is reaped", || zombies(pid).is_empty());
     }
-    go.tell("now");
+    go.write_line("now");
     agent.wait().ended(End::Code(3)).silent();
 }
 
@@ -57,7 +57,7 @@ fn the_end_does_not_wait_for_an_orphan_that_stays() {
     let script = format!("probe daemon -- probe stay {}; read x <{}", out.path(), go.path());
     let agent = world.run_sh(&script).start();
     let orphan = out.pid("stay");
-    go.tell("now");
+    go.write_line("now");
     agent.wait().ended(End::Code(0)).silent();
     assert_ne!(state(orphan), None, "after a success it is left alone");
 }
@@ -128,7 +128,7 @@ fn as_pid_1_orphans_are_reaped() {
     eventually(world.deadline(), "PID 1", || !children(process.pid()).is_empty());
     let supervisor = children(process.pid())[0];
     eventually(world.deadline(), "orphans come and are reaped", || zombies(supervisor).is_empty());
-    go.tell("now");
+    go.write_line("now");
     process.wait().ended(End::Code(3)).silent();
 }
 

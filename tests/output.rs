@@ -98,7 +98,7 @@ fn output_is_kept_while_the_disk_is_full_and_written_when_it_has_room() {
         }
         assert_eq!(fs::metadata(&file).expect("the file").len(), 0);
         clear(&disk);
-        go.tell("on");
+        go.write_line("on");
         process.wait().ended(End::Code(0)).silent();
         assert_eq!(world.row().ending(), "success/");
         assert_eq!(fs::read_to_string(&file).expect("the file").lines().count(), 11);
@@ -142,7 +142,7 @@ fn output_beyond_a_file_size_limit_is_a_failure_and_kills_nobody() {
     assert_eq!(up.line(), "said");
     eventually(world.deadline(), "bookend has read it", || is_drained(&pipe));
     drop(pipe);
-    go.tell("on");
+    go.write_line("on");
     let output = process.wait().ended(End::Code(74));
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/output", Some(0)));
@@ -195,7 +195,7 @@ fn a_line_goes_to_a_shared_log_when_it_is_whole() {
     // A line that is not whole is kept for a second: what took longer shows nothing, and is tried again.
     for is_seen in std::iter::repeat_with(|| {
         let began = Instant::now();
-        go.tell("half");
+        go.write_line("half");
         assert_eq!(up.line(), "said");
         eventually(world.deadline(), "bookend has read it", || is_drained(&pipe));
         let log = read();
@@ -209,7 +209,7 @@ fn a_line_goes_to_a_shared_log_when_it_is_whole() {
                 .expect("it");
             expected.push_str("another's\n");
         }
-        go.tell(if is_seen { "last" } else { "again" });
+        go.write_line(if is_seen { "last" } else { "again" });
         assert_eq!(up.line(), "said");
         expected.push_str("{\"type\":\"user\"}\n");
         eventually(world.deadline(), "the whole line", || read() == expected);
@@ -222,7 +222,7 @@ fn a_line_goes_to_a_shared_log_when_it_is_whole() {
     assert_eq!(up.line(), "said");
     expected.push_str("{\"type\":\"user\"");
     eventually(world.deadline(), "a line without its newline, after a second", || read() == expected);
-    go.tell("on");
+    go.write_line("on");
     process.wait().ended(End::Code(0)).silent();
     let log = read();
     assert!(log.starts_with(&format!("{expected}}}\n")) && log.ends_with("}\nthe end"), "{log}");

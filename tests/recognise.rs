@@ -231,7 +231,7 @@ fn what_goes_on_in_the_background_is_left_alone_and_the_key_keeps_no_session() {
         .env("GO", go.path())
         .start();
     let daemon = say.pid("ready");
-    go.tell("on");
+    go.write_line("on");
     run.wait().ended(End::Code(0)).silent();
     assert_eq!(got(&world), "--bg hi");
     let row = world.row();

@@ -19,7 +19,7 @@ fn a_task_whose_processes_are_gone_is_interrupted_and_reported_once() {
     Busy::sleep(&world, "one").kill_all();
     let told = recover(&world, &[]);
     assert_eq!(count(&told, "[recovery] task one interrupted (supervisor_lost)"), 1, "{told}");
-    assert_eq!(count(&told, "[recovery] 1 interrupted, 1 reported in "), 1, "{told}");
+    assert_eq!(count(&told, "[recovery] 1 task interrupted, 1 interrupted task reported in "), 1, "{told}");
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert_eq!(row.text("end_source"), "recovery");
@@ -28,7 +28,7 @@ fn a_task_whose_processes_are_gone_is_interrupted_and_reported_once() {
         (String::new(), None, None)
     );
     assert_eq!((row.real("cost_usd"), row.text("last_seen_at")), (None, row.text("started_at")));
-    assert!(row.text("error").contains("was gone too"), "{row:?}");
+    assert!(row.text("error").contains("had ended too"), "{row:?}");
     assert!(!row.text("cleanup_after").is_empty() && !row.text("hinted_at").is_empty());
     let moves = world.sql("SELECT * FROM task_transition ORDER BY at, n");
     let moves: Vec<String> =
@@ -52,9 +52,9 @@ fn an_agent_that_outlives_its_supervisor_is_ended() {
     gone(&world, agent);
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
-    assert!(row.text("error").contains("still ran and was ended"), "{row:?}");
+    assert!(row.text("error").contains("was still running and was ended"), "{row:?}");
     assert!(row.json("leftovers")["ended"].as_i64() >= Some(1), "{row:?}");
-    assert!(told.contains("still ran"), "{told}");
+    assert!(told.contains("was still running"), "{told}");
 }
 
 #[test]

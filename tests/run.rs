@@ -146,7 +146,9 @@ fn a_skill_that_is_not_there_ends_the_task() {
 #[test]
 fn where_there_is_no_room_for_a_process_the_task_ends() {
     const PROCESSES: i32 = 6;
-    let Some((world, mut specs)) = World::of_nobody("where_there_is_no_room_for_a_process") else { return };
+    let Some((world, mut specs)) = World::unprivileged("where_there_is_no_room_for_a_process") else {
+        return;
+    };
     specs.push(format!("rlimit={PROCESSES}:0:0"));
     let effect = world.name("home/effect");
     let output = world.run(["touch", &effect]).with(specs).run().ended(End::Code(125));
@@ -206,9 +208,9 @@ fn a_hook_that_exits_3_is_seen_to_exit_3_among_orphans() {
         let hook = format!("echo begun $$ >{}; read x <{}; exit {code}", names[2], names[3]);
         let process = world.run_sh(&agent).options(["--on-finish", &hook]).start();
         begun.pid("begun");
-        start.tell("now");
+        start.write_line("now");
         assert_eq!(made.line(), "made");
-        go.tell("now");
+        go.write_line("now");
         let output = process.wait().ended(End::Code(0));
         let row = world.rows().pop().expect("a row");
         assert_eq!(row.ending(), "success/");
@@ -381,7 +383,7 @@ fn what_was_asked_is_hidden_from_the_journal_whatever_bookend_is_called() {
     let seen = fs::read(format!("/proc/{}/cmdline", run.pid())).expect("its command line");
     assert!(seen.starts_with(format!("{name}\0--log\0journald\0run\0--\0sh\0").as_bytes()));
     assert!(!seen.windows(10).any(|w| w == b"the-prompt"), "{}", seen.escape_ascii());
-    go.tell("on");
+    go.write_line("on");
     run.wait().ended(End::Code(0));
     assert_eq!(world.row().json("argv")[3], "the-prompt");
 }

@@ -19,7 +19,7 @@ use std::process::Command;
 
 use crate::harness::{Fifo, World, is_root, possible};
 
-/// A user without privileges, and not the one of [`World::of_nobody`].
+/// A user without privileges, and not the one of [`World::unprivileged`].
 const SOMEBODY: u32 = 65533;
 const NOBODY: u32 = 65534;
 

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Fifo, Proc, Row, Under, World, children, eventually, group, pending, state};
+use crate::harness::{End, Fifo, Proc, Row, World, Wrapper, children, eventually, group, pending, state};
 
 /// The signals that ask a run to stop, and how its task then ends.
 pub const STOPS: [(i32, &str); 4] = [
@@ -164,7 +164,7 @@ fn each_signal_to_the_agent_itself_arrives_once() {
 #[test]
 fn an_agent_in_a_group_of_its_own_still_gets_what_is_sent_to_the_group_of_its_caller() {
     let world = World::new();
-    if world.under != Under::Bookend {
+    if world.wrapper != Wrapper::Bookend {
         return;
     }
     let mut out = world.fifo("count");
@@ -273,7 +273,7 @@ fn sighup_under_nohup_stays_ignored_and_is_no_cause() {
     world.send(agent.pid(), ["12"]);
     let supervised = agent.supervised();
     agent.wait().ended(End::Signal(12));
-    if supervised && world.under == Under::Bookend {
+    if supervised && world.wrapper == Wrapper::Bookend {
         assert_eq!(world.row().ending(), "failure/signal");
     }
 }
@@ -295,7 +295,7 @@ fn a_signal_while_it_starts_reaches_the_agent() {
         .start();
     begun.pid("begun");
     world.send(process.pid(), ["10", "12:5", "28", "32", "33", "40:1", "40:2"]);
-    go.tell("now");
+    go.write_line("now");
     let agent = out.pid("ready");
     let seen: Vec<String> =
         (0..7).map(|_| out.line()).map(|l| l.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
@@ -398,7 +398,7 @@ fn a_supervisor_that_is_killed_at_the_gate_never_lets_the_agent_run() {
     let job = supervisor.pid();
     supervisor.signal(Signal::KILL);
     supervisor.wait().ended(End::Signal(9));
-    go.tell("now");
+    go.write_line("now");
     eventually(world.deadline(), "an empty group", || group(job).is_empty());
     assert!(!world.path("effect").exists(), "the agent ran");
 }

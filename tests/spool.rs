@@ -36,7 +36,7 @@ impl Waiting {
 
     /// Lets the agent go; the caller sees its code.
     pub fn end(mut self, world: &World) -> Output {
-        self.go.tell("now");
+        self.go.write_line("now");
         let output = self.run.wait().ended(End::Code(3));
         gone(world, self.pid);
         output

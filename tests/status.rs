@@ -106,7 +106,7 @@ fn a_stop_after_the_result_changes_nothing_if_the_agent_ends_well() {
         let begun = begin(&world, &STREAM, &[], &format!("trap 'exit {exit}' TERM; {said}; echo end; WAIT"));
         let mut process = begun.process;
         // The result has passed through: it came before the stop.
-        process.said(b"end\n");
+        process.wait_for_output(b"end\n");
         process.signal(Signal::TERM);
         process.wait().ended(End::Code(exit));
         assert_eq!(last(&world).ending(), ending);
@@ -141,8 +141,8 @@ fn an_interrupt_that_the_agent_used_for_itself_is_no_cause() {
         up.pid("up");
         process.signal(Signal::INT);
         up.pid("up");
-        go.tell("on");
-        go.tell("on");
+        go.write_line("on");
+        go.write_line("on");
         process.wait().ended(End::Code(0));
         let row = last(&world);
         assert_eq!((row.ending(), row.number("stop_signal")), (ending.into(), Some(2)), "{grace}");
@@ -157,7 +157,7 @@ fn a_hang_up_that_was_ignored_is_no_cause() {
     let process = world.run(STREAM).with(["ignore=1"]).own_group().start();
     up.pid("up");
     process.signal(Signal::HUP);
-    go.tell("on");
+    go.write_line("on");
     process.wait().ended(End::Code(0)).silent();
     let row = world.row();
     assert_eq!((row.ending(), row.number("stop_signal")), ("success/".into(), None));

@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::harness::{
-    End, Fifo, Pty, Under, World, children, eventually, group, on_path, pending, possible, stat_field, state,
+    End, Fifo, Pty, World, Wrapper, children, eventually, group, on_path, pending, possible, stat_field,
+    state,
 };
 
 /// A world with a bash on a terminal.
@@ -41,7 +42,7 @@ fn ctrl_c_and_ctrl_backslash_end_the_agent_and_the_shell_sees_by_what() {
         stay(&world, &mut pty, &format!("stay{n}"));
         pty.send(key);
         assert_eq!(pty.prompt(), status);
-        if world.under == Under::Bookend {
+        if world.wrapper == Wrapper::Bookend {
             let row = &world.rows()[n];
             assert_eq!(row.ending(), "cancelled/operator");
             assert_eq!(row.number("term_signal"), Some(ending));
@@ -128,7 +129,7 @@ fn a_key_arrives_once_even_if_the_sentinel_does_not_see_it() {
     let Some((world, mut pty)) = shell("a_key_arrives_once_even_if") else {
         return;
     };
-    if world.under != Under::Bookend {
+    if world.wrapper != Wrapper::Bookend {
         return;
     }
     let mut out = world.fifo("count");
@@ -316,7 +317,7 @@ fn at_the_head_of_its_session_a_stopped_agent_does_not_stop_bookend() {
     let pty = Pty::of(&world, world.run(["probe", "stay", &out.path()]));
     let agent = out.pid("stay");
     world.send(agent, [19]);
-    if world.under == Under::Bookend {
+    if world.wrapper == Wrapper::Bookend {
         watches_on(&world, number(agent, 4), agent);
     }
     world.send(agent, [9]);
@@ -397,7 +398,7 @@ fn a_hang_up_ends_the_agent_of_the_foreground() {
     let mut out = stay(&world, &mut pty, "stay");
     pty.hang_up();
     assert!(out.rest().is_empty());
-    if world.under == Under::Bookend {
+    if world.wrapper == Wrapper::Bookend {
         eventually(world.deadline(), "the end of the row", || world.row().text("status") != "running");
         assert_eq!(world.row().ending(), "interrupted/signal");
         assert_eq!(world.row().number("stop_signal"), Some(1));
@@ -471,7 +472,7 @@ fn ctrl_z_stops_the_run_while_its_prepare_command_or_its_hook_runs() {
     let Some((world, mut pty)) = shell("ctrl_z_stops_the_run_while") else {
         return;
     };
-    if world.under != Under::Bookend {
+    if world.wrapper != Wrapper::Bookend {
         return;
     }
     for variable in ["BOOKEND_PREPARE", "BOOKEND_ON_FINISH"] {
@@ -483,7 +484,7 @@ fn ctrl_z_stops_the_run_while_its_prepare_command_or_its_hook_runs() {
         pty.send("\x1a");
         assert_eq!(pty.prompt(), 128 + 20, "{variable}");
         pty.line("fg");
-        go.tell("now");
+        go.write_line("now");
         assert_eq!(pty.prompt(), 0, "{variable}");
     }
     assert!(world.rows().iter().all(|r| r.ending() == "success/"));

@@ -182,8 +182,8 @@ pub struct BackupArgs {
 }
 
 impl RecoverArgs {
-    pub fn request(self) -> recover::Request {
-        recover::Request {
+    pub fn request(self) -> recover::RecoverOptions {
+        recover::RecoverOptions {
             ids: self.ids,
             ttl: self.ttl,
             grace: self.grace,

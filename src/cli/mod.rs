@@ -81,7 +81,7 @@ pub enum Request {
     /// Candidates for a shell.
     Complete(Completion),
     Man(man::Request),
-    Recover(recover::Request),
+    Recover(recover::RecoverOptions),
     Deliver(deliver::Request),
     Redispatch(redispatch::Request),
     Session(session::Request),

@@ -186,7 +186,7 @@ impl Audit<'_> {
                 1 => format!("one of its processes still runs: pid {}", pids[0]),
                 n => format!("{n} of its processes still run: pids {}", pids.join(", ")),
             };
-            let fix = match are_endable && recovery::leaves_no_process(&task) {
+            let fix = match are_endable && recovery::ends_leftovers(&task) {
                 true => self.command("recover"),
                 false => format!("kill {}", pids.join(" ")),
             };
@@ -195,11 +195,12 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// The leftover processes of a task, without those at a terminal, and whether recovery may end any of them.
+    /// The leftover processes of a task, without those at a terminal, and whether recovery may end any of
+    /// them.
     fn left_behind(&self, task: &Task) -> Result<(Vec<i32>, bool), Error> {
         let evidence = OwnershipEvidence::of(self.ledger);
         let mut task = task.clone();
-        evidence.withhold(&mut task);
+        evidence.redact(&mut task);
         let agent = task.agent_process().map(|agent| agent.identity);
         let whose = evidence.leftovers_of(LedgerFile::at(self.ledger.path()), &task, agent);
         let mut sweep = LeftoverSweep::new(whose, false, Duration::ZERO);

@@ -37,7 +37,8 @@ pub enum LedgerError {
     WorldWritable { path: PathBuf, mode: u32 },
 
     #[error(
-        "the directory {path} is writable by its group (mode {mode:04o}), whose members could replace the ledger",
+        "the directory {path} is writable by its group (mode {mode:04o}), whose members could replace the \
+         ledger",
         path = .path.display()
     )]
     GroupWritable { path: PathBuf, mode: u32 },

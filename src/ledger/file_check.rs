@@ -1,7 +1,7 @@
 //! Whether a file may be used as a file of the ledger: its type, its owner, its mode.
 //!
-//! All checks use the path: opening the ledger file and closing it again would drop the locks that SQLite holds
-//! on it in this process (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
+//! All checks use the path: opening the ledger file and closing it again would drop the locks that SQLite
+//! holds on it in this process (<https://www.sqlite.org/howtocorrupt.html>, section 2.2).
 
 use std::fs::{self, Metadata, Permissions};
 use std::io::{self, ErrorKind};

@@ -1,11 +1,11 @@
 //! The write-ahead log: made durable after each commit, and kept short.
 //!
-//! SQLite would sync the log itself, but while it holds the write lock, so that a hundred supervisors wait for
-//! each other's disk writes, and with fsync(2), which also waits for the timestamps of the file. Here the lock
-//! is released first, and a process that syncs also makes durable what others committed before it.
+//! SQLite would sync the log itself, but while it holds the write lock, so that a hundred supervisors wait
+//! for each other's disk writes, and with fsync(2), which also waits for the timestamps of the file. Here the
+//! lock is released first, and a process that syncs also makes durable what others committed before it.
 //!
-//! From time to time the log is copied into the ledger while others write. The next writer restarts the log if
-//! all of it was copied, no process has written since, and no process reads an older state. With a hundred
+//! From time to time the log is copied into the ledger while others write. The next writer restarts the log
+//! if all of it was copied, no process has written since, and no process reads an older state. With a hundred
 //! writers that never happens, and the log would keep growing. So the process that finds it long keeps other
 //! writers out for a moment and empties it.
 //!

@@ -1,5 +1,5 @@
-//! Settling lost tasks: a state machine for each, many side by side over one scan of all processes. It blocks
-//! nowhere; a loop owns it and waits for its descriptors.
+//! Settles lost tasks: one state machine per task, all over one scan of all processes. It never blocks; its
+//! caller waits for its descriptors.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,35 +8,35 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::{
-    AgentState, Leaving, LostTask, RECHECK_INTERVAL, SettleOutcome, SupervisorState, agent_may_run,
-    agent_state_from, comparable, is_of_another_boot, supervisor_state,
-};
+use super::agent_state::{AgentState, agent_may_run, agent_state_from};
+use super::host::{comparable, is_of_another_boot};
+use super::lost_task::{LostTask, SettleOutcome};
+use super::trust::OwnershipEvidence;
+use super::verdict::{ExitingSupervisor, RECHECK_INTERVAL, SupervisorState, judge_from, supervisor_state};
 use crate::error::Error;
 use crate::failpoint;
 use crate::ledger::Ledger;
 use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
-use crate::recovery::trust::OwnershipEvidence;
 use crate::task::{ProcessScope, Signal, Task, TaskId, Verdict};
 
-/// How long marks are gathered in one transaction. Running supervisors give up partial writes after 250 ms.
+/// How long tasks are settled in one transaction. Running supervisors give up partial writes after 250 ms.
 const TRANSACTION: Duration = Duration::from_millis(50);
 
-/// What a task turned out to be, once all that can be done about its processes is done.
+/// What a task turned out to be, after its processes were dealt with.
 pub enum RecoveryOutcome {
-    /// Its supervisor lives.
+    /// Its supervisor is alive.
     Alive(Task),
-    /// It cannot be judged from here.
+    /// It cannot be verified from here.
     Unverifiable(Task),
-    /// Nothing of it lives: it may be marked.
+    /// Nothing of it is alive: it may be settled.
     Lost(LostTask),
-    /// Why it cannot be settled: something of it did not end.
+    /// It cannot be settled, since one of its processes did not end, and why.
     Stuck(LostTask, String),
 }
 
-/// Many tasks on their way to being settled.
+/// The tasks that are being settled.
 pub struct RecoveryBatch {
     here: Rc<ProcessScope>,
     grace: Duration,
@@ -53,32 +53,32 @@ struct TaskRecovery {
 }
 
 enum RecoveryState {
-    /// Whether its supervisor lives is to be asked.
+    /// Its supervisor is to be checked.
     New,
-    /// Its supervisor is on its way to its end.
-    Leaving(Leaving),
-    /// Its processes are ended.
+    /// Its supervisor is exiting.
+    Exiting(ExitingSupervisor),
+    /// Its processes are being ended.
     Sweeping(Box<LeftoverSweep>),
-    /// Its agent is ended, which the scan did not see or could not read.
-    EndingAgent(AgentEnd, LeftoverSummary),
+    /// Its agent, which the scan did not show or could not read, is being ended.
+    EndingAgent(AgentTermination, LeftoverSummary),
 }
 
-/// The end of an agent that is proven by its recorded identity alone.
-struct AgentEnd {
+/// The termination of an agent that is proven by its recorded identity alone.
+struct AgentTermination {
     agent: ProcessHandle,
     is_killed: bool,
     until: Instant,
 }
 
-impl AgentEnd {
-    /// Sends SIGTERM; SIGCONT too, since a stopped process acts on it only once it is continued.
-    fn begin(agent: ProcessHandle, until: Instant) -> io::Result<AgentEnd> {
+impl AgentTermination {
+    /// Sends SIGTERM, and SIGCONT, since a stopped process acts on SIGTERM only when it is continued.
+    fn begin(agent: ProcessHandle, until: Instant) -> io::Result<AgentTermination> {
         agent.signal(Signal::TERM)?;
         agent.signal(Signal::CONT)?;
-        Ok(AgentEnd { agent, is_killed: false, until })
+        Ok(AgentTermination { agent, is_killed: false, until })
     }
 
-    /// Sends SIGKILL when it is due; `true`: nothing more is to be waited for.
+    /// Sends SIGKILL when it is due; `true`: there is nothing more to wait for.
     fn step(&mut self, now: Instant) -> bool {
         if self.agent.wait(Duration::ZERO).unwrap_or(true) {
             return true;
@@ -109,7 +109,7 @@ impl RecoveryBatch {
         Rc::clone(&self.here)
     }
 
-    /// The ids of the tasks of which processes live, by their marks.
+    /// The ids of the tasks with live processes, by their marks.
     ///
     /// # Errors
     /// When /proc cannot be read.
@@ -117,13 +117,13 @@ impl RecoveryBatch {
         Ok(self.scan.named_tasks(&self.ledger).map_err(Error::from)?.into_iter())
     }
 
-    /// Takes charge of a task that the ledger calls running, or of the processes of one that has ended.
+    /// Adds a task that the ledger calls running, or one that has ended and whose leftovers are to be ended.
     pub fn add(&mut self, mut task: Task, now: Instant) {
-        self.evidence.withhold(&mut task);
+        self.evidence.redact(&mut task);
         self.tasks.push(TaskRecovery { task, since: now, state: RecoveryState::New });
     }
 
-    /// Does what can be done now; gives the tasks of which nothing more is to be done here.
+    /// Does what can be done now; returns the tasks that are finished.
     ///
     /// # Errors
     /// When the ledger's live locks or /proc cannot be read.
@@ -136,8 +136,8 @@ impl RecoveryBatch {
         let wait = |next: &mut Option<Instant>, at: Instant| *next = Some(next.map_or(at, |n| n.min(at)));
         for recovery in std::mem::take(&mut self.tasks) {
             match self.judge(ledger, recovery, now)? {
-                Judged::Over(outcome) => outcomes.push(outcome),
-                Judged::Waits(recovery, at) => {
+                TaskProgress::Finished(outcome) => outcomes.push(outcome),
+                TaskProgress::Waits(recovery, at) => {
                     at.inspect(|at| wait(&mut next, *at));
                     self.tasks.push(recovery);
                 }
@@ -155,8 +155,8 @@ impl RecoveryBatch {
         for mut recovery in std::mem::take(&mut self.tasks) {
             match recovery.sweep().and_then(|_| steps.next()) {
                 Some(SweepStep::Done) => match self.swept(ledger, recovery, now) {
-                    Judged::Over(outcome) => outcomes.push(outcome),
-                    Judged::Waits(recovery, at) => {
+                    TaskProgress::Finished(outcome) => outcomes.push(outcome),
+                    TaskProgress::Waits(recovery, at) => {
                         at.inspect(|at| wait(&mut next, *at));
                         self.tasks.push(recovery);
                     }
@@ -171,10 +171,10 @@ impl RecoveryBatch {
         Ok((outcomes, next.map_or(SweepStep::Done, SweepStep::Wait)))
     }
 
-    /// What becomes readable when one that is waited for ends.
+    /// What becomes readable when an awaited process ends.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let supervisors = self.tasks.iter().filter_map(|t| match &t.state {
-            RecoveryState::Leaving(leaving) => leaving.supervisor.as_ref().map(AsFd::as_fd),
+            RecoveryState::Exiting(exiting) => exiting.supervisor.as_ref().map(AsFd::as_fd),
             RecoveryState::EndingAgent(end, _) => Some(end.agent.as_fd()),
             _ => None,
         });
@@ -185,54 +185,56 @@ impl RecoveryBatch {
         supervisors.chain(sweeps.flatten())
     }
 
-    /// Goes on from the supervisor of a task to its processes.
-    fn judge(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> Result<Judged, Error> {
+    /// Continues from the supervisor of a task to its processes.
+    fn judge(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> Result<TaskProgress, Error> {
         let TaskRecovery { task, since, state } = recovery;
         match state {
-            RecoveryState::New | RecoveryState::Leaving(_) => {}
+            RecoveryState::New | RecoveryState::Exiting(_) => {}
             RecoveryState::Sweeping(_) => {
-                return Ok(Judged::Waits(TaskRecovery { task, since, state }, None));
+                return Ok(TaskProgress::Waits(TaskRecovery { task, since, state }, None));
             }
             RecoveryState::EndingAgent(mut end, summary) => {
                 if end.step(now) {
-                    return Ok(Judged::Over(self.over(ledger, task, Some(summary))));
+                    return Ok(TaskProgress::Finished(self.finish(ledger, task, Some(summary))));
                 }
                 let until = Some(end.until);
                 let state = RecoveryState::EndingAgent(end, summary);
-                return Ok(Judged::Waits(TaskRecovery { task, since, state }, until));
+                return Ok(TaskProgress::Waits(TaskRecovery { task, since, state }, until));
             }
         }
         let has_ended = task.status.is_terminal();
         let verdict = match supervisor_state(ledger, &task, &self.here)? {
             SupervisorState::Judged(verdict) => verdict,
-            SupervisorState::Leaving(leaving) => {
-                let until = since + leaving.patience(self.grace);
+            SupervisorState::Exiting(exiting) => {
+                let until = since + exiting.patience(self.grace);
                 if now < until {
-                    let again = leaving.supervisor.is_none();
+                    let again = exiting.supervisor.is_none();
                     let at = if again { until.min(now + RECHECK_INTERVAL) } else { until };
-                    let state = RecoveryState::Leaving(leaving);
-                    return Ok(Judged::Waits(TaskRecovery { task, since, state }, Some(at)));
+                    let state = RecoveryState::Exiting(exiting);
+                    return Ok(TaskProgress::Waits(TaskRecovery { task, since, state }, Some(at)));
                 }
-                if leaving.is_dying {
-                    return Ok(Judged::Over(self.undying(task)));
+                if exiting.is_dying {
+                    return Ok(TaskProgress::Finished(self.stuck_supervisor(task)));
                 }
-                super::judge_from(ledger.evidence(&task)?, &task, &self.here)
+                judge_from(ledger.evidence(&task)?, &task, &self.here)
             }
         };
         Ok(match verdict {
-            Verdict::Alive => Judged::Over(RecoveryOutcome::Alive(task)),
-            Verdict::Unverifiable if !has_ended => Judged::Over(RecoveryOutcome::Unverifiable(task)),
+            Verdict::Alive => TaskProgress::Finished(RecoveryOutcome::Alive(task)),
+            Verdict::Unverifiable if !has_ended => {
+                TaskProgress::Finished(RecoveryOutcome::Unverifiable(task))
+            }
             _ => match self.sweep_of(&task) {
                 Some(sweep) => {
                     let state = RecoveryState::Sweeping(Box::new(sweep));
-                    Judged::Waits(TaskRecovery { task, since, state }, None)
+                    TaskProgress::Waits(TaskRecovery { task, since, state }, None)
                 }
-                None => Judged::Over(RecoveryOutcome::Lost(LostTask::found(task, self.here()))),
+                None => TaskProgress::Finished(RecoveryOutcome::Lost(LostTask::unswept(task, self.here()))),
             },
         })
     }
 
-    /// The sweep of a task's processes. `None`: of another boot nothing can be left.
+    /// The sweep of a task's processes. `None`: after a reboot nothing can be left.
     fn sweep_of(&self, task: &Task) -> Option<LeftoverSweep> {
         let agent = match &self.evidence {
             OwnershipEvidence::Kernel(_) => None,
@@ -244,11 +246,11 @@ impl RecoveryBatch {
         Some(LeftoverSweep::new(swept, true, self.grace))
     }
 
-    /// Goes on from the processes that the scan showed to an agent that it did not show.
-    fn swept(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> Judged {
+    /// Continues from the processes that the scan showed to an agent that it did not show.
+    fn swept(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> TaskProgress {
         let TaskRecovery { task, since, state } = recovery;
         let RecoveryState::Sweeping(sweep) = state else {
-            return Judged::Over(self.over(ledger, task, None));
+            return TaskProgress::Finished(self.finish(ledger, task, None));
         };
         sweep.cgroup().inspect(|cgroup| cgroup.remove());
         let mut summary = sweep.summary();
@@ -260,13 +262,13 @@ impl RecoveryBatch {
             Some(end) => {
                 let until = Some(end.until);
                 let state = RecoveryState::EndingAgent(end, summary);
-                Judged::Waits(TaskRecovery { task, since, state }, until)
+                TaskProgress::Waits(TaskRecovery { task, since, state }, until)
             }
-            None => Judged::Over(self.over(ledger, task, Some(summary))),
+            None => TaskProgress::Finished(self.finish(ledger, task, Some(summary))),
         }
     }
 
-    /// Begins to end an agent that the sweep left although its recorded identity proves it, and that may be
+    /// Begins to end an agent that the sweep spared, although its recorded identity proves it and it may be
     /// signalled.
     fn agent_to_end(
         &self,
@@ -274,23 +276,24 @@ impl RecoveryBatch {
         state: AgentState,
         summary: &LeftoverSummary,
         now: Instant,
-    ) -> Option<AgentEnd> {
+    ) -> Option<AgentTermination> {
         let agent = comparable(task.agent_process()?, task, &self.here);
         let pid = agent.identity.pid;
-        // For root, a ledger of another user proves nothing.
+        // A ledger of another user proves nothing to root.
         let is_ours = self.ledger.is_owned_by(nix::unistd::geteuid().as_raw());
         if state != AgentState::Runs || !summary.spares_unread(pid) || !is_ours {
             return None;
         }
         let agent = identity::open_recorded(agent).ok()??;
-        AgentEnd::begin(agent, now + self.grace)
+        AgentTermination::begin(agent, now + self.grace)
             .inspect_err(|e| warn!("ending the agent of task {} (pid {pid}): {e}", task.id))
             .ok()
     }
 
-    /// All that can be done about its processes is done.
-    fn over(&self, ledger: &Ledger, task: Task, leftovers: Option<LeftoverSummary>) -> RecoveryOutcome {
-        let mut lost = LostTask { leftovers, ..LostTask::found(task, self.here()) };
+    /// The outcome, after its processes were dealt with.
+    fn finish(&self, ledger: &Ledger, task: Task, leftovers: Option<LeftoverSummary>) -> RecoveryOutcome {
+        let mut lost = LostTask::unswept(task, self.here());
+        lost.leftovers = leftovers;
         if let (Some(summary), Some(pid)) = (&mut lost.leftovers, lost.task.agent_pid) {
             let state = agent_state_from(&lost.task, &self.here);
             if summary.spares_unread(pid) {
@@ -311,19 +314,19 @@ impl RecoveryBatch {
         }
     }
 
-    /// Its supervisor was killed and does not end.
-    fn undying(&self, task: Task) -> RecoveryOutcome {
+    /// The outcome for a supervisor that was killed but has not ended.
+    fn stuck_supervisor(&self, task: Task) -> RecoveryOutcome {
         let pid = task.supervisor_pid.unwrap_or_default();
         let state = identity::stat(pid).ok().flatten().map_or('?', |s| s.state);
-        let why = format!("its supervisor (pid {pid}) is being killed and does not end (state {state})");
-        RecoveryOutcome::Stuck(LostTask::found(task, self.here()), why)
+        let why = format!("its supervisor (pid {pid}) was killed but has not ended (state {state})");
+        RecoveryOutcome::Stuck(LostTask::unswept(task, self.here()), why)
     }
 }
 
-/// Where a task stands once its supervisor was asked for.
-enum Judged {
-    Over(RecoveryOutcome),
-    /// At this time at the latest it is asked for again; `None`: it has a sweep.
+/// Whether a task is finished.
+enum TaskProgress {
+    Finished(RecoveryOutcome),
+    /// It is checked again at this time at the latest; `None`: its sweep says when.
     Waits(TaskRecovery, Option<Instant>),
 }
 
@@ -336,7 +339,7 @@ impl TaskRecovery {
     }
 }
 
-/// Marks lost tasks, as many in a transaction as its time allows, and says what came of each.
+/// Marks lost tasks as interrupted, as many in a transaction as time allows, and returns the outcome of each.
 ///
 /// # Errors
 /// When the ledger does not take it. What was committed by then stands.
@@ -354,7 +357,7 @@ pub fn settle(
         while began.elapsed() < TRANSACTION
             && let Some(task) = lost.next()
         {
-            let outcome = task.mark(&claim, by)?;
+            let outcome = task.settle(&claim, by)?;
             settled.push((task, outcome));
         }
         claim.commit()?;

@@ -1,20 +1,20 @@
-//! Whether a task that was read as running is alive, although rows and processes change while one looks.
+//! Whether a task that was read as running is alive, although rows and processes change meanwhile.
 
 use crate::error::Error;
 use crate::ledger::{Ledger, TaskLookup};
-use crate::recovery;
+use crate::recovery::verdict::{evidence, judge};
 use crate::task::{Status, Task, Verdict};
 
-/// Judges a running task; `None`: it has ended. It may end between the look at its row and the look at its
-/// supervisor, so the row of one that is not alive is read again.
+/// Judges a running task; `None`: it has ended. It may end after its row was read and before its supervisor
+/// is checked, so the row of a task that is not alive is read again.
 ///
 /// # Errors
-/// When the ledger cannot be read, or its live locks not be asked.
+/// When the ledger or its live locks cannot be read.
 pub fn verdict(ledger: &Ledger, task: &mut Task) -> Result<Option<Verdict>, Error> {
     if task.status != Status::Running {
         return Ok(None);
     }
-    let verdict = recovery::judge(recovery::evidence(ledger, task)?, task);
+    let verdict = judge(evidence(ledger, task)?, task);
     if verdict != Verdict::Alive
         && let TaskLookup::One(now) = ledger.task(task.id.as_str())?
         && now.status != Status::Running
@@ -40,32 +40,32 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_ends_while_one_looks_is_not_taken_for_dead() {
+    fn a_task_that_ends_during_the_check_is_not_lost() {
         let world = World::new();
         let mut ledger = world.open();
         let nobody = ProcessIdentity { pid: i32::MAX, start: 1 };
         let task = NewTask { place: identity::place(), supervisor: nobody.into(), ..new_task("t", None) };
         let live = start(&mut ledger, &task);
-        let mut seen = row(&ledger);
-        assert_eq!(verdict(&ledger, &mut seen).unwrap(), Some(Verdict::Alive));
+        let mut task_row = row(&ledger);
+        assert_eq!(verdict(&ledger, &mut task_row).unwrap(), Some(Verdict::Alive));
         drop(live);
-        assert_eq!(verdict(&ledger, &mut seen).unwrap(), Some(Verdict::Gone));
-        assert_eq!(seen.status, Status::Running);
+        assert_eq!(verdict(&ledger, &mut task_row).unwrap(), Some(Verdict::Gone));
+        assert_eq!(task_row.status, Status::Running);
         ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
-        assert_eq!(verdict(&ledger, &mut seen).unwrap(), None, "it has ended since it was read");
-        assert_eq!(seen, row(&ledger), "and is known as it is now");
-        assert_eq!(verdict(&ledger, &mut seen).unwrap(), None);
+        assert_eq!(verdict(&ledger, &mut task_row).unwrap(), None, "it has ended since it was read");
+        assert_eq!(task_row, row(&ledger), "and its present row is returned");
+        assert_eq!(verdict(&ledger, &mut task_row).unwrap(), None);
     }
 
     #[test]
-    fn a_supervisor_that_has_let_go_of_its_lock_and_is_still_leaving_is_waited_for() {
+    fn waits_for_a_supervisor_that_has_released_its_lock_and_is_exiting() {
         let world = World::new();
         let mut ledger = world.open();
-        let mut leaving = Command::new("sleep").arg("0.2").spawn().unwrap();
-        let supervisor = identity::of(leaving.id().cast_signed()).unwrap().unwrap();
+        let mut exiting = Command::new("sleep").arg("0.2").spawn().unwrap();
+        let supervisor = identity::of(exiting.id().cast_signed()).unwrap().unwrap();
         let task = NewTask { place: identity::place(), supervisor: supervisor.into(), ..new_task("t", None) };
         drop(start(&mut ledger, &task));
         assert_eq!(verdict(&ledger, &mut row(&ledger)).unwrap(), Some(Verdict::Gone));
-        leaving.wait().unwrap();
+        exiting.wait().unwrap();
     }
 }

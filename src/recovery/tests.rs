@@ -1,13 +1,25 @@
-//! What is taken for dead, why it is said to have died, and what marking it does.
+//! Which tasks count as lost, why they were lost, and what settling one changes.
 
 use serde_json::json;
 
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::policy::holds_live_lock;
+use super::verdict::{EXIT_DELAY, verdict};
 use super::*;
 use crate::ledger::LiveLock;
 use crate::ledger::TaskLookup;
 use crate::ledger::tests::{START, World, ended, new_task, start};
+use crate::ledger::{Ledger, LiveEvidence};
 use crate::process::leftovers::SparedProcess;
+use crate::process::leftovers::{LeftoverSummary, SparedReason};
+use crate::process::procfs::identity;
 use crate::task::{CancelReason, NewTask, RecordedTime, Time};
+use crate::task::{
+    Ending, InterruptReason, ProcessIdentity, ProcessScope, SessionId, Status, Task, TaskId, Verdict,
+};
+use jiff::SignedDuration;
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
 /// A pid that no kernel gives out.
@@ -59,11 +71,13 @@ fn found(task: Task, pids: &[i32], survivors: &[i32]) -> LostTask {
         spared: Vec::new(),
         survivors: survivors.to_vec(),
     };
-    LostTask { leftovers: Some(leftovers), ..LostTask::found(task, here()) }
+    let mut lost = LostTask::unswept(task, here());
+    lost.leftovers = Some(leftovers);
+    lost
 }
 
 #[test]
-fn the_lock_decides_and_a_contradiction_is_never_a_death() {
+fn the_lock_decides_and_a_contradiction_is_unverifiable() {
     for identity in ALL {
         for same_host in [false, true] {
             let verdict = |lock| verdict(lock, || identity, same_host);
@@ -82,9 +96,9 @@ fn the_lock_decides_and_a_contradiction_is_never_a_death() {
     assert_eq!(verdict(LiveEvidence::Free, || Verdict::Unverifiable, true), Verdict::Gone);
 }
 
-/// A free lock is a death only where the lock could be seen: on this boot, or a machine of this name.
+/// A free lock proves an end only where the lock is visible: on this boot, or a machine of this name.
 #[test]
-fn a_free_lock_says_nothing_of_another_machine() {
+fn a_free_lock_of_another_machine_proves_nothing() {
     let here = identity::place();
     let mut task = lost_row();
     for (boot, host, expected) in [
@@ -107,7 +121,7 @@ fn a_free_lock_says_nothing_of_another_machine() {
 }
 
 #[test]
-fn a_lock_on_a_device_numbered_anew_is_judged_only_across_a_boot() {
+fn a_lock_on_a_renumbered_device_is_judged_only_after_a_reboot() {
     let mut task = lost_row();
     let [device, anonymous] = [false, true].map(|anonymous| LiveEvidence::Renumbered { anonymous });
     assert_eq!(judge(device, &task), Verdict::Unverifiable, "within one it is another file");
@@ -139,7 +153,7 @@ fn without_a_lock_the_identity_of_the_supervisor_decides() {
 }
 
 #[test]
-fn a_lock_that_a_dead_supervisors_child_still_holds_is_waited_for_but_not_for_long() {
+fn waits_briefly_for_a_lock_that_a_child_of_a_lost_task_supervisor_holds() {
     let world = World::new();
     let mut ledger = world.open();
     let (live, mut task) = begun(&mut ledger, &lost("t"));
@@ -148,30 +162,30 @@ fn a_lock_that_a_dead_supervisors_child_still_holds_is_waited_for_but_not_for_lo
         (evidence(ledger, task).unwrap(), from.elapsed())
     };
     let (held, waited) = asked(&ledger, &task);
-    assert_eq!(held, LiveEvidence::Held, "whoever holds it for so long is no last breath");
-    assert!(waited >= LAST_BREATH);
+    assert_eq!(held, LiveEvidence::Held, "a process that holds it for so long is not exiting");
+    assert!(waited >= EXIT_DELAY);
 
     let supervisor = task.supervisor_pid.replace(me().pid);
     task.supervisor_start = Some(me().start);
     let (held, waited) = asked(&ledger, &task);
     assert_eq!(held, LiveEvidence::Held);
-    assert!(waited < LAST_BREATH, "for one that lives nothing is waited");
+    assert!(waited < EXIT_DELAY, "does not wait for a live supervisor");
     task.supervisor_pid = supervisor;
 
-    let breath = std::thread::spawn(move || {
-        // Until the question has been asked, which nobody is told of.
+    let holder = std::thread::spawn(move || {
+        // Until the lock was checked, of which there is no event.
         std::thread::sleep(Duration::from_millis(50));
         drop(live);
     });
     assert_eq!(asked(&ledger, &task).0, LiveEvidence::Free);
-    breath.join().unwrap();
+    holder.join().unwrap();
     let (free, waited) = asked(&ledger, &task);
     assert_eq!(free, LiveEvidence::Free);
-    assert!(waited < LAST_BREATH, "a free one is not waited for");
+    assert!(waited < EXIT_DELAY, "does not wait for a free lock");
 }
 
 #[test]
-fn the_last_sign_of_life_decides_what_is_too_old() {
+fn a_task_expires_after_its_last_sign_of_life() {
     let ago = |hours: i64| RecordedTime::At(Time::now().minus(SignedDuration::from_hours(hours)));
     let hours = |n: u64| Duration::from_secs(n * 3600);
     let mut task = lost_row();
@@ -187,7 +201,7 @@ fn the_last_sign_of_life_decides_what_is_too_old() {
 }
 
 #[test]
-fn what_a_task_left_is_ended_only_after_its_end_and_as_its_option_says() {
+fn leftovers_are_ended_after_the_task_as_its_option_says() {
     let mut task = lost_row();
     for status in Status::ALL {
         task.status = status;
@@ -200,13 +214,13 @@ fn what_a_task_left_is_ended_only_after_its_end_and_as_its_option_says() {
         ] {
             task.run_options = option.map(|o| json!({ "leftovers": o }));
             let expected = status != Status::Running && ends_after[usize::from(status != Status::Success)];
-            assert_eq!(leaves_no_process(&task), expected, "{status} {option:?}");
+            assert_eq!(ends_leftovers(&task), expected, "{status} {option:?}");
         }
     }
 }
 
 #[test]
-fn only_who_holds_the_lock_of_a_task_supervises_it() {
+fn only_the_holder_of_the_lock_supervises_a_task() {
     let world = World::new();
     let mut ledger = world.open();
     let live = start(&mut ledger, &NewTask { supervisor: me().into(), ..lost("t") });
@@ -218,31 +232,32 @@ fn only_who_holds_the_lock_of_a_task_supervises_it() {
 }
 
 #[test]
-fn survivors_keep_a_dead_task_from_being_settled_and_are_named() {
+fn a_task_with_survivors_is_stuck_and_names_them() {
     let task = lost_row();
-    assert_eq!(LostTask::found(task.clone(), here()).stuck(), None);
+    assert_eq!(LostTask::unswept(task.clone(), here()).stuck(), None);
     assert_eq!(found(task.clone(), &[7, 8], &[]).stuck(), None);
-    let dead = found(task, &[7, 8, 9], &[8, 9]);
-    assert_eq!(dead.survivors(), [8, 9]);
-    let why = dead.stuck().expect("it is stuck");
+    let lost_task = found(task, &[7, 8, 9], &[8, 9]);
+    assert_eq!(lost_task.survivors(), [8, 9]);
+    let why = lost_task.stuck().expect("it is stuck");
     assert!(why.contains("pid 8; pid 9") && !why.contains("pid 7"), "{why}");
 }
 
 #[test]
-fn of_each_survivor_it_is_said_why_it_was_not_ended() {
-    let mut dead = found(lost_row(), &[7, 8, 9], &[7, 8, 9]);
+fn each_survivor_is_named_with_the_reason() {
+    let mut lost_task = found(lost_row(), &[7, 8, 9], &[7, 8, 9]);
     let spared = [(8, SparedReason::Unreadable), (9, SparedReason::UnknownLedger)]
         .map(|(pid, why)| SparedProcess { pid, name: "env".to_owned(), why, state: None });
-    dead.leftovers.as_mut().expect("a summary").spared = spared.into();
-    let why = dead.stuck().expect("it is stuck");
-    for part in ["pid 7; pid 8, whose environment cannot be read", "pid 9, which names a ledger that is not"]
+    lost_task.leftovers.as_mut().expect("a summary").spared = spared.into();
+    let why = lost_task.stuck().expect("it is stuck");
+    for part in
+        ["pid 7; pid 8, whose environment cannot be read", "pid 9, which names a ledger that does not"]
     {
         assert!(why.contains(part), "{part} in {why}");
     }
 }
 
 #[test]
-fn an_agent_lives_that_is_still_the_one_that_was_started() {
+fn an_agent_runs_if_its_identity_is_unchanged() {
     let mut task = lost_row();
     assert_eq!(agent_state(&task), AgentState::Ended);
     let ProcessIdentity { pid, start } = me();
@@ -255,18 +270,18 @@ fn an_agent_lives_that_is_still_the_one_that_was_started() {
 }
 
 #[test]
-fn a_dead_task_is_described_by_its_name_its_age_and_what_was_ended_of_it() {
+fn a_lost_task_is_described_with_its_id_start_and_leftovers() {
     let task = lost_row();
-    let plain = LostTask::found(task.clone(), here()).describe();
-    assert!(plain.contains("task t") && plain.contains(START) && !plain.contains("ended"), "{plain}");
+    let plain = LostTask::unswept(task.clone(), here()).describe();
+    assert!(plain.contains("task t") && plain.contains(START) && !plain.contains("leftover"), "{plain}");
     assert_eq!(found(task.clone(), &[], &[]).describe(), plain);
-    assert!(found(task, &[7, 8], &[]).describe().contains("2 ended"));
+    assert!(found(task, &[7, 8], &[]).describe().contains("2 leftover processes ended"));
 }
 
 #[test]
-fn the_reason_is_what_the_kernel_tells() {
+fn the_reason_follows_from_boot_and_expiry() {
     let task = lost_row();
-    let reason = |task: &Task| LostTask::found(task.clone(), here()).reason();
+    let reason = |task: &Task| LostTask::unswept(task.clone(), here()).reason();
     assert_eq!(reason(&task), InterruptReason::SupervisorLost);
     assert_eq!(LostTask::expired(task.clone(), here()).reason(), InterruptReason::Ttl);
     let unknown = Task { boot_id: None, ..task.clone() };
@@ -277,121 +292,121 @@ fn the_reason_is_what_the_kernel_tells() {
 }
 
 #[test]
-fn how_it_died_names_who_was_gone_and_who_still_ran() {
+fn the_explanation_names_the_supervisor_and_the_agent() {
     let task = Task { supervisor_pid: Some(5), agent_pid: Some(6), ..lost_row() };
-    let how = |dead: &LostTask, reason| dead.how(reason);
+    let how = |lost_task: &LostTask, reason| lost_task.explanation(reason);
     let lost = InterruptReason::SupervisorLost;
-    let alone = LostTask::found(task.clone(), here());
-    assert_eq!(how(&alone, lost), "its supervisor (pid 5) was gone without a word");
+    let alone = LostTask::unswept(task.clone(), here());
+    assert_eq!(how(&alone, lost), "its supervisor (pid 5) died unexpectedly");
     assert_eq!(
         how(&found(task.clone(), &[7], &[]), lost),
-        "its supervisor (pid 5) was gone without a word; its agent (pid 6) was gone too"
+        "its supervisor (pid 5) died unexpectedly; its agent (pid 6) had ended too"
     );
     let outlived = found(task.clone(), &[6, 7], &[]);
     assert_eq!(
         how(&outlived, lost),
-        "its supervisor (pid 5) was gone without a word; its agent (pid 6) still ran and was ended"
+        "its supervisor (pid 5) died unexpectedly; its agent (pid 6) was still running and was ended"
     );
     let oom = how(&outlived, InterruptReason::Oom);
-    assert!(oom.contains("OOM killer") && oom.contains("pid 6") && oom.contains("still ran"), "{oom}");
-    assert!(how(&alone, InterruptReason::Rebooted).contains("booted anew"));
+    assert!(oom.contains("OOM killer") && oom.contains("pid 6") && oom.contains("still running"), "{oom}");
+    assert!(how(&alone, InterruptReason::Rebooted).contains("rebooted"));
     let ttl = how(&alone, InterruptReason::Ttl);
     assert!(ttl.contains(&task.started_at.to_string()), "{ttl}");
     let seen = Task {
         last_seen_at: Some(RecordedTime::recorded("2026-11-21T12:00:03.000Z".to_owned())),
         ..task.clone()
     };
-    assert!(how(&LostTask::found(seen, here()), InterruptReason::Ttl).contains("2026-11-21T12:00:03.000Z"));
+    assert!(how(&LostTask::unswept(seen, here()), InterruptReason::Ttl).contains("2026-11-21T12:00:03.000Z"));
     let unknown = Task { supervisor_pid: None, agent_pid: None, ..task };
-    assert_eq!(how(&LostTask::found(unknown, here()), lost), "its supervisor was gone without a word");
+    assert_eq!(how(&LostTask::unswept(unknown, here()), lost), "its supervisor died unexpectedly");
 }
 
 fn interrupted(reason: InterruptReason) -> SettleOutcome {
     SettleOutcome::Interrupted { reason, invalidated: None }
 }
 
-fn mark(ledger: &mut Ledger, dead: &LostTask) -> SettleOutcome {
+fn settle(ledger: &mut Ledger, lost_task: &LostTask) -> SettleOutcome {
     let claim = ledger.claim().unwrap();
-    let marked = dead.mark(&claim, "recover").unwrap();
+    let marked = lost_task.settle(&claim, "recover").unwrap();
     claim.commit().unwrap();
     marked
 }
 
 #[test]
-fn marking_says_how_it_died_and_what_of_it_was_found_and_nothing_that_nobody_saw() {
+fn settling_records_the_explanation_and_leftovers_but_no_unknown_times() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &NewTask { session_id: Some(SessionId::recorded("s1")), ..lost("t") });
-    let dead = found(task, &[NOBODY.pid, 7], &[]);
+    let lost_task = found(task, &[NOBODY.pid, 7], &[]);
     assert!(matches!(
-        mark(&mut ledger, &dead),
+        settle(&mut ledger, &lost_task),
         SettleOutcome::Interrupted { reason: InterruptReason::SupervisorLost, .. }
     ));
     let task = row(&ledger, "t");
     assert_eq!((task.status, task.reason.as_deref()), (Status::Interrupted, Some("supervisor_lost")));
-    assert_eq!(task.error, Some(dead.how(InterruptReason::SupervisorLost)));
+    assert_eq!(task.error, Some(lost_task.explanation(InterruptReason::SupervisorLost)));
     assert_eq!((task.end_source.as_deref(), task.oom_killed), (Some("recovery"), None));
     assert_eq!((task.finished_at, task.exit_code, task.term_signal), (None, None, None));
     assert_eq!(task.leftovers.expect("what was found")["found"], 2);
     let withdrawn = ledger.invalidations_of_task(&TaskId::recorded("t")).unwrap();
     assert_eq!(withdrawn.len(), 1, "what was said to the session is not known: it is not resumed");
-    assert!(matches!(mark(&mut ledger, &dead), SettleOutcome::Untouched), "it has ended");
+    assert!(matches!(settle(&mut ledger, &lost_task), SettleOutcome::Unchanged), "it has ended");
 }
 
 #[test]
-fn where_nothing_was_left_nothing_is_said_of_it() {
+fn without_leftovers_none_are_recorded() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
-    assert!(matches!(mark(&mut ledger, &found(task, &[], &[])), SettleOutcome::Interrupted { .. }));
+    assert!(matches!(settle(&mut ledger, &found(task, &[], &[])), SettleOutcome::Interrupted { .. }));
     assert_eq!(row(&ledger, "t").leftovers, None);
 }
 
 #[test]
-fn what_proves_to_live_or_cannot_be_judged_any_more_is_not_marked_but_if_it_is_too_old() {
+fn a_live_or_unverifiable_task_is_not_settled_unless_it_has_expired() {
     let world = World::new();
     let mut ledger = world.open();
     let (live, task) = begun(&mut ledger, &lost("t"));
     assert!(
-        matches!(mark(&mut ledger, &LostTask::found(task.clone(), here())), SettleOutcome::Untouched),
+        matches!(settle(&mut ledger, &LostTask::unswept(task.clone(), here())), SettleOutcome::Unchanged),
         "its lock is held"
     );
     assert!(
-        matches!(mark(&mut ledger, &LostTask::expired(task, here())), SettleOutcome::Untouched),
+        matches!(settle(&mut ledger, &LostTask::expired(task, here())), SettleOutcome::Unchanged),
         "however old it is"
     );
     drop(live);
     world.raw().execute_batch("UPDATE task_history SET live_ino = live_ino + 1").unwrap();
     let task = row(&ledger, "t");
     assert!(
-        matches!(mark(&mut ledger, &LostTask::found(task.clone(), here())), SettleOutcome::Untouched),
+        matches!(settle(&mut ledger, &LostTask::unswept(task.clone(), here())), SettleOutcome::Unchanged),
         "it may live"
     );
     assert_eq!(row(&ledger, "t").status, Status::Running);
     assert!(matches!(
-        mark(&mut ledger, &LostTask::expired(task, here())),
+        settle(&mut ledger, &LostTask::expired(task, here())),
         SettleOutcome::Interrupted { reason: InterruptReason::Ttl, .. }
     ));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("ttl"));
 }
 
 #[test]
-fn an_end_that_was_seen_and_waits_wins_over_the_one_that_is_inferred() {
+fn an_ending_in_the_spool_takes_precedence() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
     let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
     let record = slot.write(&ended(Ending::Cancelled(CancelReason::Timeout)), "run").unwrap();
-    let dead = found(task, &[7], &[]);
-    let marked = mark(&mut ledger, &dead);
-    assert!(matches!(marked, SettleOutcome::Seen(Status::Cancelled)));
+    let lost_task = found(task, &[7], &[]);
+    let marked = settle(&mut ledger, &lost_task);
+    assert!(matches!(marked, SettleOutcome::FromSpool(Status::Cancelled)));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("timeout"));
-    dead.close(&ledger, &marked);
+    lost_task.close(&ledger, &marked);
     assert!(!record.exists(), "it is in the row now");
 }
 
 #[test]
-fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
+fn spool_files_of_a_settled_task_are_removed_unless_it_may_be_alive() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
@@ -400,8 +415,8 @@ fn what_a_dead_task_kept_in_the_spool_goes_but_not_what_a_live_one_may_need() {
     let slot = world.at().private_dir().join("spool/.t.slot");
     assert!(slot.exists());
     LostTask::expired(task.clone(), here()).close(&ledger, &interrupted(InterruptReason::Ttl));
-    LostTask::found(task.clone(), here()).close(&ledger, &SettleOutcome::Untouched);
+    LostTask::unswept(task.clone(), here()).close(&ledger, &SettleOutcome::Unchanged);
     assert!(slot.exists(), "its supervisor may live");
-    LostTask::found(task, here()).close(&ledger, &interrupted(InterruptReason::SupervisorLost));
+    LostTask::unswept(task, here()).close(&ledger, &interrupted(InterruptReason::SupervisorLost));
     assert!(!slot.exists());
 }

@@ -1,4 +1,4 @@
-//! What is left to go by where others may write to the ledger: what the kernel shows of processes.
+//! Which evidence counts if others may write to the ledger: what the kernel shows of processes.
 
 use std::cell::OnceCell;
 use std::io;
@@ -8,17 +8,17 @@ use crate::process::cgroup::Cgroup;
 use crate::process::leftovers::{self, LedgerFile, SharedScan, SweepOwner};
 use crate::process::procfs::identity::{self, ProcessStat};
 use crate::process::procfs::locks::{self, LockedBytes};
-use crate::recovery;
+use crate::recovery::policy;
 use crate::task::{ProcessIdentity, Task, TaskId};
 use crate::view;
 
-/// What proves which processes belong to a task of a ledger, and which supervise one.
+/// What proves which processes belong to a task of the ledger, and which supervise one.
 #[derive(Debug)]
 pub enum OwnershipEvidence {
-    /// The rows: only this user can have written them.
+    /// The rows, which only this user can have written.
     Rows,
-    /// The kernel alone: the marks in environments, and the locks on the ledger's `live` file. `None`: that
-    /// is missing.
+    /// Only the kernel: marks in environments, and locks on the ledger's `live` file. `None`: there is no
+    /// such file.
     Kernel(Option<LockedBytes>),
 }
 
@@ -30,22 +30,22 @@ impl OwnershipEvidence {
     /// Whether a process supervises a task of the ledger.
     pub fn is_supervisor(&self, ledger: &Ledger, stat: &ProcessStat) -> bool {
         match self {
-            OwnershipEvidence::Rows => recovery::holds_live_lock(ledger, stat.identity()),
+            OwnershipEvidence::Rows => policy::holds_live_lock(ledger, stat.identity()),
             OwnershipEvidence::Kernel(locked) => locked
                 .as_ref()
                 .is_some_and(|locked| locks::holds(stat.pid, locked).unwrap_or_else(|| may_be_bookend(stat))),
         }
     }
 
-    /// Takes from a row what it says of processes, where others may have written that.
-    pub fn withhold(&self, task: &mut Task) {
+    /// Removes from a row what it says of processes, if others may have written it.
+    pub fn redact(&self, task: &mut Task) {
         if matches!(self, OwnershipEvidence::Kernel(_)) {
             (task.cgroup, task.oom_kills_before) = (None, None);
             (task.agent_pid, task.agent_start, task.agent_pidfd) = (None, None, None);
         }
     }
 
-    /// What to look for of a task's processes; `agent`: its recorded one.
+    /// How to sweep a task's processes; `agent`: its recorded agent.
     pub fn leftovers_of(
         &self,
         ledger: LedgerFile,
@@ -62,36 +62,37 @@ impl OwnershipEvidence {
             agent: agent.unwrap_or(ProcessIdentity { pid: 0, start: 0 }),
             agent_tty: 0,
             owner,
-            spares_detached: recovery::leftovers_policy(task).spares_detached(),
+            spares_detached: policy::leftovers_policy(task).spares_detached(),
             cgroup: Cgroup::of(&task.id, task.live_slot, task.cgroup.as_deref()),
         }
     }
 }
 
-/// Whether a process whose descriptors cannot be read may be bookend: it is this user's and has our name.
+/// Whether a process whose descriptors cannot be read may be bookend: it belongs to this user and has our
+/// name.
 fn may_be_bookend(stat: &ProcessStat) -> bool {
     let own = identity::stat(std::process::id().cast_signed()).ok().flatten();
     let me = nix::unistd::geteuid().as_raw();
     own.is_some_and(|own| own.comm == stat.comm) && identity::user(stat.pid) == Some(me)
 }
 
-/// Says of a process whether it supervises a task of the ledger. Whether the rows are trusted is asked with
-/// the first process.
+/// Whether a process supervises a task of the ledger. Whether the rows are trusted is determined for the
+/// first process.
 pub fn supervisors(ledger: &Ledger) -> impl Fn(&ProcessStat) -> bool + '_ {
     let evidence = OnceCell::new();
     move |stat| evidence.get_or_init(|| OwnershipEvidence::of(ledger)).is_supervisor(ledger, stat)
 }
 
-/// What the owner of a ledger does so that its rows are trusted.
+/// What the owner of a ledger has to do so that its rows are trusted.
 pub fn remedy(distrust: &Distrust) -> String {
     match distrust.fix {
         Some(command) => format!("{command} {}", view::quoted(&distrust.path.to_string_lossy())),
-        None => "find out who has written to it".to_owned(),
+        None => "find out who wrote to it".to_owned(),
     }
 }
 
-/// Whether the process `pid` is seen to supervise the task `id`: it holds a lock on the ledger's `live` file,
-/// and a process of this user with the task's mark descends from it. The row is not asked.
+/// Whether the process `pid` demonstrably supervises the task `id`: it holds a lock on the ledger's `live`
+/// file, and a process of this user with the task's mark descends from it. The row is not used.
 ///
 /// # Errors
 /// When `/proc` cannot be read.

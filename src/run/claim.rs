@@ -80,8 +80,8 @@ impl<'a> KeyClaim<'a> {
     /// settled here, in the claim's transaction.
     fn holder(&mut self, claim: &Claim<'_>) -> Result<Option<Task>, Error> {
         if let Some((lost, outcome)) = &mut self.settled {
-            *outcome = match lost.mark(claim, "run")? {
-                SettleOutcome::Unread(e) => return Err(e.into()),
+            *outcome = match lost.settle(claim, "run")? {
+                SettleOutcome::UnreadableSpool(e) => return Err(e.into()),
                 settled => Some(settled),
             };
         }
@@ -97,10 +97,10 @@ impl<'a> KeyClaim<'a> {
         let Some((lost, Some(outcome))) = &self.settled else { return };
         match outcome {
             SettleOutcome::Interrupted { .. } => warn!("settled {}", lost.describe()),
-            SettleOutcome::Seen(status) => {
+            SettleOutcome::FromSpool(status) => {
                 warn!("task {} had ended as {status}: recorded from the spool", lost.id())
             }
-            SettleOutcome::Unread(_) | SettleOutcome::Untouched => {}
+            SettleOutcome::UnreadableSpool(_) | SettleOutcome::Unchanged => {}
         }
         lost.close(ledger, outcome);
     }

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use rustix::process::Signal;
 
 use super::{PLAIN, Theirs, assert_sound, strings};
-use crate::harness::{End, say};
+use crate::harness::{End, print_line};
 
 const MANY: &str = "
     WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)
@@ -83,7 +83,7 @@ fn a_hundred_thousand_rows_survive_however_often_it_is_killed() {
         ["0"]
     );
     assert!(rolled_back > 1, "some were killed before the commit");
-    say(&format!(
+    print_line(&format!(
         "adoption of 100,000 rows: killed {killed} times, {rolled_back} of them rolled back, in {:?}",
         started.elapsed()
     ));

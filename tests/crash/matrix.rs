@@ -10,7 +10,7 @@ use super::agents;
 use super::invariants;
 use super::points;
 use super::scenarios::{self, Scenario};
-use crate::harness::{End, Output, World, say};
+use crate::harness::{End, Output, World, print_line};
 
 /// How often a point is taken that is passed again and again; all of them with `BOOKEND_CRASH_ALL=1`.
 const TIMES: usize = 3;
@@ -78,7 +78,7 @@ fn killed_failing_or_panicking_at_each_step_everything_holds() {
     });
     let failed = failed.into_inner().expect("the list");
     assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), cells.len(), failed.join("\n"));
-    say(&format!(
+    print_line(&format!(
         "crash matrix: {} deaths and failures at {} points survived, in {:?}",
         cells.len(),
         reached.len(),

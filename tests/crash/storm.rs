@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::agents::{self, ON_FINISH, cursor};
 use super::fault::{self, Dice, Fault, await_child, bookend, number, recovery};
 use super::invariants;
-use crate::harness::{World, pause, say};
+use crate::harness::{World, pause, print_line};
 
 /// With fail points the build is for this; else it is one test among many.
 const RUNS: usize = if cfg!(feature = "failpoints") { 500 } else { 60 };
@@ -86,17 +86,17 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
     wrong.extend(invariants::violations(&world, &bystander));
     let met = met.into_inner().expect("the count");
     assert!(wrong.is_empty(), "seed {seed}, {met:?}:\n  {}", wrong.join("\n  "));
-    say(&format!(
+    print_line(&format!(
         "storm of {runs} runs, {AT_ONCE} at once, {recoveries} recoveries, seed {seed}: survived in {:?}",
         started.elapsed()
     ));
     for ((fault, end), count) in met {
-        say(&format!("  {count:5} × {fault:?}, left with {end}"));
+        print_line(&format!("  {count:5} × {fault:?}, left with {end}"));
     }
     for row in world
         .sql("SELECT status, reason, count(*) AS n FROM task_history GROUP BY status, reason ORDER BY n DESC")
     {
-        say(&format!("  {:>5} rows {}", row.text("n"), row.ending()));
+        print_line(&format!("  {:>5} rows {}", row.text("n"), row.ending()));
     }
 }
 

@@ -1,4 +1,4 @@
-//! One command of a world: built, started, waited for, and killed and reaped whatever happens.
+//! A command in a test's world: builds it, starts it, waits for it, and kills and reaps it in every case.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -12,9 +12,9 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::wait::{AsFdRef, Deadline, ready};
-use super::{Under, World};
+use super::{World, Wrapper};
 
-/// How a process left.
+/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Code(i32),
@@ -50,17 +50,17 @@ impl fmt::Debug for Output {
 }
 
 impl Output {
-    /// Asserts that the command ended so, and shows what it said if not.
+    /// Asserts that the command ended like this. A failure shows its output.
     #[track_caller]
     pub fn ended(self, end: End) -> Output {
         assert_eq!(self.end, end, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
-    /// Asserts that nothing was said on stderr.
+    /// Asserts that stderr is empty.
     #[track_caller]
     pub fn silent(self) -> Output {
-        assert_eq!(self.stderr, "", "silence on stderr");
+        assert_eq!(self.stderr, "", "stderr is not empty");
         self
     }
 }
@@ -102,13 +102,13 @@ impl<'w> Cmd<'w> {
         }
     }
 
-    /// Options of `bookend run`; nobody else sees them.
+    /// Adds options of `bookend run`; the agent does not see them.
     pub fn options<S: Into<String>>(mut self, options: impl IntoIterator<Item = S>) -> Self {
         self.options.extend(options.into_iter().map(Into::into));
         self
     }
 
-    /// The world in which the caller stands: specs of `probe with`.
+    /// Sets up the process that calls the command: specs of `probe with`.
     pub fn with<S: Into<OsString>>(mut self, specs: impl IntoIterator<Item = S>) -> Self {
         self.specs.extend(specs.into_iter().map(Into::into));
         self
@@ -124,19 +124,19 @@ impl<'w> Cmd<'w> {
         self
     }
 
-    /// Standard input is this file.
+    /// Uses this file as standard input.
     pub fn input(mut self, file: std::fs::File) -> Self {
         self.input = Input::File(file);
         self
     }
 
-    /// Standard input is a pipe: `Proc::stdin`.
+    /// Uses a pipe as standard input: `Proc::stdin`.
     pub fn piped_input(mut self) -> Self {
         self.input = Input::Piped;
         self
     }
 
-    /// The caller leads a process group of its own, as a job of a shell does.
+    /// Makes the caller the leader of a new process group, as a job of a shell is.
     pub fn own_group(mut self) -> Self {
         self.own_group = true;
         self
@@ -158,7 +158,7 @@ impl<'w> Cmd<'w> {
 
     pub fn start(self) -> Proc {
         let words = self.words();
-        let program = find(&words[0], self.world);
+        let program = find_program(&words[0], self.world);
         let mut command = Command::new(program);
         command
             .arg0(&words[0])
@@ -177,7 +177,7 @@ impl<'w> Cmd<'w> {
         if self.own_group {
             command.process_group(0);
         }
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("starting {words:?}: {e}"));
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("failed to start {words:?}: {e}"));
         let pid = Pid::from_child(&child);
         Proc {
             stdin: child.stdin.take(),
@@ -185,24 +185,24 @@ impl<'w> Cmd<'w> {
             stderr: Stream::new(child.stderr.take().map(OwnedFd::from)),
             handle: pidfd_open(pid, PidfdFlags::empty()).expect("a pidfd of our child"),
             child,
-            supervised: self.wrapped && self.world.under != Under::Other(Vec::new()),
+            supervised: self.wrapped && self.world.wrapper != Wrapper::Other(Vec::new()),
             deadline: self.world.deadline(),
         }
     }
 
-    /// Starts it and waits for its end.
+    /// Starts the command and waits until it exits.
     pub fn run(self) -> Output {
         self.start().wait()
     }
 }
 
-/// The program as the world's PATH has it, not the test's own.
-fn find(program: &OsStr, world: &World) -> OsString {
+/// Looks up the program in the world's PATH, not in that of the test.
+fn find_program(program: &OsStr, world: &World) -> OsString {
     let own = world.path("bin").join(program);
     if own.exists() { own.into() } else { program.to_owned() }
 }
 
-/// What has come on one stream so far.
+/// The output read from one stream so far.
 struct Stream {
     file: Option<File>,
     text: Vec<u8>,
@@ -223,7 +223,7 @@ impl Stream {
         }
     }
 
-    /// What is in the pipe now, although somebody may still hold it open.
+    /// Reads what is in the pipe now, even if another process still holds it open.
     fn drain(&mut self) {
         while let Some(file) = &self.file {
             if !ready(&[file], Duration::ZERO)[0] {
@@ -234,7 +234,7 @@ impl Stream {
     }
 }
 
-/// A process that was started; killed and reaped when dropped.
+/// A started process, which is killed and reaped when dropped.
 pub struct Proc {
     child: Child,
     handle: OwnedFd,
@@ -250,7 +250,7 @@ impl Proc {
         self.child.id() as i32
     }
 
-    /// Whether anything stands between the caller and the agent.
+    /// Whether a supervisor runs between the caller and the agent.
     pub fn supervised(&self) -> bool {
         self.supervised
     }
@@ -259,7 +259,7 @@ impl Proc {
         rustix::process::pidfd_send_signal(&self.handle, signal).expect("a signal to our child");
     }
 
-    /// Waits for the end; whatever has been said by then is in the output.
+    /// Waits until the process exits and returns all output up to then.
     pub fn wait(mut self) -> Output {
         self.wait_here()
     }
@@ -289,12 +289,12 @@ impl Proc {
             end: status.into(),
             stdout: String::from_utf8_lossy(&self.stdout.text).into_owned(),
             bytes: std::mem::take(&mut self.stdout.text),
-            stderr: heard(&self.stderr.text),
+            stderr: without_sanitizer_warning(&self.stderr.text),
         }
     }
 
-    /// Waits until standard output has ended: nobody holds it open any more. The process may live on.
-    pub fn stdout_end(&mut self) -> String {
+    /// Waits until every process has closed standard output, which may be before the process exits.
+    pub fn read_stdout_to_end(&mut self) -> String {
         while let Some(file) = &self.stdout.file {
             self.deadline.readable("the end of standard output", &[file]);
             self.stdout.take();
@@ -302,49 +302,49 @@ impl Proc {
         String::from_utf8_lossy(&self.stdout.text).into_owned()
     }
 
-    /// The reader of standard output goes away.
-    pub fn drop_stdout(&mut self) {
+    /// Closes the reading end of standard output.
+    pub fn close_stdout(&mut self) {
         self.stdout.file = None;
     }
 
-    /// Waits until standard output has said `bytes`, and takes no more of it than needed.
-    pub fn said(&mut self, bytes: &[u8]) {
+    /// Waits until standard output contains `bytes` and reads no more of it than needed.
+    pub fn wait_for_output(&mut self, bytes: &[u8]) {
         while !self.stdout.text.windows(bytes.len()).any(|part| part == bytes) {
-            let file = self.stdout.file.as_ref().expect("standard output ended without it");
+            let file = self.stdout.file.as_ref().expect("standard output ended before the expected bytes");
             let what = format!("{:?} on standard output", String::from_utf8_lossy(bytes));
             self.deadline.readable(&what, &[file]);
             self.stdout.take();
         }
     }
 
-    /// Waits until standard output has said a line, and gives it.
+    /// Waits for the next line on standard output and returns it.
     pub fn line(&mut self) -> String {
         loop {
             if let Some(end) = self.stdout.text.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.stdout.text.drain(..=end).collect();
                 return String::from_utf8_lossy(&line[..end]).into_owned();
             }
-            let file = self.stdout.file.as_ref().expect("standard output ended without a line");
+            let file = self.stdout.file.as_ref().expect("standard output ended before a line was complete");
             self.deadline.readable("a line on standard output", &[file]);
             self.stdout.take();
         }
     }
 }
 
-/// What was said on stderr. AddressSanitizer (`just sanitize`) remarks that the gated child stands on a stack
-/// that is no thread's, which is so; what it finds is nobody's intent.
-fn heard(stderr: &[u8]) -> String {
-    const REMARK: [&str; 3] = [
+/// The text of stderr without AddressSanitizer's warning (`just sanitize`) that the gated child runs on a stack
+/// that belongs to no thread, which is intended. An error that AddressSanitizer reports fails the test.
+fn without_sanitizer_warning(stderr: &[u8]) -> String {
+    const WARNING: [&str; 3] = [
         "WARNING: ASan is ignoring requested __asan_handle_no_return",
         "False positive error reports may follow",
         "https://github.com/google/sanitizers/issues/189",
     ];
-    let said = String::from_utf8_lossy(stderr).into_owned();
-    assert!(!said.contains("ERROR: AddressSanitizer"), "{said}");
-    if !said.contains(REMARK[0]) {
-        return said;
+    let text = String::from_utf8_lossy(stderr).into_owned();
+    assert!(!text.contains("ERROR: AddressSanitizer"), "{text}");
+    if !text.contains(WARNING[0]) {
+        return text;
     }
-    said.split_inclusive('\n').filter(|line| !REMARK.iter().any(|r| line.contains(r))).collect()
+    text.split_inclusive('\n').filter(|line| !WARNING.iter().any(|r| line.contains(r))).collect()
 }
 
 impl Drop for Proc {

@@ -1,4 +1,4 @@
-//! A named pipe on which agents tell the test what they see.
+//! A named pipe through which agents report to the test.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use super::wait::Deadline;
 pub struct Fifo {
     path: PathBuf,
     reader: File,
-    /// Held so that the pipe does not look ended between two writers.
+    /// Keeps the pipe from reporting end of file between two writers.
     writer: Option<File>,
     buffer: Vec<u8>,
     deadline: Deadline,
@@ -39,24 +39,24 @@ impl Fifo {
         self.path.to_str().expect("UTF-8").to_owned()
     }
 
-    /// The time for the rest begins anew, as that of its world.
+    /// Restarts the deadline, as [`World::renew_deadline`] does.
     pub fn renew_deadline(&mut self, deadline: Deadline) {
         self.deadline = deadline;
     }
 
-    /// Writes a line to whoever reads on the other side (use a pipe of its own for each direction).
-    pub fn tell(&mut self, line: &str) {
-        let mut writer = self.writer.as_ref().expect("the pipe was ended");
+    /// Writes a line for the process that reads from the pipe. Each direction needs its own pipe.
+    pub fn write_line(&mut self, line: &str) {
+        let mut writer = self.writer.as_ref().expect("the writing end was closed");
         writeln!(writer, "{line}").expect("a line into the pipe");
     }
 
-    /// Fills the pipe, as if its reader had stopped: whoever writes to it without looking waits for ever.
+    /// Fills the pipe, as if its reader had stopped: a blocking write to it then never returns.
     pub fn fill_up(&mut self) {
-        let mut writer = self.writer.as_ref().expect("the pipe was ended");
+        let mut writer = self.writer.as_ref().expect("the writing end was closed");
         while writer.write(&[b'x'; 1]).is_ok() {}
     }
 
-    /// The next line.
+    /// Waits for the next line.
     pub fn line(&mut self) -> String {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
@@ -65,11 +65,11 @@ impl Fifo {
             }
             let what = format!("a line on {}, {:?} so far", self.path.display(), self.text());
             self.deadline.readable(&what, &[&self.reader]);
-            assert!(self.fill() > 0, "no line, but the end of {}", self.path.display());
+            assert!(self.fill() > 0, "{} ended before a line was complete", self.path.display());
         }
     }
 
-    /// The number after `word` in the next line: `ready 123 …`.
+    /// Returns the number after `word` in the next line: `ready 123 …`.
     pub fn pid(&mut self, word: &str) -> i32 {
         let line = self.line();
         let mut words = line.split(' ');
@@ -77,7 +77,7 @@ impl Fifo {
         words.next().and_then(|w| w.parse().ok()).unwrap_or_else(|| panic!("a pid in {line:?}"))
     }
 
-    /// Waits until nobody else holds the pipe open for writing, and gives the lines that still came.
+    /// Waits until no other process has the pipe open for writing and returns the lines read until then.
     pub fn rest(&mut self) -> Vec<String> {
         self.writer = None;
         loop {
@@ -91,7 +91,7 @@ impl Fifo {
         }
     }
 
-    /// Lines that are there now, without waiting.
+    /// Returns the lines that are already in the pipe.
     pub fn lines_so_far(&mut self) -> Vec<String> {
         while super::wait::ready(&[&self.reader], std::time::Duration::ZERO)[0] && self.fill() > 0 {}
         let lines = self.text().lines().map(str::to_owned).collect();

@@ -1,4 +1,4 @@
-//! Reading the ledger from outside, as any other program would.
+//! Access to the ledger through SQLite, as another program has it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 
-/// One row, by column.
+/// One row: its values by column name.
 #[derive(Debug, Clone)]
 pub struct Row(BTreeMap<String, Value>);
 
@@ -53,13 +53,13 @@ impl Row {
         i32::try_from(n).expect("a pid")
     }
 
-    /// `status` and `reason` in one: `failure/exit`, `success/`.
+    /// `status` and `reason` joined: `failure/exit`, `success/`.
     pub fn ending(&self) -> String {
         format!("{}/{}", self.text("status"), self.text("reason"))
     }
 }
 
-/// Changes the ledger as any other program could.
+/// Changes the ledger as another program could.
 pub(super) fn change(ledger: &Path, sql: &str) -> rusqlite::Result<()> {
     let connection = Connection::open_with_flags(ledger, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.busy_timeout(Duration::from_secs(10))?;

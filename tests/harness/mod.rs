@@ -1,9 +1,9 @@
-//! A world of its own for each test: directory, environment, ledger, agents. Nothing is shared, nothing is
-//! left behind, and nothing waits for time to pass: every wait is for an event, with one deadline.
+//! The test harness: every test runs in its own [`World`] with its own directory, environment, ledger and agents.
+//! Tests share nothing, leave nothing behind and wait for events, never for time, under one deadline per test.
 //!
-//! `BOOKEND_TEST_INSTEAD` puts something else in bookend's place (`bare`: nothing; `tini -s --`, …). What
-//! the bare command fails is a wrong check; what others fail shows what a check is worth.
-//! `BOOKEND_TEST_ALL=1`: what this machine cannot check is a failure instead of a skip.
+//! `BOOKEND_TEST_INSTEAD` replaces bookend by another wrapper (`bare`: none; `tini -s --`, …). A test that fails
+//! for the bare command is wrong; one that fails for another wrapper shows what that wrapper lacks.
+//! With `BOOKEND_TEST_ALL=1`, a test that this machine cannot run fails instead of being skipped.
 
 mod cmd;
 mod document;
@@ -29,35 +29,36 @@ pub use document::{DocumentBlock, blocks, document, documents, prose};
 pub use fifo::Fifo;
 pub use ledger::Row;
 pub use procfs::{
-    children, group, hides, inhabitants, marked, memory, open_files, pending, stat_field, state, switches,
+    all_processes, children, group, marked, memory, open_files, pending, proc_is_hidden, stat_field, state,
+    voluntary_switches,
 };
 pub use pty::Pty;
 pub use stand_in::STREAM;
 pub use wait::{Deadline, eventually, pause, ready};
 
-/// What stands before the agent's argv.
+/// What precedes the agent's argv.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Under {
+pub enum Wrapper {
     Bookend,
-    /// Another program, with its arguments; nothing at all for the bare command.
+    /// Another program with its arguments; empty for the bare command.
     Other(Vec<String>),
 }
 
-impl Under {
-    fn from_environment() -> Under {
+impl Wrapper {
+    fn from_environment() -> Wrapper {
         match std::env::var("BOOKEND_TEST_INSTEAD").as_deref() {
-            Err(_) | Ok("") => Under::Bookend,
-            Ok("bare") => Under::Other(Vec::new()),
-            Ok(words) => Under::Other(words.split_whitespace().map(str::to_owned).collect()),
+            Err(_) | Ok("") => Wrapper::Bookend,
+            Ok("bare") => Wrapper::Other(Vec::new()),
+            Ok(words) => Wrapper::Other(words.split_whitespace().map(str::to_owned).collect()),
         }
     }
 }
 
-/// One test's world. Whatever still lives when it is dropped is killed, found by the path of its directory in
-/// the environment.
+/// The environment of one test. Dropping it kills every process whose environment contains the path of its
+/// directory.
 pub struct World {
     dir: TempDir,
-    pub under: Under,
+    pub wrapper: Wrapper,
     deadline: Deadline,
 }
 
@@ -68,41 +69,41 @@ impl World {
         world
     }
 
-    /// A world below `parent`, for what needs no agent of ours.
+    /// A world below `parent` without the probe, for tests that need no stand-in agent.
     pub fn without_probe(parent: &Path) -> World {
         let mut builder = tempfile::Builder::new();
         let dir = builder.prefix("bookend-test.").tempdir_in(parent).expect("a temporary directory");
         for name in ["home", "state", "tmp", "bin"] {
             fs::create_dir(dir.path().join(name)).expect("a directory of the world");
         }
-        let world = World { dir, under: Under::from_environment(), deadline: Deadline::new() };
+        let world = World { dir, wrapper: Wrapper::from_environment(), deadline: Deadline::new() };
         symlink(bookend(), world.path("bin/bookend")).expect("bookend in the world's PATH");
         world
     }
 
-    /// A world in which bookend is what stands before the agent, or `None` (said on stderr) where something
-    /// else does: for checks of what only bookend does.
+    /// A world for tests of what only bookend does. `None`, reported on stderr, if `BOOKEND_TEST_INSTEAD` replaces
+    /// bookend.
     pub fn of_bookend(test: &str) -> Option<World> {
         let world = World::new();
-        if world.under == Under::Bookend {
+        if world.wrapper == Wrapper::Bookend {
             return Some(world);
         }
-        say(&format!("skipped {test}: it is about bookend itself"));
+        print_line(&format!("skipped {test}: it tests bookend itself"));
         None
     }
 
-    /// A world that belongs to a user without privileges, and the specs that make a command one of theirs:
-    /// none where we are such a user ourselves.
-    pub fn of_nobody(test: &str) -> Option<(World, Vec<String>)> {
+    /// A world owned by an unprivileged user, and the specs that run a command as that user. There are no specs
+    /// if the test itself runs unprivileged.
+    pub fn unprivileged(test: &str) -> Option<(World, Vec<String>)> {
         const NOBODY: u32 = 65534;
         let mut world = World::of_bookend(test)?;
         if !is_root() {
             return Some((world, Vec::new()));
         }
-        // The program may lie where only its owner can go.
+        // The program may be in a directory that only its owner can enter.
         let copy = world.path("bin/bookend");
         fs::remove_file(&copy).expect("the link to bookend");
-        // To write 60 MB takes longer than a test may on a disk that is busy.
+        // Writing 60 MB to a busy disk can exceed the deadline of a test.
         if fs::hard_link(bookend(), &copy).is_err() {
             let copied = Command::new("cp").arg(bookend()).arg(&copy).status().expect("cp");
             assert!(copied.success(), "copying bookend");
@@ -119,12 +120,12 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// The same as a string, for command lines.
+    /// As [`World::path`], as a string for command lines.
     pub fn name(&self, name: &str) -> String {
         self.path(name).to_str().expect("UTF-8").to_owned()
     }
 
-    /// What has taken long was the point: the time for the rest begins now.
+    /// Restarts the deadline after a part of the test that may take long.
     pub fn renew_deadline(&mut self) {
         self.deadline = Deadline::new();
     }
@@ -133,7 +134,7 @@ impl World {
         self.deadline
     }
 
-    /// The environment that every command of this world gets, and no other.
+    /// The complete environment of every command of this world.
     pub fn environment(&self) -> Vec<(&'static str, OsString)> {
         let mut path = self.path("bin").into_os_string();
         path.push(":");
@@ -144,48 +145,48 @@ impl World {
             ("XDG_STATE_HOME", self.path("state").into()),
             ("TMPDIR", self.path("tmp").into()),
             ("LC_ALL", "C".into()),
-            // Unquoted in a shell line: what stands before the agent.
+            // For shell lines, unquoted: what precedes the agent.
             ("W", self.prefix(&[]).join(" ").into()),
         ];
-        // What `just sanitize` asks of the sanitizer holds here too.
+        // The options that `just sanitize` sets for the sanitizer.
         environment.extend(std::env::var_os("ASAN_OPTIONS").map(|options| ("ASAN_OPTIONS", options)));
         environment
     }
 
-    /// What stands before the agent; `options` are bookend's alone.
+    /// The words before the agent's argv; `options` are those of `bookend run`.
     pub fn prefix(&self, options: &[String]) -> Vec<String> {
-        match &self.under {
-            Under::Bookend => ["bookend", "run"]
+        match &self.wrapper {
+            Wrapper::Bookend => ["bookend", "run"]
                 .map(str::to_owned)
                 .into_iter()
                 .chain(options.iter().cloned())
                 .chain(["--".to_owned()])
                 .collect(),
-            Under::Other(words) => words.clone(),
+            Wrapper::Other(words) => words.clone(),
         }
     }
 
-    /// `bookend run -- agent…`
+    /// Builds `bookend run -- agent…`.
     pub fn run<S: Into<OsString>>(&self, agent: impl IntoIterator<Item = S>) -> Cmd<'_> {
         Cmd::new(self, true, agent)
     }
 
-    /// `sh -c script` as the agent.
+    /// Builds a run with `sh -c script` as the agent.
     pub fn run_sh(&self, script: &str) -> Cmd<'_> {
         self.run(["sh", "-c", script])
     }
 
-    /// A command with nothing before it.
+    /// Builds a command without bookend.
     pub fn bare<S: Into<OsString>>(&self, argv: impl IntoIterator<Item = S>) -> Cmd<'_> {
         Cmd::new(self, false, argv)
     }
 
-    /// An executable of the world's PATH, e.g. a stand-in named `claude`.
+    /// Writes an executable into the world's PATH, such as a stand-in named `claude`.
     pub fn program(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path("bin").join(name);
         let draft = self.path(name);
-        // Another process writes it: a fork of another test could hold our descriptor, and then nobody could
-        // execute the file (ETXTBSY). And whoever executes the former one goes on doing so.
+        // A child writes the file: a fork in another test could inherit our descriptor, and executing the file
+        // would fail with ETXTBSY. `mv` leaves processes that execute the previous file undisturbed.
         let mut writer = Command::new("/bin/sh")
             .args(["-c", r#"cat >"$0" && chmod 755 "$0" && mv "$0" "$1""#])
             .args([&draft, &path])
@@ -201,15 +202,15 @@ impl World {
         Fifo::make(&self.path(name), self.deadline)
     }
 
-    /// Every row of the ledger, oldest first.
+    /// All rows of the ledger, oldest first.
     pub fn rows(&self) -> Vec<Row> {
         self.sql("SELECT * FROM task_history ORDER BY started_at, id")
     }
 
-    /// The one row that is to be there.
+    /// The only row of the ledger.
     pub fn row(&self) -> Row {
         let mut rows = self.rows();
-        assert_eq!(rows.len(), 1, "one row: {rows:#?}");
+        assert_eq!(rows.len(), 1, "expected one row: {rows:#?}");
         rows.remove(0)
     }
 
@@ -217,17 +218,17 @@ impl World {
         ledger::query(&self.ledger(), query)
     }
 
-    /// Changes the ledger behind bookend's back, as another program might.
+    /// Changes the ledger as another program might.
     pub fn write(&self, sql: &str) {
         ledger::write(&self.ledger(), sql);
     }
 
-    /// As [`World::sql`], from a ledger at another place of the world.
+    /// As [`World::sql`], for a ledger at another path below the world's directory.
     pub fn sql_of(&self, ledger: &str, query: &str) -> Vec<Row> {
         ledger::query(&self.path(ledger), query)
     }
 
-    /// Changes the ledger by hand.
+    /// Changes the ledger and returns SQLite's error, if any.
     pub fn change(&self, sql: &str) -> rusqlite::Result<()> {
         ledger::change(&self.ledger(), sql)
     }
@@ -236,12 +237,12 @@ impl World {
         self.path("state/bookend/bookend.db")
     }
 
-    /// Sends signals by a process of its own; see `probe send`.
+    /// Sends signals from a separate process; see `probe send`.
     pub fn send<S: ToString>(&self, pid: i32, signals: impl IntoIterator<Item = S>) {
         let words = signals.into_iter().map(|s| s.to_string());
         let argv = ["probe".to_owned(), "send".to_owned(), pid.to_string()];
         let sent = self.bare(argv.into_iter().chain(words)).run();
-        assert_eq!(sent.end, End::Code(0), "sending to {pid}: {sent:?}");
+        assert_eq!(sent.end, End::Code(0), "failed to signal {pid}: {sent:?}");
     }
 }
 
@@ -255,7 +256,7 @@ fn bookend() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_bookend"))
 }
 
-/// The probe is an example of the package: `cargo test` puts it beside the program.
+/// The probe is an example of the package, which `cargo test` builds next to the program.
 fn probe() -> &'static Path {
     static PROBE: OnceLock<PathBuf> = OnceLock::new();
     PROBE.get_or_init(|| {
@@ -269,12 +270,12 @@ fn probe() -> &'static Path {
     })
 }
 
-/// A line that is seen although the test passes (the test runner keeps what `println!` says).
-pub fn say(line: &str) {
+/// Prints a line that is visible even if the test passes. The test runner captures `println!`.
+pub fn print_line(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Whether a check can be made here. If not: says so, or panics under `BOOKEND_TEST_ALL=1`.
+/// Whether this machine meets a test's condition. If not, prints the skip, or panics under `BOOKEND_TEST_ALL=1`.
 pub fn possible(test: &str, condition: bool, needs: &str) -> bool {
     if condition {
         return true;
@@ -283,7 +284,7 @@ pub fn possible(test: &str, condition: bool, needs: &str) -> bool {
         std::env::var_os("BOOKEND_TEST_ALL").is_none(),
         "{test} needs {needs}, and BOOKEND_TEST_ALL is set"
     );
-    say(&format!("skipped {test}: needs {needs}"));
+    print_line(&format!("skipped {test}: needs {needs}"));
     false
 }
 

@@ -1,4 +1,4 @@
-//! What /proc says of processes, and the end of those that a test left.
+//! Reads processes from /proc and kills those that a test left running.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// A field of `/proc/PID/stat`, numbered as in proc(5) from 3 on; `None`: no such process.
+/// A field of `/proc/PID/stat`, numbered as in proc(5), from 3. `None` if the process does not exist.
 pub fn stat_field(pid: i32, number: usize) -> Option<String> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&text).into_owned();
@@ -14,12 +14,12 @@ pub fn stat_field(pid: i32, number: usize) -> Option<String> {
     after_name.split_whitespace().nth(number - 3).map(str::to_owned)
 }
 
-/// `R`, `S`, `T`, `Z`, …; `None`: no such process.
+/// The state: `R`, `S`, `T`, `Z`, …; `None` if the process does not exist.
 pub fn state(pid: i32) -> Option<char> {
     stat_field(pid, 3)?.chars().next()
 }
 
-/// The signals that wait for the process, as a set: bit n-1 is signal n.
+/// The pending signals of the process as a set: bit n-1 is signal n.
 pub fn pending(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let set = |name| {
@@ -30,13 +30,13 @@ pub fn pending(pid: i32) -> u64 {
 }
 
 /// Whether `/proc` hides the processes of other users from a plain user (`hidepid`).
-pub fn hides() -> bool {
+pub fn proc_is_hidden() -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts");
     let proc = mounts.lines().rfind(|line| line.split(' ').nth(1) == Some("/proc")).unwrap_or_default();
     proc.contains("hidepid=") && !proc.contains("hidepid=0") && !proc.contains("hidepid=off")
 }
 
-/// The children, zombies too.
+/// The children, including zombies.
 pub fn children(pid: i32) -> Vec<i32> {
     all().filter(|p| stat_field(*p, 4) == Some(pid.to_string())).collect()
 }
@@ -46,8 +46,8 @@ pub fn group(pgid: i32) -> Vec<i32> {
     all().filter(|p| stat_field(*p, 5) == Some(pgid.to_string()) && state(*p) != Some('Z')).collect()
 }
 
-/// How often the process went to sleep of its own will, all threads together.
-pub fn switches(pid: i32) -> u64 {
+/// The voluntary context switches of all threads of the process.
+pub fn voluntary_switches(pid: i32) -> u64 {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
         return 0;
     };
@@ -62,7 +62,7 @@ pub fn switches(pid: i32) -> u64 {
         .sum()
 }
 
-/// Where the descriptors of a process above 2 lead.
+/// The targets of the process's descriptors above 2.
 pub fn open_files(pid: i32) -> Vec<String> {
     let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return Vec::new();
@@ -73,7 +73,7 @@ pub fn open_files(pid: i32) -> Vec<String> {
         .collect()
 }
 
-/// The memory that is the process's alone, and all of it that is in use, in KiB; `None`: no such process.
+/// The anonymous and the resident memory in KiB. `None` if the process does not exist.
 pub fn memory(pid: i32) -> Option<(u64, u64)> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let field = |name| {
@@ -87,7 +87,7 @@ fn all() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
-/// The processes of a world whose environment names a task.
+/// The processes of a world whose environment contains a task id.
 pub fn marked(world: &super::World) -> Vec<i32> {
     let dir = world.path("home");
     let is_marked = |pid: i32| {
@@ -99,27 +99,27 @@ pub fn marked(world: &super::World) -> Vec<i32> {
     all().filter(|p| is_marked(*p)).collect()
 }
 
-/// Whether the environment of a process names `dir`.
-fn is_of(dir: &Path, pid: i32) -> bool {
+/// Whether the environment of a process contains the path `dir`.
+fn belongs_to(dir: &Path, pid: i32) -> bool {
     let mark = dir.as_os_str().as_bytes();
     fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| env.windows(mark.len()).any(|part| part == mark))
 }
 
-/// Every process of a world, whatever it is.
-pub fn inhabitants(world: &super::World) -> Vec<i32> {
-    all().filter(|p| is_of(world.dir.path(), *p)).collect()
+/// All processes of a world.
+pub fn all_processes(world: &super::World) -> Vec<i32> {
+    all().filter(|p| belongs_to(world.dir.path(), *p)).collect()
 }
 
-/// Kills every process whose environment names `dir`, until there is none.
+/// Kills the processes whose environment contains `dir` until none is left.
 pub(super) fn kill_marked(dir: &Path) {
     for _ in 0..1000 {
         let mut found = false;
-        for pid in all().filter(|p| is_of(dir, *p)) {
+        for pid in all().filter(|p| belongs_to(dir, *p)) {
             let Some(Ok(handle)) = Pid::from_raw(pid).map(|p| pidfd_open(p, PidfdFlags::empty())) else {
                 continue;
             };
-            // Asked again behind the handle: the number could have become somebody else's.
-            if is_of(dir, pid) && pidfd_send_signal(&handle, Signal::KILL).is_ok() {
+            // Checked again now that the pidfd is open: the pid could have been reused before.
+            if belongs_to(dir, pid) && pidfd_send_signal(&handle, Signal::KILL).is_ok() {
                 found = true;
                 super::wait::ready(&[&handle], std::time::Duration::from_secs(1));
             }

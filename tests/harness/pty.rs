@@ -1,4 +1,4 @@
-//! A terminal with an interactive bash on it, as a person has it.
+//! A terminal that runs an interactive bash, as a user has it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,14 +13,14 @@ use super::{Cmd, Output, Proc, World};
 pub struct Pty {
     master: Option<File>,
     seen: String,
-    /// What has been expected and found: everything before it is done with.
+    /// The end of the last expected text: the search continues from here.
     cursor: usize,
     process: Proc,
     deadline: Deadline,
 }
 
 impl Pty {
-    /// A terminal on which `command` runs as the leader of a new session.
+    /// Opens a terminal and runs `command` on it as the leader of a new session.
     pub fn of(world: &World, command: Cmd<'_>) -> Pty {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master: OwnedFd = openpt(flags).expect("a terminal");
@@ -38,7 +38,7 @@ impl Pty {
         }
     }
 
-    /// An interactive bash with job control, at its first prompt: `<status of the last command>`.
+    /// Starts an interactive bash with job control and waits for its first prompt: `<status of the last command>`.
     pub fn bash(world: &World) -> Pty {
         let command = world
             .bare(["bash", "--norc", "--noprofile", "--noediting", "-i"])
@@ -67,7 +67,7 @@ impl Pty {
         self.send(&format!("{line}\n"));
     }
 
-    /// Waits for `text`, and gives what came before it since the last time.
+    /// Waits for `text` and returns the output between the previous match and it.
     pub fn expect(&mut self, text: &str) -> String {
         loop {
             if let Some(at) = self.seen[self.cursor..].find(text) {
@@ -79,12 +79,12 @@ impl Pty {
         }
     }
 
-    /// Waits for bash's prompt, and gives the status of the last command.
+    /// Waits for bash's prompt and returns the status of the last command.
     pub fn prompt(&mut self) -> i32 {
         self.output().1
     }
 
-    /// The same, with what was said before it.
+    /// As [`Pty::prompt`], with the output before the prompt.
     pub fn output(&mut self) -> (String, i32) {
         loop {
             if let Some((before, status, end)) = find_prompt(&self.seen[self.cursor..]) {
@@ -97,16 +97,16 @@ impl Pty {
     }
 
     fn more(&mut self, what: &str) {
-        let what = format!("{what:?} on the terminal, which said {:?}", self.seen);
+        let what = format!("{what:?} on the terminal, which printed {:?}", self.seen);
         self.deadline.readable(&what, &[self.master()]);
         let mut chunk = [0; 4096];
-        // EIO: nobody has the terminal open any more.
+        // The read fails with EIO once no process has the terminal open.
         let n = self.master().read(&mut chunk).unwrap_or(0);
         assert!(n > 0, "the terminal ended before {what}");
         self.seen.push_str(&String::from_utf8_lossy(&chunk[..n]));
     }
 
-    /// The group that the terminal's keys go to.
+    /// The foreground process group of the terminal.
     pub fn foreground(&self) -> i32 {
         tcgetpgrp(self.master()).expect("a foreground group").as_raw_nonzero().get()
     }
@@ -116,18 +116,18 @@ impl Pty {
         tcsetwinsize(self.master(), size).expect("a new size");
     }
 
-    /// The line is cut: the terminal's session is sent SIGHUP.
+    /// Hangs up: the kernel sends SIGHUP to the session of the terminal.
     pub fn hang_up(&mut self) {
         self.master = None;
     }
 
-    /// Waits for the end of the session's leader.
+    /// Waits until the session leader exits.
     pub fn wait(mut self) -> Output {
         self.process.wait_here()
     }
 }
 
-/// The first `<number>` in `text`: what is before it, the number, and where it ends.
+/// Finds the first `<number>` in `text`: returns the text before it, the number and the position of its end.
 fn find_prompt(text: &str) -> Option<(&str, i32, usize)> {
     text.match_indices('<').find_map(|(start, _)| {
         let end = start + text[start..].find('>')?;

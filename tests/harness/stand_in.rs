@@ -1,13 +1,13 @@
-//! Stand-ins for agents: shell scripts named `claude` or `cursor-agent` that say what a test makes them say.
+//! Stand-ins for agents: shell scripts named `claude` or `cursor-agent` that print what the test asks for.
 
 use super::World;
 
-/// A command line of claude whose output is read along as it comes.
+/// A command line of claude whose output bookend captures.
 pub const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "do it"];
 
-/// What a script can say, each as one event: `init ID`, `turn ID MESSAGE INPUT OUTPUT`, `result ID COST`,
-/// `failed ID`. `$id` is the session that the argv names.
-const WORDS: &str = r#"#!/bin/sh
+/// The shell functions of a script, each of which prints one event: `init ID`, `turn ID MESSAGE INPUT OUTPUT`,
+/// `result ID COST`, `failed ID`. `$id` is the session that the argv names.
+const FUNCTIONS: &str = r#"#!/bin/sh
 id= was=
 for word; do
   case $was in --session-id|--resume) id=$word ;; esac
@@ -32,20 +32,20 @@ failed() {
 "#;
 
 impl World {
-    /// A stand-in of that name. It notes each argv as one line in `home/argv`.
+    /// Installs a stand-in under `name`. It appends each argv as one line to `home/argv`.
     pub fn stand_in(&self, name: &str, script: &str) {
         let note = "echo \"$*\" >>\"$HOME/argv\"\n";
-        self.program(name, &format!("{WORDS}{note}{script}\n"));
+        self.program(name, &format!("{FUNCTIONS}{note}{script}\n"));
     }
 
-    /// A `claude` that keeps its conversations as Claude Code does, and then does what `script` says.
+    /// Installs a `claude` that stores its conversations as Claude Code does and then runs `script`.
     pub fn claude(&self, script: &str) {
         let keep =
             "mkdir -p \"$HOME/.claude/projects/all\"\necho '{}' >\"$HOME/.claude/projects/all/$id.jsonl\"";
         self.stand_in("claude", &format!("{keep}\n{script}"));
     }
 
-    /// The argv of each stand-in that ran, without the program, oldest first.
+    /// The argv of each stand-in that ran, without the program name, oldest first.
     pub fn argvs(&self) -> Vec<String> {
         let noted = std::fs::read_to_string(self.path("home/argv")).unwrap_or_default();
         noted.lines().map(str::to_owned).collect()

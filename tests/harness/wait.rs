@@ -1,11 +1,11 @@
-//! Waiting for events, never for time: one deadline for a whole test.
+//! Waits for events, never for time, under one deadline per test.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// How long a test may take in all before a wait in it gives up.
+/// The time a test may take before a wait in it fails.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
@@ -16,14 +16,14 @@ impl Deadline {
         Deadline(Instant::now() + LIMIT)
     }
 
-    /// Waits until one of `fds` is readable or hung up, and says which are.
+    /// Waits until one of `fds` is readable or hung up and returns which are.
     ///
     /// # Panics
     /// When the deadline passes: `what` names what was waited for.
     pub fn readable(self, what: &str, fds: &[&dyn AsFdRef]) -> Vec<bool> {
         let left = self.0.saturating_duration_since(Instant::now());
         let ready = ready(fds, left);
-        assert!(ready.contains(&true), "in vain until the deadline: {what}");
+        assert!(ready.contains(&true), "timed out waiting for {what}");
         ready
     }
 
@@ -64,18 +64,18 @@ pub fn ready(fds: &[&dyn AsFdRef], limit: Duration) -> Vec<bool> {
     }
 }
 
-/// Waits for what gives no event, such as the state of a process that is not ours: looks until it is so.
+/// Polls a condition that gives no event, such as the state of a process that is not a child.
 ///
 /// # Panics
 /// When the deadline passes: `what` names what was waited for.
 pub fn eventually(deadline: Deadline, what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
-        assert!(!deadline.passed(), "in vain until the deadline: {what}");
+        assert!(!deadline.passed(), "timed out waiting for {what}");
         ready(&[], Duration::from_millis(2));
     }
 }
 
-/// Lets time pass, where what is waited for gives no event.
+/// Sleeps, where the awaited condition gives no event.
 pub fn pause(time: Duration) {
     ready(&[], time);
 }

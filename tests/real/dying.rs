@@ -3,7 +3,7 @@
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{End, say, state};
+use crate::harness::{End, print_line, state};
 use crate::{Real, STREAM_JSON};
 
 const NEXT: [&[&str]; 4] = [
@@ -58,5 +58,5 @@ fn killed_in_the_middle_of_a_tool_it_is_settled_by_the_next_command() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), kills * 8, wrong.join("\n"));
-    say(&format!("{test}: {} kills, each settled", kills * 8));
+    print_line(&format!("{test}: {} kills, each settled", kills * 8));
 }

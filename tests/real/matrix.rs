@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use serde_json::Value;
 
 use crate::Real;
-use crate::harness::{End, World, say};
+use crate::harness::{End, World, print_line};
 
 /// Command lines that are tried at once; each has two sides.
 const AT_ONCE: usize = 3;
@@ -165,7 +165,7 @@ fn claude_ends_alike_with_bookend_and_without() {
             });
         }
     });
-    say(&format!("{} command lines of Claude Code were tried twice", cases.len()));
+    print_line(&format!("{} command lines of Claude Code were tried twice", cases.len()));
     let wrong = wrong.into_inner().expect("the list");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

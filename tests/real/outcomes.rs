@@ -1,6 +1,6 @@
 //! The row tells what Claude Code told, in each of its output modes.
 
-use crate::harness::{End, Row, inhabitants, marked};
+use crate::harness::{End, Row, all_processes, marked};
 use crate::{JSON, Real, STREAM_JSON, result};
 
 /// What the row says was used is what the result event says.
@@ -92,7 +92,7 @@ fn a_session_in_the_background_is_left_alone() {
     assert!(short.len() == 8 && output.stdout.contains(short), "{session:?} in {output:?}");
     assert!(world.sql("SELECT * FROM claude_sdk_sessions").is_empty());
     world.bare(["bookend", "recover"]).run().ended(End::Code(0));
-    let daemon = inhabitants(world).into_iter().find(|pid| {
+    let daemon = all_processes(world).into_iter().find(|pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.windows(11).any(|words| words == b"daemon\0run\0")
     });

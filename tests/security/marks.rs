@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{SOMEBODY, open_fifo, open_world, set_mode};
-use crate::harness::{End, Fifo, Proc, World, hides, is_root, possible, stat_field, state};
+use crate::harness::{End, Fifo, Proc, World, is_root, possible, proc_is_hidden, stat_field, state};
 use crate::standins::{Busy, bookend, change, gone, recover};
 
 /// Something that stays and carries a mark; what it says comes on its pipe.
@@ -53,7 +53,7 @@ impl Failing {
     }
 
     fn end(mut self) {
-        self.go.tell("now");
+        self.go.write_line("now");
         self.run.wait().ended(End::Code(1));
     }
 }
@@ -257,7 +257,7 @@ fn a_pid_that_is_somebody_else_is_not_signalled_though_the_task_lives() {
 #[test]
 fn root_cancels_no_process_that_is_not_the_owners() {
     let test = "root_cancels_no_process_that_is_not_the_owners";
-    let Some((world, specs)) = World::of_nobody(test) else { return };
+    let Some((world, specs)) = World::unprivileged(test) else { return };
     if !possible(test, is_root(), "root") {
         return;
     }
@@ -280,7 +280,7 @@ fn root_cancels_no_process_that_is_not_the_owners() {
         ),
     );
     let said = bookend(&world, &["cancel", "one"]).ended(End::Code(1));
-    let why = if hides() { "cannot be judged from here" } else { "may not be signalled" };
+    let why = if proc_is_hidden() { "cannot be judged from here" } else { "may not be signalled" };
     assert!(said.stderr.contains(why), "{said:?}");
     world.send(pid, ["64:1000"]);
     assert!(out.rest().is_empty(), "no signal but the last came");

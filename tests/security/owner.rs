@@ -25,7 +25,7 @@ struct Users {
 
 impl Users {
     fn new(test: &str, agent: &[&str]) -> Option<Users> {
-        let (world, specs) = World::of_nobody(test)?;
+        let (world, specs) = World::unprivileged(test)?;
         if !possible(test, is_root(), "root, to be another user too") {
             return None;
         }

@@ -246,7 +246,7 @@ fn a_slot_that_was_replaced_is_not_followed_and_the_end_is_kept_all_the_same() {
     symlink(world.path("mine"), &slot).expect("a link");
     let lock = rusqlite::Connection::open(world.ledger()).expect("the ledger");
     lock.execute_batch("BEGIN IMMEDIATE").expect("the lock");
-    go.tell("now");
+    go.write_line("now");
     let said = run.wait().ended(End::Code(3));
     assert!(said.stderr.contains("it waits in"), "{said:?}");
     drop(lock);

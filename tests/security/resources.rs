@@ -33,7 +33,7 @@ fn a_line_of_hundreds_of_megabytes_is_passed_on_in_little_memory() {
         let run = world.bare(["sh", "-c", &line]).start();
         up.pid("up");
         let most = peak(run.pid());
-        go.tell("now");
+        go.write_line("now");
         run.wait().ended(End::Code(0)).silent();
         assert!(most < 64 * 1024, "{mode}: {most} KiB");
         let row = world.rows().pop().expect("a row");

@@ -4,7 +4,9 @@
 use rustix::process::Signal;
 
 use super::{NOBODY, copy_program, set_mode};
-use crate::harness::{Cmd, End, Fifo, Output, Proc, Row, World, eventually, hides, is_root, possible, state};
+use crate::harness::{
+    Cmd, End, Fifo, Output, Proc, Row, World, eventually, is_root, possible, proc_is_hidden, state,
+};
 use crate::standins::gone;
 
 /// `raised` keeps the real user, so its caller may signal it; `root` is root altogether, as sudo is.
@@ -25,7 +27,7 @@ fn world(test: &str) -> Option<(World, Vec<String>)> {
     if !possible(test, is_root(), "root, to make a program that sets the user") {
         return None;
     }
-    let (world, specs) = World::of_nobody(test)?;
+    let (world, specs) = World::unprivileged(test)?;
     copy_program(&world, "probe", "probe");
     possible(test, works(&world), "programs that set the user").then_some((world, specs))
 }
@@ -84,7 +86,7 @@ impl<'w> Raised<'w> {
         let left = row.json("leftovers");
         assert_eq!((&left["found"], &left["ended"]), (&1.into(), &0.into()), "{left}");
         assert_eq!(left["spared"][0]["pid"], self.agent, "{left}");
-        let (name, why) = if hides() { ("agent", "hidden") } else { ("probe", "unreadable") };
+        let (name, why) = if proc_is_hidden() { ("agent", "hidden") } else { ("probe", "unreadable") };
         assert_eq!(left["spared"][0]["why"], why, "{left}");
         let shown = self.bookend(&["show", &row.text("id")]).ended(End::Code(0)).stdout;
         let told = format!("1 found, 0 ended, 1 left ({name}, pid {}: {why})\n", self.agent);
@@ -259,12 +261,12 @@ fn a_leftover_that_may_not_be_signalled_is_counted_and_not_waited_for() {
         let run = world.run_sh(&script).options(["--grace", "60s"]).with(&specs).start();
         let left = out.pid("stay");
         // Before it is another user's, it may be signalled.
-        go.tell("now");
+        go.write_line("now");
         run.wait().ended(End::Code(1));
         let row = world.rows().remove(n).json("leftovers");
         let counts = (&row["found"], &row["ended"], &row["left"]);
         assert_eq!(counts, (&1.into(), &0.into(), &1.into()), "{proc}: {row}");
-        let why = if hides() || !proc.is_empty() { "hidden" } else { "unreadable" };
+        let why = if proc_is_hidden() || !proc.is_empty() { "hidden" } else { "unreadable" };
         assert_eq!((&row["spared"][0]["pid"], &row["spared"][0]["why"]), (&left.into(), &why.into()));
         eventually(world.deadline(), "it lives", || state(left) == Some('S'));
     }

@@ -198,7 +198,7 @@ fn the_hook_of_a_run_is_executed_where_the_run_was_started_whatever_its_row_says
         .expect("the ledger")
         .execute_batch(forged)
         .expect("another directory");
-    go.tell("now");
+    go.write_line("now");
     run.wait().ended(End::Code(0));
     let home = world.path("home").canonicalize().expect("the home");
     assert_eq!(

@@ -11,7 +11,7 @@ use super::runs::{Plan, Run};
 use crate::crash::agents::lines;
 use crate::crash::fault::bookend;
 use crate::crash::invariants;
-use crate::harness::{Proc, Row, inhabitants, say};
+use crate::harness::{Proc, Row, all_processes, print_line};
 
 /// A shorter soak tells nothing of growth.
 const TELLING: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub fn judge(soak: &Soak, bystander: &Proc, seen: &Seen) {
         soak.unless(is_due, || format!("at the end: {finding}"));
     }
     soak.unless(findings["summary"].is_object(), || format!("at the end: {audit:?}"));
-    let left: Vec<i32> = inhabitants(&soak.world).into_iter().filter(|p| *p != bystander.pid()).collect();
+    let left: Vec<i32> = all_processes(&soak.world).into_iter().filter(|p| *p != bystander.pid()).collect();
     soak.unless(left.is_empty(), || format!("still run: {left:?}"));
     growth(soak, seen);
     let few = seen.alive.iter().filter(|alive| **alive < soak.at_once * 9 / 10).count();
@@ -123,7 +123,7 @@ fn report(soak: &Soak, seen: &Seen, rows: &BTreeMap<String, Row>) {
     let (runs, alive) = (seen.runs.len(), &seen.alive);
     let average = alive.iter().sum::<usize>() as f64 / alive.len().max(1) as f64;
     let least = alive.iter().min().copied().unwrap_or_default();
-    say(&format!(
+    print_line(&format!(
         "soak of {:?}, seed {}: {} supervisors at once (at least {least}, on average {average:.1}), of which \
          {} all the time; {runs} other runs, {} rows",
         soak.length,
@@ -138,21 +138,21 @@ fn report(soak: &Soak, seen: &Seen, rows: &BTreeMap<String, Row>) {
         counts.into_iter().map(|(what, n)| format!("{n} {what}")).collect::<Vec<_>>().join(", ")
     };
     let plans = || seen.runs.iter().map(|r| &r.plan);
-    say(&format!("  agents: {}", table(&mut plans().map(|p| format!("{:?}", p.how)))));
+    print_line(&format!("  agents: {}", table(&mut plans().map(|p| format!("{:?}", p.how)))));
     let fault = |p: &Plan| if p.is_cancelled { "Cancelled".to_owned() } else { format!("{:?}", p.fault) };
-    say(&format!("  faults: {}", table(&mut plans().map(fault))));
-    say(&format!("  runs left with: {}", table(&mut seen.runs.iter().map(|r| r.end.clone()))));
+    print_line(&format!("  faults: {}", table(&mut plans().map(fault))));
+    print_line(&format!("  runs left with: {}", table(&mut seen.runs.iter().map(|r| r.end.clone()))));
     let ending = |row: &Row| format!("{} ({})", row.ending(), row.text("end_source"));
-    say(&format!("  rows: {}", table(&mut rows.values().map(ending))));
-    say(&format!(
+    print_line(&format!("  rows: {}", table(&mut rows.values().map(ending))));
+    print_line(&format!(
         "  beside: {} recoveries, the longest {:.1?}; {} checks of the whole ledger; {} times locked by \
          another program for {:?}",
         seen.recoveries.0, seen.recoveries.1, seen.checks, seen.locks, LOCKED
     ));
     for (words, (n, longest)) in &seen.looks {
-        say(&format!("  {n:>6} × bookend {words}, the longest {longest:.1?}"));
+        print_line(&format!("  {n:>6} × bookend {words}, the longest {longest:.1?}"));
     }
-    say(&format!(
+    print_line(&format!(
         "  log, at most: {} KiB before the long read, {} during, {} after, {} in the last fifth; {} at the \
          end; ledger {} KiB",
         seen.log_between(0.0, LONG_READ.0),
@@ -163,7 +163,7 @@ fn report(soak: &Soak, seen: &Seen, rows: &BTreeMap<String, Row>) {
         fs::metadata(soak.world.ledger()).map_or(0, |m| m.len() / 1024),
     ));
     for life in &seen.lives {
-        say(&format!("  {}", told(life)));
+        print_line(&format!("  {}", told(life)));
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! This follows SQLite's procedure for changes that ALTER TABLE cannot make
 //! (<https://www.sqlite.org/lang_altertable.html#otheralter>), in one transaction: killed at any point, the
-//! file is unchanged. Only here SQL is composed at run time, since the foreign tables are not known in advance.
+//! file is unchanged. Only here SQL is composed at run time, since the foreign tables are not known in
+//! advance.
 
 mod ddl;
 mod rebuild;

@@ -1,0 +1,171 @@
+//! The result of a recovery: as JSON, and as lines on stdout.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::ledger::{DeliveryStatus, UnsafeSession};
+use crate::process::spawn::caller;
+use crate::task::{InterruptReason, Key, Task, TaskId};
+use crate::view::{self, Hint, PREFIX, Screen};
+
+/// What a recovery did or would do: the JSON of `recover --json`.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct RecoveryReport {
+    pub(super) ledger: PathBuf,
+    pub(super) dry_run: bool,
+    /// Nothing is left for another recovery.
+    pub(super) settled: bool,
+    /// How many tasks are running with a live supervisor.
+    pub(super) alive: usize,
+    pub(super) spool: Vec<SpooledRecord>,
+    pub(super) interrupted: Vec<InterruptedTask>,
+    pub(super) unverifiable: Vec<UnsettledTask>,
+    pub(super) stuck: Vec<UnsettledTask>,
+    pub(super) sessions: Vec<UnsafeSession>,
+    pub(super) deliveries: Vec<DeliveredHook>,
+    pub(super) hints: Vec<Hint>,
+    pub(super) problems: Vec<String>,
+}
+
+impl RecoveryReport {
+    /// Sets [`RecoveryReport::settled`].
+    pub(super) fn conclude(&mut self) {
+        self.settled = self.unverifiable.is_empty()
+            && self.stuck.is_empty()
+            && self.problems.is_empty()
+            && self.spool.iter().all(|s| s.merged);
+    }
+}
+
+/// A record in the spool.
+#[derive(Debug, Serialize)]
+pub(super) struct SpooledRecord {
+    pub(super) task: Option<TaskId>,
+    pub(super) merged: bool,
+    pub(super) text: String,
+}
+
+/// A task that was marked as interrupted.
+#[derive(Debug, Serialize)]
+pub(super) struct InterruptedTask {
+    pub(super) id: TaskId,
+    pub(super) key: Option<Key>,
+    pub(super) reason: &'static str,
+}
+
+pub(super) fn interrupted(task: &Task, reason: InterruptReason) -> InterruptedTask {
+    InterruptedTask { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
+}
+
+/// A task that stays unsettled.
+#[derive(Debug, Serialize)]
+pub(super) struct UnsettledTask {
+    pub(super) id: TaskId,
+    pub(super) key: Option<Key>,
+    pub(super) why: String,
+}
+
+/// An `--on-finish` command that was or would be run.
+#[derive(Debug, Serialize)]
+pub(super) struct DeliveredHook {
+    pub(super) id: TaskId,
+    pub(super) status: &'static str,
+}
+
+/// Reports on stdout: each action when it is done, or all in one JSON object at the end.
+pub(super) struct Reporter {
+    json: bool,
+    screen: Screen,
+    /// Why stdout could not be written.
+    pub(super) failed: Option<std::io::Error>,
+}
+
+impl Reporter {
+    pub(super) fn new(json: bool) -> Reporter {
+        let closed = (!caller::was_open(1)).then(|| std::io::Error::from_raw_os_error(libc::EBADF));
+        Reporter { json, screen: Screen::of(&std::io::stdout()), failed: closed }
+    }
+
+    pub(super) fn line(&mut self, text: &str) {
+        self.write_text(&format!("{PREFIX} {}\n", view::one_line(text)));
+    }
+
+    pub(super) fn post_mortem(&mut self, hint: &Hint) {
+        if std::io::stdout().is_terminal() {
+            self.write_text(&hint.block(self.screen));
+        } else {
+            self.write_text(&format!("{PREFIX} {}\n", hint.line()));
+        }
+    }
+
+    pub(super) fn end(&mut self, report: &RecoveryReport) {
+        if self.json {
+            self.write(&view::pretty(report));
+            return;
+        }
+        if report.dry_run {
+            self.preview(report);
+        }
+        self.write_text(&summary(report));
+    }
+
+    fn preview(&mut self, report: &RecoveryReport) {
+        for s in &report.spool {
+            self.line(&s.text);
+        }
+        for e in &report.interrupted {
+            self.line(&format!("task {} would be interrupted ({})", e.id, e.reason));
+        }
+        for o in &report.unverifiable {
+            self.line(&format!("task {} {}", o.id, o.why));
+        }
+        for s in &report.sessions {
+            self.line(&format!("key {}: session {} would be invalidated: {}", s.key, s.session_id, s.why));
+        }
+        for d in &report.deliveries {
+            self.line(&format!("the --on-finish command of task {} would be run", d.id));
+        }
+        for hint in &report.hints {
+            self.post_mortem(hint);
+        }
+    }
+
+    fn write_text(&mut self, text: &str) {
+        if !self.json {
+            self.write(text);
+        }
+    }
+
+    /// A closed stdout does not stop a recovery.
+    fn write(&mut self, text: &str) {
+        let mut stdout = std::io::stdout().lock();
+        if let Err(e) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            self.failed.get_or_insert(e);
+        }
+    }
+}
+
+/// `[recovery] 2 tasks interrupted, 1 task running, … in /…/bookend.db`
+fn summary(report: &RecoveryReport) -> String {
+    let would = if report.dry_run { "nothing was done; " } else { "" };
+    let failed = report.deliveries.iter().filter(|d| d.status == DeliveryStatus::Failed.as_str()).count();
+    let delivered = report.deliveries.len() - failed;
+    let counts = [
+        (report.interrupted.len(), "task interrupted", "tasks interrupted"),
+        (report.alive, "task running", "tasks running"),
+        (report.unverifiable.len(), "unverifiable task", "unverifiable tasks"),
+        (report.stuck.len(), "stuck task", "stuck tasks"),
+        (report.spool.len(), "spooled record", "spooled records"),
+        (report.sessions.len(), "unsafe session", "unsafe sessions"),
+        (delivered, "command delivered", "commands delivered"),
+        (report.hints.len(), "interrupted task reported", "interrupted tasks reported"),
+        (report.problems.len() + failed, "failure", "failures"),
+    ];
+    let counted = counts.iter().filter(|(n, ..)| *n > 0);
+    let parts: Vec<String> =
+        counted.map(|(n, one, many)| format!("{n} {}", if *n == 1 { one } else { many })).collect();
+    let parts = if parts.is_empty() { "nothing to settle".to_owned() } else { parts.join(", ") };
+    format!("{PREFIX} {would}{parts} in {}\n", view::one_line(&report.ledger.to_string_lossy()))
+}
