@@ -13,7 +13,7 @@ fn said_of(told: &str, what: &str) -> usize {
 }
 
 #[test]
-fn what_an_ended_task_left_is_ended_by_recovery_where_its_option_says_so() {
+fn recovery_ends_leftovers_of_ended_tasks_if_their_option_says_so() {
     let Some(world) = World::of_bookend("what_an_ended_task_left_is_ended_by_recovery") else { return };
     let mut out = world.fifo("out");
     let script = format!("probe daemon -- probe with setsid -- probe stay {}; exit 3", out.path());
@@ -34,7 +34,7 @@ fn what_an_ended_task_left_is_ended_by_recovery_where_its_option_says_so() {
 }
 
 #[test]
-fn a_process_that_bore_an_ended_tasks_mark_before_it_began_is_not_its_leftover() {
+fn a_process_marked_before_the_task_started_is_not_its_leftover() {
     let Some(world) = World::of_bookend("a_process_that_bore_an_ended_tasks_mark_before_it_began") else {
         return;
     };
@@ -58,7 +58,7 @@ fn a_process_that_bore_an_ended_tasks_mark_before_it_began_is_not_its_leftover()
 }
 
 #[test]
-fn what_an_ended_task_left_is_its_supervisors_affair_while_that_lives() {
+fn leftovers_belong_to_a_supervisor_that_is_still_running() {
     let Some(world) = World::of_bookend("what_an_ended_task_left_is_its_supervisors_affair") else { return };
     let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
     let daemon = format!("probe with setsid ignore=15 -- probe stay {}", out.path());
@@ -141,7 +141,7 @@ fn a_dry_run_names_the_end_that_would_be_delivered_once_its_supervisor_is_gone()
 }
 
 #[test]
-fn a_hint_does_not_warn_of_a_session_that_an_operator_has_restored() {
+fn a_report_does_not_mention_a_restored_session() {
     let Some(world) = World::of_bookend("a_hint_does_not_warn_of_a_session") else { return };
     install(&world);
     for (restored, name) in [(false, "say"), (true, "say again")] {
@@ -160,7 +160,7 @@ fn a_hint_does_not_warn_of_a_session_that_an_operator_has_restored() {
 }
 
 #[test]
-fn the_command_that_a_hint_gives_names_the_ledger_that_was_asked_for() {
+fn the_command_in_a_report_names_the_ledger() {
     let Some(world) = World::of_bookend("the_command_that_a_hint_gives_names_the_ledger") else { return };
     let ledger = world.name("of its own.db");
     let script = "echo ready $$ >$SAY; exec sleep 1000";
@@ -178,7 +178,7 @@ fn the_command_that_a_hint_gives_names_the_ledger_that_was_asked_for() {
 }
 
 #[test]
-fn room_in_the_spool_that_no_task_needs_is_given_back_and_that_of_a_running_one_is_kept() {
+fn stray_spool_slots_are_removed_and_those_of_running_tasks_kept() {
     let Some(world) = World::of_bookend("room_in_the_spool_that_no_task_needs") else { return };
     world.run_sh("true").options(["--id", "ended"]).run().ended(End::Code(0));
     let busy = Busy::sleep(&world, "runs");

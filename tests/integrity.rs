@@ -116,7 +116,7 @@ fn an_end_is_kept_when_the_ledger_was_deleted_or_replaced() {
 }
 
 #[test]
-fn an_end_that_no_file_takes_is_a_line_of_json_that_can_be_merged() {
+fn an_end_that_cannot_be_written_is_printed_as_json_that_can_be_merged() {
     let Some(world) = World::of_bookend("an_end_that_no_file_takes") else { return };
     // `--log stderr`: the test leaves nothing in the journal of this machine.
     let waiting = Waiting::start(&world, |run| run.options(["--log", "stderr"]));
@@ -136,7 +136,7 @@ fn an_end_that_no_file_takes_is_a_line_of_json_that_can_be_merged() {
     is_merged(&world);
 }
 
-/// The running task is in the file, and another one in the log alone, so that whoever reads needs the log.
+/// The running task is in the file, and another one only in the log, so that a reader needs the log.
 fn commit_another(world: &World) {
     checkpoint(world);
     world.run(["true"]).run().ended(End::Code(0)).silent();
@@ -151,7 +151,7 @@ fn damage_log(world: &World) {
 }
 
 #[test]
-fn a_sound_ledger_with_a_damaged_log_is_not_to_be_moved_away() {
+fn a_damaged_log_beside_a_sound_ledger_gets_its_own_hint() {
     let Some(world) = World::of_bookend("a_sound_ledger_with_a_damaged_log") else { return };
     let waiting = Waiting::start(&world, |run| run);
     commit_another(&world);
@@ -187,7 +187,7 @@ fn a_limit_on_the_size_of_files_is_named() {
 }
 
 #[test]
-fn a_backup_has_what_is_in_the_log_alone_and_overwrites_nothing() {
+fn a_backup_contains_the_log_and_overwrites_nothing() {
     let Some(world) = World::of_bookend("a_backup_has_what_is_in_the_log") else { return };
     let none = bookend(&world, &["backup", "none.db"]).ended(End::Code(1));
     assert!(none.stderr.contains("no ledger yet"), "{none:?}");
@@ -222,8 +222,8 @@ fn use_up_inodes(dir: &Path) {
 }
 
 #[test]
-fn without_room_for_its_record_no_task_runs() {
-    let test = "without_room_for_its_record_no_task_runs";
+fn a_task_without_space_for_its_record_does_not_run() {
+    let test = "a_task_without_space_for_its_record_does_not_run";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
         return;

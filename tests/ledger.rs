@@ -33,12 +33,12 @@ fn touch<'w>(world: &'w World, ledger: &str) -> Cmd<'w> {
 }
 
 #[test]
-fn a_directory_that_everybody_can_write_to_is_refused() {
+fn a_world_writable_directory_is_refused() {
     let Some(world) = World::of_bookend("a_directory_that_everybody_can_write_to") else { return };
     fs::create_dir(world.path("open")).expect("a directory");
     set_mode(&world.path("open"), 0o777);
-    refused(&world, touch(&world, "open/l.db"), &[&world.name("open"), "everybody", "--ledger"]);
-    // Sticky, as /tmp is, nobody can replace what is somebody else's.
+    refused(&world, touch(&world, "open/l.db"), &[&world.name("open"), "all users", "--ledger"]);
+    // In a sticky directory, such as /tmp, users cannot replace each other's files.
     set_mode(&world.path("open"), 0o1777);
     touch(&world, "open/l.db").run().ended(End::Code(0)).silent();
 
@@ -47,11 +47,11 @@ fn a_directory_that_everybody_can_write_to_is_refused() {
     set_mode(&own, 0o777);
     fs::remove_file(world.path("tmp/effect")).expect("the effect");
     let command = world.run(["touch", &world.name("tmp/effect")]);
-    refused(&world, command, &[&world.name("state/bookend"), "everybody"]);
+    refused(&world, command, &[&world.name("state/bookend"), "all users"]);
 }
 
 #[test]
-fn what_belongs_to_somebody_else_is_refused() {
+fn a_ledger_of_another_user_is_refused() {
     let test = "what_belongs_to_somebody_else";
     if !possible(test, is_root(), "root, to give a directory away") {
         return;
@@ -90,7 +90,7 @@ fn links_are_not_followed() {
 }
 
 #[test]
-fn what_is_no_ledger_is_refused_and_left_as_it_is() {
+fn a_file_that_is_not_a_ledger_is_refused_and_unchanged() {
     let Some(world) = World::of_bookend("what_is_no_ledger") else { return };
     fs::create_dir(world.path("folder.db")).expect("a directory");
     refused(&world, touch(&world, "folder.db"), &[&world.name("folder.db"), "directory"]);
@@ -186,7 +186,7 @@ fn modes_are_private_whatever_the_umask() {
 }
 
 #[test]
-fn modes_that_were_wider_are_made_private() {
+fn wider_modes_are_made_private() {
     let Some(world) = World::of_bookend("modes_that_were_wider") else { return };
     let (mut up, mut end) = (world.fifo("up"), world.fifo("end"));
     let script = format!("echo up $$ >{}; read x <{}", up.path(), end.path());
@@ -239,7 +239,7 @@ fn long_read(world: &World) -> Connection {
 }
 
 #[test]
-fn what_a_long_read_makes_the_log_grow_to_is_given_back_after_it() {
+fn a_log_that_grew_during_a_long_read_shrinks_after_it() {
     let Some(world) = World::of_bookend("what_a_long_read_makes_the_log_grow_to") else { return };
     let words = "x".repeat(100_000);
     let run = || drop(world.run(["true", &words, &words]).run().ended(End::Code(0)).silent());
@@ -251,17 +251,17 @@ fn what_a_long_read_makes_the_log_grow_to_is_given_back_after_it() {
             run();
         }
         run();
-        assert!(log(&world) > long, "while it is read it grows, and nobody waits");
+        assert!(log(&world) > long, "it grows while a process reads, and no writer waits");
         drop(reader);
         run();
         run();
-        assert!(log(&world) <= 1 << 20, "{} bytes, and nobody reads", log(&world));
+        assert!(log(&world) <= 1 << 20, "{} bytes without a reader", log(&world));
     }
     assert_eq!(world.sql("PRAGMA integrity_check")[0].text("integrity_check"), "ok");
 }
 
 #[test]
-fn what_is_written_while_the_agent_talks_waits_for_no_disk() {
+fn progress_does_not_wait_for_the_disk() {
     let test = "what_is_written_while_the_agent_talks";
     if !possible(test, on_path("strace"), "strace") {
         return;

@@ -21,8 +21,8 @@ fn succeed(world: &World, id: &str) {
 const LONG_AGO: &str = "2000-01-01T00:00:00.000Z";
 
 #[test]
-fn what_is_past_its_time_goes_with_its_history_and_a_dry_run_only_counts() {
-    let test = "what_is_past_its_time_goes_with_its_history_and_a_dry_run_only_counts";
+fn expired_tasks_are_deleted_with_their_history_and_a_dry_run_only_counts() {
+    let test = "expired_tasks_are_deleted_with_their_history_and_a_dry_run_only_counts";
     let Some(world) = World::of_bookend(test) else { return };
     succeed(&world, "old");
     succeed(&world, "young");
@@ -37,8 +37,8 @@ fn what_is_past_its_time_goes_with_its_history_and_a_dry_run_only_counts() {
 }
 
 #[test]
-fn a_retention_of_ones_own_counts_from_the_end() {
-    let Some(world) = World::of_bookend("a_retention_of_ones_own_counts_from_the_end") else { return };
+fn the_retention_period_of_a_task_counts_from_its_end() {
+    let Some(world) = World::of_bookend("the_retention_period_of_a_task_counts_from_its_end") else { return };
     world.run(["true"]).options(["--id", "short", "--retention", "0"]).run().ended(End::Code(0));
     succeed(&world, "year");
     assert_eq!(prune(&world, &["--retention", "1h"])["removed"], 0);
@@ -48,8 +48,8 @@ fn a_retention_of_ones_own_counts_from_the_end() {
 }
 
 #[test]
-fn what_runs_or_is_needed_stays() {
-    let Some(world) = World::of_bookend("what_runs_or_is_needed_stays") else { return };
+fn running_and_needed_tasks_are_not_pruned() {
+    let Some(world) = World::of_bookend("running_and_needed_tasks_are_not_pruned") else { return };
     let mut up = world.fifo("up");
     let script = format!("echo up >{}; exec sleep 1000", up.path());
     let running = world.run_sh(&script).options(["--id", "running"]).start();
@@ -73,8 +73,8 @@ fn what_runs_or_is_needed_stays() {
 }
 
 #[test]
-fn pruning_many_lets_others_write_all_the_time() {
-    let Some(world) = World::of_bookend("pruning_many_lets_others_write_all_the_time") else { return };
+fn pruning_many_tasks_does_not_block_writers() {
+    let Some(world) = World::of_bookend("pruning_many_tasks_does_not_block_writers") else { return };
     succeed(&world, "first");
     world.write(&format!("UPDATE task_history SET started_at = '{LONG_AGO}'"));
     world.write(&format!(
@@ -97,8 +97,8 @@ fn pruning_many_lets_others_write_all_the_time() {
 }
 
 #[test]
-fn nothing_is_made_in_order_to_be_pruned() {
-    let Some(world) = World::of_bookend("nothing_is_made_in_order_to_be_pruned") else { return };
+fn prune_creates_no_ledger() {
+    let Some(world) = World::of_bookend("prune_creates_no_ledger") else { return };
     world.bare(["bookend", "prune"]).run().ended(End::Code(1));
     assert!(!world.ledger().exists());
 }

@@ -1,5 +1,5 @@
-//! A session is resumed only if the last task that used it ended in success: for every provider, whoever
-//! wrote the ledger, and as an operator says.
+//! A session is resumed only if the last task that used it succeeded: for every provider, whichever program
+//! wrote the ledger, unless an operator says otherwise.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -86,7 +86,7 @@ fn a_success_keeps_the_session_a_cancellation_and_a_failure_do_not() {
 }
 
 #[test]
-fn a_session_whose_last_task_failed_is_refused_with_a_warning_whoever_left_it_there() {
+fn a_session_whose_last_task_failed_is_refused_whichever_program_linked_it() {
     let Some(world) = world("a_session_whose_last_task_failed") else { return };
     let (_, first) = run(&world, "claude", "fail", 1);
     // Another program puts it back.
@@ -165,7 +165,7 @@ fn resume_id_prints_only_what_may_be_resumed_right_now() {
 }
 
 #[test]
-fn while_anything_runs_under_the_key_no_id_is_given_out() {
+fn resume_id_prints_nothing_while_a_task_runs_under_the_key() {
     let Some(world) = world("while_anything_runs_under_the_key") else { return };
     run(&world, "claude", "", 0);
     resume_id(&world).ended(End::Code(0));
@@ -180,7 +180,7 @@ fn while_anything_runs_under_the_key_no_id_is_given_out() {
 }
 
 #[test]
-fn what_an_operator_restores_is_resumed_and_recovery_leaves_it() {
+fn a_restored_session_is_resumed_and_recovery_keeps_it() {
     let Some(world) = world("what_an_operator_restores") else { return };
     let nothing = bookend(&world, &["session", "restore", KEY]).ended(End::Code(1));
     assert!(nothing.stdout.is_empty(), "{nothing:?}");
@@ -201,7 +201,7 @@ fn what_an_operator_restores_is_resumed_and_recovery_leaves_it() {
 }
 
 #[test]
-fn what_an_operator_invalidates_is_not_resumed() {
+fn a_session_that_an_operator_invalidated_is_not_resumed() {
     let Some(world) = world("what_an_operator_invalidates") else { return };
     let (_, first) = run(&world, "claude", "", 0);
     bookend(&world, &["session", "invalidate", KEY, "--reason", "poisoned"]).ended(End::Code(0)).silent();
@@ -216,7 +216,7 @@ fn what_an_operator_invalidates_is_not_resumed() {
 }
 
 #[test]
-fn a_list_tells_what_may_be_resumed_and_why() {
+fn session_list_shows_what_may_be_resumed_and_why() {
     let Some(world) = world("a_list_tells_what_may_be_resumed") else { return };
     let empty = bookend(&world, &["session", "list"]).ended(End::Code(0));
     assert!(empty.stdout.contains(&world.ledger().display().to_string()), "{empty:?}");

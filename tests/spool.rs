@@ -132,7 +132,7 @@ fn each_writing_command_warns_of_a_record_that_it_moves_away() {
 }
 
 #[test]
-fn the_ending_wins_over_a_recovery_that_found_its_task_dead() {
+fn a_spooled_end_wins_over_a_recovery_that_found_the_task_lost() {
     let Some(world) = World::of_bookend("the_ending_wins_over_a_recovery") else { return };
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
     let lock = locked(&world);
@@ -172,7 +172,7 @@ impl Drop for Tmpfs {
 }
 
 #[test]
-fn an_ending_that_finds_the_disk_full_lies_in_the_room_that_was_kept_for_it() {
+fn an_ending_on_a_full_disk_goes_to_its_reserved_slot() {
     let test = "an_ending_that_finds_the_disk_full";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
@@ -206,7 +206,7 @@ fn an_ending_that_finds_the_disk_full_lies_in_the_room_that_was_kept_for_it() {
 }
 
 #[test]
-fn a_first_row_that_finds_the_disk_full_executes_nothing() {
+fn a_first_row_on_a_full_disk_executes_nothing() {
     let test = "a_first_row_that_finds_the_disk_full";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
@@ -221,7 +221,7 @@ fn a_first_row_that_finds_the_disk_full_executes_nothing() {
 }
 
 #[test]
-fn an_ending_that_finds_the_ledger_destroyed_is_kept_and_every_command_says_what_to_do() {
+fn an_ending_without_a_readable_ledger_is_kept_and_each_command_gives_a_hint() {
     let Some(world) = World::of_bookend("an_ending_that_finds_the_ledger_destroyed") else { return };
     let waiting = Waiting::start(&world, |run| run);
     // All of it, in place, as a failing disk would.

@@ -1,114 +1,115 @@
-//! What an adapter is: what it reads from a command line and from the output of its agent.
+//! The interface of an adapter: what it reads from a command line and from its agent's output.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::task::{KeepSession, SessionId, Time, TokensScope, UsageCounts};
 
-/// What kind of output the user's argv asks for.
+/// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputMode {
-    /// A person at a terminal, an agent without an adapter, or no conversation at all.
+    /// An interactive session, an agent without an adapter, or no conversation at all.
     Interactive,
-    /// Print mode, the final text only: nothing to read, silent until its end.
+    /// Print mode with the final text only: bookend reads nothing from it.
     Text,
-    /// One JSON object, or with `--verbose` one array, at the end: silent until then.
+    /// One JSON object at the end, or with `--verbose` one array.
     Json,
-    /// One JSON event a line, as they happen.
+    /// One JSON event per line, as they happen.
     StreamJson,
 }
 
-/// What the user's argv says of sessions.
+/// The session that the agent's arguments select.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionRequest {
-    /// Nothing: bookend may inject.
+    /// None: bookend may add session options.
     Unspecified,
-    /// It names one to be resumed (an id, a chat id, or a name).
+    /// Resume this one (an id, a chat id or a name).
     Resume(SessionId),
-    /// A resume flag without a value: the agent asks the person which.
+    /// A resume option without a value: the agent shows a list to choose from.
     ResumePicker,
-    /// The most recent conversation of this folder.
+    /// Resume the most recent conversation of this folder.
     Continue,
-    /// A new conversation under this id; an empty one: the agent makes one up.
+    /// A new conversation with this id; `None`: the agent chooses the id.
     Assign(Option<SessionId>),
-    /// Resume the first (`None`: the most recent, or one that is picked), as a branch of its own under a
-    /// new id (which the second names, if given).
+    /// Copy the first session (`None`: the most recent one, or one chosen from a list) to a new one with
+    /// the second id (`None`: the agent chooses it).
     Fork(Option<SessionId>, Option<SessionId>),
-    /// Nothing of this conversation is kept: it can never be resumed.
+    /// The agent does not save this conversation: it cannot be resumed.
     NotKept,
-    /// The conversation goes on in the background after the agent has exited. Inside: what the argv says
-    /// otherwise.
+    /// The conversation continues in the background after the agent has exited. Holds the session that the
+    /// other arguments select.
     Background(Box<SessionRequest>),
-    /// No conversation is held by this process (a subcommand, `--version`, a cloud session): there is
-    /// nothing to inject into and nothing to resume.
+    /// The process holds no conversation (a subcommand, `--version`, a cloud session): there is nothing to
+    /// add and nothing to resume.
     NoConversation,
 }
 
-/// What an adapter reads from the user's argv before anything is started.
+/// What an adapter reads from the agent's arguments before the agent starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentArgs {
     pub mode: OutputMode,
     pub session: SessionRequest,
     pub model: Option<String>,
-    /// Folders beside the cwd whose skills count (`--add-dir`).
+    /// Folders besides the working directory whose skills the agent loads (`--add-dir`).
     pub extra_dirs: Vec<PathBuf>,
-    /// Further prompts come on stdin (`--input-format stream-json`), each with a result of its own: the
-    /// agent does not linger when it stays after one.
+    /// Further prompts come on stdin (`--input-format stream-json`), each with its own result: an agent
+    /// that keeps running after a result does not linger.
     pub conversing: bool,
 }
 
-/// What bookend decided about the session, to be put into the argv.
+/// The session that bookend chose, to be added to the agent's arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionPlan {
-    /// The argv stays as the user gave it.
+    /// Leave the arguments as the user gave them.
     AsGiven,
-    /// A fresh conversation under this id (agents that can be told it).
+    /// Start a new conversation with this id (agents that accept one).
     Assign(SessionId),
-    /// The conversation of this id goes on.
+    /// Resume the conversation with this id.
     Resume(SessionId),
 }
 
 /// What has been read from the agent's output so far.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ObservedOutput {
-    /// The session id named last.
+    /// The session id in the last event that has one.
     pub session_id: Option<SessionId>,
     pub model: Option<String>,
-    /// Of this run alone but for `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
-    /// while the agent works; its results then set them right.
+    /// For this run only, except `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
+    /// while the agent works and then replaced by the figures of its results.
     pub counts: UsageCounts,
-    /// The cost figure of the last result as the agent reported it, US dollars.
+    /// The cost in the last result, as the agent reported it, US dollars.
     pub reported_cost_usd: Option<f64>,
     pub cost_covers: CostCovers,
-    /// The last result says that the API refused a request.
+    /// The last result reports that the API rejected a request.
     pub api_failure: Option<ApiFailure>,
     pub result: Option<RunResult>,
-    /// How many results have come.
+    /// The number of results so far.
     pub results: u32,
-    /// Background tasks of the agent still run, and may begin a further turn when they end.
+    /// Background tasks of the agent still run. When one ends, the agent may start another turn.
     pub background: bool,
-    /// A turn began after the last result: a further one is due.
+    /// A turn began after the last result: another result is due.
     pub open_turn: bool,
-    /// The name of the tool that was called and has not answered.
+    /// The name of the tool that was called last and has not returned.
     pub tool_in_flight: Option<String>,
 }
 
-/// What a reported cost covers.
+/// Which runs a reported cost covers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CostCovers {
+    /// This run.
     #[default]
     Run,
     /// All runs of the session so far.
     Session,
 }
 
-/// A run that the API ended.
+/// How the API ended a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiFailure {
     pub kind: ApiFailureKind,
-    /// When the limit is lifted, Unix time in seconds, where the agent printed it.
+    /// When the limit resets, Unix time in seconds, if the agent printed it.
     pub resets_at: Option<i64>,
-    /// The events show that no tool was in flight and no background task ran.
+    /// The events show that no tool call was open and no background task ran.
     pub left_nothing: bool,
 }
 
@@ -122,84 +123,86 @@ pub enum ApiFailureKind {
 }
 
 impl ApiFailure {
-    /// Which of these values of `--keep-session` keeps the session after it.
-    pub fn kept_by(self, asked: &[KeepSession]) -> Option<KeepSession> {
+    /// The first of the requested `--keep-session` values that keeps the session after this failure.
+    pub fn kept_by(self, requested: &[KeepSession]) -> Option<KeepSession> {
         let covers: &[KeepSession] = match self.kind {
             ApiFailureKind::UsageLimit => &[KeepSession::Limit],
             ApiFailureKind::TooManyRequests => &[KeepSession::Limit, KeepSession::ApiError],
             ApiFailureKind::Other => &[KeepSession::ApiError],
         };
-        covers.iter().copied().find(|k| self.left_nothing && asked.contains(k))
+        covers.iter().copied().find(|k| self.left_nothing && requested.contains(k))
     }
 }
 
 /// The last result event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunResult {
-    /// The error's text where the event says error.
+    /// The error's text, if the result reports an error.
     pub error: Option<String>,
 }
 
-/// Reads an agent's output along, cut anywhere.
+/// Reads an agent's output while it is written, in chunks of any size.
 pub trait OutputReader {
-    /// The next bytes. What is not understood changes nothing.
+    /// Takes the next bytes. Unknown text changes nothing.
     fn feed(&mut self, bytes: &[u8]);
-    /// No more will come: a last line without a newline counts too.
+    /// Takes the end of the output: a last line without a newline counts too.
     fn finish(&mut self);
     fn observed(&self) -> &ObservedOutput;
 }
 
-/// By what an agent is known. Lists are parted by white space.
+/// The names by which an agent is recognised. Lists are separated by white space.
 #[derive(Debug)]
 pub struct AgentNames {
     /// Base names of its program.
     pub programs: &'static str,
-    /// Base names that are also other programs': they count only where the agent's type is given.
+    /// Base names that other programs have too: they count only with `--agent-type`.
     pub common: &'static str,
-    /// Packages that hold it, as npx and the like name them: there a common name is its program too.
+    /// npm packages that contain it. In their folders, and as an argument of npx and similar programs, the
+    /// common names count too.
     pub packages: &'static str,
-    /// Its releases are programs that are named by their version, in a folder `versions`.
+    /// Its releases are programs named by version in a folder `versions`.
     pub by_version: bool,
 }
 
 /// One agent program.
 pub trait Adapter: Sync {
-    /// By what it is known on a command line.
+    /// The names by which it is recognised on a command line.
     fn names(&self) -> &'static AgentNames;
-    /// The word for `agent_type`: `claude`, `cursor`, `command`.
+    /// The value of `agent_type`: `claude`, `cursor`, `command`.
     fn agent_type(&self) -> &'static str;
-    /// Who serves the model, where the adapter knows it.
+    /// The service that runs the model; `None`: not known.
     fn provider(&self) -> Option<&'static str>;
-    /// Whether bookend follows this agent's sessions at all.
+    /// Whether bookend tracks this agent's sessions.
     fn tracks_sessions(&self) -> bool;
-    /// Whether the id of a new session can be chosen (`claude --session-id`).
+    /// Whether the id of a new session can be set (`claude --session-id`).
     fn can_assign(&self) -> bool;
-    /// Whether it notices that nobody reads its stdout any more, and ends by it.
+    /// Whether the agent exits when its stdout is closed (`EPIPE`).
     fn notices_closed_stdout(&self) -> bool;
-    /// Whose tokens the counts of its output include, where that is known.
+    /// Which conversations the token counts of its output include; `None`: not known.
     fn tokens_scope(&self) -> Option<TokensScope> {
         None
     }
-    /// `args` are the agent's own arguments. Whether stdout is a `terminal` decides if an agent that is
-    /// not told to print will do so.
+    /// Parses the agent's own arguments. `terminal`: stdout is a terminal; without one, an agent uses print
+    /// mode even if its arguments do not select it.
     fn parse(&self, args: &[OsString], terminal: bool) -> AgentArgs;
-    /// The agent's own arguments with the plan put in where the agent looks for it.
+    /// The agent's own arguments with the session options of `plan` added.
     fn argv(&self, args: &[OsString], plan: &SessionPlan) -> Vec<OsString>;
-    /// The option with which the user gives a new conversation its id.
+    /// The option that sets the id of a new conversation.
     fn id_option(&self) -> Option<&'static str> {
         None
     }
-    /// A reader for a captured mode (`Json`, `StreamJson`).
+    /// A reader for the output of a captured mode (`Json`, `StreamJson`).
     fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader>;
-    /// Where the agent keeps the conversation `id` when run in `cwd`, or would; `None`: it cannot be told.
+    /// The file of the conversation `id` of an agent run in `cwd`, whether it exists or not; `None`: not
+    /// known.
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
-    /// The id that "the most recent conversation of this folder" means now, where it can be told.
+    /// The id of the most recent conversation in `cwd`; `None`: not known.
     fn most_recent(&self, cwd: &Path) -> Option<SessionId>;
-    /// The id of the one conversation that was sent to the background from `cwd` since then, where it can be
-    /// told.
+    /// The id of the only conversation that was sent to the background from `cwd` since `_since`; `None`:
+    /// not known.
     fn backgrounded(&self, _cwd: &Path, _since: Time) -> Option<SessionId> {
         None
     }
-    /// The folders in which a skill may lie, in the order the agent looks.
+    /// The folders in which the agent looks for skills, in its order.
     fn skill_folders(&self, cwd: &Path, asked: &AgentArgs) -> Vec<PathBuf>;
 }

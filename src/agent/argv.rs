@@ -1,30 +1,30 @@
-//! Reads an agent's argv the way the agent itself does (both are built on commander.js): which words are
-//! options, which are values, and which are the person's own, so that a prompt is never taken for a flag.
+//! Parses an agent's arguments as the agent does (Claude Code and Cursor use commander.js), so that a
+//! prompt or an option's value is never taken for an option.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// The options of a program, in lists parted by white space. One that stands in no list takes no value.
+/// The options of a program, in lists separated by white space. An option in no list takes no value.
 #[derive(Debug)]
 pub struct OptionTable {
-    /// Always take the next word as their value.
+    /// Options that always take the next word as their value.
     pub one: &'static str,
-    /// Take the next word unless it looks like an option.
+    /// Options that take the next word unless it looks like an option.
     pub maybe: &'static str,
-    /// Take all words up to the next option.
+    /// Options that take all words up to the next option.
     pub many: &'static str,
-    /// The other names of options, short ones above all.
+    /// Other names of options, with the name used here.
     pub alias: &'static [(&'static str, &'static str)],
 }
 
-/// A word of the argv, with its value if it takes one.
+/// An option with its value, or an operand.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ParsedArg {
     Option {
         name: String,
         value: Option<OsString>,
     },
-    /// One that no option took: a prompt, a subcommand.
+    /// A word that no option takes: a prompt, a subcommand.
     Operand(OsString),
 }
 
@@ -119,7 +119,7 @@ fn looks_like_option(arg: &OsStr) -> bool {
     arg.len() > 1 && arg.as_bytes()[0] == b'-'
 }
 
-/// What was read from an argv, to be asked for by name.
+/// The parsed arguments.
 #[derive(Debug)]
 pub struct ParsedArgs(pub Vec<ParsedArg>);
 
@@ -128,12 +128,12 @@ impl ParsedArgs {
         self.last(name).is_some()
     }
 
-    /// The last mention of an option and its value: the one that counts.
+    /// The value of the last occurrence of an option, which is the one that counts.
     pub fn last(&self, name: &str) -> Option<Option<&OsStr>> {
         self.all(name).last()
     }
 
-    /// The value of the last mention, where it is not empty.
+    /// The value of the last occurrence, unless it is empty.
     pub fn text(&self, name: &str) -> Option<String> {
         let value = self.last(name)??.to_string_lossy().into_owned();
         (!value.is_empty()).then_some(value)
@@ -154,7 +154,7 @@ impl ParsedArgs {
     }
 }
 
-/// `args` with an option and its value put in at `at`, glued where the value could be taken for an option.
+/// `args` with an option and its value inserted at `at`, joined with `=` if the value looks like an option.
 pub fn injected(args: &[OsString], at: usize, option: &str, value: &str) -> Vec<OsString> {
     let mut argv = args[..at].to_vec();
     if value.starts_with('-') {

@@ -1,4 +1,4 @@
-//! The adapter for everything else: nothing is put in, nothing is read.
+//! The adapter for other programs: it adds no arguments and reads no output.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! The adapter for Cursor's CLI (`cursor-agent`, also called `agent`), after its documents and captures
-//! of 2026. It cannot be told an id for a new chat, and resumes an unknown one by starting afresh.
+//! The adapter for Cursor's CLI (`cursor-agent`, also `agent`), from its documentation and captured output of
+//! 2026. Cursor accepts no id for a new chat, and starts a new chat when asked to resume an unknown one.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -37,16 +37,16 @@ static OPTIONS: OptionTable = OptionTable {
     ],
 };
 
-/// First words that are commands and hold no conversation.
+/// Subcommands that hold no conversation.
 const COMMANDS: &str = "
     about acp bedrock create-chat feedback generate-rule help install-shell-integration login logout
     mcp models plugin rule sandbox status uninstall-shell-integration update whoami worker
 ";
 
-/// Options with which no conversation is held by this process.
+/// Options with which the process holds no conversation.
 const ELSEWHERE: [&str; 4] = ["--cloud", "--help", "--list-models", "--version"];
 
-/// Tool calls that are remembered at once.
+/// The most open tool calls that are remembered.
 const REMEMBERED: usize = 64;
 
 static NAMES: AgentNames =
@@ -55,7 +55,7 @@ static NAMES: AgentNames =
 #[derive(Debug)]
 pub struct CursorAdapter;
 
-/// Where the options begin: behind the command `agent`, if it comes first.
+/// The index of the first option: after the subcommand `agent`, if there is one.
 fn start(args: &[OsString]) -> usize {
     usize::from(args.first().is_some_and(|a| a == "agent"))
 }
@@ -151,7 +151,7 @@ fn session(words: &ParsedArgs) -> SessionRequest {
     }
     if words.has("--resume") {
         return match words.text("--resume").as_deref() {
-            // What `--continue` is short for.
+            // `--continue` is short for `--resume=-1`.
             Some("-1") => SessionRequest::Continue,
             Some(id) => SessionRequest::Resume(SessionId::recorded(id)),
             None => SessionRequest::ResumePicker,
@@ -168,7 +168,7 @@ fn session(words: &ParsedArgs) -> SessionRequest {
 
 #[derive(Debug)]
 struct CursorReader {
-    /// None where the output is one object.
+    /// `None`: the output is one object.
     lines: Option<LineSplitter>,
     objects: ObjectSplitter,
     tally: Tally,
@@ -199,7 +199,7 @@ impl OutputReader for CursorReader {
 #[derive(Debug, Default)]
 struct Tally {
     observed: ObservedOutput,
-    /// Calls without an answer: the hash of the id, and the tool.
+    /// Open tool calls: the hash of the id, and the tool.
     calls: Vec<(u64, String)>,
 }
 
@@ -207,7 +207,7 @@ impl Tally {
     fn line(&mut self, line: &[u8]) {
         match OutputEvent::read(line) {
             Ok(event) => self.event(event),
-            // There is other text on the line.
+            // The line has other text beside the event.
             Err(_) => drop(objects(line, |o| OutputEvent::read(o).into_iter().for_each(|e| self.event(e)))),
         }
     }
@@ -366,7 +366,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_users_words_survive_in_order(
+        fn the_users_words_stay_in_order(
             line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|agent|ls)", 0..8),
         ) {
             let args: Vec<OsString> = line.iter().map(OsString::from).collect();

@@ -1,8 +1,8 @@
-//! Folders of the person who runs the agent.
+//! The home directory and the folders above the working directory.
 
 use std::path::{Path, PathBuf};
 
-/// `places` in `cwd` and each of its parents, the nearest first.
+/// The `places` below `cwd` and each of its parents, the nearest first.
 pub(super) fn skills_above(cwd: &Path, places: &[&str]) -> Vec<PathBuf> {
     let dirs = cwd.ancestors();
     dirs.flat_map(|dir| places.iter().map(|p| dir.join(p))).collect()

@@ -1,6 +1,6 @@
-//! Adapters: what bookend puts into an agent's argv, and what it reads from the agent's output.
+//! Adapters: they recognise an agent, add session options to its command line and read its output.
 //!
-//! An adapter is data and two small functions, so that the next agent is a declaration. It knows neither
+//! An adapter is mostly data, so that a new agent needs a table and few functions. Adapters know neither
 //! processes nor the ledger.
 
 mod adapter;
@@ -31,13 +31,13 @@ pub use launcher::{RecognisedAgent, SessionPlace, UntrackedReason, mentioned, re
 pub use registry::by_type;
 use registry::no_adapter;
 
-/// Whether `program` is the name of an agent, and not of something that starts one.
+/// Whether `program` is the name of an agent (not of a launcher that starts one).
 pub fn is_agent(program: &OsStr) -> bool {
     let adapter = recognise(&[program.to_owned()], None).map(|recognised| recognised.adapter);
     adapter.is_ok_and(|adapter| adapter.agent_type() != no_adapter().agent_type())
 }
 
-/// A command line, the program first, that gives its new conversation the id `new` if it gave it one.
+/// The command line `argv` (program first), with `new` as the id of its new conversation if it sets one.
 pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId) -> Vec<String> {
     let words: Vec<OsString> = argv.iter().map(OsString::from).collect();
     let Ok(RecognisedAgent { adapter, args_start, place }) = recognise(&words, agent_type) else {
@@ -62,7 +62,7 @@ pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId)
     renamed
 }
 
-/// What the output says of success, once the agent has ended.
+/// What the output reports about success, once the agent has exited.
 pub fn outcome_of(mode: OutputMode, observed: &ObservedOutput) -> AgentOutcome {
     match (mode, &observed.result) {
         (OutputMode::Interactive | OutputMode::Text, _) => AgentOutcome::NotDue,
@@ -75,28 +75,28 @@ pub fn outcome_of(mode: OutputMode, observed: &ObservedOutput) -> AgentOutcome {
     }
 }
 
-/// Whether the agent still has the conversation `id`; `None`: it cannot be told. An empty transcript
-/// cannot be resumed.
+/// Whether the agent still has the conversation `id`; `None`: not known. An empty transcript cannot be
+/// resumed.
 pub fn has_conversation(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> Option<bool> {
     let transcript = adapter.transcript(cwd, id)?;
     Some(std::fs::metadata(transcript).is_ok_and(|m| m.is_file() && m.len() > 0))
 }
 
-/// Length and time of change of the agent's record of the conversation `id`; `None`: it is not found.
+/// Length in bytes and modification time of the transcript of `id`; `None`: it is not found or empty.
 pub fn transcript_stamp(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> Option<(u64, SystemTime)> {
     let metadata = std::fs::metadata(adapter.transcript(cwd, id)?).ok()?;
     Some((metadata.len(), metadata.modified().ok()?)).filter(|(length, _)| *length > 0)
 }
 
-/// Whether the agent's record of the conversation `id` begins as one: Claude Code exits without an event on a
-/// damaged one, as it does on wrong arguments.
+/// Whether the transcript of the conversation `id` begins with a JSON object. On a damaged transcript
+/// Claude Code exits without an event, just as on wrong arguments.
 pub fn has_sound_transcript(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> bool {
     let file = adapter.transcript(cwd, id).and_then(|path| std::fs::File::open(path).ok());
     let mut first = [0];
     file.is_some_and(|mut file| file.read_exact(&mut first).is_ok() && first == *b"{")
 }
 
-/// Whether the skill `name` (or `plugin:name`) lies in one of the agent's skill folders.
+/// Whether one of the agent's skill folders has the skill `name` (or `plugin:name`).
 pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, asked: &AgentArgs) -> bool {
     let name = name.rsplit(':').next().unwrap_or_default();
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_that_the_user_gave_is_replaced_where_it_names_a_new_conversation() {
+    fn the_users_id_of_a_new_conversation_is_replaced() {
         let renamed = |line: &str| {
             with_new_id(line.split(' ').map(str::to_owned).collect(), None, &"NEW".into()).join(" ")
         };
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skill_is_found_by_its_exact_name_and_nothing_else() {
+    fn a_skill_is_found_by_its_exact_name_only() {
         let tmp = tempfile::tempdir().unwrap();
         let below = tmp.path().join("a/b");
         let skill = tmp.path().join(".claude/skills/deploy");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_is_due_only_where_a_result_is_printed() {
+    fn a_result_is_due_only_in_json_modes() {
         let mut o = ObservedOutput::default();
         assert_eq!(outcome_of(OutputMode::Text, &o), AgentOutcome::NotDue);
         assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Missing);

@@ -1,4 +1,4 @@
-//! The adapters that there are.
+//! The list of adapters.
 
 use std::path::PathBuf;
 
@@ -19,16 +19,16 @@ pub struct UnknownAgentType {
     pub named: String,
 }
 
-/// The agents whose conversations are tracked.
+/// The adapters of agents whose sessions are tracked.
 pub(super) static ADAPTERS: [&dyn Adapter; 2] = [&ClaudeAdapter, &CursorAdapter];
 
-/// The adapter of that `agent_type`.
+/// The adapter with this `agent_type`.
 pub fn by_type(agent_type: &str) -> Option<&'static dyn Adapter> {
     let all = ADAPTERS.iter().copied().chain([no_adapter()]);
     all.into_iter().find(|a| a.agent_type() == agent_type)
 }
 
-/// The adapter of every program that is no known agent.
+/// The adapter for programs that are not known agents.
 pub(super) fn no_adapter() -> &'static dyn Adapter {
     &CommandAdapter
 }

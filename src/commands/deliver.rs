@@ -1,4 +1,5 @@
-//! `bookend deliver`: runs `--on-finish` commands that were cut off, failed, or are to run again.
+//! `bookend deliver`: runs `--on-finish` commands that were interrupted, that failed, or that are to run
+//! again.
 
 use std::path::Path;
 use std::time::Duration;
@@ -35,7 +36,7 @@ pub struct Request {
 /// The tasks whose commands are to run.
 #[derive(Debug)]
 pub enum Which {
-    /// Those whose command was not run yet, or cut off.
+    /// Those whose command was not run yet or was interrupted.
     Due,
     Failed,
     /// Their ids, or enough of their beginnings.

@@ -102,7 +102,7 @@ pub fn read_write(at: &Location) -> Result<OpenedForWriting> {
     Ok(OpenedForWriting { conn, log, dialect, was_shared, budget })
 }
 
-/// Who must own a ledger that is opened for reading.
+/// The user that must own a ledger that is opened for reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequiredOwner {
     Anyone,

@@ -26,7 +26,7 @@ impl Status {
         Status::AbortedNoSkill,
     ];
 
-    /// The word that stands in the ledger.
+    /// The word in the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Running => "running",
@@ -46,8 +46,8 @@ impl Status {
         self != Status::Running
     }
 
-    /// Every legal move of a task. The one place that owns them: `Ending` can name no other target, and
-    /// the ledger's triggers repeat this table for whoever else writes.
+    /// The legal status changes. [`Ending`] has no other targets, and the ledger's triggers enforce the same
+    /// table for other programs.
     pub fn may_become(self, next: Status) -> bool {
         match (self, next) {
             (Status::Running, Status::Running) => false,
@@ -80,19 +80,19 @@ impl fmt::Display for Status {
 /// Why a failure is a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureReason {
-    /// The agent's last result event says error.
+    /// The agent's last result event reports an error.
     AgentError,
-    /// It left with a code other than 0.
+    /// The agent exited with a code other than 0.
     Exit,
-    /// It was killed by a signal that nobody sent through us.
+    /// A signal that bookend did not forward killed the agent.
     Signal,
-    /// It left with 0 although the result that was due never came.
+    /// The agent exited with code 0 without printing the result that its output mode promises.
     NoResult,
-    /// Its output could not be written to stdout.
+    /// bookend could not write the agent's output to stdout.
     Output,
-    /// The prepare command failed.
+    /// The `--prepare` command failed.
     Prepare,
-    /// It could not be started: not found, not executable, fork failed, no such cwd.
+    /// The agent could not be started: not found, not executable, fork failed, no such directory.
     Spawn,
 }
 
@@ -107,15 +107,15 @@ pub enum CancelReason {
 /// Why a task was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterruptReason {
-    /// The supervisor was told to stop by SIGTERM or SIGHUP.
+    /// The supervisor received SIGTERM or SIGHUP.
     Signal,
-    /// Found dead: the supervisor went without a word.
+    /// Recovery found that the supervisor had died unexpectedly.
     SupervisorLost,
-    /// Found dead: the kernel's OOM killer struck in its cgroup.
+    /// Recovery found that the kernel's OOM killer had killed a process in the task's cgroup.
     Oom,
-    /// Found dead: the machine was booted since.
+    /// Recovery found that the machine had rebooted during the run.
     Rebooted,
-    /// Could not be judged, and too old to be believed in.
+    /// Its state could not be verified, and it was older than `--ttl`.
     Ttl,
 }
 
@@ -131,20 +131,21 @@ impl InterruptReason {
     }
 }
 
-/// How a task ends. It cannot say `running`, so no ending can leave a task open.
+/// How a task ended. There is no `running` ending, so an ending always closes the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     Success,
-    /// The agent ended well and works on in the background, out of bookend's sight.
+    /// The agent exited successfully, and its conversation continues in a process that bookend does not
+    /// supervise.
     Backgrounded,
     Failure(FailureReason),
     Cancelled(CancelReason),
     Interrupted(InterruptReason),
-    /// The skill that was required and is not there.
+    /// The agent lacks this skill, which `--require-skill` names.
     AbortedNoSkill(String),
 }
 
-/// The reason of a success that goes on in the background.
+/// The reason of a success whose conversation continues in the background.
 const BACKGROUNDED: &str = "backgrounded";
 
 impl Ending {
@@ -158,7 +159,7 @@ impl Ending {
         }
     }
 
-    /// The word for the `reason` column; a plain success needs none.
+    /// The word for the `reason` column; `None` for a plain success.
     pub fn reason(&self) -> Option<&str> {
         Some(match self {
             Ending::Success => return None,
@@ -178,7 +179,7 @@ impl Ending {
         })
     }
 
-    /// The ending that has these words, for what reads a kept record back. `None`: no ending has them.
+    /// Parses the status and reason of a stored record. `None`: no ending has them.
     pub fn from_words(status: Status, reason: Option<&str>) -> Option<Ending> {
         Some(match (status, reason) {
             (Status::Success, None) => Ending::Success,
@@ -213,14 +214,14 @@ impl Ending {
     }
 }
 
-/// Who says how a task ended.
+/// How the end of a task became known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndSource {
-    /// bookend waited for the agent and saw its end.
+    /// bookend waited for the agent and recorded its exit in the ledger.
     Wait,
-    /// bookend saw its end, and it came to the ledger through the spool.
+    /// bookend waited for the agent, and the record reached the ledger through the spool.
     Spool,
-    /// Nobody saw it: recovery inferred it.
+    /// Recovery inferred it after the supervisor had died.
     Recovery,
 }
 

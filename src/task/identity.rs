@@ -1,7 +1,7 @@
-//! What identifies a process, and what the kernel says about the supervisor of a task.
+//! What identifies a process, and the verdict on whether a recorded process still runs.
 
-/// What makes a pid mean one process: the pid and its start, in clock ticks since boot
-/// (`/proc/PID/stat` field 22, proc(5)). The boot id is kept once a row.
+/// A pid with its start time, in clock ticks since boot (`/proc/PID/stat` field 22, proc(5)): unique within a
+/// boot. The row stores the boot id once for all its processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessIdentity {
     pub pid: i32,
@@ -22,7 +22,7 @@ impl From<ProcessIdentity> for ProcessRecord {
     }
 }
 
-/// Where a process stands in the world: what its pid is relative to.
+/// The host, boot, pid namespace and cgroup in which a pid is valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessScope {
     pub host: String,
@@ -30,17 +30,17 @@ pub struct ProcessScope {
     pub boot_id: String,
     /// Inode of `/proc/self/ns/pid`, namespaces(7).
     pub pid_ns: u64,
-    /// Path inside the cgroup2 hierarchy, cgroups(7), where there is one.
+    /// Path in the cgroup2 hierarchy, cgroups(7); `None` without cgroup2.
     pub cgroup: Option<String>,
 }
 
-/// What the kernel says of the live lock and the identity of a task that the ledger calls running.
+/// Whether a process that the ledger records as running still runs, from its live lock and its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Alive,
     Gone,
-    /// The pid is somebody else now.
+    /// The pid now belongs to another process.
     Recycled,
-    /// Cannot be judged from here.
+    /// It cannot be checked from this host, boot or namespace.
     Unverifiable,
 }

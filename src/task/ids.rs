@@ -1,11 +1,11 @@
-//! The names of a task and of what it belongs to, each a type of its own: one cannot be passed as another.
+//! Newtypes for ids and names, so that one cannot be passed as another.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Declares a name that is any text once it is in a ledger: another program may have written it there.
+/// Declares a name type. A recorded name can be any text, as another program may have written it.
 macro_rules! text_name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -14,8 +14,8 @@ macro_rules! text_name {
         pub struct $name(String);
 
         impl $name {
-            /// A name that is taken as it is: it stands in a ledger, a record, an environment or an agent's
-            /// command line. What is checked goes through [`str::parse`].
+            /// Takes a name unchecked, as a ledger, a record, the environment or an agent's command line
+            /// has it. [`str::parse`] checks it.
             pub fn recorded(text: impl Into<String>) -> $name {
                 $name(text.into())
             }
@@ -53,24 +53,25 @@ text_name! {
 }
 
 text_name! {
-    /// The id of a conversation, as the agent names it; or another name by which a user has it resumed.
+    /// The agent's id of a conversation, or another name under which the agent resumes it.
     SessionId
 }
 
 text_name! {
-    /// What must not run twice at once, and whose conversation continues.
+    /// The `--key` of a run: at most one run per key at a time, and each resumes the conversation of the
+    /// last.
     Key
 }
 
 text_name! {
-    /// Who serves the model: `anthropic`, `cursor`, …
+    /// The service that runs the model: `anthropic`, `cursor`, …
     Provider
 }
 
-/// The longest id in bytes as a file name in the spool, where each of `.`, `:` and `/` takes three.
+/// The longest task id, in bytes. The spool escapes each `.`, `:` and `/` in file names to three bytes.
 const LONGEST_ID: usize = 200;
 
-/// Why a text is not the id of a new task.
+/// Why a text cannot be the id of a new task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTaskId {
     #[error("an id is made of letters, digits and - _ . : /, and does not begin with -")]
@@ -80,13 +81,13 @@ pub enum InvalidTaskId {
 }
 
 impl TaskId {
-    /// A new one: a UUIDv7, so that ids sort by the time of their start.
+    /// A random UUIDv7, so that ids sort by start time.
     pub fn random() -> TaskId {
         TaskId(uuid::Uuid::now_v7().to_string())
     }
 }
 
-/// The id becomes part of file names, of the environment and of commands that the operator pastes.
+/// The id becomes part of file names, environment variables and commands to paste.
 impl FromStr for TaskId {
     type Err = InvalidTaskId;
 
@@ -103,12 +104,12 @@ impl FromStr for TaskId {
     }
 }
 
-/// Why a text is not the id of a session.
+/// A text cannot be the id of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a session id is made of 1 to 128 letters, digits and - _ ., and does not begin with - or .")]
 pub struct InvalidSessionId;
 
-/// An agent's output and its files name it, and it becomes part of a command line and of a path.
+/// The id comes from the agent's output and files, and becomes part of a command line and of a path.
 impl FromStr for SessionId {
     type Err = InvalidSessionId;
 
@@ -123,18 +124,18 @@ fn is_session_id(text: &str) -> bool {
 }
 
 impl SessionId {
-    /// A new one: a UUIDv4.
+    /// A random UUIDv4.
     pub fn random() -> SessionId {
         SessionId(uuid::Uuid::new_v4().to_string())
     }
 
-    /// Whether it would pass [`str::parse`]: one that is recorded may be any text.
+    /// Whether [`str::parse`] accepts it: a recorded id can be any text.
     pub fn is_valid(&self) -> bool {
         is_session_id(&self.0)
     }
 }
 
-/// An empty name names nothing.
+/// A name must not be empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the name is empty")]
 pub struct EmptyName;
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_id_goes_into_file_names_and_commands_as_it_is() {
+    fn a_task_id_needs_no_quoting() {
         for id in ["a", "charles/claude-hooks:1104", "0199aaaa-0000-7000-8000-000000000001", "A_b.C"] {
             assert_eq!(id.parse(), Ok(TaskId::recorded(id)));
         }
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_key_or_provider_names_nothing() {
+    fn a_key_and_a_provider_are_not_empty() {
         assert_eq!("".parse::<Key>(), Err(EmptyName));
         assert_eq!("a b".parse(), Ok(Key::recorded("a b")));
         assert_eq!("".parse::<Provider>(), Err(EmptyName));
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_plain_text_in_json() {
+    fn a_name_is_a_string_in_json() {
         let id = TaskId::recorded("a \"b\"");
         let json = serde_json::to_string(&id).unwrap();
         assert_eq!(json, r#""a \"b\"""#);

@@ -23,7 +23,7 @@ pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusT
 pub use signal::Signal;
 pub use time::{RecordedTime, Time};
 
-/// What a run has used so far. `None` is "not known", which is never the same as 0.
+/// What a run has used so far. `None` means "not known", which differs from 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct UsageCounts {
     /// US dollars of this run alone.
@@ -35,7 +35,7 @@ pub struct UsageCounts {
     pub cache_creation_tokens: Option<i64>,
 }
 
-/// What is known of a task before its agent executes: the `running` row.
+/// What is known about a task before its agent starts: the `running` row.
 #[derive(Debug, Clone)]
 pub struct NewTask {
     pub id: TaskId,
@@ -52,36 +52,36 @@ pub struct NewTask {
     pub started_at: Time,
     pub session_id: Option<SessionId>,
     pub resumed_from: Option<SessionId>,
-    /// What is executed, after session flags were put in.
+    /// The command that is executed, including the session options that bookend inserted.
     pub argv: Vec<String>,
-    /// What the user typed.
+    /// The command as the user gave it.
     pub user_argv: Vec<String>,
-    /// JSON of the options that `redispatch` repeats.
+    /// JSON of the options of `run` that `redispatch` repeats.
     pub run_options: String,
     pub cwd: PathBuf,
     pub place: ProcessScope,
     pub supervisor: ProcessRecord,
-    /// `None`: there was no room for a process.
+    /// `None`: the agent's process could not be created (fork failed).
     pub agent_process: Option<ProcessRecord>,
-    /// JSON of `{argv, cwd}` of `--on-finish`.
+    /// JSON of the `--on-finish` command: `{argv, cwd}`.
     pub on_finish: Option<String>,
-    /// How long after its end the row is kept, in seconds.
+    /// Retention of the row after the end of the task, in seconds.
     pub retention_secs: i64,
     pub parent_id: Option<TaskId>,
     /// `oom_kill` of the cgroup's memory.events, cgroups(7), at the start.
     pub oom_kills_before: Option<u64>,
-    /// Why the key's session is not tracked; `None`: it is, or there is no key.
+    /// Why the key's session is not tracked; `None`: it is tracked, or there is no key.
     pub session_untracked: Option<String>,
     pub tokens_scope: Option<TokensScope>,
 }
 
-/// All that is known when a task ends.
+/// What is known when a task ends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskEnd {
     pub ending: Ending,
     pub error: Option<String>,
     pub source: EndSource,
-    /// `None`: nobody saw the end.
+    /// `None`: end time unknown.
     pub finished_at: Option<Time>,
     /// CLOCK_MONOTONIC, milliseconds.
     pub duration_ms: Option<i64>,
@@ -89,31 +89,31 @@ pub struct TaskEnd {
     pub stop_signal: Option<Signal>,
     pub stop_sender: Option<SignalSender>,
     pub counts: UsageCounts,
-    /// The agent's own cumulative figure for its session, US dollars.
+    /// The cumulative cost of the session as the agent reports it, US dollars.
     pub session_cost_usd: Option<f64>,
     pub model: Option<String>,
     pub session_id: Option<SessionId>,
-    /// The tool that was called and had not answered.
+    /// The tool that was called last and had not returned.
     pub tool_in_flight: Option<String>,
-    /// The agent began another conversation than the one it was told to go on with.
+    /// The agent started a new conversation instead of resuming the requested one.
     pub context_lost: bool,
-    /// Whether the transcript lay where bookend looks for it; `None`: bookend did not look.
+    /// Whether bookend found the transcript where it looks for it; `None`: it did not look.
     pub transcript_seen: Option<bool>,
-    /// What the session is kept after although the run failed.
+    /// The `--keep-session` value that kept the session after a failed run.
     pub session_kept: Option<KeepSession>,
-    /// When the usage limit that ended the run is lifted.
+    /// When the usage limit that ended the run resets.
     pub limit_resets_at: Option<Time>,
     pub oom_killed: Option<bool>,
     pub cpu_ms: Option<i64>,
     pub max_rss_kib: Option<i64>,
     /// JSON: `{"found":N,"ended":N,"pids":[…]}`.
     pub leftovers: Option<String>,
-    /// Whether the run used its session: exec happened, and the agent did not refuse its arguments.
+    /// Whether the run used its session: the agent was executed and did not reject its arguments.
     pub executed: bool,
 }
 
 impl TaskEnd {
-    /// An ending of which nothing else is known.
+    /// An end of which only the ending is known.
     pub fn unknown(ending: Ending) -> TaskEnd {
         TaskEnd {
             ending,

@@ -1,4 +1,4 @@
-//! How a run is judged: what stopped it, what its output said, and how the agent exited.
+//! Decides how a run ended, from the stop requests, the agent's output and its exit status.
 
 use std::time::Duration;
 
@@ -8,14 +8,15 @@ use super::ending::{CancelReason, Ending, FailureReason, InterruptReason};
 use super::signal::Signal;
 use crate::exit::Exit;
 
-/// Who sent a stop signal, as far as the kernel tells (0: the kernel itself, or another pid namespace).
+/// The sender of a stop signal, from `siginfo_t` (sigaction(2)). Pid 0 is the kernel or a process in
+/// another pid namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SignalSender {
     pub pid: i32,
     pub uid: u32,
 }
 
-/// What asked the run to stop.
+/// A request to stop a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopRequest {
     /// A stop signal to the supervisor.
@@ -31,22 +32,22 @@ pub enum StopRequest {
     IdleTimeout,
 }
 
-/// The first stop that was asked for, with what is needed to judge it later.
+/// The first stop request, with what decides later whether it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopCause {
     pub stop: StopRequest,
-    /// Whether a result had already come when it was asked for, and none after it.
+    /// The last result of the agent came before the request.
     pub after_result: bool,
-    /// How long the agent still ran after it.
+    /// How long the agent ran after the request.
     pub ran_on: Duration,
 }
 
-/// What the agent's output said of its success.
+/// What the agent's output reports about its success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AgentOutcome {
-    /// This mode has no result event.
+    /// The output mode has no result event.
     NotDue,
-    /// One was due and never came.
+    /// The output mode has a result event, but none came.
     Missing,
     Ok,
     Error,
@@ -63,9 +64,9 @@ pub enum OnTerm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeepSession {
-    /// The account's usage limit was reached, or the API refused a request as one too many (429).
+    /// The account reached its usage limit, or the API rejected a request with HTTP status 429.
     Limit,
-    /// The API refused a request.
+    /// The API rejected a request.
     ApiError,
 }
 
@@ -79,10 +80,10 @@ impl KeepSession {
     }
 }
 
-/// Whose tokens a run's counts include.
+/// Which conversations a run's token counts include.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokensScope {
-    /// Those of the main conversation alone.
+    /// The main conversation only, without subagents.
     Main,
 }
 
@@ -95,23 +96,23 @@ impl TokensScope {
     }
 }
 
-/// All that decides how a run ended.
+/// Everything that decides how a run ended.
 #[derive(Debug, Clone, Copy)]
 pub struct RunEvidence {
-    /// `None`: it could not be ended, and nobody waits for it any more.
+    /// `None`: the agent could not be stopped, and bookend no longer waits for it.
     pub exit: Option<Exit>,
     pub outcome: AgentOutcome,
     pub cause: Option<StopCause>,
-    /// bookend itself ended the agent because it stayed after its result.
+    /// bookend stopped the agent because it did not exit after its result.
     pub lingered: bool,
-    /// Not all of its output could be written to stdout.
+    /// bookend could not write all of the agent's output to stdout.
     pub output_lost: bool,
     pub grace: Duration,
     pub on_term: OnTerm,
 }
 
-/// Judges a run. Success needs exit 0, a last result without error where one was
-/// due, and no stop asked for before that result.
+/// Decides how a run ended. Success requires exit code 0, a last result without an error where the output
+/// mode has one, and no stop request before that result.
 pub fn judge(e: &RunEvidence) -> Ending {
     let cause = e.cause.filter(|c| counts_as_cause(c, e));
     if let Some(c) = cause {
@@ -139,16 +140,16 @@ pub fn judge(e: &RunEvidence) -> Ending {
     }
 }
 
-/// Whether the stop that was asked for is what ended the run.
+/// Whether the stop request ended the run.
 fn counts_as_cause(c: &StopCause, e: &RunEvidence) -> bool {
     let ended_well = e.exit == Some(Exit::Code(0)) || e.lingered;
     match e.outcome {
-        // The result came first, and the run then ended well: the stop changed nothing.
+        // The result came first and the agent then exited successfully: the request changed nothing.
         AgentOutcome::Ok if c.after_result => !ended_well,
         AgentOutcome::Error if c.after_result => false,
         AgentOutcome::Ok | AgentOutcome::Error | AgentOutcome::Missing => true,
         AgentOutcome::NotDue => match c.stop {
-            // A program may use Ctrl-C for itself, and go on.
+            // A program may handle Ctrl-C itself and continue.
             StopRequest::Signal { signal: Signal::INT | Signal::QUIT, .. } => {
                 !ended_well || c.ran_on <= e.grace
             }

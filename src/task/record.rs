@@ -1,6 +1,6 @@
-//! A task as the ledger keeps it, with its moves and its session: what is shown, judged and exported.
+//! A task as the ledger stores it, with its status changes and its session.
 //!
-//! Field names are the ledger's column names, and with them the stable names of the JSON output.
+//! Fields have the names of the ledger's columns, which are also the stable names in the JSON output.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use super::ids::{Key, Provider, SessionId, TaskId};
 use super::signal::Signal;
 use super::time::RecordedTime;
 
-/// One row of `task_history`. `None` is "not known", or "not yet".
+/// One row of `task_history`. `None` means "not known" or "not yet".
 ///
 /// `*_ms` are milliseconds; `*_kib` KiB; `cost_usd` US dollars.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -32,7 +32,7 @@ pub struct Task {
     pub finished_at: Option<RecordedTime>,
     pub duration_ms: Option<i64>,
     pub cost_usd: Option<f64>,
-    /// The agent's own cumulative figure for its session, US dollars.
+    /// The cumulative cost of the session as the agent reports it, US dollars.
     pub session_cost_usd: Option<f64>,
     pub turns: Option<i64>,
     pub input_tokens: Option<i64>,
@@ -45,7 +45,7 @@ pub struct Task {
     pub argv: Option<Vec<String>>,
     pub cwd: Option<String>,
     pub live_slot: Option<i64>,
-    /// Device and inode of the file whose byte `live_slot` was locked.
+    /// Device and inode of the lock file in which the supervisor locked byte `live_slot`.
     pub live_dev: Option<u64>,
     pub live_ino: Option<u64>,
     pub host: Option<String>,
@@ -59,7 +59,7 @@ pub struct Task {
     pub agent_start: Option<u64>,
     /// Inode of the agent's pidfd.
     pub agent_pidfd: Option<u64>,
-    /// When `recover` stopped counting an agent that may still run: it no longer keeps the key.
+    /// When `recover` gave up on an agent that may still run: from then on it does not hold the key.
     pub agent_released_at: Option<RecordedTime>,
     pub cgroup: Option<String>,
     pub exit_code: Option<i32>,
@@ -81,25 +81,25 @@ pub struct Task {
     pub retention_secs: Option<i64>,
     pub cleanup_after: Option<RecordedTime>,
     pub hinted_at: Option<RecordedTime>,
-    /// How often the `--on-interrupted` command of `recover` was begun for it.
+    /// How often `recover` has started its `--on-interrupted` command for the task.
     pub hint_attempts: i64,
     pub user_argv: Option<Vec<String>>,
     pub run_options: Option<Value>,
     pub leftovers: Option<Value>,
     pub parent_id: Option<TaskId>,
-    /// The tool that was called last and has not answered.
+    /// The tool that was called last and has not returned.
     pub tool_in_flight: Option<String>,
-    /// The agent did not go on with the conversation of `resumed_from` but began another one.
+    /// The agent started a new conversation instead of resuming `resumed_from`.
     pub context_lost: Option<bool>,
     /// Why the key's session was not tracked.
     pub session_untracked: Option<String>,
-    /// Whether the transcript lay where bookend looks for it when the task ended in success.
+    /// Whether bookend found the transcript where it looks for it when the task ended successfully.
     pub transcript_seen: Option<bool>,
     /// Whether the token counts include those of subagents: `main` (no) or `all`. `None`: not known.
     pub tokens_scope: Option<String>,
     /// What `--keep-session` kept the session after: `limit` or `api-error`.
     pub session_kept: Option<String>,
-    /// When the usage limit that ended the run is lifted, as the agent printed it.
+    /// When the usage limit that ended the run resets, as the agent printed it.
     pub limit_resets_at: Option<RecordedTime>,
 }
 
@@ -117,7 +117,7 @@ fn process(pid: Option<i32>, start: Option<u64>, pidfd_inode: Option<u64>) -> Op
     Some(ProcessRecord { identity: ProcessIdentity { pid: pid?, start: start? }, pidfd_inode })
 }
 
-/// Sums over some tasks. `None`: known of none of them.
+/// Sums over a group of tasks. `None`: known for none of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatsGroup {
     pub name: Option<String>,
@@ -142,7 +142,7 @@ pub struct StatsGroup {
 pub struct StatusTransition {
     pub task_id: TaskId,
     pub at: RecordedTime,
-    /// `None`: the task came into being.
+    /// `None`: the task was created.
     pub from_status: Option<Status>,
     pub to_status: Status,
     pub reason: Option<String>,
@@ -150,7 +150,7 @@ pub struct StatusTransition {
     pub by_command: Option<String>,
 }
 
-/// One row of `claude_sdk_sessions`: the conversation that a key continues.
+/// One row of `claude_sdk_sessions`: the conversation that the next run under a key resumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Session {
     pub key: Key,
@@ -162,20 +162,20 @@ pub struct Session {
     pub trust: SessionTrust,
 }
 
-/// Who says that a session may be resumed.
+/// What vouches that a session may be resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionTrust {
-    /// Nobody yet: its last task runs, or another program wrote it.
+    /// Nothing: its last task still runs, or another program wrote the row.
     None,
-    /// Its last task ended well with it.
+    /// Its last task succeeded.
     Task,
-    /// An operator restored it although its last task did not.
+    /// An operator restored it although its last task did not succeed.
     Operator,
 }
 
 impl SessionTrust {
-    /// As it stands in the ledger.
+    /// The number in the ledger.
     pub fn as_number(self) -> i64 {
         match self {
             SessionTrust::None => 0,
@@ -193,7 +193,7 @@ impl SessionTrust {
     }
 }
 
-/// One row of `session_invalidation`: a conversation that is not to be resumed, and why.
+/// One row of `session_invalidation`: a conversation that must not be resumed, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SessionInvalidation {
     pub id: i64,

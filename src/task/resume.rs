@@ -9,11 +9,11 @@ use super::record::Task;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionUse {
     pub session: SessionId,
-    /// The last task that used it: one that runs, else the newest. `None`: no such task is known.
+    /// The last task that used it: a running one, else the newest. `None`: no such task is known.
     pub last: Option<LastTask>,
     /// An operator has restored it since, or a task that started later succeeded with it.
     pub restored: bool,
-    /// It was invalidated, and neither restored nor used with success since.
+    /// It was invalidated, and since then neither restored nor used by a successful task.
     pub veto: Option<SessionVeto>,
 }
 
@@ -22,13 +22,13 @@ pub struct SessionUse {
 pub struct LastTask {
     pub id: TaskId,
     pub status: Status,
-    /// After what `--keep-session` kept the session when the task ended.
+    /// The `--keep-session` value that kept the session when the task ended.
     pub kept: Option<String>,
     /// Whether the agent's transcript was found when the task ended; `None`: bookend did not look.
     pub transcript_seen: Option<bool>,
 }
 
-/// An invalidation that is still in force.
+/// An invalidation that still applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionVeto {
     pub task_id: Option<TaskId>,
@@ -55,7 +55,7 @@ impl SessionUse {
         }
     }
 
-    /// The task that is using it now.
+    /// The running task that uses it.
     pub fn running(&self) -> Option<&TaskId> {
         self.last.as_ref().filter(|last| last.status == Status::Running).map(|last| &last.id)
     }

@@ -1,4 +1,4 @@
-//! How a run is judged, case by case.
+//! Tests of how the ending of a run is decided.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use super::*;
 const GRACE: Duration = Duration::from_secs(10);
 const NOW: Duration = Duration::ZERO;
 const LATE: Duration = Duration::from_secs(11);
-const SOMEBODY: SignalSender = SignalSender { pid: 7, uid: 0 };
+const SENDER: SignalSender = SignalSender { pid: 7, uid: 0 };
 
 const OK: Exit = Exit::Code(0);
 const BAD: Exit = Exit::Code(1);
-/// Claude Code leaves so when it is stopped by SIGTERM.
+/// The exit code of Claude Code after SIGTERM.
 const STOPPED: Exit = Exit::Code(143);
 const KILLED: Exit = Exit::Signal(Signal::TERM);
 
@@ -23,7 +23,7 @@ const CANCELLED: Ending = Ending::Cancelled(CancelReason::Operator);
 const INTERRUPTED: Ending = Ending::Interrupted(InterruptReason::Signal);
 
 fn by(signal: Signal) -> StopRequest {
-    StopRequest::Signal { signal, sender: SOMEBODY }
+    StopRequest::Signal { signal, sender: SENDER }
 }
 
 fn stops() -> [(StopRequest, Ending); 7] {
@@ -32,7 +32,7 @@ fn stops() -> [(StopRequest, Ending); 7] {
         (by(Signal::HUP), INTERRUPTED),
         (by(Signal::INT), CANCELLED),
         (by(Signal::QUIT), CANCELLED),
-        (StopRequest::Cancel { sender: SOMEBODY }, CANCELLED),
+        (StopRequest::Cancel { sender: SENDER }, CANCELLED),
         (StopRequest::Timeout, Ending::Cancelled(CancelReason::Timeout)),
         (StopRequest::IdleTimeout, Ending::Cancelled(CancelReason::IdleTimeout)),
     ]
@@ -61,7 +61,7 @@ fn stopped(
 }
 
 #[test]
-fn nobody_asked_it_to_stop() {
+fn without_a_stop_request_result_and_exit_decide() {
     use FailureReason::{AgentError, NoResult, Signal};
     let fails = Ending::Failure;
     for (exit, outcome, ending) in [
@@ -73,7 +73,7 @@ fn nobody_asked_it_to_stop() {
         (BAD, AgentOutcome::Ok, fails(FailureReason::Exit)),
         (BAD, AgentOutcome::Missing, fails(FailureReason::Exit)),
         (BAD, AgentOutcome::Error, fails(AgentError)),
-        // An exit code that looks like a stop is none: the cause is what was asked for.
+        // An exit code above 128 is not a stop: only a stop request is.
         (STOPPED, AgentOutcome::NotDue, fails(FailureReason::Exit)),
         (STOPPED, AgentOutcome::Missing, fails(FailureReason::Exit)),
         (KILLED, AgentOutcome::NotDue, fails(Signal)),
@@ -86,7 +86,7 @@ fn nobody_asked_it_to_stop() {
 }
 
 #[test]
-fn a_stop_before_the_result_is_the_cause_whatever_the_agent_made_of_it() {
+fn a_stop_before_the_result_decides_whatever_the_agent_did_next() {
     for (stop, ending) in stops() {
         for outcome in [AgentOutcome::Missing, AgentOutcome::Ok, AgentOutcome::Error] {
             for exit in EXITS {
@@ -100,7 +100,7 @@ fn a_stop_before_the_result_is_the_cause_whatever_the_agent_made_of_it() {
 }
 
 #[test]
-fn a_stop_after_a_good_result_counts_only_if_the_agent_then_ended_badly() {
+fn a_stop_after_a_good_result_counts_only_if_the_agent_then_failed() {
     for (stop, ending) in stops() {
         for exit in EXITS {
             let evidence = stopped(exit, AgentOutcome::Ok, stop, true, NOW);
@@ -111,7 +111,7 @@ fn a_stop_after_a_good_result_counts_only_if_the_agent_then_ended_badly() {
 }
 
 #[test]
-fn a_stop_after_a_bad_result_does_not_excuse_it() {
+fn a_stop_after_an_error_result_leaves_a_failure() {
     for (stop, _) in stops() {
         for exit in EXITS {
             let evidence = stopped(exit, AgentOutcome::Error, stop, true, NOW);
@@ -121,7 +121,7 @@ fn a_stop_after_a_bad_result_does_not_excuse_it() {
 }
 
 #[test]
-fn without_results_a_term_a_hang_up_a_cancel_and_a_time_out_always_count() {
+fn without_results_sigterm_sighup_cancel_and_timeouts_always_count() {
     for (stop, ending) in stops() {
         if matches!(stop, StopRequest::Signal { signal: Signal::INT | Signal::QUIT, .. }) {
             continue;
@@ -136,7 +136,7 @@ fn without_results_a_term_a_hang_up_a_cancel_and_a_time_out_always_count() {
 }
 
 #[test]
-fn without_results_a_ctrl_c_counts_if_the_agent_ended_badly_or_soon() {
+fn without_results_ctrl_c_counts_if_the_agent_failed_or_exited_within_the_grace_period() {
     for stop in [by(Signal::INT), by(Signal::QUIT)] {
         for exit in EXITS {
             for ran_on in [NOW, GRACE, LATE] {
@@ -149,7 +149,7 @@ fn without_results_a_ctrl_c_counts_if_the_agent_ended_badly_or_soon() {
 }
 
 #[test]
-fn on_term_cancelled_turns_term_and_hang_up_and_nothing_else() {
+fn on_term_cancelled_changes_only_sigterm_and_sighup() {
     for (stop, ending) in stops() {
         for outcome in [AgentOutcome::NotDue, AgentOutcome::Missing] {
             let evidence =
@@ -161,7 +161,7 @@ fn on_term_cancelled_turns_term_and_hang_up_and_nothing_else() {
 }
 
 #[test]
-fn the_result_of_an_agent_that_stayed_and_was_ended_stands() {
+fn the_result_of_a_lingering_agent_decides() {
     for exit in EXITS {
         let lingered = |outcome| RunEvidence { lingered: true, ..run(exit, outcome) };
         assert_eq!(judge(&lingered(AgentOutcome::Ok)), Ending::Success, "{exit:?}");
@@ -170,7 +170,7 @@ fn the_result_of_an_agent_that_stayed_and_was_ended_stands() {
             Ending::Failure(FailureReason::AgentError),
             "{exit:?}"
         );
-        // Whoever asked while it stayed changed nothing either.
+        // A stop request while it lingered changes nothing.
         for (stop, _) in stops() {
             let asked = RunEvidence { lingered: true, ..stopped(exit, AgentOutcome::Ok, stop, true, NOW) };
             assert_eq!(judge(&asked), Ending::Success, "{asked:?}");
@@ -178,9 +178,9 @@ fn the_result_of_an_agent_that_stayed_and_was_ended_stands() {
     }
 }
 
-/// The rule in one sentence, over everything that can be.
+/// The rule of success over all combinations.
 #[test]
-fn success_needs_a_good_end_a_good_result_where_one_was_due_and_no_stop_before_it() {
+fn success_needs_exit_0_a_result_where_one_is_due_and_no_stop_before_it() {
     for exit in EXITS {
         for outcome in OUTCOMES {
             for lingered in [false, true] {
@@ -201,7 +201,7 @@ fn success_needs_a_good_end_a_good_result_where_one_was_due_and_no_stop_before_i
 }
 
 #[test]
-fn every_ending_has_words_and_is_known_by_them() {
+fn every_ending_is_parsed_from_its_own_words() {
     use InterruptReason::{Oom, Rebooted, SupervisorLost, Ttl};
     let mut all: Vec<Ending> = [SupervisorLost, Oom, Rebooted, Ttl].map(Ending::Interrupted).into();
     all.extend(stops().map(|(_, ending)| ending));
@@ -226,7 +226,7 @@ fn every_ending_has_words_and_is_known_by_them() {
 }
 
 #[test]
-fn only_running_moves_and_never_to_itself() {
+fn only_a_running_task_changes_its_status() {
     for from in Status::ALL {
         for to in Status::ALL {
             assert_eq!(from.may_become(to), from == Status::Running && to != Status::Running);
@@ -237,19 +237,15 @@ fn only_running_moves_and_never_to_itself() {
 }
 
 #[test]
-fn trust_is_read_back_as_the_ledgers_queries_write_it() {
+fn trust_has_the_numbers_of_the_ledgers_statements() {
     for (number, trust) in [(0, SessionTrust::None), (1, SessionTrust::Task), (2, SessionTrust::Operator)] {
         assert_eq!((trust.as_number(), SessionTrust::from_number(number)), (number, trust));
     }
-    assert_eq!(
-        SessionTrust::from_number(7),
-        SessionTrust::None,
-        "what a later version means by it is not known here"
-    );
+    assert_eq!(SessionTrust::from_number(7), SessionTrust::None, "a number of a later version");
 }
 
 #[test]
-fn an_agent_that_could_not_be_ended_ended_by_what_asked_it_to() {
+fn a_stop_request_decides_if_the_agent_could_not_be_stopped() {
     let open = |e: RunEvidence| RunEvidence { exit: None, ..e };
     let asked = |outcome, stop| judge(&open(stopped(OK, outcome, stop, false, NOW)));
     for outcome in [AgentOutcome::NotDue, AgentOutcome::Missing, AgentOutcome::Ok, AgentOutcome::Error] {
@@ -260,6 +256,10 @@ fn an_agent_that_could_not_be_ended_ended_by_what_asked_it_to() {
         );
     }
     let lingered = open(RunEvidence { lingered: true, ..run(OK, AgentOutcome::Ok) });
-    assert_eq!(judge(&lingered), Ending::Success, "its result stands");
-    assert_ne!(judge(&open(run(OK, AgentOutcome::NotDue))), Ending::Success, "and nothing else is a success");
+    assert_eq!(judge(&lingered), Ending::Success, "its result decides");
+    assert_ne!(
+        judge(&open(run(OK, AgentOutcome::NotDue))),
+        Ending::Success,
+        "without a result it is not a success"
+    );
 }

@@ -102,7 +102,7 @@ fn two_at_once_adopt_once() {
 }
 
 #[test]
-fn a_writer_that_is_at_work_is_waited_for() {
+fn adopt_waits_for_an_active_writer() {
     let theirs = Theirs::new(PLAIN);
     let conn = theirs.open();
     conn.execute_batch("BEGIN IMMEDIATE; DELETE FROM task_history WHERE id = 't5'").expect("a transaction");
@@ -117,7 +117,7 @@ fn a_writer_that_is_at_work_is_waited_for() {
 
 #[cfg(feature = "failpoints")]
 #[test]
-fn killed_or_failing_at_each_step_it_is_as_it_was_and_can_be_adopted_again() {
+fn an_adoption_that_fails_at_any_step_leaves_the_file_unchanged() {
     use super::{Contents, EPOCH, INTEGER_ID, RICH, rows};
     for sql in [PLAIN, RICH, EPOCH, INTEGER_ID] {
         for how in ["kill", "io"] {

@@ -211,7 +211,7 @@ fn adopting_twice_changes_nothing_the_second_time() {
 }
 
 #[test]
-fn what_was_interrupted_has_no_end_and_is_due_no_hint() {
+fn tasks_interrupted_before_the_adoption_have_no_end_and_are_not_reported() {
     let theirs = Theirs::new(PLAIN);
     theirs.adopted();
     let conn = theirs.open();

@@ -20,7 +20,7 @@ fn refusal(world: &World, file: &str) -> String {
 }
 
 #[test]
-fn what_is_no_database_with_tasks_is_refused() {
+fn a_file_without_a_history_of_tasks_is_not_adopted() {
     let world = World::new();
     fs::write(world.path("empty"), "").expect("a file");
     fs::write(world.path("text"), "x".repeat(5000)).expect("a file");
@@ -98,7 +98,7 @@ fn a_ledger_of_bookends_own_and_one_of_a_newer_bookend_are_refused() {
     }
     let own = Connection::open(world.path("own.db")).expect("the ledger");
     own.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").expect("a checkpoint");
-    assert!(refusal(&world, "own.db").contains("bookend's own already"));
+    assert!(refusal(&world, "own.db").contains("it is already a ledger of bookend"));
     own.execute_batch("INSERT INTO bookend_migration VALUES (9999, 'x'); PRAGMA wal_checkpoint(TRUNCATE)")
         .expect("a newer version");
     let said = refusal(&world, "own.db");
@@ -115,7 +115,7 @@ fn an_adopted_file_of_a_newer_bookend_is_refused() {
 }
 
 #[test]
-fn a_foreign_key_that_was_broken_before_does_not_stand_in_the_way() {
+fn a_foreign_key_violated_before_does_not_prevent_adoption() {
     let theirs = Theirs::new(PLAIN);
     theirs
         .open()

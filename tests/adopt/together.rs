@@ -43,7 +43,7 @@ fn run_cursor(theirs: &Theirs, key: &str) -> String {
 }
 
 #[test]
-fn the_owner_inserts_and_selects_as_before_with_the_connection_it_had() {
+fn the_other_program_keeps_working_with_its_open_connection() {
     let theirs = Theirs::new(PLAIN);
     let conn = theirs.open();
     const DASHBOARD: &str = "
@@ -74,7 +74,7 @@ fn the_owner_inserts_and_selects_as_before_with_the_connection_it_had() {
 }
 
 #[test]
-fn foreign_keys_go_on_to_cascade_and_triggers_to_fire() {
+fn foreign_keys_still_cascade_and_triggers_still_fire() {
     let theirs = Theirs::new(RICH);
     let conn = theirs.open();
     conn.pragma_update(None, "foreign_keys", true).expect("foreign keys");
@@ -142,7 +142,7 @@ fn what_the_owner_wrote_is_listed_and_shown_as_any_task() {
         let listed = bookend(&["list", "--json"]);
         let tasks = listed["tasks"].as_array().expect("tasks");
         assert_eq!(tasks.len().to_string(), strings(&theirs.open(), "SELECT count(*) FROM task_history")[0]);
-        assert_eq!(tasks[0]["id"], "of-bookend", "the newest comes first, whoever wrote it");
+        assert_eq!(tasks[0]["id"], "of-bookend", "the newest comes first, whichever program wrote it");
         let last = tasks.last().expect("a task");
         let repo = "charles/claude-hooks";
         assert_eq!(
@@ -157,7 +157,7 @@ fn what_the_owner_wrote_is_listed_and_shown_as_any_task() {
 }
 
 #[test]
-fn a_word_of_the_owners_for_an_end_is_no_success() {
+fn an_unknown_status_of_the_other_program_is_not_a_success() {
     let theirs = Theirs::new(RICH);
     theirs.adopted();
     let said = theirs.world.bare(["bookend", "--ledger", &theirs.name(), "show", "t3", "--json"]).run();
@@ -225,7 +225,7 @@ fn a_session_that_the_owner_records_later_is_linked_to_its_task() {
 }
 
 #[test]
-fn ids_that_are_numbers_go_on_being_drawn() {
+fn integer_ids_are_still_generated() {
     let theirs = Theirs::new(INTEGER_ID);
     let conn = theirs.open();
     theirs.adopted();
@@ -251,7 +251,7 @@ fn ids_that_are_numbers_go_on_being_drawn() {
 }
 
 #[test]
-fn owner_and_mode_of_the_file_stay_and_what_is_beside_it_is_the_owners() {
+fn the_file_keeps_its_owner_and_mode_and_its_owner_owns_the_files_beside_it() {
     const OWNER: u32 = 65534;
     if !possible("owner_and_mode_of_the_file_stay", is_root(), "root") {
         return;
@@ -295,7 +295,7 @@ fn owner_and_mode_of_the_file_stay_and_what_is_beside_it_is_the_owners() {
 }
 
 #[test]
-fn readers_without_write_permission_can_go_on_reading() {
+fn readers_without_write_permission_can_still_read() {
     let theirs = Theirs::new(PLAIN);
     fs::set_permissions(theirs.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
     fs::set_permissions(&theirs.file, Permissions::from_mode(0o644)).expect("a mode");

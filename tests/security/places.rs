@@ -163,7 +163,7 @@ fn a_directory_above_that_everybody_can_write_to_is_refused() {
     for ledger in ["open/mine/l.db", "open/new/l.db", "way/l.db"] {
         let run = world.run(["touch", &world.name("effect")]).options(["--ledger", &world.name(ledger)]);
         let refused = run.run().ended(End::Code(125));
-        assert!(refused.stderr.contains("written by everybody"), "{ledger}: {refused:?}");
+        assert!(refused.stderr.contains("writable by all users"), "{ledger}: {refused:?}");
         assert!(!world.path("effect").exists(), "the agent ran");
     }
     assert_eq!(looks(&world.path("open")).5, ["mine"], "nothing is made there");

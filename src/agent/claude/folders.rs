@@ -1,4 +1,4 @@
-//! Where Claude Code keeps conversations and plugins, and under which names.
+//! Finds Claude Code's transcripts, background jobs and plugins on disk.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,20 +10,21 @@ use crate::agent::home::home;
 use crate::sys::files;
 use crate::task::{SessionId, Time};
 
-/// A longer list of plugins is not read: the agent would have to wait for it.
+/// The longest list of plugins that is read, in bytes: the agent's start waits for it.
 const LONGEST_LIST: u64 = 16 << 20;
-/// A longer state of a job is not read.
+/// The longest state file of a job that is read, in bytes.
 const LONGEST_STATE: u64 = 1 << 20;
-/// Longer folder names are cut here by Claude, and a hash of the whole is added.
+/// Claude Code cuts longer folder names to this length, in characters, and appends a hash of the whole name.
 const FOLDER_NAME: usize = 200;
 
-/// Where Claude keeps everything of a person.
+/// Claude Code's configuration directory.
 pub fn config_dir() -> Option<PathBuf> {
     let own = std::env::var_os("CLAUDE_CONFIG_DIR").filter(|d| !d.is_empty());
     own.map(PathBuf::from).or_else(|| home().map(|h| h.join(".claude")))
 }
 
-/// In the project folder of `cwd`, or wherever that id has a conversation: Claude looks there too.
+/// The transcript of `id`: in the project folder of `cwd`, or in any other project folder that has it, as
+/// Claude Code looks there too.
 pub fn transcript_in(projects: &Path, cwd: &Path, id: &SessionId) -> Option<PathBuf> {
     if !id.is_valid() {
         return None;
@@ -32,10 +33,10 @@ pub fn transcript_in(projects: &Path, cwd: &Path, id: &SessionId) -> Option<Path
     let here = project_folders(projects, cwd);
     let everywhere = fs::read_dir(projects).into_iter().flatten().flatten().map(|e| e.path());
     let mut places = here.iter().cloned().chain(everywhere).map(|dir| dir.join(&file));
-    places.find(|f| holds_something(f)).or_else(|| here.first().map(|dir| dir.join(&file)))
+    places.find(|f| has_content(f)).or_else(|| here.first().map(|dir| dir.join(&file)))
 }
 
-/// The id of the conversation of `cwd` that was written last.
+/// The id of the conversation of `cwd` whose transcript was modified last.
 pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<SessionId> {
     let folders = project_folders(projects, cwd).into_iter();
     let files = folders.filter_map(|d| fs::read_dir(d).ok()).flatten().flatten();
@@ -44,14 +45,14 @@ pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<SessionId> {
         let id = path.file_stem()?.to_str()?;
         let counts = path.extension() == Some(OsStr::new("jsonl"))
             && uuid::Uuid::try_parse(id).is_ok()
-            && holds_something(&path);
+            && has_content(&path);
         let changed = entry.metadata().and_then(|m| m.modified());
         counts.then(|| (changed.unwrap_or(SystemTime::UNIX_EPOCH), id.to_owned()))
     });
     conversations.max().map(|(_, id)| SessionId::recorded(id))
 }
 
-/// The id of the conversation of the only job that was made from `cwd` since then.
+/// The id of the conversation of the only background job that was created in `cwd` since `since`.
 pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: Time) -> Option<SessionId> {
     let cwd = cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned());
     let states = fs::read_dir(jobs).ok()?.flatten().filter_map(|job| {
@@ -67,7 +68,7 @@ pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: Time) -> Option<SessionId
     ours.next().is_none().then_some(id)
 }
 
-/// The folders in which conversations of `cwd` may lie.
+/// The folders that may hold conversations of `cwd`.
 fn project_folders(projects: &Path, cwd: &Path) -> Vec<PathBuf> {
     let name = folder_name(&cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned()));
     let Some(cut) = name.get(..FOLDER_NAME).filter(|_| name.len() > FOLDER_NAME) else {
@@ -81,7 +82,7 @@ fn project_folders(projects: &Path, cwd: &Path) -> Vec<PathBuf> {
     all.filter(begins).map(|e| e.path()).collect()
 }
 
-/// Every unit of UTF-16 that is no letter or digit of ASCII becomes a dash.
+/// Claude Code replaces each UTF-16 code unit that is not an ASCII letter or digit with a dash.
 fn folder_name(cwd: &Path) -> String {
     let mut name = String::new();
     for c in cwd.to_string_lossy().chars() {
@@ -94,11 +95,11 @@ fn folder_name(cwd: &Path) -> String {
     name
 }
 
-fn holds_something(file: &Path) -> bool {
+fn has_content(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|m| m.is_file() && m.len() > 0)
 }
 
-/// The skill folders of the installed plugins, as Claude lists them.
+/// The skill folders of the plugins in Claude Code's list of installed plugins.
 pub fn plugin_folders(config: &Path) -> Vec<PathBuf> {
     let list = config.join("plugins/installed_plugins.json");
     let list = files::read(&list, 0, LONGEST_LIST).unwrap_or_default();
@@ -114,13 +115,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folder_names_are_claudes() {
+    fn folder_names_equal_those_of_claude_code() {
         assert_eq!(folder_name(Path::new("/home/a.b/x_1")), "-home-a-b-x-1");
         assert_eq!(folder_name(Path::new("/é/😀")), "-----");
     }
 
     #[test]
-    fn transcripts_are_found_here_first_then_elsewhere_and_never_empty() {
+    fn a_transcript_with_content_is_found_here_first_then_elsewhere() {
         let tmp = tempfile::tempdir().unwrap();
         let cwd = tmp.path().canonicalize().unwrap();
         let projects = cwd.join("projects");
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_recent_conversation_is_the_last_one_written() {
+    fn the_most_recent_conversation_is_the_one_modified_last() {
         let tmp = tempfile::tempdir().unwrap();
         let cwd = tmp.path().canonicalize().unwrap();
         let here = cwd.join(folder_name(&cwd));
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn long_folder_names_are_found_by_what_claude_keeps_of_them() {
+    fn a_cut_folder_name_is_found_by_its_beginning() {
         let tmp = tempfile::tempdir().unwrap();
         let cwd = tmp.path().canonicalize().unwrap().join("x".repeat(120)).join("y".repeat(120));
         let cut = folder_name(&cwd)[..FOLDER_NAME].to_owned();
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn skills_of_plugins_are_known() {
+    fn the_skill_folders_of_plugins_are_found() {
         let tmp = tempfile::tempdir().unwrap();
         fs::create_dir(tmp.path().join("plugins")).unwrap();
         let list = r#"{"version":2,"plugins":{"p@m":[{"scope":"user","installPath":"/opt/p"}],"odd":1}}"#;

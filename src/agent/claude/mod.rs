@@ -1,4 +1,4 @@
-//! The adapter for Claude Code, checked against 2.1.330.
+//! The adapter for Claude Code, checked against version 2.1.330.
 
 mod folders;
 mod reader;
@@ -13,7 +13,7 @@ use crate::task::{SessionId, Time, TokensScope};
 use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
 use reader::ClaudeReader;
 
-/// The options of `claude`, hidden ones too, that take a value.
+/// The options of `claude` that take a value, hidden ones included.
 static OPTIONS: OptionTable = OptionTable {
     one: "
         --ablation --advisor --agent --agent-color --agent-id --agent-name --agent-type --agents
@@ -55,7 +55,7 @@ static OPTIONS: OptionTable = OptionTable {
     ],
 };
 
-/// First words that are commands and hold no conversation, unless in print mode, where they are a prompt.
+/// Subcommands that hold no conversation. In print mode they are a prompt.
 const COMMANDS: &str = "
     agents attach auth auto-mode config daemon design-login doctor gateway help import
     import-conversations install kill logs mcp migrate-installer plugin plugins project ps purge
@@ -63,7 +63,7 @@ const COMMANDS: &str = "
     update upgrade workspace-trust worktree-hook xaa
 ";
 
-/// Options with which no conversation is held by this process.
+/// Options with which the process holds no conversation.
 const ELSEWHERE: [&str; 5] = ["--cloud", "--desktop", "--help", "--init-only", "--version"];
 
 static NAMES: AgentNames = AgentNames {
@@ -124,8 +124,7 @@ impl Adapter for ClaudeAdapter {
         }
     }
 
-    /// The flags go before all else: after an option that takes many values, or one that may take one,
-    /// they would be safe too, but not behind `--`, and the front needs no knowledge of either.
+    /// The session option comes first: there it cannot follow `--`, and no option can take it as a value.
     fn argv(&self, args: &[OsString], plan: &SessionPlan) -> Vec<OsString> {
         if holds_none(&session(&ParsedArgs(OPTIONS.read(args)))) {
             return args.to_vec();
@@ -169,7 +168,7 @@ impl Adapter for ClaudeAdapter {
     }
 }
 
-/// Whether this process holds no conversation itself.
+/// Whether the process itself holds no conversation.
 fn holds_none(session: &SessionRequest) -> bool {
     matches!(session, SessionRequest::NoConversation | SessionRequest::Background(_))
 }
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mode_is_the_one_claude_will_use() {
+    fn the_output_mode_is_the_one_that_claude_uses() {
         for (line, mode) in [
             ("-p hi", OutputMode::Text),
             ("-p hi --output-format json", OutputMode::Json),
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_terminal_only_print_mode_prints() {
+    fn on_a_terminal_output_is_json_only_in_print_mode() {
         let on_terminal = |line: &str| ClaudeAdapter.parse(&args(line), true).mode;
         assert_eq!(on_terminal("hi --output-format json"), OutputMode::Interactive);
         assert_eq!(on_terminal("-p hi --output-format json"), OutputMode::Json);
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_argv_says_of_sessions_is_seen() {
+    fn the_session_that_the_arguments_select_is_recognised() {
         use SessionRequest::{Assign, Continue, Fork, NotKept, Resume, ResumePicker, Unspecified};
         let some = |s: &str| Some(s.into());
         for (line, session) in [
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_conversation_is_held_nothing_is_put_in() {
+    fn nothing_is_added_where_no_conversation_is_held() {
         for line in [
             "--version",
             "-v",
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_put_where_no_option_swallows_them() {
+    fn session_options_come_before_all_others() {
         assert_eq!(resumed("-p hi"), "--resume ID -p hi");
         assert_eq!(resumed("-p --add-dir a b -- hi"), "--resume ID -p --add-dir a b -- hi");
         assert_eq!(resumed("--debug"), "--resume ID --debug");
@@ -335,7 +334,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_users_words_survive_in_order(
+        fn the_users_words_stay_in_order(
             line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|mcp)", 0..8),
             plan in prop_oneof![
                 Just(SessionPlan::AsGiven),

@@ -1,8 +1,8 @@
-//! Reads Claude Code's output: session, model, tokens, cost, turns, tools and the result, while it runs.
+//! Reads the session, model, tokens, cost, turns, tools and result from Claude Code's output while it runs.
 //!
-//! Tokens and turns of a `result` are its own and are summed over a run that has several (background
-//! tasks, input by stream); its cost is that of the run or of the session, by the version of Claude. Tokens
-//! of subagents are in the cost only.
+//! The tokens and turns of a `result` cover that result only and are summed over a run with several
+//! (background tasks, streamed input). Its cost covers the run or the session, depending on the version.
+//! Subagents count in the cost only.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -19,27 +19,29 @@ use crate::agent::output::forms::{EventRead, FormCache};
 use crate::agent::output::kept::{brief, hash};
 use crate::agent::output::lines::{LineSplitter, ObjectSplitter, objects};
 
-/// Messages that may still be streaming at once; counts of older ones are final.
+/// The number of latest messages whose counts may still grow.
 const RECENT: usize = 16;
-/// Tools or tasks that are remembered at once.
+/// The most open tool calls, and the most background tasks, that are remembered.
 const REMEMBERED: usize = 64;
 
-/// How events begin, and how those go on that say nothing new, if their session is the known one: what the
-/// agent reads, with no tool in flight, and what it is writing. They are the long ones and the many; written
-/// in another way they are read in full.
+/// The beginning of events, and of those that add no information if their session is known: what the agent
+/// reads while no tool call is open, and the pieces of what it writes. They are the longest and most
+/// frequent events. One in another form is read in full.
 const EVENT: &[u8] = br#"{"type":""#;
 const ECHO: &[u8] = br#"user","#;
 const PIECE: [&[u8]; 2] =
     [br#"stream_event","event":{"type":"content_block_delta","index":"#, br#","delta":{"type":""#];
-/// How events of the system go on, and which of them say something; of tasks, unless they are listed too.
+/// The beginning of system events, those that are read, and those of background tasks, which are read
+/// unless other events list the tasks.
 const SYSTEM: &[u8] = br#"system","subtype":""#;
-const TELLING: [&[u8]; 2] = [b"init\"", b"background_tasks_changed\""];
+const READ_SYSTEM: [&[u8]; 2] = [b"init\"", b"background_tasks_changed\""];
 const OF_TASKS: &[u8] = b"task_";
-/// How a type is named, and the types that the parts of these events have, and no event has.
+/// The key of a type, and the types of parts of these events, which no event has.
 const TYPE: &[u8] = b"\"type\"";
 const PARTS: [&[u8]; 2] = [b":\"tool_result\"", b":\"text\""];
 
-/// The last version that was seen to report the cost of the run, and the first of the session's total.
+/// The last version that was observed to report the cost of the run, and the first to report the session's
+/// total.
 const LAST_PER_RUN: [u32; 3] = [2, 1, 260];
 const FIRST_TOTAL: [u32; 3] = [2, 1, 300];
 
@@ -93,37 +95,37 @@ impl OutputReader for ClaudeReader {
     }
 }
 
-/// All that was read, and what is needed to count no message twice.
+/// Everything that was read, and what is needed to count each message once.
 #[derive(Debug, Default)]
 struct Tally {
     observed: ObservedOutput,
-    /// How an event names the session that we know.
+    /// How events name the known session.
     known_session: Option<KnownSession>,
     /// The sum of all results.
     settled: TokenUsage,
     settled_turns: Option<i64>,
-    /// Since the last result: messages that are surely over, and those that may still grow, by the hash
-    /// of their ids.
+    /// Since the last result: finished messages, and in `recent` those that may still grow, by the hash of
+    /// their ids.
     over: TokenUsage,
     /// The sum of both.
     unsettled: TokenUsage,
     recent: VecDeque<(u64, TokenUsage)>,
     turns: i64,
-    /// The message that streams.
+    /// The message that is streaming, by the hash of its id.
     streaming: Option<u64>,
-    /// Calls without an answer: the hash of the id, and the tool.
+    /// Open tool calls: the hash of the id, and the tool.
     calls: Vec<(u64, String)>,
     tasks: Vec<u64>,
-    /// Claude lists its tasks by itself, which is surer than counting them.
+    /// Claude Code lists its background tasks, which is more reliable than counting their start and end.
     lists_tasks: bool,
-    /// An init event has come, so that calls and tasks are seen.
+    /// An init event has come, so the output has events for tool calls and tasks.
     began: bool,
     version: Option<[u32; 3]>,
-    /// What the last event about the usage limit said.
+    /// The usage limit in the last event that has one.
     rate_limit: RateLimit,
 }
 
-/// What an event of the session that we know looks like.
+/// Patterns of events of the known session.
 #[derive(Debug)]
 struct KnownSession {
     named: Finder<'static>,
@@ -138,12 +140,12 @@ impl KnownSession {
         }
     }
 
-    /// Whether `rest`, which follows the type of an event, names the session and begins no other event.
+    /// Whether `rest`, the text after the type of an event, names the session and contains no other event.
     fn is_named_in_one_event(&self, rest: &[u8]) -> bool {
         self.named.find(rest).is_some() && !self.has_another(rest)
     }
 
-    /// Whether there is the type of another event. In a string the quotes of this word would be escaped.
+    /// Whether `rest` has the type of another event. Inside a string its quotes would be escaped.
     fn has_another(&self, mut rest: &[u8]) -> bool {
         while let Some(at) = self.types.find(rest) {
             rest = &rest[at + TYPE.len()..];
@@ -155,7 +157,7 @@ impl KnownSession {
     }
 }
 
-/// What follows the type of a piece of what the agent is writing.
+/// The text after the type of a streamed piece.
 fn piece(kind: &[u8]) -> Option<&[u8]> {
     let rest = kind.strip_prefix(PIECE[0])?;
     let index = rest.iter().take_while(|b| b.is_ascii_digit()).count();
@@ -164,15 +166,15 @@ fn piece(kind: &[u8]) -> Option<&[u8]> {
 
 impl Tally {
     fn line(&mut self, line: &[u8], forms: &mut FormCache) {
-        if !self.says_nothing_new(line) && !self.event(line, forms) {
-            // There is other text on the line.
+        if !self.adds_nothing(line) && !self.event(line, forms) {
+            // The line has other text beside the event.
             objects(line, |o| {
                 self.event(o, forms);
             });
         }
     }
 
-    /// Takes one event; `false`: it is none.
+    /// Takes one event; `false`: the text is not an event.
     fn event(&mut self, text: &[u8], forms: &mut FormCache) -> bool {
         match forms.read(text) {
             Ok(EventRead::Alike(event, texts)) => self.take(event, &texts),
@@ -187,13 +189,13 @@ impl Tally {
         true
     }
 
-    fn says_nothing_new(&self, line: &[u8]) -> bool {
+    fn adds_nothing(&self, line: &[u8]) -> bool {
         let Some(kind) = line.strip_prefix(EVENT) else { return false };
         let rest = match kind.first() {
             Some(b'u') => kind.strip_prefix(ECHO).filter(|_| self.calls.is_empty()),
             Some(b's') => match kind.strip_prefix(SYSTEM) {
                 Some(what) if what.starts_with(OF_TASKS) => Some(what).filter(|_| self.lists_tasks),
-                Some(what) => Some(what).filter(|_| !TELLING.iter().any(|t| what.starts_with(t))),
+                Some(what) => Some(what).filter(|_| !READ_SYSTEM.iter().any(|t| what.starts_with(t))),
                 None => piece(kind),
             },
             _ => None,
@@ -387,18 +389,20 @@ impl Tally {
         let is_total = match self.version {
             Some(version) if version <= LAST_PER_RUN => false,
             Some(version) if version >= FIRST_TOTAL => true,
-            // A lone result names no version; only the versions with a total were seen to count results.
+            // Without an init event the version is unknown; only versions that report the total print an
+            // index.
             _ => e.result_index.is_some(),
         };
         if is_total { CostCovers::Session } else { CostCovers::Run }
     }
 
-    /// What a result says of the API, before the calls that it ends are forgotten.
+    /// How the API ended the run, according to a result. Uses the open tool calls, which the result then
+    /// closes.
     fn api_failure(&self, e: &OutputEvent<'_>) -> Option<ApiFailure> {
         let error = e.verdict().error?;
         let kind = api_failure_kind(e, &error, self.rate_limit.rejected)?;
         let of_limit = self.rate_limit.resets_at.filter(|_| self.rate_limit.rejected);
-        // Without events, only a first turn shows that no tool was called before.
+        // Without events, only a single turn shows that no tool was called.
         let sees_all = self.began || e.turns == Some(1);
         Some(ApiFailure {
             kind,
@@ -421,8 +425,8 @@ impl Tally {
     }
 }
 
-/// How the result says that the API ended the run: a failed request has the subtype `success`. Versions
-/// before 2.1 give no status, but the text.
+/// The kind of API failure in a result. A failed request has the subtype `success`; versions before 2.1
+/// report it in the text only, without a status.
 fn api_failure_kind(e: &OutputEvent<'_>, error: &str, limit_is_reached: bool) -> Option<ApiFailureKind> {
     if e.subtype.as_deref() != Some("success") {
         return None;
@@ -439,14 +443,14 @@ fn api_failure_kind(e: &OutputEvent<'_>, error: &str, limit_is_reached: bool) ->
     }
 }
 
-/// The Unix time in `Claude AI usage limit reached|1767225600`.
+/// The Unix time, in seconds, in `Claude AI usage limit reached|1767225600`.
 fn printed_reset(error: &str) -> Option<i64> {
     let (_, after) = error.split_once("limit reached|")?;
     let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }
 
-/// `2.1.330`; what follows the numbers does not count.
+/// Parses `2.1.330`; a suffix is ignored.
 fn version(text: &str) -> Option<[u32; 3]> {
     let mut parts = text.split(['.', '-', '+', ' ']).map(str::parse);
     Some([parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?])
@@ -460,7 +464,7 @@ fn usage<T>(counted: &Option<CountedUsage<T>>, texts: &impl EventTexts<T>) -> Op
     counted.as_ref().and_then(|c| texts.usage(c))
 }
 
-/// Sets a word that seldom changes without allocating when it does not.
+/// Sets a text, without allocating if it is unchanged.
 fn keep(place: &mut Option<String>, word: &str) {
     let word = brief(word);
     if place.as_deref() != Some(word) {

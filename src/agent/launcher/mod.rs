@@ -1,4 +1,5 @@
-//! Which agent a command line starts, behind which other programs, and where its own arguments begin.
+//! Recognises the agent that a command line starts, directly or through launchers, and where its own
+//! arguments begin.
 
 mod table;
 
@@ -14,46 +15,47 @@ use super::adapter::{Adapter, AgentNames};
 use super::registry::{self, ADAPTERS, UnknownAgentType};
 use table::{LAUNCHERS, LaunchReach, Launcher, has};
 
-/// How many programs may start one another on a command line.
+/// The most launchers that are followed on one command line.
 const DEPTH: usize = 8;
-/// How many symbolic links are followed from a program to what it is.
+/// The most symbolic links that are followed from a program.
 const LINKS: usize = 8;
 
-/// What a command line starts.
+/// The agent that a command line starts.
 pub struct RecognisedAgent {
     pub adapter: &'static dyn Adapter,
-    /// Where in the argv, the program first, the agent's own arguments begin.
+    /// The index in the argv (program first) of the agent's first own argument.
     pub args_start: usize,
     pub place: SessionPlace,
 }
 
-/// Where the agent's conversations are, seen from bookend.
+/// Where the agent stores its conversations, and whether bookend tracks them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionPlace {
+    /// On this machine, for this user.
     Here,
-    /// This program starts it as another user or on another machine.
+    /// This launcher starts the agent as another user or on another machine.
     Elsewhere(String),
-    /// Nothing is put into its arguments.
+    /// bookend does not track them and adds no arguments.
     Untracked(UntrackedReason),
 }
 
 /// Why a conversation is not tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UntrackedReason {
-    /// There is no adapter for this program.
+    /// This program has no adapter.
     NoAdapter(String),
-    /// This program may start several agents, or its arguments do not show which.
+    /// This launcher may start several programs, or its arguments do not show which.
     Hidden(String),
-    /// This program was given an option of which bookend does not know how many words it takes.
+    /// This launcher has an option that bookend does not know, so it cannot tell options from values.
     Unclear(String),
-    /// This program starts it as another user or on another machine.
+    /// This launcher starts the agent as another user or on another machine.
     Elsewhere(String),
-    /// This program is not known, and a later argument names an agent.
+    /// This program is not known, and one of its arguments names an agent.
     Ambiguous(String),
 }
 
 impl fmt::Display for UntrackedReason {
-    /// As the row has it.
+    /// The text of the column `session_untracked`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UntrackedReason::NoAdapter(by)
@@ -65,31 +67,31 @@ impl fmt::Display for UntrackedReason {
     }
 }
 
-/// What the walk along a command line came to; places are indexes of the argv.
+/// Where following the launchers of a command line ended; `at` is an index of the argv.
 #[derive(Debug)]
 enum Walk {
     Agent {
         adapter: usize,
         at: usize,
     },
-    /// A program of which nothing is known.
+    /// An unknown program.
     Program {
         at: usize,
     },
-    /// A launcher that does not show what it starts.
+    /// A launcher whose arguments do not show what it starts.
     Hidden {
         at: usize,
     },
-    /// A launcher whose arguments are not understood.
+    /// A launcher with arguments that bookend does not know.
     Unclear {
         at: usize,
     },
 }
 
-/// Recognises the agent of a command line, the program first.
+/// Recognises the agent of a command line (program first).
 ///
 /// # Errors
-/// `agent_type` names no adapter.
+/// No adapter has this `agent_type`.
 pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<RecognisedAgent, UnknownAgentType> {
     let named = match agent_type {
         None => None,
@@ -106,7 +108,7 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
         place: SessionPlace::Untracked(why),
     };
     Ok(match (walk, away) {
-        // Their own words name them, whatever the user says.
+        // Without `--agent-type`, an agent of another user or machine is not tracked.
         (Walk::Agent { at, .. }, Some((by, _))) if named.is_none() => {
             untracked(UntrackedReason::Elsewhere(by), at)
         }
@@ -139,8 +141,8 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
     })
 }
 
-/// Follows the launchers of a command line. `away` becomes the launcher that leaves this user or machine, and
-/// whether a shell there reads the words again.
+/// Follows the launchers of a command line. Sets `away` to the first launcher that changes the user or the
+/// machine, and whether a shell there parses the words again.
 fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Option<(String, bool)>) -> Walk {
     let mut at = 0;
     for _ in 0..DEPTH {
@@ -178,10 +180,10 @@ fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Optio
     Walk::Unclear { at: 0 }
 }
 
-/// The agent to which the program at `at` is a symbolic link.
+/// The agent to which the program at `at` leads by symbolic links.
 fn linked(argv: &[OsString], at: usize, named: Option<&'static dyn Adapter>) -> Option<usize> {
     let word = Path::new(&argv[at]);
-    // What another program looks up may be looked up elsewhere.
+    // A launcher may look up a relative name in another directory or PATH.
     if at > 0 && !word.is_absolute() {
         return None;
     }
@@ -201,7 +203,8 @@ fn linked(argv: &[OsString], at: usize, named: Option<&'static dyn Adapter>) -> 
     None
 }
 
-/// The symbolic link of this name that PATH finds; `None`: it finds none, or a program.
+/// The symbolic link with this name that PATH finds first; `None`: there is none, or a regular program is
+/// first.
 fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     for dir in std::env::split_paths(&path) {
@@ -216,7 +219,8 @@ fn in_path(name: &Path) -> Option<PathBuf> {
 }
 
 impl AgentNames {
-    /// Whether a word of a command line is the name or the path of this agent.
+    /// Whether a word of a command line is the name or the path of this agent. `typed`: `--agent-type` is
+    /// given.
     fn is_name(&self, word: &OsStr, typed: bool) -> bool {
         let path = Path::new(word);
         let Some(base) = path.file_name().and_then(OsStr::to_str) else { return false };
@@ -247,8 +251,7 @@ fn is_version(name: &str) -> bool {
     name.split('.').count() == 3 && name.split('.').all(is_number)
 }
 
-/// The agent that a word names, if it names one: not a folder that has the name, nor a text or an address
-/// that ends with it.
+/// The agent that a word names. A directory, a text with white space and a URL name none.
 fn names_agent(word: &OsStr) -> Option<&'static dyn Adapter> {
     let adapter = ADAPTERS.iter().find(|a| a.names().is_name(word, false))?;
     let bytes = word.as_bytes();
@@ -257,14 +260,14 @@ fn names_agent(word: &OsStr) -> Option<&'static dyn Adapter> {
     (!is_folder && (!is_text || Path::new(word).is_file())).then_some(*adapter)
 }
 
-/// The place behind the first word, from `at` on, that names an agent.
+/// The index after the first word from `at` on that names an agent.
 fn after_agent(argv: &[OsString], at: usize) -> Option<usize> {
     let words = argv.get(at..)?;
     words.iter().position(|word| names_agent(word).is_some()).map(|place| at + place + 1)
 }
 
-/// The agent that a command line may start although it is not tracked: one of its arguments, or a word of a
-/// shell's text, names it.
+/// The agent that an untracked command line may start: one of its arguments, or a word of a shell script in
+/// its arguments, names it.
 pub fn mentioned(argv: &[OsString], why: &UntrackedReason) -> Option<&'static str> {
     let args = argv.get(1..)?;
     let whole = args.iter().find_map(|word| names_agent(word));
@@ -286,7 +289,7 @@ pub fn mentioned(argv: &[OsString], why: &UntrackedReason) -> Option<&'static st
     found.map(Adapter::agent_type)
 }
 
-/// Whether a shell reads this word as it is.
+/// Whether a shell takes this word literally.
 fn is_plain(word: &OsStr) -> bool {
     !word.is_empty() && word.as_bytes().iter().all(|b| is_plain_byte(*b))
 }
@@ -311,7 +314,7 @@ mod tests {
         line.split_whitespace().map(OsString::from).collect()
     }
 
-    /// The type, the words before the agent's own, and how it is tracked; `|` in `line` parts them.
+    /// Checks the adapter, the place and the start of the agent's own arguments, which follow `|` in `line`.
     fn assert_own(line: &str, agent_type: Option<&str>, place: &SessionPlace) {
         let (before, own) = line.split_once('|').unwrap_or((line, ""));
         let argv = words(&format!("{before} {own}"));
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_known_by_its_names_and_behind_what_executes_it_here() {
+    fn an_agent_is_recognised_by_its_names_and_behind_local_launchers() {
         for line in [
             "claude | -p hi",
             "/opt/x/claude |",
@@ -368,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_of_an_unknown_program_are_the_agents_if_its_type_is_given() {
+    fn with_an_agent_type_the_arguments_of_an_unknown_program_are_the_agents() {
         for line in
             ["wrapper | -p hi", "env A=b wrapper | -p", "node server.js | -p", "npx -y some-fork | -p"]
         {
@@ -391,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_another_user_or_machine_an_agent_counts_only_if_its_type_is_given() {
+    fn an_agent_of_another_user_or_machine_is_tracked_only_with_an_agent_type() {
         for (line, by) in [
             ("sudo -u claude claude | -p hi", "sudo"),
             ("sudo -nE A=1 claude | -p", "sudo"),
@@ -424,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hides_an_agent_or_is_not_understood_is_never_touched() {
+    fn launchers_that_hide_their_program_or_have_unknown_options_are_not_tracked() {
         for (line, by) in [
             ("bash -c exit", "bash"),
             ("sh run.sh claude -p", "sh"),
@@ -452,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_mentioned_by_an_argument_or_a_word_of_a_shells_text() {
+    fn an_agent_is_mentioned_by_an_argument_or_a_word_of_a_shell_script() {
         let mentioned = |argv: &[&str]| {
             let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
             let SessionPlace::Untracked(why) = recognise(&argv, None).expect("a type").place else {
@@ -473,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symbolic_link_is_what_it_leads_to() {
+    fn a_symbolic_link_to_an_agent_is_followed() {
         let tmp = tempfile::tempdir().expect("a directory");
         let (real, other) = (tmp.path().join("claude"), tmp.path().join("other"));
         std::fs::write(&real, "").expect("a program");

@@ -1,5 +1,5 @@
-//! The programs that start another one: their options, and where in their arguments the other one is. Every
-//! adapter uses this one table. Arguments after an option that a row does not list are not read.
+//! The table of launchers: programs that start another one, with their options and where in their arguments
+//! the other program is. bookend gives up at an option that a row does not list.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -9,9 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 pub enum LaunchReach {
     /// Executes it once, as the same user on the same machine.
     Here,
-    /// Executes it as another user or on another machine, which may keep its conversations elsewhere.
+    /// Executes it as another user or on another machine, which may store conversations elsewhere.
     Elsewhere,
-    /// As `Elsewhere`, and a shell there reads the words once more.
+    /// As `Elsewhere`, and a shell there parses the words again.
     ElsewhereByShell,
     /// Starts several programs, or one that its arguments do not show.
     Hidden,
@@ -31,25 +31,25 @@ pub enum ProgramPosition {
 /// One way of calling a launcher.
 #[derive(Debug)]
 pub struct Launcher {
-    /// Its base names, parted by white space.
+    /// Its base names, separated by white space.
     pub names: &'static str,
     pub reach: LaunchReach,
     /// The options before `word`.
     pub global: LauncherOptions,
-    /// The subcommand, by all its names; an empty one: there is none.
+    /// The names of the subcommand, separated by white space; empty: none.
     pub word: &'static str,
     pub options: LauncherOptions,
     pub then: ProgramPosition,
 }
 
-/// The options of a launcher, in lists parted by white space.
+/// The options of a launcher, in lists separated by white space.
 #[derive(Debug)]
 pub struct LauncherOptions {
-    /// Take no value.
+    /// Options without a value.
     pub flags: &'static str,
-    /// Take the next word as their value, unless one is glued on.
+    /// Options that take the next word as their value, unless a value is attached.
     pub one: &'static str,
-    /// Take a value only if it is glued on.
+    /// Options that take only an attached value.
     pub glued: &'static str,
 }
 
@@ -93,7 +93,7 @@ const CONTAINER_RUN: LauncherOptions = flags(
      -u --user --userns --uts -v --volume --volume-driver --volumes-from -w --workdir",
 );
 
-/// The whole table. The first row that has the name, and the subcommand if it has one, counts.
+/// The table. The first row with the name, and the subcommand if it has one, applies.
 pub const LAUNCHERS: &[Launcher] = &[
     here(
         "env",
@@ -253,14 +253,14 @@ pub const LAUNCHERS: &[Launcher] = &[
 ];
 
 impl Launcher {
-    /// Whether this row is about `program` with these arguments.
+    /// Whether this row applies to `program` with these arguments.
     pub fn calls(&self, program: &OsStr, args: &[OsString]) -> bool {
         let name = program.to_str().unwrap_or_default();
         has(self.names, name)
             && (self.word.is_empty() || self.reach == LaunchReach::Hidden || self.behind_word(args).is_some())
     }
 
-    /// The index in `args` of the program that it starts. `None`: not known.
+    /// The index in `args` of the program that it starts; `None`: not known.
     pub fn program(&self, args: &[OsString]) -> Option<usize> {
         let at = if self.word.is_empty() { 0 } else { self.behind_word(args)? };
         let at = match self.then {
@@ -285,7 +285,7 @@ impl Launcher {
 }
 
 impl LauncherOptions {
-    /// Where the options end that begin at `at`. `None`: one of them is not known.
+    /// The index after the options that begin at `at`; `None`: one of them is not in the table.
     fn skip(&self, args: &[OsString], mut at: usize) -> Option<usize> {
         while let Some(word) = args.get(at) {
             if word == "--" {
@@ -299,7 +299,7 @@ impl LauncherOptions {
         Some(at)
     }
 
-    /// How many words the option takes that begins with `word`.
+    /// How many words an option takes, `word` included; `None`: it is not in the table.
     fn words(&self, word: &str) -> Option<usize> {
         if has(self.flags, word) || has(self.glued, word) {
             return Some(1);
@@ -334,7 +334,7 @@ impl LauncherOptions {
     }
 }
 
-/// Whether `word` stands in a list whose words are parted by white space.
+/// Whether `word` is in a list separated by white space.
 pub fn has(list: &str, word: &str) -> bool {
     list.split_whitespace().any(|w| w == word)
 }

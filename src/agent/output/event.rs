@@ -1,20 +1,20 @@
-//! One event of an agent's JSON output: the keys that bookend looks at, whichever agent wrote them.
+//! One event of an agent's JSON output, with the keys that bookend reads, for all agents.
 //!
-//! Keys are read by name and in any order. An event that is cut or no JSON is no event at all.
+//! Keys are read by name, in any order. A text that is incomplete or not JSON is not an event.
 
 use std::borrow::Cow;
 
 use super::json::{JsonCursor, JsonResult, MalformedJson, lossy};
 use crate::agent::adapter::RunResult;
 
-/// Characters of an error's text that are kept.
+/// The longest error text that is kept, in characters.
 const ERROR_TEXT: usize = 8 << 10;
-/// US dollars. A greater cost is ignored: it would make every sum useless.
+/// The greatest cost that is accepted, in US dollars: a greater one would make every sum useless.
 const MOST_COST_USD: f64 = 1e9;
 
 type EventText<'a> = Option<Cow<'a, str>>;
 
-/// Tokens as an event counts them.
+/// The token counts of an event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TokenUsage {
     pub input: Option<i64>,
@@ -28,7 +28,7 @@ impl TokenUsage {
         self.with(other, i64::saturating_add)
     }
 
-    /// The larger of each: counts of one message only grow while it streams.
+    /// The larger of each count: those of one message only grow while it streams.
     pub fn most(self, other: TokenUsage) -> TokenUsage {
         self.with(other, i64::max)
     }
@@ -48,14 +48,14 @@ impl TokenUsage {
     }
 }
 
-/// Tokens as they were counted, and how that was written.
+/// Token counts, and the JSON text that they were read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CountedUsage<T> {
     pub usage: TokenUsage,
     pub text: T,
 }
 
-/// What one block of a message's content says of tools.
+/// A block of a message's content that is about a tool.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ToolBlock<T> {
     Call { id: T, name: T },
@@ -70,7 +70,7 @@ pub struct EventMessage<T> {
     pub blocks: Vec<ToolBlock<T>>,
 }
 
-/// The event inside a `stream_event`: what the API sent, as it came.
+/// The API's event inside a `stream_event`.
 #[derive(Debug, PartialEq)]
 pub struct StreamedEvent<T> {
     pub kind: Option<T>,
@@ -78,7 +78,7 @@ pub struct StreamedEvent<T> {
     pub usage: Option<CountedUsage<T>>,
 }
 
-/// What a `rate_limit_event` says of the account's usage limit.
+/// The account's usage limit, from a `rate_limit_event`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RateLimit {
     pub rejected: bool,
@@ -86,7 +86,7 @@ pub struct RateLimit {
     pub resets_at: Option<i64>,
 }
 
-/// An event and its texts, or where they stand.
+/// An event with its texts, or with their positions.
 #[derive(Debug, Default, PartialEq)]
 pub struct OutputEvent<'a, T = Cow<'a, str>> {
     pub kind: Option<T>,
@@ -98,9 +98,9 @@ pub struct OutputEvent<'a, T = Cow<'a, str>> {
     pub stream: Option<StreamedEvent<T>>,
     /// The message that a `stream_event` belongs to.
     pub message_id: Option<T>,
-    /// The call of the subagent that speaks.
+    /// The tool call of the subagent that wrote the event.
     pub parent: Option<T>,
-    /// How many background tasks run, where the event lists them.
+    /// The number of running background tasks, if the event lists them.
     pub tasks: Option<usize>,
     pub task_id: Option<T>,
     pub backgrounded: Option<bool>,
@@ -110,21 +110,21 @@ pub struct OutputEvent<'a, T = Cow<'a, str>> {
     pub turns: Option<i64>,
     /// US dollars.
     pub cost: Option<f64>,
-    /// The agent's own version, as its first event names it.
+    /// The agent's version, from its first event.
     pub version: Option<T>,
-    /// The place of a result among those of one process; older versions of Claude do not count them.
+    /// The index of a result among those of one process; older versions of Claude Code do not print it.
     pub result_index: Option<i64>,
-    /// The HTTP status with which the API refused the last request.
+    /// The HTTP status with which the API rejected the last request.
     pub api_status: Option<i64>,
     pub rate_limit: Option<RateLimit>,
-    /// The model that cost most, of those that `modelUsage` lists.
+    /// The model with the greatest cost in `modelUsage`.
     pub costliest: Option<T>,
     is_error: Option<bool>,
     result: Option<&'a [u8]>,
     errors: Option<&'a [u8]>,
 }
 
-/// The texts of an event, wherever they stand.
+/// Gives the texts of an event, stored in it or by position.
 pub trait EventTexts<T> {
     fn text<'s>(&'s self, text: &'s T) -> Cow<'s, str>;
     /// Whether `text` is this `word`.
@@ -132,7 +132,7 @@ pub trait EventTexts<T> {
     fn usage(&self, counted: &CountedUsage<T>) -> Option<TokenUsage>;
 }
 
-/// They stand in the event itself.
+/// The texts are stored in the event itself.
 pub struct InlineTexts;
 
 impl<'a> EventTexts<Cow<'a, str>> for InlineTexts {
@@ -190,13 +190,13 @@ impl<'a> OutputEvent<'a> {
         if any && c.at_end() { Ok(e) } else { Err(MalformedJson) }
     }
 
-    /// Whether it sums up a run. The next of its kind is never like it.
+    /// Whether it is the result of a run. Results are always read in full.
     pub fn is_result(&self) -> bool {
         self.kind.as_deref() == Some("result")
     }
 
-    /// What a `result` event says of success: a failed call to the API has the subtype `success`, and running
-    /// out of turns may come with `is_error` false, so either makes it an error.
+    /// The outcome that a `result` event reports. A failed API call has the subtype `success`, and reaching
+    /// the turn limit may have `is_error` false, so either of the two makes it an error.
     pub fn verdict(&self) -> RunResult {
         let subtype = self.subtype.as_deref().unwrap_or("");
         if self.is_error != Some(true) && !subtype.starts_with("error") {
@@ -221,8 +221,8 @@ impl<'a> OutputEvent<'a> {
 }
 
 impl<T> OutputEvent<'_, T> {
-    /// The same event with each text's place instead of the text; `None` if one has none, or if the event
-    /// holds what is no text and may be another in the next of its kind.
+    /// The same event with the position of each text instead of the text. `None`: a text has no position,
+    /// or the event has a value that is not a text and may differ in the next event of its kind.
     pub fn placed<U>(&self, place: &impl Fn(&T) -> Option<U>) -> Option<OutputEvent<'static, U>> {
         let counted_once = [self.turns, self.result_index, self.api_status].iter().any(Option::is_some);
         let is_sum = self.cost.is_some() || self.result.is_some() || self.errors.is_some();
@@ -305,7 +305,7 @@ fn joined(errors: &[u8]) -> String {
     if read.is_ok() { all.join("; ") } else { String::new() }
 }
 
-/// What `text`, a usage as it is written, counts.
+/// The token counts in the JSON text of a usage object.
 pub fn usage_of(text: &[u8]) -> Option<TokenUsage> {
     Some(usage(&mut JsonCursor::new(text)).ok()??.usage)
 }
@@ -449,7 +449,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_the_wrong_type_loses_no_other_key() {
+    fn a_value_of_the_wrong_type_leaves_the_other_keys_readable() {
         let e = OutputEvent::read(
             br#"{"session_id":7,"num_turns":"x","usage":{"input_tokens":"9","output_tokens":3},
             "message":"hm","tasks":{},"total_cost_usd":[],"is_error":"yes",
@@ -469,20 +469,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_no_event() {
+    fn only_a_whole_object_is_an_event() {
         for text in ["", "[]", "1", "\"type\"", "null", "{}", "{\"type\":\"result\"", "hello"] {
             assert!(OutputEvent::read(text.as_bytes()).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn an_error_without_a_text_still_has_one() {
+    fn an_error_without_a_text_gets_one() {
         let e = OutputEvent::read(br#"{"type":"result","subtype":"odd","is_error":true,"result":""}"#);
         assert_eq!(e.unwrap().verdict().error.as_deref(), Some("the agent's result says error (odd)"));
     }
 
     #[test]
-    fn the_model_is_the_one_that_cost_most() {
+    fn the_model_is_the_one_with_the_greatest_cost() {
         let e =
             OutputEvent::read(br#"{"modelUsage":{"small":{"costUSD":0.1},"large":{"costUSD":0.9},"odd":7}}"#);
         assert_eq!(e.unwrap().costliest.as_deref(), Some("large"));

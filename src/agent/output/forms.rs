@@ -1,12 +1,12 @@
-//! Remembers how earlier events were written. An agent writes all events of one kind alike: most differ from
-//! an earlier one only inside strings and in numbers. What lies between these is compared with the earlier
-//! event, many bytes at a time, instead of being read token by token.
+//! A cache of the forms of earlier events. An agent writes all events of one kind alike: most differ from
+//! an earlier one only inside strings and in numbers. The text between these is compared with that of the
+//! earlier event, many bytes at a time, instead of being parsed token by token.
 //!
-//! Where it is equal, reading the event in full would find the same keys, in the same order, with values of
-//! the same types: it is the earlier event with other texts.
+//! If it is equal, a full read would find the same keys, in the same order, with values of the same types:
+//! the event is the earlier one with other texts.
 //!
-//! The reason for it is processor time: of 95 MB of stream-json, a run and its agent took 83 ms with it and
-//! 117 ms without (least of 12, interleaved, release builds).
+//! It saves CPU time: with 95 MB of stream-json, a run and its agent took 83 ms with it and 117 ms without
+//! (minimum of 12, interleaved, release builds).
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -16,36 +16,37 @@ use memchr::memchr2;
 use super::event::{CountedUsage, EventTexts, OutputEvent, TokenUsage, usage_of};
 use super::json::{JsonResult, lossy};
 
-/// The longest event that is looked at, in bytes: a longer one is mostly one string, soon read in full.
+/// The longest event that is compared, in bytes: a longer one is mostly one string, which a full read skips
+/// fast.
 const LONGEST: usize = 4096;
-/// Forms that are known at once.
+/// The most forms in the cache.
 const KNOWN: usize = 16;
-/// Steps of a form, at most.
+/// The most steps of a form.
 const STEPS: usize = 48;
-/// Digits of a number that is a count wherever it stands.
+/// The most digits of a number that every reader accepts as a count.
 const DIGITS: usize = 15;
 
-/// The forms of the events so far.
+/// The forms of earlier events.
 #[derive(Debug)]
 pub struct FormCache {
     known: Vec<Form>,
-    /// Where in the last event each step of its form began.
+    /// The offset in the last event of each step of its form.
     starts: [u32; STEPS],
     last: usize,
-    /// The one that makes room for the next.
+    /// The form that was replaced last.
     oldest: usize,
-    /// What may be spent on learning: it is earned by what was learned.
+    /// Budget for learning forms: each event of a known form adds to it.
     credit: u32,
 }
 
-/// What is earned, and paid for learning a form.
+/// The greatest budget, and the price of learning a form.
 const MOST_CREDIT: u32 = 256;
 const PRICE: u32 = 8;
 
 /// An event that was read.
 #[derive(Debug)]
 pub enum EventRead<'f, 'a> {
-    /// One that is written as an earlier one, and the texts that it has.
+    /// It has the form of an earlier one, with these texts.
     Alike(&'f OutputEvent<'static, TextSpan>, FormTexts<'f, 'a>),
     New(Box<OutputEvent<'a>>),
 }
@@ -56,30 +57,30 @@ struct Form {
     text: Box<[u8]>,
     steps: Vec<Step>,
     event: OutputEvent<'static, TextSpan>,
-    /// The form of what came after it.
+    /// The form of the event that came after it.
     next: usize,
 }
 
-/// A part of the text that stays, and what comes then.
+/// A constant part of the text, and what follows it.
 #[derive(Debug)]
 struct Step {
     start: usize,
     end: usize,
     then: AfterStep,
-    /// The event holds what comes then: it must be plain, to be that as it stands.
-    asked: bool,
+    /// The event uses the string that follows, which must have no escapes.
+    is_used: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AfterStep {
-    /// What is in a string.
+    /// The inside of a string.
     Text,
-    /// A count, whatever it counts.
+    /// A count.
     Digits,
     End,
 }
 
-/// A place in the part that stays of a step.
+/// An offset in the constant part of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct FormOffset {
     step: usize,
@@ -89,8 +90,8 @@ pub struct FormOffset {
 /// A text of the event.
 #[derive(Debug)]
 pub enum TextSpan {
-    Stays(Box<str>),
-    /// It stands between these.
+    Constant(Box<str>),
+    /// The text between these offsets.
     Varies(FormOffset, FormOffset),
 }
 
@@ -115,7 +116,7 @@ impl FormCache {
         Ok(EventRead::New(Box::new(event)))
     }
 
-    /// The form that `line` has: first of all is asked what followed the last one before.
+    /// The form of `line`. The form that followed the last one before is tried first.
     fn find(&mut self, line: &[u8]) -> Option<usize> {
         let likely = self.known.get(self.last)?.next;
         let mut number = likely;
@@ -140,7 +141,7 @@ impl FormCache {
 
     fn learn(&mut self, line: &[u8], event: &OutputEvent<'_>) {
         if self.credit < PRICE {
-            // Now and then it is tried anew: the agent may have begun to repeat itself.
+            // Learn again from time to time: the agent may have begun to repeat forms.
             self.credit += u32::from(line.len().is_multiple_of(16));
             return;
         }
@@ -163,23 +164,23 @@ impl Form {
             return None;
         }
         let mut steps = steps(text, event)?;
-        let asked = RefCell::new(Vec::new());
+        let used = RefCell::new(Vec::new());
         let event = event.placed(&|t| {
-            // What has been unescaped stands nowhere.
+            // An unescaped text has no position in the line.
             let Cow::Borrowed(part) = *t else { return None };
             let span = place(part, text, &steps)?;
             if let TextSpan::Varies(from, _) = span {
-                asked.borrow_mut().push(from.step);
+                used.borrow_mut().push(from.step);
             }
             Some(span)
         })?;
-        for step in asked.into_inner() {
-            steps[step].asked = true;
+        for step in used.into_inner() {
+            steps[step].is_used = true;
         }
         Some(Form { text: text.into(), steps, event, next: 0 })
     }
 
-    /// Whether `line` is of this form, and where its steps begin there.
+    /// Whether `line` has this form. Sets `starts` to the offsets of its steps.
     fn fits(&self, line: &[u8], starts: &mut [u32; STEPS]) -> bool {
         let mut at = 0;
         for (step, begin) in self.steps.iter().zip(starts) {
@@ -192,7 +193,7 @@ impl Form {
             at = next;
             match step.then {
                 AfterStep::Text => match end_of_string(line, at) {
-                    Some((end, plain)) if plain || !step.asked => at = end,
+                    Some((end, plain)) if plain || !step.is_used => at = end,
                     _ => return false,
                 },
                 AfterStep::Digits => {
@@ -209,7 +210,7 @@ impl Form {
     }
 }
 
-/// The form of `text`, which was read as `event`. `None`: it has none.
+/// The steps of `text`, which was read as `event`; `None`: it cannot be a form.
 fn steps(text: &[u8], event: &OutputEvent<'_>) -> Option<Vec<Step>> {
     let same = |known: &Option<Cow<'_, str>>, inner: &[u8]| {
         known.as_ref().is_some_and(|known| known.as_bytes() == inner)
@@ -231,8 +232,8 @@ fn steps(text: &[u8], event: &OutputEvent<'_>) -> Option<Vec<Step>> {
                     key = inner;
                     continue;
                 }
-                // What a block says hangs on its type. The others tell one kind of event from another, or are
-                // the same in all.
+                // The meaning of a block depends on its type. The other strings distinguish kinds of
+                // events, or are equal in all events.
                 if matches!(key, b"type" | b"name" | b"model")
                     || is_word(inner)
                     || same(&event.session_id, inner)
@@ -244,7 +245,7 @@ fn steps(text: &[u8], event: &OutputEvent<'_>) -> Option<Vec<Step>> {
             b'-' | b'+' | b'.' | b'0'..=b'9' => {
                 let from = at;
                 at += text[at..].iter().take_while(|b| is_numeric(b)).count();
-                // Another one may be no count; and what is nothing is mostly nothing again.
+                // Other numbers may not be counts, and a 0 is mostly 0 again.
                 if at - from > DIGITS || digits(text, from) != at || text[from..at] == *b"0" {
                     continue;
                 }
@@ -255,10 +256,10 @@ fn steps(text: &[u8], event: &OutputEvent<'_>) -> Option<Vec<Step>> {
                 continue;
             }
         };
-        steps.push(Step { start, end: from, then, asked: false });
+        steps.push(Step { start, end: from, then, is_used: false });
         start = to;
     }
-    steps.push(Step { start, end: text.len(), then: AfterStep::End, asked: false });
+    steps.push(Step { start, end: text.len(), then: AfterStep::End, is_used: false });
     (steps.len() <= STEPS).then_some(steps)
 }
 
@@ -266,7 +267,7 @@ fn is_word(text: &[u8]) -> bool {
     text.len() < 32 && text.iter().all(|b| b.is_ascii_lowercase() || *b == b'_')
 }
 
-/// Where the quote is that ends the string whose inside begins at `at`, and whether there are no escapes.
+/// The index of the quote that ends the string whose inside begins at `at`, and whether it has no escapes.
 #[inline(always)]
 fn end_of_string(text: &[u8], mut at: usize) -> Option<(usize, bool)> {
     let mut plain = true;
@@ -284,7 +285,7 @@ fn is_numeric(byte: &u8) -> bool {
     byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E')
 }
 
-/// Where the digits end that begin at `at`.
+/// The end of the digits that begin at `at`.
 fn digits(text: &[u8], mut at: usize) -> usize {
     while text.get(at).is_some_and(u8::is_ascii_digit) {
         at += 1;
@@ -292,14 +293,14 @@ fn digits(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where in the form of `whole` its part `text` stands.
+/// The position of `text`, a part of `whole`, in the steps.
 fn place(text: &str, whole: &[u8], steps: &[Step]) -> Option<TextSpan> {
     let from = text.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     let to = from + text.len();
     let first = steps.iter().position(|s| from <= s.end)?;
     let last = steps.iter().rposition(|s| s.start <= to)?;
     if first == last {
-        return Some(TextSpan::Stays(text.into()));
+        return Some(TextSpan::Constant(text.into()));
     }
     let at = |step: usize, place: usize| {
         let offset = place.checked_sub(steps[step].start)?;
@@ -308,7 +309,7 @@ fn place(text: &str, whole: &[u8], steps: &[Step]) -> Option<TextSpan> {
     Some(TextSpan::Varies(at(first, from)?, at(last, to)?))
 }
 
-/// The texts of an event of a form that is known.
+/// The texts of an event of a known form.
 #[derive(Debug)]
 pub struct FormTexts<'f, 'a> {
     form: &'f Form,
@@ -326,14 +327,14 @@ impl<'a> FormTexts<'_, 'a> {
 impl EventTexts<TextSpan> for FormTexts<'_, '_> {
     fn text<'s>(&'s self, span: &'s TextSpan) -> Cow<'s, str> {
         match span {
-            TextSpan::Stays(text) => Cow::Borrowed(text),
+            TextSpan::Constant(text) => Cow::Borrowed(text),
             TextSpan::Varies(from, to) => lossy(self.between(*from, *to)),
         }
     }
 
     fn is(&self, span: &TextSpan, word: &str) -> bool {
         match span {
-            TextSpan::Stays(text) => **text == *word,
+            TextSpan::Constant(text) => **text == *word,
             TextSpan::Varies(from, to) => self.between(*from, *to) == word.as_bytes(),
         }
     }

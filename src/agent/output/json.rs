@@ -1,8 +1,8 @@
-//! Reads what is wanted from a JSON text and steps over the rest, in one pass, without a copy and without
-//! recursion: tool results of a megabyte pass through here while the agent waits for nobody.
+//! A pull reader for JSON that skips what is not needed, in one pass, without copying and without
+//! recursion, as tool results may be megabytes long.
 //!
-//! It is lenient where that loses nothing (a value of another type than the one due is no value, the last
-//! of two equal keys counts), and strict where a line is cut: then nothing of it is believed.
+//! It is lenient about types (a value of the wrong type counts as missing) and repeated keys (the last one
+//! counts), and strict about the end: nothing is taken from an incomplete text.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub struct MalformedJson;
 
 pub type JsonResult<T> = Result<T, MalformedJson>;
 
-/// A place in a JSON text.
+/// A position in a JSON text.
 #[derive(Debug)]
 pub struct JsonCursor<'a> {
     text: &'a [u8],
@@ -26,19 +26,19 @@ impl<'a> JsonCursor<'a> {
         JsonCursor { text, at: 0 }
     }
 
-    /// How many bytes have been read; after an error, those before the value that is not JSON.
+    /// The number of bytes read; after an error, of those before the malformed value.
     pub fn place(&self) -> usize {
         self.at
     }
 
-    /// Nothing but white space is left.
+    /// Whether only white space is left.
     pub fn at_end(&mut self) -> bool {
         self.blank();
         self.at == self.text.len()
     }
 
-    /// Calls `member` for each key of the object here, with the cursor before its value, which `member`
-    /// must read or skip. Any other value is skipped.
+    /// Calls `member` for each key of the object here, with the cursor before the value, which `member`
+    /// must read or skip. Skips a value of another type.
     pub fn object(&mut self, mut member: impl FnMut(&mut Self, &[u8]) -> JsonResult<()>) -> JsonResult<()> {
         if self.peek()? != b'{' {
             return self.skip();
@@ -61,8 +61,8 @@ impl<'a> JsonCursor<'a> {
         }
     }
 
-    /// Calls `element` before each element of the array here, which it must read or skip. Any other
-    /// value is skipped.
+    /// Calls `element` before each element of the array here, which it must read or skip. Skips a value of
+    /// another type.
     pub fn array(&mut self, mut element: impl FnMut(&mut Self) -> JsonResult<()>) -> JsonResult<()> {
         if self.peek()? != b'[' {
             return self.skip();
@@ -80,7 +80,7 @@ impl<'a> JsonCursor<'a> {
         }
     }
 
-    /// The string here; any other value is skipped.
+    /// Reads the string here. Skips a value of another type.
     pub fn string(&mut self) -> JsonResult<Option<Cow<'a, str>>> {
         if self.peek()? != b'"' {
             self.skip()?;
@@ -89,7 +89,7 @@ impl<'a> JsonCursor<'a> {
         Ok(Some(self.quoted()?.text()))
     }
 
-    /// The number here; any other value is skipped.
+    /// Reads the number here. Skips a value of another type.
     pub fn number(&mut self) -> JsonResult<Option<f64>> {
         let word = self.raw()?;
         let digits = word.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-');
@@ -100,7 +100,7 @@ impl<'a> JsonCursor<'a> {
             .filter(|n: &f64| n.is_finite()))
     }
 
-    /// The count here, never below 0; any other value is skipped.
+    /// Reads the count here, from 0 to 9e15. Skips any other value.
     pub fn count(&mut self) -> JsonResult<Option<i64>> {
         let start = self.at;
         if let Some(n) = self.digits() {
@@ -111,7 +111,7 @@ impl<'a> JsonCursor<'a> {
         Ok(n.filter(|n| (0.0..9e15).contains(n)).map(|n| n as i64))
     }
 
-    /// A plain run of up to 15 digits, as nearly all counts are.
+    /// Reads up to 15 plain digits, the form of nearly all counts.
     fn digits(&mut self) -> Option<i64> {
         self.blank();
         let start = self.at;
@@ -126,7 +126,7 @@ impl<'a> JsonCursor<'a> {
         }
     }
 
-    /// The truth value here; any other value is skipped.
+    /// Reads the boolean here. Skips a value of another type.
     pub fn boolean(&mut self) -> JsonResult<Option<bool>> {
         Ok(match self.raw()? {
             b"true" => Some(true),
@@ -135,12 +135,12 @@ impl<'a> JsonCursor<'a> {
         })
     }
 
-    /// The value here as it is written.
+    /// Skips the value here and returns its text.
     pub fn raw(&mut self) -> JsonResult<&'a [u8]> {
         self.read(JsonCursor::skip)
     }
 
-    /// The value here as it is written, which `read` reads.
+    /// Reads the value here with `read` and returns its text.
     pub fn read(&mut self, read: impl FnOnce(&mut Self) -> JsonResult<()>) -> JsonResult<&'a [u8]> {
         self.peek()?;
         let start = self.at;
@@ -153,7 +153,7 @@ impl<'a> JsonCursor<'a> {
         Ok(self.peek()? == byte)
     }
 
-    /// Past the value here, whatever it is.
+    /// Skips the value here, of any type.
     pub fn skip(&mut self) -> JsonResult<()> {
         match self.peek()? {
             b'"' => self.quoted().map(drop),
@@ -187,7 +187,7 @@ impl<'a> JsonCursor<'a> {
         }
     }
 
-    /// What stands between the quotes here.
+    /// Reads the string here without unescaping it.
     fn quoted(&mut self) -> JsonResult<Quoted<'a>> {
         if self.peek()? != b'"' {
             return Err(MalformedJson);
@@ -206,8 +206,8 @@ impl<'a> JsonCursor<'a> {
         }
     }
 
-    /// The next quote or backslash from `at` on. Keys and short values end within a few words, before a
-    /// vector search has begun.
+    /// The next quote or backslash from `at` on. Keys and short values end within a few machine words,
+    /// which are checked faster than a vector search starts.
     fn quote_or_escape(&self, mut at: usize) -> JsonResult<usize> {
         let rest = self.text.get(at..).ok_or(MalformedJson)?;
         for word in rest.chunks_exact(8).take(5) {
@@ -222,7 +222,7 @@ impl<'a> JsonCursor<'a> {
         memchr2(b'"', b'\\', rest).map(|i| at + i).ok_or(MalformedJson)
     }
 
-    /// Past a comma, or past the `close` that ends the object or array here.
+    /// Skips a comma, or the `close` that ends the object or array here; `true`: it was `close`.
     #[inline(always)]
     fn last_of(&mut self, close: u8) -> JsonResult<bool> {
         let next = self.peek()?;
@@ -257,14 +257,14 @@ impl<'a> JsonCursor<'a> {
     }
 }
 
-/// Sets the high bit of the bytes of `word` that are `byte`; above the lowest one set, others may be too.
+/// Sets the high bit of each byte of `word` that equals `byte`. Bits above the lowest set one may be wrong.
 fn holds(word: u64, byte: u8) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     let same_is_zero = word ^ (ONES * u64::from(byte));
     same_is_zero.wrapping_sub(ONES) & !same_is_zero & (ONES << 7)
 }
 
-/// `String::from_utf8_lossy`, quick where nothing is lost.
+/// `String::from_utf8_lossy`, faster for valid UTF-8.
 pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
     match str::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),
@@ -272,11 +272,11 @@ pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// What stands between two quotes, escapes as they are.
+/// The inside of a string, not unescaped.
 #[derive(Debug)]
 struct Quoted<'a> {
     inner: &'a [u8],
-    /// There are no escapes.
+    /// It has no escapes.
     plain: bool,
 }
 
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_not_json_is_malformed() {
+    fn incomplete_text_and_text_that_is_not_json_are_malformed() {
         for text in [
             "",
             "{",
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_beyond_reason_are_no_numbers() {
+    fn numbers_out_of_range_are_not_counts() {
         let n = |text: &str| JsonCursor::new(text.as_bytes()).count().unwrap();
         assert_eq!(n("12"), Some(12));
         assert_eq!(n("1e3"), Some(1000));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_unescaped_and_broken_ones_kept_as_they_are() {
+    fn strings_are_unescaped_and_invalid_escapes_stay() {
         let s = |text: &str| JsonCursor::new(text.as_bytes()).string().unwrap().unwrap().into_owned();
         assert_eq!(s(r#""a\n\u00e9\ud83d\ude00""#), "a\né😀");
         assert_eq!(s(r#""\ud83d""#), r"\ud83d");
@@ -367,7 +367,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_can_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut c = JsonCursor::new(&bytes);
             let _ = c.object(|c, _| c.array(|c| c.string().map(drop)));
             let _ = JsonCursor::new(&bytes).number();
@@ -375,7 +375,7 @@ mod tests {
         }
 
         #[test]
-        fn nor_can_anything_like_json(text in "[\\[\\]{}\":,\\\\ 1a]{0,40}") {
+        fn text_similar_to_json_is_read_without_a_panic(text in "[\\[\\]{}\":,\\\\ 1a]{0,40}") {
             let _ = keys(&text);
         }
     }

@@ -1,11 +1,11 @@
-//! What is kept of the names and ids in an agent's output.
+//! Shortens the names and ids of an agent's output for memory and the ledger.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Characters of a name (a model, a tool) that are kept: it is written again with every progress.
+/// The longest name of a model or tool that is kept, in characters: every progress update writes it again.
 pub const NAME: usize = 200;
 
-/// What is kept of a name that an agent's output gives.
+/// The beginning of a name, at most [`NAME`] characters.
 pub fn brief(name: &str) -> &str {
     if name.len() <= NAME {
         return name;
@@ -13,9 +13,9 @@ pub fn brief(name: &str) -> &str {
     name.char_indices().nth(NAME).map_or(name, |(end, _)| &name[..end])
 }
 
-/// What is kept of the id of a call or a message: it may be as long as a line.
+/// The hash that is kept instead of the id of a call or a message, which may be as long as a line.
 pub fn hash(id: &str) -> u64 {
-    // Nobody gains by making two ids alike but the agent whose own counts would be wrong.
+    // A fixed key is enough: an agent that makes ids collide only makes its own counts wrong.
     let mut hasher = DefaultHasher::new();
     id.hash(&mut hasher);
     hasher.finish()
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_differ_are_kept_apart() {
+    fn different_ids_have_different_hashes() {
         let ids = (0..100_000).map(|n| format!("msg_{n:06}_0123456789"));
         let odd = ["", "\0", "\0\0", "a", "a\0", "12345678", "12345678\0", "1234567812345678"];
         let all: Vec<u64> = ids.map(|id| hash(&id)).chain(odd.map(hash)).collect();

@@ -1,21 +1,20 @@
-//! Cuts a stream of bytes into what an adapter reads: lines, or JSON objects however they are laid out, and
-//! finds the objects among other text. None cares where a push ends, and none holds more than one line or
-//! object; one over 16 MiB is abridged.
+//! Splits a stream of bytes into lines or JSON objects, and finds objects in other text. Chunks may end
+//! anywhere. At most one line or object is buffered; one over 16 MiB is abridged.
 
 use memchr::{memchr, memchr_iter, memchr3, memmem};
 
 use super::json::JsonCursor;
 
-/// The longest line or object that is held as it is, in bytes. Lines of 1 MB are normal.
+/// The longest line or object that is buffered in full, in bytes. Lines of 1 MB are normal.
 const LIMIT: usize = 16 << 20;
-/// What a buffer may keep for the next line, in bytes.
+/// The capacity that a buffer keeps for the next line, in bytes.
 const KEEP: usize = 256 << 10;
-/// How many lines below an object that never ended are tried as the beginning of another.
+/// The most lines after an unfinished object that are tried as the beginning of another one.
 const TRIES: usize = 64;
 
-/// Calls `object` for each outermost JSON object in `text`, whatever is before, between and after them. A
-/// brace that begins no object is text, and of an object that is cut nothing is taken. Returns where the last
-/// one ends.
+/// Calls `object` for each outermost JSON object in `text`, with any text before, between and after them. A
+/// brace that does not begin an object is text; an incomplete object is ignored. Returns the end of the
+/// last object.
 pub fn objects(text: &[u8], mut object: impl FnMut(&[u8])) -> usize {
     let (mut at, mut end) = (0, 0);
     while let Some(i) = memchr(b'{', &text[at..]) {
@@ -31,18 +30,18 @@ pub fn objects(text: &[u8], mut object: impl FnMut(&[u8])) -> usize {
     end
 }
 
-/// What has come of a line or an object that is not whole yet.
+/// The beginning of a line or an object that is not complete yet.
 #[derive(Debug)]
-struct Held {
+struct PartialText {
     bytes: Vec<u8>,
-    /// Instead of the bytes, when they have grown beyond the limit.
+    /// Replaces the bytes when they exceed the limit.
     abridged: Option<Abridged>,
     limit: usize,
 }
 
-impl Held {
-    fn new(limit: usize) -> Held {
-        Held { bytes: Vec::new(), abridged: None, limit }
+impl PartialText {
+    fn new(limit: usize) -> PartialText {
+        PartialText { bytes: Vec::new(), abridged: None, limit }
     }
 
     fn is_empty(&self) -> bool {
@@ -62,7 +61,7 @@ impl Held {
         }
     }
 
-    /// Delivers what is held with `last` at its end, and holds nothing afterwards.
+    /// Delivers the buffered bytes followed by `last`, and empties the buffer.
     fn deliver(&mut self, last: &[u8], to: &mut impl FnMut(&[u8])) {
         if self.is_empty() && last.len() <= self.limit {
             return to(last);
@@ -83,8 +82,8 @@ impl Held {
     }
 }
 
-/// The objects of a text that is too long to be held: without the text around them, without the end of long
-/// strings and, where that is not enough, without the array or object that is too long.
+/// The objects of a text that is too long to buffer: without the text around them, without the end of long
+/// strings and, if that is not enough, without the member that is too long.
 #[derive(Debug)]
 struct Abridged {
     out: Vec<u8>,
@@ -94,16 +93,16 @@ struct Abridged {
     /// Where in `out` the outermost object begins, and the array or object that is a member of it.
     object: usize,
     member: usize,
-    /// All is left out until the depth is this.
+    /// Everything is left out until the depth is this.
     skips_to: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StringPart {
     None,
-    /// So many bytes of a string.
+    /// In a string, after this many bytes.
     Text(usize),
-    /// The same, behind a backslash.
+    /// In a string, after this many bytes and a backslash.
     Escape(usize),
 }
 
@@ -175,17 +174,17 @@ impl Abridged {
             self.out.extend_from_slice(b"null");
             self.skips_to = Some(1);
         } else {
-            // There is no one member that makes it so long: nothing of it is read.
+            // No single member makes it too long: the whole object is left out.
             self.out.truncate(self.object);
             self.skips_to = Some(0).filter(|_| self.depth > 0);
         }
     }
 }
 
-/// Cuts bytes into lines. Of a line over 16 MiB its objects are delivered, abridged.
+/// Splits bytes into lines. Of a line over 16 MiB it delivers the objects, abridged.
 #[derive(Debug)]
 pub struct LineSplitter {
-    held: Held,
+    held: PartialText,
 }
 
 impl LineSplitter {
@@ -195,10 +194,10 @@ impl LineSplitter {
 
     /// One that abridges lines of more than `limit` bytes.
     pub fn limited(limit: usize) -> LineSplitter {
-        LineSplitter { held: Held::new(limit) }
+        LineSplitter { held: PartialText::new(limit) }
     }
 
-    /// Calls `line` for each line that ends in `bytes`, without its newline. A line that lies wholly in
+    /// Calls `line` for each line that ends in `bytes`, without its newline. A line that is entirely in
     /// `bytes` is not copied.
     pub fn push(&mut self, bytes: &[u8], mut line: impl FnMut(&[u8])) {
         let mut start = 0;
@@ -219,32 +218,32 @@ impl LineSplitter {
     }
 }
 
-/// Cuts bytes into the outermost JSON objects: one on a line, one over many lines, or the elements of an
-/// array, which need not fit into memory together. Whatever lies between them is passed over, a brace that
-/// begins no object too.
+/// Splits bytes into the outermost JSON objects: one per line, one over many lines, or the elements of an
+/// array, which is not buffered as a whole. Text between them is skipped, as is a brace that does not begin
+/// an object.
 #[derive(Debug)]
 pub struct ObjectSplitter {
-    held: Held,
+    held: PartialText,
     depth: u64,
     place: Within,
 }
 
-/// Where a push has ended.
+/// The position at the end of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     /// Between objects.
     Outside,
-    /// Behind the brace that may begin an object: a key or the end must follow.
+    /// After a brace that may begin an object: a key or the end must follow.
     Opened,
     Inside,
     Text,
-    /// In a string, behind a backslash.
+    /// In a string, after a backslash.
     Escape,
 }
 
 impl ObjectSplitter {
     pub fn new() -> ObjectSplitter {
-        ObjectSplitter { held: Held::new(LIMIT), depth: 0, place: Within::Outside }
+        ObjectSplitter { held: PartialText::new(LIMIT), depth: 0, place: Within::Outside }
     }
 
     /// Calls `object` for each outermost object that ends in `bytes`.
@@ -273,7 +272,7 @@ impl ObjectSplitter {
                 (Within::Opened | Within::Inside, b'"') | (Within::Escape, _) => Within::Text,
                 (Within::Text, b'"') => Within::Inside,
                 (Within::Text, b'\\') => Within::Escape,
-                // A string does not go on over lines, and no other byte follows a brace: it was text.
+                // A string cannot span lines, and no other byte can follow a brace: this was not an object.
                 (Within::Text | Within::Opened | Within::Inside, _) => {
                     self.held.clear();
                     at = i;
@@ -286,7 +285,7 @@ impl ObjectSplitter {
         }
     }
 
-    /// Calls `object` for those that begin a line below an object that never ended.
+    /// Calls `object` for each object that begins a line after an unfinished object.
     pub fn finish(&mut self, mut object: impl FnMut(&[u8])) {
         self.place = Within::Outside;
         let mut rest = &self.held.bytes[..];
@@ -298,7 +297,7 @@ impl ObjectSplitter {
         self.held.clear();
     }
 
-    /// The next byte that means something where we are.
+    /// The index of the next byte that changes the state.
     fn next_mark(&self, bytes: &[u8], from: usize) -> Option<usize> {
         let rest = &bytes[from..];
         let found = match self.place {
@@ -337,7 +336,7 @@ mod tests {
         out
     }
 
-    /// Cuts `bytes` at each of `at`, taken modulo what is left.
+    /// Splits `bytes` at each of `at`, modulo the remaining length.
     fn cut<'a>(mut bytes: &'a [u8], at: &[usize]) -> Vec<&'a [u8]> {
         let mut chunks = Vec::new();
         for n in at {
@@ -384,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_found_among_text_and_never_inside_one_another() {
+    fn outermost_objects_are_found_in_other_text() {
         let found = |text: &str| {
             let mut out = Vec::new();
             super::objects(text.as_bytes(), |o| out.push(String::from_utf8(o.to_vec()).unwrap()));
@@ -409,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_never_ends_loses_nothing_below_it() {
+    fn objects_after_an_unfinished_one_are_found() {
         let found = |text: &str| {
             let mut out = Vec::new();
             let mut splitter = ObjectSplitter::new();
@@ -420,7 +419,7 @@ mod tests {
         for before in ["{ oops\n", "{\n", "{\"a\n", "{\"a\":\n", "{\"a\": [\n{\"b\":\n", "{{{\"a\":1,\n"] {
             assert_eq!(found(&format!("{before}{{\"type\":\"x\"}}\n")), [br#"{"type":"x"}"#], "{before:?}");
         }
-        assert!(found("{\"a\":\n  {\"type\":\"x\"},\n").is_empty(), "one that is cut is not believed");
+        assert!(found("{\"a\":\n  {\"type\":\"x\"},\n").is_empty(), "an incomplete object is ignored");
     }
 
     #[test]
@@ -432,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_found_however_they_are_laid_out() {
+    fn objects_are_found_in_any_layout() {
         let whole = br#"noise [ {"a": {"b": "}\"{"}}, {"c":1}
           ] {
             "d": "\\"
@@ -444,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn braces_that_never_open_are_passed_over() {
+    fn closing_braces_between_objects_are_skipped() {
         assert_eq!(objects(&[b"}}}\"{\"a\":1}"]), [b"{\"a\":1}"]);
     }
 

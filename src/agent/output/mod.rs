@@ -1,4 +1,4 @@
-//! Reading an agent's output: lines, JSON, and the events in it.
+//! Reads an agent's output: lines, JSON, and the events in them.
 
 pub mod event;
 pub mod forms;

@@ -66,7 +66,7 @@ fn a_session_survives_success_and_nothing_else() {
                 let session = ledger.session_of_key(&Key::recorded(KEY)).unwrap().unwrap();
                 assert_eq!(session.session_id, "s1");
                 assert_eq!(session.last_used_at, Some(time(END).into()));
-                assert_eq!(session.trust, SessionTrust::Task, "nobody needs to judge it anew");
+                assert_eq!(session.trust, SessionTrust::Task, "recovery need not judge it again");
                 assert!(reasons(&ledger, "second").is_empty());
             }
             Some(reason) => {
@@ -89,7 +89,7 @@ fn one_ending_each() -> [Ending; 5] {
     ]
 }
 
-/// What the statements keep, withdraw and veto is what the rule says, whatever a task ended as before.
+/// What the statements keep and invalidate follows the rule, whatever the status of the task before.
 #[test]
 fn the_statements_follow_the_resume_rule_for_every_status() {
     let terminal = Status::ALL.into_iter().filter(|s| s.is_terminal());
@@ -144,7 +144,7 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
 }
 
 #[test]
-fn a_session_that_was_set_aside_is_gone_at_once_and_comes_back_if_nothing_was_executed() {
+fn a_session_invalidated_at_the_start_is_restored_if_nothing_was_executed() {
     for executed in [true, false] {
         let world = World::new();
         let mut ledger = world.open();
@@ -182,7 +182,7 @@ fn an_agent_that_never_executed_leaves_no_link_where_there_was_none() {
 }
 
 #[test]
-fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
+fn a_session_reported_while_running_replaces_the_former_at_once() {
     let world = World::new();
     let mut ledger = world.open();
     first_run(&mut ledger);
@@ -215,7 +215,7 @@ fn a_session_named_while_running_is_known_at_once_and_replaces_the_former() {
 }
 
 #[test]
-fn a_session_that_only_the_result_names_is_linked_at_the_end() {
+fn a_session_reported_only_in_the_result_is_linked_at_the_end() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", Some(KEY))));
@@ -226,7 +226,7 @@ fn a_session_that_only_the_result_names_is_linked_at_the_end() {
 }
 
 #[test]
-fn a_bad_end_withdraws_the_session_from_every_key() {
+fn a_failure_invalidates_the_session_under_every_key() {
     let world = World::new();
     let mut ledger = world.open();
     first_run(&mut ledger);
@@ -261,7 +261,7 @@ fn the_same_id_at_another_provider_is_another_session() {
 }
 
 #[test]
-fn a_success_does_not_bring_back_what_an_operator_withdrew_meanwhile() {
+fn a_success_does_not_restore_a_session_that_an_operator_invalidated_meanwhile() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("t", "s1")));
@@ -282,7 +282,7 @@ fn a_success_does_not_bring_back_what_an_operator_withdrew_meanwhile() {
 }
 
 #[test]
-fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
+fn a_claim_finds_the_last_user_and_the_cost_of_a_session() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("first", "s1")));
@@ -305,7 +305,7 @@ fn a_claim_finds_who_uses_a_session_and_what_it_had_cost() {
 }
 
 #[test]
-fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
+fn a_restored_session_may_be_resumed_unless_it_is_in_use() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("t", "s1")));
@@ -328,7 +328,7 @@ fn an_operators_word_makes_any_session_safe_but_one_that_is_in_use() {
 }
 
 #[test]
-fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another() {
+fn restore_restores_the_last_invalidated_session_and_not_a_replaced_one() {
     let world = World::new();
     let mut ledger = world.open();
     // A session fails; the next run begins one, which gives way to a third.
@@ -360,14 +360,14 @@ fn what_is_restored_is_what_was_withdrawn_last_and_not_what_gave_way_to_another(
 
 /// A task of another program may not say which session it used: then the key's link to it counts.
 #[test]
-fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_known_one() {
+fn a_linked_task_without_a_session_is_the_last_user_only_if_it_started_after_the_known_one() {
     const LATER: &str = "2026-11-21T12:00:00.001Z";
     let runs = Some(Status::Running);
     for (theirs, ours, user, status) in [
         (LATER, START, "theirs", Some(Status::Failure)),
         (START, START, "ours", Some(Status::Success)),
         (START, LATER, "ours", Some(Status::Success)),
-        // One that runs is the last user whoever began when.
+        // A running task is the last user, whenever the others started.
         (LATER, START, "ours", runs),
     ] {
         let world = World::new();
@@ -386,7 +386,11 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_k
                 Some(&TaskId::recorded("theirs")),
             )
             .unwrap();
-        assert_eq!(linked_only.last.map(|t| t.id), Some(TaskId::recorded("theirs")), "nobody else is known");
+        assert_eq!(
+            linked_only.last.map(|t| t.id),
+            Some(TaskId::recorded("theirs")),
+            "no other user is known"
+        );
 
         drop(start(
             &mut ledger,
@@ -410,7 +414,7 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_began_after_the_k
 }
 
 #[test]
-fn a_dead_holder_is_ended_and_its_key_claimed_in_one_commit() {
+fn a_lost_holder_is_ended_and_its_key_claimed_in_one_commit() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("dead", "s1")));

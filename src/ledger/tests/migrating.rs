@@ -10,7 +10,7 @@ use crate::task::Status;
 
 /// A ledger of version 1 in an adopted file: an index of ours had to take another name.
 #[test]
-fn a_ledger_of_the_first_version_is_brought_up_to_date_and_keeps_its_history() {
+fn a_ledger_of_the_first_version_is_migrated_and_keeps_its_history() {
     let world = World::new();
     drop(world.open());
     std::fs::remove_file(world.file()).unwrap();

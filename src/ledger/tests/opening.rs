@@ -90,7 +90,7 @@ fn child_lives() {
 }
 
 #[test]
-fn everything_made_is_private_whatever_the_umask() {
+fn every_created_file_is_private_whatever_the_umask() {
     for mask in ["0", "777"] {
         let world = World::new();
         let dir = world.dir.path().join("a/b");
@@ -133,7 +133,7 @@ fn child_makes_everything() {
 }
 
 #[test]
-fn what_existed_with_wider_modes_is_tightened() {
+fn wider_modes_of_existing_files_are_tightened() {
     let world = World::new();
     let dir = world.dir.path().join("bookend");
     let at = Location { file: dir.join("bookend.db"), chosen_by: ChosenBy::Default };
@@ -194,7 +194,7 @@ fn a_world_writable_directory_is_refused_by_name_unless_sticky() {
 }
 
 #[test]
-fn what_belongs_to_somebody_else_is_refused_by_name() {
+fn a_file_of_another_user_is_refused_with_its_path() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can give a directory away");
         return;
@@ -239,7 +239,7 @@ fn a_link_in_the_place_of_any_file_is_refused() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused() {
+fn a_path_that_is_not_a_regular_file_is_refused() {
     let world = World::new();
     fs::create_dir(world.file()).unwrap();
     let refusal = Ledger::open(&world.at()).unwrap_err();
@@ -266,7 +266,7 @@ fn a_newer_ledger_is_refused_with_both_versions() {
 }
 
 #[test]
-fn another_programs_file_is_refused_and_left_as_it_was() {
+fn a_file_of_another_program_is_refused_and_unchanged() {
     let world = World::new();
     world.raw().execute_batch("CREATE TABLE task_history (id TEXT)").unwrap();
     let before = fs::read(world.file()).unwrap();
@@ -306,7 +306,7 @@ fn the_log_of_a_lost_ledger_is_not_taken_for_the_new_ones() {
 }
 
 #[test]
-fn an_interrupted_creation_leaves_nothing_in_the_way() {
+fn an_interrupted_creation_does_not_prevent_the_next_one() {
     let world = World::new();
     drop(world.open());
     let draft = world.at().private_dir().join("new.db");
@@ -318,7 +318,7 @@ fn an_interrupted_creation_leaves_nothing_in_the_way() {
 }
 
 #[test]
-fn who_finds_the_log_long_empties_it_once_nobody_reads_an_older_state() {
+fn a_long_log_is_emptied_once_no_process_reads_an_older_state() {
     let world = World::new();
     let mut ledger = world.open();
     let _live = start(&mut ledger, &new_task("t", None));
@@ -371,7 +371,7 @@ fn the_log_does_not_grow_with_lone_runs() {
 }
 
 #[test]
-fn reading_makes_nothing() {
+fn reading_creates_nothing() {
     let world = World::new();
     assert!(Ledger::open_read_only(&world.at()).unwrap().is_none());
     assert_eq!(fs::read_dir(world.dir.path()).unwrap().count(), 0);

@@ -22,7 +22,7 @@ fn ids(ledger: &Ledger, filter: TaskFilter) -> Vec<String> {
 }
 
 #[test]
-fn a_running_row_says_what_was_claimed() {
+fn a_running_row_contains_what_was_claimed() {
     let world = World::new();
     let mut ledger = world.open();
     let mut task = new_task("t", Some("k"));
@@ -48,7 +48,7 @@ fn a_running_row_says_what_was_claimed() {
 }
 
 #[test]
-fn two_running_tasks_under_a_key_are_impossible_whoever_writes() {
+fn no_program_can_write_two_running_tasks_under_a_key() {
     let world = World::new();
     let mut ledger = world.open();
     let live = start(&mut ledger, &new_task("a", Some("k")));
@@ -78,7 +78,7 @@ fn a_dropped_claim_leaves_the_ledger_as_it_was() {
 }
 
 #[test]
-fn a_task_ends_once_and_never_comes_into_being_by_ending() {
+fn a_task_ends_once_and_an_end_creates_no_row() {
     let world = World::new();
     let mut ledger = world.open();
     let mut task = new_task("t", None);
@@ -117,7 +117,7 @@ fn a_task_ends_once_and_never_comes_into_being_by_ending() {
 }
 
 #[test]
-fn the_tables_refuse_each_move_that_the_program_refuses() {
+fn the_tables_refuse_each_transition_that_the_program_refuses() {
     let world = World::new();
     drop(world.open());
     let raw = world.raw();
@@ -139,7 +139,7 @@ fn the_tables_refuse_each_move_that_the_program_refuses() {
 }
 
 #[test]
-fn what_is_not_known_never_overwrites_what_had_been_counted() {
+fn unknown_counts_do_not_overwrite_known_ones() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
@@ -246,7 +246,7 @@ fn deliveries_are_counted() {
     ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
     let pending = read(&ledger, "t");
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), Some(1));
-    assert_eq!(ledger.begin_delivery(&pending).unwrap(), None, "somebody else has taken it");
+    assert_eq!(ledger.begin_delivery(&pending).unwrap(), None, "another process has claimed it");
     ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Failed, time(END)).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
@@ -267,7 +267,7 @@ fn deliveries_are_counted() {
 }
 
 #[test]
-fn the_live_lock_decides_whether_a_task_lives() {
+fn the_live_lock_shows_whether_a_task_is_running() {
     let world = World::new();
     let mut ledger = world.open();
     let live = start(&mut ledger, &new_task("t", None));
@@ -286,7 +286,7 @@ fn the_live_lock_decides_whether_a_task_lives() {
 }
 
 #[test]
-fn resting_forgets_nothing() {
+fn freed_memory_loses_no_setting() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));

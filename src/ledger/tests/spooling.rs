@@ -40,7 +40,7 @@ fn a_rich_end() -> TaskEnd {
 }
 
 #[test]
-fn a_spooled_record_comes_into_its_row_as_if_it_had_been_written_there() {
+fn a_merged_record_equals_an_end_written_directly() {
     let world = World::new();
     let mut ledger = world.open();
     for id in ["direct", "spooled"] {
@@ -75,7 +75,7 @@ fn a_spooled_record_comes_into_its_row_as_if_it_had_been_written_there() {
 }
 
 #[test]
-fn a_record_whose_row_has_ended_is_kept_and_reported() {
+fn a_record_whose_row_has_ended_is_moved_away_and_reported() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
@@ -93,7 +93,7 @@ fn a_record_whose_row_has_ended_is_kept_and_reported() {
 }
 
 #[test]
-fn a_record_that_was_merged_before_is_no_finding() {
+fn a_record_that_was_merged_before_is_not_reported() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
@@ -108,7 +108,7 @@ fn a_record_that_was_merged_before_is_no_finding() {
 }
 
 #[test]
-fn what_cannot_be_merged_is_kept_and_reported_and_does_not_stop_the_rest() {
+fn a_record_that_cannot_be_merged_does_not_stop_the_others() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("good", None)));
@@ -147,7 +147,7 @@ fn records_are_merged_in_the_order_in_which_the_tasks_ended() {
 }
 
 #[test]
-fn the_room_for_a_record_is_taken_beforehand_and_given_back() {
+fn the_space_for_a_record_is_reserved_and_freed() {
     let world = World::new();
     let ledger = world.open();
     let slot = ledger.spool_slot(&TaskId::recorded("../odd id")).unwrap();
@@ -166,7 +166,7 @@ fn the_room_for_a_record_is_taken_beforehand_and_given_back() {
 }
 
 #[test]
-fn a_record_may_be_larger_than_its_room() {
+fn a_record_may_be_larger_than_its_slot() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));

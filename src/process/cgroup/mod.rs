@@ -1,7 +1,7 @@
 //! A cgroup of its own for each task, where bookend's own was delegated to it: cgroups(7), `Delegate=` of
 //! systemd.resource-control(5), <https://systemd.io/CGROUP_DELEGATION>.
 //!
-//! Where none was, one question to the kernel is all that is spent here.
+//! Without a delegated cgroup this costs one system call.
 
 pub mod oom;
 
@@ -18,17 +18,17 @@ use tracing::debug;
 
 /// Where cgroup2 is mounted: alone, or beside the older hierarchies.
 pub(super) const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-/// systemd sets it to `1` on what it delegates: nobody else makes or removes cgroups there. User managers
-/// before systemd 254 do not.
+/// systemd sets this to `1` on a cgroup that it delegates, in which it then neither creates nor removes
+/// cgroups. User managers before systemd 254 do not set it.
 const DELEGATED: &str = "user.delegate";
-/// A unit of those says it by this variable.
+/// The variable by which a unit of such a manager declares the delegation.
 pub const DELEGATED_VARIABLE: &str = "BOOKEND_DELEGATED";
-/// Where supervisors go: a cgroup that hands controllers on to those below has no processes in itself.
+/// The cgroup of the supervisors: one that passes controllers to its children must not contain processes.
 const SUPERVISORS: &str = "supervisor";
-/// What is accounted and limited for each task, as far as it was handed on to us.
+/// The controllers that are enabled for each task, as far as they were delegated.
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
-/// A cgroup that was delegated to us, with this process out of the way of what is made in it.
+/// A cgroup that was delegated to bookend, with this process moved into its child `supervisor`.
 #[derive(Debug)]
 pub struct DelegatedCgroup {
     path: String,
@@ -53,9 +53,8 @@ pub struct CgroupUsage {
 }
 
 impl DelegatedCgroup {
-    /// Takes charge of `own`, the cgroup that this process is in. Call it before anything is forked: a cgroup
-    /// that hands controllers on has no processes in itself. `None`: it was not delegated to us, or the
-    /// kernel refuses.
+    /// Takes charge of `own`, the cgroup of this process. Call it before anything is forked: a cgroup that
+    /// passes controllers on must not contain processes. `None`: it was not delegated, or the kernel refuses.
     pub fn enter(own: Option<&str>) -> Option<DelegatedCgroup> {
         let path = own.filter(|own| *own != "/")?.to_owned();
         let directory = directory_of(&path, is_delegated)?;
@@ -73,7 +72,7 @@ impl DelegatedCgroup {
         fs::write(supervisors.join("cgroup.procs"), "0")?;
         let offered = fs::read_to_string(self.directory.join("cgroup.controllers"))?;
         for controller in CONTROLLERS.iter().filter(|c| offered.split_ascii_whitespace().any(|o| o == **c)) {
-            // Refused while others are in the cgroup itself. The task's is worth having without.
+            // Refused while other processes are in the cgroup itself. A task's cgroup is useful without it.
             let _ = fs::write(self.directory.join("cgroup.subtree_control"), format!("+{controller}"));
         }
         Ok(())
@@ -177,14 +176,15 @@ impl Cgroup {
         fs::write(self.directory.join("cgroup.kill"), "1").is_ok()
     }
 
-    /// Removes it, unless somebody is still in it: then whoever delegated the one above does it at the end.
+    /// Removes it, unless it still contains a process: then the manager that delegated its parent removes it
+    /// later.
     pub fn remove(&self) {
         each_below(&self.directory, &mut |directory| drop(fs::remove_dir(directory)));
     }
 }
 
-/// With the task's slot, which is drawn at random: an id is unique in its ledger only, and what is in the
-/// cgroup of another task is not ours to end.
+/// Contains the task's slot, which is random: an id is unique in its ledger only, and processes in the cgroup
+/// of another task must not be ended.
 fn name(task: &TaskId, slot: i64) -> String {
     format!("task-{}-{slot:016x}", task.as_str().replace('/', "_"))
 }
@@ -195,7 +195,8 @@ fn is_delegated(directory: &Path) -> bool {
         rustix::fs::getxattr(directory, DELEGATED, &mut value[..]).is_ok_and(|len| &value[..len] == b"1")
     };
     (std::env::var_os(DELEGATED_VARIABLE).is_some_and(|v| v == "1") || is_marked())
-        // To another user, who started us: it is not ours then. Nor is there any on the other mount.
+        // Delegated to the other user that started us, it is not writable; nor does it exist on the other
+        // mount.
         && nix::unistd::access(directory, AccessFlags::W_OK).is_ok()
 }
 

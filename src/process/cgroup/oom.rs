@@ -1,11 +1,11 @@
-//! What the kernel's OOM killer has done in a cgroup: `oom_kill` of `memory.events`, cgroups(7).
+//! How often the kernel's OOM killer has killed in a cgroup: `oom_kill` of `memory.events`, cgroups(7).
 
 use std::path::Path;
 
 use super::MOUNTS;
 
-/// How many processes it has killed in this cgroup and below, since that was made. `None`: the kernel does
-/// not tell (no such cgroup any more, no memory controller).
+/// How many processes it has killed in this cgroup and below since the cgroup was created. `None`: unknown
+/// (the cgroup was removed, or has no memory controller).
 pub fn kills(cgroup: &str) -> Option<u64> {
     let inside = cgroup.trim_start_matches('/');
     let read =
@@ -13,7 +13,7 @@ pub fn kills(cgroup: &str) -> Option<u64> {
     parse(&MOUNTS.iter().find_map(read)?)
 }
 
-/// Whether it has struck since `before` was counted. A count that went back is another cgroup's.
+/// Whether it has killed since `before` was counted. A smaller count belongs to another cgroup.
 pub fn struck_since(cgroup: Option<&str>, before: Option<u64>) -> Option<bool> {
     let before = before?;
     kills(cgroup?).filter(|now| *now >= before).map(|now| now > before)

@@ -1,8 +1,8 @@
-//! Whether a process is on its way to its end: a signal has ended it, or it exits. proc_pid_stat(5),
-//! proc_pid_status(5).
+//! Whether a process is ending: it was killed by a signal, or it exits. proc_pid_stat(5), proc_pid_status(5).
 //!
-//! That is a reason to wait for the end, never a proof of it: only a readable pidfd is one (pidfd_open(2)).
-//! Freeing much memory takes 100 ms and more; with a hung disk or a core dump the end takes as long as those.
+//! That is a reason to wait for its end but not a proof of it: only a readable pidfd is (pidfd_open(2)).
+//! Releasing much memory takes 100 ms and more; a hung disk or a core dump delays the end as long as it
+//! lasts.
 
 use rustix::fs::CWD;
 
@@ -13,13 +13,13 @@ const EXITING: u32 = 0x4;
 /// `PF_DUMPCORE` and `PF_SIGNALED`: a fatal signal was taken, which ends all threads.
 const SIGNALED: u32 = 0x200 | 0x400;
 
-/// Whether the process exits, or SIGKILL waits for it to be scheduled.
+/// Whether the process exits, or SIGKILL is pending for it.
 pub fn is_dying(stat: &ProcessStat) -> bool {
     let exits = stat.flags & SIGNALED != 0 || (stat.flags & EXITING != 0 && stat.threads <= 1);
     exits || is_kill_pending(stat.pid)
 }
 
-/// Whether its first thread exits: then that has no environment any more.
+/// Whether its first thread exits, which then has no environment any more.
 pub(crate) fn first_thread_exits(stat: &ProcessStat) -> bool {
     stat.flags & (EXITING | SIGNALED) != 0
 }

@@ -1,4 +1,4 @@
-//! What makes a pid mean one process: reading it from `/proc`, judging it, and holding it while signalling.
+//! The identity of a process: reading it from `/proc`, comparing it, and holding it while signalling.
 //!
 //! Source of every field: proc_pid_stat(5), pidfd_open(2), namespaces(7), cgroups(7), random(4).
 
@@ -121,7 +121,7 @@ pub(crate) fn read_at(dir: BorrowedFd<'_>, path: &[u8], buf: &mut [u8]) -> rusti
     }
 }
 
-/// What can be the number of a process at all: a row that another program wrote may say anything.
+/// A valid pid: a row that another program wrote may contain any number.
 fn number(pid: i32) -> Option<Pid> {
     if pid.is_positive() { Pid::from_raw(pid) } else { None }
 }
@@ -130,14 +130,14 @@ fn number(pid: i32) -> Option<Pid> {
 ///
 /// # Errors
 /// Whatever keeps `/proc/PID/stat` from being read while the process may well live: a `/proc` that hides
-/// it (`hidepid`) or is not mounted. It is never taken for death.
+/// it (`hidepid`) or is not mounted. That never counts as ended.
 pub fn stat(pid: i32) -> io::Result<Option<ProcessStat>> {
     let Some(number) = number(pid) else {
         return Ok(None);
     };
     let path = format!("/proc/{pid}/stat");
     let mut buf = [0; 1024];
-    // A pid that is given out anew between the two questions makes them disagree once, not twice.
+    // A pid that is reused between the two checks makes them disagree once, not twice.
     for last in [false, true] {
         match read_at(CWD, path.as_bytes(), &mut buf) {
             Ok(len) => {
@@ -232,7 +232,7 @@ pub fn boot_id() -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Where this process stands. What cannot be read is empty, or 0: it then proves nothing to anybody.
+/// Where this process runs. What cannot be read is empty or 0, and then proves nothing.
 pub fn place() -> ProcessScope {
     ProcessScope {
         host: nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -249,8 +249,8 @@ fn cgroup() -> Option<String> {
     text.lines().find_map(|l| l.strip_prefix("0::")).map(str::to_owned)
 }
 
-/// What the identity alone says of a process that was recorded at `at`, asked from `here`. An empty host
-/// or boot id, a pid namespace or a start of 0 were not recorded.
+/// What the identity alone proves about a process that was recorded at `at`, seen from `here`. An empty host
+/// or boot id, or a pid namespace or start of 0, was not recorded.
 pub fn judge(recorded: ProcessRecord, at: &ProcessScope, here: &ProcessScope) -> Verdict {
     let same_host = at.host.is_empty() || at.host == here.host;
     if !at.boot_id.is_empty() && at.boot_id != here.boot_id {
@@ -315,8 +315,8 @@ fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     matches!(nix::poll::poll(&mut fds, PollTimeout::ZERO), Ok(1))
 }
 
-/// Whether kill(2) lets this process signal `pid`; `None`: that cannot be told, since the process is gone,
-/// or a sandbox refuses kill(2) altogether.
+/// Whether kill(2) lets this process signal `pid`; `None`: unknown, since the process has ended or a sandbox
+/// forbids kill(2).
 pub fn may_be_signalled(pid: i32) -> Option<bool> {
     match rustix::process::test_kill_process(number(pid)?) {
         Ok(()) => Some(true),
@@ -335,7 +335,7 @@ pub struct ProcessHandle {
     identity: ProcessIdentity,
 }
 
-/// Holds the process that `identity` names; `None`: it is gone, or its pid is somebody else now.
+/// Holds the process that `identity` names; `None`: it has ended, or its pid was recycled.
 ///
 /// # Errors
 /// pidfd_open(2) (EMFILE, …) or as [`stat`].
@@ -366,7 +366,7 @@ impl ProcessHandle {
         self.identity
     }
 
-    /// Sends `signal`; `false`: the process is gone.
+    /// Sends `signal`; `false`: the process has ended.
     ///
     /// # Errors
     /// As [`sys::send_signal`].
@@ -374,7 +374,7 @@ impl ProcessHandle {
         sys::send_signal(self.pidfd.as_fd(), signal, None)
     }
 
-    /// The effective user of the process, as far as it can be told.
+    /// The effective user of the process, if known.
     pub fn user(&self) -> Option<u32> {
         sys::pidfd_user(self.pidfd.as_fd()).or_else(|| user(self.identity.pid))
     }
@@ -404,7 +404,7 @@ impl AsFd for ProcessHandle {
     }
 }
 
-/// `left` for poll(2), rounded up, so that a wait does not turn into a spin in its last millisecond.
+/// `left` for poll(2), rounded up so that poll does not return at once during the last millisecond.
 pub(crate) fn poll_timeout(left: Duration) -> PollTimeout {
     let ms = left.as_nanos().div_ceil(1_000_000);
     PollTimeout::try_from(ms.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)

@@ -1,11 +1,11 @@
 //! A task's mark: the entries `BOOKEND_TASK_ID=<id>` and `BOOKEND_LEDGER=<path>` that its processes carry in
 //! their environment, as `/proc/PID/environ` shows it (proc(5)).
 //!
-//! Both, because an id is unique in its ledger only: `--id nightly` may be a task of two. The path is
-//! compared as the file that it leads to, seen from where the process stands, so a ledger has as many names
-//! as it likes. Where it leads nowhere (a ledger that was moved, or cannot be seen from there), only the very
-//! same path counts; any other leaves it open whose the process is, and such a one is counted and never
-//! signalled.
+//! Both are needed because an id is unique in its ledger only: two ledgers may have a task `nightly`. Paths
+//! are compared by the file to which they lead from the root directory of the process, so a ledger may have
+//! several names. If a path leads nowhere (the ledger was moved, or is not visible there), only an identical
+//! path counts. Any other path leaves open to which ledger the process belongs; such a process is counted and
+//! never signalled.
 
 use std::ffi::OsStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -26,23 +26,23 @@ const LONGEST: usize = 8 << 20;
 /// Whether a process carries a task's mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MarkState {
-    /// Both entries stand in its environment.
+    /// Its environment contains both entries.
     Carried,
-    /// The task's id does, and it cannot be told whether the ledger beside it is the task's.
+    /// It contains the task's id, and a ledger that may or may not be the task's.
     Doubtful,
-    /// They do not, or the process is gone.
+    /// It does not, or the process has ended.
     Absent,
-    /// The process exits, and its environment went with its memory.
+    /// The process exits and has released its memory.
     Exiting,
     Unreadable,
 }
 
-/// What the environment of a process shows of tasks.
+/// What the environment of a process shows about tasks.
 #[derive(Debug)]
 pub(crate) enum ProcessMarks {
-    /// The entries that mark anything; none if the process is gone.
+    /// The entries that are marks; none if the process has ended.
     Shown(Vec<u8>),
-    /// The process exits, and its environment went with its memory.
+    /// The process exits and has released its memory.
     Exiting,
     Unreadable,
 }
@@ -71,13 +71,13 @@ impl LedgerFile {
         LedgerFile { path: path.to_owned(), file, owner: stat.map(|s| s.st_uid) }
     }
 
-    /// Whether it is the file of `user`: what another user has written into it proves nothing of processes.
+    /// Whether the file belongs to `user`: what another user wrote into it proves nothing about processes.
     pub fn is_owned_by(&self, user: u32) -> bool {
         self.owner == Some(user)
     }
 
-    /// Whether `named` is this ledger for a process whose root directory is at `root`. `None`: that cannot
-    /// be told.
+    /// Whether `named` is this ledger for a process whose root directory is at `root`. `None`:
+    /// unknown.
     fn is(&self, named: &[u8], root: &str) -> Option<bool> {
         let named = OsStr::from_bytes(named);
         let there = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -91,8 +91,7 @@ impl LedgerFile {
         }
     }
 
-    /// Whether the ledger that an environment names is this one; `None`: that cannot be told, or none is
-    /// named.
+    /// Whether the ledger that an environment names is this one; `None`: unknown, or none is named.
     fn is_named_in(&self, environ: &[u8], root: &str) -> Option<bool> {
         let named: Vec<_> = values(environ, LEDGER).map(|path| self.is(path, root)).collect();
         if named.contains(&Some(true)) {
@@ -122,7 +121,7 @@ impl TaskMark {
         &self.ledger
     }
 
-    /// What an environment says; `root` is the way to the root directory of its process.
+    /// What an environment shows; `root` is the path to the root directory of its process.
     fn look(&self, environ: &[u8], root: impl FnOnce() -> String) -> MarkState {
         if !values(environ, MARK).any(|id| id == self.id) {
             return MarkState::Absent;
@@ -155,8 +154,8 @@ pub(crate) fn marks_of(pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mu
     }
 }
 
-/// What the threads of a process without a first one show. An empty environment is no environment of an
-/// exiting process: Linux before 6.12 shows that one as empty too.
+/// What the threads of a process show whose first thread has ended. An empty environment does not prove that
+/// the process exits: Linux before 6.12 shows that of an exiting process as empty too.
 fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> ProcessMarks {
     let stat = match identity::stat(pid) {
         Err(_) => return ProcessMarks::Unreadable,
@@ -200,14 +199,14 @@ pub fn carries_mark(pid: i32, mark: &TaskMark) -> MarkState {
     mark.read(pid, &marks_of(pid, file.as_ref().map_err(|e| *e), &mut environ))
 }
 
-/// Whether this process runs inside the task `id` of the ledger at `path`, as far as can be told.
+/// Whether this process runs inside the task `id` of the ledger at `path`, as far as is known.
 pub fn is_inside(id: &TaskId, path: &Path) -> bool {
     let is = |name: &str| std::env::var_os(name);
     let ledger = || is(LEDGER).and_then(|named| LedgerFile::at(path).is(named.as_bytes(), "/"));
     is(MARK).is_some_and(|own| own == id.as_str()) && ledger() != Some(false)
 }
 
-/// Whether a process asks to be left by the sweep.
+/// Whether a process asks to be spared by the sweep.
 pub(crate) fn is_detached(marks: &ProcessMarks) -> bool {
     let ProcessMarks::Shown(environ) = marks else { return false };
     values(environ, DETACHED).any(|value| [&b"1"[..], b"true", b"yes"].contains(&value))
@@ -218,7 +217,7 @@ pub(crate) fn ids_in(environ: &[u8]) -> impl Iterator<Item = &[u8]> {
     values(environ, MARK)
 }
 
-/// The id of the task whose mark stands in an environment, unless it names another ledger.
+/// The id of the task whose mark is in an environment, unless that names another ledger.
 pub(crate) fn marked_id(environ: &[u8], pid: i32, ledger: &LedgerFile) -> Option<TaskId> {
     let id = values(environ, MARK).next().filter(|id| !id.is_empty())?;
     let id = String::from_utf8(id.to_vec()).ok()?;
@@ -286,7 +285,7 @@ mod tests {
             assert_eq!(read_environ(&environ, &mut buf).unwrap(), std::fs::read(&path).unwrap());
             child.kill().unwrap();
             child.wait().unwrap();
-            assert_eq!(carries_mark(pid, &whose("abc")), MarkState::Absent, "it is gone");
+            assert_eq!(carries_mark(pid, &whose("abc")), MarkState::Absent, "it has ended");
         }
     }
 
@@ -376,7 +375,8 @@ mod tests {
         assert_eq!(read(LONGEST + 1), Err(Errno::TOOBIG));
     }
 
-    /// To open a pipe would wait for ever for who writes into it, and a device may do anything.
+    /// Opening a pipe would block until another process writes into it, and opening a device may have
+    /// effects.
     #[test]
     fn what_an_environment_names_as_its_ledger_is_never_opened() {
         let dir = tempfile::tempdir().unwrap();

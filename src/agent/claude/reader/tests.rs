@@ -1,4 +1,4 @@
-//! What is read of what Claude Code prints.
+//! Tests of the reader of Claude Code's output, with captured output.
 
 use super::*;
 use crate::agent::outcome_of;
@@ -18,7 +18,7 @@ fn read(mode: OutputMode, bytes: &[u8]) -> ObservedOutput {
     reader.observed().clone()
 }
 
-/// Input, output tokens and turns, cost.
+/// Input tokens, output tokens, turns and cost.
 fn numbers(o: &ObservedOutput) -> (Option<i64>, Option<i64>, Option<i64>, Option<f64>) {
     (o.counts.input_tokens, o.counts.output_tokens, o.counts.turns, o.reported_cost_usd)
 }
@@ -49,13 +49,13 @@ fn an_array_of_events_on_one_line_or_many() {
 }
 
 #[test]
-fn a_resumed_session_goes_on_counting_its_cost() {
+fn the_cost_of_a_resumed_session_includes_its_earlier_runs() {
     let o = read(OutputMode::Json, sample!("12-resume.stdout.json"));
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0016)));
 }
 
 #[test]
-fn a_failed_call_to_the_api_is_an_error_though_its_subtype_is_success() {
+fn a_failed_api_call_with_the_subtype_success_is_an_error() {
     let o = read(OutputMode::Json, sample!("30-error-500-json.stdout.json"));
     assert!(error(&o).starts_with("API Error: 500 fake api_error (500)."));
     assert_eq!(numbers(&o), (Some(0), Some(0), Some(1), Some(0.0)));
@@ -63,7 +63,7 @@ fn a_failed_call_to_the_api_is_an_error_though_its_subtype_is_success() {
 }
 
 #[test]
-fn errors_come_as_a_list_too() {
+fn errors_are_read_from_a_list_too() {
     let o = read(OutputMode::StreamJson, sample!("45-maxturns-sj.stdout.jsonl"));
     assert_eq!(error(&o), "Reached maximum number of turns (2)");
     assert_eq!(numbers(&o), (Some(200), Some(40), Some(3), Some(0.0016)));
@@ -83,7 +83,7 @@ fn a_stream_with_a_tool_and_hooks() {
 }
 
 #[test]
-fn partial_messages_count_once_and_as_they_grow() {
+fn a_streamed_message_is_counted_once_while_it_grows() {
     let all = sample!("06-stream-json-partial.stdout.jsonl");
     let o = read(OutputMode::StreamJson, all);
     assert_eq!(numbers(&o), (Some(100), Some(20), Some(1), Some(0.0008)));
@@ -96,7 +96,7 @@ fn partial_messages_count_once_and_as_they_grow() {
 }
 
 #[test]
-fn a_killed_run_shows_what_it_had_used_and_the_tool_in_flight() {
+fn a_killed_run_has_its_usage_so_far_and_the_open_tool_call() {
     let o = read(OutputMode::StreamJson, sample!("72-tool-SIGKILL-sj.stdout.txt"));
     assert_eq!(numbers(&o), (Some(100), Some(1), Some(1), None));
     assert_eq!(o.tool_in_flight.as_deref(), Some("Bash"));
@@ -104,7 +104,7 @@ fn a_killed_run_shows_what_it_had_used_and_the_tool_in_flight() {
 }
 
 #[test]
-fn a_background_task_brings_a_second_result_and_both_count() {
+fn both_results_of_a_run_with_a_background_task_count() {
     let all = sample!("110-bg-task-8s-sj.stdout.jsonl");
     let o = read(OutputMode::StreamJson, all);
     assert_eq!(numbers(&o), (Some(300), Some(60), Some(3), Some(0.0024000000000000002)));
@@ -123,14 +123,14 @@ fn a_background_task_brings_a_second_result_and_both_count() {
 }
 
 #[test]
-fn of_many_prompts_on_stdin_the_last_result_decides() {
+fn the_last_result_of_many_prompts_decides() {
     let o = read(OutputMode::StreamJson, sample!("111-stream-json-input.jsonl"));
     assert_eq!(numbers(&o), (Some(300), Some(60), Some(5), Some(0.0024000000000000002)));
     assert_eq!(outcome_of(OutputMode::StreamJson, &o), AgentOutcome::Ok);
 }
 
 #[test]
-fn tasks_are_counted_where_they_are_not_listed() {
+fn background_tasks_are_counted_if_they_are_not_listed() {
     let start = br#"{"type":"system","subtype":"task_started","task_id":"a","is_backgrounded":true}
 "#;
     let stop = br#"{"type":"system","subtype":"task_notification","task_id":"a"}"#;
@@ -139,7 +139,7 @@ fn tasks_are_counted_where_they_are_not_listed() {
 }
 
 #[test]
-fn noise_between_the_lines_changes_nothing() {
+fn other_text_between_the_lines_is_ignored() {
     let all = sample!("62-tool-ok-sj.stdout.jsonl");
     let mut noisy = Vec::new();
     for line in all.split_inclusive(|b| *b == b'\n') {
@@ -150,7 +150,7 @@ fn noise_between_the_lines_changes_nothing() {
 }
 
 #[test]
-fn an_id_that_could_be_a_flag_or_a_path_is_not_taken() {
+fn an_id_that_could_be_an_option_or_a_path_is_ignored() {
     for id in ["--dangerous", "../../x", "a b", "", "a/b", &"x".repeat(200)] {
         let line = format!(r#"{{"type":"system","session_id":"{id}"}}"#);
         assert_eq!(read(OutputMode::StreamJson, line.as_bytes()).session_id, None, "{id}");
@@ -158,7 +158,7 @@ fn an_id_that_could_be_a_flag_or_a_path_is_not_taken() {
 }
 
 #[test]
-fn many_messages_are_all_counted_in_bounded_memory() {
+fn many_messages_are_counted_in_bounded_memory() {
     let mut reader = ClaudeReader::new(OutputMode::StreamJson);
     for n in 0..1000 {
         for _ in 0..2 {
@@ -173,7 +173,7 @@ fn many_messages_are_all_counted_in_bounded_memory() {
 }
 
 #[test]
-fn of_names_and_ids_that_never_end_little_is_kept() {
+fn long_names_and_ids_are_shortened() {
     let long = "x".repeat(1 << 20);
     let block = |n: usize| format!(r#"{{"type":"tool_use","id":"{n}{long}","name":"{long}"}}"#);
     let blocks: Vec<String> = (0..3).map(block).collect();
@@ -194,7 +194,7 @@ fn of_names_and_ids_that_never_end_little_is_kept() {
 
 proptest! {
     #[test]
-    fn any_chunking_reads_the_same(size in 1usize..5000) {
+    fn chunks_of_any_size_give_the_same_result(size in 1usize..5000) {
         let all = sample!("110-bg-task-8s-sj.stdout.jsonl");
         let mut reader = ClaudeReader::new(OutputMode::StreamJson);
         all.chunks(size).for_each(|c| reader.feed(c));
@@ -203,7 +203,7 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_or_damaged_stream_never_panics(at in any::<prop::sample::Index>(), byte: u8) {
+    fn a_truncated_or_damaged_stream_is_read_without_a_panic(at in any::<prop::sample::Index>(), byte: u8) {
         let mut all = sample!("06-stream-json-partial.stdout.jsonl").to_vec();
         let at = at.index(all.len());
         all[at] = byte;

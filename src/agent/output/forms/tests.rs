@@ -1,4 +1,4 @@
-//! An event that is read by its form is the one that is read in full.
+//! Tests that reading by form and reading in full give the same event.
 
 use super::*;
 use crate::agent::output::event::{EventMessage, InlineTexts};
@@ -44,7 +44,7 @@ const NUMBERS: [&str; 9] =
     ["0", "7", "123", "-1", "1.5", "1e3", "123456789012345", "1234567890123456", "99999999999999999999"];
 const WORDS: [&str; 3] = ["true", "false", "null"];
 
-/// A stream of numbers that looks like chance.
+/// A pseudo-random number generator.
 struct Chance(u64);
 
 impl Chance {
@@ -58,7 +58,7 @@ impl Chance {
     }
 }
 
-/// A value in which strings are `S`, numbers `N`, and all else is as it will be.
+/// Appends a random value with `S` in place of strings and `N` in place of numbers.
 fn shape(chance: &mut Chance, depth: usize, out: &mut String) {
     match chance.below(if depth == 0 { 4 } else { 8 }) {
         0 | 1 => out.push('S'),
@@ -98,7 +98,7 @@ fn filled(chance: &mut Chance, shape: &str) -> String {
     out
 }
 
-/// An event with its own texts and counts, wherever they stand.
+/// An event with its texts and counts stored in it.
 fn plain<T>(event: &OutputEvent<'_, T>, texts: &impl EventTexts<T>) -> OutputEvent<'static, String> {
     let mut plain = event.placed(&|text| Some(texts.text(text).into_owned())).expect("nothing but texts");
     let count = |to: &mut Option<CountedUsage<String>>, of: &Option<CountedUsage<T>>| {
@@ -120,7 +120,7 @@ fn plain<T>(event: &OutputEvent<'_, T>, texts: &impl EventTexts<T>) -> OutputEve
     plain
 }
 
-/// Whether an event is read in full, if it is one: it must be the same one anyway.
+/// Whether `line` is read in full; `None`: it is not an event. Checks that both ways of reading agree.
 fn is_new(forms: &mut FormCache, line: &[u8]) -> Option<bool> {
     let full = OutputEvent::read(line);
     match forms.read(line) {
@@ -146,7 +146,7 @@ const TEXT: &str = concat!(
 );
 
 #[test]
-fn an_event_like_an_earlier_one_has_its_own_texts_and_counts() {
+fn an_event_of_a_known_form_has_its_own_texts_and_counts() {
     let mut forms = FormCache::new();
     assert_eq!(is_new(&mut forms, TEXT.as_bytes()), Some(true));
     let other = TEXT
@@ -155,17 +155,19 @@ fn an_event_like_an_earlier_one_has_its_own_texts_and_counts() {
         .replace("_tokens\":4", "_tokens\":4321")
         .replace("1-2", "22-222");
     assert_eq!(is_new(&mut forms, other.as_bytes()), Some(false));
-    let Ok(EventRead::Alike(event, texts)) = forms.read(other.as_bytes()) else { panic!("it is new") };
+    let Ok(EventRead::Alike(event, texts)) = forms.read(other.as_bytes()) else {
+        panic!("it is read in full")
+    };
     let message = plain(event, &texts).message.unwrap();
     assert_eq!(message.id.as_deref(), Some("msg_98765"));
     assert_eq!(message.usage.unwrap().usage.output, Some(4321));
-    // An id that is not as it stands there.
+    // An id with an escape.
     let escaped = TEXT.replace("msg_1", "msg_\\u0031");
     assert_eq!(is_new(&mut forms, escaped.as_bytes()), Some(true));
 }
 
 #[test]
-fn what_an_event_says_of_tools_hangs_on_types_that_are_the_same() {
+fn the_type_of_a_block_is_part_of_the_form() {
     let mut forms = FormCache::new();
     let odd = r#"{"type":"A","message":{"content":[{"type":"B","id":"C","name":"D"}]}}"#;
     let call = odd.replace("\"B\"", "\"tool_use\"");
@@ -175,7 +177,7 @@ fn what_an_event_says_of_tools_hangs_on_types_that_are_the_same() {
 }
 
 #[test]
-fn an_event_that_is_cut_or_goes_on_is_none_although_it_begins_like_an_earlier_one() {
+fn an_incomplete_event_and_one_with_trailing_text_are_not_events() {
     let mut forms = FormCache::new();
     is_new(&mut forms, TEXT.as_bytes());
     for end in 0..TEXT.len() {
@@ -187,14 +189,14 @@ fn an_event_that_is_cut_or_goes_on_is_none_although_it_begins_like_an_earlier_on
 }
 
 #[test]
-fn a_stream_of_ever_new_forms_is_soon_not_learned() {
+fn a_stream_of_new_forms_uses_up_the_budget_for_learning() {
     let mut forms = FormCache::new();
     for i in 0..10_000 {
         let line = format!("{{\"type\":\"x\",\"key_{i}\":\"A\"}}");
         assert_eq!(is_new(&mut forms, line.as_bytes()), Some(true));
     }
     assert!(forms.known.len() <= KNOWN && forms.credit < MOST_CREDIT / 2, "{}", forms.credit);
-    // And yet one that comes again and again is.
+    // A form that repeats is learned again.
     for n in 0..10_000 {
         is_new(&mut forms, TEXT.replace("1-2", &"s".repeat(1 + n % 16)).as_bytes());
     }
@@ -205,7 +207,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn an_event_read_by_its_form_is_the_one_read_in_full(seed in any::<u64>()) {
+    fn reading_by_form_and_reading_in_full_agree(seed in any::<u64>()) {
         let mut chance = Chance(seed);
         let mut forms = FormCache::new();
         let mut shapes = Vec::new();
