@@ -1,4 +1,4 @@
-//! What agents print, replayed through the real binary: the numbers in the row are those of the files.
+//! Replays captured agent output through the real binary and compares the row with the sample.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::harness::{End, Row, STREAM, World, eventually};
 
 const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
 
-/// The events of a sample, whatever its mode.
+/// The events of a sample, of any output mode.
 fn events(file: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples").join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -24,7 +24,7 @@ fn events(file: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Replays a sample through a stand-in, and gives its row.
+/// Replays a sample through a stand-in and returns the row.
 fn replay(world: &World, program: &str, words: &str, file: &str, end: &str) -> Row {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples").join(file);
     world.stand_in(program, &format!("cat '{}'; {end}", sample.display()));
@@ -39,13 +39,13 @@ fn replay(world: &World, program: &str, words: &str, file: &str, end: &str) -> R
     world.rows().pop().expect("a row")
 }
 
-/// The sum of a number over the results of a sample; `None` where no result has it.
+/// The sum of a number over the results of a sample; `None`: no result has it.
 fn sum(results: &[&Value], path: &str) -> Option<i64> {
     results.iter().filter_map(|r| r.pointer(path)?.as_i64()).reduce(|a, b| a + b)
 }
 
 #[test]
-fn each_sample_of_claude_gives_the_numbers_that_stand_in_it() {
+fn each_sample_of_claude_gives_its_own_numbers() {
     let Some(world) = World::of_bookend("each_sample_of_claude") else { return };
     const JSON: &str = "-p hi --output-format json";
     const VERBOSE: &str = "-p hi --output-format json --verbose";
@@ -79,9 +79,9 @@ fn each_sample_of_claude_gives_the_numbers_that_stand_in_it() {
         ] {
             assert_eq!(row.number(column), sum(&results, path), "{file}: {column}");
         }
-        let (cost, cost_told) = (row.real("cost_usd"), last["total_cost_usd"].as_f64());
-        let off = cost.expect("a cost") - cost_told.expect("a cost in the file");
-        assert!(off.abs() < 1e-12, "{file}: {cost:?} is not {cost_told:?}");
+        let (cost, reported_cost) = (row.real("cost_usd"), last["total_cost_usd"].as_f64());
+        let off = cost.expect("a cost") - reported_cost.expect("a cost in the file");
+        assert!(off.abs() < 1e-12, "{file}: {cost:?} is not {reported_cost:?}");
         assert_eq!(row.text("session_id"), last["session_id"], "{file}: session");
         let model = events.iter().filter(|e| e["subtype"] == "init").find_map(|e| e["model"].as_str());
         let dearest = last["modelUsage"].as_object().and_then(|m| m.keys().next()).map(String::as_str);
@@ -95,7 +95,7 @@ fn each_sample_of_claude_gives_the_numbers_that_stand_in_it() {
 }
 
 #[test]
-fn a_sample_that_was_cut_off_gives_what_had_been_counted() {
+fn a_truncated_sample_gives_the_counts_so_far() {
     let Some(world) = World::of_bookend("a_sample_that_was_cut_off") else { return };
     let words = "-p hi --output-format stream-json --verbose";
     let file = "72-tool-SIGKILL-sj.stdout.txt";
@@ -112,7 +112,7 @@ fn a_sample_that_was_cut_off_gives_what_had_been_counted() {
 }
 
 #[test]
-fn each_sample_of_cursor_gives_the_numbers_that_stand_in_it() {
+fn each_sample_of_cursor_gives_its_own_numbers() {
     let Some(world) = World::of_bookend("each_sample_of_cursor") else { return };
     for (program, file, format) in [
         ("cursor-agent", "cursor-stream-json.jsonl", "stream-json"),
@@ -130,7 +130,7 @@ fn each_sample_of_cursor_gives_the_numbers_that_stand_in_it() {
         ] {
             assert_eq!(row.number(column), sum(&[result], path), "{file}: {column}");
         }
-        assert_eq!((row.text("turns"), row.text("cost_usd")), Default::default(), "{file} knows neither");
+        assert_eq!((row.text("turns"), row.text("cost_usd")), Default::default(), "{file} has neither");
         assert_eq!(row.text("session_id"), result["session_id"], "{file}");
         assert_eq!(row.text("model"), events[0]["model"].as_str().unwrap_or_default(), "{file}");
         assert_eq!((row.text("agent_type"), row.text("provider")), ("cursor".into(), "cursor".into()));
@@ -138,7 +138,7 @@ fn each_sample_of_cursor_gives_the_numbers_that_stand_in_it() {
 }
 
 #[test]
-fn cursor_under_another_name_is_read_when_its_type_is_named() {
+fn cursor_under_another_name_is_read_with_an_agent_type() {
     let Some(world) = World::of_bookend("cursor_under_another_name") else { return };
     world.stand_in("agent", &format!("init {ID}; result {ID} 1"));
     let argv = ["agent", "-p", "hi", "--output-format", "stream-json"];
@@ -151,7 +151,7 @@ fn cursor_under_another_name_is_read_when_its_type_is_named() {
 }
 
 #[test]
-fn text_is_not_read_and_nothing_is_counted() {
+fn text_output_is_not_counted() {
     let Some(world) = World::of_bookend("text_is_not_read") else { return };
     for program in ["claude", "cursor-agent"] {
         for (end, ending) in [("exit 0", "success/"), ("exit 1", "failure/exit")] {
@@ -165,7 +165,7 @@ fn text_is_not_read_and_nothing_is_counted() {
 }
 
 #[test]
-fn a_session_that_the_agent_names_is_committed_at_once() {
+fn a_session_id_is_committed_as_soon_as_the_agent_prints_it() {
     let Some(world) = World::of_bookend("a_session_that_the_agent_names") else { return };
     let mut go = world.fifo("go");
     world.stand_in("cursor-agent", &format!("init {ID}; read x <../go; result {ID} 1"));
@@ -186,7 +186,7 @@ fn a_session_that_the_agent_names_is_committed_at_once() {
 }
 
 #[test]
-fn counts_are_kept_while_it_runs_and_outlive_a_killed_supervisor() {
+fn counts_are_committed_during_the_run_and_survive_a_killed_supervisor() {
     let Some(world) = World::of_bookend("counts_are_kept_while_it_runs") else { return };
     let mut go = world.fifo("go");
     let script = format!("init {ID}; turn {ID} m1 100 7; turn {ID} m2 50 8; read x <../go; result {ID} 1");
@@ -200,14 +200,14 @@ fn counts_are_kept_while_it_runs_and_outlive_a_killed_supervisor() {
     process.wait().ended(End::Signal(9));
     go.write_line("nobody listens");
     let row = world.row();
-    assert_eq!(row.text("status"), "running", "nobody is left to say more");
+    assert_eq!(row.text("status"), "running", "no process is left to end it");
     assert_eq!((row.number("output_tokens"), row.number("turns")), (Some(15), Some(2)));
     assert_eq!((row.text("model"), row.text("cost_usd")), ("model-1".into(), String::new()));
     assert_ne!(row.text("last_seen_at"), "");
 }
 
 #[test]
-fn claude_is_told_its_session_before_it_says_a_word() {
+fn the_row_has_claudes_session_id_before_claude_prints_anything() {
     let Some(world) = World::of_bookend("claude_is_told_its_session") else { return };
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
     world.stand_in("claude", "echo up $$ >../up; read x <../go");
@@ -227,13 +227,13 @@ fn claude_is_told_its_session_before_it_says_a_word() {
 }
 
 #[test]
-fn an_argv_that_speaks_of_sessions_is_left_as_it_is() {
+fn a_command_line_with_session_options_is_not_changed() {
     let Some(world) = World::of_bookend("an_argv_that_speaks_of_sessions") else { return };
     world.claude("exit 0");
     world.run(["claude", "-p", "hi"]).options(["--key", "k"]).run().ended(End::Code(0));
     let first = world.row().text("session_id");
     world.run(["claude", "-p", "hi"]).options(["--key", "k"]).run().ended(End::Code(0));
-    assert_eq!(world.argvs()[1], format!("--resume {first} -p hi"), "the key's session goes on");
+    assert_eq!(world.argvs()[1], format!("--resume {first} -p hi"), "the key's session is resumed");
 
     let other = "0197a6a0-0000-4000-8000-00000000eeee";
     for words in [
@@ -249,13 +249,13 @@ fn an_argv_that_speaks_of_sessions_is_left_as_it_is() {
         world.run(argv).options(["--key", "other", "--allow-unsafe-resume"]).run().ended(End::Code(0));
         assert_eq!(world.argvs().last(), Some(&words));
     }
-    // An option's value or an operand is no option.
+    // The value of an option and an operand are not options.
     world.run(["claude", "-p", "--", "--resume", "x"]).options(["--key", "k"]).run().ended(End::Code(0));
     assert_eq!(world.argvs().last(), Some(&format!("--resume {first} -p -- --resume x")));
 }
 
 #[test]
-fn cursor_resumes_what_it_named_and_follows_where_it_goes() {
+fn cursor_resumes_the_chat_that_its_output_named_last() {
     let Some(world) = World::of_bookend("cursor_resumes") else { return };
     let other = "6ce4a1f2-0b3d-4c5e-9f60-718293a4b5c6";
     let run = |script: &str| {
@@ -269,7 +269,7 @@ fn cursor_resumes_what_it_named_and_follows_where_it_goes() {
     assert_eq!(run(&format!("init {ID}; result {ID} 1")), (words.into(), ID.into()));
     assert_eq!(run("init $id; result $id 1"), (format!("--resume {ID} {words}"), ID.into()));
     assert_eq!(world.rows()[1].text("resumed_from"), ID);
-    // It does not know the chat any more, and starts another one without a message.
+    // It no longer knows the chat and starts another one without an error.
     assert_eq!(
         run(&format!("init {other}; result {other} 1")),
         (format!("--resume {ID} {words}"), other.into())
@@ -280,9 +280,9 @@ fn cursor_resumes_what_it_named_and_follows_where_it_goes() {
 }
 
 #[test]
-fn the_cost_of_a_resumed_run_is_what_was_added() {
+fn the_cost_of_a_resumed_run_is_the_increase() {
     let Some(world) = World::of_bookend("the_cost_of_a_resumed_run") else { return };
-    // Cumulative twice, then a figure that dropped: that agent counts each run by itself.
+    // Two cumulative figures, then a smaller one: that agent reports each run separately.
     for (cost, own) in [("0.5", 0.5), ("0.8", 0.3), ("0.1", 0.1), ("0.35", 0.25), ("0.35", 0.0)] {
         world.claude(&format!("init $id; result $id {cost}"));
         world.run(STREAM).options(["--key", "k"]).run().ended(End::Code(0)).silent();

@@ -1,4 +1,4 @@
-//! What a run costs, by what the version of Claude Code reports; and whose tokens are counted.
+//! The cost of a run for each version of Claude Code, and the scope of the token counts.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use crate::standins::bookend;
 
 const JSON: [&str; 5] = ["claude", "-p", "--output-format", "json", "do it"];
 
-/// Runs a stand-in that prints `script` under the key, and gives its row.
+/// Runs a stand-in that prints `script`, under a key, and returns its row.
 fn run(world: &World, argv: &[&str], script: &str) -> Row {
     world.claude(script);
     world.run(argv.iter().copied()).options(["--key", "k"]).run().ended(End::Code(0));
     world.rows().pop().expect("a row")
 }
 
-/// A stream whose first event names the version, or none.
+/// A stream whose first event has this version, or none if it is empty.
 fn stream(version: &str, cost: &str) -> String {
     let version =
         if version.is_empty() { String::new() } else { format!(r#","claude_code_version":"{version}""#) };
@@ -55,9 +55,9 @@ fn versions_from_2_1_300_report_the_total_of_the_session() {
     }
 }
 
-/// 2.1.330 was seen not to count what 2.1.197 spent on the same session.
+/// 2.1.330 does not include what 2.1.197 spent on the same session (observed).
 #[test]
-fn a_version_that_reports_per_run_leaves_the_total_of_the_session_as_it_was() {
+fn a_version_that_reports_per_run_leaves_the_sessions_total_unchanged() {
     let Some(world) = World::of_bookend("a_version_that_reports_per_run") else { return };
     let runs =
         [("2.1.197", "0.6", 0.6), ("2.1.330", "0.5", 0.5), ("2.1.197", "0.4", 0.4), ("2.1.330", "0.8", 0.3)];
@@ -68,7 +68,8 @@ fn a_version_that_reports_per_run_leaves_the_total_of_the_session_as_it_was() {
     assert_one_conversation(&world);
 }
 
-/// A version between those that were looked at, and a lone result, name no version that decides.
+/// For a version between the observed ones, and for a result without an init event, the version does not
+/// decide.
 #[test]
 fn a_result_with_an_index_reports_the_total_of_the_session() {
     for (index, costs) in [("", [0.5, 0.8]), (r#","result_index":0"#, [0.5, 0.3])] {
@@ -89,7 +90,7 @@ fn a_result_with_an_index_reports_the_total_of_the_session() {
 }
 
 #[test]
-fn the_samples_of_each_version_cost_what_they_say_in_a_resumed_run_too() {
+fn samples_of_each_version_have_their_own_cost_in_a_resumed_run_too() {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     for (file, costs) in [
         ("335-cc1128-ok", [0.0006, 0.0006]),
@@ -107,8 +108,8 @@ fn the_samples_of_each_version_cost_what_they_say_in_a_resumed_run_too() {
 }
 
 #[test]
-fn the_row_says_whether_the_tokens_of_subagents_are_counted() {
-    let Some(world) = World::of_bookend("the_row_says_whether_the_tokens_of_subagents_are_counted") else {
+fn the_row_has_the_scope_of_the_token_counts() {
+    let Some(world) = World::of_bookend("the_row_has_the_scope_of_the_token_counts") else {
         return;
     };
     let of_subagent = r#"{"type":"assistant","parent_tool_use_id":"t1",
@@ -121,5 +122,5 @@ fn the_row_says_whether_the_tokens_of_subagents_are_counted() {
     assert!(shown.stdout.contains("30 in, 4 out (without subagents)"), "{shown:?}");
 
     let row = run(&world, &["claude", "-p", "do it"], "echo done");
-    assert_eq!(row.text("tokens_scope"), "", "text shows no tokens");
+    assert_eq!(row.text("tokens_scope"), "", "text output has no tokens");
 }

@@ -1,4 +1,4 @@
-//! The behaviour of the real binary. One integration binary; each file beside this one is one aspect.
+//! Tests of the real binary. Each module covers one aspect of its behaviour.
 
 mod adapters;
 mod adopt;

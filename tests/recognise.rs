@@ -1,11 +1,11 @@
-//! Which agent a command line starts: what is put into its arguments behind other programs, and what is said
-//! where nothing is.
+//! Recognition of agents behind launchers: the session options that bookend adds, and its warnings where it
+//! adds none.
 
 use std::os::unix::fs::symlink;
 
 use crate::harness::{End, World, state};
 
-/// A world in which `claude` and the launchers of other users and machines note their arguments.
+/// A world in which `claude` and the launchers for other users and machines record their arguments.
 fn world(test: &str) -> Option<World> {
     let world = World::of_bookend(test)?;
     world.claude("exit 0");
@@ -16,7 +16,7 @@ fn world(test: &str) -> Option<World> {
     Some(world)
 }
 
-/// The arguments that the program got, with the id that was put in as `ID`.
+/// The arguments that the program got, with `ID` for the id that bookend added.
 fn got(world: &World) -> String {
     let argv = world.argvs().pop().expect("an argv");
     let words = argv.split(' ').map(|w| if uuid::Uuid::parse_str(w).is_ok() { "ID" } else { w });
@@ -24,8 +24,8 @@ fn got(world: &World) -> String {
 }
 
 #[test]
-fn the_id_stands_behind_the_agents_name_wherever_that_is() {
-    let Some(world) = world("the_id_stands_behind_the_agents_name") else { return };
+fn the_session_id_follows_the_agents_name() {
+    let Some(world) = world("the_session_id_follows_the_agents_name") else { return };
     for (line, arguments) in [
         ("env -C src/claude claude -p hi", "--session-id ID -p hi"),
         ("env A=b nice -n 1 claude -p hi", "--session-id ID -p hi"),
@@ -48,8 +48,8 @@ fn the_id_stands_behind_the_agents_name_wherever_that_is() {
 }
 
 #[test]
-fn behind_another_user_or_machine_the_type_must_be_given() {
-    let Some(world) = world("behind_another_user_or_machine") else { return };
+fn an_agent_of_another_user_or_machine_needs_an_agent_type() {
+    let Some(world) = world("an_agent_of_another_user_or_machine") else { return };
     for (line, arguments) in [
         ("sudo -u claude claude -p hi", "-u claude claude --session-id ID -p hi"),
         ("docker run --name claude img claude -p hi", "run --name claude img claude --session-id ID -p hi"),
@@ -61,7 +61,7 @@ fn behind_another_user_or_machine_the_type_must_be_given() {
     ] {
         let (program, given) = line.split_once(' ').expect("arguments");
         world.run(line.split(' ')).run().ended(End::Code(0)).silent();
-        assert_eq!(got(&world), given, "without the type nothing is put in");
+        assert_eq!(got(&world), given, "without the type nothing is added");
         assert_eq!(world.rows().pop().expect("a row").text("agent_type"), "command");
 
         world.run(line.split(' ')).options(["--agent-type", "claude"]).run().ended(End::Code(0)).silent();
@@ -79,8 +79,8 @@ fn behind_another_user_or_machine_the_type_must_be_given() {
 }
 
 #[test]
-fn elsewhere_a_session_is_resumed_only_if_its_transcript_was_seen() {
-    let Some(world) = world("elsewhere_a_session_is_resumed_only_if") else { return };
+fn a_session_of_another_user_is_resumed_only_if_its_transcript_was_found() {
+    let Some(world) = world("a_session_of_another_user_is_resumed") else { return };
     let dispatch = |program: &str| {
         let argv = [program, "-u", "x", "claude", "-p", "hi"];
         let options = ["--agent-type", "claude", "--key", program];
@@ -90,7 +90,7 @@ fn elsewhere_a_session_is_resumed_only_if_its_transcript_was_seen() {
     let second = dispatch("sudo");
     assert!(second.stderr.contains("does not see its transcript"), "{second:?}");
     assert_eq!(got(&world), "-u x claude --session-id ID -p hi");
-    // This one runs it where bookend looks.
+    // This launcher runs it where bookend looks.
     world.program("doas", "#!/bin/sh\nshift 2\nexec \"$@\"\n");
     dispatch("doas").silent();
     dispatch("doas").silent();
@@ -100,8 +100,8 @@ fn elsewhere_a_session_is_resumed_only_if_its_transcript_was_seen() {
 }
 
 #[test]
-fn a_shells_option_is_not_read_as_the_agents() {
-    let Some(world) = world("a_shells_option_is_not_read_as_the_agents") else { return };
+fn options_of_a_shell_are_not_taken_for_the_agents() {
+    let Some(world) = world("options_of_a_shell_are_not_taken_for_the_agents") else { return };
     let run = |key: &str, argv: &[&str], code| {
         let options = ["--key", key, "--agent-type", "claude"];
         world.run(argv.iter().copied()).options(options).run().ended(End::Code(code))
@@ -118,8 +118,8 @@ fn a_shells_option_is_not_read_as_the_agents() {
 }
 
 #[test]
-fn an_unknown_program_with_an_agents_name_behind_it_is_ambiguous() {
-    let Some(world) = world("an_unknown_program_with_an_agents_name") else { return };
+fn an_unknown_program_followed_by_an_agents_name_is_ambiguous() {
+    let Some(world) = world("an_unknown_program_is_ambiguous") else { return };
     let argv = ["claude-wrapper", "-p", "--", "claude"];
     let output = world.run(argv).options(["--agent-type", "claude"]).run().ended(End::Code(0));
     assert_eq!(got(&world), "-p -- claude");
@@ -131,8 +131,8 @@ fn an_unknown_program_with_an_agents_name_behind_it_is_ambiguous() {
 }
 
 #[test]
-fn an_option_that_is_not_known_leaves_the_command_line_alone() {
-    let Some(world) = world("an_option_that_is_not_known_leaves") else { return };
+fn an_unknown_option_of_a_launcher_leaves_the_command_line_unchanged() {
+    let Some(world) = world("an_unknown_option_of_a_launcher") else { return };
     for line in ["npx --new-option 5 claude -p hi", "docker run --new-option 5 img claude -p hi"] {
         world.run(line.split(' ')).options(["--agent-type", "claude"]).run().ended(End::Code(0));
         assert_eq!(Some(got(&world).as_str()), line.split_once(' ').map(|l| l.1));
@@ -140,8 +140,8 @@ fn an_option_that_is_not_known_leaves_the_command_line_alone() {
 }
 
 #[test]
-fn a_key_is_warned_of_only_if_an_agent_is_named() {
-    let Some(world) = world("a_key_is_warned_of_only_if") else { return };
+fn an_untracked_key_gives_a_warning_only_if_an_agent_is_named() {
+    let Some(world) = world("an_untracked_key_gives_a_warning") else { return };
     let run =
         |argv: &[&str]| world.run(argv.iter().copied()).options(["--key", "k"]).run().ended(End::Code(0));
     let warned = run(&["sh", "-c", "cd . && claude -p hi"]);
@@ -157,8 +157,8 @@ fn a_key_is_warned_of_only_if_an_agent_is_named() {
 }
 
 #[test]
-fn a_link_and_a_version_are_the_agent() {
-    let Some(world) = world("a_link_and_a_version_are_the_agent") else { return };
+fn a_symbolic_link_and_a_versioned_program_are_the_agent() {
+    let Some(world) = world("a_symbolic_link_and_a_versioned_program_are_the_agent") else { return };
     symlink(world.path("bin/claude"), world.path("bin/my-ai")).expect("a link");
     std::fs::create_dir(world.path("home/versions")).expect("a folder");
     symlink(world.path("bin/claude"), world.path("home/versions/2.1.330")).expect("a link");
@@ -171,7 +171,7 @@ fn a_link_and_a_version_are_the_agent() {
 }
 
 #[test]
-fn a_wrapper_with_a_home_of_its_own_resumes_its_conversation() {
+fn a_wrapper_with_its_own_home_resumes_its_conversation() {
     let Some(world) = World::of_bookend("a_wrapper_with_a_home_of_its_own") else { return };
     let keep = "d=$HOME/account-b/projects/all; mkdir -p $d; echo '{}' >>$d/$id.jsonl";
     world.stand_in("claude", keep);
@@ -183,8 +183,8 @@ fn a_wrapper_with_a_home_of_its_own_resumes_its_conversation() {
 }
 
 #[test]
-fn a_transcript_that_was_there_and_is_gone_means_a_fresh_start() {
-    let Some(world) = world("a_transcript_that_was_there_and_is_gone") else { return };
+fn a_missing_transcript_starts_a_new_conversation() {
+    let Some(world) = world("a_missing_transcript") else { return };
     let run = || world.run(["claude", "-p", "hi"]).options(["--key", "k"]).run().ended(End::Code(0));
     run();
     std::fs::remove_dir_all(world.path("home/.claude/projects")).expect("the transcripts");
@@ -194,9 +194,9 @@ fn a_transcript_that_was_there_and_is_gone_means_a_fresh_start() {
 }
 
 #[test]
-fn a_run_whose_session_id_was_given_is_dispatched_again_under_a_new_one() {
+fn redispatch_replaces_the_session_id_that_the_user_gave() {
     let Some(world) = World::of_bookend("a_run_whose_session_id_was_given") else { return };
-    // As Claude Code: an id is used once.
+    // As Claude Code does, it accepts an id once.
     world.stand_in("claude", "mkdir ../used.$id || { echo in use >&2; exit 1; }");
     let id = "0197a6a0-0000-4000-8000-00000000eeee";
     world.run(["claude", "--session-id", id, "-p", "hi"]).options(["--key", "k"]).run().ended(End::Code(0));
@@ -209,7 +209,7 @@ fn a_run_whose_session_id_was_given_is_dispatched_again_under_a_new_one() {
     assert!(world.argvs()[1].contains(&rows[1].text("session_id")), "the row has the new id");
 }
 
-/// A `claude` whose `--bg` leaves a daemon and says which job it made, as 2.1.330 does.
+/// A `claude` whose `--bg` starts a daemon and records the job, as 2.1.330 does.
 const BACKGROUND: &str = r#"
 job=$HOME/.claude/jobs/aaaaaaaa; mkdir -p "$job"
 now=$(date -u +%Y-%m-%dT%H:%M:%S.999Z)
@@ -220,7 +220,7 @@ read line <"$GO"
 "#;
 
 #[test]
-fn what_goes_on_in_the_background_is_left_alone_and_the_key_keeps_no_session() {
+fn a_backgrounded_conversation_keeps_running_and_the_key_has_no_session() {
     let Some(world) = World::of_bookend("what_goes_on_in_the_background") else { return };
     world.stand_in("claude", BACKGROUND);
     let (mut say, mut go) = (world.fifo("say"), world.fifo("go"));
@@ -241,9 +241,9 @@ fn what_goes_on_in_the_background_is_left_alone_and_the_key_keeps_no_session() {
     assert!(world.sql("SELECT * FROM claude_sdk_sessions").is_empty());
 
     let alive = || matches!(state(daemon), Some(s) if s != 'Z');
-    assert!(alive(), "nobody ends the daemon");
+    assert!(alive(), "bookend does not stop the daemon");
     let environment = std::fs::read(format!("/proc/{daemon}/environ")).expect("its environment");
-    assert!(!environment.windows(15).any(|w| w == b"BOOKEND_TASK_ID"), "it carries no mark of the task");
+    assert!(!environment.windows(15).any(|w| w == b"BOOKEND_TASK_ID"), "it has no mark of the task");
     world.bare(["bookend", "recover"]).run().ended(End::Code(0));
     let audit = world.bare(["bookend", "audit"]).run().ended(End::Code(0));
     assert!(alive() && !audit.stdout.contains("orphan"), "{audit:?}");
@@ -251,7 +251,7 @@ fn what_goes_on_in_the_background_is_left_alone_and_the_key_keeps_no_session() {
 }
 
 #[test]
-fn a_session_that_is_sent_to_the_background_is_taken_from_its_key() {
+fn a_session_that_is_sent_to_the_background_is_removed_from_its_key() {
     let Some(world) = World::of_bookend("a_session_that_is_sent_to_the_background") else { return };
     world.claude("exit 0");
     let run = |argv: &[&str]| {
@@ -267,8 +267,8 @@ fn a_session_that_is_sent_to_the_background_is_taken_from_its_key() {
 }
 
 #[test]
-fn words_that_are_commands_get_no_session() {
-    let Some(world) = World::of_bookend("words_that_are_commands_get_no_session") else { return };
+fn subcommands_get_no_session() {
+    let Some(world) = World::of_bookend("subcommands_get_no_session") else { return };
     world.claude("exit 0");
     for word in ["config", "help", "ps", "mcp"] {
         world.run(["claude", word]).options(["--key", "k"]).run().ended(End::Code(0)).silent();

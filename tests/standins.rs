@@ -1,4 +1,4 @@
-//! Stand-ins for agents that keep conversations, and the steps that tests of recovery take with them.
+//! Stand-ins for agents with conversations, and the steps of recovery tests that use them.
 
 use rusqlite::Connection;
 use rustix::process::Signal;
@@ -8,8 +8,8 @@ use crate::harness::{Cmd, End, Fifo, Output, Proc, World, eventually, state};
 
 pub const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
 
-/// Both end as `$DO` says: `stay` says its pid on `$SAY` in the middle of a tool call and stays; `fail` ends
-/// with an error; otherwise they end well. `$GO` is read before the end.
+/// `$DO` selects how both end: `stay` writes the pid to `$SAY` in the middle of a tool call and keeps
+/// running; `fail` ends with an error; anything else ends with success. They read `$GO` before they end.
 const CLAUDE: &str = r#"#!/bin/sh
 while [ $# -gt 0 ]; do
     case $1 in --session-id | --resume) id=$2; shift ;; esac
@@ -33,7 +33,7 @@ fi
 say '"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":1,"total_cost_usd":0.5'
 "#;
 
-/// It cannot be told the id of a new conversation; with `$FORGET` it does not know the one it is to resume.
+/// It accepts no id for a new conversation. With `$FORGET` it does not know the one to resume.
 const CURSOR: &str = r#"#!/bin/sh
 while [ $# -gt 0 ]; do
     case $1 in --resume) id=$2; shift ;; esac
@@ -57,7 +57,7 @@ pub fn install(world: &World) {
     world.program("cursor-agent", CURSOR);
 }
 
-/// `bookend run --key KEY -- PROGRAM -p go …`, its events read along.
+/// `bookend run --key KEY -- PROGRAM -p go …` with captured events.
 pub fn dispatch<'w>(world: &'w World, program: &str) -> Cmd<'w> {
     let mut argv = vec![program, "-p", "go", "--output-format", "stream-json"];
     if program == "claude" {
@@ -74,7 +74,7 @@ pub struct Busy<'w> {
 }
 
 impl<'w> Busy<'w> {
-    /// `command` starts an agent that says `ready PID` on the pipe that it finds in `$SAY`.
+    /// `command` starts an agent that writes `ready PID` to the pipe `$SAY`.
     pub fn start(world: &'w World, name: &str, command: impl FnOnce(&Fifo) -> Cmd<'w>) -> Busy<'w> {
         let mut say = world.fifo(name);
         let supervisor = command(&say).env("DO", "stay").env("SAY", say.path()).start();
@@ -86,23 +86,23 @@ impl<'w> Busy<'w> {
         Busy::start(world, "say", |_| dispatch(world, program))
     }
 
-    /// `sleep` under an id, without a key.
+    /// Runs `sleep` with an id, without a key.
     pub fn sleep(world: &'w World, id: &str) -> Busy<'w> {
         let script = "echo ready $$ >$SAY; exec sleep 1000";
         Busy::start(world, &format!("say.{id}"), |_| world.run_sh(script).options(["--id", id]))
     }
 
-    /// SIGKILL to the supervisor and its agent, and nothing of them is left.
+    /// Kills the supervisor and its agent, and waits until both are gone.
     pub fn kill_all(self) {
         let (world, agent) = (self.world, self.agent);
         self.supervisor.signal(Signal::KILL);
         self.supervisor.wait();
-        // By then it may have followed: its parent-death signal was SIGTERM.
+        // It may have exited by then: its parent-death signal is SIGTERM.
         world.bare(["probe", "send", &agent.to_string(), "9"]).run();
         gone(world, agent);
     }
 
-    /// SIGKILL to the supervisor alone.
+    /// Kills the supervisor only.
     pub fn kill_supervisor(self) {
         self.supervisor.signal(Signal::KILL);
         self.supervisor.wait();
@@ -117,26 +117,26 @@ pub fn bookend(world: &World, words: &[&str]) -> Output {
     world.bare(["bookend"].iter().chain(words).copied()).run()
 }
 
-/// `bookend recover`, which settles everything.
+/// Runs `bookend recover`, which must settle every task.
 pub fn recover(world: &World, options: &[&str]) -> String {
     let words: Vec<&str> = ["recover"].iter().chain(options).copied().collect();
     bookend(world, &words).ended(End::Code(0)).silent().stdout
 }
 
-/// `bookend … --json`
+/// The output of `bookend … --json`.
 pub fn json(world: &World, words: &[&str]) -> Value {
     let output = bookend(world, words);
     serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
 }
 
-/// Another program's hand in the ledger.
+/// Changes the ledger as another program would.
 pub fn change(world: &World, sql: &str) {
     let ledger = Connection::open(world.ledger()).expect("the ledger");
     ledger.busy_timeout(std::time::Duration::from_secs(10)).expect("a busy timeout");
     ledger.execute_batch(sql).unwrap_or_else(|e| panic!("{sql}: {e}"));
 }
 
-/// The session that the key resumes, and its last task.
+/// The session that the key resumes, and the last task that used it.
 pub fn linked(world: &World) -> Option<(String, String)> {
     let rows = world.sql("SELECT session_id, task_id FROM claude_sdk_sessions");
     rows.first().map(|r| (r.text("session_id"), r.text("task_id")))

@@ -1,4 +1,4 @@
-//! Signals, received and sent: one line for each that arrives, in the order in which it is taken.
+//! Receives and sends signals, and writes one line for each signal in the order of delivery.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use crate::raw::{self, check};
 
-/// The last real-time signal: its value says what `count` does next, and any other value is only counted.
+/// The last real-time signal. Some of its values end `count`; any other is only counted.
 const COMMAND: u32 = 64;
 const EXIT: i32 = 1000;
 const DIE: i32 = 2000;
@@ -15,8 +15,8 @@ fn open(path: &str) -> io::Result<File> {
     OpenOptions::new().append(true).open(path)
 }
 
-/// Says `ready PID PPID`, then `SIGNAL VALUE CODE` for every signal that comes, until signal 64 comes with
-/// value 1000+N (exits N) or 2000+N (dies by signal N).
+/// Writes `ready PID PPID`, then `SIGNAL VALUE CODE` for every signal, until signal 64 arrives with the
+/// value 1000+N (exits with N) or 2000+N (dies by signal N).
 pub fn count(out: &str) -> io::Result<i32> {
     raw::block(u64::MAX)?;
     let signals = raw::signal_fd(u64::MAX)?;
@@ -37,8 +37,8 @@ pub fn count(out: &str) -> io::Result<i32> {
     }
 }
 
-/// Says `stay PID` and stays, with every signal as it was inherited; whoever reads `out` sees the end of it
-/// when this process is gone.
+/// Writes `stay PID` and keeps running with the inherited signal settings. The reader of `out` gets end of
+/// file when this process exits.
 pub fn stay(out: &str) -> io::Result<i32> {
     let mut out = open(out)?;
     writeln!(out, "stay {}", std::process::id())?;
@@ -48,7 +48,7 @@ pub fn stay(out: &str) -> io::Result<i32> {
     }
 }
 
-/// Says `ready PID`, stops itself alone, as Claude Code does on Ctrl-Z, and says `continued`.
+/// Writes `ready PID`, stops only itself, as Claude Code does on Ctrl-Z, and writes `continued`.
 pub fn stop_self(signal: i32, out: &str) -> io::Result<i32> {
     let mut out = open(out)?;
     writeln!(out, "ready {}", std::process::id())?;
@@ -58,7 +58,7 @@ pub fn stop_self(signal: i32, out: &str) -> io::Result<i32> {
     Ok(0)
 }
 
-/// `send PID SIGNAL[:VALUE]…`: kill, or sigqueue where a value is given; a negative pid is a group.
+/// `send PID SIGNAL[:VALUE]…`: kill, or sigqueue with a value; a negative pid is a process group.
 pub fn send(args: &[OsString]) -> io::Result<i32> {
     let word = |a: &OsString| a.to_str().unwrap_or_default().to_owned();
     let pid: i32 = word(&args[0]).parse().map_err(io::Error::other)?;
@@ -74,7 +74,7 @@ pub fn send(args: &[OsString]) -> io::Result<i32> {
                 let signal = signal.parse().map_err(io::Error::other)?;
                 let value: isize = value.parse().map_err(io::Error::other)?;
                 let value = libc::sigval { sival_ptr: value as *mut libc::c_void };
-                // SAFETY: the value is a number in a pointer's clothes, never followed.
+                // SAFETY: the value is a number stored as a pointer, which is never dereferenced.
                 check(unsafe { libc::sigqueue(pid, signal, value) })?;
             }
         }

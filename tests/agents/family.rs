@@ -1,4 +1,4 @@
-//! Descriptors given up and children let go.
+//! Closes descriptors, and orphans processes.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 
 use crate::raw;
 
-/// Closes `fds` (a list with commas), says `closed`, and stays until it is killed.
+/// Closes `fds` (a list with commas), writes `closed`, and runs until it is killed.
 pub fn close(fds: &str, out: &str) -> io::Result<i32> {
     for fd in fds.split(',') {
         let fd: i32 = fd.parse().map_err(io::Error::other)?;
@@ -21,8 +21,8 @@ pub fn close(fds: &str, out: &str) -> io::Result<i32> {
     }
 }
 
-/// Lets go `n` grandchildren that exit 7 once nobody of ours is their parent, and waits for a word on `go`.
-/// Exits 3.
+/// Orphans `n` grandchildren, which exit with 7 once they have another parent, and waits for a line on
+/// `go`. Exits with 3.
 pub fn orphans(n: i32, go: &str) -> io::Result<i32> {
     for _ in 0..n {
         let_go(7)?;
@@ -31,12 +31,12 @@ pub fn orphans(n: i32, go: &str) -> io::Result<i32> {
     Ok(3)
 }
 
-/// Lets go a grandchild that exits with `code` once nobody of ours is its parent.
+/// Orphans a grandchild, which exits with `code` once it has another parent.
 pub fn let_go(code: i32) -> io::Result<()> {
     if raw::fork()? {
         let parent = std::process::id() as i32;
         if raw::fork()? {
-            // SAFETY: no memory is involved; `_exit` leaves at once.
+            // SAFETY: no memory is involved; `_exit` does not return.
             unsafe {
                 while libc::getppid() == parent {
                     libc::sched_yield();
@@ -44,30 +44,30 @@ pub fn let_go(code: i32) -> io::Result<()> {
                 libc::_exit(code);
             }
         }
-        // SAFETY: leaves at once.
+        // SAFETY: `_exit` does not return.
         unsafe { libc::_exit(0) };
     }
-    // SAFETY: the status is not asked for.
+    // SAFETY: the status pointer is null.
     unsafe { libc::wait(std::ptr::null_mut()) };
     Ok(())
 }
 
-/// `daemon -- command`: forks twice and executes the command in the grandchild; exits 0 at once.
+/// `daemon -- command`: forks twice and executes the command in the grandchild; exits with 0 at once.
 pub fn daemon(args: &[OsString]) -> io::Result<i32> {
     if raw::fork()? {
         if raw::fork()? {
             return Err(raw::exec(&args[1..], None, &raw::environment()));
         }
-        // SAFETY: leaves at once.
+        // SAFETY: `_exit` does not return.
         unsafe { libc::_exit(0) };
     }
-    // SAFETY: the status is not asked for.
+    // SAFETY: the status pointer is null.
     unsafe { libc::wait(std::ptr::null_mut()) };
     Ok(0)
 }
 
-/// `as-pid PID -- command`: executes the command in a child of just this pid, and says `ready PID`. Exits as
-/// it did. `set_tid` of clone3(2), which wants CAP_CHECKPOINT_RESTORE or root.
+/// `as-pid PID -- command`: executes the command in a child with this pid, and writes `ready PID`. Exits
+/// with its code. Uses `set_tid` of clone3(2), which requires CAP_CHECKPOINT_RESTORE or root.
 pub fn as_pid(pid: i32, args: &[OsString]) -> io::Result<i32> {
     let wanted = [pid];
     let clone = libc::clone_args {

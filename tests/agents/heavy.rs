@@ -1,4 +1,5 @@
-//! Agents that take long to die, or die in parts: much memory, many threads, a first thread that has ended.
+//! Agents that take long to exit or exit in parts: much memory, many threads, a leader thread that has
+//! exited.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -17,10 +18,10 @@ fn stay() -> ! {
     }
 }
 
-/// Takes so many MiB, page by page, says `ready PID` and stays. The kernel takes long to give them back.
+/// Touches this many MiB of memory, writes `ready PID` and keeps running. The kernel takes long to free them.
 pub fn large(mib: usize, out: &str) -> io::Result<i32> {
     let (read, map) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new mapping at a place of the kernel's choice, which nobody else uses.
+    // SAFETY: a new mapping at an address that the kernel chooses, used only here.
     let at = unsafe { libc::mmap(ptr::null_mut(), mib << 20, read, map | libc::MAP_POPULATE, -1, 0) };
     if at == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
@@ -29,7 +30,7 @@ pub fn large(mib: usize, out: &str) -> io::Result<i32> {
     stay()
 }
 
-/// Says `ready PID` when it has so many threads, and stays.
+/// Writes `ready PID` when it has this many threads, and keeps running.
 pub fn threads(n: usize, out: &str) -> io::Result<i32> {
     for _ in 1..n {
         std::thread::spawn(|| stay());
@@ -38,8 +39,8 @@ pub fn threads(n: usize, out: &str) -> io::Result<i32> {
     stay()
 }
 
-/// Its first thread ends, and another stays that says `ready PID` once the first is a zombie. SIGTERM is
-/// ignored.
+/// Its first thread exits; another one writes `ready PID` once the first is a zombie, and keeps running.
+/// Ignores SIGTERM.
 pub fn headless(out: &str) -> io::Result<i32> {
     raw::disposition(libc::SIGTERM, libc::SIG_IGN)?;
     let out = out.to_owned();
@@ -54,13 +55,13 @@ pub fn headless(out: &str) -> io::Result<i32> {
         let _ = say_ready(&out);
         stay()
     });
-    // SAFETY: it ends this thread alone, and no memory is involved.
+    // SAFETY: it ends only this thread, and no memory is involved.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
     Ok(0)
 }
 
-/// Traces the process, which goes on as if it were not, until it is gone. Says `traced PID` once it does, or
-/// `no` where ptrace(2) is not allowed. With `holds` the process does not end while it is traced.
+/// Traces the process, which keeps running, until it exits. Writes `traced PID` once it traces, or `no` if
+/// ptrace(2) is not allowed. With `holds` the process cannot exit while it is traced.
 pub fn tracer(pid: i32, out: &str, holds: bool) -> io::Result<i32> {
     let mut out = OpenOptions::new().append(true).open(out)?;
     let options = if holds { libc::PTRACE_O_TRACEEXIT } else { 0 };
@@ -80,9 +81,9 @@ pub fn tracer(pid: i32, out: &str, holds: bool) -> io::Result<i32> {
         if status >> 16 == libc::PTRACE_EVENT_EXIT {
             stay();
         }
-        // A stop by an event of the tracing is no signal.
+        // A stop by a ptrace event is not a signal.
         let signal = if status >> 16 == 0 { libc::WSTOPSIG(status) } else { 0 };
-        // SAFETY: the signal is a number. If the process is gone by now, the next wait says so.
+        // SAFETY: the signal is a number. If the process has exited, the next wait reports it.
         unsafe { libc::ptrace(libc::PTRACE_CONT, pid, ptr::null_mut::<libc::c_void>(), signal) };
     }
 }

@@ -1,4 +1,4 @@
-//! A child held at its birth: what happens to its parent meanwhile is over before its first instruction.
+//! Holds a new child before its first instruction, so that events of its parent happen before it runs.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -7,9 +7,9 @@ use std::ptr;
 
 use crate::raw::{self, check};
 
-/// `newborn OUT command…`: executes the command, says `held PID` of it on OUT when it has forked, and keeps
-/// what it forked from running until the command has ended. Then lets the child go, and exits as that does,
-/// or with 42 if it executes anything. Where ptrace(2) is not allowed it says `no`.
+/// `newborn OUT command…`: executes the command, writes `held PID` to OUT when it has forked, and holds the
+/// child until the command has exited. Then it releases the child and exits with its code, or with 42 if
+/// the child executes a program. Writes `no` if ptrace(2) is not allowed.
 pub fn newborn(args: &[OsString]) -> io::Result<i32> {
     let path = args[0].to_str().unwrap_or_default();
     let mut out = OpenOptions::new().append(true).open(path)?;
@@ -29,12 +29,12 @@ pub fn newborn(args: &[OsString]) -> io::Result<i32> {
     Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 42 })
 }
 
-/// Gives the command, which has just forked, and its child; both are stopped.
+/// Returns the pids of the command, which has just forked, and of its child; both are stopped.
 fn hold(argv: &[OsString]) -> io::Result<(i32, i32)> {
     // SAFETY: one thread, so the child may do anything.
     let command = check(unsafe { libc::fork() })?;
     if command == 0 {
-        // SAFETY: it asks to be traced by its parent; no memory is involved.
+        // SAFETY: PTRACE_TRACEME; no memory is involved.
         unsafe {
             if libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) < 0 {
                 libc::_exit(99);
@@ -65,7 +65,7 @@ fn hold(argv: &[OsString]) -> io::Result<(i32, i32)> {
 }
 
 fn request(what: libc::c_uint, pid: i32, data: usize) -> io::Result<()> {
-    // SAFETY: where the data is an address, it is that of a number which outlives the call.
+    // SAFETY: data that is an address is that of a number that outlives the call.
     let done = unsafe { libc::ptrace(what, pid, ptr::null_mut::<libc::c_void>(), data) };
     check(done as i32).map(drop)
 }

@@ -1,5 +1,6 @@
-//! A stand-in for agents, callers and senders that sees and shapes the world raw: it has a C `main`, since
-//! Rust's own start-up would ignore SIGPIPE and open /dev/null on closed descriptors before we could look.
+//! A stand-in for agents, callers and signal senders that observes its inherited state unchanged. It has a
+//! C `main`, because Rust's runtime ignores SIGPIPE and opens /dev/null on closed standard descriptors
+//! before `main`.
 #![no_main]
 #![allow(clippy::print_stderr, reason = "it is a program of its own, and talks to the tests")]
 
@@ -15,7 +16,7 @@ mod with;
 use std::ffi::{OsString, c_char, c_int};
 use std::io::{self, Write};
 
-/// What a command of the probe gives back: its exit code.
+/// The result of a command of the probe: its exit code.
 type Outcome = io::Result<i32>;
 
 #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! The system calls of the probe, without what libc adds: glibc hides signals 32 and 33.
+//! Raw system calls of the probe: glibc's wrappers hide signals 32 and 33.
 
 use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int};
 use std::io;
@@ -30,10 +30,10 @@ pub fn args(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
         .collect()
 }
 
-/// The environment as the kernel gave it: duplicates and entries without `=` too.
+/// The environment from the kernel, with duplicates and entries without `=`.
 pub fn environment() -> Vec<OsString> {
     let mut all = Vec::new();
-    // SAFETY: `environ` ends with a null pointer, and nothing here changes it.
+    // SAFETY: `environ` ends with a null pointer, and this program does not change it.
     unsafe {
         let mut p = environ;
         while !p.is_null() && !(*p).is_null() {
@@ -44,7 +44,7 @@ pub fn environment() -> Vec<OsString> {
     all
 }
 
-/// Blocks `mask` (bit n-1 is signal n) on top of what is blocked.
+/// Blocks the signals in `mask` (bit n-1 is signal n) in addition to those already blocked.
 pub fn block(mask: u64) -> io::Result<()> {
     set_mask(libc::SIG_BLOCK, mask)
 }
@@ -54,21 +54,21 @@ pub fn unblock(mask: u64) -> io::Result<()> {
 }
 
 fn set_mask(how: c_int, mask: u64) -> io::Result<()> {
-    // SAFETY: a kernel sigset is eight bytes, and the old one is not asked for.
+    // SAFETY: a kernel sigset is eight bytes, and the pointer for the old one is null.
     let r = unsafe {
         libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const mask, std::ptr::null_mut::<u64>(), 8usize)
     };
     check(r as c_int).map(drop)
 }
 
-/// A descriptor from which every signal of `mask` is read.
+/// A signalfd for the signals in `mask`.
 pub fn signal_fd(mask: u64) -> io::Result<RawFd> {
     // SAFETY: a kernel sigset is eight bytes.
     let r = unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8usize, libc::SFD_CLOEXEC) };
     check(r as c_int)
 }
 
-/// One signal, as it comes.
+/// Waits for the next signal.
 pub fn next_signal(fd: RawFd) -> io::Result<libc::signalfd_siginfo> {
     // SAFETY: all zeroes is a valid signalfd_siginfo, and the kernel writes at most its size.
     unsafe {
@@ -82,20 +82,20 @@ pub fn next_signal(fd: RawFd) -> io::Result<libc::signalfd_siginfo> {
     }
 }
 
-/// Sets a signal to SIG_DFL or SIG_IGN, those that glibc keeps for itself too.
+/// Sets a signal to SIG_DFL or SIG_IGN, also signals that glibc reserves.
 pub fn disposition(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
-    /// The kernel's own struct sigaction is at most this long; all but the handler is zero.
+    /// The greatest size of the kernel's struct sigaction; all fields but the handler are zero.
     const WORDS: usize = 8;
     let mut action = [0usize; WORDS];
     action[0] = handler;
-    // SAFETY: the kernel reads its sigaction from the array, and the old one is not asked for.
+    // SAFETY: the kernel reads its sigaction from the array, and the pointer for the old one is null.
     let r = unsafe {
         libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), std::ptr::null_mut::<usize>(), 8usize)
     };
     check(r as c_int).map(drop)
 }
 
-/// Dies by `signal`, as a program does that is killed.
+/// Dies by `signal`.
 pub fn die(signal: c_int) -> io::Result<i32> {
     if signal != libc::SIGKILL && signal != libc::SIGSTOP {
         disposition(signal, libc::SIG_DFL)?;
@@ -112,7 +112,7 @@ pub fn fork() -> io::Result<bool> {
     Ok(check(unsafe { libc::fork() })? == 0)
 }
 
-/// Executes `argv` (looked up in PATH) with `env`; comes back only if it cannot.
+/// Executes `argv` (found in PATH) with `env`; returns only on failure.
 pub fn exec(argv: &[OsString], argv0: Option<&OsStr>, env: &[OsString]) -> io::Error {
     let program = c_string(&argv[0]);
     let words: Vec<CString> =

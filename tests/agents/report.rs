@@ -1,4 +1,4 @@
-//! Everything that a process inherits or can see of its surroundings, as one JSON object.
+//! Reports everything that a process inherits or can observe about its environment as one JSON object.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -30,12 +30,12 @@ fn hex(s: &OsStr) -> String {
     s.as_bytes().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Every open descriptor: number, what it points to, position and flags.
+/// Every open descriptor: number, target, position and flags.
 fn descriptors() -> io::Result<Vec<Value>> {
     let mut numbers: Vec<i32> =
         fs::read_dir("/proc/self/fd")?.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
     numbers.sort_unstable();
-    // The one that listed the others is closed by now.
+    // The descriptor that listed the others is closed by now.
     // SAFETY: no memory is involved.
     numbers.retain(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } >= 0);
     numbers

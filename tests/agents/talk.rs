@@ -1,4 +1,4 @@
-//! An agent that talks, for as long as it is let.
+//! An agent that prints lines until it is stopped.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::family;
 
-/// Every so many rounds something is let go into the background, as agents do with tools.
+/// After this many rounds it starts a background process, as agents do with tools.
 const LET_GO: u64 = 16;
 
-/// `talk FILE SESSION MS ROUNDS OVER`: writes the lines of FILE again and again, MS apart, with the number of
-/// the round for each `@` in them and SESSION for each `$`; until ROUNDS are full or a file OVER exists. Its
-/// last line is `talked LINES`.
+/// `talk FILE SESSION MS ROUNDS OVER`: prints the lines of FILE repeatedly, MS milliseconds apart, with the
+/// round for each `@` and SESSION for each `$`, for ROUNDS rounds or until the file OVER exists. The last
+/// line is `talked LINES`.
 pub fn talk(args: [&str; 5]) -> io::Result<i32> {
     let [file, session, pause, rounds, over] = args;
     let number = |text: &str| text.parse::<u64>().map_err(io::Error::other);

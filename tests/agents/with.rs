@@ -1,5 +1,5 @@
-//! `probe with SPEC… -- command`: executes a command in a world shaped by the specs, which no safe
-//! `std::process::Command` can make: masks, ignored signals, closed descriptors, raw environments, terminals.
+//! `probe with SPEC… -- command`: executes a command with settings that `std::process::Command` cannot make
+//! without unsafe code: signal masks, ignored signals, closed descriptors, raw environments, terminals.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
@@ -72,7 +72,7 @@ fn apply(name: &str, value: &str) -> io::Result<()> {
         }
         "open" => open(value)?,
         "pipe" => {
-            // A pipe whose two ends are at the given numbers.
+            // A pipe with its ends at the given descriptors.
             let n = numbers(value)?;
             let mut ends = [0; 2];
             // SAFETY: two descriptors are written.
@@ -130,7 +130,7 @@ fn apply(name: &str, value: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// `/proc` mounted with these options, in a mount namespace of its own.
+/// Mounts `/proc` with these options in a new mount namespace.
 fn proc(options: &str) -> io::Result<()> {
     let options = raw::c_string(OsStr::new(options));
     // SAFETY: every string outlives the call.
@@ -144,7 +144,7 @@ fn proc(options: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// `NUMBER:ERRNO`: that system call fails with this error, as in a sandbox. seccomp(2).
+/// `NUMBER:ERRNO`: makes this system call fail with this error, as a sandbox does: seccomp(2).
 fn refuse(value: &str) -> io::Result<()> {
     let n = numbers(value)?;
     let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -199,7 +199,7 @@ fn open(value: &str) -> io::Result<()> {
 /// Makes `path` the controlling terminal and standard input, output and error.
 fn terminal(path: &str) -> io::Result<()> {
     let path = raw::c_string(OsStr::new(path));
-    // SAFETY: the path outlives the calls; 0, 1 and 2 belong to nobody here.
+    // SAFETY: the path outlives the calls; 0, 1 and 2 have no owner here.
     unsafe {
         let fd = check(libc::open(path.as_ptr(), libc::O_RDWR))?;
         check(libc::ioctl(fd, libc::TIOCSCTTY, 0))?;
@@ -213,7 +213,7 @@ fn terminal(path: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// A terminal of its own, as a terminal multiplexer's child has: its master stays open in the command.
+/// Creates a terminal, as a terminal multiplexer does for its child. The master stays open in the command.
 fn own_pty() -> io::Result<()> {
     // SAFETY: the name is copied before the next call that could change it.
     let name: CString = unsafe {

@@ -1,19 +1,19 @@
-//! The agents of crash and storm: each leaves a mark of having been executed, and what the ledger said of it
-//! at that moment; the last word of its command line says how it behaves.
+//! The stand-in agents of the crash tests. Each records that it executed and what the ledger contained at that
+//! moment. The last word of its command line selects its behaviour.
 
 use crate::harness::{Proc, World};
 
 /// `id pid resumed` for each agent that executed.
 pub const MARKS: &str = "marks";
-/// What `bookend show` told the agent of itself, by task.
+/// What `bookend show` printed about the agent's own task, by task.
 pub const SEEN: &str = "seen";
 /// The ids of tasks whose `--on-finish` command has run.
 pub const DELIVERED: &str = "delivered";
 
-/// Whoever talks ends when this file is there.
+/// An agent that prints rounds of events exits when this file exists.
 pub const OVER: &str = "over";
 
-/// The last word is `HOW`, or `HOW,N`: it works for N seconds first, or talks for N rounds.
+/// The last word is `HOW`, or `HOW,N`: sleep for N seconds first, or print N rounds of events.
 const SCRIPT: &str = r#"#!/bin/sh
 unset BOOKEND_FAILPOINT BOOKEND_FAILPOINT_TRACE
 resumed=- session=s-$BOOKEND_TASK_ID
@@ -41,7 +41,7 @@ case $1 in
   talk,*) probe talk "$HOME/../talk" "$session" 10 "$n" "$HOME/../over" ;;
   bulk,*) probe talk "$HOME/../bulk" "$session" 100 "$n" "$HOME/../over" ;;
   nest,*)
-    # An agent that is read along keeps to itself what its tools say.
+    # An agent whose output bookend captures does not print the output of its tools.
     [ "$name" = agent ] || exec 3>&1 >/dev/null
     bookend run --id "$BOOKEND_TASK_ID.in" -- claude -p --output-format stream-json "talk,$n" 3>&- || exit
     [ "$name" = agent ] || exec >&3 3>&-
@@ -59,7 +59,7 @@ if [ "$name" != agent ]; then
 fi
 "#;
 
-/// One round of talk: a tool's call and answer as Claude Code says them, then as Cursor does.
+/// One round of events: a tool's call and result as Claude Code prints them, then as Cursor does.
 const ROUND: [&str; 4] = [
     concat!(
         r#"{"type":"assistant","message":{"id":"msg_@","role":"assistant","model":"m","content":[{"#,
@@ -80,10 +80,10 @@ const ROUND: [&str; 4] = [
     ),
 ];
 
-/// The `--on-finish` command that notes for whom it ran.
+/// The `--on-finish` command, which records the id of its task.
 pub const ON_FINISH: &str = "cat >/dev/null; echo \"$BOOKEND_FINISHED_TASK\" >>\"$HOME/../delivered\"";
 
-/// A world with the agents `agent`, `cursor-agent` and `claude` in it.
+/// A world with the agents `agent`, `cursor-agent` and `claude`.
 pub fn world(test: &str) -> Option<World> {
     let world = World::of_bookend(test)?;
     for name in ["agent", "cursor-agent", "claude"] {
@@ -91,28 +91,28 @@ pub fn world(test: &str) -> Option<World> {
     }
     for (name, bytes) in [("talk", 4_000), ("bulk", 400_000)] {
         let text = ROUND.join("\n").replace("BULK", &"x".repeat(bytes));
-        std::fs::write(world.path(name), text).expect("what is said");
+        std::fs::write(world.path(name), text).expect("the events to print");
     }
     std::fs::create_dir(world.path(SEEN)).expect("a directory");
     Some(world)
 }
 
-/// A process beside, which has a mark of its own and is no task's leftover.
+/// A process with a task mark that belongs to no task, so bookend must leave it alone.
 pub fn bystander(world: &World) -> Proc {
     world.bare(["sleep", "100000"]).env("BOOKEND_TASK_ID", "0").start()
 }
 
-/// The command line of `cursor-agent`, whose output is read along.
+/// The command line of `cursor-agent`, whose output bookend captures.
 pub fn cursor(how: &str) -> [&str; 5] {
     ["cursor-agent", "-p", "--output-format", "stream-json", how]
 }
 
-/// The command line of `claude`, whose output is read along.
+/// The command line of `claude`, whose output bookend captures.
 pub fn claude(how: &str) -> [&str; 6] {
     ["claude", "-p", "--output-format", "stream-json", "--verbose", how]
 }
 
-/// The lines of a file of the world; none if there is no such file.
+/// The lines of a file of the world. Empty if the file does not exist.
 pub fn lines(world: &World, name: &str) -> Vec<String> {
     let text = std::fs::read_to_string(world.path(name)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Random choices, and what they do to a run, for the storm and the soak.
+//! Random choices and the faults that they inject into a run, for the storm and the soak.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::harness::{World, pause, stat_field};
 
-/// SplitMix64 (Steele, Lea, Flood 2014): every run's choices follow from the seed and its number.
+/// SplitMix64 (Steele, Lea, Flood 2014): the seed and the number of a run determine its choices.
 pub struct Dice(u64);
 
 impl Dice {
@@ -25,42 +25,42 @@ impl Dice {
     }
 }
 
-/// What is done to a run.
+/// The fault that is injected into a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     Nothing,
     SupervisorKilled,
     AgentKilled,
     BothKilled,
-    /// The supervisor gets this signal.
+    /// The supervisor receives this signal.
     Signalled(i32),
 }
 
 impl Fault {
-    pub fn strike(self, run: &mut Child) {
+    pub fn inject(self, run: &mut Child) {
         if matches!(self, Fault::AgentKilled | Fault::BothKilled) {
             kill_children(run.id() as i32);
         }
         match self {
             Fault::SupervisorKilled | Fault::BothKilled => run.kill().expect("a signal to our child"),
-            Fault::Signalled(signal) => tell(run, signal),
+            Fault::Signalled(signal) => send_signal(run, signal),
             Fault::AgentKilled | Fault::Nothing => {}
         }
     }
 }
 
-/// A number that the environment sets.
+/// The number in an environment variable.
 pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|n| n.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// The seed that the environment sets, else one of the moment.
+/// The seed in an environment variable, or else one from the clock.
 pub fn seed(name: &str) -> u64 {
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     number(name).unwrap_or_else(|| now().map_or(0, |d| d.as_nanos() as u64))
 }
 
-/// bookend in a world where files are made for all to read.
+/// bookend with umask 0, so that a file's mode is the one that bookend asks for.
 pub fn bookend(world: &World) -> Command {
     let mut command = Command::new(world.path("bin/probe"));
     command
@@ -78,42 +78,42 @@ pub fn recovery(world: &World) -> Command {
     command
 }
 
-/// How a run left, in a word.
-pub fn end(status: ExitStatus) -> String {
+/// How a run ended: its exit code or signal.
+pub fn describe_end(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => code.to_string(),
         (None, signal) => format!("signal {}", signal.unwrap_or_default()),
     }
 }
 
-pub fn tell(child: &Child, signal: i32) {
-    let signal = Signal::from_named_raw(signal).expect("a signal of its own name");
-    // Not waited for yet, so the pid means our child.
+pub fn send_signal(child: &Child, signal: i32) {
+    let signal = Signal::from_named_raw(signal).expect("a named signal");
+    // The child has not been waited for, so its pid cannot have been reused.
     let _ = rustix::process::kill_process(Pid::from_child(child), signal);
 }
 
-/// Waits until bookend has forked, so that a slow start is not all that is ever hit.
+/// Waits until bookend has forked, so that faults do not hit only the start on a slow machine.
 pub fn await_child(run: &mut Child) {
     while forked(run.id() as i32).is_empty() && run.try_wait().is_ok_and(|ended| ended.is_none()) {
         pause(Duration::from_millis(1));
     }
 }
 
-/// The children, zombies too, without a look at every process.
+/// The children, including zombies, without a scan of all processes.
 pub fn forked(parent: i32) -> Vec<i32> {
     let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
     list.split_whitespace().filter_map(|p| p.parse().ok()).collect()
 }
 
-/// Kills what runs right below `parent`: the agent, at the gate or behind it, or a hook. The sentinel, which
-/// has no life of its own, is spared.
+/// Kills the children of `parent`: the agent, before or after the gate, or a hook. It spares the sentinel, which
+/// does no work of its own.
 fn kill_children(parent: i32) {
     for pid in forked(parent) {
         let Some(Ok(handle)) = Pid::from_raw(pid).map(|p| pidfd_open(p, PidfdFlags::empty())) else {
             continue;
         };
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        // Asked behind the handle: the number could have become somebody else's.
+        // Checked now that the pidfd is open: the pid could have been reused before.
         if stat_field(pid, 4) == Some(parent.to_string()) && name.trim_end() != "bookend-sentine" {
             let _ = pidfd_send_signal(&handle, Signal::KILL);
         }
@@ -121,7 +121,7 @@ fn kill_children(parent: i32) {
 }
 
 #[test]
-fn a_storms_choices_follow_from_its_seed() {
+fn choices_depend_only_on_the_seed() {
     let rolls = |seed| {
         let mut dice = Dice::of(seed, 1);
         (0..8).map(|_| dice.roll(100)).collect::<Vec<_>>()

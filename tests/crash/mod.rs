@@ -1,4 +1,4 @@
-//! bookend dies at every step, and every step fails: what always holds, holds after the next recovery.
+//! Kills bookend at every step and makes every step fail. The invariants hold after the next recovery.
 
 pub mod agents;
 pub mod fault;
@@ -15,16 +15,16 @@ mod storm;
 #[cfg(feature = "failpoints")]
 use crate::harness::{End, World};
 
-/// `bookend recover`, until nothing is left to be done; what it said on the way if it does not come to that.
+/// Runs `bookend recover` until it settles everything. Returns its output if it does not.
 #[cfg(feature = "failpoints")]
 fn recover(world: &World) -> Result<(), String> {
-    let mut said = String::new();
+    let mut outputs = String::new();
     for _ in 0..3 {
         let recovered = world.bare(["bookend", "recover", "--grace", "200ms"]).run();
         if recovered.end == End::Code(0) {
             return Ok(());
         }
-        said += &format!("{recovered:?}\n");
+        outputs += &format!("{recovered:?}\n");
     }
-    Err(format!("bookend recover does not settle it:\n{said}"))
+    Err(format!("bookend recover does not settle it:\n{outputs}"))
 }

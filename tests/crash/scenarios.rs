@@ -1,4 +1,4 @@
-//! What is going on when bookend dies: each scenario passes other points.
+//! The scenarios of the crash matrix. Each reaches different fail points.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -7,27 +7,33 @@ use crate::harness::{Cmd, End, World};
 
 pub struct Scenario {
     pub name: &'static str,
-    /// What has happened before.
+    /// Prepares the ledger.
     pub before: fn(&World),
-    /// The command that dies.
+    /// The command into which the fault is injected.
     pub act: fn(&World) -> Cmd<'_>,
-    /// A failure that the scenario is about; the others come on top.
+    /// A fault that is part of the scenario, in addition to the one that is tried.
     pub given: &'static str,
-    /// It ends tasks of others.
+    /// Whether the command settles other tasks.
     pub settles: bool,
 }
 
 pub const ALL: &[Scenario] = &[
-    Scenario { name: "first", before: nothing, act: hooked, given: "", settles: false },
-    Scenario { name: "resumed", before: well, act: session, given: "", settles: false },
-    Scenario { name: "fails", before: well, act: failing, given: "", settles: false },
-    Scenario { name: "times out", before: well, act: hanging, given: "", settles: false },
-    Scenario { name: "not found", before: well, act: missing, given: "", settles: false },
-    Scenario { name: "prepare fails", before: nothing, act: unprepared, given: "", settles: false },
-    Scenario { name: "ledger refuses", before: well, act: hooked, given: "end.begun:io", settles: false },
+    Scenario { name: "first", before: nothing, act: with_hooks, given: "", settles: false },
+    Scenario { name: "resumed", before: after_success, act: session, given: "", settles: false },
+    Scenario { name: "fails", before: after_success, act: failing, given: "", settles: false },
+    Scenario { name: "times out", before: after_success, act: hanging, given: "", settles: false },
+    Scenario { name: "not found", before: after_success, act: missing, given: "", settles: false },
+    Scenario { name: "prepare fails", before: nothing, act: prepare_fails, given: "", settles: false },
+    Scenario {
+        name: "ledger refuses",
+        before: after_success,
+        act: with_hooks,
+        given: "end.begun:io",
+        settles: false,
+    },
     Scenario { name: "merges", before: spooled, act: session, given: "", settles: true },
-    Scenario { name: "dead predecessor", before: orphaned, act: session, given: "", settles: true },
-    Scenario { name: "recovers", before: ruins, act: recovering, given: "", settles: true },
+    Scenario { name: "lost predecessor", before: orphaned, act: session, given: "", settles: true },
+    Scenario { name: "recovers", before: every_kind_of_loss, act: recovering, given: "", settles: true },
 ];
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -41,7 +47,7 @@ fn run<'w>(world: &'w World, argv: &[&str]) -> Cmd<'w> {
 
 fn nothing(_: &World) {}
 
-fn well(world: &World) {
+fn after_success(world: &World) {
     session(world).run().ended(End::Code(0));
 }
 
@@ -49,7 +55,7 @@ fn session(world: &World) -> Cmd<'_> {
     run(world, &cursor("ok"))
 }
 
-fn hooked(world: &World) -> Cmd<'_> {
+fn with_hooks(world: &World) -> Cmd<'_> {
     run(world, &["agent", "ok"]).options(["--prepare", "true", "--on-finish", ON_FINISH])
 }
 
@@ -65,11 +71,11 @@ fn missing(world: &World) -> Cmd<'_> {
     run(world, &["./cursor-agent", "ok"]).options(["--on-finish", ON_FINISH])
 }
 
-fn unprepared(world: &World) -> Cmd<'_> {
+fn prepare_fails(world: &World) -> Cmd<'_> {
     run(world, &["agent", "ok"]).options(["--prepare", "exit 3"])
 }
 
-/// A record that waits, and what is no record.
+/// A record in the spool, and a broken one.
 fn spooled(world: &World) {
     let refused = session(world).env("BOOKEND_FAILPOINT", "end.begun:io").run();
     refused.ended(End::Code(0));
@@ -78,17 +84,17 @@ fn spooled(world: &World) {
     std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o600)).expect("its mode");
 }
 
-/// A task whose supervisor died and whose agent goes on.
+/// A task whose supervisor was killed and whose agent still runs.
 fn orphaned(world: &World) {
-    dies(world, run(world, &cursor("stubborn")), "session.committed:kill");
+    run_and_kill(world, run(world, &cursor("stubborn")), "session.committed:kill");
 }
 
-fn dies(_: &World, command: Cmd<'_>, point: &str) {
+fn run_and_kill(_: &World, command: Cmd<'_>, point: &str) {
     command.env("BOOKEND_FAILPOINT", point).run().ended(End::Signal(9));
 }
 
-/// All that a recovery may find.
-fn ruins(world: &World) {
+/// Everything that a recovery may find.
+fn every_kind_of_loss(world: &World) {
     orphaned(world);
     let under = |key: &str, argv: &[&str]| {
         world
@@ -96,14 +102,14 @@ fn ruins(world: &World) {
             .options(["--key", key, "--grace", "200ms", "--on-finish", ON_FINISH])
             .with(["umask=0"])
     };
-    dies(world, under("at its end", &cursor("ok")), "end.begun:kill");
-    dies(world, under("undelivered", &["agent", "ok"]), "run.settled:kill");
-    dies(world, under("half delivered", &["agent", "ok"]), "delivery.begun:kill");
-    dies(world, under("behind the gate", &["agent", "ok"]), "claim.committed:kill");
+    run_and_kill(world, under("at its end", &cursor("ok")), "end.begun:kill");
+    run_and_kill(world, under("undelivered", &["agent", "ok"]), "run.settled:kill");
+    run_and_kill(world, under("half delivered", &["agent", "ok"]), "delivery.begun:kill");
+    run_and_kill(world, under("behind the gate", &["agent", "ok"]), "claim.committed:kill");
     under("in the spool", &cursor("ok")).env("BOOKEND_FAILPOINT", "end.begun:io").run().ended(End::Code(0));
-    // As the program writes it that was there before bookend.
+    // As a program that used the database before bookend writes it.
     world.write("INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('theirs', 'unknown')");
-    dies(world, under("spooling", &cursor("ok")), "end.begun:io,spool.filled:kill");
+    run_and_kill(world, under("spooling", &cursor("ok")), "end.begun:io,spool.filled:kill");
 }
 
 fn recovering(world: &World) -> Cmd<'_> {

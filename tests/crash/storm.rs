@@ -1,7 +1,7 @@
-//! The storm: many runs at once under few keys, killed at random moments, supervisor, agent or both, with
-//! recoveries beside them; then what always holds is looked at as in the matrix.
+//! The storm: many runs at once under few keys. The supervisor, the agent or both are killed at random moments
+//! while recoveries run. Afterwards it checks the invariants, as the crash matrix does.
 //!
-//! `BOOKEND_STORM=N` sets how many runs, `BOOKEND_STORM_SEED` repeats the choices of an earlier storm.
+//! `BOOKEND_STORM=N` sets the number of runs, `BOOKEND_STORM_SEED` repeats the choices of an earlier storm.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
@@ -15,23 +15,23 @@ use super::fault::{self, Dice, Fault, await_child, bookend, number, recovery};
 use super::invariants;
 use crate::harness::{World, pause, print_line};
 
-/// With fail points the build is for this; else it is one test among many.
+/// Fewer without fail points, where the storm is one test among many.
 const RUNS: usize = if cfg!(feature = "failpoints") { 500 } else { 60 };
 const AT_ONCE: usize = 16;
 const KEYS: u64 = 12;
-/// How far the moment of a kill lies, at most, from the start of the run or from its first fork.
+/// The longest time from the start of a run, or from its first fork, to the kill.
 const LATEST_US: u64 = 100_000;
 
 #[test]
-fn whoever_dies_in_a_storm_everything_holds_after_it() {
+fn invariants_hold_after_a_storm_of_kills() {
     let Some(mut world) = agents::world("the storm") else { return };
     let runs = number("BOOKEND_STORM").map_or(RUNS, |n| n as usize);
     let seed = fault::seed("BOOKEND_STORM_SEED");
     let started = Instant::now();
     let bystander = agents::bystander(&world);
     let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let met = Mutex::new(BTreeMap::new());
-    let wrong = Mutex::new(Vec::new());
+    let outcomes = Mutex::new(BTreeMap::new());
+    let violations = Mutex::new(Vec::new());
     let mut recoveries = 0;
     std::thread::scope(|scope| {
         let runners: Vec<_> = (0..AT_ONCE)
@@ -42,27 +42,31 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
                         if n >= runs {
                             break;
                         }
-                        let (fault, end, said) = one(&world, Dice::of(seed, n));
-                        *met.lock().expect("the count").entry((fault, end.clone())).or_insert(0usize) += 1;
+                        let (fault, end, stderr) = run_with_fault(&world, Dice::of(seed, n));
+                        *outcomes.lock().expect("the count").entry((fault, end.clone())).or_insert(0usize) +=
+                            1;
                         if !["0", "3", "75", "signal 9", "signal 15"].contains(&end.as_str()) {
-                            wrong
+                            violations
                                 .lock()
                                 .expect("the list")
-                                .push(format!("run {n}, {fault:?}, left with {end}: {said}"));
+                                .push(format!("run {n}, {fault:?}, ended with {end}: {stderr}"));
                         }
                     }
                 })
             })
             .collect();
-        let beside: Vec<_> = (0..2)
+        let recoverers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     let mut count = 0;
                     while !is_over.load(Ordering::Relaxed) {
                         let status = recovery(&world).status().expect("a recovery");
-                        // 1: a task that was leaving at that moment was in doubt.
+                        // 1: a task that was exiting at that moment could not be judged yet.
                         if !matches!(status.code(), Some(0 | 1)) {
-                            wrong.lock().expect("the list").push(format!("a recovery left with {status}"));
+                            violations
+                                .lock()
+                                .expect("the list")
+                                .push(format!("a recovery ended with {status}"));
                         }
                         count += 1;
                         pause(Duration::from_millis(50));
@@ -75,23 +79,23 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
             runner.join().expect("a runner");
         }
         is_over.store(true, Ordering::Relaxed);
-        recoveries = beside.into_iter().map(|b| b.join().expect("a recovery")).sum();
+        recoveries = recoverers.into_iter().map(|r| r.join().expect("a recovery")).sum();
     });
-    let mut wrong = wrong.into_inner().expect("the list");
+    let mut violations = violations.into_inner().expect("the list");
     let last = recovery(&world).status().expect("the last recovery");
     if !last.success() {
-        wrong.push(format!("the last recovery left with {last}"));
+        violations.push(format!("the last recovery ended with {last}"));
     }
     world.renew_deadline();
-    wrong.extend(invariants::violations(&world, &bystander));
-    let met = met.into_inner().expect("the count");
-    assert!(wrong.is_empty(), "seed {seed}, {met:?}:\n  {}", wrong.join("\n  "));
+    violations.extend(invariants::find_violations(&world, &bystander));
+    let outcomes = outcomes.into_inner().expect("the count");
+    assert!(violations.is_empty(), "seed {seed}, {outcomes:?}:\n  {}", violations.join("\n  "));
     print_line(&format!(
         "storm of {runs} runs, {AT_ONCE} at once, {recoveries} recoveries, seed {seed}: survived in {:?}",
         started.elapsed()
     ));
-    for ((fault, end), count) in met {
-        print_line(&format!("  {count:5} × {fault:?}, left with {end}"));
+    for ((fault, end), count) in outcomes {
+        print_line(&format!("  {count:5} × {fault:?}, ended with {end}"));
     }
     for row in world
         .sql("SELECT status, reason, count(*) AS n FROM task_history GROUP BY status, reason ORDER BY n DESC")
@@ -100,8 +104,8 @@ fn whoever_dies_in_a_storm_everything_holds_after_it() {
     }
 }
 
-/// One run and what is done to it.
-fn one(world: &World, mut dice: Dice) -> (Fault, String, String) {
+/// Starts one run and injects a fault.
+fn run_with_fault(world: &World, mut dice: Dice) -> (Fault, String, String) {
     let mut command = bookend(world);
     command.args(["run", "-q", "--grace", "200ms"]);
     if dice.roll(8) > 0 {
@@ -120,7 +124,7 @@ fn one(world: &World, mut dice: Dice) -> (Fault, String, String) {
         5 => Fault::Signalled(15),
         _ => Fault::Nothing,
     };
-    // One that nobody kills must end by itself.
+    // A run that is not killed must end by itself.
     let how = match (dice.roll(8), fault) {
         (0, Fault::SupervisorKilled | Fault::BothKilled | Fault::Signalled(_)) => "stubborn",
         (1, Fault::SupervisorKilled | Fault::BothKilled | Fault::Signalled(_)) => "hang",
@@ -143,9 +147,9 @@ fn one(world: &World, mut dice: Dice) -> (Fault, String, String) {
         }
         pause(moment);
     }
-    fault.strike(&mut child);
-    let end = fault::end(child.wait().expect("its end"));
-    let mut said = String::new();
-    errors.rewind().and_then(|()| errors.read_to_string(&mut said)).expect("what it said");
-    (fault, end, said)
+    fault.inject(&mut child);
+    let end = fault::describe_end(child.wait().expect("its end"));
+    let mut stderr = String::new();
+    errors.rewind().and_then(|()| errors.read_to_string(&mut stderr)).expect("its stderr");
+    (fault, end, stderr)
 }

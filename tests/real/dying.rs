@@ -1,5 +1,5 @@
-//! Killed in the middle of a tool call: the command right after the kill waits for what is dying, and settles
-//! the task. `BOOKEND_KILLS=N` kills so many of each kind, 5 without it.
+//! Kills Claude Code in the middle of a tool call: the next command waits for the exiting processes and
+//! settles the task. `BOOKEND_KILLS=N` sets the number of kills of each kind (default 5).
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -14,8 +14,8 @@ const NEXT: [&[&str]; 4] = [
 ];
 
 #[test]
-fn killed_in_the_middle_of_a_tool_it_is_settled_by_the_next_command() {
-    let test = "killed_in_the_middle_of_a_tool_it_is_settled_by_the_next_command";
+fn a_run_killed_in_a_tool_call_is_settled_by_the_next_command() {
+    let test = "a_run_killed_in_a_tool_call_is_settled_by_the_next_command";
     let Some(mut real) = Real::new(test, "tool:slow-tool") else { return };
     let mut started = real.world.fifo("started");
     let script = format!(
@@ -41,7 +41,7 @@ fn killed_in_the_middle_of_a_tool_it_is_settled_by_the_next_command() {
                 let agent = row().pid("agent_pid");
                 run.signal(Signal::KILL);
                 if kills_both {
-                    // It may have followed its supervisor by now.
+                    // It may have exited after its supervisor by now.
                     let _ = kill_process(Pid::from_raw(agent).expect("a pid"), Signal::KILL);
                 }
                 let output = real.world.bare(["bookend"].iter().chain(next).copied()).run();

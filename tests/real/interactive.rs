@@ -1,14 +1,14 @@
-//! A person at a terminal: Claude Code as it is, with Ctrl-C, Ctrl-Z and fg, and a row at the end.
+//! Interactive use of Claude Code in a terminal, with Ctrl-C, Ctrl-Z and fg, and the row at the end.
 
 use crate::Real;
 use crate::harness::{Pty, eventually, state};
 
 #[test]
-fn a_person_can_work_suspend_resume_and_leave() {
-    let test = "a_person_can_work_suspend_resume_and_leave";
+fn an_interactive_session_can_be_suspended_resumed_and_ended() {
+    let test = "an_interactive_session_can_be_suspended_resumed_and_ended";
     let Some(real) = Real::new(test, "text:pong-from-the-api;hangmid") else { return };
     let mut pty = Pty::bash(&real.world);
-    // The screen it draws on; else it sees none at all.
+    // The size of the screen: without it Claude Code draws nothing.
     pty.resize(120, 40);
     let exports: Vec<String> = real
         .environment()
@@ -29,18 +29,18 @@ fn a_person_can_work_suspend_resume_and_leave() {
     assert_eq!(row.text("status"), "running");
     let (supervisor, agent) = (row.pid("supervisor_pid"), row.pid("agent_pid"));
 
-    // Claude Code stops itself alone; the shell gets its prompt back all the same.
+    // Claude Code stops only itself; the shell shows its prompt nevertheless.
     pty.send("\x1a");
     pty.expect("Stopped");
     assert_eq!(pty.prompt(), 148);
     assert_eq!((state(agent), state(supervisor)), (Some('T'), Some('T')));
     pty.line("fg");
     pty.expect("❯");
-    eventually(real.world.deadline(), "both going on", || {
+    eventually(real.world.deadline(), "both to continue", || {
         state(agent) != Some('T') && state(supervisor) != Some('T')
     });
 
-    // The API hangs in the middle of an answer; Ctrl-C ends the turn and not the program.
+    // The API hangs in the middle of an answer; Ctrl-C ends the turn, not the program.
     pty.send("more");
     pty.expect("more");
     pty.send("\r");
@@ -49,7 +49,7 @@ fn a_person_can_work_suspend_resume_and_leave() {
     pty.expect("Interrupted");
     assert_eq!(real.world.row().text("status"), "running");
 
-    // The same key twice leaves.
+    // Pressed twice, the key ends the program.
     pty.send("\x03");
     pty.expect("again");
     pty.send("\x03");

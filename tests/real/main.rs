@@ -1,7 +1,9 @@
-//! Real Claude Code through bookend, against a loopback API: nothing leaves the machine.
+//! Runs real Claude Code under bookend against an API on the loopback interface, without other network
+//! access.
 //!
-//! It runs where `BOOKEND_REAL_CLAUDE` names Claude Code's program and there is a python3 for the API;
-//! `.ci/run` installs both. Otherwise each test says so and passes, or fails under `BOOKEND_TEST_ALL=1`.
+//! It needs `BOOKEND_REAL_CLAUDE`, the path of Claude Code's program, and python3 for the API; `.ci/run`
+//! installs both. Without them each test prints that it is skipped and passes, or fails with
+//! `BOOKEND_TEST_ALL=1`.
 
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the other binary of tests, which uses more of it")]
@@ -21,16 +23,16 @@ use std::os::unix::fs::symlink;
 use harness::{Cmd, Proc, World, on_path, possible};
 use serde_json::Value;
 
-/// A world with Claude Code in its PATH and an API of its own.
+/// A world with Claude Code in its PATH and its own API.
 struct Real {
     world: World,
-    /// Serves until it is dropped.
+    /// The API server, which runs until it is dropped.
     _api: Proc,
     port: String,
 }
 
 impl Real {
-    /// `script` is what the API answers, step by step: see the head of `fake_anthropic_api.py`.
+    /// `script` is the list of the API's answers: see the head of `fake_anthropic_api.py`.
     fn new(test: &str, script: &str) -> Option<Real> {
         let claude = std::env::var_os("BOOKEND_REAL_CLAUDE");
         let needs =
@@ -56,7 +58,7 @@ impl Real {
         Some(Real { world, _api: api, port })
     }
 
-    /// What Claude Code needs to stay on this machine.
+    /// The environment in which Claude Code uses no network but loopback.
     fn environment(&self) -> Vec<(&'static str, OsString)> {
         vec![
             ("ANTHROPIC_BASE_URL", format!("http://127.0.0.1:{}", self.port).into()),
@@ -64,7 +66,7 @@ impl Real {
             ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".into()),
             ("DISABLE_TELEMETRY", "1".into()),
             ("DISABLE_AUTOUPDATER", "1".into()),
-            // Else it refuses --dangerously-skip-permissions to root.
+            // Without it, Claude Code refuses --dangerously-skip-permissions as root.
             ("IS_SANDBOX", "1".into()),
         ]
     }
@@ -74,7 +76,7 @@ impl Real {
         self.against_the_api(self.world.run(CLAUDE.into_iter().chain(arguments)))
     }
 
-    /// `claude -p hello …`, with nothing before it.
+    /// `claude -p hello …` without bookend.
     fn bare<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Cmd<'_> {
         self.against_the_api(self.world.bare(CLAUDE.into_iter().chain(arguments)))
     }
@@ -83,7 +85,7 @@ impl Real {
         self.environment().into_iter().fold(command, |command, (name, value)| command.env(name, value))
     }
 
-    /// Whether Claude Code has kept the conversation.
+    /// Whether Claude Code has saved the conversation.
     fn has_transcript(&self, session: &str) -> bool {
         let projects = fs::read_dir(self.world.path("home/.claude/projects")).expect("its projects");
         projects.flatten().any(|p| p.path().join(format!("{session}.jsonl")).exists())
@@ -92,11 +94,11 @@ impl Real {
 
 const CLAUDE: [&str; 4] = ["claude", "-p", "hello", "--dangerously-skip-permissions"];
 
-/// How each output mode is asked for.
+/// The options of each output mode.
 const JSON: [&str; 2] = ["--output-format", "json"];
 const STREAM_JSON: [&str; 3] = ["--output-format", "stream-json", "--verbose"];
 
-/// The result event that Claude Code printed last, in either mode.
+/// The last result event of Claude Code, in either mode.
 fn result(stdout: &str) -> Value {
     let line = stdout.lines().last().unwrap_or_default();
     let result: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));

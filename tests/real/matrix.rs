@@ -1,4 +1,4 @@
-//! Command lines of Claude Code end alike with bookend and without it.
+//! Command lines of Claude Code end in the same way with bookend and without it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,12 +15,12 @@ use serde_json::Value;
 use crate::Real;
 use crate::harness::{End, World, print_line};
 
-/// Command lines that are tried at once; each has two sides.
+/// The number of command lines that are tried in parallel; each has two sides.
 const AT_ONCE: usize = 3;
-/// A command that has not ended after so many seconds waits for something: few at first, more where one side
-/// has ended and the other has not. A world waits for 30 s at most.
+/// The limits in seconds after which a command counts as waiting: the second one applies if only one side
+/// has ended within the first. A world waits for 30 s at most.
 const LIMITS: [&str; 2] = ["8", "24"];
-/// One part of them a day. `BOOKEND_TEST_MATRIX=all` tries all.
+/// The number of parts, of which one is tried per day. `BOOKEND_TEST_MATRIX=all` tries all.
 const PARTS: usize = 4;
 
 /// A line of `command-lines.jsonl`.
@@ -28,9 +28,9 @@ struct Case {
     tag: String,
     arguments: Vec<String>,
     stdin: Option<String>,
-    /// A shell command that is run first.
+    /// A shell command that runs first.
     before: Option<String>,
-    /// How often it is run.
+    /// The number of runs.
     times: u64,
 }
 
@@ -50,7 +50,7 @@ fn cases() -> Vec<Case> {
     include_str!("command-lines.jsonl").lines().map(case).collect()
 }
 
-/// The part of today, or all.
+/// The cases of today's part, or all.
 fn chosen() -> Vec<Case> {
     if std::env::var("BOOKEND_TEST_MATRIX").is_ok_and(|v| v == "all") {
         return cases();
@@ -60,7 +60,7 @@ fn chosen() -> Vec<Case> {
     cases().into_iter().enumerate().filter(|(n, _)| n % PARTS == today).map(|(_, case)| case).collect()
 }
 
-/// One side of a case, in a world of its own.
+/// One side of a case, in its own world.
 struct Side<'a> {
     world: World,
     claude: PathBuf,
@@ -104,7 +104,7 @@ impl<'a> Side<'a> {
         command.run().end
     }
 
-    /// How each run of the case ended; 124: it did not within `limit` seconds.
+    /// How each run of the case ended; 124: it did not end within `limit` seconds.
     fn ends(mut self, case: &Case, before: &[&str], limit: &str) -> Vec<End> {
         if let Some(script) = &case.before {
             self.run(&["sh", "-c", script], None);
@@ -121,7 +121,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// How the case ends bare and with bookend.
+/// How the case ends without bookend and with it.
 fn both(case: &Case, claude: &PathBuf, environment: &[(&'static str, OsString)]) -> [Vec<End>; 2] {
     let mut ends = [Vec::new(), Vec::new()];
     for limit in LIMITS {
@@ -138,10 +138,12 @@ fn both(case: &Case, claude: &PathBuf, environment: &[(&'static str, OsString)])
 }
 
 #[test]
-fn claude_ends_alike_with_bookend_and_without() {
-    let Some(real) = Real::new("claude_ends_alike_with_bookend_and_without", "text:pong") else { return };
+fn claude_ends_in_the_same_way_with_bookend_and_without() {
+    let Some(real) = Real::new("claude_ends_in_the_same_way_with_bookend_and_without", "text:pong") else {
+        return;
+    };
     let mut environment = real.environment();
-    // What asks for more than the API gets no answer, at once.
+    // Requests to other hosts fail at once.
     environment.extend([
         ("HTTPS_PROXY", "http://127.0.0.1:9".into()),
         ("NO_PROXY", "127.0.0.1,localhost".into()),

@@ -1,9 +1,9 @@
-//! The row tells what Claude Code told, in each of its output modes.
+//! The row has the figures that Claude Code reports, in each output mode.
 
 use crate::harness::{End, Row, all_processes, marked};
 use crate::{JSON, Real, STREAM_JSON, result};
 
-/// What the row says was used is what the result event says.
+/// The row has the same usage as the result event.
 #[track_caller]
 fn assert_counts(row: &Row, event: &serde_json::Value) {
     assert_eq!(row.real("cost_usd"), event["total_cost_usd"].as_f64());
@@ -14,8 +14,8 @@ fn assert_counts(row: &Row, event: &serde_json::Value) {
 }
 
 #[test]
-fn a_success_in_text_mode_is_a_row_with_a_session() {
-    let Some(real) = Real::new("a_success_in_text_mode_is_a_row_with_a_session", "text:pong") else { return };
+fn a_success_in_text_mode_has_a_session() {
+    let Some(real) = Real::new("a_success_in_text_mode_has_a_session", "text:pong") else { return };
     let output = real.claude([]).run().ended(End::Code(0)).silent();
     assert_eq!(output.stdout, "pong\n");
     let row = real.world.row();
@@ -25,8 +25,8 @@ fn a_success_in_text_mode_is_a_row_with_a_session() {
 }
 
 #[test]
-fn a_success_in_json_is_a_row_with_the_same_figures() {
-    let test = "a_success_in_json_is_a_row_with_the_same_figures";
+fn a_success_in_json_modes_has_the_figures_of_the_result() {
+    let test = "a_success_in_json_modes_has_the_figures_of_the_result";
     for mode in [&JSON[..], &STREAM_JSON[..]] {
         let Some(real) = Real::new(test, "text:pong") else { return };
         let output = real.claude(mode.iter().copied()).run().ended(End::Code(0)).silent();
@@ -67,8 +67,8 @@ fn an_error_of_the_api_in_text_mode_is_a_failure_by_its_exit_code() {
 }
 
 #[test]
-fn running_out_of_turns_is_a_failure() {
-    let Some(real) = Real::new("running_out_of_turns_is_a_failure", "tool:true") else { return };
+fn reaching_the_turn_limit_is_a_failure() {
+    let Some(real) = Real::new("reaching_the_turn_limit_is_a_failure", "tool:true") else { return };
     let mode = STREAM_JSON.into_iter().chain(["--max-turns", "1"]);
     let output = real.claude(mode).run().ended(End::Code(1));
     let event = result(&output.stdout);
@@ -80,8 +80,8 @@ fn running_out_of_turns_is_a_failure() {
 }
 
 #[test]
-fn a_session_in_the_background_is_left_alone() {
-    let Some(real) = Real::new("a_session_in_the_background_is_left_alone", "text:pong") else { return };
+fn a_backgrounded_session_keeps_running() {
+    let Some(real) = Real::new("a_backgrounded_session_keeps_running", "text:pong") else { return };
     let world = &real.world;
     let run = real.against_the_api(world.run(["claude", "--bg", "hello"]).options(["--key", "k"]));
     let output = run.run().ended(End::Code(0));
@@ -96,11 +96,11 @@ fn a_session_in_the_background_is_left_alone() {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.windows(11).any(|words| words == b"daemon\0run\0")
     });
-    assert!(daemon.is_some(), "the daemon runs on");
-    assert!(marked(world).is_empty(), "and carries no mark of the task");
+    assert!(daemon.is_some(), "the daemon still runs");
+    assert!(marked(world).is_empty(), "it has no mark of the task");
 }
 
-/// Bare, Claude Code exits 1 when stdout takes nothing.
+/// Without bookend, Claude Code exits with 1 when stdout is full.
 #[test]
 fn a_full_stdout_is_a_failure() {
     let test = "a_full_stdout_is_a_failure";

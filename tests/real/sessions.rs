@@ -1,4 +1,5 @@
-//! A key's conversation goes on, each run's cost is its own, and an interrupted one is not resumed.
+//! Runs under one key: the conversation is resumed, each run has its own cost, and a failed session is not
+//! resumed.
 
 use crate::harness::End;
 use crate::{JSON, Real, STREAM_JSON, result};
@@ -34,8 +35,8 @@ fn a_second_run_under_a_key_resumes_and_counts_its_own_cost() {
 }
 
 #[test]
-fn a_run_after_a_failed_one_starts_afresh() {
-    let test = "a_run_after_a_failed_one_starts_afresh";
+fn a_run_after_a_failed_one_starts_a_new_conversation() {
+    let test = "a_run_after_a_failed_one_starts_a_new_conversation";
     let Some(real) = Real::new(test, "text:first;tool:true;text:third") else { return };
     let run = |more: &[&'static str], code| {
         let mode = STREAM_JSON.into_iter().chain(more.iter().copied());
@@ -52,9 +53,9 @@ fn a_run_after_a_failed_one_starts_afresh() {
 }
 
 #[test]
-fn an_error_of_the_api_keeps_the_session_if_asked_to() {
-    let test = "an_error_of_the_api_keeps_the_session_if_asked_to";
-    // Claude Code does not wait for hours before it tries again.
+fn keep_session_keeps_the_session_after_an_api_error() {
+    let test = "keep_session_keeps_the_session_after_an_api_error";
+    // Limits the retries of Claude Code, which take hours by default.
     for (error, option, keeps) in [
         ("error:400", "api-error", true),
         ("error:429:36000", "limit", true),
@@ -78,8 +79,8 @@ fn an_error_of_the_api_keeps_the_session_if_asked_to() {
 }
 
 #[test]
-fn a_refused_option_leaves_the_session_as_it_was() {
-    let test = "a_refused_option_leaves_the_session_as_it_was";
+fn a_rejected_option_leaves_the_session_unchanged() {
+    let test = "a_rejected_option_leaves_the_session_unchanged";
     for mode in [&[][..], &JSON, &STREAM_JSON] {
         let Some(real) = Real::new(test, "text:first;text:second") else { return };
         let run = |more: &[&'static str], code| {

@@ -1,4 +1,5 @@
-//! A stop in the middle of a tool call: the row says who, the session is gone, and so is every process.
+//! A stop in the middle of a tool call: the row has the sender, the session is invalidated, and no process
+//! is left.
 
 use rustix::process::Signal;
 
@@ -6,12 +7,13 @@ use crate::harness::{End, state};
 use crate::{Real, STREAM_JSON};
 
 #[test]
-fn sigterm_in_the_middle_of_a_tool_interrupts_and_leaves_nothing() {
-    let test = "sigterm_in_the_middle_of_a_tool_interrupts_and_leaves_nothing";
+fn sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process() {
+    let test = "sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process";
     let Some(real) = Real::new(test, "tool:slow-tool;text:never") else { return };
     let world = &real.world;
     let mut started = world.fifo("started");
-    // A tool that does not end, with two more that Claude Code would leave: one in a session of its own.
+    // A tool that does not end, with two processes that Claude Code does not stop, one of them in its own
+    // session.
     let script = format!(
         "#!/bin/sh\nsetsid sleep 1000 & a=$!\nsleep 1000 & b=$!\necho $$ $a $b >{}\nwait\n",
         started.path()

@@ -1,13 +1,13 @@
-//! The soak: a hundred supervisors for minutes. Some live all the time, beside agents that talk; the others
-//! come and go, and what happens to agents happens to them: they succeed, fail, crash, hang, are stopped,
-//! are killed. Recoveries recover and readers read. Nothing may grow, be lost or be left.
+//! The soak: runs a hundred supervisors for minutes. Some run for the whole time with agents that keep printing.
+//! The others are short runs that succeed, fail, crash, hang, are stopped or are killed. Recoveries and readers
+//! run at the same time. No memory use or file may grow, no row may be lost and no process may be left.
 //!
-//! `BOOKEND_SOAK=10m` sets how long, `BOOKEND_SOAK_AT_ONCE` how many, `BOOKEND_SOAK_SEED` repeats the
-//! choices of an earlier one, `BOOKEND_SOAK_OF` is the program itself.
+//! `BOOKEND_SOAK=10m` sets the duration, `BOOKEND_SOAK_AT_ONCE` the number of supervisors, `BOOKEND_SOAK_SEED`
+//! repeats the choices of an earlier soak and `BOOKEND_SOAK_OF` is the path of the bookend to test.
 
-mod beside;
-mod judgement;
-mod lasting;
+mod background;
+mod checks;
+mod long_lived;
 mod runs;
 
 use std::fs;
@@ -20,29 +20,29 @@ use crate::crash::agents::{self, OVER};
 use crate::crash::fault;
 use crate::harness::{World, pause};
 
-/// As one test among many.
+/// The duration and the number of supervisors if `BOOKEND_SOAK` is not set.
 const SHORT: (Duration, usize) = (Duration::from_secs(3), 16);
-/// As what was asked for.
+/// The number of supervisors if `BOOKEND_SOAK` is set.
 const AT_ONCE: usize = 100;
-/// Of so many supervisors one lives all the time.
-const LASTING: usize = 8;
-/// How long they may take to begin.
-const START: Duration = Duration::from_secs(120);
-/// What is found wrong is told so often, at most.
-const TOLD: usize = 60;
+/// One in this many supervisors runs for the whole time.
+const LONG_LIVED_SHARE: usize = 8;
+/// The time that all supervisors may take to start.
+const START_LIMIT: Duration = Duration::from_secs(120);
+/// The largest number of violations to print.
+const MAX_PRINTED: usize = 60;
 
-/// What all who take part share.
+/// The state that all threads share.
 pub struct Soak {
     world: World,
     seed: u64,
     length: Duration,
     at_once: usize,
-    /// When all of them lived.
+    /// The time at which all supervisors were running.
     began: OnceLock<Instant>,
     is_over: AtomicBool,
-    /// Supervisors that live now.
+    /// The number of supervisors that run now.
     alive: AtomicUsize,
-    wrong: Mutex<Vec<String>>,
+    violations: Mutex<Vec<String>>,
 }
 
 impl Soak {
@@ -50,8 +50,8 @@ impl Soak {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Lets `time` pass, but not beyond the end; says whether it is over.
-    fn rests(&self, time: Duration) -> bool {
+    /// Sleeps for `time`, or until the soak is over. Returns whether it is over.
+    fn sleep_or_end(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         while !self.is_over() && Instant::now() < until {
             pause(Duration::from_millis(20).min(until.saturating_duration_since(Instant::now())));
@@ -59,51 +59,51 @@ impl Soak {
         self.is_over()
     }
 
-    /// How much of the time has passed, from 0 to 1 and beyond.
+    /// The elapsed part of the duration: 0 at the start, 1 at the end.
     fn part(&self) -> f64 {
         self.began.get().map_or(0.0, |b| b.elapsed().as_secs_f64()) / self.length.as_secs_f64()
     }
 
-    fn wrong(&self, what: String) {
-        self.wrong.lock().expect("the list").push(what);
+    fn report_violation(&self, what: String) {
+        self.violations.lock().expect("the list").push(what);
     }
 
     fn unless(&self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
-            self.wrong(what());
+            self.report_violation(what());
         }
     }
 
-    /// Waits for what comes of itself, on a busy machine too.
+    /// Waits for a condition with a limit for a busy machine.
     fn eventually(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let began = Instant::now();
         while !is_so() {
-            assert!(began.elapsed() < START, "in vain: {what}");
+            assert!(began.elapsed() < START_LIMIT, "timed out waiting for {what}");
             pause(Duration::from_millis(5));
         }
     }
 }
 
-/// Whatever way it ends, those who take part learn of it.
-struct End<'a>(&'a Soak);
+/// Ends all threads when dropped, even after a panic.
+struct EndOnDrop<'a>(&'a Soak);
 
-impl Drop for End<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
-        fs::write(self.0.world.path(OVER), "").expect("the sign of the end");
+        fs::write(self.0.world.path(OVER), "").expect("the file that ends the agents");
         self.0.is_over.store(true, Ordering::Relaxed);
     }
 }
 
 #[test]
-fn a_hundred_supervisors_grow_lose_and_leave_nothing() {
+fn supervisors_do_not_grow_lose_rows_or_leave_processes() {
     let Some(world) = agents::world("the soak") else { return };
     if let Some(program) = std::env::var_os("BOOKEND_SOAK_OF") {
-        let place = world.path("bin/bookend");
-        fs::remove_file(&place).and_then(|()| symlink(program, place)).expect("the program in its place");
+        let link = world.path("bin/bookend");
+        fs::remove_file(&link).and_then(|()| symlink(program, link)).expect("a link to the program");
     }
-    let asked = std::env::var("BOOKEND_SOAK").ok();
-    let asked = asked.map(|text| humantime::parse_duration(&text).expect("BOOKEND_SOAK is a duration"));
-    let (length, at_once) = asked.map_or(SHORT, |length| (length, AT_ONCE));
+    let duration = std::env::var("BOOKEND_SOAK").ok();
+    let duration = duration.map(|text| humantime::parse_duration(&text).expect("BOOKEND_SOAK is a duration"));
+    let (length, at_once) = duration.map_or(SHORT, |length| (length, AT_ONCE));
     let mut soak = Soak {
         world,
         seed: fault::seed("BOOKEND_SOAK_SEED"),
@@ -112,31 +112,33 @@ fn a_hundred_supervisors_grow_lose_and_leave_nothing() {
         began: OnceLock::new(),
         is_over: AtomicBool::new(false),
         alive: AtomicUsize::new(0),
-        wrong: Mutex::new(Vec::new()),
+        violations: Mutex::new(Vec::new()),
     };
     let bystander = agents::bystander(&soak.world);
-    let lasting = soak.at_once / LASTING;
+    let long_lived = soak.at_once / LONG_LIVED_SHARE;
     let next = AtomicUsize::new(0);
-    let seen = std::thread::scope(|scope| {
+    let observations = std::thread::scope(|scope| {
         let soak = &soak;
         let next = &next;
-        let end = End(soak);
-        let lives = lasting::start(soak, scope, lasting);
-        let slots: Vec<_> = (lasting..soak.at_once)
+        let end = EndOnDrop(soak);
+        let supervisors = long_lived::start(soak, scope, long_lived);
+        let slots: Vec<_> = (long_lived..soak.at_once)
             .map(|slot| scope.spawn(move || runs::one_after_another(soak, slot, next)))
             .collect();
-        soak.eventually("all of them at once", || soak.alive.load(Ordering::Relaxed) == soak.at_once);
+        soak.eventually("all supervisors to run at once", || {
+            soak.alive.load(Ordering::Relaxed) == soak.at_once
+        });
         soak.began.get_or_init(Instant::now);
-        let beside = beside::start(soak, scope, lives);
+        let background = background::start(soak, scope, supervisors);
         pause(soak.length);
         drop(end);
         let runs = slots.into_iter().flat_map(|s| s.join().expect("a slot")).collect();
-        beside.join(runs)
+        background.join(runs)
     });
     soak.world.renew_deadline();
-    judgement::judge(&soak, &bystander, &seen);
-    let wrong = std::mem::take(&mut *soak.wrong.lock().expect("the list"));
-    let count = wrong.len();
-    let told: Vec<String> = wrong.into_iter().take(TOLD).collect();
-    assert!(told.is_empty(), "seed {}, {count} violations:\n  {}", soak.seed, told.join("\n  "));
+    checks::check_all(&soak, &bystander, &observations);
+    let violations = std::mem::take(&mut *soak.violations.lock().expect("the list"));
+    let count = violations.len();
+    let printed: Vec<String> = violations.into_iter().take(MAX_PRINTED).collect();
+    assert!(printed.is_empty(), "seed {}, {count} violations:\n  {}", soak.seed, printed.join("\n  "));
 }

@@ -1,5 +1,5 @@
-//! Short runs: one after another in each slot, with an agent, a key and a fault chosen at random.
-//! How each may end, and what may be said of it, follows from what was drawn.
+//! Short runs: one after another in each slot, with a randomly chosen agent, key and fault.
+//! Behaviour each may end, and what may be stderr of it, follows from what was drawn.
 
 use std::io::{Read, Seek};
 use std::os::fd::OwnedFd;
@@ -14,31 +14,31 @@ use crate::crash::agents::{ON_FINISH, claude, cursor};
 use crate::crash::fault::{self, Dice, Fault, bookend};
 use crate::harness::ready;
 
-/// The longest that an agent works; less where there is less time.
+/// The longest time that an agent works. A short soak uses less.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Keys that several slots share.
-const SHARED: u64 = 6;
-/// A round of talk takes this long, or longer.
+/// The number of keys that several slots share.
+const SHARED_KEYS: u64 = 6;
+/// The shortest duration of a round of events.
 const ROUND: Duration = Duration::from_millis(40);
-/// What takes longer than this hangs, and not the agent.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// A ledger that is locked for longer than this, an impatient run does not wait for.
+/// The time after the agent's work in which bookend must exit.
+const EXIT_LIMIT: Duration = Duration::from_secs(120);
+/// The busy timeout of an impatient run.
 pub const IMPATIENCE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum How {
+pub enum Behaviour {
     Naps,
-    Talks,
-    /// Below it another bookend runs an agent that talks.
+    Prints,
+    /// It runs another bookend, whose agent prints.
     Nests,
     Fails,
     Crashes,
     Missing,
-    /// Ended by a time-out.
+    /// The timeout ends it.
     Hangs,
-    /// The same, and it ignores SIGTERM.
+    /// The timeout ends it, and it ignores SIGTERM.
     IsStubborn,
-    /// Ended by the time-out for silence.
+    /// The idle timeout ends it.
     FallsSilent,
 }
 
@@ -46,57 +46,57 @@ pub enum How {
 enum Key {
     None,
     Own,
-    /// Others have it too: refused, waiting for it, or replacing who has it.
+    /// Other slots use it too. The option says whether the run waits for it or replaces its holder.
     Shared(u64, Option<&'static str>),
 }
 
-/// What was drawn for one run.
+/// The random choices for one run.
 #[derive(Debug)]
 pub struct Plan {
     pub id: String,
-    pub how: How,
+    pub how: Behaviour,
     pub fault: Fault,
-    /// `bookend cancel` ends it.
+    /// Whether `bookend cancel` ends it.
     pub is_cancelled: bool,
-    /// It does not wait for a ledger that is locked.
+    /// Whether it gives up on a locked ledger soon.
     is_impatient: bool,
     key: Key,
-    life: Duration,
-    /// When its fault strikes.
+    work: Duration,
+    /// When the fault is injected.
     moment: Duration,
-    /// The agent's program: 0 `agent`, 1 `cursor-agent`, 2 `claude`.
+    /// The program of the agent: 0 `agent`, 1 `cursor-agent`, 2 `claude`.
     pub program: u64,
     has_hooks: bool,
 }
 
-/// A run that is over.
+/// A completed run.
 pub struct Run {
     pub plan: Plan,
     pub end: String,
-    pub said: String,
-    /// It talked to its end, and was not cut short.
+    pub stderr: String,
+    /// The number of rounds if the agent printed all of them.
     pub rounds: Option<u64>,
 }
 
-/// One run after another, until it is over.
+/// Starts one run after another until the soak is over.
 pub fn one_after_another(soak: &Soak, slot: usize, next: &AtomicUsize) -> Vec<Run> {
     let mut runs = Vec::new();
     while !soak.is_over() {
         let n = next.fetch_add(1, Ordering::Relaxed);
         let plan = Plan::draw(Dice::of(soak.seed, n), n, slot, LONGEST.min(soak.length / 4));
-        runs.push(one(soak, plan, slot));
+        runs.push(run_once(soak, plan, slot));
     }
     runs
 }
 
 impl Plan {
     fn draw(mut dice: Dice, n: usize, slot: usize, longest: Duration) -> Plan {
-        let life = longest.mul_f64((5 + dice.roll(96)) as f64 / 100.0);
+        let work = longest.mul_f64((5 + dice.roll(96)) as f64 / 100.0);
         let key = match dice.roll(8) {
             0..4 => Key::Own,
-            4 => Key::Shared(dice.roll(SHARED), None),
-            5 => Key::Shared(dice.roll(SHARED), Some("--wait")),
-            6 if dice.roll(2) == 0 => Key::Shared(dice.roll(SHARED), Some("--replace")),
+            4 => Key::Shared(dice.roll(SHARED_KEYS), None),
+            5 => Key::Shared(dice.roll(SHARED_KEYS), Some("--wait")),
+            6 if dice.roll(2) == 0 => Key::Shared(dice.roll(SHARED_KEYS), Some("--replace")),
             _ => Key::None,
         };
         // A run under a key resumes the conversation of the last, so it runs the same program.
@@ -106,15 +106,15 @@ impl Plan {
             Key::None => dice.roll(3),
         };
         let how = match dice.roll(16) {
-            0..3 => How::Naps,
-            3..8 => How::Talks,
-            8 => How::Nests,
-            9 => How::Fails,
-            10 => How::Crashes,
-            11 if dice.roll(4) == 0 => How::Missing,
-            12 => How::IsStubborn,
-            13 if program > 0 => How::FallsSilent,
-            _ => How::Hangs,
+            0..3 => Behaviour::Naps,
+            3..8 => Behaviour::Prints,
+            8 => Behaviour::Nests,
+            9 => Behaviour::Fails,
+            10 => Behaviour::Crashes,
+            11 if dice.roll(4) == 0 => Behaviour::Missing,
+            12 => Behaviour::IsStubborn,
+            13 if program > 0 => Behaviour::FallsSilent,
+            _ => Behaviour::Hangs,
         };
         let fault = match dice.roll(16) {
             0..3 => Fault::SupervisorKilled,
@@ -132,27 +132,27 @@ impl Plan {
             is_cancelled: fault == Fault::Nothing && dice.roll(6) == 0,
             is_impatient: dice.roll(16) == 0,
             key,
-            life,
-            moment: life.mul_f64(dice.roll(100) as f64 / 100.0),
+            work,
+            moment: work.mul_f64(dice.roll(100) as f64 / 100.0),
             program,
             has_hooks: dice.roll(4) == 0,
         }
     }
 
     fn rounds(&self) -> u64 {
-        (self.life.as_millis() / ROUND.as_millis()) as u64
+        (self.work.as_millis() / ROUND.as_millis()) as u64
     }
 
     fn command(&self, soak: &Soak, slot: usize) -> Command {
-        let seconds = self.life.as_secs_f64();
+        let seconds = self.work.as_secs_f64();
         let how = match self.how {
-            How::Naps => format!("nap,{seconds}"),
-            How::Talks => format!("talk,{}", self.rounds()),
-            How::Nests => format!("nest,{}", self.rounds()),
-            How::Fails => format!("fail,{seconds}"),
-            How::Crashes => format!("die,{seconds}"),
-            How::IsStubborn => "stubborn".to_owned(),
-            How::Hangs | How::FallsSilent | How::Missing => "hang".to_owned(),
+            Behaviour::Naps => format!("nap,{seconds}"),
+            Behaviour::Prints => format!("talk,{}", self.rounds()),
+            Behaviour::Nests => format!("nest,{}", self.rounds()),
+            Behaviour::Fails => format!("fail,{seconds}"),
+            Behaviour::Crashes => format!("die,{seconds}"),
+            Behaviour::IsStubborn => "stubborn".to_owned(),
+            Behaviour::Hangs | Behaviour::FallsSilent | Behaviour::Missing => "hang".to_owned(),
         };
         let mut command = bookend(&soak.world);
         command.args(["run", "--id", &self.id, "--grace", "200ms"]);
@@ -165,10 +165,10 @@ impl Plan {
         if self.has_hooks {
             command.args(["--prepare", "true", "--on-finish", ON_FINISH]);
         }
-        let limit = format!("{}ms", self.life.as_millis());
+        let limit = format!("{}ms", self.work.as_millis());
         match self.how {
-            How::Hangs | How::IsStubborn => command.args(["--timeout", &limit]),
-            How::FallsSilent => command.args(["--idle-timeout", &limit]),
+            Behaviour::Hangs | Behaviour::IsStubborn => command.args(["--timeout", &limit]),
+            Behaviour::FallsSilent => command.args(["--idle-timeout", &limit]),
             _ => &mut command,
         };
         if self.is_impatient {
@@ -176,7 +176,7 @@ impl Plan {
         }
         command.arg("--");
         match (self.how, self.program) {
-            (How::Missing, _) => command.args(["./missing", &how]),
+            (Behaviour::Missing, _) => command.args(["./missing", &how]),
             (_, 0) => command.args(["agent", &how]),
             (_, 1) => command.args(cursor(&how)),
             _ => command.args(claude(&how)),
@@ -184,22 +184,22 @@ impl Plan {
         command
     }
 
-    /// Whether a run that left with `end` may have a row of this `ending`; `""`: it has none.
+    /// Whether a run that ended with `end` may have a row with this `ending`. `""` means that there is no row.
     pub fn may_end(&self, end: &str, ending: &str) -> bool {
         let own = match self.how {
-            How::Naps | How::Talks | How::Nests => ("0", "success/"),
-            How::Fails => ("3", "failure/exit"),
-            How::Crashes => ("signal 11", "failure/signal"),
-            How::Missing => ("127", "failure/spawn"),
-            How::Hangs | How::IsStubborn => ("124", "cancelled/timeout"),
-            How::FallsSilent => ("124", "cancelled/idle_timeout"),
+            Behaviour::Naps | Behaviour::Prints | Behaviour::Nests => ("0", "success/"),
+            Behaviour::Fails => ("3", "failure/exit"),
+            Behaviour::Crashes => ("signal 11", "failure/signal"),
+            Behaviour::Missing => ("127", "failure/spawn"),
+            Behaviour::Hangs | Behaviour::IsStubborn => ("124", "cancelled/timeout"),
+            Behaviour::FallsSilent => ("124", "cancelled/idle_timeout"),
         };
-        let mut may = vec![own];
-        // Asked to stop before there is a row, it leaves none; before the agent's result, it outweighs that.
+        let mut allowed = vec![own];
+        // A stop before the claim leaves no row. A stop before the agent's result takes precedence over it.
         let mut stopped = |ending| {
             let signals = ["signal 1", "signal 2", "signal 9", "signal 15"];
-            may.extend(signals.iter().flat_map(|end| [(*end, ending), (*end, "")]));
-            may.push((own.0, ending));
+            allowed.extend(signals.iter().flat_map(|end| [(*end, ending), (*end, "")]));
+            allowed.push((own.0, ending));
         };
         match self.fault {
             Fault::Signalled(2) => stopped("cancelled/operator"),
@@ -213,73 +213,74 @@ impl Plan {
         match self.fault {
             Fault::SupervisorKilled | Fault::BothKilled => {
                 let endings = ["", "interrupted/supervisor_lost", "failure/signal", own.1];
-                may.extend(endings.map(|ending| ("signal 9", ending)));
+                allowed.extend(endings.map(|ending| ("signal 9", ending)));
             }
-            Fault::AgentKilled => may.push(("signal 9", "failure/signal")),
+            Fault::AgentKilled => allowed.push(("signal 9", "failure/signal")),
             Fault::Nothing | Fault::Signalled(_) => {}
         }
         if self.hook_may_be_killed() {
-            may.extend(["125", "signal 9"].map(|end| (end, "failure/prepare")));
+            allowed.extend(["125", "signal 9"].map(|end| (end, "failure/prepare")));
         }
         if is_shared {
-            may.push(("75", ""));
+            allowed.push(("75", ""));
         }
         if self.is_impatient {
-            may.push(("125", ""));
-            if self.how == How::Nests {
-                // The one below it was impatient.
-                may.push(("125", "failure/exit"));
+            allowed.push(("125", ""));
+            if self.how == Behaviour::Nests {
+                // The inner run gave up.
+                allowed.push(("125", "failure/exit"));
             }
         }
-        may.contains(&(end, ending))
+        allowed.contains(&(end, ending))
     }
 
-    /// Whether somebody may have told its supervisor to end it.
-    fn is_told(&self) -> bool {
+    /// Whether its supervisor may have been asked to stop.
+    fn may_be_stopped(&self) -> bool {
         self.is_cancelled || matches!(self.key, Key::Shared(..)) || matches!(self.fault, Fault::Signalled(_))
     }
 
-    /// Whether what was killed may have been a hook.
+    /// Whether the fault may have killed a hook.
     fn hook_may_be_killed(&self) -> bool {
         self.has_hooks && matches!(self.fault, Fault::AgentKilled | Fault::BothKilled)
     }
 
-    /// Whether its `--on-finish` command may have been cut off: by whoever kills what runs, or told to stop
-    /// when the agent had ended.
+    /// Whether its `--on-finish` command may have been cut off: killed by the fault, or stopped after the agent had
+    /// exited.
     pub fn hook_may_fail(&self) -> bool {
-        self.hook_may_be_killed() || (self.has_hooks && self.is_told())
+        self.hook_may_be_killed() || (self.has_hooks && self.may_be_stopped())
     }
 
-    /// What bookend said, but for what it may have said of this run.
-    pub fn unexpected<'a>(&self, end: &str, said: &'a str) -> Vec<&'a str> {
+    /// The lines that bookend printed and that the plan does not allow.
+    pub fn unexpected<'a>(&self, end: &str, stderr: &'a str) -> Vec<&'a str> {
         let has_key = self.key != Key::None;
         let is_refused = end == "75";
-        let may_be_said = |line: &str| {
+        let is_allowed = |line: &str| {
             let Some(line) = line.strip_prefix("bookend: ") else {
                 return line.starts_with("hint: ");
             };
             let has = |parts: &[&str]| parts.iter().all(|part| line.contains(part));
-            let not_well = (end != "0" || self.is_told())
+            let not_well = (end != "0" || self.may_be_stopped())
                 && has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"]);
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
-            let is_missing = self.how == How::Missing && has(&["error: ", ": command not found in PATH"]);
+            let is_missing =
+                self.how == Behaviour::Missing && has(&["error: ", ": command not found in PATH"]);
             let cut_off = [" was killed", " was interrupted by ", " was not run: "];
             let is_cut_off = (self.hook_may_fail()
                 && cut_off.iter().any(|how| has(&["the --on-finish command of ", how])))
                 || (self.hook_may_be_killed() && has(&["--prepare was killed by SIGKILL"]));
-            // What an agent that was stopped left running holds its stdout until the sweep.
-            let outlived = (end != "0" || self.is_told())
+            // A process that a stopped agent left running holds its stdout until the sweep.
+            let outlived = (end != "0" || self.may_be_stopped())
                 && has(&["warning: stopped reading the agent's stdout ", " it is still open in process "]);
             let gives_up = self.is_impatient && has(&["other processes kept it locked for "]);
             not_well || settles || refuses || is_missing || is_cut_off || outlived || gives_up
         };
-        said.lines().filter(|line| !may_be_said(line)).collect()
+        stderr.lines().filter(|line| !is_allowed(line)).collect()
     }
 }
 
-/// One run and what is done to it.
-fn one(soak: &Soak, plan: Plan, slot: usize) -> Run {
+/// Starts one run and injects its fault.
+fn run_once(soak: &Soak, plan: Plan, slot: usize) -> Run {
     let mut errors = tempfile::tempfile().expect("a file for stderr");
     let mut run = plan
         .command(soak, slot)
@@ -289,39 +290,39 @@ fn one(soak: &Soak, plan: Plan, slot: usize) -> Run {
         .expect("a run");
     soak.alive.fetch_add(1, Ordering::Relaxed);
     let handle = pidfd_open(Pid::from_child(&run), PidfdFlags::empty()).expect("a pidfd of our child");
-    let is_struck = plan.fault != Fault::Nothing || plan.is_cancelled;
-    if is_struck && !ends_within(&handle, plan.moment) {
-        plan.fault.strike(&mut run);
+    let has_fault = plan.fault != Fault::Nothing || plan.is_cancelled;
+    if has_fault && !ends_within(&handle, plan.moment) {
+        plan.fault.inject(&mut run);
         if plan.is_cancelled {
             cancel(soak, &plan.id);
         }
     }
-    if !ends_within(&handle, plan.life + PATIENCE) {
-        soak.wrong(format!("{plan:?} does not end: pid {}", run.id()));
+    if !ends_within(&handle, plan.work + EXIT_LIMIT) {
+        soak.report_violation(format!("{plan:?} does not end: pid {}", run.id()));
         run.kill().expect("a signal to our child");
     }
     let cut_short = soak.is_over();
-    let end = leaves(soak, &mut run);
-    let mut said = String::new();
-    errors.rewind().and_then(|()| errors.read_to_string(&mut said)).expect("what it said");
-    let rounds = (plan.how == How::Talks && !cut_short).then(|| plan.rounds());
-    Run { plan, end, said, rounds }
+    let end = reap(soak, &mut run);
+    let mut stderr = String::new();
+    errors.rewind().and_then(|()| errors.read_to_string(&mut stderr)).expect("what it stderr");
+    let rounds = (plan.how == Behaviour::Prints && !cut_short).then(|| plan.rounds());
+    Run { plan, end, stderr, rounds }
 }
 
 pub fn ends_within(handle: &OwnedFd, time: Duration) -> bool {
     ready(&[handle], time)[0]
 }
 
-/// How a supervisor left that has ended.
-pub fn leaves(soak: &Soak, run: &mut Child) -> String {
+/// Behaviour a supervisor left that has ended.
+pub fn reap(soak: &Soak, run: &mut Child) -> String {
     let status = run.wait().expect("its end");
     soak.alive.fetch_sub(1, Ordering::Relaxed);
-    fault::end(status)
+    fault::describe_end(status)
 }
 
 fn cancel(soak: &Soak, id: &str) {
     let output = bookend(&soak.world).args(["cancel", id]).output().expect("bookend cancel");
-    // 1: it had ended, or not begun.
+    // 1: the task had ended, or not started.
     let is_well = matches!(output.status.code(), Some(0 | 1));
     soak.unless(is_well, || format!("cancel {id}: {output:?}"));
 }

@@ -1,5 +1,5 @@
-//! The argv that is executed: the user's own words, in order, and at most one flag more, which the agent's
-//! own way of reading takes for what was meant.
+//! The executed argv: the user's words in order and at most one session option, which the agent's parser
+//! reads as intended.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,7 +9,7 @@ use crate::run::session::{Known, Transcript, choose};
 use crate::task::resume::{LastTask, SessionUse};
 use crate::task::{SessionId, Status, TaskId};
 
-/// The words are parted by NUL bytes, as in `/proc/PID/cmdline`.
+/// The words are separated by NUL bytes, as in `/proc/PID/cmdline`.
 pub fn argv(line: &[u8]) {
     let args: Vec<OsString> = match line.is_empty() {
         true => Vec::new(),
@@ -43,7 +43,7 @@ pub fn argv(line: &[u8]) {
 /// The id of a new session.
 const NEW: &str = "0197a6a0-0000-4000-8000-000000000123";
 
-/// What the run would do with these words: `linked` is the session that the key names.
+/// The plan of a run with these arguments; `linked` is the session of the key.
 fn chosen(adapter: &dyn Adapter, asked: &AgentArgs, linked: Option<&str>) -> SessionPlan {
     let last = linked.map(|id| SessionUse {
         session: SessionId::recorded(id),
@@ -73,7 +73,11 @@ fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &AgentArgs,
     let plan = chosen(adapter, asked, linked);
     let argv = adapter.argv(args, &plan);
     if asked.session != SessionRequest::Unspecified {
-        assert_eq!((&plan, argv.as_slice()), (&SessionPlan::AsGiven, args), "the user's own word counts");
+        assert_eq!(
+            (&plan, argv.as_slice()),
+            (&SessionPlan::AsGiven, args),
+            "the user's session options decide"
+        );
     }
     let (flag, id) = match &plan {
         SessionPlan::AsGiven => return assert_eq!(argv, args),
@@ -86,26 +90,30 @@ fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &AgentArgs,
     };
     let at = (0..=args.len())
         .find(|at| argv[*at..].starts_with(&put_in) && argv[..*at] == args[..*at])
-        .expect("the flag, among the user's words");
-    assert_eq!(argv[at + put_in.len()..], args[at..], "and all of them");
+        .expect("the option, among the user's words");
+    assert_eq!(argv[at + put_in.len()..], args[at..], "the other words are unchanged");
     let lead = usize::from(at > 0 && args[0] == *"agent");
-    assert_eq!(lead, at, "{argv:?}: it comes first of the agent's own words, so before `--`");
+    assert_eq!(lead, at, "{argv:?}: it comes first of the agent's own arguments, so before `--`");
 
-    // It is read back as it was meant, and nothing else is read otherwise.
+    // The option is parsed as intended, and the other arguments as before.
     let again = adapter.parse(&argv, false);
     let meant = match (&plan, &again.session) {
         (SessionPlan::Assign(id), read) => *read == SessionRequest::Assign(Some(id.clone())),
-        // With `--fork-session`, which says nothing as long as nothing is resumed.
+        // With `--fork-session`, which has no effect unless a session is resumed.
         (_, SessionRequest::Fork(from, None)) => from.as_ref() == Some(id),
         (_, read) => *read == SessionRequest::Resume(id.clone()),
     };
     assert!(meant, "{argv:?} is read as {:?}", again.session);
     assert_eq!(AgentArgs { session: asked.session.clone(), ..again.clone() }, *asked);
     let next = chosen(adapter, &again, Some("another"));
-    assert_eq!((&next, adapter.argv(&argv, &next)), (&SessionPlan::AsGiven, argv), "once is enough");
+    assert_eq!(
+        (&next, adapter.argv(&argv, &next)),
+        (&SessionPlan::AsGiven, argv),
+        "a second time changes nothing"
+    );
 }
 
-/// What is read from the words stands in them.
+/// Every parsed value occurs in the arguments.
 fn nothing_is_invented(asked: &AgentArgs, args: &[OsString]) {
     let stands = |text: &str| args.iter().any(|a| a.to_string_lossy().ends_with(text));
     let named = match &asked.session {

@@ -1,4 +1,4 @@
-//! JSON as serde_json reads it, in order and with repeated keys: what our own reader is held against.
+//! JSON as serde_json reads it, in order and with repeated keys: the reference for bookend's reader.
 
 use std::fmt;
 
@@ -15,12 +15,12 @@ pub enum Json {
 }
 
 impl Json {
-    /// One whole text.
+    /// Reads one complete text.
     pub fn read(text: &[u8]) -> serde_json::Result<Json> {
         serde_json::from_slice(text)
     }
 
-    /// The members of an object; any other value has none.
+    /// The members of an object; empty for other values.
     pub fn members(&self) -> &[(String, Json)] {
         if let Json::Object(members) = self { members } else { &[] }
     }
@@ -38,7 +38,7 @@ impl Json {
         if let Json::Number(n) = self { Some(*n) } else { None }
     }
 
-    /// Whether no object in it names a key twice.
+    /// Whether no object in it repeats a key.
     pub fn names_each_key_once(&self) -> bool {
         match self {
             Json::Array(elements) => elements.iter().all(Json::names_each_key_once),

@@ -1,5 +1,5 @@
-//! What must hold of every byte that comes from outside: one function for each target, which panics where it
-//! does not. `cargo test` calls them with the corpus and its mutations, libFuzzer with whatever it makes up.
+//! The properties of parsers of untrusted input: one function for each target, which panics on a violation.
+//! `cargo test` calls them with the corpus and mutations of it, libFuzzer with generated input.
 
 pub mod argv;
 pub mod json;
@@ -8,7 +8,7 @@ pub mod readers;
 mod short;
 pub mod stat;
 
-/// `bytes`, cut in several ways: not at all, into single bytes, and as the bytes themselves say.
+/// `bytes`, split in several ways: whole, into single bytes, and at positions derived from the bytes.
 pub fn cuts(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut ways = vec![vec![bytes], bytes.chunks(1).collect()];
     let mut chance = Chance::of(bytes);
@@ -25,7 +25,7 @@ pub fn cuts(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     ways
 }
 
-/// Numbers by chance that are the same for the same bytes (xorshift).
+/// Pseudo-random numbers (xorshift) seeded by the bytes.
 pub struct Chance(u64);
 
 impl Chance {
@@ -36,7 +36,7 @@ impl Chance {
         Chance(hash | 1)
     }
 
-    /// One of 0 to `most`.
+    /// A number from 0 to `most`.
     pub fn below(&mut self, most: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -1,4 +1,4 @@
-//! What is read from an agent's output, whatever it is and however it is cut.
+//! The readers of agents' output, with any input in chunks of any size.
 
 use super::json::Json;
 use super::{Chance, cuts};
@@ -31,8 +31,8 @@ fn read(program: &str, mode: OutputMode, stream: &[u8]) -> ObservedOutput {
     reader.observed().clone()
 }
 
-/// Neither where the pieces end, nor a last line end, nor a line of noise makes a difference, and what was
-/// read is sane at any moment.
+/// The size of the chunks, a final newline and lines of other text make no difference, and the values are
+/// valid at any time.
 fn follows(program: &str, stream: &[u8]) {
     for mode in [OutputMode::StreamJson, OutputMode::Json] {
         let fed = |parts: &[&[u8]]| -> Box<dyn OutputReader> {
@@ -67,7 +67,11 @@ fn follows(program: &str, stream: &[u8]) {
     let is_object = |line: &&[u8]| Json::read(line).is_ok_and(|json| matches!(json, Json::Object(_)));
     let is_blank = |line: &&[u8]| line.trim_ascii().is_empty();
     if stream.split(|b| *b == b'\n').all(|line| is_blank(&line) || is_object(&line)) {
-        assert_eq!(read(program, OutputMode::Json, stream), whole, "objects are read as lines are");
+        assert_eq!(
+            read(program, OutputMode::Json, stream),
+            whole,
+            "objects are read in the same way as lines"
+        );
     }
 }
 
@@ -86,8 +90,8 @@ fn sane(o: &ObservedOutput) {
     assert!(error.is_none_or(|text| !text.trim().is_empty() && text.chars().count() <= 8192));
 }
 
-/// Claude's reader passes over events that say nothing new, by how they begin. Begun in another way each is
-/// read in full, and what was seen is the same.
+/// Claude's reader skips events that add nothing, recognised by their beginning. With another beginning
+/// each event is read in full, and the result is the same.
 fn shortcuts_change_nothing(stream: &[u8]) {
     let mut usual = Vec::new();
     let mut unusual = Vec::new();

@@ -1,5 +1,6 @@
-//! The short run: each property over its corpus, and over mutations of it, most of them the same each time
-//! and some by chance. `BOOKEND_FUZZ_CASES=N` makes it longer: N mutations of each corpus instead of 200.
+//! The short fuzz run: each property with its corpus and with mutations of it, most of them the same in
+//! every run and some random. `BOOKEND_FUZZ_CASES=N` sets the number of mutations of each corpus (default
+//! 200).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,12 +17,12 @@ fn fuzz(name: &str) -> PathBuf {
 }
 
 #[test]
-fn lines_come_out_as_they_went_in() {
+fn lines_are_split_without_loss() {
     holds("lines", agent::fuzz::lines);
 }
 
 #[test]
-fn objects_are_found_however_they_come() {
+fn objects_are_found_in_chunks_of_any_size() {
     holds("objects", agent::fuzz::objects);
 }
 
@@ -31,37 +32,37 @@ fn json_is_read_as_serde_json_reads_it() {
 }
 
 #[test]
-fn what_claude_says_is_read_the_same_however_it_comes() {
+fn output_of_claude_is_read_in_chunks_of_any_size() {
     holds("claude", readers::claude);
 }
 
 #[test]
-fn what_cursor_says_is_read_the_same_however_it_comes() {
+fn output_of_cursor_is_read_in_chunks_of_any_size() {
     holds("cursor", readers::cursor);
 }
 
 #[test]
-fn what_any_other_command_says_is_not_read() {
+fn output_of_other_commands_is_not_read() {
     holds("command", readers::command);
 }
 
 #[test]
-fn the_users_words_are_executed_with_one_flag_more_at_most() {
+fn at_most_one_session_option_is_added_to_the_users_words() {
     holds("argv", argv::argv);
 }
 
 #[test]
-fn a_record_is_read_as_it_was_written_and_not_at_all_once_it_is_damaged() {
+fn a_spool_record_is_read_back_unless_it_is_damaged() {
     holds("spool", ledger::fuzz::spool);
 }
 
 #[test]
-fn a_line_of_proc_stat_names_one_process_whatever_its_name() {
+fn proc_stat_is_parsed_with_any_process_name() {
     holds("stat", stat::stat);
 }
 
 #[test]
-fn every_target_is_fuzzed_at_length_too() {
+fn every_target_is_in_the_long_fuzz_run() {
     let manifest = fs::read_to_string(fuzz("Cargo.toml")).expect("the manifest");
     let listed = manifest.lines().filter(|l| l.starts_with("name = \"") && !l.contains("bookend-fuzz"));
     let mut listed: Vec<&str> = listed.filter_map(|l| l.split('"').nth(1)).collect();
@@ -114,7 +115,7 @@ fn holds(target: &str, property: fn(&[u8])) {
     }
 }
 
-/// A seed of the corpus, and what is done to it.
+/// A change to a seed of the corpus.
 #[derive(Debug, Clone)]
 struct Mutation {
     seed: Index,
@@ -138,7 +139,7 @@ enum Edit {
 
 fn mutation() -> impl Strategy<Value = Mutation> {
     let place = any::<Index>;
-    // What the formats here are made of, besides any byte.
+    // Tokens of the formats, besides any byte.
     let mark = prop::sample::select(&b"\n\0{}[]\":,\\-()= 0123456789eE.+\r\t"[..]);
     let byte = prop_oneof![3 => mark, 1 => any::<u8>()].boxed();
     let edit = prop_oneof![

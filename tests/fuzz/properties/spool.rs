@@ -1,5 +1,5 @@
-//! The spool's records: what was written is read, what was damaged is not believed. Their types are the
-//! spool's own, so these properties are a child of it.
+//! The spool's records: a written record is read back, a damaged one is rejected. Their types are private
+//! to the spool, so this is a child module of it.
 
 use super::*;
 use crate::exit::Exit;
@@ -9,7 +9,7 @@ use crate::task::{
     SignalSender, UsageCounts,
 };
 
-/// Reads the bytes as a record, and as what makes up an ending to be written.
+/// Reads the bytes as a record, and generates from them an ending to write.
 pub fn spool(bytes: &[u8]) {
     if let Ok(read) = parse(bytes) {
         assert_eq!(through(read.task.as_str(), &read.ended, &read.by_command), read.ended);
@@ -22,7 +22,7 @@ pub fn spool(bytes: &[u8]) {
     }
 }
 
-/// What is read of this ending once it is written; and that nothing is read once it is damaged.
+/// Writes the ending and returns it as read back. Checks that damaged copies are rejected.
 fn through(task: &str, ended: &TaskEnd, by: &str) -> TaskEnd {
     let written = Record::new(&TaskId::recorded(task), ended, by).sealed().expect("JSON");
     let read = match parse(&written) {
@@ -41,11 +41,11 @@ fn through(task: &str, ended: &TaskEnd, by: &str) -> TaskEnd {
         let mut damaged = written.clone();
         damaged[at] ^= 1 + chance.below(254) as u8;
         refused(&damaged);
-        // As much as a page that never reached the disk.
+        // A page that was not written to the disk.
         damaged = written.clone();
         damaged[at..].fill(0);
         refused(&damaged);
-        // A piece of it twice.
+        // A repeated part.
         refused(&[&written[..=at], &written[at..]].concat());
     }
     refused(&[&written, &b" "[..]].concat());
@@ -53,7 +53,7 @@ fn through(task: &str, ended: &TaskEnd, by: &str) -> TaskEnd {
     read.ended
 }
 
-/// Takes what is asked for from bytes; where they have run out, nothing.
+/// Generates values from bytes; after their end, zeros.
 struct From<'a>(&'a [u8]);
 
 impl From<'_> {

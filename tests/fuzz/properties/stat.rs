@@ -1,9 +1,9 @@
-//! `/proc/PID/stat`: no name of a process, whatever bytes it holds, makes it look like another one.
+//! `/proc/PID/stat`: the name of a process, with any bytes, never makes it look like another process.
 
 use super::Chance;
 use crate::process::procfs::identity::{ProcessStat, parse_stat};
 
-/// Reads the bytes as a line, and as the name of a process in a line that is whole.
+/// Reads the bytes as a line, and as the name of a process in a complete line.
 pub fn stat(bytes: &[u8]) {
     if let Some(read) = parse_stat(bytes) {
         let open = bytes.iter().position(|b| *b == b'(').expect("a name begins");
@@ -27,6 +27,6 @@ pub fn stat(bytes: &[u8]) {
     assert_eq!((read.state, read.ppid, read.pgrp, read.session, read.threads), ('S', 1, -1, 42, 3));
     for cut in 1..rest.len() {
         let cut = parse_stat(&line[..line.len() - cut]);
-        assert!(cut.is_none_or(|s| s == read), "a line that is cut names another process");
+        assert!(cut.is_none_or(|s| s == read), "a truncated line names another process");
     }
 }

@@ -1,5 +1,5 @@
-//! The splitters and the JSON reader below the adapters. Their module is the adapters' own, so these
-//! properties are a child of it.
+//! The splitters and the JSON reader of the adapters. Their module is private to the adapters, so this is a
+//! child module of them.
 
 use std::borrow::Cow;
 
@@ -9,8 +9,8 @@ use super::output::lines::{LineSplitter, ObjectSplitter};
 use crate::fuzz::json::Json;
 use crate::fuzz::{Chance, cuts};
 
-/// However the bytes come in, their lines come out: whole, in order, nothing added and nothing lost but
-/// lines over the limit, of which come objects, the same ones always, within the limit.
+/// In chunks of any size, the lines come out complete and in order. Of lines over the limit come the same
+/// objects each time, within the limit.
 pub fn lines(bytes: &[u8]) {
     for limit in [3, 100, 16 << 20] {
         let mut plain: Vec<&[u8]> = bytes.split(|b| *b == b'\n').collect();
@@ -37,8 +37,8 @@ pub fn lines(bytes: &[u8]) {
     }
 }
 
-/// However the bytes come in, the same objects come out, each a piece of the input, in order. Of a text that
-/// is JSON they are its outermost objects.
+/// In chunks of any size, the same objects come out in order, each a part of the input. Of a JSON text they
+/// are its outermost objects.
 pub fn objects(bytes: &[u8]) {
     let mut ways = cuts(bytes).into_iter().map(|parts| {
         let mut got = Vec::new();
@@ -54,13 +54,13 @@ pub fn objects(bytes: &[u8]) {
     let mut rest = bytes;
     for object in &found {
         assert!(object.starts_with(b"{") && object.ends_with(b"}"));
-        let at = rest.windows(object.len()).position(|w| w == object).expect("a piece of the input");
+        let at = rest.windows(object.len()).position(|w| w == object).expect("a part of the input");
         rest = &rest[at + object.len()..];
     }
     let stream = serde_json::Deserializer::from_slice(bytes).into_iter::<Json>();
     if let Ok(values) = stream.collect::<Result<Vec<_>, _>>() {
         let mut outermost = Vec::new();
-        // Between objects nothing is known of strings: a brace in one would begin an object.
+        // The splitter does not recognise strings between objects: a brace in one begins an object.
         if values.iter().all(|v| gather(v, &mut outermost)) {
             let found = found.iter().map(|o| Json::read(o).expect("an object of JSON"));
             assert_eq!(found.collect::<Vec<_>>(), outermost);
@@ -68,7 +68,7 @@ pub fn objects(bytes: &[u8]) {
     }
 }
 
-/// Gathers the outermost objects; `false`: a string between them has a brace.
+/// Collects the outermost objects; `false`: a string between them has a brace.
 fn gather(value: &Json, into: &mut Vec<Json>) -> bool {
     match value {
         Json::Object(_) => into.push(value.clone()),
@@ -79,19 +79,19 @@ fn gather(value: &Json, into: &mut Vec<Json>) -> bool {
     true
 }
 
-/// Where serde_json reads an object, our reader sees the same in it; where it says that the text is cut, ours
-/// believes nothing of it; and so for each beginning of a whole text.
+/// Where serde_json reads an object, bookend's reader reads the same; where it reports an incomplete text,
+/// bookend's reader rejects it, as it does each prefix of a complete text.
 pub fn json(text: &[u8]) {
     let event = OutputEvent::read(text);
     let read = match Json::read(text) {
         Ok(read) => read,
-        Err(e) => return assert!(!e.is_eof() || event.is_err(), "a text that is cut is believed"),
+        Err(e) => return assert!(!e.is_eof() || event.is_err(), "an incomplete text is accepted"),
     };
     let mut cursor = JsonCursor::new(text);
     assert_eq!(again(&mut cursor), Ok(read.clone()));
     assert!(cursor.at_end());
     if read.members().is_empty() {
-        assert!(event.is_err(), "what is no object, or has nothing in it, is no event");
+        assert!(event.is_err(), "an empty object and other values are not events");
         return;
     }
     same_event(&event.expect("an event"), &read);
@@ -99,11 +99,11 @@ pub fn json(text: &[u8]) {
     let mut chance = Chance::of(text);
     for _ in 0..32 {
         let at = chance.below(end - 1);
-        assert!(OutputEvent::read(&text[..at]).is_err(), "cut after {at} bytes, it is believed");
+        assert!(OutputEvent::read(&text[..at]).is_err(), "cut after {at} bytes, it is accepted");
     }
 }
 
-/// The value here, read with our reader's own means.
+/// The value here, read with bookend's reader.
 fn again(c: &mut JsonCursor<'_>) -> JsonResult<Json> {
     if c.begins_with(b'{')? {
         let mut members = Vec::new();
@@ -220,7 +220,7 @@ fn same_stream(stream: Option<&StreamedEvent<Cow<'_, str>>>, json: Option<&Json>
     same_message(stream.message.as_ref(), json.last(&["message"]));
 }
 
-/// The first of the models that cost most.
+/// The first of the models with the greatest cost.
 fn costliest(models: &Json) -> Option<&str> {
     let cost = |model: &Json| model.last(&["costUSD"]).and_then(Json::number).unwrap_or(0.0);
     let mut best: Option<(&str, f64)> = None;
