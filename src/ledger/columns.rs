@@ -1,4 +1,4 @@
-//! The typed names of a task as text columns, since `crate::task` does not depend on the database.
+//! How the names, signals and times of a task stand in the tables. `crate::task` knows no database.
 
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
@@ -41,17 +41,18 @@ impl FromSql for Signal {
     }
 }
 
-impl ToSql for Time {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(self.to_string()))
-    }
+macro_rules! written_as_shown {
+    ($name:ident) => {
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(ToSqlOutput::from(self.to_string()))
+            }
+        }
+    };
 }
 
-impl ToSql for RecordedTime {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::from(self.to_string()))
-    }
-}
+written_as_shown!(Time);
+written_as_shown!(RecordedTime);
 
 /// A column of bookend's own tables; those that another program may fill are read as [`super::dialect::AnyTime`].
 impl FromSql for RecordedTime {

@@ -15,9 +15,9 @@ use crate::ledger::{Ledger, LiveEvidence};
 use crate::process::leftovers::SparedProcess;
 use crate::process::leftovers::{LeftoverSummary, SparedReason};
 use crate::process::procfs::identity;
-use crate::task::{CancelReason, NewTask, RecordedTime, Time};
 use crate::task::{
-    Ending, InterruptReason, ProcessIdentity, ProcessScope, SessionId, Status, Task, TaskId, Verdict,
+    CancelReason, Ending, InterruptReason, NewTask, ProcessIdentity, ProcessScope, RecordedTime, SessionId,
+    Status, Task, TaskId, Time, Verdict,
 };
 use jiff::SignedDuration;
 
