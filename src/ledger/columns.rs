@@ -1,4 +1,4 @@
-//! How the names, signals and times of a task stand in the tables. `crate::task` knows no database.
+//! The names, signals and times of a task as columns, since `crate::task` does not depend on the database.
 
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
