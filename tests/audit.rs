@@ -50,8 +50,8 @@ fn lose(world: &World, id: &str) -> Proc {
 }
 
 #[test]
-fn a_good_ledger_has_no_findings_and_no_ledger_neither() {
-    let Some(world) = World::of_bookend("a_good_ledger_has_no_findings_and_no_ledger_neither") else {
+fn a_correct_or_missing_ledger_has_no_findings() {
+    let Some(world) = World::of_bookend("a_correct_or_missing_ledger_has_no_findings") else {
         return;
     };
     let nothing = "Task audit: 0 findings · 0 errors · 0 warnings (showing 0)\n";
@@ -65,8 +65,8 @@ fn a_good_ledger_has_no_findings_and_no_ledger_neither() {
 }
 
 #[test]
-fn a_lost_task_is_one_error_whatever_else_is_wrong_with_it() {
-    let Some(world) = World::of_bookend("a_lost_task_is_one_error_whatever_else_is_wrong_with_it") else {
+fn a_lost_task_is_one_error_even_with_other_inconsistencies() {
+    let Some(world) = World::of_bookend("a_lost_task_is_one_error_even_with_other_inconsistencies") else {
         return;
     };
     lose(&world, "gone");
@@ -84,24 +84,24 @@ fn a_lost_task_is_one_error_whatever_else_is_wrong_with_it() {
 }
 
 #[test]
-fn a_recycled_pid_is_not_the_supervisor() {
-    let Some(world) = World::of_bookend("a_recycled_pid_is_not_the_supervisor") else { return };
+fn a_reused_pid_is_not_taken_for_the_supervisor() {
+    let Some(world) = World::of_bookend("a_reused_pid_is_not_taken_for_the_supervisor") else { return };
     lose(&world, "gone");
     world.write(&format!("UPDATE task_history SET supervisor_pid = {}", std::process::id()));
     assert_eq!(findings(&world, &[]), ["lost error gone"]);
 }
 
 #[test]
-fn what_another_machine_runs_cannot_be_judged() {
-    let Some(world) = World::of_bookend("what_another_machine_runs_cannot_be_judged") else { return };
+fn a_task_of_another_machine_is_unverifiable() {
+    let Some(world) = World::of_bookend("a_task_of_another_machine_is_unverifiable") else { return };
     lose(&world, "elsewhere");
     world.write("UPDATE task_history SET host = 'another', boot_id = 'another'");
     assert_eq!(findings(&world, &[]), ["unverifiable warn elsewhere"]);
 }
 
 #[test]
-fn silence_is_a_finding_only_where_the_output_is_read_along() {
-    let Some(world) = World::of_bookend("silence_is_a_finding_only_where_the_output_is_read_along") else {
+fn silence_is_a_finding_only_for_captured_output() {
+    let Some(world) = World::of_bookend("silence_is_a_finding_only_for_captured_output") else {
         return;
     };
     world.program("claude", "#!/bin/sh\necho up >\"$UP\"\nexec sleep 1000\n");
@@ -152,8 +152,8 @@ fn a_session_is_unsafe_unless_its_last_task_succeeded() {
 }
 
 #[test]
-fn failed_deliveries_impossible_times_and_tasks_kept_for_ever_are_warnings() {
-    let test = "failed_deliveries_impossible_times_and_tasks_kept_for_ever_are_warnings";
+fn failed_deliveries_inconsistent_times_and_unlimited_retention_are_warnings() {
+    let test = "failed_deliveries_inconsistent_times_and_unlimited_retention_are_warnings";
     let Some(world) = World::of_bookend(test) else { return };
     world.run(["true"]).options(["--id", "hook", "--on-finish", "exit 3"]).run();
     for id in ["cut", "backwards", "endless", "kept", "foreign"] {
@@ -183,8 +183,8 @@ fn failed_deliveries_impossible_times_and_tasks_kept_for_ever_are_warnings() {
 }
 
 #[test]
-fn filters_hide_findings_but_the_summary_and_the_exit_code_know_all() {
-    let test = "filters_hide_findings_but_the_summary_and_the_exit_code_know_all";
+fn filters_hide_findings_but_not_from_the_summary_or_the_exit_code() {
+    let test = "filters_hide_findings_but_not_from_the_summary_or_the_exit_code";
     let Some(world) = World::of_bookend(test) else { return };
     lose(&world, "gone");
     world.run(["true"]).options(["--id", "hook", "--on-finish", "exit 3"]).run();
@@ -208,8 +208,8 @@ fn filters_hide_findings_but_the_summary_and_the_exit_code_know_all() {
 }
 
 #[test]
-fn what_waits_in_the_spool_is_told_and_left_there() {
-    let Some(world) = World::of_bookend("what_waits_in_the_spool_is_told_and_left_there") else { return };
+fn a_spool_file_is_reported_and_left_in_place() {
+    let Some(world) = World::of_bookend("a_spool_file_is_reported_and_left_in_place") else { return };
     succeed(&world, "one");
     let spool = world.path("state/bookend/bookend.db.d/spool");
     fs::write(spool.join("one.json"), "{}").expect("a record");
@@ -218,8 +218,8 @@ fn what_waits_in_the_spool_is_told_and_left_there() {
 }
 
 #[test]
-fn an_audit_needs_no_permission_to_write() {
-    let test = "an_audit_needs_no_permission_to_write";
+fn audit_needs_no_write_permission() {
+    let test = "audit_needs_no_write_permission";
     let Some(world) = World::of_bookend(test) else { return };
     if is_root() && !possible(test, on_path("setpriv"), "setpriv, when run by root") {
         return;
@@ -255,8 +255,8 @@ fn an_audit_needs_no_permission_to_write() {
 }
 
 #[test]
-fn an_audit_works_beside_many_writers() {
-    let Some(world) = World::of_bookend("an_audit_works_beside_many_writers") else { return };
+fn audit_works_beside_many_writers() {
+    let Some(world) = World::of_bookend("audit_works_beside_many_writers") else { return };
     succeed(&world, "first");
     let writers: Vec<Proc> = (0..100).map(|_| world.run(["true"]).start()).collect();
     for _ in 0..5 {

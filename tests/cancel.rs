@@ -25,8 +25,10 @@ fn start_after(world: &World, options: &[&str], before: &str, script: &str) -> P
 }
 
 #[test]
-fn cancel_says_whom_it_signals_and_waits_for_the_end() {
-    let Some(world) = World::of_bookend("cancel_says_whom_it_signals_and_waits_for_the_end") else { return };
+fn cancel_names_the_signalled_process_and_waits_for_the_end() {
+    let Some(world) = World::of_bookend("cancel_names_the_signalled_process_and_waits_for_the_end") else {
+        return;
+    };
     let run = start(&world, &["--id", "long-name"], "exec sleep 1000");
     let output = cancel(&world, &["long"]).ended(End::Code(0)).silent();
     let row = world.row();
@@ -43,8 +45,8 @@ fn cancel_says_whom_it_signals_and_waits_for_the_end() {
 }
 
 #[test]
-fn several_are_cancelled_at_once_by_key_or_all() {
-    let Some(world) = World::of_bookend("several_are_cancelled_at_once_by_key_or_all") else { return };
+fn cancel_accepts_a_key_or_all_tasks() {
+    let Some(world) = World::of_bookend("cancel_accepts_a_key_or_all_tasks") else { return };
     let one = start(&world, &["--id", "one", "--key", "k"], "exec sleep 1000");
     let two = start(&world, &["--id", "two"], "exec sleep 1000");
     let three = start(&world, &["--id", "three"], "exec sleep 1000");
@@ -62,8 +64,8 @@ fn several_are_cancelled_at_once_by_key_or_all() {
 }
 
 #[test]
-fn what_is_wrong_with_one_does_not_save_the_others() {
-    let Some(world) = World::of_bookend("what_is_wrong_with_one_does_not_save_the_others") else { return };
+fn cancel_continues_after_an_error_with_one_task() {
+    let Some(world) = World::of_bookend("cancel_continues_after_an_error_with_one_task") else { return };
     world.run(["true"]).options(["--id", "ended"]).run();
     let run = start(&world, &["--id", "runs"], "exec sleep 1000");
     let output = cancel(&world, &["nonesuch", "ended", "runs"]).ended(End::Code(1));
@@ -76,8 +78,8 @@ fn what_is_wrong_with_one_does_not_save_the_others() {
 }
 
 #[test]
-fn a_dead_or_recycled_supervisor_is_never_signalled() {
-    let Some(world) = World::of_bookend("a_dead_or_recycled_supervisor_is_never_signalled") else { return };
+fn a_lost_supervisor_or_reused_pid_is_never_signalled() {
+    let Some(world) = World::of_bookend("a_lost_supervisor_or_reused_pid_is_never_signalled") else { return };
     let mut run = start(&world, &["--id", "lost"], "exec sleep 1000");
     run.signal(Signal::KILL);
     run.wait_here();
@@ -92,8 +94,8 @@ fn a_dead_or_recycled_supervisor_is_never_signalled() {
 }
 
 #[test]
-fn an_agent_that_ignores_the_signal_is_ended_by_the_escalation_and_wait_can_be_bounded() {
-    let test = "an_agent_that_ignores_the_signal_is_ended_by_the_escalation_and_wait_can_be_bounded";
+fn cancel_escalates_for_an_agent_that_ignores_sigterm_and_can_bound_its_wait() {
+    let test = "cancel_escalates_for_an_agent_that_ignores_sigterm_and_can_bound_its_wait";
     let Some(world) = World::of_bookend(test) else { return };
     let options = ["--id", "deaf", "--grace", "200ms"];
     let run = start_after(&world, &options, "trap '' TERM;", "while :; do sleep 1000; done");
@@ -105,8 +107,8 @@ fn an_agent_that_ignores_the_signal_is_ended_by_the_escalation_and_wait_can_be_b
 }
 
 #[test]
-fn all_from_inside_a_run_leaves_that_run_alone() {
-    let Some(world) = World::of_bookend("all_from_inside_a_run_leaves_that_run_alone") else { return };
+fn cancel_all_inside_a_run_skips_that_run() {
+    let Some(world) = World::of_bookend("cancel_all_inside_a_run_skips_that_run") else { return };
     let other = start(&world, &["--id", "other"], "exec sleep 1000");
     let output = world.run_sh("bookend cancel --all").options(["--id", "self"]).run().ended(End::Code(0));
     assert!(output.stdout.contains("task self: skipped"), "{output:?}");
@@ -116,8 +118,8 @@ fn all_from_inside_a_run_leaves_that_run_alone() {
 }
 
 #[test]
-fn another_users_task_is_a_clear_error() {
-    let test = "another_users_task_is_a_clear_error";
+fn cancelling_a_task_of_another_user_is_refused() {
+    let test = "cancelling_a_task_of_another_user_is_refused";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, is_root() && on_path("setpriv"), "root and setpriv") {
         return;

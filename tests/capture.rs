@@ -30,8 +30,8 @@ fn bytes_pass_through_unchanged() {
 }
 
 #[test]
-fn each_byte_comes_at_once() {
-    let Some(world) = World::of_bookend("each_byte_comes_at_once") else { return };
+fn each_byte_is_passed_on_at_once() {
+    let Some(world) = World::of_bookend("each_byte_is_passed_on_at_once") else { return };
     let mut go = world.fifo("go");
     let script = "for part in one two '\n{\"three' '\":1}\n'; do printf \"$part\"; read x; done <../go";
     world.stand_in("claude", script);
@@ -46,7 +46,7 @@ fn each_byte_comes_at_once() {
 
 #[test]
 fn a_line_of_a_mebibyte_is_passed_on_and_read() {
-    let Some(world) = World::of_bookend("a_line_of_a_mebibyte") else { return };
+    let Some(world) = World::of_bookend("a_line_of_a_mebibyte_is_passed_on_and_read") else { return };
     let text = "x".repeat(1 << 20);
     // The type comes last.
     let line = [
@@ -68,8 +68,8 @@ fn a_line_of_a_mebibyte_is_passed_on_and_read() {
 }
 
 #[test]
-fn a_line_that_is_no_json_disturbs_nothing() {
-    let Some(world) = World::of_bookend("a_line_that_is_no_json") else { return };
+fn a_line_that_is_not_json_is_ignored() {
+    let Some(world) = World::of_bookend("a_line_that_is_not_json_is_ignored") else { return };
     let script =
         format!("echo 'warning: {{\"type\":'; init {ID}; echo '{{'; echo; result {ID} 0.5; echo ']}}'");
     world.stand_in("claude", &script);
@@ -81,8 +81,10 @@ fn a_line_that_is_no_json_disturbs_nothing() {
 }
 
 #[test]
-fn a_character_cut_in_half_is_passed_on_at_once_and_read_whole() {
-    let Some(world) = World::of_bookend("a_character_cut_in_half") else { return };
+fn a_split_character_is_passed_on_at_once_and_parsed_whole() {
+    let Some(world) = World::of_bookend("a_split_character_is_passed_on_at_once_and_parsed_whole") else {
+        return;
+    };
     let mut go = world.fifo("go");
     let script = format!(
         "printf '{{\"type\":\"system\",\"subtype\":\"init\",\"session_id\":\"{ID}\",\"model\":\"mod\\303'\n\
@@ -98,8 +100,10 @@ fn a_character_cut_in_half_is_passed_on_at_once_and_read_whole() {
 }
 
 #[test]
-fn an_agent_that_closes_stdout_ends_it_for_the_reader_and_works_on() {
-    let Some(world) = World::of_bookend("an_agent_that_closes_stdout") else { return };
+fn a_reader_sees_the_end_of_stdout_while_the_agent_works_on() {
+    let Some(world) = World::of_bookend("a_reader_sees_the_end_of_stdout_while_the_agent_works_on") else {
+        return;
+    };
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
     for (said, ending, code) in [
         ("init $id; result $id 0.5", "success/", 0),
@@ -120,8 +124,8 @@ fn an_agent_that_closes_stdout_ends_it_for_the_reader_and_works_on() {
 
 /// Much at a time and little, for a reader who sleeps and catches up in turns, and lastly goes along.
 #[test]
-fn much_and_little_come_in_order_whether_the_reader_sleeps_or_not() {
-    let Some(world) = World::of_bookend("much_and_little_come_in_order") else { return };
+fn output_stays_in_order_for_a_slow_reader() {
+    let Some(world) = World::of_bookend("output_stays_in_order_for_a_slow_reader") else { return };
     let (mut done, mut go) = (world.fifo("done"), world.fifo("go"));
     let byte = |i: u64| ((i * i) >> 9) as u8 ^ i as u8;
     let bulk: Vec<u8> = (0..2_000_000).map(byte).filter(|b| *b != b'\n').collect();
@@ -151,8 +155,11 @@ fn unlinked_files(pid: i32) -> Vec<String> {
 
 /// 50 MB for a reader who takes nothing: Claude Code itself would cut them and lose its result.
 #[test]
-fn a_reader_that_waits_does_not_throttle_the_agent_and_gets_all() {
-    let Some(world) = World::of_bookend("a_reader_that_waits") else { return };
+fn a_slow_reader_does_not_throttle_the_agent_and_receives_everything() {
+    let Some(world) = World::of_bookend("a_slow_reader_does_not_throttle_the_agent_and_receives_everything")
+    else {
+        return;
+    };
     let mut done = world.fifo("done");
     let line = format!("{{\"type\":\"user\",\"x\":\"{}\"}}", "y".repeat(977));
     assert_eq!(line.len() + 1, 1000);
@@ -182,8 +189,10 @@ fn a_reader_that_waits_does_not_throttle_the_agent_and_gets_all() {
 }
 
 #[test]
-fn claude_is_drained_and_read_when_its_reader_has_gone() {
-    let Some(world) = World::of_bookend("claude_is_drained") else { return };
+fn output_of_claude_is_parsed_after_the_reader_has_exited() {
+    let Some(world) = World::of_bookend("output_of_claude_is_parsed_after_the_reader_has_exited") else {
+        return;
+    };
     let mut go = world.fifo("go");
     let script = format!("init {ID}; read x <../go; yes '{{}}' | head -c 3000000; result {ID} 0.5; exit 0");
     world.stand_in("claude", &script);
@@ -198,8 +207,10 @@ fn claude_is_drained_and_read_when_its_reader_has_gone() {
 }
 
 #[test]
-fn another_agent_gets_its_own_broken_pipe_when_its_reader_has_gone() {
-    let Some(world) = World::of_bookend("another_agent_gets_its_own") else { return };
+fn another_agent_gets_sigpipe_after_the_reader_has_exited() {
+    let Some(world) = World::of_bookend("another_agent_gets_sigpipe_after_the_reader_has_exited") else {
+        return;
+    };
     world.stand_in("cursor-agent", &format!("init {ID}; exec yes '{{}}'"));
     let mut process = world.run(CURSOR).start();
     process.line();
@@ -211,8 +222,12 @@ fn another_agent_gets_its_own_broken_pipe_when_its_reader_has_gone() {
 }
 
 #[test]
-fn a_grandchild_that_holds_the_pipe_delays_the_end_by_a_second_and_is_named() {
-    let Some(world) = World::of_bookend("a_grandchild_that_holds_the_pipe") else { return };
+fn a_grandchild_that_holds_the_pipe_delays_the_exit_by_one_second_and_is_named() {
+    let Some(world) =
+        World::of_bookend("a_grandchild_that_holds_the_pipe_delays_the_exit_by_one_second_and_is_named")
+    else {
+        return;
+    };
     let (mut stay, mut go) = (world.fifo("stay"), world.fifo("go"));
     let script = format!(
         "init {ID}; probe daemon -- probe with setsid -- probe stay {}\nread x <../go; result {ID} 1; exit 0",
@@ -235,8 +250,11 @@ fn a_grandchild_that_holds_the_pipe_delays_the_end_by_a_second_and_is_named() {
 
 /// It writes when the agent is gone and reaped already, well within the second.
 #[test]
-fn what_a_grandchild_still_writes_after_the_agents_end_reaches_the_reader() {
-    let Some(world) = World::of_bookend("what_a_grandchild_still_writes") else { return };
+fn output_of_a_grandchild_after_the_agents_exit_reaches_the_reader() {
+    let Some(world) = World::of_bookend("output_of_a_grandchild_after_the_agents_exit_reaches_the_reader")
+    else {
+        return;
+    };
     world.stand_in(
         "claude",
         &format!("init {ID}; (while kill -0 $$ 2>/dev/null; do :; done; echo late) & result {ID} 1; exit 0"),
@@ -249,7 +267,9 @@ fn what_a_grandchild_still_writes_after_the_agents_end_reaches_the_reader() {
 /// second.
 #[test]
 fn a_filter_that_outlives_the_agent_is_read_to_its_result() {
-    let Some(world) = World::of_bookend("a_filter_that_outlives_the_agent") else { return };
+    let Some(world) = World::of_bookend("a_filter_that_outlives_the_agent_is_read_to_its_result") else {
+        return;
+    };
     fs::write(world.path("home/line"), "{\"type\":\"user\",\"round\":@}\n").expect("a line");
     let talk = "probe talk line \"$id\" 20 125 never";
     world.stand_in("claude", &format!("init $id; ({talk}; result $id 0.5) & exit 0"));
@@ -259,8 +279,11 @@ fn a_filter_that_outlives_the_agent_is_read_to_its_result() {
 }
 
 #[test]
-fn a_process_that_never_stops_writing_delays_the_end_by_ten_seconds() {
-    let Some(world) = World::of_bookend("a_process_that_never_stops_writing") else { return };
+fn a_process_that_never_stops_writing_delays_the_exit_by_ten_seconds() {
+    let Some(world) = World::of_bookend("a_process_that_never_stops_writing_delays_the_exit_by_ten_seconds")
+    else {
+        return;
+    };
     let mut up = world.fifo("up");
     fs::write(world.path("home/line"), "{\"type\":\"user\",\"round\":@}\n").expect("a line");
     let talk = "exec probe talk line \"$id\" 20 1000000 never";
@@ -287,7 +310,7 @@ fn stdout_is_inherited(world: &World, argv: &str) -> bool {
 
 #[test]
 fn text_is_not_captured_and_json_is() {
-    let Some(world) = World::of_bookend("text_is_not_captured") else { return };
+    let Some(world) = World::of_bookend("text_is_not_captured_and_json_is") else { return };
     for argv in ["claude -p hi", "claude -p hi --output-format text", "claude hi", "claude mcp list"] {
         assert!(stdout_is_inherited(&world, argv), "{argv}");
     }

@@ -30,7 +30,11 @@ fn session(world: &World) -> String {
 
 #[test]
 fn a_session_whose_last_task_failed_is_refused_after_the_clock_was_set_back() {
-    let Some(world) = World::of_bookend("a_session_whose_last_task_failed") else { return };
+    let Some(world) =
+        World::of_bookend("a_session_whose_last_task_failed_is_refused_after_the_clock_was_set_back")
+    else {
+        return;
+    };
     install(&world);
     dispatch(&world, "claude").run().ended(End::Code(0));
     dispatch(&world, "claude").env("DO", "fail").run().ended(End::Code(1));
@@ -61,8 +65,11 @@ fn a_session_whose_last_task_failed_is_refused_after_the_clock_was_set_back() {
 }
 
 #[test]
-fn a_session_that_an_operator_invalidated_is_refused_whoever_resumes_it() {
-    let Some(world) = World::of_bookend("a_session_that_an_operator_invalidated") else { return };
+fn a_session_invalidated_by_the_operator_is_refused_for_every_run() {
+    let Some(world) = World::of_bookend("a_session_invalidated_by_the_operator_is_refused_for_every_run")
+    else {
+        return;
+    };
     install(&world);
     dispatch(&world, "claude").run().ended(End::Code(0));
     let session = session(&world);
@@ -76,8 +83,12 @@ fn a_session_that_an_operator_invalidated_is_refused_whoever_resumes_it() {
 }
 
 #[test]
-fn a_session_that_is_invalidated_while_it_is_used_stays_so_whatever_the_clock_says() {
-    let Some(world) = World::of_bookend("a_session_that_is_invalidated_while_it_is_used") else { return };
+fn a_session_invalidated_during_its_run_stays_invalid_whatever_the_clock_says() {
+    let Some(world) =
+        World::of_bookend("a_session_invalidated_during_its_run_stays_invalid_whatever_the_clock_says")
+    else {
+        return;
+    };
     install(&world);
     let mut go = world.fifo("go");
     let run = dispatch(&world, "claude").env("GO", go.path()).start();
@@ -93,8 +104,8 @@ fn a_session_that_is_invalidated_while_it_is_used_stays_so_whatever_the_clock_sa
 }
 
 #[test]
-fn a_clock_beyond_the_year_9999_ends_the_row_and_every_command_works() {
-    let test = "a_clock_beyond_the_year_9999";
+fn a_clock_beyond_the_year_9999_breaks_no_command() {
+    let test = "a_clock_beyond_the_year_9999_breaks_no_command";
     let Some(world) = World::of_bookend(test) else { return };
     let Some(library) = faketime(test) else { return };
     // 12000-01-01, beyond what the ledger's times can say.
@@ -120,8 +131,8 @@ fn a_clock_beyond_the_year_9999_ends_the_row_and_every_command_works() {
 }
 
 #[test]
-fn a_clock_that_was_set_forward_makes_no_task_old() {
-    let test = "a_clock_that_was_set_forward";
+fn prune_keeps_recent_tasks_after_the_clock_was_set_forward() {
+    let test = "prune_keeps_recent_tasks_after_the_clock_was_set_forward";
     let Some(world) = World::of_bookend(test) else { return };
     let Some(library) = faketime(test) else { return };
     world.run(["true"]).options(["--id", "short", "--retention", "1h"]).run().ended(End::Code(0));
@@ -141,7 +152,9 @@ fn a_clock_that_was_set_forward_makes_no_task_old() {
 
 #[test]
 fn a_task_that_ended_in_1970_is_as_old_as_the_one_before_it() {
-    let Some(world) = World::of_bookend("a_task_that_ended_in_1970") else { return };
+    let Some(world) = World::of_bookend("a_task_that_ended_in_1970_is_as_old_as_the_one_before_it") else {
+        return;
+    };
     for id in ["before", "epoch", "epoch-too", "after"] {
         world.run(["true"]).options(["--id", id]).run().ended(End::Code(0));
     }
@@ -168,7 +181,11 @@ fn a_task_that_ended_in_1970_is_as_old_as_the_one_before_it() {
 
 #[test]
 fn tasks_of_1970_before_all_others_are_as_old_as_the_first_one_after_them() {
-    let Some(world) = World::of_bookend("tasks_of_1970_before_all_others") else { return };
+    let Some(world) =
+        World::of_bookend("tasks_of_1970_before_all_others_are_as_old_as_the_first_one_after_them")
+    else {
+        return;
+    };
     for id in ["epoch", "epoch-too", "after"] {
         world.run(["true"]).options(["--id", id]).run().ended(End::Code(0));
     }

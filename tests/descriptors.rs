@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use crate::harness::{End, World, eventually, state};
 
 #[test]
-fn a_closed_stdout_gives_its_reader_the_end() {
+fn a_reader_sees_the_end_when_the_agent_closes_stdout() {
     let world = World::new();
     let mut out = world.fifo("out");
     let mut agent = world.run(["probe", "close", "1", &out.path()]).start();
@@ -16,7 +16,7 @@ fn a_closed_stdout_gives_its_reader_the_end() {
 }
 
 #[test]
-fn a_closed_stdin_gives_its_writer_a_broken_pipe() {
+fn a_writer_gets_a_broken_pipe_when_the_agent_closes_stdin() {
     let world = World::new();
     let mut out = world.fifo("out");
     let mut agent = world.run(["probe", "close", "0", &out.path()]).piped_input().start();
@@ -29,7 +29,7 @@ fn a_closed_stdin_gives_its_writer_a_broken_pipe() {
 }
 
 #[test]
-fn a_closed_further_descriptor_gives_its_reader_the_end() {
+fn a_reader_sees_the_end_when_the_agent_closes_another_descriptor() {
     let world = World::new();
     let mut out = world.fifo("out");
     let mut five = world.fifo("five");
@@ -41,7 +41,7 @@ fn a_closed_further_descriptor_gives_its_reader_the_end() {
 }
 
 #[test]
-fn our_own_messages_still_come_when_a_further_descriptor_was_let_go_of() {
+fn messages_are_printed_after_other_descriptors_were_closed() {
     let world = World::new();
     let run = world.run(["true"]).options(["-v"]).with(["open=5:w:/dev/null"]).run();
     let said = run.ended(End::Code(0)).stderr;
@@ -50,14 +50,14 @@ fn our_own_messages_still_come_when_a_further_descriptor_was_let_go_of() {
 
 /// A pipe with both ends inherited: were one of them held, neither side would ever see the end.
 #[test]
-fn inherited_pipes_of_the_agents_own_job_end_too() {
+fn a_pipe_inherited_with_both_ends_reaches_its_end() {
     let world = World::new();
     let output = world.run_sh("exec 4>&-; cat <&3; echo done").with(["pipe=3:4"]).run();
     assert_eq!(output.ended(End::Code(0)).stdout, "done\n");
 }
 
 #[test]
-fn standard_input_is_the_agents_alone() {
+fn only_the_agent_reads_standard_input() {
     let world = World::new();
     let mut agent = world.run(["cat"]).piped_input().start();
     let mut stdin = agent.stdin.take().expect("a pipe");
@@ -82,7 +82,7 @@ fn descriptors_are_not_made_non_blocking() {
 
 /// Others share it: the script around bookend goes on writing to it.
 #[test]
-fn the_stdout_that_captured_output_is_passed_on_to_is_not_made_non_blocking() {
+fn capture_does_not_make_stdout_non_blocking() {
     let world = World::new();
     world.program("claude", "#!/bin/sh\necho one\n");
     let agent = "claude -p --output-format stream-json --verbose x";

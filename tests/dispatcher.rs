@@ -168,8 +168,8 @@ fn a_dispatcher_sees_by_exit_code_75_that_the_key_is_held() {
 }
 
 #[test]
-fn a_dispatcher_may_change_its_own_rows_and_not_how_a_run_ended() {
-    let test = "a_dispatcher_may_change_its_own_rows_and_not_how_a_run_ended";
+fn a_dispatcher_may_change_its_own_rows_but_not_how_a_run_ended() {
+    let test = "a_dispatcher_may_change_its_own_rows_but_not_how_a_run_ended";
     let Some(dispatcher) = Dispatcher::adopted(test) else { return };
     let name = dispatcher.name();
     let insert =

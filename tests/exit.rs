@@ -15,7 +15,7 @@ fn deadly() -> impl Iterator<Item = i32> {
 }
 
 #[test]
-fn every_exit_code_is_passed_on_in_silence() {
+fn every_exit_code_is_passed_on_without_output() {
     let world = World::new();
     for code in CODES {
         let output = world.run(["probe", "exit", &code.to_string()]).run();
@@ -25,7 +25,7 @@ fn every_exit_code_is_passed_on_in_silence() {
 }
 
 #[test]
-fn death_by_each_signal_is_passed_on_as_death_by_it() {
+fn bookend_dies_by_the_same_signal_as_the_agent() {
     let world = World::new();
     for signal in deadly() {
         let output = world
@@ -48,10 +48,10 @@ fn death_by_a_signal_that_the_caller_ignored_is_passed_on() {
 }
 
 #[test]
-fn death_with_a_core_leaves_one_core_file() {
+fn a_core_dump_leaves_one_core_file() {
     let world = World::new();
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
-    let test = "death_with_a_core_leaves_one_core_file";
+    let test = "a_core_dump_leaves_one_core_file";
     let here = !pattern.contains(['|', '/']) && is_root();
     if !possible(test, here, "root, and core files written to the cwd") {
         return;
@@ -78,8 +78,8 @@ fn output_passes_through_byte_for_byte() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_127_and_its_row_says_so() {
-    let Some(world) = World::of_bookend("a_program_that_is_not_there") else {
+fn a_missing_program_exits_with_127_and_is_recorded() {
+    let Some(world) = World::of_bookend("a_missing_program_exits_with_127_and_is_recorded") else {
         return;
     };
     let output = world.run(["no-such-agent"]).run().ended(End::Code(127));
@@ -91,8 +91,9 @@ fn a_program_that_is_not_there_is_127_and_its_row_says_so() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_126_and_its_row_says_so() {
-    let Some(world) = World::of_bookend("what_cannot_be_executed") else {
+fn a_program_that_cannot_be_executed_exits_with_126_and_is_recorded() {
+    let Some(world) = World::of_bookend("a_program_that_cannot_be_executed_exits_with_126_and_is_recorded")
+    else {
         return;
     };
     fs::write(world.path("plain"), "text").expect("a file");
@@ -109,8 +110,8 @@ fn what_cannot_be_executed_is_126_and_its_row_says_so() {
 }
 
 #[test]
-fn an_interpreter_that_is_not_there_is_not_taken_for_success() {
-    let Some(world) = World::of_bookend("an_interpreter_that_is_not_there") else {
+fn a_missing_interpreter_is_a_failure() {
+    let Some(world) = World::of_bookend("a_missing_interpreter_is_a_failure") else {
         return;
     };
     world.program("lost", "#!/no/such/interpreter\n");
@@ -121,8 +122,9 @@ fn an_interpreter_that_is_not_there_is_not_taken_for_success() {
 
 /// bookend itself could be executed, but the agent, with two variables more, cannot.
 #[test]
-fn an_argument_list_that_is_too_long_is_126_and_its_row_says_so() {
-    let Some(world) = World::of_bookend("an_argument_list_that_is_too_long") else {
+fn an_argument_list_that_is_too_long_exits_with_126_and_is_recorded() {
+    let Some(world) = World::of_bookend("an_argument_list_that_is_too_long_exits_with_126_and_is_recorded")
+    else {
         return;
     };
     let stack: usize = 2 << 20;
@@ -151,7 +153,7 @@ fn an_argument_list_that_is_too_long_is_126_and_its_row_says_so() {
 }
 
 #[test]
-fn a_reader_that_goes_ends_the_writer_by_sigpipe() {
+fn a_closed_reader_ends_the_agent_by_sigpipe() {
     let world = World::new();
     let mut yes = world.run(["yes"]).start();
     assert_eq!(yes.line(), "y");
@@ -171,8 +173,8 @@ fn an_ignored_sigpipe_stays_ignored() {
 }
 
 #[test]
-fn the_row_tells_how_the_agent_left() {
-    let Some(world) = World::of_bookend("the_row_tells_how_the_agent_left") else {
+fn the_row_records_how_the_agent_ended() {
+    let Some(world) = World::of_bookend("the_row_records_how_the_agent_ended") else {
         return;
     };
     world.run(["probe", "exit", "0"]).run().ended(End::Code(0));
@@ -191,8 +193,8 @@ fn the_row_tells_how_the_agent_left() {
 }
 
 #[test]
-fn nothing_but_the_ledger_is_written_and_all_of_it_is_private() {
-    let Some(world) = World::of_bookend("nothing_but_the_ledger_is_written") else {
+fn only_the_ledger_is_written_and_it_is_private() {
+    let Some(world) = World::of_bookend("only_the_ledger_is_written_and_it_is_private") else {
         return;
     };
     assert_eq!(world.wrapper, Wrapper::Bookend);

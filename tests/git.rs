@@ -83,14 +83,16 @@ fn a_required_filter_that_fails_hides_no_change() {
 }
 
 #[test]
-fn what_a_partial_clone_lacks_is_unknown_and_not_fetched() {
+fn missing_objects_of_a_partial_clone_are_unknown_and_not_fetched() {
     let script = format!(
         "{EVIL}{REPO}git config core.repositoryFormatVersion 1; git config extensions.partialClone origin; \
          git config remote.origin.promisor true; git config remote.origin.url $PWD/../nowhere; \
          git config remote.origin.uploadpack $HOME/evil; tree=$(git rev-parse HEAD^{{tree}}); \
          rm -f .git/objects/$(echo $tree | cut -c1-2)/$(echo $tree | cut -c3-)"
     );
-    let Some(world) = world("what_a_partial_clone_lacks_is_unknown", &script) else { return };
+    let Some(world) = world("missing_objects_of_a_partial_clone_are_unknown_and_not_fetched", &script) else {
+        return;
+    };
     let git = run(&world, "one", "repo", "echo b >a.txt");
     assert_eq!((&git["branch"], &git["commits"]), (&json!("main"), &json!(0)), "{git}");
     assert_eq!((&git["uncommitted"], effect(&world)), (&Value::Null, String::new()), "{git}");
@@ -101,9 +103,9 @@ fn what_a_partial_clone_lacks_is_unknown_and_not_fetched() {
 
 /// As a hook of git sees them: it commits in `dev` and dispatches a run in `agent`.
 #[test]
-fn variables_of_git_do_not_lead_to_another_worktree() {
+fn git_variables_do_not_select_another_worktree() {
     let script = format!("{REPO}git worktree add -q ../dev -b dev; git worktree add -q ../agent -b agent");
-    let Some(world) = world("variables_of_git_do_not_lead_to_another_worktree", &script) else { return };
+    let Some(world) = world("git_variables_do_not_select_another_worktree", &script) else { return };
     let hook = "#!/bin/sh\nexec bookend run --id one --cwd $HOME/agent -- true\n";
     world.program("hook", hook);
     let commit = "cd dev; cp $(command -v hook) ../repo/.git/hooks/post-commit; echo x >x; git add x; \
@@ -116,8 +118,10 @@ fn variables_of_git_do_not_lead_to_another_worktree() {
 
 /// HEAD is read without git, and commits are counted before git looks at the files.
 #[test]
-fn a_git_that_hangs_hides_no_commit_and_delays_the_end_briefly() {
-    let Some(world) = world("a_git_that_hangs_hides_no_commit", REPO) else { return };
+fn a_hanging_git_hides_no_commit_and_delays_the_exit_briefly() {
+    let Some(world) = world("a_hanging_git_hides_no_commit_and_delays_the_exit_briefly", REPO) else {
+        return;
+    };
     let git = run(&world, "one", "repo", "mkfifo .gitignore; git commit -qm two --allow-empty");
     assert_eq!((&git["branch"], &git["commits"]), (&json!("main"), &json!(1)), "{git}");
     assert_ne!((&git["head"], &git["head"]), (&git["head_before"], &Value::Null), "{git}");
@@ -143,9 +147,9 @@ fn a_stopped_git_is_killed() {
 }
 
 #[test]
-fn a_worktree_that_was_dirty_before_says_what_is_uncommitted_at_the_end() {
+fn uncommitted_changes_from_before_the_run_are_reported() {
     let script = format!("{REPO}echo b >a.txt; echo new >new.txt");
-    let Some(world) = world("a_worktree_that_was_dirty_before", &script) else { return };
+    let Some(world) = world("uncommitted_changes_from_before_the_run_are_reported", &script) else { return };
     let git = run(&world, "one", "repo", "true");
     assert_eq!((&git["commits"], &git["uncommitted"]), (&json!(0), &json!(2)), "{git}");
     let shown = bookend(&world, &["show", "one"]).stdout;
@@ -154,8 +158,8 @@ fn a_worktree_that_was_dirty_before_says_what_is_uncommitted_at_the_end() {
 }
 
 #[test]
-fn no_changes_needs_the_same_head() {
-    let Some(world) = world("no_changes_needs_the_same_head", REPO) else { return };
+fn no_changes_requires_an_unchanged_head() {
+    let Some(world) = world("no_changes_requires_an_unchanged_head", REPO) else { return };
     run(&world, "idle", "repo", "true");
     assert!(says_no_changes(&world), "the control");
     world.write("DELETE FROM task_history");
@@ -190,7 +194,9 @@ fn submodules_and_worktrees_of_bare_repositories_are_described() {
          git -c protocol.file.allow=always submodule --quiet add ../repo sub; git commit -qm s; \
          git clone -q --bare ../repo bare.git; ln -s outer/sub ../link"
     );
-    let Some(world) = world("submodules_and_worktrees_of_bare_repositories", &script) else { return };
+    let Some(world) = world("submodules_and_worktrees_of_bare_repositories_are_described", &script) else {
+        return;
+    };
     for (id, cwd, branch) in [("s", "outer/sub", "main"), ("l", "linked", "linked"), ("y", "link", "main")] {
         let git = run(&world, id, cwd, "git commit -qm two --allow-empty; echo new >$BOOKEND_TASK_ID");
         assert_eq!((&git["branch"], &git["commits"]), (&json!(branch), &json!(1)), "{cwd}: {git}");
@@ -221,8 +227,8 @@ fn interrupted(world: &World, id: &str, cwd: &str) {
 }
 
 #[test]
-fn a_recovery_looks_once_at_each_worktree_and_never_outside_of_one() {
-    let test = "a_recovery_looks_once_at_each_worktree";
+fn recovery_inspects_each_worktree_once_and_nothing_else() {
+    let test = "recovery_inspects_each_worktree_once_and_nothing_else";
     let Some(world) = world(test, &format!("{REPO}mkdir below; mkdir ../plain")) else { return };
     for (id, cwd) in [("a", "repo"), ("b", "repo/below"), ("c", "repo"), ("d", "plain")] {
         interrupted(&world, id, cwd);
@@ -237,9 +243,9 @@ fn a_recovery_looks_once_at_each_worktree_and_never_outside_of_one() {
 
 /// Each git that hangs takes a fifth of a second at least, and two seconds are the limit for all.
 #[test]
-fn all_git_of_a_recovery_shares_one_limit() {
+fn all_git_commands_of_a_recovery_share_one_time_limit() {
     let script = "for n in $(seq 20); do git init -q r$n; done";
-    let Some(world) = world("all_git_of_a_recovery_shares_one_limit", script) else { return };
+    let Some(world) = world("all_git_commands_of_a_recovery_share_one_time_limit", script) else { return };
     for n in 1..=20 {
         interrupted(&world, &format!("t{n}"), &format!("r{n}"));
     }

@@ -17,7 +17,9 @@ fn stays_once(ready: &str, noted: &str) -> String {
 
 #[test]
 fn a_stop_signal_during_on_finish_leaves_it_to_recovery() {
-    let Some(world) = World::of_bookend("a_stop_signal_during_on_finish") else { return };
+    let Some(world) = World::of_bookend("a_stop_signal_during_on_finish_leaves_it_to_recovery") else {
+        return;
+    };
     for (n, signal) in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT].into_iter().enumerate() {
         let (mut ready, noted) = (world.fifo(&format!("ready{n}")), world.name(&format!("noted{n}")));
         let hook = stays_once(&ready.path(), &noted);
@@ -51,7 +53,9 @@ fn a_stop_signal_reaches_every_process_of_a_hook() {
 
 #[test]
 fn a_hook_that_succeeds_in_spite_of_a_stop_signal_is_delivered() {
-    let Some(world) = World::of_bookend("a_hook_that_succeeds_in_spite_of_a_stop_signal") else { return };
+    let Some(world) = World::of_bookend("a_hook_that_succeeds_in_spite_of_a_stop_signal_is_delivered") else {
+        return;
+    };
     let mut ready = world.fifo("ready");
     let hook = format!(
         "trap 'echo told >{}; exit 0' TERM; echo ready $$ >{}; sleep 1000 & wait",
@@ -68,7 +72,9 @@ fn a_hook_that_succeeds_in_spite_of_a_stop_signal_is_delivered() {
 
 #[test]
 fn a_stop_signal_before_the_hook_leaves_it_to_recovery() {
-    let Some(world) = World::of_bookend("a_stop_signal_before_the_hook") else { return };
+    let Some(world) = World::of_bookend("a_stop_signal_before_the_hook_leaves_it_to_recovery") else {
+        return;
+    };
     let mut out = world.fifo("out");
     // What the agent leaves behind ignores SIGTERM, so the end of the run waits for its grace.
     let script = format!("probe daemon -- probe with setsid ignore=15 -- probe stay {}; exit 3", out.path());
@@ -85,8 +91,8 @@ fn a_stop_signal_before_the_hook_leaves_it_to_recovery() {
 }
 
 #[test]
-fn the_time_out_of_a_hook_ends_its_whole_group() {
-    let Some(world) = World::of_bookend("the_time_out_of_a_hook_ends_its_whole_group") else { return };
+fn the_timeout_of_a_hook_ends_its_whole_process_group() {
+    let Some(world) = World::of_bookend("the_timeout_of_a_hook_ends_its_whole_process_group") else { return };
     let mut ready = world.fifo("ready");
     // The leader ends by SIGTERM, its child ignores it.
     let child = format!("trap \"\" TERM; echo ready $$ >{}; exec sleep 1000", ready.path());
@@ -99,8 +105,8 @@ fn the_time_out_of_a_hook_ends_its_whole_group() {
 }
 
 #[test]
-fn recovery_gives_a_hook_the_time_that_its_task_was_given() {
-    let Some(world) = World::of_bookend("recovery_gives_a_hook_the_time") else { return };
+fn recovery_uses_the_hook_timeout_of_the_task() {
+    let Some(world) = World::of_bookend("recovery_uses_the_hook_timeout_of_the_task") else { return };
     let mut ready = world.fifo("ready");
     let hook = format!("echo ready $$ >{}; exec sleep 1000", ready.path());
     let run = world.run(["true"]).env("BOOKEND_HOOK_TIMEOUT", "1s").options(["--on-finish", &hook]).start();
@@ -114,7 +120,9 @@ fn recovery_gives_a_hook_the_time_that_its_task_was_given() {
 
 #[test]
 fn a_stop_signal_to_recovery_leaves_the_hook_to_the_next_one() {
-    let Some(world) = World::of_bookend("a_stop_signal_to_recovery") else { return };
+    let Some(world) = World::of_bookend("a_stop_signal_to_recovery_leaves_the_hook_to_the_next_one") else {
+        return;
+    };
     let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
     let hook = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in [12]) echo ready $$ >{}; exec sleep 1000;; esac; echo x >>{noted}",
@@ -136,7 +144,7 @@ fn a_stop_signal_to_recovery_leaves_the_hook_to_the_next_one() {
 
 #[test]
 fn two_recoveries_after_a_reboot_run_a_hook_once() {
-    let Some(world) = World::of_bookend("two_recoveries_after_a_reboot") else { return };
+    let Some(world) = World::of_bookend("two_recoveries_after_a_reboot_run_a_hook_once") else { return };
     let (mut ready, mut go) = (world.fifo("ready"), world.fifo("go"));
     let hook = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; echo x >>{}; echo ready $$ >{}; read x <{}",
@@ -180,8 +188,12 @@ fn a_killed_recovery_loses_no_report() {
 }
 
 #[test]
-fn an_on_interrupted_command_that_takes_recovery_down_is_begun_three_times() {
-    let Some(world) = World::of_bookend("an_on_interrupted_command_that_takes_recovery_down") else { return };
+fn an_on_interrupted_command_that_kills_recovery_is_started_three_times() {
+    let Some(world) =
+        World::of_bookend("an_on_interrupted_command_that_kills_recovery_is_started_three_times")
+    else {
+        return;
+    };
     Busy::sleep(&world, "one").kill_all();
     let hook = format!("echo x >>{}; kill -9 $PPID", world.name("noted"));
     for _ in 0..3 {
@@ -195,7 +207,9 @@ fn an_on_interrupted_command_that_takes_recovery_down_is_begun_three_times() {
 
 #[test]
 fn a_stop_signal_does_not_use_up_an_attempt_of_on_interrupted() {
-    let Some(world) = World::of_bookend("a_stop_signal_does_not_use_up_an_attempt") else { return };
+    let Some(world) = World::of_bookend("a_stop_signal_does_not_use_up_an_attempt_of_on_interrupted") else {
+        return;
+    };
     Busy::sleep(&world, "one").kill_all();
     let hook = "kill $PPID; exec sleep 1000";
     for _ in 0..4 {
@@ -207,7 +221,10 @@ fn a_stop_signal_does_not_use_up_an_attempt_of_on_interrupted() {
 
 #[test]
 fn a_report_that_cannot_be_printed_is_printed_by_the_next_recovery() {
-    let Some(world) = World::of_bookend("a_report_that_cannot_be_printed") else { return };
+    let Some(world) = World::of_bookend("a_report_that_cannot_be_printed_is_printed_by_the_next_recovery")
+    else {
+        return;
+    };
     for (id, stdout) in [("full", ">/dev/full"), ("closed", ">&-")] {
         for json in ["", "--json"] {
             Busy::sleep(&world, &format!("{id}{json}")).kill_all();
@@ -222,8 +239,11 @@ fn a_report_that_cannot_be_printed_is_printed_by_the_next_recovery() {
 }
 
 #[test]
-fn deliver_runs_what_failed_and_again_what_was_delivered() {
-    let Some(world) = World::of_bookend("deliver_runs_what_failed") else { return };
+fn deliver_runs_failed_hooks_and_repeats_delivered_ones_on_request() {
+    let Some(world) = World::of_bookend("deliver_runs_failed_hooks_and_repeats_delivered_ones_on_request")
+    else {
+        return;
+    };
     let hook = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; cat >/dev/null
          echo $BOOKEND_FINISHED_TASK $BOOKEND_DELIVERY_ATTEMPT >>{}",
@@ -249,8 +269,11 @@ fn deliver_runs_what_failed_and_again_what_was_delivered() {
 }
 
 #[test]
-fn deliver_runs_what_is_due_and_leaves_a_live_supervisor_its_hook() {
-    let Some(world) = World::of_bookend("deliver_runs_what_is_due") else { return };
+fn deliver_runs_pending_hooks_but_not_that_of_a_running_supervisor() {
+    let Some(world) = World::of_bookend("deliver_runs_pending_hooks_but_not_that_of_a_running_supervisor")
+    else {
+        return;
+    };
     let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
     let hook = stays_once(&ready.path(), &noted);
     let run = world.run(["true"]).options(["--id", "one", "--on-finish", &hook]).start();
@@ -269,7 +292,9 @@ fn deliver_runs_what_is_due_and_leaves_a_live_supervisor_its_hook() {
 
 #[test]
 fn settle_only_leaves_hooks_and_reports_to_the_next_recovery() {
-    let Some(world) = World::of_bookend("settle_only_leaves_hooks_and_reports") else { return };
+    let Some(world) = World::of_bookend("settle_only_leaves_hooks_and_reports_to_the_next_recovery") else {
+        return;
+    };
     let hook = format!("echo x >>{}", world.name("noted"));
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let options = ["--id", "one", "--on-finish", &hook];
@@ -290,7 +315,9 @@ fn settle_only_leaves_hooks_and_reports_to_the_next_recovery() {
 #[cfg(feature = "failpoints")]
 #[test]
 fn a_recovery_killed_before_it_records_a_report_repeats_it() {
-    let Some(world) = World::of_bookend("a_recovery_killed_before_it_records_a_report") else { return };
+    let Some(world) = World::of_bookend("a_recovery_killed_before_it_records_a_report_repeats_it") else {
+        return;
+    };
     let hook = format!("echo x >>{}", world.name("noted"));
     for (id, point, options) in [
         ("printed", "recover.reported", &[][..]),
@@ -308,8 +335,11 @@ fn a_recovery_killed_before_it_records_a_report_repeats_it() {
 }
 
 #[test]
-fn recovery_does_not_call_failed_what_another_process_delivered_meanwhile() {
-    let Some(world) = World::of_bookend("recovery_does_not_call_failed") else { return };
+fn recovery_does_not_report_a_hook_delivered_meanwhile_as_failed() {
+    let Some(world) = World::of_bookend("recovery_does_not_report_a_hook_delivered_meanwhile_as_failed")
+    else {
+        return;
+    };
     let (mut ready, mut go) = (world.fifo("ready"), world.fifo("go"));
     let waits = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; echo ready $$ >{}; read x <{}",
@@ -331,8 +361,10 @@ fn recovery_does_not_call_failed_what_another_process_delivered_meanwhile() {
 }
 
 #[test]
-fn the_operator_ends_the_doubt_about_a_hook_of_another_pid_namespace() {
-    let Some(world) = World::of_bookend("the_operator_ends_the_doubt_about_a_hook") else { return };
+fn the_operator_can_release_a_hook_of_another_pid_namespace() {
+    let Some(world) = World::of_bookend("the_operator_can_release_a_hook_of_another_pid_namespace") else {
+        return;
+    };
     let run = |id: &str| world.run(["true"]).options(["--id", id, "--on-finish", "true"]).run();
     // As a restarted container leaves it: the same boot, another device number and another pid namespace.
     let restart = "UPDATE task_history SET delivery_status = 'delivering', live_dev = live_dev + 1,
@@ -357,7 +389,9 @@ fn the_operator_ends_the_doubt_about_a_hook_of_another_pid_namespace() {
 
 #[test]
 fn the_command_for_a_hook_that_was_cut_off_names_the_ledger() {
-    let Some(world) = World::of_bookend("the_command_for_a_hook_that_was_cut_off") else { return };
+    let Some(world) = World::of_bookend("the_command_for_a_hook_that_was_cut_off_names_the_ledger") else {
+        return;
+    };
     let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
     let (hook, ledger) = (stays_once(&ready.path(), &noted), world.name("other/b.db"));
     let words = ["bookend", "run", "--ledger", &ledger, "--on-finish", &hook, "--", "true"];

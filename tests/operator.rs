@@ -11,12 +11,12 @@ fn bookend(world: &World, words: &[&str]) -> Output {
     world.bare(["bookend"].iter().chain(words).copied()).run()
 }
 
-fn said(world: &World, words: &[&str]) -> String {
+fn stdout_of(world: &World, words: &[&str]) -> String {
     bookend(world, words).ended(End::Code(0)).silent().stdout
 }
 
 fn parsed(world: &World, words: &[&str]) -> Value {
-    let text = said(world, words);
+    let text = stdout_of(world, words);
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
@@ -81,11 +81,11 @@ fn a_lost_task_is_seen_in_list_and_show() {
     let mut lost = world.run_sh(&script).options(["--id", "gone"]).start();
     up.line();
     let alive = |page: String| page.lines().any(|l| l.starts_with("alive") && l.ends_with("yes"));
-    assert!(alive(said(&world, &["show", "gone"])));
+    assert!(alive(stdout_of(&world, &["show", "gone"])));
     lost.signal(rustix::process::Signal::KILL);
     lost.wait_here();
-    assert!(said(&world, &["list"]).contains("lost"));
-    assert!(said(&world, &["show", "gone"]).contains("bookend recover --ledger "));
+    assert!(stdout_of(&world, &["list"]).contains("lost"));
+    assert!(stdout_of(&world, &["show", "gone"]).contains("bookend recover --ledger "));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
         setsid sleep 1000 >/dev/null 2>&1 &\nexit 3\n";
     world.program("claude", claude);
     world.run(["claude", "-p", "x"]).options(["--id", "one", "--key", "a key", "--grace", "1s"]).run();
-    let page = said(&world, &["show", "one"]);
+    let page = stdout_of(&world, &["show", "one"]);
     let row = world.row();
     let session = row.text("session_id");
     for part in [
@@ -139,7 +139,7 @@ fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
         assert!(page.contains(&part), "{part}: {page}");
     }
     world.write("UPDATE task_history SET end_source = 'recovery'");
-    assert!(said(&world, &["show", "one"]).contains("recovery, which inferred it"));
+    assert!(stdout_of(&world, &["show", "one"]).contains("recovery, which inferred it"));
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn a_task_may_say_what_it_made() {
     assert_eq!((word(1, "kind"), word(1, "path")), ("directory".into(), home.display().to_string()));
     assert_eq!((word(2, "kind"), word(2, "url")), ("url".into(), "https://example.org/7".into()));
     assert_eq!(artifacts[0]["bytes"], 6);
-    assert!(said(&world, &["show", "one"]).contains("https://example.org/7"));
+    assert!(stdout_of(&world, &["show", "one"]).contains("https://example.org/7"));
 
     bookend(&world, &["artifact", "add", "https://example.org"]).ended(End::Code(2));
     bookend(&world, &["artifact", "add", "--task", "one", "nonesuch"]).ended(End::Code(1));
@@ -185,7 +185,7 @@ fn what_a_run_left_in_its_git_worktree_is_kept() {
     let git = in_repo("idle", "true");
     assert_eq!((&git["kind"], &git["branch"]), (&json!("git"), &json!("main")));
     assert_eq!((&git["commits"], &git["changed"], &git["uncommitted"]), (&json!(0), &json!(0), &json!(0)));
-    assert!(said(&world, &["list"]).contains("no changes"), "list marks it");
+    assert!(stdout_of(&world, &["list"]).contains("no changes"), "list marks it");
 
     let git =
         in_repo("busy", "cd ..; git checkout -qb side; echo b >b; git add b; git commit -qm b; echo c >c");
@@ -224,9 +224,9 @@ fn bare_bookend_greets_the_new_user_and_then_gives_an_overview() {
     let Some(world) = World::of_bookend("bare_bookend_greets_the_new_user_and_then_gives_an_overview") else {
         return;
     };
-    assert!(said(&world, &[]).contains("bookend run -- claude -p 'say hello'"));
+    assert!(stdout_of(&world, &[]).contains("bookend run -- claude -p 'say hello'"));
     run(&world, &["--id", "one"], "exit 3");
-    let text = said(&world, &[]);
+    let text = stdout_of(&world, &[]);
     for part in ["Running\nnothing\n", "Ended last\n", "exit 3", "Task audit: 0 findings"] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -278,7 +278,7 @@ fn stats_add_up_by_what_is_asked_for() {
     assert_eq!((&dev["name"], &dev["runs"], &dev["success_rate"]), (&json!("dev"), &json!(2), &json!(0.5)));
     assert_eq!((&dev["cost_usd"], &dev["input_tokens"]), (&json!(0.5), &json!(2000)));
     assert_eq!((&ops["name"], &ops["cost_usd"]), (&json!("ops"), &Value::Null));
-    let table = said(&world, &["stats"]);
+    let table = stdout_of(&world, &["stats"]);
     assert!(table.contains("50 %") && table.contains("$0.50") && table.contains("2,000"), "{table}");
     assert_eq!(parsed(&world, &["stats", "--by", "all", "--json"])["groups"][0]["runs"], 3);
     assert_eq!(
@@ -301,12 +301,12 @@ fn a_timeline_shows_what_was_in_flight() {
              finished_at = '2020-01-01T00:00:01.000Z', last_seen_at = '2020-01-01T00:00:01.000Z'
          WHERE id = 'long-ago'",
     );
-    let text = said(&world, &["timeline"]);
+    let text = stdout_of(&world, &["timeline"]);
     let bar = |id: &str| text.lines().find(|l| l.starts_with(id)).map(|l| l.contains('╳'));
     assert_eq!((bar("seen"), bar("unseen"), bar("long-ago")), (Some(false), Some(true), None), "{text}");
-    assert!(said(&world, &["timeline", "--since", "2019-01-01"]).contains("long-ago"));
+    assert!(stdout_of(&world, &["timeline", "--since", "2019-01-01"]).contains("long-ago"));
 
-    said(&world, &["timeline", "--html", &world.name("page.html")]);
+    stdout_of(&world, &["timeline", "--html", &world.name("page.html")]);
     let page = fs::read_to_string(world.path("page.html")).expect("the page");
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "data stays data");
     assert!(
@@ -316,24 +316,30 @@ fn a_timeline_shows_what_was_in_flight() {
     assert_eq!(page.matches("class=\"row\"").count(), 2);
 }
 
-/// Every command that `--help` lists, with those below it.
+/// The headings under which `--help` lists commands.
+const COMMAND_HEADINGS: [&str; 5] = ["Commands:", "Run:", "Inspect:", "Maintain:", "Set up:"];
+
+/// The commands that a help text lists.
+fn commands_in(help: &str) -> impl Iterator<Item = &str> {
+    let blocks = help.split("\n\n").filter_map(|block| block.split_once('\n'));
+    let lists = blocks.filter(|(heading, _)| COMMAND_HEADINGS.contains(heading));
+    let lines = lists.flat_map(|(_, list)| list.lines()).filter(|l| !l.starts_with("   "));
+    lines.filter_map(|l| l.split_whitespace().next()).filter(|name| *name != "help")
+}
+
+/// Every command as the words after `bookend`, which itself is the first.
 fn commands(world: &World) -> Vec<Vec<String>> {
     let mut all = vec![vec![]];
     let mut next = 0;
     while next < all.len() {
         let words: Vec<&str> = all[next].iter().map(String::as_str).chain(["--help"]).collect();
-        let help = said(world, &words);
-        let listed = help.split_once("\nCommands:\n").map_or("", |(_, rest)| rest);
-        let names = listed.lines().take_while(|l| !l.is_empty()).filter_map(|l| {
-            let is_name = l.starts_with("  ") && !l.starts_with("   ");
-            l.split_whitespace().next().filter(|n| is_name && *n != "help")
-        });
-        let below: Vec<_> =
-            names.map(|n| all[next].iter().cloned().chain([n.to_owned()]).collect()).collect();
-        all.extend(below);
+        let help = stdout_of(world, &words);
+        let nested: Vec<Vec<String>> =
+            commands_in(&help).map(|name| [&all[next][..], &[name.to_owned()]].concat()).collect();
+        all.extend(nested);
         next += 1;
     }
-    assert!(all.len() > 8, "{all:?}");
+    assert!(all.len() > 20, "{all:?}");
     all
 }
 
@@ -360,23 +366,29 @@ fn completions_and_man_pages_name_every_command() {
     let Some(world) = World::of_bookend("completions_and_man_pages_name_every_command") else { return };
     let commands = commands(&world);
     for shell in ["bash", "zsh", "fish"] {
-        let script = said(&world, &["completions", shell]);
-        for command in commands.iter().flatten() {
-            assert!(script.contains(command.as_str()), "{shell}: {command}");
-        }
+        let script = stdout_of(&world, &["completions", shell]);
+        assert!(script.contains("__complete"), "{shell}: {script}");
         fs::write(world.path("script"), script).expect("the script");
         if on_path(shell) {
             world.bare([shell, "-n", &world.name("script")]).run().ended(End::Code(0)).silent();
         }
     }
-    said(&world, &["man", "--dir", &world.name("man")]);
+    for command in &commands[1..] {
+        let (name, parents) = command.split_last().expect("the name of a command");
+        let index = command.len().to_string();
+        let line = ["__complete", &index, "bookend"].into_iter();
+        let words: Vec<&str> = line.chain(parents.iter().map(String::as_str)).chain([""]).collect();
+        let candidates = stdout_of(&world, &words);
+        assert!(candidates.lines().any(|l| l.split('\t').next() == Some(name)), "{name}: {candidates}");
+    }
+    stdout_of(&world, &["man", "--dir", &world.name("man")]);
     for command in &commands {
         let name = std::iter::once("bookend").chain(command.iter().map(String::as_str)).collect::<Vec<_>>();
         let page = fs::read_to_string(world.path("man").join(format!("{}.1", name.join("-"))));
         assert!(page.is_ok_and(|p| p.contains(".SH SYNOPSIS")), "{name:?}");
     }
     assert_eq!(
-        said(&world, &["man", "run"]),
+        stdout_of(&world, &["man", "run"]),
         fs::read_to_string(world.path("man/bookend-run.1")).expect("run")
     );
     bookend(&world, &["man", "nonesuch"]).ended(End::Code(2));

@@ -1,17 +1,17 @@
 //! What somebody who means harm can put in bookend's way: places that are not what they seem, text that is
 //! more than text, processes that pretend, users who may not be signalled, repositories that execute.
 
-mod content;
 mod git;
-mod hostile;
 mod journal;
+mod ledger_content;
+mod ledger_files;
 mod marks;
 mod owner;
-mod places;
-mod resources;
 mod setuid;
-mod shared;
+mod shared_ledger;
+mod sizes;
 mod stored;
+mod untrusted_text;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

@@ -55,8 +55,8 @@ fn effect(world: &World) -> String {
 }
 
 #[test]
-fn the_settings_are_as_bad_as_they_look() {
-    let Some(world) = world("the_settings_are_as_bad_as_they_look") else { return };
+fn git_itself_executes_the_programs_of_the_settings() {
+    let Some(world) = world("git_itself_executes_the_programs_of_the_settings") else { return };
     let script = format!("cd repo; {CHANGES}; git status --porcelain; true");
     world.bare(["sh", "-c", &script]).run();
     let done = effect(&world);
@@ -93,8 +93,8 @@ fn no_object_is_fetched() {
 }
 
 #[test]
-fn nothing_is_executed_by_a_recovery() {
-    let Some(world) = world("nothing_is_executed_by_a_recovery") else { return };
+fn recovery_executes_nothing_of_the_repository() {
+    let Some(world) = world("recovery_executes_nothing_of_the_repository") else { return };
     let script = format!("{CHANGES}; echo ready $$ >$SAY; exec sleep 1000");
     let busy = Busy::start(&world, "say", |_| world.run_sh(&script).options(["--cwd", "repo"]));
     busy.kill_all();
@@ -105,8 +105,8 @@ fn nothing_is_executed_by_a_recovery() {
 
 /// A relative place of `PATH` would be one in the agent's directory.
 #[test]
-fn git_is_not_taken_from_the_agents_directory() {
-    let test = "git_is_not_taken_from_the_agents_directory";
+fn git_is_not_looked_up_in_the_agents_directory() {
+    let test = "git_is_not_looked_up_in_the_agents_directory";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, on_path("git"), "git") {
         return;
@@ -132,8 +132,8 @@ fn git_is_not_taken_from_the_agents_directory() {
 
 /// What lies in the repository is read before the agent starts: it cannot hold it up, nor take all memory.
 #[test]
-fn a_head_that_is_no_file_holds_nothing_up() {
-    let Some(world) = World::of_bookend("a_head_that_is_no_file") else { return };
+fn a_head_that_is_not_a_file_does_not_block_the_run() {
+    let Some(world) = World::of_bookend("a_head_that_is_not_a_file_does_not_block_the_run") else { return };
     for (n, part) in ["repo/.git/HEAD", "repo/.git/refs/heads/main", "repo/.git/packed-refs", "repo/.git"]
         .into_iter()
         .enumerate()
@@ -162,8 +162,8 @@ fn a_head_that_is_no_file_holds_nothing_up() {
 
 /// Git waits for a pipe as if it were a file.
 #[test]
-fn a_git_that_waits_for_ever_is_not_waited_for_and_does_not_stay() {
-    let test = "a_git_that_waits_for_ever";
+fn a_git_that_blocks_is_killed_after_the_limit() {
+    let test = "a_git_that_blocks_is_killed_after_the_limit";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, on_path("git"), "git") {
         return;

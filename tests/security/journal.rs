@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-use super::hostile::{HOSTILE, assert_harmless};
+use super::untrusted_text::{HOSTILE, assert_harmless};
 use crate::harness::{End, Output, Proc, World, is_root, on_path, possible};
 
 const SECRET: &str = "open-the-pod-bay-doors";
@@ -134,8 +134,8 @@ fn world(test: &str) -> Option<World> {
 }
 
 #[test]
-fn no_text_makes_a_field_of_its_own() {
-    let Some(world) = world("no_text_makes_a_field_of_its_own") else { return };
+fn no_text_creates_another_field() {
+    let Some(world) = world("no_text_creates_another_field") else { return };
     let error = serde_json::json!({ "type": "result", "subtype": HOSTILE, "is_error": true, "result": HOSTILE,
         "session_id": HOSTILE });
     std::fs::write(world.path("said"), format!("{error}\n")).expect("a file");
@@ -190,8 +190,8 @@ fn no_text_makes_a_field_of_its_own() {
 }
 
 #[test]
-fn the_name_of_a_program_and_what_prepare_said_stay_in_their_message() {
-    let Some(world) = world("the_name_of_a_program_and_what_prepare_said") else { return };
+fn program_names_and_prepare_output_stay_within_their_message() {
+    let Some(world) = world("program_names_and_prepare_output_stay_within_their_message") else { return };
     let name = "x\u{1b}[2J\nPRIORITY=0\nMESSAGE=forged";
     world.program(name, "#!/bin/sh\nexit 3\n");
     let log = ["bookend", "--log", "journald", "run", "-v", "-v"];
@@ -207,8 +207,8 @@ fn the_name_of_a_program_and_what_prepare_said_stay_in_their_message() {
 }
 
 #[test]
-fn a_value_without_end_is_cut_and_the_message_still_gets_there() {
-    let Some(world) = world("a_value_without_end_is_cut") else { return };
+fn a_long_value_is_cut_and_the_message_arrives() {
+    let Some(world) = world("a_long_value_is_cut_and_the_message_arrives") else { return };
     let long = format!("{HOSTILE}{}", "x".repeat(120_000));
     let run = ["bookend", "--log", "journald", "run", "--key", &long, "--", "sh", "-c", "exit 3"];
     let (messages, output) = spoken(&world, &run, 3);
@@ -236,8 +236,8 @@ fn a_journald_that_does_not_read_delays_no_run() {
 
 /// Where stderr is a pipe to journald, each line would be a message, and `<0>` before it its priority.
 #[test]
-fn no_text_begins_a_line_on_stderr() {
-    let Some(world) = World::of_bookend("no_text_begins_a_line_on_stderr") else { return };
+fn no_text_starts_a_line_on_stderr() {
+    let Some(world) = World::of_bookend("no_text_starts_a_line_on_stderr") else { return };
     let options =
         ["--id", "one", "-v", "-v", "--key", HOSTILE, "--agent", HOSTILE, "--require-skill", HOSTILE];
     let run = world.run(["claude", SECRET]).options(options).run().ended(End::Code(125));

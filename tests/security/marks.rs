@@ -65,7 +65,7 @@ fn left_of(world: &World, ledger: &str) -> Value {
 
 #[test]
 fn another_users_process_with_the_mark_is_never_signalled() {
-    let Some(world) = open_world("another_users_process_with_the_mark") else { return };
+    let Some(world) = open_world("another_users_process_with_the_mark_is_never_signalled") else { return };
     let (id, ledger) = (id_of(&world), world.name("l.db"));
     let task = Failing::start(&world, "one", &ledger, &id);
     let forger = Marked::start(&world, "forger", &id, &ledger, &[&format!("uid={SOMEBODY}")]);
@@ -88,7 +88,9 @@ fn another_users_process_with_the_mark_is_never_signalled() {
 
 #[test]
 fn a_task_of_the_same_id_in_another_ledger_keeps_its_processes() {
-    let Some(world) = World::of_bookend("a_task_of_the_same_id_in_another_ledger") else { return };
+    let Some(world) = World::of_bookend("a_task_of_the_same_id_in_another_ledger_keeps_its_processes") else {
+        return;
+    };
     let id = id_of(&world);
     let (ledger, other) = (world.name("l.db"), world.name("other.db"));
     let theirs = Failing::start(&world, "theirs", &other, &id);
@@ -120,8 +122,8 @@ fn a_task_of_the_same_id_in_another_ledger_keeps_its_processes() {
 }
 
 #[test]
-fn a_ledger_has_as_many_names_as_lead_to_it() {
-    let Some(world) = World::of_bookend("a_ledger_has_as_many_names") else { return };
+fn a_mark_matches_every_path_of_its_ledger() {
+    let Some(world) = World::of_bookend("a_mark_matches_every_path_of_its_ledger") else { return };
     let id = id_of(&world);
     fs::create_dir(world.path("real")).expect("a directory");
     symlink("real", world.path("way")).expect("a link");
@@ -138,8 +140,11 @@ fn a_ledger_has_as_many_names_as_lead_to_it() {
 }
 
 #[test]
-fn what_names_a_ledger_that_was_moved_is_counted_and_left() {
-    let Some(world) = World::of_bookend("what_names_a_ledger_that_was_moved") else { return };
+fn processes_marked_with_a_moved_ledger_are_counted_and_not_signalled() {
+    let Some(world) = World::of_bookend("processes_marked_with_a_moved_ledger_are_counted_and_not_signalled")
+    else {
+        return;
+    };
     let mut out = world.fifo("out");
     let script = format!(
         "probe daemon -- probe with setsid -- probe stay {}; echo ready $$ >$SAY; exec sleep 1000",
@@ -177,8 +182,8 @@ fn what_names_a_ledger_that_was_moved_is_counted_and_left() {
 
 /// Seen from a root directory of its own the same path is another file.
 #[test]
-fn a_process_means_its_ledger_from_where_it_stands() {
-    let test = "a_process_means_its_ledger_from_where_it_stands";
+fn a_ledger_path_is_resolved_in_the_mount_namespace_of_its_process() {
+    let test = "a_ledger_path_is_resolved_in_the_mount_namespace_of_its_process";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, is_root() && crate::harness::on_path("unshare"), "root and unshare") {
         return;
@@ -207,8 +212,8 @@ fn a_process_means_its_ledger_from_where_it_stands() {
 
 /// The command runs inside a task of that id, but not of that ledger.
 #[test]
-fn cancel_all_leaves_alone_only_the_task_that_it_runs_inside() {
-    let Some(world) = World::of_bookend("cancel_all_leaves_alone_only_the_task") else { return };
+fn cancel_all_skips_only_the_task_that_it_runs_in() {
+    let Some(world) = World::of_bookend("cancel_all_skips_only_the_task_that_it_runs_in") else { return };
     let (ledger, other) = (world.name("l.db"), world.name("other.db"));
     let theirs = Failing::start(&world, "theirs", &other, "same");
     let said = world.name("said");
@@ -222,8 +227,10 @@ fn cancel_all_leaves_alone_only_the_task_that_it_runs_inside() {
 
 /// It holds its lock, so it lives: but the pid in its row is somebody else.
 #[test]
-fn a_pid_that_is_somebody_else_is_not_signalled_though_the_task_lives() {
-    let Some(world) = World::of_bookend("a_pid_that_is_somebody_else") else { return };
+fn a_reused_pid_is_not_signalled_although_the_task_runs() {
+    let Some(world) = World::of_bookend("a_reused_pid_is_not_signalled_although_the_task_runs") else {
+        return;
+    };
     let busy = Busy::sleep(&world, "one");
     let (mut out, supervisor) = (world.fifo("bystander"), busy.supervisor.pid());
     let bystander = world.bare(["probe", "count", &out.path()]).start();
@@ -255,8 +262,8 @@ fn a_pid_that_is_somebody_else_is_not_signalled_though_the_task_lives() {
 
 /// Root reads the ledger of a user who has written forged rows into it.
 #[test]
-fn root_cancels_no_process_that_is_not_the_owners() {
-    let test = "root_cancels_no_process_that_is_not_the_owners";
+fn root_does_not_cancel_a_process_of_another_user_than_the_owner() {
+    let test = "root_does_not_cancel_a_process_of_another_user_than_the_owner";
     let Some((world, specs)) = World::unprivileged(test) else { return };
     if !possible(test, is_root(), "root") {
         return;

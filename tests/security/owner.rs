@@ -115,8 +115,8 @@ fn swap(users: &Users) -> JoinHandle<()> {
 }
 
 #[test]
-fn root_redispatches_a_users_task_as_that_user_though_the_directory_is_swapped() {
-    let test = "root_redispatches_a_users_task_as_that_user";
+fn root_redispatches_a_users_task_as_that_user_although_the_directory_is_swapped() {
+    let test = "root_redispatches_a_users_task_as_that_user_although_the_directory_is_swapped";
     let Some(users) = Users::new(test, &["sh", "-c", "id -u >../tmp/who"]) else { return };
     let who = users.world.path("tmp/who");
     fs::remove_file(&who).expect("what the first run said");
@@ -136,8 +136,11 @@ fn root_redispatches_a_users_task_as_that_user_though_the_directory_is_swapped()
 }
 
 #[test]
-fn root_sends_no_signal_to_its_own_process_that_a_users_row_names() {
-    let Some(mut users) = Users::new("root_sends_no_signal_to_its_own_process", &["true"]) else { return };
+fn root_does_not_signal_its_own_process_named_in_a_users_row() {
+    let Some(mut users) = Users::new("root_does_not_signal_its_own_process_named_in_a_users_row", &["true"])
+    else {
+        return;
+    };
     for round in 0..3 {
         users.world.renew_deadline();
         let mut out = open_fifo(&users.world, &format!("bystander{round}"));
@@ -160,8 +163,12 @@ fn root_sends_no_signal_to_its_own_process_that_a_users_row_names() {
 }
 
 #[test]
-fn what_root_executes_for_a_user_has_that_users_identity_and_environment() {
-    let Some(users) = Users::new("what_root_executes_for_a_user", &["true"]) else { return };
+fn commands_that_root_runs_for_a_user_have_the_users_identity_and_environment() {
+    let Some(users) =
+        Users::new("commands_that_root_runs_for_a_user_have_the_users_identity_and_environment", &["true"])
+    else {
+        return;
+    };
     // Of the file's group the user is no member.
     chown(users.world.path("tmp/d/l.db"), None, Some(STAFF)).expect("another group");
     let hook = format!(
@@ -201,7 +208,7 @@ fn what_root_executes_for_a_user_has_that_users_identity_and_environment() {
 
 /// A process that has root's terminal as its controlling terminal can type into it (TIOCSTI).
 #[test]
-fn what_root_executes_for_a_user_has_no_controlling_terminal() {
+fn commands_that_root_runs_for_a_user_have_no_controlling_terminal() {
     let Some(users) = Users::new("what_root_executes_for_a_user_has_no_terminal", &["true"]) else { return };
     let seen = users.world.name("tmp/seen");
     users.set_hook(&format!("(: </dev/tty) 2>/dev/null && echo one >{seen} || echo none >{seen}"), "/");
@@ -213,8 +220,8 @@ fn what_root_executes_for_a_user_has_no_controlling_terminal() {
 }
 
 #[test]
-fn what_root_executes_for_a_user_is_not_in_a_directory_that_the_user_cannot_reach() {
-    let test = "what_root_executes_for_a_user_is_not_in_a_directory";
+fn commands_that_root_runs_for_a_user_do_not_start_in_an_unreachable_directory() {
+    let test = "commands_that_root_runs_for_a_user_do_not_start_in_an_unreachable_directory";
     let Some(users) = Users::new(test, &["true"]) else { return };
     fs::create_dir(users.world.path("roots/open")).expect("a directory");
     fs::write(users.world.path("roots/open/secret"), "secret").expect("a file");
@@ -235,8 +242,10 @@ fn what_root_executes_for_a_user_is_not_in_a_directory_that_the_user_cannot_reac
 /// As the state directory of a unit with `DynamicUser=yes` that is stopped: below `/var/lib/private`, and of
 /// a user that is not there any more.
 #[test]
-fn root_reads_a_ledger_that_its_owner_cannot_reach_and_changes_nothing_with_roots_rights() {
-    let Some(users) = Users::new("root_reads_a_ledger_that_its_owner_cannot_reach", &["true"]) else {
+fn root_reads_a_ledger_that_its_owner_cannot_reach_without_changing_it() {
+    let Some(users) =
+        Users::new("root_reads_a_ledger_that_its_owner_cannot_reach_without_changing_it", &["true"])
+    else {
         return;
     };
     let world = &users.world;
@@ -264,8 +273,11 @@ fn root_reads_a_ledger_that_its_owner_cannot_reach_and_changes_nothing_with_root
 }
 
 #[test]
-fn root_looks_at_a_users_ledger_and_makes_nothing_of_its_own_there() {
-    let Some(users) = Users::new("root_looks_at_a_users_ledger", &["true"]) else { return };
+fn root_reads_a_users_ledger_without_creating_files_owned_by_root() {
+    let Some(users) = Users::new("root_reads_a_users_ledger_without_creating_files_owned_by_root", &["true"])
+    else {
+        return;
+    };
     let commands: [&[&str]; 10] = [
         &["list"],
         &["list", "--json"],
@@ -296,8 +308,12 @@ fn root_looks_at_a_users_ledger_and_makes_nothing_of_its_own_there() {
 }
 
 #[test]
-fn root_acts_for_no_owner_without_a_passwd_entry_and_runs_no_agent_for_a_user() {
-    let Some(users) = Users::new("root_acts_for_no_owner_without_a_passwd_entry", &["true"]) else { return };
+fn root_refuses_an_owner_without_a_passwd_entry_and_runs_no_agent_for_a_user() {
+    let Some(users) =
+        Users::new("root_refuses_an_owner_without_a_passwd_entry_and_runs_no_agent_for_a_user", &["true"])
+    else {
+        return;
+    };
     let effect = users.world.name("effect");
     let run = users.world.run(["touch", &effect]).options(["--ledger", &users.ledger()]);
     let refused = run.run().ended(End::Code(125));
@@ -315,8 +331,10 @@ fn root_acts_for_no_owner_without_a_passwd_entry_and_runs_no_agent_for_a_user() 
 }
 
 #[test]
-fn another_user_reads_a_shared_ledger_and_acts_on_nothing_of_it() {
-    let Some(users) = Users::new("another_user_reads_a_shared_ledger", &["touch", "../tmp/effect"]) else {
+fn another_user_can_read_a_shared_ledger_but_not_act_on_it() {
+    let Some(users) =
+        Users::new("another_user_can_read_a_shared_ledger_but_not_act_on_it", &["touch", "../tmp/effect"])
+    else {
         return;
     };
     fs::remove_file(users.world.path("tmp/effect")).expect("the effect of the first run");
@@ -355,8 +373,13 @@ fn another_user_reads_a_shared_ledger_and_acts_on_nothing_of_it() {
 
 /// Whoever may write to a directory above can put another one in its place.
 #[test]
-fn each_directory_above_is_the_users_or_roots_and_written_by_no_other() {
-    let Some(users) = Users::new("each_directory_above_is_the_users", &["true"]) else { return };
+fn parent_directories_must_belong_to_the_user_or_root_and_be_writable_by_no_other() {
+    let Some(users) = Users::new(
+        "parent_directories_must_belong_to_the_user_or_root_and_be_writable_by_no_other",
+        &["true"],
+    ) else {
+        return;
+    };
     let world = &users.world;
     fs::create_dir_all(world.path("tmp/top/mid/mine")).expect("directories");
     for name in ["tmp/top", "tmp/top/mid", "tmp/top/mid/mine"] {

@@ -96,8 +96,8 @@ impl<'w> Raised<'w> {
 }
 
 #[test]
-fn recover_settles_the_task_of_one_that_may_not_be_signalled_and_its_key_stays_busy() {
-    let test = "recover_settles_the_task_of_one_that_may_not_be_signalled";
+fn recover_settles_a_task_whose_agent_it_may_not_signal_and_keeps_the_key_busy() {
+    let test = "recover_settles_a_task_whose_agent_it_may_not_signal_and_keeps_the_key_busy";
     let Some((world, specs)) = world(test) else { return };
     for proc in ["", "proc=hidepid=0", "proc=hidepid=1", "proc=hidepid=2", "proc=subset=pid"] {
         let specs: Vec<String> =
@@ -132,8 +132,8 @@ fn recover_settles_the_task_of_one_that_may_not_be_signalled_and_its_key_stays_b
 }
 
 #[test]
-fn recover_ends_one_that_may_be_signalled_although_its_environment_cannot_be_read() {
-    let test = "recover_ends_one_that_may_be_signalled";
+fn recover_ends_an_agent_whose_environment_it_cannot_read() {
+    let test = "recover_ends_an_agent_whose_environment_it_cannot_read";
     let Some((world, specs)) = world(test) else { return };
     for proc in ["proc=hidepid=0", "proc=hidepid=2", "proc=subset=pid"] {
         let specs: Vec<String> = [proc.to_owned()].into_iter().chain(specs.clone()).collect();
@@ -151,7 +151,10 @@ fn recover_ends_one_that_may_be_signalled_although_its_environment_cannot_be_rea
 /// As on a kernel before 6.9, where no pidfd has an inode of its own.
 #[test]
 fn an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released() {
-    let Some((world, specs)) = world("an_agent_that_cannot_be_verified_keeps_its_key") else { return };
+    let Some((world, specs)) = world("an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released")
+    else {
+        return;
+    };
     let specs: Vec<String> = ["proc=hidepid=2".to_owned()].into_iter().chain(specs).collect();
     let mut raised = Raised::start(&world, &specs, ROOT, &["--id", "one", "--key", "k"]);
     world.write("UPDATE task_history SET supervisor_pidfd = NULL, agent_pidfd = NULL");
@@ -178,8 +181,8 @@ fn an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released() {
 const LOST: (&str, &str) = ("interrupted/supervisor_lost", "recovery");
 
 #[test]
-fn one_that_may_be_signalled_is_ended_like_any_other() {
-    let Some((world, specs)) = world("one_that_may_be_signalled_is_ended") else { return };
+fn a_set_user_id_agent_that_may_be_signalled_is_ended() {
+    let Some((world, specs)) = world("a_set_user_id_agent_that_may_be_signalled_is_ended") else { return };
     let raised = Raised::start(&world, &specs, RAISED, &["--timeout", "100ms"]);
     let Raised { run, agent, .. } = raised;
     run.wait().ended(End::Code(124));
@@ -189,8 +192,12 @@ fn one_that_may_be_signalled_is_ended_like_any_other() {
 }
 
 #[test]
-fn a_time_out_of_one_that_may_not_be_signalled_says_so_and_does_not_wait_for_ever() {
-    let Some((world, specs)) = world("a_time_out_of_one_that_may_not_be_signalled") else { return };
+fn a_timeout_reports_an_agent_that_it_may_not_signal_and_does_not_wait_for_it() {
+    let Some((world, specs)) =
+        world("a_timeout_reports_an_agent_that_it_may_not_signal_and_does_not_wait_for_it")
+    else {
+        return;
+    };
     let options = ["--timeout", "100ms", "--grace", "100ms", "--key", "k", "--on-finish", "cat >../tmp/row"];
     let mut raised = Raised::start(&world, &specs, ROOT, &options);
     let said = raised.run.wait_here().ended(End::Code(124));
@@ -212,8 +219,11 @@ fn a_time_out_of_one_that_may_not_be_signalled_says_so_and_does_not_wait_for_eve
 }
 
 #[test]
-fn cancelling_one_that_may_not_be_signalled_does_not_claim_its_end() {
-    let Some((world, specs)) = world("cancelling_one_that_may_not_be_signalled") else { return };
+fn cancel_does_not_claim_the_end_of_an_agent_that_it_may_not_signal() {
+    let Some((world, specs)) = world("cancel_does_not_claim_the_end_of_an_agent_that_it_may_not_signal")
+    else {
+        return;
+    };
     let mut raised = Raised::start(&world, &specs, ROOT, &["--id", "one", "--grace", "100ms"]);
     let said = raised.bookend(&["cancel", "one"]).ended(End::Code(1));
     assert!(said.stdout.contains("task one: cancelled (operator)"), "{said:?}");
@@ -224,8 +234,11 @@ fn cancelling_one_that_may_not_be_signalled_does_not_claim_its_end() {
 }
 
 #[test]
-fn a_stop_of_one_that_may_not_be_signalled_ends_the_run() {
-    let Some((world, specs)) = world("a_stop_of_one_that_may_not_be_signalled") else { return };
+fn a_stop_signal_ends_the_run_of_an_agent_that_may_not_be_signalled() {
+    let Some((world, specs)) = world("a_stop_signal_ends_the_run_of_an_agent_that_may_not_be_signalled")
+    else {
+        return;
+    };
     for signal in [libc::SIGHUP, libc::SIGTERM] {
         let mut raised = Raised::start(&world, &specs, ROOT, &["--grace", "50ms"]);
         world.send(raised.run.pid(), [signal]);
@@ -239,8 +252,10 @@ fn a_stop_of_one_that_may_not_be_signalled_ends_the_run() {
 }
 
 #[test]
-fn one_that_ends_by_itself_ends_as_any_other() {
-    let Some((world, specs)) = world("one_that_ends_by_itself") else { return };
+fn a_set_user_id_agent_that_exits_by_itself_is_recorded_normally() {
+    let Some((world, specs)) = world("a_set_user_id_agent_that_exits_by_itself_is_recorded_normally") else {
+        return;
+    };
     let run = |words: &[&str]| world.run(words.iter().copied()).with(&specs).run();
     run(&["raised", "exit", "3"]).ended(End::Code(3)).silent();
     run(&["raised", "with", "uid=0", "--", "probe", "exit", "0"]).ended(End::Code(0)).silent();
@@ -251,7 +266,10 @@ fn one_that_ends_by_itself_ends_as_any_other() {
 
 #[test]
 fn a_leftover_that_may_not_be_signalled_is_counted_and_not_waited_for() {
-    let Some((world, specs)) = world("a_leftover_that_may_not_be_signalled") else { return };
+    let Some((world, specs)) = world("a_leftover_that_may_not_be_signalled_is_counted_and_not_waited_for")
+    else {
+        return;
+    };
     for (n, proc) in ["", "proc=hidepid=2"].into_iter().enumerate() {
         let specs: Vec<String> =
             [proc].iter().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).chain(specs.clone()).collect();

@@ -61,7 +61,11 @@ fn only_the_beginning_of_an_error_is_stored() {
 
 #[test]
 fn a_value_of_ten_megabytes_is_read_in_a_private_ledger_and_refused_in_a_shared_one() {
-    let Some(world) = World::of_bookend("a_value_of_ten_megabytes") else { return };
+    let Some(world) =
+        World::of_bookend("a_value_of_ten_megabytes_is_read_in_a_private_ledger_and_refused_in_a_shared_one")
+    else {
+        return;
+    };
     let ledger = world.name("l.db");
     world.run(["true"]).options(["--id", "one", "--ledger", &ledger]).run().ended(End::Code(0));
     let open = rusqlite::Connection::open(&ledger).expect("the ledger");
@@ -78,8 +82,8 @@ fn a_value_of_ten_megabytes_is_read_in_a_private_ledger_and_refused_in_a_shared_
 
 /// In such a directory anybody can take a name that is free: the agent does not run then.
 #[test]
-fn in_a_sticky_directory_names_that_another_user_has_taken_are_refused() {
-    let Some(world) = open_world("in_a_sticky_directory_names_that_another_user_has_taken") else { return };
+fn files_of_another_user_in_a_sticky_directory_are_refused() {
+    let Some(world) = open_world("files_of_another_user_in_a_sticky_directory_are_refused") else { return };
     let ledger = world.name("open/l.db");
     let run = || world.run(["touch", &world.name("effect")]).options(["--ledger", &ledger]).run();
     for taken in ["l.db", "l.db-wal", "l.db.d"] {
@@ -97,8 +101,10 @@ fn in_a_sticky_directory_names_that_another_user_has_taken_are_refused() {
 }
 
 #[test]
-fn a_directory_above_may_be_written_by_a_group_that_is_the_users_alone() {
-    let Some(world) = open_world("a_directory_above_may_be_written_by_a_group") else { return };
+fn a_parent_directory_may_be_writable_by_the_users_private_group() {
+    let Some(world) = open_world("a_parent_directory_may_be_writable_by_the_users_private_group") else {
+        return;
+    };
     // Root's group has its name, and no members on most machines.
     let group = std::process::Command::new("getent").args(["group", "root"]).output().expect("getent").stdout;
     let is_alone = String::from_utf8_lossy(&group).trim().ends_with(':');

@@ -280,11 +280,7 @@ impl Supervisor {
         let expected = child.ends_by.map_or("0".to_owned(), |signal| format!("signal {signal}"));
         soak.unless(end == expected, || format!("{} ended with {end}", self.name));
         let mut stderr = String::new();
-        child
-            .errors
-            .rewind()
-            .and_then(|()| child.errors.read_to_string(&mut stderr))
-            .expect("what it stderr");
+        child.errors.rewind().and_then(|()| child.errors.read_to_string(&mut stderr)).expect("its stderr");
         soak.unless(stderr.is_empty(), || format!("{} printed {stderr:?}", self.name));
         if let Some(received) = child.received.take() {
             let received = received.recv().expect("the output");
@@ -320,7 +316,7 @@ fn read_output(soak: &Soak, mut out: ChildStdout, reader: Reader) -> Received {
             Reader::TooSlowly if !soak.sleep_or_end(Duration::from_millis(100)) => 4096,
             _ => chunk.len(),
         };
-        let n = out.read(&mut chunk[..most]).expect("what is stderr");
+        let n = out.read(&mut chunk[..most]).expect("the output");
         if reader == Reader::InBursts && n < most / 2 {
             soak.sleep_or_end(Duration::from_secs(10).min(soak.length / 16));
         }

@@ -33,8 +33,8 @@ fn row(m: &Machine) -> Value {
 }
 
 #[test]
-fn a_task_has_its_own_cgroup_and_what_it_used_comes_from_there() {
-    let Some(m) = Machine::new("a_task_has_its_own_cgroup_and_what_it_used_comes_from_there") else { return };
+fn a_task_has_its_own_cgroup_which_accounts_its_cpu_time() {
+    let Some(m) = Machine::new("a_task_has_its_own_cgroup_which_accounts_its_cpu_time") else { return };
     // It burns its time in a child that nobody waits for.
     let agent = "grep ^0: /proc/self/cgroup; grep ^0: /proc/$PPID/cgroup; \
                  (setsid sh -c 'n=0; while [ $n -lt 300000 ]; do n=$((n + 1)); done; touch /tmp/burnt' &) ; \
@@ -65,8 +65,8 @@ fn processes_that_fork_faster_than_a_scan_end_with_their_cgroup() {
 }
 
 #[test]
-fn recovery_finds_in_the_cgroup_what_has_shed_its_mark() {
-    let Some(m) = Machine::new("recovery_finds_in_the_cgroup_what_has_shed_its_mark") else { return };
+fn recovery_finds_unmarked_processes_in_the_cgroup() {
+    let Some(m) = Machine::new("recovery_finds_unmarked_processes_in_the_cgroup") else { return };
     m.program("shy", "#!/bin/sh\nexec sleep 1000\n");
     m.sh("systemd-run --quiet --unit=host --setenv=XDG_STATE_HOME=/srv/state -p Delegate=yes sh -c \
           'bookend run --id lost -- sh -c \"env -i setsid /usr/local/bin/shy & exec sleep 1001\"; \
@@ -86,8 +86,8 @@ fn recovery_finds_in_the_cgroup_what_has_shed_its_mark() {
 
 /// An id is unique in its ledger only.
 #[test]
-fn two_tasks_of_one_id_do_not_share_a_cgroup() {
-    let Some(m) = Machine::new("two_tasks_of_one_id_do_not_share_a_cgroup") else { return };
+fn tasks_with_the_same_id_in_two_ledgers_do_not_share_a_cgroup() {
+    let Some(m) = Machine::new("tasks_with_the_same_id_in_two_ledgers_do_not_share_a_cgroup") else { return };
     let agent = "env -i setsid sleep 1001 & exec sleep 1002";
     let script = format!(
         "mkdir -m 700 -p /srv/a
@@ -146,8 +146,10 @@ fn as_user(m: &Machine, script: &str) -> Said {
 }
 
 #[test]
-fn without_delegation_nothing_is_made_and_nothing_moved() {
-    let Some(m) = Machine::new("without_delegation_nothing_is_made_and_nothing_moved") else { return };
+fn without_delegation_no_cgroup_is_created_and_no_process_moved() {
+    let Some(m) = Machine::new("without_delegation_no_cgroup_is_created_and_no_process_moved") else {
+        return;
+    };
     let script = "own=$(sed -n 's/^0:://p' /proc/self/cgroup); \
                   bookend run -- sh -c 'grep ^0: /proc/self/cgroup; grep ^0: /proc/$PPID/cgroup'; \
                   find /sys/fs/cgroup$own -mindepth 1 -type d; echo 0::$own";

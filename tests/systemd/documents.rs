@@ -86,8 +86,8 @@ fn the_just_commands_of_the_guide_work() {
 
 /// What the README's comparison says of `systemd-run --wait`.
 #[test]
-fn systemd_run_keeps_the_unit_and_passes_no_signal_on() {
-    let Some(m) = Machine::bare("systemd_run_keeps_the_unit_and_passes_no_signal_on") else { return };
+fn systemd_run_keeps_the_unit_running_and_forwards_no_signal() {
+    let Some(m) = Machine::bare("systemd_run_keeps_the_unit_running_and_forwards_no_signal") else { return };
     let code = |script: &str| m.exec(&["systemd-run", "--wait", "--quiet", "sh", "-c", script]).code;
     assert_eq!(code("exit 3"), Some(3));
     // systemd replaces `$$` by `$`.
@@ -103,8 +103,8 @@ fn systemd_run_keeps_the_unit_and_passes_no_signal_on() {
 }
 
 #[test]
-fn the_package_comes_and_goes_and_the_ledger_stays() {
-    let Some(m) = fresh("the_package_comes_and_goes_and_the_ledger_stays") else { return };
+fn removing_the_package_keeps_the_ledger() {
+    let Some(m) = fresh("removing_the_package_keeps_the_ledger") else { return };
     m.sh("dpkg -i /srv/bookend/target/debian/bookend_*.deb");
     assert_eq!(m.sh("stat -c %a:%U /var/lib/bookend /etc/bookend"), "700:bookend\n700:root\n");
     assert!(m.holds("systemctl is-enabled -q bookend-recover"));

@@ -11,8 +11,8 @@ fn text<'a>(message: &'a Value, field: &str) -> &'a str {
 }
 
 #[test]
-fn each_message_of_a_task_can_be_asked_for_by_its_fields() {
-    let Some(m) = Machine::new("each_message_of_a_task_can_be_asked_for_by_its_fields") else { return };
+fn each_message_of_a_task_can_be_found_by_its_fields() {
+    let Some(m) = Machine::new("each_message_of_a_task_can_be_found_by_its_fields") else { return };
     m.task("one", "claude -p done --output-format stream-json --verbose", "BOOKEND_KEY=the-key");
     m.sh("systemctl start bookend@one");
     m.until("systemctl show -P ActiveState bookend@one | grep -q inactive");
@@ -81,8 +81,8 @@ fn stderr_that_is_not_the_journal_stays_stderr() {
 }
 
 #[test]
-fn a_journal_that_is_absent_or_hangs_changes_nothing() {
-    let Some(m) = Machine::new("a_journal_that_is_absent_or_hangs_changes_nothing") else { return };
+fn an_absent_or_hanging_journal_does_not_affect_runs() {
+    let Some(m) = Machine::new("an_absent_or_hanging_journal_does_not_affect_runs") else { return };
     let run = "export XDG_STATE_HOME=/srv/state BOOKEND_LOG=debug; \
                timeout 10 bookend --log journald run -- sh -c 'exit 7' || echo $?";
     m.sh("systemctl kill -s STOP systemd-journald");

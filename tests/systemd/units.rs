@@ -7,8 +7,10 @@ use crate::machine::{LEDGER, Machine};
 const WORK: &str = "claude -p work --output-format stream-json --verbose";
 
 #[test]
-fn stop_gives_the_agent_its_grace_and_names_systemd() {
-    let Some(m) = Machine::new("stop_gives_the_agent_its_grace_and_names_systemd") else { return };
+fn stop_grants_the_grace_period_and_records_systemd_as_the_sender() {
+    let Some(m) = Machine::new("stop_grants_the_grace_period_and_records_systemd_as_the_sender") else {
+        return;
+    };
     m.task("one", WORK, "");
     m.sh("systemctl start bookend@one");
     m.working();
@@ -29,8 +31,8 @@ fn stop_gives_the_agent_its_grace_and_names_systemd() {
 }
 
 #[test]
-fn restart_ends_the_task_and_the_next_one_starts_fresh_with_one_hint() {
-    let Some(m) = Machine::new("restart_ends_the_task_and_the_next_one_starts_fresh_with_one_hint") else {
+fn restart_ends_the_task_and_the_next_run_starts_fresh_with_one_report() {
+    let Some(m) = Machine::new("restart_ends_the_task_and_the_next_run_starts_fresh_with_one_report") else {
         return;
     };
     m.task("one", WORK, "");
@@ -56,7 +58,10 @@ fn restart_ends_the_task_and_the_next_one_starts_fresh_with_one_hint() {
 
 #[test]
 fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_again() {
-    let Some(m) = Machine::new("agents_start_before_the_hooks_of_lost_tasks") else { return };
+    let Some(m) = Machine::new("agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_again")
+    else {
+        return;
+    };
     m.show_boot_ids();
     // The hook of a lost task stays until it is let go.
     let hook = "while ! [ -e /var/lib/bookend/go ]; do sleep 0.1; done; touch /var/lib/bookend/hooked";
@@ -99,8 +104,10 @@ fn hints(m: &Machine, task: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_killed_supervisor_is_settled_at_once_and_leaves_nobody() {
-    let Some(m) = Machine::new("a_killed_supervisor_is_settled_at_once_and_leaves_nobody") else { return };
+fn a_killed_supervisor_is_settled_at_once_and_leaves_no_process() {
+    let Some(m) = Machine::new("a_killed_supervisor_is_settled_at_once_and_leaves_no_process") else {
+        return;
+    };
     m.task("one", WORK, "");
     m.sh("systemctl start bookend@one");
     m.working();
@@ -114,10 +121,8 @@ fn a_killed_supervisor_is_settled_at_once_and_leaves_nobody() {
 }
 
 #[test]
-fn what_was_killed_with_all_its_units_processes_is_settled_before_the_next_start() {
-    let Some(m) =
-        Machine::new("what_was_killed_with_all_its_units_processes_is_settled_before_the_next_start")
-    else {
+fn a_task_killed_with_its_whole_unit_is_settled_before_the_next_start() {
+    let Some(m) = Machine::new("a_task_killed_with_its_whole_unit_is_settled_before_the_next_start") else {
         return;
     };
     // As if the recovery of the unit itself had been killed too.
@@ -187,8 +192,8 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
 }
 
 #[test]
-fn the_units_are_sound_and_as_closed_as_they_can_be() {
-    let Some(m) = Machine::new("the_units_are_sound_and_as_closed_as_they_can_be") else { return };
+fn the_units_are_valid_and_hardened() {
+    let Some(m) = Machine::new("the_units_are_valid_and_hardened") else { return };
     m.task("one", WORK, "");
     let units = "bookend-recover.service bookend-report.service bookend@one.service bookend-prune.service \
                  bookend-prune.timer";
@@ -230,8 +235,8 @@ fn a_user_manager_recovers_before_it_starts_agents() {
 /// A unit that has a /proc of its own sees the boot id of the host, which does not change here: the ledger
 /// then looks as after the restart of a container, from another pid namespace on the same boot.
 #[test]
-fn after_a_power_cut_behind_the_same_boot_id_the_journal_names_the_command_that_settles() {
-    let test = "after_a_power_cut_behind_the_same_boot_id_the_journal_names_the_command";
+fn with_an_unchanged_boot_id_the_journal_names_the_command_that_settles_the_task() {
+    let test = "with_an_unchanged_boot_id_the_journal_names_the_command_that_settles_the_task";
     let Some(m) = Machine::new(test) else { return };
     m.task("one", WORK, "");
     m.sh("systemctl start bookend@one");
@@ -254,8 +259,8 @@ fn after_a_power_cut_behind_the_same_boot_id_the_journal_names_the_command_that_
 
 /// A program acts on the watchdog only if WATCHDOG_PID names itself: sd_watchdog_enabled(3).
 #[test]
-fn an_agent_tells_systemd_that_it_is_ready_and_feeds_the_watchdog_until_it_hangs() {
-    let Some(m) = Machine::new("an_agent_tells_systemd_that_it_is_ready_and_feeds_the_watchdog") else {
+fn an_agent_can_notify_systemd_and_feed_the_watchdog_until_it_hangs() {
+    let Some(m) = Machine::new("an_agent_can_notify_systemd_and_feed_the_watchdog_until_it_hangs") else {
         return;
     };
     m.program(

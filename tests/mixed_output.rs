@@ -29,8 +29,10 @@ fn is_read(world: &World, (program, format): (&str, &str), script: &str) {
 }
 
 #[test]
-fn a_result_is_read_whatever_stands_before_and_after_it() {
-    let Some(world) = World::of_bookend("a_result_is_read_whatever_stands_before") else { return };
+fn a_result_is_read_with_other_text_before_and_after_it() {
+    let Some(world) = World::of_bookend("a_result_is_read_with_other_text_before_and_after_it") else {
+        return;
+    };
     for agent in AGENTS {
         for (before, after) in [
             (r"\033[1m", r"\033[0m\033[K"),
@@ -51,8 +53,10 @@ fn a_result_is_read_whatever_stands_before_and_after_it() {
 
 /// The second of two objects on a line is read although the first says nothing new.
 #[test]
-fn a_result_behind_an_event_that_says_nothing_is_read() {
-    let Some(world) = World::of_bookend("a_result_behind_an_event") else { return };
+fn a_result_after_an_irrelevant_event_on_its_line_is_read() {
+    let Some(world) = World::of_bookend("a_result_after_an_irrelevant_event_on_its_line_is_read") else {
+        return;
+    };
     for between in ["", " ", r"\033[0m"] {
         let echo = format!(r#"{{"type":"user","message":{{}},"session_id":"{ID}"}}{between}"#);
         let script = format!("init {ID}; printf '{echo}%s\\n' \"$(result {ID} 0.5)\"");
@@ -62,8 +66,10 @@ fn a_result_behind_an_event_that_says_nothing_is_read() {
 
 /// Whatever stands between the two.
 #[test]
-fn an_answer_behind_an_event_that_says_nothing_is_counted() {
-    let Some(world) = World::of_bookend("an_answer_behind_an_event") else { return };
+fn an_answer_after_an_irrelevant_event_on_its_line_is_counted() {
+    let Some(world) = World::of_bookend("an_answer_after_an_irrelevant_event_on_its_line_is_counted") else {
+        return;
+    };
     let answer = format!(
         r#"{{"type":"assistant","message":{{"id":"m","usage":{{"input_tokens":30}}}},"session_id":"{ID}"}}"#
     );
@@ -84,7 +90,7 @@ fn an_answer_behind_an_event_that_says_nothing_is_counted() {
 
 #[test]
 fn a_result_line_of_more_than_16_mib_is_read() {
-    let Some(world) = World::of_bookend("a_result_line_of_more_than_16_mib") else { return };
+    let Some(world) = World::of_bookend("a_result_line_of_more_than_16_mib_is_read") else { return };
     let text = format!("{}\\n", "0123456789".repeat(8)).repeat((17 << 20) / 82);
     let line = format!(
         r#"{{"type":"result","subtype":"success","is_error":false,"result":"{text}","session_id":"{ID}","#
@@ -97,8 +103,8 @@ fn a_result_line_of_more_than_16_mib_is_read() {
 }
 
 #[test]
-fn what_is_no_event_of_its_own_is_not_read() {
-    let Some(world) = World::of_bookend("what_is_no_event_of_its_own") else { return };
+fn a_nested_or_truncated_event_is_not_read() {
+    let Some(world) = World::of_bookend("a_nested_or_truncated_event_is_not_read") else { return };
     let result = r#"{"type":"result","is_error":false}"#;
     let quoted = result.replace('"', "\\\"");
     for agent in AGENTS {
@@ -120,8 +126,8 @@ fn what_is_no_event_of_its_own_is_not_read() {
 }
 
 #[test]
-fn a_subtype_of_error_is_an_error_whatever_else_the_result_says() {
-    let Some(world) = World::of_bookend("a_subtype_of_error_is_an_error") else { return };
+fn an_error_subtype_is_an_error_despite_other_fields() {
+    let Some(world) = World::of_bookend("an_error_subtype_is_an_error_despite_other_fields") else { return };
     let result =
         r#"{"type":"result","subtype":"error_max_turns","is_error":false,"errors":["no more turns"]}"#;
     for (program, format) in AGENTS {

@@ -141,8 +141,8 @@ fn tasks(world: &World) {
 }
 
 #[test]
-fn what_is_shown_is_one_row_a_line_and_nothing_in_it_is_more_than_text() {
-    let Some(world) = World::of_bookend("what_is_shown_is_one_row_a_line") else { return };
+fn views_print_one_line_per_row_and_escape_all_text() {
+    let Some(world) = World::of_bookend("views_print_one_line_per_row_and_escape_all_text") else { return };
     tasks(&world);
     let lines = |words: &[&str]| bookend(&world, words).ended(End::Code(0)).silent().stdout.lines().count();
     assert_eq!(lines(&["list"]), 1 + 6, "two that run and four that ended");
@@ -201,8 +201,8 @@ fn what_is_shown_is_one_row_a_line_and_nothing_in_it_is_more_than_text() {
 }
 
 #[test]
-fn json_is_json_and_means_what_was_said() {
-    let Some(world) = World::of_bookend("json_is_json_and_means_what_was_said") else { return };
+fn json_is_valid_and_keeps_the_original_text() {
+    let Some(world) = World::of_bookend("json_is_valid_and_keeps_the_original_text") else { return };
     tasks(&world);
     let parsed = |words: &[&str]| -> Value {
         let output = bookend(&world, words);
@@ -247,8 +247,10 @@ fn json_is_json_and_means_what_was_said() {
 }
 
 #[test]
-fn the_hint_of_recovery_is_one_line_a_task_in_a_pipe() {
-    let Some(world) = World::of_bookend("the_hint_of_recovery_is_one_line_a_task") else { return };
+fn the_recovery_report_in_a_pipe_has_one_line_per_task() {
+    let Some(world) = World::of_bookend("the_recovery_report_in_a_pipe_has_one_line_per_task") else {
+        return;
+    };
     tasks(&world);
     let told = bookend(&world, &["recover", "-v", "-v"]).ended(End::Code(0)).stdout;
     assert!(told.lines().all(|l| l.starts_with("[recovery] ")), "{told}");
@@ -258,8 +260,8 @@ fn the_hint_of_recovery_is_one_line_a_task_in_a_pipe() {
 }
 
 #[test]
-fn on_a_terminal_it_is_text_too() {
-    let Some(world) = World::of_bookend("on_a_terminal_it_is_text_too") else { return };
+fn text_is_escaped_on_a_terminal() {
+    let Some(world) = World::of_bookend("text_is_escaped_on_a_terminal") else { return };
     tasks(&world);
     let mut pty = Pty::bash(&world);
     pty.resize(100, 40);
@@ -303,8 +305,8 @@ fn without_colours(text: &str) -> String {
 }
 
 #[test]
-fn the_name_of_a_program_is_text_too() {
-    let Some(world) = World::of_bookend("the_name_of_a_program_is_text_too") else { return };
+fn names_of_programs_are_escaped() {
+    let Some(world) = World::of_bookend("names_of_programs_are_escaped") else { return };
     let name = "x\u{1b}[2J\nPRIORITY=0\nMESSAGE=forged\u{202e}";
     world.program(name, "#!/bin/sh\nexit 3\n");
     let options = ["--id", "one", "--key", "k", "-v", "-v"];
@@ -327,10 +329,10 @@ fn the_name_of_a_program_is_text_too() {
 }
 
 #[test]
-fn what_is_not_utf8_is_refused_or_shown_as_such() {
+fn invalid_utf8_is_refused_or_shown_escaped() {
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
-    let Some(world) = World::of_bookend("what_is_not_utf8_is_refused_or_shown_as_such") else { return };
+    let Some(world) = World::of_bookend("invalid_utf8_is_refused_or_shown_escaped") else { return };
     let torn = || OsString::from_vec(b"a\xff\x9b\x1b[2Jz".to_vec());
     let words = |option: &str| {
         let words = ["bookend", "run", option].map(OsString::from).into_iter().chain([torn()]);
@@ -351,8 +353,8 @@ fn what_is_not_utf8_is_refused_or_shown_as_such() {
 }
 
 #[test]
-fn every_character_that_is_not_seen_is_shown_by_its_number() {
-    let Some(world) = World::of_bookend("every_character_that_is_not_seen_is_shown_by_its_number") else {
+fn every_invisible_character_is_shown_by_its_code_point() {
+    let Some(world) = World::of_bookend("every_invisible_character_is_shown_by_its_code_point") else {
         return;
     };
     let text: String = unseen().iter().collect();

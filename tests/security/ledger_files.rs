@@ -68,8 +68,8 @@ fn looks(path: &Path) -> (u64, u32, u32, i64, i64, Vec<String>) {
 }
 
 #[test]
-fn a_link_in_the_place_of_any_part_is_refused_and_its_target_is_untouched() {
-    let test = "a_link_in_the_place_of_any_part";
+fn a_symlink_in_place_of_a_ledger_file_is_refused_and_its_target_unchanged() {
+    let test = "a_symlink_in_place_of_a_ledger_file_is_refused_and_its_target_unchanged";
     let Some(world) = World::of_bookend(test) else { return };
     let laid = Laid::new(world);
     let world = &laid.world;
@@ -123,8 +123,10 @@ fn a_link_in_the_place_of_any_part_is_refused_and_its_target_is_untouched() {
 
 /// A dispatcher's directory is its own again once the way there is closed.
 #[test]
-fn beside_what_is_no_ledger_nothing_is_made() {
-    let Some(world) = World::of_bookend("beside_what_is_no_ledger_nothing_is_made") else { return };
+fn no_file_is_created_beside_a_path_that_is_not_a_ledger() {
+    let Some(world) = World::of_bookend("no_file_is_created_beside_a_path_that_is_not_a_ledger") else {
+        return;
+    };
     fs::create_dir(world.path("there")).expect("a directory");
     symlink("nowhere", world.path("there/link.db")).expect("a link");
     fs::create_dir(world.path("there/folder.db")).expect("a directory");
@@ -138,8 +140,8 @@ fn beside_what_is_no_ledger_nothing_is_made() {
 }
 
 #[test]
-fn a_device_is_no_ledger() {
-    let Some(world) = World::of_bookend("a_device_is_no_ledger") else { return };
+fn a_device_is_refused_as_a_ledger() {
+    let Some(world) = World::of_bookend("a_device_is_refused_as_a_ledger") else { return };
     for device in ["/dev/null", "/dev/zero", "/dev/full"] {
         let beside = format!("{device}.d");
         let was_there = Path::new(&beside).exists();
@@ -155,8 +157,8 @@ fn a_device_is_no_ledger() {
 }
 
 #[test]
-fn a_directory_above_that_everybody_can_write_to_is_refused() {
-    let Some(world) = World::of_bookend("a_directory_above_that_everybody_can_write_to") else { return };
+fn a_world_writable_parent_directory_is_refused() {
+    let Some(world) = World::of_bookend("a_world_writable_parent_directory_is_refused") else { return };
     fs::create_dir_all(world.path("open/mine")).expect("directories");
     set_mode(&world, "open", 0o777);
     symlink("open/mine", world.path("way")).expect("a link");
@@ -173,8 +175,8 @@ fn a_directory_above_that_everybody_can_write_to_is_refused() {
 
 /// Another user's ledger is not written, even if its mode permits it.
 #[test]
-fn a_ledger_of_another_user_is_refused_and_as_it_was() {
-    let Some(world) = open_world("a_ledger_of_another_user_is_refused") else { return };
+fn a_ledger_of_another_user_is_refused_and_unchanged() {
+    let Some(world) = open_world("a_ledger_of_another_user_is_refused_and_unchanged") else { return };
     let laid = Laid::new(world);
     laid.anew();
     let world = &laid.world;
@@ -200,8 +202,10 @@ fn a_ledger_of_another_user_is_refused_and_as_it_was() {
 const SPOOL: &str = "state/bookend/bookend.db.d/spool";
 
 #[test]
-fn what_is_no_record_in_the_spool_is_put_aside_and_not_followed() {
-    let Some(world) = World::of_bookend("what_is_no_record_in_the_spool") else { return };
+fn invalid_files_in_the_spool_are_put_aside_and_not_followed() {
+    let Some(world) = World::of_bookend("invalid_files_in_the_spool_are_put_aside_and_not_followed") else {
+        return;
+    };
     world.run(["true"]).options(["--id", "one"]).run().ended(End::Code(0));
     let before = world.row();
     // A record that somebody would like to be merged, a pipe without an end, and a file without one.
@@ -230,8 +234,11 @@ fn what_is_no_record_in_the_spool_is_put_aside_and_not_followed() {
 }
 
 #[test]
-fn a_slot_that_was_replaced_is_not_followed_and_the_end_is_kept_all_the_same() {
-    let Some(world) = World::of_bookend("a_slot_that_was_replaced") else { return };
+fn a_replaced_spool_slot_is_not_followed_and_the_ending_is_recorded() {
+    let Some(world) = World::of_bookend("a_replaced_spool_slot_is_not_followed_and_the_ending_is_recorded")
+    else {
+        return;
+    };
     fs::write(world.path("mine"), TEXT).expect("a file");
     // One that waits for the run, and one that comes while it runs.
     world.run(["true"]).run().ended(End::Code(0));
@@ -261,7 +268,9 @@ fn a_slot_that_was_replaced_is_not_followed_and_the_end_is_kept_all_the_same() {
 /// Whoever may write to the ledger could write a command there, and the next recovery would run it as us.
 #[test]
 fn commands_in_a_ledger_that_others_may_write_to_are_not_run() {
-    let Some(world) = World::of_bookend("commands_in_a_ledger_that_others_may_write_to") else { return };
+    let Some(world) = World::of_bookend("commands_in_a_ledger_that_others_may_write_to_are_not_run") else {
+        return;
+    };
     // Where others may read it is left without a log.
     set_mode(&world, "", 0o700);
     let ledger = world.name("theirs.db");
@@ -318,7 +327,7 @@ fn commands_in_a_ledger_that_others_may_write_to_are_not_run() {
 /// A list of users and groups that may write stands in no mode.
 #[test]
 fn commands_in_a_ledger_with_an_access_control_list_are_not_run() {
-    let test = "commands_in_a_ledger_with_an_access_control_list";
+    let test = "commands_in_a_ledger_with_an_access_control_list_are_not_run";
     let Some(world) = World::of_bookend(test) else { return };
     let set = |words: &[&str]| world.bare([&["setfacl"], words].concat()).run().end == End::Code(0);
     fs::write(world.path("tried"), "").expect("a file");
@@ -355,8 +364,12 @@ fn commands_in_a_ledger_with_an_access_control_list_are_not_run() {
 
 /// A ledger of bookend's own that others may write to stays distrusted until its owner changes the mode.
 #[test]
-fn commands_in_a_ledger_of_bookends_own_that_others_may_write_to_are_not_run() {
-    let Some(world) = World::of_bookend("commands_in_a_ledger_of_bookends_own") else { return };
+fn commands_in_a_ledger_created_by_bookend_that_others_may_write_to_are_not_run() {
+    let Some(world) =
+        World::of_bookend("commands_in_a_ledger_created_by_bookend_that_others_may_write_to_are_not_run")
+    else {
+        return;
+    };
     let (ledger, effect) = (world.name("l.db"), world.name("effect"));
     let options = ["--id", "one", "--ledger", &ledger, "--on-finish", &format!("touch {effect}")];
     world.run(["true"]).options(options).run().ended(End::Code(0));
@@ -390,8 +403,8 @@ fn commands_in_a_ledger_of_bookends_own_that_others_may_write_to_are_not_run() {
 }
 
 #[test]
-fn a_program_with_more_rights_than_its_caller_refuses_to_run() {
-    let test = "a_program_with_more_rights_than_its_caller";
+fn a_set_user_id_bookend_refuses_to_run() {
+    let test = "a_set_user_id_bookend_refuses_to_run";
     let Some(world) = open_world(test) else { return };
     if !possible(test, super::setuid::works(&world), "programs that set the user") {
         return;
@@ -413,8 +426,10 @@ fn a_program_with_more_rights_than_its_caller_refuses_to_run() {
 
 /// Kubernetes makes an emptyDir volume root's, with mode 0777, or 2777 where the pod has an fsGroup.
 #[test]
-fn allow_shared_dir_relaxes_the_directories_above_the_ledgers_own_alone() {
-    let Some(world) = open_world("allow_shared_dir_relaxes_the_directories_above") else { return };
+fn allow_shared_dir_relaxes_only_the_parents_of_the_ledgers_directory() {
+    let Some(world) = open_world("allow_shared_dir_relaxes_only_the_parents_of_the_ledgers_directory") else {
+        return;
+    };
     fs::create_dir_all(world.path("tmp/volume/mine")).expect("directories");
     set_mode(&world, "tmp/volume/mine", 0o700);
     give(&world, "tmp/volume/mine", NOBODY);
@@ -456,8 +471,11 @@ fn page(world: &World, name: &str) -> crate::harness::Output {
 }
 
 #[test]
-fn the_page_of_the_timeline_is_private_and_replaces_nothing_but_a_file() {
-    let Some(world) = World::of_bookend("the_page_of_the_timeline_is_private") else { return };
+fn the_timeline_page_is_private_and_replaces_only_regular_files() {
+    let Some(world) = World::of_bookend("the_timeline_page_is_private_and_replaces_only_regular_files")
+    else {
+        return;
+    };
     world.run(["true"]).run().ended(End::Code(0));
     let mode = |name: &str| fs::metadata(world.path(name)).expect("a page").mode() & 0o777;
     fs::create_dir(world.path("pages")).expect("a directory");

@@ -81,8 +81,8 @@ fn no_forged_row_makes_recover_end_a_live_agent() {
 }
 
 #[test]
-fn a_row_stays_running_whose_supervisor_lives_whatever_is_forged() {
-    let Some(shared) = Shared::start("a_row_stays_running_whose_supervisor_lives") else { return };
+fn a_forged_row_stays_running_while_its_supervisor_runs() {
+    let Some(shared) = Shared::start("a_forged_row_stays_running_while_its_supervisor_runs") else { return };
     shared.forge(
         "UPDATE task_history SET live_slot = live_slot + 1, supervisor_start = supervisor_start + 1,
             supervisor_pidfd = NULL",
@@ -107,8 +107,12 @@ fn recover_ends_leftovers_by_their_marks_in_a_shared_ledger() {
 }
 
 #[test]
-fn cancel_signals_the_supervisor_that_the_kernel_shows_and_no_process_that_a_row_names() {
-    let Some(shared) = Shared::start("cancel_signals_the_supervisor_that_the_kernel_shows") else { return };
+fn cancel_signals_the_supervisor_that_the_kernel_confirms_and_no_process_from_a_row() {
+    let Some(shared) =
+        Shared::start("cancel_signals_the_supervisor_that_the_kernel_confirms_and_no_process_from_a_row")
+    else {
+        return;
+    };
     let mut out = shared.world.fifo("bystander");
     let bystander = shared.world.bare(["probe", "count", &out.path()]).start();
     let pid = out.pid("ready");
@@ -153,8 +157,8 @@ fn cancel_signals_the_supervisor_that_the_kernel_shows_and_no_process_that_a_row
 }
 
 #[test]
-fn a_forged_cgroup_path_ends_nothing() {
-    let test = "a_forged_cgroup_path_ends_nothing";
+fn a_forged_cgroup_path_ends_no_process() {
+    let test = "a_forged_cgroup_path_ends_no_process";
     let Some(mut shared) = Shared::start(test) else { return };
     let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let mount = mounts.into_iter().find(|m| fs::exists(format!("{m}/cgroup.procs")).is_ok_and(|e| e));
@@ -185,8 +189,12 @@ fn a_forged_cgroup_path_ends_nothing() {
 }
 
 #[test]
-fn the_hook_of_a_run_is_executed_where_the_run_was_started_whatever_its_row_says() {
-    let Some(world) = World::of_bookend("the_hook_of_a_run_is_executed_where") else { return };
+fn a_hook_runs_in_the_directory_of_its_run_even_if_the_row_names_another() {
+    let Some(world) =
+        World::of_bookend("a_hook_runs_in_the_directory_of_its_run_even_if_the_row_names_another")
+    else {
+        return;
+    };
     let (mut say, mut go) = (world.fifo("say"), world.fifo("go"));
     let ledger = world.name("l.db");
     let script = format!("echo ready $$ >{}; read x <{}", say.path(), go.path());

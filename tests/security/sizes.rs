@@ -14,7 +14,10 @@ fn peak(pid: i32) -> u64 {
 
 #[test]
 fn a_line_of_hundreds_of_megabytes_is_passed_on_in_little_memory() {
-    let Some(mut world) = World::of_bookend("a_line_of_hundreds_of_megabytes") else { return };
+    let Some(mut world) = World::of_bookend("a_line_of_hundreds_of_megabytes_is_passed_on_in_little_memory")
+    else {
+        return;
+    };
     for mode in ["stream-json", "json"] {
         world.renew_deadline();
         let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
@@ -44,8 +47,8 @@ fn a_line_of_hundreds_of_megabytes_is_passed_on_in_little_memory() {
 }
 
 #[test]
-fn names_of_megabytes_are_cut() {
-    let Some(world) = World::of_bookend("names_of_megabytes_are_cut") else { return };
+fn oversized_names_are_cut() {
+    let Some(world) = World::of_bookend("oversized_names_are_cut") else { return };
     let long = "x".repeat(1 << 20);
     let events = [
         serde_json::json!({ "type": "system", "subtype": "init", "session_id": long, "model": long }),
@@ -68,8 +71,10 @@ fn names_of_megabytes_are_cut() {
 }
 
 #[test]
-fn a_hook_is_given_a_row_of_a_megabyte_whether_it_reads_it_or_not() {
-    let Some(world) = World::of_bookend("a_hook_is_given_a_row_of_a_megabyte") else { return };
+fn a_hook_gets_a_row_of_a_megabyte_even_if_it_does_not_read_it() {
+    let Some(world) = World::of_bookend("a_hook_gets_a_row_of_a_megabyte_even_if_it_does_not_read_it") else {
+        return;
+    };
     // Each is six characters of JSON.
     let long = "\u{1b}".repeat(96_000);
     let hook = format!("cat >{}", world.name("row"));
@@ -86,8 +91,10 @@ fn a_hook_is_given_a_row_of_a_megabyte_whether_it_reads_it_or_not() {
 }
 
 #[test]
-fn texts_that_no_screen_holds_are_shown_at_once() {
-    let Some(mut world) = World::of_bookend("texts_that_no_screen_holds") else { return };
+fn long_texts_are_cut_on_a_terminal_and_complete_in_a_pipe() {
+    let Some(mut world) = World::of_bookend("long_texts_are_cut_on_a_terminal_and_complete_in_a_pipe") else {
+        return;
+    };
     world.run(["true"]).options(["--id", "one", "--key", "k"]).run().ended(End::Code(0));
     // Ones that take room, ones that take none, and ones that are made visible.
     for pattern in ["x", "\u{301}", "\u{200d}"] {
@@ -110,8 +117,10 @@ fn texts_that_no_screen_holds_are_shown_at_once() {
 }
 
 #[test]
-fn a_command_line_of_megabytes_is_cut_and_not_dispatched_again() {
-    let Some(world) = World::of_bookend("a_command_line_of_megabytes_is_cut") else { return };
+fn an_oversized_argv_is_cut_and_cannot_be_redispatched() {
+    let Some(world) = World::of_bookend("an_oversized_argv_is_cut_and_cannot_be_redispatched") else {
+        return;
+    };
     let long = "\u{1b}ü".repeat(30_000);
     let mut up = world.fifo("up");
     let script = format!("echo up $# $$ >{}; exec sleep 1000", up.path());
@@ -143,8 +152,8 @@ fn a_command_line_of_megabytes_is_cut_and_not_dispatched_again() {
 }
 
 #[test]
-fn costs_and_counts_beyond_reason_make_no_sum_useless() {
-    let Some(world) = World::of_bookend("costs_and_counts_beyond_reason") else { return };
+fn extreme_costs_and_counts_do_not_corrupt_sums() {
+    let Some(world) = World::of_bookend("extreme_costs_and_counts_do_not_corrupt_sums") else { return };
     for (id, cost) in [("one", "1e308"), ("two", "1e308"), ("three", "0.25")] {
         let result = format!(r#"{{"type":"result","is_error":false,"result":"x","total_cost_usd":{cost}}}"#);
         world.program("claude", &format!("#!/bin/sh\necho '{result}'\n"));
@@ -172,7 +181,9 @@ fn costs_and_counts_beyond_reason_make_no_sum_useless() {
 
 #[test]
 fn an_id_that_is_too_long_or_empty_is_refused_with_the_limit() {
-    let Some(world) = World::of_bookend("an_id_that_is_too_long_or_empty_is_refused") else { return };
+    let Some(world) = World::of_bookend("an_id_that_is_too_long_or_empty_is_refused_with_the_limit") else {
+        return;
+    };
     let run = |id: &str| world.run(["touch", "../effect"]).options(["--id", id]).run();
     for id in ["a".repeat(201), "a".repeat(100_000), "a:".repeat(51)] {
         let refused = run(&id).ended(End::Code(2));

@@ -36,8 +36,10 @@ fn refused(output: Output, table: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_view_in_the_place_of_a_table_is_refused_before_it_is_read() {
-    let Some(mut world) = World::of_bookend("a_view_in_the_place_of_a_table_is_refused") else { return };
+fn a_view_in_place_of_a_table_is_refused_before_it_is_read() {
+    let Some(mut world) = World::of_bookend("a_view_in_place_of_a_table_is_refused_before_it_is_read") else {
+        return;
+    };
     for table in TABLES {
         world.renew_deadline();
         fs::remove_dir_all(world.path("state/bookend")).unwrap_or_default();
@@ -63,8 +65,8 @@ fn a_view_in_the_place_of_a_table_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn a_virtual_table_in_the_place_of_a_table_is_refused() {
-    let Some(world) = World::of_bookend("a_virtual_table_in_the_place_of_a_table_is_refused") else { return };
+fn a_virtual_table_in_place_of_a_table_is_refused() {
+    let Some(world) = World::of_bookend("a_virtual_table_in_place_of_a_table_is_refused") else { return };
     world.run(["true"]).options(["--id", "one"]).run().ended(End::Code(0));
     let names = "SELECT group_concat(name) AS names FROM pragma_table_info('task_transition')";
     let columns = world.sql(names)[0].text("names");
@@ -76,8 +78,10 @@ fn a_virtual_table_in_the_place_of_a_table_is_refused() {
 }
 
 #[test]
-fn a_database_with_a_view_instead_of_tasks_is_not_adopted() {
-    let Some(world) = World::of_bookend("a_database_with_a_view_instead_of_tasks") else { return };
+fn a_database_with_a_view_named_task_history_is_not_adopted() {
+    let Some(world) = World::of_bookend("a_database_with_a_view_named_task_history_is_not_adopted") else {
+        return;
+    };
     let file = world.path("theirs.db");
     let theirs = rusqlite::Connection::open(&file).expect("a database");
     let view = "CREATE VIEW task_history AS
@@ -130,9 +134,12 @@ fn a_text_of_hundreds_of_megabytes_is_not_read() {
 }
 
 #[test]
-fn a_value_that_is_too_long_where_none_is_expected_is_an_error_in_little_memory() {
-    let Some(world) = World::of_bookend("a_value_that_is_too_long_where_none_is_expected") else { return };
-    if !can_limit_memory("a_value_that_is_too_long_where_none_is_expected") {
+fn an_oversized_value_in_another_column_is_an_error_in_little_memory() {
+    let Some(world) = World::of_bookend("an_oversized_value_in_another_column_is_an_error_in_little_memory")
+    else {
+        return;
+    };
+    if !can_limit_memory("an_oversized_value_in_another_column_is_an_error_in_little_memory") {
         return;
     }
     world.run(["true"]).options(["--id", "one"]).run().ended(End::Code(0));
@@ -142,8 +149,8 @@ fn a_value_that_is_too_long_where_none_is_expected_is_an_error_in_little_memory(
 }
 
 #[test]
-fn a_command_line_that_is_too_long_to_be_read_is_not_dispatched_again() {
-    let Some(world) = World::of_bookend("a_command_line_that_is_too_long_to_be_read") else { return };
+fn an_oversized_command_line_is_not_redispatched() {
+    let Some(world) = World::of_bookend("an_oversized_command_line_is_not_redispatched") else { return };
     world.run(["touch", "effect"]).options(["--id", "one"]).run().ended(End::Code(0));
     world.write("UPDATE task_history SET user_argv = '[\"' || hex(zeroblob(1000000)) || '\"]'");
     let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
@@ -152,7 +159,7 @@ fn a_command_line_that_is_too_long_to_be_read_is_not_dispatched_again() {
 }
 
 #[test]
-fn a_trigger_without_an_end_does_not_keep_a_shared_ledger_busy() {
+fn an_endless_trigger_is_interrupted_in_a_shared_ledger() {
     let Some(mut world) = World::of_bookend("a_trigger_without_an_end_in_a_shared_ledger") else { return };
     let ledger = world.name("l.db");
     world.run(["true"]).options(["--id", "one", "--ledger", &ledger]).run().ended(End::Code(0));
@@ -177,8 +184,8 @@ fn a_trigger_without_an_end_does_not_keep_a_shared_ledger_busy() {
 }
 
 #[test]
-fn triggers_of_the_other_program_go_on_working() {
-    let Some(world) = World::of_bookend("triggers_of_the_other_program_go_on_working") else { return };
+fn triggers_of_the_other_program_still_work() {
+    let Some(world) = World::of_bookend("triggers_of_the_other_program_still_work") else { return };
     let file = world.path("theirs.db");
     let theirs = rusqlite::Connection::open(&file).expect("a database");
     theirs
