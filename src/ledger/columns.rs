@@ -54,7 +54,7 @@ macro_rules! written_as_shown {
 written_as_shown!(Time);
 written_as_shown!(RecordedTime);
 
-/// A column of bookend's own tables; those that another program may fill are read as [`super::dialect::AnyTime`].
+/// For bookend's own tables; a column that another program may fill is read as [`super::dialect::AnyTime`].
 impl FromSql for RecordedTime {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<RecordedTime> {
         String::column_result(value).map(RecordedTime::recorded)
