@@ -60,7 +60,7 @@ pub struct AgentArgs {
 /// The session that bookend chose, to be added to the agent's arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionPlan {
-    /// Leave the arguments as the user gave them.
+    /// Keep the arguments as the user gave them.
     AsGiven,
     /// Start a new conversation with this id (agents that accept one).
     Assign(SessionId),
@@ -110,7 +110,7 @@ pub struct ApiFailure {
     /// When the limit resets, Unix time in seconds, if the agent printed it.
     pub resets_at: Option<i64>,
     /// The events show that no tool call was open and no background task ran.
-    pub left_nothing: bool,
+    pub was_idle: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl ApiFailure {
             ApiFailureKind::TooManyRequests => &[KeepSession::Limit, KeepSession::ApiError],
             ApiFailureKind::Other => &[KeepSession::ApiError],
         };
-        covers.iter().copied().find(|k| self.left_nothing && requested.contains(k))
+        covers.iter().copied().find(|k| self.was_idle && requested.contains(k))
     }
 }
 
@@ -204,5 +204,5 @@ pub trait Adapter: Sync {
         None
     }
     /// The folders in which the agent looks for skills, in its order.
-    fn skill_folders(&self, cwd: &Path, asked: &AgentArgs) -> Vec<PathBuf>;
+    fn skill_folders(&self, cwd: &Path, args: &AgentArgs) -> Vec<PathBuf>;
 }

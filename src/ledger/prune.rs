@@ -106,7 +106,7 @@ pub struct PruneSummary {
 }
 
 /// A task that is due.
-struct Candidate {
+struct PruneCandidate {
     rowid: i64,
     id: TaskId,
     due: String,
@@ -135,7 +135,7 @@ impl TaskAges {
     }
 
     /// Whether a row is younger than `secs`, even if its own times are wrong.
-    fn is_young(&mut self, ledger: &Ledger, candidate: &Candidate, secs: i64) -> Result<bool> {
+    fn is_young(&mut self, ledger: &Ledger, candidate: &PruneCandidate, secs: i64) -> Result<bool> {
         let young = self.first_since(ledger, self.since(secs))?;
         // It is not older than a row that was inserted before it.
         if young.is_some_and(|first| first < candidate.rowid) {
@@ -238,7 +238,7 @@ impl Ledger {
         self.conn.execute_batch("VACUUM").map_err(self.failed("compacting the file"))
     }
 
-    fn page(&self, due: &PruneScope, until: &str, after: &(String, i64)) -> Result<Vec<Candidate>> {
+    fn page(&self, due: &PruneScope, until: &str, after: &(String, i64)) -> Result<Vec<PruneCandidate>> {
         let sql = match due {
             PruneScope::Cleanup => SELECT_PAST_CLEANUP,
             PruneScope::Older(_) => SELECT_PAST_RETENTION,
@@ -249,7 +249,7 @@ impl Ledger {
                 (_, true) => Some(KeptReason::Session),
                 (false, false) => None,
             };
-            Ok(Candidate {
+            Ok(PruneCandidate {
                 rowid: row.get(0)?,
                 id: row.get::<_, Option<TaskId>>(1)?.unwrap_or_else(|| TaskId::recorded("")),
                 due: row.get(2)?,
@@ -257,7 +257,7 @@ impl Ledger {
                 kept,
             })
         };
-        let page = || -> rusqlite::Result<Vec<Candidate>> {
+        let page = || -> rusqlite::Result<Vec<PruneCandidate>> {
             self.conn().prepare_cached(sql)?.query_map((until, &after.0, after.1, PAGE), read)?.collect()
         };
         page().map_err(self.failed("looking for old tasks"))

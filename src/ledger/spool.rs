@@ -17,7 +17,7 @@ use super::{file_check, location};
 use crate::failpoint;
 use crate::sys::files;
 use crate::task::{TaskEnd, TaskId, Time};
-use record::{Record, SpooledRecord, parse};
+use record::{Record, SpooledEnd, parse};
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// A longer file is not a record: its texts are truncated.
@@ -142,7 +142,7 @@ pub(super) struct WaitingRecord {
 
 #[derive(Debug)]
 pub(super) enum WaitingContent {
-    Record(Box<SpooledRecord>),
+    Record(Box<SpooledEnd>),
     /// Its content is not a record.
     Unreadable(String),
     /// It cannot be read now, but perhaps later.

@@ -26,7 +26,7 @@ pub enum TaskLookup {
 
 /// The progress of a running task, besides its counts.
 #[derive(Debug, Clone, Copy)]
-pub struct TaskProgress<'a> {
+pub struct ProgressUpdate<'a> {
     pub model: Option<&'a str>,
     /// The tool call that has no result yet.
     pub tool_in_flight: Option<&'a str>,
@@ -339,7 +339,7 @@ pub fn progress(
     conn: &Connection,
     id: &TaskId,
     counts: &UsageCounts,
-    seen: &TaskProgress<'_>,
+    seen: &ProgressUpdate<'_>,
 ) -> rusqlite::Result<()> {
     let values = named_params! {
         ":cost_usd": counts.cost_usd,
@@ -369,7 +369,7 @@ impl Ledger {
     /// Writes the progress of a running task; ended tasks are not changed, and `None` overwrites nothing. It
     /// waits only briefly for a locked ledger, so that signals and output are not delayed, and does not wait
     /// for the disk: a power failure may undo the last progress.
-    pub fn progress(&mut self, id: &TaskId, counts: &UsageCounts, seen: &TaskProgress<'_>) -> Result<()> {
+    pub fn progress(&mut self, id: &TaskId, counts: &UsageCounts, seen: &ProgressUpdate<'_>) -> Result<()> {
         self.check_files("writing a task's progress")?;
         self.log.set_lax(true);
         let wrote = self.briefly(BRIEF, |ledger| {

@@ -178,8 +178,8 @@ impl LostTask {
             InterruptReason::Rebooted => "the machine rebooted during the run".to_owned(),
             InterruptReason::Oom => {
                 format!(
-                    "its supervisor{supervisor} died after the OOM killer had killed a process in its cgroup; \
-                     {agents}"
+                    "its supervisor{supervisor} died after the OOM killer had killed a process in its \
+                     cgroup; {agents}"
                 )
             }
             InterruptReason::Ttl => {

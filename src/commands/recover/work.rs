@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::options::{RecoverOptions, SelectedTasks, running};
-use super::report::{RecoveryReport, Reporter, SpooledRecord, UnsettledTask, interrupted};
+use super::report::{RecoveryReport, Reporter, SpoolReport, UnsettledTask, interrupted};
 use crate::error::Error;
 use crate::failpoint;
 use crate::git::Survey;
@@ -38,7 +38,7 @@ impl Recovery<'_> {
         for record in merged {
             let text = record.to_string();
             self.reporter.line(&text);
-            self.report.spool.push(SpooledRecord {
+            self.report.spool.push(SpoolReport {
                 task: record.task.clone(),
                 merged: record.is_applied(),
                 text,
@@ -122,7 +122,7 @@ impl Recovery<'_> {
                     let id = task.id();
                     let text = format!("recorded the end of task {id} ({status}) from the spool");
                     self.reporter.line(&text);
-                    self.report.spool.push(SpooledRecord { task: Some(id.clone()), merged: true, text });
+                    self.report.spool.push(SpoolReport { task: Some(id.clone()), merged: true, text });
                 }
                 SettleOutcome::UnreadableSpool(error) => {
                     self.leave_open(&task, Error::from(error).in_line())?

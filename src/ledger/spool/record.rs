@@ -179,14 +179,14 @@ fn seal(rest: &[u8]) -> String {
 const SEAL_BYTES: usize = r#"{"check":"0123456789abcdef","#.len();
 
 #[derive(Debug)]
-pub struct SpooledRecord {
+pub struct SpooledEnd {
     pub task: TaskId,
     pub by_pid: u32,
     pub by_command: String,
     pub ended: TaskEnd,
 }
 
-pub(super) fn parse(bytes: &[u8]) -> Result<SpooledRecord, String> {
+pub(super) fn parse(bytes: &[u8]) -> Result<SpooledEnd, String> {
     if bytes.split_at_checked(SEAL_BYTES).is_none_or(|(head, rest)| head != seal(rest).as_bytes()) {
         return Err("it is not a record, or is truncated or damaged: its checksum is wrong".to_owned());
     }
@@ -194,7 +194,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<SpooledRecord, String> {
     if record.version != RECORD_VERSION {
         return Err(format!("it has version {}, not {RECORD_VERSION}", record.version));
     }
-    Ok(SpooledRecord {
+    Ok(SpooledEnd {
         task: record.task.clone(),
         by_pid: record.by_pid,
         by_command: record.by_command.clone(),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{END, START, World, ended, new_task, start, time};
 use crate::ledger::{
-    DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, TaskFilter, TaskLookup, TaskProgress,
+    DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, ProgressUpdate, TaskFilter, TaskLookup,
 };
 use crate::task::{
     CancelReason, Ending, FailureReason, InterruptReason, Key, Status, Task, TaskId, UsageCounts,
@@ -148,14 +148,14 @@ fn unknown_counts_do_not_overwrite_known_ones() {
         .progress(
             &TaskId::recorded("t"),
             &counts,
-            &TaskProgress { model: Some("opus"), tool_in_flight: Some("Bash"), at: time(END) },
+            &ProgressUpdate { model: Some("opus"), tool_in_flight: Some("Bash"), at: time(END) },
         )
         .unwrap();
     ledger
         .progress(
             &TaskId::recorded("t"),
             &UsageCounts::default(),
-            &TaskProgress { model: None, tool_in_flight: None, at: time(END) },
+            &ProgressUpdate { model: None, tool_in_flight: None, at: time(END) },
         )
         .unwrap();
     let mut inferred = ended(Ending::Interrupted(InterruptReason::SupervisorLost));
@@ -168,7 +168,7 @@ fn unknown_counts_do_not_overwrite_known_ones() {
         .progress(
             &TaskId::recorded("t"),
             &more,
-            &TaskProgress { model: None, tool_in_flight: None, at: crate::task::Time::now() },
+            &ProgressUpdate { model: None, tool_in_flight: None, at: time("2026-11-21T12:00:06Z") },
         )
         .unwrap();
     let row = read(&ledger, "t");

@@ -10,7 +10,7 @@ use super::stopwatch::Clock;
 use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::OutputMode;
 use crate::error::{Error, chain};
-use crate::ledger::TaskProgress;
+use crate::ledger::ProgressUpdate;
 use crate::process::cgroup::Cgroup;
 use crate::process::forward::{self, SignalDelivery};
 use crate::process::group;
@@ -306,7 +306,7 @@ impl Supervisor<'_> {
         }
         let observed = self.observed();
         let counts = self.counts(&observed);
-        let seen = TaskProgress {
+        let seen = ProgressUpdate {
             model: observed.model.as_deref(),
             tool_in_flight: observed.tool_in_flight.as_deref(),
             at: Time::now(),
