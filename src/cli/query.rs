@@ -9,7 +9,7 @@ use super::shell::ForShell;
 use super::values::{any_key, code, duration, group, limit, severity, since, status};
 use crate::commands::artifact;
 use crate::commands::audit;
-use crate::commands::cancel::{self, Which};
+use crate::commands::cancel::{self, CancelTarget};
 use crate::commands::doctor;
 use crate::commands::list;
 use crate::commands::prune;
@@ -71,8 +71,8 @@ pub struct ListArgs {
 }
 
 impl ListArgs {
-    pub fn request(self) -> list::Request {
-        list::Request {
+    pub fn request(self) -> list::ListOptions {
+        list::ListOptions {
             filter: TaskFilter { status: self.status, ..self.selection.filter(self.since, self.limit) },
             output: match (self.json, self.jsonl) {
                 (true, _) => list::Output::Json,
@@ -94,8 +94,8 @@ pub struct ShowArgs {
 }
 
 impl ShowArgs {
-    pub fn request(self) -> show::Request {
-        show::Request { id: self.id, json: self.json }
+    pub fn request(self) -> show::ShowOptions {
+        show::ShowOptions { id: self.id, json: self.json }
     }
 }
 
@@ -124,8 +124,8 @@ pub struct AuditArgs {
 }
 
 impl AuditArgs {
-    pub fn request(self) -> audit::Request {
-        audit::Request {
+    pub fn request(self) -> audit::AuditOptions {
+        audit::AuditOptions {
             severity: self.severity,
             code: self.code,
             limit: self.limit,
@@ -156,9 +156,9 @@ enum ArtifactCommand {
 }
 
 impl ArtifactArgs {
-    pub fn request(self) -> artifact::Request {
+    pub fn request(self) -> artifact::ArtifactOptions {
         let ArtifactCommand::Add { what, task } = self.command;
-        artifact::Request { what, task }
+        artifact::ArtifactOptions { what, task }
     }
 }
 
@@ -186,13 +186,13 @@ pub struct CancelArgs {
 }
 
 impl CancelArgs {
-    pub fn request(self) -> cancel::Request {
+    pub fn request(self) -> cancel::CancelOptions {
         let which = match (self.key, self.all) {
-            (Some(key), _) => Which::Key(key),
-            (None, true) => Which::All,
-            (None, false) => Which::Ids(self.ids),
+            (Some(key), _) => CancelTarget::Key(key),
+            (None, true) => CancelTarget::All,
+            (None, false) => CancelTarget::Ids(self.ids),
         };
-        cancel::Request { which, wait: self.wait }
+        cancel::CancelOptions { which, wait: self.wait }
     }
 }
 
@@ -217,8 +217,8 @@ pub struct PruneArgs {
 }
 
 impl PruneArgs {
-    pub fn request(self) -> prune::Request {
-        prune::Request {
+    pub fn request(self) -> prune::PruneOptions {
+        prune::PruneOptions {
             retention: self.retention,
             dry_run: self.dry_run,
             vacuum: self.vacuum,
@@ -246,8 +246,8 @@ pub struct StatsArgs {
 }
 
 impl StatsArgs {
-    pub fn request(self) -> stats::Request {
-        stats::Request { by: self.by, since: self.since, limit: self.limit, json: self.json }
+    pub fn request(self) -> stats::StatsOptions {
+        stats::StatsOptions { by: self.by, since: self.since, limit: self.limit, json: self.json }
     }
 }
 
@@ -271,8 +271,11 @@ pub struct TimelineArgs {
 }
 
 impl TimelineArgs {
-    pub fn request(self) -> timeline::Request {
-        timeline::Request { filter: self.selection.filter(Some(self.since), self.limit), html: self.html }
+    pub fn request(self) -> timeline::TimelineOptions {
+        timeline::TimelineOptions {
+            filter: self.selection.filter(Some(self.since), self.limit),
+            html: self.html,
+        }
     }
 }
 
@@ -284,8 +287,8 @@ pub struct DoctorArgs {
 }
 
 impl DoctorArgs {
-    pub fn request(self) -> doctor::Request {
-        doctor::Request { json: self.json }
+    pub fn request(self) -> doctor::DoctorOptions {
+        doctor::DoctorOptions { json: self.json }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::view;
 
 /// The options of `bookend adopt`.
 #[derive(Debug)]
-pub struct Request {
+pub struct AdoptOptions {
     pub file: PathBuf,
 }
 
@@ -17,8 +17,8 @@ pub struct Request {
 ///
 /// # Errors
 /// When it cannot be adopted: it is unchanged then.
-pub fn adopt(request: &Request) -> Result<String, Error> {
-    let at = ledger::locate(Some(&request.file))?;
+pub fn adopt(options: &AdoptOptions) -> Result<String, Error> {
+    let at = ledger::locate(Some(&options.file))?;
     let text = match ledger::adopt(&at)? {
         AdoptionOutcome::Done(adopted) => told(&at.file, &adopted),
         AdoptionOutcome::Already { since, journal } => {

@@ -13,7 +13,7 @@ use crate::view;
 
 /// The options of `bookend artifact add`.
 #[derive(Debug)]
-pub struct Request {
+pub struct ArtifactOptions {
     /// Paths and URLs.
     pub what: Vec<String>,
     /// The task; `None`: the one that this command runs inside.
@@ -22,8 +22,8 @@ pub struct Request {
 
 /// # Errors
 /// Outside a task, when a path does not exist, or when the ledger does not take it.
-pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
-    let id = match (&request.task, std::env::var(MARK)) {
+pub fn add(options: &ArtifactOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
+    let id = match (&options.task, std::env::var(MARK)) {
         (Some(id), _) => id.clone(),
         (None, Ok(id)) => id,
         (None, Err(_)) => {
@@ -31,7 +31,7 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
                 .hint("call it from inside `bookend run`, or name the task with --task ID"));
         }
     };
-    let artifacts = request.what.iter().map(|w| artifact(w)).collect::<Result<Vec<_>, _>>()?;
+    let artifacts = options.what.iter().map(|w| artifact(w)).collect::<Result<Vec<_>, _>>()?;
     let at = ledger::locate(ledger)?;
     let (mut ledger, merged) = Ledger::open(&at)?;
     ledger::report_merged(&merged);

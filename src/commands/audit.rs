@@ -19,7 +19,7 @@ use crate::view::{self, Code, Finding, Screen, Severity};
 
 /// The options of `bookend audit`.
 #[derive(Debug)]
-pub struct Request {
+pub struct AuditOptions {
     /// Show findings of this severity only.
     pub severity: Option<Severity>,
     /// Show findings of this code only.
@@ -33,23 +33,23 @@ pub struct Request {
 
 /// # Errors
 /// When the ledger cannot be read.
-pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn audit(options: &AuditOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let findings = match Ledger::open_read_only(&at)? {
-        Some(ledger) => findings(&ledger, request.stale_after)?,
+        Some(ledger) => findings(&ledger, options.stale_after)?,
         None => Vec::new(),
     };
     let shown: Vec<&Finding> = findings
         .iter()
-        .filter(|f| request.severity.is_none_or(|s| f.severity == s))
-        .filter(|f| request.code.is_none_or(|c| f.code == c))
-        .take(request.limit.unwrap_or(usize::MAX))
+        .filter(|f| options.severity.is_none_or(|s| f.severity == s))
+        .filter(|f| options.code.is_none_or(|c| f.code == c))
+        .take(options.limit.unwrap_or(usize::MAX))
         .collect();
-    print(&match request.json {
+    print(&match options.json {
         true => view::audit_json(&findings, &shown),
         false => view::audit(&findings, &shown, Screen::of(&std::io::stdout())),
     })?;
-    let fails = request.fail_on.is_some_and(|least| findings.iter().any(|f| f.severity >= least));
+    let fails = options.fail_on.is_some_and(|least| findings.iter().any(|f| f.severity >= least));
     Ok(Exit::Code(if fails { exit_code::NOTHING } else { 0 }))
 }
 

@@ -14,7 +14,7 @@ use crate::view::{self, Screen, SessionState};
 
 /// The options of `bookend session`.
 #[derive(Debug)]
-pub enum Request {
+pub enum SessionAction {
     List { json: bool },
     Show { key: Key, json: bool },
     ResumeId { key: Key, json: bool },
@@ -39,14 +39,14 @@ struct Judged {
 /// # Errors
 /// When the ledger cannot be read or written, or there is no such session; `resume-id` also when the session
 /// must not be resumed now.
-pub fn session(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
+pub fn session(options: &SessionAction, ledger: Option<&Path>) -> Result<String, Error> {
     let at = ledger::locate(ledger)?;
-    match request {
-        Request::List { json } => list(&at, *json),
-        Request::Show { key, json } => show(&at, key, *json),
-        Request::ResumeId { key, json } => resume_id(&at, key, *json),
-        Request::Invalidate { key, reason, json } => invalidate(&at, key, reason, *json),
-        Request::Restore { key, json } => restore(&at, key, *json),
+    match options {
+        SessionAction::List { json } => list(&at, *json),
+        SessionAction::Show { key, json } => show(&at, key, *json),
+        SessionAction::ResumeId { key, json } => resume_id(&at, key, *json),
+        SessionAction::Invalidate { key, reason, json } => invalidate(&at, key, reason, *json),
+        SessionAction::Restore { key, json } => restore(&at, key, *json),
     }
 }
 

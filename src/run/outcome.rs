@@ -23,13 +23,13 @@ use crate::task::{
 };
 
 /// How the agent's process ended; `None`: bookend could not kill it.
-pub(super) type AgentExit = Option<(Exit, ResourceUsage)>;
+pub(super) type ReapedAgent = Option<(Exit, ResourceUsage)>;
 
 /// The ending of a run whose agent was executed.
 pub(super) fn judge(
     run: &Supervisor<'_>,
     context: &RunContext<'_>,
-    agent: AgentExit,
+    agent: ReapedAgent,
     ended_at: Instant,
 ) -> Ending {
     let ending = task::judge(&RunEvidence {
@@ -52,7 +52,7 @@ pub(super) fn end(
     run: &Supervisor<'_>,
     context: &RunContext<'_>,
     (row, choice): (&NewTask, &Choice),
-    (ending, agent): (&Ending, AgentExit),
+    (ending, agent): (&Ending, ReapedAgent),
     transcript: TranscriptStamp,
     sweep: &LeftoverSweep,
 ) -> RunEnd {
@@ -86,7 +86,7 @@ pub(super) fn exit(
     run: &Supervisor<'_>,
     context: &RunContext<'_>,
     ending: &Ending,
-    agent: AgentExit,
+    agent: ReapedAgent,
 ) -> Exit {
     // After the row's end only a stdout that is a pipe or a socket can still fail.
     let loss = run.output_loss().filter(|_| *ending == Ending::Success);

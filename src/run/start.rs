@@ -312,6 +312,13 @@ fn limits(context: &RunContext<'_>) -> Limits {
     }
 }
 
+/// Closes bookend's copies of the descriptors that the agent inherits.
+pub(super) fn release_descriptors(caller: &mut Caller) {
+    if let Err(e) = caller.let_go() {
+        warn!("keeping the agent's descriptors open: {e}");
+    }
+}
+
 /// Logs the start. Called after the commit, so that a stderr nobody reads does not hold the ledger's lock.
 pub(super) fn announce(id: &TaskId, command: &AgentCommand, choice: &Choice) {
     for warning in command.warning.iter().chain(&choice.warning) {
