@@ -87,8 +87,12 @@ fn each_sample_of_claude_gives_its_own_numbers() {
         let dearest = last["modelUsage"].as_object().and_then(|m| m.keys().next()).map(String::as_str);
         assert_eq!(row.text("model"), model.or(dearest).unwrap_or_default(), "{file}: model");
         let is_error = last["is_error"] == true;
-        let said = last["result"].as_str().or_else(|| last["errors"][0].as_str()).unwrap_or_default();
-        assert!(!is_error || row.text("error").contains(said), "{file}: {said:?} in {:?}", row.text("error"));
+        let reported = last["result"].as_str().or_else(|| last["errors"][0].as_str()).unwrap_or_default();
+        assert!(
+            !is_error || row.text("error").contains(reported),
+            "{file}: {reported:?} in {:?}",
+            row.text("error")
+        );
         assert!(is_error || row.text("error").is_empty(), "{file}: {:?}", row.text("error"));
         assert_eq!((row.text("agent_type"), row.text("provider")), ("claude".into(), "anthropic".into()));
     }
@@ -198,7 +202,7 @@ fn counts_are_committed_during_the_run_and_survive_a_killed_supervisor() {
     });
     process.signal(Signal::KILL);
     process.wait().ended(End::Signal(9));
-    go.write_line("nobody listens");
+    go.write_line("a line after the end");
     let row = world.row();
     assert_eq!(row.text("status"), "running", "no process is left to end it");
     assert_eq!((row.number("output_tokens"), row.number("turns")), (Some(15), Some(2)));

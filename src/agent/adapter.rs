@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::task::{KeepSession, SessionId, TokensScope, UsageCounts};
+use crate::task::{KeepSession, SessionId, Time, TokensScope, UsageCounts};
 
 /// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct AgentArgs {
 /// The session that bookend chose, to be added to the agent's arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionPlan {
-    /// Leave the arguments as the user gave them.
+    /// Keep the arguments as the user gave them.
     AsGiven,
     /// Start a new conversation with this id (agents that accept one).
     Assign(SessionId),
@@ -110,7 +110,7 @@ pub struct ApiFailure {
     /// When the limit resets, Unix time in seconds, if the agent printed it.
     pub resets_at: Option<i64>,
     /// The events show that no tool call was open and no background task ran.
-    pub left_nothing: bool,
+    pub was_idle: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl ApiFailure {
             ApiFailureKind::TooManyRequests => &[KeepSession::Limit, KeepSession::ApiError],
             ApiFailureKind::Other => &[KeepSession::ApiError],
         };
-        covers.iter().copied().find(|k| self.left_nothing && requested.contains(k))
+        covers.iter().copied().find(|k| self.was_idle && requested.contains(k))
     }
 }
 
@@ -198,11 +198,11 @@ pub trait Adapter: Sync {
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
     /// The id of the most recent conversation in `cwd`; `None`: not known.
     fn most_recent(&self, cwd: &Path) -> Option<SessionId>;
-    /// The id of the only conversation that was sent to the background from `cwd` since `_since` (RFC 3339,
-    /// UTC, milliseconds); `None`: not known.
-    fn backgrounded(&self, _cwd: &Path, _since: &str) -> Option<SessionId> {
+    /// The id of the only conversation that was sent to the background from `cwd` since `_since`; `None`:
+    /// not known.
+    fn backgrounded(&self, _cwd: &Path, _since: Time) -> Option<SessionId> {
         None
     }
     /// The folders in which the agent looks for skills, in its order.
-    fn skill_folders(&self, cwd: &Path, asked: &AgentArgs) -> Vec<PathBuf>;
+    fn skill_folders(&self, cwd: &Path, args: &AgentArgs) -> Vec<PathBuf>;
 }

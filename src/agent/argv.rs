@@ -39,7 +39,7 @@ enum Takes {
 impl OptionTable {
     pub fn read(&self, args: &[OsString]) -> Vec<ParsedArg> {
         let mut words = Vec::new();
-        let mut swallowing: Option<String> = None;
+        let mut taking: Option<String> = None;
         let mut rest: Vec<OsString> = args.iter().rev().cloned().collect();
         while let Some(arg) = rest.pop() {
             if arg == "--" {
@@ -47,25 +47,25 @@ impl OptionTable {
                 break;
             }
             if !looks_like_option(&arg) {
-                words.push(match &swallowing {
+                words.push(match &taking {
                     Some(name) => option(name, Some(arg)),
                     None => ParsedArg::Operand(arg),
                 });
                 continue;
             }
-            swallowing = None;
+            taking = None;
             let bytes = arg.as_bytes();
             if !bytes.starts_with(b"--") && bytes.len() > 2 {
                 self.short_cluster(bytes, &mut rest, &mut words);
                 continue;
             }
-            let (name, glued) = match bytes.iter().position(|b| *b == b'=') {
+            let (name, attached) = match bytes.iter().position(|b| *b == b'=') {
                 Some(i) => (&bytes[..i], Some(OsStr::from_bytes(&bytes[i + 1..]).to_owned())),
                 None => (bytes, None),
             };
             let name = self.long_name(&String::from_utf8_lossy(name));
-            if glued.is_some() {
-                words.push(option(&name, glued));
+            if attached.is_some() {
+                words.push(option(&name, attached));
                 continue;
             }
             let takes = self.takes(&name);
@@ -75,7 +75,7 @@ impl OptionTable {
                 Takes::Nothing => None,
             };
             words.push(option(&name, value));
-            swallowing = (takes == Takes::Many).then_some(name);
+            taking = (takes == Takes::Many).then_some(name);
         }
         words
     }

@@ -131,11 +131,11 @@ impl Adapter for CursorAdapter {
         None
     }
 
-    fn skill_folders(&self, cwd: &Path, asked: &AgentArgs) -> Vec<PathBuf> {
+    fn skill_folders(&self, cwd: &Path, args: &AgentArgs) -> Vec<PathBuf> {
         const PLACES: [&str; 4] = [".agents/skills", ".cursor/skills", ".claude/skills", ".codex/skills"];
         let mut folders = skills_above(cwd, &PLACES);
-        let beside = home().into_iter().chain(asked.extra_dirs.iter().map(|d| cwd.join(d)));
-        for dir in beside {
+        let extra = home().into_iter().chain(args.extra_dirs.iter().map(|d| cwd.join(d)));
+        for dir in extra {
             folders.extend(PLACES.iter().map(|p| dir.join(p)));
         }
         folders
@@ -207,7 +207,7 @@ impl Tally {
     fn line(&mut self, line: &[u8]) {
         match OutputEvent::read(line) {
             Ok(event) => self.event(event),
-            // The line has other text beside the event.
+            // The line has other text besides the event.
             Err(_) => drop(objects(line, |o| OutputEvent::read(o).into_iter().for_each(|e| self.event(e)))),
         }
     }
@@ -351,8 +351,8 @@ mod tests {
         ] {
             assert_eq!(CursorAdapter.parse(&args(line), false).session, session, "{line}");
         }
-        let asked = CursorAdapter.parse(&args("-p --model gpt-5 --output-format=stream-json hi"), true);
-        assert_eq!((asked.mode, asked.model.as_deref()), (OutputMode::StreamJson, Some("gpt-5")));
+        let parsed = CursorAdapter.parse(&args("-p --model gpt-5 --output-format=stream-json hi"), true);
+        assert_eq!((parsed.mode, parsed.model.as_deref()), (OutputMode::StreamJson, Some("gpt-5")));
     }
 
     #[test]

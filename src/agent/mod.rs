@@ -50,10 +50,10 @@ pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId)
         SessionRequest::Assign(Some(id)) | SessionRequest::Fork(_, Some(id)) => id,
         _ => return argv,
     };
-    let glued = format!("{option}={given}");
+    let joined = format!("{option}={given}");
     let mut renamed = argv.clone();
     for (at, word) in renamed.iter_mut().enumerate().skip(args_start) {
-        if *word == glued {
+        if *word == joined {
             *word = format!("{option}={new}");
         } else if *word == given.as_str() && argv[at - 1] == option {
             new.as_str().clone_into(word);
@@ -97,12 +97,12 @@ pub fn has_sound_transcript(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -
 }
 
 /// Whether one of the agent's skill folders has the skill `name` (or `plugin:name`).
-pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, asked: &AgentArgs) -> bool {
+pub fn has_skill(adapter: &dyn Adapter, name: &str, cwd: &Path, args: &AgentArgs) -> bool {
     let name = name.rsplit(':').next().unwrap_or_default();
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
         return false;
     }
-    let folders = adapter.skill_folders(cwd, asked);
+    let folders = adapter.skill_folders(cwd, args);
     folders.iter().any(|f| f.join(name).join("SKILL.md").is_file())
 }
 

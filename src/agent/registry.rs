@@ -10,8 +10,8 @@ use super::cursor::CursorAdapter;
 /// `--agent-type` names no adapter.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "choosing the adapter for {}: there is no agent type `{named}`; use claude, cursor or command, \
-     or leave --agent-type out to go by the program's name",
+    "{}: unknown agent type `{named}`; use claude, cursor or command, or omit --agent-type to recognise the \
+     agent by the program's name",
     program.display()
 )]
 pub struct UnknownAgentType {

@@ -37,7 +37,7 @@ fn arguments_after_the_program_belong_to_the_agent() {
         &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"],
     ] {
         let parsed = parse(line.iter().map(OsString::from).collect()).expect("parses");
-        let Request::Run(run) = parsed.request else { panic!("not a run") };
+        let CommandRequest::Run(run) = parsed.request else { panic!("not a run") };
         assert_eq!(run.argv, ["claude", "-p", "x", "--key", "k"]);
     }
 }

@@ -56,7 +56,7 @@ impl Ledger {
         MergedRecord { task, outcome: outcome.unwrap_or_else(MergeOutcome::Waits) }
     }
 
-    fn merge_record(&mut self, path: &Path, record: &record::SpooledRecord) -> Result<MergeOutcome> {
+    fn merge_record(&mut self, path: &Path, record: &record::SpooledEnd) -> Result<MergeOutcome> {
         let by = EndedBy { pid: record.by_pid, command: &record.by_command };
         let (task, ended) = (&record.task, &record.ended);
         let dialect = Arc::clone(&self.dialect);

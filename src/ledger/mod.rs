@@ -63,5 +63,5 @@ pub use spool::SpoolSlot;
 #[cfg(any(test, fuzzing))]
 pub use spool::fuzz;
 pub use stats::GroupBy;
-pub use tasks::{DeliveryStatus, TaskLookup, TaskProgress};
+pub use tasks::{DeliveryStatus, ProgressUpdate, TaskLookup};
 pub use trust::{ALLOW_SHARED_DIR, Distrust, distrust};

@@ -136,8 +136,8 @@ impl RecoveryBatch {
         let wait = |next: &mut Option<Instant>, at: Instant| *next = Some(next.map_or(at, |n| n.min(at)));
         for recovery in std::mem::take(&mut self.tasks) {
             match self.judge(ledger, recovery, now)? {
-                TaskProgress::Finished(outcome) => outcomes.push(outcome),
-                TaskProgress::Waits(recovery, at) => {
+                RecoveryProgress::Finished(outcome) => outcomes.push(outcome),
+                RecoveryProgress::Waits(recovery, at) => {
                     at.inspect(|at| wait(&mut next, *at));
                     self.tasks.push(recovery);
                 }
@@ -155,8 +155,8 @@ impl RecoveryBatch {
         for mut recovery in std::mem::take(&mut self.tasks) {
             match recovery.sweep().and_then(|_| steps.next()) {
                 Some(SweepStep::Done) => match self.swept(ledger, recovery, now) {
-                    TaskProgress::Finished(outcome) => outcomes.push(outcome),
-                    TaskProgress::Waits(recovery, at) => {
+                    RecoveryProgress::Finished(outcome) => outcomes.push(outcome),
+                    RecoveryProgress::Waits(recovery, at) => {
                         at.inspect(|at| wait(&mut next, *at));
                         self.tasks.push(recovery);
                     }
@@ -186,20 +186,25 @@ impl RecoveryBatch {
     }
 
     /// Continues from the supervisor of a task to its processes.
-    fn judge(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> Result<TaskProgress, Error> {
+    fn judge(
+        &self,
+        ledger: &Ledger,
+        recovery: TaskRecovery,
+        now: Instant,
+    ) -> Result<RecoveryProgress, Error> {
         let TaskRecovery { task, since, state } = recovery;
         match state {
             RecoveryState::New | RecoveryState::Exiting(_) => {}
             RecoveryState::Sweeping(_) => {
-                return Ok(TaskProgress::Waits(TaskRecovery { task, since, state }, None));
+                return Ok(RecoveryProgress::Waits(TaskRecovery { task, since, state }, None));
             }
             RecoveryState::EndingAgent(mut end, summary) => {
                 if end.step(now) {
-                    return Ok(TaskProgress::Finished(self.finish(ledger, task, Some(summary))));
+                    return Ok(RecoveryProgress::Finished(self.finish(ledger, task, Some(summary))));
                 }
                 let until = Some(end.until);
                 let state = RecoveryState::EndingAgent(end, summary);
-                return Ok(TaskProgress::Waits(TaskRecovery { task, since, state }, until));
+                return Ok(RecoveryProgress::Waits(TaskRecovery { task, since, state }, until));
             }
         }
         let has_ended = task.status.is_terminal();
@@ -211,25 +216,27 @@ impl RecoveryBatch {
                     let again = exiting.supervisor.is_none();
                     let at = if again { until.min(now + RECHECK_INTERVAL) } else { until };
                     let state = RecoveryState::Exiting(exiting);
-                    return Ok(TaskProgress::Waits(TaskRecovery { task, since, state }, Some(at)));
+                    return Ok(RecoveryProgress::Waits(TaskRecovery { task, since, state }, Some(at)));
                 }
                 if exiting.is_dying {
-                    return Ok(TaskProgress::Finished(self.stuck_supervisor(task)));
+                    return Ok(RecoveryProgress::Finished(self.stuck_supervisor(task)));
                 }
                 judge_from(ledger.evidence(&task)?, &task, &self.here)
             }
         };
         Ok(match verdict {
-            Verdict::Alive => TaskProgress::Finished(RecoveryOutcome::Alive(task)),
+            Verdict::Alive => RecoveryProgress::Finished(RecoveryOutcome::Alive(task)),
             Verdict::Unverifiable if !has_ended => {
-                TaskProgress::Finished(RecoveryOutcome::Unverifiable(task))
+                RecoveryProgress::Finished(RecoveryOutcome::Unverifiable(task))
             }
             _ => match self.sweep_of(&task) {
                 Some(sweep) => {
                     let state = RecoveryState::Sweeping(Box::new(sweep));
-                    TaskProgress::Waits(TaskRecovery { task, since, state }, None)
+                    RecoveryProgress::Waits(TaskRecovery { task, since, state }, None)
                 }
-                None => TaskProgress::Finished(RecoveryOutcome::Lost(LostTask::unswept(task, self.here()))),
+                None => {
+                    RecoveryProgress::Finished(RecoveryOutcome::Lost(LostTask::unswept(task, self.here())))
+                }
             },
         })
     }
@@ -247,10 +254,10 @@ impl RecoveryBatch {
     }
 
     /// Continues from the processes that the scan showed to an agent that it did not show.
-    fn swept(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> TaskProgress {
+    fn swept(&self, ledger: &Ledger, recovery: TaskRecovery, now: Instant) -> RecoveryProgress {
         let TaskRecovery { task, since, state } = recovery;
         let RecoveryState::Sweeping(sweep) = state else {
-            return TaskProgress::Finished(self.finish(ledger, task, None));
+            return RecoveryProgress::Finished(self.finish(ledger, task, None));
         };
         sweep.cgroup().inspect(|cgroup| cgroup.remove());
         let mut summary = sweep.summary();
@@ -262,9 +269,9 @@ impl RecoveryBatch {
             Some(end) => {
                 let until = Some(end.until);
                 let state = RecoveryState::EndingAgent(end, summary);
-                TaskProgress::Waits(TaskRecovery { task, since, state }, until)
+                RecoveryProgress::Waits(TaskRecovery { task, since, state }, until)
             }
-            None => TaskProgress::Finished(self.finish(ledger, task, Some(summary))),
+            None => RecoveryProgress::Finished(self.finish(ledger, task, Some(summary))),
         }
     }
 
@@ -324,7 +331,7 @@ impl RecoveryBatch {
 }
 
 /// Whether a task is finished.
-enum TaskProgress {
+enum RecoveryProgress {
     Finished(RecoveryOutcome),
     /// It is checked again at this time at the latest; `None`: its sweep says when.
     Waits(TaskRecovery, Option<Instant>),

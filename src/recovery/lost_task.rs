@@ -178,12 +178,12 @@ impl LostTask {
             InterruptReason::Rebooted => "the machine rebooted during the run".to_owned(),
             InterruptReason::Oom => {
                 format!(
-                    "its supervisor{supervisor} died after the OOM killer had killed a process in its cgroup; \
-                     {agents}"
+                    "its supervisor{supervisor} died after the OOM killer had killed a process in its \
+                     cgroup; {agents}"
                 )
             }
             InterruptReason::Ttl => {
-                let last = self.task.last_seen_at.as_deref().unwrap_or(&self.task.started_at);
+                let last = self.task.last_seen_at.as_ref().unwrap_or(&self.task.started_at);
                 format!("it cannot be judged from here, and has shown no sign of life since {last}")
             }
             InterruptReason::SupervisorLost | InterruptReason::Signal if agents.is_empty() => {

@@ -2,7 +2,7 @@
 //! C `main`, because Rust's runtime ignores SIGPIPE and opens /dev/null on closed standard descriptors
 //! before `main`.
 #![no_main]
-#![allow(clippy::print_stderr, reason = "it is a program of its own, and talks to the tests")]
+#![allow(clippy::print_stderr, reason = "it is a separate program that reports errors to the tests")]
 
 mod count;
 mod family;

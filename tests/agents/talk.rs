@@ -19,20 +19,20 @@ pub fn talk(args: [&str; 5]) -> io::Result<i32> {
     let (pause, rounds) = (Duration::from_millis(number(pause)?), number(rounds)?);
     let text = fs::read_to_string(file)?.replace('$', session);
     let mut out = io::stdout().lock();
-    let mut said = 0;
+    let mut lines = 0;
     for round in 0..rounds {
         if Path::new(over).exists() {
             break;
         }
         for line in text.lines() {
             writeln!(out, "{}", line.replace('@', &round.to_string()))?;
-            said += 1;
+            lines += 1;
             std::thread::sleep(pause);
         }
         if round % LET_GO == 0 {
             family::let_go(0)?;
         }
     }
-    writeln!(out, "talked {said}")?;
+    writeln!(out, "talked {lines}")?;
     Ok(0)
 }

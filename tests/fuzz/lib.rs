@@ -1,12 +1,11 @@
-//! The modules under fuzz, and what must hold of them, as a library for the targets.
-#![allow(dead_code, unused_imports, reason = "the targets call a part of these modules only")]
+//! The fuzzed modules of bookend and their properties, as a library for the fuzz targets.
+#![allow(dead_code, unused_imports, reason = "the targets call only a part of these modules")]
 
 #[path = "properties/mod.rs"]
 pub mod fuzz;
 #[path = "../../src"]
 mod src {
     pub mod agent;
-    pub mod clock;
     pub mod error;
     pub mod exit;
     pub mod failpoint;
@@ -20,15 +19,15 @@ mod src {
     pub mod task;
 }
 
-pub use src::{agent, clock, error, exit, failpoint, ledger, log, sys, task};
+pub use src::{agent, error, exit, failpoint, ledger, log, sys, task};
 
 pub mod run {
-    //! Of a run only the choice of its session.
+    //! The part of `run` that chooses the session.
     pub use crate::src::session;
 }
 
 pub mod process {
-    //! Of the processes only what is parsed.
+    //! The part of `process` that parses `/proc`.
     pub mod procfs {
         pub use crate::src::identity;
     }

@@ -160,8 +160,9 @@ fn claude_ends_in_the_same_way_with_bookend_and_without() {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let [bare, with] = both(case, &claude, &environment);
                     if bare != with {
-                        let said = format!("{}: {:?}: {bare:?} became {with:?}", case.tag, case.arguments);
-                        wrong.lock().expect("the list").push(said);
+                        let difference =
+                            format!("{}: {:?}: {bare:?} became {with:?}", case.tag, case.arguments);
+                        wrong.lock().expect("the list").push(difference);
                     }
                 }
             });

@@ -16,7 +16,7 @@ fn a_second_run_under_a_key_resumes_and_counts_its_own_cost() {
     let rows = real.world.rows();
     let session = rows[0].text("session_id");
     let reported = events.each_ref().map(|e| e["total_cost_usd"].as_f64().expect("a cost"));
-    assert!(reported[1] > reported[0], "the agent's figure goes on counting: {reported:?}");
+    assert!(reported[1] > reported[0], "the agent's figure is cumulative: {reported:?}");
     let mut before = 0.0;
     for (nth, row) in rows.iter().enumerate() {
         assert_eq!(row.ending(), "success/");

@@ -36,9 +36,9 @@ fn sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process() {
     assert_eq!(row.number("stop_sender_pid"), Some(std::process::id().into()));
     assert_eq!(row.number("stop_sender_uid"), Some(rustix::process::getuid().as_raw().into()));
     assert!(world.sql("SELECT * FROM claude_sdk_sessions").is_empty());
-    let gone = world.sql("SELECT * FROM session_invalidation");
-    assert_eq!(gone.len(), 1);
-    assert_eq!(gone[0].text("session_id"), row.text("session_id"));
+    let invalidated = world.sql("SELECT * FROM session_invalidation");
+    assert_eq!(invalidated.len(), 1);
+    assert_eq!(invalidated[0].text("session_id"), row.text("session_id"));
 
     let agent = row.pid("agent_pid");
     let tools = pids.split_whitespace().map(|pid| pid.parse().expect("a pid"));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::adapter::{Adapter, AgentArgs, AgentNames, OutputMode, OutputReader, SessionPlan, SessionRequest};
 use super::argv::{OptionTable, ParsedArgs, injected};
 use super::home::skills_above;
-use crate::task::{SessionId, TokensScope};
+use crate::task::{SessionId, Time, TokensScope};
 use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
 use reader::ClaudeReader;
 
@@ -152,18 +152,18 @@ impl Adapter for ClaudeAdapter {
         most_recent_in(&config_dir()?.join("projects"), cwd)
     }
 
-    fn backgrounded(&self, cwd: &Path, since: &str) -> Option<SessionId> {
+    fn backgrounded(&self, cwd: &Path, since: Time) -> Option<SessionId> {
         backgrounded_in(&config_dir()?.join("jobs"), cwd, since)
     }
 
-    fn skill_folders(&self, cwd: &Path, asked: &AgentArgs) -> Vec<PathBuf> {
+    fn skill_folders(&self, cwd: &Path, args: &AgentArgs) -> Vec<PathBuf> {
         let mut folders = skills_above(cwd, &[".claude/skills"]);
-        let beside = asked.extra_dirs.iter();
+        let extra = args.extra_dirs.iter();
         if let Some(config) = config_dir() {
             folders.push(config.join("skills"));
             folders.extend(plugin_folders(&config));
         }
-        folders.extend(beside.map(|d| cwd.join(d).join(".claude/skills")));
+        folders.extend(extra.map(|d| cwd.join(d).join(".claude/skills")));
         folders
     }
 }
@@ -226,7 +226,7 @@ mod tests {
         line.split_whitespace().map(OsString::from).collect()
     }
 
-    fn asked(line: &str) -> AgentArgs {
+    fn parsed(line: &str) -> AgentArgs {
         ClaudeAdapter.parse(&args(line), false)
     }
 
@@ -247,7 +247,7 @@ mod tests {
             ("hi --output-format json", OutputMode::Json),
             ("mcp list --output-format json", OutputMode::Interactive),
         ] {
-            assert_eq!(asked(line).mode, mode, "{line}");
+            assert_eq!(parsed(line).mode, mode, "{line}");
         }
     }
 
@@ -291,7 +291,7 @@ mod tests {
             ("-p --model -c", Unspecified),
             ("-p mcp", Unspecified),
         ] {
-            assert_eq!(asked(line).session, session, "{line}");
+            assert_eq!(parsed(line).session, session, "{line}");
         }
     }
 
@@ -307,18 +307,18 @@ mod tests {
             "--model opus plugin install x",
             "--cloud",
         ] {
-            assert_eq!(asked(line).session, SessionRequest::NoConversation, "{line}");
+            assert_eq!(parsed(line).session, SessionRequest::NoConversation, "{line}");
             assert_eq!(resumed(line), line);
         }
-        assert_eq!(asked("--version").mode, OutputMode::Interactive);
+        assert_eq!(parsed("--version").mode, OutputMode::Interactive);
     }
 
     #[test]
     fn model_folders_and_streamed_input_are_read() {
-        let a = asked("-p --add-dir a b --model=opus --add-dir=c --input-format stream-json x");
+        let a = parsed("-p --add-dir a b --model=opus --add-dir=c --input-format stream-json x");
         assert_eq!(a.model.as_deref(), Some("opus"));
         assert_eq!(a.extra_dirs, [Path::new("a"), Path::new("b"), Path::new("c")]);
-        assert!(a.conversing && !asked("-p hi").conversing);
+        assert!(a.conversing && !parsed("-p hi").conversing);
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn piece(kind: &[u8]) -> Option<&[u8]> {
 impl Tally {
     fn line(&mut self, line: &[u8], forms: &mut FormCache) {
         if !self.adds_nothing(line) && !self.event(line, forms) {
-            // The line has other text beside the event.
+            // The line has other text besides the event.
             objects(line, |o| {
                 self.event(o, forms);
             });
@@ -177,8 +177,8 @@ impl Tally {
     /// Takes one event; `false`: the text is not an event.
     fn event(&mut self, text: &[u8], forms: &mut FormCache) -> bool {
         match forms.read(text) {
-            Ok(EventRead::Alike(event, texts)) => self.take(event, &texts),
-            Ok(EventRead::New(event)) => {
+            Ok(EventRead::Known(event, texts)) => self.take(event, &texts),
+            Ok(EventRead::Full(event)) => {
                 self.take(&*event, &InlineTexts);
                 if event.is_result() {
                     self.result(&event);
@@ -407,7 +407,7 @@ impl Tally {
         Some(ApiFailure {
             kind,
             resets_at: of_limit.or_else(|| printed_reset(&error)).filter(|_| kind != ApiFailureKind::Other),
-            left_nothing: sees_all && self.calls.is_empty() && !self.observed.background,
+            was_idle: sees_all && self.calls.is_empty() && !self.observed.background,
         })
     }
 

@@ -46,7 +46,7 @@ pub enum UntrackedReason {
     NoAdapter(String),
     /// This launcher may start several programs, or its arguments do not show which.
     Hidden(String),
-    /// This launcher has an option that bookend does not know, so it cannot tell options from values.
+    /// This launcher has an option that bookend does not know, so it cannot distinguish options from values.
     Unclear(String),
     /// This launcher starts the agent as another user or on another machine.
     Elsewhere(String),

@@ -50,10 +50,10 @@ pub struct LauncherOptions {
     /// Options that take the next word as their value, unless a value is attached.
     pub one: &'static str,
     /// Options that take only an attached value.
-    pub glued: &'static str,
+    pub attached: &'static str,
 }
 
-const NONE: LauncherOptions = LauncherOptions { flags: "", one: "", glued: "" };
+const NONE: LauncherOptions = LauncherOptions { flags: "", one: "", attached: "" };
 
 const fn here(names: &'static str, options: LauncherOptions, then: ProgramPosition) -> Launcher {
     Launcher { names, reach: LaunchReach::Here, global: NONE, word: "", options, then }
@@ -71,7 +71,7 @@ const fn hidden(names: &'static str) -> Launcher {
 }
 
 const fn flags(flags: &'static str, one: &'static str) -> LauncherOptions {
-    LauncherOptions { flags, one, glued: "" }
+    LauncherOptions { flags, one, attached: "" }
 }
 
 const CONTAINER_GLOBAL: LauncherOptions =
@@ -100,13 +100,13 @@ pub const LAUNCHERS: &[Launcher] = &[
         LauncherOptions {
             flags: "-i --ignore-environment -v --debug --list-signal-handling",
             one: "-u --unset -C --chdir -a --argv0",
-            glued: "--block-signal --default-signal --ignore-signal",
+            attached: "--block-signal --default-signal --ignore-signal",
         },
         ProgramPosition::Assignments,
     ),
     here(
         "nice",
-        LauncherOptions { flags: "", one: "-n --adjustment", glued: "-0 -1 -2 -3 -4 -5 -6 -7 -8 -9" },
+        LauncherOptions { flags: "", one: "-n --adjustment", attached: "-0 -1 -2 -3 -4 -5 -6 -7 -8 -9" },
         ProgramPosition::Program(0),
     ),
     here("ionice", flags("-t --ignore", "-c --class -n --classdata"), ProgramPosition::Program(0)),
@@ -148,7 +148,7 @@ pub const LAUNCHERS: &[Launcher] = &[
                     --preserve-symlinks --preserve-symlinks-main --expose-gc --use-system-ca",
             one: "-r --require --import -C --conditions --env-file --env-file-if-exists --disable-warning
                   --dns-result-order --unhandled-rejections --title",
-            glued: "--max-old-space-size --max-semi-space-size --stack-size",
+            attached: "--max-old-space-size --max-semi-space-size --stack-size",
         },
         ProgramPosition::Program(0),
     ),
@@ -178,7 +178,7 @@ pub const LAUNCHERS: &[Launcher] = &[
         options: LauncherOptions {
             flags: "-s --silent",
             one: "--reporter --package",
-            glued: "--allow-build",
+            attached: "--allow-build",
         },
         then: ProgramPosition::Program(0),
     },
@@ -208,7 +208,7 @@ pub const LAUNCHERS: &[Launcher] = &[
                     --no-update -P --preserve-groups -S --stdin",
             one: "-C --close-from -D --chdir -g --group -h --host -p --prompt -R --chroot -r --role -t --type
                   -T --command-timeout -u --user",
-            glued: "--preserve-env",
+            attached: "--preserve-env",
         },
         then: ProgramPosition::Assignments,
     },
@@ -301,7 +301,7 @@ impl LauncherOptions {
 
     /// How many words an option takes, `word` included; `None`: it is not in the table.
     fn words(&self, word: &str) -> Option<usize> {
-        if has(self.flags, word) || has(self.glued, word) {
+        if has(self.flags, word) || has(self.attached, word) {
             return Some(1);
         }
         if has(self.one, word) {
@@ -310,7 +310,7 @@ impl LauncherOptions {
         if let Some(long) = word.strip_prefix("--") {
             let (name, _) = long.split_once('=')?;
             let name = &word[..name.len() + 2];
-            return (has(self.one, name) || has(self.glued, name)).then_some(1);
+            return (has(self.one, name) || has(self.attached, name)).then_some(1);
         }
         self.cluster(word)
     }
@@ -320,7 +320,7 @@ impl LauncherOptions {
         for (place, letter) in word.char_indices().skip(1) {
             let name = format!("-{letter}");
             let is_last = place + letter.len_utf8() == word.len();
-            if has(self.glued, &name) {
+            if has(self.attached, &name) {
                 return Some(1);
             }
             if has(self.one, &name) {

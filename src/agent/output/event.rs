@@ -211,7 +211,7 @@ impl<'a> OutputEvent<'a> {
             text = self.errors.map(joined).unwrap_or_default();
         }
         if text.trim().is_empty() {
-            text = format!("the agent's result says error ({subtype})");
+            text = format!("the agent reported an error without a message ({subtype})");
         }
         if let Some((end, _)) = text.char_indices().nth(ERROR_TEXT) {
             text.truncate(end);
@@ -478,7 +478,10 @@ mod tests {
     #[test]
     fn an_error_without_a_text_gets_one() {
         let e = OutputEvent::read(br#"{"type":"result","subtype":"odd","is_error":true,"result":""}"#);
-        assert_eq!(e.unwrap().verdict().error.as_deref(), Some("the agent's result says error (odd)"));
+        assert_eq!(
+            e.unwrap().verdict().error.as_deref(),
+            Some("the agent reported an error without a message (odd)")
+        );
     }
 
     #[test]

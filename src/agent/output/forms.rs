@@ -47,8 +47,9 @@ const PRICE: u32 = 8;
 #[derive(Debug)]
 pub enum EventRead<'f, 'a> {
     /// It has the form of an earlier one, with these texts.
-    Alike(&'f OutputEvent<'static, TextSpan>, FormTexts<'f, 'a>),
-    New(Box<OutputEvent<'a>>),
+    Known(&'f OutputEvent<'static, TextSpan>, FormTexts<'f, 'a>),
+    /// It was read in full.
+    Full(Box<OutputEvent<'a>>),
 }
 
 /// An event that came before.
@@ -100,20 +101,20 @@ impl FormCache {
         FormCache { known: Vec::new(), starts: [0; STEPS], last: 0, oldest: 0, credit: MOST_CREDIT }
     }
 
-    /// As [`OutputEvent::read`]; a result is always `New`.
+    /// As [`OutputEvent::read`]; a result is always `Full`.
     pub fn read<'f, 'a>(&'f mut self, line: &'a [u8]) -> JsonResult<EventRead<'f, 'a>> {
         if line.len() > LONGEST {
-            return Ok(EventRead::New(Box::new(OutputEvent::read(line)?)));
+            return Ok(EventRead::Full(Box::new(OutputEvent::read(line)?)));
         }
         if let Some(number) = self.find(line) {
             self.credit = MOST_CREDIT.min(self.credit + 1);
             self.came(number);
             let form = &self.known[number];
-            return Ok(EventRead::Alike(&form.event, FormTexts { form, line, starts: &self.starts }));
+            return Ok(EventRead::Known(&form.event, FormTexts { form, line, starts: &self.starts }));
         }
         let event = OutputEvent::read(line)?;
         self.learn(line, &event);
-        Ok(EventRead::New(Box::new(event)))
+        Ok(EventRead::Full(Box::new(event)))
     }
 
     /// The form of `line`. The form that followed the last one before is tried first.

@@ -20,7 +20,7 @@ use crate::sys;
 use crate::task::Signal;
 use crate::view;
 use options::SelectedTasks;
-use report::{RecoveryReport, Reporter, SpooledRecord};
+use report::{RecoveryReport, Reporter, SpoolReport};
 use work::Recovery;
 
 /// Settles lost tasks, and reports them on stdout.
@@ -107,7 +107,7 @@ fn report_spool_without_ledger(
         let path = view::one_line(&path.to_string_lossy()).into_owned();
         let text = format!("{path} waits for its ledger, which is missing: restore it, then recover again");
         reporter.line(&text);
-        report.spool.push(SpooledRecord { task: None, merged: false, text });
+        report.spool.push(SpoolReport { task: None, merged: false, text });
     }
     Ok(())
 }

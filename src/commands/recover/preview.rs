@@ -2,7 +2,7 @@
 
 use super::options::{RecoverOptions, SelectedTasks, running};
 use super::post_mortem::{post_mortem, survey, uncommitted};
-use super::report::{DeliveredHook, RecoveryReport, SpooledRecord, UnsettledTask, interrupted};
+use super::report::{DeliveredHook, RecoveryReport, SpoolReport, UnsettledTask, interrupted};
 use super::work::{unverifiable, watch};
 use crate::error::Error;
 use crate::helper::Idle;
@@ -36,7 +36,7 @@ pub(super) fn preview(
 fn preview_spool(ledger: &Ledger, report: &mut RecoveryReport) -> Result<(), Error> {
     for path in ledger.spooled()? {
         let text = format!("a record waits in the spool: {}", path.display());
-        report.spool.push(SpooledRecord { task: None, merged: false, text });
+        report.spool.push(SpoolReport { task: None, merged: false, text });
     }
     Ok(())
 }

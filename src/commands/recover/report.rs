@@ -19,7 +19,7 @@ pub(super) struct RecoveryReport {
     pub(super) settled: bool,
     /// How many tasks are running with a live supervisor.
     pub(super) alive: usize,
-    pub(super) spool: Vec<SpooledRecord>,
+    pub(super) spool: Vec<SpoolReport>,
     pub(super) interrupted: Vec<InterruptedTask>,
     pub(super) unverifiable: Vec<UnsettledTask>,
     pub(super) stuck: Vec<UnsettledTask>,
@@ -41,7 +41,7 @@ impl RecoveryReport {
 
 /// A record in the spool.
 #[derive(Debug, Serialize)]
-pub(super) struct SpooledRecord {
+pub(super) struct SpoolReport {
     pub(super) task: Option<TaskId>,
     pub(super) merged: bool,
     pub(super) text: String,

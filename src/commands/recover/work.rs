@@ -3,8 +3,7 @@
 use std::time::Instant;
 
 use super::options::{RecoverOptions, SelectedTasks, running};
-use super::report::{RecoveryReport, Reporter, SpooledRecord, UnsettledTask, interrupted};
-use crate::clock;
+use super::report::{RecoveryReport, Reporter, SpoolReport, UnsettledTask, interrupted};
 use crate::error::Error;
 use crate::failpoint;
 use crate::git::Survey;
@@ -14,7 +13,7 @@ use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
-use crate::task::{Signal, Task, TaskId};
+use crate::task::{Signal, Task, TaskId, Time};
 
 /// One recovery at work.
 pub(super) struct Recovery<'a> {
@@ -39,7 +38,7 @@ impl Recovery<'_> {
         for record in merged {
             let text = record.to_string();
             self.reporter.line(&text);
-            self.report.spool.push(SpooledRecord {
+            self.report.spool.push(SpoolReport {
                 task: record.task.clone(),
                 merged: record.is_applied(),
                 text,
@@ -123,7 +122,7 @@ impl Recovery<'_> {
                     let id = task.id();
                     let text = format!("recorded the end of task {id} ({status}) from the spool");
                     self.reporter.line(&text);
-                    self.report.spool.push(SpooledRecord { task: Some(id.clone()), merged: true, text });
+                    self.report.spool.push(SpoolReport { task: Some(id.clone()), merged: true, text });
                 }
                 SettleOutcome::UnreadableSpool(error) => {
                     self.leave_open(&task, Error::from(error).in_line())?
@@ -172,7 +171,7 @@ impl Recovery<'_> {
             }
             match recovery::agent_state(&task) {
                 AgentState::Unverified if recovery::has_expired(&task, self.options.ttl) => {
-                    if self.ledger.release_agent(id, &clock::now())? {
+                    if self.ledger.release_agent(id, Time::now())? {
                         self.reporter.line(&format!("task {id}: its agent no longer keeps the key busy"));
                     }
                 }
@@ -205,7 +204,7 @@ impl Recovery<'_> {
     }
 
     pub(super) fn invalidate_sessions(&mut self) -> Result<(), Error> {
-        self.report.sessions = self.ledger.invalidate_unsafe_sessions(&clock::now())?;
+        self.report.sessions = self.ledger.invalidate_unsafe_sessions(Time::now())?;
         for s in &self.report.sessions {
             let text = format!("key {}: session {} invalidated: {}", s.key, s.session_id, s.why);
             self.reporter.line(&text);

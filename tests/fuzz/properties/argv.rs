@@ -31,11 +31,11 @@ pub fn argv(line: &[u8]) {
             continue;
         }
         let adapter = recognised.adapter;
-        let asked = adapter.parse(own, false);
-        assert_eq!(adapter.parse(own, true).session, asked.session);
-        nothing_is_invented(&asked, own);
+        let parsed = adapter.parse(own, false);
+        assert_eq!(adapter.parse(own, true).session, parsed.session);
+        every_value_is_given(&parsed, own);
         for linked in [None, Some("0197a6a0-0000-4000-8000-00000000abcd"), Some("-x")] {
-            one_flag_at_most(adapter, own, &asked, linked);
+            at_most_one_option(adapter, own, &parsed, linked);
         }
     }
 }
@@ -44,7 +44,7 @@ pub fn argv(line: &[u8]) {
 const NEW: &str = "0197a6a0-0000-4000-8000-000000000123";
 
 /// The plan of a run with these arguments; `linked` is the session of the key.
-fn chosen(adapter: &dyn Adapter, asked: &AgentArgs, linked: Option<&str>) -> SessionPlan {
+fn chosen(adapter: &dyn Adapter, parsed: &AgentArgs, linked: Option<&str>) -> SessionPlan {
     let last = linked.map(|id| SessionUse {
         session: SessionId::recorded(id),
         last: Some(LastTask {
@@ -57,7 +57,7 @@ fn chosen(adapter: &dyn Adapter, asked: &AgentArgs, linked: Option<&str>) -> Ses
         veto: None,
     });
     let known = Known {
-        asked: &asked.session,
+        asked: &parsed.session,
         fresh: false,
         new_id: adapter.can_assign().then(|| SessionId::recorded(NEW)),
         linked: last.as_ref(),
@@ -69,10 +69,10 @@ fn chosen(adapter: &dyn Adapter, asked: &AgentArgs, linked: Option<&str>) -> Ses
     choose(&known).expect("a choice").plan
 }
 
-fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &AgentArgs, linked: Option<&str>) {
-    let plan = chosen(adapter, asked, linked);
+fn at_most_one_option(adapter: &dyn Adapter, args: &[OsString], parsed: &AgentArgs, linked: Option<&str>) {
+    let plan = chosen(adapter, parsed, linked);
     let argv = adapter.argv(args, &plan);
-    if asked.session != SessionRequest::Unspecified {
+    if parsed.session != SessionRequest::Unspecified {
         assert_eq!(
             (&plan, argv.as_slice()),
             (&SessionPlan::AsGiven, args),
@@ -104,7 +104,7 @@ fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &AgentArgs,
         (_, read) => *read == SessionRequest::Resume(id.clone()),
     };
     assert!(meant, "{argv:?} is read as {:?}", again.session);
-    assert_eq!(AgentArgs { session: asked.session.clone(), ..again.clone() }, *asked);
+    assert_eq!(AgentArgs { session: parsed.session.clone(), ..again.clone() }, *parsed);
     let next = chosen(adapter, &again, Some("another"));
     assert_eq!(
         (&next, adapter.argv(&argv, &next)),
@@ -114,15 +114,15 @@ fn one_flag_at_most(adapter: &dyn Adapter, args: &[OsString], asked: &AgentArgs,
 }
 
 /// Every parsed value occurs in the arguments.
-fn nothing_is_invented(asked: &AgentArgs, args: &[OsString]) {
-    let stands = |text: &str| args.iter().any(|a| a.to_string_lossy().ends_with(text));
-    let named = match &asked.session {
+fn every_value_is_given(parsed: &AgentArgs, args: &[OsString]) {
+    let occurs = |text: &str| args.iter().any(|a| a.to_string_lossy().ends_with(text));
+    let named = match &parsed.session {
         SessionRequest::Resume(id) | SessionRequest::Assign(Some(id)) => vec![id],
         SessionRequest::Fork(from, id) => from.iter().chain(id).collect(),
         _ => Vec::new(),
     };
-    assert!(named.into_iter().map(SessionId::as_str).chain(asked.model.as_deref()).all(stands));
-    for dir in &asked.extra_dirs {
+    assert!(named.into_iter().map(SessionId::as_str).chain(parsed.model.as_deref()).all(occurs));
+    for dir in &parsed.extra_dirs {
         assert!(args.iter().any(|a| a.as_bytes().ends_with(dir.as_os_str().as_bytes())));
     }
 }

@@ -41,10 +41,10 @@ fn follows(program: &str, stream: &[u8]) {
             reader
         };
         let mut whole = fed(&[stream]);
-        sane(whole.observed());
+        assert_valid(whole.observed());
         let before_the_end = whole.observed().clone();
         whole.finish();
-        sane(whole.observed());
+        assert_valid(whole.observed());
         for parts in cuts(stream) {
             let mut reader = fed(&parts);
             assert_eq!(*reader.observed(), before_the_end, "{program} {mode:?}");
@@ -53,7 +53,7 @@ fn follows(program: &str, stream: &[u8]) {
         }
         let at = Chance::of(stream).below(stream.len());
         let half = fed(&[&stream[..at]]);
-        sane(half.observed());
+        assert_valid(half.observed());
         assert_eq!(half.observed(), fed(&stream[..at].chunks(1).collect::<Vec<_>>()).observed());
     }
     let whole = read(program, OutputMode::StreamJson, stream);
@@ -75,7 +75,7 @@ fn follows(program: &str, stream: &[u8]) {
     }
 }
 
-fn sane(o: &ObservedOutput) {
+fn assert_valid(o: &ObservedOutput) {
     if let Some(id) = o.session_id.as_ref().map(SessionId::as_str) {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
         assert!(id.bytes().all(plain) && !id.is_empty() && !id.starts_with(['-', '.']), "{id}");

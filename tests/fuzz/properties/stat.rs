@@ -21,7 +21,7 @@ pub fn stat(bytes: &[u8]) {
     let counts = "1 2 3 4 5 6 7 8 20 0 3 0";
     let rest = format!(") S 1 -1 42 {tty} 42 {flags} {counts} {start} 1 2 18446744073709551615\n");
     let line = [head.as_bytes(), bytes, rest.as_bytes()].concat();
-    let read = parse_stat(&line).expect("a line as proc(5) says");
+    let read = parse_stat(&line).expect("a line as in proc(5)");
     assert_eq!(read.comm.as_bytes(), &bytes[..bytes.len().min(15)]);
     assert_eq!((read.pid, read.tty_nr, read.flags, read.start), (pid, tty, flags, start as u64));
     assert_eq!((read.state, read.ppid, read.pgrp, read.session, read.threads), ('S', 1, -1, 42, 3));

@@ -1,4 +1,4 @@
-//! What Cursor's agent says.
+//! Fuzzes the reader of Cursor's output.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bookend_fuzz::fuzz::readers::cursor(bytes));

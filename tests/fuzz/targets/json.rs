@@ -1,4 +1,4 @@
-//! The JSON reader.
+//! Fuzzes the JSON reader.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bookend_fuzz::agent::fuzz::json(bytes));

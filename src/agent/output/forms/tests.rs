@@ -124,11 +124,11 @@ fn plain<T>(event: &OutputEvent<'_, T>, texts: &impl EventTexts<T>) -> OutputEve
 fn is_new(forms: &mut FormCache, line: &[u8]) -> Option<bool> {
     let full = OutputEvent::read(line);
     match forms.read(line) {
-        Ok(EventRead::Alike(event, texts)) => {
+        Ok(EventRead::Known(event, texts)) => {
             assert_eq!(plain(event, &texts), plain(&full.unwrap(), &InlineTexts));
             Some(false)
         }
-        Ok(EventRead::New(event)) => {
+        Ok(EventRead::Full(event)) => {
             assert_eq!(*event, full.unwrap());
             Some(true)
         }
@@ -155,7 +155,7 @@ fn an_event_of_a_known_form_has_its_own_texts_and_counts() {
         .replace("_tokens\":4", "_tokens\":4321")
         .replace("1-2", "22-222");
     assert_eq!(is_new(&mut forms, other.as_bytes()), Some(false));
-    let Ok(EventRead::Alike(event, texts)) = forms.read(other.as_bytes()) else {
+    let Ok(EventRead::Known(event, texts)) = forms.read(other.as_bytes()) else {
         panic!("it is read in full")
     };
     let message = plain(event, &texts).message.unwrap();
