@@ -5,7 +5,6 @@
 
 mod agent;
 mod cli;
-mod clock;
 mod commands;
 mod error;
 mod exit;

@@ -269,8 +269,8 @@ fn output_of_a_grandchild_after_the_agents_exit_reaches_the_reader() {
 /// As in `exec > >(filter)`: each line arrives within a second of the previous one, the last one after more than a
 /// second.
 #[test]
-fn a_filter_that_outlives_the_agent_is_read_to_its_result() {
-    let Some(world) = World::of_bookend("a_filter_that_outlives_the_agent_is_read_to_its_result") else {
+fn a_filter_that_outlives_the_agent_is_read_until_its_result() {
+    let Some(world) = World::of_bookend("a_filter_that_outlives_the_agent_is_read_until_its_result") else {
         return;
     };
     fs::write(world.path("home/line"), "{\"type\":\"user\",\"round\":@}\n").expect("a line");

@@ -17,7 +17,7 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::ledger::{GroupBy, TaskFilter};
-use crate::task::{Key, Status};
+use crate::task::{Key, Status, Time};
 use crate::view::{Code, Severity};
 
 /// How long a task whose output is captured may be silent before that is a finding.
@@ -38,7 +38,7 @@ struct Selection {
 }
 
 impl Selection {
-    fn filter(self, since: Option<String>, limit: usize) -> TaskFilter {
+    fn filter(self, since: Option<Time>, limit: usize) -> TaskFilter {
         let Selection { key, repo, agent } = self;
         TaskFilter { status: None, key, repo, agent, since, limit: Some(limit) }
     }
@@ -55,7 +55,7 @@ pub struct ListArgs {
     ///
     /// A duration such as 2h or 3d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", value_parser = since)]
-    since: Option<String>,
+    since: Option<Time>,
     /// Show at most this many tasks
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
     limit: usize,
@@ -236,7 +236,7 @@ pub struct StatsArgs {
     ///
     /// A duration such as 2h or 30d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", value_parser = since)]
-    since: Option<String>,
+    since: Option<Time>,
     /// Show at most this many groups
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
     limit: usize,
@@ -257,7 +257,7 @@ pub struct TimelineArgs {
     ///
     /// A duration such as 2h or 3d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = since)]
-    since: String,
+    since: Time,
     #[command(flatten)]
     selection: Selection,
     /// Show at most this many tasks, the newest

@@ -23,7 +23,7 @@ pub fn adopt(options: &AdoptOptions) -> Result<String, Error> {
         AdoptionOutcome::Done(adopted) => told(&at.file, &adopted),
         AdoptionOutcome::Already { since, journal } => {
             let file = at.file.to_string_lossy();
-            let (file, since) = (view::one_line(&file), view::one_line(&since));
+            let (file, since) = (view::one_line(&file), view::when(&since));
             format!("{file} was adopted at {since}: nothing to do\n{}", explained(journal))
         }
     };

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::clock;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, TaskLookup};
 use crate::process::spawn::environment::MARK;
+use crate::task::Time;
 use crate::view;
 
 /// The options of `bookend artifact add`.
@@ -51,7 +51,7 @@ pub fn add(options: &ArtifactOptions, ledger: Option<&Path>) -> Result<Exit, Err
 
 fn artifact(what: &str) -> Result<Value, Error> {
     if what.contains("://") {
-        return Ok(json!({ "kind": "url", "url": what, "at": clock::now() }));
+        return Ok(json!({ "kind": "url", "url": what, "at": Time::now() }));
     }
     let failed = |e: std::io::Error| {
         Error::new(Kind::Nothing, format!("adding the artifact {what}"))
@@ -62,5 +62,5 @@ fn artifact(what: &str) -> Result<Value, Error> {
     let meta = std::fs::metadata(&path).map_err(failed)?;
     let kind = if meta.is_dir() { "directory" } else { "file" };
     let bytes = meta.is_file().then_some(meta.len());
-    Ok(json!({ "kind": kind, "path": path.to_string_lossy(), "bytes": bytes, "at": clock::now() }))
+    Ok(json!({ "kind": kind, "path": path.to_string_lossy(), "bytes": bytes, "at": Time::now() }))
 }

@@ -4,9 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use crate::clock;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
@@ -17,7 +14,7 @@ use crate::recovery;
 use crate::recovery::liveness;
 use crate::recovery::trust::OwnershipEvidence;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, TaskId, Verdict};
+use crate::task::{RecordedTime, Status, Task, TaskId, Time, Verdict};
 use crate::view::{self, Code, Finding, Screen, Severity};
 
 /// The options of `bookend audit`.
@@ -61,7 +58,7 @@ pub fn audit(options: &AuditOptions, ledger: Option<&Path>) -> Result<Exit, Erro
 /// # Errors
 /// When the ledger cannot be read.
 pub fn findings(ledger: &Ledger, stale_after: Duration) -> Result<Vec<Finding>, Error> {
-    let mut audit = Audit { ledger, now: clock::timestamp(), found: Vec::new(), told: BTreeSet::new() };
+    let mut audit = Audit { ledger, now: Time::now(), found: Vec::new(), told: BTreeSet::new() };
     audit.spooled()?;
     audit.running(stale_after)?;
     audit.orphans()?;
@@ -75,7 +72,7 @@ pub fn findings(ledger: &Ledger, stale_after: Duration) -> Result<Vec<Finding>, 
 
 struct Audit<'a> {
     ledger: &'a Ledger,
-    now: Timestamp,
+    now: Time,
     found: Vec<Finding>,
     /// The tasks that have a finding.
     told: BTreeSet<TaskId>,
@@ -102,7 +99,7 @@ impl Audit<'_> {
         view::suggestion(self.ledger.option(), what)
     }
 
-    fn age(&self, time: &str) -> Option<i64> {
+    fn age(&self, time: &RecordedTime) -> Option<i64> {
         view::since(time, self.now)
     }
 

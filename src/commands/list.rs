@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::clock;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, Location, TaskFilter};
 use crate::recovery::liveness;
 use crate::sys::stdout::print;
-use crate::task::{Task, Verdict};
+use crate::task::{Task, Time, Verdict};
 use crate::view::{self, Screen};
 
 /// The minimum time between two redraws of a watched list.
@@ -72,7 +71,7 @@ fn table(
         return Ok(format!("{what} in {path}\n"));
     }
     let verdicts = verdicts(ledger, tasks)?;
-    Ok(view::tasks(tasks, &verdicts, clock::timestamp(), Screen::of(&std::io::stdout())))
+    Ok(view::tasks(tasks, &verdicts, Time::now(), Screen::of(&std::io::stdout())))
 }
 
 /// The verdict on each running task. A task that has ended meanwhile is read again.

@@ -4,14 +4,13 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::agent::{self, SessionPlan};
-use crate::clock;
 use crate::commands::find::find;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, Location};
 use crate::recovery::liveness;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, Verdict};
+use crate::task::{Status, Task, Time, Verdict};
 use crate::view::{self, Further, History, Screen};
 
 /// The options of `bookend show`.
@@ -35,7 +34,7 @@ pub fn show(options: &ShowOptions, ledger: Option<&Path>) -> Result<Exit, Error>
         true => view::detail_json(&task, &history),
         false => {
             let further = further(&at, verdict, &task, &history);
-            view::detail(&task, &history, &further, clock::timestamp(), Screen::of(&std::io::stdout()))
+            view::detail(&task, &history, &further, Time::now(), Screen::of(&std::io::stdout()))
         }
     };
     print(&text)?;

@@ -6,14 +6,15 @@ use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::ledger::{self, GroupBy, Ledger};
 use crate::sys::stdout::print;
+use crate::task::Time;
 use crate::view::{self, Screen};
 
 /// The options of `bookend stats`.
 #[derive(Debug)]
 pub struct StatsOptions {
     pub by: GroupBy,
-    /// Started then or later: RFC 3339, UTC, milliseconds.
-    pub since: Option<String>,
+    /// Started then or later.
+    pub since: Option<Time>,
     pub limit: usize,
     pub json: bool,
 }
@@ -26,7 +27,7 @@ pub fn stats(options: &StatsOptions, ledger: Option<&Path>) -> Result<Exit, Erro
     let Some(ledger) = Ledger::open_read_only(&at)? else {
         return Err(Error::new(Kind::Nothing, format!("no tasks: there is no ledger yet at {path}")));
     };
-    let groups = ledger.stats(options.by, options.since.as_deref(), options.limit)?;
+    let groups = ledger.stats(options.by, options.since, options.limit)?;
     print(&match options.json {
         true => view::stats_json(options.by.as_str(), &groups),
         false if groups.is_empty() => format!("no such tasks in {}\n", view::one_line(&path.to_string())),

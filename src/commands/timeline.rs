@@ -5,12 +5,12 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::clock;
 use crate::commands::list;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, TaskFilter};
 use crate::sys::stdout::print;
+use crate::task::Time;
 use crate::view::{self, Screen};
 
 /// The options of `bookend timeline`.
@@ -32,8 +32,8 @@ pub fn timeline(options: &TimelineOptions, ledger: Option<&Path>) -> Result<Exit
     };
     let mut tasks = ledger.tasks_in_flight_since(&options.filter)?;
     let verdicts = list::verdicts(&ledger, &mut tasks)?;
-    let now = clock::timestamp();
-    let since = options.filter.since.as_deref().and_then(|s| s.parse().ok()).unwrap_or(now);
+    let now = Time::now();
+    let since = options.filter.since.unwrap_or(now);
     let spans = view::spans(&tasks, &verdicts, since, now);
     match &options.html {
         None if spans.is_empty() => print(&format!("nothing ran in that period in {path}\n"))?,

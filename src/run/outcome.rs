@@ -18,7 +18,9 @@ use crate::run::session::Choice;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
 use crate::sys::ResourceUsage;
-use crate::task::{self, CancelReason, Ending, FailureReason, KeepSession, NewTask, RunEvidence, SessionId};
+use crate::task::{
+    self, CancelReason, Ending, FailureReason, KeepSession, NewTask, RunEvidence, SessionId, Time,
+};
 
 /// How the agent's process ended; `None`: bookend could not kill it.
 pub(super) type ReapedAgent = Option<(Exit, ResourceUsage)>;
@@ -67,7 +69,7 @@ pub(super) fn end(
         },
         _ => {
             let kept = kept(ending, &observed, &context.options.keep_session);
-            traces(context.command, ending, kept, session, &row.started_at)
+            traces(context.command, ending, kept, session, row.started_at)
         }
     };
     RunEnd {
@@ -158,7 +160,7 @@ fn traces(
     ending: &Ending,
     kept: Option<KeepSession>,
     session: Option<&SessionId>,
-    since: &str,
+    since: Time,
 ) -> SessionTraces {
     let is_kept = *ending == Ending::Success || kept.is_some();
     match ending {
