@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::clock;
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::failpoint;
@@ -19,7 +18,7 @@ use crate::process::spawn::environment;
 use crate::process::spawn::environment::OPTION_VARIABLES;
 use crate::process::spawn::gate::Gated;
 use crate::sys;
-use crate::task::{Signal, Task};
+use crate::task::{Signal, Task, Time};
 use crate::view;
 
 /// How long a hook may take without `--hook-timeout`.
@@ -244,7 +243,7 @@ pub fn deliver(
         }
     };
     failpoint::reached("delivery.ended");
-    if let Err(e) = attendant.ledger().delivery(&task.id, state, &clock::now()) {
+    if let Err(e) = attendant.ledger().delivery(&task.id, state, Time::now()) {
         warn!(hint = e.hint(), "recording how --on-finish ended: {}", chain(&e));
     }
     Ok(Some(state))

@@ -5,7 +5,6 @@
 
 mod agent;
 mod cli;
-mod clock;
 mod commands;
 mod error;
 mod exit;
@@ -33,7 +32,7 @@ use std::path::Path;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::cli::Request;
+use crate::cli::CommandRequest;
 use crate::commands::{
     adopt, artifact, audit, backup, cancel, deliver, doctor, list, man, overview, prune, recover, redispatch,
     session, show, stats, timeline,
@@ -109,7 +108,7 @@ fn start() -> Exit {
         return Exit::Code(e.code());
     }
     let done = match &invocation.request {
-        Request::Run(request) => {
+        CommandRequest::Run(request) => {
             let caller = Caller::take_over();
             if log::is_journal(invocation.log) {
                 // journald notes the command line of whoever speaks: the agent's holds the prompt.
@@ -119,49 +118,49 @@ fn start() -> Exit {
             cli::variables::warn_of_misspelt();
             run::run(request, ledger, caller)
         }
-        Request::Recover(request) => {
+        CommandRequest::Recover(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
             cli::variables::warn_of_misspelt();
             recover::recover(request, ledger, &caller)
         }
-        Request::Deliver(request) => {
+        CommandRequest::Deliver(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
             cli::variables::warn_of_misspelt();
             deliver::deliver(request, ledger, &caller)
         }
-        Request::Redispatch(request) => {
+        CommandRequest::Redispatch(request) => {
             let caller = Caller::take_over();
             log::start(request.level, invocation.log);
             cli::variables::warn_of_misspelt();
             redispatch::redispatch(request, ledger, caller)
         }
-        Request::Session(request) => {
+        CommandRequest::Session(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             session::session(request, ledger).and_then(|text| say(&text))
         }
-        Request::Adopt(request) => adopt::adopt(request).and_then(|text| say(&text)),
-        Request::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
-        Request::List(request) => list::list(request, ledger),
-        Request::Show(request) => show::show(request, ledger),
-        Request::Artifact(request) => {
+        CommandRequest::Adopt(request) => adopt::adopt(request).and_then(|text| say(&text)),
+        CommandRequest::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
+        CommandRequest::List(request) => list::list(request, ledger),
+        CommandRequest::Show(request) => show::show(request, ledger),
+        CommandRequest::Artifact(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             artifact::add(request, ledger)
         }
-        Request::Audit(request) => audit::audit(request, ledger),
-        Request::Cancel(request) => cancel::cancel(request, ledger),
-        Request::Prune(request) => {
+        CommandRequest::Audit(request) => audit::audit(request, ledger),
+        CommandRequest::Cancel(request) => cancel::cancel(request, ledger),
+        CommandRequest::Prune(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             prune::prune(request, ledger)
         }
-        Request::Stats(request) => stats::stats(request, ledger),
-        Request::Timeline(request) => timeline::timeline(request, ledger),
-        Request::Doctor(request) => doctor::doctor(request, ledger),
-        Request::Overview { stale_after } => overview::overview(ledger, *stale_after),
-        Request::Say(text) => say(text),
-        Request::Complete(completion) => say(&completion.candidates()),
-        Request::Man(request) => man::man(request),
+        CommandRequest::Stats(request) => stats::stats(request, ledger),
+        CommandRequest::Timeline(request) => timeline::timeline(request, ledger),
+        CommandRequest::Doctor(request) => doctor::doctor(request, ledger),
+        CommandRequest::Overview { stale_after } => overview::overview(ledger, *stale_after),
+        CommandRequest::Say(text) => say(text),
+        CommandRequest::Complete(completion) => say(&completion.candidates()),
+        CommandRequest::Man(request) => man::man(request),
     };
     done.unwrap_or_else(|e| {
         if e.kind == Kind::ReaderGone {
@@ -173,27 +172,34 @@ fn start() -> Exit {
 }
 
 /// Which ledger a command uses, and what for. A run is never root's for a user: it refuses the ledger.
-fn ledger_use<'a>(request: &'a Request, ledger: Option<&'a Path>) -> Option<(Option<&'a Path>, Intent)> {
-    use session::Request as Session;
+fn ledger_use<'a>(
+    request: &'a CommandRequest,
+    ledger: Option<&'a Path>,
+) -> Option<(Option<&'a Path>, Intent)> {
+    use session::SessionAction as Session;
     let acts = |acts: bool| Some((ledger, if acts { Intent::Act } else { Intent::Read }));
     match request {
-        Request::Run(_) | Request::Say(_) | Request::Complete(_) | Request::Man(_) => None,
-        Request::Adopt(request) => Some((Some(&request.file), Intent::Act)),
-        Request::Recover(request) => acts(!request.dry_run),
-        Request::Prune(request) => acts(!request.dry_run),
-        Request::Deliver(_) | Request::Redispatch(_) | Request::Cancel(_) | Request::Artifact(_) => {
-            acts(true)
-        }
-        Request::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
-        Request::Session(_)
-        | Request::Backup(_)
-        | Request::List(_)
-        | Request::Show(_)
-        | Request::Audit(_)
-        | Request::Stats(_)
-        | Request::Timeline(_)
-        | Request::Doctor(_)
-        | Request::Overview { .. } => acts(false),
+        CommandRequest::Run(_)
+        | CommandRequest::Say(_)
+        | CommandRequest::Complete(_)
+        | CommandRequest::Man(_) => None,
+        CommandRequest::Adopt(request) => Some((Some(&request.file), Intent::Act)),
+        CommandRequest::Recover(request) => acts(!request.dry_run),
+        CommandRequest::Prune(request) => acts(!request.dry_run),
+        CommandRequest::Deliver(_)
+        | CommandRequest::Redispatch(_)
+        | CommandRequest::Cancel(_)
+        | CommandRequest::Artifact(_) => acts(true),
+        CommandRequest::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
+        CommandRequest::Session(_)
+        | CommandRequest::Backup(_)
+        | CommandRequest::List(_)
+        | CommandRequest::Show(_)
+        | CommandRequest::Audit(_)
+        | CommandRequest::Stats(_)
+        | CommandRequest::Timeline(_)
+        | CommandRequest::Doctor(_)
+        | CommandRequest::Overview { .. } => acts(false),
     }
 }
 

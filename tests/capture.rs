@@ -266,8 +266,8 @@ fn output_of_a_grandchild_after_the_agents_exit_reaches_the_reader() {
 /// As in `exec > >(filter)`: each line comes within a second of the one before, the last after more than a
 /// second.
 #[test]
-fn a_filter_that_outlives_the_agent_is_read_to_its_result() {
-    let Some(world) = World::of_bookend("a_filter_that_outlives_the_agent_is_read_to_its_result") else {
+fn a_filter_that_outlives_the_agent_is_read_until_its_result() {
+    let Some(world) = World::of_bookend("a_filter_that_outlives_the_agent_is_read_until_its_result") else {
         return;
     };
     fs::write(world.path("home/line"), "{\"type\":\"user\",\"round\":@}\n").expect("a line");

@@ -29,10 +29,8 @@ fn session(world: &World) -> String {
 }
 
 #[test]
-fn a_session_whose_last_task_failed_is_refused_after_the_clock_was_set_back() {
-    let Some(world) =
-        World::of_bookend("a_session_whose_last_task_failed_is_refused_after_the_clock_was_set_back")
-    else {
+fn an_unsafe_session_is_refused_after_the_clock_was_set_back() {
+    let Some(world) = World::of_bookend("an_unsafe_session_is_refused_after_the_clock_was_set_back") else {
         return;
     };
     install(&world);
@@ -151,8 +149,8 @@ fn prune_keeps_recent_tasks_after_the_clock_was_set_forward() {
 }
 
 #[test]
-fn a_task_that_ended_in_1970_is_as_old_as_the_one_before_it() {
-    let Some(world) = World::of_bookend("a_task_that_ended_in_1970_is_as_old_as_the_one_before_it") else {
+fn prune_treats_a_task_of_1970_as_old_as_its_predecessor() {
+    let Some(world) = World::of_bookend("prune_treats_a_task_of_1970_as_old_as_its_predecessor") else {
         return;
     };
     for id in ["before", "epoch", "epoch-too", "after"] {
@@ -180,10 +178,8 @@ fn a_task_that_ended_in_1970_is_as_old_as_the_one_before_it() {
 }
 
 #[test]
-fn tasks_of_1970_before_all_others_are_as_old_as_the_first_one_after_them() {
-    let Some(world) =
-        World::of_bookend("tasks_of_1970_before_all_others_are_as_old_as_the_first_one_after_them")
-    else {
+fn prune_treats_first_tasks_of_1970_as_old_as_their_successor() {
+    let Some(world) = World::of_bookend("prune_treats_first_tasks_of_1970_as_old_as_their_successor") else {
         return;
     };
     for id in ["epoch", "epoch-too", "after"] {

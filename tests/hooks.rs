@@ -16,8 +16,8 @@ fn stays_once(ready: &str, noted: &str) -> String {
 }
 
 #[test]
-fn a_stop_signal_during_on_finish_leaves_it_to_recovery() {
-    let Some(world) = World::of_bookend("a_stop_signal_during_on_finish_leaves_it_to_recovery") else {
+fn recover_runs_an_on_finish_command_that_a_stop_signal_ended() {
+    let Some(world) = World::of_bookend("recover_runs_an_on_finish_command_that_a_stop_signal_ended") else {
         return;
     };
     for (n, signal) in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT].into_iter().enumerate() {
@@ -52,8 +52,8 @@ fn a_stop_signal_reaches_every_process_of_a_hook() {
 }
 
 #[test]
-fn a_hook_that_succeeds_in_spite_of_a_stop_signal_is_delivered() {
-    let Some(world) = World::of_bookend("a_hook_that_succeeds_in_spite_of_a_stop_signal_is_delivered") else {
+fn a_hook_that_succeeds_despite_a_stop_signal_is_delivered() {
+    let Some(world) = World::of_bookend("a_hook_that_succeeds_despite_a_stop_signal_is_delivered") else {
         return;
     };
     let mut ready = world.fifo("ready");
@@ -71,8 +71,9 @@ fn a_hook_that_succeeds_in_spite_of_a_stop_signal_is_delivered() {
 }
 
 #[test]
-fn a_stop_signal_before_the_hook_leaves_it_to_recovery() {
-    let Some(world) = World::of_bookend("a_stop_signal_before_the_hook_leaves_it_to_recovery") else {
+fn recover_runs_an_on_finish_command_that_a_stop_signal_prevented() {
+    let Some(world) = World::of_bookend("recover_runs_an_on_finish_command_that_a_stop_signal_prevented")
+    else {
         return;
     };
     let mut out = world.fifo("out");
@@ -119,8 +120,8 @@ fn recovery_uses_the_hook_timeout_of_the_task() {
 }
 
 #[test]
-fn a_stop_signal_to_recovery_leaves_the_hook_to_the_next_one() {
-    let Some(world) = World::of_bookend("a_stop_signal_to_recovery_leaves_the_hook_to_the_next_one") else {
+fn a_hook_that_a_stop_signal_to_recover_ended_runs_again() {
+    let Some(world) = World::of_bookend("a_hook_that_a_stop_signal_to_recover_ended_runs_again") else {
         return;
     };
     let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
@@ -143,8 +144,10 @@ fn a_stop_signal_to_recovery_leaves_the_hook_to_the_next_one() {
 }
 
 #[test]
-fn two_recoveries_after_a_reboot_run_a_hook_once() {
-    let Some(world) = World::of_bookend("two_recoveries_after_a_reboot_run_a_hook_once") else { return };
+fn two_recover_commands_after_a_reboot_run_a_hook_once() {
+    let Some(world) = World::of_bookend("two_recover_commands_after_a_reboot_run_a_hook_once") else {
+        return;
+    };
     let (mut ready, mut go) = (world.fifo("ready"), world.fifo("go"));
     let hook = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; echo x >>{}; echo ready $$ >{}; read x <{}",
@@ -171,8 +174,8 @@ fn two_recoveries_after_a_reboot_run_a_hook_once() {
 }
 
 #[test]
-fn a_killed_recovery_loses_no_report() {
-    let Some(world) = World::of_bookend("a_killed_recovery_loses_no_report") else { return };
+fn a_report_is_repeated_after_recover_was_killed() {
+    let Some(world) = World::of_bookend("a_report_is_repeated_after_recover_was_killed") else { return };
     let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
     Busy::sleep(&world, "one").kill_all();
     let stays = format!("echo ready $$ >{}; exec sleep 1000", ready.path());
@@ -220,8 +223,8 @@ fn a_stop_signal_does_not_use_up_an_attempt_of_on_interrupted() {
 }
 
 #[test]
-fn a_report_that_cannot_be_printed_is_printed_by_the_next_recovery() {
-    let Some(world) = World::of_bookend("a_report_that_cannot_be_printed_is_printed_by_the_next_recovery")
+fn a_report_that_cannot_be_printed_is_printed_by_the_next_recover() {
+    let Some(world) = World::of_bookend("a_report_that_cannot_be_printed_is_printed_by_the_next_recover")
     else {
         return;
     };
@@ -291,8 +294,8 @@ fn deliver_runs_pending_hooks_but_not_that_of_a_running_supervisor() {
 }
 
 #[test]
-fn settle_only_leaves_hooks_and_reports_to_the_next_recovery() {
-    let Some(world) = World::of_bookend("settle_only_leaves_hooks_and_reports_to_the_next_recovery") else {
+fn settle_only_leaves_hooks_and_reports_to_the_next_recover() {
+    let Some(world) = World::of_bookend("settle_only_leaves_hooks_and_reports_to_the_next_recover") else {
         return;
     };
     let hook = format!("echo x >>{}", world.name("noted"));
@@ -314,8 +317,9 @@ fn settle_only_leaves_hooks_and_reports_to_the_next_recovery() {
 /// Killed between what it prints or hands on and the commit that says so: the report is repeated.
 #[cfg(feature = "failpoints")]
 #[test]
-fn a_recovery_killed_before_it_records_a_report_repeats_it() {
-    let Some(world) = World::of_bookend("a_recovery_killed_before_it_records_a_report_repeats_it") else {
+fn recover_repeats_a_report_if_it_was_killed_before_recording_it() {
+    let Some(world) = World::of_bookend("recover_repeats_a_report_if_it_was_killed_before_recording_it")
+    else {
         return;
     };
     let hook = format!("echo x >>{}", world.name("noted"));
@@ -388,8 +392,8 @@ fn the_operator_can_release_a_hook_of_another_pid_namespace() {
 }
 
 #[test]
-fn the_command_for_a_hook_that_was_cut_off_names_the_ledger() {
-    let Some(world) = World::of_bookend("the_command_for_a_hook_that_was_cut_off_names_the_ledger") else {
+fn the_suggested_command_for_an_ended_hook_names_the_ledger() {
+    let Some(world) = World::of_bookend("the_suggested_command_for_an_ended_hook_names_the_ledger") else {
         return;
     };
     let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));

@@ -77,7 +77,7 @@ fn assert_kept(argv: &[&str], script: &str, options: &[&str], kept: Option<&str>
 }
 
 #[test]
-fn a_key_keeps_its_session_after_the_failures_that_were_named() {
+fn a_key_keeps_its_session_after_the_named_failures() {
     for (fields, options, kept) in [
         (USAGE_LIMIT, &["--keep-session", "limit"][..], Some("limit")),
         (LIMIT_OF_A_PLAN, &["--keep-session", "limit"], Some("limit")),
@@ -112,14 +112,14 @@ fn a_session_with_a_tool_in_flight_or_a_background_task_is_not_kept() {
 
 /// A lone result shows no tool: only a first turn had none before it.
 #[test]
-fn without_events_a_session_is_kept_only_after_a_first_turn() {
+fn a_session_is_kept_without_events_only_after_one_turn() {
     let options = ["--keep-session", "api-error"];
     assert_kept(&JSON, &fails(&[], 1, REFUSED), &options, Some("api-error"));
     assert_kept(&JSON, &fails(&[], 2, REFUSED), &options, None);
 }
 
 #[test]
-fn the_row_says_when_a_limit_is_lifted() {
+fn the_row_records_when_a_usage_limit_resets() {
     let event =
         r#"{"type":"rate_limit_event","rate_limit_info":{"status":"rejected","resetsAt":1767229200}}"#;
     let allowed = event.replace("rejected", "allowed");
@@ -129,7 +129,7 @@ fn the_row_says_when_a_limit_is_lifted() {
         (&[&allowed], LIMIT_OF_A_PLAN, ""),
         (&[event], REFUSED, ""),
     ] {
-        let Some(world) = World::of_bookend("the_row_says_when_a_limit_is_lifted") else { return };
+        let Some(world) = World::of_bookend("the_row_records_when_a_usage_limit_resets") else { return };
         let (_, row) = run(&world, &STREAM, &format!("init $id; {}", fails(events, 1, fields)), &[], 1);
         assert_eq!(row.text("limit_resets_at"), at, "{events:?} {fields}");
         let shown = json(&world, &["show", "--json", &row.text("id")]);
@@ -138,7 +138,7 @@ fn the_row_says_when_a_limit_is_lifted() {
 }
 
 #[test]
-fn what_each_version_prints_of_a_refused_request_is_understood() {
+fn refused_requests_of_each_claude_version_are_recognised() {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
     for (file, argv, option) in [
         ("337-cc1128-err400.stdout.jsonl", &STREAM[..], "api-error"),
@@ -147,7 +147,9 @@ fn what_each_version_prints_of_a_refused_request_is_understood() {
         ("38-error-429-sj.stdout.jsonl", &STREAM, "limit"),
         ("39-error-429-long-json.stdout.json", &JSON, "limit"),
     ] {
-        let Some(world) = World::of_bookend("what_each_version_prints") else { return };
+        let Some(world) = World::of_bookend("refused_requests_of_each_claude_version_are_recognised") else {
+            return;
+        };
         let script = format!("cat '{}'; exit 1", samples.join(file).display());
         let (_, failed) = run(&world, argv, &script, &["--keep-session", option], 1);
         assert_eq!(failed.text("session_kept"), option, "{file}");
@@ -157,8 +159,8 @@ fn what_each_version_prints_of_a_refused_request_is_understood() {
 }
 
 #[test]
-fn a_kept_session_is_kept_by_an_end_that_came_through_the_spool() {
-    let Some(world) = World::of_bookend("a_kept_session_is_kept_through_the_spool") else { return };
+fn a_kept_session_survives_the_spool() {
+    let Some(world) = World::of_bookend("a_kept_session_survives_the_spool") else { return };
     let (_, first) = run(&world, &STREAM, "init $id; result $id 0.5", &[], 0);
     let ledger = rusqlite::Connection::open(world.ledger()).expect("the ledger");
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
@@ -184,7 +186,9 @@ fn a_refused_command_line_leaves_the_session_as_it_was() {
     const TEXT: [&str; 3] = ["claude", "-p", "do it"];
     let refuse = "echo \"error: unknown option '--bogus'\" >&2; exit 1";
     for argv in [&STREAM[..], &JSON, &TEXT] {
-        let Some(world) = World::of_bookend("a_refused_command_line") else { return };
+        let Some(world) = World::of_bookend("a_refused_command_line_leaves_the_session_as_it_was") else {
+            return;
+        };
         let end = if argv == TEXT { "echo done" } else { "result $id 0.5" };
         let (_, first) = run(&world, argv, end, &[], 0);
         let session = first.text("session_id");
@@ -205,7 +209,7 @@ fn a_refused_command_line_leaves_the_session_as_it_was() {
 
 /// A conversation that the agent cannot read, or that went on, is no longer what it was.
 #[test]
-fn a_failure_that_touched_the_conversation_or_cannot_read_it_invalidates_it() {
+fn a_failure_that_changed_or_cannot_read_the_transcript_invalidates_the_session() {
     const TEXT: [&str; 3] = ["claude", "-p", "do it"];
     let write = |text: &str| format!("echo '{text}' >\"$HOME/.claude/projects/all/$id.jsonl\"; ");
     for (success, failure) in [
@@ -213,7 +217,11 @@ fn a_failure_that_touched_the_conversation_or_cannot_read_it_invalidates_it() {
         (write("damaged"), "exit 1".to_owned()),
         ("true".to_owned(), "kill -9 $$".to_owned()),
     ] {
-        let Some(world) = World::of_bookend("a_failure_that_touched_the_conversation") else { return };
+        let Some(world) =
+            World::of_bookend("a_failure_that_changed_or_cannot_read_the_transcript_invalidates_the_session")
+        else {
+            return;
+        };
         run(&world, &TEXT, &success, &[], 0);
         world.stand_in("claude", &failure);
         world.run(TEXT).options(KEY).run();
@@ -224,8 +232,8 @@ fn a_failure_that_touched_the_conversation_or_cannot_read_it_invalidates_it() {
 }
 
 #[test]
-fn a_run_is_dispatched_again_with_its_keep_session() {
-    let Some(world) = World::of_bookend("a_run_is_dispatched_again_with_its_keep_session") else { return };
+fn redispatch_repeats_keep_session() {
+    let Some(world) = World::of_bookend("redispatch_repeats_keep_session") else { return };
     let script = format!("init $id; {}", fails(&[], 1, REFUSED));
     let null = || std::fs::File::open("/dev/null").expect("/dev/null");
     world.claude(&script);

@@ -43,8 +43,10 @@ fn last_argv(world: &World) -> String {
 }
 
 #[test]
-fn a_second_run_under_a_key_is_refused_with_75_and_told_why() {
-    let Some(world) = World::of_bookend("a_second_run_under_a_key") else { return };
+fn a_second_run_under_a_key_exits_with_75_and_names_the_holder() {
+    let Some(world) = World::of_bookend("a_second_run_under_a_key_exits_with_75_and_names_the_holder") else {
+        return;
+    };
     let mut holder = hold(&world, "k");
     let effect = world.name("effect");
     let second = world.run(["touch", &effect]).options(["--key", "k"]).run().ended(End::Code(75));
@@ -65,8 +67,8 @@ fn a_second_run_under_a_key_is_refused_with_75_and_told_why() {
 }
 
 #[test]
-fn a_run_that_waits_begins_when_the_holder_has_ended() {
-    let Some(world) = World::of_bookend("a_run_that_waits") else { return };
+fn a_waiting_run_starts_when_the_holder_has_ended() {
+    let Some(world) = World::of_bookend("a_waiting_run_starts_when_the_holder_has_ended") else { return };
     let mut holder = hold(&world, "k");
     // The agent itself looks how its predecessor stands.
     let script = "bookend show holder --json >../seen";
@@ -83,8 +85,8 @@ fn a_run_that_waits_begins_when_the_holder_has_ended() {
 }
 
 #[test]
-fn a_run_that_waits_can_be_stopped() {
-    let Some(world) = World::of_bookend("a_run_that_waits_can_be_stopped") else { return };
+fn a_waiting_run_can_be_stopped() {
+    let Some(world) = World::of_bookend("a_waiting_run_can_be_stopped") else { return };
     let mut holder = hold(&world, "k");
     for signal in [Signal::INT, Signal::TERM] {
         let effect = world.name("effect");
@@ -99,8 +101,8 @@ fn a_run_that_waits_can_be_stopped() {
 }
 
 #[test]
-fn a_run_that_replaces_cancels_the_holder_and_runs() {
-    let Some(world) = World::of_bookend("a_run_that_replaces") else { return };
+fn replace_cancels_the_holder_and_runs() {
+    let Some(world) = World::of_bookend("replace_cancels_the_holder_and_runs") else { return };
     let holder = hold(&world, "k");
     let replacing =
         world.run(["true"]).options(["--key", "k", "--replace", "--id", "new"]).own_group().start();
@@ -116,8 +118,8 @@ fn a_run_that_replaces_cancels_the_holder_and_runs() {
 }
 
 #[test]
-fn the_database_itself_makes_two_under_a_key_impossible() {
-    let Some(world) = World::of_bookend("the_database_itself") else { return };
+fn the_schema_refuses_two_running_tasks_under_a_key() {
+    let Some(world) = World::of_bookend("the_schema_refuses_two_running_tasks_under_a_key") else { return };
     let mut holder = hold(&world, "k");
     let insert = |id: &str, key: &str| {
         world.change(&format!(
@@ -136,8 +138,8 @@ fn the_database_itself_makes_two_under_a_key_impossible() {
 }
 
 #[test]
-fn a_key_is_made_of_repo_and_issue_together_or_not_at_all() {
-    let Some(world) = World::of_bookend("a_key_is_made_of_repo_and_issue") else { return };
+fn a_default_key_needs_both_repo_and_issue() {
+    let Some(world) = World::of_bookend("a_default_key_needs_both_repo_and_issue") else { return };
     for (options, key) in [
         (&["--repo", "a/b", "--issue", "7"][..], "forgejo:true:a/b:7"),
         (&["--repo", "a/b", "--issue", "7", "--agent", "dev"], "forgejo:dev:a/b:7"),
@@ -153,8 +155,10 @@ fn a_key_is_made_of_repo_and_issue_together_or_not_at_all() {
 }
 
 #[test]
-fn sixty_four_at_once_under_one_key_run_one_after_the_other() {
-    let Some(world) = World::of_bookend("sixty_four_at_once_under_one_key") else { return };
+fn sixty_four_waiting_runs_under_one_key_run_one_at_a_time() {
+    let Some(world) = World::of_bookend("sixty_four_waiting_runs_under_one_key_run_one_at_a_time") else {
+        return;
+    };
     // The directory can be made by one at a time.
     let script = "mkdir ../live || exit 9; bookend list --status running --json >seen.$$; rmdir ../live";
     let all: Vec<_> =
@@ -175,8 +179,8 @@ fn sixty_four_at_once_under_one_key_run_one_after_the_other() {
 }
 
 #[test]
-fn after_a_success_the_conversation_goes_on() {
-    let Some(world) = World::of_bookend("after_a_success") else { return };
+fn a_run_resumes_the_session_after_a_success() {
+    let Some(world) = World::of_bookend("a_run_resumes_the_session_after_a_success") else { return };
     world.claude("exit 0");
     claude(&world, "k", &[]).ended(End::Code(0)).silent();
     let (session, task) = linked(&world, "k").expect("a session");
@@ -193,8 +197,10 @@ fn after_a_success_the_conversation_goes_on() {
 }
 
 #[test]
-fn after_anything_else_the_conversation_is_not_resumed_and_the_operator_is_told() {
-    let Some(world) = World::of_bookend("after_anything_else") else { return };
+fn a_run_starts_a_fresh_session_after_a_failure_and_warns() {
+    let Some(world) = World::of_bookend("a_run_starts_a_fresh_session_after_a_failure_and_warns") else {
+        return;
+    };
     for (script, end) in [("exit 1", End::Code(1)), ("kill -9 $$", End::Signal(9))] {
         world.claude("exit 0");
         claude(&world, "k", &[]).ended(End::Code(0)).silent();
@@ -217,8 +223,12 @@ fn after_anything_else_the_conversation_is_not_resumed_and_the_operator_is_told(
 }
 
 #[test]
-fn a_link_to_a_task_that_did_not_succeed_is_not_followed_whoever_made_it() {
-    let Some(world) = World::of_bookend("a_link_to_a_task_that_did_not_succeed") else { return };
+fn a_session_whose_task_did_not_succeed_is_not_resumed_whichever_program_linked_it() {
+    let Some(world) =
+        World::of_bookend("a_session_whose_task_did_not_succeed_is_not_resumed_whichever_program_linked_it")
+    else {
+        return;
+    };
     world.claude("exit 1");
     world.run(CLAUDE).options(["--id", "bad"]).run().ended(End::Code(1));
     let bad = world.row().text("session_id");
@@ -247,8 +257,8 @@ fn a_link_to_a_task_that_did_not_succeed_is_not_followed_whoever_made_it() {
 }
 
 #[test]
-fn a_fresh_run_starts_another_conversation() {
-    let Some(world) = World::of_bookend("a_fresh_run") else { return };
+fn fresh_starts_a_new_session() {
+    let Some(world) = World::of_bookend("fresh_starts_a_new_session") else { return };
     world.claude("exit 0");
     claude(&world, "k", &[]).ended(End::Code(0));
     let (session, _) = linked(&world, "k").expect("a session");
@@ -261,8 +271,8 @@ fn a_fresh_run_starts_another_conversation() {
 }
 
 #[test]
-fn a_conversation_without_a_transcript_is_not_resumed() {
-    let Some(world) = World::of_bookend("a_conversation_without_a_transcript") else { return };
+fn a_session_without_a_transcript_is_not_resumed() {
+    let Some(world) = World::of_bookend("a_session_without_a_transcript_is_not_resumed") else { return };
     world.claude("exit 0");
     claude(&world, "k", &[]).ended(End::Code(0));
     let (session, _) = linked(&world, "k").expect("a session");
@@ -273,8 +283,10 @@ fn a_conversation_without_a_transcript_is_not_resumed() {
 }
 
 #[test]
-fn what_was_never_executed_leaves_the_conversation_as_it_was() {
-    let Some(world) = World::of_bookend("what_was_never_executed") else { return };
+fn a_run_that_never_executes_leaves_the_session_unchanged() {
+    let Some(world) = World::of_bookend("a_run_that_never_executes_leaves_the_session_unchanged") else {
+        return;
+    };
     world.claude("exit 0");
     claude(&world, "k", &["--id", "good"]).ended(End::Code(0)).silent();
     let former = linked(&world, "k").expect("a session");
@@ -309,8 +321,8 @@ fn what_was_never_executed_leaves_the_conversation_as_it_was() {
 }
 
 #[test]
-fn a_session_in_use_under_another_key_is_refused_with_75() {
-    let Some(world) = World::of_bookend("a_session_in_use_under_another_key") else { return };
+fn a_session_in_use_under_another_key_exits_with_75() {
+    let Some(world) = World::of_bookend("a_session_in_use_under_another_key_exits_with_75") else { return };
     world.claude("exit 0");
     claude(&world, "a", &[]).ended(End::Code(0));
     let (session, _) = linked(&world, "a").expect("a session");
@@ -335,8 +347,8 @@ fn a_session_in_use_under_another_key_is_refused_with_75() {
 }
 
 #[test]
-fn resuming_what_is_known_to_be_unsafe_is_refused_with_78() {
-    let Some(world) = World::of_bookend("resuming_what_is_known_to_be_unsafe") else { return };
+fn resuming_an_unsafe_session_exits_with_78() {
+    let Some(world) = World::of_bookend("resuming_an_unsafe_session_exits_with_78") else { return };
     world.claude("exit 1");
     claude(&world, "k", &["--id", "bad"]).ended(End::Code(1));
     let session = world.row().text("session_id");
@@ -373,8 +385,11 @@ fn resuming_what_is_known_to_be_unsafe_is_refused_with_78() {
 }
 
 #[test]
-fn the_key_of_a_killed_supervisor_is_free_and_its_conversation_is_not_resumed() {
-    let Some(world) = World::of_bookend("the_key_of_a_killed_supervisor") else { return };
+fn a_killed_supervisor_frees_its_key_and_its_session_is_not_resumed() {
+    let Some(world) = World::of_bookend("a_killed_supervisor_frees_its_key_and_its_session_is_not_resumed")
+    else {
+        return;
+    };
     let (mut up, _go) = (world.fifo("up"), world.fifo("go"));
     world.claude("echo up $$ >../up; read x <../go");
     let lost = world.run(CLAUDE).options(["--key", "k", "--id", "lost"]).own_group().start();

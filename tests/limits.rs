@@ -19,8 +19,8 @@ fn stay_as(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo, i32)
 }
 
 #[test]
-fn a_time_out_ends_the_agent_with_124() {
-    let Some(world) = World::of_bookend("a_time_out_ends_the_agent") else {
+fn a_timeout_ends_the_agent_and_exits_with_124() {
+    let Some(world) = World::of_bookend("a_timeout_ends_the_agent_and_exits_with_124") else {
         return;
     };
     let (process, mut out) = stay(&world, &["--timeout", "200ms"], &[]);
@@ -34,7 +34,7 @@ fn a_time_out_ends_the_agent_with_124() {
 
 #[test]
 fn an_agent_that_ignores_sigterm_is_killed_after_the_grace() {
-    let Some(world) = World::of_bookend("an_agent_that_ignores_sigterm") else {
+    let Some(world) = World::of_bookend("an_agent_that_ignores_sigterm_is_killed_after_the_grace") else {
         return;
     };
     let options = ["--timeout", "100ms", "--grace", "100ms"];
@@ -46,7 +46,7 @@ fn an_agent_that_ignores_sigterm_is_killed_after_the_grace() {
 
 #[test]
 fn a_signal_is_escalated_to_sigterm_and_sigkill() {
-    let Some(world) = World::of_bookend("a_signal_is_escalated") else {
+    let Some(world) = World::of_bookend("a_signal_is_escalated_to_sigterm_and_sigkill") else {
         return;
     };
     let (process, _out) = stay(&world, &["--grace", "100ms"], &["ignore=15"]);
@@ -67,8 +67,8 @@ fn a_signal_is_escalated_to_sigterm_and_sigkill() {
 }
 
 #[test]
-fn an_idle_time_out_where_nothing_is_read_is_a_usage_error() {
-    let Some(world) = World::of_bookend("an_idle_time_out_where_nothing_is_read") else {
+fn an_idle_timeout_without_captured_output_is_a_usage_error() {
+    let Some(world) = World::of_bookend("an_idle_timeout_without_captured_output_is_a_usage_error") else {
         return;
     };
     let effect = world.name("effect");
@@ -108,8 +108,8 @@ fn falls_silent_after(world: &World, first: &str) -> Fifo {
 }
 
 #[test]
-fn an_idle_time_out_counts_from_the_last_output() {
-    let Some(world) = World::of_bookend("an_idle_time_out_counts") else {
+fn an_idle_timeout_counts_from_the_last_output() {
+    let Some(world) = World::of_bookend("an_idle_timeout_counts_from_the_last_output") else {
         return;
     };
     let mut out = falls_silent_after(&world, "init; ");
@@ -117,8 +117,8 @@ fn an_idle_time_out_counts_from_the_last_output() {
 }
 
 #[test]
-fn an_idle_time_out_ends_an_agent_that_never_says_a_word() {
-    let Some(world) = World::of_bookend("an_idle_time_out_ends_an_agent_that_never") else {
+fn an_idle_timeout_ends_an_agent_that_prints_nothing() {
+    let Some(world) = World::of_bookend("an_idle_timeout_ends_an_agent_that_prints_nothing") else {
         return;
     };
     falls_silent_after(&world, "");
@@ -126,8 +126,8 @@ fn an_idle_time_out_ends_an_agent_that_never_says_a_word() {
 
 /// Longer than the limit in all, and never for so long without output.
 #[test]
-fn an_idle_time_out_begins_again_with_each_output() {
-    let Some(world) = World::of_bookend("an_idle_time_out_begins_again") else {
+fn each_output_restarts_the_idle_timeout() {
+    let Some(world) = World::of_bookend("each_output_restarts_the_idle_timeout") else {
         return;
     };
     claude(&world, "init; sleep 1.6; init; sleep 1.6; result done");
@@ -138,8 +138,8 @@ fn an_idle_time_out_begins_again_with_each_output() {
 /// A program that a person talks to may use Ctrl-C for itself: no escalation begins, however long it
 /// continues.
 #[test]
-fn an_interactive_agent_that_goes_on_after_a_ctrl_c_is_left_in_peace() {
-    let Some(world) = World::of_bookend("an_interactive_agent_that_goes_on") else {
+fn ctrl_c_starts_no_escalation_for_an_interactive_agent() {
+    let Some(world) = World::of_bookend("ctrl_c_starts_no_escalation_for_an_interactive_agent") else {
         return;
     };
     let mut out = world.fifo("count");
@@ -160,8 +160,8 @@ fn an_interactive_agent_that_goes_on_after_a_ctrl_c_is_left_in_peace() {
 }
 
 #[test]
-fn an_agent_that_stays_after_its_result_is_ended_and_its_result_stands() {
-    let Some(world) = World::of_bookend("an_agent_that_stays_after_its_result") else {
+fn an_agent_that_stays_after_its_result_is_ended_as_success() {
+    let Some(world) = World::of_bookend("an_agent_that_stays_after_its_result_is_ended_as_success") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -177,8 +177,8 @@ fn an_agent_that_stays_after_its_result_is_ended_and_its_result_stands() {
 }
 
 #[test]
-fn the_result_of_a_background_task_counts_last() {
-    let Some(world) = World::of_bookend("the_result_of_a_background_task") else {
+fn the_last_result_counts() {
+    let Some(world) = World::of_bookend("the_last_result_counts") else {
         return;
     };
     let bad = RESULT.replace("\"is_error\":false", "\"is_error\":true").replace("$text", "no");
@@ -192,8 +192,8 @@ fn the_result_of_a_background_task_counts_last() {
 }
 
 #[test]
-fn a_time_out_pauses_while_the_agent_is_stopped() {
-    let test = "a_time_out_pauses";
+fn a_timeout_pauses_while_the_agent_is_stopped() {
+    let test = "a_timeout_pauses_while_the_agent_is_stopped";
     if !possible(test, on_path("bash"), "bash") {
         return;
     }
@@ -215,8 +215,8 @@ fn a_time_out_pauses_while_the_agent_is_stopped() {
 }
 
 #[test]
-fn a_time_out_goes_on_when_the_agent_does() {
-    let test = "a_time_out_goes_on";
+fn a_timeout_continues_when_the_agent_is_continued() {
+    let test = "a_timeout_continues_when_the_agent_is_continued";
     if !possible(test, on_path("bash"), "bash") {
         return;
     }
@@ -238,7 +238,7 @@ fn a_time_out_goes_on_when_the_agent_does() {
 /// A stopped process acts on nothing but SIGKILL: it is continued, so that it can end as it was asked to.
 #[test]
 fn a_stopped_agent_is_continued_by_the_escalation() {
-    let Some(world) = World::of_bookend("a_stopped_agent_is_continued") else {
+    let Some(world) = World::of_bookend("a_stopped_agent_is_continued_by_the_escalation") else {
         return;
     };
     let (process, _out, agent) = stay_as(&world, &["--grace", "300ms"], &[]);
@@ -251,8 +251,8 @@ fn a_stopped_agent_is_continued_by_the_escalation() {
 
 /// Nobody reads bookend's own stdout any more: that is no signal for an agent that would not notice.
 #[test]
-fn a_broken_pipe_of_bookends_own_is_not_the_agents() {
-    let Some(world) = World::of_bookend("a_broken_pipe_of_bookends_own") else {
+fn a_broken_pipe_of_bookend_sends_no_signal_to_the_agent() {
+    let Some(world) = World::of_bookend("a_broken_pipe_of_bookend_sends_no_signal_to_the_agent") else {
         return;
     };
     let (mut out, mut go) = (world.fifo("count"), world.fifo("go"));
@@ -295,8 +295,8 @@ fn wake_ups(world: &World, process: &Proc, agent: i32) -> u64 {
 }
 
 #[test]
-fn nothing_wakes_up_while_the_agent_is_silent() {
-    let Some(world) = World::of_bookend("nothing_wakes_up") else {
+fn bookend_does_not_wake_up_while_the_agent_is_silent() {
+    let Some(world) = World::of_bookend("bookend_does_not_wake_up_while_the_agent_is_silent") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -306,8 +306,8 @@ fn nothing_wakes_up_while_the_agent_is_silent() {
 }
 
 #[test]
-fn nothing_wakes_up_while_a_captured_agent_is_silent() {
-    let Some(world) = World::of_bookend("nothing_wakes_up_captured") else {
+fn bookend_does_not_wake_up_while_a_captured_agent_is_silent() {
+    let Some(world) = World::of_bookend("bookend_does_not_wake_up_while_a_captured_agent_is_silent") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -319,8 +319,9 @@ fn nothing_wakes_up_while_a_captured_agent_is_silent() {
 
 /// What the agent left behind writes to its stdout faster than anybody reads: it is read for ten seconds.
 #[test]
-fn a_leftover_that_never_stops_writing_does_not_hold_the_end() {
-    let Some(world) = World::of_bookend("a_leftover_that_never_stops_writing") else {
+fn a_leftover_process_that_writes_without_end_does_not_block_the_exit() {
+    let Some(world) = World::of_bookend("a_leftover_process_that_writes_without_end_does_not_block_the_exit")
+    else {
         return;
     };
     claude(&world, "init; for n in 1 2 3 4; do yes & done; sleep 0.1; result done");
@@ -333,8 +334,8 @@ fn a_leftover_that_never_stops_writing_does_not_hold_the_end() {
 
 /// The agent's clock of silence is not started again by what outlives it.
 #[test]
-fn what_is_written_after_the_agents_end_starts_no_clock() {
-    let Some(world) = World::of_bookend("what_is_written_after_the_agents_end") else {
+fn output_after_the_agents_exit_does_not_start_the_idle_timer() {
+    let Some(world) = World::of_bookend("output_after_the_agents_exit_does_not_start_the_idle_timer") else {
         return;
     };
     let (mut after, mut begun, mut go) = (world.fifo("after"), world.fifo("begun"), world.fifo("go"));
@@ -360,8 +361,8 @@ fn what_is_written_after_the_agents_end_starts_no_clock() {
 }
 
 #[test]
-fn limits_beyond_all_time_are_no_limits() {
-    let Some(world) = World::of_bookend("limits_beyond_all_time") else {
+fn very_long_limits_never_expire() {
+    let Some(world) = World::of_bookend("very_long_limits_never_expire") else {
         return;
     };
     let ever = u64::MAX.to_string();
@@ -374,8 +375,8 @@ fn limits_beyond_all_time_are_no_limits() {
 
 /// Somebody has the ledger open in a transaction: that is no reason to keep output and signals waiting.
 #[test]
-fn a_locked_ledger_does_not_hold_up_what_the_agent_says() {
-    let Some(world) = World::of_bookend("a_locked_ledger_does_not_hold_up") else {
+fn a_locked_ledger_does_not_delay_the_agents_output() {
+    let Some(world) = World::of_bookend("a_locked_ledger_does_not_delay_the_agents_output") else {
         return;
     };
     let (mut go, more) = (world.fifo("go"), world.fifo("more"));

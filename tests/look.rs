@@ -18,8 +18,8 @@ fn run(world: &World, id: &str, script: &str) {
 }
 
 #[test]
-fn an_empty_list_names_the_ledger_that_was_read() {
-    let Some(world) = World::of_bookend("an_empty_list_names_the_ledger_that_was_read") else { return };
+fn an_empty_list_names_the_ledger() {
+    let Some(world) = World::of_bookend("an_empty_list_names_the_ledger") else { return };
     let ledger = world.ledger().display().to_string();
     let output = look(&world, &["list"]).ended(End::Code(0)).silent();
     assert!(output.stdout.contains(&ledger), "{output:?}");
@@ -33,8 +33,8 @@ fn an_empty_list_names_the_ledger_that_was_read() {
 }
 
 #[test]
-fn people_read_the_name_of_a_signal_and_programs_its_number() {
-    let test = "people_read_the_name_of_a_signal_and_programs_its_number";
+fn tables_name_signals_and_json_gives_their_number() {
+    let test = "tables_name_signals_and_json_gives_their_number";
     let Some(world) = World::of_bookend(test) else { return };
     // glibc's first real-time signal for programs is 34.
     for (number, name) in [(15, "SIGTERM"), (40, "SIGRTMIN+6")] {
@@ -49,8 +49,8 @@ fn people_read_the_name_of_a_signal_and_programs_its_number() {
 }
 
 #[test]
-fn what_runs_stands_on_top_and_then_the_newest() {
-    let Some(world) = World::of_bookend("what_runs_stands_on_top_and_then_the_newest") else { return };
+fn list_shows_running_tasks_first_then_the_newest() {
+    let Some(world) = World::of_bookend("list_shows_running_tasks_first_then_the_newest") else { return };
     let (started, mut end) = (world.fifo("started"), world.fifo("end"));
     let script = format!("echo up >{}; read line <{}", started.path(), end.path());
     let running = world.run_sh(&script).options(["--id", "running"]).start();
@@ -79,8 +79,8 @@ fn what_runs_stands_on_top_and_then_the_newest() {
 }
 
 #[test]
-fn an_id_may_be_shortened_while_it_is_unique() {
-    let Some(world) = World::of_bookend("an_id_may_be_shortened_while_it_is_unique") else { return };
+fn a_unique_id_prefix_is_accepted() {
+    let Some(world) = World::of_bookend("a_unique_id_prefix_is_accepted") else { return };
     let output = look(&world, &["show", "tw"]);
     assert_eq!(output.end, End::Code(1), "no ledger: {output:?}");
     for id in ["one", "two", "twelve"] {
@@ -115,8 +115,8 @@ fn show_prints_everything_about_a_task() {
 }
 
 #[test]
-fn data_cannot_drive_the_terminal() {
-    let Some(world) = World::of_bookend("data_cannot_drive_the_terminal") else { return };
+fn control_characters_in_data_are_escaped() {
+    let Some(world) = World::of_bookend("control_characters_in_data_are_escaped") else { return };
     let hostile = "\u{1b}]0;owned\u{7}\u{1b}[2J\nx\u{202e}";
     let options = ["--id", "one", "--agent", hostile, "--key", hostile, "--user", hostile];
     world.run(["sh", "-c", "exit 3", hostile]).options(options).run();
@@ -129,8 +129,8 @@ fn data_cannot_drive_the_terminal() {
 }
 
 #[test]
-fn the_table_fits_the_terminal_and_colour_is_for_terminals() {
-    let Some(world) = World::of_bookend("the_table_fits_the_terminal_and_colour_is_for_terminals") else {
+fn the_table_fits_the_terminal_and_is_coloured_only_there() {
+    let Some(world) = World::of_bookend("the_table_fits_the_terminal_and_is_coloured_only_there") else {
         return;
     };
     let key = "forgejo:dev:charles/claude-hooks-that-are-long-in-name:1104";

@@ -31,8 +31,8 @@ fn listed(world: &World, options: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn list_is_narrowed_by_everything_at_once() {
-    let Some(world) = World::of_bookend("list_is_narrowed_by_everything_at_once") else { return };
+fn list_filters_can_be_combined() {
+    let Some(world) = World::of_bookend("list_filters_can_be_combined") else { return };
     let of = |id, repo, agent, script| {
         let options = ["--id", id, "--repo", repo, "--agent", agent, "--issue", "1"];
         run(&world, &options, script);
@@ -54,8 +54,8 @@ fn list_is_narrowed_by_everything_at_once() {
 }
 
 #[test]
-fn a_watched_list_shows_what_begins_and_ends() {
-    let Some(world) = World::of_bookend("a_watched_list_shows_what_begins_and_ends") else { return };
+fn list_watch_shows_tasks_that_start_and_end() {
+    let Some(world) = World::of_bookend("list_watch_shows_tasks_that_start_and_end") else { return };
     let mut pty = Pty::bash(&world);
     pty.resize(80, 24);
     pty.line("bookend list --watch");
@@ -74,8 +74,8 @@ fn a_watched_list_shows_what_begins_and_ends() {
 }
 
 #[test]
-fn a_lost_task_is_seen_in_list_and_show() {
-    let Some(world) = World::of_bookend("a_lost_task_is_seen_in_list_and_show") else { return };
+fn list_and_show_report_a_lost_task() {
+    let Some(world) = World::of_bookend("list_and_show_report_a_lost_task") else { return };
     let mut up = world.fifo("up");
     let script = format!("echo up >{}; exec sleep 1000", up.path());
     let mut lost = world.run_sh(&script).options(["--id", "gone"]).start();
@@ -90,7 +90,9 @@ fn a_lost_task_is_seen_in_list_and_show() {
 
 #[test]
 fn suggested_commands_name_a_ledger_that_is_not_the_default() {
-    let Some(world) = World::of_bookend("suggested_commands_name_a_ledger") else { return };
+    let Some(world) = World::of_bookend("suggested_commands_name_a_ledger_that_is_not_the_default") else {
+        return;
+    };
     let ledger = world.path("else where/l.db");
     fs::create_dir(world.path("else where")).expect("a directory");
     fs::set_permissions(world.path("else where"), fs::Permissions::from_mode(0o700)).expect("its mode");
@@ -115,8 +117,8 @@ fn suggested_commands_name_a_ledger_that_is_not_the_default() {
 }
 
 #[test]
-fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
-    let test = "show_says_who_knows_the_end_what_was_left_and_where_to_look_further";
+fn show_names_the_end_source_leftovers_transcript_and_journal() {
+    let test = "show_names_the_end_source_leftovers_transcript_and_journal";
     let Some(world) = World::of_bookend(test) else { return };
     let claude = "#!/bin/sh\n\
         while [ $# -gt 0 ]; do case $1 in --session-id) id=$2;; esac; shift; done\n\
@@ -143,8 +145,8 @@ fn show_says_who_knows_the_end_what_was_left_and_where_to_look_further() {
 }
 
 #[test]
-fn a_task_may_say_what_it_made() {
-    let Some(world) = World::of_bookend("a_task_may_say_what_it_made") else { return };
+fn artifact_add_records_files_directories_and_urls() {
+    let Some(world) = World::of_bookend("artifact_add_records_files_directories_and_urls") else { return };
     let script = "echo hello >report; bookend artifact add report . https://example.org/7";
     world.run_sh(script).options(["--id", "one"]).run().ended(End::Code(0)).silent();
     let artifacts = parsed(&world, &["show", "one", "--json"])["task"]["artifacts"].clone();
@@ -165,8 +167,8 @@ fn a_task_may_say_what_it_made() {
 }
 
 #[test]
-fn what_a_run_left_in_its_git_worktree_is_kept() {
-    let test = "what_a_run_left_in_its_git_worktree_is_kept";
+fn a_run_records_the_changes_in_its_git_worktree() {
+    let test = "a_run_records_the_changes_in_its_git_worktree";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, on_path("git"), "git") {
         return;
@@ -207,8 +209,8 @@ fn what_a_run_left_in_its_git_worktree_is_kept() {
 }
 
 #[test]
-fn a_git_that_hangs_changes_no_ending() {
-    let test = "a_git_that_hangs_changes_no_ending";
+fn a_hanging_git_does_not_change_the_status() {
+    let test = "a_hanging_git_does_not_change_the_status";
     let Some(world) = World::of_bookend(test) else { return };
     world.program("git", "#!/bin/sh\nexec sleep 1000\n");
     fs::create_dir_all(world.path("home/.git")).expect(".git");
@@ -220,8 +222,8 @@ fn a_git_that_hangs_changes_no_ending() {
 }
 
 #[test]
-fn bare_bookend_greets_the_new_user_and_then_gives_an_overview() {
-    let Some(world) = World::of_bookend("bare_bookend_greets_the_new_user_and_then_gives_an_overview") else {
+fn bookend_without_arguments_gives_an_example_or_an_overview() {
+    let Some(world) = World::of_bookend("bookend_without_arguments_gives_an_example_or_an_overview") else {
         return;
     };
     assert!(stdout_of(&world, &[]).contains("bookend run -- claude -p 'say hello'"));
@@ -233,8 +235,8 @@ fn bare_bookend_greets_the_new_user_and_then_gives_an_overview() {
 }
 
 #[test]
-fn doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it() {
-    let Some(world) = World::of_bookend("doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it") else {
+fn doctor_names_the_ledger_its_source_and_its_problems() {
+    let Some(world) = World::of_bookend("doctor_names_the_ledger_its_source_and_its_problems") else {
         return;
     };
     world.program("claude", "#!/bin/sh\n");
@@ -267,8 +269,8 @@ fn doctor_tells_which_ledger_and_why_and_what_is_wrong_with_it() {
 }
 
 #[test]
-fn stats_add_up_by_what_is_asked_for() {
-    let Some(world) = World::of_bookend("stats_add_up_by_what_is_asked_for") else { return };
+fn stats_groups_runs_by_the_given_column() {
+    let Some(world) = World::of_bookend("stats_groups_runs_by_the_given_column") else { return };
     for (agent, script) in [("dev", "true"), ("dev", "exit 3"), ("ops", "true")] {
         run(&world, &["--agent", agent], script);
     }
@@ -290,8 +292,8 @@ fn stats_add_up_by_what_is_asked_for() {
 }
 
 #[test]
-fn a_timeline_shows_what_was_in_flight() {
-    let Some(world) = World::of_bookend("a_timeline_shows_what_was_in_flight") else { return };
+fn timeline_shows_the_tasks_of_its_period() {
+    let Some(world) = World::of_bookend("timeline_shows_the_tasks_of_its_period") else { return };
     run(&world, &["--id", "seen", "--key", "<script>alert(1)</script>"], "true");
     run(&world, &["--id", "unseen"], "true");
     run(&world, &["--id", "long-ago"], "true");
@@ -344,8 +346,8 @@ fn commands(world: &World) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn every_help_fits_80_columns_and_the_commands_give_examples() {
-    let Some(world) = World::of_bookend("every_help_fits_80_columns_and_the_commands_give_examples") else {
+fn every_help_fits_80_columns_and_has_examples() {
+    let Some(world) = World::of_bookend("every_help_fits_80_columns_and_has_examples") else {
         return;
     };
     for command in commands(&world) {

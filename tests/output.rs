@@ -59,10 +59,12 @@ fn waits_for_room(world: &World, agent: i32) {
 }
 
 #[test]
-fn output_that_stdout_never_takes_makes_the_run_a_failure() {
+fn output_that_cannot_be_written_makes_the_run_a_failure() {
     for (program, format) in [("claude", "json"), ("claude", "stream-json"), ("cursor-agent", "stream-json")]
     {
-        let Some(world) = World::of_bookend("output_that_stdout_never_takes") else { return };
+        let Some(world) = World::of_bookend("output_that_cannot_be_written_makes_the_run_a_failure") else {
+            return;
+        };
         world.stand_in(program, &format!("result {ID} 0.5; exit 0"));
         let run = world.run([program, "-p", "--output-format", format]).options(["--grace", "200ms"]);
         let output = run.with(["open=1:w:/dev/full"]).run().ended(End::Code(74));
@@ -77,8 +79,8 @@ fn output_that_stdout_never_takes_makes_the_run_a_failure() {
 }
 
 #[test]
-fn output_is_kept_while_the_disk_is_full_and_written_when_it_has_room() {
-    let test = "output_is_kept_while_the_disk_is_full";
+fn output_is_kept_while_the_disk_is_full_and_written_later() {
+    let test = "output_is_kept_while_the_disk_is_full_and_written_later";
     for ends_first in [false, true] {
         let Some(world) = World::of_bookend(test) else { return };
         let Some(disk) = full_disk(&world, test, "1m") else { return };
@@ -127,8 +129,11 @@ fn the_agent_waits_while_stdout_and_tmpdir_are_full() {
 
 /// RLIMIT_FSIZE: the write that crosses it ends with EFBIG, and the kernel sends SIGXFSZ, setrlimit(2).
 #[test]
-fn output_beyond_a_file_size_limit_is_a_failure_and_kills_nobody() {
-    let Some(world) = World::of_bookend("output_beyond_a_file_size_limit") else { return };
+fn output_beyond_a_file_size_limit_is_a_failure_without_sigxfsz() {
+    let Some(world) = World::of_bookend("output_beyond_a_file_size_limit_is_a_failure_without_sigxfsz")
+    else {
+        return;
+    };
     const LIMIT: u64 = 64 << 20;
     let file = world.name("home/out");
     File::create(&file).expect("the file").set_len(LIMIT - 10).expect("its length");
@@ -153,8 +158,10 @@ fn output_beyond_a_file_size_limit_is_a_failure_and_kills_nobody() {
 }
 
 #[test]
-fn a_backlog_at_its_limit_holds_the_agent_up_and_stops_the_idle_clock() {
-    let Some(world) = World::of_bookend("a_backlog_at_its_limit") else { return };
+fn a_full_backlog_blocks_the_agent_and_pauses_the_idle_timeout() {
+    let Some(world) = World::of_bookend("a_full_backlog_blocks_the_agent_and_pauses_the_idle_timeout") else {
+        return;
+    };
     let mut up = world.fifo("up");
     let bulk = "{\"type\":\"user\",\"text\":\"0123456789\"}\n".repeat(250_000);
     fs::write(world.path("home/bulk"), &bulk).expect("the bulk");
@@ -175,8 +182,8 @@ fn a_backlog_at_its_limit_holds_the_agent_up_and_stops_the_idle_clock() {
 
 /// Others may write between two writes of bookend: each is of whole lines.
 #[test]
-fn a_line_goes_to_a_shared_log_when_it_is_whole() {
-    let Some(world) = World::of_bookend("a_line_goes_to_a_shared_log") else { return };
+fn a_shared_log_receives_only_complete_lines() {
+    let Some(world) = World::of_bookend("a_shared_log_receives_only_complete_lines") else { return };
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
     world.stand_in(
         "claude",

@@ -19,8 +19,11 @@ fn gone(pid: i32) -> bool {
 }
 
 #[test]
-fn the_agent_finds_its_own_row_running_with_its_own_pid() {
-    let Some(world) = World::of_bookend("the_agent_finds_its_own_row") else { return };
+fn the_row_is_running_with_the_agents_pid_before_the_agent_executes() {
+    let Some(world) = World::of_bookend("the_row_is_running_with_the_agents_pid_before_the_agent_executes")
+    else {
+        return;
+    };
     let script =
         "bookend list --json >../list; bookend show \"$BOOKEND_TASK_ID\" --json >../show; echo $$ >../pid";
     let process = world.run_sh(script).options(["--key", "k"]).start();
@@ -56,8 +59,11 @@ fn at_the_gate(world: &World, agent: &[&str]) -> (Proc, Row) {
 }
 
 #[test]
-fn a_supervisor_that_is_killed_at_the_gate_takes_the_agents_effect_along() {
-    let Some(world) = World::of_bookend("a_supervisor_that_is_killed_at_the_gate") else { return };
+fn killing_the_supervisor_at_the_gate_ends_the_child_before_exec() {
+    let Some(world) = World::of_bookend("killing_the_supervisor_at_the_gate_ends_the_child_before_exec")
+    else {
+        return;
+    };
     let effect = world.name("effect");
     let (process, row) = at_the_gate(&world, &["touch", &effect]);
     let agent = row.pid("agent_pid");
@@ -70,8 +76,12 @@ fn a_supervisor_that_is_killed_at_the_gate_takes_the_agents_effect_along() {
 
 /// Even a gated child that no signal reaches does not execute: the gate's end is enough.
 #[test]
-fn a_gated_child_that_ignores_the_parent_death_signal_executes_nothing() {
-    let Some(world) = World::of_bookend("a_gated_child_that_ignores") else { return };
+fn a_child_that_ignores_the_parent_death_signal_exits_when_the_gate_closes() {
+    let Some(world) =
+        World::of_bookend("a_child_that_ignores_the_parent_death_signal_exits_when_the_gate_closes")
+    else {
+        return;
+    };
     let effect = world.name("effect");
     let (mut begun, go) = (world.fifo("begun"), world.fifo("go"));
     let prepare = format!("echo begun $$ >{}; read x <{}", begun.path(), go.path());
@@ -105,8 +115,8 @@ fn never_runs(world: &World, options: &[&str], end: End, said: &str) -> Row {
 }
 
 #[test]
-fn a_prepare_command_that_fails_ends_the_task() {
-    let Some(world) = World::of_bookend("a_prepare_command_that_fails") else { return };
+fn a_failing_prepare_command_ends_the_task() {
+    let Some(world) = World::of_bookend("a_failing_prepare_command_ends_the_task") else { return };
     let prepare = ["--prepare", "echo said; echo no such branch >&2; exit 3"];
     let row = never_runs(&world, &prepare, End::Code(125), "exit code 3");
     assert_eq!(row.ending(), "failure/prepare");
@@ -114,23 +124,23 @@ fn a_prepare_command_that_fails_ends_the_task() {
 }
 
 #[test]
-fn a_prepare_command_that_is_killed_ends_the_task() {
-    let Some(world) = World::of_bookend("a_prepare_command_that_is_killed") else { return };
+fn a_killed_prepare_command_ends_the_task() {
+    let Some(world) = World::of_bookend("a_killed_prepare_command_ends_the_task") else { return };
     let row = never_runs(&world, &["--prepare", "kill -9 $$"], End::Code(125), "was killed by SIGKILL");
     assert_eq!(row.ending(), "failure/prepare");
 }
 
 #[test]
-fn a_directory_that_is_not_there_ends_the_task() {
-    let Some(world) = World::of_bookend("a_directory_that_is_not_there") else { return };
+fn a_missing_cwd_ends_the_task() {
+    let Some(world) = World::of_bookend("a_missing_cwd_ends_the_task") else { return };
     let missing = world.name("no such folder");
     let row = never_runs(&world, &["--cwd", &missing], End::Code(125), &missing);
     assert_eq!(row.ending(), "failure/spawn");
 }
 
 #[test]
-fn a_skill_that_is_not_there_ends_the_task() {
-    let Some(world) = World::of_bookend("a_skill_that_is_not_there") else { return };
+fn a_missing_required_skill_ends_the_task() {
+    let Some(world) = World::of_bookend("a_missing_required_skill_ends_the_task") else { return };
     world.claude("touch ../effect");
     let options = ["--require-skill", "deploy"];
     world.run(["claude", "-p", "hi"]).options(options).run().ended(End::Code(125));
@@ -144,9 +154,9 @@ fn a_skill_that_is_not_there_ends_the_task() {
 }
 
 #[test]
-fn where_there_is_no_room_for_a_process_the_task_ends() {
+fn the_task_ends_if_no_process_can_be_created() {
     const PROCESSES: i32 = 6;
-    let Some((world, mut specs)) = World::unprivileged("where_there_is_no_room_for_a_process") else {
+    let Some((world, mut specs)) = World::unprivileged("the_task_ends_if_no_process_can_be_created") else {
         return;
     };
     specs.push(format!("rlimit={PROCESSES}:0:0"));
@@ -161,8 +171,11 @@ fn where_there_is_no_room_for_a_process_the_task_ends() {
 }
 
 #[test]
-fn prepare_may_make_what_the_agent_needs_and_knows_the_task() {
-    let Some(world) = World::of_bookend("prepare_may_make_what_the_agent_needs") else { return };
+fn prepare_creates_the_cwd_and_the_program_and_sees_the_task_id() {
+    let Some(world) = World::of_bookend("prepare_creates_the_cwd_and_the_program_and_sees_the_task_id")
+    else {
+        return;
+    };
     let tree = world.name("tree");
     let prepare = format!(
         "echo noise; mkdir {tree} && printf '#!/bin/sh\\npwd\\n' >{tree}/made && chmod +x {tree}/made; \
@@ -187,8 +200,8 @@ fn orphans(start: &str, made: &str) -> String {
 }
 
 #[test]
-fn a_prepare_command_that_exits_3_is_seen_to_exit_3_among_orphans() {
-    let Some(world) = World::of_bookend("a_prepare_command_that_exits_3") else { return };
+fn orphans_do_not_change_the_exit_code_of_prepare() {
+    let Some(world) = World::of_bookend("orphans_do_not_change_the_exit_code_of_prepare") else { return };
     let prepare = format!("{ORPHANS}; exit 3");
     let row = never_runs(&world, &["--prepare", &prepare], End::Code(125), "exit code 3");
     assert_eq!(row.ending(), "failure/prepare");
@@ -199,8 +212,8 @@ fn a_prepare_command_that_exits_3_is_seen_to_exit_3_among_orphans() {
 }
 
 #[test]
-fn a_hook_that_exits_3_is_seen_to_exit_3_among_orphans() {
-    let Some(world) = World::of_bookend("a_hook_that_exits_3") else { return };
+fn orphans_do_not_change_the_exit_code_of_a_hook() {
+    let Some(world) = World::of_bookend("orphans_do_not_change_the_exit_code_of_a_hook") else { return };
     let names = ["start", "made", "begun", "go"].map(|n| world.name(n));
     let [mut start, mut made, mut begun, mut go] = ["start", "made", "begun", "go"].map(|n| world.fifo(n));
     for code in [3, 0] {
@@ -226,8 +239,8 @@ fn a_hook_that_exits_3_is_seen_to_exit_3_among_orphans() {
 }
 
 #[test]
-fn the_hook_reads_the_row_as_it_ended() {
-    let Some(world) = World::of_bookend("the_hook_reads_the_row") else { return };
+fn the_hook_reads_the_completed_row() {
+    let Some(world) = World::of_bookend("the_hook_reads_the_completed_row") else { return };
     let hook = "cat >../row; echo \"${BOOKEND_TASK_ID-none} $BOOKEND_FINISHED_TASK\" >../ids; echo said";
     let output = world.run(["probe", "exit", "7"]).options(["--on-finish", hook]).run();
     let output = output.ended(End::Code(7));
@@ -242,8 +255,8 @@ fn the_hook_reads_the_row_as_it_ended() {
 }
 
 #[test]
-fn the_hook_of_a_task_that_never_ran_is_called_too() {
-    let Some(world) = World::of_bookend("the_hook_of_a_task_that_never_ran") else { return };
+fn the_hook_runs_if_the_agent_was_not_started() {
+    let Some(world) = World::of_bookend("the_hook_runs_if_the_agent_was_not_started") else { return };
     for (n, options) in [&["--prepare", "exit 1"][..], &["--cwd", "/no/such/folder"]].into_iter().enumerate()
     {
         let words = options.iter().copied().chain(["--on-finish", "cat >../row"]);
@@ -255,8 +268,10 @@ fn the_hook_of_a_task_that_never_ran_is_called_too() {
 
 /// Two rows were once written where one was to be ended.
 #[test]
-fn a_success_ends_its_own_row_and_inserts_no_second_one() {
-    let Some(world) = World::of_bookend("a_success_ends_its_own_row") else { return };
+fn a_success_updates_its_row_and_inserts_no_second_row() {
+    let Some(world) = World::of_bookend("a_success_updates_its_row_and_inserts_no_second_row") else {
+        return;
+    };
     world.run(["false"]).run().ended(End::Code(1));
     world
         .change(
@@ -286,8 +301,10 @@ fn a_success_ends_its_own_row_and_inserts_no_second_one() {
 
 #[cfg(feature = "failpoints")]
 #[test]
-fn a_panic_before_the_gate_opens_ends_the_row_and_nothing_is_executed() {
-    let Some(world) = World::of_bookend("a_panic_before_the_gate_opens") else { return };
+fn a_panic_before_the_gate_opens_ends_the_task_without_exec() {
+    let Some(world) = World::of_bookend("a_panic_before_the_gate_opens_ends_the_task_without_exec") else {
+        return;
+    };
     let effect = world.name("effect");
     let panics = world.run(["touch", &effect]).env("BOOKEND_FAILPOINT", "run.ready:panic").run();
     panics.ended(End::Code(125));
@@ -298,8 +315,8 @@ fn a_panic_before_the_gate_opens_ends_the_row_and_nothing_is_executed() {
 }
 
 #[test]
-fn an_id_is_taken_once() {
-    let Some(world) = World::of_bookend("an_id_is_taken_once") else { return };
+fn a_used_id_is_refused() {
+    let Some(world) = World::of_bookend("a_used_id_is_refused") else { return };
     world.run(["true"]).options(["--id", "mine"]).run().ended(End::Code(0));
     let output = world.run_sh("touch ../effect").options(["--id", "mine"]).run().ended(End::Code(2));
     assert!(output.stderr.contains("mine"), "{}", output.stderr);
@@ -308,8 +325,8 @@ fn an_id_is_taken_once() {
 }
 
 #[test]
-fn the_row_tells_what_was_asked_and_what_ran() {
-    let Some(world) = World::of_bookend("the_row_tells_what_was_asked") else { return };
+fn the_row_records_the_options_and_the_command() {
+    let Some(world) = World::of_bookend("the_row_records_the_options_and_the_command") else { return };
     let options = [
         "--repo",
         "charles/claude-hooks",
@@ -354,8 +371,11 @@ fn the_row_tells_what_was_asked_and_what_ran() {
 }
 
 #[test]
-fn a_run_inside_a_run_is_its_child_and_takes_none_of_its_options() {
-    let Some(world) = World::of_bookend("a_run_inside_a_run") else { return };
+fn a_nested_run_records_its_parent_and_ignores_the_parents_options() {
+    let Some(world) = World::of_bookend("a_nested_run_records_its_parent_and_ignores_the_parents_options")
+    else {
+        return;
+    };
     world
         .run_sh("bookend run -- true")
         .env("BOOKEND_KEY", "outer")
@@ -371,8 +391,11 @@ fn a_run_inside_a_run_is_its_child_and_takes_none_of_its_options() {
 }
 
 #[test]
-fn what_was_asked_is_hidden_from_the_journal_whatever_bookend_is_called() {
-    let Some(world) = World::of_bookend("what_was_asked_is_hidden") else { return };
+fn the_prompt_is_hidden_from_the_journal_under_any_program_name() {
+    let Some(world) = World::of_bookend("the_prompt_is_hidden_from_the_journal_under_any_program_name")
+    else {
+        return;
+    };
     // Of this name the kernel keeps 15 bytes, which cut its last character in half.
     let name = "bookend-is-heré";
     symlink(world.path("bin/bookend"), world.path("bin").join(name)).expect("another name for bookend");

@@ -24,8 +24,8 @@ fn start(world: &World, id: &str) -> (Proc, i32) {
 }
 
 #[test]
-fn the_agent_is_ended_and_signals_are_forwarded_by_kill() {
-    let Some(world) = World::of_bookend("the_agent_is_ended_by_kill") else { return };
+fn kill_2_ends_the_agent_and_forwards_signals() {
+    let Some(world) = World::of_bookend("kill_2_ends_the_agent_and_forwards_signals") else { return };
     for errno in REFUSALS {
         let timed_out = world.run(["sleep", "1000"]).options(["--timeout", "100ms"]).with([refusing(errno)]);
         timed_out.run().ended(End::Code(124));
@@ -44,8 +44,10 @@ fn the_agent_is_ended_and_signals_are_forwarded_by_kill() {
 }
 
 #[test]
-fn cancel_signals_no_other_process_and_names_its_pid() {
-    let Some(world) = World::of_bookend("cancel_signals_no_other_process") else { return };
+fn cancel_does_not_signal_the_supervisor_and_names_its_pid() {
+    let Some(world) = World::of_bookend("cancel_does_not_signal_the_supervisor_and_names_its_pid") else {
+        return;
+    };
     let (run, agent) = start(&world, "one");
     for errno in REFUSALS {
         let cancelling = world.bare(["bookend", "cancel", "one"]).with([refusing(errno)]);
@@ -59,8 +61,10 @@ fn cancel_signals_no_other_process_and_names_its_pid() {
 }
 
 #[test]
-fn recover_signals_no_other_process_and_names_its_pid() {
-    let Some(world) = World::of_bookend("recover_signals_no_other_process") else { return };
+fn recover_does_not_signal_the_agent_and_names_its_pid() {
+    let Some(world) = World::of_bookend("recover_does_not_signal_the_agent_and_names_its_pid") else {
+        return;
+    };
     let (mut run, agent) = start(&world, "one");
     run.signal(Signal::KILL);
     run.wait_here().ended(End::Signal(9));
@@ -81,8 +85,11 @@ fn recover_signals_no_other_process_and_names_its_pid() {
 }
 
 #[test]
-fn an_agent_that_no_call_may_signal_is_not_said_to_be_another_users() {
-    let Some(world) = World::of_bookend("an_agent_that_no_call_may_signal") else { return };
+fn an_agent_that_a_sandbox_protects_is_not_attributed_to_another_user() {
+    let Some(world) = World::of_bookend("an_agent_that_a_sandbox_protects_is_not_attributed_to_another_user")
+    else {
+        return;
+    };
     let no_kill = format!("seccomp={}:{}", libc::SYS_kill, libc::EPERM);
     let options = ["--timeout", "100ms", "--grace", "50ms"];
     let run = world.run(["sleep", "1000"]).options(options).with([refusing(libc::EPERM), no_kill]);
@@ -94,8 +101,8 @@ fn an_agent_that_no_call_may_signal_is_not_said_to_be_another_users() {
 }
 
 #[test]
-fn doctor_tries_the_call_itself() {
-    let Some(world) = World::of_bookend("doctor_tries_the_call_itself") else { return };
+fn doctor_reports_a_blocked_pidfd_send_signal() {
+    let Some(world) = World::of_bookend("doctor_reports_a_blocked_pidfd_send_signal") else { return };
     for errno in REFUSALS {
         let said = world.bare(["bookend", "doctor"]).with([refusing(errno)]).run().ended(End::Code(1));
         assert!(said.stdout.contains("pidfd_send_signal(2) does not work here"), "{said:?}");

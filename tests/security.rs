@@ -1,5 +1,5 @@
-//! What somebody who means harm can put in bookend's way: places that are not what they seem, text that is
-//! more than text, processes that pretend, users who may not be signalled, repositories that execute.
+//! Attacks: ledger files that are links or belong to others, text with escapes, processes with forged marks,
+//! agents that may not be signalled, and repositories whose settings execute programs.
 
 mod git;
 mod journal;
@@ -19,32 +19,32 @@ use std::process::Command;
 
 use crate::harness::{Fifo, World, is_root, possible};
 
-/// A user without privileges, and not the one of [`World::unprivileged`].
-const SOMEBODY: u32 = 65533;
+/// An unprivileged user other than that of [`World::unprivileged`].
+const OTHER_USER: u32 = 65533;
 const NOBODY: u32 = 65534;
 
-/// A world that every user can enter, where we are root and can be anybody.
-fn open_world(test: &str) -> Option<World> {
+/// A world that every user can enter. `None` unless the test runs as root, which can become any user.
+fn world_for_all_users(test: &str) -> Option<World> {
     let world = World::of_bookend(test)?;
-    if !possible(test, is_root(), "root, to be somebody else") {
+    if !possible(test, is_root(), "root, to become another user") {
         return None;
     }
     set_mode(&world, "", 0o755);
-    // The programs may lie where only their owner can go.
+    // The programs may be in a directory that only their owner can enter.
     for name in ["bookend", "probe"] {
         copy_program(&world, name, name);
     }
     Some(world)
 }
 
-/// A copy of a program of the world under another name in its PATH, or in the place of the link to it.
+/// Copies a program of the world to another name in its PATH, or replaces the link to it by a copy.
 fn copy_program(world: &World, from: &str, to: &str) {
     let from = fs::canonicalize(world.path("bin").join(from)).expect("the program");
     let (draft, to) = (world.path("draft"), world.path("bin").join(to));
-    // By another process: a fork of another test could hold our descriptor, and then nobody could execute it.
+    // A child copies it: a fork in another test could inherit our descriptor, and executing would fail (ETXTBSY).
     let copied = Command::new("cp").args([&from, &draft]).status();
     assert!(copied.is_ok_and(|s| s.success()), "copying {}", from.display());
-    fs::rename(draft, to).expect("the copy in its place");
+    fs::rename(draft, to).expect("the copy moved to its name");
 }
 
 /// A pipe that every user can write to.
@@ -58,6 +58,6 @@ fn set_mode(world: &World, name: &str, mode: u32) {
     fs::set_permissions(world.path(name), fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-fn give(world: &World, name: &str, user: u32) {
+fn set_owner(world: &World, name: &str, user: u32) {
     chown(world.path(name), Some(user), Some(user)).expect("another owner");
 }

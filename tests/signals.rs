@@ -87,7 +87,7 @@ fn each_queued_signal_arrives_once_with_its_value() {
 }
 
 #[test]
-fn real_time_signals_arrive_all_and_in_order() {
+fn real_time_signals_all_arrive_in_order() {
     let world = World::new();
     let mut agent = Counting::start(&world);
     let sent: Vec<(i32, i32)> = (1..=100).map(|n| (40, n)).collect();
@@ -126,8 +126,8 @@ fn real_time_signals_to_the_whole_group_arrive_once_each() {
 /// The supervisor was not there to see each of them: three have become one for it, and none of the three is
 /// counted against what is sent to it alone later.
 #[test]
-fn signals_to_the_whole_group_that_merged_for_the_supervisor_swallow_no_later_one() {
-    let Some(world) = World::of_bookend("signals_that_merged_for_the_supervisor") else {
+fn merged_group_signals_do_not_suppress_a_later_signal() {
+    let Some(world) = World::of_bookend("merged_group_signals_do_not_suppress_a_later_signal") else {
         return;
     };
     let mut agent = Counting::start(&world);
@@ -162,7 +162,7 @@ fn each_signal_to_the_agent_itself_arrives_once() {
 }
 
 #[test]
-fn an_agent_in_a_group_of_its_own_still_gets_what_is_sent_to_the_group_of_its_caller() {
+fn an_agent_in_its_own_group_receives_signals_sent_to_the_callers_group() {
     let world = World::new();
     if world.wrapper != Wrapper::Bookend {
         return;
@@ -181,7 +181,7 @@ fn an_agent_in_a_group_of_its_own_still_gets_what_is_sent_to_the_group_of_its_ca
 }
 
 #[test]
-fn a_continue_arrives_once_whoever_it_was_sent_to() {
+fn sigcont_arrives_once_from_any_target() {
     let world = World::new();
     let mut agent = Counting::start(&world);
     let job = agent.process.pid();
@@ -195,8 +195,8 @@ fn a_continue_arrives_once_whoever_it_was_sent_to() {
 
 /// What an agent says to its parent is not said back to it.
 #[test]
-fn what_the_agent_sends_to_its_parent_does_not_come_back() {
-    let Some(world) = World::of_bookend("what_the_agent_sends_to_its_parent") else {
+fn signals_from_the_agent_to_its_parent_are_not_forwarded_back() {
+    let Some(world) = World::of_bookend("signals_from_the_agent_to_its_parent_are_not_forwarded_back") else {
         return;
     };
     let mut out = world.fifo("count");
@@ -210,7 +210,7 @@ fn what_the_agent_sends_to_its_parent_does_not_come_back() {
 }
 
 #[test]
-fn a_death_that_follows_a_signal_is_passed_on() {
+fn bookend_dies_by_the_signal_that_it_forwarded() {
     let world = World::new();
     for signal in [1, 2, 3, 10, 15, 34] {
         let mut out = world.fifo(&format!("stay{signal}"));
@@ -223,8 +223,8 @@ fn a_death_that_follows_a_signal_is_passed_on() {
 
 /// Both are there when the supervisor looks: the cause is read before the end that it caused.
 #[test]
-fn a_stop_to_the_whole_group_is_the_cause_of_the_agents_end() {
-    let Some(world) = World::of_bookend("a_stop_to_the_whole_group_is_the_cause") else {
+fn a_stop_signal_to_the_group_is_recorded_as_the_cause() {
+    let Some(world) = World::of_bookend("a_stop_signal_to_the_group_is_recorded_as_the_cause") else {
         return;
     };
     for (signal, ending) in STOPS {
@@ -255,7 +255,7 @@ fn a_script_can_signal_the_job_that_it_started() {
 
 /// The agent signals its own parent or its own group, as `kill 0` in a script does: it has had that itself.
 #[test]
-fn what_the_agent_sends_to_its_own_group_comes_back_once() {
+fn a_signal_from_the_agent_to_its_own_group_arrives_once() {
     let world = World::new();
     let script = "n=0; trap 'n=$((n+1))' USR1; kill -USR1 0; kill -USR1 0; \
                   n=0; kill -USR1 0; probe exit 0; probe exit 0; exit $n";
@@ -263,7 +263,7 @@ fn what_the_agent_sends_to_its_own_group_comes_back_once() {
 }
 
 #[test]
-fn sighup_under_nohup_stays_ignored_and_is_no_cause() {
+fn sighup_under_nohup_stays_ignored_and_is_not_recorded_as_a_cause() {
     let world = World::new();
     let mut out = world.fifo("stay");
     let agent = world.run(["probe", "stay", &out.path()]).with(["ignore=1"]).own_group().start();
@@ -279,8 +279,8 @@ fn sighup_under_nohup_stays_ignored_and_is_no_cause() {
 }
 
 #[test]
-fn a_signal_while_it_starts_reaches_the_agent() {
-    let Some(world) = World::of_bookend("a_signal_while_it_starts") else {
+fn a_signal_during_prepare_reaches_the_agent() {
+    let Some(world) = World::of_bookend("a_signal_during_prepare_reaches_the_agent") else {
         return;
     };
     let (mut begun, mut go) = (world.fifo("begun"), world.fifo("go"));
@@ -305,8 +305,9 @@ fn a_signal_while_it_starts_reaches_the_agent() {
 }
 
 #[test]
-fn a_stop_signal_before_exec_ends_the_task_and_the_agent_never_runs() {
-    let Some(world) = World::of_bookend("a_stop_signal_before_exec") else {
+fn a_stop_signal_before_exec_ends_the_task_without_running_the_agent() {
+    let Some(world) = World::of_bookend("a_stop_signal_before_exec_ends_the_task_without_running_the_agent")
+    else {
         return;
     };
     for (signal, ending) in STOPS {
@@ -351,8 +352,8 @@ fn the_row_names_the_signal_and_its_sender() {
 }
 
 #[test]
-fn a_supervisor_that_is_killed_takes_its_agent_along_by_sigterm() {
-    let Some(world) = World::of_bookend("a_supervisor_that_is_killed") else {
+fn killing_the_supervisor_sends_sigterm_to_the_agent() {
+    let Some(world) = World::of_bookend("killing_the_supervisor_sends_sigterm_to_the_agent") else {
         return;
     };
     let mut out = world.fifo("out");
@@ -371,8 +372,8 @@ fn a_supervisor_that_is_killed_takes_its_agent_along_by_sigterm() {
 
 /// Whoever is told to leave the group alone would miss it: nothing of bookend outlives the supervisor there.
 #[test]
-fn a_supervisor_that_is_killed_leaves_nothing_of_its_own() {
-    let Some(world) = World::of_bookend("a_supervisor_that_is_killed_leaves_nothing") else {
+fn a_killed_supervisor_leaves_no_process_in_its_group() {
+    let Some(world) = World::of_bookend("a_killed_supervisor_leaves_no_process_in_its_group") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -386,8 +387,9 @@ fn a_supervisor_that_is_killed_leaves_nothing_of_its_own() {
 }
 
 #[test]
-fn a_supervisor_that_is_killed_at_the_gate_never_lets_the_agent_run() {
-    let Some(world) = World::of_bookend("killed_at_the_gate") else {
+fn an_agent_does_not_run_if_its_supervisor_is_killed_at_the_gate() {
+    let Some(world) = World::of_bookend("an_agent_does_not_run_if_its_supervisor_is_killed_at_the_gate")
+    else {
         return;
     };
     let (mut begun, mut go) = (world.fifo("begun"), world.fifo("go"));
@@ -404,8 +406,9 @@ fn a_supervisor_that_is_killed_at_the_gate_never_lets_the_agent_run() {
 }
 
 #[test]
-fn the_parent_death_signal_follows_from_the_supervisor_alone() {
-    let Some(world) = World::of_bookend("the_parent_death_signal") else {
+fn the_parent_death_signal_is_sent_only_when_the_supervisor_dies() {
+    let Some(world) = World::of_bookend("the_parent_death_signal_is_sent_only_when_the_supervisor_dies")
+    else {
         return;
     };
     // The caller goes, the supervisor stays: nothing happens to the agent.
@@ -446,7 +449,7 @@ fn a_stop_signal_stops_both_and_sigcont_continues_both_with_or_without_a_termina
 }
 
 #[test]
-fn a_stopped_run_that_is_told_to_end_is_continued_and_ends() {
+fn a_stopped_run_ends_after_sigterm_and_sigcont() {
     let world = World::new();
     let mut out = world.fifo("stay");
     let process = world.run(["probe", "stay", &out.path()]).own_group().start();
@@ -461,7 +464,7 @@ fn a_stopped_run_that_is_told_to_end_is_continued_and_ends() {
 
 /// An agent that handles SIGTSTP goes on, and so does bookend.
 #[test]
-fn a_stop_signal_that_the_agent_handles_stops_neither() {
+fn a_stop_signal_that_the_agent_handles_does_not_stop_bookend() {
     let world = World::new();
     let mut run = Counting::start(&world);
     let job = run.process.pid();
@@ -476,7 +479,7 @@ fn a_stop_signal_that_the_agent_handles_stops_neither() {
 }
 
 #[test]
-fn in_an_orphaned_group_a_stop_signal_stops_neither() {
+fn a_stop_signal_in_an_orphaned_group_stops_neither_process() {
     let world = World::new();
     let mut out = world.fifo("stay");
     let process = world.run(["probe", "stay", &out.path()]).with(["setsid"]).start();
@@ -490,15 +493,15 @@ fn in_an_orphaned_group_a_stop_signal_stops_neither() {
 }
 
 #[test]
-fn timeout_ends_it_as_it_ends_the_bare_command() {
+fn timeout_1_works_as_with_the_bare_command() {
     let world = World::new();
     let output = world.bare(["sh", "-c", "exec timeout 0.1 $W sleep 60"]).run();
     output.ended(End::Code(124)).silent();
 }
 
 #[test]
-fn a_full_stderr_keeps_neither_row_nor_signal_waiting() {
-    let Some(world) = World::of_bookend("a_full_stderr_keeps_neither_row_nor_signal_waiting") else { return };
+fn a_full_stderr_does_not_delay_the_row_or_signals() {
+    let Some(world) = World::of_bookend("a_full_stderr_does_not_delay_the_row_or_signals") else { return };
     let mut up = world.fifo("up");
     let mut stderr = world.fifo("stderr");
     stderr.fill_up();

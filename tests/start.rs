@@ -28,8 +28,8 @@ impl BusyLedger {
 }
 
 #[test]
-fn a_signal_that_comes_before_there_is_an_agent_reaches_it() {
-    let Some(world) = World::of_bookend("a_signal_that_comes_before_there_is_an_agent") else {
+fn a_signal_before_the_agent_exists_reaches_it() {
+    let Some(world) = World::of_bookend("a_signal_before_the_agent_exists_reaches_it") else {
         return;
     };
     let ledger = BusyLedger::new(&world);
@@ -51,8 +51,10 @@ fn a_signal_that_comes_before_there_is_an_agent_reaches_it() {
 }
 
 #[test]
-fn a_stop_signal_before_the_commit_ends_the_task_and_the_agent_never_runs() {
-    let Some(world) = World::of_bookend("a_stop_signal_before_the_commit") else {
+fn a_stop_signal_before_the_commit_ends_the_task_without_running_the_agent() {
+    let Some(world) =
+        World::of_bookend("a_stop_signal_before_the_commit_ends_the_task_without_running_the_agent")
+    else {
         return;
     };
     for (signal, ending) in STOPS {
@@ -70,8 +72,8 @@ fn a_stop_signal_before_the_commit_ends_the_task_and_the_agent_never_runs() {
 /// The supervisor dies after it opened the gate, and before its child, which was held at its birth, could
 /// ask for the parent-death signal: nothing would ever tell it.
 #[test]
-fn a_child_whose_supervisor_died_before_it_could_look_never_executes() {
-    let test = "a_child_whose_supervisor_died_before_it_could_look";
+fn a_child_does_not_execute_if_its_supervisor_died_before_pdeathsig_was_set() {
+    let test = "a_child_does_not_execute_if_its_supervisor_died_before_pdeathsig_was_set";
     let Some(world) = World::of_bookend(test) else {
         return;
     };

@@ -11,8 +11,8 @@ fn last(world: &World) -> Row {
 }
 
 #[test]
-fn exit_and_result_decide_together() {
-    let Some(world) = World::of_bookend("exit_and_result_decide_together") else { return };
+fn the_exit_code_and_the_result_decide_the_status() {
+    let Some(world) = World::of_bookend("the_exit_code_and_the_result_decide_the_status") else { return };
     for (script, end, ending) in [
         ("init $id; result $id 1", End::Code(0), "success/"),
         ("init $id; result $id 1; exit 3", End::Code(3), "failure/exit"),
@@ -58,8 +58,12 @@ fn begin(world: &World, argv: &[&str], options: &[&str], script: &str) -> Begun 
 const TEXT: [&str; 3] = ["claude", "-p", "hi"];
 
 #[test]
-fn a_signal_to_the_supervisor_is_the_cause_however_the_agent_leaves() {
-    let Some(world) = World::of_bookend("a_signal_to_the_supervisor_is_the_cause") else { return };
+fn a_stop_signal_to_the_supervisor_decides_the_status_for_any_exit_code() {
+    let Some(world) =
+        World::of_bookend("a_stop_signal_to_the_supervisor_decides_the_status_for_any_exit_code")
+    else {
+        return;
+    };
     for (signal, name, ending) in [
         (Signal::TERM, "TERM", "interrupted/signal"),
         (Signal::HUP, "HUP", "interrupted/signal"),
@@ -84,8 +88,10 @@ fn a_signal_to_the_supervisor_is_the_cause_however_the_agent_leaves() {
 }
 
 #[test]
-fn a_dispatcher_may_cancel_by_sigterm() {
-    let Some(world) = World::of_bookend("a_dispatcher_may_cancel_by_sigterm") else { return };
+fn on_term_cancelled_records_sigterm_as_a_cancellation() {
+    let Some(world) = World::of_bookend("on_term_cancelled_records_sigterm_as_a_cancellation") else {
+        return;
+    };
     for signal in [Signal::TERM, Signal::HUP] {
         let begun = begin(&world, &TEXT, &["--on-term", "cancelled"], "WAIT");
         begun.process.signal(signal);
@@ -95,8 +101,11 @@ fn a_dispatcher_may_cancel_by_sigterm() {
 }
 
 #[test]
-fn a_stop_after_the_result_changes_nothing_if_the_agent_ends_well() {
-    let Some(world) = World::of_bookend("a_stop_after_the_result") else { return };
+fn a_stop_after_the_result_keeps_success_if_the_agent_exits_with_0() {
+    let Some(world) = World::of_bookend("a_stop_after_the_result_keeps_success_if_the_agent_exits_with_0")
+    else {
+        return;
+    };
     let said = format!("init {ID}; result {ID} 0.5");
     for (said, exit, ending) in [
         (said.as_str(), 0, "success/"),
@@ -114,8 +123,10 @@ fn a_stop_after_the_result_changes_nothing_if_the_agent_ends_well() {
 }
 
 #[test]
-fn a_result_that_the_stop_brought_forth_is_no_success() {
-    let Some(world) = World::of_bookend("a_result_that_the_stop_brought_forth") else { return };
+fn a_result_printed_after_a_stop_signal_is_not_a_success() {
+    let Some(world) = World::of_bookend("a_result_printed_after_a_stop_signal_is_not_a_success") else {
+        return;
+    };
     let script = format!("trap 'result {ID} 0.5; exit 0' INT TERM; init {ID}; WAIT");
     for (signal, ending) in [(Signal::INT, "cancelled/operator"), (Signal::TERM, "interrupted/signal")] {
         let begun = begin(&world, &STREAM, &[], &script);
@@ -129,8 +140,11 @@ fn a_result_that_the_stop_brought_forth_is_no_success() {
 
 /// A program may use Ctrl-C for itself, and go on.
 #[test]
-fn an_interrupt_that_the_agent_used_for_itself_is_no_cause() {
-    let Some(world) = World::of_bookend("an_interrupt_that_the_agent_used") else { return };
+fn a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace() {
+    let Some(world) = World::of_bookend("a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace")
+    else {
+        return;
+    };
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
     let script = "trap 'used=1; echo up $$ >../up' INT; echo up $$ >../up\n\
                   while [ -z \"$used\" ]; do read x <../go; done\n\
@@ -150,8 +164,8 @@ fn an_interrupt_that_the_agent_used_for_itself_is_no_cause() {
 }
 
 #[test]
-fn a_hang_up_that_was_ignored_is_no_cause() {
-    let Some(world) = World::of_bookend("a_hang_up_that_was_ignored") else { return };
+fn an_ignored_sighup_is_not_recorded_as_a_cause() {
+    let Some(world) = World::of_bookend("an_ignored_sighup_is_not_recorded_as_a_cause") else { return };
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
     world.claude("init $id; echo up $$ >../up; read x <../go; result $id 0.5");
     let process = world.run(STREAM).with(["ignore=1"]).own_group().start();
@@ -164,8 +178,10 @@ fn a_hang_up_that_was_ignored_is_no_cause() {
 }
 
 #[test]
-fn a_time_out_is_the_cause_even_if_the_agent_ends_well_by_it() {
-    let Some(world) = World::of_bookend("a_time_out_is_the_cause") else { return };
+fn a_timeout_decides_the_status_even_if_the_agent_exits_with_0() {
+    let Some(world) = World::of_bookend("a_timeout_decides_the_status_even_if_the_agent_exits_with_0") else {
+        return;
+    };
     for (argv, script) in [
         (&TEXT[..], "trap 'exit 0' TERM; WAIT"),
         (&STREAM, "trap 'init $id; result $id 1; exit 0' TERM; WAIT"),
@@ -180,7 +196,9 @@ fn a_time_out_is_the_cause_even_if_the_agent_ends_well_by_it() {
 
 #[test]
 fn strict_turns_exit_code_0_into_1_unless_the_row_is_success() {
-    let Some(world) = World::of_bookend("strict_turns_exit_code_0_into_1") else { return };
+    let Some(world) = World::of_bookend("strict_turns_exit_code_0_into_1_unless_the_row_is_success") else {
+        return;
+    };
     for (script, end, ending) in [
         ("init $id; result $id 1", End::Code(0), "success/"),
         ("init $id; failed $id", End::Code(1), "failure/agent_error"),
@@ -202,8 +220,8 @@ fn strict_turns_exit_code_0_into_1_unless_the_row_is_success() {
 
 /// Claude Code exits with 0 on Ctrl-C.
 #[test]
-fn strict_tells_a_cancelled_run_from_a_successful_one() {
-    let Some(world) = World::of_bookend("strict_tells_a_cancelled_run") else { return };
+fn strict_exits_with_1_after_a_cancelled_run() {
+    let Some(world) = World::of_bookend("strict_exits_with_1_after_a_cancelled_run") else { return };
     for (signal, name, ending) in
         [(Signal::INT, "INT", "cancelled/operator"), (Signal::TERM, "TERM", "interrupted/signal")]
     {
@@ -225,10 +243,13 @@ fn strict_is_repeated_by_redispatch() {
     assert_eq!(again.end, End::Code(1), "{again:?}");
 }
 
-/// A plain command may use SIGINT for itself (`an_interrupt_that_the_agent_used_for_itself_is_no_cause`).
+/// A plain command may use SIGINT for itself (`a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace`).
 #[test]
-fn an_agent_in_print_mode_that_ignores_sigint_is_escalated_after_the_grace() {
-    let Some(world) = World::of_bookend("an_agent_in_print_mode_that_ignores_sigint") else { return };
+fn sigint_is_escalated_after_the_grace_for_an_agent_in_print_mode() {
+    let Some(world) = World::of_bookend("sigint_is_escalated_after_the_grace_for_an_agent_in_print_mode")
+    else {
+        return;
+    };
     let json = ["claude", "-p", "--output-format", "json", "hi"];
     let wrapped = ["nice", "claude", "-p", "hi"];
     for argv in [&TEXT[..], &json, &STREAM, &wrapped] {

@@ -34,8 +34,10 @@ fn is(world: &World, pid: i32, wanted: char) {
 }
 
 #[test]
-fn ctrl_c_and_ctrl_backslash_end_the_agent_and_the_shell_sees_by_what() {
-    let Some((world, mut pty)) = shell("ctrl_c_and_ctrl_backslash") else {
+fn ctrl_c_and_ctrl_backslash_end_the_agent_and_the_shell_sees_the_signal() {
+    let Some((world, mut pty)) =
+        shell("ctrl_c_and_ctrl_backslash_end_the_agent_and_the_shell_sees_the_signal")
+    else {
         return;
     };
     for (n, (key, status, ending)) in [("\x03", 130, 2), ("\x1c", 131, 3)].into_iter().enumerate() {
@@ -51,8 +53,8 @@ fn ctrl_c_and_ctrl_backslash_end_the_agent_and_the_shell_sees_by_what() {
 }
 
 #[test]
-fn ctrl_c_ends_the_loop_around_it() {
-    let Some((world, mut pty)) = shell("ctrl_c_ends_the_loop") else {
+fn ctrl_c_ends_the_enclosing_shell_loop() {
+    let Some((world, mut pty)) = shell("ctrl_c_ends_the_enclosing_shell_loop") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -64,8 +66,8 @@ fn ctrl_c_ends_the_loop_around_it() {
 }
 
 #[test]
-fn ctrl_c_ends_the_script_around_it() {
-    let Some((world, mut pty)) = shell("ctrl_c_ends_the_script") else {
+fn ctrl_c_ends_the_enclosing_script() {
+    let Some((world, mut pty)) = shell("ctrl_c_ends_the_enclosing_script") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -81,8 +83,8 @@ fn ctrl_c_ends_the_script_around_it() {
 
 /// A program that uses Ctrl-C for itself goes on, and so does the script.
 #[test]
-fn an_agent_that_handles_ctrl_c_ends_as_it_likes() {
-    let Some((world, mut pty)) = shell("an_agent_that_handles_ctrl_c") else {
+fn an_agent_that_handles_ctrl_c_keeps_its_own_exit_code() {
+    let Some((world, mut pty)) = shell("an_agent_that_handles_ctrl_c_keeps_its_own_exit_code") else {
         return;
     };
     let mut out = world.fifo("out");
@@ -96,8 +98,8 @@ fn an_agent_that_handles_ctrl_c_ends_as_it_likes() {
 }
 
 #[test]
-fn each_signal_of_the_terminal_arrives_once() {
-    let Some((world, mut pty)) = shell("each_signal_of_the_terminal") else {
+fn each_terminal_signal_arrives_once() {
+    let Some((world, mut pty)) = shell("each_terminal_signal_arrives_once") else {
         return;
     };
     let mut out = world.fifo("count");
@@ -125,8 +127,8 @@ fn each_signal_of_the_terminal_arrives_once() {
 
 /// Whoever tells what the whole group was sent may be slow: what only a terminal sends went to all of it.
 #[test]
-fn a_key_arrives_once_even_if_the_sentinel_does_not_see_it() {
-    let Some((world, mut pty)) = shell("a_key_arrives_once_even_if") else {
+fn a_key_press_arrives_once_even_if_the_sentinel_is_stopped() {
+    let Some((world, mut pty)) = shell("a_key_press_arrives_once_even_if_the_sentinel_is_stopped") else {
         return;
     };
     if world.wrapper != Wrapper::Bookend {
@@ -152,8 +154,8 @@ fn a_key_arrives_once_even_if_the_sentinel_does_not_see_it() {
 }
 
 #[test]
-fn a_resize_is_seen_by_the_agent() {
-    let Some((world, mut pty)) = shell("a_resize_is_seen") else {
+fn the_agent_sees_a_terminal_resize() {
+    let Some((world, mut pty)) = shell("the_agent_sees_a_terminal_resize") else {
         return;
     };
     let mut out = world.fifo("out");
@@ -170,7 +172,7 @@ fn a_resize_is_seen_by_the_agent() {
 
 #[test]
 fn ctrl_z_stops_both_and_fg_continues_both() {
-    let Some((world, mut pty)) = shell("ctrl_z_and_fg") else {
+    let Some((world, mut pty)) = shell("ctrl_z_stops_both_and_fg_continues_both") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -191,8 +193,8 @@ fn ctrl_z_stops_both_and_fg_continues_both() {
 }
 
 #[test]
-fn ctrl_z_and_bg_lets_it_run_and_kill_and_wait_work() {
-    let Some((world, mut pty)) = shell("ctrl_z_and_bg") else {
+fn bg_kill_and_wait_work_after_ctrl_z() {
+    let Some((world, mut pty)) = shell("bg_kill_and_wait_work_after_ctrl_z") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -229,8 +231,8 @@ fn a_stopped_job_can_be_killed() {
 }
 
 #[test]
-fn kill_stop_and_kill_cont_of_the_job_keep_both_in_step() {
-    let Some((world, mut pty)) = shell("kill_stop_and_kill_cont") else {
+fn stop_and_continue_signals_to_the_job_reach_both_processes() {
+    let Some((world, mut pty)) = shell("stop_and_continue_signals_to_the_job_reach_both_processes") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -248,8 +250,8 @@ fn kill_stop_and_kill_cont_of_the_job_keep_both_in_step() {
 }
 
 #[test]
-fn a_stop_sent_to_one_of_them_stops_both() {
-    let Some((world, mut pty)) = shell("a_stop_sent_to_one_of_them") else {
+fn a_stop_signal_to_either_process_stops_both() {
+    let Some((world, mut pty)) = shell("a_stop_signal_to_either_process_stops_both") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -269,8 +271,8 @@ fn a_stop_sent_to_one_of_them_stops_both() {
 
 /// Claude Code stops only its own process on Ctrl-Z.
 #[test]
-fn an_agent_that_stops_only_itself_gives_the_shell_its_prompt_back() {
-    let Some((world, mut pty)) = shell("an_agent_that_stops_only_itself") else {
+fn the_shell_gets_its_prompt_when_an_agent_stops_only_itself() {
+    let Some((world, mut pty)) = shell("the_shell_gets_its_prompt_when_an_agent_stops_only_itself") else {
         return;
     };
     for (signal, status) in [(19, 147), (20, 148)] {
@@ -311,7 +313,7 @@ fn without_a_terminal_a_stopped_agent_does_not_stop_bookend() {
 
 /// It leads the session of its terminal: its group is orphaned, and no shell is there to continue it.
 #[test]
-fn at_the_head_of_its_session_a_stopped_agent_does_not_stop_bookend() {
+fn a_stopped_agent_does_not_stop_a_session_leader() {
     let world = World::new();
     let mut out = world.fifo("stay");
     let pty = Pty::of(&world, world.run(["probe", "stay", &out.path()]));
@@ -326,7 +328,7 @@ fn at_the_head_of_its_session_a_stopped_agent_does_not_stop_bookend() {
 
 #[test]
 fn the_agent_is_in_the_foreground_and_can_read_the_terminal() {
-    let Some((world, mut pty)) = shell("the_agent_is_in_the_foreground") else {
+    let Some((world, mut pty)) = shell("the_agent_is_in_the_foreground_and_can_read_the_terminal") else {
         return;
     };
     let mut out = world.fifo("out");
@@ -342,7 +344,7 @@ fn the_agent_is_in_the_foreground_and_can_read_the_terminal() {
 
 #[test]
 fn a_background_job_does_not_take_the_terminal() {
-    let Some((world, mut pty)) = shell("a_background_job_does_not_take") else {
+    let Some((world, mut pty)) = shell("a_background_job_does_not_take_the_terminal") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -353,7 +355,7 @@ fn a_background_job_does_not_take_the_terminal() {
 
 #[test]
 fn a_background_job_that_reads_is_stopped_and_fg_lets_it_read() {
-    let Some((world, mut pty)) = shell("a_background_job_that_reads") else {
+    let Some((world, mut pty)) = shell("a_background_job_that_reads_is_stopped_and_fg_lets_it_read") else {
         return;
     };
     let mut out = world.fifo("out");
@@ -372,8 +374,8 @@ fn a_background_job_that_reads_is_stopped_and_fg_lets_it_read() {
 }
 
 #[test]
-fn a_background_job_that_writes_is_stopped_where_the_terminal_says_so() {
-    let Some((world, mut pty)) = shell("a_background_job_that_writes") else {
+fn a_background_job_that_writes_is_stopped_under_tostop() {
+    let Some((world, mut pty)) = shell("a_background_job_that_writes_is_stopped_under_tostop") else {
         return;
     };
     let mut out = world.fifo("out");
@@ -391,8 +393,8 @@ fn a_background_job_that_writes_is_stopped_where_the_terminal_says_so() {
 }
 
 #[test]
-fn a_hang_up_ends_the_agent_of_the_foreground() {
-    let Some((world, mut pty)) = shell("a_hang_up_ends_the_agent") else {
+fn a_hangup_ends_the_foreground_agent() {
+    let Some((world, mut pty)) = shell("a_hangup_ends_the_foreground_agent") else {
         return;
     };
     let mut out = stay(&world, &mut pty, "stay");
@@ -407,7 +409,7 @@ fn a_hang_up_ends_the_agent_of_the_foreground() {
 
 /// Without a shell the supervisor leads the session, and the hang-up reaches it alone.
 #[test]
-fn a_hang_up_of_the_session_that_it_leads_reaches_the_agent() {
+fn a_hangup_reaches_the_agent_of_a_session_leader() {
     let world = World::new();
     let mut out = world.fifo("count");
     let mut pty = Pty::of(&world, world.run(["probe", "count", &out.path()]));
@@ -420,7 +422,7 @@ fn a_hang_up_of_the_session_that_it_leads_reaches_the_agent() {
 
 #[test]
 fn a_pipeline_on_a_terminal_ends_by_sigpipe() {
-    let Some((_world, mut pty)) = shell("a_pipeline_on_a_terminal") else {
+    let Some((_world, mut pty)) = shell("a_pipeline_on_a_terminal_ends_by_sigpipe") else {
         return;
     };
     pty.line("$W yes | head -1; echo \"${PIPESTATUS[*]}\"");
@@ -430,8 +432,8 @@ fn a_pipeline_on_a_terminal_ends_by_sigpipe() {
 }
 
 #[test]
-fn ctrl_c_reaches_all_of_a_pipeline() {
-    let Some((world, mut pty)) = shell("ctrl_c_reaches_all") else {
+fn ctrl_c_reaches_every_process_of_a_pipeline() {
+    let Some((world, mut pty)) = shell("ctrl_c_reaches_every_process_of_a_pipeline") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -442,8 +444,8 @@ fn ctrl_c_reaches_all_of_a_pipeline() {
 }
 
 #[test]
-fn the_modes_of_the_terminal_are_left_as_the_agent_set_them() {
-    let Some((_world, mut pty)) = shell("the_modes_of_the_terminal") else {
+fn terminal_modes_stay_as_the_agent_set_them() {
+    let Some((_world, mut pty)) = shell("terminal_modes_stay_as_the_agent_set_them") else {
         return;
     };
     pty.line("$W stty -echo; stty | grep -c -e -echo");
@@ -453,8 +455,8 @@ fn the_modes_of_the_terminal_are_left_as_the_agent_set_them() {
 
 /// No helper of bookend stays in the job either.
 #[test]
-fn nothing_of_the_job_is_left_when_it_has_ended() {
-    let Some((world, mut pty)) = shell("nothing_of_the_job_is_left") else {
+fn no_process_of_the_job_remains_after_its_end() {
+    let Some((world, mut pty)) = shell("no_process_of_the_job_remains_after_its_end") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -468,8 +470,8 @@ fn nothing_of_the_job_is_left_when_it_has_ended() {
 
 /// Before the agent runs and after its end too: what the shell waits for is us.
 #[test]
-fn ctrl_z_stops_the_run_while_its_prepare_command_or_its_hook_runs() {
-    let Some((world, mut pty)) = shell("ctrl_z_stops_the_run_while") else {
+fn ctrl_z_stops_the_run_during_prepare_and_on_finish() {
+    let Some((world, mut pty)) = shell("ctrl_z_stops_the_run_during_prepare_and_on_finish") else {
         return;
     };
     if world.wrapper != Wrapper::Bookend {

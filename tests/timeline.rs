@@ -185,8 +185,8 @@ fn nothing_overlaps(seen: &Value) {
 }
 
 #[test]
-fn the_page_shows_every_task_in_a_light_browser_and_fetches_nothing() {
-    let Some(page) = page("the_page_shows_every_task_in_a_light_browser_and_fetches_nothing") else { return };
+fn the_page_shows_every_task_in_light_mode_and_fetches_nothing() {
+    let Some(page) = page("the_page_shows_every_task_in_light_mode_and_fetches_nothing") else { return };
     for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<script", "<link"] {
         assert!(!page.text.contains(outside), "{outside}: {}", page.text);
     }
@@ -199,8 +199,8 @@ fn the_page_shows_every_task_in_a_light_browser_and_fetches_nothing() {
 }
 
 #[test]
-fn the_page_is_dark_where_the_browser_is_and_fits_a_narrow_window() {
-    let Some(page) = page("the_page_is_dark_where_the_browser_is_and_fits_a_narrow_window") else { return };
+fn the_page_follows_dark_mode_and_fits_a_narrow_window() {
+    let Some(page) = page("the_page_follows_dark_mode_and_fits_a_narrow_window") else { return };
     let seen = seen(&page, true, 500);
     every_task_is_there(&page, &seen);
     nothing_overlaps(&seen);

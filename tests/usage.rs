@@ -26,7 +26,7 @@ fn a_usage_error_has_the_prefix_and_ends_with_a_hint() {
 }
 
 #[test]
-fn a_wrong_duration_is_refused_with_right_ones() {
+fn an_invalid_duration_is_refused_with_valid_examples() {
     let said = refused(&["run", "--timeout", "soon", "--", "true"]);
     let error = "bookend: error: invalid value 'soon' for '--timeout <DURATION>': \
         invalid duration; use a value such as 30s, 10m or 1h30m\n";
@@ -34,7 +34,7 @@ fn a_wrong_duration_is_refused_with_right_ones() {
 }
 
 #[test]
-fn an_agents_name_in_the_place_of_a_command_suggests_run() {
+fn an_agent_name_in_place_of_a_command_suggests_run() {
     let said = refused(&["claude", "-p", "fix it"]);
     assert_eq!(said.lines().last(), Some("hint: run `bookend run -- claude -p 'fix it'`"), "{said}");
     let said = refused(&["--ledger", "x.db", "cursor-agent"]);
@@ -43,8 +43,8 @@ fn an_agents_name_in_the_place_of_a_command_suggests_run() {
 }
 
 #[test]
-fn a_program_that_is_missing_is_named_without_an_errno() {
-    let Some(world) = World::of_bookend("a_program_that_is_missing") else { return };
+fn a_missing_program_is_named_without_an_errno() {
+    let Some(world) = World::of_bookend("a_missing_program_is_named_without_an_errno") else { return };
     let output = world.run(["no-such-agent"]).run().ended(End::Code(127));
     assert_eq!(
         output.stderr,
@@ -54,8 +54,8 @@ fn a_program_that_is_missing_is_named_without_an_errno() {
 }
 
 #[test]
-fn a_prepare_command_that_fails_is_named_by_its_option() {
-    let Some(world) = World::of_bookend("a_prepare_command_that_fails") else { return };
+fn a_failing_prepare_command_is_named_by_its_option() {
+    let Some(world) = World::of_bookend("a_failing_prepare_command_is_named_by_its_option") else { return };
     let output = world.bare(["bookend", "run", "--prepare", "exit 3", "--", "true"]).run();
     assert_eq!(
         output.ended(End::Code(125)).stderr,
@@ -64,7 +64,7 @@ fn a_prepare_command_that_fails_is_named_by_its_option() {
 }
 
 #[test]
-fn an_error_shows_its_causes_behind_colons() {
+fn an_error_appends_its_causes_after_colons() {
     let world = World::new();
     let output = world.bare(["bookend", "--ledger", "/dev/null/x.db", "run", "--", "true"]).run();
     let said = output.ended(End::Code(125)).stderr;

@@ -54,7 +54,9 @@ fn verbosity_is_a_number_or_a_word() {
 
 #[test]
 fn a_misspelt_variable_is_a_warning_that_names_the_right_one() {
-    let Some(world) = World::of_bookend("a_misspelt_variable_is_a_warning") else { return };
+    let Some(world) = World::of_bookend("a_misspelt_variable_is_a_warning_that_names_the_right_one") else {
+        return;
+    };
     let output = run(&world, &[("BOOKEND_TIMOUT", "1h")]).ended(End::Code(0));
     assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
     for part in ["warning: ", "BOOKEND_TIMOUT", "BOOKEND_TIMEOUT"] {
@@ -68,7 +70,9 @@ fn a_misspelt_variable_is_a_warning_that_names_the_right_one() {
 
 #[test]
 fn an_error_names_the_variable_that_holds_the_wrong_value() {
-    let Some(world) = World::of_bookend("an_error_names_the_variable") else { return };
+    let Some(world) = World::of_bookend("an_error_names_the_variable_that_holds_the_wrong_value") else {
+        return;
+    };
     for (name, value) in [
         ("BOOKEND_ISSUE", "soon"),
         ("BOOKEND_TIMEOUT", "soon"),
@@ -87,8 +91,10 @@ fn an_error_names_the_variable_that_holds_the_wrong_value() {
 }
 
 #[test]
-fn neither_the_agent_nor_a_hook_sees_an_option_variable() {
-    let Some(world) = World::of_bookend("neither_the_agent_nor_a_hook_sees") else { return };
+fn option_variables_are_hidden_from_the_agent_and_hooks() {
+    let Some(world) = World::of_bookend("option_variables_are_hidden_from_the_agent_and_hooks") else {
+        return;
+    };
     let list = "env | grep -a ^BOOKEND_ | cut -d= -f1";
     let output = world
         .run_sh(list)
@@ -110,8 +116,11 @@ fn neither_the_agent_nor_a_hook_sees_an_option_variable() {
 }
 
 #[test]
-fn a_script_that_calls_bookend_for_itself_is_refused_after_eight_levels() {
-    let Some(world) = World::of_bookend("a_script_that_calls_bookend_for_itself") else { return };
+fn a_wrapper_script_that_calls_itself_is_refused_after_eight_levels() {
+    let Some(world) = World::of_bookend("a_wrapper_script_that_calls_itself_is_refused_after_eight_levels")
+    else {
+        return;
+    };
     // It stops by itself in the end, for a bookend that does not refuse it.
     let script = "#!/bin/sh\necho level >>../levels\n[ $(wc -l <../levels) -lt 20 ] || exit 3\n\
                   exec bookend run -- claude \"$@\"\n";

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::task::{KeepSession, SessionId, TokensScope, UsageCounts};
+use crate::task::{KeepSession, SessionId, Time, TokensScope, UsageCounts};
 
 /// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,9 +197,9 @@ pub trait Adapter: Sync {
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
     /// The id of the most recent conversation in `cwd`; `None`: not known.
     fn most_recent(&self, cwd: &Path) -> Option<SessionId>;
-    /// The id of the only conversation that was sent to the background from `cwd` since `_since` (RFC 3339,
-    /// UTC, milliseconds); `None`: not known.
-    fn backgrounded(&self, _cwd: &Path, _since: &str) -> Option<SessionId> {
+    /// The id of the only conversation that was sent to the background from `cwd` since `_since`; `None`:
+    /// not known.
+    fn backgrounded(&self, _cwd: &Path, _since: Time) -> Option<SessionId> {
         None
     }
     /// The folders in which the agent looks for skills, in its order.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Subcommand};
 
 use super::values::{any_key, duration, level, when_busy};
-use crate::commands::deliver::{self, Which};
+use crate::commands::deliver::{self, DeliverTarget};
 use crate::commands::recover;
 use crate::commands::redispatch;
 use crate::commands::session;
@@ -198,13 +198,13 @@ impl RecoverArgs {
 }
 
 impl DeliverArgs {
-    pub fn request(self) -> deliver::Request {
+    pub fn request(self) -> deliver::DeliverOptions {
         let which = match (self.failed, self.ids.is_empty()) {
-            (true, _) => Which::Failed,
-            (false, true) => Which::Due,
-            (false, false) => Which::Ids(self.ids),
+            (true, _) => DeliverTarget::Failed,
+            (false, true) => DeliverTarget::Due,
+            (false, false) => DeliverTarget::Ids(self.ids),
         };
-        deliver::Request {
+        deliver::DeliverOptions {
             which,
             again: self.again,
             hook_timeout: self.hook_timeout,
@@ -214,8 +214,8 @@ impl DeliverArgs {
 }
 
 impl RedispatchArgs {
-    pub fn request(self) -> redispatch::Request {
-        redispatch::Request {
+    pub fn request(self) -> redispatch::RedispatchOptions {
+        redispatch::RedispatchOptions {
             id: self.id,
             stdin: self.stdin,
             when_busy: when_busy(self.wait, self.replace),
@@ -225,15 +225,15 @@ impl RedispatchArgs {
 }
 
 impl SessionCommand {
-    pub fn request(self) -> session::Request {
+    pub fn request(self) -> session::SessionAction {
         match self {
-            SessionCommand::List { json } => session::Request::List { json },
-            SessionCommand::Show { key, json } => session::Request::Show { key, json },
-            SessionCommand::ResumeId { key, json } => session::Request::ResumeId { key, json },
+            SessionCommand::List { json } => session::SessionAction::List { json },
+            SessionCommand::Show { key, json } => session::SessionAction::Show { key, json },
+            SessionCommand::ResumeId { key, json } => session::SessionAction::ResumeId { key, json },
             SessionCommand::Invalidate { key, reason, json } => {
-                session::Request::Invalidate { key, reason, json }
+                session::SessionAction::Invalidate { key, reason, json }
             }
-            SessionCommand::Restore { key, json } => session::Request::Restore { key, json },
+            SessionCommand::Restore { key, json } => session::SessionAction::Restore { key, json },
         }
     }
 }

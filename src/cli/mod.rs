@@ -44,7 +44,7 @@ use crate::run::options::RunOptions;
 use command_line::{Cli, Command, Common, LogArg, Run};
 
 impl Common {
-    fn with(self, request: Request) -> Invocation {
+    fn with(self, request: CommandRequest) -> Invocation {
         let log = match self.log {
             LogArg::Auto => log::To::Auto,
             LogArg::Stderr => log::To::Stderr,
@@ -58,20 +58,20 @@ impl Common {
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
     pub log: log::To,
-    pub request: Request,
+    pub request: CommandRequest,
 }
 
-pub enum Request {
+pub enum CommandRequest {
     Run(Box<RunOptions>),
-    List(list::Request),
-    Show(show::Request),
-    Audit(audit::Request),
-    Artifact(artifact::Request),
-    Cancel(cancel::Request),
-    Prune(prune::Request),
-    Stats(stats::Request),
-    Timeline(timeline::Request),
-    Doctor(doctor::Request),
+    List(list::ListOptions),
+    Show(show::ShowOptions),
+    Audit(audit::AuditOptions),
+    Artifact(artifact::ArtifactOptions),
+    Cancel(cancel::CancelOptions),
+    Prune(prune::PruneOptions),
+    Stats(stats::StatsOptions),
+    Timeline(timeline::TimelineOptions),
+    Doctor(doctor::DoctorOptions),
     /// Bare `bookend`.
     Overview {
         stale_after: Duration,
@@ -80,13 +80,13 @@ pub enum Request {
     Say(String),
     /// Candidates for a shell.
     Complete(Completion),
-    Man(man::Request),
+    Man(man::ManOptions),
     Recover(recover::RecoverOptions),
-    Deliver(deliver::Request),
-    Redispatch(redispatch::Request),
-    Session(session::Request),
-    Adopt(adopt::Request),
-    Backup(backup::Request),
+    Deliver(deliver::DeliverOptions),
+    Redispatch(redispatch::RedispatchOptions),
+    Session(session::SessionAction),
+    Adopt(adopt::AdoptOptions),
+    Backup(backup::BackupOptions),
 }
 
 /// Reads the command line.
@@ -98,11 +98,11 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     if args.get(1).is_some_and(|command| command == "run")
         && let Ok(run) = Run::try_parse_from(&args[1..])
     {
-        let request = Request::Run(Box::new(run.args.options()));
+        let request = CommandRequest::Run(Box::new(run.args.options()));
         return Ok(run.common.with(request));
     }
     if let Some(completion) = Completion::asked(&args) {
-        let request = Request::Complete(completion);
+        let request = CommandRequest::Complete(completion);
         return Ok(Invocation { ledger: None, log: log::To::Auto, request });
     }
     let Cli { common, command } = Cli::try_parse_from(&args).map_err(|e| match e.kind() {
@@ -110,30 +110,30 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         _ => e,
     })?;
     let Some(command) = command else {
-        let request = Request::Overview { stale_after: query::STALE };
+        let request = CommandRequest::Overview { stale_after: query::STALE };
         return Ok(Invocation { ledger: common.ledger, log: log::To::Auto, request });
     };
     let request = match command {
-        Command::Run(args) => Request::Run(Box::new(args.options())),
-        Command::List(a) => Request::List(a.request()),
-        Command::Show(a) => Request::Show(a.request()),
-        Command::Audit(a) => Request::Audit(a.request()),
-        Command::Artifact(a) => Request::Artifact(a.request()),
-        Command::Cancel(a) => Request::Cancel(a.request()),
-        Command::Prune(a) => Request::Prune(a.request()),
-        Command::Timeline(a) => Request::Timeline(a.request()),
-        Command::Stats(a) => Request::Stats(a.request()),
-        Command::Doctor(a) => Request::Doctor(a.request()),
-        Command::Completions(a) => Request::Say(shell::script(a.shell).to_owned()),
+        Command::Run(args) => CommandRequest::Run(Box::new(args.options())),
+        Command::List(a) => CommandRequest::List(a.request()),
+        Command::Show(a) => CommandRequest::Show(a.request()),
+        Command::Audit(a) => CommandRequest::Audit(a.request()),
+        Command::Artifact(a) => CommandRequest::Artifact(a.request()),
+        Command::Cancel(a) => CommandRequest::Cancel(a.request()),
+        Command::Prune(a) => CommandRequest::Prune(a.request()),
+        Command::Timeline(a) => CommandRequest::Timeline(a.request()),
+        Command::Stats(a) => CommandRequest::Stats(a.request()),
+        Command::Doctor(a) => CommandRequest::Doctor(a.request()),
+        Command::Completions(a) => CommandRequest::Say(shell::script(a.shell).to_owned()),
         Command::Man(a) => {
-            Request::Man(man::Request { pages: man_page::pages(), command: a.command, dir: a.dir })
+            CommandRequest::Man(man::ManOptions { pages: man_page::pages(), command: a.command, dir: a.dir })
         }
-        Command::Recover(a) => Request::Recover(a.request()),
-        Command::Deliver(a) => Request::Deliver(a.request()),
-        Command::Redispatch(a) => Request::Redispatch(a.request()),
-        Command::Session(command) => Request::Session(command.request()),
-        Command::Adopt(a) => Request::Adopt(adopt::Request { file: a.file }),
-        Command::Backup(a) => Request::Backup(backup::Request { file: a.file }),
+        Command::Recover(a) => CommandRequest::Recover(a.request()),
+        Command::Deliver(a) => CommandRequest::Deliver(a.request()),
+        Command::Redispatch(a) => CommandRequest::Redispatch(a.request()),
+        Command::Session(command) => CommandRequest::Session(command.request()),
+        Command::Adopt(a) => CommandRequest::Adopt(adopt::AdoptOptions { file: a.file }),
+        Command::Backup(a) => CommandRequest::Backup(backup::BackupOptions { file: a.file }),
     };
     Ok(common.with(request))
 }

@@ -9,7 +9,7 @@ use super::shell::ForShell;
 use super::values::{any_key, code, duration, group, limit, severity, since, status};
 use crate::commands::artifact;
 use crate::commands::audit;
-use crate::commands::cancel::{self, Which};
+use crate::commands::cancel::{self, CancelTarget};
 use crate::commands::doctor;
 use crate::commands::list;
 use crate::commands::prune;
@@ -17,7 +17,7 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::ledger::{GroupBy, TaskFilter};
-use crate::task::{Key, Status};
+use crate::task::{Key, Status, Time};
 use crate::view::{Code, Severity};
 
 /// How long a task whose output is captured may be silent before that is a finding.
@@ -38,7 +38,7 @@ struct Selection {
 }
 
 impl Selection {
-    fn filter(self, since: Option<String>, limit: usize) -> TaskFilter {
+    fn filter(self, since: Option<Time>, limit: usize) -> TaskFilter {
         let Selection { key, repo, agent } = self;
         TaskFilter { status: None, key, repo, agent, since, limit: Some(limit) }
     }
@@ -55,7 +55,7 @@ pub struct ListArgs {
     ///
     /// A duration such as 2h or 3d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", value_parser = since)]
-    since: Option<String>,
+    since: Option<Time>,
     /// Show at most this many tasks
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
     limit: usize,
@@ -71,8 +71,8 @@ pub struct ListArgs {
 }
 
 impl ListArgs {
-    pub fn request(self) -> list::Request {
-        list::Request {
+    pub fn request(self) -> list::ListOptions {
+        list::ListOptions {
             filter: TaskFilter { status: self.status, ..self.selection.filter(self.since, self.limit) },
             output: match (self.json, self.jsonl) {
                 (true, _) => list::Output::Json,
@@ -94,8 +94,8 @@ pub struct ShowArgs {
 }
 
 impl ShowArgs {
-    pub fn request(self) -> show::Request {
-        show::Request { id: self.id, json: self.json }
+    pub fn request(self) -> show::ShowOptions {
+        show::ShowOptions { id: self.id, json: self.json }
     }
 }
 
@@ -124,8 +124,8 @@ pub struct AuditArgs {
 }
 
 impl AuditArgs {
-    pub fn request(self) -> audit::Request {
-        audit::Request {
+    pub fn request(self) -> audit::AuditOptions {
+        audit::AuditOptions {
             severity: self.severity,
             code: self.code,
             limit: self.limit,
@@ -156,9 +156,9 @@ enum ArtifactCommand {
 }
 
 impl ArtifactArgs {
-    pub fn request(self) -> artifact::Request {
+    pub fn request(self) -> artifact::ArtifactOptions {
         let ArtifactCommand::Add { what, task } = self.command;
-        artifact::Request { what, task }
+        artifact::ArtifactOptions { what, task }
     }
 }
 
@@ -186,13 +186,13 @@ pub struct CancelArgs {
 }
 
 impl CancelArgs {
-    pub fn request(self) -> cancel::Request {
+    pub fn request(self) -> cancel::CancelOptions {
         let which = match (self.key, self.all) {
-            (Some(key), _) => Which::Key(key),
-            (None, true) => Which::All,
-            (None, false) => Which::Ids(self.ids),
+            (Some(key), _) => CancelTarget::Key(key),
+            (None, true) => CancelTarget::All,
+            (None, false) => CancelTarget::Ids(self.ids),
         };
-        cancel::Request { which, wait: self.wait }
+        cancel::CancelOptions { which, wait: self.wait }
     }
 }
 
@@ -217,8 +217,8 @@ pub struct PruneArgs {
 }
 
 impl PruneArgs {
-    pub fn request(self) -> prune::Request {
-        prune::Request {
+    pub fn request(self) -> prune::PruneOptions {
+        prune::PruneOptions {
             retention: self.retention,
             dry_run: self.dry_run,
             vacuum: self.vacuum,
@@ -236,7 +236,7 @@ pub struct StatsArgs {
     ///
     /// A duration such as 2h or 30d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", value_parser = since)]
-    since: Option<String>,
+    since: Option<Time>,
     /// Show at most this many groups
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
     limit: usize,
@@ -246,8 +246,8 @@ pub struct StatsArgs {
 }
 
 impl StatsArgs {
-    pub fn request(self) -> stats::Request {
-        stats::Request { by: self.by, since: self.since, limit: self.limit, json: self.json }
+    pub fn request(self) -> stats::StatsOptions {
+        stats::StatsOptions { by: self.by, since: self.since, limit: self.limit, json: self.json }
     }
 }
 
@@ -257,7 +257,7 @@ pub struct TimelineArgs {
     ///
     /// A duration such as 2h or 3d, a date (UTC), or an RFC 3339 time.
     #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = since)]
-    since: String,
+    since: Time,
     #[command(flatten)]
     selection: Selection,
     /// Show at most this many tasks, the newest
@@ -271,8 +271,11 @@ pub struct TimelineArgs {
 }
 
 impl TimelineArgs {
-    pub fn request(self) -> timeline::Request {
-        timeline::Request { filter: self.selection.filter(Some(self.since), self.limit), html: self.html }
+    pub fn request(self) -> timeline::TimelineOptions {
+        timeline::TimelineOptions {
+            filter: self.selection.filter(Some(self.since), self.limit),
+            html: self.html,
+        }
     }
 }
 
@@ -284,8 +287,8 @@ pub struct DoctorArgs {
 }
 
 impl DoctorArgs {
-    pub fn request(self) -> doctor::Request {
-        doctor::Request { json: self.json }
+    pub fn request(self) -> doctor::DoctorOptions {
+        doctor::DoctorOptions { json: self.json }
     }
 }
 

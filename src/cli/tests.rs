@@ -9,12 +9,12 @@ use super::*;
 use crate::process::spawn::environment::OPTION_VARIABLES;
 
 #[test]
-fn the_command_line_is_sound() {
+fn clap_accepts_the_definition_of_the_command_line() {
     Cli::command().debug_assert();
 }
 
 #[test]
-fn every_option_of_run_but_id_has_a_variable_that_the_agent_does_not_inherit() {
+fn every_option_of_run_except_id_has_a_variable_hidden_from_the_agent() {
     let mut cli = Cli::command();
     cli.build();
     let run = cli.find_subcommand("run").expect("run is a command");
@@ -31,19 +31,19 @@ fn every_option_of_run_but_id_has_a_variable_that_the_agent_does_not_inherit() {
 }
 
 #[test]
-fn what_follows_the_program_is_the_agents() {
+fn arguments_after_the_program_belong_to_the_agent() {
     for line in [
         &["bookend", "run", "-v", "claude", "-p", "x", "--key", "k"][..],
         &["bookend", "run", "-v", "--", "claude", "-p", "x", "--key", "k"],
     ] {
         let parsed = parse(line.iter().map(OsString::from).collect()).expect("parses");
-        let Request::Run(run) = parsed.request else { panic!("not a run") };
+        let CommandRequest::Run(run) = parsed.request else { panic!("not a run") };
         assert_eq!(run.argv, ["claude", "-p", "x", "--key", "k"]);
     }
 }
 
 #[test]
-fn what_is_wrong_with_a_run_is_said_in_the_words_of_the_whole() {
+fn errors_of_run_are_the_same_as_those_of_the_full_parser() {
     for line in [&["bookend", "run", "--tmeout", "5"][..], &["bookend", "run"]] {
         let words: Vec<_> = line.iter().map(OsString::from).collect();
         let said = parse(words.clone()).err().expect("is not a run").render().to_string();
@@ -52,7 +52,7 @@ fn what_is_wrong_with_a_run_is_said_in_the_words_of_the_whole() {
 }
 
 #[test]
-fn an_option_that_does_not_exist_is_not_taken_for_the_program() {
+fn an_unknown_option_is_not_taken_for_the_program() {
     assert!(parse(["bookend", "run", "--tmeout", "5", "--", "x"].map(OsString::from).to_vec()).is_err());
 }
 

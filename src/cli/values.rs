@@ -4,15 +4,14 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use jiff::civil::{Date, Time};
+use jiff::SignedDuration;
+use jiff::civil::{self, Date};
 use jiff::tz::Offset;
-use jiff::{SignedDuration, Timestamp};
 use tracing::level_filters::LevelFilter;
 
-use crate::clock;
 use crate::ledger::GroupBy;
 use crate::run::options::WhenBusy;
-use crate::task::{Key, Status};
+use crate::task::{Key, Status, Time};
 use crate::view::{Code, Severity};
 
 /// The longest duration: it can be added to any time without overflow.
@@ -81,20 +80,20 @@ pub(super) fn any_key(text: &str) -> Result<Key, Infallible> {
     Ok(Key::recorded(text))
 }
 
-/// A time as the ledger writes it: so long ago, a date, or a time.
-pub(super) fn since(text: &str) -> Result<String, String> {
-    let time = if let Ok(time) = text.parse::<Timestamp>() {
+/// An age, a date or a time.
+pub(super) fn since(text: &str) -> Result<Time, String> {
+    let time = if let Ok(time) = text.parse::<Time>() {
         Some(time)
     } else if let Ok(date) = text.parse::<Date>() {
-        Offset::UTC.to_timestamp(date.to_datetime(Time::midnight())).ok()
+        Offset::UTC.to_timestamp(date.to_datetime(civil::Time::midnight())).ok().map(Time::from)
     } else {
         let ago = duration(text).map_err(|_| {
             "invalid time; use a value such as 30m, 2h, 3d, 2026-11-21 or 2026-11-21T12:00:00Z".to_owned()
         })?;
         let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
-        clock::timestamp().checked_sub(ago).ok()
+        Time::now().timestamp().checked_sub(ago).ok().map(Time::from)
     };
-    Ok(format!("{:.3}", time.unwrap_or(Timestamp::UNIX_EPOCH)))
+    Ok(time.unwrap_or(Time::UNIX_EPOCH))
 }
 
 pub(super) fn when_busy(wait: bool, replace: bool) -> WhenBusy {
@@ -120,9 +119,9 @@ mod tests {
 
     #[test]
     fn since_takes_ages_dates_and_times() {
-        assert_eq!(since("2026-11-21").as_deref(), Ok("2026-11-21T00:00:00.000Z"));
-        assert_eq!(since("2026-11-21T12:00:00+01:00").as_deref(), Ok("2026-11-21T11:00:00.000Z"));
-        assert!(since("2h").is_ok_and(|t| t < format!("{:.3}", clock::timestamp())));
+        assert_eq!(since("2026-11-21"), Ok("2026-11-21T00:00:00Z".parse().unwrap()));
+        assert_eq!(since("2026-11-21T12:00:00+01:00"), Ok("2026-11-21T11:00:00Z".parse().unwrap()));
+        assert!(since("2h").is_ok_and(|t| t < Time::now()));
         assert!(since("yesterday").is_err());
     }
 }

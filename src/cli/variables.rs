@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_nearly_right_is_known_for_what_was_meant() {
+    fn a_misspelt_name_suggests_the_variable_that_was_meant() {
         for (given, right) in [
             ("BOOKEND_TIMOUT", Some("BOOKEND_TIMEOUT")),
             ("BOOKEND_TIME_OUT", Some("BOOKEND_TIMEOUT")),

@@ -9,7 +9,7 @@ use crate::view;
 
 /// The options of `bookend adopt`.
 #[derive(Debug)]
-pub struct Request {
+pub struct AdoptOptions {
     pub file: PathBuf,
 }
 
@@ -17,13 +17,13 @@ pub struct Request {
 ///
 /// # Errors
 /// When it cannot be adopted: it is unchanged then.
-pub fn adopt(request: &Request) -> Result<String, Error> {
-    let at = ledger::locate(Some(&request.file))?;
+pub fn adopt(options: &AdoptOptions) -> Result<String, Error> {
+    let at = ledger::locate(Some(&options.file))?;
     let text = match ledger::adopt(&at)? {
         AdoptionOutcome::Done(adopted) => told(&at.file, &adopted),
         AdoptionOutcome::Already { since, journal } => {
             let file = at.file.to_string_lossy();
-            let (file, since) = (view::one_line(&file), view::one_line(&since));
+            let (file, since) = (view::one_line(&file), view::when(&since));
             format!("{file} was adopted at {since}: nothing to do\n{}", explained(journal))
         }
     };

@@ -4,16 +4,16 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::clock;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, TaskLookup};
 use crate::process::spawn::environment::MARK;
+use crate::task::Time;
 use crate::view;
 
 /// The options of `bookend artifact add`.
 #[derive(Debug)]
-pub struct Request {
+pub struct ArtifactOptions {
     /// Paths and URLs.
     pub what: Vec<String>,
     /// The task; `None`: the one that this command runs inside.
@@ -22,8 +22,8 @@ pub struct Request {
 
 /// # Errors
 /// Outside a task, when a path does not exist, or when the ledger does not take it.
-pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
-    let id = match (&request.task, std::env::var(MARK)) {
+pub fn add(options: &ArtifactOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
+    let id = match (&options.task, std::env::var(MARK)) {
         (Some(id), _) => id.clone(),
         (None, Ok(id)) => id,
         (None, Err(_)) => {
@@ -31,7 +31,7 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
                 .hint("call it from inside `bookend run`, or name the task with --task ID"));
         }
     };
-    let artifacts = request.what.iter().map(|w| artifact(w)).collect::<Result<Vec<_>, _>>()?;
+    let artifacts = options.what.iter().map(|w| artifact(w)).collect::<Result<Vec<_>, _>>()?;
     let at = ledger::locate(ledger)?;
     let (mut ledger, merged) = Ledger::open(&at)?;
     ledger::report_merged(&merged);
@@ -51,7 +51,7 @@ pub fn add(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
 
 fn artifact(what: &str) -> Result<Value, Error> {
     if what.contains("://") {
-        return Ok(json!({ "kind": "url", "url": what, "at": clock::now() }));
+        return Ok(json!({ "kind": "url", "url": what, "at": Time::now() }));
     }
     let failed = |e: std::io::Error| {
         Error::new(Kind::Nothing, format!("adding the artifact {what}"))
@@ -62,5 +62,5 @@ fn artifact(what: &str) -> Result<Value, Error> {
     let meta = std::fs::metadata(&path).map_err(failed)?;
     let kind = if meta.is_dir() { "directory" } else { "file" };
     let bytes = meta.is_file().then_some(meta.len());
-    Ok(json!({ "kind": kind, "path": path.to_string_lossy(), "bytes": bytes, "at": clock::now() }))
+    Ok(json!({ "kind": kind, "path": path.to_string_lossy(), "bytes": bytes, "at": Time::now() }))
 }

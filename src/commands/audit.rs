@@ -4,9 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use crate::clock;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
@@ -17,12 +14,12 @@ use crate::recovery;
 use crate::recovery::liveness;
 use crate::recovery::trust::OwnershipEvidence;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, TaskId, Verdict};
+use crate::task::{RecordedTime, Status, Task, TaskId, Time, Verdict};
 use crate::view::{self, Code, Finding, Screen, Severity};
 
 /// The options of `bookend audit`.
 #[derive(Debug)]
-pub struct Request {
+pub struct AuditOptions {
     /// Show findings of this severity only.
     pub severity: Option<Severity>,
     /// Show findings of this code only.
@@ -36,23 +33,23 @@ pub struct Request {
 
 /// # Errors
 /// When the ledger cannot be read.
-pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn audit(options: &AuditOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let findings = match Ledger::open_read_only(&at)? {
-        Some(ledger) => findings(&ledger, request.stale_after)?,
+        Some(ledger) => findings(&ledger, options.stale_after)?,
         None => Vec::new(),
     };
     let shown: Vec<&Finding> = findings
         .iter()
-        .filter(|f| request.severity.is_none_or(|s| f.severity == s))
-        .filter(|f| request.code.is_none_or(|c| f.code == c))
-        .take(request.limit.unwrap_or(usize::MAX))
+        .filter(|f| options.severity.is_none_or(|s| f.severity == s))
+        .filter(|f| options.code.is_none_or(|c| f.code == c))
+        .take(options.limit.unwrap_or(usize::MAX))
         .collect();
-    print(&match request.json {
+    print(&match options.json {
         true => view::audit_json(&findings, &shown),
         false => view::audit(&findings, &shown, Screen::of(&std::io::stdout())),
     })?;
-    let fails = request.fail_on.is_some_and(|least| findings.iter().any(|f| f.severity >= least));
+    let fails = options.fail_on.is_some_and(|least| findings.iter().any(|f| f.severity >= least));
     Ok(Exit::Code(if fails { exit_code::NOTHING } else { 0 }))
 }
 
@@ -61,7 +58,7 @@ pub fn audit(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
 /// # Errors
 /// When the ledger cannot be read.
 pub fn findings(ledger: &Ledger, stale_after: Duration) -> Result<Vec<Finding>, Error> {
-    let mut audit = Audit { ledger, now: clock::timestamp(), found: Vec::new(), told: BTreeSet::new() };
+    let mut audit = Audit { ledger, now: Time::now(), found: Vec::new(), told: BTreeSet::new() };
     audit.spooled()?;
     audit.running(stale_after)?;
     audit.orphans()?;
@@ -75,7 +72,7 @@ pub fn findings(ledger: &Ledger, stale_after: Duration) -> Result<Vec<Finding>, 
 
 struct Audit<'a> {
     ledger: &'a Ledger,
-    now: Timestamp,
+    now: Time,
     found: Vec<Finding>,
     /// The tasks that have a finding.
     told: BTreeSet<TaskId>,
@@ -102,7 +99,7 @@ impl Audit<'_> {
         view::suggestion(self.ledger.option(), what)
     }
 
-    fn age(&self, time: &str) -> Option<i64> {
+    fn age(&self, time: &RecordedTime) -> Option<i64> {
         view::since(time, self.now)
     }
 

@@ -8,7 +8,7 @@ use crate::view;
 
 /// The options of `bookend backup`.
 #[derive(Debug)]
-pub struct Request {
+pub struct BackupOptions {
     pub file: PathBuf,
 }
 
@@ -16,14 +16,14 @@ pub struct Request {
 ///
 /// # Errors
 /// When there is no ledger, it cannot be read, or the file exists or cannot be written.
-pub fn backup(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
+pub fn backup(options: &BackupOptions, ledger: Option<&Path>) -> Result<String, Error> {
     let at = ledger::locate(ledger)?;
     let from = at.file.display();
     let Some(ledger) = Ledger::open_read_only(&at)? else {
         return Err(Error::new(Kind::Nothing, format!("no backup: there is no ledger yet at {from}")));
     };
-    let to = std::path::absolute(&request.file)
-        .map_err(|e| Error::failed(format!("the path {}", request.file.display())).caused_by(e))?;
+    let to = std::path::absolute(&options.file)
+        .map_err(|e| Error::failed(format!("the path {}", options.file.display())).caused_by(e))?;
     ledger.back_up(&to)?;
     let said = format!("backed up {from} to {}", to.display());
     Ok(format!("{}\n", view::one_line(&said)))

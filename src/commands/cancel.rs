@@ -25,7 +25,7 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The tasks to cancel.
 #[derive(Debug)]
-pub enum Which {
+pub enum CancelTarget {
     Ids(Vec<String>),
     Key(Key),
     All,
@@ -33,8 +33,8 @@ pub enum Which {
 
 /// The options of `bookend cancel`.
 #[derive(Debug)]
-pub struct Request {
-    pub which: Which,
+pub struct CancelOptions {
+    pub which: CancelTarget,
     /// How long to wait for the end; `None`: without a limit.
     pub wait: Option<Duration>,
 }
@@ -42,7 +42,7 @@ pub struct Request {
 /// # Errors
 /// When nothing matches, the ledger cannot be read, or stdout cannot be written. An error with one of several
 /// tasks is printed, and the others are cancelled.
-pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let nothing = |what: String| Error::new(Kind::Nothing, format!("{what} in the ledger {path}"));
@@ -60,24 +60,24 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let running = |key: Option<Key>| {
         ledger.tasks(&TaskFilter { status: Some(Status::Running), key, ..TaskFilter::default() })
     };
-    let tasks: Vec<Task> = match &request.which {
-        Which::Ids(ids) => {
+    let tasks: Vec<Task> = match &options.which {
+        CancelTarget::Ids(ids) => {
             let found = ids.iter().map(|id| find::find_in(&ledger, id));
             found.filter_map(|f| f.map_err(&mut complain).ok()).collect()
         }
-        Which::Key(key) => running(Some(key.clone()))?,
-        Which::All => running(None)?,
+        CancelTarget::Key(key) => running(Some(key.clone()))?,
+        CancelTarget::All => running(None)?,
     };
-    match &request.which {
-        Which::Key(key) if tasks.is_empty() => {
+    match &options.which {
+        CancelTarget::Key(key) if tasks.is_empty() => {
             return Err(nothing(format!("no task is running under the key {key}")));
         }
-        Which::All if tasks.is_empty() => return Err(nothing("no task is running".to_owned())),
+        CancelTarget::All if tasks.is_empty() => return Err(nothing("no task is running".to_owned())),
         _ => {}
     }
     let mut told = Vec::new();
     for task in tasks {
-        match tell(&ledger, &task, matches!(request.which, Which::All)) {
+        match tell(&ledger, &task, matches!(options.which, CancelTarget::All)) {
             Ok(Some(supervisor)) => told.push((task, supervisor)),
             Ok(None) => {}
             Err(e) => complain(e),
@@ -85,7 +85,7 @@ pub fn cancel(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     }
     let began = Instant::now();
     for (task, supervisor) in told {
-        let left = request.wait.map_or(FOREVER, |w| w.saturating_sub(began.elapsed()));
+        let left = options.wait.map_or(FOREVER, |w| w.saturating_sub(began.elapsed()));
         failed |= !report_end(&ledger, &task, &supervisor, left, began)?;
     }
     Ok(Exit::Code(if failed { exit_code::NOTHING } else { 0 }))

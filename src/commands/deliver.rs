@@ -24,8 +24,8 @@ use crate::view;
 
 /// What `bookend deliver` was asked for.
 #[derive(Debug)]
-pub struct Request {
-    pub which: Which,
+pub struct DeliverOptions {
+    pub which: DeliverTarget,
     /// Also what was delivered.
     pub again: bool,
     /// Instead of what each task was given.
@@ -35,7 +35,7 @@ pub struct Request {
 
 /// The tasks whose commands are to run.
 #[derive(Debug)]
-pub enum Which {
+pub enum DeliverTarget {
     /// Those whose command was not run yet or was interrupted.
     Due,
     Failed,
@@ -59,7 +59,7 @@ pub enum Delivered {
 ///
 /// # Errors
 /// When the ledger cannot be read or written, or a task cannot be delivered.
-pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
+pub fn deliver(options: &DeliverOptions, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
     // As for `recover`: a signal may end this at any point where no hook runs.
     sys::set_mask(caller.mask.with(Signal::CHLD).with(Signal::PIPE));
     let at = ledger::locate(ledger)?;
@@ -74,9 +74,9 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     ledger::report_merged(&merged);
     let mut watch = Watch::new().map_err(|e| Error::failed("watching hooks").caused_by(e))?;
     let mut all_delivered = true;
-    for task in chosen(&ledger, request)? {
+    for task in chosen(&ledger, options)? {
         recovery::evidence(&ledger, &task)?;
-        let timeout = request.hook_timeout;
+        let timeout = options.hook_timeout;
         let (delivered, stopped) =
             deliver_one(&mut ledger, &mut watch, &task, recovery::TTL, timeout, caller)?;
         let text = match &delivered {
@@ -94,11 +94,11 @@ pub fn deliver(request: &Request, ledger: Option<&Path>, caller: &Caller) -> Res
     Ok(Exit::Code(if all_delivered { 0 } else { exit_code::UNSETTLED }))
 }
 
-fn chosen(ledger: &Ledger, request: &Request) -> Result<Vec<Task>, Error> {
-    match &request.which {
-        Which::Due => Ok(ledger.undelivered()?),
-        Which::Failed => Ok(ledger.delivery_failed()?),
-        Which::Ids(ids) => ids.iter().map(|id| named(ledger, id, request.again)).collect(),
+fn chosen(ledger: &Ledger, options: &DeliverOptions) -> Result<Vec<Task>, Error> {
+    match &options.which {
+        DeliverTarget::Due => Ok(ledger.undelivered()?),
+        DeliverTarget::Failed => Ok(ledger.delivery_failed()?),
+        DeliverTarget::Ids(ids) => ids.iter().map(|id| named(ledger, id, options.again)).collect(),
     }
 }
 

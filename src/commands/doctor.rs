@@ -17,7 +17,7 @@ use crate::view::{self, Health, Point, Screen};
 
 /// What `bookend doctor` was asked for.
 #[derive(Debug)]
-pub struct Request {
+pub struct DoctorOptions {
     pub json: bool,
 }
 
@@ -29,7 +29,7 @@ const UNIT: &str = "bookend-recover.service";
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn doctor(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn doctor(options: &DoctorOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let mut points = vec![point(
         "bookend",
         Health::Fine,
@@ -42,7 +42,7 @@ pub fn doctor(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     }
     points.push(recovery_unit());
     points.extend(AGENTS.iter().map(|name| agent(name)));
-    print(&match request.json {
+    print(&match options.json {
         true => view::points_json(&points),
         false => view::points(&points, Screen::of(&std::io::stdout())),
     })?;

@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::clock;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, Location, TaskFilter};
 use crate::recovery::liveness;
 use crate::sys::stdout::print;
-use crate::task::{Task, Verdict};
+use crate::task::{Task, Time, Verdict};
 use crate::view::{self, Screen};
 
 /// The minimum time between two redraws of a watched list.
@@ -19,7 +18,7 @@ const FREE_LINES: usize = 2;
 
 /// The options of `bookend list`.
 #[derive(Debug)]
-pub struct Request {
+pub struct ListOptions {
     pub filter: TaskFilter,
     pub output: Output,
     pub watch: bool,
@@ -37,18 +36,18 @@ pub enum Output {
 ///
 /// # Errors
 /// When the ledger cannot be chosen or read, or stdout cannot be written.
-pub fn list(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn list(options: &ListOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
-    if request.watch {
-        return watch(request, &at);
+    if options.watch {
+        return watch(options, &at);
     }
     let ledger = Ledger::open_read_only(&at)?;
-    let mut tasks = read(ledger.as_ref(), &request.filter)?;
+    let mut tasks = read(ledger.as_ref(), &options.filter)?;
     let path = at.file.to_string_lossy();
-    print(&match request.output {
+    print(&match options.output {
         Output::Json => view::tasks_json(&path, &tasks),
         Output::JsonLines => view::tasks_json_lines(&tasks),
-        Output::Table => table(ledger.as_ref(), &at, &request.filter, &mut tasks)?,
+        Output::Table => table(ledger.as_ref(), &at, &options.filter, &mut tasks)?,
     })?;
     Ok(Exit::Code(0))
 }
@@ -72,7 +71,7 @@ fn table(
         return Ok(format!("{what} in {path}\n"));
     }
     let verdicts = verdicts(ledger, tasks)?;
-    Ok(view::tasks(tasks, &verdicts, clock::timestamp(), Screen::of(&std::io::stdout())))
+    Ok(view::tasks(tasks, &verdicts, Time::now(), Screen::of(&std::io::stdout())))
 }
 
 /// The verdict on each running task. A task that has ended meanwhile is read again.
@@ -85,7 +84,7 @@ pub fn verdicts(ledger: &Ledger, tasks: &mut [Task]) -> Result<Vec<Option<Verdic
 
 /// Redraws the table whenever the ledger has changed, and each second while a task runs. SQLite keeps the
 /// change counter in shared memory, so checking it does not touch the disk.
-fn watch(request: &Request, at: &Location) -> Result<Exit, Error> {
+fn watch(options: &ListOptions, at: &Location) -> Result<Exit, Error> {
     let mut ledger = None;
     let mut seen = None;
     let mut tasks = Vec::new();
@@ -98,11 +97,11 @@ fn watch(request: &Request, at: &Location) -> Result<Exit, Error> {
         let version = ledger.as_ref().map(Ledger::version).transpose()?;
         if version != seen || version.is_none() {
             seen = version;
-            tasks = read(ledger.as_ref(), &request.filter)?;
+            tasks = read(ledger.as_ref(), &options.filter)?;
         }
         let fitting = rows.filter(|r| *r > 0).map_or(usize::MAX, |r| r.saturating_sub(FREE_LINES).max(1));
         let fitting = tasks.len().min(fitting);
-        let text = table(ledger.as_ref(), at, &request.filter, &mut tasks[..fitting])?;
+        let text = table(ledger.as_ref(), at, &options.filter, &mut tasks[..fitting])?;
         if text != shown {
             print(&match rows {
                 // From the upper left corner, clearing the rest of each line and of the screen.

@@ -7,7 +7,7 @@ use crate::exit::Exit;
 use crate::sys::stdout::print;
 
 /// The options of `bookend man`.
-pub struct Request {
+pub struct ManOptions {
     /// Every page, by file name; bookend's own is the first.
     pub pages: Vec<(String, String)>,
     /// The command whose page is printed; `None`: bookend's own.
@@ -18,19 +18,19 @@ pub struct Request {
 
 /// # Errors
 /// When there is no such page, or it cannot be written.
-pub fn man(request: &Request) -> Result<Exit, Error> {
-    if let Some(dir) = &request.dir {
+pub fn man(options: &ManOptions) -> Result<Exit, Error> {
+    if let Some(dir) = &options.dir {
         let written = std::fs::create_dir_all(dir).and_then(|()| {
-            request.pages.iter().try_for_each(|(name, page)| std::fs::write(dir.join(name), page))
+            options.pages.iter().try_for_each(|(name, page)| std::fs::write(dir.join(name), page))
         });
         let failed = |e| Error::failed(format!("writing the man pages to {}", dir.display())).caused_by(e);
         return written.map(|()| Exit::Code(0)).map_err(failed);
     }
-    let wanted = request.command.as_ref().map_or("bookend.1".to_owned(), |c| format!("bookend-{c}.1"));
-    match request.pages.iter().find(|(name, _)| *name == wanted) {
+    let wanted = options.command.as_ref().map_or("bookend.1".to_owned(), |c| format!("bookend-{c}.1"));
+    match options.pages.iter().find(|(name, _)| *name == wanted) {
         Some((_, page)) => print(page).map(|()| Exit::Code(0)),
         None => {
-            let name = request.command.as_deref().unwrap_or_default();
+            let name = options.command.as_deref().unwrap_or_default();
             Err(Error::new(Kind::Usage, format!("there is no command {name}"))
                 .hint("run `bookend --help` to list the commands"))
         }

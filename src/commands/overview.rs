@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::clock;
 use crate::commands::audit;
 use crate::commands::list;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, TaskFilter};
 use crate::sys::stdout::print;
-use crate::task::Status;
+use crate::task::{Status, Time};
 use crate::view::{self, Screen};
 
 /// How many ended tasks are shown.
@@ -32,7 +31,7 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
     let mut tasks = ledger.tasks(&shown)?;
     let runs = tasks.iter().take_while(|t| t.status == Status::Running).count();
     let verdicts = list::verdicts(&ledger, &mut tasks)?;
-    let now = clock::timestamp();
+    let now = Time::now();
     let mut text = String::new();
     for (title, range) in [("Running", 0..runs), ("Ended last", runs..tasks.len())] {
         text += &view::title(title, screen);

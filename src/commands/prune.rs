@@ -13,7 +13,7 @@ use crate::view;
 
 /// The options of `bookend prune`.
 #[derive(Debug)]
-pub struct Request {
+pub struct PruneOptions {
     /// Replaces the retention of each task.
     pub retention: Option<Duration>,
     pub dry_run: bool,
@@ -23,16 +23,16 @@ pub struct Request {
 
 /// # Errors
 /// When the ledger cannot be opened for writing, or stdout not be written.
-pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn prune(options: &PruneOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
-    let due = match request.retention {
+    let due = match options.retention {
         None => PruneScope::Cleanup,
         Some(retention) => {
             PruneScope::Older(SignedDuration::try_from(retention).unwrap_or(SignedDuration::MAX))
         }
     };
-    let opened = match request.dry_run {
+    let opened = match options.dry_run {
         true => Ledger::open_read_only(&at)?,
         // Pruning does not create a ledger.
         false if !at.file.exists() => None,
@@ -45,16 +45,16 @@ pub fn prune(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
     let Some(mut ledger) = opened else {
         return Err(Error::new(Kind::Nothing, format!("nothing to prune: there is no ledger yet at {path}")));
     };
-    if !request.dry_run {
+    if !options.dry_run {
         ledger.set_missing_cleanup()?;
     }
-    let pruned = ledger.prune(&due, request.dry_run)?;
-    if request.vacuum && !request.dry_run {
+    let pruned = ledger.prune(&due, options.dry_run)?;
+    if options.vacuum && !options.dry_run {
         ledger.vacuum()?;
     }
-    print(&match request.json {
-        true => json(&pruned, request.dry_run),
-        false => text(&pruned, request.dry_run, &view::one_line(&path.to_string())),
+    print(&match options.json {
+        true => json(&pruned, options.dry_run),
+        false => text(&pruned, options.dry_run, &view::one_line(&path.to_string())),
     })?;
     Ok(Exit::Code(0))
 }

@@ -19,7 +19,7 @@ use crate::view;
 
 /// The options of `bookend redispatch`.
 #[derive(Debug)]
-pub struct Request {
+pub struct RedispatchOptions {
     /// The task's id, or a unique prefix.
     pub id: String,
     /// The prompt is on this command's stdin.
@@ -32,16 +32,16 @@ pub struct Request {
 ///
 /// # Errors
 /// When it still runs, or its row does not hold what is needed; then as [`run::run`].
-pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> Result<Exit, Error> {
+pub fn redispatch(options: &RedispatchOptions, ledger: Option<&Path>, caller: Caller) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     if !at.file.exists() {
-        let message = format!("no task {}: there is no ledger yet at {}", request.id, at.file.display());
+        let message = format!("no task {}: there is no ledger yet at {}", options.id, at.file.display());
         return Err(Error::new(Kind::Nothing, message));
     }
     // Opened once: if the file is replaced meanwhile, the new one is not read.
     let (opened, merged) = Ledger::open_for_run(&at)?;
     ledger::report_merged(&merged);
-    let task = find::find_in(&opened, &request.id)?;
+    let task = find::find_in(&opened, &options.id)?;
     let id = &task.id;
     let command = |what: &str| view::suggestion(at.option(), what);
     if task.status == Status::Running {
@@ -60,7 +60,7 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
         )));
     }
     match lacks(&task) {
-        Some(Lacks::Stdin) if !request.stdin => {
+        Some(Lacks::Stdin) if !options.stdin => {
             return Err(refused("its stdin is not stored").hint(format!(
                 "provide the prompt again: {}; nothing was executed",
                 command(&format!("redispatch --stdin {} <PROMPT", view::operand(id.as_str())))
@@ -76,17 +76,17 @@ pub fn redispatch(request: &Request, ledger: Option<&Path>, caller: Caller) -> R
         }
         Some(Lacks::Stdin) | None => {}
     }
-    let Some((argv, options)) = kept(&task) else {
+    let Some((argv, stored)) = kept(&task) else {
         return Err(refused("its row does not store its command line"));
     };
-    let from = &options.cwd_at_start;
+    let from = &stored.cwd_at_start;
     std::env::set_current_dir(from).map_err(|e| {
         refused(&format!("entering {}, where it was started", from.display()))
             .caused_by(e)
             .hint("create the directory; nothing was executed")
     })?;
     // The id that the user chose is taken: the session of the former run has it.
-    let argv = agent::with_new_id(argv, options.agent_type.as_deref(), &SessionId::random());
-    let again = options.request(argv, request.when_busy, request.level);
+    let argv = agent::with_new_id(argv, stored.agent_type.as_deref(), &SessionId::random());
+    let again = stored.request(argv, options.when_busy, options.level);
     run::run_in(&again, &at, opened, caller)
 }

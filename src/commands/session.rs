@@ -4,18 +4,17 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::clock;
 use crate::commands::find;
 use crate::error::{Error, Kind};
 use crate::ledger::{self, Ledger, Location, RestoreOutcome};
 use crate::recovery;
 use crate::task::resume::{LastTask, SessionUse};
-use crate::task::{Key, Session, SessionInvalidation, Status, Task, Verdict};
+use crate::task::{Key, Session, SessionInvalidation, Status, Task, Time, Verdict};
 use crate::view::{self, Screen, SessionState};
 
 /// The options of `bookend session`.
 #[derive(Debug)]
-pub enum Request {
+pub enum SessionAction {
     List { json: bool },
     Show { key: Key, json: bool },
     ResumeId { key: Key, json: bool },
@@ -40,14 +39,14 @@ struct Judged {
 /// # Errors
 /// When the ledger cannot be read or written, or there is no such session; `resume-id` also when the session
 /// must not be resumed now.
-pub fn session(request: &Request, ledger: Option<&Path>) -> Result<String, Error> {
+pub fn session(options: &SessionAction, ledger: Option<&Path>) -> Result<String, Error> {
     let at = ledger::locate(ledger)?;
-    match request {
-        Request::List { json } => list(&at, *json),
-        Request::Show { key, json } => show(&at, key, *json),
-        Request::ResumeId { key, json } => resume_id(&at, key, *json),
-        Request::Invalidate { key, reason, json } => invalidate(&at, key, reason, *json),
-        Request::Restore { key, json } => restore(&at, key, *json),
+    match options {
+        SessionAction::List { json } => list(&at, *json),
+        SessionAction::Show { key, json } => show(&at, key, *json),
+        SessionAction::ResumeId { key, json } => resume_id(&at, key, *json),
+        SessionAction::Invalidate { key, reason, json } => invalidate(&at, key, reason, *json),
+        SessionAction::Restore { key, json } => restore(&at, key, *json),
     }
 }
 
@@ -70,7 +69,7 @@ fn list(at: &Location, json: bool) -> Result<String, Error> {
         return Ok(format!("no sessions in {}\n", view::one_line(&at.file.to_string_lossy())));
     }
     let rows: Vec<_> = sessions.iter().map(|s| (&s.session, s.state, s.why.as_str())).collect();
-    Ok(view::sessions(&rows, clock::timestamp(), Screen::of(&std::io::stdout())))
+    Ok(view::sessions(&rows, Time::now(), Screen::of(&std::io::stdout())))
 }
 
 fn show(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
@@ -130,7 +129,7 @@ fn invalidate(at: &Location, key: &Key, reason: &str, json: bool) -> Result<Stri
     let mut ledger = open(at, key)?;
     let claim = ledger.claim()?;
     let Some(session) = claim.session(key)? else { return Err(nothing(at, key)) };
-    claim.invalidate_session(key, reason, session.task_id.as_ref(), &clock::now())?;
+    claim.invalidate_session(key, reason, session.task_id.as_ref(), Time::now())?;
     claim.commit()?;
     Ok(if json {
         view::pretty(&session)
@@ -143,7 +142,7 @@ fn invalidate(at: &Location, key: &Key, reason: &str, json: bool) -> Result<Stri
 
 fn restore(at: &Location, key: &Key, json: bool) -> Result<String, Error> {
     let mut ledger = open(at, key)?;
-    match ledger.restore_session(key, &clock::now())? {
+    match ledger.restore_session(key, Time::now())? {
         RestoreOutcome::Done(session) if json => Ok(view::pretty(&session)),
         RestoreOutcome::Done(session) => {
             let (id, key) = (view::one_line(session.session_id.as_str()), view::one_line(key.as_str()));

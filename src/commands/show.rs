@@ -4,19 +4,18 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::agent::{self, SessionPlan};
-use crate::clock;
 use crate::commands::find::find;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, Location};
 use crate::recovery::liveness;
 use crate::sys::stdout::print;
-use crate::task::{Status, Task, Verdict};
+use crate::task::{Status, Task, Time, Verdict};
 use crate::view::{self, Further, History, Screen};
 
 /// The options of `bookend show`.
 #[derive(Debug)]
-pub struct Request {
+pub struct ShowOptions {
     /// The task's id, or a unique prefix.
     pub id: String,
     pub json: bool,
@@ -26,16 +25,16 @@ pub struct Request {
 ///
 /// # Errors
 /// When the ledger cannot be read, no task has such an id, or several have.
-pub fn show(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn show(options: &ShowOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
-    let (ledger, mut task) = find(&request.id, &at)?;
+    let (ledger, mut task) = find(&options.id, &at)?;
     let verdict = liveness::verdict(&ledger, &mut task)?;
     let history = history(&ledger, &task)?;
-    let text = match request.json {
+    let text = match options.json {
         true => view::detail_json(&task, &history),
         false => {
             let further = further(&at, verdict, &task, &history);
-            view::detail(&task, &history, &further, clock::timestamp(), Screen::of(&std::io::stdout()))
+            view::detail(&task, &history, &further, Time::now(), Screen::of(&std::io::stdout()))
         }
     };
     print(&text)?;

@@ -6,31 +6,32 @@ use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::ledger::{self, GroupBy, Ledger};
 use crate::sys::stdout::print;
+use crate::task::Time;
 use crate::view::{self, Screen};
 
 /// The options of `bookend stats`.
 #[derive(Debug)]
-pub struct Request {
+pub struct StatsOptions {
     pub by: GroupBy,
-    /// Started then or later: RFC 3339, UTC, milliseconds.
-    pub since: Option<String>,
+    /// Started then or later.
+    pub since: Option<Time>,
     pub limit: usize,
     pub json: bool,
 }
 
 /// # Errors
 /// When the ledger cannot be read, or stdout not be written.
-pub fn stats(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn stats(options: &StatsOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let Some(ledger) = Ledger::open_read_only(&at)? else {
         return Err(Error::new(Kind::Nothing, format!("no tasks: there is no ledger yet at {path}")));
     };
-    let groups = ledger.stats(request.by, request.since.as_deref(), request.limit)?;
-    print(&match request.json {
-        true => view::stats_json(request.by.as_str(), &groups),
+    let groups = ledger.stats(options.by, options.since, options.limit)?;
+    print(&match options.json {
+        true => view::stats_json(options.by.as_str(), &groups),
         false if groups.is_empty() => format!("no such tasks in {}\n", view::one_line(&path.to_string())),
-        false => view::stats(request.by.as_str(), &groups, Screen::of(&std::io::stdout())),
+        false => view::stats(options.by.as_str(), &groups, Screen::of(&std::io::stdout())),
     })?;
     Ok(Exit::Code(0))
 }

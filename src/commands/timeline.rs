@@ -5,17 +5,17 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::clock;
 use crate::commands::list;
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, TaskFilter};
 use crate::sys::stdout::print;
+use crate::task::Time;
 use crate::view::{self, Screen};
 
 /// The options of `bookend timeline`.
 #[derive(Debug)]
-pub struct Request {
+pub struct TimelineOptions {
     /// What ran at that time or later: `filter.since` is always set.
     pub filter: TaskFilter,
     pub html: Option<PathBuf>,
@@ -23,19 +23,19 @@ pub struct Request {
 
 /// # Errors
 /// When the ledger cannot be read, or the page not be written.
-pub fn timeline(request: &Request, ledger: Option<&Path>) -> Result<Exit, Error> {
+pub fn timeline(options: &TimelineOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.to_string_lossy();
     let path = view::one_line(&path);
     let Some(ledger) = Ledger::open_read_only(&at)? else {
         return Err(Error::new(Kind::Nothing, format!("no tasks: there is no ledger yet at {path}")));
     };
-    let mut tasks = ledger.tasks_in_flight_since(&request.filter)?;
+    let mut tasks = ledger.tasks_in_flight_since(&options.filter)?;
     let verdicts = list::verdicts(&ledger, &mut tasks)?;
-    let now = clock::timestamp();
-    let since = request.filter.since.as_deref().and_then(|s| s.parse().ok()).unwrap_or(now);
+    let now = Time::now();
+    let since = options.filter.since.unwrap_or(now);
     let spans = view::spans(&tasks, &verdicts, since, now);
-    match &request.html {
+    match &options.html {
         None if spans.is_empty() => print(&format!("nothing ran in that period in {path}\n"))?,
         None => print(&view::timeline(&spans, since, now, Screen::of(&std::io::stdout())))?,
         Some(file) => {

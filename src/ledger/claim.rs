@@ -16,7 +16,7 @@ use super::tasks;
 use super::wal::WriteAheadLog;
 use crate::log::Silence;
 use crate::task::resume::SessionUse;
-use crate::task::{Key, NewTask, Provider, Session, SessionId, Task, TaskEnd, TaskId};
+use crate::task::{Key, NewTask, Provider, Session, SessionId, Task, TaskEnd, TaskId, Time};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropping it without [`Claim::commit`] changes
 /// nothing.
@@ -100,7 +100,7 @@ impl<'a> Claim<'a> {
         key: &Key,
         reason: &str,
         task: Option<&TaskId>,
-        at: &str,
+        at: Time,
     ) -> Result<bool> {
         sessions::invalidate(&self.tx, key, reason, task, at)
             .map_err(self.failed("invalidating the session of the key"))
@@ -126,7 +126,7 @@ impl<'a> Claim<'a> {
         key: &Key,
         reason: &str,
         task: &TaskId,
-        at: &str,
+        at: Time,
     ) -> Result<()> {
         let used = SessionUser { task, key: Some(key), provider: None, at };
         sessions::invalidate_for_start(&self.tx, &used, key, reason)
@@ -158,7 +158,7 @@ impl<'a> Claim<'a> {
         provider: Option<&Provider>,
         session_id: &SessionId,
         task: &TaskId,
-        at: &str,
+        at: Time,
     ) -> Result<()> {
         let used = SessionUser { task, key: Some(key), provider, at };
         sessions::link(&self.tx, &used, key, session_id)

@@ -1,10 +1,10 @@
-//! The typed names of a task as text columns, since `crate::task` does not depend on the database.
+//! The names, signals and times of a task as columns, since `crate::task` does not depend on the database.
 
 use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 
 use super::dialect::AnyText;
-use crate::task::{Key, Provider, SessionId, Signal, TaskId};
+use crate::task::{Key, Provider, RecordedTime, SessionId, Signal, TaskId, Time};
 
 /// Another program may have written any value: all but NULL are read as text.
 macro_rules! text_column {
@@ -38,5 +38,25 @@ impl ToSql for Signal {
 impl FromSql for Signal {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Signal> {
         i32::column_result(value).map(Signal::from_number)
+    }
+}
+
+macro_rules! written_as_shown {
+    ($name:ident) => {
+        impl ToSql for $name {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(ToSqlOutput::from(self.to_string()))
+            }
+        }
+    };
+}
+
+written_as_shown!(Time);
+written_as_shown!(RecordedTime);
+
+/// For bookend's own tables; a column that another program may fill is read as [`super::dialect::AnyTime`].
+impl FromSql for RecordedTime {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<RecordedTime> {
+        String::column_result(value).map(RecordedTime::recorded)
     }
 }

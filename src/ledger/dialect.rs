@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::task::{Provider, SessionId};
-use jiff::Timestamp;
+use crate::task::{Provider, RecordedTime, SessionId, Time};
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
 use rusqlite::Connection;
@@ -16,13 +15,11 @@ use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{FromSql, FromSqlResult, Value, ValueRef};
 use serde::{Deserialize, Serialize};
 
-use crate::clock;
-
 /// The value of the setting `adopted`, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dialect {
     /// When it was adopted.
-    pub at: String,
+    pub at: RecordedTime,
     /// By `table.column`: the format of times in the columns that use another one than bookend.
     pub times: BTreeMap<String, TimeFormat>,
     /// The prefixes of session ids, which name the provider: `cursor` in `cursor:6ce4…`.
@@ -82,14 +79,14 @@ impl TimeFormat {
         }
     }
 
-    /// RFC 3339, UTC, milliseconds.
+    /// As [`Time`] is written.
     pub fn ours() -> TimeFormat {
         TimeFormat::Text { separator: 'T', digits: 3, zone: "Z".to_owned() }
     }
 
     /// Writes a time of bookend in this format.
-    fn write(&self, time: &str) -> Value {
-        let Ok(time) = time.parse::<Timestamp>() else { return Value::Text(time.to_owned()) };
+    fn write(&self, time: Time) -> Value {
+        let time = time.timestamp();
         match self {
             TimeFormat::Epoch { per_second, fraction } => {
                 let units = time.as_nanosecond() * i128::from(*per_second);
@@ -118,26 +115,26 @@ fn per_second(n: f64) -> i64 {
     }
 }
 
-fn parse(text: &str) -> Option<Timestamp> {
+fn parse(text: &str) -> Option<Time> {
     text.parse().ok().or_else(|| {
         let local: DateTime = text.parse().ok()?;
-        Offset::UTC.to_timestamp(local).ok()
+        Offset::UTC.to_timestamp(local).ok().map(Time::from)
     })
 }
 
-fn of_epoch(n: f64) -> Option<Timestamp> {
+fn of_epoch(n: f64) -> Option<Time> {
     let seconds = n / per_second(n) as f64;
-    Timestamp::from_millisecond((seconds * 1e3).round() as i64).ok()
+    Time::from_unix_millis((seconds * 1e3).round() as i64)
 }
 
 /// Converts a time to bookend's format. Any other text stays as it is.
-fn ours(text: &str) -> String {
+fn ours(text: &str) -> RecordedTime {
     let is_ours = text.len() == 24 && text.ends_with('Z') && text.as_bytes()[10] == b'T';
     if is_ours {
-        return text.to_owned();
+        return RecordedTime::recorded(text.to_owned());
     }
     let time = text.trim().parse::<f64>().map_or_else(|_| parse(text.trim()), of_epoch);
-    time.map_or_else(|| text.to_owned(), clock::text)
+    time.map_or_else(|| RecordedTime::Text(text.to_owned()), RecordedTime::At)
 }
 
 /// Removes the prefix: for the agent, `cursor:6ce4…` is `6ce4…`.
@@ -161,10 +158,18 @@ pub fn prefixed(provider: Option<&Provider>, session_id: &SessionId) -> Option<S
 
 impl Dialect {
     /// A time of bookend in the format of `table.column`.
-    pub fn time(&self, column: &str, time: &str) -> Value {
+    pub fn time(&self, column: &str, time: Time) -> Value {
         match self.times.get(column) {
             Some(format) => format.write(time),
-            None => Value::Text(time.to_owned()),
+            None => Value::Text(time.to_string()),
+        }
+    }
+
+    /// A text that is no time is kept as it is.
+    fn kept_time(&self, column: &str, text: String) -> Value {
+        match self.times.get(column).map(|format| (format, text.parse())) {
+            Some((format, Ok(time))) => format.write(time),
+            Some((_, Err(_))) | None => Value::Text(text),
         }
     }
 
@@ -189,7 +194,7 @@ pub fn register(conn: &Connection, dialect: &Arc<Dialect>) -> rusqlite::Result<(
     conn.create_scalar_function("kept_time", 2, flags, move |ctx| {
         let column: String = ctx.get(0)?;
         let time: Option<String> = ctx.get(1)?;
-        Ok(time.map(|time| of_times.time(&column, &time)))
+        Ok(time.map(|time| of_times.kept_time(&column, time)))
     })?;
     conn.create_scalar_function("kept_session", 2, flags, move |ctx| {
         let provider: Option<String> = ctx.get(0)?;
@@ -200,7 +205,7 @@ pub fn register(conn: &Connection, dialect: &Arc<Dialect>) -> rusqlite::Result<(
 
 /// A time in any format.
 #[derive(Debug)]
-pub struct AnyTime(pub Option<String>);
+pub struct AnyTime(pub Option<RecordedTime>);
 
 /// A text, or another value converted to text.
 #[derive(Debug)]
@@ -218,8 +223,8 @@ impl FromSql for AnyTime {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         Ok(AnyTime(match value {
             ValueRef::Null => None,
-            ValueRef::Integer(n) => of_epoch(n as f64).map(clock::text),
-            ValueRef::Real(n) => of_epoch(n).map(clock::text),
+            ValueRef::Integer(n) => of_epoch(n as f64).map(RecordedTime::At),
+            ValueRef::Real(n) => of_epoch(n).map(RecordedTime::At),
             ValueRef::Text(t) | ValueRef::Blob(t) => Some(ours(&String::from_utf8_lossy(t))),
         }))
     }
@@ -283,12 +288,12 @@ mod tests {
             (text("2025-01-02T03:04:05.123Z"), text(TIME), TIME),
         ] {
             let format = TimeFormat::of(&found).unwrap();
-            assert_eq!(format.write(TIME), written, "{found:?}");
+            assert_eq!(format.write(TIME.parse().unwrap()), written, "{found:?}");
             let got = AnyTime::column_result(ValueRef::from(&written)).unwrap().0;
-            assert_eq!(got.as_deref(), Some(read), "{found:?}");
+            assert_eq!(got.map(|t| t.to_string()).as_deref(), Some(read), "{found:?}");
         }
         assert_eq!(TimeFormat::of(&text("yesterday")), None);
-        assert_eq!(ours("yesterday"), "yesterday");
+        assert_eq!(ours("yesterday"), RecordedTime::Text("yesterday".to_owned()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::handle::Ledger;
 use super::tasks::{self, DeliveryStatus};
 use super::{sessions, spool};
 use crate::task::resume::SessionUse;
-use crate::task::{Key, Session, SessionId, SessionInvalidation, SessionTrust, Task, TaskId};
+use crate::task::{Key, Session, SessionId, SessionInvalidation, SessionTrust, Task, TaskId, Time};
 
 const UPDATE_BEGIN_DELIVERY: &str = "
     UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = delivery_attempts + 1
@@ -52,7 +52,7 @@ impl Ledger {
     }
 
     /// Records the result of `--on-finish`.
-    pub fn delivery(&mut self, id: &TaskId, state: DeliveryStatus, at: &str) -> Result<()> {
+    pub fn delivery(&mut self, id: &TaskId, state: DeliveryStatus, at: Time) -> Result<()> {
         self.check_files("recording a delivery")?;
         match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
             Ok(true) => Ok(()),
@@ -81,7 +81,7 @@ impl Ledger {
     }
 
     /// Records, in one commit, that these interrupted tasks were reported.
-    pub fn hinted(&mut self, ids: &[TaskId], at: &str) -> Result<()> {
+    pub fn hinted(&mut self, ids: &[TaskId], at: Time) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -153,7 +153,7 @@ impl Ledger {
     }
 
     /// Restores the last invalidated session of a key for an operator.
-    pub fn restore_session(&mut self, key: &Key, at: &str) -> Result<sessions::RestoreOutcome> {
+    pub fn restore_session(&mut self, key: &Key, at: Time) -> Result<sessions::RestoreOutcome> {
         self.in_transaction("restoring a session", |conn| sessions::restore(conn, key, at))
     }
 
@@ -169,7 +169,7 @@ impl Ledger {
     }
 
     /// Invalidates every unsafe session.
-    pub fn invalidate_unsafe_sessions(&mut self, at: &str) -> Result<Vec<UnsafeSession>> {
+    pub fn invalidate_unsafe_sessions(&mut self, at: Time) -> Result<Vec<UnsafeSession>> {
         // Usually there is none: then other writers do not have to wait.
         let any = sessions::untrusted(self.conn()).map_err(self.failed("looking for unsafe sessions"))?;
         if any.is_empty() {

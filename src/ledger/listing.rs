@@ -6,7 +6,7 @@ use super::error::Result;
 use super::handle::Ledger;
 use super::row::select;
 use super::tasks;
-use crate::task::{Key, Status, Task};
+use crate::task::{Key, Status, Task, Time};
 
 /// Which tasks to read. `None` does not filter.
 #[derive(Debug, Clone, Default)]
@@ -16,8 +16,8 @@ pub struct TaskFilter {
     pub repo: Option<String>,
     /// The persona.
     pub agent: Option<String>,
-    /// Started then or later: RFC 3339, UTC, milliseconds.
-    pub since: Option<String>,
+    /// Started then or later.
+    pub since: Option<Time>,
     /// `None`: no limit.
     pub limit: Option<usize>,
 }
@@ -191,7 +191,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use crate::ledger::GroupBy;
-    use crate::ledger::tests::{World, each_uses_an_index};
+    use crate::ledger::tests::{World, each_uses_an_index, time};
 
     #[test]
     fn each_listing_uses_an_index() {
@@ -264,7 +264,7 @@ mod tests {
         // Before everything, in the middle of the short history, after everything.
         for since in ["2023-11-01T00:00:00.000Z", "2023-11-15T02:20:05.000Z", "2024-11-01T00:00:00.000Z"] {
             for filter in filters() {
-                let filter = TaskFilter { since: Some(since.to_owned()), ..filter };
+                let filter = TaskFilter { since: Some(time(since)), ..filter };
                 let (_, few) = steps(&mut small, |l| l.tasks_in_flight_since(&filter).unwrap());
                 let (_, many) = steps(&mut large, |l| l.tasks_in_flight_since(&filter).unwrap());
                 assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
@@ -292,8 +292,8 @@ mod tests {
             // Each day of both histories has the same number of tasks.
             let of_a_day =
                 |ledger: &mut Ledger, since| steps(ledger, |l| l.stats(by, Some(since), 10).unwrap()).1;
-            let few = of_a_day(&mut small, "2023-11-15T07:33:20.000Z");
-            let many = of_a_day(&mut large, "2023-11-20T20:53:20.000Z");
+            let few = of_a_day(&mut small, time("2023-11-15T07:33:20.000Z"));
+            let many = of_a_day(&mut large, time("2023-11-20T20:53:20.000Z"));
             assert!(many <= 2 * few, "by {}: {few} steps of 4,000 tasks, {many} of 20,000", by.as_str());
         }
     }
@@ -323,7 +323,7 @@ mod tests {
             )
             .unwrap();
         }
-        let filter = TaskFilter { since: Some(since.to_owned()), ..TaskFilter::default() };
+        let filter = TaskFilter { since: Some(time(since)), ..TaskFilter::default() };
         let mut found: Vec<String> =
             ledger.tasks_in_flight_since(&filter).unwrap().into_iter().map(|t| t.id.to_string()).collect();
         found.sort();

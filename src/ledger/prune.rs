@@ -4,16 +4,14 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use rusqlite::{Row, TransactionBehavior};
 
 use super::diagnosis::database_error;
-use super::ending;
 use super::error::Result;
 use super::handle::Ledger;
-use crate::clock;
 use crate::log::Silence;
-use crate::task::TaskId;
+use crate::task::{TaskId, Time};
 
 /// The retention period of a task that has none of its own.
 const RETENTION_SECS: i64 = 365 * 24 * 3600;
@@ -119,17 +117,17 @@ struct PruneCandidate {
 
 /// The ages of rows; the clock may have been wrong when they were written.
 struct TaskAges {
-    now: Timestamp,
+    now: Time,
     /// The first row that started since a time, for each time that was queried.
-    first_since: HashMap<Timestamp, Option<i64>>,
+    first_since: HashMap<Time, Option<i64>>,
 }
 
 impl TaskAges {
-    fn since(&self, secs: i64) -> Timestamp {
-        self.now.checked_sub(SignedDuration::from_secs(secs)).unwrap_or(Timestamp::MIN)
+    fn since(&self, secs: i64) -> Time {
+        self.now.minus(SignedDuration::from_secs(secs))
     }
 
-    fn first_since(&mut self, ledger: &Ledger, since: Timestamp) -> Result<Option<i64>> {
+    fn first_since(&mut self, ledger: &Ledger, since: Time) -> Result<Option<i64>> {
         Ok(match self.first_since.entry(since) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(unknown) => *unknown.insert(ledger.first_since(since, self.now)?),
@@ -147,7 +145,7 @@ impl TaskAges {
             return Ok(false);
         }
         // No row before it has a credible time: it counts as old as the first one after it.
-        let credible = FIRST_CREDIBLE.parse().unwrap_or(Timestamp::MIN);
+        let credible = FIRST_CREDIBLE.parse().unwrap_or(Time::UNIX_EPOCH);
         let credible = self.first_since(ledger, credible)?;
         Ok(credible.is_none_or(|first| candidate.rowid < first && young == Some(first)))
     }
@@ -160,14 +158,14 @@ impl Ledger {
         let newest = |sql| self.conn.query_row(sql, [], |row| row.get::<_, Option<String>>(0));
         let newest = || Ok([newest(SELECT_NEWEST_ENDED)?, newest(SELECT_NEWEST_RUNNING)?]);
         let newest = newest().map_err(self.failed("looking for the newest task"))?;
-        let limit = newest.into_iter().flatten().filter_map(|time| time.parse::<Timestamp>().ok()).max();
-        let limit = limit.map(|at| at.checked_add(ONE_DAY).unwrap_or(at));
-        let now = clock::timestamp();
+        let limit = newest.into_iter().flatten().filter_map(|time| time.parse::<Time>().ok()).max();
+        let limit = limit.map(|at| at.plus(ONE_DAY));
+        let now = Time::now();
         Ok(TaskAges { now: limit.map_or(now, |limit| limit.min(now)), first_since: HashMap::new() })
     }
 
-    fn first_since(&self, since: Timestamp, until: Timestamp) -> Result<Option<i64>> {
-        let started = |at| self.dialect.time("task_history.started_at", &clock::text(at));
+    fn first_since(&self, since: Time, until: Time) -> Result<Option<i64>> {
+        let started = |at| self.dialect.time("task_history.started_at", at);
         self.conn
             .query_row(SELECT_FIRST_SINCE, (started(since), started(until)), |row| row.get(0))
             .map_err(self.failed("looking for the tasks before an old one"))
@@ -179,9 +177,9 @@ impl Ledger {
         let mut ages = self.ages()?;
         let until = match due {
             PruneScope::Cleanup => ages.now,
-            PruneScope::Older(age) => ages.now.checked_sub(*age).unwrap_or(Timestamp::MIN),
+            PruneScope::Older(age) => ages.now.minus(*age),
         };
-        let until = clock::text(until);
+        let until = until.to_string();
         let mut after = (String::new(), i64::MIN);
         loop {
             let page = self.page(due, &until, &after)?;
@@ -224,7 +222,8 @@ impl Ledger {
         let mut set = 0;
         for task in self.uncleaned()? {
             let end = task.finished_at.as_ref().or(task.last_seen_at.as_ref()).unwrap_or(&task.started_at);
-            let until = ending::later(end, task.retention_secs.unwrap_or(RETENTION_SECS));
+            let kept = SignedDuration::from_secs(task.retention_secs.unwrap_or(RETENTION_SECS));
+            let until = end.time().unwrap_or_else(Time::now).plus(kept);
             set += self
                 .conn
                 .execute(UPDATE_CLEANUP, (&task.id, until))

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use super::diagnosis::database_error;
 use super::dialect::Dialect;
 use super::error::{LedgerError, Result};
-use crate::clock;
+use crate::task::Time;
 
 const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/001.sql"),
@@ -126,7 +126,7 @@ fn drop_superseded(conn: &Connection) -> rusqlite::Result<()> {
 
 /// Records that the tables have the newest version.
 pub fn record_versions(conn: &Connection) -> rusqlite::Result<()> {
-    (1..=VERSION).try_for_each(|v| conn.execute(INSERT_VERSION, (v, clock::now())).map(drop))
+    (1..=VERSION).try_for_each(|v| conn.execute(INSERT_VERSION, (v, Time::now())).map(drop))
 }
 
 pub fn migrate(conn: &mut Connection, file: &Path) -> Result<()> {
@@ -140,7 +140,7 @@ pub fn migrate(conn: &mut Connection, file: &Path) -> Result<()> {
             };
             if current < version {
                 apply(&tx, version)?;
-                tx.execute(INSERT_VERSION, (version, clock::now()))?;
+                tx.execute(INSERT_VERSION, (version, Time::now()))?;
             }
             tx.commit()
         };

@@ -10,7 +10,8 @@ use super::handle::Ledger;
 use super::tasks;
 use crate::task::resume::{LastTask, SessionUse, SessionVeto};
 use crate::task::{
-    Key, Provider, Session, SessionId, SessionInvalidation, SessionTrust, Status, Task, TaskId,
+    Key, Provider, RecordedTime, Session, SessionId, SessionInvalidation, SessionTrust, Status, Task, TaskId,
+    Time,
 };
 
 const SELECT_SESSION: &str = "
@@ -86,7 +87,7 @@ const REPLACED: &str = "replaced";
 struct DisplacedSession {
     session_id: SessionId,
     provider: Option<Provider>,
-    last_used_at: Option<String>,
+    last_used_at: Option<RecordedTime>,
     task_id: Option<TaskId>,
     #[serde(default)]
     trusted: i64,
@@ -98,7 +99,7 @@ pub struct SessionUser<'a> {
     pub task: &'a TaskId,
     pub key: Option<&'a Key>,
     pub provider: Option<&'a Provider>,
-    pub at: &'a str,
+    pub at: Time,
 }
 
 pub fn of_key(conn: &Connection, key: &Key) -> rusqlite::Result<Option<Session>> {
@@ -183,7 +184,7 @@ pub enum RestoreOutcome {
 }
 
 /// Restores the last invalidated session of `key` for an operator.
-pub fn restore(conn: &Connection, key: &Key, at: &str) -> rusqlite::Result<RestoreOutcome> {
+pub fn restore(conn: &Connection, key: &Key, at: Time) -> rusqlite::Result<RestoreOutcome> {
     if let Some(session) = of_key(conn, key)? {
         return Ok(RestoreOutcome::Superseded(session));
     }
@@ -214,7 +215,7 @@ pub fn invalidate(
     key: &Key,
     reason: &str,
     task: Option<&TaskId>,
-    at: &str,
+    at: Time,
 ) -> rusqlite::Result<bool> {
     let Some(session) = of_key(conn, key)? else {
         return Ok(false);
@@ -228,7 +229,7 @@ pub fn invalidate_session(
     session: &Session,
     reason: &str,
     task: Option<&TaskId>,
-    at: &str,
+    at: Time,
 ) -> rusqlite::Result<()> {
     conn.execute(DELETE_SESSION, [&session.key])?;
     record_invalidation(conn, session, reason, task, at)
@@ -239,7 +240,7 @@ fn record_invalidation(
     session: &Session,
     reason: &str,
     task: Option<&TaskId>,
-    at: &str,
+    at: Time,
 ) -> rusqlite::Result<()> {
     conn.execute(
         INSERT_INVALIDATION,
@@ -414,7 +415,7 @@ impl Ledger {
         key: Option<&Key>,
         provider: Option<&Provider>,
         session_id: &SessionId,
-        at: &str,
+        at: Time,
     ) -> Result<()> {
         let used = SessionUser { task, key, provider, at };
         self.briefly(BRIEF, |ledger| {

@@ -16,7 +16,7 @@ use super::error::{LedgerError, Result};
 use super::{file_check, location};
 use crate::failpoint;
 use crate::sys::files;
-use crate::task::{TaskEnd, TaskId};
+use crate::task::{TaskEnd, TaskId, Time};
 use record::{Record, SpooledEnd, parse};
 
 const SLOT_BYTES: i64 = 16 * 1024;
@@ -169,9 +169,9 @@ impl WaitingRecord {
         Some(WaitingRecord { path, content })
     }
 
-    fn finished_at(&self) -> Option<&str> {
+    fn finished_at(&self) -> Option<Time> {
         match &self.content {
-            WaitingContent::Record(record) => record.ended.finished_at.as_deref(),
+            WaitingContent::Record(record) => record.ended.finished_at,
             WaitingContent::Unreadable(_) | WaitingContent::Failed(_) => None,
         }
     }
@@ -203,7 +203,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 /// The records in the order in which their tasks ended; unreadable ones come first.
 pub(super) fn read_all(paths: Vec<PathBuf>) -> Vec<WaitingRecord> {
     let mut all: Vec<WaitingRecord> = paths.into_iter().filter_map(WaitingRecord::read).collect();
-    all.sort_by(|a, b| a.finished_at().cmp(&b.finished_at()));
+    all.sort_by_key(|record| record.finished_at());
     all
 }
 

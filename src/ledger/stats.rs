@@ -5,7 +5,7 @@ use rusqlite::{Row, named_params};
 use super::dialect::{AnyInteger, AnyReal, AnyText};
 use super::error::Result;
 use super::handle::Ledger;
-use crate::task::StatsGroup;
+use crate::task::{StatsGroup, Time};
 
 /// What tasks are grouped by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ const SUM_BY_DAY: &str = sums!("substr(started_at, 1, 10)", "1 DESC");
 
 impl Ledger {
     /// The largest groups first, days newest first.
-    pub fn stats(&self, by: GroupBy, since: Option<&str>, limit: usize) -> Result<Vec<StatsGroup>> {
+    pub fn stats(&self, by: GroupBy, since: Option<Time>, limit: usize) -> Result<Vec<StatsGroup>> {
         let sql = match by {
             GroupBy::All => SUM_ALL,
             GroupBy::Agent => SUM_BY_AGENT,

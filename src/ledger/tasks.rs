@@ -11,8 +11,8 @@ use super::live::{LiveEvidence, LiveLock};
 use super::row::{select, status_of, task_of_row, unsettled};
 use super::statement::execute;
 use crate::task::{
-    Key, NewTask, ProcessIdentity, Provider, SessionId, Status, StatusTransition, Task, TaskId, TokensScope,
-    UsageCounts,
+    Key, NewTask, ProcessIdentity, Provider, SessionId, Status, StatusTransition, Task, TaskId, Time,
+    TokensScope, UsageCounts,
 };
 
 /// The result of looking up an id or the beginning of one.
@@ -30,8 +30,7 @@ pub struct ProgressUpdate<'a> {
     pub model: Option<&'a str>,
     /// The tool call that has no result yet.
     pub tool_in_flight: Option<&'a str>,
-    /// RFC 3339, UTC, milliseconds.
-    pub at: &'a str,
+    pub at: Time,
 }
 
 /// The state of the `--on-finish` command of a task.
@@ -152,7 +151,7 @@ pub fn set_leftovers(conn: &Connection, id: &TaskId, leftovers: &str) -> rusqlit
 }
 
 /// Returns whether the row was changed: the task has ended, and its agent was not released before.
-pub fn release_agent(conn: &Connection, id: &TaskId, at: &str) -> rusqlite::Result<bool> {
+pub fn release_agent(conn: &Connection, id: &TaskId, at: Time) -> rusqlite::Result<bool> {
     Ok(conn.execute(UPDATE_AGENT_RELEASED, (id, at))? == 1)
 }
 
@@ -276,7 +275,7 @@ pub fn insert(
             ":agent_type": task.agent_type,
             ":model": task.model,
             ":provider": task.provider,
-            ":started_at": dialect.time("task_history.started_at", &task.started_at),
+            ":started_at": dialect.time("task_history.started_at", task.started_at),
             ":session_id": task.session_id,
             ":resumed_from": task.resumed_from,
             ":argv": json_array(&task.argv),
@@ -306,7 +305,7 @@ pub fn insert(
         },
     )?;
     let begin = StatusChange { from: None, to: Status::Running, reason: None };
-    record_move(conn, &task.id, &task.started_at, &begin, std::process::id(), by)
+    record_move(conn, &task.id, task.started_at, &begin, std::process::id(), by)
 }
 
 /// A change of status, for `task_transition`.
@@ -319,7 +318,7 @@ pub struct StatusChange<'a> {
 pub fn record_move(
     conn: &Connection,
     id: &TaskId,
-    at: &str,
+    at: Time,
     change: &StatusChange<'_>,
     by_pid: u32,
     by: &str,
@@ -358,7 +357,7 @@ pub fn progress(
 }
 
 /// Returns whether the task exists.
-pub fn delivery(conn: &Connection, id: &TaskId, state: DeliveryStatus, at: &str) -> rusqlite::Result<bool> {
+pub fn delivery(conn: &Connection, id: &TaskId, state: DeliveryStatus, at: Time) -> rusqlite::Result<bool> {
     Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at))? == 1)
 }
 
@@ -414,7 +413,7 @@ impl Ledger {
     }
 
     /// Records that the agent of an ended task no longer holds the key.
-    pub fn release_agent(&mut self, id: &TaskId, at: &str) -> Result<bool> {
+    pub fn release_agent(&mut self, id: &TaskId, at: Time) -> Result<bool> {
         release_agent(self.conn(), id, at).map_err(self.failed("releasing the agent of a task"))
     }
 }

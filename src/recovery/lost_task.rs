@@ -183,7 +183,7 @@ impl LostTask {
                 )
             }
             InterruptReason::Ttl => {
-                let last = self.task.last_seen_at.as_deref().unwrap_or(&self.task.started_at);
+                let last = self.task.last_seen_at.as_ref().unwrap_or(&self.task.started_at);
                 format!("it cannot be judged from here, and has shown no sign of life since {last}")
             }
             InterruptReason::SupervisorLost | InterruptReason::Signal if agents.is_empty() => {

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::Deserialize;
 
-use crate::clock;
 use crate::ledger::Ledger;
 use crate::process::leftovers::LeftoversPolicy;
-use crate::task::{ProcessIdentity, Status, Task};
+use crate::task::{ProcessIdentity, Status, Task, Time};
 use crate::view;
 
 /// How long a task that cannot be verified counts as running: the default of `recover --ttl`.
@@ -22,11 +21,10 @@ pub fn release_command(ledger: &Ledger, task: &Task) -> String {
 
 /// Whether a task has shown no sign of life for longer than `ttl`, by the wall clock.
 pub fn has_expired(task: &Task, ttl: Duration) -> bool {
-    // Both are RFC 3339 in UTC, so the later one is the greater text.
-    let last = task.last_seen_at.as_deref().max(task.hinted_at.as_deref()).unwrap_or(&task.started_at);
-    let Ok(last) = last.parse::<Timestamp>() else { return false };
+    let last = task.last_seen_at.as_ref().max(task.hinted_at.as_ref()).unwrap_or(&task.started_at);
+    let Some(last) = last.time() else { return false };
     let ttl = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
-    clock::timestamp().duration_since(last) > ttl
+    Time::now().timestamp().duration_since(last.timestamp()) > ttl
 }
 
 /// The `--leftovers` of a task.

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::policy::holds_live_lock;
 use super::verdict::{EXIT_DELAY, verdict};
 use super::*;
-use crate::clock;
 use crate::ledger::LiveLock;
 use crate::ledger::TaskLookup;
 use crate::ledger::tests::{START, World, ended, new_task, start};
@@ -16,9 +15,9 @@ use crate::ledger::{Ledger, LiveEvidence};
 use crate::process::leftovers::SparedProcess;
 use crate::process::leftovers::{LeftoverSummary, SparedReason};
 use crate::process::procfs::identity;
-use crate::task::{CancelReason, NewTask};
 use crate::task::{
-    Ending, InterruptReason, ProcessIdentity, ProcessScope, SessionId, Status, Task, TaskId, Verdict,
+    CancelReason, Ending, InterruptReason, NewTask, ProcessIdentity, ProcessScope, RecordedTime, SessionId,
+    Status, Task, TaskId, Time, Verdict,
 };
 use jiff::SignedDuration;
 
@@ -187,7 +186,7 @@ fn waits_briefly_for_a_lock_that_a_child_of_a_lost_task_supervisor_holds() {
 
 #[test]
 fn a_task_expires_after_its_last_sign_of_life() {
-    let ago = |hours: i64| (clock::timestamp() - SignedDuration::from_hours(hours)).to_string();
+    let ago = |hours: i64| RecordedTime::At(Time::now().minus(SignedDuration::from_hours(hours)));
     let hours = |n: u64| Duration::from_secs(n * 3600);
     let mut task = lost_row();
     (task.started_at, task.last_seen_at) = (ago(30), None);
@@ -197,7 +196,7 @@ fn a_task_expires_after_its_last_sign_of_life() {
     assert!(!has_expired(&task, hours(24)), "it was seen since");
     assert!(has_expired(&task, hours(1)));
     assert!(!has_expired(&task, Duration::MAX));
-    task.last_seen_at = Some("yesterday".to_owned());
+    task.last_seen_at = Some(RecordedTime::Text("yesterday".to_owned()));
     assert!(!has_expired(&task, Duration::ZERO), "an unreadable time is no proof");
 }
 
@@ -312,8 +311,11 @@ fn the_explanation_names_the_supervisor_and_the_agent() {
     assert!(oom.contains("OOM killer") && oom.contains("pid 6") && oom.contains("still running"), "{oom}");
     assert!(how(&alone, InterruptReason::Rebooted).contains("rebooted"));
     let ttl = how(&alone, InterruptReason::Ttl);
-    assert!(ttl.contains(&task.started_at), "{ttl}");
-    let seen = Task { last_seen_at: Some("2026-11-21T12:00:03.000Z".to_owned()), ..task.clone() };
+    assert!(ttl.contains(&task.started_at.to_string()), "{ttl}");
+    let seen = Task {
+        last_seen_at: Some(RecordedTime::recorded("2026-11-21T12:00:03.000Z".to_owned())),
+        ..task.clone()
+    };
     assert!(how(&LostTask::unswept(seen, here()), InterruptReason::Ttl).contains("2026-11-21T12:00:03.000Z"));
     let unknown = Task { supervisor_pid: None, agent_pid: None, ..task };
     assert_eq!(how(&LostTask::unswept(unknown, here()), lost), "its supervisor died unexpectedly");

@@ -332,15 +332,15 @@ pub(super) fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) ->
     let Some(key) = &row.key else { return Ok(()) };
     match choice.invalidate {
         Some(Withdrawal { reason, was_safe: true }) => {
-            claim.invalidate_session_for_start(key, reason, &row.id, &row.started_at)?;
+            claim.invalidate_session_for_start(key, reason, &row.id, row.started_at)?;
         }
         Some(Withdrawal { reason, was_safe: false }) => {
-            claim.invalidate_session(key, reason, Some(&row.id), &row.started_at)?;
+            claim.invalidate_session(key, reason, Some(&row.id), row.started_at)?;
         }
         None => {}
     }
     if let Some(session) = &choice.session {
-        claim.link_session(key, row.provider.as_ref(), session, &row.id, &row.started_at)?;
+        claim.link_session(key, row.provider.as_ref(), session, &row.id, row.started_at)?;
     }
     Ok(())
 }

@@ -12,8 +12,6 @@ mod supervisor;
 use std::path::Path;
 use std::time::Instant;
 
-use tracing::warn;
-
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::failpoint;
@@ -23,7 +21,7 @@ use crate::log;
 use crate::process::leftovers::LeftoverSweep;
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
-use crate::task::Ending;
+use crate::task::{Ending, TaskId};
 use claim::{Attempt, KeyClaim};
 use command::{AgentCommand, RunContext};
 use options::RunOptions;
@@ -59,9 +57,7 @@ fn supervise(
     mut caller: Caller,
 ) -> Result<Exit, Error> {
     // 2. Read signals, all of which have been blocked since the first line of main; adopt orphans.
-    let mut watch = Watch::new().map_err(|e| Error::failed("reading signals").caused_by(e))?;
-    nix::sys::prctl::set_child_subreaper(true)
-        .map_err(|e| Error::failed("becoming the reaper of the agent's orphans").caused_by(e))?;
+    let mut watch = watch_signals_and_orphans()?;
 
     // 3. Claim the key and choose the session, in one transaction. A conflict is resolved outside of it.
     let live = ledger.hold_live()?;
@@ -93,9 +89,7 @@ fn supervise(
     key_claim.report(&ledger);
     let mut run = Supervisor::new(watch, &mut ledger, start);
     start::announce(&row.id, command, &choice);
-    if let Err(e) = caller.let_go() {
-        warn!("keeping the agent's descriptors open: {e}");
-    }
+    start::release_descriptors(&mut caller);
 
     // 6. Run --prepare, then look for the required skill, which it may have installed.
     let ready = prepare::prepare(&mut run, &context, &env, &caller)?;
@@ -133,10 +127,7 @@ fn supervise(
 
     // 10. End the row, then the leftover processes. git is asked meanwhile, unless one of them could still
     // change its settings.
-    let mut git = baseline.map(|baseline| (baseline, Git::for_task(&row.id, &caller)));
-    if let Some((baseline, git)) = git.as_mut().filter(|_| !(ends && sweep.is_awaited())) {
-        baseline.begin(git);
-    }
+    let git = baseline.map(|baseline| begin_git(baseline, &row.id, &caller, !(ends && sweep.is_awaited())));
     let end = outcome::end(&run, &context, (&row, &choice), (&ending, agent), transcript, &sweep);
     run.settle(end);
     failpoint::reached("run.settled");
@@ -157,4 +148,26 @@ fn supervise(
     // The kernel closes it as well, and need not give back its memory piece by piece.
     std::mem::forget(ledger);
     Ok(exit)
+}
+
+/// From here on no signal is lost, and orphans of the agent become children of bookend: prctl(2).
+fn watch_signals_and_orphans() -> Result<Watch, Error> {
+    let watch = Watch::new().map_err(|e| Error::failed("reading signals").caused_by(e))?;
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|e| Error::failed("becoming the reaper of the agent's orphans").caused_by(e))?;
+    Ok(watch)
+}
+
+/// git, which reads its settings meanwhile if it `may_begin`.
+fn begin_git<'c>(
+    baseline: Baseline,
+    id: &TaskId,
+    caller: &'c Caller,
+    may_begin: bool,
+) -> (Baseline, Git<'c>) {
+    let mut git = Git::for_task(id, caller);
+    if may_begin {
+        baseline.begin(&mut git);
+    }
+    (baseline, git)
 }

@@ -18,16 +18,18 @@ use crate::run::session::Choice;
 use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
 use crate::sys::ResourceUsage;
-use crate::task::{self, CancelReason, Ending, FailureReason, KeepSession, NewTask, RunEvidence, SessionId};
+use crate::task::{
+    self, CancelReason, Ending, FailureReason, KeepSession, NewTask, RunEvidence, SessionId, Time,
+};
 
 /// How the agent's process ended; `None`: bookend could not kill it.
-pub(super) type AgentExit = Option<(Exit, ResourceUsage)>;
+pub(super) type ReapedAgent = Option<(Exit, ResourceUsage)>;
 
 /// The ending of a run whose agent was executed.
 pub(super) fn judge(
     run: &Supervisor<'_>,
     context: &RunContext<'_>,
-    agent: AgentExit,
+    agent: ReapedAgent,
     ended_at: Instant,
 ) -> Ending {
     let ending = task::judge(&RunEvidence {
@@ -50,7 +52,7 @@ pub(super) fn end(
     run: &Supervisor<'_>,
     context: &RunContext<'_>,
     (row, choice): (&NewTask, &Choice),
-    (ending, agent): (&Ending, AgentExit),
+    (ending, agent): (&Ending, ReapedAgent),
     transcript: TranscriptStamp,
     sweep: &LeftoverSweep,
 ) -> RunEnd {
@@ -67,7 +69,7 @@ pub(super) fn end(
         },
         _ => {
             let kept = kept(ending, &observed, &context.options.keep_session);
-            traces(context.command, ending, kept, session, &row.started_at)
+            traces(context.command, ending, kept, session, row.started_at)
         }
     };
     RunEnd {
@@ -84,7 +86,7 @@ pub(super) fn exit(
     run: &Supervisor<'_>,
     context: &RunContext<'_>,
     ending: &Ending,
-    agent: AgentExit,
+    agent: ReapedAgent,
 ) -> Exit {
     // After the row's end only a stdout that is a pipe or a socket can still fail.
     let loss = run.output_loss().filter(|_| *ending == Ending::Success);
@@ -158,7 +160,7 @@ fn traces(
     ending: &Ending,
     kept: Option<KeepSession>,
     session: Option<&SessionId>,
-    since: &str,
+    since: Time,
 ) -> SessionTraces {
     let is_kept = *ending == Ending::Success || kept.is_some();
     match ending {

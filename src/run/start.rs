@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
-use crate::clock;
 use crate::error::{Error, chain};
 use crate::hook;
 use crate::ledger::{Claim, Ledger, LedgerError, Location, SpoolSlot};
@@ -30,7 +29,7 @@ use crate::run::supervisor::{
     Agent, CapturedOutput, Conversation, Limits, RowFacts, Supervisor, SupervisorStart, TaskRef,
 };
 use crate::sys;
-use crate::task::{FailureReason, NewTask, ProcessIdentity, ProcessScope, SessionId, Status, TaskId};
+use crate::task::{FailureReason, NewTask, ProcessIdentity, ProcessScope, SessionId, Status, TaskId, Time};
 
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
@@ -148,7 +147,7 @@ impl ForkedAgent {
             agent_type: command.adapter.agent_type(),
             model: command.asked.model.clone().or_else(|| options.model.clone()),
             provider: command.provider.clone(),
-            started_at: clock::now(),
+            started_at: Time::now(),
             session_id: choice.session.clone(),
             resumed_from: choice.resumed_from.clone(),
             argv: options::kept_words(&self.argv).0,
@@ -310,6 +309,13 @@ fn limits(context: &RunContext<'_>) -> Limits {
         idle_timeout: options.idle_timeout.filter(|t| !t.is_zero()),
         grace: options.grace,
         awaits_input: context.command.asked.conversing,
+    }
+}
+
+/// Closes bookend's copies of the descriptors that the agent inherits.
+pub(super) fn release_descriptors(caller: &mut Caller) {
+    if let Err(e) = caller.let_go() {
+        warn!("keeping the agent's descriptors open: {e}");
     }
 }
 

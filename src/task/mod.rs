@@ -7,6 +7,7 @@ mod outcome;
 mod record;
 pub mod resume;
 pub mod signal;
+mod time;
 
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ pub use outcome::{
 };
 pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusTransition, Task};
 pub use signal::Signal;
+pub use time::{RecordedTime, Time};
 
 /// What a run has used so far. `None` means "not known", which differs from 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -47,8 +49,7 @@ pub struct NewTask {
     pub agent_type: &'static str,
     pub model: Option<String>,
     pub provider: Option<Provider>,
-    /// RFC 3339, UTC, milliseconds.
-    pub started_at: String,
+    pub started_at: Time,
     pub session_id: Option<SessionId>,
     pub resumed_from: Option<SessionId>,
     /// The command that is executed, including the session options that bookend inserted.
@@ -80,8 +81,8 @@ pub struct TaskEnd {
     pub ending: Ending,
     pub error: Option<String>,
     pub source: EndSource,
-    /// RFC 3339, UTC, milliseconds; `None`: end time unknown.
-    pub finished_at: Option<String>,
+    /// `None`: end time unknown.
+    pub finished_at: Option<Time>,
     /// CLOCK_MONOTONIC, milliseconds.
     pub duration_ms: Option<i64>,
     pub exit: Option<Exit>,
@@ -100,8 +101,8 @@ pub struct TaskEnd {
     pub transcript_seen: Option<bool>,
     /// The `--keep-session` value that kept the session after a failed run.
     pub session_kept: Option<KeepSession>,
-    /// When the usage limit that ended the run resets: RFC 3339, UTC.
-    pub limit_resets_at: Option<String>,
+    /// When the usage limit that ended the run resets.
+    pub limit_resets_at: Option<Time>,
     pub oom_killed: Option<bool>,
     pub cpu_ms: Option<i64>,
     pub max_rss_kib: Option<i64>,

@@ -9,10 +9,11 @@ use super::ending::Status;
 use super::identity::{ProcessIdentity, ProcessRecord};
 use super::ids::{Key, Provider, SessionId, TaskId};
 use super::signal::Signal;
+use super::time::RecordedTime;
 
 /// One row of `task_history`. `None` means "not known" or "not yet".
 ///
-/// Times are RFC 3339, UTC, milliseconds; `*_ms` milliseconds; `*_kib` KiB; `cost_usd` US dollars.
+/// `*_ms` are milliseconds; `*_kib` KiB; `cost_usd` US dollars.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Task {
     pub id: TaskId,
@@ -27,8 +28,8 @@ pub struct Task {
     pub status: Status,
     pub reason: Option<String>,
     pub error: Option<String>,
-    pub started_at: String,
-    pub finished_at: Option<String>,
+    pub started_at: RecordedTime,
+    pub finished_at: Option<RecordedTime>,
     pub duration_ms: Option<i64>,
     pub cost_usd: Option<f64>,
     /// The cumulative cost of the session as the agent reports it, US dollars.
@@ -59,7 +60,7 @@ pub struct Task {
     /// Inode of the agent's pidfd.
     pub agent_pidfd: Option<u64>,
     /// When `recover` gave up on an agent that may still run: from then on it does not hold the key.
-    pub agent_released_at: Option<String>,
+    pub agent_released_at: Option<RecordedTime>,
     pub cgroup: Option<String>,
     pub exit_code: Option<i32>,
     pub term_signal: Option<Signal>,
@@ -67,7 +68,7 @@ pub struct Task {
     pub stop_sender_pid: Option<i32>,
     pub stop_sender_uid: Option<u32>,
     pub end_source: Option<String>,
-    pub last_seen_at: Option<String>,
+    pub last_seen_at: Option<RecordedTime>,
     pub oom_killed: Option<bool>,
     /// `oom_kill` of the cgroup's memory.events when the task began.
     pub oom_kills_before: Option<u64>,
@@ -76,10 +77,10 @@ pub struct Task {
     pub on_finish: Option<Value>,
     pub delivery_status: Option<String>,
     pub delivery_attempts: i64,
-    pub delivered_at: Option<String>,
+    pub delivered_at: Option<RecordedTime>,
     pub retention_secs: Option<i64>,
-    pub cleanup_after: Option<String>,
-    pub hinted_at: Option<String>,
+    pub cleanup_after: Option<RecordedTime>,
+    pub hinted_at: Option<RecordedTime>,
     /// How often `recover` has started its `--on-interrupted` command for the task.
     pub hint_attempts: i64,
     pub user_argv: Option<Vec<String>>,
@@ -99,7 +100,7 @@ pub struct Task {
     /// What `--keep-session` kept the session after: `limit` or `api-error`.
     pub session_kept: Option<String>,
     /// When the usage limit that ended the run resets, as the agent printed it.
-    pub limit_resets_at: Option<String>,
+    pub limit_resets_at: Option<RecordedTime>,
 }
 
 impl Task {
@@ -140,7 +141,7 @@ pub struct StatsGroup {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StatusTransition {
     pub task_id: TaskId,
-    pub at: String,
+    pub at: RecordedTime,
     /// `None`: the task was created.
     pub from_status: Option<Status>,
     pub to_status: Status,
@@ -155,7 +156,7 @@ pub struct Session {
     pub key: Key,
     pub session_id: SessionId,
     pub provider: Option<Provider>,
-    pub last_used_at: Option<String>,
+    pub last_used_at: Option<RecordedTime>,
     /// The last task that used it.
     pub task_id: Option<TaskId>,
     pub trust: SessionTrust,
@@ -201,7 +202,7 @@ pub struct SessionInvalidation {
     pub provider: Option<Provider>,
     pub task_id: Option<TaskId>,
     pub reason: String,
-    pub at: String,
-    pub restored_at: Option<String>,
-    pub last_used_at: Option<String>,
+    pub at: RecordedTime,
+    pub restored_at: Option<RecordedTime>,
+    pub last_used_at: Option<RecordedTime>,
 }

@@ -2,15 +2,17 @@
 
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
-use super::text::{ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion};
+use super::text::{
+    ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion, when,
+};
 use crate::task::{
-    Key, Provider, Session, SessionId, SessionInvalidation, Status, StatusTransition, Task, TaskId, Verdict,
+    Key, Provider, RecordedTime, Session, SessionId, SessionInvalidation, Status, StatusTransition, Task,
+    TaskId, Time, Verdict,
 };
 
 /// What the ledger stores about a task besides its row.
@@ -39,7 +41,7 @@ pub struct Further {
 }
 
 /// One line per fact; unknown facts have none. Long text is not cut.
-pub fn detail(task: &Task, history: &History, further: &Further, now: Timestamp, screen: Screen) -> String {
+pub fn detail(task: &Task, history: &History, further: &Further, now: Time, screen: Screen) -> String {
     let mut page = Page { lines: Vec::new() };
     identity(&mut page, task);
     page.plain("", Some(String::new()));
@@ -108,7 +110,7 @@ fn identity(page: &mut Page, task: &Task) {
     page.data("inside task", task.parent_id.as_ref().map(TaskId::as_str));
 }
 
-fn end(page: &mut Page, task: &Task, further: &Further, now: Timestamp, screen: Screen) {
+fn end(page: &mut Page, task: &Task, further: &Further, now: Time, screen: Screen) {
     let word = screen.paint(style(task.status), task.status.as_str());
     let why = why(task);
     page.plain("status", Some(if why.is_empty() { word } else { format!("{word} ({why})") }));
@@ -126,7 +128,7 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Timestamp, screen: 
         }),
     );
     page.data("error", task.error.as_deref());
-    let dated = |time: &String| format!("{} ({})", one_line(time), ago(time, now));
+    let dated = |time: &RecordedTime| format!("{} ({})", when(time), ago(time, now));
     page.plain("started", Some(dated(&task.started_at)));
     page.plain("finished", task.finished_at.as_ref().map(dated));
     let ran = match task.status {
@@ -273,7 +275,7 @@ fn conversation(page: &mut Page, task: &Task, history: &History) {
     page.data("resumed from", task.resumed_from.as_ref().map(SessionId::as_str));
     let lost = task.context_lost.filter(|lost| *lost);
     page.plain("context", lost.map(|_| "lost: the agent did not resume that session".to_owned()));
-    page.data("limit resets", task.limit_resets_at.as_deref());
+    page.plain("limit resets", task.limit_resets_at.as_ref().map(when));
     let kept =
         task.session_kept.as_ref().map(|after| format!("the session, although the run failed ({after})"));
     page.data("kept", kept.as_deref());
@@ -285,7 +287,7 @@ fn conversation(page: &mut Page, task: &Task, history: &History) {
     let delivery =
         task.delivery_status.as_ref().map(|s| format!("{s} (attempts: {})", task.delivery_attempts));
     page.data("delivery", delivery.as_deref());
-    page.data("expires", task.cleanup_after.as_deref());
+    page.plain("expires", task.cleanup_after.as_ref().map(when));
     for (nth, step) in history.transitions.iter().enumerate() {
         page.data(if nth == 0 { "history" } else { "" }, Some(&transition(step)));
     }

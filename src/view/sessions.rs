@@ -1,13 +1,12 @@
 //! The sessions of keys: the table of `session list` and the page of `session show`.
 
 use anstyle::{AnsiColor, Style};
-use jiff::Timestamp;
 use serde::Serialize;
 
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
-use super::text::{ago, one_line};
-use crate::task::{Key, Provider, Session, SessionInvalidation};
+use super::text::{ago, one_line, when};
+use crate::task::{Key, Provider, Session, SessionInvalidation, Time};
 
 /// Whether a session may be resumed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,12 +47,12 @@ const COLUMNS: [Column; 6] = [
 /// A session, whether it may be resumed, and why.
 pub type JudgedSession<'a> = (&'a Session, SessionState, &'a str);
 
-pub fn sessions(sessions: &[JudgedSession<'_>], now: Timestamp, screen: Screen) -> String {
+pub fn sessions(sessions: &[JudgedSession<'_>], now: Time, screen: Screen) -> String {
     let rows: Vec<Vec<Cell>> = sessions.iter().map(|s| row(s, now)).collect();
     table(&COLUMNS, &rows, screen)
 }
 
-fn row((session, state, why): &JudgedSession<'_>, now: Timestamp) -> Vec<Cell> {
+fn row((session, state, why): &JudgedSession<'_>, now: Time) -> Vec<Cell> {
     let known = |text: Option<&str>| Cell::from(one_line(text.unwrap_or_default()).into_owned());
     vec![
         known(Some(session.key.as_str())),
@@ -73,7 +72,7 @@ pub fn session(key: &Key, session: Option<JudgedSession<'_>>, withdrawn: &[Sessi
             page.push_str(&format!("session   {}\n", one_line(session.session_id.as_str())));
             page.push_str(&format!("state     {}: {}\n", state.as_str(), one_line(why)));
             if let Some(at) = &session.last_used_at {
-                page.push_str(&format!("last used {}\n", one_line(at)));
+                page.push_str(&format!("last used {}\n", when(at)));
             }
         }
         None => page.push_str("session   none\n"),
@@ -83,7 +82,7 @@ pub fn session(key: &Key, session: Option<JudgedSession<'_>>, withdrawn: &[Sessi
         page.push_str(&format!(
             "withdrawn {} at {}: {}{restored}\n",
             one_line(i.session_id.as_str()),
-            one_line(&i.at),
+            when(&i.at),
             one_line(&i.reason)
         ));
     }

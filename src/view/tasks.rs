@@ -1,13 +1,12 @@
 //! The table of `list`, one task per line.
 
 use anstyle::{AnsiColor, Style};
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
 use super::text::{ago, duration, money, one_line, short_ids, since};
-use crate::task::{Key, Status, Task, Verdict};
+use crate::task::{Key, Status, Task, Time, Verdict};
 
 const COLUMNS: [Column; 9] = [
     Column { title: "ID", right: false, shrinks: Shrinks::Never, matters: 9 },
@@ -24,14 +23,14 @@ const COLUMNS: [Column; 9] = [
 /// The tasks in the given order. `now`: for the age of running tasks.
 ///
 /// `verdicts`: for each running task, in the same order, whether it is alive.
-pub fn tasks(tasks: &[Task], verdicts: &[Option<Verdict>], now: Timestamp, screen: Screen) -> String {
+pub fn tasks(tasks: &[Task], verdicts: &[Option<Verdict>], now: Time, screen: Screen) -> String {
     let ids: Vec<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
     let rows: Vec<Vec<Cell>> =
         tasks.iter().zip(verdicts).zip(short_ids(&ids)).map(|((t, v), id)| row(t, *v, id, now)).collect();
     table(&COLUMNS, &rows, screen)
 }
 
-fn row(task: &Task, verdict: Option<Verdict>, id: &str, now: Timestamp) -> Vec<Cell> {
+fn row(task: &Task, verdict: Option<Verdict>, id: &str, now: Time) -> Vec<Cell> {
     let (why, style_of_why) = match verdict {
         Some(Verdict::Gone | Verdict::Recycled) => ("lost".to_owned(), AnsiColor::Red.on_default()),
         Some(Verdict::Unverifiable) => ("unverifiable".to_owned(), AnsiColor::Yellow.on_default()),
@@ -98,7 +97,7 @@ pub fn changed_nothing(task: &Task) -> bool {
     task.status == Status::Success && !artifacts.is_empty() && artifacts.iter().all(is_clean)
 }
 
-fn time(task: &Task, now: Timestamp) -> String {
+fn time(task: &Task, now: Time) -> String {
     let ms = match task.status {
         Status::Running => since(&task.started_at, now),
         _ => task.duration_ms,

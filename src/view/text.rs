@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use jiff::Timestamp;
 use unicode_width::UnicodeWidthStr;
 
 use crate::log::is_harmful;
+use crate::task::{RecordedTime, Time};
 
 /// Text of unknown origin on one line, with control characters escaped.
 pub fn one_line(text: &str) -> Cow<'_, str> {
@@ -100,10 +100,15 @@ pub fn duration(ms: i64) -> String {
     }
 }
 
-/// The age of an RFC 3339 time in its largest unit; the text itself if it is not a time.
-pub fn ago(time: &str, now: Timestamp) -> String {
+/// A time, or the text that a ledger holds instead.
+pub fn when(time: &RecordedTime) -> String {
+    one_line(&time.to_string()).into_owned()
+}
+
+/// The age of a time in its largest unit; the text itself if it is not a time.
+pub fn ago(time: &RecordedTime, now: Time) -> String {
     match since(time, now) {
-        None => one_line(time).into_owned(),
+        None => when(time),
         Some(ms) => match ms / 1000 {
             s @ 0..60 => format!("{s}s ago"),
             s @ 60..3600 => format!("{}m ago", s / 60),
@@ -113,10 +118,10 @@ pub fn ago(time: &str, now: Timestamp) -> String {
     }
 }
 
-/// Milliseconds since an RFC 3339 time; 0 if the clock was set back.
-pub fn since(time: &str, now: Timestamp) -> Option<i64> {
-    let then: Timestamp = time.parse().ok()?;
-    Some((now.as_millisecond() - then.as_millisecond()).max(0))
+/// Milliseconds since a time; 0 if the clock was set back.
+pub fn since(time: &RecordedTime, now: Time) -> Option<i64> {
+    let then = time.time()?;
+    Some((now.unix_millis() - then.unix_millis()).max(0))
 }
 
 /// A number in groups of three digits: `1,234,567`.
@@ -262,11 +267,12 @@ mod tests {
 
     #[test]
     fn an_age_is_never_negative_and_an_unreadable_time_is_shown() {
-        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
-        assert_eq!(ago("2026-11-21T12:00:05Z", now), "0s ago");
-        assert_eq!(ago("2026-11-21T11:00:00.500Z", now), "59m ago");
-        assert_eq!(ago("2026-11-18T11:00:00Z", now), "3d ago");
-        assert_eq!(ago("1763726400", now), "1763726400");
+        let now = "2026-11-21T12:00:00Z".parse().unwrap();
+        let ago = |time: &str| ago(&RecordedTime::recorded(time.to_owned()), now);
+        assert_eq!(ago("2026-11-21T12:00:05Z"), "0s ago");
+        assert_eq!(ago("2026-11-21T11:00:00.500Z"), "59m ago");
+        assert_eq!(ago("2026-11-18T11:00:00Z"), "3d ago");
+        assert_eq!(ago("1763726400"), "1763726400");
     }
 
     #[test]

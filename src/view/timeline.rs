@@ -1,13 +1,12 @@
 //! The timeline: one bar per task on a common time axis.
 
 use anstyle::Style;
-use jiff::Timestamp;
 use jiff::tz::Offset;
 
 use super::screen::Screen;
 use super::tasks::{style, why};
 use super::text::{cells, cut_start, duration, one_line, short_ids};
-use crate::task::{Key, Status, Task, Verdict};
+use crate::task::{Key, RecordedTime, Status, Task, Time, Verdict};
 
 /// How the end of a bar is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,11 +32,11 @@ pub struct TimelineSpan<'a> {
 pub fn spans<'a>(
     tasks: &'a [Task],
     verdicts: &[Option<Verdict>],
-    since: Timestamp,
-    now: Timestamp,
+    since: Time,
+    now: Time,
 ) -> Vec<TimelineSpan<'a>> {
-    let (since, now) = (since.as_millisecond(), now.as_millisecond());
-    let at = |time: &str| time.parse::<Timestamp>().ok().map(Timestamp::as_millisecond);
+    let (since, now) = (since.unix_millis(), now.unix_millis());
+    let at = |time: &RecordedTime| time.time().map(Time::unix_millis);
     let ids: Vec<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
     let mut spans: Vec<TimelineSpan<'a>> = tasks
         .iter()
@@ -45,8 +44,8 @@ pub fn spans<'a>(
         .zip(short_ids(&ids))
         .filter_map(|((task, verdict), id)| {
             let from = at(&task.started_at)?;
-            let last = task.last_seen_at.as_deref().and_then(at);
-            let (to, edge) = match (task.status, verdict, task.finished_at.as_deref().and_then(at)) {
+            let last = task.last_seen_at.as_ref().and_then(at);
+            let (to, edge) = match (task.status, verdict, task.finished_at.as_ref().and_then(at)) {
                 (Status::Running, Some(Verdict::Alive) | None, _) => (now, Edge::Open),
                 (Status::Running, _, _) | (_, _, None) => (last.unwrap_or(from), Edge::Inferred),
                 (_, _, Some(end)) => (end, Edge::Seen),
@@ -70,10 +69,10 @@ const LEAST_BAR: usize = 20;
 const NAME: usize = 36;
 
 /// Bars in the terminal; 100 cells wide where there is no terminal.
-pub fn timeline(spans: &[TimelineSpan<'_>], since: Timestamp, now: Timestamp, screen: Screen) -> String {
+pub fn timeline(spans: &[TimelineSpan<'_>], since: Time, now: Time, screen: Screen) -> String {
     let width = screen.width.unwrap_or(100);
-    let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.as_millisecond());
-    let end = now.as_millisecond().max(begin + 1);
+    let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.unix_millis());
+    let end = now.unix_millis().max(begin + 1);
     let name_of = |s: &TimelineSpan<'_>| {
         let what = s.task.key.as_ref().map(Key::as_str).or(s.task.agent.as_deref()).unwrap_or_default();
         format!("{} {}", one_line(s.id), one_line(what))
@@ -104,7 +103,7 @@ pub fn timeline(spans: &[TimelineSpan<'_>], since: Timestamp, now: Timestamp, sc
 
 /// `11-21`, `12:00` and `:59` of a time in milliseconds, UTC.
 fn day_and_time(ms: i64) -> (String, String, String) {
-    let time = Offset::UTC.to_datetime(Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH));
+    let time = Offset::UTC.to_datetime(Time::from_unix_millis(ms).unwrap_or(Time::UNIX_EPOCH).timestamp());
     (
         format!("{:02}-{:02}", time.month(), time.day()),
         format!("{:02}:{:02}", time.hour(), time.minute()),
@@ -134,9 +133,9 @@ fn axis(begin: i64, end: i64, room: usize) -> String {
 const PAGE: &str = include_str!("timeline.html");
 
 /// A self-contained page, light and dark, with details under the pointer.
-pub fn timeline_html(spans: &[TimelineSpan<'_>], since: Timestamp, now: Timestamp, ledger: &str) -> String {
-    let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.as_millisecond());
-    let end = now.as_millisecond().max(begin + 1);
+pub fn timeline_html(spans: &[TimelineSpan<'_>], since: Time, now: Time, ledger: &str) -> String {
+    let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.unix_millis());
+    let end = now.unix_millis().max(begin + 1);
     let share = |ms: i64| (ms - begin) as f64 / (end - begin) as f64 * 100.0;
     let mut bars = String::new();
     for span in spans {
@@ -180,7 +179,10 @@ fn details(span: &TimelineSpan<'_>) -> Vec<String> {
     let why = why(task);
     let status = if why.is_empty() { task.status.to_string() } else { format!("{} ({why})", task.status) };
     let end = match span.edge {
-        Edge::Seen => format!("finished {}", task.finished_at.as_deref().unwrap_or("?")),
+        Edge::Seen => match &task.finished_at {
+            Some(at) => format!("finished {at}"),
+            None => "finished ?".to_owned(),
+        },
         Edge::Open => "still running".to_owned(),
         Edge::Inferred => "end time unknown".to_owned(),
     };

@@ -6,7 +6,6 @@ pub mod fuzz;
 #[path = "../../src"]
 mod src {
     pub mod agent;
-    pub mod clock;
     pub mod error;
     pub mod exit;
     pub mod failpoint;
@@ -20,7 +19,7 @@ mod src {
     pub mod task;
 }
 
-pub use src::{agent, clock, error, exit, failpoint, ledger, log, sys, task};
+pub use src::{agent, error, exit, failpoint, ledger, log, sys, task};
 
 pub mod run {
     //! The part of `run` that chooses the session.

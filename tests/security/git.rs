@@ -1,12 +1,12 @@
-//! A repository whose settings name programs: bookend asks git about it, and none of them is executed.
+//! A repository whose settings name programs. bookend runs git in it without executing any of them.
 
 use std::fs;
 
 use crate::harness::{End, World, eventually, on_path, possible};
 use crate::standins::{Busy, json, recover};
 
-/// Makes `repo`, whose settings leave `$EFFECT` behind wherever git executes what they name. Filters have
-/// names that are hard to name, too, and stand in included files.
+/// Creates `repo`. Each program that its settings name appends to `$EFFECT` when git executes it. Some filters
+/// have unusual names or are defined in included files.
 const REPO: &str = r#"
 git init -q -b main repo; cd repo
 git config user.name x; git config user.email x@y
@@ -35,7 +35,7 @@ git config protocol.ext.allow always
 rm -f "$EFFECT"
 "#;
 
-/// Changes that make git look into the files, and a commit whose tree is not there.
+/// Changes that make git compare the content of files.
 const CHANGES: &str = "for f in plain odd last; do touch -d '2001-01-01' $f.txt; done; echo new >plain.txt; \
     echo z >sub/new; mkdir -p $HOME/lost";
 
@@ -49,7 +49,7 @@ fn world(test: &str) -> Option<World> {
     Some(world)
 }
 
-/// What was executed on git's behalf.
+/// The programs that git executed.
 fn effect(world: &World) -> String {
     fs::read_to_string(world.path("effect")).unwrap_or_default()
 }
@@ -79,7 +79,7 @@ fn nothing_is_executed_at_the_end_of_a_run() {
     assert_eq!(git["uncommitted_files"], serde_json::json!([".gitattributes", "hooks/"]), "{git}");
 }
 
-/// A tree that was cut out would be fetched, by the program that the settings name.
+/// git would fetch a missing tree with the program that the settings name.
 #[test]
 fn no_object_is_fetched() {
     let Some(world) = world("no_object_is_fetched") else { return };
@@ -98,12 +98,12 @@ fn recovery_executes_nothing_of_the_repository() {
     let script = format!("{CHANGES}; echo ready $$ >$SAY; exec sleep 1000");
     let busy = Busy::start(&world, "say", |_| world.run_sh(&script).options(["--cwd", "repo"]));
     busy.kill_all();
-    let told = recover(&world, &[]);
-    assert!(told.contains("uncommitted change"), "{told}");
+    let report = recover(&world, &[]);
+    assert!(report.contains("uncommitted change"), "{report}");
     assert_eq!(effect(&world), "");
 }
 
-/// A relative place of `PATH` would be one in the agent's directory.
+/// A relative entry of `PATH` is a directory below that of the agent.
 #[test]
 fn git_is_not_looked_up_in_the_agents_directory() {
     let test = "git_is_not_looked_up_in_the_agents_directory";
@@ -130,7 +130,7 @@ fn git_is_not_looked_up_in_the_agents_directory() {
     assert_eq!(artifacts, 3);
 }
 
-/// What lies in the repository is read before the agent starts: it cannot hold it up, nor take all memory.
+/// bookend reads HEAD before the agent starts. A pipe or an endless file there must neither block nor fill memory.
 #[test]
 fn a_head_that_is_not_a_file_does_not_block_the_run() {
     let Some(world) = World::of_bookend("a_head_that_is_not_a_file_does_not_block_the_run") else { return };
@@ -160,7 +160,7 @@ fn a_head_that_is_not_a_file_does_not_block_the_run() {
     assert!(world.rows().iter().all(|r| r.ending() == "success/"));
 }
 
-/// Git waits for a pipe as if it were a file.
+/// git blocks when it opens a pipe as a file.
 #[test]
 fn a_git_that_blocks_is_killed_after_the_limit() {
     let test = "a_git_that_blocks_is_killed_after_the_limit";
@@ -174,17 +174,17 @@ fn a_git_that_blocks_is_killed_after_the_limit() {
     let waits = "mkfifo .gitignore; echo ready $$ >$SAY; exec sleep 1000";
     let busy = Busy::start(&world, "say", |_| world.run_sh(waits).options(["--cwd", "repo"]));
     busy.kill_all();
-    let told = recover(&world, &[]);
-    assert!(told.contains("interrupted (supervisor_lost)"), "{told}");
-    assert!(told.contains("unknown whether anything is uncommitted"), "{told}");
-    eventually(world.deadline(), "no git of the recovery's", || gits(&world).is_empty());
+    let report = recover(&world, &[]);
+    assert!(report.contains("interrupted (supervisor_lost)"), "{report}");
+    assert!(report.contains("unknown whether anything is uncommitted"), "{report}");
+    eventually(world.deadline(), "the end of git of the recovery", || gits(&world).is_empty());
     world.run(["true"]).options(["--id", "one", "--cwd", "repo"]).run().ended(End::Code(0));
     let git = json(&world, &["show", "one", "--json"])["task"]["artifacts"][0].clone();
     assert_eq!((&git["branch"], &git["uncommitted"]), (&"main".into(), &serde_json::Value::Null), "{git}");
-    eventually(world.deadline(), "no git of the run's", || gits(&world).is_empty());
+    eventually(world.deadline(), "the end of git of the run", || gits(&world).is_empty());
 }
 
-/// The processes of a world that are git.
+/// The git processes of a world.
 fn gits(world: &World) -> Vec<String> {
     let home = [b"HOME=", world.path("home").as_os_str().as_encoded_bytes()].concat();
     let processes = fs::read_dir("/proc").expect("/proc").flatten();

@@ -1,5 +1,4 @@
-//! What a file can hold in the place of a ledger: views, virtual tables, triggers without an end, values of
-//! hundreds of megabytes.
+//! Malicious content of a ledger: views, virtual tables, endless triggers and values of hundreds of megabytes.
 
 use std::fs;
 use std::process::Command;
@@ -16,7 +15,7 @@ const TABLES: [&str; 6] = [
     "bookend_setting",
 ];
 
-/// A query without an end, under the columns of the table that it replaces.
+/// SQL that replaces a table by an endless view with the same columns.
 fn endless(world: &World, table: &str) -> String {
     let columns = world.sql(&format!("SELECT group_concat(name) AS names FROM pragma_table_info('{table}')"));
     let names = columns[0].text("names");
@@ -97,7 +96,7 @@ fn can_limit_memory(test: &str) -> bool {
     possible(test, std::env::var_os("ASAN_OPTIONS").is_none(), "a build without the address sanitizer")
 }
 
-/// As [`bookend`], with no more than 200 MB of address space.
+/// As [`bookend`], with at most 200 MB of address space.
 fn in_little_memory(world: &World, words: &[&str]) -> Output {
     let line = "ulimit -v 200000; exec bookend \"$@\"";
     world.bare(["sh", "-c", line, "sh"].iter().chain(words).copied()).run()
@@ -155,7 +154,7 @@ fn an_oversized_command_line_is_not_redispatched() {
     world.write("UPDATE task_history SET user_argv = '[\"' || hex(zeroblob(1000000)) || '\"]'");
     let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
     assert!(refused.stderr.contains("its row does not hold its command line"), "{refused:?}");
-    assert_eq!(world.rows().len(), 1, "nothing was dispatched");
+    assert_eq!(world.rows().len(), 1, "no run was started");
 }
 
 #[test]
@@ -168,7 +167,7 @@ fn an_endless_trigger_is_interrupted_in_a_shared_ledger() {
         END";
     rusqlite::Connection::open(world.path("l.db")).and_then(|c| c.execute_batch(trigger)).expect("a trigger");
     super::set_mode(&world, "l.db", 0o660);
-    // It may take 5 s of CPU time, which can be minutes on a busy machine.
+    // 5 s of CPU time can take minutes on a busy machine.
     let added = Command::new("timeout")
         .args(["300", "bookend", "--ledger", &ledger, "artifact", "add", "--task", "one", "a://b"])
         .env_clear()
@@ -176,11 +175,11 @@ fn an_endless_trigger_is_interrupted_in_a_shared_ledger() {
         .output()
         .expect("timeout(1)");
     world.renew_deadline();
-    let said = String::from_utf8_lossy(&added.stderr);
-    assert_eq!(added.status.code(), Some(125), "{said}");
-    assert!(said.contains("5 s of CPU time"), "{said}");
+    let printed = String::from_utf8_lossy(&added.stderr);
+    assert_eq!(added.status.code(), Some(125), "{printed}");
+    assert!(printed.contains("5 s of CPU time"), "{printed}");
     let shown = world.bare(["bookend", "--ledger", &ledger, "show", "one"]).run().ended(End::Code(0));
-    assert!(!shown.stdout.contains("a://b"), "it was rolled back: {shown:?}");
+    assert!(!shown.stdout.contains("a://b"), "the change was rolled back: {shown:?}");
 }
 
 #[test]
@@ -205,7 +204,7 @@ fn triggers_of_the_other_program_still_work() {
     let options = ["--ledger", &world.name("theirs.db"), "--id", "one", "--agent", "dev"];
     world.run(["true"]).options(options).run().ended(End::Code(0)).silent();
     let found = world.sql_of("theirs.db", "SELECT id FROM found WHERE found MATCH 'dev'");
-    assert_eq!(found.len(), 1, "the full-text index has it");
+    assert_eq!(found.len(), 1, "the full-text index contains the row");
     let seen = world.sql_of("theirs.db", "SELECT parts FROM seen WHERE id = 'one'");
-    assert_eq!(seen[0].number("parts"), Some(2), "so has the table that a view feeds");
+    assert_eq!(seen[0].number("parts"), Some(2), "the trigger that reads a view inserted its row");
 }

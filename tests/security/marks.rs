@@ -1,4 +1,4 @@
-//! Whose a process is: what only pretends to be a task's is never signalled, whoever pretends.
+//! Which task a process belongs to: a process with a forged mark is never signalled.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -6,11 +6,11 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{SOMEBODY, open_fifo, open_world, set_mode};
+use super::{OTHER_USER, open_fifo, set_mode, world_for_all_users};
 use crate::harness::{End, Fifo, Proc, World, is_root, possible, proc_is_hidden, stat_field, state};
 use crate::standins::{Busy, bookend, change, gone, recover};
 
-/// Something that stays and carries a mark; what it says comes on its pipe.
+/// A long-running process with a mark, which reports on its pipe.
 pub struct Marked {
     pub pid: i32,
     _out: Fifo,
@@ -18,7 +18,7 @@ pub struct Marked {
 }
 
 impl Marked {
-    /// `specs`: further ones of `probe with`.
+    /// `specs` are further specs of `probe with`.
     pub fn start(world: &World, name: &str, id: &str, ledger: &str, specs: &[&str]) -> Marked {
         let mut out = open_fifo(world, name);
         let command = world.bare(["probe", "stay", &out.path()]).env("BOOKEND_TASK_ID", id);
@@ -32,12 +32,12 @@ impl Marked {
     }
 }
 
-/// An id of this world's own: the tests run side by side, and a mark is seen by all of them.
+/// An id that is unique to this world: tests run in parallel and see each other's marks.
 pub fn id_of(world: &World) -> String {
     world.name("").trim_end_matches('/').rsplit('/').next().expect("a name").to_owned()
 }
 
-/// A task whose agent fails once it is told to, in the ledger at `ledger`.
+/// A task in the ledger at `ledger` whose agent fails when the test writes to its pipe.
 struct Failing {
     run: Proc,
     go: Fifo,
@@ -58,32 +58,34 @@ impl Failing {
     }
 }
 
-fn left_of(world: &World, ledger: &str) -> Value {
+fn leftovers_in(world: &World, ledger: &str) -> Value {
     let text = world.sql_of(ledger, "SELECT leftovers FROM task_history").remove(0).text("leftovers");
     if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") }
 }
 
 #[test]
 fn another_users_process_with_the_mark_is_never_signalled() {
-    let Some(world) = open_world("another_users_process_with_the_mark_is_never_signalled") else { return };
+    let Some(world) = world_for_all_users("another_users_process_with_the_mark_is_never_signalled") else {
+        return;
+    };
     let (id, ledger) = (id_of(&world), world.name("l.db"));
     let task = Failing::start(&world, "one", &ledger, &id);
-    let forger = Marked::start(&world, "forger", &id, &ledger, &[&format!("uid={SOMEBODY}")]);
-    // What nobody may read of its program, the kernel shows as root's.
+    let forged = Marked::start(&world, "forged", &id, &ledger, &[&format!("uid={OTHER_USER}")]);
+    // If a program is not readable, the kernel shows its /proc files as owned by root.
     set_mode(&world, "bin/probe", 0o711);
-    let masked = Marked::start(&world, "masked", &id, &ledger, &[&format!("uid={SOMEBODY}")]);
+    let masked = Marked::start(&world, "masked", &id, &ledger, &[&format!("uid={OTHER_USER}")]);
     let shown = fs::metadata(format!("/proc/{}/environ", masked.pid)).expect("its environment").uid();
     assert_eq!(shown, 0);
     let ours = Marked::start(&world, "ours", &id, &ledger, &[]);
     task.end();
     gone(&world, ours.pid);
-    assert!(forger.lives() && masked.lives());
-    let left = left_of(&world, "l.db");
+    assert!(forged.lives() && masked.lives());
+    let left = leftovers_in(&world, "l.db");
     assert_eq!((&left["found"], &left["pids"][0]), (&1.into(), &ours.pid.into()), "{left}");
     recover(&world, &["--ledger", &ledger]);
     let audit = bookend(&world, &["audit", "--ledger", &ledger]).ended(End::Code(0));
     assert!(audit.stdout.contains(" 0 findings"), "{audit:?}");
-    assert!(forger.lives() && masked.lives());
+    assert!(forged.lives() && masked.lives());
 }
 
 #[test]
@@ -101,20 +103,20 @@ fn a_task_of_the_same_id_in_another_ledger_keeps_its_processes() {
     task.end();
     gone(&world, ours.pid);
     assert!(daemon.lives());
-    assert_eq!(left_of(&world, "l.db")["found"], 1);
+    assert_eq!(leftovers_in(&world, "l.db")["found"], 1);
 
-    // By a recovery, of one that has ended and of one that died.
+    // In a recovery, for an ended and for a lost task.
     let again = Marked::start(&world, "again", &id, &ledger, &[]);
     recover(&world, &["--ledger", &ledger]);
     gone(&world, again.pid);
     let revive = "DROP TRIGGER task_history_ends_once;
         UPDATE task_history SET status = 'running', finished_at = NULL, reason = NULL";
-    rusqlite::Connection::open(&ledger).expect("it").execute_batch(revive).expect("a dead task");
+    rusqlite::Connection::open(&ledger).expect("the ledger").execute_batch(revive).expect("a lost task");
     let more = Marked::start(&world, "more", &id, &ledger, &[]);
     recover(&world, &["--ledger", &ledger]);
     gone(&world, more.pid);
     assert!(daemon.lives());
-    // Nor does the audit call them orphans.
+    // The audit does not report them as orphans either.
     let audit = bookend(&world, &["audit", "--ledger", &ledger]).ended(End::Code(0));
     assert!(audit.stdout.contains(" 0 findings"), "{audit:?}");
     theirs.end();
@@ -126,10 +128,10 @@ fn a_mark_matches_every_path_of_its_ledger() {
     let Some(world) = World::of_bookend("a_mark_matches_every_path_of_its_ledger") else { return };
     let id = id_of(&world);
     fs::create_dir(world.path("real")).expect("a directory");
-    symlink("real", world.path("way")).expect("a link");
-    let task = Failing::start(&world, "one", &world.name("way/l.db"), &id);
+    symlink("real", world.path("link")).expect("a link");
+    let task = Failing::start(&world, "one", &world.name("link/l.db"), &id);
     task.end();
-    let names = ["real/l.db", "way/l.db", "way/../real/./l.db"].map(|n| world.name(n));
+    let names = ["real/l.db", "link/l.db", "link/../real/./l.db"].map(|n| world.name(n));
     for (n, named) in names.iter().enumerate() {
         for (m, by) in names.iter().enumerate() {
             let daemon = Marked::start(&world, &format!("{n}{m}"), &id, named, &[]);
@@ -160,9 +162,9 @@ fn processes_marked_with_a_moved_ledger_are_counted_and_not_signalled() {
         fs::rename(world.path(&from), world.path(&to)).expect("moved");
     }
     let moved = world.name("moved.db");
-    let told = recover(&world, &["--ledger", &moved, "--grace", "1s"]);
-    assert!(told.contains("interrupted (supervisor_lost)"), "{told}");
-    let left = left_of(&world, "moved.db");
+    let report = recover(&world, &["--ledger", &moved, "--grace", "1s"]);
+    assert!(report.contains("interrupted (supervisor_lost)"), "{report}");
+    let left = leftovers_in(&world, "moved.db");
     assert_eq!((&left["found"], &left["ended"]), (&1.into(), &0.into()), "{left}");
     assert_eq!(
         (&left["spared"][0]["pid"], &left["spared"][0]["why"]),
@@ -171,7 +173,7 @@ fn processes_marked_with_a_moved_ledger_are_counted_and_not_signalled() {
     let audit = bookend(&world, &["audit", "--ledger", &moved]).ended(End::Code(0)).stdout;
     assert!(audit.contains("orphan_process") && audit.contains(&format!("fix: kill {daemon}\n")), "{audit}");
     assert_eq!(state(daemon), Some('S'));
-    // Back in its place it is known again.
+    // Moved back, the ledger is recognised again.
     for suffix in ["", "-wal", "-shm", ".d"] {
         let (from, to) = (format!("moved.db{suffix}"), format!("l.db{suffix}"));
         fs::rename(world.path(&from), world.path(&to)).expect("moved back");
@@ -180,7 +182,7 @@ fn processes_marked_with_a_moved_ledger_are_counted_and_not_signalled() {
     gone(&world, daemon);
 }
 
-/// Seen from a root directory of its own the same path is another file.
+/// In another mount namespace the same path can be another file.
 #[test]
 fn a_ledger_path_is_resolved_in_the_mount_namespace_of_its_process() {
     let test = "a_ledger_path_is_resolved_in_the_mount_namespace_of_its_process";
@@ -202,30 +204,31 @@ fn a_ledger_path_is_resolved_in_the_mount_namespace_of_its_process() {
         out.path()
     );
     let _elsewhere = world.bare(["unshare", "--mount", "sh", "-euc", &script]).start();
-    let stranger = out.pid("stay");
+    let foreign = out.pid("stay");
     let ours = Marked::start(&world, "ours", &id, &ledger, &[]);
     task.end();
     gone(&world, ours.pid);
-    assert_eq!(state(stranger), Some('S'));
-    assert_eq!(left_of(&world, "place/l.db")["found"], 1);
+    assert_eq!(state(foreign), Some('S'));
+    assert_eq!(leftovers_in(&world, "place/l.db")["found"], 1);
 }
 
-/// The command runs inside a task of that id, but not of that ledger.
+/// The command runs in a task with the same id in another ledger.
 #[test]
 fn cancel_all_skips_only_the_task_that_it_runs_in() {
     let Some(world) = World::of_bookend("cancel_all_skips_only_the_task_that_it_runs_in") else { return };
     let (ledger, other) = (world.name("l.db"), world.name("other.db"));
     let theirs = Failing::start(&world, "theirs", &other, "same");
-    let said = world.name("said");
-    let script = format!("bookend cancel --all >{said}; bookend --ledger {other} cancel --all >>{said}");
+    let printed = world.name("printed");
+    let script =
+        format!("bookend cancel --all >{printed}; bookend --ledger {other} cancel --all >>{printed}");
     world.run_sh(&script).options(["--id", "same", "--ledger", &ledger]).run().ended(End::Code(0));
-    let said = fs::read_to_string(said).expect("what was said");
-    assert_eq!(said.matches("skipped").count(), 1, "{said}");
-    assert_eq!(said.matches("cancelled (operator)").count(), 1, "{said}");
+    let printed = fs::read_to_string(printed).expect("what was printed");
+    assert_eq!(printed.matches("skipped").count(), 1, "{printed}");
+    assert_eq!(printed.matches("cancelled (operator)").count(), 1, "{printed}");
     theirs.run.wait().ended(End::Signal(15));
 }
 
-/// It holds its lock, so it lives: but the pid in its row is somebody else.
+/// The supervisor holds its lock, so it runs, but the pid in its row is that of another process.
 #[test]
 fn a_reused_pid_is_not_signalled_although_the_task_runs() {
     let Some(world) = World::of_bookend("a_reused_pid_is_not_signalled_although_the_task_runs") else {
@@ -237,16 +240,16 @@ fn a_reused_pid_is_not_signalled_although_the_task_runs() {
     let pid = out.pid("ready");
     change(&world, &format!("UPDATE task_history SET supervisor_pid = {pid}"));
     for command in [&["cancel", "one"][..], &["cancel", "--all"]] {
-        let said = bookend(&world, command).ended(End::Code(1));
-        assert!(said.stderr.contains(&format!("pid {pid} means another process")), "{said:?}");
+        let printed = bookend(&world, command).ended(End::Code(1));
+        assert!(printed.stderr.contains(&format!("pid {pid} means another process")), "{printed:?}");
     }
     world.run(["true"]).options(["--id", "two", "--key", "k"]).run().ended(End::Code(0));
     world.send(pid, ["64:1000"]);
-    assert!(out.rest().is_empty(), "no signal but the last came");
+    assert!(out.rest().is_empty(), "the bystander received only the final signal");
     bystander.wait().ended(End::Code(0));
     assert!(state(supervisor).is_some_and(|s| s != 'Z'));
     busy.kill_all();
-    // Dead by now, and its pid somebody else's: recovery signals nobody either.
+    // The task is lost now and its pids belong to another process: recovery does not signal it either.
     let mut out = world.fifo("another");
     let another = world.bare(["probe", "count", &out.path()]).start();
     let pid = out.pid("ready");
@@ -256,11 +259,11 @@ fn a_reused_pid_is_not_signalled_although_the_task_runs() {
     );
     recover(&world, &[]);
     world.send(pid, ["64:1000"]);
-    assert!(out.rest().is_empty(), "no signal but the last came");
+    assert!(out.rest().is_empty(), "the bystander received only the final signal");
     another.wait().ended(End::Code(0));
 }
 
-/// Root reads the ledger of a user who has written forged rows into it.
+/// Root uses the ledger of a user who has forged rows in it.
 #[test]
 fn root_does_not_cancel_a_process_of_another_user_than_the_owner() {
     let test = "root_does_not_cancel_a_process_of_another_user_than_the_owner";
@@ -286,13 +289,13 @@ fn root_does_not_cancel_a_process_of_another_user_than_the_owner() {
              supervisor_pidfd = NULL"
         ),
     );
-    let said = bookend(&world, &["cancel", "one"]).ended(End::Code(1));
+    let printed = bookend(&world, &["cancel", "one"]).ended(End::Code(1));
     let why = if proc_is_hidden() { "cannot be judged from here" } else { "may not be signalled" };
-    assert!(said.stderr.contains(why), "{said:?}");
+    assert!(printed.stderr.contains(why), "{printed:?}");
     world.send(pid, ["64:1000"]);
-    assert!(out.rest().is_empty(), "no signal but the last came");
+    assert!(out.rest().is_empty(), "the bystander received only the final signal");
     bystander.wait().ended(End::Code(0));
-    // Root may cancel what is the owner's.
+    // Root may cancel a task of the owner.
     change(
         &world,
         &format!("UPDATE task_history SET supervisor_pid = {owners}, supervisor_start = {owners_start}"),

@@ -1,5 +1,5 @@
-//! Whose the ledger is: nobody acts on another user's, root becomes that user first, and a file that is put
-//! in its place while a command runs is not taken for it.
+//! The owner of a ledger: no other user can act on it, root becomes the owner first, and a file that replaces it
+//! during a command is not used.
 
 use std::fs;
 use std::io::Read;
@@ -9,15 +9,14 @@ use std::thread::JoinHandle;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-use super::{NOBODY, SOMEBODY, give, open_fifo, set_mode};
+use super::{NOBODY, OTHER_USER, open_fifo, set_mode, set_owner};
 
 use crate::harness::{Cmd, End, Output, Pty, World, is_root, on_path, possible, stat_field};
 
-/// A group that is neither root's nor nobody's.
+/// A group other than those of root and nobody.
 const STAFF: u32 = 50;
 
-/// A world in which `tmp/d/l.db` is the ledger of the user nobody, with one task, and root's own is beside it
-/// in `roots/l.db`.
+/// A world with two ledgers of one task each: `tmp/d/l.db` belongs to the user nobody, `roots/l.db` to root.
 struct Users {
     world: World,
     specs: Vec<String>,
@@ -26,14 +25,14 @@ struct Users {
 impl Users {
     fn new(test: &str, agent: &[&str]) -> Option<Users> {
         let (world, specs) = World::unprivileged(test)?;
-        if !possible(test, is_root(), "root, to be another user too") {
+        if !possible(test, is_root(), "root, to become another user") {
             return None;
         }
         let users = Users { world, specs };
         for name in ["tmp/d", "roots"] {
             fs::create_dir(users.world.path(name)).expect("a directory");
         }
-        give(&users.world, "tmp/d", NOBODY);
+        set_owner(&users.world, "tmp/d", NOBODY);
         let cmd =
             users.world.run(agent.iter().copied()).options(["--id", "one", "--ledger", &users.ledger()]);
         cmd.with(&users.specs).run().ended(End::Code(0));
@@ -61,7 +60,7 @@ impl Users {
         self.command(words).run()
     }
 
-    /// As [`Users::by_root`], with so little priority that whoever waits for what it does comes first.
+    /// As [`Users::by_root`], at idle priority, so that a thread that waits for its actions runs first.
     fn by_root_idly(&self, words: &[&str]) -> Output {
         let ledger = self.ledger();
         let idly = if on_path("chrt") { &["chrt", "-i", "0"][..] } else { &[] };
@@ -84,7 +83,7 @@ impl Users {
         let mut found = Vec::new();
         let mut ahead = vec![self.world.path("tmp/d")];
         while let Some(path) = ahead.pop() {
-            let meta = fs::symlink_metadata(&path).expect("it is there");
+            let meta = fs::symlink_metadata(&path).expect("metadata");
             ahead.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|e| e.path()));
             found.push((path, meta.uid()));
         }
@@ -92,14 +91,12 @@ impl Users {
     }
 }
 
-/// Puts a link to root's directory in the place of the user's, the first time that the ledger there is
-/// opened.
-/// The kernel wakes it up then.
+/// Replaces the user's directory by a link to root's when the ledger in it is first opened, which inotify reports.
 fn swap(users: &Users) -> JoinHandle<()> {
     let path = |name: &str| users.world.path(name);
     let (dir, away, roots) = (path("tmp/d"), path("tmp/away"), path("roots"));
     for ledger in [&dir, &roots] {
-        // The last one to close the ledger empties its log, which is found by its path.
+        // Opened and closed first: the last connection to close resets the WAL, which it finds by path.
         let ledger = rusqlite::Connection::open(ledger.join("l.db")).expect("a ledger");
         ledger.execute_batch("SELECT * FROM task_history").expect("a read");
     }
@@ -117,20 +114,20 @@ fn swap(users: &Users) -> JoinHandle<()> {
 #[test]
 fn root_redispatches_a_users_task_as_that_user_although_the_directory_is_swapped() {
     let test = "root_redispatches_a_users_task_as_that_user_although_the_directory_is_swapped";
-    let Some(users) = Users::new(test, &["sh", "-c", "id -u >../tmp/who"]) else { return };
-    let who = users.world.path("tmp/who");
-    fs::remove_file(&who).expect("what the first run said");
+    let Some(users) = Users::new(test, &["sh", "-c", "id -u >../tmp/uid"]) else { return };
+    let uid_file = users.world.path("tmp/uid");
+    fs::remove_file(&uid_file).expect("the file of the first run");
     for _ in 0..8 {
         let swapped = swap(&users);
-        let said = users.by_root_idly(&["redispatch", "one"]);
+        let printed = users.by_root_idly(&["redispatch", "one"]);
         swapped.join().expect("the swap");
-        // It may have been refused, since another file lies there.
-        let ran_as = fs::read_to_string(&who).unwrap_or_default();
-        assert!(["", &NOBODY.to_string()].contains(&ran_as.trim()), "ran as {ran_as}: {said:?}");
+        // The command may be refused because another file is there.
+        let ran_as = fs::read_to_string(&uid_file).unwrap_or_default();
+        assert!(["", &NOBODY.to_string()].contains(&ran_as.trim()), "ran as {ran_as}: {printed:?}");
         users.swap_back();
     }
     users.by_root(&["redispatch", "one"]).ended(End::Code(0));
-    assert_eq!(fs::read_to_string(&who).expect("it ran").trim(), NOBODY.to_string());
+    assert_eq!(fs::read_to_string(&uid_file).expect("the uid").trim(), NOBODY.to_string());
     let own = users.world.sql_of("roots/l.db", "SELECT id FROM task_history");
     assert_eq!(own.len(), 1, "root's own ledger has no row of the user's task");
 }
@@ -156,7 +153,7 @@ fn root_does_not_signal_its_own_process_named_in_a_users_row() {
         users.by_root_idly(&["cancel", "one", "--wait", "0"]);
         swapped.join().expect("the swap");
         users.world.send(pid, ["64:1000"]);
-        assert!(out.rest().is_empty(), "no signal but the last came");
+        assert!(out.rest().is_empty(), "the bystander received only the final signal");
         bystander.wait().ended(End::Code(0));
         users.swap_back();
     }
@@ -169,21 +166,21 @@ fn commands_that_root_runs_for_a_user_have_the_users_identity_and_environment() 
     else {
         return;
     };
-    // Of the file's group the user is no member.
+    // The user is not a member of the file's group.
     chown(users.world.path("tmp/d/l.db"), None, Some(STAFF)).expect("another group");
     let hook = format!(
         "env >{0}/env; id -u >{0}/ids; id -G >>{0}/ids; ls -l /proc/self/fd >{0}/fds",
         users.world.name("tmp")
     );
     users.set_hook(&hook, "/");
-    let secret = fs::File::open(users.world.path("roots/l.db")).expect("a file of root's");
-    rustix::io::fcntl_setfd(&secret, rustix::io::FdFlags::empty()).expect("it is inherited");
+    let open_file = fs::File::open(users.world.path("roots/l.db")).expect("a file of root's");
+    rustix::io::fcntl_setfd(&open_file, rustix::io::FdFlags::empty()).expect("it is inherited");
     let environment = [("SECRET", "s"), ("XDG_STATE_HOME", "/roots"), ("BOOKEND_GRACE", "1s"), ("LANG", "C")];
     let recover = users.command(&["recover"]).env("TERM", "dumb");
     let recover = environment.into_iter().fold(recover, |c, (name, value)| c.env(name, value));
-    let said = recover.run().ended(End::Code(0));
+    let printed = recover.run().ended(End::Code(0));
     let note = format!("{} belongs to user nobody (uid {NOBODY})", users.ledger());
-    assert!(said.stderr.contains(&note), "{said:?}");
+    assert!(printed.stderr.contains(&note), "{printed:?}");
     let read = |name: &str| fs::read_to_string(users.world.path(name)).expect(name);
     let groups = std::process::Command::new("id").args(["-G", "nobody"]).output().expect("id").stdout;
     assert_eq!(read("tmp/ids"), format!("{NOBODY}\n{}", String::from_utf8_lossy(&groups)));
@@ -192,7 +189,7 @@ fn commands_that_root_runs_for_a_user_have_the_users_identity_and_environment() 
     for name in names {
         let expected = ["PATH", "TERM", "LANG", "HOME", "USER", "LOGNAME", "SHELL", "XDG_RUNTIME_DIR"];
         let hooks = ["BOOKEND_FINISHED_TASK", "BOOKEND_LEDGER", "BOOKEND_DELIVERY_ATTEMPT"];
-        // The shell's own.
+        // Set by the shell.
         let shells = ["PWD", "_", "OLDPWD", "SHLVL"];
         assert!(expected.iter().chain(&hooks).chain(&shells).any(|n| *n == name), "{name} in {env}");
     }
@@ -206,7 +203,7 @@ fn commands_that_root_runs_for_a_user_have_the_users_identity_and_environment() 
     assert!(!read("tmp/fds").contains("roots/l.db"), "a descriptor of root's: {}", read("tmp/fds"));
 }
 
-/// A process that has root's terminal as its controlling terminal can type into it (TIOCSTI).
+/// A process whose controlling terminal is that of root can insert input into it (TIOCSTI).
 #[test]
 fn commands_that_root_runs_for_a_user_have_no_controlling_terminal() {
     let Some(users) = Users::new("what_root_executes_for_a_user_has_no_terminal", &["true"]) else { return };
@@ -214,8 +211,8 @@ fn commands_that_root_runs_for_a_user_have_no_controlling_terminal() {
     users.set_hook(&format!("(: </dev/tty) 2>/dev/null && echo one >{seen} || echo none >{seen}"), "/");
     let mut pty = Pty::bash(&users.world);
     pty.line(&format!("bookend --ledger {} recover", users.ledger()));
-    let (said, status) = pty.output();
-    assert_eq!(status, 0, "{said}");
+    let (printed, status) = pty.output();
+    assert_eq!(status, 0, "{printed}");
     assert_eq!(fs::read_to_string(seen).expect("the hook ran").trim(), "none");
 }
 
@@ -239,8 +236,8 @@ fn commands_that_root_runs_for_a_user_do_not_start_in_an_unreachable_directory()
     assert_eq!(recover(0o755), format!("{}\nsecret", open.display()));
 }
 
-/// As the state directory of a unit with `DynamicUser=yes` that is stopped: below `/var/lib/private`, and of
-/// a user that is not there any more.
+/// As the state directory of a stopped unit with `DynamicUser=yes`: below `/var/lib/private` and owned by a user
+/// that no longer exists.
 #[test]
 fn root_reads_a_ledger_that_its_owner_cannot_reach_without_changing_it() {
     let Some(users) =
@@ -250,19 +247,19 @@ fn root_reads_a_ledger_that_its_owner_cannot_reach_without_changing_it() {
     };
     let world = &users.world;
     for (path, _) in users.owners() {
-        chown(path, Some(SOMEBODY), Some(SOMEBODY)).expect("an owner without a name");
+        chown(path, Some(OTHER_USER), Some(OTHER_USER)).expect("an owner without a name");
     }
-    give(world, "tmp", 0);
+    set_owner(world, "tmp", 0);
     set_mode(world, "tmp", 0o700);
     for words in [&["list", "--json"][..], &["show", "one", "--json"], &["audit"], &["doctor"], &["stats"]] {
         let _ = fs::remove_file(world.path("tmp/d/l.db-shm"));
-        let said = users.by_root(words);
-        assert!(!said.stdout.is_empty(), "{words:?}: {said:?}");
-        let others: Vec<_> = users.owners().into_iter().filter(|(_, uid)| *uid != SOMEBODY).collect();
-        assert!(others.is_empty(), "{words:?} made {others:?}");
+        let printed = users.by_root(words);
+        assert!(!printed.stdout.is_empty(), "{words:?}: {printed:?}");
+        let others: Vec<_> = users.owners().into_iter().filter(|(_, uid)| *uid != OTHER_USER).collect();
+        assert!(others.is_empty(), "{words:?} created {others:?}");
     }
     let listed = users.by_root(&["list", "--json"]).ended(End::Code(0));
-    let json: serde_json::Value = serde_json::from_str(&listed.stdout).expect("stdout is JSON alone");
+    let json: serde_json::Value = serde_json::from_str(&listed.stdout).expect("stdout is only JSON");
     assert_eq!(json["tasks"][0]["id"], "one");
     let relative = world.bare(["bookend", "--ledger", "l.db", "show", "one"]).cwd(world.path("tmp/d"));
     relative.run().ended(End::Code(0));
@@ -291,19 +288,19 @@ fn root_reads_a_users_ledger_without_creating_files_owned_by_root() {
         &[],
     ];
     for words in commands {
-        // SQLite makes it again for a reader that may write there.
+        // SQLite creates the file again for a reader that may write to the directory.
         let _ = fs::remove_file(users.world.path("tmp/d/l.db-shm"));
-        let said = users.by_root(words);
+        let printed = users.by_root(words);
         let note = format!(
             "{} belongs to user nobody (uid {NOBODY}); this command continues as that user",
             users.ledger()
         );
-        assert!(said.stderr.contains(&note), "{words:?}: {said:?}");
+        assert!(printed.stderr.contains(&note), "{words:?}: {printed:?}");
         let others: Vec<_> = users.owners().into_iter().filter(|(_, uid)| *uid != NOBODY).collect();
-        assert!(others.is_empty(), "{words:?} made {others:?}");
+        assert!(others.is_empty(), "{words:?} created {others:?}");
     }
     let listed = users.by_root(&["list", "--json"]).ended(End::Code(0));
-    let json: serde_json::Value = serde_json::from_str(&listed.stdout).expect("stdout is JSON alone");
+    let json: serde_json::Value = serde_json::from_str(&listed.stdout).expect("stdout is only JSON");
     assert_eq!(json["tasks"][0]["id"], "one");
 }
 
@@ -319,13 +316,13 @@ fn root_refuses_an_owner_without_a_passwd_entry_and_runs_no_agent_for_a_user() {
     let refused = run.run().ended(End::Code(125));
     assert!(refused.stderr.contains(&format!("belongs to uid {NOBODY}, not to you")), "{refused:?}");
     for (path, _) in users.owners() {
-        chown(path, Some(SOMEBODY), Some(STAFF)).expect("an owner without a name");
+        chown(path, Some(OTHER_USER), Some(STAFF)).expect("an owner without a name");
     }
     for words in [&["recover"][..], &["redispatch", "one"], &["cancel", "--all"], &["prune"]] {
         let refused = users.by_root(words).ended(End::Code(125));
-        let said = format!("belongs to uid {SOMEBODY}, which has no passwd entry");
-        assert!(refused.stderr.contains(&said), "{words:?}: {refused:?}");
-        assert_eq!(refused.stdout, "", "nothing was read");
+        let printed = format!("belongs to uid {OTHER_USER}, which has no passwd entry");
+        assert!(refused.stderr.contains(&printed), "{words:?}: {refused:?}");
+        assert_eq!(refused.stdout, "", "no row was read");
     }
     assert!(!Path::new(&effect).exists(), "an agent ran");
 }
@@ -345,12 +342,12 @@ fn another_user_can_read_a_shared_ledger_but_not_act_on_it() {
     for suffix in ["", "-wal", "-shm", ".d/live"] {
         set_mode(&users.world, &format!("tmp/d/l.db{suffix}"), 0o644);
     }
-    let specs = [format!("uid={SOMEBODY}")];
+    let specs = [format!("uid={OTHER_USER}")];
     for words in [&["list"][..], &["show", "one"], &["audit"], &["stats"], &["list", "--json"]] {
-        let said = users.command(words).with(&specs).run().ended(End::Code(0));
+        let printed = users.command(words).with(&specs).run().ended(End::Code(0));
         let note = format!("bookend: {} belongs to user nobody (uid {NOBODY})\n", users.ledger());
-        assert_eq!(said.stderr, note, "{words:?}");
-        assert!(!said.stdout.is_empty());
+        assert_eq!(printed.stderr, note, "{words:?}");
+        assert!(!printed.stdout.is_empty());
     }
     for words in [
         &["recover"][..],
@@ -371,7 +368,7 @@ fn another_user_can_read_a_shared_ledger_but_not_act_on_it() {
     assert!(!users.world.path("tmp/effect").exists(), "an agent ran");
 }
 
-/// Whoever may write to a directory above can put another one in its place.
+/// A user who may write to a parent directory can replace the directories below it.
 #[test]
 fn parent_directories_must_belong_to_the_user_or_root_and_be_writable_by_no_other() {
     let Some(users) = Users::new(
@@ -383,34 +380,34 @@ fn parent_directories_must_belong_to_the_user_or_root_and_be_writable_by_no_othe
     let world = &users.world;
     fs::create_dir_all(world.path("tmp/top/mid/mine")).expect("directories");
     for name in ["tmp/top", "tmp/top/mid", "tmp/top/mid/mine"] {
-        give(world, name, NOBODY);
+        set_owner(world, name, NOBODY);
     }
-    symlink("top/mid", world.path("tmp/way")).expect("a link");
-    std::os::unix::fs::lchown(world.path("tmp/way"), Some(NOBODY), Some(NOBODY)).expect("its owner");
+    symlink("top/mid", world.path("tmp/link")).expect("a link");
+    std::os::unix::fs::lchown(world.path("tmp/link"), Some(NOBODY), Some(NOBODY)).expect("its owner");
     let run = |ledger: &str| {
         let options = ["--ledger".to_owned(), world.name(ledger)];
         world.run(["true"]).options(options).with(&users.specs).run()
     };
-    let ledgers = ["tmp/top/mid/mine/l.db", "tmp/way/mine/l.db"];
+    let ledgers = ["tmp/top/mid/mine/l.db", "tmp/link/mine/l.db"];
     let refused = |why: &str| {
         for ledger in ledgers {
-            let said = run(ledger).ended(End::Code(125));
-            assert!(said.stderr.contains(why), "{why}: {said:?}");
+            let printed = run(ledger).ended(End::Code(125));
+            assert!(printed.stderr.contains(why), "{why}: {printed:?}");
             let ledger = world.name(ledger);
             for words in [&["redispatch", "one"][..], &["recover"], &["cancel", "--all"]] {
                 let command = [&["bookend", "--ledger", &ledger], words].concat();
-                let said = world.bare(command).with(&users.specs).run().ended(End::Code(125));
-                assert!(said.stderr.contains(why), "{words:?}: {said:?}");
+                let printed = world.bare(command).with(&users.specs).run().ended(End::Code(125));
+                assert!(printed.stderr.contains(why), "{words:?}: {printed:?}");
             }
         }
     };
     let accepted = || ledgers.iter().for_each(|l| drop(run(l).ended(End::Code(0)).silent()));
     accepted();
-    give(world, "tmp/top", SOMEBODY);
-    refused(&format!("belongs to uid {SOMEBODY}, not to you"));
+    set_owner(world, "tmp/top", OTHER_USER);
+    refused(&format!("belongs to uid {OTHER_USER}, not to you"));
     chown(world.path("tmp/top"), Some(0), Some(0)).expect("root's");
     accepted();
-    give(world, "tmp/top", NOBODY);
+    set_owner(world, "tmp/top", NOBODY);
     set_mode(world, "tmp/top", 0o757);
     refused("is writable by all users");
     set_mode(world, "tmp/top", 0o1777);
@@ -420,10 +417,10 @@ fn parent_directories_must_belong_to_the_user_or_root_and_be_writable_by_no_othe
     refused("is writable by its group");
     set_mode(world, "tmp/top", 0o755);
     accepted();
-    // A link may be laid anew by its owner alone.
-    std::os::unix::fs::lchown(world.path("tmp/way"), Some(SOMEBODY), Some(SOMEBODY)).expect("its owner");
-    let said = run("tmp/way/mine/l.db").ended(End::Code(125));
-    assert!(said.stderr.contains(&format!("belongs to uid {SOMEBODY}")), "{said:?}");
+    // Only the owner of a link may replace it.
+    std::os::unix::fs::lchown(world.path("tmp/link"), Some(OTHER_USER), Some(OTHER_USER)).expect("its owner");
+    let printed = run("tmp/link/mine/l.db").ended(End::Code(125));
+    assert!(printed.stderr.contains(&format!("belongs to uid {OTHER_USER}")), "{printed:?}");
     assert_eq!(
         fs::metadata(world.path("tmp/top/mid/mine/l.db")).expect("it").permissions().mode() & 0o777,
         0o600

@@ -1,5 +1,5 @@
-//! An agent that executes a set-user-ID program: the parent-death signal is cleared, its environment can no
-//! longer be read, and if it has become the other user altogether, it may not be signalled.
+//! An agent that executes a set-user-ID program: the kernel clears its parent-death signal, its environment is no
+//! longer readable, and bookend may not signal it once it has fully become the other user.
 
 use rustix::process::Signal;
 
@@ -9,11 +9,11 @@ use crate::harness::{
 };
 use crate::standins::gone;
 
-/// `raised` keeps the real user, so its caller may signal it; `root` is root altogether, as sudo is.
+/// `RAISED` keeps the real user id, so its caller may signal it. `ROOT` becomes root completely, as sudo does.
 const RAISED: &str = "raised stay OUT";
 const ROOT: &str = "raised with uid=0 -- probe stay OUT";
 
-/// Whether such programs work here: not on a file system mounted `nosuid`, nor where privileges are given up.
+/// Whether set-user-ID programs work here. They do not with `nosuid` or `no_new_privs`.
 pub fn works(world: &World) -> bool {
     copy_program(world, "probe", "raised");
     set_mode(world, "bin/raised", 0o4755);
@@ -22,17 +22,17 @@ pub fn works(world: &World) -> bool {
     world.bare(argv).with(nobody).run().end == End::Code(0)
 }
 
-/// A world of a user without privileges, with such a program.
+/// A world of an unprivileged user with a set-user-ID program.
 fn world(test: &str) -> Option<(World, Vec<String>)> {
-    if !possible(test, is_root(), "root, to make a program that sets the user") {
+    if !possible(test, is_root(), "root, to create a set-user-ID program") {
         return None;
     }
     let (world, specs) = World::unprivileged(test)?;
     copy_program(&world, "probe", "probe");
-    possible(test, works(&world), "programs that set the user").then_some((world, specs))
+    possible(test, works(&world), "set-user-ID programs").then_some((world, specs))
 }
 
-/// A run of that user's, and its agent.
+/// A run of that user with its agent.
 struct Raised<'w> {
     world: &'w World,
     specs: Vec<String>,
@@ -51,7 +51,7 @@ impl<'w> Raised<'w> {
         Raised { world, specs: specs.to_vec(), run, agent, _out: out }
     }
 
-    /// A command of the same user.
+    /// Runs a bookend command as the same user.
     fn bookend(&self, words: &[&str]) -> Output {
         self.command(words).run()
     }
@@ -68,13 +68,13 @@ impl<'w> Raised<'w> {
         self.world.row()
     }
 
-    /// Root ends the agent.
+    /// Kills the agent as root.
     fn end(&self) {
         self.world.send(self.agent, [9]);
         gone(self.world, self.agent);
     }
 
-    /// The row does not claim that anybody has ended the agent, and tells who runs on.
+    /// Asserts that the row does not claim the end of the agent and names the process that still runs.
     fn assert_honest(&self, ending: &str) {
         let row = self.row();
         assert_eq!(row.ending(), ending);
@@ -89,8 +89,8 @@ impl<'w> Raised<'w> {
         let (name, why) = if proc_is_hidden() { ("agent", "hidden") } else { ("probe", "unreadable") };
         assert_eq!(left["spared"][0]["why"], why, "{left}");
         let shown = self.bookend(&["show", &row.text("id")]).ended(End::Code(0)).stdout;
-        let told = format!("1 found, 0 ended, 1 left ({name}, pid {}: {why})\n", self.agent);
-        assert!(shown.contains(&told), "{shown}");
+        let line = format!("1 found, 0 ended, 1 left ({name}, pid {}: {why})\n", self.agent);
+        assert!(shown.contains(&line), "{shown}");
         assert!(self.lives());
     }
 }
@@ -105,15 +105,15 @@ fn recover_settles_a_task_whose_agent_it_may_not_signal_and_keeps_the_key_busy()
         let mut raised = Raised::start(&world, &specs, ROOT, &["--id", "one", "--key", "k"]);
         raised.run.signal(Signal::KILL);
         raised.run.wait_here().ended(End::Signal(9));
-        // The parent-death signal would have come by now.
+        // A parent-death signal would have arrived by now.
         let listed = raised.bookend(&["list"]).ended(End::Code(0));
         assert!(listed.stdout.contains("lost"), "{proc}: {listed:?}");
-        let said = raised.bookend(&["recover", "--grace", "100ms"]).ended(End::Code(0)).silent();
+        let printed = raised.bookend(&["recover", "--grace", "100ms"]).ended(End::Code(0)).silent();
         let pid = format!("its agent (pid {}) runs as ", raised.agent);
         for part in ["task one interrupted", &pid, "may still run", "key k stays busy", "kill"] {
-            assert!(said.stdout.contains(part), "{proc}: {part} in {said:?}");
+            assert!(printed.stdout.contains(part), "{proc}: {part} in {printed:?}");
         }
-        assert!(raised.lives(), "{proc}: it was not signalled");
+        assert!(raised.lives(), "{proc}: the agent was signalled");
         let row = raised.row();
         assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), LOST, "{proc}");
         assert_eq!((row.number("exit_code"), row.text("finished_at")), (None, String::new()));
@@ -123,7 +123,7 @@ fn recover_settles_a_task_whose_agent_it_may_not_signal_and_keeps_the_key_busy()
         let again = || world.run(["true"]).options(["--key", "k", "--grace", "0s"]).with(&specs).run();
         let refused = again().ended(End::Code(75));
         assert!(refused.stderr.contains(&pid) && refused.stderr.contains("kill"), "{proc}: {refused:?}");
-        assert!(raised.lives(), "{proc}: it was not signalled");
+        assert!(raised.lives(), "{proc}: the agent was signalled");
         raised.end();
         again().ended(End::Code(0)).silent();
         world.write("DELETE FROM task_history");
@@ -148,7 +148,7 @@ fn recover_ends_an_agent_whose_environment_it_cannot_read() {
     }
 }
 
-/// As on a kernel before 6.9, where no pidfd has an inode of its own.
+/// As on a kernel before 6.9, where a pidfd has no unique inode.
 #[test]
 fn an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released() {
     let Some((world, specs)) = world("an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released")
@@ -160,10 +160,10 @@ fn an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released() {
     world.write("UPDATE task_history SET supervisor_pidfd = NULL, agent_pidfd = NULL");
     raised.run.signal(Signal::KILL);
     raised.run.wait_here().ended(End::Signal(9));
-    let said = raised.bookend(&["recover", "--grace", "0s"]).ended(End::Code(0)).silent();
+    let printed = raised.bookend(&["recover", "--grace", "0s"]).ended(End::Code(0)).silent();
     let command = "bookend recover --ledger";
     for part in [&format!("(pid {}) may still run", raised.agent), command, "--ttl 0 one"] {
-        assert!(said.stdout.contains(part), "{part} in {said:?}");
+        assert!(printed.stdout.contains(part), "{part} in {printed:?}");
     }
     let again = || world.run(["true"]).options(["--key", "k"]).with(&specs).run();
     let refused = again().ended(End::Code(75));
@@ -174,7 +174,7 @@ fn an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released() {
     let released = world.bare(words).with(&specs).run().ended(End::Code(0)).silent();
     assert!(released.stdout.contains("task one"), "{released:?}");
     again().ended(End::Code(0)).silent();
-    assert!(raised.lives(), "it was not signalled");
+    assert!(raised.lives(), "the agent was signalled");
     raised.end();
 }
 
@@ -200,15 +200,15 @@ fn a_timeout_reports_an_agent_that_it_may_not_signal_and_does_not_wait_for_it() 
     };
     let options = ["--timeout", "100ms", "--grace", "100ms", "--key", "k", "--on-finish", "cat >../tmp/row"];
     let mut raised = Raised::start(&world, &specs, ROOT, &options);
-    let said = raised.run.wait_here().ended(End::Code(124));
-    assert!(said.stderr.contains("could not send SIGKILL"), "{said:?}");
-    assert!(said.stderr.contains("was not ended, and runs on"), "{said:?}");
+    let printed = raised.run.wait_here().ended(End::Code(124));
+    assert!(printed.stderr.contains("could not send SIGKILL"), "{printed:?}");
+    assert!(printed.stderr.contains("was not ended, and runs on"), "{printed:?}");
     raised.assert_honest("cancelled/timeout");
-    let told: serde_json::Value =
+    let row: serde_json::Value =
         serde_json::from_slice(&std::fs::read(world.path("tmp/row")).expect("a row")).expect("JSON");
-    assert_eq!((&told["status"], &told["exit_code"]), (&"cancelled".into(), &serde_json::Value::Null));
+    assert_eq!((&row["status"], &row["exit_code"]), (&"cancelled".into(), &serde_json::Value::Null));
 
-    // What must not run twice does not, while the first one does.
+    // No second run starts under the key while the first agent runs.
     let again = || world.run(["touch", &world.name("tmp/again")]).options(["--key", "k"]).with(&specs).run();
     let refused = again().ended(End::Code(75));
     assert!(refused.stderr.contains(&format!("pid {}", raised.agent)), "{refused:?}");
@@ -225,9 +225,9 @@ fn cancel_does_not_claim_the_end_of_an_agent_that_it_may_not_signal() {
         return;
     };
     let mut raised = Raised::start(&world, &specs, ROOT, &["--id", "one", "--grace", "100ms"]);
-    let said = raised.bookend(&["cancel", "one"]).ended(End::Code(1));
-    assert!(said.stdout.contains("task one: cancelled (operator)"), "{said:?}");
-    assert!(said.stdout.contains("was not ended, and runs on"), "{said:?}");
+    let printed = raised.bookend(&["cancel", "one"]).ended(End::Code(1));
+    assert!(printed.stdout.contains("task one: cancelled (operator)"), "{printed:?}");
+    assert!(printed.stdout.contains("was not ended, and runs on"), "{printed:?}");
     raised.run.wait_here().ended(End::Signal(15));
     raised.assert_honest("cancelled/operator");
     raised.end();
@@ -278,7 +278,7 @@ fn a_leftover_that_may_not_be_signalled_is_counted_and_not_waited_for() {
         let script = format!("{daemon}; read x <{}; exit 1", go.path());
         let run = world.run_sh(&script).options(["--grace", "60s"]).with(&specs).start();
         let left = out.pid("stay");
-        // Before it is another user's, it may be signalled.
+        // The process has become another user by now.
         go.write_line("now");
         run.wait().ended(End::Code(1));
         let row = world.rows().remove(n).json("leftovers");
@@ -286,6 +286,6 @@ fn a_leftover_that_may_not_be_signalled_is_counted_and_not_waited_for() {
         assert_eq!(counts, (&1.into(), &0.into(), &1.into()), "{proc}: {row}");
         let why = if proc_is_hidden() || !proc.is_empty() { "hidden" } else { "unreadable" };
         assert_eq!((&row["spared"][0]["pid"], &row["spared"][0]["why"]), (&left.into(), &why.into()));
-        eventually(world.deadline(), "it lives", || state(left) == Some('S'));
+        eventually(world.deadline(), "the leftover still runs", || state(left) == Some('S'));
     }
 }

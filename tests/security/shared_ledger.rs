@@ -1,5 +1,5 @@
-//! A ledger that others may write to: what its rows say of processes ends and signals nothing, and what the
-//! kernel shows is enough for what is the caller's.
+//! A ledger that others may write to: its rows alone never lead to a signal, and bookend can still act on what the
+//! kernel confirms.
 
 use std::fs;
 
@@ -10,8 +10,8 @@ use super::set_mode;
 use crate::harness::{End, Fifo, Proc, World, eventually, is_root, possible, stat_field, state};
 use crate::standins::{bookend, gone};
 
-/// A task that runs, in the ledger `l.db`, which its group may write to.
-struct Shared {
+/// A running task in the ledger `l.db`, which its group may write to.
+struct SharedLedger {
     world: World,
     id: String,
     run: Proc,
@@ -19,8 +19,8 @@ struct Shared {
     _say: Fifo,
 }
 
-impl Shared {
-    fn start(test: &str) -> Option<Shared> {
+impl SharedLedger {
+    fn start(test: &str) -> Option<SharedLedger> {
         let world = World::of_bookend(test)?;
         let id = id_of(&world);
         let mut say = world.fifo("say");
@@ -29,12 +29,12 @@ impl Shared {
         let run = world.run_sh(&script).options(options).start();
         let agent = say.pid("ready");
         set_mode(&world, "l.db", 0o660);
-        Some(Shared { world, id, run, agent, _say: say })
+        Some(SharedLedger { world, id, run, agent, _say: say })
     }
 
     fn forge(&self, sql: &str) {
         let ledger = rusqlite::Connection::open(self.world.path("l.db")).expect("the ledger");
-        ledger.busy_timeout(std::time::Duration::from_secs(20)).expect("a time-out");
+        ledger.busy_timeout(std::time::Duration::from_secs(20)).expect("a timeout");
         ledger.execute_batch(sql).expect(sql);
     }
 
@@ -57,7 +57,7 @@ impl Shared {
 
 #[test]
 fn no_forged_row_makes_recover_end_a_live_agent() {
-    let Some(shared) = Shared::start("no_forged_row_makes_recover_end_a_live_agent") else { return };
+    let Some(shared) = SharedLedger::start("no_forged_row_makes_recover_end_a_live_agent") else { return };
     let forged = [
         "live_slot = live_slot + 1",
         "live_slot = live_slot + 1, supervisor_start = supervisor_start + 1, supervisor_pidfd = NULL",
@@ -68,13 +68,13 @@ fn no_forged_row_makes_recover_end_a_live_agent() {
         shared
             .forge(&format!("DROP TRIGGER IF EXISTS task_history_ends_once; UPDATE task_history SET {set}"));
         for _ in 0..2 {
-            let said = shared.bookend(&["recover", "--grace", "10ms"]);
-            assert!(shared.lives(), "{set}: {said:?}");
+            let printed = shared.bookend(&["recover", "--grace", "10ms"]);
+            assert!(shared.lives(), "{set}: {printed:?}");
         }
         let again =
             shared.world.run(["true"]).options(["--key", "k", "--ledger", &shared.world.name("l.db")]);
-        let said = again.run();
-        assert!(shared.lives(), "{set}: {said:?}");
+        let printed = again.run();
+        assert!(shared.lives(), "{set}: {printed:?}");
         let audit = shared.bookend(&["audit"]).ended(End::Code(0));
         assert!(!audit.stdout.contains(&format!("kill {}", shared.agent)), "{set}: {audit:?}");
     }
@@ -82,35 +82,37 @@ fn no_forged_row_makes_recover_end_a_live_agent() {
 
 #[test]
 fn a_forged_row_stays_running_while_its_supervisor_runs() {
-    let Some(shared) = Shared::start("a_forged_row_stays_running_while_its_supervisor_runs") else { return };
+    let Some(shared) = SharedLedger::start("a_forged_row_stays_running_while_its_supervisor_runs") else {
+        return;
+    };
     shared.forge(
         "UPDATE task_history SET live_slot = live_slot + 1, supervisor_start = supervisor_start + 1,
             supervisor_pidfd = NULL",
     );
-    let said = shared.bookend(&["recover"]).ended(End::Code(1));
+    let printed = shared.bookend(&["recover"]).ended(End::Code(1));
     let why = format!("one lives above pid {} of it: others may write to the ledger", shared.agent);
-    assert!(said.stdout.contains(&why), "{said:?}");
+    assert!(printed.stdout.contains(&why), "{printed:?}");
     let row = shared.world.sql_of("l.db", "SELECT status FROM task_history").remove(0);
     assert_eq!(row.text("status"), "running");
 }
 
 #[test]
 fn recover_ends_leftovers_by_their_marks_in_a_shared_ledger() {
-    let Some(shared) = Shared::start("what_a_dead_task_left_is_ended_by_its_marks") else { return };
+    let Some(shared) = SharedLedger::start("what_a_dead_task_left_is_ended_by_its_marks") else { return };
     let (id, ledger) = (shared.id.clone(), shared.world.name("l.db"));
     let daemon = Marked::start(&shared.world, "daemon", &id, &ledger, &[]);
     shared.run.signal(Signal::KILL);
     gone(&shared.world, shared.agent);
-    let said = shared.bookend(&["recover", "--grace", "5s"]).ended(End::Code(0));
+    let printed = shared.bookend(&["recover", "--grace", "5s"]).ended(End::Code(0));
     gone(&shared.world, daemon.pid);
-    assert!(said.stdout.contains("interrupted (supervisor_lost)"), "{said:?}");
+    assert!(printed.stdout.contains("interrupted (supervisor_lost)"), "{printed:?}");
 }
 
 #[test]
 fn cancel_signals_the_supervisor_that_the_kernel_confirms_and_no_process_from_a_row() {
-    let Some(shared) =
-        Shared::start("cancel_signals_the_supervisor_that_the_kernel_confirms_and_no_process_from_a_row")
-    else {
+    let Some(shared) = SharedLedger::start(
+        "cancel_signals_the_supervisor_that_the_kernel_confirms_and_no_process_from_a_row",
+    ) else {
         return;
     };
     let mut out = shared.world.fifo("bystander");
@@ -121,19 +123,19 @@ fn cancel_signals_the_supervisor_that_the_kernel_confirms_and_no_process_from_a_
         "UPDATE task_history SET live_slot = NULL, supervisor_pid = {pid}, supervisor_start = {start},
             supervisor_pidfd = NULL"
     ));
-    let said = shared.bookend(&["cancel", &shared.id]).ended(End::Code(1));
+    let printed = shared.bookend(&["cancel", &shared.id]).ended(End::Code(1));
     assert!(
-        said.stderr.contains("it was not signalled: only the row says that it supervises the task"),
-        "{said:?}"
+        printed.stderr.contains("it was not signalled: only the row says that it supervises the task"),
+        "{printed:?}"
     );
-    assert!(said.stderr.contains(&format!("chmod g-w {}", shared.world.name("l.db"))), "{said:?}");
+    assert!(printed.stderr.contains(&format!("chmod g-w {}", shared.world.name("l.db"))), "{printed:?}");
     let replace = ["--key", "k", "--replace", "--ledger", &shared.world.name("l.db")];
     shared.world.run(["true"]).options(replace).run().ended(End::Code(75));
     shared.world.send(pid, ["64:1000"]);
-    assert!(out.rest().is_empty(), "no signal but the last came");
+    assert!(out.rest().is_empty(), "the bystander received only the final signal");
     bystander.wait().ended(End::Code(0));
 
-    // Another task of the same user is not the one that was asked for.
+    // Another task of the same user is not a substitute for the requested one.
     let mut say = shared.world.fifo("other");
     let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
     let other =
@@ -153,13 +155,13 @@ fn cancel_signals_the_supervisor_that_the_kernel_confirms_and_no_process_from_a_
     shared.forge(&format!("UPDATE task_history SET {supervisor} WHERE id = '{id}'"));
     shared.bookend(&["cancel", id]).ended(End::Code(0));
     gone(&shared.world, shared.agent);
-    eventually(shared.world.deadline(), "the other runs on", || state(agent) == Some('S'));
+    eventually(shared.world.deadline(), "the other task still runs", || state(agent) == Some('S'));
 }
 
 #[test]
 fn a_forged_cgroup_path_ends_no_process() {
     let test = "a_forged_cgroup_path_ends_no_process";
-    let Some(mut shared) = Shared::start(test) else { return };
+    let Some(mut shared) = SharedLedger::start(test) else { return };
     let mounts = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let mount = mounts.into_iter().find(|m| fs::exists(format!("{m}/cgroup.procs")).is_ok_and(|e| e));
     let mount = mount.unwrap_or("/nowhere");

@@ -1,11 +1,11 @@
-//! More than there is room for: lines without an end, names of megabytes, rows that no screen holds.
+//! Sizes beyond every limit: endless lines, names of megabytes, rows wider than any terminal.
 
 use std::fs;
 
 use crate::harness::{End, Pty, World};
 use crate::standins::{bookend, change, json};
 
-/// The most memory that the process had so far, in KiB.
+/// The peak resident memory of the process in KiB.
 fn peak(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("a peak");
@@ -23,7 +23,7 @@ fn a_line_of_hundreds_of_megabytes_is_passed_on_in_little_memory() {
         let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
         let id = "0197a6a0-0000-4000-8000-00000000abcd";
         let result = format!(r#"{{"type":"result","is_error":false,"result":"x","session_id":"{id}"}}"#);
-        // One text that goes on and on, which is no line, and no object; then what counts.
+        // A string of 200 MB that completes neither a line nor an object, and then the result.
         let script = format!(
             "#!/bin/sh\nprintf '{{\"type\":\"assistant\",\"message\":{{\"model\":\"'\n\
              head -c 200000000 /dev/zero | tr '\\0' x\nprintf '\"}}}}\\n'\necho '{result}'\n\
@@ -41,7 +41,7 @@ fn a_line_of_hundreds_of_megabytes_is_passed_on_in_little_memory() {
         assert!(most < 64 * 1024, "{mode}: {most} KiB");
         let row = world.rows().pop().expect("a row");
         assert_eq!((row.ending().as_str(), row.text("session_id").as_str()), ("success/", id), "{mode}");
-        assert_eq!(row.text("model"), "x".repeat(200), "what is too long is cut");
+        assert_eq!(row.text("model"), "x".repeat(200), "a long value is cut");
         fs::remove_file(up.path()).and_then(|()| fs::remove_file(go.path())).expect("the pipes");
     }
 }
@@ -56,9 +56,9 @@ fn oversized_names_are_cut() {
             { "type": "tool_use", "id": long, "name": long }] } }),
         serde_json::json!({ "type": "result", "subtype": long, "is_error": true, "result": long }),
     ];
-    let said: String = events.iter().map(|e| format!("{e}\n")).collect();
-    fs::write(world.path("said"), said).expect("a file");
-    world.program("claude", &format!("#!/bin/sh\ncat {}\nexit 1\n", world.name("said")));
+    let printed: String = events.iter().map(|e| format!("{e}\n")).collect();
+    fs::write(world.path("printed"), printed).expect("a file");
+    world.program("claude", &format!("#!/bin/sh\ncat {}\nexit 1\n", world.name("printed")));
     let argv = ["claude", "-p", "--output-format", "stream-json", "--verbose", "x"];
     let hook = format!("cat >{}", world.name("row"));
     world.run(argv).options(["--id", "one", "--on-finish", &hook]).run().ended(End::Code(1));
@@ -66,7 +66,7 @@ fn oversized_names_are_cut() {
     let length = |field: &str| row[field].as_str().map_or(0, str::len);
     assert_eq!(length("model"), 200);
     assert_eq!(length("error"), 8 << 10);
-    assert_eq!(length("session_id"), 36, "bookend's own");
+    assert_eq!(length("session_id"), 36, "the id that bookend chose");
     assert!(fs::metadata(world.path("row")).expect("a row").len() < 64 << 10);
 }
 
@@ -75,7 +75,7 @@ fn a_hook_gets_a_row_of_a_megabyte_even_if_it_does_not_read_it() {
     let Some(world) = World::of_bookend("a_hook_gets_a_row_of_a_megabyte_even_if_it_does_not_read_it") else {
         return;
     };
-    // Each is six characters of JSON.
+    // Each escape is six characters in JSON.
     let long = "\u{1b}".repeat(96_000);
     let hook = format!("cat >{}", world.name("row"));
     for (id, hook) in [("one", hook.as_str()), ("two", "true")] {
@@ -96,7 +96,7 @@ fn long_texts_are_cut_on_a_terminal_and_complete_in_a_pipe() {
         return;
     };
     world.run(["true"]).options(["--id", "one", "--key", "k"]).run().ended(End::Code(0));
-    // Ones that take room, ones that take none, and ones that are made visible.
+    // Characters of width one, of width zero, and invisible ones, which are escaped.
     for pattern in ["x", "\u{301}", "\u{200d}"] {
         world.renew_deadline();
         let long = format!("e{}", pattern.repeat((1 << 18) / pattern.len()));
@@ -105,13 +105,13 @@ fn long_texts_are_cut_on_a_terminal_and_complete_in_a_pipe() {
         pty.resize(80, 24);
         for command in ["list", "timeline", "stats --by key"] {
             pty.line(&format!("bookend {command}"));
-            let (said, code) = pty.output();
+            let (printed, code) = pty.output();
             assert_eq!(code, 0, "{command}");
-            assert!(said.len() < 20_000, "{command}: {} bytes", said.len());
+            assert!(printed.len() < 20_000, "{command}: {} bytes", printed.len());
         }
         for words in [&["list"][..], &["show", "one"], &["list", "--json"]] {
-            let said = bookend(&world, words).ended(End::Code(0)).silent();
-            assert!(said.stdout.len() > long.len(), "in a pipe nothing is cut");
+            let printed = bookend(&world, words).ended(End::Code(0)).silent();
+            assert!(printed.stdout.len() > long.len(), "a pipe gets the complete text");
         }
     }
 }
@@ -127,13 +127,13 @@ fn an_oversized_argv_is_cut_and_cannot_be_redispatched() {
     let mut argv = vec!["sh", "-c", &script, "sh"];
     argv.extend([long.as_str(); 12]);
     let run = world.run(argv).options(["--id", "one", "--key", "k"]).start();
-    let said = up.line();
-    assert!(said.starts_with("up 12 "), "the agent gets all of it: {said}");
+    let printed = up.line();
+    assert!(printed.starts_with("up 12 "), "the agent gets all of it: {printed}");
 
     let row = world.row();
     let (kept, given) = (row.text("argv"), row.text("user_argv"));
     assert!(kept.len() <= 128 << 10 && given.len() <= 128 << 10, "{} {}", kept.len(), given.len());
-    assert!(given.len() > 100 << 10, "as much as there is room for: {}", given.len());
+    assert!(given.len() > 100 << 10, "the limit is used: {}", given.len());
     let whole = 12 * long.len() + script.len() + "sh-csh".len();
     let mark = format!("… (cut, {whole} bytes in all)");
     let words: Vec<String> = serde_json::from_str(&given).expect("JSON");
@@ -143,12 +143,12 @@ fn an_oversized_argv_is_cut_and_cannot_be_redispatched() {
 
     run.signal(rustix::process::Signal::KILL);
     run.wait();
-    let told = bookend(&world, &["recover"]).ended(End::Code(0)).stdout;
-    assert!(told.contains("the row holds only the beginning of its command line"), "{told}");
-    assert!(!told.contains("bookend redispatch"), "{told}");
+    let report = bookend(&world, &["recover"]).ended(End::Code(0)).stdout;
+    assert!(report.contains("the row holds only the beginning of its command line"), "{report}");
+    assert!(!report.contains("bookend redispatch"), "{report}");
     let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
     assert!(refused.stderr.contains("its row holds only the beginning"), "{refused:?}");
-    assert_eq!(world.rows().len(), 1, "nothing was dispatched");
+    assert_eq!(world.rows().len(), 1, "no run was started");
 }
 
 #[test]
@@ -161,17 +161,17 @@ fn extreme_costs_and_counts_do_not_corrupt_sums() {
         world.run(argv).options(["--id", id]).run().ended(End::Code(0));
     }
     let costs: Vec<Option<f64>> = world.rows().iter().map(|row| row.real("cost_usd")).collect();
-    assert_eq!(costs, [None, None, Some(0.25)], "what an agent says beyond reason is not taken");
-    // Another program may have written anything.
+    assert_eq!(costs, [None, None, Some(0.25)], "an implausible cost is ignored");
+    // Another program may write any value.
     world.run(["true"]).options(["--id", "four"]).run().ended(End::Code(0));
     world.run(["true"]).options(["--id", "five"]).run().ended(End::Code(0));
     let huge = "cost_usd = 1e308, input_tokens = 9223372036854775807, turns = -9223372036854775808,
         duration_ms = 9223372036854775807";
     change(&world, &format!("UPDATE task_history SET {huge} WHERE id IN ('four', 'five')"));
     for by in ["all", "agent", "day"] {
-        let said = bookend(&world, &["stats", "--by", by]).ended(End::Code(0)).stdout;
-        assert!(said.contains("$0.25") || by == "agent", "{said}");
-        assert!(!said.contains("inf") && !said.contains("NaN"), "{said}");
+        let printed = bookend(&world, &["stats", "--by", by]).ended(End::Code(0)).stdout;
+        assert!(printed.contains("$0.25") || by == "agent", "{printed}");
+        assert!(!printed.contains("inf") && !printed.contains("NaN"), "{printed}");
         json(&world, &["stats", "--by", by, "--json"]);
     }
     assert_eq!(json(&world, &["stats", "--json"])["groups"][0]["cost_usd"], 0.25);

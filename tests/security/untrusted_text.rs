@@ -1,6 +1,5 @@
-//! Text that is more than text: escapes of terminals, line breaks that pretend to be messages, quotes of SQL
-//! and shells, what turns the reading direction, what is not seen. It is data wherever it comes from, and
-//! wherever it is shown.
+//! Untrusted text: terminal escapes, line breaks that forge messages, quotes of SQL and shells, characters that
+//! change the reading direction, and invisible ones. It stays data in every input and every output.
 
 use std::fs;
 use std::sync::OnceLock;
@@ -11,15 +10,15 @@ use serde_json::Value;
 use crate::harness::{End, Output, Pty, World};
 use crate::standins::{Busy, gone, json};
 
-/// Every line but the first would be something of bookend's own, or of journald's.
+/// Every line but the first would look like output of bookend or a field of journald.
 pub const HOSTILE: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{7f}\r\nPRIORITY=0\nMESSAGE=forged\n\
     bookend: error: forged\nhint: forged\n<0>forged\n'); DROP TABLE task_history; --\"$(touch owned)`touch \
     owned`\t=HYPERLINK(0),;|\u{202e}\u{2066}\u{200b}\u{200d}\u{2060}\u{feff}\u{ad}\u{3164}\u{e0041}end";
 
-/// Every character that Unicode calls a format character, a line or paragraph separator, or ignorable.
-fn unseen() -> &'static [char] {
-    static UNSEEN: OnceLock<Vec<char>> = OnceLock::new();
-    UNSEEN.get_or_init(|| {
+/// Every format character, line or paragraph separator and default-ignorable character of Unicode.
+fn invisible() -> &'static [char] {
+    static INVISIBLE: OnceLock<Vec<char>> = OnceLock::new();
+    INVISIBLE.get_or_init(|| {
         let classes = r"[\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]";
         let parsed = regex_syntax::parse(classes).expect("a class");
         let HirKind::Class(Class::Unicode(class)) = parsed.kind() else { panic!("{parsed:?}") };
@@ -27,9 +26,9 @@ fn unseen() -> &'static [char] {
     })
 }
 
-/// Nothing in it drives a terminal, hides, or begins a line that looks like somebody else's.
+/// Asserts that a text has no terminal escape, no invisible character and no line that looks forged.
 pub fn assert_harmless(text: &str, what: &str) {
-    let is_harmful = |c: char| c != '\n' && (c.is_control() || unseen().binary_search(&c).is_ok());
+    let is_harmful = |c: char| c != '\n' && (c.is_control() || invisible().binary_search(&c).is_ok());
     assert!(!text.contains(is_harmful), "{what}: {text:?}");
     let forged = ["PRIORITY=", "MESSAGE=", "bookend: error: forged", "hint: forged", "<0>", "')"];
     let line = text.lines().find(|l| forged.iter().any(|f| l.starts_with(f)));
@@ -47,16 +46,16 @@ fn bookend(world: &World, words: &[&str]) -> Output {
     output
 }
 
-/// A `claude` that says just these bytes and leaves with `code`.
-fn claude(world: &World, said: &[u8], code: i32) {
-    fs::write(world.path("said"), said).expect("a file");
-    world.program("claude", &format!("#!/bin/sh\ncat {}\nexit {code}\n", world.name("said")));
+/// Installs a `claude` that prints these bytes and exits with `code`.
+fn claude(world: &World, output: &[u8], code: i32) {
+    fs::write(world.path("printed"), output).expect("a file");
+    world.program("claude", &format!("#!/bin/sh\ncat {}\nexit {code}\n", world.name("printed")));
 }
 
 const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "x"];
 
-/// What an agent may say: ids that are none, a model, a tool, an error.
-fn said() -> Vec<u8> {
+/// Events that an agent may print: invalid ids, a model, a tool and an error.
+fn events() -> Vec<u8> {
     let nul = format!("{HOSTILE}\0");
     let events = [
         serde_json::json!({ "type": "system", "subtype": "init", "session_id": HOSTILE, "model": nul }),
@@ -73,7 +72,7 @@ fn said() -> Vec<u8> {
 fn failed() -> Vec<u8> {
     let result = serde_json::json!({ "type": "result", "subtype": HOSTILE, "is_error": true,
         "result": format!("{HOSTILE}\0"), "session_id": HOSTILE, "num_turns": 1 });
-    [said(), format!("{result}\n").into_bytes()].concat()
+    [events(), format!("{result}\n").into_bytes()].concat()
 }
 
 /// Rows as another program might write them.
@@ -103,7 +102,7 @@ fn foreign_rows(world: &World) {
     ledger.execute(invalidated, [HOSTILE]).expect("an invalidation");
 }
 
-/// Tasks of every kind, each with as much of it as there is place for.
+/// Tasks of every kind with the hostile text in every field.
 fn tasks(world: &World) {
     let named = ["--repo", HOSTILE, "--key", HOSTILE, "--agent", HOSTILE, "--user", HOSTILE];
     let more = ["--model", HOSTILE, "--provider", HOSTILE, "--id", "one", "-v", "-v"];
@@ -115,16 +114,16 @@ fn tasks(world: &World) {
     claude(world, &failed(), 1);
     let options = ["--id", "two", "--key", "two", "-v", "-v"];
     let run = world.run(STREAM).options(options).run().ended(End::Code(1));
-    assert_eq!(run.bytes, failed(), "what the agent says is passed on as it is");
+    assert_eq!(run.bytes, failed(), "the output of the agent is passed on unchanged");
     assert_harmless(&run.stderr, "run");
     let row = world.sql("SELECT * FROM task_history WHERE id = 'two'").remove(0);
     assert_eq!(row.ending(), "failure/agent_error");
     assert!(row.text("error").starts_with(HOSTILE) && row.text("model").starts_with(HOSTILE));
-    assert_eq!(row.text("session_id"), "0e6ae530-ok", "what is no id is not taken");
+    assert_eq!(row.text("session_id"), "0e6ae530-ok", "an invalid id is ignored");
 
-    // One that dies in the middle of a tool call.
-    fs::write(world.path("said"), said()).expect("a file");
-    let script = format!("#!/bin/sh\ncat {}\necho ready $$ >$SAY\nexec sleep 1000\n", world.name("said"));
+    // A task that is killed during a tool call.
+    fs::write(world.path("printed"), events()).expect("a file");
+    let script = format!("#!/bin/sh\ncat {}\necho ready $$ >$SAY\nexec sleep 1000\n", world.name("printed"));
     world.program("claude", &script);
     let busy = Busy::start(world, "say", |_| {
         world.run(STREAM).options(["--id", "three", "--key", HOSTILE, "--agent", HOSTILE])
@@ -145,7 +144,7 @@ fn views_print_one_line_per_row_and_escape_all_text() {
     let Some(world) = World::of_bookend("views_print_one_line_per_row_and_escape_all_text") else { return };
     tasks(&world);
     let lines = |words: &[&str]| bookend(&world, words).ended(End::Code(0)).silent().stdout.lines().count();
-    assert_eq!(lines(&["list"]), 1 + 6, "two that run and four that ended");
+    assert_eq!(lines(&["list"]), 1 + 6, "two running and four ended tasks");
     assert_eq!(lines(&["session", "list"]), 1 + 2);
     assert_eq!(lines(&["timeline", "--since", "2020-01-01"]), 2 + 6, "an axis and a legend");
     for (by, groups) in [("all", 1), ("agent", 4), ("repo", 2), ("key", 4), ("model", 3), ("day", 2)] {
@@ -194,10 +193,10 @@ fn views_print_one_line_per_row_and_escape_all_text() {
     bookend(&world, &["timeline", "--since", "2020-01-01", "--html", &world.name("page.html")]);
     let page = fs::read_to_string(world.path("page.html")).expect("a page");
     assert_harmless(&page, "the page");
-    assert!(!page.contains("HYPERLINK(0),;|<") && !page.contains("'); DROP"), "quotes are written as such");
+    assert!(!page.contains("HYPERLINK(0),;|<") && !page.contains("'); DROP"), "quotes are escaped");
     assert!(!world.path("home/owned").exists());
     let all = world.sql("SELECT * FROM task_history").len();
-    assert_eq!(all, 7, "nothing was dropped, and one was dispatched again");
+    assert_eq!(all, 7, "no table was dropped, and one task was redispatched");
 }
 
 #[test]
@@ -231,15 +230,15 @@ fn json_is_valid_and_keeps_the_original_text() {
         serde_json::from_str::<Value>(line).expect("JSON");
     }
 
-    // The hooks get the same.
-    let finished = fs::read_to_string(world.path("finished")).expect("what the hook was given");
+    // The hooks receive the same.
+    let finished = fs::read_to_string(world.path("finished")).expect("the input of the hook");
     assert_harmless(&finished, "--on-finish");
     let row: Value = serde_json::from_str(&finished).expect("JSON");
     assert_eq!((&row["key"], &row["status"]), (&HOSTILE.into(), &"failure".into()));
     let hook = format!("cat >{}/$BOOKEND_FINISHED_TASK", world.name("tmp"));
     let report = parsed(&["recover", "--json", "--on-interrupted", &hook]);
     assert_eq!(report["interrupted"].as_array().map(Vec::len), Some(2), "{report:#}");
-    let handed_on = fs::read_to_string(world.path("tmp/three")).expect("what the hook was given");
+    let handed_on = fs::read_to_string(world.path("tmp/three")).expect("the input of the hook");
     assert_harmless(&handed_on, "--on-interrupted");
     let row: Value = serde_json::from_str(&handed_on).expect("JSON");
     assert_eq!((&row["key"], &row["status"]), (&HOSTILE.into(), &"interrupted".into()));
@@ -252,11 +251,11 @@ fn the_recovery_report_in_a_pipe_has_one_line_per_task() {
         return;
     };
     tasks(&world);
-    let told = bookend(&world, &["recover", "-v", "-v"]).ended(End::Code(0)).stdout;
-    assert!(told.lines().all(|l| l.starts_with("[recovery] ")), "{told}");
-    assert_eq!(told.matches(" interrupted (supervisor_lost)").count(), 2, "{told}");
+    let report = bookend(&world, &["recover", "-v", "-v"]).ended(End::Code(0)).stdout;
+    assert!(report.lines().all(|l| l.starts_with("[recovery] ")), "{report}");
+    assert_eq!(report.matches(" interrupted (supervisor_lost)").count(), 2, "{report}");
     let again = format!("again bookend redispatch --ledger {} -- --all", world.ledger().display());
-    assert!(told.contains(&again), "no command that would do more: {told}");
+    assert!(report.contains(&again), "the suggested command affects only this task: {report}");
 }
 
 #[test]
@@ -282,16 +281,16 @@ fn text_is_escaped_on_a_terminal() {
         "recover",
         "run --issue \"$(printf 'a\\033[2Jb')\" -- true",
     ] {
-        // Not by the prompt: what is shown may look like one.
+        // Waits for a marker instead of the prompt, which the output could imitate.
         pty.line(&format!("bookend {command}; printf 'done-%s\\n' now"));
-        let said = pty.expect("done-now\r\n");
-        let (_, said) = said.split_once("\r\n").expect("the echo");
-        assert!(!said.is_empty(), "{command}");
-        assert_harmless(&without_colours(said).replace("\r\n", "\n"), command);
+        let printed = pty.expect("done-now\r\n");
+        let (_, printed) = printed.split_once("\r\n").expect("the echo");
+        assert!(!printed.is_empty(), "{command}");
+        assert_harmless(&without_colours(printed).replace("\r\n", "\n"), command);
     }
 }
 
-/// Without the colours that bookend itself gives.
+/// Removes the colours that bookend adds.
 fn without_colours(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -319,7 +318,7 @@ fn names_of_programs_are_escaped() {
     let fails =
         ["--id", "three", "--prepare", "printf '\\033[2J\\nbookend: error: forged\\n<0>x\\n'; exit 3"];
     let prepare = world.run(["true"]).options(fails).run().ended(End::Code(125));
-    assert_harmless(&prepare.stderr, "what a prepare command said");
+    assert_harmless(&prepare.stderr, "the output of --prepare");
     let nowhere = ["--id", "four", "--cwd", HOSTILE];
     let nowhere = world.run(["true"]).options(nowhere).run().ended(End::Code(125));
     assert_harmless(&nowhere.stderr, "--cwd");
@@ -333,21 +332,21 @@ fn invalid_utf8_is_refused_or_shown_escaped() {
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
     let Some(world) = World::of_bookend("invalid_utf8_is_refused_or_shown_escaped") else { return };
-    let torn = || OsString::from_vec(b"a\xff\x9b\x1b[2Jz".to_vec());
+    let invalid = || OsString::from_vec(b"a\xff\x9b\x1b[2Jz".to_vec());
     let words = |option: &str| {
-        let words = ["bookend", "run", option].map(OsString::from).into_iter().chain([torn()]);
+        let words = ["bookend", "run", option].map(OsString::from).into_iter().chain([invalid()]);
         words.chain(["--", "touch", "../effect"].map(OsString::from)).collect::<Vec<_>>()
     };
     for option in ["--key", "--repo", "--agent", "--issue", "--id"] {
         let refused = world.bare(words(option)).run().ended(End::Code(2));
         assert_harmless(&refused.stderr, option);
     }
-    let refused = world.run(["touch", "../effect"]).env("BOOKEND_KEY", torn()).run().ended(End::Code(2));
+    let refused = world.run(["touch", "../effect"]).env("BOOKEND_KEY", invalid()).run().ended(End::Code(2));
     assert_harmless(&refused.stderr, "BOOKEND_KEY");
     assert!(!world.path("effect").exists(), "the agent ran");
-    let argv = ["printf".into(), "%s".into(), torn()];
+    let argv = ["printf".into(), "%s".into(), invalid()];
     let run = world.run::<OsString>(argv).options(["--id", "one"]).run().ended(End::Code(0));
-    assert_eq!(run.bytes, torn().into_vec(), "the agent gets what was given");
+    assert_eq!(run.bytes, invalid().into_vec(), "the agent gets the argument unchanged");
     let shown = bookend(&world, &["show", "one"]).ended(End::Code(0)).stdout;
     assert!(shown.contains("a\u{fffd}\u{fffd}\\u{1b}[2Jz"), "{shown}");
 }
@@ -357,7 +356,7 @@ fn every_invisible_character_is_shown_by_its_code_point() {
     let Some(world) = World::of_bookend("every_invisible_character_is_shown_by_its_code_point") else {
         return;
     };
-    let text: String = unseen().iter().collect();
+    let text: String = invisible().iter().collect();
     let named = ["--repo", &text, "--key", &text, "--agent", &text, "--id", "one", "-v", "-v"];
     let run = world.run(["sh", "-c", "exit 3", &text]).options(named).run().ended(End::Code(3));
     assert_harmless(&run.stderr, "run");
@@ -388,7 +387,7 @@ fn every_invisible_character_is_shown_by_its_code_point() {
         &[&text],
     ] {
         let output = bookend(&world, words);
-        let expected = unseen().iter().map(|c| format!("{:x}", u32::from(*c)));
+        let expected = invisible().iter().map(|c| format!("{:x}", u32::from(*c)));
         if words == ["show", "one"] {
             for number in expected {
                 assert!(output.stdout.contains(&format!("\\u{{{number}}}")), "{number}: {output:?}");
@@ -397,8 +396,8 @@ fn every_invisible_character_is_shown_by_its_code_point() {
     }
     bookend(&world, &["timeline", "--html", &world.name("page.html")]).ended(End::Code(0));
     assert_harmless(&fs::read_to_string(world.path("page.html")).expect("a page"), "the page");
-    // As long as a file name can be.
-    let missing: String = unseen().iter().take(60).collect();
+    // The longest possible file name.
+    let missing: String = invisible().iter().take(60).collect();
     let missing = world.run([format!("none{missing}")]).run().ended(End::Code(127));
-    assert_harmless(&missing.stderr, "a program that is missing");
+    assert_harmless(&missing.stderr, "a missing program");
 }

@@ -9,11 +9,11 @@ use crate::machine::Machine;
 const SYSTEMD: &str = "contrib/doc/systemd.md";
 const GUIDE: &str = "contrib/doc/guide.md";
 
-/// The package that `cargo deb` made.
+/// The package that `cargo deb` built.
 fn package(test: &str) -> Option<PathBuf> {
     let given = std::env::var_os("BOOKEND_DEB").map(PathBuf::from);
-    let needs = "the package: set BOOKEND_DEB to what `cargo deb` made, or start .ci/run";
-    possible(test, given.is_some(), needs).then(|| given.expect("just asked for"))
+    let needs = "the package: set BOOKEND_DEB to what `cargo deb` made, or run .ci/run";
+    possible(test, given.is_some(), needs).then(|| given.expect("checked above"))
 }
 
 /// A machine without bookend. The package is where `cargo deb` writes it in a checkout in /srv/bookend.
@@ -84,7 +84,7 @@ fn the_just_commands_of_the_guide_work() {
     }
 }
 
-/// What the README's comparison says of `systemd-run --wait`.
+/// Checks the README's comparison with `systemd-run --wait`.
 #[test]
 fn systemd_run_keeps_the_unit_running_and_forwards_no_signal() {
     let Some(m) = Machine::bare("systemd_run_keeps_the_unit_running_and_forwards_no_signal") else { return };
@@ -121,7 +121,7 @@ fn removing_the_package_keeps_the_ledger() {
         "doc/bookend/contrib/doc/guide.md",
         "doc/bookend/contrib/doc/timeline.png",
     ] {
-        // Some systems are told to leave manuals and documents out, so the package itself is asked.
+        // dpkg can be configured to leave out manuals and documents, so the list of the package is checked.
         assert!(m.holds(&format!("dpkg -L bookend | grep -qx /usr/share/{file}")), "{file}");
     }
     m.task("one", "claude -p work --output-format stream-json --verbose", "");
@@ -135,5 +135,5 @@ fn removing_the_package_keeps_the_ledger() {
     let row = m.row();
     assert_eq!((&row["status"], &row["reason"]), (&"interrupted".into(), &"signal".into()), "{row:#}");
     m.sh("dpkg --purge bookend");
-    assert!(m.holds("test -s /var/lib/bookend/bookend.db"), "even then");
+    assert!(m.holds("test -s /var/lib/bookend/bookend.db"), "the ledger stays after a purge");
 }

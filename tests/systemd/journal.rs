@@ -1,4 +1,4 @@
-//! What the journal gets: fields, message ids, an explanation for each; never a prompt.
+//! The messages in the journal: their fields and message ids, the catalog entry of each id, and never a prompt.
 
 use serde_json::Value;
 
@@ -31,8 +31,8 @@ fn each_message_of_a_task_can_be_found_by_its_fields() {
     assert_eq!(ended.len(), 1);
     assert_eq!((text(&ended[0], "TASK_ID"), text(&ended[0], "STATUS")), (id, "success"));
     assert_eq!(text(&ended[0], "COST_USD"), "0.01");
-    let told = m.sh("journalctl -x --no-pager -q MESSAGE_ID=20f2b8ad4b8a4c6b8e5921fde2777540");
-    assert!(told.contains(&format!("Subject: Agent task {id} has ended as success")), "{told}");
+    let explained = m.sh("journalctl -x --no-pager -q MESSAGE_ID=20f2b8ad4b8a4c6b8e5921fde2777540");
+    assert!(explained.contains(&format!("Subject: Agent task {id} has ended as success")), "{explained}");
 }
 
 #[test]
@@ -46,13 +46,13 @@ fn every_message_id_of_the_program_is_in_the_catalog() {
     for id in &ids {
         assert!(catalog.contains(&format!("-- {id}\nSubject: ")), "{id} is not explained");
     }
-    assert_eq!(catalog.matches("\n-- ").count(), ids.len(), "nothing is explained that is never said");
+    assert_eq!(catalog.matches("\n-- ").count(), ids.len(), "the catalog explains only messages that exist");
 }
 
 #[test]
 fn no_prompt_and_no_argv_reaches_the_journal() {
     let Some(m) = Machine::new("no_prompt_and_no_argv_reaches_the_journal") else { return };
-    // It says nothing itself: what an agent says on stderr, journald notes with the agent's own argv.
+    // It prints nothing: journald records a line on stderr together with the argv of the agent.
     m.program("quiet", "#!/bin/sh\nsleep 0.6\nexit 3\n");
     m.task("one", &format!("quiet -p '{SECRET} please'"), "BOOKEND_VERBOSE=2");
     m.sh("systemctl start bookend@one");
@@ -69,15 +69,15 @@ fn no_prompt_and_no_argv_reaches_the_journal() {
 fn stderr_that_is_not_the_journal_stays_stderr() {
     let Some(m) = Machine::new("stderr_that_is_not_the_journal_stays_stderr") else { return };
     let env = "export XDG_STATE_HOME=/srv/state JOURNAL_STREAM=1:2 BOOKEND_LOG=info";
-    let said = m.sh(&format!("{env}; bookend run -- true 2>&1"));
-    assert!(said.contains("resume=<none>") && said.contains("ended as success"), "{said}");
-    let said = m.sh(&format!("{env}; bookend --log journald run -- true 2>&1"));
-    assert_eq!(said, "");
+    let output = m.sh(&format!("{env}; bookend run -- true 2>&1"));
+    assert!(output.contains("resume=<none>") && output.contains("ended as success"), "{output}");
+    let output = m.sh(&format!("{env}; bookend --log journald run -- true 2>&1"));
+    assert_eq!(output, "");
     assert_eq!(m.journal(&["MESSAGE_ID=20f2b8ad4b8a4c6b8e5921fde2777540"]).len(), 1);
-    let said = m.sh(&format!("{env}; BOOKEND_LOG=bookend::run::supervisor=info bookend run -- true 2>&1"));
-    assert!(said.contains("ended as") && !said.contains("resume=<none>"), "{said}");
-    let said = m.sh("export XDG_STATE_HOME=/srv/state; BOOKEND_LOG=a=b=c bookend run -- true 2>&1");
-    assert!(said.contains("BOOKEND_LOG is not used"), "{said}");
+    let output = m.sh(&format!("{env}; BOOKEND_LOG=bookend::run::supervisor=info bookend run -- true 2>&1"));
+    assert!(output.contains("ended as") && !output.contains("resume=<none>"), "{output}");
+    let output = m.sh("export XDG_STATE_HOME=/srv/state; BOOKEND_LOG=a=b=c bookend run -- true 2>&1");
+    assert!(output.contains("BOOKEND_LOG is not used"), "{output}");
 }
 
 #[test]
@@ -89,9 +89,9 @@ fn an_absent_or_hanging_journal_does_not_affect_runs() {
     // Its queue holds as many messages as the kernel's net.unix.max_dgram_qlen says.
     let queue: usize = m.sh("cat /proc/sys/net/unix/max_dgram_qlen").trim().parse().expect("a number");
     let runs = queue / 2 + 3;
-    let said = m.exec(&["sh", "-c", &format!("for n in $(seq {runs}); do {run}; done")]);
-    assert_eq!((said.out, said.err.as_str()), ("7\n".repeat(runs), ""));
+    let output = m.exec(&["sh", "-c", &format!("for n in $(seq {runs}); do {run}; done")]);
+    assert_eq!((output.out, output.err.as_str()), ("7\n".repeat(runs), ""));
     m.sh("systemctl kill -s KILL systemd-journald; rm /run/systemd/journal/socket");
-    let said = m.exec(&["sh", "-c", run]);
-    assert_eq!(said.out, "7\n", "{said:?}");
+    let output = m.exec(&["sh", "-c", run]);
+    assert_eq!(output.out, "7\n", "{output:?}");
 }

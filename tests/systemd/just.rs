@@ -1,4 +1,4 @@
-//! Runs the module of contrib/just with the real `just`.
+//! Runs the module in contrib/just with the real `just`.
 
 use std::path::Path;
 
@@ -31,14 +31,17 @@ fn just_runs_agents_in_the_directory_of_the_caller() {
     let just = |words: &str| {
         m.sh(&format!("export XDG_STATE_HOME=/srv/state; cd /srv/project/below; just agent {words}"))
     };
-    let said = just("claude \"it's the \\\"build\\\" \\$HOME\" --model opus 'two words'");
-    let words: Vec<&str> = said.lines().filter(|l| !l.contains("session-id") && l.len() != 38).collect();
-    let asked = ["<-p>", "<it's the \"build\" $HOME>", "<--model>", "<opus>", "<two words>"];
-    assert_eq!(words, [&asked[..], &["/srv/project/below"]].concat(), "{said}");
+    let output = just("claude \"it's the \\\"build\\\" \\$HOME\" --model opus 'two words'");
+    let words: Vec<&str> = output.lines().filter(|l| !l.contains("session-id") && l.len() != 38).collect();
+    let expected = ["<-p>", "<it's the \"build\" $HOME>", "<--model>", "<opus>", "<two words>"];
+    assert_eq!(words, [&expected[..], &["/srv/project/below"]].concat(), "{output}");
     assert_eq!(just("cursor 'look at it'"), "<-p>\n<look at it>\n");
 
-    let said = just("tasks");
-    assert!(said.contains("claude") && said.contains("cursor-agent") && said.contains("success"), "{said}");
+    let output = just("tasks");
+    assert!(
+        output.contains("claude") && output.contains("cursor-agent") && output.contains("success"),
+        "{output}"
+    );
     assert_eq!(just("tasks --jsonl").lines().count(), 2);
     assert!(just("recover").contains("nothing to settle"));
     assert!(just("audit").contains("Task audit: 0 findings"));

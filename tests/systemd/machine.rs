@@ -1,4 +1,4 @@
-//! A machine of its own for each test: a really booted systemd with journald, see `systemd-box`.
+//! A separate machine for each test: a booted systemd with journald, see `systemd-box`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use crate::harness::{is_root, on_path, possible};
 
 const BOX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/systemd-box");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// How long one command in a machine may take, in seconds.
+/// The time limit of one command in a machine, in seconds.
 const LIMIT: &str = "90";
-/// The ledger of the system's units.
+/// The ledger of the system units.
 pub const LEDGER: &str = "/var/lib/bookend/bookend.db";
 
-/// What one command said, and its exit code.
+/// The output of a command and its exit code.
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
@@ -30,12 +30,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots one with nothing of bookend in it. `None`, said on stderr: this machine cannot.
+    /// Boots a machine without bookend. `None`, reported on stderr, if the host cannot boot one.
     pub fn bare(test: &str) -> Option<Machine> {
         Machine::start(test, &[])
     }
 
-    /// Boots one with bookend, its units, user and directories in place, recovery enabled.
+    /// Boots a machine with bookend, its units, its user and its directories, and enables recovery.
     pub fn new(test: &str) -> Option<Machine> {
         let bind = format!("{}:/usr/bin/bookend:ro", env!("CARGO_BIN_EXE_bookend"));
         let machine = Machine::start(test, &["--bind", &bind])?;
@@ -55,7 +55,7 @@ impl Machine {
         Some(machine)
     }
 
-    /// Boots one with these options of `systemd-box start`.
+    /// Boots a machine with these options of `systemd-box start`.
     pub fn start(test: &str, options: &[&str]) -> Option<Machine> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let can = is_root()
@@ -70,7 +70,7 @@ impl Machine {
         let home = PathBuf::from(format!("/dev/shm/bookend-box.{}.{number}", std::process::id()));
         let machine = Machine { home };
         machine.systemd_box(&[&["start", "box"], options].concat());
-        // What this machine itself may have of bookend shines through.
+        // Files of bookend on the host are visible in the machine.
         machine.sh("rm -rf /var/lib/bookend /etc/bookend /srv/state");
         Some(machine)
     }
@@ -95,46 +95,46 @@ impl Machine {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Runs a command in it, whatever comes of it.
-    pub fn exec(&self, argv: &[&str]) -> Said {
+    /// Runs a command in the machine and returns its result.
+    pub fn exec(&self, argv: &[&str]) -> CommandOutput {
         let argv = [&["exec", "box", "--"], argv].concat();
         let output = self.command(&argv).output().expect("timeout(1)");
-        Said {
+        CommandOutput {
             code: output.status.code(),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
 
-    /// Runs a shell script in it, which must end well; what it printed.
+    /// Runs a shell script, which must succeed, and returns what it printed.
     #[track_caller]
     pub fn sh(&self, script: &str) -> String {
-        let said = self.exec(&["sh", "-euc", script]);
-        assert_eq!(said.code, Some(0), "{script}\n{}{}", said.out, said.err);
-        said.out
+        let output = self.exec(&["sh", "-euc", script]);
+        assert_eq!(output.code, Some(0), "{script}\n{}{}", output.out, output.err);
+        output.out
     }
 
-    /// Whether a shell condition holds in it.
+    /// Whether a shell condition holds in the machine.
     pub fn holds(&self, condition: &str) -> bool {
         self.exec(&["sh", "-c", condition]).code == Some(0)
     }
 
-    /// Waits until a shell condition holds in it.
+    /// Waits until a shell condition holds in the machine.
     #[track_caller]
     pub fn until(&self, condition: &str) {
         let end = Instant::now() + Duration::from_secs(30);
         while !self.holds(condition) {
             assert!(
                 Instant::now() < end,
-                "in vain: {condition}\n{}",
+                "timed out waiting for: {condition}\n{}",
                 self.exec(&["sh", "-c", "journalctl --sync; journalctl -n 40 --no-pager; ps axf"]).out
             );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Lets the units see the machine's own boot id: it is a bind mount below /proc, and what gives a unit a
-    /// /proc of its own would show it the boot id of the host, which does not change.
+    /// Makes the machine's boot id visible to the units. It is a bind mount below /proc; a unit with its own /proc
+    /// would see the boot id of the host, which does not change.
     pub fn show_boot_ids(&self) {
         for unit in ["bookend-recover.service", "bookend-report.service", "bookend@.service"] {
             let drop_in = format!("/etc/systemd/system/{unit}.d/boot-id.conf");
@@ -143,13 +143,13 @@ impl Machine {
         self.sh("systemctl daemon-reload");
     }
 
-    /// Everything in it dies at once, as if the power had gone; then it boots with a new boot id.
+    /// Kills everything in the machine at once, as a power cut does, and boots it with a new boot id.
     pub fn power_cut_and_boot(&self) {
         self.systemd_box(&["crash", "box"]);
         self.systemd_box(&["boot", "box"]);
     }
 
-    /// Where its files lie for us.
+    /// The path of a file of the machine as seen from the host.
     pub fn file(&self, path: &str) -> PathBuf {
         let pid = self.systemd_box(&["pid", "box"]);
         PathBuf::from(format!("/proc/{}/root{path}", pid.trim()))
@@ -161,7 +161,7 @@ impl Machine {
         fs::write(&file, text).expect("a file in the machine");
     }
 
-    /// An executable of everybody's PATH.
+    /// Writes an executable into the PATH of every user.
     pub fn program(&self, name: &str, text: &str) {
         use std::os::unix::fs::PermissionsExt;
         let path = format!("/usr/local/bin/{name}");
@@ -169,12 +169,12 @@ impl Machine {
         fs::set_permissions(self.file(&path), fs::Permissions::from_mode(0o755)).expect("its mode");
     }
 
-    /// A stand-in for Claude Code, in everybody's PATH.
+    /// Installs a stand-in for Claude Code in the PATH of every user.
     pub fn claude(&self) {
         self.program("claude", CLAUDE);
     }
 
-    /// Copies the files of a directory of the repository, if there is one.
+    /// Copies the files of a directory of the repository, if it exists.
     pub fn copy(&self, from: &Path, to: &str) {
         let Ok(entries) = fs::read_dir(from) else { return };
         let to = self.file(to);
@@ -184,24 +184,24 @@ impl Machine {
         }
     }
 
-    /// What `bookend@<instance>` is to run, and other lines of its file.
+    /// Writes the environment file of `bookend@<instance>`: its command and other lines.
     pub fn task(&self, instance: &str, command: &str, more: &str) {
         self.write(&format!("/etc/bookend/{instance}.env"), &format!("COMMAND=\"{command}\"\n{more}\n"));
     }
 
-    /// The rows of the system's ledger, newest first, running ones before all others.
+    /// The rows of the system ledger: running tasks first, then newest first.
     pub fn rows(&self) -> Vec<Value> {
         self.rows_of("bookend", LEDGER)
     }
 
     pub fn rows_of(&self, user: &str, ledger: &str) -> Vec<Value> {
         let argv = ["runuser", "-u", user, "--", "bookend", "--ledger", ledger, "list", "--jsonl"];
-        let said = self.exec(&argv);
-        assert_eq!(said.code, Some(0), "{}", said.err);
-        said.out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect()
+        let output = self.exec(&argv);
+        assert_eq!(output.code, Some(0), "{}", output.err);
+        output.out.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect()
     }
 
-    /// The one row that is to be there.
+    /// The only row of the system ledger.
     #[track_caller]
     pub fn row(&self) -> Value {
         let mut rows = self.rows();
@@ -209,7 +209,7 @@ impl Machine {
         rows.remove(0)
     }
 
-    /// Messages of the journal that match, oldest first, each with all its fields.
+    /// The matching messages of the journal with all their fields, oldest first.
     pub fn journal(&self, matches: &[&str]) -> Vec<Value> {
         self.sh("journalctl --sync");
         let argv = [&["journalctl", "-o", "json", "--no-pager", "-q"], matches].concat();
@@ -221,7 +221,7 @@ impl Machine {
         self.sh("journalctl --sync; journalctl -o export --no-pager -q | tr '\\0' ' '")
     }
 
-    /// Waits until the agent of an instance says that it works, and forgets that it did.
+    /// Waits until the agent of an instance reports that it works, and resets that report.
     #[track_caller]
     pub fn working(&self) {
         self.until("test -e /tmp/working || ls /tmp/systemd-private-*/tmp/working");
@@ -241,8 +241,8 @@ fn cgroup2_is_mounted() -> bool {
     mounts.lines().any(|l| l.split(' ').nth(2) == Some("cgroup2"))
 }
 
-/// Prints what Claude Code prints, keeps its conversation where Claude Code does, and works until it is
-/// stopped; a prompt of `done` is done at once. It leaves as Claude Code leaves: 143 when it is told to.
+/// Prints what Claude Code prints, stores its conversation where Claude Code does, and works until it is stopped.
+/// With the prompt `done` it exits at once. On SIGTERM it exits with 143, as Claude Code does.
 const CLAUDE: &str = r#"#!/bin/sh
 id=11111111-1111-4111-8111-111111111111
 prompt=

@@ -1,4 +1,4 @@
-//! The units: what stop, restart, kill and power cut make of a task.
+//! The units: how a task ends after a stop, a restart, a kill and a power cut.
 
 use serde_json::Value;
 
@@ -19,11 +19,11 @@ fn stop_grants_the_grace_period_and_records_systemd_as_the_sender() {
     let row = m.row();
     assert_eq!((&row["status"], &row["reason"]), (&"interrupted".into(), &"signal".into()), "{row:#}");
     assert_eq!((row["stop_sender_pid"].as_i64(), row["stop_sender_uid"].as_i64()), (Some(1), Some(0)));
-    assert_eq!(row["exit_code"], 143, "the agent left by itself");
+    assert_eq!(row["exit_code"], 143, "the agent exits by itself");
     assert_eq!(row["key"], "systemd:one");
     assert_eq!(row["end_source"], "wait");
-    assert!(m.holds("test \"$(systemctl show -P Result bookend@one)\" = success"), "a stop is no failure");
-    assert!(!m.holds("pgrep -u bookend"), "nobody is left");
+    assert!(m.holds("test \"$(systemctl show -P Result bookend@one)\" = success"), "a stop is not a failure");
+    assert!(!m.holds("pgrep -u bookend"), "no process is left");
     assert_eq!(
         m.sh("stat -c %a:%U /var/lib/bookend /var/lib/bookend/bookend.db"),
         "700:bookend\n600:bookend\n"
@@ -49,10 +49,10 @@ fn restart_ends_the_task_and_the_next_run_starts_fresh_with_one_report() {
     assert_eq!(rows[0]["resumed_from"], Value::Null);
     assert_ne!(rows[0]["session_id"], rows[1]["session_id"]);
     let interrupted = rows[1]["id"].as_str().expect("an id");
-    let hints = hints(&m, interrupted);
-    assert_eq!(hints.len(), 1, "{hints:#?}");
+    let reports = reports(&m, interrupted);
+    assert_eq!(reports.len(), 1, "{reports:#?}");
     m.sh("systemctl restart bookend-recover");
-    assert_eq!(self::hints(&m, interrupted).len(), 1, "once");
+    assert_eq!(self::reports(&m, interrupted).len(), 1, "the task is reported once");
     assert_eq!(m.journal(&["MESSAGE_ID=323327e934c34dc78ae70bda9f6b5041"]).len(), 1, "the session");
 }
 
@@ -63,8 +63,8 @@ fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_again() {
         return;
     };
     m.show_boot_ids();
-    // The hook of a lost task stays until it is let go.
-    let hook = "while ! [ -e /var/lib/bookend/go ]; do sleep 0.1; done; touch /var/lib/bookend/hooked";
+    // The hook of a lost task runs until the test creates the file `go`.
+    let hook = "while ! [ -e /var/lib/bookend/go ]; do sleep 0.1; done; touch /var/lib/bookend/hook-ran";
     m.task("one", WORK, &format!("BOOKEND_ON_FINISH=\"{hook}\""));
     m.sh("systemctl enable -q bookend@one; systemctl start bookend@one");
     m.working();
@@ -94,13 +94,13 @@ fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_again() {
         let reports = "journalctl --sync; journalctl -o cat --no-pager -q -u bookend-report";
         m.until(&format!("{reports} | grep '^.recovery' | grep -q {id}"));
     }
-    assert!(m.holds("test -e /var/lib/bookend/hooked"));
+    assert!(m.holds("test -e /var/lib/bookend/hook-ran"));
 }
 
-/// The hints about one task that stand in the journal.
-fn hints(m: &Machine, task: &str) -> Vec<String> {
-    let said = m.sh("journalctl --sync; journalctl -o cat --no-pager -q SYSLOG_IDENTIFIER=bookend");
-    said.lines().filter(|l| l.starts_with("[recovery]") && l.contains(task)).map(str::to_owned).collect()
+/// The recovery reports about one task in the journal.
+fn reports(m: &Machine, task: &str) -> Vec<String> {
+    let output = m.sh("journalctl --sync; journalctl -o cat --no-pager -q SYSLOG_IDENTIFIER=bookend");
+    output.lines().filter(|l| l.starts_with("[recovery]") && l.contains(task)).map(str::to_owned).collect()
 }
 
 #[test]
@@ -115,9 +115,13 @@ fn a_killed_supervisor_is_settled_at_once_and_leaves_no_process() {
     m.until("systemctl show -P ActiveState bookend@one | grep -q failed");
     let row = m.row();
     assert_eq!((&row["status"], &row["reason"]), (&"interrupted".into(), &"supervisor_lost".into()));
-    assert_eq!((&row["exit_code"], &row["finished_at"]), (&Value::Null, &Value::Null), "nothing is invented");
-    assert!(!m.holds("pgrep -u bookend"), "nobody is left");
-    assert_eq!(hints(&m, row["id"].as_str().expect("an id")).len(), 1);
+    assert_eq!(
+        (&row["exit_code"], &row["finished_at"]),
+        (&Value::Null, &Value::Null),
+        "unknown values stay NULL"
+    );
+    assert!(!m.holds("pgrep -u bookend"), "no process is left");
+    assert_eq!(reports(&m, row["id"].as_str().expect("an id")).len(), 1);
 }
 
 #[test]
@@ -125,7 +129,7 @@ fn a_task_killed_with_its_whole_unit_is_settled_before_the_next_start() {
     let Some(m) = Machine::new("a_task_killed_with_its_whole_unit_is_settled_before_the_next_start") else {
         return;
     };
-    // As if the recovery of the unit itself had been killed too.
+    // As if the unit's own recovery had been killed, too.
     m.write("/etc/systemd/system/bookend@.service.d/no.conf", "[Service]\nExecStopPost=\n");
     m.sh("systemctl daemon-reload");
     m.task("one", WORK, "");
@@ -133,7 +137,7 @@ fn a_task_killed_with_its_whole_unit_is_settled_before_the_next_start() {
     m.working();
     m.sh("systemctl kill -s KILL bookend@one");
     m.until("systemctl show -P ActiveState bookend@one | grep -q failed");
-    assert_eq!(m.row()["status"], "running", "nobody is left to say anything else");
+    assert_eq!(m.row()["status"], "running", "no process is left that could end the row");
     m.sh("systemctl reset-failed bookend@one; systemctl start bookend@one");
     m.working();
     let rows = m.rows();
@@ -166,7 +170,7 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
     assert_eq!((&now["status"], &now["resumed_from"]), (&"running".into(), &Value::Null), "{now:#}");
     assert_ne!(now["session_id"], lost["session_id"]);
     let id = lost["id"].as_str().expect("an id");
-    assert_eq!(hints(&m, id).len(), 1);
+    assert_eq!(reports(&m, id).len(), 1);
     let settled = m.journal(&["MESSAGE_ID=a3dc6471ea4c48e98f7cd5727872de78", &format!("TASK_ID={id}")]);
     let started = m.journal(&["-b", "MESSAGE_ID=1f1c8c6eb3504a31843ddd27f093cdf8"]);
     let at = |message: &Value| {
@@ -176,7 +180,7 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
     assert!(at(&settled[0]) < at(&started[0]), "lost tasks are settled before agents start");
     let session = lost["session_id"].as_str().expect("a session");
     let key = "forgejo:dev:charles/claude-hooks:1104";
-    let said = m.exec(&[
+    let output = m.exec(&[
         "runuser",
         "-u",
         "bookend",
@@ -188,7 +192,7 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
         "resume-id",
         key,
     ]);
-    assert!(!said.out.contains(session), "{said:?}");
+    assert!(!output.out.contains(session), "{output:?}");
 }
 
 #[test]
@@ -197,16 +201,20 @@ fn the_units_are_valid_and_hardened() {
     m.task("one", WORK, "");
     let units = "bookend-recover.service bookend-report.service bookend@one.service bookend-prune.service \
                  bookend-prune.timer";
-    let said = m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
-    assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
+    let output =
+        m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
+    assert_eq!((output.code, output.out.as_str()), (Some(0), ""));
     let user = "export XDG_RUNTIME_DIR=/run HOME=/root; cd /usr/lib/systemd/user; \
                 systemd-analyze --user verify --recursive-errors=one";
-    let said = m.exec(&["sh", "-c", &format!("{user} {units} 2>&1")]);
-    assert_eq!((said.code, said.out.as_str()), (Some(0), ""));
+    let output = m.exec(&["sh", "-c", &format!("{user} {units} 2>&1")]);
+    assert_eq!((output.code, output.out.as_str()), (Some(0), ""));
     for unit in ["bookend-recover", "bookend-report", "bookend-prune"] {
         m.sh(&format!("systemd-analyze security --threshold=40 {unit}.service >/dev/null"));
     }
-    assert!(!m.holds("systemctl is-enabled -q bookend-prune.timer"), "what is removed is a decision");
+    assert!(
+        !m.holds("systemctl is-enabled -q bookend-prune.timer"),
+        "deleting tasks needs the operator's decision"
+    );
 }
 
 #[test]
@@ -229,11 +237,11 @@ fn a_user_manager_recovers_before_it_starts_agents() {
     assert_eq!((&rows[0]["status"], &rows[1]["reason"]), (&"running".into(), &"rebooted".into()));
     m.sh(&format!("{ctl} stop bookend@one"));
     assert_eq!(m.rows_of("ada", ledger)[0]["reason"], "signal");
-    assert!(!m.holds("pgrep -u ada claude"), "nobody is left");
+    assert!(!m.holds("pgrep -u ada claude"), "no process is left");
 }
 
-/// A unit that has a /proc of its own sees the boot id of the host, which does not change here: the ledger
-/// then looks as after the restart of a container, from another pid namespace on the same boot.
+/// A unit with its own /proc sees the boot id of the host, which does not change here. The ledger then looks as
+/// after the restart of a container: another pid namespace on the same boot.
 #[test]
 fn with_an_unchanged_boot_id_the_journal_names_the_command_that_settles_the_task() {
     let test = "with_an_unchanged_boot_id_the_journal_names_the_command_that_settles_the_task";
@@ -246,9 +254,9 @@ fn with_an_unchanged_boot_id_the_journal_names_the_command_that_settles_the_task
     let row = m.row();
     let id = row["id"].as_str().expect("an id");
     if row["status"] == "running" {
-        let said = m.sh("journalctl --sync; journalctl -b -o cat --no-pager -q -u bookend-recover");
-        let command = said.lines().find_map(|l| l.split("if it has ended: ").nth(1));
-        let command = command.unwrap_or_else(|| panic!("no command in {said}"));
+        let output = m.sh("journalctl --sync; journalctl -b -o cat --no-pager -q -u bookend-recover");
+        let command = output.lines().find_map(|l| l.split("if it has ended: ").nth(1));
+        let command = command.unwrap_or_else(|| panic!("no command in {output}"));
         assert!(command.ends_with(&format!("--ttl 0 {id}")), "{command}");
         m.sh(&format!("runuser -u bookend -- {command}"));
     }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::agent::home::home;
 use crate::sys::files;
-use crate::task::SessionId;
+use crate::task::{SessionId, Time};
 
 /// The longest list of plugins that is read, in bytes: the agent's start waits for it.
 const LONGEST_LIST: u64 = 16 << 20;
@@ -52,8 +52,8 @@ pub fn most_recent_in(projects: &Path, cwd: &Path) -> Option<SessionId> {
     conversations.max().map(|(_, id)| SessionId::recorded(id))
 }
 
-/// The id of the conversation of the only background job that was created in `cwd` since `since` (RFC 3339).
-pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: &str) -> Option<SessionId> {
+/// The id of the conversation of the only background job that was created in `cwd` since `since`.
+pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: Time) -> Option<SessionId> {
     let cwd = cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned());
     let states = fs::read_dir(jobs).ok()?.flatten().filter_map(|job| {
         let state = files::read(&job.path().join("state.json"), 0, LONGEST_STATE).ok()?;
@@ -61,7 +61,7 @@ pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: &str) -> Option<SessionId
     });
     let is_ours = |state: &serde_json::Value| {
         state["cwd"].as_str().map(Path::new) == Some(&cwd)
-            && state["createdAt"].as_str().is_some_and(|at| at >= since)
+            && state["createdAt"].as_str().and_then(|at| at.parse().ok()).is_some_and(|at: Time| at >= since)
     };
     let mut ours = states.filter(is_ours);
     let id = ours.next()?["sessionId"].as_str()?.parse().ok()?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::adapter::{Adapter, AgentArgs, AgentNames, OutputMode, OutputReader, SessionPlan, SessionRequest};
 use super::argv::{OptionTable, ParsedArgs, injected};
 use super::home::skills_above;
-use crate::task::{SessionId, TokensScope};
+use crate::task::{SessionId, Time, TokensScope};
 use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
 use reader::ClaudeReader;
 
@@ -152,7 +152,7 @@ impl Adapter for ClaudeAdapter {
         most_recent_in(&config_dir()?.join("projects"), cwd)
     }
 
-    fn backgrounded(&self, cwd: &Path, since: &str) -> Option<SessionId> {
+    fn backgrounded(&self, cwd: &Path, since: Time) -> Option<SessionId> {
         backgrounded_in(&config_dir()?.join("jobs"), cwd, since)
     }
 

@@ -10,7 +10,6 @@ use super::options::RecoverOptions;
 use super::post_mortem::{post_mortem, uncommitted};
 use super::report::{DeliveredHook, UnsettledTask};
 use super::work::Recovery;
-use crate::clock;
 use crate::commands::deliver::{self, Delivered};
 use crate::error::Error;
 use crate::failpoint;
@@ -18,7 +17,7 @@ use crate::helper::Idle;
 use crate::hook::{self, Hook, HookEnd};
 use crate::ledger::{DeliveryStatus, FollowUp, LiveEvidence, TaskLookup};
 use crate::recovery;
-use crate::task::{Signal, Task, TaskId};
+use crate::task::{Signal, Task, TaskId, Time};
 
 /// How often an interrupted hook is tried before it counts as failed: the hook itself may crash the machine.
 const ATTEMPTS: i64 = 3;
@@ -63,7 +62,7 @@ impl Recovery<'_> {
                 self.report.unverifiable.push(UnsettledTask { id: id.clone(), key: task.key.clone(), why });
             }
             Delivered::Refused(why) => {
-                self.ledger.delivery(id, DeliveryStatus::Failed, &clock::now())?;
+                self.ledger.delivery(id, DeliveryStatus::Failed, Time::now())?;
                 self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
             }
             Delivered::As(state) => {
@@ -85,7 +84,7 @@ impl Recovery<'_> {
             TaskLookup::One(now) if taken == [true] && is_unchanged(&now) => {}
             _ => return Ok((Delivered::ByAnother, None)),
         }
-        self.ledger.delivery(&task.id, DeliveryStatus::Failed, &clock::now())?;
+        self.ledger.delivery(&task.id, DeliveryStatus::Failed, Time::now())?;
         Ok((Delivered::As(DeliveryStatus::Failed), None))
     }
 
@@ -153,7 +152,7 @@ impl Recovery<'_> {
         };
         failpoint::reached("recover.handed");
         let how = match done {
-            HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), &clock::now())?),
+            HookEnd::Done => return Ok(self.ledger.hinted(std::slice::from_ref(id), Time::now())?),
             HookEnd::Interrupted(signal) => {
                 self.ledger.take_back_hint(id)?;
                 format!("was interrupted by {signal}")
@@ -165,7 +164,7 @@ impl Recovery<'_> {
             false => "the next recovery tries again",
         };
         if attempt >= ATTEMPTS && self.stopped.is_none() {
-            self.ledger.hinted(std::slice::from_ref(id), &clock::now())?;
+            self.ledger.hinted(std::slice::from_ref(id), Time::now())?;
         }
         self.problem(format!("the --on-interrupted command {how} for task {id}; {next}"));
         Ok(())
@@ -176,7 +175,7 @@ impl Recovery<'_> {
     pub(super) fn record_reports(&mut self) -> Result<(), Error> {
         failpoint::reached("recover.reported");
         match self.reporter.failed.take() {
-            None => self.ledger.hinted(&self.printed, &clock::now())?,
+            None => self.ledger.hinted(&self.printed, Time::now())?,
             Some(e) if self.printed.is_empty() => {
                 debug!("standard output does not take the report: {e}");
             }

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::options::{RecoverOptions, SelectedTasks, running};
 use super::report::{RecoveryReport, Reporter, SpoolReport, UnsettledTask, interrupted};
-use crate::clock;
 use crate::error::Error;
 use crate::failpoint;
 use crate::git::Survey;
@@ -14,7 +13,7 @@ use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
-use crate::task::{Signal, Task, TaskId};
+use crate::task::{Signal, Task, TaskId, Time};
 
 /// One recovery at work.
 pub(super) struct Recovery<'a> {
@@ -172,7 +171,7 @@ impl Recovery<'_> {
             }
             match recovery::agent_state(&task) {
                 AgentState::Unverified if recovery::has_expired(&task, self.options.ttl) => {
-                    if self.ledger.release_agent(id, &clock::now())? {
+                    if self.ledger.release_agent(id, Time::now())? {
                         self.reporter.line(&format!("task {id}: its agent no longer keeps the key busy"));
                     }
                 }
@@ -205,7 +204,7 @@ impl Recovery<'_> {
     }
 
     pub(super) fn invalidate_sessions(&mut self) -> Result<(), Error> {
-        self.report.sessions = self.ledger.invalidate_unsafe_sessions(&clock::now())?;
+        self.report.sessions = self.ledger.invalidate_unsafe_sessions(Time::now())?;
         for s in &self.report.sessions {
             let text = format!("key {}: session {} invalidated: {}", s.key, s.session_id, s.why);
             self.reporter.line(&text);

@@ -29,8 +29,8 @@ use super::location::{Location, with_suffix};
 use super::other_name;
 use super::schema::{self, FileContents};
 use super::trust;
-use crate::clock;
 use crate::failpoint;
+use crate::task::{RecordedTime, Time};
 use rebuild::{ForeignTable, OwnTables};
 
 /// The result of [`adopt`].
@@ -39,8 +39,7 @@ pub enum AdoptionOutcome {
     Done(AdoptionSummary),
     /// The database was already adopted.
     Already {
-        /// RFC 3339, UTC, milliseconds.
-        since: String,
+        since: RecordedTime,
         journal: JournalMode,
     },
 }
@@ -135,7 +134,7 @@ pub fn adopt(at: &Location) -> Result<AdoptionOutcome> {
 }
 
 /// When it was adopted. `None`: it can be adopted.
-fn look(conn: &Connection, file: &Path) -> Result<Option<String>> {
+fn look(conn: &Connection, file: &Path) -> Result<Option<RecordedTime>> {
     let found = schema::identify(conn, file).map_err(|e| match e {
         LedgerError::NotALedger { .. } => refusal(file, "it is not an SQLite database"),
         LedgerError::StandIn { name, .. } => {
@@ -189,7 +188,7 @@ fn back_up(file: &Path, draft: &Path) -> Result<PathBuf> {
         .and_then(|source| copy::copy(&source, draft))
         .map_err(|e| database_error("backing up", file, e))?;
     // Example: 20261121T195343Z
-    let stamp = format!("{:.0}", clock::timestamp()).replace(['-', ':'], "");
+    let stamp = format!("{:.0}", Time::now().timestamp()).replace(['-', ':'], "");
     let named = with_suffix(file, &format!(".before-bookend-{stamp}"));
     let backup = (0u32..)
         .map(|n| if n == 0 { named.clone() } else { with_suffix(&named, &format!(".{n}")) })
@@ -216,7 +215,7 @@ fn transform_checked(tx: &Connection, file: &Path) -> Result<(i64, i64, i64)> {
 fn transform(tx: &Connection, file: &Path) -> Result<()> {
     let failed = |doing| move |e| database_error(doing, file, e);
     let own = OwnTables::read().map_err(reading(file))?;
-    let mut dialect = Dialect { at: clock::now(), ..Dialect::default() };
+    let mut dialect = Dialect { at: Time::now().into(), ..Dialect::default() };
     let mut dependents = Vec::new();
     let mut has_issues = false;
     for (name, needed) in NEEDED {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::task::{
-    EndSource, Ending, KeepSession, SessionId, Signal, SignalSender, Status, TaskEnd, TaskId, UsageCounts,
+    EndSource, Ending, KeepSession, SessionId, Signal, SignalSender, Status, TaskEnd, TaskId, Time,
+    UsageCounts,
 };
 
 /// The length to which an error's text is truncated if the record does not fit in its slot.
@@ -23,7 +24,7 @@ pub(super) struct Record {
     status: String,
     reason: Option<String>,
     error: Option<String>,
-    finished_at: Option<String>,
+    finished_at: Option<Time>,
     duration_ms: Option<i64>,
     exit_code: Option<i32>,
     term_signal: Option<Signal>,
@@ -48,7 +49,7 @@ pub(super) struct Record {
     #[serde(default)]
     session_kept: Option<KeepSession>,
     #[serde(default)]
-    limit_resets_at: Option<String>,
+    limit_resets_at: Option<Time>,
     oom_killed: Option<bool>,
     cpu_ms: Option<i64>,
     max_rss_kib: Option<i64>,
@@ -71,7 +72,7 @@ impl Record {
             status: ended.ending.status().as_str().to_owned(),
             reason: ended.ending.reason().map(str::to_owned),
             error: ended.error.clone(),
-            finished_at: ended.finished_at.clone(),
+            finished_at: ended.finished_at,
             duration_ms: ended.duration_ms,
             exit_code,
             term_signal,
@@ -91,7 +92,7 @@ impl Record {
             context_lost: ended.context_lost,
             transcript_seen: ended.transcript_seen,
             session_kept: ended.session_kept,
-            limit_resets_at: ended.limit_resets_at.clone(),
+            limit_resets_at: ended.limit_resets_at,
             oom_killed: ended.oom_killed,
             cpu_ms: ended.cpu_ms,
             max_rss_kib: ended.max_rss_kib,

@@ -1,6 +1,6 @@
 //! Sessions: the verdict at each end, and what a link displaces.
 
-use super::{END, START, World, ended, new_task, start};
+use super::{END, START, World, ended, new_task, start, time};
 use crate::ledger::sessions::RestoreOutcome;
 use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
 use crate::task::resume::SessionUse;
@@ -65,7 +65,7 @@ fn a_session_survives_success_and_nothing_else() {
                 assert_eq!(invalidated, None);
                 let session = ledger.session_of_key(&Key::recorded(KEY)).unwrap().unwrap();
                 assert_eq!(session.session_id, "s1");
-                assert_eq!(session.last_used_at.as_deref(), Some(END));
+                assert_eq!(session.last_used_at, Some(time(END).into()));
                 assert_eq!(session.trust, SessionTrust::Task, "recovery need not judge it again");
                 assert!(reasons(&ledger, "second").is_empty());
             }
@@ -154,7 +154,12 @@ fn a_session_invalidated_at_the_start_is_restored_if_nothing_was_executed() {
         let claim = ledger.claim().unwrap();
         claim.insert(&new_task("second", Some(KEY)), &live, "run").unwrap();
         claim
-            .invalidate_session_for_start(&Key::recorded(KEY), "fresh", &TaskId::recorded("second"), START)
+            .invalidate_session_for_start(
+                &Key::recorded(KEY),
+                "fresh",
+                &TaskId::recorded("second"),
+                time(START),
+            )
             .unwrap();
         claim.commit().unwrap();
         assert_eq!(linked(&ledger), None);
@@ -188,7 +193,7 @@ fn a_session_reported_while_running_replaces_the_former_at_once() {
             Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s2"),
-            END,
+            time(END),
         )
         .unwrap();
     let TaskLookup::One(row) = ledger.task("second").unwrap() else { panic!("no row") };
@@ -203,7 +208,7 @@ fn a_session_reported_while_running_replaces_the_former_at_once() {
             Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s3"),
-            END,
+            time(END),
         )
         .unwrap();
     assert_eq!(linked(&ledger), link("s2", "second"), "a task that has ended says no more");
@@ -235,7 +240,7 @@ fn a_failure_invalidates_the_session_under_every_key() {
     let invalidated = ledger.invalidations_of_task(&TaskId::recorded("keyless")).unwrap();
     assert_eq!(invalidated.len(), 1);
     assert_eq!(invalidated[0].key, Some(KEY.into()));
-    assert_eq!(invalidated[0].last_used_at.as_deref(), Some(END));
+    assert_eq!(invalidated[0].last_used_at, Some(time(END).into()));
 }
 
 #[test]
@@ -262,11 +267,13 @@ fn a_success_does_not_restore_a_session_that_an_operator_invalidated_meanwhile()
     drop(start(&mut ledger, &with_session("t", "s1")));
     let claim = ledger.claim().unwrap();
     assert!(
-        claim.invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), END).unwrap()
+        claim
+            .invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), time(END))
+            .unwrap()
     );
     assert!(
         !claim
-            .invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), END)
+            .invalidate_session(&Key::recorded(KEY), "operator", Some(&TaskId::recorded("t")), time(END))
             .unwrap()
     );
     claim.commit().unwrap();
@@ -284,7 +291,7 @@ fn a_claim_finds_the_last_user_and_the_cost_of_a_session() {
     ledger.finish(&TaskId::recorded("first"), &end, "run").unwrap();
     let mut second = with_session("second", "s1");
     second.key = Some(Key::recorded("another key"));
-    second.started_at = END.to_owned();
+    second.started_at = time(END);
     drop(start(&mut ledger, &second));
     let claim = ledger.claim().unwrap();
     let provider = Some(&Provider::recorded("anthropic"));
@@ -334,12 +341,13 @@ fn restore_restores_the_last_invalidated_session_and_not_a_replaced_one() {
             Some(&Key::recorded(KEY)),
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s3"),
-            END,
+            time(END),
         )
         .unwrap();
     assert_eq!(reasons(&ledger, "second"), [("s2".to_owned(), "replaced".to_owned())]);
     ledger.finish(&TaskId::recorded("second"), &never_executed(), "run").unwrap();
-    let restored = |ledger: &mut Ledger| match ledger.restore_session(&Key::recorded(KEY), END).unwrap() {
+    let restored = |ledger: &mut Ledger| match ledger.restore_session(&Key::recorded(KEY), time(END)).unwrap()
+    {
         RestoreOutcome::Done(session) => Some(session.session_id),
         _ => None,
     };
@@ -364,7 +372,7 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_started_after_the
     ] {
         let world = World::new();
         let mut ledger = world.open();
-        let begun = |id: &str, at: &str| NewTask { started_at: at.to_owned(), ..new_task(id, None) };
+        let begun = |id: &str, at: &str| NewTask { started_at: time(at), ..new_task(id, None) };
         drop(start(&mut ledger, &begun("theirs", theirs)));
         ledger
             .finish(&TaskId::recorded("theirs"), &ended(Ending::Failure(FailureReason::Exit)), "another")
@@ -416,7 +424,7 @@ fn a_lost_holder_is_ended_and_its_key_claimed_in_one_commit() {
     claim.end(&TaskId::recorded("dead"), &lost, "run").unwrap();
     assert!(claim.session(&Key::recorded(KEY)).unwrap().is_none());
     let mut next = with_session("next", "s2");
-    next.started_at = START.to_owned();
+    next.started_at = time(START);
     claim.insert(&next, &live, "run").unwrap();
     claim
         .link_session(
@@ -424,7 +432,7 @@ fn a_lost_holder_is_ended_and_its_key_claimed_in_one_commit() {
             Some(&Provider::recorded("anthropic")),
             &SessionId::recorded("s2"),
             &TaskId::recorded("next"),
-            START,
+            time(START),
         )
         .unwrap();
     claim.commit().unwrap();

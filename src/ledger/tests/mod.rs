@@ -15,11 +15,16 @@ use tempfile::TempDir;
 use super::{ChosenBy, Ledger, LiveLock, Location};
 use crate::exit::Exit;
 use crate::task::{
-    EndSource, Ending, Key, NewTask, ProcessIdentity, ProcessScope, Provider, TaskEnd, TaskId, UsageCounts,
+    EndSource, Ending, Key, NewTask, ProcessIdentity, ProcessScope, Provider, TaskEnd, TaskId, Time,
+    UsageCounts,
 };
 
 pub const START: &str = "2026-11-21T12:00:00.000Z";
 pub const END: &str = "2026-11-21T12:00:05.000Z";
+
+pub fn time(text: &str) -> Time {
+    text.parse().unwrap()
+}
 
 /// A directory with room for a ledger.
 pub struct World {
@@ -64,7 +69,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
         agent_type: "claude",
         model: None,
         provider: Some(Provider::recorded("anthropic")),
-        started_at: START.to_owned(),
+        started_at: time(START),
         session_id: None,
         resumed_from: None,
         argv: vec!["claude".to_owned(), "-p".to_owned(), "say \"hi\"\n".to_owned()],
@@ -93,7 +98,7 @@ pub fn ended(ending: Ending) -> TaskEnd {
         ending,
         error: None,
         source: EndSource::Wait,
-        finished_at: Some(END.to_owned()),
+        finished_at: Some(time(END)),
         duration_ms: Some(5000),
         exit: Some(Exit::Code(0)),
         stop_signal: None,
@@ -121,7 +126,7 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
     let claim = ledger.claim().unwrap();
     claim.insert(task, &live, "run").unwrap();
     if let (Some(key), Some(session)) = (&task.key, &task.session_id) {
-        claim.link_session(key, task.provider.as_ref(), session, &task.id, &task.started_at).unwrap();
+        claim.link_session(key, task.provider.as_ref(), session, &task.id, task.started_at).unwrap();
     }
     claim.commit().unwrap();
     live

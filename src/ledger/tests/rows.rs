@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{END, START, World, ended, new_task, start};
+use super::{END, START, World, ended, new_task, start, time};
 use crate::ledger::{
     DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, ProgressUpdate, TaskFilter, TaskLookup,
 };
@@ -41,7 +41,7 @@ fn a_running_row_contains_what_was_claimed() {
         (Some(live.slot), Some(live.dev), Some(live.ino))
     );
     assert_eq!((row.cost_usd, row.turns, row.finished_at), (None, None, None));
-    assert_eq!(row.last_seen_at.as_deref(), Some(START));
+    assert_eq!(row.last_seen_at, Some(time(START).into()));
     let value = serde_json::to_value(read(&ledger, "t")).unwrap();
     assert_eq!(value["argv"][1], "-p");
     assert_eq!(value["status"], "running");
@@ -94,10 +94,10 @@ fn a_task_ends_once_and_an_end_creates_no_row() {
         (row.status, row.reason.as_deref(), row.error.as_deref()),
         (Status::Failure, Some("exit"), Some("it broke"))
     );
-    assert_eq!(row.cleanup_after.as_deref(), Some("2026-11-21T13:00:05.000Z"));
+    assert_eq!(row.cleanup_after, Some(time("2026-11-21T13:00:05.000Z").into()));
     assert_eq!(row.delivery_status.as_deref(), Some("pending"));
     assert_eq!(row.end_source.as_deref(), Some("wait"));
-    assert_eq!(row.last_seen_at.as_deref(), Some(END));
+    assert_eq!(row.last_seen_at, Some(time(END).into()));
     let moves: Vec<_> = ledger
         .transitions(&TaskId::recorded("t"))
         .unwrap()
@@ -148,14 +148,14 @@ fn unknown_counts_do_not_overwrite_known_ones() {
         .progress(
             &TaskId::recorded("t"),
             &counts,
-            &ProgressUpdate { model: Some("opus"), tool_in_flight: Some("Bash"), at: END },
+            &ProgressUpdate { model: Some("opus"), tool_in_flight: Some("Bash"), at: time(END) },
         )
         .unwrap();
     ledger
         .progress(
             &TaskId::recorded("t"),
             &UsageCounts::default(),
-            &ProgressUpdate { model: None, tool_in_flight: None, at: END },
+            &ProgressUpdate { model: None, tool_in_flight: None, at: time(END) },
         )
         .unwrap();
     let mut inferred = ended(Ending::Interrupted(InterruptReason::SupervisorLost));
@@ -168,14 +168,14 @@ fn unknown_counts_do_not_overwrite_known_ones() {
         .progress(
             &TaskId::recorded("t"),
             &more,
-            &ProgressUpdate { model: None, tool_in_flight: None, at: "later" },
+            &ProgressUpdate { model: None, tool_in_flight: None, at: time("2026-11-21T12:00:06Z") },
         )
         .unwrap();
     let row = read(&ledger, "t");
     assert_eq!((row.cost_usd, row.output_tokens, row.turns), (Some(0.25), Some(7), None));
     assert_eq!(row.model.as_deref(), Some("opus"));
     assert_eq!((row.finished_at, row.exit_code), (None, None));
-    assert_eq!(row.last_seen_at.as_deref(), Some(END));
+    assert_eq!(row.last_seen_at, Some(time(END).into()));
     assert!(row.cleanup_after.is_some());
 }
 
@@ -190,7 +190,7 @@ fn running_tasks_come_first_and_each_group_newest_first() {
             _ => "odd",
         };
         let mut task = new_task(id, Some(key));
-        task.started_at = format!("2026-11-21T12:00:0{n}.000Z");
+        task.started_at = time(&format!("2026-11-21T12:00:0{n}.000Z"));
         drop(start(&mut ledger, &task));
         let ending = match id {
             "b" => continue,
@@ -247,21 +247,21 @@ fn deliveries_are_counted() {
     let pending = read(&ledger, "t");
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), Some(1));
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), None, "another process has claimed it");
-    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Failed, END).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Failed, time(END)).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
         (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
         (Some("failed"), 1, None)
     );
     assert_eq!(ledger.begin_delivery(&row).unwrap(), Some(2));
-    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Delivered, END).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Delivered, time(END)).unwrap();
     let row = read(&ledger, "t");
     assert_eq!(
-        (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.as_deref()),
-        (Some("delivered"), 2, Some(END))
+        (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
+        (Some("delivered"), 2, Some(time(END).into()))
     );
     assert!(matches!(
-        ledger.delivery(&TaskId::recorded("u"), DeliveryStatus::Failed, END).unwrap_err(),
+        ledger.delivery(&TaskId::recorded("u"), DeliveryStatus::Failed, time(END)).unwrap_err(),
         LedgerError::NoSuchTask { .. }
     ));
 }

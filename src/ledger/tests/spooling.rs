@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use super::{World, ended, new_task, start};
+use super::{World, ended, new_task, start, time};
 use crate::exit::Exit;
 use crate::ledger::{Ledger, MergeOutcome, TaskLookup};
 use crate::task::{
@@ -139,7 +139,7 @@ fn records_are_merged_in_the_order_in_which_the_tasks_ended() {
     for (id, at) in [("a", "2026-11-21T12:00:03.000Z"), ("b", "2026-11-21T12:00:01.000Z")] {
         drop(start(&mut ledger, &new_task(id, None)));
         let mut end = ended(Ending::Success);
-        end.finished_at = Some(at.to_owned());
+        end.finished_at = Some(time(at));
         ledger.spool_slot(&TaskId::recorded(id)).unwrap().write(&end, "run").unwrap();
     }
     let order: Vec<_> = ledger.merge_spool().unwrap().into_iter().map(|m| m.task.unwrap()).collect();

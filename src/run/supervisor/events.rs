@@ -9,7 +9,6 @@ use super::state::{AgentExit, AgentPhase, RequestedStop};
 use super::stopwatch::Clock;
 use super::{CapturedOutput, PROGRESS, REST, SIGN_OF_LIFE, Supervisor};
 use crate::agent::OutputMode;
-use crate::clock;
 use crate::error::{Error, chain};
 use crate::ledger::ProgressUpdate;
 use crate::process::cgroup::Cgroup;
@@ -21,7 +20,7 @@ use crate::process::terminal;
 use crate::process::watch::{WatchEvent, WatchInterest, WatchSource};
 use crate::stop::{stop_of, watching};
 use crate::sys::{self, ChildChange, ReceivedSignal, ResourceUsage};
-use crate::task::{Signal, StopRequest};
+use crate::task::{Signal, StopRequest, Time};
 
 impl Supervisor<'_> {
     /// Waits for one event or the deadline, and acts on it.
@@ -288,7 +287,7 @@ impl Supervisor<'_> {
         let Some(session) = self.observed().session_id else { return };
         let t = &self.task;
         let key = t.key.as_ref();
-        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_ref(), &session, &clock::now());
+        let seen = self.ledger.session_seen(&t.id, key, t.provider.as_ref(), &session, Time::now());
         self.written.session_waits = seen.is_err();
         match seen {
             Ok(()) => self.written.session = Some(session),
@@ -310,7 +309,7 @@ impl Supervisor<'_> {
         let seen = ProgressUpdate {
             model: observed.model.as_deref(),
             tool_in_flight: observed.tool_in_flight.as_deref(),
-            at: &clock::now(),
+            at: Time::now(),
         };
         let wrote = match self.written.session_waits {
             true => Ok(()),

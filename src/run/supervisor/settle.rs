@@ -8,7 +8,6 @@ use tracing::{debug, error, info, warn};
 use super::state::RowState;
 use super::{Supervisor, TaskRef};
 use crate::agent::{CostCovers, ObservedOutput};
-use crate::clock;
 use crate::error::chain;
 use crate::exit::Exit;
 use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
@@ -19,7 +18,7 @@ use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
     CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId, Signal,
-    SignalSender, StopRequest, TaskEnd, TaskId, UsageCounts,
+    SignalSender, StopRequest, TaskEnd, TaskId, Time, UsageCounts,
 };
 use crate::view;
 
@@ -71,7 +70,7 @@ impl Supervisor<'_> {
             ending: end.ending,
             error: end.error.or_else(|| (oom_killed == Some(true)).then(by_oom)),
             source: EndSource::Wait,
-            finished_at: Some(clock::now()),
+            finished_at: Some(Time::now()),
             duration_ms: Some(elapsed_ms(self.facts.started)),
             exit: end.exit.map(|(exit, _)| exit),
             stop_signal,
@@ -84,7 +83,7 @@ impl Supervisor<'_> {
             context_lost: self.context_lost,
             transcript_seen: end.traces.transcript_seen,
             session_kept: end.traces.kept,
-            limit_resets_at: observed.api_failure.and_then(|f| f.resets_at).and_then(clock::of_unix),
+            limit_resets_at: observed.api_failure.and_then(|f| f.resets_at).and_then(Time::from_unix_seconds),
             oom_killed,
             cpu_ms: cpu.and_then(|c| i64::try_from(c.as_millis()).ok()),
             max_rss_kib: used.peak_kib.or(usage.map(|u| u.max_rss_kib)),
@@ -292,7 +291,7 @@ pub(crate) fn never_ran(reason: FailureReason, error: &str, started: Instant) ->
         ending: Ending::Failure(reason),
         error: Some(error.to_owned()),
         source: EndSource::Wait,
-        finished_at: Some(clock::now()),
+        finished_at: Some(Time::now()),
         duration_ms: Some(elapsed_ms(started)),
         ..TaskEnd::unknown(Ending::Failure(reason))
     }

@@ -85,6 +85,10 @@ impl From<'_> {
         self.maybe(|from| from.number() as i32)
     }
 
+    fn time(&mut self) -> Option<Time> {
+        self.integer().and_then(Time::from_unix_millis)
+    }
+
     fn real(&mut self) -> Option<f64> {
         self.maybe(|from| f64::from_bits(from.number())).filter(|n| n.is_finite())
     }
@@ -118,7 +122,7 @@ impl From<'_> {
             ending: self.ending(),
             error: self.maybe(Self::text),
             source: EndSource::Spool,
-            finished_at: self.maybe(Self::text),
+            finished_at: self.time(),
             duration_ms: self.integer(),
             exit: match self.byte() % 3 {
                 0 => None,
@@ -146,7 +150,7 @@ impl From<'_> {
                 0 => KeepSession::Limit,
                 _ => KeepSession::ApiError,
             }),
-            limit_resets_at: self.maybe(Self::text),
+            limit_resets_at: self.time(),
             oom_killed: self.maybe(|from| from.byte() & 1 == 1),
             cpu_ms: self.integer(),
             max_rss_kib: self.integer(),
