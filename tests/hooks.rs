@@ -203,7 +203,7 @@ fn an_on_interrupted_command_that_kills_recovery_is_started_three_times() {
         bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Signal(9));
     }
     let told = bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Code(1)).stdout;
-    assert!(told.contains("was cut off 3 times") && told.contains("not run again"), "{told}");
+    assert!(told.contains("was interrupted 3 times") && told.contains("not run again"), "{told}");
     assert_eq!(fs::read_to_string(world.path("noted")).expect("lines"), "x\nx\nx\n");
     assert!(recover(&world, &["--on-interrupted", &hook]).contains("nothing to settle"));
 }
