@@ -193,8 +193,7 @@ pub trait Adapter: Sync {
     }
     /// A reader for the output of a captured mode (`Json`, `StreamJson`).
     fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader>;
-    /// The file of the conversation `id` of an agent run in `cwd`, whether it exists or not; `None`: not
-    /// known.
+    /// The file of the conversation `id` of an agent run in `cwd`. It may not exist. `None`: not known.
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
     /// The id of the most recent conversation in `cwd`; `None`: not known.
     fn most_recent(&self, cwd: &Path) -> Option<SessionId>;

@@ -75,8 +75,7 @@ pub fn outcome_of(mode: OutputMode, observed: &ObservedOutput) -> AgentOutcome {
     }
 }
 
-/// Whether the agent still has the conversation `id`; `None`: not known. An empty transcript cannot be
-/// resumed.
+/// Whether the agent has a conversation `id` that can be resumed, with a transcript; `None`: not known.
 pub fn has_conversation(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> Option<bool> {
     let transcript = adapter.transcript(cwd, id)?;
     Some(std::fs::metadata(transcript).is_ok_and(|m| m.is_file() && m.len() > 0))

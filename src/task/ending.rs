@@ -135,8 +135,7 @@ impl InterruptReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     Success,
-    /// The agent exited successfully, and its conversation continues in a process that bookend does not
-    /// supervise.
+    /// The agent exited successfully, and its conversation continues in an unsupervised process.
     Backgrounded,
     Failure(FailureReason),
     Cancelled(CancelReason),

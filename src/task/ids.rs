@@ -58,8 +58,7 @@ text_name! {
 }
 
 text_name! {
-    /// The `--key` of a run: at most one run per key at a time, and each resumes the conversation of the
-    /// last.
+    /// The `--key` of a run: one run at a time has it, and the next one resumes its conversation.
     Key
 }
 

@@ -40,8 +40,7 @@ const OF_TASKS: &[u8] = b"task_";
 const TYPE: &[u8] = b"\"type\"";
 const PARTS: [&[u8]; 2] = [b":\"tool_result\"", b":\"text\""];
 
-/// The last version that was observed to report the cost of the run, and the first to report the session's
-/// total.
+/// The last version observed to report the cost of the run, and the first to report the session's total.
 const LAST_PER_RUN: [u32; 3] = [2, 1, 260];
 const FIRST_TOTAL: [u32; 3] = [2, 1, 300];
 
@@ -104,8 +103,7 @@ struct Tally {
     /// The sum of all results.
     settled: TokenUsage,
     settled_turns: Option<i64>,
-    /// Since the last result: finished messages, and in `recent` those that may still grow, by the hash of
-    /// their ids.
+    /// Since the last result: finished messages, and in `recent` those that may still grow, by hashed id.
     over: TokenUsage,
     /// The sum of both.
     unsettled: TokenUsage,
@@ -389,15 +387,13 @@ impl Tally {
         let is_total = match self.version {
             Some(version) if version <= LAST_PER_RUN => false,
             Some(version) if version >= FIRST_TOTAL => true,
-            // Without an init event the version is unknown; only versions that report the total print an
-            // index.
+            // Without an init event the version is unknown. Only versions with the total print an index.
             _ => e.result_index.is_some(),
         };
         if is_total { CostCovers::Session } else { CostCovers::Run }
     }
 
-    /// How the API ended the run, according to a result. Uses the open tool calls, which the result then
-    /// closes.
+    /// How the API ended the run, according to a result. Call it before the open tool calls are cleared.
     fn api_failure(&self, e: &OutputEvent<'_>) -> Option<ApiFailure> {
         let error = e.verdict().error?;
         let kind = api_failure_kind(e, &error, self.rate_limit.rejected)?;

@@ -203,8 +203,7 @@ fn linked(argv: &[OsString], at: usize, named: Option<&'static dyn Adapter>) -> 
     None
 }
 
-/// The symbolic link with this name that PATH finds first; `None`: there is none, or a regular program is
-/// first.
+/// The symbolic link that PATH finds under this name; `None`: it finds a regular program or nothing.
 fn in_path(name: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     for dir in std::env::split_paths(&path) {
@@ -219,8 +218,7 @@ fn in_path(name: &Path) -> Option<PathBuf> {
 }
 
 impl AgentNames {
-    /// Whether a word of a command line is the name or the path of this agent. `typed`: `--agent-type` is
-    /// given.
+    /// Whether a word of a command line names this agent. `typed`: `--agent-type` is given.
     fn is_name(&self, word: &OsStr, typed: bool) -> bool {
         let path = Path::new(word);
         let Some(base) = path.file_name().and_then(OsStr::to_str) else { return false };

@@ -16,8 +16,7 @@ use memchr::memchr2;
 use super::event::{CountedUsage, EventTexts, OutputEvent, TokenUsage, usage_of};
 use super::json::{JsonResult, lossy};
 
-/// The longest event that is compared, in bytes: a longer one is mostly one string, which a full read skips
-/// fast.
+/// The longest event that is compared, in bytes. A longer one is mostly one string, which reads fast.
 const LONGEST: usize = 4096;
 /// The most forms in the cache.
 const KNOWN: usize = 16;

@@ -61,8 +61,7 @@ impl<'a> JsonCursor<'a> {
         }
     }
 
-    /// Calls `element` before each element of the array here, which it must read or skip. Skips a value of
-    /// another type.
+    /// Calls `element` before each element of the array here, which it must read or skip. Skips other values.
     pub fn array(&mut self, mut element: impl FnMut(&mut Self) -> JsonResult<()>) -> JsonResult<()> {
         if self.peek()? != b'[' {
             return self.skip();
