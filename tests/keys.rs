@@ -207,7 +207,12 @@ fn a_run_starts_a_fresh_session_after_a_failure_and_warns() {
         let (session, _) = linked(&world, "k").expect("a session");
         world.claude(script);
         let stderr = claude(&world, "k", &[]).ended(end).stderr;
-        assert_eq!(stderr.matches(&session).count(), 1, "one warning: {stderr}");
+        let warning = "the next run under key k starts a fresh conversation (undo: `bookend session ";
+        assert_eq!(
+            (stderr.matches(warning).count(), stderr.lines().count()),
+            (1, 1),
+            "one warning: {stderr}"
+        );
         assert_eq!(linked(&world, "k"), None, "a program that reads only the table cannot resume it");
         let invalidations =
             world.sql(&format!("SELECT * FROM session_invalidation WHERE session_id = '{session}'"));

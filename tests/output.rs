@@ -199,7 +199,7 @@ fn a_shared_log_receives_only_complete_lines() {
     let process = world.run(STREAM).with([format!("open=1:a:{file}")]).start();
     let pipe = pipe_of(up.pid("up")).expect("the agent's stdout");
     let mut expected = String::new();
-    // bookend holds an incomplete line for one second. A check that took longer proves nothing and is repeated.
+    // bookend holds an incomplete line for one second. A slower check proves nothing and is repeated.
     for is_seen in std::iter::repeat_with(|| {
         let began = Instant::now();
         go.write_line("half");

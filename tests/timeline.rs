@@ -68,8 +68,8 @@ addEventListener("load", () => {
 });
 </script>"#;
 
-/// The measured page in a window of this width. A browser that received the focus too late shows no details, so
-/// the measurement is repeated up to four times.
+/// The measured page in a window of this width. A browser that received the focus too late shows no
+/// details, so the measurement is repeated up to four times.
 fn measured(page: &Page, dark: bool, width: u32) -> Value {
     let focused = |seen: &Value| list(&seen["rows"]).iter().all(|row| row["shown"] == "block");
     let mut seen = measure(page, dark, width);

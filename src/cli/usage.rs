@@ -41,8 +41,8 @@ pub fn report(message: &clap::Error, args: &[OsString]) -> String {
     report
 }
 
-/// The text of clap without colours. clap's own plain rendering also strips escape sequences inside arguments,
-/// so the colours are removed here, after the arguments were escaped.
+/// The text of clap without colours. clap's own plain rendering also strips escape sequences inside
+/// arguments, so the colours are removed here, after the arguments were escaped.
 fn clean<'a>(message: &clap::Error, words: impl Iterator<Item = &'a OsString>) -> String {
     let mut text = message.render().ansi().to_string();
     for word in words {

@@ -1,4 +1,4 @@
-//! The environment variables that set options. Empty variables count as unset; misspelt names cause a warning.
+//! The environment variables that set options. Empty ones count as unset; misspelt names cause a warning.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
