@@ -1,4 +1,4 @@
-//! What the audit finds, each by its own cause, and that it changes nothing.
+//! `bookend audit`: the cause of each finding. The audit changes nothing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ fn findings(world: &World, options: &[&str]) -> Vec<String> {
     let findings = report["findings"].as_array().expect("findings");
     findings
         .iter()
-        .inspect(|f| assert_ne!(word(f, "fix"), "", "each names what fixes it: {f}"))
+        .inspect(|f| assert_ne!(word(f, "fix"), "", "each finding names its fix: {f}"))
         .map(|f| format!("{} {} {}", word(f, "code"), word(f, "severity"), word(f, "task")))
         .collect()
 }
@@ -32,7 +32,7 @@ fn succeed(world: &World, id: &str) {
     world.run(["true"]).options(["--id", id]).run().ended(End::Code(0));
 }
 
-/// A run whose agent waits; it has begun when this returns.
+/// Starts a run and waits until its agent runs.
 fn start(world: &World, id: &str) -> Proc {
     let mut up = world.fifo(&format!("up-{id}"));
     let script = format!("echo up >{}; exec sleep 1000", up.path());
@@ -41,7 +41,7 @@ fn start(world: &World, id: &str) -> Proc {
     run
 }
 
-/// Kills the supervisor with SIGKILL.
+/// Starts a run and kills its supervisor with SIGKILL.
 fn lose(world: &World, id: &str) -> Proc {
     let mut run = start(world, id);
     run.signal(rustix::process::Signal::KILL);
@@ -179,7 +179,10 @@ fn failed_deliveries_inconsistent_times_and_unlimited_retention_are_warnings() {
         ]
     );
     world.bare(["bookend", "prune"]).run().ended(End::Code(0));
-    assert!(!findings(&world, &[]).contains(&"missing_cleanup warn kept".to_owned()), "prune fixes it");
+    assert!(
+        !findings(&world, &[]).contains(&"missing_cleanup warn kept".to_owned()),
+        "prune fixes the finding"
+    );
 }
 
 #[test]
@@ -242,8 +245,8 @@ fn audit_needs_no_write_permission() {
     }
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let before = if is_root() { &nobody[..] } else { &[] };
-    // The program itself may lie where nobody else may look.
-    // By another process: a fork of another test could hold our descriptor, and then nobody could execute it.
+    // The program may be in a directory that other users cannot enter.
+    // A child copies it: a fork in another test could inherit our descriptor, and executing would fail (ETXTBSY).
     world.bare(["cp", env!("CARGO_BIN_EXE_bookend"), &world.name("copy")]).run().ended(End::Code(0));
     let program = world.name("copy");
     let words = before.iter().copied().chain([program.as_str(), "audit", "--json", "--code", "lost"]);

@@ -1,4 +1,4 @@
-//! Ending tasks from another terminal.
+//! `bookend cancel`: ends tasks from another terminal.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ fn start(world: &World, options: &[&str], script: &str) -> Proc {
     start_after(world, options, "", script)
 }
 
-/// As [`start`], with what the agent does before it has begun.
+/// As [`start`], with commands that the agent runs first.
 fn start_after(world: &World, options: &[&str], before: &str, script: &str) -> Proc {
     let mut up = world.fifo(&format!("up{}", options.join("")));
     let script = format!("{before} echo up >{}; {script}", up.path());
@@ -35,10 +35,10 @@ fn cancel_names_the_signalled_process_and_waits_for_the_end() {
     assert_eq!(row.ending(), "cancelled/operator");
     let (supervisor, agent) = (row.pid("supervisor_pid"), row.pid("agent_pid"));
     let mut lines = output.stdout.lines();
-    let told = format!(
+    let line = format!(
         "task long-name: SIGTERM to its supervisor, pid {supervisor}, which ends the agent, pid {agent}"
     );
-    assert_eq!(lines.next(), Some(told.as_str()));
+    assert_eq!(lines.next(), Some(line.as_str()));
     let ended = lines.next().expect("a second line");
     assert!(ended.starts_with("task long-name: cancelled (operator) after "), "{ended}");
     run.wait().ended(End::Signal(libc::SIGTERM));
@@ -85,7 +85,7 @@ fn a_lost_supervisor_or_reused_pid_is_never_signalled() {
     run.wait_here();
     let output = cancel(&world, &["lost"]).ended(End::Code(1));
     assert!(output.stderr.contains("was killed") && output.stderr.contains("bookend recover"), "{output:?}");
-    // Its pid is another process's now, which must not notice.
+    // Its pid now belongs to another process, which must not be signalled.
     let bystander = world.bare(["sleep", "1000"]).start();
     world.write(&format!("UPDATE task_history SET supervisor_pid = {}", bystander.pid()));
     cancel(&world, &["lost"]).ended(End::Code(1));
@@ -97,11 +97,11 @@ fn a_lost_supervisor_or_reused_pid_is_never_signalled() {
 fn cancel_escalates_for_an_agent_that_ignores_sigterm_and_can_bound_its_wait() {
     let test = "cancel_escalates_for_an_agent_that_ignores_sigterm_and_can_bound_its_wait";
     let Some(world) = World::of_bookend(test) else { return };
-    let options = ["--id", "deaf", "--grace", "200ms"];
+    let options = ["--id", "stubborn", "--grace", "200ms"];
     let run = start_after(&world, &options, "trap '' TERM;", "while :; do sleep 1000; done");
-    let output = cancel(&world, &["deaf", "--wait", "0"]).ended(End::Code(1));
-    assert!(output.stdout.contains("task deaf: still running"), "{output:?}");
-    cancel(&world, &["deaf"]);
+    let output = cancel(&world, &["stubborn", "--wait", "0"]).ended(End::Code(1));
+    assert!(output.stdout.contains("task stubborn: still running"), "{output:?}");
+    cancel(&world, &["stubborn"]);
     assert_eq!(world.row().ending(), "cancelled/operator");
     run.wait().ended(End::Signal(libc::SIGKILL));
 }
@@ -140,7 +140,7 @@ fn cancelling_a_task_of_another_user_is_refused() {
     for (name, mode) in open {
         fs::set_permissions(world.path(name), fs::Permissions::from_mode(mode)).expect("a mode");
     }
-    // By another process: a fork of another test could hold our descriptor, and then nobody could execute it.
+    // A child copies it: a fork in another test could inherit our descriptor, and executing would fail (ETXTBSY).
     world.bare(["cp", env!("CARGO_BIN_EXE_bookend"), &world.name("copy")]).run().ended(End::Code(0));
     let program = world.name("copy");
     let words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &program, "cancel", "roots"];

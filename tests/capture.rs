@@ -1,5 +1,5 @@
-//! What a captured agent writes reaches the reader at once and unchanged, whatever it is and whatever the
-//! reader does; where nothing is captured, the agent has the very descriptor of the caller.
+//! Capture: the output of a captured agent reaches the reader at once and unchanged, whatever the reader does.
+//! Without capture, the agent inherits the descriptor of the caller.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
 #[test]
 fn bytes_pass_through_unchanged() {
     let Some(world) = World::of_bookend("bytes_pass_through_unchanged") else { return };
-    // Every byte, line ends of all kinds, no line end at the end.
+    // Every byte value, every kind of line end, and no line end at the end.
     let mut bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
     bytes.extend_from_slice(b"\r\n\n\r\0{\"type\":\xff}\n\xe2\x82");
     fs::write(world.path("home/bytes"), &bytes).expect("the bytes");
@@ -20,7 +20,7 @@ fn bytes_pass_through_unchanged() {
         world.stand_in(program, "cat bytes; exit 4");
         let argv = [program, "-p", "--output-format", "stream-json", "--verbose", "do it"];
         let output = world.run(argv).run().ended(End::Code(4));
-        assert!(output.bytes == bytes, "{program}: {} bytes came of {}", output.bytes.len(), bytes.len());
+        assert!(output.bytes == bytes, "{program}: {} of {} bytes arrived", output.bytes.len(), bytes.len());
         let file = world.name("home/out");
         let to_file = world.run(argv).with([format!("open=1:w:{file}")]).run().ended(End::Code(4));
         assert_eq!(to_file.stdout, "");
@@ -36,7 +36,7 @@ fn each_byte_is_passed_on_at_once() {
     let script = "for part in one two '\n{\"three' '\":1}\n'; do printf \"$part\"; read x; done <../go";
     world.stand_in("claude", script);
     let mut process = world.run(STREAM).start();
-    // Each part comes although no line is whole and the agent waits for us.
+    // Each part arrives although no line is complete and the agent waits for the test.
     for part in ["one", "onetwo", "onetwo\n{\"three", "onetwo\n{\"three\":1}\n"] {
         process.wait_for_output(part.as_bytes());
         go.write_line("on");
@@ -48,7 +48,7 @@ fn each_byte_is_passed_on_at_once() {
 fn a_line_of_a_mebibyte_is_passed_on_and_read() {
     let Some(world) = World::of_bookend("a_line_of_a_mebibyte_is_passed_on_and_read") else { return };
     let text = "x".repeat(1 << 20);
-    // The type comes last.
+    // The type is the last member.
     let line = [
         r#"{"message":{"content":[{"type":"text","text":""#,
         &text,
@@ -58,7 +58,7 @@ fn a_line_of_a_mebibyte_is_passed_on_and_read() {
     ]
     .concat();
     fs::write(world.path("home/line"), &line).expect("the line");
-    // No result: what stands in the row was read from the long line.
+    // There is no result, so the values in the row come from the long line.
     world.stand_in("claude", "cat line; exit 1");
     let output = world.run(STREAM).run().ended(End::Code(1));
     assert!(output.stdout == line);
@@ -105,24 +105,24 @@ fn a_reader_sees_the_end_of_stdout_while_the_agent_works_on() {
         return;
     };
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
-    for (said, ending, code) in [
+    for (printed, ending, code) in [
         ("init $id; result $id 0.5", "success/", 0),
         ("init $id", "failure/no_result", 0),
         ("", "failure/exit", 3),
     ] {
-        let script = format!("{said}\nexec >&-\necho up $$ >../up\nread x <../go\nexit {code}");
+        let script = format!("{printed}\nexec >&-\necho up $$ >../up\nread x <../go\nexit {code}");
         world.stand_in("claude", &script);
         let mut process = world.run(STREAM).start();
         let agent = up.pid("up");
         process.read_stdout_to_end();
-        assert!(state(agent).is_some(), "the agent lives");
+        assert!(state(agent).is_some(), "the agent still runs");
         go.write_line("on");
         process.wait().ended(End::Code(code));
         assert_eq!(world.rows().pop().expect("a row").ending(), ending);
     }
 }
 
-/// Much at a time and little, for a reader who sleeps and catches up in turns, and lastly goes along.
+/// Large and small writes for a reader that pauses, catches up and finally keeps pace.
 #[test]
 fn output_stays_in_order_for_a_slow_reader() {
     let Some(world) = World::of_bookend("output_stays_in_order_for_a_slow_reader") else { return };
@@ -138,22 +138,22 @@ fn output_stays_in_order_for_a_slow_reader() {
     let mut process = world.run(STREAM).start();
     let text = String::from_utf8_lossy(&bulk);
     for n in 1..=3 {
-        // It has said all although nobody has taken it.
+        // The agent has written everything although the reader has read none of it.
         assert_eq!(done.line(), "done");
         assert!(process.line() == format!("{text} line {n}"), "line {n}");
         go.write_line("on");
     }
     let output = process.wait().ended(End::Code(4));
     let expected = [&bulk[..], &bulk, b"\n", &bulk].concat();
-    assert!(output.bytes == expected, "{} bytes came of {}", output.bytes.len(), expected.len());
+    assert!(output.bytes == expected, "{} of {} bytes arrived", output.bytes.len(), expected.len());
 }
 
-/// What a process holds open that lies in no directory.
+/// The open files of a process that have no name.
 fn unlinked_files(pid: i32) -> Vec<String> {
     open_files(pid).into_iter().filter(|f| f.ends_with(" (deleted)") && f.starts_with('/')).collect()
 }
 
-/// 50 MB for a reader who takes nothing: Claude Code itself would cut them and lose its result.
+/// 50 MB for a reader that reads nothing: Claude Code itself would truncate them and lose its result.
 #[test]
 fn a_slow_reader_does_not_throttle_the_agent_and_receives_everything() {
     let Some(world) = World::of_bookend("a_slow_reader_does_not_throttle_the_agent_and_receives_everything")
@@ -170,20 +170,23 @@ fn a_slow_reader_does_not_throttle_the_agent_and_receives_everything() {
     world.stand_in("claude", &script);
     let process = world.run(STREAM).start();
     let agent = done.pid("done");
-    eventually(world.deadline(), "the agent's end, with its reader asleep", || {
+    eventually(world.deadline(), "the end of the agent while the reader pauses", || {
         matches!(state(agent), None | Some('Z'))
     });
-    eventually(world.deadline(), "the terminal row, with the reader asleep", || {
+    eventually(world.deadline(), "the terminal row while the reader pauses", || {
         world.row().text("status") == "success"
     });
     let spilled = unlinked_files(process.pid());
-    assert!(spilled.iter().any(|f| f.starts_with(&world.name("tmp"))), "what waits lies there: {spilled:?}");
-    assert_eq!(fs::read_dir(world.path("tmp")).expect("tmp").count(), 0, "without a name");
+    assert!(
+        spilled.iter().any(|f| f.starts_with(&world.name("tmp"))),
+        "the buffer file is there: {spilled:?}"
+    );
+    assert_eq!(fs::read_dir(world.path("tmp")).expect("tmp").count(), 0, "the buffer file has no name");
 
     let output = process.wait().ended(End::Code(0)).silent();
     let lines: Vec<&str> = output.stdout.lines().collect();
     assert_eq!(lines.len(), 50_002);
-    assert!(lines[1..=50_000].iter().all(|l| *l == line), "in order and whole");
+    assert!(lines[1..=50_000].iter().all(|l| *l == line), "the lines are complete and in order");
     assert!(lines[50_001].contains("\"result\":\"done\""));
     assert_eq!(world.row().real("cost_usd"), Some(0.25));
 }
@@ -236,19 +239,19 @@ fn a_grandchild_that_holds_the_pipe_delays_the_exit_by_one_second_and_is_named()
     world.stand_in("claude", &script);
     let process = world.run(STREAM).start();
     let holder = stay.pid("stay");
-    let asked = Instant::now();
+    let started = Instant::now();
     go.write_line("on");
     let output = process.wait().ended(End::Code(0));
-    // The bound is one second; the rest is for a machine that is busy.
-    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    assert!(output.stdout.contains("\"result\":\"done\""), "what came before the end: {}", output.stdout);
+    // The limit is one second; the rest allows for a busy machine.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(output.stdout.contains("\"result\":\"done\""), "the output before the end: {}", output.stdout);
     assert_eq!(world.row().ending(), "success/");
-    assert!(state(holder).is_some(), "it was the holder that held");
-    let said = format!("at {} bytes: it is still open in process {holder} (probe)\n", output.bytes.len());
-    assert!(output.stderr.contains(&said), "{} does not say {said}", output.stderr);
+    assert!(state(holder).is_some(), "the holder still runs");
+    let message = format!("at {} bytes: it is still open in process {holder} (probe)\n", output.bytes.len());
+    assert!(output.stderr.contains(&message), "{} does not contain {message}", output.stderr);
 }
 
-/// It writes when the agent is gone and reaped already, well within the second.
+/// The grandchild writes after the agent was reaped, well within the second.
 #[test]
 fn output_of_a_grandchild_after_the_agents_exit_reaches_the_reader() {
     let Some(world) = World::of_bookend("output_of_a_grandchild_after_the_agents_exit_reaches_the_reader")
@@ -263,7 +266,7 @@ fn output_of_a_grandchild_after_the_agents_exit_reaches_the_reader() {
     assert!(output.stdout.ends_with("late\n"), "{}", output.stdout);
 }
 
-/// As in `exec > >(filter)`: each line comes within a second of the one before, the last after more than a
+/// As in `exec > >(filter)`: each line arrives within a second of the previous one, the last one after more than a
 /// second.
 #[test]
 fn a_filter_that_outlives_the_agent_is_read_until_its_result() {
@@ -297,7 +300,7 @@ fn a_process_that_never_stops_writing_delays_the_exit_by_ten_seconds() {
     assert_eq!(world.row().ending(), "success/");
 }
 
-/// Whether the agent's stdout is the very one of its caller, and how the run went.
+/// Runs a command line and returns whether the agent's stdout is that of the caller.
 fn stdout_is_inherited(world: &World, argv: &str) -> bool {
     world.stand_in("claude", "x=$(readlink /proc/$$/fd/1); echo \"$x\" >theirs");
     let script = format!("x=$(readlink /proc/$$/fd/1); echo \"$x\" >ours; exec $W {argv}");
@@ -314,7 +317,7 @@ fn text_is_not_captured_and_json_is() {
     for argv in ["claude -p hi", "claude -p hi --output-format text", "claude hi", "claude mcp list"] {
         assert!(stdout_is_inherited(&world, argv), "{argv}");
     }
-    // As a command of unknown kind it is left alone whatever it prints.
+    // With the agent type `command`, bookend never captures.
     world.stand_in("claude", "x=$(readlink /proc/$$/fd/1); echo \"$x\" >theirs");
     let script = "x=$(readlink /proc/$$/fd/1); echo \"$x\" >ours; \
                   exec bookend run --agent-type command -- claude --output-format json";
@@ -350,7 +353,7 @@ fn a_terminal_is_not_captured() {
     world.stand_in("claude", "test -t 0 && test -t 1 && test -t 2 && echo terminal");
     let mut pty = Pty::bash(&world);
     pty.line(&format!("bookend run -- {}", STREAM.join(" ").replace("do it", "hi")));
-    let (said, code) = pty.output();
-    assert!(code == 0 && said.contains("\nterminal\r\n"), "{code}: {said:?}");
-    assert_eq!(world.row().ending(), "success/", "no result is due where none is read");
+    let (printed, code) = pty.output();
+    assert!(code == 0 && printed.contains("\nterminal\r\n"), "{code}: {printed:?}");
+    assert_eq!(world.row().ending(), "success/", "without capture, no result is expected");
 }

@@ -1,11 +1,11 @@
-//! Clocks that are set while bookend works: backward, forward, to the beginning and beyond the end of time.
+//! Clock changes while bookend runs: backward, forward, to 1970 and beyond the year 9999.
 
 use std::path::PathBuf;
 
 use crate::harness::{Cmd, End, World, possible};
 use crate::standins::{bookend, change, dispatch, install, json, linked};
 
-/// The library by which faketime(1) sets the clock of a process. `None`, said on stderr: it is not installed.
+/// The library with which faketime(1) sets the clock of a process. `None`, reported on stderr, if it is missing.
 fn faketime(test: &str) -> Option<PathBuf> {
     let dirs = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
     let libraries = dirs.map(|d| PathBuf::from(d).join("faketime/libfaketime.so.1"));
@@ -14,7 +14,7 @@ fn faketime(test: &str) -> Option<PathBuf> {
     found
 }
 
-/// Lets a command run under a clock that stands at `at`: a Unix time, or an offset such as `+10y`.
+/// Runs a command under a clock set to `at`: a Unix time, or an offset such as `+10y`.
 fn at<'w>(command: Cmd<'w>, library: &std::path::Path, at: &str) -> Cmd<'w> {
     command
         .env("LD_PRELOAD", library)
@@ -23,7 +23,7 @@ fn at<'w>(command: Cmd<'w>, library: &std::path::Path, at: &str) -> Cmd<'w> {
         .env("FAKETIME", at)
 }
 
-/// A task whose session is known, as the ledger has it: its start, and the session that it used.
+/// The session of the newest task.
 fn session(world: &World) -> String {
     world.rows().last().expect("a row").text("session_id")
 }
@@ -52,7 +52,7 @@ fn an_unsafe_session_is_refused_after_the_clock_was_set_back() {
     };
     let refused = resume().run().ended(End::Code(78));
     assert!(refused.stderr.contains("failure"), "{}", refused.stderr);
-    // A later success with it closes the matter, whatever its time.
+    // A later success makes the session usable again, whatever its time.
     resume().options(["--allow-unsafe-resume"]).run().ended(End::Code(0));
     change(
         &world,
@@ -90,7 +90,7 @@ fn a_session_invalidated_during_its_run_stays_invalid_whatever_the_clock_says() 
     install(&world);
     let mut go = world.fifo("go");
     let run = dispatch(&world, "claude").env("GO", go.path()).start();
-    crate::harness::eventually(world.deadline(), "its session", || {
+    crate::harness::eventually(world.deadline(), "the session of the run", || {
         world.ledger().exists() && linked(&world).is_some()
     });
     bookend(&world, &["session", "invalidate", crate::standins::KEY]).ended(End::Code(0));
@@ -106,7 +106,7 @@ fn a_clock_beyond_the_year_9999_breaks_no_command() {
     let test = "a_clock_beyond_the_year_9999_breaks_no_command";
     let Some(world) = World::of_bookend(test) else { return };
     let Some(library) = faketime(test) else { return };
-    // 12000-01-01, beyond what the ledger's times can say.
+    // 12000-01-01, which the time format of the ledger cannot express.
     let far = "316516204800";
     at(world.run(["true"]).options(["--id", "far"]), &library, far).run().ended(End::Code(0)).silent();
     let row = world.row();
@@ -143,7 +143,7 @@ fn prune_keeps_recent_tasks_after_the_clock_was_set_forward() {
     };
     prune(&["--retention", "30d"]);
     assert_eq!(world.rows().len(), 2);
-    // A day beyond the newest row still counts.
+    // prune trusts the clock up to a day after the newest row.
     prune(&[]);
     assert_eq!(world.row().text("id"), "year");
 }
@@ -167,7 +167,7 @@ fn prune_treats_a_task_of_1970_as_old_as_its_predecessor() {
     for words in [&["prune", "--json"][..], &["prune", "--json", "--retention", "30d"]] {
         assert_eq!(json(&world, words)["removed"], 0);
     }
-    // Once the one before it is old, so are they.
+    // Once the task before them is old, they are old as well.
     let old = "2001-01-01T00:00:00.000Z";
     change(
         &world,

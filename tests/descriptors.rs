@@ -1,5 +1,5 @@
-//! bookend holds none of the agent's descriptors: when the agent closes its end, the other side sees it at
-//! once, although the agent, and bookend, live on.
+//! bookend keeps no descriptor of the agent open: when the agent closes its end, the other side sees that at once,
+//! although the agent and bookend still run.
 
 use std::io::{ErrorKind, Write};
 
@@ -12,7 +12,7 @@ fn a_reader_sees_the_end_when_the_agent_closes_stdout() {
     let mut agent = world.run(["probe", "close", "1", &out.path()]).start();
     out.pid("closed");
     assert_eq!(agent.read_stdout_to_end(), "");
-    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
+    assert_ne!(state(agent.pid()), Some('Z'), "the agent still runs");
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn a_writer_gets_a_broken_pipe_when_the_agent_closes_stdin() {
     eventually(world.deadline(), "a broken pipe", || {
         stdin.write(b"x").is_err_and(|e| e.kind() == ErrorKind::BrokenPipe)
     });
-    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
+    assert_ne!(state(agent.pid()), Some('Z'), "the agent still runs");
 }
 
 #[test]
@@ -37,18 +37,18 @@ fn a_reader_sees_the_end_when_the_agent_closes_another_descriptor() {
     let agent = world.run(["probe", "close", "5", &out.path()]).with([open]).start();
     out.pid("closed");
     assert!(five.rest().is_empty());
-    assert_ne!(state(agent.pid()), Some('Z'), "it lives on");
+    assert_ne!(state(agent.pid()), Some('Z'), "the agent still runs");
 }
 
 #[test]
 fn messages_are_printed_after_other_descriptors_were_closed() {
     let world = World::new();
     let run = world.run(["true"]).options(["-v"]).with(["open=5:w:/dev/null"]).run();
-    let said = run.ended(End::Code(0)).stderr;
-    assert!(said.contains("ended as success"), "{said}");
+    let printed = run.ended(End::Code(0)).stderr;
+    assert!(printed.contains("ended as success"), "{printed}");
 }
 
-/// A pipe with both ends inherited: were one of them held, neither side would ever see the end.
+/// If bookend kept one of the two ends open, neither side would see the end.
 #[test]
 fn a_pipe_inherited_with_both_ends_reaches_its_end() {
     let world = World::new();
@@ -80,7 +80,7 @@ fn descriptors_are_not_made_non_blocking() {
     assert_eq!(flags & 0o4000, 0, "O_NONBLOCK is not set");
 }
 
-/// Others share it: the script around bookend goes on writing to it.
+/// Other processes share stdout: the script around bookend keeps writing to it.
 #[test]
 fn capture_does_not_make_stdout_non_blocking() {
     let world = World::new();

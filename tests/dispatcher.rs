@@ -1,4 +1,4 @@
-//! An orchestrator with a task table of its own dispatches agents through bookend and survives a restart.
+//! An orchestrator with its own task table starts agents through bookend and survives a restart.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,7 @@ impl Dispatcher {
         }
         let world = World::of_bookend(test)?;
         standins::install(&world);
-        // Written down before it says anything, so that the test can read what each agent was started with.
+        // Each stand-in first records its argv for the test.
         let claude = std::fs::read_to_string(world.path("bin/claude")).expect("the stand-in");
         let recording = claude.replacen("#!/bin/sh\n", "#!/bin/sh\necho \"$*\" >>\"$HOME/argv\"\n", 1);
         world.program("claude", &recording);
@@ -48,7 +48,7 @@ impl Dispatcher {
         self.world.bare(head.into_iter().chain(words.iter().map(|w| (*w).to_owned())))
     }
 
-    /// What the dispatcher prints on stdout, which is what its bookend commands print there.
+    /// Runs the dispatcher and returns its stdout, which is that of its bookend commands.
     fn succeeds(&self, words: &[&str]) -> String {
         let output = self.command(words).run();
         assert_eq!(output.end, End::Code(0), "{words:?}: {output:?}");
@@ -66,14 +66,14 @@ impl Dispatcher {
         self.strings("SELECT state FROM queue ORDER BY n")
     }
 
-    /// The argv of each agent, in the order of their starts.
+    /// The argv of each agent in the order of the starts.
     fn started(&self) -> Vec<String> {
         let argv = std::fs::read_to_string(self.world.path("home/argv")).expect("the argv of the agents");
         argv.lines().map(str::to_owned).collect()
     }
 }
 
-/// SIGKILL to the dispatcher, the supervisor and the agent, which is in the middle of a tool call.
+/// Kills the dispatcher, the supervisor and the agent with SIGKILL during a tool call.
 fn restart(dispatcher: &Dispatcher) {
     let world = &dispatcher.world;
     let mut say: Fifo = world.fifo("say");
@@ -83,7 +83,7 @@ fn restart(dispatcher: &Dispatcher) {
         let select = "SELECT CAST(supervisor_pid AS TEXT) FROM task_history WHERE status = 'running'";
         dispatcher.strings(&format!("{select} AND {condition}"))
     };
-    // The supervisor commits what it reads shortly after it has read it.
+    // The supervisor commits an event shortly after it has read it.
     eventually(world.deadline(), "the tool call in the row", || {
         !running_with("tool_in_flight = 'Bash'").is_empty()
     });
@@ -110,7 +110,7 @@ fn a_dispatcher_survives_a_restart_and_resumes_no_interrupted_conversation() {
     let session = &dispatcher.strings("SELECT session_id FROM claude_sdk_sessions")[0];
     assert!(dispatcher.started()[1].contains(&format!("--resume {session}")), "{:?}", dispatcher.started());
 
-    // The restart hits the third, which resumes it too.
+    // The restart interrupts the third run, which resumes the conversation, too.
     dispatcher.succeeds(&["add", "1104", "write a test"]);
     restart(&dispatcher);
     assert_eq!(dispatcher.queue(), ["success", "success", "dispatched"]);
@@ -120,16 +120,16 @@ fn a_dispatcher_survives_a_restart_and_resumes_no_interrupted_conversation() {
     );
 
     // The dispatcher starts again.
-    let said = dispatcher.succeeds(&["work"]);
+    let printed = dispatcher.succeeds(&["work"]);
     assert_eq!(dispatcher.queue(), ["success", "success", "success"]);
     let started = dispatcher.started();
     assert!(started[2].contains(&format!("--resume {session}")), "{started:?}");
     assert!(!started[3].contains("--resume") && !started[3].contains(session), "{started:?}");
-    assert!(said.lines().any(|l| l.starts_with("[recovery]") && l.contains(KEY)), "{said}");
+    assert!(printed.lines().any(|l| l.starts_with("[recovery]") && l.contains(KEY)), "{printed}");
     nothing_is_lost(&dispatcher, session);
 }
 
-/// Every task has its row, and the one that was killed has all that was known of it.
+/// Every task has its row, and the row of the killed task contains everything known about it.
 fn nothing_is_lost(dispatcher: &Dispatcher, session: &str) {
     assert_eq!(
         dispatcher.strings("SELECT status FROM task_history ORDER BY started_at, rowid"),

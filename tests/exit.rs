@@ -1,4 +1,4 @@
-//! bookend leaves as the agent left: same code, death by the same signal, and not a word.
+//! bookend exits with the agent's exit code or dies by the same signal, and prints nothing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use crate::harness::{End, World, Wrapper, is_root, possible};
 const CODES: [i32; 24] =
     [0, 1, 2, 3, 7, 63, 64, 75, 77, 78, 99, 100, 124, 125, 126, 127, 128, 129, 130, 137, 143, 192, 254, 255];
 
-/// Signals whose default action is to end the process.
+/// The signals whose default action ends the process.
 fn deadly() -> impl Iterator<Item = i32> {
     const HARMLESS: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
     (1..=64).filter(|s| !HARMLESS.contains(s))
@@ -30,14 +30,14 @@ fn bookend_dies_by_the_same_signal_as_the_agent() {
     for signal in deadly() {
         let output = world
             .run(["probe", "die", &signal.to_string()])
-            // A caller made by glibc's posix_spawn ignores the two signals that glibc keeps for itself.
+            // glibc's posix_spawn makes a caller ignore the two signals that glibc reserves.
             .with(["rlimit=4:0:0", "default=32,33"])
             .run();
         output.ended(End::Signal(signal)).silent();
     }
 }
 
-/// The agent gave a signal back its default action that the caller had ignored.
+/// The agent resets a signal that the caller ignored to its default action.
 #[test]
 fn death_by_a_signal_that_the_caller_ignored_is_passed_on() {
     let world = World::new();
@@ -56,7 +56,7 @@ fn a_core_dump_leaves_one_core_file() {
     if !possible(test, here, "root, and core files written to the cwd") {
         return;
     }
-    // Each dumps where it stands: in one folder the second file could take the first one's name.
+    // Each process dumps into its cwd. In one directory the second file could replace the first.
     let megabyte = 1 << 20;
     let script = format!("cd {} && exec probe die 6", world.name("tmp"));
     let output = world.run_sh(&script).with([format!("rlimit=4:{megabyte}:{megabyte}")]).run();
@@ -65,7 +65,7 @@ fn a_core_dump_leaves_one_core_file() {
         let entries = fs::read_dir(world.path(name)).expect("a directory").flatten();
         entries.filter(|e| e.file_type().is_ok_and(|t| t.is_file())).count()
     };
-    assert_eq!((cores("tmp"), cores("home")), (1, 0), "the agent's core file and no second one");
+    assert_eq!((cores("tmp"), cores("home")), (1, 0), "one core file, that of the agent");
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_missing_program_exits_with_127_and_is_recorded() {
         return;
     };
     let output = world.run(["no-such-agent"]).run().ended(End::Code(127));
-    assert!(output.stderr.contains("no-such-agent"), "it is named: {}", output.stderr);
+    assert!(output.stderr.contains("no-such-agent"), "the message names the program: {}", output.stderr);
     assert_eq!(output.stdout, "");
     let row = world.row();
     assert_eq!(row.ending(), "failure/spawn");
@@ -101,7 +101,7 @@ fn a_program_that_cannot_be_executed_exits_with_126_and_is_recorded() {
     world.program("garbage", "\u{7f}no format\n");
     for program in [world.name("plain"), world.name("folder"), "garbage".into()] {
         let output = world.run([program.as_str()]).run().ended(End::Code(126));
-        assert!(output.stderr.contains(&program), "it is named: {}", output.stderr);
+        assert!(output.stderr.contains(&program), "the message names the program: {}", output.stderr);
     }
     for row in world.rows() {
         assert_eq!(row.ending(), "failure/spawn", "{row:#?}");
@@ -120,7 +120,7 @@ fn a_missing_interpreter_is_a_failure() {
     assert_eq!(world.row().ending(), "failure/spawn");
 }
 
-/// bookend itself could be executed, but the agent, with two variables more, cannot.
+/// bookend itself can be executed, but the agent, which gets two more variables, cannot.
 #[test]
 fn an_argument_list_that_is_too_long_exits_with_126_and_is_recorded() {
     let Some(world) = World::of_bookend("an_argument_list_that_is_too_long_exits_with_126_and_is_recorded")
@@ -135,7 +135,7 @@ fn an_argument_list_that_is_too_long_exits_with_126_and_is_recorded() {
         argv.push("x".repeat(padding % 100_000));
         world.run(argv).with([format!("rlimit=3:{stack}:{stack}")]).run()
     };
-    // 99 is the probe's word for "exec failed": then it was bookend that could not be started.
+    // 99 is the probe's code for a failed exec: bookend itself could not be started.
     let (mut fits, mut too_long) = (limit - 20_000, limit);
     assert_eq!(attempt(fits).end, End::Code(0));
     while too_long - fits > 1 {
@@ -147,7 +147,7 @@ fn an_argument_list_that_is_too_long_exits_with_126_and_is_recorded() {
         }
     }
     let output = attempt(fits).ended(End::Code(126));
-    assert!(output.stderr.contains("true"), "it is named: {}", output.stderr);
+    assert!(output.stderr.contains("true"), "the message names the program: {}", output.stderr);
     let last = world.rows().pop().expect("a row");
     assert_eq!(last.ending(), "failure/spawn");
 }
@@ -181,7 +181,7 @@ fn the_row_records_how_the_agent_ended() {
     world.run(["probe", "exit", "7"]).run().ended(End::Code(7));
     world.run(["probe", "die", "11"]).run().ended(End::Signal(11));
     world.run(["probe", "die", "40"]).run().ended(End::Signal(40));
-    let told: Vec<_> =
+    let recorded: Vec<_> =
         world.rows().iter().map(|r| (r.ending(), r.number("exit_code"), r.number("term_signal"))).collect();
     let expected = [
         ("success/".to_owned(), Some(0), None),
@@ -189,7 +189,7 @@ fn the_row_records_how_the_agent_ended() {
         ("failure/signal".to_owned(), None, Some(11)),
         ("failure/signal".to_owned(), None, Some(40)),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(recorded, expected);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn only_the_ledger_is_written_and_it_is_private() {
     let mode = |path: &std::path::Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
     assert_eq!(mode(&folder), 0o700);
     for entry in fs::read_dir(&folder).expect("the state directory").flatten() {
-        let wanted = if entry.path().is_dir() { 0o700 } else { 0o600 };
-        assert_eq!(mode(&entry.path()), wanted, "{entry:?}");
+        let expected = if entry.path().is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode(&entry.path()), expected, "{entry:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The man pages and completions in `contrib/` are the ones that the program generates.
+//! The man pages and completions in `contrib/` are the ones that bookend generates.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::harness::{End, World, on_path, possible};
 
-const FIX: &str = "`just generated` writes them again";
+const FIX: &str = "run `just generated`";
 
 /// The files of a directory, by name.
 fn files(directory: &Path) -> BTreeMap<String, String> {

@@ -1,4 +1,4 @@
-//! What bookend says of git worktrees: only what git answered, and nothing of the repository is executed.
+//! The git data of a task: it contains only what git reported, and no program of the repository is executed.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::{End, World, eventually, on_path, possible};
 use crate::standins::{self, Busy, bookend, recover};
 
-/// A world with an identity for git, in which `script` was run.
+/// Creates a world with an identity for git and runs `script` in it.
 fn world(test: &str, script: &str) -> Option<World> {
     let world = World::of_bookend(test)?;
     if !possible(test, on_path("git"), "git") {
@@ -22,7 +22,7 @@ fn world(test: &str, script: &str) -> Option<World> {
 
 const REPO: &str = "git init -q repo; cd repo; echo a >a.txt; git add .; git commit -qm one; ";
 
-/// Runs `script` as a task in `cwd`; what is recorded of its worktree.
+/// Runs `script` as a task in `cwd` and returns the artifact of its worktree.
 fn run(world: &World, id: &str, cwd: &str, script: &str) -> Value {
     world.run_sh(script).options(["--id", id, "--cwd", cwd]).run().ended(End::Code(0));
     artifact(world, id)
@@ -32,7 +32,7 @@ fn artifact(world: &World, id: &str) -> Value {
     standins::json(world, &["show", id, "--json"])["task"]["artifacts"][0].clone()
 }
 
-fn says_no_changes(world: &World) -> bool {
+fn lists_no_changes(world: &World) -> bool {
     bookend(world, &["list"]).ended(End::Code(0)).stdout.contains("no changes")
 }
 
@@ -40,10 +40,10 @@ fn effect(world: &World) -> String {
     fs::read_to_string(world.path("effect")).unwrap_or_default()
 }
 
-/// A program of the repository's, which leaves `$EFFECT` behind.
+/// Shell commands that create a program which appends to `$EFFECT`.
 const EVIL: &str = r#"printf '#!/bin/sh\necho ran >>%s; cat' "$EFFECT" >$HOME/evil; chmod +x $HOME/evil; "#;
 
-/// `git lfs install` is the operator's; the extension of it that is executed is the repository's.
+/// The operator runs `git lfs install`, but the repository configures the extension of git-lfs.
 #[test]
 fn extensions_of_git_lfs_are_not_executed() {
     let test = "extensions_of_git_lfs_are_not_executed";
@@ -59,14 +59,14 @@ fn extensions_of_git_lfs_are_not_executed() {
     let git = run(&world, "one", "repo", change);
     assert_eq!(effect(&world), "", "at the end of a run");
     assert_eq!((&git["uncommitted"], &git["unknown_files"]), (&Value::Null, &json!(["a.bin"])), "{git}");
-    assert!(!says_no_changes(&world));
+    assert!(!lists_no_changes(&world));
     let script = format!("{change}; echo ready $$ >$SAY; exec sleep 1000");
     Busy::start(&world, "say", |_| world.run_sh(&script).options(["--cwd", "repo"])).kill_all();
     assert!(recover(&world, &[]).contains("unknown whether anything is uncommitted"));
     assert_eq!(effect(&world), "", "by a recovery");
     let control = "cd repo; git status >/dev/null";
     world.bare(["sh", "-c", control]).run();
-    assert!(effect(&world).contains("ran"), "the extension does run where git may");
+    assert!(effect(&world).contains("ran"), "git itself executes the extension");
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_required_filter_that_fails_hides_no_change() {
     let Some(world) = world("a_required_filter_that_fails_hides_no_change", script) else { return };
     let git = run(&world, "one", "repo", "echo b >a.txt");
     assert_eq!((&git["uncommitted"], &git["unknown"]), (&Value::Null, &json!(1)), "{git}");
-    assert!(!says_no_changes(&world));
+    assert!(!lists_no_changes(&world));
     let git = run(&world, "two", "repo", "echo new >new.md");
     assert_eq!((&git["uncommitted_files"], &git["unknown_files"]), (&json!(["new.md"]), &json!(["a.txt"])));
 }
@@ -96,12 +96,12 @@ fn missing_objects_of_a_partial_clone_are_unknown_and_not_fetched() {
     let git = run(&world, "one", "repo", "echo b >a.txt");
     assert_eq!((&git["branch"], &git["commits"]), (&json!("main"), &json!(0)), "{git}");
     assert_eq!((&git["uncommitted"], effect(&world)), (&Value::Null, String::new()), "{git}");
-    assert!(!says_no_changes(&world));
+    assert!(!lists_no_changes(&world));
     let shown = bookend(&world, &["show", "one"]).stdout;
     assert!(shown.contains("uncommitted: unknown at the end"), "{shown}");
 }
 
-/// As a hook of git sees them: it commits in `dev` and dispatches a run in `agent`.
+/// git sets variables such as `GIT_DIR` for its hooks. The hook of a commit in `dev` starts a run in `agent`.
 #[test]
 fn git_variables_do_not_select_another_worktree() {
     let script = format!("{REPO}git worktree add -q ../dev -b dev; git worktree add -q ../agent -b agent");
@@ -116,7 +116,7 @@ fn git_variables_do_not_select_another_worktree() {
     assert_eq!(git["uncommitted"], 0, "{git}");
 }
 
-/// HEAD is read without git, and commits are counted before git looks at the files.
+/// bookend reads HEAD without git and counts commits before git inspects the files.
 #[test]
 fn a_hanging_git_hides_no_commit_and_delays_the_exit_briefly() {
     let Some(world) = world("a_hanging_git_hides_no_commit_and_delays_the_exit_briefly", REPO) else {
@@ -126,8 +126,8 @@ fn a_hanging_git_hides_no_commit_and_delays_the_exit_briefly() {
     assert_eq!((&git["branch"], &git["commits"]), (&json!("main"), &json!(1)), "{git}");
     assert_ne!((&git["head"], &git["head"]), (&git["head_before"], &Value::Null), "{git}");
     assert_eq!((&git["uncommitted"], &git["uncommitted_files"]), (&Value::Null, &Value::Null), "{git}");
-    assert!(!says_no_changes(&world));
-    // Other work on this machine may hold up any one run.
+    assert!(!lists_no_changes(&world));
+    // Other work on this machine may delay any single run.
     let mut runs = 0;
     eventually(world.deadline(), "a run that git delays by less than a second", || {
         runs += 1;
@@ -140,7 +140,7 @@ fn a_hanging_git_hides_no_commit_and_delays_the_exit_briefly() {
 #[test]
 fn a_stopped_git_is_killed() {
     let Some(world) = world("a_stopped_git_is_killed", REPO) else { return };
-    noting(&world, "kill -STOP $$");
+    install_recording_git(&world, "kill -STOP $$");
     let git = run(&world, "one", "repo", "true");
     assert_eq!((&git["branch"], &git["commits"]), (&json!("main"), &json!(0)), "{git}");
     assert_eq!((calls(&world, ""), &git["uncommitted"]), (1, &Value::Null), "{git}");
@@ -154,24 +154,24 @@ fn uncommitted_changes_from_before_the_run_are_reported() {
     assert_eq!((&git["commits"], &git["uncommitted"]), (&json!(0), &json!(2)), "{git}");
     let shown = bookend(&world, &["show", "one"]).stdout;
     assert!(shown.contains("commits: 0, files changed: 0, uncommitted: 2 at the end"), "{shown}");
-    assert!(!says_no_changes(&world));
+    assert!(!lists_no_changes(&world));
 }
 
 #[test]
 fn no_changes_requires_an_unchanged_head() {
     let Some(world) = world("no_changes_requires_an_unchanged_head", REPO) else { return };
     run(&world, "idle", "repo", "true");
-    assert!(says_no_changes(&world), "the control");
+    assert!(lists_no_changes(&world), "an idle run has no changes");
     world.write("DELETE FROM task_history");
     let git = run(&world, "branch", "repo", "git checkout -qb other");
     assert_eq!((&git["branch_before"], &git["branch"]), (&json!("main"), &json!("other")), "{git}");
     run(&world, "commit", "repo", "git commit -qm two --allow-empty");
     let git = run(&world, "back", "repo", "git reset -q --hard HEAD~1");
     assert_eq!((&git["commits"], &git["uncommitted"]), (&json!(0), &json!(0)), "{git}");
-    assert!(!says_no_changes(&world), "a HEAD that moved is a change");
+    assert!(!lists_no_changes(&world), "a HEAD that moved is a change");
 }
 
-/// The agent lays another directory, or no repository at all, in the place of the worktree.
+/// The agent replaces the worktree by another directory or removes the repository.
 #[test]
 fn only_the_worktree_of_the_run_is_described() {
     let script =
@@ -182,8 +182,8 @@ fn only_the_worktree_of_the_run_is_described() {
     assert_eq!((&git["commits"], &git["uncommitted"]), (&json!(0), &Value::Null), "{git}");
     let git = run(&world, "broken", "repo/inner", "git config --unset core.worktree; rm .git/HEAD");
     assert_eq!((&git["branch_before"], &git["branch"]), (&json!("main"), &Value::Null), "{git}");
-    assert_eq!(git["uncommitted"], Value::Null, "not that of the repository around it: {git}");
-    assert!(!says_no_changes(&world));
+    assert_eq!(git["uncommitted"], Value::Null, "the outer repository is not inspected: {git}");
+    assert!(!lists_no_changes(&world));
 }
 
 #[test]
@@ -202,12 +202,20 @@ fn submodules_and_worktrees_of_bare_repositories_are_described() {
         assert_eq!((&git["branch"], &git["commits"]), (&json!(branch), &json!(1)), "{cwd}: {git}");
         assert!(git["uncommitted"].as_u64() >= Some(1), "{cwd}: {git}");
     }
-    assert_eq!(run(&world, "bare", "outer/bare.git", "true"), Value::Null, "no worktree");
-    assert_eq!(run(&world, "up", "outer/sub/../..", "true"), Value::Null, "none there either");
+    assert_eq!(
+        run(&world, "bare", "outer/bare.git", "true"),
+        Value::Null,
+        "a bare repository has no worktree"
+    );
+    assert_eq!(
+        run(&world, "up", "outer/sub/../..", "true"),
+        Value::Null,
+        "a directory of git has no worktree"
+    );
 }
 
-/// A `git` that notes its arguments, then does `rest`.
-fn noting(world: &World, rest: &str) {
+/// Installs a `git` that records its arguments and then runs `rest`.
+fn install_recording_git(world: &World, rest: &str) {
     let text = format!("#!/bin/sh\necho \"$*\" >>{}\n{rest}\n", world.name("calls"));
     world.program("git", &text);
 }
@@ -217,7 +225,7 @@ fn calls(world: &World, of: &str) -> usize {
     calls.lines().filter(|line| line.contains(of)).count()
 }
 
-/// A task that ended itself as interrupted, of which the next recovery reports.
+/// A task that ended as interrupted, which the next recovery reports.
 fn interrupted(world: &World, id: &str, cwd: &str) {
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let options = ["--id", id, "--cwd", cwd];
@@ -235,13 +243,13 @@ fn recovery_inspects_each_worktree_once_and_nothing_else() {
     }
     let real = std::env::var_os("PATH").expect("PATH");
     let real = std::env::split_paths(&real).map(|d| d.join("git")).find(|p| p.exists()).expect("git");
-    noting(&world, &format!("exec {} \"$@\"", real.display()));
-    let told = recover(&world, &[]);
+    install_recording_git(&world, &format!("exec {} \"$@\"", real.display()));
+    let report = recover(&world, &[]);
     assert_eq!((calls(&world, " status "), calls(&world, "")), (1, 2), "one status for three tasks");
-    assert_eq!(told.matches("nothing uncommitted").count(), 3, "{told}");
+    assert_eq!(report.matches("nothing uncommitted").count(), 3, "{report}");
 }
 
-/// Each git that hangs takes a fifth of a second at least, and two seconds are the limit for all.
+/// Each hanging git takes at least 0.2 s, and the limit for all of them is 2 s.
 #[test]
 fn all_git_commands_of_a_recovery_share_one_time_limit() {
     let script = "for n in $(seq 20); do git init -q r$n; done";
@@ -249,8 +257,8 @@ fn all_git_commands_of_a_recovery_share_one_time_limit() {
     for n in 1..=20 {
         interrupted(&world, &format!("t{n}"), &format!("r{n}"));
     }
-    noting(&world, "exec sleep 1000");
-    let told = recover(&world, &[]);
-    assert_eq!(told.matches("unknown whether anything is uncommitted").count(), 20, "{told}");
+    install_recording_git(&world, "exec sleep 1000");
+    let report = recover(&world, &[]);
+    assert_eq!(report.matches("unknown whether anything is uncommitted").count(), 20, "{report}");
     assert!((1..=11).contains(&calls(&world, "")), "{} starts of git", calls(&world, ""));
 }

@@ -1,4 +1,4 @@
-//! Hooks run at least once: whatever stops bookend meanwhile, the next recovery runs them again.
+//! Hooks run at least once: if bookend is stopped during a hook, the next recovery runs the hook again.
 
 use std::fs;
 
@@ -7,11 +7,11 @@ use rustix::process::Signal;
 use crate::harness::{End, World};
 use crate::standins::{Busy, bookend, change, gone, json, recover};
 
-/// A hook that says its pid and stays at its first attempt, and notes each later one.
-fn stays_once(ready: &str, noted: &str) -> String {
+/// A hook that reports its pid and sleeps at its first attempt, and records each later attempt.
+fn sleeps_at_first_attempt(ready: &str, record: &str) -> String {
     format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) echo ready $$ >{ready}; exec sleep 1000;; esac
-         echo $BOOKEND_DELIVERY_ATTEMPT >>{noted}"
+         echo $BOOKEND_DELIVERY_ATTEMPT >>{record}"
     )
 }
 
@@ -21,8 +21,8 @@ fn recover_runs_an_on_finish_command_that_a_stop_signal_ended() {
         return;
     };
     for (n, signal) in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT].into_iter().enumerate() {
-        let (mut ready, noted) = (world.fifo(&format!("ready{n}")), world.name(&format!("noted{n}")));
-        let hook = stays_once(&ready.path(), &noted);
+        let (mut ready, record) = (world.fifo(&format!("ready{n}")), world.name(&format!("record{n}")));
+        let hook = sleeps_at_first_attempt(&ready.path(), &record);
         let run = world.run(["true"]).options(["--id", &format!("t{n}"), "--on-finish", &hook]).start();
         let pid = ready.pid("ready");
         run.signal(signal);
@@ -32,9 +32,9 @@ fn recover_runs_an_on_finish_command_that_a_stop_signal_ended() {
         assert!(output.stderr.contains("bookend recover"), "{}", output.stderr);
         let row = world.rows().remove(n);
         assert_eq!((row.ending().as_str(), row.text("delivery_status").as_str()), ("success/", "pending"));
-        let told = recover(&world, &[]);
-        assert!(told.contains(&format!("--on-finish command of task t{n}: delivered")), "{told}");
-        assert_eq!(fs::read_to_string(noted).expect("a line"), "2\n");
+        let report = recover(&world, &[]);
+        assert!(report.contains(&format!("--on-finish command of task t{n}: delivered")), "{report}");
+        assert_eq!(fs::read_to_string(record).expect("a line"), "2\n");
     }
 }
 
@@ -58,8 +58,8 @@ fn a_hook_that_succeeds_despite_a_stop_signal_is_delivered() {
     };
     let mut ready = world.fifo("ready");
     let hook = format!(
-        "trap 'echo told >{}; exit 0' TERM; echo ready $$ >{}; sleep 1000 & wait",
-        world.name("noted"),
+        "trap 'echo report >{}; exit 0' TERM; echo ready $$ >{}; sleep 1000 & wait",
+        world.name("record"),
         ready.path()
     );
     let run = world.run(["true"]).options(["--on-finish", &hook]).start();
@@ -67,7 +67,7 @@ fn a_hook_that_succeeds_despite_a_stop_signal_is_delivered() {
     run.signal(Signal::TERM);
     run.wait().ended(End::Code(0));
     assert_eq!(world.row().text("delivery_status"), "delivered");
-    assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "told\n");
+    assert_eq!(fs::read_to_string(world.path("record")).expect("a line"), "report\n");
 }
 
 #[test]
@@ -77,25 +77,25 @@ fn recover_runs_an_on_finish_command_that_a_stop_signal_prevented() {
         return;
     };
     let mut out = world.fifo("out");
-    // What the agent leaves behind ignores SIGTERM, so the end of the run waits for its grace.
+    // The leftover process ignores SIGTERM, so the run waits for the grace period.
     let script = format!("probe daemon -- probe with setsid ignore=15 -- probe stay {}; exit 3", out.path());
-    let hook = format!("echo told >>{}", world.name("noted"));
+    let hook = format!("echo report >>{}", world.name("record"));
     let run = world.run_sh(&script).options(["--grace", "3s", "--on-finish", &hook]).start();
     out.pid("stay");
     let ended = || world.rows().first().is_some_and(|r| r.ending() == "failure/exit");
-    crate::harness::eventually(world.deadline(), "the end in the ledger", ended);
+    crate::harness::eventually(world.deadline(), "the ending in the ledger", ended);
     run.signal(Signal::TERM);
     run.wait().ended(End::Code(3));
     assert_eq!(world.row().text("delivery_status"), "pending");
     recover(&world, &[]);
-    assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "told\n");
+    assert_eq!(fs::read_to_string(world.path("record")).expect("a line"), "report\n");
 }
 
 #[test]
 fn the_timeout_of_a_hook_ends_its_whole_process_group() {
     let Some(world) = World::of_bookend("the_timeout_of_a_hook_ends_its_whole_process_group") else { return };
     let mut ready = world.fifo("ready");
-    // The leader ends by SIGTERM, its child ignores it.
+    // SIGTERM ends the leader, and its child ignores it.
     let child = format!("trap \"\" TERM; echo ready $$ >{}; exec sleep 1000", ready.path());
     let hook = format!("sh -c '{child}' & wait");
     let options = ["--hook-timeout", "1s", "--on-finish", &hook];
@@ -114,8 +114,8 @@ fn recovery_uses_the_hook_timeout_of_the_task() {
     ready.pid("ready");
     run.signal(Signal::KILL);
     run.wait();
-    let told = bookend(&world, &["recover"]).ended(End::Code(0));
-    assert!(told.stderr.contains("did not exit within 1s"), "{told:?}");
+    let report = bookend(&world, &["recover"]).ended(End::Code(0));
+    assert!(report.stderr.contains("did not exit within 1s"), "{report:?}");
     assert_eq!(world.row().text("delivery_status"), "failed");
 }
 
@@ -124,9 +124,9 @@ fn a_hook_that_a_stop_signal_to_recover_ended_runs_again() {
     let Some(world) = World::of_bookend("a_hook_that_a_stop_signal_to_recover_ended_runs_again") else {
         return;
     };
-    let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
+    let (mut ready, record) = (world.fifo("ready"), world.name("record"));
     let hook = format!(
-        "case $BOOKEND_DELIVERY_ATTEMPT in [12]) echo ready $$ >{}; exec sleep 1000;; esac; echo x >>{noted}",
+        "case $BOOKEND_DELIVERY_ATTEMPT in [12]) echo ready $$ >{}; exec sleep 1000;; esac; echo x >>{record}",
         ready.path()
     );
     let run = world.run(["true"]).options(["--on-finish", &hook]).start();
@@ -140,7 +140,7 @@ fn a_hook_that_a_stop_signal_to_recover_ended_runs_again() {
     gone(&world, pid);
     assert_eq!(world.row().text("delivery_status"), "pending");
     recover(&world, &[]);
-    assert_eq!(fs::read_to_string(noted).expect("a line"), "x\n");
+    assert_eq!(fs::read_to_string(record).expect("a line"), "x\n");
 }
 
 #[test]
@@ -151,12 +151,12 @@ fn two_recover_commands_after_a_reboot_run_a_hook_once() {
     let (mut ready, mut go) = (world.fifo("ready"), world.fifo("go"));
     let hook = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; echo x >>{}; echo ready $$ >{}; read x <{}",
-        world.name("noted"),
+        world.name("record"),
         ready.path(),
         go.path()
     );
     world.run(["true"]).options(["--on-finish", &hook]).run();
-    // The device of the live file and the boot are others since.
+    // As after a reboot: the live file has another device and the boot id differs.
     change(
         &world,
         "UPDATE task_history SET delivery_status = 'delivering', boot_id = 'before',
@@ -165,29 +165,29 @@ fn two_recover_commands_after_a_reboot_run_a_hook_once() {
     let first = world.bare(["bookend", "recover"]).start();
     ready.pid("ready");
     let second = world.bare(["bookend", "recover"]).start();
-    let told = second.wait().ended(End::Code(0)).stdout;
-    assert!(told.contains("nothing to settle"), "{told}");
+    let report = second.wait().ended(End::Code(0)).stdout;
+    assert!(report.contains("nothing to settle"), "{report}");
     go.write_line("now");
     first.wait().ended(End::Code(0));
-    assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "x\n");
+    assert_eq!(fs::read_to_string(world.path("record")).expect("a line"), "x\n");
     assert_eq!(world.row().text("delivery_status"), "delivered");
 }
 
 #[test]
 fn a_report_is_repeated_after_recover_was_killed() {
     let Some(world) = World::of_bookend("a_report_is_repeated_after_recover_was_killed") else { return };
-    let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
+    let (mut ready, record) = (world.fifo("ready"), world.name("record"));
     Busy::sleep(&world, "one").kill_all();
     let stays = format!("echo ready $$ >{}; exec sleep 1000", ready.path());
-    let notes = format!("echo $BOOKEND_FINISHED_TASK >>{noted}");
+    let recording = format!("echo $BOOKEND_FINISHED_TASK >>{record}");
     let recovery = world.bare(["bookend", "recover", "--on-interrupted", &stays]).start();
     ready.pid("ready");
     recovery.signal(Signal::KILL);
     recovery.wait();
-    let told = recover(&world, &["--on-interrupted", &notes]);
-    assert!(told.contains("task one interrupted"), "{told}");
-    assert_eq!(fs::read_to_string(noted).expect("a line"), "one\n");
-    assert!(recover(&world, &["--on-interrupted", &notes]).contains("nothing to settle"));
+    let report = recover(&world, &["--on-interrupted", &recording]);
+    assert!(report.contains("task one interrupted"), "{report}");
+    assert_eq!(fs::read_to_string(record).expect("a line"), "one\n");
+    assert!(recover(&world, &["--on-interrupted", &recording]).contains("nothing to settle"));
 }
 
 #[test]
@@ -198,13 +198,13 @@ fn an_on_interrupted_command_that_kills_recovery_is_started_three_times() {
         return;
     };
     Busy::sleep(&world, "one").kill_all();
-    let hook = format!("echo x >>{}; kill -9 $PPID", world.name("noted"));
+    let hook = format!("echo x >>{}; kill -9 $PPID", world.name("record"));
     for _ in 0..3 {
         bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Signal(9));
     }
-    let told = bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Code(1)).stdout;
-    assert!(told.contains("was cut off 3 times") && told.contains("not run again"), "{told}");
-    assert_eq!(fs::read_to_string(world.path("noted")).expect("lines"), "x\nx\nx\n");
+    let report = bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Code(1)).stdout;
+    assert!(report.contains("was cut off 3 times") && report.contains("not run again"), "{report}");
+    assert_eq!(fs::read_to_string(world.path("record")).expect("lines"), "x\nx\nx\n");
     assert!(recover(&world, &["--on-interrupted", &hook]).contains("nothing to settle"));
 }
 
@@ -231,11 +231,11 @@ fn a_report_that_cannot_be_printed_is_printed_by_the_next_recover() {
     for (id, stdout) in [("full", ">/dev/full"), ("closed", ">&-")] {
         for json in ["", "--json"] {
             Busy::sleep(&world, &format!("{id}{json}")).kill_all();
-            let said = world.bare(["sh", "-c", &format!("bookend recover {json} {stdout}")]).run();
-            let said = said.ended(End::Code(1));
-            assert!(said.stderr.contains("1 interrupted task could not be printed"), "{said:?}");
-            let told = recover(&world, &[]);
-            assert!(told.contains(&format!("task {id}{json} interrupted")), "{told}");
+            let printed = world.bare(["sh", "-c", &format!("bookend recover {json} {stdout}")]).run();
+            let printed = printed.ended(End::Code(1));
+            assert!(printed.stderr.contains("1 interrupted task could not be printed"), "{printed:?}");
+            let report = recover(&world, &[]);
+            assert!(report.contains(&format!("task {id}{json} interrupted")), "{report}");
             assert!(recover(&world, &[]).contains("nothing to settle"));
         }
     }
@@ -250,7 +250,7 @@ fn deliver_runs_failed_hooks_and_repeats_delivered_ones_on_request() {
     let hook = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) exit 3;; esac; cat >/dev/null
          echo $BOOKEND_FINISHED_TASK $BOOKEND_DELIVERY_ATTEMPT >>{}",
-        world.name("noted")
+        world.name("record")
     );
     for id in ["one", "two"] {
         world.run(["true"]).options(["--id", id, "--on-finish", &hook]).run().ended(End::Code(0));
@@ -268,7 +268,7 @@ fn deliver_runs_failed_hooks_and_repeats_delivered_ones_on_request() {
         "{refused:?}"
     );
     bookend(&world, &["deliver", "one", "--again"]).ended(End::Code(0));
-    assert_eq!(fs::read_to_string(world.path("noted")).expect("lines"), "one 2\ntwo 2\none 3\n");
+    assert_eq!(fs::read_to_string(world.path("record")).expect("lines"), "one 2\ntwo 2\none 3\n");
 }
 
 #[test]
@@ -277,8 +277,8 @@ fn deliver_runs_pending_hooks_but_not_that_of_a_running_supervisor() {
     else {
         return;
     };
-    let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
-    let hook = stays_once(&ready.path(), &noted);
+    let (mut ready, record) = (world.fifo("ready"), world.name("record"));
+    let hook = sleeps_at_first_attempt(&ready.path(), &record);
     let run = world.run(["true"]).options(["--id", "one", "--on-finish", &hook]).start();
     let pid = ready.pid("ready");
     let busy = bookend(&world, &["deliver", "one"]).ended(End::Code(1));
@@ -287,7 +287,7 @@ fn deliver_runs_pending_hooks_but_not_that_of_a_running_supervisor() {
     run.wait();
     gone(&world, pid);
     assert_eq!(bookend(&world, &["deliver"]).ended(End::Code(0)).stdout, "task one: delivered\n");
-    assert_eq!(fs::read_to_string(noted).expect("a line"), "2\n");
+    assert_eq!(fs::read_to_string(record).expect("a line"), "2\n");
     world.run(["true"]).options(["--id", "plain"]).run();
     let refused = bookend(&world, &["deliver", "plain"]).ended(End::Code(2));
     assert!(refused.stderr.contains("without --on-finish"), "{refused:?}");
@@ -298,23 +298,23 @@ fn settle_only_leaves_hooks_and_reports_to_the_next_recover() {
     let Some(world) = World::of_bookend("settle_only_leaves_hooks_and_reports_to_the_next_recover") else {
         return;
     };
-    let hook = format!("echo x >>{}", world.name("noted"));
+    let hook = format!("echo x >>{}", world.name("record"));
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let options = ["--id", "one", "--on-finish", &hook];
     Busy::start(&world, "say", |_| world.run_sh(script).options(options)).kill_all();
-    let told = recover(&world, &["--settle-only"]);
-    assert!(told.contains("1 task interrupted") && !told.contains("task one interrupted"), "{told}");
+    let report = recover(&world, &["--settle-only"]);
+    assert!(report.contains("1 task interrupted") && !report.contains("task one interrupted"), "{report}");
     let row = world.row();
     assert_eq!(
         (row.text("status").as_str(), row.text("delivery_status").as_str()),
         ("interrupted", "pending")
     );
-    assert!(!world.path("noted").exists());
+    assert!(!world.path("record").exists());
     assert!(recover(&world, &[]).contains("task one interrupted"));
-    assert_eq!(fs::read_to_string(world.path("noted")).expect("a line"), "x\n");
+    assert_eq!(fs::read_to_string(world.path("record")).expect("a line"), "x\n");
 }
 
-/// Killed between what it prints or hands on and the commit that says so: the report is repeated.
+/// Recovery is killed between printing or handing on the report and the commit: the next one repeats it.
 #[cfg(feature = "failpoints")]
 #[test]
 fn recover_repeats_a_report_if_it_was_killed_before_recording_it() {
@@ -322,7 +322,7 @@ fn recover_repeats_a_report_if_it_was_killed_before_recording_it() {
     else {
         return;
     };
-    let hook = format!("echo x >>{}", world.name("noted"));
+    let hook = format!("echo x >>{}", world.name("record"));
     for (id, point, options) in [
         ("printed", "recover.reported", &[][..]),
         ("handing", "recover.handing", &["--on-interrupted", &hook][..]),
@@ -335,7 +335,7 @@ fn recover_repeats_a_report_if_it_was_killed_before_recording_it() {
         assert!(recover(&world, options).contains(&format!("task {id} interrupted")));
         assert!(recover(&world, options).contains("nothing to settle"));
     }
-    assert_eq!(fs::read_to_string(world.path("noted")).expect("lines"), "x\nx\nx\n");
+    assert_eq!(fs::read_to_string(world.path("record")).expect("lines"), "x\nx\nx\n");
 }
 
 #[test]
@@ -358,8 +358,8 @@ fn recovery_does_not_report_a_hook_delivered_meanwhile_as_failed() {
     ready.pid("ready");
     bookend(&world, &["deliver", "second"]).ended(End::Code(0));
     go.write_line("now");
-    let told = recovery.wait().ended(End::Code(0)).stdout;
-    assert!(told.contains("task first: delivered") && !told.contains("second"), "{told}");
+    let report = recovery.wait().ended(End::Code(0)).stdout;
+    assert!(report.contains("task first: delivered") && !report.contains("second"), "{report}");
     let states: Vec<String> = world.rows().iter().map(|r| r.text("delivery_status")).collect();
     assert_eq!(states, ["delivered", "delivered"]);
 }
@@ -370,15 +370,15 @@ fn the_operator_can_release_a_hook_of_another_pid_namespace() {
         return;
     };
     let run = |id: &str| world.run(["true"]).options(["--id", id, "--on-finish", "true"]).run();
-    // As a restarted container leaves it: the same boot, another device number and another pid namespace.
+    // As after the restart of a container: the same boot, another device and another pid namespace.
     let restart = "UPDATE task_history SET delivery_status = 'delivering', live_dev = live_dev + 1,
                        pid_ns = pid_ns + 1 WHERE delivery_attempts = 1";
     run("young").ended(End::Code(0));
     change(&world, restart);
     let refused = bookend(&world, &["deliver", "young"]).ended(End::Code(1));
     assert!(refused.stdout.contains("cannot be judged from here"), "{refused:?}");
-    let told = bookend(&world, &["recover"]).ended(End::Code(1)).stdout;
-    let command = told.lines().find_map(|l| l.split("if it has ended: ").nth(1)).expect("a command");
+    let report = bookend(&world, &["recover"]).ended(End::Code(1)).stdout;
+    let command = report.lines().find_map(|l| l.split("if it has ended: ").nth(1)).expect("a command");
     assert_eq!(world.row().text("delivery_status"), "delivering");
     world.bare(["sh", "-c", command]).run().ended(End::Code(0));
     assert_eq!(world.row().text("delivery_status"), "delivered");
@@ -396,8 +396,8 @@ fn the_suggested_command_for_an_ended_hook_names_the_ledger() {
     let Some(world) = World::of_bookend("the_suggested_command_for_an_ended_hook_names_the_ledger") else {
         return;
     };
-    let (mut ready, noted) = (world.fifo("ready"), world.name("noted"));
-    let (hook, ledger) = (stays_once(&ready.path(), &noted), world.name("other/b.db"));
+    let (mut ready, record) = (world.fifo("ready"), world.name("record"));
+    let (hook, ledger) = (sleeps_at_first_attempt(&ready.path(), &record), world.name("other/b.db"));
     let words = ["bookend", "run", "--ledger", &ledger, "--on-finish", &hook, "--", "true"];
     let run = world.bare(words).start();
     ready.pid("ready");
@@ -405,5 +405,5 @@ fn the_suggested_command_for_an_ended_hook_names_the_ledger() {
     let output = run.wait().ended(End::Code(0));
     let command = output.stderr.split('`').nth(1).expect("a command");
     world.bare(["sh", "-c", command]).run().ended(End::Code(0));
-    assert_eq!(fs::read_to_string(noted).expect("a line"), "2\n");
+    assert_eq!(fs::read_to_string(record).expect("a line"), "2\n");
 }

@@ -1,4 +1,4 @@
-//! A result is read although other text stands on its line, before it or after it, and however long it is.
+//! Results on lines with other text: before the result, after it, and with very long lines.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::harness::{End, World};
 
 const ID: &str = "0197a6a0-0000-4000-8000-00000000abcd";
 
-/// Both adapters in both modes.
+/// Both adapters in both output formats.
 const AGENTS: [(&str, &str); 4] = [
     ("claude", "stream-json"),
     ("claude", "json"),
@@ -14,9 +14,9 @@ const AGENTS: [(&str, &str); 4] = [
     ("cursor-agent", "json"),
 ];
 
-/// Runs a stand-in that does what `script` says, and asserts that its result was read.
+/// Runs a stand-in with `script` and asserts that its result was read.
 #[track_caller]
-fn is_read(world: &World, (program, format): (&str, &str), script: &str) {
+fn assert_read(world: &World, (program, format): (&str, &str), script: &str) {
     world.stand_in(program, script);
     world.run([program, "-p", "--output-format", format]).run().ended(End::Code(0));
     let row = world.rows().pop().expect("a row");
@@ -46,12 +46,12 @@ fn a_result_is_read_with_other_text_before_and_after_it() {
             (r#"{"type":"system","subtype":"init","session_id":"x"}"#, r#"{"type":"rest"}"#),
             (r#"{"type":"user","session_id":"x"} "#, ""),
         ] {
-            is_read(&world, agent, &format!("printf '{before}%s{after}\\n' \"$(result {ID} 0.5)\""));
+            assert_read(&world, agent, &format!("printf '{before}%s{after}\\n' \"$(result {ID} 0.5)\""));
         }
     }
 }
 
-/// The second of two objects on a line is read although the first says nothing new.
+/// The second of two objects on a line is read although the first is irrelevant.
 #[test]
 fn a_result_after_an_irrelevant_event_on_its_line_is_read() {
     let Some(world) = World::of_bookend("a_result_after_an_irrelevant_event_on_its_line_is_read") else {
@@ -60,11 +60,11 @@ fn a_result_after_an_irrelevant_event_on_its_line_is_read() {
     for between in ["", " ", r"\033[0m"] {
         let echo = format!(r#"{{"type":"user","message":{{}},"session_id":"{ID}"}}{between}"#);
         let script = format!("init {ID}; printf '{echo}%s\\n' \"$(result {ID} 0.5)\"");
-        is_read(&world, AGENTS[0], &script);
+        assert_read(&world, AGENTS[0], &script);
     }
 }
 
-/// Whatever stands between the two.
+/// This holds with any text between the two objects.
 #[test]
 fn an_answer_after_an_irrelevant_event_on_its_line_is_counted() {
     let Some(world) = World::of_bookend("an_answer_after_an_irrelevant_event_on_its_line_is_counted") else {
@@ -81,9 +81,9 @@ fn an_answer_after_an_irrelevant_event_on_its_line_is_counted() {
     let piece = format!(r#"{{"type":"stream_event","event":{delta}"#);
     for event in [echo, &piece, r#"{"type":"system","subtype":"status""#] {
         for between in ["", " ", "\x1b[0m", "text, \"quoted\" ", "]", "{ oops "] {
-            let said = format!("{event},\"session_id\":\"{ID}\"}}{between}{answer}\n{result}\n");
-            fs::write(world.path("home/said"), said).expect("what it says");
-            is_read(&world, AGENTS[0], &format!("init {ID}; cat said"));
+            let printed = format!("{event},\"session_id\":\"{ID}\"}}{between}{answer}\n{result}\n");
+            fs::write(world.path("home/printed"), printed).expect("the output of the agent");
+            assert_read(&world, AGENTS[0], &format!("init {ID}; cat printed"));
         }
     }
 }
@@ -98,7 +98,7 @@ fn a_result_line_of_more_than_16_mib_is_read() {
     assert!(line.len() > 16 << 20);
     fs::write(world.path("home/line"), line).expect("the line");
     for agent in AGENTS {
-        is_read(&world, agent, "cat line; echo");
+        assert_read(&world, agent, "cat line; echo");
     }
 }
 
@@ -109,18 +109,18 @@ fn a_nested_or_truncated_event_is_not_read() {
     let quoted = result.replace('"', "\\\"");
     for agent in AGENTS {
         let (program, format) = agent;
-        for said in [
-            // A line that is cut, a member, a string, an object without a type.
+        for printed in [
+            // A truncated line, a member of another object, a string, and an object without a type.
             format!(r#"{{"message":{result}"#),
             format!(r#"{{"type":"user","message":{result}}}"#),
             format!(r#"text: ["{quoted}"]"#),
             r#"{"is_error":false,"result":"done"}"#.to_owned(),
         ] {
-            fs::write(world.path("home/said"), &said).expect("what it says");
-            world.stand_in(program, "cat said; echo");
+            fs::write(world.path("home/printed"), &printed).expect("the output of the agent");
+            world.stand_in(program, "cat printed; echo");
             world.run([program, "-p", "--output-format", format]).run().ended(End::Code(0));
             let ending = world.rows().pop().expect("a row").ending();
-            assert_eq!(ending, "failure/no_result", "{program} {format}: {said}");
+            assert_eq!(ending, "failure/no_result", "{program} {format}: {printed}");
         }
     }
 }

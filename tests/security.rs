@@ -11,6 +11,7 @@ mod setuid;
 mod shared_ledger;
 mod sizes;
 mod stored;
+mod timeline_page;
 mod untrusted_text;
 
 use std::fs;

@@ -78,7 +78,7 @@ impl Users {
         fs::rename(self.world.path("tmp/away"), self.world.path("tmp/d")).expect("the directory back");
     }
 
-    /// Everything that lies beside the ledger, with its owner.
+    /// The files beside the ledger with their owners.
     fn owners(&self) -> Vec<(PathBuf, u32)> {
         let mut found = Vec::new();
         let mut ahead = vec![self.world.path("tmp/d")];

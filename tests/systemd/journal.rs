@@ -86,7 +86,7 @@ fn an_absent_or_hanging_journal_does_not_affect_runs() {
     let run = "export XDG_STATE_HOME=/srv/state BOOKEND_LOG=debug; \
                timeout 10 bookend --log journald run -- sh -c 'exit 7' || echo $?";
     m.sh("systemctl kill -s STOP systemd-journald");
-    // Its queue holds as many messages as the kernel's net.unix.max_dgram_qlen says.
+    // Its queue holds net.unix.max_dgram_qlen messages.
     let queue: usize = m.sh("cat /proc/sys/net/unix/max_dgram_qlen").trim().parse().expect("a number");
     let runs = queue / 2 + 3;
     let output = m.exec(&["sh", "-c", &format!("for n in $(seq {runs}); do {run}; done")]);
