@@ -243,7 +243,8 @@ fn strict_is_repeated_by_redispatch() {
     assert_eq!(again.end, End::Code(1), "{again:?}");
 }
 
-/// A plain command may use SIGINT for itself (`a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace`).
+/// A plain command may use SIGINT for itself
+/// (`a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace`).
 #[test]
 fn sigint_is_escalated_after_the_grace_for_an_agent_in_print_mode() {
     let Some(world) = World::of_bookend("sigint_is_escalated_after_the_grace_for_an_agent_in_print_mode")

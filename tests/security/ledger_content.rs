@@ -1,4 +1,5 @@
-//! Malicious content of a ledger: views, virtual tables, endless triggers and values of hundreds of megabytes.
+//! Malicious content of a ledger: views, virtual tables, endless triggers and values of hundreds of
+//! megabytes.
 
 use std::fs;
 use std::process::Command;

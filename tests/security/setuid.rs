@@ -1,5 +1,5 @@
-//! An agent that executes a set-user-ID program: the kernel clears its parent-death signal, its environment is no
-//! longer readable, and bookend may not signal it once it has fully become the other user.
+//! An agent that executes a set-user-ID program: the kernel clears its parent-death signal, its environment
+//! is no longer readable, and bookend may not signal it once it has fully become the other user.
 
 use rustix::process::Signal;
 
@@ -9,7 +9,8 @@ use crate::harness::{
 };
 use crate::standins::gone;
 
-/// `RAISED` keeps the real user id, so its caller may signal it. `ROOT` becomes root completely, as sudo does.
+/// `RAISED` keeps the real user id, so its caller may signal it. `ROOT` becomes root completely, as sudo
+/// does.
 const RAISED: &str = "raised stay OUT";
 const ROOT: &str = "raised with uid=0 -- probe stay OUT";
 

@@ -1,5 +1,5 @@
-//! A ledger that others may write to: its rows alone never lead to a signal, and bookend can still act on what the
-//! kernel confirms.
+//! A ledger that others may write to: its rows alone never lead to a signal, and bookend can still act on
+//! what the kernel confirms.
 
 use std::fs;
 

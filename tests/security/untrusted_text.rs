@@ -1,5 +1,5 @@
-//! Untrusted text: terminal escapes, line breaks that forge messages, quotes of SQL and shells, characters that
-//! change the reading direction, and invisible ones. It stays data in every input and every output.
+//! Untrusted text: terminal escapes, line breaks that forge messages, quotes of SQL and shells, characters
+//! that change the reading direction, and invisible ones. It stays data in every input and every output.
 
 use std::fs;
 use std::sync::OnceLock;

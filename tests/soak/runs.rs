@@ -184,7 +184,8 @@ impl Plan {
         command
     }
 
-    /// Whether a run that ended with `end` may have a row with this `ending`. `""` means that there is no row.
+    /// Whether a run that ended with `end` may have a row with this `ending`. `""` means that there is no
+    /// row.
     pub fn may_end(&self, end: &str, ending: &str) -> bool {
         let own = match self.how {
             Behaviour::Naps | Behaviour::Prints | Behaviour::Nests => ("0", "success/"),
@@ -244,8 +245,8 @@ impl Plan {
         self.has_hooks && matches!(self.fault, Fault::AgentKilled | Fault::BothKilled)
     }
 
-    /// Whether its `--on-finish` command may have been cut off: killed by the fault, or stopped after the agent had
-    /// exited.
+    /// Whether its `--on-finish` command may have been cut off: killed by the fault, or stopped after the
+    /// agent had exited.
     pub fn hook_may_fail(&self) -> bool {
         self.hook_may_be_killed() || (self.has_hooks && self.may_be_stopped())
     }
