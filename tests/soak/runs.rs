@@ -261,7 +261,11 @@ impl Plan {
             };
             let has = |parts: &[&str]| parts.iter().all(|part| line.contains(part));
             let not_well = (end != "0" || self.may_be_stopped())
-                && has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"]);
+                && if has_key {
+                    has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"])
+                } else {
+                    has(&["warning: the run ", "; bookend refuses to resume its session "])
+                };
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
             let is_missing =
