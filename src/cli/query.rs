@@ -1,4 +1,4 @@
-//! The arguments of the commands that inspect tasks, and of the small ones.
+//! The arguments of the commands that inspect tasks, and of the smaller commands.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::ledger::{GroupBy, TaskFilter};
 use crate::task::{Key, Status, Time};
 use crate::view::{Code, Severity};
 
-/// How long a task whose output is captured may be silent before that is a finding.
+/// How long a captured task may print nothing before `audit` reports it.
 pub const STALE: Duration = Duration::from_secs(30 * 60);
 
 // No doc comment: it would become the help of the command.
@@ -115,7 +115,7 @@ pub struct AuditArgs {
     /// Findings that --severity, --code and --limit leave out count too.
     #[arg(long, value_name = "SEVERITY", value_parser = severity())]
     fail_on: Option<Severity>,
-    /// Report a task that was silent for this long
+    /// Report a task without output for this long
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     stale_after: Duration,
     /// Print JSON: {"summary", "shown", "findings": [...]}
@@ -175,7 +175,7 @@ pub struct CancelArgs {
     key: Option<Key>,
     /// Cancel every running task
     ///
-    /// The task that this command runs inside is left alone.
+    /// The task that this command runs inside is not cancelled.
     #[arg(long)]
     all: bool,
     /// Wait at most this long [default: until they end]
