@@ -57,6 +57,17 @@ fn a_missing_program_is_named_without_an_errno() {
     assert_eq!(world.row().text("error"), "no-such-agent: command not found in PATH");
 }
 
+/// The hint names the file that PATH leads to: the name alone would not work when pasted.
+#[test]
+fn a_script_in_path_without_its_interpreter_is_not_called_missing() {
+    let Some(world) = World::of_bookend("a_script_in_path_without_its_interpreter") else { return };
+    world.program("broken", "#!/no/such/interpreter\n");
+    let stderr = world.run(["broken"]).run().ended(End::Code(127)).stderr;
+    assert!(stderr.starts_with("bookend: error: broken: the interpreter named in its first line"), "{stderr}");
+    let hint = format!("hint: run `file {}` to see what it needs\n", world.name("bin/broken"));
+    assert!(stderr.ends_with(&hint), "{stderr}");
+}
+
 #[test]
 fn a_failing_prepare_command_is_named_by_its_option() {
     let Some(world) = World::of_bookend("a_failing_prepare_command_is_named_by_its_option") else { return };
