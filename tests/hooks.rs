@@ -126,7 +126,8 @@ fn a_hook_that_a_stop_signal_to_recover_ended_runs_again() {
     };
     let (mut ready, record) = (world.fifo("ready"), world.name("record"));
     let hook = format!(
-        "case $BOOKEND_DELIVERY_ATTEMPT in [12]) echo ready $$ >{}; exec sleep 1000;; esac; echo x >>{record}",
+        "case $BOOKEND_DELIVERY_ATTEMPT in [12]) echo ready $$ >{}; exec sleep 1000;; esac
+         echo x >>{record}",
         ready.path()
     );
     let run = world.run(["true"]).options(["--on-finish", &hook]).start();
@@ -203,7 +204,7 @@ fn an_on_interrupted_command_that_kills_recovery_is_started_three_times() {
         bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Signal(9));
     }
     let report = bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Code(1)).stdout;
-    assert!(report.contains("was cut off 3 times") && report.contains("not run again"), "{report}");
+    assert!(report.contains("was interrupted 3 times") && report.contains("not run again"), "{report}");
     assert_eq!(fs::read_to_string(world.path("record")).expect("lines"), "x\nx\nx\n");
     assert!(recover(&world, &["--on-interrupted", &hook]).contains("nothing to settle"));
 }

@@ -365,7 +365,11 @@ fn the_hint_tells_what_was_going_on() {
         "in flight Bash",
         ": 2 uncommitted changes",
         &format!("session {} invalidated", row.text("session_id")),
-        &format!("again bookend redispatch --ledger {} {}", world.ledger().display(), row.text("id")),
+        &format!(
+            "to run it again: bookend redispatch --ledger {} {}",
+            world.ledger().display(),
+            row.text("id")
+        ),
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
@@ -449,7 +453,7 @@ fn a_prompt_that_came_on_stdin_is_gone_and_has_to_be_given_anew() {
     let agent = say.pid("ready");
     Busy { world: &world, supervisor: run, agent }.kill_all();
     let told = recover(&world, &[]);
-    assert!(told.contains("what came on its stdin is gone"), "{told}");
+    assert!(told.contains("its stdin was not recorded"), "{told}");
     let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
     assert!(refused.stderr.contains("--stdin one <PROMPT"), "{refused:?}");
     assert_eq!(world.rows().len(), 1);
