@@ -245,8 +245,8 @@ fn audit_needs_no_write_permission() {
     }
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let before = if is_root() { &nobody[..] } else { &[] };
-    // The program may be in a directory that other users cannot enter.
-    // A child copies it: a fork in another test could inherit our descriptor, and executing would fail (ETXTBSY).
+    // The program may be in a directory that other users cannot enter. A child copies it: a fork in another
+    // test could inherit our descriptor, and executing would fail (ETXTBSY).
     world.bare(["cp", env!("CARGO_BIN_EXE_bookend"), &world.name("copy")]).run().ended(End::Code(0));
     let program = world.name("copy");
     let words = before.iter().copied().chain([program.as_str(), "audit", "--json", "--code", "lost"]);

@@ -140,7 +140,8 @@ fn cancelling_a_task_of_another_user_is_refused() {
     for (name, mode) in open {
         fs::set_permissions(world.path(name), fs::Permissions::from_mode(mode)).expect("a mode");
     }
-    // A child copies it: a fork in another test could inherit our descriptor, and executing would fail (ETXTBSY).
+    // A child copies it: a fork in another test could inherit our descriptor, and executing would fail
+    // (ETXTBSY).
     world.bare(["cp", env!("CARGO_BIN_EXE_bookend"), &world.name("copy")]).run().ended(End::Code(0));
     let program = world.name("copy");
     let words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &program, "cancel", "roots"];

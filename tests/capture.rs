@@ -1,5 +1,5 @@
-//! Capture: the output of a captured agent reaches the reader at once and unchanged, whatever the reader does.
-//! Without capture, the agent inherits the descriptor of the caller.
+//! Capture: the output of a captured agent reaches the reader at once and unchanged, whatever the reader
+//! does. Without capture, the agent inherits the descriptor of the caller.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -266,8 +266,8 @@ fn output_of_a_grandchild_after_the_agents_exit_reaches_the_reader() {
     assert!(output.stdout.ends_with("late\n"), "{}", output.stdout);
 }
 
-/// As in `exec > >(filter)`: each line arrives within a second of the previous one, the last one after more than a
-/// second.
+/// As in `exec > >(filter)`: each line arrives within a second of the previous one, the last one after more
+/// than a second.
 #[test]
 fn a_filter_that_outlives_the_agent_is_read_until_its_result() {
     let Some(world) = World::of_bookend("a_filter_that_outlives_the_agent_is_read_until_its_result") else {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::harness::{Cmd, End, World, possible};
 use crate::standins::{bookend, change, dispatch, install, json, linked};
 
-/// The library with which faketime(1) sets the clock of a process. `None`, reported on stderr, if it is missing.
+/// The library with which faketime(1) sets the clock of a process. `None`, reported on stderr, if it is
+/// missing.
 fn faketime(test: &str) -> Option<PathBuf> {
     let dirs = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
     let libraries = dirs.map(|d| PathBuf::from(d).join("faketime/libfaketime.so.1"));

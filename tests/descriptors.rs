@@ -1,5 +1,5 @@
-//! bookend keeps no descriptor of the agent open: when the agent closes its end, the other side sees that at once,
-//! although the agent and bookend still run.
+//! bookend keeps no descriptor of the agent open: when the agent closes its end, the other side sees that at
+//! once, although the agent and bookend still run.
 
 use std::io::{ErrorKind, Write};
 

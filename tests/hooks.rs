@@ -126,7 +126,8 @@ fn a_hook_that_a_stop_signal_to_recover_ended_runs_again() {
     };
     let (mut ready, record) = (world.fifo("ready"), world.name("record"));
     let hook = format!(
-        "case $BOOKEND_DELIVERY_ATTEMPT in [12]) echo ready $$ >{}; exec sleep 1000;; esac; echo x >>{record}",
+        "case $BOOKEND_DELIVERY_ATTEMPT in [12]) echo ready $$ >{}; exec sleep 1000;; esac
+         echo x >>{record}",
         ready.path()
     );
     let run = world.run(["true"]).options(["--on-finish", &hook]).start();

@@ -1,4 +1,4 @@
-//! `--keep-session`: which failures a key's session outlives. And what a refused command line does to it.
+//! `--keep-session`: after which failures a key keeps its session. Also refused command lines.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use crate::standins::{bookend, change, json, recover};
 const JSON: [&str; 5] = ["claude", "-p", "--output-format", "json", "do it"];
 const KEY: [&str; 2] = ["--key", "k"];
 
-/// How the API ends a run, as the fields of the result.
+/// The fields of the result after each kind of refused request.
 const USAGE_LIMIT: &str = r#""result":"Claude AI usage limit reached|1767225600""#;
-const LIMIT_OF_A_PLAN: &str =
+const PLAN_LIMIT: &str =
     r#""api_error_status":429,"result":"You've hit your session limit · resets 3pm (UTC)""#;
-const TOO_MANY: &str = r#""api_error_status":429,"result":"API Error: Request rejected (429) · slow down""#;
+const RATE_LIMIT: &str = r#""api_error_status":429,"result":"API Error: Request rejected (429) · slow down""#;
 const REFUSED: &str = r#""api_error_status":400,"result":"API Error: 400 bad request""#;
 const REFUSED_BEFORE_2_1: &str = r#""result":"API Error: 400 {\"type\":\"error\"}""#;
 
@@ -24,7 +24,7 @@ const ANSWER: &str = r#"{"type":"user","message":{"content":[{"type":"tool_resul
 const BACKGROUND: &str = r#"{"type":"system","subtype":"background_tasks_changed","tasks":[{"id":"b1"}]}"#;
 const NO_BACKGROUND: &str = r#"{"type":"system","subtype":"background_tasks_changed","tasks":[]}"#;
 
-/// A script that ends as `fields` say, after these events.
+/// A script that prints these events and a failed result with these fields.
 fn fails(events: &[&str], turns: u32, fields: &str) -> String {
     let events: String = events.iter().map(|e| format!("{e}\n")).collect();
     format!(
@@ -42,21 +42,21 @@ fn run(world: &World, argv: &[&str], script: &str, options: &[&str], code: i32) 
     (output, world.rows().pop().expect("a row"))
 }
 
-/// The world after a success and a run that failed so, whose session is judged by each command alike.
+/// Asserts after a success and a failed run that every command agrees on whether the session is kept.
 #[track_caller]
 fn assert_kept(argv: &[&str], script: &str, options: &[&str], kept: Option<&str>) {
     let Some(world) = World::of_bookend("keep_session") else { return };
     let (_, first) = run(&world, argv, "init $id; result $id 0.5", &[], 0);
     let session = first.text("session_id");
-    let (said, failed) = run(&world, argv, script, options, 1);
+    let (output, failed) = run(&world, argv, script, options, 1);
     assert_eq!(
         (failed.ending().as_str(), failed.text("resumed_from")),
         ("failure/agent_error", session.clone())
     );
     assert_eq!(failed.text("session_kept"), kept.unwrap_or_default(), "{script} {options:?}");
-    assert_eq!(said.stderr.contains("starts a fresh conversation"), kept.is_none(), "{said:?}");
+    assert_eq!(output.stderr.contains("starts a fresh conversation"), kept.is_none(), "{output:?}");
 
-    // Another program may have written the link anew: everyone judges it by the task.
+    // As if another program had written the link: the task decides.
     change(&world, "UPDATE claude_sdk_sessions SET trusted = 0");
     let findings = json(&world, &["audit", "--json"])["findings"].to_string();
     assert!(!findings.contains("unsafe_session"), "{findings}");
@@ -80,9 +80,9 @@ fn assert_kept(argv: &[&str], script: &str, options: &[&str], kept: Option<&str>
 fn a_key_keeps_its_session_after_the_named_failures() {
     for (fields, options, kept) in [
         (USAGE_LIMIT, &["--keep-session", "limit"][..], Some("limit")),
-        (LIMIT_OF_A_PLAN, &["--keep-session", "limit"], Some("limit")),
-        (TOO_MANY, &["--keep-session", "limit"], Some("limit")),
-        (TOO_MANY, &["--keep-session", "api-error"], Some("api-error")),
+        (PLAN_LIMIT, &["--keep-session", "limit"], Some("limit")),
+        (RATE_LIMIT, &["--keep-session", "limit"], Some("limit")),
+        (RATE_LIMIT, &["--keep-session", "api-error"], Some("api-error")),
         (REFUSED, &["--keep-session", "api-error"], Some("api-error")),
         (REFUSED_BEFORE_2_1, &["--keep-session", "limit,api-error"], Some("api-error")),
         (USAGE_LIMIT, &["--keep-session", "limit", "--keep-session", "api-error"], Some("limit")),
@@ -110,7 +110,7 @@ fn a_session_with_a_tool_in_flight_or_a_background_task_is_not_kept() {
     }
 }
 
-/// A lone result shows no tool: only a first turn had none before it.
+/// A result without events does not show pending tools. After one turn there are none.
 #[test]
 fn a_session_is_kept_without_events_only_after_one_turn() {
     let options = ["--keep-session", "api-error"];
@@ -125,8 +125,8 @@ fn the_row_records_when_a_usage_limit_resets() {
     let allowed = event.replace("rejected", "allowed");
     for (events, fields, at) in [
         (&[][..], USAGE_LIMIT, "2026-01-01T00:00:00.000Z"),
-        (&[event], LIMIT_OF_A_PLAN, "2026-01-01T01:00:00.000Z"),
-        (&[&allowed], LIMIT_OF_A_PLAN, ""),
+        (&[event], PLAN_LIMIT, "2026-01-01T01:00:00.000Z"),
+        (&[&allowed], PLAN_LIMIT, ""),
         (&[event], REFUSED, ""),
     ] {
         let Some(world) = World::of_bookend("the_row_records_when_a_usage_limit_resets") else { return };
@@ -170,9 +170,9 @@ fn a_kept_session_survives_the_spool() {
     up.pid("up");
     ledger.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
     go.write_line("on");
-    let said = process.wait().ended(End::Code(1));
-    assert!(said.stderr.contains("the next command"), "{said:?}");
-    ledger.execute_batch("ROLLBACK").expect("the end of the lock");
+    let output = process.wait().ended(End::Code(1));
+    assert!(output.stderr.contains("the next command"), "{output:?}");
+    ledger.execute_batch("ROLLBACK").expect("the rollback");
     recover(&world, &[]);
     let row = world.rows().pop().expect("a row");
     assert_eq!((row.ending().as_str(), row.text("end_source")), ("failure/agent_error", "spool".into()));
@@ -200,14 +200,14 @@ fn a_refused_command_line_leaves_the_session_as_it_was() {
             let used = (row.text("resumed_from"), row.text("session_id"));
             assert_eq!((row.ending().as_str(), used), ("failure/exit", (session.clone(), String::new())));
             let linked = world.sql("SELECT session_id, task_id FROM claude_sdk_sessions");
-            assert_eq!(linked[0].text("task_id"), first.text("id"), "the former link is there again");
+            assert_eq!(linked[0].text("task_id"), first.text("id"), "the former link is restored");
         }
         let (_, next) = run(&world, argv, end, &[], 0);
         assert_eq!(next.text("resumed_from"), session, "{argv:?}");
     }
 }
 
-/// A conversation that the agent cannot read, or that went on, is no longer what it was.
+/// The agent cannot read the transcript, or has added to it.
 #[test]
 fn a_failure_that_changed_or_cannot_read_the_transcript_invalidates_the_session() {
     const TEXT: [&str; 3] = ["claude", "-p", "do it"];

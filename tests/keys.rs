@@ -1,4 +1,4 @@
-//! A key runs once at a time, and its conversation goes on only where it ended well.
+//! One task per key at a time, and its session is resumed only after a success.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::harness::{End, Fifo, Output, Proc, Row, World};
 
 const CLAUDE: [&str; 3] = ["claude", "-p", "hi"];
 
-/// A task that holds a key until it is told to end.
+/// A task that holds a key until `go` receives a line.
 struct Holder {
     process: Proc,
     go: Fifo,
@@ -26,7 +26,7 @@ fn task(world: &World, id: &str) -> Row {
     world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0)
 }
 
-/// The session that a key names: its id and its last task.
+/// The session of a key: its id and its last task.
 fn linked(world: &World, key: &str) -> Option<(String, String)> {
     let rows = world.sql(&format!("SELECT * FROM claude_sdk_sessions WHERE key = '{key}'"));
     rows.first().map(|r| (r.text("session_id"), r.text("task_id")))
@@ -57,7 +57,7 @@ fn a_second_run_under_a_key_exits_with_75_and_names_the_holder() {
     }
     assert_eq!(second.stdout, "");
     assert!(!world.path("effect").exists(), "the agent ran");
-    assert_eq!(world.rows().len(), 1, "no row of a run that never was");
+    assert_eq!(world.rows().len(), 1, "the refused run has no row");
     world.run(["true"]).options(["--key", "other"]).run().ended(End::Code(0)).silent();
 
     holder.go.write_line("on");
@@ -70,15 +70,15 @@ fn a_second_run_under_a_key_exits_with_75_and_names_the_holder() {
 fn a_waiting_run_starts_when_the_holder_has_ended() {
     let Some(world) = World::of_bookend("a_waiting_run_starts_when_the_holder_has_ended") else { return };
     let mut holder = hold(&world, "k");
-    // The agent itself looks how its predecessor stands.
+    // The agent reads the status of its predecessor.
     let script = "bookend show holder --json >../seen";
     let waiting = world.run_sh(script).options(["--key", "k", "--wait"]).own_group().start();
-    // A third one is refused all the while.
+    // A third run without --wait is refused.
     world.run(["true"]).options(["--key", "k"]).run().ended(End::Code(75));
     holder.go.write_line("on");
     holder.process.wait().ended(End::Code(0)).silent();
     waiting.wait().ended(End::Code(0)).silent();
-    let seen = fs::read_to_string(world.path("seen")).expect("what it saw");
+    let seen = fs::read_to_string(world.path("seen")).expect("the output of show");
     let seen: serde_json::Value = serde_json::from_str(&seen).expect("JSON");
     assert_eq!(seen["task"]["status"], "success");
     assert_eq!(world.rows().len(), 2);
@@ -114,7 +114,7 @@ fn replace_cancels_the_holder_and_runs() {
     assert_eq!(former.pid("stop_sender_pid"), pid);
     let new = task(&world, "new");
     assert_eq!(new.ending(), "success/");
-    assert!(former.text("finished_at") <= new.text("started_at"), "one after the other");
+    assert!(former.text("finished_at") <= new.text("started_at"), "the runs do not overlap");
 }
 
 #[test]
@@ -127,14 +127,14 @@ fn the_schema_refuses_two_running_tasks_under_a_key() {
              VALUES ('{id}', '{key}', 'x', 'command', 'running', '2026-01-01T00:00:00.000Z')"
         ))
     };
-    let refused = insert("second", "k").expect_err("two under a key");
+    let refused = insert("second", "k").expect_err("a second running task");
     assert!(refused.to_string().contains("UNIQUE"), "{refused}");
-    insert("elsewhere", "other").expect("another key is free");
+    insert("elsewhere", "other").expect("another key");
     holder.go.write_line("on");
     holder.process.wait().ended(End::Code(0)).silent();
-    insert("later", "k").expect("the key is free now");
+    insert("later", "k").expect("the key after its holder ended");
     let again = world.change("UPDATE task_history SET status = 'running' WHERE id = 'holder'");
-    assert!(again.is_err(), "what has ended has ended");
+    assert!(again.is_err(), "an ended task cannot run again");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn sixty_four_waiting_runs_under_one_key_run_one_at_a_time() {
     let Some(world) = World::of_bookend("sixty_four_waiting_runs_under_one_key_run_one_at_a_time") else {
         return;
     };
-    // The directory can be made by one at a time.
+    // Only one process at a time can create the directory.
     let script = "mkdir ../live || exit 9; bookend list --status running --json >seen.$$; rmdir ../live";
     let all: Vec<_> =
         (0..64).map(|_| world.run_sh(script).options(["--key", "k", "--wait"]).start()).collect();
@@ -185,15 +185,15 @@ fn a_run_resumes_the_session_after_a_success() {
     claude(&world, "k", &[]).ended(End::Code(0)).silent();
     let (session, task) = linked(&world, "k").expect("a session");
     assert_eq!((last_argv(&world), task), (format!("--session-id {session} -p hi"), world.row().text("id")));
-    let said = claude(&world, "k", &["-v"]).ended(End::Code(0)).stderr;
-    assert!(said.contains(&format!("resume={session}")), "{said}");
+    let stderr = claude(&world, "k", &["-v"]).ended(End::Code(0)).stderr;
+    assert!(stderr.contains(&format!("resume={session}")), "{stderr}");
     assert_eq!(last_argv(&world), format!("--resume {session} -p hi"));
     let row = &world.rows()[1];
     assert_eq!((row.text("resumed_from"), row.text("session_id")), (session.clone(), session.clone()));
     assert_eq!(linked(&world, "k"), Some((session.clone(), row.text("id"))));
-    let said = claude(&world, "other", &["-v"]).ended(End::Code(0)).stderr;
-    assert!(said.contains("resume=<none>"), "{said}");
-    assert!(!last_argv(&world).contains(&session), "another key, another conversation");
+    let stderr = claude(&world, "other", &["-v"]).ended(End::Code(0)).stderr;
+    assert!(stderr.contains("resume=<none>"), "{stderr}");
+    assert!(!last_argv(&world).contains(&session), "another key has another session");
 }
 
 #[test]
@@ -206,13 +206,22 @@ fn a_run_starts_a_fresh_session_after_a_failure_and_warns() {
         claude(&world, "k", &[]).ended(End::Code(0)).silent();
         let (session, _) = linked(&world, "k").expect("a session");
         world.claude(script);
-        let told = claude(&world, "k", &[]).ended(end).stderr;
-        assert_eq!(told.matches(&session).count(), 1, "one warning: {told}");
-        assert_eq!(linked(&world, "k"), None, "a reader that trusts the table blindly cannot resume it");
-        let gone = world.sql(&format!("SELECT * FROM session_invalidation WHERE session_id = '{session}'"));
-        assert_eq!(gone.len(), 1);
-        assert_eq!((gone[0].text("key"), gone[0].text("restored_at")), ("k".into(), String::new()));
-        assert_eq!(gone[0].text("task_id"), world.rows().pop().expect("a row").text("id"));
+        let stderr = claude(&world, "k", &[]).ended(end).stderr;
+        let warning = "the next run under key k starts a fresh conversation (undo: `bookend session ";
+        assert_eq!(
+            (stderr.matches(warning).count(), stderr.lines().count()),
+            (1, 1),
+            "one warning: {stderr}"
+        );
+        assert_eq!(linked(&world, "k"), None, "a program that reads only the table cannot resume it");
+        let invalidations =
+            world.sql(&format!("SELECT * FROM session_invalidation WHERE session_id = '{session}'"));
+        assert_eq!(invalidations.len(), 1);
+        assert_eq!(
+            (invalidations[0].text("key"), invalidations[0].text("restored_at")),
+            ("k".into(), String::new())
+        );
+        assert_eq!(invalidations[0].text("task_id"), world.rows().pop().expect("a row").text("id"));
 
         world.claude("exit 0");
         claude(&world, "k", &[]).ended(End::Code(0)).silent();
@@ -245,13 +254,13 @@ fn a_session_whose_task_did_not_succeed_is_not_resumed_whichever_program_linked_
             .expect("a link");
         fs::write(world.path(&format!("home/.claude/projects/all/{session}.jsonl")), "{}")
             .expect("a transcript");
-        let told = claude(&world, &key, &[]).ended(End::Code(0)).stderr;
-        assert!(told.contains(session) && told.lines().count() == 1, "{told}");
-        assert_eq!(session == bad, told.contains("bad") && told.contains("failure"), "{told}");
+        let stderr = claude(&world, &key, &[]).ended(End::Code(0)).stderr;
+        assert!(stderr.contains(session) && stderr.lines().count() == 1, "{stderr}");
+        assert_eq!(session == bad, stderr.contains("bad") && stderr.contains("failure"), "{stderr}");
         assert!(last_argv(&world).starts_with("--session-id ") && !last_argv(&world).contains(session));
         assert_ne!(linked(&world, &key).expect("its own session").0, session);
     }
-    let quiet = "INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('q', 'unheard-of')";
+    let quiet = "INSERT INTO claude_sdk_sessions (key, session_id) VALUES ('q', 'unknown')";
     world.change(quiet).expect("a link");
     claude(&world, "q", &["-q"]).ended(End::Code(0)).silent();
 }
@@ -277,8 +286,8 @@ fn a_session_without_a_transcript_is_not_resumed() {
     claude(&world, "k", &[]).ended(End::Code(0));
     let (session, _) = linked(&world, "k").expect("a session");
     fs::remove_file(world.path(&format!("home/.claude/projects/all/{session}.jsonl"))).expect("a transcript");
-    let told = claude(&world, "k", &[]).ended(End::Code(0)).stderr;
-    assert!(told.contains(&session) && told.contains("transcript"), "{told}");
+    let stderr = claude(&world, "k", &[]).ended(End::Code(0)).stderr;
+    assert!(stderr.contains(&session) && stderr.contains("transcript"), "{stderr}");
     assert!(last_argv(&world).starts_with("--session-id ") && !last_argv(&world).contains(&session));
 }
 
@@ -291,7 +300,7 @@ fn a_run_that_never_executes_leaves_the_session_unchanged() {
     claude(&world, "k", &["--id", "good"]).ended(End::Code(0)).silent();
     let former = linked(&world, "k").expect("a session");
     assert_eq!(former.1, "good");
-    fs::rename(world.path("bin/claude"), world.path("bin/away")).expect("claude goes");
+    fs::rename(world.path("bin/claude"), world.path("bin/away")).expect("claude is moved away");
     for (options, code) in [
         (&[][..], 127),
         (&["--prepare", "exit 1"], 125),
@@ -299,23 +308,23 @@ fn a_run_that_never_executes_leaves_the_session_unchanged() {
         (&["--require-skill", "none"], 125),
         (&["--fresh"], 127),
     ] {
-        // Another claude may be in the caller's PATH.
+        // The caller's PATH may contain another claude.
         let run = world.run(CLAUDE).options(["--key", "k"]).options(options.iter().copied());
         run.env("PATH", world.name("bin")).run().ended(End::Code(code));
         assert_eq!(linked(&world, "k").as_ref(), Some(&former), "{options:?}");
         assert_eq!(
             world.rows().pop().expect("a row").text("session_id"),
             "",
-            "{options:?}: nothing was said"
+            "{options:?}: the row names no session"
         );
     }
     let lost = world.sql("SELECT * FROM session_invalidation WHERE restored_at IS NULL");
     assert!(lost.is_empty(), "{lost:#?}");
-    fs::rename(world.path("bin/away"), world.path("bin/claude")).expect("claude comes back");
+    fs::rename(world.path("bin/away"), world.path("bin/claude")).expect("claude is moved back");
     claude(&world, "k", &[]).ended(End::Code(0)).silent();
     assert_eq!(last_argv(&world), format!("--resume {} -p hi", former.0));
 
-    let first = "a key that had no session gets none";
+    let first = "a key without a session";
     world.run(["claude", "-p"]).options(["--key", first, "--prepare", "exit 1"]).run().ended(End::Code(125));
     assert_eq!(linked(&world, first), None);
 }
@@ -328,7 +337,7 @@ fn a_session_in_use_under_another_key_exits_with_75() {
     let (session, _) = linked(&world, "a").expect("a session");
     let resume = ["claude", "-p", "hi", "--resume", &session];
     world.run(resume).options(["--key", "b"]).run().ended(End::Code(0)).silent();
-    assert_eq!(linked(&world, "b").map(|l| l.0), Some(session.clone()), "two keys, one conversation");
+    assert_eq!(linked(&world, "b").map(|l| l.0), Some(session.clone()), "two keys have the same session");
 
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
     world.claude("echo up $$ >../up; read x <../go; exit 0");
@@ -362,7 +371,7 @@ fn resuming_an_unsafe_session_exits_with_78() {
         }
     }
     assert_eq!((world.argvs().len(), world.rows().len()), (count, 1), "nothing was executed");
-    // The most recent conversation of the folder is judged alike.
+    // The same rule applies to the most recent session of the folder.
     let folder: String = fs::canonicalize(world.path("home"))
         .expect("home")
         .to_string_lossy()
@@ -376,10 +385,14 @@ fn resuming_an_unsafe_session_exits_with_78() {
 
     world.run(resume).options(["--allow-unsafe-resume", "--key", "k"]).run().ended(End::Code(0));
     assert_eq!(last_argv(&world), format!("-p hi --resume {session}"));
-    assert_eq!(linked(&world, "k").map(|l| l.0), Some(session.clone()), "it ended well: it goes on");
+    assert_eq!(
+        linked(&world, "k").map(|l| l.0),
+        Some(session.clone()),
+        "the session is linked again after a success"
+    );
     claude(&world, "k", &[]).ended(End::Code(0)).silent();
     assert_eq!(last_argv(&world), format!("--resume {session} -p hi"));
-    // A session that the ledger never heard of is the user's own affair.
+    // A session that the ledger does not know is resumed as the user asks.
     let own = "0197a6a0-0000-4000-8000-00000000eeee";
     world.run(["claude", "-p", "hi", "--resume", own]).run().ended(End::Code(0)).silent();
 }
@@ -398,12 +411,12 @@ fn a_killed_supervisor_frees_its_key_and_its_session_is_not_resumed() {
     lost.signal(Signal::KILL);
     lost.wait().ended(End::Signal(9));
     world.claude("exit 0");
-    let told = claude(&world, "k", &["--grace", "1s"]).ended(End::Code(0)).stderr;
-    assert!(told.contains("lost"), "{told}");
+    let stderr = claude(&world, "k", &["--grace", "1s"]).ended(End::Code(0)).stderr;
+    assert!(stderr.contains("lost"), "{stderr}");
     let row = task(&world, "lost");
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert_eq!((row.text("end_source"), row.text("finished_at")), ("recovery".into(), String::new()));
     assert!(last_argv(&world).starts_with("--session-id ") && !last_argv(&world).contains(&session));
     let moves = world.sql("SELECT * FROM task_transition WHERE task_id = 'lost' AND from_status = 'running'");
-    assert_eq!(moves.len(), 1, "one end");
+    assert_eq!(moves.len(), 1, "one transition");
 }

@@ -1,16 +1,16 @@
-//! Timeouts, the escalation, an agent that stays after its result, and no work while nothing happens.
+//! Timeouts, the escalation, an agent that stays after its result, and no wakeups while nothing happens.
 
 use crate::harness::{
     End, Fifo, Proc, Pty, World, children, eventually, on_path, possible, state, voluntary_switches,
 };
 
 fn stay(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo) {
-    let (process, out, _) = stay_as(world, options, specs);
+    let (process, out, _) = stay_with_pid(world, options, specs);
     (process, out)
 }
 
-/// The same, with the agent's pid.
-fn stay_as(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo, i32) {
+/// As [`stay`], with the agent's pid.
+fn stay_with_pid(world: &World, options: &[&str], specs: &[&str]) -> (Proc, Fifo, i32) {
     let mut out = world.fifo("stay");
     let argv = ["probe", "stay", &out.path()];
     let process = world.run(argv).options(options.iter().copied()).with(specs).own_group().start();
@@ -25,11 +25,11 @@ fn a_timeout_ends_the_agent_and_exits_with_124() {
     };
     let (process, mut out) = stay(&world, &["--timeout", "200ms"], &[]);
     process.wait().ended(End::Code(124));
-    assert!(out.rest().is_empty(), "it is gone");
+    assert!(out.rest().is_empty(), "the agent exited");
     let row = world.row();
     assert_eq!(row.ending(), "cancelled/timeout");
-    assert_eq!(row.number("term_signal"), Some(15), "TERM came first");
-    assert_eq!(row.number("stop_sender_pid"), None, "nobody sent it");
+    assert_eq!(row.number("term_signal"), Some(15), "SIGTERM came first");
+    assert_eq!(row.number("stop_sender_pid"), None, "no process sent it");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_signal_is_escalated_to_sigterm_and_sigkill() {
     };
     let (process, _out) = stay(&world, &["--grace", "100ms"], &["ignore=15"]);
     world.send(process.pid(), [15]);
-    // Ignored by the caller: forwarded, but no cause, so there is no escalation either.
+    // The caller ignores SIGTERM: bookend forwards it, but does not escalate it.
     world.send(process.pid(), [12]);
     process.wait().ended(End::Signal(12));
 
@@ -75,7 +75,7 @@ fn an_idle_timeout_without_captured_output_is_a_usage_error() {
     let output = world.run(["touch", &effect]).options(["--idle-timeout", "1s"]).run();
     let output = output.ended(End::Code(2));
     assert!(output.stderr.contains("idle-timeout"), "{}", output.stderr);
-    assert!(!world.path("effect").exists(), "nothing ran");
+    assert!(!world.path("effect").exists(), "the agent ran");
 }
 
 const INIT: &str = r#"{"type":"system","subtype":"init","session_id":"$id","model":"claude-x"}"#;
@@ -84,7 +84,7 @@ const RESULT: &str = concat!(
     r#""session_id":"$id","total_cost_usd":0.5,"usage":{"input_tokens":3,"output_tokens":4}}"#
 );
 
-/// A `claude` that says what `script` makes it say; `init` and `result` are its words.
+/// A `claude` that runs `script`, in which `init` and `result` print those events.
 fn claude(world: &World, script: &str) {
     let text = format!(
         "#!/bin/sh\nid=0197a6a0-0000-4000-8000-00000000abcd\n\
@@ -96,8 +96,9 @@ fn claude(world: &World, script: &str) {
 
 const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "do it"];
 
-/// A `claude` that does `first` and is silent then runs into its idle time-out. What it held while it lived.
-fn falls_silent_after(world: &World, first: &str) -> Fifo {
+/// Runs a `claude` that does `first` and then prints nothing, until the idle timeout ends it. Returns the
+/// fifo that it held open.
+fn runs_into_idle_timeout_after(world: &World, first: &str) -> Fifo {
     let mut out = world.fifo("stay");
     claude(world, &format!("{first}exec probe stay {}", out.path()));
     let process = world.run(STREAM).options(["--idle-timeout", "300ms"]).own_group().start();
@@ -112,8 +113,8 @@ fn an_idle_timeout_counts_from_the_last_output() {
     let Some(world) = World::of_bookend("an_idle_timeout_counts_from_the_last_output") else {
         return;
     };
-    let mut out = falls_silent_after(&world, "init; ");
-    assert!(out.rest().is_empty(), "it is gone");
+    let mut out = runs_into_idle_timeout_after(&world, "init; ");
+    assert!(out.rest().is_empty(), "the agent exited");
 }
 
 #[test]
@@ -121,10 +122,10 @@ fn an_idle_timeout_ends_an_agent_that_prints_nothing() {
     let Some(world) = World::of_bookend("an_idle_timeout_ends_an_agent_that_prints_nothing") else {
         return;
     };
-    falls_silent_after(&world, "");
+    runs_into_idle_timeout_after(&world, "");
 }
 
-/// Longer than the limit in all, and never for so long without output.
+/// The run takes longer than the limit, but no pause between outputs does.
 #[test]
 fn each_output_restarts_the_idle_timeout() {
     let Some(world) = World::of_bookend("each_output_restarts_the_idle_timeout") else {
@@ -135,8 +136,7 @@ fn each_output_restarts_the_idle_timeout() {
     assert_eq!(world.row().ending(), "success/");
 }
 
-/// A program that a person talks to may use Ctrl-C for itself: no escalation begins, however long it
-/// continues.
+/// An interactive program may handle Ctrl-C itself, so bookend never escalates it.
 #[test]
 fn ctrl_c_starts_no_escalation_for_an_interactive_agent() {
     let Some(world) = World::of_bookend("ctrl_c_starts_no_escalation_for_an_interactive_agent") else {
@@ -153,10 +153,10 @@ fn ctrl_c_starts_no_escalation_for_an_interactive_agent() {
     world.bare(["sleep", "0.3"]).run().ended(End::Code(0));
     world.send(process.pid(), ["64:77"]);
     let line = out.line();
-    assert!(line.starts_with("64 77"), "no step of an escalation came: {line}");
+    assert!(line.starts_with("64 77"), "no escalation: {line}");
     world.send(agent, ["64:1000"]);
     process.wait().ended(End::Code(0)).silent();
-    assert_eq!(world.row().ending(), "success/", "it ended long after, and well");
+    assert_eq!(world.row().ending(), "success/", "the agent exited later with 0");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn an_agent_that_stays_after_its_result_is_ended_as_success() {
     out.pid("stay");
     let output = process.wait();
     assert!(output.stdout.contains("\"result\":\"done\""), "{}", output.stdout);
-    assert!(out.rest().is_empty(), "it is gone");
+    assert!(out.rest().is_empty(), "the agent exited");
     let row = world.row();
     assert_eq!(row.ending(), "success/");
     assert_eq!(row.real("cost_usd"), Some(0.5));
@@ -209,9 +209,9 @@ fn a_timeout_pauses_while_the_agent_is_stopped() {
     pty.line("sleep 0.8");
     assert_eq!(pty.prompt(), 0);
     pty.line("fg");
-    eventually(world.deadline(), "it goes on", || state(agent) == Some('S'));
+    eventually(world.deadline(), "the agent to continue", || state(agent) == Some('S'));
     pty.send("\x03");
-    assert_eq!(pty.prompt(), 130, "not the time-out's 124");
+    assert_eq!(pty.prompt(), 130, "not 124, the code of a timeout");
 }
 
 #[test]
@@ -231,25 +231,25 @@ fn a_timeout_continues_when_the_agent_is_continued() {
     assert_eq!(pty.prompt(), 148);
     pty.line("fg");
     assert_eq!(pty.prompt(), 124);
-    assert!(out.rest().is_empty(), "it is gone");
+    assert!(out.rest().is_empty(), "the agent exited");
     assert_eq!(world.row().ending(), "cancelled/timeout");
 }
 
-/// A stopped process acts on nothing but SIGKILL: it is continued, so that it can end as it was asked to.
+/// A stopped process handles no signal but SIGKILL, so bookend continues it.
 #[test]
 fn a_stopped_agent_is_continued_by_the_escalation() {
     let Some(world) = World::of_bookend("a_stopped_agent_is_continued_by_the_escalation") else {
         return;
     };
-    let (process, _out, agent) = stay_as(&world, &["--grace", "300ms"], &[]);
+    let (process, _out, agent) = stay_with_pid(&world, &["--grace", "300ms"], &[]);
     world.send(agent, [19]);
-    eventually(world.deadline(), "its stop", || state(agent) == Some('T'));
+    eventually(world.deadline(), "the agent to stop", || state(agent) == Some('T'));
     world.send(process.pid(), [1]);
     process.wait().ended(End::Signal(1));
     assert_eq!(world.row().ending(), "interrupted/signal");
 }
 
-/// Nobody reads bookend's own stdout any more: that is no signal for an agent that would not notice.
+/// The reader of bookend's stdout has exited. bookend drains a captured claude instead of ending it.
 #[test]
 fn a_broken_pipe_of_bookend_sends_no_signal_to_the_agent() {
     let Some(world) = World::of_bookend("a_broken_pipe_of_bookend_sends_no_signal_to_the_agent") else {
@@ -265,8 +265,8 @@ fn a_broken_pipe_of_bookend_sends_no_signal_to_the_agent() {
     go.write_line("now");
     let agent = out.pid("ready");
     let is_read = || world.row().text("session_id") == other;
-    eventually(world.deadline(), "what nobody takes is read along", is_read);
-    // A signal of a lower number, such as SIGPIPE, would have gone before it.
+    eventually(world.deadline(), "the later output to be read", is_read);
+    // The kernel would deliver a lower signal, such as SIGPIPE, before 64.
     world.send(process.pid(), ["64:77"]);
     let line = out.line();
     assert!(line.starts_with("64 77"), "{line}");
@@ -275,19 +275,19 @@ fn a_broken_pipe_of_bookend_sends_no_signal_to_the_agent() {
     assert_eq!(world.row().ending(), "failure/no_result");
 }
 
-/// How often anything of bookend's wakes up while `sleep` runs beside it.
+/// How often the processes of bookend wake up within 0.6 s.
 fn wake_ups(world: &World, process: &Proc, agent: i32) -> u64 {
     let count = || {
         let helpers = children(process.pid()).into_iter().filter(|c| *c != agent);
         helpers.chain([process.pid()]).map(voluntary_switches).sum::<u64>()
     };
     let mut last = count();
-    eventually(world.deadline(), "bookend has gone to sleep", || {
+    eventually(world.deadline(), "bookend to sleep", || {
         let before = std::mem::replace(&mut last, count());
         state(process.pid()) == Some('S') && before == last
     });
     let pause = |seconds: &str| world.bare(["sleep", seconds]).run().ended(End::Code(0));
-    // Partial counts are written within a second.
+    // bookend records partial usage within a second.
     pause("1.1");
     let before = count();
     pause("0.6");
@@ -317,7 +317,7 @@ fn bookend_does_not_wake_up_while_a_captured_agent_is_silent() {
     assert_eq!(wake_ups(&world, &process, agent), 0);
 }
 
-/// What the agent left behind writes to its stdout faster than anybody reads: it is read for ten seconds.
+/// bookend reads the output of leftover processes for at most ten seconds.
 #[test]
 fn a_leftover_process_that_writes_without_end_does_not_block_the_exit() {
     let Some(world) = World::of_bookend("a_leftover_process_that_writes_without_end_does_not_block_the_exit")
@@ -329,10 +329,10 @@ fn a_leftover_process_that_writes_without_end_does_not_block_the_exit() {
     let process = world.bare(["sh", "-c", script]).env("BOOKEND_LEFTOVERS", "end").own_group().start();
     process.wait().ended(End::Code(0));
     let took = world.row().number("duration_ms").expect("a duration");
-    assert!(took < 20_000, "ten seconds are allowed: {took} ms");
+    assert!(took < 20_000, "the limit is ten seconds: {took} ms");
 }
 
-/// The agent's clock of silence is not started again by what outlives it.
+/// A process that outlives the agent does not restart the idle timer.
 #[test]
 fn output_after_the_agents_exit_does_not_start_the_idle_timer() {
     let Some(world) = World::of_bookend("output_after_the_agents_exit_does_not_start_the_idle_timer") else {
@@ -357,7 +357,7 @@ fn output_after_the_agents_exit_does_not_start_the_idle_timer() {
         .sum();
     go.write_line("now");
     process.wait().ended(End::Code(0));
-    assert!(used < 50, "it spins: {used} ticks");
+    assert!(used < 50, "bookend used {used} ticks of CPU time");
 }
 
 #[test]
@@ -373,19 +373,19 @@ fn very_long_limits_never_expire() {
     assert_eq!(world.row().ending(), "interrupted/signal");
 }
 
-/// Somebody has the ledger open in a transaction: that is no reason to keep output and signals waiting.
+/// Another process holds the write lock of the ledger; output is passed on meanwhile.
 #[test]
 fn a_locked_ledger_does_not_delay_the_agents_output() {
     let Some(world) = World::of_bookend("a_locked_ledger_does_not_delay_the_agents_output") else {
         return;
     };
     let (mut go, more) = (world.fifo("go"), world.fifo("more"));
-    let said = concat!(
+    let event = concat!(
         r#"{"type":"assistant","message":{"id":"m","model":"claude-x","content":[],"#,
         r#""usage":{"input_tokens":7,"output_tokens":8}},"session_id":"$id"}"#
     );
     let script = format!(
-        "init; read x <{}; cat <<end\n{said}\nend\nsleep 0.2; echo more; read x <{}; result done",
+        "init; read x <{}; cat <<end\n{event}\nend\nsleep 0.2; echo more; read x <{}; result done",
         go.path(),
         more.path()
     );
@@ -393,7 +393,7 @@ fn a_locked_ledger_does_not_delay_the_agents_output() {
     let mut process = world.run(STREAM).options(["--ledger", &world.name("l.db")]).own_group().start();
     assert!(process.line().contains("init"));
     let other = rusqlite::Connection::open(world.path("l.db")).expect("the ledger");
-    other.busy_timeout(std::time::Duration::from_secs(10)).expect("a time-out");
+    other.busy_timeout(std::time::Duration::from_secs(10)).expect("a timeout");
     other.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
     go.write_line("now");
     assert!(process.line().contains("assistant"));
@@ -403,7 +403,7 @@ fn a_locked_ledger_does_not_delay_the_agents_output() {
     let tokens = || world.sql_of("l.db", "SELECT input_tokens FROM task_history")[0].number("input_tokens");
     assert_eq!(tokens(), None);
     drop(other);
-    eventually(world.deadline(), "what the ledger did not take before", || tokens() == Some(7));
+    eventually(world.deadline(), "the usage in the ledger", || tokens() == Some(7));
     let mut more = more;
     more.write_line("now");
     process.wait().ended(End::Code(0));

@@ -1,15 +1,15 @@
-//! What `list` and `show` say: to people on a terminal, to people in a pipe, to programs.
+//! The output of `list` and `show`: tables on a terminal and in a pipe, and JSON.
 
 use serde_json::Value;
 
 use crate::harness::{End, Output, Pty, World};
 
-fn look(world: &World, words: &[&str]) -> Output {
+fn bookend(world: &World, words: &[&str]) -> Output {
     world.bare(["bookend"].iter().chain(words).copied()).run()
 }
 
 fn json(world: &World, words: &[&str]) -> Value {
-    let output = look(world, words).ended(End::Code(0)).silent();
+    let output = bookend(world, words).ended(End::Code(0)).silent();
     serde_json::from_str(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", output.stdout))
 }
 
@@ -21,14 +21,14 @@ fn run(world: &World, id: &str, script: &str) {
 fn an_empty_list_names_the_ledger() {
     let Some(world) = World::of_bookend("an_empty_list_names_the_ledger") else { return };
     let ledger = world.ledger().display().to_string();
-    let output = look(&world, &["list"]).ended(End::Code(0)).silent();
+    let output = bookend(&world, &["list"]).ended(End::Code(0)).silent();
     assert!(output.stdout.contains(&ledger), "{output:?}");
     assert_eq!(json(&world, &["list", "--json"]), serde_json::json!({ "ledger": ledger, "tasks": [] }));
-    assert_eq!(look(&world, &["list", "--jsonl"]).ended(End::Code(0)).stdout, "");
-    assert!(!world.ledger().exists(), "reading makes no ledger");
+    assert_eq!(bookend(&world, &["list", "--jsonl"]).ended(End::Code(0)).stdout, "");
+    assert!(!world.ledger().exists(), "list creates no ledger");
 
     run(&world, "one", "true");
-    let output = look(&world, &["list", "--status", "failure"]).ended(End::Code(0));
+    let output = bookend(&world, &["list", "--status", "failure"]).ended(End::Code(0));
     assert!(output.stdout.contains(&ledger), "{output:?}");
 }
 
@@ -36,13 +36,13 @@ fn an_empty_list_names_the_ledger() {
 fn tables_name_signals_and_json_gives_their_number() {
     let test = "tables_name_signals_and_json_gives_their_number";
     let Some(world) = World::of_bookend(test) else { return };
-    // glibc's first real-time signal for programs is 34.
+    // In glibc, SIGRTMIN is 34.
     for (number, name) in [(15, "SIGTERM"), (40, "SIGRTMIN+6")] {
         let id = format!("killed-by-{number}");
         world.run(["probe", "die", &number.to_string()]).options(["--id", &id]).run();
-        let detail = look(&world, &["show", &id]).ended(End::Code(0)).stdout;
+        let detail = bookend(&world, &["show", &id]).ended(End::Code(0)).stdout;
         assert!(detail.lines().any(|l| l.starts_with("killed by") && l.ends_with(name)), "{detail}");
-        let table = look(&world, &["list"]).ended(End::Code(0)).stdout;
+        let table = bookend(&world, &["list"]).ended(End::Code(0)).stdout;
         assert!(table.lines().any(|l| l.contains(&id) && l.contains(name)), "{table}");
         assert_eq!(json(&world, &["show", &id, "--json"])["task"]["term_signal"], number);
     }
@@ -67,11 +67,11 @@ fn list_shows_running_tasks_first_then_the_newest() {
     assert_eq!(ids(&["list", "--json"]), ["running", "newer", "older"]);
     assert_eq!(ids(&["ls", "--json", "--limit", "2"]), ["running", "newer"]);
     assert_eq!(ids(&["list", "--json", "--status", "success"]), ["older"]);
-    let table = look(&world, &["list"]).ended(End::Code(0)).silent().stdout;
+    let table = bookend(&world, &["list"]).ended(End::Code(0)).silent().stdout;
     let rows: Vec<&str> = table.lines().collect();
     assert!(rows[1].starts_with("running") && rows[1].contains("pid "), "{table}");
     assert!(rows[2].starts_with("newer") && rows[2].contains("exit 3"), "{table}");
-    let lines = look(&world, &["list", "--jsonl"]).ended(End::Code(0)).stdout;
+    let lines = bookend(&world, &["list", "--jsonl"]).ended(End::Code(0)).stdout;
     assert_eq!(lines.lines().filter(|l| serde_json::from_str::<Value>(l).is_ok()).count(), 3);
 
     end.write_line("now");
@@ -81,16 +81,16 @@ fn list_shows_running_tasks_first_then_the_newest() {
 #[test]
 fn a_unique_id_prefix_is_accepted() {
     let Some(world) = World::of_bookend("a_unique_id_prefix_is_accepted") else { return };
-    let output = look(&world, &["show", "tw"]);
+    let output = bookend(&world, &["show", "tw"]);
     assert_eq!(output.end, End::Code(1), "no ledger: {output:?}");
     for id in ["one", "two", "twelve"] {
         run(&world, id, "true");
     }
     assert_eq!(json(&world, &["show", "o", "--json"])["task"]["id"], "one");
     assert_eq!(json(&world, &["show", "two", "--json"])["task"]["id"], "two");
-    let output = look(&world, &["show", "tw"]).ended(End::Code(2));
+    let output = bookend(&world, &["show", "tw"]).ended(End::Code(2));
     assert!(output.stderr.contains("twelve") && output.stderr.contains("two"), "{output:?}");
-    let output = look(&world, &["show", "x"]).ended(End::Code(1));
+    let output = bookend(&world, &["show", "x"]).ended(End::Code(1));
     assert!(output.stderr.contains(&world.ledger().display().to_string()), "{output:?}");
 }
 
@@ -108,7 +108,7 @@ fn show_prints_everything_about_a_task() {
     assert_eq!(moves.len(), 2);
     assert_eq!((&moves[1]["from_status"], &moves[1]["to_status"]), (&"running".into(), &"failure".into()));
 
-    let page = look(&world, &["show", "one"]).ended(End::Code(0)).silent().stdout;
+    let page = bookend(&world, &["show", "one"]).ended(End::Code(0)).silent().stdout;
     for part in ["failure (exit 3)", "sh -c 'exit 3'", "history"] {
         assert!(page.contains(part), "{part}: {page}");
     }
@@ -121,7 +121,7 @@ fn control_characters_in_data_are_escaped() {
     let options = ["--id", "one", "--agent", hostile, "--key", hostile, "--user", hostile];
     world.run(["sh", "-c", "exit 3", hostile]).options(options).run();
     for words in [&["list"][..], &["list", "--jsonl"], &["show", "one"], &["show", "one", "--json"]] {
-        let output = look(&world, words).ended(End::Code(0));
+        let output = bookend(&world, words).ended(End::Code(0));
         let is_harmful = |c: char| c.is_control() && c != '\n';
         assert!(!output.stdout.contains(is_harmful), "{words:?}: {:?}", output.stdout);
     }
@@ -135,7 +135,7 @@ fn the_table_fits_the_terminal_and_is_coloured_only_there() {
     };
     let key = "forgejo:dev:charles/claude-hooks-that-are-long-in-name:1104";
     world.run(["true"]).options(["--key", key]).run();
-    let piped = look(&world, &["list"]).ended(End::Code(0)).stdout;
+    let piped = bookend(&world, &["list"]).ended(End::Code(0)).stdout;
     assert!(piped.contains(key) && !piped.contains('\u{1b}'), "{piped:?}");
 
     let on_terminal = |setting: &str| {
@@ -144,13 +144,13 @@ fn the_table_fits_the_terminal_and_is_coloured_only_there() {
         pty.line(&format!("export TERM=xterm {setting}"));
         pty.prompt();
         pty.line("bookend list");
-        let (said, code) = pty.output();
+        let (output, code) = pty.output();
         assert_eq!(code, 0);
-        said.split_once("\r\n").expect("the echo").1.to_owned()
+        output.split_once("\r\n").expect("the echo").1.to_owned()
     };
     let plain = on_terminal("NO_COLOR=1");
     assert!(!plain.contains('\u{1b}'), "{plain:?}");
     assert!(plain.lines().all(|l| l.chars().count() <= 60), "{plain}");
-    assert!(plain.contains("1104") && plain.contains('…'), "the end of the key tells more: {plain}");
+    assert!(plain.contains("1104") && plain.contains('…'), "keys are shortened at the start: {plain}");
     assert!(on_terminal("").contains("\u{1b}[32msuccess\u{1b}[0m"));
 }

@@ -1,4 +1,4 @@
-//! The operator's daily commands: list and show at length, artifacts, doctor, help.
+//! The operator's commands: list, show, artifact, stats, timeline, doctor, help, man pages and completions.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -187,7 +187,7 @@ fn a_run_records_the_changes_in_its_git_worktree() {
     let git = in_repo("idle", "true");
     assert_eq!((&git["kind"], &git["branch"]), (&json!("git"), &json!("main")));
     assert_eq!((&git["commits"], &git["changed"], &git["uncommitted"]), (&json!(0), &json!(0), &json!(0)));
-    assert!(stdout_of(&world, &["list"]).contains("no changes"), "list marks it");
+    assert!(stdout_of(&world, &["list"]).contains("no changes"), "list marks the task");
 
     let git =
         in_repo("busy", "cd ..; git checkout -qb side; echo b >b; git add b; git commit -qm b; echo c >c");
@@ -196,9 +196,9 @@ fn a_run_records_the_changes_in_its_git_worktree() {
     assert_ne!(git["head"], git["head_before"]);
 
     let git = in_repo("failed", "git -C .. commit -qm empty --allow-empty; exit 3");
-    assert_eq!(git["commits"], 1, "whatever the end");
+    assert_eq!(git["commits"], 1, "after a failure too");
 
-    // Made by --prepare, and without a commit yet.
+    // --prepare creates the repository, without a commit.
     let options = ["--id", "new", "--prepare", "git init -q -b main new", "--cwd", "new"];
     world.run_sh("git -c user.name=x -c user.email=x@y commit -qm a --allow-empty").options(options).run();
     let git = parsed(&world, &["show", "new", "--json"])["task"]["artifacts"][0].clone();
@@ -241,7 +241,7 @@ fn doctor_names_the_ledger_its_source_and_its_problems() {
     };
     world.program("claude", "#!/bin/sh\n");
     let point = |name: &str| {
-        // Other agents may be in the caller's PATH.
+        // The caller's PATH may contain other agents.
         let doctor = world.bare(["bookend", "doctor", "--json"]).env("PATH", world.name("bin")).run();
         let report: Value = serde_json::from_str(&doctor.stdout).expect("JSON");
         let points = report["points"].as_array().expect("points").clone();
@@ -310,10 +310,10 @@ fn timeline_shows_the_tasks_of_its_period() {
 
     stdout_of(&world, &["timeline", "--html", &world.name("page.html")]);
     let page = fs::read_to_string(world.path("page.html")).expect("the page");
-    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "data stays data");
+    assert!(page.contains("&lt;script&gt;") && !page.contains("<script"), "values are escaped");
     assert!(
         !page.contains("http:") && !page.contains("https:") && page.contains("prefers-color-scheme: dark"),
-        "it needs nothing else"
+        "the page loads nothing and has a dark mode"
     );
     assert_eq!(page.matches("class=\"row\"").count(), 2);
 }

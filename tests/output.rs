@@ -1,5 +1,5 @@
-//! What becomes of the agent's output when stdout does not take it: a full disk, a full device, a limit, a
-//! reader that stalls, a log that others append to.
+//! The agent's output when stdout does not accept it: a full disk or device, a file size limit, a reader that
+//! stalls, and a log that other processes append to.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -23,18 +23,18 @@ fn pipe_of(pid: i32) -> Option<File> {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
 }
 
-/// Whether nothing is left to be read in the pipe.
+/// Whether the pipe is empty.
 fn is_drained(pipe: &File) -> bool {
     ioctl_fionread(pipe) == Ok(0)
 }
 
-/// A small file system that is full, and stays so until [`clear`].
+/// A small file system that is full until [`clear`].
 fn full_disk(world: &World, test: &str, size: &str) -> Option<Tmpfs> {
     if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
         return None;
     }
     let disk = Tmpfs::mount(world, "disk", size);
-    // An empty file needs no room of its own.
+    // An empty file needs no block.
     File::create(disk.0.join("out")).expect("the file for stdout");
     let mut filler = File::create(disk.0.join("filler")).expect("the filler");
     while filler.write_all(&[0; 1 << 20]).is_ok() {}
@@ -42,19 +42,19 @@ fn full_disk(world: &World, test: &str, size: &str) -> Option<Tmpfs> {
 }
 
 fn clear(disk: &Tmpfs) {
-    fs::remove_file(disk.0.join("filler")).expect("room again");
+    fs::remove_file(disk.0.join("filler")).expect("the filler is removed");
 }
 
-/// Waits until the agent, a shell or its child, cannot write on: for 100 looks its pipe is full.
-fn waits_for_room(world: &World, agent: i32) {
-    let mut looks = 0;
-    eventually(world.deadline(), "the agent waits until bookend reads on", || {
+/// Waits until the agent, a shell or its child, is blocked: its pipe was full for 100 checks in a row.
+fn wait_until_blocked(world: &World, agent: i32) {
+    let mut checks = 0;
+    eventually(world.deadline(), "the agent to block on its full pipe", || {
         let is_full = |pipe: &File| {
             let held = ioctl_fionread(pipe).expect("what the pipe holds") as usize;
             held + 4096 > fcntl_getpipe_size(pipe).expect("its size")
         };
-        looks = if pipe_of(agent).is_some_and(|pipe| is_full(&pipe)) { looks + 1 } else { 0 };
-        looks == 100
+        checks = if pipe_of(agent).is_some_and(|pipe| is_full(&pipe)) { checks + 1 } else { 0 };
+        checks == 100
     });
 }
 
@@ -73,7 +73,7 @@ fn output_that_cannot_be_written_makes_the_run_a_failure() {
         let lost = "204 bytes of the agent's output could not be written to stdout: ENOSPC: No space left";
         assert!(row.text("error").starts_with(lost), "{row:?}");
         assert!(output.stderr.contains(&format!("bookend: error: {lost}")), "{output:?}");
-        // What it said is known all the same.
+        // The output was read nevertheless.
         assert_eq!((row.number("exit_code"), row.text("session_id")), (Some(0), ID.to_owned()));
     }
 }
@@ -92,11 +92,11 @@ fn output_is_kept_while_the_disk_is_full_and_written_later() {
         let file = world.name("disk/out");
         let process = world.run(CURSOR).with([format!("open=1:w:{file}")]).start();
         let agent = up.pid("up");
-        // bookend commits a session when it has tried to pass on what names it.
+        // bookend records the session after it tried to pass on the event that names it.
         eventually(world.deadline(), "the session", || world.row().text("session_id") == ID);
         if ends_first {
-            eventually(world.deadline(), "the agent's end", || state(agent).is_none());
-            assert_eq!(world.row().text("status"), "running", "its output waits for room");
+            eventually(world.deadline(), "the agent to exit", || state(agent).is_none());
+            assert_eq!(world.row().text("status"), "running", "its output is not written yet");
         }
         assert_eq!(fs::metadata(&file).expect("the file").len(), 0);
         clear(&disk);
@@ -119,7 +119,7 @@ fn the_agent_waits_while_stdout_and_tmpdir_are_full() {
     let file = world.name("disk/out");
     let run = world.run(STREAM).env("TMPDIR", world.path("disk"));
     let process = run.with([format!("open=1:w:{file}")]).start();
-    waits_for_room(&world, up.pid("up"));
+    wait_until_blocked(&world, up.pid("up"));
     clear(&disk);
     process.wait().ended(End::Code(0)).silent();
     assert_eq!(world.row().ending(), "success/");
@@ -139,13 +139,13 @@ fn output_beyond_a_file_size_limit_is_a_failure_without_sigxfsz() {
     File::create(&file).expect("the file").set_len(LIMIT - 10).expect("its length");
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
     let script =
-        format!("echo up $$ >../up; init {ID}; echo said >../up; read x <../go; result {ID} 0.5; exit 0");
+        format!("echo up $$ >../up; init {ID}; echo written >../up; read x <../go; result {ID} 0.5; exit 0");
     world.stand_in("claude", &script);
     let specs = [format!("open=1:a:{file}"), format!("rlimit=1:{LIMIT}:{LIMIT}")];
     let process = world.run(STREAM).with(specs).start();
     let pipe = pipe_of(up.pid("up")).expect("the agent's stdout");
-    assert_eq!(up.line(), "said");
-    eventually(world.deadline(), "bookend has read it", || is_drained(&pipe));
+    assert_eq!(up.line(), "written");
+    eventually(world.deadline(), "bookend to read it", || is_drained(&pipe));
     drop(pipe);
     go.write_line("on");
     let output = process.wait().ended(End::Code(74));
@@ -154,7 +154,7 @@ fn output_beyond_a_file_size_limit_is_a_failure_without_sigxfsz() {
     let lost = "331 bytes of the agent's output could not be written to stdout: EFBIG: File too large";
     assert_eq!(row.text("error"), lost);
     assert!(output.stderr.contains("could not be written to stdout: EFBIG"), "{output:?}");
-    assert_eq!(fs::metadata(&file).expect("the file").len(), LIMIT, "what fitted was written");
+    assert_eq!(fs::metadata(&file).expect("the file").len(), LIMIT, "the bytes below the limit were written");
 }
 
 #[test]
@@ -169,10 +169,10 @@ fn a_full_backlog_blocks_the_agent_and_pauses_the_idle_timeout() {
     let options = ["--backlog", "2MiB", "--idle-timeout", "5s", "--grace", "200ms"];
     let process: Proc = world.run(STREAM).options(options).start();
     let agent = up.pid("up");
-    waits_for_room(&world, agent);
-    // Longer than the idle clock would have let it be silent.
+    wait_until_blocked(&world, agent);
+    // Longer than the idle timeout.
     pause(Duration::from_secs(7));
-    waits_for_room(&world, agent);
+    wait_until_blocked(&world, agent);
     let spilled = open_files(process.pid()).into_iter().filter(|f| f.ends_with(" (deleted)")).count();
     assert_eq!((spilled, world.row().text("status")), (1, "running".to_owned()));
     let output = process.wait().ended(End::Code(0)).silent();
@@ -180,7 +180,7 @@ fn a_full_backlog_blocks_the_agent_and_pauses_the_idle_timeout() {
     assert_eq!(world.row().ending(), "success/");
 }
 
-/// Others may write between two writes of bookend: each is of whole lines.
+/// Other processes may append between two writes of bookend, so each write consists of whole lines.
 #[test]
 fn a_shared_log_receives_only_complete_lines() {
     let Some(world) = World::of_bookend("a_shared_log_receives_only_complete_lines") else { return };
@@ -188,9 +188,9 @@ fn a_shared_log_receives_only_complete_lines() {
     world.stand_in(
         "claude",
         &format!(
-            "echo up $$ >../up\nwhile read word; do printf '{{\"type\":\"us'; echo said >../up\n\
-             read word; echo 'er\"}}'; echo said >../up; [ $word = last ] && break; done <../go\n\
-             printf '{{\"type\":\"user\"'; echo said >../up; read word <../go; echo '}}'\n\
+            "echo up $$ >../up\nwhile read word; do printf '{{\"type\":\"us'; echo written >../up\n\
+             read word; echo 'er\"}}'; echo written >../up; [ $word = last ] && break; done <../go\n\
+             printf '{{\"type\":\"user\"'; echo written >../up; read word <../go; echo '}}'\n\
              result {ID} 0.5; printf 'the end'"
         ),
     );
@@ -199,25 +199,25 @@ fn a_shared_log_receives_only_complete_lines() {
     let process = world.run(STREAM).with([format!("open=1:a:{file}")]).start();
     let pipe = pipe_of(up.pid("up")).expect("the agent's stdout");
     let mut expected = String::new();
-    // A line that is not whole is kept for a second: what took longer shows nothing, and is tried again.
+    // bookend holds an incomplete line for one second. A slower check proves nothing and is repeated.
     for is_seen in std::iter::repeat_with(|| {
         let began = Instant::now();
         go.write_line("half");
-        assert_eq!(up.line(), "said");
-        eventually(world.deadline(), "bookend has read it", || is_drained(&pipe));
+        assert_eq!(up.line(), "written");
+        eventually(world.deadline(), "bookend to read it", || is_drained(&pipe));
         let log = read();
         let is_seen = began.elapsed() < Duration::from_secs(1);
         if is_seen {
-            assert_eq!(log, expected, "half a line is not written");
+            assert_eq!(log, expected, "an incomplete line is not written");
             File::options()
                 .append(true)
                 .open(&file)
                 .and_then(|mut f| f.write_all(b"another's\n"))
-                .expect("it");
+                .expect("an appended line");
             expected.push_str("another's\n");
         }
         go.write_line(if is_seen { "last" } else { "again" });
-        assert_eq!(up.line(), "said");
+        assert_eq!(up.line(), "written");
         expected.push_str("{\"type\":\"user\"}\n");
         eventually(world.deadline(), "the whole line", || read() == expected);
         is_seen
@@ -226,7 +226,7 @@ fn a_shared_log_receives_only_complete_lines() {
             break;
         }
     }
-    assert_eq!(up.line(), "said");
+    assert_eq!(up.line(), "written");
     expected.push_str("{\"type\":\"user\"");
     eventually(world.deadline(), "a line without its newline, after a second", || read() == expected);
     go.write_line("on");

@@ -1,4 +1,4 @@
-//! The life of a run: the row first, the gate, what comes before exec and how it can fail, the hook.
+//! The steps of a run: the row, the gate, preparation, exec and the hook, each with its failures.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ fn object(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text:?}"))
 }
 
-fn gone(pid: i32) -> bool {
+fn has_exited(pid: i32) -> bool {
     matches!(state(pid), None | Some('Z'))
 }
 
@@ -43,10 +43,10 @@ fn the_row_is_running_with_the_agents_pid_before_the_agent_executes() {
     let row = world.row();
     assert_eq!(shown["id"], row.text("id").as_str());
     assert_eq!(row.ending(), "success/");
-    assert_eq!(row.number("agent_pid"), Some(pid), "the same row, by the same process");
+    assert_eq!(row.number("agent_pid"), Some(pid), "the row keeps the agent's pid");
 }
 
-/// A run that stands at the gate while its prepare command waits.
+/// A run whose child waits at the gate while the prepare command runs.
 fn at_the_gate(world: &World, agent: &[&str]) -> (Proc, Row) {
     let (mut begun, go) = (world.fifo("begun"), world.name("never"));
     world.fifo("never");
@@ -54,7 +54,7 @@ fn at_the_gate(world: &World, agent: &[&str]) -> (Proc, Row) {
     let process = world.run(agent.iter().copied()).options(["--prepare", &prepare]).own_group().start();
     begun.pid("begun");
     let row = world.row();
-    assert_eq!(row.text("status"), "running", "the row came first");
+    assert_eq!(row.text("status"), "running", "the row precedes the agent");
     (process, row)
 }
 
@@ -67,14 +67,14 @@ fn killing_the_supervisor_at_the_gate_ends_the_child_before_exec() {
     let effect = world.name("effect");
     let (process, row) = at_the_gate(&world, &["touch", &effect]);
     let agent = row.pid("agent_pid");
-    assert!(!gone(agent), "it exists, and waits");
+    assert!(!has_exited(agent), "the child waits at the gate");
     process.signal(Signal::KILL);
     process.wait().ended(End::Signal(9));
-    eventually(world.deadline(), "the gated child has gone", || gone(agent));
-    assert!(!world.path("effect").exists(), "and has executed nothing");
+    eventually(world.deadline(), "the exit of the child at the gate", || has_exited(agent));
+    assert!(!world.path("effect").exists(), "the agent ran");
 }
 
-/// Even a gated child that no signal reaches does not execute: the gate's end is enough.
+/// The child also exits when the gate closes, without any signal.
 #[test]
 fn a_child_that_ignores_the_parent_death_signal_exits_when_the_gate_closes() {
     let Some(world) =
@@ -95,38 +95,43 @@ fn a_child_that_ignores_the_parent_death_signal_exits_when_the_gate_closes() {
     let agent = world.row().pid("agent_pid");
     process.signal(Signal::KILL);
     process.wait().ended(End::Signal(9));
-    eventually(world.deadline(), "the gated child has gone", || gone(agent));
-    assert!(!world.path("effect").exists(), "and has executed nothing");
+    eventually(world.deadline(), "the exit of the child at the gate", || has_exited(agent));
+    assert!(!world.path("effect").exists(), "the agent ran");
 }
 
-/// Runs `touch effect` with these options, and gives the row of what must not have run.
-fn never_runs(world: &World, options: &[&str], end: End, said: &str) -> Row {
+/// Runs `touch effect` with options that prevent its execution, and returns the row.
+fn assert_agent_does_not_run(world: &World, options: &[&str], end: End, message: &str) -> Row {
     let effect = world.name("effect");
     let output = world.run(["touch", &effect]).options(options.iter().copied()).run().ended(end);
-    assert!(output.stderr.contains(said), "{said:?} in {}", output.stderr);
-    assert_eq!(output.stdout, "", "stdout is the agent's alone");
+    assert!(output.stderr.contains(message), "{message:?} in {}", output.stderr);
+    assert_eq!(output.stdout, "", "stdout belongs to the agent");
     assert!(!world.path("effect").exists(), "the agent ran");
     let row = world.row();
-    assert!(row.text("error").contains(said), "{said:?} in {}", row.text("error"));
+    assert!(row.text("error").contains(message), "{message:?} in {}", row.text("error"));
     assert_ne!(row.text("finished_at"), "");
     assert_eq!(row.text("end_source"), "wait");
-    assert_eq!(row.number("exit_code"), None, "no agent left with a code");
+    assert_eq!(row.number("exit_code"), None, "the agent never had an exit code");
     row
 }
 
 #[test]
 fn a_failing_prepare_command_ends_the_task() {
     let Some(world) = World::of_bookend("a_failing_prepare_command_ends_the_task") else { return };
-    let prepare = ["--prepare", "echo said; echo no such branch >&2; exit 3"];
-    let row = never_runs(&world, &prepare, End::Code(125), "exit code 3");
+    let prepare = ["--prepare", "echo output; echo no such branch >&2; exit 3"];
+    let row = assert_agent_does_not_run(&world, &prepare, End::Code(125), "exit code 3");
     assert_eq!(row.ending(), "failure/prepare");
-    assert!(row.text("error").contains("said\nno such branch"), "{}", row.text("error"));
+    assert!(row.text("error").contains("output\nno such branch"), "{}", row.text("error"));
 }
 
 #[test]
 fn a_killed_prepare_command_ends_the_task() {
     let Some(world) = World::of_bookend("a_killed_prepare_command_ends_the_task") else { return };
-    let row = never_runs(&world, &["--prepare", "kill -9 $$"], End::Code(125), "was killed by SIGKILL");
+    let row = assert_agent_does_not_run(
+        &world,
+        &["--prepare", "kill -9 $$"],
+        End::Code(125),
+        "was killed by SIGKILL",
+    );
     assert_eq!(row.ending(), "failure/prepare");
 }
 
@@ -134,7 +139,7 @@ fn a_killed_prepare_command_ends_the_task() {
 fn a_missing_cwd_ends_the_task() {
     let Some(world) = World::of_bookend("a_missing_cwd_ends_the_task") else { return };
     let missing = world.name("no such folder");
-    let row = never_runs(&world, &["--cwd", &missing], End::Code(125), &missing);
+    let row = assert_agent_does_not_run(&world, &["--cwd", &missing], End::Code(125), &missing);
     assert_eq!(row.ending(), "failure/spawn");
 }
 
@@ -184,17 +189,21 @@ fn prepare_creates_the_cwd_and_the_program_and_sees_the_task_id() {
     let output = world.run(["./made"]).options(["--cwd", &tree, "--prepare", &prepare]).run();
     let output = output.ended(End::Code(0)).silent();
     let real = fs::canonicalize(&tree).expect("the tree");
-    assert_eq!(output.stdout, format!("{}\n", real.display()), "the agent's words alone, in that folder");
+    assert_eq!(
+        output.stdout,
+        format!("{}\n", real.display()),
+        "only the agent's output, from that directory"
+    );
     let row = world.row();
     assert_eq!(row.ending(), "success/");
-    let told = fs::read_to_string(world.path("tree/task")).expect("the task's id");
-    assert_eq!(told.trim(), row.text("id"));
+    let task = fs::read_to_string(world.path("tree/task")).expect("the task's id");
+    assert_eq!(task.trim(), row.text("id"));
 }
 
-/// Ten orphans that leave with 7.
+/// Starts ten orphaned processes that exit with 7.
 const ORPHANS: &str = "for n in 1 2 3 4 5 6 7 8 9 10; do probe daemon -- probe exit 7; done";
 
-/// The same at the word on `start`, and a word on `made` once they all have been let go.
+/// Starts the orphans when `start` receives a line, then writes a line to `made`.
 fn orphans(start: &str, made: &str) -> String {
     format!("read x <{start}; {ORPHANS}; echo made >{made}")
 }
@@ -203,7 +212,7 @@ fn orphans(start: &str, made: &str) -> String {
 fn orphans_do_not_change_the_exit_code_of_prepare() {
     let Some(world) = World::of_bookend("orphans_do_not_change_the_exit_code_of_prepare") else { return };
     let prepare = format!("{ORPHANS}; exit 3");
-    let row = never_runs(&world, &["--prepare", &prepare], End::Code(125), "exit code 3");
+    let row = assert_agent_does_not_run(&world, &["--prepare", &prepare], End::Code(125), "exit code 3");
     assert_eq!(row.ending(), "failure/prepare");
 
     let prepare = format!("{ORPHANS}; exit 0");
@@ -241,10 +250,10 @@ fn orphans_do_not_change_the_exit_code_of_a_hook() {
 #[test]
 fn the_hook_reads_the_completed_row() {
     let Some(world) = World::of_bookend("the_hook_reads_the_completed_row") else { return };
-    let hook = "cat >../row; echo \"${BOOKEND_TASK_ID-none} $BOOKEND_FINISHED_TASK\" >../ids; echo said";
+    let hook = "cat >../row; echo \"${BOOKEND_TASK_ID-none} $BOOKEND_FINISHED_TASK\" >../ids; echo output";
     let output = world.run(["probe", "exit", "7"]).options(["--on-finish", hook]).run();
     let output = output.ended(End::Code(7));
-    assert_eq!(output.stdout, "", "the hook does not speak on the agent's stdout");
+    assert_eq!(output.stdout, "", "the hook does not write to the agent's stdout");
     let row = world.row();
     let read = object(&world.path("row"));
     assert_eq!((&read["status"], &read["exit_code"]), (&"failure".into(), &7.into()));
@@ -266,7 +275,7 @@ fn the_hook_runs_if_the_agent_was_not_started() {
     }
 }
 
-/// Two rows were once written where one was to be ended.
+/// Regression: the end of a task once inserted a second row.
 #[test]
 fn a_success_updates_its_row_and_inserts_no_second_row() {
     let Some(world) = World::of_bookend("a_success_updates_its_row_and_inserts_no_second_row") else {
@@ -343,8 +352,8 @@ fn the_row_records_the_options_and_the_command() {
     ];
     world.run(["sh", "-c", "exit 0", "a b"]).options(options).run().ended(End::Code(0)).silent();
     let row = world.row();
-    let told = ["key", "repo", "issue_number", "user", "agent", "agent_type", "model", "provider"];
-    let told = told.map(|column| row.text(column));
+    let recorded = ["key", "repo", "issue_number", "user", "agent", "agent_type", "model", "provider"];
+    let recorded = recorded.map(|column| row.text(column));
     let expected = [
         "forgejo:dev:charles/claude-hooks:1104",
         "charles/claude-hooks",
@@ -355,14 +364,14 @@ fn the_row_records_the_options_and_the_command() {
         "m",
         "p",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(recorded, expected);
     assert_eq!(row.json("argv"), serde_json::json!(["sh", "-c", "exit 0", "a b"]));
     assert_eq!(row.json("user_argv"), row.json("argv"));
     assert_eq!(row.text("cwd"), world.name("home"));
     assert!(row.number("duration_ms").is_some_and(|ms| ms >= 0));
     assert!(row.number("max_rss_kib").is_some_and(|kib| kib > 0));
     for column in ["cost_usd", "turns", "input_tokens", "output_tokens"] {
-        assert_eq!(row.text(column), "", "{column} is not known, which is not 0");
+        assert_eq!(row.text(column), "", "{column} is unknown, not 0");
     }
     for column in ["started_at", "finished_at"] {
         let at = row.text(column);
@@ -396,7 +405,7 @@ fn the_prompt_is_hidden_from_the_journal_under_any_program_name() {
     else {
         return;
     };
-    // Of this name the kernel keeps 15 bytes, which cut its last character in half.
+    // The kernel keeps 15 bytes of a process name, which splits the last character of this one.
     let name = "bookend-is-heré";
     symlink(world.path("bin/bookend"), world.path("bin").join(name)).expect("another name for bookend");
     let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));

@@ -1,5 +1,5 @@
-//! Where a sandbox, or an old kernel, refuses pidfd_send_signal(2): children are signalled by kill(2), and no
-//! other process is signalled at all.
+//! A sandbox or an old kernel refuses pidfd_send_signal(2): bookend signals its children by kill(2), and no
+//! other process at all.
 
 use rustix::process::Signal;
 
@@ -13,10 +13,10 @@ fn refusing(errno: i32) -> String {
     format!("seccomp={}:{errno}", libc::SYS_pidfd_send_signal)
 }
 
-/// A run outside the sandbox, and its agent.
+/// Starts a run outside the sandbox. Returns its supervisor and its agent.
 fn start(world: &World, id: &str) -> (Proc, i32) {
     let mut say = world.fifo(&format!("say-{id}"));
-    // It outlives its supervisor, whose end is a SIGTERM to it.
+    // The agent ignores the parent-death signal, SIGTERM, so it outlives its supervisor.
     let script = format!("trap '' TERM; echo ready $$ >{}; exec sleep 1000", say.path());
     let run = world.run_sh(&script).options(["--id", id, "--key", id]).start();
     let agent = say.pid("ready");
@@ -51,11 +51,11 @@ fn cancel_does_not_signal_the_supervisor_and_names_its_pid() {
     let (run, agent) = start(&world, "one");
     for errno in REFUSALS {
         let cancelling = world.bare(["bookend", "cancel", "one"]).with([refusing(errno)]);
-        let said = cancelling.run().ended(End::Code(1));
+        let output = cancelling.run().ended(End::Code(1));
         let pid = format!("(pid {}) was not signalled: pidfd_send_signal(2)", run.pid());
-        assert!(said.stderr.contains(&pid), "{said:?}");
-        assert!(said.stderr.contains(&format!("kill {}", run.pid())), "{said:?}");
-        assert!(!said.stderr.contains("user"), "{said:?}");
+        assert!(output.stderr.contains(&pid), "{output:?}");
+        assert!(output.stderr.contains(&format!("kill {}", run.pid())), "{output:?}");
+        assert!(!output.stderr.contains("user"), "{output:?}");
         assert_eq!((state(agent), world.row().text("status").as_str()), (Some('S'), "running"));
     }
 }
@@ -70,12 +70,12 @@ fn recover_does_not_signal_the_agent_and_names_its_pid() {
     run.wait_here().ended(End::Signal(9));
     for errno in REFUSALS {
         let recovering = world.bare(["bookend", "recover", "--grace", "0s"]).with([refusing(errno)]);
-        let said = recovering.run().ended(End::Code(1));
+        let output = recovering.run().ended(End::Code(1));
         for part in [&format!("pid {agent}"), "pidfd_send_signal(2)", "task one stays running"] {
-            assert!(said.stdout.contains(part), "{part} in {said:?}");
+            assert!(output.stdout.contains(part), "{part} in {output:?}");
         }
-        assert!(!said.stdout.contains("another user"), "{said:?}");
-        assert_eq!(state(agent), Some('S'), "it was not signalled");
+        assert!(!output.stdout.contains("another user"), "{output:?}");
+        assert_eq!(state(agent), Some('S'), "the agent was not signalled");
         let again = world.run(["true"]).options(["--key", "one", "--grace", "0s"]).with([refusing(errno)]);
         let refused = again.run().ended(End::Code(75));
         assert!(refused.stderr.contains(&format!("pid {agent}")), "{refused:?}");
@@ -93,8 +93,8 @@ fn an_agent_that_a_sandbox_protects_is_not_attributed_to_another_user() {
     let no_kill = format!("seccomp={}:{}", libc::SYS_kill, libc::EPERM);
     let options = ["--timeout", "100ms", "--grace", "50ms"];
     let run = world.run(["sleep", "1000"]).options(options).with([refusing(libc::EPERM), no_kill]);
-    let said = run.run().ended(End::Code(124));
-    assert!(said.stderr.contains("a sandbox forbids"), "{said:?}");
+    let output = run.run().ended(End::Code(124));
+    assert!(output.stderr.contains("a sandbox forbids"), "{output:?}");
     let row = world.row();
     assert!(row.text("error").contains(&format!("pid {}", row.pid("agent_pid"))), "{row:?}");
     assert!(!row.text("error").contains("another user"), "{row:?}");
@@ -104,9 +104,9 @@ fn an_agent_that_a_sandbox_protects_is_not_attributed_to_another_user() {
 fn doctor_reports_a_blocked_pidfd_send_signal() {
     let Some(world) = World::of_bookend("doctor_reports_a_blocked_pidfd_send_signal") else { return };
     for errno in REFUSALS {
-        let said = world.bare(["bookend", "doctor"]).with([refusing(errno)]).run().ended(End::Code(1));
-        assert!(said.stdout.contains("pidfd_send_signal(2) does not work here"), "{said:?}");
+        let output = world.bare(["bookend", "doctor"]).with([refusing(errno)]).run().ended(End::Code(1));
+        assert!(output.stdout.contains("pidfd_send_signal(2) does not work here"), "{output:?}");
     }
-    let said = world.bare(["bookend", "doctor"]).run();
-    assert!(!said.stdout.contains("pidfd_send_signal"), "{said:?}");
+    let output = world.bare(["bookend", "doctor"]).run();
+    assert!(!output.stdout.contains("pidfd_send_signal"), "{output:?}");
 }

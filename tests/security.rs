@@ -42,7 +42,8 @@ fn world_for_all_users(test: &str) -> Option<World> {
 fn copy_program(world: &World, from: &str, to: &str) {
     let from = fs::canonicalize(world.path("bin").join(from)).expect("the program");
     let (draft, to) = (world.path("draft"), world.path("bin").join(to));
-    // A child copies it: a fork in another test could inherit our descriptor, and executing would fail (ETXTBSY).
+    // A child copies it: a fork in another test could inherit our descriptor, and executing would fail
+    // (ETXTBSY).
     let copied = Command::new("cp").args([&from, &draft]).status();
     assert!(copied.is_ok_and(|s| s.success()), "copying {}", from.display());
     fs::rename(draft, to).expect("the copy moved to its name");

@@ -1,4 +1,4 @@
-//! Every signal that can be caught reaches the agent exactly once, whoever sends it to whom.
+//! Every signal that can be caught reaches the agent exactly once, from any sender and for any target.
 
 use rustix::process::Signal;
 
@@ -12,7 +12,7 @@ pub const STOPS: [(i32, &str); 4] = [
     (3, "cancelled/operator"),
 ];
 
-/// Waits for the end of a run whose agent, `touch`ing `effect`, never ran. Its row.
+/// Waits for the end of a run, asserts that its agent `touch effect` never ran, and returns the row.
 pub fn stopped_before_its_agent_ran(world: &World, run: Proc, signal: i32, ending: &str) -> Row {
     run.wait().ended(End::Signal(signal));
     assert!(!world.path("effect").exists(), "the agent ran");
@@ -22,24 +22,24 @@ pub fn stopped_before_its_agent_ran(world: &World, run: Proc, signal: i32, endin
     row
 }
 
-/// SIGKILL and SIGSTOP cannot be caught, SIGCHLD is the supervisor's own, and SIGCONT speaks of stopping.
+/// All signals except SIGKILL and SIGSTOP, SIGCHLD (the supervisor's own) and SIGCONT (tested with stops).
 fn catchable() -> impl Iterator<Item = i32> {
     (1..=64).filter(|s| ![9, 17, 18, 19].contains(s))
 }
 
-/// An agent that counts signals, in a process group of its caller's own.
-struct Counting {
+/// An agent that reports each signal, in its own process group.
+struct CountingAgent {
     out: Fifo,
     process: Proc,
     agent: i32,
 }
 
-impl Counting {
-    fn start(world: &World) -> Counting {
+impl CountingAgent {
+    fn start(world: &World) -> CountingAgent {
         let mut out = world.fifo("count");
         let process = world.run(["probe", "count", &out.path()]).own_group().start();
         let agent = out.pid("ready");
-        Counting { out, process, agent }
+        CountingAgent { out, process, agent }
     }
 
     /// The number of the next signal, and its value.
@@ -49,11 +49,10 @@ impl Counting {
         (words.next().expect("a signal"), words.next().expect("a value"))
     }
 
-    /// Everything that was sent before through the supervisor has arrived when this has: signal 64 is the
-    /// last one that any queue gives out.
+    /// Asserts that no other signal is pending: the kernel delivers signal 64 after every other one.
     fn fence(&mut self, world: &World) {
         world.send(self.process.pid(), ["64:77"]);
-        assert_eq!(self.next(), (64, 77), "nothing else was on its way");
+        assert_eq!(self.next(), (64, 77), "no other signal was pending");
     }
 
     fn end(self, world: &World) {
@@ -65,7 +64,7 @@ impl Counting {
 #[test]
 fn each_signal_to_the_supervisor_arrives_once() {
     let world = World::new();
-    let mut agent = Counting::start(&world);
+    let mut agent = CountingAgent::start(&world);
     for signal in catchable() {
         world.send(agent.process.pid(), [signal]);
         assert_eq!(agent.next().0, signal);
@@ -77,7 +76,7 @@ fn each_signal_to_the_supervisor_arrives_once() {
 #[test]
 fn each_queued_signal_arrives_once_with_its_value() {
     let world = World::new();
-    let mut agent = Counting::start(&world);
+    let mut agent = CountingAgent::start(&world);
     for signal in catchable() {
         world.send(agent.process.pid(), [format!("{signal}:{}", signal + 500)]);
         assert_eq!(agent.next(), (signal, signal + 500));
@@ -89,7 +88,7 @@ fn each_queued_signal_arrives_once_with_its_value() {
 #[test]
 fn real_time_signals_all_arrive_in_order() {
     let world = World::new();
-    let mut agent = Counting::start(&world);
+    let mut agent = CountingAgent::start(&world);
     let sent: Vec<(i32, i32)> = (1..=100).map(|n| (40, n)).collect();
     world.send(agent.process.pid(), sent.iter().map(|(s, v)| format!("{s}:{v}")));
     let seen: Vec<(i32, i32)> = sent.iter().map(|_| agent.next()).collect();
@@ -101,7 +100,7 @@ fn real_time_signals_all_arrive_in_order() {
 #[test]
 fn each_signal_to_the_whole_group_arrives_once() {
     let world = World::new();
-    let mut agent = Counting::start(&world);
+    let mut agent = CountingAgent::start(&world);
     for signal in catchable() {
         world.send(-agent.process.pid(), [signal]);
         assert_eq!(agent.next().0, signal);
@@ -110,11 +109,11 @@ fn each_signal_to_the_whole_group_arrives_once() {
     agent.end(&world);
 }
 
-/// Nothing is merged here, so that each one too many would be seen.
+/// Real-time signals are queued, not merged, so a duplicate would be seen.
 #[test]
 fn real_time_signals_to_the_whole_group_arrive_once_each() {
     let world = World::new();
-    let mut agent = Counting::start(&world);
+    let mut agent = CountingAgent::start(&world);
     for _ in 1..=20 {
         world.send(-agent.process.pid(), ["41"]);
         assert_eq!(agent.next().0, 41);
@@ -123,23 +122,23 @@ fn real_time_signals_to_the_whole_group_arrive_once_each() {
     agent.end(&world);
 }
 
-/// The supervisor was not there to see each of them: three have become one for it, and none of the three is
-/// counted against what is sent to it alone later.
+/// The stopped supervisor receives the three signals merged into one. They must not suppress a later signal
+/// that is sent to the supervisor alone.
 #[test]
 fn merged_group_signals_do_not_suppress_a_later_signal() {
     let Some(world) = World::of_bookend("merged_group_signals_do_not_suppress_a_later_signal") else {
         return;
     };
-    let mut agent = Counting::start(&world);
+    let mut agent = CountingAgent::start(&world);
     let supervisor = agent.process.pid();
     let helper = children(supervisor).into_iter().find(|c| *c != agent.agent).expect("the sentinel");
     world.send(supervisor, [19]);
-    eventually(world.deadline(), "its stop", || state(supervisor) == Some('T'));
+    eventually(world.deadline(), "the supervisor to stop", || state(supervisor) == Some('T'));
     for _ in 0..3 {
         world.send(-supervisor, [10]);
         assert_eq!(agent.next().0, 10);
-        let has_it = || pending(helper) == 0 && state(helper) == Some('S');
-        eventually(world.deadline(), "the sentinel has seen it", has_it);
+        let was_received = || pending(helper) == 0 && state(helper) == Some('S');
+        eventually(world.deadline(), "the sentinel to receive the signal", was_received);
     }
     world.send(supervisor, [18]);
     assert_eq!(agent.next().0, 18);
@@ -152,7 +151,7 @@ fn merged_group_signals_do_not_suppress_a_later_signal() {
 #[test]
 fn each_signal_to_the_agent_itself_arrives_once() {
     let world = World::new();
-    let mut agent = Counting::start(&world);
+    let mut agent = CountingAgent::start(&world);
     for signal in catchable() {
         world.send(agent.agent, [signal]);
         assert_eq!(agent.next().0, signal);
@@ -171,7 +170,7 @@ fn an_agent_in_its_own_group_receives_signals_sent_to_the_callers_group() {
     let argv = ["probe", "with", "setpgid", "--", "probe", "count", &out.path()];
     let process = world.run(argv).own_group().start();
     let agent = out.pid("ready");
-    let mut agent = Counting { out, process, agent };
+    let mut agent = CountingAgent { out, process, agent };
     for signal in catchable() {
         world.send(-agent.process.pid(), [signal]);
         assert_eq!(agent.next().0, signal);
@@ -183,7 +182,7 @@ fn an_agent_in_its_own_group_receives_signals_sent_to_the_callers_group() {
 #[test]
 fn sigcont_arrives_once_from_any_target() {
     let world = World::new();
-    let mut agent = Counting::start(&world);
+    let mut agent = CountingAgent::start(&world);
     let job = agent.process.pid();
     for to in [job, -job, agent.agent] {
         world.send(to, [libc::SIGCONT]);
@@ -193,7 +192,7 @@ fn sigcont_arrives_once_from_any_target() {
     agent.end(&world);
 }
 
-/// What an agent says to its parent is not said back to it.
+/// The agent is the sender, so bookend does not forward the signal to it.
 #[test]
 fn signals_from_the_agent_to_its_parent_are_not_forwarded_back() {
     let Some(world) = World::of_bookend("signals_from_the_agent_to_its_parent_are_not_forwarded_back") else {
@@ -203,10 +202,10 @@ fn signals_from_the_agent_to_its_parent_are_not_forwarded_back() {
     let script = format!("kill -USR1 $PPID; kill -INT $PPID; exec probe count {}", out.path());
     let process = world.run_sh(&script).with(["mask=2,10"]).own_group().start();
     let agent = out.pid("ready");
-    let mut agent = Counting { out, process, agent };
+    let mut agent = CountingAgent { out, process, agent };
     agent.fence(&world);
     agent.end(&world);
-    assert_eq!(world.row().ending(), "failure/exit", "and is no wish to stop");
+    assert_eq!(world.row().ending(), "failure/exit", "the signal is not recorded as a stop");
 }
 
 #[test]
@@ -221,7 +220,7 @@ fn bookend_dies_by_the_signal_that_it_forwarded() {
     }
 }
 
-/// Both are there when the supervisor looks: the cause is read before the end that it caused.
+/// The signal and the agent's exit are both pending when the supervisor continues: it reads the signal first.
 #[test]
 fn a_stop_signal_to_the_group_is_recorded_as_the_cause() {
     let Some(world) = World::of_bookend("a_stop_signal_to_the_group_is_recorded_as_the_cause") else {
@@ -232,9 +231,9 @@ fn a_stop_signal_to_the_group_is_recorded_as_the_cause() {
         let process = world.run(["probe", "stay", &out.path()]).own_group().start();
         let agent = out.pid("stay");
         world.send(process.pid(), [19]);
-        eventually(world.deadline(), "its stop", || state(process.pid()) == Some('T'));
+        eventually(world.deadline(), "the supervisor to stop", || state(process.pid()) == Some('T'));
         world.send(-process.pid(), [signal]);
-        eventually(world.deadline(), "the agent's end", || state(agent) == Some('Z'));
+        eventually(world.deadline(), "the agent to exit", || state(agent) == Some('Z'));
         world.send(process.pid(), [18]);
         process.wait().ended(End::Signal(signal));
         assert_eq!(world.rows().pop().expect("a row").ending(), ending);
@@ -253,7 +252,7 @@ fn a_script_can_signal_the_job_that_it_started() {
     shell.wait().ended(End::Code(128 + 10));
 }
 
-/// The agent signals its own parent or its own group, as `kill 0` in a script does: it has had that itself.
+/// `kill 0` in a script signals the script itself, so bookend does not forward the signal again.
 #[test]
 fn a_signal_from_the_agent_to_its_own_group_arrives_once() {
     let world = World::new();
@@ -289,7 +288,7 @@ fn a_signal_during_prepare_reaches_the_agent() {
     let process = world
         .run(["probe", "count", &out.path()])
         .options(["--prepare", &prepare])
-        // Blocked in the agent too, so that it has them when it begins to listen.
+        // The agent inherits the mask, so the signals stay pending until the probe reads them.
         .with(["mask=10,12,28,32,33,40,64"])
         .own_group()
         .start();
@@ -367,10 +366,10 @@ fn killing_the_supervisor_sends_sigterm_to_the_agent() {
     supervisor.signal(Signal::KILL);
     assert_eq!(out.line(), "term");
     supervisor.wait().ended(End::Signal(9));
-    assert_eq!(world.row().text("status"), "running", "nobody is left to say more, until recovery");
+    assert_eq!(world.row().text("status"), "running", "the row stays running until recover");
 }
 
-/// Whoever is told to leave the group alone would miss it: nothing of bookend outlives the supervisor there.
+/// No helper process of bookend outlives the supervisor.
 #[test]
 fn a_killed_supervisor_leaves_no_process_in_its_group() {
     let Some(world) = World::of_bookend("a_killed_supervisor_leaves_no_process_in_its_group") else {
@@ -382,8 +381,8 @@ fn a_killed_supervisor_leaves_no_process_in_its_group() {
     let job = supervisor.pid();
     supervisor.signal(Signal::KILL);
     supervisor.wait().ended(End::Signal(9));
-    assert!(out.rest().is_empty(), "the agent went by SIGTERM");
-    eventually(world.deadline(), "an empty group", || group(job).is_empty());
+    assert!(out.rest().is_empty(), "SIGTERM ended the agent");
+    eventually(world.deadline(), "the group to become empty", || group(job).is_empty());
 }
 
 #[test]
@@ -401,7 +400,7 @@ fn an_agent_does_not_run_if_its_supervisor_is_killed_at_the_gate() {
     supervisor.signal(Signal::KILL);
     supervisor.wait().ended(End::Signal(9));
     go.write_line("now");
-    eventually(world.deadline(), "an empty group", || group(job).is_empty());
+    eventually(world.deadline(), "the group to become empty", || group(job).is_empty());
     assert!(!world.path("effect").exists(), "the agent ran");
 }
 
@@ -411,7 +410,7 @@ fn the_parent_death_signal_is_sent_only_when_the_supervisor_dies() {
     else {
         return;
     };
-    // The caller goes, the supervisor stays: nothing happens to the agent.
+    // The caller exits and the supervisor stays: the agent receives no signal.
     let mut out = world.fifo("count");
     let script = format!("$W probe count {} & exit 0", out.path());
     world.bare(["sh", "-c", &script]).own_group().run().ended(End::Code(0));
@@ -419,19 +418,19 @@ fn the_parent_death_signal_is_sent_only_when_the_supervisor_dies() {
     let supervisor: i32 =
         crate::harness::stat_field(agent, 4).and_then(|p| p.parse().ok()).expect("a parent");
     world.send(supervisor, ["64:5"]);
-    assert!(out.line().starts_with("64 5"), "no SIGTERM came before it");
+    assert!(out.line().starts_with("64 5"), "no SIGTERM preceded it");
     world.send(agent, ["64:1000"]);
-    eventually(world.deadline(), "the end", || children(supervisor).is_empty());
+    eventually(world.deadline(), "the agent to exit", || children(supervisor).is_empty());
 }
 
-/// The test's own process is outside of the group and in its session, so the group is not orphaned.
+/// The test process is in the same session and outside the group, so the group is not orphaned.
 #[test]
 fn a_stop_signal_stops_both_and_sigcont_continues_both_with_or_without_a_terminal() {
     let world = World::new();
     let mut out = world.fifo("stay");
     let process = world.run(["probe", "stay", &out.path()]).own_group().start();
     let (agent, job) = (out.pid("stay"), process.pid());
-    let both = |wanted| {
+    let await_state = |wanted| {
         for pid in [agent, job] {
             eventually(world.deadline(), &format!("{wanted} of {pid}"), || state(pid) == Some(wanted));
         }
@@ -439,9 +438,9 @@ fn a_stop_signal_stops_both_and_sigcont_continues_both_with_or_without_a_termina
     for signal in [20, 21, 22] {
         for to in [job, -job] {
             world.send(to, [signal]);
-            both('T');
+            await_state('T');
             world.send(to, [18]);
-            both('S');
+            await_state('S');
         }
     }
     process.signal(Signal::TERM);
@@ -462,11 +461,11 @@ fn a_stopped_run_ends_after_sigterm_and_sigcont() {
     process.wait().ended(End::Signal(15)).silent();
 }
 
-/// An agent that handles SIGTSTP goes on, and so does bookend.
+/// An agent that handles SIGTSTP continues to run, and so does bookend.
 #[test]
 fn a_stop_signal_that_the_agent_handles_does_not_stop_bookend() {
     let world = World::new();
-    let mut run = Counting::start(&world);
+    let mut run = CountingAgent::start(&world);
     let job = run.process.pid();
     for signal in [20, 21, 22] {
         world.send(job, [signal]);

@@ -1,29 +1,29 @@
-//! From the first moment on: what comes before there is an agent is not lost, and a run that is to stop, or
-//! whose supervisor dies, executes nothing.
+//! The start of a run: signals before the agent exists are not lost, and a run that is stopped, or whose
+//! supervisor dies, does not execute the agent.
 
 use crate::harness::{End, Proc, World, eventually, open_files, possible};
 use crate::signals::{STOPS, stopped_before_its_agent_ran};
 
-/// Somebody else writes to the ledger, so that the start of a run waits for it.
-struct BusyLedger(rusqlite::Connection);
+/// An open write transaction of another connection, for which the start of a run waits.
+struct LockedLedger(rusqlite::Connection);
 
-impl BusyLedger {
-    fn new(world: &World) -> BusyLedger {
+impl LockedLedger {
+    fn new(world: &World) -> LockedLedger {
         world.run(["true"]).run().ended(End::Code(0));
         let ledger = rusqlite::Connection::open(world.ledger()).expect("the ledger");
-        ledger.execute_batch("BEGIN IMMEDIATE").expect("the one place of a writer");
-        BusyLedger(ledger)
+        ledger.execute_batch("BEGIN IMMEDIATE").expect("the write lock");
+        LockedLedger(ledger)
     }
 
-    /// Waits until `process` is past its own start and wants to write.
-    fn wanted_by(&self, world: &World, process: &Proc) {
-        eventually(world.deadline(), "it has opened the file of live locks", || {
+    /// Waits until `process` has opened the live file, which is just before it writes to the ledger.
+    fn wait_for_writer(&self, world: &World, process: &Proc) {
+        eventually(world.deadline(), "the run to open the live file", || {
             open_files(process.pid()).iter().any(|f| f.ends_with("/live"))
         });
     }
 
-    fn give_way(self) {
-        self.0.execute_batch("COMMIT").expect("the end of a transaction");
+    fn release(self) {
+        self.0.execute_batch("COMMIT").expect("the commit");
     }
 }
 
@@ -32,15 +32,15 @@ fn a_signal_before_the_agent_exists_reaches_it() {
     let Some(world) = World::of_bookend("a_signal_before_the_agent_exists_reaches_it") else {
         return;
     };
-    let ledger = BusyLedger::new(&world);
+    let ledger = LockedLedger::new(&world);
     let mut out = world.fifo("count");
-    // Blocked in the agent too, so that it has them when it begins to listen.
+    // The agent inherits the mask, so the signals stay pending until the probe reads them.
     let process = world.run(["probe", "count", &out.path()]).with(["mask=10,12,32,40"]).own_group().start();
-    ledger.wanted_by(&world, &process);
+    ledger.wait_for_writer(&world, &process);
     world.send(process.pid(), ["10", "12:5", "32", "40:1", "40:2"]);
-    ledger.give_way();
+    ledger.release();
     let agent = out.pid("ready");
-    // When this has arrived, so has everything that was sent before.
+    // Signal 64 arrives last.
     world.send(process.pid(), ["64:77"]);
     for expected in ["10 0", "12 5", "32 0", "40 1", "40 2", "64 77"] {
         let line = out.line();
@@ -58,19 +58,19 @@ fn a_stop_signal_before_the_commit_ends_the_task_without_running_the_agent() {
         return;
     };
     for (signal, ending) in STOPS {
-        let ledger = BusyLedger::new(&world);
+        let ledger = LockedLedger::new(&world);
         let effect = world.name("effect");
         let process = world.run(["touch", &effect]).own_group().start();
-        ledger.wanted_by(&world, &process);
+        ledger.wait_for_writer(&world, &process);
         world.send(process.pid(), [signal]);
-        ledger.give_way();
+        ledger.release();
         let row = stopped_before_its_agent_ran(&world, process, signal, ending);
-        assert_eq!(row.number("exit_code"), None, "nothing was executed that could leave");
+        assert_eq!(row.number("exit_code"), None, "the agent never had an exit code");
     }
 }
 
-/// The supervisor dies after it opened the gate, and before its child, which was held at its birth, could
-/// ask for the parent-death signal: nothing would ever tell it.
+/// ptrace holds the child at its first instruction. The supervisor opens the gate and dies before the child
+/// sets its parent-death signal, so no signal reaches the child.
 #[test]
 fn a_child_does_not_execute_if_its_supervisor_died_before_pdeathsig_was_set() {
     let test = "a_child_does_not_execute_if_its_supervisor_died_before_pdeathsig_was_set";
@@ -84,12 +84,12 @@ fn a_child_does_not_execute_if_its_supervisor_died_before_pdeathsig_was_set() {
     let supervisor = match out.line().split_once(' ') {
         Some(("held", pid)) => pid.parse().expect("a pid"),
         _ => {
-            let said = holder.wait_here().stderr;
-            assert!(!possible(test, false, &format!("ptrace ({said})")));
+            let stderr = holder.wait_here().stderr;
+            assert!(!possible(test, false, &format!("ptrace ({stderr})")));
             return;
         }
     };
-    eventually(world.deadline(), "the gate is open: of its two pipes only the report is left", || {
+    eventually(world.deadline(), "the gate to open, so that only the report pipe is left", || {
         let pipes = open_files(supervisor).iter().filter(|f| f.starts_with("pipe:")).count();
         pipes == 1 && world.row().text("status") == "running"
     });

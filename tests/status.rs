@@ -1,4 +1,4 @@
-//! How a run ended, and why: what the agent did, what its result says, and who asked it to stop.
+//! The status and reason of a task: from the agent's exit, its result and the signals that stopped it.
 
 use rustix::process::Signal;
 
@@ -31,19 +31,19 @@ fn the_exit_code_and_the_result_decide_the_status() {
         world.run(STREAM).run().ended(end);
         let row = last(&world);
         assert_eq!(row.ending(), ending, "{script}");
-        let said = if ending == "failure/agent_error" { "no luck" } else { "" };
-        assert_eq!(row.text("error"), said, "{script}");
+        let error = if ending == "failure/agent_error" { "no luck" } else { "" };
+        assert_eq!(row.text("error"), error, "{script}");
     }
 }
 
-/// An agent that has begun, and what it is told to do on its way.
-struct Begun {
+/// A run whose agent waits.
+struct WaitingRun {
     process: Proc,
     up: Fifo,
 }
 
-/// A `claude` that says `before`, and at a signal does what `trap` says; a silent one as `TEXT` argv.
-fn begin(world: &World, argv: &[&str], options: &[&str], script: &str) -> Begun {
+/// Starts a `claude` that runs `script`, in which `WAIT` reports the start and waits for a signal.
+fn begin(world: &World, argv: &[&str], options: &[&str], script: &str) -> WaitingRun {
     let n = world.argvs().len();
     let mut up = world.fifo(&format!("up{n}"));
     let never = world.fifo(&format!("never{n}"));
@@ -52,7 +52,7 @@ fn begin(world: &World, argv: &[&str], options: &[&str], script: &str) -> Begun 
     world.claude(&format!("up() {{ echo up $$ >{up_path}; }}\n{}", script.replace("WAIT", &wait)));
     let process = world.run(argv.iter().copied()).options(options.iter().copied()).own_group().start();
     up.pid("up");
-    Begun { process, up }
+    WaitingRun { process, up }
 }
 
 const TEXT: [&str; 3] = ["claude", "-p", "hi"];
@@ -106,15 +106,16 @@ fn a_stop_after_the_result_keeps_success_if_the_agent_exits_with_0() {
     else {
         return;
     };
-    let said = format!("init {ID}; result {ID} 0.5");
-    for (said, exit, ending) in [
-        (said.as_str(), 0, "success/"),
-        (said.as_str(), 143, "interrupted/signal"),
+    let success = format!("init {ID}; result {ID} 0.5");
+    for (output, exit, ending) in [
+        (success.as_str(), 0, "success/"),
+        (success.as_str(), 143, "interrupted/signal"),
         ("init $id; failed $id", 1, "failure/agent_error"),
     ] {
-        let begun = begin(&world, &STREAM, &[], &format!("trap 'exit {exit}' TERM; {said}; echo end; WAIT"));
+        let begun =
+            begin(&world, &STREAM, &[], &format!("trap 'exit {exit}' TERM; {output}; echo end; WAIT"));
         let mut process = begun.process;
-        // The result has passed through: it came before the stop.
+        // The result was passed on, so it precedes the stop.
         process.wait_for_output(b"end\n");
         process.signal(Signal::TERM);
         process.wait().ended(End::Code(exit));
@@ -134,11 +135,11 @@ fn a_result_printed_after_a_stop_signal_is_not_a_success() {
         begun.process.wait().ended(End::Code(0));
         let row = last(&world);
         assert_eq!(row.ending(), ending);
-        assert_eq!(row.real("cost_usd"), Some(0.5), "what it cost is counted all the same");
+        assert_eq!(row.real("cost_usd"), Some(0.5), "the cost is recorded");
     }
 }
 
-/// A program may use Ctrl-C for itself, and go on.
+/// A program may handle Ctrl-C and continue.
 #[test]
 fn a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace() {
     let Some(world) = World::of_bookend("a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace")
@@ -243,7 +244,8 @@ fn strict_is_repeated_by_redispatch() {
     assert_eq!(again.end, End::Code(1), "{again:?}");
 }
 
-/// A plain command may use SIGINT for itself (`a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace`).
+/// A plain command may handle SIGINT itself, see
+/// `a_sigint_that_the_agent_handled_is_not_the_cause_after_the_grace`.
 #[test]
 fn sigint_is_escalated_after_the_grace_for_an_agent_in_print_mode() {
     let Some(world) = World::of_bookend("sigint_is_escalated_after_the_grace_for_an_agent_in_print_mode")

@@ -1,4 +1,4 @@
-//! On a terminal, in an interactive bash with job control, everything is as without bookend.
+//! Job control on a terminal, in an interactive bash, works as without bookend.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use crate::harness::{
     state,
 };
 
-/// A world with a bash on a terminal.
+/// A world with bash on a terminal.
 fn shell(test: &str) -> Option<(World, Pty)> {
     if !possible(test, on_path("bash"), "bash") {
         return None;
@@ -17,7 +17,7 @@ fn shell(test: &str) -> Option<(World, Pty)> {
     Some((world, pty))
 }
 
-/// Starts `$W probe stay` in the foreground and waits until it is there.
+/// Starts `$W probe stay` in the foreground and waits until it runs.
 fn stay(world: &World, pty: &mut Pty, name: &str) -> Fifo {
     let mut out = world.fifo(name);
     pty.line(&format!("$W probe stay {}", out.path()));
@@ -29,7 +29,7 @@ fn number(pid: i32, field: usize) -> i32 {
     stat_field(pid, field).and_then(|f| f.parse().ok()).unwrap_or_else(|| panic!("no process {pid}"))
 }
 
-fn is(world: &World, pid: i32, wanted: char) {
+fn await_state(world: &World, pid: i32, wanted: char) {
     eventually(world.deadline(), &format!("state {wanted} of {pid}"), || state(pid) == Some(wanted));
 }
 
@@ -62,7 +62,7 @@ fn ctrl_c_ends_the_enclosing_shell_loop() {
     out.pid("stay");
     pty.send("\x03");
     assert_eq!(pty.prompt(), 130);
-    assert!(out.rest().is_empty(), "no second turn of the loop");
+    assert!(out.rest().is_empty(), "the loop did not run again");
 }
 
 #[test]
@@ -71,17 +71,17 @@ fn ctrl_c_ends_the_enclosing_script() {
         return;
     };
     let mut out = world.fifo("stay");
-    let script = format!("$W probe stay {}; echo went on", out.path());
+    let script = format!("$W probe stay {}; echo continued", out.path());
     world.program("script", &format!("#!/usr/bin/env bash\n{script}\n"));
     pty.line("script");
     out.pid("stay");
     pty.send("\x03");
-    let (said, status) = pty.output();
+    let (output, status) = pty.output();
     assert_eq!(status, 130);
-    assert!(!said.contains("went on"), "{said}");
+    assert!(!output.contains("continued"), "{output}");
 }
 
-/// A program that uses Ctrl-C for itself goes on, and so does the script.
+/// A program that handles Ctrl-C continues, and so does the script.
 #[test]
 fn an_agent_that_handles_ctrl_c_keeps_its_own_exit_code() {
     let Some((world, mut pty)) = shell("an_agent_that_handles_ctrl_c_keeps_its_own_exit_code") else {
@@ -92,9 +92,9 @@ fn an_agent_that_handles_ctrl_c_keeps_its_own_exit_code() {
     pty.line(&format!("$W sh -c \"{script}\""));
     out.pid("ready");
     pty.send("\x03");
-    let (said, status) = pty.output();
+    let (output, status) = pty.output();
     assert_eq!(status, 4);
-    assert_eq!(said.matches("caught").count(), 2, "typed once, said once: {said}");
+    assert_eq!(output.matches("caught").count(), 2, "once in the echo, once printed: {output}");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn each_terminal_signal_arrives_once() {
         for _ in 0..3 {
             pty.send(key);
             let line = out.line();
-            assert!(line.starts_with(&format!("{signal} ")), "{signal}, turn {n}: {line}");
+            assert!(line.starts_with(&format!("{signal} ")), "{signal}, round {n}: {line}");
         }
     }
     for columns in [100, 50, 132] {
@@ -125,7 +125,8 @@ fn each_terminal_signal_arrives_once() {
     assert_eq!(pty.prompt(), 6);
 }
 
-/// Whoever tells what the whole group was sent may be slow: what only a terminal sends went to all of it.
+/// The sentinel reports signals to the whole group. A signal from the terminal always goes to the whole
+/// foreground group, so bookend does not need the report.
 #[test]
 fn a_key_press_arrives_once_even_if_the_sentinel_is_stopped() {
     let Some((world, mut pty)) = shell("a_key_press_arrives_once_even_if_the_sentinel_is_stopped") else {
@@ -140,7 +141,7 @@ fn a_key_press_arrives_once_even_if_the_sentinel_is_stopped() {
     let supervisor = number(agent, 4);
     let sentinel = children(supervisor).into_iter().find(|c| *c != agent).expect("the sentinel");
     world.send(sentinel, [19]);
-    is(&world, sentinel, 'T');
+    await_state(&world, sentinel, 'T');
     for (key, signal) in [("\x03", "2 "), ("\x1c", "3 "), ("\x1a", "20 ")] {
         pty.send(key);
         let line = out.line();
@@ -159,7 +160,7 @@ fn the_agent_sees_a_terminal_resize() {
         return;
     };
     let mut out = world.fifo("out");
-    // `wait` is the one thing in a shell that a trap interrupts.
+    // A trap interrupts only `wait`.
     let script =
         format!("trap 'kill $!; stty size >{out}; exit 3' WINCH; probe stay {out} & wait", out = out.path());
     world.program("resized", &format!("#!/bin/sh\n{script}\n"));
@@ -182,11 +183,11 @@ fn ctrl_z_stops_both_and_fg_continues_both() {
     for _ in 0..3 {
         pty.send("\x1a");
         assert_eq!(pty.prompt(), 148);
-        is(&world, agent, 'T');
-        is(&world, supervisor, 'T');
+        await_state(&world, agent, 'T');
+        await_state(&world, supervisor, 'T');
         pty.line("fg");
-        is(&world, agent, 'S');
-        is(&world, supervisor, 'S');
+        await_state(&world, agent, 'S');
+        await_state(&world, supervisor, 'S');
     }
     pty.send("\x03");
     assert_eq!(pty.prompt(), 130);
@@ -204,8 +205,8 @@ fn bg_kill_and_wait_work_after_ctrl_z() {
     assert_eq!(pty.prompt(), 148);
     pty.line("bg");
     assert_eq!(pty.prompt(), 0);
-    is(&world, agent, 'S');
-    is(&world, number(agent, 5), 'S');
+    await_state(&world, agent, 'S');
+    await_state(&world, number(agent, 5), 'S');
     pty.line("kill %1; wait %1");
     assert_eq!(pty.prompt(), 143);
     assert!(out.rest().is_empty());
@@ -224,8 +225,8 @@ fn a_stopped_job_can_be_killed() {
     // bash continues a stopped job that it kills.
     pty.line("kill %1");
     assert_eq!(pty.prompt(), 0);
-    let gone = || fs::metadata(format!("/proc/{job}")).is_err();
-    eventually(world.deadline(), "bash knows of its end", gone);
+    let is_reaped = || fs::metadata(format!("/proc/{job}")).is_err();
+    eventually(world.deadline(), "bash to reap the job", is_reaped);
     pty.line("wait %1");
     assert_eq!(pty.prompt(), 143);
 }
@@ -241,11 +242,11 @@ fn stop_and_continue_signals_to_the_job_reach_both_processes() {
     let supervisor = number(agent, 5);
     for signal in ["STOP", "TSTP", "TTIN", "TTOU"] {
         pty.line(&format!("kill -{signal} %1"));
-        is(&world, agent, 'T');
-        is(&world, supervisor, 'T');
+        await_state(&world, agent, 'T');
+        await_state(&world, supervisor, 'T');
         pty.line("kill -CONT %1");
-        is(&world, agent, 'S');
-        is(&world, supervisor, 'S');
+        await_state(&world, agent, 'S');
+        await_state(&world, supervisor, 'S');
     }
 }
 
@@ -260,12 +261,12 @@ fn a_stop_signal_to_either_process_stops_both() {
     let supervisor = number(agent, 5);
     for (to, signal) in [(supervisor, 20), (agent, 20), (agent, 19), (supervisor, 21), (agent, 22)] {
         world.send(to, [signal]);
-        is(&world, agent, 'T');
-        is(&world, supervisor, 'T');
-        // Sent to the one that the shell knows.
+        await_state(&world, agent, 'T');
+        await_state(&world, supervisor, 'T');
+        // The shell knows only the supervisor.
         world.send(supervisor, [18]);
-        is(&world, agent, 'S');
-        is(&world, supervisor, 'S');
+        await_state(&world, agent, 'S');
+        await_state(&world, supervisor, 'S');
     }
 }
 
@@ -286,17 +287,17 @@ fn the_shell_gets_its_prompt_when_an_agent_stops_only_itself() {
     }
 }
 
-/// Waits until `supervisor` has seen that its agent stopped, and asserts that it goes on watching.
-fn watches_on(world: &World, supervisor: i32, agent: i32) {
-    is(world, agent, 'T');
-    eventually(world.deadline(), "the supervisor has taken note", || {
+/// Waits until `supervisor` has seen that its agent stopped, and asserts that it does not stop itself.
+fn assert_keeps_running(world: &World, supervisor: i32, agent: i32) {
+    await_state(world, agent, 'T');
+    eventually(world.deadline(), "the supervisor to handle the stop", || {
         let is_pending = pending(supervisor) & (1 << (17 - 1)) != 0;
         !is_pending && matches!(state(supervisor), Some('S' | 'T'))
     });
-    assert_eq!(state(supervisor), Some('S'), "nobody would continue it");
+    assert_eq!(state(supervisor), Some('S'), "no shell would continue it");
 }
 
-/// No shell looks at it, and nobody could continue it.
+/// No shell watches it, so nothing would continue it.
 #[test]
 fn without_a_terminal_a_stopped_agent_does_not_stop_bookend() {
     let world = World::new();
@@ -305,13 +306,13 @@ fn without_a_terminal_a_stopped_agent_does_not_stop_bookend() {
     let agent = out.pid("stay");
     world.send(agent, [19]);
     if process.supervised() {
-        watches_on(&world, process.pid(), agent);
+        assert_keeps_running(&world, process.pid(), agent);
     }
     world.send(agent, [9]);
     process.wait().ended(End::Signal(9));
 }
 
-/// It leads the session of its terminal: its group is orphaned, and no shell is there to continue it.
+/// The group of a session leader is orphaned, so no shell would continue it.
 #[test]
 fn a_stopped_agent_does_not_stop_a_session_leader() {
     let world = World::new();
@@ -320,7 +321,7 @@ fn a_stopped_agent_does_not_stop_a_session_leader() {
     let agent = out.pid("stay");
     world.send(agent, [19]);
     if world.wrapper == Wrapper::Bookend {
-        watches_on(&world, number(agent, 4), agent);
+        assert_keeps_running(&world, number(agent, 4), agent);
     }
     world.send(agent, [9]);
     pty.wait().ended(End::Signal(9));
@@ -336,7 +337,7 @@ fn the_agent_is_in_the_foreground_and_can_read_the_terminal() {
     world.program("reader", &format!("#!/bin/sh\n{script}\n"));
     pty.line("$W reader");
     let agent = out.pid("ready");
-    assert_eq!(number(agent, 5), pty.foreground(), "its group is the foreground group");
+    assert_eq!(number(agent, 5), pty.foreground(), "the agent's group is the foreground group");
     pty.line("some words");
     assert_eq!(out.line(), "<<some words>>");
     assert_eq!(pty.prompt(), 0);
@@ -350,7 +351,7 @@ fn a_background_job_does_not_take_the_terminal() {
     let mut out = world.fifo("stay");
     pty.line(&format!("$W probe stay {} &", out.path()));
     out.pid("stay");
-    assert_eq!(pty.foreground(), pty.pid(), "bash has it");
+    assert_eq!(pty.foreground(), pty.pid(), "bash keeps the terminal");
 }
 
 #[test]
@@ -363,12 +364,12 @@ fn a_background_job_that_reads_is_stopped_and_fg_lets_it_read() {
     world.program("reader", &format!("#!/bin/sh\n{script}\n"));
     pty.line("$W reader &");
     let agent = out.pid("ready");
-    is(&world, agent, 'T');
-    is(&world, number(agent, 5), 'T');
+    await_state(&world, agent, 'T');
+    await_state(&world, number(agent, 5), 'T');
     pty.line("jobs");
     pty.expect("Stopped");
     pty.line("fg");
-    is(&world, agent, 'S');
+    await_state(&world, agent, 'S');
     pty.line("words");
     assert_eq!(out.line(), "got words");
 }
@@ -385,8 +386,8 @@ fn a_background_job_that_writes_is_stopped_under_tostop() {
     assert_eq!(pty.prompt(), 0);
     pty.line("$W writer &");
     let agent = out.pid("ready");
-    is(&world, agent, 'T');
-    is(&world, number(agent, 5), 'T');
+    await_state(&world, agent, 'T');
+    await_state(&world, number(agent, 5), 'T');
     pty.line("fg");
     pty.expect("some words\r\n");
     assert_eq!(pty.prompt(), 0);
@@ -401,13 +402,13 @@ fn a_hangup_ends_the_foreground_agent() {
     pty.hang_up();
     assert!(out.rest().is_empty());
     if world.wrapper == Wrapper::Bookend {
-        eventually(world.deadline(), "the end of the row", || world.row().text("status") != "running");
+        eventually(world.deadline(), "the end of the task", || world.row().text("status") != "running");
         assert_eq!(world.row().ending(), "interrupted/signal");
         assert_eq!(world.row().number("stop_signal"), Some(1));
     }
 }
 
-/// Without a shell the supervisor leads the session, and the hang-up reaches it alone.
+/// Without a shell the supervisor leads the session, and the kernel sends SIGHUP to it alone.
 #[test]
 fn a_hangup_reaches_the_agent_of_a_session_leader() {
     let world = World::new();
@@ -453,7 +454,7 @@ fn terminal_modes_stay_as_the_agent_set_them() {
     assert_eq!(pty.prompt(), 0);
 }
 
-/// No helper of bookend stays in the job either.
+/// This includes the helper processes of bookend.
 #[test]
 fn no_process_of_the_job_remains_after_its_end() {
     let Some((world, mut pty)) = shell("no_process_of_the_job_remains_after_its_end") else {
@@ -468,7 +469,7 @@ fn no_process_of_the_job_remains_after_its_end() {
     assert!(fs::metadata(format!("/proc/{job}")).is_err());
 }
 
-/// Before the agent runs and after its end too: what the shell waits for is us.
+/// The shell waits for bookend, also before the agent starts and after it exits.
 #[test]
 fn ctrl_z_stops_the_run_during_prepare_and_on_finish() {
     let Some((world, mut pty)) = shell("ctrl_z_stops_the_run_during_prepare_and_on_finish") else {

@@ -1,8 +1,8 @@
-//! Errors have one form: `bookend: error: …`, then a hint.
+//! The form of errors: `bookend: error: …`, then a hint.
 
 use crate::harness::{End, World};
 
-/// What bookend says of a wrong command line.
+/// The stderr of bookend for an invalid command line.
 fn refused(words: &[&str]) -> String {
     let world = World::new();
     let output = world.bare([&["bookend"], words].concat()).run().ended(End::Code(2));
@@ -18,27 +18,31 @@ fn a_usage_error_has_the_prefix_and_ends_with_a_hint() {
         (&["session", "show"], "the following required", "run `bookend session show --help`"),
         (&["nonsense"], "unrecognized subcommand 'nonsense'", "run `bookend --help`"),
     ] {
-        let said = refused(words);
-        assert!(said.starts_with(&format!("bookend: error: {error}")), "{said}");
-        let last = said.lines().last().unwrap_or_default();
-        assert!(last.starts_with("hint: ") && last.contains(hint), "{said}");
+        let stderr = refused(words);
+        assert!(stderr.starts_with(&format!("bookend: error: {error}")), "{stderr}");
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("hint: ") && last.contains(hint), "{stderr}");
     }
 }
 
 #[test]
 fn an_invalid_duration_is_refused_with_valid_examples() {
-    let said = refused(&["run", "--timeout", "soon", "--", "true"]);
+    let stderr = refused(&["run", "--timeout", "soon", "--", "true"]);
     let error = "bookend: error: invalid value 'soon' for '--timeout <DURATION>': \
         invalid duration; use a value such as 30s, 10m or 1h30m\n";
-    assert!(said.starts_with(error), "{said}");
+    assert!(stderr.starts_with(error), "{stderr}");
 }
 
 #[test]
 fn an_agent_name_in_place_of_a_command_suggests_run() {
-    let said = refused(&["claude", "-p", "fix it"]);
-    assert_eq!(said.lines().last(), Some("hint: run `bookend run -- claude -p 'fix it'`"), "{said}");
-    let said = refused(&["--ledger", "x.db", "cursor-agent"]);
-    assert_eq!(said.lines().last(), Some("hint: run `bookend run --ledger x.db -- cursor-agent`"), "{said}");
+    let stderr = refused(&["claude", "-p", "fix it"]);
+    assert_eq!(stderr.lines().last(), Some("hint: run `bookend run -- claude -p 'fix it'`"), "{stderr}");
+    let stderr = refused(&["--ledger", "x.db", "cursor-agent"]);
+    assert_eq!(
+        stderr.lines().last(),
+        Some("hint: run `bookend run --ledger x.db -- cursor-agent`"),
+        "{stderr}"
+    );
     assert!(!refused(&["sh", "-c", "x"]).contains("bookend run"));
 }
 
@@ -67,8 +71,8 @@ fn a_failing_prepare_command_is_named_by_its_option() {
 fn an_error_appends_its_causes_after_colons() {
     let world = World::new();
     let output = world.bare(["bookend", "--ledger", "/dev/null/x.db", "run", "--", "true"]).run();
-    let said = output.ended(End::Code(125)).stderr;
-    let (error, hint) = said.trim_end().split_once("\nhint: ").expect("a hint");
-    assert!(error.starts_with("bookend: error: ") && error.contains(": Not a directory"), "{said}");
-    assert!(!hint.contains('\n'), "{said}");
+    let stderr = output.ended(End::Code(125)).stderr;
+    let (error, hint) = stderr.trim_end().split_once("\nhint: ").expect("a hint");
+    assert!(error.starts_with("bookend: error: ") && error.contains(": Not a directory"), "{stderr}");
+    assert!(!hint.contains('\n'), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! Options given by environment variables: empty, misspelt and wrong ones, and which of them agents see.
+//! Options from environment variables: empty, misspelt and invalid ones, and which of them agents see.
 
 use crate::harness::{End, Output, World};
 
@@ -38,7 +38,7 @@ fn an_empty_variable_counts_as_unset() {
 #[test]
 fn verbosity_is_a_number_or_a_word() {
     let Some(world) = World::of_bookend("verbosity_is_a_number_or_a_word") else { return };
-    for (value, speaks) in [
+    for (value, is_verbose) in [
         ("1", true),
         ("2", true),
         ("true", true),
@@ -48,7 +48,7 @@ fn verbosity_is_a_number_or_a_word() {
         ("no", false),
     ] {
         let output = run(&world, &[("BOOKEND_VERBOSE", value)]).ended(End::Code(0));
-        assert_eq!(output.stderr.contains("running"), speaks, "{value}: {output:?}");
+        assert_eq!(output.stderr.contains("running"), is_verbose, "{value}: {output:?}");
     }
 }
 
@@ -85,7 +85,7 @@ fn an_error_names_the_variable_that_holds_the_wrong_value() {
     }
     let output = world.run(["true"]).options(["--issue", "soon"]).env("BOOKEND_ISSUE", "1").run();
     let output = output.ended(End::Code(2));
-    assert!(!output.stderr.contains("BOOKEND_ISSUE="), "the option is at fault: {output:?}");
+    assert!(!output.stderr.contains("BOOKEND_ISSUE="), "the value comes from the option: {output:?}");
     let both = world.run(["true"]).options(["--replace"]).env("BOOKEND_WAIT", "1").run().ended(End::Code(2));
     assert!(both.stderr.contains("BOOKEND_WAIT=1"), "{both:?}");
 }
@@ -111,7 +111,7 @@ fn option_variables_are_hidden_from_the_agent_and_hooks() {
         names
     };
     assert_eq!(sorted(&output.stdout), ["BOOKEND_LEDGER", "BOOKEND_TASK_ID"]);
-    let hook = std::fs::read_to_string(world.path("hook")).expect("what the hook saw");
+    let hook = std::fs::read_to_string(world.path("hook")).expect("the variables of the hook");
     assert_eq!(sorted(&hook), ["BOOKEND_DELIVERY_ATTEMPT", "BOOKEND_FINISHED_TASK", "BOOKEND_LEDGER"]);
 }
 
@@ -121,7 +121,7 @@ fn a_wrapper_script_that_calls_itself_is_refused_after_eight_levels() {
     else {
         return;
     };
-    // It stops by itself in the end, for a bookend that does not refuse it.
+    // The script stops by itself if bookend does not refuse it.
     let script = "#!/bin/sh\necho level >>../levels\n[ $(wc -l <../levels) -lt 20 ] || exit 3\n\
                   exec bookend run -- claude \"$@\"\n";
     world.program("claude", script);

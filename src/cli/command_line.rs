@@ -1,4 +1,4 @@
-//! The commands and the options that all of them have, as clap reads them.
+//! The commands and their common options, as clap reads them.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub(super) struct Cli {
     pub(super) command: Option<Command>,
 }
 
-/// What every command takes.
+/// The options of every command.
 #[derive(Debug, Args)]
 pub(super) struct Common {
     /// Ledger, an SQLite file
@@ -56,7 +56,7 @@ pub(super) struct Common {
     pub(super) log: LogArg,
 }
 
-/// `bookend run` alone: building these options takes clap half as long as building those of all commands.
+/// `bookend run` alone: clap builds these options in half the time of all commands.
 #[derive(Debug, Parser)]
 pub(super) struct Run {
     #[command(flatten)]
@@ -65,7 +65,7 @@ pub(super) struct Run {
     pub(super) args: RunArgs,
 }
 
-// `defer`: clap builds the options of the command that is called, and of no other.
+// `defer`: clap builds only the options of the command that is called.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(super) enum Command {

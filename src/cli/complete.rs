@@ -1,7 +1,7 @@
-//! Completions: a script for each shell, and the candidates that the scripts ask for.
+//! Completion candidates for the scripts of the shells.
 //!
-//! The scripts call `bookend __complete INDEX WORD…`. From the agent's program on they leave the completion
-//! to the shell, which completes programs, their own arguments and files.
+//! The scripts call `bookend __complete INDEX WORD…`. From the agent's program on, the shell completes
+//! programs, their arguments and files.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -12,15 +12,15 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 use super::command_line::Cli;
 use crate::commands::candidates::{self, Candidate};
 
-/// A command line that a shell completes.
+/// A command line to complete.
 pub struct Completion {
     words: Vec<OsString>,
-    /// The word that is completed.
+    /// The index of the word to complete.
     index: usize,
 }
 
 impl Completion {
-    /// What `bookend __complete INDEX WORD…` asks for. `None`: the command line is another one.
+    /// Parses `bookend __complete INDEX WORD…`. `None`: it is another command line.
     pub(super) fn asked(args: &[OsString]) -> Option<Completion> {
         let [_, command, index, words @ ..] = args else { return None };
         if command != "__complete" {
@@ -32,7 +32,7 @@ impl Completion {
         Some(Completion { words, index })
     }
 
-    /// The candidates, one per line: the word, a tab, and what it is.
+    /// The candidates, one per line: the word, a tab and its description.
     pub fn candidates(&self) -> String {
         let (words, index) = (&self.words, self.index);
         let whole = built();
@@ -62,8 +62,8 @@ fn line(candidate: &CompletionCandidate) -> String {
     }
 }
 
-/// Where in the words before the completed one the agent's program is, or comes next: `run` and its own
-/// options stand before it. `None`: the completed word is one of bookend's own.
+/// The index of the agent's program: it is before the word to complete, or is that word. `None`: the word
+/// belongs to bookend.
 fn agent_at(whole: &Command, before: &[OsString]) -> Option<usize> {
     let run = whole.find_subcommand("run")?;
     let mut command = whole;

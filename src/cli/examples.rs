@@ -1,4 +1,4 @@
-//! An example or more for every command, shown by `--help` and in the man pages. A test parses each.
+//! The examples of every command, for `--help` and the man pages. A test parses each.
 
 /// The examples of a command, by its full name.
 pub(super) fn of(command: &str) -> &'static [&'static str] {

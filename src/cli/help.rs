@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory};
 use super::command_line::Cli;
 use super::examples;
 
-/// The commands by what they are for. A test compares them with the command line.
+/// The commands in groups. A test compares them with the command line.
 pub(super) const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["run", "cancel", "redispatch", "artifact"]),
     ("Inspect", &["list", "show", "audit", "stats", "timeline", "session"]),
@@ -15,7 +15,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 4] = [
     ("Set up", &["doctor", "adopt", "completions", "man"]),
 ];
 
-/// The help that `args` ask for. `None`: they ask for none.
+/// The help that `args` request, if any.
 pub(super) fn message(args: &[OsString]) -> Option<clap::Error> {
     let is_short = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "-h");
     command(is_short).try_get_matches_from(args).err()
@@ -43,7 +43,7 @@ fn with_examples(command: Command, name: &str, is_short: bool) -> Command {
     }
 }
 
-/// The help of bookend itself: clap lists the commands in one block only.
+/// The help of bookend itself. clap can list the commands only in one block.
 fn template(whole: &Command) -> String {
     let styles = whole.get_styles();
     let (header, literal) = (styles.get_header(), styles.get_literal());

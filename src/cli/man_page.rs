@@ -1,4 +1,4 @@
-//! The man pages, made from the command line itself.
+//! The man pages, generated from the command line.
 
 use clap::{Arg, ArgAction, Command};
 use clap_mangen::Man;
@@ -7,10 +7,10 @@ use roff::{Inline, Roff, bold, italic, roman};
 use super::{examples, help};
 use crate::exit;
 
-/// The day on which the pages changed last.
+/// The date of the last change.
 const DATE: &str = "2026-11-30";
 
-/// A page for each command, by file name; bookend's own is the first.
+/// A page for each command, by file name. The first is that of bookend itself.
 pub(super) fn pages() -> Vec<(String, String)> {
     let mut pages = Vec::new();
     collect(&shown(help::command(false).disable_help_subcommand(true)), "bookend", &mut pages);
@@ -24,7 +24,7 @@ fn collect(command: &Command, name: &str, pages: &mut Vec<(String, String)>) {
     }
 }
 
-/// clap_mangen leaves out the help of an option that `-h` hides.
+/// Unhides every option: clap_mangen omits the help of options that `-h` hides.
 fn shown(command: Command) -> Command {
     command.mut_args(|arg| arg.hide_short_help(false)).mut_subcommands(shown)
 }
@@ -57,7 +57,7 @@ fn page(command: &Command, name: &str) -> String {
     tidied(&String::from_utf8_lossy(&text), &title.to_uppercase())
 }
 
-/// With a title line that has every field, and with no break or empty line where a space is meant.
+/// Completes the title line, and replaces breaks and empty lines by vertical space.
 fn tidied(page: &str, title: &str) -> String {
     let mut lines: Vec<&str> = Vec::new();
     let heading = format!(".TH {title} 1 {DATE} \"bookend {}\" \"User Commands\"", env!("CARGO_PKG_VERSION"));

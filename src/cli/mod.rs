@@ -1,4 +1,4 @@
-//! The command line, turned into plain requests. Nothing below this module knows clap.
+//! Parses the command line into requests. No other module depends on clap.
 
 mod command_line;
 mod complete;
@@ -54,7 +54,7 @@ impl Common {
     }
 }
 
-/// What the user asked for.
+/// A parsed command line.
 pub struct Invocation {
     pub ledger: Option<PathBuf>,
     pub log: log::To,
@@ -92,9 +92,9 @@ pub enum CommandRequest {
 /// Reads the command line.
 ///
 /// # Errors
-/// clap's own message with its exit code; help and version come this way too.
+/// The message of clap with its exit code. Help and version are errors too.
 pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
-    // A run that does not parse, or asks for help, is left to the whole, which has the words for it.
+    // If this parser fails, the full one runs: its help and errors name every command.
     if args.get(1).is_some_and(|command| command == "run")
         && let Ok(run) = Run::try_parse_from(&args[1..])
     {

@@ -1,4 +1,4 @@
-//! The arguments of the commands that inspect tasks, and of the small ones.
+//! The arguments of the commands that inspect tasks, and of the smaller commands.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::ledger::{GroupBy, TaskFilter};
 use crate::task::{Key, Status, Time};
 use crate::view::{Code, Severity};
 
-/// How long a task whose output is captured may be silent before that is a finding.
+/// How long a captured task may print nothing before `audit` reports it.
 pub const STALE: Duration = Duration::from_secs(30 * 60);
 
 // No doc comment: it would become the help of the command.

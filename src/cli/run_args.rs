@@ -342,7 +342,7 @@ impl RunArgs {
     }
 }
 
-/// An option variable that is set to nothing counts as not set.
+/// An empty option variable counts as unset.
 fn given(value: Option<String>) -> Option<String> {
     value.filter(|v| !v.is_empty())
 }

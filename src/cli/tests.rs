@@ -1,4 +1,4 @@
-//! The command line as clap has it, and as it is understood.
+//! Tests of the command line: its definition in clap, and how it is parsed.
 
 use std::process::Command as Process;
 
@@ -46,8 +46,8 @@ fn arguments_after_the_program_belong_to_the_agent() {
 fn errors_of_run_are_the_same_as_those_of_the_full_parser() {
     for line in [&["bookend", "run", "--tmeout", "5"][..], &["bookend", "run"]] {
         let words: Vec<_> = line.iter().map(OsString::from).collect();
-        let said = parse(words.clone()).err().expect("is not a run").render().to_string();
-        assert_eq!(said, Cli::try_parse_from(words).expect_err("is not a run").render().to_string());
+        let message = parse(words.clone()).err().expect("is not a run").render().to_string();
+        assert_eq!(message, Cli::try_parse_from(words).expect_err("is not a run").render().to_string());
     }
 }
 
@@ -106,7 +106,7 @@ fn help_lines_are_short_and_have_no_full_stop() {
 fn every_command_has_an_example_and_every_example_parses() {
     let folder = tempfile::tempdir().expect("a directory");
     let called = folder.path().join("called");
-    // Each call of bookend is noted, a word per line, and nothing else is called.
+    // bookend records its arguments, one per line. The other programs do nothing.
     let stubs = format!(
         "bookend() {{ printf '%s\\n' bookend \"$@\" . >>'{}'; }}\n\
          jq() {{ :; }}; man() {{ :; }}; claude() {{ :; }}\n\

@@ -1,4 +1,4 @@
-//! What bookend says of a command line that is wrong: clap's words, in the form of every other error.
+//! Usage errors: the message of clap in the form of every other error of bookend.
 
 use std::ffi::OsString;
 
@@ -10,7 +10,7 @@ use super::variables;
 use crate::agent;
 use crate::view;
 
-/// An error line, what is allowed, and hints. Words of the user are shown escaped.
+/// The error, the usage and the hints. Arguments are escaped.
 pub fn report(message: &clap::Error, args: &[OsString]) -> String {
     let set = variables::set();
     let text = clean(message, args.iter().chain(set.iter().map(|(_, value)| value)));
@@ -41,13 +41,13 @@ pub fn report(message: &clap::Error, args: &[OsString]) -> String {
     report
 }
 
-/// clap's text without colours. They are taken out here: where clap leaves them out, it also leaves out the
-/// ends of what is in the words.
+/// The text of clap without colours. clap's own plain rendering also strips escape sequences inside
+/// arguments, so the colours are removed here, after the arguments were escaped.
 fn clean<'a>(message: &clap::Error, words: impl Iterator<Item = &'a OsString>) -> String {
     let mut text = message.render().ansi().to_string();
     for word in words {
         let word = word.to_string_lossy();
-        // Of `--option=value` only the value may be shown.
+        // clap may show only the value of `--option=value`.
         for part in [Some(&*word), word.split_once('=').map(|(_, value)| value)].into_iter().flatten() {
             let safe = view::one_line(part);
             if safe != part {
@@ -60,7 +60,7 @@ fn clean<'a>(message: &clap::Error, words: impl Iterator<Item = &'a OsString>) -
     parts.fold(first, |plain, part| plain + part.split_once('m').map_or(part, |(_, rest)| rest))
 }
 
-/// The command that was meant where an agent's name stands in the place of a command.
+/// The suggested `run` command if an agent's name was given in place of a command.
 fn run_of_agent(message: &clap::Error, args: &[OsString]) -> Option<String> {
     if message.kind() != ErrorKind::InvalidSubcommand {
         return None;

@@ -1,4 +1,4 @@
-//! The values of options: durations, sizes, times and words, from text.
+//! Parsers for the values of options: durations, sizes, times and keywords.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -65,7 +65,7 @@ pub(super) fn code() -> impl TypedValueParser<Value = Code> {
     one_of(&Code::ALL, Code::as_str)
 }
 
-/// One of some words. clap lists them in the help and in the completions.
+/// One of several keywords. clap lists them in the help and completions.
 fn one_of<T>(each: &'static [T], word: fn(T) -> &'static str) -> impl TypedValueParser<Value = T>
 where
     T: Copy + Send + Sync,
@@ -75,7 +75,7 @@ where
     })
 }
 
-/// A key that may be in a ledger: another program may have written any.
+/// A key as recorded in a ledger, where another program may have written any text.
 pub(super) fn any_key(text: &str) -> Result<Key, Infallible> {
     Ok(Key::recorded(text))
 }

@@ -1,5 +1,4 @@
-//! The environment variables that set options: an empty one counts as unset, and one whose name is nearly
-//! that of an option is a warning.
+//! The environment variables that set options. Empty ones count as unset; misspelt names cause a warning.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
@@ -14,7 +13,7 @@ use crate::view;
 
 const PREFIX: &str = "BOOKEND_";
 
-/// Variables that set no option of the command line.
+/// Variables that do not set an option of the command line.
 const OTHERS: [&str; 6] = [
     environment::LEDGER,
     environment::MARK,
@@ -24,19 +23,19 @@ const OTHERS: [&str; 6] = [
     ledger::ALLOW_SHARED_DIR,
 ];
 
-/// The variables whose name begins with `BOOKEND_`, with their values.
+/// The variables whose names begin with `BOOKEND_`, with their values.
 pub fn set() -> Vec<(String, OsString)> {
-    let parted = |entry: std::ffi::CString| {
+    let split = |entry: std::ffi::CString| {
         let entry = entry.into_bytes();
         let at = entry.iter().position(|b| *b == b'=')?;
         let name = String::from_utf8_lossy(&entry[..at]).into_owned();
         Some((name, OsString::from_vec(entry[at + 1..].to_vec())))
     };
-    sys::environment_with(PREFIX.as_bytes()).into_iter().filter_map(parted).collect()
+    sys::environment_with(PREFIX.as_bytes()).into_iter().filter_map(split).collect()
 }
 
-/// Removes the empty option variables from the environment: CI systems and unit files set a variable to
-/// nothing where they mean that it is not set. Call it before there is a second thread.
+/// Removes empty option variables from the environment: CI systems and unit files set a variable to the empty
+/// string to leave it unset. Call it before a second thread starts.
 pub fn forget_empty() {
     for (name, value) in set() {
         if value.is_empty() && OPTION_VARIABLES.contains(&name.as_str()) {
@@ -45,7 +44,7 @@ pub fn forget_empty() {
     }
 }
 
-/// Warns of each variable that sets nothing and whose name is nearly that of one that does.
+/// Warns about each unknown variable whose name resembles a known one.
 pub fn warn_of_misspelt() {
     for (name, _) in set() {
         if let Some(meant) = meant(&name) {
@@ -55,20 +54,20 @@ pub fn warn_of_misspelt() {
     }
 }
 
-/// The variable that was meant by a misspelt name. `None`: the name is right, or not near to any.
+/// The known variable that a misspelt name resembles. `None`: the name is known, or resembles none.
 fn meant(name: &str) -> Option<&'static str> {
     let known = || OPTION_VARIABLES.iter().chain(&OTHERS).copied();
     if known().any(|k| k == name) {
         return None;
     }
     let given = name.strip_prefix(PREFIX)?;
-    // Two slips, but only one in a short word: other programs may have variables of their own.
-    let slips = if given.len() > 5 { 2 } else { 1 };
+    // Two edits, or one in a short name: other programs may use the prefix too.
+    let max_edits = if given.len() > 5 { 2 } else { 1 };
     let near = known().filter_map(|k| Some((distance(given, k.strip_prefix(PREFIX)?), k)));
-    near.filter(|(d, _)| *d <= slips).min_by_key(|(d, _)| *d).map(|(_, k)| k)
+    near.filter(|(d, _)| *d <= max_edits).min_by_key(|(d, _)| *d).map(|(_, k)| k)
 }
 
-/// How many letters must be put in, left out or changed to make one of the other (Levenshtein).
+/// The Levenshtein distance in bytes.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
@@ -83,7 +82,7 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The value of BOOKEND_VERBOSE: how often `--verbose` counts as given.
+/// The number of `--verbose` that a value of BOOKEND_VERBOSE stands for.
 pub fn verbosity(text: &str) -> Result<u8, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "y" | "on" | "t" => Ok(1),
@@ -92,7 +91,7 @@ pub fn verbosity(text: &str) -> Result<u8, String> {
     }
 }
 
-/// Names the variables from which a wrong value came, not the command line.
+/// A hint for each invalid value that came from a variable instead of the command line.
 pub fn blamed(message: &clap::Error, args: &[OsString], set: &[(String, OsString)]) -> Vec<String> {
     let named =
         [ContextKind::InvalidArg, ContextKind::PriorArg].into_iter().filter_map(|kind| message.get(kind));

@@ -1,5 +1,5 @@
-//! The stand-in agents of the crash tests. Each records that it executed and what the ledger contained at that
-//! moment. The last word of its command line selects its behaviour.
+//! The stand-in agents of the crash tests. Each records that it executed and what the ledger contained at
+//! that moment. The last word of its command line selects its behaviour.
 
 use crate::harness::{Proc, World};
 

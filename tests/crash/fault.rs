@@ -105,8 +105,8 @@ pub fn forked(parent: i32) -> Vec<i32> {
     list.split_whitespace().filter_map(|p| p.parse().ok()).collect()
 }
 
-/// Kills the children of `parent`: the agent, before or after the gate, or a hook. It spares the sentinel, which
-/// does no work of its own.
+/// Kills the children of `parent`: the agent, before or after the gate, or a hook. It spares the sentinel,
+/// which does no work of its own.
 fn kill_children(parent: i32) {
     for pid in forked(parent) {
         let Some(Ok(handle)) = Pid::from_raw(pid).map(|p| pidfd_open(p, PidfdFlags::empty())) else {

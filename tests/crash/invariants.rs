@@ -1,5 +1,5 @@
-//! Checks the invariants of `src/ARCHITECTURE.md` from outside after a recovery. The crash matrix, the storm and
-//! the soak share these checks.
+//! Checks the invariants of `src/ARCHITECTURE.md` from outside after a recovery. The crash matrix, the storm
+//! and the soak share these checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

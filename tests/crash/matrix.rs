@@ -1,5 +1,5 @@
-//! The crash matrix: every fail point that a scenario reaches, and every time it reaches it, × SIGKILL, an I/O
-//! error and a panic.
+//! The crash matrix: every fail point that a scenario reaches, and every time it reaches it, × SIGKILL, an
+//! I/O error and a panic.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -21,7 +21,8 @@ struct Cell<'a> {
     fails: String,
 }
 
-/// `BOOKEND_CRASH_ONLY=TEXT` selects the cells whose names contain TEXT, such as `recovers mark.ended#1:kill`.
+/// `BOOKEND_CRASH_ONLY=TEXT` selects the cells whose names contain TEXT, such as
+/// `recovers mark.ended#1:kill`.
 #[test]
 fn invariants_hold_after_a_kill_an_error_or_a_panic_at_every_step() {
     if agents::world("the crash matrix").is_none() {

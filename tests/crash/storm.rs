@@ -1,5 +1,5 @@
-//! The storm: many runs at once under few keys. The supervisor, the agent or both are killed at random moments
-//! while recoveries run. Afterwards it checks the invariants, as the crash matrix does.
+//! The storm: many runs at once under few keys. The supervisor, the agent or both are killed at random
+//! moments while recoveries run. Afterwards it checks the invariants, as the crash matrix does.
 //!
 //! `BOOKEND_STORM=N` sets the number of runs, `BOOKEND_STORM_SEED` repeats the choices of an earlier storm.
 

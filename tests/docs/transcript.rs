@@ -48,8 +48,7 @@ pub fn outputs(world: &World, steps: &[TranscriptStep]) -> Vec<Vec<String>> {
         };
         script += &format!("{before}\nprintf '\\036'\n{}\n{after}\n", step.command);
     }
-    let state = world.name("home/.local/state");
-    let output = world.bare(["sh", "-u", "-c", &script]).env("XDG_STATE_HOME", state).run();
+    let output = world.bare(["sh", "-u", "-c", &script]).env("XDG_STATE_HOME", "").run();
     let text = output.stdout.replace(&world.name("home"), "/home/ada");
     let parts = text.split(SEPARATOR).skip(1);
     parts.map(|part| part.lines().map(str::to_owned).collect()).collect()

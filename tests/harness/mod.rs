@@ -1,8 +1,9 @@
-//! The test harness: every test runs in its own [`World`] with its own directory, environment, ledger and agents.
-//! Tests share nothing, leave nothing behind and wait for events, never for time, under one deadline per test.
+//! The test harness: every test runs in its own [`World`] with its own directory, environment, ledger and
+//! agents. Tests share nothing, leave nothing behind and wait for events, never for time, under one deadline
+//! per test.
 //!
-//! `BOOKEND_TEST_INSTEAD` replaces bookend by another wrapper (`bare`: none; `tini -s --`, …). A test that fails
-//! for the bare command is wrong; one that fails for another wrapper shows what that wrapper lacks.
+//! `BOOKEND_TEST_INSTEAD` replaces bookend by another wrapper (`bare`: none; `tini -s --`, …). A test that
+//! fails for the bare command is wrong; one that fails for another wrapper shows what that wrapper lacks.
 //! With `BOOKEND_TEST_ALL=1`, a test that this machine cannot run fails instead of being skipped.
 
 mod cmd;
@@ -81,8 +82,8 @@ impl World {
         world
     }
 
-    /// A world for tests of what only bookend does. `None`, reported on stderr, if `BOOKEND_TEST_INSTEAD` replaces
-    /// bookend.
+    /// A world for tests of what only bookend does. `None`, reported on stderr, if `BOOKEND_TEST_INSTEAD`
+    /// replaces bookend.
     pub fn of_bookend(test: &str) -> Option<World> {
         let world = World::new();
         if world.wrapper == Wrapper::Bookend {
@@ -92,8 +93,8 @@ impl World {
         None
     }
 
-    /// A world owned by an unprivileged user, and the specs that run a command as that user. There are no specs
-    /// if the test itself runs unprivileged.
+    /// A world owned by an unprivileged user, and the specs that run a command as that user. There are no
+    /// specs if the test itself runs unprivileged.
     pub fn unprivileged(test: &str) -> Option<(World, Vec<String>)> {
         const NOBODY: u32 = 65534;
         let mut world = World::of_bookend(test)?;
@@ -185,8 +186,8 @@ impl World {
     pub fn program(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path("bin").join(name);
         let draft = self.path(name);
-        // A child writes the file: a fork in another test could inherit our descriptor, and executing the file
-        // would fail with ETXTBSY. `mv` leaves processes that execute the previous file undisturbed.
+        // A child writes the file: a fork in another test could inherit our descriptor, and executing the
+        // file would fail with ETXTBSY. `mv` leaves processes that execute the previous file undisturbed.
         let mut writer = Command::new("/bin/sh")
             .args(["-c", r#"cat >"$0" && chmod 755 "$0" && mv "$0" "$1""#])
             .args([&draft, &path])
@@ -275,7 +276,8 @@ pub fn print_line(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
-/// Whether this machine meets a test's condition. If not, prints the skip, or panics under `BOOKEND_TEST_ALL=1`.
+/// Whether this machine meets a test's condition. If not, prints the skip, or panics under
+/// `BOOKEND_TEST_ALL=1`.
 pub fn possible(test: &str, condition: bool, needs: &str) -> bool {
     if condition {
         return true;

@@ -38,7 +38,8 @@ impl Pty {
         }
     }
 
-    /// Starts an interactive bash with job control and waits for its first prompt: `<status of the last command>`.
+    /// Starts an interactive bash with job control and waits for its first prompt: `<status of the last
+    /// command>`.
     pub fn bash(world: &World) -> Pty {
         let command = world
             .bare(["bash", "--norc", "--noprofile", "--noediting", "-i"])

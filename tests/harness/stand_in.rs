@@ -5,8 +5,8 @@ use super::World;
 /// A command line of claude whose output bookend captures.
 pub const STREAM: [&str; 6] = ["claude", "-p", "--output-format", "stream-json", "--verbose", "do it"];
 
-/// The shell functions of a script, each of which prints one event: `init ID`, `turn ID MESSAGE INPUT OUTPUT`,
-/// `result ID COST`, `failed ID`. `$id` is the session that the argv names.
+/// The shell functions of a script, each of which prints one event: `init ID`, `turn ID MESSAGE INPUT
+/// OUTPUT`, `result ID COST`, `failed ID`. `$id` is the session that the argv names.
 const FUNCTIONS: &str = r#"#!/bin/sh
 id= was=
 for word; do

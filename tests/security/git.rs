@@ -5,8 +5,8 @@ use std::fs;
 use crate::harness::{End, World, eventually, on_path, possible};
 use crate::standins::{Busy, json, recover};
 
-/// Creates `repo`. Each program that its settings name appends to `$EFFECT` when git executes it. Some filters
-/// have unusual names or are defined in included files.
+/// Creates `repo`. Each program that its settings name appends to `$EFFECT` when git executes it. Some
+/// filters have unusual names or are defined in included files.
 const REPO: &str = r#"
 git init -q -b main repo; cd repo
 git config user.name x; git config user.email x@y
@@ -130,7 +130,8 @@ fn git_is_not_looked_up_in_the_agents_directory() {
     assert_eq!(artifacts, 3);
 }
 
-/// bookend reads HEAD before the agent starts. A pipe or an endless file there must neither block nor fill memory.
+/// bookend reads HEAD before the agent starts. A pipe or an endless file there must neither block nor fill
+/// memory.
 #[test]
 fn a_head_that_is_not_a_file_does_not_block_the_run() {
     let Some(world) = World::of_bookend("a_head_that_is_not_a_file_does_not_block_the_run") else { return };

@@ -47,7 +47,8 @@ fn start_with_socket(world: &World, path: &Path, words: &[&str]) -> Proc {
     world.bare([&["unshare", "--mount", "sh", "-euc", &script, "sh"], words].concat()).start()
 }
 
-/// Runs `words` while the test receives the messages instead of journald. Returns the messages and the output.
+/// Runs `words` while the test receives the messages instead of journald. Returns the messages and the
+/// output.
 fn run_and_receive(world: &World, words: &[&str], code: i32) -> (Vec<Message>, Output) {
     let path = world.path("journal");
     let _ = std::fs::remove_file(&path);

@@ -1,4 +1,5 @@
-//! Malicious content of a ledger: views, virtual tables, endless triggers and values of hundreds of megabytes.
+//! Malicious content of a ledger: views, virtual tables, endless triggers and values of hundreds of
+//! megabytes.
 
 use std::fs;
 use std::process::Command;
@@ -153,7 +154,7 @@ fn an_oversized_command_line_is_not_redispatched() {
     world.run(["touch", "effect"]).options(["--id", "one"]).run().ended(End::Code(0));
     world.write("UPDATE task_history SET user_argv = '[\"' || hex(zeroblob(1000000)) || '\"]'");
     let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
-    assert!(refused.stderr.contains("its row does not hold its command line"), "{refused:?}");
+    assert!(refused.stderr.contains("its row does not store its command line"), "{refused:?}");
     assert_eq!(world.rows().len(), 1, "no run was started");
 }
 

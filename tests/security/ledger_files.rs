@@ -1,5 +1,5 @@
-//! The files of a ledger: links, pipes and files of other users in place of them are refused, and the targets are
-//! unchanged.
+//! The files of a ledger: links, pipes and files of other users in place of them are refused, and the targets
+//! are unchanged.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};

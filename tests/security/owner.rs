@@ -1,5 +1,5 @@
-//! The owner of a ledger: no other user can act on it, root becomes the owner first, and a file that replaces it
-//! during a command is not used.
+//! The owner of a ledger: no other user can act on it, root becomes the owner first, and a file that replaces
+//! it during a command is not used.
 
 use std::fs;
 use std::io::Read;
@@ -91,7 +91,8 @@ impl Users {
     }
 }
 
-/// Replaces the user's directory by a link to root's when the ledger in it is first opened, which inotify reports.
+/// Replaces the user's directory by a link to root's when the ledger in it is first opened, which inotify
+/// reports.
 fn swap(users: &Users) -> JoinHandle<()> {
     let path = |name: &str| users.world.path(name);
     let (dir, away, roots) = (path("tmp/d"), path("tmp/away"), path("roots"));
@@ -236,8 +237,8 @@ fn commands_that_root_runs_for_a_user_do_not_start_in_an_unreachable_directory()
     assert_eq!(recover(0o755), format!("{}\nsecret", open.display()));
 }
 
-/// As the state directory of a stopped unit with `DynamicUser=yes`: below `/var/lib/private` and owned by a user
-/// that no longer exists.
+/// As the state directory of a stopped unit with `DynamicUser=yes`: below `/var/lib/private` and owned by a
+/// user that no longer exists.
 #[test]
 fn root_reads_a_ledger_that_its_owner_cannot_reach_without_changing_it() {
     let Some(users) =

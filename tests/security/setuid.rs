@@ -1,5 +1,5 @@
-//! An agent that executes a set-user-ID program: the kernel clears its parent-death signal, its environment is no
-//! longer readable, and bookend may not signal it once it has fully become the other user.
+//! An agent that executes a set-user-ID program: the kernel clears its parent-death signal, its environment
+//! is no longer readable, and bookend may not signal it once it has fully become the other user.
 
 use rustix::process::Signal;
 
@@ -9,7 +9,8 @@ use crate::harness::{
 };
 use crate::standins::gone;
 
-/// `RAISED` keeps the real user id, so its caller may signal it. `ROOT` becomes root completely, as sudo does.
+/// `RAISED` keeps the real user id, so its caller may signal it. `ROOT` becomes root completely, as sudo
+/// does.
 const RAISED: &str = "raised stay OUT";
 const ROOT: &str = "raised with uid=0 -- probe stay OUT";
 
@@ -79,7 +80,7 @@ impl<'w> Raised<'w> {
         let row = self.row();
         assert_eq!(row.ending(), ending);
         let error = row.text("error");
-        for part in [&format!("pid {}", self.agent), "may not signal", "not ended, and runs on"] {
+        for part in [&format!("pid {}", self.agent), "may not signal", "not ended, and is still running"] {
             assert!(error.contains(part), "{part} in {error}");
         }
         assert_eq!((row.number("exit_code"), row.number("term_signal")), (None, None));
@@ -202,7 +203,7 @@ fn a_timeout_reports_an_agent_that_it_may_not_signal_and_does_not_wait_for_it() 
     let mut raised = Raised::start(&world, &specs, ROOT, &options);
     let printed = raised.run.wait_here().ended(End::Code(124));
     assert!(printed.stderr.contains("could not send SIGKILL"), "{printed:?}");
-    assert!(printed.stderr.contains("was not ended, and runs on"), "{printed:?}");
+    assert!(printed.stderr.contains("was not ended, and is still running"), "{printed:?}");
     raised.assert_honest("cancelled/timeout");
     let row: serde_json::Value =
         serde_json::from_slice(&std::fs::read(world.path("tmp/row")).expect("a row")).expect("JSON");
@@ -227,7 +228,7 @@ fn cancel_does_not_claim_the_end_of_an_agent_that_it_may_not_signal() {
     let mut raised = Raised::start(&world, &specs, ROOT, &["--id", "one", "--grace", "100ms"]);
     let printed = raised.bookend(&["cancel", "one"]).ended(End::Code(1));
     assert!(printed.stdout.contains("task one: cancelled (operator)"), "{printed:?}");
-    assert!(printed.stdout.contains("was not ended, and runs on"), "{printed:?}");
+    assert!(printed.stdout.contains("was not ended, and is still running"), "{printed:?}");
     raised.run.wait_here().ended(End::Signal(15));
     raised.assert_honest("cancelled/operator");
     raised.end();

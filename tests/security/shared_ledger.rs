@@ -1,5 +1,5 @@
-//! A ledger that others may write to: its rows alone never lead to a signal, and bookend can still act on what the
-//! kernel confirms.
+//! A ledger that others may write to: its rows alone never lead to a signal, and bookend can still act on
+//! what the kernel confirms.
 
 use std::fs;
 
@@ -90,7 +90,8 @@ fn a_forged_row_stays_running_while_its_supervisor_runs() {
             supervisor_pidfd = NULL",
     );
     let printed = shared.bookend(&["recover"]).ended(End::Code(1));
-    let why = format!("one lives above pid {} of it: others may write to the ledger", shared.agent);
+    let why =
+        format!("one is running above its process {}: others may have written to the ledger", shared.agent);
     assert!(printed.stdout.contains(&why), "{printed:?}");
     let row = shared.world.sql_of("l.db", "SELECT status FROM task_history").remove(0);
     assert_eq!(row.text("status"), "running");

@@ -147,7 +147,7 @@ fn an_oversized_argv_is_cut_and_cannot_be_redispatched() {
     assert!(report.contains("the row holds only the beginning of its command line"), "{report}");
     assert!(!report.contains("bookend redispatch"), "{report}");
     let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
-    assert!(refused.stderr.contains("its row holds only the beginning"), "{refused:?}");
+    assert!(refused.stderr.contains("its row stores only the beginning"), "{refused:?}");
     assert_eq!(world.rows().len(), 1, "no run was started");
 }
 

@@ -22,8 +22,8 @@ fn holds(bytes: &[u8], text: &str) -> bool {
 #[test]
 fn a_prompt_from_stdin_the_output_and_the_environment_are_not_stored() {
     let Some(world) = World::of_bookend("a_prompt_from_stdin_is_not_stored") else { return };
-    let printed = serde_json::json!({ "type": "result", "subtype": "success", "is_error": false, "num_turns": 1,
-        "result": "the-answer", "session_id": "0e6ae530-ok" });
+    let printed = serde_json::json!({ "type": "result", "subtype": "success", "is_error": false,
+        "num_turns": 1, "result": "the-answer", "session_id": "0e6ae530-ok" });
     world.program("claude", &format!("#!/bin/sh\ncat >/dev/null\necho '{printed}'\necho the-noise >&2\n"));
     fs::write(world.path("prompt"), "the-prompt").expect("a prompt");
     let words = ["claude", "-p", "--output-format", "stream-json", "--verbose", "--", "the-argument"];

@@ -18,8 +18,8 @@ const GROWTH_MIN_DURATION: Duration = Duration::from_secs(30);
 const MIN_SAMPLES: usize = 10;
 /// The largest anonymous memory of a supervisor.
 const ANONYMOUS_LIMIT_KIB: u64 = 4096;
-/// The growth allowed from the minimum of the first third to that of the last. An agent prints a hundred lines a
-/// second.
+/// The growth allowed from the minimum of the first third to that of the last. An agent prints a hundred
+/// lines a second.
 const GROWTH_KIB: u64 = 64;
 /// Pages of the program and of the WAL index that are read later.
 const PAGED_IN_KIB: u64 = 1024;

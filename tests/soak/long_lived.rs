@@ -1,5 +1,5 @@
-//! The supervisors that run for the whole soak, each with another kind of agent or reader. Their memory and files
-//! are measured repeatedly: growth here would continue for as long as an agent works.
+//! The supervisors that run for the whole soak, each with another kind of agent or reader. Their memory and
+//! files are measured repeatedly: growth here would continue for as long as an agent works.
 
 use std::fs::File;
 use std::io::{Read, Seek};

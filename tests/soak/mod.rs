@@ -1,9 +1,11 @@
-//! The soak: runs a hundred supervisors for minutes. Some run for the whole time with agents that keep printing.
-//! The others are short runs that succeed, fail, crash, hang, are stopped or are killed. Recoveries and readers
-//! run at the same time. No memory use or file may grow, no row may be lost and no process may be left.
+//! The soak: runs a hundred supervisors for minutes. Some run for the whole time with agents that keep
+//! printing. The others are short runs that succeed, fail, crash, hang, are stopped or are killed. Recoveries
+//! and readers run at the same time. No memory use or file may grow, no row may be lost and no process may be
+//! left.
 //!
-//! `BOOKEND_SOAK=10m` sets the duration, `BOOKEND_SOAK_AT_ONCE` the number of supervisors, `BOOKEND_SOAK_SEED`
-//! repeats the choices of an earlier soak and `BOOKEND_SOAK_OF` is the path of the bookend to test.
+//! `BOOKEND_SOAK=10m` sets the duration, `BOOKEND_SOAK_AT_ONCE` the number of supervisors,
+//! `BOOKEND_SOAK_SEED` repeats the choices of an earlier soak and `BOOKEND_SOAK_OF` is the path of the
+//! bookend to test.
 
 mod background;
 mod checks;

@@ -184,7 +184,8 @@ impl Plan {
         command
     }
 
-    /// Whether a run that ended with `end` may have a row with this `ending`. `""` means that there is no row.
+    /// Whether a run that ended with `end` may have a row with this `ending`. `""` means that there is no
+    /// row.
     pub fn may_end(&self, end: &str, ending: &str) -> bool {
         let own = match self.how {
             Behaviour::Naps | Behaviour::Prints | Behaviour::Nests => ("0", "success/"),
@@ -244,8 +245,8 @@ impl Plan {
         self.has_hooks && matches!(self.fault, Fault::AgentKilled | Fault::BothKilled)
     }
 
-    /// Whether its `--on-finish` command may have been cut off: killed by the fault, or stopped after the agent had
-    /// exited.
+    /// Whether its `--on-finish` command may have been cut off: killed by the fault, or stopped after the
+    /// agent had exited.
     pub fn hook_may_fail(&self) -> bool {
         self.hook_may_be_killed() || (self.has_hooks && self.may_be_stopped())
     }
@@ -260,7 +261,11 @@ impl Plan {
             };
             let has = |parts: &[&str]| parts.iter().all(|part| line.contains(part));
             let not_well = (end != "0" || self.may_be_stopped())
-                && has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"]);
+                && if has_key {
+                    has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"])
+                } else {
+                    has(&["warning: the run ", "; bookend refuses to resume its session "])
+                };
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
             let is_missing =

@@ -37,8 +37,8 @@ fn a_task_has_its_own_cgroup_which_accounts_its_cpu_time() {
     let Some(m) = Machine::new("a_task_has_its_own_cgroup_which_accounts_its_cpu_time") else { return };
     // It uses CPU time in a child that no process waits for.
     let agent = "grep ^0: /proc/self/cgroup; grep ^0: /proc/$PPID/cgroup; \
-                 (setsid sh -c 'n=0; while [ $n -lt 300000 ]; do n=$((n + 1)); done; touch /tmp/finished' &) ; \
-                 until test -e /tmp/finished; do sleep 0.05; done";
+                 (setsid sh -c 'n=0; while [ $n -lt 300000 ]; do n=$((n + 1)); done; touch /tmp/done' &) ; \
+                 until test -e /tmp/done; do sleep 0.05; done";
     let output = unit(&m, "Delegate=yes", &format!("exec bookend run -- sh -c {}", quoted(agent)));
     let row = row(&m);
     assert_eq!(row["status"], "success", "{row:#}");

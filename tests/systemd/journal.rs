@@ -1,4 +1,5 @@
-//! The messages in the journal: their fields and message ids, the catalog entry of each id, and never a prompt.
+//! The messages in the journal: their fields and message ids, the catalog entry of each id, and never a
+//! prompt.
 
 use serde_json::Value;
 

@@ -133,8 +133,8 @@ impl Machine {
         }
     }
 
-    /// Makes the machine's boot id visible to the units. It is a bind mount below /proc; a unit with its own /proc
-    /// would see the boot id of the host, which does not change.
+    /// Makes the machine's boot id visible to the units. It is a bind mount below /proc; a unit with its own
+    /// /proc would see the boot id of the host, which does not change.
     pub fn show_boot_ids(&self) {
         for unit in ["bookend-recover.service", "bookend-report.service", "bookend@.service"] {
             let drop_in = format!("/etc/systemd/system/{unit}.d/boot-id.conf");
@@ -241,8 +241,8 @@ fn cgroup2_is_mounted() -> bool {
     mounts.lines().any(|l| l.split(' ').nth(2) == Some("cgroup2"))
 }
 
-/// Prints what Claude Code prints, stores its conversation where Claude Code does, and works until it is stopped.
-/// With the prompt `done` it exits at once. On SIGTERM it exits with 143, as Claude Code does.
+/// Prints what Claude Code prints, stores its conversation where Claude Code does, and works until it is
+/// stopped. With the prompt `done` it exits at once. On SIGTERM it exits with 143, as Claude Code does.
 const CLAUDE: &str = r#"#!/bin/sh
 id=11111111-1111-4111-8111-111111111111
 prompt=

@@ -1,8 +1,8 @@
 //! Tests of bookend under a booted systemd: units, journal, cgroups and the package. Each test boots its own
 //! machine with `systemd-box`, which takes less than a second.
 //!
-//! They need root, cgroup v2 and the packages of systemd, which `.ci/run` installs. Without them each test reports
-//! that it is skipped and passes, or fails under `BOOKEND_TEST_ALL=1`.
+//! They need root, cgroup v2 and the packages of systemd, which `.ci/run` installs. Without them each test
+//! reports that it is skipped and passes, or fails under `BOOKEND_TEST_ALL=1`.
 
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the other test binary, which uses more of it")]

@@ -240,8 +240,8 @@ fn a_user_manager_recovers_before_it_starts_agents() {
     assert!(!m.holds("pgrep -u ada claude"), "no process is left");
 }
 
-/// A unit with its own /proc sees the boot id of the host, which does not change here. The ledger then looks as
-/// after the restart of a container: another pid namespace on the same boot.
+/// A unit with its own /proc sees the boot id of the host, which does not change here. The ledger then looks
+/// as after the restart of a container: another pid namespace on the same boot.
 #[test]
 fn with_an_unchanged_boot_id_the_journal_names_the_command_that_settles_the_task() {
     let test = "with_an_unchanged_boot_id_the_journal_names_the_command_that_settles_the_task";
