@@ -14,7 +14,10 @@ fn lines_with(text: &str, part: &str) -> usize {
 
 #[test]
 fn recovery_ends_leftovers_of_ended_tasks_if_their_option_says_so() {
-    let Some(world) = World::of_bookend("recovery_ends_leftovers_of_ended_tasks_if_their_option_says_so") else { return };
+    let Some(world) = World::of_bookend("recovery_ends_leftovers_of_ended_tasks_if_their_option_says_so")
+    else {
+        return;
+    };
     let mut out = world.fifo("out");
     let script = format!("probe daemon -- probe with setsid -- probe stay {}; exit 3", out.path());
     let options = ["--id", "left-behind", "--leftovers", "leave"];
@@ -35,7 +38,8 @@ fn recovery_ends_leftovers_of_ended_tasks_if_their_option_says_so() {
 
 #[test]
 fn a_process_marked_before_the_task_started_is_not_its_leftover() {
-    let Some(world) = World::of_bookend("a_process_marked_before_the_task_started_is_not_its_leftover") else {
+    let Some(world) = World::of_bookend("a_process_marked_before_the_task_started_is_not_its_leftover")
+    else {
         return;
     };
     let mut out = world.fifo("out");
@@ -59,7 +63,9 @@ fn a_process_marked_before_the_task_started_is_not_its_leftover() {
 
 #[test]
 fn leftovers_belong_to_a_supervisor_that_is_still_running() {
-    let Some(world) = World::of_bookend("leftovers_belong_to_a_supervisor_that_is_still_running") else { return };
+    let Some(world) = World::of_bookend("leftovers_belong_to_a_supervisor_that_is_still_running") else {
+        return;
+    };
     let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
     let daemon = format!("probe with setsid ignore=15 -- probe stay {}", out.path());
     let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
@@ -80,7 +86,9 @@ fn leftovers_belong_to_a_supervisor_that_is_still_running() {
 
 #[test]
 fn an_agent_without_the_mark_is_ended_by_its_recorded_identity() {
-    let Some(world) = World::of_bookend("an_agent_without_the_mark_is_ended_by_its_recorded_identity") else { return };
+    let Some(world) = World::of_bookend("an_agent_without_the_mark_is_ended_by_its_recorded_identity") else {
+        return;
+    };
     let script = "trap '' TERM; echo ready $$ >$SAY; exec env -u BOOKEND_TASK_ID sleep 1000";
     let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--id", "one", "--key", KEY]));
     let agent = busy.agent;
@@ -110,7 +118,11 @@ fn delivering(world: &World) -> (Proc, i32) {
 
 #[test]
 fn an_end_is_delivered_from_a_copied_ledger_only_once_its_supervisor_is_gone() {
-    let Some(world) = World::of_bookend("an_end_is_delivered_from_a_copied_ledger_only_once_its_supervisor_is_gone") else { return };
+    let Some(world) =
+        World::of_bookend("an_end_is_delivered_from_a_copied_ledger_only_once_its_supervisor_is_gone")
+    else {
+        return;
+    };
     let (run, hook) = delivering(&world);
     // A copy has no live lock of the task, so the identity decides.
     world.bare(["cp", "-r", &world.name("state/bookend"), &world.name("copy")]).run().ended(End::Code(0));
@@ -127,7 +139,11 @@ fn an_end_is_delivered_from_a_copied_ledger_only_once_its_supervisor_is_gone() {
 
 #[test]
 fn a_dry_run_names_the_end_that_would_be_delivered_once_its_supervisor_is_gone() {
-    let Some(world) = World::of_bookend("a_dry_run_names_the_end_that_would_be_delivered_once_its_supervisor_is_gone") else { return };
+    let Some(world) =
+        World::of_bookend("a_dry_run_names_the_end_that_would_be_delivered_once_its_supervisor_is_gone")
+    else {
+        return;
+    };
     let (run, hook) = delivering(&world);
     let would = || json(&world, &["recover", "--dry-run", "--json"])["deliveries"].clone();
     assert_eq!(would(), serde_json::json!([]), "its supervisor runs");
@@ -179,7 +195,10 @@ fn the_command_in_a_report_names_the_ledger() {
 
 #[test]
 fn stray_spool_slots_are_removed_and_those_of_running_tasks_kept() {
-    let Some(world) = World::of_bookend("stray_spool_slots_are_removed_and_those_of_running_tasks_kept") else { return };
+    let Some(world) = World::of_bookend("stray_spool_slots_are_removed_and_those_of_running_tasks_kept")
+    else {
+        return;
+    };
     world.run_sh("true").options(["--id", "ended"]).run().ended(End::Code(0));
     let busy = Busy::sleep(&world, "runs");
     let slot = |id: &str| world.path(&format!("state/bookend/bookend.db.d/spool/.{id}.slot"));

@@ -80,7 +80,11 @@ fn no_companion(_: &World, _: &mut Fifo, _: i32) -> Option<Proc> {
 
 #[test]
 fn a_task_with_a_killed_sleeping_agent_is_settled_at_once() {
-    each_is_settled("a_task_with_a_killed_sleeping_agent_is_settled_at_once", "sh -c 'echo ready $$ >$0; exec sleep 1000'", no_companion);
+    each_is_settled(
+        "a_task_with_a_killed_sleeping_agent_is_settled_at_once",
+        "sh -c 'echo ready $$ >$0; exec sleep 1000'",
+        no_companion,
+    );
 }
 
 #[test]
@@ -95,7 +99,11 @@ fn waits_for_a_killed_agent_with_many_threads() {
 
 #[test]
 fn an_agent_whose_first_thread_has_ended_is_found_and_ended() {
-    each_is_settled("an_agent_whose_first_thread_has_ended_is_found_and_ended", "probe headless", no_companion);
+    each_is_settled(
+        "an_agent_whose_first_thread_has_ended_is_found_and_ended",
+        "probe headless",
+        no_companion,
+    );
 }
 
 #[test]
@@ -119,7 +127,9 @@ fn waits_for_a_killed_agent_that_is_traced() {
 /// The process is a daemon, so the row does not contain its identity.
 #[test]
 fn a_daemon_whose_first_thread_has_ended_is_found_by_its_mark() {
-    let Some(world) = World::of_bookend("a_daemon_whose_first_thread_has_ended_is_found_by_its_mark") else { return };
+    let Some(world) = World::of_bookend("a_daemon_whose_first_thread_has_ended_is_found_by_its_mark") else {
+        return;
+    };
     let mut out = world.fifo("out");
     let script =
         format!("probe daemon -- probe with setsid -- probe headless {}; exec sleep 1000", out.path());
@@ -147,7 +157,9 @@ fn a_daemon_whose_first_thread_has_ended_is_found_by_its_mark() {
 /// Immediately after the kill, a child of the supervisor may still hold the supervisor's live lock.
 #[test]
 fn cancel_suggests_recover_if_the_supervisor_was_killed() {
-    let Some(world) = World::of_bookend("cancel_suggests_recover_if_the_supervisor_was_killed") else { return };
+    let Some(world) = World::of_bookend("cancel_suggests_recover_if_the_supervisor_was_killed") else {
+        return;
+    };
     let busy = Busy::sleep(&world, "one");
     let agent = busy.agent;
     busy.supervisor.signal(Signal::KILL);
@@ -165,12 +177,17 @@ fn cancel_suggests_recover_if_the_supervisor_was_killed() {
 fn hold_back(world: &World, out: &mut Fifo, pid: i32) -> Option<Proc> {
     let tracer = world.bare(["probe", "tracer", &pid.to_string(), &out.path(), "hold"]).start();
     let line = out.line();
-    possible("cancel_suggests_recover_if_the_supervisor_was_killed", line != "no", "ptrace(2)").then_some(tracer)
+    possible("cancel_suggests_recover_if_the_supervisor_was_killed", line != "no", "ptrace(2)")
+        .then_some(tracer)
 }
 
 #[test]
 fn a_killed_process_that_does_not_exit_is_reported_and_delays_no_other_task() {
-    let Some(mut world) = World::of_bookend("a_killed_process_that_does_not_exit_is_reported_and_delays_no_other_task") else { return };
+    let Some(mut world) =
+        World::of_bookend("a_killed_process_that_does_not_exit_is_reported_and_delays_no_other_task")
+    else {
+        return;
+    };
     let mut out = world.fifo("out");
     let mut start = |id: &str| {
         let script = format!("echo ready $$ >{}; exec sleep 1000", out.path());

@@ -21,7 +21,11 @@ fn reuse_pid(world: &World, pid: i32) -> Proc {
 
 #[test]
 fn a_process_with_a_reused_pid_is_not_taken_for_the_task_and_not_signalled() {
-    let Some(world) = world_with_free_pids("a_process_with_a_reused_pid_is_not_taken_for_the_task_and_not_signalled") else { return };
+    let Some(world) =
+        world_with_free_pids("a_process_with_a_reused_pid_is_not_taken_for_the_task_and_not_signalled")
+    else {
+        return;
+    };
     // With a live lock, and without one, as in a row that another program has written.
     for lock in ["live_slot", "NULL"] {
         let busy = Busy::sleep(&world, &format!("with {lock}").replace(' ', "-"));
@@ -38,7 +42,10 @@ fn a_process_with_a_reused_pid_is_not_taken_for_the_task_and_not_signalled() {
 
 #[test]
 fn a_key_is_free_if_only_the_pid_of_its_lost_holder_is_in_use() {
-    let Some(world) = world_with_free_pids("a_key_is_free_if_only_the_pid_of_its_lost_holder_is_in_use") else { return };
+    let Some(world) = world_with_free_pids("a_key_is_free_if_only_the_pid_of_its_lost_holder_is_in_use")
+    else {
+        return;
+    };
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--key", KEY]));
     let supervisor = busy.supervisor.pid();
@@ -51,7 +58,9 @@ fn a_key_is_free_if_only_the_pid_of_its_lost_holder_is_in_use() {
 
 #[test]
 fn a_row_of_another_program_is_judged_by_its_recorded_identity() {
-    let Some(world) = World::of_bookend("a_row_of_another_program_is_judged_by_its_recorded_identity") else { return };
+    let Some(world) = World::of_bookend("a_row_of_another_program_is_judged_by_its_recorded_identity") else {
+        return;
+    };
     Busy::sleep(&world, "one").kill_all();
     let me = std::process::id() as i32;
     let start = stat_field(me, 22).expect("our own start");
@@ -77,7 +86,9 @@ fn namespaces(test: &str) -> Option<World> {
 
 #[test]
 fn a_task_in_another_pid_namespace_is_alive_while_its_lock_is_held() {
-    let Some(world) = namespaces("a_task_in_another_pid_namespace_is_alive_while_its_lock_is_held") else { return };
+    let Some(world) = namespaces("a_task_in_another_pid_namespace_is_alive_while_its_lock_is_held") else {
+        return;
+    };
     let mut say = world.fifo("say");
     let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
     let argv = ["bookend", "run", "--id", "inside", "--key", KEY, "--", "sh", "-c", &script];
@@ -100,7 +111,10 @@ fn a_task_in_another_pid_namespace_is_alive_while_its_lock_is_held() {
 
 #[test]
 fn a_task_outside_of_the_pid_namespace_is_alive_while_its_lock_is_held() {
-    let Some(world) = namespaces("a_task_outside_of_the_pid_namespace_is_alive_while_its_lock_is_held") else { return };
+    let Some(world) = namespaces("a_task_outside_of_the_pid_namespace_is_alive_while_its_lock_is_held")
+    else {
+        return;
+    };
     let busy = Busy::sleep(&world, "outside");
     let inside = || {
         let words = ["bookend", "recover", "--json", "--ttl", "0s"];
@@ -134,7 +148,9 @@ fn a_process_hidden_from_proc_is_not_judged_as_gone() {
 
 #[test]
 fn no_process_is_judged_as_gone_by_the_proc_of_another_pid_namespace() {
-    let Some(world) = namespaces("no_process_is_judged_as_gone_by_the_proc_of_another_pid_namespace") else { return };
+    let Some(world) = namespaces("no_process_is_judged_as_gone_by_the_proc_of_another_pid_namespace") else {
+        return;
+    };
     Busy::sleep(&world, "elsewhere").kill_all();
     // As another program writes it, without the pid namespace.
     change(&world, "UPDATE task_history SET live_slot = NULL, pid_ns = NULL");
@@ -148,7 +164,9 @@ fn no_process_is_judged_as_gone_by_the_proc_of_another_pid_namespace() {
 
 #[test]
 fn a_leftover_of_a_lost_task_is_found_by_its_mark_alone() {
-    let Some(world) = World::of_bookend("a_leftover_of_a_lost_task_is_found_by_its_mark_alone") else { return };
+    let Some(world) = World::of_bookend("a_leftover_of_a_lost_task_is_found_by_its_mark_alone") else {
+        return;
+    };
     let mut out = world.fifo("out");
     let script = format!(
         "probe daemon -- probe with setsid -- probe stay {}; echo ready $$ >$SAY; exec sleep 1000",
@@ -202,7 +220,9 @@ fn after_a_restart(world: &World, after: &str) -> crate::harness::Output {
 
 #[test]
 fn a_ledger_on_a_renumbered_device_is_judged_by_the_recorded_identity() {
-    let Some(world) = namespaces("a_ledger_on_a_renumbered_device_is_judged_by_the_recorded_identity") else { return };
+    let Some(world) = namespaces("a_ledger_on_a_renumbered_device_is_judged_by_the_recorded_identity") else {
+        return;
+    };
     let output = after_a_restart(&world, "bookend recover; bookend run --key k -- true; bookend list --json");
     let output = output.ended(End::Code(0));
     assert!(output.stdout.contains("task one interrupted (supervisor_lost)"), "{output:?}");
@@ -210,7 +230,10 @@ fn a_ledger_on_a_renumbered_device_is_judged_by_the_recorded_identity() {
 
 #[test]
 fn an_operator_settles_an_unverifiable_task_from_another_pid_namespace() {
-    let Some(world) = namespaces("an_operator_settles_an_unverifiable_task_from_another_pid_namespace") else { return };
+    let Some(world) = namespaces("an_operator_settles_an_unverifiable_task_from_another_pid_namespace")
+    else {
+        return;
+    };
     let inside = IN_A_NAMESPACE.join(" ");
     let after = format!(
         "code=0; output=$({inside} bookend recover) || code=$?; [ $code = 1 ] || exit 91; echo \"$output\";
@@ -225,7 +248,9 @@ fn an_operator_settles_an_unverifiable_task_from_another_pid_namespace() {
 
 #[test]
 fn a_task_with_a_hidden_boot_id_is_not_reported_as_rebooted() {
-    let Some(world) = world_with_free_pids("a_task_with_a_hidden_boot_id_is_not_reported_as_rebooted") else { return };
+    let Some(world) = world_with_free_pids("a_task_with_a_hidden_boot_id_is_not_reported_as_rebooted") else {
+        return;
+    };
     let hidden = ["proc=subset=pid"];
     for (at_start, at_recovery) in [(&hidden[..], &[][..]), (&[], &hidden), (&hidden, &hidden)] {
         let script = "trap '' TERM; echo ready $$ >$SAY; exec sleep 1000";
@@ -267,7 +292,9 @@ fn doctor_warns_where_proc_hides_the_boot_id() {
 
 #[test]
 fn a_pidfd_inode_of_an_unknown_boot_identifies_no_process() {
-    let Some(world) = world_with_free_pids("a_pidfd_inode_of_an_unknown_boot_identifies_no_process") else { return };
+    let Some(world) = world_with_free_pids("a_pidfd_inode_of_an_unknown_boot_identifies_no_process") else {
+        return;
+    };
     let busy = Busy::sleep(&world, "before");
     let agent = busy.agent;
     busy.kill_all();

@@ -97,7 +97,12 @@ fn closed_standard_descriptors_stay_closed() {
 
 #[test]
 fn other_descriptors_are_inherited_and_none_is_added() {
-    assert_same(&["open=3:r:/dev/null", "open=5:w:/dev/null", "open=9:rw:/dev/zero", "open=200:r:/proc/version"]);
+    assert_same(&[
+        "open=3:r:/dev/null",
+        "open=5:w:/dev/null",
+        "open=9:rw:/dev/zero",
+        "open=200:r:/proc/version",
+    ]);
     assert_same(&["pipe=3:4", "close=2"]);
     assert_same(&["open=0:rw:/dev/null", "open=1:r:/dev/null", "open=2:w:/dev/full"]);
 }

@@ -66,7 +66,11 @@ fn an_end_is_kept_when_the_log_or_its_index_was_removed_or_truncated() {
         ("-shm", "its -shm was truncated"),
     ] {
         let damage = if reason.ends_with("deleted") { remove } else { cut };
-        let Some(world) = World::of_bookend("an_end_is_kept_when_the_log_or_its_index_was_removed_or_truncated") else { return };
+        let Some(world) =
+            World::of_bookend("an_end_is_kept_when_the_log_or_its_index_was_removed_or_truncated")
+        else {
+            return;
+        };
         end_after(&world, reason, || {
             checkpoint(&world);
             damage(&beside(&world, suffix));
@@ -77,7 +81,11 @@ fn an_end_is_kept_when_the_log_or_its_index_was_removed_or_truncated() {
 
 #[test]
 fn an_end_is_kept_when_the_ledger_was_renamed_and_merged_when_it_is_renamed_back() {
-    let Some(world) = World::of_bookend("an_end_is_kept_when_the_ledger_was_renamed_and_merged_when_it_is_renamed_back") else { return };
+    let Some(world) =
+        World::of_bookend("an_end_is_kept_when_the_ledger_was_renamed_and_merged_when_it_is_renamed_back")
+    else {
+        return;
+    };
     let away = state(&world).join("away.db");
     end_after(&world, "deleted, renamed or replaced", || {
         fs::rename(world.ledger(), &away).expect("renamed");
@@ -98,7 +106,9 @@ fn an_end_is_kept_when_the_ledger_was_deleted_or_replaced() {
         world.run(["true"]).options(["--id", "other"]).run().ended(End::Code(0));
     };
     for damage in [&delete as &dyn Fn(&World), &replace] {
-        let Some(world) = World::of_bookend("an_end_is_kept_when_the_ledger_was_deleted_or_replaced") else { return };
+        let Some(world) = World::of_bookend("an_end_is_kept_when_the_ledger_was_deleted_or_replaced") else {
+            return;
+        };
         end_after(&world, "while bookend had it open", || damage(&world));
         if !world.ledger().exists() {
             let report = bookend(&world, &["recover"]).ended(End::Code(1));
@@ -117,7 +127,11 @@ fn an_end_is_kept_when_the_ledger_was_deleted_or_replaced() {
 
 #[test]
 fn an_end_that_cannot_be_written_is_printed_as_json_that_can_be_merged() {
-    let Some(world) = World::of_bookend("an_end_that_cannot_be_written_is_printed_as_json_that_can_be_merged") else { return };
+    let Some(world) =
+        World::of_bookend("an_end_that_cannot_be_written_is_printed_as_json_that_can_be_merged")
+    else {
+        return;
+    };
     // `--log stderr`: the test writes nothing to the journal of this machine.
     let waiting = Waiting::start(&world, |run| run.options(["--log", "stderr"]));
     let away = world.path("away");
@@ -152,7 +166,9 @@ fn damage_log(world: &World) {
 
 #[test]
 fn a_damaged_log_beside_a_sound_ledger_gets_its_own_hint() {
-    let Some(world) = World::of_bookend("a_damaged_log_beside_a_sound_ledger_gets_its_own_hint") else { return };
+    let Some(world) = World::of_bookend("a_damaged_log_beside_a_sound_ledger_gets_its_own_hint") else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run);
     commit_another(&world);
     damage_log(&world);
@@ -166,7 +182,9 @@ fn a_damaged_log_beside_a_sound_ledger_gets_its_own_hint() {
 
 #[test]
 fn a_log_that_was_truncated_is_not_reported_as_a_failing_disk() {
-    let Some(world) = World::of_bookend("a_log_that_was_truncated_is_not_reported_as_a_failing_disk") else { return };
+    let Some(world) = World::of_bookend("a_log_that_was_truncated_is_not_reported_as_a_failing_disk") else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run);
     commit_another(&world);
     cut(&beside(&world, "-wal"));
@@ -295,7 +313,9 @@ fn command_in(message: &str, program: &str) -> String {
 
 #[test]
 fn no_run_starts_with_a_hard_linked_ledger_and_no_end_is_lost() {
-    let Some(world) = World::of_bookend("no_run_starts_with_a_hard_linked_ledger_and_no_end_is_lost") else { return };
+    let Some(world) = World::of_bookend("no_run_starts_with_a_hard_linked_ledger_and_no_end_is_lost") else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run);
     let link = state(&world).join("it's a link.db");
     fs::hard_link(world.ledger(), &link).expect("a link");

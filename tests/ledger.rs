@@ -91,7 +91,9 @@ fn symbolic_links_are_not_followed() {
 
 #[test]
 fn a_file_that_is_not_a_ledger_is_refused_and_unchanged() {
-    let Some(world) = World::of_bookend("a_file_that_is_not_a_ledger_is_refused_and_unchanged") else { return };
+    let Some(world) = World::of_bookend("a_file_that_is_not_a_ledger_is_refused_and_unchanged") else {
+        return;
+    };
     fs::create_dir(world.path("folder.db")).expect("a directory");
     refused(&world, touch(&world, "folder.db"), &[&world.name("folder.db"), "directory"]);
 
@@ -139,7 +141,9 @@ fn a_newer_ledger_is_refused_with_both_versions() {
 
 #[test]
 fn a_directory_that_cannot_be_written_to_is_refused() {
-    let Some((world, specs)) = World::unprivileged("a_directory_that_cannot_be_written_to_is_refused") else { return };
+    let Some((world, specs)) = World::unprivileged("a_directory_that_cannot_be_written_to_is_refused") else {
+        return;
+    };
     let command = || world.run(["touch", &world.name("tmp/effect")]).with(&specs);
     set_mode(&world.path("state"), 0o555);
     refused(&world, command(), &[&world.name("state/bookend"), "ermission denied"]);
@@ -240,7 +244,9 @@ fn long_read(world: &World) -> Connection {
 
 #[test]
 fn a_log_that_grew_during_a_long_read_shrinks_after_it() {
-    let Some(world) = World::of_bookend("a_log_that_grew_during_a_long_read_shrinks_after_it") else { return };
+    let Some(world) = World::of_bookend("a_log_that_grew_during_a_long_read_shrinks_after_it") else {
+        return;
+    };
     let words = "x".repeat(100_000);
     let run = || drop(world.run(["true", &words, &words]).run().ended(End::Code(0)).silent());
     // Some logs stay as short as usual, some become so long that they are cut.
@@ -289,7 +295,10 @@ fn progress_does_not_wait_for_the_disk() {
 
 #[test]
 fn a_ledger_is_chosen_by_option_then_variable_then_state_directory() {
-    let Some(world) = World::of_bookend("a_ledger_is_chosen_by_option_then_variable_then_state_directory") else { return };
+    let Some(world) = World::of_bookend("a_ledger_is_chosen_by_option_then_variable_then_state_directory")
+    else {
+        return;
+    };
     fs::create_dir(world.path("service")).expect("a directory");
     let count = |name: &str| world.sql_of(name, "SELECT * FROM task_history").len();
     let run = |options: &[&str]| {

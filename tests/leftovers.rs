@@ -123,7 +123,8 @@ fn leftovers_receive_sigterm_first() {
 
 #[test]
 fn a_leftover_that_ignores_sigterm_is_killed_after_the_grace_period() {
-    let Some(world) = World::of_bookend("a_leftover_that_ignores_sigterm_is_killed_after_the_grace_period") else {
+    let Some(world) = World::of_bookend("a_leftover_that_ignores_sigterm_is_killed_after_the_grace_period")
+    else {
         return;
     };
     let daemon = "probe with setsid ignore=15,1,2 -- probe stay OUT";
@@ -182,7 +183,9 @@ fn a_stopped_leftover_is_continued_to_act_on_sigterm() {
 /// child of bookend.
 #[test]
 fn a_descendant_without_the_mark_is_signalled_only_as_a_child_of_bookend() {
-    let Some(world) = World::of_bookend("a_descendant_without_the_mark_is_signalled_only_as_a_child_of_bookend") else {
+    let Some(world) =
+        World::of_bookend("a_descendant_without_the_mark_is_signalled_only_as_a_child_of_bookend")
+    else {
         return;
     };
     let mut end = world.fifo("end");
@@ -199,7 +202,9 @@ fn a_descendant_without_the_mark_is_signalled_only_as_a_child_of_bookend() {
     let child = starter.out.pid("ready");
     starter.go.write_line("now");
     assert_eq!(starter.out.line(), "term");
-    eventually(world.deadline(), "bookend has signalled all that it may signal", || state(process.pid()) == Some('S'));
+    eventually(world.deadline(), "bookend has signalled all that it may signal", || {
+        state(process.pid()) == Some('S')
+    });
     end.write_line("now");
     assert_eq!(starter.out.line(), "exits", "no signal reached its child before");
     assert!(starter.out.line().starts_with("15 "));
@@ -332,7 +337,8 @@ fn a_nested_daemon_run_settles_its_own_row_when_the_outer_ends() {
 /// The outer run waits for the grace period of the inner one and does not send it SIGKILL.
 #[test]
 fn a_nested_run_and_its_descendants_are_never_killed_by_the_outer() {
-    let Some(world) = World::of_bookend("a_nested_run_and_its_descendants_are_never_killed_by_the_outer") else {
+    let Some(world) = World::of_bookend("a_nested_run_and_its_descendants_are_never_killed_by_the_outer")
+    else {
         return;
     };
     let inner = "probe with setsid -- bookend run --grace 700ms -- \
@@ -381,7 +387,9 @@ const DETACHED: &str = "probe with setsid env=BOOKEND_DETACHED=1 -- probe stay O
 
 #[test]
 fn a_detached_process_is_kept_and_counted_after_a_failure() {
-    let Some(world) = World::of_bookend("a_detached_process_is_kept_and_counted_after_a_failure") else { return };
+    let Some(world) = World::of_bookend("a_detached_process_is_kept_and_counted_after_a_failure") else {
+        return;
+    };
     let (daemon, _out, row) = DaemonStarter::new(&world, DETACHED, 1).run(&[], 1);
     assert_eq!((count(&row, "found"), count(&row, "ended"), count(&row, "left")), (1, 0, 1), "{row:?}");
     let spared = &row.json("leftovers")["spared"][0];
@@ -424,7 +432,10 @@ fn leftovers_end_also_ends_a_detached_process() {
 
 #[test]
 fn recovery_keeps_a_detached_process_unless_the_run_had_leftovers_end() {
-    let Some(world) = World::of_bookend("recovery_keeps_a_detached_process_unless_the_run_had_leftovers_end") else { return };
+    let Some(world) = World::of_bookend("recovery_keeps_a_detached_process_unless_the_run_had_leftovers_end")
+    else {
+        return;
+    };
     for (policy, is_left) in [("auto", true), ("end", false)] {
         let mut out = world.fifo(&format!("daemon.{policy}"));
         let daemon = DETACHED.replace("OUT", &out.path());

@@ -37,6 +37,7 @@ mod output;
 mod prune;
 mod recognise;
 mod recover;
+mod redispatch;
 mod reference;
 mod run;
 mod sandbox;

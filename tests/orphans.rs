@@ -148,7 +148,11 @@ fn pid_1_on_sigterm_ends_the_agent_and_records_it() {
 
 #[test]
 fn an_agent_that_is_pid_1_of_its_own_namespace_runs_and_exits_as_without_bookend() {
-    let Some(world) = namespace("an_agent_that_is_pid_1_of_its_own_namespace_runs_and_exits_as_without_bookend") else { return };
+    let Some(world) =
+        namespace("an_agent_that_is_pid_1_of_its_own_namespace_runs_and_exits_as_without_bookend")
+    else {
+        return;
+    };
     let line = "exec unshare --pid $W probe exit 4";
     world.bare(["sh", "-c", line]).run().ended(End::Code(4)).silent();
     assert_eq!(world.row().ending(), "failure/exit");

@@ -1,7 +1,6 @@
 //! Recovery finds, settles and reports each lost task once, and does not change running tasks.
 
 use std::fs;
-use std::path::Path;
 
 use rustix::process::Signal;
 
@@ -15,11 +14,18 @@ fn count(text: &str, part: &str) -> usize {
 
 #[test]
 fn a_task_whose_processes_are_gone_is_interrupted_and_reported_once() {
-    let Some(world) = World::of_bookend("a_task_whose_processes_are_gone_is_interrupted_and_reported_once") else { return };
+    let Some(world) = World::of_bookend("a_task_whose_processes_are_gone_is_interrupted_and_reported_once")
+    else {
+        return;
+    };
     Busy::sleep(&world, "one").kill_all();
     let report = recover(&world, &[]);
     assert_eq!(count(&report, "[recovery] task one interrupted (supervisor_lost)"), 1, "{report}");
-    assert_eq!(count(&report, "[recovery] 1 task interrupted, 1 interrupted task reported in "), 1, "{report}");
+    assert_eq!(
+        count(&report, "[recovery] 1 task interrupted, 1 interrupted task reported in "),
+        1,
+        "{report}"
+    );
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert_eq!(row.text("end_source"), "recovery");
@@ -72,7 +78,9 @@ fn a_running_task_and_its_session_are_unchanged() {
 
 #[test]
 fn concurrent_recoveries_settle_and_report_each_task_once() {
-    let Some(world) = World::of_bookend("concurrent_recoveries_settle_and_report_each_task_once") else { return };
+    let Some(world) = World::of_bookend("concurrent_recoveries_settle_and_report_each_task_once") else {
+        return;
+    };
     let ids = ["a", "b", "c", "d", "e"];
     for id in ids {
         Busy::sleep(&world, id).kill_all();
@@ -81,7 +89,8 @@ fn concurrent_recoveries_settle_and_report_each_task_once() {
     let command = format!("echo $BOOKEND_FINISHED_TASK >>{}", world.name("passed"));
     let recoveries: Vec<Proc> =
         (0..8).map(|_| world.bare(["bookend", "recover", "--on-interrupted", &command]).start()).collect();
-    let report: String = recoveries.into_iter().map(|r| r.wait().ended(End::Code(0)).silent().stdout).collect();
+    let report: String =
+        recoveries.into_iter().map(|r| r.wait().ended(End::Code(0)).silent().stdout).collect();
     let passed = fs::read_to_string(world.path("passed")).expect("the ids");
     for id in ids {
         assert_eq!(count(&report, &format!("task {id} interrupted")), 1, "{report}");
@@ -95,7 +104,10 @@ fn concurrent_recoveries_settle_and_report_each_task_once() {
 
 #[test]
 fn a_task_interrupted_by_a_restart_is_reported_and_passed_on_once() {
-    let Some(world) = World::of_bookend("a_task_interrupted_by_a_restart_is_reported_and_passed_on_once") else { return };
+    let Some(world) = World::of_bookend("a_task_interrupted_by_a_restart_is_reported_and_passed_on_once")
+    else {
+        return;
+    };
     let busy = Busy::sleep(&world, "one");
     busy.supervisor.signal(Signal::TERM);
     busy.supervisor.wait().ended(End::Signal(15));
@@ -139,7 +151,9 @@ fn a_dry_run_reports_the_tasks_and_changes_nothing() {
 
 #[test]
 fn recover_without_a_ledger_settles_nothing_and_creates_none() {
-    let Some(world) = World::of_bookend("recover_without_a_ledger_settles_nothing_and_creates_none") else { return };
+    let Some(world) = World::of_bookend("recover_without_a_ledger_settles_nothing_and_creates_none") else {
+        return;
+    };
     assert!(recover(&world, &[]).contains("nothing to settle"));
     assert!(recover(&world, &["--dry-run"]).contains("nothing to settle"));
     assert!(!world.ledger().exists());
@@ -147,7 +161,10 @@ fn recover_without_a_ledger_settles_nothing_and_creates_none() {
 
 #[test]
 fn a_task_of_another_boot_is_rebooted_and_no_process_is_signalled() {
-    let Some(world) = World::of_bookend("a_task_of_another_boot_is_rebooted_and_no_process_is_signalled") else { return };
+    let Some(world) = World::of_bookend("a_task_of_another_boot_is_rebooted_and_no_process_is_signalled")
+    else {
+        return;
+    };
     let other = Busy::sleep(&world, "other");
     Busy::sleep(&world, "one").kill_all();
     change(
@@ -196,12 +213,18 @@ fn oom_is_the_reason_only_for_a_kill_on_this_boot_since_the_task_started() {
     };
     assert_eq!(of("after-start"), ("oom".to_owned(), Some(1)));
     assert_eq!(of("before-start"), ("supervisor_lost".to_owned(), Some(0)));
-    assert_eq!(of("earlier-boot"), ("rebooted".to_owned(), None), "the counter of the cgroup is from another boot");
+    assert_eq!(
+        of("earlier-boot"),
+        ("rebooted".to_owned(), None),
+        "the counter of the cgroup is from another boot"
+    );
 }
 
 #[test]
 fn a_task_of_another_host_keeps_its_key_until_it_expires() {
-    let Some(world) = World::of_bookend("a_task_of_another_host_keeps_its_key_until_it_expires") else { return };
+    let Some(world) = World::of_bookend("a_task_of_another_host_keeps_its_key_until_it_expires") else {
+        return;
+    };
     install(&world);
     Busy::of(&world, "claude").kill_all();
     change(&world, "UPDATE task_history SET boot_id = 'another', host = 'elsewhere'");
@@ -236,7 +259,10 @@ fn a_copied_ledger_does_not_show_whether_a_task_runs() {
 
 #[test]
 fn an_undelivered_end_is_delivered_with_the_number_of_the_attempt() {
-    let Some(world) = World::of_bookend("an_undelivered_end_is_delivered_with_the_number_of_the_attempt") else { return };
+    let Some(world) = World::of_bookend("an_undelivered_end_is_delivered_with_the_number_of_the_attempt")
+    else {
+        return;
+    };
     let (mut started, out) = (world.fifo("hook"), world.name("delivered"));
     // The first attempt does not end; the test kills its supervisor.
     let hook = format!(
@@ -270,7 +296,9 @@ fn an_undelivered_end_is_delivered_with_the_number_of_the_attempt() {
 
 #[test]
 fn concurrent_recoveries_deliver_the_end_of_a_lost_task_once() {
-    let Some(world) = World::of_bookend("concurrent_recoveries_deliver_the_end_of_a_lost_task_once") else { return };
+    let Some(world) = World::of_bookend("concurrent_recoveries_deliver_the_end_of_a_lost_task_once") else {
+        return;
+    };
     let out = world.name("delivered");
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let hook = format!("echo $BOOKEND_FINISHED_TASK $(pwd) >>{out}");
@@ -288,7 +316,9 @@ fn concurrent_recoveries_deliver_the_end_of_a_lost_task_once() {
 
 #[test]
 fn a_delivery_that_is_interrupted_three_times_has_failed() {
-    let Some(world) = World::of_bookend("a_delivery_that_is_interrupted_three_times_has_failed") else { return };
+    let Some(world) = World::of_bookend("a_delivery_that_is_interrupted_three_times_has_failed") else {
+        return;
+    };
     let hook = format!("echo x >>{}", world.name("delivered"));
     world.run_sh("true").options(["--on-finish", &hook]).run().ended(End::Code(0));
     change(&world, "UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = 3");
@@ -300,7 +330,9 @@ fn a_delivery_that_is_interrupted_three_times_has_failed() {
 
 #[test]
 fn a_run_settles_the_lost_task_under_its_key_and_starts_fresh() {
-    let Some(world) = World::of_bookend("a_run_settles_the_lost_task_under_its_key_and_starts_fresh") else { return };
+    let Some(world) = World::of_bookend("a_run_settles_the_lost_task_under_its_key_and_starts_fresh") else {
+        return;
+    };
     install(&world);
     Busy::of(&world, "claude").kill_all();
     let (session, first) = linked(&world).expect("a session");
@@ -317,7 +349,10 @@ fn a_run_settles_the_lost_task_under_its_key_and_starts_fresh() {
 
 #[test]
 fn a_run_settles_a_lost_task_that_holds_its_session_under_another_key() {
-    let Some(world) = World::of_bookend("a_run_settles_a_lost_task_that_holds_its_session_under_another_key") else { return };
+    let Some(world) = World::of_bookend("a_run_settles_a_lost_task_that_holds_its_session_under_another_key")
+    else {
+        return;
+    };
     install(&world);
     dispatch(&world, "claude").run().ended(End::Code(0));
     let (session, _) = linked(&world).expect("a session");
@@ -376,7 +411,9 @@ fn the_report_shows_what_the_task_was_doing() {
 
 #[test]
 fn a_nested_run_receives_sigterm_and_settles_its_own_row() {
-    let Some(world) = World::of_bookend("a_nested_run_receives_sigterm_and_settles_its_own_row") else { return };
+    let Some(world) = World::of_bookend("a_nested_run_receives_sigterm_and_settles_its_own_row") else {
+        return;
+    };
     let inner = "bookend run --id inner -- sh -c 'echo ready $$ >$SAY; exec sleep 1000'; true";
     let busy = Busy::start(&world, "say", |_| world.run_sh(inner).options(["--id", "outer"]));
     busy.kill_supervisor();
@@ -392,7 +429,10 @@ fn a_nested_run_receives_sigterm_and_settles_its_own_row() {
 
 #[test]
 fn recoveries_beside_starting_and_ending_runs_settle_no_running_task() {
-    let Some(world) = World::of_bookend("recoveries_beside_starting_and_ending_runs_settle_no_running_task") else { return };
+    let Some(world) = World::of_bookend("recoveries_beside_starting_and_ending_runs_settle_no_running_task")
+    else {
+        return;
+    };
     // Creates the ledger.
     world.run_sh("true").run().ended(End::Code(0));
     let runs: Vec<Proc> = (0..24).map(|n| world.run_sh(&format!("exit {}", n % 3)).start()).collect();
@@ -409,70 +449,6 @@ fn recoveries_beside_starting_and_ending_runs_settle_no_running_task() {
         assert!(["success", "failure"].contains(&row.text("status").as_str()), "{row:?}");
         assert_eq!(row.text("end_source"), "wait");
     }
-}
-
-#[test]
-fn the_redispatch_command_of_the_report_repeats_the_task() {
-    let Some(world) = World::of_bookend("the_redispatch_command_of_the_report_repeats_the_task") else { return };
-    install(&world);
-    let busy = Busy::start(&world, "say", |_| {
-        dispatch(&world, "claude").options(["--user", "charles", "--retention", "1h"]).cwd(world.path("tmp"))
-    });
-    busy.kill_all();
-    let report = json(&world, &["recover", "--json"]);
-    let command = report["hints"][0]["redispatch"].as_str().expect("a command").to_owned();
-    let again = world.bare(command.split(' ')).run().ended(End::Code(0)).silent();
-    assert!(again.stdout.contains("\"result\":\"done\""), "{again:?}");
-    let rows = world.rows();
-    assert_eq!([rows[0].ending(), rows[1].ending()], ["interrupted/supervisor_lost", "success/"]);
-    for column in ["key", "user", "user_argv", "run_options", "cwd", "retention_secs"] {
-        assert_eq!(rows[0].text(column), rows[1].text(column), "{column}");
-    }
-    assert_eq!(rows[1].text("resumed_from"), "");
-    assert_ne!(rows[1].text("session_id"), rows[0].text("session_id"));
-}
-
-#[test]
-fn redispatch_needs_the_prompt_again_if_it_came_from_stdin() {
-    let Some(world) = World::of_bookend("redispatch_needs_the_prompt_again_if_it_came_from_stdin") else { return };
-    let script = "cat >$OUT; echo ready $$ >$SAY; exec sleep 1000";
-    let out = world.name("prompt");
-    let mut say = world.fifo("say");
-    let mut run = world
-        .run_sh(script)
-        .options(["--id", "one"])
-        .env("OUT", &out)
-        .env("SAY", say.path())
-        .piped_input()
-        .start();
-    run.stdin = None;
-    let agent = say.pid("ready");
-    Busy { world: &world, supervisor: run, agent }.kill_all();
-    let report = recover(&world, &[]);
-    assert!(report.contains("what came on its stdin is gone"), "{report}");
-    let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
-    assert!(refused.stderr.contains("--stdin one <PROMPT"), "{refused:?}");
-    assert_eq!(world.rows().len(), 1);
-    fs::write(world.path("new"), "the prompt").expect("a prompt");
-    let prompt = fs::File::open(world.path("new")).expect("a prompt");
-    let again = world
-        .bare(["bookend", "redispatch", "one", "--stdin"])
-        .env("OUT", &out)
-        .env("SAY", say.path())
-        .input(prompt);
-    let again = again.start();
-    let agent = say.pid("ready");
-    assert_eq!(fs::read_to_string(Path::new(&out)).expect("the prompt"), "the prompt");
-    Busy { world: &world, supervisor: again, agent }.kill_all();
-}
-
-#[test]
-fn redispatch_refuses_a_running_task() {
-    let Some(world) = World::of_bookend("redispatch_refuses_a_running_task") else { return };
-    let busy = Busy::sleep(&world, "one");
-    bookend(&world, &["redispatch", "one"]).ended(End::Code(75));
-    assert_eq!(world.rows().len(), 1);
-    busy.kill_all();
 }
 
 #[test]

@@ -87,7 +87,10 @@ fn only_a_success_keeps_the_session() {
 
 #[test]
 fn a_session_whose_last_task_failed_is_not_resumed_whichever_program_linked_it() {
-    let Some(world) = world("a_session_whose_last_task_failed_is_not_resumed_whichever_program_linked_it") else { return };
+    let Some(world) = world("a_session_whose_last_task_failed_is_not_resumed_whichever_program_linked_it")
+    else {
+        return;
+    };
     let (_, first) = run(&world, "claude", "fail", 1);
     // Another program links it again.
     let (session, task) = (first.text("session_id"), first.text("id"));
@@ -239,7 +242,9 @@ fn session_list_shows_which_sessions_may_be_resumed() {
 
 #[test]
 fn an_agent_that_does_not_resume_causes_a_warning_and_a_lost_context() {
-    let Some(world) = world("an_agent_that_does_not_resume_causes_a_warning_and_a_lost_context") else { return };
+    let Some(world) = world("an_agent_that_does_not_resume_causes_a_warning_and_a_lost_context") else {
+        return;
+    };
     let (_, first) = run(&world, "cursor-agent", "", 0);
     assert_eq!(first.number("context_lost"), None);
     let forgot = dispatch(&world, "cursor-agent").env("FORGET", "1").run().ended(End::Code(0));

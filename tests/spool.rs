@@ -62,7 +62,9 @@ pub fn locked(world: &World) -> Connection {
 
 #[test]
 fn an_end_is_spooled_if_the_ledger_is_locked_and_merged_later() {
-    let Some(world) = World::of_bookend("an_end_is_spooled_if_the_ledger_is_locked_and_merged_later") else { return };
+    let Some(world) = World::of_bookend("an_end_is_spooled_if_the_ledger_is_locked_and_merged_later") else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
     let lock = locked(&world);
     waiting.end_in_spool(&world);
@@ -118,7 +120,10 @@ fn a_run_reports_a_merge_with_v_only() {
 
 #[test]
 fn each_writing_command_warns_about_a_record_that_it_moves_away() {
-    let Some(world) = World::of_bookend("each_writing_command_warns_about_a_record_that_it_moves_away") else { return };
+    let Some(world) = World::of_bookend("each_writing_command_warns_about_a_record_that_it_moves_away")
+    else {
+        return;
+    };
     world.run_sh("true").options(["--id", "one"]).run().ended(End::Code(0));
     let spool = world.path("state/bookend/bookend.db.d/spool");
     for (n, command) in WRITING_COMMANDS.into_iter().enumerate() {
@@ -222,7 +227,11 @@ fn a_first_row_on_a_full_disk_executes_nothing() {
 
 #[test]
 fn an_end_without_a_readable_ledger_is_kept_and_each_command_gives_a_hint() {
-    let Some(world) = World::of_bookend("an_end_without_a_readable_ledger_is_kept_and_each_command_gives_a_hint") else { return };
+    let Some(world) =
+        World::of_bookend("an_end_without_a_readable_ledger_is_kept_and_each_command_gives_a_hint")
+    else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run);
     // Overwrites the whole file in place, as a failing disk does.
     let size = fs::metadata(world.ledger()).expect("the ledger").len();

@@ -125,7 +125,11 @@ fn a_lock_on_a_renumbered_device_is_judged_only_after_a_reboot() {
     let mut task = lost_row();
     let [device, anonymous] = [false, true].map(|anonymous| LiveEvidence::Renumbered { anonymous });
     assert_eq!(judge(device, &task), Verdict::Unverifiable, "during one boot it is another file");
-    assert_eq!(judge(anonymous, &task), Verdict::Gone, "the device number is no evidence, the identity decides");
+    assert_eq!(
+        judge(anonymous, &task),
+        Verdict::Gone,
+        "the device number is no evidence, the identity decides"
+    );
     task.pid_ns = task.pid_ns.map(|n| n + 1);
     assert_eq!(judge(anonymous, &task), Verdict::Unverifiable, "a pid of another namespace");
     task.boot_id = Some("another".to_owned());

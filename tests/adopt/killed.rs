@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use super::{PLAIN, ForeignDatabase, assert_sound, strings};
+use super::{ForeignDatabase, PLAIN, assert_sound, strings};
 use crate::harness::{End, print_line};
 
 const MANY: &str = "

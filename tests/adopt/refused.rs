@@ -4,7 +4,7 @@ use std::fs;
 
 use rusqlite::Connection;
 
-use super::{PLAIN, ForeignDatabase, backups, strings};
+use super::{ForeignDatabase, PLAIN, backups, strings};
 use crate::harness::{End, World};
 
 /// The error of `adopt` for a file that it does not change.
@@ -89,7 +89,9 @@ fn a_table_that_rejects_every_task_is_refused_with_its_reason() {
 
 #[test]
 fn a_ledger_of_bookend_and_one_of_a_newer_version_are_refused() {
-    let Some(world) = World::of_bookend("a_ledger_of_bookend_and_one_of_a_newer_version_are_refused") else { return };
+    let Some(world) = World::of_bookend("a_ledger_of_bookend_and_one_of_a_newer_version_are_refused") else {
+        return;
+    };
     world.run(["true"]).run().ended(End::Code(0));
     fs::copy(world.ledger(), world.path("own.db")).expect("a copy");
     for suffix in ["-wal", "-shm"] {

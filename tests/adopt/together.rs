@@ -7,7 +7,7 @@ use std::process::Command;
 
 use rusqlite::Connection;
 
-use super::{EPOCH, INTEGER_ID, PLAIN, RICH, ForeignDatabase, assert_sound, strings};
+use super::{EPOCH, ForeignDatabase, INTEGER_ID, PLAIN, RICH, assert_sound, strings};
 use crate::harness::{End, is_root, possible};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -242,7 +242,10 @@ fn integer_ids_are_still_generated() {
     assert!(generated > 3, "the id of a deleted row is not generated again");
     let found = format!("SELECT typeof(id) || ' ' || status FROM task_history WHERE id = {generated}");
     assert_eq!(strings(&conn, &found), ["integer success"]);
-    assert_eq!(strings(&conn, "SELECT task_id FROM audit ORDER BY rowid DESC LIMIT 1"), [generated.to_string()]);
+    assert_eq!(
+        strings(&conn, "SELECT task_id FROM audit ORDER BY rowid DESC LIMIT 1"),
+        [generated.to_string()]
+    );
     conn.execute("INSERT INTO comments VALUES (?1, 'x')", [generated]).expect("a comment");
     conn.execute("DELETE FROM task_history WHERE id = 1", []).expect("a deletion");
     let comments = strings(&conn, "SELECT task_id FROM comments ORDER BY task_id");

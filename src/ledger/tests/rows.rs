@@ -129,7 +129,8 @@ fn the_tables_refuse_each_transition_that_the_program_refuses() {
                 (&id, from.as_str()),
             )
             .unwrap();
-            let changed = raw.execute("UPDATE task_history SET status = ?2 WHERE id = ?1", (&id, to.as_str()));
+            let changed =
+                raw.execute("UPDATE task_history SET status = ?2 WHERE id = ?1", (&id, to.as_str()));
             assert_eq!(changed.is_ok(), from == to || from.may_become(to), "{id}");
         }
     }
