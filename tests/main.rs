@@ -23,6 +23,7 @@ mod hooks;
 mod identities;
 mod inherit;
 mod integrity;
+mod job_control;
 mod keep_session;
 mod keys;
 mod layout;
