@@ -1,5 +1,5 @@
-//! The agent inherits everything from the caller: its report is compared with that of the same command without
-//! bookend.
+//! The agent inherits everything from the caller: its report is compared with that of the same command
+//! without bookend.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

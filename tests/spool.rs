@@ -1,5 +1,5 @@
-//! If bookend cannot write an end to the ledger, it writes it to the spool, and the next writing command merges
-//! it. The caller gets the agent's exit status in any case.
+//! If bookend cannot write an end to the ledger, it writes it to the spool, and the next writing command
+//! merges it. The caller gets the agent's exit status in any case.
 
 use std::fs;
 use std::io::Write;

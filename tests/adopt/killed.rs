@@ -1,5 +1,5 @@
-//! Adoption is atomic: after a kill at any point the file is unchanged or fully adopted, and a second adoption
-//! succeeds.
+//! Adoption is atomic: after a kill at any point the file is unchanged or fully adopted, and a second
+//! adoption succeeds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Adoption: the database of another program becomes the ledger, keeps all its data, and the other program keeps
-//! working.
+//! Adoption: the database of another program becomes the ledger, keeps all its data, and the other program
+//! keeps working.
 
 mod killed;
 mod refused;

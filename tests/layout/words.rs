@@ -14,8 +14,8 @@ const AVOIDED: &str = "
     booted anew, is no terminal, he, him, his, himself
 ";
 
-/// Lines that contain one of these are exempt: the names of fail points, which scripts outside of the repository
-/// use.
+/// Lines that contain one of these are exempt: the names of fail points, which scripts outside of the
+/// repository use.
 const EXEMPT: [&str; 1] = ["\"sessions.withdrawn\""];
 
 /// Names of types that say too little, each with a better one.

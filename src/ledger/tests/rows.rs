@@ -1,4 +1,5 @@
-//! The rows of the ledger: they are read as written, in the documented order, and the tables reject invalid ones.
+//! The rows of the ledger: they are read as written, in the documented order, and the tables reject invalid
+//! ones.
 
 use serde_json::json;
 
