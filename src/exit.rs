@@ -42,8 +42,11 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
     }
     let nothing = match command {
         "bookend audit" => Some("Findings of the severity that --fail-on names."),
-        "bookend recover" => Some("Something could not be settled, or with --dry-run waits to be settled."),
+        "bookend recover" => {
+            Some("A task is not settled, a report or its hook failed, or --dry-run found a task to settle.")
+        }
         "bookend deliver" => Some("A command failed or was not run."),
+        "bookend cancel" => Some("Nothing matched, or a task did not end."),
         "bookend doctor" => Some("Something does not work: a line begins with FAIL."),
         "bookend" | "bookend list" | "bookend man" | "bookend completions" => None,
         _ => Some("Nothing matched, or the ledger does not exist."),
@@ -58,10 +61,10 @@ const RUN: [(&str, &str); 10] = [
     ("1", "With --strict: the agent exited with 0, and its task did not end as success."),
     ("2", "The command line is wrong."),
     ("74", "The agent's output could not be written to stdout."),
-    ("75", "The key is held by a live task."),
-    ("78", "The command line resumes a session that is unsafe to resume."),
+    ("75", "The key is held by a running task; nothing was executed."),
+    ("78", "Resuming that session is unsafe; nothing was executed."),
     ("124", "--timeout or --idle-timeout ended the agent."),
-    ("125", "bookend failed before the agent ran: no record, no run."),
+    ("125", "bookend failed before the agent ran."),
     ("126", "The agent's program is not executable."),
     ("127", "The agent's program was not found."),
 ];

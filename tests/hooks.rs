@@ -204,7 +204,7 @@ fn an_on_interrupted_command_that_kills_recovery_is_started_three_times() {
         bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Signal(9));
     }
     let report = bookend(&world, &["recover", "--on-interrupted", &hook]).ended(End::Code(1)).stdout;
-    assert!(report.contains("was cut off 3 times") && report.contains("not run again"), "{report}");
+    assert!(report.contains("was interrupted 3 times") && report.contains("not run again"), "{report}");
     assert_eq!(fs::read_to_string(world.path("record")).expect("lines"), "x\nx\nx\n");
     assert!(recover(&world, &["--on-interrupted", &hook]).contains("nothing to settle"));
 }

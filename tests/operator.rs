@@ -106,7 +106,8 @@ fn suggested_commands_name_a_ledger_that_is_not_the_default() {
     let audit: Value = serde_json::from_str(&with(&["audit", "--json"]).stdout).expect("JSON");
     let report = pasted(audit["findings"][0]["fix"].as_str().expect("a command")).ended(End::Code(0)).stdout;
     assert!(report.contains("task one interrupted"), "{report}");
-    let again = report.split("again ").nth(1).and_then(|rest| rest.lines().next()).expect("a command");
+    let again =
+        report.split("to run it again: ").nth(1).and_then(|rest| rest.lines().next()).expect("a command");
     assert_eq!(pasted(again).end, End::Signal(libc::SIGKILL), "{again}");
     let unknown = with(&["show", "nosuch"]).ended(End::Code(1)).stderr;
     let list = unknown.split_once("hint: run `").and_then(|(_, hint)| hint.split('`').next());

@@ -400,7 +400,11 @@ fn the_report_shows_what_the_task_was_doing() {
         "in flight Bash",
         ": 2 uncommitted changes",
         &format!("session {} invalidated", row.text("session_id")),
-        &format!("again bookend redispatch --ledger {} {}", world.ledger().display(), row.text("id")),
+        &format!(
+            "to run it again: bookend redispatch --ledger {} {}",
+            world.ledger().display(),
+            row.text("id")
+        ),
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }

@@ -48,7 +48,7 @@ fn redispatch_needs_the_prompt_again_if_it_came_from_stdin() {
     let agent = say.pid("ready");
     Busy { world: &world, supervisor: run, agent }.kill_all();
     let report = recover(&world, &[]);
-    assert!(report.contains("what came on its stdin is gone"), "{report}");
+    assert!(report.contains("its stdin was not recorded"), "{report}");
     let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
     assert!(refused.stderr.contains("--stdin one <PROMPT"), "{refused:?}");
     assert_eq!(world.rows().len(), 1);

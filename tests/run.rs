@@ -320,7 +320,7 @@ fn a_panic_before_the_gate_opens_ends_the_task_without_exec() {
     assert!(!world.path("effect").exists(), "the agent ran");
     let row = world.row();
     assert_eq!(row.ending(), "failure/spawn");
-    assert!(row.text("error").contains("bookend itself failed"), "{}", row.text("error"));
+    assert!(row.text("error").contains("bookend failed"), "{}", row.text("error"));
 }
 
 #[test]

@@ -9,11 +9,7 @@ use super::cursor::CursorAdapter;
 
 /// `--agent-type` names no adapter.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{}: unknown agent type `{named}`; use claude, cursor or command, or omit --agent-type to recognise the \
-     agent by the program's name",
-    program.display()
-)]
+#[error("{}: unknown agent type `{named}`", program.display())]
 pub struct UnknownAgentType {
     pub program: PathBuf,
     pub named: String,

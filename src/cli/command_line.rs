@@ -76,6 +76,7 @@ pub(super) enum Command {
     ///
     /// An agent whose stdin is an open, idle pipe may wait for input: Claude Code waits 3 s and warns. Use
     /// `</dev/null` to avoid that.
+    #[command(override_usage = "bookend run [OPTIONS] [--] AGENT [ARGS]...")]
     Run(Box<RunArgs>),
     /// List tasks, running ones first
     #[command(visible_alias = "ls")]
@@ -84,11 +85,12 @@ pub(super) enum Command {
     Show(ShowArgs),
     /// Report problems, each with the command that fixes it
     ///
-    /// It changes nothing. The codes: lost (running, and the supervisor is gone), stale_running (alive, and
-    /// silent for long), unverifiable (cannot be judged from here), orphan_process (ended, and processes of
-    /// it still run), unsafe_session (the key would resume a session whose last task did not succeed),
-    /// delivery_failed (--on-finish failed or was cut off), inconsistent_timestamps (times that contradict
-    /// each other), missing_cleanup (no expiry date), spooled (the end waits in the spool).
+    /// It changes nothing. The codes: lost (running, and its supervisor has exited), stale_running (running,
+    /// and without output for --stale-after), unverifiable (running, and cannot be checked from here),
+    /// orphan_process (ended, and processes of it still run), unsafe_session (the key would resume a session
+    /// whose last task did not succeed), delivery_failed (--on-finish failed or was interrupted),
+    /// inconsistent_timestamps (times that contradict each other), missing_cleanup (no expiry date), spooled
+    /// (the end waits in the spool).
     Audit(AuditArgs),
     /// Record what a task made
     Artifact(ArtifactArgs),
@@ -114,20 +116,21 @@ pub(super) enum Command {
     #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
     /// Mark lost tasks as interrupted and clean up after them
     ///
-    /// Call it at boot; it is safe at any time, and several may run at once. A running row whose supervisor
-    /// is gone becomes `interrupted`, its leftover processes are ended, and its session is invalidated.
+    /// Run it at boot. It may run at any time, and several times at once. A running task whose supervisor has
+    /// exited becomes `interrupted`, its leftover processes are ended, and its session is invalidated.
     /// Pending --on-finish commands are run. Each task that was interrupted since the last recovery is
     /// reported on stdout, each line with the prefix [recovery].
     Recover(RecoverArgs),
-    /// Run --on-finish commands that failed or were cut off
+    /// Run --on-finish commands that failed or were interrupted
     ///
-    /// Without an id: those that were not run yet or were cut off, as `recover` does. Each gets the row as
-    /// JSON on its stdin, and the number of the attempt in BOOKEND_DELIVERY_ATTEMPT.
+    /// Without an id and without --failed, it runs those that were interrupted or not run yet, as `recover`
+    /// does. Each gets the row as JSON on its stdin, and the number of the attempt in
+    /// BOOKEND_DELIVERY_ATTEMPT.
     Deliver(DeliverArgs),
     /// Run an ended task again
     ///
-    /// With its command line, key and options, in the directory where it was started. Its session follows the
-    /// rules of any run: after an interruption a fresh one starts.
+    /// The new task has the same command line, key, options and directory. As in any run, it resumes the
+    /// session of the key only if the last task of that session succeeded.
     Redispatch(RedispatchArgs),
     /// Show and change the sessions of keys
     #[command(subcommand)]

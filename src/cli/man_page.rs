@@ -69,7 +69,8 @@ fn tidied(page: &str, title: &str) -> String {
                 lines.push(".sp");
             }
             ("", _) => lines.push(".sp"),
-            (line, _) if line.starts_with(".TH ") => lines.push(&heading),
+            // Words are not broken: an option or the name of a page stays searchable.
+            (line, _) if line.starts_with(".TH ") => lines.extend([heading.as_str(), ".nh", ".ad l"]),
             (line, _) => lines.push(line),
         }
     }

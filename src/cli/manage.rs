@@ -20,8 +20,8 @@ pub struct RecoverArgs {
     ids: Vec<String>,
     /// Mark an unverifiable task after this long
     ///
-    /// Counted from its last sign of life: a task of another host or pid namespace cannot be judged from
-    /// here.
+    /// Counted from the last time at which the task is known to have run. A task is unverifiable if it
+    /// belongs to another host or pid namespace.
     #[arg(
         long,
         env = "BOOKEND_TTL",
@@ -41,7 +41,7 @@ pub struct RecoverArgs {
     grace: Duration,
     /// Run a shell command for each interrupted task
     ///
-    /// It gets the row as JSON on its stdin, and is tried at most three times.
+    /// It gets the row as JSON on its stdin, and is started at most three times.
     #[arg(long, env = "BOOKEND_ON_INTERRUPTED", value_name = "CMD")]
     on_interrupted: Option<OsString>,
     /// Stop a hook after this long [default: the task's, or 60s]

@@ -115,7 +115,7 @@ pub struct AuditArgs {
     /// Findings that --severity, --code and --limit leave out count too.
     #[arg(long, value_name = "SEVERITY", value_parser = severity())]
     fail_on: Option<Severity>,
-    /// Report a task that was silent for this long
+    /// Report a task without output for this long
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration)]
     stale_after: Duration,
     /// Print JSON: {"summary", "shown", "findings": [...]}
@@ -175,7 +175,7 @@ pub struct CancelArgs {
     key: Option<Key>,
     /// Cancel every running task
     ///
-    /// The task that this command runs inside is left alone.
+    /// The task that this command runs inside is not cancelled.
     #[arg(long)]
     all: bool,
     /// Wait at most this long [default: until they end]

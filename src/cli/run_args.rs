@@ -88,7 +88,7 @@ pub(super) struct RunArgs {
     /// The session of the key is not resumed, whatever state it is in.
     #[arg(long, env = "BOOKEND_FRESH", value_parser = FalseyValueParser::new(), help_heading = "Session")]
     fresh: bool,
-    /// Resume a session that the ledger calls unsafe
+    /// Resume a session even if that is unsafe
     #[arg(
         long,
         env = "BOOKEND_ALLOW_UNSAFE_RESUME",
@@ -122,7 +122,7 @@ pub(super) struct RunArgs {
     timeout: Option<Duration>,
     /// Stop the agent after this long without output
     ///
-    /// Only where bookend captures the output while it is written.
+    /// It works where bookend reads the output as it arrives: `stream-json`.
     #[arg(
         long,
         env = "BOOKEND_IDLE_TIMEOUT",
@@ -171,8 +171,8 @@ pub(super) struct RunArgs {
     on_term: OnTermArg,
     /// Leftover processes: auto, end or leave
     ///
-    /// auto: end them unless the task succeeded. A process with BOOKEND_DETACHED=1 in its own environment is
-    /// left alone, except with `end`.
+    /// auto: end them unless the task succeeded. Only `end` also ends a process that has BOOKEND_DETACHED=1
+    /// in its own environment.
     #[arg(
         long,
         env = "BOOKEND_LEFTOVERS",
@@ -269,7 +269,7 @@ pub(super) struct RunArgs {
     )]
     verbose: u8,
     /// Command line of the agent
-    #[arg(trailing_var_arg = true, required = true, value_name = "AGENT [ARGS]...")]
+    #[arg(trailing_var_arg = true, required = true, value_name = "AGENT [ARGS]")]
     argv: Vec<OsString>,
 }
 

@@ -145,13 +145,13 @@ impl Audit<'_> {
                 Verdict::Unverifiable => {
                     let detail =
                         format!("it is `running`, and cannot be judged from here (pid {pid} on {host})");
-                    let fix = self.command(&format!("recover --ttl 0s {}", view::operand(task.id.as_str())));
+                    let fix = self.command(&format!("recover --ttl 0 {}", view::operand(task.id.as_str())));
                     self.tell(Code::Unverifiable, Severity::Warn, &task, detail, fix);
                 }
                 Verdict::Alive => {
                     let seen = task.last_seen_at.as_ref().and_then(|t| self.age(t)).unwrap_or_default();
                     if is_read_along(&task) && seen as u128 > stale_after.as_millis() {
-                        let detail = format!("no sign of life for {}", view::duration(seen));
+                        let detail = format!("it has printed nothing for {}", view::duration(seen));
                         let fix = self.command(&format!("cancel {}", view::operand(task.id.as_str())));
                         self.tell(Code::StaleRunning, Severity::Warn, &task, detail, fix);
                     }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Kind};
+use crate::commands::find;
+use crate::error::Error;
 use crate::ledger::{self, Ledger};
 use crate::view;
 
@@ -20,7 +21,7 @@ pub fn backup(options: &BackupOptions, ledger: Option<&Path>) -> Result<String, 
     let at = ledger::locate(ledger)?;
     let from = at.file.display();
     let Some(ledger) = Ledger::open_read_only(&at)? else {
-        return Err(Error::new(Kind::Nothing, format!("no backup: there is no ledger yet at {from}")));
+        return Err(find::no_ledger("no backup", &at));
     };
     let to = std::path::absolute(&options.file)
         .map_err(|e| Error::failed(format!("the path {}", options.file.display())).caused_by(e))?;

@@ -47,10 +47,7 @@ pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Er
     let path = at.file.display();
     let nothing = |what: String| Error::new(Kind::Nothing, format!("{what} in the ledger {path}"));
     let Some(ledger) = Ledger::open_own_read_only(&at)? else {
-        return Err(Error::new(
-            Kind::Nothing,
-            format!("nothing to cancel: there is no ledger yet at {path}"),
-        ));
+        return Err(find::no_ledger("nothing to cancel", &at));
     };
     let mut failed = false;
     let mut complain = |e: Error| {

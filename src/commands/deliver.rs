@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use crate::commands::find;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
 use crate::helper::Idle;
@@ -64,11 +64,7 @@ pub fn deliver(options: &DeliverOptions, ledger: Option<&Path>, caller: &Caller)
     sys::set_mask(caller.mask.with(Signal::CHLD).with(Signal::PIPE));
     let at = ledger::locate(ledger)?;
     if !at.file.exists() {
-        let path = at.file.display();
-        return Err(Error::new(
-            Kind::Nothing,
-            format!("nothing to deliver: there is no ledger yet at {path}"),
-        ));
+        return Err(find::no_ledger("nothing to deliver", &at));
     }
     let (mut ledger, merged) = Ledger::open(&at)?;
     ledger::report_merged(&merged);

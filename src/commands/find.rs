@@ -10,13 +10,18 @@ use crate::view;
 /// # Errors
 /// When the ledger cannot be read, or no task or several tasks match.
 pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
-    let path = at.file.display();
     let Some(ledger) = Ledger::open_read_only(at)? else {
-        let message = format!("no task {id}: there is no ledger yet at {path}");
-        return Err(Error::new(Kind::Nothing, message));
+        return Err(no_ledger(&format!("no task {id}"), at));
     };
     let task = find_in(&ledger, id)?;
     Ok((ledger, task))
+}
+
+/// The error of a command that needs a ledger where there is none; `nothing` is what it has not found.
+pub fn no_ledger(nothing: &str, at: &Location) -> Error {
+    let path = at.file.display();
+    Error::new(Kind::Nothing, format!("{nothing}: there is no ledger yet at {path}"))
+        .hint("the first `bookend run` creates it; if the ledger is elsewhere, name it with --ledger FILE")
 }
 
 /// As [`find`], in a ledger that is open.

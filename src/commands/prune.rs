@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::error::{Error, Kind};
+use crate::commands::find;
+use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, PruneScope, PruneSummary};
 use crate::sys::stdout::print;
@@ -43,7 +44,7 @@ pub fn prune(options: &PruneOptions, ledger: Option<&Path>) -> Result<Exit, Erro
         }
     };
     let Some(mut ledger) = opened else {
-        return Err(Error::new(Kind::Nothing, format!("nothing to prune: there is no ledger yet at {path}")));
+        return Err(find::no_ledger("nothing to prune", &at));
     };
     if !options.dry_run {
         ledger.set_missing_cleanup()?;

@@ -35,8 +35,7 @@ pub struct RedispatchOptions {
 pub fn redispatch(options: &RedispatchOptions, ledger: Option<&Path>, caller: Caller) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     if !at.file.exists() {
-        let message = format!("no task {}: there is no ledger yet at {}", options.id, at.file.display());
-        return Err(Error::new(Kind::Nothing, message));
+        return Err(find::no_ledger(&format!("no task {}", options.id), &at));
     }
     // Opened once: if the file is replaced meanwhile, the new one is not read.
     let (opened, merged) = Ledger::open_for_run(&at)?;

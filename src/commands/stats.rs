@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Kind};
+use crate::commands::find;
+use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, GroupBy, Ledger};
 use crate::sys::stdout::print;
@@ -25,7 +26,7 @@ pub fn stats(options: &StatsOptions, ledger: Option<&Path>) -> Result<Exit, Erro
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
     let Some(ledger) = Ledger::open_read_only(&at)? else {
-        return Err(Error::new(Kind::Nothing, format!("no tasks: there is no ledger yet at {path}")));
+        return Err(find::no_ledger("no tasks", &at));
     };
     let groups = ledger.stats(options.by, options.since, options.limit)?;
     print(&match options.json {

@@ -5,8 +5,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::commands::find;
 use crate::commands::list;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, TaskFilter};
 use crate::sys::stdout::print;
@@ -28,7 +29,7 @@ pub fn timeline(options: &TimelineOptions, ledger: Option<&Path>) -> Result<Exit
     let path = at.file.to_string_lossy();
     let path = view::one_line(&path);
     let Some(ledger) = Ledger::open_read_only(&at)? else {
-        return Err(Error::new(Kind::Nothing, format!("no tasks: there is no ledger yet at {path}")));
+        return Err(find::no_ledger("no tasks", &at));
     };
     let mut tasks = ledger.tasks_in_flight_since(&options.filter)?;
     let verdicts = list::verdicts(&ledger, &mut tasks)?;
@@ -42,7 +43,8 @@ pub fn timeline(options: &TimelineOptions, ledger: Option<&Path>) -> Result<Exit
             let page = view::timeline_html(&spans, since, now, &path);
             write_page(file, &page)?;
             let file = file.to_string_lossy();
-            print(&format!("{} tasks in {}\n", spans.len(), view::one_line(&file)))?;
+            let tasks = if spans.len() == 1 { "task" } else { "tasks" };
+            print(&format!("{} {tasks} in {}\n", spans.len(), view::one_line(&file)))?;
         }
     }
     Ok(Exit::Code(0))

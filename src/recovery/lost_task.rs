@@ -184,7 +184,7 @@ impl LostTask {
             }
             InterruptReason::Ttl => {
                 let last = self.task.last_seen_at.as_ref().unwrap_or(&self.task.started_at);
-                format!("it cannot be judged from here, and has shown no sign of life since {last}")
+                format!("it cannot be checked from here, and was last known to run at {last}")
             }
             InterruptReason::SupervisorLost | InterruptReason::Signal if agents.is_empty() => {
                 format!("its supervisor{supervisor} died unexpectedly")

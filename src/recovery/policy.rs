@@ -19,7 +19,7 @@ pub fn release_command(ledger: &Ledger, task: &Task) -> String {
     view::suggestion(ledger.option(), &format!("recover --ttl 0 {}", view::operand(task.id.as_str())))
 }
 
-/// Whether a task has shown no sign of life for longer than `ttl`, by the wall clock.
+/// Whether the last time at which a task is known to have run is longer ago than `ttl`, by the wall clock.
 pub fn has_expired(task: &Task, ttl: Duration) -> bool {
     let last = task.last_seen_at.as_ref().max(task.hinted_at.as_ref()).unwrap_or(&task.started_at);
     let Some(last) = last.time() else { return false };

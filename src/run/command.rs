@@ -45,8 +45,10 @@ impl AgentCommand {
     /// When `--agent-type` names an unknown agent, or `--idle-timeout` is given for an agent whose output
     /// arrives only at its end.
     pub(super) fn resolve(options: &RunOptions) -> Result<AgentCommand, Error> {
-        let recognised =
-            agent::recognise(&options.argv, options.agent_type.as_deref()).map_err(Error::usage)?;
+        let recognised = agent::recognise(&options.argv, options.agent_type.as_deref()).map_err(|e| {
+            Error::usage(e)
+                .hint("use claude, cursor or command; without --agent-type, the program's name decides")
+        })?;
         let agent::RecognisedAgent { adapter, args_start: own_args, place } = recognised;
         let terminal = std::io::IsTerminal::is_terminal(&sys::stdio(1));
         let asked = asked(adapter.parse(&options.argv[own_args..], terminal), &place, own_args, options);

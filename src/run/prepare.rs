@@ -208,13 +208,19 @@ fn require_skill(options: &RunOptions, command: &AgentCommand) -> Result<(), NoS
     }
     let folders = command.adapter.skill_folders(&command.cwd, &command.asked);
     let folders: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
-    let looked = match folders.is_empty() {
-        true => format!("bookend knows no skill folders of {}", options.argv[0].display()),
-        false => format!("looked in {}", folders.join(", ")),
+    let (looked, hint) = match folders.is_empty() {
+        true => (
+            format!("bookend knows no skill folders of {}", options.argv[0].display()),
+            "omit --require-skill, or use --agent-type if the program is an agent under another name",
+        ),
+        false => (
+            format!("looked in {}", folders.join(", ")),
+            "install the skill in one of these directories, or omit --require-skill",
+        ),
     };
     Err(NoStart {
         ending: Ending::AbortedNoSkill(name.clone()),
-        error: Some(Error::failed(format!("the agent has no skill {name}: {looked}"))),
+        error: Some(Error::failed(format!("the agent has no skill {name}: {looked}")).hint(hint)),
         exit: Exit::Code(exit_code::FAILED),
     })
 }

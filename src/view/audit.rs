@@ -77,7 +77,7 @@ pub struct Finding {
     pub severity: Severity,
     pub task: Option<TaskId>,
     pub key: Option<Key>,
-    /// Since the last sign of life of the task, or the last use of the session. Milliseconds.
+    /// Since the task was last known to run, or the last use of the session. Milliseconds.
     pub age_ms: Option<i64>,
     pub detail: String,
     /// The command that fixes it.

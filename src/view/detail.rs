@@ -103,9 +103,10 @@ fn identity(page: &mut Page, task: &Task) {
     page.data("agent", agent.as_deref());
     page.data("model", task.model.as_deref());
     page.data("provider", task.provider.as_ref().map(Provider::as_str));
-    page.data("command", task.argv.as_deref().map(command_line).as_deref());
-    let typed = task.user_argv.as_deref().filter(|_| task.user_argv != task.argv);
-    page.data("command", typed.map(command_line).as_deref());
+    let given = task.user_argv.as_deref().filter(|_| task.user_argv != task.argv);
+    page.data("command", given.or(task.argv.as_deref()).map(command_line).as_deref());
+    let executed = given.and(task.argv.as_deref());
+    page.data("executed", executed.map(command_line).as_deref());
     page.data("cwd", task.cwd.as_deref());
     page.data("inside task", task.parent_id.as_ref().map(TaskId::as_str));
 }

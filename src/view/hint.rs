@@ -65,7 +65,7 @@ impl Hint {
         tell("in flight", task.tool_in_flight.clone());
         tell("worktree", self.worktree());
         tell("session", self.invalidated_session.as_ref().map(|s| format!("{s} invalidated")));
-        tell("again", self.again());
+        tell("run again", self.again());
         facts
     }
 
@@ -83,7 +83,7 @@ impl Hint {
         match (&self.redispatch, self.redispatch_needs) {
             (Some(command), None) => Some(command.clone()),
             (Some(command), Some(needs)) => Some(format!("{command} ({needs})")),
-            (None, needs) => needs.map(|n| format!("not by its row alone: {n}")),
+            (None, needs) => needs.map(|n| format!("write its command line: {n}")),
         }
     }
 }
@@ -93,6 +93,7 @@ fn said(name: &str, fact: &str) -> String {
     match name {
         "how" => fact.to_owned(),
         "ended" => format!("ended {fact}"),
+        "run again" => format!("to run it again: {fact}"),
         _ => format!("{name} {fact}"),
     }
 }

@@ -14,7 +14,7 @@ pub enum Edge {
     Seen,
     /// The task is running.
     Open,
-    /// The end time is unknown: the bar ends at the last sign of life.
+    /// The end time is unknown: the bar ends when the task is last known to have run.
     Inferred,
 }
 

@@ -255,7 +255,7 @@ fn the_recovery_report_in_a_pipe_has_one_line_per_task() {
     let report = bookend(&world, &["recover", "-v", "-v"]).ended(End::Code(0)).stdout;
     assert!(report.lines().all(|l| l.starts_with("[recovery] ")), "{report}");
     assert_eq!(report.matches(" interrupted (supervisor_lost)").count(), 2, "{report}");
-    let again = format!("again bookend redispatch --ledger {} -- --all", world.ledger().display());
+    let again = format!("to run it again: bookend redispatch --ledger {} -- --all", world.ledger().display());
     assert!(report.contains(&again), "the suggested command affects only this task: {report}");
 }
 

@@ -140,7 +140,7 @@ impl Recovery<'_> {
         let Some(attempt) = self.ledger.begin_hint(id)? else { return Ok(()) };
         failpoint::reached("recover.handing");
         let done = if attempt > ATTEMPTS {
-            HookEnd::Failed(format!("was cut off {ATTEMPTS} times"))
+            HookEnd::Failed(format!("was interrupted {ATTEMPTS} times"))
         } else {
             let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
             let limit = hook::limit(self.options.hook_timeout);

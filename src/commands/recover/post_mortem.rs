@@ -47,7 +47,7 @@ pub(super) fn post_mortem(ledger: &Ledger, task: Task, uncommitted: Uncommitted)
         _ if is_shared => (None, Some("others may write to the ledger")),
         None => (command(format!("redispatch {id}")), None),
         Some(Lacks::Stdin) => {
-            (command(format!("redispatch --stdin {id} <PROMPT")), Some("what came on its stdin is gone"))
+            (command(format!("redispatch --stdin {id} <PROMPT")), Some("its stdin was not recorded"))
         }
         Some(Lacks::Command) => (None, Some("the row does not hold its command line")),
         Some(Lacks::Rest) => (None, Some("the row holds only the beginning of its command line")),

@@ -149,7 +149,7 @@ impl Reporter {
 
 /// `[recovery] 2 tasks interrupted, 1 task running, … in /…/bookend.db`
 fn summary(report: &RecoveryReport) -> String {
-    let would = if report.dry_run { "nothing was done; " } else { "" };
+    let would = if report.dry_run { "nothing was changed; a recovery would report: " } else { "" };
     let failed = report.deliveries.iter().filter(|d| d.status == DeliveryStatus::Failed.as_str()).count();
     let delivered = report.deliveries.len() - failed;
     let counts = [

@@ -8,7 +8,7 @@ use tracing::{debug, error, info, warn};
 use super::state::RowState;
 use super::{Supervisor, TaskRef};
 use crate::agent::{CostCovers, ObservedOutput};
-use crate::error::chain;
+use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
 use crate::log;
@@ -92,31 +92,28 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Records an ending that is decided. The state stays [`RowState::Ending`] until the ending is recorded,
-    /// so that a panic on the way leaves it to the destructor.
+    /// Records an ending that is decided. The state stays [`RowState::Ending`] until the ledger or the spool has
+    /// it, so that a panic on the way leaves it to the destructor.
     fn record(&mut self) {
-        let RowState::Ending(_, ended) = &self.row else { return };
+        let RowState::Ending(slot, ended) = &self.row else { return };
         let refused = match self.ledger.finish(&self.task.id, ended, "run") {
-            Ok(FinishOutcome::NoRow) => Some("its row is missing from the ledger".to_owned()),
-            Err(refused) => Some(chain(&refused)),
+            Ok(FinishOutcome::NoRow) => Some(Error::failed("its row is missing from the ledger")),
+            Err(refused) => Some(Error::from(refused)),
             Ok(finished) => {
                 report(&self.task, ended, finished, self.ledger.option());
                 None
             }
         };
-        let RowState::Ending(slot, ended) = std::mem::replace(&mut self.row, RowState::Settled) else {
-            return;
-        };
-        match refused {
-            Some(refused) => {
-                let recover = view::suggestion(self.ledger.option(), "recover");
-                spool(&slot, (&self.task.id, self.task.key.as_ref()), &ended, &refused, &recover);
-            }
-            None => {
-                if let Err(e) = slot.discard() {
-                    debug!("{}", chain(&e));
-                }
-            }
+        if let Some(refused) = &refused {
+            let recover = view::suggestion(self.ledger.option(), "recover");
+            spool(slot, (&self.task.id, self.task.key.as_ref()), ended, refused, &recover);
+        }
+        let recorded = std::mem::replace(&mut self.row, RowState::Settled);
+        if refused.is_none()
+            && let RowState::Ending(slot, _) = recorded
+            && let Err(e) = slot.discard()
+        {
+            debug!("{}", chain(&e));
         }
     }
 
@@ -245,7 +242,7 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refused: &str, recover: &str) {
+fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refused: &Error, recover: &str) {
     let (id, key) = task;
     let status = ended.ending.status();
     match slot.write(ended, "run") {
@@ -253,16 +250,19 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refus
             MESSAGE_ID = log::id::SPOOLED,
             STATUS = status.as_str(),
             SPOOL_FILE = %file.display(),
-            "the ledger did not take the end of task {id}: {refused}; it waits in {} and the next command \
+            hint = refused.advice(),
+            "the ledger did not take the end of task {id}: {}; it waits in {} and the next command \
              that opens the ledger merges it",
+            chain(refused),
             file.display()
         ),
         Err(e) => {
             let (line, file) = slot.line(ended, "run");
             error!(
-                "the end of task {id} ({status}) is not recorded: {refused}; {}; the next line is its \
+                "the end of task {id} ({status}) is not recorded: {}; {}; the next line is its \
                  record: save it as {} and run `{recover}`",
-                chain(&e),
+                refused.in_line(),
+                Error::from(e).in_line(),
                 file.display()
             );
             log::record(id, key, &line);
