@@ -65,7 +65,11 @@ fn row((session, state, why): &JudgedSession<'_>, now: Time) -> Vec<Cell> {
 }
 
 /// The session that a key resumes, and the sessions that were invalidated.
-pub fn session(key: &Key, session: Option<JudgedSession<'_>>, invalidated: &[SessionInvalidation]) -> String {
+pub fn session(
+    key: &Key,
+    session: Option<JudgedSession<'_>>,
+    invalidations: &[SessionInvalidation],
+) -> String {
     let mut page = format!("key         {}\n", one_line(key.as_str()));
     match session {
         Some((session, state, why)) => {
@@ -77,7 +81,7 @@ pub fn session(key: &Key, session: Option<JudgedSession<'_>>, invalidated: &[Ses
         }
         None => page.push_str("session     none\n"),
     }
-    for i in invalidated {
+    for i in invalidations {
         let restored = if i.restored_at.is_some() { ", restored since" } else { "" };
         page.push_str(&format!(
             "invalidated {} at {}: {}{restored}\n",
