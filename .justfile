@@ -72,7 +72,7 @@ mutants *args:
         process::procfs::identity process::procfs::mark ledger::aftermath ledger::tests::endings || [ $? -le 3 ]
     # Then, for the survivors, the tests of the real binary. A mutant that hangs counts as caught.
     mutants "$@" --iterate -C=--bin=bookend -C=--test=main -- -- \
-        aftermath:: recover:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]
+        aftermath:: recover:: redispatch:: sessions:: identities:: spool:: cancel:: security::marks || [ $? -eq 3 ]
 
 # Measure bookend beside its peers: a table, and target/bench.json. With --doc, renew performance.md too.
 bench *args:

@@ -1,5 +1,5 @@
-//! What is still to be done once a task has ended: its leftovers, its delivery, its hint, its session, its
-//! room in the spool. Done by recovery where the supervisor could not, and only there.
+//! Recovery finishes what the supervisor of an ended task could not: leftovers, delivery, report, session and
+//! spool slot.
 
 use std::fs;
 
@@ -8,58 +8,64 @@ use rustix::process::Signal;
 use crate::harness::{End, Proc, World, eventually, stat_field, state};
 use crate::standins::{Busy, KEY, bookend, change, dispatch, gone, install, json, linked, recover};
 
-fn said_of(told: &str, what: &str) -> usize {
-    told.lines().filter(|l| l.contains(what)).count()
+fn lines_with(text: &str, part: &str) -> usize {
+    text.lines().filter(|l| l.contains(part)).count()
 }
 
 #[test]
 fn recovery_ends_leftovers_of_ended_tasks_if_their_option_says_so() {
-    let Some(world) = World::of_bookend("what_an_ended_task_left_is_ended_by_recovery") else { return };
+    let Some(world) = World::of_bookend("recovery_ends_leftovers_of_ended_tasks_if_their_option_says_so")
+    else {
+        return;
+    };
     let mut out = world.fifo("out");
     let script = format!("probe daemon -- probe with setsid -- probe stay {}; exit 3", out.path());
     let options = ["--id", "left-behind", "--leftovers", "leave"];
     world.run_sh(&script).options(options).run().ended(End::Code(3));
     let daemon = out.pid("stay");
-    assert_eq!(said_of(&recover(&world, &[]), "nothing to settle"), 1);
-    assert!(state(daemon).is_some_and(|s| s != 'Z'), "it was to be left");
+    assert_eq!(lines_with(&recover(&world, &[]), "nothing to settle"), 1);
+    assert!(state(daemon).is_some_and(|s| s != 'Z'), "--leftovers leave keeps it");
 
-    // As if the supervisor had died before it could end it.
+    // As if the supervisor had been killed before it could end the process.
     change(&world, "UPDATE task_history SET run_options = json_set(run_options, '$.leftovers', 'auto')");
-    let told = recover(&world, &[]);
-    assert_eq!(said_of(&told, "task left-behind had ended; leftover processes ended: 1"), 1, "{told}");
+    let report = recover(&world, &[]);
+    assert_eq!(lines_with(&report, "task left-behind had ended; leftover processes ended: 1"), 1, "{report}");
     gone(&world, daemon);
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.json("leftovers")["ended"].as_i64()), ("failure/exit", Some(1)));
-    assert_eq!(said_of(&recover(&world, &[]), "had ended"), 0);
+    assert_eq!(lines_with(&recover(&world, &[]), "had ended"), 0);
 }
 
 #[test]
 fn a_process_marked_before_the_task_started_is_not_its_leftover() {
-    let Some(world) = World::of_bookend("a_process_that_bore_an_ended_tasks_mark_before_it_began") else {
+    let Some(world) = World::of_bookend("a_process_marked_before_the_task_started_is_not_its_leftover")
+    else {
         return;
     };
     let mut out = world.fifo("out");
     let older = world.bare(["probe", "stay", &out.path()]).env("BOOKEND_TASK_ID", "taken-twice");
     let older = older.env("BOOKEND_LEDGER", world.ledger()).start();
     let pid = out.pid("stay");
-    // Until the clock of starts has ticked, an agent could be as old.
-    let born = stat_field(pid, 22).and_then(|start| start.parse::<u64>().ok());
-    let newborn = || {
-        let said = world.bare(["cut", "-d ", "-f22", "/proc/self/stat"]).run().stdout;
-        said.trim().parse::<u64>().ok()
+    // Start times have a resolution of one clock tick, so the agent must start in a later one.
+    let start = stat_field(pid, 22).and_then(|start| start.parse::<u64>().ok());
+    let start_of_a_new_process = || {
+        let output = world.bare(["cut", "-d ", "-f22", "/proc/self/stat"]).run().stdout;
+        output.trim().parse::<u64>().ok()
     };
-    eventually(world.deadline(), "a later start", || newborn() > born);
+    eventually(world.deadline(), "a later start", || start_of_a_new_process() > start);
     world.run_sh("exit 3").options(["--id", "taken-twice"]).run().ended(End::Code(3));
-    let told = recover(&world, &[]);
-    assert_eq!(said_of(&told, "nothing to settle"), 1, "{told}");
-    assert_eq!(said_of(&told, "had ended"), 0, "{told}");
+    let report = recover(&world, &[]);
+    assert_eq!(lines_with(&report, "nothing to settle"), 1, "{report}");
+    assert_eq!(lines_with(&report, "had ended"), 0, "{report}");
     assert!(state(pid).is_some_and(|s| s != 'Z'));
     drop(older);
 }
 
 #[test]
 fn leftovers_belong_to_a_supervisor_that_is_still_running() {
-    let Some(world) = World::of_bookend("what_an_ended_task_left_is_its_supervisors_affair") else { return };
+    let Some(world) = World::of_bookend("leftovers_belong_to_a_supervisor_that_is_still_running") else {
+        return;
+    };
     let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
     let daemon = format!("probe with setsid ignore=15 -- probe stay {}", out.path());
     let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
@@ -68,19 +74,21 @@ fn leftovers_belong_to_a_supervisor_that_is_still_running() {
     go.write_line("now");
     let ended = || world.rows().first().is_some_and(|r| r.ending() == "failure/exit");
     eventually(world.deadline(), "the end in the ledger", ended);
-    let told = recover(&world, &["--grace", "0s"]);
-    assert_eq!(said_of(&told, "nothing to settle"), 1, "{told}");
-    assert!(state(daemon).is_some_and(|s| s != 'Z'), "its supervisor is at it");
+    let report = recover(&world, &["--grace", "0s"]);
+    assert_eq!(lines_with(&report, "nothing to settle"), 1, "{report}");
+    assert!(state(daemon).is_some_and(|s| s != 'Z'), "its supervisor runs");
     run.signal(Signal::KILL);
     run.wait();
-    let told = recover(&world, &["--grace", "0s"]);
-    assert_eq!(said_of(&told, "task in-its-grace had ended"), 1, "{told}");
+    let report = recover(&world, &["--grace", "0s"]);
+    assert_eq!(lines_with(&report, "task in-its-grace had ended"), 1, "{report}");
     gone(&world, daemon);
 }
 
 #[test]
 fn an_agent_without_the_mark_is_ended_by_its_recorded_identity() {
-    let Some(world) = World::of_bookend("an_agent_without_the_mark_is_ended") else { return };
+    let Some(world) = World::of_bookend("an_agent_without_the_mark_is_ended_by_its_recorded_identity") else {
+        return;
+    };
     let script = "trap '' TERM; echo ready $$ >$SAY; exec env -u BOOKEND_TASK_ID sleep 1000";
     let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--id", "one", "--key", KEY]));
     let agent = busy.agent;
@@ -89,60 +97,68 @@ fn an_agent_without_the_mark_is_ended_by_its_recorded_identity() {
     let is_marked = || environ().windows(mark.len()).any(|w| w == mark);
     eventually(world.deadline(), "an agent without the mark", || !is_marked());
     busy.kill_supervisor();
-    let told = recover(&world, &["--grace", "0s"]);
-    assert_eq!(said_of(&told, "was still running and was ended"), 1, "{told}");
+    let report = recover(&world, &["--grace", "0s"]);
+    assert_eq!(lines_with(&report, "was still running and was ended"), 1, "{report}");
     gone(&world, agent);
     assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
 }
 
-/// A run whose end is being delivered for ever, and its hook.
+/// A run whose first delivery does not end, and the pid of its hook.
 fn delivering(world: &World) -> (Proc, i32) {
-    let mut said = world.fifo("hook");
+    let mut started = world.fifo("hook");
     let hook = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) echo ready $$ >{}; exec sleep 1000;; esac; echo x >>{}",
-        said.path(),
+        started.path(),
         world.name("delivered")
     );
-    let run = world.run_sh("exit 3").options(["--id", "told", "--on-finish", &hook]).start();
-    let hook = said.pid("ready");
+    let run = world.run_sh("exit 3").options(["--id", "one", "--on-finish", &hook]).start();
+    let hook = started.pid("ready");
     (run, hook)
 }
 
 #[test]
 fn an_end_is_delivered_from_a_copied_ledger_only_once_its_supervisor_is_gone() {
-    let Some(world) = World::of_bookend("an_end_is_delivered_from_a_copied_ledger") else { return };
+    let Some(world) =
+        World::of_bookend("an_end_is_delivered_from_a_copied_ledger_only_once_its_supervisor_is_gone")
+    else {
+        return;
+    };
     let (run, hook) = delivering(&world);
-    // Its live lock cannot be asked there: the identity decides.
+    // A copy has no live lock of the task, so the identity decides.
     world.bare(["cp", "-r", &world.name("state/bookend"), &world.name("copy")]).run().ended(End::Code(0));
     let copy = world.name("copy/bookend.db");
-    let told = recover(&world, &["--ledger", &copy]);
-    assert_eq!(said_of(&told, "on-finish"), 0, "its supervisor is at it: {told}");
+    let report = recover(&world, &["--ledger", &copy]);
+    assert_eq!(lines_with(&report, "on-finish"), 0, "its supervisor runs: {report}");
     run.signal(Signal::KILL);
     run.wait();
     gone(&world, hook);
-    let told = recover(&world, &["--ledger", &copy]);
-    assert_eq!(said_of(&told, "--on-finish command of task told: delivered"), 1, "{told}");
+    let report = recover(&world, &["--ledger", &copy]);
+    assert_eq!(lines_with(&report, "--on-finish command of task one: delivered"), 1, "{report}");
     assert_eq!(fs::read_to_string(world.path("delivered")).expect("a line"), "x\n");
 }
 
 #[test]
 fn a_dry_run_names_the_end_that_would_be_delivered_once_its_supervisor_is_gone() {
-    let Some(world) = World::of_bookend("a_dry_run_names_the_end_that_would_be_delivered") else { return };
+    let Some(world) =
+        World::of_bookend("a_dry_run_names_the_end_that_would_be_delivered_once_its_supervisor_is_gone")
+    else {
+        return;
+    };
     let (run, hook) = delivering(&world);
     let would = || json(&world, &["recover", "--dry-run", "--json"])["deliveries"].clone();
-    assert_eq!(would(), serde_json::json!([]), "its supervisor is at it");
+    assert_eq!(would(), serde_json::json!([]), "its supervisor runs");
     run.signal(Signal::KILL);
     run.wait();
     gone(&world, hook);
-    assert_eq!(would()[0]["id"], "told");
-    let told = bookend(&world, &["recover", "--dry-run"]).ended(End::Code(0)).stdout;
-    assert_eq!(said_of(&told, "the --on-finish command of task told would be run"), 1, "{told}");
+    assert_eq!(would()[0]["id"], "one");
+    let report = bookend(&world, &["recover", "--dry-run"]).ended(End::Code(0)).stdout;
+    assert_eq!(lines_with(&report, "the --on-finish command of task one would be run"), 1, "{report}");
     assert!(!world.path("delivered").exists());
 }
 
 #[test]
 fn a_report_does_not_mention_a_restored_session() {
-    let Some(world) = World::of_bookend("a_hint_does_not_warn_of_a_session") else { return };
+    let Some(world) = World::of_bookend("a_report_does_not_mention_a_restored_session") else { return };
     install(&world);
     for (restored, name) in [(false, "say"), (true, "say again")] {
         let busy = Busy::start(&world, name, |_| dispatch(&world, "claude"));
@@ -152,16 +168,16 @@ fn a_report_does_not_mention_a_restored_session() {
         if restored {
             bookend(&world, &["session", "restore", KEY]).ended(End::Code(0)).silent();
         }
-        let told = recover(&world, &[]);
-        assert_eq!(said_of(&told, "interrupted (signal)"), 1, "{told}");
-        let warned = said_of(&told, &format!("session {session} invalidated"));
-        assert_eq!(warned, usize::from(!restored), "{told}");
+        let report = recover(&world, &[]);
+        assert_eq!(lines_with(&report, "interrupted (signal)"), 1, "{report}");
+        let warning = lines_with(&report, &format!("session {session} invalidated"));
+        assert_eq!(warning, usize::from(!restored), "{report}");
     }
 }
 
 #[test]
 fn the_command_in_a_report_names_the_ledger() {
-    let Some(world) = World::of_bookend("the_command_that_a_hint_gives_names_the_ledger") else { return };
+    let Some(world) = World::of_bookend("the_command_in_a_report_names_the_ledger") else { return };
     let ledger = world.name("of its own.db");
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let options = ["--id", "named", "--ledger", &ledger];
@@ -179,13 +195,16 @@ fn the_command_in_a_report_names_the_ledger() {
 
 #[test]
 fn stray_spool_slots_are_removed_and_those_of_running_tasks_kept() {
-    let Some(world) = World::of_bookend("room_in_the_spool_that_no_task_needs") else { return };
+    let Some(world) = World::of_bookend("stray_spool_slots_are_removed_and_those_of_running_tasks_kept")
+    else {
+        return;
+    };
     world.run_sh("true").options(["--id", "ended"]).run().ended(End::Code(0));
     let busy = Busy::sleep(&world, "runs");
     let slot = |id: &str| world.path(&format!("state/bookend/bookend.db.d/spool/.{id}.slot"));
     assert!(slot("runs").exists());
     recover(&world, &[]);
-    assert!(slot("runs").exists(), "there was nothing to sweep");
+    assert!(slot("runs").exists(), "recover finds no lost task and sweeps nothing");
     for id in ["ended", "never-committed"] {
         fs::write(slot(id), "").expect("a slot");
     }

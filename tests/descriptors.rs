@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use crate::harness::{End, World, eventually, state};
 
 #[test]
-fn a_reader_sees_the_end_when_the_agent_closes_stdout() {
+fn a_reader_sees_eof_when_the_agent_closes_stdout() {
     let world = World::new();
     let mut out = world.fifo("out");
     let mut agent = world.run(["probe", "close", "1", &out.path()]).start();
@@ -29,7 +29,7 @@ fn a_writer_gets_a_broken_pipe_when_the_agent_closes_stdin() {
 }
 
 #[test]
-fn a_reader_sees_the_end_when_the_agent_closes_another_descriptor() {
+fn a_reader_sees_eof_when_the_agent_closes_another_descriptor() {
     let world = World::new();
     let mut out = world.fifo("out");
     let mut five = world.fifo("five");
@@ -41,7 +41,7 @@ fn a_reader_sees_the_end_when_the_agent_closes_another_descriptor() {
 }
 
 #[test]
-fn messages_are_printed_after_other_descriptors_were_closed() {
+fn bookend_prints_messages_after_it_has_closed_other_descriptors() {
     let world = World::new();
     let run = world.run(["true"]).options(["-v"]).with(["open=5:w:/dev/null"]).run();
     let printed = run.ended(End::Code(0)).stderr;
@@ -50,7 +50,7 @@ fn messages_are_printed_after_other_descriptors_were_closed() {
 
 /// If bookend kept one of the two ends open, neither side would see the end.
 #[test]
-fn a_pipe_inherited_with_both_ends_reaches_its_end() {
+fn a_pipe_inherited_with_both_ends_reaches_eof() {
     let world = World::new();
     let output = world.run_sh("exec 4>&-; cat <&3; echo done").with(["pipe=3:4"]).run();
     assert_eq!(output.ended(End::Code(0)).stdout, "done\n");

@@ -1,12 +1,12 @@
-//! What is durable when: the row before the agent runs, its end before bookend exits, a spooled record before
-//! it has its name. Seen from outside, by strace.
+//! Durability, observed with strace: the row is synced before the agent runs, the end before bookend exits, a
+//! spooled record before its rename.
 
 use std::fs;
 
 use crate::harness::{End, World, on_path, possible};
 use crate::spool::locked;
 
-/// strace of a run and its children, into the file `trace` of the world.
+/// The command line of a run under strace, which writes to the file `trace` of the world.
 fn traced(world: &World, options: &[&str]) -> Vec<String> {
     let calls = "trace=fsync,fdatasync,write,pwrite64,rename,renameat,renameat2,exit_group";
     let words = ["strace", "-f", "-qq", "-y", "-e", calls, "-o", &world.name("trace")];
@@ -18,7 +18,7 @@ fn traced(world: &World, options: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// The calls of bookend itself, in order.
+/// The system calls of bookend itself, in order.
 fn calls(world: &World) -> Vec<String> {
     let trace = fs::read_to_string(world.path("trace")).expect("the trace");
     let pid = trace.split_whitespace().next().expect("a call").to_owned();
@@ -29,10 +29,10 @@ fn calls(world: &World) -> Vec<String> {
         .collect()
 }
 
-/// The place of the first call from `from` on.
+/// The index of the first matching call at or after `from`.
 #[track_caller]
-fn find(calls: &[String], from: usize, what: &str, is_it: impl Fn(&str) -> bool) -> usize {
-    let found = calls[from..].iter().position(|call| is_it(call));
+fn find(calls: &[String], from: usize, what: &str, matches: impl Fn(&str) -> bool) -> usize {
+    let found = calls[from..].iter().position(|call| matches(call));
     from + found.unwrap_or_else(|| panic!("no {what} in {:#?}", &calls[from..]))
 }
 
@@ -50,7 +50,7 @@ fn opens_gate(call: &str) -> bool {
 
 #[test]
 fn the_log_is_synced_before_the_gate_opens_and_before_bookend_exits() {
-    let test = "the_log_is_synced_before_the_gate_opens";
+    let test = "the_log_is_synced_before_the_gate_opens_and_before_bookend_exits";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, on_path("strace"), "strace") {
         return;
@@ -69,7 +69,7 @@ fn the_log_is_synced_before_the_gate_opens_and_before_bookend_exits() {
 
 #[test]
 fn a_spooled_record_is_synced_before_its_rename_and_its_directory_after_it() {
-    let test = "a_spooled_record_is_synced_before_its_rename";
+    let test = "a_spooled_record_is_synced_before_its_rename_and_its_directory_after_it";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, on_path("strace"), "strace") {
         return;
@@ -94,7 +94,7 @@ fn a_spooled_record_is_synced_before_its_rename_and_its_directory_after_it() {
 
 #[test]
 fn a_sync_that_fails_is_reported_as_that_and_starts_nothing() {
-    let test = "a_sync_that_fails";
+    let test = "a_sync_that_fails_is_reported_as_that_and_starts_nothing";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, on_path("strace"), "strace") {
         return;

@@ -1,21 +1,20 @@
-//! A process that is being killed is neither alive nor gone: the command right after the kill waits for its
-//! end, and then settles the task.
+//! A killed process exits some time later: the next command waits for its exit and then settles the task.
 //!
-//! `BOOKEND_KILLS=N` kills so many of each kind, 5 without it.
+//! `BOOKEND_KILLS=N` sets the number of kills of each kind; the default is 5.
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{End, Fifo, Output, Proc, World, eventually, possible, print_line, stat_field, state};
 use crate::standins::{Busy, bookend};
 
-/// What is killed.
+/// The processes that the test kills.
 #[derive(Debug, Clone, Copy)]
 enum Killed {
     Supervisor,
     Both,
 }
 
-/// What comes right after it.
+/// The commands that run immediately after the kill.
 const NEXT: [&[&str]; 4] = [
     &["recover", "--grace", "100ms"],
     &["run", "-q", "--grace", "100ms", "--key", "k", "--", "true"],
@@ -29,12 +28,12 @@ fn kills() -> usize {
 }
 
 fn kill(pid: i32) {
-    // It may have followed its supervisor by now.
+    // It may have ended with its supervisor.
     let _ = kill_process(Pid::from_raw(pid).expect("a pid"), Signal::KILL);
 }
 
-/// Kills agents of one kind, and their supervisors, and asks for the next command at once.
-fn each_is_settled(test: &str, agent: &str, beside: impl Fn(&World, &mut Fifo, i32) -> Option<Proc>) {
+/// Kills supervisors, with and without their agents of one kind, and runs the next command immediately.
+fn each_is_settled(test: &str, agent: &str, companion: impl Fn(&World, &mut Fifo, i32) -> Option<Proc>) {
     let Some(mut world) = World::of_bookend(test) else { return };
     let mut out = world.fifo("out");
     let mut wrong = Vec::new();
@@ -47,7 +46,7 @@ fn each_is_settled(test: &str, agent: &str, beside: impl Fn(&World, &mut Fifo, i
                 let script = format!("exec {} {}", agent, out.path());
                 let run = world.run_sh(&script).options(["--id", &id, "--key", "k"]).start();
                 let pid = out.pid("ready");
-                let mut tracer = beside(&world, &mut out, pid);
+                let mut tracer = companion(&world, &mut out, pid);
                 run.signal(Signal::KILL);
                 if matches!(killed, Killed::Both) {
                     kill(pid);
@@ -69,39 +68,47 @@ fn each_is_settled(test: &str, agent: &str, beside: impl Fn(&World, &mut Fifo, i
 fn wrong_with(world: &World, id: &str, agent: i32, output: &Output) -> Option<String> {
     let row = world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0);
     if output.end != End::Code(0) || row.ending() != "interrupted/supervisor_lost" {
-        return Some(format!("it is {}", row.ending()));
+        return Some(format!("the task is {}", row.ending()));
     }
     let is_gone = matches!(state(agent), None | Some('Z')) && stat_field(agent, 20).is_none_or(|n| n == "1");
-    (!is_gone).then(|| format!("its agent, pid {agent}, lives: {:?}", state(agent)))
+    (!is_gone).then(|| format!("its agent, pid {agent}, still runs: {:?}", state(agent)))
 }
 
-fn nobody(_: &World, _: &mut Fifo, _: i32) -> Option<Proc> {
+fn no_companion(_: &World, _: &mut Fifo, _: i32) -> Option<Proc> {
     None
 }
 
 #[test]
-fn a_killed_agent_that_sleeps_is_settled_at_once() {
-    each_is_settled("a_killed_agent_that_sleeps", "sh -c 'echo ready $$ >$0; exec sleep 1000'", nobody);
+fn a_task_with_a_killed_sleeping_agent_is_settled_at_once() {
+    each_is_settled(
+        "a_task_with_a_killed_sleeping_agent_is_settled_at_once",
+        "sh -c 'echo ready $$ >$0; exec sleep 1000'",
+        no_companion,
+    );
 }
 
 #[test]
-fn a_killed_agent_with_much_memory_is_waited_for() {
-    each_is_settled("a_killed_agent_with_much_memory", "probe large 600", nobody);
+fn waits_for_a_killed_agent_with_much_memory() {
+    each_is_settled("waits_for_a_killed_agent_with_much_memory", "probe large 600", no_companion);
 }
 
 #[test]
-fn a_killed_agent_with_many_threads_is_waited_for() {
-    each_is_settled("a_killed_agent_with_many_threads", "probe threads 16", nobody);
+fn waits_for_a_killed_agent_with_many_threads() {
+    each_is_settled("waits_for_a_killed_agent_with_many_threads", "probe threads 16", no_companion);
 }
 
 #[test]
 fn an_agent_whose_first_thread_has_ended_is_found_and_ended() {
-    each_is_settled("an_agent_whose_first_thread_has_ended", "probe headless", nobody);
+    each_is_settled(
+        "an_agent_whose_first_thread_has_ended_is_found_and_ended",
+        "probe headless",
+        no_companion,
+    );
 }
 
 #[test]
-fn a_killed_agent_that_is_traced_is_waited_for() {
-    let test = "a_killed_agent_that_is_traced";
+fn waits_for_a_killed_agent_that_is_traced() {
+    let test = "waits_for_a_killed_agent_that_is_traced";
     let Some(world) = World::of_bookend(test) else { return };
     let mut out = world.fifo("out");
     let tracee = world.bare(["sleep", "1000"]).start();
@@ -117,10 +124,12 @@ fn a_killed_agent_that_is_traced_is_waited_for() {
     });
 }
 
-/// As a daemon, so that no identity in the row proves it.
+/// The process is a daemon, so the row does not contain its identity.
 #[test]
 fn a_daemon_whose_first_thread_has_ended_is_found_by_its_mark() {
-    let Some(world) = World::of_bookend("a_daemon_whose_first_thread_has_ended") else { return };
+    let Some(world) = World::of_bookend("a_daemon_whose_first_thread_has_ended_is_found_by_its_mark") else {
+        return;
+    };
     let mut out = world.fifo("out");
     let script =
         format!("probe daemon -- probe with setsid -- probe headless {}; exec sleep 1000", out.path());
@@ -132,46 +141,53 @@ fn a_daemon_whose_first_thread_has_ended_is_found_by_its_mark() {
     let pid = Pid::from_raw(daemon).expect("a pid");
     let is_hidden = stat_field(daemon, 20).is_none() && rustix::process::test_kill_process(pid).is_ok();
     if is_hidden {
-        kill_process(pid, Signal::KILL).expect("its end");
+        kill_process(pid, Signal::KILL).expect("SIGKILL");
     }
     let what =
         "a /proc that shows a process whose first thread has ended (hidepid hides it from plain users)";
-    if !possible("a_daemon_whose_first_thread_has_ended", !is_hidden, what) {
+    if !possible("a_daemon_whose_first_thread_has_ended_is_found_by_its_mark", !is_hidden, what) {
         return;
     }
     let left = world.row().json("leftovers");
     assert!(left["pids"].as_array().is_some_and(|pids| pids.contains(&daemon.into())), "{left}");
     assert_eq!(left["ended"], left["found"], "{left}");
-    assert!(matches!(stat_field(daemon, 20).as_deref(), None | Some("1")), "its other thread is gone");
+    assert!(matches!(stat_field(daemon, 20).as_deref(), None | Some("1")), "its other thread has ended");
 }
 
-/// The agent that waits at the gate holds its supervisor's lock until it notices; `cancel` comes right after.
+/// Immediately after the kill, a child of the supervisor may still hold the supervisor's live lock.
 #[test]
-fn cancel_of_a_task_whose_supervisor_was_killed_names_recover() {
-    let Some(world) = World::of_bookend("cancel_of_a_task_whose_supervisor_was_killed") else { return };
+fn cancel_suggests_recover_if_the_supervisor_was_killed() {
+    let Some(world) = World::of_bookend("cancel_suggests_recover_if_the_supervisor_was_killed") else {
+        return;
+    };
     let busy = Busy::sleep(&world, "one");
     let agent = busy.agent;
     busy.supervisor.signal(Signal::KILL);
-    let said = bookend(&world, &["cancel", "one"]).ended(End::Code(1));
-    let text = said.stdout + &said.stderr;
+    let output = bookend(&world, &["cancel", "one"]).ended(End::Code(1));
+    let text = output.stdout + &output.stderr;
     assert!(
         text.contains("supervisor") && text.contains("was killed") && text.contains("bookend recover"),
         "{text}"
     );
     kill(agent);
-    eventually(world.deadline(), "its end", || matches!(state(agent), None | Some('Z')));
+    eventually(world.deadline(), "the end of the agent", || matches!(state(agent), None | Some('Z')));
 }
 
-/// `probe tracer … hold` keeps it from ending, as a hung disk would.
-fn held(world: &World, out: &mut Fifo, pid: i32) -> Option<Proc> {
+/// `probe tracer … hold` prevents its exit, as a blocked disk does.
+fn hold_back(world: &World, out: &mut Fifo, pid: i32) -> Option<Proc> {
     let tracer = world.bare(["probe", "tracer", &pid.to_string(), &out.path(), "hold"]).start();
     let line = out.line();
-    possible("what_does_not_end_is_reported_as_being_killed", line != "no", "ptrace(2)").then_some(tracer)
+    possible("cancel_suggests_recover_if_the_supervisor_was_killed", line != "no", "ptrace(2)")
+        .then_some(tracer)
 }
 
 #[test]
-fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others() {
-    let Some(mut world) = World::of_bookend("what_does_not_end_is_reported_as_being_killed") else { return };
+fn a_killed_process_that_does_not_exit_is_reported_and_delays_no_other_task() {
+    let Some(mut world) =
+        World::of_bookend("a_killed_process_that_does_not_exit_is_reported_and_delays_no_other_task")
+    else {
+        return;
+    };
     let mut out = world.fifo("out");
     let mut start = |id: &str| {
         let script = format!("echo ready $$ >{}; exec sleep 1000", out.path());
@@ -180,8 +196,8 @@ fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others
         (run, pid)
     };
     let (agent, supervisor, quick) = (start("agent"), start("supervisor"), start("quick"));
-    let Some(first) = held(&world, &mut out, agent.1) else { return };
-    let Some(second) = held(&world, &mut out, supervisor.0.pid()) else { return };
+    let Some(first) = hold_back(&world, &mut out, agent.1) else { return };
+    let Some(second) = hold_back(&world, &mut out, supervisor.0.pid()) else { return };
     for (run, pid) in [&agent, &supervisor, &quick] {
         run.signal(Signal::KILL);
         kill(*pid);
@@ -189,11 +205,11 @@ fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others
     let ending =
         |id: &str| world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0).ending();
     let recover = world.bare(["bookend", "recover", "--grace", "0s"]).start();
-    eventually(world.deadline(), "the end of the quick one", || ending("quick") != "running/");
-    assert_ne!(state(recover.pid()), Some('Z'), "the others are still waited for");
+    eventually(world.deadline(), "the end of the task quick", || ending("quick") != "running/");
+    assert_ne!(state(recover.pid()), Some('Z'), "recover still waits for the others");
     world.run(["true"]).options(["--key", "quick"]).run().ended(End::Code(0));
     let refused = world.run(["true"]).options(["--key", "agent", "--grace", "0s"]).start();
-    let said = recover.wait().ended(End::Code(1)).stdout;
+    let output = recover.wait().ended(End::Code(1)).stdout;
     let killed = "was killed but has not ended (state t)";
     for part in [
         "task agent stays running: its supervisor has ended, but some of its processes could not be ended"
@@ -202,13 +218,13 @@ fn what_does_not_end_is_reported_as_being_killed_and_does_not_hold_up_the_others
         format!("task supervisor stays running: its supervisor (pid {}) {killed}", supervisor.0.pid()),
         "1 task interrupted, 2 stuck tasks".to_owned(),
     ] {
-        assert!(said.contains(&part), "{part} in {said}");
+        assert!(output.contains(&part), "{part} in {output}");
     }
-    let said = refused.wait().ended(End::Code(75)).stderr;
-    assert!(said.contains(killed), "{said}");
+    let output = refused.wait().ended(End::Code(75)).stderr;
+    assert!(output.contains(killed), "{output}");
     world.renew_deadline();
-    // Without their tracers they end.
+    // They exit when their tracers exit.
     drop((first, second));
-    let said = bookend(&world, &["recover", "--grace", "0s"]).ended(End::Code(0)).stdout;
-    assert!(said.contains("2 tasks interrupted"), "{said}");
+    let output = bookend(&world, &["recover", "--grace", "0s"]).ended(End::Code(0)).stdout;
+    assert!(output.contains("2 tasks interrupted"), "{output}");
 }

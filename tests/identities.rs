@@ -1,18 +1,18 @@
-//! Who is who, for real: a pid that is given out anew is neither taken for the task nor signalled, and across
-//! pid namespaces the live lock decides.
+//! Process identities: a process with a reused pid is not taken for the task, and across pid namespaces the
+//! live lock decides.
 
 use crate::harness::{End, Proc, World, eventually, is_root, on_path, possible, stat_field, state};
 use crate::standins::{Busy, KEY, bookend, change, gone, json, recover};
 
-/// A world in which a process can be given any free pid.
-fn forger(test: &str) -> Option<World> {
+/// A world in which a test can choose the pid of a process.
+fn world_with_free_pids(test: &str) -> Option<World> {
     let world = World::of_bookend(test)?;
     possible(test, is_root(), "root, to choose pids").then_some(world)
 }
 
-/// A process with just this pid, once that is free.
-fn impostor(world: &World, pid: i32) -> Proc {
-    // Somebody has to have reaped the one before.
+/// A process with this pid. Waits until the pid is free.
+fn reuse_pid(world: &World, pid: i32) -> Proc {
+    // The pid is free only after the previous process was reaped.
     eventually(world.deadline(), &format!("pid {pid} to be free"), || state(pid).is_none());
     let mut probe = world.bare(["probe", "as-pid", &pid.to_string(), "--", "sleep", "1000"]).start();
     assert_eq!(probe.line(), format!("ready {pid}"));
@@ -20,38 +20,47 @@ fn impostor(world: &World, pid: i32) -> Proc {
 }
 
 #[test]
-fn a_process_that_was_given_the_pid_of_a_dead_one_is_not_taken_for_it_and_not_signalled() {
-    let Some(world) = forger("a_process_that_was_given_the_pid_of_a_dead_one") else { return };
-    // With its live lock, and as a row without one, as another program would write it.
+fn a_process_with_a_reused_pid_is_not_taken_for_the_task_and_not_signalled() {
+    let Some(world) =
+        world_with_free_pids("a_process_with_a_reused_pid_is_not_taken_for_the_task_and_not_signalled")
+    else {
+        return;
+    };
+    // With a live lock, and without one, as in a row that another program has written.
     for lock in ["live_slot", "NULL"] {
         let busy = Busy::sleep(&world, &format!("with {lock}").replace(' ', "-"));
         let (supervisor, agent) = (busy.supervisor.pid(), busy.agent);
         busy.kill_all();
         change(&world, &format!("UPDATE task_history SET live_slot = {lock} WHERE status = 'running'"));
-        let _first = impostor(&world, supervisor);
-        let _second = impostor(&world, agent);
+        let _first = reuse_pid(&world, supervisor);
+        let _second = reuse_pid(&world, agent);
         let report = json(&world, &["recover", "--json", "--grace", "0s"]);
         assert_eq!(report["interrupted"][0]["reason"], "supervisor_lost", "{report}");
-        assert_eq!((state(supervisor), state(agent)), (Some('S'), Some('S')), "they live");
+        assert_eq!((state(supervisor), state(agent)), (Some('S'), Some('S')), "both run");
     }
 }
 
 #[test]
-fn a_key_whose_holder_died_is_free_although_its_pid_is_in_use_again() {
-    let Some(world) = forger("a_key_whose_holder_died_is_free") else { return };
+fn a_key_is_free_if_only_the_pid_of_its_lost_holder_is_in_use() {
+    let Some(world) = world_with_free_pids("a_key_is_free_if_only_the_pid_of_its_lost_holder_is_in_use")
+    else {
+        return;
+    };
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--key", KEY]));
     let supervisor = busy.supervisor.pid();
     busy.kill_all();
-    let _impostor = impostor(&world, supervisor);
+    let _other = reuse_pid(&world, supervisor);
     world.run_sh("true").options(["--key", KEY]).run().ended(End::Code(0));
     assert_eq!(world.rows()[0].ending(), "interrupted/supervisor_lost");
     assert_eq!(state(supervisor), Some('S'));
 }
 
 #[test]
-fn another_programs_row_is_judged_by_the_identity_it_names() {
-    let Some(world) = World::of_bookend("another_programs_row_is_judged_by_the_identity") else { return };
+fn a_row_of_another_program_is_judged_by_its_recorded_identity() {
+    let Some(world) = World::of_bookend("a_row_of_another_program_is_judged_by_its_recorded_identity") else {
+        return;
+    };
     Busy::sleep(&world, "one").kill_all();
     let me = std::process::id() as i32;
     let start = stat_field(me, 22).expect("our own start");
@@ -76,22 +85,24 @@ fn namespaces(test: &str) -> Option<World> {
 }
 
 #[test]
-fn a_task_in_another_pid_namespace_lives_as_long_as_its_lock_is_held() {
-    let Some(world) = namespaces("a_task_in_another_pid_namespace") else { return };
+fn a_task_in_another_pid_namespace_is_alive_while_its_lock_is_held() {
+    let Some(world) = namespaces("a_task_in_another_pid_namespace_is_alive_while_its_lock_is_held") else {
+        return;
+    };
     let mut say = world.fifo("say");
     let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
     let argv = ["bookend", "run", "--id", "inside", "--key", KEY, "--", "sh", "-c", &script];
     let container = world.bare(IN_A_NAMESPACE.iter().chain(&argv).copied()).start();
     say.pid("ready");
     let row = world.row();
-    assert!(row.pid("supervisor_pid") <= 2, "numbered by its own namespace: {row:?}");
+    assert!(row.pid("supervisor_pid") <= 2, "the pid is from its own namespace: {row:?}");
     let report = json(&world, &["recover", "--json", "--ttl", "0s"]);
     assert_eq!((report["alive"].as_i64(), report["settled"].as_bool()), (Some(1), Some(true)), "{report}");
     world.run_sh("true").options(["--key", KEY]).run().ended(End::Code(75));
 
-    // The first process of a namespace takes all of it along.
+    // The end of PID 1 ends every process of its namespace.
     drop(container);
-    eventually(world.deadline(), "its end", || {
+    eventually(world.deadline(), "the end of the task", || {
         json(&world, &["recover", "--json"])["alive"].as_i64() == Some(0)
     });
     let row = world.row();
@@ -99,13 +110,16 @@ fn a_task_in_another_pid_namespace_lives_as_long_as_its_lock_is_held() {
 }
 
 #[test]
-fn from_inside_a_pid_namespace_a_task_outside_lives_as_long_as_its_lock_is_held() {
-    let Some(world) = namespaces("from_inside_a_pid_namespace") else { return };
+fn a_task_outside_of_the_pid_namespace_is_alive_while_its_lock_is_held() {
+    let Some(world) = namespaces("a_task_outside_of_the_pid_namespace_is_alive_while_its_lock_is_held")
+    else {
+        return;
+    };
     let busy = Busy::sleep(&world, "outside");
     let inside = || {
         let words = ["bookend", "recover", "--json", "--ttl", "0s"];
-        let said = world.bare(IN_A_NAMESPACE.iter().chain(&words).copied()).run().ended(End::Code(0));
-        serde_json::from_str::<serde_json::Value>(&said.stdout).expect("a report")
+        let output = world.bare(IN_A_NAMESPACE.iter().chain(&words).copied()).run().ended(End::Code(0));
+        serde_json::from_str::<serde_json::Value>(&output.stdout).expect("a report")
     };
     assert_eq!(inside()["alive"], 1);
     busy.kill_all();
@@ -114,8 +128,8 @@ fn from_inside_a_pid_namespace_a_task_outside_lives_as_long_as_its_lock_is_held(
 }
 
 #[test]
-fn a_process_that_proc_does_not_show_is_not_taken_for_dead() {
-    let Some(world) = namespaces("a_process_that_proc_does_not_show") else { return };
+fn a_process_hidden_from_proc_is_not_judged_as_gone() {
+    let Some(world) = namespaces("a_process_hidden_from_proc_is_not_judged_as_gone") else { return };
     let busy = Busy::sleep(&world, "hidden");
     let another_programs = |slot: &str, pidfd: &str| {
         change(&world, &format!("UPDATE task_history SET live_slot = {slot}, supervisor_pidfd = {pidfd}"));
@@ -127,28 +141,32 @@ fn a_process_that_proc_does_not_show_is_not_taken_for_dead() {
     let hidden = world.bare(["unshare", "--mount", "sh", "-c", &script]).run().ended(End::Code(1));
     let report: serde_json::Value = serde_json::from_str(&hidden.stdout).expect("a report");
     assert_eq!(report["unverifiable"][0]["id"], "hidden", "{report}");
-    assert_eq!(json(&world, &["recover", "--json"])["alive"], 1, "it is shown here, and lives");
+    assert_eq!(json(&world, &["recover", "--json"])["alive"], 1, "here /proc shows it");
     another_programs(&slot.to_string(), "NULL");
     busy.kill_all();
 }
 
 #[test]
-fn nobody_is_taken_for_dead_where_proc_counts_pids_otherwise() {
-    let Some(world) = namespaces("nobody_is_taken_for_dead_where_proc_counts_pids_otherwise") else { return };
+fn no_process_is_judged_as_gone_by_the_proc_of_another_pid_namespace() {
+    let Some(world) = namespaces("no_process_is_judged_as_gone_by_the_proc_of_another_pid_namespace") else {
+        return;
+    };
     Busy::sleep(&world, "elsewhere").kill_all();
-    // As another program would write it, which says nothing of its namespace.
+    // As another program writes it, without the pid namespace.
     change(&world, "UPDATE task_history SET live_slot = NULL, pid_ns = NULL");
     let words = ["unshare", "--pid", "--fork", "--kill-child", "bookend", "recover"];
-    let told = world.bare(words).run();
-    assert!(told.stderr.contains("under its own pid"), "{told:?}");
-    assert_eq!(world.row().text("status"), "running", "{told:?}");
+    let report = world.bare(words).run();
+    assert!(report.stderr.contains("under its own pid"), "{report:?}");
+    assert_eq!(world.row().text("status"), "running", "{report:?}");
     recover(&world, &[]);
     assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
 }
 
 #[test]
-fn what_a_dead_task_left_is_found_by_its_mark_alone() {
-    let Some(world) = World::of_bookend("what_a_dead_task_left_is_found_by_its_mark") else { return };
+fn a_leftover_of_a_lost_task_is_found_by_its_mark_alone() {
+    let Some(world) = World::of_bookend("a_leftover_of_a_lost_task_is_found_by_its_mark_alone") else {
+        return;
+    };
     let mut out = world.fifo("out");
     let script = format!(
         "probe daemon -- probe with setsid -- probe stay {}; echo ready $$ >$SAY; exec sleep 1000",
@@ -156,22 +174,22 @@ fn what_a_dead_task_left_is_found_by_its_mark_alone() {
     );
     let busy = Busy::start(&world, "say", |_| world.run_sh(&script).options(["--id", "one"]));
     let daemon = out.pid("stay");
-    // Another task's daemon, and one of nobody's.
+    // A process with the mark of another task.
     let mut other_out = world.fifo("other");
     let other =
         world.bare(["probe", "stay", &other_out.path()]).env("BOOKEND_TASK_ID", "one-and-a-half").start();
-    let stranger = other_out.pid("stay");
+    let other_pid = other_out.pid("stay");
     busy.kill_all();
-    let told = recover(&world, &["--grace", "5s"]);
+    let report = recover(&world, &["--grace", "5s"]);
     gone(&world, daemon);
-    assert!(told.contains("1 leftover process"), "{told}");
-    assert!(state(stranger).is_some_and(|s| s != 'Z'));
+    assert!(report.contains("1 leftover process"), "{report}");
+    assert!(state(other_pid).is_some_and(|s| s != 'Z'));
     drop(other);
     assert!(bookend(&world, &["show", "one"]).stdout.contains("leftovers"));
 }
 
-/// Loses the task `one`, then mounts the overlay with its ledger anew, on a device of another number, as the
-/// restart of a container does; then does `$AFTER`.
+/// Kills the task `one` and mounts the overlay with its ledger again, on a device with another number, as a
+/// container restart does. Then runs `$AFTER`.
 const RESTARTED: &str = r#"
 layers() { mount -t overlay none -o lowerdir=$T/low,upperdir=$T/up,workdir=$T/work "$M"; stat -c %d "$M"; }
 set -e
@@ -185,7 +203,7 @@ bookend run --id one --key k -- sh -c 'echo $$ >"$SAY"; exec sleep 1000' &
 read agent <"$SAY"
 kill -9 $! "$agent"
 wait $! || :
-# The sentinel still has the memory of its supervisor for a moment.
+# A child of the supervisor may use the mount for a moment longer.
 until umount "$M" 2>/dev/null; do :; done
 mount -t tmpfs none "$T/other"
 second=$(layers)
@@ -193,7 +211,7 @@ second=$(layers)
 eval "$AFTER"
 "#;
 
-/// What `after` says of the task whose ledger's device was numbered anew.
+/// The output of `after`, which runs when the device of the ledger has another number.
 fn after_a_restart(world: &World, after: &str) -> crate::harness::Output {
     let say = world.fifo("say");
     let script = world.bare(["unshare", "--mount", "sh", "-c", RESTARTED]);
@@ -201,31 +219,38 @@ fn after_a_restart(world: &World, after: &str) -> crate::harness::Output {
 }
 
 #[test]
-fn a_ledger_on_a_device_numbered_anew_is_judged_by_the_recorded_identity() {
-    let Some(world) = namespaces("a_ledger_on_a_device_numbered_anew") else { return };
-    let said = after_a_restart(&world, "bookend recover; bookend run --key k -- true; bookend list --json");
-    let said = said.ended(End::Code(0));
-    assert!(said.stdout.contains("task one interrupted (supervisor_lost)"), "{said:?}");
+fn a_ledger_on_a_renumbered_device_is_judged_by_the_recorded_identity() {
+    let Some(world) = namespaces("a_ledger_on_a_renumbered_device_is_judged_by_the_recorded_identity") else {
+        return;
+    };
+    let output = after_a_restart(&world, "bookend recover; bookend run --key k -- true; bookend list --json");
+    let output = output.ended(End::Code(0));
+    assert!(output.stdout.contains("task one interrupted (supervisor_lost)"), "{output:?}");
 }
 
 #[test]
-fn from_another_pid_namespace_the_operator_ends_the_doubt_about_such_a_ledger() {
-    let Some(world) = namespaces("from_another_pid_namespace_the_operator_ends_the_doubt") else { return };
+fn an_operator_settles_an_unverifiable_task_from_another_pid_namespace() {
+    let Some(world) = namespaces("an_operator_settles_an_unverifiable_task_from_another_pid_namespace")
+    else {
+        return;
+    };
     let inside = IN_A_NAMESPACE.join(" ");
     let after = format!(
-        "code=0; said=$({inside} bookend recover) || code=$?; [ $code = 1 ] || exit 91; echo \"$said\";
-         command=$(echo \"$said\" | sed -n 's/.*if it has ended: //p'); {inside} $command;
+        "code=0; output=$({inside} bookend recover) || code=$?; [ $code = 1 ] || exit 91; echo \"$output\";
+         command=$(echo \"$output\" | sed -n 's/.*if it has ended: //p'); {inside} $command;
          {inside} bookend run --key k -- true"
     );
-    let said = after_a_restart(&world, &after).ended(End::Code(0));
+    let output = after_a_restart(&world, &after).ended(End::Code(0));
     let command = "bookend recover --ledger";
-    assert!(said.stdout.contains(command) && said.stdout.contains("--ttl 0 one"), "{said:?}");
-    assert!(said.stdout.contains("task one interrupted (ttl)"), "{said:?}");
+    assert!(output.stdout.contains(command) && output.stdout.contains("--ttl 0 one"), "{output:?}");
+    assert!(output.stdout.contains("task one interrupted (ttl)"), "{output:?}");
 }
 
 #[test]
-fn a_task_whose_boot_id_was_hidden_is_never_said_to_have_been_rebooted() {
-    let Some(world) = forger("a_task_whose_boot_id_was_hidden") else { return };
+fn a_task_with_a_hidden_boot_id_is_not_reported_as_rebooted() {
+    let Some(world) = world_with_free_pids("a_task_with_a_hidden_boot_id_is_not_reported_as_rebooted") else {
+        return;
+    };
     let hidden = ["proc=subset=pid"];
     for (at_start, at_recovery) in [(&hidden[..], &[][..]), (&[], &hidden), (&hidden, &hidden)] {
         let script = "trap '' TERM; echo ready $$ >$SAY; exec sleep 1000";
@@ -233,8 +258,8 @@ fn a_task_whose_boot_id_was_hidden_is_never_said_to_have_been_rebooted() {
         let agent = busy.agent;
         busy.kill_supervisor();
         let recover = world.bare(["bookend", "recover", "--grace", "0s"]).with(at_recovery.iter().copied());
-        let said = recover.run().ended(End::Code(0)).silent();
-        assert!(said.stdout.contains("(supervisor_lost)"), "{said:?}");
+        let output = recover.run().ended(End::Code(0)).silent();
+        assert!(output.stdout.contains("(supervisor_lost)"), "{output:?}");
         gone(&world, agent);
         world.write("DELETE FROM task_history");
         std::fs::remove_file(world.path("say")).expect("the pipe");
@@ -247,40 +272,42 @@ fn recover_settles_only_the_tasks_that_are_named() {
     for id in ["one", "two"] {
         Busy::sleep(&world, id).kill_all();
     }
-    let said = recover(&world, &["one"]);
-    assert!(said.contains("task one interrupted") && !said.contains("two"), "{said}");
+    let output = recover(&world, &["one"]);
+    assert!(output.contains("task one interrupted") && !output.contains("two"), "{output}");
     let endings: Vec<String> = world.rows().iter().map(|r| r.text("status")).collect();
     assert_eq!(endings, ["interrupted", "running"]);
     assert!(recover(&world, &[]).contains("task two interrupted"));
-    let said = bookend(&world, &["recover", "three"]).ended(End::Code(1));
-    assert!(said.stderr.contains("no task three"), "{said:?}");
+    let output = bookend(&world, &["recover", "three"]).ended(End::Code(1));
+    assert!(output.stderr.contains("no task three"), "{output:?}");
 }
 
 #[test]
 fn doctor_warns_where_proc_hides_the_boot_id() {
-    let Some(world) = forger("doctor_warns_where_proc_hides_the_boot_id") else { return };
-    let said = world.bare(["bookend", "doctor"]).with(["proc=subset=pid"]).run().ended(End::Code(0));
-    assert!(said.stdout.contains("boot id") && said.stdout.contains("subset=pid"), "{said:?}");
-    let said = world.bare(["bookend", "doctor"]).with(["proc=hidepid=0"]).run().ended(End::Code(0));
-    assert!(!said.stdout.contains("boot id"), "{said:?}");
+    let Some(world) = world_with_free_pids("doctor_warns_where_proc_hides_the_boot_id") else { return };
+    let output = world.bare(["bookend", "doctor"]).with(["proc=subset=pid"]).run().ended(End::Code(0));
+    assert!(output.stdout.contains("boot id") && output.stdout.contains("subset=pid"), "{output:?}");
+    let output = world.bare(["bookend", "doctor"]).with(["proc=hidepid=0"]).run().ended(End::Code(0));
+    assert!(!output.stdout.contains("boot id"), "{output:?}");
 }
 
 #[test]
-fn a_pidfd_of_an_unknown_boot_identifies_nobody() {
-    let Some(world) = forger("a_pidfd_of_an_unknown_boot") else { return };
+fn a_pidfd_inode_of_an_unknown_boot_identifies_no_process() {
+    let Some(world) = world_with_free_pids("a_pidfd_inode_of_an_unknown_boot_identifies_no_process") else {
+        return;
+    };
     let busy = Busy::sleep(&world, "before");
     let agent = busy.agent;
     busy.kill_all();
-    let _impostor = impostor(&world, agent);
+    let _other = reuse_pid(&world, agent);
     let pid = rustix::process::Pid::from_raw(agent).expect("a pid");
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("a pidfd");
     let inode = rustix::fs::fstat(&pidfd).expect("its inode").st_ino;
-    // After a reboot pids and inodes of pidfds are counted from the beginning, in step.
+    // After a reboot, pids and the inodes of pidfds are counted from the beginning.
     change(
         &world,
         &format!("UPDATE task_history SET boot_id = 'before', agent_start = 1, agent_pidfd = {inode}"),
     );
     let words = ["bookend", "recover", "--grace", "0s"];
     world.bare(words).with(["proc=subset=pid"]).run().ended(End::Code(0));
-    assert_eq!(state(agent), Some('S'), "it lives: {:?}", world.row());
+    assert_eq!(state(agent), Some('S'), "it still runs: {:?}", world.row());
 }

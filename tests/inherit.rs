@@ -1,5 +1,5 @@
-//! The agent sees the world as the caller left it: the whole report of an agent under bookend is compared
-//! with that of the bare command in the same world.
+//! The agent inherits everything from the caller: its report is compared with that of the same command
+//! without bookend.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -13,7 +13,7 @@ fn hex(s: &str) -> String {
     s.bytes().map(|b| format!("{b:02x}")).collect()
 }
 
-/// What the agent saw, without what cannot be the same: process ids, and the inodes of pipes.
+/// The agent's report without process ids and inodes of pipes, which differ between runs.
 fn report(world: &World, command: Cmd<'_>, file: &str, code: i32) -> Value {
     let output = command.run();
     assert_eq!(output.end, End::Code(code), "{output:?}");
@@ -31,7 +31,7 @@ fn report(world: &World, command: Cmd<'_>, file: &str, code: i32) -> Value {
     report
 }
 
-/// Takes the two variables that bookend adds out of the report.
+/// Removes the two variables that bookend adds from the report and returns them.
 fn take_added(report: &mut Value) -> Vec<String> {
     let all = report["environ"].as_array_mut().expect("environ");
     let is_added = |entry: &Value| {
@@ -44,12 +44,12 @@ fn take_added(report: &mut Value) -> Vec<String> {
     added
 }
 
-/// Compares bare and wrapped in the world that `specs` make.
-fn same(specs: &[&str]) {
-    same_os(&specs.iter().map(OsString::from).collect::<Vec<_>>());
+/// Compares the reports without and with bookend in the environment that `specs` set up.
+fn assert_same(specs: &[&str]) {
+    assert_same_os(&specs.iter().map(OsString::from).collect::<Vec<_>>());
 }
 
-fn same_os(specs: &[OsString]) {
+fn assert_same_os(specs: &[OsString]) {
     let world = World::new();
     let file = world.name("report");
     let argv = ["probe", "report", &file];
@@ -60,51 +60,56 @@ fn same_os(specs: &[OsString]) {
     let expected = if world.wrapper == Wrapper::Bookend { 2 } else { 0 };
     assert_eq!(added.len(), expected, "{specs:?}: added variables {added:?}");
     for (name, value) in bare.as_object().expect("an object") {
-        assert_eq!(&wrapped[name], value, "{specs:?}: {name} is not what the bare command sees");
+        assert_eq!(&wrapped[name], value, "{specs:?}: {name} differs from that of the bare command");
     }
 }
 
 #[test]
-fn a_plain_world() {
-    same(&["dup=2:2"]);
+fn a_plain_environment_is_inherited() {
+    assert_same(&["dup=2:2"]);
 }
 
 #[test]
-fn blocked_signals() {
-    same(&["mask=10"]);
-    same(&["mask=1,2,3,15,17,20,32,33,34,64"]);
+fn blocked_signals_stay_blocked() {
+    assert_same(&["mask=10"]);
+    assert_same(&["mask=1,2,3,15,17,20,32,33,34,64"]);
 }
 
 #[test]
-fn ignored_signals() {
+fn ignored_signals_stay_ignored() {
     for signal in ["1", "2,3", "13", "15", "17", "18", "20,21,22", "34,64"] {
-        same(&[&format!("ignore={signal}")]);
+        assert_same(&[&format!("ignore={signal}")]);
     }
 }
 
 #[test]
-fn sigpipe_at_its_default_and_ignored() {
-    same(&["default=13"]);
-    same(&["ignore=13"]);
+fn the_action_of_sigpipe_is_inherited() {
+    assert_same(&["default=13"]);
+    assert_same(&["ignore=13"]);
 }
 
 #[test]
 fn closed_standard_descriptors_stay_closed() {
     for fds in ["0", "1", "2", "0,1", "0,2", "1,2", "0,1,2"] {
-        same(&[&format!("close={fds}")]);
+        assert_same(&[&format!("close={fds}")]);
     }
 }
 
 #[test]
-fn further_descriptors_are_inherited_and_none_is_added() {
-    same(&["open=3:r:/dev/null", "open=5:w:/dev/null", "open=9:rw:/dev/zero", "open=200:r:/proc/version"]);
-    same(&["pipe=3:4", "close=2"]);
-    same(&["open=0:rw:/dev/null", "open=1:r:/dev/null", "open=2:w:/dev/full"]);
+fn other_descriptors_are_inherited_and_none_is_added() {
+    assert_same(&[
+        "open=3:r:/dev/null",
+        "open=5:w:/dev/null",
+        "open=9:rw:/dev/zero",
+        "open=200:r:/proc/version",
+    ]);
+    assert_same(&["pipe=3:4", "close=2"]);
+    assert_same(&["open=0:rw:/dev/null", "open=1:r:/dev/null", "open=2:w:/dev/full"]);
 }
 
-/// Where bookend stands in the middle of the agent's stdout, the agent has one end of a pipe and no more.
+/// With capture, the agent's stdout is one end of a pipe; it gets no other descriptor.
 #[test]
-fn a_captured_agent_gets_no_descriptor_more() {
+fn a_captured_agent_gets_no_additional_descriptor() {
     let world = World::new();
     let file = world.name("report");
     world.program("claude", &format!("#!/bin/sh\nexec probe report {file}\n"));
@@ -118,23 +123,23 @@ fn a_captured_agent_gets_no_descriptor_more() {
 }
 
 #[test]
-fn limits_and_umask_and_nice() {
-    same(&["umask=000"]);
-    same(&["umask=077", "nice=5"]);
-    same(&["rlimit=7:40:64", "rlimit=4:0:0", "rlimit=1:1000000000:2000000000"]);
-    same(&["rlimit=3:1048576:2097152", "timerslack=70000"]);
+fn limits_umask_and_nice_are_inherited() {
+    assert_same(&["umask=000"]);
+    assert_same(&["umask=077", "nice=5"]);
+    assert_same(&["rlimit=7:40:64", "rlimit=4:0:0", "rlimit=1:1000000000:2000000000"]);
+    assert_same(&["rlimit=3:1048576:2097152", "timerslack=70000"]);
 }
 
 #[test]
-fn working_directory() {
-    same(&["cwd=/"]);
-    same(&["cwd=/usr"]);
+fn the_working_directory_is_inherited() {
+    assert_same(&["cwd=/"]);
+    assert_same(&["cwd=/usr"]);
 }
 
 #[test]
-fn a_raw_environment() {
+fn environment_entries_of_any_bytes_are_inherited() {
     let raw = |b: &[u8]| OsString::from_vec([b"env=", b].concat());
-    same_os(&[
+    assert_same_os(&[
         raw(b"TWICE=1"),
         raw(b"TWICE=2"),
         raw(b"no equals sign"),
@@ -148,7 +153,7 @@ fn a_raw_environment() {
 }
 
 #[test]
-fn an_argv_of_any_bytes() {
+fn arguments_of_any_bytes_are_passed_unchanged() {
     let world = World::new();
     let file = world.name("report");
     let strange: [&[u8]; 8] = [b"", b"\xff\xfe", b"--", b"-v", b"--key", b"a b", b"--help", b"\n"];
@@ -165,8 +170,8 @@ fn an_argv_of_any_bytes() {
 }
 
 #[test]
-fn without_the_double_dash_too() {
-    let Some(world) = World::of_bookend("without_the_double_dash_too") else {
+fn a_command_without_the_double_dash_is_passed_unchanged() {
+    let Some(world) = World::of_bookend("a_command_without_the_double_dash_is_passed_unchanged") else {
         return;
     };
     let file = world.name("report");
@@ -177,7 +182,7 @@ fn without_the_double_dash_too() {
 }
 
 #[test]
-fn the_adjustment_of_the_oom_killer() {
+fn the_oom_score_adjustment_is_inherited() {
     if !is_root() {
         return;
     }
@@ -193,8 +198,8 @@ fn the_adjustment_of_the_oom_killer() {
 }
 
 #[test]
-fn option_variables_are_taken_out_and_two_are_added() {
-    let Some(world) = World::of_bookend("option_variables_are_taken_out") else {
+fn option_variables_are_removed_and_two_variables_are_added() {
+    let Some(world) = World::of_bookend("option_variables_are_removed_and_two_variables_are_added") else {
         return;
     };
     let file = world.name("report");
@@ -222,22 +227,22 @@ fn option_variables_are_taken_out_and_two_are_added() {
 }
 
 #[test]
-fn the_mark_is_the_id_of_the_row_and_the_ledger_is_named_absolutely() {
-    let Some(world) = World::of_bookend("the_mark_is_the_id_of_the_row") else {
+fn the_mark_is_the_row_id_and_the_absolute_ledger_path() {
+    let Some(world) = World::of_bookend("the_mark_is_the_row_id_and_the_absolute_ledger_path") else {
         return;
     };
     let command =
         world.run_sh("echo $BOOKEND_TASK_ID; echo $BOOKEND_LEDGER; echo $$").options(["--ledger", "here.db"]);
     let output = command.run().ended(End::Code(0));
-    let said: Vec<&str> = output.stdout.lines().collect();
-    assert_eq!(said[1], world.name("home/here.db"));
+    let printed: Vec<&str> = output.stdout.lines().collect();
+    assert_eq!(printed[1], world.name("home/here.db"));
     let rows = world.sql_of("home/here.db", "SELECT * FROM task_history");
-    assert_eq!(rows[0].text("id"), said[0]);
-    assert_eq!(rows[0].text("agent_pid"), said[2]);
+    assert_eq!(rows[0].text("id"), printed[0]);
+    assert_eq!(rows[0].text("agent_pid"), printed[2]);
 }
 
 #[test]
-fn a_socket_passed_by_systemd_is_the_agents() {
+fn a_socket_passed_by_systemd_reaches_the_agent() {
     let world = World::new();
     let script =
         "test \"$LISTEN_PID\" = $$ && test \"$LISTEN_FDS\" = 1 && read -r x <&3 && test \"$x\" = hello";
@@ -246,10 +251,10 @@ fn a_socket_passed_by_systemd_is_the_agents() {
     world.run_sh(script).with([open.as_str(), "listen-pid"]).run().ended(End::Code(0)).silent();
 }
 
-/// It names bookend's own pidfd: an agent that trusts it would take the sockets for another's.
+/// It identifies bookend, so an agent that checks it would ignore the sockets.
 #[test]
-fn a_listen_pidfd_of_bookends_own_is_taken_out() {
-    let Some(world) = World::of_bookend("a_listen_pidfd_of_bookends_own") else {
+fn a_listen_pidfd_of_bookend_is_removed() {
+    let Some(world) = World::of_bookend("a_listen_pidfd_of_bookend_is_removed") else {
         return;
     };
     let output =
@@ -258,25 +263,25 @@ fn a_listen_pidfd_of_bookends_own_is_taken_out() {
 }
 
 #[test]
-fn a_listen_pid_of_somebody_else_is_left_alone() {
+fn a_listen_pid_of_another_process_is_unchanged() {
     let world = World::new();
     let output = world.run_sh("echo $LISTEN_PID").env("LISTEN_PID", "1").env("LISTEN_FDS", "1").run();
     assert_eq!(output.ended(End::Code(0)).stdout, "1\n");
 }
 
-/// sd_watchdog_enabled(3) and systemd.exec(5): a program acts on them only if they name itself.
+/// sd_watchdog_enabled(3) and systemd.exec(5): a program acts on them only if they contain its own pid.
 #[test]
 fn watchdog_pid_and_systemd_exec_pid_name_the_agent() {
     let world = World::new();
     let script = "echo $$ $LISTEN_PID $WATCHDOG_PID $SYSTEMD_EXEC_PID $WATCHDOG_USEC";
     let specs = ["own-pid=SYSTEMD_EXEC_PID", "listen-pid", "own-pid=WATCHDOG_PID", "env=WATCHDOG_USEC=7"];
     let output = world.run_sh(script).with(specs).run().ended(End::Code(0)).silent();
-    let said: Vec<&str> = output.stdout.split_whitespace().collect();
-    assert_eq!(said, [said[0], said[0], said[0], said[0], "7"]);
+    let printed: Vec<&str> = output.stdout.split_whitespace().collect();
+    assert_eq!(printed, [printed[0], printed[0], printed[0], printed[0], "7"]);
 }
 
 #[test]
-fn watchdog_pid_and_systemd_exec_pid_of_another_process_stay_as_they_are() {
+fn watchdog_pid_and_systemd_exec_pid_of_another_process_are_unchanged() {
     let world = World::new();
     let script = "echo $WATCHDOG_PID $SYSTEMD_EXEC_PID $MY_WATCHDOG_PID";
     let specs = ["env=WATCHDOG_PID=1", "env=SYSTEMD_EXEC_PID=0000000000", "own-pid=MY_WATCHDOG_PID"];
@@ -298,7 +303,7 @@ fn the_agent_is_in_the_group_and_session_of_the_caller() {
 }
 
 #[test]
-fn an_alarm_set_before_still_rings_for_the_agent() {
+fn an_alarm_set_before_exec_reaches_the_agent() {
     let world = World::new();
     let mut out = world.fifo("out");
     let agent = world.run(["probe", "count", &out.path()]).with(["alarm=1"]).start();

@@ -1,5 +1,5 @@
-//! An end is never lost silently: not on a full disk, not when the files of the ledger are deleted, replaced
-//! or truncated during the run. And one file is one ledger: a second name of it is refused.
+//! No end is lost silently, even if the disk is full or the ledger's files are deleted, replaced or truncated
+//! during the run. bookend refuses a ledger with a second name.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ fn beside(world: &World, suffix: &str) -> PathBuf {
     state(world).join(format!("bookend.db{suffix}"))
 }
 
-/// Copies the log into the file, and leaves its frames where they are.
+/// Copies the log into the file and keeps the frames of the log.
 fn checkpoint(world: &World) {
     let ledger = Connection::open(world.ledger()).expect("the ledger");
     let copied = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
@@ -35,19 +35,19 @@ fn cut(path: &Path) {
     File::options().write(true).open(path).and_then(|f| f.set_len(0)).expect("a truncated file");
 }
 
-/// Damages the files during a run: its end waits in the spool, with the reason on stderr.
-fn end_after(world: &World, said: &str, damage: impl FnOnce()) {
+/// Damages the files during a run: the end is spooled and stderr contains `reason`.
+fn end_after(world: &World, reason: &str, damage: impl FnOnce()) {
     let waiting = Waiting::start(world, |run| run);
     damage();
     let output = waiting.end(world);
-    for part in [said, "it waits in"] {
+    for part in [reason, "it waits in"] {
         assert!(output.stderr.contains(part), "{part:?} in {output:?}");
     }
     assert_eq!(records(&spool(world)), ["one.json"]);
 }
 
-/// The record that waited has come into its row.
-fn is_merged(world: &World) {
+/// The spooled record is merged into its row.
+fn assert_merged(world: &World) {
     recover(world, &[]);
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/exit", Some(3)));
@@ -59,31 +59,39 @@ fn is_merged(world: &World) {
 #[test]
 fn an_end_is_kept_when_the_log_or_its_index_was_removed_or_truncated() {
     let remove = |path: &Path| fs::remove_file(path).expect("removed");
-    for (suffix, said) in [
+    for (suffix, reason) in [
         ("-wal", "its -wal was deleted"),
         ("-wal", "its -wal was truncated"),
         ("-shm", "its -shm was deleted"),
         ("-shm", "its -shm was truncated"),
     ] {
-        let damage = if said.ends_with("deleted") { remove } else { cut };
-        let Some(world) = World::of_bookend("an_end_is_kept_when_the_log_or_its_index") else { return };
-        end_after(&world, said, || {
+        let damage = if reason.ends_with("deleted") { remove } else { cut };
+        let Some(world) =
+            World::of_bookend("an_end_is_kept_when_the_log_or_its_index_was_removed_or_truncated")
+        else {
+            return;
+        };
+        end_after(&world, reason, || {
             checkpoint(&world);
             damage(&beside(&world, suffix));
         });
-        is_merged(&world);
+        assert_merged(&world);
     }
 }
 
 #[test]
-fn an_end_is_kept_when_the_ledger_was_renamed_and_merged_when_it_is_back() {
-    let Some(world) = World::of_bookend("an_end_is_kept_when_the_ledger_was_renamed") else { return };
+fn an_end_is_kept_when_the_ledger_was_renamed_and_merged_when_it_is_renamed_back() {
+    let Some(world) =
+        World::of_bookend("an_end_is_kept_when_the_ledger_was_renamed_and_merged_when_it_is_renamed_back")
+    else {
+        return;
+    };
     let away = state(&world).join("away.db");
     end_after(&world, "deleted, renamed or replaced", || {
         fs::rename(world.ledger(), &away).expect("renamed");
     });
     fs::rename(&away, world.ledger()).expect("renamed back");
-    is_merged(&world);
+    assert_merged(&world);
 }
 
 #[test]
@@ -98,18 +106,20 @@ fn an_end_is_kept_when_the_ledger_was_deleted_or_replaced() {
         world.run(["true"]).options(["--id", "other"]).run().ended(End::Code(0));
     };
     for damage in [&delete as &dyn Fn(&World), &replace] {
-        let Some(world) = World::of_bookend("an_end_is_kept_when_the_ledger_was_deleted") else { return };
+        let Some(world) = World::of_bookend("an_end_is_kept_when_the_ledger_was_deleted_or_replaced") else {
+            return;
+        };
         end_after(&world, "while bookend had it open", || damage(&world));
         if !world.ledger().exists() {
-            let told = bookend(&world, &["recover"]).ended(End::Code(1));
+            let report = bookend(&world, &["recover"]).ended(End::Code(1));
             for part in ["one.json", "missing"] {
-                assert!(told.stdout.contains(part), "{part:?} in {told:?}");
+                assert!(report.stdout.contains(part), "{part:?} in {report:?}");
             }
         }
         // The new ledger has no such row, so the record is kept and reported.
-        let told = world.run(["true"]).options(["--id", "next"]).run().ended(End::Code(0));
+        let report = world.run(["true"]).options(["--id", "next"]).run().ended(End::Code(0));
         for part in ["one", "one.kept.json"] {
-            assert!(told.stderr.contains(part), "{part:?} in {told:?}");
+            assert!(report.stderr.contains(part), "{part:?} in {report:?}");
         }
         assert_eq!(records(&spool(&world)), ["one.kept.json"]);
     }
@@ -117,13 +127,17 @@ fn an_end_is_kept_when_the_ledger_was_deleted_or_replaced() {
 
 #[test]
 fn an_end_that_cannot_be_written_is_printed_as_json_that_can_be_merged() {
-    let Some(world) = World::of_bookend("an_end_that_no_file_takes") else { return };
-    // `--log stderr`: the test leaves nothing in the journal of this machine.
+    let Some(world) =
+        World::of_bookend("an_end_that_cannot_be_written_is_printed_as_json_that_can_be_merged")
+    else {
+        return;
+    };
+    // `--log stderr`: the test writes nothing to the journal of this machine.
     let waiting = Waiting::start(&world, |run| run.options(["--log", "stderr"]));
     let away = world.path("away");
     fs::rename(state(&world), &away).expect("the state directory moved away");
-    let said = waiting.end(&world).stderr;
-    let (error, line) = said.trim_end().rsplit_once('\n').expect("an error and a line");
+    let output = waiting.end(&world).stderr;
+    let (error, line) = output.trim_end().rsplit_once('\n').expect("an error and a line");
     let record: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
     assert_eq!((record["task"].as_str(), record["exit_code"].as_i64()), (Some("one"), Some(3)));
     let file = spool(&world).join("one.json");
@@ -133,16 +147,16 @@ fn an_end_that_cannot_be_written_is_printed_as_json_that_can_be_merged() {
     // As the message says.
     fs::rename(&away, state(&world)).expect("back");
     fs::write(&file, line).expect("the record");
-    is_merged(&world);
+    assert_merged(&world);
 }
 
-/// The running task is in the file, and another one only in the log, so that a reader needs the log.
+/// Commits a task that is only in the log, while the running one is in the file. A reader then needs the log.
 fn commit_another(world: &World) {
     checkpoint(world);
     world.run(["true"]).run().ended(End::Code(0)).silent();
 }
 
-/// Overwrites the frames of the log, as a failing disk would.
+/// Overwrites the frames of the log, as a failing disk does.
 fn damage_log(world: &World) {
     let path = beside(world, "-wal");
     let mut bytes = fs::read(&path).expect("the log");
@@ -152,33 +166,37 @@ fn damage_log(world: &World) {
 
 #[test]
 fn a_damaged_log_beside_a_sound_ledger_gets_its_own_hint() {
-    let Some(world) = World::of_bookend("a_sound_ledger_with_a_damaged_log") else { return };
+    let Some(world) = World::of_bookend("a_damaged_log_beside_a_sound_ledger_gets_its_own_hint") else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run);
     commit_another(&world);
     damage_log(&world);
     for command in [&["list"][..], &["recover"], &["run", "--", "true"]] {
-        let said = bookend(&world, command).ended(End::Code(125)).stderr;
-        assert!(said.contains("integrity_check: ok") && !said.contains("move it away"), "{said}");
+        let output = bookend(&world, command).ended(End::Code(125)).stderr;
+        assert!(output.contains("integrity_check: ok") && !output.contains("move it away"), "{output}");
     }
     waiting.end_in_spool(&world);
-    is_merged(&world);
+    assert_merged(&world);
 }
 
 #[test]
 fn a_log_that_was_truncated_is_not_reported_as_a_failing_disk() {
-    let Some(world) = World::of_bookend("a_log_that_was_truncated") else { return };
+    let Some(world) = World::of_bookend("a_log_that_was_truncated_is_not_reported_as_a_failing_disk") else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run);
     commit_another(&world);
     cut(&beside(&world, "-wal"));
-    let said = bookend(&world, &["list"]).ended(End::Code(125)).stderr;
-    assert!(said.contains("-wal was truncated") && !said.contains("dmesg"), "{said}");
+    let output = bookend(&world, &["list"]).ended(End::Code(125)).stderr;
+    assert!(output.contains("-wal was truncated") && !output.contains("dmesg"), "{output}");
     waiting.end_in_spool(&world);
-    is_merged(&world);
+    assert_merged(&world);
 }
 
 #[test]
 fn a_limit_on_the_size_of_files_is_named() {
-    let Some(world) = World::of_bookend("a_limit_on_the_size_of_files") else { return };
+    let Some(world) = World::of_bookend("a_limit_on_the_size_of_files_is_named") else { return };
     world.run(["true"]).run().ended(End::Code(0)).silent();
     let script = format!("ulimit -f 16; exec bookend run -- touch {}", world.name("tmp/effect"));
     let refused = world.bare(["sh", "-c", &script]).run().ended(End::Code(125));
@@ -188,7 +206,7 @@ fn a_limit_on_the_size_of_files_is_named() {
 
 #[test]
 fn a_backup_contains_the_log_and_overwrites_nothing() {
-    let Some(world) = World::of_bookend("a_backup_has_what_is_in_the_log") else { return };
+    let Some(world) = World::of_bookend("a_backup_contains_the_log_and_overwrites_nothing") else { return };
     let none = bookend(&world, &["backup", "none.db"]).ended(End::Code(1));
     assert!(none.stderr.contains("no ledger yet"), "{none:?}");
     let waiting = Waiting::start(&world, |run| run);
@@ -197,8 +215,8 @@ fn a_backup_contains_the_log_and_overwrites_nothing() {
     assert_eq!(rows("copied.db"), 0, "the row is in the log alone");
 
     let script = "umask 0; exec bookend backup ../backup.db";
-    let said = world.bare(["sh", "-c", script]).run().ended(End::Code(0)).silent();
-    assert!(said.stdout.ends_with("/backup.db\n"), "{said:?}");
+    let output = world.bare(["sh", "-c", script]).run().ended(End::Code(0)).silent();
+    assert!(output.stdout.ends_with("/backup.db\n"), "{output:?}");
     let mode = fs::metadata(world.path("backup.db")).expect("the backup").permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
     assert_eq!(rows("backup.db"), 1);
@@ -215,9 +233,9 @@ fn a_backup_contains_the_log_and_overwrites_nothing() {
     assert_eq!(waiting.end(&world).stderr, "");
 }
 
-/// Makes as many files as there is room for.
+/// Creates files until the file system has no free inode.
 fn use_up_inodes(dir: &Path) {
-    let full = (0..).find_map(|n| File::create(dir.join(format!("file{n}"))).err()).expect("an end");
+    let full = (0..).find_map(|n| File::create(dir.join(format!("file{n}"))).err()).expect("an error");
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
 }
 
@@ -257,17 +275,17 @@ fn no_end_is_lost_on_a_disk_that_fills_and_empties() {
     let filler = disk.0.join("filler");
     let (fill, ran) = (format!("cat /dev/zero >>{} 2>/dev/null", filler.display()), world.name("ran"));
     world.run(["true"]).env("BOOKEND_LEDGER", &ledger).run().ended(End::Code(0)).silent();
-    // So much room that the row, but not the record of the end, finds a place; and less, and more.
+    // Free space for the row but not for the record of the end, and less, and more.
     for pages in (0..20).cycle().take(60) {
         world.bare(["sh", "-c", &fill]).run();
         let full = fs::metadata(&filler).expect("the filler").len();
         let filler = File::options().write(true).open(&filler).expect("the filler");
-        filler.set_len(full - pages * 4096).expect("some room");
-        // The agent takes what is left.
+        filler.set_len(full - pages * 4096).expect("some free space");
+        // The agent fills the rest of the disk.
         let script = format!("echo ran >>{ran}; {fill}; exit 3");
         let run = world.run_sh(&script).env("BOOKEND_LEDGER", &ledger).run();
         assert!(matches!(run.end, End::Code(3 | 125)), "{run:?}");
-        filler.set_len(0).expect("room again");
+        filler.set_len(0).expect("free space");
     }
     world.renew_deadline();
     let _ = fs::remove_file(&filler);
@@ -275,7 +293,7 @@ fn no_end_is_lost_on_a_disk_that_fills_and_empties() {
     let ran = fs::read_to_string(ran).expect("the marks").lines().count();
     assert!(ran > 0);
     let ended = world.sql_of("disk/bookend.db", "SELECT * FROM task_history WHERE exit_code = 3");
-    assert_eq!(ended.len(), ran, "each agent that ran has its end");
+    assert_eq!(ended.len(), ran, "each agent that ran has an end");
     let lost = world.sql_of("disk/bookend.db", "SELECT * FROM task_history WHERE reason = 'supervisor_lost'");
     assert!(lost.is_empty(), "{lost:?}");
 }
@@ -294,15 +312,17 @@ fn command_in(message: &str, program: &str) -> String {
 }
 
 #[test]
-fn a_ledger_with_a_second_hard_link_starts_nothing_and_loses_no_end() {
-    let Some(world) = World::of_bookend("a_ledger_with_a_second_hard_link") else { return };
+fn no_run_starts_with_a_hard_linked_ledger_and_no_end_is_lost() {
+    let Some(world) = World::of_bookend("no_run_starts_with_a_hard_linked_ledger_and_no_end_is_lost") else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run);
     let link = state(&world).join("it's a link.db");
     fs::hard_link(world.ledger(), &link).expect("a link");
     let refused = world.run(["touch", &world.name("tmp/effect")]).run().ended(End::Code(125));
     has_parts(&refused, &["more than one hard link", "find ", "-xdev -samefile"]);
     assert!(!world.path("tmp/effect").exists(), "the agent ran");
-    // A path that differs from the other one in its name only.
+    // The other path differs only in its file name.
     let found = world.bare(["sh", "-c", &command_in(&refused.stderr, "find")]).run();
     assert!(found.stdout.contains("it's a link.db"), "{found:?}");
 
@@ -317,8 +337,8 @@ fn a_ledger_with_a_second_hard_link_starts_nothing_and_loses_no_end() {
 }
 
 #[test]
-fn a_ledger_that_is_mounted_as_a_single_file_starts_nothing() {
-    let test = "a_ledger_that_is_mounted_as_a_single_file";
+fn no_run_starts_with_a_ledger_mounted_as_a_single_file() {
+    let test = "no_run_starts_with_a_ledger_mounted_as_a_single_file";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, is_root() && on_path("unshare"), "root and unshare, to mount a file") {
         return;
@@ -336,14 +356,14 @@ fn a_ledger_that_is_mounted_as_a_single_file_starts_nothing() {
     assert!(!world.path("tmp/effect").exists(), "the agent ran");
     let listed = inside(&format!("bookend list --ledger {other}")).ended(End::Code(0));
     has_parts(&listed, &["warning: ", "mounted as a single file"]);
-    // A directory that is mounted is one name of what is in it.
+    // A bind mount of the directory is accepted: each file in it has one name.
     let script = format!("mount --bind {0} {0} && exec bookend run -- true", state(&world).display());
     world.bare(["unshare", "--mount", "sh", "-c", &script]).run().ended(End::Code(0)).silent();
 }
 
 #[test]
 fn a_database_with_a_second_hard_link_is_not_adopted() {
-    let Some(world) = World::of_bookend("a_database_with_a_second_hard_link") else { return };
+    let Some(world) = World::of_bookend("a_database_with_a_second_hard_link_is_not_adopted") else { return };
     let (file, link) = (world.path("theirs.db"), world.path("link.db"));
     let theirs = Connection::open(&file).expect("a database");
     theirs

@@ -1,4 +1,4 @@
-//! What the agent lets go is reaped, and its status is never taken for the agent's; as PID 1 too.
+//! bookend reaps orphans of the agent and does not take their exit status for the agent's, also as PID 1.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ fn zombies(pid: i32) -> Vec<i32> {
 }
 
 #[test]
-fn orphans_are_reaped_while_the_agent_lives_and_are_not_taken_for_it() {
+fn orphans_are_reaped_while_the_agent_runs_and_not_taken_for_it() {
     let world = World::new();
     let mut go = world.fifo("go");
     let script = format!("probe orphans 20 {}; exit $?", go.path());
@@ -21,22 +21,22 @@ fn orphans_are_reaped_while_the_agent_lives_and_are_not_taken_for_it() {
     let agent = world.run(["probe", "orphans", "20", &go.path()]).start();
     let pid = agent.pid();
     if agent.supervised() {
-        eventually(world.deadline(), "orphans come and are reaped", || zombies(pid).is_empty());
+        eventually(world.deadline(), "orphans are reaped", || zombies(pid).is_empty());
     }
     go.write_line("now");
     agent.wait().ended(End::Code(3)).silent();
 }
 
-/// `exec` keeps the children of the shell: bookend has one that it never forked.
+/// `exec` keeps the children of the shell, so bookend has a child that it did not fork.
 #[test]
-fn a_child_that_it_never_forked_is_not_taken_for_the_agent() {
+fn a_child_that_bookend_did_not_fork_is_not_taken_for_the_agent() {
     let world = World::new();
     let mut go = world.fifo("go");
     let script = format!("probe exit 7 & exec $W sh -c 'read x <{}; exit 3'", go.path());
     let agent = world.bare(["sh", "-c", &script]).start();
     let pid = agent.pid();
     if agent.supervised() {
-        eventually(world.deadline(), "it is reaped", || zombies(pid).is_empty());
+        eventually(world.deadline(), "the child is reaped", || zombies(pid).is_empty());
     }
     go.write_line("now");
     agent.wait().ended(End::Code(3)).silent();
@@ -50,7 +50,7 @@ fn an_ignored_sigchld_does_not_hide_the_agents_status() {
 }
 
 #[test]
-fn the_end_does_not_wait_for_an_orphan_that_stays() {
+fn bookend_does_not_wait_for_a_running_orphan() {
     let world = World::new();
     let mut out = world.fifo("out");
     let mut go = world.fifo("go");
@@ -59,10 +59,10 @@ fn the_end_does_not_wait_for_an_orphan_that_stays() {
     let orphan = out.pid("stay");
     go.write_line("now");
     agent.wait().ended(End::Code(0)).silent();
-    assert_ne!(state(orphan), None, "after a success it is left alone");
+    assert_ne!(state(orphan), None, "it still runs after a success");
 }
 
-/// A world with `unshare`, or none.
+/// A world for tests with `unshare`; `None` if it cannot be used here.
 fn namespace(test: &str) -> Option<World> {
     let here = is_root() && on_path("unshare") && fs::metadata("/proc/self/ns/pid").is_ok();
     if !possible(test, here, "root and unshare, for a pid namespace") {
@@ -77,8 +77,8 @@ fn in_namespace(line: &str) -> [String; 3] {
 }
 
 #[test]
-fn as_pid_1_it_leaves_with_the_agents_code() {
-    let Some(world) = namespace("as_pid_1_it_leaves_with_the_agents_code") else {
+fn pid_1_exits_with_the_agents_code() {
+    let Some(world) = namespace("pid_1_exits_with_the_agents_code") else {
         return;
     };
     world.bare(in_namespace("$W probe exit 7")).run().ended(End::Code(7)).silent();
@@ -87,8 +87,8 @@ fn as_pid_1_it_leaves_with_the_agents_code() {
 }
 
 #[test]
-fn as_pid_1_a_death_by_a_signal_is_128_and_its_number() {
-    let Some(world) = namespace("as_pid_1_a_death_by_a_signal") else {
+fn pid_1_exits_with_128_plus_the_signal_that_killed_the_agent() {
+    let Some(world) = namespace("pid_1_exits_with_128_plus_the_signal_that_killed_the_agent") else {
         return;
     };
     for signal in [2, 9, 11, 15, 40] {
@@ -98,8 +98,8 @@ fn as_pid_1_a_death_by_a_signal_is_128_and_its_number() {
 }
 
 #[test]
-fn as_pid_1_signals_are_forwarded() {
-    let Some(world) = namespace("as_pid_1_signals_are_forwarded") else {
+fn pid_1_forwards_signals() {
+    let Some(world) = namespace("pid_1_forwards_signals") else {
         return;
     };
     let mut out = world.fifo("count");
@@ -118,8 +118,8 @@ fn as_pid_1_signals_are_forwarded() {
 }
 
 #[test]
-fn as_pid_1_orphans_are_reaped() {
-    let Some(world) = namespace("as_pid_1_orphans_are_reaped") else {
+fn pid_1_reaps_orphans() {
+    let Some(world) = namespace("pid_1_reaps_orphans") else {
         return;
     };
     let mut go = world.fifo("go");
@@ -127,14 +127,14 @@ fn as_pid_1_orphans_are_reaped() {
     let process = world.bare(in_namespace(&line)).start();
     eventually(world.deadline(), "PID 1", || !children(process.pid()).is_empty());
     let supervisor = children(process.pid())[0];
-    eventually(world.deadline(), "orphans come and are reaped", || zombies(supervisor).is_empty());
+    eventually(world.deadline(), "orphans are reaped", || zombies(supervisor).is_empty());
     go.write_line("now");
     process.wait().ended(End::Code(3)).silent();
 }
 
 #[test]
-fn as_pid_1_a_sigterm_ends_agent_and_row() {
-    let Some(world) = namespace("as_pid_1_a_sigterm_ends") else {
+fn pid_1_on_sigterm_ends_the_agent_and_records_it() {
+    let Some(world) = namespace("pid_1_on_sigterm_ends_the_agent_and_records_it") else {
         return;
     };
     let mut out = world.fifo("stay");
@@ -147,8 +147,12 @@ fn as_pid_1_a_sigterm_ends_agent_and_row() {
 }
 
 #[test]
-fn an_agent_that_is_the_first_of_a_namespace_beside_bookends_runs_and_ends_as_bare() {
-    let Some(world) = namespace("an_agent_that_is_the_first_of_a_namespace") else { return };
+fn an_agent_that_is_pid_1_of_its_own_namespace_runs_and_exits_as_without_bookend() {
+    let Some(world) =
+        namespace("an_agent_that_is_pid_1_of_its_own_namespace_runs_and_exits_as_without_bookend")
+    else {
+        return;
+    };
     let line = "exec unshare --pid $W probe exit 4";
     world.bare(["sh", "-c", line]).run().ended(End::Code(4)).silent();
     assert_eq!(world.row().ending(), "failure/exit");

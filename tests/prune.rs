@@ -1,4 +1,4 @@
-//! Removing old tasks: which, how many, and never one that is needed.
+//! `prune` deletes expired tasks in small batches and keeps those that are still needed.
 
 use serde_json::Value;
 

@@ -1,25 +1,31 @@
-//! Lost tasks are found, settled and reported once, and running tasks are left alone.
+//! Recovery finds, settles and reports each lost task once, and does not change running tasks.
 
 use std::fs;
-use std::path::Path;
 
 use rustix::process::Signal;
 
 use crate::harness::{End, Proc, World, eventually, is_root, on_path, possible, state};
 use crate::standins::{Busy, KEY, bookend, change, dispatch, gone, install, json, linked, recover};
 
-/// How often a line says this.
-fn count(text: &str, what: &str) -> usize {
-    text.lines().filter(|l| l.contains(what)).count()
+/// The number of lines that contain `part`.
+fn count(text: &str, part: &str) -> usize {
+    text.lines().filter(|l| l.contains(part)).count()
 }
 
 #[test]
 fn a_task_whose_processes_are_gone_is_interrupted_and_reported_once() {
-    let Some(world) = World::of_bookend("a_task_whose_processes_are_gone") else { return };
+    let Some(world) = World::of_bookend("a_task_whose_processes_are_gone_is_interrupted_and_reported_once")
+    else {
+        return;
+    };
     Busy::sleep(&world, "one").kill_all();
-    let told = recover(&world, &[]);
-    assert_eq!(count(&told, "[recovery] task one interrupted (supervisor_lost)"), 1, "{told}");
-    assert_eq!(count(&told, "[recovery] 1 task interrupted, 1 interrupted task reported in "), 1, "{told}");
+    let report = recover(&world, &[]);
+    assert_eq!(count(&report, "[recovery] task one interrupted (supervisor_lost)"), 1, "{report}");
+    assert_eq!(
+        count(&report, "[recovery] 1 task interrupted, 1 interrupted task reported in "),
+        1,
+        "{report}"
+    );
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert_eq!(row.text("end_source"), "recovery");
@@ -42,24 +48,24 @@ fn a_task_whose_processes_are_gone_is_interrupted_and_reported_once() {
 
 #[test]
 fn an_agent_that_outlives_its_supervisor_is_ended() {
-    let Some(world) = World::of_bookend("an_agent_that_outlives_its_supervisor") else { return };
+    let Some(world) = World::of_bookend("an_agent_that_outlives_its_supervisor_is_ended") else { return };
     let script = "trap '' TERM; echo ready $$ >$SAY; while :; do sleep 1000; done";
     let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--id", "one"]));
     let agent = busy.agent;
     busy.kill_supervisor();
     assert_ne!(state(agent), None);
-    let told = recover(&world, &["--grace", "0s"]);
+    let report = recover(&world, &["--grace", "0s"]);
     gone(&world, agent);
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
     assert!(row.text("error").contains("was still running and was ended"), "{row:?}");
     assert!(row.json("leftovers")["ended"].as_i64() >= Some(1), "{row:?}");
-    assert!(told.contains("was still running"), "{told}");
+    assert!(report.contains("was still running"), "{report}");
 }
 
 #[test]
-fn a_live_task_and_its_session_are_left_alone() {
-    let Some(world) = World::of_bookend("a_live_task_and_its_session") else { return };
+fn a_running_task_and_its_session_are_unchanged() {
+    let Some(world) = World::of_bookend("a_running_task_and_its_session_are_unchanged") else { return };
     install(&world);
     let busy = Busy::of(&world, "claude");
     let before = (world.row().text("status"), linked(&world));
@@ -71,21 +77,24 @@ fn a_live_task_and_its_session_are_left_alone() {
 }
 
 #[test]
-fn many_recoveries_at_once_settle_and_tell_each_task_once() {
-    let Some(world) = World::of_bookend("many_recoveries_at_once") else { return };
+fn concurrent_recoveries_settle_and_report_each_task_once() {
+    let Some(world) = World::of_bookend("concurrent_recoveries_settle_and_report_each_task_once") else {
+        return;
+    };
     let ids = ["a", "b", "c", "d", "e"];
     for id in ids {
         Busy::sleep(&world, id).kill_all();
     }
     let alive = Busy::sleep(&world, "alive");
-    let hand_on = format!("echo $BOOKEND_FINISHED_TASK >>{}", world.name("handed"));
+    let command = format!("echo $BOOKEND_FINISHED_TASK >>{}", world.name("passed"));
     let recoveries: Vec<Proc> =
-        (0..8).map(|_| world.bare(["bookend", "recover", "--on-interrupted", &hand_on]).start()).collect();
-    let told: String = recoveries.into_iter().map(|r| r.wait().ended(End::Code(0)).silent().stdout).collect();
-    let handed = fs::read_to_string(world.path("handed")).expect("what was handed on");
+        (0..8).map(|_| world.bare(["bookend", "recover", "--on-interrupted", &command]).start()).collect();
+    let report: String =
+        recoveries.into_iter().map(|r| r.wait().ended(End::Code(0)).silent().stdout).collect();
+    let passed = fs::read_to_string(world.path("passed")).expect("the ids");
     for id in ids {
-        assert_eq!(count(&told, &format!("task {id} interrupted")), 1, "{told}");
-        assert_eq!(handed.lines().filter(|l| *l == id).count(), 1, "{handed}");
+        assert_eq!(count(&report, &format!("task {id} interrupted")), 1, "{report}");
+        assert_eq!(passed.lines().filter(|l| *l == id).count(), 1, "{passed}");
     }
     let moves = world.sql("SELECT task_id FROM task_transition WHERE to_status = 'interrupted'");
     assert_eq!(moves.len(), ids.len());
@@ -94,36 +103,39 @@ fn many_recoveries_at_once_settle_and_tell_each_task_once() {
 }
 
 #[test]
-fn a_task_that_ended_itself_on_a_clean_restart_is_reported_and_handed_on_once() {
-    let Some(world) = World::of_bookend("a_task_that_ended_itself_on_a_clean_restart") else { return };
+fn a_task_interrupted_by_a_restart_is_reported_and_passed_on_once() {
+    let Some(world) = World::of_bookend("a_task_interrupted_by_a_restart_is_reported_and_passed_on_once")
+    else {
+        return;
+    };
     let busy = Busy::sleep(&world, "one");
     busy.supervisor.signal(Signal::TERM);
     busy.supervisor.wait().ended(End::Signal(15));
     assert_eq!(world.row().ending(), "interrupted/signal");
-    let hand_on = format!("cat >>{}", world.name("handed"));
-    let told = recover(&world, &["--on-interrupted", &hand_on]);
-    assert_eq!(count(&told, "task one interrupted (signal)"), 1, "{told}");
-    assert!(told.contains("stopped by SIGTERM from pid"), "{told}");
-    recover(&world, &["--on-interrupted", &hand_on]);
-    let handed = fs::read_to_string(world.path("handed")).expect("the row");
-    let row: serde_json::Value = serde_json::from_str(&handed).expect("one row as JSON");
+    let command = format!("cat >>{}", world.name("passed"));
+    let report = recover(&world, &["--on-interrupted", &command]);
+    assert_eq!(count(&report, "task one interrupted (signal)"), 1, "{report}");
+    assert!(report.contains("stopped by SIGTERM from pid"), "{report}");
+    recover(&world, &["--on-interrupted", &command]);
+    let passed = fs::read_to_string(world.path("passed")).expect("the row");
+    let row: serde_json::Value = serde_json::from_str(&passed).expect("one row as JSON");
     assert_eq!((row["id"].as_str(), row["status"].as_str()), (Some("one"), Some("interrupted")));
     assert_eq!(row["user_argv"][0], "sh");
 }
 
 #[test]
-fn what_could_not_be_handed_on_is_tried_again() {
-    let Some(world) = World::of_bookend("what_could_not_be_handed_on") else { return };
+fn a_failed_on_interrupted_command_is_retried() {
+    let Some(world) = World::of_bookend("a_failed_on_interrupted_command_is_retried") else { return };
     Busy::sleep(&world, "one").kill_all();
     let failed = bookend(&world, &["recover", "--on-interrupted", "exit 3"]).ended(End::Code(1));
     assert!(failed.stdout.contains("failed with exit code 3"), "{failed:?}");
-    let told = recover(&world, &["--on-interrupted", "true"]);
-    assert_eq!(count(&told, "task one interrupted"), 1, "{told}");
+    let report = recover(&world, &["--on-interrupted", "true"]);
+    assert_eq!(count(&report, "task one interrupted"), 1, "{report}");
     assert_eq!(count(&recover(&world, &["--on-interrupted", "exit 3"]), "nothing to settle"), 1);
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+fn a_dry_run_reports_the_tasks_and_changes_nothing() {
     let Some(world) = World::of_bookend("a_dry_run") else { return };
     install(&world);
     Busy::of(&world, "claude").kill_all();
@@ -138,17 +150,22 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
 }
 
 #[test]
-fn where_there_is_no_ledger_there_is_nothing_to_settle_and_none_is_made() {
-    let Some(world) = World::of_bookend("where_there_is_no_ledger") else { return };
+fn recover_without_a_ledger_settles_nothing_and_creates_none() {
+    let Some(world) = World::of_bookend("recover_without_a_ledger_settles_nothing_and_creates_none") else {
+        return;
+    };
     assert!(recover(&world, &[]).contains("nothing to settle"));
     assert!(recover(&world, &["--dry-run"]).contains("nothing to settle"));
     assert!(!world.ledger().exists());
 }
 
 #[test]
-fn a_task_of_another_boot_is_rebooted_and_no_process_of_this_one_is_touched() {
-    let Some(world) = World::of_bookend("a_task_of_another_boot") else { return };
-    let stranger = Busy::sleep(&world, "stranger");
+fn a_task_of_another_boot_is_rebooted_and_no_process_is_signalled() {
+    let Some(world) = World::of_bookend("a_task_of_another_boot_is_rebooted_and_no_process_is_signalled")
+    else {
+        return;
+    };
+    let other = Busy::sleep(&world, "other");
     Busy::sleep(&world, "one").kill_all();
     change(
         &world,
@@ -156,27 +173,27 @@ fn a_task_of_another_boot_is_rebooted_and_no_process_of_this_one_is_touched() {
             "UPDATE task_history
              SET boot_id = 'another', supervisor_pid = {}, agent_pid = {}, live_slot = live_slot + 1
              WHERE id = 'one'",
-            stranger.supervisor.pid(),
-            stranger.agent
+            other.supervisor.pid(),
+            other.agent
         ),
     );
     let report = json(&world, &["recover", "--json"]);
     assert_eq!(report["interrupted"][0]["reason"], "rebooted", "{report}");
     assert_eq!(report["hints"][0]["task"]["reason"], "rebooted", "{report}");
-    assert_ne!(state(stranger.agent), Some('Z'));
-    assert_eq!(world.sql("SELECT * FROM task_history WHERE status = 'running'")[0].text("id"), "stranger");
-    stranger.kill_all();
+    assert_ne!(state(other.agent), Some('Z'));
+    assert_eq!(world.sql("SELECT * FROM task_history WHERE status = 'running'")[0].text("id"), "other");
+    other.kill_all();
 }
 
 #[test]
-fn the_oom_killer_is_the_reason_only_where_it_struck_since_the_task_began_and_on_this_boot() {
-    let test = "the_oom_killer_is_the_reason_only_where_it_struck_since_the_task_began";
+fn oom_is_the_reason_only_for_a_kill_on_this_boot_since_the_task_started() {
+    let test = "oom_is_the_reason_only_for_a_kill_on_this_boot_since_the_task_started";
     let Some(world) = World::of_bookend(test) else { return };
-    if !possible(test, is_root() && on_path("unshare"), "root and unshare, to show cgroups of its own") {
+    if !possible(test, is_root() && on_path("unshare"), "root and unshare, to mount other cgroup files") {
         return;
     }
     for (id, before, boot) in
-        [("struck", 1, "boot_id"), ("struck-before", 2, "boot_id"), ("booted", 1, "'another'")]
+        [("after-start", 1, "boot_id"), ("before-start", 2, "boot_id"), ("earlier-boot", 1, "'another'")]
     {
         Busy::sleep(&world, id).kill_all();
         change(
@@ -194,14 +211,20 @@ fn the_oom_killer_is_the_reason_only_where_it_struck_since_the_task_began_and_on
         let row = world.sql(&format!("SELECT * FROM task_history WHERE id = '{id}'")).remove(0);
         (row.text("reason"), row.number("oom_killed"))
     };
-    assert_eq!(of("struck"), ("oom".to_owned(), Some(1)));
-    assert_eq!(of("struck-before"), ("supervisor_lost".to_owned(), Some(0)));
-    assert_eq!(of("booted"), ("rebooted".to_owned(), None), "what its cgroup says now is not of its boot");
+    assert_eq!(of("after-start"), ("oom".to_owned(), Some(1)));
+    assert_eq!(of("before-start"), ("supervisor_lost".to_owned(), Some(0)));
+    assert_eq!(
+        of("earlier-boot"),
+        ("rebooted".to_owned(), None),
+        "the counter of the cgroup is from another boot"
+    );
 }
 
 #[test]
-fn a_task_of_another_host_is_kept_with_its_key_until_it_is_too_old() {
-    let Some(world) = World::of_bookend("a_task_of_another_host") else { return };
+fn a_task_of_another_host_keeps_its_key_until_it_expires() {
+    let Some(world) = World::of_bookend("a_task_of_another_host_keeps_its_key_until_it_expires") else {
+        return;
+    };
     install(&world);
     Busy::of(&world, "claude").kill_all();
     change(&world, "UPDATE task_history SET boot_id = 'another', host = 'elsewhere'");
@@ -213,15 +236,15 @@ fn a_task_of_another_host_is_kept_with_its_key_until_it_is_too_old() {
     assert!(refused.stderr.contains("cannot be judged from here"), "{refused:?}");
 
     change(&world, "UPDATE task_history SET last_seen_at = '2020-01-01T00:00:00.000Z'");
-    let told = recover(&world, &[]);
-    assert_eq!(count(&told, "interrupted (ttl)"), 1, "{told}");
+    let report = recover(&world, &[]);
+    assert_eq!(count(&report, "interrupted (ttl)"), 1, "{report}");
     assert_eq!(world.row().ending(), "interrupted/ttl");
     assert_eq!(linked(&world), None);
 }
 
 #[test]
-fn a_copy_of_the_ledger_says_nothing_of_who_lives() {
-    let Some(world) = World::of_bookend("a_copy_of_the_ledger") else { return };
+fn a_copied_ledger_does_not_show_whether_a_task_runs() {
+    let Some(world) = World::of_bookend("a_copied_ledger_does_not_show_whether_a_task_runs") else { return };
     let busy = Busy::sleep(&world, "one");
     let copied = world.bare(["cp", "-r", &world.name("state/bookend"), &world.name("copy")]).run();
     copied.ended(End::Code(0));
@@ -235,30 +258,33 @@ fn a_copy_of_the_ledger_says_nothing_of_who_lives() {
 }
 
 #[test]
-fn an_end_that_was_not_delivered_is_delivered_with_the_number_of_the_attempt() {
-    let Some(world) = World::of_bookend("an_end_that_was_not_delivered") else { return };
-    let (mut said, out) = (world.fifo("hook"), world.name("delivered"));
-    // The first attempt waits for ever: its supervisor is killed meanwhile.
+fn an_undelivered_end_is_delivered_with_the_number_of_the_attempt() {
+    let Some(world) = World::of_bookend("an_undelivered_end_is_delivered_with_the_number_of_the_attempt")
+    else {
+        return;
+    };
+    let (mut started, out) = (world.fifo("hook"), world.name("delivered"));
+    // The first attempt does not end; the test kills its supervisor.
     let hook = format!(
         "case $BOOKEND_DELIVERY_ATTEMPT in 1) echo ready $$ >{}; exec sleep 1000;; esac
          echo $BOOKEND_DELIVERY_ATTEMPT >>{out}; cat >>{out}",
-        said.path()
+        started.path()
     );
     let run = world.run_sh("exit 3").options(["--id", "one", "--on-finish", &hook]).start();
-    let pid = said.pid("ready");
-    assert_eq!(count(&recover(&world, &[]), "on-finish"), 0, "its supervisor lives");
+    let pid = started.pid("ready");
+    assert_eq!(count(&recover(&world, &[]), "on-finish"), 0, "its supervisor runs");
     run.signal(Signal::KILL);
     run.wait();
     gone(&world, pid);
     assert_eq!(world.row().text("delivery_status"), "delivering");
-    let told = recover(&world, &[]);
-    assert_eq!(count(&told, "--on-finish command of task one: delivered"), 1, "{told}");
+    let report = recover(&world, &[]);
+    assert_eq!(count(&report, "--on-finish command of task one: delivered"), 1, "{report}");
     let row = world.row();
     assert_eq!(
         (row.text("delivery_status").as_str(), row.number("delivery_attempts")),
         ("delivered", Some(2))
     );
-    let text = fs::read_to_string(out).expect("what was delivered");
+    let text = fs::read_to_string(out).expect("the delivered text");
     let (attempt, json) = text.split_once('\n').expect("two lines");
     let delivered: serde_json::Value = serde_json::from_str(json).expect("the row");
     assert_eq!(
@@ -269,8 +295,10 @@ fn an_end_that_was_not_delivered_is_delivered_with_the_number_of_the_attempt() {
 }
 
 #[test]
-fn the_end_of_a_task_that_recovery_ended_is_delivered_once_by_many() {
-    let Some(world) = World::of_bookend("the_end_of_a_task_that_recovery_ended") else { return };
+fn concurrent_recoveries_deliver_the_end_of_a_lost_task_once() {
+    let Some(world) = World::of_bookend("concurrent_recoveries_deliver_the_end_of_a_lost_task_once") else {
+        return;
+    };
     let out = world.name("delivered");
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let hook = format!("echo $BOOKEND_FINISHED_TASK $(pwd) >>{out}");
@@ -287,20 +315,24 @@ fn the_end_of_a_task_that_recovery_ended_is_delivered_once_by_many() {
 }
 
 #[test]
-fn a_delivery_that_is_cut_off_again_and_again_counts_as_failed() {
-    let Some(world) = World::of_bookend("a_delivery_that_is_cut_off_again_and_again") else { return };
+fn a_delivery_that_is_interrupted_three_times_has_failed() {
+    let Some(world) = World::of_bookend("a_delivery_that_is_interrupted_three_times_has_failed") else {
+        return;
+    };
     let hook = format!("echo x >>{}", world.name("delivered"));
     world.run_sh("true").options(["--on-finish", &hook]).run().ended(End::Code(0));
     change(&world, "UPDATE task_history SET delivery_status = 'delivering', delivery_attempts = 3");
-    let told = recover(&world, &[]);
-    assert_eq!(count(&told, ": failed"), 1, "{told}");
+    let report = recover(&world, &[]);
+    assert_eq!(count(&report, ": failed"), 1, "{report}");
     assert_eq!(world.row().text("delivery_status"), "failed");
     assert_eq!(fs::read_to_string(world.path("delivered")).expect("a line"), "x\n");
 }
 
 #[test]
-fn a_run_settles_its_dead_predecessor_says_so_and_starts_fresh() {
-    let Some(world) = World::of_bookend("a_run_settles_its_dead_predecessor") else { return };
+fn a_run_settles_the_lost_task_under_its_key_and_starts_fresh() {
+    let Some(world) = World::of_bookend("a_run_settles_the_lost_task_under_its_key_and_starts_fresh") else {
+        return;
+    };
     install(&world);
     Busy::of(&world, "claude").kill_all();
     let (session, first) = linked(&world).expect("a session");
@@ -311,13 +343,16 @@ fn a_run_settles_its_dead_predecessor_says_so_and_starts_fresh() {
     assert_eq!([rows[0].ending(), rows[1].ending()], ["interrupted/supervisor_lost", "success/"]);
     assert_ne!(rows[1].text("session_id"), session);
     assert_eq!(rows[1].text("resumed_from"), "");
-    let told = recover(&world, &[]);
-    assert_eq!(count(&told, &format!("task {first} interrupted")), 1, "{told}");
+    let report = recover(&world, &[]);
+    assert_eq!(count(&report, &format!("task {first} interrupted")), 1, "{report}");
 }
 
 #[test]
-fn a_session_held_by_a_dead_task_under_another_key_is_settled_by_the_run_that_wants_it() {
-    let Some(world) = World::of_bookend("a_session_held_by_a_dead_task_under_another_key") else { return };
+fn a_run_settles_a_lost_task_that_holds_its_session_under_another_key() {
+    let Some(world) = World::of_bookend("a_run_settles_a_lost_task_that_holds_its_session_under_another_key")
+    else {
+        return;
+    };
     install(&world);
     dispatch(&world, "claude").run().ended(End::Code(0));
     let (session, _) = linked(&world).expect("a session");
@@ -337,9 +372,9 @@ fn a_session_held_by_a_dead_task_under_another_key_is_settled_by_the_run_that_wa
 }
 
 #[test]
-fn the_hint_tells_what_was_going_on() {
-    let Some(world) = World::of_bookend("the_hint_tells_what_was_going_on") else { return };
-    if !possible("the_hint_tells_what_was_going_on", on_path("git"), "git") {
+fn the_report_shows_what_the_task_was_doing() {
+    let Some(world) = World::of_bookend("the_report_shows_what_the_task_was_doing") else { return };
+    if !possible("the_report_shows_what_the_task_was_doing", on_path("git"), "git") {
         return;
     }
     install(&world);
@@ -349,15 +384,15 @@ fn the_hint_tells_what_was_going_on() {
     };
     git(&["init", "-q"]);
     let busy = Busy::of(&world, "claude");
-    // Beside what the agent keeps there.
+    // The second change: the agent has made the first.
     fs::write(world.path("home/new.txt"), "x").expect("a change");
-    // The partial counts come a moment after the output that told them.
+    // bookend records partial counts a moment after the output that contains them.
     eventually(world.deadline(), "the counts", || world.row().number("input_tokens") == Some(100));
     eventually(world.deadline(), "the tool", || world.row().text("tool_in_flight") == "Bash");
     busy.kill_all();
     let row = world.row();
-    let told = recover(&world, &[]);
-    let line = told.lines().find(|l| l.contains("interrupted")).expect("the hint");
+    let report = recover(&world, &[]);
+    let line = report.lines().find(|l| l.contains("interrupted")).expect("the hint");
     for part in [
         &format!("key {KEY}"),
         "agent claude",
@@ -373,14 +408,16 @@ fn the_hint_tells_what_was_going_on() {
     ] {
         assert!(line.contains(part), "{part} in {line}");
     }
-    assert_eq!(world.row().number("input_tokens"), Some(100), "what was counted stays");
+    assert_eq!(world.row().number("input_tokens"), Some(100), "the counts are kept");
     let shown = json(&world, &["show", &row.text("id"), "--json"]);
     assert_eq!(shown["task"]["tool_in_flight"], "Bash");
 }
 
 #[test]
-fn a_nested_task_is_told_to_end_and_settles_its_own_row() {
-    let Some(world) = World::of_bookend("a_nested_task") else { return };
+fn a_nested_run_receives_sigterm_and_settles_its_own_row() {
+    let Some(world) = World::of_bookend("a_nested_run_receives_sigterm_and_settles_its_own_row") else {
+        return;
+    };
     let inner = "bookend run --id inner -- sh -c 'echo ready $$ >$SAY; exec sleep 1000'; true";
     let busy = Busy::start(&world, "say", |_| world.run_sh(inner).options(["--id", "outer"]));
     busy.kill_supervisor();
@@ -390,14 +427,17 @@ fn a_nested_task_is_told_to_end_and_settles_its_own_row() {
         (rows[0].ending(), rows[0].text("end_source"))
     };
     assert_eq!(ending("outer"), ("interrupted/supervisor_lost".to_owned(), "recovery".to_owned()));
-    eventually(world.deadline(), "the inner end", || ending("inner").0 != "running/");
+    eventually(world.deadline(), "the end of the inner task", || ending("inner").0 != "running/");
     assert_eq!(ending("inner"), ("interrupted/signal".to_owned(), "wait".to_owned()));
 }
 
 #[test]
-fn recoveries_beside_starting_and_ending_runs_never_mark_one_that_lives() {
-    let Some(world) = World::of_bookend("recoveries_beside_starting_and_ending_runs") else { return };
-    // So that there is a ledger.
+fn recoveries_beside_starting_and_ending_runs_settle_no_running_task() {
+    let Some(world) = World::of_bookend("recoveries_beside_starting_and_ending_runs_settle_no_running_task")
+    else {
+        return;
+    };
+    // Creates the ledger.
     world.run_sh("true").run().ended(End::Code(0));
     let runs: Vec<Proc> = (0..24).map(|n| world.run_sh(&format!("exit {}", n % 3)).start()).collect();
     let recoveries: Vec<Proc> = (0..12).map(|_| world.bare(["bookend", "recover"]).start()).collect();
@@ -416,94 +456,30 @@ fn recoveries_beside_starting_and_ending_runs_never_mark_one_that_lives() {
 }
 
 #[test]
-fn a_task_is_dispatched_again_as_the_hint_says() {
-    let Some(world) = World::of_bookend("a_task_is_dispatched_again") else { return };
-    install(&world);
-    let busy = Busy::start(&world, "say", |_| {
-        dispatch(&world, "claude").options(["--user", "charles", "--retention", "1h"]).cwd(world.path("tmp"))
-    });
-    busy.kill_all();
-    let report = json(&world, &["recover", "--json"]);
-    let command = report["hints"][0]["redispatch"].as_str().expect("a command").to_owned();
-    let again = world.bare(command.split(' ')).run().ended(End::Code(0)).silent();
-    assert!(again.stdout.contains("\"result\":\"done\""), "{again:?}");
-    let rows = world.rows();
-    assert_eq!([rows[0].ending(), rows[1].ending()], ["interrupted/supervisor_lost", "success/"]);
-    for column in ["key", "user", "user_argv", "run_options", "cwd", "retention_secs"] {
-        assert_eq!(rows[0].text(column), rows[1].text(column), "{column}");
-    }
-    assert_eq!(rows[1].text("resumed_from"), "");
-    assert_ne!(rows[1].text("session_id"), rows[0].text("session_id"));
-}
-
-#[test]
-fn a_prompt_that_came_on_stdin_is_gone_and_has_to_be_given_anew() {
-    let Some(world) = World::of_bookend("a_prompt_that_came_on_stdin") else { return };
-    let script = "cat >$OUT; echo ready $$ >$SAY; exec sleep 1000";
-    let out = world.name("prompt");
-    let mut say = world.fifo("say");
-    let mut run = world
-        .run_sh(script)
-        .options(["--id", "one"])
-        .env("OUT", &out)
-        .env("SAY", say.path())
-        .piped_input()
-        .start();
-    run.stdin = None;
-    let agent = say.pid("ready");
-    Busy { world: &world, supervisor: run, agent }.kill_all();
-    let told = recover(&world, &[]);
-    assert!(told.contains("its stdin was not recorded"), "{told}");
-    let refused = bookend(&world, &["redispatch", "one"]).ended(End::Code(125));
-    assert!(refused.stderr.contains("--stdin one <PROMPT"), "{refused:?}");
-    assert_eq!(world.rows().len(), 1);
-    fs::write(world.path("new"), "the prompt").expect("a prompt");
-    let prompt = fs::File::open(world.path("new")).expect("a prompt");
-    let again = world
-        .bare(["bookend", "redispatch", "one", "--stdin"])
-        .env("OUT", &out)
-        .env("SAY", say.path())
-        .input(prompt);
-    let again = again.start();
-    let agent = say.pid("ready");
-    assert_eq!(fs::read_to_string(Path::new(&out)).expect("the prompt"), "the prompt");
-    Busy { world: &world, supervisor: again, agent }.kill_all();
-}
-
-#[test]
-fn a_running_task_is_not_dispatched_again() {
-    let Some(world) = World::of_bookend("a_running_task_is_not_dispatched_again") else { return };
-    let busy = Busy::sleep(&world, "one");
-    bookend(&world, &["redispatch", "one"]).ended(End::Code(75));
-    assert_eq!(world.rows().len(), 1);
-    busy.kill_all();
-}
-
-#[test]
-fn many_dead_tasks_are_looked_for_as_often_as_one() {
-    let test = "many_dead_tasks_are_looked_for_as_often_as_one";
+fn recover_scans_each_process_at_most_once_per_lost_task() {
+    let test = "recover_scans_each_process_at_most_once_per_lost_task";
     if !possible(test, on_path("strace"), "strace") {
         return;
     }
     let Some(world) = World::of_bookend(test) else { return };
     let mut out = world.fifo("stay");
     let script = format!("probe stay {} & wait", out.path());
-    let (dead, left): (Vec<Proc>, Vec<i32>) =
+    let (runs, leftovers): (Vec<Proc>, Vec<i32>) =
         (0..20).map(|_| (world.run_sh(&script).start(), out.pid("stay"))).unzip();
-    // Begun later, it might be anybody's.
-    let stranger = world.bare(["probe", "stay", &out.path()]).start();
+    // Started after the agents, so it may belong to any of the tasks.
+    let other = world.bare(["probe", "stay", &out.path()]).start();
     out.pid("stay");
-    for process in dead {
+    for process in runs {
         process.signal(Signal::KILL);
         process.wait().ended(End::Signal(9));
     }
     let trace = world.name("trace");
     let traced = ["strace", "-qq", "-e", "trace=openat", "-o", &trace, "bookend", "recover"];
     world.bare(traced).run().ended(End::Code(0));
-    assert!(left.iter().all(|pid| matches!(state(*pid), None | Some('Z'))), "{left:?}");
+    assert!(leftovers.iter().all(|pid| matches!(state(*pid), None | Some('Z'))), "{leftovers:?}");
     assert!(world.rows().iter().all(|row| row.ending() == "interrupted/supervisor_lost"));
-    let looked = format!("\"{}/environ\"", stranger.pid());
+    let path = format!("\"{}/environ\"", other.pid());
     let text = fs::read_to_string(trace).expect("the trace");
-    let looks = text.lines().filter(|line| line.contains(&looked)).count();
-    assert!((1..=20).contains(&looks), "{looks} looks for 20 tasks");
+    let reads = text.lines().filter(|line| line.contains(&path)).count();
+    assert!((1..=20).contains(&reads), "{reads} reads for 20 tasks");
 }

@@ -1,5 +1,5 @@
-//! A session is resumed only if the last task that used it succeeded: for every provider, whichever program
-//! wrote the ledger, unless an operator says otherwise.
+//! A session is resumed only if the last task that used it succeeded or an operator restored it, for every
+//! provider and whichever program wrote the row.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -7,14 +7,14 @@ use serde_json::Value;
 use crate::harness::{End, Output, Row, World, eventually};
 use crate::standins::{Busy, KEY, bookend, change, dispatch, install, json, linked, recover};
 
-/// A world with stand-ins for agents.
+/// A world with stand-in agents.
 fn world(test: &str) -> Option<World> {
     let world = World::of_bookend(test)?;
     install(&world);
     Some(world)
 }
 
-/// Dispatches under the key, with `-v`, and gives what was said and the row.
+/// Dispatches under the key with `-v`. Returns the output and the row.
 fn run(world: &World, program: &str, does: &str, code: i32) -> (Output, Row) {
     let output = dispatch(world, program).options(["-v"]).env("DO", does).run().ended(End::Code(code));
     let row = world.rows().pop().expect("a row");
@@ -25,47 +25,47 @@ fn resume_id(world: &World) -> Output {
     bookend(world, &["session", "resume-id", KEY])
 }
 
-fn incident(program: &str) {
-    let Some(world) = world(&format!("the incident, {program}")) else { return };
+fn session_of_a_lost_task(program: &str) {
+    let Some(world) = world(&format!("the session of a lost task, {program}")) else { return };
     let busy = Busy::of(&world, program);
-    // A moment after the agent has named it, not only at the end.
+    // bookend links the session shortly after the agent reports it, not only at the end.
     eventually(world.deadline(), "the session's row", || linked(&world).is_some());
     let (session, task) = linked(&world).expect("the session's row");
     assert_eq!(task, world.row().text("id"));
     busy.kill_all();
 
-    let told = recover(&world, &[]);
+    let report = recover(&world, &[]);
     let row = world.row();
     assert_eq!(row.ending(), "interrupted/supervisor_lost");
-    assert_eq!(told.matches("[recovery] task").count(), 1, "{told}");
-    assert!(told.contains(&format!("session {session} invalidated")), "{told}");
+    assert_eq!(report.matches("[recovery] task").count(), 1, "{report}");
+    assert!(report.contains(&format!("session {session} invalidated")), "{report}");
     assert_eq!(linked(&world), None);
 
-    let (said, second) = run(&world, program, "", 0);
-    assert!(said.stderr.contains("resume=<none>"), "{said:?}");
+    let (output, second) = run(&world, program, "", 0);
+    assert!(output.stderr.contains("resume=<none>"), "{output:?}");
     assert_eq!((second.ending().as_str(), second.text("resumed_from").as_str()), ("success/", ""));
     assert_ne!(second.text("session_id"), session);
 
-    let (said, third) = run(&world, program, "", 0);
-    assert!(said.stderr.contains(&format!("resume={}", second.text("session_id"))), "{said:?}");
+    let (output, third) = run(&world, program, "", 0);
+    assert!(output.stderr.contains(&format!("resume={}", second.text("session_id"))), "{output:?}");
     assert_eq!(third.text("resumed_from"), second.text("session_id"));
     assert_eq!(third.text("session_id"), second.text("session_id"));
 }
 
 #[test]
-fn after_the_service_was_killed_the_session_is_gone_and_the_next_dispatch_is_fresh_with_claude() {
-    incident("claude");
+fn the_claude_session_of_a_lost_task_is_invalidated_and_the_next_run_is_fresh() {
+    session_of_a_lost_task("claude");
 }
 
 #[test]
-fn after_the_service_was_killed_the_session_is_gone_and_the_next_dispatch_is_fresh_with_cursor() {
-    incident("cursor-agent");
+fn the_cursor_session_of_a_lost_task_is_invalidated_and_the_next_run_is_fresh() {
+    session_of_a_lost_task("cursor-agent");
 }
 
 #[test]
-fn a_success_keeps_the_session_a_cancellation_and_a_failure_do_not() {
+fn only_a_success_keeps_the_session() {
     for program in ["claude", "cursor-agent"] {
-        let Some(world) = world("a_success_keeps_the_session") else { return };
+        let Some(world) = world("only_a_success_keeps_the_session") else { return };
         let (_, first) = run(&world, program, "", 0);
         assert_eq!(linked(&world), Some((first.text("session_id"), first.text("id"))));
 
@@ -86,10 +86,13 @@ fn a_success_keeps_the_session_a_cancellation_and_a_failure_do_not() {
 }
 
 #[test]
-fn a_session_whose_last_task_failed_is_refused_whichever_program_linked_it() {
-    let Some(world) = world("a_session_whose_last_task_failed") else { return };
+fn a_session_whose_last_task_failed_is_not_resumed_whichever_program_linked_it() {
+    let Some(world) = world("a_session_whose_last_task_failed_is_not_resumed_whichever_program_linked_it")
+    else {
+        return;
+    };
     let (_, first) = run(&world, "claude", "fail", 1);
-    // Another program puts it back.
+    // Another program links it again.
     let (session, task) = (first.text("session_id"), first.text("id"));
     change(
         &world,
@@ -98,17 +101,17 @@ fn a_session_whose_last_task_failed_is_refused_whichever_program_linked_it() {
              VALUES ('{KEY}', '{session}', 'anthropic', '{task}')"
         ),
     );
-    let (said, second) = run(&world, "claude", "", 0);
-    let warned = said.stderr.lines().find(|l| l.contains("warning:")).expect("a warning");
+    let (output, second) = run(&world, "claude", "", 0);
+    let warning_line = output.stderr.lines().find(|l| l.contains("warning:")).expect("a warning");
     for part in [session.as_str(), &task, "failure"] {
-        assert!(warned.contains(part), "{part} in {warned}");
+        assert!(warning_line.contains(part), "{part} in {warning_line}");
     }
     assert_eq!(second.text("resumed_from"), "");
 }
 
 #[test]
-fn recovery_invalidates_every_session_that_is_unsafe_and_no_other() {
-    let Some(world) = world("recovery_invalidates_every_session_that_is_unsafe") else { return };
+fn recovery_invalidates_exactly_the_unsafe_sessions() {
+    let Some(world) = world("recovery_invalidates_exactly_the_unsafe_sessions") else { return };
     let (_, good) = run(&world, "claude", "", 0);
     let (session, task) = (good.text("session_id"), good.text("id"));
     let (_, bad) = {
@@ -137,7 +140,7 @@ fn recovery_invalidates_every_session_that_is_unsafe_and_no_other() {
     assert_eq!(linked(&world), Some((session.clone(), task.clone())));
     assert_eq!(world.sql("SELECT * FROM claude_sdk_sessions").len(), 1);
 
-    // What is pointed elsewhere, or whose task is removed, is judged anew.
+    // A link is checked again if its session changes or its task is deleted.
     change(&world, "UPDATE claude_sdk_sessions SET session_id = 'elsewhere'");
     assert_eq!(json(&world, &["recover", "--json"])["sessions"][0]["session_id"], "elsewhere");
     let (_, next) = run(&world, "claude", "", 0);
@@ -146,8 +149,8 @@ fn recovery_invalidates_every_session_that_is_unsafe_and_no_other() {
 }
 
 #[test]
-fn resume_id_prints_only_what_may_be_resumed_right_now() {
-    let Some(world) = world("resume_id_prints_only_what_may_be_resumed") else { return };
+fn resume_id_prints_only_a_session_that_may_be_resumed_now() {
+    let Some(world) = world("resume_id_prints_only_a_session_that_may_be_resumed_now") else { return };
     let none = resume_id(&world).ended(End::Code(1));
     assert_eq!(none.stdout, "");
     let (_, first) = run(&world, "claude", "", 0);
@@ -157,8 +160,8 @@ fn resume_id_prints_only_what_may_be_resumed_right_now() {
     let held = resume_id(&world).ended(End::Code(1));
     assert!(held.stdout.is_empty() && held.stderr.contains("is running"), "{held:?}");
     busy.kill_all();
-    let dead = resume_id(&world).ended(End::Code(1));
-    assert!(dead.stderr.contains("bookend recover"), "{dead:?}");
+    let lost = resume_id(&world).ended(End::Code(1));
+    assert!(lost.stderr.contains("bookend recover"), "{lost:?}");
     recover(&world, &[]);
     let gone = resume_id(&world).ended(End::Code(1));
     assert!(gone.stderr.contains("has no session"), "{gone:?}");
@@ -166,10 +169,10 @@ fn resume_id_prints_only_what_may_be_resumed_right_now() {
 
 #[test]
 fn resume_id_prints_nothing_while_a_task_runs_under_the_key() {
-    let Some(world) = world("while_anything_runs_under_the_key") else { return };
+    let Some(world) = world("resume_id_prints_nothing_while_a_task_runs_under_the_key") else { return };
     run(&world, "claude", "", 0);
     resume_id(&world).ended(End::Code(0));
-    // It keeps no conversation, so the session is still that of the run before.
+    // This program has no session, so the key still has that of the previous run.
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let busy = Busy::start(&world, "say", |_| world.run_sh(script).options(["--key", KEY]));
     let held = resume_id(&world).ended(End::Code(1));
@@ -181,7 +184,7 @@ fn resume_id_prints_nothing_while_a_task_runs_under_the_key() {
 
 #[test]
 fn a_restored_session_is_resumed_and_recovery_keeps_it() {
-    let Some(world) = world("what_an_operator_restores") else { return };
+    let Some(world) = world("a_restored_session_is_resumed_and_recovery_keeps_it") else { return };
     let nothing = bookend(&world, &["session", "restore", KEY]).ended(End::Code(1));
     assert!(nothing.stdout.is_empty(), "{nothing:?}");
     let (_, first) = run(&world, "claude", "fail", 1);
@@ -202,7 +205,7 @@ fn a_restored_session_is_resumed_and_recovery_keeps_it() {
 
 #[test]
 fn a_session_that_an_operator_invalidated_is_not_resumed() {
-    let Some(world) = world("what_an_operator_invalidates") else { return };
+    let Some(world) = world("a_session_that_an_operator_invalidated_is_not_resumed") else { return };
     let (_, first) = run(&world, "claude", "", 0);
     bookend(&world, &["session", "invalidate", KEY, "--reason", "poisoned"]).ended(End::Code(0)).silent();
     assert_eq!(linked(&world), None);
@@ -216,8 +219,8 @@ fn a_session_that_an_operator_invalidated_is_not_resumed() {
 }
 
 #[test]
-fn session_list_shows_what_may_be_resumed_and_why() {
-    let Some(world) = world("a_list_tells_what_may_be_resumed") else { return };
+fn session_list_shows_which_sessions_may_be_resumed() {
+    let Some(world) = world("session_list_shows_which_sessions_may_be_resumed") else { return };
     let empty = bookend(&world, &["session", "list"]).ended(End::Code(0));
     assert!(empty.stdout.contains(&world.ledger().display().to_string()), "{empty:?}");
     assert!(!world.ledger().exists());
@@ -238,8 +241,10 @@ fn session_list_shows_what_may_be_resumed_and_why() {
 }
 
 #[test]
-fn an_agent_that_forgets_its_session_is_a_warning_and_a_lost_context_in_the_row() {
-    let Some(world) = world("an_agent_that_forgets_its_session") else { return };
+fn an_agent_that_does_not_resume_causes_a_warning_and_a_lost_context() {
+    let Some(world) = world("an_agent_that_does_not_resume_causes_a_warning_and_a_lost_context") else {
+        return;
+    };
     let (_, first) = run(&world, "cursor-agent", "", 0);
     assert_eq!(first.number("context_lost"), None);
     let forgot = dispatch(&world, "cursor-agent").env("FORGET", "1").run().ended(End::Code(0));

@@ -1,5 +1,5 @@
-//! An ending that the ledger cannot take is never lost: it waits in the spool, and the next command that can
-//! write takes it in. The caller sees the agent's exit status all the same.
+//! If bookend cannot write an end to the ledger, it writes it to the spool, and the next writing command
+//! merges it. The caller gets the agent's exit status in any case.
 
 use std::fs;
 use std::io::Write;
@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use crate::harness::{Cmd, End, Fifo, Output, Proc, World, is_root, on_path, possible};
 use crate::standins::{bookend, gone, json, recover};
 
-/// A run whose agent waits for a word before it leaves with 3.
+/// A run whose agent exits with code 3 when the test writes to its pipe.
 pub struct Waiting {
     run: Proc,
     go: Fifo,
@@ -28,13 +28,13 @@ impl Waiting {
         Waiting { run, go, pid }
     }
 
-    /// Lets the agent go; its end goes to the spool, and the caller sees the agent's code.
+    /// Ends the agent. Its end is spooled and the caller gets its exit code.
     pub fn end_in_spool(self, world: &World) {
         let output = self.end(world);
         assert!(output.stderr.contains("it waits in"), "{output:?}");
     }
 
-    /// Lets the agent go; the caller sees its code.
+    /// Ends the agent. The caller gets its exit code.
     pub fn end(mut self, world: &World) -> Output {
         self.go.write_line("now");
         let output = self.run.wait().ended(End::Code(3));
@@ -61,8 +61,10 @@ pub fn locked(world: &World) -> Connection {
 }
 
 #[test]
-fn an_ending_that_finds_the_ledger_locked_waits_and_is_merged() {
-    let Some(world) = World::of_bookend("an_ending_that_finds_the_ledger_locked") else { return };
+fn an_end_is_spooled_if_the_ledger_is_locked_and_merged_later() {
+    let Some(world) = World::of_bookend("an_end_is_spooled_if_the_ledger_is_locked_and_merged_later") else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
     let lock = locked(&world);
     waiting.end_in_spool(&world);
@@ -70,8 +72,8 @@ fn an_ending_that_finds_the_ledger_locked_waits_and_is_merged() {
     let spool = world.path("state/bookend/bookend.db.d/spool");
     assert_eq!(records(&spool), ["one.json"]);
     drop(lock);
-    let told = recover(&world, &[]);
-    assert!(told.contains("the end of task one (failure)"), "{told}");
+    let report = recover(&world, &[]);
+    assert!(report.contains("the end of task one (failure)"), "{report}");
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/exit", Some(3)));
     assert_eq!(row.text("end_source"), "spool");
@@ -117,27 +119,30 @@ fn a_run_reports_a_merge_with_v_only() {
 }
 
 #[test]
-fn each_writing_command_warns_of_a_record_that_it_moves_away() {
-    let Some(world) = World::of_bookend("each_writing_command_warns") else { return };
+fn each_writing_command_warns_about_a_record_that_it_moves_away() {
+    let Some(world) = World::of_bookend("each_writing_command_warns_about_a_record_that_it_moves_away")
+    else {
+        return;
+    };
     world.run_sh("true").options(["--id", "one"]).run().ended(End::Code(0));
     let spool = world.path("state/bookend/bookend.db.d/spool");
     for (n, command) in WRITING_COMMANDS.into_iter().enumerate() {
         fs::write(spool.join(format!("torn{n}.json")), "{\"version\":1,").expect("a torn record");
-        let said = bookend(&world, command);
-        assert!(said.stderr.contains("bookend: warning: a spooled record cannot be read"), "{said:?}");
-        assert!(said.stderr.contains(&format!("torn{n}.kept.json")), "{said:?}");
+        let output = bookend(&world, command);
+        assert!(output.stderr.contains("bookend: warning: a spooled record cannot be read"), "{output:?}");
+        assert!(output.stderr.contains(&format!("torn{n}.kept.json")), "{output:?}");
         let again = bookend(&world, command);
         assert!(!again.stderr.contains("spooled record"), "it is reported once: {again:?}");
     }
 }
 
 #[test]
-fn a_spooled_end_wins_over_a_recovery_that_found_the_task_lost() {
-    let Some(world) = World::of_bookend("the_ending_wins_over_a_recovery") else { return };
+fn a_spooled_end_takes_precedence_over_recovery() {
+    let Some(world) = World::of_bookend("a_spooled_end_takes_precedence_over_recovery") else { return };
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
     let lock = locked(&world);
     waiting.end_in_spool(&world);
-    // It cannot merge the record, finds the task's lock free, and is let in only then.
+    // The recovery cannot merge the record and finds the live lock free before the ledger is unlocked.
     let mut recovery = world.bare(["bookend", "recover"]).env("BOOKEND_BUSY_TIMEOUT", "1s").start();
     let line = recovery.line();
     assert!(line.contains("stays in the spool"), "{line}");
@@ -150,7 +155,7 @@ fn a_spooled_end_wins_over_a_recovery_that_found_the_task_lost() {
     assert!(records(&world.path("state/bookend/bookend.db.d/spool")).is_empty());
 }
 
-/// A small file system of its own.
+/// A small file system for one test.
 pub struct Tmpfs(pub PathBuf);
 
 impl Tmpfs {
@@ -172,8 +177,8 @@ impl Drop for Tmpfs {
 }
 
 #[test]
-fn an_ending_on_a_full_disk_goes_to_its_reserved_slot() {
-    let test = "an_ending_that_finds_the_disk_full";
+fn an_end_on_a_full_disk_is_written_to_its_reserved_slot() {
+    let test = "an_end_on_a_full_disk_is_written_to_its_reserved_slot";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
         return;
@@ -182,7 +187,7 @@ fn an_ending_on_a_full_disk_goes_to_its_reserved_slot() {
     let ledger = world.name("disk/bookend.db");
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_LEDGER", &ledger));
     let filler = disk.0.join("filler");
-    // As much as there is, to the last page.
+    // Fills the disk to the last page.
     let fill = || {
         let mut filler = fs::File::options().create(true).append(true).open(&filler).expect("the filler");
         let full = filler.write_all(&[0; 4 << 20]).expect_err("the disk is full");
@@ -190,7 +195,7 @@ fn an_ending_on_a_full_disk_goes_to_its_reserved_slot() {
     };
     fill();
     waiting.end_in_spool(&world);
-    // The record needs less than was kept for it, and the rest is given back.
+    // The record is smaller than its slot, and the rest of the slot is freed.
     fill();
     let spool = disk.0.join("bookend.db.d/spool");
     assert_eq!(records(&spool), ["one.json"]);
@@ -198,7 +203,7 @@ fn an_ending_on_a_full_disk_goes_to_its_reserved_slot() {
     let still_full = bookend(&world, &["recover", "--ledger", &ledger]);
     assert_eq!(still_full.end, End::Code(125), "{still_full:?}");
     assert!(still_full.stderr.contains("free some space there"), "{still_full:?}");
-    fs::remove_file(&filler).expect("room again");
+    fs::remove_file(&filler).expect("free space");
     recover(&world, &["--ledger", &ledger]);
     let row = &world.sql_of("disk/bookend.db", "SELECT * FROM task_history")[0];
     assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), ("failure/exit", "spool"));
@@ -207,7 +212,7 @@ fn an_ending_on_a_full_disk_goes_to_its_reserved_slot() {
 
 #[test]
 fn a_first_row_on_a_full_disk_executes_nothing() {
-    let test = "a_first_row_that_finds_the_disk_full";
+    let test = "a_first_row_on_a_full_disk_executes_nothing";
     let Some(world) = World::of_bookend(test) else { return };
     if !possible(test, is_root() && on_path("mount"), "root, to mount a small file system") {
         return;
@@ -221,25 +226,29 @@ fn a_first_row_on_a_full_disk_executes_nothing() {
 }
 
 #[test]
-fn an_ending_without_a_readable_ledger_is_kept_and_each_command_gives_a_hint() {
-    let Some(world) = World::of_bookend("an_ending_that_finds_the_ledger_destroyed") else { return };
+fn an_end_without_a_readable_ledger_is_kept_and_each_command_gives_a_hint() {
+    let Some(world) =
+        World::of_bookend("an_end_without_a_readable_ledger_is_kept_and_each_command_gives_a_hint")
+    else {
+        return;
+    };
     let waiting = Waiting::start(&world, |run| run);
-    // All of it, in place, as a failing disk would.
+    // Overwrites the whole file in place, as a failing disk does.
     let size = fs::metadata(world.ledger()).expect("the ledger").len();
     fs::write(world.ledger(), vec![b'x'; size as usize]).expect("a destroyed ledger");
     for part in ["-wal", "-shm"] {
         let path = world.name(&format!("state/bookend/bookend.db{part}"));
-        let size = fs::metadata(&path).expect("a part of it").len();
-        fs::write(path, vec![b'x'; size as usize]).expect("a destroyed part");
+        let size = fs::metadata(&path).expect("the file").len();
+        fs::write(path, vec![b'x'; size as usize]).expect("a destroyed file");
     }
     waiting.end_in_spool(&world);
     for command in [&["recover"][..], &["list"], &["session", "list"], &["run", "--", "true"]] {
-        let said = bookend(&world, command).ended(End::Code(125));
+        let output = bookend(&world, command).ended(End::Code(125));
         for part in [world.ledger().to_str().expect("UTF-8"), "move it away", ".recover"] {
-            assert!(said.stderr.contains(part), "{part} in {said:?}");
+            assert!(output.stderr.contains(part), "{part} in {output:?}");
         }
     }
-    // Moved away, as it says. The ending belongs to no row of the new one: it is kept.
+    // Moved away, as the hint says. The new ledger has no row for the end, so the record is kept.
     fs::rename(world.path("state/bookend/bookend.db"), world.path("old")).expect("moved away");
     world.run_sh("true").run().ended(End::Code(0));
     let spool = world.path("state/bookend/bookend.db.d/spool");
@@ -251,7 +260,7 @@ fn an_ending_without_a_readable_ledger_is_kept_and_each_command_gives_a_hint() {
 
 #[test]
 fn a_record_that_cannot_be_merged_is_reported_once() {
-    let Some(world) = World::of_bookend("a_record_that_cannot_be_merged") else { return };
+    let Some(world) = World::of_bookend("a_record_that_cannot_be_merged_is_reported_once") else { return };
     world.run_sh("true").run().ended(End::Code(0));
     let spool = world.path("state/bookend/bookend.db.d/spool");
     fs::write(spool.join("torn.json"), "{\"version\":1,").expect("a torn record");

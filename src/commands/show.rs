@@ -68,7 +68,7 @@ fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &Histo
         transcript,
         resume,
         ledger: at.option().map(Path::to_owned),
-        withdrawn: history.invalidations.iter().any(|i| i.restored_at.is_none()),
+        is_invalidated: history.invalidations.iter().any(|i| i.restored_at.is_none()),
     }
 }
 

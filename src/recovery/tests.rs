@@ -1,4 +1,4 @@
-//! Which tasks count as lost, why they were lost, and what settling one changes.
+//! Which tasks are lost, the reason for it, and what settling one changes.
 
 use serde_json::json;
 
@@ -22,8 +22,8 @@ use crate::task::{
 use jiff::SignedDuration;
 
 const ALL: [Verdict; 4] = [Verdict::Alive, Verdict::Gone, Verdict::Recycled, Verdict::Unverifiable];
-/// A pid that no kernel gives out.
-const NOBODY: ProcessIdentity = ProcessIdentity { pid: i32::MAX, start: 1 };
+/// A process that does not exist: the kernel assigns no such pid.
+const MISSING: ProcessIdentity = ProcessIdentity { pid: i32::MAX, start: 1 };
 
 fn me() -> ProcessIdentity {
     identity::of(std::process::id() as i32).unwrap().unwrap()
@@ -44,8 +44,8 @@ fn row(ledger: &Ledger, id: &str) -> Task {
 fn lost(id: &str) -> NewTask {
     NewTask {
         place: identity::place(),
-        supervisor: NOBODY.into(),
-        agent_process: Some(NOBODY.into()),
+        supervisor: MISSING.into(),
+        agent_process: Some(MISSING.into()),
         ..new_task(id, None)
     }
 }
@@ -124,8 +124,12 @@ fn a_free_lock_of_another_machine_proves_nothing() {
 fn a_lock_on_a_renumbered_device_is_judged_only_after_a_reboot() {
     let mut task = lost_row();
     let [device, anonymous] = [false, true].map(|anonymous| LiveEvidence::Renumbered { anonymous });
-    assert_eq!(judge(device, &task), Verdict::Unverifiable, "within one it is another file");
-    assert_eq!(judge(anonymous, &task), Verdict::Gone, "the number says nothing, the identity does");
+    assert_eq!(judge(device, &task), Verdict::Unverifiable, "during one boot it is another file");
+    assert_eq!(
+        judge(anonymous, &task),
+        Verdict::Gone,
+        "the device number is no evidence, the identity decides"
+    );
     task.pid_ns = task.pid_ns.map(|n| n + 1);
     assert_eq!(judge(anonymous, &task), Verdict::Unverifiable, "a pid of another namespace");
     task.boot_id = Some("another".to_owned());
@@ -157,29 +161,29 @@ fn waits_briefly_for_a_lock_that_a_child_of_a_lost_task_supervisor_holds() {
     let world = World::new();
     let mut ledger = world.open();
     let (live, mut task) = begun(&mut ledger, &lost("t"));
-    let asked = |ledger: &Ledger, task: &Task| {
+    let check = |ledger: &Ledger, task: &Task| {
         let from = Instant::now();
         (evidence(ledger, task).unwrap(), from.elapsed())
     };
-    let (held, waited) = asked(&ledger, &task);
+    let (held, waited) = check(&ledger, &task);
     assert_eq!(held, LiveEvidence::Held, "a process that holds it for so long is not exiting");
     assert!(waited >= EXIT_DELAY);
 
     let supervisor = task.supervisor_pid.replace(me().pid);
     task.supervisor_start = Some(me().start);
-    let (held, waited) = asked(&ledger, &task);
+    let (held, waited) = check(&ledger, &task);
     assert_eq!(held, LiveEvidence::Held);
     assert!(waited < EXIT_DELAY, "does not wait for a live supervisor");
     task.supervisor_pid = supervisor;
 
     let holder = std::thread::spawn(move || {
-        // Until the lock was checked, of which there is no event.
+        // There is no event for the first check of the lock.
         std::thread::sleep(Duration::from_millis(50));
         drop(live);
     });
-    assert_eq!(asked(&ledger, &task).0, LiveEvidence::Free);
+    assert_eq!(check(&ledger, &task).0, LiveEvidence::Free);
     holder.join().unwrap();
-    let (free, waited) = asked(&ledger, &task);
+    let (free, waited) = check(&ledger, &task);
     assert_eq!(free, LiveEvidence::Free);
     assert!(waited < EXIT_DELAY, "does not wait for a free lock");
 }
@@ -225,7 +229,7 @@ fn only_the_holder_of_the_lock_supervises_a_task() {
     let mut ledger = world.open();
     let live = start(&mut ledger, &NewTask { supervisor: me().into(), ..lost("t") });
     assert!(holds_live_lock(&ledger, me()));
-    assert!(!holds_live_lock(&ledger, NOBODY));
+    assert!(!holds_live_lock(&ledger, MISSING));
     assert!(!holds_live_lock(&ledger, ProcessIdentity { start: me().start + 1, ..me() }));
     drop(live);
     assert!(!holds_live_lock(&ledger, me()));
@@ -264,7 +268,7 @@ fn an_agent_runs_if_its_identity_is_unchanged() {
     (task.agent_pid, task.agent_start) = (Some(pid), Some(start));
     assert_eq!(agent_state(&task), AgentState::Runs);
     task.agent_start = Some(start + 1);
-    assert_eq!(agent_state(&task), AgentState::Ended, "its pid is another process by now");
+    assert_eq!(agent_state(&task), AgentState::Ended, "another process has its pid");
     task.agent_pid = None;
     assert_eq!(agent_state(&task), AgentState::Ended);
 }
@@ -285,7 +289,7 @@ fn the_reason_follows_from_boot_and_expiry() {
     assert_eq!(reason(&task), InterruptReason::SupervisorLost);
     assert_eq!(LostTask::expired(task.clone(), here()).reason(), InterruptReason::Ttl);
     let unknown = Task { boot_id: None, ..task.clone() };
-    assert_eq!(reason(&unknown), InterruptReason::SupervisorLost, "nobody knows of another boot");
+    assert_eq!(reason(&unknown), InterruptReason::SupervisorLost, "no boot id was recorded");
     let booted = Task { boot_id: Some("another".to_owned()), ..task };
     assert_eq!(reason(&booted), InterruptReason::Rebooted);
     assert_eq!(LostTask::expired(booted, here()).reason(), InterruptReason::Ttl);
@@ -327,9 +331,9 @@ fn interrupted(reason: InterruptReason) -> SettleOutcome {
 
 fn settle(ledger: &mut Ledger, lost_task: &LostTask) -> SettleOutcome {
     let claim = ledger.claim().unwrap();
-    let marked = lost_task.settle(&claim, "recover").unwrap();
+    let outcome = lost_task.settle(&claim, "recover").unwrap();
     claim.commit().unwrap();
-    marked
+    outcome
 }
 
 #[test]
@@ -337,7 +341,7 @@ fn settling_records_the_explanation_and_leftovers_but_no_unknown_times() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &NewTask { session_id: Some(SessionId::recorded("s1")), ..lost("t") });
-    let lost_task = found(task, &[NOBODY.pid, 7], &[]);
+    let lost_task = found(task, &[MISSING.pid, 7], &[]);
     assert!(matches!(
         settle(&mut ledger, &lost_task),
         SettleOutcome::Interrupted { reason: InterruptReason::SupervisorLost, .. }
@@ -348,8 +352,8 @@ fn settling_records_the_explanation_and_leftovers_but_no_unknown_times() {
     assert_eq!((task.end_source.as_deref(), task.oom_killed), (Some("recovery"), None));
     assert_eq!((task.finished_at, task.exit_code, task.term_signal), (None, None, None));
     assert_eq!(task.leftovers.expect("what was found")["found"], 2);
-    let withdrawn = ledger.invalidations_of_task(&TaskId::recorded("t")).unwrap();
-    assert_eq!(withdrawn.len(), 1, "what was said to the session is not known: it is not resumed");
+    let invalidated = ledger.invalidations_of_task(&TaskId::recorded("t")).unwrap();
+    assert_eq!(invalidated.len(), 1, "the state of the session is unknown");
     assert!(matches!(settle(&mut ledger, &lost_task), SettleOutcome::Unchanged), "it has ended");
 }
 
@@ -373,14 +377,14 @@ fn a_live_or_unverifiable_task_is_not_settled_unless_it_has_expired() {
     );
     assert!(
         matches!(settle(&mut ledger, &LostTask::expired(task, here())), SettleOutcome::Unchanged),
-        "however old it is"
+        "its age does not count"
     );
     drop(live);
     world.raw().execute_batch("UPDATE task_history SET live_ino = live_ino + 1").unwrap();
     let task = row(&ledger, "t");
     assert!(
         matches!(settle(&mut ledger, &LostTask::unswept(task.clone(), here())), SettleOutcome::Unchanged),
-        "it may live"
+        "it may run"
     );
     assert_eq!(row(&ledger, "t").status, Status::Running);
     assert!(matches!(
@@ -398,11 +402,11 @@ fn an_ending_in_the_spool_takes_precedence() {
     let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
     let record = slot.write(&ended(Ending::Cancelled(CancelReason::Timeout)), "run").unwrap();
     let lost_task = found(task, &[7], &[]);
-    let marked = settle(&mut ledger, &lost_task);
-    assert!(matches!(marked, SettleOutcome::FromSpool(Status::Cancelled)));
+    let outcome = settle(&mut ledger, &lost_task);
+    assert!(matches!(outcome, SettleOutcome::FromSpool(Status::Cancelled)));
     assert_eq!(row(&ledger, "t").reason.as_deref(), Some("timeout"));
-    lost_task.close(&ledger, &marked);
-    assert!(!record.exists(), "it is in the row now");
+    lost_task.close(&ledger, &outcome);
+    assert!(!record.exists(), "the row contains it now");
 }
 
 #[test]
@@ -410,13 +414,13 @@ fn spool_files_of_a_settled_task_are_removed_unless_it_may_be_alive() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
-    // Room that nobody gives back.
+    // A slot that is not discarded.
     drop(ledger.spool_slot(&TaskId::recorded("t")).unwrap());
     let slot = world.at().private_dir().join("spool/.t.slot");
     assert!(slot.exists());
     LostTask::expired(task.clone(), here()).close(&ledger, &interrupted(InterruptReason::Ttl));
     LostTask::unswept(task.clone(), here()).close(&ledger, &SettleOutcome::Unchanged);
-    assert!(slot.exists(), "its supervisor may live");
+    assert!(slot.exists(), "its supervisor may run");
     LostTask::unswept(task, here()).close(&ledger, &interrupted(InterruptReason::SupervisorLost));
     assert!(!slot.exists());
 }

@@ -17,7 +17,7 @@ use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
 use crate::run::command::{AgentCommand, RunContext};
 use crate::run::options::WhenBusy;
-use crate::run::session::{self, Choice, Known, Refusal, Transcript, Withdrawal};
+use crate::run::session::{self, Choice, Known, Refusal, StartInvalidation, Transcript};
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
 use crate::task::resume::SessionUse;
@@ -331,10 +331,10 @@ fn last_use(
 pub(super) fn link_session(claim: &Claim<'_>, row: &NewTask, choice: &Choice) -> Result<(), Error> {
     let Some(key) = &row.key else { return Ok(()) };
     match choice.invalidate {
-        Some(Withdrawal { reason, was_safe: true }) => {
+        Some(StartInvalidation { reason, was_safe: true }) => {
             claim.invalidate_session_for_start(key, reason, &row.id, row.started_at)?;
         }
-        Some(Withdrawal { reason, was_safe: false }) => {
+        Some(StartInvalidation { reason, was_safe: false }) => {
             claim.invalidate_session(key, reason, Some(&row.id), row.started_at)?;
         }
         None => {}

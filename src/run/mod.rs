@@ -85,7 +85,7 @@ fn supervise(
     // 5. Commit the running row. From here on the supervisor owns it: dropped, it ends the row.
     let row = forked.running_row(ids, &context, &choice)?;
     let gated = forked.commit(claim, &row, &context, &choice);
-    let GatedTask { start, env, family } = gated.map_err(|failed| failed.withdraw(&mut ledger, &row.id))?;
+    let GatedTask { start, env, family } = gated.map_err(|failed| failed.record_end(&mut ledger, &row.id))?;
     key_claim.report(&ledger);
     let mut run = Supervisor::new(watch, &mut ledger, start);
     start::announce(&row.id, command, &choice);

@@ -64,7 +64,7 @@ pub struct Choice {
     pub session: Option<SessionId>,
     pub resumed_from: Option<SessionId>,
     /// The linked session is invalidated.
-    pub invalidate: Option<Withdrawal>,
+    pub invalidate: Option<StartInvalidation>,
     pub warning: Option<String>,
 }
 
@@ -84,7 +84,7 @@ impl Choice {
 
 /// The invalidation of the session that is linked to the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Withdrawal {
+pub struct StartInvalidation {
     pub reason: &'static str,
     /// It was safe: the link is restored if the agent is never executed.
     pub was_safe: bool,
@@ -121,7 +121,10 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     };
     let Some(linked) = known.linked else { return Ok(fresh(None, None)) };
     if known.fresh {
-        return Ok(fresh(Some(Withdrawal { reason: "fresh", was_safe: linked.may_be_resumed() }), None));
+        return Ok(fresh(
+            Some(StartInvalidation { reason: "fresh", was_safe: linked.may_be_resumed() }),
+            None,
+        ));
     }
     let session = linked.session.clone();
     if let Some(task) = linked.running() {
@@ -129,11 +132,14 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     }
     if !linked.may_be_resumed() {
         let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why_not());
-        return Ok(fresh(Some(Withdrawal { reason: "unsafe_session", was_safe: false }), Some(warning)));
+        return Ok(fresh(
+            Some(StartInvalidation { reason: "unsafe_session", was_safe: false }),
+            Some(warning),
+        ));
     }
     if let Some(why) = known.transcript.why() {
         let warning = format!("session {session} is not resumed: {why}; starting fresh");
-        return Ok(fresh(Some(Withdrawal { reason: "no_transcript", was_safe: true }), Some(warning)));
+        return Ok(fresh(Some(StartInvalidation { reason: "no_transcript", was_safe: true }), Some(warning)));
     }
     Ok(Choice {
         plan: SessionPlan::Resume(session.clone()),
@@ -169,7 +175,7 @@ fn as_asked(known: &Known<'_>) -> Result<Choice, Refusal> {
     // The agent works on it after this run, so no other run may resume it.
     let in_background = matches!(known.asked, SessionRequest::Background(_));
     let taken = known.linked.filter(|linked| in_background && Some(&linked.session) == users.as_ref());
-    let invalidate = taken.map(|_| Withdrawal { reason: "backgrounded", was_safe: true });
+    let invalidate = taken.map(|_| StartInvalidation { reason: "backgrounded", was_safe: true });
     Ok(Choice { plan: SessionPlan::AsGiven, session, resumed_from: users, invalidate, warning })
 }
 
@@ -205,7 +211,7 @@ mod tests {
         }
     }
 
-    fn fresh(invalidate: Option<Withdrawal>, warning: Option<String>) -> Choice {
+    fn fresh(invalidate: Option<StartInvalidation>, warning: Option<String>) -> Choice {
         Choice {
             plan: SessionPlan::Assign(SessionId::recorded(NEW)),
             session: Some(SessionId::recorded(NEW)),
@@ -215,8 +221,8 @@ mod tests {
         }
     }
 
-    fn withdrawn(reason: &'static str, was_safe: bool) -> Option<Withdrawal> {
-        Some(Withdrawal { reason, was_safe })
+    fn invalidation(reason: &'static str, was_safe: bool) -> Option<StartInvalidation> {
+        Some(StartInvalidation { reason, was_safe })
     }
 
     #[test]
@@ -287,7 +293,7 @@ mod tests {
             let linked = last(status);
             let choice = choose(&known(&SessionRequest::Unspecified, Some(&linked))).expect("a choice");
             let warning = choice.warning.clone().expect("a warning");
-            assert_eq!(choice, fresh(withdrawn("unsafe_session", false), Some(warning.clone())));
+            assert_eq!(choice, fresh(invalidation("unsafe_session", false), Some(warning.clone())));
             assert!(warning.contains(LINKED), "the session is named: {warning}");
             if let Some(status) = status {
                 assert!(warning.contains("t1") && warning.contains(status.as_str()), "{warning}");
@@ -302,7 +308,7 @@ mod tests {
         let in_use = Refusal::InUse { session: SessionId::recorded(LINKED), task: TaskId::recorded("t1") };
         assert_eq!(choose(&known), Err(in_use));
         known.fresh = true;
-        assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", false), None)));
+        assert_eq!(choose(&known), Ok(fresh(invalidation("fresh", false), None)));
     }
 
     #[test]
@@ -311,7 +317,7 @@ mod tests {
             let linked = last(status);
             let known = Known { fresh: true, ..known(&SessionRequest::Unspecified, Some(&linked)) };
             let was_safe = status == Some(Status::Success);
-            assert_eq!(choose(&known), Ok(fresh(withdrawn("fresh", was_safe), None)));
+            assert_eq!(choose(&known), Ok(fresh(invalidation("fresh", was_safe), None)));
         }
     }
 
@@ -322,7 +328,7 @@ mod tests {
             Known { transcript: Transcript::Gone, ..known(&SessionRequest::Unspecified, Some(&linked)) };
         let choice = choose(&known).expect("a choice");
         let warning = choice.warning.clone().expect("a warning");
-        assert_eq!(choice, fresh(withdrawn("no_transcript", true), Some(warning.clone())));
+        assert_eq!(choice, fresh(invalidation("no_transcript", true), Some(warning.clone())));
         assert!(warning.contains(LINKED) && warning.contains("transcript"), "{warning}");
     }
 

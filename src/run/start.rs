@@ -24,7 +24,7 @@ use crate::run::claim::link_session;
 use crate::run::command::{AgentCommand, RunContext, current_dir};
 use crate::run::options::{self, RunOptions};
 use crate::run::session::Choice;
-use crate::run::supervisor::settle::{never_ran, withdraw};
+use crate::run::supervisor::settle::{end_unstarted, never_ran};
 use crate::run::supervisor::{
     Agent, CapturedOutput, Conversation, Limits, RowFacts, Supervisor, SupervisorStart, TaskRef,
 };
@@ -278,15 +278,15 @@ impl<E: Into<Error>> From<E> for StartFailed {
 }
 
 impl StartFailed {
-    /// Ends what was begun, and returns the error that stops the run.
-    pub(super) fn withdraw(self, ledger: &mut Ledger, id: &TaskId) -> Error {
+    /// Stops the child, records the end of the task and returns the error that stops the run.
+    pub(super) fn record_end(self, ledger: &mut Ledger, id: &TaskId) -> Error {
         match self {
             StartFailed::Refused(e) => e,
             StartFailed::FailedCommit(failed) => {
                 let FailedCommit { mut child, started, spool, refused } = *failed;
                 child.dismiss();
                 let ended = never_ran(FailureReason::Spawn, &chain(&refused), started);
-                withdraw(ledger, id, spool, &ended);
+                end_unstarted(ledger, id, spool, &ended);
                 refused.into()
             }
         }

@@ -35,7 +35,7 @@ pub struct Further {
     /// The directory and the command line that resume the session.
     pub resume: Option<(PathBuf, Vec<String>)>,
     /// The session is invalidated, and not restored since.
-    pub withdrawn: bool,
+    pub is_invalidated: bool,
     /// The ledger, if it is not the default one.
     pub ledger: Option<PathBuf>,
 }
@@ -299,11 +299,11 @@ fn further_lines(page: &mut Page, task: &Task, further: &Further) {
     let transcript = further.transcript.as_ref().map(|t| t.to_string_lossy().into_owned());
     page.data("transcript", transcript.as_deref());
     let resume = further.resume.as_ref().map(|(cwd, words)| {
-        let unsafe_now = if further.withdrawn { "  # invalidated: check its state first" } else { "" };
+        let unsafe_now = if further.is_invalidated { "  # invalidated: check its state first" } else { "" };
         format!("cd {} && {}{unsafe_now}", quoted(&cwd.to_string_lossy()), command_line(words))
     });
     page.data("resume with", resume.as_deref());
-    let restore = task.key.as_ref().filter(|_| further.withdrawn);
+    let restore = task.key.as_ref().filter(|_| further.is_invalidated);
     page.data(
         "restore",
         restore

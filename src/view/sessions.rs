@@ -65,7 +65,11 @@ fn row((session, state, why): &JudgedSession<'_>, now: Time) -> Vec<Cell> {
 }
 
 /// The session that a key resumes, and the sessions that were invalidated.
-pub fn session(key: &Key, session: Option<JudgedSession<'_>>, withdrawn: &[SessionInvalidation]) -> String {
+pub fn session(
+    key: &Key,
+    session: Option<JudgedSession<'_>>,
+    invalidations: &[SessionInvalidation],
+) -> String {
     let mut page = format!("key       {}\n", one_line(key.as_str()));
     match session {
         Some((session, state, why)) => {
@@ -77,10 +81,10 @@ pub fn session(key: &Key, session: Option<JudgedSession<'_>>, withdrawn: &[Sessi
         }
         None => page.push_str("session   none\n"),
     }
-    for i in withdrawn {
+    for i in invalidations {
         let restored = if i.restored_at.is_some() { ", restored since" } else { "" };
         page.push_str(&format!(
-            "withdrawn {} at {}: {}{restored}\n",
+            "invalidated {} at {}: {}{restored}\n",
             one_line(i.session_id.as_str()),
             when(&i.at),
             one_line(&i.reason)

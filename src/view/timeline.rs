@@ -68,7 +68,7 @@ const LEAST_BAR: usize = 20;
 /// The maximum width of the names, in cells.
 const NAME: usize = 36;
 
-/// Bars in the terminal; 100 cells wide where there is no terminal.
+/// Bars in the terminal; 100 cells wide without a terminal.
 pub fn timeline(spans: &[TimelineSpan<'_>], since: Time, now: Time, screen: Screen) -> String {
     let width = screen.width.unwrap_or(100);
     let begin = spans.iter().map(|s| s.from).min().unwrap_or(since.unix_millis());

@@ -1,4 +1,4 @@
--- The ids are numbers that SQLite draws.
+-- SQLite generates the ids.
 CREATE TABLE task_history (
     id INTEGER PRIMARY KEY AUTOINCREMENT, repo TEXT NOT NULL, issue_number INTEGER NOT NULL, agent TEXT NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('success', 'failure', 'interrupted')),

@@ -1,4 +1,5 @@
-//! Killed at any point, the file is what it was, or adopted whole; and adopting again ends well.
+//! Adoption is atomic: after a kill at any point the file is unchanged or fully adopted, and a second
+//! adoption succeeds.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rustix::process::Signal;
 
-use super::{PLAIN, Theirs, assert_sound, strings};
+use super::{ForeignDatabase, PLAIN, assert_sound, strings};
 use crate::harness::{End, print_line};
 
 const MANY: &str = "
@@ -22,12 +23,12 @@ const MANY: &str = "
     SELECT 'forgejo:' || agent || ':' || repo || ':' || issue_number, hex(repo || issue_number), started_at
     FROM task_history WHERE id LIKE 'n%' GROUP BY agent, repo, issue_number";
 const IS_ADOPTED: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'bookend_setting'";
-/// All that was there but the one value that changes.
+/// All columns, except for the one value that adoption changes.
 const TASKS: &str = "rowid, id, repo, issue_number, agent, status, started_at, cost_usd, turns, artifacts,
     CASE status WHEN 'interrupted' THEN NULL ELSE finished_at END";
 const SESSIONS: &str = "rowid, key, session_id, last_used_at";
 
-/// Whether each row is what it was, by a copy that was made before.
+/// Whether each row equals that of a copy made before the adoption.
 fn is_as_before(conn: &Connection, copy: &str) -> bool {
     conn.execute("ATTACH ?1 AS before", [copy]).expect("the copy");
     [("task_history", TASKS), ("claude_sdk_sessions", SESSIONS)].iter().all(|(table, columns)| {
@@ -42,37 +43,37 @@ fn is_as_before(conn: &Connection, copy: &str) -> bool {
 }
 
 fn open(file: &Path) -> Connection {
-    Connection::open(file).expect("their database")
+    Connection::open(file).expect("the database")
 }
 
 #[test]
-fn a_hundred_thousand_rows_survive_however_often_it_is_killed() {
-    let theirs = Theirs::new(PLAIN);
-    theirs.open().execute_batch(MANY).expect("many rows");
-    let copy = theirs.world.name("copy.db");
-    std::fs::copy(&theirs.file, &copy).expect("a copy");
+fn a_hundred_thousand_rows_survive_a_killed_adoption() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    foreign.open().execute_batch(MANY).expect("many rows");
+    let copy = foreign.world.name("copy.db");
+    std::fs::copy(&foreign.file, &copy).expect("a copy");
     let (mut killed, mut rolled_back) = (0, 0);
-    let mut patience = Duration::from_millis(40);
+    let mut delay = Duration::from_millis(40);
     let started = Instant::now();
     loop {
-        let running = theirs.world.bare(["bookend", "adopt", &theirs.name()]).start();
-        // The one time that is waited for: the moment of the kill is the point.
-        std::thread::sleep(patience);
+        let running = foreign.world.bare(["bookend", "adopt", &foreign.name()]).start();
+        // A delay and not an event, so that the kill hits different steps.
+        std::thread::sleep(delay);
         running.signal(Signal::KILL);
         let end = running.wait().end;
-        let conn = open(&theirs.file);
+        let conn = open(&foreign.file);
         let is_adopted = strings(&conn, IS_ADOPTED) == ["1"];
         killed += usize::from(end == End::Signal(9));
         rolled_back += usize::from(!is_adopted);
-        assert!(is_as_before(&conn, &copy), "killed after {patience:?}");
+        assert!(is_as_before(&conn, &copy), "killed after {delay:?}");
         assert_eq!(strings(&conn, "PRAGMA quick_check"), ["ok"]);
         if is_adopted {
             break;
         }
-        patience = patience * 9 / 4;
+        delay = delay * 9 / 4;
     }
-    theirs.adopted();
-    let conn = theirs.open();
+    foreign.adopted();
+    let conn = foreign.open();
     assert_sound(&conn);
     assert!(is_as_before(&conn, &copy));
     assert_eq!(
@@ -90,29 +91,29 @@ fn a_hundred_thousand_rows_survive_however_often_it_is_killed() {
 }
 
 #[test]
-fn two_at_once_adopt_once() {
-    let theirs = Theirs::new(PLAIN);
-    let name = theirs.name();
-    let running = [0; 4].map(|_| theirs.world.bare(["bookend", "adopt", &name]).start());
-    let said: Vec<String> =
+fn concurrent_adoptions_adopt_once() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    let name = foreign.name();
+    let running = [0; 4].map(|_| foreign.world.bare(["bookend", "adopt", &name]).start());
+    let output: Vec<String> =
         running.into_iter().map(|r| r.wait().ended(End::Code(0)).silent().stdout).collect();
-    assert_eq!(said.iter().filter(|s| s.starts_with("adopted")).count(), 1, "{said:?}");
-    assert_eq!(said.iter().filter(|s| s.contains("nothing to do")).count(), 3, "{said:?}");
-    assert_sound(&theirs.open());
+    assert_eq!(output.iter().filter(|s| s.starts_with("adopted")).count(), 1, "{output:?}");
+    assert_eq!(output.iter().filter(|s| s.contains("nothing to do")).count(), 3, "{output:?}");
+    assert_sound(&foreign.open());
 }
 
 #[test]
 fn adopt_waits_for_an_active_writer() {
-    let theirs = Theirs::new(PLAIN);
-    let conn = theirs.open();
+    let foreign = ForeignDatabase::new(PLAIN);
+    let conn = foreign.open();
     conn.execute_batch("BEGIN IMMEDIATE; DELETE FROM task_history WHERE id = 't5'").expect("a transaction");
-    let running = theirs.world.bare(["bookend", "adopt", &theirs.name()]).start();
-    crate::harness::eventually(theirs.world.deadline(), "the directory beside it", || {
-        theirs.world.path("dispatcher.db.d").exists()
+    let running = foreign.world.bare(["bookend", "adopt", &foreign.name()]).start();
+    crate::harness::eventually(foreign.world.deadline(), "the directory beside it", || {
+        foreign.world.path("dispatcher.db.d").exists()
     });
     conn.execute_batch("COMMIT").expect("its end");
     running.wait().ended(End::Code(0)).silent();
-    assert_eq!(strings(&theirs.open(), "SELECT count(*) FROM task_history"), ["4"]);
+    assert_eq!(strings(&foreign.open(), "SELECT count(*) FROM task_history"), ["4"]);
 }
 
 #[cfg(feature = "failpoints")]
@@ -122,13 +123,13 @@ fn an_adoption_that_fails_at_any_step_leaves_the_file_unchanged() {
     for sql in [PLAIN, RICH, EPOCH, INTEGER_ID] {
         for how in ["kill", "io"] {
             for point in crate::crash::points::ADOPTION {
-                let theirs = Theirs::new(sql);
-                let queries = Contents::queries(&theirs.open());
+                let foreign = ForeignDatabase::new(sql);
+                let queries = Contents::queries(&foreign.open());
                 let schema = "SELECT type, name, tbl_name, sql FROM sqlite_schema";
-                let before = (Contents::read(&theirs.open(), &queries), rows(&theirs.open(), schema));
-                let output = theirs
+                let before = (Contents::read(&foreign.open(), &queries), rows(&foreign.open(), schema));
+                let output = foreign
                     .world
-                    .bare(["bookend", "adopt", &theirs.name()])
+                    .bare(["bookend", "adopt", &foreign.name()])
                     .env("BOOKEND_FAILPOINT", format!("{point}:{how}"))
                     .run();
                 assert_eq!(
@@ -137,13 +138,13 @@ fn an_adoption_that_fails_at_any_step_leaves_the_file_unchanged() {
                     "{point}"
                 );
                 if *point == "adopt.committed" {
-                    assert_eq!(strings(&theirs.open(), IS_ADOPTED), ["1"]);
+                    assert_eq!(strings(&foreign.open(), IS_ADOPTED), ["1"]);
                 } else {
-                    let after = (Contents::read(&theirs.open(), &queries), rows(&theirs.open(), schema));
+                    let after = (Contents::read(&foreign.open(), &queries), rows(&foreign.open(), schema));
                     assert_eq!(after, before, "{how} at {point}");
                 }
-                theirs.adopted();
-                assert_sound(&theirs.open());
+                foreign.adopted();
+                assert_sound(&foreign.open());
             }
         }
     }

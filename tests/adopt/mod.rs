@@ -1,5 +1,5 @@
-//! Adoption: the database of another program becomes the ledger, nothing of it is lost, and that program goes
-//! on working.
+//! Adoption: the database of another program becomes the ledger, keeps all its data, and the other program
+//! keeps working.
 
 mod killed;
 mod refused;
@@ -19,24 +19,24 @@ const INTEGER_ID: &str = include_str!("integer_id.sql");
 const SHAPES: [(&str, &str); 4] =
     [("plain", PLAIN), ("rich", RICH), ("epoch", EPOCH), ("integer id", INTEGER_ID)];
 
-/// A world with a database in it that another program has made.
-struct Theirs {
+/// A world with a database that another program has created.
+struct ForeignDatabase {
     world: World,
     file: PathBuf,
 }
 
-impl Theirs {
-    fn new(sql: &str) -> Theirs {
+impl ForeignDatabase {
+    fn new(sql: &str) -> ForeignDatabase {
         let world = World::new();
         let file = world.path("dispatcher.db");
-        let theirs = Theirs { world, file };
-        theirs.open().execute_batch(sql).expect("their tables");
-        theirs
+        let foreign = ForeignDatabase { world, file };
+        foreign.open().execute_batch(sql).expect("the tables");
+        foreign
     }
 
     /// The other program's connection.
     fn open(&self) -> Connection {
-        let conn = Connection::open(&self.file).expect("their database");
+        let conn = Connection::open(&self.file).expect("the database");
         conn.busy_timeout(std::time::Duration::from_secs(20)).expect("a time-out");
         conn
     }
@@ -61,7 +61,7 @@ impl Theirs {
     }
 }
 
-/// Every row of every table that was there, column by column as it was then, rowids too.
+/// Every row of every original table, with its original columns and its rowid.
 #[derive(Debug, PartialEq)]
 struct Contents(Vec<(String, Vec<Vec<Value>>)>);
 
@@ -108,7 +108,7 @@ fn strings(conn: &Connection, sql: &str) -> Vec<String> {
         .collect()
 }
 
-/// The file is whole, and its foreign keys hold.
+/// The integrity check and the foreign key check find no problem.
 fn assert_sound(conn: &Connection) {
     assert_eq!(strings(conn, "PRAGMA integrity_check"), ["ok"]);
     assert_eq!(rows(conn, "PRAGMA foreign_key_check"), Vec::<Vec<Value>>::new());
@@ -124,29 +124,29 @@ fn backups(file: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_row_and_column_survives_in_every_shape() {
+fn adoption_keeps_every_row_and_column() {
     for (shape, sql) in SHAPES {
-        let theirs = Theirs::new(sql);
-        let conn = theirs.open();
+        let foreign = ForeignDatabase::new(sql);
+        let conn = foreign.open();
         let queries = Contents::queries(&conn);
         let mut before = Contents::read(&conn, &queries);
         let numbers = ["PRAGMA user_version", "PRAGMA application_id"].map(|p| strings(&conn, p));
-        theirs.adopted();
+        foreign.adopted();
 
         assert_sound(&conn);
-        // The one value that changes: the end of a task that was inferred.
+        // Adoption changes one value: the inferred end time of interrupted tasks.
         for (table, rows) in &mut before.0 {
             if table.eq_ignore_ascii_case("task_history") {
-                let place = |name: &str| {
+                let index = |name: &str| {
                     let columns = strings(&conn, "SELECT name FROM pragma_table_xinfo('task_history')");
                     columns.iter().position(|c| c == name).expect("a column")
                 };
-                let (status, finished) = (place("status"), place("finished_at"));
+                let (status, finished) = (index("status"), index("finished_at"));
                 for row in rows.iter_mut().filter(|r| r[status] == Value::Text("interrupted".to_owned())) {
                     row[finished] = Value::Null;
-                    // Computed from it.
+                    // A column that is computed from it.
                     if shape == "rich" {
-                        row[place("seconds")] = Value::Null;
+                        row[index("seconds")] = Value::Null;
                     }
                 }
             }
@@ -157,36 +157,36 @@ fn every_row_and_column_survives_in_every_shape() {
 }
 
 #[test]
-fn the_backup_is_the_database_as_it_was_private_and_named() {
+fn the_backup_is_an_unchanged_private_copy_whose_path_is_printed() {
     for (shape, sql) in SHAPES {
-        let theirs = Theirs::new(sql);
-        let conn = theirs.open();
+        let foreign = ForeignDatabase::new(sql);
+        let conn = foreign.open();
         let queries = Contents::queries(&conn);
         let before = (Contents::read(&conn, &queries), strings(&conn, "SELECT sql FROM sqlite_schema"));
-        let said = theirs.adopted().stdout;
+        let output = foreign.adopted().stdout;
 
-        let backups = backups(&theirs.file);
+        let backups = backups(&foreign.file);
         assert_eq!(backups.len(), 1, "{shape}: {backups:?}");
-        assert!(said.contains(&format!("backup: {}\n", backups[0].display())), "{said}");
+        assert!(output.contains(&format!("backup: {}\n", backups[0].display())), "{output}");
         let backup = Connection::open(&backups[0]).expect("the backup");
         assert_eq!(strings(&backup, "PRAGMA integrity_check"), ["ok"]);
-        let kept = (Contents::read(&backup, &queries), strings(&backup, "SELECT sql FROM sqlite_schema"));
-        assert_eq!(kept, before, "{shape}");
+        let copied = (Contents::read(&backup, &queries), strings(&backup, "SELECT sql FROM sqlite_schema"));
+        assert_eq!(copied, before, "{shape}");
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&backups[0]).expect("its mode"));
         assert_eq!(mode & 0o777, 0o600);
     }
 }
 
 #[test]
-fn indexes_triggers_and_views_are_there_as_they_were() {
+fn adoption_keeps_indexes_triggers_and_views() {
     const OBJECTS: &str = "
         SELECT type || ' ' || lower(tbl_name) || ' ' || sql FROM sqlite_schema
         WHERE type IN ('index', 'trigger', 'view') AND sql IS NOT NULL ORDER BY name";
     for (shape, sql) in [("plain", PLAIN), ("rich", RICH), ("epoch", EPOCH)] {
-        let theirs = Theirs::new(sql);
-        let conn = theirs.open();
+        let foreign = ForeignDatabase::new(sql);
+        let conn = foreign.open();
         let before = strings(&conn, OBJECTS);
-        theirs.adopted();
+        foreign.adopted();
         let after = strings(&conn, OBJECTS);
         for object in before {
             assert!(after.contains(&object), "{shape}: {object} is not in {after:#?}");
@@ -195,26 +195,26 @@ fn indexes_triggers_and_views_are_there_as_they_were() {
 }
 
 #[test]
-fn adopting_twice_changes_nothing_the_second_time() {
+fn a_second_adoption_changes_nothing() {
     for (shape, sql) in SHAPES {
-        let theirs = Theirs::new(sql);
-        theirs.adopted();
-        let conn = theirs.open();
+        let foreign = ForeignDatabase::new(sql);
+        foreign.adopted();
+        let conn = foreign.open();
         let queries = Contents::queries(&conn);
         let before = (Contents::read(&conn, &queries), strings(&conn, "SELECT sql FROM sqlite_schema"));
-        let said = theirs.adopted().stdout;
-        assert!(said.contains("nothing to do"), "{said}");
+        let output = foreign.adopted().stdout;
+        assert!(output.contains("nothing to do"), "{output}");
         let after = (Contents::read(&conn, &queries), strings(&conn, "SELECT sql FROM sqlite_schema"));
         assert_eq!(after, before, "{shape}");
-        assert_eq!(backups(&theirs.file).len(), 1, "{shape}");
+        assert_eq!(backups(&foreign.file).len(), 1, "{shape}");
     }
 }
 
 #[test]
-fn tasks_interrupted_before_the_adoption_have_no_end_and_are_not_reported() {
-    let theirs = Theirs::new(PLAIN);
-    theirs.adopted();
-    let conn = theirs.open();
+fn tasks_interrupted_before_adoption_have_no_end_time_and_are_not_reported() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    foreign.adopted();
+    let conn = foreign.open();
     assert_eq!(
         strings(
             &conn,
@@ -229,13 +229,13 @@ fn tasks_interrupted_before_the_adoption_have_no_end_and_are_not_reported() {
 }
 
 #[test]
-fn each_session_belongs_to_the_last_task_that_makes_up_its_key() {
-    let theirs = Theirs::new(PLAIN);
-    let said = theirs.adopted().stdout;
-    assert!(said.contains("5 tasks and 3 sessions, 2 of them linked"), "{said}");
+fn each_session_is_linked_to_the_last_task_that_matches_its_key() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    let output = foreign.adopted().stdout;
+    assert!(output.contains("5 tasks and 3 sessions, 2 of them linked"), "{output}");
     assert_eq!(
         strings(
-            &theirs.open(),
+            &foreign.open(),
             "SELECT key || ' ' || session_id || ' ' || ifnull(task_id, '-')
              FROM claude_sdk_sessions ORDER BY key"
         ),

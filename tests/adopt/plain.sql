@@ -1,4 +1,4 @@
--- Rows are written once, at the end: everything that is known then is NOT NULL, and nothing ever runs.
+-- A row is written once, at the end of its task: all columns known then are NOT NULL, and none is running.
 CREATE TABLE task_history (
     id TEXT PRIMARY KEY,
     repo TEXT NOT NULL,

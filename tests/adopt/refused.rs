@@ -1,13 +1,13 @@
-//! What cannot be adopted is left as it was, and the message says why.
+//! A file that cannot be adopted is unchanged, and the message names the reason.
 
 use std::fs;
 
 use rusqlite::Connection;
 
-use super::{PLAIN, Theirs, backups, strings};
+use super::{ForeignDatabase, PLAIN, backups, strings};
 use crate::harness::{End, World};
 
-/// What bookend says of a file that it must not have touched.
+/// The error of `adopt` for a file that it does not change.
 fn refusal(world: &World, file: &str) -> String {
     let path = world.path(file);
     let before = fs::read(&path).ok();
@@ -20,7 +20,7 @@ fn refusal(world: &World, file: &str) -> String {
 }
 
 #[test]
-fn a_file_without_a_history_of_tasks_is_not_adopted() {
+fn a_file_without_a_task_history_is_not_adopted() {
     let world = World::new();
     fs::write(world.path("empty"), "").expect("a file");
     fs::write(world.path("text"), "x".repeat(5000)).expect("a file");
@@ -53,43 +53,45 @@ fn a_file_without_a_history_of_tasks_is_not_adopted() {
         ("other", "no table task_history"),
         ("view", "its task_history is a view"),
     ] {
-        let said = refusal(&world, file);
-        assert!(said.contains(why), "{file}: {said}");
-        assert!(!world.path(&format!("{file}.d")).exists(), "{file}: something was made beside it");
+        let output = refusal(&world, file);
+        assert!(output.contains(why), "{file}: {output}");
+        assert!(!world.path(&format!("{file}.d")).exists(), "{file}: adopt has created its directory");
     }
-    // Found out in the middle of it, and rolled back.
+    // Detected during the adoption, which is rolled back.
     for (file, why) in [
         ("virtual", "its task_history is a view or a virtual table"),
         ("columns", "no column status"),
         ("taken", "a table task_transition of its own"),
         ("twice", "UNIQUE"),
     ] {
-        let said = refusal(&world, file);
-        assert!(said.contains(why), "{file}: {said}");
+        let output = refusal(&world, file);
+        assert!(output.contains(why), "{file}: {output}");
     }
 }
 
 #[test]
-fn a_table_that_would_refuse_every_task_is_refused_with_its_reason() {
-    let theirs = Theirs::new(PLAIN);
-    theirs
+fn a_table_that_rejects_every_task_is_refused_with_its_reason() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    foreign
         .open()
         .execute_batch(
             "CREATE TRIGGER strict BEFORE INSERT ON task_history WHEN NEW.finished_at IS NULL
              BEGIN SELECT RAISE(ABORT, 'every task has an end'); END",
         )
-        .expect("their trigger");
-    let output = theirs.adopt().ended(End::Code(125));
+        .expect("the trigger");
+    let output = foreign.adopt().ended(End::Code(125));
     assert!(output.stderr.contains("every task has an end"), "{}", output.stderr);
     assert_eq!(
-        strings(&theirs.open(), "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'bookend%'"),
+        strings(&foreign.open(), "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'bookend%'"),
         ["0"]
     );
 }
 
 #[test]
-fn a_ledger_of_bookends_own_and_one_of_a_newer_bookend_are_refused() {
-    let Some(world) = World::of_bookend("a_ledger_of_bookends_own_is_refused") else { return };
+fn a_ledger_of_bookend_and_one_of_a_newer_version_are_refused() {
+    let Some(world) = World::of_bookend("a_ledger_of_bookend_and_one_of_a_newer_version_are_refused") else {
+        return;
+    };
     world.run(["true"]).run().ended(End::Code(0));
     fs::copy(world.ledger(), world.path("own.db")).expect("a copy");
     for suffix in ["-wal", "-shm"] {
@@ -101,30 +103,30 @@ fn a_ledger_of_bookends_own_and_one_of_a_newer_bookend_are_refused() {
     assert!(refusal(&world, "own.db").contains("it is already a ledger of bookend"));
     own.execute_batch("INSERT INTO bookend_migration VALUES (9999, 'x'); PRAGMA wal_checkpoint(TRUNCATE)")
         .expect("a newer version");
-    let said = refusal(&world, "own.db");
-    assert!(said.contains("9999") && said.contains("newer"), "{said}");
+    let output = refusal(&world, "own.db");
+    assert!(output.contains("9999") && output.contains("newer"), "{output}");
 }
 
 #[test]
-fn an_adopted_file_of_a_newer_bookend_is_refused() {
-    let theirs = Theirs::new(PLAIN);
-    theirs.adopted();
-    theirs.open().execute("INSERT INTO bookend_migration VALUES (9999, 'x')", []).expect("a newer version");
-    let output = theirs.adopt().ended(End::Code(125));
+fn an_adopted_file_of_a_newer_version_is_refused() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    foreign.adopted();
+    foreign.open().execute("INSERT INTO bookend_migration VALUES (9999, 'x')", []).expect("a newer version");
+    let output = foreign.adopt().ended(End::Code(125));
     assert!(output.stderr.contains("9999") && output.stderr.contains("newer"), "{}", output.stderr);
 }
 
 #[test]
 fn a_foreign_key_violated_before_does_not_prevent_adoption() {
-    let theirs = Theirs::new(PLAIN);
-    theirs
+    let foreign = ForeignDatabase::new(PLAIN);
+    foreign
         .open()
         .execute_batch(
             "PRAGMA foreign_keys = OFF;
              CREATE TABLE notes (task_id TEXT REFERENCES task_history (id), x REFERENCES nowhere (y));
              INSERT INTO notes VALUES ('gone', NULL)",
         )
-        .expect("their tables");
-    theirs.adopted();
-    assert_eq!(strings(&theirs.open(), "SELECT count(*) FROM notes"), ["1"]);
+        .expect("the tables");
+    foreign.adopted();
+    assert_eq!(strings(&foreign.open(), "SELECT count(*) FROM notes"), ["1"]);
 }

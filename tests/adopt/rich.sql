@@ -1,4 +1,4 @@
--- Much else in the file: foreign keys that cascade, triggers, views, columns of its own, odd ways to write.
+-- A file with many features: cascading foreign keys, triggers, views, further columns, unusual syntax.
 PRAGMA foreign_keys = ON;
 PRAGMA user_version = 42;
 PRAGMA application_id = 77;

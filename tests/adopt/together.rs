@@ -1,4 +1,4 @@
-//! Two programs on one file: the one that made it, which knows nothing of bookend, and bookend.
+//! bookend and the program that created the database use the same file.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -7,12 +7,12 @@ use std::process::Command;
 
 use rusqlite::Connection;
 
-use super::{EPOCH, INTEGER_ID, PLAIN, RICH, Theirs, assert_sound, strings};
+use super::{EPOCH, ForeignDatabase, INTEGER_ID, PLAIN, RICH, assert_sound, strings};
 use crate::harness::{End, is_root, possible};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
 
-/// Prints its own argv to a file, and what `cursor-agent` prints.
+/// Writes its arguments to a file and prints the events of `cursor-agent`.
 const CURSOR: &str = r#"#!/bin/sh
 echo "$*" >"$HOME/argv"
 id=new-chat
@@ -32,86 +32,86 @@ fn insert_plain(conn: &Connection, id: &str, issue: i64, status: &str, at: &str)
          VALUES (?1, 'charles/claude-hooks', ?2, 'dev', ?3, ?4, ?4, 0.25, 1, '[]')",
         (id, issue, status, at),
     )
-    .expect("their own INSERT");
+    .expect("an INSERT of the other program");
 }
 
-fn run_cursor(theirs: &Theirs, key: &str) -> String {
-    theirs.world.program("cursor-agent", CURSOR);
+fn run_cursor(foreign: &ForeignDatabase, key: &str) -> String {
+    foreign.world.program("cursor-agent", CURSOR);
     let argv = ["cursor-agent", "-p", "go", "--output-format", "stream-json"];
-    theirs.run(&["--key", key, "-q"], &argv).ended(End::Code(0));
-    fs::read_to_string(theirs.world.path("home/argv")).expect("the agent's argv").trim().to_owned()
+    foreign.run(&["--key", key, "-q"], &argv).ended(End::Code(0));
+    fs::read_to_string(foreign.world.path("home/argv")).expect("the agent's argv").trim().to_owned()
 }
 
 #[test]
 fn the_other_program_keeps_working_with_its_open_connection() {
-    let theirs = Theirs::new(PLAIN);
-    let conn = theirs.open();
+    let foreign = ForeignDatabase::new(PLAIN);
+    let conn = foreign.open();
     const DASHBOARD: &str = "
         SELECT agent || ' ' || count(*) || ' ' || sum(cost_usd) FROM task_history
         WHERE status IN ('success', 'failure') GROUP BY agent ORDER BY agent";
     let mut dashboard = conn.prepare(DASHBOARD).expect("the dashboard");
-    let mut see = || -> Vec<String> {
+    let mut query = || -> Vec<String> {
         let rows = dashboard.query_map([], |row| row.get(0)).expect("the dashboard");
         rows.collect::<rusqlite::Result<_>>().expect("its rows")
     };
-    assert_eq!(see(), ["dev 3 2.0", "qa 1 0.0"]);
-    theirs.adopted();
-    assert_eq!(see(), ["dev 3 2.0", "qa 1 0.0"]);
+    assert_eq!(query(), ["dev 3 2.0", "qa 1 0.0"]);
+    foreign.adopted();
+    assert_eq!(query(), ["dev 3 2.0", "qa 1 0.0"]);
     insert_plain(&conn, "t6", 1106, "success", "2026-02-01T00:00:00.000000+00:00");
-    assert_eq!(see(), ["dev 4 2.25", "qa 1 0.0"]);
-    theirs.run(&["--agent", "dev"], &["true"]).ended(End::Code(0)).silent();
-    assert_eq!(see(), ["dev 5 2.25", "qa 1 0.0"]);
+    assert_eq!(query(), ["dev 4 2.25", "qa 1 0.0"]);
+    foreign.run(&["--agent", "dev"], &["true"]).ended(End::Code(0)).silent();
+    assert_eq!(query(), ["dev 5 2.25", "qa 1 0.0"]);
     let refused = conn.execute(
         "INSERT INTO task_history (id, agent, status, started_at, finished_at)
          VALUES ('t7', 'dev', 'success', '2026-02-02', '2026-02-01')",
         [],
     );
-    assert!(refused.is_err(), "its CHECK goes on to hold for its own rows");
+    assert!(refused.is_err(), "its CHECK constraint still applies to its rows");
     insert_plain(&conn, "t7", 1106, "failure", "2026-02-01T00:00:00.000000+00:00");
     conn.execute("UPDATE task_history SET status = 'success' WHERE id = 't7'", [])
-        .expect("its own row is its own");
+        .expect("it may change its own row");
     assert_sound(&conn);
 }
 
 #[test]
 fn foreign_keys_still_cascade_and_triggers_still_fire() {
-    let theirs = Theirs::new(RICH);
-    let conn = theirs.open();
+    let foreign = ForeignDatabase::new(RICH);
+    let conn = foreign.open();
     conn.pragma_update(None, "foreign_keys", true).expect("foreign keys");
-    theirs.adopted();
+    foreign.adopted();
     let comments = || strings(&conn, "SELECT task_id || ' ' || text FROM comments ORDER BY id");
-    assert_eq!(comments(), ["t1 one", "t2 two", "t2 three"], "the rebuild itself cascades nothing");
+    assert_eq!(comments(), ["t1 one", "t2 two", "t2 three"], "the rebuild of the table does not cascade");
     conn.execute_batch(
         "INSERT INTO comments (task_id, text) VALUES ('t4', 'five');
          DELETE FROM task_history WHERE id = 't2';
          INSERT INTO on_top (agent) VALUES ('by the view')",
     )
-    .expect("their own statements");
+    .expect("statements of the other program");
     assert_eq!(comments(), ["t1 one", "t4 five"]);
     assert_eq!(
         strings(&conn, "SELECT ifnull(task_id, '') || ' ' || what FROM audit WHERE n > 4 ORDER BY n"),
         ["t2 out", " by the view"]
     );
     assert_eq!(strings(&conn, "SELECT turns FROM task_history WHERE id = 't4'"), ["2"], "one of them before");
-    assert_eq!(strings(&conn, "SELECT max(id) FROM comments"), ["5"], "no number is drawn twice");
-    theirs.run(&[], &["true"]).ended(End::Code(0)).silent();
+    assert_eq!(strings(&conn, "SELECT max(id) FROM comments"), ["5"], "no id is generated twice");
+    foreign.run(&[], &["true"]).ended(End::Code(0)).silent();
     assert_eq!(strings(&conn, "SELECT count(*) FROM audit WHERE what = 'in' AND n > 4"), ["1"]);
     assert_eq!(strings(&conn, "SELECT sum(tasks) FROM dashboard"), ["4"]);
     assert_sound(&conn);
 }
 
 #[test]
-fn a_run_writes_times_as_the_owner_does() {
+fn a_run_writes_times_in_the_format_of_the_other_program() {
     for (sql, is_one) in [
         (PLAIN, "started_at GLOB '2???-??-??T??:??:??.??????+00:00' AND finished_at >= started_at"),
         (RICH, "started_at GLOB '2???-??-?? ??:??:??' AND finished_at >= started_at"),
         (EPOCH, "typeof(started_at) = 'integer' AND abs(unixepoch() - started_at) < 60"),
         (INTEGER_ID, "typeof(started_at) = 'integer' AND abs(unixepoch() - started_at / 1000) < 60"),
     ] {
-        let theirs = Theirs::new(sql);
-        theirs.adopted();
-        theirs.run(&["--key", "k"], &["sh", "-c", "exit 3"]).ended(End::Code(3));
-        let conn = theirs.open();
+        let foreign = ForeignDatabase::new(sql);
+        foreign.adopted();
+        foreign.run(&["--key", "k"], &["sh", "-c", "exit 3"]).ended(End::Code(3));
+        let conn = foreign.open();
         let query = format!(
             "SELECT status || ' ' || ({is_one}) || ' ' || (typeof(finished_at) = typeof(started_at)) || ' ' ||
                     ifnull(cost_usd, 'NULL') || ifnull(turns, 'NULL') || ifnull(artifacts, 'NULL')
@@ -123,25 +123,25 @@ fn a_run_writes_times_as_the_owner_does() {
 }
 
 #[test]
-fn what_the_owner_wrote_is_listed_and_shown_as_any_task() {
+fn list_and_show_include_tasks_of_the_other_program() {
     for (sql, oldest, started) in [
         (PLAIN, "t1", "2026-01-01T00:00:00.000Z"),
         (RICH, "t1", "2026-01-01T00:00:00.000Z"),
         (EPOCH, "t1", "2026-01-01T00:00:00.000Z"),
         (INTEGER_ID, "1", "2026-01-01T00:00:00.123Z"),
     ] {
-        let theirs = Theirs::new(sql);
-        theirs.adopted();
-        let name = theirs.name();
+        let foreign = ForeignDatabase::new(sql);
+        foreign.adopted();
+        let name = foreign.name();
         let bookend = |words: &[&str]| -> serde_json::Value {
             let words = [&["bookend", "--ledger", &name], words].concat();
-            let said = theirs.world.bare(words).run().ended(End::Code(0)).silent().stdout;
-            serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"))
+            let output = foreign.world.bare(words).run().ended(End::Code(0)).silent().stdout;
+            serde_json::from_str(&output).unwrap_or_else(|e| panic!("{e}: {output}"))
         };
-        theirs.run(&["--id", "of-bookend"], &["true"]).ended(End::Code(0)).silent();
+        foreign.run(&["--id", "of-bookend"], &["true"]).ended(End::Code(0)).silent();
         let listed = bookend(&["list", "--json"]);
         let tasks = listed["tasks"].as_array().expect("tasks");
-        assert_eq!(tasks.len().to_string(), strings(&theirs.open(), "SELECT count(*) FROM task_history")[0]);
+        assert_eq!(tasks.len().to_string(), strings(&foreign.open(), "SELECT count(*) FROM task_history")[0]);
         assert_eq!(tasks[0]["id"], "of-bookend", "the newest comes first, whichever program wrote it");
         let last = tasks.last().expect("a task");
         let repo = "charles/claude-hooks";
@@ -158,78 +158,78 @@ fn what_the_owner_wrote_is_listed_and_shown_as_any_task() {
 
 #[test]
 fn an_unknown_status_of_the_other_program_is_not_a_success() {
-    let theirs = Theirs::new(RICH);
-    theirs.adopted();
-    let said = theirs.world.bare(["bookend", "--ledger", &theirs.name(), "show", "t3", "--json"]).run();
-    let said = said.ended(End::Code(0)).stdout;
-    assert!(said.contains("\"failure\"") && said.contains("timed out"), "{said}");
+    let foreign = ForeignDatabase::new(RICH);
+    foreign.adopted();
+    let output = foreign.world.bare(["bookend", "--ledger", &foreign.name(), "show", "t3", "--json"]).run();
+    let output = output.ended(End::Code(0)).stdout;
+    assert!(output.contains("\"failure\"") && output.contains("timed out"), "{output}");
 }
 
 #[test]
-fn a_session_is_resumed_without_its_prefix_and_kept_with_it() {
+fn a_session_is_resumed_without_its_prefix_and_stored_with_it() {
     for sql in [PLAIN, EPOCH] {
-        let theirs = Theirs::new(sql);
-        theirs.adopted();
-        let argv = run_cursor(&theirs, KEY);
+        let foreign = ForeignDatabase::new(sql);
+        foreign.adopted();
+        let argv = run_cursor(&foreign, KEY);
         assert!(argv.contains("6ce4") && !argv.contains("cursor:"), "{argv}");
-        let conn = theirs.open();
+        let conn = foreign.open();
         let session = format!("SELECT session_id FROM claude_sdk_sessions WHERE key = '{KEY}'");
         assert_eq!(strings(&conn, &session), ["cursor:6ce4"]);
         assert_eq!(strings(&conn, "SELECT count(*) FROM session_invalidation"), ["0"]);
         let times = "SELECT count(DISTINCT typeof(last_used_at)) FROM claude_sdk_sessions";
         assert_eq!(strings(&conn, times), ["1"]);
-        // And once more: now its last task is one of bookend's.
-        assert!(run_cursor(&theirs, KEY).contains("6ce4"));
+        // Again, now that bookend ran its last task.
+        assert!(run_cursor(&foreign, KEY).contains("6ce4"));
     }
 }
 
 #[test]
 fn a_session_whose_last_task_was_interrupted_is_not_resumed() {
     for sql in [PLAIN, EPOCH] {
-        let theirs = Theirs::new(sql);
-        theirs.adopted();
-        let argv = run_cursor(&theirs, "forgejo:dev:charles/claude-hooks:1105");
+        let foreign = ForeignDatabase::new(sql);
+        foreign.adopted();
+        let argv = run_cursor(&foreign, "forgejo:dev:charles/claude-hooks:1105");
         assert!(!argv.contains("7df5"), "{argv}");
         assert_eq!(
             strings(
-                &theirs.open(),
+                &foreign.open(),
                 "SELECT session_id FROM claude_sdk_sessions WHERE key LIKE '%:1105'
-                 UNION ALL SELECT session_id || ' gone' FROM session_invalidation"
+                 UNION ALL SELECT session_id || ' invalidated' FROM session_invalidation"
             ),
-            ["cursor:new-chat", "7df5 gone"]
+            ["cursor:new-chat", "7df5 invalidated"]
         );
     }
 }
 
 #[test]
-fn a_failure_that_the_owner_records_later_makes_the_session_unsafe() {
-    let theirs = Theirs::new(PLAIN);
-    let conn = theirs.open();
-    theirs.adopted();
+fn a_failure_that_the_other_program_records_later_makes_the_session_unsafe() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    let conn = foreign.open();
+    foreign.adopted();
     insert_plain(&conn, "t6", 1104, "failure", "2026-02-01T00:00:00.000000+00:00");
-    assert!(!run_cursor(&theirs, KEY).contains("6ce4"));
+    assert!(!run_cursor(&foreign, KEY).contains("6ce4"));
 }
 
 #[test]
-fn a_session_that_the_owner_records_later_is_linked_to_its_task() {
-    let theirs = Theirs::new(PLAIN);
-    let conn = theirs.open();
-    theirs.adopted();
+fn a_session_that_the_other_program_records_later_is_linked_to_its_task() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    let conn = foreign.open();
+    foreign.adopted();
     conn.execute(
         "INSERT INTO claude_sdk_sessions (key, session_id, last_used_at)
          VALUES ('forgejo:qa:charles/claude-hooks:1106', 'cursor:9aa1', '2026-02-01T00:00:00.000000+00:00')",
         [],
     )
-    .expect("their own INSERT");
-    assert!(run_cursor(&theirs, "forgejo:qa:charles/claude-hooks:1106").contains("9aa1"));
+    .expect("an INSERT of the other program");
+    assert!(run_cursor(&foreign, "forgejo:qa:charles/claude-hooks:1106").contains("9aa1"));
 }
 
 #[test]
 fn integer_ids_are_still_generated() {
-    let theirs = Theirs::new(INTEGER_ID);
-    let conn = theirs.open();
-    theirs.adopted();
-    theirs.run(&[], &["true"]).ended(End::Code(0)).silent();
+    let foreign = ForeignDatabase::new(INTEGER_ID);
+    let conn = foreign.open();
+    foreign.adopted();
+    foreign.run(&[], &["true"]).ended(End::Code(0)).silent();
     conn.execute_batch("VACUUM").expect("a vacuum");
     conn.execute(
         "INSERT INTO task_history
@@ -237,51 +237,54 @@ fn integer_ids_are_still_generated() {
          VALUES ('charles/claude-hooks', 1104, 'dev', 'success', 1767400000123, 1767400000123, 0, 0, '[]')",
         [],
     )
-    .expect("their own INSERT");
-    let drawn = conn.last_insert_rowid();
-    assert!(drawn > 3, "a number that was drawn before, and deleted, is not drawn again");
-    let found = format!("SELECT typeof(id) || ' ' || status FROM task_history WHERE id = {drawn}");
+    .expect("an INSERT of the other program");
+    let generated = conn.last_insert_rowid();
+    assert!(generated > 3, "the id of a deleted row is not generated again");
+    let found = format!("SELECT typeof(id) || ' ' || status FROM task_history WHERE id = {generated}");
     assert_eq!(strings(&conn, &found), ["integer success"]);
-    assert_eq!(strings(&conn, "SELECT task_id FROM audit ORDER BY rowid DESC LIMIT 1"), [drawn.to_string()]);
-    conn.execute("INSERT INTO comments VALUES (?1, 'x')", [drawn]).expect("a comment");
+    assert_eq!(
+        strings(&conn, "SELECT task_id FROM audit ORDER BY rowid DESC LIMIT 1"),
+        [generated.to_string()]
+    );
+    conn.execute("INSERT INTO comments VALUES (?1, 'x')", [generated]).expect("a comment");
     conn.execute("DELETE FROM task_history WHERE id = 1", []).expect("a deletion");
     let comments = strings(&conn, "SELECT task_id FROM comments ORDER BY task_id");
-    assert_eq!(comments, ["2".to_owned(), drawn.to_string()]);
+    assert_eq!(comments, ["2".to_owned(), generated.to_string()]);
     assert_sound(&conn);
 }
 
 #[test]
-fn the_file_keeps_its_owner_and_mode_and_its_owner_owns_the_files_beside_it() {
+fn an_adopted_file_keeps_its_owner_and_mode_and_new_files_get_that_owner() {
     const OWNER: u32 = 65534;
-    if !possible("owner_and_mode_of_the_file_stay", is_root(), "root") {
+    if !possible("an_adopted_file_keeps_its_owner_and_mode_and_new_files_get_that_owner", is_root(), "root") {
         return;
     }
     for mode in [0o640, 0o600] {
-        let theirs = Theirs::new(PLAIN);
-        let home = theirs.world.path("theirs");
-        fs::create_dir(&home).expect("their directory");
+        let foreign = ForeignDatabase::new(PLAIN);
+        let home = foreign.world.path("foreign");
+        fs::create_dir(&home).expect("the directory");
         let file = home.join("dispatcher.db");
-        fs::rename(&theirs.file, &file).expect("a move");
+        fs::rename(&foreign.file, &file).expect("a move");
         fs::set_permissions(&file, Permissions::from_mode(mode)).expect("a mode");
-        fs::set_permissions(theirs.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
+        fs::set_permissions(foreign.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
         for path in [&home, &file] {
             std::os::unix::fs::chown(path, Some(OWNER), Some(OWNER)).expect("an owner");
         }
-        let theirs = Theirs { world: theirs.world, file };
-        let adopted = theirs.adopt().ended(End::Code(0));
+        let foreign = ForeignDatabase { world: foreign.world, file };
+        let adopted = foreign.adopt().ended(End::Code(0));
         assert!(adopted.stderr.contains("belongs to user nobody (uid 65534)"), "{adopted:?}");
-        let meta = fs::metadata(&theirs.file).expect("the file");
+        let meta = fs::metadata(&foreign.file).expect("the file");
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (OWNER, OWNER, mode));
-        for entry in fs::read_dir(&home).expect("their directory").flatten() {
+        for entry in fs::read_dir(&home).expect("the directory").flatten() {
             let meta = entry.metadata().expect("its owner");
             assert_eq!((meta.uid(), meta.gid()), (OWNER, OWNER), "{}", entry.path().display());
         }
-        // The owner itself uses it with bookend, and its mode stays.
+        // When its owner uses it with bookend, the mode is unchanged.
         let program = home.join("bookend");
-        let (from, to) = (theirs.world.name("bin/bookend"), program.to_str().expect("UTF-8").to_owned());
-        theirs.world.bare(["cp", "-L", &from, &to]).run().ended(End::Code(0));
+        let (from, to) = (foreign.world.name("bin/bookend"), program.to_str().expect("UTF-8").to_owned());
+        foreign.world.bare(["cp", "-L", &from, &to]).run().ended(End::Code(0));
         let status = Command::new(&program)
-            .args(["--ledger", &theirs.name(), "run", "--", "true"])
+            .args(["--ledger", &foreign.name(), "run", "--", "true"])
             .current_dir("/")
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
@@ -289,27 +292,27 @@ fn the_file_keeps_its_owner_and_mode_and_its_owner_owns_the_files_beside_it() {
             .gid(OWNER)
             .status();
         assert!(status.expect("bookend as the owner").success());
-        assert_eq!(fs::metadata(&theirs.file).expect("the file").mode() & 0o7777, mode);
-        assert_eq!(strings(&theirs.open(), "SELECT count(*) FROM task_history"), ["6"]);
+        assert_eq!(fs::metadata(&foreign.file).expect("the file").mode() & 0o7777, mode);
+        assert_eq!(strings(&foreign.open(), "SELECT count(*) FROM task_history"), ["6"]);
     }
 }
 
 #[test]
 fn readers_without_write_permission_can_still_read() {
-    let theirs = Theirs::new(PLAIN);
-    fs::set_permissions(theirs.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
-    fs::set_permissions(&theirs.file, Permissions::from_mode(0o644)).expect("a mode");
-    let said = theirs.adopted().stdout;
-    assert!(said.contains("journal mode: unchanged"), "{said}");
-    assert_eq!(strings(&theirs.open(), "PRAGMA journal_mode"), ["delete"]);
-    theirs.run(&[], &["true"]).ended(End::Code(0)).silent();
+    let foreign = ForeignDatabase::new(PLAIN);
+    fs::set_permissions(foreign.world.path("."), Permissions::from_mode(0o755)).expect("a mode");
+    fs::set_permissions(&foreign.file, Permissions::from_mode(0o644)).expect("a mode");
+    let output = foreign.adopted().stdout;
+    assert!(output.contains("journal mode: unchanged"), "{output}");
+    assert_eq!(strings(&foreign.open(), "PRAGMA journal_mode"), ["delete"]);
+    foreign.run(&[], &["true"]).ended(End::Code(0)).silent();
 }
 
 #[test]
-fn a_file_that_only_its_owner_reads_is_switched_to_wal() {
-    let theirs = Theirs::new(PLAIN);
-    fs::set_permissions(&theirs.file, Permissions::from_mode(0o600)).expect("a mode");
-    let said = theirs.adopted().stdout;
-    assert!(!said.contains("journal mode"), "{said}");
-    assert_eq!(strings(&theirs.open(), "PRAGMA journal_mode"), ["wal"]);
+fn a_private_file_is_switched_to_wal() {
+    let foreign = ForeignDatabase::new(PLAIN);
+    fs::set_permissions(&foreign.file, Permissions::from_mode(0o600)).expect("a mode");
+    let output = foreign.adopted().stdout;
+    assert!(!output.contains("journal mode"), "{output}");
+    assert_eq!(strings(&foreign.open(), "PRAGMA journal_mode"), ["wal"]);
 }

@@ -14,6 +14,10 @@ const AVOIDED: &str = "
     booted anew, is no terminal, he, him, his, himself
 ";
 
+/// Lines that contain one of these are exempt: the names of fail points, which scripts outside of the
+/// repository use.
+const EXEMPT: [&str; 1] = ["\"sessions.withdrawn\""];
+
 /// Names of types that say too little, each with a better one.
 const VAGUE_TYPES: [&str; 16] = [
     "Dead", "Fate", "Found", "Hunt", "Ladder", "Leave", "Look", "Marked", "Picture", "Request", "Seat",
@@ -75,13 +79,22 @@ fn avoided_in(text: &str) -> Vec<(usize, String)> {
     (0..tokens.len()).filter_map(at).collect()
 }
 
+fn is_exempt(text: &str, line: usize) -> bool {
+    text.lines().nth(line - 1).is_some_and(|l| EXEMPT.iter().any(|name| l.contains(name)))
+}
+
 #[test]
 fn avoided_words_do_not_occur() {
     let mut wrong = Vec::new();
     for (name, text) in prose() {
-        wrong.extend(avoided_in(&text).into_iter().map(|(line, phrase)| format!("{name}:{line}: {phrase}")));
+        wrong.extend(
+            avoided_in(&text)
+                .into_iter()
+                .filter(|(line, _)| !is_exempt(&text, *line))
+                .map(|(line, phrase)| format!("{name}:{line}: {phrase}")),
+        );
     }
-    super::at_most(35, &wrong);
+    super::assert_none(&wrong);
 }
 
 #[test]
@@ -92,7 +105,7 @@ fn no_type_has_a_vague_name() {
         let vague = found.into_iter().filter(|d| VAGUE_TYPES.contains(&d.name.as_str()));
         wrong.extend(vague.map(|d| format!("{}: {}", file.name, d.name)));
     }
-    super::at_most(18, &wrong);
+    super::assert_none(&wrong);
 }
 
 #[test]
@@ -104,7 +117,7 @@ fn no_document_is_cited_that_is_not_in_the_project() {
             words.map(|(at, word)| format!("{name}:{}: {word}", 1 + text[..at].matches('\n').count())),
         );
     }
-    super::at_most(0, &wrong);
+    super::assert_none(&wrong);
 }
 
 #[test]

@@ -11,23 +11,23 @@ use crate::harness::{End, Fifo, Proc, World, is_root, possible, proc_is_hidden, 
 use crate::standins::{Busy, bookend, change, gone, recover};
 
 /// A long-running process with a mark, which reports on its pipe.
-pub struct Marked {
+pub struct MarkedProcess {
     pub pid: i32,
     _out: Fifo,
     _process: Proc,
 }
 
-impl Marked {
+impl MarkedProcess {
     /// `specs` are further specs of `probe with`.
-    pub fn start(world: &World, name: &str, id: &str, ledger: &str, specs: &[&str]) -> Marked {
+    pub fn start(world: &World, name: &str, id: &str, ledger: &str, specs: &[&str]) -> MarkedProcess {
         let mut out = open_fifo(world, name);
         let command = world.bare(["probe", "stay", &out.path()]).env("BOOKEND_TASK_ID", id);
         let specs = ["setsid"].iter().chain(specs).copied();
         let process = command.env("BOOKEND_LEDGER", ledger).with(specs).start();
-        Marked { pid: out.pid("stay"), _out: out, _process: process }
+        MarkedProcess { pid: out.pid("stay"), _out: out, _process: process }
     }
 
-    pub fn lives(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         state(self.pid) == Some('S')
     }
 }
@@ -70,22 +70,22 @@ fn another_users_process_with_the_mark_is_never_signalled() {
     };
     let (id, ledger) = (id_of(&world), world.name("l.db"));
     let task = Failing::start(&world, "one", &ledger, &id);
-    let forged = Marked::start(&world, "forged", &id, &ledger, &[&format!("uid={OTHER_USER}")]);
+    let forged = MarkedProcess::start(&world, "forged", &id, &ledger, &[&format!("uid={OTHER_USER}")]);
     // If a program is not readable, the kernel shows its /proc files as owned by root.
     set_mode(&world, "bin/probe", 0o711);
-    let masked = Marked::start(&world, "masked", &id, &ledger, &[&format!("uid={OTHER_USER}")]);
+    let masked = MarkedProcess::start(&world, "masked", &id, &ledger, &[&format!("uid={OTHER_USER}")]);
     let shown = fs::metadata(format!("/proc/{}/environ", masked.pid)).expect("its environment").uid();
     assert_eq!(shown, 0);
-    let ours = Marked::start(&world, "ours", &id, &ledger, &[]);
+    let ours = MarkedProcess::start(&world, "ours", &id, &ledger, &[]);
     task.end();
     gone(&world, ours.pid);
-    assert!(forged.lives() && masked.lives());
+    assert!(forged.is_running() && masked.is_running());
     let left = leftovers_in(&world, "l.db");
     assert_eq!((&left["found"], &left["pids"][0]), (&1.into(), &ours.pid.into()), "{left}");
     recover(&world, &["--ledger", &ledger]);
     let audit = bookend(&world, &["audit", "--ledger", &ledger]).ended(End::Code(0));
     assert!(audit.stdout.contains(" 0 findings"), "{audit:?}");
-    assert!(forged.lives() && masked.lives());
+    assert!(forged.is_running() && masked.is_running());
 }
 
 #[test]
@@ -97,25 +97,25 @@ fn a_task_of_the_same_id_in_another_ledger_keeps_its_processes() {
     let (ledger, other) = (world.name("l.db"), world.name("other.db"));
     let theirs = Failing::start(&world, "theirs", &other, &id);
     let task = Failing::start(&world, "ours", &ledger, &id);
-    let daemon = Marked::start(&world, "daemon", &id, &other, &[]);
-    let ours = Marked::start(&world, "marked", &id, &ledger, &[]);
-    // At the end of a run.
+    let daemon = MarkedProcess::start(&world, "daemon", &id, &other, &[]);
+    let ours = MarkedProcess::start(&world, "marked", &id, &ledger, &[]);
+    // The sweep at the end of a run.
     task.end();
     gone(&world, ours.pid);
-    assert!(daemon.lives());
+    assert!(daemon.is_running());
     assert_eq!(leftovers_in(&world, "l.db")["found"], 1);
 
-    // In a recovery, for an ended and for a lost task.
-    let again = Marked::start(&world, "again", &id, &ledger, &[]);
+    // The sweep of a recovery, for an ended and for a lost task.
+    let again = MarkedProcess::start(&world, "again", &id, &ledger, &[]);
     recover(&world, &["--ledger", &ledger]);
     gone(&world, again.pid);
     let revive = "DROP TRIGGER task_history_ends_once;
         UPDATE task_history SET status = 'running', finished_at = NULL, reason = NULL";
     rusqlite::Connection::open(&ledger).expect("the ledger").execute_batch(revive).expect("a lost task");
-    let more = Marked::start(&world, "more", &id, &ledger, &[]);
+    let more = MarkedProcess::start(&world, "more", &id, &ledger, &[]);
     recover(&world, &["--ledger", &ledger]);
     gone(&world, more.pid);
-    assert!(daemon.lives());
+    assert!(daemon.is_running());
     // The audit does not report them as orphans either.
     let audit = bookend(&world, &["audit", "--ledger", &ledger]).ended(End::Code(0));
     assert!(audit.stdout.contains(" 0 findings"), "{audit:?}");
@@ -134,7 +134,7 @@ fn a_mark_matches_every_path_of_its_ledger() {
     let names = ["real/l.db", "link/l.db", "link/../real/./l.db"].map(|n| world.name(n));
     for (n, named) in names.iter().enumerate() {
         for (m, by) in names.iter().enumerate() {
-            let daemon = Marked::start(&world, &format!("{n}{m}"), &id, named, &[]);
+            let daemon = MarkedProcess::start(&world, &format!("{n}{m}"), &id, named, &[]);
             recover(&world, &["--ledger", by]);
             gone(&world, daemon.pid);
         }
@@ -205,7 +205,7 @@ fn a_ledger_path_is_resolved_in_the_mount_namespace_of_its_process() {
     );
     let _elsewhere = world.bare(["unshare", "--mount", "sh", "-euc", &script]).start();
     let foreign = out.pid("stay");
-    let ours = Marked::start(&world, "ours", &id, &ledger, &[]);
+    let ours = MarkedProcess::start(&world, "ours", &id, &ledger, &[]);
     task.end();
     gone(&world, ours.pid);
     assert_eq!(state(foreign), Some('S'));

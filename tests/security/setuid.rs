@@ -61,7 +61,7 @@ impl<'w> Raised<'w> {
         self.world.bare(["bookend"].iter().chain(words).copied()).with(&self.specs)
     }
 
-    fn lives(&self) -> bool {
+    fn is_running(&self) -> bool {
         state(self.agent) == Some('S')
     }
 
@@ -92,7 +92,7 @@ impl<'w> Raised<'w> {
         let shown = self.bookend(&["show", &row.text("id")]).ended(End::Code(0)).stdout;
         let line = format!("1 found, 0 ended, 1 left ({name}, pid {}: {why})\n", self.agent);
         assert!(shown.contains(&line), "{shown}");
-        assert!(self.lives());
+        assert!(self.is_running());
     }
 }
 
@@ -114,7 +114,7 @@ fn recover_settles_a_task_whose_agent_it_may_not_signal_and_keeps_the_key_busy()
         for part in ["task one interrupted", &pid, "may still run", "key k stays busy", "kill"] {
             assert!(printed.stdout.contains(part), "{proc}: {part} in {printed:?}");
         }
-        assert!(raised.lives(), "{proc}: the agent was signalled");
+        assert!(raised.is_running(), "{proc}: the agent was signalled");
         let row = raised.row();
         assert_eq!((row.ending().as_str(), row.text("end_source").as_str()), LOST, "{proc}");
         assert_eq!((row.number("exit_code"), row.text("finished_at")), (None, String::new()));
@@ -124,7 +124,7 @@ fn recover_settles_a_task_whose_agent_it_may_not_signal_and_keeps_the_key_busy()
         let again = || world.run(["true"]).options(["--key", "k", "--grace", "0s"]).with(&specs).run();
         let refused = again().ended(End::Code(75));
         assert!(refused.stderr.contains(&pid) && refused.stderr.contains("kill"), "{proc}: {refused:?}");
-        assert!(raised.lives(), "{proc}: the agent was signalled");
+        assert!(raised.is_running(), "{proc}: the agent was signalled");
         raised.end();
         again().ended(End::Code(0)).silent();
         world.write("DELETE FROM task_history");
@@ -175,7 +175,7 @@ fn an_agent_that_cannot_be_verified_keeps_its_key_until_it_is_released() {
     let released = world.bare(words).with(&specs).run().ended(End::Code(0)).silent();
     assert!(released.stdout.contains("task one"), "{released:?}");
     again().ended(End::Code(0)).silent();
-    assert!(raised.lives(), "the agent was signalled");
+    assert!(raised.is_running(), "the agent was signalled");
     raised.end();
 }
 
@@ -213,7 +213,7 @@ fn a_timeout_reports_an_agent_that_it_may_not_signal_and_does_not_wait_for_it() 
     let again = || world.run(["touch", &world.name("tmp/again")]).options(["--key", "k"]).with(&specs).run();
     let refused = again().ended(End::Code(75));
     assert!(refused.stderr.contains(&format!("pid {}", raised.agent)), "{refused:?}");
-    assert!(!world.path("tmp/again").exists() && raised.lives());
+    assert!(!world.path("tmp/again").exists() && raised.is_running());
     raised.end();
     again().ended(End::Code(0));
     assert!(world.path("tmp/again").exists());

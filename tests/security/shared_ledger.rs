@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::marks::{Marked, id_of};
+use super::marks::{MarkedProcess, id_of};
 use super::set_mode;
 use crate::harness::{End, Fifo, Proc, World, eventually, is_root, possible, stat_field, state};
 use crate::standins::{bookend, gone};
@@ -42,7 +42,7 @@ impl SharedLedger {
         bookend(&self.world, &[&["--ledger", &self.world.name("l.db")], words].concat())
     }
 
-    fn lives(&self) -> bool {
+    fn is_running(&self) -> bool {
         state(self.agent) == Some('S')
     }
 
@@ -69,12 +69,12 @@ fn no_forged_row_makes_recover_end_a_live_agent() {
             .forge(&format!("DROP TRIGGER IF EXISTS task_history_ends_once; UPDATE task_history SET {set}"));
         for _ in 0..2 {
             let printed = shared.bookend(&["recover", "--grace", "10ms"]);
-            assert!(shared.lives(), "{set}: {printed:?}");
+            assert!(shared.is_running(), "{set}: {printed:?}");
         }
         let again =
             shared.world.run(["true"]).options(["--key", "k", "--ledger", &shared.world.name("l.db")]);
         let printed = again.run();
-        assert!(shared.lives(), "{set}: {printed:?}");
+        assert!(shared.is_running(), "{set}: {printed:?}");
         let audit = shared.bookend(&["audit"]).ended(End::Code(0));
         assert!(!audit.stdout.contains(&format!("kill {}", shared.agent)), "{set}: {audit:?}");
     }
@@ -101,7 +101,7 @@ fn a_forged_row_stays_running_while_its_supervisor_runs() {
 fn recover_ends_leftovers_by_their_marks_in_a_shared_ledger() {
     let Some(shared) = SharedLedger::start("what_a_dead_task_left_is_ended_by_its_marks") else { return };
     let (id, ledger) = (shared.id.clone(), shared.world.name("l.db"));
-    let daemon = Marked::start(&shared.world, "daemon", &id, &ledger, &[]);
+    let daemon = MarkedProcess::start(&shared.world, "daemon", &id, &ledger, &[]);
     shared.run.signal(Signal::KILL);
     gone(&shared.world, shared.agent);
     let printed = shared.bookend(&["recover", "--grace", "5s"]).ended(End::Code(0));

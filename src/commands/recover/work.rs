@@ -225,5 +225,5 @@ pub(super) fn watch() -> Result<Watch, Error> {
 /// Why a task stays `running` that cannot be judged, and the command that settles it.
 pub(super) fn unverifiable(ledger: &Ledger, task: &Task) -> String {
     let command = recovery::release_command(ledger, task);
-    format!("cannot be judged from here: kept until it is older than --ttl; if it has ended: {command}")
+    format!("cannot be judged from here: it is settled when older than --ttl; if it has ended: {command}")
 }

@@ -1,4 +1,4 @@
-//! Sessions: the verdict at each end, and what a link displaces.
+//! The sessions in the ledger: what each end keeps, invalidates or replaces.
 
 use super::{END, START, World, ended, new_task, start, time};
 use crate::ledger::sessions::RestoreOutcome;
@@ -17,7 +17,7 @@ fn with_session(id: &str, session: &str) -> NewTask {
     task
 }
 
-/// One run that succeeded and left its session to the key.
+/// A run that succeeded and linked its session to the key.
 fn first_run(ledger: &mut Ledger) {
     drop(start(ledger, &with_session("first", "s1")));
     ledger.finish(&TaskId::recorded("first"), &ended(Ending::Success), "run").unwrap();
@@ -42,7 +42,7 @@ fn reasons(ledger: &Ledger, task: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_session_survives_success_and_nothing_else() {
+fn only_a_success_keeps_the_session_link() {
     let endings = [
         (Ending::Success, None),
         (Ending::Failure(FailureReason::Exit), Some("failure: exit")),
@@ -66,7 +66,7 @@ fn a_session_survives_success_and_nothing_else() {
                 let session = ledger.session_of_key(&Key::recorded(KEY)).unwrap().unwrap();
                 assert_eq!(session.session_id, "s1");
                 assert_eq!(session.last_used_at, Some(time(END).into()));
-                assert_eq!(session.trust, SessionTrust::Task, "recovery need not judge it again");
+                assert_eq!(session.trust, SessionTrust::Task, "recovery does not check it again");
                 assert!(reasons(&ledger, "second").is_empty());
             }
             Some(reason) => {
@@ -89,7 +89,7 @@ fn one_ending_each() -> [Ending; 5] {
     ]
 }
 
-/// What the statements keep and invalidate follows the rule, whatever the status of the task before.
+/// The SQL statements keep and invalidate sessions as the resume rule says, for each pair of statuses.
 #[test]
 fn the_statements_follow_the_resume_rule_for_every_status() {
     let terminal = Status::ALL.into_iter().filter(|s| s.is_terminal());
@@ -139,7 +139,7 @@ fn an_agent_that_never_executed_leaves_the_former_link() {
         let claim = ledger.claim().unwrap();
         let last =
             claim.last_use(Some(&Provider::recorded("anthropic")), &SessionId::recorded("s1"), None).unwrap();
-        assert_eq!(last.last.unwrap().id, "first", "its failure says nothing against the session");
+        assert_eq!(last.last.unwrap().id, "first", "a task that never executed does not count");
     }
 }
 
@@ -211,7 +211,7 @@ fn a_session_reported_while_running_replaces_the_former_at_once() {
             time(END),
         )
         .unwrap();
-    assert_eq!(linked(&ledger), link("s2", "second"), "a task that has ended says no more");
+    assert_eq!(linked(&ledger), link("s2", "second"), "an ended task changes no link");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_failure_invalidates_the_session_under_every_key() {
 }
 
 #[test]
-fn the_same_id_at_another_provider_is_another_session() {
+fn the_same_id_of_another_provider_is_another_session() {
     let world = World::new();
     let mut ledger = world.open();
     first_run(&mut ledger);
@@ -301,7 +301,7 @@ fn a_claim_finds_the_last_user_and_the_cost_of_a_session() {
     assert_eq!(last.running().map(TaskId::as_str), Some("second"));
     assert!(claim.last_use(provider, &"s2".into(), None).unwrap().last.is_none());
     let linked = claim.last_use(provider, &"s2".into(), Some(&TaskId::recorded("first"))).unwrap();
-    assert!(linked.last.is_none(), "a task of another session says nothing of this one");
+    assert!(linked.last.is_none(), "a task of another session does not count");
 }
 
 #[test]
@@ -316,10 +316,10 @@ fn a_restored_session_may_be_resumed_unless_it_is_in_use() {
             .last_use(Some(&Provider::recorded("anthropic")), &SessionId::recorded("s1"), None)
             .unwrap();
         assert!(!last.restored);
-        // A restored session has no veto any more.
+        // Restoring a session removes its veto.
         SessionUse { restored, veto: last.veto.clone().filter(|_| !restored), ..last }.may_be_resumed()
     };
-    assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "it runs");
+    assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false; 2], "the task is running");
     ledger.finish(&TaskId::recorded("t"), &ended(Ending::Failure(FailureReason::Exit)), "run").unwrap();
     assert_eq!([false, true].map(|restored| safe(&mut ledger, restored)), [false, true]);
     drop(start(&mut ledger, &with_session("u", "s1")));
@@ -331,7 +331,7 @@ fn a_restored_session_may_be_resumed_unless_it_is_in_use() {
 fn restore_restores_the_last_invalidated_session_and_not_a_replaced_one() {
     let world = World::new();
     let mut ledger = world.open();
-    // A session fails; the next run begins one, which gives way to a third.
+    // The first session fails; the next run starts a second one, which a third replaces.
     drop(start(&mut ledger, &with_session("first", "s1")));
     ledger.finish(&TaskId::recorded("first"), &ended(Ending::Failure(FailureReason::Exit)), "run").unwrap();
     drop(start(&mut ledger, &with_session("second", "s2")));
@@ -351,14 +351,14 @@ fn restore_restores_the_last_invalidated_session_and_not_a_replaced_one() {
         RestoreOutcome::Done(session) => Some(session.session_id),
         _ => None,
     };
-    let gone = world.raw();
-    gone.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
-    assert_eq!(restored(&mut ledger), Some("s1".into()), "s2 only gave way");
-    gone.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
+    let raw = world.raw();
+    raw.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
+    assert_eq!(restored(&mut ledger), Some("s1".into()), "s2 was only replaced");
+    raw.execute_batch("DELETE FROM claude_sdk_sessions").unwrap();
     assert_eq!(restored(&mut ledger), None, "s1 was restored before");
 }
 
-/// A task of another program may not say which session it used: then the key's link to it counts.
+/// A task of another program may not record its session. The link of the key shows then that it used it.
 #[test]
 fn a_linked_task_without_a_session_is_the_last_user_only_if_it_started_after_the_known_one() {
     const LATER: &str = "2026-11-21T12:00:00.001Z";
@@ -389,7 +389,7 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_started_after_the
         assert_eq!(
             linked_only.last.map(|t| t.id),
             Some(TaskId::recorded("theirs")),
-            "no other user is known"
+            "no other task is known to use the session"
         );
 
         drop(start(
@@ -417,11 +417,11 @@ fn a_linked_task_without_a_session_is_the_last_user_only_if_it_started_after_the
 fn a_lost_holder_is_ended_and_its_key_claimed_in_one_commit() {
     let world = World::new();
     let mut ledger = world.open();
-    drop(start(&mut ledger, &with_session("dead", "s1")));
+    drop(start(&mut ledger, &with_session("lost", "s1")));
     let live = ledger.hold_live().unwrap();
     let claim = ledger.claim().unwrap();
     let lost = ended(Ending::Interrupted(InterruptReason::SupervisorLost));
-    claim.end(&TaskId::recorded("dead"), &lost, "run").unwrap();
+    claim.end(&TaskId::recorded("lost"), &lost, "run").unwrap();
     assert!(claim.session(&Key::recorded(KEY)).unwrap().is_none());
     let mut next = with_session("next", "s2");
     next.started_at = time(START);
@@ -437,5 +437,5 @@ fn a_lost_holder_is_ended_and_its_key_claimed_in_one_commit() {
         .unwrap();
     claim.commit().unwrap();
     assert_eq!(linked(&ledger), link("s2", "next"));
-    assert_eq!(reasons(&ledger, "dead"), [("s1".to_owned(), "interrupted: supervisor_lost".to_owned())]);
+    assert_eq!(reasons(&ledger, "lost"), [("s1".to_owned(), "interrupted: supervisor_lost".to_owned())]);
 }

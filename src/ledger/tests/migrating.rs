@@ -1,4 +1,4 @@
-//! Migrating: what an older ledger holds is kept, and what it becomes is what a new one is.
+//! Migrations keep the data of an older ledger and produce the schema of a new one.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::World;
 use crate::ledger::TaskFilter;
 use crate::task::Status;
 
-/// A ledger of version 1 in an adopted file: an index of ours had to take another name.
+/// A ledger of version 1 in an adopted file, in which an index of bookend has another name.
 #[test]
 fn a_ledger_of_the_first_version_is_migrated_and_keeps_its_history() {
     let world = World::new();
@@ -30,10 +30,10 @@ fn a_ledger_of_the_first_version_is_migrated_and_keeps_its_history() {
     )
     .unwrap();
     let ledger = world.open();
-    // So does a supervisor that was started before.
+    // A supervisor of the older version still writes a transition.
     raw.execute("INSERT INTO task_transition (task_id, at, to_status) VALUES ('b', 't5', 'success')", [])
         .unwrap();
-    let moves: Vec<(String, i64, String)> = raw
+    let transitions: Vec<(String, i64, String)> = raw
         .prepare("SELECT task_id, n, to_status FROM task_transition ORDER BY task_id, n")
         .unwrap()
         .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
@@ -42,8 +42,8 @@ fn a_ledger_of_the_first_version_is_migrated_and_keeps_its_history() {
         .unwrap();
     let expected = [("a", 1, "running"), ("a", 2, "success"), ("b", 1, "running"), ("b", 2, "success")];
     let expected = [&expected[..], &[("c", 1, "failure")]].concat();
-    let moves: Vec<_> = moves.iter().map(|(id, n, to)| (id.as_str(), *n, to.as_str())).collect();
-    assert_eq!(moves, expected);
+    let transitions: Vec<_> = transitions.iter().map(|(id, n, to)| (id.as_str(), *n, to.as_str())).collect();
+    assert_eq!(transitions, expected);
     let ids: Vec<_> = ledger.tasks(&TaskFilter::default()).unwrap().into_iter().map(|t| t.id).collect();
     assert_eq!(ids, ["b", "c", "a"]);
     let failed = TaskFilter { status: Some(Status::Failure), ..TaskFilter::default() };
@@ -59,7 +59,7 @@ fn a_ledger_of_the_first_version_is_migrated_and_keeps_its_history() {
     let fresh = World::new();
     drop(fresh.open());
     let mut schema = of(&raw);
-    let theirs = schema.remove("task_history_running");
-    assert_eq!(theirs.as_deref(), Some("CREATE INDEX task_history_running ON task_history (user)"));
-    assert_eq!(schema, of(&fresh.raw()), "but for that, as if it had been made today");
+    let foreign = schema.remove("task_history_running");
+    assert_eq!(foreign.as_deref(), Some("CREATE INDEX task_history_running ON task_history (user)"));
+    assert_eq!(schema, of(&fresh.raw()), "except for that index, the schema is that of a new ledger");
 }

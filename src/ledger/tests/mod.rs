@@ -1,4 +1,4 @@
-//! The ledger on real files, each test in a directory of its own.
+//! Tests of the ledger with real files, each in its own directory.
 
 mod endings;
 mod migrating;
@@ -26,7 +26,7 @@ pub fn time(text: &str) -> Time {
     text.parse().unwrap()
 }
 
-/// A directory with room for a ledger.
+/// A directory for a ledger.
 pub struct World {
     pub dir: TempDir,
 }
@@ -48,7 +48,7 @@ impl World {
         Ledger::open(&self.at()).unwrap().0
     }
 
-    /// The file as another program sees it.
+    /// A connection as another program opens it.
     pub fn raw(&self) -> Connection {
         Connection::open(self.file()).unwrap()
     }
@@ -132,8 +132,8 @@ pub fn start(ledger: &mut Ledger, task: &NewTask) -> LiveLock {
     live
 }
 
-/// Asserts that no query grows with the history, but by what it returns: whatever looks for what is rare
-/// finds it by an index that holds nothing else.
+/// Asserts that the cost of each query depends on its result and not on the length of the history: it uses an
+/// index, and a query for rare rows uses an index of only those.
 pub fn each_uses_an_index(queries: &[&str]) {
     let conn = Connection::open_in_memory().unwrap();
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).unwrap();
@@ -150,10 +150,10 @@ pub fn each_uses_an_index(queries: &[&str]) {
         let plan = steps.join("; ");
         let by_index = ["USING INDEX", "USING COVERING INDEX", "USING PRIMARY KEY"];
         assert!(by_index.iter().any(|by| plan.contains(by)), "{sql}: {plan}");
-        // All by their start: the newest are met soon, the rare ones late.
+        // An index of all tasks by start time suits only a query for the newest ones.
         let of_all = plan.contains("SCAN task_history USING INDEX task_history_started");
         assert!(!of_all || sql.contains("LIMIT"), "{sql}: {plan}");
-        // The tasks that run, or ran at a given time, are few and may be sorted.
+        // Few tasks run at a time, so sorting them is cheap.
         let few = ["task_history_one_running (status=?)", "task_history_overnight (last_seen_at>?)"];
         assert!(few.iter().any(|f| plan.contains(f)) || !plan.contains("TEMP B-TREE"), "{sql}: {plan}");
     }

@@ -1,4 +1,4 @@
-//! Opening: creation among many, privacy, refusals, versions, readers.
+//! Opening a ledger: concurrent creation, private modes, refusals, versions, readers.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -27,14 +27,14 @@ fn chmod(path: impl AsRef<Path>, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// Another process that does what one of the ignored tests of this file says.
+/// A process that runs one of the ignored tests of this file.
 fn this_program(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "--ignored", &format!("ledger::tests::opening::{test}")]).stdout(Stdio::null());
     command
 }
 
-fn one_life(file: &Path, id: &str) {
+fn run_one_task(file: &Path, id: &str) {
     let mut ledger = Ledger::open(&location(file)).unwrap().0;
     let slot = ledger.spool_slot(&TaskId::recorded(id)).unwrap();
     let _live = start(&mut ledger, &new_task(id, Some(id)));
@@ -43,7 +43,7 @@ fn one_life(file: &Path, id: &str) {
     slot.discard().unwrap();
 }
 
-fn assert_all_lived(world: &World, n: usize) {
+fn assert_all_succeeded(world: &World, n: usize) {
     let ledger = world.open();
     let done = TaskFilter { status: Some(crate::task::Status::Success), ..TaskFilter::default() };
     assert_eq!(ledger.tasks(&done).unwrap().len(), n);
@@ -57,10 +57,10 @@ fn sixty_four_threads_create_the_ledger_at_once() {
     std::thread::scope(|scope| {
         for n in 0..64 {
             let file = world.file();
-            scope.spawn(move || one_life(&file, &format!("task-{n}")));
+            scope.spawn(move || run_one_task(&file, &format!("task-{n}")));
         }
     });
-    assert_all_lived(&world, 64);
+    assert_all_succeeded(&world, 64);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn sixty_four_processes_create_the_ledger_at_once() {
     let world = World::new();
     let children: Vec<_> = (0..64)
         .map(|n| {
-            this_program("child_lives")
+            this_program("child_runs_one_task")
                 .env(CHILD_FILE, world.file())
                 .env(CHILD_ID, format!("task-{n}"))
                 .spawn()
@@ -78,14 +78,14 @@ fn sixty_four_processes_create_the_ledger_at_once() {
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
-    assert_all_lived(&world, 64);
+    assert_all_succeeded(&world, 64);
 }
 
 #[test]
-#[ignore = "one of the processes of another test"]
-fn child_lives() {
+#[ignore = "a process of another test"]
+fn child_runs_one_task() {
     if let (Some(file), Ok(id)) = (std::env::var_os(CHILD_FILE), std::env::var(CHILD_ID)) {
-        one_life(Path::new(&file), &id);
+        run_one_task(Path::new(&file), &id);
     }
 }
 
@@ -95,7 +95,7 @@ fn every_created_file_is_private_whatever_the_umask() {
         let world = World::new();
         let dir = world.dir.path().join("a/b");
         let file = dir.join("bookend.db");
-        let status = this_program("child_makes_everything")
+        let status = this_program("child_creates_all_files")
             .env(CHILD_FILE, &file)
             .env(CHILD_ID, mask)
             .status()
@@ -103,25 +103,25 @@ fn every_created_file_is_private_whatever_the_umask() {
         assert!(status.success());
         let private = dir.join("bookend.db.d");
         let spool = private.join("spool");
-        for made in [&world.dir.path().join("a"), &dir, &private, &spool] {
-            assert_eq!(mode(made), 0o700, "{}", made.display());
+        for path in [&world.dir.path().join("a"), &dir, &private, &spool] {
+            assert_eq!(mode(path), 0o700, "{}", path.display());
         }
-        for made in [
+        for path in [
             &file,
             &dir.join("bookend.db-wal"),
             &dir.join("bookend.db-shm"),
             &private.join("live"),
             &spool.join("t.json"),
         ] {
-            assert_eq!(mode(made), 0o600, "{}", made.display());
+            assert_eq!(mode(path), 0o600, "{}", path.display());
         }
         assert_eq!(mode(spool.join(".u.slot")) & 0o077, 0);
     }
 }
 
 #[test]
-#[ignore = "the process of another test that needs a umask of its own"]
-fn child_makes_everything() {
+#[ignore = "the process of another test, with its own umask"]
+fn child_creates_all_files() {
     if let (Some(file), Ok(mask)) = (std::env::var_os(CHILD_FILE), std::env::var(CHILD_ID)) {
         umask(Mode::from_bits_truncate(u32::from_str_radix(&mask, 8).unwrap()));
         let mut ledger = Ledger::open(&location(Path::new(&file))).unwrap().0;
@@ -185,8 +185,8 @@ fn a_world_writable_directory_is_refused_by_name_unless_sticky() {
     chmod(world.dir.path(), 0o777);
     let refusal = Ledger::open(&world.at()).unwrap_err();
     assert!(matches!(refusal, LedgerError::WorldWritable { .. }));
-    let said = refusal.to_string();
-    assert!(said.contains(world.dir.path().to_str().unwrap()));
+    let message = refusal.to_string();
+    assert!(message.contains(world.dir.path().to_str().unwrap()));
     assert!(refusal.hint().is_some_and(|hint| hint.contains("chmod o-w")));
     assert!(!world.file().exists());
     chmod(world.dir.path(), 0o1777);
@@ -218,7 +218,7 @@ fn a_file_of_another_user_is_refused_with_its_path() {
 }
 
 #[test]
-fn a_link_in_the_place_of_any_file_is_refused() {
+fn a_symbolic_link_in_place_of_any_file_is_refused() {
     let world = World::new();
     drop(world.open());
     let private = world.at().private_dir();
@@ -260,8 +260,8 @@ fn a_newer_ledger_is_refused_with_both_versions() {
     for refusal in [Ledger::open(&world.at()).unwrap_err(), Ledger::open_read_only(&world.at()).unwrap_err()]
     {
         assert!(matches!(refusal, LedgerError::Newer { ledger: 99, program: 4, .. }));
-        let said = refusal.to_string();
-        assert!(said.contains("version 99") && said.contains("up to 4"), "{said}");
+        let message = refusal.to_string();
+        assert!(message.contains("version 99") && message.contains("up to 4"), "{message}");
     }
 }
 
@@ -274,7 +274,7 @@ fn a_file_of_another_program_is_refused_and_unchanged() {
     assert!(matches!(refusal, LedgerError::NotALedger { .. }), "{refusal}");
     assert_eq!(fs::read(world.file()).unwrap(), before);
 
-    fs::write(world.file(), "notes of mine, no database at all\n".repeat(40)).unwrap();
+    fs::write(world.file(), "notes, not a database\n".repeat(40)).unwrap();
     let refusal = Ledger::open(&world.at()).unwrap_err();
     assert!(matches!(refusal, LedgerError::Database { .. }), "{refusal}");
 }
@@ -289,9 +289,9 @@ fn an_empty_file_becomes_a_ledger() {
 }
 
 #[test]
-fn the_log_of_a_lost_ledger_is_not_taken_for_the_new_ones() {
+fn the_log_of_a_deleted_ledger_is_not_used_by_a_new_one() {
     let world = World::new();
-    one_life(&world.file(), "old");
+    run_one_task(&world.file(), "old");
     fs::remove_file(world.file()).unwrap();
     let ledger = world.open();
     assert!(ledger.tasks(&TaskFilter::default()).unwrap().is_empty());
@@ -313,7 +313,7 @@ fn an_interrupted_creation_does_not_prevent_the_next_one() {
     fs::remove_file(world.file()).unwrap();
     fs::write(&draft, "half a ledger").unwrap();
     fs::write(draft.with_extension("db-wal"), "and its log").unwrap();
-    one_life(&world.file(), "t");
+    run_one_task(&world.file(), "t");
     assert!(!draft.exists());
 }
 
@@ -329,7 +329,7 @@ fn a_long_log_is_emptied_once_no_process_reads_an_older_state() {
     };
     let reader = world.raw();
     reader.execute_batch("BEGIN; SELECT * FROM task_history").unwrap();
-    // Another program, which empties no log.
+    // Another program, which does not truncate the log.
     let writer = world.raw();
     let bulk = "CREATE TABLE bulk (x); INSERT INTO bulk VALUES (zeroblob(5000000))";
     writer.execute_batch(&format!("PRAGMA wal_autocheckpoint = 0; {bulk}")).unwrap();
@@ -353,7 +353,7 @@ fn a_ledger_is_durable_and_keeps_its_log() {
     assert_eq!(pragma("journal_mode"), "wal");
     assert_eq!(pragma("mmap_size"), "0");
     drop(ledger);
-    one_life(&world.file(), "t");
+    run_one_task(&world.file(), "t");
     let log = world.dir.path().join("bookend.db-wal");
     assert!(fs::metadata(log).unwrap().len() > 0);
     assert!(world.dir.path().join("bookend.db-shm").exists());
@@ -363,11 +363,11 @@ fn a_ledger_is_durable_and_keeps_its_log() {
 fn the_log_does_not_grow_with_lone_runs() {
     let world = World::new();
     for n in 0..100 {
-        one_life(&world.file(), &format!("task-{n}"));
+        run_one_task(&world.file(), &format!("task-{n}"));
     }
     let log = fs::metadata(world.dir.path().join("bookend.db-wal")).unwrap();
     assert!(log.len() < 1024 * 1024, "{}", log.len());
-    assert_all_lived(&world, 100);
+    assert_all_succeeded(&world, 100);
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn a_reader_sees_what_writers_commit_meanwhile() {
 #[test]
 fn a_reader_without_write_permission_sees_the_last_commit() {
     let world = World::new();
-    one_life(&world.file(), "seen");
+    run_one_task(&world.file(), "seen");
     chmod(world.dir.path(), 0o755);
     for name in ["bookend.db", "bookend.db-wal", "bookend.db-shm"] {
         chmod(world.dir.path().join(name), 0o644);
@@ -410,8 +410,8 @@ fn a_reader_without_write_permission_sees_the_last_commit() {
     }
     match child.stdout(Stdio::piped()).output() {
         Ok(done) => {
-            let said = String::from_utf8_lossy(&done.stdout).into_owned();
-            assert!(done.status.success() && said.contains("1 passed"), "{said}");
+            let message = String::from_utf8_lossy(&done.stdout).into_owned();
+            assert!(done.status.success() && message.contains("1 passed"), "{message}");
         }
         Err(e) => eprintln!("skipped: another user cannot execute the test program: {e}"),
     }
@@ -438,7 +438,7 @@ fn an_older_ledger_is_not_migrated_by_a_reader() {
 }
 
 #[test]
-fn a_ledger_in_use_by_another_program_in_wal_mode_is_waited_for() {
+fn a_writer_waits_for_another_program_in_wal_mode() {
     let world = World::new();
     let mut ledger = world.open();
     let other = Connection::open(world.file()).unwrap();
@@ -453,7 +453,7 @@ fn a_ledger_in_use_by_another_program_in_wal_mode_is_waited_for() {
 }
 
 #[test]
-fn no_connection_trusts_the_schema_and_readers_use_no_views() {
+fn no_connection_trusts_the_schema_and_readers_disable_views() {
     use rusqlite::config::DbConfig::{
         SQLITE_DBCONFIG_DEFENSIVE, SQLITE_DBCONFIG_ENABLE_VIEW, SQLITE_DBCONFIG_TRUSTED_SCHEMA,
     };

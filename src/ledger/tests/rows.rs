@@ -1,4 +1,5 @@
-//! Rows: what is written is what is read, in the promised order, guarded by the tables themselves.
+//! The rows of the ledger: they are read as written, in the documented order, and the tables reject invalid
+//! ones.
 
 use serde_json::json;
 
@@ -48,7 +49,7 @@ fn a_running_row_contains_what_was_claimed() {
 }
 
 #[test]
-fn no_program_can_write_two_running_tasks_under_a_key() {
+fn a_key_has_at_most_one_running_task() {
     let world = World::new();
     let mut ledger = world.open();
     let live = start(&mut ledger, &new_task("a", Some("k")));
@@ -66,7 +67,7 @@ fn no_program_can_write_two_running_tasks_under_a_key() {
 }
 
 #[test]
-fn a_dropped_claim_leaves_the_ledger_as_it_was() {
+fn a_dropped_claim_changes_nothing() {
     let world = World::new();
     let mut ledger = world.open();
     let live = ledger.hold_live().unwrap();
@@ -98,21 +99,21 @@ fn a_task_ends_once_and_an_end_creates_no_row() {
     assert_eq!(row.delivery_status.as_deref(), Some("pending"));
     assert_eq!(row.end_source.as_deref(), Some("wait"));
     assert_eq!(row.last_seen_at, Some(time(END).into()));
-    let moves: Vec<_> = ledger
+    let transitions: Vec<_> = ledger
         .transitions(&TaskId::recorded("t"))
         .unwrap()
         .into_iter()
         .map(|m| (m.from_status, m.to_status, m.by_command.unwrap()))
         .collect();
     assert_eq!(
-        moves,
+        transitions,
         [
             (None, Status::Running, "run".to_owned()),
             (Some(Status::Running), Status::Failure, "run".to_owned()),
         ]
     );
-    let nothing = ledger.finish(&TaskId::recorded("no-such"), &ended(Ending::Success), "run").unwrap();
-    assert_eq!(nothing, FinishOutcome::NoRow);
+    let missing = ledger.finish(&TaskId::recorded("no-such"), &ended(Ending::Success), "run").unwrap();
+    assert_eq!(missing, FinishOutcome::NoRow);
     assert_eq!(ledger.tasks(&TaskFilter::default()).unwrap().len(), 1);
 }
 
@@ -129,8 +130,9 @@ fn the_tables_refuse_each_transition_that_the_program_refuses() {
                 (&id, from.as_str()),
             )
             .unwrap();
-            let moved = raw.execute("UPDATE task_history SET status = ?2 WHERE id = ?1", (&id, to.as_str()));
-            assert_eq!(moved.is_ok(), from == to || from.may_become(to), "{id}");
+            let changed =
+                raw.execute("UPDATE task_history SET status = ?2 WHERE id = ?1", (&id, to.as_str()));
+            assert_eq!(changed.is_ok(), from == to || from.may_become(to), "{id}");
         }
     }
     let unknown =
@@ -218,14 +220,14 @@ fn running_tasks_come_first_and_each_group_newest_first() {
 }
 
 #[test]
-fn an_id_may_be_shortened_while_unique() {
+fn a_unique_prefix_identifies_a_task() {
     let world = World::new();
     let mut ledger = world.open();
     for id in ["0193a", "0193b", "0193bc", "x%_"] {
         drop(start(&mut ledger, &new_task(id, None)));
     }
     assert_eq!(read(&ledger, "0193a").id, "0193a");
-    assert_eq!(read(&ledger, "0193b").id, "0193b", "a whole id is no prefix");
+    assert_eq!(read(&ledger, "0193b").id, "0193b", "a complete id is not a prefix");
     assert_eq!(read(&ledger, "0193bc").id, "0193bc");
     assert_eq!(read(&ledger, "x").id, "x%_");
     match ledger.task("0193").unwrap() {
@@ -286,7 +288,7 @@ fn the_live_lock_shows_whether_a_task_is_running() {
 }
 
 #[test]
-fn freed_memory_loses_no_setting() {
+fn freeing_memory_keeps_the_settings() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));

@@ -1,4 +1,4 @@
-//! The spool: what the ledger could not take comes in later, once, and nothing is thrown away.
+//! The spool: a record is merged once, and a record that cannot be merged is kept.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -116,7 +116,7 @@ fn a_record_that_cannot_be_merged_does_not_stop_the_others() {
     let orphan = ledger.spool_slot(&TaskId::recorded("orphan")).unwrap();
     let orphan = orphan.write(&a_rich_end(), "run").unwrap();
     fs::write(orphan.with_file_name("torn.json"), "{\"version\":1,").unwrap();
-    // It is JSON still, and one digit is another.
+    // Still valid JSON, with one digit changed.
     drop(start(&mut ledger, &new_task("damaged", None)));
     let damaged =
         ledger.spool_slot(&TaskId::recorded("damaged")).unwrap().write(&a_rich_end(), "run").unwrap();
@@ -157,11 +157,11 @@ fn the_space_for_a_record_is_reserved_and_freed() {
     assert!(ledger.spooled().unwrap().is_empty());
     slot.discard().unwrap();
     assert!(!path.exists());
-    let dead = ledger.spool_slot(&TaskId::recorded("dead")).unwrap();
-    drop(dead);
-    let path = world.at().private_dir().join("spool/.dead.slot");
+    let unused = ledger.spool_slot(&TaskId::recorded("unused")).unwrap();
+    drop(unused);
+    let path = world.at().private_dir().join("spool/.unused.slot");
     assert!(path.exists());
-    ledger.clear_spool(&TaskId::recorded("dead"), true).unwrap();
+    ledger.clear_spool(&TaskId::recorded("unused"), true).unwrap();
     assert!(!path.exists());
 }
 

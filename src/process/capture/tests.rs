@@ -1,4 +1,4 @@
-//! The agent's output arrives complete, whatever its reader does.
+//! The reader receives the agent's complete output, whatever it does.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -30,7 +30,7 @@ fn a_reader_that_never_catches_up_fills_neither_disk_nor_memory() {
     let part = vec![b'x'; CHUNK];
     let take = |backlog: &mut Backlog, mut n: usize| {
         while n > 0 {
-            let some = backlog.front().expect("something waits").len().min(n);
+            let some = backlog.front().expect("the backlog is not empty").len().min(n);
             backlog.consume(some);
             n -= some;
         }
@@ -49,12 +49,12 @@ fn a_reader_that_never_catches_up_fills_neither_disk_nor_memory() {
     assert!(backlog.is_empty() && backlog.memory.capacity() <= CHUNK, "{}", backlog.memory.capacity());
 }
 
-/// A capture between an agent and a reader that are both this test.
+/// A capture whose agent and reader are this test.
 struct Between {
     capture: Capture,
     agent: Option<File>,
     reader: Option<File>,
-    /// What the agent wrote, what the adapter was shown, and what the reader got.
+    /// The bytes that the agent wrote, the adapter saw and the reader received.
     streams: [Vec<u8>; 3],
 }
 
@@ -90,7 +90,7 @@ impl Between {
         self.streams[2].extend_from_slice(&bytes[..n]);
     }
 
-    /// To the end of the output.
+    /// Reads and writes until the end of the output.
     fn finish(&mut self) {
         self.agent = None;
         while self.read() || !self.capture.ended() || self.capture.output().is_some() {
@@ -104,7 +104,7 @@ impl Between {
     }
 }
 
-/// Bytes of every value, in no order that repeats within a page.
+/// Bytes of every value, without a pattern that repeats within a page.
 fn noise(n: usize) -> Vec<u8> {
     (0..n as u64).map(|i| ((i * i) >> 7) as u8 ^ i as u8).collect()
 }

@@ -115,7 +115,7 @@ fn is_alive(pid: i32) -> bool {
     identity::of(pid).unwrap().is_some()
 }
 
-/// All of them are alive, and are killed. One may wait for another, and end with it.
+/// Asserts that all of them are alive, and kills them. One may wait for another and end with it.
 fn kill_living(pids: &[i32]) {
     assert!(pids.iter().all(|&pid| is_alive(pid)));
     for &pid in pids {
@@ -145,16 +145,16 @@ fn waits_longer_after_sigkill_than_after_sigterm() {
     // This test is the process that does not end. It is not sent a signal again.
     let stat = identity::stat(std::process::id().cast_signed()).unwrap().unwrap();
     let since = Instant::now();
-    for (class, sent, patience) in
+    for (class, sent, limit) in
         [(ProcessClass::Ours, SignalSent::Kill, DYING), (ProcessClass::Supervisor, SignalSent::Term, SETTLE)]
     {
         let mut sweep = sweep(stat.identity(), SweepOwner::Recovery, true, 0);
         let handle = identity::open(&stat.identity()).unwrap();
         sweep.found.push(Leftover { stat, class, handle, sent, has_ended: false });
         sweep.phase = SweepPhase::Killing { since };
-        let nearly = since + patience - Duration::from_millis(1);
-        assert!(matches!(sweep.advance(nearly, false), SweepStep::Wait(_)), "{patience:?}");
-        assert_eq!(sweep.advance(since + patience, false), SweepStep::Done, "{patience:?}");
+        let nearly = since + limit - Duration::from_millis(1);
+        assert!(matches!(sweep.advance(nearly, false), SweepStep::Wait(_)), "{limit:?}");
+        assert_eq!(sweep.advance(since + limit, false), SweepStep::Done, "{limit:?}");
         assert_eq!(sweep.summary().ended, 0);
     }
 }
@@ -215,15 +215,15 @@ fn does_not_wait_out_the_grace_period_after_the_last_exit() {
         let (mut child, mut output, agent) = agent("setsid sh -c 'echo $$; exec sleep 1000' & exit 1", &id());
         output.pids(1);
         child.wait().unwrap();
-        let begun = Instant::now();
+        let started = Instant::now();
         let summary = end_blocking(&mut sweep(agent, supervisor(), true, 600_000), NO_SUPERVISOR).unwrap();
         assert_eq!((summary.found, summary.ended), (1, 1));
-        assert!(begun.elapsed() < Duration::from_secs(60));
+        assert!(started.elapsed() < Duration::from_secs(60));
         reap_all();
     });
 }
 
-/// On SIGTERM it executes other programs, and carries the mark again only when the grace period is over.
+/// On SIGTERM it executes other programs and has the mark again only after the grace period.
 #[test]
 fn retries_a_process_that_it_could_not_signal() {
     let script = "export LATER=\"sleep 0.6; exec env BOOKEND_TASK_ID=$BOOKEND_TASK_ID sleep 1000\"

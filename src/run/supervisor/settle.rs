@@ -270,9 +270,9 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refus
     }
 }
 
-/// Ends a task whose claim was reported as failed: what could not be synced may be found durable all the same
-/// when the log is next read. An end that the ledger cannot take goes to the spool.
-pub(crate) fn withdraw(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &TaskEnd) {
+/// Ends a task whose claim failed to commit: a row whose sync failed may still be durable. If the ledger
+/// cannot be written, the end goes to the spool.
+pub(crate) fn end_unstarted(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &TaskEnd) {
     let settled = match ledger.finish(id, ended, "run") {
         Ok(_) => slot.discard(),
         Err(refused) => {

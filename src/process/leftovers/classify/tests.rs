@@ -1,4 +1,4 @@
-//! Which class the processes of made-up scans get.
+//! The class of each process in constructed scans.
 
 use super::*;
 use crate::process::procfs::identity::Comm;
@@ -36,7 +36,7 @@ struct World {
     rows: Vec<ProcessStat>,
     marked: Vec<i32>,
     supervisors: Vec<i32>,
-    /// The processes with another result.
+    /// The processes whose mark check has another result.
     checks: Vec<(i32, MarkCheck)>,
 }
 
@@ -132,7 +132,11 @@ fn a_process_that_names_a_missing_ledger_is_counted_and_spared() {
     let spared = ProcessClass::Spared(SparedReason::UnknownLedger);
     assert_eq!(doubtful(SweepOwner::Recovery, &[row(200, 1), row(201, 1)]), [(200, spared), (201, spared)]);
     let owner = SweepOwner::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
-    assert_eq!(doubtful(owner, &[row(201, ME), row(202, 1)]), [(201, ProcessClass::Ours)], "it is below us");
+    assert_eq!(
+        doubtful(owner, &[row(201, ME), row(202, 1)]),
+        [(201, ProcessClass::Ours)],
+        "a descendant of the supervisor"
+    );
 }
 
 #[test]
@@ -167,7 +171,11 @@ fn waits_for_an_exiting_process_unless_it_cannot_be_the_tasks() {
     let supervisor = || SweepOwner::Supervisor { inherited: Vec::new(), helpers: Vec::new() };
     let exits = ProcessClass::Exiting;
     assert_eq!(exiting(SweepOwner::Recovery, &[row(201, 1), row(202, 1)], &[]), [(201, exits)]);
-    assert_eq!(exiting(supervisor(), &[row(201, 1), row(202, 1)], &[]), [], "all of the task's is below us");
+    assert_eq!(
+        exiting(supervisor(), &[row(201, 1), row(202, 1)], &[]),
+        [],
+        "a process of the task would be a descendant"
+    );
     assert_eq!(exiting(supervisor(), &[row(201, ME)], &[]), [(201, ProcessClass::Ours)]);
     let below = [row(203, 1), row(202, 203)];
     assert_eq!(exiting(SweepOwner::Recovery, &below, &[203]), [(202, exits), (203, ProcessClass::Ours)]);

@@ -1,4 +1,4 @@
-//! What is read of a process, and what is judged by it.
+//! Reading the identity of a process from /proc, and the verdict about it.
 
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
@@ -42,13 +42,13 @@ proptest! {
 }
 
 #[test]
-fn a_name_that_looks_like_the_rest_is_still_a_name() {
+fn a_name_that_contains_fields_is_still_a_name() {
     let stat = parse_stat(&line(b"x) Z 9 9 (\n")).unwrap();
     assert_eq!((stat.state, stat.ppid, stat.start), ('S', 1, 98765));
 }
 
 #[test]
-fn we_are_alive_and_a_zombie_is_dead() {
+fn the_current_process_is_alive_and_a_zombie_is_dead() {
     let me = std::process::id() as i32;
     assert_eq!(of(me).unwrap().unwrap().pid, me);
     let mut child = Command::new("true").stdin(Stdio::null()).spawn().unwrap();
@@ -63,7 +63,7 @@ fn we_are_alive_and_a_zombie_is_dead() {
 }
 
 #[test]
-fn a_handle_holds_only_the_process_that_was_meant() {
+fn a_handle_is_opened_only_for_the_recorded_process() {
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
     let identity = of(child.id() as i32).unwrap().unwrap();
     let recycled = ProcessIdentity { start: identity.start + 1, ..identity };
@@ -74,13 +74,13 @@ fn a_handle_holds_only_the_process_that_was_meant() {
     let has_ended = handle.wait(Duration::from_secs(30)).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(has_ended, "it was told");
+    assert!(has_ended, "the handle reports the end");
     assert!(!handle.signal(Signal::KILL).unwrap());
     assert!(open(&identity).unwrap().is_none());
 }
 
 #[test]
-fn the_verdict_follows_the_identity_and_its_world() {
+fn the_verdict_depends_on_identity_and_scope() {
     let here = place();
     let me = of(std::process::id() as i32).unwrap().unwrap();
     let other = ProcessIdentity { start: me.start + 1, ..me };
@@ -98,9 +98,9 @@ fn the_verdict_follows_the_identity_and_its_world() {
     assert_eq!(judge(ProcessIdentity { start: 0, ..me }.into(), &here, &here), Verdict::Unverifiable);
 }
 
-/// What was not recorded (`""`, 0) proves nothing against a process, and nothing for one elsewhere.
+/// A value that was not recorded (`""`, 0) is no evidence.
 #[test]
-fn a_process_is_judged_only_from_the_world_in_which_it_was_recorded() {
+fn a_process_is_judged_only_within_its_recorded_scope() {
     let here = place();
     let me = of(std::process::id() as i32).unwrap().unwrap();
     let other_ns = here.pid_ns + 1;
@@ -131,7 +131,7 @@ fn a_process_is_judged_only_from_the_world_in_which_it_was_recorded() {
 }
 
 #[test]
-fn this_place_is_told_in_the_kernels_own_words() {
+fn the_process_scope_matches_the_files_of_the_kernel() {
     let here = place();
     let line = |path: &str| std::fs::read_to_string(path).unwrap().trim_end().to_owned();
     assert_eq!(here.host, line("/proc/sys/kernel/hostname"));
@@ -145,7 +145,7 @@ fn this_place_is_told_in_the_kernels_own_words() {
 }
 
 #[test]
-fn a_zombie_whose_other_threads_run_on_is_not_dead_and_a_thread_of_the_kernel_is_known() {
+fn a_zombie_with_running_threads_is_not_dead_and_kernel_threads_are_recognised() {
     let with = |state: char, flags: u32, threads: i32| {
         parse_stat(
             format!("7 (a) {state} 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 5 0").as_bytes(),
@@ -154,7 +154,7 @@ fn a_zombie_whose_other_threads_run_on_is_not_dead_and_a_thread_of_the_kernel_is
     };
     let dead = |state, threads| with(state, 0, threads).is_dead();
     assert!(dead('X', 1) && dead('x', 1) && dead('Z', 0) && dead('Z', 1) && dead('X', 2));
-    assert!(!dead('Z', 2), "its first thread has ended, another runs");
+    assert!(!dead('Z', 2), "its first thread has ended, but another runs");
     for state in ['R', 'S', 'D', 'T', 't', 'I'] {
         assert!(!dead(state, 1), "{state}");
     }
@@ -164,14 +164,14 @@ fn a_zombie_whose_other_threads_run_on_is_not_dead_and_a_thread_of_the_kernel_is
 }
 
 #[test]
-fn a_name_is_shown_as_it_is_and_padded_where_asked() {
+fn a_name_is_displayed_unchanged_and_padded_on_request() {
     let name = Comm::new(b"sh\xff");
     assert_eq!((format!("{name}"), format!("{name:>5}")), ("sh\u{fffd}".into(), "  sh\u{fffd}".into()));
     assert_eq!(format!("{name:?}"), r#""sh\xff""#);
 }
 
 #[test]
-fn what_is_no_pid_is_nobody() {
+fn an_invalid_pid_names_no_process() {
     for pid in [0, -1, i32::MIN] {
         assert_eq!(stat(pid).unwrap(), None, "{pid}");
         assert!(open(&ProcessIdentity { pid, start: 0 }).unwrap().is_none(), "{pid}");
@@ -179,23 +179,23 @@ fn what_is_no_pid_is_nobody() {
 }
 
 #[test]
-fn a_handle_is_waited_on_until_its_process_ends_and_no_longer_than_asked() {
+fn waits_for_a_process_until_it_ends_or_the_time_is_over() {
     let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
     let handle = open(&of(child.id() as i32).unwrap().unwrap()).unwrap().unwrap();
-    assert!(!handle.wait(Duration::ZERO).unwrap(), "it lives");
+    assert!(!handle.wait(Duration::ZERO).unwrap(), "it runs");
     let (before, some) = (Instant::now(), Duration::from_millis(20));
-    assert!(!handle.wait(some).unwrap(), "it lives");
+    assert!(!handle.wait(some).unwrap(), "it runs");
     assert!(before.elapsed() >= some);
     child.kill().unwrap();
     assert!(handle.wait(Duration::from_secs(60)).unwrap(), "it has ended, reaped or not");
-    assert!(before.elapsed() < Duration::from_secs(30), "nothing was waited for beyond its end");
+    assert!(before.elapsed() < Duration::from_secs(30), "the wait ends with the process");
     child.wait().unwrap();
     assert!(handle.wait(Duration::ZERO).unwrap());
     assert_eq!(handle.as_fd().as_raw_fd(), handle.pidfd.as_raw_fd());
 }
 
 #[test]
-fn a_poll_does_not_spin_in_the_last_millisecond_and_takes_any_wait() {
+fn a_poll_timeout_is_rounded_up_and_accepts_any_duration() {
     let ms = |left| poll_timeout(left).as_millis();
     assert_eq!(ms(Duration::ZERO), Some(0));
     assert_eq!(ms(Duration::from_nanos(1)), Some(1));
@@ -205,7 +205,7 @@ fn a_poll_does_not_spin_in_the_last_millisecond_and_takes_any_wait() {
 }
 
 #[test]
-fn the_effective_user_of_a_process_is_told_and_no_other() {
+fn the_user_of_a_process_is_its_effective_user() {
     let dir = tempfile::tempdir().unwrap();
     let user = |text: &str| {
         let path = dir.path().join("status");
@@ -215,12 +215,12 @@ fn the_effective_user_of_a_process_is_told_and_no_other() {
     assert_eq!(user("Name:\tUid: 9\nUid:\t11\t12\t13\t14\nGid:\t1\t2\t3\t4\n"), Some(12));
     assert_eq!(user("Name:\tx\n"), None);
     assert_eq!(super::user(i32::MAX), None);
-    // Root may start one of somebody else's; for anybody else, that is we ourselves.
+    // Only root can start a process of another user.
     let (uid, nobody) = (nix::unistd::getuid(), 65534);
-    let theirs = if uid.is_root() { nobody } else { uid.as_raw() };
-    let mut child = Command::new("sleep").arg("1000").uid(theirs).spawn().unwrap();
+    let owner = if uid.is_root() { nobody } else { uid.as_raw() };
+    let mut child = Command::new("sleep").arg("1000").uid(owner).spawn().unwrap();
     let seen = super::user(child.id() as i32);
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(seen, Some(theirs));
+    assert_eq!(seen, Some(owner));
 }
