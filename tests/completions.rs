@@ -119,3 +119,31 @@ fn completions_do_not_create_a_ledger_or_wait_for_one() {
     // Another command waits 30 s for it.
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
+
+/// Another program may have written any key and any id. A line without a word is the index of the agent's
+/// program, which a shell would evaluate.
+#[test]
+fn completions_leave_out_empty_words_and_control_characters() {
+    let Some(world) = World::of_bookend("completions_leave_out") else { return };
+    world.run(["true"]).options(["--key", "nightly", "--id", "first-task"]).run().ended(End::Code(0));
+    let conn = Connection::open(world.ledger()).expect("the ledger");
+    for (id, key) in [("", ",x[$(touch pwned)]"), ("\u{1b}[31mred", ""), ("two\nlines", "tab\tkey")] {
+        conn.execute("UPDATE task_history SET id = ?1, key = ?2", (id, key)).expect("the row");
+        for words in [["2", "bookend", "show", ""], ["2", "bookend", "run", "--key="]] {
+            let output = world.bare(["bookend", "__complete"].into_iter().chain(words)).run();
+            let output = output.ended(End::Code(0)).stdout;
+            let own = |line: &str| line.starts_with("--") || line.starts_with(",x[");
+            assert!(output.lines().all(own), "{id:?}, {key:?}: {output:?}");
+            assert!(!output.contains("\u{1b}"), "{id:?}, {key:?}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn completions_take_any_index() {
+    let Some(world) = World::of_bookend("completions_take_any_index") else { return };
+    for index in ["2", "99999999999999", &u64::MAX.to_string()] {
+        let output = world.bare(["bookend", "__complete", index, "bookend", "redispatch"]).run();
+        assert!(output.ended(End::Code(0)).stdout.contains("--"), "{index}");
+    }
+}

@@ -17,6 +17,7 @@ fn a_usage_error_has_the_prefix_and_ends_with_a_hint() {
         (&["run"], "the following required arguments were not provided:", "run `bookend run --help`"),
         (&["session", "show"], "the following required", "run `bookend session show --help`"),
         (&["nonsense"], "unrecognized subcommand 'nonsense'", "run `bookend --help`"),
+        (&["help", "nonsense"], "unrecognized subcommand 'nonsense'", "run `bookend --help`"),
     ] {
         let stderr = refused(words);
         assert!(stderr.starts_with(&format!("bookend: error: {error}")), "{stderr}");
@@ -55,6 +56,20 @@ fn a_missing_program_is_named_without_an_errno() {
         "bookend: error: no-such-agent: command not found in PATH\nhint: install it, or use its full path\n"
     );
     assert_eq!(world.row().text("error"), "no-such-agent: command not found in PATH");
+}
+
+/// The hint names the file that PATH leads to: the name alone would not work when pasted.
+#[test]
+fn a_script_in_path_without_its_interpreter_is_not_called_missing() {
+    let Some(world) = World::of_bookend("a_script_in_path_without_its_interpreter") else { return };
+    world.program("broken", "#!/no/such/interpreter\n");
+    let stderr = world.run(["broken"]).run().ended(End::Code(127)).stderr;
+    assert!(
+        stderr.starts_with("bookend: error: broken: the interpreter named in its first line"),
+        "{stderr}"
+    );
+    let hint = format!("hint: run `file {}` to see what it needs\n", world.name("bin/broken"));
+    assert!(stderr.ends_with(&hint), "{stderr}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ impl Completion {
             return None;
         }
         let mut words = words.to_vec();
-        let index = index.to_str()?.parse().ok()?;
+        let index = index.to_str()?.parse::<usize>().ok()?.min(words.len());
         words.resize(words.len().max(index + 1), OsString::new());
         Some(Completion { words, index })
     }
@@ -56,7 +56,8 @@ fn line(candidate: &CompletionCandidate) -> String {
     let word = candidate.get_value().to_string_lossy();
     let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
     let help = help.lines().next().unwrap_or_default();
-    match word.contains(['\n', '\t']) || candidate.is_hide_set() {
+    // Another program may have written any key or id. A line without a word is the index of the agent.
+    match word.is_empty() || word.contains(char::is_control) || candidate.is_hide_set() {
         true => String::new(),
         false => format!("{word}\t{help}\n"),
     }

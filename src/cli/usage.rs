@@ -82,7 +82,8 @@ fn command_of(args: &[OsString]) -> String {
     whole.build();
     let (mut command, mut name) = (&whole, "bookend".to_owned());
     for word in args.iter().skip(1) {
-        if let Some(below) = command.find_subcommand(word) {
+        // `bookend help` has no help of its own.
+        if let Some(below) = command.find_subcommand(word).filter(|below| below.get_name() != "help") {
             name += &format!(" {}", below.get_name());
             command = below;
         }

@@ -1,9 +1,10 @@
 //! What must happen before the agent's exec: `--prepare` and the required skill. Ends a task without an exec.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use crate::agent;
 use crate::error::{Error, chain};
@@ -53,14 +54,27 @@ impl NoStart {
     }
 }
 
+/// A name with a slash is not searched in PATH.
+fn names_a_file(program: &OsStr) -> bool {
+    program.as_bytes().contains(&b'/')
+}
+
+/// The agent's program, if it exists, although it could not be executed.
+fn located(program: &OsStr, cwd: Option<&Path>) -> Option<PathBuf> {
+    if names_a_file(program) {
+        return Some(cwd.unwrap_or(Path::new("")).join(program)).filter(|file| file.exists());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
 /// The agent's exec failed.
 pub(super) fn not_executed(failed: StartError, options: &RunOptions) -> NoStart {
     let why = io::Error::from_raw_os_error(failed.errno);
     let program = &options.argv[0];
-    // A name with a slash is not searched in PATH. If the file exists, what it needs to run is missing.
-    let names_a_file = Path::new(program).components().count() > 1;
-    let exists = names_a_file && std::fs::metadata(program).is_ok();
-    let word = view::quoted(&program.to_string_lossy());
+    let names_a_file = names_a_file(program);
+    let file = located(program, options.cwd.as_deref());
+    let word = view::quoted(&file.as_deref().unwrap_or(Path::new(program)).to_string_lossy());
     let program = program.display();
     let (code, error) = match (failed.step, failed.errno) {
         (StartStep::Chdir, _) => {
@@ -71,7 +85,7 @@ pub(super) fn not_executed(failed: StartError, options: &RunOptions) -> NoStart 
         (StartStep::Stdio, _) => {
             (exit_code::FAILED, Error::failed("giving the agent its stdout").caused_by(why))
         }
-        (StartStep::Exec, libc::ENOENT) if exists => {
+        (StartStep::Exec, libc::ENOENT) if file.is_some() => {
             let error =
                 format!("{program}: the interpreter named in its first line, or its loader, is missing");
             let error = Error::failed(error).hint(format!("run `file {word}` to see what it needs"));

@@ -70,16 +70,16 @@ pub fn session(
     session: Option<JudgedSession<'_>>,
     invalidations: &[SessionInvalidation],
 ) -> String {
-    let mut page = format!("key       {}\n", one_line(key.as_str()));
+    let mut page = format!("key         {}\n", one_line(key.as_str()));
     match session {
         Some((session, state, why)) => {
-            page.push_str(&format!("session   {}\n", one_line(session.session_id.as_str())));
-            page.push_str(&format!("state     {}: {}\n", state.as_str(), one_line(why)));
+            page.push_str(&format!("session     {}\n", one_line(session.session_id.as_str())));
+            page.push_str(&format!("state       {}: {}\n", state.as_str(), one_line(why)));
             if let Some(at) = &session.last_used_at {
-                page.push_str(&format!("last used {}\n", when(at)));
+                page.push_str(&format!("last used   {}\n", when(at)));
             }
         }
-        None => page.push_str("session   none\n"),
+        None => page.push_str("session     none\n"),
     }
     for i in invalidations {
         let restored = if i.restored_at.is_some() { ", restored since" } else { "" };

@@ -92,8 +92,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Records an ending that is decided. The state stays [`RowState::Ending`] until the ledger or the spool has
-    /// it, so that a panic on the way leaves it to the destructor.
+    /// Records an ending that is decided. The state stays [`RowState::Ending`] until the ledger or the spool
+    /// has it, so that a panic on the way leaves it to the destructor.
     fn record(&mut self) {
         let RowState::Ending(slot, ended) = &self.row else { return };
         let refused = match self.ledger.finish(&self.task.id, ended, "run") {
