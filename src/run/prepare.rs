@@ -92,7 +92,9 @@ pub(super) fn not_executed(failed: StartError, options: &RunOptions) -> NoStart 
             (exit_code::NOT_FOUND, error)
         }
         (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) if names_a_file => {
-            let error = Error::failed(format!("{program}: not found")).caused_by(why);
+            let is_missing = failed.errno == libc::ENOENT;
+            let why = if is_missing { "no such file" } else { "a part of its path is not a directory" };
+            let error = Error::failed(format!("{program}: {why}"));
             (exit_code::NOT_FOUND, error.hint("check the path"))
         }
         (StartStep::Exec, libc::ENOENT | libc::ENOTDIR) => {

@@ -245,6 +245,6 @@ fn no_text_starts_a_line_on_stderr() {
     assert!(!run.stderr.contains(SECRET), "{run:?}");
     let hint = "hint: install the skill in one of these directories, or omit --require-skill";
     for line in run.stderr.lines() {
-        assert!(line == hint || line.starts_with("bookend: ") || line.starts_with("  "), "{line}");
+        assert!(line.starts_with("bookend: ") || line.starts_with("  ") || line == hint, "{line}");
     }
 }

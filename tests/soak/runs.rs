@@ -268,7 +268,7 @@ impl Plan {
                 };
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
-            let is_missing = self.how == Behaviour::Missing && has(&["error: ", ": not found: "]);
+            let is_missing = self.how == Behaviour::Missing && has(&["error: ", ": no such file"]);
             let cut_off = [" was killed", " was interrupted by ", " was not run: "];
             let is_cut_off = (self.hook_may_fail()
                 && cut_off.iter().any(|how| has(&["the --on-finish command of ", how])))
