@@ -120,7 +120,7 @@ fn completions_do_not_create_a_ledger_or_wait_for_one() {
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
-/// Another program may have written any key and any id. A line without a word is the index of the agent's
+/// Another program may have written any key and any id. A line that has no word is the index of the agent's
 /// program, which a shell would evaluate.
 #[test]
 fn completions_leave_out_empty_words_and_control_characters() {

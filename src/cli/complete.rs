@@ -56,7 +56,7 @@ fn line(candidate: &CompletionCandidate) -> String {
     let word = candidate.get_value().to_string_lossy();
     let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
     let help = help.lines().next().unwrap_or_default();
-    // Another program may have written any key or id. A line without a word is the index of the agent.
+    // Another program may have written any key or id. A line that has no word is the index of the agent.
     match word.is_empty() || word.contains(char::is_control) || candidate.is_hide_set() {
         true => String::new(),
         false => format!("{word}\t{help}\n"),
