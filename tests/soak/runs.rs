@@ -260,12 +260,12 @@ impl Plan {
                 return line.starts_with("hint: ");
             };
             let has = |parts: &[&str]| parts.iter().all(|part| line.contains(part));
-            let not_well = (end != "0" || self.may_be_stopped())
-                && if has_key {
-                    has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"])
-                } else {
-                    has(&["warning: the run ", "; bookend refuses to resume its session "])
-                };
+            let starts_fresh = has_key
+                && has(&["warning: the run ", "; the next run under key ", " starts a fresh conversation"]);
+            // The inner run of a nest has no key.
+            let loses_session = (!has_key || self.how == Behaviour::Nests)
+                && has(&["warning: the run ", "; bookend refuses to resume its session "]);
+            let not_well = (end != "0" || self.may_be_stopped()) && (starts_fresh || loses_session);
             let settles = has_key && (has(&["warning: settled task "]) || has(&["recorded from the spool"]));
             let refuses = is_refused && has(&["the key shared:", " is held by task "]);
             let is_missing = self.how == Behaviour::Missing && has(&["error: ", ": no such file"]);
@@ -275,7 +275,7 @@ impl Plan {
                 || (self.hook_may_be_killed() && has(&["--prepare was killed by SIGKILL"]));
             // A process that a stopped agent left running holds its stdout until the sweep.
             let outlived = (end != "0" || self.may_be_stopped())
-                && has(&["warning: stopped reading the agent's stdout ", " it is still open in process "]);
+                && has(&["warning: stopped reading the agent's stdout ", " it is still open in "]);
             let gives_up = self.is_impatient && has(&["other processes kept it locked for "]);
             not_well || settles || refuses || is_missing || is_cut_off || outlived || gives_up
         };
