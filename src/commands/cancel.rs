@@ -45,7 +45,12 @@ pub struct CancelOptions {
 pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let path = at.file.display();
-    let nothing = |what: String| Error::new(Kind::Nothing, format!("{what} in the ledger {path}"));
+    let nothing = |what: String| {
+        Error::new(Kind::Nothing, format!("{what} in the ledger {path}")).hint(format!(
+            "run `{}` to see the running tasks",
+            view::suggestion(at.option(), "list --status running")
+        ))
+    };
     let Some(ledger) = Ledger::open_own_read_only(&at)? else {
         return Err(find::no_ledger("nothing to cancel", &at));
     };

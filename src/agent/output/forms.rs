@@ -5,8 +5,8 @@
 //! If it is equal, a full read would find the same keys, in the same order, with values of the same types:
 //! the event is the earlier one with other texts.
 //!
-//! It saves CPU time: with 95 MB of stream-json, a run and its agent took 83 ms with it and 117 ms without
-//! (minimum of 12, interleaved, release builds).
+//! It keeps capture near the speed of `cat`: output of 64 KiB a write takes 0.83 of the time of `cat` with it
+//! and 1.9 to 2.0 without it; one write a line takes 1.10 with it and 1.20 without it (medians, idle).
 
 use std::borrow::Cow;
 use std::cell::RefCell;
