@@ -49,7 +49,7 @@ use crate::task::Signal;
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
     sys::ready_heap();
-    // A panic has told its message by now, and the guard of the run has settled the row.
+    // After a panic the message has been printed, and the destructor of the supervisor has ended the row.
     let leave = catch_unwind(AssertUnwindSafe(start)).unwrap_or(Exit::Code(exit_code::FAILED));
     log::flush();
     match leave {

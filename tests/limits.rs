@@ -350,6 +350,7 @@ fn output_after_the_agents_exit_does_not_start_the_idle_timer() {
     let process = world.run(STREAM).options(options).own_group().start();
     after.pid("after");
     begun.pid("begun");
+    // A time and not an event: the timer must not expire, and bookend must use no CPU time, in this period.
     std::thread::sleep(std::time::Duration::from_millis(2500));
     let used: u64 = [14, 15]
         .map(|f| crate::harness::stat_field(process.pid(), f).and_then(|n| n.parse().ok()).unwrap_or(0u64))

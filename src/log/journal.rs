@@ -204,7 +204,7 @@ impl FieldTexts {
     fn put(&mut self, field: &Field, text: &str) {
         self.0[field.index()] = match field.name() {
             "message" => Some(cut(&Escaped(text).to_string()).to_owned()),
-            // The message is the first field of an event, and has been put here by now.
+            // The message is the first field of an event, so it is already here.
             "hint" => {
                 let hint = format!("\nhint: {}", cut(&Escaped(text).to_string()));
                 self.0.iter_mut().flatten().take(1).for_each(|message| *message += &hint);

@@ -66,7 +66,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Every signal must be blocked by now: those that arrived since then are read too.
+    /// Block every signal before this call: signals that arrived since then are read too.
     ///
     /// # Errors
     /// When the kernel has no room for a descriptor.

@@ -43,8 +43,8 @@ pub enum SettleOutcome {
 }
 
 impl LostTask {
-    /// A task that cannot be verified and has expired. Only its row is changed: its processes may be any
-    /// others by now.
+    /// A task that cannot be verified and has expired. Only its row is changed: its pids may
+    /// have been reused.
     pub fn expired(task: Task, here: Rc<ProcessScope>) -> LostTask {
         LostTask { is_expired: true, ..LostTask::unswept(task, here) }
     }

@@ -40,11 +40,11 @@ pub fn forget_variable(name: &str) {
     unsafe { std::env::remove_var(name) }
 }
 
-/// Overwrites the last `count` words of our command line as others see it, `/proc/PID/cmdline` of proc(5).
-/// They must have been copied by now: std copies them each time it is asked for them.
+/// Overwrites the last `count` words of bookend's command line, which other users can read: see
+/// `/proc/PID/cmdline` in proc(5). Copy the words first: std reads them from that memory at each call.
 pub fn hide_arguments(count: usize) {
-    // Where the words lie, one after the other: fields 48 and 49 of proc_pid_stat(5), which the owner may
-    // read. The program's name before them may contain any bytes.
+    // The addresses of the words, which are adjacent: fields 48 and 49 of proc_pid_stat(5), readable by the
+    // owner. The program's name before them may contain any bytes.
     let Some(stat) = proc_self_stat() else { return };
     let Some(fields) = stat.rsplit(|b| *b == b')').next().and_then(|f| std::str::from_utf8(f).ok()) else {
         return;

@@ -68,8 +68,8 @@ impl Recovery<'_> {
         if unverifiable.is_empty() {
             return Ok(());
         }
-        // An exiting supervisor is alive without its lock. If it could not write the ending, that is in the
-        // spool by now.
+        // An exiting supervisor is alive without its lock. If it could not write the ending, the spool
+        // already has it.
         let merged = self.ledger.merge_spool()?;
         self.report_spool(&merged);
         for task in

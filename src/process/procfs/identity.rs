@@ -280,8 +280,8 @@ pub fn may_be_here(at: &ProcessScope, here: &ProcessScope) -> bool {
     same_machine && (at.pid_ns == 0 || at.pid_ns == here.pid_ns) && proc_is_ours()
 }
 
-/// What a process of our own pid namespace is by now. `/proc` may hide it, so the kernel is asked through a
-/// pidfd whether it exists, has ended, and is the recorded one; `/proc` only where that does not tell.
+/// The verdict on a process of bookend's own pid namespace. `/proc` may hide it, so a pidfd shows whether it
+/// exists, has ended, and is the recorded one. `/proc` is read only if the pidfd does not show that.
 pub fn presence(recorded: ProcessRecord) -> Verdict {
     let Some(pid) = number(recorded.identity.pid) else { return Verdict::Gone };
     match pidfd(pid) {

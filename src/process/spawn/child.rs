@@ -115,12 +115,11 @@ impl ChildMemory {
         // SAFETY: one past the end of the allocation of `STACK` bytes; the stack grows towards its start.
         let top = unsafe { start.add(STACK) }.map_addr(|a| a & !15).cast::<c_void>();
         let mut pidfd: RawFd = -1;
-        // SAFETY: the child runs `run` only, which makes raw system calls and reads `ChildPlan`, so it leaves
-        // the C library's thread data alone, which it shares. No signal handler runs on the shared memory:
-        // every signal is blocked, and the child unblocks them right before it executes. The plan and the
-        // stack are leaked, nothing here writes to them again, and `free` is called only after the child has
-        // left this memory; the stack is used by this clone alone. AddressSanitizer follows the child,
-        // valgrind and Miri do not. Unseen (see `sys`): whether its stack is long enough.
+        // The child runs `run` only: raw system calls that read `ChildPlan`, and never the C library's thread
+        // data. Every signal is blocked, so no handler runs on the shared memory. AddressSanitizer follows
+        // the child, valgrind and Miri do not. Unseen (see `sys`): whether its stack is long enough.
+        // SAFETY: the plan and the stack are leaked, nothing here writes to them again, and `free` is called
+        // only after the child has left this memory. This clone alone uses the stack.
         let pid = unsafe {
             libc::clone(
                 ChildPlan::run,
