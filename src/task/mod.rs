@@ -23,6 +23,9 @@ pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusT
 pub use signal::Signal;
 pub use time::{RecordedTime, Time};
 
+/// The ledger of the system units in `contrib/systemd`.
+pub const SYSTEM_LEDGER: &str = "/var/lib/bookend/bookend.db";
+
 /// What a run has used so far. `None` means "not known", which differs from 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct UsageCounts {
