@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::value::{JsonPath, OnlyTrue, Scalar};
+use crate::task::SignalScope;
 
 /// One agent, in one file named like it.
 #[derive(Debug, Deserialize)]
@@ -227,17 +228,6 @@ pub struct SkillRules {
 #[serde(deny_unknown_fields, default)]
 pub struct ProcessRules {
     pub signal: SignalScope,
-}
-
-/// Which of the agent's processes get a signal that is meant for the agent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SignalScope {
-    /// The one that bookend started, which passes it on.
-    #[default]
-    Main,
-    /// All of them: the one that bookend started ignores it, or dies of it alone.
-    Tree,
 }
 
 /// What exit codes say.
