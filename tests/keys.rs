@@ -146,13 +146,14 @@ fn a_default_key_needs_both_repo_and_issue() {
         (&["--repo", "a/b", "--issue", "7", "--agent", "dev"], "forgejo:dev:a/b:7"),
         (&["--repo", "a/b", "--issue", "#7", "--forge", "github"], "github:true:a/b:7"),
         (&["--repo", "a/b"], ""),
-        (&["--issue", "7", "--agent", "dev"], ""),
         (&["--repo", "a/b", "--issue", "7", "--key", "mine"], "mine"),
         (&[], ""),
     ] {
         world.run(["true"]).options(options.iter().copied()).run().ended(End::Code(0)).silent();
         assert_eq!(world.rows().pop().expect("a row").text("key"), key, "{options:?}");
     }
+    world.run(["true"]).options(["--issue", "7", "--agent", "dev"]).run().ended(End::Code(0));
+    assert_eq!(world.rows().pop().expect("a row").text("key"), "");
 }
 
 #[test]

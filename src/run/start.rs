@@ -328,7 +328,7 @@ pub(super) fn release_descriptors(caller: &mut Caller) {
 
 /// Logs the start. Called after the commit, so that a stderr nobody reads does not hold the ledger's lock.
 pub(super) fn announce(id: &TaskId, command: &AgentCommand, choice: &Choice) {
-    for warning in command.warning.iter().chain(&choice.warning) {
+    for warning in command.warnings.iter().chain(&choice.warning) {
         warn!("{warning}");
     }
     let resumed_from = choice.resumed_from.as_ref().map(SessionId::as_str);

@@ -261,7 +261,7 @@ fn a_newer_ledger_is_refused_with_both_versions() {
     {
         assert!(matches!(refusal, LedgerError::Newer { ledger: 99, program: 5, .. }));
         let message = refusal.to_string();
-        assert!(message.contains("version 99") && message.contains("up to 4"), "{message}");
+        assert!(message.contains("version 99") && message.contains("up to 5"), "{message}");
     }
 }
 
