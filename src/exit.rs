@@ -46,7 +46,7 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
             Some("A task is not settled, a report or its hook failed, or --dry-run found a task to settle.")
         }
         "bookend deliver" => Some("A command failed or was not run."),
-        "bookend cancel" => Some("Nothing matched, or a task did not end."),
+        "bookend cancel" => Some("No id or key matched, or a task did not end."),
         "bookend doctor" => Some("Something does not work: a line begins with FAIL."),
         "bookend" | "bookend list" | "bookend man" | "bookend completions" => None,
         _ => Some("Nothing matched, or the ledger does not exist."),
