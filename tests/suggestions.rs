@@ -1,4 +1,4 @@
-//! The commands that messages suggest: each names the ledger that it is about, unless that is the default one.
+//! The commands that messages suggest: each names its ledger, unless that is the default one.
 
 use std::collections::BTreeSet;
 use std::fs;
