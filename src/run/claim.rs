@@ -37,6 +37,8 @@ pub(super) struct KeyClaim<'a> {
     cancelled: Option<TaskId>,
     /// What the budget of the key does not count.
     uncounted: Option<String>,
+    /// The last holder to which that signal was sent.
+    replaced: Option<TaskId>,
 }
 
 /// What came of one attempt.
@@ -64,7 +66,12 @@ impl fmt::Display for Conflict {
 
 impl<'a> KeyClaim<'a> {
     pub(super) fn new(context: &'a RunContext<'a>) -> KeyClaim<'a> {
-        KeyClaim { context, settled: None, cancelled: None, uncounted: None }
+        KeyClaim { context, settled: None, cancelled: None, replaced: None, uncounted: None }
+    }
+
+    /// The task that was cancelled for this run.
+    pub(super) fn replaced(&self) -> Option<&TaskId> {
+        self.replaced.as_ref()
     }
 
     /// Claims the key and chooses the session, in the transaction of `claim`.
@@ -218,6 +225,7 @@ impl<'a> KeyClaim<'a> {
         };
         if stop::ask_to_end(ledger, holder).map_err(failed)?.is_some() {
             info!("cancelling {}", name(holder));
+            self.replaced = Some(holder.id.clone());
         }
         self.cancelled = Some(holder.id.clone());
         Ok(())
