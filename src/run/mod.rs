@@ -1,5 +1,6 @@
 //! A run, from the command line to bookend's exit, in twelve steps.
 
+mod budget;
 mod claim;
 mod command;
 pub mod options;

@@ -25,7 +25,7 @@ pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
 pub use stats::{stats, stats_json};
 pub use tasks::{tasks, why};
-pub use text::{duration, one_line, since, when};
+pub use text::{duration, money, one_line, short_ids, since, when};
 pub use timeline::{spans, timeline, timeline_html};
 
 use serde::Serialize;
