@@ -9,6 +9,7 @@
 #[allow(dead_code, unused_imports, reason = "shared with the other binary of tests, which uses more of it")]
 mod harness;
 
+mod agents;
 mod dying;
 mod interactive;
 mod matrix;
