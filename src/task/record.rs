@@ -34,6 +34,8 @@ pub struct Task {
     pub cost_usd: Option<f64>,
     /// The cumulative cost of the session as the agent reports it, US dollars.
     pub session_cost_usd: Option<f64>,
+    /// The tokens of the session so far, if the agent reports those instead of the run's: JSON of four counts.
+    pub session_tokens: Option<Value>,
     pub turns: Option<i64>,
     pub input_tokens: Option<i64>,
     pub output_tokens: Option<i64>,

@@ -5,12 +5,12 @@
 use std::borrow::Cow;
 
 use super::json::{JsonCursor, JsonResult, MalformedJson, lossy};
+use super::kept::error_text;
 use crate::agent::adapter::RunResult;
+use crate::task::UsageCounts;
 
-/// The longest error text that is kept, in characters.
-const ERROR_TEXT: usize = 8 << 10;
 /// The greatest cost that is accepted, in US dollars: a greater one would make every sum useless.
-const MOST_COST_USD: f64 = 1e9;
+pub const MOST_COST_USD: f64 = 1e9;
 
 type EventText<'a> = Option<Cow<'a, str>>;
 
@@ -31,6 +31,19 @@ impl TokenUsage {
     /// The larger of each count: those of one message only grow while it streams.
     pub fn most(self, other: TokenUsage) -> TokenUsage {
         self.with(other, i64::max)
+    }
+
+    /// These counts, with those that `newer` has instead of the earlier ones.
+    pub fn replaced_by(self, newer: TokenUsage) -> TokenUsage {
+        self.with(newer, |_, newer| newer)
+    }
+
+    /// Writes the counts into those of a run.
+    pub fn count_in(self, counts: &mut UsageCounts) {
+        counts.input_tokens = self.input;
+        counts.output_tokens = self.output;
+        counts.cache_read_tokens = self.cache_read;
+        counts.cache_creation_tokens = self.cache_creation;
     }
 
     #[inline(always)]
@@ -213,9 +226,7 @@ impl<'a> OutputEvent<'a> {
         if text.trim().is_empty() {
             text = format!("the agent reported an error without a message ({subtype})");
         }
-        if let Some((end, _)) = text.char_indices().nth(ERROR_TEXT) {
-            text.truncate(end);
-        }
+        text.truncate(error_text(&text).len());
         RunResult { error: Some(text) }
     }
 }
