@@ -34,6 +34,8 @@ pub(super) struct KeyClaim<'a> {
     settled: Option<(LostTask, Option<SettleOutcome>)>,
     /// The holder that `--replace` has cancelled, so that it is signalled once.
     cancelled: Option<TaskId>,
+    /// The last holder to which that signal was sent.
+    replaced: Option<TaskId>,
 }
 
 /// What came of one attempt.
@@ -61,7 +63,12 @@ impl fmt::Display for Conflict {
 
 impl<'a> KeyClaim<'a> {
     pub(super) fn new(context: &'a RunContext<'a>) -> KeyClaim<'a> {
-        KeyClaim { context, settled: None, cancelled: None }
+        KeyClaim { context, settled: None, cancelled: None, replaced: None }
+    }
+
+    /// The task that was cancelled for this run.
+    pub(super) fn replaced(&self) -> Option<&TaskId> {
+        self.replaced.as_ref()
     }
 
     /// Claims the key and chooses the session, in the transaction of `claim`.
@@ -208,6 +215,7 @@ impl<'a> KeyClaim<'a> {
         };
         if stop::ask_to_end(ledger, holder).map_err(failed)?.is_some() {
             info!("cancelling {}", name(holder));
+            self.replaced = Some(holder.id.clone());
         }
         self.cancelled = Some(holder.id.clone());
         Ok(())

@@ -75,7 +75,7 @@ fn supervise(
         }
         failpoint::reached("run.cleared");
     };
-    let ids = TaskIds::choose(&claim, options)?;
+    let ids = TaskIds::choose(&claim, options, key_claim.replaced())?;
     failpoint::reached("run.chosen");
     log::about(&ids.id, command.key.as_ref());
 

@@ -36,10 +36,11 @@ use crate::task::{
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
 
-/// A task's id and the id of the task that this bookend runs inside, if any.
+/// The ids of a task, of the task that this bookend runs inside, and of the one that it replaces.
 pub(super) struct TaskIds {
     pub(super) id: TaskId,
     pub(super) parent: Option<TaskId>,
+    replaces: Option<TaskId>,
 }
 
 impl TaskIds {
@@ -47,14 +48,19 @@ impl TaskIds {
     ///
     /// # Errors
     /// When too many runs are nested, as by a script named like the agent that calls bookend again.
-    pub(super) fn choose(claim: &Claim<'_>, options: &RunOptions) -> Result<TaskIds, Error> {
+    pub(super) fn choose(
+        claim: &Claim<'_>,
+        options: &RunOptions,
+        replaces: Option<&TaskId>,
+    ) -> Result<TaskIds, Error> {
         let parent = std::env::var(environment::MARK).ok().map(TaskId::recorded);
         if let Some(parent) = &parent
             && claim.levels(parent, MOST_LEVELS + 1)? > MOST_LEVELS
         {
             return Err(nested_too_deep(&options.argv[0]));
         }
-        Ok(TaskIds { id: options.id.clone().unwrap_or_else(TaskId::random), parent })
+        let id = options.id.clone().unwrap_or_else(TaskId::random);
+        Ok(TaskIds { id, parent, replaces: replaces.cloned() })
     }
 }
 
@@ -165,6 +171,7 @@ impl ForkedAgent {
             oom_kills_before: self.place.cgroup.as_deref().and_then(oom::kills),
             session_untracked: command.untracked(),
             tokens_scope: command.adapter.tokens_scope().filter(|_| command.captured),
+            replaces: ids.replaces,
         })
     }
 
@@ -295,8 +302,8 @@ impl StartFailed {
     }
 }
 
-/// What the session had used before this run, which a fork inherits. Whether the agent reports the totals of a
-/// session is not known before it reports.
+/// What the session had used before this run, which a fork inherits. Whether the agent reports the totals
+/// of a session is not known before it reports.
 fn totals_before(claim: &Claim<'_>, command: &AgentCommand, choice: &Choice) -> Result<SessionTotals, Error> {
     match choice.resumed_from.as_ref().filter(|_| command.captured) {
         Some(session) => Ok(claim.last_session_totals(command.provider.as_ref(), session)?),

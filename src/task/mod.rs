@@ -65,6 +65,8 @@ pub struct NewTask {
     /// Why the key's session is not tracked; `None`: it is tracked, or there is no key.
     pub session_untracked: Option<String>,
     pub tokens_scope: Option<TokensScope>,
+    /// The task that `--replace` cancelled for this one.
+    pub replaces: Option<TaskId>,
 }
 
 /// What is known when a task ends.

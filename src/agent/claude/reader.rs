@@ -13,11 +13,12 @@ use crate::agent::adapter::{
     ApiFailure, ApiFailureKind, ObservedOutput, OutputMode, OutputReader, ReportCovers,
 };
 use crate::agent::output::event::{
-    CountedUsage, EventMessage, EventTexts, InlineTexts, OutputEvent, RateLimit, TokenUsage, ToolBlock,
+    CountedUsage, EventMessage, EventTexts, InlineTexts, OutputEvent, RateLimit, ToolBlock,
 };
 use crate::agent::output::forms::{EventRead, FormCache};
 use crate::agent::output::kept::{brief, hash};
 use crate::agent::output::lines::{LineSplitter, ObjectSplitter, objects};
+use crate::agent::output::usage::TokenUsage;
 
 /// The number of latest messages whose counts may still grow.
 const RECENT: usize = 16;

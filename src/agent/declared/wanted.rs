@@ -169,7 +169,8 @@ mod tests {
         );
         let event = json!({
             "type": "a", "other": [1, {"type": "b"}], "b": {"x": 1}, "c": {"d": "s", "e": 1}, "i": -7,
-            "t": {"one": {"deep": 1}, "two": "2"}, "m": {"x": {"k": 1, "name": "y", "n": {"in": 3}, "z": 1}, "w": {"name": 1}},
+            "t": {"one": {"deep": 1}, "two": "2"},
+            "m": {"x": {"k": 1, "name": "y", "n": {"in": 3}, "z": 1}, "w": {"name": 1}},
         });
         let read = json!({
             "type": "a", "b": {}, "c": {"d": "s"}, "i": -7,

@@ -283,9 +283,10 @@ fn other_text_in_a_line_is_skipped() {
 #[test]
 fn values_of_the_wrong_type_and_absurd_numbers_count_as_missing() {
     let rules = only(
-        "event = [{ session = 's', model = 'm', error = 'e', turns_so_far = 't', tool_opens = { id = 'i', name = 'n' },
-        usage = { scope = 'session', input = 'u', output = 'o', cache_read = 'c', input_includes_cache = true },
-        cost = { scope = 'session', usd = 'd' } }, { on = { r = [1] }, result = 'error' }]",
+        "event = [{ session = 's', model = 'm', error = 'e', turns_so_far = 't' },
+        { tool_opens = { id = 'i', name = 'n' }, cost = { scope = 'session', usd = 'd' },
+        usage = { scope = 'session', input = 'u', output = 'o', cache_read = 'c',
+        input_includes_cache = true } }, { on = { r = [1] }, result = 'error' }]",
     );
     let wrong = br#"{"s":7,"m":{},"e":[],"t":-1,"i":null,"n":1,"u":-5,"o":"3","c":1e300,"d":-0.5,"r":"1"}"#;
     assert_eq!(stream(rules, wrong), ObservedOutput::default());
