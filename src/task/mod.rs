@@ -27,6 +27,9 @@ pub use signal_scope::SignalScope;
 pub use time::{RecordedTime, Time};
 pub use usage::{SessionTokens, SessionTotals, UsageCounts};
 
+/// The ledger of the system units in `contrib/systemd`.
+pub const SYSTEM_LEDGER: &str = "/var/lib/bookend/bookend.db";
+
 /// What is known about a task before its agent starts: the `running` row.
 #[derive(Debug, Clone)]
 pub struct NewTask {
