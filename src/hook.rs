@@ -255,20 +255,20 @@ pub fn deliver(
         }
     };
     let hook = Hook { command, cwd: &cwd, attempt: Some(attempt), limit: limit(timeout) };
-    let state = match run(&hook, task, caller, attendant)? {
-        HookEnd::Done => DeliveryStatus::Delivered,
+    let (state, failed) = match run(&hook, task, caller, attendant)? {
+        HookEnd::Done => (DeliveryStatus::Delivered, None),
         HookEnd::Failed(how) => {
             warn!("the --on-finish command of task {} {how}; the task's ending does not change", task.id);
-            DeliveryStatus::Failed
+            (DeliveryStatus::Failed, Some(how))
         }
         HookEnd::Interrupted(signal) => {
             let next = next(attendant.ledger());
             warn!("the --on-finish command of task {} was interrupted by {signal}: {next}", task.id);
-            DeliveryStatus::Pending
+            (DeliveryStatus::Pending, Some(format!("was interrupted by {signal}")))
         }
     };
     failpoint::reached("delivery.ended");
-    if let Err(e) = attendant.ledger().delivery(&task.id, state, Time::now()) {
+    if let Err(e) = attendant.ledger().delivery(&task.id, state, failed.as_deref(), Time::now()) {
         warn!(hint = e.hint(), "recording how --on-finish ended: {}", chain(&e));
     }
     Ok(Some(state))

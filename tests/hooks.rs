@@ -117,6 +117,8 @@ fn recovery_uses_the_hook_timeout_of_the_task() {
     let report = bookend(&world, &["recover"]).ended(End::Code(0));
     assert!(report.stderr.contains("did not exit within 1s"), "{report:?}");
     assert_eq!(world.row().text("delivery_status"), "failed");
+    let error = "did not exit within 1s (--hook-timeout) and was killed";
+    assert_eq!(world.row().text("delivery_error"), error);
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn replace_cancels_the_holder_and_runs() {
     assert_eq!(former.pid("stop_sender_pid"), pid);
     let new = task(&world, "new");
     assert_eq!(new.ending(), "success/");
+    assert_eq!((new.text("replaces"), former.text("replaces")), ("holder".to_owned(), String::new()));
     assert!(former.text("finished_at") <= new.text("started_at"), "the runs do not overlap");
 }
 
