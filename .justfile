@@ -19,7 +19,12 @@ ci:
 # Test with real Claude Code, against a loopback API.
 real claude:
     cargo build --examples
-    BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real
+    BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real -- --skip agents::
+
+# Test with codex, gemini, opencode, qwen and copilot, against a loopback API; .ci/run installs them.
+real-agents programs:
+    cargo build --examples
+    BOOKEND_TEST_ALL=1 BOOKEND_REAL_AGENTS={{programs}} cargo test --test real agents::
 
 # Test with the newest Claude Code of npm; no other check depends on it.
 real-newest:

@@ -18,6 +18,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Cmd, End, Output, Proc, Row, World, all_processes, on_path, possible};
 
+/// The time that one run may take: most of these agents use seconds of CPU time before they ask the API.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// A real agent: how it is started, and what bookend must know about its run. `{port}` is the API's port,
 /// `{id}` the id of a session.
 pub struct NpmAgent {
@@ -84,7 +87,9 @@ impl AgentWorld<'_> {
         if !possible(thread.name().unwrap_or_default(), folder.is_some() && on_path("python3"), needs) {
             return None;
         }
-        let world = World::new();
+        let mut world = World::new();
+        world.limit = LIMIT;
+        world.renew_deadline();
         let program = folder.expect("just asked for").join(agent.name);
         let program = fs::canonicalize(&program).unwrap_or_else(|e| panic!("{}: {e}", program.display()));
         symlink(program, world.path("bin").join(agent.name)).expect("the agent in the world's PATH");
