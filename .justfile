@@ -21,8 +21,8 @@ real claude:
     cargo build --examples
     BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real -- --skip agents::
 
-# Test with codex, gemini, opencode, qwen and copilot, against a loopback API; .ci/run installs them.
-real-agents programs:
+# Test with codex, copilot, gemini, opencode and qwen, against a loopback API; .ci/run installs them there.
+real-agents programs="~/.cache/bookend-ci/agents/node_modules/.bin":
     cargo build --examples
     BOOKEND_TEST_ALL=1 BOOKEND_REAL_AGENTS={{programs}} cargo test --test real agents::
 
