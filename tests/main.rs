@@ -55,3 +55,4 @@ mod terminal;
 mod timeline;
 mod usage;
 mod variables;
+mod wait;

@@ -19,3 +19,4 @@ pub mod session;
 pub mod show;
 pub mod stats;
 pub mod timeline;
+pub mod wait;
