@@ -25,6 +25,9 @@ pub use signal::Signal;
 pub use signal_scope::SignalScope;
 pub use time::{RecordedTime, Time};
 
+/// The ledger of the system units in `contrib/systemd`.
+pub const SYSTEM_LEDGER: &str = "/var/lib/bookend/bookend.db";
+
 /// What a run has used so far. `None` means "not known", which differs from 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct UsageCounts {

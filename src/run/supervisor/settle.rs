@@ -105,8 +105,7 @@ impl Supervisor<'_> {
             }
         };
         if let Some(refused) = &refused {
-            let recover = view::suggestion(self.ledger.option(), "recover");
-            spool(slot, (&self.task.id, self.task.key.as_ref()), ended, refused, &recover);
+            spool(slot, (&self.task.id, self.task.key.as_ref()), ended, refused, self.ledger);
         }
         let recorded = std::mem::replace(&mut self.row, RowState::Settled);
         if refused.is_none()
@@ -242,7 +241,7 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refused: &Error, recover: &str) {
+fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refused: &Error, ledger: &Ledger) {
     let (id, key) = task;
     let status = ended.ending.status();
     match slot.write(ended, "run") {
@@ -258,6 +257,7 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refus
         ),
         Err(e) => {
             let (line, file) = slot.line(ended, "run");
+            let recover = view::suggestion(ledger.option(), "recover");
             error!(
                 "the end of task {id} ({status}) is not recorded: {}; {}; the next line is its \
                  record: save it as {} and run `{recover}`",
@@ -265,7 +265,7 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refus
                 Error::from(e).in_line(),
                 file.display()
             );
-            log::record(id, key, &line);
+            log::record(id, key, ledger.path(), &line);
         }
     }
 }
