@@ -1,4 +1,4 @@
-//! `bookend wait`: waits until tasks have ended, without polling where the kernel can tell of an end.
+//! `bookend wait`: waits until tasks have ended, without polling where the kernel reports an end.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::sys::stdout::print;
 use crate::task::{Key, Status, Task, TaskId, Verdict};
 use crate::view;
 
-/// How often a task is looked at whose end the kernel cannot tell of.
+/// How often a task is looked at whose end the kernel does not report.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// A practically unlimited wait that can still be added to a time.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -54,8 +54,8 @@ enum TaskProgress {
     Ended(String, bool),
 }
 
-/// Waits until each task has ended, and says how. A task counts as ended too if its supervisor was killed: its
-/// row stays `running` until a recovery.
+/// Waits until each task has ended, and says how. A task counts as ended too if its supervisor was killed:
+/// its row stays `running` until a recovery.
 ///
 /// # Errors
 /// When nothing matches, a task would wait for itself, the ledger cannot be read, or stdout not be written.
@@ -166,7 +166,7 @@ impl AwaitedTask {
     }
 }
 
-/// Waits until a task may have ended, at most `until`. Where the kernel cannot tell of an end, that is at the
+/// Waits until a task may have ended, at most `until`. Where the kernel does not report an end, that is at the
 /// next look.
 fn await_change(
     spool: &mut Option<SpoolWatch>,
