@@ -1,5 +1,4 @@
-//! `bookend units`: prints or writes the systemd units of the package, for a bookend that was installed without
-//! it.
+//! `bookend units`: prints or writes the systemd units, for a bookend that was installed without the package.
 
 use std::path::{Path, PathBuf};
 
@@ -105,8 +104,12 @@ mod tests {
 
     #[test]
     fn only_commands_of_bookend_get_the_path_of_the_program() {
-        let unit = "Documentation=file:///x\nExecStartPre=/bin/sh -c bookend\nExecStart=/usr/bin/bookend run\n\
-                    ExecStopPost=-bookend recover\nExecStart=bookend-x y\n# bookend prune\n";
+        let unit = "Documentation=file:///x\n\
+                    ExecStartPre=/bin/sh -c bookend\n\
+                    ExecStart=/usr/bin/bookend run\n\
+                    ExecStopPost=-bookend recover\n\
+                    ExecStart=bookend-x y\n\
+                    # bookend prune\n";
         let with = |path: &str| with_program(unit, Path::new(path));
         assert_eq!(with(PACKAGED), unit);
         assert_eq!(

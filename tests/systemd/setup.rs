@@ -57,13 +57,14 @@ fn an_agent_is_found_where_its_installer_puts_it_or_the_file_says() {
             .enumerate()
     {
         let agent = format!("agent{n}");
-        m.sh(&format!("mkdir -p {directory}; cp /usr/local/bin/claude {directory}/{agent}; chown -R bookend: {directory}"));
+        m.sh(&format!("mkdir -p {directory}; cp /usr/local/bin/claude {directory}/{agent}"));
+        m.sh(&format!("chown -R bookend: {directory}"));
         m.task(&agent, &format!("{agent} -p done"), more);
-        // A program by its path, and one that --prepare installs, are not looked for.
         m.sh(&format!("systemctl start bookend@{agent}"));
         m.until(&format!("systemctl show -P ActiveState bookend@{agent} | grep -Eq 'inactive|failed'"));
         assert_eq!(m.rows()[0]["status"], "success", "{directory}");
     }
+    // A quoted path, and a program that --prepare installs.
     m.sh("mkdir /srv/made; chown bookend: /srv/made");
     m.task("path", "'/usr/local/bin/claude' -p done", "");
     let prepare = "BOOKEND_PREPARE=\"cp /usr/local/bin/claude /srv/made/late\"\nPATH=/srv/made:/usr/bin:/bin";

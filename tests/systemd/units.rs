@@ -208,8 +208,8 @@ fn the_units_are_valid_and_hardened() {
                 systemd-analyze --user verify --recursive-errors=one";
     let output = m.exec(&["sh", "-c", &format!("{user} {units} 2>&1")]);
     assert_eq!((output.code, output.out.as_str()), (Some(0), ""));
-    m.sh("bookend units --dir /tmp/system; bookend units --user --dir /tmp/user
-          for of in system user; do cd /tmp/$of; for unit in *; do cmp $unit /usr/lib/systemd/$of/$unit; done; done");
+    m.sh("bookend units --dir /tmp/system; bookend units --user --dir /tmp/user; cd /tmp
+          for unit in system/* user/*; do cmp $unit /usr/lib/systemd/$unit; done");
     for unit in ["bookend-recover", "bookend-report", "bookend-prune"] {
         m.sh(&format!("systemd-analyze security --threshold=40 {unit}.service >/dev/null"));
     }
