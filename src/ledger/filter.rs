@@ -152,7 +152,8 @@ impl TaskIndex {
     }
 }
 
-/// The indexes that a filter can use, each with the statement that counts its entries and the values to count.
+/// The indexes that a filter can use, each with the statement that counts its entries and the values to
+/// count.
 fn usable(filter: &TaskFilter) -> Vec<(TaskIndex, &'static str, Vec<&str>)> {
     // Most tasks succeed: `success` has no index, and the first such tasks are found soon by their start.
     let statuses = filter.ended().filter(|all| !all.contains(&Status::Success)).unwrap_or_default();

@@ -37,7 +37,7 @@ impl GroupBy {
     }
 }
 
-/// The columns that tasks are grouped by, in the order of [`group_of_row`]. A column that is not asked for is the
+/// The columns that tasks are grouped by, in the order of [`group_of_row`]. One that is not asked for is the
 /// same in all rows.
 const GROUPED: [GroupBy; 5] = [GroupBy::Agent, GroupBy::Repo, GroupBy::Key, GroupBy::Model, GroupBy::Day];
 const NAMES: [&str; 5] = [":by_agent", ":by_repo", ":by_key", ":by_model", ":by_day"];
@@ -54,7 +54,8 @@ macro_rules! figures {
     () => {
         concat!(
             "count(*), sum(status = 'running'), sum(status = 'success'), sum(status = 'failure'),
-               sum(status = 'cancelled'), sum(status = 'interrupted'), sum(status = 'aborted_no_skill'), sum(",
+               sum(status = 'cancelled'), sum(status = 'interrupted'), sum(status = 'aborted_no_skill'),
+               sum(",
             possible!("cost_usd", "1e9"),
             "), sum(",
             possible!("duration_ms", "1e12"),

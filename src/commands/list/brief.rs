@@ -41,8 +41,8 @@ fn base(program: &str) -> &str {
     Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or(program)
 }
 
-/// The prompt among the arguments of an agent: the word after `-p`, or what follows `--`, or the last word with
-/// a blank, which no option's value is likely to have.
+/// The prompt among the arguments of an agent: the word after `-p`, or what follows `--`, or the last word
+/// with a blank, which no option's value is likely to have.
 fn prompt(args: &[String]) -> Option<&str> {
     let is_operand = |word: &&String| !word.starts_with('-') && !word.is_empty();
     let after = |at: usize| args.get(at + 1).filter(is_operand);

@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::ledger::{self, Ledger, Location, TaskFilter};
 use crate::sys::stdout::print;
 use crate::view::{self, Screen, TaskColumn};
-use table::Listing;
+use table::TaskTable;
 
 /// Lists the tasks. A missing ledger counts as one without tasks.
 ///
@@ -29,7 +29,7 @@ pub fn list(options: &ListOptions, ledger: Option<&Path>) -> Result<Exit, Error>
         Output::Json => json(ledger.as_ref(), &at, &options.filter)?,
         Output::JsonLines => json_lines(ledger.as_ref(), &options.filter)?,
         Output::Table => {
-            let listing = Listing::read(ledger.as_ref(), &options.filter)?;
+            let listing = TaskTable::read(ledger.as_ref(), &options.filter)?;
             let screen = Screen::of(&std::io::stdout());
             print(&listing.table(ledger.as_ref(), &at, options, &TaskColumn::LIST, screen)?)?;
         }

@@ -30,18 +30,18 @@ pub enum Output {
 
 /// The tasks of a table as they were read.
 #[derive(Default)]
-pub struct Listing {
+pub struct TaskTable {
     tasks: Vec<Task>,
     /// `20 of 33`, if the limit left tasks out.
     left_out: Option<String>,
 }
 
-impl Listing {
-    pub fn read(ledger: Option<&Ledger>, filter: &TaskFilter) -> Result<Listing, Error> {
-        let Some(ledger) = ledger else { return Ok(Listing::default()) };
+impl TaskTable {
+    pub fn read(ledger: Option<&Ledger>, filter: &TaskFilter) -> Result<TaskTable, Error> {
+        let Some(ledger) = ledger else { return Ok(TaskTable::default()) };
         let tasks = ledger.tasks(filter)?;
         let left_out = left_out(ledger, filter, tasks.len())?;
-        Ok(Listing { tasks, left_out })
+        Ok(TaskTable { tasks, left_out })
     }
 
     /// The table, or a line that says why it is empty.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::table::{ListOptions, Listing};
+use super::table::{ListOptions, TaskTable};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{Ledger, Location, TaskFilter};
@@ -28,7 +28,7 @@ const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 /// # Errors
 /// When the ledger cannot be read or stdout not be written.
 pub fn watch(options: &ListOptions, at: &Location) -> Result<Exit, Error> {
-    let mut table = WatchedTable { options, at, ledger: None, version: None, listing: Listing::default() };
+    let mut table = WatchedTable { options, at, ledger: None, version: None, listing: TaskTable::default() };
     sys::set_mask(SignalSet::ALL);
     let watch = Watch::new().map_err(|e| Error::failed("watching for signals").caused_by(e))?;
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -50,7 +50,7 @@ struct WatchedTable<'a> {
     at: &'a Location,
     ledger: Option<Ledger>,
     version: Option<i64>,
-    listing: Listing,
+    listing: TaskTable,
 }
 
 impl WatchedTable<'_> {
@@ -64,7 +64,7 @@ impl WatchedTable<'_> {
             return Ok(false);
         }
         self.version = version;
-        self.listing = Listing::read(self.ledger.as_ref(), filter)?;
+        self.listing = TaskTable::read(self.ledger.as_ref(), filter)?;
         Ok(true)
     }
 
