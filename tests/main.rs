@@ -4,6 +4,7 @@ mod adapters;
 mod adopt;
 mod aftermath;
 mod audit;
+mod budget;
 mod cancel;
 mod capture;
 mod clocks;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::task::{KeepSession, SessionId, Time, TokensScope, UsageCounts};
+use crate::task::{KeepSession, SessionId, SignalScope, Time, TokensScope, UsageCounts};
 
 /// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +178,11 @@ pub trait Adapter: Sync {
     fn can_assign(&self) -> bool;
     /// Whether the agent exits when its stdout is closed (`EPIPE`).
     fn notices_closed_stdout(&self) -> bool;
+    /// Which of its processes get the signals that stop it.
+    #[allow(dead_code, reason = "the supervisor asks for it in the next commits")]
+    fn signals(&self) -> SignalScope {
+        SignalScope::Main
+    }
     /// Which conversations the token counts of its output include; `None`: not known.
     fn tokens_scope(&self) -> Option<TokensScope> {
         None

@@ -8,6 +8,7 @@ mod argv;
 mod claude;
 mod command;
 mod cursor;
+mod declared;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/fuzz/properties/text.rs"]
 pub mod fuzz;

@@ -97,6 +97,9 @@ pub(super) enum Command {
     /// Record what a task made
     Artifact(ArtifactArgs),
     /// Cancel running tasks and wait until they have ended
+    ///
+    /// `bookend stop` is the same command.
+    #[command(visible_alias = "stop")]
     Cancel(CancelArgs),
     /// Delete tasks past their retention period
     ///

@@ -11,6 +11,7 @@ use super::error::{LedgerError, Result, step};
 use super::handle::Ledger;
 use super::live::{LiveEvidence, LiveLock, LiveLocks};
 use super::sessions::{self, SessionUser};
+use super::spending::{self, KeySpending};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use super::wal::WriteAheadLog;
@@ -79,6 +80,12 @@ impl<'a> Claim<'a> {
     ) -> Result<Option<f64>> {
         tasks::last_session_cost(&self.tx, provider, session_id)
             .map_err(self.failed("reading the cost of the session"))
+    }
+
+    /// What the tasks of a key have cost that started then or later.
+    pub fn spending(&self, key: &Key, since: Time) -> Result<KeySpending> {
+        let since = self.dialect.time("task_history.started_at", since);
+        spending::of_key(&self.tx, key, &since).map_err(self.failed("adding up the costs of the key"))
     }
 
     pub fn session(&self, key: &Key) -> Result<Option<Session>> {

@@ -54,7 +54,7 @@ macro_rules! select {
             "parent_id, oom_kills_before, ",
             select!(@text "tool_in_flight"),
             "context_lost, session_untracked, transcript_seen, tokens_scope, session_kept, ",
-            "limit_resets_at"
+            "limit_resets_at, replaces, delivery_error"
         )
     };
     // With the place of each row in the order of a list, see [`Place`].
@@ -216,6 +216,8 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         tokens_scope: next!(),
         session_kept: next!(),
         limit_resets_at: next!(AnyTime),
+        replaces: next!(),
+        delivery_error: next!(),
     })
 }
 

@@ -96,7 +96,7 @@ const INSERT_TASK: &str = "
          supervisor_pid, supervisor_start, supervisor_pidfd, agent_pid, agent_start, agent_pidfd, cgroup,
          last_seen_at, on_finish,
          retention_secs, user_argv, run_options, parent_id, oom_kills_before, session_untracked,
-         tokens_scope, reason,
+         tokens_scope, replaces, reason,
          error, finished_at, duration_ms, cost_usd, turns, input_tokens, output_tokens, cache_read_tokens,
          cache_creation_tokens, artifacts)
     VALUES
@@ -105,7 +105,7 @@ const INSERT_TASK: &str = "
          :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
          :supervisor_pidfd, :agent_pid, :agent_start, :agent_pidfd, :cgroup, :last_seen_at, :on_finish,
          :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before, :session_untracked,
-         :tokens_scope,
+         :tokens_scope, :replaces,
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 const INSERT_TRANSITION: &str = "
@@ -127,7 +127,8 @@ const UPDATE_PROGRESS: &str = "
 const UPDATE_DELIVERY: &str = "
     UPDATE task_history SET
         delivery_status = ?2,
-        delivered_at = CASE ?2 WHEN 'delivered' THEN ?3 ELSE delivered_at END
+        delivered_at = CASE ?2 WHEN 'delivered' THEN ?3 ELSE delivered_at END,
+        delivery_error = ?4
     WHERE id = ?1";
 
 const UPDATE_LEFTOVERS: &str = "UPDATE task_history SET leftovers = ?2 WHERE id = ?1";
@@ -302,6 +303,7 @@ pub fn insert(
             ":oom_kills_before": task.oom_kills_before.map(u64::cast_signed),
             ":session_untracked": task.session_untracked,
             ":tokens_scope": task.tokens_scope.map(TokensScope::as_str),
+            ":replaces": task.replaces,
         },
     )?;
     let begin = StatusChange { from: None, to: Status::Running, reason: None };
@@ -356,9 +358,15 @@ pub fn progress(
     execute(&mut *conn.prepare_cached(UPDATE_PROGRESS)?, values).map(drop)
 }
 
-/// Returns whether the task exists.
-pub fn delivery(conn: &Connection, id: &TaskId, state: DeliveryStatus, at: Time) -> rusqlite::Result<bool> {
-    Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at))? == 1)
+/// Returns whether the task exists. `failed`: how the command failed.
+pub fn delivery(
+    conn: &Connection,
+    id: &TaskId,
+    state: DeliveryStatus,
+    failed: Option<&str>,
+    at: Time,
+) -> rusqlite::Result<bool> {
+    Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at, failed))? == 1)
 }
 
 fn json_array(words: &[String]) -> String {

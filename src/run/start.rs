@@ -34,10 +34,11 @@ use crate::task::{FailureReason, NewTask, ProcessIdentity, ProcessScope, Session
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
 
-/// A task's id and the id of the task that this bookend runs inside, if any.
+/// The ids of a task, of the task that this bookend runs inside, and of the one that it replaces.
 pub(super) struct TaskIds {
     pub(super) id: TaskId,
     pub(super) parent: Option<TaskId>,
+    replaces: Option<TaskId>,
 }
 
 impl TaskIds {
@@ -45,14 +46,19 @@ impl TaskIds {
     ///
     /// # Errors
     /// When too many runs are nested, as by a script named like the agent that calls bookend again.
-    pub(super) fn choose(claim: &Claim<'_>, options: &RunOptions) -> Result<TaskIds, Error> {
+    pub(super) fn choose(
+        claim: &Claim<'_>,
+        options: &RunOptions,
+        replaces: Option<&TaskId>,
+    ) -> Result<TaskIds, Error> {
         let parent = std::env::var(environment::MARK).ok().map(TaskId::recorded);
         if let Some(parent) = &parent
             && claim.levels(parent, MOST_LEVELS + 1)? > MOST_LEVELS
         {
             return Err(nested_too_deep(&options.argv[0]));
         }
-        Ok(TaskIds { id: options.id.clone().unwrap_or_else(TaskId::random), parent })
+        let id = options.id.clone().unwrap_or_else(TaskId::random);
+        Ok(TaskIds { id, parent, replaces: replaces.cloned() })
     }
 }
 
@@ -163,6 +169,7 @@ impl ForkedAgent {
             oom_kills_before: self.place.cgroup.as_deref().and_then(oom::kills),
             session_untracked: command.untracked(),
             tokens_scope: command.adapter.tokens_scope().filter(|_| command.captured),
+            replaces: ids.replaces,
         })
     }
 
@@ -321,7 +328,7 @@ pub(super) fn release_descriptors(caller: &mut Caller) {
 
 /// Logs the start. Called after the commit, so that a stderr nobody reads does not hold the ledger's lock.
 pub(super) fn announce(id: &TaskId, command: &AgentCommand, choice: &Choice) {
-    for warning in command.warning.iter().chain(&choice.warning) {
+    for warning in command.warnings.iter().chain(&choice.warning) {
         warn!("{warning}");
     }
     let resumed_from = choice.resumed_from.as_ref().map(SessionId::as_str);

@@ -7,6 +7,7 @@ mod outcome;
 mod record;
 pub mod resume;
 pub mod signal;
+mod signal_scope;
 mod time;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use outcome::{
 };
 pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusTransition, Task};
 pub use signal::Signal;
+pub use signal_scope::SignalScope;
 pub use time::{RecordedTime, Time};
 
 /// What a run has used so far. `None` means "not known", which differs from 0.
@@ -73,6 +75,8 @@ pub struct NewTask {
     /// Why the key's session is not tracked; `None`: it is tracked, or there is no key.
     pub session_untracked: Option<String>,
     pub tokens_scope: Option<TokensScope>,
+    /// The task that `--replace` cancelled for this one.
+    pub replaces: Option<TaskId>,
 }
 
 /// What is known when a task ends.

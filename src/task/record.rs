@@ -101,6 +101,10 @@ pub struct Task {
     pub session_kept: Option<String>,
     /// When the usage limit that ended the run resets, as the agent printed it.
     pub limit_resets_at: Option<RecordedTime>,
+    /// The task that `--replace` cancelled for this one.
+    pub replaces: Option<TaskId>,
+    /// How the `--on-finish` command last failed, in words.
+    pub delivery_error: Option<String>,
 }
 
 impl Task {

@@ -24,7 +24,7 @@ pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
 pub use stats::{stats, stats_json};
 pub use tasks::{ListedTask, TaskColumn, tasks, tasks_in_columns, why};
-pub use text::{duration, money, one_line, operand, quoted, since, suggestion, when};
+pub use text::{duration, money, one_line, operand, quoted, short_ids, since, suggestion, when};
 pub use timeline::{spans, timeline, timeline_html};
 
 use serde::Serialize;

@@ -90,6 +90,7 @@ pub fn new_task(id: &str, key: Option<&str>) -> NewTask {
         oom_kills_before: None,
         session_untracked: None,
         tokens_scope: None,
+        replaces: None,
     }
 }
 
