@@ -51,6 +51,7 @@ mod spool;
 mod standins;
 mod start;
 mod status;
+mod suggestions;
 mod terminal;
 mod timeline;
 mod usage;

@@ -1,6 +1,7 @@
 //! The table of `list`: the tasks, their columns, and how many tasks it leaves out.
 
 use super::brief;
+use crate::commands::system;
 use crate::error::Error;
 use crate::ledger::{Ledger, Location, TaskFilter};
 use crate::recovery::liveness;
@@ -56,11 +57,13 @@ impl TaskTable {
         let path = at.file.to_string_lossy();
         let path = view::one_line(&path);
         let Some(ledger) = ledger else {
-            return Ok(format!("no tasks: there is no ledger yet at {path}\n"));
+            return Ok(format!("no tasks: there is no ledger yet at {path}\n{}", system::line(at)));
         };
         if self.tasks.is_empty() {
-            let what = if options.filter.selects() { "no such tasks" } else { "no tasks" };
-            return Ok(format!("{what} in {path}\n"));
+            return Ok(match options.filter.selects() {
+                true => format!("no such tasks in {path}\n"),
+                false => format!("no tasks in {path}\n{}", system::line(at)),
+            });
         }
         let tasks = listed(ledger, self.tasks.clone())?;
         let text = match options.columns.as_slice() {
