@@ -1,8 +1,7 @@
 //! Tests of the reader of declared agents, with captured output.
 
 use super::*;
-use crate::agent::adapter::{Adapter, ReportCovers, RunResult};
-use crate::agent::cursor::CursorAdapter;
+use crate::agent::adapter::{ReportCovers, RunResult};
 use crate::agent::declared::schema::Declaration;
 use crate::agent::declared::tally::REMEMBERED_CALLS;
 use crate::agent::outcome_of;
@@ -214,30 +213,27 @@ fn copilot_names_its_session_in_the_last_line_only() {
 }
 
 #[test]
-fn cursor_is_read_as_by_its_own_reader() {
+fn cursor_names_the_tool_of_a_call_by_a_key() {
     let cursor = rules!("cursor");
-    let usual = |mode, bytes: &[u8]| {
-        let mut reader = CursorAdapter.reader(mode);
-        reader.feed(bytes);
-        reader.finish();
-        reader.observed().clone()
-    };
+    let session = "6ce4a1f2-0b3d-4c5e-9f60-718293a4b5c6";
     let all = sample!("cursor-stream-json.jsonl");
+    let tokens = [Some(1523), Some(87), Some(4096), Some(12)];
+    assert_eq!(stream(cursor, all), observed(session, Some("Composer 2"), counts(None, tokens), OK));
     let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
-    for n in 0..=lines.len() {
-        let part = lines[..n].concat();
-        assert_eq!(stream(cursor, &part), usual(OutputMode::StreamJson, &part), "{n} lines");
+    let until = |n: usize| stream(cursor, lines[..n].concat());
+    let tools: Vec<Option<String>> = (4..=8).map(|n| until(n).tool_in_flight).collect();
+    let tools: Vec<Option<&str>> = tools.iter().map(Option::as_deref).collect();
+    assert_eq!(tools, [None, Some("read"), Some("shell"), Some("shell"), None]);
+    assert_eq!(outcome_of(OutputMode::StreamJson, &until(9)), AgentOutcome::Missing);
+    let object = observed(session, None, counts(None, [Some(1523), Some(87), None, None]), OK);
+    assert_eq!(read(cursor, OutputMode::Json, sample!("cursor-json.json")), object);
+    let other_names = br#"{"type":"result","usage":{"cacheReadInputTokens":3,"cacheCreationInputTokens":4}}"#;
+    assert_eq!(stream(cursor, other_names).counts, counts(None, [None, None, Some(3), Some(4)]));
+    for failed in [r#""is_error":true"#, r#""subtype":"error""#] {
+        let failed = format!("{{\"type\":\"result\",{failed},\"result\":\"no\"}}");
+        assert_eq!(stream(cursor, &failed).result, error("no"), "{failed}");
     }
-    let object = sample!("cursor-json.json");
-    assert_eq!(read(cursor, OutputMode::Json, object), usual(OutputMode::Json, object));
-    for result in [
-        r#"{"type":"result","is_error":true,"result":"no","usage":{"cacheReadInputTokens":3}}"#,
-        r#"{"type":"result","subtype":"error","is_error":false,"result":"no"}"#,
-        r#"{"type":"result","subtype":"success","result":"done"}"#,
-        r#"{"session_id":"s"}"#,
-    ] {
-        assert_eq!(stream(cursor, result), usual(OutputMode::StreamJson, result.as_bytes()), "{result}");
-    }
+    assert_eq!(stream(cursor, r#"{"session_id":"s"}"#).session_id, None, "an event has a type");
 }
 
 /// Cut at each byte, and in chunks of each size, the output is read as a whole.
