@@ -1,177 +1,32 @@
-//! The adapter for Cursor's CLI (`cursor-agent`, also `agent`), from its documentation and captured output of
+//! The reader for Cursor's CLI (`cursor-agent`, also `agent`), from its documentation and captured output of
 //! 2026. Cursor accepts no id for a new chat, and starts a new chat when asked to resume an unknown one.
 
 use std::borrow::Cow;
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
 
-use super::adapter::{
-    Adapter, AgentArgs, AgentNames, ObservedOutput, OutputMode, OutputReader, SessionPlan, SessionRequest,
-};
-use super::argv::{OptionTable, ParsedArgs, injected};
-use super::home::{home, skills_above};
+use super::adapter::{ObservedOutput, OutputMode, OutputReader};
 use super::output::event::OutputEvent;
 use super::output::kept::{brief, hash};
 use super::output::lines::{LineSplitter, ObjectSplitter, objects};
-use crate::task::SessionId;
-
-static OPTIONS: OptionTable = OptionTable {
-    one: "
-        --add-dir --api-key --endpoint --header --mode --model --name --output-format --plugin-dir
-        --sandbox --workspace --worktree-base",
-    maybe: "--resume --worktree",
-    many: "",
-    alias: &[
-        ("-H", "--header"),
-        ("-a", "--api-key"),
-        ("-b", "--cloud"),
-        ("-c", "--cloud"),
-        ("-e", "--endpoint"),
-        ("-f", "--force"),
-        ("-h", "--help"),
-        ("-n", "--name"),
-        ("-p", "--print"),
-        ("-v", "--version"),
-        ("-w", "--worktree"),
-        ("--background", "--cloud"),
-    ],
-};
-
-/// Subcommands that hold no conversation.
-const COMMANDS: &str = "
-    about acp bedrock create-chat feedback generate-rule help install-shell-integration login logout
-    mcp models plugin rule sandbox status uninstall-shell-integration update whoami worker
-";
-
-/// Options with which the process holds no conversation.
-const ELSEWHERE: [&str; 4] = ["--cloud", "--help", "--list-models", "--version"];
 
 /// The most open tool calls that are remembered.
 const REMEMBERED: usize = 64;
 
-static NAMES: AgentNames =
-    AgentNames { programs: "cursor-agent", common: "agent", packages: "", by_version: false };
-
 #[derive(Debug)]
-pub struct CursorAdapter;
-
-/// The index of the first option: after the subcommand `agent`, if there is one.
-fn start(args: &[OsString]) -> usize {
-    usize::from(args.first().is_some_and(|a| a == "agent"))
-}
-
-impl Adapter for CursorAdapter {
-    fn names(&self) -> &'static AgentNames {
-        &NAMES
-    }
-
-    fn agent_type(&self) -> &'static str {
-        "cursor"
-    }
-
-    fn provider(&self) -> Option<&'static str> {
-        Some("cursor")
-    }
-
-    fn tracks_sessions(&self) -> bool {
-        true
-    }
-
-    fn can_assign(&self) -> bool {
-        false
-    }
-
-    fn notices_closed_stdout(&self) -> bool {
-        true
-    }
-
-    fn parse(&self, args: &[OsString], terminal: bool) -> AgentArgs {
-        let words = ParsedArgs(OPTIONS.read(&args[start(args)..]));
-        let session = session(&words);
-        let print = words.has("--print") || !terminal;
-        let mode = match words.text("--output-format").as_deref() {
-            _ if !print || session == SessionRequest::NoConversation => OutputMode::Interactive,
-            Some("json") => OutputMode::Json,
-            Some("stream-json") => OutputMode::StreamJson,
-            _ => OutputMode::Text,
-        };
-        AgentArgs {
-            mode,
-            session,
-            model: words.text("--model"),
-            extra_dirs: words.all("--workspace").flatten().map(PathBuf::from).collect(),
-            conversing: false,
-        }
-    }
-
-    fn argv(&self, args: &[OsString], plan: &SessionPlan) -> Vec<OsString> {
-        let at = start(args);
-        if session(&ParsedArgs(OPTIONS.read(&args[at..]))) == SessionRequest::NoConversation {
-            return args.to_vec();
-        }
-        match plan {
-            SessionPlan::AsGiven | SessionPlan::Assign(_) => args.to_vec(),
-            SessionPlan::Resume(id) => injected(args, at, "--resume", id.as_str()),
-        }
-    }
-
-    fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader> {
-        Box::new(CursorReader {
-            lines: (mode != OutputMode::Json).then(LineSplitter::new),
-            objects: ObjectSplitter::new(),
-            tally: Tally::default(),
-        })
-    }
-
-    fn transcript(&self, _: &Path, _: &SessionId) -> Option<PathBuf> {
-        None
-    }
-
-    fn most_recent(&self, _: &Path) -> Option<SessionId> {
-        None
-    }
-
-    fn skill_folders(&self, cwd: &Path, args: &AgentArgs) -> Vec<PathBuf> {
-        const PLACES: [&str; 4] = [".agents/skills", ".cursor/skills", ".claude/skills", ".codex/skills"];
-        let mut folders = skills_above(cwd, &PLACES);
-        let extra = home().into_iter().chain(args.extra_dirs.iter().map(|d| cwd.join(d)));
-        for dir in extra {
-            folders.extend(PLACES.iter().map(|p| dir.join(p)));
-        }
-        folders
-    }
-}
-
-fn session(words: &ParsedArgs) -> SessionRequest {
-    match words.first_operand().and_then(OsStr::to_str) {
-        Some("resume") => return SessionRequest::Continue,
-        Some("ls") => return SessionRequest::ResumePicker,
-        Some(c) if is_command(c) => return SessionRequest::NoConversation,
-        _ => {}
-    }
-    if words.has("--resume") {
-        return match words.text("--resume").as_deref() {
-            // `--continue` is short for `--resume=-1`.
-            Some("-1") => SessionRequest::Continue,
-            Some(id) => SessionRequest::Resume(SessionId::recorded(id)),
-            None => SessionRequest::ResumePicker,
-        };
-    }
-    if words.has("--continue") {
-        return SessionRequest::Continue;
-    }
-    if ELSEWHERE.iter().any(|o| words.has(o)) {
-        return SessionRequest::NoConversation;
-    }
-    SessionRequest::Unspecified
-}
-
-#[derive(Debug)]
-struct CursorReader {
+pub struct CursorReader {
     /// `None`: the output is one object.
     lines: Option<LineSplitter>,
     objects: ObjectSplitter,
     tally: Tally,
+}
+
+impl CursorReader {
+    pub fn new(mode: OutputMode) -> CursorReader {
+        CursorReader {
+            lines: (mode != OutputMode::Json).then(LineSplitter::new),
+            objects: ObjectSplitter::new(),
+            tally: Tally::default(),
+        }
+    }
 }
 
 impl OutputReader for CursorReader {
@@ -259,16 +114,11 @@ impl Tally {
     }
 }
 
-fn is_command(word: &str) -> bool {
-    COMMANDS.split_whitespace().any(|c| c == word)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::outcome_of;
     use crate::task::{AgentOutcome, UsageCounts};
-    use proptest::prelude::*;
 
     const STREAM: &[u8] =
         include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/cursor-stream-json.jsonl"));
@@ -276,12 +126,8 @@ mod tests {
         include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/samples/cursor-json.json"));
     const CHAT: &str = "6ce4a1f2-0b3d-4c5e-9f60-718293a4b5c6";
 
-    fn args(line: &str) -> Vec<OsString> {
-        line.split_whitespace().map(OsString::from).collect()
-    }
-
     fn read(mode: OutputMode, bytes: &[u8]) -> ObservedOutput {
-        let mut reader = CursorAdapter.reader(mode);
+        let mut reader = CursorReader::new(mode);
         reader.feed(bytes);
         reader.finish();
         reader.observed().clone()
@@ -327,55 +173,5 @@ mod tests {
         assert_eq!((o.counts.input_tokens, o.counts.output_tokens), (Some(1523), Some(87)));
         assert_eq!(o.counts.cache_read_tokens, None);
         assert_eq!(outcome_of(OutputMode::Json, &o), AgentOutcome::Ok);
-    }
-
-    #[test]
-    fn what_the_argv_says_is_seen() {
-        use SessionRequest::{Continue, NoConversation, Resume, ResumePicker, Unspecified};
-        for (line, session) in [
-            ("-p hi --output-format json", Unspecified),
-            ("--resume abc -p hi", Resume("abc".into())),
-            ("--resume=abc", Resume("abc".into())),
-            ("--resume", ResumePicker),
-            ("ls", ResumePicker),
-            ("--continue", Continue),
-            ("--resume=-1", Continue),
-            ("resume -p hi", Continue),
-            ("-p -- --resume x", Unspecified),
-            ("--model --resume hi", Unspecified),
-            ("agent --resume abc", Resume("abc".into())),
-            ("login", NoConversation),
-            ("status", NoConversation),
-            ("-c hi", NoConversation),
-            ("--version", NoConversation),
-        ] {
-            assert_eq!(CursorAdapter.parse(&args(line), false).session, session, "{line}");
-        }
-        let parsed = CursorAdapter.parse(&args("-p --model gpt-5 --output-format=stream-json hi"), true);
-        assert_eq!((parsed.mode, parsed.model.as_deref()), (OutputMode::StreamJson, Some("gpt-5")));
-    }
-
-    #[test]
-    fn a_chat_is_resumed_where_one_is_held() {
-        let resumed = |line: &str| CursorAdapter.argv(&args(line), &SessionPlan::Resume("ID".into()));
-        assert_eq!(resumed("-p hi"), args("--resume ID -p hi"));
-        assert_eq!(resumed("agent -p hi"), args("agent --resume ID -p hi"));
-        assert_eq!(resumed("login"), args("login"));
-        assert_eq!(CursorAdapter.argv(&args("-p"), &SessionPlan::Assign("ID".into())), args("-p"));
-    }
-
-    proptest! {
-        #[test]
-        fn the_users_words_stay_in_order(
-            line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|agent|ls)", 0..8),
-        ) {
-            let args: Vec<OsString> = line.iter().map(OsString::from).collect();
-            let mut argv = CursorAdapter.argv(&args, &SessionPlan::Resume("a".into()));
-            if argv.len() > args.len() {
-                let at = start(&args);
-                argv.drain(at..at + 2);
-            }
-            prop_assert_eq!(argv, args);
-        }
     }
 }
