@@ -15,10 +15,10 @@ use crate::ledger::{DeliveryStatus, Ledger};
 use crate::process::group::{self, GroupMembers};
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::environment;
-use crate::process::spawn::environment::OPTION_VARIABLES;
+use crate::process::spawn::environment::{FINISHED_FACTS, OPTION_VARIABLES};
 use crate::process::spawn::gate::Gated;
 use crate::sys;
-use crate::task::{Signal, Task, Time};
+use crate::task::{Key, SessionId, Signal, Task, Time};
 use crate::view;
 
 /// How long a hook may take without `--hook-timeout`.
@@ -28,6 +28,10 @@ const GRACE: Duration = Duration::from_secs(2);
 /// How long bookend waits, after a hook died of a signal, for a signal of its own: systemd signals the
 /// processes of a unit one after the other.
 const ECHO: Duration = Duration::from_millis(100);
+
+/// The longest value of a variable that a hook gets. execve(2) limits each string to 128 KiB, and all of them
+/// together to a quarter of the stack.
+const LONGEST_FACT: usize = 32 << 10;
 
 /// A hook to run for one task.
 pub struct Hook<'a> {
@@ -61,11 +65,13 @@ pub fn run(
 ) -> Result<HookEnd, Error> {
     let ledger = attendant.ledger().path().to_owned();
     let attempt = hook.attempt.map(|n| OsString::from(n.to_string()));
+    let facts = facts(task);
     let mut add = vec![
         (environment::FINISHED, OsStr::new(task.id.as_str())),
         (environment::LEDGER, ledger.as_os_str()),
     ];
     add.extend(attempt.iter().map(|n| (environment::ATTEMPT, n.as_os_str())));
+    add.extend(facts.iter().map(|(name, value)| (*name, OsStr::new(value))));
     let env = environment::inherited(&OPTION_VARIABLES, &add);
     // The hook must run even if the worktree has been removed.
     let cwd = if hook.cwd.is_dir() { hook.cwd } else { Path::new("/") };
@@ -98,6 +104,25 @@ pub fn run(
         (None, Some(exit), None) => outcome(exit).map_or_else(HookEnd::Failed, |()| HookEnd::Done),
         (None, None, None) => HookEnd::Failed("ended with an unknown exit status".to_owned()),
     })
+}
+
+/// The known facts about a task, for the environment of its hooks. A value that is too long for a variable
+/// counts as unknown: with it the kernel would refuse to execute the hook.
+fn facts(task: &Task) -> Vec<(&'static str, String)> {
+    let text = |value: Option<&str>| value.map(str::to_owned);
+    let values = [
+        Some(task.status.as_str().to_owned()),
+        text(task.reason.as_deref()),
+        text(task.key.as_ref().map(Key::as_str)),
+        text(task.repo.as_deref()),
+        task.issue_number.map(|number| number.to_string()),
+        text(task.agent.as_deref()),
+        task.cost_usd.filter(|cost| cost.is_finite()).map(|cost| cost.to_string()),
+        task.duration_ms.map(|ms| ms.to_string()),
+        text(task.session_id.as_ref().map(SessionId::as_str)),
+    ];
+    let known = FINISHED_FACTS.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)));
+    known.filter(|(_, value)| value.len() <= LONGEST_FACT).collect()
 }
 
 /// Waits for a hook to exit. Passes a stop signal on to its process group; at the limit sends the group
@@ -230,20 +255,20 @@ pub fn deliver(
         }
     };
     let hook = Hook { command, cwd: &cwd, attempt: Some(attempt), limit: limit(timeout) };
-    let state = match run(&hook, task, caller, attendant)? {
-        HookEnd::Done => DeliveryStatus::Delivered,
+    let (state, failed) = match run(&hook, task, caller, attendant)? {
+        HookEnd::Done => (DeliveryStatus::Delivered, None),
         HookEnd::Failed(how) => {
             warn!("the --on-finish command of task {} {how}; the task's ending does not change", task.id);
-            DeliveryStatus::Failed
+            (DeliveryStatus::Failed, Some(how))
         }
         HookEnd::Interrupted(signal) => {
             let next = next(attendant.ledger());
             warn!("the --on-finish command of task {} was interrupted by {signal}: {next}", task.id);
-            DeliveryStatus::Pending
+            (DeliveryStatus::Pending, Some(format!("was interrupted by {signal}")))
         }
     };
     failpoint::reached("delivery.ended");
-    if let Err(e) = attendant.ledger().delivery(&task.id, state, Time::now()) {
+    if let Err(e) = attendant.ledger().delivery(&task.id, state, failed.as_deref(), Time::now()) {
         warn!(hint = e.hint(), "recording how --on-finish ended: {}", chain(&e));
     }
     Ok(Some(state))

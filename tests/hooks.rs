@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::harness::{End, World};
+use crate::harness::{End, STREAM, World};
 use crate::standins::{Busy, bookend, change, gone, json, recover};
 
 /// A hook that reports its pid and sleeps at its first attempt, and records each later attempt.
@@ -117,6 +117,8 @@ fn recovery_uses_the_hook_timeout_of_the_task() {
     let report = bookend(&world, &["recover"]).ended(End::Code(0));
     assert!(report.stderr.contains("did not exit within 1s"), "{report:?}");
     assert_eq!(world.row().text("delivery_status"), "failed");
+    let error = "did not exit within 1s (--hook-timeout) and was killed";
+    assert_eq!(world.row().text("delivery_error"), error);
 }
 
 #[test]
@@ -407,4 +409,68 @@ fn the_suggested_command_for_an_ended_hook_names_the_ledger() {
     let command = output.stderr.split('`').nth(1).expect("a command");
     world.bare(["sh", "-c", command]).run().ended(End::Code(0));
     assert_eq!(fs::read_to_string(record).expect("a line"), "2\n");
+}
+
+/// A shell command that prints the facts that a hook gets, `NAME=VALUE`, sorted.
+const SHOW_FACTS: &str = "env | grep -a ^BOOKEND_FINISHED_ | grep -v _DURATION_MS= | cut -c18- | sort";
+
+#[test]
+fn a_hook_gets_what_is_known_about_the_task_in_its_environment() {
+    let Some(world) = World::of_bookend("a_hook_gets_what_is_known_about_the_task_in_its_environment") else {
+        return;
+    };
+    world.claude("init \"$id\"; result \"$id\" 0.25");
+    let hook = format!("{SHOW_FACTS} >../facts; [ $BOOKEND_FINISHED_DURATION_MS -ge 0 ]");
+    let options = ["--id", "one", "--repo", "a/b", "--issue", "7", "--agent", "dev", "--on-finish", &hook];
+    world.run(STREAM).options(options).run().ended(End::Code(0));
+    let row = world.row();
+    assert_eq!(row.text("delivery_status"), "delivered");
+    let facts = fs::read_to_string(world.path("facts")).expect("the facts");
+    let session = row.text("session_id");
+    let expected = format!(
+        "AGENT=dev\nCOST_USD=0.25\nISSUE=7\nKEY=forgejo:dev:a/b:7\nREPO=a/b\nSESSION_ID={session}\n\
+         STATUS=success\nTASK=one\n"
+    );
+    assert_eq!(facts, expected);
+
+    // What is not known is unset, although a hook around this run has it.
+    let outer = ["REASON", "KEY", "REPO", "ISSUE", "COST_USD", "SESSION_ID"];
+    let run = world.run(["sh", "-c", "exit 3"]).options(["--id", "two", "--on-finish", &hook]);
+    let run = outer.iter().fold(run, |run, name| run.env(format!("BOOKEND_FINISHED_{name}"), "outer"));
+    run.run().ended(End::Code(3)).silent();
+    let facts = fs::read_to_string(world.path("facts")).expect("the facts");
+    assert_eq!(facts, "AGENT=sh\nREASON=exit\nSTATUS=failure\nTASK=two\n");
+}
+
+#[test]
+fn a_run_that_a_hook_starts_takes_over_nothing_of_the_task() {
+    let Some(world) = World::of_bookend("a_run_that_a_hook_starts_takes_over_nothing_of_the_task") else {
+        return;
+    };
+    let hook = "bookend run --id inner -- sh -c 'env | grep -a ^BOOKEND_ | cut -d= -f1 | sort' >../agent";
+    let options = ["--id", "outer", "--repo", "a/b", "--issue", "7", "--on-finish", hook];
+    world.run(["true"]).options(options).run().ended(End::Code(0)).silent();
+    let seen = fs::read_to_string(world.path("agent")).expect("what the inner agent sees");
+    assert_eq!(seen, "BOOKEND_LEDGER\nBOOKEND_TASK_ID\n");
+    let inner = world.rows().into_iter().find(|row| row.text("id") == "inner").expect("the inner run");
+    assert_eq!(["key", "repo", "issue_number"].map(|name| inner.text(name)), ["", "", ""]);
+}
+
+#[test]
+fn on_interrupted_gets_the_facts_of_a_lost_task() {
+    let Some(world) = World::of_bookend("on_interrupted_gets_the_facts_of_a_lost_task") else { return };
+    Busy::sleep(&world, "one").kill_all();
+    recover(&world, &["--on-interrupted", &format!("{SHOW_FACTS} >../facts")]);
+    let facts = fs::read_to_string(world.path("facts")).expect("the facts");
+    assert!(facts.contains("REASON=supervisor_lost\nSTATUS=interrupted\nTASK=one\n"), "{facts}");
+}
+
+#[test]
+fn a_fact_that_is_too_long_for_a_variable_is_unset() {
+    let Some(world) = World::of_bookend("a_fact_that_is_too_long_for_a_variable_is_unset") else { return };
+    let (long, hook) = ("r".repeat(100_000), format!("{SHOW_FACTS} >../facts"));
+    world.run(["true"]).options(["--repo", &long, "--on-finish", &hook]).run().ended(End::Code(0));
+    assert_eq!(world.row().text("delivery_status"), "delivered");
+    let facts = fs::read_to_string(world.path("facts")).expect("the facts");
+    assert!(!facts.contains("REPO="), "{} bytes", facts.len());
 }

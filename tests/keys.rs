@@ -114,6 +114,7 @@ fn replace_cancels_the_holder_and_runs() {
     assert_eq!(former.pid("stop_sender_pid"), pid);
     let new = task(&world, "new");
     assert_eq!(new.ending(), "success/");
+    assert_eq!((new.text("replaces"), former.text("replaces")), ("holder".to_owned(), String::new()));
     assert!(former.text("finished_at") <= new.text("started_at"), "the runs do not overlap");
 }
 
@@ -145,13 +146,14 @@ fn a_default_key_needs_both_repo_and_issue() {
         (&["--repo", "a/b", "--issue", "7", "--agent", "dev"], "forgejo:dev:a/b:7"),
         (&["--repo", "a/b", "--issue", "#7", "--forge", "github"], "github:true:a/b:7"),
         (&["--repo", "a/b"], ""),
-        (&["--issue", "7", "--agent", "dev"], ""),
         (&["--repo", "a/b", "--issue", "7", "--key", "mine"], "mine"),
         (&[], ""),
     ] {
         world.run(["true"]).options(options.iter().copied()).run().ended(End::Code(0)).silent();
         assert_eq!(world.rows().pop().expect("a row").text("key"), key, "{options:?}");
     }
+    world.run(["true"]).options(["--issue", "7", "--agent", "dev"]).run().ended(End::Code(0));
+    assert_eq!(world.rows().pop().expect("a row").text("key"), "");
 }
 
 #[test]

@@ -24,7 +24,10 @@ fn a_timeout_ends_the_agent_and_exits_with_124() {
         return;
     };
     let (process, mut out) = stay(&world, &["--timeout", "200ms"], &[]);
-    process.wait().ended(End::Code(124));
+    let said = process.wait().ended(End::Code(124)).stderr;
+    let warning = "bookend: warning: the run timed out after 200ms (--timeout): bookend stops the agent with \
+                   SIGTERM\n";
+    assert_eq!(said, warning);
     assert!(out.rest().is_empty(), "the agent exited");
     let row = world.row();
     assert_eq!(row.ending(), "cancelled/timeout");

@@ -112,7 +112,10 @@ fn option_variables_are_hidden_from_the_agent_and_hooks() {
     };
     assert_eq!(sorted(&output.stdout), ["BOOKEND_LEDGER", "BOOKEND_TASK_ID"]);
     let hook = std::fs::read_to_string(world.path("hook")).expect("the variables of the hook");
-    assert_eq!(sorted(&hook), ["BOOKEND_DELIVERY_ATTEMPT", "BOOKEND_FINISHED_TASK", "BOOKEND_LEDGER"]);
+    let facts = ["AGENT", "DURATION_MS", "STATUS", "TASK"].map(|fact| format!("BOOKEND_FINISHED_{fact}"));
+    let mut expected = vec!["BOOKEND_DELIVERY_ATTEMPT".to_owned(), "BOOKEND_LEDGER".to_owned()];
+    expected.splice(1..1, facts);
+    assert_eq!(sorted(&hook), expected);
 }
 
 #[test]
@@ -131,4 +134,23 @@ fn a_wrapper_script_that_calls_itself_is_refused_after_eight_levels() {
     for part in ["claude: more than 8 runs", "path of the real program"] {
         assert!(output.stderr.contains(part), "{part} in {output:?}");
     }
+}
+
+#[test]
+fn an_issue_without_a_repository_or_a_key_is_a_warning() {
+    let Some(world) = World::of_bookend("an_issue_without_a_repository_or_a_key_is_a_warning") else {
+        return;
+    };
+    let with = |options: &[&str]| world.run(["true"]).options(options.iter().copied()).run();
+    let output = with(&["--issue", "7"]).ended(End::Code(0));
+    assert_eq!(output.stderr.lines().count(), 1, "{output:?}");
+    for part in ["warning: --issue 7 without --repo makes no key", "add --repo or --key"] {
+        assert!(output.stderr.contains(part), "{part} in {output:?}");
+    }
+    let output = run(&world, &[("BOOKEND_ISSUE", "7")]).ended(End::Code(0));
+    assert!(output.stderr.contains("--issue 7"), "{output:?}");
+    with(&["--issue", "7", "--key", "k"]).ended(End::Code(0)).silent();
+    with(&["--issue", "7", "--repo", "a/b"]).ended(End::Code(0)).silent();
+    // A repository alone is a label.
+    with(&["--repo", "a/b"]).ended(End::Code(0)).silent();
 }

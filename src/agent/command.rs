@@ -20,7 +20,7 @@ static NAMES: AgentNames = AgentNames {
 pub struct CommandAdapter;
 
 #[derive(Debug, Default)]
-pub struct NoOutputReader(ObservedOutput);
+struct NoOutputReader(ObservedOutput);
 
 impl OutputReader for NoOutputReader {
     fn feed(&mut self, _: &[u8]) {}

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue};
 
 use crate::ledger;
 use crate::process::spawn::environment;
-use crate::process::spawn::environment::OPTION_VARIABLES;
+use crate::process::spawn::environment::{FINISHED_FACTS, OPTION_VARIABLES};
 use crate::sys;
 use crate::view;
 
@@ -56,7 +56,7 @@ pub fn warn_of_misspelt() {
 
 /// The known variable that a misspelt name resembles. `None`: the name is known, or resembles none.
 fn meant(name: &str) -> Option<&'static str> {
-    let known = || OPTION_VARIABLES.iter().chain(&OTHERS).copied();
+    let known = || OPTION_VARIABLES.iter().chain(&OTHERS).chain(&FINISHED_FACTS).copied();
     if known().any(|k| k == name) {
         return None;
     }

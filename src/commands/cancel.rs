@@ -44,15 +44,9 @@ pub struct CancelOptions {
 /// tasks is printed, and the others are cancelled.
 pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
-    let path = at.file.display();
-    let nothing = |what: String| {
-        Error::new(Kind::Nothing, format!("{what} in the ledger {path}")).hint(format!(
-            "run `{}` to see the running tasks",
-            view::suggestion(at.option(), "list --status running")
-        ))
-    };
+    let all = matches!(options.which, CancelTarget::All);
     let Some(ledger) = Ledger::open_own_read_only(&at)? else {
-        return Err(find::no_ledger("nothing to cancel", &at));
+        return if all { nothing_runs() } else { Err(find::no_ledger("nothing to cancel", &at)) };
     };
     let mut failed = false;
     let mut complain = |e: Error| {
@@ -72,14 +66,19 @@ pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Er
     };
     match &options.which {
         CancelTarget::Key(key) if tasks.is_empty() => {
-            return Err(nothing(format!("no task is running under the key {key}")));
+            let message =
+                format!("no task is running under the key {key} in the ledger {}", at.file.display());
+            let list = view::suggestion(at.option(), "list --status running");
+            return Err(
+                Error::new(Kind::Nothing, message).hint(format!("run `{list}` to see the running tasks"))
+            );
         }
-        CancelTarget::All if tasks.is_empty() => return Err(nothing("no task is running".to_owned())),
+        CancelTarget::All if tasks.is_empty() => return nothing_runs(),
         _ => {}
     }
     let mut told = Vec::new();
     for task in tasks {
-        match tell(&ledger, &task, matches!(options.which, CancelTarget::All)) {
+        match tell(&ledger, &task, all) {
             Ok(Some(supervisor)) => told.push((task, supervisor)),
             Ok(None) => {}
             Err(e) => complain(e),
@@ -91,6 +90,12 @@ pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Er
         failed |= !report_end(&ledger, &task, &supervisor, left, began)?;
     }
     Ok(Exit::Code(if failed { exit_code::NOTHING } else { 0 }))
+}
+
+/// `--all` has reached its goal where nothing runs.
+fn nothing_runs() -> Result<Exit, Error> {
+    print("no task is running\n")?;
+    Ok(Exit::Code(0))
 }
 
 /// Signals the supervisor of one task, and reports it. `None`: there is nothing to wait for.
@@ -118,7 +123,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>
             let host = task.host.as_deref().unwrap_or("an unknown host");
             let message =
                 format!("task {id} cannot be judged from here: its supervisor was pid {pid} on {host}");
-            return Err(Error::new(Kind::Nothing, message).hint("run `bookend cancel` where it was started"));
+            return Err(Error::new(Kind::Nothing, message).hint("cancel it where it was started"));
         }
     }
     let supervisor = stop::ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
@@ -127,7 +132,9 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>
             let owner = owner.map_or_else(|| "another user".to_owned(), sys::user_name);
             let message =
                 format!("task {id} belongs to {owner}: its supervisor (pid {pid}) may not be signalled");
-            Error::new(Kind::Nothing, message).hint("run `bookend cancel` as that user, or as root")
+            let again = format!("cancel {}", view::operand(id.as_str()));
+            let command = view::suggestion(Some(ledger.path()), &again);
+            Error::new(Kind::Nothing, message).hint(format!("run `{command}` as that user, or as root"))
         }
         _ if e.kind() == io::ErrorKind::Unsupported => {
             let message = format!("task {id} is not cancelled: its supervisor (pid {pid}) was not signalled");
@@ -143,11 +150,11 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>
         }
         // It holds its lock, so it is alive: its pid belongs to another pid namespace.
         let message = format!("task {id} runs where pid {pid} means another process (a container?)");
-        return Err(Error::new(Kind::Nothing, message).hint("run `bookend cancel` where it was started"));
+        return Err(Error::new(Kind::Nothing, message).hint("cancel it where it was started"));
     };
-    let agent = task.agent_pid.map_or_else(String::new, |p| format!(", which ends the agent, pid {p}"));
+    let agent = task.agent_pid.map_or_else(String::new, |p| format!(" (agent {p})"));
     let id = view::one_line(id.as_str());
-    print(&format!("task {id}: SIGTERM to its supervisor, pid {pid}{agent}\n"))?;
+    print(&format!("task {id}: sent SIGTERM to supervisor {pid}{agent}\n"))?;
     Ok(Some(supervisor))
 }
 

@@ -21,7 +21,7 @@ pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
 pub fn no_ledger(nothing: &str, at: &Location) -> Error {
     let path = at.file.display();
     Error::new(Kind::Nothing, format!("{nothing}: there is no ledger yet at {path}"))
-        .hint("the first `bookend run` creates it; if the ledger is elsewhere, name it with --ledger FILE")
+        .hint("the first run creates it; if the ledger is elsewhere, name it with --ledger FILE")
 }
 
 /// As [`find`], in a ledger that is open.

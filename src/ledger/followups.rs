@@ -51,10 +51,16 @@ impl Ledger {
         })
     }
 
-    /// Records the result of `--on-finish`.
-    pub fn delivery(&mut self, id: &TaskId, state: DeliveryStatus, at: Time) -> Result<()> {
+    /// Records the result of `--on-finish`. `failed`: how it failed.
+    pub fn delivery(
+        &mut self,
+        id: &TaskId,
+        state: DeliveryStatus,
+        failed: Option<&str>,
+        at: Time,
+    ) -> Result<()> {
         self.check_files("recording a delivery")?;
-        match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, at)) {
+        match step("delivery.record").and_then(|()| tasks::delivery(self.conn(), id, state, failed, at)) {
             Ok(true) => Ok(()),
             Ok(false) => Err(LedgerError::NoSuchTask { id: id.to_owned(), path: self.at.file.clone() }),
             Err(e) => Err(self.failed("recording a delivery")(e)),

@@ -32,7 +32,7 @@ macro_rules! select {
             "provider, status, ",
             select!(@text "reason"),
             select!(@text "error"),
-            "started_at, finished_at, duration_ms, cost_usd, session_cost_usd, turns, ",
+            "started_at, finished_at, duration_ms, cost_usd, session_cost_usd, session_tokens, turns, ",
             "input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, ",
             select!(@text "artifacts"),
             select!(@data "session_id"),
@@ -52,7 +52,7 @@ macro_rules! select {
             "parent_id, oom_kills_before, ",
             select!(@text "tool_in_flight"),
             "context_lost, session_untracked, transcript_seen, tokens_scope, session_kept, ",
-            "limit_resets_at",
+            "limit_resets_at, replaces, delivery_error",
             " FROM task_history ",
             $($rest),+
         )
@@ -121,6 +121,7 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         duration_ms: next!(AnyInteger),
         cost_usd: next!(AnyReal),
         session_cost_usd: next!(AnyReal),
+        session_tokens: json(next!(AnyText)),
         turns: next!(AnyInteger),
         input_tokens: next!(AnyInteger),
         output_tokens: next!(AnyInteger),
@@ -175,6 +176,8 @@ pub fn task_of_row(row: &Row<'_>) -> rusqlite::Result<Task> {
         tokens_scope: next!(),
         session_kept: next!(),
         limit_resets_at: next!(AnyTime),
+        replaces: next!(),
+        delivery_error: next!(),
     })
 }
 

@@ -9,11 +9,12 @@ use super::dialect::Dialect;
 use super::error::{LedgerError, Result};
 use crate::task::Time;
 
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("migrations/001.sql"),
     include_str!("migrations/002.sql"),
     include_str!("migrations/003.sql"),
     include_str!("migrations/004.sql"),
+    include_str!("migrations/005.sql"),
 ];
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 

@@ -1,6 +1,6 @@
 //! Reading and writing the rows of `task_history` and their transitions.
 
-use rusqlite::{Connection, OptionalExtension, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::Value;
 
 use super::busy::BRIEF;
@@ -11,8 +11,8 @@ use super::live::{LiveEvidence, LiveLock};
 use super::row::{select, status_of, task_of_row, unsettled};
 use super::statement::execute;
 use crate::task::{
-    Key, NewTask, ProcessIdentity, Provider, SessionId, Status, StatusTransition, Task, TaskId, Time,
-    TokensScope, UsageCounts,
+    Key, NewTask, ProcessIdentity, Provider, SessionId, SessionTotals, Status, StatusTransition, Task,
+    TaskId, Time, TokensScope, UsageCounts,
 };
 
 /// The result of looking up an id or the beginning of one.
@@ -69,10 +69,10 @@ const SELECT_LAST_OF_SESSION: &str = select!(
 );
 const SELECT_IDS_BY_PREFIX: &str =
     "SELECT id FROM task_history WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 10";
-const SELECT_LAST_SESSION_COST: &str = "
-    SELECT session_cost_usd FROM task_history
+const SELECT_LAST_SESSION_TOTALS: &str = "
+    SELECT session_cost_usd, session_tokens FROM task_history
     WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
-      AND session_cost_usd IS NOT NULL
+      AND (session_cost_usd IS NOT NULL OR session_tokens IS NOT NULL)
     ORDER BY started_at DESC, rowid DESC LIMIT 1";
 /// The nesting depth of task `?1`, counted through its parents, at most `?2`.
 const SELECT_LEVELS: &str = "
@@ -96,7 +96,7 @@ const INSERT_TASK: &str = "
          supervisor_pid, supervisor_start, supervisor_pidfd, agent_pid, agent_start, agent_pidfd, cgroup,
          last_seen_at, on_finish,
          retention_secs, user_argv, run_options, parent_id, oom_kills_before, session_untracked,
-         tokens_scope, reason,
+         tokens_scope, replaces, reason,
          error, finished_at, duration_ms, cost_usd, turns, input_tokens, output_tokens, cache_read_tokens,
          cache_creation_tokens, artifacts)
     VALUES
@@ -105,7 +105,7 @@ const INSERT_TASK: &str = "
          :live_slot, :live_dev, :live_ino, :host, :boot_id, :pid_ns, :supervisor_pid, :supervisor_start,
          :supervisor_pidfd, :agent_pid, :agent_start, :agent_pidfd, :cgroup, :last_seen_at, :on_finish,
          :retention_secs, :user_argv, :run_options, :parent_id, :oom_kills_before, :session_untracked,
-         :tokens_scope,
+         :tokens_scope, :replaces,
          -- Named although nothing is known of them: another program's table may have defaults for them.
          NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)";
 const INSERT_TRANSITION: &str = "
@@ -127,7 +127,8 @@ const UPDATE_PROGRESS: &str = "
 const UPDATE_DELIVERY: &str = "
     UPDATE task_history SET
         delivery_status = ?2,
-        delivered_at = CASE ?2 WHEN 'delivered' THEN ?3 ELSE delivered_at END
+        delivered_at = CASE ?2 WHEN 'delivered' THEN ?3 ELSE delivered_at END,
+        delivery_error = ?4
     WHERE id = ?1";
 
 const UPDATE_LEFTOVERS: &str = "UPDATE task_history SET leftovers = ?2 WHERE id = ?1";
@@ -208,12 +209,14 @@ pub fn levels(conn: &Connection, task: &TaskId, most: u32) -> rusqlite::Result<u
     conn.query_row(SELECT_LEVELS, (task, most), |row| row.get(0))
 }
 
-pub fn last_session_cost(
+pub fn last_session_totals(
     conn: &Connection,
     provider: Option<&Provider>,
     session_id: &SessionId,
-) -> rusqlite::Result<Option<f64>> {
-    conn.query_row(SELECT_LAST_SESSION_COST, (session_id, provider), |row| row.get(0)).optional()
+) -> rusqlite::Result<SessionTotals> {
+    let totals = |row: &Row<'_>| Ok(SessionTotals { cost_usd: row.get(0)?, tokens: row.get(1)? });
+    let last = conn.query_row(SELECT_LAST_SESSION_TOTALS, (session_id, provider), totals).optional()?;
+    Ok(last.unwrap_or_default())
 }
 
 pub fn all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Task>> {
@@ -302,6 +305,7 @@ pub fn insert(
             ":oom_kills_before": task.oom_kills_before.map(u64::cast_signed),
             ":session_untracked": task.session_untracked,
             ":tokens_scope": task.tokens_scope.map(TokensScope::as_str),
+            ":replaces": task.replaces,
         },
     )?;
     let begin = StatusChange { from: None, to: Status::Running, reason: None };
@@ -356,9 +360,15 @@ pub fn progress(
     execute(&mut *conn.prepare_cached(UPDATE_PROGRESS)?, values).map(drop)
 }
 
-/// Returns whether the task exists.
-pub fn delivery(conn: &Connection, id: &TaskId, state: DeliveryStatus, at: Time) -> rusqlite::Result<bool> {
-    Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at))? == 1)
+/// Returns whether the task exists. `failed`: how the command failed.
+pub fn delivery(
+    conn: &Connection,
+    id: &TaskId,
+    state: DeliveryStatus,
+    failed: Option<&str>,
+    at: Time,
+) -> rusqlite::Result<bool> {
+    Ok(conn.execute(UPDATE_DELIVERY, (id, state.as_str(), at, failed))? == 1)
 }
 
 fn json_array(words: &[String]) -> String {
@@ -431,7 +441,7 @@ mod tests {
             SELECT_RUNNING_WITH_SESSION,
             SELECT_LAST_OF_SESSION,
             SELECT_IDS_BY_PREFIX,
-            SELECT_LAST_SESSION_COST,
+            SELECT_LAST_SESSION_TOTALS,
             SELECT_TRANSITIONS,
             SELECT_UNDELIVERED,
             SELECT_UNHINTED,

@@ -34,16 +34,16 @@ pub(super) struct AgentCommand {
     pub(super) cwd: PathBuf,
     /// Whether bookend reads the agent's stdout and passes it on.
     pub(super) captured: bool,
-    /// Printed if the user may expect a session to be tracked that is not.
-    pub(super) warning: Option<String>,
+    /// What the user may expect and does not get: a session that is tracked, a key.
+    pub(super) warnings: Vec<String>,
 }
 
 impl AgentCommand {
     /// Resolves the command line of `options`.
     ///
     /// # Errors
-    /// When `--agent-type` names an unknown agent, or `--idle-timeout` is given for an agent whose output
-    /// arrives only at its end.
+    /// When `--agent-type` names an unknown agent, `--idle-timeout` is given for an agent whose output
+    /// arrives only at its end, or `--budget` without a key.
     pub(super) fn resolve(options: &RunOptions) -> Result<AgentCommand, Error> {
         let recognised = agent::recognise(&options.argv, options.agent_type.as_deref()).map_err(|e| {
             let advice = e.advice();
@@ -61,15 +61,20 @@ impl AgentCommand {
         }
         let persona = options.agent.clone().unwrap_or_else(|| base_name(options));
         let key = options.key.clone().or_else(|| derived_key(options, &persona));
-        let warning = match &place {
+        if options.budget.is_some() && key.is_none() {
+            return Err(Error::usage("--budget needs a key: it limits what the runs under one key cost")
+                .hint("add --key, or --repo and --issue"));
+        }
+        let untracked = match &place {
             SessionPlace::Untracked(why) => untracked_warning(options, key.as_ref(), why),
             _ => None,
         };
+        let warnings = keyless_warning(options, key.as_ref()).into_iter().chain(untracked).collect();
         let cwd = options.cwd.clone().unwrap_or_else(current_dir);
         let cwd = cwd.join(asked.cwd.as_deref().unwrap_or(Path::new("")));
         let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
         let provider = options.provider.clone().or_else(|| adapter.provider().map(Provider::recorded));
-        Ok(AgentCommand { adapter, own_args, place, asked, key, persona, provider, cwd, captured, warning })
+        Ok(AgentCommand { adapter, own_args, place, asked, key, persona, provider, cwd, captured, warnings })
     }
 
     /// Whether the agent continues in the background after its process has exited.
@@ -141,6 +146,15 @@ fn base_name(options: &RunOptions) -> String {
 fn derived_key(options: &RunOptions, persona: &str) -> Option<Key> {
     let (repo, issue) = (options.repo.as_ref()?, options.issue?);
     Some(Key::recorded(format!("{}:{persona}:{repo}:{issue}", options.forge)))
+}
+
+/// The warning about an issue number that no key is made from. A repository alone is only a label.
+fn keyless_warning(options: &RunOptions, key: Option<&Key>) -> Option<String> {
+    let issue = options.issue.filter(|_| key.is_none())?;
+    Some(format!(
+        "--issue {issue} without --repo makes no key: a second run is not refused, and no session is \
+         resumed; add --repo or --key"
+    ))
 }
 
 /// The warning about a command line that names an agent whose session is not tracked.

@@ -29,15 +29,18 @@ use crate::run::supervisor::{
     Agent, CapturedOutput, Conversation, Limits, RowFacts, Supervisor, SupervisorStart, TaskRef,
 };
 use crate::sys;
-use crate::task::{FailureReason, NewTask, ProcessIdentity, ProcessScope, SessionId, Status, TaskId, Time};
+use crate::task::{
+    FailureReason, NewTask, ProcessIdentity, ProcessScope, SessionId, SessionTotals, Status, TaskId, Time,
+};
 
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
 
-/// A task's id and the id of the task that this bookend runs inside, if any.
+/// The ids of a task, of the task that this bookend runs inside, and of the one that it replaces.
 pub(super) struct TaskIds {
     pub(super) id: TaskId,
     pub(super) parent: Option<TaskId>,
+    replaces: Option<TaskId>,
 }
 
 impl TaskIds {
@@ -45,14 +48,19 @@ impl TaskIds {
     ///
     /// # Errors
     /// When too many runs are nested, as by a script named like the agent that calls bookend again.
-    pub(super) fn choose(claim: &Claim<'_>, options: &RunOptions) -> Result<TaskIds, Error> {
+    pub(super) fn choose(
+        claim: &Claim<'_>,
+        options: &RunOptions,
+        replaces: Option<&TaskId>,
+    ) -> Result<TaskIds, Error> {
         let parent = std::env::var(environment::MARK).ok().map(TaskId::recorded);
         if let Some(parent) = &parent
             && claim.levels(parent, MOST_LEVELS + 1)? > MOST_LEVELS
         {
             return Err(nested_too_deep(&options.argv[0]));
         }
-        Ok(TaskIds { id: options.id.clone().unwrap_or_else(TaskId::random), parent })
+        let id = options.id.clone().unwrap_or_else(TaskId::random);
+        Ok(TaskIds { id, parent, replaces: replaces.cloned() })
     }
 }
 
@@ -163,6 +171,7 @@ impl ForkedAgent {
             oom_kills_before: self.place.cgroup.as_deref().and_then(oom::kills),
             session_untracked: command.untracked(),
             tokens_scope: command.adapter.tokens_scope().filter(|_| command.captured),
+            replaces: ids.replaces,
         })
     }
 
@@ -192,7 +201,7 @@ impl ForkedAgent {
                     .into());
             }
         };
-        let cost_before = cost_before(&claim, context.command, choice)?;
+        let totals_before = totals_before(&claim, context.command, choice)?;
         // Without room for the record, a full disk would lose the end of the task.
         let spool = claim.spool_slot(&row.id)?;
         if let Err(refused) = claim.commit() {
@@ -201,7 +210,7 @@ impl ForkedAgent {
         let cgroup = self.cgroup.map(NewCgroup::keep);
         let facts = RowFacts {
             started,
-            cost_before,
+            totals_before,
             cgroup: row.place.cgroup.clone(),
             oom_kills_before: row.oom_kills_before,
         };
@@ -293,12 +302,12 @@ impl StartFailed {
     }
 }
 
-/// What the session had cost before this run. Whether the agent reports the total of a session is not known
-/// before it reports.
-fn cost_before(claim: &Claim<'_>, command: &AgentCommand, choice: &Choice) -> Result<Option<f64>, Error> {
+/// What the session had used before this run, which a fork inherits. Whether the agent reports the totals
+/// of a session is not known before it reports.
+fn totals_before(claim: &Claim<'_>, command: &AgentCommand, choice: &Choice) -> Result<SessionTotals, Error> {
     match choice.resumed_from.as_ref().filter(|_| command.captured) {
-        Some(session) => Ok(claim.last_session_cost(command.provider.as_ref(), session)?),
-        None => Ok(None),
+        Some(session) => Ok(claim.last_session_totals(command.provider.as_ref(), session)?),
+        None => Ok(SessionTotals::default()),
     }
 }
 
@@ -321,7 +330,7 @@ pub(super) fn release_descriptors(caller: &mut Caller) {
 
 /// Logs the start. Called after the commit, so that a stderr nobody reads does not hold the ledger's lock.
 pub(super) fn announce(id: &TaskId, command: &AgentCommand, choice: &Choice) {
-    for warning in command.warning.iter().chain(&choice.warning) {
+    for warning in command.warnings.iter().chain(&choice.warning) {
         warn!("{warning}");
     }
     let resumed_from = choice.resumed_from.as_ref().map(SessionId::as_str);

@@ -34,6 +34,8 @@ pub struct Task {
     pub cost_usd: Option<f64>,
     /// The cumulative cost of the session as the agent reports it, US dollars.
     pub session_cost_usd: Option<f64>,
+    /// The four token counts of the whole session, if the agent reports those.
+    pub session_tokens: Option<Value>,
     pub turns: Option<i64>,
     pub input_tokens: Option<i64>,
     pub output_tokens: Option<i64>,
@@ -101,6 +103,10 @@ pub struct Task {
     pub session_kept: Option<String>,
     /// When the usage limit that ended the run resets, as the agent printed it.
     pub limit_resets_at: Option<RecordedTime>,
+    /// The task that `--replace` cancelled for this one.
+    pub replaces: Option<TaskId>,
+    /// How the `--on-finish` command last failed, in words.
+    pub delivery_error: Option<String>,
 }
 
 impl Task {

@@ -72,7 +72,8 @@ fn normal(line: &str) -> Vec<String> {
     let mut normal: Vec<String> = Vec::new();
     for (at, word) in words.iter().enumerate() {
         let before = at.checked_sub(1).map_or("", |b| words[b]).trim_start_matches('(');
-        let is_measured = ["pid", "supervisor"].contains(&before) || words.get(at + 1) == Some(&"MiB");
+        let is_measured =
+            ["pid", "supervisor", "agent"].contains(&before) || words.get(at + 1) == Some(&"MiB");
         let word = match is_measured && word.starts_with(|c: char| c.is_ascii_digit()) {
             true => format!("<number>{}", word.trim_start_matches(|c: char| c.is_ascii_digit())),
             false => normal_word(word),

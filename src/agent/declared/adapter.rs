@@ -5,16 +5,15 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::arguments::DeclaredArguments;
+use super::reader::DeclaredReader;
 use super::schema::Declaration;
 use super::transcript::transcript;
 use crate::agent::adapter::{
     Adapter, AgentArgs, AgentNames, OutputMode, OutputReader, SessionPlan, SessionRequest,
 };
 use crate::agent::argv::OptionTable;
-use crate::agent::command::NoOutputReader;
-use crate::agent::cursor::CursorReader;
 use crate::agent::home::{home, skills_above};
-use crate::task::{ExitMeaning, SessionId};
+use crate::task::{ExitMeaning, SessionId, SignalScope};
 
 /// An agent with its declaration, which lives as long as bookend does.
 #[derive(Debug)]
@@ -47,6 +46,7 @@ impl DeclaredAdapter {
         }
     }
 
+    #[allow(dead_code, reason = "the command that shows declarations uses it")]
     pub fn declaration(&self) -> &'static Declaration {
         self.declaration
     }
@@ -79,6 +79,10 @@ impl Adapter for DeclaredAdapter {
 
     fn notices_closed_stdout(&self) -> bool {
         true
+    }
+
+    fn signals(&self) -> SignalScope {
+        self.declaration.process.signal
     }
 
     fn parse(&self, args: &[OsString], terminal: bool) -> AgentArgs {
@@ -141,10 +145,7 @@ impl Adapter for DeclaredAdapter {
     }
 
     fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader> {
-        match self.declaration.name.as_str() {
-            "cursor" => Box::new(CursorReader::new(mode)),
-            _ => Box::new(NoOutputReader::default()),
-        }
+        Box::new(DeclaredReader::new(&self.declaration.event, mode))
     }
 
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf> {

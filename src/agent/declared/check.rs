@@ -53,10 +53,13 @@ pub fn check(declaration: &Declaration, stem: &str) -> Checked {
     check_exits(exits)
 }
 
-/// Every list of options or of other words, with its keys.
-fn lists(declaration: &Declaration) -> (Vec<(&'static str, &[String])>, Vec<(&'static str, &[String])>) {
+/// A list with the keys that lead to it.
+type KeyedList<'a> = (&'static str, &'a [String]);
+
+/// The lists of options, and those of other words.
+fn lists(declaration: &Declaration) -> (Vec<KeyedList<'_>>, Vec<KeyedList<'_>>) {
     let Declaration { options, print, input, no_conversation, output, skills, .. } = declaration;
-    let mut of_options: Vec<(&'static str, &[String])> = vec![
+    let mut of_options: Vec<KeyedList<'_>> = vec![
         ("options.one", &options.one),
         ("options.maybe", &options.maybe),
         ("options.many", &options.many),
@@ -70,7 +73,7 @@ fn lists(declaration: &Declaration) -> (Vec<(&'static str, &[String])>, Vec<(&'s
         ("output.stream_options", &output.stream_options),
         ("skills.options", &skills.options),
     ];
-    let mut of_words: Vec<(&'static str, &[String])> = vec![
+    let mut of_words: Vec<KeyedList<'_>> = vec![
         ("programs", declaration.programs.as_deref().unwrap_or_default()),
         ("common_programs", &declaration.common_programs),
         ("packages", &declaration.packages),
@@ -101,8 +104,9 @@ fn lists(declaration: &Declaration) -> (Vec<(&'static str, &[String])>, Vec<(&'s
 /// Options look like options, words do not, and both are single words.
 fn check_lists(declaration: &Declaration) -> Checked {
     let (of_options, of_words) = lists(declaration);
-    let is_option = |word: &str| word.starts_with('-') && word.trim_matches('-') != "" && !word.contains('=');
-    let listed = |lists: Vec<(&'static str, &[String])>, allowed: fn(&str, bool) -> bool, what: &str| {
+    let is_option =
+        |word: &str| word.starts_with('-') && !word.trim_matches('-').is_empty() && !word.contains('=');
+    let listed = |lists: Vec<KeyedList<'_>>, allowed: fn(&str, bool) -> bool, what: &str| {
         for (keys, list) in lists {
             for (index, word) in list.iter().enumerate() {
                 let is_one_word = !word.is_empty() && !word.contains(char::is_whitespace);

@@ -1,16 +1,17 @@
 //! Agents that are data: a declaration says how their command line and their output are read.
 
-#![allow(dead_code, reason = "the reader of events follows in the next commits")]
-
 mod adapter;
 mod arguments;
 mod check;
 mod error;
 mod files;
 mod parse;
+mod reader;
 mod schema;
+mod tally;
 mod transcript;
 mod value;
+mod wanted;
 
 pub use adapter::DeclaredAdapter;
 pub use error::DeclarationError;

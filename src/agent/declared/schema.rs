@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::value::{JsonPath, OnlyTrue, Scalar};
+use crate::task::SignalScope;
 
 /// One agent, in one file named like it.
 #[derive(Debug, Deserialize)]
@@ -16,6 +17,7 @@ pub struct Declaration {
     /// The value of `agent_type`.
     pub name: String,
     /// The version of the agent against which the declaration was checked.
+    #[allow(dead_code, reason = "the command that shows declarations reads it")]
     pub checked: Option<String>,
     /// The service that runs the model.
     pub provider: Option<String>,
@@ -254,17 +256,6 @@ pub struct ProcessRules {
     pub signal: SignalScope,
 }
 
-/// Which of the agent's processes get a signal that is meant for the agent.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SignalScope {
-    /// The one that bookend started, which passes it on.
-    #[default]
-    Main,
-    /// All of them: the one that bookend started ignores it, or dies of it alone.
-    Tree,
-}
-
 /// What exit codes say.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -291,9 +282,12 @@ pub struct EventRule {
     /// The event does not match if one of these paths has one of its values.
     #[serde(default)]
     pub unless: BTreeMap<JsonPath, Vec<Scalar>>,
-    /// The event matches only if it has all of these paths.
+    /// The event matches only if it has a value other than null at all of these paths.
     #[serde(default)]
     pub has: Vec<JsonPath>,
+    /// The event does not match if it has a value other than null at one of these paths.
+    #[serde(default)]
+    pub lacks: Vec<JsonPath>,
     /// The rest of the rule is about each element of the array, or each value of the object, at this path.
     pub each: Option<EachRule>,
     pub session: Option<JsonPath>,
@@ -302,12 +296,15 @@ pub struct EventRule {
     pub opens_turn: Option<OnlyTrue>,
     /// The number of turns that it adds.
     pub turns: Option<u32>,
+    /// The number of turns of this run so far. It replaces those that were added.
+    pub turns_so_far: Option<JsonPath>,
     pub tool_opens: Option<ToolRule>,
     pub tool_closes: Option<ToolEndRule>,
     pub usage: Option<UsageRule>,
     pub cost: Option<CostRule>,
+    /// An event has one result: that of its last rule.
     pub result: Option<ResultKind>,
-    /// The text of an error.
+    /// The text of an error. Without a result it is a warning, or belongs to an error that comes later.
     pub error: Option<JsonPath>,
     /// No later result replaces this one.
     pub sticky: Option<OnlyTrue>,
@@ -369,9 +366,9 @@ pub struct CostRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UsageScope {
-    /// This step: the figures of all steps are added.
+    /// This step: it is added to what came before.
     Step,
-    /// This run so far.
+    /// This run so far: it replaces what came before.
     Run,
     /// All runs of the session so far, those of the session that a fork copied too.
     Session,

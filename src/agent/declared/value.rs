@@ -9,7 +9,15 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JsonPath(Vec<String>);
 
+/// The most keys of a path.
+const MOST_KEYS: usize = 32;
+
 impl JsonPath {
+    /// The keys, the outermost first.
+    pub fn keys(&self) -> &[String] {
+        &self.0
+    }
+
     /// The value at this path.
     pub fn get<'v>(&self, value: &'v Value) -> Option<&'v Value> {
         self.0.iter().try_fold(value, |value, key| value.get(key))
@@ -25,6 +33,9 @@ impl<'de> Deserialize<'de> for JsonPath {
                 "`{text}` is not a path: write the keys of the event with a dot between them, as \
                  `part.tokens.input`"
             )));
+        }
+        if keys.len() > MOST_KEYS {
+            return Err(de::Error::custom(format!("a path has at most {MOST_KEYS} keys")));
         }
         Ok(JsonPath(keys))
     }

@@ -62,7 +62,12 @@ impl Recovery<'_> {
                 self.report.unverifiable.push(UnsettledTask { id: id.clone(), key: task.key.clone(), why });
             }
             Delivered::Refused(why) => {
-                self.ledger.delivery(id, DeliveryStatus::Failed, Time::now())?;
+                self.ledger.delivery(
+                    id,
+                    DeliveryStatus::Failed,
+                    Some(&format!("is not run: {why}")),
+                    Time::now(),
+                )?;
                 self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
             }
             Delivered::As(state) => {
@@ -84,7 +89,8 @@ impl Recovery<'_> {
             TaskLookup::One(now) if taken == [true] && is_unchanged(&now) => {}
             _ => return Ok((Delivered::ByAnother, None)),
         }
-        self.ledger.delivery(&task.id, DeliveryStatus::Failed, Time::now())?;
+        let failed = format!("did not end in {ATTEMPTS} attempts");
+        self.ledger.delivery(&task.id, DeliveryStatus::Failed, Some(&failed), Time::now())?;
         Ok((Delivered::As(DeliveryStatus::Failed), None))
     }
 

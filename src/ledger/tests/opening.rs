@@ -259,9 +259,9 @@ fn a_newer_ledger_is_refused_with_both_versions() {
     world.raw().execute("INSERT INTO bookend_migration VALUES (99, '')", []).unwrap();
     for refusal in [Ledger::open(&world.at()).unwrap_err(), Ledger::open_read_only(&world.at()).unwrap_err()]
     {
-        assert!(matches!(refusal, LedgerError::Newer { ledger: 99, program: 4, .. }));
+        assert!(matches!(refusal, LedgerError::Newer { ledger: 99, program: 5, .. }));
         let message = refusal.to_string();
-        assert!(message.contains("version 99") && message.contains("up to 4"), "{message}");
+        assert!(message.contains("version 99") && message.contains("up to 5"), "{message}");
     }
 }
 
@@ -434,7 +434,7 @@ fn an_older_ledger_is_not_migrated_by_a_reader() {
     drop(world.open());
     world.raw().execute("DELETE FROM bookend_migration", []).unwrap();
     let refusal = Ledger::open_read_only(&world.at()).unwrap_err();
-    assert!(matches!(refusal, LedgerError::Older { ledger: 0, program: 4, .. }));
+    assert!(matches!(refusal, LedgerError::Older { ledger: 0, program: 5, .. }));
 }
 
 #[test]

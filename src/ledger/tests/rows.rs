@@ -249,21 +249,23 @@ fn deliveries_are_counted() {
     let pending = read(&ledger, "t");
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), Some(1));
     assert_eq!(ledger.begin_delivery(&pending).unwrap(), None, "another process has claimed it");
-    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Failed, time(END)).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Failed, Some("was killed"), time(END)).unwrap();
     let row = read(&ledger, "t");
+    assert_eq!(row.delivery_error.as_deref(), Some("was killed"));
     assert_eq!(
         (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
         (Some("failed"), 1, None)
     );
     assert_eq!(ledger.begin_delivery(&row).unwrap(), Some(2));
-    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Delivered, time(END)).unwrap();
+    ledger.delivery(&TaskId::recorded("t"), DeliveryStatus::Delivered, None, time(END)).unwrap();
     let row = read(&ledger, "t");
+    assert_eq!(row.delivery_error, None);
     assert_eq!(
         (row.delivery_status.as_deref(), row.delivery_attempts, row.delivered_at.clone()),
         (Some("delivered"), 2, Some(time(END).into()))
     );
     assert!(matches!(
-        ledger.delivery(&TaskId::recorded("u"), DeliveryStatus::Failed, time(END)).unwrap_err(),
+        ledger.delivery(&TaskId::recorded("u"), DeliveryStatus::Failed, None, time(END)).unwrap_err(),
         LedgerError::NoSuchTask { .. }
     ));
 }

@@ -11,6 +11,19 @@ use crate::sys;
 pub const MARK: &str = "BOOKEND_TASK_ID";
 /// A hook carries the id of its task under this name, so that it is not a leftover of the task.
 pub const FINISHED: &str = "BOOKEND_FINISHED_TASK";
+/// What a hook learns about the task that has ended, besides its id. None of them sets an option: a run that
+/// a hook starts does not take over the task's key.
+pub const FINISHED_FACTS: [&str; 9] = [
+    "BOOKEND_FINISHED_STATUS",
+    "BOOKEND_FINISHED_REASON",
+    "BOOKEND_FINISHED_KEY",
+    "BOOKEND_FINISHED_REPO",
+    "BOOKEND_FINISHED_ISSUE",
+    "BOOKEND_FINISHED_AGENT",
+    "BOOKEND_FINISHED_COST_USD",
+    "BOOKEND_FINISHED_DURATION_MS",
+    "BOOKEND_FINISHED_SESSION_ID",
+];
 pub const LEDGER: &str = "BOOKEND_LEDGER";
 /// The sweep spares a process that has this in its environment with the value 1, true or yes: a daemon that
 /// serves more than the task. bookend does not pass its own on, or it would spare every process.
@@ -20,7 +33,7 @@ pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, or a nested run would use
 /// the outer run's key.
-pub const OPTION_VARIABLES: [&str; 35] = [
+pub const OPTION_VARIABLES: [&str; 36] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -38,6 +51,7 @@ pub const OPTION_VARIABLES: [&str; 35] = [
     "BOOKEND_GRACE",
     "BOOKEND_WAIT",
     "BOOKEND_REPLACE",
+    "BOOKEND_BUDGET",
     "BOOKEND_ON_TERM",
     "BOOKEND_FRESH",
     "BOOKEND_ALLOW_UNSAFE_RESUME",
@@ -64,7 +78,8 @@ pub fn inherited(but: &[&str], add: &[(&str, &OsStr)]) -> Vec<CString> {
     let mut entries = sys::environment();
     entries.retain(|entry| {
         let Some(name) = name_of(entry.as_bytes()) else { return true };
-        !(but.iter().chain(&[MARK, FINISHED, LEDGER, ATTEMPT, DETACHED]).any(|b| b.as_bytes() == name)
+        let own = [MARK, FINISHED, LEDGER, ATTEMPT, DETACHED];
+        !(but.iter().chain(&own).chain(&FINISHED_FACTS).any(|b| b.as_bytes() == name)
             // Contains the id of *our* pidfd; without it LISTEN_PID alone decides (sd_listen_fds(3)).
             || name == b"LISTEN_PIDFDID")
     });

@@ -1,7 +1,7 @@
 //! One turn of the supervisor: it waits for one event and acts on it.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, warn};
 
@@ -130,7 +130,14 @@ impl Supervisor<'_> {
     }
 
     /// Stops the agent at a limit.
-    fn stop_at_limit(&mut self, stop: StopRequest) {
+    fn stop_at_limit(&mut self, stop: StopRequest, limit: Option<Duration>) {
+        let limit = humantime::format_duration(limit.unwrap_or_default());
+        match stop {
+            StopRequest::IdleTimeout => {
+                warn!("the agent printed nothing for {limit} (--idle-timeout): bookend stops it with SIGTERM")
+            }
+            _ => warn!("the run timed out after {limit} (--timeout): bookend stops the agent with SIGTERM"),
+        }
         self.request_stop(stop, Signal::TERM);
         self.send(Signal::TERM);
     }
@@ -346,10 +353,10 @@ impl Supervisor<'_> {
         }
         if self.agent.state.is_alive() {
             if self.timers.timeout.take_due(now) {
-                self.stop_at_limit(StopRequest::Timeout);
+                self.stop_at_limit(StopRequest::Timeout, self.limits.timeout);
             }
             if self.timers.idle.take_due(now) {
-                self.stop_at_limit(StopRequest::IdleTimeout);
+                self.stop_at_limit(StopRequest::IdleTimeout, self.limits.idle_timeout);
             }
             if self.timers.linger.take_due(now) {
                 self.stop.linger();
