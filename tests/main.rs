@@ -56,3 +56,4 @@ mod terminal;
 mod timeline;
 mod usage;
 mod variables;
+mod wait;

@@ -213,38 +213,27 @@ fn copilot_names_its_session_in_the_last_line_only() {
 }
 
 #[test]
-fn cursor_is_read_to_its_result() {
-    const CHAT: &str = "6ce4a1f2-0b3d-4c5e-9f60-718293a4b5c6";
+fn cursor_names_the_tool_of_a_call_by_a_key() {
     let cursor = rules!("cursor");
-    let o = stream(cursor, sample!("cursor-stream-json.jsonl"));
-    assert_eq!((o.session_id, o.model.as_deref()), (Some(CHAT.into()), Some("Composer 2")));
-    assert_eq!(o.counts, counts(None, [Some(1523), Some(87), Some(4096), Some(12)]));
-    assert_eq!((o.tool_in_flight, o.result), (None, OK));
-    let o = read(cursor, OutputMode::Json, sample!("cursor-json.json"));
-    assert_eq!((o.session_id, o.result), (Some(CHAT.into()), OK));
-    assert_eq!(o.counts, counts(None, [Some(1523), Some(87), None, None]));
-    for (result, expected) in [
-        (r#"{"type":"result","is_error":true,"result":"no"}"#, error("no")),
-        (r#"{"type":"result","subtype":"error","is_error":false,"result":"no"}"#, error("no")),
-        (r#"{"type":"result","subtype":"success","result":"done"}"#, OK),
-        (r#"{"session_id":"s"}"#, None),
-    ] {
-        assert_eq!(stream(cursor, result).result, expected, "{result}");
-    }
-}
-
-#[test]
-fn the_tool_of_cursor_in_flight_is_one_that_has_not_answered() {
+    let session = "6ce4a1f2-0b3d-4c5e-9f60-718293a4b5c6";
     let all = sample!("cursor-stream-json.jsonl");
+    let tokens = [Some(1523), Some(87), Some(4096), Some(12)];
+    assert_eq!(stream(cursor, all), observed(session, Some("Composer 2"), counts(None, tokens), OK));
     let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
-    let until = |n: usize| stream(rules!("cursor"), lines[..n].concat());
-    let tool = |n: usize| until(n).tool_in_flight;
-    assert_eq!(tool(4), None);
-    assert_eq!(tool(5).as_deref(), Some("read"));
-    assert_eq!(tool(6).as_deref(), Some("shell"));
-    assert_eq!(tool(7).as_deref(), Some("shell"));
-    assert_eq!(tool(8), None);
+    let until = |n: usize| stream(cursor, lines[..n].concat());
+    let tools: Vec<Option<String>> = (4..=8).map(|n| until(n).tool_in_flight).collect();
+    let tools: Vec<Option<&str>> = tools.iter().map(Option::as_deref).collect();
+    assert_eq!(tools, [None, Some("read"), Some("shell"), Some("shell"), None]);
     assert_eq!(outcome_of(OutputMode::StreamJson, &until(9)), AgentOutcome::Missing);
+    let object = observed(session, None, counts(None, [Some(1523), Some(87), None, None]), OK);
+    assert_eq!(read(cursor, OutputMode::Json, sample!("cursor-json.json")), object);
+    let other_names = br#"{"type":"result","usage":{"cacheReadInputTokens":3,"cacheCreationInputTokens":4}}"#;
+    assert_eq!(stream(cursor, other_names).counts, counts(None, [None, None, Some(3), Some(4)]));
+    for failed in [r#""is_error":true"#, r#""subtype":"error""#] {
+        let failed = format!("{{\"type\":\"result\",{failed},\"result\":\"no\"}}");
+        assert_eq!(stream(cursor, &failed).result, error("no"), "{failed}");
+    }
+    assert_eq!(stream(cursor, r#"{"session_id":"s"}"#).session_id, None, "an event has a type");
 }
 
 /// Cut at each byte, and in chunks of each size, the output is read as a whole.
