@@ -6,8 +6,8 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use super::query::{
-    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
-    StatsArgs, TimelineArgs, WaitArgs,
+    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
+    ShowArgs, StatsArgs, TimelineArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -91,6 +91,8 @@ pub(super) enum Command {
     /// List tasks, running ones first
     #[command(visible_alias = "ls")]
     List(ListArgs),
+    /// List running tasks: list --status running
+    Ps(PsArgs),
     /// Show everything about one task
     Show(ShowArgs),
     /// Report problems, each with the command that fixes it
