@@ -120,8 +120,10 @@ pub(super) enum Command {
     Cancel(CancelArgs),
     /// Delete tasks past their retention period
     ///
-    /// Running tasks are kept, and so are the last task of a session that a key would resume, and tasks whose
-    /// --on-finish command or recovery report is due. Other commands use the ledger meanwhile.
+    /// The period is the one that `run --retention` set for each task, 365d by default; --retention replaces
+    /// it for all tasks. Running tasks are kept, and so are the last task of a session that a key would
+    /// resume, and tasks whose --on-finish command or recovery report is due. Other commands use the ledger
+    /// meanwhile.
     Prune(PruneArgs),
     /// Count runs, how they ended, and what they cost
     Stats(StatsArgs),

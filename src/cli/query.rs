@@ -223,9 +223,10 @@ impl WaitArgs {
 
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// Delete tasks that ended this long ago
+    /// Keep every task this long after its end
     ///
-    /// By default each task's own --retention decides (365d).
+    /// It replaces the period that `run --retention` set for each task, 365d by default, whether that is
+    /// longer or shorter.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     retention: Option<Duration>,
     /// Print the number of tasks; delete nothing
