@@ -12,6 +12,8 @@ const FORK: [&str; 6] = ["codex", "exec", "fork", "--json", "t1", "do it"];
 /// a new id.
 const CODEX_SCRIPT: &str = r#"
 case $* in *fork*) id=t2 ;; *) id=t1 ;; esac
+folder=$HOME/.codex/sessions/2026/11/30
+mkdir -p $folder && echo '{}' >>$folder/rollout-$id.jsonl
 echo "{\"type\":\"thread.started\",\"thread_id\":\"$id\"}"
 echo '{"type":"turn.started"}'
 total() {
@@ -20,7 +22,7 @@ total() {
 }
 "#;
 
-/// Runs a stand-in for codex that goes on with `script`, under a key, and returns its row.
+/// Runs a stand-in for codex that ends with `script`, under a key, and returns its row.
 fn run(world: &World, argv: &[&str], script: &str, end: End) -> Row {
     world.stand_in("codex", &format!("{CODEX_SCRIPT}{script}"));
     world.run(argv.iter().copied()).options(["--key", "k"]).run().ended(end);

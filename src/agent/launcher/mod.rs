@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use memchr::memmem;
 
 use super::adapter::{Adapter, AgentNames};
-use super::registry::{self, ADAPTERS, UnknownAgentType};
+use super::declared::DeclarationError;
+use super::registry::{self, AgentTypeError};
 use table::{LAUNCHERS, LaunchReach, Launcher, has};
 
 /// The most launchers that are followed on one command line.
@@ -68,10 +69,9 @@ impl fmt::Display for UntrackedReason {
 }
 
 /// Where following the launchers of a command line ended; `at` is an index of the argv.
-#[derive(Debug)]
 enum Walk {
     Agent {
-        adapter: usize,
+        adapter: &'static dyn Adapter,
         at: usize,
     },
     /// An unknown program.
@@ -91,17 +91,17 @@ enum Walk {
 /// Recognises the agent of a command line (program first).
 ///
 /// # Errors
-/// No adapter has this `agent_type`.
-pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<RecognisedAgent, UnknownAgentType> {
+/// No agent has this `agent_type`, or the user's own declaration of the agent is refused.
+pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<RecognisedAgent, AgentTypeError> {
     let named = match agent_type {
         None => None,
-        Some(name) => Some(registry::by_type(name).ok_or_else(|| UnknownAgentType {
+        Some(name) => Some(registry::by_type(name)?.ok_or_else(|| AgentTypeError::Unknown {
             program: argv.first().map(PathBuf::from).unwrap_or_default(),
             named: name.to_owned(),
         })?),
     };
     let mut away = None;
-    let walk = walk(argv, named, &mut away);
+    let walk = walk(argv, named, &mut away)?;
     let untracked = |why, args_start| RecognisedAgent {
         adapter: named.unwrap_or_else(registry::no_adapter),
         args_start,
@@ -116,7 +116,7 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
             untracked(UntrackedReason::Elsewhere(by), argv.len())
         }
         (Walk::Agent { adapter, at }, away) => RecognisedAgent {
-            adapter: ADAPTERS[adapter],
+            adapter,
             args_start: at + 1,
             place: away.map_or(SessionPlace::Here, |(by, _)| SessionPlace::Elsewhere(by)),
         },
@@ -124,11 +124,11 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
         (_, Some((by, _))) => untracked(UntrackedReason::Elsewhere(by), argv.len()),
         (Walk::Unclear { at }, None) => untracked(
             UntrackedReason::Unclear(base(&argv[at])),
-            after_agent(argv, at + 1).unwrap_or(argv.len()),
+            after_agent(argv, at + 1, named).unwrap_or(argv.len()),
         ),
-        (Walk::Program { at }, None) => match (named, after_agent(argv, at + 1)) {
+        (Walk::Program { at }, None) => match (named, after_agent(argv, at + 1, named)) {
             (None, _) => untracked(UntrackedReason::NoAdapter(base_at(argv, at)), argv.len()),
-            (Some(adapter), _) if !adapter.tracks_sessions() => {
+            (Some(adapter), _) if adapter.agent_type() == registry::no_adapter().agent_type() => {
                 untracked(UntrackedReason::NoAdapter(base_at(argv, at)), argv.len())
             }
             (Some(_), Some(args_start)) => {
@@ -143,30 +143,31 @@ pub fn recognise(argv: &[OsString], agent_type: Option<&str>) -> Result<Recognis
 
 /// Follows the launchers of a command line. Sets `away` to the first launcher that changes the user or the
 /// machine, and whether a shell there parses the words again.
-fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Option<(String, bool)>) -> Walk {
+fn walk(
+    argv: &[OsString],
+    named: Option<&'static dyn Adapter>,
+    away: &mut Option<(String, bool)>,
+) -> Result<Walk, DeclarationError> {
     let mut at = 0;
     for _ in 0..DEPTH {
         let Some(word) = argv.get(at) else { break };
-        let known = ADAPTERS.iter().position(|a| {
-            let counts = named.is_none_or(|n| n.agent_type() == a.agent_type());
-            counts && a.names().is_name(word, named.is_some())
-        });
-        if let Some(adapter) = known {
-            return Walk::Agent { adapter, at };
+        if let Some(adapter) = known(word, named)? {
+            return Ok(Walk::Agent { adapter, at });
         }
         let args = &argv[at + 1..];
         let name = Path::new(word).file_name().unwrap_or(word);
         let rows: Vec<&Launcher> =
             LAUNCHERS.iter().filter(|l| has(l.names, &name.to_string_lossy())).collect();
         let Some(launcher) = rows.iter().find(|l| l.calls(name, args)).or(rows.first()) else {
-            return match linked(argv, at, named) {
+            let own = if named.is_none() { declared(name, word)? } else { None };
+            return Ok(match own.map_or_else(|| linked(argv, at, named), |own| Ok(Some(own)))? {
                 Some(adapter) => Walk::Agent { adapter, at },
                 None => Walk::Program { at },
-            };
+            });
         };
         match launcher.reach {
             LaunchReach::Here => {}
-            LaunchReach::Hidden => return Walk::Hidden { at },
+            LaunchReach::Hidden => return Ok(Walk::Hidden { at }),
             reach => {
                 let (_, by_shell) = away.get_or_insert_with(|| (base(word), false));
                 *by_shell |= reach == LaunchReach::ElsewhereByShell;
@@ -174,33 +175,55 @@ fn walk(argv: &[OsString], named: Option<&'static dyn Adapter>, away: &mut Optio
         }
         match launcher.program(args) {
             Some(place) => at += 1 + place,
-            None => return Walk::Unclear { at },
+            None => return Ok(Walk::Unclear { at }),
         }
     }
-    Walk::Unclear { at: 0 }
+    Ok(Walk::Unclear { at: 0 })
+}
+
+/// The agent in the program, or the user's own in its place, that a word names. `named`: the agent of
+/// `--agent-type`, besides which there is no other.
+fn known(
+    word: &OsStr,
+    named: Option<&'static dyn Adapter>,
+) -> Result<Option<&'static dyn Adapter>, DeclarationError> {
+    match named {
+        Some(named) => Ok(Some(named).filter(|named| named.names().is_name(word, true))),
+        None => registry::built_in_name(word).map_or(Ok(None), |name| registry::named_by(name, word)),
+    }
+}
+
+/// The agent of a declaration of the user's own that is named like the program `name`, which is `word`
+/// without its folder. Of an npm package, the name is without its version.
+fn declared(name: &OsStr, word: &OsStr) -> Result<Option<&'static dyn Adapter>, DeclarationError> {
+    let Some(name) = name.to_str() else { return Ok(None) };
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    registry::named_by(name, word)
 }
 
 /// The agent to which the program at `at` leads by symbolic links.
-fn linked(argv: &[OsString], at: usize, named: Option<&'static dyn Adapter>) -> Option<usize> {
+fn linked(
+    argv: &[OsString],
+    at: usize,
+    named: Option<&'static dyn Adapter>,
+) -> Result<Option<&'static dyn Adapter>, DeclarationError> {
     let word = Path::new(&argv[at]);
     // A launcher may look up a relative name in another directory or PATH.
     if at > 0 && !word.is_absolute() {
-        return None;
+        return Ok(None);
     }
-    let mut file =
-        if word.components().count() > 1 || word.is_absolute() { word.to_path_buf() } else { in_path(word)? };
+    let is_path = word.components().count() > 1 || word.is_absolute();
+    let mut next = if is_path { Some(word.to_path_buf()) } else { in_path(word) };
     for _ in 0..LINKS {
-        let target = std::fs::read_link(&file).ok()?;
-        file = file.parent().unwrap_or(Path::new("")).join(target);
-        let known = ADAPTERS.iter().position(|a| {
-            let counts = named.is_none_or(|n| n.agent_type() == a.agent_type());
-            counts && a.names().is_name(file.as_os_str(), named.is_some())
-        });
-        if known.is_some() {
-            return known;
+        let Some(link) = next else { break };
+        let Ok(target) = std::fs::read_link(&link) else { break };
+        let file = link.parent().unwrap_or(Path::new("")).join(target);
+        if let Some(adapter) = known(file.as_os_str(), named)? {
+            return Ok(Some(adapter));
         }
+        next = Some(file);
     }
-    None
+    Ok(None)
 }
 
 /// The symbolic link that PATH finds under this name; `None`: it finds a regular program or nothing.
@@ -219,17 +242,17 @@ fn in_path(name: &Path) -> Option<PathBuf> {
 
 impl AgentNames {
     /// Whether a word of a command line names this agent. `typed`: `--agent-type` is given.
-    fn is_name(&self, word: &OsStr, typed: bool) -> bool {
+    pub(super) fn is_name(&self, word: &OsStr, typed: bool) -> bool {
         let path = Path::new(word);
         let Some(base) = path.file_name().and_then(OsStr::to_str) else { return false };
         let of_package = |package: &str| {
             let version = word.to_str().and_then(|w| w.strip_prefix(package));
-            let is_program = || has(self.programs, base) || has(self.common, base);
+            let is_program = || has(&self.programs, base) || has(&self.common, base);
             version.is_some_and(|v| v.is_empty() || v.starts_with('@'))
                 || (is_program() && holds(path, package))
         };
-        has(self.programs, base)
-            || (typed && has(self.common, base))
+        has(&self.programs, base)
+            || (typed && has(&self.common, base))
             || self.packages.split_whitespace().any(of_package)
             || (self.by_version && is_version(base) && in_versions(path))
     }
@@ -249,19 +272,26 @@ fn is_version(name: &str) -> bool {
     name.split('.').count() == 3 && name.split('.').all(is_number)
 }
 
-/// The agent that a word names. A directory, a text with white space and a URL name none.
-fn names_agent(word: &OsStr) -> Option<&'static dyn Adapter> {
-    let adapter = ADAPTERS.iter().find(|a| a.names().is_name(word, false))?;
+/// The agent in the program that a word names. A directory, a text with white space and a URL name none.
+fn names_agent(word: &OsStr) -> Option<&'static str> {
+    let name = registry::built_in_name(word)?;
+    is_program(word).then_some(name)
+}
+
+/// Whether a word that names an agent is its program.
+fn is_program(word: &OsStr) -> bool {
     let bytes = word.as_bytes();
     let is_folder = bytes.contains(&b'/') && Path::new(word).is_dir();
     let is_text = bytes.iter().any(u8::is_ascii_whitespace) || memmem::find(bytes, b"://").is_some();
-    (!is_folder && (!is_text || Path::new(word).is_file())).then_some(*adapter)
+    !is_folder && (!is_text || Path::new(word).is_file())
 }
 
 /// The index after the first word from `at` on that names an agent.
-fn after_agent(argv: &[OsString], at: usize) -> Option<usize> {
+fn after_agent(argv: &[OsString], at: usize, named: Option<&'static dyn Adapter>) -> Option<usize> {
     let words = argv.get(at..)?;
-    words.iter().position(|word| names_agent(word).is_some()).map(|place| at + place + 1)
+    let is_named = |word: &OsStr| named.is_some_and(|n| n.names().is_name(word, false) && is_program(word));
+    let is_agent = |word: &OsString| names_agent(word).is_some() || is_named(word);
+    words.iter().position(is_agent).map(|place| at + place + 1)
 }
 
 /// The agent that an untracked command line may start: one of its arguments, or a word of a shell script in
@@ -280,11 +310,10 @@ pub fn mentioned(argv: &[OsString], why: &UntrackedReason) -> Option<&'static st
             .flat_map(|text| text.as_bytes().split(|b| !is_plain_byte(*b)))
             .find_map(|word| names_agent(OsStr::from_bytes(word)))
     };
-    let found = match why {
+    match why {
         UntrackedReason::Hidden(_) | UntrackedReason::Unclear(_) => whole.or_else(in_text),
         _ => whole,
-    };
-    found.map(Adapter::agent_type)
+    }
 }
 
 /// Whether a shell takes this word literally.
@@ -449,7 +478,7 @@ mod tests {
         assert_eq!(untracked("true", None), "true");
         assert_eq!(untracked("node /x/@anthropic-ai/claude-code/install.cjs", None), "install.cjs");
         assert_eq!(untracked("claude -p", Some("command")), "claude");
-        assert!(recognise(&words("x"), Some("codex")).is_err());
+        assert!(recognise(&words("x"), Some("unheard-of")).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::agent::{Adapter, ObservedOutput, OutputMode, OutputReader, by_type};
 use crate::task::SessionId;
 
 fn named(agent_type: &str) -> &'static dyn Adapter {
-    by_type(agent_type).expect("every type has an adapter")
+    by_type(agent_type).expect("a sound declaration").expect("every type has an adapter")
 }
 
 pub fn claude(stream: &[u8]) {
@@ -16,6 +16,12 @@ pub fn claude(stream: &[u8]) {
 
 pub fn cursor(stream: &[u8]) {
     follows("cursor", stream);
+}
+
+pub fn declared(stream: &[u8]) {
+    for agent in ["codex", "copilot", "gemini", "opencode", "qwen"] {
+        follows(agent, stream);
+    }
 }
 
 pub fn command(stream: &[u8]) {
