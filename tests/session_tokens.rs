@@ -8,7 +8,7 @@ use crate::standins::{self, bookend};
 const CODEX: [&str; 5] = ["codex", "exec", "--json", "--skip-git-repo-check", "do it"];
 const FORK: [&str; 6] = ["codex", "exec", "fork", "--json", "t1", "do it"];
 
-/// Prints the totals of the session, of which `$1` tokens are input and a tenth of those are cached. A fork has
+/// Prints the totals of the session, of which `$1` tokens are input, a tenth of them cached. A fork has
 /// a new id.
 const CODEX_SCRIPT: &str = r#"
 case $* in *fork*) id=t2 ;; *) id=t1 ;; esac
