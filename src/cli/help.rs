@@ -9,8 +9,8 @@ use super::examples;
 
 /// The commands in groups. A test compares them with the command line.
 pub(super) const GROUPS: [(&str, &[&str]); 4] = [
-    ("Run", &["run", "cancel", "redispatch", "artifact"]),
-    ("Inspect", &["list", "show", "audit", "stats", "timeline", "session"]),
+    ("Run", &["run", "wait", "cancel", "redispatch", "artifact"]),
+    ("Inspect", &["list", "ps", "show", "audit", "stats", "timeline", "session"]),
     ("Maintain", &["recover", "deliver", "prune", "backup"]),
     ("Set up", &["doctor", "adopt", "completions", "man"]),
 ];

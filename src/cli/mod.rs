@@ -8,6 +8,7 @@ mod man_page;
 mod manage;
 mod query;
 mod run_args;
+mod selection;
 mod shell;
 mod usage;
 mod values;
@@ -39,6 +40,7 @@ use crate::commands::session;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::wait;
 use crate::log;
 use crate::run::options::RunOptions;
 use crate::task::SYSTEM_LEDGER;
@@ -72,6 +74,7 @@ pub enum CommandRequest {
     Audit(audit::AuditOptions),
     Artifact(artifact::ArtifactOptions),
     Cancel(cancel::CancelOptions),
+    Wait(wait::WaitOptions),
     Prune(prune::PruneOptions),
     Stats(stats::StatsOptions),
     Timeline(timeline::TimelineOptions),
@@ -126,10 +129,12 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let request = match command {
         Command::Run(args) => CommandRequest::Run(Box::new(args.options())),
         Command::List(a) => CommandRequest::List(a.request()),
+        Command::Ps(a) => CommandRequest::List(a.list.request()),
         Command::Show(a) => CommandRequest::Show(a.request()),
         Command::Audit(a) => CommandRequest::Audit(a.request()),
         Command::Artifact(a) => CommandRequest::Artifact(a.request()),
         Command::Cancel(a) => CommandRequest::Cancel(a.request()),
+        Command::Wait(a) => CommandRequest::Wait(a.request()),
         Command::Prune(a) => CommandRequest::Prune(a.request()),
         Command::Timeline(a) => CommandRequest::Timeline(a.request()),
         Command::Stats(a) => CommandRequest::Stats(a.request()),

@@ -53,9 +53,7 @@ pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Er
         failed = true;
         log::fail(&e);
     };
-    let running = |key: Option<Key>| {
-        ledger.tasks(&TaskFilter { status: Some(Status::Running), key, ..TaskFilter::default() })
-    };
+    let running = |key: Option<Key>| ledger.tasks(&TaskFilter { key, ..TaskFilter::of(Status::Running) });
     let tasks: Vec<Task> = match &options.which {
         CancelTarget::Ids(ids) => {
             let found = ids.iter().map(|id| find::find_in(&ledger, id));
@@ -190,12 +188,7 @@ fn report_end(
         (Status::Running, true) if recovery::evidence(ledger, &now)? == LiveEvidence::Held => {
             format!("task {id}: still running\n")
         }
-        (Status::Running, _) => {
-            format!(
-                "task {id}: its supervisor was killed; settle the task with: {}\n",
-                view::suggestion(ledger.option(), "recover")
-            )
-        }
+        (Status::Running, _) => format!("task {id}: {}\n", find::killed(ledger)),
         (status, _) => {
             let why = view::why(&now);
             let why = if why.is_empty() { why } else { format!(" ({why})") };

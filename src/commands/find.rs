@@ -24,6 +24,12 @@ pub fn no_ledger(nothing: &str, at: &Location) -> Error {
         .hint("the first run creates it; if the ledger is elsewhere, name it with --ledger FILE")
 }
 
+/// What is said about a running task whose supervisor was killed.
+pub fn killed(ledger: &Ledger) -> String {
+    let recover = view::suggestion(ledger.option(), "recover");
+    format!("its supervisor was killed; settle the task with: {recover}")
+}
+
 /// As [`find`], in a ledger that is open.
 ///
 /// # Errors

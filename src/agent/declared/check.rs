@@ -35,8 +35,8 @@ pub fn check(declaration: &Declaration, stem: &str) -> Checked {
         return wrong(
             "name",
             format!(
-                "`{name}` is not a name of an agent; allowed are at most 64 letters, digits, `-`, `_` and `.`, \
-                 the first a letter or a digit, except `command`"
+                "`{name}` is not a name of an agent; allowed are at most 64 letters, digits, `-`, `_` and \
+                 `.`, the first a letter or a digit, except `command`"
             ),
         );
     }
@@ -159,9 +159,7 @@ fn check_options(declaration: &Declaration) -> Checked {
             let word = &list[index];
             return wrong(
                 &format!("{keys}.{index}"),
-                format!(
-                    "the value of `{word}` is used: list it in `options.one`, `options.maybe` or `options.many`"
-                ),
+                format!("the value of `{word}` is used: list it in `one`, `maybe` or `many` of `options`"),
             );
         }
     }

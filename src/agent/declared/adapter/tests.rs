@@ -260,7 +260,9 @@ proptest! {
     /// codex refuses behind it.
     #[test]
     fn the_words_of_the_user_stay(
-        line in prop::collection::vec("(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|exec|run|resume|agent|ls|-i|--)", 0..8),
+        line in prop::collection::vec(
+            "(--?[a-z]{0,12}(=x)?|[a-z ]{0,6}|exec|run|resume|agent|ls|-i|--)", 0..8
+        ),
         name in prop::sample::select(vec!["codex", "copilot", "cursor", "gemini", "opencode", "qwen"]),
     ) {
         let own: Vec<OsString> = line.iter().map(OsString::from).collect();
