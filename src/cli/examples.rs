@@ -28,6 +28,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("bookend show", &["bookend show 019ab3", "bookend show 019ab3 --json | jq .task.error"]),
     (
+        "bookend logs",
+        &["bookend logs", "bookend logs --key nightly --follow", "bookend logs 019ab3 --raw | jq .type"],
+    ),
+    (
         "bookend audit",
         &[
             "bookend audit",

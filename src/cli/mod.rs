@@ -31,6 +31,7 @@ use crate::commands::cancel;
 use crate::commands::deliver;
 use crate::commands::doctor;
 use crate::commands::list;
+use crate::commands::logs;
 use crate::commands::man;
 use crate::commands::prune;
 use crate::commands::recover;
@@ -65,6 +66,7 @@ pub enum CommandRequest {
     Run(Box<RunOptions>),
     List(list::ListOptions),
     Show(show::ShowOptions),
+    Logs(logs::LogsOptions),
     Audit(audit::AuditOptions),
     Artifact(artifact::ArtifactOptions),
     Cancel(cancel::CancelOptions),
@@ -117,6 +119,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Run(args) => CommandRequest::Run(Box::new(args.options())),
         Command::List(a) => CommandRequest::List(a.request()),
         Command::Show(a) => CommandRequest::Show(a.request()),
+        Command::Logs(a) => CommandRequest::Logs(a.request()),
         Command::Audit(a) => CommandRequest::Audit(a.request()),
         Command::Artifact(a) => CommandRequest::Artifact(a.request()),
         Command::Cancel(a) => CommandRequest::Cancel(a.request()),
