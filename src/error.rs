@@ -22,6 +22,7 @@ pub enum Kind {
     Nothing,
     Busy,
     UnsafeResume,
+    OverBudget,
     /// bookend could not do its work; before the agent ran, nothing was executed.
     Failed,
     /// The process reading stdout has exited.
@@ -66,6 +67,7 @@ impl Error {
             Kind::Nothing => exit_code::NOTHING,
             Kind::Busy => exit_code::BUSY,
             Kind::UnsafeResume => exit_code::UNSAFE_RESUME,
+            Kind::OverBudget => exit_code::OVER_BUDGET,
             Kind::Failed | Kind::ReaderGone => exit_code::FAILED,
         }
     }

@@ -23,6 +23,8 @@ pub mod exit_code {
     pub const OUTPUT: i32 = 74;
     /// The key is held by a live task. `EX_TEMPFAIL` of sysexits(3).
     pub const BUSY: i32 = 75;
+    /// The budget of the key is spent. `EX_NOPERM` of sysexits(3).
+    pub const OVER_BUDGET: i32 = 77;
     /// Resuming that session is unsafe. `EX_CONFIG` of sysexits(3).
     pub const UNSAFE_RESUME: i32 = 78;
     /// A timeout ended the agent; as timeout(1).
@@ -56,12 +58,13 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
     [("0", "Success.")].into_iter().chain(nothing).chain(ends).collect()
 }
 
-const RUN: [(&str, &str); 10] = [
+const RUN: [(&str, &str); 11] = [
     ("the agent's", "The agent ran. If a signal killed it, bookend dies by the same signal."),
     ("1", "With --strict: the agent exited with 0, and its task did not end as success."),
     ("2", "The command line is wrong."),
     ("74", "The agent's output could not be written to stdout."),
     ("75", "The key is held by a running task; nothing was executed."),
+    ("77", "The budget of the key is spent; nothing was executed."),
     ("78", "Resuming that session is unsafe; nothing was executed."),
     ("124", "--timeout or --idle-timeout ended the agent."),
     ("125", "bookend failed before the agent ran."),

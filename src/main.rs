@@ -21,6 +21,7 @@ mod owner;
 mod process;
 mod recovery;
 mod run;
+mod shell;
 mod stop;
 mod sys;
 mod task;

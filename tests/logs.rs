@@ -12,10 +12,14 @@ const CLAUDE: [&str; 3] = ["claude", "-p", "do it"];
 
 /// A `claude` that stores conversations as Claude Code does. `say TYPE TEXT` appends an entry.
 fn claude(world: &World, script: &str) {
-    let say = "log=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g')/$id.jsonl\nmkdir -p \"${log%/*}\"\n\
-        say() {\n  printf '{\"type\":\"%s\",\"timestamp\":\"%s\",\"message\":{\"content\":[{\"type\":\"text\",' \
-        \"$1\" \"$(date -u +%Y-%m-%dT%H:%M:%S.%3NZ)\" >>\"$log\"\n  \
-        printf '\"text\":\"%s\"}]}}\\n' \"$2\" >>\"$log\"\n}\n";
+    let say = r#"
+log=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g')/$id.jsonl
+mkdir -p "${log%/*}"
+say() {
+  printf '{"type":"%s","timestamp":"%s",' "$1" "$(date -u +%Y-%m-%dT%H:%M:%S.%3NZ)" >>"$log"
+  printf '"message":{"content":[{"type":"text","text":"%s"}]}}\n' "$2" >>"$log"
+}
+"#;
     world.stand_in("claude", &format!("{say}{script}"));
 }
 
@@ -249,6 +253,7 @@ fn a_conversation_is_readable_and_harmless_at_every_width() {
         let entry = serde_json::json!({ "type": kind, "message": { "content": content } });
         format!("{entry}\n")
     };
+    let x = "x".repeat(1 << 20);
     let lines: String = (1..=300).map(|n| format!("{n}\n")).collect();
     let transcript = [
         message("user", HOSTILE.into()),
@@ -257,7 +262,7 @@ fn a_conversation_is_readable_and_harmless_at_every_width() {
             serde_json::json!([
                 { "type": "text", "text": HOSTILE },
                 { "type": "tool_use", "id": "a", "name": HOSTILE, "input": { "command": HOSTILE } },
-                { "type": "tool_use", "id": "b", "name": "Bash", "input": { "command": "x".repeat(1 << 20) } },
+                { "type": "tool_use", "id": "b", "name": "Bash", "input": { "command": x } },
             ]),
         ),
         message(

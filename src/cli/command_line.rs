@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use super::query::{
@@ -19,6 +19,12 @@ use super::run_args::RunArgs;
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) common: Common,
+
+    /// Use the ledger of the system units
+    ///
+    /// /var/lib/bookend/bookend.db. root acts as the user bookend; other users get the command to run.
+    #[arg(long, global = true, conflicts_with = "ledger", display_order = 900)]
+    pub(super) system: bool,
 
     #[command(subcommand)]
     pub(super) command: Option<Command>,
@@ -76,7 +82,11 @@ pub(super) enum Command {
     ///
     /// An agent whose stdin is an open, idle pipe may wait for input: Claude Code waits 3 s and warns. Use
     /// `</dev/null` to avoid that.
-    #[command(override_usage = "bookend run [OPTIONS] [--] AGENT [ARGS]...")]
+    #[command(
+        override_usage = "bookend run [OPTIONS] [--] AGENT [ARGS]...",
+        // Refused, and so not offered. An option of this id is not replaced by the one of every command.
+        arg = Arg::new("system").long("system").action(ArgAction::SetTrue).hide(true)
+    )]
     Run(Box<RunArgs>),
     /// List tasks, running ones first
     #[command(visible_alias = "ls")]
@@ -87,8 +97,8 @@ pub(super) enum Command {
     ///
     /// bookend stores no output. It reads the transcript of Claude Code, and prints the prompts, the answers,
     /// the tools that were called and the first lines of what they returned. By default it prints what was
-    /// said while the task ran, since a session may have several tasks. For other agents it prints the path of
-    /// the transcript, if it knows the path.
+    /// said while the task ran, since a session may have several tasks. For other agents it prints the path
+    /// of the transcript, if it knows the path.
     Logs(LogsArgs),
     /// Report problems, each with the command that fixes it
     ///

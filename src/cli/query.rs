@@ -89,7 +89,7 @@ impl ListArgs {
 // No doc comment: it would become the help of the command.
 #[derive(Debug, Args)]
 pub struct OneTask {
-    /// Task id, or a unique prefix of it [default: the newest task]
+    /// Task id, or a prefix of it [default: the newest task]
     id: Option<String>,
     /// Choose the newest task with this key
     #[arg(long, value_parser = any_key, conflicts_with = "id")]

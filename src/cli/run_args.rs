@@ -7,10 +7,10 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, ValueEnum, ValueHint};
 
-use super::values::{duration, issue, level, size, when_busy};
+use super::values::{budget, duration, issue, level, size, when_busy};
 use super::variables;
 use crate::process::leftovers::LeftoversPolicy;
-use crate::run::options::RunOptions;
+use crate::run::options::{CostBudget, RunOptions};
 use crate::task::{KeepSession, OnTerm, TaskId};
 
 // Each option's first line is its short help; `--help` and the man page also show what follows.
@@ -160,6 +160,19 @@ pub(super) struct RunArgs {
         help_heading = "Limits and stopping",
     )]
     replace: bool,
+    /// Refuse the run if its key has cost this much
+    ///
+    /// US dollars and a period, such as 20/24h: bookend adds up the runs under the key that started in the
+    /// last 24 hours, and exits with 77 if they have cost 20 dollars or more. Runs whose cost is unknown are
+    /// not counted, and named.
+    #[arg(
+        long,
+        env = "BOOKEND_BUDGET",
+        value_name = "USD/DURATION",
+        value_parser = budget,
+        help_heading = "Limits and stopping",
+    )]
+    budget: Option<CostBudget>,
     /// Status after SIGTERM or SIGHUP
     #[arg(
         long,
@@ -312,6 +325,7 @@ impl RunArgs {
             idle_timeout: self.idle_timeout,
             grace: self.grace,
             when_busy: when_busy(self.wait, self.replace),
+            budget: self.budget,
             on_term: match self.on_term {
                 OnTermArg::Interrupted => OnTerm::Interrupted,
                 OnTermArg::Cancelled => OnTerm::Cancelled,

@@ -10,7 +10,7 @@ use jiff::tz::Offset;
 use tracing::level_filters::LevelFilter;
 
 use crate::ledger::GroupBy;
-use crate::run::options::WhenBusy;
+use crate::run::options::{CostBudget, WhenBusy};
 use crate::task::{Key, Status, Time};
 use crate::view::{Code, Severity};
 
@@ -24,6 +24,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             .map_err(|_| "invalid duration; use a value such as 30s, 10m or 1h30m".to_owned())?,
     };
     Ok(given.min(LONGEST))
+}
+
+/// US dollars and a period, such as `20/24h`.
+pub(super) fn budget(text: &str) -> Result<CostBudget, String> {
+    let parse = || {
+        let (usd, per) = text.split_once('/')?;
+        let usd: f64 = usd.strip_prefix('$').unwrap_or(usd).parse().ok()?;
+        let per = duration(per).ok().filter(|per| !per.is_zero())?;
+        (usd.is_finite() && usd > 0.0).then_some(CostBudget { usd, per })
+    };
+    parse().ok_or_else(|| "invalid budget; use US dollars and a period, such as 20/24h".to_owned())
 }
 
 /// Bytes, or a number with KiB, MiB or GiB (`K`, `M` and `G` mean the same).
@@ -116,6 +127,19 @@ pub(super) fn level(quiet: bool, verbose: u8) -> LevelFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_budget_is_a_sum_and_a_period() {
+        let of = |usd, secs| Ok(CostBudget { usd, per: Duration::from_secs(secs) });
+        assert_eq!(budget("20/24h"), of(20.0, 86_400));
+        assert_eq!(budget("$0.5/30m"), of(0.5, 1_800));
+        assert_eq!(budget("20/24h").map(|b| b.to_string()).as_deref(), Ok("$20.00 in 1day"));
+        for wrong in
+            ["20", "20/", "/24h", "0/24h", "-1/24h", "20/0", "inf/1h", "nan/1h", "20/soon", "20/24h/2"]
+        {
+            assert!(budget(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn since_takes_ages_dates_and_times() {

@@ -58,7 +58,7 @@ pub fn nothing(which: &TaskChoice) -> String {
 pub fn no_ledger(nothing: &str, at: &Location) -> Error {
     let path = at.file.display();
     Error::new(Kind::Nothing, format!("{nothing}: there is no ledger yet at {path}"))
-        .hint("the first `bookend run` creates it; if the ledger is elsewhere, name it with --ledger FILE")
+        .hint("the first run creates it; if the ledger is elsewhere, name it with --ledger FILE")
 }
 
 /// The task with this id or prefix, in a ledger that is open.

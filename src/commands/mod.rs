@@ -19,4 +19,5 @@ pub mod redispatch;
 pub mod session;
 pub mod show;
 pub mod stats;
+pub mod system;
 pub mod timeline;

@@ -11,12 +11,13 @@ use super::error::{LedgerError, Result, step};
 use super::handle::Ledger;
 use super::live::{LiveEvidence, LiveLock, LiveLocks};
 use super::sessions::{self, SessionUser};
+use super::spending::{self, KeySpending};
 use super::spool::{self, SpoolSlot};
 use super::tasks;
 use super::wal::WriteAheadLog;
 use crate::log::Silence;
 use crate::task::resume::SessionUse;
-use crate::task::{Key, NewTask, Provider, Session, SessionId, Task, TaskEnd, TaskId, Time};
+use crate::task::{Key, NewTask, Provider, Session, SessionId, SessionTotals, Task, TaskEnd, TaskId, Time};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropping it without [`Claim::commit`] changes
 /// nothing.
@@ -71,14 +72,20 @@ impl<'a> Claim<'a> {
         self.live.evidence(task)
     }
 
-    /// The total cost that the agent last reported for this session, US dollars.
-    pub fn last_session_cost(
+    /// The totals that the agent last reported for this session.
+    pub fn last_session_totals(
         &self,
         provider: Option<&Provider>,
         session_id: &SessionId,
-    ) -> Result<Option<f64>> {
-        tasks::last_session_cost(&self.tx, provider, session_id)
-            .map_err(self.failed("reading the cost of the session"))
+    ) -> Result<SessionTotals> {
+        tasks::last_session_totals(&self.tx, provider, session_id)
+            .map_err(self.failed("reading the totals of the session"))
+    }
+
+    /// What the tasks of a key have cost that started then or later.
+    pub fn spending(&self, key: &Key, since: Time) -> Result<KeySpending> {
+        let since = self.dialect.time("task_history.started_at", since);
+        spending::of_key(&self.tx, key, &since).map_err(self.failed("adding up the costs of the key"))
     }
 
     pub fn session(&self, key: &Key) -> Result<Option<Session>> {

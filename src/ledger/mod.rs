@@ -34,6 +34,7 @@ mod prune;
 mod row;
 mod schema;
 mod sessions;
+mod spending;
 mod spool;
 mod statement;
 mod stats;
@@ -59,6 +60,7 @@ pub use merged::MergeOutcome;
 pub use merged::{MergedRecord, report_merged};
 pub use prune::{PruneScope, PruneSummary};
 pub use sessions::RestoreOutcome;
+pub use spending::KeySpending;
 pub use spool::SpoolSlot;
 #[cfg(any(test, fuzzing))]
 pub use spool::fuzz;

@@ -15,6 +15,7 @@ use crate::process::terminal;
 use crate::process::watch::{Watch, WatchEvent, WatchInterest, WatchSource};
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, LostTask, SettleOutcome};
+use crate::run::budget;
 use crate::run::command::{AgentCommand, RunContext};
 use crate::run::options::WhenBusy;
 use crate::run::session::{self, Choice, Known, Refusal, StartInvalidation, Transcript};
@@ -34,6 +35,8 @@ pub(super) struct KeyClaim<'a> {
     settled: Option<(LostTask, Option<SettleOutcome>)>,
     /// The holder that `--replace` has cancelled, so that it is signalled once.
     cancelled: Option<TaskId>,
+    /// What the budget of the key does not count.
+    uncounted: Option<String>,
     /// The last holder to which that signal was sent.
     replaced: Option<TaskId>,
 }
@@ -63,7 +66,7 @@ impl fmt::Display for Conflict {
 
 impl<'a> KeyClaim<'a> {
     pub(super) fn new(context: &'a RunContext<'a>) -> KeyClaim<'a> {
-        KeyClaim { context, settled: None, cancelled: None, replaced: None }
+        KeyClaim { context, settled: None, cancelled: None, replaced: None, uncounted: None }
     }
 
     /// The task that was cancelled for this run.
@@ -74,8 +77,11 @@ impl<'a> KeyClaim<'a> {
     /// Claims the key and chooses the session, in the transaction of `claim`.
     ///
     /// # Errors
-    /// When the ledger cannot be read, or when resuming the requested session is unsafe (78).
+    /// When the ledger cannot be read, the budget of the key is spent (77), or resuming the requested session
+    /// is unsafe (78).
     pub(super) fn attempt(&mut self, claim: &Claim<'_>) -> Result<Attempt, Error> {
+        // Before the holder: a run that is refused waits for no task and cancels none.
+        self.uncounted = budget::check(claim, self.context)?;
         match (self.holder(claim)?, &self.context.command.key) {
             (Some(holder), Some(key)) => Ok(Attempt::Held(Conflict::Key(key.clone()), Box::new(holder))),
             _ => choose_session(claim, self.context),
@@ -99,8 +105,12 @@ impl<'a> KeyClaim<'a> {
         })
     }
 
-    /// Reports the holder that was settled with this claim. Call it once the claim is durable.
+    /// Reports the holder that was settled with this claim, and what the budget does not count. Call it once
+    /// the claim is durable.
     pub(super) fn report(&self, ledger: &Ledger) {
+        if let Some(uncounted) = &self.uncounted {
+            warn!("{uncounted}");
+        }
         let Some((lost, Some(outcome))) = &self.settled else { return };
         match outcome {
             SettleOutcome::Interrupted { .. } => warn!("settled {}", lost.describe()),

@@ -42,8 +42,8 @@ impl AgentCommand {
     /// Resolves the command line of `options`.
     ///
     /// # Errors
-    /// When `--agent-type` names an unknown agent, or `--idle-timeout` is given for an agent whose output
-    /// arrives only at its end.
+    /// When `--agent-type` names an unknown agent, `--idle-timeout` is given for an agent whose output
+    /// arrives only at its end, or `--budget` without a key.
     pub(super) fn resolve(options: &RunOptions) -> Result<AgentCommand, Error> {
         let recognised = agent::recognise(&options.argv, options.agent_type.as_deref()).map_err(|e| {
             Error::usage(e)
@@ -65,6 +65,10 @@ impl AgentCommand {
         }
         let persona = options.agent.clone().unwrap_or_else(|| base_name(options));
         let key = options.key.clone().or_else(|| derived_key(options, &persona));
+        if options.budget.is_some() && key.is_none() {
+            return Err(Error::usage("--budget needs a key: it limits what the runs under one key cost")
+                .hint("add --key, or --repo and --issue"));
+        }
         let untracked = match &place {
             SessionPlace::Untracked(why) => untracked_warning(options, key.as_ref(), why),
             _ => None,

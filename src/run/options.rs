@@ -1,15 +1,18 @@
 //! The options of a run, and their form in the row, from which `redispatch` repeats the run.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use crate::process::leftovers::LeftoversPolicy;
 use crate::sys;
-use crate::task::{KeepSession, Key, OnTerm, Provider, Task, TaskId};
+use crate::task::{KeepSession, Key, OnTerm, Provider, Task, TaskId, Time};
+use crate::view;
 
 /// Default of `--backlog`: bytes of output that bookend buffers for a slow reader before the agent waits.
 pub const BACKLOG: u64 = 1 << 30;
@@ -34,6 +37,7 @@ pub struct RunOptions {
     pub idle_timeout: Option<Duration>,
     pub grace: Duration,
     pub when_busy: WhenBusy,
+    pub budget: Option<CostBudget>,
     pub on_term: OnTerm,
     pub fresh: bool,
     pub allow_unsafe_resume: bool,
@@ -48,6 +52,31 @@ pub struct RunOptions {
     pub retention: Duration,
     pub level: LevelFilter,
     pub argv: Vec<OsString>,
+}
+
+/// What the runs of a key may cost in a period before further runs are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CostBudget {
+    pub usd: f64,
+    pub per: Duration,
+}
+
+impl CostBudget {
+    /// The start of the period that ends now.
+    pub fn since(&self) -> Time {
+        Time::now().minus(SignedDuration::try_from(self.per).unwrap_or(SignedDuration::MAX))
+    }
+
+    /// The length of the period as one word, which `--since` reads.
+    pub fn period(&self) -> String {
+        humantime::format_duration(self.per).to_string().replace(' ', "")
+    }
+}
+
+impl fmt::Display for CostBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}", view::money(self.usd), humantime::format_duration(self.per))
+    }
 }
 
 /// What to do when a live task holds the key.
@@ -76,6 +105,8 @@ pub struct StoredOptions {
     timeout_ms: Option<u64>,
     idle_timeout_ms: Option<u64>,
     grace_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    budget: Option<CostBudget>,
     on_term_cancelled: bool,
     fresh: bool,
     #[serde(default)]
@@ -175,6 +206,7 @@ pub fn options_of(request: &RunOptions, cwd: PathBuf, read_along: bool, argv_cut
         timeout_ms: request.timeout.map(ms),
         idle_timeout_ms: request.idle_timeout.map(ms),
         grace_ms: ms(request.grace),
+        budget: request.budget.clone(),
         on_term_cancelled: request.on_term == OnTerm::Cancelled,
         fresh: request.fresh,
         keep_session: request.keep_session.clone(),
@@ -226,6 +258,7 @@ impl StoredOptions {
             idle_timeout: self.idle_timeout_ms.map(Duration::from_millis),
             grace: Duration::from_millis(self.grace_ms),
             when_busy,
+            budget: self.budget,
             on_term: if self.on_term_cancelled { OnTerm::Cancelled } else { OnTerm::Interrupted },
             fresh: self.fresh,
             keep_session: self.keep_session,

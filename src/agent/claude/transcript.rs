@@ -120,7 +120,7 @@ mod tests {
                 vec![Notice("done".into())],
             ),
             (
-                r#"{"type":"user","isCompactSummary":true,"message":{"content":[{"type":"text","text":"s"}]}}"#,
+                r#"{"type":"user","isCompactSummary":true,"message":{"content":"s"}}"#,
                 vec![Notice("s".into())],
             ),
             (r#"{"type":"user","isMeta":true,"message":{"content":"caveat"}}"#, vec![]),
@@ -137,7 +137,8 @@ mod tests {
                 vec![call("TodoWrite", r#"{"todos":[]}"#), call("ExitPlanMode", "")],
             ),
             (
-                r#"{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t","content":"a"},
+                r#"{"type":"user","message":{"content":[
+                {"type":"tool_result","tool_use_id":"t","content":"a"},
                 {"type":"tool_result","tool_use_id":"t","is_error":true,
                 "content":[{"type":"text","text":"b"},{"type":"image","source":{}}]}]}}"#,
                 vec![result("a", false), result("b\n(image)", true)],

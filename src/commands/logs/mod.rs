@@ -19,7 +19,7 @@ use crate::task::{Status, Task, Time, Verdict};
 use crate::view;
 use file::TranscriptFile;
 use waker::Waker;
-use writer::{Form, Part, Writer};
+use writer::{LogForm, Part, Writer};
 
 /// The options of `bookend logs`.
 #[derive(Debug)]
@@ -111,7 +111,7 @@ struct TaskLog<'a> {
 
 impl TaskLog<'_> {
     fn print(&mut self) -> Result<(), Error> {
-        let form = if self.options.raw { Form::Raw } else { Form::Text };
+        let form = if self.options.raw { LogForm::Raw } else { LogForm::Text };
         let mut writer = Writer::new(form, self.reader);
         let mut waker = self.options.follow.then(|| Waker::new(&self.task));
         loop {

@@ -15,7 +15,7 @@ const OPEN_CALLS: usize = 256;
 
 /// The form in which entries are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum LogForm {
     Text,
     Raw,
 }
@@ -30,7 +30,7 @@ pub(super) struct Part {
 }
 
 pub(super) struct Writer {
-    form: Form,
+    form: LogForm,
     reader: TranscriptReader,
     screen: Screen,
     is_terminal: bool,
@@ -52,7 +52,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(form: Form, reader: TranscriptReader) -> Writer {
+    pub(super) fn new(form: LogForm, reader: TranscriptReader) -> Writer {
         Writer {
             form,
             reader,
@@ -105,8 +105,8 @@ impl Writer {
         }
         self.last = self.last.max(entry.at);
         match self.form {
-            Form::Raw => self.raw(line),
-            Form::Text => self.entry(&entry),
+            LogForm::Raw => self.raw(line),
+            LogForm::Text => self.entry(&entry),
         }
         if self.text.len() >= MUCH { self.flush() } else { Ok(()) }
     }

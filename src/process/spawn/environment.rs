@@ -33,7 +33,7 @@ pub const ATTEMPT: &str = "BOOKEND_DELIVERY_ATTEMPT";
 
 /// The variables that set options of bookend. Agents and hooks do not inherit them, or a nested run would use
 /// the outer run's key.
-pub const OPTION_VARIABLES: [&str; 35] = [
+pub const OPTION_VARIABLES: [&str; 36] = [
     "BOOKEND_KEY",
     "BOOKEND_REPO",
     "BOOKEND_ISSUE",
@@ -51,6 +51,7 @@ pub const OPTION_VARIABLES: [&str; 35] = [
     "BOOKEND_GRACE",
     "BOOKEND_WAIT",
     "BOOKEND_REPLACE",
+    "BOOKEND_BUDGET",
     "BOOKEND_ON_TERM",
     "BOOKEND_FRESH",
     "BOOKEND_ALLOW_UNSAFE_RESUME",
