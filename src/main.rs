@@ -36,7 +36,7 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::CommandRequest;
 use crate::commands::{
     adopt, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune, recover,
-    redispatch, session, show, stats, timeline,
+    redispatch, session, show, stats, timeline, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -152,6 +152,7 @@ fn start() -> Exit {
         }
         CommandRequest::Audit(request) => audit::audit(request, ledger),
         CommandRequest::Cancel(request) => cancel::cancel(request, ledger),
+        CommandRequest::Wait(request) => wait::wait(request, ledger),
         CommandRequest::Prune(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             prune::prune(request, ledger)
@@ -198,6 +199,7 @@ fn ledger_use<'a>(
         | CommandRequest::List(_)
         | CommandRequest::Show(_)
         | CommandRequest::Logs(_)
+        | CommandRequest::Wait(_)
         | CommandRequest::Audit(_)
         | CommandRequest::Stats(_)
         | CommandRequest::Timeline(_)

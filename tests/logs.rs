@@ -140,7 +140,10 @@ fn logs_follow_ends_at_ctrl_c_at_a_closed_pipe_and_if_the_task_is_lost() {
     run.signal(Signal::KILL);
     run.wait_here();
     let lost = logs.wait().ended(End::Code(0)).stderr;
-    assert!(lost.contains("task one is lost: `bookend recover --ledger "), "{lost}");
+    assert!(
+        lost.contains("task one: its supervisor was killed; settle the task with: bookend recover --ledger "),
+        "{lost}"
+    );
 }
 
 #[test]

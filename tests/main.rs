@@ -57,3 +57,4 @@ mod terminal;
 mod timeline;
 mod usage;
 mod variables;
+mod wait;

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, LogsArgs, ManArgs, PruneArgs,
-    ShowArgs, StatsArgs, TimelineArgs,
+    ShowArgs, StatsArgs, TimelineArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -111,6 +111,13 @@ pub(super) enum Command {
     Audit(AuditArgs),
     /// Record what a task made
     Artifact(ArtifactArgs),
+    /// Wait until tasks have ended
+    ///
+    /// It prints how each task ended, and exits with 0 if all of them succeeded. Without an id and without
+    /// --key it waits for the tasks that run now. A task also counts as ended, and as failed, if its
+    /// supervisor was killed: its row stays `running` until `bookend recover` settles it. Hooks may still run
+    /// when a task has ended.
+    Wait(WaitArgs),
     /// Cancel running tasks and wait until they have ended
     ///
     /// `bookend stop` is the same command.

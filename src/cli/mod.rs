@@ -40,6 +40,7 @@ use crate::commands::session;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::wait;
 use crate::log;
 use crate::run::options::RunOptions;
 use crate::task::SYSTEM_LEDGER;
@@ -74,6 +75,7 @@ pub enum CommandRequest {
     Audit(audit::AuditOptions),
     Artifact(artifact::ArtifactOptions),
     Cancel(cancel::CancelOptions),
+    Wait(wait::WaitOptions),
     Prune(prune::PruneOptions),
     Stats(stats::StatsOptions),
     Timeline(timeline::TimelineOptions),
@@ -133,6 +135,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Audit(a) => CommandRequest::Audit(a.request()),
         Command::Artifact(a) => CommandRequest::Artifact(a.request()),
         Command::Cancel(a) => CommandRequest::Cancel(a.request()),
+        Command::Wait(a) => CommandRequest::Wait(a.request()),
         Command::Prune(a) => CommandRequest::Prune(a.request()),
         Command::Timeline(a) => CommandRequest::Timeline(a.request()),
         Command::Stats(a) => CommandRequest::Stats(a.request()),

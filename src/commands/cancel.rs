@@ -190,12 +190,7 @@ fn report_end(
         (Status::Running, true) if recovery::evidence(ledger, &now)? == LiveEvidence::Held => {
             format!("task {id}: still running\n")
         }
-        (Status::Running, _) => {
-            format!(
-                "task {id}: its supervisor was killed; settle the task with: {}\n",
-                view::suggestion(ledger.option(), "recover")
-            )
-        }
+        (Status::Running, _) => format!("task {id}: {}\n", find::killed(ledger)),
         (status, _) => {
             let why = view::why(&now);
             let why = if why.is_empty() { why } else { format!(" ({why})") };

@@ -61,6 +61,12 @@ pub fn no_ledger(nothing: &str, at: &Location) -> Error {
         .hint("the first run creates it; if the ledger is elsewhere, name it with --ledger FILE")
 }
 
+/// What is said about a running task whose supervisor was killed.
+pub fn killed(ledger: &Ledger) -> String {
+    let recover = view::suggestion(ledger.option(), "recover");
+    format!("its supervisor was killed; settle the task with: {recover}")
+}
+
 /// The task with this id or prefix, in a ledger that is open.
 ///
 /// # Errors

@@ -21,3 +21,4 @@ pub mod show;
 pub mod stats;
 pub mod system;
 pub mod timeline;
+pub mod wait;

@@ -11,7 +11,7 @@ use crate::agent::{self, Adapter, TranscriptReader};
 use crate::commands::find::{self, TaskChoice};
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
-use crate::ledger::{self, Ledger, Location};
+use crate::ledger::{self, Ledger};
 use crate::log;
 use crate::recovery::liveness;
 use crate::sys::stdout::print;
@@ -53,7 +53,7 @@ pub fn logs(options: &LogsOptions, ledger: Option<&Path>) -> Result<Exit, Error>
         )
     })?;
     let Some(reader) = adapter.transcript_reader() else { return path_of(adapter, &task) };
-    let mut log = TaskLog { options, at: &at, ledger, adapter, reader, task, file: None };
+    let mut log = TaskLog { options, ledger, adapter, reader, task, file: None };
     log.print()?;
     Ok(Exit::Code(0))
 }
@@ -101,7 +101,6 @@ fn missing(adapter: &dyn Adapter, task: &Task, path: &Path) -> Error {
 /// The transcript of one task on its way to stdout.
 struct TaskLog<'a> {
     options: &'a LogsOptions,
-    at: &'a Location,
     ledger: Ledger,
     adapter: &'static dyn Adapter,
     reader: TranscriptReader,
@@ -139,8 +138,7 @@ impl TaskLog<'_> {
             None => true,
             Some(Verdict::Alive | Verdict::Unverifiable) => false,
             Some(Verdict::Gone | Verdict::Recycled) => {
-                let settle = view::suggestion(self.at.option(), "recover");
-                log::note(&format!("task {} is lost: `{settle}` settles it", self.task.id));
+                log::note(&format!("task {}: {}", self.task.id, find::killed(&self.ledger)));
                 true
             }
         })
