@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
+use super::one_task::{LogsArgs, ShowArgs};
 use super::query::{
-    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, LogsArgs, ManArgs, PruneArgs,
-    ShowArgs, StatsArgs, TimelineArgs, WaitArgs,
+    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
+    StatsArgs, TimelineArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -91,6 +92,8 @@ pub(super) enum Command {
     /// List tasks, running ones first
     #[command(visible_alias = "ls")]
     List(ListArgs),
+    /// List running tasks: list --status running
+    Ps(PsArgs),
     /// Show everything about one task
     Show(ShowArgs),
     /// Print what was said in a task's conversation
@@ -125,8 +128,10 @@ pub(super) enum Command {
     Cancel(CancelArgs),
     /// Delete tasks past their retention period
     ///
-    /// Running tasks are kept, and so are the last task of a session that a key would resume, and tasks whose
-    /// --on-finish command or recovery report is due. Other commands use the ledger meanwhile.
+    /// The period is the one that `run --retention` set for each task, 365d by default; --retention replaces
+    /// it for all tasks. Running tasks are kept, and so are the last task of a session that a key would
+    /// resume, and tasks whose --on-finish command or recovery report is due. Other commands use the ledger
+    /// meanwhile.
     Prune(PruneArgs),
     /// Count runs, how they ended, and what they cost
     Stats(StatsArgs),

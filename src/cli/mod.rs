@@ -6,8 +6,10 @@ mod examples;
 mod help;
 mod man_page;
 mod manage;
+mod one_task;
 mod query;
 mod run_args;
+mod selection;
 mod shell;
 mod usage;
 mod values;
@@ -130,6 +132,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let request = match command {
         Command::Run(args) => CommandRequest::Run(Box::new(args.options())),
         Command::List(a) => CommandRequest::List(a.request()),
+        Command::Ps(a) => CommandRequest::List(a.list.request()),
         Command::Show(a) => CommandRequest::Show(a.request()),
         Command::Logs(a) => CommandRequest::Logs(a.request()),
         Command::Audit(a) => CommandRequest::Audit(a.request()),
