@@ -8,7 +8,7 @@ use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchA
 use super::one_task::{LogsArgs, ShowArgs};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
-    StatsArgs, TimelineArgs, WaitArgs,
+    StatsArgs, TimelineArgs, UnitsArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -145,6 +145,11 @@ pub(super) enum Command {
     Completions(CompletionsArgs),
     /// Print a man page
     Man(ManArgs),
+    /// Print the systemd units
+    ///
+    /// For a bookend that was installed without the package, for example with `cargo install`: the units
+    /// execute the program that prints them. contrib/doc/systemd.md says what else the system units need.
+    Units(UnitsArgs),
     #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
     /// Mark lost tasks as interrupted and clean up after them
     ///

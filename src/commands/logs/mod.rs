@@ -40,7 +40,8 @@ pub struct LogsOptions {
 pub fn logs(options: &LogsOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let (ledger, task) = find::find(&options.which, &at)?;
-    let adapter = task.agent_type.as_deref().and_then(agent::by_type).filter(|a| a.tracks_sessions());
+    let adapter = task.agent_type.as_deref().map(agent::by_type).transpose().map_err(Error::failed)?;
+    let adapter = adapter.flatten().filter(|a| a.tracks_sessions());
     let adapter = adapter.ok_or_else(|| {
         let program = task.agent_type.as_deref().filter(|kind| *kind != "command").or(task.agent.as_deref());
         let message = format!(
