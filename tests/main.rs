@@ -46,6 +46,7 @@ mod reference;
 mod run;
 mod sandbox;
 mod security;
+mod session_tokens;
 mod sessions;
 mod signals;
 mod soak;
