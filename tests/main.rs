@@ -33,6 +33,7 @@ mod layout;
 mod ledger;
 mod leftovers;
 mod limits;
+mod logs;
 mod look;
 mod mixed_output;
 mod operator;
