@@ -4,6 +4,7 @@ mod events;
 pub(super) mod settle;
 mod state;
 mod stopwatch;
+mod tree;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,8 +20,7 @@ use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::escalation::Escalation;
 use crate::process::forward::Forward;
-use crate::process::leftovers::LeftoverSummary;
-use crate::process::leftovers::{LeftoverSweep, SweepStep};
+use crate::process::leftovers::{LeftoverSummary, LeftoverSweep, ProcessTree, SweepStep};
 use crate::process::spawn::gate::{Gated, StartError};
 use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
@@ -180,6 +180,8 @@ pub(super) struct Supervisor<'a> {
     resumed: Option<SessionId>,
     context_lost: bool,
     sweep: Option<LeftoverSweep>,
+    /// `None`: the agent's first process passes signals on.
+    tree: Option<ProcessTree>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -204,6 +206,7 @@ impl<'a> Supervisor<'a> {
             resumed: start.conversation.resumed,
             context_lost: false,
             sweep: None,
+            tree: None,
         }
     }
 
@@ -345,10 +348,11 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Finds the leftover processes. Signals nothing yet.
-    pub(super) fn scan_leftovers(&self, sweep: &mut LeftoverSweep) {
+    pub(super) fn find_leftovers(&self, mut sweep: LeftoverSweep) -> LeftoverSweep {
         if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
             warn!(hint = e.hint(), "{}", chain(&e));
         }
+        sweep
     }
 
     /// What a sweep found, and an agent that could not be killed and that `/proc` hides.
@@ -361,27 +365,11 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Ends the leftover processes and records the result.
-    pub(super) fn end_leftovers(&mut self, mut sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
+    pub(super) fn end_leftovers(&mut self, sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
         if !ends || !sweep.is_awaited() {
             return Ok(());
         }
-        loop {
-            let step = sweep.step(Instant::now(), &trust::supervisors(self.ledger));
-            match step {
-                Ok(SweepStep::Done) => break,
-                Ok(SweepStep::Wait(until)) => {
-                    self.sweep = Some(sweep);
-                    let turned = self.turn(Some(until));
-                    let Some(back) = self.sweep.take() else { return turned };
-                    sweep = back;
-                    turned?;
-                }
-                Err(e) => {
-                    warn!(hint = e.hint(), "{}", chain(&e));
-                    break;
-                }
-            }
-        }
+        let Some(sweep) = self.sweep_to_end(sweep)? else { return Ok(()) };
         let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
             warn!(
@@ -392,6 +380,29 @@ impl<'a> Supervisor<'a> {
             );
         }
         Ok(())
+    }
+
+    /// Steps a sweep until it is done.
+    fn sweep_to_end(&mut self, mut sweep: LeftoverSweep) -> Result<Option<LeftoverSweep>, Error> {
+        loop {
+            let step = sweep.step(Instant::now(), &trust::supervisors(self.ledger));
+            match step {
+                Ok(SweepStep::Done) => break,
+                Ok(SweepStep::Wait(until)) => {
+                    self.sweep = Some(sweep);
+                    let turned = self.turn(Some(until));
+                    let back = self.sweep.take();
+                    turned?;
+                    let Some(back) = back else { return Ok(None) };
+                    sweep = back;
+                }
+                Err(e) => {
+                    warn!(hint = e.hint(), "{}", chain(&e));
+                    break;
+                }
+            }
+        }
+        Ok(Some(sweep))
     }
 
     /// Children of bookend that do not belong to the task: the sentinel.
