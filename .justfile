@@ -19,7 +19,12 @@ ci:
 # Test with real Claude Code, against a loopback API.
 real claude:
     cargo build --examples
-    BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real
+    BOOKEND_TEST_ALL=1 BOOKEND_REAL_CLAUDE={{claude}} cargo test --test real -- --skip agents::
+
+# Test with codex, copilot, gemini, opencode and qwen, against a loopback API; .ci/run installs them there.
+real-agents programs="~/.cache/bookend-ci/agents/node_modules/.bin":
+    cargo build --examples
+    BOOKEND_TEST_ALL=1 BOOKEND_REAL_AGENTS={{programs}} cargo test --test real agents::
 
 # Test with the newest Claude Code of npm; no other check depends on it.
 real-newest:

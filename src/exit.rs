@@ -13,7 +13,7 @@ pub enum Exit {
 pub mod exit_code {
     /// Nothing matched, or findings with `--fail-on`.
     pub const NOTHING: i32 = 1;
-    /// `run --strict`: the agent exited with 0, and its task did not end as success.
+    /// `run --strict`: the agent exited with 0, and its task did not end as success. `wait`: a task did not.
     pub const NOT_SUCCESS: i32 = 1;
     /// A recovery could not settle everything.
     pub const UNSETTLED: i32 = 1;
@@ -27,7 +27,7 @@ pub mod exit_code {
     pub const OVER_BUDGET: i32 = 77;
     /// Resuming that session is unsafe. `EX_CONFIG` of sysexits(3).
     pub const UNSAFE_RESUME: i32 = 78;
-    /// A timeout ended the agent; as timeout(1).
+    /// A timeout ended the agent, or `wait`; as timeout(1).
     pub const TIMED_OUT: i32 = 124;
     /// bookend failed before the agent ran; as env(1).
     pub const FAILED: i32 = 125;
@@ -48,14 +48,18 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
             Some("A task is not settled, a report or its hook failed, or --dry-run found a task to settle.")
         }
         "bookend deliver" => Some("A command failed or was not run."),
+        "bookend wait" => Some("A task did not end as success, or no id or key matched."),
         "bookend cancel" => Some("No id or key matched, or a task did not end."),
         "bookend doctor" => Some("Something does not work: a line begins with FAIL."),
         "bookend" | "bookend list" | "bookend man" | "bookend completions" => None,
         _ => Some("Nothing matched, or the ledger does not exist."),
     };
     let nothing = nothing.map(|text| ("1", text));
-    let ends = [("2", "The command line is wrong."), ("125", "bookend failed, for example at the ledger.")];
-    [("0", "Success.")].into_iter().chain(nothing).chain(ends).collect()
+    let timeout = (command == "bookend wait").then_some(("124", "--timeout has passed."));
+    let usage = ("2", "The command line is wrong.");
+    let failed = ("125", "bookend failed, for example at the ledger.");
+    let rest = [Some(usage), timeout, Some(failed)].into_iter().flatten();
+    [("0", "Success.")].into_iter().chain(nothing).chain(rest).collect()
 }
 
 const RUN: [(&str, &str); 11] = [

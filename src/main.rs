@@ -21,6 +21,7 @@ mod owner;
 mod process;
 mod recovery;
 mod run;
+mod shell;
 mod stop;
 mod sys;
 mod task;
@@ -35,7 +36,7 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::CommandRequest;
 use crate::commands::{
     adopt, artifact, audit, backup, cancel, deliver, doctor, list, man, overview, prune, recover, redispatch,
-    session, show, stats, timeline,
+    session, show, stats, timeline, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -150,6 +151,7 @@ fn start() -> Exit {
         }
         CommandRequest::Audit(request) => audit::audit(request, ledger),
         CommandRequest::Cancel(request) => cancel::cancel(request, ledger),
+        CommandRequest::Wait(request) => wait::wait(request, ledger),
         CommandRequest::Prune(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             prune::prune(request, ledger)
@@ -195,6 +197,7 @@ fn ledger_use<'a>(
         | CommandRequest::Backup(_)
         | CommandRequest::List(_)
         | CommandRequest::Show(_)
+        | CommandRequest::Wait(_)
         | CommandRequest::Audit(_)
         | CommandRequest::Stats(_)
         | CommandRequest::Timeline(_)

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid, User, execve, geteuid, initgroups, setgroups, setresgid, setresuid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::ledger::{self, ChosenBy, Location};
 use crate::log;
 use crate::sys;
+use crate::view;
 
 /// What a command does with the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Intent {
 
 /// The variables that a command keeps when root becomes a user.
 const KEPT: [&str; 3] = ["PATH", "TERM", "LANG"];
+/// The directories of sudo's usual secure_path.
+const SUDO_PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 /// The group of a user without a passwd entry: nogroup. Never the file's group, which the user may choose.
 const NO_GROUP: u32 = 65534;
 
@@ -38,8 +41,12 @@ const NO_GROUP: u32 = 65534;
 pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Result<(), Error> {
     // The command reports what is wrong with the location.
     let Ok(at) = ledger::locate(ledger) else { return Ok(()) };
+    let me = geteuid();
+    if at.chosen_by == ChosenBy::System {
+        settle_system(&at, intent, args)?;
+    }
     let Ok(meta) = fs::symlink_metadata(&at.file) else { return Ok(()) };
-    let (me, owner) = (geteuid(), meta.uid());
+    let owner = meta.uid();
     if owner == me.as_raw() || !meta.is_file() {
         return Ok(());
     }
@@ -53,6 +60,49 @@ pub fn settle(ledger: Option<&Path>, intent: Intent, args: &[OsString]) -> Resul
         log::note(&whose);
     }
     Ok(())
+}
+
+/// Root becomes the user of the system units, whether or not their ledger exists, so that it creates no file
+/// there. Other users get the command to run.
+fn settle_system(at: &Location, intent: Intent, args: &[OsString]) -> Result<(), Error> {
+    let directory = at.file.parent().unwrap_or(Path::new("/"));
+    let Ok(meta) = fs::metadata(directory) else {
+        return match intent {
+            Intent::Read => Ok(()),
+            Intent::Act => Err(Error::new(
+                Kind::Nothing,
+                format!("there is no ledger of system units: {} does not exist", directory.display()),
+            )
+            .hint("install the package, or write the units with `bookend units --dir DIR`")),
+        };
+    };
+    let (me, owner) = (geteuid(), meta.uid());
+    if owner == me.as_raw() {
+        return Ok(());
+    }
+    if me.is_root() {
+        let Err(e) = become_owner(owner, intent, at, args);
+        return Err(e);
+    }
+    match fs::symlink_metadata(&at.file) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let whose = sys::user_name(owner);
+            let message =
+                format!("the ledger of the system units, {}, belongs to {whose}", at.file.display());
+            Err(Error::failed(message).hint(format!("run `{}`", as_root(args))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same command line for root. sudo looks for programs only in the directories of the system.
+fn as_root(args: &[OsString]) -> String {
+    let program = std::env::current_exe().unwrap_or_default();
+    let is_found = program.parent().is_some_and(|dir| SUDO_PATH.iter().any(|known| dir == Path::new(known)));
+    let program = if is_found { "bookend".to_owned() } else { program.to_string_lossy().into_owned() };
+    let words = args.iter().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words: Vec<String> = [program].into_iter().chain(words).map(|word| view::quoted(&word)).collect();
+    format!("sudo {}", words.join(" "))
 }
 
 /// Becomes the user `owner` permanently and starts the same command line again. Nothing of root remains: not
@@ -73,13 +123,15 @@ fn become_owner(owner: u32, intent: Intent, at: &Location, args: &[OsString]) ->
         ));
     }
     let environment = environment(user.as_ref(), at);
+    let is_there = fs::exists(&at.file).unwrap_or(false);
     sys::give_up_terminal();
     rustix::thread::set_keep_capabilities(intent == Intent::Read)
         .map_err(|e| failed("keeping capabilities", e.into()))?;
     change_user(owner, user.as_ref()).map_err(|e| failed("changing the user", e))?;
-    let must_search = intent == Intent::Read && !fs::exists(&at.file).unwrap_or(false);
+    let is_out_of_reach = || is_there && !fs::exists(&at.file).unwrap_or(false);
+    let must_search = intent == Intent::Read && is_out_of_reach();
     keep_capabilities(must_search).map_err(|e| failed("dropping capabilities", e))?;
-    if !fs::exists(&at.file).unwrap_or(false) {
+    if is_out_of_reach() {
         let message = format!("{} cannot reach {file}, which is its own", sys::user_name(owner));
         return Err(
             Error::failed(message).hint("check the modes of the directories above it with `namei -l`")
@@ -143,7 +195,7 @@ fn environment(user: Option<&User>, at: &Location) -> Vec<CString> {
             entries.push(("XDG_RUNTIME_DIR", runtime.into()));
         }
     }
-    if at.chosen_by != ChosenBy::Option {
+    if !matches!(at.chosen_by, ChosenBy::System | ChosenBy::Option) {
         entries.push(("BOOKEND_LEDGER", at.file.clone().into()));
     }
     let entry = |(name, value): (&str, OsString)| {

@@ -7,13 +7,16 @@ use rusqlite::Connection;
 use crate::harness::{End, Pty, World, on_path, possible};
 
 /// What a shell is asked to complete, and what it makes of it.
-const CASES: [(&str, &str); 8] = [
+const CASES: [(&str, &str); 11] = [
     ("bookend redi", "bookend redispatch"),
     ("bookend list --status su", "bookend list --status success"),
     ("bookend stats --by re", "bookend stats --by repo"),
     ("bookend run --key night", "bookend run --key nightly"),
     ("bookend run --key forgejo:d", "bookend run --key forgejo:dev:a/b:7"),
+    ("bookend run --bud", "bookend run --budget"),
+    ("bookend wai", "bookend wait"),
     ("bookend show fir", "bookend show first-task"),
+    ("bookend wait sec", "bookend wait second-task"),
     ("bookend run -- bookend redi", "bookend run -- bookend redispatch"),
     ("bookend run --key k -- cat /etc/hostn", "bookend run --key k -- cat /etc/hostname"),
 ];

@@ -227,7 +227,11 @@ fn bookend_without_arguments_gives_an_example_or_an_overview() {
     let Some(world) = World::of_bookend("bookend_without_arguments_gives_an_example_or_an_overview") else {
         return;
     };
-    assert!(stdout_of(&world, &[]).contains("bookend run -- claude -p 'say hello'"));
+    let first_steps = stdout_of(&world, &[]);
+    let first_run = format!("bookend run --ledger {} -- claude -p 'say hello'", world.ledger().display());
+    assert!(first_steps.contains(&first_run), "{first_steps}");
+    let default = world.bare(["sh", "-c", "unset XDG_STATE_HOME; exec bookend"]).run().stdout;
+    assert!(default.contains("\n  bookend run -- claude -p 'say hello'    run an agent\n"), "{default}");
     run(&world, &["--id", "one"], "exit 3");
     let text = stdout_of(&world, &[]);
     for part in ["Running\nnothing\n", "Ended last\n", "exit 3", "Task audit: 0 findings"] {

@@ -74,12 +74,13 @@ pub struct ObservedOutput {
     /// The session id in the last event that has one.
     pub session_id: Option<SessionId>,
     pub model: Option<String>,
-    /// For this run only, except `cost_usd`, which is `reported_cost_usd`. Tokens and turns are counted
-    /// while the agent works and then replaced by the figures of its results.
+    /// As the agent reported them: for this run only, except what covers the session. Tokens and turns are
+    /// counted while the agent works and then replaced by the figures of its results.
     pub counts: UsageCounts,
+    pub tokens_cover: ReportCovers,
     /// The cost in the last result, as the agent reported it, US dollars.
     pub reported_cost_usd: Option<f64>,
-    pub cost_covers: CostCovers,
+    pub cost_covers: ReportCovers,
     /// The last result reports that the API rejected a request.
     pub api_failure: Option<ApiFailure>,
     pub result: Option<RunResult>,
@@ -93,9 +94,9 @@ pub struct ObservedOutput {
     pub tool_in_flight: Option<String>,
 }
 
-/// Which runs a reported cost covers.
+/// Which runs a reported cost or token count covers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum CostCovers {
+pub enum ReportCovers {
     /// This run.
     #[default]
     Run,

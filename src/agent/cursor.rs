@@ -246,11 +246,7 @@ impl Tally {
 
     fn result(&mut self, e: &OutputEvent<'_>) {
         if let Some(usage) = e.usage.as_ref().map(|c| c.usage) {
-            let counts = &mut self.observed.counts;
-            counts.input_tokens = usage.input;
-            counts.output_tokens = usage.output;
-            counts.cache_read_tokens = usage.cache_read;
-            counts.cache_creation_tokens = usage.cache_creation;
+            usage.count_in(&mut self.observed.counts);
         }
         self.calls.clear();
         self.observed.tool_in_flight = None;

@@ -25,7 +25,7 @@ use std::time::SystemTime;
 use crate::task::{AgentOutcome, SessionId};
 
 pub use adapter::{
-    Adapter, AgentArgs, CostCovers, ObservedOutput, OutputMode, OutputReader, RunResult, SessionPlan,
+    Adapter, AgentArgs, ObservedOutput, OutputMode, OutputReader, ReportCovers, RunResult, SessionPlan,
     SessionRequest,
 };
 pub use launcher::{RecognisedAgent, SessionPlace, UntrackedReason, mentioned, recognise};

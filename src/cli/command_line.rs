@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
-    StatsArgs, TimelineArgs,
+    StatsArgs, TimelineArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -19,6 +19,12 @@ use super::run_args::RunArgs;
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) common: Common,
+
+    /// Use the ledger of the system units
+    ///
+    /// /var/lib/bookend/bookend.db. root acts as the user bookend; other users get the command to run.
+    #[arg(long, global = true, conflicts_with = "ledger", display_order = 900)]
+    pub(super) system: bool,
 
     #[command(subcommand)]
     pub(super) command: Option<Command>,
@@ -76,7 +82,11 @@ pub(super) enum Command {
     ///
     /// An agent whose stdin is an open, idle pipe may wait for input: Claude Code waits 3 s and warns. Use
     /// `</dev/null` to avoid that.
-    #[command(override_usage = "bookend run [OPTIONS] [--] AGENT [ARGS]...")]
+    #[command(
+        override_usage = "bookend run [OPTIONS] [--] AGENT [ARGS]...",
+        // Refused, and so not offered. An option of this id is not replaced by the one of every command.
+        arg = Arg::new("system").long("system").action(ArgAction::SetTrue).hide(true)
+    )]
     Run(Box<RunArgs>),
     /// List tasks, running ones first
     #[command(visible_alias = "ls")]
@@ -94,6 +104,13 @@ pub(super) enum Command {
     Audit(AuditArgs),
     /// Record what a task made
     Artifact(ArtifactArgs),
+    /// Wait until tasks have ended
+    ///
+    /// It prints how each task ended, and exits with 0 if all of them succeeded. Without an id and without
+    /// --key it waits for the tasks that run now. A task also counts as ended, and as failed, if its
+    /// supervisor was killed: its row stays `running` until `bookend recover` settles it. Hooks may still run
+    /// when a task has ended.
+    Wait(WaitArgs),
     /// Cancel running tasks and wait until they have ended
     ///
     /// `bookend stop` is the same command.

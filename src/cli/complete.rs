@@ -11,6 +11,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 
 use super::command_line::Cli;
 use crate::commands::candidates::{self, Candidate};
+use crate::task::SYSTEM_LEDGER;
 
 /// A command line to complete.
 pub struct Completion {
@@ -91,6 +92,9 @@ fn agent_at(whole: &Command, before: &[OsString]) -> Option<usize> {
 /// The ledger that the command line names.
 fn ledger(words: &[OsString]) -> Option<PathBuf> {
     let own = || words.iter().take_while(|word| *word != "--");
+    if own().any(|word| word == "--system") {
+        return Some(SYSTEM_LEDGER.into());
+    }
     let glued = own().find_map(|word| word.to_str()?.strip_prefix("--ledger=").map(PathBuf::from));
     glued.or_else(|| own().skip_while(|word| *word != "--ledger").nth(1).map(PathBuf::from))
 }

@@ -41,6 +41,14 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "bookend cancel",
         &["bookend cancel 019ab3", "bookend cancel --key nightly", "bookend cancel --all --wait 30s"],
     ),
+    (
+        "bookend wait",
+        &[
+            "bookend wait 019ab3 --timeout 1h",
+            "bookend wait --key nightly && bookend run --key nightly -- claude -p 'continue'",
+            "bookend wait",
+        ],
+    ),
     ("bookend prune", &["bookend prune --dry-run", "bookend prune --retention 90d --vacuum"]),
     ("bookend stats", &["bookend stats --by repo --since 30d", "bookend stats --by day --json"]),
     ("bookend timeline", &["bookend timeline --since 2h", "bookend timeline --html page.html"]),

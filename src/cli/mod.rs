@@ -20,8 +20,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use crate::commands::adopt;
 use crate::commands::artifact;
@@ -39,9 +39,14 @@ use crate::commands::session;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::wait;
 use crate::log;
 use crate::run::options::RunOptions;
+use crate::task::SYSTEM_LEDGER;
 use command_line::{Cli, Command, Common, LogArg, Run};
+
+const NOT_A_UNIT: &str = "--system cannot be used with run: the system units run their own agents\n\n  \
+    tip: write the agent's command line to /etc/bookend/NAME.env and start the unit bookend@NAME";
 
 impl Common {
     fn with(self, request: CommandRequest) -> Invocation {
@@ -68,6 +73,7 @@ pub enum CommandRequest {
     Audit(audit::AuditOptions),
     Artifact(artifact::ArtifactOptions),
     Cancel(cancel::CancelOptions),
+    Wait(wait::WaitOptions),
     Prune(prune::PruneOptions),
     Stats(stats::StatsOptions),
     Timeline(timeline::TimelineOptions),
@@ -105,10 +111,16 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         let request = CommandRequest::Complete(completion);
         return Ok(Invocation { ledger: None, log: log::To::Auto, request });
     }
-    let Cli { common, command } = Cli::try_parse_from(&args).map_err(|e| match e.kind() {
+    let Cli { mut common, system, command } = Cli::try_parse_from(&args).map_err(|e| match e.kind() {
         ErrorKind::DisplayHelp => help::message(&args).unwrap_or(e),
         _ => e,
     })?;
+    if system {
+        if matches!(command, Some(Command::Run(_))) {
+            return Err(Cli::command().error(ErrorKind::ArgumentConflict, NOT_A_UNIT));
+        }
+        common.ledger = Some(SYSTEM_LEDGER.into());
+    }
     let Some(command) = command else {
         let request = CommandRequest::Overview { stale_after: query::STALE };
         return Ok(Invocation { ledger: common.ledger, log: log::To::Auto, request });
@@ -120,6 +132,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Audit(a) => CommandRequest::Audit(a.request()),
         Command::Artifact(a) => CommandRequest::Artifact(a.request()),
         Command::Cancel(a) => CommandRequest::Cancel(a.request()),
+        Command::Wait(a) => CommandRequest::Wait(a.request()),
         Command::Prune(a) => CommandRequest::Prune(a.request()),
         Command::Timeline(a) => CommandRequest::Timeline(a.request()),
         Command::Stats(a) => CommandRequest::Stats(a.request()),

@@ -16,6 +16,7 @@ use crate::commands::prune;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::wait::{self, WaitTarget};
 use crate::ledger::{GroupBy, TaskFilter};
 use crate::task::{Key, Status, Time};
 use crate::view::{Code, Severity};
@@ -193,6 +194,34 @@ impl CancelArgs {
             (None, false) => CancelTarget::Ids(self.ids),
         };
         cancel::CancelOptions { which, wait: self.wait }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Task ids, or unique prefixes of them
+    #[arg(value_name = "ID", conflicts_with = "key")]
+    ids: Vec<String>,
+    /// Wait for the task with this key
+    ///
+    /// The one that runs, otherwise the last one that did.
+    #[arg(long, value_parser = any_key)]
+    key: Option<Key>,
+    /// Exit with 124 after this long
+    ///
+    /// 0: do not wait.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+}
+
+impl WaitArgs {
+    pub fn request(self) -> wait::WaitOptions {
+        let which = match (self.key, self.ids.is_empty()) {
+            (Some(key), _) => WaitTarget::Key(key),
+            (None, true) => WaitTarget::Running,
+            (None, false) => WaitTarget::Ids(self.ids),
+        };
+        wait::WaitOptions { which, timeout: self.timeout }
     }
 }
 

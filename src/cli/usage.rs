@@ -69,7 +69,9 @@ fn run_of_agent(message: &clap::Error, args: &[OsString]) -> Option<String> {
     let at = args.iter().skip(1).position(|arg| arg.to_str() == Some(word))? + 1;
     agent::is_agent(&args[at]).then(|| {
         let words = |words: &[OsString]| -> String {
-            words.iter().map(|w| format!(" {}", view::quoted(&w.to_string_lossy()))).collect()
+            // `run` does not accept --system.
+            let words = words.iter().filter(|word| *word != "--system");
+            words.map(|w| format!(" {}", view::quoted(&w.to_string_lossy()))).collect()
         };
         let command = format!("bookend run{} --{}", words(&args[1..at]), words(&args[at..]));
         format!("run `{}`", view::one_line(&command))

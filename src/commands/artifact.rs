@@ -28,7 +28,7 @@ pub fn add(options: &ArtifactOptions, ledger: Option<&Path>) -> Result<Exit, Err
         (None, Ok(id)) => id,
         (None, Err(_)) => {
             return Err(Error::usage("adding an artifact: this command does not run inside a task")
-                .hint("call it from inside `bookend run`, or name the task with --task ID"));
+                .hint("call it from inside a run, or name the task with --task ID"));
         }
     };
     let artifacts = options.what.iter().map(|w| artifact(w)).collect::<Result<Vec<_>, _>>()?;

@@ -123,7 +123,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>
             let host = task.host.as_deref().unwrap_or("an unknown host");
             let message =
                 format!("task {id} cannot be judged from here: its supervisor was pid {pid} on {host}");
-            return Err(Error::new(Kind::Nothing, message).hint("run `bookend cancel` where it was started"));
+            return Err(Error::new(Kind::Nothing, message).hint("cancel it where it was started"));
         }
     }
     let supervisor = stop::ask_to_end(ledger, task).map_err(|e| match e.raw_os_error() {
@@ -132,7 +132,9 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>
             let owner = owner.map_or_else(|| "another user".to_owned(), sys::user_name);
             let message =
                 format!("task {id} belongs to {owner}: its supervisor (pid {pid}) may not be signalled");
-            Error::new(Kind::Nothing, message).hint("run `bookend cancel` as that user, or as root")
+            let again = format!("cancel {}", view::operand(id.as_str()));
+            let command = view::suggestion(Some(ledger.path()), &again);
+            Error::new(Kind::Nothing, message).hint(format!("run `{command}` as that user, or as root"))
         }
         _ if e.kind() == io::ErrorKind::Unsupported => {
             let message = format!("task {id} is not cancelled: its supervisor (pid {pid}) was not signalled");
@@ -148,7 +150,7 @@ fn tell(ledger: &Ledger, task: &Task, all: bool) -> Result<Option<ProcessHandle>
         }
         // It holds its lock, so it is alive: its pid belongs to another pid namespace.
         let message = format!("task {id} runs where pid {pid} means another process (a container?)");
-        return Err(Error::new(Kind::Nothing, message).hint("run `bookend cancel` where it was started"));
+        return Err(Error::new(Kind::Nothing, message).hint("cancel it where it was started"));
     };
     let agent = task.agent_pid.map_or_else(String::new, |p| format!(" (agent {p})"));
     let id = view::one_line(id.as_str());
@@ -188,12 +190,7 @@ fn report_end(
         (Status::Running, true) if recovery::evidence(ledger, &now)? == LiveEvidence::Held => {
             format!("task {id}: still running\n")
         }
-        (Status::Running, _) => {
-            format!(
-                "task {id}: its supervisor was killed; settle the task with: {}\n",
-                view::suggestion(ledger.option(), "recover")
-            )
-        }
+        (Status::Running, _) => format!("task {id}: {}\n", find::killed(ledger)),
         (status, _) => {
             let why = view::why(&now);
             let why = if why.is_empty() { why } else { format!(" ({why})") };

@@ -4,10 +4,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::unistd::{User, geteuid};
+
+use crate::commands::system;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::ledger::{self, ChosenBy, Ledger, Location};
+use crate::ledger::{self, ChosenBy, Ledger, Location, TaskFilter};
 use crate::process::procfs::identity;
 use crate::recovery::liveness;
 use crate::sys;
@@ -37,10 +40,12 @@ pub fn doctor(options: &DoctorOptions, ledger: Option<&Path>) -> Result<Exit, Er
     )];
     points.extend(kernel());
     match ledger::locate(ledger) {
-        Ok(at) => points.extend(ledger_points(&at)),
+        Ok(at) => {
+            points.extend(ledger_points(&at));
+            points.extend(recovery_unit(&at));
+        }
         Err(e) => points.push(point("ledger", Health::Bad, Error::from(e).in_line())),
     }
-    points.push(recovery_unit());
     points.extend(AGENTS.iter().map(|name| agent(name)));
     print(&match options.json {
         true => view::points_json(&points),
@@ -110,11 +115,15 @@ fn ledger_points(at: &Location) -> Vec<Point> {
                 Health::Fine,
                 "it does not exist yet; the first run creates it".to_owned(),
             ));
+            points.extend(system_units(at));
             return points;
         }
         Ok(Some(ledger)) => ledger,
     };
     points.extend(tasks(&opened));
+    if opened.tasks(&TaskFilter { limit: Some(1), ..TaskFilter::default() }).is_ok_and(|t| t.is_empty()) {
+        points.extend(system_units(at));
+    }
     points.extend(modes(at));
     points.push(match opened.spooled().map(|s| s.len()) {
         Ok(0) => point("spool", Health::Fine, "empty".to_owned()),
@@ -126,6 +135,12 @@ fn ledger_points(at: &Location) -> Vec<Point> {
         Err(e) => point("spool", Health::Odd, Error::from(e).in_line()),
     });
     points
+}
+
+/// The caller's own ledger is empty, so the tasks may be those of the system units.
+fn system_units(at: &Location) -> Option<Point> {
+    let line = system::line(at);
+    (!line.is_empty()).then(|| point("ledger", Health::Fine, line.trim_end().to_owned()))
 }
 
 fn said(by: ChosenBy) -> String {
@@ -166,7 +181,7 @@ fn modes(at: &Location) -> Vec<Point> {
     let private = at.private_dir();
     let places: [PathBuf; 4] =
         [at.file.clone(), private.clone(), private.join("live"), private.join("spool")];
-    let me = nix::unistd::geteuid().as_raw();
+    let me = geteuid().as_raw();
     let mut wrong = Vec::new();
     for path in places {
         let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
@@ -184,37 +199,66 @@ fn modes(at: &Location) -> Vec<Point> {
     }
 }
 
-/// Whether something settles lost tasks after a boot, and how it went the last time.
-fn recovery_unit() -> Point {
+/// Whether something settles the lost tasks of this ledger after a boot, and how it went the last time.
+fn recovery_unit(at: &Location) -> Vec<Point> {
     let name = "recovery";
+    let recover = view::suggestion(at.option(), "recover");
     if !Path::new("/run/systemd/system").exists() {
-        let text = "systemd does not run here; call `bookend recover` at boot";
-        return point(name, Health::Odd, text.to_owned());
+        let text = format!("systemd does not run here; call `{recover}` at boot");
+        return vec![point(name, Health::Odd, text)];
     }
-    let asked = [&["--system"][..], &["--user"]].into_iter().find_map(|scope| {
-        let out = Command::new("systemctl")
-            .args(scope)
-            .args(["show", UNIT, "--property=LoadState,UnitFileState,Result,ExecMainExitTimestamp"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        text.contains("LoadState=loaded").then_some(text)
-    });
-    let Some(asked) = asked else {
-        let text = format!("{UNIT} is not installed; call `bookend recover` after a crash");
-        return point(name, Health::Odd, text);
+    let scopes = match at.chosen_by {
+        _ if at.is_own() => &["--user"][..],
+        ChosenBy::System => &["--system"],
+        _ => &["--system", "--user"],
+    };
+    let found = scopes.iter().find_map(|scope| Some((*scope, properties(scope)?)));
+    let Some((scope, properties)) = found else {
+        let text = format!("no {UNIT} is installed for this ledger; call `{recover}` after a crash");
+        return vec![point(name, Health::Odd, text)];
     };
     let value = |key: &str| {
-        let line = asked.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        let line = properties.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
         line.filter(|v| !v.is_empty()).map(str::to_owned)
     };
     let state = value("UnitFileState").unwrap_or_else(|| "unknown".to_owned());
     let last = value("ExecMainExitTimestamp").unwrap_or_else(|| "never".to_owned());
     let result = value("Result").unwrap_or_default();
-    let health = if state == "enabled" && result == "success" { Health::Fine } else { Health::Odd };
-    point(name, health, format!("{UNIT} is {state}; last run: {last} ({result})"))
+    let is_enabled = state == "enabled";
+    let enable = match (is_enabled, scope) {
+        (true, _) => "",
+        (false, "--user") => "; to run it at boot: systemctl --user enable bookend-recover",
+        (false, _) => "; to run it at boot: systemctl enable bookend-recover",
+    };
+    let health = if is_enabled && result == "success" { Health::Fine } else { Health::Odd };
+    let mut points =
+        vec![point(name, health, format!("{UNIT} is {state}; last run: {last} ({result}){enable}"))];
+    points.extend((scope == "--user").then(|| linger(is_enabled)).flatten());
+    points
+}
+
+/// What `systemctl show` prints about the unit. `None`: it is not installed there.
+fn properties(scope: &str) -> Option<String> {
+    let out = Command::new("systemctl")
+        .args([scope, "show", UNIT, "--property=LoadState,UnitFileState,Result,ExecMainExitTimestamp"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.contains("LoadState=loaded").then_some(text)
+}
+
+/// Whether the user's units run without a login: logind keeps a file for each user that lingers.
+fn linger(is_used: bool) -> Option<Point> {
+    let user = User::from_uid(geteuid()).ok().flatten()?;
+    let is_on = Path::new("/var/lib/systemd/linger").join(user.name).exists();
+    let off = "off: your units stop at logout and do not start at boot; run `loginctl enable-linger`";
+    Some(match (is_on, is_used) {
+        (true, _) => point("lingering", Health::Fine, "on: your units start at boot".to_owned()),
+        (false, true) => point("lingering", Health::Odd, off.to_owned()),
+        (false, false) => point("lingering", Health::Absent, off.to_owned()),
+    })
 }
 
 fn agent(name: &str) -> Point {

@@ -21,7 +21,13 @@ pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
 pub fn no_ledger(nothing: &str, at: &Location) -> Error {
     let path = at.file.display();
     Error::new(Kind::Nothing, format!("{nothing}: there is no ledger yet at {path}"))
-        .hint("the first `bookend run` creates it; if the ledger is elsewhere, name it with --ledger FILE")
+        .hint("the first run creates it; if the ledger is elsewhere, name it with --ledger FILE")
+}
+
+/// What is said about a running task whose supervisor was killed.
+pub fn killed(ledger: &Ledger) -> String {
+    let recover = view::suggestion(ledger.option(), "recover");
+    format!("its supervisor was killed; settle the task with: {recover}")
 }
 
 /// As [`find`], in a ledger that is open.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::commands::system;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, Location, TaskFilter};
@@ -65,10 +66,14 @@ fn table(
 ) -> Result<String, Error> {
     let path = at.file.to_string_lossy();
     let path = view::one_line(&path);
-    let Some(ledger) = ledger else { return Ok(format!("no tasks: there is no ledger yet at {path}\n")) };
+    let Some(ledger) = ledger else {
+        return Ok(format!("no tasks: there is no ledger yet at {path}\n{}", system::line(at)));
+    };
     if tasks.is_empty() {
-        let what = if filter.selects() { "no such tasks" } else { "no tasks" };
-        return Ok(format!("{what} in {path}\n"));
+        return Ok(match filter.selects() {
+            true => format!("no such tasks in {path}\n"),
+            false => format!("no tasks in {path}\n{}", system::line(at)),
+        });
     }
     let verdicts = verdicts(ledger, tasks)?;
     Ok(view::tasks(tasks, &verdicts, Time::now(), Screen::of(&std::io::stdout())))

@@ -18,4 +18,6 @@ pub mod redispatch;
 pub mod session;
 pub mod show;
 pub mod stats;
+pub mod system;
 pub mod timeline;
+pub mod wait;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::commands::audit;
 use crate::commands::list;
+use crate::commands::system;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::ledger::{self, Ledger, TaskFilter};
+use crate::ledger::{self, ChosenBy, Ledger, Location, TaskFilter};
 use crate::sys::stdout::print;
 use crate::task::{Status, Time};
 use crate::view::{self, Screen};
@@ -23,7 +24,7 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
     let path = view::one_line(&path);
     let screen = Screen::of(&std::io::stdout());
     let Some(ledger) = Ledger::open_read_only(&at)? else {
-        print(&format!("{FIRST_STEPS}\nThere is no ledger yet at {path}\n"))?;
+        print(&format!("{}\nThere is no ledger yet at {path}\n{}", first_steps(&at), system::line(&at)))?;
         return Ok(Exit::Code(0));
     };
     let running = ledger.running()?;
@@ -52,11 +53,20 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
     Ok(Exit::Code(0))
 }
 
-const FIRST_STEPS: &str = "\
-bookend records every coding-agent run in SQLite. Nothing has run yet.
-
-  bookend run -- claude -p 'say hello'    run an agent
-  bookend list                            see its row
-  bookend doctor                          see how bookend is set up
-  bookend --help                          see all commands
-";
+fn first_steps(at: &Location) -> String {
+    let command = |what: &str| view::suggestion(at.option(), what);
+    let run = match at.chosen_by {
+        ChosenBy::System => "systemctl start bookend@NAME".to_owned(),
+        _ => command("run") + " -- claude -p 'say hello'",
+    };
+    let steps = [
+        (run, "run an agent"),
+        (command("list"), "see its row"),
+        (command("doctor"), "see how bookend is set up"),
+        ("bookend --help".to_owned(), "see all commands"),
+    ];
+    let wide = steps.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
+    let line = |(command, what): &(String, &str)| format!("  {command:wide$}    {what}\n");
+    let steps: String = steps.iter().map(line).collect();
+    format!("bookend records every coding-agent run in SQLite. Nothing has run yet.\n\n{steps}")
+}

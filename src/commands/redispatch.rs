@@ -52,8 +52,8 @@ pub fn redispatch(options: &RedispatchOptions, ledger: Option<&Path>, caller: Ca
     let refused = |why: &str| Error::failed(format!("task {id} cannot be dispatched again: {why}"));
     if let Some(distrust) = opened.distrust() {
         return Err(refused(&distrust.why).hint(format!(
-            "{}, look at its row ({}) and try again; or give the command line yourself, with \
-             bookend run; nothing was executed",
+            "{}, look at its row ({}) and try again; or start a run with its command line yourself; \
+             nothing was executed",
             trust::remedy(&distrust),
             command(&format!("show {}", view::operand(id.as_str())))
         )));
@@ -71,7 +71,7 @@ pub fn redispatch(options: &RedispatchOptions, ledger: Option<&Path>, caller: Ca
         }
         Some(Lacks::Rest) => {
             return Err(refused("its command line is too long, and its row stores only the beginning")
-                .hint("start it with `bookend run` and its command line; nothing was executed"));
+                .hint("start a run with its whole command line; nothing was executed"));
         }
         Some(Lacks::Stdin) | None => {}
     }

@@ -17,7 +17,7 @@ use super::tasks;
 use super::wal::WriteAheadLog;
 use crate::log::Silence;
 use crate::task::resume::SessionUse;
-use crate::task::{Key, NewTask, Provider, Session, SessionId, Task, TaskEnd, TaskId, Time};
+use crate::task::{Key, NewTask, Provider, Session, SessionId, SessionTotals, Task, TaskEnd, TaskId, Time};
 
 /// The write lock of the ledger, from `BEGIN IMMEDIATE` on. Dropping it without [`Claim::commit`] changes
 /// nothing.
@@ -72,14 +72,14 @@ impl<'a> Claim<'a> {
         self.live.evidence(task)
     }
 
-    /// The total cost that the agent last reported for this session, US dollars.
-    pub fn last_session_cost(
+    /// The totals that the agent last reported for this session.
+    pub fn last_session_totals(
         &self,
         provider: Option<&Provider>,
         session_id: &SessionId,
-    ) -> Result<Option<f64>> {
-        tasks::last_session_cost(&self.tx, provider, session_id)
-            .map_err(self.failed("reading the cost of the session"))
+    ) -> Result<SessionTotals> {
+        tasks::last_session_totals(&self.tx, provider, session_id)
+            .map_err(self.failed("reading the totals of the session"))
     }
 
     /// What the tasks of a key have cost that started then or later.

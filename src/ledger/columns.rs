@@ -4,7 +4,7 @@ use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 
 use super::dialect::AnyText;
-use crate::task::{Key, Provider, RecordedTime, SessionId, Signal, TaskId, Time};
+use crate::task::{Key, Provider, RecordedTime, SessionId, SessionTokens, Signal, TaskId, Time};
 
 /// Another program may have written any value: all but NULL are read as text.
 macro_rules! text_column {
@@ -38,6 +38,23 @@ impl ToSql for Signal {
 impl FromSql for Signal {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Signal> {
         i32::column_result(value).map(Signal::from_number)
+    }
+}
+
+/// JSON.
+impl ToSql for SessionTokens {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        serde_json::to_string(self)
+            .map(ToSqlOutput::from)
+            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))
+    }
+}
+
+/// Text that is not JSON comes from another program and is an unknown total.
+impl FromSql for SessionTokens {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<SessionTokens> {
+        let text = AnyText::column_result(value)?.0.ok_or(FromSqlError::InvalidType)?;
+        Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 }
 

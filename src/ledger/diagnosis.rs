@@ -9,10 +9,16 @@ use super::error::{LedgerError, SIZE_LIMIT, SqliteError};
 use super::files;
 
 pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error) -> LedgerError {
-    let remedy = match source.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            return LedgerError::Busy { doing, path: path.to_owned(), waited: busy::patience() };
-        }
+    if let Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) = source.sqlite_error_code() {
+        return LedgerError::Busy { doing, path: path.to_owned(), waited: busy::patience() };
+    }
+    let remedy = remedy(path, &source);
+    LedgerError::Database { doing, path: path.to_owned(), remedy, source: SqliteError(Box::new(source)) }
+}
+
+/// What to do about it. `None`: only a closer look can say.
+fn remedy(path: &Path, source: &rusqlite::Error) -> Option<&'static str> {
+    Some(match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) if files::is_sound(path) => {
             "the file itself is sound (integrity_check: ok), and its -wal or -shm is damaged: wait until \
              the running tasks have ended, then try again; their ends wait in the spool"
@@ -40,10 +46,9 @@ pub fn database_error(doing: &'static str, path: &Path, source: rusqlite::Error)
             "a value in it is longer than bookend reads: look for it with sqlite3, or name another \
              ledger with --ledger FILE"
         }
-        Some(ErrorCode::SystemIoFailure) => io_remedy(path, &source),
-        _ => "run `bookend doctor` to see which file this is and what is wrong with it",
-    };
-    LedgerError::Database { doing, path: path.to_owned(), remedy, source: SqliteError(Box::new(source)) }
+        Some(ErrorCode::SystemIoFailure) => io_remedy(path, source),
+        _ => return None,
+    })
 }
 
 /// What to do about an I/O error. SQLite does not pass the errno on.

@@ -8,6 +8,7 @@ use rusqlite::ffi;
 use thiserror::Error;
 
 use crate::failpoint;
+use crate::shell::{quoted_path, suggestion};
 use crate::task::{Key, TaskId};
 
 pub type Result<T> = std::result::Result<T, LedgerError>;
@@ -119,7 +120,13 @@ pub enum LedgerError {
     Replaced { doing: &'static str, path: PathBuf, damage: &'static str },
 
     #[error("{doing} in the ledger {path}", path = .path.display())]
-    Database { doing: &'static str, path: PathBuf, remedy: &'static str, source: SqliteError },
+    Database {
+        doing: &'static str,
+        path: PathBuf,
+        /// `None`: only a closer look can say.
+        remedy: Option<&'static str>,
+        source: SqliteError,
+    },
 }
 
 /// What SQLite reported. It has no source of its own: rusqlite's repeats the message as an error code.
@@ -174,7 +181,7 @@ impl LedgerError {
         Some(match self {
             LedgerError::NoHome { .. } => "name the file with --ledger FILE or BOOKEND_LEDGER".to_owned(),
             LedgerError::IsDirectory { path } => {
-                format!("name a file in it, such as --ledger {}", shell_word(&path.join("bookend.db")))
+                format!("name a file in it, such as --ledger {}", quoted_path(&path.join("bookend.db")))
             }
             LedgerError::Io { source, .. } => io_hint(source).to_owned(),
             LedgerError::ForeignDirectory { .. } => {
@@ -184,10 +191,13 @@ impl LedgerError {
                 "run `chmod o-w {}`, or name a ledger elsewhere with --ledger FILE; if you trust everyone \
                  who can write there (a Kubernetes emptyDir), keep the ledger in a directory of its own \
                  below it and set BOOKEND_ALLOW_SHARED_DIR=1",
-                shell_word(path)
+                quoted_path(path)
             ),
             LedgerError::GroupWritable { path, .. } => {
-                format!("run `chmod g-w {}`, or name a ledger elsewhere with --ledger FILE", shell_word(path))
+                format!(
+                    "run `chmod g-w {}`, or name a ledger elsewhere with --ledger FILE",
+                    quoted_path(path)
+                )
             }
             LedgerError::Swapped { .. } => "find out what replaces it, then try again".to_owned(),
             LedgerError::Symlink { .. } => {
@@ -202,14 +212,14 @@ impl LedgerError {
             LedgerError::SqliteTooOld { .. } => "build bookend with its bundled SQLite".to_owned(),
             LedgerError::Newer { .. } => "use the newer bookend".to_owned(),
             LedgerError::Older { path, .. } => {
-                format!("run `bookend --ledger {} recover` to bring it up to date", shell_word(path))
+                format!("run `{}` to bring it up to date", suggestion(Some(path), "recover"))
             }
             LedgerError::NotALedger { .. } | LedgerError::StandIn { .. } => {
                 "name another file with --ledger FILE or BOOKEND_LEDGER".to_owned()
             }
             LedgerError::Busy { path, .. } => format!(
                 "run `fuser {}` to find the program that holds it open in a transaction, then try again",
-                shell_word(path)
+                quoted_path(path)
             ),
             LedgerError::TaskExists { .. } => "use another --id, or none".to_owned(),
             LedgerError::IdTooLong { .. } => "use a shorter --id, or none".to_owned(),
@@ -218,7 +228,11 @@ impl LedgerError {
             LedgerError::Replaced { .. } => {
                 "restore the file, or let the next command create a new ledger".to_owned()
             }
-            LedgerError::Database { remedy, .. } => (*remedy).to_owned(),
+            LedgerError::Database { remedy: Some(remedy), .. } => (*remedy).to_owned(),
+            LedgerError::Database { path, .. } => format!(
+                "run `{}` to see which file this is and what is wrong with it",
+                suggestion(Some(path), "doctor")
+            ),
             LedgerError::NotAdoptable { .. }
             | LedgerError::KeyBusy { .. }
             | LedgerError::NoSuchTask { .. } => return None,
@@ -228,9 +242,4 @@ impl LedgerError {
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> LedgerError {
         LedgerError::Io { doing, path: path.to_owned(), source }
     }
-}
-
-/// A path, quoted for a shell.
-pub(super) fn shell_word(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

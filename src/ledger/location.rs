@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{User, geteuid};
 
 use super::error::{LedgerError, Result};
+use crate::task::SYSTEM_LEDGER;
 
 /// What chose the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChosenBy {
+    /// `--system`, or `--ledger` with the path of that ledger.
+    System,
     Option,
     Variable,
     StateDirectory,
@@ -21,6 +24,7 @@ pub enum ChosenBy {
 impl ChosenBy {
     pub fn as_str(self) -> &'static str {
         match self {
+            ChosenBy::System => "--system",
             ChosenBy::Option => "--ledger",
             ChosenBy::Variable => "$BOOKEND_LEDGER",
             ChosenBy::StateDirectory => "$STATE_DIRECTORY",
@@ -54,9 +58,14 @@ impl Location {
         self.file.parent().unwrap_or(Path::new("/"))
     }
 
-    /// The `--ledger` option with which another command opens this ledger; `None`: it is the default one.
+    /// The file that the option of another command names to open this ledger; `None`: it is the default one.
     pub fn option(&self) -> Option<&Path> {
         (self.chosen_by != ChosenBy::Default).then_some(&self.file)
+    }
+
+    /// Whether the caller's own settings chose it: neither an option of the command line nor systemd.
+    pub fn is_own(&self) -> bool {
+        matches!(self.chosen_by, ChosenBy::Variable | ChosenBy::XdgStateHome | ChosenBy::Default)
     }
 
     /// The private directory beside the ledger: `<file>.d`, for the live locks and the spool.
@@ -78,7 +87,8 @@ fn choose(
 ) -> Result<Location> {
     let set = |name: &str| var(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let (file, chosen_by) = if let Some(file) = explicit.filter(|p| !p.as_os_str().is_empty()) {
-        (file.to_owned(), ChosenBy::Option)
+        let is_system = file == Path::new(SYSTEM_LEDGER);
+        (file.to_owned(), if is_system { ChosenBy::System } else { ChosenBy::Option })
     } else if let Some(file) = set("BOOKEND_LEDGER") {
         (file, ChosenBy::Variable)
     } else if let Some(dir) = first_of_list(var("STATE_DIRECTORY")) {
@@ -138,6 +148,7 @@ mod tests {
             ("HOME", "/h"),
         ];
         assert_eq!(chosen(Some("/e.db"), &env), ("/e.db".into(), "--ledger"));
+        assert_eq!(chosen(Some(SYSTEM_LEDGER), &env), (SYSTEM_LEDGER.into(), "--system"));
         assert_eq!(chosen(None, &env), ("/b/l.db".into(), "$BOOKEND_LEDGER"));
         env.remove(0);
         assert_eq!(chosen(None, &env), ("/s1/bookend.db".into(), "$STATE_DIRECTORY"));

@@ -11,7 +11,7 @@ use super::merged::{MergeOutcome, MergedRecord};
 #[cfg(test)]
 use super::spool::SpoolSlot;
 use super::spool::{self, WaitingContent, record};
-use crate::task::TaskId;
+use crate::task::{TaskEnd, TaskId};
 
 impl Ledger {
     /// Reserves disk space for the record of a task, before the task is committed.
@@ -23,6 +23,14 @@ impl Ledger {
     /// The records in the spool.
     pub fn spooled(&self) -> Result<Vec<PathBuf>> {
         spool::waiting(&self.spool_dir)
+    }
+
+    /// The end of this task that waits in the spool. `None`, too, for a reader that may not look there.
+    pub fn spooled_end(&self, id: &TaskId) -> Result<Option<TaskEnd>> {
+        match spool::waiting_for(&self.spool_dir, id) {
+            Err(LedgerError::Io { .. }) => Ok(None),
+            read => read,
+        }
     }
 
     /// Removes the slot of a lost task from the spool, and its record if that `is_merged`.

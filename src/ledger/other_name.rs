@@ -6,7 +6,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxAttributes, StatxFlags, statx};
 
-use super::error::{LedgerError, Result, shell_word};
+use super::error::{LedgerError, Result};
+use crate::shell::quoted_path;
 
 /// Evidence of a second name. SQLite names the log after the path, so two names of one file have two logs and
 /// corrupt it: <https://www.sqlite.org/howtocorrupt.html>, section 2.5.
@@ -48,10 +49,10 @@ impl OtherName {
 
     /// The command that finds the other name.
     pub fn hint(self, file: &Path) -> String {
-        let word = shell_word(file);
+        let word = quoted_path(file);
         match self {
             OtherName::HardLink => {
-                let top = shell_word(file_system_of(file));
+                let top = quoted_path(file_system_of(file));
                 format!("run `find {top} -xdev -samefile {word}` to find the other name, and remove it")
             }
             OtherName::Mount => {

@@ -3,6 +3,7 @@
 //! The disk space is reserved before the task starts, so that a full disk cannot lose the end.
 
 pub mod record;
+mod watch;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -18,6 +19,7 @@ use crate::failpoint;
 use crate::sys::files;
 use crate::task::{TaskEnd, TaskId, Time};
 use record::{Record, SpooledEnd, parse};
+pub use watch::SpoolWatch;
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// A longer file is not a record: its texts are truncated.

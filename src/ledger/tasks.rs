@@ -1,6 +1,6 @@
 //! Reading and writing the rows of `task_history` and their transitions.
 
-use rusqlite::{Connection, OptionalExtension, named_params};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::Value;
 
 use super::busy::BRIEF;
@@ -11,8 +11,8 @@ use super::live::{LiveEvidence, LiveLock};
 use super::row::{select, status_of, task_of_row, unsettled};
 use super::statement::execute;
 use crate::task::{
-    Key, NewTask, ProcessIdentity, Provider, SessionId, Status, StatusTransition, Task, TaskId, Time,
-    TokensScope, UsageCounts,
+    Key, NewTask, ProcessIdentity, Provider, SessionId, SessionTotals, Status, StatusTransition, Task,
+    TaskId, Time, TokensScope, UsageCounts,
 };
 
 /// The result of looking up an id or the beginning of one.
@@ -69,10 +69,10 @@ const SELECT_LAST_OF_SESSION: &str = select!(
 );
 const SELECT_IDS_BY_PREFIX: &str =
     "SELECT id FROM task_history WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 10";
-const SELECT_LAST_SESSION_COST: &str = "
-    SELECT session_cost_usd FROM task_history
+const SELECT_LAST_SESSION_TOTALS: &str = "
+    SELECT session_cost_usd, session_tokens FROM task_history
     WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
-      AND session_cost_usd IS NOT NULL
+      AND (session_cost_usd IS NOT NULL OR session_tokens IS NOT NULL)
     ORDER BY started_at DESC, rowid DESC LIMIT 1";
 /// The nesting depth of task `?1`, counted through its parents, at most `?2`.
 const SELECT_LEVELS: &str = "
@@ -209,12 +209,14 @@ pub fn levels(conn: &Connection, task: &TaskId, most: u32) -> rusqlite::Result<u
     conn.query_row(SELECT_LEVELS, (task, most), |row| row.get(0))
 }
 
-pub fn last_session_cost(
+pub fn last_session_totals(
     conn: &Connection,
     provider: Option<&Provider>,
     session_id: &SessionId,
-) -> rusqlite::Result<Option<f64>> {
-    conn.query_row(SELECT_LAST_SESSION_COST, (session_id, provider), |row| row.get(0)).optional()
+) -> rusqlite::Result<SessionTotals> {
+    let totals = |row: &Row<'_>| Ok(SessionTotals { cost_usd: row.get(0)?, tokens: row.get(1)? });
+    let last = conn.query_row(SELECT_LAST_SESSION_TOTALS, (session_id, provider), totals).optional()?;
+    Ok(last.unwrap_or_default())
 }
 
 pub fn all(conn: &Connection, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Vec<Task>> {
@@ -439,7 +441,7 @@ mod tests {
             SELECT_RUNNING_WITH_SESSION,
             SELECT_LAST_OF_SESSION,
             SELECT_IDS_BY_PREFIX,
-            SELECT_LAST_SESSION_COST,
+            SELECT_LAST_SESSION_TOTALS,
             SELECT_TRANSITIONS,
             SELECT_UNDELIVERED,
             SELECT_UNHINTED,

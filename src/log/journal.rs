@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -69,9 +70,9 @@ pub(super) fn is_stderr() -> bool {
 }
 
 /// Every message from now on has the task's fields.
-pub fn about(task: &TaskId, key: Option<&Key>) {
+pub fn about(task: &TaskId, key: Option<&Key>, ledger: &Path) {
     // A process has one run, and messages after its end are about it too: the span is never left.
-    mem::forget(enter(task, key));
+    mem::forget(enter(task, key, ledger));
 }
 
 /// Runs `say`, whose messages are about another task: they do not get the fields of this process's own.
@@ -84,18 +85,24 @@ pub fn about_another<T>(say: impl FnOnce() -> T) -> T {
 }
 
 /// A span is written to the journal only, and whatever the level of messages is.
-fn enter(task: &TaskId, key: Option<&Key>) -> EnteredSpan {
-    tracing::error_span!("task", TASK_ID = cut(task.as_str()), KEY = key.map(|key| cut(key.as_str())))
-        .entered()
+fn enter(task: &TaskId, key: Option<&Key>, ledger: &Path) -> EnteredSpan {
+    let key = key.map(|key| cut(key.as_str()));
+    tracing::error_span!(
+        "task",
+        TASK_ID = cut(task.as_str()),
+        KEY = key,
+        LEDGER = cut(&ledger.to_string_lossy())
+    )
+    .entered()
 }
 
 /// Sends the record of an end that no file took, whether or not messages go to the journal. Returns whether
 /// journald took it.
-pub(super) fn record(task: &TaskId, key: Option<&Key>, json: &str) -> bool {
+pub(super) fn record(task: &TaskId, key: Option<&Key>, ledger: &Path, json: &str) -> bool {
     let Some(journal) = Journal::open() else { return false };
     let before = lost();
     tracing::subscriber::with_default(tracing_subscriber::registry().with(journal), || {
-        let _task = enter(task, key);
+        let _task = enter(task, key, ledger);
         tracing::error!(MESSAGE_ID = id::UNRECORDED, MESSAGE = json);
     });
     lost() == before

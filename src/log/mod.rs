@@ -8,6 +8,7 @@ mod journal;
 mod silence;
 mod stderr;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::level_filters::LevelFilter;
@@ -108,8 +109,8 @@ pub fn warn(text: &str, hint: &str) {
 }
 
 /// Writes the record of an end that no file took: one line of JSON on stderr and in the journal.
-pub fn record(task: &TaskId, key: Option<&Key>, json: &str) {
-    let is_sent = !ON_STDERR_ALONE.load(Ordering::Relaxed) && journal::record(task, key, json);
+pub fn record(task: &TaskId, key: Option<&Key>, ledger: &Path, json: &str) {
+    let is_sent = !ON_STDERR_ALONE.load(Ordering::Relaxed) && journal::record(task, key, ledger, json);
     // Where stderr is the journal, once is enough.
     if !is_sent || !journal::is_stderr() {
         say(&format!("{json}\n"));

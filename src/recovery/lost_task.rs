@@ -1,5 +1,6 @@
 //! A lost task: why it was lost, what keeps it from being settled, and marking it as interrupted.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use tracing::{info, warn};
@@ -244,7 +245,7 @@ impl LostTask {
     pub fn close(&self, ledger: &Ledger, outcome: &SettleOutcome) {
         let merged = match outcome {
             SettleOutcome::Interrupted { reason, invalidated } => {
-                log::about_another(|| self.log_interrupted(*reason, invalidated.as_ref()));
+                log::about_another(|| self.log_interrupted(*reason, invalidated.as_ref(), ledger.path()));
                 // The supervisor of an expired task may be alive and need its slot.
                 if self.is_expired {
                     return;
@@ -259,12 +260,14 @@ impl LostTask {
         }
     }
 
-    fn log_interrupted(&self, reason: InterruptReason, invalidated: Option<&SessionId>) {
+    fn log_interrupted(&self, reason: InterruptReason, invalidated: Option<&SessionId>, ledger: &Path) {
         let task = &self.task;
+        let ledger = ledger.to_string_lossy();
         info!(
             MESSAGE_ID = log::id::INTERRUPTED,
             TASK_ID = task.id.as_str(),
             KEY = task.key.as_ref().map(Key::as_str),
+            LEDGER = &*ledger,
             STATUS = Status::Interrupted.as_str(),
             REASON = reason.as_str(),
             SESSION_ID = task.session_id.as_ref().map(SessionId::as_str),
@@ -277,6 +280,7 @@ impl LostTask {
                 MESSAGE_ID = log::id::SESSION_INVALIDATED,
                 TASK_ID = task.id.as_str(),
                 KEY = task.key.as_ref().map(Key::as_str),
+                LEDGER = &*ledger,
                 SESSION_ID = session.as_str(),
                 "session {session} invalidated: task {} was interrupted",
                 task.id

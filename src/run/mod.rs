@@ -78,7 +78,7 @@ fn supervise(
     };
     let ids = TaskIds::choose(&claim, options, key_claim.replaced())?;
     failpoint::reached("run.chosen");
-    log::about(&ids.id, command.key.as_ref());
+    log::about(&ids.id, command.key.as_ref(), &location.file);
 
     // 4. Fork the agent. It waits at the gate: it has a pid, and executes nothing.
     let forked = ForkedAgent::fork(&ids, &context, &choice, &caller)?;

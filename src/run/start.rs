@@ -29,7 +29,9 @@ use crate::run::supervisor::{
     Agent, CapturedOutput, Conversation, Limits, RowFacts, Supervisor, SupervisorStart, TaskRef,
 };
 use crate::sys;
-use crate::task::{FailureReason, NewTask, ProcessIdentity, ProcessScope, SessionId, Status, TaskId, Time};
+use crate::task::{
+    FailureReason, NewTask, ProcessIdentity, ProcessScope, SessionId, SessionTotals, Status, TaskId, Time,
+};
 
 /// How many runs may be nested, counted by the parents of their tasks.
 const MOST_LEVELS: u32 = 8;
@@ -199,7 +201,7 @@ impl ForkedAgent {
                     .into());
             }
         };
-        let cost_before = cost_before(&claim, context.command, choice)?;
+        let totals_before = totals_before(&claim, context.command, choice)?;
         // Without room for the record, a full disk would lose the end of the task.
         let spool = claim.spool_slot(&row.id)?;
         if let Err(refused) = claim.commit() {
@@ -208,7 +210,7 @@ impl ForkedAgent {
         let cgroup = self.cgroup.map(NewCgroup::keep);
         let facts = RowFacts {
             started,
-            cost_before,
+            totals_before,
             cgroup: row.place.cgroup.clone(),
             oom_kills_before: row.oom_kills_before,
         };
@@ -300,12 +302,12 @@ impl StartFailed {
     }
 }
 
-/// What the session had cost before this run. Whether the agent reports the total of a session is not known
-/// before it reports.
-fn cost_before(claim: &Claim<'_>, command: &AgentCommand, choice: &Choice) -> Result<Option<f64>, Error> {
+/// What the session had used before this run, which a fork inherits. Whether the agent reports the totals
+/// of a session is not known before it reports.
+fn totals_before(claim: &Claim<'_>, command: &AgentCommand, choice: &Choice) -> Result<SessionTotals, Error> {
     match choice.resumed_from.as_ref().filter(|_| command.captured) {
-        Some(session) => Ok(claim.last_session_cost(command.provider.as_ref(), session)?),
-        None => Ok(None),
+        Some(session) => Ok(claim.last_session_totals(command.provider.as_ref(), session)?),
+        None => Ok(SessionTotals::default()),
     }
 }
 

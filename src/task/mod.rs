@@ -9,6 +9,7 @@ pub mod resume;
 pub mod signal;
 mod signal_scope;
 mod time;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -24,18 +25,10 @@ pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusT
 pub use signal::Signal;
 pub use signal_scope::SignalScope;
 pub use time::{RecordedTime, Time};
+pub use usage::{SessionTokens, SessionTotals, UsageCounts};
 
-/// What a run has used so far. `None` means "not known", which differs from 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct UsageCounts {
-    /// US dollars of this run alone.
-    pub cost_usd: Option<f64>,
-    pub turns: Option<i64>,
-    pub input_tokens: Option<i64>,
-    pub output_tokens: Option<i64>,
-    pub cache_read_tokens: Option<i64>,
-    pub cache_creation_tokens: Option<i64>,
-}
+/// The ledger of the system units in `contrib/systemd`.
+pub const SYSTEM_LEDGER: &str = "/var/lib/bookend/bookend.db";
 
 /// What is known about a task before its agent starts: the `running` row.
 #[derive(Debug, Clone)]
@@ -93,8 +86,7 @@ pub struct TaskEnd {
     pub stop_signal: Option<Signal>,
     pub stop_sender: Option<SignalSender>,
     pub counts: UsageCounts,
-    /// The cumulative cost of the session as the agent reports it, US dollars.
-    pub session_cost_usd: Option<f64>,
+    pub session_totals: SessionTotals,
     pub model: Option<String>,
     pub session_id: Option<SessionId>,
     /// The tool that was called last and had not returned.
@@ -129,7 +121,7 @@ impl TaskEnd {
             stop_signal: None,
             stop_sender: None,
             counts: UsageCounts::default(),
-            session_cost_usd: None,
+            session_totals: SessionTotals::default(),
             model: None,
             session_id: None,
             tool_in_flight: None,

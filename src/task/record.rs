@@ -34,6 +34,8 @@ pub struct Task {
     pub cost_usd: Option<f64>,
     /// The cumulative cost of the session as the agent reports it, US dollars.
     pub session_cost_usd: Option<f64>,
+    /// The four token counts of the whole session, if the agent reports those.
+    pub session_tokens: Option<Value>,
     pub turns: Option<i64>,
     pub input_tokens: Option<i64>,
     pub output_tokens: Option<i64>,

@@ -7,9 +7,8 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
-use super::text::{
-    ago, cells, command_line, duration, money, one_line, operand, quoted, since, suggestion, when,
-};
+use super::text::{ago, cells, duration, money, one_line, since, when};
+use crate::shell::{command_line, operand, quoted_path, suggestion};
 use crate::task::{
     Key, Provider, RecordedTime, Session, SessionId, SessionInvalidation, Status, StatusTransition, Task,
     TaskId, Time, Verdict,
@@ -300,7 +299,7 @@ fn further_lines(page: &mut Page, task: &Task, further: &Further) {
     page.data("transcript", transcript.as_deref());
     let resume = further.resume.as_ref().map(|(cwd, words)| {
         let unsafe_now = if further.is_invalidated { "  # invalidated: check its state first" } else { "" };
-        format!("cd {} && {}{unsafe_now}", quoted(&cwd.to_string_lossy()), command_line(words))
+        format!("cd {} && {}{unsafe_now}", quoted_path(cwd), command_line(words))
     });
     page.data("resume with", resume.as_deref());
     let restore = task.key.as_ref().filter(|_| further.is_invalidated);

@@ -15,6 +15,7 @@ mod tasks;
 mod text;
 mod timeline;
 
+pub use crate::shell::{operand, quoted, suggestion};
 pub use audit::{Code, Finding, Severity, audit, audit_json, audit_summary};
 pub use detail::{Further, History, detail};
 pub use hint::{Hint, PREFIX};
@@ -24,7 +25,7 @@ pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
 pub use stats::{stats, stats_json};
 pub use tasks::{tasks, why};
-pub use text::{duration, money, one_line, operand, quoted, short_ids, since, suggestion, when};
+pub use text::{duration, money, one_line, short_ids, since, when};
 pub use timeline::{spans, timeline, timeline_html};
 
 use serde::Serialize;

@@ -1,7 +1,6 @@
 //! Values for people: durations, ages, money, ids, and text of unknown origin.
 
 use std::borrow::Cow;
-use std::path::Path;
 
 use unicode_width::UnicodeWidthStr;
 
@@ -163,34 +162,6 @@ pub fn short_ids<'a>(ids: &[&'a str]) -> Vec<&'a str> {
         .collect()
 }
 
-/// A command line, quoted for a shell.
-pub fn command_line(words: &[String]) -> String {
-    words.iter().map(|w| quoted(w)).collect::<Vec<_>>().join(" ")
-}
-
-/// An operand, quoted for a shell, that is never parsed as an option.
-pub fn operand(word: &str) -> String {
-    let mark = if word.starts_with('-') { "-- " } else { "" };
-    format!("{mark}{}", quoted(word))
-}
-
-/// A bookend command that works when pasted. `ledger`: its file, if it is not the default one.
-pub fn suggestion(ledger: Option<&Path>, what: &str) -> String {
-    let Some(file) = ledger else { return format!("bookend {what}") };
-    let (command, rest) = what.split_once(' ').unwrap_or((what, ""));
-    format!("bookend {command} --ledger {} {rest}", quoted(&file.to_string_lossy())).trim_end().to_owned()
-}
-
-/// One word, quoted for a shell.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 fn is_uuid(id: &str) -> bool {
     id.len() == 36
         && id.char_indices().all(|(at, c)| match at {
@@ -244,11 +215,6 @@ mod tests {
     }
 
     #[test]
-    fn an_operand_is_one_word_and_not_an_option() {
-        assert_eq!(["a1", "--all", "x; y"].map(operand), ["a1", "-- --all", "'x; y'"]);
-    }
-
-    #[test]
     fn cut_text_counts_wide_characters() {
         assert_eq!(cut("abcdef", 6), "abcdef");
         assert_eq!(cut("abcdef", 4), "abc…");
@@ -294,11 +260,5 @@ mod tests {
         assert_eq!(short_ids(&[a, c]), ["019a8b3c-4d5e", "019a8b3c-9d5e"]);
         assert_eq!(short_ids(&[a, b]), ["019a8b3c-4d5e-7000", "019a8b3c-4d5e-7001"]);
         assert_eq!(short_ids(&["nightly-of-the-22nd"]), ["nightly-of-the-22nd"]);
-    }
-
-    #[test]
-    fn a_command_line_can_be_pasted_into_a_shell() {
-        let words = ["claude", "-p", "it's ü", ""].map(str::to_owned);
-        assert_eq!(command_line(&words), r"claude -p 'it'\''s ü' ''");
     }
 }

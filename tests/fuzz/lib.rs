@@ -15,11 +15,12 @@ mod src {
     pub mod log;
     #[path = "run/session.rs"]
     pub mod session;
+    pub mod shell;
     pub mod sys;
     pub mod task;
 }
 
-pub use src::{agent, error, exit, failpoint, ledger, log, sys, task};
+pub use src::{agent, error, exit, failpoint, ledger, log, shell, sys, task};
 
 pub mod run {
     //! The part of `run` that chooses the session.

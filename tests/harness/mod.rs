@@ -22,6 +22,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -35,6 +36,7 @@ pub use procfs::{
 };
 pub use pty::Pty;
 pub use stand_in::STREAM;
+use wait::LIMIT;
 pub use wait::{Deadline, eventually, pause, ready};
 
 /// What precedes the agent's argv.
@@ -60,6 +62,8 @@ impl Wrapper {
 pub struct World {
     dir: TempDir,
     pub wrapper: Wrapper,
+    /// The time from a renewal of the deadline to the deadline.
+    pub limit: Duration,
     deadline: Deadline,
 }
 
@@ -77,7 +81,8 @@ impl World {
         for name in ["home", "state", "tmp", "bin"] {
             fs::create_dir(dir.path().join(name)).expect("a directory of the world");
         }
-        let world = World { dir, wrapper: Wrapper::from_environment(), deadline: Deadline::new() };
+        let deadline = Deadline::new();
+        let world = World { dir, wrapper: Wrapper::from_environment(), limit: LIMIT, deadline };
         symlink(bookend(), world.path("bin/bookend")).expect("bookend in the world's PATH");
         world
     }
@@ -128,7 +133,7 @@ impl World {
 
     /// Restarts the deadline after a part of the test that may take long.
     pub fn renew_deadline(&mut self) {
-        self.deadline = Deadline::new();
+        self.deadline = Deadline::within(self.limit);
     }
 
     pub fn deadline(&self) -> Deadline {

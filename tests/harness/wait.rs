@@ -5,15 +5,22 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The time a test may take before a wait in it fails.
-const LIMIT: Duration = Duration::from_secs(30);
+/// The time a test may take before a wait in it fails, unless it sets another.
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
-pub struct Deadline(Instant);
+pub struct Deadline {
+    set: Instant,
+    limit: Duration,
+}
 
 impl Deadline {
     pub fn new() -> Deadline {
-        Deadline(Instant::now() + LIMIT)
+        Deadline::within(LIMIT)
+    }
+
+    pub fn within(limit: Duration) -> Deadline {
+        Deadline { set: Instant::now(), limit }
     }
 
     /// Waits until one of `fds` is readable or hung up and returns which are.
@@ -21,7 +28,7 @@ impl Deadline {
     /// # Panics
     /// When the deadline passes: `what` names what was waited for.
     pub fn readable(self, what: &str, fds: &[&dyn AsFdRef]) -> Vec<bool> {
-        let left = self.0.saturating_duration_since(Instant::now());
+        let left = self.limit.saturating_sub(self.set.elapsed());
         let ready = ready(fds, left);
         assert!(ready.contains(&true), "timed out waiting for {what}");
         ready
@@ -29,11 +36,11 @@ impl Deadline {
 
     /// Whether `time` has passed since the deadline was set.
     pub fn has_run_for(self, time: Duration) -> bool {
-        Instant::now() + LIMIT >= self.0 + time
+        self.set.elapsed() >= time
     }
 
     pub fn passed(self) -> bool {
-        Instant::now() >= self.0
+        self.has_run_for(self.limit)
     }
 }
 

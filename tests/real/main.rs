@@ -3,12 +3,13 @@
 //!
 //! It needs `BOOKEND_REAL_CLAUDE`, the path of Claude Code's program, and python3 for the API; `.ci/run`
 //! installs both. Without them each test prints that it is skipped and passes, or fails with
-//! `BOOKEND_TEST_ALL=1`.
+//! `BOOKEND_TEST_ALL=1`. The tests in `agents` run other agents instead.
 
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the other binary of tests, which uses more of it")]
 mod harness;
 
+mod agents;
 mod dying;
 mod interactive;
 mod matrix;

@@ -10,13 +10,14 @@ use crate::harness::{End, Output, Proc, World, is_root, on_path, possible};
 const SECRET: &str = "open-the-pod-bay-doors";
 
 /// The fields that a message may have: those of bookend and those that tracing-journald adds.
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 23] = [
     "MESSAGE",
     "MESSAGE_ID",
     "PRIORITY",
     "SYSLOG_IDENTIFIER",
     "TASK_ID",
     "KEY",
+    "LEDGER",
     "STATUS",
     "REASON",
     "SESSION_ID",

@@ -10,14 +10,15 @@ use std::collections::VecDeque;
 use memchr::memmem::Finder;
 
 use crate::agent::adapter::{
-    ApiFailure, ApiFailureKind, CostCovers, ObservedOutput, OutputMode, OutputReader,
+    ApiFailure, ApiFailureKind, ObservedOutput, OutputMode, OutputReader, ReportCovers,
 };
 use crate::agent::output::event::{
-    CountedUsage, EventMessage, EventTexts, InlineTexts, OutputEvent, RateLimit, TokenUsage, ToolBlock,
+    CountedUsage, EventMessage, EventTexts, InlineTexts, OutputEvent, RateLimit, ToolBlock,
 };
 use crate::agent::output::forms::{EventRead, FormCache};
 use crate::agent::output::kept::{brief, hash};
 use crate::agent::output::lines::{LineSplitter, ObjectSplitter, objects};
+use crate::agent::output::usage::TokenUsage;
 
 /// The number of latest messages whose counts may still grow.
 const RECENT: usize = 16;
@@ -383,14 +384,14 @@ impl Tally {
         self.count();
     }
 
-    fn cost_covers(&self, e: &OutputEvent<'_>) -> CostCovers {
+    fn cost_covers(&self, e: &OutputEvent<'_>) -> ReportCovers {
         let is_total = match self.version {
             Some(version) if version <= LAST_PER_RUN => false,
             Some(version) if version >= FIRST_TOTAL => true,
             // Without an init event the version is unknown. Only versions with the total print an index.
             _ => e.result_index.is_some(),
         };
-        if is_total { CostCovers::Session } else { CostCovers::Run }
+        if is_total { ReportCovers::Session } else { ReportCovers::Run }
     }
 
     /// How the API ended the run, according to a result. Call it before the open tool calls are cleared.
@@ -410,10 +411,7 @@ impl Tally {
     fn count(&mut self) {
         let usage = self.settled.plus(self.unsettled);
         let counts = &mut self.observed.counts;
-        counts.input_tokens = usage.input;
-        counts.output_tokens = usage.output;
-        counts.cache_read_tokens = usage.cache_read;
-        counts.cache_creation_tokens = usage.cache_creation;
+        usage.count_in(counts);
         counts.turns = match (self.settled_turns, self.turns) {
             (None, 0) => None,
             (settled, since) => Some(settled.unwrap_or(0).saturating_add(since)),

@@ -2,5 +2,8 @@
 
 #![allow(dead_code, reason = "the adapter of declared agents follows in the next commits")]
 
+mod reader;
 mod schema;
+mod tally;
 mod value;
+mod wanted;

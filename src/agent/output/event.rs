@@ -5,48 +5,14 @@
 use std::borrow::Cow;
 
 use super::json::{JsonCursor, JsonResult, MalformedJson, lossy};
+use super::kept::error_text;
+use super::usage::TokenUsage;
 use crate::agent::adapter::RunResult;
 
-/// The longest error text that is kept, in characters.
-const ERROR_TEXT: usize = 8 << 10;
 /// The greatest cost that is accepted, in US dollars: a greater one would make every sum useless.
-const MOST_COST_USD: f64 = 1e9;
+pub const MOST_COST_USD: f64 = 1e9;
 
 type EventText<'a> = Option<Cow<'a, str>>;
-
-/// The token counts of an event.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TokenUsage {
-    pub input: Option<i64>,
-    pub output: Option<i64>,
-    pub cache_read: Option<i64>,
-    pub cache_creation: Option<i64>,
-}
-
-impl TokenUsage {
-    pub fn plus(self, other: TokenUsage) -> TokenUsage {
-        self.with(other, i64::saturating_add)
-    }
-
-    /// The larger of each count: those of one message only grow while it streams.
-    pub fn most(self, other: TokenUsage) -> TokenUsage {
-        self.with(other, i64::max)
-    }
-
-    #[inline(always)]
-    fn with(self, other: TokenUsage, join: impl Fn(i64, i64) -> i64) -> TokenUsage {
-        let one = |a: Option<i64>, b: Option<i64>| match (a, b) {
-            (Some(a), Some(b)) => Some(join(a, b)),
-            (a, b) => a.or(b),
-        };
-        TokenUsage {
-            input: one(self.input, other.input),
-            output: one(self.output, other.output),
-            cache_read: one(self.cache_read, other.cache_read),
-            cache_creation: one(self.cache_creation, other.cache_creation),
-        }
-    }
-}
 
 /// Token counts, and the JSON text that they were read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,9 +179,7 @@ impl<'a> OutputEvent<'a> {
         if text.trim().is_empty() {
             text = format!("the agent reported an error without a message ({subtype})");
         }
-        if let Some((end, _)) = text.char_indices().nth(ERROR_TEXT) {
-            text.truncate(end);
-        }
+        text.truncate(error_text(&text).len());
         RunResult { error: Some(text) }
     }
 }

@@ -13,8 +13,9 @@ use std::cell::RefCell;
 
 use memchr::memchr2;
 
-use super::event::{CountedUsage, EventTexts, OutputEvent, TokenUsage, usage_of};
+use super::event::{CountedUsage, EventTexts, OutputEvent, usage_of};
 use super::json::{JsonResult, lossy};
+use super::usage::TokenUsage;
 
 /// The longest event that is compared, in bytes. A longer one is mostly one string, which reads fast.
 const LONGEST: usize = 4096;

@@ -1,16 +1,28 @@
-//! Shortens the names and ids of an agent's output for memory and the ledger.
+//! Shortens the names, ids and errors of an agent's output for memory and the ledger.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// The longest name of a model or tool that is kept, in characters: every progress update writes it again.
 pub const NAME: usize = 200;
 
+/// The longest error text that is kept, in characters.
+const ERROR_TEXT: usize = 8 << 10;
+
 /// The beginning of a name, at most [`NAME`] characters.
 pub fn brief(name: &str) -> &str {
-    if name.len() <= NAME {
-        return name;
+    beginning(name, NAME)
+}
+
+/// The beginning of an error's text.
+pub fn error_text(text: &str) -> &str {
+    beginning(text, ERROR_TEXT)
+}
+
+fn beginning(text: &str, most: usize) -> &str {
+    if text.len() <= most {
+        return text;
     }
-    name.char_indices().nth(NAME).map_or(name, |(end, _)| &name[..end])
+    text.char_indices().nth(most).map_or(text, |(end, _)| &text[..end])
 }
 
 /// The hash that is kept instead of the id of a call or a message, which may be as long as a line.

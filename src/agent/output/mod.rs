@@ -5,3 +5,4 @@ pub mod forms;
 pub mod json;
 pub mod kept;
 pub mod lines;
+pub mod usage;

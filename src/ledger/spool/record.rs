@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::task::{
-    EndSource, Ending, KeepSession, SessionId, Signal, SignalSender, Status, TaskEnd, TaskId, Time,
-    UsageCounts,
+    EndSource, Ending, KeepSession, SessionId, SessionTokens, SessionTotals, Signal, SignalSender, Status,
+    TaskEnd, TaskId, Time, UsageCounts,
 };
 
 /// The length to which an error's text is truncated if the record does not fit in its slot.
@@ -38,6 +38,8 @@ pub(super) struct Record {
     cache_read_tokens: Option<i64>,
     cache_creation_tokens: Option<i64>,
     session_cost_usd: Option<f64>,
+    #[serde(default)]
+    session_tokens: Option<SessionTokens>,
     model: Option<String>,
     session_id: Option<SessionId>,
     #[serde(default)]
@@ -85,7 +87,8 @@ impl Record {
             output_tokens: ended.counts.output_tokens,
             cache_read_tokens: ended.counts.cache_read_tokens,
             cache_creation_tokens: ended.counts.cache_creation_tokens,
-            session_cost_usd: ended.session_cost_usd,
+            session_cost_usd: ended.session_totals.cost_usd,
+            session_tokens: ended.session_totals.tokens,
             model: ended.model.clone(),
             session_id: ended.session_id.clone(),
             tool_in_flight: ended.tool_in_flight.clone(),
@@ -151,7 +154,7 @@ impl Record {
                 cache_read_tokens: self.cache_read_tokens,
                 cache_creation_tokens: self.cache_creation_tokens,
             },
-            session_cost_usd: self.session_cost_usd,
+            session_totals: SessionTotals { cost_usd: self.session_cost_usd, tokens: self.session_tokens },
             model: self.model,
             session_id: self.session_id,
             tool_in_flight: self.tool_in_flight,

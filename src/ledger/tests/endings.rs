@@ -5,8 +5,8 @@ use crate::ledger::sessions::RestoreOutcome;
 use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
 use crate::task::resume::SessionUse;
 use crate::task::{
-    CancelReason, Ending, FailureReason, InterruptReason, Key, NewTask, Provider, SessionId, SessionTrust,
-    Status, TaskEnd, TaskId,
+    CancelReason, Ending, FailureReason, InterruptReason, Key, NewTask, Provider, SessionId, SessionTokens,
+    SessionTotals, SessionTrust, Status, TaskEnd, TaskId,
 };
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -282,12 +282,13 @@ fn a_success_does_not_restore_a_session_that_an_operator_invalidated_meanwhile()
 }
 
 #[test]
-fn a_claim_finds_the_last_user_and_the_cost_of_a_session() {
+fn a_claim_finds_the_last_user_and_the_totals_of_a_session() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("first", "s1")));
     let mut end = ended(Ending::Success);
-    end.session_cost_usd = Some(1.5);
+    let tokens = SessionTokens { input_tokens: Some(7), ..SessionTokens::default() };
+    end.session_totals = SessionTotals { cost_usd: Some(1.5), tokens: Some(tokens) };
     ledger.finish(&TaskId::recorded("first"), &end, "run").unwrap();
     let mut second = with_session("second", "s1");
     second.key = Some(Key::recorded("another key"));
@@ -295,8 +296,8 @@ fn a_claim_finds_the_last_user_and_the_cost_of_a_session() {
     drop(start(&mut ledger, &second));
     let claim = ledger.claim().unwrap();
     let provider = Some(&Provider::recorded("anthropic"));
-    assert_eq!(claim.last_session_cost(provider, &"s1".into()).unwrap(), Some(1.5));
-    assert_eq!(claim.last_session_cost(provider, &"s2".into()).unwrap(), None);
+    assert_eq!(claim.last_session_totals(provider, &"s1".into()).unwrap(), end.session_totals);
+    assert_eq!(claim.last_session_totals(provider, &"s2".into()).unwrap(), SessionTotals::default());
     let last = claim.last_use(provider, &"s1".into(), Some(&TaskId::recorded("first"))).unwrap();
     assert_eq!(last.running().map(TaskId::as_str), Some("second"));
     assert!(claim.last_use(provider, &"s2".into(), None).unwrap().last.is_none());

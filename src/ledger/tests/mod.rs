@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use super::{ChosenBy, Ledger, LiveLock, Location};
 use crate::exit::Exit;
 use crate::task::{
-    EndSource, Ending, Key, NewTask, ProcessIdentity, ProcessScope, Provider, TaskEnd, TaskId, Time,
-    UsageCounts,
+    EndSource, Ending, Key, NewTask, ProcessIdentity, ProcessScope, Provider, SessionTotals, TaskEnd, TaskId,
+    Time, UsageCounts,
 };
 
 pub const START: &str = "2026-11-21T12:00:00.000Z";
@@ -105,7 +105,7 @@ pub fn ended(ending: Ending) -> TaskEnd {
         stop_signal: None,
         stop_sender: None,
         counts: UsageCounts::default(),
-        session_cost_usd: None,
+        session_totals: SessionTotals::default(),
         model: None,
         session_id: None,
         tool_in_flight: None,

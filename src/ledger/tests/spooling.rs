@@ -7,7 +7,8 @@ use super::{World, ended, new_task, start, time};
 use crate::exit::Exit;
 use crate::ledger::{Ledger, MergeOutcome, TaskLookup};
 use crate::task::{
-    Ending, FailureReason, SessionId, Signal, SignalSender, Status, Task, TaskEnd, TaskId, UsageCounts,
+    Ending, FailureReason, SessionId, SessionTokens, SessionTotals, Signal, SignalSender, Status, Task,
+    TaskEnd, TaskId, UsageCounts,
 };
 
 fn read(ledger: &Ledger, id: &str) -> Task {
@@ -31,7 +32,9 @@ fn a_rich_end() -> TaskEnd {
         cache_read_tokens: Some(3),
         cache_creation_tokens: Some(4),
     };
-    end.session_cost_usd = Some(0.5);
+    let tokens =
+        SessionTokens { input_tokens: Some(9), output_tokens: None, ..SessionTokens::of(&end.counts) };
+    end.session_totals = SessionTotals { cost_usd: Some(0.5), tokens: Some(tokens) };
     end.model = Some("opus".to_owned());
     end.session_id = Some(SessionId::recorded("s"));
     end.oom_killed = Some(true);

@@ -14,7 +14,7 @@ impl SweepError {
     pub fn hint(&self) -> &'static str {
         match self {
             SweepError::Proc(_) => "check that /proc is mounted",
-            SweepError::Wait(_) => "run `bookend recover` to end those that are left",
+            SweepError::Wait(_) => "the next recovery ends those that are left",
         }
     }
 }

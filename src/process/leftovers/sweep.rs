@@ -472,10 +472,5 @@ pub(super) fn scan_all(
 /// # Errors
 /// [`SweepError::Wait`].
 pub fn wait<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, until: Instant) -> Result<(), SweepError> {
-    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-    let timeout = identity::poll_timeout(until.saturating_duration_since(Instant::now()));
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(e) => Err(SweepError::Wait(e.into())),
-    }
+    identity::wait_for_any(fds, until).map_err(SweepError::Wait)
 }

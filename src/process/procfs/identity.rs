@@ -404,6 +404,18 @@ impl AsFd for ProcessHandle {
     }
 }
 
+/// Waits until one of `fds` is readable, at most until `until`, or a signal arrives.
+///
+/// # Errors
+/// poll(2), but for EINTR.
+pub fn wait_for_any<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, until: Instant) -> io::Result<()> {
+    let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+    match nix::poll::poll(&mut fds, poll_timeout(until.saturating_duration_since(Instant::now()))) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
 /// `left` for poll(2), rounded up so that poll does not return at once during the last millisecond.
 pub(crate) fn poll_timeout(left: Duration) -> PollTimeout {
     let ms = left.as_nanos().div_ceil(1_000_000);

@@ -199,11 +199,16 @@ pub fn carries_mark(pid: i32, mark: &TaskMark) -> MarkState {
     mark.read(pid, &marks_of(pid, file.as_ref().map_err(|e| *e), &mut environ))
 }
 
+/// The task of the ledger at `path` that this process runs inside of, as far as is known.
+pub fn enclosing(path: &Path) -> Option<TaskId> {
+    let ledger = || std::env::var_os(LEDGER).and_then(|named| LedgerFile::at(path).is(named.as_bytes(), "/"));
+    let own = std::env::var(MARK).ok().map(TaskId::recorded)?;
+    (ledger() != Some(false)).then_some(own)
+}
+
 /// Whether this process runs inside the task `id` of the ledger at `path`, as far as is known.
 pub fn is_inside(id: &TaskId, path: &Path) -> bool {
-    let is = |name: &str| std::env::var_os(name);
-    let ledger = || is(LEDGER).and_then(|named| LedgerFile::at(path).is(named.as_bytes(), "/"));
-    is(MARK).is_some_and(|own| own == id.as_str()) && ledger() != Some(false)
+    enclosing(path).as_ref() == Some(id)
 }
 
 /// Whether a process asks to be spared by the sweep.

@@ -27,7 +27,8 @@ use crate::recovery::trust;
 use crate::stop::watching;
 use crate::sys::{self, ReceivedSignal, ResourceUsage};
 use crate::task::{
-    AgentOutcome, Key, Provider, SessionId, Signal, StopCause, StopRequest, Task, TaskId, UsageCounts,
+    AgentOutcome, Key, Provider, SessionId, SessionTotals, Signal, StopCause, StopRequest, Task, TaskId,
+    UsageCounts,
 };
 use state::{AgentPhase, RowState, StopState};
 use stopwatch::Clock;
@@ -70,8 +71,8 @@ pub(super) struct TaskRef {
 pub(super) struct RowFacts {
     /// When the task was claimed.
     pub(super) started: Instant,
-    /// What the session had cost before, as the agent counts, US dollars.
-    pub(super) cost_before: Option<f64>,
+    /// What the session had used before, as the agent counts.
+    pub(super) totals_before: SessionTotals,
     pub(super) cgroup: Option<String>,
     pub(super) oom_kills_before: Option<u64>,
 }

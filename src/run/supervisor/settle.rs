@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::state::RowState;
 use super::{Supervisor, TaskRef};
-use crate::agent::{CostCovers, ObservedOutput};
+use crate::agent::{ObservedOutput, ReportCovers};
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
@@ -17,8 +17,8 @@ use crate::process::cgroup::oom;
 use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
-    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId, Signal,
-    SignalSender, StopRequest, TaskEnd, TaskId, Time, UsageCounts,
+    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId,
+    SessionTokens, SessionTotals, Signal, SignalSender, StopRequest, TaskEnd, TaskId, Time, UsageCounts,
 };
 use crate::view;
 
@@ -76,7 +76,7 @@ impl Supervisor<'_> {
             stop_signal,
             stop_sender,
             counts: self.counts(&observed),
-            session_cost_usd: session_total(&observed),
+            session_totals: session_totals(&observed),
             model: observed.model,
             session_id: observed.session_id.or(end.traces.backgrounded),
             tool_in_flight: observed.tool_in_flight,
@@ -105,8 +105,7 @@ impl Supervisor<'_> {
             }
         };
         if let Some(refused) = &refused {
-            let recover = view::suggestion(self.ledger.option(), "recover");
-            spool(slot, (&self.task.id, self.task.key.as_ref()), ended, refused, &recover);
+            spool(slot, (&self.task.id, self.task.key.as_ref()), ended, refused, self.ledger);
         }
         let recorded = std::mem::replace(&mut self.row, RowState::Settled);
         if refused.is_none()
@@ -125,19 +124,18 @@ impl Supervisor<'_> {
 
     /// The counts of this run alone.
     pub(super) fn counts(&self, observed: &ObservedOutput) -> UsageCounts {
-        let cost_usd = match (session_total(observed), self.facts.cost_before) {
-            // A total below the one before means that the agent lost it and counts anew.
-            (Some(now), Some(before)) if now >= before => Some(((now - before) * 1e9).round() / 1e9),
-            _ => observed.reported_cost_usd,
-        };
-        UsageCounts { cost_usd, ..observed.counts }
+        session_totals(observed).last_run(&self.facts.totals_before, observed.counts)
     }
 }
 
-/// What the session has cost so far, where the agent reports that. 2.1.330 does not count what a version that
-/// reports per run spent on the session.
-fn session_total(observed: &ObservedOutput) -> Option<f64> {
-    observed.reported_cost_usd.filter(|_| observed.cost_covers == CostCovers::Session)
+/// What the session has used so far, where the agent reports that. Claude Code 2.1.330 does not count what a
+/// version that reports per run spent on the session.
+fn session_totals(observed: &ObservedOutput) -> SessionTotals {
+    let of_session = |covers| covers == ReportCovers::Session;
+    SessionTotals {
+        cost_usd: observed.reported_cost_usd.filter(|_| of_session(observed.cost_covers)),
+        tokens: of_session(observed.tokens_cover).then(|| SessionTokens::of(&observed.counts)),
+    }
 }
 
 /// Whatever ends a run, a panic too, its row is ended.
@@ -242,7 +240,7 @@ fn elapsed_ms(since: Instant) -> i64 {
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
 /// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refused: &Error, recover: &str) {
+fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refused: &Error, ledger: &Ledger) {
     let (id, key) = task;
     let status = ended.ending.status();
     match slot.write(ended, "run") {
@@ -258,6 +256,7 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refus
         ),
         Err(e) => {
             let (line, file) = slot.line(ended, "run");
+            let recover = view::suggestion(ledger.option(), "recover");
             error!(
                 "the end of task {id} ({status}) is not recorded: {}; {}; the next line is its \
                  record: save it as {} and run `{recover}`",
@@ -265,7 +264,7 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refus
                 Error::from(e).in_line(),
                 file.display()
             );
-            log::record(id, key, &line);
+            log::record(id, key, ledger.path(), &line);
         }
     }
 }

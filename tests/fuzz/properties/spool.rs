@@ -5,8 +5,8 @@ use super::*;
 use crate::exit::Exit;
 use crate::fuzz::Chance;
 use crate::task::{
-    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, SessionId, Signal,
-    SignalSender, UsageCounts,
+    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, SessionId, SessionTokens,
+    SessionTotals, Signal, SignalSender, UsageCounts,
 };
 
 /// Reads the bytes as a record, and generates from them an ending to write.
@@ -140,7 +140,15 @@ impl From<'_> {
                 cache_read_tokens: self.integer(),
                 cache_creation_tokens: self.integer(),
             },
-            session_cost_usd: self.real(),
+            session_totals: SessionTotals {
+                cost_usd: self.real(),
+                tokens: self.maybe(|from| SessionTokens {
+                    input_tokens: from.integer(),
+                    output_tokens: from.integer(),
+                    cache_read_tokens: from.integer(),
+                    cache_creation_tokens: from.integer(),
+                }),
+            },
             model: self.maybe(Self::text),
             session_id: self.maybe(|from| SessionId::recorded(from.text())),
             tool_in_flight: self.maybe(Self::text),

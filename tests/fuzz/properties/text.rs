@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 
-use super::output::event::{EventMessage, OutputEvent, StreamedEvent, TokenUsage, ToolBlock};
+use super::output::event::{EventMessage, OutputEvent, StreamedEvent, ToolBlock};
 use super::output::json::{JsonCursor, JsonResult};
 use super::output::lines::{LineSplitter, ObjectSplitter};
+use super::output::usage::TokenUsage;
 use crate::fuzz::json::Json;
 use crate::fuzz::{Chance, cuts};
 

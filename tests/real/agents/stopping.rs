@@ -1,0 +1,63 @@
+//! The end in the middle of a tool call: the row says how, the session is invalidated, and no process is left.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::{AgentWorld, NpmAgent, for_each_agent};
+use crate::harness::{End, Row};
+
+for_each_agent! {
+    sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process
+    a_kill_of_the_agent_in_a_tool_call_leaves_no_process
+    recover_settles_a_run_killed_in_a_tool_call_and_leaves_no_process
+}
+
+/// Between the steps of a stop. An agent that ends only by SIGKILL takes longer.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// The run was interrupted in the tool call, so its session is invalidated and nothing runs any more.
+fn assert_interrupted(against: &AgentWorld<'_>, reason: &str) -> Row {
+    let row = against.last();
+    assert_eq!(row.ending(), format!("interrupted/{reason}"));
+    assert_eq!(row.text("agent_type"), against.agent.name);
+    assert_eq!(row.text("tool_in_flight"), against.agent.tool.unwrap_or_default(), "{row:?}");
+    assert!(against.world.sql("SELECT * FROM claude_sdk_sessions").is_empty());
+    let invalidated = against.world.sql("SELECT * FROM session_invalidation");
+    let invalidated: Vec<String> = invalidated.iter().map(|row| row.text("session_id")).collect();
+    assert_eq!(invalidated, [row.text("session_id")], "{row:?}");
+    against.assert_nothing_runs();
+    row
+}
+
+fn sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process(agent: &NpmAgent) {
+    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+    let run = against.start_in_a_tool_call(GRACE);
+    let asked = Instant::now();
+    run.signal(Signal::TERM);
+    let output = run.wait();
+    let took = asked.elapsed();
+    assert!(took < GRACE, "{took:?}: {output:?}");
+    assert_eq!(output.end, End::Signal(15), "{output:?}");
+    let row = assert_interrupted(&against, "signal");
+    assert_eq!(row.number("stop_signal"), Some(15));
+    assert_ne!(row.number("term_signal"), Some(9), "{row:?}");
+}
+
+fn a_kill_of_the_agent_in_a_tool_call_leaves_no_process(agent: &NpmAgent) {
+    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+    let run = against.start_in_a_tool_call(GRACE);
+    against.kill_agent();
+    let output = run.wait();
+    assert_eq!(output.end, End::Signal(9), "{output:?}");
+    let row = assert_interrupted(&against, "signal");
+    assert_eq!(row.number("term_signal"), Some(9));
+}
+
+fn recover_settles_a_run_killed_in_a_tool_call_and_leaves_no_process(agent: &NpmAgent) {
+    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+    let run = against.start_in_a_tool_call(GRACE);
+    run.signal(Signal::KILL);
+    against.world.bare(["bookend", "recover", "--grace", "1s"]).run().ended(End::Code(0));
+    assert_interrupted(&against, "supervisor_lost");
+}
