@@ -77,13 +77,13 @@ pub struct AgentWorld<'a> {
 }
 
 impl AgentWorld<'_> {
-    /// `script` is the list of the API's answers: see the head of `fake_openai_gemini_api.py`. `{tool}` is the
-    /// tool of [`AgentWorld::start_in_a_tool_call`].
+    /// `script` is the list of the API's answers: see the head of `fake_openai_gemini_api.py`. `{tool}` is
+    /// the tool of [`AgentWorld::start_in_a_tool_call`].
     pub fn new<'a>(agent: &'a NpmAgent, script: &str) -> Option<AgentWorld<'a>> {
         let thread = std::thread::current();
         let folder = std::env::var_os("BOOKEND_REAL_AGENTS").map(PathBuf::from);
-        let needs = "real agents: set BOOKEND_REAL_AGENTS=/folder/of/their/programs and have python3, or start \
-                     .ci/run";
+        let needs =
+            "real agents: set BOOKEND_REAL_AGENTS=/folder/of/programs and have python3, or start .ci/run";
         if !possible(thread.name().unwrap_or_default(), folder.is_some() && on_path("python3"), needs) {
             return None;
         }

@@ -1,4 +1,4 @@
-//! The end in the middle of a tool call: the row says how, the session is invalidated, and no process is left.
+//! An end in the middle of a tool call: the row has it, the session is invalidated, and no process is left.
 
 use std::time::{Duration, Instant};
 
