@@ -22,7 +22,7 @@ use crate::log;
 use crate::process::leftovers::LeftoverSweep;
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
-use crate::task::{Ending, SignalScope, TaskId};
+use crate::task::{Ending, TaskId};
 use claim::{Attempt, KeyClaim};
 use command::{AgentCommand, RunContext};
 use options::RunOptions;
@@ -96,9 +96,7 @@ fn supervise(
     let ready = prepare::prepare(&mut run, &context, &env, &caller)?;
     failpoint::reached("run.prepared");
     let target = family.sweep_target(&run, &row, &context);
-    if command.adapter.signals() == SignalScope::Tree {
-        run.reach_tree(target.clone());
-    }
+    run.send_signals_to(command.adapter.signals(), &target);
     if let Err(no_start) = prepare::ready_unless_stopped(&mut run, options, ready)? {
         run.dismiss()?;
         return prepare::end_without_agent(&mut run, no_start, target, options, &caller);
@@ -121,14 +119,12 @@ fn supervise(
     }
 
     // 9. Read the rest of the output, decide the ending, and find the leftover processes.
-    let ended_tree = run.end_tree(&target, options.leftovers)?;
-    run.drain()?;
-    run.await_room(ended_at + options.grace)?;
+    let tree = run.end_tree(&target, options.leftovers)?;
+    run.drain(ended_at + options.grace)?;
     failpoint::reached("run.drained");
     let ending = outcome::judge(&run, &context, agent, ended_at);
     let ends = options.leftovers.ends(ending == Ending::Success) && !command.is_background();
-    let leftovers = || run.find_leftovers(LeftoverSweep::new(target, ends, options.grace));
-    let sweep = ended_tree.unwrap_or_else(leftovers);
+    let sweep = tree.unwrap_or_else(|| run.find_leftovers(LeftoverSweep::new(target, ends, options.grace)));
 
     // 10. End the row, then the leftover processes. git is asked meanwhile, unless one of them could still
     // change its settings.

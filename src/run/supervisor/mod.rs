@@ -282,8 +282,14 @@ impl<'a> Supervisor<'a> {
         Ok(self.agent.state.exited())
     }
 
-    /// Reads what is still in the agent's pipe, see [`QUIET`].
-    pub(super) fn drain(&mut self) -> Result<(), Error> {
+    /// Reads what is still in the agent's pipe, see [`QUIET`], and waits until `until` for bookend's stdout to
+    /// take it.
+    pub(super) fn drain(&mut self, until: Instant) -> Result<(), Error> {
+        self.read_rest()?;
+        self.await_room(until)
+    }
+
+    fn read_rest(&mut self) -> Result<(), Error> {
         let ended_at = Instant::now();
         let (mut last, mut total) = (ended_at, 0);
         if let Some(output) = &mut self.output {
@@ -322,7 +328,7 @@ impl<'a> Supervisor<'a> {
 
     /// Waits until bookend's stdout has taken what its file system had no room for, until `until` at most.
     /// What it has not taken by then is lost.
-    pub(super) fn await_room(&mut self, until: Instant) -> Result<(), Error> {
+    fn await_room(&mut self, until: Instant) -> Result<(), Error> {
         let lacks_room = |o: &CapturedOutput| o.capture.lacks_room();
         while !self.stop.is_hurried()
             && self.output.as_ref().is_some_and(lacks_room)

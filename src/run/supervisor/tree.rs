@@ -1,5 +1,5 @@
-//! Signals to an agent whose first process does not pass them on: to all of its processes, and waiting for all
-//! of them to end.
+//! Sends the stop signals to all processes of an agent whose first one does not pass them on, and waits for
+//! all of them to end.
 
 use tracing::warn;
 
@@ -10,11 +10,15 @@ use crate::process::leftovers::{LeftoverSweep, LeftoversPolicy, ProcessTree, Swe
 use crate::recovery::trust;
 use crate::stop::stop_of;
 use crate::sys::ReceivedSignal;
+use crate::task::SignalScope;
 
 impl Supervisor<'_> {
-    /// From here on a stop signal for the agent goes to all processes of `task`.
-    pub(crate) fn reach_tree(&mut self, task: SweptTask) {
-        self.tree = Some(ProcessTree::new(task));
+    /// From here on a stop signal for the agent goes to these processes of `task`.
+    pub(crate) fn send_signals_to(&mut self, scope: SignalScope, task: &SweptTask) {
+        self.tree = match scope {
+            SignalScope::Main => None,
+            SignalScope::Tree => Some(ProcessTree::new(task.clone())),
+        };
     }
 
     /// Forwards a signal to the agent's processes that have not received it. All but a stop go to the first
