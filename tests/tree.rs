@@ -159,7 +159,7 @@ fn each_process_below_a_launcher_receives_a_stop_once_and_other_signals_not_at_a
         return;
     };
     world.program("gemini", &format!("#!/bin/sh\n{PATIENT}\n"));
-    let mut outs: Vec<Fifo> = COUNTING.iter().map(|(name, _)| world.fifo(name)).collect();
+    let mut outs: Vec<Fifo> = COUNTING.iter().map(|(name, _)| world.fifo(&format!("{name}.out"))).collect();
     for ((name, line), out) in COUNTING.iter().zip(&outs) {
         world.program(name, &format!("#!/bin/sh\n{line} '{}'\n", out.path()));
     }

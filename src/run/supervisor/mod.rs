@@ -282,8 +282,7 @@ impl<'a> Supervisor<'a> {
         Ok(self.agent.state.exited())
     }
 
-    /// Reads what is still in the agent's pipe, see [`QUIET`], and waits until `until` for bookend's stdout to
-    /// take it.
+    /// Reads what is still in the agent's pipe, see [`QUIET`], and waits until `until` for stdout to take it.
     pub(super) fn drain(&mut self, until: Instant) -> Result<(), Error> {
         self.read_rest()?;
         self.await_room(until)
