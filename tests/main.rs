@@ -20,6 +20,7 @@ mod exit;
 mod generated;
 mod git;
 mod harness;
+mod hook_scripts;
 mod hooks;
 mod identities;
 mod inherit;

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
-    ShowArgs, StatsArgs, TimelineArgs, WaitArgs,
+    ShowArgs, StatsArgs, TimelineArgs, UnitsArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -137,6 +137,11 @@ pub(super) enum Command {
     Completions(CompletionsArgs),
     /// Print a man page
     Man(ManArgs),
+    /// Print the systemd units
+    ///
+    /// For a bookend that was installed without the package, for example with `cargo install`: the units
+    /// execute the program that prints them. contrib/doc/systemd.md says what else the system units need.
+    Units(UnitsArgs),
     #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
     /// Mark lost tasks as interrupted and clean up after them
     ///

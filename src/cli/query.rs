@@ -17,6 +17,7 @@ use crate::commands::prune;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::units;
 use crate::commands::wait::{self, WaitTarget};
 use crate::ledger::GroupBy;
 use crate::task::Key;
@@ -332,4 +333,22 @@ pub struct ManArgs {
     /// Write all pages to this directory
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct UnitsArgs {
+    /// Print the units of a user manager, for your own tasks
+    #[arg(long)]
+    user: bool,
+    /// Write them to this directory
+    ///
+    /// /etc/systemd/system or ~/.config/systemd/user. Run `systemctl daemon-reload` afterwards.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl UnitsArgs {
+    pub fn request(self) -> units::UnitsOptions {
+        units::UnitsOptions { user: self.user, dir: self.dir }
+    }
 }
