@@ -212,7 +212,7 @@ pub(super) struct RunArgs {
     require_skill: Option<String>,
     /// Run a shell command when the task has ended
     ///
-    /// It gets the row as JSON on its stdin.
+    /// It gets the row as JSON on its stdin, and the main facts in variables such as BOOKEND_FINISHED_STATUS.
     #[arg(
         long,
         env = "BOOKEND_ON_FINISH",
