@@ -58,6 +58,7 @@ mod status;
 mod suggestions;
 mod terminal;
 mod timeline;
+mod tree;
 mod usage;
 mod variables;
 mod wait;
