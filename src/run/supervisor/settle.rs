@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::state::RowState;
 use super::{Supervisor, TaskRef};
-use crate::agent::{ObservedOutput, ReportCovers};
+use crate::agent::ObservedOutput;
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
@@ -17,8 +17,8 @@ use crate::process::cgroup::oom;
 use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
-    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId,
-    SessionTokens, SessionTotals, Signal, SignalSender, StopRequest, TaskEnd, TaskId, Time, UsageCounts,
+    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId, Signal,
+    SignalSender, StopRequest, TaskEnd, TaskId, Time, UsageCounts,
 };
 use crate::view;
 
@@ -76,7 +76,7 @@ impl Supervisor<'_> {
             stop_signal,
             stop_sender,
             counts: self.counts(&observed),
-            session_totals: session_totals(&observed),
+            session_totals: observed.session_totals(),
             model: observed.model,
             session_id: observed.session_id.or(end.traces.backgrounded),
             tool_in_flight: observed.tool_in_flight,
@@ -124,17 +124,7 @@ impl Supervisor<'_> {
 
     /// The counts of this run alone.
     pub(super) fn counts(&self, observed: &ObservedOutput) -> UsageCounts {
-        session_totals(observed).last_run(&self.facts.totals_before, observed.counts)
-    }
-}
-
-/// What the session has used so far, where the agent reports that. Claude Code 2.1.330 does not count what a
-/// version that reports per run spent on the session.
-fn session_totals(observed: &ObservedOutput) -> SessionTotals {
-    let of_session = |covers| covers == ReportCovers::Session;
-    SessionTotals {
-        cost_usd: observed.reported_cost_usd.filter(|_| of_session(observed.cost_covers)),
-        tokens: of_session(observed.tokens_cover).then(|| SessionTokens::of(&observed.counts)),
+        observed.session_totals().last_run(&self.facts.totals_before, observed.counts)
     }
 }
 
