@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::task::{
-    ExitMeaning, KeepSession, SessionId, SessionTokens, SessionTotals, SignalScope, Time, TokensScope,
+    ExitMeaning, KeepSession, SessionId, SessionTotals, SignalScope, Time, TokenUsage, TokensScope,
     UsageCounts,
 };
 
@@ -107,7 +107,7 @@ impl ObservedOutput {
         let of_session = |covers| covers == ReportCovers::Session;
         SessionTotals {
             cost_usd: self.reported_cost_usd.filter(|_| of_session(self.cost_covers)),
-            tokens: of_session(self.tokens_cover).then(|| SessionTokens::of(&self.counts)),
+            tokens: of_session(self.tokens_cover).then(|| TokenUsage::of(&self.counts)),
         }
     }
 }
