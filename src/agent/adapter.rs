@@ -4,10 +4,15 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+<<<<<<< HEAD
 use crate::task::{
     ExitMeaning, KeepSession, SessionId, SessionTotals, SignalScope, Time, TokenUsage, TokensScope,
     UsageCounts,
 };
+=======
+use super::transcript::TranscriptReader;
+use crate::task::{ExitMeaning, KeepSession, SessionId, SignalScope, Time, TokensScope, UsageCounts};
+>>>>>>> main
 
 /// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,7 +207,6 @@ pub trait Adapter: Sync {
     /// Whether the agent exits when its stdout is closed (`EPIPE`).
     fn notices_closed_stdout(&self) -> bool;
     /// Which of its processes get the signals that stop it.
-    #[allow(dead_code, reason = "the supervisor asks for it in the next commits")]
     fn signals(&self) -> SignalScope {
         SignalScope::Main
     }
@@ -235,6 +239,10 @@ pub trait Adapter: Sync {
     fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader>;
     /// The file of the conversation `id` of an agent run in `cwd`. It may not exist. `None`: not known.
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
+    /// Reads a line of such a file; `None`: bookend does not know its form.
+    fn transcript_reader(&self) -> Option<TranscriptReader> {
+        None
+    }
     /// The id of the most recent conversation in `cwd`; `None`: not known.
     fn most_recent(&self, cwd: &Path) -> Option<SessionId>;
     /// The id of the only conversation that was sent to the background from `cwd` since `_since`; `None`:
