@@ -4,15 +4,11 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-<<<<<<< HEAD
+use super::transcript::TranscriptReader;
 use crate::task::{
     ExitMeaning, KeepSession, SessionId, SessionTotals, SignalScope, Time, TokenUsage, TokensScope,
     UsageCounts,
 };
-=======
-use super::transcript::TranscriptReader;
-use crate::task::{ExitMeaning, KeepSession, SessionId, SignalScope, Time, TokensScope, UsageCounts};
->>>>>>> main
 
 /// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,11 +31,8 @@ pub use adapter::{
 pub use declared::DeclarationError;
 pub use launcher::{RecognisedAgent, SessionPlace, UntrackedReason, mentioned, recognise};
 use registry::no_adapter;
-<<<<<<< HEAD
 pub use registry::{DeclarationSource, KnownAgent, by_type, declared_in, known_agent, known_agents};
-=======
 pub use transcript::{TranscriptEntry, TranscriptPart, TranscriptReader};
->>>>>>> main
 
 /// Whether `program` is the name of an agent (not of a launcher that starts one).
 pub fn is_agent(program: &OsStr) -> bool {
