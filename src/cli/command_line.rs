@@ -140,10 +140,10 @@ pub(super) enum Command {
     Timeline(TimelineArgs),
     /// List the agents that bookend knows, and check a declaration
     ///
-    /// Without a command it lists them. A declaration says how an agent is run and how its output is read. One
-    /// of your own is the file $XDG_CONFIG_HOME/bookend/agents/NAME.toml (~/.config) or
-    /// /etc/xdg/bookend/agents/NAME.toml, named like the agent's program; it replaces the built-in one of that
-    /// name.
+    /// Without a command it lists them. A declaration says how an agent is run and how its output is read.
+    /// One of your own is the file $XDG_CONFIG_HOME/bookend/agents/NAME.toml (~/.config) or
+    /// /etc/xdg/bookend/agents/NAME.toml, named like the agent's program. It replaces the built-in one of
+    /// that name.
     Agents(AgentsArgs),
     /// Check how bookend is set up here
     ///

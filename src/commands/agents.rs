@@ -103,7 +103,7 @@ fn show(name: &str) -> Result<Exit, Error> {
 
 fn unknown(name: &str) -> Error {
     Error::new(Kind::Nothing, format!("there is no agent {name}")).hint(format!(
-        "run `bookend agents` to list them; the file of a declaration is named with its path, as ./{name}.toml"
+        "run `bookend agents` to list them; name the file of a declaration with its path, as ./{name}.toml"
     ))
 }
 
