@@ -181,7 +181,7 @@ fn qwen_counts_messages_until_it_reports_the_tokens_of_the_session() {
     let tool = stream(qwen, lines[..3].concat());
     assert_eq!(tool.tool_in_flight.as_deref(), Some("run_shell_command"));
     assert_eq!(tool.counts, counts(1, [Some(90), Some(20), Some(10), None]));
-    assert_eq!(tool.tokens_cover, ReportCovers::Run);
+    assert_eq!(tool.tokens_cover, ReportCovers::RunOfSession);
     let array = format!("[{}]", String::from_utf8(tool_ok.to_vec()).unwrap().trim().replace('\n', ","));
     assert_eq!(read(qwen, OutputMode::Json, array.as_bytes()), ended);
     let resumed = stream(qwen, sample!("361-qwen-resume.stdout.jsonl"));
