@@ -102,9 +102,9 @@ pub struct ObservedOutput {
 }
 
 impl ObservedOutput {
-    /// What the session has used so far, where the agent reports that. Claude Code 2.1.330 does not count
-    /// what a version that reports per run spent on the session.
-    pub fn session_totals(&self) -> SessionTotals {
+    /// The totals of the session that the agent reported. Claude Code 2.1.330 does not count what a version
+    /// that reports per run spent on the session.
+    pub fn reported_totals(&self) -> SessionTotals {
         let of_session = |covers| covers == ReportCovers::Session;
         SessionTotals {
             cost_usd: self.reported_cost_usd.filter(|_| of_session(self.cost_covers)),
@@ -119,6 +119,8 @@ pub enum ReportCovers {
     /// This run.
     #[default]
     Run,
+    /// This run, until the agent reports the total of the session.
+    RunOfSession,
     /// All runs of the session so far.
     Session,
 }

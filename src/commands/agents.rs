@@ -103,7 +103,7 @@ fn show(name: &str) -> Result<Exit, Error> {
 
 fn unknown(name: &str) -> Error {
     Error::new(Kind::Nothing, format!("there is no agent {name}")).hint(format!(
-        "run `bookend agents` to list them; name the file of a declaration with its path, as ./{name}.toml"
+        "run `bookend agents` to list them; give the file of a declaration with its path: ./{name}.toml"
     ))
 }
 
@@ -188,7 +188,7 @@ fn row_of(adapter: &dyn Adapter, observed: &ObservedOutput, exit: u8) -> SampleR
         grace: Duration::ZERO,
         on_term: OnTerm::Interrupted,
     });
-    let (counts, totals) = (observed.counts, observed.session_totals());
+    let (counts, totals) = (observed.counts, observed.reported_totals());
     let error = observed.result.as_ref().and_then(|result| result.error.as_ref());
     SampleRow(vec![
         ("agent_type", json!(adapter.agent_type())),

@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::state::RowState;
 use super::{Supervisor, TaskRef};
-use crate::agent::ObservedOutput;
+use crate::agent::{ObservedOutput, ReportCovers};
 use crate::error::{Error, chain};
 use crate::exit::Exit;
 use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
@@ -17,8 +17,8 @@ use crate::process::cgroup::oom;
 use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
-    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId, Signal,
-    SignalSender, StopRequest, TaskEnd, TaskId, Time, UsageCounts,
+    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId,
+    SessionTotals, Signal, SignalSender, StopRequest, TaskEnd, TaskId, Time, TokenUsage, UsageCounts,
 };
 use crate::view;
 
@@ -76,7 +76,7 @@ impl Supervisor<'_> {
             stop_signal,
             stop_sender,
             counts: self.counts(&observed),
-            session_totals: observed.session_totals(),
+            session_totals: self.session_totals(&observed),
             model: observed.model,
             session_id: observed.session_id.or(end.traces.backgrounded),
             tool_in_flight: observed.tool_in_flight,
@@ -124,7 +124,18 @@ impl Supervisor<'_> {
 
     /// The counts of this run alone.
     pub(super) fn counts(&self, observed: &ObservedOutput) -> UsageCounts {
-        observed.session_totals().last_run(&self.facts.totals_before, observed.counts)
+        observed.reported_totals().last_run(&self.facts.totals_before, observed.counts)
+    }
+
+    /// What the session has used so far, as reported or, before the agent reports it, as counted.
+    pub(super) fn session_totals(&self, observed: &ObservedOutput) -> SessionTotals {
+        let reported = observed.reported_totals();
+        let counted = || {
+            let before = self.facts.totals_before.tokens.unwrap_or_default();
+            before.plus(TokenUsage::of(&observed.counts))
+        };
+        let is_counted = observed.tokens_cover == ReportCovers::RunOfSession;
+        SessionTotals { tokens: reported.tokens.or_else(|| is_counted.then(counted)), ..reported }
     }
 }
 
