@@ -6,8 +6,8 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use super::query::{
-    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, ShowArgs,
-    StatsArgs, TimelineArgs, WaitArgs,
+    ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
+    ShowArgs, StatsArgs, TimelineArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -91,6 +91,8 @@ pub(super) enum Command {
     /// List tasks, running ones first
     #[command(visible_alias = "ls")]
     List(ListArgs),
+    /// List running tasks: list --status running
+    Ps(PsArgs),
     /// Show everything about one task
     Show(ShowArgs),
     /// Report problems, each with the command that fixes it
@@ -118,8 +120,10 @@ pub(super) enum Command {
     Cancel(CancelArgs),
     /// Delete tasks past their retention period
     ///
-    /// Running tasks are kept, and so are the last task of a session that a key would resume, and tasks whose
-    /// --on-finish command or recovery report is due. Other commands use the ledger meanwhile.
+    /// The period is the one that `run --retention` set for each task, 365d by default; --retention replaces
+    /// it for all tasks. Running tasks are kept, and so are the last task of a session that a key would
+    /// resume, and tasks whose --on-finish command or recovery report is due. Other commands use the ledger
+    /// meanwhile.
     Prune(PruneArgs),
     /// Count runs, how they ended, and what they cost
     Stats(StatsArgs),

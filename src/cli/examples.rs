@@ -21,11 +21,13 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "bookend list",
         &[
-            "bookend list --status failure --since 2d",
+            "bookend list --failed --since yesterday",
             "bookend list --repo charles/claude-hooks --watch",
-            "bookend list --jsonl --limit 1000 | jq .cost_usd",
+            "bookend list --columns id,status,cost,command --limit 50",
+            "bookend list --jsonl | jq .cost_usd",
         ],
     ),
+    ("bookend ps", &["bookend ps", "bookend ps --watch"]),
     ("bookend show", &["bookend show 019ab3", "bookend show 019ab3 --json | jq .task.error"]),
     (
         "bookend audit",
@@ -50,7 +52,14 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("bookend prune", &["bookend prune --dry-run", "bookend prune --retention 90d --vacuum"]),
-    ("bookend stats", &["bookend stats --by repo --since 30d", "bookend stats --by day --json"]),
+    (
+        "bookend stats",
+        &[
+            "bookend stats --by repo --since 30d",
+            "bookend stats --by agent,model --failed",
+            "bookend stats --by day --json",
+        ],
+    ),
     ("bookend timeline", &["bookend timeline --since 2h", "bookend timeline --html page.html"]),
     ("bookend doctor", &["bookend doctor", "bookend doctor --json | jq .healthy"]),
     (

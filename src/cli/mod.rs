@@ -8,6 +8,7 @@ mod man_page;
 mod manage;
 mod query;
 mod run_args;
+mod selection;
 mod shell;
 mod usage;
 mod values;
@@ -128,6 +129,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let request = match command {
         Command::Run(args) => CommandRequest::Run(Box::new(args.options())),
         Command::List(a) => CommandRequest::List(a.request()),
+        Command::Ps(a) => CommandRequest::List(a.list.request()),
         Command::Show(a) => CommandRequest::Show(a.request()),
         Command::Audit(a) => CommandRequest::Audit(a.request()),
         Command::Artifact(a) => CommandRequest::Artifact(a.request()),

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 
+use super::selection::Selection;
 use super::shell::ForShell;
-use super::values::{any_key, code, duration, group, limit, severity, since, status};
+use super::values::{any_key, code, column, duration, group, limit, severity};
 use crate::commands::artifact;
 use crate::commands::audit;
 use crate::commands::cancel::{self, CancelTarget};
@@ -17,49 +18,29 @@ use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::commands::wait::{self, WaitTarget};
-use crate::ledger::{GroupBy, TaskFilter};
-use crate::task::{Key, Status, Time};
-use crate::view::{Code, Severity};
+use crate::ledger::GroupBy;
+use crate::task::Key;
+use crate::view::{Code, Severity, TaskColumn};
 
 /// How long a captured task may print nothing before `audit` reports it.
 pub const STALE: Duration = Duration::from_secs(30 * 60);
 
-// No doc comment: it would become the help of the command.
-#[derive(Debug, Args)]
-struct Selection {
-    /// Show only tasks with this key
-    #[arg(long, value_parser = any_key)]
-    key: Option<Key>,
-    /// Show only tasks of this repository
-    #[arg(long)]
-    repo: Option<String>,
-    /// Show only tasks of this persona, e.g. dev
-    #[arg(long)]
-    agent: Option<String>,
-}
-
-impl Selection {
-    fn filter(self, since: Option<Time>, limit: usize) -> TaskFilter {
-        let Selection { key, repo, agent } = self;
-        TaskFilter { status: None, key, repo, agent, since, limit: Some(limit) }
-    }
-}
-
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// Show only tasks with this status
-    #[arg(long, value_name = "STATUS", value_parser = status())]
-    status: Option<Status>,
     #[command(flatten)]
     selection: Selection,
-    /// Show only tasks started since then
-    ///
-    /// A duration such as 2h or 3d, a date (UTC), or an RFC 3339 time.
-    #[arg(long, value_name = "WHEN", value_parser = since)]
-    since: Option<Time>,
-    /// Show at most this many tasks
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = limit)]
-    limit: usize,
+    /// Show at most this many tasks [default: 20 in a table]
+    #[arg(long, value_name = "N", value_parser = limit)]
+    limit: Option<usize>,
+    /// Show these columns, in this order
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        value_delimiter = ',',
+        value_parser = column(),
+        conflicts_with_all = ["json", "jsonl"]
+    )]
+    columns: Vec<TaskColumn>,
     /// Print one JSON object: {"ledger", "tasks": [...]}
     #[arg(long, conflicts_with = "jsonl")]
     json: bool,
@@ -67,22 +48,36 @@ pub struct ListArgs {
     #[arg(long)]
     jsonl: bool,
     /// Redraw the table when something changes
+    ///
+    /// It shows the time, the tokens, the cost and the current tool of running tasks. Ctrl-C ends it.
     #[arg(long, conflicts_with_all = ["json", "jsonl"])]
     watch: bool,
 }
 
 impl ListArgs {
     pub fn request(self) -> list::ListOptions {
+        let output = match (self.json, self.jsonl) {
+            (true, _) => list::Output::Json,
+            (_, true) => list::Output::JsonLines,
+            _ => list::Output::Table,
+        };
+        let limit = self.limit.or((output == list::Output::Table).then_some(list::TABLE_LIMIT));
         list::ListOptions {
-            filter: TaskFilter { status: self.status, ..self.selection.filter(self.since, self.limit) },
-            output: match (self.json, self.jsonl) {
-                (true, _) => list::Output::Json,
-                (_, true) => list::Output::JsonLines,
-                _ => list::Output::Table,
-            },
+            filter: self.selection.filter(limit),
+            columns: self.columns,
+            output,
             watch: self.watch,
         }
     }
+}
+
+// `ps --failed` is what it says: nothing is hidden from a command line, only from the help.
+#[derive(Debug, Args)]
+#[command(mut_arg("status", |status| status.default_value("running").hide(true)))]
+#[command(mut_arg("failed", |failed| failed.hide(true)))]
+pub struct PsArgs {
+    #[command(flatten)]
+    pub list: ListArgs,
 }
 
 #[derive(Debug, Args)]
@@ -227,9 +222,10 @@ impl WaitArgs {
 
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// Delete tasks that ended this long ago
+    /// Keep every task this long after its end
     ///
-    /// By default each task's own --retention decides (365d).
+    /// It replaces the period that `run --retention` set for each task, 365d by default, whether that is
+    /// longer or shorter.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     retention: Option<Duration>,
     /// Print the number of tasks; delete nothing
@@ -258,35 +254,39 @@ impl PruneArgs {
 
 #[derive(Debug, Args)]
 pub struct StatsArgs {
-    /// Group the tasks by this
-    #[arg(long, value_name = "WHAT", default_value = "agent", value_parser = group())]
-    by: GroupBy,
-    /// Count only tasks started since then
-    ///
-    /// A duration such as 2h or 30d, a date (UTC), or an RFC 3339 time.
-    #[arg(long, value_name = "WHEN", value_parser = since)]
-    since: Option<Time>,
+    /// Group the tasks by this, or by several such as agent,model
+    #[arg(
+        long,
+        value_name = "WHAT",
+        default_value = "agent",
+        value_delimiter = ',',
+        value_parser = group()
+    )]
+    by: Vec<GroupBy>,
+    #[command(flatten)]
+    selection: Selection,
     /// Show at most this many groups
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = limit)]
     limit: usize,
-    /// Print one JSON object: {"by", "groups": [...]}
+    /// Print one JSON object: {"by", "groups": [...], "total"}
     #[arg(long)]
     json: bool,
 }
 
 impl StatsArgs {
     pub fn request(self) -> stats::StatsOptions {
-        stats::StatsOptions { by: self.by, since: self.since, limit: self.limit, json: self.json }
+        stats::StatsOptions {
+            by: self.by,
+            filter: self.selection.filter(None),
+            limit: self.limit,
+            json: self.json,
+        }
     }
 }
 
 #[derive(Debug, Args)]
+#[command(mut_arg("since", |since| since.default_value("24h").help("Show tasks that ran since then")))]
 pub struct TimelineArgs {
-    /// Show tasks that ran since then
-    ///
-    /// A duration such as 2h or 3d, a date (UTC), or an RFC 3339 time.
-    #[arg(long, value_name = "WHEN", default_value = "24h", value_parser = since)]
-    since: Time,
     #[command(flatten)]
     selection: Selection,
     /// Show at most this many tasks, the newest
@@ -301,10 +301,7 @@ pub struct TimelineArgs {
 
 impl TimelineArgs {
     pub fn request(self) -> timeline::TimelineOptions {
-        timeline::TimelineOptions {
-            filter: self.selection.filter(Some(self.since), self.limit),
-            html: self.html,
-        }
+        timeline::TimelineOptions { filter: self.selection.filter(Some(self.limit)), html: self.html }
     }
 }
 

@@ -47,8 +47,10 @@ fn clean<'a>(message: &clap::Error, words: impl Iterator<Item = &'a OsString>) -
     let mut text = message.render().ansi().to_string();
     for word in words {
         let word = word.to_string_lossy();
-        // clap may show only the value of `--option=value`.
-        for part in [Some(&*word), word.split_once('=').map(|(_, value)| value)].into_iter().flatten() {
+        // clap may show only the value of `--option=value`, and only one value of a list.
+        let value = word.split_once('=').map(|(_, value)| value);
+        let listed = word.split(',').chain(value.into_iter().flat_map(|v| v.split(',')));
+        for part in [Some(&*word), value].into_iter().flatten().chain(listed) {
             let safe = view::one_line(part);
             if safe != part {
                 text = text.replace(part, &safe);

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::SignedDuration;
-use jiff::civil::{self, Date};
-use jiff::tz::Offset;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
 use crate::ledger::GroupBy;
 use crate::run::options::{CostBudget, WhenBusy};
 use crate::task::{Key, Status, Time};
-use crate::view::{Code, Severity};
+use crate::view::{Code, Severity, TaskColumn};
 
 /// The longest duration: it can be added to any time without overflow.
 const LONGEST: Duration = Duration::from_secs(1000 * 366 * 24 * 60 * 60);
@@ -31,7 +31,7 @@ pub(super) fn budget(text: &str) -> Result<CostBudget, String> {
     let parse = || {
         let (usd, per) = text.split_once('/')?;
         let usd: f64 = usd.strip_prefix('$').unwrap_or(usd).parse().ok()?;
-        let per = duration(per).ok().filter(|per| !per.is_zero())?;
+        let per = duration(per).ok().filter(|per| per.as_secs() > 0)?;
         (usd.is_finite() && usd > 0.0).then_some(CostBudget { usd, per })
     };
     parse().ok_or_else(|| "invalid budget; use US dollars and a period, such as 20/24h".to_owned())
@@ -64,6 +64,10 @@ pub(super) fn status() -> impl TypedValueParser<Value = Status> {
     one_of(&Status::ALL, Status::as_str)
 }
 
+pub(super) fn column() -> impl TypedValueParser<Value = TaskColumn> {
+    one_of(&TaskColumn::ALL, TaskColumn::as_str)
+}
+
 pub(super) fn group() -> impl TypedValueParser<Value = GroupBy> {
     one_of(&GroupBy::EACH, GroupBy::as_str)
 }
@@ -91,18 +95,30 @@ pub(super) fn any_key(text: &str) -> Result<Key, Infallible> {
     Ok(Key::recorded(text))
 }
 
-/// An age, a date or a time.
-pub(super) fn since(text: &str) -> Result<Time, String> {
-    let time = if let Ok(time) = text.parse::<Time>() {
-        Some(time)
-    } else if let Ok(date) = text.parse::<Date>() {
-        Offset::UTC.to_timestamp(date.to_datetime(civil::Time::midnight())).ok().map(Time::from)
-    } else {
-        let ago = duration(text).map_err(|_| {
-            "invalid time; use a value such as 30m, 2h, 3d, 2026-11-21 or 2026-11-21T12:00:00Z".to_owned()
-        })?;
-        let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
-        Time::now().timestamp().checked_sub(ago).ok().map(Time::from)
+/// An age, a day or a time.
+pub(super) fn moment(text: &str) -> Result<Time, String> {
+    moment_in(text, Time::now(), &TimeZone::system())
+}
+
+fn moment_in(text: &str, now: Time, zone: &TimeZone) -> Result<Time, String> {
+    if let Ok(time) = text.parse::<Time>() {
+        return Ok(time);
+    }
+    let today = now.day_begin(zone);
+    let time = match (text, text.parse::<DateTime>()) {
+        ("today", _) => Some(today),
+        // An hour before midnight is yesterday in every zone.
+        ("yesterday", _) => Some(today.minus(SignedDuration::from_hours(1)).day_begin(zone)),
+        (_, Ok(local)) => zone.to_timestamp(local).ok().map(Time::from),
+        (_, Err(_)) => {
+            let ago = duration(text).map_err(|_| {
+                "invalid time; use a value such as 30m, 2h, 3d, today, yesterday, 2026-11-21 or \
+                 2026-11-21T12:00:00Z"
+                    .to_owned()
+            })?;
+            let ago = SignedDuration::try_from(ago).unwrap_or(SignedDuration::MAX);
+            now.timestamp().checked_sub(ago).ok().map(Time::from)
+        }
     };
     Ok(time.unwrap_or(Time::UNIX_EPOCH))
 }
@@ -128,12 +144,22 @@ pub(super) fn level(quiet: bool, verbose: u8) -> LevelFilter {
 mod tests {
     use super::*;
 
+    use jiff::tz::Offset;
+
     #[test]
     fn a_budget_is_a_sum_and_a_period() {
         let of = |usd, secs| Ok(CostBudget { usd, per: Duration::from_secs(secs) });
         assert_eq!(budget("20/24h"), of(20.0, 86_400));
         assert_eq!(budget("$0.5/30m"), of(0.5, 1_800));
-        assert_eq!(budget("20/24h").map(|b| b.to_string()).as_deref(), Ok("$20.00 in 1day"));
+        for (text, shown) in [
+            ("20/1d", "$20.00 in 24h"),
+            ("20/31d", "$20.00 in 31d"),
+            ("20/1h", "$20.00 in 1h"),
+            ("20/90m", "$20.00 in 90m"),
+            ("20/45", "$20.00 in 45s"),
+        ] {
+            assert_eq!(budget(text).map(|b| b.to_string()).as_deref(), Ok(shown));
+        }
         for wrong in
             ["20", "20/", "/24h", "0/24h", "-1/24h", "20/0", "inf/1h", "nan/1h", "20/soon", "20/24h/2"]
         {
@@ -142,10 +168,24 @@ mod tests {
     }
 
     #[test]
-    fn since_takes_ages_dates_and_times() {
-        assert_eq!(since("2026-11-21"), Ok("2026-11-21T00:00:00Z".parse().unwrap()));
-        assert_eq!(since("2026-11-21T12:00:00+01:00"), Ok("2026-11-21T11:00:00Z".parse().unwrap()));
-        assert!(since("2h").is_ok_and(|t| t < Time::now()));
-        assert!(since("yesterday").is_err());
+    fn moments_are_ages_days_and_times_and_local_without_a_zone() {
+        let zone = TimeZone::fixed(Offset::constant(2));
+        let now = "2026-11-21T23:30:00Z".parse().unwrap();
+        let of = |text: &str| moment_in(text, now, &zone).map(|time| time.to_string());
+        for (text, time) in [
+            ("today", "2026-11-21T22:00:00.000Z"),
+            ("yesterday", "2026-11-20T22:00:00.000Z"),
+            ("2h", "2026-11-21T21:30:00.000Z"),
+            ("90", "2026-11-21T23:28:30.000Z"),
+            ("2026-11-21", "2026-11-20T22:00:00.000Z"),
+            ("2026-11-21T12:00", "2026-11-21T10:00:00.000Z"),
+            ("2026-11-21 12:00:30", "2026-11-21T10:00:30.000Z"),
+            ("2026-11-21T12:00:00Z", "2026-11-21T12:00:00.000Z"),
+            ("2026-11-21T12:00:00+01:00", "2026-11-21T11:00:00.000Z"),
+            ("1000y", "1026-11-14T23:30:00.000Z"),
+        ] {
+            assert_eq!(of(text).as_deref(), Ok(time), "{text}");
+        }
+        assert!(["soon", "", "tomorrow", "2026-13-01"].iter().all(|text| of(text).is_err()));
     }
 }

@@ -53,9 +53,7 @@ pub fn cancel(options: &CancelOptions, ledger: Option<&Path>) -> Result<Exit, Er
         failed = true;
         log::fail(&e);
     };
-    let running = |key: Option<Key>| {
-        ledger.tasks(&TaskFilter { status: Some(Status::Running), key, ..TaskFilter::default() })
-    };
+    let running = |key: Option<Key>| ledger.tasks(&TaskFilter { key, ..TaskFilter::of(Status::Running) });
     let tasks: Vec<Task> = match &options.which {
         CancelTarget::Ids(ids) => {
             let found = ids.iter().map(|id| find::find_in(&ledger, id));

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use crate::commands::audit;
 use crate::commands::list;
 use crate::commands::system;
@@ -11,7 +13,7 @@ use crate::exit::Exit;
 use crate::ledger::{self, ChosenBy, Ledger, Location, TaskFilter};
 use crate::sys::stdout::print;
 use crate::task::{Status, Time};
-use crate::view::{self, Screen};
+use crate::view::{self, Screen, TaskColumn};
 
 /// How many ended tasks are shown.
 const ENDED: usize = 5;
@@ -29,19 +31,20 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
     };
     let running = ledger.running()?;
     let shown = TaskFilter { limit: Some(running.len() + ENDED), ..TaskFilter::default() };
-    let mut tasks = ledger.tasks(&shown)?;
+    let tasks = ledger.tasks(&shown)?;
     let runs = tasks.iter().take_while(|t| t.status == Status::Running).count();
-    let verdicts = list::verdicts(&ledger, &mut tasks)?;
+    let tasks = list::listed(&ledger, tasks)?;
     let now = Time::now();
     let mut text = String::new();
     for (title, range) in [("Running", 0..runs), ("Ended last", runs..tasks.len())] {
         text += &view::title(title, screen);
         text += &match range.is_empty() {
             true => "nothing\n".to_owned(),
-            false => view::tasks(&tasks[range.clone()], &verdicts[range], now, screen),
+            false => view::tasks(&tasks[range], &TaskColumn::LIST, now, screen),
         };
         text.push('\n');
     }
+    text += &today(&ledger, now)?;
     let findings = audit::findings(&ledger, stale_after)?;
     text += &view::audit_summary(&findings, 0);
     if !findings.is_empty() {
@@ -51,6 +54,16 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
     text += &format!("Ledger: {path}; more: bookend --help\n");
     print(&text)?;
     Ok(Exit::Code(0))
+}
+
+/// `today: 14 runs, 2 failed, $3.20`: the tasks that started on this day, local time.
+fn today(ledger: &Ledger, now: Time) -> Result<String, Error> {
+    let today = TaskFilter { since: Some(now.day_begin(&TimeZone::system())), ..TaskFilter::default() };
+    let sum = ledger.total(&today)?;
+    let runs = if sum.runs == 1 { "run" } else { "runs" };
+    let failed = sum.failure + sum.aborted_no_skill + sum.interrupted;
+    let cost = sum.cost_usd.map_or_else(String::new, |cost| format!(", {}", view::money(cost)));
+    Ok(format!("today: {} {runs}, {failed} failed{cost}\n", sum.runs))
 }
 
 fn first_steps(at: &Location) -> String {

@@ -34,6 +34,7 @@ pub fn timeline(options: &TimelineOptions, ledger: Option<&Path>) -> Result<Exit
     let mut tasks = ledger.tasks_in_flight_since(&options.filter)?;
     let verdicts = list::verdicts(&ledger, &mut tasks)?;
     let now = Time::now();
+    let now = options.filter.until.map_or(now, |until| until.min(now));
     let since = options.filter.since.unwrap_or(now);
     let spans = view::spans(&tasks, &verdicts, since, now);
     match &options.html {

@@ -121,7 +121,7 @@ fn select(ledger: &Ledger, which: &WaitTarget) -> Result<Vec<Task>, Error> {
         }
         WaitTarget::Key(key) => vec![of_key(ledger, key)?],
         WaitTarget::Running => {
-            let running = TaskFilter { status: Some(Status::Running), ..TaskFilter::default() };
+            let running = TaskFilter::of(Status::Running);
             let mut tasks = ledger.tasks(&running)?;
             tasks.retain(|task| !around.contains(&task.id));
             return Ok(tasks);
@@ -166,7 +166,7 @@ impl AwaitedTask {
     }
 }
 
-/// Waits until a task may have ended, at most `until`. Where the kernel does not report an end, that is at the
+/// Waits until a task may have ended, at most `until`. Where the kernel does not report an end, that is the
 /// next look.
 fn await_change(
     spool: &mut Option<SpoolWatch>,

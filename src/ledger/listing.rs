@@ -1,51 +1,32 @@
 //! Lists tasks: the running ones first, then the ended ones, each newest first.
 
-use rusqlite::{Connection, named_params};
+use std::collections::HashSet;
+
+use rusqlite::Connection;
 
 use super::error::Result;
+use super::filter::{TaskFilter, TaskIndex, bind, period, selected};
 use super::handle::Ledger;
-use super::row::select;
-use super::tasks;
-use crate::task::{Key, Status, Task, Time};
+use super::row::{Place, placed_task_of_row, select};
+use crate::task::{Status, Task, TaskId};
 
-/// Which tasks to read. `None` does not filter.
-#[derive(Debug, Clone, Default)]
-pub struct TaskFilter {
-    pub status: Option<Status>,
-    pub key: Option<Key>,
-    pub repo: Option<String>,
-    /// The persona.
-    pub agent: Option<String>,
-    /// Started then or later.
-    pub since: Option<Time>,
-    /// `None`: no limit.
-    pub limit: Option<usize>,
-}
+/// The tasks that are read at once. Neither memory nor a transaction lasts longer than for one such page.
+const PAGE: i64 = 64;
 
-impl TaskFilter {
-    /// Whether it excludes any tasks.
-    pub fn selects(&self) -> bool {
-        self.status.is_some()
-            || self.key.is_some()
-            || self.repo.is_some()
-            || self.agent.is_some()
-            || self.since.is_some()
-    }
-}
-
-/// Without `:since` the bound is below every time, whether the column holds text or numbers.
-/// A column behind `+` is only compared: SQLite uses the index of the column before it.
+/// `:after` and `:after_row` are the place of the last task of the page before.
 macro_rules! listed {
     ($by:literal) => {
         select!(
+            @placed
             "WHERE ",
             $by,
-            " AND (:status IS NULL OR +status = :status)
-             AND (:key IS NULL OR +key = :key)
-             AND (:repo IS NULL OR +repo = :repo)
-             AND (:agent IS NULL OR +agent = :agent)
-             AND started_at >= coalesce(kept_time('task_history.started_at', :since), -9e999)
-             ORDER BY started_at DESC, rowid DESC LIMIT :limit"
+            " AND started_at >= coalesce(kept_time('task_history.started_at', :since), -9e999)
+             AND started_at <= coalesce(:after, kept_time('task_history.started_at', :until), x'ff')
+             AND +started_at < coalesce(kept_time('task_history.started_at', :until), x'ff')
+             AND (:after IS NULL OR +started_at < :after OR +rowid < :after_row)
+             AND ",
+            selected!(),
+            " ORDER BY started_at DESC, rowid DESC LIMIT :limit"
         )
     };
 }
@@ -68,56 +49,83 @@ const SELECT_ENDED_SINCE: &str = select!(
         WHERE last_seen_at > substr(started_at, 1, 10) || '~' AND last_seen_at >= :since
           AND started_at < kept_time('task_history.started_at', :since))
      AND +status <> 'running'
-     AND (:key IS NULL OR +key = :key)
-     AND (:repo IS NULL OR +repo = :repo)
-     AND (:agent IS NULL OR +agent = :agent)
-     ORDER BY last_seen_at DESC LIMIT :limit"
+     AND +started_at < coalesce(kept_time('task_history.started_at', :until), x'ff')
+     AND ",
+    selected!(),
+    " ORDER BY last_seen_at DESC LIMIT :limit"
 );
 
-/// How many of the listed tasks an index holds. Counting ends at a limit, beyond which it costs more than a
-/// better choice saves.
+/// The entries of an index that are examined to count tasks.
+const COUNTED: i64 = 1000;
+
+/// How many tasks are selected among the first entries of an index, and how many entries were examined.
 macro_rules! counted {
     ($by:literal) => {
         concat!(
-            "SELECT count(*) FROM (SELECT 1 FROM task_history WHERE ",
+            "SELECT coalesce(sum(taken), 0), count(*) FROM (SELECT ",
+            selected!(),
+            " AS taken FROM task_history WHERE ",
             $by,
-            " AND started_at >= coalesce(kept_time('task_history.started_at', :since), -9e999) LIMIT 1000)"
+            " AND ",
+            period!(),
+            " LIMIT :limit)"
         )
     };
 }
 
-const COUNT_BY_KEY: &str = counted!("key = :value");
-const COUNT_BY_REPO: &str = counted!("repo = :value");
-const COUNT_BY_AGENT: &str = counted!("agent = :value");
-const COUNT_BY_STATUS: &str = counted!("status NOT IN ('running', 'success') AND status = :value");
+const COUNT_RUNNING: &str = counted!("status = 'running'");
+const COUNT_ENDED: &str = counted!("status <> 'running'");
+const COUNT_ENDED_BY_KEY: &str = counted!("status <> 'running' AND key = :key");
+const COUNT_ENDED_BY_REPO: &str = counted!("status <> 'running' AND repo = :repo");
+const COUNT_ENDED_BY_AGENT: &str = counted!("status <> 'running' AND agent = :agent");
+const COUNT_ENDED_BY_STATUS: &str = counted!("status NOT IN ('running', 'success') AND status = :status");
+
 const DATA_VERSION: &str = "PRAGMA data_version";
+
+/// The number of tasks that a filter selects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskCount {
+    pub at_least: usize,
+    pub is_exact: bool,
+}
 
 impl Ledger {
     /// The running tasks first, then those that ended, each newest first.
     pub fn tasks(&self, filter: &TaskFilter) -> Result<Vec<Task>> {
-        list(self.conn(), filter).map_err(self.failed("reading tasks"))
+        let mut tasks = Vec::new();
+        for page in self.pages(filter) {
+            tasks.extend(page?);
+        }
+        Ok(tasks)
+    }
+
+    /// As [`Ledger::tasks`], page by page. A task that ends meanwhile is listed once.
+    pub fn pages<'a>(&'a self, filter: &'a TaskFilter) -> TaskPages<'a> {
+        let next = NextPage::Running;
+        TaskPages { ledger: self, filter, next, left: filter.sql_limit(), running: HashSet::new() }
+    }
+
+    /// Counts the tasks that a filter selects, whatever its limit. Of a long history only a part is examined.
+    pub fn count(&self, filter: &TaskFilter) -> Result<TaskCount> {
+        count(self.conn(), filter).map_err(self.failed("counting tasks"))
     }
 
     /// The tasks that ran at `filter.since` or later, whenever they started.
     pub fn tasks_in_flight_since(&self, filter: &TaskFilter) -> Result<Vec<Task>> {
-        let read = || -> rusqlite::Result<Vec<Task>> {
-            let running = TaskFilter { status: Some(Status::Running), since: None, ..filter.clone() };
-            let mut tasks = list(self.conn(), &running)?;
-            tasks.extend(list(self.conn(), filter)?.into_iter().filter(|t| t.status != Status::Running));
-            tasks.extend(tasks::all(
-                self.conn(),
-                SELECT_ENDED_SINCE,
-                named_params! {
-                    ":since": filter.since,
-                    ":key": filter.key,
-                    ":repo": filter.repo,
-                    ":agent": filter.agent,
-                    ":limit": filter.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX)),
-                },
-            )?);
-            Ok(tasks)
+        let mut tasks = Vec::new();
+        if filter.takes_running() {
+            let running = TaskFilter { since: None, statuses: vec![Status::Running], ..filter.clone() };
+            tasks = self.tasks(&running)?;
+        }
+        tasks.extend(self.tasks(filter)?.into_iter().filter(|t| t.status != Status::Running));
+        let ended = || -> rusqlite::Result<Vec<Task>> {
+            let mut statement = self.conn().prepare(SELECT_ENDED_SINCE)?;
+            filter.bind(&mut statement)?;
+            bind(&mut statement, ":limit", &filter.sql_limit())?;
+            statement.raw_query().mapped(super::row::task_of_row).collect()
         };
-        read().map_err(self.failed("reading the tasks in flight"))
+        tasks.extend(ended().map_err(self.failed("reading the tasks in flight"))?);
+        Ok(tasks)
     }
 
     /// A number that changes when another process writes to the ledger. SQLite reads it from shared memory.
@@ -128,207 +136,166 @@ impl Ledger {
     }
 }
 
-fn list(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<Vec<Task>> {
-    let limit = filter.limit.map_or(i64::MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
-    let read = |sql: &str, limit: i64| {
-        tasks::all(
-            conn,
-            sql,
-            named_params! {
-                ":status": filter.status.map(Status::as_str),
-                ":key": filter.key,
-                ":repo": filter.repo,
-                ":agent": filter.agent,
-                ":since": filter.since,
-                ":limit": limit,
-            },
-        )
-    };
-    let mut tasks = match filter.status {
-        None | Some(Status::Running) => read(SELECT_RUNNING, limit)?,
-        Some(_) => Vec::new(),
-    };
-    let left = limit.saturating_sub(tasks.len() as i64);
-    if filter.status != Some(Status::Running) && left > 0 {
-        tasks.extend(read(select_ended(conn, filter)?, left)?);
-    }
-    Ok(tasks)
+/// The pages of a list.
+pub struct TaskPages<'a> {
+    ledger: &'a Ledger,
+    filter: &'a TaskFilter,
+    next: NextPage,
+    /// How many tasks the limit still allows.
+    left: i64,
+    /// The tasks that were listed as running.
+    running: HashSet<TaskId>,
 }
 
-/// The statement that reads the ended tasks by the index with the fewest entries for this filter.
-fn select_ended(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<&'static str> {
-    // Most tasks succeed: `success` has no index, and the first such tasks are found soon by their start.
-    let status = filter.status.filter(|s| *s != Status::Success).map(Status::as_str);
-    let mut usable = [
-        (filter.key.as_ref().map(Key::as_str), COUNT_BY_KEY, SELECT_ENDED_BY_KEY),
-        (filter.repo.as_deref(), COUNT_BY_REPO, SELECT_ENDED_BY_REPO),
-        (filter.agent.as_deref(), COUNT_BY_AGENT, SELECT_ENDED_BY_AGENT),
-        (status, COUNT_BY_STATUS, SELECT_ENDED_BY_STATUS),
-    ]
-    .into_iter()
-    .filter_map(|(value, count, select)| Some((value?, count, select)))
-    .peekable();
-    let Some(first) = usable.next() else { return Ok(SELECT_ENDED) };
-    if usable.peek().is_none() {
-        return Ok(first.2);
-    }
-    let mut fewest = (i64::MAX, first.2);
-    for (value, count, select) in std::iter::once(first).chain(usable) {
-        let params = named_params! { ":value": value, ":since": filter.since };
-        let entries: i64 = conn.query_row(count, params, |row| row.get(0))?;
-        if entries < fewest.0 {
-            fewest = (entries, select);
-        }
-    }
-    Ok(fewest.1)
+enum NextPage {
+    Running,
+    /// The ended tasks after this place, by this index once it is chosen.
+    Ended(Option<TaskIndex>, Option<Place>),
+    None,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Iterator for TaskPages<'_> {
+    type Item = Result<Vec<Task>>;
 
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use crate::ledger::GroupBy;
-    use crate::ledger::tests::{World, each_uses_an_index, time};
-
-    #[test]
-    fn each_listing_uses_an_index() {
-        each_uses_an_index(&[
-            SELECT_RUNNING,
-            SELECT_ENDED,
-            SELECT_ENDED_BY_KEY,
-            SELECT_ENDED_BY_REPO,
-            SELECT_ENDED_BY_AGENT,
-            SELECT_ENDED_BY_STATUS,
-            SELECT_ENDED_SINCE,
-            COUNT_BY_KEY,
-            COUNT_BY_REPO,
-            COUNT_BY_AGENT,
-            COUNT_BY_STATUS,
-        ]);
-    }
-
-    /// `tasks` ended tasks, one every 30 seconds, each of 40 seconds.
-    fn history(tasks: u32) -> (World, Ledger) {
-        let world = World::new();
-        let ledger = world.open();
-        world
-            .raw()
-            .execute_batch(&format!(
-                "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {tasks})
-                 INSERT INTO task_history
-                     (id, key, repo, agent, status, started_at, finished_at, last_seen_at)
-                 SELECT format('%08d', i), format('key-%d', i % {tasks}), iif(i % 2, 'odd', 'even'),
-                     iif(i % 3, 'review', 'dev'), iif(i % 10, 'success', 'failure'),
-                     strftime('%Y-%m-%dT%H:%M:%fZ', 1700000000 + i * 30, 'unixepoch'),
-                     strftime('%Y-%m-%dT%H:%M:%fZ', 1700000040 + i * 30, 'unixepoch'),
-                     strftime('%Y-%m-%dT%H:%M:%fZ', 1700000040 + i * 30, 'unixepoch')
-                 FROM n"
-            ))
-            .unwrap();
-        (world, ledger)
-    }
-
-    /// How many of SQLite's instructions it takes.
-    fn steps<T>(ledger: &mut Ledger, read: impl FnOnce(&Ledger) -> T) -> (T, u64) {
-        let count = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&count);
-        let counter = move || {
-            counted.fetch_add(1, Ordering::Relaxed);
-            false
+    fn next(&mut self) -> Option<Result<Vec<Task>>> {
+        let page = loop {
+            if self.left <= 0 {
+                return None;
+            }
+            match self.read() {
+                Ok(Some(page)) if page.is_empty() => {}
+                other => break other.transpose()?,
+            }
         };
-        ledger.conn.progress_handler(1, Some(counter)).unwrap();
-        let read = read(ledger);
-        ledger.conn.progress_handler(1, None::<fn() -> bool>).unwrap();
-        (read, count.load(Ordering::Relaxed))
+        if page.is_err() {
+            self.next = NextPage::None;
+        }
+        Some(page.map_err(self.ledger.failed("reading tasks")))
     }
+}
 
-    fn filters() -> Vec<TaskFilter> {
-        let text = |text: &str| Some(text.to_owned());
-        let none = TaskFilter { limit: Some(10), ..TaskFilter::default() };
-        vec![
-            TaskFilter { key: Some("key-7".into()), ..none.clone() },
-            TaskFilter { repo: text("odd"), ..none.clone() },
-            TaskFilter { agent: text("dev"), ..none.clone() },
-            TaskFilter { agent: text("nobody"), ..none.clone() },
-            TaskFilter { repo: text("odd"), agent: text("nobody"), ..none.clone() },
-            none,
-        ]
+impl TaskPages<'_> {
+    /// The next page, which may be empty; `None`: there is none.
+    fn read(&mut self) -> rusqlite::Result<Option<Vec<Task>>> {
+        let (conn, filter) = (self.ledger.conn(), self.filter);
+        let mut page = match std::mem::replace(&mut self.next, NextPage::None) {
+            NextPage::None => return Ok(None),
+            NextPage::Running => {
+                let is_for_running = filter.ended().is_some_and(|statuses| statuses.is_empty());
+                if !is_for_running {
+                    self.next = NextPage::Ended(None, None);
+                }
+                match filter.takes_running() {
+                    true => {
+                        read(conn, SELECT_RUNNING, filter, &Range { limit: self.left, ..Range::default() })?
+                    }
+                    false => Vec::new(),
+                }
+            }
+            NextPage::Ended(index, after) => {
+                let index = index.map_or_else(|| TaskIndex::best(conn, filter), Ok)?;
+                let limit = self.left.min(PAGE);
+                let page = ended(conn, index, filter, after.as_ref(), limit)?;
+                if page.len() as i64 == limit {
+                    self.next = NextPage::Ended(Some(index), page.last().map(|(place, _)| place.clone()));
+                }
+                page
+            }
+        };
+        page.retain(|(_, task)| !self.running.contains(&task.id));
+        let running = page.iter().filter(|(_, task)| task.status == Status::Running);
+        self.running.extend(running.map(|(_, task)| task.id.clone()));
+        self.left -= page.len() as i64;
+        Ok(Some(page.into_iter().map(|(_, task)| task).collect()))
     }
+}
 
-    #[test]
-    fn a_timeline_reads_no_more_of_a_long_history() {
-        let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
-        // Before everything, in the middle of the short history, after everything.
-        for since in ["2023-11-01T00:00:00.000Z", "2023-11-15T02:20:05.000Z", "2024-11-01T00:00:00.000Z"] {
-            for filter in filters() {
-                let filter = TaskFilter { since: Some(time(since)), ..filter };
-                let (_, few) = steps(&mut small, |l| l.tasks_in_flight_since(&filter).unwrap());
-                let (_, many) = steps(&mut large, |l| l.tasks_in_flight_since(&filter).unwrap());
-                assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
+/// What a statement reads besides the filter.
+#[derive(Default)]
+struct Range<'a> {
+    status: Option<Status>,
+    after: Option<&'a Place>,
+    limit: i64,
+}
+
+/// A page of the ended tasks. Each status has its own range of the index, and the ranges are merged.
+fn ended(
+    conn: &Connection,
+    index: TaskIndex,
+    filter: &TaskFilter,
+    after: Option<&Place>,
+    limit: i64,
+) -> rusqlite::Result<Vec<(Place, Task)>> {
+    let one = Range { status: None, after, limit };
+    let mut page = match index {
+        TaskIndex::Start => read(conn, SELECT_ENDED, filter, &one)?,
+        TaskIndex::Key => read(conn, SELECT_ENDED_BY_KEY, filter, &one)?,
+        TaskIndex::Repo => read(conn, SELECT_ENDED_BY_REPO, filter, &one)?,
+        TaskIndex::Agent => read(conn, SELECT_ENDED_BY_AGENT, filter, &one)?,
+        TaskIndex::Status => {
+            let mut all = Vec::new();
+            for status in filter.ended().unwrap_or_default() {
+                let range = Range { status: Some(status), ..one };
+                all.extend(read(conn, SELECT_ENDED_BY_STATUS, filter, &range)?);
+            }
+            all.sort_by(|(a, _), (b, _)| b.order(a));
+            all
+        }
+    };
+    page.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(page)
+}
+
+fn read(
+    conn: &Connection,
+    sql: &str,
+    filter: &TaskFilter,
+    range: &Range<'_>,
+) -> rusqlite::Result<Vec<(Place, Task)>> {
+    let mut statement = conn.prepare_cached(sql)?;
+    filter.bind(&mut statement)?;
+    bind(&mut statement, ":status", &range.status.map(Status::as_str))?;
+    bind(&mut statement, ":after", &range.after.map(|place| &place.started_at))?;
+    bind(&mut statement, ":after_row", &range.after.map(|place| place.rowid))?;
+    bind(&mut statement, ":limit", &range.limit)?;
+    statement.raw_query().mapped(placed_task_of_row).collect()
+}
+
+fn count(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<TaskCount> {
+    let mut total = TaskCount { at_least: 0, is_exact: true };
+    let mut add = |sql: &str, status: Option<Status>| -> rusqlite::Result<()> {
+        let mut statement = conn.prepare_cached(sql)?;
+        filter.bind(&mut statement)?;
+        bind(&mut statement, ":status", &status.map(Status::as_str))?;
+        bind(&mut statement, ":limit", &COUNTED)?;
+        let mut rows = statement.raw_query();
+        if let Some(row) = rows.next()? {
+            let (taken, examined): (i64, i64) = (row.get(0)?, row.get(1)?);
+            total.at_least += usize::try_from(taken).unwrap_or_default();
+            total.is_exact &= examined < COUNTED;
+        }
+        Ok(())
+    };
+    if filter.takes_running() {
+        add(COUNT_RUNNING, None)?;
+    }
+    let statuses = filter.ended();
+    if statuses.as_ref().is_some_and(Vec::is_empty) {
+        return Ok(total);
+    }
+    match TaskIndex::best(conn, filter)? {
+        TaskIndex::Start => add(COUNT_ENDED, None)?,
+        TaskIndex::Key => add(COUNT_ENDED_BY_KEY, None)?,
+        TaskIndex::Repo => add(COUNT_ENDED_BY_REPO, None)?,
+        TaskIndex::Agent => add(COUNT_ENDED_BY_AGENT, None)?,
+        TaskIndex::Status => {
+            for status in statuses.unwrap_or_default() {
+                add(COUNT_ENDED_BY_STATUS, Some(status))?;
             }
         }
     }
-
-    #[test]
-    fn a_list_reads_no_more_of_a_long_history() {
-        let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
-        let of_status = |status| move |f: TaskFilter| TaskFilter { status: Some(status), ..f };
-        let interrupted = filters().into_iter().map(of_status(Status::Interrupted));
-        let running = filters().into_iter().map(of_status(Status::Running));
-        for filter in filters().into_iter().chain(interrupted).chain(running) {
-            let (_, few) = steps(&mut small, |l| l.tasks(&filter).unwrap());
-            let (_, many) = steps(&mut large, |l| l.tasks(&filter).unwrap());
-            assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
-        }
-    }
-
-    #[test]
-    fn stats_read_only_the_tasks_since_then() {
-        let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
-        for by in GroupBy::EACH {
-            // Each day of both histories has the same number of tasks.
-            let of_a_day =
-                |ledger: &mut Ledger, since| steps(ledger, |l| l.stats(by, Some(since), 10).unwrap()).1;
-            let few = of_a_day(&mut small, time("2023-11-15T07:33:20.000Z"));
-            let many = of_a_day(&mut large, time("2023-11-20T20:53:20.000Z"));
-            assert!(many <= 2 * few, "by {}: {few} steps of 4,000 tasks, {many} of 20,000", by.as_str());
-        }
-    }
-
-    #[test]
-    fn tasks_in_flight_are_found_whatever_their_length() {
-        let world = World::new();
-        let ledger = world.open();
-        let since = "2026-03-05T12:30:00.000Z";
-        let in_flight = [
-            ("year", "2025-12-31T23:59:59.000Z", since),
-            ("month", "2026-02-28T12:30:00.000Z", "2026-03-05T12:30:01.000Z"),
-            ("day", "2026-03-04T23:00:00.000Z", "2026-03-06T00:00:00.000Z"),
-            ("hour", "2026-03-05T11:59:59.999Z", "2026-03-05T13:00:00.000Z"),
-            ("minute", "2026-03-05T12:29:59.999Z", "2026-03-05T12:30:00.000Z"),
-        ];
-        let others = [
-            ("before", "2025-01-01T00:00:00.000Z", "2026-03-05T12:29:59.999Z"),
-            ("same hour", "2026-03-05T12:00:00.000Z", "2026-03-05T12:29:59.999Z"),
-        ];
-        let raw = world.raw();
-        for (id, started, ended) in in_flight.into_iter().chain(others) {
-            raw.execute(
-                "INSERT INTO task_history (id, status, started_at, finished_at, last_seen_at)
-                 VALUES (?1, 'success', ?2, ?3, ?3)",
-                (id, started, ended),
-            )
-            .unwrap();
-        }
-        let filter = TaskFilter { since: Some(time(since)), ..TaskFilter::default() };
-        let mut found: Vec<String> =
-            ledger.tasks_in_flight_since(&filter).unwrap().into_iter().map(|t| t.id.to_string()).collect();
-        found.sort();
-        let mut expected = in_flight.map(|(id, ..)| id.to_owned());
-        expected.sort();
-        assert_eq!(found, expected);
-    }
+    Ok(total)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,10 @@
 //! Reading a row of `task_history` as a task.
 
+use std::cmp::Ordering;
+
 use rusqlite::Row;
-use serde_json::Value;
+use rusqlite::types::Value;
+use serde_json::Value as Json;
 
 use super::dialect::{self, AnyInteger, AnyReal, AnyText, AnyTime};
 use crate::task::{SessionId, Status, Task, TaskId};
@@ -19,9 +22,8 @@ macro_rules! select {
     (@data $column:literal) => {
         concat!("iif(octet_length(", $column, ") > 1048576, NULL, ", $column, "), ")
     };
-    ($($rest:expr),+) => {
+    (@columns) => {
         concat!(
-            "SELECT ",
             "id, ",
             select!(@text "key"),
             select!(@text "repo"),
@@ -52,13 +54,52 @@ macro_rules! select {
             "parent_id, oom_kills_before, ",
             select!(@text "tool_in_flight"),
             "context_lost, session_untracked, transcript_seen, tokens_scope, session_kept, ",
-            "limit_resets_at, replaces, delivery_error",
-            " FROM task_history ",
-            $($rest),+
+            "limit_resets_at, replaces, delivery_error"
         )
+    };
+    // With the place of each row in the order of a list, see [`Place`].
+    (@placed $($rest:expr),+) => {
+        concat!("SELECT ", select!(@columns), ", started_at, rowid FROM task_history ", $($rest),+)
+    };
+    ($($rest:expr),+) => {
+        concat!("SELECT ", select!(@columns), " FROM task_history ", $($rest),+)
     };
 }
 pub(super) use select;
+
+/// The place of a task in a list by start time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place {
+    /// As stored: text, or a number in an adopted file.
+    pub started_at: Value,
+    pub rowid: i64,
+}
+
+/// A row of `select!(@placed …)`.
+pub fn placed_task_of_row(row: &Row<'_>) -> rusqlite::Result<(Place, Task)> {
+    let columns = row.as_ref().column_count();
+    let place = Place { started_at: row.get(columns - 2)?, rowid: row.get(columns - 1)? };
+    Ok((place, task_of_row(row)?))
+}
+
+impl Place {
+    /// SQLite's order of times, then of rows.
+    pub fn order(&self, other: &Place) -> Ordering {
+        let number = |value: &Value| match value {
+            Value::Integer(n) => Some(*n as f64),
+            Value::Real(n) => Some(*n),
+            Value::Null | Value::Text(_) | Value::Blob(_) => None,
+        };
+        let times = match (&self.started_at, &other.started_at) {
+            (Value::Text(a), Value::Text(b)) => a.cmp(b),
+            (a, b) => match (number(a), number(b)) {
+                (Some(a), Some(b)) => a.total_cmp(&b),
+                (a, b) => a.is_none().cmp(&b.is_none()),
+            },
+        };
+        times.then(self.rowid.cmp(&other.rowid))
+    }
+}
 
 /// The condition of the index `task_history_unsettled`, word for word: otherwise SQLite does not use the
 /// index.
@@ -187,8 +228,8 @@ fn unsigned(number: Option<i64>) -> Option<u64> {
 }
 
 /// A text that is not JSON comes from another program and is shown as text.
-fn json(text: Option<String>) -> Option<Value> {
-    text.map(|t| serde_json::from_str(&t).unwrap_or(Value::String(t)))
+fn json(text: Option<String>) -> Option<Json> {
+    text.map(|t| serde_json::from_str(&t).unwrap_or(Json::String(t)))
 }
 
 fn words(text: Option<String>) -> Option<Vec<String>> {

@@ -123,10 +123,11 @@ fn process(pid: Option<i32>, start: Option<u64>, pidfd_inode: Option<u64>) -> Op
     Some(ProcessRecord { identity: ProcessIdentity { pid: pid?, start: start? }, pidfd_inode })
 }
 
-/// Sums over a group of tasks. `None`: known for none of them.
+/// Figures of a group of tasks. `None`: known for none of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StatsGroup {
-    pub name: Option<String>,
+    /// One for each column that the tasks are grouped by; `None`: the tasks without one.
+    pub names: Vec<Option<String>>,
     pub runs: i64,
     pub running: i64,
     pub success: i64,
@@ -141,6 +142,10 @@ pub struct StatsGroup {
     pub cache_read_tokens: Option<i64>,
     pub cache_creation_tokens: Option<i64>,
     pub turns: Option<i64>,
+    pub cost_usd_median: Option<f64>,
+    pub cost_usd_p95: Option<f64>,
+    pub duration_ms_median: Option<i64>,
+    pub duration_ms_p95: Option<i64>,
 }
 
 /// One line of `task_transition`: a change of a task's status.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -38,6 +39,11 @@ impl Time {
 
     pub fn timestamp(self) -> Timestamp {
         self.0
+    }
+
+    /// When the day of this time began in a time zone.
+    pub fn day_begin(self, zone: &TimeZone) -> Time {
+        self.0.to_zoned(zone.clone()).start_of_day().map_or(self, |day| Time::from(day.timestamp()))
     }
 
     /// Beyond the calendar it is its end.
@@ -192,6 +198,15 @@ mod tests {
         assert_eq!(noon().minus(SignedDuration::from_hours(1)).to_string(), "2026-11-21T11:00:00.250Z");
         assert!(noon().plus(SignedDuration::MAX).to_string().starts_with("9999-12-30"));
         assert!(noon().minus(SignedDuration::MAX).to_string().starts_with("-009999"));
+    }
+
+    #[test]
+    fn a_day_begins_at_local_midnight() {
+        let zone = |hours| TimeZone::fixed(jiff::tz::Offset::constant(hours));
+        let begin = |hours| noon().day_begin(&zone(hours)).to_string();
+        assert_eq!(begin(0), "2026-11-21T00:00:00.000Z");
+        assert_eq!(begin(13), "2026-11-21T11:00:00.000Z");
+        assert_eq!(begin(-13), "2026-11-20T13:00:00.000Z");
     }
 
     #[test]

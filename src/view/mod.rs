@@ -24,7 +24,7 @@ pub use points::{Health, Point, points, points_json};
 pub use screen::Screen;
 pub use sessions::{SessionState, session, sessions};
 pub use stats::{stats, stats_json};
-pub use tasks::{tasks, why};
+pub use tasks::{ListedTask, TaskColumn, tasks, tasks_in_columns, why};
 pub use text::{duration, money, one_line, short_ids, since, when};
 pub use timeline::{spans, timeline, timeline_html};
 
@@ -37,14 +37,32 @@ pub fn title(text: &str, screen: Screen) -> String {
     screen.paint(anstyle::Style::new().underline(), text) + "\n"
 }
 
-/// `{"ledger": path, "tasks": [...]}`, and a newline.
-pub fn tasks_json(ledger: &str, tasks: &[Task]) -> String {
-    #[derive(Serialize)]
-    struct Listing<'a> {
-        ledger: &'a str,
-        tasks: &'a [Task],
+/// `{"ledger": path, "tasks": [...]}` and a newline, in parts.
+#[derive(Debug, Default)]
+pub struct JsonListing {
+    /// Whether a task has been printed.
+    has_tasks: bool,
+}
+
+impl JsonListing {
+    pub fn begin(&self, ledger: &str) -> String {
+        format!("{{\n  \"ledger\": {},\n  \"tasks\": [", json_line(&ledger).trim_end())
     }
-    pretty(&Listing { ledger, tasks })
+
+    pub fn tasks(&mut self, tasks: &[Task]) -> String {
+        let mut text = String::new();
+        for task in tasks {
+            text += if self.has_tasks { ",\n    " } else { "\n    " };
+            // Line breaks in strings are escaped.
+            text += &pretty(task).trim_end().replace('\n', "\n    ");
+            self.has_tasks = true;
+        }
+        text
+    }
+
+    pub fn end(self) -> &'static str {
+        if self.has_tasks { "\n  ]\n}\n" } else { "]\n}\n" }
+    }
 }
 
 /// One task per line.

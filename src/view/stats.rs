@@ -1,5 +1,6 @@
 //! Statistics by group: a table with a bar for the share of each group.
 
+use anstyle::Style;
 use serde::Serialize;
 
 use super::json::pretty;
@@ -11,54 +12,80 @@ use crate::task::StatsGroup;
 /// The width of the longest bar, in cells.
 const BAR: usize = 20;
 
-const COLUMNS: [Column; 9] = [
-    Column { title: "", right: false, shrinks: Shrinks::AtEnd(10), matters: 9 },
-    Column { title: "RUNS", right: true, shrinks: Shrinks::Never, matters: 8 },
-    Column { title: "", right: false, shrinks: Shrinks::Never, matters: 2 },
-    Column { title: "SUCCESS", right: true, shrinks: Shrinks::Never, matters: 7 },
-    Column { title: "FAILED", right: true, shrinks: Shrinks::Never, matters: 5 },
-    Column { title: "STOPPED", right: true, shrinks: Shrinks::Never, matters: 3 },
-    Column { title: "COST", right: true, shrinks: Shrinks::Never, matters: 6 },
-    Column { title: "TOKENS", right: true, shrinks: Shrinks::Never, matters: 4 },
-    Column { title: "TIME", right: true, shrinks: Shrinks::Never, matters: 1 },
+/// The columns after the names of the groups.
+const FIGURES: [Column; 12] = [
+    Column { title: "RUNS", right: true, shrinks: Shrinks::Never, matters: 12 },
+    Column { title: "", right: false, shrinks: Shrinks::Never, matters: 1 },
+    Column { title: "SUCCESS", right: true, shrinks: Shrinks::Never, matters: 11 },
+    Column { title: "FAILED", right: true, shrinks: Shrinks::Never, matters: 9 },
+    Column { title: "STOPPED", right: true, shrinks: Shrinks::Never, matters: 4 },
+    Column { title: "COST", right: true, shrinks: Shrinks::Never, matters: 10 },
+    Column { title: "MEDIAN COST", right: true, shrinks: Shrinks::Never, matters: 7 },
+    Column { title: "P95 COST", right: true, shrinks: Shrinks::Never, matters: 3 },
+    Column { title: "TOKENS", right: true, shrinks: Shrinks::Never, matters: 5 },
+    Column { title: "TIME", right: true, shrinks: Shrinks::Never, matters: 6 },
+    Column { title: "MEDIAN TIME", right: true, shrinks: Shrinks::Never, matters: 8 },
+    Column { title: "P95 TIME", right: true, shrinks: Shrinks::Never, matters: 2 },
 ];
 
-/// One group per line. `by`: what they are grouped by.
-pub fn stats(by: &'static str, groups: &[StatsGroup], screen: Screen) -> String {
+/// One group per line, then the total if there are several. `by`: what they are grouped by.
+pub fn stats(by: &[&'static str], groups: &[StatsGroup], total: &StatsGroup, screen: Screen) -> String {
+    let titles: Vec<&'static str> = by.iter().filter_map(|by| title(by)).collect();
     let most = groups.iter().map(|g| g.runs).max().unwrap_or(0);
-    let rows: Vec<Vec<Cell>> = groups.iter().map(|g| row(by, g, most)).collect();
-    let mut columns = COLUMNS;
-    columns[0].title = match by {
+    let mut rows: Vec<Vec<Cell>> = groups.iter().map(|g| row(g, most)).collect();
+    if groups.len() > 1 {
+        let names = titles.iter().enumerate().map(|(nth, _)| if nth == 0 { "total" } else { "" });
+        let names = names.map(|name| Cell { text: name.to_owned(), style: Style::new().bold() });
+        rows.push(names.chain(figures(total, 0)).collect());
+    }
+    let name = |title: &'static str| Column { title, right: false, shrinks: Shrinks::AtEnd(10), matters: 20 };
+    let columns: Vec<Column> = titles.iter().copied().map(name).chain(FIGURES).collect();
+    table(&columns, &rows, screen)
+}
+
+/// The title of the names; `None`: all tasks are one group, which has no name.
+fn title(by: &str) -> Option<&'static str> {
+    Some(match by {
         "agent" => "AGENT",
         "repo" => "REPO",
         "key" => "KEY",
         "model" => "MODEL",
         "day" => "DAY",
-        _ => "",
-    };
-    table(&columns, &rows, screen)
+        _ => return None,
+    })
 }
 
-fn row(by: &str, group: &StatsGroup, most: i64) -> Vec<Cell> {
-    let name = match &group.name {
-        Some(name) => one_line(name).into_owned(),
-        None if by == "all" => "all".to_owned(),
-        None => "(none)".to_owned(),
-    };
+fn row(group: &StatsGroup, most: i64) -> Vec<Cell> {
+    group.names.iter().map(|name| Cell::from(shown(name.as_deref()))).chain(figures(group, most)).collect()
+}
+
+/// The name of a group; tasks without one are a group too.
+fn shown(name: Option<&str>) -> String {
+    name.map_or_else(|| "(none)".to_owned(), |name| one_line(name).into_owned())
+}
+
+fn figures(group: &StatsGroup, most: i64) -> impl Iterator<Item = Cell> {
     let tokens =
         [group.input_tokens, group.output_tokens, group.cache_read_tokens, group.cache_creation_tokens];
     let tokens = tokens.into_iter().flatten().reduce(i64::saturating_add);
-    vec![
-        Cell::from(name),
-        Cell::from(count(group.runs)),
-        Cell::from(bar(group.runs, most)),
-        Cell::from(success_rate(group).map_or_else(String::new, |r| format!("{:.0} %", r * 100.0))),
-        Cell::from(count(group.failure + group.aborted_no_skill)),
-        Cell::from(count(group.cancelled + group.interrupted)),
-        Cell::from(group.cost_usd.map_or_else(String::new, money)),
-        Cell::from(tokens.map_or_else(String::new, count)),
-        Cell::from(group.duration_ms.map_or_else(String::new, duration)),
+    let dollars = |usd: Option<f64>| usd.map_or_else(String::new, money);
+    let time = |ms: Option<i64>| ms.map_or_else(String::new, duration);
+    [
+        count(group.runs),
+        bar(group.runs, most),
+        success_rate(group).map_or_else(String::new, |r| format!("{:.0} %", r * 100.0)),
+        count(group.failure + group.aborted_no_skill),
+        count(group.cancelled + group.interrupted),
+        dollars(group.cost_usd),
+        dollars(group.cost_usd_median),
+        dollars(group.cost_usd_p95),
+        tokens.map_or_else(String::new, count),
+        time(group.duration_ms),
+        time(group.duration_ms_median),
+        time(group.duration_ms_p95),
     ]
+    .into_iter()
+    .map(Cell::from)
 }
 
 /// The share of successes among the tasks that have ended.
@@ -77,21 +104,33 @@ fn bar(part: i64, most: i64) -> String {
     "█".repeat(eighths / 8) + EIGHTHS[eighths % 8]
 }
 
-/// `{"by", "groups": [...]}`, and a newline.
-pub fn stats_json(by: &str, groups: &[StatsGroup]) -> String {
+/// `{"by", "groups": [...], "total"}`, and a newline.
+pub fn stats_json(by: &[&str], groups: &[StatsGroup], total: &StatsGroup) -> String {
     #[derive(Serialize)]
     struct Line<'a> {
+        name: Option<String>,
         #[serde(flatten)]
         group: &'a StatsGroup,
         success_rate: Option<f64>,
     }
     #[derive(Serialize)]
     struct Report<'a> {
-        by: &'a str,
+        by: String,
         groups: Vec<Line<'a>>,
+        total: Line<'a>,
     }
-    let groups = groups.iter().map(|group| Line { group, success_rate: success_rate(group) }).collect();
-    pretty(&Report { by, groups })
+    let line = |group| Line { name: joined(group), group, success_rate: success_rate(group) };
+    let groups = groups.iter().map(line).collect();
+    pretty(&Report { by: by.join(","), groups, total: line(total) })
+}
+
+/// The names of a group in one text.
+fn joined(group: &StatsGroup) -> Option<String> {
+    match group.names.as_slice() {
+        [] => None,
+        [name] => name.clone(),
+        names => Some(names.iter().map(|n| n.as_deref().unwrap_or("(none)")).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 #[cfg(test)]

@@ -5,33 +5,178 @@ use serde_json::Value;
 
 use super::screen::Screen;
 use super::table::{Cell, Column, Shrinks, table};
-use super::text::{ago, duration, money, one_line, short_ids, since};
-use crate::task::{Key, Status, Task, Time, Verdict};
+use super::text::{ago, count, cut, duration, money, one_line, short_ids, since};
+use crate::task::{Key, SessionId, Status, Task, Time, Verdict};
 
-const COLUMNS: [Column; 9] = [
-    Column { title: "ID", right: false, shrinks: Shrinks::Never, matters: 9 },
-    Column { title: "STATUS", right: false, shrinks: Shrinks::Never, matters: 8 },
-    Column { title: "WHY", right: false, shrinks: Shrinks::AtEnd(8), matters: 5 },
-    Column { title: "AGENT", right: false, shrinks: Shrinks::AtEnd(6), matters: 6 },
-    Column { title: "KEY", right: false, shrinks: Shrinks::AtStart(10), matters: 7 },
-    Column { title: "STARTED", right: true, shrinks: Shrinks::Never, matters: 4 },
-    Column { title: "TIME", right: true, shrinks: Shrinks::Never, matters: 3 },
-    Column { title: "TURNS", right: true, shrinks: Shrinks::Never, matters: 1 },
-    Column { title: "COST", right: true, shrinks: Shrinks::Never, matters: 2 },
-];
-
-/// The tasks in the given order. `now`: for the age of running tasks.
-///
-/// `verdicts`: for each running task, in the same order, whether it is alive.
-pub fn tasks(tasks: &[Task], verdicts: &[Option<Verdict>], now: Time, screen: Screen) -> String {
-    let ids: Vec<&str> = tasks.iter().map(|t| t.id.as_str()).collect();
-    let rows: Vec<Vec<Cell>> =
-        tasks.iter().zip(verdicts).zip(short_ids(&ids)).map(|((t, v), id)| row(t, *v, id, now)).collect();
-    table(&COLUMNS, &rows, screen)
+/// A task as listed.
+#[derive(Debug, Clone)]
+pub struct ListedTask {
+    pub task: Task,
+    /// The verdict on a running task.
+    pub verdict: Option<Verdict>,
+    /// Its command in a few words.
+    pub command: String,
 }
 
-fn row(task: &Task, verdict: Option<Verdict>, id: &str, now: Time) -> Vec<Cell> {
-    let (why, style_of_why) = match verdict {
+/// A column of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskColumn {
+    Id,
+    Status,
+    Why,
+    Agent,
+    Key,
+    Repo,
+    Issue,
+    User,
+    Model,
+    Started,
+    Time,
+    Turns,
+    Tokens,
+    Cost,
+    Tool,
+    Session,
+    Cwd,
+    Command,
+}
+
+use TaskColumn as C;
+
+impl TaskColumn {
+    pub const ALL: [TaskColumn; 18] = [
+        C::Id,
+        C::Status,
+        C::Why,
+        C::Agent,
+        C::Key,
+        C::Repo,
+        C::Issue,
+        C::User,
+        C::Model,
+        C::Started,
+        C::Time,
+        C::Turns,
+        C::Tokens,
+        C::Cost,
+        C::Tool,
+        C::Session,
+        C::Cwd,
+        C::Command,
+    ];
+
+    /// The columns of `list`.
+    pub const LIST: [TaskColumn; 10] =
+        [C::Id, C::Status, C::Why, C::Agent, C::Key, C::Started, C::Time, C::Turns, C::Cost, C::Command];
+
+    /// The columns of `list --watch`: what changes while a task runs.
+    pub const WATCH: [TaskColumn; 10] =
+        [C::Id, C::Status, C::Why, C::Agent, C::Key, C::Time, C::Tokens, C::Cost, C::Tool, C::Command];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            C::Id => "id",
+            C::Status => "status",
+            C::Why => "why",
+            C::Agent => "agent",
+            C::Key => "key",
+            C::Repo => "repo",
+            C::Issue => "issue",
+            C::User => "user",
+            C::Model => "model",
+            C::Started => "started",
+            C::Time => "time",
+            C::Turns => "turns",
+            C::Tokens => "tokens",
+            C::Cost => "cost",
+            C::Tool => "tool",
+            C::Session => "session",
+            C::Cwd => "cwd",
+            C::Command => "command",
+        }
+    }
+
+    fn column(self) -> Column {
+        let (title, right, shrinks, matters) = match self {
+            C::Id => ("ID", false, Shrinks::Never, 20),
+            C::Status => ("STATUS", false, Shrinks::Never, 19),
+            C::Why => ("WHY", false, Shrinks::AtEnd(8), 15),
+            C::Agent => ("AGENT", false, Shrinks::AtEnd(6), 13),
+            C::Key => ("KEY", false, Shrinks::AtStart(10), 18),
+            C::Repo => ("REPO", false, Shrinks::AtStart(10), 4),
+            C::Issue => ("ISSUE", true, Shrinks::Never, 3),
+            C::User => ("USER", false, Shrinks::AtEnd(6), 2),
+            C::Model => ("MODEL", false, Shrinks::AtEnd(8), 5),
+            C::Started => ("STARTED", true, Shrinks::Never, 12),
+            C::Time => ("TIME", true, Shrinks::Never, 14),
+            C::Turns => ("TURNS", true, Shrinks::Never, 6),
+            C::Tokens => ("TOKENS", true, Shrinks::Never, 9),
+            C::Cost => ("COST", true, Shrinks::Never, 11),
+            C::Tool => ("TOOL", false, Shrinks::AtEnd(8), 10),
+            C::Session => ("SESSION", false, Shrinks::AtEnd(8), 1),
+            C::Cwd => ("CWD", false, Shrinks::AtStart(10), 7),
+            C::Command => ("COMMAND", false, Shrinks::AtEnd(16), 16),
+        };
+        Column { title, right, shrinks, matters }
+    }
+
+    fn cell(self, listed: &ListedTask, id: &str, now: Time, screen: Screen) -> Cell {
+        let task = &listed.task;
+        let known = |text: Option<&str>| one_line(text.unwrap_or_default()).into_owned();
+        let text = match self {
+            C::Id => one_line(id).into_owned(),
+            C::Status => return Cell { text: task.status.to_string(), style: style(task.status) },
+            C::Why => return why_cell(task, listed.verdict),
+            C::Agent => known(task.agent.as_deref()),
+            C::Key => known(task.key.as_ref().map(Key::as_str)),
+            C::Repo => known(task.repo.as_deref()),
+            C::Issue => task.issue_number.map_or_else(String::new, |n| format!("#{n}")),
+            C::User => known(task.user.as_deref()),
+            C::Model => known(task.model.as_deref()),
+            C::Started => ago(&task.started_at, now),
+            C::Time => time(task, now),
+            C::Turns => task.turns.map_or_else(String::new, |n| n.to_string()),
+            C::Tokens => all_tokens(task).map_or_else(String::new, count),
+            C::Cost => task.cost_usd.map_or_else(String::new, money),
+            C::Tool => known(task.tool_in_flight.as_deref()),
+            C::Session => known(task.session_id.as_ref().map(SessionId::as_str)),
+            C::Cwd => known(task.cwd.as_deref()),
+            // A pipe gets a line that a person can read, not a whole prompt.
+            C::Command => cut(&one_line(&listed.command), screen.width.unwrap_or(80)).into_owned(),
+        };
+        Cell::from(text)
+    }
+}
+
+/// The tasks in the given order, with these columns as far as they fit. `now`: for the age of running tasks.
+pub fn tasks(tasks: &[ListedTask], columns: &[TaskColumn], now: Time, screen: Screen) -> String {
+    let described: Vec<Column> = columns.iter().map(|c| c.column()).collect();
+    table(&described, &rows(tasks, columns, now, screen), screen)
+}
+
+/// As [`tasks`], with columns that were asked for: the first ones matter most, and none is left out for being
+/// empty.
+pub fn tasks_in_columns(tasks: &[ListedTask], columns: &[TaskColumn], now: Time, screen: Screen) -> String {
+    let matters = |place: usize| u8::try_from(columns.len() - place).unwrap_or(u8::MAX);
+    let described: Vec<Column> =
+        columns.iter().enumerate().map(|(nth, c)| Column { matters: matters(nth), ..c.column() }).collect();
+    let mut rows = rows(tasks, columns, now, screen);
+    for cell in rows.iter_mut().flatten().filter(|cell| cell.text.is_empty()) {
+        "-".clone_into(&mut cell.text);
+    }
+    table(&described, &rows, screen)
+}
+
+fn rows(tasks: &[ListedTask], columns: &[TaskColumn], now: Time, screen: Screen) -> Vec<Vec<Cell>> {
+    let ids: Vec<&str> = tasks.iter().map(|listed| listed.task.id.as_str()).collect();
+    let row = |(listed, id): (&ListedTask, &str)| {
+        columns.iter().map(|column| column.cell(listed, id, now, screen)).collect()
+    };
+    tasks.iter().zip(short_ids(&ids)).map(row).collect()
+}
+
+fn why_cell(task: &Task, verdict: Option<Verdict>) -> Cell {
+    let (text, style) = match verdict {
         Some(Verdict::Gone | Verdict::Recycled) => ("lost".to_owned(), AnsiColor::Red.on_default()),
         Some(Verdict::Unverifiable) => ("unverifiable".to_owned(), AnsiColor::Yellow.on_default()),
         Some(Verdict::Alive) | None if changed_nothing(task) => {
@@ -39,18 +184,13 @@ fn row(task: &Task, verdict: Option<Verdict>, id: &str, now: Time) -> Vec<Cell> 
         }
         Some(Verdict::Alive) | None => (why(task), Style::new()),
     };
-    let known = |text: Option<&str>| one_line(text.unwrap_or_default()).into_owned();
-    vec![
-        Cell::from(one_line(id).into_owned()),
-        Cell { text: task.status.to_string(), style: style(task.status) },
-        Cell { text: why, style: style_of_why },
-        Cell::from(known(task.agent.as_deref())),
-        Cell::from(known(task.key.as_ref().map(Key::as_str))),
-        Cell::from(ago(&task.started_at, now)),
-        Cell::from(time(task, now)),
-        Cell::from(task.turns.map_or_else(String::new, |n| n.to_string())),
-        Cell::from(task.cost_usd.map_or_else(String::new, money)),
-    ]
+    Cell { text, style }
+}
+
+/// All tokens, as far as they are known.
+fn all_tokens(task: &Task) -> Option<i64> {
+    let counts = [task.input_tokens, task.output_tokens, task.cache_read_tokens, task.cache_creation_tokens];
+    counts.into_iter().flatten().reduce(i64::saturating_add)
 }
 
 pub fn style(status: Status) -> Style {

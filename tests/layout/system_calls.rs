@@ -5,7 +5,7 @@ use super::source::files_below;
 
 /// The files that use rustix, and what nix lacks there. Their other calls share its error type.
 const RUSTIX: [(&str, &str); 14] = [
-    ("src/commands/list.rs", "tcgetwinsize"),
+    ("src/commands/list/watch.rs", "tcgetwinsize"),
     ("src/ledger/other_name.rs", "statx"),
     ("src/ledger/trust.rs", "lgetxattr"),
     ("src/owner.rs", "capabilities"),

@@ -147,8 +147,9 @@ fn views_print_one_line_per_row_and_escape_all_text() {
     assert_eq!(lines(&["list"]), 1 + 6, "two running and four ended tasks");
     assert_eq!(lines(&["session", "list"]), 1 + 2);
     assert_eq!(lines(&["timeline", "--since", "2020-01-01"]), 2 + 6, "an axis and a legend");
-    for (by, groups) in [("all", 1), ("agent", 4), ("repo", 2), ("key", 4), ("model", 3), ("day", 2)] {
-        assert_eq!(lines(&["stats", "--by", by]), 1 + groups, "{by}");
+    assert_eq!(lines(&["stats", "--by", "all"]), 1 + 1);
+    for (by, groups) in [("agent", 4), ("repo", 2), ("key", 4), ("model", 3), ("day", 2), ("agent,key", 4)] {
+        assert_eq!(lines(&["stats", "--by", by]), 1 + groups + 1, "{by}, and the total");
     }
     assert_eq!(lines(&["list", "--jsonl"]), 6);
     let foreign = format!("foreign{HOSTILE}");

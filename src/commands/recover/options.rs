@@ -50,5 +50,5 @@ impl SelectedTasks {
 
 /// The selected tasks that the ledger calls running.
 pub(super) fn running(ledger: &Ledger, selected: &SelectedTasks) -> Result<Vec<Task>, Error> {
-    Ok(selected.only(ledger.tasks(&TaskFilter { status: Some(Status::Running), ..TaskFilter::default() })?))
+    Ok(selected.only(ledger.tasks(&TaskFilter::of(Status::Running))?))
 }

@@ -46,7 +46,7 @@ fn a_ledger_of_the_first_version_is_migrated_and_keeps_its_history() {
     assert_eq!(transitions, expected);
     let ids: Vec<_> = ledger.tasks(&TaskFilter::default()).unwrap().into_iter().map(|t| t.id).collect();
     assert_eq!(ids, ["b", "c", "a"]);
-    let failed = TaskFilter { status: Some(Status::Failure), ..TaskFilter::default() };
+    let failed = TaskFilter::of(Status::Failure);
     assert_eq!(ledger.tasks(&failed).unwrap().len(), 1);
     let of = |conn: &Connection| -> BTreeMap<String, String> {
         conn.prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")

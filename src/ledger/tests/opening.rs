@@ -45,7 +45,7 @@ fn run_one_task(file: &Path, id: &str) {
 
 fn assert_all_succeeded(world: &World, n: usize) {
     let ledger = world.open();
-    let done = TaskFilter { status: Some(crate::task::Status::Success), ..TaskFilter::default() };
+    let done = TaskFilter::of(crate::task::Status::Success);
     assert_eq!(ledger.tasks(&done).unwrap().len(), n);
     let check: String = world.raw().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");

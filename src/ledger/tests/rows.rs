@@ -207,8 +207,8 @@ fn running_tasks_come_first_and_each_group_newest_first() {
     assert_eq!(ids(&ledger, limited(3)), ["b", "e", "d"]);
     assert_eq!(ids(&ledger, limited(1)), ["b"]);
     assert!(ids(&ledger, limited(0)).is_empty());
-    let of = |status, key: Option<&str>| TaskFilter {
-        status,
+    let of = |status: Option<Status>, key: Option<&str>| TaskFilter {
+        statuses: status.into_iter().collect(),
         key: key.map(Key::recorded),
         ..TaskFilter::default()
     };
