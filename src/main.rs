@@ -35,8 +35,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::CommandRequest;
 use crate::commands::{
-    adopt, artifact, audit, backup, cancel, deliver, doctor, list, man, overview, prune, recover, redispatch,
-    session, show, stats, timeline, wait,
+    adopt, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune, recover,
+    redispatch, session, show, stats, timeline, units, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -145,6 +145,7 @@ fn start() -> Exit {
         CommandRequest::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
         CommandRequest::List(request) => list::list(request, ledger),
         CommandRequest::Show(request) => show::show(request, ledger),
+        CommandRequest::Logs(request) => logs::logs(request, ledger),
         CommandRequest::Artifact(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             artifact::add(request, ledger)
@@ -163,6 +164,7 @@ fn start() -> Exit {
         CommandRequest::Say(text) => say(text),
         CommandRequest::Complete(completion) => say(&completion.candidates()),
         CommandRequest::Man(request) => man::man(request),
+        CommandRequest::Units(request) => units::units(request),
     };
     done.unwrap_or_else(|e| {
         if e.kind == Kind::ReaderGone {
@@ -184,7 +186,8 @@ fn ledger_use<'a>(
         CommandRequest::Run(_)
         | CommandRequest::Say(_)
         | CommandRequest::Complete(_)
-        | CommandRequest::Man(_) => None,
+        | CommandRequest::Man(_)
+        | CommandRequest::Units(_) => None,
         CommandRequest::Adopt(request) => Some((Some(&request.file), Intent::Act)),
         CommandRequest::Recover(request) => acts(!request.dry_run),
         CommandRequest::Prune(request) => acts(!request.dry_run),
@@ -197,6 +200,7 @@ fn ledger_use<'a>(
         | CommandRequest::Backup(_)
         | CommandRequest::List(_)
         | CommandRequest::Show(_)
+        | CommandRequest::Logs(_)
         | CommandRequest::Wait(_)
         | CommandRequest::Audit(_)
         | CommandRequest::Stats(_)

@@ -15,6 +15,7 @@ mod home;
 mod launcher;
 mod output;
 mod registry;
+mod transcript;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
@@ -31,6 +32,7 @@ pub use adapter::{
 pub use launcher::{RecognisedAgent, SessionPlace, UntrackedReason, mentioned, recognise};
 pub use registry::by_type;
 use registry::no_adapter;
+pub use transcript::{TranscriptEntry, TranscriptPart, TranscriptReader};
 
 /// Whether `program` is the name of an agent (not of a launcher that starts one).
 pub fn is_agent(program: &OsStr) -> bool {

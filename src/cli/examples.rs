@@ -30,6 +30,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("bookend ps", &["bookend ps", "bookend ps --watch"]),
     ("bookend show", &["bookend show 019ab3", "bookend show 019ab3 --json | jq .task.error"]),
     (
+        "bookend logs",
+        &["bookend logs", "bookend logs --key nightly --follow", "bookend logs 019ab3 --raw | jq .type"],
+    ),
+    (
         "bookend audit",
         &[
             "bookend audit",
@@ -71,6 +75,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("bookend man", &["bookend man run | man -l -", "bookend man --dir ~/.local/share/man/man1"]),
+    (
+        "bookend units",
+        &["bookend units --user --dir ~/.config/systemd/user", "bookend units --dir /etc/systemd/system"],
+    ),
     (
         "bookend recover",
         &[

@@ -6,6 +6,7 @@ mod examples;
 mod help;
 mod man_page;
 mod manage;
+mod one_task;
 mod query;
 mod run_args;
 mod selection;
@@ -32,6 +33,7 @@ use crate::commands::cancel;
 use crate::commands::deliver;
 use crate::commands::doctor;
 use crate::commands::list;
+use crate::commands::logs;
 use crate::commands::man;
 use crate::commands::prune;
 use crate::commands::recover;
@@ -40,6 +42,7 @@ use crate::commands::session;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::units;
 use crate::commands::wait;
 use crate::log;
 use crate::run::options::RunOptions;
@@ -71,6 +74,7 @@ pub enum CommandRequest {
     Run(Box<RunOptions>),
     List(list::ListOptions),
     Show(show::ShowOptions),
+    Logs(logs::LogsOptions),
     Audit(audit::AuditOptions),
     Artifact(artifact::ArtifactOptions),
     Cancel(cancel::CancelOptions),
@@ -88,6 +92,7 @@ pub enum CommandRequest {
     /// Candidates for a shell.
     Complete(Completion),
     Man(man::ManOptions),
+    Units(units::UnitsOptions),
     Recover(recover::RecoverOptions),
     Deliver(deliver::DeliverOptions),
     Redispatch(redispatch::RedispatchOptions),
@@ -131,6 +136,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::List(a) => CommandRequest::List(a.request()),
         Command::Ps(a) => CommandRequest::List(a.list.request()),
         Command::Show(a) => CommandRequest::Show(a.request()),
+        Command::Logs(a) => CommandRequest::Logs(a.request()),
         Command::Audit(a) => CommandRequest::Audit(a.request()),
         Command::Artifact(a) => CommandRequest::Artifact(a.request()),
         Command::Cancel(a) => CommandRequest::Cancel(a.request()),
@@ -143,6 +149,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Man(a) => {
             CommandRequest::Man(man::ManOptions { pages: man_page::pages(), command: a.command, dir: a.dir })
         }
+        Command::Units(a) => CommandRequest::Units(a.request()),
         Command::Recover(a) => CommandRequest::Recover(a.request()),
         Command::Deliver(a) => CommandRequest::Deliver(a.request()),
         Command::Redispatch(a) => CommandRequest::Redispatch(a.request()),

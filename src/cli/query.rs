@@ -14,9 +14,9 @@ use crate::commands::cancel::{self, CancelTarget};
 use crate::commands::doctor;
 use crate::commands::list;
 use crate::commands::prune;
-use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::units;
 use crate::commands::wait::{self, WaitTarget};
 use crate::ledger::GroupBy;
 use crate::task::Key;
@@ -78,21 +78,6 @@ impl ListArgs {
 pub struct PsArgs {
     #[command(flatten)]
     pub list: ListArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct ShowArgs {
-    /// Task id, or a unique prefix of it
-    id: String,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-impl ShowArgs {
-    pub fn request(self) -> show::ShowOptions {
-        show::ShowOptions { id: self.id, json: self.json }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -332,4 +317,22 @@ pub struct ManArgs {
     /// Write all pages to this directory
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct UnitsArgs {
+    /// Print the units of a user manager, for your own tasks
+    #[arg(long)]
+    user: bool,
+    /// Write them to this directory
+    ///
+    /// /etc/systemd/system or ~/.config/systemd/user. Run `systemctl daemon-reload` afterwards.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl UnitsArgs {
+    pub fn request(self) -> units::UnitsOptions {
+        units::UnitsOptions { user: self.user, dir: self.dir }
+    }
 }
