@@ -2,6 +2,7 @@
 //! each reports.
 
 use super::NpmAgent;
+use crate::harness::End;
 
 pub const CODEX: NpmAgent = NpmAgent {
     name: "codex",
@@ -32,6 +33,7 @@ pub const CODEX: NpmAgent = NpmAgent {
     fork: Some(&["fork", "{id}"]),
     unknown: "00000000-0000-4000-8000-000000000000",
     codes: [1, 1],
+    stopped: End::Signal(15),
     transcripts: Some(".codex/sessions"),
 };
 
@@ -56,6 +58,7 @@ pub const GEMINI: NpmAgent = NpmAgent {
     fork: None,
     unknown: "00000000-0000-4000-8000-000000000000",
     codes: [144, 42],
+    stopped: End::Code(0),
     transcripts: Some(".gemini/tmp"),
 };
 
@@ -94,6 +97,7 @@ pub const OPENCODE: NpmAgent = NpmAgent {
     fork: Some(&["--session", "{id}", "--fork"]),
     unknown: "ses_000000000000nope",
     codes: [1, 1],
+    stopped: End::Signal(15),
     transcripts: None,
 };
 
@@ -124,6 +128,7 @@ pub const QWEN: NpmAgent = NpmAgent {
     fork: Some(&["--resume", "{id}", "--fork-session"]),
     unknown: "00000000-0000-4000-8000-000000000000",
     codes: [1, 1],
+    stopped: End::Signal(15),
     transcripts: Some(".qwen/projects"),
 };
 
@@ -145,5 +150,6 @@ pub const COPILOT: NpmAgent = NpmAgent {
     fork: None,
     unknown: "00000000-0000-4000-8000-000000000000",
     codes: [1, 1],
+    stopped: End::Signal(15),
     transcripts: Some(".copilot/session-state"),
 };

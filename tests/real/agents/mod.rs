@@ -47,6 +47,8 @@ pub struct NpmAgent {
     pub unknown: &'static str,
     /// The exit code after an error of the API, and for a session that does not exist.
     pub codes: [i32; 2],
+    /// How it ends by SIGTERM in a tool call.
+    pub stopped: End,
     /// Where the agent stores its sessions; `None`: no declared place.
     pub transcripts: Option<&'static str>,
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{AgentWorld, NpmAgent, for_each_agent};
-use crate::harness::{End, Row};
+use crate::harness::{End, Output, Row};
 
 for_each_agent! {
     sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process
+    sigint_in_a_tool_call_cancels_the_run_and_leaves_no_process
     a_kill_of_the_agent_in_a_tool_call_leaves_no_process
     recover_settles_a_run_killed_in_a_tool_call_and_leaves_no_process
 }
@@ -30,18 +31,29 @@ fn assert_ended(against: &AgentWorld<'_>, ending: &str) -> Row {
     row
 }
 
-fn sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process(agent: &NpmAgent) {
-    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+/// Stops the run in the tool call, which must take less than the grace.
+fn stopped(against: &mut AgentWorld<'_>, signal: Signal, ending: &str) -> Output {
     let run = against.start_in_a_tool_call(GRACE);
     let asked = Instant::now();
-    run.signal(Signal::TERM);
+    run.signal(signal);
     let output = run.wait();
     let took = asked.elapsed();
     assert!(took < GRACE, "{took:?}: {output:?}");
-    assert_eq!(output.end, End::Signal(15), "{output:?}");
-    let row = assert_ended(&against, "interrupted/signal");
-    assert_eq!(row.number("stop_signal"), Some(15));
+    let row = assert_ended(against, ending);
+    assert_eq!(row.number("stop_signal"), Some(signal.as_raw().into()));
     assert_ne!(row.number("term_signal"), Some(9), "{row:?}");
+    output
+}
+
+fn sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process(agent: &NpmAgent) {
+    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+    let output = stopped(&mut against, Signal::TERM, "interrupted/signal");
+    assert_eq!(output.end, agent.stopped, "{output:?}");
+}
+
+fn sigint_in_a_tool_call_cancels_the_run_and_leaves_no_process(agent: &NpmAgent) {
+    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+    stopped(&mut against, Signal::INT, "cancelled/operator");
 }
 
 fn a_kill_of_the_agent_in_a_tool_call_leaves_no_process(agent: &NpmAgent) {
