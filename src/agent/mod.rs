@@ -26,7 +26,8 @@ use std::time::SystemTime;
 use crate::task::{AgentOutcome, SessionId};
 
 pub use adapter::{
-    Adapter, AgentArgs, ObservedOutput, OutputMode, OutputReader, RunResult, SessionPlan, SessionRequest,
+    Adapter, AgentArgs, ObservedOutput, OutputMode, OutputReader, ReportCovers, RunResult, SessionPlan,
+    SessionRequest,
 };
 pub use declared::DeclarationError;
 pub use launcher::{RecognisedAgent, SessionPlace, UntrackedReason, mentioned, recognise};
