@@ -36,7 +36,7 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::CommandRequest;
 use crate::commands::{
     adopt, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune, recover,
-    redispatch, session, show, stats, timeline, units, wait,
+    redispatch, resume, session, show, stats, timeline, units, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -137,6 +137,12 @@ fn start() -> Exit {
             cli::variables::warn_of_misspelt();
             redispatch::redispatch(request, ledger, caller)
         }
+        CommandRequest::Resume(request) => {
+            let caller = Caller::take_over();
+            log::start(request.level, invocation.log);
+            cli::variables::warn_of_misspelt();
+            resume::resume(request, ledger, caller)
+        }
         CommandRequest::Session(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             session::session(request, ledger).and_then(|text| say(&text))
@@ -193,6 +199,7 @@ fn ledger_use<'a>(
         CommandRequest::Prune(request) => acts(!request.dry_run),
         CommandRequest::Deliver(_)
         | CommandRequest::Redispatch(_)
+        | CommandRequest::Resume(_)
         | CommandRequest::Cancel(_)
         | CommandRequest::Artifact(_) => acts(true),
         CommandRequest::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),
