@@ -191,7 +191,6 @@ pub trait Adapter: Sync {
     /// Whether the agent exits when its stdout is closed (`EPIPE`).
     fn notices_closed_stdout(&self) -> bool;
     /// Which of its processes get the signals that stop it.
-    #[allow(dead_code, reason = "the supervisor asks for it in the next commits")]
     fn signals(&self) -> SignalScope {
         SignalScope::Main
     }

@@ -144,6 +144,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_a_conversation_counts_with_its_files() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert_eq!(stamp(tmp.path()), None, "it is empty");
+        std::fs::write(tmp.path().join("events.jsonl"), "{}").unwrap();
+        let before = stamp(tmp.path()).unwrap();
+        assert_eq!(before.0, 2);
+        std::fs::write(tmp.path().join("events.jsonl"), "{}\n{}").unwrap();
+        assert_ne!(stamp(tmp.path()), Some(before));
+    }
+
+    #[test]
     fn a_skill_is_found_by_its_exact_name_only() {
         let tmp = tempfile::tempdir().unwrap();
         let below = tmp.path().join("a/b");
