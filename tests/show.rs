@@ -118,7 +118,7 @@ fn the_commands_of_show_work_when_pasted() {
     let Some(world) = World::of_bookend("the_commands_of_show_work_when_pasted") else { return };
     let entry = r#"{"type":"user","message":{"content":"said"}}"#;
     world.claude(&format!("echo '{entry}' >$HOME/.claude/projects/all/$id.jsonl"));
-    world.run(["claude", "-p", "x"]).options(["--id=-one", "--key", "k"]).run().ended(End::Code(0));
+    world.run(["claude", "-p", "x"]).options(["--id", "one", "--key", "k"]).run().ended(End::Code(0));
     let shown = world.bare(["bookend", "show"]).run().ended(End::Code(0)).silent().stdout;
     let pasted = |name: &str| {
         let command = fact(&shown, name).unwrap_or_else(|| panic!("{name}: {shown}"));
