@@ -31,6 +31,7 @@ mod layout;
 mod ledger;
 mod leftovers;
 mod limits;
+mod listing;
 mod look;
 mod mixed_output;
 mod operator;
