@@ -51,7 +51,7 @@ pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
         "bookend wait" => Some("A task did not end as success, or no id or key matched."),
         "bookend cancel" => Some("No id or key matched, or a task did not end."),
         "bookend doctor" => Some("Something does not work: a line begins with FAIL."),
-        "bookend" | "bookend list" | "bookend man" | "bookend completions" => None,
+        "bookend" | "bookend list" | "bookend man" | "bookend completions" | "bookend units" => None,
         _ => Some("Nothing matched, or the ledger does not exist."),
     };
     let nothing = nothing.map(|text| ("1", text));

@@ -36,7 +36,7 @@ use tracing::level_filters::LevelFilter;
 use crate::cli::CommandRequest;
 use crate::commands::{
     adopt, artifact, audit, backup, cancel, deliver, doctor, list, man, overview, prune, recover, redispatch,
-    session, show, stats, timeline, wait,
+    session, show, stats, timeline, units, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -163,6 +163,7 @@ fn start() -> Exit {
         CommandRequest::Say(text) => say(text),
         CommandRequest::Complete(completion) => say(&completion.candidates()),
         CommandRequest::Man(request) => man::man(request),
+        CommandRequest::Units(request) => units::units(request),
     };
     done.unwrap_or_else(|e| {
         if e.kind == Kind::ReaderGone {
@@ -184,7 +185,8 @@ fn ledger_use<'a>(
         CommandRequest::Run(_)
         | CommandRequest::Say(_)
         | CommandRequest::Complete(_)
-        | CommandRequest::Man(_) => None,
+        | CommandRequest::Man(_)
+        | CommandRequest::Units(_) => None,
         CommandRequest::Adopt(request) => Some((Some(&request.file), Intent::Act)),
         CommandRequest::Recover(request) => acts(!request.dry_run),
         CommandRequest::Prune(request) => acts(!request.dry_run),

@@ -21,7 +21,7 @@ fn a_run_is_refused_once_its_key_has_spent_the_budget() {
     run(&world, &["--budget", "0.5/24h"]).ended(End::Code(0)).silent();
     run(&world, &["--budget", "0.5/24h"]).ended(End::Code(0)).silent();
     let refused = run(&world, &["--budget", "0.5/24h"]).ended(End::Code(77));
-    let text = "error: the runs under key k have cost $0.50, and its budget is $0.50 in 1day";
+    let text = "error: the runs under key k have cost $0.50, and its budget is $0.50 in 24h";
     assert!(refused.stderr.contains(text) && refused.stderr.contains("nothing was executed"), "{refused:?}");
     assert_eq!((world.rows().len(), world.argvs().len()), (2, 2));
     let command = refused.stderr.split('`').nth(1).expect("a command");

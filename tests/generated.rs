@@ -1,6 +1,6 @@
 //! The man pages and completions in `contrib/` are the ones that bookend generates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -36,6 +36,28 @@ fn the_completions_in_contrib_are_current() {
         let now = world.bare(["bookend", "completions", shell]).run().ended(End::Code(0)).stdout;
         let kept = fs::read_to_string(contrib("completions").join(name)).unwrap_or_default();
         assert!(kept == now, "contrib/completions/{name} is out of date: {FIX}");
+    }
+}
+
+#[test]
+fn units_prints_every_unit_of_the_package_with_the_path_of_the_program() {
+    let world = World::new();
+    for (options, directory) in [(&[][..], "systemd"), (&["--user"], "systemd/user")] {
+        let units = [&["bookend", "units"], options].concat();
+        let dir = world.name(directory);
+        world.bare([&units[..], &["--dir", &dir]].concat()).run().ended(End::Code(0));
+        let written = files(Path::new(&dir));
+        let is_unit = |name: &&String| name.ends_with(".service") || name.ends_with(".timer");
+        let entries = fs::read_dir(contrib(directory)).expect("the units").flatten();
+        let kept: BTreeSet<String> = entries.map(|e| e.file_name().display().to_string()).collect();
+        assert!(written.keys().eq(kept.iter().filter(is_unit)), "{directory}: {:?}", written.keys());
+        let printed = world.bare(units).run().ended(End::Code(0)).stdout;
+        for (name, unit) in &written {
+            assert!(printed.contains(&format!("# {name}\n{unit}")), "{name} is printed as it is written");
+            let commands: Vec<&str> = unit.lines().filter(|l| l.starts_with("ExecStart=")).collect();
+            let own = |command: &&str| !command.contains("=/usr/bin/") && command.contains("/bookend ");
+            assert!(commands.iter().all(own) && !unit.contains("\nDocumentation="), "{name}: {commands:?}");
+        }
     }
 }
 

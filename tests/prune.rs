@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::harness::{End, World};
+use crate::spool::{Waiting, locked};
 
 fn prune(world: &World, words: &[&str]) -> Value {
     let words = ["bookend", "prune", "--json"].iter().chain(words).copied();
@@ -45,6 +46,82 @@ fn the_retention_period_of_a_task_counts_from_its_end() {
     assert_eq!(prune(&world, &[])["removed"], 1);
     assert_eq!(ids(&world), ["year"]);
     assert_eq!(prune(&world, &["--retention", "0"])["removed"], 1);
+}
+
+/// What prune prints below its first line, and that line up to the path.
+fn printed(world: &World, options: &[&str]) -> Vec<String> {
+    let words = ["bookend", "prune"].iter().chain(options).copied();
+    let text = world.bare(words).run().ended(End::Code(0)).silent().stdout;
+    text.replace(&format!(" from {}", world.ledger().display()), "").lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn prune_says_what_each_retention_period_keeps_and_what_the_option_replaces() {
+    let test = "prune_says_what_each_retention_period_keeps_and_what_the_option_replaces";
+    let Some(world) = World::of_bookend(test) else { return };
+    for (id, retention) in [("short", "0"), ("year", "365d"), ("decade", "3650d")] {
+        world.run(["true"]).options(["--id", id, "--retention", retention]).run().ended(End::Code(0));
+    }
+    let dry = |options: &[&str]| printed(&world, &[&["--dry-run"], options].concat());
+    assert_eq!(dry(&[]), ["1 task would be removed", "2 tasks kept by their own retention period"]);
+    // Longer than a task's own period, and shorter.
+    assert_eq!(
+        dry(&["--retention", "90d"]),
+        ["0 tasks would be removed", "3 tasks kept by --retention, 1 of them past its own retention period"]
+    );
+    assert_eq!(
+        dry(&["--retention", "0"]),
+        ["3 tasks would be removed, 2 of them within their own retention period"]
+    );
+    assert_eq!(printed(&world, &[]), ["1 task removed", "2 tasks kept by their own retention period"]);
+    world.write("UPDATE task_history SET cleanup_after = '2001-01-01T00:00:00.000Z' WHERE id = 'year'");
+    assert_eq!(
+        printed(&world, &["--retention", "0"]),
+        ["2 tasks removed, 1 of them within its own retention period"]
+    );
+}
+
+#[test]
+fn a_dry_run_prints_the_numbers_of_the_real_run() {
+    let Some(world) = World::of_bookend("a_dry_run_prints_the_numbers_of_the_real_run") else { return };
+    let fill = || {
+        for id in ["a", "b", "c", "d", "e", "f"] {
+            succeed(&world, id);
+        }
+        // Neither of `b`, `c` and `d` has an expiry date: their end and their own period decide.
+        world.write(&format!(
+            "UPDATE task_history SET cleanup_after = '{LONG_AGO}' WHERE id = 'a';
+             UPDATE task_history SET cleanup_after = NULL WHERE id IN ('b', 'c', 'd');
+             UPDATE task_history SET retention_secs = 0 WHERE id IN ('b', 'd');
+             UPDATE task_history SET delivery_status = 'pending' WHERE id IN ('d', 'e')"
+        ));
+    };
+    for options in [&[][..], &["--retention", "0"], &["--retention", "30d"]] {
+        world.bare(["rm", "-rf", &world.name("state/bookend")]).run().ended(End::Code(0));
+        fill();
+        let numbers = |report: Value| {
+            let names = ["removed", "removed_early", "kept_for_retention", "kept_late"];
+            let names = names.iter().chain(&["kept_for_session", "kept_undelivered"]);
+            names.map(|n| report[*n].as_i64().expect("a number")).collect::<Vec<_>>()
+        };
+        let dry = numbers(prune(&world, &[options, &["--dry-run"]].concat()));
+        assert_eq!(dry, numbers(prune(&world, options)), "{options:?}");
+        assert_eq!(dry[0] + dry[2] + dry[4] + dry[5], 6, "each task is counted once: {dry:?}");
+        assert_eq!(world.rows().len() as i64, 6 - dry[0]);
+    }
+}
+
+#[test]
+fn a_dry_run_says_which_ends_it_does_not_count() {
+    let Some(world) = World::of_bookend("a_dry_run_says_which_ends_it_does_not_count") else { return };
+    let waiting =
+        Waiting::start(&world, |run| run.options(["--retention", "0"]).env("BOOKEND_BUSY_TIMEOUT", "10ms"));
+    let lock = locked(&world);
+    waiting.end_in_spool(&world);
+    drop(lock);
+    let dry = printed(&world, &["--dry-run"]);
+    assert_eq!(dry, ["0 tasks would be removed", "1 end waits in the spool: its task is not counted"]);
+    assert_eq!(prune(&world, &[])["removed"], 1);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The interface of an adapter: what it reads from a command line and from its agent's output.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::task::{KeepSession, SessionId, SignalScope, Time, TokensScope, UsageCounts};
+use crate::task::{ExitMeaning, KeepSession, SessionId, SignalScope, Time, TokensScope, UsageCounts};
 
 /// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct AgentArgs {
     pub mode: OutputMode,
     pub session: SessionRequest,
     pub model: Option<String>,
+    /// The directory in which the agent works, if not the one in which it starts (`codex -C`).
+    pub cwd: Option<PathBuf>,
     /// Folders besides the working directory whose skills the agent loads (`--add-dir`).
     pub extra_dirs: Vec<PathBuf>,
     /// Further prompts come on stdin (`--input-format stream-json`), each with its own result: an agent
@@ -152,15 +155,15 @@ pub trait OutputReader {
 }
 
 /// The names by which an agent is recognised. Lists are separated by white space.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct AgentNames {
     /// Base names of its program.
-    pub programs: &'static str,
+    pub programs: Cow<'static, str>,
     /// Base names that other programs have too: they count only with `--agent-type`.
-    pub common: &'static str,
+    pub common: Cow<'static, str>,
     /// npm packages that contain it. In their folders, and as an argument of npx and similar programs, the
     /// common names count too.
-    pub packages: &'static str,
+    pub packages: Cow<'static, str>,
     /// Its releases are programs named by version in a folder `versions`.
     pub by_version: bool,
 }
@@ -168,8 +171,8 @@ pub struct AgentNames {
 /// One agent program.
 pub trait Adapter: Sync {
     /// The names by which it is recognised on a command line.
-    fn names(&self) -> &'static AgentNames;
-    /// The value of `agent_type`: `claude`, `cursor`, `command`.
+    fn names(&self) -> &AgentNames;
+    /// The value of `agent_type`: `claude`, `codex`, `command`.
     fn agent_type(&self) -> &'static str;
     /// The service that runs the model; `None`: not known.
     fn provider(&self) -> Option<&'static str>;
@@ -193,9 +196,21 @@ pub trait Adapter: Sync {
     fn parse(&self, args: &[OsString], terminal: bool) -> AgentArgs;
     /// The agent's own arguments with the session options of `plan` added.
     fn argv(&self, args: &[OsString], plan: &SessionPlan) -> Vec<OsString>;
-    /// The option that sets the id of a new conversation.
-    fn id_option(&self) -> Option<&'static str> {
+    /// The arguments with which a person resumes the conversation `id`.
+    fn resume_by_hand(&self, id: &SessionId) -> Vec<OsString> {
+        self.argv(&[], &SessionPlan::Resume(id.clone()))
+    }
+    /// The options that set the id of a new conversation.
+    fn id_options(&self) -> Vec<&str> {
+        Vec::new()
+    }
+    /// The arguments that select one event per line; `None`: it has none.
+    fn stream_option(&self) -> Option<String> {
         None
+    }
+    /// What an exit code of the agent says.
+    fn exit_meaning(&self, code: u8) -> ExitMeaning {
+        if code == 0 { ExitMeaning::Ok } else { ExitMeaning::Unknown }
     }
     /// A reader for the output of a captured mode (`Json`, `StreamJson`).
     fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader>;

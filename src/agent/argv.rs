@@ -1,6 +1,7 @@
 //! Parses an agent's arguments as the agent does (Claude Code and Cursor use commander.js), so that a
 //! prompt or an option's value is never taken for an option.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -8,24 +9,30 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 #[derive(Debug)]
 pub struct OptionTable {
     /// Options that always take the next word as their value.
-    pub one: &'static str,
+    pub one: Cow<'static, str>,
     /// Options that take the next word unless it looks like an option.
-    pub maybe: &'static str,
+    pub maybe: Cow<'static, str>,
     /// Options that take all words up to the next option.
-    pub many: &'static str,
+    pub many: Cow<'static, str>,
+    /// The first word after an option in `many` is its value, whatever it looks like.
+    pub many_needs_one: bool,
     /// Other names of options, with the name used here.
     pub alias: &'static [(&'static str, &'static str)],
 }
 
-/// An option with its value, or an operand.
+/// An option with its value, or an operand. `at` is the index of its word, for a value that of its option.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ParsedArg {
     Option {
+        at: usize,
         name: String,
         value: Option<OsString>,
     },
     /// A word that no option takes: a prompt, a subcommand.
-    Operand(OsString),
+    Operand {
+        at: usize,
+        word: OsString,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,26 +44,30 @@ enum Takes {
 }
 
 impl OptionTable {
-    pub fn read(&self, args: &[OsString]) -> Vec<ParsedArg> {
+    pub fn read(&self, args: &[OsString]) -> ParsedArgs {
         let mut words = Vec::new();
-        let mut taking: Option<String> = None;
+        let mut taking: Option<(usize, String)> = None;
         let mut rest: Vec<OsString> = args.iter().rev().cloned().collect();
+        let mut end = args.len();
         while let Some(arg) = rest.pop() {
+            let at = args.len() - rest.len() - 1;
             if arg == "--" {
-                words.extend(rest.drain(..).rev().map(ParsedArg::Operand));
+                end = at;
+                let operands = rest.drain(..).rev().zip(at + 1..);
+                words.extend(operands.map(|(word, at)| ParsedArg::Operand { at, word }));
                 break;
             }
             if !looks_like_option(&arg) {
                 words.push(match &taking {
-                    Some(name) => option(name, Some(arg)),
-                    None => ParsedArg::Operand(arg),
+                    Some((at, name)) => option(*at, name, Some(arg)),
+                    None => ParsedArg::Operand { at, word: arg },
                 });
                 continue;
             }
             taking = None;
             let bytes = arg.as_bytes();
             if !bytes.starts_with(b"--") && bytes.len() > 2 {
-                self.short_cluster(bytes, &mut rest, &mut words);
+                self.short_cluster(at, bytes, &mut rest, &mut words);
                 continue;
             }
             let (name, attached) = match bytes.iter().position(|b| *b == b'=') {
@@ -65,30 +76,31 @@ impl OptionTable {
             };
             let name = self.long_name(&String::from_utf8_lossy(name));
             if attached.is_some() {
-                words.push(option(&name, attached));
+                words.push(option(at, &name, attached));
                 continue;
             }
             let takes = self.takes(&name);
             let value = match takes {
-                Takes::One | Takes::Many => rest.pop(),
-                Takes::Maybe => rest.pop_if(|next| !looks_like_option(next)),
+                Takes::One => rest.pop(),
+                Takes::Many if self.many_needs_one => rest.pop(),
+                Takes::Maybe | Takes::Many => rest.pop_if(|next| !looks_like_option(next)),
                 Takes::Nothing => None,
             };
-            words.push(option(&name, value));
-            taking = (takes == Takes::Many).then_some(name);
+            words.push(option(at, &name, value));
+            taking = (takes == Takes::Many).then_some((at, name));
         }
-        words
+        ParsedArgs { words, end }
     }
 
     /// `-pc` is `-p -c`, and `-rID` is `-r ID`.
-    fn short_cluster(&self, bytes: &[u8], rest: &mut Vec<OsString>, words: &mut Vec<ParsedArg>) {
+    fn short_cluster(&self, at: usize, bytes: &[u8], rest: &mut Vec<OsString>, words: &mut Vec<ParsedArg>) {
         let name = self.long_name(&String::from_utf8_lossy(&bytes[..2]));
         let tail = &bytes[2..];
         if self.takes(&name) == Takes::Nothing {
-            words.push(option(&name, None));
+            words.push(option(at, &name, None));
             rest.push(OsString::from_vec([b"-", tail].concat()));
         } else {
-            words.push(option(&name, Some(OsStr::from_bytes(tail).to_owned())));
+            words.push(option(at, &name, Some(OsStr::from_bytes(tail).to_owned())));
         }
     }
 
@@ -99,11 +111,11 @@ impl OptionTable {
 
     fn takes(&self, name: &str) -> Takes {
         let listed = |list: &str| list.split_whitespace().any(|o| o == name);
-        if listed(self.one) {
+        if listed(&self.one) {
             Takes::One
-        } else if listed(self.maybe) {
+        } else if listed(&self.maybe) {
             Takes::Maybe
-        } else if listed(self.many) {
+        } else if listed(&self.many) {
             Takes::Many
         } else {
             Takes::Nothing
@@ -111,8 +123,8 @@ impl OptionTable {
     }
 }
 
-fn option(name: &str, value: Option<OsString>) -> ParsedArg {
-    ParsedArg::Option { name: name.to_owned(), value }
+fn option(at: usize, name: &str, value: Option<OsString>) -> ParsedArg {
+    ParsedArg::Option { at, name: name.to_owned(), value }
 }
 
 fn looks_like_option(arg: &OsStr) -> bool {
@@ -121,7 +133,11 @@ fn looks_like_option(arg: &OsStr) -> bool {
 
 /// The parsed arguments.
 #[derive(Debug)]
-pub struct ParsedArgs(pub Vec<ParsedArg>);
+pub struct ParsedArgs {
+    pub words: Vec<ParsedArg>,
+    /// The index of `--`, or the number of arguments: no option follows.
+    pub end: usize,
+}
 
 impl ParsedArgs {
     pub fn has(&self, name: &str) -> bool {
@@ -140,15 +156,15 @@ impl ParsedArgs {
     }
 
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = Option<&'a OsStr>> {
-        self.0.iter().filter_map(move |w| match w {
-            ParsedArg::Option { name: n, value } if n == name => Some(value.as_deref()),
-            ParsedArg::Option { .. } | ParsedArg::Operand(_) => None,
+        self.words.iter().filter_map(move |w| match w {
+            ParsedArg::Option { name: n, value, .. } if n == name => Some(value.as_deref()),
+            ParsedArg::Option { .. } | ParsedArg::Operand { .. } => None,
         })
     }
 
     pub fn first_operand(&self) -> Option<&OsStr> {
-        self.0.iter().find_map(|w| match w {
-            ParsedArg::Operand(o) => Some(o.as_os_str()),
+        self.words.iter().find_map(|w| match w {
+            ParsedArg::Operand { word, .. } => Some(word.as_os_str()),
             ParsedArg::Option { .. } => None,
         })
     }

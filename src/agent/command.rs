@@ -1,5 +1,6 @@
 //! The adapter for other programs: it adds no arguments and reads no output.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,12 @@ use super::adapter::{
 };
 use crate::task::SessionId;
 
-static NAMES: AgentNames = AgentNames { programs: "", common: "", packages: "", by_version: false };
+static NAMES: AgentNames = AgentNames {
+    programs: Cow::Borrowed(""),
+    common: Cow::Borrowed(""),
+    packages: Cow::Borrowed(""),
+    by_version: false,
+};
 
 #[derive(Debug)]
 pub struct CommandAdapter;
@@ -25,7 +31,7 @@ impl OutputReader for NoOutputReader {
 }
 
 impl Adapter for CommandAdapter {
-    fn names(&self) -> &'static AgentNames {
+    fn names(&self) -> &AgentNames {
         &NAMES
     }
 
@@ -54,6 +60,7 @@ impl Adapter for CommandAdapter {
             mode: OutputMode::Interactive,
             session: SessionRequest::NoConversation,
             model: None,
+            cwd: None,
             extra_dirs: Vec::new(),
             conversing: false,
         }

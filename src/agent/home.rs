@@ -1,4 +1,4 @@
-//! The home directory and the folders above the working directory.
+//! The home directory, the folders above the working directory, and names made of paths.
 
 use std::path::{Path, PathBuf};
 
@@ -10,4 +10,28 @@ pub(super) fn skills_above(cwd: &Path, places: &[&str]) -> Vec<PathBuf> {
 
 pub(super) fn home() -> Option<PathBuf> {
     std::env::home_dir().filter(|h| !h.as_os_str().is_empty())
+}
+
+/// A path as a folder's name: each UTF-16 code unit that is not an ASCII letter or digit is a dash.
+pub(super) fn dashed(path: &Path) -> String {
+    let mut name = String::new();
+    for c in path.to_string_lossy().chars() {
+        if c.is_ascii_alphanumeric() {
+            name.push(c);
+        } else {
+            name.extend(std::iter::repeat_n('-', c.len_utf16()));
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_names_equal_those_of_claude_code() {
+        assert_eq!(dashed(Path::new("/home/a.b/x_1")), "-home-a-b-x-1");
+        assert_eq!(dashed(Path::new("/é/😀")), "-----");
+    }
 }

@@ -7,7 +7,6 @@ mod adapter;
 mod argv;
 mod claude;
 mod command;
-mod cursor;
 mod declared;
 #[cfg(any(test, fuzzing))]
 #[path = "../../tests/fuzz/properties/text.rs"]
@@ -18,6 +17,7 @@ mod output;
 mod registry;
 
 use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
 use std::io::Read;
 use std::path::Path;
 use std::time::SystemTime;
@@ -44,19 +44,19 @@ pub fn with_new_id(argv: Vec<String>, agent_type: Option<&str>, new: &SessionId)
     let Ok(RecognisedAgent { adapter, args_start, place }) = recognise(&words, agent_type) else {
         return argv;
     };
-    let (false, Some(option)) = (matches!(place, SessionPlace::Untracked(_)), adapter.id_option()) else {
+    if matches!(place, SessionPlace::Untracked(_)) {
         return argv;
-    };
+    }
     let given = match adapter.parse(&words[args_start..], false).session {
         SessionRequest::Assign(Some(id)) | SessionRequest::Fork(_, Some(id)) => id,
         _ => return argv,
     };
-    let joined = format!("{option}={given}");
+    let options = adapter.id_options();
     let mut renamed = argv.clone();
     for (at, word) in renamed.iter_mut().enumerate().skip(args_start) {
-        if *word == joined {
+        if let Some(option) = options.iter().find(|option| *word == format!("{option}={given}")) {
             *word = format!("{option}={new}");
-        } else if *word == given.as_str() && argv[at - 1] == option {
+        } else if *word == given.as_str() && options.contains(&argv[at - 1].as_str()) {
             new.as_str().clone_into(word);
         }
     }
@@ -79,21 +79,31 @@ pub fn outcome_of(mode: OutputMode, observed: &ObservedOutput) -> AgentOutcome {
 /// Whether the agent has a conversation `id` that can be resumed, with a transcript; `None`: not known.
 pub fn has_conversation(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> Option<bool> {
     let transcript = adapter.transcript(cwd, id)?;
-    Some(std::fs::metadata(transcript).is_ok_and(|m| m.is_file() && m.len() > 0))
+    Some(stamp(&transcript).is_some())
 }
 
 /// Length in bytes and modification time of the transcript of `id`; `None`: it is not found or empty.
 pub fn transcript_stamp(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> Option<(u64, SystemTime)> {
-    let metadata = std::fs::metadata(adapter.transcript(cwd, id)?).ok()?;
-    Some((metadata.len(), metadata.modified().ok()?)).filter(|(length, _)| *length > 0)
+    stamp(&adapter.transcript(cwd, id)?)
 }
 
-/// Whether the transcript of the conversation `id` begins with a JSON object. On a damaged transcript
-/// Claude Code exits without an event, just as on wrong arguments.
+/// Length and modification time of a file; of a folder, the length of its files and the last of the times.
+fn stamp(transcript: &Path) -> Option<(u64, SystemTime)> {
+    let whole = std::fs::metadata(transcript).ok()?;
+    let of = |m: &Metadata| Some((if m.is_file() { m.len() } else { 0 }, m.modified().ok()?));
+    let files = whole.is_dir().then(|| std::fs::read_dir(transcript).ok()).flatten();
+    let files = files.into_iter().flatten().filter_map(|entry| of(&entry.ok()?.metadata().ok()?));
+    let add = |(length, at): (u64, SystemTime), (more, later)| (length + more, at.max(later));
+    Some(files.fold(of(&whole)?, add)).filter(|(length, _)| *length > 0)
+}
+
+/// Whether the transcript of the conversation `id` begins with a JSON object, or is a folder. On a damaged
+/// transcript Claude Code exits without an event, just as on wrong arguments.
 pub fn has_sound_transcript(adapter: &dyn Adapter, cwd: &Path, id: &SessionId) -> bool {
-    let file = adapter.transcript(cwd, id).and_then(|path| std::fs::File::open(path).ok());
+    let Some(path) = adapter.transcript(cwd, id) else { return false };
     let mut first = [0];
-    file.is_some_and(|mut file| file.read_exact(&mut first).is_ok() && first == *b"{")
+    path.is_dir()
+        || std::fs::File::open(path).is_ok_and(|mut f| f.read_exact(&mut first).is_ok() && first == *b"{")
 }
 
 /// Whether one of the agent's skill folders has the skill `name` (or `plugin:name`).
@@ -139,7 +149,7 @@ mod tests {
         std::fs::create_dir_all(&skill).unwrap();
         std::fs::create_dir_all(&below).unwrap();
         std::fs::write(skill.join("SKILL.md"), "x").unwrap();
-        let claude = by_type("claude").unwrap();
+        let claude = by_type("claude").unwrap().unwrap();
         let args = claude.parse(&[], false);
         let has = |name: &str| has_skill(claude, name, &below, &args);
         assert!(has("deploy"));

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
-    ShowArgs, StatsArgs, TimelineArgs, WaitArgs,
+    ShowArgs, StatsArgs, TimelineArgs, UnitsArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -120,8 +120,10 @@ pub(super) enum Command {
     Cancel(CancelArgs),
     /// Delete tasks past their retention period
     ///
-    /// Running tasks are kept, and so are the last task of a session that a key would resume, and tasks whose
-    /// --on-finish command or recovery report is due. Other commands use the ledger meanwhile.
+    /// The period is the one that `run --retention` set for each task, 365d by default; --retention replaces
+    /// it for all tasks. Running tasks are kept, and so are the last task of a session that a key would
+    /// resume, and tasks whose --on-finish command or recovery report is due. Other commands use the ledger
+    /// meanwhile.
     Prune(PruneArgs),
     /// Count runs, how they ended, and what they cost
     Stats(StatsArgs),
@@ -135,6 +137,11 @@ pub(super) enum Command {
     Completions(CompletionsArgs),
     /// Print a man page
     Man(ManArgs),
+    /// Print the systemd units
+    ///
+    /// For a bookend that was installed without the package, for example with `cargo install`: the units
+    /// execute the program that prints them. contrib/doc/systemd.md says what else the system units need.
+    Units(UnitsArgs),
     #[allow(rustdoc::broken_intra_doc_links, reason = "clap prints the text, in which [recovery] is no link")]
     /// Mark lost tasks as interrupted and clean up after them
     ///

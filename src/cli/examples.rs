@@ -72,6 +72,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("bookend man", &["bookend man run | man -l -", "bookend man --dir ~/.local/share/man/man1"]),
     (
+        "bookend units",
+        &["bookend units --user --dir ~/.config/systemd/user", "bookend units --dir /etc/systemd/system"],
+    ),
+    (
         "bookend recover",
         &[
             "bookend recover",

@@ -171,6 +171,7 @@ fn files(roff: &mut Roff) {
     roff.control("SH", ["FILES"]);
     for (file, text) in [
         ("~/.local/state/bookend/bookend.db", "The default ledger, an SQLite database."),
+        ("/var/lib/bookend/bookend.db", "The ledger of the system units, which --system names."),
         ("bookend.db.d/live", "Beside the ledger: a byte of it is locked for each running task."),
         ("bookend.db.d/spool/", "Beside the ledger: ends that the ledger could not take yet."),
     ] {

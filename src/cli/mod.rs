@@ -40,6 +40,7 @@ use crate::commands::session;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::units;
 use crate::commands::wait;
 use crate::log;
 use crate::run::options::RunOptions;
@@ -88,6 +89,7 @@ pub enum CommandRequest {
     /// Candidates for a shell.
     Complete(Completion),
     Man(man::ManOptions),
+    Units(units::UnitsOptions),
     Recover(recover::RecoverOptions),
     Deliver(deliver::DeliverOptions),
     Redispatch(redispatch::RedispatchOptions),
@@ -143,6 +145,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Man(a) => {
             CommandRequest::Man(man::ManOptions { pages: man_page::pages(), command: a.command, dir: a.dir })
         }
+        Command::Units(a) => CommandRequest::Units(a.request()),
         Command::Recover(a) => CommandRequest::Recover(a.request()),
         Command::Deliver(a) => CommandRequest::Deliver(a.request()),
         Command::Redispatch(a) => CommandRequest::Redispatch(a.request()),

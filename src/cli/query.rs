@@ -17,6 +17,7 @@ use crate::commands::prune;
 use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
+use crate::commands::units;
 use crate::commands::wait::{self, WaitTarget};
 use crate::ledger::GroupBy;
 use crate::task::Key;
@@ -222,9 +223,10 @@ impl WaitArgs {
 
 #[derive(Debug, Args)]
 pub struct PruneArgs {
-    /// Delete tasks that ended this long ago
+    /// Keep every task this long after its end
     ///
-    /// By default each task's own --retention decides (365d).
+    /// It replaces the period that `run --retention` set for each task, 365d by default, whether that is
+    /// longer or shorter.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     retention: Option<Duration>,
     /// Print the number of tasks; delete nothing
@@ -331,4 +333,22 @@ pub struct ManArgs {
     /// Write all pages to this directory
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct UnitsArgs {
+    /// Print the units of a user manager, for your own tasks
+    #[arg(long)]
+    user: bool,
+    /// Write them to this directory
+    ///
+    /// /etc/systemd/system or ~/.config/systemd/user. Run `systemctl daemon-reload` afterwards.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl UnitsArgs {
+    pub fn request(self) -> units::UnitsOptions {
+        units::UnitsOptions { user: self.user, dir: self.dir }
+    }
 }

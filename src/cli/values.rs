@@ -31,7 +31,7 @@ pub(super) fn budget(text: &str) -> Result<CostBudget, String> {
     let parse = || {
         let (usd, per) = text.split_once('/')?;
         let usd: f64 = usd.strip_prefix('$').unwrap_or(usd).parse().ok()?;
-        let per = duration(per).ok().filter(|per| !per.is_zero())?;
+        let per = duration(per).ok().filter(|per| per.as_secs() > 0)?;
         (usd.is_finite() && usd > 0.0).then_some(CostBudget { usd, per })
     };
     parse().ok_or_else(|| "invalid budget; use US dollars and a period, such as 20/24h".to_owned())
@@ -151,7 +151,15 @@ mod tests {
         let of = |usd, secs| Ok(CostBudget { usd, per: Duration::from_secs(secs) });
         assert_eq!(budget("20/24h"), of(20.0, 86_400));
         assert_eq!(budget("$0.5/30m"), of(0.5, 1_800));
-        assert_eq!(budget("20/24h").map(|b| b.to_string()).as_deref(), Ok("$20.00 in 1day"));
+        for (text, shown) in [
+            ("20/1d", "$20.00 in 24h"),
+            ("20/31d", "$20.00 in 31d"),
+            ("20/1h", "$20.00 in 1h"),
+            ("20/90m", "$20.00 in 90m"),
+            ("20/45", "$20.00 in 45s"),
+        ] {
+            assert_eq!(budget(text).map(|b| b.to_string()).as_deref(), Ok(shown));
+        }
         for wrong in
             ["20", "20/", "/24h", "0/24h", "-1/24h", "20/0", "inf/1h", "nan/1h", "20/soon", "20/24h/2"]
         {

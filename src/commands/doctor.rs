@@ -252,12 +252,15 @@ fn properties(scope: &str) -> Option<String> {
 /// Whether the user's units run without a login: logind keeps a file for each user that lingers.
 fn linger(is_used: bool) -> Option<Point> {
     let user = User::from_uid(geteuid()).ok().flatten()?;
-    let is_on = Path::new("/var/lib/systemd/linger").join(user.name).exists();
-    let off = "off: your units stop at logout and do not start at boot; run `loginctl enable-linger`";
+    let is_on = Path::new("/var/lib/systemd/linger").join(&user.name).exists();
+    let off = format!(
+        "off: your units stop at logout and do not start at boot; run `loginctl enable-linger {}`",
+        view::quoted(&user.name)
+    );
     Some(match (is_on, is_used) {
         (true, _) => point("lingering", Health::Fine, "on: your units start at boot".to_owned()),
-        (false, true) => point("lingering", Health::Odd, off.to_owned()),
-        (false, false) => point("lingering", Health::Absent, off.to_owned()),
+        (false, true) => point("lingering", Health::Odd, off),
+        (false, false) => point("lingering", Health::Absent, off),
     })
 }
 

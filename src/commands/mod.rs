@@ -20,4 +20,5 @@ pub mod show;
 pub mod stats;
 pub mod system;
 pub mod timeline;
+pub mod units;
 pub mod wait;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::agent::{self, SessionPlan};
+use crate::agent;
 use crate::commands::find::find;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -54,12 +54,13 @@ fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
 
 fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
     let running = task.status == Status::Running;
-    let adapter = task.agent_type.as_deref().and_then(agent::by_type);
+    // A declaration that is refused hides only what it would say.
+    let adapter = task.agent_type.as_deref().and_then(|name| agent::by_type(name).ok().flatten());
     let conversation = adapter.zip(task.session_id.as_ref()).filter(|(a, _)| a.tracks_sessions());
     let cwd = Path::new(task.cwd.as_deref().unwrap_or("/"));
     let transcript = conversation.and_then(|(a, session)| a.transcript(cwd, session)).filter(|t| t.exists());
     let resume = conversation.zip(before_own(task)).filter(|_| !running).map(|((a, session), mut words)| {
-        let args = a.argv(&[], &SessionPlan::Resume(session.to_owned()));
+        let args = a.resume_by_hand(session);
         words.extend(args.iter().map(|w| w.to_string_lossy().into_owned()));
         (cwd.to_path_buf(), words)
     });

@@ -166,7 +166,7 @@ impl AwaitedTask {
     }
 }
 
-/// Waits until a task may have ended, at most `until`. Where the kernel does not report an end, that is at the
+/// Waits until a task may have ended, at most `until`. Where the kernel does not report an end, that is the
 /// next look.
 fn await_change(
     spool: &mut Option<SpoolWatch>,

@@ -11,7 +11,7 @@ use super::diagnosis::database_error;
 use super::error::Result;
 use super::handle::Ledger;
 use crate::log::Silence;
-use crate::task::{TaskId, Time};
+use crate::task::{Task, TaskId, Time};
 
 /// The retention period of a task that has none of its own.
 const RETENTION_SECS: i64 = 365 * 24 * 3600;
@@ -23,8 +23,8 @@ const HOLD: Duration = Duration::from_millis(20);
 /// How many tasks one query reads.
 const PAGE: i64 = 500;
 
-/// A page of the ended tasks of bookend, by the time when they are due.
-macro_rules! page {
+/// The columns of a [`PruneCandidate`]. `$due`: the time when it is due.
+macro_rules! candidate {
     ($due:literal) => {
         concat!(
             "SELECT t.rowid, t.id, ",
@@ -36,9 +36,18 @@ macro_rules! page {
                  AND NOT EXISTS (SELECT 1 FROM task_history n
                                  WHERE n.session_id = t.session_id AND n.started_at > t.started_at)
                  OR EXISTS (SELECT 1 FROM claude_sdk_sessions s WHERE s.task_id = t.id),
-               t.retention_secs
-             FROM task_history t
-             WHERE t.status <> 'running' AND t.live_slot IS NOT NULL AND ",
+               t.retention_secs, t.cleanup_after
+             FROM task_history t "
+        )
+    };
+}
+
+/// A page of the ended tasks of bookend, by the time when they are due.
+macro_rules! page {
+    ($due:literal) => {
+        concat!(
+            candidate!($due),
+            "WHERE t.status <> 'running' AND t.live_slot IS NOT NULL AND ",
             $due,
             " IS NOT NULL AND ",
             $due,
@@ -65,6 +74,22 @@ const SELECT_FIRST_SINCE: &str =
 const SELECT_PAST_CLEANUP: &str = page!("t.cleanup_after");
 /// `last_seen_at` of an ended task is its end.
 const SELECT_PAST_RETENTION: &str = page!("t.last_seen_at");
+/// A task without an expiry, whose retention period ends at `?2`.
+const SELECT_WITHOUT_CLEANUP: &str = concat!(
+    candidate!("?2"),
+    "WHERE t.id = ?1 AND t.status <> 'running' AND t.cleanup_after IS NULL AND t.live_slot IS NOT NULL"
+);
+const COUNT_BEFORE_CLEANUP: &str = "
+    SELECT count(*) FROM task_history
+    WHERE status <> 'running' AND cleanup_after IS NOT NULL AND cleanup_after > ?1";
+const COUNT_WITHIN_RETENTION: &str = "
+    SELECT count(*) FROM task_history
+    WHERE status <> 'running' AND last_seen_at IS NOT NULL AND last_seen_at > ?1";
+/// Those whose own retention period has passed, and that ended after `?2`.
+const COUNT_PAST_CLEANUP_ONLY: &str = "
+    SELECT count(*) FROM task_history
+    WHERE status <> 'running' AND cleanup_after IS NOT NULL AND cleanup_after <= ?1
+      AND +last_seen_at > ?2";
 const DELETE_TRANSITIONS: &str = "DELETE FROM task_transition WHERE task_id = ?1";
 const DELETE_INVALIDATIONS: &str = "DELETE FROM session_invalidation WHERE task_id = ?1";
 const UPDATE_CLEANUP: &str = "
@@ -99,6 +124,12 @@ pub enum KeptReason {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PruneSummary {
     pub removed: u64,
+    /// Of these, the tasks within their own retention period, which another one replaced.
+    pub removed_early: u64,
+    /// The retention period has not passed.
+    pub kept_for_retention: u64,
+    /// Of these, the tasks past their own retention period, which another one replaced.
+    pub kept_late: u64,
     pub kept_for_session: u64,
     pub kept_undelivered: u64,
     /// The longest time that a batch held the write lock.
@@ -112,7 +143,57 @@ struct PruneCandidate {
     due: String,
     /// The retention period in its row.
     retention_secs: Option<i64>,
+    /// The end of that period.
+    cleanup_after: Option<String>,
     kept: Option<KeptReason>,
+}
+
+/// A task to delete.
+struct ExpiredTask {
+    id: TaskId,
+    /// Its own retention period has not passed.
+    is_early: bool,
+}
+
+impl PruneSummary {
+    fn count_removed(&mut self, task: &ExpiredTask) {
+        self.removed += 1;
+        self.removed_early += u64::from(task.is_early);
+    }
+}
+
+impl PruneCandidate {
+    /// Whether its own retention period has not passed.
+    fn is_early(&self, now: Time) -> bool {
+        let own = || {
+            let kept = SignedDuration::from_secs(self.retention_secs.unwrap_or(RETENTION_SECS));
+            Some(self.due.parse::<Time>().ok()?.plus(kept).to_string())
+        };
+        self.cleanup_after.clone().or_else(own).is_some_and(|own| own > now.to_string())
+    }
+}
+
+fn candidate_of_row(row: &Row<'_>) -> rusqlite::Result<PruneCandidate> {
+    let kept = match (row.get::<_, Option<bool>>(3)?.unwrap_or_default(), row.get(4)?) {
+        (true, _) => Some(KeptReason::Undelivered),
+        (_, true) => Some(KeptReason::Session),
+        (false, false) => None,
+    };
+    Ok(PruneCandidate {
+        rowid: row.get(0)?,
+        id: row.get::<_, Option<TaskId>>(1)?.unwrap_or_else(|| TaskId::recorded("")),
+        due: row.get(2)?,
+        retention_secs: row.get(5)?,
+        cleanup_after: row.get(6)?,
+        kept,
+    })
+}
+
+/// When the retention period of an ended task ends.
+fn expiry(task: &Task) -> Time {
+    let end = task.finished_at.as_ref().or(task.last_seen_at.as_ref()).unwrap_or(&task.started_at);
+    let kept = SignedDuration::from_secs(task.retention_secs.unwrap_or(RETENTION_SECS));
+    end.time().unwrap_or_else(Time::now).plus(kept)
 }
 
 /// The ages of rows; the clock may have been wrong when they were written.
@@ -180,39 +261,36 @@ impl Ledger {
             PruneScope::Older(age) => ages.now.minus(*age),
         };
         let until = until.to_string();
+        self.count_kept(&mut pruned, due, &until, ages.now)?;
         let mut after = (String::new(), i64::MIN);
+        let mut page = self.without_cleanup(&mut pruned, due, &until, ages.now)?;
         loop {
-            let page = self.page(due, &until, &after)?;
-            let Some(last) = page.last() else { return Ok(pruned) };
-            after = (last.due.clone(), last.rowid);
-            let mut ids = Vec::new();
+            let mut expired = Vec::new();
             for candidate in page {
                 let secs = match due {
                     PruneScope::Cleanup => candidate.retention_secs.unwrap_or(RETENTION_SECS),
                     PruneScope::Older(age) => age.as_secs(),
                 };
                 if ages.is_young(self, &candidate, secs)? {
+                    pruned.kept_for_retention += 1;
                     continue;
                 }
                 match candidate.kept {
                     Some(KeptReason::Session) => pruned.kept_for_session += 1,
                     Some(KeptReason::Undelivered) => pruned.kept_undelivered += 1,
-                    None => ids.push(candidate.id),
+                    None => {
+                        let is_early = candidate.is_early(ages.now);
+                        expired.push(ExpiredTask { id: candidate.id, is_early });
+                    }
                 }
             }
-            if dry {
-                pruned.removed += ids.len() as u64;
-                continue;
+            match dry {
+                true => expired.iter().for_each(|task| pruned.count_removed(task)),
+                false => self.remove(&mut pruned, &expired)?,
             }
-            let mut rest = ids.as_slice();
-            while !rest.is_empty() {
-                let (done, removed, held) = self.remove_some(rest)?;
-                rest = &rest[done..];
-                pruned.removed += removed;
-                pruned.longest_hold = pruned.longest_hold.max(held);
-                // Lets waiting writers go first.
-                std::thread::sleep(held.min(HOLD));
-            }
+            page = self.page(due, &until, &after)?;
+            let Some(last) = page.last() else { return Ok(pruned) };
+            after = (last.due.clone(), last.rowid);
         }
     }
 
@@ -221,15 +299,58 @@ impl Ledger {
     pub fn set_missing_cleanup(&mut self) -> Result<usize> {
         let mut set = 0;
         for task in self.uncleaned()? {
-            let end = task.finished_at.as_ref().or(task.last_seen_at.as_ref()).unwrap_or(&task.started_at);
-            let kept = SignedDuration::from_secs(task.retention_secs.unwrap_or(RETENTION_SECS));
-            let until = end.time().unwrap_or_else(Time::now).plus(kept);
             set += self
                 .conn
-                .execute(UPDATE_CLEANUP, (&task.id, until))
+                .execute(UPDATE_CLEANUP, (&task.id, expiry(&task)))
                 .map_err(self.failed("setting the expiry of old tasks"))?;
         }
         Ok(set)
+    }
+
+    /// Counts the tasks that the retention period keeps.
+    fn count_kept(&self, pruned: &mut PruneSummary, due: &PruneScope, until: &str, now: Time) -> Result<()> {
+        let count = || match due {
+            PruneScope::Cleanup => {
+                self.conn().query_row(COUNT_BEFORE_CLEANUP, [until], |row| Ok((row.get(0)?, 0)))
+            }
+            PruneScope::Older(_) => {
+                let late = (now, until);
+                let late = self.conn().query_row(COUNT_PAST_CLEANUP_ONLY, late, |row| row.get(0))?;
+                self.conn().query_row(COUNT_WITHIN_RETENTION, [until], |row| Ok((row.get(0)?, late)))
+            }
+        };
+        let (kept, late): (u32, u32) = count().map_err(self.failed("counting the tasks to keep"))?;
+        (pruned.kept_for_retention, pruned.kept_late) = (kept.into(), late.into());
+        Ok(())
+    }
+
+    /// The tasks without an expiry that are due by their retention period. Only a dry run finds any:
+    /// otherwise [`Ledger::set_missing_cleanup`] comes first. The others are counted.
+    fn without_cleanup(
+        &self,
+        pruned: &mut PruneSummary,
+        due: &PruneScope,
+        until: &str,
+        now: Time,
+    ) -> Result<Vec<PruneCandidate>> {
+        let mut candidates = Vec::new();
+        for task in self.uncleaned()? {
+            let own = expiry(&task);
+            match due {
+                PruneScope::Cleanup if own <= now => {
+                    let params = (&task.id, own);
+                    let found = self.conn().query_row(SELECT_WITHOUT_CLEANUP, params, candidate_of_row);
+                    let found = found.map_err(self.failed("looking for a task without an expiry"))?;
+                    candidates.push(PruneCandidate { cleanup_after: Some(found.due.clone()), ..found });
+                }
+                PruneScope::Cleanup => pruned.kept_for_retention += 1,
+                PruneScope::Older(_) => {
+                    let is_kept = task.last_seen_at.is_some_and(|seen| seen.to_string().as_str() > until);
+                    pruned.kept_late += u64::from(is_kept && own <= now);
+                }
+            }
+        }
+        Ok(candidates)
     }
 
     /// Returns the space of deleted rows to the file system. Other processes wait meanwhile.
@@ -243,39 +364,41 @@ impl Ledger {
             PruneScope::Cleanup => SELECT_PAST_CLEANUP,
             PruneScope::Older(_) => SELECT_PAST_RETENTION,
         };
-        let read = |row: &Row<'_>| {
-            let kept = match (row.get::<_, Option<bool>>(3)?.unwrap_or_default(), row.get(4)?) {
-                (true, _) => Some(KeptReason::Undelivered),
-                (_, true) => Some(KeptReason::Session),
-                (false, false) => None,
-            };
-            Ok(PruneCandidate {
-                rowid: row.get(0)?,
-                id: row.get::<_, Option<TaskId>>(1)?.unwrap_or_else(|| TaskId::recorded("")),
-                due: row.get(2)?,
-                retention_secs: row.get(5)?,
-                kept,
-            })
-        };
+        let read = candidate_of_row;
         let page = || -> rusqlite::Result<Vec<PruneCandidate>> {
             self.conn().prepare_cached(sql)?.query_map((until, &after.0, after.1, PAGE), read)?.collect()
         };
         page().map_err(self.failed("looking for old tasks"))
     }
 
-    /// Returns how many of `ids` are done, how many rows were deleted, and how long that held the write lock.
-    fn remove_some(&mut self, ids: &[TaskId]) -> Result<(usize, u64, Duration)> {
+    /// Deletes the tasks in batches, and counts them.
+    fn remove(&mut self, pruned: &mut PruneSummary, expired: &[ExpiredTask]) -> Result<()> {
+        let mut rest = expired;
+        while !rest.is_empty() {
+            let (done, removed, held) = self.remove_some(rest)?;
+            removed.into_iter().for_each(|at| pruned.count_removed(&rest[at]));
+            rest = &rest[done..];
+            pruned.longest_hold = pruned.longest_hold.max(held);
+            // Lets waiting writers go first.
+            std::thread::sleep(held.min(HOLD));
+        }
+        Ok(())
+    }
+
+    /// Returns how many of the tasks are done, which of them were deleted, and how long that held the write
+    /// lock.
+    fn remove_some(&mut self, expired: &[ExpiredTask]) -> Result<(usize, Vec<usize>, Duration)> {
         let mut done = 0;
-        let mut removed = 0;
+        let mut removed = Vec::new();
         let mut remove = || {
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let _silence = Silence::begin();
             let began = Instant::now();
-            for id in ids {
+            for ExpiredTask { id, .. } in expired {
                 if tx.prepare_cached(DELETE_TASK)?.execute([id])? == 1 {
                     tx.prepare_cached(DELETE_TRANSITIONS)?.execute([id])?;
                     tx.prepare_cached(DELETE_INVALIDATIONS)?.execute([id])?;
-                    removed += 1;
+                    removed.push(done);
                 }
                 done += 1;
                 if began.elapsed() > HOLD {
@@ -299,6 +422,10 @@ mod tests {
         super::super::tests::each_uses_an_index(&[
             SELECT_PAST_CLEANUP,
             SELECT_PAST_RETENTION,
+            SELECT_WITHOUT_CLEANUP,
+            COUNT_BEFORE_CLEANUP,
+            COUNT_WITHIN_RETENTION,
+            COUNT_PAST_CLEANUP_ONLY,
             SELECT_NEWEST_ENDED,
             SELECT_NEWEST_RUNNING,
             SELECT_FIRST_SINCE,

@@ -46,8 +46,8 @@ impl AgentCommand {
     /// arrives only at its end, or `--budget` without a key.
     pub(super) fn resolve(options: &RunOptions) -> Result<AgentCommand, Error> {
         let recognised = agent::recognise(&options.argv, options.agent_type.as_deref()).map_err(|e| {
-            Error::usage(e)
-                .hint("use claude, cursor or command; without --agent-type, the program's name decides")
+            let advice = e.advice();
+            Error::usage(e).hint(format!("{advice}; nothing was executed"))
         })?;
         let agent::RecognisedAgent { adapter, args_start: own_args, place } = recognised;
         let terminal = std::io::IsTerminal::is_terminal(&sys::stdio(1));
@@ -57,11 +57,7 @@ impl AgentCommand {
             && !terminal
             && caller::was_open(1);
         if options.idle_timeout.is_some() && !(captured && asked.mode == OutputMode::StreamJson) {
-            return Err(Error::usage(
-                "--idle-timeout needs output that arrives while the agent works: add `--output-format \
-                 stream-json` to its command line (for claude also --verbose), with stdout not a terminal",
-            )
-            .hint("--timeout limits the whole run in every mode"));
+            return Err(silent(adapter, terminal));
         }
         let persona = options.agent.clone().unwrap_or_else(|| base_name(options));
         let key = options.key.clone().or_else(|| derived_key(options, &persona));
@@ -75,6 +71,7 @@ impl AgentCommand {
         };
         let warnings = keyless_warning(options, key.as_ref()).into_iter().chain(untracked).collect();
         let cwd = options.cwd.clone().unwrap_or_else(current_dir);
+        let cwd = cwd.join(asked.cwd.as_deref().unwrap_or(Path::new("")));
         let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
         let provider = options.provider.clone().or_else(|| adapter.provider().map(Provider::recorded));
         Ok(AgentCommand { adapter, own_args, place, asked, key, persona, provider, cwd, captured, warnings })
@@ -105,13 +102,30 @@ impl AgentCommand {
     /// The agent's directory without symbolic links, along which git looks for a worktree. getcwd(3) returns
     /// the current directory without links.
     pub(super) fn physical_cwd(&self, options: &RunOptions) -> PathBuf {
-        let given = options.cwd.is_some().then(|| self.cwd.canonicalize().ok()).flatten();
+        let is_given = options.cwd.is_some() || self.asked.cwd.is_some();
+        let given = is_given.then(|| self.cwd.canonicalize().ok()).flatten();
         given.unwrap_or_else(|| self.cwd.clone())
     }
 }
 
+/// Why `--idle-timeout` is refused: the output arrives only at the end, or bookend does not see it.
+fn silent(adapter: &dyn Adapter, terminal: bool) -> Error {
+    let needs = "--idle-timeout needs output that arrives while the agent works";
+    let why = match adapter.stream_option() {
+        Some(_) if terminal => "stdout must not be a terminal".to_owned(),
+        Some(option) => format!("add `{option}` to its command line, with stdout not a terminal"),
+        None => "bookend reads no events from this program".to_owned(),
+    };
+    Error::usage(format!("{needs}: {why}")).hint("--timeout limits the whole run in every mode")
+}
+
 /// What the agent's own arguments ask for, as far as bookend can read them at this place.
 fn asked(asked: AgentArgs, place: &SessionPlace, own_args: usize, options: &RunOptions) -> AgentArgs {
+    // Another user or machine may have another directory of this name.
+    let asked = match place {
+        SessionPlace::Here => asked,
+        SessionPlace::Elsewhere(_) | SessionPlace::Untracked(_) => AgentArgs { cwd: None, ..asked },
+    };
     match (place, own_args < options.argv.len()) {
         (SessionPlace::Untracked(_), true) => AgentArgs { session: SessionRequest::NoConversation, ..asked },
         // None of its arguments is known.

@@ -69,13 +69,19 @@ impl CostBudget {
 
     /// The length of the period as one word, which `--since` reads.
     pub fn period(&self) -> String {
-        humantime::format_duration(self.per).to_string().replace(' ', "")
+        let secs = self.per.as_secs();
+        let units = [("d", 86_400, 2), ("h", 3_600, 1), ("m", 60, 1)];
+        let fits = |(_, unit, least): &(_, u64, u64)| secs.is_multiple_of(*unit) && secs / unit >= *least;
+        match units.iter().find(|unit| fits(unit)) {
+            Some((name, unit, _)) => format!("{}{name}", secs / unit),
+            None => format!("{secs}s"),
+        }
     }
 }
 
 impl fmt::Display for CostBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}", view::money(self.usd), humantime::format_duration(self.per))
+        write!(f, "{} in {}", view::money(self.usd), self.period())
     }
 }
 

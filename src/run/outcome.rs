@@ -19,7 +19,8 @@ use crate::run::supervisor::Supervisor;
 use crate::run::supervisor::settle::{RunEnd, SessionTraces};
 use crate::sys::ResourceUsage;
 use crate::task::{
-    self, CancelReason, Ending, FailureReason, KeepSession, NewTask, RunEvidence, SessionId, Time,
+    self, CancelReason, Ending, ExitMeaning, FailureReason, KeepSession, NewTask, RunEvidence, SessionId,
+    Time,
 };
 
 /// How the agent's process ended; `None`: bookend could not kill it.
@@ -32,8 +33,10 @@ pub(super) fn judge(
     agent: ReapedAgent,
     ended_at: Instant,
 ) -> Ending {
+    let exit = agent.map(|(exit, _)| exit);
     let ending = task::judge(&RunEvidence {
-        exit: agent.map(|(exit, _)| exit),
+        exit,
+        exit_meaning: exit.map_or(ExitMeaning::Unknown, |exit| meaning(context.command, exit)),
         outcome: run.outcome(),
         cause: run.cause(ended_at),
         lingered: run.has_lingered(),
@@ -45,6 +48,15 @@ pub(super) fn judge(
         Ending::Success if context.command.is_background() => Ending::Backgrounded,
         ending => ending,
     }
+}
+
+/// What the agent's exit says about its success.
+fn meaning(command: &AgentCommand, exit: Exit) -> ExitMeaning {
+    let code = match exit {
+        Exit::Code(code) => u8::try_from(code).ok(),
+        Exit::Signal(_) => None,
+    };
+    code.map_or(ExitMeaning::Unknown, |code| command.adapter.exit_meaning(code))
 }
 
 /// What the row says about the end. `transcript`: as it was before the run, see [`TranscriptStamp`].
@@ -63,10 +75,14 @@ pub(super) fn end(
     };
     let session = observed.session_id.as_ref().or(choice.session.as_ref());
     let traces = match ending {
-        Ending::Failure(FailureReason::Exit) if observed == ObservedOutput::default() => SessionTraces {
-            unused: is_unused(context.command, session, transcript),
-            ..SessionTraces::default()
-        },
+        Ending::Failure(FailureReason::Exit | FailureReason::AgentError)
+            if observed == ObservedOutput::default() =>
+        {
+            SessionTraces {
+                unused: is_unused(context.command, session, transcript),
+                ..SessionTraces::default()
+            }
+        }
         _ => {
             let kept = kept(ending, &observed, &context.options.keep_session);
             traces(context.command, ending, kept, session, row.started_at)
@@ -99,6 +115,11 @@ pub(super) fn exit(
         }
         (Ending::Failure(FailureReason::Output), _) => Exit::Code(exit_code::OUTPUT),
         (Ending::Success, _) if loss.is_some() => Exit::Code(exit_code::OUTPUT),
+        (Ending::Success | Ending::Backgrounded, Some(exit))
+            if meaning(context.command, exit) == ExitMeaning::Ok =>
+        {
+            exit
+        }
         (Ending::Success | Ending::Backgrounded, _) => Exit::Code(0),
         (_, Some(Exit::Code(0))) if context.options.strict => Exit::Code(exit_code::NOT_SUCCESS),
         (_, Some(Exit::Code(code))) => Exit::Code(code),

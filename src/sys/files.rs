@@ -1,7 +1,7 @@
 //! Files: reading one that others may have replaced, one in memory, and whether SQLite's was moved.
 
 use std::ffi::c_void;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -16,17 +16,26 @@ use rusqlite::ffi::{SQLITE_FCNTL_HAS_MOVED, SQLITE_OK, sqlite3_file_control};
 /// # Errors
 /// Those of open(2) and read(2); `InvalidData`: it is not a regular file, or is longer.
 pub fn read(path: &Path, flags: i32, longest: u64) -> io::Result<Vec<u8>> {
+    read_regular(path, flags, longest).map(|(bytes, _)| bytes)
+}
+
+/// As [`read`], with the attributes of the file that was read.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_regular(path: &Path, flags: i32, longest: u64) -> io::Result<(Vec<u8>, Metadata)> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(flags | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(path)?;
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    if !file.metadata()?.is_file() {
+    let attributes = file.metadata()?;
+    if !attributes.is_file() {
         return refused("it is not a regular file");
     }
     let mut bytes = Vec::new();
     file.take(longest + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > longest { refused("it is too long") } else { Ok(bytes) }
+    if bytes.len() as u64 > longest { refused("it is too long") } else { Ok((bytes, attributes)) }
 }
 
 /// An unnamed file in memory that contains `bytes`, positioned at its beginning.

@@ -19,7 +19,8 @@ pub use ending::{CancelReason, EndSource, Ending, FailureReason, InterruptReason
 pub use identity::{ProcessIdentity, ProcessRecord, ProcessScope, Verdict};
 pub use ids::{Key, Provider, SessionId, TaskId};
 pub use outcome::{
-    AgentOutcome, KeepSession, OnTerm, RunEvidence, SignalSender, StopCause, StopRequest, TokensScope, judge,
+    AgentOutcome, ExitMeaning, KeepSession, OnTerm, RunEvidence, SignalSender, StopCause, StopRequest,
+    TokensScope, judge,
 };
 pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusTransition, Task};
 pub use signal::Signal;

@@ -53,6 +53,17 @@ pub enum AgentOutcome {
     Error,
 }
 
+/// What the agent's exit code says about its success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitMeaning {
+    /// It finished.
+    Ok,
+    /// It reported an error.
+    Error,
+    /// It failed, or a program that started it did.
+    Unknown,
+}
+
 /// How SIGTERM and SIGHUP end a task (`--on-term`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnTerm {
@@ -101,6 +112,8 @@ impl TokensScope {
 pub struct RunEvidence {
     /// `None`: the agent could not be stopped, and bookend no longer waits for it.
     pub exit: Option<Exit>,
+    /// What `exit` says, if it is a code.
+    pub exit_meaning: ExitMeaning,
     pub outcome: AgentOutcome,
     pub cause: Option<StopCause>,
     /// bookend stopped the agent because it did not exit after its result.
@@ -130,19 +143,25 @@ pub fn judge(e: &RunEvidence) -> Ending {
     if e.output_lost {
         return Ending::Failure(FailureReason::Output);
     }
-    match (e.outcome, e.exit) {
-        (AgentOutcome::Error, _) => Ending::Failure(FailureReason::AgentError),
-        (AgentOutcome::Ok, _) if e.lingered => Ending::Success,
-        (_, Some(Exit::Signal(_)) | None) => Ending::Failure(FailureReason::Signal),
-        (AgentOutcome::Ok | AgentOutcome::NotDue, Some(Exit::Code(0))) => Ending::Success,
-        (AgentOutcome::Missing, Some(Exit::Code(0))) => Ending::Failure(FailureReason::NoResult),
-        (_, Some(Exit::Code(_))) => Ending::Failure(FailureReason::Exit),
+    match (e.outcome, e.exit, e.exit_meaning) {
+        (AgentOutcome::Error, ..) => Ending::Failure(FailureReason::AgentError),
+        (AgentOutcome::Ok, ..) if e.lingered => Ending::Success,
+        (_, Some(Exit::Signal(_)) | None, _) => Ending::Failure(FailureReason::Signal),
+        (AgentOutcome::Ok | AgentOutcome::NotDue, Some(Exit::Code(_)), ExitMeaning::Ok) => Ending::Success,
+        (AgentOutcome::Missing, Some(Exit::Code(_)), ExitMeaning::Ok) => {
+            Ending::Failure(FailureReason::NoResult)
+        }
+        (AgentOutcome::Missing | AgentOutcome::NotDue, Some(Exit::Code(_)), ExitMeaning::Error) => {
+            Ending::Failure(FailureReason::AgentError)
+        }
+        (_, Some(Exit::Code(_)), _) => Ending::Failure(FailureReason::Exit),
     }
 }
 
 /// Whether the stop request ended the run.
 fn counts_as_cause(c: &StopCause, e: &RunEvidence) -> bool {
-    let ended_well = e.exit == Some(Exit::Code(0)) || e.lingered;
+    let finished = matches!(e.exit, Some(Exit::Code(_))) && e.exit_meaning == ExitMeaning::Ok;
+    let ended_well = finished || e.lingered;
     match e.outcome {
         // The result came first and the agent then exited successfully: the request changed nothing.
         AgentOutcome::Ok if c.after_result => !ended_well,

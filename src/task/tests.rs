@@ -41,6 +41,7 @@ fn stops() -> [(StopRequest, Ending); 7] {
 fn run(exit: Exit, outcome: AgentOutcome) -> RunEvidence {
     RunEvidence {
         exit: Some(exit),
+        exit_meaning: if exit == OK { ExitMeaning::Ok } else { ExitMeaning::Unknown },
         outcome,
         cause: None,
         lingered: false,
@@ -58,6 +59,28 @@ fn stopped(
     ran_on: Duration,
 ) -> RunEvidence {
     RunEvidence { cause: Some(StopCause { stop, after_result, ran_on }), ..run(exit, outcome) }
+}
+
+#[test]
+fn an_exit_code_means_what_the_agent_means_by_it() {
+    use FailureReason::{AgentError, Exit as Failed, NoResult};
+    let fails = Ending::Failure;
+    let three = Exit::Code(3);
+    for (exit_meaning, outcome, ending) in [
+        (ExitMeaning::Ok, AgentOutcome::NotDue, Ending::Success),
+        (ExitMeaning::Ok, AgentOutcome::Ok, Ending::Success),
+        (ExitMeaning::Ok, AgentOutcome::Missing, fails(NoResult)),
+        (ExitMeaning::Error, AgentOutcome::NotDue, fails(AgentError)),
+        (ExitMeaning::Error, AgentOutcome::Missing, fails(AgentError)),
+        (ExitMeaning::Error, AgentOutcome::Ok, fails(Failed)),
+        (ExitMeaning::Unknown, AgentOutcome::NotDue, fails(Failed)),
+    ] {
+        assert_eq!(judge(&RunEvidence { exit_meaning, ..run(three, outcome) }), ending, "{exit_meaning:?}");
+    }
+    // After a stop request that came behind the result, only a good end is a success.
+    let stop = stopped(three, AgentOutcome::Ok, by(Signal::TERM), true, GRACE);
+    assert_eq!(judge(&RunEvidence { exit_meaning: ExitMeaning::Ok, ..stop }), Ending::Success);
+    assert_eq!(judge(&stop), INTERRUPTED);
 }
 
 #[test]

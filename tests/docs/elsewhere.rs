@@ -47,11 +47,22 @@ pub const ELSEWHERE: &[Elsewhere] = &[
         (".ci/run", "grep -x 'RUSTFLAGS=.*' README.md"),
     ),
     section((SYSTEMD, "Build and install the package"), MACHINE, FOLLOWED),
+    block(
+        (SYSTEMD, "npm install -g @anthropic-ai/claude-code"),
+        "needs the network",
+        (".ci/run", "npm install --prefix"),
+    ),
     section((SYSTEMD, "Run an agent task as a unit"), MACHINE, FOLLOWED),
+    section((SYSTEMD, "Run a task on a schedule"), MACHINE, FOLLOWED),
     section((SYSTEMD, "Read the system's ledger"), MACHINE, FOLLOWED),
     section((SYSTEMD, "Read the journal"), MACHINE, FOLLOWED),
     section((SYSTEMD, "Delete old tasks with a timer"), MACHINE, FOLLOWED),
     section((SYSTEMD, "Use the same units as a user"), MACHINE, FOLLOWED),
+    section(
+        (SYSTEMD, "Set up the units without the package"),
+        MACHINE,
+        ("tests/systemd/documents.rs", "\"Set up the units without the package\""),
+    ),
     section(
         ("contrib/doc/guide.md", "Use bookend from just"),
         "needs the installed package",

@@ -6,7 +6,11 @@ use crate::harness::{DocumentBlock, blocks, possible};
 use crate::just::machine_with_just;
 use crate::machine::Machine;
 
-const SYSTEMD: &str = "contrib/doc/systemd.md";
+pub const SYSTEMD: &str = "contrib/doc/systemd.md";
+/// Commands of the page that need a network or a compiler: their results are in the machine already.
+const DONE_BEFORE: [&str; 2] = ["cargo deb\n", "npm install -g @anthropic-ai/claude-code\n"];
+const FOR_THE_USER: &str = "Use the same units as a user";
+const WITHOUT_THE_PACKAGE: &str = "Set up the units without the package";
 const GUIDE: &str = "contrib/doc/guide.md";
 
 /// The package that `cargo deb` built.
@@ -16,11 +20,18 @@ fn package(test: &str) -> Option<PathBuf> {
     possible(test, given.is_some(), needs).then(|| given.expect("checked above"))
 }
 
-/// A machine without bookend. The package is where `cargo deb` writes it in a checkout in /srv/bookend.
+/// A machine without bookend, and with a stand-in for Claude Code.
 fn fresh(test: &str) -> Option<Machine> {
-    let package = package(test)?;
-    let m = Machine::bare(test)?;
+    let m = fresh_with(test, &[])?;
     m.claude();
+    Some(m)
+}
+
+/// A machine without bookend, booted with these options of `systemd-box start`. The package is where
+/// `cargo deb` writes it in a checkout in /srv/bookend.
+pub fn fresh_with(test: &str, options: &[&str]) -> Option<Machine> {
+    let package = package(test)?;
+    let m = Machine::start(test, options)?;
     m.write("/srv/bookend/target/debian/here", "");
     let name = package.file_name().and_then(|n| n.to_str()).expect("a name");
     std::fs::copy(&package, m.file("/srv/bookend/target/debian").join(name))
@@ -29,7 +40,7 @@ fn fresh(test: &str) -> Option<Machine> {
 }
 
 /// The `bash` blocks of a document, in order.
-fn bash_blocks(name: &str) -> Vec<DocumentBlock> {
+pub fn bash_blocks(name: &str) -> Vec<DocumentBlock> {
     blocks(name).into_iter().filter(|block| block.language == "bash").collect()
 }
 
@@ -45,29 +56,80 @@ fn run_blocks(m: &Machine, blocks: &[DocumentBlock], run: impl Fn(&str) -> Strin
     printed
 }
 
+/// The blocks of the systemd page for root, from the installation of the package on.
+pub fn blocks_of_root() -> Vec<DocumentBlock> {
+    let blocks = bash_blocks(SYSTEMD);
+    let (done, blocks): (Vec<_>, Vec<_>) =
+        blocks.into_iter().partition(|block| DONE_BEFORE.contains(&block.text.as_str()));
+    assert_eq!(done.len(), DONE_BEFORE.len());
+    let is_other = |b: &DocumentBlock| [FOR_THE_USER, WITHOUT_THE_PACKAGE].contains(&b.section.as_str());
+    blocks.into_iter().filter(|block| !is_other(block)).collect()
+}
+
+/// A user with a user manager, and a shell that runs scripts as that user.
+fn ada(m: &Machine) -> impl Fn(&str) -> String {
+    m.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
+    m.until("systemctl is-active user@$(id -u ada)");
+    let ada =
+        "cd /home/ada; runuser -u ada -- env HOME=/home/ada USER=ada XDG_RUNTIME_DIR=/run/user/$(id -u ada)";
+    move |script| {
+        m.write("/srv/block", script);
+        m.sh(&format!("{ada} sh -eu /srv/block"))
+    }
+}
+
 #[test]
 fn the_commands_of_the_systemd_page_work() {
     let Some(m) = fresh("the_commands_of_the_systemd_page_work") else { return };
-    let is_for_the_user = |b: &DocumentBlock| b.section == "Use the same units as a user";
-    let (as_user, mut as_root): (Vec<_>, Vec<_>) =
-        bash_blocks(SYSTEMD).into_iter().partition(is_for_the_user);
-    assert_eq!(as_root.remove(0).text, "cargo deb\n", "the package was built before");
-    let printed = run_blocks(&m, &as_root, |text| m.sh(&format!("cd /srv/bookend\n{text}")));
+    let printed = run_blocks(&m, &blocks_of_root(), |text| m.sh(&format!("cd /srv/bookend\n{text}")));
     assert!(printed.contains("enabled\n"), "{printed}");
     assert!(printed.contains("resume=<none>") && printed.contains("[recovery] task "), "{printed}");
     assert!(printed.contains("systemd:nightly") && printed.contains("interrupted"), "{printed}");
     assert!(printed.contains("was interrupted\n"), "the catalog explains: {printed}");
     assert!(m.holds("systemctl is-active bookend-prune.timer"));
 
-    m.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
-    m.until("systemctl is-active user@$(id -u ada)");
-    let ada = "cd /home/ada; runuser -u ada -- env HOME=/home/ada XDG_RUNTIME_DIR=/run/user/$(id -u ada)";
-    let printed = run_blocks(&m, &as_user, |text| {
-        m.write("/srv/block", text);
-        m.sh(&format!("{ada} sh -eu /srv/block"))
-    });
+    assert!(m.holds("systemctl is-enabled bookend@nightly.timer"));
+
+    let as_user: Vec<_> = bash_blocks(SYSTEMD).into_iter().filter(|b| b.section == FOR_THE_USER).collect();
+    let printed = run_blocks(&m, &as_user, ada(&m));
+    assert!(printed.contains("on: your units start at boot"), "{printed}");
     assert!(printed.contains("systemd:nightly") && printed.contains("running"), "{printed}");
     assert!(m.holds("systemctl --user --machine=ada@.host is-enabled bookend-recover"));
+}
+
+#[test]
+fn the_units_of_a_program_elsewhere_run_its_tasks() {
+    let test = "the_units_of_a_program_elsewhere_run_its_tasks";
+    let program = env!("CARGO_BIN_EXE_bookend");
+    let binds = [
+        format!("{program}:/usr/local/bin/bookend:ro"),
+        format!("{program}:/home/ada/.cargo/bin/bookend:ro"),
+    ];
+    let Some(m) = Machine::start(test, &["--bind", &binds[0], "--bind", &binds[1]]) else { return };
+    m.claude();
+    let blocks: Vec<_> =
+        bash_blocks(SYSTEMD).into_iter().filter(|b| b.section == WITHOUT_THE_PACKAGE).collect();
+    assert_eq!(blocks.len(), 2);
+    m.sh(&blocks[1].text);
+    let units = "bookend-recover.service bookend-report.service bookend@.service bookend-prune.service";
+    m.sh(&format!("! systemctl cat {units} bookend-prune.timer | grep -E '^Exec.*/usr/bin/bookend|^Docum'"));
+    m.task("nightly", "claude -p done --output-format stream-json --verbose", "");
+    m.sh("systemctl start bookend@nightly bookend-prune; systemctl is-enabled bookend-recover");
+    m.until("systemctl show -P ActiveState bookend@nightly | grep -q inactive");
+    assert_eq!(m.row()["status"], "success");
+
+    m.sh("mv /usr/local/bin/claude /usr/local/bin/agent; mkdir -p /home/ada/.config/bookend");
+    m.write("/home/ada/.config/bookend/nightly.env", "COMMAND=\"agent -p done\"\n");
+    let ada = ada(&m);
+    m.sh("chown ada: /home/ada; chown -R ada: /home/ada/.config");
+    ada(&format!(
+        "PATH=/home/ada/.cargo/bin:$PATH\n{}systemctl --user start bookend@nightly",
+        blocks[0].text
+    ));
+    let cat = ada("systemctl --user cat bookend@nightly");
+    assert!(cat.contains("ExecStart=/home/ada/.cargo/bin/bookend run -- $COMMAND"), "{cat}");
+    m.until("systemctl --user --machine=ada@.host show -P ActiveState bookend@nightly | grep -q inactive");
+    assert_eq!(m.rows_of("ada", "/home/ada/.local/state/bookend/bookend.db")[0]["status"], "success");
 }
 
 #[test]
@@ -76,9 +138,7 @@ fn the_just_commands_of_the_guide_work() {
     m.sh("dpkg -i /srv/bookend/target/debian/bookend_*.deb");
     m.program("claude", "#!/bin/sh\necho hello\n");
     let just = bash_blocks(GUIDE).into_iter().filter(|b| b.section == "Use bookend from just");
-    let printed = run_blocks(&m, &just.collect::<Vec<_>>(), |text| {
-        m.sh(&format!("export XDG_STATE_HOME=/srv/state; mkdir -p /srv/work; cd /srv/work; {text}"))
-    });
+    let printed = run_blocks(&m, &just.collect::<Vec<_>>(), ada(&m));
     for part in ["hello", "success", "0 findings"] {
         assert!(printed.contains(part), "{part}: {printed}");
     }
@@ -125,9 +185,11 @@ fn removing_the_package_keeps_the_ledger() {
         assert!(m.holds(&format!("dpkg -L bookend | grep -qx /usr/share/{file}")), "{file}");
     }
     m.task("one", "claude -p work --output-format stream-json --verbose", "");
-    m.sh("systemctl start bookend@one");
+    m.sh("systemctl start bookend@one; systemctl enable -q --now bookend@one.timer");
     m.working();
     m.sh("dpkg -r bookend");
+    assert_eq!(m.sh("find /etc/systemd/system -name 'bookend*'"), "", "nothing stays enabled");
+    assert!(!m.holds("systemctl is-active -q bookend@one.timer"), "no timer starts it again");
     assert!(!m.holds("pgrep -u bookend"), "dpkg ended the running task");
     assert!(!m.holds("command -v bookend || systemctl cat bookend-recover"), "the program is gone");
     assert!(m.holds("test -s /var/lib/bookend/bookend.db"), "the ledger stays");

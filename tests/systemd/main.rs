@@ -9,8 +9,10 @@
 mod harness;
 
 mod cgroups;
+mod claude;
 mod documents;
 mod journal;
 mod just;
 mod machine;
+mod setup;
 mod units;

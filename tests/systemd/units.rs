@@ -199,8 +199,8 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
 fn the_units_are_valid_and_hardened() {
     let Some(m) = Machine::new("the_units_are_valid_and_hardened") else { return };
     m.task("one", WORK, "");
-    let units = "bookend-recover.service bookend-report.service bookend@one.service bookend-prune.service \
-                 bookend-prune.timer";
+    let units = "bookend-recover.service bookend-report.service bookend@one.service bookend@one.timer \
+                 bookend-prune.service bookend-prune.timer";
     let output =
         m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
     assert_eq!((output.code, output.out.as_str()), (Some(0), ""));
@@ -208,6 +208,8 @@ fn the_units_are_valid_and_hardened() {
                 systemd-analyze --user verify --recursive-errors=one";
     let output = m.exec(&["sh", "-c", &format!("{user} {units} 2>&1")]);
     assert_eq!((output.code, output.out.as_str()), (Some(0), ""));
+    m.sh("bookend units --dir /tmp/system; bookend units --user --dir /tmp/user; cd /tmp
+          for unit in system/* user/*; do cmp $unit /usr/lib/systemd/$unit; done");
     for unit in ["bookend-recover", "bookend-report", "bookend-prune"] {
         m.sh(&format!("systemd-analyze security --threshold=40 {unit}.service >/dev/null"));
     }

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::agent::home::home;
+use crate::agent::home::{dashed, home};
 use crate::sys::files;
 use crate::task::{SessionId, Time};
 
@@ -70,7 +70,7 @@ pub fn backgrounded_in(jobs: &Path, cwd: &Path, since: Time) -> Option<SessionId
 
 /// The folders that may hold conversations of `cwd`.
 fn project_folders(projects: &Path, cwd: &Path) -> Vec<PathBuf> {
-    let name = folder_name(&cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned()));
+    let name = dashed(&cwd.canonicalize().unwrap_or_else(|_| cwd.to_owned()));
     let Some(cut) = name.get(..FOLDER_NAME).filter(|_| name.len() > FOLDER_NAME) else {
         return vec![projects.join(name)];
     };
@@ -80,19 +80,6 @@ fn project_folders(projects: &Path, cwd: &Path) -> Vec<PathBuf> {
     };
     let all = fs::read_dir(projects).into_iter().flatten().flatten();
     all.filter(begins).map(|e| e.path()).collect()
-}
-
-/// Claude Code replaces each UTF-16 code unit that is not an ASCII letter or digit with a dash.
-fn folder_name(cwd: &Path) -> String {
-    let mut name = String::new();
-    for c in cwd.to_string_lossy().chars() {
-        if c.is_ascii_alphanumeric() {
-            name.push(c);
-        } else {
-            name.extend(std::iter::repeat_n('-', c.len_utf16()));
-        }
-    }
-    name
 }
 
 fn has_content(file: &Path) -> bool {
@@ -115,17 +102,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folder_names_equal_those_of_claude_code() {
-        assert_eq!(folder_name(Path::new("/home/a.b/x_1")), "-home-a-b-x-1");
-        assert_eq!(folder_name(Path::new("/é/😀")), "-----");
-    }
-
-    #[test]
     fn a_transcript_with_content_is_found_here_first_then_elsewhere() {
         let tmp = tempfile::tempdir().unwrap();
         let cwd = tmp.path().canonicalize().unwrap();
         let projects = cwd.join("projects");
-        let here = projects.join(folder_name(&cwd));
+        let here = projects.join(dashed(&cwd));
         let there = projects.join("-elsewhere");
         fs::create_dir_all(&here).unwrap();
         fs::create_dir_all(&there).unwrap();
@@ -143,7 +124,7 @@ mod tests {
     fn the_most_recent_conversation_is_the_one_modified_last() {
         let tmp = tempfile::tempdir().unwrap();
         let cwd = tmp.path().canonicalize().unwrap();
-        let here = cwd.join(folder_name(&cwd));
+        let here = cwd.join(dashed(&cwd));
         assert_eq!(most_recent_in(&cwd, &cwd), None);
         fs::create_dir_all(&here).unwrap();
         let ids = ["0e6ae530-5ac4-4335-804a-690dc6d85ef4", "5541d2d0-fb59-4b6a-b22d-3430589b3083"];
@@ -160,7 +141,7 @@ mod tests {
     fn a_cut_folder_name_is_found_by_its_beginning() {
         let tmp = tempfile::tempdir().unwrap();
         let cwd = tmp.path().canonicalize().unwrap().join("x".repeat(120)).join("y".repeat(120));
-        let cut = folder_name(&cwd)[..FOLDER_NAME].to_owned();
+        let cut = dashed(&cwd)[..FOLDER_NAME].to_owned();
         let here = tmp.path().join(cut + "-k3j2");
         fs::create_dir_all(&here).unwrap();
         assert_eq!(project_folders(tmp.path(), &cwd), [here]);

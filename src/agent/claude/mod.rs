@@ -3,6 +3,7 @@
 mod folders;
 mod reader;
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,8 @@ use reader::ClaudeReader;
 
 /// The options of `claude` that take a value, hidden ones included.
 static OPTIONS: OptionTable = OptionTable {
-    one: "
+    one: Cow::Borrowed(
+        "
         --ablation --advisor --agent --agent-color --agent-id --agent-name --agent-type --agents
         --append-subagent-system-prompt --append-subagent-system-prompt-file --append-system-prompt
         --append-system-prompt-file --autocompact --client-data-url --correlation-id --debug-file
@@ -31,12 +33,18 @@ static OPTIONS: OptionTable = OptionTable {
         --settings --system-prompt --system-prompt-file --system-prompt-snapshot --task-budget
         --team-name --teammate-mode --thinking --thinking-display --watch-artifact
         --watch-artifact-no-autoreact --workload",
-    maybe: "
+    ),
+    maybe: Cow::Borrowed(
+        "
         --cloud --debug --from-pr --prompt-suggestions --remote-control --resume --teleport
         --worktree",
-    many: "
+    ),
+    many: Cow::Borrowed(
+        "
         --add-dir --allowed-tools --betas --channels --dangerously-load-development-channels
         --disallowed-tools --file --mcp-config --tools",
+    ),
+    many_needs_one: true,
     alias: &[
         ("-c", "--continue"),
         ("-d", "--debug"),
@@ -66,18 +74,22 @@ const COMMANDS: &str = "
 /// Options with which the process holds no conversation.
 const ELSEWHERE: [&str; 5] = ["--cloud", "--desktop", "--help", "--init-only", "--version"];
 
-static NAMES: AgentNames = AgentNames {
-    programs: "claude claude.exe",
-    common: "claude-code cli.js cli-wrapper.cjs",
-    packages: "@anthropic-ai/claude-code",
-    by_version: true,
-};
-
 #[derive(Debug)]
 pub struct ClaudeAdapter;
 
+impl ClaudeAdapter {
+    pub const NAMES: AgentNames = AgentNames {
+        programs: Cow::Borrowed("claude claude.exe"),
+        common: Cow::Borrowed("claude-code cli.js cli-wrapper.cjs"),
+        packages: Cow::Borrowed("@anthropic-ai/claude-code"),
+        by_version: true,
+    };
+}
+
+static NAMES: AgentNames = ClaudeAdapter::NAMES;
+
 impl Adapter for ClaudeAdapter {
-    fn names(&self) -> &'static AgentNames {
+    fn names(&self) -> &AgentNames {
         &NAMES
     }
 
@@ -106,7 +118,7 @@ impl Adapter for ClaudeAdapter {
     }
 
     fn parse(&self, args: &[OsString], terminal: bool) -> AgentArgs {
-        let words = ParsedArgs(OPTIONS.read(args));
+        let words = OPTIONS.read(args);
         let session = session(&words);
         let print = prints(&words) || !terminal;
         let mode = match words.text("--output-format").as_deref() {
@@ -119,6 +131,7 @@ impl Adapter for ClaudeAdapter {
             mode,
             session,
             model: words.text("--model"),
+            cwd: None,
             extra_dirs: words.all("--add-dir").flatten().map(PathBuf::from).collect(),
             conversing: words.text("--input-format").as_deref() == Some("stream-json"),
         }
@@ -126,7 +139,7 @@ impl Adapter for ClaudeAdapter {
 
     /// The session option comes first: there it cannot follow `--`, and no option can take it as a value.
     fn argv(&self, args: &[OsString], plan: &SessionPlan) -> Vec<OsString> {
-        if holds_none(&session(&ParsedArgs(OPTIONS.read(args)))) {
+        if holds_none(&session(&OPTIONS.read(args))) {
             return args.to_vec();
         }
         match plan {
@@ -136,8 +149,12 @@ impl Adapter for ClaudeAdapter {
         }
     }
 
-    fn id_option(&self) -> Option<&'static str> {
-        Some("--session-id")
+    fn id_options(&self) -> Vec<&str> {
+        vec!["--session-id"]
+    }
+
+    fn stream_option(&self) -> Option<String> {
+        Some("--output-format stream-json --verbose".to_owned())
     }
 
     fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader> {

@@ -17,6 +17,7 @@ pub struct Declaration {
     /// The value of `agent_type`.
     pub name: String,
     /// The version of the agent against which the declaration was checked.
+    #[allow(dead_code, reason = "the command that shows declarations reads it")]
     pub checked: Option<String>,
     /// The service that runs the model.
     pub provider: Option<String>,
@@ -28,10 +29,15 @@ pub struct Declaration {
     /// npm packages that contain it, as an argument of npx and similar programs.
     #[serde(default)]
     pub packages: Vec<String>,
+    /// Words of which one may come first and changes nothing: the arguments follow it.
+    #[serde(default)]
+    pub optional_words: Vec<String>,
     #[serde(default)]
     pub options: OptionRules,
     #[serde(default)]
     pub print: PrintRules,
+    #[serde(default)]
+    pub input: InputRules,
     #[serde(default)]
     pub no_conversation: NoConversationRules,
     #[serde(default)]
@@ -76,6 +82,18 @@ pub struct PrintRules {
     pub operand: Option<OnlyTrue>,
     /// A stdout that is not a terminal is enough.
     pub piped: Option<OnlyTrue>,
+    /// With one of these options it asks all the same.
+    pub interactive: Vec<String>,
+}
+
+/// When further prompts come on stdin, each with its own result.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InputRules {
+    /// Options whose value selects it.
+    pub options: Vec<String>,
+    /// Values that select one JSON prompt per line.
+    pub stream: Vec<String>,
 }
 
 /// When the process holds no conversation.
@@ -135,31 +153,39 @@ pub enum WordPlace {
     Front,
     /// After the word of `print.words`.
     AfterWord,
-    /// After the word of `print.words` and the options that follow it.
+    /// After the word of `print.words` and all options, which are moved there from behind the operands. An
+    /// option that takes all words up to the next option stays behind them.
     BeforeOperands,
 }
 
-/// The user's own words that mean a session. Without them bookend chooses it.
+/// The user's own words that mean a session. Without them bookend chooses it. A word counts as the first
+/// operand, or as the next one after the word of `print.words`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GivenRules {
     /// Options that resume the conversation named by their value; without a value, one from a list.
     pub resume: Vec<String>,
-    /// Words after the word of `print.words` that resume the conversation named by the next operand.
+    /// Words that resume the conversation named by the next operand; without one, one from a list.
     pub resume_words: Vec<String>,
     /// Options that resume the most recent conversation.
     #[serde(rename = "continue")]
     pub continues: Vec<String>,
+    /// Words that resume the most recent conversation.
+    pub continue_words: Vec<String>,
     /// Values of an option in `resume` that mean the most recent conversation.
     pub continue_values: Vec<String>,
     /// Options whose value is the id of the new conversation.
     pub assign: Vec<String>,
     /// Options that make a resumed conversation a copy.
     pub fork: Vec<String>,
-    /// Words after the word of `print.words` that copy the conversation named by the next operand.
+    /// Words that copy the conversation named by the next operand; without one, one from a list.
     pub fork_words: Vec<String>,
     /// Options with which the conversation is not saved.
     pub not_kept: Vec<String>,
+    /// Options that select a conversation in another way, to which no session can be added.
+    pub other: Vec<String>,
+    /// Words that select a conversation in another way, to which no session can be added.
+    pub other_words: Vec<String>,
 }
 
 /// Where the agent stores a conversation: a file, or a folder.

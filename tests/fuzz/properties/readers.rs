@@ -6,7 +6,7 @@ use crate::agent::{Adapter, ObservedOutput, OutputMode, OutputReader, by_type};
 use crate::task::SessionId;
 
 fn named(agent_type: &str) -> &'static dyn Adapter {
-    by_type(agent_type).expect("every type has an adapter")
+    by_type(agent_type).expect("a sound declaration").expect("every type has an adapter")
 }
 
 pub fn claude(stream: &[u8]) {
