@@ -193,7 +193,8 @@ fn columns_are_those_that_were_asked_for() {
     assert_eq!(table.lines().collect::<Vec<_>>(), expected);
     let narrow = on_terminal(&world, 20, "bookend list --columns cost,id,key,command");
     assert!(narrow.starts_with(" COST  ID") && narrow.lines().all(|l| l.chars().count() <= 20), "{narrow}");
-    let all = "id,status,why,agent,key,repo,issue,user,model,started,time,turns,tokens,cost,tool,session,cwd,command";
+    let all = "id,status,why,agent,key,repo,issue,user,model,started,time,turns,tokens,cost,tool,session,cwd,\
+               command";
     let header = stdout_of(&world, &["list", "--columns", all]);
     let titles = header.lines().next().unwrap_or_default().split_whitespace().map(str::to_lowercase);
     assert_eq!(titles.collect::<Vec<_>>().join(","), all);

@@ -19,11 +19,11 @@ fn each_listing_uses_an_index() {
         SELECT_ENDED_BY_STATUS,
         SELECT_ENDED_SINCE,
         COUNT_RUNNING,
-        COUNT_ENDED,
-        COUNT_ENDED_BY_KEY,
-        COUNT_ENDED_BY_REPO,
-        COUNT_ENDED_BY_AGENT,
-        COUNT_ENDED_BY_STATUS,
+        COUNT_BY_START,
+        COUNT_BY_KEY,
+        COUNT_BY_REPO,
+        COUNT_BY_AGENT,
+        COUNT_BY_STATUS,
     ]);
     each_uses_an_index(&super::super::filter::COUNTS);
 }
@@ -203,7 +203,8 @@ fn a_task_that_ends_between_two_pages_is_listed_once() {
     raw.execute_batch("UPDATE task_history SET status = 'running', key = NULL WHERE id = '00000001'")
         .unwrap_err();
     raw.execute_batch(
-        "INSERT INTO task_history (id, status, started_at) VALUES ('now', 'running', '2023-11-15T00:00:00.000Z')",
+        "INSERT INTO task_history (id, status, started_at)
+         VALUES ('now', 'running', '2023-11-15T00:00:00.000Z')",
     )
     .unwrap();
     let filter = TaskFilter::default();
