@@ -35,8 +35,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::CommandRequest;
 use crate::commands::{
-    adopt, artifact, audit, backup, cancel, deliver, doctor, list, man, overview, prune, recover, redispatch,
-    session, show, stats, timeline, units, wait,
+    adopt, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune, recover,
+    redispatch, session, show, stats, timeline, units, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -145,6 +145,7 @@ fn start() -> Exit {
         CommandRequest::Backup(request) => backup::backup(request, ledger).and_then(|text| say(&text)),
         CommandRequest::List(request) => list::list(request, ledger),
         CommandRequest::Show(request) => show::show(request, ledger),
+        CommandRequest::Logs(request) => logs::logs(request, ledger),
         CommandRequest::Artifact(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             artifact::add(request, ledger)
@@ -199,6 +200,7 @@ fn ledger_use<'a>(
         | CommandRequest::Backup(_)
         | CommandRequest::List(_)
         | CommandRequest::Show(_)
+        | CommandRequest::Logs(_)
         | CommandRequest::Wait(_)
         | CommandRequest::Audit(_)
         | CommandRequest::Stats(_)

@@ -39,7 +39,8 @@ while [ $# -gt 0 ]; do
 done
 folder=$HOME/.claude/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g')
 mkdir -p "$folder"
-echo '{}' >>"$folder/$id.jsonl"
+printf '{"type":"assistant","timestamp":"%s","message":{"content":[{"type":"text","text":"hello"}]}}\n' \
+  "$(date -u +%Y-%m-%dT%H:%M:%S.%3NZ)" >>"$folder/$id.jsonl"
 if [ -p "$TMPDIR/hold" ]; then
   exec 8>"$TMPDIR/hold"
   echo works >&8

@@ -12,7 +12,7 @@ mod shared_ledger;
 mod sizes;
 mod stored;
 mod timeline_page;
-mod untrusted_text;
+pub mod untrusted_text;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

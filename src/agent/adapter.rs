@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::transcript::TranscriptReader;
 use crate::task::{ExitMeaning, KeepSession, SessionId, SignalScope, Time, TokensScope, UsageCounts};
 
 /// The output format that the agent's arguments select.
@@ -183,7 +184,6 @@ pub trait Adapter: Sync {
     /// Whether the agent exits when its stdout is closed (`EPIPE`).
     fn notices_closed_stdout(&self) -> bool;
     /// Which of its processes get the signals that stop it.
-    #[allow(dead_code, reason = "the supervisor asks for it in the next commits")]
     fn signals(&self) -> SignalScope {
         SignalScope::Main
     }
@@ -216,6 +216,10 @@ pub trait Adapter: Sync {
     fn reader(&self, mode: OutputMode) -> Box<dyn OutputReader>;
     /// The file of the conversation `id` of an agent run in `cwd`. It may not exist. `None`: not known.
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf>;
+    /// Reads a line of such a file; `None`: bookend does not know its form.
+    fn transcript_reader(&self) -> Option<TranscriptReader> {
+        None
+    }
     /// The id of the most recent conversation in `cwd`; `None`: not known.
     fn most_recent(&self, cwd: &Path) -> Option<SessionId>;
     /// The id of the only conversation that was sent to the background from `cwd` since `_since`; `None`:

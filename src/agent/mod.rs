@@ -15,6 +15,7 @@ mod home;
 mod launcher;
 mod output;
 mod registry;
+mod transcript;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
@@ -31,6 +32,7 @@ pub use adapter::{
 pub use launcher::{RecognisedAgent, SessionPlace, UntrackedReason, mentioned, recognise};
 pub use registry::by_type;
 use registry::no_adapter;
+pub use transcript::{TranscriptEntry, TranscriptPart, TranscriptReader};
 
 /// Whether `program` is the name of an agent (not of a launcher that starts one).
 pub fn is_agent(program: &OsStr) -> bool {
@@ -139,6 +141,17 @@ mod tests {
         ] {
             assert_eq!(renamed(line), again);
         }
+    }
+
+    #[test]
+    fn a_folder_of_a_conversation_counts_with_its_files() {
+        let tmp = tempfile::tempdir().unwrap();
+        assert_eq!(stamp(tmp.path()), None, "it is empty");
+        std::fs::write(tmp.path().join("events.jsonl"), "{}").unwrap();
+        let before = stamp(tmp.path()).unwrap();
+        assert_eq!(before.0, 2);
+        std::fs::write(tmp.path().join("events.jsonl"), "{}\n{}").unwrap();
+        assert_ne!(stamp(tmp.path()), Some(before));
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
+use super::one_task::{LogsArgs, ShowArgs};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
-    ShowArgs, StatsArgs, TimelineArgs, UnitsArgs, WaitArgs,
+    StatsArgs, TimelineArgs, UnitsArgs, WaitArgs,
 };
 use super::run_args::RunArgs;
 
@@ -95,6 +96,13 @@ pub(super) enum Command {
     Ps(PsArgs),
     /// Show everything about one task
     Show(ShowArgs),
+    /// Print what was said in a task's conversation
+    ///
+    /// bookend stores no output. It reads the transcript of Claude Code, and prints the prompts, the answers,
+    /// the tools that were called and the first lines of what they returned. By default it prints what was
+    /// said while the task ran, since a session may have several tasks. For other agents it prints the path
+    /// of the transcript, if it knows the path.
+    Logs(LogsArgs),
     /// Report problems, each with the command that fixes it
     ///
     /// It changes nothing. The codes: lost (running, and its supervisor has exited), stale_running (running,

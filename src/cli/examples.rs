@@ -30,6 +30,10 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("bookend ps", &["bookend ps", "bookend ps --watch"]),
     ("bookend show", &["bookend show 019ab3", "bookend show 019ab3 --json | jq .task.error"]),
     (
+        "bookend logs",
+        &["bookend logs", "bookend logs --key nightly --follow", "bookend logs 019ab3 --raw | jq .type"],
+    ),
+    (
         "bookend audit",
         &[
             "bookend audit",

@@ -10,7 +10,7 @@ use super::examples;
 /// The commands in groups. A test compares them with the command line.
 pub(super) const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["run", "wait", "cancel", "redispatch", "artifact"]),
-    ("Inspect", &["list", "ps", "show", "audit", "stats", "timeline", "session"]),
+    ("Inspect", &["list", "ps", "show", "logs", "audit", "stats", "timeline", "session"]),
     ("Maintain", &["recover", "deliver", "prune", "backup"]),
     ("Set up", &["doctor", "adopt", "completions", "man", "units"]),
 ];

@@ -138,10 +138,11 @@ fn item(roff: &mut Roff, name: &str, text: &str) {
 }
 
 /// Variables that every command reads.
-const VARIABLES: [(&str, &str); 6] = [
+const VARIABLES: [(&str, &str); 7] = [
     ("BOOKEND_LEDGER", "The ledger, where --ledger names none."),
     ("STATE_DIRECTORY", "Set by systemd: the ledger is bookend.db in it."),
     ("XDG_STATE_HOME", "The ledger is bookend/bookend.db in it; default ~/.local/state."),
+    ("XDG_CONFIG_HOME", "Declarations of agents are bookend/agents/NAME.toml in it; default ~/.config."),
     (
         "BOOKEND_BUSY_TIMEOUT",
         "How long to wait for other writers of the ledger, such as 500ms or 2m; default 30s.",

@@ -41,7 +41,7 @@ pub struct RecoverArgs {
     grace: Duration,
     /// Run a shell command for each interrupted task
     ///
-    /// It gets the row as JSON on its stdin, and is started at most three times.
+    /// It gets the same as an --on-finish command, and is started at most three times.
     #[arg(long, env = "BOOKEND_ON_INTERRUPTED", value_name = "CMD")]
     on_interrupted: Option<OsString>,
     /// Stop a hook after this long [default: the task's, or 60s]

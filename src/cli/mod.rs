@@ -6,6 +6,7 @@ mod examples;
 mod help;
 mod man_page;
 mod manage;
+mod one_task;
 mod query;
 mod run_args;
 mod selection;
@@ -32,6 +33,7 @@ use crate::commands::cancel;
 use crate::commands::deliver;
 use crate::commands::doctor;
 use crate::commands::list;
+use crate::commands::logs;
 use crate::commands::man;
 use crate::commands::prune;
 use crate::commands::recover;
@@ -72,6 +74,7 @@ pub enum CommandRequest {
     Run(Box<RunOptions>),
     List(list::ListOptions),
     Show(show::ShowOptions),
+    Logs(logs::LogsOptions),
     Audit(audit::AuditOptions),
     Artifact(artifact::ArtifactOptions),
     Cancel(cancel::CancelOptions),
@@ -133,6 +136,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::List(a) => CommandRequest::List(a.request()),
         Command::Ps(a) => CommandRequest::List(a.list.request()),
         Command::Show(a) => CommandRequest::Show(a.request()),
+        Command::Logs(a) => CommandRequest::Logs(a.request()),
         Command::Audit(a) => CommandRequest::Audit(a.request()),
         Command::Artifact(a) => CommandRequest::Artifact(a.request()),
         Command::Cancel(a) => CommandRequest::Cancel(a.request()),

@@ -14,7 +14,6 @@ use crate::commands::cancel::{self, CancelTarget};
 use crate::commands::doctor;
 use crate::commands::list;
 use crate::commands::prune;
-use crate::commands::show;
 use crate::commands::stats;
 use crate::commands::timeline;
 use crate::commands::units;
@@ -79,21 +78,6 @@ impl ListArgs {
 pub struct PsArgs {
     #[command(flatten)]
     pub list: ListArgs,
-}
-
-#[derive(Debug, Args)]
-pub struct ShowArgs {
-    /// Task id, or a unique prefix of it
-    id: String,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-impl ShowArgs {
-    pub fn request(self) -> show::ShowOptions {
-        show::ShowOptions { id: self.id, json: self.json }
-    }
 }
 
 #[derive(Debug, Args)]

@@ -45,9 +45,10 @@ pub(super) struct RunArgs {
     /// Persona, e.g. dev [default: the program's name]
     #[arg(long, env = "BOOKEND_AGENT", help_heading = "Identity")]
     agent: Option<String>,
-    /// Adapter: claude, cursor, command
+    /// Agent, e.g. codex; command: none
     ///
-    /// By default the names on the command line decide.
+    /// By default the names on the command line decide. Agents are claude, codex, copilot, cursor, gemini,
+    /// opencode, qwen, and those of your own declarations.
     #[arg(
         long,
         env = "BOOKEND_AGENT_TYPE",
@@ -212,7 +213,7 @@ pub(super) struct RunArgs {
     require_skill: Option<String>,
     /// Run a shell command when the task has ended
     ///
-    /// It gets the row as JSON on its stdin.
+    /// It gets the row as JSON on its stdin, and the main facts in variables such as BOOKEND_FINISHED_STATUS.
     #[arg(
         long,
         env = "BOOKEND_ON_FINISH",

@@ -2,19 +2,56 @@
 
 use crate::error::{Error, Kind};
 use crate::ledger::{Ledger, Location, TaskLookup};
-use crate::task::Task;
+use crate::task::{Key, Task};
 use crate::view;
 
-/// The task with this id or prefix, and its ledger.
+/// The task that a command is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskChoice {
+    /// The one with this id, or a unique prefix of it.
+    Id(String),
+    /// The newest one with this key.
+    OfKey(Key),
+    /// The one that was started last.
+    Newest,
+}
+
+/// The task, and its ledger.
 ///
 /// # Errors
 /// When the ledger cannot be read, or no task or several tasks match.
-pub fn find(id: &str, at: &Location) -> Result<(Ledger, Task), Error> {
+pub fn find(which: &TaskChoice, at: &Location) -> Result<(Ledger, Task), Error> {
     let Some(ledger) = Ledger::open_read_only(at)? else {
-        return Err(no_ledger(&format!("no task {id}"), at));
+        return Err(no_ledger(&nothing(which), at));
     };
-    let task = find_in(&ledger, id)?;
+    let task = choose_in(&ledger, which)?;
     Ok((ledger, task))
+}
+
+/// As [`find`], in a ledger that is open.
+///
+/// # Errors
+/// When the ledger cannot be read, or no task or several tasks match.
+pub fn choose_in(ledger: &Ledger, which: &TaskChoice) -> Result<Task, Error> {
+    let newest = match which {
+        TaskChoice::Id(id) => return find_in(ledger, id),
+        TaskChoice::OfKey(key) => ledger.newest(Some(key))?,
+        TaskChoice::Newest => ledger.newest(None)?,
+    };
+    newest.ok_or_else(|| {
+        let message = format!("{} in the ledger {}", nothing(which), ledger.path().display());
+        Error::new(Kind::Nothing, message)
+            .hint(format!("run `{}` to see the tasks", view::suggestion(ledger.option(), "list")))
+    })
+}
+
+/// What is said where there is no such task.
+pub fn nothing(which: &TaskChoice) -> String {
+    match which {
+        TaskChoice::Id(id) => format!("no task {id}"),
+        TaskChoice::OfKey(key) => format!("no task with the key {key}"),
+        TaskChoice::Newest => "no task".to_owned(),
+    }
 }
 
 /// The error of a command that needs a ledger where there is none; `nothing` is what it has not found.
@@ -30,7 +67,7 @@ pub fn killed(ledger: &Ledger) -> String {
     format!("its supervisor was killed; settle the task with: {recover}")
 }
 
-/// As [`find`], in a ledger that is open.
+/// The task with this id or prefix, in a ledger that is open.
 ///
 /// # Errors
 /// When the ledger cannot be read, or no task or several tasks match.

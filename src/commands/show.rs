@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::agent;
-use crate::commands::find::find;
+use crate::commands::find::{TaskChoice, find};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, Location};
@@ -16,8 +16,7 @@ use crate::view::{self, Further, History, Screen};
 /// The options of `bookend show`.
 #[derive(Debug)]
 pub struct ShowOptions {
-    /// The task's id, or a unique prefix.
-    pub id: String,
+    pub which: TaskChoice,
     pub json: bool,
 }
 
@@ -27,7 +26,7 @@ pub struct ShowOptions {
 /// When the ledger cannot be read, no task has such an id, or several have.
 pub fn show(options: &ShowOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
-    let (ledger, mut task) = find(&options.id, &at)?;
+    let (ledger, mut task) = find(&options.which, &at)?;
     let verdict = liveness::verdict(&ledger, &mut task)?;
     let history = history(&ledger, &task)?;
     let text = match options.json {

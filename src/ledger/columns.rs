@@ -4,7 +4,7 @@ use rusqlite::ToSql;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRef};
 
 use super::dialect::AnyText;
-use crate::task::{Key, Provider, RecordedTime, SessionId, SessionTokens, Signal, TaskId, Time};
+use crate::task::{Key, Provider, RecordedTime, SessionId, Signal, TaskId, Time, TokenUsage};
 
 /// Another program may have written any value: all but NULL are read as text.
 macro_rules! text_column {
@@ -42,7 +42,7 @@ impl FromSql for Signal {
 }
 
 /// JSON.
-impl ToSql for SessionTokens {
+impl ToSql for TokenUsage {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         serde_json::to_string(self)
             .map(ToSqlOutput::from)
@@ -51,8 +51,8 @@ impl ToSql for SessionTokens {
 }
 
 /// Text that is not JSON comes from another program and is an unknown total.
-impl FromSql for SessionTokens {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<SessionTokens> {
+impl FromSql for TokenUsage {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<TokenUsage> {
         let text = AnyText::column_result(value)?.0.ok_or(FromSqlError::InvalidType)?;
         Ok(serde_json::from_str(&text).unwrap_or_default())
     }

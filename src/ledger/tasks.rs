@@ -4,15 +4,15 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::Value;
 
 use super::busy::BRIEF;
-use super::dialect::{self, Dialect};
+use super::dialect::{self, AnyTime, Dialect};
 use super::error::Result;
 use super::handle::Ledger;
 use super::live::{LiveEvidence, LiveLock};
 use super::row::{select, status_of, task_of_row, unsettled};
 use super::statement::execute;
 use crate::task::{
-    Key, NewTask, ProcessIdentity, Provider, SessionId, SessionTotals, Status, StatusTransition, Task,
-    TaskId, Time, TokensScope, UsageCounts,
+    Key, NewTask, ProcessIdentity, Provider, RecordedTime, SessionId, SessionTotals, Status,
+    StatusTransition, Task, TaskId, Time, TokensScope, UsageCounts,
 };
 
 /// The result of looking up an id or the beginning of one.
@@ -67,6 +67,12 @@ const SELECT_LAST_OF_SESSION: &str = select!(
     "WHERE session_id = ?1 AND (provider IS ?2 OR provider IS NULL OR ?2 IS NULL)
      ORDER BY started_at DESC, rowid DESC LIMIT 1"
 );
+const SELECT_NEWEST: &str = select!("ORDER BY started_at DESC, rowid DESC LIMIT 1");
+const SELECT_NEWEST_OF_KEY: &str = select!("WHERE key = ?1 ORDER BY started_at DESC, rowid DESC LIMIT 1");
+const SELECT_NEXT_USE: &str = "
+    SELECT started_at FROM task_history
+    WHERE session_id = ?1 AND started_at > (SELECT started_at FROM task_history WHERE id = ?2)
+    ORDER BY started_at LIMIT 1";
 const SELECT_IDS_BY_PREFIX: &str =
     "SELECT id FROM task_history WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 10";
 const SELECT_LAST_SESSION_TOTALS: &str = "
@@ -395,6 +401,21 @@ impl Ledger {
     pub fn task(&self, id_or_prefix: &str) -> Result<TaskLookup> {
         self.check_files("reading a task")?;
         find(self.conn(), id_or_prefix).map_err(self.failed("reading a task"))
+    }
+
+    /// The task that was started last, of those with this key if there is one.
+    pub fn newest(&self, key: Option<&Key>) -> Result<Option<Task>> {
+        let read = || match key {
+            Some(key) => self.conn().query_row(SELECT_NEWEST_OF_KEY, [key], task_of_row),
+            None => self.conn().query_row(SELECT_NEWEST, [], task_of_row),
+        };
+        read().optional().map_err(self.failed("looking for the newest task"))
+    }
+
+    /// The start of the next task that used the session of this one.
+    pub fn next_use(&self, id: &TaskId, session: &SessionId) -> Result<Option<RecordedTime>> {
+        let read = || self.conn().query_row(SELECT_NEXT_USE, (session, id), |row| row.get(0)).optional();
+        read().map(|at| at.and_then(|AnyTime(at)| at)).map_err(self.failed("looking for the next task"))
     }
 
     /// A task's changes of status, in order.

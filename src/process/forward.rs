@@ -7,13 +7,13 @@ use crate::sys::ReceivedSignal;
 /// The value that `bookend cancel` and `--replace` queue with SIGTERM: the operator ends this task.
 pub const CANCEL: u64 = u64::from_be_bytes(*b"bookend!");
 
-/// Whether the agent still needs a signal that reached us.
+/// Who received a signal that reached us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignalDelivery {
-    /// It was sent to us alone, so we forward it.
-    Forward,
-    /// It was sent to the whole process group, so the agent has received it.
-    AlreadyDelivered,
+    /// We alone, so we forward it.
+    UsAlone,
+    /// Our whole process group, so we forward it to those of the agent's processes that are not in it.
+    OurGroup,
     /// The agent sent it, or our own work caused it.
     Ignore,
 }
@@ -39,10 +39,17 @@ impl Forward {
         if !received.is_from_kernel() && (from == agent || from == std::process::id() as i32) {
             return SignalDelivery::Ignore;
         }
-        if reached && in_our_group(agent) {
-            SignalDelivery::AlreadyDelivered
-        } else {
-            SignalDelivery::Forward
+        if reached { SignalDelivery::OurGroup } else { SignalDelivery::UsAlone }
+    }
+}
+
+impl SignalDelivery {
+    /// Whether the agent's first process still needs the signal.
+    pub fn misses(self, agent: i32) -> bool {
+        match self {
+            SignalDelivery::UsAlone => true,
+            SignalDelivery::OurGroup => !in_our_group(agent),
+            SignalDelivery::Ignore => false,
         }
     }
 }
@@ -56,8 +63,7 @@ fn in_our_group(agent: i32) -> bool {
 /// Sends the agent a signal as it arrived, with its value. An agent that has ended gets none, nor does one
 /// that has changed its user so that we may not signal it.
 pub fn forward(agent: &Gated, received: &ReceivedSignal) {
-    let value = (received.code == libc::SI_QUEUE).then_some(received.value);
-    if let Err(e) = agent.signal(received.signal, value) {
+    if let Err(e) = agent.signal(received.signal, received.queued_value()) {
         tracing::warn!("could not forward {} to the agent: {e}", received.signal);
     }
 }

@@ -21,8 +21,8 @@ use crate::run::options::WhenBusy;
 use crate::run::session::{self, Choice, Known, Refusal, StartInvalidation, Transcript};
 use crate::stop;
 use crate::sys::{self, ReceivedSignal};
-use crate::task::resume::SessionUse;
-use crate::task::{Key, NewTask, ProcessRecord, SessionId, Signal, Task, TaskId};
+use crate::task::resume::{LastTask, SessionUse};
+use crate::task::{Key, NewTask, ProcessRecord, Session, SessionId, Signal, Task, TaskId};
 
 /// How often a waiting run looks at the key again, at the latest.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -280,12 +280,10 @@ fn name(task: &Task) -> String {
 fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt, Error> {
     let RunContext { options, command, .. } = context;
     let linked = match (&command.key, command.adapter.tracks_sessions()) {
-        (Some(key), true) => claim
-            .session(key)?
-            .map(|s| last_use(claim, command, s.session_id, s.task_id.as_ref()))
-            .transpose()?,
+        (Some(key), true) => claim.session(key)?.map(|s| linked_use(claim, command, s)).transpose()?,
         _ => None,
     };
+    let (linked, other_agent) = linked.unzip();
     let users = named_session(command).map(|id| last_use(claim, command, id, None)).transpose()?;
     let transcript = linked.as_ref().map_or(Transcript::Usable, |l| {
         let exists = agent::has_conversation(command.adapter, &command.cwd, &l.session);
@@ -301,6 +299,7 @@ fn choose_session(claim: &Claim<'_>, context: &RunContext<'_>) -> Result<Attempt
         fresh: options.fresh,
         new_id: command.adapter.can_assign().then(SessionId::random),
         linked: linked.as_ref(),
+        other_agent: other_agent.flatten().as_deref(),
         transcript,
         users: users.as_ref(),
         allow_unsafe: options.allow_unsafe_resume,
@@ -330,6 +329,28 @@ fn named_session(command: &AgentCommand) -> Option<SessionId> {
         SessionRequest::Continue | SessionRequest::Fork(None, _) => command.adapter.most_recent(&command.cwd),
         _ => None,
     }
+}
+
+/// The last task that used the session of the key, and the agent of the session if it is not the run's.
+fn linked_use(
+    claim: &Claim<'_>,
+    command: &AgentCommand,
+    session: Session,
+) -> Result<(SessionUse, Option<String>), Error> {
+    let Session { session_id, task_id, provider, .. } = session;
+    let linked = last_use(claim, command, session_id.clone(), task_id.as_ref())?;
+    // A task with another provider is not among the users of the session.
+    let last = match (&linked.last, &task_id) {
+        (Some(last), _) => Some(last.clone()),
+        (None, Some(task)) => claim.task(task)?.map(LastTask::from),
+        (None, None) => None,
+    };
+    let agent = last.and_then(|last| last.agent_type).filter(|a| a != command.adapter.agent_type());
+    let linked = match agent {
+        Some(_) => claim.last_use(provider.as_ref(), &session_id, task_id.as_ref())?,
+        None => linked,
+    };
+    Ok((linked, agent))
 }
 
 /// The last task that used `session`. `linked`: the task that linked it to the key.

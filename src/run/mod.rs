@@ -96,6 +96,7 @@ fn supervise(
     let ready = prepare::prepare(&mut run, &context, &env, &caller)?;
     failpoint::reached("run.prepared");
     let target = family.sweep_target(&run, &row, &context);
+    run.send_signals_to(command.adapter.signals(), &target);
     if let Err(no_start) = prepare::ready_unless_stopped(&mut run, options, ready)? {
         run.dismiss()?;
         return prepare::end_without_agent(&mut run, no_start, target, options, &caller);
@@ -118,13 +119,12 @@ fn supervise(
     }
 
     // 9. Read the rest of the output, decide the ending, and find the leftover processes.
-    run.drain()?;
-    run.await_room(ended_at + options.grace)?;
+    let tree = run.end_tree(&target, options.leftovers)?;
+    run.drain(ended_at + options.grace)?;
     failpoint::reached("run.drained");
     let ending = outcome::judge(&run, &context, agent, ended_at);
     let ends = options.leftovers.ends(ending == Ending::Success) && !command.is_background();
-    let mut sweep = LeftoverSweep::new(target, ends, options.grace);
-    run.scan_leftovers(&mut sweep);
+    let sweep = tree.unwrap_or_else(|| run.find_leftovers(LeftoverSweep::new(target, ends, options.grace)));
 
     // 10. End the row, then the leftover processes. git is asked meanwhile, unless one of them could still
     // change its settings.

@@ -142,7 +142,7 @@ pub(super) fn end_without_agent(
     let ends = options.leftovers.ends(false);
     let mut sweep = LeftoverSweep::new(target, ends, options.grace);
     if options.prepare.is_some() {
-        run.scan_leftovers(&mut sweep);
+        sweep = run.find_leftovers(sweep);
     }
     run.settle(RunEnd {
         ending: no_start.ending,

@@ -14,6 +14,8 @@ pub struct Known<'a> {
     pub new_id: Option<SessionId>,
     /// The session linked to the key.
     pub linked: Option<&'a SessionUse>,
+    /// The agent of that session, if it is another one than the run's.
+    pub other_agent: Option<&'a str>,
     pub transcript: Transcript,
     /// The session that the agent's own arguments resume, `--continue` resolved.
     pub users: Option<&'a SessionUse>,
@@ -130,6 +132,11 @@ pub fn choose(known: &Known<'_>) -> Result<Choice, Refusal> {
     if let Some(task) = linked.running() {
         return Err(Refusal::InUse { session, task: task.to_owned() });
     }
+    if let Some(other) = known.other_agent {
+        let warning = format!("session {session} is not resumed: it is a session of {other}; starting fresh");
+        let was_safe = linked.may_be_resumed();
+        return Ok(fresh(Some(StartInvalidation { reason: "other_agent", was_safe }), Some(warning)));
+    }
     if !linked.may_be_resumed() {
         let warning = format!("session {session} is not resumed: {}; starting fresh", linked.why_not());
         return Ok(fresh(
@@ -194,6 +201,7 @@ mod tests {
             status,
             kept: None,
             transcript_seen: None,
+            agent_type: None,
         });
         SessionUse { session: SessionId::recorded(LINKED), last, restored: false, veto: None }
     }
@@ -204,6 +212,7 @@ mod tests {
             fresh: false,
             new_id: Some(SessionId::recorded(NEW)),
             linked,
+            other_agent: None,
             transcript: Transcript::Usable,
             users: None,
             allow_unsafe: false,
@@ -330,6 +339,19 @@ mod tests {
         let warning = choice.warning.clone().expect("a warning");
         assert_eq!(choice, fresh(invalidation("no_transcript", true), Some(warning.clone())));
         assert!(warning.contains(LINKED) && warning.contains("transcript"), "{warning}");
+    }
+
+    #[test]
+    fn a_session_of_another_agent_is_not_resumed() {
+        for (status, was_safe) in [(Status::Success, true), (Status::Failure, false)] {
+            let linked = last(Some(status));
+            let known =
+                Known { other_agent: Some("codex"), ..known(&SessionRequest::Unspecified, Some(&linked)) };
+            let choice = choose(&known).expect("a choice");
+            let warning = choice.warning.clone().expect("a warning");
+            assert_eq!(choice, fresh(invalidation("other_agent", was_safe), Some(warning.clone())));
+            assert!(warning.contains(LINKED) && warning.contains("codex"), "{warning}");
+        }
     }
 
     /// What the agent's arguments ask for, whether they name a session to resume, and what is recorded.

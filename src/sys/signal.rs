@@ -100,6 +100,11 @@ impl ReceivedSignal {
     pub fn is_from_kernel(&self) -> bool {
         self.code > 0
     }
+
+    /// The value that was queued with it, sigqueue(3).
+    pub fn queued_value(&self) -> Option<u64> {
+        (self.code == libc::SI_QUEUE).then_some(self.value)
+    }
 }
 
 /// The next pending signal; `None`: there is none. signalfd(2).

@@ -26,7 +26,7 @@ pub use record::{Session, SessionInvalidation, SessionTrust, StatsGroup, StatusT
 pub use signal::Signal;
 pub use signal_scope::SignalScope;
 pub use time::{RecordedTime, Time};
-pub use usage::{SessionTokens, SessionTotals, UsageCounts};
+pub use usage::{SessionTotals, TokenUsage, UsageCounts};
 
 /// The ledger of the system units in `contrib/systemd`.
 pub const SYSTEM_LEDGER: &str = "/var/lib/bookend/bookend.db";

@@ -26,6 +26,8 @@ pub struct LastTask {
     pub kept: Option<String>,
     /// Whether the agent's transcript was found when the task ended; `None`: bookend did not look.
     pub transcript_seen: Option<bool>,
+    /// The agent that bookend ran; `None`: another program inserted the row.
+    pub agent_type: Option<String>,
 }
 
 /// An invalidation that still applies.
@@ -37,8 +39,9 @@ pub struct SessionVeto {
 
 impl From<Task> for LastTask {
     fn from(task: Task) -> LastTask {
-        let Task { id, status, session_kept, transcript_seen, .. } = task;
-        LastTask { id, status, kept: session_kept, transcript_seen }
+        let Task { id, status, session_kept, transcript_seen, agent_type, run_options, .. } = task;
+        let agent_type = agent_type.filter(|_| run_options.is_some());
+        LastTask { id, status, kept: session_kept, transcript_seen, agent_type }
     }
 }
 
@@ -85,6 +88,7 @@ mod tests {
             status,
             kept: kept.then(|| "limit".to_owned()),
             transcript_seen: None,
+            agent_type: None,
         };
         SessionUse {
             session: SessionId::recorded("s"),

@@ -19,16 +19,20 @@ pub struct UsageCounts {
 pub struct SessionTotals {
     /// US dollars.
     pub cost_usd: Option<f64>,
-    pub tokens: Option<SessionTokens>,
+    pub tokens: Option<TokenUsage>,
 }
 
-/// The tokens of a session. The names are those of the ledger's columns for a run.
+/// Token counts. In JSON they have the names of the ledger's columns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SessionTokens {
-    pub input_tokens: Option<i64>,
-    pub output_tokens: Option<i64>,
-    pub cache_read_tokens: Option<i64>,
-    pub cache_creation_tokens: Option<i64>,
+pub struct TokenUsage {
+    #[serde(rename = "input_tokens")]
+    pub input: Option<i64>,
+    #[serde(rename = "output_tokens")]
+    pub output: Option<i64>,
+    #[serde(rename = "cache_read_tokens")]
+    pub cache_read: Option<i64>,
+    #[serde(rename = "cache_creation_tokens")]
+    pub cache_creation: Option<i64>,
 }
 
 impl SessionTotals {
@@ -40,47 +44,73 @@ impl SessionTotals {
             (Some(now), Some(before)) if now >= before => Some(((now - before) * 1e9).round() / 1e9),
             _ => reported.cost_usd,
         };
-        let counts = UsageCounts { cost_usd, ..reported };
-        match (self.tokens, before.tokens) {
-            (Some(now), Some(before)) => {
-                now.since(before).map_or(counts, |tokens| tokens.in_place_of(counts))
-            }
-            _ => counts,
+        let mut counts = UsageCounts { cost_usd, ..reported };
+        let used = self.tokens.zip(before.tokens).and_then(|(now, before)| now.since(before));
+        if let Some(used) = used {
+            used.count_in(&mut counts);
         }
+        counts
     }
 }
 
-impl SessionTokens {
-    pub fn of(counts: &UsageCounts) -> SessionTokens {
-        SessionTokens {
-            input_tokens: counts.input_tokens,
-            output_tokens: counts.output_tokens,
-            cache_read_tokens: counts.cache_read_tokens,
-            cache_creation_tokens: counts.cache_creation_tokens,
+impl TokenUsage {
+    /// The tokens of a run.
+    pub fn of(counts: &UsageCounts) -> TokenUsage {
+        TokenUsage {
+            input: counts.input_tokens,
+            output: counts.output_tokens,
+            cache_read: counts.cache_read_tokens,
+            cache_creation: counts.cache_creation_tokens,
         }
     }
 
-    fn in_place_of(self, counts: UsageCounts) -> UsageCounts {
-        UsageCounts {
-            input_tokens: self.input_tokens,
-            output_tokens: self.output_tokens,
-            cache_read_tokens: self.cache_read_tokens,
-            cache_creation_tokens: self.cache_creation_tokens,
-            ..counts
+    /// Writes the counts into those of a run.
+    pub fn count_in(self, counts: &mut UsageCounts) {
+        counts.input_tokens = self.input;
+        counts.output_tokens = self.output;
+        counts.cache_read_tokens = self.cache_read;
+        counts.cache_creation_tokens = self.cache_creation;
+    }
+
+    pub fn plus(self, other: TokenUsage) -> TokenUsage {
+        self.with(other, i64::saturating_add)
+    }
+
+    /// The larger of each count: those of one message only grow while it streams.
+    pub fn most(self, other: TokenUsage) -> TokenUsage {
+        self.with(other, i64::max)
+    }
+
+    /// These counts, with those that `newer` has instead of the earlier ones.
+    pub fn replaced_by(self, newer: TokenUsage) -> TokenUsage {
+        self.with(newer, |_, newer| newer)
+    }
+
+    #[inline(always)]
+    fn with(self, other: TokenUsage, join: impl Fn(i64, i64) -> i64) -> TokenUsage {
+        let one = |a: Option<i64>, b: Option<i64>| match (a, b) {
+            (Some(a), Some(b)) => Some(join(a, b)),
+            (a, b) => a.or(b),
+        };
+        TokenUsage {
+            input: one(self.input, other.input),
+            output: one(self.output, other.output),
+            cache_read: one(self.cache_read, other.cache_read),
+            cache_creation: one(self.cache_creation, other.cache_creation),
         }
     }
 
     /// The tokens that were used since `before`. `None`: a count is below the one before.
-    fn since(self, before: SessionTokens) -> Option<SessionTokens> {
-        let one = |now: Option<i64>, before: Option<i64>| match (now, before) {
-            (Some(now), Some(before)) => now.checked_sub(before).filter(|used| *used >= 0).map(Some),
-            (now, _) => Some(now),
+    fn since(self, before: TokenUsage) -> Option<TokenUsage> {
+        let one = |now: Option<i64>, before: Option<i64>| match now {
+            Some(now) => now.checked_sub(before.unwrap_or(0)).filter(|used| *used >= 0).map(Some),
+            None => Some(None),
         };
-        Some(SessionTokens {
-            input_tokens: one(self.input_tokens, before.input_tokens)?,
-            output_tokens: one(self.output_tokens, before.output_tokens)?,
-            cache_read_tokens: one(self.cache_read_tokens, before.cache_read_tokens)?,
-            cache_creation_tokens: one(self.cache_creation_tokens, before.cache_creation_tokens)?,
+        Some(TokenUsage {
+            input: one(self.input, before.input)?,
+            output: one(self.output, before.output)?,
+            cache_read: one(self.cache_read, before.cache_read)?,
+            cache_creation: one(self.cache_creation, before.cache_creation)?,
         })
     }
 }
@@ -89,18 +119,16 @@ impl SessionTokens {
 mod tests {
     use super::*;
 
-    fn tokens(input: i64, output: i64) -> SessionTokens {
-        SessionTokens { input_tokens: Some(input), output_tokens: Some(output), ..SessionTokens::default() }
-    }
-
-    fn of_tokens(tokens: SessionTokens) -> SessionTotals {
-        SessionTotals { tokens: Some(tokens), cost_usd: None }
+    fn tokens(input: i64, output: i64) -> TokenUsage {
+        TokenUsage { input: Some(input), output: Some(output), ..TokenUsage::default() }
     }
 
     /// Input and output tokens of the run that raised the totals of a session from `before` to `now`.
-    fn used(before: Option<SessionTokens>, now: SessionTokens) -> (Option<i64>, Option<i64>) {
+    fn used(before: Option<TokenUsage>, now: TokenUsage) -> (Option<i64>, Option<i64>) {
         let before = SessionTotals { tokens: before, cost_usd: Some(1.0) };
-        let counts = of_tokens(now).last_run(&before, now.in_place_of(UsageCounts::default()));
+        let mut reported = UsageCounts::default();
+        now.count_in(&mut reported);
+        let counts = SessionTotals { tokens: Some(now), cost_usd: None }.last_run(&before, reported);
         (counts.input_tokens, counts.output_tokens)
     }
 
@@ -108,10 +136,10 @@ mod tests {
     fn a_run_is_charged_what_the_totals_have_grown() {
         assert_eq!(used(None, tokens(100, 20)), (Some(100), Some(20)));
         assert_eq!(used(Some(tokens(100, 20)), tokens(250, 20)), (Some(150), Some(0)));
-        let without_output = SessionTokens { output_tokens: None, ..tokens(100, 0) };
+        let without_output = TokenUsage { output: None, ..tokens(100, 0) };
         assert_eq!(used(Some(without_output), tokens(250, 20)), (Some(150), Some(20)));
         assert_eq!(
-            used(Some(tokens(100, 20)), SessionTokens { output_tokens: None, ..tokens(250, 0) }),
+            used(Some(tokens(100, 20)), TokenUsage { output: None, ..tokens(250, 0) }),
             (Some(150), None)
         );
     }
@@ -141,6 +169,6 @@ mod tests {
         let json =
             r#"{"input_tokens":1,"output_tokens":2,"cache_read_tokens":null,"cache_creation_tokens":null}"#;
         assert_eq!(serde_json::to_string(&tokens(1, 2)).unwrap(), json);
-        assert_eq!(serde_json::from_str::<SessionTokens>(json).unwrap(), tokens(1, 2));
+        assert_eq!(serde_json::from_str::<TokenUsage>(json).unwrap(), tokens(1, 2));
     }
 }

@@ -68,6 +68,11 @@ pub const ELSEWHERE: &[Elsewhere] = &[
         "needs the installed package",
         ("tests/systemd/documents.rs", "\"Use bookend from just\""),
     ),
+    block(
+        ("contrib/doc/guide.md", "echo 'url = "),
+        "needs the installed package and a receiver",
+        ("tests/hook_scripts.rs", "script(\"forge-comment\")"),
+    ),
     block((DISPATCHERS, "bookend adopt dispatcher.db"), DATABASE, (DISPATCHER, "\"bookend\", \"adopt\"")),
     block(
         (

@@ -2,6 +2,7 @@
 
 mod folders;
 mod reader;
+mod transcript;
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::adapter::{Adapter, AgentArgs, AgentNames, OutputMode, OutputReader, SessionPlan, SessionRequest};
 use super::argv::{OptionTable, ParsedArgs, injected};
 use super::home::skills_above;
+use super::transcript::TranscriptReader;
 use crate::task::{SessionId, Time, TokensScope};
 use folders::{backgrounded_in, config_dir, most_recent_in, plugin_folders, transcript_in};
 use reader::ClaudeReader;
@@ -163,6 +165,10 @@ impl Adapter for ClaudeAdapter {
 
     fn transcript(&self, cwd: &Path, id: &SessionId) -> Option<PathBuf> {
         transcript_in(&config_dir()?.join("projects"), cwd, id)
+    }
+
+    fn transcript_reader(&self) -> Option<TranscriptReader> {
+        Some(transcript::read_line)
     }
 
     fn most_recent(&self, cwd: &Path) -> Option<SessionId> {

@@ -18,7 +18,7 @@ use crate::agent::output::event::{
 use crate::agent::output::forms::{EventRead, FormCache};
 use crate::agent::output::kept::{brief, hash};
 use crate::agent::output::lines::{LineSplitter, ObjectSplitter, objects};
-use crate::agent::output::usage::TokenUsage;
+use crate::task::TokenUsage;
 
 /// The number of latest messages whose counts may still grow.
 const RECENT: usize = 16;

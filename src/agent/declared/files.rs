@@ -90,3 +90,73 @@ fn check_trust(path: &Path, attributes: &Metadata) -> Result<(), DeclarationErro
     };
     Err(DeclarationError::NotTrusted { why, fix })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn folder(tmp: &tempfile::TempDir, name: &str) -> PathBuf {
+        let folder = tmp.path().join(name);
+        fs::create_dir(&folder).expect("a folder");
+        set_mode(&folder, 0o755);
+        folder
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    }
+
+    fn write(folder: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, text).expect("a file");
+        set_mode(&path, mode);
+        path
+    }
+
+    #[test]
+    fn the_first_folder_that_has_the_file_counts() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let (own, system) = (folder(&tmp, "own"), folder(&tmp, "system"));
+        let folders = [own.clone(), system.clone()];
+        assert!(file_in(&folders, "a").expect("none").is_none());
+        let of_all = write(&system, "a.toml", "all", 0o644);
+        assert_eq!(file_in(&folders, "a").expect("one"), Some((of_all, "all".to_owned())));
+        let of_user = write(&own, "a.toml", "own", 0o600);
+        assert_eq!(file_in(&folders, "a").expect("two"), Some((of_user, "own".to_owned())));
+        for name in ["../own/a", "b", "", ".", "A"] {
+            assert!(file_in(&folders, name).expect("none").is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_to_is_refused() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let own = folder(&tmp, "agents");
+        let elsewhere = write(tmp.path(), "shared.toml", "", 0o666);
+        let file = write(&own, "a.toml", "", 0o620);
+        symlink(&elsewhere, own.join("link.toml")).expect("a link");
+        write(&own, "good.toml", "", 0o644);
+        let refused = |name: &str| file_in(std::slice::from_ref(&own), name).map_err(|e| e.advice());
+        assert_eq!(refused("a"), Err(format!("run `chmod go-w {}`", file.display())));
+        let link = own.join("link.toml");
+        assert_eq!(refused("link"), Err(format!("run `chmod go-w {}`", link.display())));
+        assert!(refused("good").is_ok_and(|found| found.is_some()));
+        set_mode(&own, 0o775);
+        assert_eq!(refused("good"), Err(format!("run `chmod go-w {}`", own.display())));
+    }
+
+    #[test]
+    fn what_is_not_a_file_of_text_cannot_be_read() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let own = folder(&tmp, "agents");
+        fs::create_dir(own.join("dir.toml")).expect("a folder");
+        fs::write(own.join("bytes.toml"), [0xff]).expect("a file");
+        set_mode(&own.join("bytes.toml"), 0o600);
+        for name in ["dir", "bytes"] {
+            let error = file_in(std::slice::from_ref(&own), name).expect_err(name);
+            assert!(matches!(error, DeclarationError::Unreadable { .. }), "{error:?}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use super::value::{JsonPath, Scalar};
 use crate::agent::adapter::{ObservedOutput, ReportCovers, RunResult};
 use crate::agent::output::event::MOST_COST_USD;
 use crate::agent::output::kept::{brief, error_text, hash};
-use crate::agent::output::usage::TokenUsage;
+use crate::task::TokenUsage;
 
 /// The most open tool calls that are remembered.
 pub(super) const REMEMBERED_CALLS: usize = 64;

@@ -13,11 +13,15 @@ const MOST_FOLDERS: usize = 10_000;
 
 /// The conversation `id` of an agent that works in `cwd`. Without one, a path at which nothing is.
 pub fn transcript(rules: &TranscriptRules, cwd: &Path, id: &SessionId) -> Option<PathBuf> {
+    let set = rules.variable.as_ref().and_then(std::env::var_os).filter(|dir| !dir.is_empty());
+    let base = set.map(PathBuf::from).or_else(|| home().map(|home| home.join(&rules.home)))?;
+    transcript_in(base, rules, cwd, id)
+}
+
+fn transcript_in(base: PathBuf, rules: &TranscriptRules, cwd: &Path, id: &SessionId) -> Option<PathBuf> {
     if !id.is_valid() {
         return None;
     }
-    let set = rules.variable.as_ref().and_then(std::env::var_os).filter(|dir| !dir.is_empty());
-    let base = set.map(PathBuf::from).or_else(|| home().map(|home| home.join(&rules.home)))?;
     let mut search = TranscriptSearch { cwd, id, left: MOST_FOLDERS };
     search.below(&base, &rules.path).or_else(|| Some(search.pattern(base, &rules.path)))
 }
@@ -92,5 +96,58 @@ fn id_part(id: &SessionId, part: Option<IdPart>) -> &str {
     match part {
         None => id.as_str(),
         Some(IdPart::First8) => id.as_str().get(..8).unwrap_or(id.as_str()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(path: &str) -> TranscriptRules {
+        toml::from_str(&format!("home = '.x'\npath = {path}")).expect("rules")
+    }
+
+    #[test]
+    fn a_conversation_is_found_by_its_steps() {
+        let tmp = tempfile::tempdir().expect("a folder");
+        let base = tmp.path().canonicalize().expect("a path");
+        let id: SessionId = "01a22958-ee29-7402-973f-d1a60f4479a8".into();
+        let whole = "01a22958-ee29-7402-973f-d1a60f4479a8";
+        let dashed = format!("projects/{}/chats/{whole}.jsonl", dashed(&base));
+        for (steps, path, missing) in [
+            (
+                "[{ name = 'sessions' }, { any = {} }, { any = {} },
+                  { id = { begins = 'rollout-', ends = '.jsonl' } }]",
+                format!("sessions/2026/11/rollout-2026-11-29T22-07-{whole}.jsonl"),
+                format!("sessions/*/*/rollout-*{whole}.jsonl"),
+            ),
+            (
+                "[{ name = 'tmp' }, { any = {} },
+                  { id = { part = 'first-8', begins = 'session-', ends = '.jsonl' } }]",
+                "tmp/w-1/session-2026-11-29-01a22958.jsonl".to_owned(),
+                "tmp/*/session-*01a22958.jsonl".to_owned(),
+            ),
+            (
+                "[{ name = 'projects' }, { cwd = 'dashed' }, { name = 'chats' },
+                  { id = { ends = '.jsonl' } }]",
+                dashed.clone(),
+                dashed,
+            ),
+            ("[{ name = 'state' }, { id = {} }]", format!("state/{whole}"), format!("state/{whole}")),
+        ] {
+            let rules = rules(steps);
+            let find = || transcript_in(base.clone(), &rules, &base, &id).expect("a path");
+            assert_eq!(find(), base.join(&missing), "{steps}");
+            let file = base.join(path);
+            std::fs::create_dir_all(file.parent().expect("a folder")).expect("folders");
+            for other in ["rollout-x-00000000-ee29-7402-973f-d1a60f4479a8.jsonl", "session-x-00000000.jsonl"]
+            {
+                std::fs::write(file.with_file_name(other), "{}").expect("a file");
+            }
+            assert_eq!(find(), base.join(missing), "names of others do not count: {steps}");
+            std::fs::write(&file, "{}").expect("a file");
+            assert_eq!(find(), file, "{steps}");
+        }
+        assert_eq!(transcript_in(base.clone(), &rules("[{ id = {} }]"), &base, &"../a".into()), None);
     }
 }

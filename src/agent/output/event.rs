@@ -6,8 +6,8 @@ use std::borrow::Cow;
 
 use super::json::{JsonCursor, JsonResult, MalformedJson, lossy};
 use super::kept::error_text;
-use super::usage::TokenUsage;
 use crate::agent::adapter::RunResult;
+use crate::task::TokenUsage;
 
 /// The greatest cost that is accepted, in US dollars: a greater one would make every sum useless.
 pub const MOST_COST_USD: f64 = 1e9;

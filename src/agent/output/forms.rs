@@ -15,7 +15,7 @@ use memchr::memchr2;
 
 use super::event::{CountedUsage, EventTexts, OutputEvent, usage_of};
 use super::json::{JsonResult, lossy};
-use super::usage::TokenUsage;
+use crate::task::TokenUsage;
 
 /// The longest event that is compared, in bytes. A longer one is mostly one string, which reads fast.
 const LONGEST: usize = 4096;

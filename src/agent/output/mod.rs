@@ -5,4 +5,3 @@ pub mod forms;
 pub mod json;
 pub mod kept;
 pub mod lines;
-pub mod usage;

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 use crate::task::{
-    EndSource, Ending, KeepSession, SessionId, SessionTokens, SessionTotals, Signal, SignalSender, Status,
-    TaskEnd, TaskId, Time, UsageCounts,
+    EndSource, Ending, KeepSession, SessionId, SessionTotals, Signal, SignalSender, Status, TaskEnd, TaskId,
+    Time, TokenUsage, UsageCounts,
 };
 
 /// The length to which an error's text is truncated if the record does not fit in its slot.
@@ -39,7 +39,7 @@ pub(super) struct Record {
     cache_creation_tokens: Option<i64>,
     session_cost_usd: Option<f64>,
     #[serde(default)]
-    session_tokens: Option<SessionTokens>,
+    session_tokens: Option<TokenUsage>,
     model: Option<String>,
     session_id: Option<SessionId>,
     #[serde(default)]

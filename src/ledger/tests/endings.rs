@@ -5,8 +5,8 @@ use crate::ledger::sessions::RestoreOutcome;
 use crate::ledger::{FinishOutcome, Ledger, TaskLookup};
 use crate::task::resume::SessionUse;
 use crate::task::{
-    CancelReason, Ending, FailureReason, InterruptReason, Key, NewTask, Provider, SessionId, SessionTokens,
-    SessionTotals, SessionTrust, Status, TaskEnd, TaskId,
+    CancelReason, Ending, FailureReason, InterruptReason, Key, NewTask, Provider, SessionId, SessionTotals,
+    SessionTrust, Status, TaskEnd, TaskId, TokenUsage,
 };
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -287,7 +287,7 @@ fn a_claim_finds_the_last_user_and_the_totals_of_a_session() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &with_session("first", "s1")));
     let mut end = ended(Ending::Success);
-    let tokens = SessionTokens { input_tokens: Some(7), ..SessionTokens::default() };
+    let tokens = TokenUsage { input: Some(7), ..TokenUsage::default() };
     end.session_totals = SessionTotals { cost_usd: Some(1.5), tokens: Some(tokens) };
     ledger.finish(&TaskId::recorded("first"), &end, "run").unwrap();
     let mut second = with_session("second", "s1");

@@ -7,8 +7,8 @@ use super::{World, ended, new_task, start, time};
 use crate::exit::Exit;
 use crate::ledger::{Ledger, MergeOutcome, TaskLookup};
 use crate::task::{
-    Ending, FailureReason, SessionId, SessionTokens, SessionTotals, Signal, SignalSender, Status, Task,
-    TaskEnd, TaskId, UsageCounts,
+    Ending, FailureReason, SessionId, SessionTotals, Signal, SignalSender, Status, Task, TaskEnd, TaskId,
+    TokenUsage, UsageCounts,
 };
 
 fn read(ledger: &Ledger, id: &str) -> Task {
@@ -32,8 +32,7 @@ fn a_rich_end() -> TaskEnd {
         cache_read_tokens: Some(3),
         cache_creation_tokens: Some(4),
     };
-    let tokens =
-        SessionTokens { input_tokens: Some(9), output_tokens: None, ..SessionTokens::of(&end.counts) };
+    let tokens = TokenUsage { input: Some(9), output: None, ..TokenUsage::of(&end.counts) };
     end.session_totals = SessionTotals { cost_usd: Some(0.5), tokens: Some(tokens) };
     end.model = Some("opus".to_owned());
     end.session_id = Some(SessionId::recorded("s"));

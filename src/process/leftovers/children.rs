@@ -31,6 +31,17 @@ pub fn children() -> Result<Vec<ProcessIdentity>, SweepError> {
     Ok(shown.chain(hidden).collect())
 }
 
+/// The children of a process, as proc_pid_task(5) lists them for each of its threads (CONFIG_PROC_CHILDREN).
+/// `None`: the kernel does not list them, or the process has ended.
+pub(super) fn children_of(pid: i32) -> Option<Vec<i32>> {
+    let mut children = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let listed = std::fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
+        children.extend(listed.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    Some(children)
+}
+
 /// The living children of this process that `/proc` hides (`hidepid`) because they run as another user. The
 /// kernel lists their pids nevertheless (proc_pid_task(5), CONFIG_PROC_CHILDREN).
 pub(super) fn hidden_children() -> Vec<i32> {

@@ -1,11 +1,13 @@
 //! One leftover process: what it is, what it was sent, and whether it has ended.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::classify::ProcessClass;
 use crate::process::procfs::dying;
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
+use crate::sys;
 use crate::task::Signal;
 
 /// How long a process may take to end before it is reported as surviving.
@@ -46,7 +48,7 @@ impl Leftover {
     /// The signal to send when leftovers get `stage`, unless the process has been sent it already.
     pub(super) fn due(&self, stage: SignalSent) -> Option<Signal> {
         match (stage, self.class) {
-            (_, ProcessClass::Exiting) => None,
+            (_, ProcessClass::Exiting) | (SignalSent::Nothing, _) => None,
             (SignalSent::Kill, ProcessClass::Ours) => (self.sent != SignalSent::Kill).then_some(Signal::KILL),
             _ => (self.sent == SignalSent::Nothing).then_some(Signal::TERM),
         }
@@ -59,9 +61,15 @@ impl Leftover {
     }
 }
 
-/// Sends `signal` to a process, whose present state is `now`.
-pub(super) fn send(handle: &ProcessHandle, signal: Signal, now: &ProcessStat) -> io::Result<bool> {
-    let sent = handle.signal(signal)?;
+/// Sends `signal`, with `value` if there is one, to a process whose
+/// present state is `now`.
+pub(super) fn send(
+    handle: &ProcessHandle,
+    signal: Signal,
+    value: Option<u64>,
+    now: &ProcessStat,
+) -> io::Result<bool> {
+    let sent = sys::send_signal(handle.as_fd(), signal, value)?;
     // A stopped process would not act on SIGTERM before the grace period is over.
     if sent && signal == Signal::TERM && now.state == 'T' {
         handle.signal(Signal::CONT)?;

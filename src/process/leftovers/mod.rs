@@ -12,9 +12,11 @@ mod leftover;
 mod policy;
 mod scan;
 mod shared_scan;
+mod signalled;
 mod summary;
 mod sweep;
 mod swept_task;
+mod tree;
 
 pub use children::children;
 pub use classify::SparedReason;
@@ -26,6 +28,7 @@ pub use summary::LeftoverSummary;
 pub use summary::SparedProcess;
 pub use sweep::{LeftoverSweep, SweepStep, wait};
 pub use swept_task::{SweepOwner, SweptTask};
+pub use tree::{ProcessTree, TreeSignal};
 
 pub use crate::process::procfs::mark::LedgerFile;
 

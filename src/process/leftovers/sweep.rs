@@ -13,6 +13,7 @@ use super::classify::{self, MarkCheck, ProcessClass, ScanView, SparedReason};
 use super::error::SweepError;
 use super::leftover::{DYING, Leftover, SETTLE, SignalSent, has_ended, send};
 use super::scan::ProcessScan;
+use super::signalled::SignalledTree;
 use super::swept_task::{IsSupervisor, SweepOwner, SweptTask};
 use crate::process::cgroup::Cgroup;
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
@@ -24,7 +25,11 @@ use crate::task::{ProcessIdentity, Signal};
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How many scans one step makes at most: what forks faster is found by the next step.
-const MAX_SCANS: usize = 16;
+pub(super) const MAX_SCANS: usize = 16;
+
+/// How long a process without SIGTERM may take to end after a stop signal to all processes, before it is sent
+/// SIGTERM: it received another signal, or helps one that received it to end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the caller of a sweep does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,10 @@ pub(super) enum SweepPhase {
     New,
     /// The processes are known, and nothing was sent.
     Scanned,
+    /// A stop signal was sent before the sweep, and some have not been sent SIGTERM.
+    Signalled {
+        until: Instant,
+    },
     /// They were sent SIGTERM.
     Terminating {
         until: Instant,
@@ -62,6 +71,8 @@ pub struct LeftoverSweep {
     pub(super) phase: SweepPhase,
     /// How long to wait for processes that exit and that nothing proves to be the task's.
     unproven_until: Option<Instant>,
+    /// What the processes received before the sweep.
+    signalled: Option<SignalledTree>,
     scan: Option<ProcessScan>,
     pub(super) found: Vec<Leftover>,
 }
@@ -79,9 +90,16 @@ impl LeftoverSweep {
             ends,
             phase: SweepPhase::New,
             unproven_until: None,
+            signalled: None,
             scan: None,
             found: Vec::new(),
         }
+    }
+
+    /// The processes have received these signals: what they received is not sent again, and the time to end
+    /// began then.
+    pub fn after(self, signalled: SignalledTree) -> LeftoverSweep {
+        LeftoverSweep { signalled: Some(signalled), ..self }
     }
 
     /// Scans until two scans in a row find nothing new. Sends nothing.
@@ -118,7 +136,9 @@ impl LeftoverSweep {
         }
         Ok(match self.phase {
             SweepPhase::New => true,
-            SweepPhase::Terminating { until } => !self.is_awaited() || now >= until,
+            SweepPhase::Signalled { until } | SweepPhase::Terminating { until } => {
+                !self.is_awaited() || now >= until
+            }
             SweepPhase::Killing { .. } => !self.is_awaited(),
             SweepPhase::Scanned | SweepPhase::Done => false,
         })
@@ -130,11 +150,11 @@ impl LeftoverSweep {
             let unproven = self.found.iter().any(|l| l.class == ProcessClass::Exiting);
             self.unproven_until = unproven.then(|| now + SETTLE);
             let any = self.ends && self.is_awaited();
-            self.phase =
-                if any { SweepPhase::Terminating { until: now + self.grace } } else { SweepPhase::Done };
+            self.phase = if any { self.first_phase(now) } else { SweepPhase::Done };
         }
         loop {
             let (until, stage) = match self.phase {
+                SweepPhase::Signalled { until } => (until, SignalSent::Nothing),
                 SweepPhase::Terminating { until } => {
                     if now < until {
                         self.send(SignalSent::Term);
@@ -158,6 +178,8 @@ impl LeftoverSweep {
                 self.note_unawaited_ends();
             } else if all_ended {
                 return SweepStep::Wait(now);
+            } else if late && stage == SignalSent::Nothing {
+                self.phase = SweepPhase::Terminating { until: now + self.grace };
             } else if late {
                 self.phase = SweepPhase::Killing { since: now };
                 is_current = false;
@@ -169,6 +191,17 @@ impl LeftoverSweep {
                 let until = until.min(self.unproven_until.unwrap_or(until));
                 return SweepStep::Wait(if rechecks { until.min(now + RECHECK_INTERVAL) } else { until });
             }
+        }
+    }
+
+    /// How the sweep begins, with what the processes received before it.
+    fn first_phase(&self, now: Instant) -> SweepPhase {
+        let Some(signalled) = &self.signalled else {
+            return SweepPhase::Terminating { until: now + self.grace };
+        };
+        match self.found.iter().any(|l| l.is_awaited() && l.sent == SignalSent::Nothing) {
+            true => SweepPhase::Signalled { until: signalled.at + PATIENCE.min(self.grace) },
+            false => SweepPhase::Terminating { until: signalled.at + self.grace },
         }
     }
 
@@ -203,7 +236,7 @@ impl LeftoverSweep {
     }
 
     /// Adds what the scan shows; `true`: some of it is new.
-    fn add(&mut self, scan: &mut ProcessScan, is_supervisor: IsSupervisor<'_>) -> bool {
+    pub(super) fn add(&mut self, scan: &mut ProcessScan, is_supervisor: IsSupervisor<'_>) -> bool {
         let classes = match scan.may_hold(&self.task, &self.mark) {
             true => self.classify(scan, is_supervisor),
             false => self.unclassified(scan),
@@ -231,7 +264,9 @@ impl LeftoverSweep {
                 // No free descriptor, for example: the process is opened again to be signalled.
                 Some(Err(_)) | None => (None, false),
             };
-            self.found.push(Leftover { stat, class, handle, sent: SignalSent::Nothing, has_ended });
+            let received = self.signalled.iter().flat_map(|s| &s.sent).rfind(|(to, _)| *to == id);
+            let sent = received.map_or(SignalSent::Nothing, |(_, sent)| *sent);
+            self.found.push(Leftover { stat, class, handle, sent, has_ended });
         }
         new
     }
@@ -377,7 +412,7 @@ impl LeftoverSweep {
                 if let Some(now) = self.may_signal(&handle) {
                     // A process that has changed its user may not be signalled; it ends with its cgroup.
                     let within = || self.task.cgroup.as_ref().is_some_and(|c| c.holds(now.pid));
-                    leftover.sent = match send(&handle, signal, &now) {
+                    leftover.sent = match send(&handle, signal, None, &now) {
                         Err(_) if !within() => SignalSent::Refused,
                         _ if signal == Signal::KILL => SignalSent::Kill,
                         _ => SignalSent::Term,
@@ -391,7 +426,7 @@ impl LeftoverSweep {
     /// The present state of the process if it may be signalled: it is our child, its environment still
     /// carries the mark, it is in the task's own cgroup, or it is the recorded agent. The handle keeps the
     /// pid from being recycled between this check and the signal.
-    fn may_signal(&self, handle: &ProcessHandle) -> Option<ProcessStat> {
+    pub(super) fn may_signal(&self, handle: &ProcessHandle) -> Option<ProcessStat> {
         let id = handle.identity();
         let now = identity::stat(id.pid).ok()?.filter(|s| s.identity() == id)?;
         let child = matches!(self.task.owner, SweepOwner::Supervisor { .. }) && now.ppid == self.me;

@@ -12,9 +12,9 @@ use crate::agent::OutputMode;
 use crate::error::{Error, chain};
 use crate::ledger::ProgressUpdate;
 use crate::process::cgroup::Cgroup;
-use crate::process::forward::{self, SignalDelivery};
+use crate::process::forward::SignalDelivery;
 use crate::process::group;
-use crate::process::leftovers::LeftoverSweep;
+use crate::process::leftovers::{LeftoverSweep, TreeSignal};
 use crate::process::procfs::identity;
 use crate::process::terminal;
 use crate::process::watch::{WatchEvent, WatchInterest, WatchSource};
@@ -84,7 +84,8 @@ impl Supervisor<'_> {
         {
             group::signal(&helper.child, received.signal);
         }
-        if let Some(stop) = stop_of(&received) {
+        let stop = stop_of(&received);
+        if let Some(stop) = stop {
             match self.agent.state {
                 AgentPhase::AtGate | AgentPhase::Alive(_) => self.request_stop(stop, received.signal),
                 AgentPhase::Over(..) => self.stop.hurry(received.signal),
@@ -95,10 +96,11 @@ impl Supervisor<'_> {
             self.timers.stop_signal = stops.then_some(received.signal);
         }
         match self.agent.state {
-            _ if delivery == SignalDelivery::AlreadyDelivered => {}
-            AgentPhase::Alive(Some(Ok(()))) => forward::forward(&self.agent.child, &received),
-            AgentPhase::AtGate | AgentPhase::Alive(_) => self.early.push_back(received),
-            AgentPhase::Over(..) => {}
+            AgentPhase::Alive(Some(Ok(()))) => self.forward(&received, delivery),
+            AgentPhase::AtGate | AgentPhase::Alive(_) if delivery.misses(self.agent.child.pid) => {
+                self.early.push_back(received);
+            }
+            AgentPhase::AtGate | AgentPhase::Alive(_) | AgentPhase::Over(..) => {}
         }
         // A stop signal to the whole group may stop the agent before bookend reads it.
         if stops && self.timers.stopped {
@@ -110,15 +112,11 @@ impl Supervisor<'_> {
     /// Notes the stop before any signal is sent: the agent may exit with a code of its own.
     fn request_stop(&mut self, stop: StopRequest, signal: Signal) {
         let now = Instant::now();
-        let yields = |stop: &StopRequest| {
-            matches!(stop, StopRequest::Signal { signal: Signal::INT | Signal::QUIT, .. })
-        };
         if self.stop.requested().is_none_or(|r| yields(&r.stop)) {
             let results = self.observed().results;
             self.stop.request(RequestedStop { stop, at: now, results });
         }
-        // A program at a terminal may handle Ctrl-C itself; a headless one was told to stop.
-        if !yields(&stop) || self.agent.mode != OutputMode::Interactive {
+        if self.is_final(&stop) {
             self.escalation.begin(signal, now);
         }
         if let (AgentPhase::AtGate, Some(helper)) = (self.agent.state, &self.helper)
@@ -127,6 +125,11 @@ impl Supervisor<'_> {
             self.escalation.begin(signal, now);
             let _ = helper.child.signal(Signal::TERM, None);
         }
+    }
+
+    /// A program at a terminal may handle Ctrl-C itself; a headless one was told to stop.
+    pub(super) fn is_final(&self, stop: &StopRequest) -> bool {
+        !yields(stop) || self.agent.mode != OutputMode::Interactive
     }
 
     /// Stops the agent at a limit.
@@ -153,8 +156,12 @@ impl Supervisor<'_> {
         if self.timers.stopped {
             let _ = to.signal(Signal::CONT, None);
         }
+        let pid = to.pid;
+        if self.agent.state.is_alive() {
+            self.signal_tree(TreeSignal { signal, value: None, reached_group: None });
+        }
         let Err(e) = sent else { return };
-        warn!("could not send {signal} to process {}: {e}", to.pid);
+        warn!("could not send {signal} to process {pid}: {e}");
         if signal == Signal::KILL && e.raw_os_error() == Some(libc::EPERM) {
             // Write access to the cgroup is enough to kill all processes in it, whatever their user.
             let killed = self.agent.state.is_alive() && self.agent.cgroup.as_ref().is_some_and(Cgroup::kill);
@@ -217,7 +224,7 @@ impl Supervisor<'_> {
                 Ok(()) => {
                     self.agent.state.reported(Ok(()));
                     for received in std::mem::take(&mut self.early) {
-                        forward::forward(&self.agent.child, &received);
+                        self.forward(&received, SignalDelivery::UsAlone);
                     }
                 }
                 Err(e) => self.agent.state.reported(Err(e)),
@@ -369,6 +376,11 @@ impl Supervisor<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a later stop counts instead of this one.
+fn yields(stop: &StopRequest) -> bool {
+    matches!(stop, StopRequest::Signal { signal: Signal::INT | Signal::QUIT, .. })
 }
 
 fn leads_group(pid: i32) -> bool {

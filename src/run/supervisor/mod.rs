@@ -4,6 +4,7 @@ mod events;
 pub(super) mod settle;
 mod state;
 mod stopwatch;
+mod tree;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,8 +20,7 @@ use crate::process::capture::{Capture, OutputLoss};
 use crate::process::cgroup::Cgroup;
 use crate::process::escalation::Escalation;
 use crate::process::forward::Forward;
-use crate::process::leftovers::LeftoverSummary;
-use crate::process::leftovers::{LeftoverSweep, SweepStep};
+use crate::process::leftovers::{LeftoverSummary, LeftoverSweep, ProcessTree, SweepStep};
 use crate::process::spawn::gate::{Gated, StartError};
 use crate::process::watch::{Watch, WatchSource};
 use crate::recovery::trust;
@@ -181,6 +181,8 @@ pub(super) struct Supervisor<'a> {
     resumed: Option<SessionId>,
     context_lost: bool,
     sweep: Option<LeftoverSweep>,
+    /// `None`: the agent's first process passes signals on.
+    tree: Option<ProcessTree>,
 }
 
 impl<'a> Supervisor<'a> {
@@ -205,6 +207,7 @@ impl<'a> Supervisor<'a> {
             resumed: start.conversation.resumed,
             context_lost: false,
             sweep: None,
+            tree: None,
         }
     }
 
@@ -279,8 +282,13 @@ impl<'a> Supervisor<'a> {
         Ok(self.agent.state.exited())
     }
 
-    /// Reads what is still in the agent's pipe, see [`QUIET`].
-    pub(super) fn drain(&mut self) -> Result<(), Error> {
+    /// Reads what is still in the agent's pipe, see [`QUIET`], and waits until `until` for stdout to take it.
+    pub(super) fn drain(&mut self, until: Instant) -> Result<(), Error> {
+        self.read_rest()?;
+        self.await_room(until)
+    }
+
+    fn read_rest(&mut self) -> Result<(), Error> {
         let ended_at = Instant::now();
         let (mut last, mut total) = (ended_at, 0);
         if let Some(output) = &mut self.output {
@@ -319,7 +327,7 @@ impl<'a> Supervisor<'a> {
 
     /// Waits until bookend's stdout has taken what its file system had no room for, until `until` at most.
     /// What it has not taken by then is lost.
-    pub(super) fn await_room(&mut self, until: Instant) -> Result<(), Error> {
+    fn await_room(&mut self, until: Instant) -> Result<(), Error> {
         let lacks_room = |o: &CapturedOutput| o.capture.lacks_room();
         while !self.stop.is_hurried()
             && self.output.as_ref().is_some_and(lacks_room)
@@ -346,10 +354,11 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Finds the leftover processes. Signals nothing yet.
-    pub(super) fn scan_leftovers(&self, sweep: &mut LeftoverSweep) {
+    pub(super) fn find_leftovers(&self, mut sweep: LeftoverSweep) -> LeftoverSweep {
         if let Err(e) = sweep.scan(&trust::supervisors(self.ledger)) {
             warn!(hint = e.hint(), "{}", chain(&e));
         }
+        sweep
     }
 
     /// What a sweep found, and an agent that could not be killed and that `/proc` hides.
@@ -362,27 +371,11 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Ends the leftover processes and records the result.
-    pub(super) fn end_leftovers(&mut self, mut sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
+    pub(super) fn end_leftovers(&mut self, sweep: LeftoverSweep, ends: bool) -> Result<(), Error> {
         if !ends || !sweep.is_awaited() {
             return Ok(());
         }
-        loop {
-            let step = sweep.step(Instant::now(), &trust::supervisors(self.ledger));
-            match step {
-                Ok(SweepStep::Done) => break,
-                Ok(SweepStep::Wait(until)) => {
-                    self.sweep = Some(sweep);
-                    let turned = self.turn(Some(until));
-                    let Some(back) = self.sweep.take() else { return turned };
-                    sweep = back;
-                    turned?;
-                }
-                Err(e) => {
-                    warn!(hint = e.hint(), "{}", chain(&e));
-                    break;
-                }
-            }
-        }
+        let Some(sweep) = self.sweep_to_end(sweep)? else { return Ok(()) };
         let summary = serde_json::to_string(&self.summary(&sweep)).unwrap_or_default();
         if let Err(e) = self.ledger.leftovers(&self.task.id, &summary) {
             warn!(
@@ -393,6 +386,29 @@ impl<'a> Supervisor<'a> {
             );
         }
         Ok(())
+    }
+
+    /// Steps a sweep until it is done.
+    fn sweep_to_end(&mut self, mut sweep: LeftoverSweep) -> Result<Option<LeftoverSweep>, Error> {
+        loop {
+            let step = sweep.step(Instant::now(), &trust::supervisors(self.ledger));
+            match step {
+                Ok(SweepStep::Done) => break,
+                Ok(SweepStep::Wait(until)) => {
+                    self.sweep = Some(sweep);
+                    let turned = self.turn(Some(until));
+                    let back = self.sweep.take();
+                    turned?;
+                    let Some(back) = back else { return Ok(None) };
+                    sweep = back;
+                }
+                Err(e) => {
+                    warn!(hint = e.hint(), "{}", chain(&e));
+                    break;
+                }
+            }
+        }
+        Ok(Some(sweep))
     }
 
     /// Children of bookend that do not belong to the task: the sentinel.

@@ -18,7 +18,7 @@ use crate::process::leftovers::LeftoverSummary;
 use crate::sys::ResourceUsage;
 use crate::task::{
     CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, Key, SessionId,
-    SessionTokens, SessionTotals, Signal, SignalSender, StopRequest, TaskEnd, TaskId, Time, UsageCounts,
+    SessionTotals, Signal, SignalSender, StopRequest, TaskEnd, TaskId, Time, TokenUsage, UsageCounts,
 };
 use crate::view;
 
@@ -134,7 +134,7 @@ fn session_totals(observed: &ObservedOutput) -> SessionTotals {
     let of_session = |covers| covers == ReportCovers::Session;
     SessionTotals {
         cost_usd: observed.reported_cost_usd.filter(|_| of_session(observed.cost_covers)),
-        tokens: of_session(observed.tokens_cover).then(|| SessionTokens::of(&observed.counts)),
+        tokens: of_session(observed.tokens_cover).then(|| TokenUsage::of(&observed.counts)),
     }
 }
 

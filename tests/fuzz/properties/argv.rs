@@ -21,6 +21,8 @@ pub fn argv(line: &[u8]) {
         ("wrapper", Some("claude")),
         ("cursor-agent", None),
         ("npx", Some("cursor")),
+        ("gemini", None),
+        ("qwen", None),
         ("make", None),
     ] {
         let words: Vec<OsString> =
@@ -52,6 +54,7 @@ fn chosen(adapter: &dyn Adapter, parsed: &AgentArgs, linked: Option<&str>) -> Se
             status: Status::Success,
             kept: None,
             transcript_seen: None,
+            agent_type: None,
         }),
         restored: false,
         veto: None,
@@ -61,6 +64,7 @@ fn chosen(adapter: &dyn Adapter, parsed: &AgentArgs, linked: Option<&str>) -> Se
         fresh: false,
         new_id: adapter.can_assign().then(|| SessionId::recorded(NEW)),
         linked: last.as_ref(),
+        other_agent: None,
         transcript: Transcript::Usable,
         users: None,
         allow_unsafe: false,

@@ -18,6 +18,12 @@ pub fn cursor(stream: &[u8]) {
     follows("cursor", stream);
 }
 
+pub fn declared(stream: &[u8]) {
+    for agent in ["codex", "copilot", "gemini", "opencode", "qwen"] {
+        follows(agent, stream);
+    }
+}
+
 pub fn command(stream: &[u8]) {
     for mode in [OutputMode::StreamJson, OutputMode::Json] {
         assert_eq!(read("command", mode, stream), ObservedOutput::default());

@@ -42,6 +42,11 @@ fn output_of_cursor_is_read_in_chunks_of_any_size() {
 }
 
 #[test]
+fn output_of_declared_agents_is_read_in_chunks_of_any_size() {
+    holds("declared", readers::declared);
+}
+
+#[test]
 fn output_of_other_commands_is_not_read() {
     holds("command", readers::command);
 }

@@ -5,8 +5,8 @@ use super::*;
 use crate::exit::Exit;
 use crate::fuzz::Chance;
 use crate::task::{
-    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, SessionId, SessionTokens,
-    SessionTotals, Signal, SignalSender, UsageCounts,
+    CancelReason, EndSource, Ending, FailureReason, InterruptReason, KeepSession, SessionId, SessionTotals,
+    Signal, SignalSender, TokenUsage, UsageCounts,
 };
 
 /// Reads the bytes as a record, and generates from them an ending to write.
@@ -142,11 +142,11 @@ impl From<'_> {
             },
             session_totals: SessionTotals {
                 cost_usd: self.real(),
-                tokens: self.maybe(|from| SessionTokens {
-                    input_tokens: from.integer(),
-                    output_tokens: from.integer(),
-                    cache_read_tokens: from.integer(),
-                    cache_creation_tokens: from.integer(),
+                tokens: self.maybe(|from| TokenUsage {
+                    input: from.integer(),
+                    output: from.integer(),
+                    cache_read: from.integer(),
+                    cache_creation: from.integer(),
                 }),
             },
             model: self.maybe(Self::text),

@@ -6,9 +6,9 @@ use std::borrow::Cow;
 use super::output::event::{EventMessage, OutputEvent, StreamedEvent, ToolBlock};
 use super::output::json::{JsonCursor, JsonResult};
 use super::output::lines::{LineSplitter, ObjectSplitter};
-use super::output::usage::TokenUsage;
 use crate::fuzz::json::Json;
 use crate::fuzz::{Chance, cuts};
+use crate::task::TokenUsage;
 
 /// In chunks of any size, the lines come out complete and in order. Of lines over the limit come the same
 /// objects each time, within the limit.
