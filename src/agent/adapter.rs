@@ -104,6 +104,8 @@ pub enum ReportCovers {
     /// This run.
     #[default]
     Run,
+    /// This run, until the agent reports the total of the session.
+    RunOfSession,
     /// All runs of the session so far.
     Session,
 }

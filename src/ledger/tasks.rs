@@ -27,6 +27,7 @@ pub enum TaskLookup {
 /// The progress of a running task, besides its counts.
 #[derive(Debug, Clone, Copy)]
 pub struct ProgressUpdate<'a> {
+    pub session_totals: SessionTotals,
     pub model: Option<&'a str>,
     /// The tool call that has no result yet.
     pub tool_in_flight: Option<&'a str>,
@@ -121,6 +122,8 @@ const INSERT_TRANSITION: &str = "
 const UPDATE_PROGRESS: &str = "
     UPDATE task_history SET
         cost_usd = coalesce(:cost_usd, cost_usd),
+        session_cost_usd = coalesce(:session_cost_usd, session_cost_usd),
+        session_tokens = coalesce(:session_tokens, session_tokens),
         turns = coalesce(:turns, turns),
         input_tokens = coalesce(:input_tokens, input_tokens),
         output_tokens = coalesce(:output_tokens, output_tokens),
@@ -353,6 +356,8 @@ pub fn progress(
 ) -> rusqlite::Result<()> {
     let values = named_params! {
         ":cost_usd": counts.cost_usd,
+        ":session_cost_usd": seen.session_totals.cost_usd,
+        ":session_tokens": seen.session_totals.tokens,
         ":turns": counts.turns,
         ":input_tokens": counts.input_tokens,
         ":output_tokens": counts.output_tokens,
