@@ -35,8 +35,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::CommandRequest;
 use crate::commands::{
-    adopt, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune, recover,
-    redispatch, session, show, stats, timeline, units, wait,
+    adopt, agents, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune,
+    recover, redispatch, session, show, stats, timeline, units, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -159,6 +159,7 @@ fn start() -> Exit {
         }
         CommandRequest::Stats(request) => stats::stats(request, ledger),
         CommandRequest::Timeline(request) => timeline::timeline(request, ledger),
+        CommandRequest::Agents(action) => agents::agents(action),
         CommandRequest::Doctor(request) => doctor::doctor(request, ledger),
         CommandRequest::Overview { stale_after } => overview::overview(ledger, *stale_after),
         CommandRequest::Say(text) => say(text),
@@ -184,6 +185,7 @@ fn ledger_use<'a>(
     let acts = |acts: bool| Some((ledger, if acts { Intent::Act } else { Intent::Read }));
     match request {
         CommandRequest::Run(_)
+        | CommandRequest::Agents(_)
         | CommandRequest::Say(_)
         | CommandRequest::Complete(_)
         | CommandRequest::Man(_)

@@ -11,6 +11,7 @@ mod clocks;
 mod completions;
 mod costs;
 mod crash;
+mod declarations;
 mod declared;
 mod descriptors;
 mod dispatcher;

@@ -5,7 +5,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::transcript::TranscriptReader;
-use crate::task::{ExitMeaning, KeepSession, SessionId, SignalScope, Time, TokensScope, UsageCounts};
+use crate::task::{
+    ExitMeaning, KeepSession, SessionId, SessionTotals, SignalScope, Time, TokenUsage, TokensScope,
+    UsageCounts,
+};
 
 /// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +101,18 @@ pub struct ObservedOutput {
     pub tool_in_flight: Option<String>,
 }
 
+impl ObservedOutput {
+    /// The totals of the session that the agent reported. Claude Code 2.1.330 does not count what a version
+    /// that reports per run spent on the session.
+    pub fn reported_totals(&self) -> SessionTotals {
+        let of_session = |covers| covers == ReportCovers::Session;
+        SessionTotals {
+            cost_usd: self.reported_cost_usd.filter(|_| of_session(self.cost_covers)),
+            tokens: of_session(self.tokens_cover).then(|| TokenUsage::of(&self.counts)),
+        }
+    }
+}
+
 /// Which runs a reported cost or token count covers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReportCovers {
@@ -177,6 +192,10 @@ pub trait Adapter: Sync {
     fn names(&self) -> &AgentNames;
     /// The value of `agent_type`: `claude`, `codex`, `command`.
     fn agent_type(&self) -> &'static str;
+    /// The version of the agent against which this was checked.
+    fn checked(&self) -> Option<&'static str> {
+        None
+    }
     /// The service that runs the model; `None`: not known.
     fn provider(&self) -> Option<&'static str>;
     /// Whether bookend tracks this agent's sessions.

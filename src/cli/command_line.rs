@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::agents_args::AgentsArgs;
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
 use super::one_task::{LogsArgs, ShowArgs};
 use super::query::{
@@ -137,6 +138,13 @@ pub(super) enum Command {
     Stats(StatsArgs),
     /// Show when tasks ran
     Timeline(TimelineArgs),
+    /// List the agents that bookend knows, and check a declaration
+    ///
+    /// Without a command it lists them. A declaration says how an agent is run and how its output is read.
+    /// One of your own is the file $XDG_CONFIG_HOME/bookend/agents/NAME.toml (~/.config) or
+    /// /etc/xdg/bookend/agents/NAME.toml, named like the agent's program. It replaces the built-in one of
+    /// that name.
+    Agents(AgentsArgs),
     /// Check how bookend is set up here
     ///
     /// Each line begins with ok, warn or FAIL; `-` marks a program that is absent and not needed.

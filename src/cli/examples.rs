@@ -55,6 +55,20 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "bookend wait",
         ],
     ),
+    (
+        "bookend agents",
+        &[
+            "bookend agents",
+            "bookend agents show codex",
+            "bookend agents check ./sketch.toml --sample out.jsonl",
+        ],
+    ),
+    ("bookend agents list", &["bookend agents list --json | jq .agents"]),
+    ("bookend agents show", &["bookend agents show gemini > ~/.config/bookend/agents/gemini.toml"]),
+    (
+        "bookend agents check",
+        &["bookend agents check codex", "bookend agents check codex --sample out.jsonl --exit 1"],
+    ),
     ("bookend prune", &["bookend prune --dry-run", "bookend prune --retention 90d --vacuum"]),
     (
         "bookend stats",

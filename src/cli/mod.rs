@@ -1,5 +1,6 @@
 //! Parses the command line into requests. No other module depends on clap.
 
+mod agents_args;
 mod command_line;
 mod complete;
 mod examples;
@@ -26,6 +27,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use crate::commands::adopt;
+use crate::commands::agents;
 use crate::commands::artifact;
 use crate::commands::audit;
 use crate::commands::backup;
@@ -82,6 +84,7 @@ pub enum CommandRequest {
     Prune(prune::PruneOptions),
     Stats(stats::StatsOptions),
     Timeline(timeline::TimelineOptions),
+    Agents(agents::AgentsAction),
     Doctor(doctor::DoctorOptions),
     /// Bare `bookend`.
     Overview {
@@ -144,6 +147,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Prune(a) => CommandRequest::Prune(a.request()),
         Command::Timeline(a) => CommandRequest::Timeline(a.request()),
         Command::Stats(a) => CommandRequest::Stats(a.request()),
+        Command::Agents(a) => CommandRequest::Agents(a.request()),
         Command::Doctor(a) => CommandRequest::Doctor(a.request()),
         Command::Completions(a) => CommandRequest::Say(shell::script(a.shell).to_owned()),
         Command::Man(a) => {

@@ -1,6 +1,7 @@
 //! The commands: one command, one file.
 
 pub mod adopt;
+pub mod agents;
 pub mod artifact;
 pub mod audit;
 pub mod backup;

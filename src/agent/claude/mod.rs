@@ -99,6 +99,10 @@ impl Adapter for ClaudeAdapter {
         "claude"
     }
 
+    fn checked(&self) -> Option<&'static str> {
+        Some("2.1.330")
+    }
+
     fn provider(&self) -> Option<&'static str> {
         Some("anthropic")
     }

@@ -46,11 +46,6 @@ impl DeclaredAdapter {
         }
     }
 
-    #[allow(dead_code, reason = "the command that shows declarations uses it")]
-    pub fn declaration(&self) -> &'static Declaration {
-        self.declaration
-    }
-
     fn read<'a>(&self, args: &'a [OsString]) -> DeclaredArguments<'a> {
         DeclaredArguments::read(self.declaration, &self.options, args)
     }
@@ -63,6 +58,10 @@ impl Adapter for DeclaredAdapter {
 
     fn agent_type(&self) -> &'static str {
         &self.declaration.name
+    }
+
+    fn checked(&self) -> Option<&'static str> {
+        self.declaration.checked.as_deref()
     }
 
     fn provider(&self) -> Option<&'static str> {
