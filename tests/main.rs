@@ -34,6 +34,7 @@ mod layout;
 mod ledger;
 mod leftovers;
 mod limits;
+mod listing;
 mod logs;
 mod look;
 mod mixed_output;
