@@ -131,3 +131,43 @@ fn a_recorded_output_shows_the_row_that_a_run_makes() {
         }
     }
 }
+
+/// The keys of the tables in the source, by their names in a file.
+fn keys_in_the_source() -> std::collections::BTreeSet<String> {
+    let source = include_str!("../src/agent/declared/schema.rs");
+    let mut renamed = None;
+    let mut keys = std::collections::BTreeSet::new();
+    for line in source.lines().map(str::trim) {
+        let field = line.strip_prefix("pub ").unwrap_or(line).split_once(": ").map(|(name, _)| name);
+        if let Some(name) = line.strip_prefix("#[serde(rename = \"") {
+            renamed = name.split('"').next();
+        } else if let Some(name) =
+            field.filter(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+        {
+            keys.insert(renamed.take().unwrap_or(name).to_owned());
+        }
+    }
+    keys
+}
+
+#[test]
+fn every_key_of_a_declaration_is_documented_and_every_documented_key_exists() {
+    let document = include_str!("../contrib/doc/agents.md");
+    let (_, tables) = document.split_once("## The keys of a declaration").expect("the section");
+    let keys = keys_in_the_source();
+    assert!(keys.len() > 60, "{keys:?}");
+    let undocumented: Vec<_> = keys
+        .iter()
+        .filter(|key| {
+            ![format!("`{key}`"), format!(" {key} = "), format!("\"{key}\"")]
+                .iter()
+                .any(|k| tables.contains(k))
+        })
+        .filter(|key| !["id", "name"].contains(&key.as_str()))
+        .collect();
+    assert!(undocumented.is_empty(), "agents.md lacks {undocumented:?}");
+    let first_column = tables.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    for name in first_column.flat_map(|cell| cell.split("`, `")).map(|cell| cell.trim_end_matches('`')) {
+        assert!(keys.contains(name), "a declaration has no key {name}");
+    }
+}

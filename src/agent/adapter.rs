@@ -163,6 +163,13 @@ pub struct RunResult {
     pub error: Option<String>,
 }
 
+/// The figures that an agent reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportedFigures {
+    pub cost: bool,
+    pub tokens: bool,
+}
+
 /// Reads an agent's output while it is written, in chunks of any size.
 pub trait OutputReader {
     /// Takes the next bytes. Unknown text changes nothing.
@@ -220,6 +227,18 @@ pub trait Adapter: Sync {
     /// The arguments with which a person resumes the conversation `id`.
     fn resume_by_hand(&self, id: &SessionId) -> Vec<OsString> {
         self.argv(&[], &SessionPlan::Resume(id.clone()))
+    }
+    /// Those of `_args` that a person keeps who resumes a conversation: what the agent may do, and with what.
+    fn kept_by_hand(&self, _args: &[OsString]) -> Vec<OsString> {
+        Vec::new()
+    }
+    /// The figures that the agent reports in its JSON.
+    fn reports(&self) -> ReportedFigures {
+        ReportedFigures { cost: true, tokens: true }
+    }
+    /// The arguments that select output with figures; `None`: it has none.
+    fn json_option(&self) -> Option<String> {
+        self.stream_option()
     }
     /// The options that set the id of a new conversation.
     fn id_options(&self) -> Vec<&str> {

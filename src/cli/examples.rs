@@ -103,6 +103,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("bookend deliver", &["bookend deliver --failed", "bookend deliver 019ab3 --hook-timeout 5m"]),
     ("bookend redispatch", &["bookend redispatch 019ab3", "bookend redispatch --stdin 019ab3 <prompt.txt"]),
+    ("bookend resume", &["bookend resume", "bookend resume --key nightly --allow-unsafe-resume"]),
     ("bookend session", &["bookend session list"]),
     ("bookend session list", &["bookend session list", "bookend session list --json"]),
     ("bookend session show", &["bookend session show nightly"]),

@@ -40,6 +40,7 @@ use crate::commands::man;
 use crate::commands::prune;
 use crate::commands::recover;
 use crate::commands::redispatch;
+use crate::commands::resume;
 use crate::commands::session;
 use crate::commands::show;
 use crate::commands::stats;
@@ -99,6 +100,7 @@ pub enum CommandRequest {
     Recover(recover::RecoverOptions),
     Deliver(deliver::DeliverOptions),
     Redispatch(redispatch::RedispatchOptions),
+    Resume(resume::ResumeOptions),
     Session(session::SessionAction),
     Adopt(adopt::AdoptOptions),
     Backup(backup::BackupOptions),
@@ -157,6 +159,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Recover(a) => CommandRequest::Recover(a.request()),
         Command::Deliver(a) => CommandRequest::Deliver(a.request()),
         Command::Redispatch(a) => CommandRequest::Redispatch(a.request()),
+        Command::Resume(a) => CommandRequest::Resume(a.request()),
         Command::Session(command) => CommandRequest::Session(command.request()),
         Command::Adopt(a) => CommandRequest::Adopt(adopt::AdoptOptions { file: a.file }),
         Command::Backup(a) => CommandRequest::Backup(backup::BackupOptions { file: a.file }),

@@ -74,6 +74,8 @@ const SELECT_NEXT_USE: &str = "
     SELECT started_at FROM task_history
     WHERE session_id = ?1 AND started_at > (SELECT started_at FROM task_history WHERE id = ?2)
     ORDER BY started_at LIMIT 1";
+const SELECT_REPLACED_BY: &str =
+    "SELECT id FROM task_history WHERE key = ?1 AND replaces = ?2 ORDER BY started_at LIMIT 1";
 const SELECT_IDS_BY_PREFIX: &str =
     "SELECT id FROM task_history WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 10";
 const SELECT_LAST_SESSION_TOTALS: &str = "
@@ -421,6 +423,12 @@ impl Ledger {
     pub fn next_use(&self, id: &TaskId, session: &SessionId) -> Result<Option<RecordedTime>> {
         let read = || self.conn().query_row(SELECT_NEXT_USE, (session, id), |row| row.get(0)).optional();
         read().map(|at| at.and_then(|AnyTime(at)| at)).map_err(self.failed("looking for the next task"))
+    }
+
+    /// The task for which `--replace` cancelled this one.
+    pub fn replaced_by(&self, task: &Task) -> Result<Option<TaskId>> {
+        let read = || self.conn().query_row(SELECT_REPLACED_BY, (&task.key, &task.id), |row| row.get(0));
+        read().optional().map_err(self.failed("looking for the task that replaced this one"))
     }
 
     /// A task's changes of status, in order.

@@ -17,7 +17,7 @@ mod tasks;
 mod text;
 mod timeline;
 
-pub use crate::shell::{operand, quoted, suggestion};
+pub use crate::shell::{command_line, operand, quoted, suggestion};
 pub use agents::{AgentLine, agents, agents_json, fields};
 pub use audit::{Code, Finding, Severity, audit, audit_json, audit_summary};
 pub use detail::{Further, History, detail};
