@@ -24,7 +24,7 @@ struct AgentsListArgs {
 
 #[derive(Debug, Subcommand)]
 enum AgentsCommand {
-    /// List the agents: their programs, and where their declarations are
+    /// List agents, their programs and declarations
     List(AgentsListArgs),
     /// Print the declaration of an agent
     Show {

@@ -64,7 +64,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("bookend agents list", &["bookend agents list --json | jq .agents"]),
-    ("bookend agents show", &["bookend agents show gemini > ~/.config/bookend/agents/gemini.toml"]),
+    ("bookend agents show", &["bookend agents show gemini > gemini.toml"]),
     (
         "bookend agents check",
         &["bookend agents check codex", "bookend agents check codex --sample out.jsonl --exit 1"],

@@ -12,7 +12,7 @@ pub(super) const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["run", "wait", "cancel", "redispatch", "resume", "artifact"]),
     ("Inspect", &["list", "ps", "show", "logs", "audit", "stats", "timeline", "session"]),
     ("Maintain", &["recover", "deliver", "prune", "backup"]),
-    ("Set up", &["doctor", "adopt", "completions", "man", "units"]),
+    ("Set up", &["doctor", "agents", "adopt", "completions", "man", "units"]),
 ];
 
 /// The help that `args` request, if any.

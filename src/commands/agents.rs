@@ -107,7 +107,8 @@ fn unknown(name: &str) -> Error {
     ))
 }
 
-fn refused(refused: DeclarationError) -> Error {
+/// The error of a declaration that is refused, with what the user can do.
+pub(super) fn refused(refused: DeclarationError) -> Error {
     let advice = refused.advice();
     Error::usage(refused).hint(advice)
 }

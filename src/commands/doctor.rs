@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{User, geteuid};
 
+use crate::agent;
+use crate::commands::agents::refused as refused_agent;
 use crate::commands::system;
 use crate::error::Error;
 use crate::exit::Exit;
@@ -24,8 +26,6 @@ pub struct DoctorOptions {
     pub json: bool,
 }
 
-/// The programs that bookend has an adapter for.
-const AGENTS: [&str; 2] = ["claude", "cursor-agent"];
 const UNIT: &str = "bookend-recover.service";
 
 /// Prints a line for each check; exits with 1 if something does not work.
@@ -46,7 +46,7 @@ pub fn doctor(options: &DoctorOptions, ledger: Option<&Path>) -> Result<Exit, Er
         }
         Err(e) => points.push(point("ledger", Health::Bad, Error::from(e).in_line())),
     }
-    points.extend(AGENTS.iter().map(|name| agent(name)));
+    points.extend(agents());
     print(&match options.json {
         true => view::points_json(&points),
         false => view::points(&points, Screen::of(&std::io::stdout())),
@@ -264,9 +264,25 @@ fn linger(is_used: bool) -> Option<Point> {
     })
 }
 
-fn agent(name: &str) -> Point {
-    match which::which(name) {
-        Ok(file) => point(name, Health::Fine, file.display().to_string()),
-        Err(_) => point(name, Health::Absent, "not in PATH".to_owned()),
+/// The known agents in PATH, the declarations that are refused, and in one line the agents that are absent.
+fn agents() -> Vec<Point> {
+    let (mut points, mut absent) = (Vec::new(), Vec::new());
+    for known in agent::known_agents() {
+        let adapter = match known.adapter {
+            Ok(adapter) => adapter,
+            Err(refused) => {
+                points.push(point(&known.name, Health::Odd, refused_agent(refused).in_line()));
+                continue;
+            }
+        };
+        match adapter.names().programs.split(' ').find_map(|program| which::which(program).ok()) {
+            Some(file) => points.push(point(&known.name, Health::Fine, file.display().to_string())),
+            None => absent.push(known.name),
+        }
     }
+    if !absent.is_empty() {
+        let text = format!("not in PATH: {}", absent.join(", "));
+        points.push(point("agents", Health::Absent, text));
+    }
+    points
 }

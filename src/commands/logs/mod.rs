@@ -7,6 +7,7 @@ mod writer;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::agents::refused;
 use crate::agent::{self, Adapter, TranscriptReader};
 use crate::commands::find::{self, TaskChoice};
 use crate::error::{Error, Kind};
@@ -40,7 +41,7 @@ pub struct LogsOptions {
 pub fn logs(options: &LogsOptions, ledger: Option<&Path>) -> Result<Exit, Error> {
     let at = ledger::locate(ledger)?;
     let (ledger, task) = find::find(&options.which, &at)?;
-    let adapter = task.agent_type.as_deref().map(agent::by_type).transpose().map_err(Error::failed)?;
+    let adapter = task.agent_type.as_deref().map(agent::by_type).transpose().map_err(refused)?;
     let adapter = adapter.flatten().filter(|a| a.tracks_sessions());
     let adapter = adapter.ok_or_else(|| {
         let program = task.agent_type.as_deref().filter(|kind| *kind != "command").or(task.agent.as_deref());
