@@ -39,7 +39,7 @@ pub mod exit_code {
 
 /// The exit codes of a command, by its full name, as its man page lists them.
 pub fn codes_of(command: &str) -> Vec<(&'static str, &'static str)> {
-    if matches!(command, "bookend run" | "bookend redispatch") {
+    if matches!(command, "bookend run" | "bookend redispatch" | "bookend resume") {
         return RUN.to_vec();
     }
     let nothing = match command {

@@ -35,8 +35,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::CommandRequest;
 use crate::commands::{
-    adopt, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune, recover,
-    redispatch, session, show, stats, timeline, units, wait,
+    adopt, agents, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune,
+    recover, redispatch, resume, session, show, stats, timeline, units, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -108,6 +108,12 @@ fn start() -> Exit {
         log::fail(&e);
         return Exit::Code(e.code());
     }
+    let take_over = |level| {
+        let caller = Caller::take_over();
+        log::start(level, invocation.log);
+        cli::variables::warn_of_misspelt();
+        caller
+    };
     let done = match &invocation.request {
         CommandRequest::Run(request) => {
             let caller = Caller::take_over();
@@ -119,24 +125,12 @@ fn start() -> Exit {
             cli::variables::warn_of_misspelt();
             run::run(request, ledger, caller)
         }
-        CommandRequest::Recover(request) => {
-            let caller = Caller::take_over();
-            log::start(request.level, invocation.log);
-            cli::variables::warn_of_misspelt();
-            recover::recover(request, ledger, &caller)
-        }
-        CommandRequest::Deliver(request) => {
-            let caller = Caller::take_over();
-            log::start(request.level, invocation.log);
-            cli::variables::warn_of_misspelt();
-            deliver::deliver(request, ledger, &caller)
-        }
+        CommandRequest::Recover(request) => recover::recover(request, ledger, &take_over(request.level)),
+        CommandRequest::Deliver(request) => deliver::deliver(request, ledger, &take_over(request.level)),
         CommandRequest::Redispatch(request) => {
-            let caller = Caller::take_over();
-            log::start(request.level, invocation.log);
-            cli::variables::warn_of_misspelt();
-            redispatch::redispatch(request, ledger, caller)
+            redispatch::redispatch(request, ledger, take_over(request.level))
         }
+        CommandRequest::Resume(request) => resume::resume(request, ledger, take_over(request.level)),
         CommandRequest::Session(request) => {
             log::start(LevelFilter::WARN, invocation.log);
             session::session(request, ledger).and_then(|text| say(&text))
@@ -159,6 +153,7 @@ fn start() -> Exit {
         }
         CommandRequest::Stats(request) => stats::stats(request, ledger),
         CommandRequest::Timeline(request) => timeline::timeline(request, ledger),
+        CommandRequest::Agents(action) => agents::agents(action),
         CommandRequest::Doctor(request) => doctor::doctor(request, ledger),
         CommandRequest::Overview { stale_after } => overview::overview(ledger, *stale_after),
         CommandRequest::Say(text) => say(text),
@@ -184,6 +179,7 @@ fn ledger_use<'a>(
     let acts = |acts: bool| Some((ledger, if acts { Intent::Act } else { Intent::Read }));
     match request {
         CommandRequest::Run(_)
+        | CommandRequest::Agents(_)
         | CommandRequest::Say(_)
         | CommandRequest::Complete(_)
         | CommandRequest::Man(_)
@@ -193,6 +189,7 @@ fn ledger_use<'a>(
         CommandRequest::Prune(request) => acts(!request.dry_run),
         CommandRequest::Deliver(_)
         | CommandRequest::Redispatch(_)
+        | CommandRequest::Resume(_)
         | CommandRequest::Cancel(_)
         | CommandRequest::Artifact(_) => acts(true),
         CommandRequest::Session(Session::Invalidate { .. } | Session::Restore { .. }) => acts(true),

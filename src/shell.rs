@@ -1,7 +1,9 @@
 //! Words for a shell: quoting, and commands of bookend that work when pasted.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::log::is_harmful;
 use crate::task::SYSTEM_LEDGER;
 
 /// A bookend command that works when pasted. `ledger`: its file, if it is not the default one.
@@ -24,9 +26,20 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
-/// A path, quoted for a shell.
+/// A path, quoted for a shell. Bytes that are not UTF-8 and control characters are escaped in `$'…'`.
 pub fn quoted_path(path: &Path) -> String {
-    quoted(&path.to_string_lossy())
+    match path.to_str() {
+        Some(text) if !text.contains(is_harmful) => quoted(text),
+        _ => {
+            let byte = |byte: &u8| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(*byte)),
+                b' '..=b'~' => char::from(*byte).to_string(),
+                other => format!("\\{other:03o}"),
+            };
+            let bytes: String = path.as_os_str().as_bytes().iter().map(byte).collect();
+            format!("$'{bytes}'")
+        }
+    }
 }
 
 /// An operand, quoted for a shell, that is never parsed as an option.
@@ -42,6 +55,9 @@ pub fn command_line(words: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -56,6 +72,17 @@ mod tests {
                 "bookend --system session list"
             ]
         );
+    }
+
+    #[test]
+    fn a_path_of_any_bytes_is_one_word_of_the_shell() {
+        for bytes in [&b"/plain"[..], b"/a b/it's", b"/new\nline\\", b"/\xff\xfe'x", "/ü\u{202e}f".as_bytes()]
+        {
+            let word = quoted_path(Path::new(OsStr::from_bytes(bytes)));
+            assert!(!word.contains(is_harmful), "{word}");
+            let printed = Command::new("bash").args(["-c", &format!("printf %s {word}")]).output().unwrap();
+            assert_eq!(printed.stdout, bytes, "{word}");
+        }
     }
 
     #[test]

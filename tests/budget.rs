@@ -117,3 +117,26 @@ fn redispatch_keeps_the_budget() {
     let again = world.bare(["bookend", "redispatch", "first", "--stdin"]).run().ended(End::Code(77));
     assert!(again.stderr.contains("have cost $0.25"), "{again:?}");
 }
+
+#[test]
+fn an_adopted_ledger_counts_by_its_own_times() {
+    let Some(world) = world("an_adopted_ledger_counts_by_its_own_times") else { return };
+    let shapes = [include_str!("adopt/plain.sql"), include_str!("adopt/epoch.sql")];
+    for (n, tables) in shapes.into_iter().enumerate() {
+        let ledger = world.name(&format!("dispatcher{n}.db"));
+        rusqlite::Connection::open(&ledger).expect("a file").execute_batch(tables).expect("the tables");
+        world.bare(["bookend", "adopt", &ledger]).run().ended(End::Code(0));
+        let run = |budget: &str| {
+            let options = ["--ledger", &ledger, "--key", "k", "--fresh", "--budget", budget];
+            world.run(STREAM).options(options).run()
+        };
+        run("0.2/24h").ended(End::Code(0));
+        run("0.2/24h").ended(End::Code(77));
+        let hours_ago = "UPDATE task_history SET started_at =
+                CASE typeof(started_at) WHEN 'text' THEN strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-3 hours')
+                    ELSE unixepoch('now', '-3 hours') END
+            WHERE key = 'k'";
+        rusqlite::Connection::open(&ledger).expect("a file").execute_batch(hours_ago).expect("the times");
+        run("0.2/2h").ended(End::Code(0));
+    }
+}

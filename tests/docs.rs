@@ -176,7 +176,8 @@ fn every_document_is_in_the_package() {
 }
 
 /// Options of other programs that the documents name.
-const FOREIGN: [&str; 6] = ["--bg", "--bin", "--output-format", "--resume", "--session-id", "--test"];
+const FOREIGN: [&str; 7] =
+    ["--bg", "--bin", "--format", "--output-format", "--resume", "--session-id", "--test"];
 
 /// The commands of bookend as its man pages name them, such as `session list`.
 fn commands() -> BTreeSet<String> {

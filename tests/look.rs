@@ -100,7 +100,7 @@ fn show_prints_everything_about_a_task() {
     run(&world, "one", "exit 3");
     let shown = json(&world, &["show", "one", "--json"]);
     let keys: Vec<&str> = shown.as_object().expect("an object").keys().map(String::as_str).collect();
-    assert_eq!(keys.len(), 4, "{keys:?}");
+    assert_eq!(keys.len(), 5, "{keys:?}");
     assert_eq!(shown["task"]["argv"], serde_json::json!(["sh", "-c", "exit 3"]));
     assert_eq!(shown["task"]["exit_code"], 3);
     assert_eq!(shown["session"], Value::Null);

@@ -135,7 +135,12 @@ fn show_names_the_end_source_leftovers_transcript_and_journal() {
         "the supervisor".to_owned(),
         "1 found, 1 ended, 0 left".to_owned(),
         format!("/{session}.jsonl\n"),
-        format!("&& claude --resume {session}"),
+        format!(
+            "bookend resume --ledger {} one  # invalidated: check its state first\n",
+            world.ledger().display()
+        ),
+        format!("bookend logs --ledger {} one\n", world.ledger().display()),
+        format!("bookend redispatch --ledger {} one\n", world.ledger().display()),
         format!("bookend session --ledger {} restore 'a key'\n", world.ledger().display()),
         format!("_PID={} + _PID={}", row.pid("supervisor_pid"), row.pid("agent_pid")),
     ] {

@@ -276,6 +276,45 @@ fn every_field_of_the_json_documents_is_listed() {
 }
 
 #[test]
+fn the_stability_of_each_field_is_that_of_its_column() {
+    let in_backticks =
+        |cell: &str| -> Names { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let columns = rows("### `task_history`");
+    let with = |kind: &str| -> Names {
+        let of_kind = columns.iter().filter(|row| row[2] == kind);
+        of_kind.map(|row| row[0].trim_matches('`').to_owned()).collect()
+    };
+    let printed = printed();
+    let documents = rows("### Stability of the fields");
+    let task = documents.iter().find(|row| row[0] == "a task").expect("the fields of a task");
+    assert_eq!((in_backticks(&task[1]), in_backticks(&task[2])), (with("stable"), with("internal")));
+    let fields =
+        printed["list"].iter().filter_map(|f| f.strip_prefix("tasks[].")).filter(|f| !f.contains('.'));
+    let listed = &in_backticks(&task[1]) | &in_backticks(&task[2]);
+    assert_eq!(fields.map(str::to_owned).collect::<Names>(), listed);
+    let of = |command: &str| -> Names {
+        let documents = printed.iter().filter(|(name, _)| name.split(' ').next() == Some(command));
+        documents.flat_map(|(_, fields)| fields.clone()).collect()
+    };
+    let commands: Names = printed.keys().filter_map(|c| c.split(' ').next()).map(str::to_owned).collect();
+    let named: Names = documents[1..].iter().flat_map(|row| in_backticks(&row[0])).collect();
+    assert_eq!(named, commands, "every document has its row");
+    for row in documents[1..].iter().filter(|row| row[0] != "a task") {
+        let command = row[0].trim_matches('`');
+        let listed = named_in(&printed, command);
+        for field in in_backticks(&row[2]) {
+            assert!(of(command).contains(&field) || listed.contains(&field), "{command} has no {field}");
+        }
+    }
+}
+
+/// The fields that the page lists for the documents of a command.
+fn named_in(printed: &BTreeMap<String, Names>, command: &str) -> Names {
+    let documents = printed.keys().filter(|name| name.split(' ').next() == Some(command));
+    documents.flat_map(|name| named(&format!("### `bookend {name} --json`"), 0)).collect()
+}
+
+#[test]
 fn a_task_in_json_has_the_columns_of_its_table() {
     let mut columns = rows("### `task_history`");
     columns.retain(|row| row[0].starts_with('`') && row[2] != "internal, not in JSON");

@@ -1,5 +1,6 @@
 //! The tokens of a run whose agent reports those of the session.
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{End, Row, World, eventually};
@@ -86,4 +87,50 @@ fn a_killed_run_leaves_the_totals_as_they_were() {
     let row = run(&world, &CODEX, "total 300", End::Code(0));
     assert_eq!(row.text("resumed_from"), "t1");
     assert_eq!(tokens(&row), [Some(180), Some(40), Some(20)], "what both used since the last known total");
+}
+
+const QWEN: [&str; 5] = ["qwen", "-o", "stream-json", "-p", "do it"];
+
+/// `message INPUT` prints what is counted, `total INPUT` the session's total, which replaces it.
+const QWEN_SCRIPT: &str = r#"
+mkdir -p "$HOME/.qwen/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g')/chats"
+echo '{}' >"$HOME/.qwen/projects/$(pwd -P | sed 's/[^A-Za-z0-9]/-/g')/chats/$id.jsonl"
+printf '{"type":"system","subtype":"init","session_id":"%s","model":"m"}\n' $id
+message() { printf '{"type":"assistant","message":{"content":[],"usage":{"input_tokens":%s}}}\n' $1; }
+total() { printf '{"type":"result","is_error":false,"num_turns":1,"usage":{"input_tokens":%s}}\n' $1; }
+"#;
+
+/// What a killed run used, as far as it was counted, is not charged to the next run of the session again.
+#[test]
+fn tokens_that_were_counted_in_a_killed_run_are_charged_once() {
+    let test = "tokens_that_were_counted_in_a_killed_run_are_charged_once";
+    let Some(world) = World::of_bookend(test) else { return };
+    let run = |script: &str, end: End| {
+        world.stand_in("qwen", &format!("{QWEN_SCRIPT}{script}"));
+        world.run(QWEN).options(["--key", "k"]).run().ended(end);
+        let row = world.rows().pop().expect("a row");
+        (row.number("input_tokens"), row.json("session_tokens")["input_tokens"].as_i64())
+    };
+    assert_eq!(run("message 100; total 200", End::Code(0)), (Some(200), Some(200)));
+    assert_eq!(run("message 30; kill -9 $$", End::Signal(9)), (Some(30), Some(230)));
+    bookend(&world, &["session", "restore", "k"]).ended(End::Code(0));
+    assert_eq!(run("message 100; total 330", End::Code(0)), (Some(100), Some(330)));
+    assert_eq!(world.rows()[2].text("resumed_from"), world.rows()[0].text("session_id"));
+
+    // The supervisor is killed too, and the row has what its last progress wrote.
+    let mut up = world.fifo("up");
+    let go = world.fifo("go");
+    let ready =
+        format!("{QWEN_SCRIPT}message 50; echo ready $$ >'{}'; read line <'{}'", up.path(), go.path());
+    world.stand_in("qwen", &ready);
+    let running = world.run(QWEN).options(["--key", "k"]).start();
+    up.pid("ready");
+    eventually(world.deadline(), "the tokens of the running task", || {
+        world.rows().pop().is_some_and(|row| row.number("input_tokens") == Some(50))
+    });
+    running.signal(Signal::KILL);
+    running.wait();
+    standins::recover(&world, &[]);
+    bookend(&world, &["session", "restore", "k"]).ended(End::Code(0));
+    assert_eq!(run("message 100; total 480", End::Code(0)), (Some(100), Some(480)));
 }

@@ -5,7 +5,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::transcript::TranscriptReader;
-use crate::task::{ExitMeaning, KeepSession, SessionId, SignalScope, Time, TokensScope, UsageCounts};
+use crate::task::{
+    ExitMeaning, KeepSession, SessionId, SessionTotals, SignalScope, Time, TokenUsage, TokensScope,
+    UsageCounts,
+};
 
 /// The output format that the agent's arguments select.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,12 +101,26 @@ pub struct ObservedOutput {
     pub tool_in_flight: Option<String>,
 }
 
+impl ObservedOutput {
+    /// The totals of the session that the agent reported. Claude Code 2.1.330 does not count what a version
+    /// that reports per run spent on the session.
+    pub fn reported_totals(&self) -> SessionTotals {
+        let of_session = |covers| covers == ReportCovers::Session;
+        SessionTotals {
+            cost_usd: self.reported_cost_usd.filter(|_| of_session(self.cost_covers)),
+            tokens: of_session(self.tokens_cover).then(|| TokenUsage::of(&self.counts)),
+        }
+    }
+}
+
 /// Which runs a reported cost or token count covers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ReportCovers {
     /// This run.
     #[default]
     Run,
+    /// This run, until the agent reports the total of the session.
+    RunOfSession,
     /// All runs of the session so far.
     Session,
 }
@@ -146,6 +163,13 @@ pub struct RunResult {
     pub error: Option<String>,
 }
 
+/// The figures that an agent reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReportedFigures {
+    pub cost: bool,
+    pub tokens: bool,
+}
+
 /// Reads an agent's output while it is written, in chunks of any size.
 pub trait OutputReader {
     /// Takes the next bytes. Unknown text changes nothing.
@@ -175,6 +199,10 @@ pub trait Adapter: Sync {
     fn names(&self) -> &AgentNames;
     /// The value of `agent_type`: `claude`, `codex`, `command`.
     fn agent_type(&self) -> &'static str;
+    /// The version of the agent against which this was checked.
+    fn checked(&self) -> Option<&'static str> {
+        None
+    }
     /// The service that runs the model; `None`: not known.
     fn provider(&self) -> Option<&'static str>;
     /// Whether bookend tracks this agent's sessions.
@@ -199,6 +227,18 @@ pub trait Adapter: Sync {
     /// The arguments with which a person resumes the conversation `id`.
     fn resume_by_hand(&self, id: &SessionId) -> Vec<OsString> {
         self.argv(&[], &SessionPlan::Resume(id.clone()))
+    }
+    /// Those of `_args` that a person keeps who resumes a conversation: what the agent may do, and with what.
+    fn kept_by_hand(&self, _args: &[OsString]) -> Vec<OsString> {
+        Vec::new()
+    }
+    /// The figures that the agent reports in its JSON.
+    fn reports(&self) -> ReportedFigures {
+        ReportedFigures { cost: true, tokens: true }
+    }
+    /// The arguments that select output with figures; `None`: it has none.
+    fn json_option(&self) -> Option<String> {
+        self.stream_option()
     }
     /// The options that set the id of a new conversation.
     fn id_options(&self) -> Vec<&str> {

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::adapter::{
-    Adapter, AgentArgs, AgentNames, ObservedOutput, OutputMode, OutputReader, SessionPlan, SessionRequest,
+    Adapter, AgentArgs, AgentNames, ObservedOutput, OutputMode, OutputReader, ReportedFigures, SessionPlan,
+    SessionRequest,
 };
 use crate::task::SessionId;
 
@@ -49,6 +50,10 @@ impl Adapter for CommandAdapter {
 
     fn can_assign(&self) -> bool {
         false
+    }
+
+    fn reports(&self) -> ReportedFigures {
+        ReportedFigures { cost: false, tokens: false }
     }
 
     fn notices_closed_stdout(&self) -> bool {

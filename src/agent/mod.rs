@@ -29,9 +29,10 @@ pub use adapter::{
     Adapter, AgentArgs, ObservedOutput, OutputMode, OutputReader, ReportCovers, RunResult, SessionPlan,
     SessionRequest,
 };
+pub use declared::DeclarationError;
 pub use launcher::{RecognisedAgent, SessionPlace, UntrackedReason, mentioned, recognise};
-pub use registry::by_type;
 use registry::no_adapter;
+pub use registry::{DeclarationSource, KnownAgent, by_type, declared_in, known_agent, known_agents};
 pub use transcript::{TranscriptEntry, TranscriptPart, TranscriptReader};
 
 /// Whether `program` is the name of an agent (not of a launcher that starts one).

@@ -92,8 +92,7 @@ impl BuiltInAgent {
     }
 }
 
-/// Where a declaration comes from.
-#[allow(dead_code, reason = "the command that shows declarations reads it")]
+/// Where what is known about an agent comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeclarationSource {
     BuiltIn,
@@ -105,12 +104,46 @@ pub enum DeclarationSource {
 }
 
 /// An agent that a declaration describes, with the text of the declaration.
-#[allow(dead_code, reason = "the command that shows declarations reads it")]
 #[derive(Debug)]
-pub struct LoadedDeclaration {
-    pub adapter: &'static DeclaredAdapter,
+struct LoadedDeclaration {
+    adapter: &'static DeclaredAdapter,
+    source: DeclarationSource,
+    text: Cow<'static, str>,
+}
+
+/// An agent that bookend knows, or the user's own declaration that is refused.
+pub struct KnownAgent {
+    pub name: String,
     pub source: DeclarationSource,
-    pub text: Cow<'static, str>,
+    /// The text of its declaration; `None`: it is described by code, or refused.
+    pub text: Option<Cow<'static, str>>,
+    pub adapter: Result<&'static dyn Adapter, DeclarationError>,
+}
+
+impl KnownAgent {
+    fn of(name: String) -> Option<KnownAgent> {
+        let built_in = BUILT_IN.iter().find(|agent| agent.name == name);
+        let (source, text, adapter): (_, _, Result<&dyn Adapter, _>) = match (declaration(&name), built_in) {
+            (Ok(Some(loaded)), _) => (loaded.source, Some(loaded.text), Ok(loaded.adapter)),
+            (Ok(None), built_in) => (DeclarationSource::BuiltIn, None, Ok(built_in?.adapter())),
+            (Err(refused), built_in) => {
+                let path = declared::files().into_iter().find(|(known, _)| *known == name)?.1;
+                let source = DeclarationSource::File { path, replaces: built_in.is_some() };
+                (source, None, Err(refused))
+            }
+        };
+        Some(KnownAgent { name, source, text, adapter })
+    }
+}
+
+/// The agent `name`; `None`: there is none.
+pub fn known_agent(name: &str) -> Option<KnownAgent> {
+    KnownAgent::of(name.to_owned())
+}
+
+/// All agents, by their names.
+pub fn known_agents() -> Vec<KnownAgent> {
+    agent_types().into_iter().filter_map(KnownAgent::of).collect()
 }
 
 /// Loads the declaration of the agent `name`: the user's own, else the one in the program. `None`: there is
@@ -118,7 +151,7 @@ pub struct LoadedDeclaration {
 ///
 /// # Errors
 /// When the user's own is refused.
-pub fn declaration(name: &str) -> Result<Option<LoadedDeclaration>, DeclarationError> {
+fn declaration(name: &str) -> Result<Option<LoadedDeclaration>, DeclarationError> {
     let built_in = BUILT_IN.iter().find(|agent| agent.name == name);
     if let Some((path, text)) = declared::declaration_file(name)? {
         let adapter = declared_in(&path, &text, name)?;

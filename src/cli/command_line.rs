@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use super::agents_args::AgentsArgs;
 use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
-use super::one_task::{LogsArgs, ShowArgs};
+use super::one_task::{LogsArgs, ResumeArgs, ShowArgs};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
     StatsArgs, TimelineArgs, UnitsArgs, WaitArgs,
@@ -137,6 +138,13 @@ pub(super) enum Command {
     Stats(StatsArgs),
     /// Show when tasks ran
     Timeline(TimelineArgs),
+    /// List the agents that bookend knows, and check a declaration
+    ///
+    /// Without a command it lists them. A declaration says how an agent is run and how its output is read.
+    /// One of your own is the file $XDG_CONFIG_HOME/bookend/agents/NAME.toml (~/.config) or
+    /// /etc/xdg/bookend/agents/NAME.toml, named like the agent's program. It replaces the built-in one of
+    /// that name.
+    Agents(AgentsArgs),
     /// Check how bookend is set up here
     ///
     /// Each line begins with ok, warn or FAIL; `-` marks a program that is absent and not needed.
@@ -169,6 +177,13 @@ pub(super) enum Command {
     /// The new task has the same command line, key, options and directory. As in any run, it resumes the
     /// session of the key only if the last task of that session succeeded.
     Redispatch(RedispatchArgs),
+    /// Open a task's conversation to take over from the agent
+    ///
+    /// It starts the agent interactively, in the directory of the task, as a new task with the same key. The
+    /// launchers, the model, the permissions and the further directories are those of the task; the prompt,
+    /// the limits and the hooks are left out. A conversation whose last task did not succeed is unsafe to
+    /// resume, as in any run.
+    Resume(ResumeArgs),
     /// Show and change the sessions of keys
     #[command(subcommand)]
     Session(SessionCommand),

@@ -55,6 +55,20 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "bookend wait",
         ],
     ),
+    (
+        "bookend agents",
+        &[
+            "bookend agents",
+            "bookend agents show codex",
+            "bookend agents check ./sketch.toml --sample out.jsonl",
+        ],
+    ),
+    ("bookend agents list", &["bookend agents list --json | jq .agents"]),
+    ("bookend agents show", &["bookend agents show gemini > ~/.config/bookend/agents/gemini.toml"]),
+    (
+        "bookend agents check",
+        &["bookend agents check codex", "bookend agents check codex --sample out.jsonl --exit 1"],
+    ),
     ("bookend prune", &["bookend prune --dry-run", "bookend prune --retention 90d --vacuum"]),
     (
         "bookend stats",
@@ -89,6 +103,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     ("bookend deliver", &["bookend deliver --failed", "bookend deliver 019ab3 --hook-timeout 5m"]),
     ("bookend redispatch", &["bookend redispatch 019ab3", "bookend redispatch --stdin 019ab3 <prompt.txt"]),
+    ("bookend resume", &["bookend resume", "bookend resume --key nightly --allow-unsafe-resume"]),
     ("bookend session", &["bookend session list"]),
     ("bookend session list", &["bookend session list", "bookend session list --json"]),
     ("bookend session show", &["bookend session show nightly"]),

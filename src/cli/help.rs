@@ -9,7 +9,7 @@ use super::examples;
 
 /// The commands in groups. A test compares them with the command line.
 pub(super) const GROUPS: [(&str, &[&str]); 4] = [
-    ("Run", &["run", "wait", "cancel", "redispatch", "artifact"]),
+    ("Run", &["run", "wait", "cancel", "redispatch", "resume", "artifact"]),
     ("Inspect", &["list", "ps", "show", "logs", "audit", "stats", "timeline", "session"]),
     ("Maintain", &["recover", "deliver", "prune", "backup"]),
     ("Set up", &["doctor", "adopt", "completions", "man", "units"]),

@@ -1,5 +1,6 @@
 //! Parses the command line into requests. No other module depends on clap.
 
+mod agents_args;
 mod command_line;
 mod complete;
 mod examples;
@@ -26,6 +27,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use crate::commands::adopt;
+use crate::commands::agents;
 use crate::commands::artifact;
 use crate::commands::audit;
 use crate::commands::backup;
@@ -38,6 +40,7 @@ use crate::commands::man;
 use crate::commands::prune;
 use crate::commands::recover;
 use crate::commands::redispatch;
+use crate::commands::resume;
 use crate::commands::session;
 use crate::commands::show;
 use crate::commands::stats;
@@ -82,6 +85,7 @@ pub enum CommandRequest {
     Prune(prune::PruneOptions),
     Stats(stats::StatsOptions),
     Timeline(timeline::TimelineOptions),
+    Agents(agents::AgentsAction),
     Doctor(doctor::DoctorOptions),
     /// Bare `bookend`.
     Overview {
@@ -96,6 +100,7 @@ pub enum CommandRequest {
     Recover(recover::RecoverOptions),
     Deliver(deliver::DeliverOptions),
     Redispatch(redispatch::RedispatchOptions),
+    Resume(resume::ResumeOptions),
     Session(session::SessionAction),
     Adopt(adopt::AdoptOptions),
     Backup(backup::BackupOptions),
@@ -144,6 +149,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Prune(a) => CommandRequest::Prune(a.request()),
         Command::Timeline(a) => CommandRequest::Timeline(a.request()),
         Command::Stats(a) => CommandRequest::Stats(a.request()),
+        Command::Agents(a) => CommandRequest::Agents(a.request()),
         Command::Doctor(a) => CommandRequest::Doctor(a.request()),
         Command::Completions(a) => CommandRequest::Say(shell::script(a.shell).to_owned()),
         Command::Man(a) => {
@@ -153,6 +159,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         Command::Recover(a) => CommandRequest::Recover(a.request()),
         Command::Deliver(a) => CommandRequest::Deliver(a.request()),
         Command::Redispatch(a) => CommandRequest::Redispatch(a.request()),
+        Command::Resume(a) => CommandRequest::Resume(a.request()),
         Command::Session(command) => CommandRequest::Session(command.request()),
         Command::Adopt(a) => CommandRequest::Adopt(adopt::AdoptOptions { file: a.file }),
         Command::Backup(a) => CommandRequest::Backup(backup::BackupOptions { file: a.file }),

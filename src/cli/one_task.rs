@@ -1,10 +1,11 @@
 //! The arguments of the commands that are about one task.
 
-use clap::Args;
+use clap::{ArgAction, Args};
 
-use super::values::any_key;
+use super::values::{any_key, level, when_busy};
 use crate::commands::find::TaskChoice;
 use crate::commands::logs;
+use crate::commands::resume;
 use crate::commands::show;
 use crate::task::Key;
 
@@ -63,5 +64,37 @@ pub struct LogsArgs {
 impl LogsArgs {
     pub fn request(self) -> logs::LogsOptions {
         logs::LogsOptions { which: self.which.choice(), follow: self.follow, raw: self.raw, all: self.all }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    which: OneTask,
+    /// Resume the conversation even if that is unsafe
+    #[arg(long)]
+    allow_unsafe_resume: bool,
+    /// Wait for the task that holds the key
+    #[arg(long)]
+    wait: bool,
+    /// Cancel the task that holds the key, then run
+    #[arg(long, conflicts_with = "wait")]
+    replace: bool,
+    /// Print errors only
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print what bookend does; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+impl ResumeArgs {
+    pub fn request(self) -> resume::ResumeOptions {
+        resume::ResumeOptions {
+            which: self.which.choice(),
+            allow_unsafe_resume: self.allow_unsafe_resume,
+            when_busy: when_busy(self.wait, self.replace),
+            level: level(self.quiet, self.verbose),
+        }
     }
 }

@@ -214,7 +214,7 @@ fn recovery_unit(at: &Location) -> Vec<Point> {
     };
     let found = scopes.iter().find_map(|scope| Some((*scope, properties(scope)?)));
     let Some((scope, properties)) = found else {
-        let text = format!("no {UNIT} is installed for this ledger; call `{recover}` after a crash");
+        let text = format!("no {UNIT} covers this ledger; call `{recover}` after a crash");
         return vec![point(name, Health::Odd, text)];
     };
     let value = |key: &str| {

@@ -1,6 +1,7 @@
 //! The commands: one command, one file.
 
 pub mod adopt;
+pub mod agents;
 pub mod artifact;
 pub mod audit;
 pub mod backup;
@@ -16,10 +17,12 @@ pub mod overview;
 pub mod prune;
 pub mod recover;
 pub mod redispatch;
+pub mod resume;
 pub mod session;
 pub mod show;
 pub mod stats;
 pub mod system;
 pub mod timeline;
 pub mod units;
+mod unknown;
 pub mod wait;

@@ -59,7 +59,7 @@ pub fn overview(ledger: Option<&Path>, stale_after: Duration) -> Result<Exit, Er
 /// `today: 14 runs, 2 failed, $3.20`: the tasks that started on this day, local time.
 fn today(ledger: &Ledger, now: Time) -> Result<String, Error> {
     let today = TaskFilter { since: Some(now.day_begin(&TimeZone::system())), ..TaskFilter::default() };
-    let sum = ledger.total(&today)?;
+    let sum = ledger.stats(&[], &today, 1)?.total;
     let runs = if sum.runs == 1 { "run" } else { "runs" };
     let failed = sum.failure + sum.aborted_no_skill + sum.interrupted;
     let cost = sum.cost_usd.map_or_else(String::new, |cost| format!(", {}", view::money(cost)));

@@ -1,14 +1,15 @@
 //! `bookend show`: everything the ledger knows about one task, and where to find more.
 
-use std::ffi::OsString;
 use std::path::Path;
 
 use crate::agent;
 use crate::commands::find::{TaskChoice, find};
+use crate::commands::{resume, unknown};
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::ledger::{self, Ledger, Location};
 use crate::recovery::liveness;
+use crate::run::options::{Lacks, kept, lacks};
 use crate::sys::stdout::print;
 use crate::task::{Status, Task, Time, Verdict};
 use crate::view::{self, Further, History, Screen};
@@ -32,7 +33,7 @@ pub fn show(options: &ShowOptions, ledger: Option<&Path>) -> Result<Exit, Error>
     let text = match options.json {
         true => view::detail_json(&task, &history),
         false => {
-            let further = further(&at, verdict, &task, &history);
+            let further = further(&ledger, &at, verdict, &task, &history);
             view::detail(&task, &history, &further, Time::now(), Screen::of(&std::io::stdout()))
         }
     };
@@ -48,35 +49,43 @@ fn history(ledger: &Ledger, task: &Task) -> ledger::Result<History> {
             None => None,
         },
         invalidations: ledger.invalidations_of_task(&task.id)?,
+        replaced_by: ledger.replaced_by(task)?,
     })
 }
 
-fn further(at: &Location, verdict: Option<Verdict>, task: &Task, history: &History) -> Further {
-    let running = task.status == Status::Running;
+fn further(
+    ledger: &Ledger,
+    at: &Location,
+    verdict: Option<Verdict>,
+    task: &Task,
+    history: &History,
+) -> Further {
+    let ended = task.status != Status::Running;
     // A declaration that is refused hides only what it would say.
     let adapter = task.agent_type.as_deref().and_then(|name| agent::by_type(name).ok().flatten());
     let conversation = adapter.zip(task.session_id.as_ref()).filter(|(a, _)| a.tracks_sessions());
     let cwd = Path::new(task.cwd.as_deref().unwrap_or("/"));
     let transcript = conversation.and_then(|(a, session)| a.transcript(cwd, session)).filter(|t| t.exists());
-    let resume = conversation.zip(before_own(task)).filter(|_| !running).map(|((a, session), mut words)| {
-        let args = a.resume_by_hand(session);
-        words.extend(args.iter().map(|w| w.to_string_lossy().into_owned()));
-        (cwd.to_path_buf(), words)
-    });
+    let id = view::operand(task.id.as_str());
+    let command = |what: &str| view::suggestion(at.option(), what);
+    let (argv, options) = kept(task).unzip();
+    let agent_type = options.and_then(|options| options.agent_type);
+    let by_hand = || resume::by_hand(task, argv.as_ref()?, agent_type.as_deref()).ok();
+    let missing = unknown::figures(adapter, task);
     Further {
         verdict,
+        read: transcript.is_some().then(|| command(&format!("logs {id}"))),
         transcript,
-        resume,
+        no_cost: missing.cost,
+        no_tokens: missing.tokens,
+        resume: by_hand().filter(|_| ended).map(|_| command(&format!("resume {id}"))),
+        again: match lacks(task) {
+            _ if !ended || ledger.distrust().is_some() => None,
+            None => Some(command(&format!("redispatch {id}"))),
+            Some(Lacks::Stdin) => Some(command(&format!("redispatch --stdin {id} <PROMPT"))),
+            Some(Lacks::Command | Lacks::Bytes | Lacks::Rest) => None,
+        },
         ledger: at.option().map(Path::to_owned),
         is_invalidated: history.invalidations.iter().any(|i| i.restored_at.is_none()),
     }
-}
-
-/// The task's command line up to and including the agent's program.
-fn before_own(task: &Task) -> Option<Vec<String>> {
-    let words: Vec<OsString> = task.argv.as_ref()?.iter().map(OsString::from).collect();
-    let recognised = agent::recognise(&words, task.agent_type.as_deref()).ok()?;
-    let own = Some(recognised.args_start)
-        .filter(|_| !matches!(recognised.place, agent::SessionPlace::Untracked(_)))?;
-    Some(task.argv.as_ref()?[..own].to_vec())
 }

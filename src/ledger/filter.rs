@@ -107,8 +107,7 @@ pub(super) enum TaskIndex {
     Status,
 }
 
-/// How many of the listed tasks an index holds. Counting ends at a limit, beyond which it costs more than a
-/// better choice saves.
+/// How many of the listed tasks an index holds, up to a limit.
 macro_rules! counted {
     ($by:literal) => {
         concat!(
@@ -116,7 +115,7 @@ macro_rules! counted {
             $by,
             " AND ",
             period!(),
-            " LIMIT 1000)"
+            " LIMIT :most)"
         )
     };
 }
@@ -129,6 +128,9 @@ const COUNT_BY_STATUS: &str = counted!("status NOT IN ('running', 'success') AND
 #[cfg(test)]
 pub(super) const COUNTS: [&str; 4] = [COUNT_BY_KEY, COUNT_BY_REPO, COUNT_BY_AGENT, COUNT_BY_STATUS];
 
+/// Beyond this number of entries, counting costs more than a better choice saves.
+const MOST_COUNTED: i64 = 1000;
+
 impl TaskIndex {
     /// The index with the fewest entries for this filter.
     pub(super) fn best(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<TaskIndex> {
@@ -136,19 +138,23 @@ impl TaskIndex {
         if usable.len() <= 1 {
             return Ok(usable.pop().map_or(TaskIndex::Start, |(index, ..)| index));
         }
-        let mut fewest = (i64::MAX, TaskIndex::Start);
+        let (mut fewest, mut best) = (MOST_COUNTED, usable[0].0);
         for (index, sql, values) in usable {
             let mut entries = 0;
             for value in values {
-                let params =
-                    named_params! { ":value": value, ":since": filter.since, ":until": filter.until };
+                let params = named_params! {
+                    ":value": value,
+                    ":since": filter.since,
+                    ":until": filter.until,
+                    ":most": fewest - entries,
+                };
                 entries += conn.prepare_cached(sql)?.query_row(params, |row| row.get::<_, i64>(0))?;
             }
-            if entries < fewest.0 {
-                fewest = (entries, index);
+            if entries < fewest {
+                (fewest, best) = (entries, index);
             }
         }
-        Ok(fewest.1)
+        Ok(best)
     }
 }
 

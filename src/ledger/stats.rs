@@ -1,5 +1,7 @@
 //! Figures of many tasks, one row per group.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use rusqlite::functions::{Aggregate, Context, FunctionFlags};
 use rusqlite::{Connection, Row};
 
@@ -50,10 +52,12 @@ macro_rules! possible {
     };
 }
 
-macro_rules! figures {
-    () => {
+macro_rules! grouped {
+    ($by:literal) => {
         concat!(
-            "count(*), sum(status = 'running'), sum(status = 'success'), sum(status = 'failure'),
+            "SELECT iif(:by_agent, agent, NULL), iif(:by_repo, repo, NULL), iif(:by_key, key, NULL),
+               iif(:by_model, model, NULL), iif(:by_day, substr(started_at, 1, 10), NULL), count(*),
+               sum(status = 'running'), sum(status = 'success'), sum(status = 'failure'),
                sum(status = 'cancelled'), sum(status = 'interrupted'), sum(status = 'aborted_no_skill'),
                sum(",
             possible!("cost_usd", "1e9"),
@@ -69,52 +73,29 @@ macro_rules! figures {
             possible!("cache_creation_tokens", "1e12"),
             "), sum(",
             possible!("turns", "1e12"),
-            "), percentiles(",
+            "), percentiles_of_cost(",
             possible!("cost_usd", "1e9"),
-            "), percentiles(",
+            "), percentiles_of_time(",
             possible!("duration_ms", "1e12"),
-            ") FROM task_history WHERE "
-        )
-    };
-}
-
-/// The figures of the groups, and of all selected tasks.
-macro_rules! grouped {
-    ($by:literal) => {
-        (
-            concat!(
-                "SELECT iif(:by_agent, agent, NULL), iif(:by_repo, repo, NULL), iif(:by_key, key, NULL),
-                   iif(:by_model, model, NULL), iif(:by_day, substr(started_at, 1, 10), NULL), ",
-                figures!(),
-                $by,
-                " AND ",
-                period!(),
-                " AND ",
-                selected!(),
-                " GROUP BY 1, 2, 3, 4, 5
-                 ORDER BY iif(:by_newest, substr(started_at, 1, 10), NULL) DESC, count(*) DESC, 1, 2, 3, 4, 5
-                 LIMIT :limit"
-            ),
-            concat!(
-                "SELECT NULL, NULL, NULL, NULL, NULL, ",
-                figures!(),
-                $by,
-                " AND ",
-                period!(),
-                " AND ",
-                selected!()
-            ),
+            ") FROM task_history WHERE ",
+            $by,
+            " AND ",
+            period!(),
+            " AND ",
+            selected!(),
+            " GROUP BY 1, 2, 3, 4, 5
+             ORDER BY iif(:by_newest, substr(started_at, 1, 10), NULL) DESC, count(*) DESC, 1, 2, 3, 4, 5"
         )
     };
 }
 
 /// Rows in which another program writes times in another format make up a group of their own.
-const BY_START: (&str, &str) = grouped!("true");
-const BY_KEY: (&str, &str) = grouped!("key = :key");
-const BY_REPO: (&str, &str) = grouped!("repo = :repo");
-const BY_AGENT: (&str, &str) = grouped!("agent = :agent");
-/// With `:statuses` of one status, which is not `running` or `success`.
-const BY_STATUS: (&str, &str) = grouped!("status NOT IN ('running', 'success') AND status = :status");
+const BY_START: &str = grouped!("true");
+const BY_KEY: &str = grouped!("key = :key");
+const BY_REPO: &str = grouped!("repo = :repo");
+const BY_AGENT: &str = grouped!("agent = :agent");
+/// For one status, which is not `running` or `success`.
+const BY_STATUS: &str = grouped!("status NOT IN ('running', 'success') AND status = :status");
 
 /// The figures of the largest groups, and of all selected tasks.
 #[derive(Debug)]
@@ -126,37 +107,15 @@ pub struct TaskStats {
 }
 
 impl Ledger {
-    /// The largest groups first; if days come first, the newest ones.
+    /// The largest groups first; if days come first, the newest ones. All groups are read for the total, and
+    /// the first ones are kept.
     pub fn stats(&self, by: &[GroupBy], filter: &TaskFilter, limit: usize) -> Result<TaskStats> {
-        let read = || -> rusqlite::Result<TaskStats> {
-            let conn = self.conn();
-            add_percentiles(conn)?;
-            let (grouped, total) = statements(conn, filter)?;
-            let mut groups = read(conn, grouped, by, filter, limit.saturating_add(1))?;
-            let has_more = groups.len() > limit;
-            groups.truncate(limit);
-            let total = match (groups.as_slice(), has_more) {
-                ([only], false) => only.clone(),
-                _ => read(conn, total, &[], filter, 1)?.swap_remove(0),
-            };
-            Ok(TaskStats { groups, total: StatsGroup { names: Vec::new(), ..total }, has_more })
-        };
-        read().map_err(self.failed("adding up tasks"))
-    }
-
-    /// The figures of all selected tasks.
-    pub fn total(&self, filter: &TaskFilter) -> Result<StatsGroup> {
-        let read = || -> rusqlite::Result<StatsGroup> {
-            let conn = self.conn();
-            add_percentiles(conn)?;
-            Ok(read(conn, statements(conn, filter)?.1, &[], filter, 1)?.swap_remove(0))
-        };
-        read().map_err(self.failed("adding up tasks"))
+        read(self.conn(), by, filter, limit).map_err(self.failed("adding up tasks"))
     }
 }
 
-/// The statements by the index with the fewest entries. Tasks of several statuses are found by their start.
-fn statements(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<(&'static str, &'static str)> {
+/// The statement by the index with the fewest entries. Tasks of several statuses are found by their start.
+fn statement(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<&'static str> {
     Ok(match TaskIndex::best(conn, filter)? {
         TaskIndex::Key => BY_KEY,
         TaskIndex::Repo => BY_REPO,
@@ -166,22 +125,30 @@ fn statements(conn: &Connection, filter: &TaskFilter) -> rusqlite::Result<(&'sta
     })
 }
 
-fn read(
-    conn: &Connection,
-    sql: &str,
-    by: &[GroupBy],
-    filter: &TaskFilter,
-    limit: usize,
-) -> rusqlite::Result<Vec<StatsGroup>> {
-    let mut statement = conn.prepare(sql)?;
+fn read(conn: &Connection, by: &[GroupBy], filter: &TaskFilter, limit: usize) -> rusqlite::Result<TaskStats> {
+    let costs = Percentiles::register(conn, "percentiles_of_cost")?;
+    let times = Percentiles::register(conn, "percentiles_of_time")?;
+    let mut statement = conn.prepare(statement(conn, filter)?)?;
     filter.bind(&mut statement)?;
     for (column, name) in GROUPED.iter().zip(NAMES) {
         bind(&mut statement, name, &by.contains(column))?;
     }
     bind(&mut statement, ":by_newest", &(by.first() == Some(&GroupBy::Day)))?;
     bind(&mut statement, ":status", &filter.statuses.first().copied().map(Status::as_str))?;
-    bind(&mut statement, ":limit", &i64::try_from(limit).unwrap_or(i64::MAX))?;
-    statement.raw_query().mapped(|row| group_of_row(row, by)).collect()
+    let mut stats = TaskStats { groups: Vec::new(), total: StatsGroup::default(), has_more: false };
+    for group in statement.raw_query().mapped(|row| group_of_row(row, by)) {
+        let group = group?;
+        stats.total.add(&group);
+        match stats.groups.len() < limit {
+            true => stats.groups.push(group),
+            false => stats.has_more = true,
+        }
+    }
+    let [median, p95] = percentiles(&costs.of_all());
+    (stats.total.cost_usd_median, stats.total.cost_usd_p95) = (median, p95);
+    let [median, p95] = percentiles(&times.of_all()).map(|ms| ms.map(|ms| ms.round() as i64));
+    (stats.total.duration_ms_median, stats.total.duration_ms_p95) = (median, p95);
+    Ok(stats)
 }
 
 fn group_of_row(row: &Row<'_>, by: &[GroupBy]) -> rusqlite::Result<StatsGroup> {
@@ -216,12 +183,24 @@ fn group_of_row(row: &Row<'_>, by: &[GroupBy]) -> rusqlite::Result<StatsGroup> {
     })
 }
 
-/// `percentiles(x)`: the median and the 95th percentile of the known values, as two numbers in a blob.
-struct Percentiles;
+/// An SQL function: the median and the 95th percentile of the known values, as two numbers in a blob.
+#[derive(Clone, Default)]
+struct Percentiles {
+    /// The values of all groups that are complete.
+    all: Arc<Mutex<Vec<f64>>>,
+}
 
-fn add_percentiles(conn: &Connection) -> rusqlite::Result<()> {
-    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
-    conn.create_aggregate_function("percentiles", 1, flags, Percentiles)
+impl Percentiles {
+    fn register(conn: &Connection, name: &str) -> rusqlite::Result<Percentiles> {
+        let percentiles = Percentiles::default();
+        let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_DETERMINISTIC;
+        conn.create_aggregate_function(name, 1, flags, percentiles.clone())?;
+        Ok(percentiles)
+    }
+
+    fn of_all(&self) -> Vec<u8> {
+        blob(&mut self.all.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Aggregate<Vec<f64>, Vec<u8>> for Percentiles {
@@ -236,10 +215,15 @@ impl Aggregate<Vec<f64>, Vec<u8>> for Percentiles {
 
     fn finalize(&self, _: &mut Context<'_>, values: Option<Vec<f64>>) -> rusqlite::Result<Vec<u8>> {
         let mut values = values.unwrap_or_default();
-        values.sort_unstable_by(f64::total_cmp);
-        let found = [0.5, 0.95].iter().filter_map(|share| percentile(&values, *share));
-        Ok(found.flat_map(f64::to_le_bytes).collect())
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&values);
+        Ok(blob(&mut values))
     }
+}
+
+fn blob(values: &mut [f64]) -> Vec<u8> {
+    values.sort_unstable_by(f64::total_cmp);
+    let found = [0.5, 0.95].iter().filter_map(|share| percentile(values, *share));
+    found.flat_map(f64::to_le_bytes).collect()
 }
 
 /// The value below which this share of the sorted values lies; between two values, the line through them.
@@ -249,7 +233,7 @@ fn percentile(sorted: &[f64], share: f64) -> Option<f64> {
     Some(below + (above - below) * place.fract())
 }
 
-/// The numbers of a blob of [`Percentiles`].
+/// The numbers of a [`blob`].
 fn percentiles(blob: &[u8]) -> [Option<f64>; 2] {
     let (numbers, _) = blob.as_chunks::<8>();
     [0, 1].map(|nth| numbers.get(nth).map(|bytes| f64::from_le_bytes(*bytes)))
@@ -263,10 +247,13 @@ mod tests {
 
     #[test]
     fn figures_of_a_selection_use_an_index() {
-        let totals = [BY_KEY, BY_REPO, BY_AGENT, BY_STATUS].map(|(_, total)| total);
-        each_uses_an_index(
-            &totals.map(|sql| sql.replace("percentiles(", "max(")).each_ref().map(String::as_str),
-        );
+        for sql in [BY_KEY, BY_REPO, BY_AGENT, BY_STATUS] {
+            // The groups are sorted, whatever they are read by.
+            let read = sql.split(" GROUP BY").next().unwrap();
+            each_uses_an_index(&[&read
+                .replace("percentiles_of_cost(", "max(")
+                .replace("percentiles_of_time(", "max(")]);
+        }
     }
 
     #[test]

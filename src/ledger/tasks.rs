@@ -27,6 +27,7 @@ pub enum TaskLookup {
 /// The progress of a running task, besides its counts.
 #[derive(Debug, Clone, Copy)]
 pub struct ProgressUpdate<'a> {
+    pub session_totals: SessionTotals,
     pub model: Option<&'a str>,
     /// The tool call that has no result yet.
     pub tool_in_flight: Option<&'a str>,
@@ -73,6 +74,8 @@ const SELECT_NEXT_USE: &str = "
     SELECT started_at FROM task_history
     WHERE session_id = ?1 AND started_at > (SELECT started_at FROM task_history WHERE id = ?2)
     ORDER BY started_at LIMIT 1";
+const SELECT_REPLACED_BY: &str =
+    "SELECT id FROM task_history WHERE key = ?1 AND replaces = ?2 ORDER BY started_at LIMIT 1";
 const SELECT_IDS_BY_PREFIX: &str =
     "SELECT id FROM task_history WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 10";
 const SELECT_LAST_SESSION_TOTALS: &str = "
@@ -121,6 +124,8 @@ const INSERT_TRANSITION: &str = "
 const UPDATE_PROGRESS: &str = "
     UPDATE task_history SET
         cost_usd = coalesce(:cost_usd, cost_usd),
+        session_cost_usd = coalesce(:session_cost_usd, session_cost_usd),
+        session_tokens = coalesce(:session_tokens, session_tokens),
         turns = coalesce(:turns, turns),
         input_tokens = coalesce(:input_tokens, input_tokens),
         output_tokens = coalesce(:output_tokens, output_tokens),
@@ -353,6 +358,8 @@ pub fn progress(
 ) -> rusqlite::Result<()> {
     let values = named_params! {
         ":cost_usd": counts.cost_usd,
+        ":session_cost_usd": seen.session_totals.cost_usd,
+        ":session_tokens": seen.session_totals.tokens,
         ":turns": counts.turns,
         ":input_tokens": counts.input_tokens,
         ":output_tokens": counts.output_tokens,
@@ -416,6 +423,12 @@ impl Ledger {
     pub fn next_use(&self, id: &TaskId, session: &SessionId) -> Result<Option<RecordedTime>> {
         let read = || self.conn().query_row(SELECT_NEXT_USE, (session, id), |row| row.get(0)).optional();
         read().map(|at| at.and_then(|AnyTime(at)| at)).map_err(self.failed("looking for the next task"))
+    }
+
+    /// The task for which `--replace` cancelled this one.
+    pub fn replaced_by(&self, task: &Task) -> Result<Option<TaskId>> {
+        let read = || self.conn().query_row(SELECT_REPLACED_BY, (&task.key, &task.id), |row| row.get(0));
+        read().optional().map_err(self.failed("looking for the task that replaced this one"))
     }
 
     /// A task's changes of status, in order.

@@ -71,7 +71,7 @@ impl AgentCommand {
         };
         let warnings = keyless_warning(options, key.as_ref()).into_iter().chain(untracked).collect();
         let cwd = options.cwd.clone().unwrap_or_else(current_dir);
-        let cwd = cwd.join(asked.cwd.as_deref().unwrap_or(Path::new("")));
+        let cwd = asked.cwd.as_ref().map_or(cwd.clone(), |own| cwd.join(own));
         let cwd = std::path::absolute(&cwd).unwrap_or(cwd);
         let provider = options.provider.clone().or_else(|| adapter.provider().map(Provider::recorded));
         Ok(AgentCommand { adapter, own_args, place, asked, key, persona, provider, cwd, captured, warnings })

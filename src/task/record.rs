@@ -124,7 +124,7 @@ fn process(pid: Option<i32>, start: Option<u64>, pidfd_inode: Option<u64>) -> Op
 }
 
 /// Figures of a group of tasks. `None`: known for none of them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StatsGroup {
     /// One for each column that the tasks are grouped by; `None`: the tasks without one.
     pub names: Vec<Option<String>>,
@@ -146,6 +146,29 @@ pub struct StatsGroup {
     pub cost_usd_p95: Option<f64>,
     pub duration_ms_median: Option<i64>,
     pub duration_ms_p95: Option<i64>,
+}
+
+impl StatsGroup {
+    /// Adds the counts and sums of another group. Percentiles cannot be added.
+    pub fn add(&mut self, other: &StatsGroup) {
+        let add = |sum: &mut Option<i64>, n: Option<i64>| {
+            *sum = n.map(|n| sum.unwrap_or_default().saturating_add(n)).or(*sum);
+        };
+        self.runs += other.runs;
+        self.running += other.running;
+        self.success += other.success;
+        self.failure += other.failure;
+        self.cancelled += other.cancelled;
+        self.interrupted += other.interrupted;
+        self.aborted_no_skill += other.aborted_no_skill;
+        self.cost_usd = other.cost_usd.map(|usd| self.cost_usd.unwrap_or_default() + usd).or(self.cost_usd);
+        add(&mut self.duration_ms, other.duration_ms);
+        add(&mut self.input_tokens, other.input_tokens);
+        add(&mut self.output_tokens, other.output_tokens);
+        add(&mut self.cache_read_tokens, other.cache_read_tokens);
+        add(&mut self.cache_creation_tokens, other.cache_creation_tokens);
+        add(&mut self.turns, other.turns);
+    }
 }
 
 /// One line of `task_transition`: a change of a task's status.

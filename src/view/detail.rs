@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::screen::Screen;
 use super::tasks::{changed_nothing, style, why};
 use super::text::{ago, cells, duration, money, one_line, since, when};
-use crate::shell::{command_line, operand, quoted_path, suggestion};
+use crate::shell::{command_line, operand, suggestion};
 use crate::task::{
-    Key, Provider, RecordedTime, Session, SessionId, SessionInvalidation, Status, StatusTransition, Task,
-    TaskId, Time, Verdict,
+    Key, Provider, RecordedTime, Session, SessionId, SessionInvalidation, Signal, Status, StatusTransition,
+    Task, TaskId, Time, Verdict,
 };
 
 /// What the ledger stores about a task besides its row.
@@ -22,6 +22,8 @@ pub struct History {
     pub session: Option<Session>,
     /// The sessions that this task invalidated.
     pub invalidations: Vec<SessionInvalidation>,
+    /// The task for which `--replace` cancelled this one.
+    pub replaced_by: Option<TaskId>,
 }
 
 /// Where to find more.
@@ -31,8 +33,13 @@ pub struct Further {
     pub verdict: Option<Verdict>,
     /// The transcript of the session.
     pub transcript: Option<PathBuf>,
-    /// The directory and the command line that resume the session.
-    pub resume: Option<(PathBuf, Vec<String>)>,
+    /// Why the cost and the tokens are not known, if they are not.
+    pub no_cost: Option<String>,
+    pub no_tokens: Option<String>,
+    /// Commands of bookend that read and resume the conversation and that run the task again.
+    pub read: Option<String>,
+    pub resume: Option<String>,
+    pub again: Option<String>,
     /// The session is invalidated, and not restored since.
     pub is_invalidated: bool,
     /// The ledger, if it is not the default one.
@@ -44,9 +51,9 @@ pub fn detail(task: &Task, history: &History, further: &Further, now: Time, scre
     let mut page = Page { lines: Vec::new() };
     identity(&mut page, task);
     page.plain("", Some(String::new()));
-    end(&mut page, task, further, now, screen);
+    end(&mut page, task, (history, further), now, screen);
     page.plain("", Some(String::new()));
-    used(&mut page, task);
+    used(&mut page, task, further);
     page.plain("", Some(String::new()));
     processes(&mut page, task);
     page.plain("", Some(String::new()));
@@ -71,14 +78,24 @@ impl Page {
         self.plain(name, value.map(|v| one_line(v).into_owned()));
     }
 
+    /// Text of unknown origin that may have several lines.
+    fn text(&mut self, name: &'static str, value: Option<&str>) {
+        let lines = value.map(|text| text.trim_end().lines().map(one_line).collect::<Vec<_>>().join("\n"));
+        self.plain(name, lines);
+    }
+
     /// Names in one column, values in the other, without two empty lines in a row or one at the end.
     fn render(self) -> String {
         let wide = self.lines.iter().map(|(name, _)| cells(name)).max().unwrap_or(0);
         let mut text = String::new();
         for (name, value) in self.lines {
             if !name.is_empty() || !value.is_empty() {
-                text.push_str(format!("{name:wide$}  {value}").trim_end());
-                text.push('\n');
+                let mut name = name;
+                for line in value.split('\n') {
+                    text.push_str(format!("{name:wide$}  {line}").trim_end());
+                    text.push('\n');
+                    name = "";
+                }
             } else if !text.ends_with("\n\n") {
                 text.push('\n');
             }
@@ -103,14 +120,15 @@ fn identity(page: &mut Page, task: &Task) {
     page.data("model", task.model.as_deref());
     page.data("provider", task.provider.as_ref().map(Provider::as_str));
     let given = task.user_argv.as_deref().filter(|_| task.user_argv != task.argv);
-    page.data("command", given.or(task.argv.as_deref()).map(command_line).as_deref());
+    page.text("command", given.or(task.argv.as_deref()).map(command_line).as_deref());
     let executed = given.and(task.argv.as_deref());
-    page.data("executed", executed.map(command_line).as_deref());
+    page.text("executed", executed.map(command_line).as_deref());
     page.data("cwd", task.cwd.as_deref());
     page.data("inside task", task.parent_id.as_ref().map(TaskId::as_str));
+    page.data("replaces", task.replaces.as_ref().map(TaskId::as_str));
 }
 
-fn end(page: &mut Page, task: &Task, further: &Further, now: Time, screen: Screen) {
+fn end(page: &mut Page, task: &Task, (history, further): (&History, &Further), now: Time, screen: Screen) {
     let word = screen.paint(style(task.status), task.status.as_str());
     let why = why(task);
     page.plain("status", Some(if why.is_empty() { word } else { format!("{word} ({why})") }));
@@ -127,7 +145,7 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Time, screen: Scree
             Verdict::Unverifiable => "cannot be judged from here".to_owned(),
         }),
     );
-    page.data("error", task.error.as_deref());
+    page.text("error", task.error.as_deref());
     let dated = |time: &RecordedTime| format!("{} ({})", when(time), ago(time, now));
     page.plain("started", Some(dated(&task.started_at)));
     page.plain("finished", task.finished_at.as_ref().map(dated));
@@ -138,12 +156,19 @@ fn end(page: &mut Page, task: &Task, further: &Further, now: Time, screen: Scree
     page.plain("ran for", ran.map(duration));
     let unseen = task.last_seen_at.as_ref().filter(|_| task.finished_at.is_none());
     page.plain("last seen", unseen.map(dated));
-    page.plain("exit code", task.exit_code.map(|n| n.to_string()));
+    page.plain("exit code", task.exit_code.map(exit_code));
     page.plain("killed by", task.term_signal.map(|s| s.to_string()));
     page.plain("stopped by", stopped_by(task));
+    page.data("replaced by", history.replaced_by.as_ref().map(TaskId::as_str));
     page.plain("recorded by", task.end_source.as_deref().map(known_by));
     page.plain("out of memory", task.oom_killed.filter(|killed| *killed).map(|_| "yes".to_owned()));
     page.data("leftovers", task.leftovers.as_ref().map(leftovers).as_deref());
+}
+
+/// An exit code, with the signal that programs report as 128 + its number.
+fn exit_code(code: i32) -> String {
+    let reported = Some(Signal::from_number(code - 128)).filter(|_| (129..160).contains(&code));
+    reported.map_or_else(|| code.to_string(), |signal| format!("{code} (128 + {signal})"))
 }
 
 /// How the end is known.
@@ -185,11 +210,13 @@ pub fn stopped_by(task: &Task) -> Option<String> {
     })
 }
 
-fn used(page: &mut Page, task: &Task) {
-    page.plain("cost", task.cost_usd.map(money));
+fn used(page: &mut Page, task: &Task, further: &Further) {
+    let unknown = |why: &Option<String>| why.as_ref().map(|why| format!("unknown: {why}"));
+    page.data("cost", task.cost_usd.map(money).or_else(|| unknown(&further.no_cost)).as_deref());
     page.plain("turns", task.turns.map(|n| n.to_string()));
     let scope = if task.tokens_scope.as_deref() == Some("main") { " (without subagents)" } else { "" };
-    page.plain("tokens", tokens(task).map(|tokens| tokens + scope));
+    let tokens = tokens(task).map(|tokens| tokens + scope).or_else(|| unknown(&further.no_tokens));
+    page.data("tokens", tokens.as_deref());
     page.plain("CPU time", task.cpu_ms.map(duration));
     page.plain("memory", task.max_rss_kib.map(|kib| format!("{} MiB at most", (kib + 1023) / 1024)));
     page.data("in flight", task.tool_in_flight.as_deref());
@@ -284,24 +311,38 @@ fn conversation(page: &mut Page, task: &Task, history: &History) {
     for gone in &history.invalidations {
         page.data("invalidated", Some(&format!("{}: {}", gone.session_id, gone.reason)));
     }
-    let delivery =
-        task.delivery_status.as_ref().map(|s| format!("{s} (attempts: {})", task.delivery_attempts));
-    page.data("delivery", delivery.as_deref());
+    let hook = task.on_finish.as_ref().and_then(|hook| hook.get("command")).and_then(Value::as_str);
+    page.text("on finish", hook);
+    page.text("delivery", delivery(task).as_deref());
     page.plain("expires", task.cleanup_after.as_ref().map(when));
     for (nth, step) in history.transitions.iter().enumerate() {
         page.data(if nth == 0 { "history" } else { "" }, Some(&transition(step)));
     }
 }
 
+/// How the `--on-finish` command went.
+fn delivery(task: &Task) -> Option<String> {
+    let status = task.delivery_status.as_deref()?;
+    let how = match (&task.delivery_error, status) {
+        (Some(error), "failed") => format!("the command {error}"),
+        (Some(error), status) => format!("{status}: the command {error}"),
+        (None, "delivered") => "delivered, exit code 0".to_owned(),
+        (None, status) => status.to_owned(),
+    };
+    Some(format!("{how} (attempts: {})", task.delivery_attempts))
+}
+
 /// Where to find more, each as a path or a command.
 fn further_lines(page: &mut Page, task: &Task, further: &Further) {
     let transcript = further.transcript.as_ref().map(|t| t.to_string_lossy().into_owned());
     page.data("transcript", transcript.as_deref());
-    let resume = further.resume.as_ref().map(|(cwd, words)| {
+    page.data("read with", further.read.as_deref());
+    let resume = further.resume.as_ref().map(|command| {
         let unsafe_now = if further.is_invalidated { "  # invalidated: check its state first" } else { "" };
-        format!("cd {} && {}{unsafe_now}", quoted_path(cwd), command_line(words))
+        format!("{command}{unsafe_now}")
     });
     page.data("resume with", resume.as_deref());
+    page.data("run again", further.again.as_deref());
     let restore = task.key.as_ref().filter(|_| further.is_invalidated);
     page.data(
         "restore",

@@ -2,6 +2,7 @@
 //!
 //! This module turns values into text. It does not read a ledger, inspect processes or print.
 
+mod agents;
 mod audit;
 mod detail;
 mod hint;
@@ -16,7 +17,8 @@ mod tasks;
 mod text;
 mod timeline;
 
-pub use crate::shell::{operand, quoted, suggestion};
+pub use crate::shell::{command_line, operand, quoted, suggestion};
+pub use agents::{AgentLine, agents, agents_json, fields};
 pub use audit::{Code, Finding, Severity, audit, audit_json, audit_summary};
 pub use detail::{Further, History, detail};
 pub use hint::{Hint, PREFIX};

@@ -164,3 +164,36 @@ fn root_acts_as_the_user_of_the_system_units_and_others_get_the_command() {
         m.sh("journalctl --sync; journalctl -x --no-pager MESSAGE_ID=a3dc6471ea4c48e98f7cd5727872de78");
     assert!(explained.contains(&format!("bookend --ledger {LEDGER} show ")), "{explained}");
 }
+
+#[test]
+fn doctor_names_what_the_units_of_a_user_lack_and_the_command_that_gives_it() {
+    let test = "doctor_names_what_the_units_of_a_user_lack_and_the_command_that_gives_it";
+    let Some(m) = Machine::new(test) else { return };
+    m.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
+    m.until("systemctl is-active user@$(id -u ada)");
+    let ada = |words: &str| {
+        let home = "env HOME=/home/ada XDG_RUNTIME_DIR=/run/user/$(id -u ada)";
+        m.sh(&format!("cd /; runuser -u ada -- {home} {words}"))
+    };
+    // The manager goes on until logind looks at the file again.
+    m.sh("rm /var/lib/systemd/linger/ada");
+    let point = |name: &str| {
+        let page = ada("bookend doctor");
+        let line = page.lines().find(|line| line.split_whitespace().nth(1) == Some(name));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).to_owned()
+    };
+    let recovery = point("recovery");
+    assert!(recovery.starts_with("warn") && recovery.contains("is disabled"), "{recovery}");
+    assert!(point("lingering").starts_with("-  "), "the units are not in use yet");
+    let enable = recovery.split_once("to run it at boot: ").expect("a command").1.to_owned();
+    ada(&format!("{enable} --now"));
+    let recovery = point("recovery");
+    assert!(recovery.starts_with("ok") && recovery.contains("(success)"), "{recovery}");
+    let lingering = point("lingering");
+    assert!(lingering.starts_with("warn") && lingering.contains("stop at logout"), "{lingering}");
+    let command = lingering.split('`').nth(1).expect("a command");
+    ada(command);
+    assert_eq!(point("lingering"), "ok    lingering     on: your units start at boot");
+    // The recovery of the system units is not that of her ledger.
+    assert!(m.sh("bookend --system doctor").contains("bookend-recover.service is enabled"));
+}

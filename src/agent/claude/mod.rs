@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::adapter::{Adapter, AgentArgs, AgentNames, OutputMode, OutputReader, SessionPlan, SessionRequest};
-use super::argv::{OptionTable, ParsedArgs, injected};
+use super::argv::{OptionTable, ParsedArg, ParsedArgs, injected};
 use super::home::skills_above;
 use super::transcript::TranscriptReader;
 use crate::task::{SessionId, Time, TokensScope};
@@ -73,6 +73,15 @@ const COMMANDS: &str = "
     update upgrade workspace-trust worktree-hook xaa
 ";
 
+/// The options that a person keeps who resumes a conversation. The others are for print mode, name a session
+/// or change where the agent works.
+const KEPT_BY_HAND: &str = "
+    --add-dir --agent --agents --allow-dangerously-skip-permissions --allowed-tools --append-system-prompt
+    --append-system-prompt-file --betas --channels --dangerously-skip-permissions --disallowed-tools --effort
+    --mcp-config --model --permission-mode --plugin-dir --plugin-url --setting-sources --settings
+    --strict-mcp-config --system-prompt --system-prompt-file --tools
+";
+
 /// Options with which the process holds no conversation.
 const ELSEWHERE: [&str; 5] = ["--cloud", "--desktop", "--help", "--init-only", "--version"];
 
@@ -97,6 +106,10 @@ impl Adapter for ClaudeAdapter {
 
     fn agent_type(&self) -> &'static str {
         "claude"
+    }
+
+    fn checked(&self) -> Option<&'static str> {
+        Some("2.1.330")
     }
 
     fn provider(&self) -> Option<&'static str> {
@@ -153,6 +166,25 @@ impl Adapter for ClaudeAdapter {
 
     fn id_options(&self) -> Vec<&str> {
         vec!["--session-id"]
+    }
+
+    fn kept_by_hand(&self, args: &[OsString]) -> Vec<OsString> {
+        let options = OPTIONS.read(args).words.into_iter().filter_map(|word| match word {
+            ParsedArg::Option { name, value, .. } => Some((name, value)),
+            ParsedArg::Operand { .. } => None,
+        });
+        let kept = options.filter(|(name, _)| KEPT_BY_HAND.split_whitespace().any(|kept| kept == name));
+        kept.flat_map(|(name, value)| match value {
+            Some(value) if value.as_encoded_bytes().starts_with(b"-") => {
+                vec![[OsStr::new(&name), OsStr::new("="), &value].join(OsStr::new(""))]
+            }
+            value => std::iter::once(OsString::from(name)).chain(value).collect(),
+        })
+        .collect()
+    }
+
+    fn json_option(&self) -> Option<String> {
+        Some("--output-format json".to_owned())
     }
 
     fn stream_option(&self) -> Option<String> {
@@ -342,6 +374,22 @@ mod tests {
         assert_eq!(a.model.as_deref(), Some("opus"));
         assert_eq!(a.extra_dirs, [Path::new("a"), Path::new("b"), Path::new("c")]);
         assert!(a.conversing && !parsed("-p hi").conversing);
+    }
+
+    #[test]
+    fn a_person_keeps_what_the_agent_may_do() {
+        let kept = |line: &str| {
+            ClaudeAdapter.kept_by_hand(&args(line)).join(OsStr::new(" ")).into_string().expect("UTF-8")
+        };
+        for (line, by_hand) in [
+            ("-p --output-format stream-json --verbose --max-turns 3 --model opus fix", "--model opus"),
+            ("-p --add-dir a b --allowedTools Bash -- fix", "--add-dir a --add-dir b --allowed-tools Bash"),
+            ("-p fix --dangerously-skip-permissions -c", "--dangerously-skip-permissions"),
+            ("--resume a --fork-session --session-id b -w x", ""),
+            ("--append-system-prompt=-x --model=opus", "--append-system-prompt=-x --model opus"),
+        ] {
+            assert_eq!(kept(line), by_hand, "{line}");
+        }
     }
 
     #[test]

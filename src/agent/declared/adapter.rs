@@ -9,7 +9,7 @@ use super::reader::DeclaredReader;
 use super::schema::Declaration;
 use super::transcript::transcript;
 use crate::agent::adapter::{
-    Adapter, AgentArgs, AgentNames, OutputMode, OutputReader, SessionPlan, SessionRequest,
+    Adapter, AgentArgs, AgentNames, OutputMode, OutputReader, ReportedFigures, SessionPlan, SessionRequest,
 };
 use crate::agent::argv::OptionTable;
 use crate::agent::home::{home, skills_above};
@@ -46,11 +46,6 @@ impl DeclaredAdapter {
         }
     }
 
-    #[allow(dead_code, reason = "the command that shows declarations uses it")]
-    pub fn declaration(&self) -> &'static Declaration {
-        self.declaration
-    }
-
     fn read<'a>(&self, args: &'a [OsString]) -> DeclaredArguments<'a> {
         DeclaredArguments::read(self.declaration, &self.options, args)
     }
@@ -63,6 +58,10 @@ impl Adapter for DeclaredAdapter {
 
     fn agent_type(&self) -> &'static str {
         &self.declaration.name
+    }
+
+    fn checked(&self) -> Option<&'static str> {
+        self.declaration.checked.as_deref()
     }
 
     fn provider(&self) -> Option<&'static str> {
@@ -114,6 +113,26 @@ impl Adapter for DeclaredAdapter {
 
     fn resume_by_hand(&self, id: &SessionId) -> Vec<OsString> {
         self.declaration.session.as_ref().and_then(|session| session.resume.of(id)).unwrap_or_default()
+    }
+
+    fn kept_by_hand(&self, args: &[OsString]) -> Vec<OsString> {
+        let options = &self.declaration.options;
+        let model = self.read(args).text(&options.model).zip(options.model.last());
+        model.map(|(model, option)| vec![option.into(), model.into()]).unwrap_or_default()
+    }
+
+    fn reports(&self) -> ReportedFigures {
+        let events = &self.declaration.event;
+        ReportedFigures {
+            cost: events.iter().any(|event| event.cost.is_some()),
+            tokens: events.iter().any(|event| event.usage.is_some()),
+        }
+    }
+
+    fn json_option(&self) -> Option<String> {
+        let output = &self.declaration.output;
+        let json = output.options.last().zip(output.json.first());
+        json.map(|(option, value)| format!("{option} {value}")).or_else(|| self.stream_option())
     }
 
     fn id_options(&self) -> Vec<&str> {

@@ -17,7 +17,6 @@ pub struct Declaration {
     /// The value of `agent_type`.
     pub name: String,
     /// The version of the agent against which the declaration was checked.
-    #[allow(dead_code, reason = "the command that shows declarations reads it")]
     pub checked: Option<String>,
     /// The service that runs the model.
     pub provider: Option<String>,

@@ -131,9 +131,18 @@ impl EventTally {
             Some(_) => self.usage.replaced_by(reported),
         };
         if reported != TokenUsage::default() {
-            self.observed.tokens_cover = covers(rule.scope).unwrap_or(self.observed.tokens_cover);
+            let counted = match self.observed.tokens_cover {
+                ReportCovers::Run if self.totals_follow() => ReportCovers::RunOfSession,
+                known => known,
+            };
+            self.observed.tokens_cover = covers(rule.scope).unwrap_or(counted);
         }
         self.usage.count_in(&mut self.observed.counts);
+    }
+
+    /// Whether the agent reports the tokens of its session at some time.
+    fn totals_follow(&self) -> bool {
+        self.rules.iter().filter_map(|rule| rule.usage.as_ref()).any(|u| u.scope == UsageScope::Session)
     }
 
     fn cost(&mut self, rule: &CostRule, at: &Value) {

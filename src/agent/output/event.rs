@@ -70,9 +70,6 @@ pub struct OutputEvent<'a, T = Cow<'a, str>> {
     pub tasks: Option<usize>,
     pub task_id: Option<T>,
     pub backgrounded: Option<bool>,
-    /// The tool call of a `tool_call` event.
-    pub call_id: Option<T>,
-    pub tool: Option<T>,
     pub turns: Option<i64>,
     /// US dollars.
     pub cost: Option<f64>,
@@ -137,8 +134,6 @@ impl<'a> OutputEvent<'a> {
                 b"tasks" => e.tasks = length(c)?,
                 b"task_id" => e.task_id = c.string()?,
                 b"is_backgrounded" => e.backgrounded = c.boolean()?,
-                b"call_id" => e.call_id = c.string()?,
-                b"tool_call" => e.tool = tool(c)?,
                 b"num_turns" => e.turns = c.count()?,
                 b"total_cost_usd" => e.cost = c.number()?.filter(|n| (0.0..=MOST_COST_USD).contains(n)),
                 b"claude_code_version" => e.version = c.string()?,
@@ -213,8 +208,6 @@ impl<T> OutputEvent<'_, T> {
             tasks: self.tasks,
             task_id: placed(&self.task_id, place)?,
             backgrounded: self.backgrounded,
-            call_id: placed(&self.call_id, place)?,
-            tool: placed(&self.tool, place)?,
             turns: None,
             cost: None,
             version: placed(&self.version, place)?,
@@ -274,20 +267,15 @@ pub fn usage_of(text: &[u8]) -> Option<TokenUsage> {
     Some(usage(&mut JsonCursor::new(text)).ok()??.usage)
 }
 
-/// Claude counts in `snake_case`, Cursor in `camelCase`.
 fn usage<'a>(c: &mut JsonCursor<'a>) -> JsonResult<Option<CountedUsage<Cow<'a, str>>>> {
     let mut u = TokenUsage::default();
     let text = c.read(|c| {
         c.object(|c, key| {
             match key {
-                b"input_tokens" | b"inputTokens" => u.input = c.count()?,
-                b"output_tokens" | b"outputTokens" => u.output = c.count()?,
-                b"cache_read_input_tokens" | b"cacheReadTokens" | b"cacheReadInputTokens" => {
-                    u.cache_read = c.count()?;
-                }
-                b"cache_creation_input_tokens" | b"cacheWriteTokens" | b"cacheCreationInputTokens" => {
-                    u.cache_creation = c.count()?;
-                }
+                b"input_tokens" => u.input = c.count()?,
+                b"output_tokens" => u.output = c.count()?,
+                b"cache_read_input_tokens" => u.cache_read = c.count()?,
+                b"cache_creation_input_tokens" => u.cache_creation = c.count()?,
                 _ => c.skip()?,
             }
             Ok(())
@@ -375,18 +363,6 @@ fn length(c: &mut JsonCursor<'_>) -> JsonResult<Option<usize>> {
         c.skip()
     })?;
     Ok(Some(n))
-}
-
-/// The tool of a Cursor event is the one key of its object, e.g. `shellToolCall`.
-fn tool<'a>(c: &mut JsonCursor<'a>) -> JsonResult<EventText<'a>> {
-    let mut name = None;
-    c.object(|c, key| {
-        if let Some(tool) = key.strip_suffix(b"ToolCall") {
-            name.get_or_insert_with(|| Cow::Owned(String::from_utf8_lossy(tool).into_owned()));
-        }
-        c.skip()
-    })?;
-    Ok(name)
 }
 
 fn costliest<'a>(c: &mut JsonCursor<'a>) -> JsonResult<EventText<'a>> {

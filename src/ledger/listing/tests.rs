@@ -19,11 +19,11 @@ fn each_listing_uses_an_index() {
         SELECT_ENDED_BY_STATUS,
         SELECT_ENDED_SINCE,
         COUNT_RUNNING,
-        COUNT_ENDED,
-        COUNT_ENDED_BY_KEY,
-        COUNT_ENDED_BY_REPO,
-        COUNT_ENDED_BY_AGENT,
-        COUNT_ENDED_BY_STATUS,
+        COUNT_BY_START,
+        COUNT_BY_KEY,
+        COUNT_BY_REPO,
+        COUNT_BY_AGENT,
+        COUNT_BY_STATUS,
     ]);
     each_uses_an_index(&super::super::filter::COUNTS);
 }
@@ -96,7 +96,11 @@ fn a_list_reads_no_more_of_a_long_history() {
     let of_status = |status| move |f: TaskFilter| TaskFilter { statuses: vec![status], ..f };
     let interrupted = filters().into_iter().map(of_status(Status::Interrupted));
     let running = filters().into_iter().map(of_status(Status::Running));
-    for filter in filters().into_iter().chain(interrupted).chain(running) {
+    let rare = vec![Status::Cancelled, Status::Interrupted, Status::AbortedNoSkill];
+    let rare = filters().into_iter().map(|f| TaskFilter { statuses: rare.clone(), ..f });
+    let until = Some(time("2023-11-15T02:20:05.000Z"));
+    let until = filters().into_iter().map(|f| TaskFilter { until, ..f });
+    for filter in filters().into_iter().chain(interrupted).chain(running).chain(rare).chain(until) {
         let (_, few) = steps(&mut small, |l| l.tasks(&filter).unwrap());
         let (_, many) = steps(&mut large, |l| l.tasks(&filter).unwrap());
         assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
@@ -152,4 +156,73 @@ fn tasks_in_flight_are_found_whatever_their_length() {
     let mut expected = in_flight.map(|(id, ..)| id.to_owned());
     expected.sort();
     assert_eq!(found, expected);
+}
+
+fn ids(tasks: &[Task]) -> Vec<&str> {
+    tasks.iter().map(|t| t.id.as_str()).collect()
+}
+
+#[test]
+fn pages_join_without_a_gap_although_tasks_start_at_the_same_time() {
+    let (world, ledger) = history(500);
+    world.raw().execute_batch("UPDATE task_history SET started_at = substr(started_at, 1, 16)").unwrap();
+    let by_sql = |condition: &str| -> Vec<String> {
+        let sql =
+            format!("SELECT id FROM task_history WHERE {condition} ORDER BY started_at DESC, rowid DESC");
+        let raw = world.raw();
+        let mut statement = raw.prepare(&sql).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+    };
+    let statuses = vec![Status::Failure, Status::Cancelled];
+    let dev = || Some("dev".to_owned());
+    for (filter, condition) in [
+        (TaskFilter::default(), "true"),
+        (TaskFilter { agent: dev(), ..TaskFilter::default() }, "agent = 'dev'"),
+        (TaskFilter { statuses: statuses.clone(), ..TaskFilter::default() }, "status = 'failure'"),
+        (
+            TaskFilter { agent: dev(), statuses, ..TaskFilter::default() },
+            "status = 'failure' AND agent = 'dev'",
+        ),
+    ] {
+        let pages: Vec<Vec<Task>> = ledger.pages(&filter).map(|page| page.unwrap()).collect();
+        assert!(pages.iter().all(|page| page.len() <= PAGE as usize));
+        assert_eq!(ids(&pages.concat()), by_sql(condition), "{filter:?}");
+        assert_eq!(
+            ledger.count(&filter).unwrap(),
+            TaskCount { at_least: by_sql(condition).len(), is_exact: true }
+        );
+    }
+    let limited = TaskFilter { limit: Some(100), ..TaskFilter::default() };
+    assert_eq!(ids(&ledger.tasks(&limited).unwrap()), by_sql("true")[..100]);
+}
+
+#[test]
+fn a_task_that_ends_between_two_pages_is_listed_once() {
+    let (world, ledger) = history(100);
+    let raw = world.raw();
+    raw.execute_batch("UPDATE task_history SET status = 'running', key = NULL WHERE id = '00000001'")
+        .unwrap_err();
+    raw.execute_batch(
+        "INSERT INTO task_history (id, status, started_at)
+         VALUES ('now', 'running', '2023-11-15T00:00:00.000Z')",
+    )
+    .unwrap();
+    let filter = TaskFilter::default();
+    let mut pages = ledger.pages(&filter);
+    assert_eq!(ids(&pages.next().unwrap().unwrap()), ["now"]);
+    raw.execute_batch("UPDATE task_history SET status = 'success' WHERE id = 'now'").unwrap();
+    let rest: Vec<Task> = pages.flat_map(|page| page.unwrap()).collect();
+    assert_eq!(rest.len(), 100);
+    assert!(!ids(&rest).contains(&"now"));
+}
+
+#[test]
+fn counting_examines_no_more_of_a_long_history() {
+    let ((_small, mut small), (_large, mut large)) = (history(4_000), history(20_000));
+    for filter in filters() {
+        let (_, few) = steps(&mut small, |l| l.count(&filter).unwrap());
+        let (found, many) = steps(&mut large, |l| l.count(&filter).unwrap());
+        assert!(many <= 2 * few, "{filter:?}: {few} steps for 4,000 tasks, {many} for 20,000");
+        assert!(found.is_exact || found.at_least <= COUNTED as usize, "{found:?}");
+    }
 }

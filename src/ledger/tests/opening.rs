@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::{World, ended, location, new_task, start};
 use crate::ledger::{ChosenBy, FinishOutcome, Ledger, LedgerError, Location, ProgressUpdate, TaskFilter};
 
-use crate::task::{Ending, TaskId, Time, UsageCounts};
+use crate::task::{Ending, SessionTotals, TaskId, Time, UsageCounts};
 
 const CHILD_FILE: &str = "BOOKEND_TEST_CHILD_FILE";
 const CHILD_ID: &str = "BOOKEND_TEST_CHILD_ID";
@@ -323,7 +323,12 @@ fn a_long_log_is_emptied_once_no_process_reads_an_older_state() {
     let mut ledger = world.open();
     let _live = start(&mut ledger, &new_task("t", None));
     let mut progress = || {
-        let seen = ProgressUpdate { model: None, tool_in_flight: None, at: Time::now() };
+        let seen = ProgressUpdate {
+            session_totals: SessionTotals::default(),
+            model: None,
+            tool_in_flight: None,
+            at: Time::now(),
+        };
         ledger.progress(&TaskId::recorded("t"), &UsageCounts::default(), &seen).unwrap();
         fs::metadata(world.dir.path().join("bookend.db-wal")).unwrap().len()
     };

@@ -8,7 +8,8 @@ use crate::ledger::{
     DeliveryStatus, FinishOutcome, Ledger, LedgerError, LiveEvidence, ProgressUpdate, TaskFilter, TaskLookup,
 };
 use crate::task::{
-    CancelReason, Ending, FailureReason, InterruptReason, Key, Status, Task, TaskId, UsageCounts,
+    CancelReason, Ending, FailureReason, InterruptReason, Key, SessionTotals, Status, Task, TaskId,
+    UsageCounts,
 };
 
 fn read(ledger: &Ledger, id: &str) -> Task {
@@ -150,14 +151,24 @@ fn unknown_counts_do_not_overwrite_known_ones() {
         .progress(
             &TaskId::recorded("t"),
             &counts,
-            &ProgressUpdate { model: Some("opus"), tool_in_flight: Some("Bash"), at: time(END) },
+            &ProgressUpdate {
+                session_totals: SessionTotals::default(),
+                model: Some("opus"),
+                tool_in_flight: Some("Bash"),
+                at: time(END),
+            },
         )
         .unwrap();
     ledger
         .progress(
             &TaskId::recorded("t"),
             &UsageCounts::default(),
-            &ProgressUpdate { model: None, tool_in_flight: None, at: time(END) },
+            &ProgressUpdate {
+                session_totals: SessionTotals::default(),
+                model: None,
+                tool_in_flight: None,
+                at: time(END),
+            },
         )
         .unwrap();
     let mut inferred = ended(Ending::Interrupted(InterruptReason::SupervisorLost));
@@ -170,7 +181,12 @@ fn unknown_counts_do_not_overwrite_known_ones() {
         .progress(
             &TaskId::recorded("t"),
             &more,
-            &ProgressUpdate { model: None, tool_in_flight: None, at: time("2026-11-21T12:00:06Z") },
+            &ProgressUpdate {
+                session_totals: SessionTotals::default(),
+                model: None,
+                tool_in_flight: None,
+                at: time("2026-11-21T12:00:06Z"),
+            },
         )
         .unwrap();
     let row = read(&ledger, "t");

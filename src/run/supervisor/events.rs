@@ -321,6 +321,7 @@ impl Supervisor<'_> {
         let observed = self.observed();
         let counts = self.counts(&observed);
         let seen = ProgressUpdate {
+            session_totals: self.session_totals(&observed),
             model: observed.model.as_deref(),
             tool_in_flight: observed.tool_in_flight.as_deref(),
             at: Time::now(),

@@ -76,7 +76,7 @@ impl Supervisor<'_> {
             stop_signal,
             stop_sender,
             counts: self.counts(&observed),
-            session_totals: session_totals(&observed),
+            session_totals: self.session_totals(&observed),
             model: observed.model,
             session_id: observed.session_id.or(end.traces.backgrounded),
             tool_in_flight: observed.tool_in_flight,
@@ -124,17 +124,18 @@ impl Supervisor<'_> {
 
     /// The counts of this run alone.
     pub(super) fn counts(&self, observed: &ObservedOutput) -> UsageCounts {
-        session_totals(observed).last_run(&self.facts.totals_before, observed.counts)
+        observed.reported_totals().last_run(&self.facts.totals_before, observed.counts)
     }
-}
 
-/// What the session has used so far, where the agent reports that. Claude Code 2.1.330 does not count what a
-/// version that reports per run spent on the session.
-fn session_totals(observed: &ObservedOutput) -> SessionTotals {
-    let of_session = |covers| covers == ReportCovers::Session;
-    SessionTotals {
-        cost_usd: observed.reported_cost_usd.filter(|_| of_session(observed.cost_covers)),
-        tokens: of_session(observed.tokens_cover).then(|| TokenUsage::of(&observed.counts)),
+    /// What the session has used so far, as reported or, before the agent reports it, as counted.
+    pub(super) fn session_totals(&self, observed: &ObservedOutput) -> SessionTotals {
+        let reported = observed.reported_totals();
+        let counted = || {
+            let before = self.facts.totals_before.tokens.unwrap_or_default();
+            before.plus(TokenUsage::of(&observed.counts))
+        };
+        let is_counted = observed.tokens_cover == ReportCovers::RunOfSession;
+        SessionTotals { tokens: reported.tokens.or_else(|| is_counted.then(counted)), ..reported }
     }
 }
 

@@ -2,6 +2,7 @@
 //! each reports.
 
 use super::NpmAgent;
+use crate::harness::End;
 
 pub const CODEX: NpmAgent = NpmAgent {
     name: "codex",
@@ -29,8 +30,10 @@ pub const CODEX: NpmAgent = NpmAgent {
     cost: None,
     tool: Some("command_execution"),
     resume: &["resume", "{id}"],
+    fork: Some(&["fork", "{id}"]),
     unknown: "00000000-0000-4000-8000-000000000000",
     codes: [1, 1],
+    stopped: End::Signal(15),
     transcripts: Some(".codex/sessions"),
 };
 
@@ -52,8 +55,10 @@ pub const GEMINI: NpmAgent = NpmAgent {
     cost: None,
     tool: Some("run_shell_command"),
     resume: &["--resume", "{id}"],
+    fork: None,
     unknown: "00000000-0000-4000-8000-000000000000",
     codes: [144, 42],
+    stopped: End::Code(0),
     transcripts: Some(".gemini/tmp"),
 };
 
@@ -89,8 +94,10 @@ pub const OPENCODE: NpmAgent = NpmAgent {
     cost: Some(0.00014),
     tool: None,
     resume: &["--session", "{id}"],
+    fork: Some(&["--session", "{id}", "--fork"]),
     unknown: "ses_000000000000nope",
     codes: [1, 1],
+    stopped: End::Signal(15),
     transcripts: None,
 };
 
@@ -118,8 +125,10 @@ pub const QWEN: NpmAgent = NpmAgent {
     cost: None,
     tool: Some("run_shell_command"),
     resume: &["--resume", "{id}"],
+    fork: Some(&["--resume", "{id}", "--fork-session"]),
     unknown: "00000000-0000-4000-8000-000000000000",
     codes: [1, 1],
+    stopped: End::Signal(15),
     transcripts: Some(".qwen/projects"),
 };
 
@@ -138,7 +147,9 @@ pub const COPILOT: NpmAgent = NpmAgent {
     cost: None,
     tool: Some("bash"),
     resume: &["--resume={id}"],
+    fork: None,
     unknown: "00000000-0000-4000-8000-000000000000",
     codes: [1, 1],
+    stopped: End::Signal(15),
     transcripts: Some(".copilot/session-state"),
 };

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Cmd, End, Output, Proc, Row, World, all_processes, on_path, possible};
+use crate::harness::{Cmd, End, Output, Proc, Row, World, all_processes, eventually, on_path, possible};
 
 /// The time that one run may take: most of these agents use seconds of CPU time before they ask the API.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -41,10 +41,14 @@ pub struct NpmAgent {
     pub tool: Option<&'static str>,
     /// The words that resume a session.
     pub resume: &'static [&'static str],
+    /// The words that copy a session.
+    pub fork: Option<&'static [&'static str]>,
     /// An id that no session has.
     pub unknown: &'static str,
     /// The exit code after an error of the API, and for a session that does not exist.
     pub codes: [i32; 2],
+    /// How it ends by SIGTERM in a tool call.
+    pub stopped: End,
     /// Where the agent stores its sessions; `None`: no declared place.
     pub transcripts: Option<&'static str>,
 }
@@ -148,7 +152,7 @@ impl AgentWorld<'_> {
     }
 
     /// Starts the agent and waits until its tool has started two processes, one of them in a session of its
-    /// own.
+    /// own, and the row has the tool.
     pub fn start_in_a_tool_call(&mut self, grace: Duration) -> Proc {
         let mut started = self.world.fifo("started");
         let path = started.path();
@@ -157,6 +161,10 @@ impl AgentWorld<'_> {
         let grace = format!("{}s", grace.as_secs());
         let run = self.command().options(["--grace", &grace]).start();
         started.line();
+        let tool = self.agent.tool.unwrap_or_default();
+        eventually(self.world.deadline(), "the tool in the row", || {
+            self.last().text("tool_in_flight") == tool
+        });
         run
     }
 

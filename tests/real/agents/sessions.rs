@@ -12,11 +12,12 @@ for_each_agent! {
     a_run_after_a_failed_one_starts_a_new_conversation
     a_session_that_the_agent_does_not_know_is_a_failure
     a_conversation_without_a_transcript_is_not_resumed
+    a_fork_counts_its_own_figures
 }
 
-/// The words that resume a session.
-fn resuming(agent: &NpmAgent, session: &str) -> Vec<String> {
-    agent.resume.iter().map(|word| word.replace("{id}", session)).collect()
+/// The words with the id of the session.
+fn with_id(words: &[&str], session: &str) -> Vec<String> {
+    words.iter().map(|word| word.replace("{id}", session)).collect()
 }
 
 fn a_second_run_under_a_key_resumes_and_counts_its_own_figures(agent: &NpmAgent) {
@@ -33,7 +34,7 @@ fn a_second_run_under_a_key_resumes_and_counts_its_own_figures(agent: &NpmAgent)
         assert_eq!(row.text("session_id"), session);
         assert_eq!(row.text("resumed_from"), session);
         let argv: Vec<String> = serde_json::from_value(row.json("argv")).expect("words");
-        let words = resuming(agent, &session);
+        let words = with_id(agent.resume, &session);
         assert!(argv.windows(words.len()).any(|part| part == words), "{words:?} in {argv:?}");
         assert_figures(agent, &row, 1);
     }
@@ -54,7 +55,7 @@ fn a_run_after_a_failed_one_starts_a_new_conversation(agent: &NpmAgent) {
 
 fn a_session_that_the_agent_does_not_know_is_a_failure(agent: &NpmAgent) {
     let Some(against) = AgentWorld::new(agent, "text:never") else { return };
-    let output = against.with_words(&resuming(agent, agent.unknown)).run();
+    let output = against.with_words(&with_id(agent.resume, agent.unknown)).run();
     assert_eq!(output.end, End::Code(agent.codes[1]), "{output:?}");
     let row = against.last();
     assert_eq!(row.text("status"), "failure", "{row:?}");
@@ -71,4 +72,18 @@ fn a_conversation_without_a_transcript_is_not_resumed(agent: &NpmAgent) {
     let row = against.last();
     assert_eq!((row.ending().as_str(), row.text("resumed_from")), ("success/", String::new()));
     assert_ne!(row.text("session_id"), against.world.rows()[0].text("session_id"));
+}
+
+fn a_fork_counts_its_own_figures(agent: &NpmAgent) {
+    let Some(words) = agent.fork else { return };
+    let Some(mut against) = AgentWorld::new(agent, "text:first-answer;text:second") else { return };
+    against.run(0);
+    let session = against.last().text("session_id");
+    against.world.renew_deadline();
+    against.with_words(&with_id(words, &session)).run().ended(End::Code(0));
+    assert!(against.latest_request().contains("first-answer"), "the copied conversation");
+    let row = against.last();
+    assert_eq!((row.ending().as_str(), row.text("resumed_from")), ("success/", session.clone()));
+    assert_ne!(row.text("session_id"), session);
+    assert_figures(agent, &row, 1);
 }

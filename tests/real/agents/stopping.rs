@@ -5,23 +5,24 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{AgentWorld, NpmAgent, for_each_agent};
-use crate::harness::{End, Row};
+use crate::harness::{End, Output, Row};
 
 for_each_agent! {
     sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process
+    sigint_in_a_tool_call_cancels_the_run_and_leaves_no_process
     a_kill_of_the_agent_in_a_tool_call_leaves_no_process
     recover_settles_a_run_killed_in_a_tool_call_and_leaves_no_process
 }
 
 /// Between the steps of a stop. An agent that ends only by SIGKILL takes longer.
-const GRACE: Duration = Duration::from_secs(15);
+const GRACE: Duration = Duration::from_secs(30);
 
-/// The run was interrupted in the tool call, so its session is invalidated and nothing runs any more.
-fn assert_interrupted(against: &AgentWorld<'_>, reason: &str) -> Row {
+/// The run ended like this in the tool call, so its session is invalidated and nothing runs any more.
+#[track_caller]
+fn assert_ended(against: &AgentWorld<'_>, ending: &str) -> Row {
     let row = against.last();
-    assert_eq!(row.ending(), format!("interrupted/{reason}"));
+    assert_eq!(row.ending(), ending);
     assert_eq!(row.text("agent_type"), against.agent.name);
-    assert_eq!(row.text("tool_in_flight"), against.agent.tool.unwrap_or_default(), "{row:?}");
     assert!(against.world.sql("SELECT * FROM claude_sdk_sessions").is_empty());
     let invalidated = against.world.sql("SELECT * FROM session_invalidation");
     let invalidated: Vec<String> = invalidated.iter().map(|row| row.text("session_id")).collect();
@@ -30,18 +31,29 @@ fn assert_interrupted(against: &AgentWorld<'_>, reason: &str) -> Row {
     row
 }
 
-fn sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process(agent: &NpmAgent) {
-    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+/// Stops the run in the tool call, which must take less than the grace.
+fn stopped(against: &mut AgentWorld<'_>, signal: Signal, ending: &str) -> Output {
     let run = against.start_in_a_tool_call(GRACE);
     let asked = Instant::now();
-    run.signal(Signal::TERM);
+    run.signal(signal);
     let output = run.wait();
     let took = asked.elapsed();
     assert!(took < GRACE, "{took:?}: {output:?}");
-    assert_eq!(output.end, End::Signal(15), "{output:?}");
-    let row = assert_interrupted(&against, "signal");
-    assert_eq!(row.number("stop_signal"), Some(15));
+    let row = assert_ended(against, ending);
+    assert_eq!(row.number("stop_signal"), Some(signal.as_raw().into()));
     assert_ne!(row.number("term_signal"), Some(9), "{row:?}");
+    output
+}
+
+fn sigterm_in_a_tool_call_interrupts_the_run_and_leaves_no_process(agent: &NpmAgent) {
+    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+    let output = stopped(&mut against, Signal::TERM, "interrupted/signal");
+    assert_eq!(output.end, agent.stopped, "{output:?}");
+}
+
+fn sigint_in_a_tool_call_cancels_the_run_and_leaves_no_process(agent: &NpmAgent) {
+    let Some(mut against) = AgentWorld::new(agent, "tool:{tool};text:never") else { return };
+    stopped(&mut against, Signal::INT, "cancelled/operator");
 }
 
 fn a_kill_of_the_agent_in_a_tool_call_leaves_no_process(agent: &NpmAgent) {
@@ -50,7 +62,7 @@ fn a_kill_of_the_agent_in_a_tool_call_leaves_no_process(agent: &NpmAgent) {
     against.kill_agent();
     let output = run.wait();
     assert_eq!(output.end, End::Signal(9), "{output:?}");
-    let row = assert_interrupted(&against, "signal");
+    let row = assert_ended(&against, "failure/signal");
     assert_eq!(row.number("term_signal"), Some(9));
 }
 
@@ -59,5 +71,6 @@ fn recover_settles_a_run_killed_in_a_tool_call_and_leaves_no_process(agent: &Npm
     let run = against.start_in_a_tool_call(GRACE);
     run.signal(Signal::KILL);
     against.world.bare(["bookend", "recover", "--grace", "1s"]).run().ended(End::Code(0));
-    assert_interrupted(&against, "supervisor_lost");
+    let row = assert_ended(&against, "interrupted/supervisor_lost");
+    assert_eq!(row.text("tool_in_flight"), agent.tool.unwrap_or_default());
 }

@@ -181,7 +181,7 @@ fn qwen_counts_messages_until_it_reports_the_tokens_of_the_session() {
     let tool = stream(qwen, lines[..3].concat());
     assert_eq!(tool.tool_in_flight.as_deref(), Some("run_shell_command"));
     assert_eq!(tool.counts, counts(1, [Some(90), Some(20), Some(10), None]));
-    assert_eq!(tool.tokens_cover, ReportCovers::Run);
+    assert_eq!(tool.tokens_cover, ReportCovers::RunOfSession);
     let array = format!("[{}]", String::from_utf8(tool_ok.to_vec()).unwrap().trim().replace('\n', ","));
     assert_eq!(read(qwen, OutputMode::Json, array.as_bytes()), ended);
     let resumed = stream(qwen, sample!("361-qwen-resume.stdout.jsonl"));
@@ -331,10 +331,10 @@ fn figures_of_steps_are_added_and_totals_replace_them() {
         let o = stream(rules, text);
         (o.counts.input_tokens, o.counts.output_tokens, o.tokens_cover, o.reported_cost_usd, o.cost_covers)
     };
-    use ReportCovers::{Run, Session};
+    use ReportCovers::{Run, RunOfSession, Session};
     assert_eq!(
         read("{\"step\":3,\"cost\":0.1}\n{\"step\":4,\"cost\":0.2}"),
-        (Some(7), None, Run, Some(0.3), Run)
+        (Some(7), None, RunOfSession, Some(0.3), Run)
     );
     assert_eq!(read("{\"step\":3}\n{\"run\":5,\"out\":1}\n{\"run\":6}"), (Some(6), Some(1), Run, None, Run));
     assert_eq!(
@@ -342,7 +342,7 @@ fn figures_of_steps_are_added_and_totals_replace_them() {
         (Some(8), None, Session, Some(2.0), Session)
     );
     let most = "{\"step\":8999999999999999,\"cost\":1e9}\n".repeat(2000);
-    assert_eq!(read(&most), (Some(i64::MAX), None, Run, Some(1e9), Run));
+    assert_eq!(read(&most), (Some(i64::MAX), None, RunOfSession, Some(1e9), Run));
 }
 
 proptest! {
