@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::tasks::why;
-use super::super::text::{cut, cut_start, duration, money, one_line};
+use super::super::text::{cut, cut_middle, cut_start, duration, money, one_line};
 use super::axis::{LINES_PER_AXIS, TimeAxis};
 use super::lanes::{BarOutcome, Lane, LaneRun, LaneTotal, TaskLanes};
 
@@ -45,7 +45,10 @@ fn grid(axis: TimeAxis) -> String {
 
 /// The axis. In a narrow window every second time is left out, unless there are only two.
 fn ticks(axis: TimeAxis) -> String {
-    let times: Vec<i64> = axis.ticks(step(axis)).collect();
+    let mut times: Vec<i64> = axis.ticks(step(axis)).collect();
+    if times.is_empty() {
+        times.push(axis.begin);
+    }
     let tick = |(nth, ms): (usize, &i64)| {
         let class = if nth % 2 == 0 || times.len() == 2 { "tick" } else { "tick minor" };
         let at = axis.share(*ms) * 100.0;
@@ -88,21 +91,19 @@ fn label(lane: &Lane<'_>) -> String {
     let agents = lane.agents.join(", ");
     let agents = html(&cut(&one_line(&agents), LONGEST));
     let Some(key) = lane.key else {
-        return format!(
-            "<div class=\"label\" title=\"no key, agent {agents}\"><span class=\"agent\">{agents}</span></div>"
-        );
+        let agent = format!("<span class=\"agent\">{agents}</span>");
+        return format!("<div class=\"label\" title=\"no key, agent {agents}\">{agent}</div>");
     };
     let key = one_line(key);
-    let key = cut(&key, LONGEST);
+    let key = cut_middle(&key, LONGEST);
     let end = cut_start(&key, KEY_END + 1);
     let end = end.strip_prefix('…').unwrap_or(&end);
     let begin = key.strip_suffix(end).unwrap_or_default();
-    format!(
-        "<div class=\"label\" title=\"key {0}{1}, agent {agents}\"><span class=\"key\"><span class=\"begin\">{0}\
-         </span><span class=\"end\">{1}</span></span><span class=\"agent\">{agents}</span></div>",
-        html(begin),
-        html(end),
-    )
+    let (begin, end) = (html(begin), html(end));
+    let parts = format!("<span class=\"begin\">{begin}</span><span class=\"end\">{end}</span>");
+    let key = format!("<span class=\"key\">{parts}</span>");
+    let title = format!("key {begin}{end}, agent {agents}");
+    format!("<div class=\"label\" title=\"{title}\">{key}<span class=\"agent\">{agents}</span></div>")
 }
 
 fn figure_cells(total: &LaneTotal) -> String {
