@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(cut_middle("abcdef", 6), "abcdef");
         assert_eq!(cut_middle("abcdef", 5), "ab…ef");
         assert_eq!(cut_middle("abcdef", 4), "ab…f");
-        assert_eq!(cut_middle("日本語日本語", 7), "日…語");
+        assert_eq!(cut_middle("日本語日本語", 7), "日本…語");
         assert_eq!(cut_middle("abc", 1), "…");
     }
 
