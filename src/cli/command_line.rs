@@ -137,6 +137,9 @@ pub(super) enum Command {
     /// Count runs, how they ended, and what they cost
     Stats(StatsArgs),
     /// Show when tasks ran
+    ///
+    /// One lane per key, or per agent for runs without a key, the newest on top. A bar ends with a symbol of
+    /// its outcome; the last line explains the symbols.
     Timeline(TimelineArgs),
     /// List the agents that bookend knows, and check a declaration
     ///

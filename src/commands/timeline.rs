@@ -36,16 +36,21 @@ pub fn timeline(options: &TimelineOptions, ledger: Option<&Path>) -> Result<Exit
     let now = Time::now();
     let now = options.filter.until.map_or(now, |until| until.min(now));
     let since = options.filter.since.unwrap_or(now);
-    let spans = view::spans(&tasks, &verdicts, since, now);
+    let lanes = view::lanes(&tasks, &verdicts, since, now);
+    let runs = lanes.total.runs;
+    let limited = if tasks.len() == options.filter.limit.unwrap_or(usize::MAX) {
+        format!("the newest {runs} (--limit N)\n")
+    } else {
+        String::new()
+    };
     match &options.html {
-        None if spans.is_empty() => print(&format!("nothing ran in that period in {path}\n"))?,
-        None => print(&view::timeline(&spans, since, now, Screen::of(&std::io::stdout())))?,
+        None if runs == 0 => print(&format!("nothing ran in that period in {path}\n"))?,
+        None => print(&(view::timeline(&lanes, Screen::of(&io::stdout())) + &limited))?,
         Some(file) => {
-            let page = view::timeline_html(&spans, since, now, &path);
-            write_page(file, &page)?;
+            write_page(file, &view::timeline_html(&lanes, &path))?;
             let file = file.to_string_lossy();
-            let tasks = if spans.len() == 1 { "task" } else { "tasks" };
-            print(&format!("{} {tasks} in {}\n", spans.len(), view::one_line(&file)))?;
+            let tasks = if runs == 1 { "task" } else { "tasks" };
+            print(&format!("{runs} {tasks} in {}\n{limited}", view::one_line(&file)))?;
         }
     }
     Ok(Exit::Code(0))

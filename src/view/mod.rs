@@ -30,7 +30,7 @@ pub use sessions::{SessionState, session, sessions};
 pub use stats::{stats, stats_json};
 pub use tasks::{ListedTask, TaskColumn, tasks, tasks_in_columns, why};
 pub use text::{duration, harmless_json, money, one_line, short_ids, since, when};
-pub use timeline::{spans, timeline, timeline_html};
+pub use timeline::{lanes, timeline, timeline_html};
 
 use serde::Serialize;
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use anstyle::Style;
 
 use super::screen::Screen;
-use super::text::{cells, cut, cut_start};
+use super::text::{cells, cut, cut_middle, cut_start};
 
 const GAP: usize = 2;
 
@@ -29,6 +29,8 @@ pub enum Shrinks {
     AtEnd(usize),
     /// The starts of its texts are cut, because the ends say more.
     AtStart(usize),
+    /// The middles of its texts are cut.
+    InMiddle(usize),
 }
 
 impl Shrinks {
@@ -36,7 +38,7 @@ impl Shrinks {
     fn least(self, width: usize) -> usize {
         match self {
             Shrinks::Never => width,
-            Shrinks::AtEnd(least) | Shrinks::AtStart(least) => least.min(width),
+            Shrinks::AtEnd(least) | Shrinks::AtStart(least) | Shrinks::InMiddle(least) => least.min(width),
         }
     }
 }
@@ -98,6 +100,7 @@ fn line(columns: &[Column], shown: &[(usize, usize)], row: &[Cell], screen: Scre
         let text = match columns[i].shrinks {
             _ if screen.width.is_none() => Cow::Borrowed(row[i].text.as_str()),
             Shrinks::AtStart(_) => cut_start(&row[i].text, width),
+            Shrinks::InMiddle(_) => cut_middle(&row[i].text, width),
             Shrinks::Never | Shrinks::AtEnd(_) => cut(&row[i].text, width),
         };
         let padding = " ".repeat(width - cells(&text).min(width));

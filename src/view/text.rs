@@ -60,6 +60,11 @@ pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
     if fits(text, room) {
         return Cow::Borrowed(text);
     }
+    Cow::Owned(format!("{}…", start_below(text, room)))
+}
+
+/// The longest start of `text` that is less than `room` cells wide.
+fn start_below(text: &str, room: usize) -> &str {
     let mut end = 0;
     for (at, c) in text.char_indices().take(room * STACKED) {
         let next = at + c.len_utf8();
@@ -68,7 +73,17 @@ pub fn cut(text: &str, room: usize) -> Cow<'_, str> {
         }
         end = next;
     }
-    Cow::Owned(format!("{}…", &text[..end]))
+    &text[..end]
+}
+
+/// The start and the end of `text`, with `…` for what does not fit into `room` cells.
+pub fn cut_middle(text: &str, room: usize) -> Cow<'_, str> {
+    if fits(text, room) {
+        return Cow::Borrowed(text);
+    }
+    let end = cut_start(text, room.div_ceil(2));
+    let start = start_below(text, (room + 1).saturating_sub(cells(&end)));
+    Cow::Owned(format!("{start}{end}"))
 }
 
 /// The end of `text` that fits into `room` cells, with `…` if the start is cut.
@@ -210,7 +225,7 @@ mod tests {
         assert_eq!((cut(&long, 4).as_ref(), cut_start(&long, 4).as_ref()), ("xxx…", "…xxx"));
         let stacked = format!("{}{}", "e", "\u{301}".repeat(4 << 20));
         for text in [format!("{stacked}{long}"), stacked] {
-            assert!(cut(&text, 4).len() < 100 && cut_start(&text, 4).len() < 100);
+            assert!([cut, cut_start, cut_middle].iter().all(|cut| cut(&text, 4).len() < 100));
         }
     }
 
@@ -223,6 +238,11 @@ mod tests {
         assert_eq!(cut_start("abcdef", 6), "abcdef");
         assert_eq!(cut_start("abcdef", 4), "…def");
         assert_eq!(cut_start("日本語", 4), "…語");
+        assert_eq!(cut_middle("abcdef", 6), "abcdef");
+        assert_eq!(cut_middle("abcdef", 5), "ab…ef");
+        assert_eq!(cut_middle("abcdef", 4), "ab…f");
+        assert_eq!(cut_middle("日本語日本語", 7), "日本…語");
+        assert_eq!(cut_middle("abc", 1), "…");
     }
 
     #[test]

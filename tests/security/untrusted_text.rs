@@ -146,7 +146,11 @@ fn views_print_one_line_per_row_and_escape_all_text() {
     let lines = |words: &[&str]| bookend(&world, words).ended(End::Code(0)).silent().stdout.lines().count();
     assert_eq!(lines(&["list"]), 1 + 6, "two running and four ended tasks");
     assert_eq!(lines(&["session", "list"]), 1 + 2);
-    assert_eq!(lines(&["timeline", "--since", "2020-01-01"]), 2 + 6, "an axis and a legend");
+    assert_eq!(
+        lines(&["timeline", "--since", "2020-01-01"]),
+        1 + 4 + 2,
+        "four lanes, the total and a legend"
+    );
     assert_eq!(lines(&["stats", "--by", "all"]), 1 + 1);
     for (by, groups) in [("agent", 4), ("repo", 2), ("key", 4), ("model", 3), ("day", 2), ("agent,key", 4)] {
         assert_eq!(lines(&["stats", "--by", by]), 1 + groups + 1, "{by}, and the total");
