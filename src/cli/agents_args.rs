@@ -31,9 +31,10 @@ enum AgentsCommand {
         /// Name of the agent
         name: String,
     },
-    /// Check a declaration, or show the row that a recorded output would make
+    /// Check a declaration, also with a recorded output
     ///
-    /// It reads the declaration as a run would, and says what is wrong in which line.
+    /// It reads the declaration as a run would, and says what is wrong in which line. With --sample it prints
+    /// the row that the output would make.
     Check {
         /// Name of an agent, or the file of a declaration
         #[arg(value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
