@@ -279,9 +279,9 @@ fn assert_no_overflow(seen: &Value) {
     assert!(contrast(&seen["ink"], &seen["ground"]) >= 7.0, "{seen:#}");
 }
 
-/// The page at the widths of a telephone and of a desktop.
+/// The page at the widths of a telephone, of a tablet and of a desktop.
 fn assert_fits(page: &Page, dark: bool, also: impl Fn(&Value)) {
-    for width in [360, 1200] {
+    for width in [360, 960, 1200] {
         let seen = measured(page, dark, width);
         assert_eq!(number(&seen["window"]), f64::from(width));
         assert_no_overflow(&seen);
