@@ -64,11 +64,27 @@ fn plain(message: &str) -> String {
         .replacen("duplicate field", "duplicate key", 1)
         .replacen("unknown variant", "unknown value", 1);
     let Some((unknown, allowed)) = renamed.split_once(", expected ") else { return renamed };
+    if unknown.starts_with("invalid ") {
+        return format!("{unknown}; allowed is: {}", plain_type(allowed));
+    }
     if !unknown.starts_with("unknown ") {
         return renamed;
     }
     let allowed = allowed.trim_start_matches("one of ").replace(" or ", ", ");
     format!("{unknown}; allowed are: {allowed}")
+}
+
+/// What serde calls a type, in the words of TOML.
+fn plain_type(name: &str) -> &str {
+    match name {
+        "a sequence" => "an array",
+        "a boolean" => "`true`",
+        "u8" => "an integer from 0 to 255",
+        "u32" => "an integer, 0 or more",
+        "a map" => "a table",
+        _ if name.starts_with("struct ") => "a table",
+        _ => name,
+    }
 }
 
 #[cfg(test)]
@@ -93,10 +109,12 @@ mod tests {
             ),
             ("[process]\nsignal = 'all'", "5: unknown value `all`; allowed are: `main`, `tree`"),
             ("[print]\noperand = false", "5: leave the key out instead of `false`"),
-            ("[print]\nwords = 'exec'", "5: invalid type: string \"exec\", expected a sequence"),
+            ("[print]\nwords = 'exec'", "5: invalid type: string \"exec\"; allowed is: an array"),
             ("[[event]]\nsession = 'a..b'", "5: `a..b` is not a path: write the keys of the event"),
-            ("[[event]]\non = { type = 'a' }", "5: invalid type: string \"a\", expected a sequence"),
-            ("[exits]\nok = [300]", "5: invalid value: integer `300`, expected u8"),
+            ("[[event]]\non = { type = 'a' }", "5: invalid type: string \"a\"; allowed is: an array"),
+            ("[exits]\nok = [300]", "5: invalid value: integer `300`; allowed is: an integer from 0 to 255"),
+            ("options = 1", "4: invalid type: integer `1`; allowed is: a table"),
+            ("[print]\npiped = 1", "5: invalid type: integer `1`; allowed is: `true`"),
             ("[session]", "4: missing key `resume`"),
             ("provider = 'a'\nprovider = 'b'", "5: duplicate key"),
             ("provider = ", "4: "),
