@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::SignedDuration;
-use jiff::civil::DateTime;
+use jiff::civil;
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
@@ -105,14 +105,21 @@ fn moment_in(text: &str, now: Time, zone: &TimeZone) -> Result<Time, String> {
         return Ok(time);
     }
     let today = now.day_begin(zone);
-    let time = match (text, text.parse::<DateTime>()) {
+    let local = || {
+        let of_today = || {
+            let time = text.contains(':').then(|| text.parse::<civil::Time>().ok())??;
+            Some(today.timestamp().to_zoned(zone.clone()).date().to_datetime(time))
+        };
+        text.parse::<civil::DateTime>().ok().or_else(of_today)
+    };
+    let time = match (text, local()) {
         ("today", _) => Some(today),
         // An hour before midnight is yesterday in every zone.
         ("yesterday", _) => Some(today.minus(SignedDuration::from_hours(1)).day_begin(zone)),
-        (_, Ok(local)) => zone.to_timestamp(local).ok().map(Time::from),
-        (_, Err(_)) => {
+        (_, Some(local)) => zone.to_timestamp(local).ok().map(Time::from),
+        (_, None) => {
             let ago = duration(text).map_err(|_| {
-                "invalid time; use a value such as 30m, 2h, 3d, today, yesterday, 2026-11-21 or \
+                "invalid time; use a value such as 30m, 2h, 3d, today, yesterday, 09:30, 2026-11-21 or \
                  2026-11-21T12:00:00Z"
                     .to_owned()
             })?;
@@ -177,6 +184,8 @@ mod tests {
             ("yesterday", "2026-11-20T22:00:00.000Z"),
             ("2h", "2026-11-21T21:30:00.000Z"),
             ("90", "2026-11-21T23:28:30.000Z"),
+            ("09:30", "2026-11-22T07:30:00.000Z"),
+            ("00:00:30", "2026-11-21T22:00:30.000Z"),
             ("2026-11-21", "2026-11-20T22:00:00.000Z"),
             ("2026-11-21T12:00", "2026-11-21T10:00:00.000Z"),
             ("2026-11-21 12:00:30", "2026-11-21T10:00:30.000Z"),
@@ -186,6 +195,6 @@ mod tests {
         ] {
             assert_eq!(of(text).as_deref(), Ok(time), "{text}");
         }
-        assert!(["soon", "", "tomorrow", "2026-13-01"].iter().all(|text| of(text).is_err()));
+        assert!(["soon", "", "tomorrow", "2026-13-01", "25:00", ":"].iter().all(|text| of(text).is_err()));
     }
 }
