@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::SignedDuration;
-use jiff::civil;
+use jiff::civil::{self, DateTime};
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
@@ -97,27 +97,30 @@ pub(super) fn any_key(text: &str) -> Result<Key, Infallible> {
 
 /// An age, a day or a time.
 pub(super) fn moment(text: &str) -> Result<Time, String> {
-    moment_in(text, Time::now(), &TimeZone::system())
+    moment_in(text, Time::now(), TimeZone::system)
 }
 
-fn moment_in(text: &str, now: Time, zone: &TimeZone) -> Result<Time, String> {
+/// `zone` is asked only for words and local times: to find the system's zone, a folder has to be read.
+fn moment_in(text: &str, now: Time, zone: impl FnOnce() -> TimeZone) -> Result<Time, String> {
     if let Ok(time) = text.parse::<Time>() {
         return Ok(time);
     }
-    let today = now.day_begin(zone);
-    let local = || {
-        let of_today = || {
-            let time = text.contains(':').then(|| text.parse::<civil::Time>().ok())??;
-            Some(today.timestamp().to_zoned(zone.clone()).date().to_datetime(time))
-        };
-        text.parse::<civil::DateTime>().ok().or_else(of_today)
-    };
-    let time = match (text, local()) {
-        ("today", _) => Some(today),
-        // An hour before midnight is yesterday in every zone.
-        ("yesterday", _) => Some(today.minus(SignedDuration::from_hours(1)).day_begin(zone)),
-        (_, Some(local)) => zone.to_timestamp(local).ok().map(Time::from),
-        (_, None) => {
+    // journalctl takes a time of day alone for that of today, too.
+    let of_today = || text.contains(':').then(|| text.parse::<civil::Time>().ok()).flatten();
+    let time = match (text, text.parse::<DateTime>(), of_today()) {
+        ("today", ..) => Some(now.day_begin(&zone())),
+        ("yesterday", ..) => {
+            let zone = zone();
+            // An hour before midnight is yesterday in every zone.
+            Some(now.day_begin(&zone).minus(SignedDuration::from_hours(1)).day_begin(&zone))
+        }
+        (_, Ok(local), _) => zone().to_timestamp(local).ok().map(Time::from),
+        (_, Err(_), Some(time)) => {
+            let zone = zone();
+            let today = zone.to_datetime(now.timestamp()).date();
+            zone.to_timestamp(today.to_datetime(time)).ok().map(Time::from)
+        }
+        (_, Err(_), None) => {
             let ago = duration(text).map_err(|_| {
                 "invalid time; use a value such as 30m, 2h, 3d, today, yesterday, 09:30, 2026-11-21 or \
                  2026-11-21T12:00:00Z"
@@ -178,7 +181,7 @@ mod tests {
     fn moments_are_ages_days_and_times_and_local_without_a_zone() {
         let zone = TimeZone::fixed(Offset::constant(2));
         let now = "2026-11-21T23:30:00Z".parse().unwrap();
-        let of = |text: &str| moment_in(text, now, &zone).map(|time| time.to_string());
+        let of = |text: &str| moment_in(text, now, || zone.clone()).map(|time| time.to_string());
         for (text, time) in [
             ("today", "2026-11-21T22:00:00.000Z"),
             ("yesterday", "2026-11-20T22:00:00.000Z"),
