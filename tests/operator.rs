@@ -265,7 +265,7 @@ fn doctor_names_the_ledger_its_source_and_its_problems() {
     assert!(point("ledger").1.contains("$XDG_STATE_HOME"));
     assert!(point("opening it").1.contains("it does not exist yet"));
     assert_eq!(point("claude"), ("fine".to_owned(), world.name("bin/claude")));
-    assert_eq!(point("cursor-agent").0, "absent");
+    assert!(point("agents").1.contains("not in PATH: codex, copilot, cursor, "));
     run(&world, &[], "true");
     assert_eq!(point("modes").0, "fine");
     let file = world.ledger();

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::harness::{End, World};
 
 /// Commands that use no ledger.
-const WITHOUT_LEDGER: [&str; 4] = ["help", "man", "completions", "units"];
+const WITHOUT_LEDGER: [&str; 5] = ["agents", "help", "man", "completions", "units"];
 /// Words after a command's name that make it print something about these tasks. The other commands are
 /// called with no word, with the id of a task and with one that does not exist.
 const WORDS: &[(&str, &[&str])] = &[

@@ -97,19 +97,22 @@ pub(super) fn any_key(text: &str) -> Result<Key, Infallible> {
 
 /// An age, a day or a time.
 pub(super) fn moment(text: &str) -> Result<Time, String> {
-    moment_in(text, Time::now(), &TimeZone::system())
+    moment_in(text, Time::now(), TimeZone::system)
 }
 
-fn moment_in(text: &str, now: Time, zone: &TimeZone) -> Result<Time, String> {
+/// `zone` is asked only for words and local times: to find the system's zone, a folder has to be read.
+fn moment_in(text: &str, now: Time, zone: impl FnOnce() -> TimeZone) -> Result<Time, String> {
     if let Ok(time) = text.parse::<Time>() {
         return Ok(time);
     }
-    let today = now.day_begin(zone);
     let time = match (text, text.parse::<DateTime>()) {
-        ("today", _) => Some(today),
-        // An hour before midnight is yesterday in every zone.
-        ("yesterday", _) => Some(today.minus(SignedDuration::from_hours(1)).day_begin(zone)),
-        (_, Ok(local)) => zone.to_timestamp(local).ok().map(Time::from),
+        ("today", _) => Some(now.day_begin(&zone())),
+        ("yesterday", _) => {
+            let zone = zone();
+            // An hour before midnight is yesterday in every zone.
+            Some(now.day_begin(&zone).minus(SignedDuration::from_hours(1)).day_begin(&zone))
+        }
+        (_, Ok(local)) => zone().to_timestamp(local).ok().map(Time::from),
         (_, Err(_)) => {
             let ago = duration(text).map_err(|_| {
                 "invalid time; use a value such as 30m, 2h, 3d, today, yesterday, 2026-11-21 or \
@@ -171,7 +174,7 @@ mod tests {
     fn moments_are_ages_days_and_times_and_local_without_a_zone() {
         let zone = TimeZone::fixed(Offset::constant(2));
         let now = "2026-11-21T23:30:00Z".parse().unwrap();
-        let of = |text: &str| moment_in(text, now, &zone).map(|time| time.to_string());
+        let of = |text: &str| moment_in(text, now, || zone.clone()).map(|time| time.to_string());
         for (text, time) in [
             ("today", "2026-11-21T22:00:00.000Z"),
             ("yesterday", "2026-11-20T22:00:00.000Z"),

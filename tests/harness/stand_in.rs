@@ -23,7 +23,8 @@ turn() {
 }
 result() {
   printf '{"type":"result","subtype":"success","is_error":false,"result":"done","num_turns":2,'
-  printf '"session_id":"%s","total_cost_usd":%s,"usage":{"input_tokens":30,"output_tokens":4}}\n' "$1" "$2"
+  printf '"session_id":"%s","total_cost_usd":%s,"usage":{"input_tokens":30,"output_tokens":4,' "$1" "$2"
+  printf '"inputTokens":30,"outputTokens":4}}\n'
 }
 failed() {
   printf '{"type":"result","subtype":"success","is_error":true,"result":"no luck","num_turns":1,'
