@@ -2,7 +2,7 @@
 //! agent that is run is opened, and only root and the user may be able to write to it.
 
 use std::fs::{self, Metadata};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 

@@ -37,8 +37,7 @@ fn list_for_table(document: &DeTable<'_>) -> Option<usize> {
     let in_event = |event: &Spanned<DeValue<'_>>| {
         list_at(event).or_else(|| list_in(event.get_ref().as_table()?, &EVENT_TABLES))
     };
-    let in_step =
-        |step: &Spanned<DeValue<'_>>| step.get_ref().as_table()?.values().find_map(|part| list_at(part));
+    let in_step = |step: &Spanned<DeValue<'_>>| step.get_ref().as_table()?.values().find_map(list_at);
     list_in(document, &TABLES)
         .or_else(|| list_in(session?, &SESSION_TABLES))
         .or_else(|| steps?.iter().find_map(in_step))
