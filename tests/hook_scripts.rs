@@ -130,6 +130,18 @@ fn the_webhook_posts_the_row() {
 }
 
 #[test]
+fn a_webhook_is_posted_again_if_the_receiver_is_unavailable() {
+    let Some(world) = world("a_webhook_is_posted_again_if_the_receiver_is_unavailable") else { return };
+    let receiver = Receiver::start(&[(503, "restarting"), (200, "accepted")]);
+    fs::write(world.path("config"), format!("url = \"{}\"\n", receiver.url())).expect("the configuration");
+    run(&world, "one", &format!("{} {}", script("webhook"), world.name("config"))).silent();
+    assert_eq!(delivered(&world, "one"), "delivered");
+    let bodies: Vec<String> = receiver.requests().into_iter().map(|request| request.body).collect();
+    assert_eq!(bodies.len(), 2);
+    assert_eq!(bodies[0], bodies[1]);
+}
+
+#[test]
 fn a_webhook_that_is_not_accepted_fails() {
     let Some(world) = world("a_webhook_that_is_not_accepted_fails") else { return };
     // A redirection would lose the body.

@@ -255,6 +255,27 @@ fn a_watch_in_a_pipe_prints_the_table_when_the_ledger_has_changed() {
 }
 
 #[test]
+fn a_watch_shows_the_ledger_that_replaces_the_first_one() {
+    let test = "a_watch_shows_the_ledger_that_replaces_the_first_one";
+    let Some(world) = World::of_bookend(test) else { return };
+    world.run(["true"]).options(["--id", "one"]).run().ended(End::Code(0));
+    let script = format!("exec bookend list --watch >{}", world.name("printed"));
+    let watch = world.bare(["sh", "-c", &script]).start();
+    let printed = || std::fs::read_to_string(world.path("printed")).unwrap_or_default();
+    eventually(world.deadline(), "the first table", || printed().contains("one"));
+    let ledger = world.ledger();
+    for suffix in ["", "-wal", "-shm", ".d"] {
+        let name = |old: &str| format!("{}{old}{suffix}", ledger.display());
+        let _ = std::fs::rename(name(""), name(".old"));
+    }
+    eventually(world.deadline(), "the missing ledger", || printed().contains("there is no ledger yet"));
+    world.run(["true"]).options(["--id", "two"]).run().ended(End::Code(0));
+    eventually(world.deadline(), "the new ledger", || printed().contains("two"));
+    watch.signal(rustix::process::Signal::INT);
+    watch.wait().ended(End::Signal(2));
+}
+
+#[test]
 fn the_overview_says_what_happened_today() {
     let Some(world) = World::of_bookend("the_overview_says_what_happened_today") else { return };
     world.run(["true"]).options(["--id", "one"]).run().ended(End::Code(0));

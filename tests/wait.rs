@@ -68,6 +68,7 @@ fn wait_returns_when_all_tasks_have_ended_and_fails_unless_all_succeeded() {
     // They have ended: it returns at once.
     wait(&world, &["one"]).ended(End::Code(0));
     wait(&world, &["thr"]).ended(End::Code(1));
+    assert_eq!(wait(&world, &["one", "two", "one"]).ended(End::Code(0)).stdout.lines().count(), 2);
     let unknown = wait(&world, &["one", "nonesuch"]).ended(End::Code(1));
     assert!(unknown.stderr.contains("no task nonesuch"), "{unknown:?}");
 }

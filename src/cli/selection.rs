@@ -34,8 +34,8 @@ pub(super) struct Selection {
     model: Option<String>,
     /// Select tasks started since then
     ///
-    /// A duration such as 2h or 3d, today, yesterday, a date or a time such as 2026-11-21T09:30. Times
-    /// without a zone are local.
+    /// A duration such as 2h or 3d, today, yesterday, a date, or a time such as 09:30 or 2026-11-21T09:30.
+    /// Times without a zone are local.
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     since: Option<Time>,
     /// Select tasks started before then

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use jiff::SignedDuration;
-use jiff::civil::DateTime;
+use jiff::civil::{self, DateTime};
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
@@ -105,17 +105,24 @@ fn moment_in(text: &str, now: Time, zone: impl FnOnce() -> TimeZone) -> Result<T
     if let Ok(time) = text.parse::<Time>() {
         return Ok(time);
     }
-    let time = match (text, text.parse::<DateTime>()) {
-        ("today", _) => Some(now.day_begin(&zone())),
-        ("yesterday", _) => {
+    // journalctl takes a time of day alone for that of today, too.
+    let of_today = || text.contains(':').then(|| text.parse::<civil::Time>().ok()).flatten();
+    let time = match (text, text.parse::<DateTime>(), of_today()) {
+        ("today", ..) => Some(now.day_begin(&zone())),
+        ("yesterday", ..) => {
             let zone = zone();
             // An hour before midnight is yesterday in every zone.
             Some(now.day_begin(&zone).minus(SignedDuration::from_hours(1)).day_begin(&zone))
         }
-        (_, Ok(local)) => zone().to_timestamp(local).ok().map(Time::from),
-        (_, Err(_)) => {
+        (_, Ok(local), _) => zone().to_timestamp(local).ok().map(Time::from),
+        (_, Err(_), Some(time)) => {
+            let zone = zone();
+            let today = zone.to_datetime(now.timestamp()).date();
+            zone.to_timestamp(today.to_datetime(time)).ok().map(Time::from)
+        }
+        (_, Err(_), None) => {
             let ago = duration(text).map_err(|_| {
-                "invalid time; use a value such as 30m, 2h, 3d, today, yesterday, 2026-11-21 or \
+                "invalid time; use a value such as 30m, 2h, 3d, today, yesterday, 09:30, 2026-11-21 or \
                  2026-11-21T12:00:00Z"
                     .to_owned()
             })?;
@@ -180,6 +187,8 @@ mod tests {
             ("yesterday", "2026-11-20T22:00:00.000Z"),
             ("2h", "2026-11-21T21:30:00.000Z"),
             ("90", "2026-11-21T23:28:30.000Z"),
+            ("09:30", "2026-11-22T07:30:00.000Z"),
+            ("00:00:30", "2026-11-21T22:00:30.000Z"),
             ("2026-11-21", "2026-11-20T22:00:00.000Z"),
             ("2026-11-21T12:00", "2026-11-21T10:00:00.000Z"),
             ("2026-11-21 12:00:30", "2026-11-21T10:00:30.000Z"),
@@ -189,6 +198,6 @@ mod tests {
         ] {
             assert_eq!(of(text).as_deref(), Ok(time), "{text}");
         }
-        assert!(["soon", "", "tomorrow", "2026-13-01"].iter().all(|text| of(text).is_err()));
+        assert!(["soon", "", "tomorrow", "2026-13-01", "25:00", ":"].iter().all(|text| of(text).is_err()));
     }
 }

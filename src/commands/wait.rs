@@ -117,7 +117,14 @@ fn select(ledger: &Ledger, which: &WaitTarget) -> Result<Vec<Task>, Error> {
     let around = enclosing(ledger)?;
     let tasks = match which {
         WaitTarget::Ids(ids) => {
-            ids.iter().map(|id| find::find_in(ledger, id)).collect::<Result<Vec<_>, _>>()?
+            let mut tasks: Vec<Task> = Vec::new();
+            for id in ids {
+                let task = find::find_in(ledger, id)?;
+                if !tasks.iter().any(|other| other.id == task.id) {
+                    tasks.push(task);
+                }
+            }
+            tasks
         }
         WaitTarget::Key(key) => vec![of_key(ledger, key)?],
         WaitTarget::Running => {

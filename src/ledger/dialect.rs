@@ -196,6 +196,10 @@ pub fn register(conn: &Connection, dialect: &Arc<Dialect>) -> rusqlite::Result<(
         let time: Option<String> = ctx.get(1)?;
         Ok(time.map(|time| of_times.kept_time(&column, time)))
     })?;
+    conn.create_scalar_function("recorded_day", 1, flags, |ctx| {
+        let time = AnyTime::column_result(ctx.get_raw(0))?.0;
+        Ok(time.map(|time| time.to_string().chars().take(10).collect::<String>()))
+    })?;
     conn.create_scalar_function("kept_session", 2, flags, move |ctx| {
         let provider: Option<String> = ctx.get(0)?;
         let id: Option<String> = ctx.get(1)?;

@@ -38,7 +38,12 @@ pub fn stats(by: &[&'static str], groups: &[StatsGroup], total: &StatsGroup, scr
         let names = names.map(|name| Cell { text: name.to_owned(), style: Style::new().bold() });
         rows.push(names.chain(figures(total, 0)).collect());
     }
-    let name = |title: &'static str| Column { title, right: false, shrinks: Shrinks::AtEnd(10), matters: 20 };
+    let name = |title: &'static str| {
+        // As in `list`, the end of a key or a repository says more than its start.
+        let shrinks =
+            if ["REPO", "KEY"].contains(&title) { Shrinks::AtStart(10) } else { Shrinks::AtEnd(10) };
+        Column { title, right: false, shrinks, matters: 20 }
+    };
     let columns: Vec<Column> = titles.iter().copied().map(name).chain(FIGURES).collect();
     table(&columns, &rows, screen)
 }
@@ -136,6 +141,16 @@ fn joined(group: &StatsGroup) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_repository_is_kept() {
+        let group =
+            |repo: &str| StatsGroup { names: vec![Some(repo.to_owned())], runs: 1, ..StatsGroup::default() };
+        let groups = ["owner/a-long-repository-1", "owner/a-long-repository-2"].map(group);
+        let screen = Screen { width: Some(34), colour: false };
+        let table = stats(&["repo"], &groups, &StatsGroup::default(), screen);
+        assert!(table.contains("…pository-1 ") && table.contains("…pository-2 "), "{table}");
+    }
 
     #[test]
     fn a_bar_is_as_long_as_its_share_and_visible_for_any_share() {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use rusqlite::Connection;
 
-use super::{EPOCH, ForeignDatabase, INTEGER_ID, PLAIN, RICH, assert_sound, strings};
+use super::{EPOCH, ForeignDatabase, INTEGER_ID, PLAIN, RICH, SHAPES, assert_sound, strings};
 use crate::harness::{End, is_root, possible};
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -119,6 +119,24 @@ fn a_run_writes_times_in_the_format_of_the_other_program() {
         );
         assert_eq!(strings(&conn, &query), ["failure 1 1 NULLNULLNULL"]);
         assert_sound(&conn);
+    }
+}
+
+#[test]
+fn stats_groups_by_day_in_every_format_of_time() {
+    for (shape, sql) in SHAPES {
+        let foreign = ForeignDatabase::new(sql);
+        foreign.adopted();
+        let name = foreign.name();
+        let stats =
+            foreign.world.bare(["bookend", "--ledger", &name, "stats", "--by", "day", "--json"]).run();
+        let stats: serde_json::Value = serde_json::from_str(&stats.stdout).expect("JSON");
+        let groups = stats["groups"].as_array().expect("groups");
+        assert!(!groups.is_empty(), "{shape}");
+        for group in groups {
+            let day: Option<jiff::civil::Date> = group["name"].as_str().and_then(|day| day.parse().ok());
+            assert!(day.is_some_and(|day| day.year() == 2026), "{shape}: {group}");
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `list --watch`: draws the table again when the ledger changes, and each second while a task runs.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use super::table::{ListOptions, TaskTable};
@@ -28,7 +30,8 @@ const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 /// # Errors
 /// When the ledger cannot be read or stdout not be written.
 pub fn watch(options: &ListOptions, at: &Location) -> Result<Exit, Error> {
-    let mut table = WatchedTable { options, at, ledger: None, version: None, listing: TaskTable::default() };
+    let mut table =
+        WatchedTable { options, at, ledger: None, file: None, version: None, listing: TaskTable::default() };
     sys::set_mask(SignalSet::ALL);
     let watch = Watch::new().map_err(|e| Error::failed("watching for signals").caused_by(e))?;
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -49,6 +52,8 @@ struct WatchedTable<'a> {
     options: &'a ListOptions,
     at: &'a Location,
     ledger: Option<Ledger>,
+    /// The device and the inode of the file that is open.
+    file: Option<(u64, u64)>,
     version: Option<i64>,
     listing: TaskTable,
 }
@@ -56,11 +61,14 @@ struct WatchedTable<'a> {
 impl WatchedTable<'_> {
     /// Reads the tasks again if the ledger has changed; returns whether it has.
     fn read(&mut self, filter: &TaskFilter, is_due: bool) -> Result<bool, Error> {
-        if self.ledger.is_none() {
-            self.ledger = Ledger::open_read_only(self.at)?;
+        let file = fs::metadata(&self.at.file).ok().map(|meta| (meta.dev(), meta.ino()));
+        // A ledger that was removed or replaced reports no change.
+        let is_other = file != self.file;
+        if self.ledger.is_none() || is_other {
+            (self.ledger, self.file) = (Ledger::open_read_only(self.at)?, file);
         }
         let version = self.ledger.as_ref().map(Ledger::version).transpose()?;
-        if version == self.version && !is_due {
+        if version == self.version && !is_due && !is_other {
             return Ok(false);
         }
         self.version = version;
