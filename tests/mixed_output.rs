@@ -94,7 +94,8 @@ fn a_result_line_of_more_than_16_mib_is_read() {
     let text = format!("{}\\n", "0123456789".repeat(8)).repeat((17 << 20) / 82);
     let line = format!(
         r#"{{"type":"result","subtype":"success","is_error":false,"result":"{text}","session_id":"{ID}","#
-    ) + r#""total_cost_usd":0.5,"usage":{"input_tokens":30,"output_tokens":4,"inputTokens":30,"outputTokens":4}}"#;
+    ) + r#""total_cost_usd":0.5,"usage":{"input_tokens":30,"output_tokens":4,"#
+        + r#""inputTokens":30,"outputTokens":4}}"#;
     assert!(line.len() > 16 << 20);
     fs::write(world.path("home/line"), line).expect("the line");
     for agent in AGENTS {

@@ -71,12 +71,27 @@ const fn declared(
 
 static BUILT_IN: [BuiltInAgent; 7] = [
     BuiltInAgent { name: "claude", names: ClaudeAdapter::NAMES, form: AgentForm::Code(&ClaudeAdapter) },
-    declared("codex", "", ("codex", "@openai/codex"), include_str!("declarations/codex.toml")),
-    declared("copilot", "", ("copilot", "@github/copilot"), include_str!("declarations/copilot.toml")),
+    declared("codex", "codex.js", ("codex", "@openai/codex"), include_str!("declarations/codex.toml")),
+    declared(
+        "copilot",
+        "npm-loader.js",
+        ("copilot", "@github/copilot"),
+        include_str!("declarations/copilot.toml"),
+    ),
     declared("cursor", "agent", ("cursor-agent", ""), include_str!("declarations/cursor.toml")),
-    declared("gemini", "", ("gemini", "@google/gemini-cli"), include_str!("declarations/gemini.toml")),
+    declared(
+        "gemini",
+        "gemini.js",
+        ("gemini", "@google/gemini-cli"),
+        include_str!("declarations/gemini.toml"),
+    ),
     declared("opencode", "", ("opencode", "opencode-ai"), include_str!("declarations/opencode.toml")),
-    declared("qwen", "", ("qwen", "@qwen-code/qwen-code"), include_str!("declarations/qwen.toml")),
+    declared(
+        "qwen",
+        "cli-entry.js cli.js",
+        ("qwen", "@qwen-code/qwen-code"),
+        include_str!("declarations/qwen.toml"),
+    ),
 ];
 
 impl BuiltInAgent {

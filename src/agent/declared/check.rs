@@ -104,8 +104,11 @@ fn lists(declaration: &Declaration) -> (Vec<KeyedList<'_>>, Vec<KeyedList<'_>>) 
 /// Options look like options, words do not, and both are single words.
 fn check_lists(declaration: &Declaration) -> Checked {
     let (of_options, of_words) = lists(declaration);
-    let is_option =
-        |word: &str| word.starts_with('-') && !word.trim_matches('-').is_empty() && !word.contains('=');
+    // `-abc` is read as `-a -b -c`.
+    let is_option = |word: &str| {
+        let is_formed = word.starts_with("--") || word.len() == 2;
+        word.starts_with('-') && is_formed && !word.trim_matches('-').is_empty() && !word.contains('=')
+    };
     let listed = |lists: Vec<KeyedList<'_>>, allowed: fn(&str, bool) -> bool, what: &str| {
         for (keys, list) in lists {
             for (index, word) in list.iter().enumerate() {

@@ -2,7 +2,7 @@
 //! agent that is run is opened, and only root and the user may be able to write to it.
 
 use std::fs::{self, Metadata};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ fn file_in(folders: &[PathBuf], name: &str) -> Result<Option<(PathBuf, String)>,
                 check_trust(&path, &attributes)?;
                 let unreadable = |source| DeclarationError::Unreadable { path: path.clone(), source };
                 check_trust(folder, &fs::metadata(folder).map_err(unreadable)?)?;
-                let text = String::from_utf8(bytes).map_err(|e| unreadable(io::Error::other(e)))?;
+                let text = utf8(bytes, &path)?;
                 return Ok(Some((path, text)));
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -55,6 +55,15 @@ fn file_in(folders: &[PathBuf], name: &str) -> Result<Option<(PathBuf, String)>,
         }
     }
     Ok(None)
+}
+
+fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, DeclarationError> {
+    String::from_utf8(bytes).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let problem = "a byte is not UTF-8; allowed is: UTF-8 text".to_owned();
+        DeclarationError::Invalid { file: path.display().to_string(), line, problem }
+    })
 }
 
 /// The declarations in `folders`, by their names. Of two with one name, the first counts.
@@ -152,11 +161,11 @@ mod tests {
         let tmp = tempfile::tempdir().expect("a folder");
         let own = folder(&tmp, "agents");
         fs::create_dir(own.join("dir.toml")).expect("a folder");
-        fs::write(own.join("bytes.toml"), [0xff]).expect("a file");
+        fs::write(own.join("bytes.toml"), b"schema = 1\nname = \"\xff\"\n").expect("a file");
         set_mode(&own.join("bytes.toml"), 0o600);
-        for name in ["dir", "bytes"] {
-            let error = file_in(std::slice::from_ref(&own), name).expect_err(name);
-            assert!(matches!(error, DeclarationError::Unreadable { .. }), "{error:?}");
-        }
+        let error = |name: &str| file_in(std::slice::from_ref(&own), name).expect_err(name);
+        assert!(matches!(error("dir"), DeclarationError::Unreadable { .. }));
+        let said = error("bytes").to_string();
+        assert!(said.ends_with("bytes.toml:2: a byte is not UTF-8; allowed is: UTF-8 text"), "{said}");
     }
 }

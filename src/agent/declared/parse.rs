@@ -19,11 +19,48 @@ pub fn parse(text: &str, file: &str, stem: &str) -> Result<Declaration, Declarat
     };
     let declaration: Declaration = toml::from_str(text)
         .map_err(|e| invalid(e.span().map_or(0, |span| span.start), plain(e.message())))?;
+    if let Some(at) = DeTable::parse(text).ok().and_then(|document| list_for_table(document.get_ref())) {
+        return Err(invalid(at, "invalid type: list; allowed is: a table".to_owned()));
+    }
     match check(&declaration, stem) {
         Ok(()) => Ok(declaration),
         Err(Problem { at, text: problem }) => Err(invalid(offset_of(text, &at), problem)),
     }
 }
+
+/// Where a list stands for a table. The deserializer takes its elements for the keys, in their order.
+fn list_for_table(document: &DeTable<'_>) -> Option<usize> {
+    let session = value_of(document, "session").and_then(DeValue::as_table);
+    let transcript = session.and_then(|s| value_of(s, "transcript")?.as_table());
+    let steps = transcript.and_then(|t| value_of(t, "path")?.as_array());
+    let events = value_of(document, "event").and_then(DeValue::as_array);
+    let in_event = |event: &Spanned<DeValue<'_>>| {
+        list_at(event).or_else(|| list_in(event.get_ref().as_table()?, &EVENT_TABLES))
+    };
+    let in_step = |step: &Spanned<DeValue<'_>>| step.get_ref().as_table()?.values().find_map(list_at);
+    list_in(document, &TABLES)
+        .or_else(|| list_in(session?, &SESSION_TABLES))
+        .or_else(|| steps?.iter().find_map(in_step))
+        .or_else(|| events?.iter().find_map(in_event))
+}
+
+fn value_of<'v, 't>(table: &'v DeTable<'t>, key: &str) -> Option<&'v DeValue<'t>> {
+    table.iter().find(|(known, _)| known.get_ref() == key).map(|(_, value)| value.get_ref())
+}
+
+fn list_in(table: &DeTable<'_>, keys: &[&str]) -> Option<usize> {
+    let is_listed = |key: &str| keys.contains(&key);
+    table.iter().filter(|(key, _)| is_listed(key.get_ref())).find_map(|(_, value)| list_at(value))
+}
+
+fn list_at(value: &Spanned<DeValue<'_>>) -> Option<usize> {
+    value.get_ref().is_array().then(|| value.span().start)
+}
+
+const TABLES: [&str; 9] =
+    ["options", "print", "input", "no_conversation", "output", "session", "skills", "process", "exits"];
+const SESSION_TABLES: [&str; 4] = ["assign", "resume", "given", "transcript"];
+const EVENT_TABLES: [&str; 5] = ["each", "tool_opens", "tool_closes", "usage", "cost"];
 
 /// The line of a byte, counted from 1.
 fn line_at(text: &str, at: usize) -> usize {
@@ -58,17 +95,41 @@ fn offset_of(text: &str, path: &[String]) -> usize {
 /// The message of the deserializer in the words of a declaration.
 fn plain(message: &str) -> String {
     let message = message.lines().next().unwrap_or_default();
+    if message.starts_with("wanted exactly 1 element") {
+        return "a step has one key; allowed are: `name`, `any`, `cwd`, `id`".to_owned();
+    }
     let renamed = message
         .replacen("unknown field", "unknown key", 1)
         .replacen("missing field", "missing key", 1)
         .replacen("duplicate field", "duplicate key", 1)
-        .replacen("unknown variant", "unknown value", 1);
-    let Some((unknown, allowed)) = renamed.split_once(", expected ") else { return renamed };
-    if !unknown.starts_with("unknown ") {
-        return renamed;
+        .replacen("unknown variant", "unknown value", 1)
+        .replacen("invalid type: map", "invalid type: table", 1)
+        .replacen("invalid type: sequence", "invalid type: list", 1)
+        .replacen("wanted string or table", "invalid type, expected a text or a table", 1)
+        .replacen(" as i128", "", 1);
+    let Some((wrong, allowed)) = renamed.split_once(", expected ") else { return renamed };
+    if wrong.starts_with("unknown ") {
+        let allowed = allowed.trim_start_matches("one of ").replace(" or ", ", ");
+        return format!("{wrong}; allowed are: {allowed}");
     }
-    let allowed = allowed.trim_start_matches("one of ").replace(" or ", ", ");
-    format!("{unknown}; allowed are: {allowed}")
+    if wrong.starts_with("invalid ") {
+        return format!("{wrong}; allowed is: {}", plain_type(allowed));
+    }
+    renamed
+}
+
+/// A type of the deserializer as the writer of a declaration knows it.
+fn plain_type(name: &str) -> &str {
+    match name {
+        "a sequence" => "a list",
+        "a map" => "a table",
+        "a string" => "a text",
+        "a boolean" => "`true`",
+        "u8" => "a number from 0 to 255",
+        "u32" => "a number from 0 to 4294967295",
+        name if name.starts_with("struct ") => "a table",
+        name => name,
+    }
 }
 
 #[cfg(test)]
@@ -93,10 +154,17 @@ mod tests {
             ),
             ("[process]\nsignal = 'all'", "5: unknown value `all`; allowed are: `main`, `tree`"),
             ("[print]\noperand = false", "5: leave the key out instead of `false`"),
-            ("[print]\nwords = 'exec'", "5: invalid type: string \"exec\", expected a sequence"),
+            ("[print]\nwords = 'exec'", "5: invalid type: string \"exec\"; allowed is: a list"),
             ("[[event]]\nsession = 'a..b'", "5: `a..b` is not a path: write the keys of the event"),
-            ("[[event]]\non = { type = 'a' }", "5: invalid type: string \"a\", expected a sequence"),
-            ("[exits]\nok = [300]", "5: invalid value: integer `300`, expected u8"),
+            ("[[event]]\non = { type = 'a' }", "5: invalid type: string \"a\"; allowed is: a list"),
+            ("[[event]]\non = []", "5: invalid type: list; allowed is: a table"),
+            ("[exits]\nok = [300]", "5: invalid value: integer `300`; allowed is: a number from 0 to 255"),
+            ("[[event]]\nturns = -1", "5: invalid value: integer `-1`; allowed is: a number from 0 to 42949"),
+            ("print = 5", "4: invalid type: integer `5`; allowed is: a table"),
+            ("event = [5]", "4: invalid type: integer `5`; allowed is: a table"),
+            ("provider = 1.5", "4: invalid type: floating point `1.5`; allowed is: a text"),
+            ("[print]\npiped = 'yes'", "5: invalid type: string \"yes\"; allowed is: `true`"),
+            ("[process]\nsignal = 5", "5: invalid type; allowed is: a text or a table"),
             ("[session]", "4: missing key `resume`"),
             ("provider = 'a'\nprovider = 'b'", "5: duplicate key"),
             ("provider = ", "4: "),
@@ -107,10 +175,29 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_not_taken_for_a_table() {
+        let transcript = format!("{SESSION}[session.transcript]\nhome = '.x'\n");
+        for (lines, line) in [
+            ("options = []".to_owned(), 4),
+            ("[[print]]".to_owned(), 4),
+            ("\nprint = [['exec']]".to_owned(), 5),
+            ("session = [[], ['--resume', true, 'front'], [], []]".to_owned(), 4),
+            ("[session]\nresume = ['--resume', true, 'front']".to_owned(), 5),
+            (format!("{transcript}path = [{{ id = ['first-8', 'a', 'b'] }}]"), 9),
+            ("[[event]]\nresult = 'ok'\nusage = ['run', 'in', 'out', 'c', 'd', true]".to_owned(), 6),
+            ("[[event]]\n[[event.cost]]".to_owned(), 5),
+        ] {
+            let said = refused(&lines);
+            assert!(said.starts_with(&format!("/etc/x.toml:{line}: ")), "{lines}: {said}");
+        }
+    }
+
+    #[test]
     fn a_contradiction_is_refused_with_its_line() {
         let given = |given: &str| format!("{SESSION}[session.given]\n{given}");
         for (lines, error) in [
             ("[options]\none = ['-a',\n 'b']".to_owned(), "6: `b` is not an option"),
+            ("[options]\none = ['-model']".to_owned(), "5: `-model` is not an option; allowed is: `-x` or"),
             ("[options]\none = ['-a']\nmany = ['-a']".to_owned(), "6: `-a` is listed twice"),
             ("[options]\nmodel = ['-m']".to_owned(), "5: the value of `-m` is used"),
             ("[print]\nwords = ['-x']".to_owned(), "5: `-x` is not a word"),

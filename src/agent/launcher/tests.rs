@@ -63,6 +63,23 @@ fn an_agent_is_recognised_by_its_names_and_behind_local_launchers() {
 }
 
 #[test]
+fn the_script_of_a_declared_agents_package_is_the_agent() {
+    for (script, name) in [
+        ("@openai/codex/bin/codex.js", "codex"),
+        ("@github/copilot/npm-loader.js", "copilot"),
+        ("@google/gemini-cli/bundle/gemini.js", "gemini"),
+        ("@qwen-code/qwen-code/cli-entry.js", "qwen"),
+    ] {
+        let argv = |script: &str| ["node", script, "-p"].map(OsString::from);
+        let found = recognise(&argv(&format!("/x/node_modules/{script}")), None).expect(name);
+        assert_eq!((found.adapter.agent_type(), found.args_start), (name, 2));
+        let base = Path::new(script).file_name().expect("a name").to_str().expect("UTF-8");
+        let elsewhere = recognise(&argv(&format!("/x/{base}")), None).expect(name);
+        assert_eq!(elsewhere.adapter.agent_type(), "command", "{base} outside of the package");
+    }
+}
+
+#[test]
 fn with_an_agent_type_the_arguments_of_an_unknown_program_are_the_agents() {
     for line in ["wrapper | -p hi", "env A=b wrapper | -p", "node server.js | -p", "npx -y some-fork | -p"] {
         assert_own(line, Some("claude"), &SessionPlace::Here);

@@ -141,6 +141,7 @@ fn gemini_and_qwen_take_ids_in_front() {
     assert_eq!(session("gemini", "--session-file f"), SessionRequest::ResumePicker);
     assert_eq!(session("qwen", "-c hi"), SessionRequest::Continue);
     assert_eq!(session("qwen", "-r"), SessionRequest::ResumePicker);
+    assert_eq!(session("qwen", "--no-chat-recording -p hi"), SessionRequest::NotKept);
     assert_eq!(session("qwen", "-r X --fork-session hi"), SessionRequest::Fork(Some("X".into()), None));
     assert!(adapter("qwen").parse(&args("--input-format stream-json"), false).conversing);
     assert!(!adapter("qwen").parse(&args("-p hi"), false).conversing);
