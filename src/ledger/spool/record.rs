@@ -246,4 +246,25 @@ mod tests {
         let newer = Record { version: RECORD_VERSION + 1, ..record };
         assert_eq!(parse(&newer.sealed().unwrap()).unwrap_err(), "it has version 2, not 1");
     }
+
+    #[test]
+    fn a_record_that_an_older_bookend_left_is_read() {
+        // Written before there was `session_tokens`.
+        let left = concat!(
+            r#"{"check":"b41fa068e061c380","version":1,"task":"a","by_pid":10304,"by_command":"run","#,
+            r#""status":"failure","reason":"exit","error":null,"finished_at":"2026-11-30T08:05:12.974Z","#,
+            r#""duration_ms":73,"exit_code":4,"term_signal":null,"stop_signal":null,"#,
+            r#""stop_sender_pid":null,"stop_sender_uid":null,"cost_usd":null,"turns":null,"#,
+            r#""input_tokens":null,"output_tokens":null,"cache_read_tokens":null,"#,
+            r#""cache_creation_tokens":null,"session_cost_usd":null,"model":null,"session_id":null,"#,
+            r#""tool_in_flight":null,"context_lost":false,"transcript_seen":null,"session_kept":null,"#,
+            r#""limit_resets_at":null,"oom_killed":null,"cpu_ms":2,"max_rss_kib":4944,"leftovers":null,"#,
+            r#""executed":true}"#
+        );
+        let spooled = parse(left.as_bytes()).unwrap();
+        assert_eq!(spooled.task, TaskId::recorded("a"));
+        assert_eq!(spooled.ended.ending, Ending::Failure(FailureReason::Exit));
+        assert_eq!(spooled.ended.exit, Some(Exit::Code(4)));
+        assert_eq!(spooled.ended.session_totals.tokens, None);
+    }
 }
