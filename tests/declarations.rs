@@ -77,7 +77,11 @@ fn a_printed_declaration_can_be_saved_and_replaces_the_built_in() {
     for name in ["codex", "copilot", "cursor", "gemini", "opencode", "qwen"] {
         let printed = agents(&world, &["show", name]).ended(End::Code(0)).silent().stdout;
         assert!(printed.starts_with(&format!("# {name}: built in\n")), "{printed}");
-        let file = declare(&world, name, &printed);
+        let file = declare(&world, name, "");
+        let redirected =
+            world.bare(["sh", "-c", &format!("bookend agents show {name} >'{}'", file.display())]);
+        redirected.run().ended(End::Code(0)).silent();
+        assert_eq!(fs::read_to_string(&file).expect("the file"), printed);
         let checked = agents(&world, &["check", name]).ended(End::Code(0)).silent().stdout;
         assert!(checked.contains(&file.display().to_string()), "{checked}");
         let again = agents(&world, &["show", name]).ended(End::Code(0)).stdout;

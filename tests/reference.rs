@@ -217,7 +217,7 @@ fn eventful() -> World {
 fn printed() -> BTreeMap<String, Names> {
     let world = eventful();
     let key = standins::KEY;
-    let commands: [(&str, &[&str]); 14] = [
+    let commands: [(&str, &[&str]); 16] = [
         ("audit", &[]),
         ("recover", &["--dry-run"]),
         ("recover", &[]),
@@ -232,6 +232,8 @@ fn printed() -> BTreeMap<String, Names> {
         ("show failed", &[]),
         ("session invalidate KEY", &[]),
         ("prune", &["--retention", "0"]),
+        ("agents list", &[]),
+        ("agents check NAME", &[]),
     ];
     let lost = || world.rows()[2].text("id");
     let mut printed: BTreeMap<String, Names> = BTreeMap::new();
@@ -240,6 +242,7 @@ fn printed() -> BTreeMap<String, Names> {
         let words = command.split(' ').map(|word| match word {
             "KEY" => key,
             "ID" => &id,
+            "NAME" => "codex",
             word => word,
         });
         let words: Vec<&str> = words.chain(options.iter().copied()).chain(["--json"]).collect();

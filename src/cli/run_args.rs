@@ -123,7 +123,7 @@ pub(super) struct RunArgs {
     timeout: Option<Duration>,
     /// Stop the agent after this long without output
     ///
-    /// It works where bookend reads the output as it arrives: `stream-json`.
+    /// It works where bookend reads the output as events, such as `stream-json`.
     #[arg(
         long,
         env = "BOOKEND_IDLE_TIMEOUT",

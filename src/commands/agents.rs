@@ -117,9 +117,9 @@ fn check(options: &CheckOptions) -> Result<Exit, Error> {
     let (adapter, source) = subject(&options.subject)?;
     let Some(sample) = &options.sample else {
         let names = adapter.names().programs.replace(' ', ", ");
-        let text = format!("{source}: {} is sound; its programs: {names}\n", adapter.agent_type());
+        let text = format!("{source}: {} is valid; its programs: {names}\n", adapter.agent_type());
         print(&match options.json {
-            true => view::pretty(&serde_json::json!({ "agent": adapter.agent_type(), "sound": true })),
+            true => view::pretty(&serde_json::json!({ "agent": adapter.agent_type(), "valid": true })),
             false => text,
         })?;
         return Ok(Exit::Code(0));

@@ -1,4 +1,4 @@
-//! `bookend redispatch`: runs an interrupted task again, as the recovery report suggests.
+//! `bookend redispatch`: runs an ended task again, with its own options.
 
 use std::path::Path;
 

@@ -26,7 +26,7 @@ pub fn folders() -> Vec<PathBuf> {
     config.map(|dir| dir.join("bookend/agents")).into_iter().chain([SYSTEM_FOLDER.into()]).collect()
 }
 
-/// The path and text of the user's declaration of `name`; `None`: there is none.
+/// The path and text of the user's declaration of `name`; `None`: there is none, or it is empty.
 ///
 /// # Errors
 /// When it cannot be read, or others can write to it or to its folder.
@@ -41,6 +41,8 @@ fn file_in(folders: &[PathBuf], name: &str) -> Result<Option<(PathBuf, String)>,
     for folder in folders {
         let path = folder.join(format!("{name}.toml"));
         match files::read_regular(&path, 0, LONGEST) {
+            // The shell empties the file of `agents show NAME >NAME.toml` before bookend reads it.
+            Ok((bytes, _)) if bytes.is_empty() => {}
             Ok((bytes, attributes)) => {
                 check_trust(&path, &attributes)?;
                 let unreadable = |source| DeclarationError::Unreadable { path: path.clone(), source };
@@ -71,7 +73,8 @@ pub fn files() -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for path in folders().iter().filter_map(|f| fs::read_dir(f).ok()).flatten().flatten().map(|e| e.path()) {
         let Some(name) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".toml")) else { continue };
-        if is_name(name) && !found.iter().any(|(known, _)| known == name) {
+        let is_empty = fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() == 0);
+        if is_name(name) && !is_empty && !found.iter().any(|(known, _)| known == name) {
             found.push((name.to_owned(), path.clone()));
         }
     }
@@ -134,6 +137,9 @@ mod tests {
         assert_eq!(file_in(&folders, "a").expect("one"), Some((of_all, "all".to_owned())));
         let of_user = write(&own, "a.toml", "own", 0o600);
         assert_eq!(file_in(&folders, "a").expect("two"), Some((of_user, "own".to_owned())));
+        write(&own, "a.toml", "", 0o600);
+        let found = file_in(&folders, "a").expect("one").map(|(path, _)| path);
+        assert_eq!(found, Some(system.join("a.toml")), "an empty file is none");
         for name in ["../own/a", "b", "", ".", "A"] {
             assert!(file_in(&folders, name).expect("none").is_none(), "{name}");
         }
@@ -143,10 +149,10 @@ mod tests {
     fn a_file_that_others_can_write_to_is_refused() {
         let tmp = tempfile::tempdir().expect("a folder");
         let own = folder(&tmp, "agents");
-        let elsewhere = write(tmp.path(), "shared.toml", "", 0o666);
-        let file = write(&own, "a.toml", "", 0o620);
+        let elsewhere = write(tmp.path(), "shared.toml", "a", 0o666);
+        let file = write(&own, "a.toml", "a", 0o620);
         symlink(&elsewhere, own.join("link.toml")).expect("a link");
-        write(&own, "good.toml", "", 0o644);
+        write(&own, "good.toml", "a", 0o644);
         let refused = |name: &str| file_in(std::slice::from_ref(&own), name).map_err(|e| e.advice());
         assert_eq!(refused("a"), Err(format!("run `chmod go-w {}`", file.display())));
         let link = own.join("link.toml");
