@@ -230,6 +230,8 @@ fn a_backup_contains_the_log_and_overwrites_nothing() {
     }
     assert_eq!(fs::read(world.path("backup.db")).expect("the backup"), before);
     assert!(!world.path("stray.db").exists());
+    let nowhere = bookend(&world, &["backup", &world.name("missing/backup.db")]).ended(End::Code(125));
+    has_parts(&nowhere, &["writing the backup", "hint: name a file in a directory that exists"]);
     assert_eq!(waiting.end(&world).stderr, "");
 }
 

@@ -1,11 +1,14 @@
 //! `bookend backup`: copies the ledger while other processes write to it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
 
 use crate::commands::find;
 use crate::error::Error;
-use crate::ledger::{self, Ledger};
-use crate::view;
+use crate::ledger::{self, Ledger, LedgerError};
+use crate::{sys, view};
 
 /// The options of `bookend backup`.
 #[derive(Debug)]
@@ -25,7 +28,29 @@ pub fn backup(options: &BackupOptions, ledger: Option<&Path>) -> Result<String, 
     };
     let to = std::path::absolute(&options.file)
         .map_err(|e| Error::failed(format!("the path {}", options.file.display())).caused_by(e))?;
-    ledger.back_up(&to)?;
+    ledger.back_up(&to).map_err(explained)?;
     let said = format!("backed up {from} to {}", to.display());
     Ok(format!("{}\n", view::one_line(&said)))
+}
+
+/// An error with advice about the new file, not about the ledger.
+fn explained(error: LedgerError) -> Error {
+    let hint = match &error {
+        LedgerError::Io { source, .. } => match source.kind() {
+            ErrorKind::PermissionDenied => {
+                Some(format!("name a file in a directory of {}", sys::user_name(geteuid().as_raw())))
+            }
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                Some("name a file in a directory that exists".to_owned())
+            }
+            ErrorKind::ReadOnlyFilesystem => Some("name a file elsewhere".to_owned()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let error = Error::from(error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
