@@ -222,7 +222,8 @@ pub fn by_type(agent_type: &str) -> Result<Option<&'static dyn Adapter>, Declara
 
 /// The agent in the program that a word of a command line names. The user's own declaration may replace it.
 pub(super) fn built_in_name(word: &OsStr) -> Option<&'static str> {
-    BUILT_IN.iter().find(|agent| agent.names.is_name(word, false)).map(|agent| agent.name)
+    let base = AgentNames::base_of(word)?;
+    BUILT_IN.iter().find(|agent| agent.names.is_name_of(word, base, false)).map(|agent| agent.name)
 }
 
 /// The agent `name`, if it is declared so that `word` names it.

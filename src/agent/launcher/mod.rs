@@ -241,10 +241,19 @@ fn in_path(name: &Path) -> Option<PathBuf> {
 }
 
 impl AgentNames {
+    /// The part of a word that can be the name of a program.
+    pub(super) fn base_of(word: &OsStr) -> Option<&str> {
+        Path::new(word).file_name().and_then(OsStr::to_str)
+    }
+
     /// Whether a word of a command line names this agent. `typed`: `--agent-type` is given.
     pub(super) fn is_name(&self, word: &OsStr, typed: bool) -> bool {
+        AgentNames::base_of(word).is_some_and(|base| self.is_name_of(word, base, typed))
+    }
+
+    /// The same for a word whose base name is known.
+    pub(super) fn is_name_of(&self, word: &OsStr, base: &str, typed: bool) -> bool {
         let path = Path::new(word);
-        let Some(base) = path.file_name().and_then(OsStr::to_str) else { return false };
         let of_package = |package: &str| {
             let version = word.to_str().and_then(|w| w.strip_prefix(package));
             let is_program = || has(&self.programs, base) || has(&self.common, base);
@@ -253,7 +262,7 @@ impl AgentNames {
         };
         has(&self.programs, base)
             || (typed && has(&self.common, base))
-            || self.packages.split_whitespace().any(of_package)
+            || self.packages.split_ascii_whitespace().any(of_package)
             || (self.by_version && is_version(base) && in_versions(path))
     }
 }

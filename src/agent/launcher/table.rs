@@ -336,5 +336,5 @@ impl LauncherOptions {
 
 /// Whether `word` is in a list separated by white space.
 pub fn has(list: &str, word: &str) -> bool {
-    list.split_whitespace().any(|w| w == word)
+    list.split_ascii_whitespace().any(|w| w == word)
 }
