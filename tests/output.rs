@@ -70,7 +70,7 @@ fn output_that_cannot_be_written_makes_the_run_a_failure() {
         let output = run.with(["open=1:w:/dev/full"]).run().ended(End::Code(74));
         let row = world.row();
         assert_eq!(row.ending(), "failure/output", "{program} {format}");
-        let lost = "204 bytes of the agent's output could not be written to stdout: ENOSPC: No space left";
+        let lost = "238 bytes of the agent's output could not be written to stdout: ENOSPC: No space left";
         assert!(row.text("error").starts_with(lost), "{row:?}");
         assert!(output.stderr.contains(&format!("bookend: error: {lost}")), "{output:?}");
         // The output was read nevertheless.
@@ -151,7 +151,7 @@ fn output_beyond_a_file_size_limit_is_a_failure_without_sigxfsz() {
     let output = process.wait().ended(End::Code(74));
     let row = world.row();
     assert_eq!((row.ending().as_str(), row.number("exit_code")), ("failure/output", Some(0)));
-    let lost = "331 bytes of the agent's output could not be written to stdout: EFBIG: File too large";
+    let lost = "365 bytes of the agent's output could not be written to stdout: EFBIG: File too large";
     assert_eq!(row.text("error"), lost);
     assert!(output.stderr.contains("could not be written to stdout: EFBIG"), "{output:?}");
     assert_eq!(fs::metadata(&file).expect("the file").len(), LIMIT, "the bytes below the limit were written");
