@@ -276,7 +276,8 @@ impl Plan {
             // A process that a stopped agent left running holds its stdout until the sweep.
             let outlived = (end != "0" || self.may_be_stopped())
                 && has(&["warning: stopped reading the agent's stdout ", " it is still open in "]);
-            let timed_out = end == "124" && has(&["warning: the run timed out after "]);
+            let silent = has(&["warning: the agent printed nothing for ", " (--idle-timeout): "]);
+            let timed_out = end == "124" && (silent || has(&["warning: the run timed out after "]));
             let gives_up = self.is_impatient && has(&["other processes kept it locked for "]);
             not_well || settles || refuses || is_missing || is_cut_off || outlived || timed_out || gives_up
         };
