@@ -112,7 +112,7 @@ impl Supervisor<'_> {
     /// Notes the stop before any signal is sent: the agent may exit with a code of its own.
     fn request_stop(&mut self, stop: StopRequest, signal: Signal) {
         let now = Instant::now();
-        if self.stop.requested().is_none_or(|r| yields(&r.stop)) {
+        if self.has_no_cause() {
             let results = self.observed().results;
             self.stop.request(RequestedStop { stop, at: now, results });
         }
@@ -127,6 +127,11 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Whether no stop was requested before that decides how the run ends.
+    fn has_no_cause(&self) -> bool {
+        self.stop.requested().is_none_or(|requested| yields(&requested.stop))
+    }
+
     /// A program at a terminal may handle Ctrl-C itself; a headless one was told to stop.
     pub(super) fn is_final(&self, stop: &StopRequest) -> bool {
         !yields(stop) || self.agent.mode != OutputMode::Interactive
@@ -136,6 +141,7 @@ impl Supervisor<'_> {
     fn stop_at_limit(&mut self, stop: StopRequest, limit: Option<Duration>) {
         let limit = humantime::format_duration(limit.unwrap_or_default());
         match stop {
+            _ if !self.has_no_cause() => {}
             StopRequest::IdleTimeout => {
                 warn!("the agent printed nothing for {limit} (--idle-timeout): bookend stops it with SIGTERM")
             }
