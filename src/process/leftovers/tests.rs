@@ -281,6 +281,11 @@ fn the_mark_finds_what_outlived_the_supervisor_and_nothing_else() {
         let (mut child, mut output, agent_of_ours) = agent(orphan, &id());
         let (mut other, mut other_output, _) = agent(orphan, &(id() + "1"));
         let (ours, theirs) = (output.pids(1)[0], other_output.pids(1)[0]);
+        // While a process executes another program, its environment cannot be read.
+        let of = |file: &str| std::fs::read(format!("/proc/{ours}/{file}")).unwrap();
+        while of("comm") != b"sleep\n" || of("environ").is_empty() {
+            std::thread::yield_now();
+        }
         child.wait().unwrap();
         other.wait().unwrap();
         let summary =
