@@ -45,7 +45,7 @@ pub fn choose_in(ledger: &Ledger, which: &TaskChoice) -> Result<Task, Error> {
     })
 }
 
-/// What is said where there is no such task.
+/// The text of the error for a task that does not exist.
 pub fn nothing(which: &TaskChoice) -> String {
     match which {
         TaskChoice::Id(id) => format!("no task {id}"),

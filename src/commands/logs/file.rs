@@ -47,7 +47,7 @@ impl TranscriptFile {
         self.offset == 0
     }
 
-    /// Whether the file at the path is another one by now, or was cut.
+    /// Whether the file at the path was replaced or shortened.
     pub(super) fn was_replaced(&self) -> bool {
         let identity = |meta: &Metadata| (meta.dev(), meta.ino());
         let (Ok(open), Ok(there)) = (self.file.metadata(), self.path.metadata()) else { return false };
