@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::values::{any_key, duration, level, when_busy};
+use super::run_again::RunAgainArgs;
+use super::values::{any_key, duration, level};
 use crate::commands::deliver::{self, DeliverTarget};
 use crate::commands::recover;
 use crate::commands::redispatch;
@@ -101,18 +102,8 @@ pub struct RedispatchArgs {
     /// For a task whose prompt came on stdin: the row does not hold it.
     #[arg(long)]
     stdin: bool,
-    /// Wait for the task that holds the key
-    #[arg(long)]
-    wait: bool,
-    /// Cancel the task that holds the key, then run
-    #[arg(long, conflicts_with = "wait")]
-    replace: bool,
-    /// Print errors only
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Print what bookend does; twice: in detail
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    again: RunAgainArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -218,8 +209,8 @@ impl RedispatchArgs {
         redispatch::RedispatchOptions {
             id: self.id,
             stdin: self.stdin,
-            when_busy: when_busy(self.wait, self.replace),
-            level: level(self.quiet, self.verbose),
+            when_busy: self.again.when_busy(),
+            level: self.again.level(),
         }
     }
 }

@@ -9,6 +9,7 @@ mod man_page;
 mod manage;
 mod one_task;
 mod query;
+mod run_again;
 mod run_args;
 mod selection;
 mod shell;

@@ -1,8 +1,9 @@
 //! The arguments of the commands that are about one task.
 
-use clap::{ArgAction, Args};
+use clap::Args;
 
-use super::values::{any_key, level, when_busy};
+use super::run_again::RunAgainArgs;
+use super::values::any_key;
 use crate::commands::find::TaskChoice;
 use crate::commands::logs;
 use crate::commands::resume;
@@ -74,18 +75,8 @@ pub struct ResumeArgs {
     /// Resume the conversation even if that is unsafe
     #[arg(long)]
     allow_unsafe_resume: bool,
-    /// Wait for the task that holds the key
-    #[arg(long)]
-    wait: bool,
-    /// Cancel the task that holds the key, then run
-    #[arg(long, conflicts_with = "wait")]
-    replace: bool,
-    /// Print errors only
-    #[arg(short, long, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Print what bookend does; twice: in detail
-    #[arg(short, long, action = ArgAction::Count)]
-    verbose: u8,
+    #[command(flatten)]
+    again: RunAgainArgs,
 }
 
 impl ResumeArgs {
@@ -93,8 +84,8 @@ impl ResumeArgs {
         resume::ResumeOptions {
             which: self.which.choice(),
             allow_unsafe_resume: self.allow_unsafe_resume,
-            when_busy: when_busy(self.wait, self.replace),
-            level: level(self.quiet, self.verbose),
+            when_busy: self.again.when_busy(),
+            level: self.again.level(),
         }
     }
 }
