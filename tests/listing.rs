@@ -2,20 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{End, Output, Pty, World, eventually};
-
-fn bookend(world: &World, words: &[&str]) -> Output {
-    world.bare(["bookend"].iter().chain(words).copied()).run()
-}
-
-fn stdout_of(world: &World, words: &[&str]) -> String {
-    bookend(world, words).ended(End::Code(0)).silent().stdout
-}
-
-fn parsed(world: &World, words: &[&str]) -> Value {
-    let text = stdout_of(world, words);
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
-}
+use crate::harness::{End, Pty, World, bookend, eventually, parsed, stdout_of};
 
 fn ids(world: &World, words: &[&str]) -> Vec<String> {
     let listed = parsed(world, &[words, &["--json"]].concat());

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Output, Pty, World};
+use crate::harness::{End, Pty, World, bookend};
 use crate::security::untrusted_text::{HOSTILE, assert_harmless};
 
 const CLAUDE: [&str; 3] = ["claude", "-p", "do it"];
@@ -21,10 +21,6 @@ say() {
 }
 "#;
     world.stand_in("claude", &format!("{say}{script}"));
-}
-
-fn bookend(world: &World, words: &[&str]) -> Output {
-    world.bare(["bookend"].iter().chain(words).copied()).run()
 }
 
 fn printed(world: &World, words: &[&str]) -> String {

@@ -2,11 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{End, Output, Pty, World};
-
-fn bookend(world: &World, words: &[&str]) -> Output {
-    world.bare(["bookend"].iter().chain(words).copied()).run()
-}
+use crate::harness::{End, Pty, World, bookend};
 
 fn json(world: &World, words: &[&str]) -> Value {
     let output = bookend(world, words).ended(End::Code(0)).silent();

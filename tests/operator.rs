@@ -5,20 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::harness::{End, Output, Pty, World, on_path, possible};
-
-fn bookend(world: &World, words: &[&str]) -> Output {
-    world.bare(["bookend"].iter().chain(words).copied()).run()
-}
-
-fn stdout_of(world: &World, words: &[&str]) -> String {
-    bookend(world, words).ended(End::Code(0)).silent().stdout
-}
-
-fn parsed(world: &World, words: &[&str]) -> Value {
-    let text = stdout_of(world, words);
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
-}
+use crate::harness::{End, Pty, World, bookend, on_path, parsed, possible, stdout_of};
 
 fn run(world: &World, options: &[&str], script: &str) {
     world.run_sh(script).options(options.iter().copied()).run();

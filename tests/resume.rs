@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Output, Pty, World};
+use crate::harness::{End, Pty, World, bookend};
 
 const CLAUDE: [&str; 10] = [
     "env",
@@ -18,10 +18,6 @@ const CLAUDE: [&str; 10] = [
     "/tmp",
     "--dangerously-skip-permissions",
 ];
-
-fn bookend(world: &World, words: &[&str]) -> Output {
-    world.bare(["bookend"].iter().chain(words).copied()).run()
-}
 
 #[test]
 fn resume_opens_the_conversation_with_the_options_of_the_task() {

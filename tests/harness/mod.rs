@@ -83,7 +83,7 @@ impl World {
         }
         let deadline = Deadline::new();
         let world = World { dir, wrapper: Wrapper::from_environment(), limit: LIMIT, deadline };
-        symlink(bookend(), world.path("bin/bookend")).expect("bookend in the world's PATH");
+        symlink(program_under_test(), world.path("bin/bookend")).expect("bookend in the world's PATH");
         world
     }
 
@@ -110,8 +110,8 @@ impl World {
         let copy = world.path("bin/bookend");
         fs::remove_file(&copy).expect("the link to bookend");
         // Writing 60 MB to a busy disk can exceed the deadline of a test.
-        if fs::hard_link(bookend(), &copy).is_err() {
-            let copied = Command::new("cp").arg(bookend()).arg(&copy).status().expect("cp");
+        if fs::hard_link(program_under_test(), &copy).is_err() {
+            let copied = Command::new("cp").arg(program_under_test()).arg(&copy).status().expect("cp");
             assert!(copied.success(), "copying bookend");
         }
         fs::set_permissions(world.dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -258,7 +258,7 @@ impl Drop for World {
     }
 }
 
-fn bookend() -> &'static Path {
+fn program_under_test() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_bookend"))
 }
 
@@ -266,7 +266,7 @@ fn bookend() -> &'static Path {
 fn probe() -> &'static Path {
     static PROBE: OnceLock<PathBuf> = OnceLock::new();
     PROBE.get_or_init(|| {
-        let path = bookend().with_file_name("examples").join("probe");
+        let path = program_under_test().with_file_name("examples").join("probe");
         assert!(
             path.exists(),
             "{} is missing: `cargo test` builds it, or `cargo build --examples`",
@@ -274,6 +274,22 @@ fn probe() -> &'static Path {
         );
         path
     })
+}
+
+/// Runs a command of bookend that runs no agent.
+pub fn bookend(world: &World, words: &[&str]) -> Output {
+    world.bare(["bookend"].iter().chain(words).copied()).run()
+}
+
+/// What a command that succeeds prints.
+pub fn stdout_of(world: &World, words: &[&str]) -> String {
+    bookend(world, words).ended(End::Code(0)).silent().stdout
+}
+
+/// The JSON that a command prints.
+pub fn parsed(world: &World, words: &[&str]) -> serde_json::Value {
+    let text = stdout_of(world, words);
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
 /// Prints a line that is visible even if the test passes. The test runner captures `println!`.
