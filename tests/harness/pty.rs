@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcgetpgrp, tcsetwinsize};
+use rustix::termios::{Winsize, tcgetpgrp, tcgetwinsize, tcsetwinsize};
 
 use super::wait::Deadline;
 use super::{Cmd, Output, Proc, World};
@@ -75,6 +76,22 @@ impl Pty {
                 let before = self.seen[self.cursor..self.cursor + at].to_owned();
                 self.cursor += at + text.len();
                 return before;
+            }
+            self.more(text);
+        }
+    }
+
+    /// Waits until the screen shows `text`. A program that redraws a line prints only the characters that
+    /// differ from those before, so that [`Pty::expect`] cannot find its words.
+    pub fn shows(&mut self, text: &str) {
+        let size = tcgetwinsize(self.master()).expect("the size");
+        let [rows, columns] = [size.ws_row, size.ws_col].map(|n| NonZero::new(n).expect("a screen"));
+        loop {
+            let mut screen = vt100::Parser::new(rows, columns, 0);
+            screen.process(self.seen.as_bytes());
+            if screen.screen().contents().contains(text) {
+                self.cursor = self.seen.len();
+                return;
             }
             self.more(text);
         }
