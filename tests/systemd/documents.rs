@@ -112,7 +112,8 @@ fn the_units_of_a_program_elsewhere_run_its_tasks() {
     assert_eq!(blocks.len(), 2);
     m.sh(&blocks[1].text);
     let units = "bookend-recover.service bookend-report.service bookend-monitor.service bookend@.service";
-    m.sh(&format!("! systemctl cat {units} bookend-prune.service bookend-prune.timer | grep -E '^Exec.*/usr/bin/bookend|^Docum'"));
+    let lines = "^Exec.*/usr/bin/bookend|^Docum";
+    m.sh(&format!("! systemctl cat {units} bookend-prune.service bookend-prune.timer | grep -E '{lines}'"));
     m.task("nightly", "claude -p done --output-format stream-json --verbose", "");
     m.sh("systemctl start bookend@nightly bookend-prune; systemctl is-enabled bookend-recover");
     m.until("systemctl show -P ActiveState bookend@nightly | grep -q inactive");
