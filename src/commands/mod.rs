@@ -9,7 +9,7 @@ pub mod cancel;
 pub mod candidates;
 pub mod deliver;
 pub mod doctor;
-mod engine;
+pub mod engine;
 pub mod find;
 pub mod list;
 pub mod logs;

@@ -18,7 +18,7 @@ use crate::task::{Signal, TaskId};
 /// One recovery at work: what it settles, waits for and reports.
 pub struct RecoveryEngine<'a> {
     pub ledger: Ledger,
-    pub watch: Watch,
+    pub watch: &'a mut Watch,
     pub policy: &'a RecoveryPolicy,
     pub caller: &'a Caller,
     /// The command, for `task_transition`.
@@ -42,28 +42,27 @@ pub struct RecoveryEngine<'a> {
     /// The stop signal that bookend has received.
     pub stopped: Option<Signal>,
     /// Whether stop signals are read from the watch.
-    pub(super) heeds_stops: bool,
+    pub heeds_stops: bool,
     /// Signals that the caller of bookend had blocked, for the next hook.
     pub(super) withheld: Vec<ReceivedSignal>,
+    /// A file of the ledger was replaced: the ledger is to be opened again.
+    pub is_replaced: bool,
     /// What kept the engine from settling tasks while a hook ran.
     pub trouble: Option<Error>,
 }
 
 impl<'a> RecoveryEngine<'a> {
     /// An engine that has nothing to do.
-    ///
-    /// # Errors
-    /// When the kernel has no room for a descriptor.
     pub fn new(
         ledger: Ledger,
+        watch: &'a mut Watch,
         (policy, by): (&'a RecoveryPolicy, &'static str),
         caller: &'a Caller,
-        reporter: Reporter,
-        report: RecoveryReport,
-    ) -> Result<RecoveryEngine<'a>, Error> {
-        Ok(RecoveryEngine {
+        (reporter, report): (Reporter, RecoveryReport),
+    ) -> RecoveryEngine<'a> {
+        RecoveryEngine {
             ledger,
-            watch: watch()?,
+            watch,
             policy,
             caller,
             by,
@@ -79,8 +78,9 @@ impl<'a> RecoveryEngine<'a> {
             stopped: None,
             heeds_stops: false,
             withheld: Vec::new(),
+            is_replaced: false,
             trouble: None,
-        })
+        }
     }
 
     /// Whether tasks are being settled.

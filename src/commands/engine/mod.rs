@@ -3,6 +3,7 @@
 
 mod core;
 mod deliveries;
+mod looking;
 mod lookout;
 mod post_mortem;
 mod report;
@@ -14,6 +15,6 @@ mod turn;
 pub use self::core::{RecoveryEngine, watch};
 pub use lookout::Lookout;
 pub use post_mortem::{post_mortem, survey, uncommitted};
-pub use report::{DeliveredHook, RecoveryReport, Reporter, SpoolReport, UnsettledTask, interrupted};
+pub use report::{DeliveredHook, RecoveryReport, ReportFormat, Reporter, SpoolReport, UnsettledTask, interrupted};
 pub use scope::{RecoveryPolicy, SelectedTasks, running};
 pub use settling::unverifiable;

@@ -30,6 +30,13 @@ pub struct RecoveryReport {
 }
 
 impl RecoveryReport {
+    /// Whether nothing was done.
+    pub fn is_empty(&self) -> bool {
+        let settled = self.spool.is_empty() && self.interrupted.is_empty() && self.sessions.is_empty();
+        let doubtful = self.unverifiable.is_empty() && self.stuck.is_empty() && self.problems.is_empty();
+        settled && doubtful && self.deliveries.is_empty() && self.hints.is_empty()
+    }
+
     /// Sets [`RecoveryReport::settled`].
     pub fn conclude(&mut self) {
         self.settled = self.unverifiable.is_empty()
@@ -74,18 +81,31 @@ pub struct DeliveredHook {
     pub status: &'static str,
 }
 
+/// How a recovery is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportFormat {
+    /// A line for each action when it is done, and a summary.
+    Text,
+    /// As [`ReportFormat::Text`], without the summary.
+    Lines,
+    /// One JSON object.
+    Json,
+    /// One JSON object on one line.
+    JsonLine,
+}
+
 /// Reports on stdout: each action when it is done, or all in one JSON object at the end.
 pub struct Reporter {
-    json: bool,
+    format: ReportFormat,
     screen: Screen,
     /// Why stdout could not be written.
     pub failed: Option<std::io::Error>,
 }
 
 impl Reporter {
-    pub fn new(json: bool) -> Reporter {
+    pub fn new(format: ReportFormat) -> Reporter {
         let closed = (!caller::was_open(1)).then(|| std::io::Error::from_raw_os_error(libc::EBADF));
-        Reporter { json, screen: Screen::of(&std::io::stdout()), failed: closed }
+        Reporter { format, screen: Screen::of(&std::io::stdout()), failed: closed }
     }
 
     pub fn line(&mut self, text: &str) {
@@ -101,9 +121,11 @@ impl Reporter {
     }
 
     pub fn end(&mut self, report: &RecoveryReport) {
-        if self.json {
-            self.write(&view::pretty(report));
-            return;
+        match self.format {
+            ReportFormat::Json => return self.write(&view::pretty(report)),
+            ReportFormat::JsonLine => return self.write(&view::json_line(report)),
+            ReportFormat::Lines => return,
+            ReportFormat::Text => {}
         }
         if report.dry_run {
             self.preview(report);
@@ -133,7 +155,7 @@ impl Reporter {
     }
 
     fn write_text(&mut self, text: &str) {
-        if !self.json {
+        if matches!(self.format, ReportFormat::Text | ReportFormat::Lines) {
             self.write(text);
         }
     }

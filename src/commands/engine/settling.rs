@@ -2,16 +2,19 @@
 
 use std::time::Instant;
 
+use tracing::debug;
+
 use super::core::RecoveryEngine;
 use super::report::{SpoolReport, UnsettledTask, interrupted};
 use super::scope::{SelectedTasks, running};
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::failpoint;
 use crate::ledger::{Ledger, MergedRecord, TaskLookup};
 use crate::process::leftovers::SweepStep;
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
-use crate::task::{Task, Time};
+use crate::sys;
+use crate::task::{Task, TaskId, Time};
 
 impl RecoveryEngine<'_> {
     /// Merges the spool.
@@ -93,10 +96,35 @@ impl RecoveryEngine<'_> {
         self.expire()
     }
 
-    /// Gives back the memory of the last scan, unless tasks are being settled.
-    pub fn drop_scan(&mut self) {
-        if !self.is_settling() {
+    /// Settles or reports the tasks that could not be judged.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read or written.
+    pub fn expire_doubtful(&mut self) -> Result<(), Error> {
+        if self.unverifiable.is_empty() { Ok(()) } else { self.expire() }
+    }
+
+    /// The tasks that have ended since the last call, and whose hooks and reports may be due.
+    pub fn take_ended(&mut self) -> Vec<TaskId> {
+        self.lookout.as_mut().map(|lookout| std::mem::take(&mut lookout.ended)).unwrap_or_default()
+    }
+
+    /// Gives back the memory of the last scan, unless tasks are being settled. Whether there was any.
+    pub fn drop_scan(&mut self) -> bool {
+        let has_scan = self.batch.is_some() && !self.is_settling();
+        if has_scan {
             (self.batch, self.next_step) = (None, None);
+        }
+        has_scan
+    }
+
+    /// Gives back memory after tasks were settled.
+    pub fn rest(&mut self) {
+        if self.drop_scan() {
+            if let Err(e) = self.ledger.rest() {
+                debug!("{}", chain(&e));
+            }
+            sys::trim_memory();
         }
     }
 
@@ -122,7 +150,7 @@ impl RecoveryEngine<'_> {
             match outcome {
                 RecoveryOutcome::Alive(task) => {
                     self.report.alive += usize::from(!task.status.is_terminal());
-                    self.lookout.iter_mut().for_each(|lookout| lookout.keep(&task));
+                    self.lookout.iter_mut().for_each(|lookout| lookout.keep(&task, &self.ledger));
                 }
                 RecoveryOutcome::Unverifiable(task) => self.unverifiable.push(task.id),
                 RecoveryOutcome::Lost(task) | RecoveryOutcome::Stuck(task, _) if task.has_ended() => {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 pub use options::RecoverOptions;
 
-use crate::commands::engine::{RecoveryEngine, RecoveryReport, Reporter, SelectedTasks, SpoolReport};
+use crate::commands::engine::{self, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks, SpoolReport};
 use crate::error::Error;
 use crate::exit::{Exit, exit_code};
 use crate::ledger::{self, Ledger, Location, MergedRecord};
@@ -26,7 +26,7 @@ pub fn recover(options: &RecoverOptions, ledger: Option<&Path>, caller: &Caller)
     // only, and a closed stdout does not stop it.
     sys::set_mask(caller.mask.with(Signal::CHLD).with(Signal::PIPE));
     let at = ledger::locate(ledger)?;
-    let mut reporter = Reporter::new(options.json);
+    let mut reporter = Reporter::new(if options.json { ReportFormat::Json } else { ReportFormat::Text });
     let mut report =
         RecoveryReport { ledger: at.file.clone(), dry_run: options.dry_run, ..RecoveryReport::default() };
     if options.dry_run {
@@ -55,7 +55,8 @@ fn settle(
     ledger.expect_many()?;
     let selected = SelectedTasks::resolve(&ledger, &options.ids)?;
     let policy = (&options.policy, "recover");
-    let mut engine = RecoveryEngine::new(ledger, policy, caller, reporter, report)?;
+    let mut watch = engine::watch()?;
+    let mut engine = RecoveryEngine::new(ledger, &mut watch, policy, caller, (reporter, report));
     engine.report_spool(merged);
     engine.add_all(&selected)?;
     engine.settle(&selected)?;
