@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::commands::find;
 use crate::error::{Error, Kind};
 use crate::exit::{Exit, exit_code};
-use crate::ledger::{self, Ledger, SpoolWatch, TaskFilter, TaskLookup};
+use crate::ledger::{self, Ledger, LedgerEvent, LedgerWatch, TaskFilter, TaskLookup, WatchScope};
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::procfs::mark;
 use crate::recovery::{self, liveness};
@@ -68,7 +68,7 @@ pub fn wait(options: &WaitOptions, ledger: Option<&Path>) -> Result<Exit, Error>
         };
     };
     // Before the first look: an end between the two is not missed.
-    let mut spool = ledger.watch_ends();
+    let mut ends = ledger.watch(WatchScope::Ends).ok();
     let tasks = select(&ledger, &options.which)?;
     if tasks.is_empty() {
         return nothing_runs();
@@ -94,7 +94,7 @@ pub fn wait(options: &WaitOptions, ledger: Option<&Path>) -> Result<Exit, Error>
         if Instant::now() >= until {
             return timed_out(&running, began);
         }
-        await_change(&mut spool, &mut running, until)?;
+        await_change(&mut ends, &mut running, until)?;
         awaited = running;
     }
 }
@@ -173,28 +173,48 @@ impl AwaitedTask {
     }
 }
 
-/// Waits until a task may have ended, at most `until`. Where the kernel does not report an end, that is the
-/// next look.
+/// Waits until an awaited task may have ended, at most `until`. Where the kernel does not report an end, that
+/// is the next look.
 fn await_change(
-    spool: &mut Option<SpoolWatch>,
+    ends: &mut Option<LedgerWatch>,
     awaited: &mut [AwaitedTask],
     until: Instant,
 ) -> Result<(), Error> {
-    let is_told = spool.is_some() && awaited.iter().all(|task| task.supervisor.is_some());
-    let until = if is_told { until } else { until.min(Instant::now() + POLL_INTERVAL) };
-    let supervisors = awaited.iter().filter_map(|task| task.supervisor.as_ref()).map(AsFd::as_fd);
-    let failed = |e| Error::failed("waiting for the end of a task").caused_by(e);
-    identity::wait_for_any(spool.iter().map(AsFd::as_fd).chain(supervisors), until).map_err(failed)?;
-    if spool.as_ref().is_some_and(|spool| !spool.read()) {
-        *spool = None;
-    }
-    for task in awaited {
-        // A supervisor that has exited stays readable. What it leaves in doubt is polled for.
-        if task.supervisor.as_ref().is_some_and(|s| s.wait(Duration::ZERO).unwrap_or(true)) {
-            task.supervisor = None;
+    loop {
+        let is_told = ends.is_some() && awaited.iter().all(|task| task.supervisor.is_some());
+        let until = if is_told { until } else { until.min(Instant::now() + POLL_INTERVAL) };
+        let supervisors = awaited.iter().filter_map(|task| task.supervisor.as_ref()).map(AsFd::as_fd);
+        let failed = |e| Error::failed("waiting for the end of a task").caused_by(e);
+        identity::wait_for_any(ends.iter().map(AsFd::as_fd).chain(supervisors), until).map_err(failed)?;
+        let events = ends.as_mut().map(LedgerWatch::read).unwrap_or_default();
+        if events.contains(&LedgerEvent::SpoolReplaced) {
+            *ends = None;
+        }
+        let has_exited = note_exits(awaited);
+        let is_due = |event: &LedgerEvent| awaited.iter().any(|task| may_end(event, &task.task.id));
+        if has_exited || Instant::now() >= until || events.iter().any(is_due) {
+            return Ok(());
         }
     }
-    Ok(())
+}
+
+/// Notes which supervisors have exited, which stay readable. What they leave in doubt is polled for.
+fn note_exits(awaited: &mut [AwaitedTask]) -> bool {
+    let exited = |task: &&mut AwaitedTask| {
+        task.supervisor.as_ref().is_some_and(|s| s.wait(Duration::ZERO).unwrap_or(true))
+    };
+    awaited.iter_mut().filter(exited).map(|task| task.supervisor = None).count() > 0
+}
+
+/// Whether the task may have ended by this event.
+fn may_end(event: &LedgerEvent, id: &TaskId) -> bool {
+    match event {
+        LedgerEvent::Recorded(ended) | LedgerEvent::Released(ended) | LedgerEvent::EndRecorded(ended) => {
+            ended == id
+        }
+        LedgerEvent::Overflow | LedgerEvent::SpoolReplaced => true,
+        LedgerEvent::SupervisorClosed(_) | LedgerEvent::RowsChanged | LedgerEvent::LedgerReplaced => false,
+    }
 }
 
 /// Looks at a task: at its row, the record of its end in the spool, and its supervisor.

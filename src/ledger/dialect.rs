@@ -36,6 +36,13 @@ pub enum TimeFormat {
     Text { separator: char, digits: u8, zone: String },
 }
 
+impl Dialect {
+    /// Whether another program writes to the ledger too.
+    pub fn is_adopted(&self) -> bool {
+        *self != Dialect::default()
+    }
+}
+
 /// The words that are recognized as a prefix.
 const PREFIXES: [&str; 6] = ["claude", "anthropic", "cursor", "codex", "gemini", "opencode"];
 

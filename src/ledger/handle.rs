@@ -11,7 +11,9 @@ use super::busy;
 use super::dialect::Dialect;
 use super::error::{LedgerError, Result};
 use super::limits::CpuBudget;
-use super::live::{FollowUp, FollowUpLock, LiveEvidence, LiveFile, LiveLock, LiveLocks, SLOTS, TakenLock};
+use super::live::{
+    FollowUp, FollowUpLock, LiveEvidence, LiveFile, LiveLock, LiveLocks, MonitorLock, SLOTS, TakenLock,
+};
 use super::location::Location;
 use super::trust::{self, Distrust};
 use super::wal::{self, WriteAheadLog};
@@ -172,6 +174,18 @@ impl Ledger {
     /// Locks one kind of follow-up for these tasks, and returns for each whether this process holds it now.
     pub fn lock_follow_ups(&self, what: FollowUp, ids: &[&TaskId]) -> Result<(FollowUpLock, Vec<bool>)> {
         self.live.lock_follow_ups(what, ids)
+    }
+
+    /// Makes this process the monitor of the ledger; `None`: another process is.
+    #[allow(dead_code, reason = "for the monitor")]
+    pub fn hold_monitor(&self) -> Result<Option<MonitorLock>> {
+        self.live.hold_monitor()
+    }
+
+    /// Whether another process is the monitor of the ledger.
+    #[allow(dead_code, reason = "for the monitor")]
+    pub fn has_monitor(&self) -> Result<bool> {
+        self.live.has_monitor()
     }
 
     /// Device and inode of the file `live`, and the range of bytes that supervisors lock.

@@ -25,6 +25,10 @@ pub const SLOTS: i64 = 1 << 62;
 const MIGRATION: i64 = SLOTS;
 /// From here on: the bytes for the follow-ups of tasks, by their ids.
 const FOLLOW_UPS: i64 = SLOTS + 1;
+/// How many bits of a hash choose the byte of a follow-up.
+const HASH_BITS: u32 = 60;
+/// The byte that the monitor of the ledger holds, above those of all follow-ups.
+const MONITOR_BYTE: i64 = FOLLOW_UPS + (2 << HASH_BITS);
 const MIGRATION_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the kernel reports about the byte of a task.
@@ -84,6 +88,12 @@ pub enum FollowUp {
 /// Held bytes for the follow-ups of tasks. They become free when this is dropped or its process dies.
 #[derive(Debug)]
 pub struct FollowUpLock {
+    _file: File,
+}
+
+/// The held byte of a ledger's monitor. It becomes free when this is dropped or its process dies.
+#[derive(Debug)]
+pub struct MonitorLock {
     _file: File,
 }
 
@@ -156,6 +166,21 @@ impl LiveLocks {
         let taken = taken.map_err(|e| LedgerError::io("taking a follow-up lock in", &self.path, e))?;
         Ok((FollowUpLock { _file: live.file }, taken))
     }
+
+    /// Takes the byte of the monitor; `None`: another process holds it.
+    pub fn hold_monitor(&self) -> Result<Option<MonitorLock>> {
+        let live = LiveFile::open(&self.path)?;
+        let taken = live.try_lock(MONITOR_BYTE);
+        let taken = taken.map_err(|e| LedgerError::io("taking the monitor's lock in", &self.path, e))?;
+        Ok(taken.then_some(MonitorLock { _file: live.file }))
+    }
+
+    /// Whether another process holds the byte of the monitor.
+    pub fn has_monitor(&self) -> Result<bool> {
+        let Some(live) = self.file()? else { return Ok(false) };
+        live.is_held(MONITOR_BYTE)
+            .map_err(|e| LedgerError::io("querying the monitor's lock in", &self.path, e))
+    }
 }
 
 impl FollowUp {
@@ -163,7 +188,7 @@ impl FollowUp {
     /// recovery.
     fn byte(self, id: &TaskId) -> i64 {
         let fold = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3);
-        let hash = id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fold) >> 4;
+        let hash = id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fold) >> (u64::BITS - HASH_BITS);
         FOLLOW_UPS + (hash << 1 | self as u64).cast_signed()
     }
 }
@@ -310,6 +335,24 @@ mod tests {
         let slot = lock.slot;
         drop(lock);
         assert!(!asker.is_held(slot).unwrap());
+    }
+
+    #[test]
+    fn one_process_at_a_time_is_the_monitor() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (LiveLocks::at(dir.path().join("live")), LiveLocks::at(dir.path().join("live")));
+        assert!(!one.has_monitor().unwrap(), "there is no file yet");
+        let held = one.hold_monitor().unwrap();
+        assert!(held.is_some() && two.hold_monitor().unwrap().is_none());
+        assert!(two.has_monitor().unwrap());
+        drop(held);
+        assert!(!two.has_monitor().unwrap() && two.hold_monitor().unwrap().is_some());
+    }
+
+    #[test]
+    fn the_byte_of_the_monitor_is_above_all_others() {
+        let above = FOLLOW_UPS + (((1_i64 << HASH_BITS) - 1) << 1 | FollowUp::Report as i64);
+        assert_eq!(MONITOR_BYTE, above + 1);
     }
 
     #[test]

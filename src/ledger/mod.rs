@@ -44,6 +44,7 @@ mod tasks;
 pub mod tests;
 mod trust;
 mod wal;
+mod watch;
 
 pub use adopt::{AdoptionOutcome, AdoptionSummary, JournalMode, adopt};
 pub use claim::Claim;
@@ -53,6 +54,8 @@ pub use error::{LedgerError, Result};
 pub use filter::TaskFilter;
 pub use followups::UnsafeSession;
 pub use handle::Ledger;
+#[allow(unused_imports, reason = "for the monitor")]
+pub use live::MonitorLock;
 pub use live::{FollowUp, FollowUpLock, LiveEvidence, LiveLock, TakenLock};
 pub use location::{ChosenBy, Location, locate};
 pub use merge::records_in_spool;
@@ -62,9 +65,10 @@ pub use merged::{MergedRecord, report_merged};
 pub use prune::{PruneScope, PruneSummary};
 pub use sessions::RestoreOutcome;
 pub use spending::KeySpending;
+pub use spool::SpoolSlot;
 #[cfg(any(test, fuzzing))]
 pub use spool::fuzz;
-pub use spool::{SpoolSlot, SpoolWatch};
 pub use stats::GroupBy;
 pub use tasks::{DeliveryStatus, ProgressUpdate, TaskLookup};
 pub use trust::{ALLOW_SHARED_DIR, Distrust, distrust};
+pub use watch::{LedgerEvent, LedgerWatch, WatchScope};

@@ -3,8 +3,8 @@
 //! The disk space is reserved before the task starts, so that a full disk cannot lose the end.
 
 pub mod record;
-mod watch;
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -19,7 +19,6 @@ use crate::failpoint;
 use crate::sys::files;
 use crate::task::{TaskEnd, TaskId, Time};
 use record::{Record, SpooledEnd, parse};
-pub use watch::SpoolWatch;
 
 const SLOT_BYTES: i64 = 16 * 1024;
 /// A longer file is not a record: its texts are truncated.
@@ -266,7 +265,29 @@ pub(super) fn slots(dir: &Path) -> Result<Vec<(PathBuf, TaskId)>> {
 }
 
 fn slot_id(path: &Path) -> Option<TaskId> {
-    id_of(path.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".slot")?)
+    match SpoolFile::named(path.file_name()?)? {
+        SpoolFile::Slot(id) => Some(id),
+        SpoolFile::Record(_) => None,
+    }
+}
+
+/// A file that bookend puts in the spool.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum SpoolFile {
+    Slot(TaskId),
+    Record(TaskId),
+}
+
+impl SpoolFile {
+    /// The file of this name. `None`: a record that was moved away, or a file that is not bookend's.
+    pub(super) fn named(name: &OsStr) -> Option<SpoolFile> {
+        let name = name.to_str()?;
+        if let Some(slot) = name.strip_prefix('.') {
+            return id_of(slot.strip_suffix(".slot")?).map(SpoolFile::Slot);
+        }
+        let record = name.strip_suffix(".json").filter(|record| !record.ends_with(".kept"))?;
+        id_of(record).map(SpoolFile::Record)
+    }
 }
 
 /// The id from which [`file_name`] made a name.
