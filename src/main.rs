@@ -35,8 +35,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::CommandRequest;
 use crate::commands::{
-    adopt, agents, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, monitor, overview, prune,
-    recover, redispatch, resume, session, show, stats, timeline, units, wait,
+    adopt, agents, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, monitor, overview,
+    prune, recover, redispatch, resume, session, show, stats, timeline, units, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;

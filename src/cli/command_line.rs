@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::agents_args::AgentsArgs;
-use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, MonitorArgs, RecoverArgs, RedispatchArgs, SessionCommand};
+use super::manage::{
+    AdoptArgs, BackupArgs, DeliverArgs, MonitorArgs, RecoverArgs, RedispatchArgs, SessionCommand,
+};
 use super::one_task::{LogsArgs, ResumeArgs, ShowArgs};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,

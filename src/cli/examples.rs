@@ -103,7 +103,11 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ),
     (
         "bookend monitor",
-        &["bookend monitor", "bookend monitor --json", "bookend monitor --on-interrupted 'mail -s interrupted ops'"],
+        &[
+            "bookend monitor",
+            "bookend monitor --json",
+            "bookend monitor --on-interrupted 'mail -s interrupted ops'",
+        ],
     ),
     ("bookend deliver", &["bookend deliver --failed", "bookend deliver 019ab3 --hook-timeout 5m"]),
     ("bookend redispatch", &["bookend redispatch 019ab3", "bookend redispatch --stdin 019ab3 <prompt.txt"]),

@@ -16,7 +16,7 @@ use crate::commands::redispatch;
 use crate::commands::session;
 use crate::task::Key;
 
-/// The options that `recover` and `monitor` share.
+// The options that `recover` and `monitor` share. A doc comment would replace the text of their help.
 #[derive(Debug, Args)]
 struct PolicyArgs {
     /// Mark an unverifiable task after this long

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::lookout::Lookout;
+use super::pulse::Pulse;
 use super::report::{RecoveryReport, Reporter};
 use super::scope::RecoveryPolicy;
 use crate::error::Error;
@@ -27,6 +28,7 @@ pub struct RecoveryEngine<'a> {
     pub report: RecoveryReport,
     /// What `monitor` watches besides; `None`: only the tasks that were added are settled.
     pub lookout: Option<Lookout>,
+    pub pulse: Option<Pulse<'a>>,
     /// The tasks that are being settled; `None`: there is none.
     pub(super) batch: Option<RecoveryBatch>,
     /// When the batch is to be stepped, at the latest.
@@ -69,6 +71,7 @@ impl<'a> RecoveryEngine<'a> {
             reporter,
             report,
             lookout: None,
+            pulse: None,
             batch: None,
             next_step: None,
             settling: BTreeSet::new(),

@@ -98,7 +98,9 @@ impl Lookout {
             Ok(files) => Some(files),
             Err(e) => {
                 if was_watching {
-                    warn!("the files of the ledger cannot be watched ({e}): supervisors are watched one by one");
+                    warn!(
+                        "the files of the ledger cannot be watched ({e}): supervisors are watched one by one"
+                    );
                 }
                 None
             }
@@ -120,7 +122,8 @@ impl Lookout {
     }
 
     pub(super) fn interests(&self) -> impl Iterator<Item = WatchInterest<'_>> {
-        let files = self.files.iter().map(|f| WatchInterest { source: WatchSource::LedgerChange, fd: f.as_fd() });
+        let files =
+            self.files.iter().map(|f| WatchInterest { source: WatchSource::LedgerChange, fd: f.as_fd() });
         let supervisors = self.doubts.values().filter_map(|doubt| doubt.supervisor.as_ref());
         files.chain(supervisors.map(|s| WatchInterest { source: WatchSource::Supervisor, fd: s.as_fd() }))
     }
@@ -159,7 +162,8 @@ impl Lookout {
         }
         seen.watch_again = self.watch_due.is_some_and(|at| at <= now);
         for (id, doubt) in &mut self.doubts {
-            let has_exited = doubt.supervisor.as_ref().is_some_and(|s| s.wait(Duration::ZERO).unwrap_or(true));
+            let has_exited =
+                doubt.supervisor.as_ref().is_some_and(|s| s.wait(Duration::ZERO).unwrap_or(true));
             if has_exited || doubt.at.is_some_and(|at| at <= now) {
                 doubt.supervisor = None;
                 doubt.at = None;
@@ -169,7 +173,7 @@ impl Lookout {
         seen
     }
 
-    /// Watches the supervisor of a task that is alive, if that was hinted at or the files do not show its end.
+    /// Watches the supervisor of a task that is alive, if it was hinted at or the files do not show its end.
     pub(super) fn keep(&mut self, task: &Task, ledger: &Ledger) {
         let now = Instant::now();
         let is_shown = || task.live_slot.is_some() && self.sees_slots() && ledger.has_slot(&task.id);

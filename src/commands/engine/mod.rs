@@ -6,6 +6,7 @@ mod deliveries;
 mod looking;
 mod lookout;
 mod post_mortem;
+mod pulse;
 mod report;
 mod reports;
 mod scope;
@@ -15,6 +16,9 @@ mod turn;
 pub use self::core::{RecoveryEngine, watch};
 pub use lookout::Lookout;
 pub use post_mortem::{post_mortem, survey, uncommitted};
-pub use report::{DeliveredHook, RecoveryReport, ReportFormat, Reporter, SpoolReport, UnsettledTask, interrupted};
+pub use pulse::Pulse;
+pub use report::{
+    DeliveredHook, RecoveryReport, ReportFormat, Reporter, SpoolReport, UnsettledTask, interrupted,
+};
 pub use scope::{RecoveryPolicy, SelectedTasks, running};
 pub use settling::unverifiable;

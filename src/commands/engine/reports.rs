@@ -88,13 +88,17 @@ impl RecoveryEngine<'_> {
             }
             HookEnd::Failed(how) => how,
         };
-        let next = match attempt >= ATTEMPTS && self.stopped.is_none() {
-            true => "it is not run again",
-            false => "the next recovery tries again",
+        let next = match &mut self.lookout {
+            _ if attempt >= ATTEMPTS && self.stopped.is_none() => {
+                self.ledger.hinted(std::slice::from_ref(id), Time::now())?;
+                "it is not run again"
+            }
+            Some(lookout) if self.stopped.is_none() => {
+                lookout.retry(id);
+                "it is run again in a minute"
+            }
+            _ => "the next recovery tries again",
         };
-        if attempt >= ATTEMPTS && self.stopped.is_none() {
-            self.ledger.hinted(std::slice::from_ref(id), Time::now())?;
-        }
         self.problem(format!("the --on-interrupted command {how} for task {id}; {next}"));
         Ok(())
     }

@@ -291,7 +291,6 @@ impl RecoveryEngine<'_> {
         }
         Ok(())
     }
-
 }
 
 /// Why a task stays `running` that cannot be judged, and the command that settles it.

@@ -4,10 +4,13 @@
 use std::time::Instant;
 
 use super::core::RecoveryEngine;
+use super::lookout::Lookout;
+use super::pulse::Pulse;
 use crate::error::Error;
 use crate::helper::{Attendant, Helper, Waited};
 use crate::ledger::Ledger;
 use crate::process::watch::{WatchEvent, WatchInterest, WatchSource};
+use crate::recovery::batch::RecoveryBatch;
 use crate::stop;
 use crate::sys::{self, ChildChange, SignalSet};
 use crate::task::Signal;
@@ -24,6 +27,7 @@ impl RecoveryEngine<'_> {
         until: Option<Instant>,
     ) -> Result<Option<Signal>, Error> {
         let event = self.await_event(helper.as_ref(), until)?;
+        self.pulse.iter_mut().for_each(Pulse::beat_if_due);
         match event {
             WatchEvent::Child { pid, change: ChildChange::Ended(exit), .. } => {
                 helper.iter_mut().filter(|h| h.child.pid == pid).for_each(|h| h.ended = Some(exit));
@@ -51,22 +55,19 @@ impl RecoveryEngine<'_> {
         Ok(None)
     }
 
-    fn await_event(
-        &mut self,
-        helper: Option<&Helper>,
-        until: Option<Instant>,
-    ) -> Result<WatchEvent, Error> {
+    fn await_event(&mut self, helper: Option<&Helper>, until: Option<Instant>) -> Result<WatchEvent, Error> {
         let mut interests = Vec::new();
-        let mut deadline = until;
         let report = helper.and_then(|h| h.child.report());
         interests.extend(report.map(|fd| WatchInterest { source: WatchSource::HelperReport, fd }));
+        let mut due = vec![until, self.pulse.as_ref().map(|pulse| pulse.due)];
         if self.trouble.is_none() {
-            let lookout = self.lookout.iter();
-            deadline = [until, self.next_step, lookout.clone().find_map(|l| l.due())].into_iter().flatten().min();
-            interests.extend(lookout.flat_map(|l| l.interests()));
-            let processes = self.batch.iter().flat_map(|batch| batch.fds());
+            let (lookout, batch) = (self.lookout.as_ref(), self.batch.as_ref());
+            due.extend([self.next_step, lookout.and_then(Lookout::due)]);
+            interests.extend(lookout.into_iter().flat_map(Lookout::interests));
+            let processes = batch.into_iter().flat_map(RecoveryBatch::fds);
             interests.extend(processes.map(|fd| WatchInterest { source: WatchSource::Leftover, fd }));
         }
+        let deadline = due.into_iter().flatten().min();
         self.watch.next(&interests, deadline).map_err(stop::watching)
     }
 

@@ -4,6 +4,7 @@
 mod options;
 pub mod service;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 pub use options::MonitorOptions;
 
 use crate::commands::engine::{
-    self, Lookout, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks,
+    self, Lookout, Pulse, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -22,19 +23,20 @@ use crate::process::watch::{Watch, WatchEvent};
 use crate::stop;
 use crate::sys;
 use crate::task::Signal;
-use crate::view;
 use service::ServiceManager;
 
 /// The first pause after an error of the ledger; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// By how much the time to start is extended while the first recovery works.
+const STARTING: Duration = Duration::from_secs(30);
 
 /// Settles lost tasks until a stop signal arrives.
 ///
 /// # Errors
 /// When the ledger cannot be found, another monitor runs (75), or the kernel has no memory to watch with.
 pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
-    let mut service = ServiceManager::from_environment();
+    let service = ServiceManager::from_environment();
     // Stop signals are read from the watch, so that a stop interrupts nothing halfway.
     let ignored = caller.mask.with(Signal::CHLD).with(Signal::PIPE);
     sys::set_mask(Signal::STOPS.into_iter().fold(ignored, sys::SignalSet::with));
@@ -42,11 +44,11 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
     let mut watch = engine::watch()?;
     let mut monitor = Monitor { options, caller, at, lock: None, pause: FIRST_PAUSE, was_blind: false };
     loop {
-        let signal = match monitor.watch_ledger(&mut watch, &mut service) {
+        let signal = match monitor.watch_ledger(&mut watch, &service) {
             Ok(Watched::Stopped(signal)) => Some(signal),
             Ok(Watched::Replaced) => None,
-            Err(e) if e.kind == Kind::Busy => return Err(e),
-            Err(e) => monitor.wait_after(&e, &mut watch, &mut service)?,
+            Ok(Watched::Refused(e)) => return Err(e),
+            Err(e) => monitor.wait_after(&e, &mut watch, &service)?,
         };
         if let Some(signal) = signal {
             service.stopping();
@@ -73,13 +75,20 @@ enum Watched {
     Stopped(Signal),
     /// A file of it was replaced.
     Replaced,
+    /// It cannot be watched by this process.
+    Refused(Error),
 }
 
 impl Monitor<'_> {
     /// Opens the ledger, settles all that is lost, and then what is lost from now on.
-    fn watch_ledger(&mut self, watch: &mut Watch, service: &mut ServiceManager) -> Result<Watched, Error> {
-        let (ledger, merged) = Ledger::open(&self.at)?;
-        self.hold(&ledger)?;
+    fn watch_ledger(&mut self, watch: &mut Watch, service: &ServiceManager) -> Result<Watched, Error> {
+        let (ledger, merged) = match Ledger::open(&self.at) {
+            Err(e) if self.lock.is_none() && !e.may_pass() => return Ok(Watched::Refused(e.into())),
+            opened => opened?,
+        };
+        if let Some(refused) = self.hold(&ledger)? {
+            return Ok(Watched::Refused(refused));
+        }
         ledger.expect_many()?;
         let format = if self.options.json { ReportFormat::JsonLine } else { ReportFormat::Lines };
         let report = self.report();
@@ -87,6 +96,15 @@ impl Monitor<'_> {
         let mut engine =
             RecoveryEngine::new(ledger, watch, policy, self.caller, (Reporter::new(format), report));
         engine.heeds_stops = true;
+        let is_ready = Cell::new(false);
+        let beat = || {
+            service.alive();
+            if !is_ready.get() {
+                service.extend(STARTING);
+            }
+        };
+        let watchdog = service.watchdog();
+        engine.pulse = Some(Pulse::begin(watchdog.unwrap_or(STARTING).min(STARTING) / 2, &beat));
         // Before the first look at the tasks: an end between the two is seen.
         engine.lookout = Some(Lookout::over(&engine.ledger, self.was_blind));
         engine.report_spool(&merged);
@@ -99,6 +117,8 @@ impl Monitor<'_> {
         engine.clean_spool();
         engine.invalidate_sessions()?;
         service.ready(&self.status(&engine));
+        is_ready.set(true);
+        engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
         self.pause = FIRST_PAUSE;
         self.follow_up(&mut engine, &all)?;
         loop {
@@ -116,16 +136,14 @@ impl Monitor<'_> {
         }
     }
 
-    /// Takes the byte of the monitor in the file `live`.
-    fn hold(&mut self, ledger: &Ledger) -> Result<(), Error> {
-        // The file may be another one than before.
+    /// Takes the byte of the monitor in the file `live`, which may be another file than before. `Some`:
+    /// another process has it.
+    fn hold(&mut self, ledger: &Ledger) -> Result<Option<Error>, Error> {
         self.lock = None;
         self.lock = ledger.hold_monitor()?;
-        if self.lock.is_some() {
-            return Ok(());
-        }
         let message = format!("another monitor watches the ledger {}", self.at.file.display());
-        Err(Error::new(Kind::Busy, message).hint("one monitor is enough for a ledger"))
+        let refused = Error::new(Kind::Busy, message).hint("one monitor is enough for a ledger");
+        Ok(self.lock.is_none().then_some(refused))
     }
 
     fn report(&self) -> RecoveryReport {
@@ -179,14 +197,17 @@ impl Monitor<'_> {
         &mut self,
         e: &Error,
         watch: &mut Watch,
-        service: &mut ServiceManager,
+        service: &ServiceManager,
     ) -> Result<Option<Signal>, Error> {
         let text = e.in_line();
         if self.pause == FIRST_PAUSE {
             warn!("the ledger {} is not watched now: {text}", self.at.file.display());
         }
-        service.status(&format!("waiting for {}: {text}", view::one_line(&self.at.file.to_string_lossy())));
-        let until = Instant::now() + self.pause;
+        // A start that waits for this would hold up the machine's boot.
+        service.ready(&format!("not watching {}: {text}", self.at.file.display()));
+        service.alive();
+        let pause = service.watchdog().map_or(self.pause, |longest| self.pause.min(longest));
+        let until = Instant::now() + pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         loop {
             match watch.next(&[], Some(until)).map_err(stop::watching)? {

@@ -8,7 +8,9 @@ use std::path::Path;
 
 pub use options::RecoverOptions;
 
-use crate::commands::engine::{self, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks, SpoolReport};
+use crate::commands::engine::{
+    self, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks, SpoolReport,
+};
 use crate::error::Error;
 use crate::exit::{Exit, exit_code};
 use crate::ledger::{self, Ledger, Location, MergedRecord};

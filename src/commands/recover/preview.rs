@@ -3,7 +3,7 @@
 use super::options::RecoverOptions;
 use crate::commands::engine::{
     DeliveredHook, RecoveryReport, SelectedTasks, SpoolReport, UnsettledTask, interrupted, post_mortem,
-    running, survey, unverifiable, uncommitted, watch,
+    running, survey, uncommitted, unverifiable, watch,
 };
 use crate::error::Error;
 use crate::helper::Idle;
