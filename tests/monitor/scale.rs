@@ -53,12 +53,10 @@ fn assert_settled(fleet: &mut Fleet<'_>) {
 fn assert_settled_by_the_monitor(world: &World, monitor: &Monitor, deaths: usize) {
     let unreported = "SELECT id FROM task_history WHERE status = 'interrupted' AND hinted_at IS NULL";
     eventually(Deadline::within(PATIENCE), "all reports", || world.sql(unreported).is_empty());
-    let query = format!(
-        "SELECT t.id FROM task_history AS t JOIN task_transition AS c ON c.task_id = t.id
+    let query = "SELECT t.id FROM task_history AS t JOIN task_transition AS c ON c.task_id = t.id
          WHERE t.status = 'interrupted' AND t.reason = 'supervisor_lost' AND c.from_status = 'running'
-         AND c.\"by\" = 'monitor'"
-    );
-    assert_eq!(world.sql(&query).len(), deaths);
+         AND c.by_command = 'monitor'";
+    assert_eq!(world.sql(query).len(), deaths);
     let all = world.sql("SELECT task_id FROM task_transition WHERE from_status = 'running'");
     assert_eq!(all.len(), deaths, "each ended once");
     let output = monitor.output();
@@ -81,31 +79,30 @@ impl Drop for Load<'_> {
 /// The kernel reports that a slot was closed before it releases the live lock of the same process.
 #[test]
 fn no_killed_supervisor_is_missed_under_load_or_without() {
-    const AT_ONCE: usize = 25;
     let Some(world) = world("no_killed_supervisor_is_missed_under_load_or_without") else { return };
     let deaths = scale().unwrap_or(100);
     let mut fleet = Fleet::new(&world);
-    fleet.grow(AT_ONCE);
     let monitor = Monitor::start(&world, &[]);
-    let kill = |fleet: &mut Fleet<'_>, deaths: usize| {
-        for n in 0..deaths {
-            fleet.grow(AT_ONCE);
+    let kill = |fleet: &mut Fleet<'_>| {
+        for n in 1..=deaths / 2 {
             fleet.kill();
             // One by one, and several at once.
-            if n % 16 > 8 {
+            if n % 16 > 12 {
                 assert_settled(fleet);
             }
         }
+        assert_settled(fleet);
     };
-    kill(&mut fleet, deaths / 2);
+    fleet.grow(deaths / 2);
+    kill(&mut fleet);
+    fleet.grow(deaths / 2);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _load = Load(&is_over);
         for _ in 0..2 * std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| while !is_over.load(Ordering::Relaxed) {});
         }
-        kill(&mut fleet, deaths - deaths / 2);
-        assert_settled(&mut fleet);
+        kill(&mut fleet);
     });
     assert_settled_by_the_monitor(&world, &monitor, deaths);
     monitor.stop();
