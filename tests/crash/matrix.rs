@@ -165,7 +165,8 @@ fn running(world: &World) -> Vec<String> {
     rows.iter().map(|r| r.text("id")).collect()
 }
 
-/// Each interrupted task is passed on once, but for the one whose `--on-interrupted` command the fault cut off.
+/// Each interrupted task is passed on once, but for the one whose `--on-interrupted` command the fault cut
+/// off.
 fn handed_on_more_than_once(world: &World) -> Option<String> {
     if !world.ledger().exists() {
         return None;

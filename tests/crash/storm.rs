@@ -1,5 +1,6 @@
 //! The storm: many runs at once under few keys. The supervisor, the agent or both are killed at random
-//! moments while recoveries run, and part of the time a monitor, which is killed too. Afterwards it checks the invariants, as the crash matrix does.
+//! moments while recoveries run, and part of the time a monitor, which is killed too. Afterwards it checks the
+//! invariants, as the crash matrix does.
 //!
 //! `BOOKEND_STORM=N` sets the number of runs, `BOOKEND_STORM_SEED` repeats the choices of an earlier storm.
 
@@ -96,7 +97,8 @@ fn invariants_hold_after_a_storm_of_kills() {
     let outcomes = outcomes.into_inner().expect("the count");
     assert!(violations.is_empty(), "seed {seed}, {outcomes:?}:\n  {}", violations.join("\n  "));
     print_line(&format!(
-        "storm of {runs} runs, {AT_ONCE} at once, {recoveries} recoveries, {monitors} monitors, seed {seed}: survived in {:?}",
+        "storm of {runs} runs, {AT_ONCE} at once, {recoveries} recoveries, {monitors} monitors, seed {seed}: \
+         survived in {:?}",
         started.elapsed()
     ));
     for ((fault, end), count) in outcomes {

@@ -111,6 +111,7 @@ pub const ELSEWHERE: &[Elsewhere] = &[
         "takes minutes",
         (".ci/run", "cargo test --features failpoints --test main -- crash::"),
     ),
+    block((CONTRIBUTING, "just monitor"), "needs an idle machine", ("tests/main.rs", "mod monitor;")),
     block((CONTRIBUTING, "just soak"), "takes ten minutes", (".ci/run", "BOOKEND_SOAK=1m cargo test")),
     block(
         (CONTRIBUTING, "just sanitize"),

@@ -1,5 +1,5 @@
-//! Many supervisors whose agents only wait, and a `bookend monitor` beside them. Three moments of each death are
-//! recorded: the kill, the agent's exit by the monitor's signal, and the commit of the row.
+//! Many supervisors whose agents only wait, and a `bookend monitor` beside them. Three moments of each death
+//! are recorded: the kill, the agent's exit by the monitor's signal, and the commit of the row.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};

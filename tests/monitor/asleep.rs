@@ -1,5 +1,5 @@
-//! A machine that was suspended: the wall clock has advanced, CLOCK_MONOTONIC has not. And a monitor in another
-//! time namespace than the supervisors.
+//! A machine that was suspended: the wall clock has advanced, CLOCK_MONOTONIC has not. And a monitor in
+//! another time namespace than the supervisors.
 
 use std::fs;
 use std::time::Duration;

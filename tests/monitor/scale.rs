@@ -1,4 +1,5 @@
-//! Many deaths beside one monitor: none is missed, each is settled in time, and an idle monitor costs nothing.
+//! Many deaths beside one monitor: none is missed, each is settled in time, and an idle monitor costs
+//! nothing.
 //!
 //! `just monitor` sets `BOOKEND_MONITOR`, the number of supervisors; then the times count too.
 //! `BOOKEND_MONITOR_OF` is the path of the bookend to test.
@@ -100,7 +101,11 @@ fn no_killed_supervisor_is_missed_under_load_or_without() {
     std::thread::scope(|scope| {
         let _load = Load(&is_over);
         for _ in 0..2 * std::thread::available_parallelism().map_or(2, usize::from) {
-            scope.spawn(|| while !is_over.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         kill(&mut fleet);
     });
