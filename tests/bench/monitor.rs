@@ -1,6 +1,6 @@
 //! `monitor` beside many live supervisors that are killed one by one: how soon each death is noticed and
-//! settled, beside `recover` at each death and beside `recover` once a second. Also what a monitor costs while
-//! all live.
+//! settled, beside `recover` at each death and beside `recover` once a second. Also what a monitor costs
+//! while all live.
 
 use std::fs;
 use std::process::{Child, Stdio};

@@ -1,6 +1,6 @@
 //! The storm: many runs at once under few keys. The supervisor, the agent or both are killed at random
-//! moments while recoveries run, and part of the time a monitor, which is killed too. Afterwards it checks the
-//! invariants, as the crash matrix does.
+//! moments while recoveries run, and part of the time a monitor, which is killed too. Afterwards it checks
+//! the invariants, as the crash matrix does.
 //!
 //! `BOOKEND_STORM=N` sets the number of runs, `BOOKEND_STORM_SEED` repeats the choices of an earlier storm.
 
