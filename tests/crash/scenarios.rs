@@ -113,7 +113,7 @@ pub const ALL: &[Scenario] = &[
         before: nothing,
         act: Act::Monitor(every_kind_of_loss),
         given: "",
-        settles: true,
+        settles: false,
     },
 ];
 

@@ -4,6 +4,7 @@ use super::core::RecoveryEngine;
 use super::lookout::live_supervisor;
 use super::scope::{SelectedTasks, running};
 use crate::error::Error;
+use crate::failpoint;
 use crate::ledger::{DeliveryStatus, LiveEvidence, TaskLookup};
 use crate::recovery;
 use crate::task::{Status, Task, TaskId};
@@ -13,6 +14,7 @@ impl RecoveryEngine<'_> {
     pub(super) fn look_around(&mut self) -> Result<(), Error> {
         let Some(lookout) = &mut self.lookout else { return Ok(()) };
         let seen = lookout.read();
+        failpoint::hit("monitor.seen").map_err(|e| Error::failed("reading events").caused_by(e))?;
         if seen.is_blind {
             lookout.lose_slots();
         }
@@ -27,6 +29,7 @@ impl RecoveryEngine<'_> {
         }
         for (id, is_released) in seen.tasks {
             self.look(&id, is_released)?;
+            failpoint::reached("monitor.looked");
         }
         if seen.all || seen.is_blind || (seen.watch_again && watches) {
             self.add_all(&SelectedTasks(Vec::new()))?;

@@ -17,6 +17,7 @@ use crate::commands::engine::{
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
+use crate::failpoint;
 use crate::ledger::{self, Ledger, Location, MonitorLock};
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::{Watch, WatchEvent};
@@ -51,6 +52,7 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
             Err(e) => monitor.wait_after(&e, &mut watch, &service)?,
         };
         if let Some(signal) = signal {
+            failpoint::reached("monitor.stopping");
             service.stopping();
             return Ok(Exit::Signal(signal));
         }
@@ -107,6 +109,7 @@ impl Monitor<'_> {
         engine.pulse = Some(Pulse::begin(watchdog.unwrap_or(STARTING).min(STARTING) / 2, &beat));
         // Before the first look at the tasks: an end between the two is seen.
         engine.lookout = Some(Lookout::over(&engine.ledger, self.was_blind));
+        failpoint::reached("monitor.armed");
         engine.report_spool(&merged);
         let all = SelectedTasks(Vec::new());
         engine.add_all(&all)?;
@@ -117,6 +120,7 @@ impl Monitor<'_> {
         engine.clean_spool();
         engine.invalidate_sessions()?;
         service.ready(&self.status(&engine));
+        failpoint::reached("monitor.ready");
         is_ready.set(true);
         engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
         self.pause = FIRST_PAUSE;
