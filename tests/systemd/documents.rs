@@ -204,9 +204,8 @@ fn removing_the_package_keeps_the_ledger() {
 /// The package as it was before it had the monitor, made of the one that is tested.
 const OLDER_PACKAGE: &str = "cd /srv; dpkg-deb -R bookend/target/debian/bookend_*.deb older
     rm -f older/usr/lib/systemd/system/bookend-monitor.service older/DEBIAN/md5sums older/DEBIAN/p*
-    echo '#!/bin/sh\nset -e; systemctl daemon-reload; systemctl enable -q bookend-recover' >older/DEBIAN/postinst
-    chmod 755 older/DEBIAN/postinst
-    sed -i 's/^Version: .*/Version: 0.0.1/' older/DEBIAN/control; dpkg-deb -b older older.deb";
+    cd older/DEBIAN; echo '#!/bin/sh\nsystemctl daemon-reload; systemctl enable -q bookend-recover' >postinst
+    chmod 755 postinst; sed -i 's/^Version: .*/Version: 0.0.1/' control; dpkg-deb -b .. /srv/older.deb";
 
 #[test]
 fn the_package_enables_the_monitor_once_and_an_upgrade_restarts_it() {
