@@ -6,6 +6,7 @@ mod host;
 pub mod liveness;
 mod lost_task;
 mod policy;
+mod supervisors;
 pub mod trust;
 mod verdict;
 

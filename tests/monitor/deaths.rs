@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::{Monitor, count, until_ended, until_reported};
+use super::{MonitorService, count, until_ended, until_reported};
 use crate::harness::{End, World, eventually, parsed, state};
 use crate::standins::{Busy, KEY, dispatch, gone, install, linked};
 
@@ -21,7 +21,7 @@ fn a_killed_supervisor_is_settled_at_once_and_its_agent_ended() {
         return;
     };
     install(&world);
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     let busy = Busy::of(&world, "claude");
     let (agent, id) = (busy.agent, world.row().text("id"));
     assert!(linked(&world).is_some());
@@ -47,7 +47,7 @@ fn a_killed_supervisor_is_settled_at_once_and_its_agent_ended() {
 fn an_agent_that_ignores_sigterm_is_killed_after_the_grace_and_before_its_key_is_free() {
     let test = "an_agent_that_ignores_sigterm_is_killed_after_the_grace_and_before_its_key_is_free";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = Monitor::start(&world, &["--grace", "1s"]);
+    let monitor = MonitorService::start(&world, &["--grace", "1s"]);
     let busy = stubborn(&world, "one");
     let agent = busy.agent;
     busy.kill_supervisor();
@@ -60,7 +60,7 @@ fn an_agent_that_ignores_sigterm_is_killed_after_the_grace_and_before_its_key_is
 #[test]
 fn many_that_die_at_once_are_ended_side_by_side() {
     let Some(world) = World::of_bookend("many_that_die_at_once_are_ended_side_by_side") else { return };
-    let monitor = Monitor::start(&world, &["--grace", "4s"]);
+    let monitor = MonitorService::start(&world, &["--grace", "4s"]);
     let ids: Vec<String> = (0..8).map(|n| format!("task-{n}")).collect();
     let busy: Vec<Busy<'_>> = ids.iter().map(|id| stubborn(&world, id)).collect();
     // One after the other they would take longer than the test may.
@@ -76,7 +76,7 @@ fn many_that_die_at_once_are_ended_side_by_side() {
 fn a_run_that_is_lost_under_a_key_is_settled_once_by_the_next_run_or_the_monitor() {
     let test = "a_run_that_is_lost_under_a_key_is_settled_once_by_the_next_run_or_the_monitor";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     for n in 0..8 {
         let id = format!("lost-{n}");
         let script = "echo ready $$ >$SAY; exec sleep 1000";
@@ -100,7 +100,7 @@ fn a_run_that_is_lost_under_a_key_is_settled_once_by_the_next_run_or_the_monitor
 fn a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process() {
     let test = "a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = Monitor::start(&world, &["--grace", "1s"]);
+    let monitor = MonitorService::start(&world, &["--grace", "1s"]);
     let (mut out, mut go) = (world.fifo("out"), world.fifo("go"));
     let daemon = format!("probe with setsid ignore=15 -- probe stay {}", out.path());
     let script = format!("probe daemon -- {daemon}; read x <{}; exit 3", go.path());
@@ -126,7 +126,7 @@ fn a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process(
 fn a_task_that_was_stopped_cleanly_is_reported_when_its_supervisor_has_exited() {
     let test = "a_task_that_was_stopped_cleanly_is_reported_when_its_supervisor_has_exited";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = Monitor::start(&world, &["--json"]);
+    let monitor = MonitorService::start(&world, &["--json"]);
     let busy = Busy::sleep(&world, "one");
     world.run_sh("exit 3").options(["--id", "failed"]).run().ended(End::Code(3));
     busy.supervisor.signal(Signal::HUP);

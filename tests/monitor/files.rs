@@ -4,7 +4,7 @@ use std::fs;
 
 use rusqlite::Connection;
 
-use super::{Monitor, count, until_ended, until_reported};
+use super::{MonitorService, count, until_ended, until_reported};
 use crate::harness::{End, World, eventually};
 use crate::spool::{Waiting, locked};
 use crate::standins::Busy;
@@ -16,7 +16,7 @@ fn spool(world: &World) -> std::path::PathBuf {
 #[test]
 fn a_record_in_the_spool_is_merged_when_it_arrives() {
     let Some(world) = World::of_bookend("a_record_in_the_spool_is_merged_when_it_arrives") else { return };
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
     let lock = locked(&world);
     waiting.end_in_spool(&world);
@@ -37,7 +37,7 @@ fn a_record_in_the_spool_is_merged_when_it_arrives() {
 #[test]
 fn deaths_are_seen_after_the_spool_was_replaced() {
     let Some(world) = World::of_bookend("deaths_are_seen_after_the_spool_was_replaced") else { return };
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     let (moved, removed) = (Busy::sleep(&world, "moved"), Busy::sleep(&world, "removed"));
     let spool = spool(&world);
     // The slots of running tasks go with it.
@@ -65,7 +65,7 @@ fn a_replaced_ledger_is_opened_again_and_recovered() {
     let busy = Busy::sleep(&world, "one");
     let copy = world.name("tmp/copy.db");
     world.bare(["bookend", "backup", &copy]).run().ended(End::Code(0));
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     let ledger = world.ledger();
     fs::rename(&copy, &ledger).expect("another ledger");
     for log in ["-wal", "-shm"] {
@@ -84,7 +84,7 @@ fn the_byte_of_the_monitor_is_taken_again_in_a_new_live_file() {
     let Some(world) = World::of_bookend("the_byte_of_the_monitor_is_taken_again_in_a_new_live_file") else {
         return;
     };
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     fs::remove_file(world.path("state/bookend/bookend.db.d/live")).expect("no live file");
     Busy::sleep(&world, "one").kill_supervisor();
     until_reported(&world, "one");
@@ -101,7 +101,7 @@ fn a_locked_ledger_delays_the_monitor_and_does_not_end_it() {
     let busy = Busy::sleep(&world, "one");
     let lock = Connection::open(world.ledger()).expect("the ledger");
     let program = ["env", "BOOKEND_BUSY_TIMEOUT=10ms", "bookend"];
-    let monitor = Monitor::begin(&world, &program, &[]);
+    let monitor = MonitorService::begin(&world, &program, &[]);
     monitor.service.until("watching the tasks in");
     lock.execute_batch("BEGIN IMMEDIATE").expect("a lock");
     busy.kill_supervisor();

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use super::{Monitor, count, until_ended, until_reported};
+use super::{MonitorService, count, until_ended, until_reported};
 use crate::harness::{End, World, eventually};
 use crate::standins::Busy;
 
@@ -15,7 +15,7 @@ fn a_hook_that_hangs_delays_no_other_death() {
         started.path(),
         go.path()
     );
-    let monitor = Monitor::start(&world, &["--on-interrupted", &hook]);
+    let monitor = MonitorService::start(&world, &["--on-interrupted", &hook]);
     let (one, two) = (Busy::sleep(&world, "one"), Busy::sleep(&world, "two"));
     one.kill_supervisor();
     assert_eq!(started.line(), "one none");
@@ -36,7 +36,7 @@ fn a_supervisor_that_is_killed_in_its_hook_is_delivered_again() {
     let Some(world) = World::of_bookend("a_supervisor_that_is_killed_in_its_hook_is_delivered_again") else {
         return;
     };
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     let mut started = world.fifo("started");
     let hook = format!(
         "echo attempt $BOOKEND_DELIVERY_ATTEMPT >{}; [ $BOOKEND_DELIVERY_ATTEMPT = 2 ] || exec sleep 1000",
@@ -59,7 +59,7 @@ fn the_hook_of_a_lost_task_runs_before_its_report() {
     let mut log = world.fifo("log");
     let said = |what: &str| format!("echo {what} $BOOKEND_FINISHED_TASK >{}", log.path());
     let (finish, report) = (said("finish"), said("report"));
-    let monitor = Monitor::start(&world, &["--on-interrupted", &report]);
+    let monitor = MonitorService::start(&world, &["--on-interrupted", &report]);
     let script = "echo ready $$ >$SAY; exec sleep 1000";
     let options = ["--id", "one", "--on-finish", &finish];
     Busy::start(&world, "say", |_| world.run_sh(script).options(options)).kill_supervisor();
@@ -75,7 +75,7 @@ fn a_stop_reaches_the_hook_and_its_attempt_does_not_count() {
     };
     let mut started = world.fifo("started");
     let hook = format!("echo started >{}; exec sleep 1000", started.path());
-    let monitor = Monitor::start(&world, &["--on-interrupted", &hook]);
+    let monitor = MonitorService::start(&world, &["--on-interrupted", &hook]);
     let (one, two) = (Busy::sleep(&world, "one"), Busy::sleep(&world, "two"));
     one.kill_all();
     started.line();
@@ -98,12 +98,12 @@ fn a_monitor_killed_in_a_hook_runs_it_again_at_its_next_start() {
     };
     let mut started = world.fifo("started");
     let hook = format!("echo $$ >{}; exec sleep 1000", started.path());
-    let monitor = Monitor::start(&world, &["--on-interrupted", &hook]);
+    let monitor = MonitorService::start(&world, &["--on-interrupted", &hook]);
     Busy::sleep(&world, "one").kill_all();
     started.line();
     monitor.kill();
     let quick = format!("echo again >{}", started.path());
-    let monitor = Monitor::start(&world, &["--on-interrupted", &quick]);
+    let monitor = MonitorService::start(&world, &["--on-interrupted", &quick]);
     assert_eq!(started.line(), "again");
     until_reported(&world, "one");
     assert_eq!(world.row().number("hint_attempts"), Some(2));

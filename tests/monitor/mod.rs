@@ -1,8 +1,10 @@
 //! The monitor settles each lost task as soon as its supervisor dies, and nothing depends on it.
 
+mod asleep;
 mod deaths;
 mod files;
 mod hooks;
+mod scale;
 mod service;
 mod unseen;
 
@@ -48,25 +50,25 @@ impl Notifications {
 }
 
 /// A running monitor, and what it reports to its service manager.
-pub struct Monitor {
+pub struct MonitorService {
     pub process: Proc,
     pub service: Notifications,
 }
 
-impl Monitor {
+impl MonitorService {
     /// Starts `bookend monitor` with these options, and waits until it is ready.
-    pub fn start(world: &World, options: &[&str]) -> Monitor {
-        let monitor = Monitor::begin(world, &["bookend"], options);
+    pub fn start(world: &World, options: &[&str]) -> MonitorService {
+        let monitor = MonitorService::begin(world, &["bookend"], options);
         monitor.service.until("READY=1");
         monitor
     }
 
     /// Starts `… monitor` with these options, and waits for nothing.
-    pub fn begin(world: &World, program: &[&str], options: &[&str]) -> Monitor {
+    pub fn begin(world: &World, program: &[&str], options: &[&str]) -> MonitorService {
         let service = Notifications::at(world);
         let words = program.iter().chain(&["monitor"]).chain(options).copied();
         let process = world.bare(words).env("NOTIFY_SOCKET", service.path()).start();
-        Monitor { process, service }
+        MonitorService { process, service }
     }
 
     /// Stops the monitor as systemd does.

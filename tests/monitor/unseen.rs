@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::{Monitor, Notifications, until_reported};
+use super::{MonitorService, Notifications, until_reported};
 use crate::harness::{End, World, children, eventually, is_root, on_path, possible, stat_field};
 use crate::standins::{Busy, change};
 
@@ -15,7 +15,7 @@ fn a_supervisor_in_another_pid_namespace_is_settled_at_once() {
     if !possible(test, is_root() && on_path("unshare"), "root and unshare") {
         return;
     }
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     let mut say = world.fifo("say");
     let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
     let outside = ["unshare", "--pid", "--fork", "--mount-proc", "bookend", "run", "--id", "one"];
@@ -41,7 +41,7 @@ fn a_row_of_another_program_is_settled_when_its_process_ends() {
         r#"INSERT INTO bookend_setting VALUES ('adopted',
             '{"at":"2026-11-21T12:00:00.000Z","times":{},"prefixes":[]}')"#,
     );
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     let mut say = world.fifo("say");
     let theirs = world.bare(["sh", "-c", &format!("echo ready $$ >{}; exec sleep 1000", say.path())]).start();
     let pid = say.pid("ready");
@@ -109,7 +109,7 @@ fn deaths_are_seen_without_inotify() {
 fn events_that_were_lost_lead_to_a_full_recovery() {
     let test = "events_that_were_lost_lead_to_a_full_recovery";
     let Some(world) = World::of_bookend(test) else { return };
-    let monitor = Monitor::start(&world, &[]);
+    let monitor = MonitorService::start(&world, &[]);
     let busy = Busy::sleep(&world, "one");
     let mut started = world.fifo("started");
     let hook = format!(
