@@ -188,8 +188,8 @@ impl Recovery<'_> {
     }
 
     pub(super) fn clean_spool(&mut self) {
-        if let Err(e) = self.ledger.sweep_spool() {
-            let problem = Error::from(e).in_line();
+        if let Err(e) = recovery::sweep_spool(&mut self.ledger) {
+            let problem = e.in_line();
             self.reporter.line(&problem);
             self.report.problems.push(problem);
         }
