@@ -35,8 +35,8 @@ use tracing::level_filters::LevelFilter;
 
 use crate::cli::CommandRequest;
 use crate::commands::{
-    adopt, agents, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, overview, prune,
-    recover, redispatch, resume, session, show, stats, timeline, units, wait,
+    adopt, agents, artifact, audit, backup, cancel, deliver, doctor, list, logs, man, monitor, overview,
+    prune, recover, redispatch, resume, session, show, stats, timeline, units, wait,
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
@@ -126,6 +126,7 @@ fn start() -> Exit {
             run::run(request, ledger, caller)
         }
         CommandRequest::Recover(request) => recover::recover(request, ledger, &take_over(request.level)),
+        CommandRequest::Monitor(request) => monitor::monitor(request, ledger, &take_over(request.level)),
         CommandRequest::Deliver(request) => deliver::deliver(request, ledger, &take_over(request.level)),
         CommandRequest::Redispatch(request) => {
             redispatch::redispatch(request, ledger, take_over(request.level))
@@ -187,7 +188,8 @@ fn ledger_use<'a>(
         CommandRequest::Adopt(request) => Some((Some(&request.file), Intent::Act)),
         CommandRequest::Recover(request) => acts(!request.dry_run),
         CommandRequest::Prune(request) => acts(!request.dry_run),
-        CommandRequest::Deliver(_)
+        CommandRequest::Monitor(_)
+        | CommandRequest::Deliver(_)
         | CommandRequest::Redispatch(_)
         | CommandRequest::Resume(_)
         | CommandRequest::Cancel(_)

@@ -149,6 +149,24 @@ fn nothing_is_lost(dispatcher: &Dispatcher, session: &str) {
 }
 
 #[test]
+fn a_monitor_beside_the_dispatcher_puts_a_lost_task_back_into_the_queue() {
+    let test = "a_monitor_beside_the_dispatcher_puts_a_lost_task_back_into_the_queue";
+    let Some(dispatcher) = Dispatcher::adopted(test) else { return };
+    let world = &dispatcher.world;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agents/dispatcher.py");
+    let put_back =
+        format!("python3 '{}' '{}' queue_again_what_was_interrupted", script.display(), dispatcher.name());
+    let monitor = ["bookend", "--ledger", &dispatcher.name(), "monitor", "--on-interrupted", &put_back];
+    let monitor = world.bare(monitor).start();
+    dispatcher.succeeds(&["add", "1104", "write a test"]);
+    restart(&dispatcher);
+    eventually(world.deadline(), "the task in the queue", || dispatcher.queue() == ["queued"]);
+    monitor.signal(Signal::TERM);
+    let output = monitor.wait().ended(End::Signal(15));
+    assert!(output.stdout.lines().any(|l| l.starts_with("[recovery]") && l.contains(KEY)), "{output:?}");
+}
+
+#[test]
 fn a_dispatcher_sees_by_exit_code_75_that_the_key_is_held() {
     let test = "a_dispatcher_sees_by_exit_code_75_that_the_key_is_held";
     let Some(dispatcher) = Dispatcher::adopted(test) else { return };

@@ -255,6 +255,12 @@ fn doctor_names_the_ledger_its_source_and_its_problems() {
     assert!(point("agents").1.contains("not in PATH: codex, copilot, cursor, "));
     run(&world, &[], "true");
     assert_eq!(point("modes").0, "fine");
+    let (health, text) = point("monitor");
+    assert_eq!(health, "absent");
+    assert!(
+        text.starts_with("none runs: a lost task waits") && text.contains("`bookend monitor --ledger "),
+        "{text}"
+    );
     let file = world.ledger();
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("a mode");
     assert!(point("modes").1.contains("chmod go="));

@@ -8,6 +8,8 @@ use crate::harness::{End, World};
 
 /// Commands that use no ledger.
 const WITHOUT_LEDGER: [&str; 5] = ["agents", "help", "man", "completions", "units"];
+/// Runs until it is stopped, and suggests what `recover` does.
+const RESIDENT: &str = "monitor";
 /// Words after a command's name that make it print something about these tasks. The other commands are
 /// called with no word, with the id of a task and with one that does not exist.
 const WORDS: &[(&str, &[&str])] = &[
@@ -73,7 +75,7 @@ fn commands_suggested_in(world: &World, names: &[String]) -> BTreeSet<String> {
     // Bare `bookend` first, and last what changes the tasks that the others report.
     let order = |name: &&str| ["recover", "run"].iter().position(|last| last == name);
     let mut calls: Vec<&str> = [""].into_iter().chain(names.iter().map(String::as_str)).collect();
-    calls.retain(|name| !WITHOUT_LEDGER.contains(name));
+    calls.retain(|name| !WITHOUT_LEDGER.contains(name) && *name != RESIDENT);
     calls.sort_by_key(order);
     let place = format!("--ledger {}", world.ledger().display());
     let mut found = BTreeSet::new();

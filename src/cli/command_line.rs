@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use super::agents_args::AgentsArgs;
-use super::manage::{AdoptArgs, BackupArgs, DeliverArgs, RecoverArgs, RedispatchArgs, SessionCommand};
+use super::manage::{
+    AdoptArgs, BackupArgs, DeliverArgs, MonitorArgs, RecoverArgs, RedispatchArgs, SessionCommand,
+};
 use super::one_task::{LogsArgs, ResumeArgs, ShowArgs};
 use super::query::{
     ArtifactArgs, AuditArgs, CancelArgs, CompletionsArgs, DoctorArgs, ListArgs, ManArgs, PruneArgs, PsArgs,
@@ -169,6 +171,13 @@ pub(super) enum Command {
     /// Pending --on-finish commands are run. Each task that was interrupted since the last recovery is
     /// reported on stdout, each line with the prefix [recovery].
     Recover(RecoverArgs),
+    /// Settle lost tasks as soon as their supervisors die
+    ///
+    /// It runs until it is stopped. It does at once what `recover` does at the next call: a task whose
+    /// supervisor was killed becomes `interrupted`, its processes are ended, its session is invalidated, and
+    /// it is reported. Nothing depends on it: what it does not see, the next recovery settles. One monitor
+    /// runs for each ledger; a second one exits with 75. Stopping it stops no task.
+    Monitor(MonitorArgs),
     /// Run --on-finish commands that failed or were interrupted
     ///
     /// Without an id and without --failed, it runs those that were interrupted or not run yet, as `recover`

@@ -101,6 +101,14 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "bookend recover --on-interrupted 'mail -s interrupted ops'",
         ],
     ),
+    (
+        "bookend monitor",
+        &[
+            "bookend monitor",
+            "bookend monitor --json",
+            "bookend monitor --on-interrupted 'mail -s interrupted ops'",
+        ],
+    ),
     ("bookend deliver", &["bookend deliver --failed", "bookend deliver 019ab3 --hook-timeout 5m"]),
     ("bookend redispatch", &["bookend redispatch 019ab3", "bookend redispatch --stdin 019ab3 <prompt.txt"]),
     ("bookend resume", &["bookend resume", "bookend resume --key nightly --allow-unsafe-resume"]),

@@ -11,7 +11,7 @@ use super::examples;
 pub(super) const GROUPS: [(&str, &[&str]); 4] = [
     ("Run", &["run", "wait", "cancel", "redispatch", "resume", "artifact"]),
     ("Inspect", &["list", "ps", "show", "logs", "audit", "stats", "timeline", "session"]),
-    ("Maintain", &["recover", "deliver", "prune", "backup"]),
+    ("Maintain", &["recover", "monitor", "deliver", "prune", "backup"]),
     ("Set up", &["doctor", "agents", "adopt", "completions", "man", "units"]),
 ];
 

@@ -9,16 +9,16 @@ use clap::{ArgAction, Args, Subcommand};
 use super::run_again::RunAgainArgs;
 use super::values::{any_key, duration, level};
 use crate::commands::deliver::{self, DeliverTarget};
+use crate::commands::engine::RecoveryPolicy;
+use crate::commands::monitor;
 use crate::commands::recover;
 use crate::commands::redispatch;
 use crate::commands::session;
 use crate::task::Key;
 
+// The options that `recover` and `monitor` share. A doc comment would replace the text of their help.
 #[derive(Debug, Args)]
-pub struct RecoverArgs {
-    /// Task ids, or unique prefixes of them [default: all]
-    #[arg(value_name = "ID")]
-    ids: Vec<String>,
+struct PolicyArgs {
     /// Mark an unverifiable task after this long
     ///
     /// Counted from the last time at which the task is known to have run. A task is unverifiable if it
@@ -50,6 +50,30 @@ pub struct RecoverArgs {
     /// 0: never.
     #[arg(long, env = "BOOKEND_HOOK_TIMEOUT", value_name = "DURATION", value_parser = duration)]
     hook_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub struct MonitorArgs {
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// Print one JSON object, on one line, each time
+    #[arg(long)]
+    json: bool,
+    /// Print errors only on stderr
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print on stderr what bookend does; twice: in detail
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// Task ids, or unique prefixes of them [default: all]
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    policy: PolicyArgs,
     /// Mark lost tasks and end their processes only
     ///
     /// No hook is run and nothing is reported.
@@ -172,14 +196,32 @@ pub struct BackupArgs {
     pub file: PathBuf,
 }
 
-impl RecoverArgs {
-    pub fn request(self) -> recover::RecoverOptions {
-        recover::RecoverOptions {
-            ids: self.ids,
+impl PolicyArgs {
+    fn policy(self) -> RecoveryPolicy {
+        RecoveryPolicy {
             ttl: self.ttl,
             grace: self.grace,
             on_interrupted: self.on_interrupted.filter(|c| !c.is_empty()),
             hook_timeout: self.hook_timeout,
+        }
+    }
+}
+
+impl MonitorArgs {
+    pub fn request(self) -> monitor::MonitorOptions {
+        monitor::MonitorOptions {
+            policy: self.policy.policy(),
+            json: self.json,
+            level: level(self.quiet, self.verbose),
+        }
+    }
+}
+
+impl RecoverArgs {
+    pub fn request(self) -> recover::RecoverOptions {
+        recover::RecoverOptions {
+            ids: self.ids,
+            policy: self.policy.policy(),
             settle_only: self.settle_only,
             dry_run: self.dry_run,
             json: self.json,

@@ -38,6 +38,7 @@ use crate::commands::doctor;
 use crate::commands::list;
 use crate::commands::logs;
 use crate::commands::man;
+use crate::commands::monitor;
 use crate::commands::prune;
 use crate::commands::recover;
 use crate::commands::redispatch;
@@ -99,6 +100,7 @@ pub enum CommandRequest {
     Man(man::ManOptions),
     Units(units::UnitsOptions),
     Recover(recover::RecoverOptions),
+    Monitor(monitor::MonitorOptions),
     Deliver(deliver::DeliverOptions),
     Redispatch(redispatch::RedispatchOptions),
     Resume(resume::ResumeOptions),
@@ -158,6 +160,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Invocation, clap::Error> {
         }
         Command::Units(a) => CommandRequest::Units(a.request()),
         Command::Recover(a) => CommandRequest::Recover(a.request()),
+        Command::Monitor(a) => CommandRequest::Monitor(a.request()),
         Command::Deliver(a) => CommandRequest::Deliver(a.request()),
         Command::Redispatch(a) => CommandRequest::Redispatch(a.request()),
         Command::Resume(a) => CommandRequest::Resume(a.request()),

@@ -10,7 +10,7 @@ use crate::commands::find;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::exit::exit_code;
-use crate::helper::Idle;
+use crate::helper::{Attendant, Idle};
 use crate::hook;
 use crate::ledger::{self, DeliveryStatus, FollowUp, Ledger, LiveEvidence, TakenLock};
 use crate::process::spawn::caller::Caller;
@@ -73,8 +73,10 @@ pub fn deliver(options: &DeliverOptions, ledger: Option<&Path>, caller: &Caller)
     for task in chosen(&ledger, options)? {
         recovery::evidence(&ledger, &task)?;
         let timeout = options.hook_timeout;
-        let (delivered, stopped) =
-            deliver_one(&mut ledger, &mut watch, &task, recovery::TTL, timeout, caller)?;
+        let mut idle = Idle::new(&mut ledger, &mut watch);
+        let delivered = deliver_one(&mut idle, &task, recovery::TTL, timeout, caller)?;
+        let stopped = idle.stopped;
+        drop(idle);
         let text = match &delivered {
             Delivered::As(state) => state.as_str().to_owned(),
             Delivered::Unverifiable(why) => format!("not run: {why}"),
@@ -113,45 +115,41 @@ fn named(ledger: &Ledger, id: &str, again: bool) -> Result<Task, Error> {
     }
 }
 
-/// Runs the `--on-finish` command of one ended task, while no other process does. Also gives the stop signal
-/// that came meanwhile. `ttl`: how long after its end a task is left to a supervisor that cannot be judged
-/// from here.
+/// Runs the `--on-finish` command of one ended task, while no other process does. `ttl`: how long after its
+/// end a task is left to a supervisor that cannot be judged from here.
 ///
 /// # Errors
 /// When the ledger cannot be read or written, or the kernel has no memory left to watch with.
 pub fn deliver_one(
-    ledger: &mut Ledger,
-    watch: &mut Watch,
+    attendant: &mut dyn Attendant,
     task: &Task,
     ttl: Duration,
     timeout: Option<Duration>,
     caller: &Caller,
-) -> Result<(Delivered, Option<Signal>), Error> {
+) -> Result<Delivered, Error> {
+    let ledger = attendant.ledger();
     // Held for as long as the hook runs, as its own supervisor would.
     let _live = match ledger.take_live(task)? {
         TakenLock::Yes(lock) => Some(lock),
-        TakenLock::Held => return Ok((Delivered::ByAnother, None)),
+        TakenLock::Held => return Ok(Delivered::ByAnother),
         TakenLock::Elsewhere => match (recovery::judge(LiveEvidence::NoSlot, task), ledger.evidence(task)?) {
             (Verdict::Gone | Verdict::Recycled, _) => None,
-            (Verdict::Alive, _) | (_, LiveEvidence::Held) => return Ok((Delivered::ByAnother, None)),
+            (Verdict::Alive, _) | (_, LiveEvidence::Held) => return Ok(Delivered::ByAnother),
             (Verdict::Unverifiable, _) if recovery::has_expired(task, ttl) => None,
-            (Verdict::Unverifiable, _) => {
-                return Ok((Delivered::Unverifiable(doubtful(ledger, task)), None));
-            }
+            (Verdict::Unverifiable, _) => return Ok(Delivered::Unverifiable(doubtful(ledger, task))),
         },
     };
     // The live lock may be another boot's: this one is always ours.
     let (_lock, taken) = ledger.lock_follow_ups(FollowUp::Delivery, &[&task.id])?;
     if taken != [true] {
-        return Ok((Delivered::ByAnother, None));
+        return Ok(Delivered::ByAnother);
     }
     if let Some(distrust) = ledger.distrust() {
         let (why, remedy) = (&distrust.why, trust::remedy(&distrust));
-        return Ok((Delivered::Refused(format!("{why}; {remedy}")), None));
+        return Ok(Delivered::Refused(format!("{why}; {remedy}")));
     }
-    let mut idle = Idle::new(ledger, watch);
-    let state = hook::deliver(task, None, timeout, caller, &mut idle)?;
-    Ok((state.map_or(Delivered::ByAnother, Delivered::As), idle.stopped))
+    let state = hook::deliver(task, None, timeout, caller, attendant)?;
+    Ok(state.map_or(Delivered::ByAnother, Delivered::As))
 }
 
 /// Why the command of a task is left to a supervisor that cannot be judged, and what to do about it.

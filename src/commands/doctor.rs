@@ -26,7 +26,8 @@ pub struct DoctorOptions {
     pub json: bool,
 }
 
-const UNIT: &str = "bookend-recover.service";
+const RECOVERY_UNIT: &str = "bookend-recover.service";
+const MONITOR_UNIT: &str = "bookend-monitor.service";
 
 /// Prints a line for each check; exits with 1 if something does not work.
 ///
@@ -43,6 +44,7 @@ pub fn doctor(options: &DoctorOptions, ledger: Option<&Path>) -> Result<Exit, Er
         Ok(at) => {
             points.extend(ledger_points(&at));
             points.extend(recovery_unit(&at));
+            points.extend(monitor(&at));
         }
         Err(e) => points.push(point("ledger", Health::Bad, Error::from(e).in_line())),
     }
@@ -203,44 +205,103 @@ fn modes(at: &Location) -> Vec<Point> {
 fn recovery_unit(at: &Location) -> Vec<Point> {
     let name = "recovery";
     let recover = view::suggestion(at.option(), "recover");
-    if !Path::new("/run/systemd/system").exists() {
+    if !systemd_runs() {
         let text = format!("systemd does not run here; call `{recover}` at boot");
         return vec![point(name, Health::Odd, text)];
     }
-    let scopes = match at.chosen_by {
-        _ if at.is_own() => &["--user"][..],
-        ChosenBy::System => &["--system"],
-        _ => &["--system", "--user"],
-    };
-    let found = scopes.iter().find_map(|scope| Some((*scope, properties(scope)?)));
-    let Some((scope, properties)) = found else {
-        let text = format!("no {UNIT} covers this ledger; call `{recover}` after a crash");
+    let Some(unit) = Unit::of(at, RECOVERY_UNIT) else {
+        let text = format!("no {RECOVERY_UNIT} covers this ledger; call `{recover}` after a crash");
         return vec![point(name, Health::Odd, text)];
     };
-    let value = |key: &str| {
-        let line = properties.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
-        line.filter(|v| !v.is_empty()).map(str::to_owned)
-    };
-    let state = value("UnitFileState").unwrap_or_else(|| "unknown".to_owned());
-    let last = value("ExecMainExitTimestamp").unwrap_or_else(|| "never".to_owned());
-    let result = value("Result").unwrap_or_default();
+    let or = |key: &str, without: &str| unit.property(key).unwrap_or_else(|| without.to_owned());
+    let (state, last, result) =
+        (or("UnitFileState", "unknown"), or("ExecMainExitTimestamp", "never"), or("Result", ""));
     let is_enabled = state == "enabled";
-    let enable = match (is_enabled, scope) {
-        (true, _) => "",
-        (false, "--user") => "; to run it at boot: systemctl --user enable bookend-recover",
-        (false, _) => "; to run it at boot: systemctl enable bookend-recover",
+    let enable = match is_enabled {
+        true => String::new(),
+        false => format!("; to run it at boot: {}", unit.systemctl("enable bookend-recover")),
     };
     let health = if is_enabled && result == "success" { Health::Fine } else { Health::Odd };
-    let mut points =
-        vec![point(name, health, format!("{UNIT} is {state}; last run: {last} ({result}){enable}"))];
-    points.extend((scope == "--user").then(|| linger(is_enabled)).flatten());
+    let text = format!("{RECOVERY_UNIT} is {state}; last run: {last} ({result}){enable}");
+    let mut points = vec![point(name, health, text)];
+    points.extend(unit.is_of_user().then(|| linger(is_enabled)).flatten());
     points
 }
 
+/// Whether a monitor settles the tasks of this ledger when they are lost. It is optional. `None`: the ledger
+/// cannot be opened, which is another point.
+fn monitor(at: &Location) -> Option<Point> {
+    let ledger = Ledger::open_read_only(at).ok()?;
+    let runs = match ledger.map_or(Ok(false), |ledger| ledger.has_monitor()) {
+        Ok(runs) => runs,
+        Err(e) => return Some(point("monitor", Health::Odd, Error::from(e).in_line())),
+    };
+    let unit = if systemd_runs() { Unit::of(at, MONITOR_UNIT) } else { None };
+    let state = unit.as_ref().map(|u| format!(" ({MONITOR_UNIT} is {})", u.states())).unwrap_or_default();
+    if runs {
+        let text = format!("one runs{state}: lost tasks are settled at once");
+        return Some(point("monitor", Health::Fine, text));
+    }
+    let is_enabled = unit.as_ref().and_then(|u| u.property("UnitFileState")).is_some_and(|s| s == "enabled");
+    let start = match &unit {
+        Some(unit) if is_enabled => unit.systemctl("start bookend-monitor"),
+        Some(unit) => unit.systemctl("enable --now bookend-monitor"),
+        None => view::suggestion(at.option(), "monitor"),
+    };
+    let follows = "a lost task waits for the next recovery or run under its key";
+    let text = format!("none runs{state}: {follows}; to start one: `{start}`");
+    Some(point("monitor", if is_enabled { Health::Odd } else { Health::Absent }, text))
+}
+
+fn systemd_runs() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+/// A unit of the manager that covers a ledger.
+struct Unit {
+    /// The option of systemctl.
+    scope: &'static str,
+    /// What `systemctl show` prints.
+    properties: String,
+}
+
+impl Unit {
+    /// `None`: it is not installed there.
+    fn of(at: &Location, name: &str) -> Option<Unit> {
+        let scopes = match at.chosen_by {
+            _ if at.is_own() => &["--user"][..],
+            ChosenBy::System => &["--system"],
+            _ => &["--system", "--user"],
+        };
+        let shown = |scope: &&'static str| Some(Unit { scope, properties: properties(scope, name)? });
+        scopes.iter().find_map(shown)
+    }
+
+    fn property(&self, key: &str) -> Option<String> {
+        let line = self.properties.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
+        line.filter(|v| !v.is_empty()).map(str::to_owned)
+    }
+
+    /// As `enabled, active`.
+    fn states(&self) -> String {
+        let states = ["UnitFileState", "ActiveState"].into_iter().filter_map(|key| self.property(key));
+        states.collect::<Vec<_>>().join(", ")
+    }
+
+    fn is_of_user(&self) -> bool {
+        self.scope == "--user"
+    }
+
+    fn systemctl(&self, words: &str) -> String {
+        format!("systemctl {}{words}", if self.is_of_user() { "--user " } else { "" })
+    }
+}
+
 /// What `systemctl show` prints about the unit. `None`: it is not installed there.
-fn properties(scope: &str) -> Option<String> {
+fn properties(scope: &str, unit: &str) -> Option<String> {
+    let shown = "--property=LoadState,UnitFileState,ActiveState,Result,ExecMainExitTimestamp";
     let out = Command::new("systemctl")
-        .args([scope, "show", UNIT, "--property=LoadState,UnitFileState,Result,ExecMainExitTimestamp"])
+        .args([scope, "show", unit, shown])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()

@@ -9,15 +9,12 @@ pub mod cancel;
 pub mod candidates;
 pub mod deliver;
 pub mod doctor;
+pub mod engine;
 pub mod find;
 pub mod list;
 pub mod logs;
 pub mod man;
-#[expect(dead_code, reason = "`bookend monitor` will use it")]
-pub mod monitor {
-    //! `bookend monitor`: settles lost tasks as they are lost.
-    pub mod service;
-}
+pub mod monitor;
 pub mod overview;
 pub mod prune;
 pub mod recover;

@@ -176,6 +176,23 @@ impl From<LedgerError> for crate::error::Error {
 }
 
 impl LedgerError {
+    /// Whether the same call may succeed later, without anything being changed here.
+    pub fn may_pass(&self) -> bool {
+        let is_damaged = |e: &SqliteError| {
+            let code = e.0.sqlite_error_code();
+            matches!(code, Some(ffi::ErrorCode::NotADatabase | ffi::ErrorCode::DatabaseCorrupt))
+        };
+        match self {
+            LedgerError::Database { source, .. } => !is_damaged(source),
+            LedgerError::Io { .. }
+            | LedgerError::Busy { .. }
+            | LedgerError::Swapped { .. }
+            | LedgerError::Unsynced { .. }
+            | LedgerError::Replaced { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {

@@ -33,6 +33,11 @@ impl Ledger {
         }
     }
 
+    /// Whether the spool holds the slot of a task.
+    pub fn has_slot(&self, id: &TaskId) -> bool {
+        spool::has_slot(&self.spool_dir, id)
+    }
+
     /// Removes the slot of a lost task from the spool, and its record if that `is_merged`.
     pub fn clear_spool(&self, id: &TaskId, is_merged: bool) -> Result<()> {
         spool::clear(&self.spool_dir, id, is_merged)

@@ -279,6 +279,11 @@ pub(super) fn clear(dir: &Path, id: &TaskId, is_merged: bool) -> Result<()> {
     Ok(())
 }
 
+/// Whether the task has a slot.
+pub(super) fn has_slot(dir: &Path, id: &TaskId) -> bool {
+    slot_path(dir, id).is_ok_and(|path| path.symlink_metadata().is_ok())
+}
+
 /// The tasks that have a slot.
 pub(super) fn slots(dir: &Path) -> Result<Vec<TaskId>> {
     let slot = |path: &PathBuf| match SpoolFile::named(path.file_name()?)? {

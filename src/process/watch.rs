@@ -46,6 +46,10 @@ pub enum WatchSource {
     Holder,
     /// A leftover process that is to end.
     Leftover,
+    /// The watch of the ledger's files.
+    LedgerChange,
+    /// The supervisor of a task that may be lost.
+    Supervisor,
     /// Our stdout, while there is something to be written.
     Downstream,
 }
@@ -129,8 +133,10 @@ impl Watch {
             }
             let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
             let signalled = ready(&fds[0]);
-            let sources: Vec<WatchSource> =
+            let mut sources: Vec<WatchSource> =
                 interests.iter().zip(&fds[1..]).filter(|(_, fd)| ready(fd)).map(|(i, _)| i.source).collect();
+            // Many processes may have ended at once: their caller looks at all of them.
+            sources.dedup();
             if signalled {
                 self.read_signals()?;
             }
@@ -157,7 +163,9 @@ fn wanted(source: WatchSource) -> PollFlags {
         | WatchSource::HelperReport
         | WatchSource::HelperOutput
         | WatchSource::Holder
-        | WatchSource::Leftover => PollFlags::POLLIN,
+        | WatchSource::Leftover
+        | WatchSource::LedgerChange
+        | WatchSource::Supervisor => PollFlags::POLLIN,
         WatchSource::Downstream => PollFlags::POLLOUT,
     }
 }

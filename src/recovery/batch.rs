@@ -36,6 +36,16 @@ pub enum RecoveryOutcome {
     Stuck(LostTask, String),
 }
 
+impl RecoveryOutcome {
+    /// The id of its task.
+    pub fn id(&self) -> &TaskId {
+        match self {
+            RecoveryOutcome::Alive(task) | RecoveryOutcome::Unverifiable(task) => &task.id,
+            RecoveryOutcome::Lost(task) | RecoveryOutcome::Stuck(task, _) => task.id(),
+        }
+    }
+}
+
 /// The tasks that are being settled.
 pub struct RecoveryBatch {
     here: Rc<ProcessScope>,

@@ -11,9 +11,18 @@ use crate::task::TaskId;
 /// # Errors
 /// When the ledger, its spool or its live locks cannot be read, or a slot cannot be removed.
 pub fn sweep_spool(ledger: &mut Ledger) -> Result<(), Error> {
+    let ids = ledger.slots()?;
+    sweep_slots(ledger, ids)
+}
+
+/// As [`sweep_spool`], for these tasks.
+///
+/// # Errors
+/// As [`sweep_spool`].
+pub fn sweep_slots(ledger: &mut Ledger, ids: Vec<TaskId>) -> Result<(), Error> {
     let mut stray = Vec::new();
-    for id in ledger.slots()? {
-        if is_stray(ledger, &id)? {
+    for id in ids {
+        if ledger.has_slot(&id) && is_stray(ledger, &id)? {
             stray.push(id);
         }
     }

@@ -57,6 +57,7 @@ pub const ELSEWHERE: &[Elsewhere] = &[
     section((SYSTEMD, "Read the system's ledger"), MACHINE, FOLLOWED),
     section((SYSTEMD, "Read the journal"), MACHINE, FOLLOWED),
     section((SYSTEMD, "Delete old tasks with a timer"), MACHINE, FOLLOWED),
+    section((SYSTEMD, "Settle tasks as they are lost"), MACHINE, FOLLOWED),
     section((SYSTEMD, "Use the same units as a user"), MACHINE, FOLLOWED),
     section(
         (SYSTEMD, "Set up the units without the package"),
@@ -86,6 +87,11 @@ pub const ELSEWHERE: &[Elsewhere] = &[
         (DISPATCHERS, "bookend --ledger dispatcher.db recover"),
         DATABASE,
         ("tests/agents/dispatcher.py", "self.bookend(\"recover\")"),
+    ),
+    block(
+        (DISPATCHERS, "bookend --ledger dispatcher.db monitor --on-interrupted"),
+        DATABASE,
+        (DISPATCHER, "\"monitor\", \"--on-interrupted\""),
     ),
     block(
         (DISPATCHERS, "bookend --ledger dispatcher.db show \"$TASK\" --json"),

@@ -111,7 +111,8 @@ fn no_type_has_a_vague_name() {
 #[test]
 fn no_document_is_cited_that_is_not_in_the_project() {
     let mut wrong = Vec::new();
-    for (name, text) in prose() {
+    // The title of a man page is a command in capitals, and its text is in the program.
+    for (name, text) in prose().into_iter().filter(|(name, _)| !name.starts_with("contrib/man/")) {
         let words = super::source::words(&text).filter(|(_, word)| FOREIGN_DOCUMENTS.contains(word));
         wrong.extend(
             words.map(|(at, word)| format!("{name}:{}: {word}", 1 + text[..at].matches('\n').count())),

@@ -16,7 +16,7 @@ use super::Soak;
 use super::runs::ends_within;
 use crate::crash::agents::{ON_FINISH, claude, cursor};
 use crate::crash::fault::{self, bookend, forked, send_signal};
-use crate::harness::{memory, open_files, pause, state};
+use crate::harness::{Deadline, memory, open_files, pause, state};
 
 /// How the output of the agent is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,8 +238,10 @@ impl Supervisor {
         let is_zombie = |pid: &i32| state(*pid) == Some('Z');
         let mut zombies = forked(self.pid);
         zombies.retain(is_zombie);
-        if !zombies.is_empty() {
-            pause(Duration::from_millis(500));
+        // It reaps no child while it waits for the disk or for another writer of the ledger.
+        let deadline = Deadline::within(Duration::from_secs(10));
+        while !zombies.is_empty() && !deadline.passed() {
+            pause(Duration::from_millis(20));
             zombies.retain(is_zombie);
         }
         if soak.is_over() {

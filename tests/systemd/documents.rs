@@ -111,8 +111,9 @@ fn the_units_of_a_program_elsewhere_run_its_tasks() {
         bash_blocks(SYSTEMD).into_iter().filter(|b| b.section == WITHOUT_THE_PACKAGE).collect();
     assert_eq!(blocks.len(), 2);
     m.sh(&blocks[1].text);
-    let units = "bookend-recover.service bookend-report.service bookend@.service bookend-prune.service";
-    m.sh(&format!("! systemctl cat {units} bookend-prune.timer | grep -E '^Exec.*/usr/bin/bookend|^Docum'"));
+    let units = "bookend-recover.service bookend-report.service bookend-monitor.service bookend@.service";
+    let lines = "^Exec.*/usr/bin/bookend|^Docum";
+    m.sh(&format!("! systemctl cat {units} bookend-prune.service bookend-prune.timer | grep -E '{lines}'"));
     m.task("nightly", "claude -p done --output-format stream-json --verbose", "");
     m.sh("systemctl start bookend@nightly bookend-prune; systemctl is-enabled bookend-recover");
     m.until("systemctl show -P ActiveState bookend@nightly | grep -q inactive");
@@ -198,4 +199,55 @@ fn removing_the_package_keeps_the_ledger() {
     assert_eq!((&row["status"], &row["reason"]), (&"interrupted".into(), &"signal".into()), "{row:#}");
     m.sh("dpkg --purge bookend");
     assert!(m.holds("test -s /var/lib/bookend/bookend.db"), "the ledger stays after a purge");
+}
+
+/// The package as it was before it had the monitor, made of the one that is tested.
+const OLDER_PACKAGE: &str = "cd /srv; dpkg-deb -R bookend/target/debian/bookend_*.deb older
+    rm older/usr/lib/systemd/system/bookend-monitor.service older/DEBIAN/md5sums
+    for script in postinst prerm postrm; do sed -i '/monitor/d' older/DEBIAN/$script; done
+    sed -i 's/^Version: .*/Version: 0.0.1/' older/DEBIAN/control; dpkg-deb -b older older.deb";
+
+#[test]
+fn the_package_enables_the_monitor_once_and_an_upgrade_restarts_it() {
+    let Some(m) = fresh("the_package_enables_the_monitor_once_and_an_upgrade_restarts_it") else { return };
+    let install = || m.sh("dpkg -i /srv/bookend/target/debian/bookend_*.deb");
+    let state = || {
+        let output =
+            m.sh("systemctl is-enabled bookend-monitor || :; systemctl is-active bookend-monitor || :");
+        output.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let pid = || m.sh("systemctl show -P MainPID bookend-monitor");
+    m.sh(OLDER_PACKAGE);
+    m.sh("dpkg -i /srv/older.deb");
+    assert!(m.holds("systemctl is-enabled -q bookend-recover && ! systemctl cat bookend-monitor"));
+    install();
+    assert_eq!(state(), "enabled active", "the upgrade brings it");
+
+    let before = pid();
+    m.task("one", "claude -p work --output-format stream-json --verbose", "");
+    m.sh("systemctl start bookend@one");
+    m.working();
+    let running = m.row();
+    install();
+    assert_eq!(state(), "enabled active");
+    assert_ne!(pid(), before, "the new program runs");
+    assert_eq!((&m.row()["status"], &m.row()["agent_pid"]), (&"running".into(), &running["agent_pid"]));
+
+    m.sh("systemctl disable -q --now bookend-monitor");
+    install();
+    assert_eq!(state(), "disabled inactive", "an upgrade respects the administrator");
+    m.sh("systemctl start bookend-monitor");
+    let before = pid();
+    install();
+    assert_eq!(state(), "disabled active");
+    assert_ne!(pid(), before, "one that was started by hand is restarted too");
+
+    m.sh("dpkg -r bookend");
+    assert!(!m.holds("systemctl is-active -q bookend-monitor"));
+    assert_eq!(m.sh("find /etc/systemd /var/lib/systemd -name 'bookend*'"), "", "nothing stays enabled");
+    install();
+    assert_eq!(state(), "enabled active");
+    m.sh("dpkg --purge bookend");
+    assert_eq!(m.sh("find /etc/systemd /var/lib/systemd -name 'bookend*'"), "");
+    assert!(m.holds("test -s /var/lib/bookend/bookend.db"), "the ledger stays");
 }

@@ -49,7 +49,7 @@ fn just_runs_agents_in_the_directory_of_the_caller() {
     assert!(just("audit").contains("Task audit: 0 findings"));
     for listing in ["just --list --list-submodules", "just agent"] {
         let listed = m.sh(&format!("cd /srv/project && {listing}"));
-        for recipe in ["claude", "cursor", "restart", "tasks", "audit", "recover"] {
+        for recipe in ["claude", "cursor", "restart", "tasks", "audit", "recover", "monitor"] {
             let is_listed = |l: &str| l.trim_start().starts_with(recipe) && l.contains('#');
             assert!(listed.lines().any(is_listed), "{listing}: {listed}");
         }

@@ -70,8 +70,9 @@ impl Machine {
         let home = PathBuf::from(format!("/dev/shm/bookend-box.{}.{number}", std::process::id()));
         let machine = Machine { home };
         machine.systemd_box(&[&["start", "box"], options].concat());
-        // Files of bookend on the host are visible in the machine.
-        machine.sh("rm -rf /var/lib/bookend /etc/bookend /srv/state");
+        // Files of bookend on the host are visible in the machine, and the policy of a container image, which
+        // starts no service of a package.
+        machine.sh("rm -rf /var/lib/bookend /etc/bookend /srv/state /usr/sbin/policy-rc.d");
         Some(machine)
     }
 
@@ -136,7 +137,8 @@ impl Machine {
     /// Makes the machine's boot id visible to the units. It is a bind mount below /proc; a unit with its own
     /// /proc would see the boot id of the host, which does not change.
     pub fn show_boot_ids(&self) {
-        for unit in ["bookend-recover.service", "bookend-report.service", "bookend@.service"] {
+        let units = ["bookend-recover.service", "bookend-report.service", "bookend-monitor.service"];
+        for unit in units.into_iter().chain(["bookend@.service"]) {
             let drop_in = format!("/etc/systemd/system/{unit}.d/boot-id.conf");
             self.write(&drop_in, "[Service]\nProtectProc=default\nProtectKernelTunables=no\n");
         }

@@ -14,5 +14,6 @@ mod documents;
 mod journal;
 mod just;
 mod machine;
+mod monitor;
 mod setup;
 mod units;

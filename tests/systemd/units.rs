@@ -98,7 +98,7 @@ fn agents_start_before_the_hooks_of_lost_tasks_and_a_restart_recovers_again() {
 }
 
 /// The recovery reports about one task in the journal.
-fn reports(m: &Machine, task: &str) -> Vec<String> {
+pub fn reports(m: &Machine, task: &str) -> Vec<String> {
     let output = m.sh("journalctl --sync; journalctl -o cat --no-pager -q SYSLOG_IDENTIFIER=bookend");
     output.lines().filter(|l| l.starts_with("[recovery]") && l.contains(task)).map(str::to_owned).collect()
 }
@@ -199,8 +199,8 @@ fn after_a_power_cut_recovery_runs_before_agents_and_nothing_is_resumed() {
 fn the_units_are_valid_and_hardened() {
     let Some(m) = Machine::new("the_units_are_valid_and_hardened") else { return };
     m.task("one", WORK, "");
-    let units = "bookend-recover.service bookend-report.service bookend@one.service bookend@one.timer \
-                 bookend-prune.service bookend-prune.timer";
+    let units = "bookend-recover.service bookend-report.service bookend-monitor.service bookend@one.service \
+                 bookend@one.timer bookend-prune.service bookend-prune.timer";
     let output =
         m.exec(&["sh", "-c", &format!("systemd-analyze verify --recursive-errors=one {units} 2>&1")]);
     assert_eq!((output.code, output.out.as_str()), (Some(0), ""));
@@ -210,7 +210,7 @@ fn the_units_are_valid_and_hardened() {
     assert_eq!((output.code, output.out.as_str()), (Some(0), ""));
     m.sh("bookend units --dir /tmp/system; bookend units --user --dir /tmp/user; cd /tmp
           for unit in system/* user/*; do cmp $unit /usr/lib/systemd/$unit; done");
-    for unit in ["bookend-recover", "bookend-report", "bookend-prune"] {
+    for unit in ["bookend-recover", "bookend-report", "bookend-monitor", "bookend-prune"] {
         m.sh(&format!("systemd-analyze security --threshold=40 {unit}.service >/dev/null"));
     }
     assert!(

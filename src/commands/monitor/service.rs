@@ -1,5 +1,6 @@
 //! What the monitor tells systemd about itself: sd_notify(3). Without a service manager it sends nothing.
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -25,7 +26,7 @@ pub struct ServiceManager {
     /// The time without [`ServiceManager::alive`] after which systemd kills the process.
     timeout: Option<Duration>,
     /// The status that was sent last.
-    status: String,
+    status: RefCell<String>,
 }
 
 impl ServiceManager {
@@ -45,21 +46,22 @@ impl ServiceManager {
             }
         });
         let timeout = timeout.filter(|t| !t.is_zero());
-        ServiceManager { address, timeout, status: String::new() }
+        ServiceManager { address, timeout, status: RefCell::default() }
     }
 
     /// The start is complete: units ordered after this one may start.
-    pub fn ready(&mut self, status: &str) {
-        self.status = one_line(status);
-        self.send(&[NotifyState::Ready, NotifyState::Status(&self.status)]);
+    pub fn ready(&self, status: &str) {
+        let text = one_line(status);
+        self.send(&[NotifyState::Ready, NotifyState::Status(&text)]);
+        self.status.replace(text);
     }
 
     /// Shows `text` in `systemctl status`. Sends it only if it has changed.
-    pub fn status(&mut self, text: &str) {
+    pub fn status(&self, text: &str) {
         let text = one_line(text);
-        if text != self.status {
+        if text != *self.status.borrow() {
             self.send(&[NotifyState::Status(&text)]);
-            self.status = text;
+            self.status.replace(text);
         }
     }
 
@@ -137,7 +139,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("notify");
         let socket = bound(&path);
-        let mut manager = ServiceManager::new(Some(path.into()), Some(Duration::from_secs(300)));
+        let manager = ServiceManager::new(Some(path.into()), Some(Duration::from_secs(300)));
         manager.extend(Duration::from_secs(30));
         assert_eq!(received(&socket), "EXTEND_TIMEOUT_USEC=30000000\n");
         manager.extend(Duration::MAX);
@@ -168,7 +170,7 @@ mod tests {
     fn without_a_service_manager_nothing_is_sent_and_no_watchdog_runs() {
         for socket in [None, Some(""), Some("relative")] {
             let timeout = Some(Duration::from_secs(10));
-            let mut manager = ServiceManager::new(socket.map(OsString::from), timeout);
+            let manager = ServiceManager::new(socket.map(OsString::from), timeout);
             manager.ready("");
             assert_eq!(manager.watchdog(), None, "{socket:?}");
         }

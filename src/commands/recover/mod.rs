@@ -1,17 +1,16 @@
 //! `bookend recover`: settles lost tasks and reports them. It is safe at any time, and several may run at
 //! once; its cost grows with the number of running tasks, not with the history.
 
-mod follow_ups;
 mod options;
-mod post_mortem;
 mod preview;
-mod report;
-mod work;
 
 use std::path::Path;
 
 pub use options::RecoverOptions;
 
+use crate::commands::engine::{
+    self, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks, SpoolReport,
+};
 use crate::error::Error;
 use crate::exit::{Exit, exit_code};
 use crate::ledger::{self, Ledger, Location, MergedRecord};
@@ -19,9 +18,6 @@ use crate::process::spawn::caller::Caller;
 use crate::sys;
 use crate::task::Signal;
 use crate::view;
-use options::SelectedTasks;
-use report::{RecoveryReport, Reporter, SpoolReport};
-use work::Recovery;
 
 /// Settles lost tasks, and reports them on stdout.
 ///
@@ -32,7 +28,7 @@ pub fn recover(options: &RecoverOptions, ledger: Option<&Path>, caller: &Caller)
     // only, and a closed stdout does not stop it.
     sys::set_mask(caller.mask.with(Signal::CHLD).with(Signal::PIPE));
     let at = ledger::locate(ledger)?;
-    let mut reporter = Reporter::new(options.json);
+    let mut reporter = Reporter::new(if options.json { ReportFormat::Json } else { ReportFormat::Text });
     let mut report =
         RecoveryReport { ledger: at.file.clone(), dry_run: options.dry_run, ..RecoveryReport::default() };
     if options.dry_run {
@@ -41,7 +37,7 @@ pub fn recover(options: &RecoverOptions, ledger: Option<&Path>, caller: &Caller)
         }
     } else if at.file.exists() {
         let (ledger, merged) = Ledger::open(&at)?;
-        return settle(options, (ledger, &merged), caller, &mut reporter, &mut report);
+        return settle(options, (ledger, &merged), caller, reporter, report);
     } else {
         report_spool_without_ledger(&at, &mut reporter, &mut report)?;
     }
@@ -55,42 +51,34 @@ fn settle(
     options: &RecoverOptions,
     (ledger, merged): (Ledger, &[MergedRecord]),
     caller: &Caller,
-    reporter: &mut Reporter,
-    report: &mut RecoveryReport,
+    reporter: Reporter,
+    report: RecoveryReport,
 ) -> Result<Exit, Error> {
     ledger.expect_many()?;
-    let mut recovery = Recovery {
-        watch: work::watch()?,
-        survey: post_mortem::survey(caller),
-        selected: SelectedTasks::resolve(&ledger, &options.ids)?,
-        ledger,
-        options,
-        caller,
-        reporter,
-        report,
-        printed: Vec::new(),
-        report_lock: None,
-        stopped: None,
-    };
-    recovery.report_spool(merged);
-    recovery.settle()?;
-    recovery.release_agents()?;
-    if recovery.selected.are_all() {
-        recovery.clean_spool();
-        recovery.invalidate_sessions()?;
+    let selected = SelectedTasks::resolve(&ledger, &options.ids)?;
+    let policy = (&options.policy, "recover");
+    let mut watch = engine::watch()?;
+    let mut engine = RecoveryEngine::new(ledger, &mut watch, policy, caller, (reporter, report));
+    engine.report_spool(merged);
+    engine.add_all(&selected)?;
+    engine.settle(&selected)?;
+    engine.drop_scan();
+    engine.release_agents(&selected)?;
+    if selected.are_all() {
+        engine.clean_spool();
+        engine.invalidate_sessions()?;
     }
     if !options.settle_only {
-        recovery.deliver()?;
-        if recovery.stopped.is_none() {
-            recovery.report_interrupted()?;
+        engine.deliver(&selected)?;
+        if engine.stopped.is_none() {
+            engine.report_interrupted(&selected)?;
         }
     }
-    recovery.report.conclude();
-    recovery.reporter.end(recovery.report);
-    recovery.record_reports()?;
-    let stopped = recovery.stopped;
-    report.conclude();
-    Ok(stopped.map_or_else(|| exit(report), Exit::Signal))
+    engine.report.conclude();
+    engine.reporter.end(&engine.report);
+    engine.record_reports()?;
+    engine.report.conclude();
+    Ok(engine.stopped.map_or_else(|| exit(&engine.report), Exit::Signal))
 }
 
 fn exit(report: &RecoveryReport) -> Exit {

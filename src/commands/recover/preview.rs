@@ -1,9 +1,10 @@
 //! `recover --dry-run`: what a recovery would do.
 
-use super::options::{RecoverOptions, SelectedTasks, running};
-use super::post_mortem::{post_mortem, survey, uncommitted};
-use super::report::{DeliveredHook, RecoveryReport, SpoolReport, UnsettledTask, interrupted};
-use super::work::{unverifiable, watch};
+use super::options::RecoverOptions;
+use crate::commands::engine::{
+    DeliveredHook, RecoveryReport, SelectedTasks, SpoolReport, UnsettledTask, interrupted, post_mortem,
+    running, survey, uncommitted, unverifiable, watch,
+};
 use crate::error::Error;
 use crate::helper::Idle;
 use crate::ledger::{DeliveryStatus, Ledger, LiveEvidence};
@@ -47,7 +48,7 @@ fn preview_running(
     options: &RecoverOptions,
     report: &mut RecoveryReport,
 ) -> Result<(), Error> {
-    let here = RecoveryBatch::new(ledger, options.grace).here();
+    let here = RecoveryBatch::new(ledger, options.policy.grace).here();
     for task in running(ledger, selected)? {
         let lost = match recovery::judge(recovery::evidence(ledger, &task)?, &task) {
             Verdict::Alive => {
@@ -55,7 +56,7 @@ fn preview_running(
                 continue;
             }
             Verdict::Gone | Verdict::Recycled => LostTask::unswept(task, here.clone()),
-            Verdict::Unverifiable if recovery::has_expired(&task, options.ttl) => {
+            Verdict::Unverifiable if recovery::has_expired(&task, options.policy.ttl) => {
                 LostTask::expired(task, here.clone())
             }
             Verdict::Unverifiable => {

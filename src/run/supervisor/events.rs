@@ -259,7 +259,10 @@ impl Supervisor<'_> {
                     helper.read_output();
                 }
             }
-            WatchSource::Holder | WatchSource::Leftover => {}
+            WatchSource::Holder
+            | WatchSource::Leftover
+            | WatchSource::LedgerChange
+            | WatchSource::Supervisor => {}
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::git::{Git, Survey, Uncommitted};
-use crate::helper::Idle;
+use crate::helper::Attendant;
 use crate::ledger::Ledger;
 use crate::process::spawn::caller::Caller;
 use crate::process::spawn::environment::{self, OPTION_VARIABLES};
@@ -12,28 +12,35 @@ use crate::run::options::{self, Lacks};
 use crate::task::Task;
 use crate::view::{self, Hint};
 
-pub(super) fn survey(caller: &Caller) -> Survey<'_> {
+/// Git, for the reports of one round.
+pub fn survey(caller: &Caller) -> Survey<'_> {
     Survey::new(Git::new(environment::inherited(&OPTION_VARIABLES, &[]), caller))
 }
 
 /// The uncommitted files where a task ran.
-pub(super) fn uncommitted(
+///
+/// # Errors
+/// As [`Attendant::wait`].
+pub fn uncommitted(
     task: &Task,
     survey: &mut Survey<'_>,
-    idle: &mut Idle<'_>,
+    attendant: &mut dyn Attendant,
 ) -> Result<Uncommitted, Error> {
     // Git is not run in a directory that others may have chosen.
-    if idle.ledger.distrust().is_some() {
+    if attendant.ledger().distrust().is_some() {
         return Ok(Uncommitted::NoWorktree);
     }
     match &task.cwd {
-        Some(cwd) => survey.uncommitted(Path::new(cwd), idle),
+        Some(cwd) => survey.uncommitted(Path::new(cwd), attendant),
         None => Ok(Uncommitted::NoWorktree),
     }
 }
 
 /// The report of an interrupted task.
-pub(super) fn post_mortem(ledger: &Ledger, task: Task, uncommitted: Uncommitted) -> Result<Hint, Error> {
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub fn post_mortem(ledger: &Ledger, task: Task, uncommitted: Uncommitted) -> Result<Hint, Error> {
     let invalidated_session = ledger
         .invalidations_of_task(&task.id)?
         .into_iter()

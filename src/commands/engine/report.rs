@@ -12,26 +12,33 @@ use crate::view::{self, Hint, PREFIX, Screen};
 
 /// What a recovery did or would do: the JSON of `recover --json`.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct RecoveryReport {
-    pub(super) ledger: PathBuf,
-    pub(super) dry_run: bool,
+pub struct RecoveryReport {
+    pub ledger: PathBuf,
+    pub dry_run: bool,
     /// Nothing is left for another recovery.
-    pub(super) settled: bool,
+    pub settled: bool,
     /// How many tasks are running with a live supervisor.
-    pub(super) alive: usize,
-    pub(super) spool: Vec<SpoolReport>,
-    pub(super) interrupted: Vec<InterruptedTask>,
-    pub(super) unverifiable: Vec<UnsettledTask>,
-    pub(super) stuck: Vec<UnsettledTask>,
-    pub(super) sessions: Vec<UnsafeSession>,
-    pub(super) deliveries: Vec<DeliveredHook>,
-    pub(super) hints: Vec<Hint>,
-    pub(super) problems: Vec<String>,
+    pub alive: usize,
+    pub spool: Vec<SpoolReport>,
+    pub interrupted: Vec<InterruptedTask>,
+    pub unverifiable: Vec<UnsettledTask>,
+    pub stuck: Vec<UnsettledTask>,
+    pub sessions: Vec<UnsafeSession>,
+    pub deliveries: Vec<DeliveredHook>,
+    pub hints: Vec<Hint>,
+    pub problems: Vec<String>,
 }
 
 impl RecoveryReport {
+    /// Whether nothing was done.
+    pub fn is_empty(&self) -> bool {
+        let settled = self.spool.is_empty() && self.interrupted.is_empty() && self.sessions.is_empty();
+        let doubtful = self.unverifiable.is_empty() && self.stuck.is_empty() && self.problems.is_empty();
+        settled && doubtful && self.deliveries.is_empty() && self.hints.is_empty()
+    }
+
     /// Sets [`RecoveryReport::settled`].
-    pub(super) fn conclude(&mut self) {
+    pub fn conclude(&mut self) {
         self.settled = self.unverifiable.is_empty()
             && self.stuck.is_empty()
             && self.problems.is_empty()
@@ -41,58 +48,71 @@ impl RecoveryReport {
 
 /// A record in the spool.
 #[derive(Debug, Serialize)]
-pub(super) struct SpoolReport {
-    pub(super) task: Option<TaskId>,
-    pub(super) merged: bool,
-    pub(super) text: String,
+pub struct SpoolReport {
+    pub task: Option<TaskId>,
+    pub merged: bool,
+    pub text: String,
 }
 
 /// A task that was marked as interrupted.
 #[derive(Debug, Serialize)]
-pub(super) struct InterruptedTask {
-    pub(super) id: TaskId,
-    pub(super) key: Option<Key>,
-    pub(super) reason: &'static str,
+pub struct InterruptedTask {
+    pub id: TaskId,
+    pub key: Option<Key>,
+    pub reason: &'static str,
 }
 
-pub(super) fn interrupted(task: &Task, reason: InterruptReason) -> InterruptedTask {
+pub fn interrupted(task: &Task, reason: InterruptReason) -> InterruptedTask {
     InterruptedTask { id: task.id.clone(), key: task.key.clone(), reason: reason.as_str() }
 }
 
 /// A task that stays unsettled.
 #[derive(Debug, Serialize)]
-pub(super) struct UnsettledTask {
-    pub(super) id: TaskId,
-    pub(super) key: Option<Key>,
-    pub(super) why: String,
+pub struct UnsettledTask {
+    pub id: TaskId,
+    pub key: Option<Key>,
+    pub why: String,
 }
 
 /// An `--on-finish` command that was or would be run.
 #[derive(Debug, Serialize)]
-pub(super) struct DeliveredHook {
-    pub(super) id: TaskId,
-    pub(super) status: &'static str,
+pub struct DeliveredHook {
+    pub id: TaskId,
+    pub status: &'static str,
+}
+
+/// How a recovery is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportFormat {
+    /// A line for each action when it is done, and a summary.
+    Text,
+    /// As [`ReportFormat::Text`], without the summary.
+    Lines,
+    /// One JSON object.
+    Json,
+    /// One JSON object on one line.
+    JsonLine,
 }
 
 /// Reports on stdout: each action when it is done, or all in one JSON object at the end.
-pub(super) struct Reporter {
-    json: bool,
+pub struct Reporter {
+    format: ReportFormat,
     screen: Screen,
     /// Why stdout could not be written.
-    pub(super) failed: Option<std::io::Error>,
+    pub failed: Option<std::io::Error>,
 }
 
 impl Reporter {
-    pub(super) fn new(json: bool) -> Reporter {
+    pub fn new(format: ReportFormat) -> Reporter {
         let closed = (!caller::was_open(1)).then(|| std::io::Error::from_raw_os_error(libc::EBADF));
-        Reporter { json, screen: Screen::of(&std::io::stdout()), failed: closed }
+        Reporter { format, screen: Screen::of(&std::io::stdout()), failed: closed }
     }
 
-    pub(super) fn line(&mut self, text: &str) {
+    pub fn line(&mut self, text: &str) {
         self.write_text(&format!("{PREFIX} {}\n", view::one_line(text)));
     }
 
-    pub(super) fn post_mortem(&mut self, hint: &Hint) {
+    pub fn post_mortem(&mut self, hint: &Hint) {
         if std::io::stdout().is_terminal() {
             self.write_text(&hint.block(self.screen));
         } else {
@@ -100,10 +120,12 @@ impl Reporter {
         }
     }
 
-    pub(super) fn end(&mut self, report: &RecoveryReport) {
-        if self.json {
-            self.write(&view::pretty(report));
-            return;
+    pub fn end(&mut self, report: &RecoveryReport) {
+        match self.format {
+            ReportFormat::Json => return self.write(&view::pretty(report)),
+            ReportFormat::JsonLine => return self.write(&view::json_line(report)),
+            ReportFormat::Lines => return,
+            ReportFormat::Text => {}
         }
         if report.dry_run {
             self.preview(report);
@@ -133,7 +155,7 @@ impl Reporter {
     }
 
     fn write_text(&mut self, text: &str) {
-        if !self.json {
+        if matches!(self.format, ReportFormat::Text | ReportFormat::Lines) {
             self.write(text);
         }
     }

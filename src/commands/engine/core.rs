@@ -1,0 +1,114 @@
+//! The state of a recovery, and its beginning and end.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::lookout::Lookout;
+use super::pulse::Pulse;
+use super::report::{RecoveryReport, Reporter};
+use super::scope::RecoveryPolicy;
+use crate::error::Error;
+use crate::helper::Helper;
+use crate::ledger::{FollowUpLock, Ledger};
+use crate::process::spawn::caller::Caller;
+use crate::process::watch::Watch;
+use crate::recovery::batch::RecoveryBatch;
+use crate::sys::ReceivedSignal;
+use crate::task::{Signal, TaskId};
+
+/// One recovery at work: what it settles, waits for and reports.
+pub struct RecoveryEngine<'a> {
+    pub ledger: Ledger,
+    pub watch: &'a mut Watch,
+    pub policy: &'a RecoveryPolicy,
+    pub caller: &'a Caller,
+    /// The command, for `task_transition`.
+    pub by: &'static str,
+    pub reporter: Reporter,
+    pub report: RecoveryReport,
+    /// What `monitor` watches besides; `None`: only the tasks that were added are settled.
+    pub lookout: Option<Lookout>,
+    pub pulse: Option<Pulse<'a>>,
+    /// The tasks that are being settled; `None`: there is none.
+    pub(super) batch: Option<RecoveryBatch>,
+    /// When the batch is to be stepped, at the latest.
+    pub(super) next_step: Option<Instant>,
+    /// The tasks in the batch.
+    pub(super) settling: BTreeSet<TaskId>,
+    /// The running tasks that cannot be judged.
+    pub(super) unverifiable: Vec<TaskId>,
+    /// The tasks whose reports were printed and not yet recorded.
+    pub(super) printed: Vec<TaskId>,
+    /// Keeps other recoveries from reporting them too.
+    pub(super) report_lock: Option<FollowUpLock>,
+    /// The stop signal that bookend has received.
+    pub stopped: Option<Signal>,
+    /// Whether stop signals are read from the watch.
+    pub heeds_stops: bool,
+    /// Signals that the caller of bookend had blocked, for the next hook.
+    pub(super) withheld: Vec<ReceivedSignal>,
+    /// A file of the ledger was replaced: the ledger is to be opened again.
+    pub is_replaced: bool,
+    /// What kept the engine from settling tasks while a hook ran.
+    pub trouble: Option<Error>,
+}
+
+impl<'a> RecoveryEngine<'a> {
+    /// An engine that has nothing to do.
+    pub fn new(
+        ledger: Ledger,
+        watch: &'a mut Watch,
+        (policy, by): (&'a RecoveryPolicy, &'static str),
+        caller: &'a Caller,
+        (reporter, report): (Reporter, RecoveryReport),
+    ) -> RecoveryEngine<'a> {
+        RecoveryEngine {
+            ledger,
+            watch,
+            policy,
+            caller,
+            by,
+            reporter,
+            report,
+            lookout: None,
+            pulse: None,
+            batch: None,
+            next_step: None,
+            settling: BTreeSet::new(),
+            unverifiable: Vec::new(),
+            printed: Vec::new(),
+            report_lock: None,
+            stopped: None,
+            heeds_stops: false,
+            withheld: Vec::new(),
+            is_replaced: false,
+            trouble: None,
+        }
+    }
+
+    /// Whether tasks are being settled.
+    pub fn is_settling(&self) -> bool {
+        !self.settling.is_empty()
+    }
+
+    /// Waits for one event without a helper.
+    ///
+    /// # Errors
+    /// As [`RecoveryEngine::turn`].
+    pub fn turn_alone(&mut self, until: Option<Instant>) -> Result<(), Error> {
+        self.turn(&mut None::<Helper>, until).map(drop)
+    }
+
+    pub(super) fn problem(&mut self, text: String) {
+        self.reporter.line(&text);
+        self.report.problems.push(text);
+    }
+}
+
+/// A watch for a recovery.
+///
+/// # Errors
+/// When the kernel has no room for a descriptor.
+pub fn watch() -> Result<Watch, Error> {
+    Watch::new().map_err(|e| Error::failed("watching hooks").caused_by(e))
+}

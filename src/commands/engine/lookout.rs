@@ -1,0 +1,251 @@
+//! What `monitor` watches: the files of the ledger, and the supervisors of tasks that may be lost.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use crate::ledger::{Ledger, LedgerEvent, LedgerWatch, LiveEvidence, WatchScope};
+use crate::process::procfs::identity::{self, ProcessHandle};
+use crate::process::watch::{WatchInterest, WatchSource};
+use crate::recovery;
+use crate::task::{Task, TaskId, Verdict};
+
+/// The first pause before a supervisor without a descriptor is checked again; each pause is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long after a hint such a supervisor is checked that often.
+const ATTENTION: Duration = Duration::from_secs(30);
+/// Time between two checks of a task that cannot be judged or settled.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Time between two looks at the rows of a ledger that another program writes too.
+const ROWS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The watch of the ledger's files, and the supervisors that are watched one by one.
+pub struct Lookout {
+    /// `None`: the kernel has no room for a watch of the files.
+    files: Option<LedgerWatch>,
+    /// The spool was replaced: the slots of running tasks may be elsewhere.
+    was_blind: bool,
+    /// When the watch of the files is tried again.
+    watch_due: Option<Instant>,
+    doubts: BTreeMap<TaskId, Doubt>,
+    /// The tasks that ended, and whose follow-ups may be due.
+    pub(super) ended: Vec<TaskId>,
+    /// When the rows are to be read.
+    rows_due: Option<Instant>,
+    rows_read: Instant,
+}
+
+/// A task whose supervisor is watched.
+struct Doubt {
+    /// Readable when the supervisor has ended; `None`: it is not reachable from here.
+    supervisor: Option<ProcessHandle>,
+    /// When it is checked again without that.
+    at: Option<Instant>,
+    pause: Duration,
+    since: Instant,
+    /// The supervisor has given back its slot, so it left no process.
+    is_released: bool,
+    /// It was reported that the task cannot be judged or settled.
+    is_reported: bool,
+}
+
+/// What a lookout has seen.
+#[derive(Debug, Default)]
+pub(super) struct Sighting {
+    /// The tasks to look at, and whether their supervisors have given back their slots.
+    pub(super) tasks: Vec<(TaskId, bool)>,
+    /// Records were put in the spool.
+    pub(super) has_records: bool,
+    /// The running rows are to be compared with what is watched.
+    pub(super) rows: bool,
+    /// Every task is to be checked.
+    pub(super) all: bool,
+    /// The spool was replaced.
+    pub(super) is_blind: bool,
+    /// The watch of the files is to be tried again.
+    pub(super) watch_again: bool,
+    /// The ledger is to be opened again.
+    pub(super) is_replaced: bool,
+}
+
+impl Lookout {
+    /// Watches the files of `ledger` from now on, if the kernel has room. `was_blind`: the spool was replaced
+    /// before.
+    pub fn over(ledger: &Ledger, was_blind: bool) -> Lookout {
+        let now = Instant::now();
+        let mut lookout = Lookout {
+            files: None,
+            was_blind,
+            watch_due: None,
+            doubts: BTreeMap::new(),
+            ended: Vec::new(),
+            rows_due: None,
+            rows_read: now,
+        };
+        lookout.watch(ledger);
+        lookout
+    }
+
+    /// Watches the files of the ledger anew; whether the kernel has room.
+    pub(super) fn watch(&mut self, ledger: &Ledger) -> bool {
+        let now = Instant::now();
+        let was_watching = self.watch_due.is_none();
+        self.files = match ledger.watch(WatchScope::All) {
+            Ok(files) => Some(files),
+            Err(e) => {
+                if was_watching {
+                    warn!(
+                        "the files of the ledger cannot be watched ({e}): supervisors are watched one by one"
+                    );
+                }
+                None
+            }
+        };
+        let is_blind = self.files.is_none();
+        self.watch_due = is_blind.then(|| now + INTERVAL);
+        self.rows_due = is_blind.then(|| now + ROWS_INTERVAL);
+        !is_blind
+    }
+
+    /// Whether the files of the ledger are watched.
+    pub fn sees_files(&self) -> bool {
+        self.files.is_some()
+    }
+
+    /// The spool was replaced: the slots of running supervisors are elsewhere.
+    pub(super) fn lose_slots(&mut self) {
+        self.was_blind = true;
+    }
+
+    pub(super) fn interests(&self) -> impl Iterator<Item = WatchInterest<'_>> {
+        let files =
+            self.files.iter().map(|f| WatchInterest { source: WatchSource::LedgerChange, fd: f.as_fd() });
+        let supervisors = self.doubts.values().filter_map(|doubt| doubt.supervisor.as_ref());
+        files.chain(supervisors.map(|s| WatchInterest { source: WatchSource::Supervisor, fd: s.as_fd() }))
+    }
+
+    /// When something is to be checked without an event.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.doubts.values().filter_map(|doubt| doubt.at).chain(self.rows_due).chain(self.watch_due).min()
+    }
+
+    /// Reads the events that have arrived, and collects what is due.
+    pub(super) fn read(&mut self) -> Sighting {
+        let mut seen = Sighting::default();
+        for event in self.files.iter_mut().flat_map(LedgerWatch::read) {
+            match event {
+                LedgerEvent::SupervisorClosed(id) => seen.tasks.push((id, false)),
+                LedgerEvent::Recorded(id) => {
+                    seen.has_records = true;
+                    seen.tasks.push((id, false));
+                }
+                LedgerEvent::Released(id) => seen.tasks.push((id, true)),
+                LedgerEvent::EndRecorded(_) => {}
+                LedgerEvent::RowsChanged => {
+                    self.rows_due.get_or_insert(self.rows_read + ROWS_INTERVAL);
+                }
+                LedgerEvent::Overflow => seen.all = true,
+                LedgerEvent::SpoolReplaced => seen.is_blind = true,
+                LedgerEvent::LedgerReplaced => seen.is_replaced = true,
+            }
+        }
+        let now = Instant::now();
+        if self.rows_due.is_some_and(|at| at <= now) {
+            seen.rows = true;
+            seen.has_records |= self.files.is_none();
+            self.rows_read = now;
+            self.rows_due = self.files.is_none().then_some(now + ROWS_INTERVAL);
+        }
+        seen.watch_again = self.watch_due.is_some_and(|at| at <= now);
+        for (id, doubt) in &mut self.doubts {
+            let has_exited =
+                doubt.supervisor.as_ref().is_some_and(|s| s.wait(Duration::ZERO).unwrap_or(true));
+            if has_exited || doubt.at.is_some_and(|at| at <= now) {
+                doubt.supervisor = None;
+                doubt.at = None;
+                seen.tasks.push((id.clone(), doubt.is_released));
+            }
+        }
+        seen
+    }
+
+    /// Watches the supervisor of a task that is alive, if it was hinted at or the files do not show its end.
+    pub(super) fn keep(&mut self, task: &Task, ledger: &Ledger) {
+        let now = Instant::now();
+        let is_shown = || task.live_slot.is_some() && self.sees_slots() && ledger.has_slot(&task.id);
+        if !self.doubts.contains_key(&task.id) && is_shown() {
+            return;
+        }
+        let doubt = self.doubts.entry(task.id.clone()).or_insert_with(|| Doubt::new(now));
+        doubt.supervisor = live_supervisor(task);
+        doubt.at = doubt.supervisor.is_none().then(|| now + doubt.next_pause(now));
+    }
+
+    /// Notes that the supervisor of a task is to be watched, whatever the files show.
+    pub(super) fn hint(&mut self, id: &TaskId, is_released: bool) {
+        let doubt = self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(Instant::now()));
+        doubt.is_released |= is_released;
+    }
+
+    fn sees_slots(&self) -> bool {
+        self.files.is_some() && !self.was_blind
+    }
+
+    /// Checks a task again later that cannot be judged or settled; whether that was not reported yet.
+    pub(super) fn doubt(&mut self, task: &Task) -> bool {
+        let now = Instant::now();
+        let doubt = self.doubts.entry(task.id.clone()).or_insert_with(|| Doubt::new(now));
+        doubt.supervisor = live_supervisor(task);
+        doubt.at = Some(now + INTERVAL);
+        !std::mem::replace(&mut doubt.is_reported, true)
+    }
+
+    /// Whether the supervisor of a task is watched.
+    pub(super) fn watches(&self, id: &TaskId) -> bool {
+        self.doubts.get(id).is_some_and(|doubt| doubt.supervisor.is_some() || doubt.at.is_some())
+    }
+
+    /// Looks at a task again in a minute.
+    pub(super) fn retry(&mut self, id: &TaskId) {
+        let now = Instant::now();
+        self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now)).at = Some(now + INTERVAL);
+    }
+
+    /// Forgets a task.
+    pub(super) fn forget(&mut self, id: &TaskId) {
+        self.doubts.remove(id);
+    }
+
+    /// Notes that nothing of a task is alive any more.
+    pub(super) fn ended(&mut self, id: &TaskId) {
+        self.forget(id);
+        self.ended.push(id.clone());
+    }
+}
+
+impl Doubt {
+    fn new(since: Instant) -> Doubt {
+        let (supervisor, pause) = (None, FIRST_PAUSE);
+        Doubt { supervisor, at: None, pause, since, is_released: false, is_reported: false }
+    }
+
+    /// How long to wait before the next check.
+    fn next_pause(&mut self, now: Instant) -> Duration {
+        if now >= self.since + ATTENTION {
+            return INTERVAL;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
+
+/// The live supervisor of a task, if it is reachable from here.
+pub(super) fn live_supervisor(task: &Task) -> Option<ProcessHandle> {
+    let runs = recovery::judge(LiveEvidence::NoSlot, task) == Verdict::Alive;
+    identity::open_recorded(recovery::comparable_supervisor(task).filter(|_| runs)?).ok().flatten()
+}

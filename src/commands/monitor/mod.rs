@@ -1,0 +1,223 @@
+//! `bookend monitor`: settles each lost task as soon as its supervisor dies. Nothing depends on it: what it
+//! does not settle, the next recovery does.
+
+mod options;
+pub mod service;
+
+use std::cell::Cell;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+pub use options::MonitorOptions;
+
+use crate::commands::engine::{
+    self, Lookout, Pulse, RecoveryEngine, RecoveryReport, ReportFormat, Reporter, SelectedTasks,
+};
+use crate::error::{Error, Kind};
+use crate::exit::Exit;
+use crate::ledger::{self, Ledger, Location, MonitorLock};
+use crate::process::spawn::caller::Caller;
+use crate::process::watch::{Watch, WatchEvent};
+use crate::stop;
+use crate::sys;
+use crate::task::Signal;
+use service::ServiceManager;
+
+/// The first pause after an error of the ledger; each is twice as long as the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// By how much the time to start is extended while the first recovery works.
+const STARTING: Duration = Duration::from_secs(30);
+
+/// Settles lost tasks until a stop signal arrives.
+///
+/// # Errors
+/// When the ledger cannot be found, another monitor runs (75), or the kernel has no memory to watch with.
+pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller) -> Result<Exit, Error> {
+    let service = ServiceManager::from_environment();
+    // Stop signals are read from the watch, so that a stop interrupts nothing halfway.
+    let ignored = caller.mask.with(Signal::CHLD).with(Signal::PIPE);
+    sys::set_mask(Signal::STOPS.into_iter().fold(ignored, sys::SignalSet::with));
+    let at = ledger::locate(ledger)?;
+    let mut watch = engine::watch()?;
+    let mut monitor = Monitor { options, caller, at, lock: None, pause: FIRST_PAUSE, was_blind: false };
+    loop {
+        let signal = match monitor.watch_ledger(&mut watch, &service) {
+            Ok(Watched::Stopped(signal)) => Some(signal),
+            Ok(Watched::Replaced) => None,
+            Ok(Watched::Refused(e)) => return Err(e),
+            Err(e) => monitor.wait_after(&e, &mut watch, &service)?,
+        };
+        if let Some(signal) = signal {
+            service.stopping();
+            return Ok(Exit::Signal(signal));
+        }
+    }
+}
+
+/// The monitor of one ledger.
+struct Monitor<'a> {
+    options: &'a MonitorOptions,
+    caller: &'a Caller,
+    at: Location,
+    /// Keeps a second monitor away.
+    lock: Option<MonitorLock>,
+    /// The pause after the next error.
+    pause: Duration,
+    /// The files of the ledger were replaced while it was watched.
+    was_blind: bool,
+}
+
+/// Why the ledger is not watched any longer.
+enum Watched {
+    Stopped(Signal),
+    /// A file of it was replaced.
+    Replaced,
+    /// It cannot be watched by this process.
+    Refused(Error),
+}
+
+impl Monitor<'_> {
+    /// Opens the ledger, settles all that is lost, and then what is lost from now on.
+    fn watch_ledger(&mut self, watch: &mut Watch, service: &ServiceManager) -> Result<Watched, Error> {
+        let (ledger, merged) = match Ledger::open(&self.at) {
+            Err(e) if self.lock.is_none() && !e.may_pass() => return Ok(Watched::Refused(e.into())),
+            opened => opened?,
+        };
+        if let Some(refused) = self.hold(&ledger)? {
+            return Ok(Watched::Refused(refused));
+        }
+        ledger.expect_many()?;
+        let format = if self.options.json { ReportFormat::JsonLine } else { ReportFormat::Lines };
+        let report = self.report();
+        let policy = (&self.options.policy, "monitor");
+        let mut engine =
+            RecoveryEngine::new(ledger, watch, policy, self.caller, (Reporter::new(format), report));
+        engine.heeds_stops = true;
+        let is_ready = Cell::new(false);
+        let beat = || {
+            service.alive();
+            if !is_ready.get() {
+                service.extend(STARTING);
+            }
+        };
+        let watchdog = service.watchdog();
+        engine.pulse = Some(Pulse::begin(watchdog.unwrap_or(STARTING).min(STARTING) / 2, &beat));
+        // Before the first look at the tasks: an end between the two is seen.
+        engine.lookout = Some(Lookout::over(&engine.ledger, self.was_blind));
+        engine.report_spool(&merged);
+        let all = SelectedTasks(Vec::new());
+        engine.add_all(&all)?;
+        engine.settle(&all)?;
+        if let Some(signal) = engine.stopped {
+            return Ok(Watched::Stopped(signal));
+        }
+        engine.clean_spool();
+        engine.invalidate_sessions()?;
+        service.ready(&self.status(&engine));
+        is_ready.set(true);
+        engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
+        self.pause = FIRST_PAUSE;
+        self.follow_up(&mut engine, &all)?;
+        loop {
+            if let Some(signal) = engine.stopped {
+                return Ok(Watched::Stopped(signal));
+            }
+            if engine.is_replaced {
+                info!("a file of the ledger {} was replaced: it is opened again", self.at.file.display());
+                self.was_blind = true;
+                return Ok(Watched::Replaced);
+            }
+            service.status(&self.status(&engine));
+            engine.turn_alone(None)?;
+            self.end_round(&mut engine)?;
+        }
+    }
+
+    /// Takes the byte of the monitor in the file `live`, which may be another file than before. `Some`:
+    /// another process has it.
+    fn hold(&mut self, ledger: &Ledger) -> Result<Option<Error>, Error> {
+        self.lock = None;
+        self.lock = ledger.hold_monitor()?;
+        let message = format!("another monitor watches the ledger {}", self.at.file.display());
+        let refused = Error::new(Kind::Busy, message).hint("one monitor is enough for a ledger");
+        Ok(self.lock.is_none().then_some(refused))
+    }
+
+    fn report(&self) -> RecoveryReport {
+        RecoveryReport { ledger: self.at.file.clone(), ..RecoveryReport::default() }
+    }
+
+    fn status(&self, engine: &RecoveryEngine<'_>) -> String {
+        let sees_files = engine.lookout.as_ref().is_some_and(Lookout::sees_files);
+        let how = if sees_files { "" } else { " one by one, since inotify is not available" };
+        format!("watching the tasks in {}{how}", self.at.file.display())
+    }
+
+    /// Does what remains after tasks were settled.
+    fn end_round(&self, engine: &mut RecoveryEngine<'_>) -> Result<(), Error> {
+        engine.expire_doubtful()?;
+        let ended = engine.take_ended();
+        if !ended.is_empty() {
+            engine.clean_slots(&ended);
+            return self.follow_up(engine, &SelectedTasks(ended));
+        }
+        self.print(engine)
+    }
+
+    /// Runs the hooks of these tasks, and reports those that were interrupted.
+    fn follow_up(&self, engine: &mut RecoveryEngine<'_>, tasks: &SelectedTasks) -> Result<(), Error> {
+        if engine.stopped.is_none() {
+            engine.deliver(tasks)?;
+        }
+        if engine.stopped.is_none() {
+            engine.report_interrupted(tasks)?;
+        }
+        self.print(engine)
+    }
+
+    /// Prints what was done, records it as reported, and gives back memory.
+    fn print(&self, engine: &mut RecoveryEngine<'_>) -> Result<(), Error> {
+        if !engine.report.is_empty() {
+            engine.report.conclude();
+            engine.reporter.end(&engine.report);
+            engine.record_reports()?;
+            engine.report = self.report();
+        }
+        engine.rest();
+        match engine.trouble.take() {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits after an error. `Some`: this stop signal arrived.
+    fn wait_after(
+        &mut self,
+        e: &Error,
+        watch: &mut Watch,
+        service: &ServiceManager,
+    ) -> Result<Option<Signal>, Error> {
+        let text = e.in_line();
+        if self.pause == FIRST_PAUSE {
+            warn!("the ledger {} is not watched now: {text}", self.at.file.display());
+        }
+        // A start that waits for this would hold up the machine's boot.
+        service.ready(&format!("not watching {}: {text}", self.at.file.display()));
+        service.alive();
+        let pause = service.watchdog().map_or(self.pause, |longest| self.pause.min(longest));
+        let until = Instant::now() + pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        loop {
+            match watch.next(&[], Some(until)).map_err(stop::watching)? {
+                WatchEvent::Signal(received) if stop::stop_of(&received).is_some() => {
+                    return Ok(Some(received.signal));
+                }
+                WatchEvent::Deadline => return Ok(None),
+                WatchEvent::Signal(_) | WatchEvent::Child { .. } | WatchEvent::Ready(_) => {}
+            }
+        }
+    }
+}
