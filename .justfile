@@ -46,6 +46,13 @@ soak time='10m':
     cargo build --examples
     BOOKEND_SOAK={{time}} BOOKEND_SOAK_OF=$PWD/target/release/bookend cargo test --test main soak::
 
+# Kill many supervisors beside a monitor: none may be missed, and each is settled in time. Needs an idle machine.
+monitor supervisors='1000':
+    cargo build --release
+    cargo build --examples
+    BOOKEND_MONITOR={{supervisors}} BOOKEND_MONITOR_OF=$PWD/target/release/bookend \
+        cargo test --test main monitor:: -- --test-threads 1
+
 # Test under AddressSanitizer: bookend and its children, but not SQLite's own code.
 sanitize:
     #!/usr/bin/env bash

@@ -7,7 +7,7 @@ use crate::standins::{bookend, change, dispatch, install, json, linked};
 
 /// The library with which faketime(1) sets the clock of a process. `None`, reported on stderr, if it is
 /// missing.
-fn faketime(test: &str) -> Option<PathBuf> {
+pub fn faketime(test: &str) -> Option<PathBuf> {
     let dirs = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
     let libraries = dirs.map(|d| PathBuf::from(d).join("faketime/libfaketime.so.1"));
     let found = libraries.into_iter().find(|l| l.exists());

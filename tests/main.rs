@@ -38,6 +38,7 @@ mod listing;
 mod logs;
 mod look;
 mod mixed_output;
+mod monitor;
 mod operator;
 mod orphans;
 mod output;

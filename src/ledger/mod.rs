@@ -39,6 +39,7 @@ mod spending;
 mod spool;
 mod statement;
 mod stats;
+mod supervised;
 mod tasks;
 #[cfg(test)]
 pub mod tests;

@@ -7,6 +7,7 @@ pub mod liveness;
 mod lost_task;
 mod policy;
 mod slots;
+mod supervisors;
 pub mod trust;
 mod verdict;
 

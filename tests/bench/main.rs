@@ -9,6 +9,7 @@ mod history;
 mod instructions;
 mod machine_info;
 mod measure;
+mod monitor;
 mod queries;
 mod recover;
 mod runs;
@@ -95,6 +96,8 @@ enum Section {
     Queries,
     /// `recover` of many lost tasks
     Recover,
+    /// `monitor` beside many supervisors that are killed
+    Monitor,
 }
 
 impl Section {
@@ -109,6 +112,7 @@ impl Section {
             Section::Capture => capture::measure(bench),
             Section::Queries => queries::measure(bench),
             Section::Recover => recover::measure(bench),
+            Section::Monitor => monitor::measure(bench),
         }
     }
 }

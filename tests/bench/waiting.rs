@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::Bench;
 use crate::agent::STREAM;
 use crate::figure::{Figure, Measured};
-use crate::harness::{World, pause};
+use crate::harness::{World, context_switches, memory, pause};
 use crate::measure::{assert_success, bookend, command, link_bench};
 
 /// A name, bookend's options, and whether bookend captures the agent's output.
@@ -94,27 +94,13 @@ impl Waiting {
         Waiting { command, child }
     }
 
-    fn proc(&self, file: &str) -> String {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
-    }
-
     /// The bytes of its own that no file backs: heap, stack, and pages of the program that it wrote to.
     fn anonymous(&self) -> u64 {
-        let rollup = self.proc("smaps_rollup");
-        let kib = rollup.lines().find_map(|l| l.strip_prefix("Anonymous:")?.trim().strip_suffix(" kB"));
-        kib.and_then(|n| n.parse::<u64>().ok()).expect("its anonymous memory") << 10
+        memory(self.child.id() as i32).expect("its memory").0 << 10
     }
 
-    /// The context switches of all its threads. Each wake-up causes at least one.
     fn switches(&self) -> u64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
-        let of_thread = |id: std::ffi::OsString| {
-            let status = self.proc(&format!("task/{}/status", id.to_string_lossy()));
-            let counts = status.lines().filter_map(|l| l.split_once("_ctxt_switches:"));
-            counts.map(|(_, n)| n.trim().parse::<u64>().expect("a number")).sum::<u64>()
-        };
-        tasks.flatten().map(|t| of_thread(t.file_name())).sum()
+        context_switches(self.child.id() as i32)
     }
 
     fn end(mut self) {

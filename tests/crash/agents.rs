@@ -83,6 +83,10 @@ const ROUND: [&str; 4] = [
 /// The `--on-finish` command, which records the id of its task.
 pub const ON_FINISH: &str = "cat >/dev/null; echo \"$BOOKEND_FINISHED_TASK\" >>\"$HOME/../delivered\"";
 
+/// The file to which the `--on-interrupted` command appends the id of each task.
+pub const HANDED_ON: &str = "handed";
+pub const ON_INTERRUPTED: &str = "cat >/dev/null; echo \"$BOOKEND_FINISHED_TASK\" >>\"$HOME/../handed\"";
+
 /// A world with the agents `agent`, `cursor-agent` and `claude`.
 pub fn world(test: &str) -> Option<World> {
     let world = World::of_bookend(test)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::harness::{World, pause, stat_field};
+use crate::harness::{World, forked, pause, stat_field};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): the seed and the number of a run determine its choices.
 pub struct Dice(u64);
@@ -97,12 +97,6 @@ pub fn await_child(run: &mut Child) {
     while forked(run.id() as i32).is_empty() && run.try_wait().is_ok_and(|ended| ended.is_none()) {
         pause(Duration::from_millis(1));
     }
-}
-
-/// The children, including zombies, without a scan of all processes.
-pub fn forked(parent: i32) -> Vec<i32> {
-    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    list.split_whitespace().filter_map(|p| p.parse().ok()).collect()
 }
 
 /// Kills the children of `parent`: the agent, before or after the gate, or a hook. It spares the sentinel,

@@ -19,6 +19,8 @@ struct Cell<'a> {
     scenario: &'a Scenario,
     /// The fault: `point#n:action`.
     fails: String,
+    /// Whether a monitor recovers after the fault, instead of `recover`.
+    then_monitor: bool,
 }
 
 /// `BOOKEND_CRASH_ONLY=TEXT` selects the cells whose names contain TEXT, such as
@@ -51,10 +53,15 @@ fn invariants_hold_after_a_kill_an_error_or_a_panic_at_every_step() {
             if all || (nth <= TIMES && is_new_point) {
                 // A panic unwinds through the same code in every scenario.
                 let is_new_panic = all || panicked.insert((point.clone(), nth));
-                let actions = actions.iter().filter(|a| **a != "panic" || is_new_panic);
-                cells.extend(
-                    actions.map(|action| Cell { scenario, fails: format!("{point}#{nth}:{action}") }),
-                );
+                for action in actions.iter().filter(|a| **a != "panic" || is_new_panic) {
+                    let fails = format!("{point}#{nth}:{action}");
+                    // Every second fault, and each of a monitor in both ways.
+                    let then_monitor = cells.len() % 2 == 1;
+                    if scenario.has_monitor() {
+                        cells.push(Cell { scenario, fails: fails.clone(), then_monitor: !then_monitor });
+                    }
+                    cells.push(Cell { scenario, fails, then_monitor });
+                }
             }
         }
     }
@@ -91,10 +98,8 @@ fn invariants_hold_after_a_kill_an_error_or_a_panic_at_every_step() {
 fn reached_points(scenario: &Scenario) -> Vec<(String, usize, String)> {
     let world = agents::world(scenario.name).expect("a world");
     (scenario.before)(&world);
-    let command = (scenario.act)(&world)
-        .env("BOOKEND_FAILPOINT_TRACE", world.path("trace"))
-        .env("BOOKEND_FAILPOINT", scenario.given);
-    command.run();
+    let trace = world.name("trace");
+    scenario.perform(&world, &[("BOOKEND_FAILPOINT_TRACE", &trace), ("BOOKEND_FAILPOINT", scenario.given)]);
     let given = scenario.given.split(':').next().unwrap_or_default();
     agents::lines(&world, "trace")
         .iter()
@@ -108,22 +113,30 @@ fn reached_points(scenario: &Scenario) -> Vec<(String, usize, String)> {
 }
 
 fn run_cell(cell: &Cell<'_>) -> Option<String> {
-    let what = format!("{}, {}", cell.scenario.name, cell.fails);
+    let then = if cell.then_monitor { "monitor" } else { "recover" };
+    let what = format!("{}, {}, then {then}", cell.scenario.name, cell.fails);
     let done = std::panic::catch_unwind(|| {
-        let world = agents::world(cell.scenario.name).expect("a world");
+        let mut world = agents::world(cell.scenario.name).expect("a world");
         let bystander = agents::bystander(&world);
         (cell.scenario.before)(&world);
         let running_before = running(&world);
         let all = [cell.scenario.given, &cell.fails].join(",");
-        let output = (cell.scenario.act)(&world).env("BOOKEND_FAILPOINT", all).run();
+        let output = cell.scenario.perform(&world, &[("BOOKEND_FAILPOINT", &all)]);
         let mut violations = Vec::new();
         // Between the durable commit and the creation of the guard, no code can panic.
         let is_real = !cell.fails.starts_with("claim.committed") || !cell.fails.ends_with(":panic");
-        if !cell.fails.ends_with(":kill") && is_real {
+        if cell.scenario.has_monitor() {
+            // An error of the ledger does not end a monitor.
+            let is_over = cell.fails.ends_with(":io") && output.end != End::Signal(15);
+            violations.extend(is_over.then(|| "an error ended the monitor".to_owned()));
+        } else if !cell.fails.ends_with(":kill") && is_real {
             violations.extend(left_running(&world, &running_before, &output));
         }
-        violations.extend(super::recover(&world).err());
+        world.renew_deadline();
+        let recover = if cell.then_monitor { super::recover_by_monitor } else { super::recover };
+        violations.extend(recover(&world).err());
         violations.extend(invariants::find_violations(&world, &bystander));
+        violations.extend(handed_on_more_than_once(&world));
         violations.extend(success_is_recorded(&world, cell, &output));
         (!violations.is_empty()).then(|| format!("{}\n      {output:?}", violations.join("\n    ")))
     });
@@ -152,9 +165,23 @@ fn running(world: &World) -> Vec<String> {
     rows.iter().map(|r| r.text("id")).collect()
 }
 
+/// Each interrupted task is passed on once, but for the one whose `--on-interrupted` command the fault cut
+/// off.
+fn handed_on_more_than_once(world: &World) -> Option<String> {
+    if !world.ledger().exists() {
+        return None;
+    }
+    let handed_on = agents::lines(world, agents::HANDED_ON);
+    let interrupted = world.sql("SELECT id FROM task_history WHERE status = 'interrupted'");
+    let is_once = |id: &String| handed_on.contains(id);
+    let is_right = interrupted.iter().map(|row| row.text("id")).all(|id| is_once(&id))
+        && handed_on.len() <= interrupted.len() + 1;
+    (!is_right).then(|| format!("handed on: {handed_on:?}, interrupted: {interrupted:?}"))
+}
+
 /// A run that exits with 0 is a success in the ledger.
 fn success_is_recorded(world: &World, cell: &Cell<'_>, output: &Output) -> Option<String> {
-    if output.end != End::Code(0) || cell.scenario.name == "recovers" {
+    if output.end != End::Code(0) || cell.scenario.name == "recovers" || cell.scenario.has_monitor() {
         return None;
     }
     let last = world.sql("SELECT * FROM task_history ORDER BY rowid DESC LIMIT 1").pop()?;

@@ -12,19 +12,47 @@ pub mod points;
 mod scenarios;
 mod storm;
 
+use crate::harness::World;
 #[cfg(feature = "failpoints")]
-use crate::harness::{End, World};
+use crate::harness::{End, Monitor, eventually};
 
 /// Runs `bookend recover` until it settles everything. Returns its output if it does not.
 #[cfg(feature = "failpoints")]
 fn recover(world: &World) -> Result<(), String> {
     let mut outputs = String::new();
     for _ in 0..3 {
-        let recovered = world.bare(["bookend", "recover", "--grace", "200ms"]).run();
+        let words = ["bookend", "recover", "--grace", "200ms", "--on-interrupted", agents::ON_INTERRUPTED];
+        let recovered = world.bare(words).run();
         if recovered.end == End::Code(0) {
             return Ok(());
         }
         outputs += &format!("{recovered:?}\n");
     }
     Err(format!("bookend recover does not settle it:\n{outputs}"))
+}
+
+/// As [`recover`], by a monitor.
+#[cfg(feature = "failpoints")]
+fn recover_by_monitor(world: &World) -> Result<(), String> {
+    let mut monitor = Monitor::spawn(world, &[], &[], &monitor_options());
+    if monitor.is_ready(world.deadline()) {
+        eventually(world.deadline(), "the next monitor to settle and report everything", || is_quiet(world));
+    }
+    let output = monitor.end();
+    if output.end == End::Signal(15) { Ok(()) } else { Err(format!("the next monitor: {output:?}")) }
+}
+
+pub fn monitor_options() -> [&'static str; 4] {
+    ["--grace", "200ms", "--on-interrupted", agents::ON_INTERRUPTED]
+}
+
+/// Whether there is nothing left for a monitor to do.
+pub fn is_quiet(world: &World) -> bool {
+    const PENDING: &str = "SELECT id FROM task_history WHERE status = 'running'
+        OR (status = 'interrupted' AND hinted_at IS NULL)
+        OR (on_finish IS NOT NULL AND coalesce(delivery_status, '') NOT IN ('delivered', 'failed'))";
+    let spool = std::fs::read_dir(world.path("state/bookend/bookend.db.d/spool"));
+    let waits = |name: std::ffi::OsString| !name.to_string_lossy().ends_with(".kept.json");
+    let is_empty = || !spool.into_iter().flatten().flatten().any(|file| waits(file.file_name()));
+    !world.ledger().exists() || (world.sql(PENDING).is_empty() && is_empty())
 }

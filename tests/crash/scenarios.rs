@@ -2,38 +2,119 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::agents::{ON_FINISH, cursor};
-use crate::harness::{Cmd, End, World};
+use super::agents::{ON_FINISH, ON_INTERRUPTED, cursor};
+use super::{is_quiet, monitor_options};
+use crate::harness::{Cmd, End, Monitor, Output, World, eventually};
 
 pub struct Scenario {
     pub name: &'static str,
     /// Prepares the ledger.
     pub before: fn(&World),
-    /// The command into which the fault is injected.
-    pub act: fn(&World) -> Cmd<'_>,
+    /// What the fault is injected into.
+    pub act: Act,
     /// A fault that is part of the scenario, in addition to the one that is tried.
     pub given: &'static str,
     /// Whether the command settles other tasks.
     pub settles: bool,
 }
 
+pub enum Act {
+    Command(fn(&World) -> Cmd<'_>),
+    /// A monitor, and what happens beside it.
+    Monitor(fn(&World)),
+}
+
+impl Scenario {
+    /// Performs it with these variables in the environment of the command or the monitor.
+    pub fn perform(&self, world: &World, environment: &[(&str, &str)]) -> Output {
+        match self.act {
+            Act::Command(command) => {
+                environment.iter().fold(command(world), |command, (n, v)| command.env(n, v)).run()
+            }
+            Act::Monitor(deaths) => {
+                let mut monitor = Monitor::spawn(world, &[], environment, &monitor_options());
+                if monitor.is_ready(world.deadline()) {
+                    deaths(world);
+                    let is_over = || monitor.has_exited() || is_quiet(world);
+                    eventually(world.deadline(), "the monitor to settle and report everything", is_over);
+                }
+                monitor.end()
+            }
+        }
+    }
+
+    pub fn has_monitor(&self) -> bool {
+        matches!(self.act, Act::Monitor(_))
+    }
+}
+
 pub const ALL: &[Scenario] = &[
-    Scenario { name: "first", before: nothing, act: with_hooks, given: "", settles: false },
-    Scenario { name: "resumed", before: after_success, act: session, given: "", settles: false },
-    Scenario { name: "fails", before: after_success, act: failing, given: "", settles: false },
-    Scenario { name: "times out", before: after_success, act: hanging, given: "", settles: false },
-    Scenario { name: "not found", before: after_success, act: missing, given: "", settles: false },
-    Scenario { name: "prepare fails", before: nothing, act: prepare_fails, given: "", settles: false },
+    Scenario { name: "first", before: nothing, act: Act::Command(with_hooks), given: "", settles: false },
+    Scenario {
+        name: "resumed",
+        before: after_success,
+        act: Act::Command(session),
+        given: "",
+        settles: false,
+    },
+    Scenario { name: "fails", before: after_success, act: Act::Command(failing), given: "", settles: false },
+    Scenario {
+        name: "times out",
+        before: after_success,
+        act: Act::Command(hanging),
+        given: "",
+        settles: false,
+    },
+    Scenario {
+        name: "not found",
+        before: after_success,
+        act: Act::Command(missing),
+        given: "",
+        settles: false,
+    },
+    Scenario {
+        name: "prepare fails",
+        before: nothing,
+        act: Act::Command(prepare_fails),
+        given: "",
+        settles: false,
+    },
     Scenario {
         name: "ledger refuses",
         before: after_success,
-        act: with_hooks,
+        act: Act::Command(with_hooks),
         given: "end.begun:io",
         settles: false,
     },
-    Scenario { name: "merges", before: spooled, act: session, given: "", settles: true },
-    Scenario { name: "lost predecessor", before: orphaned, act: session, given: "", settles: true },
-    Scenario { name: "recovers", before: every_kind_of_loss, act: recovering, given: "", settles: true },
+    Scenario { name: "merges", before: spooled, act: Act::Command(session), given: "", settles: true },
+    Scenario {
+        name: "lost predecessor",
+        before: orphaned,
+        act: Act::Command(session),
+        given: "",
+        settles: true,
+    },
+    Scenario {
+        name: "recovers",
+        before: every_kind_of_loss,
+        act: Act::Command(recovering),
+        given: "",
+        settles: true,
+    },
+    Scenario {
+        name: "monitor starts",
+        before: every_kind_of_loss,
+        act: Act::Monitor(nothing),
+        given: "",
+        settles: true,
+    },
+    Scenario {
+        name: "monitor watches",
+        before: nothing,
+        act: Act::Monitor(every_kind_of_loss),
+        given: "",
+        settles: true,
+    },
 ];
 
 const KEY: &str = "forgejo:dev:charles/claude-hooks:1104";
@@ -113,5 +194,7 @@ fn every_kind_of_loss(world: &World) {
 }
 
 fn recovering(world: &World) -> Cmd<'_> {
-    world.bare(["bookend", "recover", "--grace", "200ms", "--on-interrupted", "true"]).with(["umask=0"])
+    world
+        .bare(["bookend", "recover", "--grace", "200ms", "--on-interrupted", ON_INTERRUPTED])
+        .with(["umask=0"])
 }

@@ -1,5 +1,6 @@
 //! The storm: many runs at once under few keys. The supervisor, the agent or both are killed at random
-//! moments while recoveries run. Afterwards it checks the invariants, as the crash matrix does.
+//! moments while recoveries run, and part of the time a monitor, which is killed too. Afterwards it checks
+//! the invariants, as the crash matrix does.
 //!
 //! `BOOKEND_STORM=N` sets the number of runs, `BOOKEND_STORM_SEED` repeats the choices of an earlier storm.
 
@@ -10,10 +11,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::agents::{self, ON_FINISH, cursor};
 use super::fault::{self, Dice, Fault, await_child, bookend, number, recovery};
 use super::invariants;
-use crate::harness::{World, pause, print_line};
+use crate::harness::{End, Monitor, World, pause, print_line};
 
 /// Fewer without fail points, where the storm is one test among many.
 const RUNS: usize = if cfg!(feature = "failpoints") { 500 } else { 60 };
@@ -32,7 +35,7 @@ fn invariants_hold_after_a_storm_of_kills() {
     let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
     let outcomes = Mutex::new(BTreeMap::new());
     let violations = Mutex::new(Vec::new());
-    let mut recoveries = 0;
+    let (mut recoveries, mut monitors) = (0, 0);
     std::thread::scope(|scope| {
         let runners: Vec<_> = (0..AT_ONCE)
             .map(|_| {
@@ -75,11 +78,14 @@ fn invariants_hold_after_a_storm_of_kills() {
                 })
             })
             .collect();
+        let watching = scope.spawn(|| run_monitors(&world, Dice::of(seed, runs), &is_over));
         for runner in runners {
             runner.join().expect("a runner");
         }
         is_over.store(true, Ordering::Relaxed);
         recoveries = recoverers.into_iter().map(|r| r.join().expect("a recovery")).sum();
+        let wrong = watching.join().expect("the monitors").into_iter().inspect(|_| monitors += 1);
+        violations.lock().expect("the list").extend(wrong.flatten());
     });
     let mut violations = violations.into_inner().expect("the list");
     let last = recovery(&world).status().expect("the last recovery");
@@ -91,7 +97,8 @@ fn invariants_hold_after_a_storm_of_kills() {
     let outcomes = outcomes.into_inner().expect("the count");
     assert!(violations.is_empty(), "seed {seed}, {outcomes:?}:\n  {}", violations.join("\n  "));
     print_line(&format!(
-        "storm of {runs} runs, {AT_ONCE} at once, {recoveries} recoveries, seed {seed}: survived in {:?}",
+        "storm of {runs} runs, {AT_ONCE} at once, {recoveries} recoveries, {monitors} monitors, seed {seed}: \
+         survived in {:?}",
         started.elapsed()
     ));
     for ((fault, end), count) in outcomes {
@@ -102,6 +109,29 @@ fn invariants_hold_after_a_storm_of_kills() {
     {
         print_line(&format!("  {:>5} rows {}", row.text("n"), row.ending()));
     }
+}
+
+/// Runs one monitor after another, with pauses, and kills each or stops it. Returns what is wrong with each.
+fn run_monitors(world: &World, mut dice: Dice, is_over: &AtomicBool) -> Vec<Option<String>> {
+    let mut monitors = Vec::new();
+    let mut wait_up_to = |limit: u64| {
+        let until = Instant::now() + Duration::from_micros(dice.roll(limit));
+        while !is_over.load(Ordering::Relaxed) && Instant::now() < until {
+            pause(Duration::from_millis(5));
+        }
+        dice.roll(2) == 0
+    };
+    while !is_over.load(Ordering::Relaxed) {
+        let monitor = Monitor::spawn(world, &[], &[], &["--grace", "200ms"]);
+        if wait_up_to(10 * LATEST_US) {
+            monitor.signal(Signal::KILL);
+        }
+        let output = monitor.end();
+        let is_right = matches!(output.end, End::Signal(9 | 15));
+        monitors.push((!is_right).then(|| format!("a monitor: {output:?}")));
+        wait_up_to(5 * LATEST_US);
+    }
+    monitors
 }
 
 /// Starts one run and injects a fault.

@@ -9,6 +9,7 @@
 mod cmd;
 mod document;
 mod fifo;
+mod fleet;
 mod ledger;
 mod procfs;
 mod pty;
@@ -29,10 +30,11 @@ use tempfile::TempDir;
 pub use cmd::{Cmd, End, Output, Proc};
 pub use document::{DocumentBlock, blocks, document, documents, prose};
 pub use fifo::Fifo;
+pub use fleet::{Fleet, Monitor, percentile};
 pub use ledger::Row;
 pub use procfs::{
-    all_processes, children, group, marked, memory, open_files, pending, proc_is_hidden, stat_field, state,
-    voluntary_switches,
+    all_processes, children, context_switches, forked, group, marked, memory, open_files, pending,
+    proc_is_hidden, stat_field, state, voluntary_switches,
 };
 pub use pty::Pty;
 pub use stand_in::STREAM;
@@ -120,6 +122,12 @@ impl World {
         }
         world.renew_deadline();
         Some((world, vec![format!("uid={NOBODY}")]))
+    }
+
+    /// Tests this build of bookend instead of the one that was built with the tests.
+    pub fn install(&self, program: &Path) {
+        let link = self.path("bin/bookend");
+        fs::remove_file(&link).and_then(|()| symlink(program, link)).expect("a link to the program");
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

@@ -41,6 +41,12 @@ pub fn children(pid: i32) -> Vec<i32> {
     all().filter(|p| stat_field(*p, 4) == Some(pid.to_string())).collect()
 }
 
+/// The children, including zombies, without a scan of all processes.
+pub fn forked(parent: i32) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|p| p.parse().ok()).collect()
+}
+
 /// The processes of a group that are not zombies.
 pub fn group(pgid: i32) -> Vec<i32> {
     all().filter(|p| stat_field(*p, 5) == Some(pgid.to_string()) && state(*p) != Some('Z')).collect()
@@ -48,18 +54,22 @@ pub fn group(pgid: i32) -> Vec<i32> {
 
 /// The voluntary context switches of all threads of the process.
 pub fn voluntary_switches(pid: i32) -> u64 {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return 0;
+    switches(pid, |name| name == "voluntary_ctxt_switches")
+}
+
+/// All context switches of all threads of the process. Each wake-up causes at least one.
+pub fn context_switches(pid: i32) -> u64 {
+    switches(pid, |name| name.ends_with("voluntary_ctxt_switches"))
+}
+
+fn switches(pid: i32, is_counted: impl Fn(&str) -> bool) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let statuses = tasks.filter_map(|t| fs::read_to_string(t.path().join("status")).ok());
+    let of_thread = |status: String| -> u64 {
+        let counts = status.lines().filter_map(|line| line.split_once(':'));
+        counts.filter(|(name, _)| is_counted(name)).filter_map(|(_, n)| n.trim().parse::<u64>().ok()).sum()
     };
-    tasks
-        .flatten()
-        .filter_map(|t| fs::read_to_string(t.path().join("status")).ok())
-        .filter_map(|s| {
-            s.lines()
-                .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"))
-                .and_then(|n| n.trim().parse::<u64>().ok())
-        })
-        .sum()
+    statuses.map(of_thread).sum()
 }
 
 /// The targets of the process's descriptors above 2.

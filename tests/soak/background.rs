@@ -11,14 +11,12 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 
 use super::Soak;
-use super::long_lived::Supervisor;
+use super::long_lived::{Sample, Supervisor};
 use super::runs::{IMPATIENCE, Run};
+use crate::crash::agents::ON_INTERRUPTED;
 use crate::crash::fault::{bookend, recovery};
-use crate::harness::pause;
-
-/// The file to which the `--on-interrupted` command appends the id of each task.
-pub const HANDED_ON: &str = "handed";
-const ON_INTERRUPTED: &str = "cat >/dev/null; echo \"$BOOKEND_FINISHED_TASK\" >>\"$HOME/../handed\"";
+use crate::crash::{is_quiet, monitor_options};
+use crate::harness::{Deadline, End, Monitor, memory, open_files, pause};
 
 const READ_COMMANDS: [&[&str]; 9] = [
     &["list", "--json", "--limit", "200"],
@@ -39,6 +37,11 @@ pub const LOCK_DURATION: Duration = Duration::from_millis(3 * IMPATIENCE.as_mill
 
 /// The part of the duration in which another program keeps one read transaction open.
 pub const LONG_READ: (f64, f64) = (0.4, 0.55);
+
+/// From this part of the duration on, a monitor runs too.
+const MONITORED_FROM: f64 = 0.5;
+/// The time after the last run in which the monitor must settle and report everything.
+const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the threads observed.
 pub struct Observations {
@@ -70,6 +73,7 @@ pub struct Background<'scope> {
     supervisors: ScopedJoinHandle<'scope, Vec<Supervisor>>,
     counts: ScopedJoinHandle<'scope, Counts>,
     recoveries: ScopedJoinHandle<'scope, (usize, Duration)>,
+    monitor: ScopedJoinHandle<'scope, Supervisor>,
     readers: Vec<ScopedJoinHandle<'scope, BTreeMap<String, (usize, Duration)>>>,
     checks: ScopedJoinHandle<'scope, usize>,
     locks: ScopedJoinHandle<'scope, usize>,
@@ -85,6 +89,7 @@ pub fn start<'scope, 'env>(
         supervisors: scope.spawn(|| measure(soak, supervisors)),
         counts: scope.spawn(|| count(soak)),
         recoveries: scope.spawn(|| recover(soak)),
+        monitor: scope.spawn(|| monitor(soak)),
         readers: (0..2).map(|n| scope.spawn(move || read(soak, n))).collect(),
         checks: scope.spawn(|| check(soak)),
         locks: scope.spawn(|| lock(soak)),
@@ -103,10 +108,12 @@ impl<'scope> Background<'scope> {
                 *so_far = (so_far.0 + count, so_far.1.max(longest));
             }
         }
+        let mut supervisors = self.supervisors.join().expect("the measuring thread");
+        supervisors.push(self.monitor.join().expect("the monitor's thread"));
         let (wal, alive) = self.counts.join().expect("the counter");
         Observations {
             runs,
-            supervisors: self.supervisors.join().expect("the measuring thread"),
+            supervisors,
             wal,
             alive,
             recoveries: self.recoveries.join().expect("the recovering thread"),
@@ -163,6 +170,34 @@ pub fn recover_once(soak: &Soak, ends: &[i32]) {
     let output = command.output().expect("a recovery");
     let is_expected = output.status.code().is_some_and(|c| ends.contains(&c)) && output.stderr.is_empty();
     soak.unless(is_expected, || format!("a recovery: {output:?}"));
+}
+
+/// Runs a monitor beside the recoveries until it has settled and reported what the last runs left.
+fn monitor(soak: &Soak) -> Supervisor {
+    while soak.part() < MONITORED_FROM && !soak.sleep_or_end(Duration::from_millis(20)) {}
+    let mut monitor = Monitor::spawn(&soak.world, &[], &[], &monitor_options());
+    let is_ready = monitor.is_ready(Deadline::within(SETTLE_LIMIT));
+    soak.unless(is_ready, || format!("the monitor ended: {}", monitor.errors()));
+    let files_at_first = open_files(monitor.pid()).len();
+    let mut watched = Supervisor::watched("monitor", monitor.pid());
+    while !soak.sleep_or_end(soak.length / 200) {
+        let Some((anonymous_kib, rss_kib)) = memory(monitor.pid()) else { break };
+        let part = (soak.part() - MONITORED_FROM) / (1.0 - MONITORED_FROM);
+        watched.samples.push(Sample { part, anonymous_kib, rss_kib, files: open_files(monitor.pid()).len() });
+    }
+    let until = Deadline::within(SETTLE_LIMIT);
+    while !is_quiet(&soak.world) && !until.passed() {
+        pause(Duration::from_millis(20));
+    }
+    soak.unless(!until.passed(), || "the monitor does not settle and report everything".to_owned());
+    let files = open_files(monitor.pid()).len();
+    soak.unless(files <= files_at_first, || {
+        format!("the monitor had {files_at_first} files open, now {files}")
+    });
+    let output = monitor.end();
+    let is_expected = output.end == End::Signal(15) && output.stderr.is_empty();
+    soak.unless(is_expected, || format!("the monitor: {output:?}"));
+    watched
 }
 
 fn read(soak: &Soak, first: usize) -> BTreeMap<String, (usize, Duration)> {

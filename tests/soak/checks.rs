@@ -5,10 +5,10 @@ use std::fs;
 use std::time::Duration;
 
 use super::Soak;
-use super::background::{HANDED_ON, LOCK_DURATION, LONG_READ, Observations, WAL, check_once, recover_once};
+use super::background::{LOCK_DURATION, LONG_READ, Observations, WAL, check_once, recover_once};
 use super::long_lived::{Sample, Supervisor};
 use super::runs::{Plan, Run};
-use crate::crash::agents::lines;
+use crate::crash::agents::{HANDED_ON, lines};
 use crate::crash::fault::bookend;
 use crate::crash::invariants;
 use crate::harness::{Proc, Row, all_processes, print_line};

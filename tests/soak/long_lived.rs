@@ -15,8 +15,8 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::Soak;
 use super::runs::ends_within;
 use crate::crash::agents::{ON_FINISH, claude, cursor};
-use crate::crash::fault::{self, bookend, forked, send_signal};
-use crate::harness::{Deadline, memory, open_files, pause, state};
+use crate::crash::fault::{self, bookend, send_signal};
+use crate::harness::{Deadline, forked, memory, open_files, pause, state};
 
 /// How the output of the agent is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,6 +213,11 @@ impl Supervisor {
             child: Some(child),
             ..Supervisor::default()
         }
+    }
+
+    /// A process that is not a task, and that others start and end.
+    pub fn watched(name: &'static str, pid: i32) -> Supervisor {
+        Supervisor { name, pid, ..Supervisor::default() }
     }
 
     /// The samples in a part of the duration.

@@ -13,7 +13,6 @@ mod long_lived;
 mod runs;
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -100,8 +99,7 @@ impl Drop for EndOnDrop<'_> {
 fn supervisors_do_not_grow_lose_rows_or_leave_processes() {
     let Some(world) = agents::world("the soak") else { return };
     if let Some(program) = std::env::var_os("BOOKEND_SOAK_OF") {
-        let link = world.path("bin/bookend");
-        fs::remove_file(&link).and_then(|()| symlink(program, link)).expect("a link to the program");
+        world.install(program.as_ref());
     }
     let duration = std::env::var("BOOKEND_SOAK").ok();
     let duration = duration.map(|text| humantime::parse_duration(&text).expect("BOOKEND_SOAK is a duration"));

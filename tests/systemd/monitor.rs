@@ -61,10 +61,12 @@ fn the_monitor_is_ready_when_lost_tasks_are_settled_and_before_their_hooks_have_
     // A tool of the agent that ignores SIGTERM runs until the grace of the monitor has passed.
     m.program("stubborn", "#!/bin/sh\ntrap '' TERM\ntouch /run/stubborn/up\nwhile :; do sleep 1; done\n");
     m.sh("install -d -o bookend /run/stubborn");
-    let hook = "while ! [ -e /run/stubborn/go ]; do sleep 0.1; done; touch /run/stubborn/hook-ran";
+    let hook = "while ! [ -e /run/stubborn/go ]; do sleep 0.1; done; env >/run/stubborn/hook-ran";
     m.task("one", "stubborn", &format!("BOOKEND_ON_FINISH=\"{hook}\""));
     m.write("/etc/systemd/system/bookend@.service.d/keep.conf", "[Service]\nKillMode=process\n");
-    set(&m, "ReadWritePaths=/run/stubborn\nEnvironment=BOOKEND_GRACE=3s");
+    // The first recovery takes longer than a start may, and asks for more time.
+    let settings = "ReadWritePaths=/run/stubborn\nEnvironment=BOOKEND_GRACE=4s\nTimeoutStartSec=2s";
+    set(&m, &format!("{settings}\nWatchdogSec=20s"));
     m.sh("systemctl start bookend@one");
     m.until("test -e /run/stubborn/up");
     let row = m.row();
@@ -82,7 +84,11 @@ fn the_monitor_is_ready_when_lost_tasks_are_settled_and_before_their_hooks_have_
     let status = property(&m, "StatusText");
     assert!(status.contains(LEDGER), "{status}");
     m.sh("touch /run/stubborn/go");
-    m.until("test -e /run/stubborn/hook-ran");
+    m.until("grep -q ^BOOKEND_FINISHED_STATUS=interrupted /run/stubborn/hook-ran");
+    let environment = m.sh("cat /run/stubborn/hook-ran");
+    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        assert!(!environment.contains(variable), "a hook is not the monitor: {environment}");
+    }
     m.sh(&format!("systemctl stop {UNIT}"));
 }
 
@@ -229,4 +235,43 @@ fn the_monitor_of_a_user_watches_the_ledger_of_the_user() {
     assert!(status.contains(ledger), "{status}");
     m.sh(&format!("{ctl} kill -s KILL bookend@one"));
     m.until(&format!("runuser -u ada -- bookend --ledger {ledger} list --jsonl | grep -q supervisor_lost"));
+}
+
+#[test]
+fn doctor_says_whether_a_monitor_runs_and_how_to_start_it() {
+    let Some(m) = Machine::new("doctor_says_whether_a_monitor_runs_and_how_to_start_it") else { return };
+    let point = || {
+        let page = m.sh("bookend --system doctor");
+        let line = page.lines().find(|line| line.split_whitespace().nth(1) == Some("monitor"));
+        line.unwrap_or_else(|| panic!("no monitor in {page}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    m.sh("bookend --system recover");
+    let none = point();
+    let follows = "a lost task waits for the next recovery or run under its key; to start one:";
+    let start = "systemctl enable --now bookend-monitor";
+    let states = "(bookend-monitor.service is disabled, inactive)";
+    assert_eq!(none, format!("- monitor none runs {states}: {follows} `{start}`"));
+    m.sh(none.split('`').nth(1).expect("a command"));
+    let states = "(bookend-monitor.service is enabled, active)";
+    assert_eq!(point(), format!("ok monitor one runs {states}: lost tasks are settled at once"));
+    m.sh(&format!("systemctl stop {UNIT}"));
+    let stopped = point();
+    assert!(stopped.starts_with("warn monitor none runs (bookend-monitor.service is enabled, "), "{stopped}");
+    assert!(stopped.ends_with("`systemctl start bookend-monitor`"), "{stopped}");
+}
+
+#[test]
+fn systemd_gives_up_on_a_monitor_that_may_not_use_its_ledger() {
+    let Some(m) = machine("systemd_gives_up_on_a_monitor_that_may_not_use_its_ledger") else { return };
+    set(&m, "RestartSec=100ms");
+    m.sh(&format!("systemctl start {UNIT}; systemctl stop {UNIT}; chown root {LEDGER}"));
+    assert!(!m.holds(&format!("systemctl start {UNIT}")));
+    m.until(&format!("systemctl is-failed -q {UNIT} && systemctl show -P SubState {UNIT} | grep -qx failed"));
+    assert_eq!(
+        (property(&m, "ExecMainStatus"), property(&m, "NRestarts")),
+        ("125".to_owned(), "5".to_owned())
+    );
 }

@@ -1,0 +1,338 @@
+//! Many supervisors whose agents only wait, and a `bookend monitor` beside them. Three moments of each death
+//! are recorded: the kill, the agent's exit by the monitor's signal, and the commit of the row.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::procfs::{forked, stat_field};
+use super::wait::{AsFdRef, Deadline, eventually, ready};
+use super::{End, Output, World};
+
+/// An agent without a parent-death signal: nothing but the monitor ends it after its supervisor.
+const AGENT: [&str; 5] = ["setpriv", "--pdeathsig", "clear", "sleep", "100000"];
+/// How many supervisors start at once.
+const STARTS: usize = 16;
+/// The longest time between two looks at the ledger.
+const LOOK: Duration = Duration::from_micros(250);
+
+/// A `bookend monitor` with its notification socket. Dropping it kills it.
+pub struct Monitor {
+    process: Child,
+    handle: OwnedFd,
+    socket: PathBuf,
+    messages: Receiver<String>,
+    output: PathBuf,
+    errors: PathBuf,
+}
+
+impl Monitor {
+    /// Starts it, by the command `prefix` if there is one, without waiting until it is ready.
+    pub fn spawn(world: &World, prefix: &[&str], environment: &[(&str, &str)], options: &[&str]) -> Monitor {
+        let name = |kind: &str| (0..).map(|n| world.path(&format!("{kind}.{n}"))).find(|p| !p.exists());
+        let [socket, output, errors] =
+            ["monitor.notify", "monitor.out", "monitor.err"].map(|kind| name(kind).expect("a name"));
+        let messages = listen(&socket);
+        let mut command = command(world, prefix);
+        command
+            .arg("monitor")
+            .args(options)
+            .env("NOTIFY_SOCKET", &socket)
+            .envs(environment.iter().copied())
+            .stdout(File::create(&output).expect("a file for its output"))
+            .stderr(File::create(&errors).expect("a file for its messages"));
+        let process = command.spawn().expect("a monitor");
+        let handle =
+            pidfd_open(Pid::from_child(&process), PidfdFlags::empty()).expect("a pidfd of our child");
+        Monitor { process, handle, socket, messages, output, errors }
+    }
+
+    /// Starts it and waits until it has settled what it found and watches the rest.
+    pub fn start(world: &World, options: &[&str]) -> Monitor {
+        let mut monitor = Monitor::spawn(world, &[], &[], options);
+        assert!(monitor.is_ready(world.deadline()), "the monitor ended at its start: {}", monitor.errors());
+        monitor
+    }
+
+    /// Waits until it says that it is ready. `false`: it has exited.
+    pub fn is_ready(&mut self, deadline: Deadline) -> bool {
+        while !deadline.passed() {
+            match self.messages.recv_timeout(Duration::from_millis(5)) {
+                Ok(message) if message.lines().any(|line| line == "READY=1") => return true,
+                Ok(_) => {}
+                Err(_) if self.has_exited() => return false,
+                Err(_) => {}
+            }
+        }
+        panic!("timed out waiting for the monitor to be ready: {}", self.errors());
+    }
+
+    pub fn has_exited(&self) -> bool {
+        ready(&[&self.handle], Duration::ZERO)[0]
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.id() as i32
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        pidfd_send_signal(&self.handle, signal).expect("a signal to our child");
+    }
+
+    /// What it has printed so far.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.output).expect("its output")
+    }
+
+    /// What it has printed on stderr so far.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(&self.errors).expect("its messages")
+    }
+
+    /// Waits until it has exited, at most until `deadline`.
+    pub fn wait(&mut self, deadline: Deadline) -> End {
+        deadline.readable("the end of the monitor", &[&self.handle]);
+        self.process.wait().expect("its status").into()
+    }
+
+    /// Sends SIGTERM, and returns how it ended and what it printed.
+    pub fn end(mut self) -> Output {
+        // It may have exited before.
+        let _ = pidfd_send_signal(&self.handle, Signal::TERM);
+        let end = self.wait(Deadline::new());
+        let stdout = self.output();
+        Output { end, bytes: stdout.clone().into_bytes(), stdout, stderr: self.errors() }
+    }
+
+    /// Sends SIGTERM, and expects that it ends by that signal and had nothing to complain about.
+    #[track_caller]
+    pub fn stop(self) {
+        self.end().ended(End::Signal(15)).silent();
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        // Ends the thread that reads the messages.
+        let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(b"", &self.socket));
+    }
+}
+
+/// Reads the messages of a service as systemd does, so that the socket never fills up.
+fn listen(path: &PathBuf) -> Receiver<String> {
+    let socket = UnixDatagram::bind(path).expect("a notification socket");
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = socket.recv(&mut buffer) {
+            let _ = sender.send(String::from_utf8_lossy(&buffer[..n]).into_owned());
+        }
+    });
+    receiver
+}
+
+/// bookend in the world's environment, in a directory without a git worktree.
+fn command(world: &World, prefix: &[&str]) -> Command {
+    let bookend = world.name("bin/bookend");
+    let words: Vec<&str> = prefix.iter().copied().chain([bookend.as_str()]).collect();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    command.env_clear().envs(world.environment()).current_dir("/").stdin(Stdio::null());
+    command
+}
+
+/// Supervisors that run, and those that were killed.
+pub struct Fleet<'w> {
+    world: &'w World,
+    started: usize,
+    alive: VecDeque<Supervisor>,
+    pub deaths: Vec<Death>,
+    ledger: Option<ChangeReader>,
+}
+
+struct Supervisor {
+    id: String,
+    process: Child,
+    agent: OwnedFd,
+}
+
+/// A killed supervisor.
+pub struct Death {
+    pub id: String,
+    at: Instant,
+    process: Child,
+    agent: OwnedFd,
+    /// From the kill until the agent had exited.
+    pub noticed: Option<Duration>,
+    /// From the kill until another process could read the final status. SQLite shows a commit to others only
+    /// after it has synced the WAL.
+    pub durable: Option<Duration>,
+}
+
+impl<'w> Fleet<'w> {
+    pub fn new(world: &'w World) -> Fleet<'w> {
+        Fleet { world, started: 0, alive: VecDeque::new(), deaths: Vec::new(), ledger: None }
+    }
+
+    pub fn alive(&self) -> usize {
+        self.alive.len()
+    }
+
+    /// Starts supervisors until `count` run, each with an agent that executes.
+    pub fn grow(&mut self, count: usize) {
+        while self.alive.len() < count {
+            let starts = STARTS.min(count - self.alive.len());
+            let begun: Vec<(String, Child)> = (0..starts).map(|_| self.spawn()).collect();
+            for (id, process) in begun {
+                let agent = await_agent(&process);
+                self.alive.push_back(Supervisor { id, process, agent });
+            }
+        }
+    }
+
+    fn spawn(&mut self) -> (String, Child) {
+        self.started += 1;
+        let id = format!("fleet-{:05}", self.started);
+        let mut command = command(self.world, &[]);
+        command.args(["run", "-q", "--id", &id, "--"]).args(AGENT);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        (id, command.spawn().expect("a supervisor"))
+    }
+
+    /// The process of the supervisor that is killed next, and the id of its task.
+    pub fn next(&self) -> (&Child, &str) {
+        let next = self.alive.front().expect("a supervisor");
+        (&next.process, &next.id)
+    }
+
+    /// Kills the supervisor that was started first.
+    pub fn kill(&mut self) {
+        let Supervisor { id, mut process, agent } = self.alive.pop_front().expect("a supervisor");
+        let at = Instant::now();
+        process.kill().expect("a signal to our child");
+        self.deaths.push(Death { id, at, process, agent, noticed: None, durable: None });
+    }
+
+    /// Kills `count` supervisors, `rate` a second, whether or not the earlier ones are settled.
+    pub fn kill_steadily(&mut self, count: usize, rate: u32) {
+        let began = Instant::now();
+        for n in 0..count as u32 {
+            while began.elapsed() < Duration::from_secs(1) * n / rate {
+                self.look();
+            }
+            self.kill();
+        }
+    }
+
+    /// How many deaths are not settled yet.
+    pub fn pending(&self) -> usize {
+        self.deaths.iter().filter(|d| d.durable.is_none()).count()
+    }
+
+    /// Waits until all deaths are settled, at most until the deadline, and returns the tasks that are not.
+    pub fn settled(&mut self, deadline: Deadline) -> Vec<String> {
+        while self.pending() > 0 && !deadline.passed() {
+            self.look();
+        }
+        let pending = self.deaths.iter().filter(|d| d.durable.is_none());
+        pending.map(|d| d.id.clone()).collect()
+    }
+
+    /// Records what has happened: at once when an agent exits, otherwise after [`LOOK`].
+    pub fn look(&mut self) {
+        let agents: Vec<&dyn AsFdRef> =
+            self.deaths.iter().filter(|d| d.noticed.is_none()).map(|d| &d.agent as &dyn AsFdRef).collect();
+        let has_exited = ready(&agents, LOOK);
+        for (death, _) in self
+            .deaths
+            .iter_mut()
+            .filter(|d| d.noticed.is_none())
+            .zip(has_exited)
+            .filter(|(_, exited)| *exited)
+        {
+            death.noticed = Some(death.at.elapsed());
+        }
+        let ledger = self.ledger.get_or_insert_with(|| ChangeReader::open(self.world));
+        if !ledger.has_changed() {
+            return;
+        }
+        for death in self.deaths.iter_mut().filter(|d| d.durable.is_none()) {
+            if ledger.has_ended(&death.id) {
+                death.durable = Some(death.at.elapsed());
+                death.process.wait().expect("the status of our child");
+            }
+        }
+    }
+}
+
+impl Drop for Fleet<'_> {
+    fn drop(&mut self) {
+        let alive = self.alive.iter_mut().map(|s| &mut s.process);
+        let mut processes: Vec<&mut Child> =
+            alive.chain(self.deaths.iter_mut().map(|d| &mut d.process)).collect();
+        processes.iter_mut().for_each(|p| drop(p.kill()));
+        processes.iter_mut().for_each(|p| drop(p.wait()));
+    }
+}
+
+/// Waits until the agent of a supervisor executes `sleep`, and returns a pidfd of it.
+fn await_agent(supervisor: &Child) -> OwnedFd {
+    let pid = supervisor.id() as i32;
+    let mut agent = None;
+    eventually(Deadline::new(), "the agent", || {
+        let executes = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "sleep")
+        };
+        agent = forked(pid).into_iter().find(executes);
+        agent.is_some()
+    });
+    let agent = agent.and_then(Pid::from_raw).expect("its agent");
+    let handle = pidfd_open(agent, PidfdFlags::empty()).expect("a pidfd of the agent");
+    assert_eq!(stat_field(agent.as_raw_nonzero().get(), 4), Some(pid.to_string()), "the agent's parent");
+    handle
+}
+
+/// Reads the ledger whenever another process has changed it.
+struct ChangeReader {
+    connection: Connection,
+    version: i64,
+}
+
+impl ChangeReader {
+    fn open(world: &World) -> ChangeReader {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let connection = Connection::open_with_flags(world.ledger(), flags).expect("the ledger");
+        connection.busy_timeout(Duration::from_secs(10)).expect("a busy timeout");
+        ChangeReader { connection, version: -1 }
+    }
+
+    fn has_changed(&mut self) -> bool {
+        let version = self.connection.prepare_cached("PRAGMA data_version");
+        let version: i64 = version.and_then(|mut v| v.query_one([], |row| row.get(0))).expect("a version");
+        std::mem::replace(&mut self.version, version) != version
+    }
+
+    fn has_ended(&self, id: &str) -> bool {
+        let query = "SELECT status <> 'running' FROM task_history WHERE id = ?1";
+        let statement = self.connection.prepare_cached(query);
+        statement.and_then(|mut s| s.query_one([id], |row| row.get(0))).expect("the row of a death")
+    }
+}
+
+/// The value below which `part` of the values are; `part` is between 0 and 1.
+pub fn percentile(values: &[f64], part: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().checked_sub(1).expect("a value");
+    sorted[((sorted.len() as f64 * part).ceil() as usize).saturating_sub(1).min(last)]
+}

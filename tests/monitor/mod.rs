@@ -1,0 +1,4 @@
+//! `bookend monitor`.
+
+mod asleep;
+mod scale;
