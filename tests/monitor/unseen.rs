@@ -85,7 +85,8 @@ fn deaths_are_seen_without_inotify() {
     let script = format!(
         "{limit}; exec 2>&1 >{out}; bookend monitor & monitor=$!
          read before <{go}; bookend run --id one -- sh -c 'echo ready $$ >{say}; exec sleep 1000' & run=$!
-         read up <{say}; read now <{go}; kill -9 $run; read done <{go}; kill $monitor; wait $monitor; echo $?",
+         read up <{say}; read now <{go}; kill -9 $run; read done <{go}
+         kill $monitor; wait $monitor; echo $?",
         out = out.path(),
         go = go.path(),
         say = say.path()

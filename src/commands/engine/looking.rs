@@ -25,12 +25,14 @@ impl RecoveryEngine<'_> {
         if seen.has_records {
             self.merge_spool()?;
         }
-        let mut any_strays = false;
+        let mut unknown = Vec::new();
         for (id, is_released) in seen.tasks {
-            any_strays |= !self.look(&id, is_released)?;
+            if !self.look(&id, is_released)? {
+                unknown.push(id);
+            }
         }
-        if any_strays {
-            self.clean_spool();
+        if !unknown.is_empty() {
+            self.clean_slots_of(&SelectedTasks(unknown));
         }
         if seen.all || seen.is_blind || (seen.watch_again && watches) {
             self.lookout.iter_mut().for_each(Lookout::all_ended);
@@ -58,7 +60,7 @@ impl RecoveryEngine<'_> {
         if !task.status.is_terminal() || (recovery::ends_leftovers(&task) && !is_released) {
             lookout.hint(id, is_released);
             self.add(*task);
-        } else if !is_pending(&task) {
+        } else if !is_pending(&task) && !self.ledger.has_slot(id) {
             lookout.forget(id);
         } else {
             lookout.hint(id, is_released);

@@ -262,12 +262,14 @@ impl RecoveryEngine<'_> {
         Ok(())
     }
 
-    /// Removes slots that no supervisor holds.
-    pub fn clean_spool(&mut self) {
-        if let Err(e) = self.ledger.sweep_spool() {
-            let problem = Error::from(e).in_line();
-            self.reporter.line(&problem);
-            self.report.problems.push(problem);
+    /// Removes the slots of these tasks, except for those that a supervisor holds.
+    pub fn clean_slots_of(&mut self, selected: &SelectedTasks) {
+        let cleaned = match selected.are_all() {
+            true => recovery::sweep_spool(&mut self.ledger),
+            false => recovery::sweep_slots(&mut self.ledger, selected.0.clone()),
+        };
+        if let Err(e) = cleaned {
+            self.problem(e.in_line());
         }
     }
 

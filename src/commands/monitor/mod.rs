@@ -115,7 +115,6 @@ impl Monitor<'_> {
         engine.add_all(&all)?;
         engine.settle(&all)?;
         if engine.stopped.is_none() {
-            engine.clean_spool();
             engine.invalidate_sessions()?;
             service.ready(&self.status(&engine));
             is_ready.set(true);
@@ -170,6 +169,7 @@ impl Monitor<'_> {
     fn end_round(&self, engine: &mut RecoveryEngine<'_>) -> Result<(), Error> {
         engine.expire_doubtful()?;
         if let Some(ended) = engine.take_ended() {
+            engine.clean_slots_of(&ended);
             if !engine.is_interrupted() {
                 engine.deliver(&ended)?;
             }
