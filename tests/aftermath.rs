@@ -215,3 +215,31 @@ fn stray_spool_slots_are_removed_and_those_of_running_tasks_kept() {
     recover(&world, &[]);
     assert!(!slot("runs").exists());
 }
+
+#[test]
+fn a_slot_is_given_back_after_the_hook_and_no_recovery_takes_it_away_before() {
+    let test = "a_slot_is_given_back_after_the_hook_and_no_recovery_takes_it_away_before";
+    let Some(world) = World::of_bookend(test) else { return };
+    let (mut up, mut go) = (world.fifo("hook.up"), world.fifo("hook.go"));
+    let hook = format!("echo ready $$ >{}; read line <{}", up.path(), go.path());
+    let slot = world.path("state/bookend/bookend.db.d/spool/.one.slot");
+    let run = world.run_sh("true").options(["--id", "one", "--on-finish", &hook]).start();
+    up.pid("ready");
+    recover(&world, &[]);
+    assert_eq!(fs::metadata(&slot).expect("the slot").len(), 0, "its space was given back with the end");
+    go.write_line("now");
+    run.wait().ended(End::Code(0));
+    assert!(!slot.exists());
+    // A supervisor that dies in its hook leaves it to the recovery that finishes the delivery.
+    let run = world.run_sh("true").options(["--id", "two", "--on-finish", &hook]).start();
+    let hook = up.pid("ready");
+    run.signal(Signal::KILL);
+    run.wait();
+    // The second line is for the hook of the recovery.
+    (0..2).for_each(|_| go.write_line("now"));
+    eventually(world.deadline(), "the end of the hook", || state(hook).is_none_or(|s| s == 'Z'));
+    let slot = world.path("state/bookend/bookend.db.d/spool/.two.slot");
+    assert!(slot.exists());
+    recover(&world, &[]);
+    assert!(!slot.exists());
+}

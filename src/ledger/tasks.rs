@@ -7,12 +7,12 @@ use super::busy::BRIEF;
 use super::dialect::{self, AnyTime, Dialect};
 use super::error::Result;
 use super::handle::Ledger;
-use super::live::{LiveEvidence, LiveLock};
+use super::live::LiveLock;
 use super::row::{select, status_of, task_of_row, unsettled};
 use super::statement::execute;
 use crate::task::{
-    Key, NewTask, ProcessIdentity, Provider, RecordedTime, SessionId, SessionTotals, Status,
-    StatusTransition, Task, TaskId, Time, TokensScope, UsageCounts,
+    Key, NewTask, Provider, RecordedTime, SessionId, SessionTotals, Status, StatusTransition, Task, TaskId,
+    Time, TokensScope, UsageCounts,
 };
 
 /// The result of looking up an id or the beginning of one.
@@ -155,8 +155,6 @@ const SELECT_UNDELIVERED: &str =
     );
 const SELECT_UNHINTED: &str =
     select!("WHERE ", unsettled!(), " AND +status = 'interrupted' AND hinted_at IS NULL ORDER BY started_at");
-const SELECT_SUPERVISED_BY: &str =
-    select!("WHERE status = 'running' AND supervisor_pid = ?1 AND supervisor_start = ?2");
 
 pub fn set_leftovers(conn: &Connection, id: &TaskId, leftovers: &str) -> rusqlite::Result<usize> {
     conn.execute(UPDATE_LEFTOVERS, (id, leftovers))
@@ -173,12 +171,6 @@ pub fn undelivered(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
 
 pub fn unhinted(conn: &Connection) -> rusqlite::Result<Vec<Task>> {
     all(conn, SELECT_UNHINTED, [])
-}
-
-pub fn supervised_by(conn: &Connection, supervisor: ProcessIdentity) -> rusqlite::Result<Vec<Task>> {
-    conn.prepare_cached(SELECT_SUPERVISED_BY)?
-        .query_map((supervisor.pid, supervisor.start.cast_signed()), task_of_row)?
-        .collect()
 }
 
 pub fn by_id(conn: &Connection, id: &TaskId) -> rusqlite::Result<Option<Task>> {
@@ -434,19 +426,6 @@ impl Ledger {
     /// A task's changes of status, in order.
     pub fn transitions(&self, id: &TaskId) -> Result<Vec<StatusTransition>> {
         transitions(self.conn(), id).map_err(self.failed("reading a task's transitions"))
-    }
-
-    /// Whether this process supervises a running task of this ledger and holds its live lock.
-    pub fn supervised_by(&self, supervisor: ProcessIdentity) -> Result<bool> {
-        self.check_files("looking for the task of a supervisor")?;
-        let tasks = supervised_by(self.conn(), supervisor)
-            .map_err(self.failed("looking for the task of a supervisor"))?;
-        for task in &tasks {
-            if self.evidence(task)? == LiveEvidence::Held {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Records what became of the leftover processes of a task after its end.

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::agent_state::{AgentState, agent_may_run, agent_state_from};
 use super::host::{comparable, is_of_another_boot};
 use super::lost_task::{LostTask, SettleOutcome};
+use super::supervisors::LedgerSupervisors;
 use super::trust::OwnershipEvidence;
 use super::verdict::{ExitingSupervisor, RECHECK_INTERVAL, SupervisorState, judge_from, supervisor_state};
 use crate::error::Error;
@@ -18,7 +19,7 @@ use crate::failpoint;
 use crate::ledger::Ledger;
 use crate::process::leftovers::LeftoverSummary;
 use crate::process::leftovers::{self, LedgerFile, LeftoverSweep, SharedScan, SweepStep};
-use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
+use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::task::{ProcessScope, Signal, Task, TaskId, Verdict};
 
 /// How long tasks are settled in one transaction. Running supervisors give up partial writes after 250 ms.
@@ -143,9 +144,10 @@ impl RecoveryBatch {
         now: Instant,
     ) -> Result<(Vec<RecoveryOutcome>, SweepStep), Error> {
         let (mut outcomes, mut next) = (Vec::new(), None);
+        let supervisors = LedgerSupervisors::new(&self.evidence, ledger, &self.here);
         let wait = |next: &mut Option<Instant>, at: Instant| *next = Some(next.map_or(at, |n| n.min(at)));
         for recovery in std::mem::take(&mut self.tasks) {
-            match self.judge(ledger, recovery, now)? {
+            match self.judge(ledger, recovery, &supervisors, now)? {
                 RecoveryProgress::Finished(outcome) => outcomes.push(outcome),
                 RecoveryProgress::Waits(recovery, at) => {
                     at.inspect(|at| wait(&mut next, *at));
@@ -157,9 +159,7 @@ impl RecoveryBatch {
             self.tasks.iter_mut().filter_map(TaskRecovery::sweep).collect();
         let steps = self
             .scan
-            .step(&mut sweeps, Instant::now(), &|stat: &ProcessStat| {
-                self.evidence.is_supervisor(ledger, stat)
-            })
+            .step(&mut sweeps, Instant::now(), &supervisors)
             .map_err(|e| Error::failed("ending what lost tasks left running").caused_by(e))?;
         let mut steps = steps.into_iter();
         for mut recovery in std::mem::take(&mut self.tasks) {
@@ -200,6 +200,7 @@ impl RecoveryBatch {
         &self,
         ledger: &Ledger,
         recovery: TaskRecovery,
+        supervisors: &LedgerSupervisors<'_>,
         now: Instant,
     ) -> Result<RecoveryProgress, Error> {
         let TaskRecovery { task, since, state } = recovery;
@@ -240,7 +241,8 @@ impl RecoveryBatch {
                 RecoveryProgress::Finished(RecoveryOutcome::Unverifiable(task))
             }
             _ => match self.sweep_of(&task) {
-                Some(sweep) => {
+                Some(mut sweep) => {
+                    self.signal_agent(&task, &mut sweep, supervisors, now);
                     let state = RecoveryState::Sweeping(Box::new(sweep));
                     RecoveryProgress::Waits(TaskRecovery { task, since, state }, None)
                 }
@@ -261,6 +263,22 @@ impl RecoveryBatch {
         };
         let swept = self.evidence.leftovers_of(self.ledger.clone(), task, agent.map(|a| a.identity));
         Some(LeftoverSweep::new(swept, true, self.grace))
+    }
+
+    /// Signals the agent of a lost task before the first scan, unless it is below a supervisor: then the
+    /// sweep decides whether to spare it.
+    fn signal_agent(
+        &self,
+        task: &Task,
+        sweep: &mut LeftoverSweep,
+        supervisors: &LedgerSupervisors<'_>,
+        now: Instant,
+    ) {
+        let runs = !task.status.is_terminal() && agent_state_from(task, &self.here) == AgentState::Runs;
+        let Some(agent) = task.agent_process().filter(|_| runs) else { return };
+        if !supervisors.are_above(agent.identity) {
+            sweep.signal_agent(now);
+        }
     }
 
     /// Continues from the processes that the scan showed to an agent that it did not show.

@@ -2,7 +2,7 @@
 
 /// A pid with its start time, in clock ticks since boot (`/proc/PID/stat` field 22, proc(5)): unique within a
 /// boot. The row stores the boot id once for all its processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ProcessIdentity {
     pub pid: i32,
     pub start: u64,
@@ -20,6 +20,17 @@ impl From<ProcessIdentity> for ProcessRecord {
     fn from(identity: ProcessIdentity) -> ProcessRecord {
         ProcessRecord { identity, pidfd_inode: None }
     }
+}
+
+/// The processes that a running row names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedProcesses {
+    pub supervisor: ProcessIdentity,
+    pub agent: Option<ProcessIdentity>,
+    /// The supervisor was started inside of a task, so its own environment names one.
+    pub is_nested: bool,
+    /// The pids are known to be of this boot and this pid namespace.
+    pub is_here: bool,
 }
 
 /// The host, boot, pid namespace and cgroup in which a pid is valid.

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use crate::exit::Exit;
 
 pub use ending::{CancelReason, EndSource, Ending, FailureReason, InterruptReason, Status};
-pub use identity::{ProcessIdentity, ProcessRecord, ProcessScope, Verdict};
+pub use identity::{ProcessIdentity, ProcessRecord, ProcessScope, RecordedProcesses, Verdict};
 pub use ids::{Key, Provider, SessionId, TaskId};
 pub use outcome::{
     AgentOutcome, ExitMeaning, KeepSession, OnTerm, RunEvidence, SignalSender, StopCause, StopRequest,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::swept_task::{IsSupervisor, SweepOwner, SweptTask};
+use super::swept_task::{SupervisorLookup, SweepOwner, SweptTask};
 use crate::process::procfs::identity::ProcessStat;
 use crate::process::procfs::snapshot::ProcessSnapshot;
 
@@ -80,7 +80,7 @@ impl ScanView<'_> {
 pub fn classify(
     view: &ScanView<'_>,
     check: &mut dyn FnMut(&ProcessStat) -> MarkCheck,
-    is_supervisor: IsSupervisor<'_>,
+    supervisors: &dyn SupervisorLookup,
 ) -> Vec<(ProcessStat, ProcessClass)> {
     let rows = view.snapshot.rows();
     let ancestors: Vec<usize> = match view.snapshot.index(view.me) {
@@ -109,7 +109,7 @@ pub fn classify(
         terminals: Terminals::of(view),
         view,
         checks: &checks,
-        is_supervisor: &mut |i| *asked[i].get_or_insert_with(|| is_supervisor(&rows[i])),
+        is_supervisor: &mut |i| *asked[i].get_or_insert_with(|| supervisors.is_supervisor(&rows[i])),
     };
     let classes = (0..rows.len()).filter_map(|i| Some((rows[i], judge.class(i, checks[i]?)?)));
     classes.collect()

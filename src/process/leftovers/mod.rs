@@ -8,8 +8,11 @@
 mod children;
 mod classify;
 mod error;
+mod first_signal;
+mod known_owners;
 mod leftover;
 mod policy;
+mod repeated;
 mod scan;
 mod shared_scan;
 mod signalled;
@@ -27,7 +30,7 @@ pub use summary::LeftoverSummary;
 #[cfg(test)]
 pub use summary::SparedProcess;
 pub use sweep::{LeftoverSweep, SweepStep, wait};
-pub use swept_task::{SweepOwner, SweptTask};
+pub use swept_task::{SupervisorLookup, SweepOwner, SweptTask};
 pub use tree::{ProcessTree, TreeSignal};
 
 pub use crate::process::procfs::mark::LedgerFile;

@@ -3,18 +3,28 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::classify::MarkCheck;
+use super::known_owners::KnownOwners;
 use super::swept_task::{SweepOwner, SweptTask};
 use crate::process::procfs::identity::ProcessStat;
 use crate::process::procfs::mark::{self, LedgerFile, MarkState, ProcessMarks, TaskMark};
 use crate::process::procfs::snapshot::{ProcFs, ProcessSnapshot};
-use crate::task::TaskId;
+use crate::task::{RecordedProcesses, TaskId};
+
+/// How long a scan of all processes is only brought up to date.
+const CURRENT: Duration = Duration::from_millis(100);
 
 /// All processes at one moment, and what the environments of this user's processes show.
 pub struct ProcessScan {
     pub(super) proc: ProcFs,
     pub(super) snapshot: ProcessSnapshot,
+    pub(super) known: KnownOwners,
+    /// When all processes were read.
+    read_at: Option<Instant>,
+    /// When the agents of the tasks started that are searched for, in order.
+    starts: Vec<u64>,
     index: Option<Index>,
     user: u32,
 }
@@ -32,8 +42,15 @@ impl ProcessScan {
     /// # Errors
     /// `/proc` is not mounted, or is another pid namespace's.
     pub fn open() -> io::Result<ProcessScan> {
-        let user = nix::unistd::geteuid().as_raw();
-        Ok(ProcessScan { proc: ProcFs::open()?, snapshot: ProcessSnapshot::default(), index: None, user })
+        Ok(ProcessScan {
+            proc: ProcFs::open()?,
+            snapshot: ProcessSnapshot::default(),
+            known: KnownOwners::default(),
+            read_at: None,
+            starts: vec![0],
+            index: None,
+            user: nix::unistd::geteuid().as_raw(),
+        })
     }
 
     /// Scans all processes again.
@@ -41,8 +58,46 @@ impl ProcessScan {
     /// # Errors
     /// `/proc` cannot be listed.
     pub fn read(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        self.forget();
+        self.proc.read(&mut self.snapshot)?;
+        self.read_at = Some(now);
+        Ok(())
+    }
+
+    /// Scans what may have changed since the scan a moment ago: see [`ProcFs::update`].
+    ///
+    /// # Errors
+    /// As [`ProcessScan::read`].
+    pub(super) fn update(&mut self) -> io::Result<()> {
+        self.forget();
+        self.proc.update(&mut self.snapshot)
+    }
+
+    /// Scans all processes, or only what may have changed if all were read after `since` and a moment ago.
+    ///
+    /// # Errors
+    /// As [`ProcessScan::read`].
+    pub(super) fn refresh(&mut self, since: Option<Instant>) -> io::Result<()> {
+        let is_current = |at: Instant| at.elapsed() < CURRENT && since.is_some_and(|since| at > since);
+        if self.read_at.is_some_and(is_current) { self.update() } else { self.read() }
+    }
+
+    fn forget(&mut self) {
+        (self.index, self.known, self.starts) = (None, KnownOwners::default(), vec![0]);
+    }
+
+    /// Reads only environments that may show one of the tasks whose agents started at these times.
+    pub(super) fn search(&mut self, starts: impl Iterator<Item = u64>, recorded: Vec<RecordedProcesses>) {
+        self.starts = starts.collect();
+        self.starts.sort_unstable();
+        self.known = KnownOwners::of(&self.snapshot, &recorded);
         self.index = None;
-        self.proc.read(&mut self.snapshot)
+    }
+
+    /// Whether a process was executing a program when its environment was to be read.
+    pub(super) fn is_one_executing(&self) -> bool {
+        self.proc.is_one_executing()
     }
 
     /// Whether a process of the task can be among them, as far as the index tells: one names it, is its
@@ -55,10 +110,15 @@ impl ProcessScan {
         agent == Some(task.agent) || self.index().ids.contains(mark.id())
     }
 
-    /// The processes of this user whose environment cannot be read: perhaps a task's, perhaps not.
-    pub(super) fn unclear(&mut self) -> Vec<(ProcessStat, MarkCheck)> {
+    /// The processes of this user whose environment cannot be read: perhaps those of a task whose agent
+    /// started at `start`, perhaps not.
+    pub(super) fn unclear(&mut self, start: u64) -> Vec<(ProcessStat, MarkCheck)> {
         let unclear = self.index().unclear.clone();
-        unclear.into_iter().map(|(i, sight)| (self.snapshot.rows()[i], sight)).collect()
+        let may_be = |row: usize| {
+            let stat = self.snapshot.rows()[row];
+            (stat.start >= start && !self.known.excludes(row, start)).then_some(stat)
+        };
+        unclear.into_iter().filter_map(|(row, sight)| Some((may_be(row)?, sight))).collect()
     }
 
     /// The ids of the tasks of `ledger` that have live processes of this user.
@@ -78,16 +138,27 @@ impl ProcessScan {
     }
 
     fn index(&mut self) -> &Index {
-        let (proc, user) = (&mut self.proc, self.user);
-        self.index.get_or_insert_with(|| index_of(proc, &self.snapshot, user))
+        let ProcessScan { proc, snapshot, known, starts, index, user, .. } = self;
+        index.get_or_insert_with(|| {
+            let concerned = |row, stat: &ProcessStat| known.concerns_any(row, stat.start, starts);
+            index_of(proc, snapshot, *user, concerned)
+        })
     }
 }
 
-fn index_of(proc: &mut ProcFs, snapshot: &ProcessSnapshot, user: u32) -> Index {
+/// The index of the processes that are `concerned`.
+fn index_of(
+    proc: &mut ProcFs,
+    snapshot: &ProcessSnapshot,
+    user: u32,
+    concerned: impl Fn(usize, &ProcessStat) -> bool,
+) -> Index {
     let mut index = Index { ids: HashSet::new(), unclear: Vec::new() };
     let me = std::process::id().cast_signed();
-    let may_be = |s: &ProcessStat| !s.is_dead() && !s.is_kernel_thread() && s.pid != me;
-    for (i, stat) in snapshot.rows().iter().enumerate().filter(|(_, s)| may_be(s)) {
+    let may_be = |row: usize, s: &ProcessStat| {
+        !s.is_dead() && !s.is_kernel_thread() && s.pid != me && concerned(row, s)
+    };
+    for (i, stat) in snapshot.rows().iter().enumerate().filter(|(row, s)| may_be(*row, s)) {
         match proc.marks(stat.pid, |owner| owner == user) {
             (Some(ProcessMarks::Shown(environ)), Some(owner)) if owner == user => {
                 index.ids.extend(mark::ids_in(environ).map(<[u8]>::to_vec));

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::error::SweepError;
+use super::repeated::scan_all;
 use super::scan::ProcessScan;
-use super::sweep::{LeftoverSweep, RECHECK_INTERVAL, SweepStep, scan_all};
-use super::swept_task::IsSupervisor;
+use super::sweep::{LeftoverSweep, RECHECK_INTERVAL, SweepStep};
+use super::swept_task::SupervisorLookup;
 use crate::process::procfs::mark::{LedgerFile, TaskMark};
 use crate::task::TaskId;
 
@@ -59,7 +60,7 @@ impl SharedScan {
         &mut self,
         sweeps: &mut [&mut LeftoverSweep],
         now: Instant,
-        is_supervisor: IsSupervisor<'_>,
+        supervisors: &dyn SupervisorLookup,
     ) -> Result<Vec<SweepStep>, SweepError> {
         let wants: Vec<bool> = sweeps.iter_mut().map(|s| s.needs_scan(now)).collect::<Result<_, _>>()?;
         // Processes end one after the other: one scan serves those that have ended and those that soon will.
@@ -69,7 +70,7 @@ impl SharedScan {
         if scans {
             let wanting = sweeps.iter_mut().zip(&wants).filter(|(_, wants)| **wants);
             let mut wanting: Vec<&mut LeftoverSweep> = wanting.map(|(sweep, _)| &mut **sweep).collect();
-            scan_all(&mut wanting, &mut self.scan, is_supervisor)?;
+            scan_all(&mut wanting, &mut self.scan, supervisors)?;
             self.next_scan = Some(Instant::now() + RECHECK_INTERVAL);
         }
         let advance = |(sweep, wants): (&mut &mut LeftoverSweep, bool)| match (wants && !scans, next) {

@@ -14,7 +14,7 @@ use super::error::SweepError;
 use super::leftover::{DYING, Leftover, SETTLE, SignalSent, has_ended, send};
 use super::scan::ProcessScan;
 use super::signalled::SignalledTree;
-use super::swept_task::{IsSupervisor, SweepOwner, SweptTask};
+use super::swept_task::{SupervisorLookup, SweepOwner, SweptTask};
 use crate::process::cgroup::Cgroup;
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::process::procfs::mark::{self, MarkState, TaskMark};
@@ -23,9 +23,6 @@ use crate::task::{ProcessIdentity, Signal};
 
 /// How often a process is checked again that has no descriptor or could not be signalled.
 pub(super) const RECHECK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How many scans one step makes at most: what forks faster is found by the next step.
-pub(super) const MAX_SCANS: usize = 16;
 
 /// How long a process without SIGTERM may take to end after a stop signal to all processes, before it is sent
 /// SIGTERM: it received another signal, or helps one that received it to end.
@@ -43,6 +40,10 @@ pub enum SweepStep {
 pub(super) enum SweepPhase {
     /// Nothing was scanned yet.
     New,
+    /// Nothing was scanned yet, and the agent is ending: the scan waits for that until then.
+    EndingAgent {
+        until: Instant,
+    },
     /// The processes are known, and nothing was sent.
     Scanned,
     /// A stop signal was sent before the sweep, and some have not been sent SIGTERM.
@@ -63,17 +64,18 @@ pub(super) enum SweepPhase {
 /// Finds and ends the leftover processes of one task.
 pub struct LeftoverSweep {
     pub(super) task: SweptTask,
+    pub(super) since: Instant,
     mark: TaskMark,
     me: i32,
     user: u32,
-    grace: Duration,
+    pub(super) grace: Duration,
     pub(super) ends: bool,
     pub(super) phase: SweepPhase,
     /// How long to wait for processes that exit and that nothing proves to be the task's.
     unproven_until: Option<Instant>,
     /// What the processes received before the sweep.
     signalled: Option<SignalledTree>,
-    scan: Option<ProcessScan>,
+    pub(super) scan: Option<ProcessScan>,
     pub(super) found: Vec<Leftover>,
 }
 
@@ -84,6 +86,7 @@ impl LeftoverSweep {
         LeftoverSweep {
             mark: TaskMark::new(&task.id, task.ledger.clone()),
             task,
+            since: Instant::now(),
             me: std::process::id() as i32,
             user: nix::unistd::geteuid().as_raw(),
             grace,
@@ -102,29 +105,6 @@ impl LeftoverSweep {
         LeftoverSweep { signalled: Some(signalled), ..self }
     }
 
-    /// Scans until two scans in a row find nothing new. Sends nothing.
-    ///
-    /// # Errors
-    /// [`SweepError::Proc`].
-    pub fn scan(&mut self, is_supervisor: IsSupervisor<'_>) -> Result<(), SweepError> {
-        let mut scan = self.scan.take();
-        let scanned = scan_all(&mut [self], &mut scan, is_supervisor);
-        self.scan = scan;
-        scanned
-    }
-
-    /// Does what can be done now, without blocking.
-    ///
-    /// # Errors
-    /// [`SweepError`]; the sweep is over then.
-    pub fn step(&mut self, now: Instant, is_supervisor: IsSupervisor<'_>) -> Result<SweepStep, SweepError> {
-        let scans = self.needs_scan(now)?;
-        if scans {
-            self.scan(is_supervisor)?;
-        }
-        Ok(self.advance(now, scans))
-    }
-
     /// Whether a scan is needed before [`LeftoverSweep::advance`].
     pub(super) fn needs_scan(&mut self, now: Instant) -> Result<bool, SweepError> {
         self.note_ends().map_err(SweepError::Wait)?;
@@ -136,9 +116,9 @@ impl LeftoverSweep {
         }
         Ok(match self.phase {
             SweepPhase::New => true,
-            SweepPhase::Signalled { until } | SweepPhase::Terminating { until } => {
-                !self.is_awaited() || now >= until
-            }
+            SweepPhase::EndingAgent { until }
+            | SweepPhase::Signalled { until }
+            | SweepPhase::Terminating { until } => !self.is_awaited() || now >= until,
             SweepPhase::Killing { .. } => !self.is_awaited(),
             SweepPhase::Scanned | SweepPhase::Done => false,
         })
@@ -154,6 +134,7 @@ impl LeftoverSweep {
         }
         loop {
             let (until, stage) = match self.phase {
+                SweepPhase::EndingAgent { until } => return SweepStep::Wait(until),
                 SweepPhase::Signalled { until } => (until, SignalSent::Nothing),
                 SweepPhase::Terminating { until } => {
                     if now < until {
@@ -205,6 +186,11 @@ impl LeftoverSweep {
         }
     }
 
+    /// Whether nothing was scanned yet.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self.phase, SweepPhase::New | SweepPhase::EndingAgent { .. })
+    }
+
     /// Whether nothing more is to be done.
     pub(super) fn is_done(&self) -> bool {
         self.phase == SweepPhase::Done
@@ -222,7 +208,7 @@ impl LeftoverSweep {
 
     /// Without a child nothing is below the subreaper: all that the agent ever forked has ended, and one
     /// system call shows it.
-    fn is_childless(&self) -> bool {
+    pub(super) fn is_childless(&self) -> bool {
         matches!(self.task.owner, SweepOwner::Supervisor { .. }) && !has_children()
     }
 
@@ -236,9 +222,9 @@ impl LeftoverSweep {
     }
 
     /// Adds what the scan shows; `true`: some of it is new.
-    pub(super) fn add(&mut self, scan: &mut ProcessScan, is_supervisor: IsSupervisor<'_>) -> bool {
+    pub(super) fn add(&mut self, scan: &mut ProcessScan, supervisors: &dyn SupervisorLookup) -> bool {
         let classes = match scan.may_hold(&self.task, &self.mark) {
-            true => self.classify(scan, is_supervisor),
+            true => self.classify(scan, supervisors),
             false => self.unclassified(scan),
         };
         let mut new = false;
@@ -252,7 +238,7 @@ impl LeftoverSweep {
                 continue;
             }
             // A process that begins to exit later was found before, or its parent was.
-            if class == ProcessClass::Exiting && !(self.ends && self.phase == SweepPhase::New) {
+            if class == ProcessClass::Exiting && !(self.ends && self.is_new()) {
                 continue;
             }
             new |= class != ProcessClass::Exiting;
@@ -275,13 +261,16 @@ impl LeftoverSweep {
     fn classify(
         &self,
         scan: &mut ProcessScan,
-        is_supervisor: IsSupervisor<'_>,
+        supervisors: &dyn SupervisorLookup,
     ) -> Vec<(ProcessStat, ProcessClass)> {
-        let ProcessScan { proc, snapshot, .. } = scan;
-        let (mark, user) = (&self.mark, self.user);
+        let ProcessScan { proc, snapshot, known, .. } = scan;
+        let (mark, user, start) = (&self.mark, self.user, self.task.agent.start);
         let members = self.task.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
         let view = ScanView { task: &self.task, me: self.me, snapshot };
         let check = &mut |stat: &ProcessStat| {
+            if snapshot.index(stat.pid).is_some_and(|row| known.excludes(row, start)) {
+                return MarkCheck::Unmarked;
+            }
             let (mark, owner) = proc.mark(stat.pid, mark, |owner| owner == user || view.is_related(stat));
             let is_ours = owner == Some(user);
             match mark {
@@ -297,7 +286,7 @@ impl LeftoverSweep {
                 MarkState::Unreadable => MarkCheck::UnreadableOfAnother,
             }
         };
-        let mut classes = classify::classify(&view, check, is_supervisor);
+        let mut classes = classify::classify(&view, check, supervisors);
         if self.task.spares_detached {
             let is_detached =
                 |proc: &mut ProcFs, pid| proc.marks(pid, |_| true).0.is_some_and(mark::is_detached);
@@ -319,13 +308,13 @@ impl LeftoverSweep {
         let class = |check| {
             if check == MarkCheck::Exiting { ProcessClass::Exiting } else { ProcessClass::Unreadable }
         };
-        let unclear = scan.unclear().into_iter().filter(|(stat, _)| stat.start >= self.task.agent.start);
+        let unclear = scan.unclear(self.task.agent.start).into_iter();
         unclear.map(|(stat, check)| (stat, class(check))).collect()
     }
 
     /// Whether this is the recorded agent, in a ledger that this user owns: a ledger of another user proves
     /// nothing to root.
-    fn is_proven_agent(&self, identity: ProcessIdentity) -> bool {
+    pub(super) fn is_proven_agent(&self, identity: ProcessIdentity) -> bool {
         let is_known = self.task.agent.start != 0 && self.mark.ledger().is_owned_by(self.user);
         is_known && identity == self.task.agent
     }
@@ -435,36 +424,6 @@ impl LeftoverSweep {
         let marked = || mark::carries_mark(id.pid, &self.mark) == MarkState::Carried;
         (child || marked() || within() || agent()).then_some(now)
     }
-}
-
-/// Scans for the leftovers of all `sweeps` at once, for each until two scans in a row find nothing new: /proc
-/// is read as often for many tasks as for one.
-pub(super) fn scan_all(
-    sweeps: &mut [&mut LeftoverSweep],
-    scan: &mut Option<ProcessScan>,
-    is_supervisor: IsSupervisor<'_>,
-) -> Result<(), SweepError> {
-    // Counting is not worth reading all of /proc at the end of each successful run: only the mark could still
-    // be on a process that an unrelated daemon started, and `audit` shows that.
-    let is_done = |s: &&mut LeftoverSweep| !s.ends && s.is_childless();
-    let mut empty: Vec<u32> = sweeps.iter().map(|s| if is_done(s) { 2 } else { 0 }).collect();
-    for _ in 0..MAX_SCANS {
-        if empty.iter().all(|n| *n == 2) {
-            break;
-        }
-        let scan = match scan {
-            Some(scan) => scan,
-            None => scan.insert(ProcessScan::open().map_err(SweepError::Proc)?),
-        };
-        scan.read().map_err(SweepError::Proc)?;
-        for (sweep, empty) in sweeps.iter_mut().zip(&mut empty).filter(|(_, empty)| **empty < 2) {
-            *empty = if sweep.add(scan, is_supervisor) { 0 } else { *empty + 1 };
-        }
-    }
-    for sweep in sweeps.iter_mut().filter(|s| s.phase == SweepPhase::New) {
-        sweep.phase = SweepPhase::Scanned;
-    }
-    Ok(())
 }
 
 /// Waits until one of `fds` is readable, at most until `until`.

@@ -3,7 +3,7 @@
 use crate::process::cgroup::Cgroup;
 use crate::process::procfs::identity::ProcessStat;
 use crate::process::procfs::mark::LedgerFile;
-use crate::task::{ProcessIdentity, TaskId};
+use crate::task::{ProcessIdentity, RecordedProcesses, TaskId};
 
 /// Who sweeps, which decides what proves that a process is the task's.
 #[derive(Debug, Clone)]
@@ -39,5 +39,19 @@ pub struct SweptTask {
     pub cgroup: Option<Cgroup>,
 }
 
-/// Whether a process is a supervisor that holds its live lock, which only the ledger can tell.
-pub type IsSupervisor<'a> = &'a dyn Fn(&ProcessStat) -> bool;
+/// What the ledger says about supervisors.
+pub trait SupervisorLookup {
+    /// Whether a process is a supervisor that holds its live lock.
+    fn is_supervisor(&self, stat: &ProcessStat) -> bool;
+
+    /// The processes of all running tasks, read now; none if the rows prove nothing.
+    fn recorded(&self) -> Vec<RecordedProcesses> {
+        Vec::new()
+    }
+}
+
+impl<F: Fn(&ProcessStat) -> bool> SupervisorLookup for F {
+    fn is_supervisor(&self, stat: &ProcessStat) -> bool {
+        self(stat)
+    }
+}

@@ -15,20 +15,20 @@ use super::classify::ProcessClass;
 use super::error::SweepError;
 use super::leftover::{Leftover, SETTLE, SignalSent};
 use super::sweep::SweepPhase;
-use super::swept_task::IsSupervisor;
+use super::swept_task::SupervisorLookup;
 use super::*;
 use crate::process::procfs::identity::{self, ProcessStat};
 use crate::task::{ProcessIdentity, TaskId};
 
-const NO_SUPERVISOR: IsSupervisor<'static> = &|_| false;
+const NO_SUPERVISOR: &dyn SupervisorLookup = &|_: &ProcessStat| false;
 const ALONE: &str = "TEST_ALONE";
 const LEDGER: &str = "/no/such/ledger";
 
 fn end_blocking(
     sweep: &mut LeftoverSweep,
-    is_supervisor: IsSupervisor<'_>,
+    supervisors: &dyn SupervisorLookup,
 ) -> Result<LeftoverSummary, SweepError> {
-    while let SweepStep::Wait(until) = sweep.step(Instant::now(), is_supervisor)? {
+    while let SweepStep::Wait(until) = sweep.step(Instant::now(), supervisors)? {
         wait(sweep.fds(), until)?;
     }
     Ok(sweep.summary())

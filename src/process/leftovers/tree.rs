@@ -9,10 +9,11 @@ use super::children::children_of;
 use super::classify::ProcessClass;
 use super::error::SweepError;
 use super::leftover::{Leftover, SignalSent, send};
+use super::repeated::MAX_SCANS;
 use super::scan::ProcessScan;
 use super::signalled::SignalledTree;
-use super::sweep::{LeftoverSweep, MAX_SCANS};
-use super::swept_task::{IsSupervisor, SweptTask};
+use super::sweep::LeftoverSweep;
+use super::swept_task::{SupervisorLookup, SweptTask};
 use crate::process::procfs::identity::{self, ProcessHandle, ProcessStat};
 use crate::task::Signal;
 
@@ -48,7 +49,11 @@ impl ProcessTree {
     ///
     /// # Errors
     /// [`SweepError::Proc`].
-    pub fn signal(&mut self, signal: TreeSignal, is_supervisor: IsSupervisor<'_>) -> Result<(), SweepError> {
+    pub fn signal(
+        &mut self,
+        signal: TreeSignal,
+        supervisors: &dyn SupervisorLookup,
+    ) -> Result<(), SweepError> {
         let sent = self.signalled.take().map(|s| s.sent).unwrap_or_default();
         let signalled = self.signalled.insert(SignalledTree { at: Instant::now(), sent });
         let mut sweep = LeftoverSweep::new(self.task.clone(), true, Duration::ZERO);
@@ -56,7 +61,7 @@ impl ProcessTree {
         let mut delivery = TreeDelivery { signal, children: HashMap::new() };
         for _ in 0..MAX_SCANS {
             scan.read().map_err(SweepError::Proc)?;
-            sweep.add(&mut scan, is_supervisor);
+            sweep.add(&mut scan, supervisors);
             if !sweep.deliver(&mut delivery) {
                 break;
             }

@@ -42,6 +42,8 @@ pub enum MarkState {
 pub(crate) enum ProcessMarks {
     /// The entries that are marks; none if the process has ended.
     Shown(Vec<u8>),
+    /// Nothing yet: it is executing a program at this moment.
+    Executing,
     /// The process exits and has released its memory.
     Exiting,
     Unreadable,
@@ -139,6 +141,7 @@ impl TaskMark {
     pub(crate) fn read(&self, pid: i32, marks: &ProcessMarks) -> MarkState {
         match marks {
             ProcessMarks::Shown(environ) => self.look(environ, || root_of(pid)),
+            ProcessMarks::Executing => MarkState::Absent,
             ProcessMarks::Exiting => MarkState::Exiting,
             ProcessMarks::Unreadable => MarkState::Unreadable,
         }
@@ -148,23 +151,31 @@ impl TaskMark {
 /// What `pid` shows, by its opened environment. Where the first thread has ended, the others show it.
 pub(crate) fn marks_of(pid: i32, environ: rustix::io::Result<&OwnedFd>, buf: &mut Vec<u8>) -> ProcessMarks {
     match environ.and_then(|file| read_environ(file, buf)) {
-        Ok([]) | Err(Errno::NOENT | Errno::SRCH) => marks_of_threads(pid, buf),
+        Ok([]) | Err(Errno::NOENT | Errno::SRCH) => marks_without_environment(pid, buf),
         Ok(environ) => ProcessMarks::Shown(marks_in(environ)),
         Err(_) => ProcessMarks::Unreadable,
     }
 }
 
-/// What the threads of a process show whose first thread has ended. An empty environment does not prove that
-/// the process exits: Linux before 6.12 shows that of an exiting process as empty too.
-fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> ProcessMarks {
+/// What a process shows whose environment is empty. Linux before 6.12 shows that of an exiting process as
+/// empty too.
+fn marks_without_environment(pid: i32, buf: &mut Vec<u8>) -> ProcessMarks {
     let stat = match identity::stat(pid) {
         Err(_) => return ProcessMarks::Unreadable,
         Ok(None) => return ProcessMarks::Shown(Vec::new()),
         Ok(Some(stat)) => stat,
     };
-    if stat.is_dead() || !dying::first_thread_exits(&stat) {
-        return ProcessMarks::Shown(Vec::new());
+    if stat.is_dead() {
+        ProcessMarks::Shown(Vec::new())
+    } else if dying::first_thread_exits(&stat) {
+        marks_of_threads(pid, buf)
+    } else {
+        marks_after_execve(pid, buf)
     }
+}
+
+/// What the threads of a process show whose first thread has ended.
+fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> ProcessMarks {
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let path = thread.path().join("environ");
         let file = open_environ(CWD, path.as_os_str().as_bytes());
@@ -174,6 +185,26 @@ fn marks_of_threads(pid: i32, buf: &mut Vec<u8>) -> ProcessMarks {
         }
     }
     ProcessMarks::Exiting
+}
+
+/// What a process shows that may have executed a program since its environment was opened: then that file
+/// shows nothing any more, and the new one shows nothing until execve(2) has written it.
+fn marks_after_execve(pid: i32, buf: &mut Vec<u8>) -> ProcessMarks {
+    let file = open_environ(CWD, format!("/proc/{pid}/environ").as_bytes());
+    match file.and_then(|file| read_environ(&file, buf).map(marks_in)) {
+        Ok(marks) if marks.is_empty() && has_no_environment_yet(pid) => ProcessMarks::Executing,
+        Ok(marks) => ProcessMarks::Shown(marks),
+        Err(Errno::NOENT | Errno::SRCH) => ProcessMarks::Shown(Vec::new()),
+        Err(_) => ProcessMarks::Unreadable,
+    }
+}
+
+/// Whether the address where the environment begins is not set: field 50 of proc_pid_stat(5).
+fn has_no_environment_yet(pid: i32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = line.iter().rposition(|b| *b == b')').map_or(&[][..], |close| &line[close + 1..]);
+    let fields = String::from_utf8_lossy(after_name);
+    fields.split_ascii_whitespace().nth(47) == Some("0")
 }
 
 /// The entries of an environment that mark anything.

@@ -69,7 +69,7 @@ impl World {
             None if self.marked.contains(&s.pid) => MarkCheck::Marked,
             None => MarkCheck::Unmarked,
         };
-        let found = classify(&view, check, &|s| self.supervisors.contains(&s.pid));
+        let found = classify(&view, check, &|s: &ProcessStat| self.supervisors.contains(&s.pid));
         found.into_iter().map(|(s, k)| (s.pid, k)).collect()
     }
 }
