@@ -196,6 +196,7 @@ fn a_stop_while_git_runs_leaves_the_report_to_the_next_start() {
     assert_eq!(count(&output.stdout, "[recovery] task one interrupted"), 1, "{output:?}");
     assert_eq!(world.row().text("hinted_at"), "", "the command was not run");
     assert_eq!(world.row().number("hint_attempts"), Some(0));
+    std::fs::remove_file(world.path("bin/git")).expect("the program");
     let report = bookend(&world, &["recover", "--on-interrupted", "exit 0"]).ended(End::Code(0)).stdout;
     assert_eq!(count(&report, "[recovery] task one interrupted"), 1, "{report}");
 }
