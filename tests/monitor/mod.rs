@@ -1,4 +1,6 @@
 //! `bookend monitor`.
 
 mod asleep;
+#[cfg(feature = "failpoints")]
+mod ends;
 mod scale;
