@@ -42,7 +42,8 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
     sys::set_mask(Signal::STOPS.into_iter().fold(ignored, sys::SignalSet::with));
     let at = ledger::locate(ledger)?;
     let mut watch = engine::watch()?;
-    let mut monitor = Monitor { options, caller, at, lock: None, pause: FIRST_PAUSE, was_blind: false };
+    let mut monitor =
+        Monitor { options, caller, at, lock: None, pause: FIRST_PAUSE, failed_at: None, was_blind: false };
     loop {
         let signal = match monitor.watch_ledger(&mut watch, &service) {
             Ok(Watched::Stopped(signal)) => Some(signal),
@@ -66,6 +67,8 @@ struct Monitor<'a> {
     lock: Option<MonitorLock>,
     /// The pause after the next error.
     pause: Duration,
+    /// When the pause after the last error ended.
+    failed_at: Option<Instant>,
     /// The files of the ledger were replaced while it was watched.
     was_blind: bool,
 }
@@ -111,28 +114,34 @@ impl Monitor<'_> {
         let all = SelectedTasks(Vec::new());
         engine.add_all(&all)?;
         engine.settle(&all)?;
-        if let Some(signal) = engine.stopped {
-            return Ok(Watched::Stopped(signal));
+        if engine.stopped.is_none() {
+            engine.invalidate_sessions()?;
+            service.ready(&self.status(&engine));
+            is_ready.set(true);
+            engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
         }
-        engine.clean_spool();
-        engine.invalidate_sessions()?;
-        service.ready(&self.status(&engine));
-        is_ready.set(true);
-        engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
-        self.pause = FIRST_PAUSE;
-        self.follow_up(&mut engine, &all)?;
+        self.settle_what_comes(&mut engine, service)
+    }
+
+    /// Settles what is lost from now on, and does what remains after a task was settled.
+    fn settle_what_comes(
+        &mut self,
+        engine: &mut RecoveryEngine<'_>,
+        service: &ServiceManager,
+    ) -> Result<Watched, Error> {
         loop {
-            if let Some(signal) = engine.stopped {
+            if engine.has_news() {
+                self.end_round(engine)?;
+            } else if let Some(signal) = engine.stopped {
                 return Ok(Watched::Stopped(signal));
-            }
-            if engine.is_replaced {
+            } else if engine.is_replaced {
                 info!("a file of the ledger {} was replaced: it is opened again", self.at.file.display());
                 self.was_blind = true;
                 return Ok(Watched::Replaced);
+            } else {
+                service.status(&self.status(engine));
+                engine.turn_alone(None)?;
             }
-            service.status(&self.status(&engine));
-            engine.turn_alone(None)?;
-            self.end_round(&mut engine)?;
         }
     }
 
@@ -156,41 +165,26 @@ impl Monitor<'_> {
         format!("watching the tasks in {}{how}", self.at.file.display())
     }
 
-    /// Does what remains after tasks were settled.
+    /// Reports tasks that cannot be judged, runs hooks, prints what was done, and gives back memory.
     fn end_round(&self, engine: &mut RecoveryEngine<'_>) -> Result<(), Error> {
         engine.expire_doubtful()?;
-        let ended = engine.take_ended();
-        if !ended.is_empty() {
-            engine.clean_slots(&ended);
-            return self.follow_up(engine, &SelectedTasks(ended));
+        if let Some(ended) = engine.take_ended() {
+            engine.clean_slots_of(&ended);
+            if !engine.is_interrupted() {
+                engine.deliver(&ended)?;
+            }
+            if !engine.is_interrupted() {
+                engine.report_interrupted(&ended)?;
+            }
         }
-        self.print(engine)
-    }
-
-    /// Runs the hooks of these tasks, and reports those that were interrupted.
-    fn follow_up(&self, engine: &mut RecoveryEngine<'_>, tasks: &SelectedTasks) -> Result<(), Error> {
-        if engine.stopped.is_none() {
-            engine.deliver(tasks)?;
-        }
-        if engine.stopped.is_none() {
-            engine.report_interrupted(tasks)?;
-        }
-        self.print(engine)
-    }
-
-    /// Prints what was done, records it as reported, and gives back memory.
-    fn print(&self, engine: &mut RecoveryEngine<'_>) -> Result<(), Error> {
         if !engine.report.is_empty() {
             engine.report.conclude();
             engine.reporter.end(&engine.report);
             engine.record_reports()?;
-            engine.report = self.report();
         }
+        engine.report = self.report();
         engine.rest();
-        match engine.trouble.take() {
-            Some(e) => Err(e),
-            None => Ok(()),
-        }
+        engine.trouble.take().map_or(Ok(()), Err)
     }
 
     /// Waits after an error. `Some`: this stop signal arrived.
@@ -201,7 +195,9 @@ impl Monitor<'_> {
         service: &ServiceManager,
     ) -> Result<Option<Signal>, Error> {
         let text = e.in_line();
-        if self.pause == FIRST_PAUSE {
+        // Errors that follow one another are one trouble.
+        if self.failed_at.is_none_or(|at| at.elapsed() > 2 * LONGEST_PAUSE) {
+            self.pause = FIRST_PAUSE;
             warn!("the ledger {} is not watched now: {text}", self.at.file.display());
         }
         // A start that waits for this would hold up the machine's boot.
@@ -209,6 +205,7 @@ impl Monitor<'_> {
         service.alive();
         let pause = service.watchdog().map_or(self.pause, |longest| self.pause.min(longest));
         let until = Instant::now() + pause;
+        self.failed_at = Some(until);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         loop {
             match watch.next(&[], Some(until)).map_err(stop::watching)? {
