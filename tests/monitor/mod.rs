@@ -2,6 +2,8 @@
 
 mod asleep;
 mod deaths;
+#[cfg(feature = "failpoints")]
+mod ends;
 mod files;
 mod hooks;
 mod scale;
