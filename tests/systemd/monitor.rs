@@ -275,3 +275,29 @@ fn systemd_gives_up_on_a_monitor_that_may_not_use_its_ledger() {
         ("125".to_owned(), "5".to_owned())
     );
 }
+
+#[test]
+fn at_boot_agents_start_after_the_first_recovery_of_the_monitor() {
+    let Some(m) = machine("at_boot_agents_start_after_the_first_recovery_of_the_monitor") else { return };
+    m.show_boot_ids();
+    set(&m, "ExecStartPre=/bin/sleep 2");
+    m.sh(&format!("systemctl disable -q bookend-recover; systemctl enable -q {UNIT} bookend@one"));
+    let lost = working(&m);
+    m.power_cut_and_boot();
+    m.working();
+    let at = |unit: &str, event: &str| {
+        let text = m.sh(&format!("systemctl show -P {event}TimestampMonotonic {unit}"));
+        text.trim().parse::<u64>().expect("microseconds")
+    };
+    let ready = at(UNIT, "ActiveEnter");
+    assert!(at(UNIT, "ExecMainStart") > at("bookend-recover", "ExecMainExit"));
+    assert!(ready > 0 && ready < at("bookend@one", "ExecMainStart"), "the agent waits for the monitor");
+    let rows = m.rows();
+    assert_eq!((&rows[0]["status"], &rows[1]["id"]), (&"running".into(), &lost["id"]), "{rows:#?}");
+    assert_eq!((&rows[1]["reason"], &rows[1]["end_source"]), (&"rebooted".into(), &"recovery".into()));
+    let id = lost["id"].as_str().expect("an id");
+    m.until(&format!(
+        "journalctl --sync; journalctl -o cat -q --no-pager | grep '^.recovery' | grep -q {id}"
+    ));
+    assert_eq!(reports(&m, id).len(), 1);
+}
