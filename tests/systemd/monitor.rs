@@ -221,11 +221,8 @@ fn agents_start_where_the_monitor_is_disabled_or_masked_and_do_not_start_it() {
 #[test]
 fn the_monitor_of_a_user_watches_the_ledger_of_the_user() {
     let Some(m) = Machine::new("the_monitor_of_a_user_watches_the_ledger_of_the_user") else { return };
-    m.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
+    let ctl = m.ada();
     m.write("/home/ada/.config/bookend/one.env", &format!("COMMAND=\"{WORK}\"\n"));
-    m.sh("chown -R ada: /home/ada/.config");
-    let ctl = "systemctl --user --machine=ada@.host";
-    m.until(&format!("{ctl} is-system-running --wait"));
     m.write("/home/ada/.config/systemd/user/bookend@.service.d/no.conf", "[Service]\nExecStopPost=\n");
     m.sh(&format!("chown -R ada: /home/ada/.config; {ctl} daemon-reload"));
     m.sh(&format!("{ctl} enable -q --now {UNIT}; {ctl} start bookend@one"));
