@@ -138,7 +138,8 @@ fn a_lock_that_outlives_its_slot_is_waited_for() {
     monitor.stop();
 }
 
-/// The descriptor with which a process holds a byte of the file `live`, as if another process had inherited it.
+/// The descriptor with which a process holds a byte of the file `live`, as if another process had inherited
+/// it.
 fn duplicate_live_lock(pid: i32) -> OwnedFd {
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
     let holds_lock = |fd: &i32| {

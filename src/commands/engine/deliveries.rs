@@ -73,8 +73,8 @@ impl RecoveryEngine<'_> {
         Ok(())
     }
 
-    /// Delivers a task again in a minute if the ledger did not take the result: `recover` leaves that to the next
-    /// recovery.
+    /// Delivers a task again in a minute if the ledger did not take the result. `recover` leaves that to the
+    /// next recovery.
     fn deliver_again_unless_recorded(&mut self, id: &TaskId) -> Result<(), Error> {
         if let Some(lookout) = &mut self.lookout
             && let TaskLookup::One(now) = self.ledger.task(id.as_str())?

@@ -29,7 +29,7 @@ use service::ServiceManager;
 /// The first pause after an error of the ledger; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long a monitor waits for its predecessor. The child that is to execute a hook has its descriptors until
+/// How long a monitor waits for its predecessor. A child that is to execute a hook has its descriptors until
 /// then, so it keeps the byte of a killed monitor for a moment. systemd does not restart after exit code 75.
 const HANDOVER: Duration = Duration::from_secs(2);
 const HANDOVER_POLL: Duration = Duration::from_millis(10);
