@@ -97,6 +97,26 @@ fn a_run_that_is_lost_under_a_key_is_settled_once_by_the_next_run_or_the_monitor
 }
 
 #[test]
+fn each_lost_task_is_reported_once_by_the_monitor_or_a_recovery_beside_it() {
+    let test = "each_lost_task_is_reported_once_by_the_monitor_or_a_recovery_beside_it";
+    let Some(world) = World::of_bookend(test) else { return };
+    let monitor = MonitorService::start(&world, &[]);
+    let ids: Vec<String> = (0..8).map(|n| format!("lost-{n}")).collect();
+    let mut printed = String::new();
+    for id in &ids {
+        let busy = Busy::sleep(&world, id);
+        busy.supervisor.signal(Signal::KILL);
+        printed += &world.bare(["bookend", "recover"]).run().stdout;
+        busy.supervisor.wait();
+        until_reported(&world, id);
+    }
+    printed += &monitor.stop().stdout;
+    for id in &ids {
+        assert_eq!(count(&printed, &format!("[recovery] task {id} interrupted")), 1, "{printed}");
+    }
+}
+
+#[test]
 fn a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process() {
     let test = "a_supervisor_killed_after_the_end_and_before_its_leftovers_leaves_no_process";
     let Some(world) = World::of_bookend(test) else { return };

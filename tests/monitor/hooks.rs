@@ -3,7 +3,8 @@
 use rustix::process::Signal;
 
 use super::{MonitorService, count, until_ended, until_reported};
-use crate::harness::{End, World, eventually};
+use crate::harness::{End, World, bookend, eventually, on_path, possible};
+use crate::spool::{Waiting, locked};
 use crate::standins::Busy;
 
 #[test]
@@ -108,4 +109,94 @@ fn a_monitor_killed_in_a_hook_runs_it_again_at_its_next_start() {
     until_reported(&world, "one");
     assert_eq!(world.row().number("hint_attempts"), Some(2));
     monitor.stop();
+}
+
+#[test]
+fn a_record_that_arrives_while_a_hook_runs_is_merged() {
+    let Some(world) = World::of_bookend("a_record_that_arrives_while_a_hook_runs_is_merged") else { return };
+    let mut started = world.fifo("started");
+    let hook = format!("echo up >{}; exec sleep 1000", started.path());
+    let monitor = MonitorService::start(&world, &["--on-interrupted", &hook]);
+    let waiting = Waiting::start(&world, |run| run.env("BOOKEND_BUSY_TIMEOUT", "10ms"));
+    Busy::sleep(&world, "lost").kill_all();
+    assert_eq!(started.line(), "up");
+    let lock = locked(&world);
+    waiting.end_in_spool(&world);
+    drop(lock);
+    until_ended(&world, "one", "failure/exit");
+    assert_eq!(
+        world.sql("SELECT end_source FROM task_history WHERE id = 'one'")[0].text("end_source"),
+        "spool"
+    );
+    monitor.stop();
+}
+
+#[test]
+fn a_monitor_is_ready_before_its_hooks_and_feeds_the_watchdog_while_they_run() {
+    let test = "a_monitor_is_ready_before_its_hooks_and_feeds_the_watchdog_while_they_run";
+    let Some(world) = World::of_bookend(test) else { return };
+    let (mut started, mut go) = (world.fifo("started"), world.fifo("go"));
+    let script = "trap '' TERM; echo ready $$ >$SAY; while :; do sleep 1000; done";
+    Busy::start(&world, "say", |_| world.run_sh(script).options(["--id", "one"])).kill_supervisor();
+    let hook =
+        format!("echo ${{WATCHDOG_USEC-no}} ${{WATCHDOG_PID-no}} >{}; read x <{}", started.path(), go.path());
+    let program = ["env", "WATCHDOG_USEC=200000", "bookend"];
+    let options = ["--grace", "1s", "--on-interrupted", &hook];
+    let monitor = MonitorService::begin(&world, &program, &options);
+    // Ending the agent takes as long as its grace.
+    monitor.service.until("EXTEND_TIMEOUT_USEC=");
+    monitor.service.until("READY=1");
+    assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
+    assert_eq!(started.line(), "no no");
+    for _ in 0..3 {
+        monitor.service.until("WATCHDOG=1");
+    }
+    go.write_line("end");
+    until_reported(&world, "one");
+    monitor.stop();
+}
+
+#[test]
+fn a_report_command_that_fails_is_run_three_times() {
+    let Some(world) = World::of_bookend("a_report_command_that_fails_is_run_three_times") else { return };
+    Busy::sleep(&world, "one").kill_all();
+    let fails = ["--on-interrupted", "exit 7"];
+    for (attempt, next) in [(1, "it is run again in a minute"), (2, "it is run again in a minute")] {
+        let mut monitor = MonitorService::start(&world, &fails);
+        monitor.process.wait_for_output(format!("failed with exit code 7 for task one; {next}").as_bytes());
+        // A death meanwhile, and an end, are no reason to run it earlier.
+        world.run(["true"]).options(["--id", &format!("other-{attempt}")]).run().ended(End::Code(0));
+        monitor.stop();
+        let row = &world.sql("SELECT hint_attempts, hinted_at FROM task_history WHERE id = 'one'")[0];
+        assert_eq!((row.number("hint_attempts"), row.text("hinted_at")), (Some(attempt), String::new()));
+    }
+    let monitor = MonitorService::start(&world, &fails);
+    until_reported(&world, "one");
+    let output = monitor.stop();
+    assert_eq!(count(&output.stdout, "for task one; it is not run again"), 1, "{output:?}");
+}
+
+#[test]
+fn a_stop_while_git_runs_leaves_the_report_to_the_next_start() {
+    let Some(world) = World::of_bookend("a_stop_while_git_runs_leaves_the_report_to_the_next_start") else {
+        return;
+    };
+    if !possible("a_stop_while_git_runs_leaves_the_report_to_the_next_start", on_path("git"), "git") {
+        return;
+    }
+    let mut asked = world.fifo("asked");
+    world.bare(["git", "init", "-q"]).run().ended(End::Code(0));
+    let monitor = MonitorService::start(&world, &["--on-interrupted", "exit 0"]);
+    let busy = Busy::sleep(&world, "one");
+    let git = format!("echo $PPID >{}; kill -TERM $PPID; exec sleep 1000", asked.path());
+    world.program("git", &format!("#!/bin/sh\n{git}\n"));
+    busy.kill_all();
+    assert_eq!(asked.line(), monitor.process.pid().to_string());
+    let output = monitor.process.wait().ended(End::Signal(15));
+    assert_eq!(count(&output.stdout, "[recovery] task one interrupted"), 1, "{output:?}");
+    assert_eq!(world.row().text("hinted_at"), "", "the command was not run");
+    assert_eq!(world.row().number("hint_attempts"), Some(0));
+    std::fs::remove_file(world.path("bin/git")).expect("the program");
+    let report = bookend(&world, &["recover", "--on-interrupted", "exit 0"]).ended(End::Code(0)).stdout;
+    assert_eq!(count(&report, "[recovery] task one interrupted"), 1, "{report}");
 }

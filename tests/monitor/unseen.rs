@@ -4,7 +4,7 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use super::{MonitorService, Notifications, until_reported};
+use super::{MonitorService, Notifications, count, until_reported};
 use crate::harness::{End, World, children, eventually, is_root, on_path, possible, stat_field};
 use crate::standins::{Busy, change};
 
@@ -135,4 +135,24 @@ fn events_that_were_lost_lead_to_a_full_recovery() {
     assert_eq!(started.line(), "attempt 2");
     monitor.process.signal(Signal::TERM);
     monitor.process.wait().ended(End::Signal(15));
+}
+
+#[test]
+fn a_task_that_cannot_be_judged_is_reported_once_and_expires() {
+    let test = "a_task_that_cannot_be_judged_is_reported_once_and_expires";
+    let Some(world) = World::of_bookend(test) else { return };
+    Busy::sleep(&world, "far").kill_all();
+    change(&world, "UPDATE task_history SET host = 'elsewhere', boot_id = 'another'");
+    let monitor = MonitorService::start(&world, &[]);
+    // As if its slot were closed again, on another machine.
+    let slot = world.path("state/bookend/bookend.db.d/spool/.far.slot");
+    drop(fs::OpenOptions::new().write(true).open(slot).expect("its slot"));
+    Busy::sleep(&world, "near").kill_all();
+    until_reported(&world, "near");
+    let output = monitor.stop();
+    assert_eq!(count(&output.stdout, "task far cannot be judged from here"), 1, "{output:?}");
+    let monitor = MonitorService::start(&world, &["--ttl", "0"]);
+    until_reported(&world, "far");
+    assert_eq!(world.sql("SELECT reason FROM task_history WHERE id = 'far'")[0].text("reason"), "ttl");
+    monitor.stop();
 }

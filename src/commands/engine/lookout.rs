@@ -58,6 +58,8 @@ struct Doubt {
     is_released: bool,
     /// It was reported that the task cannot be judged or settled.
     is_reported: bool,
+    /// Its report is passed on again then, and not before.
+    report_at: Option<Instant>,
 }
 
 /// What a lookout has seen.
@@ -233,6 +235,18 @@ impl Lookout {
         self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now)).at = Some(now + INTERVAL);
     }
 
+    /// Reports a task again in a minute, and not before.
+    pub(super) fn report_later(&mut self, id: &TaskId) {
+        self.retry(id);
+        self.doubts.entry(id.clone()).and_modify(|doubt| doubt.report_at = doubt.at);
+    }
+
+    /// Whether the report of a task is to be tried again later.
+    pub(super) fn reports_later(&self, id: &TaskId) -> bool {
+        let at = self.doubts.get(id).and_then(|doubt| doubt.report_at);
+        at.is_some_and(|at| at > Instant::now())
+    }
+
     /// Looks at a task again soon: it was lost, and is not now.
     pub(super) fn look_again(&mut self, id: &TaskId) {
         let now = Instant::now();
@@ -281,7 +295,9 @@ impl Lookout {
 
     /// Notes that nothing of a task is alive any more.
     pub(super) fn ended(&mut self, id: &TaskId) {
-        self.forget(id);
+        if !self.reports_later(id) {
+            self.forget(id);
+        }
         self.ended.insert(id.clone());
     }
 }
@@ -289,7 +305,7 @@ impl Lookout {
 impl Doubt {
     fn new(since: Instant) -> Doubt {
         let (supervisor, pause) = (None, FIRST_PAUSE);
-        Doubt { supervisor, at: None, pause, since, is_released: false, is_reported: false }
+        Doubt { supervisor, at: None, pause, since, is_released: false, is_reported: false, report_at: None }
     }
 
     /// How long to wait before the next check.

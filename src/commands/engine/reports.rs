@@ -61,7 +61,8 @@ impl RecoveryEngine<'_> {
     fn unreported(&mut self, selected: &SelectedTasks) -> Result<Vec<Task>, Error> {
         let mut due = Vec::new();
         for task in selected.only(self.ledger.unhinted()?) {
-            if !self.is_supervised(&task)? {
+            let waits = self.lookout.as_ref().is_some_and(|lookout| lookout.reports_later(&task.id));
+            if !waits && !self.is_supervised(&task)? {
                 due.push(task);
             }
         }
@@ -98,7 +99,7 @@ impl RecoveryEngine<'_> {
                 "it is not run again"
             }
             Some(lookout) if self.stopped.is_none() => {
-                lookout.retry(id);
+                lookout.report_later(id);
                 "it is run again in a minute"
             }
             _ => "the next recovery tries again",
@@ -127,7 +128,7 @@ impl RecoveryEngine<'_> {
                 };
                 let next = match &mut self.lookout {
                     Some(lookout) => {
-                        printed.iter().for_each(|id| lookout.retry(id));
+                        printed.iter().for_each(|id| lookout.report_later(id));
                         "it is printed again in a minute"
                     }
                     None => "the next recovery prints it again",
