@@ -215,3 +215,49 @@ fn stray_spool_slots_are_removed_and_those_of_running_tasks_kept() {
     recover(&world, &[]);
     assert!(!slot("runs").exists());
 }
+
+#[test]
+fn a_run_gives_its_slot_back_however_it_ends() {
+    let Some(world) = World::of_bookend("a_run_gives_its_slot_back_however_it_ends") else { return };
+    let options: [&[&str]; 4] =
+        [&[], &["--prepare", "exit 3"], &["--require-skill", "none"], &["--timeout", "1ms"]];
+    for (options, agent) in options.into_iter().zip(["true", "true", "claude", "cat"]) {
+        world.run([agent]).options(options.iter().copied()).piped_input().run();
+    }
+    world.run(["./nonesuch"]).run().ended(End::Code(127));
+    let stopped = Busy::sleep(&world, "stopped").supervisor;
+    stopped.signal(Signal::TERM);
+    stopped.wait();
+    let endings: Vec<_> = world.rows().iter().map(|row| row.text("status")).collect();
+    assert_eq!(endings.len(), 6, "{endings:?}");
+    let spool = world.path("state/bookend/bookend.db.d/spool");
+    assert_eq!(fs::read_dir(spool).expect("the spool").count(), 0);
+}
+
+#[test]
+fn a_slot_is_given_back_after_the_hook_and_no_recovery_takes_it_away_before() {
+    let test = "a_slot_is_given_back_after_the_hook_and_no_recovery_takes_it_away_before";
+    let Some(world) = World::of_bookend(test) else { return };
+    let (mut up, mut go) = (world.fifo("hook.up"), world.fifo("hook.go"));
+    let hook = format!("echo ready $$ >{}; read line <{}", up.path(), go.path());
+    let slot = world.path("state/bookend/bookend.db.d/spool/.one.slot");
+    let run = world.run_sh("true").options(["--id", "one", "--on-finish", &hook]).start();
+    up.pid("ready");
+    recover(&world, &[]);
+    assert_eq!(fs::metadata(&slot).expect("the slot").len(), 0, "its space was given back with the end");
+    go.write_line("now");
+    run.wait().ended(End::Code(0));
+    assert!(!slot.exists());
+    // A supervisor that dies in its hook leaves it to the recovery that finishes the delivery.
+    let run = world.run_sh("true").options(["--id", "two", "--on-finish", &hook]).start();
+    let hook = up.pid("ready");
+    run.signal(Signal::KILL);
+    run.wait();
+    // The second line is for the hook of the recovery.
+    (0..2).for_each(|_| go.write_line("now"));
+    eventually(world.deadline(), "the end of the hook", || state(hook).is_none_or(|s| s == 'Z'));
+    let slot = world.path("state/bookend/bookend.db.d/spool/.two.slot");
+    assert!(slot.exists());
+    recover(&world, &[]);
+    assert!(!slot.exists());
+}

@@ -136,6 +136,24 @@ fn wait_returns_while_the_hook_of_the_task_still_runs() {
 }
 
 #[test]
+fn wait_returns_while_leftovers_of_the_task_are_ended() {
+    let Some(world) = World::of_bookend("wait_returns_while_leftovers_of_the_task_are_ended") else { return };
+    let (mut up, mut go) = (world.fifo("up"), world.fifo("go"));
+    let leftover = format!("trap '' TERM; echo ready $$ >{}; exec sleep 1000", up.path());
+    let script = format!("sh -c \"{}\" & read line <{}; exit 3", leftover.replace('$', "\\$"), go.path());
+    let run = world.run_sh(&script).options(["--id", "one", "--leftovers", "end", "--grace", "1h"]).start();
+    let stubborn = up.pid("ready");
+    let process = waiting(&world, &["one"]);
+    asleep(&world, &process);
+    go.write_line("now");
+    process.wait().ended(End::Code(1));
+    assert_eq!(state(run.pid()), Some('S'), "the supervisor still ends the leftover");
+    rustix::process::kill_process(rustix::process::Pid::from_raw(stubborn).expect("a pid"), Signal::KILL)
+        .expect("killed");
+    run.wait().ended(End::Code(3));
+}
+
+#[test]
 fn a_killed_supervisor_ends_the_wait() {
     let Some(world) = World::of_bookend("a_killed_supervisor_ends_the_wait") else { return };
     let busy = Busy::sleep(&world, "lost");

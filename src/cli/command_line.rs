@@ -152,7 +152,7 @@ pub(super) enum Command {
     Agents(AgentsArgs),
     /// Check how bookend is set up here
     ///
-    /// Each line begins with ok, warn or FAIL; `-` marks a program that is absent and not needed.
+    /// Each line begins with ok, warn or FAIL; `-` marks what is absent and not needed.
     Doctor(DoctorArgs),
     /// Print the completion script for a shell
     Completions(CompletionsArgs),

@@ -1,6 +1,6 @@
-//! The names of all points, in the order of a run, its recovery, and an adoption.
+//! The names of all points, in the order of a run, its recovery, a monitor, and an adoption.
 
-/// What `bookend run` and `bookend recover` pass.
+/// What `bookend run`, `bookend recover` and `bookend monitor` pass.
 pub const STEPS: &[&str] = &[
     "create.drafted",
     "create.filled",
@@ -33,7 +33,9 @@ pub const STEPS: &[&str] = &[
     "end.updated",
     "end.written",
     "end.committed",
-    "spool.discard",
+    "spool.free",
+    "spool.clear",
+    "spool.cleared",
     "spool.fill",
     "spool.filled",
     "spool.synced",
@@ -43,6 +45,7 @@ pub const STEPS: &[&str] = &[
     "delivery.ended",
     "delivery.record",
     "run.delivered",
+    "spool.release",
     "merge.read",
     "merge.written",
     "merge.committed",
@@ -57,6 +60,11 @@ pub const STEPS: &[&str] = &[
     "recover.handing",
     "recover.handed",
     "recover.reported",
+    "monitor.armed",
+    "monitor.ready",
+    "monitor.seen",
+    "monitor.looked",
+    "monitor.stopping",
 ];
 
 /// What `bookend adopt` passes.

@@ -4,7 +4,6 @@ use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
 use super::error::{LedgerError, Result, step};
-use super::file_check;
 use super::handle::Ledger;
 use super::tasks::{self, DeliveryStatus};
 use super::{sessions, spool};
@@ -97,36 +96,26 @@ impl Ledger {
         })
     }
 
-    /// Removes the spool slots of tasks that were never committed, or have ended: their supervisors died
-    /// before they could.
-    pub fn sweep_spool(&mut self) -> Result<()> {
-        let stray = |conn: &Connection, id: &TaskId| -> rusqlite::Result<bool> {
-            Ok(tasks::by_id(conn, id)?.is_none_or(|t| t.status.is_terminal()))
-        };
-        let failed = self.failed("looking for stray slots in the spool");
-        let any = spool::slots(&self.spool_dir)?
-            .into_iter()
-            .try_fold(false, |any, (_, id)| Ok(any || stray(self.conn(), &id)?));
-        if !any.map_err(failed)? {
-            return Ok(());
-        }
+    /// The tasks that have a slot in the spool.
+    pub fn slots(&self) -> Result<Vec<TaskId>> {
+        spool::slots(&self.spool_dir)
+    }
+
+    /// Removes the slots of these tasks, unless they run.
+    pub fn remove_slots(&mut self, ids: &[TaskId]) -> Result<()> {
+        let dir = self.spool_dir.clone();
         // While this process holds the write lock, no process is between reserving a slot and committing its
         // task.
-        let dir = self.spool_dir.clone();
-        let slots = self.in_transaction("sweeping the spool", |conn| {
-            let mut found = Vec::new();
-            for (path, id) in spool::slots(&dir).unwrap_or_default() {
-                if stray(conn, &id)? {
-                    found.push(path);
+        let removed: Result<()> = self.in_transaction("sweeping the spool", |conn| {
+            for id in ids {
+                let is_over = tasks::by_id(conn, id)?.is_none_or(|task| task.status.is_terminal());
+                if is_over && let Err(e) = spool::clear(&dir, id, false) {
+                    return Ok(Err(e));
                 }
             }
-            Ok(found)
+            Ok(Ok(()))
         })?;
-        for path in slots {
-            file_check::remove_if_there(&path)
-                .map_err(|e| LedgerError::io("removing the stray spool slot", &path, e))?;
-        }
-        Ok(())
+        removed
     }
 
     /// Records with a running task why it could not be settled.

@@ -43,6 +43,11 @@ pub enum MergeOutcome {
 }
 
 impl MergedRecord {
+    /// Whether the ledger could not take the record, which stays in the spool.
+    pub fn waits(&self) -> bool {
+        matches!(self.outcome, MergeOutcome::Waits(_))
+    }
+
     /// Whether the record is in the ledger now.
     pub fn is_applied(&self) -> bool {
         matches!(self.outcome, MergeOutcome::Applied { .. })

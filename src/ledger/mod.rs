@@ -66,9 +66,9 @@ pub use merged::{MergedRecord, report_merged};
 pub use prune::{PruneScope, PruneSummary};
 pub use sessions::RestoreOutcome;
 pub use spending::KeySpending;
-pub use spool::SpoolSlot;
 #[cfg(any(test, fuzzing))]
 pub use spool::fuzz;
+pub use spool::{HeldSlot, SpoolSlot};
 pub use stats::GroupBy;
 pub use tasks::{DeliveryStatus, ProgressUpdate, TaskLookup};
 pub use trust::{ALLOW_SHARED_DIR, Distrust, distrust};

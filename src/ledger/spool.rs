@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::posix_fallocate;
+use tracing::debug;
 
 use super::error::{LedgerError, Result};
 use super::{file_check, location};
@@ -26,14 +27,22 @@ const LONGEST_RECORD: u64 = 4 << 20;
 /// The longest file name that most file systems allow, less the suffixes.
 const LONGEST_NAME: usize = 200;
 
-/// The space reserved for the record of one task. If its supervisor dies, the file stays until recovery
-/// removes it.
+/// The space reserved for the record of one task. Its supervisor keeps it open: when it is closed and stays,
+/// the supervisor died or failed, and recovery finishes the task.
 #[derive(Debug)]
 pub struct SpoolSlot {
-    file: File,
+    /// `None`: it has become the record, and no other could be created.
+    file: Option<File>,
     slot: PathBuf,
     record: PathBuf,
     task: TaskId,
+}
+
+/// The slot of a task whose end is recorded. It is empty, and open until nothing is left to do for the task.
+#[derive(Debug)]
+pub struct HeldSlot {
+    _file: Option<File>,
+    slot: PathBuf,
 }
 
 impl SpoolSlot {
@@ -46,11 +55,11 @@ impl SpoolSlot {
             let _ = fs::remove_file(&slot);
             return Err(failed(e));
         }
-        Ok(SpoolSlot { file, record: record_path(dir, id)?, slot, task: id.to_owned() })
+        Ok(SpoolSlot { file: Some(file), record: record_path(dir, id)?, slot, task: id.to_owned() })
     }
 
     /// Writes the record durably, and returns its path. `by` is the command that ends the task.
-    pub fn write(&self, ended: &TaskEnd, by: &str) -> Result<PathBuf> {
+    pub fn write(&mut self, ended: &TaskEnd, by: &str) -> Result<PathBuf> {
         self.put(ended, by)
             .map_err(|e| LedgerError::io("writing the terminal record to the spool:", &self.record, e))?;
         Ok(self.record.clone())
@@ -63,15 +72,13 @@ impl SpoolSlot {
         (record.line().unwrap_or_default(), &self.record)
     }
 
-    fn put(&self, ended: &TaskEnd, by: &str) -> io::Result<()> {
-        let created;
-        let file = if self.is_in_place() {
-            &self.file
-        } else {
-            // The slot was removed, or replaced by another file, which must not become the record.
-            created = create(&self.slot)?;
-            &created
+    fn put(&mut self, ended: &TaskEnd, by: &str) -> io::Result<()> {
+        // The slot was removed, or replaced by another file, which must not become the record.
+        let file = match self.file.take().filter(|file| is_at(&self.slot, file)) {
+            Some(file) => file,
+            None => create(&self.slot)?,
         };
+        let file = self.file.insert(file);
         let mut record = Record::new(&self.task, ended, by);
         let mut bytes = record.sealed()?;
         if bytes.len() as i64 > SLOT_BYTES && fill(file, &bytes).is_err() {
@@ -84,21 +91,40 @@ impl SpoolSlot {
         file.sync_all()?;
         failpoint::hit("spool.synced")?;
         fs::rename(&self.slot, &self.record)?;
+        self.file = None;
         failpoint::hit("spool.renamed")?;
-        file_check::sync_directory(self.record.parent().unwrap_or(Path::new("/")))
+        file_check::sync_directory(self.record.parent().unwrap_or(Path::new("/")))?;
+        // Another command may merge and remove the record before the supervisor exits.
+        self.file = create(&self.slot).ok();
+        Ok(())
     }
 
-    fn is_in_place(&self) -> bool {
-        let (here, held) = (fs::symlink_metadata(&self.slot), self.file.metadata());
-        here.is_ok_and(|h| held.is_ok_and(|o| (h.dev(), h.ino()) == (o.dev(), o.ino())))
+    /// Gives back the space: the end is recorded.
+    pub fn free(self) -> HeldSlot {
+        let emptied = || failpoint::hit("spool.free").and_then(|()| self.file.as_ref().map_or(Ok(()), empty));
+        if let Err(e) = emptied() {
+            debug!("giving back the space of {}: {e}", self.slot.display());
+        }
+        HeldSlot { _file: self.file, slot: self.slot }
     }
+}
 
-    /// Frees the space: the ledger took the record.
-    pub fn discard(self) -> Result<()> {
-        failpoint::hit("spool.discard")
+impl HeldSlot {
+    /// Removes the slot: nothing is left to do for the task.
+    pub fn release(self) -> Result<()> {
+        failpoint::hit("spool.release")
             .and_then(|()| file_check::remove_if_there(&self.slot))
             .map_err(|e| LedgerError::io("removing the unused spool slot", &self.slot, e))
     }
+}
+
+fn is_at(path: &Path, file: &File) -> bool {
+    let (here, held) = (fs::symlink_metadata(path), file.metadata());
+    here.is_ok_and(|h| held.is_ok_and(|o| (h.dev(), h.ino()) == (o.dev(), o.ino())))
+}
+
+fn empty(file: &File) -> io::Result<()> {
+    file.set_len(0)
 }
 
 fn fill(mut file: &File, bytes: &[u8]) -> io::Result<()> {
@@ -248,8 +274,11 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
 pub(super) fn clear(dir: &Path, id: &TaskId, is_merged: bool) -> Result<()> {
     let record = if is_merged { Some(record_path(dir, id)?) } else { None };
     for path in record.into_iter().chain([slot_path(dir, id)?]) {
-        file_check::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
+        failpoint::hit("spool.clear")
+            .and_then(|()| file_check::remove_if_there(&path))
+            .map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
     }
+    failpoint::reached("spool.cleared");
     Ok(())
 }
 
@@ -258,17 +287,13 @@ pub(super) fn has_slot(dir: &Path, id: &TaskId) -> bool {
     slot_path(dir, id).is_ok_and(|path| path.symlink_metadata().is_ok())
 }
 
-/// The slots, with the ids of their tasks.
-pub(super) fn slots(dir: &Path) -> Result<Vec<(PathBuf, TaskId)>> {
-    let names = entries(dir)?.into_iter();
-    Ok(names.filter_map(|path| slot_id(&path).map(|id| (path, id))).collect())
-}
-
-fn slot_id(path: &Path) -> Option<TaskId> {
-    match SpoolFile::named(path.file_name()?)? {
+/// The tasks that have a slot.
+pub(super) fn slots(dir: &Path) -> Result<Vec<TaskId>> {
+    let slot = |path: &PathBuf| match SpoolFile::named(path.file_name()?)? {
         SpoolFile::Slot(id) => Some(id),
         SpoolFile::Record(_) => None,
-    }
+    };
+    Ok(entries(dir)?.iter().filter_map(slot).collect())
 }
 
 /// A file that bookend puts in the spool.

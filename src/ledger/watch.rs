@@ -37,7 +37,7 @@ pub enum LedgerEvent {
     Recorded(TaskId),
     /// The slot of a task was removed.
     Released(TaskId),
-    /// The space of a slot was given back: the ledger has the end of the task.
+    /// The space of a slot was given back: the end of the task is recorded.
     EndRecorded(TaskId),
     /// Rows may have changed, in a ledger that another program writes too.
     RowsChanged,

@@ -6,6 +6,7 @@ mod host;
 pub mod liveness;
 mod lost_task;
 mod policy;
+mod slots;
 mod supervisors;
 pub mod trust;
 mod verdict;
@@ -14,6 +15,7 @@ pub use agent_state::{AgentState, agent_state, keeps_key};
 pub use host::comparable_supervisor;
 pub use lost_task::{LostTask, SettleOutcome};
 pub use policy::{TTL, ends_leftovers, has_expired, release_command};
+pub use slots::{sweep_slots, sweep_spool};
 pub use verdict::{evidence, is_dying, judge};
 
 #[cfg(test)]

@@ -399,7 +399,7 @@ fn an_ending_in_the_spool_takes_precedence() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
-    let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
+    let mut slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
     let record = slot.write(&ended(Ending::Cancelled(CancelReason::Timeout)), "run").unwrap();
     let lost_task = found(task, &[7], &[]);
     let outcome = settle(&mut ledger, &lost_task);
@@ -414,7 +414,7 @@ fn spool_files_of_a_settled_task_are_removed_unless_it_may_be_alive() {
     let world = World::new();
     let mut ledger = world.open();
     let (_, task) = begun(&mut ledger, &lost("t"));
-    // A slot that is not discarded.
+    // A slot that is not given back.
     drop(ledger.spool_slot(&TaskId::recorded("t")).unwrap());
     let slot = world.at().private_dir().join("spool/.t.slot");
     assert!(slot.exists());

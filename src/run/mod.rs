@@ -10,6 +10,7 @@ pub mod session;
 mod start;
 mod supervisor;
 
+use std::ffi::CString;
 use std::path::Path;
 use std::time::Instant;
 
@@ -22,11 +23,12 @@ use crate::log;
 use crate::process::leftovers::LeftoverSweep;
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::Watch;
-use crate::task::{Ending, TaskId};
+use crate::task::{Ending, NewTask, TaskId};
 use claim::{Attempt, KeyClaim};
 use command::{AgentCommand, RunContext};
 use options::RunOptions;
-use start::{ForkedAgent, GatedTask, TaskIds};
+use session::Choice;
+use start::{Family, ForkedAgent, GatedTask, TaskIds};
 use supervisor::Supervisor;
 
 /// Runs the agent between the two writes of its row.
@@ -91,17 +93,33 @@ fn supervise(
     let mut run = Supervisor::new(watch, &mut ledger, start);
     start::announce(&row.id, command, &choice);
     start::release_descriptors(&mut caller);
+    let exit = attend(&mut run, &context, (&row, &choice), (&env, family), &caller)?;
+    run.release(live);
+    // The kernel closes it as well, and need not give back its memory piece by piece.
+    std::mem::forget(ledger);
+    Ok(exit)
+}
+
+/// Steps 6 to 12: from the committed row to the end of all work for the task.
+fn attend(
+    run: &mut Supervisor<'_>,
+    context: &RunContext<'_>,
+    (row, choice): (&NewTask, &Choice),
+    (env, family): (&[CString], Family),
+    caller: &Caller,
+) -> Result<Exit, Error> {
+    let RunContext { options, command, .. } = context;
 
     // 6. Run --prepare, then look for the required skill, which it may have installed.
-    let ready = prepare::prepare(&mut run, &context, &env, &caller)?;
+    let ready = prepare::prepare(run, context, env, caller)?;
     failpoint::reached("run.prepared");
-    let target = family.sweep_target(&run, &row, &context);
+    let target = family.sweep_target(run, row, context);
     run.send_signals_to(command.adapter.signals(), &target);
-    if let Err(no_start) = prepare::ready_unless_stopped(&mut run, options, ready)? {
+    if let Err(no_start) = prepare::ready_unless_stopped(run, options, ready)? {
         run.dismiss()?;
-        return prepare::end_without_agent(&mut run, no_start, target, options, &caller);
+        return prepare::end_without_agent(run, no_start, target, options, caller);
     }
-    let transcript = outcome::resumed_transcript(command, &choice);
+    let transcript = outcome::resumed_transcript(command, choice);
     let baseline = Baseline::of(&command.physical_cwd(options));
 
     // 7. Open the gate. A pipe that exec closes reports whether exec succeeded.
@@ -115,40 +133,35 @@ fn supervise(
     failpoint::reached("run.ended");
     if let Some(failed) = run.start_error() {
         let no_start = prepare::not_executed(failed, options);
-        return prepare::end_without_agent(&mut run, no_start, target, options, &caller);
+        return prepare::end_without_agent(run, no_start, target, options, caller);
     }
 
     // 9. Read the rest of the output, decide the ending, and find the leftover processes.
     let tree = run.end_tree(&target, options.leftovers)?;
     run.drain(ended_at + options.grace)?;
     failpoint::reached("run.drained");
-    let ending = outcome::judge(&run, &context, agent, ended_at);
+    let ending = outcome::judge(run, context, agent, ended_at);
     let ends = options.leftovers.ends(ending == Ending::Success) && !command.is_background();
     let sweep = tree.unwrap_or_else(|| run.find_leftovers(LeftoverSweep::new(target, ends, options.grace)));
 
     // 10. End the row, then the leftover processes. git is asked meanwhile, unless one of them could still
     // change its settings.
-    let git = baseline.map(|baseline| begin_git(baseline, &row.id, &caller, !(ends && sweep.is_awaited())));
-    let end = outcome::end(&run, &context, (&row, &choice), (&ending, agent), transcript, &sweep);
+    let git = baseline.map(|baseline| begin_git(baseline, &row.id, caller, !(ends && sweep.is_awaited())));
+    let end = outcome::end(run, context, (row, choice), (&ending, agent), transcript, &sweep);
     run.settle(end);
     failpoint::reached("run.settled");
     run.end_leftovers(sweep, ends)?;
     if let Some((baseline, mut git)) = git {
-        baseline.record(&row.id, &mut git, &mut run)?;
+        baseline.record(&row.id, &mut git, run)?;
     }
 
-    // 11. Run --on-finish with the row. The live lock is held until then.
-    outcome::deliver(&mut run, options, &caller)?;
+    // 11. Run --on-finish with the row. The live lock and the slot are held until then.
+    outcome::deliver(run, options, caller)?;
     failpoint::reached("run.delivered");
     run.flush()?;
 
     // 12. Exit as the agent did.
-    let exit = outcome::exit(&run, &context, &ending, agent);
-    drop(run);
-    drop(live);
-    // The kernel closes it as well, and need not give back its memory piece by piece.
-    std::mem::forget(ledger);
-    Ok(exit)
+    Ok(outcome::exit(run, context, &ending, agent))
 }
 
 /// From here on no signal is lost, and orphans of the agent become children of bookend: prctl(2).

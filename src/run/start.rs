@@ -24,7 +24,7 @@ use crate::run::claim::link_session;
 use crate::run::command::{AgentCommand, RunContext, current_dir};
 use crate::run::options::{self, RunOptions};
 use crate::run::session::Choice;
-use crate::run::supervisor::settle::{end_unstarted, never_ran};
+use crate::run::supervisor::settle::{end_unstarted, never_ran, release};
 use crate::run::supervisor::{
     Agent, CapturedOutput, Conversation, Limits, RowFacts, Supervisor, SupervisorStart, TaskRef,
 };
@@ -194,8 +194,11 @@ impl ForkedAgent {
             Ok(child) => child,
             Err(e) => {
                 let error = Error::failed("creating a process for the agent").caused_by(e);
+                // Its removal tells a monitor that the task has ended.
+                let slot = claim.spool_slot(&row.id).ok();
                 claim.end(&row.id, &never_ran(FailureReason::Spawn, &chain(&error), started), "run")?;
                 claim.commit()?;
+                release(slot.map(SpoolSlot::free));
                 return Err(error
                     .hint("run `ulimit -u -n` to see the limits; the task is recorded as failure")
                     .into());

@@ -235,9 +235,10 @@ fn the_package_enables_the_monitor_once_and_an_upgrade_restarts_it() {
     assert_ne!(pid(), before, "the new program runs");
     assert_eq!((&m.row()["status"], &m.row()["agent_pid"]), (&"running".into(), &running["agent_pid"]));
 
-    m.sh("systemctl disable -q --now bookend-monitor");
+    m.sh("systemctl disable -q --now bookend-monitor bookend-recover");
     install();
     assert_eq!(state(), "disabled inactive", "an upgrade respects the administrator");
+    assert!(!m.holds("systemctl is-enabled -q bookend-recover"));
     m.sh("systemctl start bookend-monitor");
     let before = pid();
     install();
@@ -246,10 +247,11 @@ fn the_package_enables_the_monitor_once_and_an_upgrade_restarts_it() {
 
     dpkg("-r bookend");
     assert!(!m.holds("systemctl is-active -q bookend-monitor"));
-    assert_eq!(m.sh("find /etc/systemd /var/lib/systemd -name 'bookend*'"), "", "nothing stays enabled");
+    assert_eq!(m.sh("find /etc/systemd /run -name 'bookend*'"), "", "nothing stays enabled");
     install();
     assert_eq!(state(), "enabled active");
+    assert!(m.holds("systemctl is-enabled -q bookend-recover"), "as after the first installation");
     dpkg("--purge bookend");
-    assert_eq!(m.sh("find /etc/systemd /var/lib/systemd -name 'bookend*'"), "");
+    assert_eq!(m.sh("find /etc/systemd -name 'bookend*'"), "");
     assert!(m.holds("test -s /var/lib/bookend/bookend.db"), "the ledger stays");
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::lookout::Lookout;
 use super::pulse::Pulse;
 use super::report::{RecoveryReport, Reporter};
-use super::scope::RecoveryPolicy;
+use super::scope::{RecoveryPolicy, SelectedTasks};
 use crate::error::Error;
 use crate::helper::Helper;
 use crate::ledger::{FollowUpLock, Ledger};
@@ -45,6 +45,8 @@ pub struct RecoveryEngine<'a> {
     pub stopped: Option<Signal>,
     /// Whether stop signals are read from the watch.
     pub heeds_stops: bool,
+    /// Whether a hook or git runs, so that an error is kept for later.
+    pub(super) is_attending: bool,
     /// Signals that the caller of bookend had blocked, for the next hook.
     pub(super) withheld: Vec<ReceivedSignal>,
     /// A file of the ledger was replaced: the ledger is to be opened again.
@@ -80,6 +82,7 @@ impl<'a> RecoveryEngine<'a> {
             report_lock: None,
             stopped: None,
             heeds_stops: false,
+            is_attending: false,
             withheld: Vec::new(),
             is_replaced: false,
             trouble: None,
@@ -89,6 +92,23 @@ impl<'a> RecoveryEngine<'a> {
     /// Whether tasks are being settled.
     pub fn is_settling(&self) -> bool {
         !self.settling.is_empty()
+    }
+
+    /// Whether something is to be done before the next event.
+    pub fn has_news(&self) -> bool {
+        let follow_ups = self.lookout.as_ref().is_some_and(Lookout::has_ended);
+        let scan = self.batch.is_some() && !self.is_settling();
+        follow_ups || scan || !self.unverifiable.is_empty() || !self.report.is_empty()
+    }
+
+    /// The tasks whose hooks and reports may be due, once. `None`: there is none.
+    pub fn take_ended(&mut self) -> Option<SelectedTasks> {
+        self.lookout.as_mut()?.take_ended()
+    }
+
+    /// Whether no more hooks are to be started.
+    pub fn is_interrupted(&self) -> bool {
+        self.stopped.is_some() || self.trouble.is_some() || self.is_replaced
     }
 
     /// Waits for one event without a helper.

@@ -7,9 +7,8 @@ use super::report::{DeliveredHook, UnsettledTask};
 use super::scope::SelectedTasks;
 use crate::commands::deliver::{self, Delivered};
 use crate::error::Error;
-use crate::ledger::{DeliveryStatus, FollowUp, LiveEvidence, TaskLookup};
-use crate::recovery;
-use crate::task::{Task, Time};
+use crate::ledger::{DeliveryStatus, FollowUp, TaskLookup};
+use crate::task::{Task, TaskId, Time};
 
 /// How often an interrupted hook is tried before it counts as failed: the hook itself may crash the machine.
 pub(super) const ATTEMPTS: i64 = 3;
@@ -30,7 +29,7 @@ impl RecoveryEngine<'_> {
             }
             for task in due {
                 self.deliver_one(&task)?;
-                if self.stopped.is_some() {
+                if self.is_interrupted() {
                     return Ok(());
                 }
             }
@@ -39,17 +38,19 @@ impl RecoveryEngine<'_> {
 
     fn deliver_one(&mut self, task: &Task) -> Result<(), Error> {
         let id = &task.id;
-        let evidence = recovery::evidence(&self.ledger, task)?;
+        let is_supervised = self.is_supervised(task)?;
         let was_cut_off = task.delivery_status.as_deref() == Some(DeliveryStatus::Delivering.as_str());
-        let delivered = if evidence != LiveEvidence::Held && was_cut_off && task.delivery_attempts >= ATTEMPTS
-        {
+        let delivered = if !is_supervised && was_cut_off && task.delivery_attempts >= ATTEMPTS {
             self.give_up(task)?
         } else {
             let (ttl, timeout, caller) = (self.policy.ttl, self.policy.hook_timeout, self.caller);
             self.attending(|engine| deliver::deliver_one(engine, task, ttl, timeout, caller))?
         };
         match delivered {
-            Delivered::ByAnother => {}
+            // Its own supervisor is watched; another process may die in the middle.
+            Delivered::ByAnother if is_supervised => {}
+            Delivered::ByAnother => self.lookout.iter_mut().for_each(|lookout| lookout.retry(id)),
+            Delivered::Unverifiable(_) if self.lookout.as_mut().is_some_and(|l| !l.doubt(task)) => {}
             Delivered::Unverifiable(why) => {
                 self.reporter.line(&format!("the --on-finish command of task {id}: {why}"));
                 self.report.unverifiable.push(UnsettledTask { id: id.clone(), key: task.key.clone(), why });
@@ -64,9 +65,22 @@ impl RecoveryEngine<'_> {
                 self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
             }
             Delivered::As(state) => {
+                self.deliver_again_unless_recorded(id)?;
                 self.reporter.line(&format!("the --on-finish command of task {id}: {}", state.as_str()));
                 self.report.deliveries.push(DeliveredHook { id: id.clone(), status: state.as_str() });
             }
+        }
+        Ok(())
+    }
+
+    /// Delivers a task again in a minute if the ledger did not take the result. `recover` leaves that to the
+    /// next recovery.
+    fn deliver_again_unless_recorded(&mut self, id: &TaskId) -> Result<(), Error> {
+        if let Some(lookout) = &mut self.lookout
+            && let TaskLookup::One(now) = self.ledger.task(id.as_str())?
+            && now.delivery_status.as_deref() == Some(DeliveryStatus::Delivering.as_str())
+        {
+            lookout.retry(id);
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! What the engine does about what the lookout has seen: it looks at rows, and adds the tasks in doubt.
 
 use super::core::RecoveryEngine;
-use super::lookout::live_supervisor;
+use super::lookout::{Lookout, live_supervisor};
 use super::scope::{SelectedTasks, running};
 use crate::error::Error;
+use crate::failpoint;
 use crate::ledger::{DeliveryStatus, LiveEvidence, TaskLookup};
 use crate::recovery;
 use crate::task::{Status, Task, TaskId};
@@ -13,6 +14,7 @@ impl RecoveryEngine<'_> {
     pub(super) fn look_around(&mut self) -> Result<(), Error> {
         let Some(lookout) = &mut self.lookout else { return Ok(()) };
         let seen = lookout.read();
+        failpoint::hit("monitor.seen").map_err(|e| Error::failed("reading events").caused_by(e))?;
         if seen.is_blind {
             lookout.lose_slots();
         }
@@ -25,10 +27,18 @@ impl RecoveryEngine<'_> {
         if seen.has_records {
             self.merge_spool()?;
         }
+        let mut unknown = Vec::new();
         for (id, is_released) in seen.tasks {
-            self.look(&id, is_released)?;
+            if !self.look(&id, is_released)? {
+                unknown.push(id);
+            }
+            failpoint::reached("monitor.looked");
+        }
+        if !unknown.is_empty() {
+            self.clean_slots_of(&SelectedTasks(unknown));
         }
         if seen.all || seen.is_blind || (seen.watch_again && watches) {
+            self.lookout.iter_mut().for_each(Lookout::all_ended);
             self.add_all(&SelectedTasks(Vec::new()))?;
         } else if seen.rows {
             self.look_at_rows()?;
@@ -37,32 +47,45 @@ impl RecoveryEngine<'_> {
     }
 
     /// Looks at a task whose supervisor may have exited. It is a hint: the kernel reports that a slot was
-    /// closed before it releases the live lock.
-    fn look(&mut self, id: &TaskId, is_released: bool) -> Result<(), Error> {
+    /// closed before it releases the live lock. `false`: there is no such row.
+    fn look(&mut self, id: &TaskId, is_released: bool) -> Result<bool, Error> {
         if self.settling.contains(id) {
-            return Ok(());
+            return Ok(true);
         }
         let task = match self.ledger.task(id.as_str())? {
             TaskLookup::One(task) if task.id == *id => task,
             _ => {
                 self.lookout.iter_mut().for_each(|lookout| lookout.forget(id));
-                self.clean_spool();
-                return Ok(());
+                return Ok(false);
             }
         };
-        let Some(lookout) = &mut self.lookout else { return Ok(()) };
+        let Some(lookout) = &mut self.lookout else { return Ok(true) };
         if !task.status.is_terminal() || (recovery::ends_leftovers(&task) && !is_released) {
             lookout.hint(id, is_released);
             self.add(*task);
-        } else if !is_pending(&task) {
+        } else if !is_pending(&task) && !self.ledger.has_slot(id) {
             lookout.forget(id);
-        } else if self.ledger.evidence(&task)? == LiveEvidence::Held || live_supervisor(&task).is_some() {
-            lookout.hint(id, is_released);
-            lookout.keep(&task, &self.ledger);
         } else {
-            lookout.ended(id);
+            lookout.hint(id, is_released);
+            if !self.is_supervised(&task)? {
+                self.lookout.iter_mut().for_each(|lookout| lookout.ended(id));
+            }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether the supervisor of an ended task may still run its hook. `monitor` looks at the task again when
+    /// it has exited.
+    pub(super) fn is_supervised(&mut self, task: &Task) -> Result<bool, Error> {
+        let Some(lookout) = &mut self.lookout else {
+            return Ok(recovery::evidence(&self.ledger, task)? == LiveEvidence::Held);
+        };
+        let runs = self.ledger.evidence(task)? == LiveEvidence::Held || live_supervisor(task).is_some();
+        if runs {
+            lookout.hint(&task.id, false);
+            lookout.keep(task, &self.ledger);
+        }
+        Ok(runs)
     }
 
     /// Adds the running tasks whose ends the files of the ledger do not show.
@@ -70,10 +93,14 @@ impl RecoveryEngine<'_> {
         for task in running(&self.ledger, &SelectedTasks(Vec::new()))? {
             let Some(lookout) = &mut self.lookout else { return Ok(()) };
             let is_shown = task.live_slot.is_some() && lookout.sees_files();
-            if !is_shown && !lookout.watches(&task.id) {
-                lookout.hint(&task.id, false);
-                self.add(task);
+            if is_shown || lookout.watches(&task.id) {
+                continue;
             }
+            match task.live_slot {
+                Some(_) => lookout.hint(&task.id, false),
+                None => lookout.expect_no_proof(&task.id),
+            }
+            self.add(task);
         }
         Ok(())
     }

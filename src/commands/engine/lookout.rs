@@ -1,11 +1,12 @@
 //! What `monitor` watches: the files of the ledger, and the supervisors of tasks that may be lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::scope::SelectedTasks;
 use crate::ledger::{Ledger, LedgerEvent, LedgerWatch, LiveEvidence, WatchScope};
 use crate::process::procfs::identity::{self, ProcessHandle};
 use crate::process::watch::{WatchInterest, WatchSource};
@@ -20,6 +21,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const ATTENTION: Duration = Duration::from_secs(30);
 /// Time between two checks of a task that cannot be judged or settled.
 const INTERVAL: Duration = Duration::from_secs(60);
+/// The first pause before a record is merged again that the ledger did not take; each is twice as long.
+const FIRST_MERGE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two looks at the rows of a ledger that another program writes too.
 const ROWS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,8 +35,12 @@ pub struct Lookout {
     /// When the watch of the files is tried again.
     watch_due: Option<Instant>,
     doubts: BTreeMap<TaskId, Doubt>,
-    /// The tasks that ended, and whose follow-ups may be due.
-    pub(super) ended: Vec<TaskId>,
+    /// The tasks that ended, and whose hooks and reports may be due.
+    ended: BTreeSet<TaskId>,
+    /// Hooks and reports of any task may be due.
+    all_ended: bool,
+    /// When the spool is merged again, and the pause after that: the ledger did not take a record.
+    merge_due: Option<(Instant, Duration)>,
     /// When the rows are to be read.
     rows_due: Option<Instant>,
     rows_read: Instant,
@@ -51,6 +58,8 @@ struct Doubt {
     is_released: bool,
     /// It was reported that the task cannot be judged or settled.
     is_reported: bool,
+    /// Its report is passed on again then, and not before.
+    report_at: Option<Instant>,
 }
 
 /// What a lookout has seen.
@@ -82,7 +91,9 @@ impl Lookout {
             was_blind,
             watch_due: None,
             doubts: BTreeMap::new(),
-            ended: Vec::new(),
+            ended: BTreeSet::new(),
+            all_ended: true,
+            merge_due: None,
             rows_due: None,
             rows_read: now,
         };
@@ -130,20 +141,21 @@ impl Lookout {
 
     /// When something is to be checked without an event.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.doubts.values().filter_map(|doubt| doubt.at).chain(self.rows_due).chain(self.watch_due).min()
+        let tasks = self.doubts.values().filter_map(|doubt| doubt.at);
+        tasks.chain(self.merge_due.map(|(at, _)| at)).chain(self.rows_due).chain(self.watch_due).min()
     }
 
     /// Reads the events that have arrived, and collects what is due.
     pub(super) fn read(&mut self) -> Sighting {
-        let mut seen = Sighting::default();
+        let (mut seen, mut hints) = (Sighting::default(), BTreeMap::new());
         for event in self.files.iter_mut().flat_map(LedgerWatch::read) {
             match event {
-                LedgerEvent::SupervisorClosed(id) => seen.tasks.push((id, false)),
+                LedgerEvent::SupervisorClosed(id) => *hints.entry(id).or_default() |= false,
                 LedgerEvent::Recorded(id) => {
                     seen.has_records = true;
-                    seen.tasks.push((id, false));
+                    *hints.entry(id).or_default() |= false;
                 }
-                LedgerEvent::Released(id) => seen.tasks.push((id, true)),
+                LedgerEvent::Released(id) => *hints.entry(id).or_default() |= true,
                 LedgerEvent::EndRecorded(_) => {}
                 LedgerEvent::RowsChanged => {
                     self.rows_due.get_or_insert(self.rows_read + ROWS_INTERVAL);
@@ -160,6 +172,7 @@ impl Lookout {
             self.rows_read = now;
             self.rows_due = self.files.is_none().then_some(now + ROWS_INTERVAL);
         }
+        seen.has_records |= self.merge_due.is_some_and(|(at, _)| at <= now);
         seen.watch_again = self.watch_due.is_some_and(|at| at <= now);
         for (id, doubt) in &mut self.doubts {
             let has_exited =
@@ -169,6 +182,13 @@ impl Lookout {
                 doubt.at = None;
                 seen.tasks.push((id.clone(), doubt.is_released));
             }
+        }
+        for (id, is_released) in hints {
+            // Its supervisor exits now, however long it was watched before.
+            if let Some(doubt) = self.doubts.get_mut(&id) {
+                (doubt.since, doubt.pause) = (now, FIRST_PAUSE);
+            }
+            seen.tasks.push((id, is_released));
         }
         seen
     }
@@ -215,6 +235,59 @@ impl Lookout {
         self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now)).at = Some(now + INTERVAL);
     }
 
+    /// Reports a task again in a minute, and not before.
+    pub(super) fn report_later(&mut self, id: &TaskId) {
+        self.retry(id);
+        self.doubts.entry(id.clone()).and_modify(|doubt| doubt.report_at = doubt.at);
+    }
+
+    /// Whether the report of a task is to be tried again later.
+    pub(super) fn reports_later(&self, id: &TaskId) -> bool {
+        let at = self.doubts.get(id).and_then(|doubt| doubt.report_at);
+        at.is_some_and(|at| at > Instant::now())
+    }
+
+    /// Looks at a task again soon: it was lost, and is not now.
+    pub(super) fn look_again(&mut self, id: &TaskId) {
+        let now = Instant::now();
+        let doubt = self.doubts.entry(id.clone()).or_insert_with(|| Doubt::new(now));
+        doubt.at = Some(now + doubt.next_pause(now));
+    }
+
+    /// Checks a running task once a minute that nothing can prove to be alive, without a report.
+    pub(super) fn expect_no_proof(&mut self, id: &TaskId) {
+        self.hint(id, false);
+        self.doubts.entry(id.clone()).and_modify(|doubt| doubt.is_reported = true);
+    }
+
+    /// Notes whether the ledger did not take a record of the spool; whether that was not so before.
+    pub(super) fn note_waiting_records(&mut self, any: bool) -> bool {
+        let pause = self.merge_due.map_or(FIRST_MERGE_PAUSE, |(_, pause)| pause);
+        let is_new = self.merge_due.is_none();
+        self.merge_due = any.then(|| (Instant::now() + pause, (pause * 2).min(INTERVAL)));
+        is_new
+    }
+
+    /// Notes that hooks and reports of any task may be due.
+    pub(super) fn all_ended(&mut self) {
+        self.all_ended = true;
+    }
+
+    /// Whether hooks or reports may be due.
+    pub(super) fn has_ended(&self) -> bool {
+        self.all_ended || !self.ended.is_empty()
+    }
+
+    /// The tasks whose hooks and reports may be due, once. `None`: there is none.
+    pub(super) fn take_ended(&mut self) -> Option<SelectedTasks> {
+        let ended = std::mem::take(&mut self.ended);
+        match std::mem::take(&mut self.all_ended) {
+            true => Some(SelectedTasks(Vec::new())),
+            false if ended.is_empty() => None,
+            false => Some(SelectedTasks(ended.into_iter().collect())),
+        }
+    }
+
     /// Forgets a task.
     pub(super) fn forget(&mut self, id: &TaskId) {
         self.doubts.remove(id);
@@ -222,15 +295,17 @@ impl Lookout {
 
     /// Notes that nothing of a task is alive any more.
     pub(super) fn ended(&mut self, id: &TaskId) {
-        self.forget(id);
-        self.ended.push(id.clone());
+        if !self.reports_later(id) {
+            self.forget(id);
+        }
+        self.ended.insert(id.clone());
     }
 }
 
 impl Doubt {
     fn new(since: Instant) -> Doubt {
         let (supervisor, pause) = (None, FIRST_PAUSE);
-        Doubt { supervisor, at: None, pause, since, is_released: false, is_reported: false }
+        Doubt { supervisor, at: None, pause, since, is_released: false, is_reported: false, report_at: None }
     }
 
     /// How long to wait before the next check.

@@ -13,8 +13,7 @@ use super::scope::SelectedTasks;
 use crate::error::Error;
 use crate::failpoint;
 use crate::hook::{self, Hook, HookEnd};
-use crate::ledger::{FollowUp, LiveEvidence};
-use crate::recovery;
+use crate::ledger::FollowUp;
 use crate::task::{Task, TaskId, Time};
 
 impl RecoveryEngine<'_> {
@@ -27,8 +26,13 @@ impl RecoveryEngine<'_> {
         let mut due = self.unreported(selected)?;
         let ids: Vec<&TaskId> = due.iter().map(|task| &task.id).collect();
         let (lock, taken) = self.ledger.lock_follow_ups(FollowUp::Report, &ids)?;
-        let ours: BTreeSet<TaskId> =
-            due.iter().zip(taken).filter(|(_, taken)| *taken).map(|(t, _)| t.id.clone()).collect();
+        let (ours, theirs): (Vec<_>, Vec<_>) =
+            due.iter().map(|t| t.id.clone()).zip(taken).partition(|(_, taken)| *taken);
+        let ours: BTreeSet<TaskId> = ours.into_iter().map(|(id, _)| id).collect();
+        // The other process may die before it has reported them.
+        if let Some(lookout) = &mut self.lookout {
+            theirs.iter().for_each(|(id, _)| lookout.retry(id));
+        }
         // Without those that another process reported before it released its lock.
         due = self.unreported(selected)?;
         due.retain(|task| ours.contains(&task.id));
@@ -45,7 +49,7 @@ impl RecoveryEngine<'_> {
                 None => self.printed.push(hint.task.id.clone()),
             }
             self.report.hints.push(hint);
-            if self.stopped.is_some() {
+            if self.is_interrupted() {
                 break;
             }
         }
@@ -54,10 +58,11 @@ impl RecoveryEngine<'_> {
     }
 
     /// The tasks to report. One whose supervisor is still alive is reported by a later recovery.
-    fn unreported(&self, selected: &SelectedTasks) -> Result<Vec<Task>, Error> {
+    fn unreported(&mut self, selected: &SelectedTasks) -> Result<Vec<Task>, Error> {
         let mut due = Vec::new();
         for task in selected.only(self.ledger.unhinted()?) {
-            if recovery::evidence(&self.ledger, &task)? != LiveEvidence::Held {
+            let waits = self.lookout.as_ref().is_some_and(|lookout| lookout.reports_later(&task.id));
+            if !waits && !self.is_supervised(&task)? {
                 due.push(task);
             }
         }
@@ -94,7 +99,7 @@ impl RecoveryEngine<'_> {
                 "it is not run again"
             }
             Some(lookout) if self.stopped.is_none() => {
-                lookout.retry(id);
+                lookout.report_later(id);
                 "it is run again in a minute"
             }
             _ => "the next recovery tries again",
@@ -110,23 +115,30 @@ impl RecoveryEngine<'_> {
     /// When the ledger cannot be written.
     pub fn record_reports(&mut self) -> Result<(), Error> {
         failpoint::reached("recover.reported");
+        let printed = std::mem::take(&mut self.printed);
         match self.reporter.failed.take() {
-            None => self.ledger.hinted(&self.printed, Time::now())?,
-            Some(e) if self.printed.is_empty() => {
+            None => self.ledger.hinted(&printed, Time::now())?,
+            Some(e) if printed.is_empty() => {
                 debug!("standard output does not take the report: {e}");
             }
             Some(e) => {
-                let tasks = match self.printed.len() {
+                let tasks = match printed.len() {
                     1 => "1 interrupted task".to_owned(),
                     n => format!("{n} interrupted tasks"),
                 };
-                let problem = format!(
-                    "the report of {tasks} could not be printed: {e}; the next recovery prints it again"
-                );
+                let next = match &mut self.lookout {
+                    Some(lookout) => {
+                        printed.iter().for_each(|id| lookout.report_later(id));
+                        "it is printed again in a minute"
+                    }
+                    None => "the next recovery prints it again",
+                };
+                let problem = format!("the report of {tasks} could not be printed: {e}; {next}");
                 warn!("{problem}");
                 self.report.problems.push(problem);
             }
         }
+        self.report_lock = None;
         Ok(())
     }
 }

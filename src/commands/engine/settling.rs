@@ -14,7 +14,7 @@ use crate::process::leftovers::SweepStep;
 use crate::recovery::batch::{self, RecoveryBatch, RecoveryOutcome};
 use crate::recovery::{self, AgentState, LostTask, SettleOutcome};
 use crate::sys;
-use crate::task::{Task, TaskId, Time};
+use crate::task::{Task, Time};
 
 impl RecoveryEngine<'_> {
     /// Merges the spool.
@@ -27,9 +27,12 @@ impl RecoveryEngine<'_> {
         Ok(())
     }
 
-    /// Reports what became of records in the spool.
+    /// Reports what became of records in the spool. `monitor` reports once that the ledger does not take
+    /// them.
     pub fn report_spool(&mut self, merged: &[MergedRecord]) {
-        for record in merged {
+        let any_waits = merged.iter().any(MergedRecord::waits);
+        let is_new = self.lookout.as_mut().is_none_or(|lookout| lookout.note_waiting_records(any_waits));
+        for record in merged.iter().filter(|record| is_new || !record.waits()) {
             let text = record.to_string();
             self.reporter.line(&text);
             self.report.spool.push(SpoolReport {
@@ -104,11 +107,6 @@ impl RecoveryEngine<'_> {
         if self.unverifiable.is_empty() { Ok(()) } else { self.expire() }
     }
 
-    /// The tasks that have ended since the last call, and whose hooks and reports may be due.
-    pub fn take_ended(&mut self) -> Vec<TaskId> {
-        self.lookout.as_mut().map(|lookout| std::mem::take(&mut lookout.ended)).unwrap_or_default()
-    }
-
     /// Gives back the memory of the last scan, unless tasks are being settled. Whether there was any.
     pub fn drop_scan(&mut self) -> bool {
         let has_scan = self.batch.is_some() && !self.is_settling();
@@ -128,9 +126,10 @@ impl RecoveryEngine<'_> {
         }
     }
 
-    /// Turns until no task is being settled, or a stop signal arrives.
+    /// Turns until none of the tasks is left that are being settled now, or a stop signal arrives.
     fn drive(&mut self) -> Result<(), Error> {
-        while self.is_settling() && self.stopped.is_none() {
+        let now = self.settling.clone();
+        while self.stopped.is_none() && !self.settling.is_disjoint(&now) {
             self.turn_alone(None)?;
         }
         Ok(())
@@ -182,9 +181,13 @@ impl RecoveryEngine<'_> {
                     self.report.spool.push(SpoolReport { task: Some(id.clone()), merged: true, text });
                 }
                 SettleOutcome::UnreadableSpool(error) => {
-                    self.leave_open(&task, Error::from(error).in_line())?
+                    self.leave_open(&task, Error::from(error).in_line())?;
+                    continue;
                 }
-                SettleOutcome::Unchanged => {}
+                SettleOutcome::Unchanged => {
+                    self.lookout.iter_mut().for_each(|lookout| lookout.look_again(task.id()));
+                    continue;
+                }
             }
             self.lookout.iter_mut().for_each(|lookout| lookout.ended(task.id()));
         }
@@ -259,12 +262,14 @@ impl RecoveryEngine<'_> {
         Ok(())
     }
 
-    /// Removes slots that no supervisor holds.
-    pub fn clean_spool(&mut self) {
-        if let Err(e) = self.ledger.sweep_spool() {
-            let problem = Error::from(e).in_line();
-            self.reporter.line(&problem);
-            self.report.problems.push(problem);
+    /// Removes the slots of these tasks, except for those that a supervisor holds.
+    pub fn clean_slots_of(&mut self, selected: &SelectedTasks) {
+        let cleaned = match selected.are_all() {
+            true => recovery::sweep_spool(&mut self.ledger),
+            false => recovery::sweep_slots(&mut self.ledger, selected.0.clone()),
+        };
+        if let Err(e) = cleaned {
+            self.problem(e.in_line());
         }
     }
 

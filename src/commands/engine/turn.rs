@@ -46,10 +46,10 @@ impl RecoveryEngine<'_> {
             | WatchEvent::Deadline => {}
         }
         if self.trouble.is_none() {
-            match (self.advance(event), helper) {
-                // The helper is not abandoned for what concerns other tasks.
-                (Err(e), Some(_)) => self.trouble = Some(e),
-                (done, _) => done?,
+            match self.advance(event) {
+                // A hook is not abandoned for what concerns other tasks.
+                Err(e) if self.is_attending => self.trouble = Some(e),
+                done => done?,
             }
         }
         Ok(None)
@@ -89,8 +89,10 @@ impl RecoveryEngine<'_> {
         let former = sys::set_mask(SignalSet::ALL);
         sys::set_mask(Signal::STOPS.into_iter().fold(former, SignalSet::with));
         let heeded = std::mem::replace(&mut self.heeds_stops, true);
+        self.is_attending = true;
         self.watch.put_back(std::mem::take(&mut self.withheld));
         let done = work(self);
+        self.is_attending = false;
         self.heeds_stops = heeded;
         sys::set_mask(former);
         done

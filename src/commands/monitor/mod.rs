@@ -17,6 +17,7 @@ use crate::commands::engine::{
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
+use crate::failpoint;
 use crate::ledger::{self, Ledger, Location, MonitorLock};
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::{Watch, WatchEvent};
@@ -28,6 +29,10 @@ use service::ServiceManager;
 /// The first pause after an error of the ledger; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a monitor waits for its predecessor. A child that is to execute a hook has its descriptors until
+/// then, so it keeps the byte of a killed monitor for a moment. systemd does not restart after exit code 75.
+const HANDOVER: Duration = Duration::from_secs(2);
+const HANDOVER_POLL: Duration = Duration::from_millis(10);
 /// By how much the time to start is extended while the first recovery works.
 const STARTING: Duration = Duration::from_secs(30);
 
@@ -42,7 +47,8 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
     sys::set_mask(Signal::STOPS.into_iter().fold(ignored, sys::SignalSet::with));
     let at = ledger::locate(ledger)?;
     let mut watch = engine::watch()?;
-    let mut monitor = Monitor { options, caller, at, lock: None, pause: FIRST_PAUSE, was_blind: false };
+    let mut monitor =
+        Monitor { options, caller, at, lock: None, pause: FIRST_PAUSE, failed_at: None, was_blind: false };
     loop {
         let signal = match monitor.watch_ledger(&mut watch, &service) {
             Ok(Watched::Stopped(signal)) => Some(signal),
@@ -51,6 +57,7 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
             Err(e) => monitor.wait_after(&e, &mut watch, &service)?,
         };
         if let Some(signal) = signal {
+            failpoint::reached("monitor.stopping");
             service.stopping();
             return Ok(Exit::Signal(signal));
         }
@@ -66,6 +73,8 @@ struct Monitor<'a> {
     lock: Option<MonitorLock>,
     /// The pause after the next error.
     pause: Duration,
+    /// When the pause after the last error ended.
+    failed_at: Option<Instant>,
     /// The files of the ledger were replaced while it was watched.
     was_blind: bool,
 }
@@ -107,40 +116,55 @@ impl Monitor<'_> {
         engine.pulse = Some(Pulse::begin(watchdog.unwrap_or(STARTING).min(STARTING) / 2, &beat));
         // Before the first look at the tasks: an end between the two is seen.
         engine.lookout = Some(Lookout::over(&engine.ledger, self.was_blind));
+        failpoint::reached("monitor.armed");
         engine.report_spool(&merged);
         let all = SelectedTasks(Vec::new());
         engine.add_all(&all)?;
         engine.settle(&all)?;
-        if let Some(signal) = engine.stopped {
-            return Ok(Watched::Stopped(signal));
+        if engine.stopped.is_none() {
+            engine.invalidate_sessions()?;
+            service.ready(&self.status(&engine));
+            failpoint::reached("monitor.ready");
+            is_ready.set(true);
+            engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
         }
-        engine.clean_spool();
-        engine.invalidate_sessions()?;
-        service.ready(&self.status(&engine));
-        is_ready.set(true);
-        engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
-        self.pause = FIRST_PAUSE;
-        self.follow_up(&mut engine, &all)?;
+        self.settle_what_comes(&mut engine, service)
+    }
+
+    /// Settles what is lost from now on, and does what remains after a task was settled.
+    fn settle_what_comes(
+        &mut self,
+        engine: &mut RecoveryEngine<'_>,
+        service: &ServiceManager,
+    ) -> Result<Watched, Error> {
         loop {
-            if let Some(signal) = engine.stopped {
+            if engine.has_news() {
+                self.end_round(engine)?;
+            } else if let Some(signal) = engine.stopped {
                 return Ok(Watched::Stopped(signal));
-            }
-            if engine.is_replaced {
+            } else if engine.is_replaced {
                 info!("a file of the ledger {} was replaced: it is opened again", self.at.file.display());
                 self.was_blind = true;
                 return Ok(Watched::Replaced);
+            } else {
+                service.status(&self.status(engine));
+                engine.turn_alone(None)?;
             }
-            service.status(&self.status(&engine));
-            engine.turn_alone(None)?;
-            self.end_round(&mut engine)?;
         }
     }
 
     /// Takes the byte of the monitor in the file `live`, which may be another file than before. `Some`:
     /// another process has it.
     fn hold(&mut self, ledger: &Ledger) -> Result<Option<Error>, Error> {
+        let until = Instant::now() + HANDOVER;
         self.lock = None;
-        self.lock = ledger.hold_monitor()?;
+        loop {
+            self.lock = ledger.hold_monitor()?;
+            if self.lock.is_some() || Instant::now() >= until {
+                break;
+            }
+            std::thread::sleep(HANDOVER_POLL);
+        }
         let message = format!("another monitor watches the ledger {}", self.at.file.display());
         let refused = Error::new(Kind::Busy, message).hint("one monitor is enough for a ledger");
         Ok(self.lock.is_none().then_some(refused))
@@ -156,40 +180,26 @@ impl Monitor<'_> {
         format!("watching the tasks in {}{how}", self.at.file.display())
     }
 
-    /// Does what remains after tasks were settled.
+    /// Reports tasks that cannot be judged, runs hooks, prints what was done, and gives back memory.
     fn end_round(&self, engine: &mut RecoveryEngine<'_>) -> Result<(), Error> {
         engine.expire_doubtful()?;
-        let ended = engine.take_ended();
-        if !ended.is_empty() {
-            return self.follow_up(engine, &SelectedTasks(ended));
+        if let Some(ended) = engine.take_ended() {
+            engine.clean_slots_of(&ended);
+            if !engine.is_interrupted() {
+                engine.deliver(&ended)?;
+            }
+            if !engine.is_interrupted() {
+                engine.report_interrupted(&ended)?;
+            }
         }
-        self.print(engine)
-    }
-
-    /// Runs the hooks of these tasks, and reports those that were interrupted.
-    fn follow_up(&self, engine: &mut RecoveryEngine<'_>, tasks: &SelectedTasks) -> Result<(), Error> {
-        if engine.stopped.is_none() {
-            engine.deliver(tasks)?;
-        }
-        if engine.stopped.is_none() {
-            engine.report_interrupted(tasks)?;
-        }
-        self.print(engine)
-    }
-
-    /// Prints what was done, records it as reported, and gives back memory.
-    fn print(&self, engine: &mut RecoveryEngine<'_>) -> Result<(), Error> {
         if !engine.report.is_empty() {
             engine.report.conclude();
             engine.reporter.end(&engine.report);
             engine.record_reports()?;
-            engine.report = self.report();
         }
+        engine.report = self.report();
         engine.rest();
-        match engine.trouble.take() {
-            Some(e) => Err(e),
-            None => Ok(()),
-        }
+        engine.trouble.take().map_or(Ok(()), Err)
     }
 
     /// Waits after an error. `Some`: this stop signal arrived.
@@ -200,7 +210,9 @@ impl Monitor<'_> {
         service: &ServiceManager,
     ) -> Result<Option<Signal>, Error> {
         let text = e.in_line();
-        if self.pause == FIRST_PAUSE {
+        // Errors that follow one another are one trouble.
+        if self.failed_at.is_none_or(|at| at.elapsed() > 2 * LONGEST_PAUSE) {
+            self.pause = FIRST_PAUSE;
             warn!("the ledger {} is not watched now: {text}", self.at.file.display());
         }
         // A start that waits for this would hold up the machine's boot.
@@ -208,6 +220,7 @@ impl Monitor<'_> {
         service.alive();
         let pause = service.watchdog().map_or(self.pause, |longest| self.pause.min(longest));
         let until = Instant::now() + pause;
+        self.failed_at = Some(until);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         loop {
             match watch.next(&[], Some(until)).map_err(stop::watching)? {

@@ -65,7 +65,7 @@ fn settle(
     engine.drop_scan();
     engine.release_agents(&selected)?;
     if selected.are_all() {
-        engine.clean_spool();
+        engine.clean_slots_of(&selected);
         engine.invalidate_sessions()?;
     }
     if !options.settle_only {

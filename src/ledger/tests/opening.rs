@@ -40,7 +40,7 @@ fn run_one_task(file: &Path, id: &str) {
     let _live = start(&mut ledger, &new_task(id, Some(id)));
     let finished = ledger.finish(&TaskId::recorded(id), &ended(Ending::Success), "run").unwrap();
     assert_eq!(finished, FinishOutcome::Done { invalidated: None });
-    slot.discard().unwrap();
+    slot.free().release().unwrap();
 }
 
 fn assert_all_succeeded(world: &World, n: usize) {
@@ -126,7 +126,7 @@ fn child_creates_all_files() {
         umask(Mode::from_bits_truncate(u32::from_str_radix(&mask, 8).unwrap()));
         let mut ledger = Ledger::open(&location(Path::new(&file))).unwrap().0;
         let _live = start(&mut ledger, &new_task("t", None));
-        let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
+        let mut slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
         slot.write(&ended(Ending::Success), "run").unwrap();
         drop(ledger.spool_slot(&TaskId::recorded("u")).unwrap());
     }

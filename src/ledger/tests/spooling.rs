@@ -49,7 +49,7 @@ fn a_merged_record_equals_an_end_written_directly() {
         drop(start(&mut ledger, &new_task(id, None)));
     }
     ledger.finish(&TaskId::recorded("direct"), &a_rich_end(), "run").unwrap();
-    let slot = ledger.spool_slot(&TaskId::recorded("spooled")).unwrap();
+    let mut slot = ledger.spool_slot(&TaskId::recorded("spooled")).unwrap();
     let path = slot.write(&a_rich_end(), "run").unwrap();
     assert_eq!(ledger.spooled().unwrap(), [path]);
     let claim = ledger.claim().unwrap();
@@ -81,7 +81,7 @@ fn a_record_whose_row_has_ended_is_moved_away_and_reported() {
     let world = World::new();
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("t", None)));
-    let slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
+    let mut slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
     slot.write(&a_rich_end(), "run").unwrap();
     ledger.finish(&TaskId::recorded("t"), &ended(Ending::Success), "run").unwrap();
     let merged = ledger.merge_spool().unwrap();
@@ -115,7 +115,7 @@ fn a_record_that_cannot_be_merged_does_not_stop_the_others() {
     let mut ledger = world.open();
     drop(start(&mut ledger, &new_task("good", None)));
     ledger.spool_slot(&TaskId::recorded("good")).unwrap().write(&a_rich_end(), "run").unwrap();
-    let orphan = ledger.spool_slot(&TaskId::recorded("orphan")).unwrap();
+    let mut orphan = ledger.spool_slot(&TaskId::recorded("orphan")).unwrap();
     let orphan = orphan.write(&a_rich_end(), "run").unwrap();
     fs::write(orphan.with_file_name("torn.json"), "{\"version\":1,").unwrap();
     // Still valid JSON, with one digit changed.
@@ -157,7 +157,9 @@ fn the_space_for_a_record_is_reserved_and_freed() {
     let meta = fs::metadata(&path).unwrap();
     assert!(meta.len() >= 16 * 1024 && meta.blocks() * 512 >= 16 * 1024);
     assert!(ledger.spooled().unwrap().is_empty());
-    slot.discard().unwrap();
+    let held = slot.free();
+    assert_eq!((fs::metadata(&path).unwrap().len(), fs::metadata(&path).unwrap().blocks()), (0, 0));
+    held.release().unwrap();
     assert!(!path.exists());
     let unused = ledger.spool_slot(&TaskId::recorded("unused")).unwrap();
     drop(unused);
@@ -165,6 +167,41 @@ fn the_space_for_a_record_is_reserved_and_freed() {
     assert!(path.exists());
     ledger.clear_spool(&TaskId::recorded("unused"), true).unwrap();
     assert!(!path.exists());
+}
+
+#[test]
+fn a_slot_is_held_beside_its_record_and_giving_it_back_keeps_the_record() {
+    let world = World::new();
+    let mut ledger = world.open();
+    drop(start(&mut ledger, &new_task("t", None)));
+    let mut slot = ledger.spool_slot(&TaskId::recorded("t")).unwrap();
+    let record = slot.write(&a_rich_end(), "run").unwrap();
+    let spool = world.at().private_dir().join("spool");
+    assert_eq!(fs::metadata(spool.join(".t.slot")).unwrap().len(), 0);
+    // Whatever has become of the other slot meanwhile.
+    fs::remove_file(spool.join(".t.slot")).unwrap();
+    let held = slot.free();
+    assert!(fs::metadata(&record).unwrap().len() > 0);
+    held.release().unwrap();
+    assert_eq!(ledger.spooled().unwrap(), [record]);
+    assert!(ledger.merge_spool().unwrap()[0].is_applied());
+}
+
+#[test]
+fn only_slots_of_tasks_that_do_not_run_are_removed() {
+    let world = World::new();
+    let mut ledger = world.open();
+    let ids = ["runs", "ended", "never-committed"].map(TaskId::recorded);
+    for id in &ids[..2] {
+        drop(start(&mut ledger, &new_task(id.as_str(), None)));
+    }
+    ledger.finish(&ids[1], &ended(Ending::Success), "run").unwrap();
+    for id in &ids {
+        drop(ledger.spool_slot(id).unwrap());
+    }
+    assert_eq!(ledger.slots().unwrap().len(), 3);
+    ledger.remove_slots(&ids).unwrap();
+    assert_eq!(ledger.slots().unwrap(), [ids[0].clone()]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The events of a watch, from real files. The kernel queues an event before the call that causes it returns.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -49,9 +49,7 @@ fn the_close_of_a_slot_names_its_task() {
 #[test]
 fn a_slot_that_is_removed_and_closed_is_one_event() {
     let mut watched = Watched::new(WatchScope::All);
-    let slot = File::create(watched.spool(".t.slot")).unwrap();
-    fs::remove_file(watched.spool(".t.slot")).unwrap();
-    drop(slot);
+    watched.ledger.spool_slot(&id("t")).unwrap().free().release().unwrap();
     watched.expect(&[LedgerEvent::Released(id("t"))]);
 }
 
@@ -59,11 +57,10 @@ fn a_slot_that_is_removed_and_closed_is_one_event() {
 fn a_record_is_reported_and_one_that_is_moved_away_is_not() {
     for scope in [WatchScope::All, WatchScope::Ends] {
         let mut watched = Watched::new(scope);
-        let slot = watched.ledger.spool_slot(&id("t")).unwrap();
+        let mut slot = watched.ledger.spool_slot(&id("t")).unwrap();
         slot.write(&ended(Ending::Success), "run").unwrap();
         let events = watched.watch.read();
         assert!(events.contains(&LedgerEvent::Recorded(id("t"))), "{events:?}");
-        assert!(!events.contains(&LedgerEvent::EndRecorded(id("t"))), "{events:?}");
         fs::rename(watched.spool("t.json"), watched.spool("t.kept.json")).unwrap();
         fs::write(watched.spool("notes.txt"), "").unwrap();
         watched.expect(&[]);
@@ -78,12 +75,9 @@ fn an_end_is_reported_when_the_space_of_its_slot_is_given_back() {
     let mut watched = Watched::new(WatchScope::Ends);
     let slot = watched.ledger.spool_slot(&id("t")).unwrap();
     watched.expect(&[]);
-    let space = OpenOptions::new().write(true).open(watched.spool(".t.slot")).unwrap();
-    space.set_len(0).unwrap();
+    let slot = slot.free();
     watched.expect(&[LedgerEvent::EndRecorded(id("t"))]);
-    drop(slot);
-    watched.expect(&[]);
-    fs::remove_file(watched.spool(".t.slot")).unwrap();
+    slot.release().unwrap();
     watched.expect(&[LedgerEvent::Released(id("t"))]);
 }
 

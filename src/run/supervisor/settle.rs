@@ -10,7 +10,7 @@ use super::{Supervisor, TaskRef};
 use crate::agent::{ObservedOutput, ReportCovers};
 use crate::error::{Error, chain};
 use crate::exit::Exit;
-use crate::ledger::{FinishOutcome, Ledger, SpoolSlot};
+use crate::ledger::{FinishOutcome, HeldSlot, Ledger, LiveLock, SpoolSlot};
 use crate::log;
 use crate::process::cgroup::Cgroup;
 use crate::process::cgroup::oom;
@@ -48,9 +48,9 @@ impl Supervisor<'_> {
     /// Ends the row, in the ledger or, if that fails, in the spool.
     pub(crate) fn settle(&mut self, end: RunEnd) {
         let ended = Box::new(self.ended(end));
-        self.row = match std::mem::replace(&mut self.row, RowState::Settled) {
+        self.row = match std::mem::replace(&mut self.row, RowState::Released) {
             RowState::Running(slot) | RowState::Ending(slot, _) => RowState::Ending(slot, ended),
-            RowState::Settled => RowState::Settled,
+            settled @ (RowState::Settled(_) | RowState::Released) => settled,
         };
         self.record();
     }
@@ -95,25 +95,39 @@ impl Supervisor<'_> {
     /// Records an ending that is decided. The state stays [`RowState::Ending`] until the ledger or the spool
     /// has it, so that a panic on the way leaves it to the destructor.
     fn record(&mut self) {
-        let RowState::Ending(slot, ended) = &self.row else { return };
-        let refused = match self.ledger.finish(&self.task.id, ended, "run") {
-            Ok(FinishOutcome::NoRow) => Some(Error::failed("its row is missing from the ledger")),
-            Err(refused) => Some(Error::from(refused)),
-            Ok(finished) => {
-                report(&self.task, ended, finished, self.ledger.option());
+        let RowState::Ending(slot, ended) = &mut self.row else { return };
+        let finished = match self.ledger.finish(&self.task.id, ended, "run") {
+            Ok(FinishOutcome::NoRow) => Err(Error::failed("its row is missing from the ledger")),
+            finished => finished.map_err(Error::from),
+        };
+        let is_recorded = match &finished {
+            Ok(_) => true,
+            Err(refused) => spool(slot, (&self.task.id, self.task.key.as_ref()), ended, refused, self.ledger),
+        };
+        let RowState::Ending(slot, ended) = std::mem::replace(&mut self.row, RowState::Released) else {
+            return;
+        };
+        if is_recorded {
+            // Before the messages: `bookend wait` waits for it.
+            self.row = RowState::Settled(slot.free());
+        }
+        if let Ok(finished) = finished {
+            report(&self.task, &ended, finished, self.ledger.option());
+        }
+    }
+
+    /// Gives back the live lock, then the slot: nothing is left to do for the task.
+    pub(crate) fn release(mut self, live: LiveLock) {
+        let slot = match std::mem::replace(&mut self.row, RowState::Released) {
+            RowState::Settled(slot) => Some(slot),
+            unsettled => {
+                self.row = unsettled;
                 None
             }
         };
-        if let Some(refused) = &refused {
-            spool(slot, (&self.task.id, self.task.key.as_ref()), ended, refused, self.ledger);
-        }
-        let recorded = std::mem::replace(&mut self.row, RowState::Settled);
-        if refused.is_none()
-            && let RowState::Ending(slot, _) = recorded
-            && let Err(e) = slot.discard()
-        {
-            debug!("{}", chain(&e));
-        }
+        drop(self);
+        drop(live);
+        release(slot);
     }
 
     /// Whether the kernel's OOM killer ended the agent, as far as that can be told.
@@ -139,14 +153,15 @@ impl Supervisor<'_> {
     }
 }
 
-/// Whatever ends a run, a panic too, its row is ended.
+/// Whatever ends a run, a panic too, its row is ended. The slot is closed and stays, so that a recovery does
+/// what is left to do.
 impl Drop for Supervisor<'_> {
     fn drop(&mut self) {
         if let Some(cgroup) = &self.agent.cgroup {
             cgroup.remove();
         }
         match self.row {
-            RowState::Settled => {}
+            RowState::Settled(_) | RowState::Released => {}
             RowState::Ending(..) => self.record(),
             RowState::Running(_) => self.settle(RunEnd {
                 ending: match self.agent.state.executed() {
@@ -240,11 +255,18 @@ fn elapsed_ms(since: Instant) -> i64 {
 }
 
 /// Writes an end that the ledger refused to the spool. Where that fails too, the record is written to stderr
-/// and the journal: it is lost otherwise.
-fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refused: &Error, ledger: &Ledger) {
-    let (id, key) = task;
+/// and the journal: it is lost otherwise. Returns whether the spool has it.
+fn spool(
+    slot: &mut SpoolSlot,
+    (id, key): (&TaskId, Option<&Key>),
+    ended: &TaskEnd,
+    refused: &Error,
+    ledger: &Ledger,
+) -> bool {
     let status = ended.ending.status();
-    match slot.write(ended, "run") {
+    let written = slot.write(ended, "run");
+    let is_written = written.is_ok();
+    match written {
         Ok(file) => warn!(
             MESSAGE_ID = log::id::SPOOLED,
             STATUS = status.as_str(),
@@ -268,19 +290,25 @@ fn spool(slot: &SpoolSlot, task: (&TaskId, Option<&Key>), ended: &TaskEnd, refus
             log::record(id, key, ledger.path(), &line);
         }
     }
+    is_written
 }
 
 /// Ends a task whose claim failed to commit: a row whose sync failed may still be durable. If the ledger
 /// cannot be written, the end goes to the spool.
-pub(crate) fn end_unstarted(ledger: &mut Ledger, id: &TaskId, slot: SpoolSlot, ended: &TaskEnd) {
-    let settled = match ledger.finish(id, ended, "run") {
-        Ok(_) => slot.discard(),
-        Err(refused) => {
-            debug!("{}", chain(&refused));
-            slot.write(ended, "run").map(drop)
-        }
-    };
-    if let Err(e) = settled {
+pub(crate) fn end_unstarted(ledger: &mut Ledger, id: &TaskId, mut slot: SpoolSlot, ended: &TaskEnd) {
+    let recorded = ledger.finish(id, ended, "run").map(drop).or_else(|refused| {
+        debug!("{}", chain(&refused));
+        slot.write(ended, "run").map(drop)
+    });
+    match recorded {
+        Ok(()) => release(Some(slot.free())),
+        Err(e) => debug!("{}", chain(&e)),
+    }
+}
+
+/// Gives back a slot.
+pub(crate) fn release(slot: Option<HeldSlot>) {
+    if let Some(Err(e)) = slot.map(HeldSlot::release) {
         debug!("{}", chain(&e));
     }
 }

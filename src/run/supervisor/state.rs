@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::exit::Exit;
-use crate::ledger::SpoolSlot;
+use crate::ledger::{HeldSlot, SpoolSlot};
 use crate::sys::ResourceUsage;
 use crate::task::{Signal, StopRequest, TaskEnd};
 
@@ -100,8 +100,10 @@ pub(super) enum RowState {
     Running(SpoolSlot),
     /// The ending is decided, and not yet recorded.
     Ending(SpoolSlot, Box<TaskEnd>),
-    /// It is recorded, in the ledger or in the spool.
-    Settled,
+    /// It is recorded, in the ledger or in the spool. The slot is held while anything is left to do.
+    Settled(HeldSlot),
+    /// Neither took it, or the slot was given back: nothing is held.
+    Released,
 }
 
 /// The first stop that was requested, if it still counts.
