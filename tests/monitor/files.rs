@@ -43,6 +43,9 @@ fn deaths_are_seen_after_the_spool_was_replaced() {
     // The slots of running tasks go with it.
     fs::rename(&spool, world.path("state/bookend/away")).expect("a moved spool");
     fs::create_dir(&spool).expect("another spool");
+    // A copy of a slot is not the one that its supervisor holds open.
+    let name = ".moved.slot";
+    fs::copy(world.path("state/bookend/away").join(name), spool.join(name)).expect("a copy of a slot");
     let new = Busy::sleep(&world, "new");
     moved.kill_supervisor();
     until_reported(&world, "moved");
