@@ -191,6 +191,14 @@ impl Machine {
         self.write(&format!("/etc/bookend/{instance}.env"), &format!("COMMAND=\"{command}\"\n{more}\n"));
     }
 
+    /// Creates the user `ada`, whose manager runs without a login. Returns the systemctl of that manager.
+    pub fn ada(&self) -> &'static str {
+        let systemctl = "systemctl --user --machine=ada@.host";
+        self.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
+        self.until(&format!("{systemctl} is-system-running --wait"));
+        systemctl
+    }
+
     /// The rows of the system ledger: running tasks first, then newest first.
     pub fn rows(&self) -> Vec<Value> {
         self.rows_of("bookend", LEDGER)

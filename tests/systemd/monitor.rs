@@ -221,11 +221,8 @@ fn agents_start_where_the_monitor_is_disabled_or_masked_and_do_not_start_it() {
 #[test]
 fn the_monitor_of_a_user_watches_the_ledger_of_the_user() {
     let Some(m) = Machine::new("the_monitor_of_a_user_watches_the_ledger_of_the_user") else { return };
-    m.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
+    let ctl = m.ada();
     m.write("/home/ada/.config/bookend/one.env", &format!("COMMAND=\"{WORK}\"\n"));
-    m.sh("chown -R ada: /home/ada/.config");
-    let ctl = "systemctl --user --machine=ada@.host";
-    m.until(&format!("{ctl} is-system-running --wait"));
     m.write("/home/ada/.config/systemd/user/bookend@.service.d/no.conf", "[Service]\nExecStopPost=\n");
     m.sh(&format!("chown -R ada: /home/ada/.config; {ctl} daemon-reload"));
     m.sh(&format!("{ctl} enable -q --now {UNIT}; {ctl} start bookend@one"));
@@ -274,4 +271,30 @@ fn systemd_gives_up_on_a_monitor_that_may_not_use_its_ledger() {
         (property(&m, "ExecMainStatus"), property(&m, "NRestarts")),
         ("125".to_owned(), "5".to_owned())
     );
+}
+
+#[test]
+fn at_boot_agents_start_after_the_first_recovery_of_the_monitor() {
+    let Some(m) = machine("at_boot_agents_start_after_the_first_recovery_of_the_monitor") else { return };
+    m.show_boot_ids();
+    set(&m, "ExecStartPre=/bin/sleep 2");
+    m.sh(&format!("systemctl disable -q bookend-recover; systemctl enable -q {UNIT} bookend@one"));
+    let lost = working(&m);
+    m.power_cut_and_boot();
+    m.working();
+    let at = |unit: &str, event: &str| {
+        let text = m.sh(&format!("systemctl show -P {event}TimestampMonotonic {unit}"));
+        text.trim().parse::<u64>().expect("microseconds")
+    };
+    let ready = at(UNIT, "ActiveEnter");
+    assert!(at(UNIT, "ExecMainStart") > at("bookend-recover", "ExecMainExit"));
+    assert!(ready > 0 && ready < at("bookend@one", "ExecMainStart"), "the agent waits for the monitor");
+    let rows = m.rows();
+    assert_eq!((&rows[0]["status"], &rows[1]["id"]), (&"running".into(), &lost["id"]), "{rows:#?}");
+    assert_eq!((&rows[1]["reason"], &rows[1]["end_source"]), (&"rebooted".into(), &"recovery".into()));
+    let id = lost["id"].as_str().expect("an id");
+    m.until(&format!(
+        "journalctl --sync; journalctl -o cat -q --no-pager | grep '^.recovery' | grep -q {id}"
+    ));
+    assert_eq!(reports(&m, id).len(), 1);
 }

@@ -17,9 +17,7 @@ fn a_start_fails_and_names_the_cause_without_a_file_or_a_command() {
     let Some(m) = Machine::new("a_start_fails_and_names_the_cause_without_a_file_or_a_command") else {
         return;
     };
-    let manager = "systemctl --user --machine=ada@.host";
-    m.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
-    m.until(&format!("{manager} is-system-running --wait"));
+    let manager = m.ada();
     let (code, text) = start(&m, "bookend@nosuch");
     assert_eq!(code, Some(1));
     assert!(text.contains("Assertion failed"), "{text}");

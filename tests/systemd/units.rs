@@ -222,11 +222,9 @@ fn the_units_are_valid_and_hardened() {
 #[test]
 fn a_user_manager_recovers_before_it_starts_agents() {
     let Some(m) = Machine::new("a_user_manager_recovers_before_it_starts_agents") else { return };
-    m.sh("useradd --create-home --shell /bin/sh ada && loginctl enable-linger ada");
+    let ctl = m.ada();
     m.write("/home/ada/.config/bookend/one.env", &format!("COMMAND=\"{WORK}\"\n"));
     m.sh("chown -R ada: /home/ada/.config");
-    let ctl = "systemctl --user --machine=ada@.host";
-    m.until(&format!("{ctl} is-system-running --wait"));
     m.sh(&format!("{ctl} enable -q bookend-recover bookend@one && {ctl} start bookend@one"));
     m.working();
     let ledger = "/home/ada/.local/state/bookend/bookend.db";
