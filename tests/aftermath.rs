@@ -217,6 +217,24 @@ fn stray_spool_slots_are_removed_and_those_of_running_tasks_kept() {
 }
 
 #[test]
+fn a_run_gives_its_slot_back_however_it_ends() {
+    let Some(world) = World::of_bookend("a_run_gives_its_slot_back_however_it_ends") else { return };
+    let options: [&[&str]; 4] =
+        [&[], &["--prepare", "exit 3"], &["--require-skill", "none"], &["--timeout", "1ms"]];
+    for (options, agent) in options.into_iter().zip(["true", "true", "claude", "cat"]) {
+        world.run([agent]).options(options.iter().copied()).piped_input().run();
+    }
+    world.run(["./nonesuch"]).run().ended(End::Code(127));
+    let stopped = Busy::sleep(&world, "stopped").supervisor;
+    stopped.signal(Signal::TERM);
+    stopped.wait();
+    let endings: Vec<_> = world.rows().iter().map(|row| row.text("status")).collect();
+    assert_eq!(endings.len(), 6, "{endings:?}");
+    let spool = world.path("state/bookend/bookend.db.d/spool");
+    assert_eq!(fs::read_dir(spool).expect("the spool").count(), 0);
+}
+
+#[test]
 fn a_slot_is_given_back_after_the_hook_and_no_recovery_takes_it_away_before() {
     let test = "a_slot_is_given_back_after_the_hook_and_no_recovery_takes_it_away_before";
     let Some(world) = World::of_bookend(test) else { return };

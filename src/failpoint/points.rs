@@ -1,6 +1,6 @@
-//! The names of all points, in the order of a run, its recovery, and an adoption.
+//! The names of all points, in the order of a run, its recovery, a monitor, and an adoption.
 
-/// What `bookend run` and `bookend recover` pass.
+/// What `bookend run`, `bookend recover` and `bookend monitor` pass.
 pub const STEPS: &[&str] = &[
     "create.drafted",
     "create.filled",
@@ -34,6 +34,8 @@ pub const STEPS: &[&str] = &[
     "end.written",
     "end.committed",
     "spool.free",
+    "spool.clear",
+    "spool.cleared",
     "spool.fill",
     "spool.filled",
     "spool.synced",
@@ -58,6 +60,11 @@ pub const STEPS: &[&str] = &[
     "recover.handing",
     "recover.handed",
     "recover.reported",
+    "monitor.armed",
+    "monitor.ready",
+    "monitor.seen",
+    "monitor.looked",
+    "monitor.stopping",
 ];
 
 /// What `bookend adopt` passes.

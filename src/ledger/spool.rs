@@ -274,8 +274,11 @@ pub(super) fn keep(path: &Path) -> Result<PathBuf> {
 pub(super) fn clear(dir: &Path, id: &TaskId, is_merged: bool) -> Result<()> {
     let record = if is_merged { Some(record_path(dir, id)?) } else { None };
     for path in record.into_iter().chain([slot_path(dir, id)?]) {
-        file_check::remove_if_there(&path).map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
+        failpoint::hit("spool.clear")
+            .and_then(|()| file_check::remove_if_there(&path))
+            .map_err(|e| LedgerError::io("clearing the spool:", &path, e))?;
     }
+    failpoint::reached("spool.cleared");
     Ok(())
 }
 

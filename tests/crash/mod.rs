@@ -48,11 +48,20 @@ pub fn monitor_options() -> [&'static str; 4] {
 
 /// Whether there is nothing left for a monitor to do.
 pub fn is_quiet(world: &World) -> bool {
-    const PENDING: &str = "SELECT id FROM task_history WHERE status = 'running'
+    pending(world).is_empty()
+}
+
+/// What is left for a monitor to do.
+pub fn pending(world: &World) -> Vec<String> {
+    const PENDING: &str = "SELECT id || ': ' || status || ', reported ' || coalesce(hinted_at, 'never')
+        || ', hook ' || coalesce(delivery_status, 'never') AS what FROM task_history WHERE status = 'running'
         OR (status = 'interrupted' AND hinted_at IS NULL)
         OR (on_finish IS NOT NULL AND coalesce(delivery_status, '') NOT IN ('delivered', 'failed'))";
+    if !world.ledger().exists() {
+        return Vec::new();
+    }
+    let rows = world.sql(PENDING).into_iter().map(|row| row.text("what"));
     let spool = std::fs::read_dir(world.path("state/bookend/bookend.db.d/spool"));
-    let waits = |name: std::ffi::OsString| !name.to_string_lossy().ends_with(".kept.json");
-    let is_empty = || !spool.into_iter().flatten().flatten().any(|file| waits(file.file_name()));
-    !world.ledger().exists() || (world.sql(PENDING).is_empty() && is_empty())
+    let files = spool.into_iter().flatten().flatten().map(|f| f.file_name().to_string_lossy().into_owned());
+    rows.chain(files.filter(|name| !name.ends_with(".kept.json"))).collect()
 }

@@ -5,7 +5,6 @@
 //! `BOOKEND_MONITOR_OF` is the path of the bookend to test.
 
 use std::os::fd::OwnedFd;
-use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pid
 
 use crate::crash::fault::number;
 use crate::harness::{
-    Deadline, Fleet, Monitor, World, context_switches, eventually, memory, pause, percentile, print_line,
-    state,
+    Deadline, End, Fleet, Monitor, World, context_switches, eventually, memory, open_files, pause,
+    percentile, print_line, state,
 };
 
 /// The time within which a death must be settled here, on a machine that is busy with other tests.
@@ -122,7 +121,7 @@ fn a_lock_that_outlives_its_slot_is_waited_for() {
     fleet.grow(3);
     let monitor = Monitor::start(&world, &[]);
     let (process, id) = fleet.next();
-    let (lock, held) = (duplicate_live_lock(process), id.to_owned());
+    let (lock, held) = (duplicate_live_lock(process.id() as i32), id.to_owned());
     fleet.kill();
     // The monitor has read the first event before it settles the second death.
     fleet.kill();
@@ -139,9 +138,9 @@ fn a_lock_that_outlives_its_slot_is_waited_for() {
     monitor.stop();
 }
 
-/// The supervisor's descriptor of the file `live`, as if another process had inherited it.
-fn duplicate_live_lock(supervisor: &Child) -> OwnedFd {
-    let pid = supervisor.id();
+/// The descriptor with which a process holds a byte of the file `live`, as if another process had inherited
+/// it.
+fn duplicate_live_lock(pid: i32) -> OwnedFd {
     let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors").flatten();
     let holds_lock = |fd: &i32| {
         let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
@@ -149,8 +148,28 @@ fn duplicate_live_lock(supervisor: &Child) -> OwnedFd {
         target.ends_with("live") && info.contains("OFDLCK")
     };
     let fd = fds.filter_map(|f| f.file_name().to_str()?.parse().ok()).find(holds_lock);
-    let handle = pidfd_open(Pid::from_child(supervisor), PidfdFlags::empty()).expect("a pidfd of our child");
+    let process = Pid::from_raw(pid).expect("a pid");
+    let handle = pidfd_open(process, PidfdFlags::empty()).expect("a pidfd of our child");
     pidfd_getfd(handle, fd.expect("a held live lock"), PidfdGetfdFlags::empty()).expect("a duplicate")
+}
+
+/// The child that is to execute a hook has the descriptors of the monitor until it executes it or exits.
+#[test]
+fn the_next_monitor_waits_for_what_a_killed_one_has_just_forked() {
+    let Some(world) = world("the_next_monitor_waits_for_what_a_killed_one_has_just_forked") else { return };
+    let mut killed = Monitor::start(&world, &[]);
+    let lock = duplicate_live_lock(killed.pid());
+    killed.signal(Signal::KILL);
+    assert_eq!(killed.wait(world.deadline()), End::Signal(9));
+    let mut next = Monitor::spawn(&world, &[], &[], &[]);
+    let has_opened = || open_files(next.pid()).iter().any(|file| file.ends_with("/bookend.db"));
+    eventually(world.deadline(), "the next monitor to open the ledger", || has_opened() || next.has_exited());
+    let before = context_switches(next.pid());
+    let has_tried = || context_switches(next.pid()) > before + 1;
+    eventually(world.deadline(), "the next monitor to try again", || has_tried() || next.has_exited());
+    drop(lock);
+    assert!(next.is_ready(world.deadline()), "it ended: {}", next.errors());
+    next.stop();
 }
 
 #[test]

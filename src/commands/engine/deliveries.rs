@@ -8,7 +8,7 @@ use super::scope::SelectedTasks;
 use crate::commands::deliver::{self, Delivered};
 use crate::error::Error;
 use crate::ledger::{DeliveryStatus, FollowUp, TaskLookup};
-use crate::task::{Task, Time};
+use crate::task::{Task, TaskId, Time};
 
 /// How often an interrupted hook is tried before it counts as failed: the hook itself may crash the machine.
 pub(super) const ATTEMPTS: i64 = 3;
@@ -65,9 +65,22 @@ impl RecoveryEngine<'_> {
                 self.problem(format!("the --on-finish command of task {id} is not run: {why}"));
             }
             Delivered::As(state) => {
+                self.deliver_again_unless_recorded(id)?;
                 self.reporter.line(&format!("the --on-finish command of task {id}: {}", state.as_str()));
                 self.report.deliveries.push(DeliveredHook { id: id.clone(), status: state.as_str() });
             }
+        }
+        Ok(())
+    }
+
+    /// Delivers a task again in a minute if the ledger did not take the result. `recover` leaves that to the
+    /// next recovery.
+    fn deliver_again_unless_recorded(&mut self, id: &TaskId) -> Result<(), Error> {
+        if let Some(lookout) = &mut self.lookout
+            && let TaskLookup::One(now) = self.ledger.task(id.as_str())?
+            && now.delivery_status.as_deref() == Some(DeliveryStatus::Delivering.as_str())
+        {
+            lookout.retry(id);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use super::core::RecoveryEngine;
 use super::lookout::{Lookout, live_supervisor};
 use super::scope::{SelectedTasks, running};
 use crate::error::Error;
+use crate::failpoint;
 use crate::ledger::{DeliveryStatus, LiveEvidence, TaskLookup};
 use crate::recovery;
 use crate::task::{Status, Task, TaskId};
@@ -13,6 +14,7 @@ impl RecoveryEngine<'_> {
     pub(super) fn look_around(&mut self) -> Result<(), Error> {
         let Some(lookout) = &mut self.lookout else { return Ok(()) };
         let seen = lookout.read();
+        failpoint::hit("monitor.seen").map_err(|e| Error::failed("reading events").caused_by(e))?;
         if seen.is_blind {
             lookout.lose_slots();
         }
@@ -30,6 +32,7 @@ impl RecoveryEngine<'_> {
             if !self.look(&id, is_released)? {
                 unknown.push(id);
             }
+            failpoint::reached("monitor.looked");
         }
         if !unknown.is_empty() {
             self.clean_slots_of(&SelectedTasks(unknown));

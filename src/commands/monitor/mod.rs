@@ -17,6 +17,7 @@ use crate::commands::engine::{
 };
 use crate::error::{Error, Kind};
 use crate::exit::Exit;
+use crate::failpoint;
 use crate::ledger::{self, Ledger, Location, MonitorLock};
 use crate::process::spawn::caller::Caller;
 use crate::process::watch::{Watch, WatchEvent};
@@ -28,6 +29,10 @@ use service::ServiceManager;
 /// The first pause after an error of the ledger; each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a monitor waits for its predecessor. A child that is to execute a hook has its descriptors until
+/// then, so it keeps the byte of a killed monitor for a moment. systemd does not restart after exit code 75.
+const HANDOVER: Duration = Duration::from_secs(2);
+const HANDOVER_POLL: Duration = Duration::from_millis(10);
 /// By how much the time to start is extended while the first recovery works.
 const STARTING: Duration = Duration::from_secs(30);
 
@@ -52,6 +57,7 @@ pub fn monitor(options: &MonitorOptions, ledger: Option<&Path>, caller: &Caller)
             Err(e) => monitor.wait_after(&e, &mut watch, &service)?,
         };
         if let Some(signal) = signal {
+            failpoint::reached("monitor.stopping");
             service.stopping();
             return Ok(Exit::Signal(signal));
         }
@@ -110,6 +116,7 @@ impl Monitor<'_> {
         engine.pulse = Some(Pulse::begin(watchdog.unwrap_or(STARTING).min(STARTING) / 2, &beat));
         // Before the first look at the tasks: an end between the two is seen.
         engine.lookout = Some(Lookout::over(&engine.ledger, self.was_blind));
+        failpoint::reached("monitor.armed");
         engine.report_spool(&merged);
         let all = SelectedTasks(Vec::new());
         engine.add_all(&all)?;
@@ -117,6 +124,7 @@ impl Monitor<'_> {
         if engine.stopped.is_none() {
             engine.invalidate_sessions()?;
             service.ready(&self.status(&engine));
+            failpoint::reached("monitor.ready");
             is_ready.set(true);
             engine.pulse = watchdog.map(|interval| Pulse::begin(interval, &beat));
         }
@@ -148,8 +156,15 @@ impl Monitor<'_> {
     /// Takes the byte of the monitor in the file `live`, which may be another file than before. `Some`:
     /// another process has it.
     fn hold(&mut self, ledger: &Ledger) -> Result<Option<Error>, Error> {
+        let until = Instant::now() + HANDOVER;
         self.lock = None;
-        self.lock = ledger.hold_monitor()?;
+        loop {
+            self.lock = ledger.hold_monitor()?;
+            if self.lock.is_some() || Instant::now() >= until {
+                break;
+            }
+            std::thread::sleep(HANDOVER_POLL);
+        }
         let message = format!("another monitor watches the ledger {}", self.at.file.display());
         let refused = Error::new(Kind::Busy, message).hint("one monitor is enough for a ledger");
         Ok(self.lock.is_none().then_some(refused))
