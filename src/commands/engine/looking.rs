@@ -102,6 +102,21 @@ impl RecoveryEngine<'_> {
             }
             self.add(task);
         }
+        if self.lookout.as_ref().is_some_and(|lookout| !lookout.sees_files()) {
+            self.look_at_follow_ups()?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the ended tasks with a hook or report that is due: one that was never seen running too.
+    fn look_at_follow_ups(&mut self) -> Result<(), Error> {
+        let mut due = self.ledger.undelivered()?;
+        due.extend(self.ledger.unhinted()?);
+        for Task { id, .. } in due {
+            if self.lookout.as_ref().is_some_and(|lookout| !lookout.watches(&id)) {
+                self.look(&id, false)?;
+            }
+        }
         Ok(())
     }
 }
