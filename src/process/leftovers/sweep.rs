@@ -131,6 +131,10 @@ impl LeftoverSweep {
             self.unproven_until = unproven.then(|| now + SETTLE);
             let any = self.ends && self.is_awaited();
             self.phase = if any { self.first_phase(now) } else { SweepPhase::Done };
+            if !any {
+                // One that ended while it was read shows no mark, and counts as spared.
+                self.note_unawaited_ends();
+            }
         }
         loop {
             let (until, stage) = match self.phase {

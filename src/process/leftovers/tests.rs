@@ -381,3 +381,19 @@ fn the_policy_decides_what_is_ended() {
     assert!(!LeftoversPolicy::Auto.ends(true) && LeftoversPolicy::Auto.ends(false));
     assert!(LeftoversPolicy::End.ends(true) && !LeftoversPolicy::Leave.ends(false));
 }
+
+/// The scan reads the state of a process before its environment, and shows no mark if it ends in between.
+#[test]
+fn an_agent_that_ended_while_it_was_read_is_no_survivor() {
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let stat = identity::stat(child.id().cast_signed()).unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut sweep = sweep(stat.identity(), SweepOwner::Recovery, true, 0);
+    let class = ProcessClass::Spared(SparedReason::Unmarked);
+    sweep.found.push(Leftover { stat, class, handle: None, sent: SignalSent::Nothing, has_ended: false });
+    sweep.phase = SweepPhase::Scanned;
+    assert!(matches!(sweep.advance(Instant::now(), true), SweepStep::Done));
+    let summary = sweep.summary();
+    assert_eq!((summary.ended, summary.left, summary.survivors.len()), (1, 0, 0), "{summary:?}");
+}
