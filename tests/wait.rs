@@ -39,7 +39,7 @@ impl Held {
 }
 
 /// Waits until the process sleeps.
-fn asleep(world: &World, process: &Proc) {
+pub fn asleep(world: &World, process: &Proc) {
     let mut last = voluntary_switches(process.pid());
     eventually(world.deadline(), "a process that sleeps", || {
         let before = std::mem::replace(&mut last, voluntary_switches(process.pid()));

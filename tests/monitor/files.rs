@@ -3,6 +3,7 @@
 use std::fs;
 
 use rusqlite::Connection;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{MonitorService, count, until_ended, until_reported};
 use crate::harness::{End, World, eventually};
@@ -40,9 +41,11 @@ fn deaths_are_seen_after_the_spool_was_replaced() {
     let monitor = MonitorService::start(&world, &[]);
     let (moved, removed) = (Busy::sleep(&world, "moved"), Busy::sleep(&world, "removed"));
     let spool = spool(&world);
-    // The slots of running tasks go with it.
-    fs::rename(&spool, world.path("state/bookend/away")).expect("a moved spool");
-    fs::create_dir(&spool).expect("another spool");
+    // The slots of running tasks go with it; a copy of a slot is not the one that its supervisor holds open.
+    let away = world.path("state/bookend/away");
+    fs::create_dir(&away).expect("another spool");
+    fs::copy(spool.join(".moved.slot"), away.join(".moved.slot")).expect("a copy of a slot");
+    renameat_with(CWD, &spool, CWD, &away, RenameFlags::EXCHANGE).expect("an exchange");
     let new = Busy::sleep(&world, "new");
     moved.kill_supervisor();
     until_reported(&world, "moved");

@@ -5,7 +5,8 @@ use rustix::process::Signal;
 use super::{MonitorService, count, until_ended, until_reported};
 use crate::harness::{End, World, bookend, eventually, on_path, possible};
 use crate::spool::{Waiting, locked};
-use crate::standins::Busy;
+use crate::standins::{Busy, gone};
+use crate::wait::asleep;
 
 #[test]
 fn a_hook_that_hangs_delays_no_other_death() {
@@ -174,6 +175,60 @@ fn a_report_command_that_fails_is_run_three_times() {
     until_reported(&world, "one");
     let output = monitor.stop();
     assert_eq!(count(&output.stdout, "for task one; it is not run again"), 1, "{output:?}");
+}
+
+#[test]
+fn a_report_that_waits_for_a_minute_may_be_made_by_a_recovery() {
+    let test = "a_report_that_waits_for_a_minute_may_be_made_by_a_recovery";
+    let Some(world) = World::of_bookend(test) else { return };
+    Busy::sleep(&world, "one").kill_all();
+    let mut monitor = MonitorService::start(&world, &["--on-interrupted", "exit 7"]);
+    monitor.process.wait_for_output(b"it is run again in a minute");
+    // What else ends meanwhile is no reason to try it again, and keeps no other process from it.
+    Busy::sleep(&world, "two").kill_all();
+    monitor.process.wait_for_output(b"failed with exit code 7 for task two");
+    let recover = ["recover", "--on-interrupted", "exit 0"];
+    let done = || {
+        bookend(&world, &recover).ended(End::Code(0));
+        world.sql("SELECT 1 FROM task_history WHERE hinted_at IS NOT NULL").len() == 2
+    };
+    eventually(world.deadline(), "both reports", done);
+    let attempts = world.sql("SELECT hint_attempts FROM task_history");
+    assert!(attempts.iter().all(|row| row.number("hint_attempts") == Some(2)), "{attempts:?}");
+    monitor.stop();
+}
+
+#[test]
+fn an_error_of_the_ledger_does_not_cut_off_a_hook() {
+    let Some(world) = World::of_bookend("an_error_of_the_ledger_does_not_cut_off_a_hook") else { return };
+    let (mut started, mut go) = (world.fifo("started"), world.fifo("go"));
+    let hook = format!("echo $BOOKEND_FINISHED_TASK >{}; read x <{}; exit 0", started.path(), go.path());
+    let program = ["env", "BOOKEND_BUSY_TIMEOUT=0", "bookend"];
+    let options = ["--grace", "0s", "--on-interrupted", &hook];
+    let monitor = MonitorService::begin(&world, &program, &options);
+    monitor.service.until("READY=1");
+    let script = "trap '' TERM; echo ready $$ >$SAY; while :; do sleep 1000; done";
+    let two = Busy::start(&world, "say.two", |_| world.run_sh(script).options(["--id", "two"]));
+    Busy::sleep(&world, "one").kill_all();
+    assert_eq!(started.line(), "one");
+    let lock = locked(&world);
+    let agent = two.agent;
+    two.kill_supervisor();
+    // The monitor has killed it, and cannot settle the task.
+    gone(&world, agent);
+    asleep(&world, &monitor.process);
+    drop(lock);
+    go.write_line("end");
+    until_reported(&world, "one");
+    let not_watching = monitor.service.until("not watching");
+    assert!(not_watching.contains("other processes kept it locked"), "{not_watching}");
+    assert_eq!(started.line(), "two", "it is settled a second later");
+    go.write_line("end");
+    until_reported(&world, "two");
+    let attempts = world.sql("SELECT hint_attempts FROM task_history");
+    assert!(attempts.iter().all(|row| row.number("hint_attempts") == Some(1)), "{attempts:?}");
+    let output = monitor.stop();
+    assert_eq!(count(&output.stderr, "is not watched now"), 1, "{output:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 
 use super::{MonitorService, Notifications, count, until_reported};
-use crate::harness::{End, World, children, eventually, is_root, on_path, possible, stat_field};
+use crate::harness::{End, Proc, World, children, eventually, is_root, on_path, possible, stat_field};
 use crate::standins::{Busy, change};
 
 #[test]
@@ -16,16 +16,53 @@ fn a_supervisor_in_another_pid_namespace_is_settled_at_once() {
         return;
     }
     let monitor = MonitorService::start(&world, &[]);
-    let mut say = world.fifo("say");
-    let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
-    let outside = ["unshare", "--pid", "--fork", "--mount-proc", "bookend", "run", "--id", "one"];
-    let run = world.bare(outside.into_iter().chain(["--", "sh", "-c", &script])).start();
-    say.pid("ready");
-    let inside = children(run.pid());
-    world.send(inside[0], [Signal::KILL.as_raw()]);
+    let (run, supervisor) = in_a_namespace(&world, "one");
+    world.send(supervisor, [Signal::KILL.as_raw()]);
     run.wait();
     until_reported(&world, "one");
     assert_eq!(world.row().ending(), "interrupted/supervisor_lost");
+    // Without its slot the files do not show its end, and no descriptor can be opened for it.
+    let (run, supervisor) = in_a_namespace(&world, "two");
+    remove_slot(&world, "two");
+    world.send(supervisor, [Signal::KILL.as_raw()]);
+    run.wait();
+    until_reported(&world, "two");
+    monitor.stop();
+}
+
+/// A run in a pid namespace of its own, and the pid of its supervisor outside.
+fn in_a_namespace(world: &World, id: &str) -> (Proc, i32) {
+    let mut say = world.fifo(&format!("say.{id}"));
+    let script = format!("echo ready $$ >{}; exec sleep 1000", say.path());
+    let outside = ["unshare", "--pid", "--fork", "--mount-proc", "bookend", "run", "--id", id];
+    let run = world.bare(outside.into_iter().chain(["--", "sh", "-c", &script])).start();
+    say.pid("ready");
+    let supervisor = children(run.pid())[0];
+    (run, supervisor)
+}
+
+fn remove_slot(world: &World, id: &str) {
+    let slot = world.path("state/bookend/bookend.db.d/spool").join(format!(".{id}.slot"));
+    fs::remove_file(slot).expect("a slot");
+}
+
+#[test]
+fn a_supervisor_whose_slot_was_removed_is_watched_by_its_process() {
+    let test = "a_supervisor_whose_slot_was_removed_is_watched_by_its_process";
+    let Some(world) = World::of_bookend(test) else { return };
+    let (before, after) = (Busy::sleep(&world, "before"), Busy::sleep(&world, "after"));
+    remove_slot(&world, "before");
+    let monitor = MonitorService::start(&world, &[]);
+    remove_slot(&world, "after");
+    let pid = monitor.process.pid();
+    for busy in [before, after] {
+        let supervisor = busy.supervisor.pid();
+        let is_watched = || open_pidfds(pid).contains(&supervisor);
+        eventually(world.deadline(), "a pidfd of a supervisor", is_watched);
+        busy.kill_supervisor();
+    }
+    until_reported(&world, "before");
+    until_reported(&world, "after");
     monitor.stop();
 }
 

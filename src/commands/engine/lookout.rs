@@ -335,3 +335,35 @@ pub(super) fn live_supervisor(task: &Task) -> Option<ProcessHandle> {
     let runs = recovery::judge(LiveEvidence::NoSlot, task) == Verdict::Alive;
     identity::open_recorded(recovery::comparable_supervisor(task).filter(|_| runs)?).ok().flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tests::World;
+
+    #[test]
+    fn a_supervisor_without_a_descriptor_is_checked_less_and_less_often() {
+        let since = Instant::now();
+        let mut doubt = Doubt::new(since);
+        let pauses: Vec<u128> = (0..12).map(|_| doubt.next_pause(since).as_millis()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
+        assert_eq!(doubt.next_pause(since + ATTENTION - FIRST_PAUSE), LONGEST_PAUSE);
+        assert_eq!(doubt.next_pause(since + ATTENTION), INTERVAL);
+    }
+
+    #[test]
+    fn a_report_that_failed_is_due_in_a_minute_whatever_happens_meanwhile() {
+        let world = World::new();
+        let mut lookout = Lookout::over(&world.open(), false);
+        let (id, began) = (TaskId::recorded("t"), Instant::now());
+        lookout.take_ended();
+        lookout.report_later(&id);
+        lookout.ended(&id);
+        assert!(lookout.has_ended() && lookout.reports_later(&id));
+        let due = lookout.due().expect("a time");
+        assert!(due >= began + INTERVAL && due <= Instant::now() + INTERVAL);
+        lookout.forget(&id);
+        lookout.ended(&id);
+        assert_eq!((lookout.due(), lookout.reports_later(&id)), (None, false));
+    }
+}
