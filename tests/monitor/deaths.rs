@@ -6,7 +6,7 @@ use std::fs;
 use rustix::process::Signal;
 
 use super::{MonitorService, count, until_ended, until_reported};
-use crate::harness::{End, World, eventually, open_files, parsed, state};
+use crate::harness::{End, World, context_switches, eventually, open_files, parsed, state};
 use crate::standins::{Busy, KEY, dispatch, gone, install, linked};
 
 /// An agent that ignores SIGTERM.
@@ -157,8 +157,12 @@ fn a_slot_that_another_process_removes_hides_no_leftovers() {
     let slot = world.path("state/bookend/bookend.db.d/spool/.one.slot");
     // As when a recovery removes the slot while its dead supervisor still exits.
     fs::File::options().append(true).open(&slot).expect("the slot");
-    let watches = || open_files(monitor.process.pid()).iter().any(|file| file.contains("pidfd"));
-    eventually(world.deadline(), "a look at the supervisor", watches);
+    let pid = monitor.process.pid();
+    let mut last = context_switches(pid);
+    eventually(world.deadline(), "a monitor that waits for the supervisor", || {
+        let before = std::mem::replace(&mut last, context_switches(pid));
+        before == last && state(pid) == Some('S') && open_files(pid).iter().any(|file| file.contains("pidfd"))
+    });
     fs::remove_file(&slot).expect("removed");
     run.signal(Signal::KILL);
     run.wait();
