@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_supervisor_without_a_descriptor_is_checked_less_and_less_often() {
         let since = Instant::now();
-        let mut doubt = Doubt::new(since);
+        let mut doubt = Doubt::new(since, false);
         let pauses: Vec<u128> = (0..12).map(|_| doubt.next_pause(since).as_millis()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 1000]);
         assert_eq!(doubt.next_pause(since + ATTENTION - FIRST_PAUSE), LONGEST_PAUSE);
