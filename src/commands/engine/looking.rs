@@ -60,6 +60,7 @@ impl RecoveryEngine<'_> {
             }
         };
         let Some(lookout) = &mut self.lookout else { return Ok(true) };
+        let is_released = is_released && !lookout.was_closed(id);
         if !task.status.is_terminal() || (recovery::ends_leftovers(&task) && !is_released) {
             lookout.hint(id, is_released);
             self.add(*task);
@@ -82,7 +83,7 @@ impl RecoveryEngine<'_> {
         };
         let runs = self.ledger.evidence(task)? == LiveEvidence::Held || live_supervisor(task).is_some();
         if runs {
-            lookout.hint(&task.id, false);
+            lookout.hint_first(&task.id);
             lookout.keep(task, &self.ledger);
         }
         Ok(runs)
