@@ -18,7 +18,7 @@ impl RecoveryEngine<'_> {
         if seen.is_blind {
             lookout.lose_slots();
         }
-        let watches = !(seen.is_blind || seen.watch_again) || lookout.watch(&self.ledger);
+        let watches = !(seen.is_blind || seen.watch_again) || lookout.watch(&self.ledger).is_ok();
         // Opening the ledger again creates the spool that is missing.
         self.is_replaced |= seen.is_replaced || (seen.is_blind && !watches);
         if self.is_replaced {

@@ -1,6 +1,7 @@
 //! What `monitor` watches: the files of the ledger, and the supervisors of tasks that may be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -97,29 +98,25 @@ impl Lookout {
             rows_due: None,
             rows_read: now,
         };
-        lookout.watch(ledger);
+        if let Err(e) = lookout.watch(ledger) {
+            warn!("the files of the ledger cannot be watched ({e}): supervisors are watched one by one");
+        }
         lookout
     }
 
-    /// Watches the files of the ledger anew; whether the kernel has room.
-    pub(super) fn watch(&mut self, ledger: &Ledger) -> bool {
+    /// Watches the files of the ledger anew.
+    ///
+    /// # Errors
+    /// When the kernel has no room, or a file is missing; it is tried again in a minute.
+    pub(super) fn watch(&mut self, ledger: &Ledger) -> io::Result<()> {
         let now = Instant::now();
-        let was_watching = self.watch_due.is_none();
-        self.files = match ledger.watch(WatchScope::All) {
-            Ok(files) => Some(files),
-            Err(e) => {
-                if was_watching {
-                    warn!(
-                        "the files of the ledger cannot be watched ({e}): supervisors are watched one by one"
-                    );
-                }
-                None
-            }
-        };
-        let is_blind = self.files.is_none();
-        self.watch_due = is_blind.then(|| now + INTERVAL);
-        self.rows_due = is_blind.then(|| now + ROWS_INTERVAL);
-        !is_blind
+        // First, since the number of watches is limited.
+        self.files = None;
+        let watched = ledger.watch(WatchScope::All);
+        self.watch_due = watched.is_err().then(|| now + INTERVAL);
+        self.rows_due = watched.is_err().then(|| now + ROWS_INTERVAL);
+        self.files = Some(watched?);
+        Ok(())
     }
 
     /// Whether the files of the ledger are watched.
